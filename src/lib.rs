@@ -1,0 +1,1 @@
+//! Client runtime for remote code sandboxes, built from actors.
