@@ -1,1 +1,5 @@
 //! Client runtime for remote code sandboxes, built from actors.
+
+pub mod protocol;
+
+pub use protocol::{SandboxId, SandboxToken};

@@ -1,0 +1,109 @@
+//! Identifiers: [`SandboxId`] names a sandbox, [`SandboxToken`] opens it.
+
+use std::fmt;
+
+use secrecy::{ExposeSecret, SecretString};
+use subtle::ConstantTimeEq;
+
+/// The id that the server gave a sandbox, for example `sandbox-9182`.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SandboxId(Box<str>);
+
+impl SandboxId {
+    /// An id as the server gave it. Any text is accepted; the server decides what it knows.
+    pub fn new(id: impl Into<String>) -> Self {
+        Self(id.into().into_boxed_str())
+    }
+
+    /// The id as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for SandboxId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for SandboxId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+impl<T: Into<String>> From<T> for SandboxId {
+    fn from(id: T) -> Self {
+        Self::new(id)
+    }
+}
+
+/// The secret that a client must show to attach to a sandbox.
+///
+/// `Debug` shows nothing of it, there is no `Display`, comparison takes constant time, and the
+/// memory is wiped on drop.
+///
+/// ```
+/// use actix_sandbox::SandboxToken;
+///
+/// let token = SandboxToken::new("66fa8982d57a");
+/// assert_eq!(format!("{token:?}"), "SandboxToken(…)");
+/// assert_eq!(token.expose_secret(), "66fa8982d57a");
+/// ```
+#[derive(Clone)]
+pub struct SandboxToken(SecretString);
+
+impl SandboxToken {
+    /// A token as the server gave it.
+    pub fn new(token: impl Into<String>) -> Self {
+        Self(SecretString::from(token.into()))
+    }
+
+    /// The secret itself. The name is meant to be found by a search for where secrets leave.
+    pub fn expose_secret(&self) -> &str {
+        self.0.expose_secret()
+    }
+}
+
+impl fmt::Debug for SandboxToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SandboxToken(…)")
+    }
+}
+
+impl PartialEq for SandboxToken {
+    /// Compares in constant time for tokens of equal length.
+    fn eq(&self, other: &Self) -> bool {
+        self.expose_secret()
+            .as_bytes()
+            .ct_eq(other.expose_secret().as_bytes())
+            .into()
+    }
+}
+
+impl Eq for SandboxToken {}
+
+impl<T: Into<String>> From<T> for SandboxToken {
+    fn from(token: T) -> Self {
+        Self::new(token)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn token_is_never_shown_by_debug() {
+        let token = SandboxToken::new("very-secret");
+        assert!(!format!("{token:?} {:#?}", Some(&token)).contains("secret"));
+    }
+
+    #[test]
+    fn tokens_compare_by_value() {
+        assert_eq!(SandboxToken::new("a"), SandboxToken::new("a"));
+        assert_ne!(SandboxToken::new("a"), SandboxToken::new("b"));
+        assert_ne!(SandboxToken::new("a"), SandboxToken::new("ab"));
+    }
+}

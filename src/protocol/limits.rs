@@ -1,0 +1,15 @@
+//! Limits and defaults that both sides share, each with its unit.
+
+use std::time::Duration;
+
+/// Largest WebSocket message that either side takes, in bytes, unless told otherwise: 16 MiB.
+pub const DEFAULT_MAX_MESSAGE_BYTES: usize = 16 * 1024 * 1024;
+
+/// Idle timeout that a client sends unless told otherwise: 60 seconds.
+pub const DEFAULT_CLIENT_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Idle timeout that a server applies when the configuration names none: 300 seconds.
+pub const DEFAULT_SERVER_IDLE_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// Most characters of a frame that an error quotes.
+pub const EXCERPT_CHARS: usize = 200;

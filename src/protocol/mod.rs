@@ -1,0 +1,69 @@
+//! Layer 0: the wire. Message types, statuses, ids, limits, and the way from text to message and back.
+//!
+//! Everything here is pure: no IO, no clock, no runtime. Client and server are both written against
+//! it, so that the two sides cannot drift apart. The names on the wire stand in one table,
+//! [`names`].
+//!
+//! ```
+//! use actix_sandbox::protocol::{ServerMessage, Status};
+//!
+//! let frame = br#"{"event":"status_update","status":"SANDBOX_RUNNING"}"#;
+//! let ServerMessage::Status(update) = ServerMessage::parse(&frame[..].into())? else {
+//!     panic!("a status update");
+//! };
+//! assert_eq!(update.status, Status::SandboxRunning);
+//! # Ok::<(), actix_sandbox::protocol::ParseError>(())
+//! ```
+
+mod client_message;
+mod config;
+mod excerpt;
+mod frame;
+mod ids;
+mod json;
+pub mod limits;
+pub mod names;
+mod pairing;
+mod reassembly;
+mod server_message;
+mod status;
+mod utf8;
+
+pub use client_message::{ClientMessage, ExecRequest};
+pub use config::{ConfigError, SandboxConfig};
+pub use excerpt::excerpt;
+pub use frame::{FrameGuard, FrameHeader, FrameTooLarge};
+pub use ids::{SandboxId, SandboxToken};
+pub use json::{Extra, ParseError};
+pub use pairing::{Fact, Pairing, StatusFact};
+pub use reassembly::{Fragment, Reassembly, ReassemblyError};
+pub use server_message::{
+    ErrorMessage, Identity, OutputPiece, ServerMessage, StatusUpdate, UnknownMessage,
+};
+pub use status::{Severity, Status};
+pub use utf8::Utf8Decoder;
+
+/// One of the two output streams of a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum StdStream {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+impl StdStream {
+    /// The `event` name of this stream's messages: `stdout` or `stderr`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Stdout => names::EVENT_STDOUT,
+            Self::Stderr => names::EVENT_STDERR,
+        }
+    }
+}
+
+impl std::fmt::Display for StdStream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}

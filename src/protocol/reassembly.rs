@@ -1,0 +1,113 @@
+//! [`Reassembly`]: one message from its fragments, under a limit.
+
+use bytes::{Bytes, BytesMut};
+
+/// A fragment of a message (RFC 6455, 5.4).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fragment {
+    /// The first, of a text message.
+    First(Bytes),
+    /// One in the middle.
+    Middle(Bytes),
+    /// The last.
+    Last(Bytes),
+}
+
+/// Fragments that make no message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReassemblyError {
+    /// All fragments together are over the limit.
+    #[error("a fragmented message is over the limit of {limit} bytes")]
+    TooLarge {
+        /// The limit, in bytes.
+        limit: usize,
+    },
+    /// A fragment that belongs to no message, or a new message before the last fragment of the old.
+    #[error("a fragment out of order")]
+    OutOfOrder,
+}
+
+/// Puts fragments together.
+#[derive(Debug)]
+pub struct Reassembly {
+    limit: usize,
+    message: Option<BytesMut>,
+}
+
+impl Reassembly {
+    /// A reassembly of messages of at most `limit` bytes.
+    pub fn new(limit: usize) -> Self {
+        Self {
+            limit,
+            message: None,
+        }
+    }
+
+    /// Whether a message is begun and not complete.
+    pub fn in_progress(&self) -> bool {
+        self.message.is_some()
+    }
+
+    /// Takes a fragment, and gives the message once it is complete.
+    ///
+    /// # Errors
+    ///
+    /// The message grows over the limit, or the fragment does not continue it.
+    pub fn push(&mut self, fragment: Fragment) -> Result<Option<Bytes>, ReassemblyError> {
+        let (data, last) = match (fragment, &mut self.message) {
+            (Fragment::First(data), message @ None) => {
+                *message = Some(BytesMut::new());
+                (data, false)
+            }
+            (Fragment::Middle(data), Some(_)) => (data, false),
+            (Fragment::Last(data), Some(_)) => (data, true),
+            _ => return Err(ReassemblyError::OutOfOrder),
+        };
+        let message = self.message.get_or_insert_default();
+        if message.len() + data.len() > self.limit {
+            return Err(ReassemblyError::TooLarge { limit: self.limit });
+        }
+        message.extend_from_slice(&data);
+        Ok(if last {
+            self.message.take().map(BytesMut::freeze)
+        } else {
+            None
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fragments_become_one_message() {
+        let mut reassembly = Reassembly::new(9);
+        assert_eq!(reassembly.push(Fragment::First("abc".into())), Ok(None));
+        assert!(reassembly.in_progress());
+        assert_eq!(reassembly.push(Fragment::Middle("def".into())), Ok(None));
+        assert_eq!(
+            reassembly.push(Fragment::Last("ghi".into())),
+            Ok(Some("abcdefghi".into()))
+        );
+        assert!(!reassembly.in_progress());
+    }
+
+    #[test]
+    fn fragments_over_the_limit_or_out_of_order_are_refused() {
+        let mut reassembly = Reassembly::new(3);
+        assert_eq!(
+            reassembly.push(Fragment::Last("a".into())),
+            Err(ReassemblyError::OutOfOrder)
+        );
+        assert_eq!(reassembly.push(Fragment::First("ab".into())), Ok(None));
+        assert_eq!(
+            reassembly.push(Fragment::First("a".into())),
+            Err(ReassemblyError::OutOfOrder)
+        );
+        assert_eq!(
+            reassembly.push(Fragment::Middle("cd".into())),
+            Err(ReassemblyError::TooLarge { limit: 3 })
+        );
+    }
+}
