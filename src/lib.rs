@@ -1,5 +1,7 @@
 //! Client runtime for remote code sandboxes, built from actors.
 
 pub mod protocol;
+#[cfg(feature = "server")]
+pub mod server;
 
 pub use protocol::{SandboxId, SandboxToken};
