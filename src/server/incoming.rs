@@ -4,7 +4,7 @@
 //! together under the same limit.
 
 use actix_codec::Decoder;
-use actix_http::ws::{Codec, Frame, Item};
+use actix_http::ws::{Codec, Frame, Item, ProtocolError};
 use actix_web::web;
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
@@ -36,8 +36,12 @@ pub(super) struct Incoming {
     codec: Codec,
     guard: FrameGuard,
     reassembly: Reassembly,
+    /// The message in fragments is a binary one.
     binary: bool,
+    /// A frame in the buffer announces more than the limit.
     over: bool,
+    /// Nothing more can be read as frames.
+    unreadable: bool,
 }
 
 impl Incoming {
@@ -51,6 +55,7 @@ impl Incoming {
             reassembly: Reassembly::new(limit),
             binary: false,
             over: false,
+            unreadable: false,
         }
     }
 
@@ -64,9 +69,10 @@ impl Incoming {
                     }
                     continue;
                 }
-                Ok(None) if self.over => return Event::TooLarge,
+                Ok(None) if self.over => return self.give_up(Event::TooLarge),
                 Ok(None) => {}
-                Err(error) => return Event::Broken(error.to_string()),
+                Err(ProtocolError::Overflow) => return self.give_up(Event::TooLarge),
+                Err(error) => return self.give_up(Event::Broken(error.to_string())),
             }
             match self.payload.next().await {
                 Some(Ok(chunk)) => {
@@ -81,14 +87,18 @@ impl Incoming {
 
     /// Reads and drops what comes until the client closes or is lost.
     pub(super) async fn drain(&mut self) {
-        if self.over {
-            while let Some(Ok(_)) = self.payload.next().await {}
-            return;
+        while !self.unreadable {
+            if let Event::Close(_) | Event::Lost = self.next().await {
+                return;
+            }
         }
-        while !matches!(
-            self.next().await,
-            Event::Close(_) | Event::Lost | Event::TooLarge | Event::Broken(_)
-        ) {}
+        self.buffer = BytesMut::new();
+        while let Some(Ok(_)) = self.payload.next().await {}
+    }
+
+    fn give_up(&mut self, event: Event) -> Event {
+        self.unreadable = true;
+        event
     }
 
     fn accept(&mut self, frame: Frame) -> Option<Event> {
@@ -115,11 +125,10 @@ impl Incoming {
             Ok(None) => None,
             Ok(Some(_)) if self.binary => Some(Event::Binary),
             Ok(Some(message)) => Some(Event::Text(message)),
-            Err(ReassemblyError::TooLarge { .. }) => {
-                self.over = true;
-                Some(Event::TooLarge)
+            Err(ReassemblyError::TooLarge { .. }) => Some(self.give_up(Event::TooLarge)),
+            Err(error @ ReassemblyError::OutOfOrder) => {
+                Some(self.give_up(Event::Broken(error.to_string())))
             }
-            Err(error @ ReassemblyError::OutOfOrder) => Some(Event::Broken(error.to_string())),
         }
     }
 }

@@ -168,30 +168,23 @@ impl Link {
         wake(state);
     }
 
+    /// Whether the link is dead.
     pub(super) fn is_dead(&self) -> bool {
         self.lock().dead
     }
 
-    pub(super) fn is_closing(&self) -> bool {
+    /// Whether the link is dead or a close frame is on its way.
+    pub(super) fn is_ending(&self) -> bool {
         let state = self.lock();
         state.closing || state.dead
     }
 
-    /// Resolves when the link is dead.
-    pub(super) async fn died(&self) {
-        self.until(|state| state.dead).await;
-    }
-
     /// Resolves when the link is dead or a close frame is on its way.
     pub(super) async fn ends(&self) {
-        self.until(|state| state.closing || state.dead).await;
-    }
-
-    async fn until(&self, condition: impl Fn(&State) -> bool) {
         loop {
             let mut ended = std::pin::pin!(self.ended.notified());
             ended.as_mut().enable();
-            if condition(&self.lock()) {
+            if self.is_ending() {
                 return;
             }
             ended.await;
@@ -217,19 +210,18 @@ impl Link {
         }
     }
 
-    /// Takes back what belongs to the exec and was not popped.
+    /// Takes back what belongs to the exec and was not popped. Answers and a close frame stay.
     pub(super) fn take_back(&self) -> VecDeque<ExecItem> {
         let mut state = self.lock();
         state.bytes = 0;
-        state.answers = 0;
-        state
-            .queue
-            .drain(..)
-            .filter_map(|entry| match entry {
-                Entry::Exec(item) => Some(item),
-                Entry::Answer(_) | Entry::Close(_) => None,
-            })
-            .collect()
+        let mut taken = VecDeque::new();
+        for entry in std::mem::take(&mut state.queue) {
+            match entry {
+                Entry::Exec(item) => taken.push_back(item),
+                other => state.queue.push_back(other),
+            }
+        }
+        taken
     }
 
     /// The next thing to write; `None` when the session is over.

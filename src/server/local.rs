@@ -1,9 +1,13 @@
 //! [`LocalServer`]: a whole server on threads of its own, for whoever has a runtime and whoever has not.
 
-use std::{net::SocketAddr, thread, time::Duration};
+use std::{any::Any, net::SocketAddr, thread, time::Duration};
 
 use actix_web::{App, HttpServer, dev::ServerHandle};
-use tokio::sync::{oneshot, watch};
+use socket2::{SockRef, TcpKeepalive};
+use tokio::{
+    net::TcpStream,
+    sync::{oneshot, watch},
+};
 
 use super::{SandboxService, ServerBuilder, ServerError};
 
@@ -116,6 +120,17 @@ impl Drop for LocalServer {
     }
 }
 
+/// Lets the system find out that a peer is gone without a word, so that its sandbox is free again.
+fn notice_lost_peers(connection: &dyn Any) {
+    if let Some(socket) = connection.downcast_ref::<TcpStream>() {
+        let keepalive = TcpKeepalive::new()
+            .with_time(Duration::from_secs(30))
+            .with_interval(Duration::from_secs(10));
+        // A system that cannot do it serves nonetheless.
+        let _ = SockRef::from(socket).set_tcp_keepalive(&keepalive);
+    }
+}
+
 /// The life of the listener's thread.
 fn serve(
     builder: ServerBuilder,
@@ -129,6 +144,7 @@ fn serve(
             .max_connections(builder.max_connections)
             .backlog(BACKLOG)
             .tcp_nodelay(true)
+            .on_connect(|connection, _| notice_lost_peers(connection))
             .disable_signals()
             .shutdown_timeout(1)
             // A session that is over is over: no waiting for what its client might still send.

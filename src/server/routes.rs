@@ -44,7 +44,7 @@ async fn create(
     payload: web::Payload,
 ) -> actix_web::Result<HttpResponse> {
     if let Err(refusal) = check_caller(&manager, &request) {
-        return Ok(refusal);
+        return Ok(forbidden(refusal.to_owned()));
     }
     open(manager.into_inner(), Opening::Create, &request, payload)
 }
@@ -55,7 +55,7 @@ async fn attach(
     payload: web::Payload,
 ) -> actix_web::Result<HttpResponse> {
     if let Err(refusal) = check_caller(&manager, &request) {
-        return Ok(refusal);
+        return Ok(forbidden(refusal.to_owned()));
     }
     let Some(token) = query_value(request.query_string(), KEY_SANDBOX_TOKEN) else {
         return Ok(forbidden(format!(
@@ -82,7 +82,7 @@ fn answer(manager: &Manager, request: &HttpRequest, json: &'static str) -> HttpR
         Ok(()) => HttpResponse::Ok()
             .content_type("application/json")
             .body(json),
-        Err(refusal) => refusal,
+        Err(refusal) => forbidden(refusal.to_owned()),
     }
 }
 
@@ -104,7 +104,8 @@ fn forbidden(reason: String) -> HttpResponse {
         .body(reason)
 }
 
-fn check_caller(manager: &Manager, request: &HttpRequest) -> Result<(), HttpResponse> {
+/// Whether the caller may call at all, or the reason why not.
+fn check_caller(manager: &Manager, request: &HttpRequest) -> Result<(), &'static str> {
     let options = &manager.options;
     let headers = request.headers();
     for origin in headers.get_all(header::ORIGIN) {
@@ -116,11 +117,8 @@ fn check_caller(manager: &Manager, request: &HttpRequest) -> Result<(), HttpResp
         });
         if !allowed {
             tracing::info!("refused: a request with an Origin");
-            return Err(forbidden(
-                "Requests of web pages are refused: this server runs code. \
-                 The server's option `allowed_origin` lets an origin in."
-                    .to_owned(),
-            ));
+            return Err("Requests of web pages are refused: this server runs code. \
+                 The server's option `allowed_origin` lets an origin in.");
         }
     }
     let host = headers
@@ -129,11 +127,10 @@ fn check_caller(manager: &Manager, request: &HttpRequest) -> Result<(), HttpResp
     let bound = request.app_config().local_addr().ip();
     if !host.is_some_and(|host| is_own_host(host, bound, &options.allowed_hosts)) {
         tracing::info!("refused: a request for another host");
-        return Err(forbidden(
+        return Err(
             "Requests for this host name are refused: the name might have been pointed at this \
-             machine by a web page. The server's option `allowed_host` lets a host name in."
-                .to_owned(),
-        ));
+             machine by a web page. The server's option `allowed_host` lets a host name in.",
+        );
     }
     Ok(())
 }

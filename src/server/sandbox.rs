@@ -173,7 +173,7 @@ impl Sandbox {
                 },
                 () = async {
                     match &link {
-                        Some(link) => link.died().await,
+                        Some(link) => link.ends().await,
                         None => std::future::pending().await,
                     }
                 } => self.detach(),
@@ -205,7 +205,12 @@ impl Sandbox {
         match command {
             Command::Stop => Some(End::ServerStops),
             Command::Attach { link, answer } => {
-                if self.state.link.as_ref().is_some_and(|link| link.is_dead()) {
+                if self
+                    .state
+                    .link
+                    .as_ref()
+                    .is_some_and(|link| link.is_ending())
+                {
                     self.detach();
                 }
                 if self.state.link.is_some() {
@@ -423,7 +428,7 @@ impl Sandbox {
         tracing::debug!(sandbox = %self.id, "exec ended");
     }
 
-    /// The link is lost: what was not sent on it waits for the next.
+    /// The link is lost or closing: what was not sent on it waits for the next.
     fn detach(&mut self) {
         let Some(link) = self.state.link.take() else {
             return;

@@ -180,7 +180,7 @@ impl Conversation {
         if is_stdin && let Some(queue) = sandbox.stdin.get() {
             queue.make_way().await;
         }
-        !link.is_closing()
+        !link.is_ending()
     }
 }
 

@@ -94,11 +94,16 @@ impl Client {
         Self::create_with(server, json!({"idle_timeout": 60})).await
     }
 
-    /// A client attached to a sandbox.
+    /// A client attached to a sandbox, as soon as the server knows that the one before is gone.
     pub(crate) async fn attach(server: &LocalServer, identity: &Identity) -> Self {
-        let mut client = Self::connect(server, &identity.attach_path()).await;
-        assert_eq!(client.line().await, "SANDBOX_RUNNING");
-        client
+        loop {
+            let mut client = Self::connect(server, &identity.attach_path()).await;
+            match client.line().await.as_str() {
+                "SANDBOX_RUNNING" => return client,
+                "SANDBOX_IN_USE" => assert_eq!(client.line().await, "close 1011"),
+                other => panic!("the attach was answered by {other}"),
+            }
+        }
     }
 
     pub(crate) async fn send(&mut self, message: Value) {

@@ -91,14 +91,7 @@ impl Backend for HostBackend {
                 execs: AtomicU64::new(0),
                 groups: Mutex::default(),
             };
-            for directory in [
-                &sandbox.root,
-                &sandbox.home,
-                &sandbox.temporary,
-                &sandbox.code,
-            ] {
-                fs::DirBuilder::new().mode(0o700).create(directory)?;
-            }
+            make_private(&sandbox.root)?;
             Ok(Box::new(sandbox) as Box<dyn BackendSandbox>)
         })
     }
@@ -145,7 +138,7 @@ impl BackendSandbox for HostSandbox {
                 Language::Bash => format!("main-{number}.sh"),
             });
             let code_file = CodeFile(file);
-            write_private(&code_file.0, code)
+            self.store(&code_file, code)
                 .await
                 .map_err(|error| format!("Failed to store the code: {error}"))?;
             self.spawn(&interpreter, code_file, number)
@@ -205,6 +198,27 @@ impl HostSandbox {
             .get_or_init(|| async { ask_for_python(&found).await.unwrap_or(found) })
             .await;
         Ok(python.clone())
+    }
+
+    /// Writes the code to a file that no other user can read. Makes the directories of the sandbox;
+    /// the code of an exec before may have removed them.
+    async fn store(&self, file: &CodeFile, code: String) -> io::Result<()> {
+        let file = file.0.clone();
+        let directories = [&self.home, &self.temporary, &self.code].map(Clone::clone);
+        let write = move || {
+            directories
+                .iter()
+                .try_for_each(|directory| make_private(directory))?;
+            fs::OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .mode(0o600)
+                .open(file)?
+                .write_all(code.as_bytes())
+        };
+        tokio::task::spawn_blocking(write)
+            .await
+            .map_err(io::Error::other)?
     }
 
     fn spawn(&self, interpreter: &Path, code: CodeFile, number: u64) -> io::Result<Started> {
@@ -311,20 +325,12 @@ impl Drop for CodeFile {
     }
 }
 
-/// Writes a file that no other user can read.
-async fn write_private(path: &Path, content: String) -> io::Result<()> {
-    let path = path.to_owned();
-    let write = move || {
-        fs::OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(path)?
-            .write_all(content.as_bytes())
-    };
-    tokio::task::spawn_blocking(write)
-        .await
-        .map_err(io::Error::other)?
+/// Makes a directory that no other user may enter, unless it is there.
+fn make_private(directory: &Path) -> io::Result<()> {
+    fs::DirBuilder::new()
+        .mode(0o700)
+        .recursive(true)
+        .create(directory)
 }
 
 /// The program of this name on the search path.

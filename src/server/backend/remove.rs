@@ -47,8 +47,8 @@ mod tests {
         fs::create_dir_all(&locked).unwrap();
         fs::write(locked.join("file"), "").unwrap();
         std::os::unix::fs::symlink(outside.path(), tree.join("link")).unwrap();
-        fs::set_permissions(&locked, fs::Permissions::from_mode(0)).unwrap();
-        fs::set_permissions(tree.join("a"), fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(&locked, fs::Permissions::from_mode(0o000)).unwrap();
+        fs::set_permissions(tree.join("a"), fs::Permissions::from_mode(0o000)).unwrap();
 
         // As root the first attempt already succeeds: the way round is tried by itself as well.
         open_up(&tree).unwrap();
