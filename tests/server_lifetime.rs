@@ -73,6 +73,42 @@ async fn a_dropped_server_leaves_neither_process_nor_directory() {
     assert_eq!(entries(directory.path()).len(), 0);
 }
 
+#[tokio::test]
+async fn a_server_stops_though_its_clients_neither_read_nor_close() {
+    let server = LocalServer::start().await.unwrap();
+    let (mut deaf, identity) = Client::create(&server).await;
+    deaf.exec("bash", "yes").await;
+    eventually("it runs", || processes_of(&identity).len() >= 2).await;
+    let (mut idle, _) = Client::create(&server).await;
+    let address = server.address();
+    tokio::time::timeout(Duration::from_secs(10), server.stop())
+        .await
+        .expect("an end");
+    assert_eq!(processes_of(&identity), [0_u32; 0]);
+    assert!(tokio::net::TcpStream::connect(address).await.is_err());
+    assert_eq!(idle.until("close 1001").await.len(), 3);
+}
+
+#[tokio::test]
+async fn a_server_on_all_interfaces_names_an_address_that_can_be_dialled() {
+    let server = LocalServer::builder()
+        .address("0.0.0.0:0")
+        .start()
+        .await
+        .unwrap();
+    let port = server.address().port();
+    assert_eq!(server.url(), format!("http://127.0.0.1:{port}"));
+    assert_eq!(
+        get(&server, "/status", &[("Host", "192.168.7.7")]).await.0,
+        200
+    );
+    assert_eq!(
+        get(&server, "/status", &[("Host", "evil.example")]).await.0,
+        403
+    );
+    server.stop().await;
+}
+
 #[test]
 fn a_server_starts_on_a_plain_thread_in_an_actix_system_and_on_many_threads() {
     futures::executor::block_on(async {

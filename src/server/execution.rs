@@ -46,7 +46,7 @@ pub(super) enum Ending {
     TimedOut,
 }
 
-/// The sandbox's handle of an exec.
+/// The sandbox's handle of an exec. When it is dropped the exec is killed.
 pub(super) struct Execution {
     pub(super) events: mpsc::Receiver<ExecEvent>,
     pub(super) stdin: Arc<StdinQueue>,
@@ -153,6 +153,7 @@ impl Run {
         let input = self.stdin.clone();
         let mut ending = tokio::select! {
             biased;
+            // An error means that the handle was dropped.
             _ = self.killed.wait_for(|&killed| killed) => Ending::Killed(Ok(())),
             waited = process.wait() => {
                 if let Err(error) = waited {

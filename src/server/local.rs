@@ -1,6 +1,12 @@
 //! [`LocalServer`]: a whole server on threads of its own, for whoever has a runtime and whoever has not.
 
-use std::{any::Any, net::SocketAddr, thread, time::Duration};
+use std::{
+    any::Any,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::{Mutex, PoisonError, mpsc},
+    thread,
+    time::Duration,
+};
 
 use actix_web::{App, HttpServer, dev::ServerHandle};
 use socket2::{SockRef, TcpKeepalive};
@@ -13,6 +19,9 @@ use super::{SandboxService, ServerBuilder, ServerError};
 
 /// Connections that may wait to be accepted: many clients may dial at once.
 const BACKLOG: u32 = 4_096;
+
+/// Longest time that a drop waits for the listener to end.
+const DROP_WITHIN: Duration = Duration::from_secs(5);
 
 /// A server on this machine that really runs code.
 ///
@@ -47,6 +56,8 @@ pub struct LocalServer {
 struct Http {
     handle: ServerHandle,
     ended: watch::Receiver<bool>,
+    /// The same, for a place that cannot wait for a future.
+    is_done: Mutex<mpsc::Receiver<()>>,
 }
 
 impl LocalServer {
@@ -68,21 +79,34 @@ impl LocalServer {
         let service = SandboxService::start(builder.options.clone()).await?;
         let (ready, is_ready) = oneshot::channel();
         let (end, ended) = watch::channel(false);
+        let (done, is_done) = mpsc::sync_channel(1);
         let mounted = service.clone();
         thread::Builder::new()
             .name("actix-sandbox-http".to_owned())
             .spawn(move || {
                 serve(builder, mounted, ready);
                 end.send_replace(true);
+                let _ = done.send(());
             })
             .map_err(|source| ServerError::Runtime { source })?;
         let (address, handle) = is_ready.await.map_err(|_| ServerError::Died)??;
         tracing::info!(%address, "listening");
+        let mut reachable = address;
+        if address.ip().is_unspecified() {
+            reachable.set_ip(match address.ip() {
+                IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+                IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+            });
+        }
         Ok(Self {
             address,
-            url: format!("http://{address}"),
+            url: format!("http://{reachable}"),
             service: Some(service),
-            http: Http { handle, ended },
+            http: Http {
+                handle,
+                ended,
+                is_done: Mutex::new(is_done),
+            },
         })
     }
 
@@ -117,6 +141,12 @@ impl Drop for LocalServer {
             service.stop_blocking();
         }
         drop(self.http.handle.stop(false));
+        let is_done = &self.http.is_done;
+        // An error also means that the thread is done: after `stop` it is.
+        let _ = is_done
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .recv_timeout(DROP_WITHIN);
     }
 }
 

@@ -47,6 +47,18 @@ struct Registry {
     all_ended: Option<mpsc::Receiver<()>>,
 }
 
+/// The place of a sandbox in the registry; it ends when this is dropped.
+pub(super) struct Registration {
+    manager: Arc<Manager>,
+    id: SandboxId,
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        self.manager.lock().sandboxes.remove(&self.id);
+    }
+}
+
 /// The way to a sandbox.
 #[derive(Clone)]
 pub(super) struct SandboxHandle {
@@ -90,8 +102,8 @@ impl Manager {
         link: &Arc<Link>,
     ) -> Option<SandboxHandle> {
         let parsed = SandboxConfig::parse(frame);
-        if let Err(ConfigError::Malformed(error)) = &parsed {
-            tracing::info!(%error, "malformed configuration; the session is dropped");
+        if let Err(ConfigError::Malformed(_)) = &parsed {
+            tracing::info!("a malformed configuration; the session is dropped");
             link.die();
             return None;
         }
@@ -147,9 +159,9 @@ impl Manager {
 
         let (manager, link, stdin_slot) = (self.clone(), link.clone(), handle.stdin.clone());
         self.runtime.spawn(async move {
-            let unregister = {
-                let (manager, id) = (manager.clone(), id.clone());
-                Box::new(move || drop(manager.lock().sandboxes.remove(&id)))
+            let registration = Registration {
+                manager: manager.clone(),
+                id: id.clone(),
             };
             match manager.backend.create(&id).await {
                 Ok(backend) => {
@@ -161,13 +173,13 @@ impl Manager {
                         backend: backend.into(),
                         commands: receiver,
                         stdin_slot,
-                        unregister,
+                        registration: Some(registration),
                         state: State::new(link),
                     };
                     sandbox.run(token).await;
                 }
                 Err(error) => {
-                    unregister();
+                    drop(registration);
                     tracing::warn!(%error, "a sandbox could not be created");
                     refuse_creation(&link, format!("Failed to create the sandbox: {error}"));
                 }

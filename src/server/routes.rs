@@ -3,7 +3,12 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use actix_web::{HttpRequest, HttpResponse, http::header, web, web::ServiceConfig};
+use actix_web::{
+    HttpRequest, HttpResponse,
+    http::header::{self, HeaderValue},
+    web,
+    web::ServiceConfig,
+};
 use percent_encoding::percent_decode_str;
 
 use super::{
@@ -121,11 +126,12 @@ fn check_caller(manager: &Manager, request: &HttpRequest) -> Result<(), &'static
                  The server's option `allowed_origin` lets an origin in.");
         }
     }
-    let host = headers
-        .get(header::HOST)
-        .and_then(|host| host.to_str().ok());
     let bound = request.app_config().local_addr().ip();
-    if !host.is_some_and(|host| is_own_host(host, bound, &options.allowed_hosts)) {
+    let is_own = |host: &HeaderValue| {
+        host.to_str()
+            .is_ok_and(|host| is_own_host(host, bound, &options.allowed_hosts))
+    };
+    if !headers.contains_key(header::HOST) || !headers.get_all(header::HOST).all(is_own) {
         tracing::info!("refused: a request for another host");
         return Err(
             "Requests for this host name are refused: the name might have been pointed at this \

@@ -15,6 +15,7 @@ use super::{
     config::Options,
     execution::{Ending, ExecEvent, Execution},
     link::{ExecItem, Link},
+    manager::Registration,
     stdin::{StdinQueue, StdinRefused},
 };
 use crate::protocol::{
@@ -73,8 +74,8 @@ pub(super) struct Sandbox {
     pub(super) commands: mpsc::Receiver<Command>,
     /// The input of the current exec, where the session can see how full it is.
     pub(super) stdin_slot: Arc<StdinSlot>,
-    /// Takes the sandbox out of the registry: from then on nobody finds it.
-    pub(super) unregister: Box<dyn FnOnce() + Send>,
+    /// Dropped when the sandbox ends: from then on nobody finds it.
+    pub(super) registration: Option<Registration>,
     pub(super) state: State,
 }
 
@@ -129,6 +130,18 @@ impl State {
             ever_ran: false,
             kills: 0,
             idle_since: Instant::now(),
+        }
+    }
+}
+
+impl Drop for State {
+    /// A sandbox that ends as it should has taken its client out before: this is a panic, or the
+    /// end of the runtime. The client does not wait for ever.
+    fn drop(&mut self) {
+        if let Some(link) = self.link.take() {
+            link.push(ServerMessage::status(Status::SandboxError));
+            link.push(ServerMessage::error("The server lost the sandbox."));
+            link.close(CLOSE_ERROR);
         }
     }
 }
@@ -444,7 +457,7 @@ impl Sandbox {
 
     /// Deletes the sandbox.
     async fn end(mut self, end: End) {
-        (self.unregister)();
+        self.registration = None;
         self.commands.close();
         let link = self.state.link.take();
         let status = |status| {
@@ -460,21 +473,34 @@ impl Sandbox {
             exec.abandon().await;
         }
         self.stdin_slot.set(None);
-        if let Err(error) = self.backend.delete().await {
-            tracing::warn!(sandbox = %self.id, %error, "not everything could be deleted");
+        let deleted = self.backend.delete().await;
+        match &deleted {
+            Ok(()) => tracing::info!(sandbox = %self.id, reason = ?end, "deleted"),
+            Err(why) => tracing::warn!(sandbox = %self.id, why, "not everything could be deleted"),
+        }
+        let Some(link) = &link else {
+            return;
+        };
+        if let Err(why) = deleted {
+            link.push(ServerMessage::status(match end {
+                End::Killed => Status::SandboxKillError,
+                End::Idle | End::ServerStops => Status::SandboxError,
+            }));
+            let id = &self.id;
+            link.push(ServerMessage::error(format!(
+                "Failed to delete sandbox {id}: {why}."
+            )));
+            return link.close(CLOSE_ERROR);
         }
         status(Status::SandboxDeleted);
-        tracing::info!(sandbox = %self.id, reason = ?end, "deleted");
-        if let Some(link) = &link {
-            match end {
-                End::Killed => {
-                    link.push(ServerMessage::status(Status::SandboxKilled));
-                    link.close(CLOSE_NORMAL);
-                }
-                End::ServerStops => link.close(CLOSE_GOING_AWAY),
-                // As recorded: the socket stays open and silent.
-                End::Idle => {}
+        match end {
+            End::Killed => {
+                status(Status::SandboxKilled);
+                link.close(CLOSE_NORMAL);
             }
+            End::ServerStops => link.close(CLOSE_GOING_AWAY),
+            // As recorded: the socket stays open and silent.
+            End::Idle => {}
         }
     }
 

@@ -168,9 +168,9 @@ impl Conversation {
                 language: None,
                 code: None,
             },
-            Err(error) => {
+            Err(_quotes_the_frame) => {
                 // As recorded: the socket is dropped without a close frame, the sandbox lives on.
-                tracing::info!(%error, "a malformed frame; the session is dropped");
+                tracing::info!("a malformed frame; the session is dropped");
                 link.die();
                 return false;
             }

@@ -99,6 +99,11 @@ impl Backend for HostBackend {
     fn shutdown(&self) -> BoxFuture<'_, ()> {
         Box::pin(async move {
             let shared = self.shared.clone();
+            // Sandboxes that could not be deleted get a last chance.
+            let target = Target::Server(shared.server.clone());
+            if let Err(reason) = shared.sweeper.sweep(target).await {
+                tracing::warn!(reason, "processes are left behind");
+            }
             let removed = tokio::task::spawn_blocking(move || {
                 let removed = remove_tree(&shared.root);
                 shared.watchdog.quit();

@@ -6,7 +6,10 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{Instant, sleep},
+};
 
 /// Environment variable that names the server instance.
 pub(super) const SERVER_MARKER: &str = "ACTIX_SANDBOX_SERVER";
@@ -18,22 +21,27 @@ pub(super) const EXEC_MARKER: &str = "ACTIX_SANDBOX_EXEC";
 /// Sweeps that may wait for the next pass.
 const QUEUE: usize = 256;
 
-/// Passes after which a sweep gives up, and the pause between them: 10 seconds together.
-const MAX_PASSES: u32 = 2_000;
-const PAUSE: Duration = Duration::from_millis(5);
+/// Time after which a sweep gives up.
+const GIVE_UP_AFTER: Duration = Duration::from_secs(10);
+
+/// The pause between two passes: short at first, since most processes die at once.
+const PAUSE: Duration = Duration::from_millis(1);
+const MAX_PAUSE: Duration = Duration::from_millis(20);
 
 /// Whose processes to kill.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Target {
     /// Those of one exec.
     Exec(String),
+    /// Those of a whole server.
+    Server(String),
     /// Those of one sandbox; also those that cleared their environment and stayed in its directory.
     Sandbox { id: String, directory: PathBuf },
 }
 
 struct Request {
     target: Target,
-    passes: u32,
+    since: Instant,
     done: oneshot::Sender<Result<(), String>>,
 }
 
@@ -59,7 +67,7 @@ impl Sweeper {
         let (done, answer) = oneshot::channel();
         let request = Request {
             target,
-            passes: 0,
+            since: Instant::now(),
             done,
         };
         let gone = || "the server is shutting down".to_owned();
@@ -70,6 +78,7 @@ impl Sweeper {
 
 async fn run(mut receiver: mpsc::Receiver<Request>) {
     let mut waiting: Vec<Request> = Vec::new();
+    let mut pause = PAUSE;
     loop {
         if waiting.is_empty() {
             match receiver.recv().await {
@@ -88,11 +97,10 @@ async fn run(mut receiver: mpsc::Receiver<Request>) {
             .await
             .unwrap_or_default();
         let mut again = Vec::new();
-        for (index, mut request) in waiting.into_iter().enumerate() {
-            request.passes += 1;
+        for (index, request) in waiting.into_iter().enumerate() {
             match found.get(index).copied().unwrap_or(0) {
                 0 => drop(request.done.send(Ok(()))),
-                left if request.passes >= MAX_PASSES => drop(
+                left if request.since.elapsed() > GIVE_UP_AFTER => drop(
                     request
                         .done
                         .send(Err(format!("{left} processes could not be killed"))),
@@ -101,9 +109,12 @@ async fn run(mut receiver: mpsc::Receiver<Request>) {
             }
         }
         waiting = again;
-        if !waiting.is_empty() {
+        if waiting.is_empty() {
+            pause = PAUSE;
+        } else {
             // They were sent SIGKILL; the kernel needs a moment to take them away.
-            tokio::time::sleep(PAUSE).await;
+            sleep(pause).await;
+            pause = MAX_PAUSE.min(2 * pause);
         }
     }
 }
@@ -118,17 +129,19 @@ fn pass(targets: &[Target]) -> Vec<usize> {
         unistd::Pid,
     };
 
-    let mut by_exec = HashMap::new();
-    let mut by_sandbox = HashMap::new();
+    let mut by_marker = HashMap::new();
     let mut by_directory = Vec::new();
     for (index, target) in targets.iter().enumerate() {
         match target {
             Target::Exec(exec) => {
-                by_exec.insert(exec.as_bytes(), index);
+                by_marker.insert((EXEC_MARKER, exec.as_bytes()), index);
             }
             Target::Sandbox { id, directory } => {
-                by_sandbox.insert(id.as_bytes(), index);
+                by_marker.insert((SANDBOX_MARKER, id.as_bytes()), index);
                 by_directory.push((directory, index));
+            }
+            Target::Server(server) => {
+                by_marker.insert((SERVER_MARKER, server.as_bytes()), index);
             }
         }
     }
@@ -138,23 +151,22 @@ fn pass(targets: &[Target]) -> Vec<usize> {
         let Some(process) = Observed::read(pid, !by_directory.is_empty()) else {
             continue;
         };
-        let own: Vec<usize> = [
-            process.exec().and_then(|exec| by_exec.get(exec)),
-            process
-                .sandbox()
-                .and_then(|sandbox| by_sandbox.get(sandbox)),
-            process.directory.as_ref().and_then(|cwd| {
+        let markers: Vec<_> = process.markers().collect();
+        let is_marked = !markers.is_empty();
+        let mut own: Vec<usize> = markers
+            .iter()
+            .filter_map(|marker| by_marker.get(marker).copied())
+            .collect();
+        if let Some(cwd) = &process.directory {
+            own.extend(
                 by_directory
                     .iter()
-                    .find(|(directory, _)| cwd.starts_with(directory))
-                    .map(|(_, index)| index)
-            }),
-        ]
-        .into_iter()
-        .flatten()
-        .copied()
-        .collect();
-        processes.insert(pid, (process.parent, process.is_marked(), own));
+                    .filter(|(directory, _)| cwd.starts_with(directory))
+                    .map(|(_, index)| index),
+            );
+        }
+        own.dedup();
+        processes.insert(pid, (process.parent, is_marked, own));
     }
 
     let mut found = vec![0; targets.len()];
@@ -229,23 +241,17 @@ impl Observed {
         })
     }
 
-    fn variable(&self, name: &str) -> Option<&[u8]> {
-        self.environment.split(|&byte| byte == 0).find_map(|entry| {
-            entry
-                .strip_prefix(name.as_bytes())
-                .and_then(|rest| rest.strip_prefix(b"="))
-        })
-    }
-
-    fn exec(&self) -> Option<&[u8]> {
-        self.variable(EXEC_MARKER)
-    }
-
-    fn sandbox(&self) -> Option<&[u8]> {
-        self.variable(SANDBOX_MARKER)
-    }
-
-    fn is_marked(&self) -> bool {
-        self.sandbox().is_some()
+    /// The markers of the process: which variable, and its value.
+    fn markers(&self) -> impl Iterator<Item = (&'static str, &[u8])> {
+        self.environment
+            .split(|&byte| byte == 0)
+            .filter_map(|entry| {
+                [SERVER_MARKER, SANDBOX_MARKER, EXEC_MARKER]
+                    .into_iter()
+                    .find_map(|name| {
+                        let value = entry.strip_prefix(name.as_bytes())?.strip_prefix(b"=")?;
+                        Some((name, value))
+                    })
+            })
     }
 }
