@@ -307,10 +307,16 @@ impl Sandbox {
 
     fn handle_force_killed(&mut self) {
         // Answers come in the order of the kills. The answer to a kill of a process that has ended
-        // meanwhile must not be taken for news of the next one.
-        let killed = self.kills_owed.pop_front().or_else(|| self.process());
-        if let Some(process) = killed
-            && self.process() == Some(process)
+        // meanwhile must not be taken for news of the next one; a handoff kills whatever runs.
+        let owed = self.kills_owed.pop_front().filter(|_| !self.handing_off);
+        // One that the server has not started was not killed by it.
+        let current = self
+            .exec
+            .as_ref()
+            .filter(|exec| !matches!(exec.phase, ExecPhase::Starting { .. }))
+            .map(|exec| exec.process);
+        if let Some(process) = current
+            && owed.is_none_or(|owed| owed == process)
         {
             self.actions
                 .push_back(SandboxAction::Tell(process, ProcessFact::ForceKilled));
@@ -346,7 +352,6 @@ impl Sandbox {
 
     /// A process that never was: nobody can wait for it, but its actor must end.
     pub(super) fn forget(&mut self, process: ProcessId) {
-        self.kills_owed.retain(|&owed| owed != process);
         self.actions
             .push_back(SandboxAction::Tell(process, ProcessFact::Done));
     }

@@ -23,6 +23,9 @@ use crate::protocol::{
     SandboxToken, ServerMessage,
 };
 
+/// Most kills whose answers are remembered as due.
+const MAX_KILLS_OWED: usize = 64;
+
 /// Whether a sandbox is created or attached to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Mode {
@@ -262,7 +265,13 @@ impl Sandbox {
 
     /// Asks the server to kill a process.
     pub fn kill_process(&mut self, process: ProcessId) {
-        if self.link.is_some() && self.process() == Some(process) {
+        if self.link.is_some()
+            && self.state != SandboxState::Reconnecting
+            && self.process() == Some(process)
+        {
+            if self.kills_owed.len() >= MAX_KILLS_OWED {
+                self.kills_owed.pop_front();
+            }
             self.kills_owed.push_back(process);
             self.send(&ClientMessage::KillProcess);
         }
@@ -271,6 +280,7 @@ impl Sandbox {
     /// Whether a stdin message of the process can be sent now.
     pub fn can_send_stdin(&self, process: ProcessId) -> bool {
         self.link.is_some()
+            && self.state != SandboxState::Reconnecting
             && self
                 .exec
                 .as_ref()
@@ -633,8 +643,8 @@ impl Sandbox {
         self.pairing = Pairing::default();
         self.link = None;
         self.ready_due = None;
-        // Answers to what went over the old link never come.
-        self.kills_owed.clear();
+        // `kills_owed` stays: the server queues answers for the next link. One too many costs little,
+        // one too few makes the answer to an old kill the end of a new process.
     }
 
     /// What was asked over the lost link and cannot be answered any more.
