@@ -295,15 +295,26 @@ impl Sandbox {
         match exec.phase {
             ExecPhase::Abandoned { .. } => return,
             ExecPhase::Running => exec.phase = ExecPhase::Abandoned { running: true },
-            ExecPhase::Starting { .. } => exec.phase = ExecPhase::Abandoned { running: false },
+            ExecPhase::Starting { request, .. } => {
+                exec.phase = ExecPhase::Abandoned { running: false };
+                let failure = Failure::Cancelled {
+                    what: "run the code",
+                };
+                self.settle(request, Err(failure));
+            }
         }
         self.kill_process(process);
     }
 
     /// The process is over by its own account, for example because it was killed and `DONE` never came.
     pub fn process_ended(&mut self, process: ProcessId) {
-        if self.process() == Some(process) {
-            self.exec = None;
+        if let Some(exec) = self.exec.take_if(|exec| exec.process == process)
+            && let ExecPhase::Starting { request, .. } = exec.phase
+        {
+            let failure = Failure::ProcessEnded {
+                what: "run the code",
+            };
+            self.settle(request, Err(failure));
         }
     }
 
@@ -512,12 +523,12 @@ impl Sandbox {
             self.ready_due = None;
             self.handle_not_ready();
         }
-        if let Some(Exec {
-            process,
-            phase: ExecPhase::Starting { request, due },
-        }) = self.exec
+        if let Some(exec) = &mut self.exec
+            && let ExecPhase::Starting { request, due } = exec.phase
             && now >= due
         {
+            let process = exec.process;
+            exec.phase = ExecPhase::Abandoned { running: false };
             let after = self.timeouts.exec;
             self.settle(
                 request,
@@ -526,7 +537,7 @@ impl Sandbox {
                     after,
                 }),
             );
-            self.abandon(process);
+            self.kill_process(process);
         }
         while self.kills.first().is_some_and(|kill| now >= kill.due) {
             let Pending { request, .. } = self.kills.remove(0);
