@@ -129,11 +129,11 @@ impl Connection {
     pub fn confirm(&mut self, epoch: Epoch, now: Instant) {
         if self.state == ConnectionState::Open(epoch) {
             self.armed = self.config.auto_reconnect;
-            self.good_since = Some(now);
+            self.good_since.get_or_insert(now);
         }
     }
 
-    /// From now on a loss is final. Ends the waiting where one is under way.
+    /// From now on a loss is final. An attempt that is already waited for is still made.
     pub fn disarm(&mut self) {
         self.armed = false;
     }

@@ -139,11 +139,9 @@ impl Sandbox {
                     );
                 }
                 if self.state == SandboxState::Checkpointing {
-                    self.set_state(SandboxState::Running);
+                    self.go_on();
                 }
-                if let Some(epoch) = self.link {
-                    self.actions.push_back(SandboxAction::ConfirmLink(epoch));
-                }
+                self.confirm_link();
             }
             Status::SandboxCheckpointing => self.leave_running(SandboxState::Checkpointing),
             Status::SandboxCheckpointed => {
@@ -173,6 +171,7 @@ impl Sandbox {
             Status::SandboxKillError => {
                 self.kill_wanted = false;
                 self.kill_sent = false;
+                self.kill_left = false;
                 for Pending { request, .. } in std::mem::take(&mut self.kills) {
                     let (status, reason) = (status.clone(), reason.clone());
                     self.settle(
@@ -185,8 +184,9 @@ impl Sandbox {
                     );
                 }
                 if self.state == SandboxState::Killing {
-                    self.set_state(SandboxState::Running);
+                    self.go_on();
                 }
+                self.confirm_link();
             }
             Status::SandboxDeleted => match self.state {
                 // Part of a kill or a checkpoint, whose own end follows.
@@ -224,9 +224,7 @@ impl Sandbox {
         };
         self.ready_due = None;
         self.set_state(SandboxState::Running);
-        if let Some(epoch) = self.link {
-            self.actions.push_back(SandboxAction::ConfirmLink(epoch));
-        }
+        self.confirm_link();
         for request in std::mem::take(&mut self.ready) {
             self.settle(request, Ok(SandboxReply::Ready));
         }
@@ -354,6 +352,25 @@ impl Sandbox {
     pub(super) fn forget(&mut self, process: ProcessId) {
         self.actions
             .push_back(SandboxAction::Tell(process, ProcessFact::Done));
+    }
+
+    /// The sandbox goes on after what was refused, or towards the kill that it still owes.
+    fn go_on(&mut self) {
+        self.set_state(if self.kill_sent {
+            SandboxState::Killing
+        } else {
+            SandboxState::Running
+        });
+    }
+
+    /// The link is good. Arms the connection, unless a loss is to be final all the same.
+    fn confirm_link(&mut self) {
+        if let Some(epoch) = self.link {
+            self.actions.push_back(SandboxAction::ConfirmLink(epoch));
+            if self.handing_off || self.kill_sent || self.checkpoint.is_some() {
+                self.actions.push_back(SandboxAction::Disarm);
+            }
+        }
     }
 
     /// The server began to kill or checkpoint the sandbox, on whoever's wish.

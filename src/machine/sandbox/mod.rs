@@ -150,7 +150,10 @@ pub struct Sandbox {
     kills_owed: VecDeque<ProcessId>,
 
     kill_wanted: bool,
+    /// Sent on this link, and not answered.
     kill_sent: bool,
+    /// Sent on any link, and not refused.
+    kill_left: bool,
     kills: Vec<Pending>,
     /// `DELETED` came as part of a kill or checkpoint whose own end is still due.
     deleted_due: Option<Instant>,
@@ -187,6 +190,7 @@ impl Sandbox {
             kills_owed: VecDeque::new(),
             kill_wanted: false,
             kill_sent: false,
+            kill_left: false,
             kills: Vec::new(),
             deleted_due: None,
             checkpoint: None,
@@ -444,6 +448,12 @@ impl Sandbox {
         if matches!(self.state, SandboxState::Ended(_)) {
             return;
         }
+        // The news that a loss is final, and the loss, may have crossed.
+        if self.handing_off || self.checkpoint.is_some() {
+            return self.handle_lost(cause, attempt.saturating_sub(1), now);
+        }
+        // A kill that may not have left is sent again.
+        self.kill_sent = false;
         if self.state != SandboxState::Reconnecting {
             self.set_state(SandboxState::Reconnecting);
             if let Some(exec) = &self.exec {
@@ -636,6 +646,7 @@ impl Sandbox {
             && self.state != SandboxState::Reconnecting
         {
             self.kill_sent = true;
+            self.kill_left = true;
             self.actions.push_back(SandboxAction::Disarm);
             self.set_state(SandboxState::Killing);
             self.send(&ClientMessage::KillSandbox);
@@ -742,7 +753,7 @@ impl Sandbox {
                 ProcessFact::SandboxEnded(end.clone()),
             ));
         }
-        let effect = if self.kill_sent {
+        let effect = if self.kill_left {
             Effect::Unknown
         } else {
             Effect::NotApplied
