@@ -191,7 +191,8 @@ impl Sandbox {
             Status::SandboxDeleted => match self.state {
                 // Part of a kill or a checkpoint, whose own end follows.
                 SandboxState::Killing | SandboxState::Checkpointing => {
-                    self.deleted_due = Some(now + AFTER_DELETED)
+                    self.deleted_due.get_or_insert(now + AFTER_DELETED);
+                    self.actions.push_back(SandboxAction::Disarm);
                 }
                 _ => self.finish(SandboxEnd::Deleted),
             },
@@ -235,7 +236,7 @@ impl Sandbox {
         if self.abandoned && !self.kill_wanted {
             self.kill_wanted = true;
             // Nobody waits for the answer, but the wait for it is bounded all the same.
-            self.deleted_due = Some(now + self.timeouts.kill);
+            self.abandoned_due = Some(now + self.timeouts.kill);
         }
         self.send_kill();
     }

@@ -157,6 +157,8 @@ pub struct Sandbox {
     kills: Vec<Pending>,
     /// `DELETED` came as part of a kill or checkpoint whose own end is still due.
     deleted_due: Option<Instant>,
+    /// When the kill of an abandoned sandbox is no longer waited for.
+    abandoned_due: Option<Instant>,
 
     checkpoint: Option<Pending>,
     snapshot: Option<Pending>,
@@ -193,6 +195,7 @@ impl Sandbox {
             kill_left: false,
             kills: Vec::new(),
             deleted_due: None,
+            abandoned_due: None,
             checkpoint: None,
             snapshot: None,
             handing_off: false,
@@ -449,7 +452,7 @@ impl Sandbox {
             return;
         }
         // The news that a loss is final, and the loss, may have crossed.
-        if self.handing_off || self.checkpoint.is_some() {
+        if self.handing_off || self.checkpoint.is_some() || self.deleted_due.is_some() {
             return self.handle_lost(cause, attempt.saturating_sub(1), now);
         }
         // A kill that may not have left is sent again.
@@ -482,12 +485,10 @@ impl Sandbox {
                 attempts,
             });
         }
-        let end = match (self.deleted_due, &self.state) {
+        let end = match self.deleted_due {
             // What the server said before it closed counts.
-            (Some(_), SandboxState::Killing) => SandboxEnd::Killed,
-            (Some(_), SandboxState::Checkpointing) => self.checkpointed(),
-            (Some(_), _) => SandboxEnd::Deleted,
-            (None, _) => SandboxEnd::LinkLost { cause, attempts },
+            Some(_) => self.end_after_deleted(),
+            None => SandboxEnd::LinkLost { cause, attempts },
         };
         self.finish(end);
     }
@@ -515,6 +516,7 @@ impl Sandbox {
             exec,
             self.kills.first().map(|kill| kill.due),
             self.deleted_due,
+            self.abandoned_due,
             self.checkpoint.as_ref().map(|checkpoint| checkpoint.due),
             self.snapshot.as_ref().map(|snapshot| snapshot.due),
         ]
@@ -564,12 +566,11 @@ impl Sandbox {
             }
         }
         if is_due(self.deleted_due) {
-            let end = match self.state {
-                _ if self.abandoned => SandboxEnd::Closed,
-                SandboxState::Killing => SandboxEnd::Killed,
-                _ => self.checkpointed(),
-            };
+            let end = self.end_after_deleted();
             self.finish(end);
+        }
+        if is_due(self.abandoned_due) {
+            self.finish(SandboxEnd::Closed);
         }
         let after = self.timeouts.store;
         if let Some(Pending { request, .. }) = self.checkpoint.take_if(|pending| now >= pending.due)
@@ -636,6 +637,15 @@ impl Sandbox {
             SandboxEnd::HandedOff
         } else {
             SandboxEnd::Checkpointed
+        }
+    }
+
+    /// `DELETED` came, and nothing after it. That is the word for a kill, and none for a checkpoint.
+    fn end_after_deleted(&self) -> SandboxEnd {
+        match self.state {
+            SandboxState::Killing => SandboxEnd::Killed,
+            SandboxState::Checkpointing if self.handing_off => SandboxEnd::HandedOff,
+            _ => SandboxEnd::Deleted,
         }
     }
 
@@ -731,6 +741,7 @@ impl Sandbox {
         self.ready_due = None;
         self.reason_due = None;
         self.deleted_due = None;
+        self.abandoned_due = None;
         self.actions.push_back(SandboxAction::Disarm);
 
         let ended = |what, effect| Failure::SandboxEnded {
