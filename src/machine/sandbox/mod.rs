@@ -425,17 +425,23 @@ impl Sandbox {
             // By far the most frequent, and never held back.
             Ok(ServerMessage::Output(piece)) => self.handle_output(piece),
             Ok(message) => {
+                let is_status = matches!(message, ServerMessage::Status(_));
                 let mut facts = Vec::new();
                 self.pairing.accept(message, &mut facts);
                 for fact in facts {
                     self.handle_fact(fact, now);
                 }
-                self.reason_due = match (self.pairing.is_waiting(), self.reason_due) {
-                    (true, due) => due.or(Some(now + self.timeouts.reason)),
-                    (false, _) => None,
-                };
+                if !self.pairing.is_waiting() || matches!(self.state, SandboxState::Ended(_)) {
+                    self.reason_due = None;
+                } else if is_status {
+                    // It is this status that waits now.
+                    self.reason_due = Some(now + self.timeouts.reason);
+                }
             }
-            Err(error) => self.handle_malformed(&error),
+            Err(error) => {
+                self.flush_pairing(now);
+                self.handle_malformed(&error);
+            }
         }
     }
 
@@ -533,6 +539,8 @@ impl Sandbox {
         }
         if is_due(self.ready_due) {
             self.ready_due = None;
+            // What the server said last is a better reason than that it said no more.
+            self.flush_pairing(now);
             self.handle_not_ready();
         }
         if let Some(exec) = &mut self.exec
