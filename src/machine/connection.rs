@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Backoff, LinkError, ReconnectPolicy};
+use super::{Backoff, LinkError, ReconnectPolicy, later};
 
 /// The number of a link. What a link delivers is tagged with it, so that a late event of a dead link is ignored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -146,7 +146,7 @@ impl Connection {
                 self.actions.push_back(ConnectionAction::Close(epoch));
                 self.state = ConnectionState::Closing {
                     epoch,
-                    until: now + self.config.close_timeout,
+                    until: later(now, self.config.close_timeout),
                 };
             }
             ConnectionState::Dialling(epoch) => {
@@ -232,7 +232,9 @@ impl Connection {
             && cause.is_retryable()
             && let Some(delay) = self.backoff.next(now)
         {
-            self.state = ConnectionState::BackingOff { until: now + delay };
+            self.state = ConnectionState::BackingOff {
+                until: later(now, delay),
+            };
             self.actions.push_back(ConnectionAction::Reconnecting {
                 attempt: self.backoff.attempts(),
                 delay,

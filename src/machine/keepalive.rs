@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use super::later;
+
 /// When to ping, and when to call a link dead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KeepaliveConfig {
@@ -56,8 +58,8 @@ impl Keepalive {
     /// When to call [`poll`](Self::poll) next.
     pub fn poll_timeout(&self) -> Instant {
         match self.pinged {
-            Some(pinged) => pinged + self.config.timeout,
-            None => self.heard + self.config.interval,
+            Some(pinged) => later(pinged, self.config.timeout),
+            None => later(self.heard, self.config.interval),
         }
     }
 

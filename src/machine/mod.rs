@@ -47,3 +47,10 @@ impl std::fmt::Display for ProcessId {
         write!(f, "process {}", self.0)
     }
 }
+
+/// The instant after this wait. A wait that is too long for the clock, such as `Duration::MAX`, is a
+/// wait of a hundred years rather than a panic.
+fn later(now: std::time::Instant, wait: std::time::Duration) -> std::time::Instant {
+    const HUNDRED_YEARS: std::time::Duration = std::time::Duration::from_secs(100 * 365 * 86_400);
+    now + wait.min(HUNDRED_YEARS)
+}

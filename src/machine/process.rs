@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Effect, Failure, ProcessEnd, RequestId, SandboxEnd};
+use super::{Effect, Failure, ProcessEnd, RequestId, SandboxEnd, later};
 use crate::protocol::ClientMessage;
 
 /// Most bytes of text in one stdin message; shorter writes are put together up to this size.
@@ -167,7 +167,8 @@ impl Process {
             return;
         }
         if let Some(request) = request {
-            self.kills.push((request, now + self.config.kill_timeout));
+            self.kills
+                .push((request, later(now, self.config.kill_timeout)));
         }
         // After a kill that nobody confirmed, the next one is sent anew.
         if !self.kill_wanted || self.kills.len() == 1 {
@@ -254,7 +255,7 @@ impl Process {
             ProcessFact::ForceKilled => {
                 self.kill_wanted = true;
                 self.force_killed_until
-                    .get_or_insert(now + self.config.kill_grace);
+                    .get_or_insert(later(now, self.config.kill_grace));
             }
             ProcessFact::KillRefused(failure) => {
                 self.kill_wanted = false;

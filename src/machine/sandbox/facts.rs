@@ -4,7 +4,9 @@ use std::time::{Duration, Instant};
 
 use super::{Exec, ExecPhase, Pending, Sandbox, SandboxAction, SandboxReply};
 use crate::{
-    machine::{Failure, LinkError, ProcessFact, ProcessId, SandboxEnd, SandboxEvent, SandboxState},
+    machine::{
+        Failure, LinkError, ProcessFact, ProcessId, SandboxEnd, SandboxEvent, SandboxState, later,
+    },
     protocol::{Fact, Identity, OutputPiece, Severity, Status, StatusFact},
 };
 
@@ -236,7 +238,7 @@ impl Sandbox {
         if self.abandoned && !self.kill_wanted {
             self.kill_wanted = true;
             // Nobody waits for the answer, but the wait for it is bounded all the same.
-            self.abandoned_due = Some(now + self.timeouts.kill);
+            self.abandoned_due = Some(later(now, self.timeouts.kill));
         }
         self.send_kill();
     }

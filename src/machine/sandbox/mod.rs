@@ -16,7 +16,7 @@ use bytes::Bytes;
 
 use super::{
     Effect, Epoch, Failure, LinkError, ProcessFact, ProcessId, RequestId, SandboxEnd, SandboxEvent,
-    SandboxState,
+    SandboxState, later,
 };
 use crate::protocol::{
     ClientMessage, OutputPiece, Pairing, ParseError, SandboxConfig as Configuration, SandboxId,
@@ -261,7 +261,7 @@ impl Sandbox {
         }
         self.next_process += 1;
         let process = ProcessId(self.next_process);
-        let due = now + self.timeouts.exec;
+        let due = later(now, self.timeouts.exec);
         self.exec = Some(Exec {
             process,
             phase: ExecPhase::Starting { request, due },
@@ -334,7 +334,7 @@ impl Sandbox {
             SandboxState::Running | SandboxState::Killing | SandboxState::Reconnecting => {
                 self.kills.push(Pending {
                     request,
-                    due: now + self.timeouts.kill,
+                    due: later(now, self.timeouts.kill),
                 });
                 self.kill_wanted = true;
                 self.send_kill();
@@ -364,7 +364,7 @@ impl Sandbox {
         }
         self.snapshot = Some(Pending {
             request,
-            due: now + self.timeouts.store,
+            due: later(now, self.timeouts.store),
         });
         self.send(&ClientMessage::SnapshotFilesystem {
             name: Some(name.into()),
@@ -384,7 +384,7 @@ impl Sandbox {
         }
         self.checkpoint = Some(Pending {
             request,
-            due: now + self.timeouts.store,
+            due: later(now, self.timeouts.store),
         });
         self.actions.push_back(SandboxAction::Disarm);
         self.send(&ClientMessage::Checkpoint);
@@ -409,7 +409,7 @@ impl Sandbox {
             return;
         }
         self.link = Some(epoch);
-        self.ready_due = Some(now + self.timeouts.ready);
+        self.ready_due = Some(later(now, self.timeouts.ready));
         if let (SandboxState::Creating, Mode::Create(configuration)) = (&self.state, &self.mode) {
             self.actions
                 .push_back(SandboxAction::Send(configuration.encode()));
@@ -435,7 +435,7 @@ impl Sandbox {
                     self.reason_due = None;
                 } else if is_status {
                     // It is this status that waits now.
-                    self.reason_due = Some(now + self.timeouts.reason);
+                    self.reason_due = Some(later(now, self.timeouts.reason));
                 }
             }
             Err(error) => {
