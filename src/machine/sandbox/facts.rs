@@ -7,7 +7,7 @@ use crate::{
     machine::{
         Failure, LinkError, ProcessFact, ProcessId, SandboxEnd, SandboxEvent, SandboxState, later,
     },
-    protocol::{Fact, Identity, OutputPiece, Severity, Status, StatusFact},
+    protocol::{Fact, Identity, OutputPiece, Severity, Status, StatusFact, excerpt},
 };
 
 /// How long after `DELETED` the `KILLED` or `CHECKPOINTED` that it is part of may take.
@@ -72,10 +72,12 @@ impl Sandbox {
                 self.event(SandboxEvent::Created { sandbox_id });
             }
             Some((id, token)) if *id == sandbox_id && *token == sandbox_token => {}
-            Some((id, _)) => {
-                let detail =
-                    format!("the sandbox is `{id}`, and the server now calls it `{sandbox_id}`");
-                self.violation(detail);
+            Some((id, _)) if *id == sandbox_id => {
+                self.violation("the server changed the token of the sandbox".to_owned());
+            }
+            Some(_) => {
+                let other = excerpt(sandbox_id.as_str().as_bytes());
+                self.violation(format!("the server now calls the sandbox `{other}`"));
             }
         }
     }
