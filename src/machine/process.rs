@@ -99,6 +99,7 @@ pub struct Process {
     waits: Vec<RequestId>,
 
     kill_wanted: bool,
+    kill_sent: bool,
     kills: Vec<(RequestId, Instant)>,
     force_killed_until: Option<Instant>,
 
@@ -126,6 +127,7 @@ impl Process {
             link_up: false,
             waits: Vec::new(),
             kill_wanted: false,
+            kill_sent: false,
             kills: Vec::new(),
             force_killed_until: None,
             stdin: VecDeque::new(),
@@ -173,9 +175,7 @@ impl Process {
         // After a kill that nobody confirmed, the next one is sent anew.
         if !self.kill_wanted || self.kills.len() == 1 {
             self.kill_wanted = true;
-            if self.link_up {
-                self.actions.push_back(ProcessAction::SendKill);
-            }
+            self.send_kill();
         }
     }
 
@@ -221,7 +221,7 @@ impl Process {
             ProcessFact::LinkUp => {
                 self.link_up = true;
                 if self.kill_wanted {
-                    self.actions.push_back(ProcessAction::SendKill);
+                    self.send_kill();
                 }
                 self.send_stdin();
             }
@@ -257,6 +257,8 @@ impl Process {
                 self.force_killed_until
                     .get_or_insert(later(now, self.config.kill_grace));
             }
+            // One kill worked; another was refused because it did.
+            ProcessFact::KillRefused(_) if self.force_killed_until.is_some() => {}
             ProcessFact::KillRefused(failure) => {
                 self.kill_wanted = false;
                 for (request, _) in std::mem::take(&mut self.kills) {
@@ -278,7 +280,7 @@ impl Process {
                     self.finish(ProcessEnd::SandboxLost { end }, Ok(ProcessReply::Done))
                 }
                 end => {
-                    let effect = if self.kill_wanted {
+                    let effect = if self.kill_sent {
                         Effect::Unknown
                     } else {
                         Effect::NotApplied
@@ -323,6 +325,13 @@ impl Process {
     /// What to do now.
     pub fn poll_action(&mut self) -> Option<ProcessAction> {
         self.actions.pop_front()
+    }
+
+    fn send_kill(&mut self) {
+        if self.link_up {
+            self.kill_sent = true;
+            self.actions.push_back(ProcessAction::SendKill);
+        }
     }
 
     fn settle(&mut self, request: RequestId, result: Result<ProcessReply, Failure>) {
@@ -374,8 +383,17 @@ impl Process {
     fn accept(&mut self, request: RequestId, data: String) {
         self.stdin_bytes += data.len();
         self.accepted += data.len() as u64;
-        if !data.is_empty() {
+        // Cut here, once: to cut the rest off message by message would copy it for each.
+        let mut rest = data.as_str();
+        while rest.len() > STDIN_MESSAGE {
+            let (message, after) = rest.split_at(char_boundary(rest, STDIN_MESSAGE));
+            self.stdin.push_back(message.to_owned());
+            rest = after;
+        }
+        if rest.len() == data.len() && !data.is_empty() {
             self.stdin.push_back(data);
+        } else if !rest.is_empty() {
+            self.stdin.push_back(rest.to_owned());
         }
         self.settle(request, Ok(ProcessReply::Done));
     }
@@ -395,13 +413,6 @@ impl Process {
         {
             message.push_str(&next);
         }
-        if message.len() > STDIN_MESSAGE {
-            let cut = (0..=STDIN_MESSAGE)
-                .rev()
-                .find(|&at| message.is_char_boundary(at))
-                .unwrap_or(0);
-            self.stdin.push_front(message.split_off(cut));
-        }
         self.message_number += 1;
         let text = ClientMessage::stdin(message.as_str()).encode();
         self.in_flight = Some(message);
@@ -410,6 +421,14 @@ impl Process {
             text,
         });
     }
+}
+
+/// The last boundary between code points that is not after `at`.
+fn char_boundary(text: &str, at: usize) -> usize {
+    (0..=at)
+        .rev()
+        .find(|&at| text.is_char_boundary(at))
+        .unwrap_or(0)
 }
 
 #[cfg(test)]
