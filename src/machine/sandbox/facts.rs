@@ -152,6 +152,11 @@ impl Sandbox {
                 let end = self.checkpointed();
                 self.finish(end);
             }
+            Status::FilesystemSnapshotCreated | Status::FilesystemSnapshotError
+                if self.snapshots_late > 0 =>
+            {
+                self.snapshots_late -= 1;
+            }
             Status::FilesystemSnapshotCreated => {
                 if let Some(Pending { request, .. }) = self.snapshot.take() {
                     self.settle(request, Ok(SandboxReply::Done));

@@ -162,6 +162,8 @@ pub struct Sandbox {
 
     checkpoint: Option<Pending>,
     snapshot: Option<Pending>,
+    /// Snapshots that timed out; their answers may still come, before that of the next.
+    snapshots_late: u32,
     /// The server was asked by another client to give the sandbox away.
     handing_off: bool,
     /// Nobody is left to use the sandbox once it is created: kill it then.
@@ -198,6 +200,7 @@ impl Sandbox {
             abandoned_due: None,
             checkpoint: None,
             snapshot: None,
+            snapshots_late: 0,
             handing_off: false,
             abandoned: false,
             actions: VecDeque::new(),
@@ -592,6 +595,7 @@ impl Sandbox {
             );
         }
         if let Some(Pending { request, .. }) = self.snapshot.take_if(|pending| now >= pending.due) {
+            self.snapshots_late += 1;
             self.settle(
                 request,
                 Err(Failure::Timeout {
