@@ -1,0 +1,434 @@
+//! [`Connection`]: dialling, open, backing off, closed. The supervisor of one link at a time.
+
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
+
+use super::{Backoff, LinkError, ReconnectPolicy, later};
+
+/// The number of a link. What a link delivers is tagged with it, so that a late event of a dead link is ignored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Epoch(pub u64);
+
+/// How a [`Connection`] behaves.
+#[derive(Clone, Debug)]
+pub struct ConnectionConfig {
+    /// Whether a lost link is dialled again once the connection is armed.
+    pub auto_reconnect: bool,
+    /// How it is dialled again.
+    pub policy: ReconnectPolicy,
+    /// How long the peer may take to answer a close frame.
+    pub close_timeout: Duration,
+    /// Seed of the jitter.
+    pub seed: u64,
+}
+
+/// Where a connection stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ConnectionState {
+    /// Nothing was asked of it yet.
+    Idle,
+    /// A link is being dialled.
+    Dialling(Epoch),
+    /// The link is open.
+    Open(Epoch),
+    /// Waiting until the next attempt.
+    BackingOff {
+        /// When the next attempt is due.
+        until: Instant,
+    },
+    /// The close handshake is under way.
+    Closing {
+        /// The link being closed.
+        epoch: Epoch,
+        /// When it is dropped instead.
+        until: Instant,
+    },
+    /// Nothing more will happen.
+    Closed,
+}
+
+/// What a [`Connection`] wants done or known.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ConnectionAction {
+    /// Dial a link with this number.
+    Dial(Epoch),
+    /// Drop the dial or the link, at once.
+    Drop(Epoch),
+    /// Close the link with a handshake.
+    Close(Epoch),
+    /// The link is open.
+    Opened(Epoch),
+    /// The link is lost, and another attempt follows after the delay.
+    Reconnecting {
+        /// The number of the attempt, from 1.
+        attempt: u32,
+        /// How long until it.
+        delay: Duration,
+        /// What happened.
+        cause: LinkError,
+    },
+    /// The link is lost for good.
+    Lost {
+        /// What happened last.
+        cause: LinkError,
+        /// Attempts that were made to get it back.
+        attempts: u32,
+    },
+    /// The connection was closed as asked.
+    Closed,
+}
+
+/// The state machine of a connection. Time is an argument; a retry happens only while it is armed.
+#[derive(Debug)]
+pub struct Connection {
+    config: ConnectionConfig,
+    state: ConnectionState,
+    epoch: Epoch,
+    armed: bool,
+    /// Since when the current link is known to be good.
+    good_since: Option<Instant>,
+    backoff: Backoff,
+    actions: VecDeque<ConnectionAction>,
+}
+
+impl Connection {
+    /// A connection that does nothing yet.
+    pub fn new(config: ConnectionConfig) -> Self {
+        let backoff = Backoff::new(config.policy.clone(), config.seed);
+        Self {
+            config,
+            state: ConnectionState::Idle,
+            epoch: Epoch::default(),
+            armed: false,
+            good_since: None,
+            backoff,
+            actions: VecDeque::new(),
+        }
+    }
+
+    /// Where the connection stands.
+    pub fn state(&self) -> &ConnectionState {
+        &self.state
+    }
+
+    /// The number of the current or last link.
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// Dials the first link.
+    pub fn start(&mut self) {
+        if self.state == ConnectionState::Idle {
+            self.dial();
+        }
+    }
+
+    /// The sandbox runs on this link: from now on a loss is mended, where that was asked for.
+    pub fn confirm(&mut self, epoch: Epoch, now: Instant) {
+        if self.state == ConnectionState::Open(epoch) {
+            self.armed = self.config.auto_reconnect;
+            self.good_since.get_or_insert(now);
+        }
+    }
+
+    /// From now on a loss is final. An attempt that is already waited for is still made.
+    pub fn disarm(&mut self) {
+        self.armed = false;
+    }
+
+    /// Closes the connection: with a handshake where a link is open, at once otherwise.
+    pub fn close(&mut self, now: Instant) {
+        self.armed = false;
+        match self.state {
+            ConnectionState::Open(epoch) => {
+                self.actions.push_back(ConnectionAction::Close(epoch));
+                self.state = ConnectionState::Closing {
+                    epoch,
+                    until: later(now, self.config.close_timeout),
+                };
+            }
+            ConnectionState::Dialling(epoch) => {
+                self.actions.push_back(ConnectionAction::Drop(epoch));
+                self.finish();
+            }
+            ConnectionState::Idle | ConnectionState::BackingOff { .. } => self.finish(),
+            ConnectionState::Closing { .. } | ConnectionState::Closed => {}
+        }
+    }
+
+    /// The dial succeeded.
+    pub fn handle_opened(&mut self, epoch: Epoch) {
+        if self.state == ConnectionState::Dialling(epoch) {
+            self.state = ConnectionState::Open(epoch);
+            self.actions.push_back(ConnectionAction::Opened(epoch));
+        } else {
+            self.actions.push_back(ConnectionAction::Drop(epoch));
+        }
+    }
+
+    /// The dial failed, or the link was lost.
+    pub fn handle_lost(&mut self, epoch: Epoch, cause: LinkError, now: Instant) {
+        match self.state {
+            ConnectionState::Dialling(current) | ConnectionState::Open(current)
+                if current == epoch =>
+            {
+                self.retry(cause, now);
+            }
+            ConnectionState::Closing { epoch: current, .. } if current == epoch => self.finish(),
+            _ => {}
+        }
+    }
+
+    /// The link is open, but the server would not let the sandbox be used on it yet.
+    pub fn handle_refused(&mut self, epoch: Epoch, cause: LinkError, now: Instant) {
+        if self.state == ConnectionState::Open(epoch) {
+            self.actions.push_back(ConnectionAction::Drop(epoch));
+            self.retry(cause, now);
+        }
+    }
+
+    /// Time has passed.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        match self.state {
+            ConnectionState::BackingOff { until } if now >= until => self.dial(),
+            ConnectionState::Closing { epoch, until } if now >= until => {
+                self.actions.push_back(ConnectionAction::Drop(epoch));
+                self.finish();
+            }
+            _ => {}
+        }
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) is due.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        match self.state {
+            ConnectionState::BackingOff { until } | ConnectionState::Closing { until, .. } => {
+                Some(until)
+            }
+            _ => None,
+        }
+    }
+
+    /// What to do now.
+    pub fn poll_action(&mut self) -> Option<ConnectionAction> {
+        self.actions.pop_front()
+    }
+
+    fn dial(&mut self) {
+        self.epoch.0 += 1;
+        self.good_since = None;
+        self.state = ConnectionState::Dialling(self.epoch);
+        self.actions.push_back(ConnectionAction::Dial(self.epoch));
+    }
+
+    fn retry(&mut self, cause: LinkError, now: Instant) {
+        if let Some(since) = self.good_since.take() {
+            self.backoff
+                .link_lasted(now.saturating_duration_since(since));
+        }
+        if self.armed
+            && cause.is_retryable()
+            && let Some(delay) = self.backoff.next(now)
+        {
+            self.state = ConnectionState::BackingOff {
+                until: later(now, delay),
+            };
+            self.actions.push_back(ConnectionAction::Reconnecting {
+                attempt: self.backoff.attempts(),
+                delay,
+                cause,
+            });
+        } else {
+            self.state = ConnectionState::Closed;
+            self.actions.push_back(ConnectionAction::Lost {
+                cause,
+                attempts: self.backoff.attempts(),
+            });
+        }
+    }
+
+    fn finish(&mut self) {
+        self.state = ConnectionState::Closed;
+        self.actions.push_back(ConnectionAction::Closed);
+    }
+}
+
+#[cfg(test)]
+#[allow(
+    clippy::disallowed_methods,
+    reason = "any instant will do as the origin of virtual time"
+)]
+mod tests {
+    use super::*;
+
+    fn connection(auto_reconnect: bool) -> Connection {
+        Connection::new(ConnectionConfig {
+            auto_reconnect,
+            policy: ReconnectPolicy {
+                jitter: 0.0,
+                max_attempts: Some(3),
+                ..ReconnectPolicy::default()
+            },
+            close_timeout: Duration::from_secs(2),
+            seed: 1,
+        })
+    }
+
+    fn actions(connection: &mut Connection) -> Vec<ConnectionAction> {
+        std::iter::from_fn(|| connection.poll_action()).collect()
+    }
+
+    fn dropped() -> LinkError {
+        LinkError::Dropped {
+            detail: "cut".into(),
+        }
+    }
+
+    fn open(connection: &mut Connection, now: Instant) {
+        connection.start();
+        connection.handle_opened(Epoch(1));
+        connection.confirm(Epoch(1), now);
+        assert_eq!(
+            actions(connection),
+            [
+                ConnectionAction::Dial(Epoch(1)),
+                ConnectionAction::Opened(Epoch(1))
+            ]
+        );
+    }
+
+    #[test]
+    fn a_first_dial_that_fails_is_final() {
+        let now = Instant::now();
+        let mut connection = connection(true);
+        connection.start();
+        connection.handle_lost(Epoch(1), dropped(), now);
+        assert_eq!(
+            actions(&mut connection),
+            [
+                ConnectionAction::Dial(Epoch(1)),
+                ConnectionAction::Lost {
+                    cause: dropped(),
+                    attempts: 0
+                }
+            ]
+        );
+        assert_eq!(connection.poll_timeout(), None);
+    }
+
+    #[test]
+    fn a_lost_link_is_dialled_again_after_the_delay_only() {
+        let now = Instant::now();
+        let mut connection = connection(true);
+        open(&mut connection, now);
+        connection.handle_lost(Epoch(1), dropped(), now);
+        let delay = Duration::from_millis(200);
+        assert_eq!(
+            actions(&mut connection),
+            [ConnectionAction::Reconnecting {
+                attempt: 1,
+                delay,
+                cause: dropped()
+            }]
+        );
+        connection.handle_timeout(now + delay / 2);
+        assert_eq!(actions(&mut connection), []);
+        connection.handle_timeout(now + delay);
+        assert_eq!(actions(&mut connection), [ConnectionAction::Dial(Epoch(2))]);
+    }
+
+    #[test]
+    fn late_events_of_a_dead_link_are_ignored() {
+        let now = Instant::now();
+        let mut connection = connection(true);
+        open(&mut connection, now);
+        connection.handle_lost(Epoch(1), dropped(), now);
+        connection.handle_timeout(now + Duration::from_secs(1));
+        connection.handle_opened(Epoch(2));
+        actions(&mut connection);
+        connection.handle_lost(Epoch(1), dropped(), now);
+        connection.handle_refused(Epoch(1), LinkError::InUse, now);
+        connection.confirm(Epoch(1), now);
+        assert_eq!(actions(&mut connection), []);
+        assert_eq!(*connection.state(), ConnectionState::Open(Epoch(2)));
+    }
+
+    #[test]
+    fn a_refused_link_counts_as_an_attempt_and_the_policy_gives_up() {
+        let mut now = Instant::now();
+        let mut connection = connection(true);
+        open(&mut connection, now);
+        connection.handle_lost(Epoch(1), dropped(), now);
+        for epoch in 2..=4 {
+            now += Duration::from_secs(1);
+            connection.handle_timeout(now);
+            connection.handle_opened(Epoch(epoch));
+            connection.handle_refused(Epoch(epoch), LinkError::InUse, now);
+        }
+        let last = actions(&mut connection).pop();
+        assert_eq!(
+            last,
+            Some(ConnectionAction::Lost {
+                cause: LinkError::InUse,
+                attempts: 3
+            })
+        );
+    }
+
+    #[test]
+    fn disarmed_or_without_the_option_a_loss_is_final() {
+        let now = Instant::now();
+        for disarm in [true, false] {
+            let mut connection = connection(disarm);
+            open(&mut connection, now);
+            if disarm {
+                connection.disarm();
+            }
+            connection.handle_lost(Epoch(1), dropped(), now);
+            assert_eq!(
+                actions(&mut connection),
+                [ConnectionAction::Lost {
+                    cause: dropped(),
+                    attempts: 0
+                }]
+            );
+        }
+    }
+
+    #[test]
+    fn close_works_in_every_state() {
+        let now = Instant::now();
+        let mut idle = connection(true);
+        idle.close(now);
+        assert_eq!(actions(&mut idle), [ConnectionAction::Closed]);
+
+        let mut dialling = connection(true);
+        dialling.start();
+        dialling.close(now);
+        dialling.handle_opened(Epoch(1));
+        let drop = ConnectionAction::Drop(Epoch(1));
+        assert_eq!(
+            actions(&mut dialling)[1..],
+            [drop.clone(), ConnectionAction::Closed, drop.clone()]
+        );
+
+        let mut backing_off = connection(true);
+        open(&mut backing_off, now);
+        backing_off.handle_lost(Epoch(1), dropped(), now);
+        backing_off.close(now);
+        assert_eq!(
+            actions(&mut backing_off).pop(),
+            Some(ConnectionAction::Closed)
+        );
+        assert_eq!(backing_off.poll_timeout(), None);
+
+        let mut open_one = connection(true);
+        open(&mut open_one, now);
+        open_one.close(now);
+        assert_eq!(actions(&mut open_one), [ConnectionAction::Close(Epoch(1))]);
+        open_one.handle_timeout(now + Duration::from_secs(2));
+        assert_eq!(actions(&mut open_one), [drop, ConnectionAction::Closed]);
+    }
+}

@@ -1,0 +1,165 @@
+//! How things stand and how they ended: [`SandboxState`], [`SandboxEnd`], [`ProcessEnd`].
+
+use std::fmt;
+
+use super::LinkError;
+use crate::protocol::Status;
+
+/// Where a sandbox stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SandboxState {
+    /// It is being created.
+    Creating,
+    /// It is being attached to, or restored.
+    Attaching,
+    /// It is there and ready.
+    Running,
+    /// The link is lost and is being dialled again; the sandbox is believed to live.
+    Reconnecting,
+    /// It is being checkpointed, after which it is gone from the server.
+    Checkpointing,
+    /// It is being killed.
+    Killing,
+    /// It is over.
+    Ended(SandboxEnd),
+}
+
+impl fmt::Display for SandboxState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Creating => f.write_str("being created"),
+            Self::Attaching => f.write_str("being attached"),
+            Self::Running => f.write_str("running"),
+            Self::Reconnecting => f.write_str("reconnecting"),
+            Self::Checkpointing => f.write_str("being checkpointed"),
+            Self::Killing => f.write_str("being killed"),
+            Self::Ended(end) => write!(f, "ended: {end}"),
+        }
+    }
+}
+
+/// Why a sandbox is over for this client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SandboxEnd {
+    /// It was killed, and the server confirmed it.
+    Killed,
+    /// It was checkpointed; attach to it to go on.
+    Checkpointed,
+    /// Another client took it over.
+    HandedOff,
+    /// The server deleted it, usually because it was idle too long.
+    Deleted,
+    /// The server reported a fatal error.
+    Failed {
+        /// The status.
+        status: Status,
+        /// The server's own reason.
+        reason: Option<String>,
+    },
+    /// The link was lost and not got back. The sandbox itself may still live on the server.
+    LinkLost {
+        /// What happened last.
+        cause: LinkError,
+        /// Attempts that were made to get the link back.
+        attempts: u32,
+    },
+    /// The server said nothing that would make it ready.
+    NotReady {
+        /// What was waited for, and how long.
+        waited: String,
+    },
+    /// Every handle was dropped, or the sandbox was closed. It may still live on the server.
+    Closed,
+}
+
+impl SandboxEnd {
+    /// Whether a later attach may find the sandbox again.
+    pub fn is_reattachable(&self) -> bool {
+        matches!(
+            self,
+            Self::Checkpointed | Self::HandedOff | Self::LinkLost { .. } | Self::Closed
+        )
+    }
+}
+
+impl fmt::Display for SandboxEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Killed => f.write_str("it was killed"),
+            Self::Checkpointed => f.write_str("it was checkpointed; attach to it to go on"),
+            Self::HandedOff => f.write_str("another client took it over"),
+            Self::Deleted => f.write_str("the server deleted it (idle timeout?)"),
+            Self::Failed { status, reason } => {
+                f.write_str(status.as_str())?;
+                match reason {
+                    Some(reason) => write!(f, ": {reason}"),
+                    None => Ok(()),
+                }
+            }
+            Self::LinkLost { cause, attempts: 0 } => write!(f, "the link was lost: {cause}"),
+            Self::LinkLost { cause, attempts } => {
+                write!(
+                    f,
+                    "the link was lost and not got back in {attempts} attempts: {cause}"
+                )
+            }
+            Self::NotReady { waited } => write!(f, "the server did not get ready: {waited}"),
+            Self::Closed => f.write_str("it was closed by its last handle"),
+        }
+    }
+}
+
+/// How a process ended.
+///
+/// A non-zero exit is no error of this crate, and a lost sandbox is no end of the process: the two
+/// are told apart here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ProcessEnd {
+    /// It exited with this code. Protocol v1 cannot tell: see [`Unknown`](Self::Unknown).
+    Exited(i32),
+    /// It was ended by this signal. Protocol v1 cannot tell.
+    Signaled(i32),
+    /// It was killed: a kill was asked for while it ran, by this client or by the server, and the
+    /// server said that the process is no more.
+    Killed,
+    /// It ran longer than its timeout and was killed for that. Protocol v1 cannot tell.
+    TimedOut,
+    /// The sandbox was lost while the process ran: nobody knows how, or whether, it ended.
+    SandboxLost {
+        /// Why the sandbox is over.
+        end: SandboxEnd,
+    },
+    /// The server said that it ended, and not how. That is all that protocol v1 can say.
+    Unknown,
+}
+
+impl ProcessEnd {
+    /// Whether the server said that the process ended. `false` means that nobody knows.
+    pub fn is_confirmed(&self) -> bool {
+        !matches!(self, Self::SandboxLost { .. })
+    }
+
+    /// The exit code, where the server told it.
+    pub fn code(&self) -> Option<i32> {
+        match self {
+            Self::Exited(code) => Some(*code),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for ProcessEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exited(code) => write!(f, "exited with code {code}"),
+            Self::Signaled(signal) => write!(f, "ended by signal {signal}"),
+            Self::Killed => f.write_str("killed"),
+            Self::TimedOut => f.write_str("timed out"),
+            Self::SandboxLost { end } => write!(f, "sandbox lost: {end}"),
+            Self::Unknown => f.write_str("ended (protocol v1 does not tell the exit code)"),
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! [`SandboxEvent`]: what happens to a sandbox, for whoever subscribes.
+
+use std::time::Duration;
+
+use super::{LinkError, ProcessEnd, ProcessId, SandboxEnd, SandboxState};
+use crate::protocol::{SandboxId, Status};
+
+/// Something happened to a sandbox.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum SandboxEvent {
+    /// The server gave the sandbox its id.
+    Created {
+        /// The id.
+        sandbox_id: SandboxId,
+    },
+    /// The sandbox stands differently now.
+    State(SandboxState),
+    /// The server reported a status.
+    Status {
+        /// The status.
+        status: Status,
+        /// The server's own reason, with an error status.
+        reason: Option<String>,
+    },
+    /// The server gave a reason too late for its status, or without any.
+    Reason(String),
+    /// The server sent an event that this version does not know.
+    UnknownEvent {
+        /// Its name, where it has one.
+        event: Option<String>,
+    },
+    /// Output came that belongs to no process of this client.
+    StrayOutput {
+        /// How many bytes.
+        bytes: usize,
+    },
+    /// A process started.
+    ProcessStarted(ProcessId),
+    /// A process ended.
+    ProcessEnded {
+        /// The process.
+        process: ProcessId,
+        /// How.
+        end: ProcessEnd,
+        /// Bytes of stdin that were accepted and never sent.
+        stdin_unsent: usize,
+    },
+    /// The link is lost; another attempt follows.
+    Reconnecting {
+        /// The number of the attempt, from 1.
+        attempt: u32,
+        /// How long until it.
+        delay: Duration,
+        /// What happened.
+        cause: LinkError,
+    },
+    /// The link is back and the sandbox runs.
+    Reconnected,
+    /// The link is lost for good.
+    GaveUp {
+        /// What happened last.
+        cause: LinkError,
+        /// Attempts that were made.
+        attempts: u32,
+    },
+    /// The sandbox is over. The last event.
+    Ended(SandboxEnd),
+    /// The subscriber was too slow, and this many events before this one were not delivered.
+    Lagged {
+        /// How many.
+        missed: u64,
+    },
+}

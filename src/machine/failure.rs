@@ -1,0 +1,136 @@
+//! [`Failure`]: why a request was not granted, and what is known of its effect.
+
+use std::time::Duration;
+
+use super::{SandboxEnd, SandboxState};
+use crate::protocol::Status;
+
+/// What is known of the effect of a request that failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// It did not take effect: it was refused, or never left.
+    NotApplied,
+    /// It took effect, though the answer is an error.
+    Applied,
+    /// It was sent and no answer came.
+    Unknown,
+}
+
+/// Why a request was not granted.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Failure {
+    /// The sandbox is not in a state that allows it.
+    #[error("cannot {what}: the sandbox is {state}")]
+    WrongState {
+        /// What was asked for.
+        what: &'static str,
+        /// The state.
+        state: SandboxState,
+    },
+    /// A process runs, and this version of the protocol runs one at a time.
+    #[error("cannot {what}: a process is running in the sandbox; wait for it or kill it first")]
+    ProcessRunning {
+        /// What was asked for.
+        what: &'static str,
+    },
+    /// The process has ended.
+    #[error("cannot {what}: the process has ended")]
+    ProcessEnded {
+        /// What was asked for.
+        what: &'static str,
+    },
+    /// The same request is already under way.
+    #[error("cannot {what}: it is already under way")]
+    AlreadyUnderWay {
+        /// What was asked for.
+        what: &'static str,
+    },
+    /// The server refused it.
+    #[error("cannot {what}: {}{status}", reason.as_ref().map(|reason| format!("{reason} ")).unwrap_or_default(), status = Parenthesised(status, reason.is_some()))]
+    Refused {
+        /// What was asked for.
+        what: &'static str,
+        /// The status.
+        status: Status,
+        /// The server's own reason.
+        reason: Option<String>,
+    },
+    /// No answer came in time.
+    #[error("cannot confirm {what}: the server did not answer within {after:?}")]
+    Timeout {
+        /// What was asked for.
+        what: &'static str,
+        /// How long was waited.
+        after: Duration,
+    },
+    /// The sandbox ended, or was lost, before the answer.
+    #[error("cannot {what}: the sandbox {end}", end = Ended(end))]
+    SandboxEnded {
+        /// What was asked for.
+        what: &'static str,
+        /// Why the sandbox is over.
+        end: SandboxEnd,
+        /// Whether the request had been sent.
+        effect: Effect,
+    },
+    /// The link was lost before the answer; the sandbox may still be got back.
+    #[error("cannot {what}: the link was lost before the server answered")]
+    LinkLost {
+        /// What was asked for.
+        what: &'static str,
+        /// Whether the request had been sent.
+        effect: Effect,
+    },
+    /// The actor that managed the process is gone.
+    #[error(
+        "cannot {what}: the actor of the process is gone: it panicked, or its System was stopped"
+    )]
+    ActorGone {
+        /// What was asked for.
+        what: &'static str,
+    },
+    /// The caller stopped waiting.
+    #[error("cannot {what}: it was cancelled")]
+    Cancelled {
+        /// What was asked for.
+        what: &'static str,
+    },
+}
+
+impl Failure {
+    /// What is known of the effect of the request.
+    pub fn effect(&self) -> Effect {
+        match self {
+            Self::WrongState { .. }
+            | Self::ProcessRunning { .. }
+            | Self::ProcessEnded { .. }
+            | Self::AlreadyUnderWay { .. }
+            | Self::Refused { .. } => Effect::NotApplied,
+            Self::Timeout { .. } | Self::ActorGone { .. } | Self::Cancelled { .. } => {
+                Effect::Unknown
+            }
+            Self::SandboxEnded { effect, .. } | Self::LinkLost { effect, .. } => *effect,
+        }
+    }
+}
+
+struct Parenthesised<'a>(&'a Status, bool);
+
+impl std::fmt::Display for Parenthesised<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.1 {
+            write!(f, "({})", self.0)
+        } else {
+            write!(f, "{}", self.0)
+        }
+    }
+}
+
+struct Ended<'a>(&'a SandboxEnd);
+
+impl std::fmt::Display for Ended<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "has ended: {}", self.0)
+    }
+}

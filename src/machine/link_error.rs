@@ -1,0 +1,202 @@
+//! [`LinkError`]: why there is no link. Plain data, so that the machines can carry it.
+
+use std::{fmt, io, time::Duration};
+
+/// Why a link could not be dialled, or was lost.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum LinkError {
+    /// The host name could not be resolved.
+    Resolve {
+        /// The host.
+        host: String,
+        /// What the resolver said.
+        detail: String,
+    },
+    /// The TCP connection failed, for example because nothing listens.
+    Connect {
+        /// Host and port.
+        address: String,
+        /// The kind of failure.
+        kind: io::ErrorKind,
+        /// What the operating system said.
+        detail: String,
+    },
+    /// The TLS handshake failed.
+    Tls {
+        /// Host and port.
+        address: String,
+        /// What the TLS library said.
+        detail: String,
+    },
+    /// This build has no TLS: the feature `tls` is off.
+    TlsUnavailable {
+        /// Host and port.
+        address: String,
+    },
+    /// The server answered the upgrade with another status than 101.
+    UpgradeRefused {
+        /// Host and port.
+        address: String,
+        /// The HTTP status.
+        status: u16,
+    },
+    /// The peer does not speak HTTP, or not WebSocket.
+    NotWebSocket {
+        /// Host and port.
+        address: String,
+        /// What was wrong with the answer.
+        detail: String,
+    },
+    /// TCP, TLS and upgrade together took longer than the connect timeout.
+    ConnectTimeout {
+        /// Host and port.
+        address: String,
+        /// The timeout.
+        after: Duration,
+    },
+    /// The peer closed the WebSocket.
+    Closed {
+        /// The close code, where the peer gave one.
+        code: Option<u16>,
+        /// The peer's reason, often empty.
+        reason: String,
+    },
+    /// The connection ended without a close frame.
+    Dropped {
+        /// What the operating system said, or that the stream just ended.
+        detail: String,
+    },
+    /// Nothing came for so long, not even an answer to a ping, that the link counts as dead.
+    Silent {
+        /// How long.
+        after: Duration,
+    },
+    /// The link was there, but the server did not say that the sandbox runs.
+    NotReady {
+        /// How long was waited.
+        after: Duration,
+    },
+    /// The server still believes that another client is attached.
+    InUse,
+    /// The peer sent something that is no message of the protocol.
+    Protocol {
+        /// What, with at most 200 characters of it.
+        detail: String,
+    },
+    /// The actor that owned the link is gone: it panicked, or its System was stopped.
+    ActorGone,
+}
+
+impl LinkError {
+    /// Whether dialling again can help. A refusal that will be repeated, and a broken protocol, are not worth it.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Resolve { .. }
+            | Self::Connect { .. }
+            | Self::ConnectTimeout { .. }
+            | Self::Closed { .. }
+            | Self::Dropped { .. }
+            | Self::Silent { .. }
+            | Self::NotReady { .. }
+            | Self::InUse => true,
+            Self::UpgradeRefused { status, .. } => {
+                *status == 408 || *status == 429 || *status >= 500
+            }
+            Self::Tls { .. }
+            | Self::TlsUnavailable { .. }
+            | Self::NotWebSocket { .. }
+            | Self::Protocol { .. }
+            | Self::ActorGone => false,
+        }
+    }
+}
+
+impl fmt::Display for LinkError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Resolve { host, detail } => {
+                write!(f, "the host `{host}` does not resolve: {detail}")
+            }
+            Self::Connect {
+                address,
+                detail,
+                kind,
+            } => {
+                write!(f, "cannot connect to {address}: {detail}")?;
+                if *kind == io::ErrorKind::ConnectionRefused {
+                    f.write_str("; is the server running, and is the port right?")?;
+                }
+                Ok(())
+            }
+            Self::Tls { address, detail } => {
+                write!(f, "the TLS handshake with {address} failed: {detail}")
+            }
+            Self::TlsUnavailable { address } => {
+                write!(
+                    f,
+                    "cannot connect to {address} with TLS: build actix-sandbox with the feature `tls`, or use ws://"
+                )
+            }
+            Self::UpgradeRefused { address, status } => {
+                write!(
+                    f,
+                    "{address} refused the WebSocket upgrade with HTTP status {status}"
+                )?;
+                match status {
+                    401 | 403 => f.write_str(
+                        "; the service may want authentication: send an `Authorization` header \
+                         (on Cloud Run the caller needs the role roles/run.invoker)",
+                    ),
+                    404 => f.write_str("; is this the address of a sandbox service?"),
+                    _ => Ok(()),
+                }
+            }
+            Self::NotWebSocket { address, detail } => {
+                write!(
+                    f,
+                    "{address} is no WebSocket server: {detail}; is the port right?"
+                )
+            }
+            Self::ConnectTimeout { address, after } => {
+                write!(f, "no WebSocket connection to {address} within {after:?}")
+            }
+            Self::Closed {
+                code: Some(code),
+                reason,
+            } if reason.is_empty() => {
+                write!(f, "the server closed the connection with code {code}")
+            }
+            Self::Closed {
+                code: Some(code),
+                reason,
+            } => {
+                write!(
+                    f,
+                    "the server closed the connection with code {code}: {reason}"
+                )
+            }
+            Self::Closed { code: None, .. } => f.write_str("the server closed the connection"),
+            Self::Dropped { detail } => write!(f, "the connection broke: {detail}"),
+            Self::Silent { after } => write!(
+                f,
+                "nothing came from the server for {after:?}, not even an answer to a ping"
+            ),
+            Self::NotReady { after } => {
+                write!(
+                    f,
+                    "the server accepted the connection, but did not say SANDBOX_RUNNING within {after:?}"
+                )
+            }
+            Self::InUse => {
+                f.write_str("the server says that another client is attached (SANDBOX_IN_USE)")
+            }
+            Self::Protocol { detail } => write!(f, "the server broke the protocol: {detail}"),
+            Self::ActorGone => f.write_str(
+                "the actor of the connection is gone: it panicked, or its System was stopped",
+            ),
+        }
+    }
+}
+
+impl std::error::Error for LinkError {}

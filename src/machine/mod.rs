@@ -1,0 +1,56 @@
+//! Layer 1: the state machines. Pure: fed with messages and instants, polled for actions.
+//!
+//! Every machine has four kinds of method: `handle_*` (the network said), commands (the user said),
+//! `poll_*` (what to do now), getters. Time and seeds come in as arguments, so every order of events
+//! can be tested without a socket and without waiting.
+//!
+//! | machine | owns |
+//! | --- | --- |
+//! | [`Connection`] | the link: dialling, open, backing off, closed |
+//! | [`Sandbox`] | the sandbox's life, and which requests wait for what |
+//! | [`Process`] | one exec: how it ended, its stdin, who waits for it |
+//! | [`OutputBuffer`] | one exec's output under a byte budget |
+//! | [`Backoff`], [`Keepalive`] | when to dial again, when to call a link dead |
+
+mod backoff;
+mod connection;
+mod end;
+mod event;
+mod failure;
+mod keepalive;
+mod link_error;
+mod output;
+mod process;
+mod sandbox;
+
+pub use backoff::{Backoff, ReconnectPolicy};
+pub use connection::{Connection, ConnectionAction, ConnectionConfig, ConnectionState, Epoch};
+pub use end::{ProcessEnd, SandboxEnd, SandboxState};
+pub use event::SandboxEvent;
+pub use failure::{Effect, Failure};
+pub use keepalive::{Keepalive, KeepaliveAction, KeepaliveConfig};
+pub use link_error::LinkError;
+pub use output::{Finish, OutputBuffer, OutputPolicy, Overflow, Piece};
+pub use process::{Process, ProcessAction, ProcessConfig, ProcessFact, ProcessReply};
+pub use sandbox::{Mode, Sandbox, SandboxAction, SandboxConfig, SandboxReply, Timeouts};
+
+/// The number of a request that waits for an answer. Its owner gives it; a machine settles it exactly once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RequestId(pub u64);
+
+/// The number of an exec in a sandbox, counted by the client.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ProcessId(pub u64);
+
+impl std::fmt::Display for ProcessId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "process {}", self.0)
+    }
+}
+
+/// The instant after this wait. A wait that is too long for the clock, such as `Duration::MAX`, is a
+/// wait of a hundred years rather than a panic.
+fn later(now: std::time::Instant, wait: std::time::Duration) -> std::time::Instant {
+    const HUNDRED_YEARS: std::time::Duration = std::time::Duration::from_secs(100 * 365 * 86_400);
+    now + wait.min(HUNDRED_YEARS)
+}
