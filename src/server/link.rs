@@ -93,11 +93,11 @@ impl Link {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Queues something of an exec.
-    pub(super) fn push_exec(&self, item: ExecItem) {
+    /// Queues something of an exec; gives it back when the link is at its end.
+    pub(super) fn push_exec(&self, item: ExecItem) -> Result<(), ExecItem> {
         let mut state = self.lock();
         if state.closing || state.dead {
-            return;
+            return Err(item);
         }
         match (item, state.queue.back_mut()) {
             // A client that does not keep up gets fewer, larger pieces.
@@ -113,6 +113,7 @@ impl Link {
             }
         }
         wake(state);
+        Ok(())
     }
 
     /// Queues an answer to this client.
@@ -299,12 +300,13 @@ mod tests {
     fn what_was_not_popped_is_taken_back_and_answers_are_not() {
         let link = Link::default();
         link.push(ServerMessage::status(Status::SandboxRunning));
-        link.push_exec(output("first"));
+        link.push_exec(output("first")).unwrap();
         link.push(ServerMessage::status(Status::StdinError));
-        link.push_exec(output("second"));
+        link.push_exec(output("second")).unwrap();
         assert!(pop(&link).is_some_and(|text| text.contains("SANDBOX_RUNNING")));
         assert!(pop(&link).is_some_and(|text| text.contains("first")));
         link.die();
+        assert!(link.push_exec(output("third")).is_err());
         assert_eq!(pop(&link).as_deref(), Some("end"));
         let back: Vec<_> = link.take_back().into_iter().collect();
         assert!(matches!(&back[..], [ExecItem::Output(_, text)] if text == "second"));
@@ -314,10 +316,11 @@ mod tests {
     #[test]
     fn output_that_waits_is_joined_within_a_stream() {
         let link = Link::default();
-        link.push_exec(output("a"));
-        link.push_exec(output("b"));
-        link.push_exec(ExecItem::Output(StdStream::Stderr, "c".to_owned()));
-        link.push_exec(output("d"));
+        link.push_exec(output("a")).unwrap();
+        link.push_exec(output("b")).unwrap();
+        link.push_exec(ExecItem::Output(StdStream::Stderr, "c".to_owned()))
+            .unwrap();
+        link.push_exec(output("d")).unwrap();
         let texts: Vec<_> = std::iter::from_fn(|| pop(&link)).collect();
         assert_eq!(
             texts,
@@ -354,7 +357,7 @@ mod tests {
     #[tokio::test]
     async fn room_is_announced_when_the_writer_takes_output() {
         let link = std::sync::Arc::new(Link::default());
-        link.push_exec(output(&"x".repeat(1_000)));
+        link.push_exec(output(&"x".repeat(1_000))).unwrap();
         let waiting = tokio::spawn({
             let link = link.clone();
             async move { link.drained_below(500).await }

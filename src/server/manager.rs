@@ -190,13 +190,13 @@ impl Manager {
     }
 
     fn idle_timeout(&self, config: &SandboxConfig) -> Result<Duration, String> {
+        // Some 136 years, which every clock can still add.
+        const MOST: u64 = u32::MAX as u64;
+        let limit = self.options.max_idle_timeout.min(Duration::from_secs(MOST));
         let Some(seconds) = config.idle_timeout else {
-            return Ok(self
-                .options
-                .default_idle_timeout
-                .min(self.options.max_idle_timeout));
+            return Ok(self.options.default_idle_timeout.min(limit));
         };
-        if seconds > u64::from(u32::MAX) {
+        if seconds > MOST {
             return Err(ConfigError::WrongValue {
                 key: CONFIG_IDLE_TIMEOUT,
                 expected: "at most 4294967295 seconds",
@@ -204,7 +204,7 @@ impl Manager {
             }
             .to_string());
         }
-        Ok(Duration::from_secs(seconds).min(self.options.max_idle_timeout))
+        Ok(Duration::from_secs(seconds).min(limit))
     }
 
     /// Answers an attach: lets the client in, or says why not and closes the link.

@@ -129,7 +129,7 @@ struct HostSandbox {
     code: PathBuf,
     shared: Arc<Shared>,
     execs: AtomicU64,
-    /// Groups that may still hold background processes. Of use only where there is no `/proc`.
+    /// The process group of each exec: it may still hold background processes.
     groups: Mutex<Vec<Pid>>,
 }
 
@@ -154,19 +154,23 @@ impl BackendSandbox for HostSandbox {
     fn delete(&self) -> BoxFuture<'_, Result<(), String>> {
         Box::pin(async move {
             if self.execs.load(Ordering::Relaxed) > 0 {
-                for group in self
-                    .groups
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .drain(..)
-                {
-                    let _ = killpg(group, Signal::SIGKILL);
+                let groups = {
+                    let mut groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
+                    std::mem::take(&mut *groups)
+                };
+                if !cfg!(target_os = "linux") {
+                    // The number of a group that ended may belong to another by now. Only where
+                    // there is no `/proc` to find that out is that risk taken.
+                    for &group in &groups {
+                        let _ = killpg(group, Signal::SIGKILL);
+                    }
                 }
                 self.shared
                     .sweeper
                     .sweep(Target::Sandbox {
                         id: self.id.as_str().to_owned(),
                         directory: self.root.clone(),
+                        groups: groups.into_iter().map(Pid::as_raw).collect(),
                     })
                     .await?;
             }
@@ -255,12 +259,10 @@ impl HostSandbox {
         };
         self.shared.watchdog.group_began(pid);
         let group = Pid::from_raw(pid.cast_signed());
-        if !cfg!(target_os = "linux") {
-            self.groups
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .push(group);
-        }
+        self.groups
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(group);
         Ok(Started {
             stdin: Box::new(stdin),
             stdout: Box::new(stdout),

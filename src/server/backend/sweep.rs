@@ -35,8 +35,15 @@ pub(super) enum Target {
     Exec(String),
     /// Those of a whole server.
     Server(String),
-    /// Those of one sandbox; also those that cleared their environment and stayed in its directory.
-    Sandbox { id: String, directory: PathBuf },
+    /// Those of one sandbox.
+    Sandbox {
+        id: String,
+        /// Also those that cleared their environment and stayed in this directory, if they are in
+        /// one of the process groups or have no terminal. Somebody who looks around there at a
+        /// terminal is left alone.
+        directory: PathBuf,
+        groups: Vec<i32>,
+    },
 }
 
 struct Request {
@@ -136,9 +143,13 @@ fn pass(targets: &[Target]) -> Vec<usize> {
             Target::Exec(exec) => {
                 by_marker.insert((EXEC_MARKER, exec.as_bytes()), index);
             }
-            Target::Sandbox { id, directory } => {
+            Target::Sandbox {
+                id,
+                directory,
+                groups,
+            } => {
                 by_marker.insert((SANDBOX_MARKER, id.as_bytes()), index);
-                by_directory.push((directory, index));
+                by_directory.push((directory, groups, index));
             }
             Target::Server(server) => {
                 by_marker.insert((SERVER_MARKER, server.as_bytes()), index);
@@ -161,8 +172,11 @@ fn pass(targets: &[Target]) -> Vec<usize> {
             own.extend(
                 by_directory
                     .iter()
-                    .filter(|(directory, _)| cwd.starts_with(directory))
-                    .map(|(_, index)| index),
+                    .filter(|(directory, groups, _)| {
+                        cwd.starts_with(directory)
+                            && (!process.has_terminal || groups.contains(&process.group))
+                    })
+                    .map(|&(_, _, index)| index),
             );
         }
         own.dedup();
@@ -216,6 +230,8 @@ fn pids() -> impl Iterator<Item = i32> {
 #[cfg(target_os = "linux")]
 struct Observed {
     parent: i32,
+    group: i32,
+    has_terminal: bool,
     environment: Vec<u8>,
     directory: Option<PathBuf>,
 }
@@ -228,11 +244,15 @@ impl Observed {
         let mut fields = stat[stat.rfind(')')? + 1..].split_ascii_whitespace();
         let state = fields.next()?;
         let parent = fields.next()?.parse().ok()?;
+        let group = fields.next()?.parse().ok()?;
+        let has_terminal = fields.nth(1)? != "0";
         if state == "Z" || state == "X" {
             return None;
         }
         Some(Self {
             parent,
+            group,
+            has_terminal,
             // Those of other users cannot be read, and cannot be ours.
             environment: std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default(),
             directory: with_directory

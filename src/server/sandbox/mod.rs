@@ -3,20 +3,27 @@
 //! The task never waits for a client. Commands come by a bounded channel, answers go to the
 //! [`Link`] of the attached client, and output that nobody takes is held here up to a bound.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+mod answers;
+mod command;
+mod state;
+
+use std::{sync::Arc, time::Duration};
 
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::mpsc,
     time::{Instant, sleep_until},
 };
 
+pub(super) use self::{
+    command::{Attached, COMMANDS_IN_FLIGHT, Command, Request, StdinSlot},
+    state::State,
+};
 use super::{
-    backend::{BackendSandbox, Language},
+    backend::BackendSandbox,
     config::Options,
     execution::{Ending, ExecEvent, Execution},
     link::{ExecItem, Link},
     manager::Registration,
-    stdin::{StdinQueue, StdinRefused},
 };
 use crate::protocol::{
     SandboxConfig, SandboxId, SandboxToken, ServerMessage, Status,
@@ -25,44 +32,6 @@ use crate::protocol::{
 
 /// Close code of the sessions of a server that stops (RFC 6455, 7.4.1: going away).
 const CLOSE_GOING_AWAY: u16 = 1001;
-
-/// Commands on their way to a sandbox.
-pub(super) const COMMANDS_IN_FLIGHT: usize = 16;
-
-/// What a sandbox is told.
-pub(super) enum Command {
-    /// A client wants to attach.
-    Attach {
-        link: Arc<Link>,
-        answer: oneshot::Sender<Attached>,
-    },
-    /// A client says something.
-    Say { link: Arc<Link>, request: Request },
-    /// The server stops.
-    Stop,
-}
-
-/// The answer to an attach.
-pub(super) enum Attached {
-    Yes,
-    /// Another client is attached.
-    InUse,
-}
-
-/// What a client says after the configuration.
-#[derive(Debug)]
-pub(super) enum Request {
-    Exec {
-        language: Option<String>,
-        code: Option<String>,
-    },
-    Stdin(Option<String>),
-    KillProcess,
-    KillSandbox,
-    SnapshotFilesystem,
-    Checkpoint,
-    Reconnect,
-}
 
 /// The task of a sandbox.
 pub(super) struct Sandbox {
@@ -77,73 +46,6 @@ pub(super) struct Sandbox {
     /// Dropped when the sandbox ends: from then on nobody finds it.
     pub(super) registration: Option<Registration>,
     pub(super) state: State,
-}
-
-/// Where a session finds the input queue of its sandbox's current exec.
-#[derive(Debug, Default)]
-pub(super) struct StdinSlot(std::sync::Mutex<Option<Arc<StdinQueue>>>);
-
-impl StdinSlot {
-    pub(super) fn get(&self) -> Option<Arc<StdinQueue>> {
-        self.0
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-            .clone()
-    }
-
-    fn set(&self, queue: Option<Arc<StdinQueue>>) {
-        *self
-            .0
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner) = queue;
-    }
-}
-
-/// What changes in the life of a sandbox.
-pub(super) struct State {
-    link: Option<Arc<Link>>,
-    /// The attached client has taken over the exec, or there is none to take over.
-    resumed: bool,
-    /// What belongs to the exec while no client has taken it over.
-    held: VecDeque<ExecItem>,
-    held_bytes: usize,
-    exec: Option<Execution>,
-    /// The current exec was announced as running.
-    announced: bool,
-    /// An exec was asked for at some time.
-    ever_ran: bool,
-    /// Kills that wait for the end of the exec.
-    kills: usize,
-    idle_since: Instant,
-}
-
-impl State {
-    /// The state of a sandbox that was just made for the client at the other end of `link`.
-    pub(super) fn new(link: Arc<Link>) -> Self {
-        Self {
-            link: Some(link),
-            resumed: true,
-            held: VecDeque::new(),
-            held_bytes: 0,
-            exec: None,
-            announced: false,
-            ever_ran: false,
-            kills: 0,
-            idle_since: Instant::now(),
-        }
-    }
-}
-
-impl Drop for State {
-    /// A sandbox that ends as it should has taken its client out before: this is a panic, or the
-    /// end of the runtime. The client does not wait for ever.
-    fn drop(&mut self) {
-        if let Some(link) = self.link.take() {
-            link.push(ServerMessage::status(Status::SandboxError));
-            link.push(ServerMessage::error("The server lost the sandbox."));
-            link.close(CLOSE_ERROR);
-        }
-    }
 }
 
 /// Why a sandbox ends.
@@ -249,138 +151,6 @@ impl Sandbox {
         }
     }
 
-    fn answer(&mut self, request: Request) -> Option<End> {
-        match request {
-            Request::Exec { language, code } => self.exec(language, code),
-            Request::Stdin(data) => self.stdin(data),
-            Request::KillProcess => match &self.state.exec {
-                Some(exec) => {
-                    exec.kill();
-                    self.state.kills += 1;
-                }
-                None => self.status(Status::ExecutionForceKilled),
-            },
-            Request::KillSandbox => return Some(End::Killed),
-            Request::SnapshotFilesystem => {
-                self.status(Status::FilesystemSnapshotCreating);
-                self.refuse(
-                    Status::FilesystemSnapshotError,
-                    format!(
-                        "Failed to snapshot filesystem for sandbox {}: this server cannot take filesystem snapshots yet.",
-                        self.id
-                    ),
-                );
-            }
-            Request::Checkpoint => self.checkpoint(),
-            Request::Reconnect => self.reconnect(),
-        }
-        None
-    }
-
-    fn exec(&mut self, language: Option<String>, code: Option<String>) {
-        if self.state.exec.is_some() {
-            return self.refuse(
-                Status::ExecutionError,
-                "An execution is already in progress.".to_owned(),
-            );
-        }
-        // A new exec: nobody will ask for what is left of the one before.
-        self.state.held.clear();
-        self.state.held_bytes = 0;
-        self.state.resumed = true;
-
-        let name = language.as_deref().unwrap_or("None");
-        let Some(language) = Language::from_name(name) else {
-            let reason = format!(
-                "Unsupported language: '{}'. Supported languages are: {}",
-                shortened(name),
-                Language::NAMES
-            );
-            self.refuse(Status::ExecutionUnsupportedLanguageError, reason);
-            return self.status(Status::ExecutionDone);
-        };
-        let Some(code) = code else {
-            let reason = format!(
-                "Invalid message format. 'language' and 'code' fields are required. Supported languages are: {}",
-                Language::NAMES
-            );
-            self.refuse(Status::ExecutionError, reason);
-            return self.status(Status::ExecutionDone);
-        };
-
-        let stdin = Arc::new(StdinQueue::new(self.options.stdin_buffer_bytes));
-        self.stdin_slot.set(Some(stdin.clone()));
-        self.state.ever_ran = true;
-        self.state.announced = false;
-        self.state.exec = Some(Execution::start(
-            self.backend.clone(),
-            language,
-            code,
-            self.options.max_run_time,
-            stdin,
-        ));
-        tracing::debug!(sandbox = %self.id, ?language, "exec");
-    }
-
-    fn stdin(&mut self, data: Option<String>) {
-        let Some(data) = data else {
-            return self.refuse(
-                Status::StdinError,
-                "Invalid stdin message format. 'data' field is required.".to_owned(),
-            );
-        };
-        let alive = self.state.exec.as_ref().filter(|exec| exec.is_alive());
-        match alive.map(|exec| exec.stdin.push(data)) {
-            Some(Ok(())) => {}
-            Some(Err(refused @ (StdinRefused::Full { .. } | StdinRefused::Closed))) => {
-                self.refuse(Status::StdinError, refused.to_string());
-            }
-            None => self.refuse(
-                Status::ExecutionError,
-                "No process is running in the sandbox.".to_owned(),
-            ),
-        }
-    }
-
-    fn checkpoint(&mut self) {
-        self.status(Status::SandboxCheckpointing);
-        if self.state.exec.is_some() {
-            return self.refuse(
-                Status::ExecutionInProgressError,
-                "Cannot checkpoint while an execution is in progress.".to_owned(),
-            );
-        }
-        let why = if self.config.enable_checkpoint {
-            "this server cannot checkpoint yet.".to_owned()
-        } else {
-            format!("Sandbox {} is not configured for checkpointing.", self.id)
-        };
-        let reason = format!("Failed to checkpoint sandbox {}: {why}", self.id);
-        self.fail(Status::SandboxCheckpointError, reason);
-    }
-
-    fn reconnect(&mut self) {
-        if !self.state.ever_ran {
-            let reason = "There is no execution to reconnect to.".to_owned();
-            return self.fail(Status::SandboxError, reason);
-        }
-        if self.state.exec.is_none() || self.state.announced {
-            self.status(Status::ExecutionRunning);
-        }
-        self.state.resumed = true;
-        self.state.held_bytes = 0;
-        // What was said last to a client that is gone may not have arrived: the end is said again.
-        let repeat_end = self.state.exec.is_none() && self.state.held.is_empty();
-        for item in std::mem::take(&mut self.state.held) {
-            self.tell(item);
-        }
-        if repeat_end {
-            self.tell(ExecItem::Message(ServerMessage::status(
-                Status::ExecutionDone,
-            )));
-        }
-    }
-
     fn on_event(&mut self, event: Option<ExecEvent>) {
         let message = |status| ExecItem::Message(ServerMessage::status(status));
         let reason = |text| ExecItem::Message(ServerMessage::error(text));
@@ -452,6 +222,8 @@ impl Sandbox {
         self.state.held = kept;
         self.state.resumed = false;
         self.state.kills = 0;
+        // Time to come back.
+        self.state.idle_since = Instant::now();
         tracing::debug!(sandbox = %self.id, "detached");
     }
 
@@ -511,12 +283,14 @@ impl Sandbox {
 
     /// Something of the exec, for the client that has taken it over or will.
     fn tell(&mut self, item: ExecItem) {
-        match &self.state.link {
-            Some(link) if self.state.resumed => link.push_exec(item),
-            _ => {
-                self.state.held_bytes += item.cost();
-                self.state.held.push_back(item);
-            }
+        let refused = match &self.state.link {
+            Some(link) if self.state.resumed => link.push_exec(item).err(),
+            _ => Some(item),
+        };
+        // Also when the link was lost a moment ago: `detach` puts it behind what was queued there.
+        if let Some(item) = refused {
+            self.state.held_bytes += item.cost();
+            self.state.held.push_back(item);
         }
     }
 
@@ -543,14 +317,5 @@ impl Sandbox {
             link.close(CLOSE_ERROR);
         }
         self.state.resumed = false;
-    }
-}
-
-/// A name as an error message quotes it: not without end.
-fn shortened(name: &str) -> String {
-    const MOST: usize = 100;
-    match name.char_indices().nth(MOST) {
-        Some((end, _)) => format!("{}…", &name[..end]),
-        None => name.to_owned(),
     }
 }

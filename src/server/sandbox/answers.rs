@@ -1,0 +1,158 @@
+//! What a sandbox does when its client asks for something, and what it answers: in the recorded words.
+
+use std::sync::Arc;
+
+use super::{End, Request, Sandbox};
+use crate::{
+    protocol::{ServerMessage, Status},
+    server::{
+        backend::Language,
+        execution::Execution,
+        link::ExecItem,
+        stdin::{StdinQueue, StdinRefused},
+    },
+};
+
+impl Sandbox {
+    /// Does what was asked; says so when the sandbox ends by it.
+    pub(super) fn answer(&mut self, request: Request) -> Option<End> {
+        match request {
+            Request::Exec { language, code } => self.exec(language, code),
+            Request::Stdin(data) => self.stdin(data),
+            Request::KillProcess => match &self.state.exec {
+                Some(exec) => {
+                    exec.kill();
+                    self.state.kills += 1;
+                }
+                None => self.status(Status::ExecutionForceKilled),
+            },
+            Request::KillSandbox => return Some(End::Killed),
+            Request::SnapshotFilesystem => {
+                self.status(Status::FilesystemSnapshotCreating);
+                self.refuse(
+                    Status::FilesystemSnapshotError,
+                    format!(
+                        "Failed to snapshot filesystem for sandbox {}: this server cannot take filesystem snapshots yet.",
+                        self.id
+                    ),
+                );
+            }
+            Request::Checkpoint => self.checkpoint(),
+            Request::Reconnect => self.reconnect(),
+        }
+        None
+    }
+
+    fn exec(&mut self, language: Option<String>, code: Option<String>) {
+        if self.state.exec.is_some() {
+            return self.refuse(
+                Status::ExecutionError,
+                "An execution is already in progress.".to_owned(),
+            );
+        }
+        // A new exec: nobody will ask for what is left of the one before.
+        self.state.held.clear();
+        self.state.held_bytes = 0;
+        self.state.resumed = true;
+
+        let name = language.as_deref().unwrap_or("None");
+        let Some(language) = Language::from_name(name) else {
+            let reason = format!(
+                "Unsupported language: '{}'. Supported languages are: {}",
+                shortened(name),
+                Language::NAMES
+            );
+            self.refuse(Status::ExecutionUnsupportedLanguageError, reason);
+            return self.status(Status::ExecutionDone);
+        };
+        let Some(code) = code else {
+            let reason = format!(
+                "Invalid message format. 'language' and 'code' fields are required. Supported languages are: {}",
+                Language::NAMES
+            );
+            self.refuse(Status::ExecutionError, reason);
+            return self.status(Status::ExecutionDone);
+        };
+
+        let stdin = Arc::new(StdinQueue::new(self.options.stdin_buffer_bytes));
+        self.stdin_slot.set(Some(stdin.clone()));
+        self.state.ever_ran = true;
+        self.state.announced = false;
+        self.state.exec = Some(Execution::start(
+            self.backend.clone(),
+            language,
+            code,
+            self.options.max_run_time,
+            stdin,
+        ));
+        tracing::debug!(sandbox = %self.id, ?language, "exec");
+    }
+
+    fn stdin(&mut self, data: Option<String>) {
+        let Some(data) = data else {
+            return self.refuse(
+                Status::StdinError,
+                "Invalid stdin message format. 'data' field is required.".to_owned(),
+            );
+        };
+        let alive = self.state.exec.as_ref().filter(|exec| exec.is_alive());
+        match alive.map(|exec| exec.stdin.push(data)) {
+            Some(Ok(())) => {}
+            Some(Err(refused @ (StdinRefused::Full { .. } | StdinRefused::Closed))) => {
+                self.refuse(Status::StdinError, refused.to_string());
+            }
+            None => self.refuse(
+                Status::ExecutionError,
+                "No process is running in the sandbox.".to_owned(),
+            ),
+        }
+    }
+
+    fn checkpoint(&mut self) {
+        self.status(Status::SandboxCheckpointing);
+        if self.state.exec.is_some() {
+            return self.refuse(
+                Status::ExecutionInProgressError,
+                "Cannot checkpoint while an execution is in progress.".to_owned(),
+            );
+        }
+        let why = if self.config.enable_checkpoint {
+            "this server cannot checkpoint yet.".to_owned()
+        } else {
+            format!("Sandbox {} is not configured for checkpointing.", self.id)
+        };
+        let reason = format!("Failed to checkpoint sandbox {}: {why}", self.id);
+        self.fail(Status::SandboxCheckpointError, reason);
+    }
+
+    fn reconnect(&mut self) {
+        if !self.state.ever_ran {
+            let reason = "There is no execution to reconnect to.".to_owned();
+            return self.fail(Status::SandboxError, reason);
+        }
+        if self.state.exec.is_none() || self.state.announced {
+            self.status(Status::ExecutionRunning);
+        }
+        self.state.resumed = true;
+        self.state.held_bytes = 0;
+        // What was said last to a client that is gone may not have arrived: the end is said again.
+        let repeat_end = self.state.exec.is_none() && self.state.held.is_empty();
+        for item in std::mem::take(&mut self.state.held) {
+            self.tell(item);
+        }
+        if repeat_end {
+            self.tell(ExecItem::Message(ServerMessage::status(
+                Status::ExecutionDone,
+            )));
+        }
+    }
+}
+
+/// A name as an error message quotes it: not without end.
+fn shortened(name: &str) -> String {
+    const MOST: usize = 100;
+    match name.char_indices().nth(MOST) {
+        Some((end, _)) => format!("{}…", &name[..end]),
+        None => name.to_owned(),
+    }
+}

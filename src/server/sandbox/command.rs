@@ -1,0 +1,62 @@
+//! What a sandbox is told, and the one thing that a session sees of it from outside.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::oneshot;
+
+use crate::server::{link::Link, stdin::StdinQueue};
+
+/// Commands on their way to a sandbox.
+pub(in crate::server) const COMMANDS_IN_FLIGHT: usize = 16;
+
+/// What a sandbox is told.
+pub(in crate::server) enum Command {
+    /// A client wants to attach.
+    Attach {
+        link: Arc<Link>,
+        answer: oneshot::Sender<Attached>,
+    },
+    /// A client says something.
+    Say { link: Arc<Link>, request: Request },
+    /// The server stops.
+    Stop,
+}
+
+/// The answer to an attach.
+pub(in crate::server) enum Attached {
+    Yes,
+    /// Another client is attached.
+    InUse,
+}
+
+/// What a client says after the configuration.
+#[derive(Debug)]
+pub(in crate::server) enum Request {
+    Exec {
+        language: Option<String>,
+        code: Option<String>,
+    },
+    Stdin(Option<String>),
+    KillProcess,
+    KillSandbox,
+    SnapshotFilesystem,
+    Checkpoint,
+    Reconnect,
+}
+
+/// Where a session finds the input queue of its sandbox's current exec.
+#[derive(Debug, Default)]
+pub(in crate::server) struct StdinSlot(Mutex<Option<Arc<StdinQueue>>>);
+
+impl StdinSlot {
+    pub(in crate::server) fn get(&self) -> Option<Arc<StdinQueue>> {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    pub(super) fn set(&self, queue: Option<Arc<StdinQueue>>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = queue;
+    }
+}
