@@ -20,7 +20,7 @@ use tokio::{
 const SLOW_DOWN_AT: usize = 1024 * 1024;
 
 /// A process that takes nothing for this long is taken not to be reading.
-const STALLED_AFTER: Duration = Duration::from_millis(100);
+const STALLED_AFTER: Duration = Duration::from_secs(1);
 
 /// What a queued message costs beside its bytes.
 const MESSAGE_OVERHEAD: usize = 64;

@@ -196,6 +196,18 @@ impl Client {
         }
     }
 
+    /// Hears exactly this much of stdout, in however many pieces.
+    pub(crate) async fn hears(&mut self, expected: &str) {
+        let mut heard = String::new();
+        while heard.len() < expected.len() {
+            let line = self.line().await;
+            heard += line
+                .strip_prefix("stdout: ")
+                .unwrap_or_else(|| panic!("after {heard:?} came {line:?}"));
+        }
+        assert_eq!(heard, expected);
+    }
+
     /// Runs code to its end; what was heard.
     pub(crate) async fn run(&mut self, language: &str, code: &str) -> Vec<String> {
         self.exec(language, code).await;

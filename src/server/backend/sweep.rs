@@ -24,6 +24,11 @@ const QUEUE: usize = 256;
 /// Time after which a sweep gives up.
 const GIVE_UP_AFTER: Duration = Duration::from_secs(10);
 
+/// Passes in a row that must find nothing. A process that is just becoming another program shows no
+/// environment for a moment; where one is seen that shows none, it is looked at more often.
+const CLEAN_PASSES: u32 = 2;
+const CLEAN_PASSES_IF_UNCERTAIN: u32 = 5;
+
 /// The pause between two passes: short at first, since most processes die at once.
 const PAUSE: Duration = Duration::from_millis(1);
 const MAX_PAUSE: Duration = Duration::from_millis(20);
@@ -49,6 +54,7 @@ pub(super) enum Target {
 struct Request {
     target: Target,
     since: Instant,
+    clean_passes: u32,
     done: oneshot::Sender<Result<(), String>>,
 }
 
@@ -66,7 +72,7 @@ impl Sweeper {
         Self { requests }
     }
 
-    /// Kills everything that belongs to `target`; resolves when a whole pass found nothing.
+    /// Kills everything that belongs to `target`; resolves when nothing of it is found any more.
     pub(super) async fn sweep(&self, target: Target) -> Result<(), String> {
         if !cfg!(target_os = "linux") {
             return Ok(());
@@ -75,6 +81,7 @@ impl Sweeper {
         let request = Request {
             target,
             since: Instant::now(),
+            clean_passes: 0,
             done,
         };
         let gone = || "the server is shutting down".to_owned();
@@ -100,19 +107,29 @@ async fn run(mut receiver: mpsc::Receiver<Request>) {
             .iter()
             .map(|request| request.target.clone())
             .collect();
-        let found = tokio::task::spawn_blocking(move || pass(&targets))
+        let seen = tokio::task::spawn_blocking(move || pass(&targets))
             .await
             .unwrap_or_default();
+        let needed = if seen.uncertain {
+            CLEAN_PASSES_IF_UNCERTAIN
+        } else {
+            CLEAN_PASSES
+        };
         let mut again = Vec::new();
-        for (index, request) in waiting.into_iter().enumerate() {
-            match found.get(index).copied().unwrap_or(0) {
-                0 => drop(request.done.send(Ok(()))),
-                left if request.since.elapsed() > GIVE_UP_AFTER => drop(
-                    request
-                        .done
-                        .send(Err(format!("{left} processes could not be killed"))),
-                ),
-                _ => again.push(request),
+        for (index, mut request) in waiting.into_iter().enumerate() {
+            let left = seen.found.get(index).copied().unwrap_or(0);
+            request.clean_passes = if left == 0 {
+                request.clean_passes + 1
+            } else {
+                0
+            };
+            if request.clean_passes >= needed {
+                let _ = request.done.send(Ok(()));
+            } else if left > 0 && request.since.elapsed() > GIVE_UP_AFTER {
+                let reason = format!("{left} processes could not be killed");
+                let _ = request.done.send(Err(reason));
+            } else {
+                again.push(request);
             }
         }
         waiting = again;
@@ -126,9 +143,18 @@ async fn run(mut receiver: mpsc::Receiver<Request>) {
     }
 }
 
-/// Looks at every process once and kills those of the targets; how many of each were found.
+/// What one pass saw.
+#[derive(Default)]
+struct Seen {
+    /// How many processes of each target were found.
+    found: Vec<usize>,
+    /// A process showed no environment.
+    uncertain: bool,
+}
+
+/// Looks at every process once and kills those of the targets.
 #[cfg(target_os = "linux")]
-fn pass(targets: &[Target]) -> Vec<usize> {
+fn pass(targets: &[Target]) -> Seen {
     use std::collections::HashMap;
 
     use nix::{
@@ -157,11 +183,13 @@ fn pass(targets: &[Target]) -> Vec<usize> {
         }
     }
 
+    let mut uncertain = false;
     let mut processes = HashMap::new();
     for pid in pids() {
         let Some(process) = Observed::read(pid, !by_directory.is_empty()) else {
             continue;
         };
+        uncertain |= process.shows_nothing;
         let markers: Vec<_> = process.markers().collect();
         let is_marked = !markers.is_empty();
         let mut own: Vec<usize> = markers
@@ -184,6 +212,7 @@ fn pass(targets: &[Target]) -> Vec<usize> {
     }
 
     let mut found = vec![0; targets.len()];
+    let mut doomed = Vec::new();
     let me = std::process::id().cast_signed();
     for &pid in processes.keys() {
         // A process without a marker of its own belongs to whom its parent belongs.
@@ -205,17 +234,26 @@ fn pass(targets: &[Target]) -> Vec<usize> {
         if owners.is_empty() || pid == me {
             continue;
         }
-        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        doomed.push(Pid::from_raw(pid));
         for &owner in owners {
             found[owner] += 1;
         }
     }
-    found
+    // First all stand still, so that none sees another die and does something about it.
+    for signal in [Signal::SIGSTOP, Signal::SIGKILL] {
+        for &pid in &doomed {
+            let _ = kill(pid, signal);
+        }
+    }
+    Seen { found, uncertain }
 }
 
 #[cfg(not(target_os = "linux"))]
-fn pass(targets: &[Target]) -> Vec<usize> {
-    vec![0; targets.len()]
+fn pass(targets: &[Target]) -> Seen {
+    Seen {
+        found: vec![0; targets.len()],
+        uncertain: false,
+    }
 }
 
 #[cfg(target_os = "linux")]
@@ -232,6 +270,7 @@ struct Observed {
     parent: i32,
     group: i32,
     has_terminal: bool,
+    shows_nothing: bool,
     environment: Vec<u8>,
     directory: Option<PathBuf>,
 }
@@ -249,12 +288,16 @@ impl Observed {
         if state == "Z" || state == "X" {
             return None;
         }
+        // Those of other users cannot be read, and cannot be ours.
+        let environment = std::fs::read(format!("/proc/{pid}/environ"));
         Some(Self {
             parent,
             group,
             has_terminal,
-            // Those of other users cannot be read, and cannot be ours.
-            environment: std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default(),
+            shows_nothing: environment.as_ref().is_ok_and(Vec::is_empty)
+                // The kernel's own have no program.
+                && std::fs::read_link(format!("/proc/{pid}/exe")).is_ok(),
+            environment: environment.unwrap_or_default(),
             directory: with_directory
                 .then(|| std::fs::read_link(format!("/proc/{pid}/cwd")).ok())
                 .flatten(),
