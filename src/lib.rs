@@ -8,6 +8,8 @@ mod client;
 mod error;
 pub mod machine;
 pub mod protocol;
+#[cfg(all(unix, feature = "server"))]
+pub mod server;
 #[cfg(feature = "client")]
 mod transport;
 
@@ -25,5 +27,7 @@ pub use machine::{
     SandboxEvent, SandboxState,
 };
 pub use protocol::{SandboxId, SandboxToken, Status, StdStream};
+#[cfg(all(unix, feature = "server"))]
+pub use server::LocalServer;
 #[cfg(feature = "client")]
 pub use transport::UrlError;
