@@ -365,6 +365,13 @@ impl From<ConfigError> for Error {
     }
 }
 
+/// For `actor.send(message).await??`: a closed mailbox means that the actor is gone.
+impl From<MailboxError> for Error {
+    fn from(_: MailboxError) -> Self {
+        Self::actor_gone("get an answer")
+    }
+}
+
 impl From<Failure> for Error {
     fn from(failure: Failure) -> Self {
         Self::new(Repr::Failure(failure))

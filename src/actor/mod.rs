@@ -16,6 +16,11 @@
 //! **Panics.** A panic in an actor ends it. Everybody who waits for an answer of it gets an error, and
 //! the other actors of the sandbox learn of it and end what depended on it.
 
+#![expect(
+    clippy::disallowed_methods,
+    reason = "do_send is what actors have; what is in flight is bounded by credits, budgets and one-at-a-time rules"
+)]
+
 mod connection;
 mod driver;
 mod messages;
