@@ -4,7 +4,7 @@
 //! cargo run --example lifecycle
 //! ```
 
-use actix_sandbox::{Language, LocalServer, OutputExt, Sandbox};
+use actix_sandbox::{Error, Language, LocalServer, OutputExt, Sandbox};
 use futures::StreamExt;
 
 #[actix::main]
@@ -27,7 +27,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("the first process printed {first_line:?}");
 
     let refused = sandbox.exec(Language::Bash, "echo second").await;
-    println!("a second one at the same time: {}", refused.unwrap_err());
+    println!("a second one at the same time: {}", reason(refused));
 
     process.kill().await?;
     println!("the first process was {}", process.wait().await?);
@@ -37,11 +37,19 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     print!("the next process printed {}", output.stdout);
 
     let refused = sandbox.exec("cobol", "DISPLAY 'HI'.").await;
-    println!("a language that it does not have: {}", refused.unwrap_err());
+    println!("a language that it does not have: {}", reason(refused));
 
     sandbox.kill().await?;
     println!("the sandbox is {}", sandbox.state().await?);
     let refused = sandbox.exec(Language::Bash, "echo too late").await;
-    println!("after that: {}", refused.unwrap_err());
+    println!("after that: {}", reason(refused));
     Ok(())
+}
+
+/// What the error of something refused says.
+fn reason<T>(refused: Result<T, Error>) -> String {
+    match refused {
+        Ok(_) => "was granted, against all expectation".to_owned(),
+        Err(error) => error.to_string(),
+    }
 }

@@ -143,6 +143,11 @@ impl Process {
         self.0.output.stderr()
     }
 
+    /// Bytes of output that are kept for readers now, of both streams together.
+    pub fn buffered_output(&self) -> usize {
+        self.0.output.buffered()
+    }
+
     /// Sends text to stdin, after all text before it. Resolves when the text is accepted into the
     /// stdin budget; [`flush_stdin`](Self::flush_stdin) tells when the connection took it.
     ///
