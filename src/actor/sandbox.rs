@@ -103,6 +103,11 @@ impl SandboxActor {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn connection(&self) -> Option<&Addr<ConnectionActor>> {
+        self.connection.as_ref()
+    }
+
     fn request(&mut self, waiter: Waiter) -> RequestId {
         self.next_request += 1;
         let request = RequestId(self.next_request);

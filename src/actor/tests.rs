@@ -1,1 +1,279 @@
+//! A panic forced inside each actor: whoever waits gets an error, and soon.
+//!
+//! Here rather than in `tests/`, because a panic can only be forced from within.
 
+#![cfg(all(unix, feature = "server"))]
+
+use std::{future::IntoFuture, time::Duration};
+
+use actix::{Context, Handler, Message};
+use futures::{StreamExt, future::join_all};
+
+use super::{
+    ConnectionActor, Exec, KillSandbox, Open, ProcessActor, SandboxActor, Wait, WriteStdin,
+};
+use crate::{
+    ErrorKind, Language, LocalServer, Process, ProcessEnd, Sandbox, SandboxEnd, SandboxState,
+    machine::LinkError,
+};
+
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Panic;
+
+/// Where a sandbox's actor passes a panic on to.
+#[derive(Message)]
+#[rtype(result = "()")]
+struct PanicInConnection;
+
+impl Handler<Panic> for ProcessActor {
+    type Result = ();
+    fn handle(&mut self, _: Panic, _: &mut Context<Self>) {
+        panic!("forced by a test");
+    }
+}
+
+impl Handler<Panic> for ConnectionActor {
+    type Result = ();
+    fn handle(&mut self, _: Panic, _: &mut Context<Self>) {
+        panic!("forced by a test");
+    }
+}
+
+impl Handler<Panic> for SandboxActor {
+    type Result = ();
+    fn handle(&mut self, _: Panic, _: &mut Context<Self>) {
+        panic!("forced by a test");
+    }
+}
+
+impl Handler<PanicInConnection> for SandboxActor {
+    type Result = ();
+    fn handle(&mut self, _: PanicInConnection, _: &mut Context<Self>) {
+        self.connection().expect("started").do_send(Panic);
+    }
+}
+
+/// "within a second of virtual or real time", generously.
+async fn soon<T>(what: &str, future: impl IntoFuture<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(5), future)
+        .await
+        .unwrap_or_else(|_| panic!("{what} hangs"))
+}
+
+async fn running() -> (LocalServer, Sandbox, Process) {
+    let server = LocalServer::start().await.expect("a server");
+    let sandbox = Sandbox::create(server.url()).await.expect("a sandbox");
+    let process = sandbox
+        .exec(Language::Bash, "echo begun; sleep 1000")
+        .await
+        .expect("started");
+    let begun = process
+        .stdout()
+        .next()
+        .await
+        .expect("some")
+        .expect("output");
+    assert_eq!(begun, "begun\n");
+    (server, sandbox, process)
+}
+
+#[actix::test]
+async fn a_panic_in_the_process_actor_fails_its_callers_and_the_sandbox_goes_on() {
+    let (_server, sandbox, process) = running().await;
+    let waits = join_all((0..3).map(|_| process.wait()));
+    let kill_of_another_kind = process.addr().send(Panic);
+    let mut stdout = process.stdout();
+    let (waits, _, item) = soon("the callers", async {
+        futures::future::join3(waits, kill_of_another_kind, stdout.next()).await
+    })
+    .await;
+    for wait in waits {
+        assert_eq!(wait.expect_err("an error").kind(), ErrorKind::ActorGone);
+    }
+    assert_eq!(
+        item.expect("an item").expect_err("an error").kind(),
+        ErrorKind::ActorGone
+    );
+    assert!(soon("the end", stdout.next()).await.is_none());
+    assert_eq!(
+        soon("kill", process.kill()).await.expect_err("gone").kind(),
+        ErrorKind::ActorGone
+    );
+    assert_eq!(
+        soon("write", process.write_to_stdin("x"))
+            .await
+            .expect_err("gone")
+            .kind(),
+        ErrorKind::ActorGone
+    );
+
+    // Nobody can manage the process any more, so it is killed, and the sandbox is free again.
+    let output = soon("the next", async {
+        loop {
+            match sandbox.run(Language::Bash, "echo next").await {
+                Err(error) if error.kind() == ErrorKind::ProcessRunning => {
+                    tokio::task::yield_now().await
+                }
+                other => return other,
+            }
+        }
+    })
+    .await;
+    assert_eq!(output.expect("ran").stdout, "next\n");
+}
+
+#[actix::test]
+async fn a_panic_in_the_sandbox_actor_fails_every_caller() {
+    let (_server, sandbox, process) = running().await;
+    let addr = sandbox.addr();
+    let mut stdout = process.stdout();
+    let pending = async {
+        futures::join!(
+            process.wait(),
+            process.kill(),
+            stdout.next(),
+            addr.send(Panic),
+            sandbox.kill(),
+            sandbox.exec(Language::Bash, "echo").into_future(),
+            sandbox.state(),
+        )
+    };
+    let (wait, kill, item, _, sandbox_kill, exec, state) = soon("the callers", pending).await;
+    // The process's own actor lives: it says what it knows.
+    let end = wait.expect("an end");
+    let gone = SandboxEnd::LinkLost {
+        cause: LinkError::ActorGone,
+        attempts: 0,
+    };
+    assert_eq!(end, ProcessEnd::SandboxLost { end: gone });
+    assert_eq!(kill.expect_err("an error").kind(), ErrorKind::ActorGone);
+    assert_eq!(
+        item.expect("an item").expect_err("an error").kind(),
+        ErrorKind::ActorGone
+    );
+    assert_eq!(
+        sandbox_kill.expect_err("an error").kind(),
+        ErrorKind::ActorGone
+    );
+    assert_eq!(exec.expect_err("an error").kind(), ErrorKind::ActorGone);
+    assert_eq!(state.expect_err("an error").kind(), ErrorKind::ActorGone);
+}
+
+#[actix::test]
+async fn a_panic_in_the_connection_actor_fails_every_caller_and_ends_the_sandbox() {
+    let (_server, sandbox, process) = running().await;
+    let mut stdout = process.stdout();
+    let pending = async {
+        futures::join!(
+            process.wait(),
+            process.kill(),
+            stdout.next(),
+            sandbox.kill(),
+            sandbox.addr().send(PanicInConnection),
+        )
+    };
+    let (wait, kill, item, sandbox_kill, _) = soon("the callers", pending).await;
+    assert!(matches!(
+        wait.expect("an end"),
+        ProcessEnd::SandboxLost { .. }
+    ));
+    assert_eq!(kill.expect_err("an error").kind(), ErrorKind::ActorGone);
+    assert_eq!(
+        item.expect("an item").expect_err("an error").kind(),
+        ErrorKind::ActorGone
+    );
+    assert_eq!(
+        sandbox_kill.expect_err("an error").kind(),
+        ErrorKind::ActorGone
+    );
+    let state = soon("state", sandbox.state())
+        .await
+        .expect("the sandbox's actor lives");
+    assert!(matches!(
+        state,
+        SandboxState::Ended(SandboxEnd::LinkLost {
+            cause: LinkError::ActorGone,
+            ..
+        })
+    ));
+    assert_eq!(
+        soon("exec", sandbox.exec(Language::Bash, ""))
+            .await
+            .expect_err("over")
+            .kind(),
+        ErrorKind::WrongState
+    );
+}
+
+#[actix::test]
+async fn a_panic_while_the_sandbox_is_opened_fails_the_opening() {
+    use actix::Actor;
+    // A listener that never answers: the opening is pending for as long as is needed.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("ws://{}", listener.local_addr().expect("bound"));
+    for in_connection in [false, true] {
+        let addr = Sandbox::create(&url).into_actor().expect("options").start();
+        let (opened, _) = soon("the opening", async {
+            let forced = async {
+                if in_connection {
+                    addr.send(PanicInConnection).await
+                } else {
+                    addr.send(Panic).await
+                }
+            };
+            futures::join!(addr.send(Open), forced)
+        })
+        .await;
+        match (in_connection, opened) {
+            (false, Err(actix::MailboxError::Closed)) => {}
+            (true, Ok(Err(error))) => assert_eq!(error.kind(), ErrorKind::ActorGone),
+            (_, other) => panic!("{other:?}"),
+        }
+    }
+}
+
+/// Messages alone do what the handles do.
+#[actix::test]
+async fn nothing_a_handle_does_is_out_of_an_actors_reach() {
+    use actix::Actor;
+    let server = LocalServer::start().await.expect("a server");
+    let addr = Sandbox::create(server.url())
+        .into_actor()
+        .expect("options")
+        .start();
+    let opened = addr.send(Open).await.expect("alive").expect("opened");
+    assert!(opened.sandbox_id.as_str().starts_with("sandbox-"));
+    let started = addr
+        .send(Exec::new(Language::Bash, "read x; echo $x"))
+        .await
+        .expect("alive")
+        .expect("started");
+    started
+        .actor
+        .send(WriteStdin("hi\n".to_owned()))
+        .await
+        .expect("alive")
+        .expect("written");
+    let piece = started
+        .output
+        .stdout()
+        .next()
+        .await
+        .expect("some")
+        .expect("output");
+    assert_eq!(piece, "hi\n");
+    assert_eq!(
+        started
+            .actor
+            .send(Wait)
+            .await
+            .expect("alive")
+            .expect("ended"),
+        ProcessEnd::Unknown
+    );
+    addr.send(KillSandbox)
+        .await
+        .expect("alive")
+        .expect("killed");
+}

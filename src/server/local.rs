@@ -122,6 +122,13 @@ impl LocalServer {
         self.address
     }
 
+    /// How many sandboxes there are, those being created or deleted included.
+    pub fn sandbox_count(&self) -> usize {
+        self.service
+            .as_ref()
+            .map_or(0, SandboxService::sandbox_count)
+    }
+
     /// Stops the server. When this returns, within some ten seconds, nothing listens any more, every
     /// process of every sandbox is dead, and their files are removed.
     pub async fn stop(mut self) {

@@ -95,6 +95,11 @@ impl Manager {
         self.registry.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// How many sandboxes there are, those being created or deleted included.
+    pub(super) fn count(&self) -> usize {
+        self.lock().sandboxes.len()
+    }
+
     /// Answers a configuration: makes the sandbox, or says why not and closes the link.
     pub(super) fn create(
         self: &Arc<Self>,

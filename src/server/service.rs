@@ -101,6 +101,11 @@ impl SandboxService {
         }
     }
 
+    /// How many sandboxes there are, those being created or deleted included.
+    pub fn sandbox_count(&self) -> usize {
+        self.manager.count()
+    }
+
     /// Deletes all sandboxes: their processes are dead and their files removed when this returns,
     /// within some ten seconds. New sandboxes are refused from now on.
     pub async fn stop(&self) {

@@ -1,0 +1,396 @@
+//! What lives how long: handles, actors, processes, sandboxes; and where a program may run.
+#![cfg(target_os = "linux")]
+
+mod common;
+
+use std::time::Duration;
+
+use actix_sandbox::{
+    ErrorKind, Language, LocalServer, OutputExt, ProcessEnd, Runtime, Sandbox, SandboxState,
+};
+use common::{processes_with, sandbox, within};
+use futures::StreamExt;
+
+/// Waits until something is so that no event tells of.
+async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
+    within(what, async {
+        while !condition().await {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+/// "A script that forks ten sleeping children and is killed: after the kill no process of it is left."
+#[actix::test]
+async fn a_killed_script_leaves_none_of_its_ten_children() {
+    let (_server, sandbox) = sandbox().await;
+    let marker = format!("forks-{}", std::process::id());
+    let code =
+        format!("for i in $(seq 10); do (exec -a {marker} sleep 1000) & done; echo forked; wait");
+    let process = sandbox.exec(Language::Bash, code).await.expect("started");
+    assert_eq!(
+        process
+            .stdout()
+            .lines()
+            .next()
+            .await
+            .expect("a line")
+            .expect("a line"),
+        "forked"
+    );
+    until("ten children", async || {
+        processes_with(&format!("{marker} 1000")).len() == 10
+    })
+    .await;
+    within("kill", process.kill()).await.expect("killed");
+    assert_eq!(processes_with(&marker), Vec::<String>::new());
+    assert_eq!(process.wait().await.expect("ended"), ProcessEnd::Killed);
+}
+
+/// "Dropping a handle never kills; `kill_on_drop` is opt-in."
+#[actix::test]
+async fn dropping_a_process_kills_it_only_when_asked_to() {
+    let (_server, sandbox) = sandbox().await;
+    let marker = format!("dropped-{}", std::process::id());
+    let code = format!("(exec -a {marker} sleep 1000)");
+    let process = sandbox
+        .exec(Language::Bash, code.as_str())
+        .await
+        .expect("started");
+    until("it runs", async || {
+        processes_with(&format!("{marker} 1000")).len() == 1
+    })
+    .await;
+    drop(process);
+    let refused = sandbox
+        .exec(Language::Bash, "echo")
+        .await
+        .expect_err("it runs on");
+    assert_eq!(refused.kind(), ErrorKind::ProcessRunning);
+    sandbox.kill().await.expect("killed");
+    assert_eq!(processes_with(&marker), Vec::<String>::new());
+
+    let (_server, sandbox) = common::sandbox().await;
+    let process = sandbox
+        .exec(Language::Bash, code)
+        .kill_on_drop(true)
+        .await
+        .expect("started");
+    let another = process.clone();
+    until("it runs", async || {
+        processes_with(&format!("{marker} 1000")).len() == 1
+    })
+    .await;
+    drop(process);
+    assert_eq!(
+        processes_with(&format!("{marker} 1000")).len(),
+        1,
+        "a clone is left"
+    );
+    drop(another);
+    until("it is gone", async || processes_with(&marker).is_empty()).await;
+}
+
+/// A `run` that is dropped in the middle kills its process: nobody has a handle to it.
+#[actix::test]
+async fn a_cancelled_run_leaves_no_process_and_a_free_sandbox() {
+    let (_server, sandbox) = sandbox().await;
+    let marker = format!("cancelled-{}", std::process::id());
+    let run = sandbox.run(Language::Bash, format!("(exec -a {marker} sleep 1000)"));
+    let started = until("it runs", async || {
+        processes_with(&format!("{marker} 1000")).len() == 1
+    });
+    futures::future::select(Box::pin(run.into_future()), Box::pin(started)).await;
+    until("it is gone", async || processes_with(&marker).is_empty()).await;
+    until("the sandbox is free", async || {
+        sandbox.run(Language::Bash, "true").await.is_ok()
+    })
+    .await;
+}
+
+/// An `exec` that is dropped before its answer kills what it started.
+#[actix::test]
+async fn a_cancelled_exec_leaves_no_process_and_a_free_sandbox() {
+    let (_server, sandbox) = sandbox().await;
+    let marker = format!("unanswered-{}", std::process::id());
+    for polls in 1..4 {
+        let mut exec = Box::pin(
+            sandbox
+                .exec(Language::Bash, format!("(exec -a {marker} sleep 1000)"))
+                .into_future(),
+        );
+        for _ in 0..polls {
+            if futures::poll!(&mut exec).is_ready() {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+        drop(exec);
+        until("the sandbox is free", async || {
+            sandbox.run(Language::Bash, "true").await.is_ok()
+        })
+        .await;
+        assert_eq!(processes_with(&marker), Vec::<String>::new());
+    }
+}
+
+/// "dropping the future of `create` cancels it; + a sandbox already created is killed, not leaked"
+#[actix::test]
+async fn a_cancelled_create_leaks_no_sandbox() {
+    let server = LocalServer::start().await.expect("a server");
+    for polls in 1..40 {
+        let mut create = Box::pin(Sandbox::create(server.url()).into_future());
+        for _ in 0..polls {
+            if futures::poll!(&mut create).is_ready() {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+        drop(create);
+    }
+    // One that is created and used meanwhile is not disturbed.
+    let sandbox = Sandbox::create(server.url()).await.expect("created");
+    assert_eq!(
+        sandbox
+            .run(Language::Bash, "echo on")
+            .await
+            .expect("ran")
+            .stdout,
+        "on\n"
+    );
+    sandbox.kill().await.expect("killed");
+    until("no sandbox is left", async || server.sandbox_count() == 0).await;
+}
+
+/// "Dropping the last handle of a sandbox closes the connection and ends its actors"; its processes'
+/// handles are handles of it.
+#[actix::test]
+async fn the_last_handle_closes_the_connection_and_a_process_is_a_handle() {
+    let (server, sandbox) = sandbox().await;
+    let addr = sandbox.addr().downgrade();
+    let process = sandbox
+        .exec(Language::Bash, "read line; echo $line")
+        .await
+        .expect("started");
+    drop(sandbox);
+    process
+        .write_to_stdin("still here\n")
+        .await
+        .expect("written");
+    assert_eq!(
+        within("read", process.stdout().read_all())
+            .await
+            .expect("read"),
+        "still here\n"
+    );
+    assert_eq!(
+        process.sandbox().state().await.expect("state"),
+        SandboxState::Running
+    );
+    drop(process);
+    until("the actor is gone", async || {
+        addr.upgrade().is_none_or(|addr| !addr.connected())
+    })
+    .await;
+    // The sandbox itself lives on until it is idle for too long, as the docs say.
+    assert_eq!(server.sandbox_count(), 1);
+}
+
+/// An output stream alone reads to the end.
+#[actix::test]
+async fn a_stream_outlives_its_process_handle() {
+    let (_server, sandbox) = sandbox().await;
+    let process = sandbox
+        .exec(Language::Bash, "for i in 1 2 3; do echo $i; done")
+        .await
+        .expect("started");
+    let stdout = process.stdout();
+    drop(process);
+    assert_eq!(
+        within("read", stdout.read_all()).await.expect("read"),
+        "1\n2\n3\n"
+    );
+}
+
+/// From a multi-threaded tokio runtime, handles used from any task.
+#[test]
+fn works_from_a_multi_threaded_tokio_runtime() {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    runtime.block_on(async {
+        let server = LocalServer::start().await.expect("a server");
+        let url = server.url().to_owned();
+        let tasks: Vec<_> = (0..16)
+            .map(|i| {
+                let url = url.clone();
+                tokio::spawn(async move {
+                    let sandbox = Sandbox::create(url).await.expect("created");
+                    let process = sandbox
+                        .exec(Language::Bash, format!("read x; echo {i} $x"))
+                        .await
+                        .expect("started");
+                    let writer = process.clone();
+                    tokio::spawn(async move { writer.write_to_stdin("moved\n").await })
+                        .await
+                        .expect("joined")
+                        .expect("written");
+                    let text = tokio::spawn(process.stdout().read_all())
+                        .await
+                        .expect("joined")
+                        .expect("read");
+                    assert_eq!(text, format!("{i} moved\n"));
+                    sandbox.kill().await.expect("killed");
+                })
+            })
+            .collect();
+        for task in tasks {
+            within("a task", task).await.expect("no panic");
+        }
+        server.stop().await;
+    });
+}
+
+/// From a thread without any runtime.
+#[test]
+fn works_from_a_plain_thread() {
+    futures::executor::block_on(async {
+        let server = LocalServer::start().await.expect("a server");
+        let sandbox = Sandbox::create(server.url()).await.expect("created");
+        let output = sandbox
+            .run(Language::Python, "print('plain')")
+            .await
+            .expect("ran");
+        assert_eq!(output.stdout, "plain\n");
+        let process = sandbox
+            .exec(Language::Bash, "sleep 1000")
+            .await
+            .expect("started");
+        process.kill().await.expect("killed");
+        sandbox.kill().await.expect("killed");
+        server.stop().await;
+    });
+}
+
+/// From an actix System with several arbiters, and handles that travel between them.
+#[actix::test]
+async fn handles_travel_between_arbiters() {
+    let (_server, sandbox) = sandbox().await;
+    let arbiter = actix::Arbiter::new();
+    let (sender, receiver) = tokio::sync::oneshot::channel();
+    let there = sandbox.clone();
+    arbiter.spawn(async move {
+        let output = there.run(Language::Bash, "echo far away").await;
+        let _ = sender.send(output);
+    });
+    let output = within("the other arbiter", receiver)
+        .await
+        .expect("sent")
+        .expect("ran");
+    assert_eq!(output.stdout, "far away\n");
+    arbiter.stop();
+}
+
+/// A runtime of one's own runs the actors, and its threads end with it.
+#[test]
+fn a_runtime_of_ones_own_ends_with_its_last_user() {
+    let runtime = Runtime::new(2).expect("threads");
+    futures::executor::block_on(async {
+        let server = LocalServer::start().await.expect("a server");
+        let mut all = Vec::new();
+        for _ in 0..4 {
+            all.push(
+                Sandbox::create(server.url())
+                    .runtime(&runtime)
+                    .await
+                    .expect("created"),
+            );
+        }
+        assert!(
+            format!("{runtime:?}").contains("[2, 2]"),
+            "spread over both: {runtime:?}"
+        );
+        drop(runtime);
+        for sandbox in &all {
+            assert_eq!(
+                sandbox
+                    .run(Language::Bash, "echo on")
+                    .await
+                    .expect("ran")
+                    .stdout,
+                "on\n"
+            );
+        }
+        drop(all);
+        server.stop().await;
+    });
+}
+
+/// A System that ends takes its actors along; whoever still waits elsewhere gets an error.
+#[test]
+fn a_stopped_system_fails_the_calls_that_wait() {
+    let (sender, receiver) = std::sync::mpsc::sync_channel(1);
+    let system = std::thread::spawn(move || {
+        actix::System::new().block_on(async move {
+            let (server, sandbox) = sandbox().await;
+            let process = sandbox
+                .exec(Language::Bash, "sleep 1000")
+                .await
+                .expect("started");
+            sender
+                .send((server, sandbox, process))
+                .expect("the test waits");
+            // The System ends here, with everything in it.
+        });
+    });
+    let (server, sandbox, process) = receiver.recv().expect("sent");
+    system.join().expect("ended");
+    futures::executor::block_on(async {
+        assert_eq!(
+            process.wait().await.expect_err("gone").kind(),
+            ErrorKind::ActorGone
+        );
+        assert_eq!(
+            sandbox.kill().await.expect_err("gone").kind(),
+            ErrorKind::ActorGone
+        );
+        let item = process.stdout().next().await.expect("an item");
+        assert_eq!(item.expect_err("gone").kind(), ErrorKind::ActorGone);
+        server.stop().await;
+    });
+}
+
+/// A server that dies in the middle is an error soon, not a hang.
+#[actix::test]
+async fn a_server_that_stops_fails_what_is_pending_and_the_next_create_names_the_address() {
+    let (server, sandbox) = sandbox().await;
+    let url = server.url().to_owned();
+    let process = sandbox
+        .exec(Language::Bash, "sleep 1000")
+        .await
+        .expect("started");
+    let (end, ()) = within(
+        "the end",
+        futures::future::join(process.wait(), server.stop()),
+    )
+    .await;
+    assert!(matches!(end, Ok(ProcessEnd::SandboxLost { .. })), "{end:?}");
+    assert_eq!(
+        sandbox.kill().await.map_err(|error| error.kind()),
+        Err(ErrorKind::WrongState)
+    );
+    let error = Sandbox::create(&url)
+        .connect_timeout(Duration::from_secs(5))
+        .await
+        .expect_err("nobody listens");
+    assert_eq!(error.kind(), ErrorKind::Connect);
+    assert!(
+        error
+            .to_string()
+            .contains(url.trim_start_matches("http://")),
+        "{error}"
+    );
+}
