@@ -202,3 +202,19 @@ fn a_handoff_whose_last_word_never_comes_is_a_handoff() {
         assert_eq!(fixture.end(), Some(SandboxEnd::HandedOff));
     }
 }
+
+#[test]
+fn nothing_but_running_arms_the_connection() {
+    let mut reconnecting = Fixture::reconnecting();
+    reconnecting.link();
+    for mut fixture in [Fixture::attaching().0, Fixture::creating().0, reconnecting] {
+        for status in Status::KNOWN.iter().filter(|status| !status.ends_session()) {
+            if *status != Status::SandboxRunning && !status.as_str().contains("EXECUTION_") {
+                fixture.say_because(status.as_str(), "stray");
+            }
+        }
+        fixture.frame(r#"{"event":"status_update","status":"SANDBOX_EXECUTION_IN_PROGRESS_ERROR","message":"stray"}"#);
+        let control = fixture.control();
+        assert!(!control.iter().any(|c| matches!(c, Control::Confirm(_))));
+    }
+}
