@@ -7,6 +7,11 @@
     clippy::disallowed_methods,
     reason = "any instant will do as the origin of virtual time"
 )]
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "the helpers of a test, which clippy does not take for one"
+)]
 
 use std::{
     collections::{BTreeMap, HashMap},

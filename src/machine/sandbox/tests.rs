@@ -280,8 +280,11 @@ impl Fixture {
         std::mem::take(&mut self.events)
     }
     pub(super) fn forget(&mut self) {
-        (self.sent(), self.told(), self.output());
-        (self.control(), self.events());
+        self.sent.clear();
+        self.told.clear();
+        self.output.clear();
+        self.control.clear();
+        self.events.clear();
     }
     pub(super) fn state(&self) -> SandboxState {
         self.sandbox.state().clone()

@@ -592,7 +592,11 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 500,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
 
     #[test]
     fn everything_asked_is_answered_once_whatever_happens(
@@ -622,7 +626,9 @@ proptest! {
 
     /// A server that keeps to the protocol: nothing but the output of the process is at stake.
     #[test]
-    fn no_output_is_lost_while_the_link_holds(pieces in prop::collection::vec("[^\"\\\\\u{0}-\u{1f}]{1,20}", 0..50)) {
+    fn no_output_is_lost_while_the_link_holds(
+        pieces in prop::collection::vec("[^\"\\\\\u{0}-\u{1f}]{1,20}", 0..50),
+    ) {
         let mut fixture = Fixture::executing();
         for (number, piece) in pieces.iter().enumerate() {
             match number % 7 {
