@@ -34,7 +34,7 @@ impl fmt::Display for SandboxState {
             Self::Reconnecting => f.write_str("reconnecting"),
             Self::Checkpointing => f.write_str("being checkpointed"),
             Self::Killing => f.write_str("being killed"),
-            Self::Ended(end) => write!(f, "ended: {end}"),
+            Self::Ended(end) => write!(f, "over: {end}"),
         }
     }
 }

@@ -20,6 +20,12 @@ pub enum Effect {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Failure {
+    /// The sandbox could not be created or attached to.
+    #[error("cannot open the sandbox: {}", match end { SandboxEnd::LinkLost { cause, .. } => cause as &dyn std::fmt::Display, end => end })]
+    NotOpened {
+        /// What happened instead.
+        end: SandboxEnd,
+    },
     /// The sandbox is not in a state that allows it.
     #[error("cannot {what}: the sandbox is {state}")]
     WrongState {
@@ -107,9 +113,10 @@ impl Failure {
             | Self::ProcessEnded { .. }
             | Self::AlreadyUnderWay { .. }
             | Self::Refused { .. } => Effect::NotApplied,
-            Self::Timeout { .. } | Self::ActorGone { .. } | Self::Cancelled { .. } => {
-                Effect::Unknown
-            }
+            Self::NotOpened { .. }
+            | Self::Timeout { .. }
+            | Self::ActorGone { .. }
+            | Self::Cancelled { .. } => Effect::Unknown,
             Self::SandboxEnded { effect, .. } | Self::LinkLost { effect, .. } => *effect,
         }
     }

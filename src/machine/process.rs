@@ -152,6 +152,11 @@ impl Process {
         !self.waits.is_empty() || self.kill_wanted
     }
 
+    /// Whether a kill was asked for.
+    pub fn is_kill_wanted(&self) -> bool {
+        self.kill_wanted
+    }
+
     /// Answers when the process has ended.
     pub fn wait(&mut self, request: RequestId) {
         match &self.end {

@@ -234,11 +234,7 @@ impl Sandbox {
         match &self.state {
             SandboxState::Creating | SandboxState::Attaching => self.ready.push(request),
             SandboxState::Ended(end) => {
-                let failure = Failure::SandboxEnded {
-                    what: "open the sandbox",
-                    end: end.clone(),
-                    effect: Effect::Unknown,
-                };
+                let failure = Failure::NotOpened { end: end.clone() };
                 self.settle(request, Err(failure));
             }
             _ => self.settle(request, Ok(SandboxReply::Ready)),
@@ -297,7 +293,8 @@ impl Sandbox {
                 .is_some_and(|exec| exec.process == process && exec.phase == ExecPhase::Running)
     }
 
-    /// Nobody has a handle to the process any more, or ever had: it is killed, and the sandbox is free after that.
+    /// Nobody has a handle to the process, and nobody can get one: it is killed, and the sandbox is
+    /// free after that.
     pub fn abandon(&mut self, process: ProcessId) {
         let Some(exec) = self.exec.as_mut().filter(|exec| exec.process == process) else {
             return;
@@ -762,7 +759,7 @@ impl Sandbox {
             effect,
         };
         for request in std::mem::take(&mut self.ready) {
-            self.settle(request, Err(ended("open the sandbox", Effect::Unknown)));
+            self.settle(request, Err(Failure::NotOpened { end: end.clone() }));
         }
         if let Some(Exec { process, phase }) = self.exec.take() {
             if let ExecPhase::Starting { request, .. } = phase {

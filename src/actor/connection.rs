@@ -1,0 +1,324 @@
+//! [`ConnectionActor`]: the supervisor of one link at a time.
+//!
+//! actix's own supervisor restarts an actor at once and forever; a link must be restarted under a
+//! policy. So this actor lives as long as its sandbox and restarts its *link*. What a link delivers is
+//! tagged with the link's epoch, and a late event of a dead link is ignored.
+
+use std::task::{Context as TaskContext, Poll};
+use std::time::{Duration, Instant};
+
+use actix::{
+    Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, Message, SpawnHandle,
+    WeakRecipient, WrapFuture,
+};
+use bytes::Bytes;
+use tracing::{Span, debug};
+
+use super::{
+    Settings,
+    driver::{Driven, Driver},
+};
+use crate::{
+    machine::{Connection, ConnectionAction, ConnectionState, Epoch, LinkError, Mode},
+    protocol::{SandboxId, SandboxToken},
+    transport::{Cookies, Credit, DialConfig, Link, LinkConfig, LinkEvent, Target, dial},
+};
+
+/// What a connection is told to do.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+#[non_exhaustive]
+pub enum ConnectionCommand {
+    /// Send a text frame on the current link. With a tag, [`ConnectionReport::Written`] follows.
+    Send {
+        /// The frame.
+        text: String,
+        /// Chosen by the sender.
+        tag: Option<u64>,
+    },
+    /// From now on, dial this sandbox.
+    Resume(SandboxId, SandboxToken),
+    /// The sandbox runs on this link: a loss of it is mended, where that was asked for.
+    Confirm(Epoch),
+    /// A loss is final from now on.
+    Disarm,
+    /// The link is of no use yet: drop it and try again later.
+    Refuse(Epoch, LinkError),
+    /// Close the connection, with a handshake.
+    Close,
+}
+
+/// What a connection lets its owner know.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+#[non_exhaustive]
+pub enum ConnectionReport {
+    /// A link is open.
+    Opened(Epoch),
+    /// Text frames, in order.
+    Frames {
+        /// The link they came over.
+        epoch: Epoch,
+        /// The frames.
+        frames: Vec<Bytes>,
+        /// Leave to read the next batch; given back by being dropped.
+        credit: Credit,
+    },
+    /// The link took the frames with these tags.
+    Written {
+        /// The link that took them.
+        epoch: Epoch,
+        /// The tags.
+        tags: Vec<u64>,
+    },
+    /// The link is lost, another attempt follows.
+    Reconnecting {
+        /// The number of the attempt, from 1.
+        attempt: u32,
+        /// How long until it.
+        delay: Duration,
+        /// What happened.
+        cause: LinkError,
+    },
+    /// The link is lost for good.
+    Lost {
+        /// What happened last.
+        cause: LinkError,
+        /// Attempts that were made.
+        attempts: u32,
+    },
+    /// The connection was closed as asked.
+    Closed,
+}
+
+/// Tells the owner when the actor goes, however it goes.
+struct Obituary {
+    owner: WeakRecipient<ConnectionReport>,
+    finished: bool,
+}
+
+impl Obituary {
+    fn report(&self, report: ConnectionReport) {
+        if let Some(owner) = self.owner.upgrade() {
+            // The number of reports in flight is bounded by the link's credits.
+            owner.do_send(report);
+        }
+    }
+}
+
+impl Drop for Obituary {
+    fn drop(&mut self) {
+        if !self.finished {
+            self.report(ConnectionReport::Lost {
+                cause: LinkError::ActorGone,
+                attempts: 0,
+            });
+        }
+    }
+}
+
+/// Dials, watches, and restarts the link of one sandbox.
+pub struct ConnectionActor {
+    machine: Connection,
+    dial_config: DialConfig,
+    link_config: LinkConfig,
+    target: Target,
+    cookies: Cookies,
+    link: Option<Link>,
+    dialling: Option<SpawnHandle>,
+    obituary: Obituary,
+    span: Span,
+}
+
+impl ConnectionActor {
+    pub(crate) fn new(
+        settings: &Settings,
+        owner: WeakRecipient<ConnectionReport>,
+        span: Span,
+    ) -> Self {
+        Self {
+            machine: Connection::new(settings.connection.clone()),
+            dial_config: settings.dial.clone(),
+            link_config: LinkConfig {
+                keepalive: settings.keepalive,
+                max_message_bytes: settings.dial.max_message_bytes,
+            },
+            target: match &settings.mode {
+                Mode::Create(_) => Target::Create,
+                Mode::Attach(id, token) => Target::Attach(id.clone(), token.clone()),
+            },
+            cookies: Cookies::default(),
+            link: None,
+            dialling: None,
+            obituary: Obituary {
+                owner,
+                finished: false,
+            },
+            span,
+        }
+    }
+
+    fn run_actions(&mut self, ctx: &mut Context<Self>) {
+        while let Some(action) = self.machine.poll_action() {
+            match action {
+                ConnectionAction::Dial(epoch) => self.dial(epoch, ctx),
+                ConnectionAction::Drop(epoch) => self.drop_link(epoch, ctx),
+                ConnectionAction::Close(_) => {
+                    if let Some(link) = &mut self.link {
+                        link.close();
+                    }
+                }
+                ConnectionAction::Opened(epoch) => {
+                    self.span.record("epoch", epoch.0);
+                    self.span.in_scope(|| debug!(epoch = epoch.0, "link open"));
+                    self.obituary.report(ConnectionReport::Opened(epoch));
+                }
+                ConnectionAction::Reconnecting {
+                    attempt,
+                    delay,
+                    cause,
+                } => {
+                    self.link = None;
+                    self.span
+                        .in_scope(|| debug!(attempt, ?delay, %cause, "link lost, reconnecting"));
+                    self.obituary.report(ConnectionReport::Reconnecting {
+                        attempt,
+                        delay,
+                        cause,
+                    });
+                }
+                ConnectionAction::Lost { cause, attempts } => {
+                    self.span.in_scope(|| debug!(attempts, %cause, "link lost"));
+                    self.finish(ConnectionReport::Lost { cause, attempts }, ctx);
+                }
+                ConnectionAction::Closed => {
+                    self.span.in_scope(|| debug!("connection closed"));
+                    self.finish(ConnectionReport::Closed, ctx);
+                }
+            }
+        }
+    }
+
+    fn finish(&mut self, report: ConnectionReport, ctx: &mut Context<Self>) {
+        self.link = None;
+        self.obituary.finished = true;
+        self.obituary.report(report);
+        ctx.stop();
+    }
+
+    fn dial(&mut self, epoch: Epoch, ctx: &mut Context<Self>) {
+        self.link = None;
+        self.span.in_scope(|| debug!(epoch = epoch.0, "dialling"));
+        let dialling = dial(
+            self.dial_config.clone(),
+            self.target.clone(),
+            self.cookies.clone(),
+        );
+        let handle = ctx.spawn(dialling.into_actor(self).map(move |result, actor, ctx| {
+            actor.dialling = None;
+            match result {
+                Ok((socket, cookies)) => {
+                    actor.cookies = cookies;
+                    if *actor.machine.state() == ConnectionState::Dialling(epoch) {
+                        actor.link = Some(Link::new(socket, actor.link_config));
+                    }
+                    actor.machine.handle_opened(epoch);
+                }
+                Err(cause) => actor.machine.handle_lost(epoch, cause, now()),
+            }
+            actor.run_actions(ctx);
+        }));
+        self.dialling = Some(handle);
+    }
+
+    fn drop_link(&mut self, epoch: Epoch, ctx: &mut Context<Self>) {
+        if epoch == self.machine.epoch() {
+            self.link = None;
+            if let Some(handle) = self.dialling.take() {
+                ctx.cancel_future(handle);
+            }
+        }
+    }
+}
+
+impl Actor for ConnectionActor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Context<Self>) {
+        ctx.spawn(Driver::default());
+        self.machine.start();
+        self.run_actions(ctx);
+    }
+}
+
+impl Driven for ConnectionActor {
+    fn poll_timeout(&self) -> Option<Instant> {
+        self.machine.poll_timeout()
+    }
+
+    fn handle_timeout(&mut self, now: Instant, ctx: &mut Context<Self>) {
+        self.machine.handle_timeout(now);
+        self.run_actions(ctx);
+    }
+
+    /// The sandbox's actor is gone, whether it said so or not.
+    fn handle_orphaned(&mut self, ctx: &mut Context<Self>) {
+        self.machine.close(now());
+        self.run_actions(ctx);
+    }
+
+    fn poll_io(&mut self, ctx: &mut Context<Self>, task: &mut TaskContext<'_>) {
+        while let Some(link) = &mut self.link {
+            let Poll::Ready(event) = link.poll(task) else {
+                return;
+            };
+            let epoch = self.machine.epoch();
+            match event {
+                LinkEvent::Frames(frames, credit) => {
+                    self.obituary.report(ConnectionReport::Frames {
+                        epoch,
+                        frames,
+                        credit,
+                    });
+                }
+                LinkEvent::Written(tags) => self
+                    .obituary
+                    .report(ConnectionReport::Written { epoch, tags }),
+                LinkEvent::Lost(cause) => {
+                    self.link = None;
+                    self.machine.handle_lost(epoch, cause, now());
+                    self.run_actions(ctx);
+                }
+            }
+        }
+    }
+}
+
+impl Handler<ConnectionCommand> for ConnectionActor {
+    type Result = ();
+
+    fn handle(&mut self, command: ConnectionCommand, ctx: &mut Context<Self>) {
+        match command {
+            ConnectionCommand::Send { text, tag } => {
+                if let Some(link) = &mut self.link {
+                    link.send(text, tag);
+                }
+            }
+            ConnectionCommand::Resume(id, token) => {
+                self.span.record("id", id.as_str());
+                self.target = Target::Attach(id, token);
+            }
+            ConnectionCommand::Confirm(epoch) => self.machine.confirm(epoch, now()),
+            ConnectionCommand::Disarm => self.machine.disarm(),
+            ConnectionCommand::Refuse(epoch, cause) => {
+                self.machine.handle_refused(epoch, cause, now())
+            }
+            ConnectionCommand::Close => self.machine.close(now()),
+        }
+        self.run_actions(ctx);
+    }
+}
+
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}

@@ -1,0 +1,78 @@
+//! [`Driver`]: what drives an actor besides its messages: its timer, its IO, and the loss of its last address.
+//!
+//! One future for each actor's whole life: no task and no timer is made for a call. actix polls it
+//! after the mailbox, on every wake.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    task::{Context as TaskContext, Poll},
+    time::Instant,
+};
+
+use actix::{Actor, Context, fut::ActorFuture};
+use tokio::time::Sleep;
+
+/// What a [`Driver`] does for an actor.
+pub(crate) trait Driven: Actor<Context = Context<Self>> {
+    /// When [`handle_timeout`](Self::handle_timeout) is due.
+    fn poll_timeout(&self) -> Option<Instant>;
+    /// Time has passed.
+    fn handle_timeout(&mut self, now: Instant, ctx: &mut Context<Self>);
+    /// No address is left.
+    fn handle_orphaned(&mut self, ctx: &mut Context<Self>);
+    /// Makes progress with IO.
+    fn poll_io(&mut self, _ctx: &mut Context<Self>, _task: &mut TaskContext<'_>) {}
+}
+
+/// The future. It never ends; it goes with the actor.
+#[derive(Default)]
+pub(crate) struct Driver {
+    timer: Option<Pin<Box<Sleep>>>,
+    orphaned: bool,
+}
+
+impl<A: Driven> ActorFuture<A> for Driver {
+    type Output = ();
+
+    fn poll(
+        mut self: Pin<&mut Self>,
+        actor: &mut A,
+        ctx: &mut Context<A>,
+        task: &mut TaskContext<'_>,
+    ) -> Poll<()> {
+        if !self.orphaned && !ctx.connected() {
+            self.orphaned = true;
+            actor.handle_orphaned(ctx);
+        }
+        actor.poll_io(ctx, task);
+        // A timer that is too early costs one look; moving it at every change would cost more.
+        while let Some(due) = actor.poll_timeout() {
+            let due = tokio::time::Instant::from_std(due);
+            match &mut self.timer {
+                Some(timer) if timer.deadline() <= due => {}
+                Some(timer) => timer.as_mut().reset(due),
+                none => *none = Some(Box::pin(tokio::time::sleep_until(due))),
+            }
+            let Some(timer) = &mut self.timer else { break };
+            if timer.as_mut().poll(task).is_pending() {
+                break;
+            }
+            let now = tokio::time::Instant::now();
+            if now >= due {
+                actor.handle_timeout(now.into_std(), ctx);
+                actor.poll_io(ctx, task);
+                // What is due next, if anything, is due later: a machine clears what it has handled.
+                if actor
+                    .poll_timeout()
+                    .is_some_and(|next| next <= now.into_std())
+                {
+                    task.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
+            }
+            self.timer = None;
+        }
+        Poll::Pending
+    }
+}

@@ -1,0 +1,51 @@
+//! Layer 3: the actors and their messages. Thin: IO and routing; what to do is decided in [`machine`](crate::machine).
+//!
+//! | actor | owns | talks to |
+//! | --- | --- | --- |
+//! | [`SandboxActor`] | the sandbox's life | its connection, its processes, subscribers |
+//! | [`ProcessActor`] | one exec: output, stdin, how it ended | its sandbox |
+//! | [`ConnectionActor`] | the link, and when to dial it again | its sandbox |
+//!
+//! The handles of [`Sandbox`](crate::Sandbox) and [`Process`](crate::Process) are a thin coat over
+//! exactly these messages. See the example `actor_messages` for a program that uses the actors alone.
+//!
+//! **Lifetime.** A [`SandboxActor`] lives as long as an address of it; with the last one it closes the
+//! connection and ends, also in the middle of an outage. A [`ProcessActor`] lives until its process
+//! has ended and no address of it is left.
+//!
+//! **Panics.** A panic in an actor ends it. Everybody who waits for an answer of it gets an error, and
+//! the other actors of the sandbox learn of it and end what depended on it.
+
+#![expect(
+    clippy::disallowed_methods,
+    reason = "do_send is what actors have; what is in flight is bounded by credits, budgets and one-at-a-time rules"
+)]
+
+mod connection;
+mod driver;
+mod messages;
+mod output;
+mod process;
+mod reply;
+mod sandbox;
+mod settings;
+mod subscribers;
+#[cfg(test)]
+mod tests;
+
+pub use crate::transport::Credit;
+pub use connection::{ConnectionActor, ConnectionCommand, ConnectionReport};
+pub use messages::{
+    Checkpoint, Exec, FlushStdin, GetState, Kill, KillSandbox, Open, Opened, SnapshotFilesystem,
+    StartedProcess, Subscribe, Wait, WriteStdin,
+};
+pub use output::{OutputStream, ProcessOutput};
+pub use process::ProcessActor;
+pub use reply::Deferred;
+pub use sandbox::SandboxActor;
+pub(crate) use settings::Settings;
+
+/// Kills a process without waiting for the answer, for a handle that is being dropped.
+pub(crate) fn kill_in_background(process: &actix::Addr<ProcessActor>) {
+    process.do_send(Kill);
+}

@@ -1,0 +1,286 @@
+//! [`ProcessActor`]: one exec. Its output, its stdin, and how it ended.
+
+use std::{collections::HashMap, time::Instant};
+
+use actix::{Actor, ActorContext, Addr, AsyncContext, Context, Handler, Message, WeakAddr};
+
+use super::{
+    FlushStdin, Kill, SandboxActor, Wait, WriteStdin,
+    driver::{Driven, Driver},
+    output::{OutputWriter, ProcessOutput},
+    reply::{Deferred, Settler, deferred},
+};
+use crate::{
+    Error,
+    machine::{
+        Finish, OutputPolicy, Process, ProcessAction, ProcessConfig, ProcessEnd, ProcessFact,
+        ProcessId, ProcessReply, RequestId,
+    },
+    protocol::OutputPiece,
+    transport::Credit,
+};
+
+/// What a process gets from its sandbox.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) enum ProcessInput {
+    /// Output, and the leave to read more of it from the link.
+    Output(Vec<OutputPiece>, Option<Credit>),
+    /// Something happened.
+    Fact(ProcessFact),
+    /// Somebody waits, or nobody waits any more, for a status that may stand behind the output.
+    Awaited(bool),
+}
+
+/// What a process asks of its sandbox, or lets it know.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) enum ProcessReport {
+    /// Ask the server to kill it.
+    Kill(ProcessId),
+    /// Send a stdin message, and say when the link took it.
+    Stdin {
+        process: ProcessId,
+        number: u64,
+        text: String,
+    },
+    /// It ended.
+    Ended {
+        process: ProcessId,
+        end: ProcessEnd,
+        stdin_unsent: usize,
+    },
+    /// Its actor is gone before it ended.
+    Gone(ProcessId),
+}
+
+/// Tells the sandbox when the actor goes before its process ended.
+struct Obituary {
+    process: ProcessId,
+    sandbox: WeakAddr<SandboxActor>,
+    finished: bool,
+}
+
+impl Obituary {
+    fn report(&self, report: ProcessReport) {
+        if let Some(sandbox) = self.sandbox.upgrade() {
+            sandbox.do_send(report);
+        }
+    }
+}
+
+impl Drop for Obituary {
+    fn drop(&mut self) {
+        if !self.finished {
+            self.report(ProcessReport::Gone(self.process));
+        }
+    }
+}
+
+enum Waiter {
+    End(Settler<Result<ProcessEnd, Error>>),
+    Unit(Settler<Result<(), Error>>),
+}
+
+/// Owns the output, the stdin and the end of one exec.
+///
+/// Answers [`Wait`], [`Kill`], [`WriteStdin`] and [`FlushStdin`]. It is started by [`SandboxActor`] for
+/// every [`Exec`](super::Exec).
+pub struct ProcessActor {
+    machine: Process,
+    output: OutputWriter,
+    obituary: Obituary,
+    waiters: HashMap<RequestId, Waiter>,
+    next_request: u64,
+    /// Somebody waits for something of the sandbox.
+    sandbox_awaited: bool,
+    awaited: bool,
+    killed: bool,
+}
+
+impl ProcessActor {
+    /// Starts the actor of a process in the current arbiter.
+    pub(crate) fn spawn(
+        process: ProcessId,
+        config: ProcessConfig,
+        policy: OutputPolicy,
+        sandbox: WeakAddr<SandboxActor>,
+        sandbox_awaited: bool,
+    ) -> (Addr<Self>, ProcessOutput) {
+        let (output, reader) = OutputWriter::new(policy);
+        let actor = Self {
+            machine: Process::new(config),
+            output,
+            obituary: Obituary {
+                process,
+                sandbox,
+                finished: false,
+            },
+            waiters: HashMap::new(),
+            next_request: 0,
+            sandbox_awaited,
+            awaited: false,
+            killed: false,
+        };
+        (actor.start(), reader)
+    }
+
+    fn request(&mut self, waiter: Waiter) -> RequestId {
+        self.next_request += 1;
+        let request = RequestId(self.next_request);
+        self.waiters.insert(request, waiter);
+        request
+    }
+
+    fn run_actions(&mut self) {
+        let process = self.obituary.process;
+        while let Some(action) = self.machine.poll_action() {
+            match action {
+                ProcessAction::Settle(request, result) => {
+                    // A caller that stopped waiting is no error.
+                    let _ = match (self.waiters.remove(&request), result) {
+                        (Some(Waiter::End(settler)), Ok(ProcessReply::End(end))) => {
+                            settler.settle(Ok(end))
+                        }
+                        (Some(Waiter::End(settler)), Err(failure)) => {
+                            settler.settle(Err(failure.into()))
+                        }
+                        (Some(Waiter::Unit(settler)), result) => {
+                            settler.settle(result.map(drop).map_err(Error::from))
+                        }
+                        (Some(Waiter::End(_)), Ok(ProcessReply::Done)) | (None, _) => Ok(()),
+                    };
+                }
+                ProcessAction::SendKill => self.obituary.report(ProcessReport::Kill(process)),
+                ProcessAction::SendStdin { number, text } => {
+                    self.obituary.report(ProcessReport::Stdin {
+                        process,
+                        number,
+                        text,
+                    });
+                }
+                ProcessAction::Ended { end, stdin_unsent } => {
+                    self.output.finish(match &end {
+                        ProcessEnd::SandboxLost { end } => Finish::SandboxLost(end.clone()),
+                        _ => Finish::Complete,
+                    });
+                    self.obituary.finished = true;
+                    self.obituary.report(ProcessReport::Ended {
+                        process,
+                        end,
+                        stdin_unsent,
+                    });
+                }
+            }
+        }
+        self.update_demand();
+    }
+
+    /// Lets the output know who waits for something behind it.
+    fn update_demand(&mut self) {
+        let awaited = self.sandbox_awaited || self.machine.is_awaited();
+        if awaited != self.awaited {
+            self.awaited = awaited;
+            self.output.set_awaited(awaited);
+        }
+        if self.machine.is_kill_wanted() && !self.killed {
+            self.killed = true;
+            self.output.set_killed();
+        }
+    }
+
+    fn unit(&mut self, ask: impl FnOnce(&mut Process, RequestId)) -> Deferred<Result<(), Error>> {
+        let (settler, answer) = deferred();
+        let request = self.request(Waiter::Unit(settler));
+        ask(&mut self.machine, request);
+        self.run_actions();
+        answer
+    }
+}
+
+impl Actor for ProcessActor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Context<Self>) {
+        ctx.spawn(Driver::default());
+        self.update_demand();
+    }
+}
+
+impl Driven for ProcessActor {
+    fn poll_timeout(&self) -> Option<Instant> {
+        self.machine
+            .poll_timeout()
+            .into_iter()
+            .chain(self.output.poll_timeout())
+            .min()
+    }
+
+    fn handle_timeout(&mut self, now: Instant, _: &mut Context<Self>) {
+        self.output.handle_timeout(now);
+        self.machine.handle_timeout(now);
+        self.run_actions();
+    }
+
+    fn handle_orphaned(&mut self, ctx: &mut Context<Self>) {
+        ctx.stop();
+    }
+}
+
+impl Handler<ProcessInput> for ProcessActor {
+    type Result = ();
+
+    fn handle(&mut self, input: ProcessInput, _: &mut Context<Self>) {
+        match input {
+            ProcessInput::Output(pieces, credit) => {
+                if self.output.write(pieces, credit) {
+                    return;
+                }
+                self.machine.kill(None, now());
+            }
+            ProcessInput::Fact(fact) => self.machine.handle_fact(fact, now()),
+            ProcessInput::Awaited(awaited) => self.sandbox_awaited = awaited,
+        }
+        self.run_actions();
+    }
+}
+
+impl Handler<Wait> for ProcessActor {
+    type Result = Deferred<Result<ProcessEnd, Error>>;
+
+    fn handle(&mut self, _: Wait, _: &mut Context<Self>) -> Self::Result {
+        let (settler, answer) = deferred();
+        let request = self.request(Waiter::End(settler));
+        self.machine.wait(request);
+        self.run_actions();
+        answer
+    }
+}
+
+impl Handler<Kill> for ProcessActor {
+    type Result = Deferred<Result<(), Error>>;
+
+    fn handle(&mut self, _: Kill, _: &mut Context<Self>) -> Self::Result {
+        self.unit(|machine, request| machine.kill(Some(request), now()))
+    }
+}
+
+impl Handler<WriteStdin> for ProcessActor {
+    type Result = Deferred<Result<(), Error>>;
+
+    fn handle(&mut self, WriteStdin(data): WriteStdin, _: &mut Context<Self>) -> Self::Result {
+        self.unit(|machine, request| machine.write_stdin(request, data))
+    }
+}
+
+impl Handler<FlushStdin> for ProcessActor {
+    type Result = Deferred<Result<(), Error>>;
+
+    fn handle(&mut self, _: FlushStdin, _: &mut Context<Self>) -> Self::Result {
+        self.unit(|machine, request| machine.flush_stdin(request))
+    }
+}
+
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}

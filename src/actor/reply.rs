@@ -1,0 +1,65 @@
+//! [`Deferred`]: an answer that a handler gives later, without a future or a task of its own.
+
+use std::{cell::RefCell, rc::Rc};
+
+use actix::{
+    Actor, Message,
+    dev::{MessageResponse, OneshotSender},
+};
+
+enum Slot<T> {
+    /// Neither the answer nor the place to send it is there yet.
+    Empty,
+    /// Somebody waits, or sent the message without wanting an answer.
+    Asked(Option<OneshotSender<T>>),
+    /// The answer came before the handler returned.
+    Answered(T),
+}
+
+/// What a handler returns: the answer follows through the [`Settler`].
+pub struct Deferred<T>(Rc<RefCell<Slot<T>>>);
+
+/// Gives the answer, once. Dropped without one, as in a panic, the caller learns that the actor is gone.
+pub(crate) struct Settler<T>(Rc<RefCell<Slot<T>>>);
+
+/// Nobody was left to take the answer.
+pub(crate) struct Undelivered;
+
+/// An answer to be, and the means to give it.
+pub(crate) fn deferred<T>() -> (Settler<T>, Deferred<T>) {
+    let slot = Rc::new(RefCell::new(Slot::Empty));
+    (Settler(Rc::clone(&slot)), Deferred(slot))
+}
+
+impl<T> Settler<T> {
+    pub(crate) fn settle(self, answer: T) -> Result<(), Undelivered> {
+        let mut slot = self.0.borrow_mut();
+        match std::mem::replace(&mut *slot, Slot::Empty) {
+            Slot::Asked(Some(sender)) => sender.send(answer).map_err(|_| Undelivered),
+            Slot::Asked(None) => Ok(()),
+            Slot::Empty | Slot::Answered(_) => {
+                *slot = Slot::Answered(answer);
+                Ok(())
+            }
+        }
+    }
+}
+
+impl<A, M> MessageResponse<A, M> for Deferred<M::Result>
+where
+    A: Actor,
+    M: Message,
+{
+    fn handle(self, _: &mut A::Context, sender: Option<OneshotSender<M::Result>>) {
+        let mut slot = self.0.borrow_mut();
+        match std::mem::replace(&mut *slot, Slot::Empty) {
+            Slot::Answered(answer) => {
+                if let Some(sender) = sender {
+                    // The caller may have stopped waiting; that is its right.
+                    let _ = sender.send(answer);
+                }
+            }
+            Slot::Empty | Slot::Asked(_) => *slot = Slot::Asked(sender),
+        }
+    }
+}

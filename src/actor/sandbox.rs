@@ -1,0 +1,468 @@
+//! [`SandboxActor`]: one sandbox. Routes between its users, its connection and its processes.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    time::Instant,
+};
+
+use actix::{Actor, ActorContext, Addr, AsyncContext, Context, Handler};
+use tracing::{Span, debug};
+
+use super::{
+    Checkpoint, ConnectionActor, ConnectionCommand, ConnectionReport, Exec, GetState, KillSandbox,
+    Open, Opened, ProcessActor, Settings, SnapshotFilesystem, StartedProcess, Subscribe,
+    driver::{Driven, Driver},
+    output::ProcessOutput,
+    process::{ProcessInput, ProcessReport},
+    reply::{Deferred, Settler, deferred},
+    subscribers::Subscribers,
+};
+use crate::{
+    Error, SandboxEvent,
+    machine::{
+        Failure, LinkError, ProcessFact, ProcessId, RequestId, Sandbox, SandboxAction,
+        SandboxConfig, SandboxEnd, SandboxReply, SandboxState,
+    },
+    protocol::OutputPiece,
+    transport::Credit,
+};
+
+enum Waiter {
+    Open(Settler<Result<Opened, Error>>),
+    Exec(Settler<Result<StartedProcess, Error>>),
+    Unit(Settler<Result<(), Error>>),
+}
+
+/// A process that has not ended.
+struct ProcessLink {
+    actor: Addr<ProcessActor>,
+    /// For the caller, once the server said that it runs.
+    output: Option<ProcessOutput>,
+}
+
+impl Drop for ProcessLink {
+    /// The process has ended and ignores this, or the sandbox's actor is gone.
+    fn drop(&mut self) {
+        let end = SandboxEnd::LinkLost {
+            cause: LinkError::ActorGone,
+            attempts: 0,
+        };
+        self.actor
+            .do_send(ProcessInput::Fact(ProcessFact::SandboxEnded(end)));
+    }
+}
+
+/// Output on its way to a process, gathered from the frames of one batch.
+#[derive(Default)]
+struct Outgoing {
+    process: ProcessId,
+    pieces: Vec<OutputPiece>,
+}
+
+/// Owns the life of one sandbox.
+///
+/// Answers [`Open`], [`Exec`], [`KillSandbox`], [`SnapshotFilesystem`], [`Checkpoint`], [`GetState`] and
+/// [`Subscribe`]. It is made by [`SandboxBuilder::into_actor`](crate::SandboxBuilder::into_actor), and
+/// dials as soon as it is started. It lives as long as an address of it: with the last one the
+/// connection is closed, and a sandbox that is still being created is killed.
+pub struct SandboxActor {
+    machine: Sandbox,
+    settings: Settings,
+    connection: Option<Addr<ConnectionActor>>,
+    processes: HashMap<ProcessId, ProcessLink>,
+    /// Stdin messages on their way to the link: tag, process, number.
+    stdin: VecDeque<(u64, ProcessId, u64)>,
+    next_tag: u64,
+    waiters: HashMap<RequestId, Waiter>,
+    next_request: u64,
+    subscribers: Subscribers,
+    awaited: bool,
+    orphaned: bool,
+    span: Span,
+}
+
+impl SandboxActor {
+    pub(crate) fn new(settings: Settings) -> Self {
+        let config = SandboxConfig {
+            mode: settings.mode.clone(),
+            timeouts: settings.timeouts,
+        };
+        Self {
+            machine: Sandbox::new(config),
+            span: settings.span(),
+            settings,
+            connection: None,
+            processes: HashMap::new(),
+            stdin: VecDeque::new(),
+            next_tag: 0,
+            waiters: HashMap::new(),
+            next_request: 0,
+            subscribers: Subscribers::default(),
+            awaited: false,
+            orphaned: false,
+        }
+    }
+
+    fn request(&mut self, waiter: Waiter) -> RequestId {
+        self.next_request += 1;
+        let request = RequestId(self.next_request);
+        self.waiters.insert(request, waiter);
+        request
+    }
+
+    fn unit(
+        &mut self,
+        ctx: &mut Context<Self>,
+        ask: impl FnOnce(&mut Sandbox, RequestId),
+    ) -> Deferred<Result<(), Error>> {
+        let (settler, answer) = deferred();
+        let request = self.request(Waiter::Unit(settler));
+        ask(&mut self.machine, request);
+        self.run_actions(ctx);
+        answer
+    }
+
+    fn run_actions(&mut self, ctx: &mut Context<Self>) {
+        let mut outgoing = Outgoing::default();
+        self.run_actions_into(&mut outgoing);
+        self.deliver(&mut outgoing, None);
+        self.after_actions(ctx);
+    }
+
+    /// Carries out what the machine wants; output is only gathered.
+    fn run_actions_into(&mut self, outgoing: &mut Outgoing) {
+        while let Some(action) = self.machine.poll_action() {
+            match action {
+                SandboxAction::Output(process, piece) => {
+                    if outgoing.process != process {
+                        self.deliver(outgoing, None);
+                        outgoing.process = process;
+                    }
+                    outgoing.pieces.push(piece);
+                }
+                SandboxAction::Tell(process, fact) => {
+                    self.deliver(outgoing, None);
+                    self.tell(process, ProcessInput::Fact(fact));
+                }
+                SandboxAction::Send(text) => {
+                    self.command(ConnectionCommand::Send { text, tag: None })
+                }
+                SandboxAction::Settle(request, result) => self.settle(request, result),
+                SandboxAction::Resume(id, token) => {
+                    self.span.record("id", id.as_str());
+                    self.command(ConnectionCommand::Resume(id, token));
+                }
+                SandboxAction::ConfirmLink(epoch) => {
+                    self.command(ConnectionCommand::Confirm(epoch))
+                }
+                SandboxAction::Disarm => self.command(ConnectionCommand::Disarm),
+                SandboxAction::RefuseLink(epoch, cause) => {
+                    self.command(ConnectionCommand::Refuse(epoch, cause))
+                }
+                SandboxAction::CloseLink => self.command(ConnectionCommand::Close),
+                SandboxAction::Event(event) => self.event(&event),
+            }
+        }
+    }
+
+    fn after_actions(&mut self, ctx: &mut Context<Self>) {
+        let awaited = self.machine.is_awaited() || !self.subscribers.is_empty();
+        if awaited != self.awaited {
+            self.awaited = awaited;
+            for process in self.processes.values() {
+                process.actor.do_send(ProcessInput::Awaited(awaited));
+            }
+        }
+        if self.orphaned && matches!(self.machine.state(), SandboxState::Ended(_)) {
+            ctx.stop();
+        }
+    }
+
+    fn command(&self, command: ConnectionCommand) {
+        if let Some(connection) = &self.connection {
+            connection.do_send(command);
+        }
+    }
+
+    fn tell(&self, process: ProcessId, input: ProcessInput) {
+        if let Some(process) = self.processes.get(&process) {
+            process.actor.do_send(input);
+        }
+    }
+
+    fn deliver(&self, outgoing: &mut Outgoing, credit: Option<Credit>) {
+        let pieces = std::mem::take(&mut outgoing.pieces);
+        if !pieces.is_empty() || credit.is_some() {
+            self.tell(outgoing.process, ProcessInput::Output(pieces, credit));
+        }
+    }
+
+    fn event(&mut self, event: &SandboxEvent) {
+        self.span.in_scope(|| debug!(?event));
+        self.subscribers.send(event);
+    }
+
+    fn settle(&mut self, request: RequestId, result: Result<SandboxReply, Failure>) {
+        let Some(waiter) = self.waiters.remove(&request) else {
+            return;
+        };
+        // A caller that stopped waiting is no error, but for what it leaves behind.
+        match waiter {
+            Waiter::Open(settler) => {
+                let opened =
+                    result
+                        .map_err(Error::from)
+                        .and_then(|_| match self.machine.identity() {
+                            Some((id, token)) => Ok(Opened {
+                                sandbox_id: id.clone(),
+                                sandbox_token: token.clone(),
+                            }),
+                            None => Err(Error::actor_gone("open the sandbox")),
+                        });
+                let _ = settler.settle(opened);
+            }
+            Waiter::Exec(settler) => {
+                let started = result
+                    .map_err(Error::from)
+                    .and_then(|reply| self.started(&reply));
+                let process = started.as_ref().ok().map(|started| started.process);
+                if settler.settle(started).is_err()
+                    && let Some(process) = process
+                {
+                    // Nobody has a handle to it, and nobody can get one.
+                    self.machine.abandon(process);
+                }
+            }
+            Waiter::Unit(settler) => {
+                let _ = settler.settle(result.map(drop).map_err(Error::from));
+            }
+        }
+    }
+
+    fn started(&mut self, reply: &SandboxReply) -> Result<StartedProcess, Error> {
+        let SandboxReply::Started(process) = *reply else {
+            return Err(Error::actor_gone("run code"));
+        };
+        let link = self.processes.get_mut(&process);
+        let (actor, output) = link
+            .and_then(|link| Some((link.actor.clone(), link.output.take()?)))
+            .ok_or_else(|| Error::actor_gone("run code"))?;
+        Ok(StartedProcess {
+            process,
+            actor,
+            output,
+        })
+    }
+}
+
+impl Actor for SandboxActor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Context<Self>) {
+        ctx.spawn(Driver::default());
+        let owner = ctx.address().downgrade().recipient();
+        let connection = ConnectionActor::new(&self.settings, owner, self.span.clone());
+        self.connection = Some(connection.start());
+    }
+}
+
+impl Driven for SandboxActor {
+    fn poll_timeout(&self) -> Option<Instant> {
+        self.machine.poll_timeout()
+    }
+
+    fn handle_timeout(&mut self, now: Instant, ctx: &mut Context<Self>) {
+        self.machine.handle_timeout(now);
+        self.run_actions(ctx);
+    }
+
+    fn handle_orphaned(&mut self, ctx: &mut Context<Self>) {
+        self.orphaned = true;
+        self.machine.detach();
+        self.run_actions(ctx);
+    }
+}
+
+impl Handler<ConnectionReport> for SandboxActor {
+    type Result = ();
+
+    fn handle(&mut self, report: ConnectionReport, ctx: &mut Context<Self>) {
+        let now = now();
+        match report {
+            ConnectionReport::Opened(epoch) => self.machine.handle_opened(epoch, now),
+            ConnectionReport::Frames {
+                epoch,
+                frames,
+                credit,
+            } => {
+                let mut outgoing = Outgoing::default();
+                for frame in &frames {
+                    self.machine.handle_frame(epoch, frame, now);
+                    self.run_actions_into(&mut outgoing);
+                }
+                // The process keeps the credit for as long as it has no room.
+                self.deliver(&mut outgoing, Some(credit));
+            }
+            ConnectionReport::Written { tags, .. } => {
+                for tag in tags {
+                    while let Some(&(front, process, number)) = self.stdin.front()
+                        && front <= tag
+                    {
+                        self.stdin.pop_front();
+                        self.tell(
+                            process,
+                            ProcessInput::Fact(ProcessFact::StdinWritten(number)),
+                        );
+                    }
+                }
+            }
+            ConnectionReport::Reconnecting {
+                attempt,
+                delay,
+                cause,
+            } => {
+                self.stdin.clear();
+                self.machine.handle_reconnecting(attempt, delay, cause, now);
+            }
+            ConnectionReport::Lost { cause, attempts } => {
+                self.machine.handle_lost(cause, attempts, now)
+            }
+            ConnectionReport::Closed => self.machine.handle_closed(now),
+        }
+        self.run_actions(ctx);
+    }
+}
+
+impl Handler<ProcessReport> for SandboxActor {
+    type Result = ();
+
+    fn handle(&mut self, report: ProcessReport, ctx: &mut Context<Self>) {
+        match report {
+            ProcessReport::Kill(process) => self.machine.kill_process(process),
+            ProcessReport::Stdin {
+                process,
+                number,
+                text,
+            } => {
+                // Where the link went meanwhile, the process learns of that and sends it again.
+                if self.machine.can_send_stdin(process) {
+                    self.next_tag += 1;
+                    self.stdin.push_back((self.next_tag, process, number));
+                    self.command(ConnectionCommand::Send {
+                        text,
+                        tag: Some(self.next_tag),
+                    });
+                }
+            }
+            ProcessReport::Ended {
+                process,
+                end,
+                stdin_unsent,
+            } => {
+                self.machine.process_ended(process);
+                self.processes.remove(&process);
+                self.event(&SandboxEvent::ProcessEnded {
+                    process,
+                    end,
+                    stdin_unsent,
+                });
+            }
+            ProcessReport::Gone(process) => {
+                self.processes.remove(&process);
+                self.machine.abandon(process);
+            }
+        }
+        self.run_actions(ctx);
+    }
+}
+
+impl Handler<Open> for SandboxActor {
+    type Result = Deferred<Result<Opened, Error>>;
+
+    fn handle(&mut self, _: Open, ctx: &mut Context<Self>) -> Self::Result {
+        let (settler, answer) = deferred();
+        let request = self.request(Waiter::Open(settler));
+        self.machine.open(request);
+        self.run_actions(ctx);
+        answer
+    }
+}
+
+impl Handler<Exec> for SandboxActor {
+    type Result = Deferred<Result<StartedProcess, Error>>;
+
+    fn handle(&mut self, exec: Exec, ctx: &mut Context<Self>) -> Self::Result {
+        let (settler, answer) = deferred();
+        let request = self.request(Waiter::Exec(settler));
+        if let Some(process) = self
+            .machine
+            .exec(request, exec.language.as_str(), &exec.code, now())
+        {
+            let policy = exec.output.unwrap_or(self.settings.output);
+            let sandbox = ctx.address().downgrade();
+            let (actor, output) = ProcessActor::spawn(
+                process,
+                self.settings.process,
+                policy,
+                sandbox,
+                self.awaited,
+            );
+            self.processes.insert(
+                process,
+                ProcessLink {
+                    actor,
+                    output: Some(output),
+                },
+            );
+        }
+        self.run_actions(ctx);
+        answer
+    }
+}
+
+impl Handler<KillSandbox> for SandboxActor {
+    type Result = Deferred<Result<(), Error>>;
+
+    fn handle(&mut self, _: KillSandbox, ctx: &mut Context<Self>) -> Self::Result {
+        self.unit(ctx, |machine, request| machine.kill(request, now()))
+    }
+}
+
+impl Handler<SnapshotFilesystem> for SandboxActor {
+    type Result = Deferred<Result<(), Error>>;
+
+    fn handle(&mut self, snapshot: SnapshotFilesystem, ctx: &mut Context<Self>) -> Self::Result {
+        self.unit(ctx, |machine, request| {
+            machine.snapshot_filesystem(request, &snapshot.name, now())
+        })
+    }
+}
+
+impl Handler<Checkpoint> for SandboxActor {
+    type Result = Deferred<Result<(), Error>>;
+
+    fn handle(&mut self, _: Checkpoint, ctx: &mut Context<Self>) -> Self::Result {
+        self.unit(ctx, |machine, request| machine.checkpoint(request, now()))
+    }
+}
+
+impl Handler<GetState> for SandboxActor {
+    type Result = actix::MessageResult<GetState>;
+
+    fn handle(&mut self, _: GetState, _: &mut Context<Self>) -> Self::Result {
+        actix::MessageResult(self.machine.state().clone())
+    }
+}
+
+impl Handler<Subscribe> for SandboxActor {
+    type Result = ();
+
+    fn handle(&mut self, Subscribe(recipient): Subscribe, ctx: &mut Context<Self>) {
+        self.subscribers.add(recipient);
+        self.run_actions(ctx);
+    }
+}
+
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}

@@ -1,0 +1,44 @@
+//! [`Settings`]: everything an actor needs to know, checked.
+
+use std::sync::Arc;
+
+use tracing::Span;
+
+use crate::{
+    machine::{ConnectionConfig, KeepaliveConfig, Mode, OutputPolicy, ProcessConfig, Timeouts},
+    transport::{DialConfig, Endpoint},
+};
+
+/// What a builder made of its options.
+#[derive(Clone)]
+pub(crate) struct Settings {
+    pub(crate) mode: Mode,
+    pub(crate) dial: DialConfig,
+    pub(crate) connection: ConnectionConfig,
+    pub(crate) keepalive: KeepaliveConfig,
+    pub(crate) timeouts: Timeouts,
+    pub(crate) process: ProcessConfig,
+    pub(crate) output: OutputPolicy,
+    /// The debug label; `None` when debugging is off.
+    pub(crate) debug: Option<Arc<str>>,
+}
+
+impl Settings {
+    pub(crate) fn endpoint(&self) -> &Endpoint {
+        &self.dial.endpoint
+    }
+
+    /// The span that all debug events of the sandbox are under; disabled when debugging is off.
+    pub(crate) fn span(&self) -> Span {
+        match &self.debug {
+            Some(label) => tracing::debug_span!(
+                "sandbox",
+                label = %label,
+                service = self.endpoint().authority(),
+                id = tracing::field::Empty,
+                epoch = tracing::field::Empty,
+            ),
+            None => Span::none(),
+        }
+    }
+}

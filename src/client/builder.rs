@@ -1,0 +1,383 @@
+//! [`SandboxBuilder`]: every option of a sandbox, checked before anything is dialled.
+
+use std::{
+    future::{Future, IntoFuture},
+    pin::Pin,
+    sync::Arc,
+    time::Duration,
+};
+
+use awc::http::header::{HeaderName, HeaderValue};
+
+use super::{Runtime, Sandbox, runtime};
+use crate::{
+    Error, SandboxActor,
+    actor::{Open, Settings},
+    machine::{
+        ConnectionConfig, KeepaliveConfig, Mode, OutputPolicy, ProcessConfig, ReconnectPolicy,
+        Timeouts,
+    },
+    protocol::{
+        SandboxConfig as Configuration,
+        limits::{DEFAULT_CLIENT_IDLE_TIMEOUT, DEFAULT_MAX_MESSAGE_BYTES},
+    },
+    transport::{DialConfig, Endpoint},
+};
+
+/// Headers that the client sets itself.
+const RESERVED_HEADERS: &[&str] = &[
+    "connection",
+    "cookie",
+    "host",
+    "sec-websocket-accept",
+    "sec-websocket-extensions",
+    "sec-websocket-key",
+    "sec-websocket-protocol",
+    "sec-websocket-version",
+    "upgrade",
+];
+
+/// Options of a sandbox. Await it to create the sandbox.
+///
+/// Made by [`Sandbox::create`]. Every option takes the builder and gives it back; what is wrong with
+/// one is said when the builder is awaited, before anything is dialled.
+///
+/// Dropping the future cancels the creation: a sandbox that the server has already made by then is
+/// killed, not leaked.
+#[must_use = "a sandbox is created when the builder is awaited"]
+#[derive(Clone)]
+pub struct SandboxBuilder {
+    url: String,
+    idle_timeout: Duration,
+    configuration: Configuration,
+    auto_reconnect: bool,
+    policy: ReconnectPolicy,
+    debug: bool,
+    debug_label: Option<String>,
+    headers: Vec<(String, String)>,
+    #[cfg(feature = "tls")]
+    tls: Option<Arc<rustls::ClientConfig>>,
+    connect_timeout: Duration,
+    timeouts: Timeouts,
+    process: ProcessConfig,
+    keepalive: KeepaliveConfig,
+    max_message_bytes: usize,
+    output: OutputPolicy,
+    runtime: Option<Runtime>,
+}
+
+impl SandboxBuilder {
+    pub(super) fn new(url: String) -> Self {
+        Self {
+            url,
+            idle_timeout: DEFAULT_CLIENT_IDLE_TIMEOUT,
+            configuration: Configuration::default(),
+            auto_reconnect: false,
+            policy: ReconnectPolicy::default(),
+            debug: false,
+            debug_label: None,
+            headers: Vec::new(),
+            #[cfg(feature = "tls")]
+            tls: None,
+            connect_timeout: Duration::from_secs(10),
+            timeouts: Timeouts::default(),
+            process: ProcessConfig::default(),
+            keepalive: KeepaliveConfig::default(),
+            max_message_bytes: DEFAULT_MAX_MESSAGE_BYTES,
+            output: OutputPolicy::default(),
+            runtime: None,
+        }
+    }
+
+    /// Idle time after which the server deletes the sandbox (or checkpoints it). Whole seconds, at
+    /// least one. Default: 60 s.
+    pub fn idle_timeout(mut self, timeout: Duration) -> Self {
+        self.idle_timeout = timeout;
+        self
+    }
+
+    /// Whether the sandbox may be checkpointed. Default: no.
+    pub fn enable_sandbox_checkpoint(mut self, enable: bool) -> Self {
+        self.configuration.enable_checkpoint = enable;
+        self
+    }
+
+    /// Whether an idle sandbox is checkpointed instead of deleted; needs
+    /// [`enable_sandbox_checkpoint`](Self::enable_sandbox_checkpoint). Default: no.
+    pub fn enable_idle_timeout_auto_checkpoint(mut self, enable: bool) -> Self {
+        self.configuration.enable_idle_timeout_auto_checkpoint = enable;
+        self
+    }
+
+    /// Whether another instance of the service may take the sandbox over; needs
+    /// [`enable_sandbox_checkpoint`](Self::enable_sandbox_checkpoint). Default: no.
+    pub fn enable_sandbox_handoff(mut self, enable: bool) -> Self {
+        self.configuration.enable_sandbox_handoff = enable;
+        self
+    }
+
+    /// Start from this filesystem snapshot. Default: from an empty one.
+    pub fn filesystem_snapshot_name(mut self, name: impl Into<String>) -> Self {
+        self.configuration.filesystem_snapshot_name = Some(name.into());
+        self
+    }
+
+    /// Whether a lost link is dialled again, once the sandbox runs. Default: no.
+    pub fn enable_auto_reconnect(mut self, enable: bool) -> Self {
+        self.auto_reconnect = enable;
+        self
+    }
+
+    /// How a lost link is dialled again. Default: [`ReconnectPolicy::default`].
+    pub fn reconnect_policy(mut self, policy: ReconnectPolicy) -> Self {
+        self.policy = policy;
+        self
+    }
+
+    /// Whether `tracing` events are emitted, at the level DEBUG, under one span for the sandbox.
+    /// Neither output nor tokens nor headers are in them. Default: no, and then there are none.
+    pub fn enable_debug(mut self, enable: bool) -> Self {
+        self.debug = enable;
+        self
+    }
+
+    /// Label of the sandbox's span. Default: `sandbox`.
+    pub fn debug_label(mut self, label: impl Into<String>) -> Self {
+        self.debug_label = Some(label.into());
+        self
+    }
+
+    /// A header for every dial, for example `Authorization`. Its value is never logged.
+    pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.headers.push((name.into(), value.into()));
+        self
+    }
+
+    /// TLS configuration. ALPN is set to HTTP/1.1, which WebSocket needs. Default: the webpki roots.
+    #[cfg(feature = "tls")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "tls")))]
+    pub fn tls_config(mut self, config: rustls::ClientConfig) -> Self {
+        self.tls = Some(Arc::new(config));
+        self
+    }
+
+    /// Longest time for lookup, TCP, TLS and WebSocket upgrade together. Default: 10 s.
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.connect_timeout = timeout;
+        self
+    }
+
+    /// Longest time from the open connection to the server's word that the sandbox runs. Default: 60 s.
+    pub fn create_timeout(mut self, timeout: Duration) -> Self {
+        self.timeouts.ready = timeout;
+        self
+    }
+
+    /// Longest time from an exec to the server's word that it runs. Default: 60 s.
+    pub fn exec_timeout(mut self, timeout: Duration) -> Self {
+        self.timeouts.exec = timeout;
+        self
+    }
+
+    /// Longest time for the server to confirm a kill: of a process (default 10 s) or the sandbox
+    /// (default 30 s). Sets both.
+    pub fn kill_timeout(mut self, timeout: Duration) -> Self {
+        self.timeouts.kill = timeout;
+        self.process.kill_timeout = timeout;
+        self
+    }
+
+    /// Longest time for a checkpoint or a filesystem snapshot. Default: 10 minutes.
+    pub fn store_timeout(mut self, timeout: Duration) -> Self {
+        self.timeouts.store = timeout;
+        self
+    }
+
+    /// Quiet time after which a ping is sent, and time in which anything must come after it: a
+    /// half-open link is noticed after both together. Default: 15 s each.
+    pub fn keepalive(mut self, interval: Duration, timeout: Duration) -> Self {
+        self.keepalive = KeepaliveConfig { interval, timeout };
+        self
+    }
+
+    /// Largest message taken from the server, in bytes. A larger one ends the session; it is refused
+    /// by its declared length, before it is in memory. Default: 16 MiB.
+    pub fn max_message_bytes(mut self, bytes: usize) -> Self {
+        self.max_message_bytes = bytes;
+        self
+    }
+
+    /// How much output of each process is kept for its readers, and what happens to more. Default:
+    /// 4 MiB, then the process is paused; see [`OutputPolicy`].
+    pub fn output_policy(mut self, policy: OutputPolicy) -> Self {
+        self.output = policy;
+        self
+    }
+
+    /// Bytes of stdin of each process that may wait for the connection; a write over it waits.
+    /// Default: 1 MiB.
+    pub fn stdin_budget(mut self, bytes: usize) -> Self {
+        self.process.stdin_budget = bytes;
+        self
+    }
+
+    /// Threads to run on. Default: the current actix System, or else a runtime that the process shares.
+    pub fn runtime(mut self, runtime: &Runtime) -> Self {
+        self.runtime = Some(runtime.clone());
+        self
+    }
+
+    /// The actor alone, for programs made of actors. It dials when it is started, and answers
+    /// [`Open`](crate::actor::Open) when the sandbox runs.
+    ///
+    /// # Errors
+    ///
+    /// An option cannot be used.
+    pub fn into_actor(self) -> Result<SandboxActor, Error> {
+        Ok(SandboxActor::new(self.settings()?))
+    }
+
+    fn settings(self) -> Result<Settings, Error> {
+        let endpoint = Endpoint::parse(&self.url)?;
+        self.configuration.check()?;
+        if self.idle_timeout.subsec_nanos() != 0 || self.idle_timeout.is_zero() {
+            let problem = format!(
+                "is {:?}; the service takes whole seconds, at least 1 s",
+                self.idle_timeout
+            );
+            return Err(Error::option("idle_timeout", problem));
+        }
+        let positive = [
+            ("connect_timeout", self.connect_timeout),
+            ("create_timeout", self.timeouts.ready),
+            ("exec_timeout", self.timeouts.exec),
+            ("kill_timeout", self.timeouts.kill),
+            ("store_timeout", self.timeouts.store),
+            ("keepalive", self.keepalive.interval),
+            ("keepalive", self.keepalive.timeout),
+        ];
+        if let Some((option, _)) = positive.into_iter().find(|(_, timeout)| timeout.is_zero()) {
+            return Err(Error::option(
+                option,
+                "is zero; a time longer than zero is needed",
+            ));
+        }
+        if self.max_message_bytes < 1024 {
+            let problem = format!(
+                "is {} bytes; at least 1024 are needed",
+                self.max_message_bytes
+            );
+            return Err(Error::option("max_message_bytes", problem));
+        }
+        if self.output.budget == 0 {
+            return Err(Error::option(
+                "output_policy",
+                "has a budget of 0 bytes; at least 1 is needed",
+            ));
+        }
+        let headers = self
+            .headers
+            .iter()
+            .map(|(name, value)| header(name, value))
+            .collect::<Result<_, _>>()?;
+
+        let configuration = Configuration {
+            idle_timeout: Some(self.idle_timeout.as_secs()),
+            ..self.configuration
+        };
+        let label = self.debug_label.as_deref().unwrap_or("sandbox");
+        Ok(Settings {
+            mode: Mode::Create(configuration),
+            dial: DialConfig {
+                endpoint,
+                headers,
+                connect_timeout: self.connect_timeout,
+                max_message_bytes: self.max_message_bytes,
+                #[cfg(feature = "tls")]
+                tls: self.tls,
+            },
+            connection: ConnectionConfig {
+                auto_reconnect: self.auto_reconnect,
+                policy: self.policy,
+                close_timeout: Duration::from_secs(2),
+                seed: seed(),
+            },
+            keepalive: self.keepalive,
+            timeouts: self.timeouts,
+            process: self.process,
+            output: self.output,
+            debug: self.debug.then(|| Arc::from(label)),
+        })
+    }
+
+    async fn open(mut self) -> Result<Sandbox, Error> {
+        let runtime = self.runtime.take();
+        let (addr, seat) = runtime::start(self.settings()?, runtime.as_ref())?;
+        // Dropped here, the address is the last: the actor learns of it and cleans up.
+        let opened = addr
+            .send(Open)
+            .await
+            .map_err(Error::mailbox("create the sandbox"))??;
+        Ok(Sandbox::new(addr, seat, opened))
+    }
+}
+
+impl IntoFuture for SandboxBuilder {
+    type Output = Result<Sandbox, Error>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(self.open())
+    }
+}
+
+impl std::fmt::Debug for SandboxBuilder {
+    /// Shows no header values.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SandboxBuilder")
+            .field(
+                "url",
+                &Endpoint::parse(&self.url).map(|endpoint| endpoint.authority().to_owned()),
+            )
+            .field("configuration", &self.configuration)
+            .field(
+                "headers",
+                &self
+                    .headers
+                    .iter()
+                    .map(|(name, _)| name)
+                    .collect::<Vec<_>>(),
+            )
+            .finish_non_exhaustive()
+    }
+}
+
+fn header(name: &str, value: &str) -> Result<(HeaderName, HeaderValue), Error> {
+    let shown: String = name.chars().take(100).collect();
+    let parsed = HeaderName::try_from(name).map_err(|_| {
+        Error::option(
+            "header",
+            format!("has the name `{shown}`, which is no header name"),
+        )
+    })?;
+    if RESERVED_HEADERS.contains(&parsed.as_str()) {
+        return Err(Error::option(
+            "header",
+            format!("sets `{shown}`, which the client sets itself"),
+        ));
+    }
+    let mut value = HeaderValue::try_from(value).map_err(|_| {
+        Error::option(
+            "header",
+            format!("has a value for `{shown}` that holds characters other than visible ASCII"),
+        )
+    })?;
+    value.set_sensitive(true);
+    Ok((parsed, value))
+}
+
+/// A different seed for every sandbox; jitter needs no more than that.
+fn seed() -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    RandomState::new().hash_one(0)
+}

@@ -1,0 +1,50 @@
+//! [`Language`]: what an exec is written in.
+
+use std::{borrow::Cow, fmt};
+
+/// The language of an exec. Open: the server decides which names it knows.
+///
+/// ```
+/// use actix_sandbox::Language;
+///
+/// assert_eq!(Language::Python.as_str(), "python");
+/// assert_eq!(Language::from("ruby").as_str(), "ruby");
+/// assert_eq!(Language::from("bash"), Language::Bash);
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Language {
+    /// `python`
+    Python,
+    /// `bash`
+    Bash,
+    /// Any other name.
+    Other(Cow<'static, str>),
+}
+
+impl Language {
+    /// The name on the wire.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Python => "python",
+            Self::Bash => "bash",
+            Self::Other(name) => name,
+        }
+    }
+}
+
+impl<T: Into<Cow<'static, str>>> From<T> for Language {
+    fn from(name: T) -> Self {
+        match name.into() {
+            name if name == "python" => Self::Python,
+            name if name == "bash" => Self::Bash,
+            name => Self::Other(name),
+        }
+    }
+}
+
+impl fmt::Display for Language {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}

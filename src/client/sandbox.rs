@@ -1,0 +1,190 @@
+//! [`Sandbox`]: the handle of a sandbox.
+
+use std::{fmt, sync::Arc};
+
+use actix::{Addr, Recipient};
+
+use super::{ExecBuilder, Language, RunBuilder, SandboxBuilder, runtime::Seat};
+use crate::{
+    Error, SandboxActor, SandboxEvent, SandboxId, SandboxState, SandboxToken,
+    actor::{Checkpoint, GetState, KillSandbox, Opened, SnapshotFilesystem, Subscribe},
+};
+
+/// A sandbox: a place on a server where code runs that nobody trusts.
+///
+/// A handle is cheap to clone, can be sent anywhere, and works from an actix System, any tokio
+/// runtime and a plain thread (with an executor such as `futures::executor::block_on`).
+///
+/// **Dropping** a handle kills nothing. With the last handle, those of its processes included, the
+/// connection is closed and the actors end, also in the middle of an outage; the sandbox itself lives on
+/// at the server until its idle timeout. [`kill`](Self::kill) ends it.
+///
+/// **Cancellation.** Every future here can be dropped. What was already asked for then still happens,
+/// and nobody learns of it; what is different is said at the method.
+///
+/// ```
+/// # #[cfg(all(unix, feature = "server"))]
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # futures::executor::block_on(async {
+/// use actix_sandbox::{Language, LocalServer, Sandbox};
+///
+/// let server = LocalServer::start().await?;
+/// let sandbox = Sandbox::create(server.url()).await?;
+/// let output = sandbox.run(Language::Bash, "echo hello; echo oops >&2").await?;
+/// assert_eq!(output.stdout, "hello\n");
+/// assert_eq!(output.stderr, "oops\n");
+/// sandbox.kill().await?;
+/// # Ok(())
+/// # })
+/// # }
+/// # #[cfg(not(all(unix, feature = "server")))]
+/// # fn main() {}
+/// ```
+#[derive(Clone)]
+pub struct Sandbox(Arc<Inner>);
+
+struct Inner {
+    addr: Addr<SandboxActor>,
+    opened: Opened,
+    _seat: Option<Seat>,
+}
+
+impl Sandbox {
+    /// A new sandbox at the service with this URL; await the builder to create it.
+    ///
+    /// Accepted are `ws://`, `wss://`, and `http://` and `https://` in their place, with or without
+    /// a path and a trailing slash.
+    ///
+    /// # Errors
+    ///
+    /// When awaited: an option or the URL cannot be used; the service cannot be reached, or is no
+    /// WebSocket server; it refuses; it does not get ready within
+    /// [`create_timeout`](SandboxBuilder::create_timeout). See [`ErrorKind`](crate::ErrorKind).
+    pub fn create(url: impl AsRef<str>) -> SandboxBuilder {
+        SandboxBuilder::new(url.as_ref().to_owned())
+    }
+
+    pub(super) fn new(addr: Addr<SandboxActor>, seat: Option<Seat>, opened: Opened) -> Self {
+        Self(Arc::new(Inner {
+            addr,
+            opened,
+            _seat: seat,
+        }))
+    }
+
+    /// The id that the server gave the sandbox.
+    pub fn sandbox_id(&self) -> &SandboxId {
+        &self.0.opened.sandbox_id
+    }
+
+    /// The secret that opens the sandbox to another client. Its `Debug` shows nothing.
+    pub fn sandbox_token(&self) -> &SandboxToken {
+        &self.0.opened.sandbox_token
+    }
+
+    /// Runs code; await the builder to start it. It resolves when the server says that the code runs.
+    ///
+    /// One process at a time can run in a sandbox under protocol v1.
+    ///
+    /// # Errors
+    ///
+    /// When awaited: the sandbox is not running; another process runs; the server does not run the
+    /// language, or could not start the process (the sandbox goes on); no answer came within
+    /// [`exec_timeout`](SandboxBuilder::exec_timeout) (if the process starts later, it is killed).
+    ///
+    /// Dropping the future kills the process if it starts: nobody would have a handle to it.
+    pub fn exec(&self, language: impl Into<Language>, code: impl Into<String>) -> ExecBuilder {
+        ExecBuilder::new(self.clone(), language.into(), code.into())
+    }
+
+    /// Runs code to its end and collects its output; await the builder.
+    ///
+    /// # Errors
+    ///
+    /// As [`exec`](Self::exec); and the output is larger than
+    /// [`output_limit`](RunBuilder::output_limit), or the sandbox was lost. A non-zero exit is no error.
+    ///
+    /// Dropping the future kills the process.
+    pub fn run(&self, language: impl Into<Language>, code: impl Into<String>) -> RunBuilder {
+        RunBuilder::new(self.exec(language, code))
+    }
+
+    /// Kills the sandbox with everything in it. Resolves when the server confirmed it; at once when it
+    /// was killed before. Any number may ask.
+    ///
+    /// # Errors
+    ///
+    /// The server refused, or did not confirm within [`kill_timeout`](SandboxBuilder::kill_timeout);
+    /// the link was lost before it did.
+    pub async fn kill(&self) -> Result<(), Error> {
+        self.addr()
+            .send(KillSandbox)
+            .await
+            .map_err(Error::mailbox("kill the sandbox"))?
+    }
+
+    /// Stores the files of the sandbox under a name, for
+    /// [`filesystem_snapshot_name`](SandboxBuilder::filesystem_snapshot_name). The sandbox goes on.
+    ///
+    /// # Errors
+    ///
+    /// The sandbox is not running; a snapshot is under way; the server could not make it.
+    pub async fn snapshot_filesystem(&self, name: impl Into<String>) -> Result<(), Error> {
+        let message = SnapshotFilesystem { name: name.into() };
+        self.addr()
+            .send(message)
+            .await
+            .map_err(Error::mailbox("snapshot the filesystem"))?
+    }
+
+    /// Stores the sandbox and ends it here; it is taken up again by attaching to it.
+    ///
+    /// # Errors
+    ///
+    /// The sandbox is not running; a process runs (the sandbox goes on); the server could not make the
+    /// checkpoint (the sandbox is over).
+    pub async fn checkpoint(&self) -> Result<(), Error> {
+        self.addr()
+            .send(Checkpoint)
+            .await
+            .map_err(Error::mailbox("checkpoint the sandbox"))?
+    }
+
+    /// Where the sandbox stands.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::ActorGone`](crate::ErrorKind::ActorGone).
+    pub async fn state(&self) -> Result<SandboxState, Error> {
+        self.addr()
+            .send(GetState)
+            .await
+            .map_err(Error::mailbox("ask for the state"))
+    }
+
+    /// Sends every [`SandboxEvent`] from now on to an actor.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::ActorGone`](crate::ErrorKind::ActorGone).
+    pub async fn subscribe(&self, recipient: Recipient<SandboxEvent>) -> Result<(), Error> {
+        self.addr()
+            .send(Subscribe(recipient))
+            .await
+            .map_err(Error::mailbox("subscribe"))
+    }
+
+    /// The actor behind this handle, for programs made of actors. As long as an address is kept, the
+    /// sandbox's connection stays.
+    pub fn addr(&self) -> &Addr<SandboxActor> {
+        &self.0.addr
+    }
+}
+
+impl fmt::Debug for Sandbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sandbox")
+            .field("sandbox_id", self.sandbox_id())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,379 @@
+//! [`Error`]: the one error of the public API.
+//!
+//! The lower layers have small errors of their own and do not know this one; what the user sees is
+//! put together here.
+
+use std::{fmt, sync::Arc};
+
+use actix::MailboxError;
+
+use crate::{
+    machine::{Effect, Failure, LinkError, SandboxEnd},
+    protocol::{ConfigError, Status},
+    transport::UrlError,
+};
+
+/// What kind of error this is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The URL cannot be used. Nothing was dialled.
+    InvalidUrl,
+    /// An option cannot be used, or two do not fit together. Nothing was dialled.
+    InvalidOption,
+    /// The host name does not resolve.
+    Resolve,
+    /// The TCP connection failed: nothing listens, or the network is down.
+    Connect,
+    /// The TLS handshake failed.
+    Tls,
+    /// The server answered the upgrade with another HTTP status than 101.
+    UpgradeRefused,
+    /// The peer is no WebSocket server.
+    NotWebSocket,
+    /// No answer came in time.
+    Timeout,
+    /// The server sent something that is no message of the protocol.
+    Protocol,
+    /// The server could not create the sandbox.
+    CreationFailed,
+    /// No sandbox has this id.
+    NotFound,
+    /// Another client is attached to the sandbox.
+    InUse,
+    /// The token is wrong.
+    PermissionDenied,
+    /// The sandbox could not be restored.
+    RestoreFailed,
+    /// The sandbox is not in a state that allows this.
+    WrongState,
+    /// A process runs in the sandbox, and protocol v1 runs one at a time.
+    ProcessRunning,
+    /// The process has ended.
+    ProcessEnded,
+    /// The server does not run this language.
+    UnsupportedLanguage,
+    /// The server could not start the process.
+    ExecFailed,
+    /// The server refused the request for another reason.
+    Refused,
+    /// The link was lost before the answer, or lost for good.
+    LinkLost,
+    /// The sandbox is over.
+    SandboxEnded,
+    /// Output was dropped here, because the budget was exceeded. The stream goes on after it.
+    OutputLost,
+    /// The output budget was exceeded under [`Overflow::Fail`](crate::Overflow::Fail).
+    OutputOverflow,
+    /// More output than the limit of `read_all` or `run`.
+    OutputTooLarge,
+    /// An actor of the sandbox is gone: it panicked, or its System was stopped.
+    ActorGone,
+    /// No thread could be started for the actors.
+    Runtime,
+}
+
+#[derive(Clone, Debug)]
+enum Repr {
+    Url(UrlError),
+    Option {
+        option: &'static str,
+        problem: String,
+    },
+    Config(ConfigError),
+    Failure(Failure),
+    OutputLost {
+        bytes: u64,
+    },
+    OutputOverflow {
+        budget: usize,
+    },
+    OutputTooLarge {
+        limit: usize,
+    },
+    SandboxLost(SandboxEnd),
+    ActorGone {
+        what: &'static str,
+    },
+    Runtime(String),
+}
+
+/// Why something failed. Cheap to clone.
+///
+/// The text says what was asked for, why it failed (with the server's own reason), and where it can,
+/// what to do. [`kind`](Self::kind) is for programs. [`effect`](Self::effect) tells whether the request
+/// took effect all the same.
+///
+/// ```
+/// use actix_sandbox::{ErrorKind, Sandbox};
+///
+/// # futures::executor::block_on(async {
+/// let error = Sandbox::create("ftp://example.com").await.unwrap_err();
+/// assert_eq!(error.kind(), ErrorKind::InvalidUrl);
+/// assert!(error.to_string().contains("expected ws://, wss://, http:// or https://"));
+/// # });
+/// ```
+#[derive(Clone)]
+pub struct Error(Arc<Repr>);
+
+impl Error {
+    /// What kind of error this is.
+    pub fn kind(&self) -> ErrorKind {
+        match &*self.0 {
+            Repr::Url(_) => ErrorKind::InvalidUrl,
+            Repr::Option { .. } | Repr::Config(_) => ErrorKind::InvalidOption,
+            Repr::Failure(failure) => failure_kind(failure),
+            Repr::OutputLost { .. } => ErrorKind::OutputLost,
+            Repr::OutputOverflow { .. } => ErrorKind::OutputOverflow,
+            Repr::OutputTooLarge { .. } => ErrorKind::OutputTooLarge,
+            Repr::SandboxLost(end) => end_kind(end),
+            Repr::ActorGone { .. } => ErrorKind::ActorGone,
+            Repr::Runtime(_) => ErrorKind::Runtime,
+        }
+    }
+
+    /// What is known of the effect of the request.
+    pub fn effect(&self) -> Effect {
+        match &*self.0 {
+            Repr::Url(_) | Repr::Option { .. } | Repr::Config(_) | Repr::Runtime(_) => {
+                Effect::NotApplied
+            }
+            Repr::Failure(failure) => failure.effect(),
+            Repr::OutputLost { .. } | Repr::OutputOverflow { .. } | Repr::OutputTooLarge { .. } => {
+                Effect::Applied
+            }
+            Repr::SandboxLost(_) | Repr::ActorGone { .. } => Effect::Unknown,
+        }
+    }
+
+    /// Whether the same call may succeed when it is made again. With [`Effect::Unknown`] it may then
+    /// take effect twice.
+    pub fn is_retryable(&self) -> bool {
+        match self.kind() {
+            ErrorKind::Timeout
+            | ErrorKind::InUse
+            | ErrorKind::ProcessRunning
+            | ErrorKind::LinkLost => true,
+            _ => self.link_error().is_some_and(LinkError::is_retryable),
+        }
+    }
+
+    /// The server's own reason, where it gave one.
+    pub fn server_reason(&self) -> Option<&str> {
+        match &*self.0 {
+            Repr::Failure(Failure::Refused { reason, .. }) => reason.as_deref(),
+            _ => match self.end()? {
+                SandboxEnd::Failed { reason, .. } => reason.as_deref(),
+                _ => None,
+            },
+        }
+    }
+
+    /// The HTTP status, where the upgrade was refused with one.
+    pub fn http_status(&self) -> Option<u16> {
+        match self.link_error()? {
+            LinkError::UpgradeRefused { status, .. } => Some(*status),
+            _ => None,
+        }
+    }
+
+    /// How many bytes of output were dropped, for [`ErrorKind::OutputLost`].
+    pub fn lost_bytes(&self) -> Option<u64> {
+        match &*self.0 {
+            Repr::OutputLost { bytes } => Some(*bytes),
+            _ => None,
+        }
+    }
+
+    fn end(&self) -> Option<&SandboxEnd> {
+        match &*self.0 {
+            Repr::SandboxLost(end)
+            | Repr::Failure(Failure::NotOpened { end } | Failure::SandboxEnded { end, .. }) => {
+                Some(end)
+            }
+            _ => None,
+        }
+    }
+
+    fn link_error(&self) -> Option<&LinkError> {
+        match self.end()? {
+            SandboxEnd::LinkLost { cause, .. } => Some(cause),
+            _ => None,
+        }
+    }
+
+    fn new(repr: Repr) -> Self {
+        Self(Arc::new(repr))
+    }
+
+    pub(crate) fn option(option: &'static str, problem: impl Into<String>) -> Self {
+        Self::new(Repr::Option {
+            option,
+            problem: problem.into(),
+        })
+    }
+
+    pub(crate) fn output_lost(bytes: u64) -> Self {
+        Self::new(Repr::OutputLost { bytes })
+    }
+
+    pub(crate) fn output_overflow(budget: usize) -> Self {
+        Self::new(Repr::OutputOverflow { budget })
+    }
+
+    pub(crate) fn output_too_large(limit: usize) -> Self {
+        Self::new(Repr::OutputTooLarge { limit })
+    }
+
+    pub(crate) fn sandbox_lost(end: SandboxEnd) -> Self {
+        Self::new(Repr::SandboxLost(end))
+    }
+
+    pub(crate) fn actor_gone(what: &'static str) -> Self {
+        Self::new(Repr::ActorGone { what })
+    }
+
+    pub(crate) fn runtime(problem: impl Into<String>) -> Self {
+        Self::new(Repr::Runtime(problem.into()))
+    }
+
+    /// For the answer of an actor: a closed mailbox means that it is gone.
+    pub(crate) fn mailbox(what: &'static str) -> impl Fn(MailboxError) -> Self {
+        move |_| Self::actor_gone(what)
+    }
+}
+
+fn failure_kind(failure: &Failure) -> ErrorKind {
+    match failure {
+        Failure::NotOpened { end } | Failure::SandboxEnded { end, .. } => end_kind(end),
+        Failure::WrongState { .. } | Failure::AlreadyUnderWay { .. } => ErrorKind::WrongState,
+        Failure::ProcessRunning { .. } => ErrorKind::ProcessRunning,
+        Failure::ProcessEnded { .. } => ErrorKind::ProcessEnded,
+        Failure::Refused { status, .. } => match status {
+            Status::ExecutionUnsupportedLanguageError => ErrorKind::UnsupportedLanguage,
+            Status::ExecutionError => ErrorKind::ExecFailed,
+            _ => ErrorKind::Refused,
+        },
+        Failure::Timeout { .. } => ErrorKind::Timeout,
+        Failure::LinkLost { .. } => ErrorKind::LinkLost,
+        Failure::ActorGone { .. } | Failure::Cancelled { .. } => ErrorKind::ActorGone,
+    }
+}
+
+fn end_kind(end: &SandboxEnd) -> ErrorKind {
+    match end {
+        SandboxEnd::Failed { status, .. } => match status {
+            Status::SandboxCreationError => ErrorKind::CreationFailed,
+            Status::SandboxNotFound => ErrorKind::NotFound,
+            Status::SandboxInUse => ErrorKind::InUse,
+            Status::SandboxPermissionDenialError => ErrorKind::PermissionDenied,
+            Status::SandboxRestoreError => ErrorKind::RestoreFailed,
+            _ => ErrorKind::SandboxEnded,
+        },
+        SandboxEnd::LinkLost { cause, .. } => match cause {
+            LinkError::Resolve { .. } => ErrorKind::Resolve,
+            LinkError::Connect { .. } => ErrorKind::Connect,
+            LinkError::Tls { .. } | LinkError::TlsUnavailable { .. } => ErrorKind::Tls,
+            LinkError::UpgradeRefused { .. } => ErrorKind::UpgradeRefused,
+            LinkError::NotWebSocket { .. } => ErrorKind::NotWebSocket,
+            LinkError::ConnectTimeout { .. } => ErrorKind::Timeout,
+            LinkError::Protocol { .. } => ErrorKind::Protocol,
+            LinkError::InUse => ErrorKind::InUse,
+            LinkError::ActorGone => ErrorKind::ActorGone,
+            _ => ErrorKind::LinkLost,
+        },
+        SandboxEnd::NotReady { .. } => ErrorKind::Timeout,
+        _ => ErrorKind::SandboxEnded,
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &*self.0 {
+            Repr::Url(error) => error.fmt(f),
+            Repr::Option { option, problem } => write!(f, "the option `{option}` {problem}"),
+            Repr::Config(error) => {
+                write!(
+                    f,
+                    "{error} Add `.enable_sandbox_checkpoint(true)`, or leave the other option out."
+                )
+            }
+            Repr::Failure(failure) => failure.fmt(f),
+            Repr::OutputLost { bytes } => write!(
+                f,
+                "{bytes} bytes of output were dropped here, because nobody read them in time; \
+                 read the output while the process runs, or raise the budget"
+            ),
+            Repr::OutputOverflow { budget } => {
+                write!(
+                    f,
+                    "the process printed more than the output budget of {budget} bytes and was killed"
+                )
+            }
+            Repr::OutputTooLarge { limit } => write!(
+                f,
+                "the output is larger than the limit of {limit} bytes; read it piece by piece, or raise the limit"
+            ),
+            Repr::SandboxLost(end) => write!(
+                f,
+                "the output may be incomplete, because the sandbox is over: {end}"
+            ),
+            Repr::ActorGone { what } => {
+                write!(
+                    f,
+                    "cannot {what}: the sandbox's actor is gone: it panicked, or its System was stopped"
+                )
+            }
+            Repr::Runtime(problem) => write!(f, "cannot start the runtime: {problem}"),
+        }
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Error")
+            .field("kind", &self.kind())
+            .field("effect", &self.effect())
+            .field("message", &self.to_string())
+            .finish()
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match &*self.0 {
+            Repr::Url(error) => Some(error),
+            Repr::Config(error) => Some(error),
+            Repr::Failure(failure) => match self.link_error() {
+                Some(cause) => Some(cause),
+                None => Some(failure),
+            },
+            _ => self.link_error().map(|cause| cause as _),
+        }
+    }
+}
+
+impl From<UrlError> for Error {
+    fn from(error: UrlError) -> Self {
+        Self::new(Repr::Url(error))
+    }
+}
+
+impl From<ConfigError> for Error {
+    fn from(error: ConfigError) -> Self {
+        Self::new(Repr::Config(error))
+    }
+}
+
+/// For `actor.send(message).await??`: a closed mailbox means that the actor is gone.
+impl From<MailboxError> for Error {
+    fn from(_: MailboxError) -> Self {
+        Self::actor_gone("get an answer")
+    }
+}
+
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Self {
+        Self::new(Repr::Failure(failure))
+    }
+}

@@ -1,0 +1,70 @@
+//! What runs the code: the traits that a sandbox needs of a backend. [`host`] is the one there is.
+
+pub(super) mod host;
+mod remove;
+mod sweep;
+
+use std::io;
+
+use futures::future::BoxFuture;
+use tokio::io::AsyncWrite;
+
+use super::output::Pipe;
+use crate::protocol::SandboxId;
+
+/// A language that a backend runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Language {
+    Python,
+    Bash,
+}
+
+impl Language {
+    /// The supported languages, as error messages name them.
+    pub(super) const NAMES: &'static str = "python, bash";
+
+    /// The language of this name.
+    pub(super) fn from_name(name: &str) -> Option<Self> {
+        match name {
+            "python" => Some(Self::Python),
+            "bash" => Some(Self::Bash),
+            _ => None,
+        }
+    }
+}
+
+/// Makes sandboxes.
+pub(super) trait Backend: Send + Sync + 'static {
+    /// Makes a sandbox.
+    fn create(&self, id: &SandboxId) -> BoxFuture<'_, io::Result<Box<dyn BackendSandbox>>>;
+
+    /// Ends the backend, once every sandbox is deleted.
+    fn shutdown(&self) -> BoxFuture<'_, ()>;
+}
+
+/// One sandbox.
+pub(super) trait BackendSandbox: Send + Sync + 'static {
+    /// Starts code. The error is the reason for the client.
+    fn start(&self, language: Language, code: String) -> BoxFuture<'_, Result<Started, String>>;
+
+    /// Ends every process of the sandbox and removes its files. The error is the reason for the client.
+    fn delete(&self) -> BoxFuture<'_, Result<(), String>>;
+}
+
+/// Code that was started.
+pub(super) struct Started {
+    pub(super) stdin: Box<dyn AsyncWrite + Send + Unpin>,
+    pub(super) stdout: Pipe,
+    pub(super) stderr: Pipe,
+    pub(super) process: Box<dyn Process>,
+}
+
+/// The processes of one exec.
+pub(super) trait Process: Send {
+    /// Resolves when the main process ended. May be called again, and may be dropped.
+    fn wait(&mut self) -> BoxFuture<'_, io::Result<()>>;
+
+    /// Ends the main process and all its children; resolves when none is left. The error is the
+    /// reason for the client.
+    fn kill(&mut self) -> BoxFuture<'_, Result<(), String>>;
+}

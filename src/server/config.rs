@@ -1,0 +1,177 @@
+//! [`ServerBuilder`]: every option of the server, its default and its unit. No IO.
+
+use std::{fmt, path::PathBuf, time::Duration};
+
+use super::{LocalServer, SandboxService, ServerError};
+use crate::protocol::limits;
+
+/// Options of a server.
+///
+/// ```no_run
+/// use std::time::Duration;
+/// use actix_sandbox::server::LocalServer;
+///
+/// # async fn start() -> Result<(), actix_sandbox::server::ServerError> {
+/// let server = LocalServer::builder()
+///     .address("127.0.0.1:8080")
+///     .max_sandboxes(10)
+///     .max_run_time(Duration::from_secs(60))
+///     .start()
+///     .await?;
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Debug)]
+#[must_use = "a builder does nothing until `start` or `service` is called"]
+pub struct ServerBuilder {
+    pub(super) address: String,
+    pub(super) workers: usize,
+    pub(super) max_connections: usize,
+    pub(super) options: Options,
+}
+
+/// What the sandboxes and their sessions go by.
+#[derive(Clone, Debug)]
+pub(super) struct Options {
+    pub(super) directory: Option<PathBuf>,
+    pub(super) max_sandboxes: usize,
+    pub(super) max_message_bytes: usize,
+    pub(super) default_idle_timeout: Duration,
+    pub(super) max_idle_timeout: Duration,
+    pub(super) max_run_time: Duration,
+    pub(super) output_buffer_bytes: usize,
+    pub(super) stdin_buffer_bytes: usize,
+    pub(super) allowed_origins: Vec<String>,
+    pub(super) allowed_hosts: Vec<String>,
+}
+
+impl Default for ServerBuilder {
+    fn default() -> Self {
+        Self {
+            address: "127.0.0.1:0".to_owned(),
+            workers: 2,
+            max_connections: 25_000,
+            options: Options {
+                directory: None,
+                max_sandboxes: 1_024,
+                max_message_bytes: limits::DEFAULT_MAX_MESSAGE_BYTES,
+                default_idle_timeout: limits::DEFAULT_SERVER_IDLE_TIMEOUT,
+                max_idle_timeout: Duration::from_secs(24 * 60 * 60),
+                max_run_time: Duration::from_secs(60 * 60),
+                output_buffer_bytes: 1024 * 1024,
+                stdin_buffer_bytes: limits::DEFAULT_MAX_MESSAGE_BYTES,
+                allowed_origins: Vec::new(),
+                allowed_hosts: Vec::new(),
+            },
+        }
+    }
+}
+
+impl ServerBuilder {
+    /// Where to listen, as `host:port`; port 0 takes a free one. Default: `127.0.0.1:0`.
+    ///
+    /// Whoever reaches this address runs code as the user of this process: leave it on the loopback
+    /// interface unless something in front of it decides who may come in. Of no effect on
+    /// [`service`](Self::service).
+    pub fn address(mut self, address: impl fmt::Display) -> Self {
+        self.address = address.to_string();
+        self
+    }
+
+    /// Where the directories of the sandboxes are put. It is made if it is missing; the server puts
+    /// one directory of its own into it and removes that again. Default: the directory for temporary files.
+    pub fn directory(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.options.directory = Some(directory.into());
+        self
+    }
+
+    /// Threads that serve connections. Default: 2. Of no effect on [`service`](Self::service).
+    pub fn workers(mut self, workers: usize) -> Self {
+        self.workers = workers.max(1);
+        self
+    }
+
+    /// Most connections per worker; more wait. Default: 25 000. Of no effect on [`service`](Self::service).
+    pub fn max_connections(mut self, connections: usize) -> Self {
+        self.max_connections = connections.max(1);
+        self
+    }
+
+    /// Most sandboxes at once; the creation of one more is refused with a reason. Default: 1024.
+    pub fn max_sandboxes(mut self, sandboxes: usize) -> Self {
+        self.options.max_sandboxes = sandboxes;
+        self
+    }
+
+    /// Largest message that a client may send, in bytes. A frame that announces more is not read;
+    /// the session is closed with code 1009. Default: 16 MiB.
+    pub fn max_message_size(mut self, bytes: usize) -> Self {
+        self.options.max_message_bytes = bytes.max(1);
+        self
+    }
+
+    /// Idle time after which a sandbox is deleted when its client names none. Default: 300 s.
+    pub fn default_idle_timeout(mut self, timeout: Duration) -> Self {
+        self.options.default_idle_timeout = timeout;
+        self
+    }
+
+    /// Longest idle time that a client gets, whatever it asks for. Default: 24 h.
+    pub fn max_idle_timeout(mut self, timeout: Duration) -> Self {
+        self.options.max_idle_timeout = timeout;
+        self
+    }
+
+    /// Longest time that one exec may run; then it is killed, and the client is told. Default: 1 h.
+    pub fn max_run_time(mut self, limit: Duration) -> Self {
+        self.options.max_run_time = limit;
+        self
+    }
+
+    /// Output of a sandbox that its client has not taken yet, in bytes. When so much waits, the
+    /// pipes of the process are no longer read, so that it stops writing. Default: 1 MiB.
+    pub fn output_buffer(mut self, bytes: usize) -> Self {
+        self.options.output_buffer_bytes = bytes.max(1);
+        self
+    }
+
+    /// Input that a process has not taken yet, in bytes. More is refused, and the client is told.
+    /// Default: 16 MiB.
+    pub fn stdin_buffer(mut self, bytes: usize) -> Self {
+        self.options.stdin_buffer_bytes = bytes.max(1);
+        self
+    }
+
+    /// Lets web pages of this origin in, for example `https://example.org`. May be called more than
+    /// once. Default: none; a request that carries an `Origin` is refused.
+    pub fn allowed_origin(mut self, origin: impl Into<String>) -> Self {
+        self.options.allowed_origins.push(origin.into());
+        self
+    }
+
+    /// Accepts this host name, without port, in the `Host` header. May be called more than once.
+    /// Default: `localhost`, loopback addresses, and the address listened on (any IP address when
+    /// listening on all); everything else is refused, which keeps out web pages that have their own
+    /// name resolved to this machine.
+    pub fn allowed_host(mut self, host: impl Into<String>) -> Self {
+        self.options.allowed_hosts.push(host.into());
+        self
+    }
+
+    /// Starts a server of its own. Works on any executor and on none.
+    ///
+    /// # Errors
+    ///
+    /// The address, the directory, or the threads are not to be had.
+    pub async fn start(self) -> Result<LocalServer, ServerError> {
+        LocalServer::start_with(self).await
+    }
+
+    /// Starts the sandboxes without a listener, to be mounted into an actix-web application.
+    ///
+    /// # Errors
+    ///
+    /// The directory or the threads are not to be had.
+    pub async fn service(self) -> Result<SandboxService, ServerError> {
+        SandboxService::start(self.options).await
+    }
+}

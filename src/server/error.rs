@@ -1,0 +1,53 @@
+//! [`ServerError`]: why a server did not start. Uses nothing of the crate.
+
+use std::{io, path::PathBuf};
+
+/// Why a server did not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ServerError {
+    /// The address could not be listened on.
+    #[error(
+        "cannot listen on {address}: choose another address, or port 0 for a free one \
+         (`LocalServer::builder().address(\"127.0.0.1:0\")`)"
+    )]
+    Bind {
+        /// The address that was asked for.
+        address: String,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The directory for the sandboxes could not be made.
+    #[error(
+        "cannot use {} for the sandboxes: name a directory that this user may write to \
+         (`.directory(…)`)",
+        path.display()
+    )]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The helper process that cleans up after a crash of this one could not be started.
+    #[error(
+        "cannot start `sh`, which the server needs to clean up after a crash: is it on the PATH?"
+    )]
+    Watchdog {
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// A thread or its runtime could not be started.
+    #[error("cannot start the threads of the server: the system may be out of threads or files")]
+    Runtime {
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// A thread of the server ended before it was ready.
+    #[error("a thread of the server ended before it was ready; this is a bug")]
+    Died,
+}

@@ -1,0 +1,203 @@
+//! [`LocalServer`]: a whole server on threads of its own, for whoever has a runtime and whoever has not.
+
+use std::{
+    any::Any,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::{Mutex, PoisonError, mpsc},
+    thread,
+    time::Duration,
+};
+
+use actix_web::{App, HttpServer, dev::ServerHandle};
+use socket2::{SockRef, TcpKeepalive};
+use tokio::{
+    net::TcpStream,
+    sync::{oneshot, watch},
+};
+
+use super::{SandboxService, ServerBuilder, ServerError};
+
+/// Connections that may wait to be accepted: many clients may dial at once.
+const BACKLOG: u32 = 4_096;
+
+/// Longest time that a drop waits for the listener to end.
+const DROP_WITHIN: Duration = Duration::from_secs(5);
+
+/// A server on this machine that really runs code.
+///
+/// It listens on the loopback interface at a free port unless told otherwise. Code runs as the user
+/// of this process and is not confined: start it for code that you trust.
+///
+/// The server ends with [`stop`](Self::stop) or when it is dropped: every sandbox is deleted, with
+/// its processes and files. That also holds when this process dies by a signal: a small watchdog
+/// process cleans up then.
+///
+/// ```
+/// use actix_sandbox::server::LocalServer;
+///
+/// # #[actix_web::main]
+/// # async fn main() -> Result<(), actix_sandbox::server::ServerError> {
+/// let server = LocalServer::start().await?;
+/// println!("listening on {}", server.url());
+/// server.stop().await;
+/// # Ok(()) }
+/// ```
+#[derive(Debug)]
+#[must_use = "the server ends when this is dropped"]
+pub struct LocalServer {
+    address: SocketAddr,
+    url: String,
+    service: Option<SandboxService>,
+    http: Http,
+}
+
+/// The listener and its workers.
+#[derive(Debug)]
+struct Http {
+    handle: ServerHandle,
+    ended: watch::Receiver<bool>,
+    /// The same, for a place that cannot wait for a future.
+    is_done: Mutex<mpsc::Receiver<()>>,
+}
+
+impl LocalServer {
+    /// Starts a server with every option at its default.
+    ///
+    /// # Errors
+    ///
+    /// The address, the directory, or the threads are not to be had.
+    pub async fn start() -> Result<Self, ServerError> {
+        Self::builder().start().await
+    }
+
+    /// Options, all at their defaults.
+    pub fn builder() -> ServerBuilder {
+        ServerBuilder::default()
+    }
+
+    pub(super) async fn start_with(builder: ServerBuilder) -> Result<Self, ServerError> {
+        let service = SandboxService::start(builder.options.clone()).await?;
+        let (ready, is_ready) = oneshot::channel();
+        let (end, ended) = watch::channel(false);
+        let (done, is_done) = mpsc::sync_channel(1);
+        let mounted = service.clone();
+        thread::Builder::new()
+            .name("actix-sandbox-http".to_owned())
+            .spawn(move || {
+                serve(builder, mounted, ready);
+                end.send_replace(true);
+                let _ = done.send(());
+            })
+            .map_err(|source| ServerError::Runtime { source })?;
+        let (address, handle) = is_ready.await.map_err(|_| ServerError::Died)??;
+        tracing::info!(%address, "listening");
+        let mut reachable = address;
+        if address.ip().is_unspecified() {
+            reachable.set_ip(match address.ip() {
+                IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+                IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+            });
+        }
+        Ok(Self {
+            address,
+            url: format!("http://{reachable}"),
+            service: Some(service),
+            http: Http {
+                handle,
+                ended,
+                is_done: Mutex::new(is_done),
+            },
+        })
+    }
+
+    /// The base URL for clients, for example `http://127.0.0.1:34567`.
+    ///
+    /// When listening on all interfaces it names the loopback address.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// The address listened on, with the port that was found.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Stops the server. When this returns, within some ten seconds, nothing listens any more, every
+    /// process of every sandbox is dead, and their files are removed.
+    pub async fn stop(mut self) {
+        if let Some(service) = self.service.take() {
+            // First the sandboxes, while their clients can still be told.
+            service.stop().await;
+        }
+        // The command is on its way at once; the future is only the confirmation.
+        drop(self.http.handle.stop(false));
+        let _ = self.http.ended.wait_for(|&ended| ended).await;
+    }
+}
+
+impl Drop for LocalServer {
+    fn drop(&mut self) {
+        if let Some(service) = self.service.take() {
+            service.stop_blocking();
+        }
+        drop(self.http.handle.stop(false));
+        let is_done = &self.http.is_done;
+        // An error also means that the thread is done: after `stop` it is.
+        let _ = is_done
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .recv_timeout(DROP_WITHIN);
+    }
+}
+
+/// Lets the system find out that a peer is gone without a word, so that its sandbox is free again.
+fn notice_lost_peers(connection: &dyn Any) {
+    if let Some(socket) = connection.downcast_ref::<TcpStream>() {
+        let keepalive = TcpKeepalive::new()
+            .with_time(Duration::from_secs(30))
+            .with_interval(Duration::from_secs(10));
+        // A system that cannot do it serves nonetheless.
+        let _ = SockRef::from(socket).set_tcp_keepalive(&keepalive);
+    }
+}
+
+/// The life of the listener's thread.
+fn serve(
+    builder: ServerBuilder,
+    service: SandboxService,
+    ready: oneshot::Sender<Result<(SocketAddr, ServerHandle), ServerError>>,
+) {
+    actix_web::rt::System::new().block_on(async move {
+        let address = builder.address;
+        let bound = HttpServer::new(move || App::new().configure(service.configure()))
+            .workers(builder.workers)
+            .max_connections(builder.max_connections)
+            .backlog(BACKLOG)
+            .tcp_nodelay(true)
+            .on_connect(|connection, _| notice_lost_peers(connection))
+            .disable_signals()
+            .shutdown_timeout(1)
+            // A session that is over is over: no waiting for what its client might still send.
+            .client_disconnect_timeout(Duration::ZERO)
+            .bind(&address)
+            .and_then(|server| {
+                let bound = server.addrs().first().copied();
+                let bound = bound.ok_or_else(|| std::io::Error::other("no address"))?;
+                Ok((bound, server))
+            });
+        let (bound, server) = match bound {
+            Ok(bound) => bound,
+            Err(source) => {
+                return drop(ready.send(Err(ServerError::Bind { address, source })));
+            }
+        };
+        let server = server.run();
+        if ready.send(Ok((bound, server.handle()))).is_err() {
+            // Nobody waits any more.
+            return;
+        }
+        if let Err(error) = server.await {
+            tracing::error!(%error, "the listener failed");
+        }
+    });
+}

@@ -1,0 +1,220 @@
+//! The endpoints, and who may call them at all: no web page of another origin, and no web page that
+//! had its own name resolved to this machine.
+
+use std::{net::IpAddr, sync::Arc};
+
+use actix_web::{
+    HttpRequest, HttpResponse,
+    http::header::{self, HeaderValue},
+    web,
+    web::ServiceConfig,
+};
+use percent_encoding::percent_decode_str;
+
+use super::{
+    manager::Manager,
+    session::{Opening, open},
+};
+use crate::protocol::{
+    SandboxToken,
+    names::{KEY_SANDBOX_TOKEN, PATH_ATTACH, PATH_CREATE, PATH_STATUS},
+};
+
+/// Adds the endpoints to an application.
+pub(super) fn add(config: &mut ServiceConfig, manager: Arc<Manager>) {
+    // The data is with each resource, so that it cannot clash with the application's own.
+    let data = web::Data::from(manager);
+    config
+        .service(
+            web::resource(PATH_CREATE)
+                .app_data(data.clone())
+                .route(web::get().to(create)),
+        )
+        .service(
+            web::resource(format!("{PATH_ATTACH}/{{sandbox_id:.*}}"))
+                .app_data(data.clone())
+                .route(web::get().to(attach)),
+        )
+        .service(
+            web::resource(PATH_STATUS)
+                .app_data(data.clone())
+                .route(web::get().to(status)),
+        )
+        .service(web::resource("/").app_data(data).route(web::get().to(root)));
+}
+
+async fn create(
+    manager: web::Data<Manager>,
+    request: HttpRequest,
+    payload: web::Payload,
+) -> actix_web::Result<HttpResponse> {
+    if let Err(refusal) = check_caller(&manager, &request) {
+        return Ok(forbidden(refusal.to_owned()));
+    }
+    open(manager.into_inner(), Opening::Create, &request, payload)
+}
+
+async fn attach(
+    manager: web::Data<Manager>,
+    request: HttpRequest,
+    payload: web::Payload,
+) -> actix_web::Result<HttpResponse> {
+    if let Err(refusal) = check_caller(&manager, &request) {
+        return Ok(forbidden(refusal.to_owned()));
+    }
+    let Some(token) = query_value(request.query_string(), KEY_SANDBOX_TOKEN) else {
+        return Ok(forbidden(format!(
+            "The query parameter {KEY_SANDBOX_TOKEN} is missing."
+        )));
+    };
+    let opening = Opening::Attach {
+        id: decode(request.match_info().query("sandbox_id")),
+        token: SandboxToken::new(token),
+    };
+    open(manager.into_inner(), opening, &request, payload)
+}
+
+async fn status(manager: web::Data<Manager>, request: HttpRequest) -> HttpResponse {
+    answer(&manager, &request, r#"{"status":"ok"}"#)
+}
+
+async fn root(manager: web::Data<Manager>, request: HttpRequest) -> HttpResponse {
+    answer(&manager, &request, r#"{"message":"Server is running"}"#)
+}
+
+fn answer(manager: &Manager, request: &HttpRequest, json: &'static str) -> HttpResponse {
+    match check_caller(manager, request) {
+        Ok(()) => HttpResponse::Ok()
+            .content_type("application/json")
+            .body(json),
+        Err(refusal) => forbidden(refusal.to_owned()),
+    }
+}
+
+/// The value of a key in a query string. A repeated key counts once, the first.
+fn query_value(query: &str, key: &str) -> Option<String> {
+    query.split('&').find_map(|pair| {
+        let (name, value) = pair.split_once('=')?;
+        (name == key).then(|| decode(value))
+    })
+}
+
+fn decode(text: &str) -> String {
+    percent_decode_str(text).decode_utf8_lossy().into_owned()
+}
+
+fn forbidden(reason: String) -> HttpResponse {
+    HttpResponse::Forbidden()
+        .content_type("text/plain; charset=utf-8")
+        .body(reason)
+}
+
+/// Whether the caller may call at all, or the reason why not.
+fn check_caller(manager: &Manager, request: &HttpRequest) -> Result<(), &'static str> {
+    let options = &manager.options;
+    let headers = request.headers();
+    for origin in headers.get_all(header::ORIGIN) {
+        let allowed = origin.to_str().is_ok_and(|origin| {
+            options
+                .allowed_origins
+                .iter()
+                .any(|allowed| allowed.eq_ignore_ascii_case(origin))
+        });
+        if !allowed {
+            tracing::info!("refused: a request with an Origin");
+            return Err("Requests of web pages are refused: this server runs code. \
+                 The server's option `allowed_origin` lets an origin in.");
+        }
+    }
+    let bound = request.app_config().local_addr().ip();
+    let is_own = |host: &HeaderValue| {
+        host.to_str()
+            .is_ok_and(|host| is_own_host(host, bound, &options.allowed_hosts))
+    };
+    if !headers.contains_key(header::HOST) || !headers.get_all(header::HOST).all(is_own) {
+        tracing::info!("refused: a request for another host");
+        return Err(
+            "Requests for this host name are refused: the name might have been pointed at this \
+             machine by a web page. The server's option `allowed_host` lets a host name in.",
+        );
+    }
+    Ok(())
+}
+
+/// Whether a `Host` header names this server. Names other than `localhost` must be in the list: a
+/// web page can have its own name resolved to any address, but it cannot take over an address.
+fn is_own_host(host: &str, bound: IpAddr, allowed: &[String]) -> bool {
+    let name = without_port(host);
+    if name.eq_ignore_ascii_case("localhost")
+        || allowed
+            .iter()
+            .any(|allowed| allowed.eq_ignore_ascii_case(name) || allowed.eq_ignore_ascii_case(host))
+    {
+        return true;
+    }
+    let literal = name
+        .strip_prefix('[')
+        .and_then(|name| name.strip_suffix(']'))
+        .unwrap_or(name);
+    literal
+        .parse::<IpAddr>()
+        .is_ok_and(|ip| ip.is_loopback() || ip == bound || bound.is_unspecified())
+}
+
+fn without_port(host: &str) -> &str {
+    match host.rsplit_once(':') {
+        // In `[::1]` the last colon is part of the address.
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_own_names_and_addresses_are_accepted() {
+        let loopback = "127.0.0.1".parse().unwrap();
+        let all = "0.0.0.0".parse().unwrap();
+        let lan = "192.168.1.7".parse().unwrap();
+        let allowed = ["sandbox.example".to_owned()];
+        for host in [
+            "127.0.0.1:8080",
+            "127.0.0.1",
+            "localhost:1",
+            "LOCALHOST",
+            "[::1]:80",
+            "[::1]",
+            "sandbox.example:443",
+        ] {
+            assert!(is_own_host(host, loopback, &allowed), "{host}");
+        }
+        for host in [
+            "evil.example",
+            "evil.example:8080",
+            "192.168.1.7",
+            "127.0.0.1.evil.example",
+            "localhost.evil.example",
+            "",
+            "[::1",
+            "@127.0.0.1:1",
+        ] {
+            assert!(!is_own_host(host, loopback, &allowed), "{host}");
+        }
+        assert!(is_own_host("192.168.1.7:80", all, &[]));
+        assert!(is_own_host("192.168.1.7:80", lan, &[]));
+        assert!(!is_own_host("192.168.1.8:80", lan, &[]));
+        assert!(!is_own_host("evil.example", all, &[]));
+    }
+
+    #[test]
+    fn query_values_are_decoded() {
+        assert_eq!(
+            query_value("a=b&sandbox_token=%2F%20x+y", "sandbox_token").as_deref(),
+            Some("/ x+y")
+        );
+        assert_eq!(query_value("sandbox_token", "sandbox_token"), None);
+        assert_eq!(query_value("", "sandbox_token"), None);
+    }
+}

@@ -1,0 +1,208 @@
+//! [`SandboxService`]: the sandboxes and the thread they live on, without a listener.
+
+use std::{
+    io,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError, mpsc},
+    thread,
+    time::Duration,
+};
+
+use actix_web::web::ServiceConfig;
+use tokio::sync::{oneshot, watch};
+
+use super::{
+    ServerBuilder, ServerError,
+    backend::host::HostBackend,
+    config::Options,
+    manager::{Manager, random_hex},
+    routes,
+};
+
+/// Longest time that a drop waits for the sandboxes to be deleted.
+const DROP_WITHIN: Duration = Duration::from_secs(15);
+
+/// Sandboxes to be mounted into an actix-web application.
+///
+/// The sandboxes live on a thread of their own, so they outlive the workers of the application. They
+/// are deleted by [`stop`](Self::stop), or when the last clone of the service is dropped; the
+/// application holds clones as long as it runs.
+///
+/// ```
+/// use actix_sandbox::server::SandboxService;
+/// use actix_web::{App, HttpServer};
+///
+/// # #[actix_web::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let service = SandboxService::builder().max_sandboxes(10).service().await?;
+/// let mounted = service.clone();
+/// let server = HttpServer::new(move || App::new().configure(mounted.configure()))
+///     .tcp_nodelay(true)
+///     .disable_signals()
+///     .bind(("127.0.0.1", 0))?
+///     .run();
+/// # let handle = server.handle();
+/// # actix_web::rt::spawn(async move { handle.stop(false).await });
+/// server.await?;
+/// service.stop().await;
+/// # Ok(()) }
+/// ```
+#[derive(Clone)]
+pub struct SandboxService {
+    manager: Arc<Manager>,
+    engine: Arc<Engine>,
+}
+
+impl std::fmt::Debug for SandboxService {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SandboxService").finish_non_exhaustive()
+    }
+}
+
+impl SandboxService {
+    /// Options, all at their defaults; [`ServerBuilder::service`] starts it.
+    pub fn builder() -> ServerBuilder {
+        ServerBuilder::default()
+    }
+
+    pub(super) async fn start(options: Options) -> Result<Self, ServerError> {
+        let (ready, is_ready) = oneshot::channel();
+        let (stop, stopping) = watch::channel(false);
+        let (stopped, is_stopped) = watch::channel(false);
+        let (done, is_done) = mpsc::sync_channel(1);
+        thread::Builder::new()
+            .name("actix-sandbox".to_owned())
+            .spawn(move || {
+                live(options, ready, stopping);
+                stopped.send_replace(true);
+                let _ = done.send(());
+            })
+            .map_err(|source| ServerError::Runtime { source })?;
+        let manager = is_ready.await.map_err(|_| ServerError::Died)??;
+        Ok(Self {
+            manager,
+            engine: Arc::new(Engine {
+                stop,
+                is_stopped,
+                is_done: Mutex::new(is_done),
+            }),
+        })
+    }
+
+    /// What [`App::configure`](actix_web::App::configure) takes: adds `/create`, `/attach/…`,
+    /// `/status` and `/`.
+    pub fn configure(&self) -> impl FnOnce(&mut ServiceConfig) + use<> {
+        let manager = self.manager.clone();
+        // The application keeps the sandboxes alive.
+        let engine = self.engine.clone();
+        move |config| {
+            config.app_data(engine);
+            routes::add(config, manager);
+        }
+    }
+
+    /// Deletes all sandboxes: their processes are dead and their files removed when this returns,
+    /// within some ten seconds. New sandboxes are refused from now on.
+    pub async fn stop(&self) {
+        self.engine.stop.send_replace(true);
+        let _ = self
+            .engine
+            .is_stopped
+            .clone()
+            .wait_for(|&stopped| stopped)
+            .await;
+    }
+}
+
+impl SandboxService {
+    /// [`stop`](Self::stop) for a place that cannot wait for a future; bounded in time.
+    pub(super) fn stop_blocking(&self) {
+        self.engine.stop_blocking();
+    }
+}
+
+/// The thread of the sandboxes, seen from outside.
+struct Engine {
+    stop: watch::Sender<bool>,
+    is_stopped: watch::Receiver<bool>,
+    is_done: Mutex<mpsc::Receiver<()>>,
+}
+
+impl Engine {
+    fn stop_blocking(&self) {
+        self.stop.send_replace(true);
+        let is_done = self.is_done.lock().unwrap_or_else(PoisonError::into_inner);
+        // An error also means that the thread is done: then the other end is gone.
+        let _ = is_done.recv_timeout(DROP_WITHIN);
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.stop_blocking();
+    }
+}
+
+/// The life of the thread.
+fn live(
+    options: Options,
+    ready: oneshot::Sender<Result<Arc<Manager>, ServerError>>,
+    mut stopping: watch::Receiver<bool>,
+) {
+    let runtime = match tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .thread_name("actix-sandbox-files")
+        .max_blocking_threads(16)
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(source) => return drop(ready.send(Err(ServerError::Runtime { source }))),
+    };
+    runtime.block_on(async move {
+        match prepare(options) {
+            Ok(manager) => {
+                let manager = Arc::new(manager);
+                if ready.send(Ok(manager.clone())).is_ok() {
+                    // An error means that the last handle is gone.
+                    let _ = stopping.wait_for(|&stop| stop).await;
+                }
+                manager.stop().await;
+            }
+            Err(error) => drop(ready.send(Err(error))),
+        }
+    });
+    // A blocking task that hangs must not hold this thread.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+}
+
+fn prepare(options: Options) -> Result<Manager, ServerError> {
+    let parent = options.directory.clone().unwrap_or_else(std::env::temp_dir);
+    let root = make_root(&parent).map_err(|source| ServerError::Directory {
+        path: parent,
+        source,
+    })?;
+    let backend = random_hex::<16>()
+        .map_err(io::Error::from)
+        .and_then(|marker| HostBackend::start(root.clone(), marker));
+    match backend {
+        Ok(backend) => Ok(Manager::new(Arc::new(options), Arc::new(backend))),
+        Err(source) => {
+            let _ = std::fs::remove_dir(root);
+            Err(ServerError::Watchdog { source })
+        }
+    }
+}
+
+/// The server's own directory, which no other user may enter.
+fn make_root(parent: &std::path::Path) -> io::Result<PathBuf> {
+    use std::os::unix::fs::PermissionsExt;
+
+    std::fs::create_dir_all(parent)?;
+    // Without symbolic links, as `/proc` will name it.
+    let parent = parent.canonicalize()?;
+    let root = tempfile::Builder::new()
+        .prefix("actix-sandbox-")
+        .permissions(std::fs::Permissions::from_mode(0o700))
+        .tempdir_in(parent)?;
+    Ok(root.keep())
+}

@@ -1,0 +1,246 @@
+//! One client's session, in two halves: [`Session`] writes, [`Conversation`] reads.
+//!
+//! The writer is an actor of actix-web-actors, fed by the [`Link`] one message at a time, because
+//! its own queue has no bound. An actor whose peer does not read is not polled at all, so it does
+//! nothing else: reading is a task of its own, and everything that must happen in time is with the
+//! sandbox.
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use actix::{Actor, ActorContext, AsyncContext, StreamHandler};
+use actix_http::ws::{CloseCode, CloseReason, Codec, Message, ProtocolError};
+use actix_web::{HttpRequest, HttpResponse, web};
+// Its successor, actix-ws, has no actors.
+use actix_web_actors::ws;
+use futures::{Stream, stream};
+use tokio::time::timeout;
+
+use super::{
+    incoming::{Event, Incoming},
+    link::{Link, Outgoing},
+    manager::{Manager, SandboxHandle},
+    sandbox::Request,
+};
+use crate::protocol::{
+    ClientMessage, SandboxToken, ServerMessage, Status,
+    names::{CLOSE_ERROR, CLOSE_TOO_BIG},
+};
+
+/// Time that a client has to send its configuration.
+const CONFIGURE_WITHIN: Duration = Duration::from_secs(60);
+
+/// Time that a client has to answer a close frame.
+const CLOSE_WITHIN: Duration = Duration::from_secs(5);
+
+/// Close code of a peer that does not keep to the framing (RFC 6455, 7.4.1).
+const CLOSE_PROTOCOL: u16 = 1002;
+
+/// How a session begins.
+pub(super) enum Opening {
+    /// With a configuration.
+    Create,
+    /// With the sandbox of this id.
+    Attach { id: String, token: SandboxToken },
+}
+
+/// Upgrades a request to a session.
+pub(super) fn open(
+    manager: Arc<Manager>,
+    opening: Opening,
+    request: &HttpRequest,
+    payload: web::Payload,
+) -> actix_web::Result<HttpResponse> {
+    let mut response = ws::handshake(request)?;
+    let link = Arc::new(Link::default());
+    let incoming = Incoming::new(payload, manager.options.max_message_bytes);
+    let session = Session { link: link.clone() };
+    // The payload is read by the conversation; the actor gets none.
+    let body = ws::WebsocketContext::with_codec(session, stream::pending(), Codec::new());
+    let conversation = Conversation {
+        manager,
+        incoming,
+        link: Guard(link),
+    };
+    actix_web::rt::spawn(conversation.hold(opening));
+    Ok(response.streaming(body))
+}
+
+/// The link, which is dead as soon as nobody reads from the client, or nobody writes to it.
+struct Guard(Arc<Link>);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.0.die();
+    }
+}
+
+/// The reading half.
+struct Conversation {
+    manager: Arc<Manager>,
+    incoming: Incoming,
+    link: Guard,
+}
+
+impl Conversation {
+    async fn hold(mut self, opening: Opening) {
+        let link = self.link.0.clone();
+        let sandbox = match opening {
+            Opening::Create => match timeout(CONFIGURE_WITHIN, self.next()).await {
+                Ok(Some(frame)) => self.manager.create(&frame, &link),
+                Ok(None) => None,
+                Err(_elapsed) => {
+                    link.push(ServerMessage::status(Status::SandboxCreationError));
+                    link.push(ServerMessage::error(format!(
+                        "No configuration came within {} seconds.",
+                        CONFIGURE_WITHIN.as_secs()
+                    )));
+                    link.close(CLOSE_ERROR);
+                    None
+                }
+            },
+            Opening::Attach { id, token } => self.manager.attach(&id, &token, &link).await,
+        };
+        if let Some(sandbox) = sandbox {
+            while let Some(frame) = self.next().await {
+                if !self.hand_on(&frame, &sandbox).await {
+                    break;
+                }
+            }
+        }
+        if !link.is_dead() {
+            // A close frame is on its way: wait for the answer, so that it is not lost by a reset.
+            let _ = timeout(CLOSE_WITHIN, self.incoming.drain()).await;
+        }
+    }
+
+    /// The next text message; `None` when the session is over.
+    async fn next(&mut self) -> Option<bytes::Bytes> {
+        let link = &self.link.0;
+        loop {
+            let event = tokio::select! {
+                biased;
+                () = link.ends() => return None,
+                event = self.incoming.next() => event,
+            };
+            match event {
+                Event::Text(frame) => return Some(frame),
+                Event::Ping(payload) => link.pong(payload),
+                Event::Close(code) => link.closed_by_client(code),
+                Event::TooLarge => {
+                    tracing::info!("a message over the size limit; the session is closed");
+                    link.close(CLOSE_TOO_BIG);
+                }
+                Event::Broken(problem) => {
+                    tracing::info!(problem, "not a WebSocket frame; the session is closed");
+                    link.close(CLOSE_PROTOCOL);
+                }
+                Event::Binary => {
+                    tracing::info!("a binary message; the session is dropped");
+                    link.die();
+                }
+                Event::Lost => link.die(),
+            }
+        }
+    }
+
+    /// Gives a message to the sandbox; false for one that ends the session.
+    async fn hand_on(&self, frame: &[u8], sandbox: &SandboxHandle) -> bool {
+        let link = &self.link.0;
+        let text = |text: Option<std::borrow::Cow<'_, str>>| text.map(std::borrow::Cow::into_owned);
+        let request = match ClientMessage::parse(frame) {
+            Ok(ClientMessage::Exec(exec)) => Request::Exec {
+                language: text(exec.language),
+                code: text(exec.code),
+            },
+            Ok(ClientMessage::Stdin { data }) => Request::Stdin(text(data)),
+            Ok(ClientMessage::KillProcess) => Request::KillProcess,
+            Ok(ClientMessage::KillSandbox) => Request::KillSandbox,
+            Ok(ClientMessage::SnapshotFilesystem { .. }) => Request::SnapshotFilesystem,
+            Ok(ClientMessage::Checkpoint) => Request::Checkpoint,
+            Ok(ClientMessage::Reconnect) => Request::Reconnect,
+            // As recorded: what is nothing else is an exec without a language.
+            Ok(ClientMessage::Unknown { .. }) => Request::Exec {
+                language: None,
+                code: None,
+            },
+            Err(_quotes_the_frame) => {
+                // As recorded: the socket is dropped without a close frame, the sandbox lives on.
+                tracing::info!("a malformed frame; the session is dropped");
+                link.die();
+                return false;
+            }
+        };
+        let is_stdin = matches!(request, Request::Stdin(_));
+        sandbox.say(link, request).await;
+        if is_stdin && let Some(queue) = sandbox.stdin.get() {
+            queue.make_way().await;
+        }
+        !link.is_ending()
+    }
+}
+
+/// The writing half.
+struct Session {
+    link: Arc<Link>,
+}
+
+impl Actor for Session {
+    type Context = ws::WebsocketContext<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.add_stream(Outbound {
+            link: Guard(self.link.clone()),
+            paused: false,
+        });
+    }
+}
+
+impl StreamHandler<Outgoing> for Session {
+    fn handle(&mut self, outgoing: Outgoing, ctx: &mut Self::Context) {
+        match outgoing {
+            Outgoing::Text(text) => ctx.text(text),
+            Outgoing::Pong(payload) => ctx.pong(&payload),
+            Outgoing::Close(code) => ctx.close(code.map(|code| CloseReason {
+                code: CloseCode::from(code),
+                description: None,
+            })),
+        }
+    }
+
+    fn finished(&mut self, ctx: &mut Self::Context) {
+        // Without a close frame before it this drops the socket, which is meant.
+        ctx.stop();
+    }
+}
+
+impl StreamHandler<Result<Message, ProtocolError>> for Session {
+    fn handle(&mut self, _: Result<Message, ProtocolError>, _: &mut Self::Context) {
+        // Nothing comes this way: the conversation reads.
+    }
+}
+
+/// What the link holds, one message for each time the connection can take more.
+struct Outbound {
+    link: Guard,
+    paused: bool,
+}
+
+impl Stream for Outbound {
+    type Item = Outgoing;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Outgoing>> {
+        if std::mem::take(&mut self.paused) {
+            // The connection asks again if it has room for more.
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let next = self.link.0.poll_pop(cx);
+        self.paused = matches!(next, Poll::Ready(Some(_)));
+        next
+    }
+}

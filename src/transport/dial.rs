@@ -1,0 +1,179 @@
+//! [`dial`]: from a target to an open WebSocket, with every failure told apart.
+
+#[cfg(feature = "tls")]
+use std::sync::Arc;
+use std::{io, time::Duration};
+
+use actix_codec::Framed;
+use awc::{
+    BoxedSocket, Client, Connector,
+    error::{ConnectError, SendRequestError, WsClientError},
+    http::{
+        Version,
+        header::{COOKIE, HeaderName, HeaderValue},
+    },
+};
+
+use super::{Cookies, Endpoint, Target, codec::GuardedCodec, connector::TunedConnector};
+use crate::machine::LinkError;
+
+/// Long enough to leave every timeout to [`dial`] itself, which bounds all steps together.
+const FOREVER: Duration = Duration::from_secs(24 * 3600);
+
+/// How a link is dialled.
+#[derive(Clone)]
+pub(crate) struct DialConfig {
+    pub(crate) endpoint: Endpoint,
+    pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
+    /// Bound on lookup, TCP, TLS and upgrade together.
+    pub(crate) connect_timeout: Duration,
+    /// Largest message taken, in bytes.
+    pub(crate) max_message_bytes: usize,
+    #[cfg(feature = "tls")]
+    pub(crate) tls: Option<Arc<rustls::ClientConfig>>,
+}
+
+/// An open WebSocket, frame by frame.
+pub(crate) type Socket = Framed<BoxedSocket, GuardedCodec>;
+
+/// Opens a WebSocket. Cookies are sent, and what the server sets is kept.
+///
+/// Must run on an actix or tokio `LocalSet`: awc's client is not `Send`.
+pub(crate) async fn dial(
+    config: DialConfig,
+    target: Target,
+    mut cookies: Cookies,
+) -> Result<(Socket, Cookies), LinkError> {
+    let endpoint = &config.endpoint;
+    let mut request = client(&config)?.ws(endpoint.url(&target));
+    if let Some(address) = endpoint.address() {
+        request = request.address(address);
+    }
+    for (name, value) in &config.headers {
+        request = request.header(name.clone(), value.clone());
+    }
+    if let Some(cookie) = cookies.header() {
+        request = request.header(COOKIE, cookie);
+    }
+
+    let address = endpoint.authority();
+    match tokio::time::timeout(config.connect_timeout, request.connect()).await {
+        Ok(Ok((response, framed))) => {
+            cookies.update(response.headers());
+            let limit = config.max_message_bytes;
+            Ok((framed.into_map_codec(|_| GuardedCodec::new(limit)), cookies))
+        }
+        Ok(Err(error)) => Err(classify(error, address)),
+        Err(_) => Err(LinkError::ConnectTimeout {
+            address: address.to_owned(),
+            after: config.connect_timeout,
+        }),
+    }
+}
+
+/// A client without a connection limit (each WebSocket holds a place for life, the default is 100),
+/// for HTTP/1.1, without timeouts of its own.
+fn client(config: &DialConfig) -> Result<Client, LinkError> {
+    let connector = Connector::new()
+        .connector(TunedConnector::new())
+        .limit(0)
+        .timeout(FOREVER)
+        .handshake_timeout(FOREVER);
+
+    #[cfg(feature = "tls")]
+    let connector = if config.endpoint.is_tls() {
+        connector.rustls_0_23(super::tls::client_config(config.tls.as_ref()))
+    } else {
+        connector
+    };
+    #[cfg(not(feature = "tls"))]
+    if config.endpoint.is_tls() {
+        return Err(LinkError::TlsUnavailable {
+            address: config.endpoint.authority().to_owned(),
+        });
+    }
+
+    Ok(Client::builder()
+        .max_http_version(Version::HTTP_11)
+        .connector(connector)
+        .disable_timeout()
+        .no_default_headers()
+        .finish())
+}
+
+fn classify(error: WsClientError, address: &str) -> LinkError {
+    let address = address.to_owned();
+    let not_websocket = |address, detail: &dyn std::fmt::Display| LinkError::NotWebSocket {
+        address,
+        detail: detail.to_string(),
+    };
+    match error {
+        WsClientError::InvalidResponseStatus(status) => LinkError::UpgradeRefused {
+            address,
+            status: status.as_u16(),
+        },
+        WsClientError::SendRequest(SendRequestError::Connect(error)) => {
+            connect_error(error, address)
+        }
+        WsClientError::SendRequest(SendRequestError::Send(error)) => io_error(&error, address),
+        WsClientError::SendRequest(SendRequestError::Response(error)) => {
+            not_websocket(address, &error)
+        }
+        WsClientError::SendRequest(SendRequestError::Timeout) => LinkError::ConnectTimeout {
+            address,
+            after: FOREVER,
+        },
+        error => not_websocket(address, &error),
+    }
+}
+
+fn connect_error(error: ConnectError, address: String) -> LinkError {
+    let host = || {
+        address
+            .rsplit_once(':')
+            .map_or(&*address, |(host, _)| host)
+            .to_owned()
+    };
+    match error {
+        ConnectError::Resolver(error) => LinkError::Resolve {
+            host: host(),
+            detail: error.to_string(),
+        },
+        ConnectError::NoRecords | ConnectError::Unresolved => LinkError::Resolve {
+            host: host(),
+            detail: "no address found".to_owned(),
+        },
+        ConnectError::SslIsNotSupported => LinkError::TlsUnavailable { address },
+        ConnectError::Timeout => LinkError::ConnectTimeout {
+            address,
+            after: FOREVER,
+        },
+        ConnectError::Disconnected => LinkError::Dropped {
+            detail: format!("{address} closed the connection before it answered the upgrade"),
+        },
+        ConnectError::Io(error) => io_error(&error, address),
+        error => LinkError::Connect {
+            address,
+            kind: io::ErrorKind::Other,
+            detail: error.to_string(),
+        },
+    }
+}
+
+fn io_error(error: &io::Error, address: String) -> LinkError {
+    #[cfg(feature = "tls")]
+    if error
+        .get_ref()
+        .is_some_and(|inner| inner.is::<rustls::Error>())
+    {
+        return LinkError::Tls {
+            address,
+            detail: error.to_string(),
+        };
+    }
+    LinkError::Connect {
+        address,
+        kind: error.kind(),
+        detail: error.to_string(),
+    }
+}

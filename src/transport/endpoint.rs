@@ -1,0 +1,249 @@
+//! [`Endpoint`]: the address of a service, checked before anything is dialled.
+
+use std::{borrow::Cow, net::SocketAddr};
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use url::{Host, Url};
+
+use crate::protocol::{
+    SandboxId, SandboxToken,
+    names::{KEY_SANDBOX_TOKEN, PATH_ATTACH, PATH_CREATE},
+};
+
+/// Everything but the unreserved characters of RFC 3986.
+const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
+
+/// Why a URL cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum UrlError {
+    /// It is no URL.
+    #[error(
+        "`{url}` is not a URL ({problem}); expected something like wss://host or http://127.0.0.1:8080"
+    )]
+    Invalid {
+        /// The URL.
+        url: String,
+        /// What the parser found.
+        problem: String,
+    },
+    /// Its scheme is none of the accepted ones.
+    #[error("`{url}` has the scheme `{scheme}`; expected ws://, wss://, http:// or https://")]
+    Scheme {
+        /// The URL.
+        url: String,
+        /// The scheme.
+        scheme: String,
+    },
+    /// It names no host.
+    #[error("`{url}` names no host; expected something like wss://host or http://127.0.0.1:8080")]
+    NoHost {
+        /// The URL.
+        url: String,
+    },
+    /// It holds a user name or a password, which would end up in logs.
+    #[error(
+        "the URL of {host} holds a user name or password; leave them out and send a header instead"
+    )]
+    Credentials {
+        /// The host.
+        host: String,
+    },
+    /// It holds a query or a fragment, which have no meaning here.
+    #[error(
+        "the URL of {host} holds a query or a fragment; leave them out (the service's paths are added by the client)"
+    )]
+    Query {
+        /// The host.
+        host: String,
+    },
+}
+
+/// Where a service is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Endpoint {
+    /// `ws://host:port/path`, without a trailing slash.
+    base: String,
+    /// Host and port, for errors.
+    authority: String,
+    /// The address itself, where the host is one. Saves the lookup.
+    address: Option<SocketAddr>,
+    tls: bool,
+}
+
+/// What to ask of the service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Target {
+    Create,
+    Attach(SandboxId, SandboxToken),
+}
+
+impl Endpoint {
+    pub(crate) fn parse(text: &str) -> Result<Self, UrlError> {
+        let shown = || without_secrets(text).into_owned();
+        // A password must not be quoted, so that case comes before every other.
+        let url = Url::parse(text.trim()).map_err(|error| match error {
+            url::ParseError::EmptyHost => UrlError::NoHost { url: shown() },
+            error => UrlError::Invalid {
+                url: shown(),
+                problem: error.to_string(),
+            },
+        })?;
+        let tls = match url.scheme() {
+            "ws" | "http" => false,
+            "wss" | "https" => true,
+            scheme => {
+                return Err(UrlError::Scheme {
+                    url: shown(),
+                    scheme: scheme.to_owned(),
+                });
+            }
+        };
+        let Some(host) = url.host() else {
+            return Err(UrlError::NoHost { url: shown() });
+        };
+        let name = host.to_string();
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(UrlError::Credentials { host: name });
+        }
+        if url.query().is_some() || url.fragment().is_some() {
+            return Err(UrlError::Query { host: name });
+        }
+        let port = url
+            .port_or_known_default()
+            .unwrap_or(if tls { 443 } else { 80 });
+        let authority = format!("{name}:{port}");
+        let scheme = if tls { "wss" } else { "ws" };
+        Ok(Self {
+            base: format!("{scheme}://{authority}{}", url.path().trim_end_matches('/')),
+            authority,
+            address: match host {
+                Host::Domain(_) => None,
+                Host::Ipv4(ip) => Some((ip, port).into()),
+                Host::Ipv6(ip) => Some((ip, port).into()),
+            },
+            tls,
+        })
+    }
+
+    /// The URL for a target. It holds the token: never log it.
+    pub(crate) fn url(&self, target: &Target) -> String {
+        match target {
+            Target::Create => format!("{}{PATH_CREATE}", self.base),
+            Target::Attach(id, token) => format!(
+                "{}{PATH_ATTACH}/{}?{KEY_SANDBOX_TOKEN}={}",
+                self.base,
+                utf8_percent_encode(id.as_str(), ESCAPED),
+                utf8_percent_encode(token.expose_secret(), ESCAPED),
+            ),
+        }
+    }
+
+    /// Host and port, for errors.
+    pub(crate) fn authority(&self) -> &str {
+        &self.authority
+    }
+
+    pub(crate) fn address(&self) -> Option<SocketAddr> {
+        self.address
+    }
+
+    pub(crate) fn is_tls(&self) -> bool {
+        self.tls
+    }
+}
+
+/// The text of a URL that did not parse, without what may be a password or a token.
+fn without_secrets(text: &str) -> Cow<'_, str> {
+    let text = text.trim();
+    let end = text.find(['?', '#']).unwrap_or(text.len());
+    let (start, rest) = match text.find("://") {
+        Some(at) => text[..end.max(at + 3)].split_at(at + 3),
+        None => ("", &text[..end]),
+    };
+    match rest
+        .split('/')
+        .next()
+        .and_then(|authority| authority.rfind('@'))
+    {
+        Some(at) => Cow::Owned(format!("{start}…{}", &rest[at..])),
+        None => Cow::Borrowed(&text[..start.len() + rest.len()]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn create(url: &str) -> String {
+        Endpoint::parse(url).expect(url).url(&Target::Create)
+    }
+
+    #[test]
+    fn every_accepted_form_gives_the_same_endpoint() {
+        for url in ["ws://h:80", "http://h", "http://h/", "  http://H:80/  "] {
+            assert_eq!(create(url), "ws://h:80/create", "{url}");
+        }
+        assert_eq!(create("https://h/a/b/"), "wss://h:443/a/b/create");
+        assert_eq!(create("ws://[::1]:9"), "ws://[::1]:9/create");
+        assert_eq!(
+            Endpoint::parse("ws://[::1]:9").expect("v6").address(),
+            Some("[::1]:9".parse().expect("v6"))
+        );
+    }
+
+    #[test]
+    fn id_and_token_are_escaped() {
+        let endpoint = Endpoint::parse("ws://h").expect("url");
+        let target = Target::Attach("../a b?&#é".into(), "t/&=+ %".into());
+        assert_eq!(
+            endpoint.url(&target),
+            "ws://h:80/attach/..%2Fa%20b%3F%26%23%C3%A9?sandbox_token=t%2F%26%3D%2B%20%25"
+        );
+    }
+
+    #[test]
+    fn unusable_urls_are_named_with_what_is_accepted() {
+        for (url, parts) in [
+            ("", vec!["`` is not a URL", "wss://host"]),
+            (
+                "localhost:8080",
+                vec!["`localhost:8080`", "scheme `localhost`", "ws://, wss://"],
+            ),
+            ("/create", vec!["`/create` is not a URL"]),
+            (
+                "ftp://h",
+                vec!["`ftp://h`", "scheme `ftp`", "http:// or https://"],
+            ),
+            ("http://", vec!["`http://` names no host"]),
+            (
+                "http://h:99999",
+                vec!["`http://h:99999` is not a URL", "port"],
+            ),
+            ("http://h?x=1", vec!["URL of h holds a query"]),
+        ] {
+            let error = Endpoint::parse(url).expect_err(url).to_string();
+            for part in parts {
+                assert!(error.contains(part), "{url}: {error}");
+            }
+        }
+    }
+
+    #[test]
+    fn passwords_in_urls_are_refused_and_not_shown() {
+        for url in [
+            "http://me:secret@h",
+            "ftp://me:secret@h",
+            "http://me:secret@h:99999",
+            "http://h:x?sandbox_token=secret",
+            "me:secret@h",
+        ] {
+            let error = Endpoint::parse(url).expect_err(url).to_string();
+            assert!(!error.contains("secret"), "{url}: {error}");
+        }
+    }
+}

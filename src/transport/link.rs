@@ -1,0 +1,318 @@
+//! [`Link`]: one open WebSocket. Reads while there is credit, writes when the peer takes it, pings when it is quiet.
+
+use std::{
+    collections::VecDeque,
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use actix_http::ws::{CloseCode, CloseReason, Frame, Item, Message};
+use bytes::Bytes;
+use futures::{Sink, Stream};
+use tokio::time::{Instant, Sleep};
+
+use super::{
+    credit::{Credit, Credits},
+    dial::Socket,
+};
+use crate::{
+    machine::{Keepalive, KeepaliveAction, KeepaliveConfig, LinkError},
+    protocol::{Fragment, Reassembly, excerpt},
+};
+
+/// Batches that may be under way at once: one being worked on while the next is read.
+const CREDITS: usize = 2;
+/// A batch is handed on when it has this many bytes or frames.
+const BATCH_BYTES: usize = 64 * 1024;
+const BATCH_FRAMES: usize = 256;
+/// Messages that may wait for the socket. What is sent is bounded by who sends it (one exec, one
+/// stdin message, a few actions), so that this is never reached while the peer takes anything.
+const MAX_OUTGOING: usize = 256;
+
+/// How a link behaves.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LinkConfig {
+    pub(crate) keepalive: KeepaliveConfig,
+    pub(crate) max_message_bytes: usize,
+}
+
+/// What a link has to say.
+#[derive(Debug)]
+pub(crate) enum LinkEvent {
+    /// Text frames, in order. The next batch is read when the credit is given back.
+    Frames(Vec<Bytes>, Credit),
+    /// The socket took the messages with these tags, and everything before them.
+    Written(Vec<u64>),
+    /// The link is no more. The last event.
+    Lost(LinkError),
+}
+
+/// One open WebSocket, driven by [`poll`](Link::poll).
+pub(crate) struct Link {
+    socket: Pin<Box<Socket>>,
+    reassembly: Reassembly,
+
+    outgoing: VecDeque<(Message, Option<u64>)>,
+    /// Tags of messages that are encoded and not flushed.
+    unflushed: Vec<u64>,
+    dirty: bool,
+    /// The latest ping to answer. An older one need not be (RFC 6455, 5.5.3).
+    pong: Option<Bytes>,
+    closing: bool,
+
+    credits: Credits,
+    credit: Option<Credit>,
+    paused: bool,
+    batch: Vec<Bytes>,
+    batch_bytes: usize,
+    lost: Option<LinkError>,
+
+    keepalive: Keepalive,
+    timer: Pin<Box<Sleep>>,
+}
+
+impl Link {
+    pub(crate) fn new(socket: Socket, config: LinkConfig) -> Self {
+        let now = Instant::now();
+        let keepalive = Keepalive::new(config.keepalive, now.into_std());
+        let timer = Box::pin(tokio::time::sleep_until(keepalive.poll_timeout().into()));
+        Self {
+            socket: Box::pin(socket),
+            reassembly: Reassembly::new(config.max_message_bytes),
+            outgoing: VecDeque::new(),
+            unflushed: Vec::new(),
+            dirty: false,
+            pong: None,
+            closing: false,
+            credits: Credits::new(CREDITS),
+            credit: None,
+            paused: false,
+            batch: Vec::new(),
+            batch_bytes: 0,
+            lost: None,
+            keepalive,
+            timer,
+        }
+    }
+
+    /// Queues a text frame. With a tag, [`LinkEvent::Written`] tells when the socket took it.
+    pub(crate) fn send(&mut self, text: String, tag: Option<u64>) {
+        if self.closing {
+            return;
+        }
+        if self.outgoing.len() >= MAX_OUTGOING {
+            self.lost.get_or_insert(LinkError::Dropped {
+                detail: format!("the server took nothing while {MAX_OUTGOING} messages waited"),
+            });
+            return;
+        }
+        self.outgoing.push_back((Message::Text(text.into()), tag));
+    }
+
+    /// Begins the close handshake. What was queued before is sent first.
+    pub(crate) fn close(&mut self) {
+        if !self.closing {
+            self.closing = true;
+            let reason = CloseReason {
+                code: CloseCode::Normal,
+                description: None,
+            };
+            self.outgoing
+                .push_back((Message::Close(Some(reason)), None));
+        }
+    }
+
+    /// Makes progress in both directions. Neither waits for the other.
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<LinkEvent> {
+        if let Err(error) = self.poll_write(cx) {
+            self.lost.get_or_insert(error);
+        }
+        if !self.dirty && !self.unflushed.is_empty() {
+            return Poll::Ready(LinkEvent::Written(std::mem::take(&mut self.unflushed)));
+        }
+        if let Some(event) = self.poll_read(cx) {
+            return Poll::Ready(event);
+        }
+        if let Some(error) = self.lost.take() {
+            return Poll::Ready(LinkEvent::Lost(error));
+        }
+        match self.poll_keepalive(cx) {
+            Some(error) => Poll::Ready(LinkEvent::Lost(error)),
+            None => Poll::Pending,
+        }
+    }
+
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> Result<(), LinkError> {
+        loop {
+            let message = match self.pong.take() {
+                Some(payload) => (Message::Pong(payload), None),
+                None => match self.outgoing.pop_front() {
+                    Some(message) => message,
+                    None => break,
+                },
+            };
+            match self.socket.as_mut().poll_ready(cx) {
+                Poll::Ready(ready) => ready.map_err(|error| error.0)?,
+                Poll::Pending => {
+                    self.outgoing.push_front(message);
+                    self.dirty = true;
+                    return Ok(());
+                }
+            }
+            self.socket
+                .as_mut()
+                .start_send(message.0)
+                .map_err(|error| error.0)?;
+            self.unflushed.extend(message.1);
+            self.dirty = true;
+        }
+        if self.dirty
+            && let Poll::Ready(flushed) = Sink::<Message>::poll_flush(self.socket.as_mut(), cx)
+        {
+            flushed.map_err(|error| error.0)?;
+            self.dirty = false;
+        }
+        Ok(())
+    }
+
+    /// Reads frames into a batch, as long as there is credit for it.
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Option<LinkEvent> {
+        while self.lost.is_none() {
+            if self.credit.is_none() && !self.closing {
+                match self.credits.poll_take(cx) {
+                    Poll::Ready(credit) => self.credit = Some(credit),
+                    Poll::Pending => {
+                        self.paused = true;
+                        return None;
+                    }
+                }
+                if std::mem::take(&mut self.paused) {
+                    // Silence while nobody listened says nothing.
+                    self.keepalive.handle_alive(Instant::now().into_std());
+                }
+            }
+            match self.socket.as_mut().poll_next(cx) {
+                Poll::Pending => break,
+                Poll::Ready(None) => {
+                    self.lost = Some(LinkError::Dropped {
+                        detail: "the stream ended without a close frame".to_owned(),
+                    });
+                }
+                Poll::Ready(Some(Err(error))) => self.lost = Some(error.0),
+                Poll::Ready(Some(Ok(frame))) => {
+                    self.keepalive.handle_alive(Instant::now().into_std());
+                    if let Err(error) = self.handle_frame(frame, cx) {
+                        self.lost = Some(error);
+                    }
+                }
+            }
+            if self.batch_bytes >= BATCH_BYTES || self.batch.len() >= BATCH_FRAMES {
+                break;
+            }
+        }
+        if self.batch.is_empty() {
+            return None;
+        }
+        self.batch_bytes = 0;
+        let credit = self.credit.take()?;
+        Some(LinkEvent::Frames(std::mem::take(&mut self.batch), credit))
+    }
+
+    fn handle_frame(&mut self, frame: Frame, cx: &mut Context<'_>) -> Result<(), LinkError> {
+        let protocol = |detail: String| LinkError::Protocol { detail };
+        match frame {
+            Frame::Text(text) => self.take(text),
+            Frame::Continuation(item) => {
+                let fragment = match item {
+                    Item::FirstText(data) => Fragment::First(data),
+                    Item::FirstBinary(data) => return Err(protocol(binary(&data))),
+                    Item::Continue(data) => Fragment::Middle(data),
+                    Item::Last(data) => Fragment::Last(data),
+                };
+                if let Some(text) = self
+                    .reassembly
+                    .push(fragment)
+                    .map_err(|error| protocol(error.to_string()))?
+                {
+                    self.take(text);
+                }
+            }
+            Frame::Binary(data) => return Err(protocol(binary(&data))),
+            Frame::Ping(payload) => {
+                self.pong = Some(payload);
+                self.poll_write(cx)?;
+            }
+            Frame::Pong(_) => {}
+            Frame::Close(reason) => {
+                // The handshake is complete when our close frame is out; it is small, one try is enough.
+                if !self.closing {
+                    self.outgoing.clear();
+                    self.outgoing
+                        .push_back((Message::Close(reason.clone()), None));
+                    self.closing = true;
+                    self.poll_write(cx)?;
+                }
+                let (code, reason) = match reason {
+                    Some(reason) => (
+                        Some(u16::from(reason.code)),
+                        reason.description.unwrap_or_default(),
+                    ),
+                    None => (None, String::new()),
+                };
+                let reason = excerpt(reason.as_bytes());
+                return Err(LinkError::Closed { code, reason });
+            }
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, text: Bytes) {
+        // While closing, nobody is there to listen any more.
+        if self.credit.is_some() {
+            self.batch_bytes += text.len();
+            self.batch.push(text);
+        }
+    }
+
+    fn poll_keepalive(&mut self, cx: &mut Context<'_>) -> Option<LinkError> {
+        loop {
+            if self.timer.as_mut().poll(cx).is_pending() {
+                return None;
+            }
+            let now = Instant::now().into_std();
+            if self.paused {
+                self.keepalive.handle_alive(now);
+            }
+            match self.keepalive.poll(now) {
+                Some(KeepaliveAction::Dead(after)) => {
+                    return Some(LinkError::Silent {
+                        after: round(after),
+                    });
+                }
+                Some(KeepaliveAction::Ping) => {
+                    self.outgoing.push_back((Message::Ping(Bytes::new()), None));
+                    if let Err(error) = self.poll_write(cx) {
+                        return Some(error);
+                    }
+                }
+                None => {}
+            }
+            self.timer
+                .as_mut()
+                .reset(self.keepalive.poll_timeout().into());
+        }
+    }
+}
+
+fn binary(data: &[u8]) -> String {
+    format!(
+        "a binary frame, where the protocol has text only: {}",
+        excerpt(data)
+    )
+}
+
+fn round(duration: Duration) -> Duration {
+    Duration::from_millis(duration.as_millis().try_into().unwrap_or(u64::MAX))
+}

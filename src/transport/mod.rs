@@ -1,0 +1,21 @@
+//! Layer 2: from bytes to frames. Dialling with awc, TLS, cookies, the frame guard, the link.
+//!
+//! Uses [`protocol`](crate::protocol) for names and limits and [`machine`](crate::machine) for
+//! [`LinkError`](crate::machine::LinkError) and the keepalive; knows nothing of actors.
+
+mod codec;
+mod connector;
+mod cookies;
+mod credit;
+mod dial;
+mod endpoint;
+mod link;
+#[cfg(feature = "tls")]
+mod tls;
+
+pub(crate) use cookies::Cookies;
+pub use credit::Credit;
+pub(crate) use dial::{DialConfig, dial};
+pub use endpoint::UrlError;
+pub(crate) use endpoint::{Endpoint, Target};
+pub(crate) use link::{Link, LinkConfig, LinkEvent};

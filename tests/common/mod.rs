@@ -1,0 +1,82 @@
+//! What the tests share.
+#![allow(dead_code, reason = "each test binary uses its part")]
+
+use std::{future::IntoFuture, time::Duration};
+
+use actix::prelude::*;
+use actix_sandbox::{LocalServer, Sandbox, SandboxEvent};
+use tokio::sync::mpsc;
+
+/// Far longer than anything takes; a test that hangs fails instead.
+pub(crate) const LONG: Duration = Duration::from_secs(60);
+
+/// Awaits, and fails instead of hanging.
+pub(crate) async fn within<T>(what: &str, future: impl IntoFuture<Output = T>) -> T {
+    match tokio::time::timeout(LONG, future).await {
+        Ok(value) => value,
+        Err(_) => panic!("{what}: not within {LONG:?}"),
+    }
+}
+
+/// A local server and a sandbox on it.
+pub(crate) async fn sandbox() -> (LocalServer, Sandbox) {
+    let server = LocalServer::start().await.expect("a local server");
+    let sandbox = Sandbox::create(server.url()).await.expect("a sandbox");
+    (server, sandbox)
+}
+
+/// Collects the events of a sandbox.
+pub(crate) struct Events(mpsc::Sender<SandboxEvent>);
+
+impl Actor for Events {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.set_mailbox_capacity(10_000);
+    }
+}
+
+impl Handler<SandboxEvent> for Events {
+    type Result = ();
+
+    fn handle(&mut self, event: SandboxEvent, _: &mut Self::Context) {
+        self.0.try_send(event).expect("the test takes its events");
+    }
+}
+
+/// Subscribes to a sandbox.
+pub(crate) async fn events(sandbox: &Sandbox) -> mpsc::Receiver<SandboxEvent> {
+    let (sender, receiver) = mpsc::channel(10_000);
+    let recipient = Events(sender).start().recipient();
+    sandbox.subscribe(recipient).await.expect("subscribed");
+    receiver
+}
+
+/// Memory of this process that is in RAM, in bytes.
+#[cfg(target_os = "linux")]
+pub(crate) fn resident_memory() -> usize {
+    let statm = std::fs::read_to_string("/proc/self/statm").expect("procfs");
+    let pages: usize = statm
+        .split_whitespace()
+        .nth(1)
+        .and_then(|pages| pages.parse().ok())
+        .expect("statm");
+    pages * 4096
+}
+
+/// Processes whose command line holds this text.
+#[cfg(target_os = "linux")]
+pub(crate) fn processes_with(text: &str) -> Vec<String> {
+    let Ok(entries) = std::fs::read_dir("/proc") else {
+        return Vec::new();
+    };
+    entries
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .filter(|name| name.bytes().all(|byte| byte.is_ascii_digit()))
+        .filter_map(|pid| {
+            let line = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+            let line = String::from_utf8_lossy(&line).replace('\0', " ");
+            line.contains(text).then(|| format!("{pid}: {line}"))
+        })
+        .collect()
+}

@@ -1,0 +1,187 @@
+//! A process that prints 100 MiB while nobody reads: memory stays within the budget, a kill still
+//! works, a status still arrives. One test in a binary of its own, because it measures the memory of
+//! the whole process, server included.
+#![cfg(target_os = "linux")]
+
+mod common;
+
+use std::time::Duration;
+
+use actix_sandbox::{
+    ErrorKind, Language, OutputPolicy, Overflow, Process, ProcessEnd, Sandbox, SandboxEvent,
+};
+use common::{events, resident_memory, sandbox, within};
+use futures::StreamExt;
+
+const MIB: usize = 1 << 20;
+const PRINTED: u64 = 100 << 20;
+const BUDGET: usize = 4 * MIB;
+/// Both budgets (client, server), socket buffers, pipes, allocator slack; far below the 100 MiB that
+/// a buffer without bound would hold.
+const ALLOWED: usize = 48 * MIB;
+
+/// Prints 100 MiB to stdout in lines, then says so on stderr.
+const FLOOD: &str = "line = 'x' * 1023 + '\\n'
+import sys
+for _ in range(100 * 1024):
+    sys.stdout.write(line)
+sys.stdout.flush()
+print('all printed', file=sys.stderr)";
+
+async fn flood(sandbox: &Sandbox, overflow: Overflow) -> Process {
+    let policy = OutputPolicy {
+        budget: BUDGET,
+        overflow,
+    };
+    sandbox
+        .exec(Language::Python, FLOOD)
+        .output_policy(policy)
+        .await
+        .expect("started")
+}
+
+/// The process's budget is used up: it prints against a full buffer.
+async fn full(process: &Process) {
+    within("a full buffer", async {
+        while process.buffered_output() < BUDGET {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+/// Reads a stream to its end: bytes that came, bytes that were dropped.
+async fn drain(mut stream: actix_sandbox::OutputStream) -> (u64, u64) {
+    let (mut came, mut lost) = (0, 0);
+    while let Some(item) = within("output", stream.next()).await {
+        match item {
+            Ok(piece) => came += piece.len() as u64,
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::OutputLost);
+                lost += error.lost_bytes().expect("how many");
+            }
+        }
+    }
+    (came, lost)
+}
+
+#[actix::test]
+async fn output_that_nobody_reads_stays_within_its_budget() {
+    let (server, sandbox) = sandbox().await;
+    sandbox
+        .run(Language::Python, "print('warm')")
+        .await
+        .expect("ran");
+    let before = resident_memory();
+    let check = |what: &str| {
+        let grown = resident_memory().saturating_sub(before);
+        println!(
+            "{what}: resident memory grew by {:.1} MiB",
+            grown as f64 / MIB as f64
+        );
+        assert!(grown < ALLOWED, "{what}: memory grew by {grown} bytes");
+    };
+
+    // Nobody reads and nobody waits: the process is paused. A kill works at once all the same.
+    let never = Overflow::Pause { max: Duration::MAX };
+    let process = flood(&sandbox, never).await;
+    full(&process).await;
+    check("paused");
+    let other = Sandbox::create(server.url())
+        .await
+        .expect("another sandbox");
+    assert_eq!(
+        other
+            .run(Language::Bash, "echo unaffected")
+            .await
+            .expect("ran")
+            .stdout,
+        "unaffected\n"
+    );
+    within("kill", process.kill()).await.expect("killed");
+    assert_eq!(process.wait().await.expect("ended"), ProcessEnd::Killed);
+    check("killed");
+    drop(process);
+
+    // Nobody reads, but somebody waits for the end: it comes, and what was dropped is counted.
+    let process = flood(&sandbox, never).await;
+    full(&process).await;
+    assert_eq!(
+        within("the end", process.wait()).await.expect("ended"),
+        ProcessEnd::Unknown
+    );
+    check("awaited");
+    let (came, lost) = drain(process.stdout()).await;
+    assert_eq!(
+        came + lost,
+        PRINTED,
+        "every byte came or was counted as lost"
+    );
+    assert!(came > 0 && came <= BUDGET as u64);
+    drop(process);
+
+    // Nobody reads and nobody waits, for longer than the longest pause: statuses come again.
+    let process = flood(
+        &sandbox,
+        Overflow::Pause {
+            max: Duration::from_millis(200),
+        },
+    )
+    .await;
+    let mut stderr = process.stderr();
+    assert_eq!(
+        within("stderr", stderr.next())
+            .await
+            .expect("some")
+            .expect("output"),
+        "all printed\n"
+    );
+    check("stalled");
+    within("end", process.wait()).await.expect("ended");
+    drop((process, stderr));
+
+    // The oldest is dropped: the process runs on at full speed.
+    let process = flood(&sandbox, Overflow::DropOldest).await;
+    within("the end", process.wait()).await.expect("ended");
+    check("oldest dropped");
+    let (came, lost) = drain(process.stdout()).await;
+    assert_eq!(came + lost, PRINTED);
+    drop(process);
+
+    // The process fails.
+    let process = flood(&sandbox, Overflow::Fail).await;
+    assert_eq!(
+        within("the end", process.wait()).await.expect("ended"),
+        ProcessEnd::Killed
+    );
+    let mut stdout = process.stdout();
+    let mut last = None;
+    while let Some(item) = stdout.next().await {
+        last = Some(item);
+    }
+    assert_eq!(
+        last.expect("an item").expect_err("an error").kind(),
+        ErrorKind::OutputOverflow
+    );
+    check("failed");
+    drop((process, stdout));
+
+    // A reader that is slow loses nothing, and holds nothing but its own process.
+    let process = flood(&sandbox, Overflow::default()).await;
+    let stdout = process.stdout();
+    full(&process).await;
+    check("slow reader");
+    assert_eq!(drain(stdout).await, (PRINTED, 0));
+    drop(process);
+
+    // Somebody listens for statuses: they come, though nobody reads.
+    let mut events = events(&sandbox).await;
+    let _process = flood(&sandbox, never).await;
+    while !matches!(
+        within("a status", events.recv()).await,
+        Some(SandboxEvent::ProcessEnded { .. })
+    ) {}
+    check("subscribed");
+
+    within("kill", sandbox.kill()).await.expect("killed");
+}

@@ -1,0 +1,86 @@
+//! 500 sandboxes open at once from one client. In a binary of its own: it uses most of the machine.
+#![cfg(target_os = "linux")]
+
+mod common;
+
+use actix_sandbox::{Language, LocalServer, Sandbox};
+use common::{processes_with, within};
+use futures::{StreamExt, stream};
+
+const COUNT: usize = 500;
+/// Creations and execs under way at once; all sandboxes are open at once all the same.
+const AT_ONCE: usize = 64;
+
+#[actix::test]
+async fn five_hundred_sandboxes_each_run_a_script_and_are_gone_after_kill() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let server = LocalServer::builder()
+        .max_sandboxes(COUNT)
+        .directory(directory.path())
+        .start()
+        .await
+        .expect("a server");
+    let url = server.url();
+
+    let sandboxes: Vec<Sandbox> = stream::iter(0..COUNT)
+        .map(|_| async move {
+            within("create", Sandbox::create(url))
+                .await
+                .expect("created")
+        })
+        .buffer_unordered(AT_ONCE)
+        .collect()
+        .await;
+    let refused = Sandbox::create(url).await.expect_err("over the limit");
+    assert!(
+        refused
+            .server_reason()
+            .is_some_and(|reason| reason.contains("500")),
+        "{refused}"
+    );
+
+    let marker = format!("actix-sandbox-scale-{}", std::process::id());
+    let outputs: Vec<String> = stream::iter(&sandboxes)
+        .map(|sandbox| {
+            let code = format!(
+                "echo {}; (exec -a {marker} sleep 1000) & disown",
+                sandbox.sandbox_id()
+            );
+            async move {
+                let output = within("run", sandbox.run(Language::Bash, code))
+                    .await
+                    .expect("ran");
+                assert_eq!(output.stdout, format!("{}\n", sandbox.sandbox_id()));
+                output.stdout
+            }
+        })
+        .buffer_unordered(AT_ONCE)
+        .collect()
+        .await;
+    let distinct: std::collections::HashSet<_> = outputs.iter().collect();
+    assert_eq!(distinct.len(), COUNT, "each sandbox answered for itself");
+    assert_eq!(
+        processes_with(&marker).len(),
+        COUNT,
+        "each left a process in the background"
+    );
+
+    let kills: Vec<_> = stream::iter(&sandboxes)
+        .map(|sandbox| within("kill", sandbox.kill()))
+        .buffer_unordered(COUNT)
+        .collect()
+        .await;
+    assert!(kills.iter().all(Result::is_ok), "{kills:?}");
+    assert_eq!(
+        processes_with(&marker),
+        Vec::<String>::new(),
+        "no process is left"
+    );
+    let again = Sandbox::create(url).await.expect("there is room again");
+    again.kill().await.expect("killed");
+    within("stop", server.stop()).await;
+    let left = std::fs::read_dir(directory.path())
+        .expect("the directory")
+        .count();
+    assert_eq!(left, 0, "no file is left");
+}

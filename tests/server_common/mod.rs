@@ -1,0 +1,304 @@
+//! A raw WebSocket client for the tests of the server: it says exactly what it is told, and writes
+//! down what it hears, one line for each message.
+#![allow(dead_code, reason = "every test file uses a part of it")]
+
+use std::{path::PathBuf, time::Duration};
+
+use actix_sandbox::server::LocalServer;
+use futures::{SinkExt, StreamExt};
+use serde_json::{Value, json};
+use tokio::{net::TcpStream, time::timeout};
+use tokio_tungstenite::{
+    WebSocketStream,
+    tungstenite::{self, Message, client::IntoClientRequest, http},
+};
+
+/// How long a test waits for anything before it fails.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A WebSocket connection.
+pub(crate) struct Client {
+    ws: WebSocketStream<TcpStream>,
+}
+
+/// The id and the token of a sandbox.
+#[derive(Clone, Debug)]
+pub(crate) struct Identity {
+    pub(crate) id: String,
+    pub(crate) token: String,
+}
+
+impl Identity {
+    pub(crate) fn attach_path(&self) -> String {
+        format!("/attach/{}?sandbox_token={}", self.id, self.token)
+    }
+}
+
+/// Dials, with more headers; the error is the HTTP status and the body of a refused upgrade.
+pub(crate) async fn dial(
+    server: &LocalServer,
+    path: &str,
+    headers: &[(&'static str, &str)],
+) -> Result<Client, (u16, String)> {
+    let mut request = format!("ws://{}{path}", server.address())
+        .into_client_request()
+        .expect("a request");
+    for &(name, value) in headers {
+        request
+            .headers_mut()
+            .insert(name, http::HeaderValue::from_str(value).expect("a value"));
+    }
+    let socket = TcpStream::connect(server.address())
+        .await
+        .expect("a listener");
+    socket.set_nodelay(true).expect("nodelay");
+    match timeout(PATIENCE, tokio_tungstenite::client_async(request, socket))
+        .await
+        .expect("an answer to the upgrade")
+    {
+        Ok((ws, _)) => Ok(Client { ws }),
+        Err(tungstenite::Error::Http(response)) => {
+            let body = response.body().clone().unwrap_or_default();
+            Err((
+                response.status().as_u16(),
+                String::from_utf8_lossy(&body).into_owned(),
+            ))
+        }
+        Err(error) => panic!("the upgrade failed: {error}"),
+    }
+}
+
+impl Client {
+    pub(crate) async fn connect(server: &LocalServer, path: &str) -> Self {
+        dial(server, path, &[]).await.expect("an upgrade")
+    }
+
+    /// A client with a running sandbox, as configured.
+    pub(crate) async fn create_with(server: &LocalServer, config: Value) -> (Self, Identity) {
+        let mut client = Self::connect(server, "/create").await;
+        client.send(config).await;
+        assert_eq!(client.line().await, "SANDBOX_CREATING");
+        let line = client.line().await;
+        let identity = line.strip_prefix("sandbox_id ").expect(&line);
+        let (id, token) = identity.split_once(' ').expect("id and token");
+        let identity = Identity {
+            id: id.to_owned(),
+            token: token.to_owned(),
+        };
+        assert_eq!(client.line().await, "SANDBOX_RUNNING");
+        (client, identity)
+    }
+
+    /// A client with a running sandbox.
+    pub(crate) async fn create(server: &LocalServer) -> (Self, Identity) {
+        Self::create_with(server, json!({"idle_timeout": 60})).await
+    }
+
+    /// A client attached to a sandbox, as soon as the server knows that the one before is gone.
+    pub(crate) async fn attach(server: &LocalServer, identity: &Identity) -> Self {
+        loop {
+            let mut client = Self::connect(server, &identity.attach_path()).await;
+            match client.line().await.as_str() {
+                "SANDBOX_RUNNING" => return client,
+                "SANDBOX_IN_USE" => assert_eq!(client.line().await, "close 1011"),
+                other => panic!("the attach was answered by {other}"),
+            }
+        }
+    }
+
+    pub(crate) async fn send(&mut self, message: Value) {
+        self.send_raw(Message::text(message.to_string())).await;
+    }
+
+    pub(crate) async fn send_raw(&mut self, message: Message) {
+        timeout(PATIENCE, self.ws.send(message))
+            .await
+            .expect("the socket takes the message")
+            .expect("an open socket");
+    }
+
+    pub(crate) async fn exec(&mut self, language: &str, code: &str) {
+        self.send(json!({"language": language, "code": code})).await;
+    }
+
+    pub(crate) async fn action(&mut self, action: &str) {
+        self.send(json!({"action": action})).await;
+    }
+
+    pub(crate) async fn stdin(&mut self, data: &str) {
+        self.send(json!({"event": "stdin", "data": data})).await;
+    }
+
+    /// The bytes under the WebSocket.
+    pub(crate) fn socket(&mut self) -> &mut TcpStream {
+        self.ws.get_mut()
+    }
+
+    /// The next thing that happens, in one line.
+    pub(crate) async fn line(&mut self) -> String {
+        timeout(PATIENCE, self.line_in_any_time())
+            .await
+            .expect("the server says something")
+    }
+
+    async fn line_in_any_time(&mut self) -> String {
+        loop {
+            let message = match self.ws.next().await {
+                Some(Ok(Message::Text(text))) => text,
+                Some(Ok(Message::Close(frame))) => {
+                    return match frame {
+                        Some(frame) => format!("close {}", u16::from(frame.code)),
+                        None => "close".to_owned(),
+                    };
+                }
+                Some(Ok(Message::Pong(payload))) => {
+                    return format!("pong {}", String::from_utf8_lossy(&payload));
+                }
+                Some(Ok(_)) => continue,
+                Some(Err(_)) | None => return "lost".to_owned(),
+            };
+            let message: Value = serde_json::from_str(&message).expect("JSON");
+            let text = |key: &str| message[key].as_str().unwrap_or_default().to_owned();
+            return match text("event").as_str() {
+                "status_update" => text("status"),
+                "sandbox_id" => format!(
+                    "sandbox_id {} {}",
+                    text("sandbox_id"),
+                    text("sandbox_token")
+                ),
+                "error" => format!("error: {}", text("message")),
+                stream => format!("{stream}: {}", text("data")),
+            };
+        }
+    }
+
+    /// Everything up to and with a line; pieces of one stream that follow each other are joined.
+    pub(crate) async fn until(&mut self, last: &str) -> Vec<String> {
+        let mut lines: Vec<String> = Vec::new();
+        loop {
+            let line = self.line().await;
+            let over = line == last;
+            assert!(
+                over || !(line.starts_with("close") || line == "lost"),
+                "the session ended before {last}: {lines:?} {line}"
+            );
+            match (lines.last_mut(), line.split_once(": ")) {
+                (Some(before), Some((stream @ ("stdout" | "stderr"), data)))
+                    if before.starts_with(&format!("{stream}: ")) =>
+                {
+                    before.push_str(data);
+                }
+                _ => lines.push(line),
+            }
+            if over {
+                return lines;
+            }
+        }
+    }
+
+    /// Runs code to its end; what was heard.
+    pub(crate) async fn run(&mut self, language: &str, code: &str) -> Vec<String> {
+        self.exec(language, code).await;
+        self.until("SANDBOX_EXECUTION_DONE").await
+    }
+
+    /// Runs bash to its end; what it wrote to stdout.
+    pub(crate) async fn bash(&mut self, code: &str) -> String {
+        let lines = self.run("bash", code).await;
+        let stdout: String = lines
+            .iter()
+            .filter_map(|line| line.strip_prefix("stdout: "))
+            .collect();
+        assert!(
+            !lines.iter().any(|line| line.starts_with("error")),
+            "{lines:?}"
+        );
+        stdout
+    }
+
+    /// That nothing is said for a while.
+    pub(crate) async fn stays_silent(&mut self, duration: Duration) {
+        if let Ok(line) = timeout(duration, self.line_in_any_time()).await {
+            panic!("the server said {line}");
+        }
+    }
+
+    /// Kills the sandbox and hears it out.
+    pub(crate) async fn kill_sandbox(mut self) {
+        self.action("kill_sandbox").await;
+        self.until("close 1000").await;
+    }
+}
+
+/// An HTTP request without upgrade: status and body.
+pub(crate) async fn get(
+    server: &LocalServer,
+    path: &str,
+    headers: &[(&str, &str)],
+) -> (u16, String) {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    let mut socket = TcpStream::connect(server.address())
+        .await
+        .expect("a listener");
+    let mut request = format!("GET {path} HTTP/1.1\r\nConnection: close\r\n");
+    if !headers.iter().any(|(name, _)| *name == "Host") {
+        request += &format!("Host: {}\r\n", server.address());
+    }
+    for (name, value) in headers {
+        request += &format!("{name}: {value}\r\n");
+    }
+    request += "\r\n";
+    socket.write_all(request.as_bytes()).await.expect("written");
+    let mut response = String::new();
+    timeout(PATIENCE, socket.read_to_string(&mut response))
+        .await
+        .expect("an answer")
+        .expect("text");
+    let status = response[9..12].parse().expect("a status");
+    let body = response
+        .split_once("\r\n\r\n")
+        .map(|(_, body)| body.to_owned())
+        .unwrap_or_default();
+    (status, body)
+}
+
+/// The processes whose environment holds `NAME=value`, zombies left out.
+pub(crate) fn processes_with(variable: &str) -> Vec<u32> {
+    let entry = variable.as_bytes();
+    std::fs::read_dir("/proc")
+        .expect("/proc")
+        .filter_map(|process| {
+            let process = process.ok()?;
+            let pid = process.file_name().to_str()?.parse().ok()?;
+            let environment = std::fs::read(process.path().join("environ")).ok()?;
+            environment
+                .split(|&byte| byte == 0)
+                .any(|variable| variable == entry)
+                .then_some(pid)
+        })
+        .collect()
+}
+
+/// The processes of a sandbox.
+pub(crate) fn processes_of(identity: &Identity) -> Vec<u32> {
+    processes_with(&format!("ACTIX_SANDBOX_ID={}", identity.id))
+}
+
+/// The directories of servers in a directory.
+pub(crate) fn entries(directory: &std::path::Path) -> Vec<PathBuf> {
+    std::fs::read_dir(directory)
+        .expect("the directory")
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .collect()
+}
+
+/// Waits until something is true; the test's own clock is not involved in what is waited for.
+pub(crate) async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let wait = async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    assert!(timeout(PATIENCE, wait).await.is_ok(), "never: {what}");
+}
