@@ -332,7 +332,7 @@ fn failures(name: &str, what: &str) -> Vec<String> {
     failures
 }
 
-const KILLED: &str = "ended: it was killed";
+const KILLED: &str = "over: it was killed";
 const DONE: &str = "ended (protocol v1";
 
 #[test]
@@ -360,15 +360,15 @@ fn attach_errors_are_told_apart() {
         "attach_errors",
         &[
             ("A", "running"),
-            ("B", "ended: SANDBOX_IN_USE"),
-            ("C", "ended: SANDBOX_NOT_FOUND"),
+            ("B", "over: SANDBOX_IN_USE"),
+            ("C", "over: SANDBOX_NOT_FOUND"),
             (
                 "D",
-                "ended: the link was lost: host:1 refused the WebSocket upgrade with HTTP status 403",
+                "over: the link was lost: host:1 refused the WebSocket upgrade with HTTP status 403",
             ),
             (
                 "E",
-                "ended: SANDBOX_PERMISSION_DENIAL_ERROR: Invalid sandbox token.",
+                "over: SANDBOX_PERMISSION_DENIAL_ERROR: Invalid sandbox token.",
             ),
             ("F", KILLED),
         ],
@@ -381,7 +381,7 @@ fn attach_errors_are_told_apart() {
 fn a_checkpoint_is_refused_while_an_exec_runs_and_restored_after_it_worked() {
     check(
         "checkpoint_and_restore",
-        &[("A", "ended: it was checkpointed"), ("B", KILLED)],
+        &[("A", "over: it was checkpointed"), ("B", KILLED)],
         &[(DONE, ""), (DONE, "done\n"), (DONE, "hello\n")],
     );
     let failures = failures("checkpoint_and_restore", "checkpoint");
@@ -395,7 +395,7 @@ fn a_checkpoint_that_is_not_enabled_ends_the_session_with_the_reason() {
         "checkpoint_not_enabled_for_sandbox",
         &[(
             "A",
-            "ended: SANDBOX_CHECKPOINT_ERROR: Failed to checkpoint sandbox",
+            "over: SANDBOX_CHECKPOINT_ERROR: Failed to checkpoint sandbox",
         )],
         &[],
     );
@@ -405,7 +405,7 @@ fn a_checkpoint_that_is_not_enabled_ends_the_session_with_the_reason() {
 
 #[test]
 fn creation_errors_carry_the_reason() {
-    let error = "ended: SANDBOX_CREATION_ERROR:";
+    let error = "over: SANDBOX_CREATION_ERROR:";
     check(
         "create_errors",
         &[("A0", error), ("A1", error), ("A2", error)],
@@ -453,10 +453,10 @@ fn a_handoff_ends_the_session_of_the_one_and_may_fail_for_the_other() {
     check(
         "handoff",
         &[
-            ("A", "ended: another client took it over"),
+            ("A", "over: another client took it over"),
             (
                 "B",
-                "ended: SANDBOX_RESTORE_ERROR: Failed to restore sandbox",
+                "over: SANDBOX_RESTORE_ERROR: Failed to restore sandbox",
             ),
         ],
         &[(DONE, "")],
@@ -468,8 +468,8 @@ fn a_sandbox_deleted_while_idle_is_gone() {
     check(
         "idle_timeout_delete",
         &[
-            ("A", "ended: the server deleted it"),
-            ("B", "ended: SANDBOX_NOT_FOUND"),
+            ("A", "over: the server deleted it"),
+            ("B", "over: SANDBOX_NOT_FOUND"),
         ],
         &[],
     );
@@ -494,7 +494,7 @@ fn output_that_the_server_loses_loses_nothing_else() {
 
 #[test]
 fn a_close_without_a_close_frame_is_a_lost_link() {
-    let lost = "ended: the link was lost: the server closed the connection with code 1006";
+    let lost = "over: the link was lost: the server closed the connection with code 1006";
     check("malformed_frames", &[("A", lost), ("B", lost)], &[]);
 }
 

@@ -71,7 +71,7 @@ fn exec_elsewhere_than_in_a_running_sandbox_names_the_state() {
         (Fixture::reconnecting(), "reconnecting"),
         (checkpointing, "being checkpointed"),
         (killing, "being killed"),
-        (ended, "ended: the server deleted it"),
+        (ended, "over: the server deleted it"),
     ] {
         fixture.forget();
         let exec = fixture.exec();

@@ -123,7 +123,7 @@ fn attach_errors_are_told_apart() {
             reason: reason.map(str::to_owned),
         };
         assert!(
-            matches!(fixture.failure(open), Failure::SandboxEnded { end: e, .. } if e == end),
+            matches!(fixture.failure(open), Failure::NotOpened { end: e } if e == end),
             "{status}"
         );
         assert_over(&mut fixture, status);
@@ -244,7 +244,7 @@ fn an_early_close_fails_create_and_attach_once() {
         assert!(
             fixture
                 .says(open)
-                .contains("the link was lost: the connection broke: cut")
+                .contains("cannot open the sandbox: the connection broke: cut")
         );
         assert_over(&mut fixture, "early close");
     }
@@ -376,7 +376,7 @@ fn nothing_happens_after_the_end() {
         ];
         for request in requests {
             let says = fixture.says(request);
-            assert!(says.contains("ended: SANDBOX_ERROR: over"), "{says}");
+            assert!(says.contains("SANDBOX_ERROR: over"), "{says}");
         }
         assert_eq!((fixture.sent(), fixture.control()), (vec![], vec![]));
     }
