@@ -167,9 +167,20 @@ impl Process {
 
     /// Kills the process, and answers when the server confirmed its end. Any number may ask.
     pub fn kill(&mut self, request: Option<RequestId>, now: Instant) {
-        if self.end.is_some() {
+        if let Some(end) = &self.end {
+            let result = match end {
+                // Nobody said that the process is no more.
+                ProcessEnd::SandboxLost { end } if *end != SandboxEnd::Deleted => {
+                    Err(Failure::SandboxEnded {
+                        what: "kill the process",
+                        end: end.clone(),
+                        effect: self.kill_effect(),
+                    })
+                }
+                _ => Ok(ProcessReply::Done),
+            };
             if let Some(request) = request {
-                self.settle(request, Ok(ProcessReply::Done));
+                self.settle(request, result);
             }
             return;
         }
@@ -285,15 +296,10 @@ impl Process {
                     self.finish(ProcessEnd::SandboxLost { end }, Ok(ProcessReply::Done))
                 }
                 end => {
-                    let effect = if self.kill_sent {
-                        Effect::Unknown
-                    } else {
-                        Effect::NotApplied
-                    };
                     let failure = Failure::SandboxEnded {
                         what: "confirm the kill",
                         end: end.clone(),
-                        effect,
+                        effect: self.kill_effect(),
                     };
                     self.finish(ProcessEnd::SandboxLost { end }, Err(failure));
                 }
@@ -330,6 +336,14 @@ impl Process {
     /// What to do now.
     pub fn poll_action(&mut self) -> Option<ProcessAction> {
         self.actions.pop_front()
+    }
+
+    fn kill_effect(&self) -> Effect {
+        if self.kill_sent {
+            Effect::Unknown
+        } else {
+            Effect::NotApplied
+        }
     }
 
     fn send_kill(&mut self) {
@@ -716,5 +730,72 @@ mod tests {
             actions = process.fact(ProcessFact::StdinWritten(number));
         }
         assert_eq!(joined, data);
+    }
+
+    #[test]
+    fn a_kill_after_the_sandbox_was_lost_is_no_success_either() {
+        for (sandbox, granted) in [
+            (SandboxEnd::Killed, true),
+            (SandboxEnd::Deleted, true),
+            (SandboxEnd::Closed, false),
+            (SandboxEnd::HandedOff, false),
+        ] {
+            let mut process = Fixture::running();
+            process.fact(ProcessFact::SandboxEnded(sandbox));
+            process.process.kill(Some(RequestId(1)), process.now);
+            let actions = process.actions();
+            let [ProcessAction::Settle(RequestId(1), answer)] = &actions[..] else {
+                panic!("{actions:?}")
+            };
+            assert_eq!(answer.is_ok(), granted);
+            if let Err(failure) = answer {
+                assert_eq!(failure.effect(), Effect::NotApplied);
+            }
+        }
+    }
+
+    #[test]
+    fn a_kill_that_was_never_sent_was_not_applied() {
+        for (sent, effect) in [(true, Effect::Unknown), (false, Effect::NotApplied)] {
+            let mut process = Fixture::running();
+            if !sent {
+                process.fact(ProcessFact::LinkDown);
+            }
+            process.process.kill(Some(RequestId(1)), process.now);
+            process.actions();
+            let actions = process.fact(ProcessFact::SandboxEnded(SandboxEnd::Closed));
+            let Some(ProcessAction::Settle(_, Err(failure))) = actions.last() else {
+                panic!("{actions:?}")
+            };
+            assert_eq!(failure.effect(), effect);
+        }
+    }
+
+    #[test]
+    fn the_refusal_of_a_second_kill_does_not_take_the_first_back() {
+        let mut process = Fixture::running();
+        process.process.kill(Some(RequestId(1)), process.now);
+        process.fact(ProcessFact::ForceKilled);
+        let refused = Failure::ProcessEnded { what: "kill" };
+        assert_eq!(process.fact(ProcessFact::KillRefused(refused)), []);
+        assert_eq!(
+            process.fact(ProcessFact::Done),
+            [ended(ProcessEnd::Killed), done(1)]
+        );
+    }
+
+    #[test]
+    fn timeouts_without_end_are_no_panic() {
+        let mut process = Process::new(ProcessConfig {
+            kill_timeout: Duration::MAX,
+            kill_grace: Duration::MAX,
+            stdin_budget: usize::MAX,
+        });
+        let now = Instant::now();
+        process.kill(Some(RequestId(1)), now);
+        process.handle_fact(ProcessFact::ForceKilled, now);
+        process.write_stdin(RequestId(2), "x".into());
+        process.handle_timeout(now + Duration::from_secs(1_000_000));
+        assert_eq!(process.end(), None);
     }
 }

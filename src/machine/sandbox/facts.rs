@@ -375,7 +375,11 @@ impl Sandbox {
 
     /// The link is good. Arms the connection, unless a loss is to be final all the same.
     fn confirm_link(&mut self) {
-        if let Some(epoch) = self.link {
+        let runs = matches!(
+            self.state,
+            SandboxState::Running | SandboxState::Checkpointing | SandboxState::Killing
+        );
+        if let Some(epoch) = self.link.filter(|_| runs) {
             self.actions.push_back(SandboxAction::ConfirmLink(epoch));
             if self.handing_off || self.kill_sent || self.checkpoint.is_some() {
                 self.actions.push_back(SandboxAction::Disarm);

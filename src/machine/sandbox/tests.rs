@@ -1,1 +1,298 @@
 //! Tables and properties of the sandbox machine.
+//!
+//! A [`Fixture`] feeds it frames as the text that a server sends, and sorts what it wants done. It
+//! refuses a second answer to a request wherever one is given.
+
+#![allow(
+    clippy::disallowed_methods,
+    reason = "any instant will do as the origin of virtual time"
+)]
+
+mod exec;
+mod life;
+mod properties;
+mod reconnect;
+mod store;
+
+use std::collections::BTreeMap;
+
+use super::*;
+use crate::protocol::Status;
+
+type Answer = Result<SandboxReply, Failure>;
+
+/// What the machine wants of the connection.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Control {
+    Resume(String),
+    Confirm(u64),
+    Disarm,
+    Refuse(u64, LinkError),
+    Close,
+}
+
+pub(super) struct Fixture {
+    pub(super) sandbox: Sandbox,
+    pub(super) now: Instant,
+    epoch: u64,
+    requests: u64,
+    answers: BTreeMap<RequestId, Answer>,
+    sent: Vec<String>,
+    told: Vec<(ProcessId, ProcessFact)>,
+    output: Vec<(ProcessId, String)>,
+    control: Vec<Control>,
+    events: Vec<SandboxEvent>,
+}
+
+pub(super) const P1: ProcessId = ProcessId(1);
+pub(super) const P2: ProcessId = ProcessId(2);
+pub(super) const KILL_PROCESS: &str = r#"{"action":"kill_process"}"#;
+pub(super) const KILL_SANDBOX: &str = r#"{"action":"kill_sandbox"}"#;
+pub(super) const RECONNECT: &str = r#"{"action":"reconnect"}"#;
+pub(super) const IDENTITY: &str =
+    r#"{"event":"sandbox_id","sandbox_id":"sandbox-1","sandbox_token":"s3cret"}"#;
+
+pub(super) fn dropped() -> LinkError {
+    LinkError::Dropped {
+        detail: "cut".into(),
+    }
+}
+
+impl Fixture {
+    pub(super) fn new(mode: Mode) -> Self {
+        Self {
+            sandbox: Sandbox::new(SandboxConfig {
+                mode,
+                timeouts: Timeouts::default(),
+            }),
+            now: Instant::now(),
+            epoch: 0,
+            requests: 0,
+            answers: BTreeMap::new(),
+            sent: Vec::new(),
+            told: Vec::new(),
+            output: Vec::new(),
+            control: Vec::new(),
+            events: Vec::new(),
+        }
+    }
+
+    /// A sandbox to be created, with its link open.
+    pub(super) fn creating() -> (Self, RequestId) {
+        let mut fixture = Self::new(Mode::Create(Configuration::default()));
+        let open = fixture.ask(Sandbox::open);
+        fixture.link();
+        (fixture, open)
+    }
+
+    /// A sandbox to be attached to, with its link open.
+    pub(super) fn attaching() -> (Self, RequestId) {
+        let mode = Mode::Attach("sandbox-1".into(), SandboxToken::new("s3cret"));
+        let mut fixture = Self::new(mode);
+        let open = fixture.ask(Sandbox::open);
+        fixture.link();
+        (fixture, open)
+    }
+
+    /// A sandbox that was created and runs.
+    pub(super) fn running() -> Self {
+        let (mut fixture, open) = Self::creating();
+        fixture.say("SANDBOX_CREATING");
+        fixture.frame(IDENTITY);
+        fixture.say("SANDBOX_RUNNING");
+        assert_eq!(fixture.answer(open), Some(Ok(SandboxReply::Ready)));
+        fixture.forget();
+        fixture
+    }
+
+    /// A sandbox in which a process runs.
+    pub(super) fn executing() -> Self {
+        let mut fixture = Self::running();
+        let exec = fixture.exec();
+        fixture.say("SANDBOX_EXECUTION_RUNNING");
+        assert_eq!(fixture.answer(exec), Some(Ok(SandboxReply::Started(P1))));
+        fixture.forget();
+        fixture
+    }
+
+    /// A sandbox whose process runs on without a link.
+    pub(super) fn reconnecting() -> Self {
+        let mut fixture = Self::executing();
+        fixture.cut();
+        fixture.forget();
+        fixture
+    }
+
+    // ----- commands
+
+    pub(super) fn ask(&mut self, command: impl FnOnce(&mut Sandbox, RequestId)) -> RequestId {
+        self.requests += 1;
+        let request = RequestId(self.requests);
+        command(&mut self.sandbox, request);
+        self.collect();
+        request
+    }
+    pub(super) fn exec(&mut self) -> RequestId {
+        let now = self.now;
+        self.ask(|sandbox, request| {
+            sandbox.exec(request, "bash", "true", now);
+        })
+    }
+    pub(super) fn kill(&mut self) -> RequestId {
+        let now = self.now;
+        self.ask(|sandbox, request| sandbox.kill(request, now))
+    }
+    pub(super) fn checkpoint(&mut self) -> RequestId {
+        let now = self.now;
+        self.ask(|sandbox, request| sandbox.checkpoint(request, now))
+    }
+    pub(super) fn snapshot(&mut self) -> RequestId {
+        let now = self.now;
+        self.ask(|sandbox, request| sandbox.snapshot_filesystem(request, "snap", now))
+    }
+    pub(super) fn call(&mut self, command: impl FnOnce(&mut Sandbox)) {
+        command(&mut self.sandbox);
+        self.collect();
+    }
+
+    // ----- the network
+
+    /// The next link is open.
+    pub(super) fn link(&mut self) {
+        self.epoch += 1;
+        self.sandbox.handle_opened(Epoch(self.epoch), self.now);
+        self.collect();
+    }
+    pub(super) fn frame(&mut self, text: &str) {
+        self.frame_of(self.epoch, text);
+    }
+    pub(super) fn frame_of(&mut self, epoch: u64, text: &str) {
+        let frame = Bytes::copy_from_slice(text.as_bytes());
+        self.sandbox.handle_frame(Epoch(epoch), &frame, self.now);
+        self.collect();
+    }
+    pub(super) fn say(&mut self, status: &str) {
+        assert!(
+            !matches!(Status::from_wire(status), Status::Unknown(_)),
+            "{status}"
+        );
+        self.frame(&format!(
+            r#"{{"event":"status_update","status":"{status}"}}"#
+        ));
+    }
+    /// Statuses, shortened by `SANDBOX_`.
+    pub(super) fn say_all(&mut self, statuses: &str) {
+        for status in statuses.split_whitespace() {
+            self.say(&format!("SANDBOX_{status}"));
+        }
+    }
+    pub(super) fn reason(&mut self, message: &str) {
+        self.frame(&format!(r#"{{"event":"error","message":"{message}"}}"#));
+    }
+    pub(super) fn say_because(&mut self, status: &str, message: &str) {
+        self.say(status);
+        self.reason(message);
+    }
+    pub(super) fn print(&mut self, text: &str) {
+        self.frame(&format!(r#"{{"event":"stdout","data":"{text}"}}"#));
+    }
+    /// The link breaks and is to be dialled again.
+    pub(super) fn cut(&mut self) {
+        let delay = Duration::from_secs(1);
+        self.sandbox
+            .handle_reconnecting(1, delay, dropped(), self.now);
+        self.collect();
+    }
+    /// The link breaks for good.
+    pub(super) fn lose(&mut self) {
+        self.sandbox.handle_lost(dropped(), 0, self.now);
+        self.collect();
+    }
+    pub(super) fn pass(&mut self, time: Duration) {
+        self.now += time;
+        self.sandbox.handle_timeout(self.now);
+        self.collect();
+    }
+    /// Time passes until the machine wants to be called.
+    pub(super) fn pass_until_due(&mut self) -> Duration {
+        let due = self
+            .sandbox
+            .poll_timeout()
+            .expect("something is waited for");
+        let time = due.saturating_duration_since(self.now);
+        self.pass(time);
+        time
+    }
+
+    // ----- what came of it
+
+    fn collect(&mut self) {
+        while let Some(action) = self.sandbox.poll_action() {
+            match action {
+                SandboxAction::Send(text) => self.sent.push(text),
+                SandboxAction::Settle(request, answer) => {
+                    let earlier = self.answers.insert(request, answer);
+                    assert_eq!(earlier, None, "{request:?} was answered twice");
+                }
+                SandboxAction::Tell(process, fact) => self.told.push((process, fact)),
+                SandboxAction::Output(process, piece) => {
+                    let text = String::from_utf8(piece.data.to_vec()).expect("text");
+                    self.output.push((process, text));
+                }
+                SandboxAction::Resume(id, _) => {
+                    self.control.push(Control::Resume(id.as_str().to_owned()));
+                }
+                SandboxAction::ConfirmLink(epoch) => self.control.push(Control::Confirm(epoch.0)),
+                SandboxAction::Disarm => self.control.push(Control::Disarm),
+                SandboxAction::RefuseLink(epoch, cause) => {
+                    self.control.push(Control::Refuse(epoch.0, cause));
+                }
+                SandboxAction::CloseLink => self.control.push(Control::Close),
+                SandboxAction::Event(event) => self.events.push(event),
+            }
+        }
+    }
+
+    pub(super) fn answer(&self, request: RequestId) -> Option<Answer> {
+        self.answers.get(&request).cloned()
+    }
+    pub(super) fn failure(&self, request: RequestId) -> Failure {
+        let answer = self.answer(request).expect("an answer");
+        answer.expect_err("a failure")
+    }
+    /// The reason in the failure, as the user reads it.
+    pub(super) fn says(&self, request: RequestId) -> String {
+        self.failure(request).to_string()
+    }
+    pub(super) fn sent(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.sent)
+    }
+    pub(super) fn told(&mut self) -> Vec<(ProcessId, ProcessFact)> {
+        std::mem::take(&mut self.told)
+    }
+    pub(super) fn output(&mut self) -> Vec<(ProcessId, String)> {
+        std::mem::take(&mut self.output)
+    }
+    pub(super) fn control(&mut self) -> Vec<Control> {
+        std::mem::take(&mut self.control)
+    }
+    pub(super) fn events(&mut self) -> Vec<SandboxEvent> {
+        std::mem::take(&mut self.events)
+    }
+    pub(super) fn forget(&mut self) {
+        self.sent.clear();
+        self.told.clear();
+        self.output.clear();
+        self.control.clear();
+        self.events.clear();
+    }
+    pub(super) fn state(&self) -> SandboxState {
+        self.sandbox.state().clone()
+    }
+    pub(super) fn end(&self) -> Option<SandboxEnd> {
+        match self.sandbox.state() {
+            SandboxState::Ended(end) => Some(end.clone()),
+            _ => None,
+        }
+    }
+}

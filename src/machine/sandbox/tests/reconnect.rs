@@ -1,0 +1,220 @@
+//! The link is lost and comes back; another client takes the sandbox.
+
+use super::*;
+use ProcessFact::{Done, ForceKilled, LinkDown, LinkUp};
+
+#[test]
+fn a_running_process_survives_an_outage() {
+    let mut fixture = Fixture::executing();
+    fixture.cut();
+    assert_eq!(fixture.state(), SandboxState::Reconnecting);
+    assert_eq!(fixture.told(), [(P1, LinkDown)]);
+    assert!(!fixture.sandbox.can_send_stdin(P1));
+    fixture.cut();
+    assert_eq!(fixture.told(), [], "once");
+    fixture.link();
+    assert!(!fixture.sandbox.can_send_stdin(P1), "not before it runs");
+    assert_eq!(fixture.sent(), [""; 0]);
+    fixture.say("SANDBOX_RUNNING");
+    assert_eq!(fixture.sent(), [RECONNECT]);
+    assert_eq!(fixture.told(), [(P1, LinkUp)]);
+    assert_eq!(fixture.control(), [Control::Confirm(2)]);
+    assert!(fixture.events().contains(&SandboxEvent::Reconnected));
+    fixture.say("SANDBOX_EXECUTION_RUNNING");
+    assert_eq!(fixture.told(), [], "said again, no news");
+    fixture.print("tail");
+    fixture.say("SANDBOX_EXECUTION_DONE");
+    assert_eq!(fixture.output(), [(P1, "tail".into())]);
+    assert_eq!(fixture.told(), [(P1, Done)]);
+}
+
+#[test]
+fn reconnect_is_never_sent_without_an_exec() {
+    let mut idle = Fixture::running();
+    let mut ended = Fixture::executing();
+    ended.say("SANDBOX_EXECUTION_DONE");
+    let mut refused = Fixture::running();
+    refused.exec();
+    refused.say_because("SANDBOX_EXECUTION_ERROR", "no");
+    let mut starting = Fixture::running();
+    starting.exec();
+    for fixture in [&mut idle, &mut ended, &mut refused, &mut starting] {
+        fixture.cut();
+        fixture.link();
+        fixture.forget();
+        fixture.say("SANDBOX_RUNNING");
+        assert_eq!(fixture.sent(), [""; 0]);
+        assert_eq!(fixture.state(), SandboxState::Running);
+    }
+}
+
+#[test]
+fn what_was_asked_and_not_answered_fails_with_the_link() {
+    let mut fixture = Fixture::running();
+    let (exec, snapshot) = (fixture.exec(), fixture.snapshot());
+    fixture.cut();
+    for request in [exec, snapshot] {
+        assert!(matches!(fixture.failure(request), Failure::LinkLost { .. }));
+        assert_eq!(fixture.failure(request).effect(), Effect::Unknown);
+    }
+    let told = fixture.told();
+    assert!(
+        matches!(told.last(), Some((P1, ProcessFact::SandboxEnded(_)))),
+        "its actor must end: {told:?}"
+    );
+    assert_eq!(fixture.sandbox.process(), None);
+}
+
+#[test]
+fn in_use_while_reconnecting_refuses_the_link_and_is_tried_again() {
+    let mut fixture = Fixture::reconnecting();
+    for epoch in 2..5 {
+        fixture.link();
+        fixture.say("SANDBOX_IN_USE");
+        assert_eq!(
+            fixture.control(),
+            [Control::Refuse(epoch, LinkError::InUse)]
+        );
+        assert_eq!(fixture.state(), SandboxState::Reconnecting);
+        fixture.cut();
+    }
+    fixture.link();
+    fixture.say("SANDBOX_RUNNING");
+    assert_eq!(fixture.state(), SandboxState::Running);
+}
+
+#[test]
+fn a_link_on_which_the_sandbox_does_not_get_ready_is_refused() {
+    let mut fixture = Fixture::reconnecting();
+    fixture.link();
+    assert_eq!(fixture.pass_until_due(), Duration::from_secs(60));
+    let after = Duration::from_secs(60);
+    assert_eq!(
+        fixture.control(),
+        [Control::Refuse(2, LinkError::NotReady { after })]
+    );
+    assert_eq!(fixture.sandbox.poll_timeout(), None);
+}
+
+#[test]
+fn giving_up_fails_everything_with_the_last_cause() {
+    let mut fixture = Fixture::reconnecting();
+    let kill = fixture.kill();
+    fixture.call(|sandbox| {
+        sandbox.handle_lost(LinkError::InUse, 7, Instant::now());
+    });
+    let end = SandboxEnd::LinkLost {
+        cause: LinkError::InUse,
+        attempts: 7,
+    };
+    assert_eq!(fixture.end(), Some(end.clone()));
+    assert!(
+        fixture
+            .says(kill)
+            .contains("not got back in 7 attempts: the server says that another")
+    );
+    assert_eq!(fixture.told(), [(P1, ProcessFact::SandboxEnded(end))]);
+}
+
+#[test]
+fn a_process_abandoned_during_an_outage_is_killed_after_it() {
+    let mut fixture = Fixture::reconnecting();
+    fixture.call(|sandbox| sandbox.abandon(P1));
+    fixture.link();
+    fixture.call(|sandbox| sandbox.kill_process(P1));
+    assert_eq!(fixture.sent(), [""; 0]);
+    fixture.say("SANDBOX_RUNNING");
+    assert_eq!(fixture.sent(), [RECONNECT, KILL_PROCESS]);
+    fixture.say_all("EXECUTION_RUNNING EXECUTION_FORCE_KILLED EXECUTION_DONE");
+    assert_eq!(fixture.sandbox.process(), None);
+}
+
+#[test]
+fn the_answer_to_a_kill_before_an_outage_is_no_news_of_a_later_process() {
+    let mut fixture = Fixture::executing();
+    fixture.call(|sandbox| sandbox.kill_process(P1));
+    fixture.cut();
+    fixture.link();
+    fixture.say("SANDBOX_RUNNING");
+    fixture.call(|sandbox| sandbox.kill_process(P1));
+    fixture.forget();
+    // Both answers come: one was queued by the server.
+    fixture.say_all("EXECUTION_RUNNING EXECUTION_FORCE_KILLED EXECUTION_DONE");
+    fixture.exec();
+    fixture.say_all("EXECUTION_RUNNING EXECUTION_FORCE_KILLED");
+    assert_eq!(
+        fixture.told(),
+        [(P1, ForceKilled), (P1, Done), (P2, LinkUp)]
+    );
+}
+
+#[test]
+fn a_sandbox_handed_to_another_client_does_not_take_itself_back() {
+    let mut fixture = Fixture::executing();
+    fixture.call(|sandbox| sandbox.kill_process(P1));
+    fixture.say("SANDBOX_EXECUTION_DONE");
+    fixture.exec();
+    fixture.say("SANDBOX_EXECUTION_RUNNING");
+    fixture.forget();
+    fixture.say("SANDBOX_LOCK_RELEASE_REQUESTED");
+    assert_eq!(fixture.control(), [Control::Disarm], "at once");
+    fixture.say_all("CHECKPOINTING EXECUTION_FORCE_KILLED EXECUTION_DONE");
+    assert_eq!(fixture.told(), [(P2, ForceKilled), (P2, Done)]);
+    fixture.say_all("DELETING LOCK_RELEASING LOCK_RELEASED DELETED CHECKPOINTED");
+    assert_eq!(fixture.end(), Some(SandboxEnd::HandedOff));
+    assert_eq!(
+        fixture.control().last(),
+        Some(&Control::Close),
+        "the server may never close"
+    );
+}
+
+#[test]
+fn nothing_arms_the_connection_again_after_a_handoff_was_asked_for() {
+    let mut refused = Fixture::executing();
+    refused.say("SANDBOX_LOCK_RELEASE_REQUESTED");
+    refused.checkpoint();
+    refused.forget();
+    refused.say_because("SANDBOX_EXECUTION_IN_PROGRESS_ERROR", "no");
+    assert_eq!(refused.control(), [Control::Confirm(1), Control::Disarm]);
+
+    let (mut early, _) = Fixture::attaching();
+    early.say_all("LOCK_RELEASE_REQUESTED RUNNING");
+    assert_eq!(early.control().last(), Some(&Control::Disarm));
+
+    let mut crossed = Fixture::executing();
+    crossed.say("SANDBOX_LOCK_RELEASE_REQUESTED");
+    crossed.cut();
+    assert!(matches!(crossed.end(), Some(SandboxEnd::LinkLost { .. })));
+    assert_eq!(crossed.control().last(), Some(&Control::Close));
+}
+
+#[test]
+fn a_handoff_whose_last_word_never_comes_is_a_handoff() {
+    for lost in [false, true] {
+        let mut fixture = Fixture::running();
+        fixture.say_all("LOCK_RELEASE_REQUESTED CHECKPOINTING LOCK_RELEASED DELETED");
+        if lost {
+            fixture.lose();
+        } else {
+            fixture.pass_until_due();
+        }
+        assert_eq!(fixture.end(), Some(SandboxEnd::HandedOff));
+    }
+}
+
+#[test]
+fn nothing_but_running_arms_the_connection() {
+    let mut reconnecting = Fixture::reconnecting();
+    reconnecting.link();
+    for mut fixture in [Fixture::attaching().0, Fixture::creating().0, reconnecting] {
+        for status in Status::KNOWN.iter().filter(|status| !status.ends_session()) {
+            if *status != Status::SandboxRunning && !status.as_str().contains("EXECUTION_") {
+                fixture.say_because(status.as_str(), "stray");
+            }
+        }
+        fixture.frame(r#"{"event":"status_update","status":"SANDBOX_EXECUTION_IN_PROGRESS_ERROR","message":"stray"}"#);
+        let control = fixture.control();
+        assert!(!control.iter().any(|c| matches!(c, Control::Confirm(_))));
+    }
+}

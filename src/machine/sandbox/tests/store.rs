@@ -1,0 +1,345 @@
+//! Checkpoint, snapshot, and the kill of the sandbox.
+
+use super::*;
+
+// ----- checkpoint
+
+#[test]
+fn checkpoint_answers_when_the_server_confirmed_it_and_ends_the_session() {
+    let mut fixture = Fixture::running();
+    let checkpoint = fixture.checkpoint();
+    assert_eq!(fixture.sent(), [r#"{"action":"checkpoint"}"#]);
+    assert_eq!(fixture.control(), [Control::Disarm]);
+    fixture.say_all("CHECKPOINTING DELETING DELETED");
+    assert_eq!(fixture.answer(checkpoint), None);
+    fixture.say("SANDBOX_CHECKPOINTED");
+    assert_eq!(fixture.answer(checkpoint), Some(Ok(SandboxReply::Done)));
+    assert_eq!(fixture.end(), Some(SandboxEnd::Checkpointed));
+    assert_eq!(fixture.control().last(), Some(&Control::Close));
+    assert!(fixture.end().is_some_and(|end| end.is_reattachable()));
+}
+
+#[test]
+fn checkpoint_and_snapshot_are_for_a_running_sandbox_and_not_twice_at_once() {
+    for (mut fixture, part) in [
+        (Fixture::creating().0, "being created"),
+        (Fixture::reconnecting(), "reconnecting"),
+    ] {
+        fixture.forget();
+        for request in [fixture.checkpoint(), fixture.snapshot()] {
+            assert!(fixture.says(request).contains(part));
+        }
+        assert_eq!((fixture.sent(), fixture.control()), (vec![], vec![]));
+    }
+    let mut fixture = Fixture::running();
+    let (snapshot, again) = (fixture.snapshot(), fixture.snapshot());
+    assert!(fixture.says(again).contains("already under way"));
+    let (checkpoint, again) = (fixture.checkpoint(), fixture.checkpoint());
+    assert!(fixture.says(again).contains("already under way"));
+    fixture.say("SANDBOX_CHECKPOINTING");
+    let again = fixture.checkpoint();
+    assert!(fixture.says(again).contains("already under way"));
+    let late = fixture.snapshot();
+    assert!(fixture.says(late).contains("being checkpointed"));
+    fixture.say_all("FILESYSTEM_SNAPSHOT_CREATED CHECKPOINTED");
+    for request in [snapshot, checkpoint] {
+        assert_eq!(fixture.answer(request), Some(Ok(SandboxReply::Done)));
+    }
+}
+
+#[test]
+fn a_checkpoint_refused_because_an_exec_runs_fails_and_the_sandbox_goes_on() {
+    let mut fixture = Fixture::executing();
+    let checkpoint = fixture.checkpoint();
+    fixture.say("SANDBOX_CHECKPOINTING");
+    fixture.forget();
+    fixture.say_because("SANDBOX_EXECUTION_IN_PROGRESS_ERROR", "Cannot checkpoint.");
+    assert!(fixture.says(checkpoint).contains("Cannot checkpoint."));
+    assert_eq!(fixture.state(), SandboxState::Running);
+    assert_eq!(fixture.control(), [Control::Confirm(1)], "armed again");
+    fixture.print("on");
+    assert_eq!(fixture.output().len(), 1);
+    fixture.say("SANDBOX_EXECUTION_DONE");
+    let again = fixture.checkpoint();
+    fixture.say_all("CHECKPOINTING CHECKPOINTED");
+    assert_eq!(fixture.answer(again), Some(Ok(SandboxReply::Done)));
+}
+
+#[test]
+fn a_checkpoint_refused_in_the_middle_of_a_kill_does_not_arm_the_connection() {
+    let mut fixture = Fixture::executing();
+    fixture.checkpoint();
+    fixture.kill();
+    fixture.say("SANDBOX_CHECKPOINTING");
+    fixture.forget();
+    fixture.say_because("SANDBOX_EXECUTION_IN_PROGRESS_ERROR", "no");
+    assert_eq!(fixture.control(), [Control::Confirm(1), Control::Disarm]);
+    assert_eq!(fixture.state(), SandboxState::Killing);
+}
+
+#[test]
+fn a_fatal_checkpoint_error_fails_with_the_reason_and_closes() {
+    let mut fixture = Fixture::running();
+    let checkpoint = fixture.checkpoint();
+    fixture.say("SANDBOX_CHECKPOINTING");
+    fixture.say_because("SANDBOX_CHECKPOINT_ERROR", "not configured");
+    assert!(fixture.says(checkpoint).contains("not configured"));
+    assert!(matches!(fixture.end(), Some(SandboxEnd::Failed { .. })));
+    assert_eq!(fixture.control().last(), Some(&Control::Close));
+}
+
+#[test]
+fn deleted_alone_is_no_word_for_a_checkpoint() {
+    for lost in [false, true] {
+        let mut fixture = Fixture::running();
+        let checkpoint = fixture.checkpoint();
+        fixture.say_all("CHECKPOINTING DELETING DELETED");
+        if lost {
+            fixture.lose();
+        } else {
+            assert_eq!(fixture.pass_until_due(), Duration::from_secs(10));
+        }
+        assert_eq!(fixture.end(), Some(SandboxEnd::Deleted));
+        assert_eq!(fixture.failure(checkpoint).effect(), Effect::Unknown);
+    }
+}
+
+#[test]
+fn a_checkpoint_is_bounded_in_time_and_never_comes_back_by_itself() {
+    let mut silent = Fixture::running();
+    let checkpoint = silent.checkpoint();
+    assert_eq!(silent.pass_until_due(), Duration::from_secs(600));
+    assert!(matches!(
+        silent.failure(checkpoint),
+        Failure::Timeout { .. }
+    ));
+
+    // The loss of the link and the news that it is final crossed.
+    let mut crossed = Fixture::running();
+    let checkpoint = crossed.checkpoint();
+    crossed.cut();
+    assert!(matches!(crossed.end(), Some(SandboxEnd::LinkLost { .. })));
+    assert_eq!(crossed.failure(checkpoint).effect(), Effect::Unknown);
+    assert_eq!(crossed.control().last(), Some(&Control::Close));
+}
+
+// ----- snapshot
+
+#[test]
+fn snapshot_answers_as_the_server_does_and_the_sandbox_goes_on() {
+    let mut fixture = Fixture::executing();
+    let good = fixture.snapshot();
+    assert_eq!(
+        fixture.sent(),
+        [r#"{"action":"snapshot_filesystem","name":"snap"}"#]
+    );
+    fixture.say_all("FILESYSTEM_SNAPSHOT_CREATING FILESYSTEM_SNAPSHOT_CREATED");
+    assert_eq!(fixture.answer(good), Some(Ok(SandboxReply::Done)));
+    let bad = fixture.snapshot();
+    fixture.say_because("SANDBOX_FILESYSTEM_SNAPSHOT_ERROR", "disk full");
+    assert!(fixture.says(bad).contains("disk full"));
+    assert_eq!(fixture.state(), SandboxState::Running);
+    assert_eq!(fixture.told(), []);
+}
+
+#[test]
+fn the_answer_to_a_snapshot_that_timed_out_is_not_that_of_the_next() {
+    let mut fixture = Fixture::running();
+    let first = fixture.snapshot();
+    assert_eq!(fixture.pass_until_due(), Duration::from_secs(600));
+    assert!(matches!(fixture.failure(first), Failure::Timeout { .. }));
+    let second = fixture.snapshot();
+    fixture.say("SANDBOX_FILESYSTEM_SNAPSHOT_CREATED");
+    assert_eq!(fixture.answer(second), None);
+    fixture.say_because("SANDBOX_FILESYSTEM_SNAPSHOT_ERROR", "no");
+    assert!(fixture.answer(second).is_some_and(|answer| answer.is_err()));
+}
+
+// ----- kill
+
+#[test]
+fn kill_is_idempotent_and_answers_when_the_server_confirmed_it() {
+    let mut fixture = Fixture::executing();
+    let kills = [fixture.kill(), fixture.kill()];
+    assert_eq!(fixture.sent(), [KILL_SANDBOX]);
+    assert_eq!(fixture.control(), [Control::Disarm]);
+    fixture.say_all("KILLING DELETING DELETED");
+    assert_eq!(fixture.answer(kills[0]), None);
+    fixture.say("SANDBOX_KILLED");
+    let late = fixture.kill();
+    for kill in kills.into_iter().chain([late]) {
+        assert_eq!(fixture.answer(kill), Some(Ok(SandboxReply::Done)));
+    }
+    assert_eq!(fixture.end(), Some(SandboxEnd::Killed));
+    assert_eq!(fixture.sent(), [""; 0]);
+}
+
+#[test]
+fn a_kill_that_nobody_confirms_is_an_error_and_can_be_tried_again() {
+    let mut fixture = Fixture::running();
+    let first = fixture.kill();
+    fixture.pass(Duration::from_secs(10));
+    let second = fixture.kill();
+    assert_eq!(fixture.pass_until_due(), Duration::from_secs(20));
+    assert!(matches!(fixture.failure(first), Failure::Timeout { .. }));
+    assert_eq!(fixture.answer(second), None);
+    fixture.forget();
+    let third = fixture.kill();
+    assert_eq!(fixture.sent(), [KILL_SANDBOX]);
+    fixture.lose();
+    for kill in [second, third] {
+        assert_eq!(fixture.failure(kill).effect(), Effect::Unknown);
+    }
+}
+
+#[test]
+fn a_kill_that_was_sent_is_never_said_not_to_have_been_applied() {
+    let mut fixture = Fixture::running();
+    let first = fixture.kill();
+    fixture.pass(Duration::from_secs(10));
+    let second = fixture.kill();
+    fixture.pass_until_due();
+    fixture.lose();
+    assert!(fixture.answer(first).is_some());
+    assert_eq!(fixture.failure(second).effect(), Effect::Unknown);
+}
+
+#[test]
+fn a_failed_kill_says_why_and_the_sandbox_goes_on_armed() {
+    let mut fixture = Fixture::running();
+    let kills = [fixture.kill(), fixture.kill()];
+    fixture.say("SANDBOX_KILLING");
+    fixture.forget();
+    fixture.say_because("SANDBOX_KILL_ERROR", "busy");
+    for kill in kills {
+        assert!(fixture.says(kill).contains("busy"));
+    }
+    assert_eq!(fixture.state(), SandboxState::Running);
+    assert_eq!(fixture.control(), [Control::Confirm(1)]);
+    fixture.kill();
+    assert_eq!(fixture.sent(), [KILL_SANDBOX]);
+}
+
+#[test]
+fn kill_before_the_sandbox_runs_and_after_another_end_names_the_state() {
+    let mut lost = Fixture::running();
+    lost.lose();
+    let mut checkpointed = Fixture::running();
+    checkpointed.say("SANDBOX_CHECKPOINTED");
+    for (mut fixture, part) in [
+        (Fixture::creating().0, "being created"),
+        (Fixture::attaching().0, "being attached"),
+        (lost, "link was lost"),
+        (checkpointed, "checkpointed"),
+    ] {
+        let kill = fixture.kill();
+        assert!(fixture.says(kill).contains(part));
+    }
+}
+
+#[test]
+fn a_kill_during_an_outage_is_sent_once_the_sandbox_runs_again() {
+    let mut fixture = Fixture::reconnecting();
+    let kill = fixture.kill();
+    fixture.link();
+    assert_eq!(fixture.sent(), [""; 0], "not before it runs");
+    fixture.say("SANDBOX_RUNNING");
+    assert_eq!(fixture.sent(), [RECONNECT, KILL_SANDBOX]);
+    assert_eq!(fixture.control(), [Control::Confirm(2), Control::Disarm]);
+    fixture.say_all("KILLING DELETED KILLED");
+    assert_eq!(fixture.answer(kill), Some(Ok(SandboxReply::Done)));
+}
+
+#[test]
+fn a_kill_during_an_outage_that_does_not_end_was_not_applied() {
+    let mut given_up = Fixture::reconnecting();
+    let kill = given_up.kill();
+    given_up.lose();
+    assert_eq!(given_up.failure(kill).effect(), Effect::NotApplied);
+
+    let mut late = Fixture::reconnecting();
+    let kill = late.kill();
+    assert_eq!(late.pass_until_due(), Duration::from_secs(30));
+    assert!(matches!(late.failure(kill), Failure::Timeout { .. }));
+}
+
+#[test]
+fn a_kill_whose_news_crossed_the_loss_of_the_link_is_sent_again() {
+    let mut fixture = Fixture::executing();
+    let kill = fixture.kill();
+    fixture.cut();
+    fixture.link();
+    fixture.forget();
+    fixture.say("SANDBOX_RUNNING");
+    assert_eq!(fixture.sent(), [RECONNECT, KILL_SANDBOX]);
+    fixture.say("SANDBOX_KILLED");
+    assert_eq!(fixture.answer(kill), Some(Ok(SandboxReply::Done)));
+}
+
+#[test]
+fn deleted_is_the_word_for_a_kill_whose_own_end_never_comes() {
+    for lost in [false, true] {
+        let mut fixture = Fixture::running();
+        let kill = fixture.kill();
+        fixture.say_all("KILLING DELETING DELETED");
+        if lost {
+            fixture.lose();
+        } else {
+            assert_eq!(fixture.pass_until_due(), Duration::from_secs(10));
+        }
+        assert_eq!(fixture.end(), Some(SandboxEnd::Killed));
+        assert_eq!(fixture.answer(kill), Some(Ok(SandboxReply::Done)));
+    }
+}
+
+#[test]
+fn a_sandbox_deleted_while_idle_is_over_at_once() {
+    let mut fixture = Fixture::running();
+    fixture.say_all("DELETING DELETED");
+    assert_eq!(fixture.end(), Some(SandboxEnd::Deleted));
+    assert_eq!(fixture.control(), [Control::Disarm, Control::Close]);
+    let kill = fixture.kill();
+    assert_eq!(fixture.answer(kill), Some(Ok(SandboxReply::Done)));
+    let exec = fixture.exec();
+    assert!(fixture.says(exec).contains("idle timeout?"));
+}
+
+#[test]
+fn deleted_never_ends_as_checkpointed_after_a_failed_kill() {
+    let mut fixture = Fixture::running();
+    fixture.kill();
+    fixture.say_all("KILLING DELETED");
+    fixture.say_because("SANDBOX_KILL_ERROR", "half done");
+    fixture.pass(Duration::from_secs(10));
+    assert_eq!(fixture.end(), Some(SandboxEnd::Deleted));
+}
+
+#[test]
+fn a_kill_or_checkpoint_by_someone_else_is_seen() {
+    let mut killed = Fixture::executing();
+    killed.say("SANDBOX_KILLING");
+    assert_eq!(killed.state(), SandboxState::Killing);
+    killed.say_all("DELETED KILLED");
+    assert_eq!(killed.end(), Some(SandboxEnd::Killed));
+    let mut deleted = Fixture::executing();
+    deleted.say_all("CHECKPOINTING DELETED");
+    assert!(deleted.control().contains(&Control::Disarm));
+    deleted.cut();
+    assert_eq!(
+        deleted.end(),
+        Some(SandboxEnd::Deleted),
+        "not dialled again"
+    );
+}
+
+#[test]
+fn requests_that_wait_for_a_status_are_known() {
+    let mut fixture = Fixture::executing();
+    assert!(!fixture.sandbox.is_awaited());
+    fixture.snapshot();
+    assert!(fixture.sandbox.is_awaited());
+    fixture.say("SANDBOX_FILESYSTEM_SNAPSHOT_CREATED");
+    assert!(!fixture.sandbox.is_awaited());
+    fixture.kill();
+    assert!(fixture.sandbox.is_awaited());
+}
