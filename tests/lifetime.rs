@@ -378,10 +378,8 @@ async fn a_server_that_stops_fails_what_is_pending_and_the_next_create_names_the
     )
     .await;
     assert!(matches!(end, Ok(ProcessEnd::SandboxLost { .. })), "{end:?}");
-    assert_eq!(
-        sandbox.kill().await.map_err(|error| error.kind()),
-        Err(ErrorKind::WrongState)
-    );
+    // The server said that it deleted the sandbox before it went.
+    within("kill", sandbox.kill()).await.expect("gone");
     let error = Sandbox::create(&url)
         .connect_timeout(Duration::from_secs(5))
         .await

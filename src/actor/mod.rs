@@ -49,3 +49,8 @@ pub(crate) use settings::Settings;
 pub(crate) fn kill_in_background(process: &actix::Addr<ProcessActor>) {
     process.do_send(Kill);
 }
+
+/// Kills a sandbox without waiting for the answer, for one that nobody got a handle to.
+pub(crate) fn kill_sandbox_in_background(sandbox: &actix::Addr<SandboxActor>) {
+    sandbox.do_send(KillSandbox);
+}

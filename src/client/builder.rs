@@ -7,12 +7,13 @@ use std::{
     time::Duration,
 };
 
+use actix::Addr;
 use awc::http::header::{HeaderName, HeaderValue};
 
 use super::{Runtime, Sandbox, runtime};
 use crate::{
     Error, SandboxActor,
-    actor::{Open, Settings},
+    actor::{self, Open, Opened, Settings},
     machine::{
         ConnectionConfig, KeepaliveConfig, Mode, OutputPolicy, ProcessConfig, ReconnectPolicy,
         Timeouts,
@@ -23,6 +24,8 @@ use crate::{
     },
     transport::{DialConfig, Endpoint},
 };
+
+const CREATE: &str = "create the sandbox";
 
 /// Headers that the client sets itself.
 const RESERVED_HEADERS: &[&str] = &[
@@ -313,12 +316,37 @@ impl SandboxBuilder {
     async fn open(mut self) -> Result<Sandbox, Error> {
         let runtime = self.runtime.take();
         let (addr, seat) = runtime::start(self.settings()?, runtime.as_ref())?;
-        // Dropped here, the address is the last: the actor learns of it and cleans up.
-        let opened = addr
-            .send(Open)
-            .await
-            .map_err(Error::mailbox("create the sandbox"))??;
+        let unopened = Unopened(Some(addr));
+        let opened = unopened.open().await?;
+        let addr = unopened.keep()?;
         Ok(Sandbox::new(addr, seat, opened))
+    }
+}
+
+/// A sandbox that nobody has a handle to yet.
+///
+/// Dropped, it is killed: at once where it runs already, as soon as it does where it is still being
+/// created (the actor sees to that when its last address is gone).
+struct Unopened(Option<Addr<SandboxActor>>);
+
+impl Unopened {
+    async fn open(&self) -> Result<Opened, Error> {
+        match &self.0 {
+            Some(addr) => addr.send(Open).await.map_err(Error::mailbox(CREATE))?,
+            None => Err(Error::actor_gone(CREATE)),
+        }
+    }
+
+    fn keep(mut self) -> Result<Addr<SandboxActor>, Error> {
+        self.0.take().ok_or_else(|| Error::actor_gone(CREATE))
+    }
+}
+
+impl Drop for Unopened {
+    fn drop(&mut self) {
+        if let Some(addr) = self.0.take() {
+            actor::kill_sandbox_in_background(&addr);
+        }
     }
 }
 

@@ -395,7 +395,10 @@ impl Sandbox {
     pub fn detach(&mut self) {
         match self.state {
             SandboxState::Creating if self.link.is_some() => self.abandoned = true,
-            SandboxState::Killing if self.abandoned => {}
+            // A kill under way is seen through, within its timeout.
+            SandboxState::Killing if self.abandoned || !self.kills.is_empty() => {
+                self.abandoned = true
+            }
             SandboxState::Ended(_) => self.actions.push_back(SandboxAction::CloseLink),
             _ => self.finish(SandboxEnd::Closed),
         }

@@ -383,13 +383,17 @@ fn nothing_happens_after_the_end() {
 }
 
 #[test]
-fn detach_closes_at_once_in_every_state_but_creating() {
+fn detach_closes_at_once_but_sees_a_creation_and_a_kill_through() {
     for (state, mut fixture) in every_state() {
         fixture.forget();
         fixture.call(Sandbox::detach);
         if state == SandboxState::Creating {
             assert_eq!(fixture.end(), None);
             continue;
+        }
+        if state == SandboxState::Killing {
+            assert_eq!(fixture.end(), None);
+            fixture.pass(Duration::from_secs(3600));
         }
         assert_eq!(fixture.end(), Some(SandboxEnd::Closed), "{state}");
         assert_over(&mut fixture, &format!("detached while {state}"));
