@@ -139,15 +139,23 @@ async fn a_cancelled_exec_leaves_no_process_and_a_free_sandbox() {
 #[actix::test]
 async fn a_cancelled_create_leaks_no_sandbox() {
     let server = LocalServer::start().await.expect("a server");
-    for polls in 1..40 {
+    // Dropped at many points of the creation: before the server has the sandbox, and after.
+    for polls in 0..60 {
         let mut create = Box::pin(Sandbox::create(server.url()).into_future());
-        for _ in 0..polls {
-            if futures::poll!(&mut create).is_ready() {
+        let mut polls_left = polls;
+        while polls_left > 0 {
+            if let std::task::Poll::Ready(sandbox) = futures::poll!(&mut create) {
+                // Not cancelled after all: there is a handle, and the sandbox is its owner's.
+                sandbox.expect("created").kill().await.expect("killed");
                 break;
+            }
+            if polls % 2 == 0 || server.sandbox_count() > 0 {
+                polls_left -= 1;
             }
             tokio::task::yield_now().await;
         }
         drop(create);
+        until("no sandbox is left", async || server.sandbox_count() == 0).await;
     }
     // One that is created and used meanwhile is not disturbed.
     let sandbox = Sandbox::create(server.url()).await.expect("created");

@@ -304,10 +304,7 @@ impl Handler<ConnectionCommand> for ConnectionActor {
                     link.send(text, tag);
                 }
             }
-            ConnectionCommand::Resume(id, token) => {
-                self.span.record("id", id.as_str());
-                self.target = Target::Attach(id, token);
-            }
+            ConnectionCommand::Resume(id, token) => self.target = Target::Attach(id, token),
             ConnectionCommand::Confirm(epoch) => self.machine.confirm(epoch, now()),
             ConnectionCommand::Disarm => self.machine.disarm(),
             ConnectionCommand::Refuse(epoch, cause) => {

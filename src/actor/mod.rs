@@ -50,7 +50,7 @@ pub(crate) fn kill_in_background(process: &actix::Addr<ProcessActor>) {
     process.do_send(Kill);
 }
 
-/// Kills a sandbox without waiting for the answer, for one that nobody got a handle to.
-pub(crate) fn kill_sandbox_in_background(sandbox: &actix::Addr<SandboxActor>) {
-    sandbox.do_send(KillSandbox);
+/// Kills a sandbox that nobody got a handle to, now or as soon as it is there.
+pub(crate) fn discard_in_background(sandbox: &actix::Addr<SandboxActor>) {
+    sandbox.do_send(sandbox::Discard);
 }

@@ -425,6 +425,20 @@ impl Handler<Exec> for SandboxActor {
     }
 }
 
+/// Nobody got a handle to the sandbox, and nobody can get one.
+#[derive(actix::Message)]
+#[rtype(result = "()")]
+pub(super) struct Discard;
+
+impl Handler<Discard> for SandboxActor {
+    type Result = ();
+
+    fn handle(&mut self, _: Discard, ctx: &mut Context<Self>) {
+        self.machine.discard(now());
+        self.run_actions(ctx);
+    }
+}
+
 impl Handler<KillSandbox> for SandboxActor {
     type Result = Deferred<Result<(), Error>>;
 

@@ -325,8 +325,7 @@ impl SandboxBuilder {
 
 /// A sandbox that nobody has a handle to yet.
 ///
-/// Dropped, it is killed: at once where it runs already, as soon as it does where it is still being
-/// created (the actor sees to that when its last address is gone).
+/// Dropped, it is killed: at once where it runs already, as soon as it does where it is being created.
 struct Unopened(Option<Addr<SandboxActor>>);
 
 impl Unopened {
@@ -345,7 +344,7 @@ impl Unopened {
 impl Drop for Unopened {
     fn drop(&mut self) {
         if let Some(addr) = self.0.take() {
-            actor::kill_sandbox_in_background(&addr);
+            actor::discard_in_background(&addr);
         }
     }
 }

@@ -4,9 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::{Exec, ExecPhase, Pending, Sandbox, SandboxAction, SandboxReply};
 use crate::{
-    machine::{
-        Failure, LinkError, ProcessFact, ProcessId, SandboxEnd, SandboxEvent, SandboxState, later,
-    },
+    machine::{Failure, LinkError, ProcessFact, ProcessId, SandboxEnd, SandboxEvent, SandboxState},
     protocol::{Fact, Identity, OutputPiece, Severity, Status, StatusFact, excerpt},
 };
 
@@ -242,12 +240,11 @@ impl Sandbox {
             self.event(SandboxEvent::Reconnected);
             self.resume_process();
         }
-        if self.abandoned && !self.kill_wanted {
-            self.kill_wanted = true;
-            // Nobody waits for the answer, but the wait for it is bounded all the same.
-            self.abandoned_due = Some(later(now, self.timeouts.kill));
+        if self.abandoned {
+            self.kill_abandoned(now);
+        } else {
+            self.send_kill();
         }
-        self.send_kill();
     }
 
     /// After a new attach the server sends the output of the exec only when asked. It must not be

@@ -390,6 +390,26 @@ impl Sandbox {
         self.send(&ClientMessage::Checkpoint);
     }
 
+    /// Nobody got a handle to the sandbox, and nobody can get one: it is killed as soon as that can
+    /// be said, within the timeouts of getting ready and of a kill.
+    pub fn discard(&mut self, now: Instant) {
+        match self.state {
+            SandboxState::Creating => self.abandoned = true,
+            SandboxState::Running => {
+                self.abandoned = true;
+                self.kill_abandoned(now);
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn kill_abandoned(&mut self, now: Instant) {
+        self.kill_wanted = true;
+        // Nobody waits for the answer, but the wait for it is bounded all the same.
+        self.abandoned_due = Some(later(now, self.timeouts.kill));
+        self.send_kill();
+    }
+
     /// The last handle is gone: the connection is closed. A sandbox that is still being created is
     /// killed as soon as that can be said.
     pub fn detach(&mut self) {
