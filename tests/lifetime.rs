@@ -1,5 +1,11 @@
 //! What lives how long: handles, actors, processes, sandboxes; and where a program may run.
 #![cfg(target_os = "linux")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on fails"
+)]
 
 mod common;
 

@@ -2,6 +2,12 @@
 //! works, a status still arrives. One test in a binary of its own, because it measures the memory of
 //! the whole process, server included.
 #![cfg(target_os = "linux")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on fails"
+)]
 
 mod common;
 

@@ -16,7 +16,7 @@ enum Slot<T> {
     Answered(T),
 }
 
-/// What a handler returns: the answer follows through the [`Settler`].
+/// What a handler returns when the answer follows later.
 pub struct Deferred<T>(Rc<RefCell<Slot<T>>>);
 
 /// Gives the answer, once. Dropped without one, as in a panic, the caller learns that the actor is gone.

@@ -34,12 +34,6 @@
 //! Sandboxes live on one thread of their own, sessions on the workers of the HTTP server. A sandbox
 //! waits for nobody: not for a client that does not read, not for a process that does not.
 
-#[cfg(not(unix))]
-compile_error!(
-    "the feature `server` is for Unix: it needs process groups and signals. \
-     The client works everywhere: leave the feature out."
-);
-
 mod backend;
 mod config;
 mod error;

@@ -1,5 +1,11 @@
 //! What the tests share.
 #![allow(dead_code, reason = "each test binary uses its part")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on fails"
+)]
 
 use std::{future::IntoFuture, time::Duration};
 
