@@ -18,10 +18,6 @@ struct Grader {
 
 impl Actor for Grader {
     type Context = Context<Self>;
-
-    fn started(&mut self, ctx: &mut Self::Context) {
-        self.sandbox.do_send(Subscribe(ctx.address().recipient()));
-    }
 }
 
 impl Handler<SandboxEvent> for Grader {
@@ -45,9 +41,11 @@ struct Grade(&'static str);
 impl Handler<Grade> for Grader {
     type Result = ResponseFuture<Result<(String, ProcessEnd), Error>>;
 
-    fn handle(&mut self, Grade(script): Grade, _: &mut Self::Context) -> Self::Result {
+    fn handle(&mut self, Grade(script): Grade, ctx: &mut Self::Context) -> Self::Result {
         let sandbox = self.sandbox.clone();
+        let events = ctx.address().recipient();
         Box::pin(async move {
+            sandbox.send(Subscribe(events)).await?;
             sandbox.send(Open).await??;
             let process = sandbox.send(Exec::new(Language::Python, script)).await??;
             let mut printed = String::new();

@@ -108,6 +108,12 @@ impl Failure {
     /// What is known of the effect of the request.
     pub fn effect(&self) -> Effect {
         match self {
+            Self::NotOpened {
+                end: SandboxEnd::Failed { .. },
+            } => Effect::NotApplied,
+            Self::NotOpened {
+                end: SandboxEnd::LinkLost { cause, .. },
+            } if cause.is_dial_failure() => Effect::NotApplied,
             Self::WrongState { .. }
             | Self::ProcessRunning { .. }
             | Self::ProcessEnded { .. }

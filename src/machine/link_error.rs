@@ -89,6 +89,20 @@ pub enum LinkError {
 }
 
 impl LinkError {
+    /// Whether there never was a link, so that nothing was asked of the service.
+    pub fn is_dial_failure(&self) -> bool {
+        matches!(
+            self,
+            Self::Resolve { .. }
+                | Self::Connect { .. }
+                | Self::Tls { .. }
+                | Self::TlsUnavailable { .. }
+                | Self::UpgradeRefused { .. }
+                | Self::NotWebSocket { .. }
+                | Self::ConnectTimeout { .. }
+        )
+    }
+
     /// Whether dialling again can help. A refusal that will be repeated, and a broken protocol, are not worth it.
     pub fn is_retryable(&self) -> bool {
         match self {
