@@ -1,4 +1,73 @@
 //! Client runtime for remote code sandboxes, built from actors.
+//!
+//! A sandbox is a place on a server where code runs that nobody trusts. This crate creates sandboxes,
+//! runs code in them, streams what it prints, feeds its stdin, kills it, and says how it ended; over
+//! one WebSocket for each sandbox, to services such as Cloud Run Sandbox, or to the [`LocalServer`] in
+//! this crate that really runs bash and python.
+//!
+//! ```
+//! # #[cfg(all(unix, feature = "client", feature = "server"))]
+//! # #[actix::main]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use actix_sandbox::{Language, LocalServer, OutputExt, Sandbox};
+//! use futures::StreamExt;
+//!
+//! let server = LocalServer::start().await?; // or the URL of a service
+//! let sandbox = Sandbox::create(server.url()).await?;
+//!
+//! let process = sandbox.exec(Language::Python, "print(input())").await?;
+//! process.write_to_stdin("hello\n").await?;
+//! let mut lines = process.stdout().lines();
+//! while let Some(line) = lines.next().await {
+//!     assert_eq!(line?, "hello");
+//! }
+//! println!("{}", process.wait().await?);
+//!
+//! sandbox.kill().await?;
+//! # Ok(())
+//! # }
+//! # #[cfg(not(all(unix, feature = "client", feature = "server")))]
+//! # fn main() {}
+//! ```
+//!
+//! # Where to look
+//!
+//! | | |
+//! | --- | --- |
+//! | [`Sandbox`], [`SandboxBuilder`] | create, run code, kill |
+//! | [`Process`], [`OutputStream`], [`OutputExt`] | one exec: its streams, its stdin, its end |
+//! | [`OutputPolicy`] | what happens to output that nobody reads |
+//! | [`Error`], [`ErrorKind`], [`Effect`] | why something failed, and whether it took effect |
+//! | [`ProcessEnd`], [`SandboxEnd`] | how things ended; a lost process is told from a finished one |
+//! | [`actor`] | the actors and their messages, for programs made of actors |
+//! | [`server`] | the local server |
+//! | [`protocol`], [`machine`] | the wire and the state machines: pure, usable alone |
+//!
+//! # Errors
+//!
+//! Everything that is awaited settles: with a result, or with an error that says why, also when an
+//! actor panics, the network goes, or the last handle is dropped. The text of an [`Error`] holds the
+//! server's own reason and says what to do; [`Error::kind`] is for programs; [`Error::effect`] tells
+//! whether the request took effect all the same. A non-zero exit is no error, and neither is the end
+//! of a process whose sandbox was lost: that is [`ProcessEnd::SandboxLost`].
+//!
+//! # Cancellation and dropping
+//!
+//! Dropping a handle kills nothing, except where it says so
+//! ([`kill_on_drop`](ExecBuilder::kill_on_drop)). With the last handle of a sandbox its connection is
+//! closed. Dropping the future of a creation or an exec before it resolves kills what it would have
+//! given: nobody could get a handle to it.
+//!
+//! # Secrets
+//!
+//! Tokens and header values are never in a log, an error or a `Debug`.
+//!
+//! # Features
+//!
+//! `client` (default): all of the above but the server. `tls` (default): `wss://`. `server`: the local
+//! server, Unix only. Without any: [`protocol`] and [`machine`] alone, without tokio or actix.
+
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 #[cfg(feature = "client")]
 pub mod actor;
@@ -31,3 +100,8 @@ pub use protocol::{SandboxId, SandboxToken, Status, StdStream};
 pub use server::LocalServer;
 #[cfg(feature = "client")]
 pub use transport::UrlError;
+
+/// The programs of the README, so that they compile.
+#[cfg(all(doctest, unix, feature = "client", feature = "server"))]
+#[doc = include_str!("../README.md")]
+struct Readme;
