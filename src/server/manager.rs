@@ -68,10 +68,21 @@ pub(super) struct SandboxHandle {
 }
 
 impl SandboxHandle {
-    /// Hands on what a client says. Nothing happens when the sandbox is gone.
+    /// Hands on what a client says, and waits until the sandbox has taken it: a client that sends
+    /// faster has its socket read slower, and what waits is one message, not a queue of them.
+    /// Nothing happens when the sandbox is gone.
     pub(super) async fn say(&self, link: &Arc<Link>, request: Request) {
         let link = link.clone();
-        let _ = self.commands.send(Command::Say { link, request }).await;
+        let (obeyed, is_obeyed) = oneshot::channel();
+        let command = Command::Say {
+            link,
+            request,
+            obeyed,
+        };
+        if self.commands.send(command).await.is_ok() {
+            // It is never sent, only dropped.
+            let _ = is_obeyed.await;
+        }
     }
 }
 

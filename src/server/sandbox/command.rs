@@ -16,8 +16,12 @@ pub(in crate::server) enum Command {
         link: Arc<Link>,
         answer: oneshot::Sender<Attached>,
     },
-    /// A client says something.
-    Say { link: Arc<Link>, request: Request },
+    /// A client says something. `obeyed` is dropped when that is done.
+    Say {
+        link: Arc<Link>,
+        request: Request,
+        obeyed: oneshot::Sender<()>,
+    },
     /// The server stops.
     Stop,
 }

@@ -139,7 +139,11 @@ impl Sandbox {
                 let _ = answer.send(Attached::Yes);
                 None
             }
-            Command::Say { link, request } => {
+            Command::Say {
+                link,
+                request,
+                obeyed: _obeyed,
+            } => {
                 // Only the attached client is heard.
                 let is_attached = |attached: &Arc<Link>| Arc::ptr_eq(attached, &link);
                 if !self.state.link.as_ref().is_some_and(is_attached) {
