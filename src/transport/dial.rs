@@ -8,10 +8,7 @@ use actix_codec::Framed;
 use awc::{
     BoxedSocket, Client, Connector,
     error::{ConnectError, SendRequestError, WsClientError},
-    http::{
-        Version,
-        header::{COOKIE, HeaderName, HeaderValue},
-    },
+    http::header::{COOKIE, HeaderName, HeaderValue},
 };
 
 use super::{Cookies, Endpoint, Target, codec::GuardedCodec, connector::TunedConnector};
@@ -72,7 +69,11 @@ pub(crate) async fn dial(
 }
 
 /// A client without a connection limit (each WebSocket holds a place for life, the default is 100),
-/// for HTTP/1.1, without timeouts of its own.
+/// without timeouts of its own.
+///
+/// That it speaks HTTP/1.1 is seen to by the ALPN of the TLS configuration. awc's `max_http_version`
+/// must not be used for it: it puts awc's own TLS connector, which is none in this build, in the
+/// place of ours, and then no `wss://` can be dialled.
 fn client(config: &DialConfig) -> Result<Client, LinkError> {
     let connector = Connector::new()
         .connector(TunedConnector::new())
@@ -94,7 +95,6 @@ fn client(config: &DialConfig) -> Result<Client, LinkError> {
     }
 
     Ok(Client::builder()
-        .max_http_version(Version::HTTP_11)
         .connector(connector)
         .disable_timeout()
         .no_default_headers()
