@@ -30,6 +30,7 @@ const CREATE: &str = "create the sandbox";
 /// Headers that the client sets itself.
 const RESERVED_HEADERS: &[&str] = &[
     "connection",
+    "content-length",
     "cookie",
     "host",
     "sec-websocket-accept",
@@ -37,6 +38,7 @@ const RESERVED_HEADERS: &[&str] = &[
     "sec-websocket-key",
     "sec-websocket-protocol",
     "sec-websocket-version",
+    "transfer-encoding",
     "upgrade",
 ];
 
