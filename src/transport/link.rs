@@ -278,6 +278,11 @@ impl Link {
 
     fn poll_keepalive(&mut self, cx: &mut Context<'_>) -> Option<LinkError> {
         loop {
+            // After an answer to a ping the next look is due sooner than the one that it answered.
+            let due = self.keepalive.poll_timeout().into();
+            if due < self.timer.deadline() {
+                self.timer.as_mut().reset(due);
+            }
             if self.timer.as_mut().poll(cx).is_pending() {
                 return None;
             }
