@@ -398,7 +398,7 @@ fn header(name: &str, value: &str) -> Result<(HeaderName, HeaderValue), Error> {
     let mut value = HeaderValue::try_from(value).map_err(|_| {
         Error::option(
             "header",
-            format!("has a value for `{shown}` that holds characters other than visible ASCII"),
+            format!("has a value for `{shown}` that holds control characters, such as a line break"),
         )
     })?;
     value.set_sensitive(true);
