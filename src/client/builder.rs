@@ -398,7 +398,9 @@ fn header(name: &str, value: &str) -> Result<(HeaderName, HeaderValue), Error> {
     let mut value = HeaderValue::try_from(value).map_err(|_| {
         Error::option(
             "header",
-            format!("has a value for `{shown}` that holds control characters, such as a line break"),
+            format!(
+                "has a value for `{shown}` that holds control characters, such as a line break"
+            ),
         )
     })?;
     value.set_sensitive(true);
