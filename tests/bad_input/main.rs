@@ -8,6 +8,10 @@
     clippy::panic,
     reason = "a test fails by panicking"
 )]
+#![allow(
+    clippy::large_futures,
+    reason = "whole sessions are joined in one test; nothing depends on the size"
+)]
 
 #[path = "../scripted/mod.rs"]
 mod scripted;

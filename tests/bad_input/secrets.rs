@@ -10,7 +10,7 @@ use futures::future::join;
 use serde_json::json;
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::scripted::{Scripted, TOKEN, Watched, assert_no_secret, frame, shown, within};
+use crate::scripted::{Scripted, TOKEN, Watched, assert_no_secret, shown, within};
 
 const HEADER: &str = "Bearer 5e1f0c7a9b-header";
 
