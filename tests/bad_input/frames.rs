@@ -1,16 +1,18 @@
 //! Frames that a server must not send, and frames that it may.
 
-use std::{pin::pin, time::Duration};
+use std::time::Duration;
 
 use actix_sandbox::{
     Error, ErrorKind, Language, ProcessEnd, Sandbox, SandboxBuilder, SandboxEnd, SandboxEvent,
     SandboxState,
 };
-use futures::future::{join, select};
+use futures::future::join;
 use serde_json::json;
-use tokio::io::AsyncWriteExt;
+use tokio::task::spawn_blocking;
 
-use crate::scripted::{Heard, ID, Peer, Scripted, TOKEN, Watched, frame, header, shown, within};
+use crate::scripted::{
+    Heard, ID, PATIENCE, Peer, Scripted, TOKEN, Watched, clock, frame, header, shown, within,
+};
 
 const TEXT: u8 = 0x81;
 const BINARY: u8 = 0x82;
@@ -596,7 +598,7 @@ async fn garbage_while_a_process_runs_ends_every_call_with_a_protocol_error() {
 }
 
 /// Bad input: a flood that never ends (pings, empty messages, fragments of nothing) does not keep a call
-/// from its end.
+/// from its end, nor the connection from being given up.
 #[actix::test]
 async fn floods_do_not_keep_create_from_its_timeout() {
     let floods = [
@@ -621,15 +623,29 @@ async fn flood(unit: Vec<u8>) {
         if unit[0] == CONTINUE {
             peer.raw(&frame(FIRST_TEXT, b"")).await;
         }
-        let flood = unit.repeat(1_000);
-        // What the client says is taken, so that neither side waits for the other.
-        let (mut read, mut write) = tokio::io::split(peer.into_inner());
-        let pour = async { while write.write_all(&flood).await.is_ok() {} };
-        let mut sink = tokio::io::sink();
-        let drain = tokio::io::copy(&mut read, &mut sink);
-        within("the client to go", select(pin!(pour), pin!(drain))).await;
+        // From threads of their own, so that the client never finds its socket empty.
+        let stream = peer.into_inner().into_std().unwrap();
+        stream.set_nonblocking(false).unwrap();
+        let mut drained = stream.try_clone().unwrap();
+        let drain = spawn_blocking(move || std::io::copy(&mut drained, &mut std::io::sink()));
+        let (flood, begin) = (unit.repeat(20_000), clock());
+        let pour = spawn_blocking(move || {
+            let mut stream = stream;
+            while std::io::Write::write_all(&mut stream, &flood).is_ok() {
+                if begin.elapsed() > PATIENCE {
+                    stream.shutdown(std::net::Shutdown::Both).ok();
+                    return false;
+                }
+            }
+            true
+        });
+        assert!(
+            pour.await.unwrap(),
+            "the client stays in a flood of {unit:?}"
+        );
+        drain.await.unwrap().ok();
     };
-    let (result, ()) = join(within("the end of create", create.into_future()), script).await;
+    let (result, ()) = join(create.into_future(), script).await;
     let error = result.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
 }
