@@ -12,7 +12,7 @@ use actix::{
     WeakRecipient, WrapFuture,
 };
 use bytes::Bytes;
-use tracing::{Span, debug};
+use tracing::Span;
 
 use super::{
     Settings,
@@ -170,7 +170,7 @@ impl ConnectionActor {
                 }
                 ConnectionAction::Opened(epoch) => {
                     self.span.record("epoch", epoch.0);
-                    self.span.in_scope(|| debug!(epoch = epoch.0, "link open"));
+                    debug_in!(self.span, epoch = epoch.0, "link open");
                     self.obituary.report(ConnectionReport::Opened(epoch));
                 }
                 ConnectionAction::Reconnecting {
@@ -179,8 +179,7 @@ impl ConnectionActor {
                     cause,
                 } => {
                     self.link = None;
-                    self.span
-                        .in_scope(|| debug!(attempt, ?delay, %cause, "link lost, reconnecting"));
+                    debug_in!(self.span, attempt, ?delay, %cause, "link lost, reconnecting");
                     self.obituary.report(ConnectionReport::Reconnecting {
                         attempt,
                         delay,
@@ -188,11 +187,11 @@ impl ConnectionActor {
                     });
                 }
                 ConnectionAction::Lost { cause, attempts } => {
-                    self.span.in_scope(|| debug!(attempts, %cause, "link lost"));
+                    debug_in!(self.span, attempts, %cause, "link lost");
                     self.finish(ConnectionReport::Lost { cause, attempts }, ctx);
                 }
                 ConnectionAction::Closed => {
-                    self.span.in_scope(|| debug!("connection closed"));
+                    debug_in!(self.span, "connection closed");
                     self.finish(ConnectionReport::Closed, ctx);
                 }
             }
@@ -208,7 +207,7 @@ impl ConnectionActor {
 
     fn dial(&mut self, epoch: Epoch, ctx: &mut Context<Self>) {
         self.link = None;
-        self.span.in_scope(|| debug!(epoch = epoch.0, "dialling"));
+        debug_in!(self.span, epoch = epoch.0, "dialling");
         let dialling = dial(
             self.dial_config.clone(),
             self.target.clone(),

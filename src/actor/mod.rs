@@ -21,6 +21,16 @@
     reason = "do_send is what actors have; what is in flight is bounded by credits, budgets and one-at-a-time rules"
 )]
 
+/// A debug event under the sandbox's span. A span that is off does not keep its events from being
+/// emitted, so that is asked first.
+macro_rules! debug_in {
+    ($span:expr, $($event:tt)+) => {
+        if !$span.is_disabled() {
+            $span.in_scope(|| tracing::debug!($($event)+));
+        }
+    };
+}
+
 mod connection;
 mod driver;
 mod messages;

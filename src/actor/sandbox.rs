@@ -6,7 +6,7 @@ use std::{
 };
 
 use actix::{Actor, ActorContext, Addr, AsyncContext, Context, Handler};
-use tracing::{Span, debug};
+use tracing::Span;
 
 use super::{
     Checkpoint, ConnectionActor, ConnectionCommand, ConnectionReport, Exec, GetState, KillSandbox,
@@ -203,7 +203,7 @@ impl SandboxActor {
     }
 
     fn event(&mut self, event: &SandboxEvent) {
-        self.span.in_scope(|| debug!(?event));
+        debug_in!(self.span, ?event);
         self.subscribers.send(event);
     }
 

@@ -30,6 +30,7 @@ const CREATE: &str = "create the sandbox";
 /// Headers that the client sets itself.
 const RESERVED_HEADERS: &[&str] = &[
     "connection",
+    "content-length",
     "cookie",
     "host",
     "sec-websocket-accept",
@@ -37,6 +38,7 @@ const RESERVED_HEADERS: &[&str] = &[
     "sec-websocket-key",
     "sec-websocket-protocol",
     "sec-websocket-version",
+    "transfer-encoding",
     "upgrade",
 ];
 
@@ -396,7 +398,9 @@ fn header(name: &str, value: &str) -> Result<(HeaderName, HeaderValue), Error> {
     let mut value = HeaderValue::try_from(value).map_err(|_| {
         Error::option(
             "header",
-            format!("has a value for `{shown}` that holds characters other than visible ASCII"),
+            format!(
+                "has a value for `{shown}` that holds control characters, such as a line break"
+            ),
         )
     })?;
     value.set_sensitive(true);

@@ -5,13 +5,11 @@ use std::sync::Arc;
 use std::{io, time::Duration};
 
 use actix_codec::Framed;
+use actix_http::error::ParseError;
 use awc::{
     BoxedSocket, Client, Connector,
     error::{ConnectError, SendRequestError, WsClientError},
-    http::{
-        Version,
-        header::{COOKIE, HeaderName, HeaderValue},
-    },
+    http::header::{COOKIE, HeaderName, HeaderValue},
 };
 
 use super::{Cookies, Endpoint, Target, codec::GuardedCodec, connector::TunedConnector};
@@ -72,7 +70,11 @@ pub(crate) async fn dial(
 }
 
 /// A client without a connection limit (each WebSocket holds a place for life, the default is 100),
-/// for HTTP/1.1, without timeouts of its own.
+/// without timeouts of its own.
+///
+/// That it speaks HTTP/1.1 is seen to by the ALPN of the TLS configuration. awc's `max_http_version`
+/// must not be used for it: it puts awc's own TLS connector, which is none in this build, in the
+/// place of ours, and then no `wss://` can be dialled.
 fn client(config: &DialConfig) -> Result<Client, LinkError> {
     let connector = Connector::new()
         .connector(TunedConnector::new())
@@ -94,7 +96,6 @@ fn client(config: &DialConfig) -> Result<Client, LinkError> {
     }
 
     Ok(Client::builder()
-        .max_http_version(Version::HTTP_11)
         .connector(connector)
         .disable_timeout()
         .no_default_headers()
@@ -115,7 +116,9 @@ fn classify(error: WsClientError, address: &str) -> LinkError {
         WsClientError::SendRequest(SendRequestError::Connect(error)) => {
             connect_error(error, address)
         }
-        WsClientError::SendRequest(SendRequestError::Send(error)) => io_error(&error, address),
+        WsClientError::SendRequest(
+            SendRequestError::Send(error) | SendRequestError::Response(ParseError::Io(error)),
+        ) => broken(&error, address),
         WsClientError::SendRequest(SendRequestError::Response(error)) => {
             not_websocket(address, &error)
         }
@@ -151,7 +154,18 @@ fn connect_error(error: ConnectError, address: String) -> LinkError {
         ConnectError::Disconnected => LinkError::Dropped {
             detail: format!("{address} closed the connection before it answered the upgrade"),
         },
-        ConnectError::Io(error) => io_error(&error, address),
+        ConnectError::Io(error) => match error.kind() {
+            // TCP was there, and went in the TLS handshake.
+            io::ErrorKind::UnexpectedEof
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::BrokenPipe => broken(&error, address),
+            kind => tls_error(&error, &address).unwrap_or_else(|| LinkError::Connect {
+                address,
+                kind,
+                detail: error.to_string(),
+            }),
+        },
         error => LinkError::Connect {
             address,
             kind: io::ErrorKind::Other,
@@ -160,20 +174,23 @@ fn connect_error(error: ConnectError, address: String) -> LinkError {
     }
 }
 
-fn io_error(error: &io::Error, address: String) -> LinkError {
-    #[cfg(feature = "tls")]
-    if error
-        .get_ref()
-        .is_some_and(|inner| inner.is::<rustls::Error>())
-    {
-        return LinkError::Tls {
-            address,
-            detail: error.to_string(),
-        };
-    }
-    LinkError::Connect {
-        address,
-        kind: error.kind(),
+/// The connection was there and is no more. A restart of the server looks like this.
+fn broken(error: &io::Error, address: String) -> LinkError {
+    tls_error(error, &address).unwrap_or_else(|| LinkError::Dropped {
+        detail: format!("{address} closed the connection before it answered the upgrade ({error})"),
+    })
+}
+
+#[cfg(feature = "tls")]
+fn tls_error(error: &io::Error, address: &str) -> Option<LinkError> {
+    let inner = error.get_ref()?;
+    inner.is::<rustls::Error>().then(|| LinkError::Tls {
+        address: address.to_owned(),
         detail: error.to_string(),
-    }
+    })
+}
+
+#[cfg(not(feature = "tls"))]
+fn tls_error(_: &io::Error, _: &str) -> Option<LinkError> {
+    None
 }

@@ -157,21 +157,23 @@ impl Endpoint {
     }
 }
 
-/// The text of a URL that did not parse, without what may be a password or a token.
+/// The text of a URL that cannot be used, without what may be a password or a token.
+///
+/// Where it did not parse, nobody knows which `@`, `/` or `?` belongs to a password. So everything
+/// between the scheme and the last `@` goes, and everything from a query on.
 fn without_secrets(text: &str) -> Cow<'_, str> {
     let text = text.trim();
-    let end = text.find(['?', '#']).unwrap_or(text.len());
-    let (start, rest) = match text.find("://") {
-        Some(at) => text[..end.max(at + 3)].split_at(at + 3),
-        None => ("", &text[..end]),
+    let scheme = text.find("://").map_or(0, |at| at + 3);
+    let (start, rest) = match text.rfind('@') {
+        Some(at) if at >= scheme => (&text[..scheme], &text[at..]),
+        Some(at) => ("", &text[at..]),
+        None => ("", text),
     };
-    match rest
-        .split('/')
-        .next()
-        .and_then(|authority| authority.rfind('@'))
-    {
-        Some(at) => Cow::Owned(format!("{start}…{}", &rest[at..])),
-        None => Cow::Borrowed(&text[..start.len() + rest.len()]),
+    let rest = &rest[..rest.find(['?', '#']).unwrap_or(rest.len())];
+    if rest.starts_with('@') {
+        Cow::Owned(format!("{start}…{rest}"))
+    } else {
+        Cow::Borrowed(rest)
     }
 }
 
@@ -241,6 +243,11 @@ mod tests {
             "http://me:secret@h:99999",
             "http://h:x?sandbox_token=secret",
             "me:secret@h",
+            "foo:/me:secret@h",
+            "//me:secret@h",
+            "http://me:a/secret@h:99999",
+            "http://me:secret?x@h:99999",
+            "me:secret@h://x",
         ] {
             let error = Endpoint::parse(url).expect_err(url).to_string();
             assert!(!error.contains("secret"), "{url}: {error}");

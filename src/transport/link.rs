@@ -179,6 +179,7 @@ impl Link {
 
     /// Reads frames into a batch, as long as there is credit for it.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Option<LinkEvent> {
+        let mut frames = 0;
         while self.lost.is_none() {
             if self.credit.is_none() && !self.closing {
                 match self.credits.poll_take(cx) {
@@ -209,6 +210,13 @@ impl Link {
                 }
             }
             if self.batch_bytes >= BATCH_BYTES || self.batch.len() >= BATCH_FRAMES {
+                break;
+            }
+            // Frames that are for nobody cost no credit. A flood of them must not take all the turn:
+            // tokio lets no timer of a task fire whose sockets have used up its budget.
+            frames += 1;
+            if frames >= BATCH_FRAMES {
+                cx.waker().wake_by_ref();
                 break;
             }
         }
@@ -278,6 +286,11 @@ impl Link {
 
     fn poll_keepalive(&mut self, cx: &mut Context<'_>) -> Option<LinkError> {
         loop {
+            // After an answer to a ping the next look is due sooner than the one that it answered.
+            let due = self.keepalive.poll_timeout().into();
+            if due < self.timer.deadline() {
+                self.timer.as_mut().reset(due);
+            }
             if self.timer.as_mut().poll(cx).is_pending() {
                 return None;
             }

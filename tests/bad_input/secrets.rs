@@ -1,0 +1,167 @@
+//! The token and the headers turn up in no error, no `Debug`, no event, and no log.
+
+use std::{
+    io,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use actix_sandbox::{Language, Sandbox, SandboxBuilder};
+use futures::future::join;
+use serde_json::json;
+use tokio_tungstenite::tungstenite::Message;
+
+use crate::scripted::{Scripted, TOKEN, Watched, assert_no_secret, shown, within};
+
+const HEADER: &str = "Bearer 5e1f0c7a9b-header";
+
+fn builder(server: &Scripted) -> SandboxBuilder {
+    Sandbox::create(server.url()).header("Authorization", HEADER)
+}
+
+/// What a server may say with the token in it, before the sandbox runs.
+fn sayings() -> Vec<Message> {
+    let identity = json!({"event": "sandbox_id", "sandbox_id": "a", "sandbox_token": TOKEN});
+    let whole = identity.to_string();
+    let mut sayings = vec![
+        Message::text(&whole[..whole.len() - 1]),
+        Message::text(format!("[{whole}]")),
+        Message::text(format!("{whole}!")),
+        Message::text(json!({"event": "sandbox_id", "sandbox_token": TOKEN}).to_string()),
+        Message::text(json!({"event": "status_update", "sandbox_token": TOKEN}).to_string()),
+        Message::text(
+            json!({"event": "sandbox_id", "sandbox_id": {"a": 1}, "sandbox_token": TOKEN})
+                .to_string(),
+        ),
+        Message::binary(whole.clone().into_bytes()),
+    ];
+    sayings.push(Message::text(whole.replace("\"a\"", "a")));
+    sayings
+}
+
+/// Invariant 4: no secret in an error, also when the server's own frame is quoted.
+#[actix::test]
+async fn a_quoted_frame_never_shows_the_token() {
+    for saying in sayings() {
+        let server = Scripted::bind().await;
+        let mut watched = Watched::start(builder(&server)).await;
+        let (opened, ()) = join(watched.open(), async {
+            let mut peer = server.peer().await;
+            peer.configuration().await;
+            peer.try_send(saying.clone()).await;
+            peer.rest().await;
+        })
+        .await;
+        let error = opened.expect_err("no sandbox");
+        assert_no_secret(&shown(&error));
+        assert_no_secret(&format!("{:?}", watched.rest().await));
+    }
+}
+
+/// Invariant 4: `Debug` of everything that a user holds.
+#[actix::test]
+async fn debug_of_handles_never_shows_the_token_or_a_header() {
+    let server = Scripted::bind().await;
+    let builder = builder(&server);
+    assert_no_secret(&format!("{builder:?} {builder:#?}"));
+    let (sandbox, mut peer) = join(
+        within("the sandbox", builder.into_future()),
+        server.running(),
+    )
+    .await;
+    let sandbox = sandbox.unwrap();
+    assert_eq!(sandbox.sandbox_token().expose_secret(), TOKEN);
+    assert_no_secret(&format!(
+        "{sandbox:?} {sandbox:#?} {:?}",
+        sandbox.sandbox_token()
+    ));
+    let exec = sandbox.exec(Language::Bash, "true").into_future();
+    let (process, ()) = join(within("the process", exec), async {
+        peer.heard().await;
+        peer.status("SANDBOX_EXECUTION_RUNNING").await;
+    })
+    .await;
+    let process = process.unwrap();
+    assert_no_secret(&format!(
+        "{process:?} {process:#?} {:?}",
+        sandbox.state().await
+    ));
+}
+
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .extend(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Log {
+    fn text(&self) -> String {
+        let bytes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+}
+
+/// Parity: `enableDebug`: one span carries the label; "output frames are not logged; tokens and auth
+/// headers never are".
+#[actix::test]
+async fn the_debug_log_holds_no_token_header_or_output() {
+    let text = logged(true).await;
+    assert_no_secret(&text);
+    assert!(!text.contains("the-output"), "{text}");
+    assert!(
+        text.contains("my-label") && text.contains("link open"),
+        "{text}"
+    );
+}
+
+/// Parity: `enableDebug`: "off: nothing is emitted".
+#[actix::test]
+async fn without_debug_nothing_is_logged() {
+    assert_eq!(logged(false).await, "");
+}
+
+/// What a session with a bad end leaves in the log of this crate.
+async fn logged(debug: bool) -> String {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter("actix_sandbox=trace")
+        .with_writer(move || writer.clone())
+        .finish();
+    // Everything runs on this thread.
+    let _guard = tracing::subscriber::set_default(subscriber);
+    let server = Scripted::bind().await;
+    let builder = builder(&server).enable_debug(debug).debug_label("my-label");
+    let (sandbox, mut peer) = join(
+        within("the sandbox", builder.into_future()),
+        server.running(),
+    )
+    .await;
+    let sandbox = sandbox.unwrap();
+    let run = sandbox.run(Language::Bash, "echo hi").into_future();
+    let (output, ()) = join(within("the output", run), async {
+        peer.heard().await;
+        peer.status("SANDBOX_EXECUTION_RUNNING").await;
+        peer.stdout("the-output").await;
+        peer.status("SANDBOX_EXECUTION_DONE").await;
+    })
+    .await;
+    output.unwrap();
+    peer.json(json!({"event": "weather", "sandbox_token": TOKEN}))
+        .await;
+    peer.text(format!("garbage {{\"sandbox_token\":\"{TOKEN}\""))
+        .await;
+    peer.rest().await;
+    drop(sandbox);
+    log.text()
+}
