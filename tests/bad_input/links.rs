@@ -35,9 +35,13 @@ async fn a_quiet_link_is_pinged_and_stays() {
         .into_future();
     let (sandbox, mut peer) = join(within("the sandbox", create), server.running()).await;
     let sandbox = sandbox.unwrap();
+    let begin = clock();
     for _ in 0..3 {
         assert_eq!(peer.any().await, Heard::Ping);
     }
+    // A ping every interval, not every timeout.
+    let took = begin.elapsed();
+    assert!(took < Duration::from_secs(15), "{took:?}");
     assert_eq!(sandbox.state().await.unwrap(), SandboxState::Running);
 }
 
