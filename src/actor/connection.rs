@@ -284,6 +284,10 @@ impl Driven for ConnectionActor {
                     .obituary
                     .report(ConnectionReport::Written { epoch, tags }),
                 LinkEvent::Lost(cause) => {
+                    let cause = match &self.target {
+                        Target::Attach(_, token) => cause.redact(token),
+                        Target::Create => cause,
+                    };
                     self.link = None;
                     self.machine.handle_lost(epoch, cause, now());
                     self.run_actions(ctx);

@@ -2,6 +2,8 @@
 
 use std::{fmt, io, time::Duration};
 
+use crate::protocol::SandboxToken;
+
 /// Why a link could not be dialled, or was lost.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -89,6 +91,20 @@ pub enum LinkError {
 }
 
 impl LinkError {
+    /// The same without the token of the sandbox, wherever the peer repeats it.
+    pub fn redact(self, token: &SandboxToken) -> Self {
+        match self {
+            Self::Closed { code, reason } => Self::Closed {
+                code,
+                reason: token.redact(reason),
+            },
+            Self::Protocol { detail } => Self::Protocol {
+                detail: token.redact(detail),
+            },
+            other => other,
+        }
+    }
+
     /// Whether there never was a link, so that nothing was asked of the service.
     pub fn is_dial_failure(&self) -> bool {
         matches!(

@@ -64,6 +64,17 @@ impl SandboxToken {
     pub fn expose_secret(&self) -> &str {
         self.0.expose_secret()
     }
+
+    /// A text of a peer's without the token, wherever it repeats it. A token that is too short to be
+    /// a secret is left: taking it out would only garble the text.
+    pub fn redact(&self, text: String) -> String {
+        let token = self.expose_secret();
+        if token.len() >= 8 && text.contains(token) {
+            text.replace(token, "…")
+        } else {
+            text
+        }
+    }
 }
 
 impl fmt::Debug for SandboxToken {

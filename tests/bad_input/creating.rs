@@ -40,7 +40,9 @@ async fn silence_after_the_upgrade_is_the_create_timeout() {
                 peer.status("SANDBOX_CREATING").await;
             }
             if said > 1 {
+                // It is there by then, and nobody gets a handle to it.
                 peer.identity().await;
+                peer.expect(json!({"action": "kill_sandbox"})).await;
             }
             assert_closed(&mut peer).await;
         })
@@ -416,6 +418,7 @@ async fn a_dropped_create_does_not_stay_forever() {
     let server = Scripted::bind().await;
     let builder = Sandbox::create(server.url()).create_timeout(short);
     let mut peer = dropped_after(&server, true, builder).await;
+    peer.expect(json!({"action": "kill_sandbox"})).await;
     assert_closed(&mut peer).await;
 
     let builder = Sandbox::create(server.url()).kill_timeout(short);

@@ -10,7 +10,7 @@ use futures::future::join;
 use serde_json::json;
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::scripted::{Scripted, TOKEN, Watched, assert_no_secret, shown, within};
+use crate::scripted::{Scripted, TOKEN, Watched, assert_no_secret, frame, shown, within};
 
 const HEADER: &str = "Bearer 5e1f0c7a9b-header";
 
@@ -54,6 +54,54 @@ async fn a_quoted_frame_never_shows_the_token() {
         let error = opened.expect_err("no sandbox");
         assert_no_secret(&shown(&error));
         assert_no_secret(&format!("{:?}", watched.rest().await));
+    }
+}
+
+/// Invariant 4: once the token is known, it is not quoted under any other name either.
+#[actix::test]
+async fn a_known_token_is_never_shown_wherever_the_server_repeats_it() {
+    let status = |status: &str| json!({"event": "status_update", "status": status, "message": format!("bad {TOKEN}!")});
+    for said in [
+        frame(0x81, format!("not JSON: {TOKEN}").as_bytes()),
+        frame(0x82, format!("binary: {TOKEN}").as_bytes()),
+        frame(
+            0x81,
+            json!({"event": "stdout", "token": TOKEN})
+                .to_string()
+                .as_bytes(),
+        ),
+        frame(
+            0x81,
+            json!({"event": "sandbox_id", "sandbox_id": TOKEN, "sandbox_token": TOKEN})
+                .to_string()
+                .as_bytes(),
+        ),
+        frame(0x81, status("SANDBOX_ERROR").to_string().as_bytes()),
+        frame(
+            0x81,
+            json!({"event": "error", "message": TOKEN})
+                .to_string()
+                .as_bytes(),
+        ),
+        frame(0x81, json!({"event": TOKEN}).to_string().as_bytes()),
+        frame(
+            0x81,
+            json!({"event": "status_update", "status": TOKEN})
+                .to_string()
+                .as_bytes(),
+        ),
+        frame(0x88, format!("\x0f\x30 {TOKEN}").as_bytes()),
+    ] {
+        let server = Scripted::bind().await;
+        let mut watched = Watched::start(builder(&server)).await;
+        let (opened, mut peer) = join(watched.open(), server.running()).await;
+        let opened = opened.expect("a sandbox");
+        assert_no_secret(&format!("{opened:?} {opened:#?}"));
+        peer.raw(&said).await;
+        peer.close(4000, "end").await;
+        assert_no_secret(&format!("{:?}", watched.rest().await));
+        let error = watched.open().await.expect_err("over");
+        assert_no_secret(&shown(&error));
     }
 }
 

@@ -24,10 +24,14 @@ impl Sandbox {
             Fact::Output(piece) => self.handle_output(piece),
             Fact::Status(fact) => self.handle_status(fact, now),
             Fact::Identity(identity) => self.handle_identity(identity),
-            Fact::LateReason(reason) => self.event(SandboxEvent::Reason(reason)),
-            Fact::Unknown(unknown) => self.event(SandboxEvent::UnknownEvent {
-                event: unknown.event,
-            }),
+            Fact::LateReason(reason) => {
+                let reason = self.redact(reason);
+                self.event(SandboxEvent::Reason(reason));
+            }
+            Fact::Unknown(unknown) => {
+                let event = unknown.event.map(|event| self.redact(event));
+                self.event(SandboxEvent::UnknownEvent { event });
+            }
         }
     }
 
@@ -82,6 +86,11 @@ impl Sandbox {
 
     fn handle_status(&mut self, fact: StatusFact, now: Instant) {
         let StatusFact { status, reason, .. } = fact;
+        let reason = reason.map(|reason| self.redact(reason));
+        let status = match status {
+            Status::Unknown(name) => Status::from_wire(&self.redact(name.into())),
+            known => known,
+        };
         self.event(SandboxEvent::Status {
             status: status.clone(),
             reason: reason.clone(),

@@ -738,6 +738,10 @@ impl Sandbox {
         let after = self.timeouts.ready;
         match self.state {
             SandboxState::Creating | SandboxState::Attaching => {
+                if matches!(self.mode, Mode::Create(_)) && self.identity.is_some() {
+                    // It is there, and nobody will get a handle to it.
+                    self.send(&ClientMessage::KillSandbox);
+                }
                 let waited = format!("no SANDBOX_RUNNING within {after:?} of the connection");
                 self.finish(SandboxEnd::NotReady { waited });
             }
@@ -757,7 +761,16 @@ impl Sandbox {
         self.violation(error.to_string());
     }
 
+    /// A text of the server's without the token of the sandbox, wherever it repeats it.
+    fn redact(&self, text: String) -> String {
+        match &self.identity {
+            Some((_, token)) => token.redact(text),
+            None => text,
+        }
+    }
+
     fn violation(&mut self, detail: String) {
+        let detail = self.redact(detail);
         self.finish(SandboxEnd::LinkLost {
             cause: LinkError::Protocol { detail },
             attempts: 0,
