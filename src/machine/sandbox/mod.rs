@@ -1,26 +1,33 @@
 //! [`Sandbox`]: a sandbox's life, and which requests wait for what.
 //!
-//! This file holds the state, what the user asks (commands), and what the connection says. What the
-//! server says is in `facts.rs`.
+//! | file | |
+//! | --- | --- |
+//! | `mod.rs` | the state, and what every other file needs |
+//! | `commands.rs` | what the user asks |
+//! | `link.rs` | what the connection says |
+//! | `facts.rs` | what the server says |
+//! | `time.rs` | what is due |
+//! | `ending.rs` | the end |
 
+mod commands;
+mod ending;
 mod facts;
+mod link;
 #[cfg(test)]
 mod tests;
+mod time;
 
 use std::{
     collections::VecDeque,
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
-
 use super::{
-    Effect, Epoch, Failure, LinkError, ProcessFact, ProcessId, RequestId, SandboxEnd, SandboxEvent,
-    SandboxState, later,
+    Epoch, Failure, LinkError, ProcessFact, ProcessId, RequestId, SandboxEnd, SandboxEvent,
+    SandboxState,
 };
 use crate::protocol::{
-    ClientMessage, OutputPiece, Pairing, ParseError, SandboxConfig as Configuration, SandboxId,
-    SandboxToken, ServerMessage,
+    ClientMessage, OutputPiece, Pairing, SandboxConfig as Configuration, SandboxId, SandboxToken,
 };
 
 /// Most kills whose answers are remembered as due.
@@ -227,434 +234,33 @@ impl Sandbox {
         !self.kills.is_empty() || self.checkpoint.is_some() || self.snapshot.is_some()
     }
 
-    // ----- commands
-
-    /// Answers when the sandbox runs.
-    pub fn open(&mut self, request: RequestId) {
-        match &self.state {
-            SandboxState::Creating | SandboxState::Attaching => self.ready.push(request),
-            SandboxState::Ended(end) => {
-                let failure = Failure::NotOpened { end: end.clone() };
-                self.settle(request, Err(failure));
-            }
-            _ => self.settle(request, Ok(SandboxReply::Ready)),
-        }
-    }
-
-    /// Runs code. Answers when the server says that it runs; gives the number of the process.
-    pub fn exec(
-        &mut self,
-        request: RequestId,
-        language: &str,
-        code: &str,
-        now: Instant,
-    ) -> Option<ProcessId> {
-        const WHAT: &str = "run code";
-        if let Err(failure) = self.require_running(WHAT) {
-            self.settle(request, Err(failure));
-            return None;
-        }
-        if self.exec.is_some() {
-            self.settle(request, Err(Failure::ProcessRunning { what: WHAT }));
-            return None;
-        }
-        self.next_process += 1;
-        let process = ProcessId(self.next_process);
-        let due = later(now, self.timeouts.exec);
-        self.exec = Some(Exec {
-            process,
-            phase: ExecPhase::Starting { request, due },
-        });
-        self.send(&ClientMessage::exec(language, code));
-        Some(process)
-    }
-
-    /// Asks the server to kill a process.
-    pub fn kill_process(&mut self, process: ProcessId) {
-        if self.link.is_some()
-            && self.state != SandboxState::Reconnecting
-            && self.process() == Some(process)
-        {
-            if self.kills_owed.len() >= MAX_KILLS_OWED {
-                self.kills_owed.pop_front();
-            }
-            self.kills_owed.push_back(process);
-            self.send(&ClientMessage::KillProcess);
-        }
-    }
-
-    /// Whether a stdin message of the process can be sent now.
-    pub fn can_send_stdin(&self, process: ProcessId) -> bool {
-        self.link.is_some()
-            && self.state != SandboxState::Reconnecting
-            && self
-                .exec
-                .as_ref()
-                .is_some_and(|exec| exec.process == process && exec.phase == ExecPhase::Running)
-    }
-
-    /// Nobody has a handle to the process, and nobody can get one: it is killed, and the sandbox is
-    /// free after that.
-    pub fn abandon(&mut self, process: ProcessId) {
-        let Some(exec) = self.exec.as_mut().filter(|exec| exec.process == process) else {
-            return;
-        };
-        match exec.phase {
-            ExecPhase::Abandoned { .. } => return,
-            ExecPhase::Running => exec.phase = ExecPhase::Abandoned { running: true },
-            ExecPhase::Starting { request, .. } => {
-                exec.phase = ExecPhase::Abandoned { running: false };
-                let failure = Failure::Cancelled {
-                    what: "run the code",
-                };
-                self.settle(request, Err(failure));
-            }
-        }
-        self.kill_process(process);
-    }
-
-    /// The process is over by its own account, for example because it was killed and `DONE` never came.
-    pub fn process_ended(&mut self, process: ProcessId) {
-        if let Some(exec) = self.exec.take_if(|exec| exec.process == process)
-            && let ExecPhase::Starting { request, .. } = exec.phase
-        {
-            let failure = Failure::ProcessEnded {
-                what: "run the code",
-            };
-            self.settle(request, Err(failure));
-        }
-    }
-
-    /// Kills the sandbox, and answers when the server confirmed it. Any number may ask.
-    pub fn kill(&mut self, request: RequestId, now: Instant) {
-        match &self.state {
-            SandboxState::Ended(SandboxEnd::Killed | SandboxEnd::Deleted) => {
-                self.settle(request, Ok(SandboxReply::Done));
-            }
-            SandboxState::Running | SandboxState::Killing | SandboxState::Reconnecting => {
-                self.kills.push(Pending {
-                    request,
-                    due: later(now, self.timeouts.kill),
-                });
-                self.kill_wanted = true;
-                self.send_kill();
-            }
-            state => {
-                let failure = Failure::WrongState {
-                    what: "kill the sandbox",
-                    state: state.clone(),
-                };
-                self.settle(request, Err(failure));
-            }
-        }
-    }
-
-    /// Stores the files of the sandbox under a name.
-    pub fn snapshot_filesystem(&mut self, request: RequestId, name: &str, now: Instant) {
-        const WHAT: &str = "snapshot the filesystem";
-        let refused = self.require_running(WHAT).and_then(|()| {
-            if self.snapshot.is_some() {
-                Err(Failure::AlreadyUnderWay { what: WHAT })
-            } else {
-                Ok(())
-            }
-        });
-        if let Err(failure) = refused {
-            return self.settle(request, Err(failure));
-        }
-        self.snapshot = Some(Pending {
-            request,
-            due: later(now, self.timeouts.store),
-        });
-        self.send(&ClientMessage::SnapshotFilesystem {
-            name: Some(name.into()),
-        });
-    }
-
-    /// Stores the sandbox and ends it.
-    pub fn checkpoint(&mut self, request: RequestId, now: Instant) {
-        const WHAT: &str = "checkpoint the sandbox";
-        let refused = if self.checkpoint.is_some() {
-            Err(Failure::AlreadyUnderWay { what: WHAT })
-        } else {
-            self.require_running(WHAT)
-        };
-        if let Err(failure) = refused {
-            return self.settle(request, Err(failure));
-        }
-        self.checkpoint = Some(Pending {
-            request,
-            due: later(now, self.timeouts.store),
-        });
-        self.actions.push_back(SandboxAction::Disarm);
-        self.send(&ClientMessage::Checkpoint);
-    }
-
-    /// Nobody got a handle to the sandbox, and nobody can get one: it is killed as soon as that can
-    /// be said, within the timeouts of getting ready and of a kill.
-    pub fn discard(&mut self, now: Instant) {
-        match self.state {
-            SandboxState::Creating => self.abandoned = true,
-            SandboxState::Running => {
-                self.abandoned = true;
-                self.kill_abandoned(now);
-            }
-            _ => {}
-        }
-    }
-
-    pub(super) fn kill_abandoned(&mut self, now: Instant) {
-        self.kill_wanted = true;
-        // Nobody waits for the answer, but the wait for it is bounded all the same.
-        self.abandoned_due = Some(later(now, self.timeouts.kill));
-        self.send_kill();
-    }
-
-    /// The last handle is gone: the connection is closed. A sandbox that is still being created is
-    /// killed as soon as that can be said.
-    pub fn detach(&mut self) {
-        match self.state {
-            SandboxState::Creating if self.link.is_some() => self.abandoned = true,
-            // A kill under way is seen through, within its timeout.
-            SandboxState::Killing if self.abandoned || !self.kills.is_empty() => {
-                self.abandoned = true
-            }
-            SandboxState::Ended(_) => self.actions.push_back(SandboxAction::CloseLink),
-            _ => self.finish(SandboxEnd::Closed),
-        }
-    }
-
-    // ----- what the connection says
-
-    /// A link is open.
-    pub fn handle_opened(&mut self, epoch: Epoch, now: Instant) {
-        if matches!(self.state, SandboxState::Ended(_)) {
-            return;
-        }
-        self.link = Some(epoch);
-        self.ready_due = Some(later(now, self.timeouts.ready));
-        if let (SandboxState::Creating, Mode::Create(configuration)) = (&self.state, &self.mode) {
-            self.actions
-                .push_back(SandboxAction::Send(configuration.encode()));
-        }
-    }
-
-    /// A frame came over a link.
-    pub fn handle_frame(&mut self, epoch: Epoch, frame: &Bytes, now: Instant) {
-        if self.link != Some(epoch) || matches!(self.state, SandboxState::Ended(_)) {
-            return;
-        }
-        match ServerMessage::parse(frame) {
-            // By far the most frequent, and never held back.
-            Ok(ServerMessage::Output(piece)) => self.handle_output(piece),
-            Ok(message) => {
-                let is_status = matches!(message, ServerMessage::Status(_));
-                let mut facts = Vec::new();
-                self.pairing.accept(message, &mut facts);
-                for fact in facts {
-                    self.handle_fact(fact, now);
-                }
-                if !self.pairing.is_waiting() || matches!(self.state, SandboxState::Ended(_)) {
-                    self.reason_due = None;
-                } else if is_status {
-                    // It is this status that waits now.
-                    self.reason_due = Some(later(now, self.timeouts.reason));
-                }
-            }
-            Err(error) => {
-                self.flush_pairing(now);
-                self.handle_malformed(&error);
-            }
-        }
-    }
-
-    /// The link is lost, and another attempt follows.
-    pub fn handle_reconnecting(
-        &mut self,
-        attempt: u32,
-        delay: Duration,
-        cause: LinkError,
-        now: Instant,
-    ) {
-        self.drop_link(now);
-        if matches!(self.state, SandboxState::Ended(_)) {
-            return;
-        }
-        // The news that a loss is final, and the loss, may have crossed.
-        if self.handing_off || self.checkpoint.is_some() || self.deleted_due.is_some() {
-            return self.handle_lost(cause, attempt.saturating_sub(1), now);
-        }
-        // A kill that may not have left is sent again.
-        self.kill_sent = false;
-        if self.state != SandboxState::Reconnecting {
-            self.set_state(SandboxState::Reconnecting);
-            if let Some(exec) = &self.exec {
-                self.actions
-                    .push_back(SandboxAction::Tell(exec.process, ProcessFact::LinkDown));
-            }
-            self.fail_unanswered();
-        }
-        self.event(SandboxEvent::Reconnecting {
-            attempt,
-            delay,
-            cause,
-        });
-    }
-
-    /// The link is lost for good.
-    pub fn handle_lost(&mut self, cause: LinkError, attempts: u32, now: Instant) {
-        let opened = self.link.is_some() || attempts > 0;
-        self.drop_link(now);
-        if matches!(self.state, SandboxState::Ended(_)) {
-            return;
-        }
-        if opened {
-            self.event(SandboxEvent::GaveUp {
-                cause: cause.clone(),
-                attempts,
-            });
-        }
-        let end = match self.deleted_due {
-            // What the server said before it closed counts.
-            Some(_) => self.end_after_deleted(),
-            None => SandboxEnd::LinkLost { cause, attempts },
-        };
-        self.finish(end);
-    }
-
-    /// The connection was closed as asked.
-    pub fn handle_closed(&mut self, now: Instant) {
-        self.drop_link(now);
-        self.finish(SandboxEnd::Closed);
-    }
-
-    // ----- time
-
-    /// When [`handle_timeout`](Self::handle_timeout) is due.
-    pub fn poll_timeout(&self) -> Option<Instant> {
-        let exec = match &self.exec {
-            Some(Exec {
-                phase: ExecPhase::Starting { due, .. },
-                ..
-            }) => Some(*due),
-            _ => None,
-        };
-        [
-            self.reason_due,
-            self.ready_due,
-            exec,
-            self.kills.first().map(|kill| kill.due),
-            self.deleted_due,
-            self.abandoned_due,
-            self.checkpoint.as_ref().map(|checkpoint| checkpoint.due),
-            self.snapshot.as_ref().map(|snapshot| snapshot.due),
-        ]
-        .into_iter()
-        .flatten()
-        .min()
-    }
-
-    /// Time has passed.
-    pub fn handle_timeout(&mut self, now: Instant) {
-        let is_due = |due: Option<Instant>| due.is_some_and(|due| now >= due);
-        if is_due(self.reason_due) {
-            self.flush_pairing(now);
-        }
-        if is_due(self.ready_due) {
-            self.ready_due = None;
-            // What the server said last is a better reason than that it said no more.
-            self.flush_pairing(now);
-            self.handle_not_ready();
-        }
-        if let Some(exec) = &mut self.exec
-            && let ExecPhase::Starting { request, due } = exec.phase
-            && now >= due
-        {
-            let process = exec.process;
-            exec.phase = ExecPhase::Abandoned { running: false };
-            let after = self.timeouts.exec;
-            self.settle(
-                request,
-                Err(Failure::Timeout {
-                    what: "the start of the process",
-                    after,
-                }),
-            );
-            self.kill_process(process);
-        }
-        while self.kills.first().is_some_and(|kill| now >= kill.due) {
-            let Pending { request, .. } = self.kills.remove(0);
-            self.kill_sent = false;
-            self.settle(
-                request,
-                Err(Failure::Timeout {
-                    what: "the kill of the sandbox",
-                    after: self.timeouts.kill,
-                }),
-            );
-            if self.abandoned {
-                self.finish(SandboxEnd::Closed);
-            }
-        }
-        if is_due(self.deleted_due) {
-            let end = self.end_after_deleted();
-            self.finish(end);
-        }
-        if is_due(self.abandoned_due) {
-            self.finish(SandboxEnd::Closed);
-        }
-        let after = self.timeouts.store;
-        if let Some(Pending { request, .. }) = self.checkpoint.take_if(|pending| now >= pending.due)
-        {
-            self.settle(
-                request,
-                Err(Failure::Timeout {
-                    what: "the checkpoint",
-                    after,
-                }),
-            );
-        }
-        if let Some(Pending { request, .. }) = self.snapshot.take_if(|pending| now >= pending.due) {
-            self.snapshots_late += 1;
-            self.settle(
-                request,
-                Err(Failure::Timeout {
-                    what: "the filesystem snapshot",
-                    after,
-                }),
-            );
-        }
-    }
-
     /// What to do now.
     pub fn poll_action(&mut self) -> Option<SandboxAction> {
         self.actions.pop_front()
     }
 
-    // ----- helpers
-
-    fn settle(&mut self, request: RequestId, result: Result<SandboxReply, Failure>) {
+    pub(super) fn settle(&mut self, request: RequestId, result: Result<SandboxReply, Failure>) {
         self.actions
             .push_back(SandboxAction::Settle(request, result));
     }
 
-    fn event(&mut self, event: SandboxEvent) {
+    pub(super) fn event(&mut self, event: SandboxEvent) {
         self.actions.push_back(SandboxAction::Event(event));
     }
 
-    fn send(&mut self, message: &ClientMessage<'_>) {
+    pub(super) fn send(&mut self, message: &ClientMessage<'_>) {
         self.actions
             .push_back(SandboxAction::Send(message.encode()));
     }
 
-    fn set_state(&mut self, state: SandboxState) {
+    pub(super) fn set_state(&mut self, state: SandboxState) {
         if self.state != state {
             self.state = state.clone();
             self.event(SandboxEvent::State(state));
         }
     }
 
-    fn require_running(&self, what: &'static str) -> Result<(), Failure> {
+    pub(super) fn require_running(&self, what: &'static str) -> Result<(), Failure> {
         match &self.state {
             SandboxState::Running => Ok(()),
             state => Err(Failure::WrongState {
@@ -664,7 +270,7 @@ impl Sandbox {
         }
     }
 
-    fn checkpointed(&self) -> SandboxEnd {
+    pub(super) fn checkpointed(&self) -> SandboxEnd {
         if self.handing_off {
             SandboxEnd::HandedOff
         } else {
@@ -673,7 +279,7 @@ impl Sandbox {
     }
 
     /// `DELETED` came, and nothing after it. That is the word for a kill, and none for a checkpoint.
-    fn end_after_deleted(&self) -> SandboxEnd {
+    pub(super) fn end_after_deleted(&self) -> SandboxEnd {
         match self.state {
             SandboxState::Killing => SandboxEnd::Killed,
             SandboxState::Checkpointing if self.handing_off => SandboxEnd::HandedOff,
@@ -681,167 +287,11 @@ impl Sandbox {
         }
     }
 
-    fn send_kill(&mut self) {
-        if self.kill_wanted
-            && !self.kill_sent
-            && self.link.is_some()
-            && self.state != SandboxState::Reconnecting
-        {
-            self.kill_sent = true;
-            self.kill_left = true;
-            self.actions.push_back(SandboxAction::Disarm);
-            self.set_state(SandboxState::Killing);
-            self.send(&ClientMessage::KillSandbox);
-        }
-    }
-
-    fn flush_pairing(&mut self, now: Instant) {
-        self.reason_due = None;
-        if let Some(fact) = self.pairing.flush() {
-            self.handle_fact(fact, now);
-        }
-    }
-
-    fn drop_link(&mut self, now: Instant) {
-        self.flush_pairing(now);
-        self.pairing = Pairing::default();
-        self.link = None;
-        self.ready_due = None;
-        // `kills_owed` stays: the server queues answers for the next link. One too many costs little,
-        // one too few makes the answer to an old kill the end of a new process.
-    }
-
-    /// What was asked over the lost link and cannot be answered any more.
-    fn fail_unanswered(&mut self) {
-        let lost = |what| Failure::LinkLost {
-            what,
-            effect: Effect::Unknown,
-        };
-        if let Some(Exec {
-            process,
-            phase: ExecPhase::Starting { request, .. },
-        }) = self.exec
-        {
-            self.settle(request, Err(lost("confirm the start of the process")));
-            self.actions.push_back(SandboxAction::Tell(
-                process,
-                ProcessFact::SandboxEnded(SandboxEnd::Closed),
-            ));
-            self.exec = None;
-        }
-        if let Some(Pending { request, .. }) = self.snapshot.take() {
-            self.settle(request, Err(lost("confirm the filesystem snapshot")));
-        }
-    }
-
-    fn handle_not_ready(&mut self) {
-        let after = self.timeouts.ready;
-        match self.state {
-            SandboxState::Creating | SandboxState::Attaching => {
-                if matches!(self.mode, Mode::Create(_)) && self.identity.is_some() {
-                    // It is there, and nobody will get a handle to it.
-                    self.send(&ClientMessage::KillSandbox);
-                }
-                let waited = format!("no SANDBOX_RUNNING within {after:?} of the connection");
-                self.finish(SandboxEnd::NotReady { waited });
-            }
-            SandboxState::Reconnecting => {
-                if let Some(epoch) = self.link {
-                    self.actions.push_back(SandboxAction::RefuseLink(
-                        epoch,
-                        LinkError::NotReady { after },
-                    ));
-                }
-            }
-            _ => {}
-        }
-    }
-
-    fn handle_malformed(&mut self, error: &ParseError) {
-        self.violation(error.to_string());
-    }
-
     /// A text of the server's without the token of the sandbox, wherever it repeats it.
-    fn redact(&self, text: String) -> String {
+    pub(super) fn redact(&self, text: String) -> String {
         match &self.identity {
             Some((_, token)) => token.redact(text),
             None => text,
         }
-    }
-
-    fn violation(&mut self, detail: String) {
-        let detail = self.redact(detail);
-        self.finish(SandboxEnd::LinkLost {
-            cause: LinkError::Protocol { detail },
-            attempts: 0,
-        });
-    }
-
-    /// The sandbox is over: every request is settled, the process is told, the link is closed.
-    fn finish(&mut self, end: SandboxEnd) {
-        if matches!(self.state, SandboxState::Ended(_)) {
-            return;
-        }
-        let gone = matches!(end, SandboxEnd::Killed | SandboxEnd::Deleted);
-        self.ready_due = None;
-        self.reason_due = None;
-        self.deleted_due = None;
-        self.abandoned_due = None;
-        self.actions.push_back(SandboxAction::Disarm);
-
-        let ended = |what, effect| Failure::SandboxEnded {
-            what,
-            end: end.clone(),
-            effect,
-        };
-        for request in std::mem::take(&mut self.ready) {
-            self.settle(request, Err(Failure::NotOpened { end: end.clone() }));
-        }
-        if let Some(Exec { process, phase }) = self.exec.take() {
-            if let ExecPhase::Starting { request, .. } = phase {
-                self.settle(
-                    request,
-                    Err(ended("confirm the start of the process", Effect::Unknown)),
-                );
-            }
-            self.actions.push_back(SandboxAction::Tell(
-                process,
-                ProcessFact::SandboxEnded(end.clone()),
-            ));
-        }
-        let effect = if self.kill_left {
-            Effect::Unknown
-        } else {
-            Effect::NotApplied
-        };
-        for Pending { request, .. } in std::mem::take(&mut self.kills) {
-            let result = if gone {
-                Ok(SandboxReply::Done)
-            } else {
-                Err(ended("confirm the kill of the sandbox", effect))
-            };
-            self.settle(request, result);
-        }
-        if let Some(Pending { request, .. }) = self.checkpoint.take() {
-            let result = match &end {
-                SandboxEnd::Checkpointed => Ok(SandboxReply::Done),
-                SandboxEnd::Failed { status, reason } => Err(Failure::Refused {
-                    what: "checkpoint the sandbox",
-                    status: status.clone(),
-                    reason: reason.clone(),
-                }),
-                _ => Err(ended("confirm the checkpoint", Effect::Unknown)),
-            };
-            self.settle(request, result);
-        }
-        if let Some(Pending { request, .. }) = self.snapshot.take() {
-            self.settle(
-                request,
-                Err(ended("confirm the filesystem snapshot", Effect::Unknown)),
-            );
-        }
-        self.set_state(SandboxState::Ended(end.clone()));
-        self.event(SandboxEvent::Ended(end));
-        self.actions.push_back(SandboxAction::CloseLink);
     }
 }

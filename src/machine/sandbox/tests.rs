@@ -16,6 +16,10 @@ mod store;
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
+
+pub(super) use crate::machine::Effect;
+
 use super::*;
 use crate::protocol::Status;
 

@@ -1,0 +1,220 @@
+//! What the user asks of a sandbox.
+
+use std::time::Instant;
+
+use super::{Exec, ExecPhase, MAX_KILLS_OWED, Pending, Sandbox, SandboxAction, SandboxReply};
+use crate::{
+    machine::{Failure, ProcessId, RequestId, SandboxEnd, SandboxState, later},
+    protocol::ClientMessage,
+};
+
+impl Sandbox {
+    /// Answers when the sandbox runs.
+    pub fn open(&mut self, request: RequestId) {
+        match &self.state {
+            SandboxState::Creating | SandboxState::Attaching => self.ready.push(request),
+            SandboxState::Ended(end) => {
+                let failure = Failure::NotOpened { end: end.clone() };
+                self.settle(request, Err(failure));
+            }
+            _ => self.settle(request, Ok(SandboxReply::Ready)),
+        }
+    }
+
+    /// Runs code. Answers when the server says that it runs; gives the number of the process.
+    pub fn exec(
+        &mut self,
+        request: RequestId,
+        language: &str,
+        code: &str,
+        now: Instant,
+    ) -> Option<ProcessId> {
+        const WHAT: &str = "run code";
+        if let Err(failure) = self.require_running(WHAT) {
+            self.settle(request, Err(failure));
+            return None;
+        }
+        if self.exec.is_some() {
+            self.settle(request, Err(Failure::ProcessRunning { what: WHAT }));
+            return None;
+        }
+        self.next_process += 1;
+        let process = ProcessId(self.next_process);
+        let due = later(now, self.timeouts.exec);
+        self.exec = Some(Exec {
+            process,
+            phase: ExecPhase::Starting { request, due },
+        });
+        self.send(&ClientMessage::exec(language, code));
+        Some(process)
+    }
+
+    /// Asks the server to kill a process.
+    pub fn kill_process(&mut self, process: ProcessId) {
+        if self.link.is_some()
+            && self.state != SandboxState::Reconnecting
+            && self.process() == Some(process)
+        {
+            if self.kills_owed.len() >= MAX_KILLS_OWED {
+                self.kills_owed.pop_front();
+            }
+            self.kills_owed.push_back(process);
+            self.send(&ClientMessage::KillProcess);
+        }
+    }
+
+    /// Whether a stdin message of the process can be sent now.
+    pub fn can_send_stdin(&self, process: ProcessId) -> bool {
+        self.link.is_some()
+            && self.state != SandboxState::Reconnecting
+            && self
+                .exec
+                .as_ref()
+                .is_some_and(|exec| exec.process == process && exec.phase == ExecPhase::Running)
+    }
+
+    /// Nobody has a handle to the process, and nobody can get one: it is killed, and the sandbox is
+    /// free after that.
+    pub fn abandon(&mut self, process: ProcessId) {
+        let Some(exec) = self.exec.as_mut().filter(|exec| exec.process == process) else {
+            return;
+        };
+        match exec.phase {
+            ExecPhase::Abandoned { .. } => return,
+            ExecPhase::Running => exec.phase = ExecPhase::Abandoned { running: true },
+            ExecPhase::Starting { request, .. } => {
+                exec.phase = ExecPhase::Abandoned { running: false };
+                let failure = Failure::Cancelled {
+                    what: "run the code",
+                };
+                self.settle(request, Err(failure));
+            }
+        }
+        self.kill_process(process);
+    }
+
+    /// The process is over by its own account, for example because it was killed and `DONE` never came.
+    pub fn process_ended(&mut self, process: ProcessId) {
+        if let Some(exec) = self.exec.take_if(|exec| exec.process == process)
+            && let ExecPhase::Starting { request, .. } = exec.phase
+        {
+            let failure = Failure::ProcessEnded {
+                what: "run the code",
+            };
+            self.settle(request, Err(failure));
+        }
+    }
+
+    /// Kills the sandbox, and answers when the server confirmed it. Any number may ask.
+    pub fn kill(&mut self, request: RequestId, now: Instant) {
+        match &self.state {
+            SandboxState::Ended(SandboxEnd::Killed | SandboxEnd::Deleted) => {
+                self.settle(request, Ok(SandboxReply::Done));
+            }
+            SandboxState::Running | SandboxState::Killing | SandboxState::Reconnecting => {
+                self.kills.push(Pending {
+                    request,
+                    due: later(now, self.timeouts.kill),
+                });
+                self.kill_wanted = true;
+                self.send_kill();
+            }
+            state => {
+                let failure = Failure::WrongState {
+                    what: "kill the sandbox",
+                    state: state.clone(),
+                };
+                self.settle(request, Err(failure));
+            }
+        }
+    }
+
+    /// Stores the files of the sandbox under a name.
+    pub fn snapshot_filesystem(&mut self, request: RequestId, name: &str, now: Instant) {
+        const WHAT: &str = "snapshot the filesystem";
+        let refused = self.require_running(WHAT).and_then(|()| {
+            if self.snapshot.is_some() {
+                Err(Failure::AlreadyUnderWay { what: WHAT })
+            } else {
+                Ok(())
+            }
+        });
+        if let Err(failure) = refused {
+            return self.settle(request, Err(failure));
+        }
+        self.snapshot = Some(Pending {
+            request,
+            due: later(now, self.timeouts.store),
+        });
+        self.send(&ClientMessage::SnapshotFilesystem {
+            name: Some(name.into()),
+        });
+    }
+
+    /// Stores the sandbox and ends it.
+    pub fn checkpoint(&mut self, request: RequestId, now: Instant) {
+        const WHAT: &str = "checkpoint the sandbox";
+        let refused = if self.checkpoint.is_some() {
+            Err(Failure::AlreadyUnderWay { what: WHAT })
+        } else {
+            self.require_running(WHAT)
+        };
+        if let Err(failure) = refused {
+            return self.settle(request, Err(failure));
+        }
+        self.checkpoint = Some(Pending {
+            request,
+            due: later(now, self.timeouts.store),
+        });
+        self.actions.push_back(SandboxAction::Disarm);
+        self.send(&ClientMessage::Checkpoint);
+    }
+
+    /// Nobody got a handle to the sandbox, and nobody can get one: it is killed as soon as that can
+    /// be said, within the timeouts of getting ready and of a kill.
+    pub fn discard(&mut self, now: Instant) {
+        match self.state {
+            SandboxState::Creating => self.abandoned = true,
+            SandboxState::Running => {
+                self.abandoned = true;
+                self.kill_abandoned(now);
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn kill_abandoned(&mut self, now: Instant) {
+        self.kill_wanted = true;
+        // Nobody waits for the answer, but the wait for it is bounded all the same.
+        self.abandoned_due = Some(later(now, self.timeouts.kill));
+        self.send_kill();
+    }
+
+    /// The last handle is gone: the connection is closed. A sandbox that is still being created is
+    /// killed as soon as that can be said.
+    pub fn detach(&mut self) {
+        match self.state {
+            SandboxState::Creating if self.link.is_some() => self.abandoned = true,
+            // A kill under way is seen through, within its timeout.
+            SandboxState::Killing if self.abandoned || !self.kills.is_empty() => {
+                self.abandoned = true
+            }
+            SandboxState::Ended(_) => self.actions.push_back(SandboxAction::CloseLink),
+            _ => self.finish(SandboxEnd::Closed),
+        }
+    }
+
+    pub(super) fn send_kill(&mut self) {
+        if self.kill_wanted
+            && !self.kill_sent
+            && self.link.is_some()
+            && self.state != SandboxState::Reconnecting
+        {
+            self.kill_sent = true;
+            self.kill_left = true;
+            self.actions.push_back(SandboxAction::Disarm);
+            self.set_state(SandboxState::Killing);
+            self.send(&ClientMessage::KillSandbox);
+        }
+    }
+}

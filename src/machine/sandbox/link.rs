@@ -1,0 +1,184 @@
+//! What the connection says: a link opened, a frame came, the link is lost.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use super::{Exec, ExecPhase, Mode, Pending, Sandbox, SandboxAction};
+use crate::{
+    machine::{
+        Effect, Epoch, Failure, LinkError, ProcessFact, SandboxEnd, SandboxEvent, SandboxState,
+        later,
+    },
+    protocol::{ClientMessage, Pairing, ParseError, ServerMessage},
+};
+
+impl Sandbox {
+    /// A link is open.
+    pub fn handle_opened(&mut self, epoch: Epoch, now: Instant) {
+        if matches!(self.state, SandboxState::Ended(_)) {
+            return;
+        }
+        self.link = Some(epoch);
+        self.ready_due = Some(later(now, self.timeouts.ready));
+        if let (SandboxState::Creating, Mode::Create(configuration)) = (&self.state, &self.mode) {
+            self.actions
+                .push_back(SandboxAction::Send(configuration.encode()));
+        }
+    }
+
+    /// A frame came over a link.
+    pub fn handle_frame(&mut self, epoch: Epoch, frame: &Bytes, now: Instant) {
+        if self.link != Some(epoch) || matches!(self.state, SandboxState::Ended(_)) {
+            return;
+        }
+        match ServerMessage::parse(frame) {
+            // By far the most frequent, and never held back.
+            Ok(ServerMessage::Output(piece)) => self.handle_output(piece),
+            Ok(message) => {
+                let is_status = matches!(message, ServerMessage::Status(_));
+                let mut facts = Vec::new();
+                self.pairing.accept(message, &mut facts);
+                for fact in facts {
+                    self.handle_fact(fact, now);
+                }
+                if !self.pairing.is_waiting() || matches!(self.state, SandboxState::Ended(_)) {
+                    self.reason_due = None;
+                } else if is_status {
+                    // It is this status that waits now.
+                    self.reason_due = Some(later(now, self.timeouts.reason));
+                }
+            }
+            Err(error) => {
+                self.flush_pairing(now);
+                self.handle_malformed(&error);
+            }
+        }
+    }
+
+    /// The link is lost, and another attempt follows.
+    pub fn handle_reconnecting(
+        &mut self,
+        attempt: u32,
+        delay: Duration,
+        cause: LinkError,
+        now: Instant,
+    ) {
+        self.drop_link(now);
+        if matches!(self.state, SandboxState::Ended(_)) {
+            return;
+        }
+        // The news that a loss is final, and the loss, may have crossed.
+        if self.handing_off || self.checkpoint.is_some() || self.deleted_due.is_some() {
+            return self.handle_lost(cause, attempt.saturating_sub(1), now);
+        }
+        // A kill that may not have left is sent again.
+        self.kill_sent = false;
+        if self.state != SandboxState::Reconnecting {
+            self.set_state(SandboxState::Reconnecting);
+            if let Some(exec) = &self.exec {
+                self.actions
+                    .push_back(SandboxAction::Tell(exec.process, ProcessFact::LinkDown));
+            }
+            self.fail_unanswered();
+        }
+        self.event(SandboxEvent::Reconnecting {
+            attempt,
+            delay,
+            cause,
+        });
+    }
+
+    /// The link is lost for good.
+    pub fn handle_lost(&mut self, cause: LinkError, attempts: u32, now: Instant) {
+        let opened = self.link.is_some() || attempts > 0;
+        self.drop_link(now);
+        if matches!(self.state, SandboxState::Ended(_)) {
+            return;
+        }
+        if opened {
+            self.event(SandboxEvent::GaveUp {
+                cause: cause.clone(),
+                attempts,
+            });
+        }
+        let end = match self.deleted_due {
+            // What the server said before it closed counts.
+            Some(_) => self.end_after_deleted(),
+            None => SandboxEnd::LinkLost { cause, attempts },
+        };
+        self.finish(end);
+    }
+
+    /// The connection was closed as asked.
+    pub fn handle_closed(&mut self, now: Instant) {
+        self.drop_link(now);
+        self.finish(SandboxEnd::Closed);
+    }
+
+    pub(super) fn flush_pairing(&mut self, now: Instant) {
+        self.reason_due = None;
+        if let Some(fact) = self.pairing.flush() {
+            self.handle_fact(fact, now);
+        }
+    }
+
+    pub(super) fn drop_link(&mut self, now: Instant) {
+        self.flush_pairing(now);
+        self.pairing = Pairing::default();
+        self.link = None;
+        self.ready_due = None;
+        // `kills_owed` stays: the server queues answers for the next link. One too many costs little,
+        // one too few makes the answer to an old kill the end of a new process.
+    }
+
+    /// What was asked over the lost link and cannot be answered any more.
+    pub(super) fn fail_unanswered(&mut self) {
+        let lost = |what| Failure::LinkLost {
+            what,
+            effect: Effect::Unknown,
+        };
+        if let Some(Exec {
+            process,
+            phase: ExecPhase::Starting { request, .. },
+        }) = self.exec
+        {
+            self.settle(request, Err(lost("confirm the start of the process")));
+            self.actions.push_back(SandboxAction::Tell(
+                process,
+                ProcessFact::SandboxEnded(SandboxEnd::Closed),
+            ));
+            self.exec = None;
+        }
+        if let Some(Pending { request, .. }) = self.snapshot.take() {
+            self.settle(request, Err(lost("confirm the filesystem snapshot")));
+        }
+    }
+
+    pub(super) fn handle_not_ready(&mut self) {
+        let after = self.timeouts.ready;
+        match self.state {
+            SandboxState::Creating | SandboxState::Attaching => {
+                if matches!(self.mode, Mode::Create(_)) && self.identity.is_some() {
+                    // It is there, and nobody will get a handle to it.
+                    self.send(&ClientMessage::KillSandbox);
+                }
+                let waited = format!("no SANDBOX_RUNNING within {after:?} of the connection");
+                self.finish(SandboxEnd::NotReady { waited });
+            }
+            SandboxState::Reconnecting => {
+                if let Some(epoch) = self.link {
+                    self.actions.push_back(SandboxAction::RefuseLink(
+                        epoch,
+                        LinkError::NotReady { after },
+                    ));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn handle_malformed(&mut self, error: &ParseError) {
+        self.violation(error.to_string());
+    }
+}
