@@ -436,7 +436,6 @@ fn the_kill_of_a_dropped_sandbox_is_bounded_in_time() {
 
     let mut refused = abandoned();
     refused.say_because("SANDBOX_KILL_ERROR", "no");
-    refused.pass_until_due();
     assert_eq!(refused.end(), Some(SandboxEnd::Closed));
 
     let mut deleted = abandoned();
@@ -450,6 +449,17 @@ fn the_kill_of_a_dropped_sandbox_is_bounded_in_time() {
     never_ready.call(Sandbox::detach);
     never_ready.pass_until_due();
     assert_over(&mut never_ready, "never ready");
+}
+
+#[test]
+fn a_refused_kill_that_outlives_its_caller_closes() {
+    let mut fixture = Fixture::running();
+    let kill = fixture.kill();
+    fixture.call(Sandbox::detach);
+    assert_eq!(fixture.end(), None, "the kill is seen through");
+    fixture.say_because("SANDBOX_KILL_ERROR", "no");
+    assert!(fixture.says(kill).contains("no"));
+    assert_eq!(fixture.end(), Some(SandboxEnd::Closed));
 }
 
 #[test]
