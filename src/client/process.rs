@@ -151,6 +151,9 @@ impl Process {
     /// Sends text to stdin, after all text before it. Resolves when the text is accepted into the
     /// stdin budget; [`flush_stdin`](Self::flush_stdin) tells when the connection took it.
     ///
+    /// Protocol v1 cannot close stdin: a program that reads up to the end of its input goes on waiting
+    /// after the last write, until it is killed. Let it read a line, or a length first.
+    ///
     /// # Errors
     ///
     /// The process has ended, before or while the write waited.
