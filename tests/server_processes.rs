@@ -358,7 +358,8 @@ async fn a_client_that_does_not_read_runs_into_the_limits_too() {
         .unwrap();
     let (mut deaf, identity) = Client::create(&server).await;
     deaf.exec("bash", "yes").await;
-    eventually("it runs", || processes_of(&identity).len() >= 2).await;
+    // Not by looking for it: on a busy machine it is killed before it is seen.
+    assert_eq!(deaf.line().await, "SANDBOX_EXECUTION_RUNNING");
     eventually("it was killed", || processes_of(&identity).is_empty()).await;
     let mut late = Client::connect(&server, &identity.attach_path()).await;
     while late.line().await == "SANDBOX_IN_USE" {

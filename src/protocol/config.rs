@@ -2,7 +2,23 @@
 
 use serde_json::{Map, Value};
 
-use super::{ParseError, excerpt, json::as_utf8, names};
+use super::{
+    ParseError, excerpt,
+    json::{Picked, Wanted},
+    names,
+};
+
+struct Keys;
+
+impl Wanted for Keys {
+    const KEYS: &'static [&'static str] = &[
+        names::CONFIG_IDLE_TIMEOUT,
+        names::CONFIG_ENABLE_CHECKPOINT,
+        names::CONFIG_ENABLE_IDLE_TIMEOUT_AUTO_CHECKPOINT,
+        names::CONFIG_ENABLE_SANDBOX_HANDOFF,
+        names::CONFIG_FILESYSTEM_SNAPSHOT_NAME,
+    ];
+}
 
 /// What a client asks of a new sandbox.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -51,17 +67,7 @@ impl SandboxConfig {
     ///
     /// A frame that is no JSON object, or a key whose value is of another type or out of range.
     pub fn parse(frame: &[u8]) -> Result<Self, ConfigError> {
-        let value: Value =
-            serde_json::from_str(as_utf8(frame)?).map_err(|error| ParseError::NotJson {
-                problem: error.to_string(),
-                excerpt: excerpt(frame),
-            })?;
-        let Value::Object(map) = value else {
-            return Err(ParseError::NotAnObject {
-                excerpt: excerpt(frame),
-            }
-            .into());
-        };
+        let map = Picked::<Keys>::parse(frame)?.map;
         Ok(Self {
             idle_timeout: read(
                 &map,
@@ -180,6 +186,7 @@ mod tests {
             ),
             (r#"{"idle_timeout":0}"#, "at least 1, got 0"),
             (r#"{"idle_timeout":1e400}"#, "not JSON"),
+            (r#"{"idle_timeout":[[1],{"a":2}]}"#, "got [[1],{\"a\":2}]"),
             (r#"{"idle_timeout":1.5}"#, "got 1.5"),
             (r#"{"idle_timeout":"60"}"#, "got \"60\""),
             (

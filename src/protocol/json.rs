@@ -1,16 +1,22 @@
 //! Reading a message in one pass, without a tree: known keys are picked out, unknown ones are kept.
 
-use std::{borrow::Cow, fmt};
+use std::{borrow::Cow, cell::Cell, fmt, marker::PhantomData};
 
 use serde::{
     Deserialize, Deserializer,
-    de::{MapAccess, Visitor},
+    de::{DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor},
 };
 use serde_json::{Map, Value};
 
 use super::{excerpt, names};
 
+/// Most values that are carried of one message, nested ones counted. A tree takes up to a hundred
+/// times the memory of its text, so a peer must not decide how large it grows.
+const MAX_CARRIED: usize = 1_024;
+
 /// Keys of a message that this version does not know, with their values. Nothing is allocated for none.
+///
+/// At most 1024 values of one message are carried, nested ones counted; the rest is left out.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Extra(Option<Box<Map<String, Value>>>);
 
@@ -96,11 +102,31 @@ impl<'a> Text<'a> {
     }
 }
 
-impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct TextVisitor;
+/// How many more values of a message are carried.
+struct Budget(Cell<usize>);
 
-        impl<'de> Visitor<'de> for TextVisitor {
+impl Budget {
+    fn new(values: usize) -> Self {
+        Self(Cell::new(values))
+    }
+
+    fn take(&self) -> bool {
+        let left = self.0.get();
+        self.0.set(left.saturating_sub(1));
+        left > 0
+    }
+}
+
+/// Reads the value of a key, within a budget for what is nested in it.
+struct TextSeed<'b>(&'b Budget);
+
+impl<'de> DeserializeSeed<'de> for TextSeed<'_> {
+    type Value = Text<'de>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Text<'de>, D::Error> {
+        struct TextVisitor<'b>(&'b Budget);
+
+        impl<'de> Visitor<'de> for TextVisitor<'_> {
             type Value = Text<'de>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -130,19 +156,31 @@ impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
             fn visit_unit<E>(self) -> Result<Self::Value, E> {
                 Ok(Text::Other(Value::Null))
             }
-            fn visit_seq<A: serde::de::SeqAccess<'de>>(
-                self,
-                seq: A,
-            ) -> Result<Self::Value, A::Error> {
-                let list = Vec::deserialize(serde::de::value::SeqAccessDeserializer::new(seq))?;
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+                let mut list = Vec::new();
+                while self.0.take() {
+                    match seq.next_element_seed(TextSeed(self.0))? {
+                        Some(value) => list.push(value.into_value()),
+                        None => return Ok(Text::Other(Value::Array(list))),
+                    }
+                }
+                while seq.next_element::<IgnoredAny>()?.is_some() {}
                 Ok(Text::Other(Value::Array(list)))
             }
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
-                let map = Map::deserialize(serde::de::value::MapAccessDeserializer::new(map))?;
-                Ok(Text::Other(Value::Object(map)))
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut object = Map::new();
+                while self.0.take() {
+                    let Some(key) = map.next_key::<String>()? else {
+                        return Ok(Text::Other(Value::Object(object)));
+                    };
+                    let value = map.next_value_seed(TextSeed(self.0))?;
+                    object.insert(key, value.into_value());
+                }
+                while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+                Ok(Text::Other(Value::Object(object)))
             }
         }
-        deserializer.deserialize_any(TextVisitor)
+        deserializer.deserialize_any(TextVisitor(self.0))
     }
 }
 
@@ -156,10 +194,11 @@ macro_rules! raw_message {
         }
 
         impl<'a> RawMessage<'a> {
-            fn set(&mut self, key: Cow<'_, str>, value: Text<'a>) {
+            fn set(&mut self, key: Cow<'_, str>, value: Text<'a>, budget: &Budget) {
                 match &*key {
                     $(k if k == $key => self.$field = Some(value),)*
-                    _ => self.extra.insert(key.into_owned(), value.into_value()),
+                    _ if budget.take() => self.extra.insert(key.into_owned(), value.into_value()),
+                    _ => {}
                 }
             }
 
@@ -189,20 +228,75 @@ raw_message! {
 impl<'a> RawMessage<'a> {
     /// Reads a frame that must hold one JSON object. Of a repeated key the last value counts.
     pub(super) fn parse(frame: &'a [u8]) -> Result<Self, ParseError> {
-        let text = as_utf8(frame)?;
-        serde_json::from_str(text).map_err(|error| {
-            // A frame of another JSON type is told apart from one that is no JSON.
-            if serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok() {
-                ParseError::NotAnObject {
-                    excerpt: excerpt(frame),
-                }
-            } else {
-                ParseError::NotJson {
-                    problem: error.to_string(),
-                    excerpt: excerpt(frame),
-                }
+        parse_object(frame)
+    }
+}
+
+/// Reads a frame that must hold one JSON object.
+fn parse_object<'a, T: Deserialize<'a>>(frame: &'a [u8]) -> Result<T, ParseError> {
+    let text = as_utf8(frame)?;
+    serde_json::from_str(text).map_err(|error| {
+        // A frame of another JSON type is told apart from one that is no JSON.
+        if !text.trim_start().starts_with('{') && serde_json::from_str::<IgnoredAny>(text).is_ok() {
+            ParseError::NotAnObject {
+                excerpt: excerpt(frame),
             }
-        })
+        } else {
+            ParseError::NotJson {
+                problem: error.to_string(),
+                excerpt: excerpt(frame),
+            }
+        }
+    })
+}
+
+/// The keys of an object that are [wanted](Wanted::KEYS), with their values; others cost nothing.
+pub(super) struct Picked<W> {
+    pub(super) map: Map<String, Value>,
+    wanted: PhantomData<W>,
+}
+
+/// Which keys of an object to read.
+pub(super) trait Wanted {
+    const KEYS: &'static [&'static str];
+}
+
+impl<W: Wanted> Picked<W> {
+    /// Reads a frame that must hold one JSON object. Of a repeated key the last value counts.
+    pub(super) fn parse(frame: &[u8]) -> Result<Self, ParseError> {
+        parse_object(frame)
+    }
+}
+
+impl<'de, W: Wanted> Deserialize<'de> for Picked<W> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct PickedVisitor<W>(PhantomData<W>);
+
+        impl<'de, W: Wanted> Visitor<'de> for PickedVisitor<W> {
+            type Value = Picked<W>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a JSON object")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut picked = Map::new();
+                let budget = Budget::new(MAX_CARRIED);
+                while let Some(key) = map.next_key_seed(TextSeed(&budget))? {
+                    match key.into_str() {
+                        Some(key) if W::KEYS.contains(&&*key) => {
+                            let value = map.next_value_seed(TextSeed(&budget))?;
+                            picked.insert(key.into_owned(), value.into_value());
+                        }
+                        _ => drop(map.next_value::<IgnoredAny>()?),
+                    }
+                }
+                Ok(Picked {
+                    map: picked,
+                    wanted: PhantomData,
+                })
+            }
+        }
+        deserializer.deserialize_map(PickedVisitor(PhantomData))
     }
 }
 
@@ -225,14 +319,47 @@ impl<'de: 'a, 'a> Deserialize<'de> for RawMessage<'a> {
             }
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
                 let mut message = RawMessage::default();
-                while let Some(key) = map.next_key::<Text<'de>>()? {
-                    let value = map.next_value()?;
-                    // A key of a JSON object is always text.
-                    message.set(key.into_str().unwrap_or_default(), value);
+                let budget = Budget::new(MAX_CARRIED);
+                // A key of a JSON object is always text.
+                while let Some(key) = map.next_key_seed(TextSeed(&budget))? {
+                    let value = map.next_value_seed(TextSeed(&budget))?;
+                    message.set(key.into_str().unwrap_or_default(), value, &budget);
                 }
                 Ok(message)
             }
         }
         deserializer.deserialize_map(MessageVisitor)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_carried_is_bounded_and_what_is_known_is_read_nonetheless() {
+        let many = "{\"\":0},".repeat(10_000);
+        let frame = format!(r#"{{"x":[{many}0],"y":1,"code":"c","language":[{many}0]}}"#);
+        let message = RawMessage::parse(frame.as_bytes()).unwrap();
+        assert!(matches!(&message.code, Some(Text::Str(code)) if code == "c"));
+        assert!(message.extra.get("y").is_none());
+        let extra = message.into_extra();
+        let carried: usize = extra.iter().map(|(_, value)| value.to_string().len()).sum();
+        assert!(carried < 10 * MAX_CARRIED, "{carried}");
+
+        let keys: String = (0..10_000).map(|i| format!("\"k{i}\":0,")).collect();
+        let message = format!("{{{keys}\"code\":\"c\"}}");
+        let message = RawMessage::parse(message.as_bytes()).unwrap();
+        assert!(message.code.is_some());
+        assert_eq!(message.extra.iter().count(), MAX_CARRIED);
+    }
+
+    #[test]
+    fn an_object_with_a_number_out_of_range_is_no_json_and_not_no_object() {
+        let error = RawMessage::parse(b" {\"x\":1e400}").err();
+        assert!(
+            matches!(error, Some(ParseError::NotJson { .. })),
+            "{error:?}"
+        );
     }
 }

@@ -179,11 +179,23 @@ impl Run {
         self.stdin.close();
         self.gone.send_replace(true);
 
-        for pump in pumps {
-            if let Ok(Some(pipe)) = pump.await {
-                // Background children write to it still, and live on.
-                tokio::spawn(discard(pipe));
+        let mut flushed = std::pin::pin!(async {
+            for pump in pumps {
+                if let Ok(Some(pipe)) = pump.await {
+                    // Background children write to it still, and live on.
+                    tokio::spawn(discard(pipe));
+                }
             }
+        });
+        // While its output is on its way, a kill still means what it left in the background.
+        let late_kill = tokio::select! {
+            biased;
+            () = &mut flushed => false,
+            _ = self.killed.wait_for(|&killed| killed), if ending == Ending::Exited => true,
+        };
+        if late_kill {
+            ending = Ending::Killed(process.kill().await);
+            flushed.await;
         }
         drop(process);
         let _ = self.events.send(ExecEvent::Ended(ending)).await;

@@ -64,6 +64,10 @@ impl Incoming {
         loop {
             match self.codec.decode(&mut self.buffer) {
                 Ok(Some(frame)) => {
+                    if self.buffer.is_empty() {
+                        // The rest of it is in one piece with the frame, and would be kept as long.
+                        self.buffer = BytesMut::new();
+                    }
                     if let Some(event) = self.accept(frame) {
                         return event;
                     }

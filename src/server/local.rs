@@ -54,10 +54,28 @@ pub struct LocalServer {
 /// The listener and its workers.
 #[derive(Debug)]
 struct Http {
-    handle: ServerHandle,
+    handle: Listening,
     ended: watch::Receiver<bool>,
     /// The same, for a place that cannot wait for a future.
     is_done: Mutex<mpsc::Receiver<()>>,
+}
+
+/// The listener, which ends when this is dropped, wherever that is: also on the way to somebody who
+/// gave up waiting for it.
+#[derive(Debug)]
+struct Listening(ServerHandle);
+
+impl Listening {
+    fn stop(&self) {
+        // The command is on its way at once; the future is only the confirmation.
+        drop(self.0.stop(false));
+    }
+}
+
+impl Drop for Listening {
+    fn drop(&mut self) {
+        self.stop();
+    }
 }
 
 impl LocalServer {
@@ -136,8 +154,7 @@ impl LocalServer {
             // First the sandboxes, while their clients can still be told.
             service.stop().await;
         }
-        // The command is on its way at once; the future is only the confirmation.
-        drop(self.http.handle.stop(false));
+        self.http.handle.stop();
         let _ = self.http.ended.wait_for(|&ended| ended).await;
     }
 }
@@ -147,7 +164,7 @@ impl Drop for LocalServer {
         if let Some(service) = self.service.take() {
             service.stop_blocking();
         }
-        drop(self.http.handle.stop(false));
+        self.http.handle.stop();
         let is_done = &self.http.is_done;
         // An error also means that the thread is done: after `stop` it is.
         let _ = is_done
@@ -172,7 +189,7 @@ fn notice_lost_peers(connection: &dyn Any) {
 fn serve(
     builder: ServerBuilder,
     service: SandboxService,
-    ready: oneshot::Sender<Result<(SocketAddr, ServerHandle), ServerError>>,
+    ready: oneshot::Sender<Result<(SocketAddr, Listening), ServerError>>,
 ) {
     actix_web::rt::System::new().block_on(async move {
         let address = builder.address;
@@ -199,10 +216,8 @@ fn serve(
             }
         };
         let server = server.run();
-        if ready.send(Ok((bound, server.handle()))).is_err() {
-            // Nobody waits any more.
-            return;
-        }
+        // If nobody waits any more, that stops it at once.
+        drop(ready.send(Ok((bound, Listening(server.handle())))));
         if let Err(error) = server.await {
             tracing::error!(%error, "the listener failed");
         }

@@ -7,7 +7,7 @@ use bytes::{BufMut, BytesMut};
 use tokio::{
     io::{AsyncRead, AsyncReadExt},
     sync::{mpsc, watch},
-    time::{Instant, timeout, timeout_at},
+    time::{Instant, timeout},
 };
 
 use super::link::MAX_PIECE_BYTES;
@@ -25,6 +25,9 @@ const SILENCE_AFTER_END: Duration = Duration::from_millis(20);
 /// Longest time that such a pipe is read after the process ended.
 const READ_AFTER_END: Duration = Duration::from_millis(250);
 
+/// The most that a pipe holds, in bytes, when its reader comes (`/proc/sys/fs/pipe-max-size`).
+const MAX_PIPE_BYTES: usize = 1024 * 1024;
+
 /// A pipe that carries output.
 pub(super) type Pipe = Box<dyn AsyncRead + Send + Unpin>;
 
@@ -41,24 +44,29 @@ pub(super) async fn pump<T>(
 ) -> Option<Pipe> {
     let mut decoder = Utf8Decoder::default();
     let mut buffer = BytesMut::with_capacity(MAX_PIECE_BYTES);
-    let mut stop_at = None;
+    let mut after_end: Option<AfterEnd> = None;
     let mut open = true;
     let mut held = false;
 
     while open {
-        let read = read_more(&mut pipe, &mut buffer);
-        let first = match stop_at {
+        // Looked at first: a background child that never stops writing always has something to read.
+        if after_end.is_none() && *ended.borrow() {
+            after_end = Some(AfterEnd::new());
+        }
+        let first = match &after_end {
             None => tokio::select! {
                 biased;
-                read = read => Some(read),
+                read = read_more(&mut pipe, &mut buffer) => Some(read),
                 _ = ended.wait_for(|&ended| ended) => {
-                    stop_at = Some(Instant::now() + READ_AFTER_END);
+                    after_end = Some(AfterEnd::new());
                     continue;
                 }
             },
-            Some(stop_at) => timeout_at(stop_at.min(Instant::now() + SILENCE_AFTER_END), read)
-                .await
-                .ok(),
+            Some(after_end) if after_end.is_over() => None,
+            Some(_) => {
+                let read = read_more(&mut pipe, &mut buffer);
+                timeout(SILENCE_AFTER_END, read).await.ok()
+            }
         };
         match first {
             Some(true) => {}
@@ -66,7 +74,12 @@ pub(super) async fn pump<T>(
             None => (open, held) = (false, true),
         }
         if open {
-            open = join_more(&mut pipe, &mut buffer).await;
+            let joined = join_more(&mut pipe, &mut buffer).await;
+            open = joined != Joined::Closed;
+            if let Some(after_end) = &mut after_end {
+                after_end.emptied |= joined == Joined::Silent;
+                after_end.read += buffer.len();
+            }
         }
         let mut text = decoder.decode(&buffer);
         buffer.clear();
@@ -80,17 +93,53 @@ pub(super) async fn pump<T>(
     held.then_some(pipe)
 }
 
-/// Reads what comes shortly after the first bytes; false at the end of the pipe.
-async fn join_more(pipe: &mut Pipe, buffer: &mut BytesMut) -> bool {
+/// The reading of a pipe after its process ended: all that the process wrote, and not for ever what
+/// its background children write.
+struct AfterEnd {
+    until: Instant,
+    /// The pipe was seen empty.
+    emptied: bool,
+    /// Bytes read.
+    read: usize,
+}
+
+impl AfterEnd {
+    fn new() -> Self {
+        Self {
+            until: Instant::now() + READ_AFTER_END,
+            emptied: false,
+            read: 0,
+        }
+    }
+
+    /// Whether there is nothing of the process in the pipe any more, and time is up.
+    fn is_over(&self) -> bool {
+        (self.emptied || self.read >= MAX_PIPE_BYTES) && Instant::now() >= self.until
+    }
+}
+
+/// How the joining of pieces ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Joined {
+    /// Nothing came for a while.
+    Silent,
+    /// The piece is large enough, or waited long enough.
+    Enough,
+    /// At the end of the pipe.
+    Closed,
+}
+
+/// Reads what comes shortly after the first bytes.
+async fn join_more(pipe: &mut Pipe, buffer: &mut BytesMut) -> Joined {
     let last = Instant::now() + JOIN_AT_MOST;
     while buffer.len() < MAX_PIECE_BYTES && Instant::now() < last {
         match timeout(JOIN_WITHIN, read_more(pipe, buffer)).await {
             Ok(true) => {}
-            Ok(false) => return false,
-            Err(_elapsed) => break,
+            Ok(false) => return Joined::Closed,
+            Err(_elapsed) => return Joined::Silent,
         }
     }
-    true
+    Joined::Enough
 }
 
 /// Reads some bytes; false at the end of the pipe. A pipe that fails is at its end.
@@ -163,6 +212,24 @@ mod tests {
         assert_eq!(pieces.recv().await.as_deref(), Some("last words"));
         assert!(pump.await.unwrap().is_some());
         assert_eq!(pieces.recv().await, None);
+    }
+
+    #[tokio::test]
+    async fn a_pipe_that_a_child_never_stops_filling_is_given_back_after_what_is_in_it() {
+        let (mut writer, end, mut pieces, pump) = start(8);
+        writer.write_all(&[b'a'; 300_000]).await.unwrap();
+        end.send_replace(true);
+        let child = tokio::spawn(async move {
+            let chunk = [b'b'; 128 * 1024];
+            while writer.write_all(&chunk).await.is_ok() {}
+        });
+        let mut heard = 0;
+        while let Some(piece) = pieces.recv().await {
+            heard += piece.bytes().filter(|&byte| byte == b'a').count();
+        }
+        assert_eq!(heard, 300_000);
+        assert!(pump.await.unwrap().is_some());
+        child.await.unwrap();
     }
 
     #[tokio::test(start_paused = true)]

@@ -41,7 +41,9 @@ if [ -r /proc/self/environ ]; then
 else
   for group in $groups; do kill -9 -- "-$group" 2>/dev/null; done
 fi
-chmod -R u+rwx "$3" 2>/dev/null
+rm -rf -- "$3" 2>/dev/null && exit
+# Directories alone: a file in there may be a hard link to one elsewhere.
+find "$3" -type d ! -perm -700 -exec chmod u+rwx {} ';' 2>/dev/null
 rm -rf -- "$3"
 "#;
 

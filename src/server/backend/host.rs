@@ -304,12 +304,25 @@ impl Process for HostProcess {
     fn kill(&mut self) -> BoxFuture<'_, Result<(), String>> {
         Box::pin(async move {
             if let Some(group) = self.group {
-                let _ = killpg(group, Signal::SIGKILL);
+                // Where processes are looked for, they only stand still at first: a child that left
+                // the group and has no marker is found by its parents, while they are there.
+                let signal = if cfg!(target_os = "linux") {
+                    Signal::SIGSTOP
+                } else {
+                    Signal::SIGKILL
+                };
+                let _ = killpg(group, signal);
             }
-            self.shared
+            let swept = self
+                .shared
                 .sweeper
                 .sweep(Target::Exec(self.exec.clone()))
-                .await?;
+                .await;
+            if let Some(group) = self.group {
+                // The leader is not waited for: the number is still its own.
+                let _ = killpg(group, Signal::SIGKILL);
+            }
+            swept?;
             self.wait().await.map_err(|error| error.to_string())
         })
     }

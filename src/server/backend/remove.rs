@@ -1,33 +1,57 @@
 //! Removing a directory tree whose owner did what it liked in it: directories without permissions,
-//! symbolic links. Nothing outside the tree is touched.
+//! without end, symbolic links. Nothing outside the tree is touched.
 
 use std::{fs, io, os::unix::fs::PermissionsExt, path::Path};
 
+/// Longest path that is walked down to, in bytes, beyond that of the tree itself: the system takes
+/// about 4096 for the whole.
+const MAX_PATH_BYTES: usize = 2_048;
+
+/// Levels that are walked down. The system's own removal needs stack and an open file for each.
+const MAX_LEVELS: usize = 64;
+
 /// Removes `path` and everything in it. A path that does not exist is no error.
 pub(in crate::server) fn remove_tree(path: &Path) -> io::Result<()> {
+    prepare(path)?;
     match fs::remove_dir_all(path) {
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
-            open_up(path)?;
-            fs::remove_dir_all(path)
-        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,
     }
 }
 
-/// Gives the owner every permission on each directory of the tree.
-fn open_up(directory: &Path) -> io::Result<()> {
-    let mut todo = vec![directory.to_owned()];
-    while let Some(directory) = todo.pop() {
+/// Gives the owner every permission on each directory of the tree, and moves what is very deep in
+/// it up to the top.
+fn prepare(tree: &Path) -> io::Result<()> {
+    let mut moved = 0_u64;
+    let mut todo = vec![(tree.to_owned(), 0)];
+    while let Some((directory, level)) = todo.pop() {
         // Not through a symbolic link: it is removed, not followed.
-        if !fs::symlink_metadata(&directory)?.is_dir() {
+        let Ok(meta) = fs::symlink_metadata(&directory) else {
+            continue;
+        };
+        if !meta.is_dir() {
             continue;
         }
-        fs::set_permissions(&directory, fs::Permissions::from_mode(0o700))?;
-        for entry in fs::read_dir(&directory)? {
-            let entry = entry?;
-            if entry.file_type()?.is_dir() {
-                todo.push(entry.path());
+        if meta.permissions().mode() & 0o700 != 0o700 {
+            // Where that fails the removal will say so.
+            let _ = fs::set_permissions(&directory, fs::Permissions::from_mode(0o700));
+        }
+        let length = directory.as_os_str().len() - tree.as_os_str().len();
+        if level > MAX_LEVELS || length > MAX_PATH_BYTES {
+            let place = loop {
+                let place = tree.join(format!("moved-up-{moved}"));
+                moved += 1;
+                if fs::symlink_metadata(&place).is_err() {
+                    break place;
+                }
+            };
+            fs::rename(&directory, &place)?;
+            todo.push((place, 1));
+            continue;
+        }
+        for entry in fs::read_dir(&directory).into_iter().flatten().flatten() {
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                todo.push((entry.path(), level + 1));
             }
         }
     }
@@ -50,8 +74,8 @@ mod tests {
         fs::set_permissions(&locked, fs::Permissions::from_mode(0o000)).unwrap();
         fs::set_permissions(tree.join("a"), fs::Permissions::from_mode(0o000)).unwrap();
 
-        // As root the first attempt already succeeds: the way round is tried by itself as well.
-        open_up(&tree).unwrap();
+        // As root the first attempt already succeeds: the permissions are tried by themselves as well.
+        prepare(&tree).unwrap();
         remove_tree(&tree).unwrap();
         assert!(!tree.exists());
         assert!(outside.path().join("kept").exists());

@@ -4,6 +4,8 @@
 //! children inherit. One pass over `/proc` serves everybody who waits for one, so that 500 kills at
 //! once cost little more than one. Elsewhere there is no `/proc`, and the process group must do.
 
+#[cfg(target_os = "linux")]
+use std::io;
 use std::{path::PathBuf, time::Duration};
 
 use tokio::{
@@ -109,7 +111,10 @@ async fn run(mut receiver: mpsc::Receiver<Request>) {
             .collect();
         let seen = tokio::task::spawn_blocking(move || pass(&targets))
             .await
-            .unwrap_or_default();
+            .unwrap_or_else(|_panicked| Seen {
+                blind: true,
+                ..Seen::default()
+            });
         let needed = if seen.uncertain {
             CLEAN_PASSES_IF_UNCERTAIN
         } else {
@@ -118,15 +123,19 @@ async fn run(mut receiver: mpsc::Receiver<Request>) {
         let mut again = Vec::new();
         for (index, mut request) in waiting.into_iter().enumerate() {
             let left = seen.found.get(index).copied().unwrap_or(0);
-            request.clean_passes = if left == 0 {
+            request.clean_passes = if left == 0 && !seen.blind {
                 request.clean_passes + 1
             } else {
                 0
             };
             if request.clean_passes >= needed {
                 let _ = request.done.send(Ok(()));
-            } else if left > 0 && request.since.elapsed() > GIVE_UP_AFTER {
-                let reason = format!("{left} processes could not be killed");
+            } else if (left > 0 || seen.blind) && request.since.elapsed() > GIVE_UP_AFTER {
+                let reason = if seen.blind {
+                    "the processes of this machine could not be looked at".to_owned()
+                } else {
+                    format!("{left} processes could not be killed")
+                };
                 let _ = request.done.send(Err(reason));
             } else {
                 again.push(request);
@@ -150,6 +159,9 @@ struct Seen {
     found: Vec<usize>,
     /// A process showed no environment.
     uncertain: bool,
+    /// Not every process could be looked at, for example because this process has no file left to
+    /// open: nothing is known of those that were not found.
+    blind: bool,
 }
 
 /// Looks at every process once and kills those of the targets.
@@ -185,9 +197,18 @@ fn pass(targets: &[Target]) -> Seen {
 
     let mut uncertain = false;
     let mut processes = HashMap::new();
-    for pid in pids() {
-        let Some(process) = Observed::read(pid, !by_directory.is_empty()) else {
-            continue;
+    let (pids, mut blind) = match pids() {
+        Ok(pids) => (pids, false),
+        Err(_) => (Vec::new(), true),
+    };
+    for pid in pids {
+        let process = match Observed::read(pid, !by_directory.is_empty()) {
+            Ok(Some(process)) => process,
+            Ok(None) => continue,
+            Err(error) => {
+                blind |= !is_gone_or_foreign(&error);
+                continue;
+            }
         };
         uncertain |= process.shows_nothing;
         let markers: Vec<_> = process.markers().collect();
@@ -245,7 +266,11 @@ fn pass(targets: &[Target]) -> Seen {
             let _ = kill(pid, signal);
         }
     }
-    Seen { found, uncertain }
+    Seen {
+        found,
+        uncertain,
+        blind,
+    }
 }
 
 #[cfg(not(target_os = "linux"))]
@@ -253,15 +278,44 @@ fn pass(targets: &[Target]) -> Seen {
     Seen {
         found: vec![0; targets.len()],
         uncertain: false,
+        blind: false,
     }
 }
 
 #[cfg(target_os = "linux")]
-fn pids() -> impl Iterator<Item = i32> {
-    std::fs::read_dir("/proc")
-        .into_iter()
-        .flatten()
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+fn pids() -> io::Result<Vec<i32>> {
+    let mut pids = Vec::new();
+    for entry in std::fs::read_dir("/proc")? {
+        let name = entry?.file_name();
+        pids.extend(name.to_str().and_then(|name| name.parse::<i32>().ok()));
+    }
+    Ok(pids)
+}
+
+/// Whether a process could not be read because it ended meanwhile, or because it is another user's.
+#[cfg(target_os = "linux")]
+fn is_gone_or_foreign(error: &io::Error) -> bool {
+    use io::ErrorKind::{NotFound, PermissionDenied};
+
+    matches!(error.kind(), NotFound | PermissionDenied)
+        || error.raw_os_error() == Some(nix::errno::Errno::ESRCH as i32)
+}
+
+/// Parent, process group, and whether there is a terminal; `None` for a process that is dead.
+#[cfg(target_os = "linux")]
+fn parse_stat(stat: &[u8]) -> Option<(i32, i32, bool)> {
+    // The name of the program, in parentheses, may hold anything, also half a character.
+    let end_of_name = stat.iter().rposition(|&byte| byte == b')')?;
+    let rest = std::str::from_utf8(&stat[end_of_name + 1..]).ok()?;
+    let mut fields = rest.split_ascii_whitespace();
+    let state = fields.next()?;
+    if state == "Z" || state == "X" {
+        return None;
+    }
+    let parent = fields.next()?.parse().ok()?;
+    let group = fields.next()?.parse().ok()?;
+    let has_terminal = fields.nth(1)? != "0";
+    Some((parent, group, has_terminal))
 }
 
 /// A process as `/proc` shows it. A zombie has neither environment nor directory.
@@ -277,20 +331,18 @@ struct Observed {
 
 #[cfg(target_os = "linux")]
 impl Observed {
-    fn read(pid: i32, with_directory: bool) -> Option<Self> {
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        // The name of the program, in parentheses, may hold anything.
-        let mut fields = stat[stat.rfind(')')? + 1..].split_ascii_whitespace();
-        let state = fields.next()?;
-        let parent = fields.next()?.parse().ok()?;
-        let group = fields.next()?.parse().ok()?;
-        let has_terminal = fields.nth(1)? != "0";
-        if state == "Z" || state == "X" {
-            return None;
-        }
+    /// What a process shows; `None` for one that is dead.
+    fn read(pid: i32, with_directory: bool) -> io::Result<Option<Self>> {
+        let stat = std::fs::read(format!("/proc/{pid}/stat"))?;
+        let Some((parent, group, has_terminal)) = parse_stat(&stat) else {
+            return Ok(None);
+        };
         // Those of other users cannot be read, and cannot be ours.
-        let environment = std::fs::read(format!("/proc/{pid}/environ"));
-        Some(Self {
+        let environment = match std::fs::read(format!("/proc/{pid}/environ")) {
+            Err(error) if !is_gone_or_foreign(&error) => return Err(error),
+            read => read,
+        };
+        Ok(Some(Self {
             parent,
             group,
             has_terminal,
@@ -301,7 +353,7 @@ impl Observed {
             directory: with_directory
                 .then(|| std::fs::read_link(format!("/proc/{pid}/cwd")).ok())
                 .flatten(),
-        })
+        }))
     }
 
     /// The markers of the process: which variable, and its value.
@@ -316,5 +368,30 @@ impl Observed {
                         Some((name, value))
                     })
             })
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_may_be_called_anything() {
+        assert_eq!(
+            parse_stat(b"7 (a) S 1 (\xc3) S 5 6 7 0 -1"),
+            Some((5, 6, false))
+        );
+        assert_eq!(parse_stat(b"7 (sh) T 5 6 7 34816 -1"), Some((5, 6, true)));
+        assert_eq!(parse_stat(b"7 (sh) Z 5 6 7 0 -1"), None);
+    }
+
+    #[test]
+    fn a_process_that_is_gone_is_no_failure_and_too_many_open_files_are() {
+        assert!(is_gone_or_foreign(&io::Error::from_raw_os_error(
+            nix::errno::Errno::ESRCH as i32
+        )));
+        assert!(!is_gone_or_foreign(&io::Error::from_raw_os_error(
+            nix::errno::Errno::EMFILE as i32
+        )));
     }
 }

@@ -33,6 +33,10 @@ use crate::protocol::{
 /// Close code of the sessions of a server that stops (RFC 6455, 7.4.1: going away).
 const CLOSE_GOING_AWAY: u16 = 1001;
 
+/// Room for what the pipes of a killed exec still hold, in bytes: at most 1 MiB each, which may
+/// become three times as much as text.
+const ROOM_AFTER_KILL: usize = 8 * 1024 * 1024;
+
 /// The task of a sandbox.
 pub(super) struct Sandbox {
     pub(super) id: SandboxId,
@@ -68,10 +72,19 @@ impl Sandbox {
 
     async fn live(&mut self) -> End {
         loop {
-            let room = self.queued_bytes() < self.options.output_buffer_bytes;
-            let low_water = self.options.output_buffer_bytes / 2 + 1;
+            let alive = self.state.exec.as_ref().is_some_and(Execution::is_alive);
+            let mut most = self.options.output_buffer_bytes;
+            if self.state.kills > 0 && !alive {
+                // What is left of it is in its pipes, and behind that is the answer to the kill.
+                most = most.saturating_add(ROOM_AFTER_KILL);
+            }
+            let low_water = most / 2 + 1;
             let state = &mut self.state;
-            let alive = state.exec.as_ref().is_some_and(Execution::is_alive);
+            // Looked at once, since the link drains meanwhile.
+            let queued = state.link.as_ref().map_or(0, |link| link.queued_bytes());
+            let room = state.held_bytes + queued < most;
+            // What is held is taken over by a command alone: waiting for the link would be no waiting.
+            let drains = queued >= low_water;
             let idle_at = state.idle_since + self.idle_timeout;
             let link = state.link.clone();
             let (mut events, mut gone) = match &mut state.exec {
@@ -109,7 +122,7 @@ impl Sandbox {
                         Some(link) => link.drained_below(low_water).await,
                         None => std::future::pending().await,
                     }
-                }, if !room => {}
+                }, if !room && drains => {}
                 () = sleep_until(idle_at), if !alive => return End::Idle,
             }
         }
@@ -278,11 +291,6 @@ impl Sandbox {
             // As recorded: the socket stays open and silent.
             End::Idle => {}
         }
-    }
-
-    fn queued_bytes(&self) -> usize {
-        let link = &self.state.link;
-        self.state.held_bytes + link.as_ref().map_or(0, |link| link.queued_bytes())
     }
 
     /// Something of the exec, for the client that has taken it over or will.

@@ -1,0 +1,87 @@
+//! How much a client can make the server hold. One test, since memory is that of the whole process.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test fails by panicking"
+)]
+
+mod server_common;
+
+use actix_sandbox::server::LocalServer;
+use serde_json::json;
+use server_common::Client;
+use tokio::io::AsyncWriteExt;
+use tokio_tungstenite::tungstenite::Message;
+
+/// Memory of this process that is really there, in bytes.
+fn resident() -> usize {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+    let pages: usize = statm.split_whitespace().nth(1).unwrap().parse().unwrap();
+    pages * 4096
+}
+
+/// The most memory that this process ever had, in bytes.
+fn peak_resident() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))
+        .unwrap();
+    line.split_whitespace()
+        .next()
+        .unwrap()
+        .parse::<usize>()
+        .unwrap()
+        * 1024
+}
+
+#[tokio::test]
+async fn clients_cannot_make_the_server_hold_more_than_they_send() {
+    a_message_takes_no_memory_beyond_its_size().await;
+    a_session_that_is_quiet_holds_no_memory().await;
+}
+
+async fn a_message_takes_no_memory_beyond_its_size() {
+    let server = LocalServer::start().await.unwrap();
+    let before = peak_resident();
+    let (mut client, _) = Client::create(&server).await;
+    // What every object of these would cost as a tree is a hundred times what it costs here.
+    let objects = "{\"\":0},".repeat(2_000_000);
+    let message = format!("{{\"action\":\"kill_process\",\"x\":[{objects}0]}}");
+    client.send_raw(Message::text(message)).await;
+    assert_eq!(client.line().await, "SANDBOX_EXECUTION_FORCE_KILLED");
+    let config = format!("{{\"idle_timeout\":7,\"x\":[{objects}0]}}");
+    let mut other = Client::connect(&server, "/create").await;
+    other.send_raw(Message::text(config)).await;
+    other.until("SANDBOX_RUNNING").await;
+    let peak = peak_resident();
+    assert!(peak.saturating_sub(before) < 200 << 20, "{before} {peak}");
+    server.stop().await;
+}
+
+async fn a_session_that_is_quiet_holds_no_memory() {
+    let server = LocalServer::start().await.unwrap();
+    let code = format!("# {}\necho done", "x".repeat(8 << 20));
+    let message = json!({"language": "bash", "code": code}).to_string();
+    // Written past the WebSocket of the client, which would keep a buffer of its own.
+    let mut frame = vec![0x81, 0xFF];
+    frame.extend((message.len() as u64).to_be_bytes());
+    frame.extend([0; 4]);
+    frame.extend(message.as_bytes());
+    let mut clients = Vec::new();
+    let mut before = 0;
+    for number in 0..16 {
+        let (mut client, _) = Client::create(&server).await;
+        client.socket().write_all(&frame).await.unwrap();
+        client.until("SANDBOX_EXECUTION_DONE").await;
+        clients.push(client);
+        if number == 3 {
+            before = resident();
+        }
+    }
+    let grown = resident().saturating_sub(before);
+    assert!(grown < 48 << 20, "{grown}");
+    server.stop().await;
+}
