@@ -7,11 +7,9 @@
 use std::task::{Context as TaskContext, Poll};
 use std::time::{Duration, Instant};
 
-use actix::{
-    Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, Message, SpawnHandle,
-    WeakRecipient, WrapFuture,
-};
+use actix::{Actor, ActorContext, AsyncContext, Context, Handler, Message, WeakRecipient};
 use bytes::Bytes;
+use futures::future::LocalBoxFuture;
 use tracing::Span;
 
 use super::{
@@ -21,7 +19,7 @@ use super::{
 use crate::{
     machine::{Connection, ConnectionAction, ConnectionState, Epoch, LinkError, Mode},
     protocol::{SandboxId, SandboxToken},
-    transport::{Cookies, Credit, DialConfig, Link, LinkConfig, LinkEvent, Target, dial},
+    transport::{Cookies, Credit, DialConfig, Link, LinkConfig, LinkEvent, Socket, Target, dial},
 };
 
 /// What a connection is told to do.
@@ -117,6 +115,8 @@ impl Drop for Obituary {
     }
 }
 
+type Dialling = LocalBoxFuture<'static, Result<(Socket, Cookies), LinkError>>;
+
 /// Dials, watches, and restarts the link of one sandbox.
 pub struct ConnectionActor {
     machine: Connection,
@@ -125,7 +125,8 @@ pub struct ConnectionActor {
     target: Target,
     cookies: Cookies,
     link: Option<Link>,
-    dialling: Option<SpawnHandle>,
+    /// Polled together with the link: a link is read in the same turn in which it is opened.
+    dialling: Option<(Epoch, Dialling)>,
     obituary: Obituary,
     span: Span,
 }
@@ -161,8 +162,8 @@ impl ConnectionActor {
     fn run_actions(&mut self, ctx: &mut Context<Self>) {
         while let Some(action) = self.machine.poll_action() {
             match action {
-                ConnectionAction::Dial(epoch) => self.dial(epoch, ctx),
-                ConnectionAction::Drop(epoch) => self.drop_link(epoch, ctx),
+                ConnectionAction::Dial(epoch) => self.dial(epoch),
+                ConnectionAction::Drop(epoch) => self.drop_link(epoch),
                 ConnectionAction::Close(_) => {
                     if let Some(link) = &mut self.link {
                         link.close();
@@ -205,7 +206,7 @@ impl ConnectionActor {
         ctx.stop();
     }
 
-    fn dial(&mut self, epoch: Epoch, ctx: &mut Context<Self>) {
+    fn dial(&mut self, epoch: Epoch) {
         self.link = None;
         debug_in!(self.span, epoch = epoch.0, "dialling");
         let dialling = dial(
@@ -213,29 +214,26 @@ impl ConnectionActor {
             self.target.clone(),
             self.cookies.clone(),
         );
-        let handle = ctx.spawn(dialling.into_actor(self).map(move |result, actor, ctx| {
-            actor.dialling = None;
-            match result {
-                Ok((socket, cookies)) => {
-                    actor.cookies = cookies;
-                    if *actor.machine.state() == ConnectionState::Dialling(epoch) {
-                        actor.link = Some(Link::new(socket, actor.link_config));
-                    }
-                    actor.machine.handle_opened(epoch);
-                }
-                Err(cause) => actor.machine.handle_lost(epoch, cause, now()),
-            }
-            actor.run_actions(ctx);
-        }));
-        self.dialling = Some(handle);
+        self.dialling = Some((epoch, Box::pin(dialling)));
     }
 
-    fn drop_link(&mut self, epoch: Epoch, ctx: &mut Context<Self>) {
+    fn dialled(&mut self, epoch: Epoch, result: Result<(Socket, Cookies), LinkError>) {
+        match result {
+            Ok((socket, cookies)) => {
+                self.cookies = cookies;
+                if *self.machine.state() == ConnectionState::Dialling(epoch) {
+                    self.link = Some(Link::new(socket, self.link_config));
+                }
+                self.machine.handle_opened(epoch);
+            }
+            Err(cause) => self.machine.handle_lost(epoch, cause, now()),
+        }
+    }
+
+    fn drop_link(&mut self, epoch: Epoch) {
         if epoch == self.machine.epoch() {
             self.link = None;
-            if let Some(handle) = self.dialling.take() {
-                ctx.cancel_future(handle);
-            }
+            self.dialling = None;
         }
     }
 }
@@ -267,7 +265,18 @@ impl Driven for ConnectionActor {
     }
 
     fn poll_io(&mut self, ctx: &mut Context<Self>, task: &mut TaskContext<'_>) {
-        while let Some(link) = &mut self.link {
+        loop {
+            if let Some((epoch, dialling)) = &mut self.dialling {
+                let epoch = *epoch;
+                let Poll::Ready(result) = dialling.as_mut().poll(task) else {
+                    return;
+                };
+                self.dialling = None;
+                self.dialled(epoch, result);
+                self.run_actions(ctx);
+                continue;
+            }
+            let Some(link) = &mut self.link else { return };
             let Poll::Ready(event) = link.poll(task) else {
                 return;
             };
