@@ -183,9 +183,10 @@ impl ProcessActor {
             self.awaited = awaited;
             self.output.set_awaited(awaited);
         }
-        if self.machine.is_kill_wanted() && !self.killed {
-            self.killed = true;
-            self.output.set_killed();
+        let killed = self.machine.is_kill_wanted();
+        if killed != self.killed {
+            self.killed = killed;
+            self.output.set_killed(killed);
         }
     }
 
