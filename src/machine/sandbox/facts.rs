@@ -190,6 +190,10 @@ impl Sandbox {
                         }),
                     );
                 }
+                if self.abandoned {
+                    // Nobody is left who could try again.
+                    return self.finish(SandboxEnd::Closed);
+                }
                 if self.state == SandboxState::Killing {
                     self.go_on();
                 }

@@ -436,7 +436,6 @@ fn the_kill_of_a_dropped_sandbox_is_bounded_in_time() {
 
     let mut refused = abandoned();
     refused.say_because("SANDBOX_KILL_ERROR", "no");
-    refused.pass_until_due();
     assert_eq!(refused.end(), Some(SandboxEnd::Closed));
 
     let mut deleted = abandoned();
@@ -481,4 +480,25 @@ fn timeouts_without_end_are_no_panic() {
     fixture.kill();
     fixture.pass(Duration::from_secs(1_000_000));
     assert_eq!(fixture.state(), SandboxState::Killing);
+}
+
+#[test]
+fn a_refused_kill_ends_a_sandbox_that_nobody_holds() {
+    let mut fixture = Fixture::running();
+    fixture.kill();
+    fixture.say("SANDBOX_KILLING");
+    fixture.call(Sandbox::detach);
+    assert_eq!(fixture.end(), None, "the kill is seen through");
+    fixture.say_because("SANDBOX_KILL_ERROR", "busy");
+    assert_eq!(fixture.end(), Some(SandboxEnd::Closed));
+}
+
+#[test]
+fn detach_kills_what_was_being_started_for_nobody() {
+    let mut fixture = Fixture::running();
+    fixture.exec();
+    fixture.sent();
+    fixture.call(Sandbox::detach);
+    assert_eq!(fixture.sent(), [KILL_PROCESS]);
+    assert_eq!(fixture.end(), Some(SandboxEnd::Closed));
 }
