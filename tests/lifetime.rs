@@ -481,3 +481,34 @@ async fn a_server_that_stops_fails_what_is_pending_and_the_next_create_names_the
         "{error}"
     );
 }
+
+/// What handles, streams and their futures promise, checked by the compiler.
+#[test]
+fn handles_and_futures_can_be_sent_anywhere() {
+    use actix_sandbox::{Error, ExecBuilder, OutputStream, Process, RunBuilder, SandboxBuilder};
+    fn shared<T: Send + Sync + Clone + 'static>() {}
+    fn sent<T: Send>(_: &T) {}
+    shared::<Sandbox>();
+    shared::<Process>();
+    shared::<Runtime>();
+    shared::<Error>();
+    shared::<SandboxBuilder>();
+    shared::<ExecBuilder>();
+    shared::<RunBuilder>();
+    fn stream<T: Send + Sync + Unpin + 'static>() {}
+    stream::<OutputStream>();
+    let _ = |sandbox: &Sandbox, process: &Process| {
+        sent(&sandbox.kill());
+        sent(&sandbox.checkpoint());
+        sent(&sandbox.state());
+        sent(&sandbox.snapshot_filesystem("name"));
+        sent(&sandbox.exec(Language::Bash, "").into_future());
+        sent(&sandbox.run(Language::Bash, "").into_future());
+        sent(&process.wait());
+        sent(&process.kill());
+        sent(&process.write_to_stdin(""));
+        sent(&process.flush_stdin());
+        sent(&process.stdout().read_all());
+        sent(&process.stdout().lines());
+    };
+}

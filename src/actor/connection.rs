@@ -4,8 +4,11 @@
 //! policy. So this actor lives as long as its sandbox and restarts its *link*. What a link delivers is
 //! tagged with the link's epoch, and a late event of a dead link is ignored.
 
-use std::task::{Context as TaskContext, Poll};
-use std::time::{Duration, Instant};
+use std::{
+    fmt,
+    task::{Context as TaskContext, Poll},
+    time::{Duration, Instant},
+};
 
 use actix::{Actor, ActorContext, AsyncContext, Context, Handler, Message, WeakRecipient};
 use bytes::Bytes;
@@ -23,7 +26,7 @@ use crate::{
 };
 
 /// What a connection is told to do.
-#[derive(Debug, Message)]
+#[derive(Message)]
 #[rtype(result = "()")]
 #[non_exhaustive]
 pub enum ConnectionCommand {
@@ -47,7 +50,7 @@ pub enum ConnectionCommand {
 }
 
 /// What a connection lets its owner know.
-#[derive(Debug, Message)]
+#[derive(Message)]
 #[rtype(result = "()")]
 #[non_exhaustive]
 pub enum ConnectionReport {
@@ -87,6 +90,61 @@ pub enum ConnectionReport {
     },
     /// The connection was closed as asked.
     Closed,
+}
+
+impl fmt::Debug for ConnectionCommand {
+    /// Shows no frame: code and stdin may hold anything.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Send { text, tag } => f
+                .debug_struct("Send")
+                .field("bytes", &text.len())
+                .field("tag", tag)
+                .finish(),
+            Self::Resume(id, token) => f.debug_tuple("Resume").field(id).field(token).finish(),
+            Self::Confirm(epoch) => f.debug_tuple("Confirm").field(epoch).finish(),
+            Self::Disarm => f.write_str("Disarm"),
+            Self::Refuse(epoch, cause) => {
+                f.debug_tuple("Refuse").field(epoch).field(cause).finish()
+            }
+            Self::Close => f.write_str("Close"),
+        }
+    }
+}
+
+impl fmt::Debug for ConnectionReport {
+    /// Shows no frame: one of them holds the sandbox's token.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Opened(epoch) => f.debug_tuple("Opened").field(epoch).finish(),
+            Self::Frames { epoch, frames, .. } => f
+                .debug_struct("Frames")
+                .field("epoch", epoch)
+                .field("frames", &frames.len())
+                .finish_non_exhaustive(),
+            Self::Written { epoch, tags } => f
+                .debug_struct("Written")
+                .field("epoch", epoch)
+                .field("tags", tags)
+                .finish(),
+            Self::Reconnecting {
+                attempt,
+                delay,
+                cause,
+            } => f
+                .debug_struct("Reconnecting")
+                .field("attempt", attempt)
+                .field("delay", delay)
+                .field("cause", cause)
+                .finish(),
+            Self::Lost { cause, attempts } => f
+                .debug_struct("Lost")
+                .field("cause", cause)
+                .field("attempts", attempts)
+                .finish(),
+            Self::Closed => f.write_str("Closed"),
+        }
+    }
 }
 
 /// Tells the owner when the actor goes, however it goes.
