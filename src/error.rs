@@ -149,6 +149,13 @@ impl Error {
     /// Whether the same call may succeed when it is made again. With [`Effect::Unknown`] it may then
     /// take effect twice.
     pub fn is_retryable(&self) -> bool {
+        // The sandbox is over, and refuses every call from now on.
+        if matches!(
+            &*self.0,
+            Repr::SandboxLost(_) | Repr::Failure(Failure::SandboxEnded { .. })
+        ) {
+            return false;
+        }
         match self.kind() {
             ErrorKind::Timeout
             | ErrorKind::InUse
@@ -375,5 +382,28 @@ impl From<MailboxError> for Error {
 impl From<Failure> for Error {
     fn from(failure: Failure) -> Self {
         Self::new(Repr::Failure(failure))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_call_to_a_sandbox_that_is_over_is_retryable_but_opening_one_is() {
+        let end = SandboxEnd::LinkLost {
+            cause: LinkError::Dropped {
+                detail: "cut".into(),
+            },
+            attempts: 3,
+        };
+        let over = Failure::SandboxEnded {
+            what: "confirm the checkpoint",
+            end: end.clone(),
+            effect: Effect::Unknown,
+        };
+        assert!(!Error::from(over).is_retryable());
+        assert!(!Error::sandbox_lost(end.clone()).is_retryable());
+        assert!(Error::from(Failure::NotOpened { end }).is_retryable());
     }
 }

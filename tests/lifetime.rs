@@ -12,7 +12,8 @@ mod common;
 use std::time::Duration;
 
 use actix_sandbox::{
-    ErrorKind, Language, LocalServer, OutputExt, ProcessEnd, Runtime, Sandbox, SandboxState,
+    ErrorKind, Language, LocalServer, OutputExt, ProcessEnd, Runtime, Sandbox, SandboxEvent,
+    SandboxState,
 };
 use common::{processes_with, sandbox, within};
 use futures::StreamExt;
@@ -139,6 +140,80 @@ async fn a_cancelled_exec_leaves_no_process_and_a_free_sandbox() {
         .await;
         assert_eq!(processes_with(&marker), Vec::<String>::new());
     }
+}
+
+/// An answer to `exec` that is there and not taken is no handle either.
+#[actix::test]
+async fn an_exec_that_is_dropped_with_its_answer_leaves_no_process() {
+    let (_server, sandbox) = sandbox().await;
+    let mut events = common::events(&sandbox).await;
+    let marker = format!("untaken-{}", std::process::id());
+    let mut exec = sandbox
+        .exec(Language::Bash, format!("(exec -a {marker} sleep 1000)"))
+        .into_future();
+    assert!(futures::poll!(&mut exec).is_pending());
+    within("the start", async {
+        while !matches!(events.recv().await, Some(SandboxEvent::ProcessStarted(_))) {}
+    })
+    .await;
+    until("it runs", async || {
+        processes_with(&format!("{marker} 1000")).len() == 1
+    })
+    .await;
+    drop(exec);
+    until("it is gone", async || processes_with(&marker).is_empty()).await;
+    until("the sandbox is free", async || {
+        sandbox.run(Language::Bash, "true").await.is_ok()
+    })
+    .await;
+}
+
+/// `kill_on_drop` also holds for a process that goes together with its sandbox's last handle.
+#[actix::test]
+async fn a_process_that_is_dropped_with_its_sandbox_is_killed_before_the_connection_closes() {
+    let (server, sandbox) = sandbox().await;
+    let marker = format!("both-{}", std::process::id());
+    let process = sandbox
+        .exec(Language::Bash, format!("(exec -a {marker} sleep 1000)"))
+        .kill_on_drop(true)
+        .await
+        .expect("started");
+    until("it runs", async || {
+        processes_with(&format!("{marker} 1000")).len() == 1
+    })
+    .await;
+    {
+        // The sandbox's actor has something to do already, so that its turn comes first.
+        let mut state = Box::pin(sandbox.state());
+        assert!(futures::poll!(&mut state).is_pending());
+    }
+    drop((process, sandbox));
+    until("it is gone", async || processes_with(&marker).is_empty()).await;
+    assert_eq!(server.sandbox_count(), 1, "only the process was killed");
+}
+
+/// Whoever stopped waiting for the end counts no more: output that is read later is not dropped.
+#[actix::test]
+async fn a_wait_that_was_given_up_costs_no_output() {
+    const BYTES: usize = 6_000_000;
+    let (_server, sandbox) = sandbox().await;
+    let process = sandbox
+        .exec(Language::Bash, format!("read x; yes | head -c {BYTES}"))
+        .await
+        .expect("started");
+    {
+        let mut wait = Box::pin(process.wait());
+        assert!(futures::poll!(&mut wait).is_pending());
+        // Behind it in the mailbox: once this is answered, the actor knows of the wait.
+        process.flush_stdin().await.expect("nothing to flush");
+    }
+    process.write_to_stdin("go\n").await.expect("written");
+    until("the process is paused", async || {
+        process.buffered_output() >= 4 * 1024 * 1024
+    })
+    .await;
+    let read = within("read", process.stdout().read_all()).await;
+    assert_eq!(read.expect("no gap").len(), BYTES);
 }
 
 /// "dropping the future of `create` cancels it; + a sandbox already created is killed, not leaked"
@@ -405,4 +480,35 @@ async fn a_server_that_stops_fails_what_is_pending_and_the_next_create_names_the
             .contains(url.trim_start_matches("http://")),
         "{error}"
     );
+}
+
+/// What handles, streams and their futures promise, checked by the compiler.
+#[test]
+fn handles_and_futures_can_be_sent_anywhere() {
+    use actix_sandbox::{Error, ExecBuilder, OutputStream, Process, RunBuilder, SandboxBuilder};
+    fn shared<T: Send + Sync + Clone + 'static>() {}
+    fn sent<T: Send>(_: &T) {}
+    shared::<Sandbox>();
+    shared::<Process>();
+    shared::<Runtime>();
+    shared::<Error>();
+    shared::<SandboxBuilder>();
+    shared::<ExecBuilder>();
+    shared::<RunBuilder>();
+    fn stream<T: Send + Sync + Unpin + 'static>() {}
+    stream::<OutputStream>();
+    let _ = |sandbox: &Sandbox, process: &Process| {
+        sent(&sandbox.kill());
+        sent(&sandbox.checkpoint());
+        sent(&sandbox.state());
+        sent(&sandbox.snapshot_filesystem("name"));
+        sent(&sandbox.exec(Language::Bash, "").into_future());
+        sent(&sandbox.run(Language::Bash, "").into_future());
+        sent(&process.wait());
+        sent(&process.kill());
+        sent(&process.write_to_stdin(""));
+        sent(&process.flush_stdin());
+        sent(&process.stdout().read_all());
+        sent(&process.stdout().lines());
+    };
 }

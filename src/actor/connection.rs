@@ -4,14 +4,15 @@
 //! policy. So this actor lives as long as its sandbox and restarts its *link*. What a link delivers is
 //! tagged with the link's epoch, and a late event of a dead link is ignored.
 
-use std::task::{Context as TaskContext, Poll};
-use std::time::{Duration, Instant};
-
-use actix::{
-    Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, Message, SpawnHandle,
-    WeakRecipient, WrapFuture,
+use std::{
+    fmt,
+    task::{Context as TaskContext, Poll},
+    time::{Duration, Instant},
 };
+
+use actix::{Actor, ActorContext, AsyncContext, Context, Handler, Message, WeakRecipient};
 use bytes::Bytes;
+use futures::future::LocalBoxFuture;
 use tracing::Span;
 
 use super::{
@@ -21,11 +22,11 @@ use super::{
 use crate::{
     machine::{Connection, ConnectionAction, ConnectionState, Epoch, LinkError, Mode},
     protocol::{SandboxId, SandboxToken},
-    transport::{Cookies, Credit, DialConfig, Link, LinkConfig, LinkEvent, Target, dial},
+    transport::{Cookies, Credit, DialConfig, Link, LinkConfig, LinkEvent, Socket, Target, dial},
 };
 
 /// What a connection is told to do.
-#[derive(Debug, Message)]
+#[derive(Message)]
 #[rtype(result = "()")]
 #[non_exhaustive]
 pub enum ConnectionCommand {
@@ -49,7 +50,7 @@ pub enum ConnectionCommand {
 }
 
 /// What a connection lets its owner know.
-#[derive(Debug, Message)]
+#[derive(Message)]
 #[rtype(result = "()")]
 #[non_exhaustive]
 pub enum ConnectionReport {
@@ -91,6 +92,61 @@ pub enum ConnectionReport {
     Closed,
 }
 
+impl fmt::Debug for ConnectionCommand {
+    /// Shows no frame: code and stdin may hold anything.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Send { text, tag } => f
+                .debug_struct("Send")
+                .field("bytes", &text.len())
+                .field("tag", tag)
+                .finish(),
+            Self::Resume(id, token) => f.debug_tuple("Resume").field(id).field(token).finish(),
+            Self::Confirm(epoch) => f.debug_tuple("Confirm").field(epoch).finish(),
+            Self::Disarm => f.write_str("Disarm"),
+            Self::Refuse(epoch, cause) => {
+                f.debug_tuple("Refuse").field(epoch).field(cause).finish()
+            }
+            Self::Close => f.write_str("Close"),
+        }
+    }
+}
+
+impl fmt::Debug for ConnectionReport {
+    /// Shows no frame: one of them holds the sandbox's token.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Opened(epoch) => f.debug_tuple("Opened").field(epoch).finish(),
+            Self::Frames { epoch, frames, .. } => f
+                .debug_struct("Frames")
+                .field("epoch", epoch)
+                .field("frames", &frames.len())
+                .finish_non_exhaustive(),
+            Self::Written { epoch, tags } => f
+                .debug_struct("Written")
+                .field("epoch", epoch)
+                .field("tags", tags)
+                .finish(),
+            Self::Reconnecting {
+                attempt,
+                delay,
+                cause,
+            } => f
+                .debug_struct("Reconnecting")
+                .field("attempt", attempt)
+                .field("delay", delay)
+                .field("cause", cause)
+                .finish(),
+            Self::Lost { cause, attempts } => f
+                .debug_struct("Lost")
+                .field("cause", cause)
+                .field("attempts", attempts)
+                .finish(),
+            Self::Closed => f.write_str("Closed"),
+        }
+    }
+}
+
 /// Tells the owner when the actor goes, however it goes.
 struct Obituary {
     owner: WeakRecipient<ConnectionReport>,
@@ -117,6 +173,8 @@ impl Drop for Obituary {
     }
 }
 
+type Dialling = LocalBoxFuture<'static, Result<(Socket, Cookies), LinkError>>;
+
 /// Dials, watches, and restarts the link of one sandbox.
 pub struct ConnectionActor {
     machine: Connection,
@@ -125,7 +183,8 @@ pub struct ConnectionActor {
     target: Target,
     cookies: Cookies,
     link: Option<Link>,
-    dialling: Option<SpawnHandle>,
+    /// Polled together with the link: a link is read in the same turn in which it is opened.
+    dialling: Option<(Epoch, Dialling)>,
     obituary: Obituary,
     span: Span,
 }
@@ -161,8 +220,8 @@ impl ConnectionActor {
     fn run_actions(&mut self, ctx: &mut Context<Self>) {
         while let Some(action) = self.machine.poll_action() {
             match action {
-                ConnectionAction::Dial(epoch) => self.dial(epoch, ctx),
-                ConnectionAction::Drop(epoch) => self.drop_link(epoch, ctx),
+                ConnectionAction::Dial(epoch) => self.dial(epoch),
+                ConnectionAction::Drop(epoch) => self.drop_link(epoch),
                 ConnectionAction::Close(_) => {
                     if let Some(link) = &mut self.link {
                         link.close();
@@ -205,7 +264,7 @@ impl ConnectionActor {
         ctx.stop();
     }
 
-    fn dial(&mut self, epoch: Epoch, ctx: &mut Context<Self>) {
+    fn dial(&mut self, epoch: Epoch) {
         self.link = None;
         debug_in!(self.span, epoch = epoch.0, "dialling");
         let dialling = dial(
@@ -213,29 +272,26 @@ impl ConnectionActor {
             self.target.clone(),
             self.cookies.clone(),
         );
-        let handle = ctx.spawn(dialling.into_actor(self).map(move |result, actor, ctx| {
-            actor.dialling = None;
-            match result {
-                Ok((socket, cookies)) => {
-                    actor.cookies = cookies;
-                    if *actor.machine.state() == ConnectionState::Dialling(epoch) {
-                        actor.link = Some(Link::new(socket, actor.link_config));
-                    }
-                    actor.machine.handle_opened(epoch);
-                }
-                Err(cause) => actor.machine.handle_lost(epoch, cause, now()),
-            }
-            actor.run_actions(ctx);
-        }));
-        self.dialling = Some(handle);
+        self.dialling = Some((epoch, Box::pin(dialling)));
     }
 
-    fn drop_link(&mut self, epoch: Epoch, ctx: &mut Context<Self>) {
+    fn dialled(&mut self, epoch: Epoch, result: Result<(Socket, Cookies), LinkError>) {
+        match result {
+            Ok((socket, cookies)) => {
+                self.cookies = cookies;
+                if *self.machine.state() == ConnectionState::Dialling(epoch) {
+                    self.link = Some(Link::new(socket, self.link_config));
+                }
+                self.machine.handle_opened(epoch);
+            }
+            Err(cause) => self.machine.handle_lost(epoch, cause, now()),
+        }
+    }
+
+    fn drop_link(&mut self, epoch: Epoch) {
         if epoch == self.machine.epoch() {
             self.link = None;
-            if let Some(handle) = self.dialling.take() {
-                ctx.cancel_future(handle);
-            }
+            self.dialling = None;
         }
     }
 }
@@ -267,7 +323,18 @@ impl Driven for ConnectionActor {
     }
 
     fn poll_io(&mut self, ctx: &mut Context<Self>, task: &mut TaskContext<'_>) {
-        while let Some(link) = &mut self.link {
+        loop {
+            if let Some((epoch, dialling)) = &mut self.dialling {
+                let epoch = *epoch;
+                let Poll::Ready(result) = dialling.as_mut().poll(task) else {
+                    return;
+                };
+                self.dialling = None;
+                self.dialled(epoch, result);
+                self.run_actions(ctx);
+                continue;
+            }
+            let Some(link) = &mut self.link else { return };
             let Poll::Ready(event) = link.poll(task) else {
                 return;
             };

@@ -2,7 +2,7 @@
 
 use actix::{Addr, Message, Recipient};
 
-use super::{ProcessActor, ProcessOutput};
+use super::{ProcessActor, ProcessOutput, Unclaimed};
 use crate::{
     Error, Language, SandboxEvent,
     machine::{OutputPolicy, ProcessEnd, ProcessId, SandboxState},
@@ -47,6 +47,11 @@ impl Exec {
         }
     }
 }
+
+/// The same for a handle: an answer that gets lost on its way kills the process, too.
+#[derive(Message)]
+#[rtype(result = "Result<Unclaimed, Error>")]
+pub(crate) struct Start(pub(crate) Exec);
 
 /// Answer to [`Exec`]: the process runs.
 #[derive(Clone, Debug)]

@@ -45,19 +45,25 @@ mod tests;
 
 pub use crate::transport::Credit;
 pub use connection::{ConnectionActor, ConnectionCommand, ConnectionReport};
+pub(crate) use messages::Start;
 pub use messages::{
     Checkpoint, Exec, FlushStdin, GetState, Kill, KillSandbox, Open, Opened, SnapshotFilesystem,
     StartedProcess, Subscribe, Wait, WriteStdin,
 };
 pub use output::{OutputStream, ProcessOutput};
 pub use process::ProcessActor;
+pub(crate) use process::Unclaimed;
 pub use reply::Deferred;
 pub use sandbox::SandboxActor;
 pub(crate) use settings::Settings;
 
 /// Kills a process without waiting for the answer, for a handle that is being dropped.
-pub(crate) fn kill_in_background(process: &actix::Addr<ProcessActor>) {
-    process.do_send(Kill);
+/// Both handles may be the last: the kill goes out before the connection is closed.
+pub(crate) fn kill_in_background(
+    process: &actix::Addr<ProcessActor>,
+    sandbox: &actix::Addr<SandboxActor>,
+) {
+    process.do_send(process::KillUnheld(sandbox.clone()));
 }
 
 /// Kills a sandbox that nobody got a handle to, now or as soon as it is there.

@@ -25,8 +25,9 @@ use crate::{
 struct Shared {
     buffer: OutputBuffer<Credit>,
     budget: usize,
-    /// Readers that found nothing.
-    wakers: [Vec<Waker>; 2],
+    /// Readers that found nothing, each at most once.
+    wakers: [Vec<(u64, Waker)>; 2],
+    next_reader: u64,
     /// Handles and streams that could still read.
     holders: usize,
 }
@@ -36,6 +37,12 @@ type SharedOutput = Arc<Mutex<Shared>>;
 /// A poisoned lock is taken all the same: nothing in here is left half done by a panic.
 fn lock(shared: &SharedOutput) -> MutexGuard<'_, Shared> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn wake(wakers: [Vec<(u64, Waker)>; 2]) {
+    for (_, waker) in wakers.into_iter().flatten() {
+        waker.wake();
+    }
 }
 
 fn now() -> Instant {
@@ -51,6 +58,7 @@ impl OutputWriter {
             buffer: OutputBuffer::new(policy),
             budget: policy.budget,
             wakers: Default::default(),
+            next_reader: 0,
             holders: 1,
         }));
         (Self(Arc::clone(&shared)), ProcessOutput(shared))
@@ -68,11 +76,16 @@ impl OutputWriter {
                 wakers[stream] = std::mem::take(&mut shared.wakers[stream]);
             }
         }
+        if !within {
+            // Neither stream goes on after that.
+            wakers[0].append(&mut shared.wakers[0]);
+            wakers[1].append(&mut shared.wakers[1]);
+        }
         if let Some(credit) = credit {
             shared.buffer.handle_permit(credit, now());
         }
         drop(shared);
-        wakers.into_iter().flatten().for_each(Waker::wake);
+        wake(wakers);
         within
     }
 
@@ -81,15 +94,15 @@ impl OutputWriter {
         shared.buffer.finish(finish);
         let wakers = std::mem::take(&mut shared.wakers);
         drop(shared);
-        wakers.into_iter().flatten().for_each(Waker::wake);
+        wake(wakers);
     }
 
     pub(crate) fn set_awaited(&self, awaited: bool) {
         lock(&self.0).buffer.set_awaited(awaited);
     }
 
-    pub(crate) fn set_killed(&self) {
-        lock(&self.0).buffer.set_killed();
+    pub(crate) fn set_killed(&self, killed: bool) {
+        lock(&self.0).buffer.set_killed(killed);
     }
 
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
@@ -124,10 +137,15 @@ impl ProcessOutput {
 
     /// A reader of one stream.
     pub fn stream(&self, stream: StdStream) -> OutputStream {
-        lock(&self.0).buffer.add_reader(stream);
+        let mut shared = lock(&self.0);
+        shared.buffer.add_reader(stream);
+        let reader = shared.next_reader;
+        shared.next_reader += 1;
+        drop(shared);
         OutputStream {
             output: self.clone(),
             stream,
+            reader,
             done: false,
         }
     }
@@ -174,6 +192,8 @@ impl fmt::Debug for ProcessOutput {
 pub struct OutputStream {
     output: ProcessOutput,
     stream: StdStream,
+    /// Which of the readers this is.
+    reader: u64,
     done: bool,
 }
 
@@ -214,8 +234,9 @@ impl Stream for OutputStream {
             return Poll::Ready(error.map(Err));
         }
         let wakers = &mut shared.wakers[stream as usize];
-        if !wakers.iter().any(|waker| waker.will_wake(cx.waker())) {
-            wakers.push(cx.waker().clone());
+        match wakers.iter_mut().find(|(reader, _)| *reader == self.reader) {
+            Some((_, waker)) => waker.clone_from(cx.waker()),
+            None => wakers.push((self.reader, cx.waker().clone())),
         }
         Poll::Pending
     }
@@ -223,7 +244,9 @@ impl Stream for OutputStream {
 
 impl Drop for OutputStream {
     fn drop(&mut self) {
-        lock(&self.output.0).buffer.remove_reader(self.stream);
+        let mut shared = lock(&self.output.0);
+        shared.buffer.remove_reader(self.stream);
+        shared.wakers[self.stream as usize].retain(|(reader, _)| *reader != self.reader);
     }
 }
 
@@ -232,5 +255,70 @@ impl fmt::Debug for OutputStream {
         f.debug_struct("OutputStream")
             .field("stream", &self.stream)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use futures::StreamExt;
+
+    use super::*;
+    use crate::machine::Overflow;
+
+    #[derive(Default)]
+    struct Count(AtomicUsize);
+
+    impl std::task::Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    fn poll(stream: &mut OutputStream) -> Arc<Count> {
+        let count = Arc::new(Count::default());
+        let waker = Arc::clone(&count).into();
+        let polled = stream.poll_next_unpin(&mut Context::from_waker(&waker));
+        assert!(polled.is_pending());
+        count
+    }
+
+    fn piece(stream: StdStream, data: &'static str) -> OutputPiece {
+        OutputPiece {
+            stream,
+            data: data.into(),
+            extra: Default::default(),
+        }
+    }
+
+    #[test]
+    fn a_reader_is_woken_where_it_was_polled_last_and_leaves_nothing_behind() {
+        let (writer, output) = OutputWriter::new(OutputPolicy::default());
+        let (mut one, mut two) = (output.stdout(), output.stdout());
+        // As when each read is a task of its own, with a timeout.
+        let old = poll(&mut one);
+        for _ in 0..100 {
+            poll(&mut one);
+        }
+        let (last, other) = (poll(&mut one), poll(&mut two));
+        assert_eq!(lock(&output.0).wakers[0].len(), 2);
+        assert!(writer.write(vec![piece(StdStream::Stdout, "x")], None));
+        let counts = [&old, &last, &other].map(|count| count.0.load(Ordering::SeqCst));
+        assert_eq!(counts, [0, 1, 1]);
+        poll(&mut output.stderr());
+        assert_eq!(lock(&output.0).wakers[1].len(), 0);
+    }
+
+    #[test]
+    fn an_overflow_on_one_stream_wakes_the_reader_of_the_other() {
+        let (writer, output) = OutputWriter::new(OutputPolicy {
+            budget: 2,
+            overflow: Overflow::Fail,
+        });
+        let mut stderr = output.stderr();
+        let count = poll(&mut stderr);
+        assert!(!writer.write(vec![piece(StdStream::Stdout, "xyz")], None));
+        assert_eq!(count.0.load(Ordering::SeqCst), 1);
     }
 }

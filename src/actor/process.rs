@@ -1,11 +1,11 @@
 //! [`ProcessActor`]: one exec. Its output, its stdin, and how it ended.
 
-use std::{collections::HashMap, time::Instant};
+use std::{collections::HashMap, task::Context as TaskContext, time::Instant};
 
 use actix::{Actor, ActorContext, Addr, AsyncContext, Context, Handler, Message, WeakAddr};
 
 use super::{
-    FlushStdin, Kill, SandboxActor, Wait, WriteStdin,
+    FlushStdin, Kill, SandboxActor, StartedProcess, Wait, WriteStdin,
     driver::{Driven, Driver},
     output::{OutputWriter, ProcessOutput},
     reply::{Deferred, Settler, deferred},
@@ -77,6 +77,40 @@ impl Drop for Obituary {
     }
 }
 
+/// Kill it, without an answer. Keeps the sandbox until the kill is on its way: it may be dropped, too.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) struct KillUnheld(pub(super) Addr<SandboxActor>);
+
+/// A process that was started for a caller who may be gone by the time the answer is there. Dropped
+/// before it is claimed, it kills the process: nobody else would have a handle to it.
+pub(crate) struct Unclaimed {
+    started: Option<StartedProcess>,
+    sandbox: WeakAddr<SandboxActor>,
+}
+
+impl Unclaimed {
+    pub(super) fn new(started: StartedProcess, sandbox: WeakAddr<SandboxActor>) -> Self {
+        Self {
+            started: Some(started),
+            sandbox,
+        }
+    }
+
+    /// Somebody has it.
+    pub(crate) fn claim(mut self) -> Option<StartedProcess> {
+        self.started.take()
+    }
+}
+
+impl Drop for Unclaimed {
+    fn drop(&mut self) {
+        if let (Some(started), Some(sandbox)) = (self.started.take(), self.sandbox.upgrade()) {
+            started.actor.do_send(KillUnheld(sandbox));
+        }
+    }
+}
+
 enum Waiter {
     End(Settler<Result<ProcessEnd, Error>>),
     Unit(Settler<Result<(), Error>>),
@@ -138,18 +172,18 @@ impl ProcessActor {
             match action {
                 ProcessAction::Settle(request, result) => {
                     // A caller that stopped waiting is no error.
-                    let _ = match (self.waiters.remove(&request), result) {
+                    match (self.waiters.remove(&request), result) {
                         (Some(Waiter::End(settler)), Ok(ProcessReply::End(end))) => {
-                            settler.settle(Ok(end))
+                            let _ = settler.settle(Ok(end));
                         }
                         (Some(Waiter::End(settler)), Err(failure)) => {
-                            settler.settle(Err(failure.into()))
+                            let _ = settler.settle(Err(failure.into()));
                         }
                         (Some(Waiter::Unit(settler)), result) => {
-                            settler.settle(result.map(drop).map_err(Error::from))
+                            let _ = settler.settle(result.map(drop).map_err(Error::from));
                         }
-                        (Some(Waiter::End(_)), Ok(ProcessReply::Done)) | (None, _) => Ok(()),
-                    };
+                        (Some(Waiter::End(_)), Ok(ProcessReply::Done)) | (None, _) => {}
+                    }
                 }
                 ProcessAction::SendKill => self.obituary.report(ProcessReport::Kill(process)),
                 ProcessAction::SendStdin { number, text } => {
@@ -183,9 +217,10 @@ impl ProcessActor {
             self.awaited = awaited;
             self.output.set_awaited(awaited);
         }
-        if self.machine.is_kill_wanted() && !self.killed {
-            self.killed = true;
-            self.output.set_killed();
+        let killed = self.machine.is_kill_wanted();
+        if killed != self.killed {
+            self.killed = killed;
+            self.output.set_killed(killed);
         }
     }
 
@@ -225,6 +260,27 @@ impl Driven for ProcessActor {
     fn handle_orphaned(&mut self, ctx: &mut Context<Self>) {
         ctx.stop();
     }
+
+    /// Callers that stopped waiting are forgotten, so that they do not pile up, and so that no output
+    /// is dropped for the sake of nobody.
+    fn poll_io(&mut self, _: &mut Context<Self>, task: &mut TaskContext<'_>) {
+        let mut gone = Vec::new();
+        self.waiters.retain(|&request, waiter| {
+            let waits = !match waiter {
+                Waiter::End(settler) => settler.is_cancelled(task),
+                Waiter::Unit(settler) => settler.is_cancelled(task),
+            };
+            if !waits {
+                gone.push(request);
+            }
+            waits
+        });
+        if !gone.is_empty() {
+            gone.into_iter()
+                .for_each(|request| self.machine.cancel(request));
+            self.run_actions();
+        }
+    }
 }
 
 impl Handler<ProcessInput> for ProcessActor {
@@ -262,6 +318,16 @@ impl Handler<Kill> for ProcessActor {
 
     fn handle(&mut self, _: Kill, _: &mut Context<Self>) -> Self::Result {
         self.unit(|machine, request| machine.kill(Some(request), now()))
+    }
+}
+
+impl Handler<KillUnheld> for ProcessActor {
+    type Result = ();
+
+    fn handle(&mut self, KillUnheld(sandbox): KillUnheld, _: &mut Context<Self>) {
+        self.machine.kill(None, now());
+        self.run_actions();
+        drop(sandbox);
     }
 }
 

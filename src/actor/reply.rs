@@ -1,6 +1,6 @@
 //! [`Deferred`]: an answer that a handler gives later, without a future or a task of its own.
 
-use std::{cell::RefCell, rc::Rc};
+use std::{cell::RefCell, rc::Rc, task::Context};
 
 use actix::{
     Actor, Message,
@@ -22,8 +22,8 @@ pub struct Deferred<T>(Rc<RefCell<Slot<T>>>);
 /// Gives the answer, once. Dropped without one, as in a panic, the caller learns that the actor is gone.
 pub(crate) struct Settler<T>(Rc<RefCell<Slot<T>>>);
 
-/// Nobody was left to take the answer.
-pub(crate) struct Undelivered;
+/// Nobody was left to take the answer. Here it is again.
+pub(crate) struct Undelivered<T>(pub(crate) T);
 
 /// An answer to be, and the means to give it.
 pub(crate) fn deferred<T>() -> (Settler<T>, Deferred<T>) {
@@ -32,10 +32,18 @@ pub(crate) fn deferred<T>() -> (Settler<T>, Deferred<T>) {
 }
 
 impl<T> Settler<T> {
-    pub(crate) fn settle(self, answer: T) -> Result<(), Undelivered> {
+    /// Whether the caller stopped waiting; the task is woken when it does.
+    pub(crate) fn is_cancelled(&self, task: &mut Context<'_>) -> bool {
+        match &mut *self.0.borrow_mut() {
+            Slot::Asked(Some(sender)) => sender.poll_closed(task).is_ready(),
+            Slot::Asked(None) | Slot::Empty | Slot::Answered(_) => false,
+        }
+    }
+
+    pub(crate) fn settle(self, answer: T) -> Result<(), Undelivered<T>> {
         let mut slot = self.0.borrow_mut();
         match std::mem::replace(&mut *slot, Slot::Empty) {
-            Slot::Asked(Some(sender)) => sender.send(answer).map_err(|_| Undelivered),
+            Slot::Asked(Some(sender)) => sender.send(answer).map_err(Undelivered),
             Slot::Asked(None) => Ok(()),
             Slot::Empty | Slot::Answered(_) => {
                 *slot = Slot::Answered(answer);

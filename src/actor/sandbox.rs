@@ -5,16 +5,17 @@ use std::{
     time::Instant,
 };
 
-use actix::{Actor, ActorContext, Addr, AsyncContext, Context, Handler};
+use actix::{Actor, ActorContext, Addr, AsyncContext, Context, Handler, WeakAddr};
 use tracing::Span;
 
 use super::{
     Checkpoint, ConnectionActor, ConnectionCommand, ConnectionReport, Exec, GetState, KillSandbox,
-    Open, Opened, ProcessActor, Settings, SnapshotFilesystem, StartedProcess, Subscribe,
+    Open, Opened, ProcessActor, Settings, SnapshotFilesystem, Start, StartedProcess, Subscribe,
+    Unclaimed,
     driver::{Driven, Driver},
     output::ProcessOutput,
     process::{ProcessInput, ProcessReport},
-    reply::{Deferred, Settler, deferred},
+    reply::{Deferred, Settler, Undelivered, deferred},
     subscribers::Subscribers,
 };
 use crate::{
@@ -30,6 +31,7 @@ use crate::{
 enum Waiter {
     Open(Settler<Result<Opened, Error>>),
     Exec(Settler<Result<StartedProcess, Error>>),
+    Start(Settler<Result<Unclaimed, Error>>, WeakAddr<SandboxActor>),
     Unit(Settler<Result<(), Error>>),
 }
 
@@ -230,18 +232,52 @@ impl SandboxActor {
                 let started = result
                     .map_err(Error::from)
                     .and_then(|reply| self.started(&reply));
-                let process = started.as_ref().ok().map(|started| started.process);
-                if settler.settle(started).is_err()
-                    && let Some(process) = process
-                {
+                if let Err(Undelivered(Ok(started))) = settler.settle(started) {
                     // Nobody has a handle to it, and nobody can get one.
-                    self.machine.abandon(process);
+                    self.machine.abandon(started.process);
+                }
+            }
+            Waiter::Start(settler, sandbox) => {
+                let started = result
+                    .map_err(Error::from)
+                    .and_then(|reply| self.started(&reply))
+                    .map(|started| Unclaimed::new(started, sandbox));
+                if let Err(Undelivered(Ok(unclaimed))) = settler.settle(started)
+                    && let Some(started) = unclaimed.claim()
+                {
+                    self.machine.abandon(started.process);
                 }
             }
             Waiter::Unit(settler) => {
                 let _ = settler.settle(result.map(drop).map_err(Error::from));
             }
         }
+    }
+
+    fn exec(&mut self, exec: Exec, waiter: Waiter, ctx: &mut Context<Self>) {
+        let request = self.request(waiter);
+        if let Some(process) = self
+            .machine
+            .exec(request, exec.language.as_str(), &exec.code, now())
+        {
+            let policy = exec.output.unwrap_or(self.settings.output);
+            let sandbox = ctx.address().downgrade();
+            let (actor, output) = ProcessActor::spawn(
+                process,
+                self.settings.process,
+                policy,
+                sandbox,
+                self.awaited,
+            );
+            self.processes.insert(
+                process,
+                ProcessLink {
+                    actor,
+                    output: Some(output),
+                },
+            );
+        }
+        self.run_actions(ctx);
     }
 
     fn started(&mut self, reply: &SandboxReply) -> Result<StartedProcess, Error> {
@@ -398,29 +434,18 @@ impl Handler<Exec> for SandboxActor {
 
     fn handle(&mut self, exec: Exec, ctx: &mut Context<Self>) -> Self::Result {
         let (settler, answer) = deferred();
-        let request = self.request(Waiter::Exec(settler));
-        if let Some(process) = self
-            .machine
-            .exec(request, exec.language.as_str(), &exec.code, now())
-        {
-            let policy = exec.output.unwrap_or(self.settings.output);
-            let sandbox = ctx.address().downgrade();
-            let (actor, output) = ProcessActor::spawn(
-                process,
-                self.settings.process,
-                policy,
-                sandbox,
-                self.awaited,
-            );
-            self.processes.insert(
-                process,
-                ProcessLink {
-                    actor,
-                    output: Some(output),
-                },
-            );
-        }
-        self.run_actions(ctx);
+        self.exec(exec, Waiter::Exec(settler), ctx);
+        answer
+    }
+}
+
+impl Handler<Start> for SandboxActor {
+    type Result = Deferred<Result<Unclaimed, Error>>;
+
+    fn handle(&mut self, Start(exec): Start, ctx: &mut Context<Self>) -> Self::Result {
+        let (settler, answer) = deferred();
+        let waiter = Waiter::Start(settler, ctx.address().downgrade());
+        self.exec(exec, waiter, ctx);
         answer
     }
 }

@@ -13,7 +13,7 @@ use futures::future::try_join3;
 use super::{Language, OutputExt, Sandbox};
 use crate::{
     Error, OutputPolicy, OutputStream, ProcessActor, ProcessEnd, ProcessId, ProcessOutput,
-    actor::{Exec, FlushStdin, Kill, StartedProcess, Wait, WriteStdin},
+    actor::{Exec, FlushStdin, Kill, Start, StartedProcess, Wait, WriteStdin},
 };
 
 /// Options of an exec. Await it to start the process. Made by [`Sandbox::exec`].
@@ -56,9 +56,11 @@ impl ExecBuilder {
         let started = self
             .sandbox
             .addr()
-            .send(self.exec)
+            .send(Start(self.exec))
             .await
-            .map_err(Error::mailbox("run code"))??;
+            .map_err(Error::mailbox("run code"))??
+            .claim()
+            .ok_or_else(|| Error::actor_gone("run code"))?;
         Ok(Process::new(self.sandbox, started, self.kill_on_drop))
     }
 }
@@ -158,7 +160,7 @@ impl Process {
     ///
     /// The process has ended, before or while the write waited.
     ///
-    /// Dropped while it waits for the budget, the text may still be sent.
+    /// Dropped while it waits for the budget, the text may be sent or not.
     pub async fn write_to_stdin(&self, data: impl Into<String>) -> Result<(), Error> {
         self.0
             .actor
@@ -224,7 +226,7 @@ impl Process {
 impl Drop for Inner {
     fn drop(&mut self) {
         if self.kill_on_drop {
-            crate::actor::kill_in_background(&self.actor);
+            crate::actor::kill_in_background(&self.actor, self.sandbox.addr());
         }
     }
 }

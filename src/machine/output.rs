@@ -173,10 +173,13 @@ pub struct OutputBuffer<P> {
 }
 
 impl<P> OutputBuffer<P> {
-    /// An empty buffer.
+    /// An empty buffer. A budget of nothing counts as one byte: with less there would never be room.
     pub fn new(policy: OutputPolicy) -> Self {
         Self {
-            policy,
+            policy: OutputPolicy {
+                budget: policy.budget.max(1),
+                ..policy
+            },
             streams: Default::default(),
             used: 0,
             permits: Vec::new(),
@@ -230,9 +233,9 @@ impl<P> OutputBuffer<P> {
         self.make_room();
     }
 
-    /// A kill was asked for.
-    pub fn set_killed(&mut self) {
-        self.killed = true;
+    /// A kill was asked for, or was refused.
+    pub fn set_killed(&mut self, killed: bool) {
+        self.killed = killed;
         self.make_room();
     }
 
@@ -489,7 +492,7 @@ mod tests {
         let mut link = Link::new(pause());
         link.buffer.add_reader(Stdout);
         assert_eq!(link.flood(Stdout), 8);
-        link.buffer.set_killed();
+        link.buffer.set_killed(true);
         assert_eq!(link.flood(Stdout), 1000);
     }
 
@@ -573,6 +576,29 @@ mod tests {
     }
 
     #[test]
+    fn a_budget_of_nothing_holds_no_link_for_ever() {
+        let mut buffer = OutputBuffer::new(OutputPolicy {
+            budget: 0,
+            overflow: pause(),
+        });
+        let now = Instant::now();
+        assert!(buffer.handle_output(Stdout, "xyz".into()));
+        buffer.handle_permit((), now);
+        buffer.handle_timeout(now + Duration::from_secs(10));
+        assert!(!buffer.is_paused());
+        assert_eq!(buffer.poll_timeout(), None, "the timer would fire for ever");
+    }
+
+    #[test]
+    fn a_refused_kill_costs_a_reader_nothing() {
+        let mut link = Link::new(pause());
+        link.buffer.add_reader(Stdout);
+        link.buffer.set_killed(true);
+        link.buffer.set_killed(false);
+        assert_eq!(link.flood(Stdout), 8);
+    }
+
+    #[test]
     fn finish_gives_the_link_back_and_keeps_what_is_there() {
         let mut link = Link::new(pause());
         link.flood(Stderr);
@@ -617,7 +643,7 @@ mod tests {
                     Step::Awaited(awaited) => link.buffer.set_awaited(awaited),
                     Step::Reader(s, true) => link.buffer.add_reader(stream(s)),
                     Step::Reader(s, false) => link.buffer.remove_reader(stream(s)),
-                    Step::Kill => link.buffer.set_killed(),
+                    Step::Kill => link.buffer.set_killed(true),
                     Step::Time => {
                         link.now += Duration::from_secs(11);
                         link.buffer.handle_timeout(link.now);

@@ -228,6 +228,16 @@ impl Process {
         }
     }
 
+    /// The caller of a request stopped waiting: it gets no answer. A text that waits for the budget is
+    /// not sent. A kill stays asked for.
+    pub fn cancel(&mut self, request: RequestId) {
+        self.waits.retain(|&wait| wait != request);
+        self.kills.retain(|&(kill, _)| kill != request);
+        self.flushes.retain(|&(flush, _)| flush != request);
+        self.writes.retain(|write| write.request != request);
+        self.accept_waiting();
+    }
+
     /// The sandbox says something.
     pub fn handle_fact(&mut self, fact: ProcessFact, now: Instant) {
         if self.end.is_some() {
@@ -259,13 +269,7 @@ impl Process {
                     self.flushes.pop_front();
                     self.settle(request, Ok(ProcessReply::Done));
                 }
-                while let Some(write) = self.writes.front()
-                    && self.fits(write.data.len())
-                    && let Some(Write { request, data }) = self.writes.pop_front()
-                {
-                    self.accept(request, data);
-                }
-                self.send_stdin();
+                self.accept_waiting();
             }
             ProcessFact::StdinWritten(_) => {}
             ProcessFact::ForceKilled => {
@@ -397,6 +401,17 @@ impl Process {
     /// A write larger than the budget goes alone.
     fn fits(&self, len: usize) -> bool {
         self.stdin_bytes == 0 || self.stdin_bytes.saturating_add(len) <= self.config.stdin_budget
+    }
+
+    /// Accepts the writes that fit now, in order.
+    fn accept_waiting(&mut self) {
+        while let Some(write) = self.writes.front()
+            && self.fits(write.data.len())
+            && let Some(Write { request, data }) = self.writes.pop_front()
+        {
+            self.accept(request, data);
+        }
+        self.send_stdin();
     }
 
     fn accept(&mut self, request: RequestId, data: String) {
@@ -651,6 +666,41 @@ mod tests {
             process.fact(ProcessFact::StdinWritten(1)),
             [done(2), done(3), stdin(2, "xy")]
         );
+    }
+
+    #[test]
+    fn a_caller_that_stopped_waiting_leaves_nothing_behind() {
+        let mut process = Fixture::running();
+        process.write(1, "0123456789");
+        process.write(2, "large as well");
+        process.write(3, "c");
+        process.process.flush_stdin(RequestId(4));
+        process.process.wait(RequestId(5));
+        assert!(process.process.is_awaited());
+        for request in [2, 4, 5] {
+            process.process.cancel(RequestId(request));
+        }
+        assert!(!process.process.is_awaited());
+        assert_eq!(
+            process.fact(ProcessFact::StdinWritten(1)),
+            [done(3), stdin(2, "c")],
+            "a cancelled write is not sent"
+        );
+        let end = ProcessEnd::Unknown;
+        let stdin_unsent = 1;
+        assert_eq!(
+            process.fact(ProcessFact::Done),
+            [ProcessAction::Ended { end, stdin_unsent }]
+        );
+    }
+
+    #[test]
+    fn a_kill_whose_caller_stopped_waiting_is_still_a_kill() {
+        let mut process = Fixture::running();
+        process.process.kill(Some(RequestId(1)), process.now);
+        process.process.cancel(RequestId(1));
+        assert_eq!(process.actions(), [ProcessAction::SendKill]);
+        assert_eq!(process.fact(ProcessFact::Done), [ended(ProcessEnd::Killed)]);
     }
 
     #[test]

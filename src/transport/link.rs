@@ -68,6 +68,8 @@ pub(crate) struct Link {
     batch: Vec<Bytes>,
     batch_bytes: usize,
     lost: Option<LinkError>,
+    /// Nothing can be written any more. What came before that is read first.
+    broken: Option<LinkError>,
 
     keepalive: Keepalive,
     timer: Pin<Box<Sleep>>,
@@ -92,6 +94,7 @@ impl Link {
             batch: Vec::new(),
             batch_bytes: 0,
             lost: None,
+            broken: None,
             keepalive,
             timer,
         }
@@ -126,16 +129,14 @@ impl Link {
 
     /// Makes progress in both directions. Neither waits for the other.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<LinkEvent> {
-        if let Err(error) = self.poll_write(cx) {
-            self.lost.get_or_insert(error);
-        }
+        self.write(cx);
         if !self.dirty && !self.unflushed.is_empty() {
             return Poll::Ready(LinkEvent::Written(std::mem::take(&mut self.unflushed)));
         }
         if let Some(event) = self.poll_read(cx) {
             return Poll::Ready(event);
         }
-        if let Some(error) = self.lost.take() {
+        if let Some(error) = self.lost.take().or_else(|| self.broken.take()) {
             return Poll::Ready(LinkEvent::Lost(error));
         }
         match self.poll_keepalive(cx) {
@@ -144,8 +145,28 @@ impl Link {
         }
     }
 
+    /// Writes what the peer takes. A peer that takes no more may have said why before.
+    fn write(&mut self, cx: &mut Context<'_>) {
+        if self.broken.is_none()
+            && let Err(error) = self.poll_write(cx)
+        {
+            self.broken = Some(error);
+        }
+    }
+
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Result<(), LinkError> {
         loop {
+            if self.pong.is_none() && self.outgoing.is_empty() {
+                break;
+            }
+            // First: what does not fit stays where it is, and a newer pong takes the place of an older.
+            match self.socket.as_mut().poll_ready(cx) {
+                Poll::Ready(ready) => ready.map_err(|error| error.0)?,
+                Poll::Pending => {
+                    self.dirty = true;
+                    return Ok(());
+                }
+            }
             let message = match self.pong.take() {
                 Some(payload) => (Message::Pong(payload), None),
                 None => match self.outgoing.pop_front() {
@@ -153,14 +174,6 @@ impl Link {
                     None => break,
                 },
             };
-            match self.socket.as_mut().poll_ready(cx) {
-                Poll::Ready(ready) => ready.map_err(|error| error.0)?,
-                Poll::Pending => {
-                    self.outgoing.push_front(message);
-                    self.dirty = true;
-                    return Ok(());
-                }
-            }
             self.socket
                 .as_mut()
                 .start_send(message.0)
@@ -250,7 +263,7 @@ impl Link {
             Frame::Binary(data) => return Err(protocol(binary(&data))),
             Frame::Ping(payload) => {
                 self.pong = Some(payload);
-                self.poll_write(cx)?;
+                self.write(cx);
             }
             Frame::Pong(_) => {}
             Frame::Close(reason) => {
@@ -260,7 +273,7 @@ impl Link {
                     self.outgoing
                         .push_back((Message::Close(reason.clone()), None));
                     self.closing = true;
-                    self.poll_write(cx)?;
+                    self.write(cx);
                 }
                 let (code, reason) = match reason {
                     Some(reason) => (
@@ -306,7 +319,8 @@ impl Link {
                 }
                 Some(KeepaliveAction::Ping) => {
                     self.outgoing.push_back((Message::Ping(Bytes::new()), None));
-                    if let Err(error) = self.poll_write(cx) {
+                    self.write(cx);
+                    if let Some(error) = self.broken.take() {
                         return Some(error);
                     }
                 }
@@ -328,4 +342,97 @@ fn binary(data: &[u8]) -> String {
 
 fn round(duration: Duration) -> Duration {
     Duration::from_millis(duration.as_millis().try_into().unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{io, task::Waker};
+
+    use actix_codec::Framed;
+    use awc::BoxedSocket;
+    use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+
+    use super::{super::codec::GuardedCodec, *};
+
+    fn link(io: impl AsyncRead + AsyncWrite + Unpin + 'static) -> Link {
+        let io: BoxedSocket = Box::new(io);
+        let config = LinkConfig {
+            keepalive: KeepaliveConfig::default(),
+            max_message_bytes: 1 << 20,
+        };
+        Link::new(
+            Framed::new(io, GuardedCodec::new(config.max_message_bytes)),
+            config,
+        )
+    }
+
+    #[tokio::test]
+    async fn pings_of_a_peer_that_takes_no_answer_do_not_pile_up() {
+        let (near, mut far) = tokio::io::duplex(1024);
+        let mut link = link(near);
+        let mut ping = vec![0x89, 125];
+        ping.extend([b'x'; 125]);
+        let pings = async {
+            for _ in 0..10_000 {
+                far.write_all(&ping).await.expect("the link reads");
+            }
+        };
+        let link_polled = std::future::poll_fn(|cx| {
+            let polled = link.poll(cx);
+            assert!(polled.is_pending(), "{polled:?}");
+            assert!(
+                link.outgoing.len() <= 1,
+                "{} pongs wait",
+                link.outgoing.len()
+            );
+            Poll::<()>::Pending
+        });
+        futures::future::select(Box::pin(pings), link_polled).await;
+    }
+
+    /// Nothing can be written any more, but something is there to be read.
+    struct HalfDead(&'static [u8]);
+
+    impl AsyncRead for HalfDead {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            buf: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            buf.put_slice(std::mem::take(&mut self.0));
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    impl AsyncWrite for HalfDead {
+        fn poll_write(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            _: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()))
+        }
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[tokio::test]
+    async fn what_a_peer_said_before_it_went_is_heard_though_nothing_can_be_written() {
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut link = link(HalfDead(b"\x81\x02hi\x88\x05\x0f\xa0why"));
+        link.send("too late".to_owned(), None);
+        let Poll::Ready(LinkEvent::Frames(frames, _)) = link.poll(&mut cx) else {
+            panic!("the frame is lost")
+        };
+        assert_eq!(frames, ["hi"]);
+        let Poll::Ready(LinkEvent::Lost(LinkError::Closed { code, reason })) = link.poll(&mut cx)
+        else {
+            panic!("the reason is lost")
+        };
+        assert_eq!((code, reason.as_str()), (Some(4000), "why"));
+    }
 }

@@ -15,7 +15,7 @@ mod tls;
 
 pub(crate) use cookies::Cookies;
 pub use credit::Credit;
-pub(crate) use dial::{DialConfig, dial};
+pub(crate) use dial::{DialConfig, Socket, dial};
 pub use endpoint::UrlError;
 pub(crate) use endpoint::{Endpoint, Target};
 pub(crate) use link::{Link, LinkConfig, LinkEvent};

@@ -22,5 +22,6 @@ mod frames;
 mod hostile;
 mod links;
 mod options;
+mod reconnecting;
 mod secrets;
 mod tls;

@@ -200,7 +200,17 @@ impl Sandbox {
                 self.abandoned = true
             }
             SandboxState::Ended(_) => self.actions.push_back(SandboxAction::CloseLink),
-            _ => self.finish(SandboxEnd::Closed),
+            _ => {
+                // Whoever asked for it is gone as well.
+                if let Some(Exec {
+                    process,
+                    phase: ExecPhase::Starting { .. },
+                }) = self.exec
+                {
+                    self.kill_process(process);
+                }
+                self.finish(SandboxEnd::Closed);
+            }
         }
     }
 

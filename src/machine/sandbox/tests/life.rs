@@ -452,17 +452,6 @@ fn the_kill_of_a_dropped_sandbox_is_bounded_in_time() {
 }
 
 #[test]
-fn a_refused_kill_that_outlives_its_caller_closes() {
-    let mut fixture = Fixture::running();
-    let kill = fixture.kill();
-    fixture.call(Sandbox::detach);
-    assert_eq!(fixture.end(), None, "the kill is seen through");
-    fixture.say_because("SANDBOX_KILL_ERROR", "no");
-    assert!(fixture.says(kill).contains("no"));
-    assert_eq!(fixture.end(), Some(SandboxEnd::Closed));
-}
-
-#[test]
 fn a_lost_link_is_no_word_for_the_kill_of_a_dropped_sandbox() {
     let mut fixture = abandoned();
     fixture.lose();
@@ -491,4 +480,25 @@ fn timeouts_without_end_are_no_panic() {
     fixture.kill();
     fixture.pass(Duration::from_secs(1_000_000));
     assert_eq!(fixture.state(), SandboxState::Killing);
+}
+
+#[test]
+fn a_refused_kill_ends_a_sandbox_that_nobody_holds() {
+    let mut fixture = Fixture::running();
+    fixture.kill();
+    fixture.say("SANDBOX_KILLING");
+    fixture.call(Sandbox::detach);
+    assert_eq!(fixture.end(), None, "the kill is seen through");
+    fixture.say_because("SANDBOX_KILL_ERROR", "busy");
+    assert_eq!(fixture.end(), Some(SandboxEnd::Closed));
+}
+
+#[test]
+fn detach_kills_what_was_being_started_for_nobody() {
+    let mut fixture = Fixture::running();
+    fixture.exec();
+    fixture.sent();
+    fixture.call(Sandbox::detach);
+    assert_eq!(fixture.sent(), [KILL_PROCESS]);
+    assert_eq!(fixture.end(), Some(SandboxEnd::Closed));
 }
