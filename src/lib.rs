@@ -77,6 +77,8 @@ mod client;
 mod error;
 pub mod machine;
 pub mod protocol;
+#[cfg(any(feature = "client", all(unix, feature = "server")))]
+mod rest;
 #[cfg(all(unix, feature = "server"))]
 pub mod server;
 #[cfg(feature = "client")]

@@ -320,6 +320,33 @@ async fn code_over_the_message_limit_ends_the_session_with_the_reason() {
     assert_eq!(error.kind(), ErrorKind::LinkLost, "{error}");
 }
 
+/// A kill goes through however much is printed, whoever reads.
+#[actix::test]
+async fn a_kill_goes_through_while_output_floods() {
+    let (_server, sandbox) = sandbox().await;
+    for read in [true, false, true, false, true, false] {
+        let process = sandbox.exec(Language::Bash, "yes").await.expect("started");
+        let mut stdout = process.stdout();
+        let mut came = 0;
+        while came < 20 << 20 {
+            came += within("output", stdout.next())
+                .await
+                .expect("some")
+                .expect("output")
+                .len();
+        }
+        if read {
+            let reading = stdout.fold((), async |(), _| ());
+            let (killed, ()) = within("kill", futures::future::join(process.kill(), reading)).await;
+            killed.expect("killed");
+        } else {
+            drop(stdout);
+            within("kill", process.kill()).await.expect("killed");
+        }
+        assert_eq!(process.wait().await.expect("ended"), ProcessEnd::Killed);
+    }
+}
+
 /// Stdin arrives in order and whole, however it is cut.
 #[actix::test]
 async fn stdin_arrives_in_order_and_whole() {

@@ -8,7 +8,7 @@
 use std::{
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -26,9 +26,12 @@ use super::{
     manager::{Manager, SandboxHandle},
     sandbox::Request,
 };
-use crate::protocol::{
-    ClientMessage, SandboxToken, ServerMessage, Status,
-    names::{CLOSE_ERROR, CLOSE_TOO_BIG},
+use crate::{
+    protocol::{
+        ClientMessage, SandboxToken, ServerMessage, Status,
+        names::{CLOSE_ERROR, CLOSE_TOO_BIG},
+    },
+    rest::Rest,
 };
 
 /// Time that a client has to send its configuration.
@@ -196,6 +199,8 @@ impl Actor for Session {
         ctx.add_stream(Outbound {
             link: Guard(self.link.clone()),
             paused: false,
+            since_rest: 0,
+            resting: None,
         });
     }
 }
@@ -224,10 +229,18 @@ impl StreamHandler<Result<Message, ProtocolError>> for Session {
     }
 }
 
+/// Output that is written before the thread looks at its other sockets, in bytes.
+const REST_AFTER: usize = 256 * 1024;
+
 /// What the link holds, one message for each time the connection can take more.
+///
+/// A client that reads as fast as its process prints keeps this ready all the time, so it takes a
+/// [`Rest`] now and then: or else a kill would wait for seconds to be read.
 struct Outbound {
     link: Guard,
     paused: bool,
+    since_rest: usize,
+    resting: Option<Rest>,
 }
 
 impl Stream for Outbound {
@@ -239,8 +252,25 @@ impl Stream for Outbound {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
+        if self.since_rest >= REST_AFTER {
+            self.since_rest = 0;
+            self.resting = Some(Rest::begin());
+        }
+        if let Some(resting) = &self.resting {
+            ready!(resting.poll(cx));
+            self.resting = None;
+        }
         let next = self.link.0.poll_pop(cx);
-        self.paused = matches!(next, Poll::Ready(Some(_)));
+        match &next {
+            Poll::Ready(Some(outgoing)) => {
+                self.paused = true;
+                if let Outgoing::Text(text) = outgoing {
+                    self.since_rest += text.len();
+                }
+            }
+            Poll::Ready(None) => {}
+            Poll::Pending => self.since_rest = 0,
+        }
         next
     }
 }

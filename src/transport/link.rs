@@ -20,6 +20,7 @@ use super::{
 use crate::{
     machine::{Keepalive, KeepaliveAction, KeepaliveConfig, LinkError},
     protocol::{Fragment, Reassembly, excerpt},
+    rest::Rest,
 };
 
 /// Batches that may be under way at once: one being worked on while the next is read.
@@ -68,6 +69,8 @@ pub(crate) struct Link {
     batch: Vec<Bytes>,
     batch_bytes: usize,
     lost: Option<LinkError>,
+    /// There is more to read, after the thread looked at its other sockets and timers.
+    resting: Option<Rest>,
     /// Nothing can be written any more. What came before that is read first.
     broken: Option<LinkError>,
 
@@ -94,6 +97,7 @@ impl Link {
             batch: Vec::new(),
             batch_bytes: 0,
             lost: None,
+            resting: None,
             broken: None,
             keepalive,
             timer,
@@ -192,6 +196,12 @@ impl Link {
 
     /// Reads frames into a batch, as long as there is credit for it.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Option<LinkEvent> {
+        if let Some(resting) = &self.resting {
+            if resting.poll(cx).is_pending() {
+                return None;
+            }
+            self.resting = None;
+        }
         let mut frames = 0;
         while self.lost.is_none() {
             if self.credit.is_none() && !self.closing {
@@ -222,18 +232,19 @@ impl Link {
                     }
                 }
             }
-            if self.batch_bytes >= BATCH_BYTES || self.batch.len() >= BATCH_FRAMES {
-                break;
-            }
-            // Frames that are for nobody cost no credit. A flood of them must not take all the turn:
-            // tokio lets no timer of a task fire whose sockets have used up its budget.
+            // Frames that are for nobody count as well.
             frames += 1;
-            if frames >= BATCH_FRAMES {
-                cx.waker().wake_by_ref();
+            if self.batch_bytes >= BATCH_BYTES || frames >= BATCH_FRAMES {
+                self.resting = Some(Rest::begin());
                 break;
             }
         }
         if self.batch.is_empty() {
+            if let Some(resting) = &self.resting
+                && resting.poll(cx).is_ready()
+            {
+                cx.waker().wake_by_ref();
+            }
             return None;
         }
         self.batch_bytes = 0;
