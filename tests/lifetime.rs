@@ -116,6 +116,40 @@ async fn a_cancelled_run_leaves_no_process_and_a_free_sandbox() {
     .await;
 }
 
+/// Nobody has a handle to what a failed or cancelled run leaves; the next call works all the same.
+#[actix::test]
+async fn the_call_after_a_failed_or_cancelled_run_just_works() {
+    let (_server, sandbox) = sandbox().await;
+    let failed = sandbox.run(Language::Bash, "yes").output_limit(10).await;
+    assert_eq!(
+        failed.expect_err("too large").kind(),
+        ErrorKind::OutputTooLarge
+    );
+    let next = within("next", sandbox.run(Language::Bash, "echo next")).await;
+    assert_eq!(next.expect("ran").stdout, "next\n");
+
+    for _ in 0..5 {
+        let marker = format!("left-by-a-run-{}", std::process::id());
+        let code = format!("(exec -a {marker} sleep 1000)");
+        let run = Box::pin(sandbox.run(Language::Bash, code).into_future());
+        let started = until("it runs", async || {
+            !processes_with(&format!("{marker} 1000")).is_empty()
+        });
+        drop(futures::future::select(run, Box::pin(started)).await);
+        let next = within("next", sandbox.run(Language::Bash, "echo next")).await;
+        assert_eq!(next.expect("ran").stdout, "next\n");
+    }
+
+    let process = sandbox
+        .exec(Language::Bash, "cat")
+        .kill_on_drop(true)
+        .await
+        .expect("started");
+    drop(process);
+    let next = within("next", sandbox.run(Language::Bash, "echo next")).await;
+    assert_eq!(next.expect("ran").stdout, "next\n");
+}
+
 /// An `exec` that is dropped before its answer kills what it started.
 #[actix::test]
 async fn a_cancelled_exec_leaves_no_process_and_a_free_sandbox() {
@@ -128,7 +162,9 @@ async fn a_cancelled_exec_leaves_no_process_and_a_free_sandbox() {
                 .into_future(),
         );
         for _ in 0..polls {
-            if futures::poll!(&mut exec).is_ready() {
+            if let std::task::Poll::Ready(process) = futures::poll!(&mut exec) {
+                // Not cancelled after all: there is a handle, and dropping it would not kill.
+                process.expect("started").kill().await.expect("killed");
                 break;
             }
             tokio::task::yield_now().await;

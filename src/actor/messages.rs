@@ -1,5 +1,7 @@
 //! The messages that users send to the actors, with their answers.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use actix::{Addr, Message, Recipient};
 
 use super::{ProcessActor, ProcessOutput, Unclaimed};
@@ -51,7 +53,19 @@ impl Exec {
 /// The same for a handle: an answer that gets lost on its way kills the process, too.
 #[derive(Message)]
 #[rtype(result = "Result<Unclaimed, Error>")]
-pub(crate) struct Start(pub(crate) Exec);
+pub(crate) struct Start(pub(crate) Exec, pub(crate) StartKey);
+
+/// Names a [`Start`] for whoever asked, who has no other name for it until the answer is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct StartKey(u64);
+
+impl StartKey {
+    /// A key that this program uses once.
+    pub(crate) fn unique() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        Self(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+}
 
 /// Answer to [`Exec`]: the process runs.
 #[derive(Clone, Debug)]

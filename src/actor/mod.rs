@@ -31,6 +31,8 @@ macro_rules! debug_in {
     };
 }
 
+use crate::machine::ProcessId;
+
 mod connection;
 mod driver;
 mod messages;
@@ -45,11 +47,11 @@ mod tests;
 
 pub use crate::transport::Credit;
 pub use connection::{ConnectionActor, ConnectionCommand, ConnectionReport};
-pub(crate) use messages::Start;
 pub use messages::{
     Checkpoint, Exec, FlushStdin, GetState, Kill, KillSandbox, Open, Opened, SnapshotFilesystem,
     StartedProcess, Subscribe, Wait, WriteStdin,
 };
+pub(crate) use messages::{Start, StartKey};
 pub use output::{OutputStream, ProcessOutput};
 pub use process::ProcessActor;
 pub(crate) use process::Unclaimed;
@@ -58,12 +60,15 @@ pub use sandbox::SandboxActor;
 pub(crate) use settings::Settings;
 
 /// Kills a process without waiting for the answer, for a handle that is being dropped.
-/// Both handles may be the last: the kill goes out before the connection is closed.
-pub(crate) fn kill_in_background(
-    process: &actix::Addr<ProcessActor>,
-    sandbox: &actix::Addr<SandboxActor>,
-) {
-    process.do_send(process::KillUnheld(sandbox.clone()));
+///
+/// It goes through the sandbox's actor, so that an exec that is asked for next comes after it.
+pub(crate) fn kill_in_background(process: ProcessId, sandbox: &actix::Addr<SandboxActor>) {
+    sandbox.do_send(sandbox::Unheld(process));
+}
+
+/// Nobody waits for a start any more: it is not sent, or what it starts is killed.
+pub(crate) fn cancel_in_background(start: StartKey, sandbox: &actix::Addr<SandboxActor>) {
+    sandbox.do_send(sandbox::CancelStart(start));
 }
 
 /// Kills a sandbox that nobody got a handle to, now or as soon as it is there.

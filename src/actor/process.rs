@@ -9,6 +9,7 @@ use super::{
     driver::{Driven, Driver},
     output::{OutputWriter, ProcessOutput},
     reply::{Deferred, Settler, deferred},
+    sandbox::Unheld,
 };
 use crate::{
     Error,
@@ -106,7 +107,7 @@ impl Unclaimed {
 impl Drop for Unclaimed {
     fn drop(&mut self) {
         if let (Some(started), Some(sandbox)) = (self.started.take(), self.sandbox.upgrade()) {
-            started.actor.do_send(KillUnheld(sandbox));
+            sandbox.do_send(Unheld(started.process));
         }
     }
 }

@@ -10,11 +10,11 @@ use tracing::Span;
 
 use super::{
     Checkpoint, ConnectionActor, ConnectionCommand, ConnectionReport, Exec, GetState, KillSandbox,
-    Open, Opened, ProcessActor, Settings, SnapshotFilesystem, Start, StartedProcess, Subscribe,
-    Unclaimed,
+    Open, Opened, ProcessActor, Settings, SnapshotFilesystem, Start, StartKey, StartedProcess,
+    Subscribe, Unclaimed,
     driver::{Driven, Driver},
     output::ProcessOutput,
-    process::{ProcessInput, ProcessReport},
+    process::{KillUnheld, ProcessInput, ProcessReport},
     reply::{Deferred, Settler, Undelivered, deferred},
     subscribers::Subscribers,
 };
@@ -31,7 +31,11 @@ use crate::{
 enum Waiter {
     Open(Settler<Result<Opened, Error>>),
     Exec(Settler<Result<StartedProcess, Error>>),
-    Start(Settler<Result<Unclaimed, Error>>, WeakAddr<SandboxActor>),
+    Start(
+        Settler<Result<Unclaimed, Error>>,
+        WeakAddr<SandboxActor>,
+        StartKey,
+    ),
     Unit(Settler<Result<(), Error>>),
 }
 
@@ -237,7 +241,7 @@ impl SandboxActor {
                     self.machine.abandon(started.process);
                 }
             }
-            Waiter::Start(settler, sandbox) => {
+            Waiter::Start(settler, sandbox, _) => {
                 let started = result
                     .map_err(Error::from)
                     .and_then(|reply| self.started(&reply))
@@ -401,12 +405,18 @@ impl Handler<ProcessReport> for SandboxActor {
                 stdin_unsent,
             } => {
                 self.machine.process_ended(process);
-                self.processes.remove(&process);
-                self.event(&SandboxEvent::ProcessEnded {
-                    process,
-                    end,
-                    stdin_unsent,
-                });
+                // One that never started has no end, either.
+                let started = self
+                    .processes
+                    .remove(&process)
+                    .is_some_and(|link| link.output.is_none());
+                if started {
+                    self.event(&SandboxEvent::ProcessEnded {
+                        process,
+                        end,
+                        stdin_unsent,
+                    });
+                }
             }
             ProcessReport::Gone(process) => {
                 self.processes.remove(&process);
@@ -442,11 +452,51 @@ impl Handler<Exec> for SandboxActor {
 impl Handler<Start> for SandboxActor {
     type Result = Deferred<Result<Unclaimed, Error>>;
 
-    fn handle(&mut self, Start(exec): Start, ctx: &mut Context<Self>) -> Self::Result {
+    fn handle(&mut self, Start(exec, key): Start, ctx: &mut Context<Self>) -> Self::Result {
         let (settler, answer) = deferred();
-        let waiter = Waiter::Start(settler, ctx.address().downgrade());
+        let waiter = Waiter::Start(settler, ctx.address().downgrade(), key);
         self.exec(exec, waiter, ctx);
         answer
+    }
+}
+
+/// Nobody waits for a start any more.
+#[derive(actix::Message)]
+#[rtype(result = "()")]
+pub(super) struct CancelStart(pub(super) StartKey);
+
+impl Handler<CancelStart> for SandboxActor {
+    type Result = ();
+
+    fn handle(&mut self, CancelStart(key): CancelStart, ctx: &mut Context<Self>) {
+        let waits =
+            |waiter: &Waiter| matches!(waiter, Waiter::Start(_, _, waiting) if *waiting == key);
+        let request = self
+            .waiters
+            .iter()
+            .find(|(_, waiter)| waits(waiter))
+            .map(|(&request, _)| request);
+        if let Some(request) = request {
+            self.machine.cancel_exec(request);
+            self.run_actions(ctx);
+        }
+    }
+}
+
+/// The last handle of a process that is to be killed with it was dropped.
+#[derive(actix::Message)]
+#[rtype(result = "()")]
+pub(super) struct Unheld(pub(super) ProcessId);
+
+impl Handler<Unheld> for SandboxActor {
+    type Result = ();
+
+    fn handle(&mut self, Unheld(process): Unheld, ctx: &mut Context<Self>) {
+        if let Some(link) = self.processes.get(&process) {
+            self.machine.expect_kill(process);
+            // With an address of this actor: the kill goes out before the connection is closed.
+            link.actor.do_send(KillUnheld(ctx.address()));
+        }
     }
 }
 

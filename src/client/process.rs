@@ -13,7 +13,7 @@ use futures::future::try_join3;
 use super::{Language, OutputExt, Sandbox};
 use crate::{
     Error, OutputPolicy, OutputStream, ProcessActor, ProcessEnd, ProcessId, ProcessOutput,
-    actor::{Exec, FlushStdin, Kill, Start, StartedProcess, Wait, WriteStdin},
+    actor::{Exec, FlushStdin, Kill, Start, StartKey, StartedProcess, Wait, WriteStdin},
 };
 
 /// Options of an exec. Await it to start the process. Made by [`Sandbox::exec`].
@@ -53,15 +53,32 @@ impl ExecBuilder {
                 "has a budget of 0 bytes; at least 1 is needed",
             ));
         }
-        let started = self
-            .sandbox
-            .addr()
-            .send(Start(self.exec))
-            .await
+        let key = StartKey::unique();
+        let starting = Starting(Some((self.sandbox.clone(), key)));
+        let answer = self.sandbox.addr().send(Start(self.exec, key)).await;
+        starting.answered();
+        let started = answer
             .map_err(Error::mailbox("run code"))??
             .claim()
             .ok_or_else(|| Error::actor_gone("run code"))?;
         Ok(Process::new(self.sandbox, started, self.kill_on_drop))
+    }
+}
+
+/// An exec that was asked for and not answered. Dropped, it is cancelled.
+struct Starting(Option<(Sandbox, StartKey)>);
+
+impl Starting {
+    fn answered(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Starting {
+    fn drop(&mut self) {
+        if let Some((sandbox, key)) = self.0.take() {
+            crate::actor::cancel_in_background(key, sandbox.addr());
+        }
     }
 }
 
@@ -226,7 +243,7 @@ impl Process {
 impl Drop for Inner {
     fn drop(&mut self) {
         if self.kill_on_drop {
-            crate::actor::kill_in_background(&self.actor, self.sandbox.addr());
+            crate::actor::kill_in_background(self.process, self.sandbox.addr());
         }
     }
 }
@@ -278,13 +295,21 @@ impl RunBuilder {
         let limit = self.limit;
         let process = self.exec.await?;
         let (stdout, stderr) = (process.stdout(), process.stderr());
-        // Both at once: neither holds the other back. An error ends the process with its handle.
-        let (stdout, stderr, end) = try_join3(
+        // Both at once: neither holds the other back.
+        let collected = try_join3(
             stdout.read_to_limit(limit),
             stderr.read_to_limit(limit),
             process.wait(),
         )
-        .await?;
+        .await;
+        let (stdout, stderr, end) = match collected {
+            Ok(collected) => collected,
+            Err(error) => {
+                // The sandbox is free again when this returns; why the kill failed matters less.
+                let _ = process.kill().await;
+                return Err(error);
+            }
+        };
         let text = |bytes: bytes::Bytes| String::from_utf8_lossy(&bytes).into_owned();
         Ok(Output {
             end,

@@ -84,7 +84,8 @@ impl Sandbox {
 
     /// Runs code; await the builder to start it. It resolves when the server says that the code runs.
     ///
-    /// One process at a time can run in a sandbox under protocol v1.
+    /// One process at a time can run in a sandbox under protocol v1. Behind a process that is being
+    /// killed the exec waits for its end.
     ///
     /// # Errors
     ///

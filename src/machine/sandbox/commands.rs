@@ -2,7 +2,10 @@
 
 use std::time::Instant;
 
-use super::{Exec, ExecPhase, MAX_KILLS_OWED, Pending, Sandbox, SandboxAction, SandboxReply};
+use super::{
+    Exec, ExecPhase, MAX_KILLS_OWED, Pending, Sandbox, SandboxAction, SandboxReply,
+    queue::{Queued, RUN_CODE},
+};
 use crate::{
     machine::{Failure, ProcessId, RequestId, SandboxEnd, SandboxState, later},
     protocol::ClientMessage,
@@ -21,7 +24,8 @@ impl Sandbox {
         }
     }
 
-    /// Runs code. Answers when the server says that it runs; gives the number of the process.
+    /// Runs code, after the end of a process that is being killed where there is one. Answers when the
+    /// server says that it runs; gives the number of the process.
     pub fn exec(
         &mut self,
         request: RequestId,
@@ -29,23 +33,23 @@ impl Sandbox {
         code: &str,
         now: Instant,
     ) -> Option<ProcessId> {
-        const WHAT: &str = "run code";
-        if let Err(failure) = self.require_running(WHAT) {
+        if let Err(failure) = self.require_running(RUN_CODE) {
             self.settle(request, Err(failure));
-            return None;
-        }
-        if self.exec.is_some() {
-            self.settle(request, Err(Failure::ProcessRunning { what: WHAT }));
             return None;
         }
         self.next_process += 1;
         let process = ProcessId(self.next_process);
-        let due = later(now, self.timeouts.exec);
-        self.exec = Some(Exec {
+        let exec = Queued {
             process,
-            phase: ExecPhase::Starting { request, due },
-        });
-        self.send(&ClientMessage::exec(language, code));
+            request,
+            text: ClientMessage::exec(language, code).encode(),
+            due: later(now, self.timeouts.exec),
+        };
+        if self.start_or_queue(exec).is_err() {
+            self.next_process -= 1;
+            self.settle(request, Err(Failure::ProcessRunning { what: RUN_CODE }));
+            return None;
+        }
         Some(process)
     }
 
@@ -59,8 +63,14 @@ impl Sandbox {
                 self.kills_owed.pop_front();
             }
             self.kills_owed.push_back(process);
+            self.dying = Some(process);
             self.send(&ClientMessage::KillProcess);
         }
+    }
+
+    /// A kill of the process is on its way: the next exec waits for its end.
+    pub fn expect_kill(&mut self, process: ProcessId) {
+        self.dying = Some(process);
     }
 
     /// Whether a stdin message of the process can be sent now.
@@ -76,6 +86,13 @@ impl Sandbox {
     /// Nobody has a handle to the process, and nobody can get one: it is killed, and the sandbox is
     /// free after that.
     pub fn abandon(&mut self, process: ProcessId) {
+        if self
+            .queued
+            .as_ref()
+            .is_some_and(|queued| queued.process == process)
+        {
+            self.refuse_queued(Failure::Cancelled { what: RUN_CODE });
+        }
         let Some(exec) = self.exec.as_mut().filter(|exec| exec.process == process) else {
             return;
         };
@@ -93,6 +110,23 @@ impl Sandbox {
         self.kill_process(process);
     }
 
+    /// Nobody waits for this exec any more: it is not sent, or what it starts is killed.
+    pub fn cancel_exec(&mut self, request: RequestId) {
+        if self
+            .queued
+            .as_ref()
+            .is_some_and(|queued| queued.request == request)
+        {
+            self.refuse_queued(Failure::Cancelled { what: RUN_CODE });
+        }
+        let starting = self.exec.as_ref().filter(|exec| {
+            matches!(exec.phase, ExecPhase::Starting { request: starting, .. } if starting == request)
+        });
+        if let Some(process) = starting.map(|exec| exec.process) {
+            self.abandon(process);
+        }
+    }
+
     /// The process is over by its own account, for example because it was killed and `DONE` never came.
     pub fn process_ended(&mut self, process: ProcessId) {
         if let Some(exec) = self.exec.take_if(|exec| exec.process == process)
@@ -103,6 +137,7 @@ impl Sandbox {
             };
             self.settle(request, Err(failure));
         }
+        self.look_after_queued();
     }
 
     /// Kills the sandbox, and answers when the server confirmed it. Any number may ask.

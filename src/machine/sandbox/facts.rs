@@ -119,6 +119,7 @@ impl Sandbox {
             Status::ExecutionForceKilled => self.handle_force_killed(),
             Status::ExecutionForceKillError => {
                 if let Some(process) = self.kills_owed.pop_front() {
+                    self.dying.take_if(|dying| *dying == process);
                     let failure = Failure::Refused {
                         what: "kill the process",
                         status,
@@ -128,6 +129,7 @@ impl Sandbox {
                         process,
                         ProcessFact::KillRefused(failure),
                     ));
+                    self.look_after_queued();
                 }
             }
             Status::ExecutionError
@@ -320,6 +322,7 @@ impl Sandbox {
             self.exec = None;
             self.actions
                 .push_back(SandboxAction::Tell(process, ProcessFact::Done));
+            self.look_after_queued();
         }
     }
 
@@ -359,10 +362,12 @@ impl Sandbox {
                     }),
                 );
                 self.forget(process);
+                self.look_after_queued();
             }
             ExecPhase::Abandoned { running: false } => {
                 self.exec = None;
                 self.forget(process);
+                self.look_after_queued();
             }
             ExecPhase::Running | ExecPhase::Abandoned { running: true } => {}
         }

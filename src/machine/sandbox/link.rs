@@ -124,9 +124,10 @@ impl Sandbox {
     }
 
     pub(super) fn drop_link(&mut self, now: Instant) {
+        // First: what the held status brings about must not be sent any more.
+        self.link = None;
         self.flush_pairing(now);
         self.pairing = Pairing::default();
-        self.link = None;
         self.ready_due = None;
         // `kills_owed` stays: the server queues answers for the next link. One too many costs little,
         // one too few makes the answer to an old kill the end of a new process.
@@ -150,6 +151,10 @@ impl Sandbox {
             ));
             self.exec = None;
         }
+        self.refuse_queued(Failure::LinkLost {
+            what: super::queue::RUN_CODE,
+            effect: Effect::NotApplied,
+        });
         if let Some(Pending { request, .. }) = self.snapshot.take() {
             self.settle(request, Err(lost("confirm the filesystem snapshot")));
         }

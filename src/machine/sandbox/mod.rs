@@ -6,6 +6,7 @@
 //! | `commands.rs` | what the user asks |
 //! | `link.rs` | what the connection says |
 //! | `facts.rs` | what the server says |
+//! | `queue.rs` | the exec that waits for a kill |
 //! | `time.rs` | what is due |
 //! | `ending.rs` | the end |
 
@@ -13,6 +14,7 @@ mod commands;
 mod ending;
 mod facts;
 mod link;
+mod queue;
 #[cfg(test)]
 mod tests;
 mod time;
@@ -152,6 +154,9 @@ pub struct Sandbox {
     ready: Vec<RequestId>,
 
     exec: Option<Exec>,
+    queued: Option<queue::Queued>,
+    /// The process that a kill was sent for, until the server refuses it.
+    dying: Option<ProcessId>,
     next_process: u64,
     /// Whose kill the next `FORCE_KILLED` answers.
     kills_owed: VecDeque<ProcessId>,
@@ -197,6 +202,8 @@ impl Sandbox {
             ready_due: None,
             ready: Vec::new(),
             exec: None,
+            queued: None,
+            dying: None,
             next_process: 0,
             kills_owed: VecDeque::new(),
             kill_wanted: false,

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::{Exec, ExecPhase, Pending, Sandbox};
+use super::{Exec, ExecPhase, Pending, Sandbox, queue::RUN_CODE};
 use crate::machine::{Failure, SandboxEnd};
 
 impl Sandbox {
@@ -21,6 +21,7 @@ impl Sandbox {
             exec,
             self.kills.first().map(|kill| kill.due),
             self.deleted_due,
+            self.queued.as_ref().map(|queued| queued.due),
             self.abandoned_due,
             self.checkpoint.as_ref().map(|checkpoint| checkpoint.due),
             self.snapshot.as_ref().map(|snapshot| snapshot.due),
@@ -57,6 +58,9 @@ impl Sandbox {
                 }),
             );
             self.kill_process(process);
+        }
+        if self.queued.as_ref().is_some_and(|queued| now >= queued.due) {
+            self.refuse_queued(Failure::ProcessRunning { what: RUN_CODE });
         }
         while self.kills.first().is_some_and(|kill| now >= kill.due) {
             let Pending { request, .. } = self.kills.remove(0);

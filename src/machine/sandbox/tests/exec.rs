@@ -223,12 +223,58 @@ fn start_timed_out() -> Fixture {
         matches!(fixture.failure(exec), Failure::Timeout { after, .. } if after.as_secs() == 60)
     );
     assert_eq!(fixture.sent(), [KILL_PROCESS]);
-    let busy = fixture.exec();
+    fixture
+}
+
+#[test]
+fn an_exec_waits_for_the_end_of_one_that_is_being_killed() {
+    let mut fixture = Fixture::executing();
+    fixture.call(|sandbox| sandbox.abandon(P1));
+    fixture.forget();
+    let next = fixture.exec();
+    assert_eq!((fixture.answer(next), fixture.sent()), (None, vec![]));
+    let third = fixture.exec();
+    assert!(
+        matches!(fixture.failure(third), Failure::ProcessRunning { .. }),
+        "one waits at a time"
+    );
+    fixture.say("SANDBOX_EXECUTION_DONE");
+    assert_eq!(fixture.sent().len(), 1, "sent as soon as there is room");
+    fixture.say_all("EXECUTION_FORCE_KILLED EXECUTION_RUNNING");
+    assert_eq!(fixture.answer(next), Some(Ok(SandboxReply::Started(P2))));
+}
+
+#[test]
+fn an_exec_that_waits_for_a_kill_is_refused_when_the_kill_is_or_comes_to_nothing() {
+    let waiting = || {
+        let mut fixture = Fixture::executing();
+        fixture.call(|sandbox| sandbox.kill_process(P1));
+        let next = fixture.exec();
+        fixture.forget();
+        assert_eq!(fixture.answer(next), None);
+        (fixture, next)
+    };
+    let (mut refused, next) = waiting();
+    refused.say_because("SANDBOX_EXECUTION_FORCE_KILL_ERROR", "no");
     assert!(matches!(
-        fixture.failure(busy),
+        refused.failure(next),
         Failure::ProcessRunning { .. }
     ));
-    fixture
+
+    let (mut late, next) = waiting();
+    late.pass_until_due();
+    assert!(matches!(late.failure(next), Failure::ProcessRunning { .. }));
+
+    let (mut killed, next) = waiting();
+    killed.say_all("KILLING DELETING DELETED KILLED");
+    assert_eq!(killed.failure(next).effect(), Effect::NotApplied);
+
+    let (mut lost, next) = waiting();
+    lost.lose();
+    assert_eq!(lost.failure(next).effect(), Effect::NotApplied);
+    for mut fixture in [refused, late, killed, lost] {
+        assert_eq!(fixture.sent(), Vec::<String>::new(), "it never left");
+    }
 }
 
 #[test]

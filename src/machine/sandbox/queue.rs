@@ -1,0 +1,90 @@
+//! The exec that waits for the end of one that is being killed.
+//!
+//! After a cancelled `run` nobody has a handle to the process that is being killed, so nobody could
+//! wait for it: the next exec does, within its own timeout. One waits at a time; whoever comes while a
+//! process runs that nobody kills is refused at once.
+
+use std::time::Instant;
+
+use super::{Exec, ExecPhase, Sandbox, SandboxAction};
+use crate::machine::{Failure, ProcessFact, ProcessId, RequestId, SandboxEnd};
+
+/// What an exec is asked for, in errors.
+pub(super) const RUN_CODE: &str = "run code";
+
+/// An exec that was not sent yet.
+#[derive(Debug)]
+pub(super) struct Queued {
+    pub(super) process: ProcessId,
+    pub(super) request: RequestId,
+    /// The frame.
+    pub(super) text: String,
+    pub(super) due: Instant,
+}
+
+impl Sandbox {
+    /// Starts an exec at once, or after the end of one that is being killed. Gives it back when
+    /// neither is possible.
+    pub(super) fn start_or_queue(&mut self, exec: Queued) -> Result<(), Queued> {
+        if self.exec.is_none() {
+            self.start(exec);
+            Ok(())
+        } else if self.queued.is_none() && self.is_being_killed() {
+            self.queued = Some(exec);
+            Ok(())
+        } else {
+            Err(exec)
+        }
+    }
+
+    /// The process that occupied the sandbox is no more, or is no longer being killed.
+    pub(super) fn look_after_queued(&mut self) {
+        // Without a link nothing can be sent; the loss of it settles what waits.
+        if self.link.is_none() || self.exec.is_some() && self.is_being_killed() {
+            return;
+        }
+        let Some(exec) = self.queued.take() else {
+            return;
+        };
+        match self.require_running(RUN_CODE) {
+            Ok(()) if self.exec.is_none() => self.start(exec),
+            Ok(()) => self.refuse(exec, Failure::ProcessRunning { what: RUN_CODE }),
+            Err(failure) => self.refuse(exec, failure),
+        }
+    }
+
+    /// The exec that waits is not going to be sent.
+    pub(super) fn refuse_queued(&mut self, failure: Failure) {
+        if let Some(exec) = self.queued.take() {
+            self.refuse(exec, failure);
+        }
+    }
+
+    fn start(&mut self, exec: Queued) {
+        let Queued {
+            process,
+            request,
+            text,
+            due,
+        } = exec;
+        self.exec = Some(Exec {
+            process,
+            phase: ExecPhase::Starting { request, due },
+        });
+        self.actions.push_back(SandboxAction::Send(text));
+    }
+
+    fn refuse(&mut self, exec: Queued, failure: Failure) {
+        self.settle(exec.request, Err(failure));
+        // It never was, and nobody has a handle to it; its actor must end.
+        let never = ProcessFact::SandboxEnded(SandboxEnd::Closed);
+        self.actions
+            .push_back(SandboxAction::Tell(exec.process, never));
+    }
+
+    fn is_being_killed(&self) -> bool {
+        self.exec.as_ref().is_some_and(|exec| {
+            matches!(exec.phase, ExecPhase::Abandoned { .. }) || self.dying == Some(exec.process)
+        })
+    }
+}
