@@ -69,6 +69,6 @@ async fn show(process: &Process) -> Result<(), Error> {
         print("stderr>", process.stderr()),
     )
     .await?;
-    println!("ended: {}", process.wait().await?);
+    println!("the process {}", process.wait().await?);
     Ok(())
 }

@@ -8,7 +8,7 @@ use std::{fmt, sync::Arc};
 use actix::MailboxError;
 
 use crate::{
-    machine::{Effect, Failure, LinkError, SandboxEnd},
+    machine::{Effect, Failure, LinkError, SandboxEnd, SandboxState},
     protocol::{ConfigError, Status},
     transport::UrlError,
 };
@@ -161,6 +161,13 @@ impl Error {
             | ErrorKind::InUse
             | ErrorKind::ProcessRunning
             | ErrorKind::LinkLost => true,
+            ErrorKind::WrongState => matches!(
+                &*self.0,
+                Repr::Failure(Failure::WrongState {
+                    state: SandboxState::Reconnecting,
+                    ..
+                })
+            ),
             _ => self.link_error().is_some_and(LinkError::is_retryable),
         }
     }

@@ -5,7 +5,9 @@
 //! tagged with the link's epoch, and a late event of a dead link is ignored.
 
 use std::{
+    any::Any,
     fmt,
+    sync::Arc,
     task::{Context as TaskContext, Poll},
     time::{Duration, Instant},
 };
@@ -187,6 +189,8 @@ pub struct ConnectionActor {
     dialling: Option<(Epoch, Dialling)>,
     obituary: Obituary,
     span: Span,
+    /// The connection is the last of the sandbox's actors: it closes with a handshake.
+    _kept: Option<Arc<dyn Any + Send + Sync>>,
 }
 
 impl ConnectionActor {
@@ -214,6 +218,7 @@ impl ConnectionActor {
                 finished: false,
             },
             span,
+            _kept: settings.kept.clone(),
         }
     }
 

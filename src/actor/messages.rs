@@ -41,9 +41,9 @@ pub struct Exec {
 
 impl Exec {
     /// Runs `code` with the sandbox's own output policy.
-    pub fn new(language: Language, code: impl Into<String>) -> Self {
+    pub fn new(language: impl Into<Language>, code: impl Into<String>) -> Self {
         Self {
-            language,
+            language: language.into(),
             code: code.into(),
             output: None,
         }

@@ -5,6 +5,7 @@
 //! [`OutputBuffer`](crate::machine::OutputBuffer); this file adds the lock and the wakers.
 
 use std::{
+    any::Any,
     fmt,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -147,6 +148,7 @@ impl ProcessOutput {
             stream,
             reader,
             done: false,
+            kept: None,
         }
     }
 
@@ -188,10 +190,15 @@ impl fmt::Debug for ProcessOutput {
 /// - with [`ErrorKind::OutputLost`](crate::ErrorKind::OutputLost) where output was dropped; the stream goes on after it;
 /// - with another kind, once, at the end, when the sandbox was lost and there may have been more.
 ///
+/// A stream of a [`Process`](crate::Process) is a handle of it: as long as it lives, the process's
+/// handles are not all gone.
+///
 /// Cancellation safe: a read that is dropped loses nothing.
 pub struct OutputStream {
     output: ProcessOutput,
     stream: StdStream,
+    /// What must not go before the stream: the process's handle.
+    kept: Option<Box<dyn Any + Send + Sync>>,
     /// Which of the readers this is.
     reader: u64,
     done: bool,
@@ -201,6 +208,12 @@ impl OutputStream {
     /// Which stream this is.
     pub fn name(&self) -> StdStream {
         self.stream
+    }
+
+    /// Keeps something for as long as the stream lives.
+    pub(crate) fn keeping(mut self, kept: impl Any + Send + Sync) -> Self {
+        self.kept = Some(Box::new(kept));
+        self
     }
 
     fn end(&mut self, shared: &Shared) -> Option<Option<Error>> {

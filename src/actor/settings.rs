@@ -1,6 +1,6 @@
 //! [`Settings`]: everything an actor needs to know, checked.
 
-use std::sync::Arc;
+use std::{any::Any, sync::Arc};
 
 use tracing::Span;
 
@@ -19,6 +19,8 @@ pub(crate) struct Settings {
     pub(crate) timeouts: Timeouts,
     pub(crate) process: ProcessConfig,
     pub(crate) output: OutputPolicy,
+    /// What must not go before the last actor of the sandbox: its place in a runtime.
+    pub(crate) kept: Option<Arc<dyn Any + Send + Sync>>,
     /// The debug label; `None` when debugging is off.
     pub(crate) debug: Option<Arc<str>>,
 }

@@ -127,7 +127,8 @@ impl SandboxBuilder {
         self
     }
 
-    /// Whether a lost link is dialled again, once the sandbox runs. Default: no.
+    /// Whether a lost link is dialled again, once the sandbox runs: for up to five minutes, unless
+    /// [`reconnect_policy`](Self::reconnect_policy) says otherwise, and calls wait meanwhile. Default: no.
     pub fn enable_auto_reconnect(mut self, enable: bool) -> Self {
         self.auto_reconnect = enable;
         self
@@ -311,17 +312,18 @@ impl SandboxBuilder {
             timeouts: self.timeouts,
             process: self.process,
             output: self.output,
+            kept: None,
             debug: self.debug.then(|| Arc::from(label)),
         })
     }
 
     async fn open(mut self) -> Result<Sandbox, Error> {
         let runtime = self.runtime.take();
-        let (addr, seat) = runtime::start(self.settings()?, runtime.as_ref())?;
+        let addr = runtime::start(self.settings()?, runtime.as_ref())?;
         let unopened = Unopened(Some(addr));
         let opened = unopened.open().await?;
         let addr = unopened.keep()?;
-        Ok(Sandbox::new(addr, seat, opened))
+        Ok(Sandbox::new(addr, opened))
     }
 }
 

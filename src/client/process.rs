@@ -17,6 +17,9 @@ use crate::{
 };
 
 /// Options of an exec. Await it to start the process. Made by [`Sandbox::exec`].
+///
+/// It is no future itself but turns into one: where a macro or a combinator wants a future, as in
+/// `futures::join!`, write `.into_future()`.
 #[must_use = "code runs when the builder is awaited"]
 #[derive(Clone, Debug)]
 pub struct ExecBuilder {
@@ -96,8 +99,11 @@ impl IntoFuture for ExecBuilder {
 /// A handle is cheap to clone and can be sent anywhere. Its streams can be read both at once, one
 /// after the other, or not at all: see [`OutputPolicy`] for what happens to output that nobody reads.
 ///
-/// **Dropping** the last handle does not kill the process, unless
-/// [`kill_on_drop`](ExecBuilder::kill_on_drop) was set; its output is then dropped.
+/// **Dropping** the last handle (a stream is one, too) does not kill the process, unless
+/// [`kill_on_drop`](ExecBuilder::kill_on_drop) was set. It runs on, its output is dropped, and under
+/// protocol v1 the sandbox runs nothing else until it ends.
+///
+/// Processes that the code leaves in the background live on after its end, and die with the sandbox.
 ///
 /// ```
 /// # #[cfg(all(unix, feature = "server"))]
@@ -154,12 +160,12 @@ impl Process {
     /// A reader of stdout. What was printed before is read first; of several readers each gets what
     /// the others do not.
     pub fn stdout(&self) -> OutputStream {
-        self.0.output.stdout()
+        self.0.output.stdout().keeping(self.clone())
     }
 
     /// A reader of stderr.
     pub fn stderr(&self) -> OutputStream {
-        self.0.output.stderr()
+        self.0.output.stderr().keeping(self.clone())
     }
 
     /// Bytes of output that are kept for readers now, of both streams together.
@@ -258,6 +264,10 @@ impl fmt::Debug for Process {
 }
 
 /// What a process printed, and how it ended.
+///
+/// Under protocol v1 [`end`](Self::end) does not tell whether the code succeeded: a failed script ends
+/// as [`ProcessEnd::Unknown`] like any other. Where that matters, let the code print it, for example
+/// with `…; echo "exit $?"`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Output {
@@ -270,6 +280,9 @@ pub struct Output {
 }
 
 /// Options of a run. Await it to run code to its end. Made by [`Sandbox::run`].
+///
+/// It is no future itself but turns into one: where a macro or a combinator wants a future, as in
+/// `futures::join!`, write `.into_future()`.
 #[must_use = "code runs when the builder is awaited"]
 #[derive(Clone, Debug)]
 pub struct RunBuilder {

@@ -44,11 +44,10 @@ pub struct Runtime(Arc<Inner>);
 struct Inner {
     arbiters: Vec<(ArbiterHandle, AtomicUsize)>,
     system: System,
-    thread: Mutex<Option<thread::JoinHandle<()>>>,
 }
 
 /// A place on an arbiter, given back by being dropped.
-pub(crate) struct Seat {
+struct Seat {
     runtime: Runtime,
     index: usize,
 }
@@ -62,7 +61,7 @@ impl Runtime {
     pub fn new(arbiters: usize) -> Result<Self, Error> {
         let count = arbiters.max(1);
         let (sender, receiver) = mpsc::sync_channel(1);
-        let thread = thread::Builder::new()
+        thread::Builder::new()
             .name("actix-sandbox".to_owned())
             .spawn(move || {
                 let runner = System::new();
@@ -77,11 +76,7 @@ impl Runtime {
             })
             .map_err(|error: io::Error| Error::runtime(error.to_string()))?;
         match receiver.recv() {
-            Ok((system, arbiters)) => Ok(Self(Arc::new(Inner {
-                arbiters,
-                system,
-                thread: Mutex::new(Some(thread)),
-            }))),
+            Ok((system, arbiters)) => Ok(Self(Arc::new(Inner { arbiters, system }))),
             Err(_) => Err(Error::runtime("its thread ended before it was ready")),
         }
     }
@@ -121,25 +116,9 @@ impl Runtime {
 
 impl Drop for Inner {
     fn drop(&mut self) {
+        // Its threads end by themselves; to wait for them here could be to wait for this very thread.
         self.system.stop();
-        let thread = self
-            .thread
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        if let Some(thread) = thread
-            && thread.thread().id() != thread::current().id()
-            && !on_arbiter_of(&self.system)
-        {
-            // It ends as soon as its arbiters do; a panic there was reported there.
-            let _ = thread.join();
-        }
     }
-}
-
-/// Whether this thread belongs to the system: it must not wait for its own end.
-fn on_arbiter_of(system: &System) -> bool {
-    System::try_current().is_some_and(|current| current.id() == system.id())
 }
 
 impl Drop for Seat {
@@ -164,22 +143,21 @@ impl fmt::Debug for Runtime {
     }
 }
 
-/// Starts the actor of a sandbox: on the runtime given, else in the current System, else on the shared runtime.
+/// Starts the actor of a sandbox: on the runtime given, else in the current System, else on the shared
+/// runtime. Its actors keep their place there for as long as they live.
 pub(crate) fn start(
-    settings: Settings,
+    mut settings: Settings,
     runtime: Option<&Runtime>,
-) -> Result<(Addr<SandboxActor>, Option<Seat>), Error> {
+) -> Result<Addr<SandboxActor>, Error> {
     let runtime = match runtime {
         Some(runtime) => runtime.clone(),
-        None if System::is_registered() => {
-            let arbiter = Arbiter::current();
-            return Ok((start_on(&arbiter, settings), None));
-        }
+        None if System::is_registered() => return Ok(start_on(&Arbiter::current(), settings)),
         None => Runtime::shared()?,
     };
     let seat = runtime.seat();
-    let addr = start_on(&runtime.0.arbiters[seat.index].0, settings);
-    Ok((addr, Some(seat)))
+    let arbiter = runtime.0.arbiters[seat.index].0.clone();
+    settings.kept = Some(Arc::new(seat));
+    Ok(start_on(&arbiter, settings))
 }
 
 fn start_on(arbiter: &ArbiterHandle, settings: Settings) -> Addr<SandboxActor> {

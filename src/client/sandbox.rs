@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc};
 
 use actix::{Addr, Recipient};
 
-use super::{ExecBuilder, Language, RunBuilder, SandboxBuilder, runtime::Seat};
+use super::{ExecBuilder, Language, RunBuilder, SandboxBuilder};
 use crate::{
     Error, SandboxActor, SandboxEvent, SandboxId, SandboxState, SandboxToken,
     actor::{Checkpoint, GetState, KillSandbox, Opened, SnapshotFilesystem, Subscribe},
@@ -46,7 +46,6 @@ pub struct Sandbox(Arc<Inner>);
 struct Inner {
     addr: Addr<SandboxActor>,
     opened: Opened,
-    _seat: Option<Seat>,
 }
 
 impl Sandbox {
@@ -64,12 +63,8 @@ impl Sandbox {
         SandboxBuilder::new(url.as_ref().to_owned())
     }
 
-    pub(super) fn new(addr: Addr<SandboxActor>, seat: Option<Seat>, opened: Opened) -> Self {
-        Self(Arc::new(Inner {
-            addr,
-            opened,
-            _seat: seat,
-        }))
+    pub(super) fn new(addr: Addr<SandboxActor>, opened: Opened) -> Self {
+        Self(Arc::new(Inner { addr, opened }))
     }
 
     /// The id that the server gave the sandbox.

@@ -38,10 +38,16 @@ pub trait OutputExt: Sized {
     fn read_to_limit(self, limit: usize) -> impl Future<Output = Result<Bytes, Error>> + Send;
 
     /// Text as it comes, never split inside a code point. Cancellation safe.
+    ///
+    /// The stream reads ahead by up to one piece: keep it for as long as you read, since what it has
+    /// read and not given is gone with it.
     fn text(self) -> TextStream;
 
     /// Line by line, without the line ends (`\n` or `\r\n`). The last line may have none. A line
-    /// longer than 1 MiB comes in several pieces. Cancellation safe.
+    /// longer than 1 MiB may come in several pieces. Cancellation safe.
+    ///
+    /// The stream reads ahead by up to one piece: keep it for as long as you read, since what it has
+    /// read and not given is gone with it.
     fn lines(self) -> LineStream;
 }
 

@@ -90,7 +90,9 @@ impl fmt::Display for SandboxEnd {
             Self::Killed => f.write_str("it was killed"),
             Self::Checkpointed => f.write_str("it was checkpointed; attach to it to go on"),
             Self::HandedOff => f.write_str("another client took it over"),
-            Self::Deleted => f.write_str("the server deleted it (idle timeout?)"),
+            Self::Deleted => f.write_str(
+                "the server deleted it (it was idle too long, or the server was stopped)",
+            ),
             Self::Failed { status, reason } => {
                 f.write_str(status.as_str())?;
                 match reason {

@@ -160,7 +160,11 @@ impl fmt::Display for LinkError {
                 Ok(())
             }
             Self::Tls { address, detail } => {
-                write!(f, "the TLS handshake with {address} failed: {detail}")
+                write!(f, "the TLS handshake with {address} failed: {detail}")?;
+                if detail.contains("InvalidContentType") {
+                    f.write_str("; does the port speak plain HTTP? then use ws:// or http://")?;
+                }
+                Ok(())
             }
             Self::TlsUnavailable { address } => {
                 write!(

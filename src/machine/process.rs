@@ -326,14 +326,18 @@ impl Process {
             && now >= due
         {
             self.kills.remove(0);
-            let after = self.config.kill_timeout;
-            self.settle(
-                request,
-                Err(Failure::Timeout {
+            let failure = if self.link_up {
+                Failure::Timeout {
                     what: "the kill of the process",
-                    after,
-                }),
-            );
+                    after: self.config.kill_timeout,
+                }
+            } else {
+                Failure::LinkLost {
+                    what: "confirm the kill of the process",
+                    effect: self.kill_effect(),
+                }
+            };
+            self.settle(request, Err(failure));
         }
     }
 

@@ -1,15 +1,15 @@
 //! [`ServerError`]: why a server did not start. Uses nothing of the crate.
 
-use std::{io, path::PathBuf};
+use std::{fmt, io, path::PathBuf};
 
 /// Why a server did not start.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum ServerError {
     /// The address could not be listened on.
     #[error(
         "cannot listen on {address}: choose another address, or port 0 for a free one \
-         (`LocalServer::builder().address(\"127.0.0.1:0\")`)"
+         (`LocalServer::builder().address(\"127.0.0.1:0\")`): {source}"
     )]
     Bind {
         /// The address that was asked for.
@@ -21,7 +21,7 @@ pub enum ServerError {
     /// The directory for the sandboxes could not be made.
     #[error(
         "cannot use {} for the sandboxes: name a directory that this user may write to \
-         (`.directory(…)`)",
+         (`.directory(…)`): {source}",
         path.display()
     )]
     Directory {
@@ -33,7 +33,7 @@ pub enum ServerError {
     },
     /// The helper process that cleans up after a crash of this one could not be started.
     #[error(
-        "cannot start `sh`, which the server needs to clean up after a crash: is it on the PATH?"
+        "cannot start `sh`, which the server needs to clean up after a crash: is it on the PATH? {source}"
     )]
     Watchdog {
         /// What the system said.
@@ -41,7 +41,9 @@ pub enum ServerError {
         source: io::Error,
     },
     /// A thread or its runtime could not be started.
-    #[error("cannot start the threads of the server: the system may be out of threads or files")]
+    #[error(
+        "cannot start the threads of the server: the system may be out of threads or files: {source}"
+    )]
     Runtime {
         /// What the system said.
         #[source]
@@ -50,4 +52,11 @@ pub enum ServerError {
     /// A thread of the server ended before it was ready.
     #[error("a thread of the server ended before it was ready; this is a bug")]
     Died,
+}
+
+impl fmt::Debug for ServerError {
+    /// The text: it is what a `main` that returns the error prints.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ServerError({self})")
+    }
 }

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::{Exec, ExecPhase, Pending, Sandbox, queue::RUN_CODE};
-use crate::machine::{Failure, SandboxEnd};
+use crate::machine::{Effect, Failure, SandboxEnd, SandboxState};
 
 impl Sandbox {
     /// When [`handle_timeout`](Self::handle_timeout) is due.
@@ -65,13 +65,22 @@ impl Sandbox {
         while self.kills.first().is_some_and(|kill| now >= kill.due) {
             let Pending { request, .. } = self.kills.remove(0);
             self.kill_sent = false;
-            self.settle(
-                request,
-                Err(Failure::Timeout {
+            let failure = if self.state == SandboxState::Reconnecting {
+                Failure::LinkLost {
+                    what: "confirm the kill of the sandbox",
+                    effect: if self.kill_left {
+                        Effect::Unknown
+                    } else {
+                        Effect::NotApplied
+                    },
+                }
+            } else {
+                Failure::Timeout {
                     what: "the kill of the sandbox",
                     after: self.timeouts.kill,
-                }),
-            );
+                }
+            };
+            self.settle(request, Err(failure));
             if self.abandoned {
                 self.finish(SandboxEnd::Closed);
             }

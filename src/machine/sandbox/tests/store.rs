@@ -260,7 +260,7 @@ fn a_kill_during_an_outage_that_does_not_end_was_not_applied() {
     let mut late = Fixture::reconnecting();
     let kill = late.kill();
     assert_eq!(late.pass_until_due(), Duration::from_secs(30));
-    assert!(matches!(late.failure(kill), Failure::Timeout { .. }));
+    assert!(matches!(late.failure(kill), Failure::LinkLost { .. }));
 }
 
 #[test]
@@ -301,7 +301,7 @@ fn a_sandbox_deleted_while_idle_is_over_at_once() {
     let kill = fixture.kill();
     assert_eq!(fixture.answer(kill), Some(Ok(SandboxReply::Done)));
     let exec = fixture.exec();
-    assert!(fixture.says(exec).contains("idle timeout?"));
+    assert!(fixture.says(exec).contains("it was idle too long"));
 }
 
 #[test]
