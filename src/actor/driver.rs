@@ -45,7 +45,22 @@ impl<A: Driven> ActorFuture<A> for Driver {
             self.orphaned = true;
             actor.handle_orphaned(ctx);
         }
+        // First the timer: IO may use up tokio's budget for this turn, after which no timer fires.
+        self.poll_timer(actor, ctx, task);
         actor.poll_io(ctx, task);
+        // Once more, for what the IO brought about.
+        self.poll_timer(actor, ctx, task);
+        Poll::Pending
+    }
+}
+
+impl Driver {
+    fn poll_timer<A: Driven>(
+        &mut self,
+        actor: &mut A,
+        ctx: &mut Context<A>,
+        task: &mut TaskContext<'_>,
+    ) {
         // A timer that is too early costs one look; moving it at every change would cost more.
         while let Some(due) = actor.poll_timeout() {
             let due = tokio::time::Instant::from_std(due);
@@ -54,25 +69,23 @@ impl<A: Driven> ActorFuture<A> for Driver {
                 Some(timer) => timer.as_mut().reset(due),
                 none => *none = Some(Box::pin(tokio::time::sleep_until(due))),
             }
-            let Some(timer) = &mut self.timer else { break };
+            let Some(timer) = &mut self.timer else { return };
             if timer.as_mut().poll(task).is_pending() {
-                break;
+                return;
             }
+            self.timer = None;
             let now = tokio::time::Instant::now();
             if now >= due {
                 actor.handle_timeout(now.into_std(), ctx);
-                actor.poll_io(ctx, task);
                 // What is due next, if anything, is due later: a machine clears what it has handled.
                 if actor
                     .poll_timeout()
                     .is_some_and(|next| next <= now.into_std())
                 {
                     task.waker().wake_by_ref();
-                    return Poll::Pending;
+                    return;
                 }
             }
-            self.timer = None;
         }
-        Poll::Pending
     }
 }
