@@ -322,7 +322,7 @@ async fn the_last_handle_closes_the_connection_and_a_process_is_a_handle() {
     assert_eq!(server.sandbox_count(), 1);
 }
 
-/// An output stream alone reads to the end.
+/// An output stream alone reads to the end: it is a handle of its process, and so of the sandbox.
 #[actix::test]
 async fn a_stream_outlives_its_process_handle() {
     let (_server, sandbox) = sandbox().await;
@@ -332,6 +332,7 @@ async fn a_stream_outlives_its_process_handle() {
         .expect("started");
     let stdout = process.stdout();
     drop(process);
+    drop(sandbox);
     assert_eq!(
         within("read", stdout.read_all()).await.expect("read"),
         "1\n2\n3\n"
