@@ -19,7 +19,7 @@ use tracing::Span;
 
 use super::{
     Settings,
-    driver::{Driven, Driver},
+    driver::{Driven, Driver, now},
 };
 use crate::{
     machine::{Connection, ConnectionAction, ConnectionState, Epoch, LinkError, Mode},
@@ -389,8 +389,4 @@ impl Handler<ConnectionCommand> for ConnectionActor {
         }
         self.run_actions(ctx);
     }
-}
-
-fn now() -> Instant {
-    tokio::time::Instant::now().into_std()
 }

@@ -89,3 +89,8 @@ impl Driver {
         }
     }
 }
+
+/// The one clock of the actors; tests can pause it.
+pub(crate) fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}

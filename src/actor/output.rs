@@ -16,6 +16,7 @@ use std::{
 use bytes::Bytes;
 use futures::Stream;
 
+use super::driver::now;
 use crate::{
     Error,
     machine::{Finish, OutputBuffer, OutputPolicy, Piece},
@@ -44,10 +45,6 @@ fn wake(wakers: [Vec<(u64, Waker)>; 2]) {
     for (_, waker) in wakers.into_iter().flatten() {
         waker.wake();
     }
-}
-
-fn now() -> Instant {
-    tokio::time::Instant::now().into_std()
 }
 
 /// The writing half, owned by the process's actor.

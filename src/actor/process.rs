@@ -6,7 +6,7 @@ use actix::{Actor, ActorContext, Addr, AsyncContext, Context, Handler, Message, 
 
 use super::{
     FlushStdin, Kill, SandboxActor, StartedProcess, Wait, WriteStdin,
-    driver::{Driven, Driver},
+    driver::{Driven, Driver, now},
     output::{OutputWriter, ProcessOutput},
     reply::{Deferred, Settler, deferred},
     sandbox::Unheld,
@@ -346,8 +346,4 @@ impl Handler<FlushStdin> for ProcessActor {
     fn handle(&mut self, _: FlushStdin, _: &mut Context<Self>) -> Self::Result {
         self.unit(|machine, request| machine.flush_stdin(request))
     }
-}
-
-fn now() -> Instant {
-    tokio::time::Instant::now().into_std()
 }

@@ -12,7 +12,7 @@ use super::{
     Checkpoint, ConnectionActor, ConnectionCommand, ConnectionReport, Exec, GetState, KillSandbox,
     Open, Opened, ProcessActor, Settings, SnapshotFilesystem, Start, StartKey, StartedProcess,
     Subscribe, Unclaimed,
-    driver::{Driven, Driver},
+    driver::{Driven, Driver, now},
     output::ProcessOutput,
     process::{KillUnheld, ProcessInput, ProcessReport},
     reply::{Deferred, Settler, Undelivered, deferred},
@@ -555,8 +555,4 @@ impl Handler<Subscribe> for SandboxActor {
         self.subscribers.add(recipient);
         self.run_actions(ctx);
     }
-}
-
-fn now() -> Instant {
-    tokio::time::Instant::now().into_std()
 }

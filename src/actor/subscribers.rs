@@ -21,7 +21,9 @@ impl Subscribers {
         });
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
+    /// Whether nobody listens. One that is gone does not.
+    pub(crate) fn is_empty(&mut self) -> bool {
+        self.0.retain(|subscriber| subscriber.recipient.connected());
         self.0.is_empty()
     }
 

@@ -261,6 +261,8 @@ impl SandboxBuilder {
             ("store_timeout", self.timeouts.store),
             ("keepalive", self.keepalive.interval),
             ("keepalive", self.keepalive.timeout),
+            ("reconnect_policy", self.policy.initial),
+            ("reconnect_policy", self.policy.max),
         ];
         if let Some((option, _)) = positive.into_iter().find(|(_, timeout)| timeout.is_zero()) {
             return Err(Error::option(

@@ -73,6 +73,8 @@ pub(crate) struct Link {
     resting: Option<Rest>,
     /// Nothing can be written any more. What came before that is read first.
     broken: Option<LinkError>,
+    /// The last look at the socket found nothing to read.
+    drained: bool,
 
     keepalive: Keepalive,
     timer: Pin<Box<Sleep>>,
@@ -99,6 +101,7 @@ impl Link {
             lost: None,
             resting: None,
             broken: None,
+            drained: false,
             keepalive,
             timer,
         }
@@ -140,7 +143,8 @@ impl Link {
         if let Some(event) = self.poll_read(cx) {
             return Poll::Ready(event);
         }
-        if let Some(error) = self.lost.take().or_else(|| self.broken.take()) {
+        let broken = |link: &mut Self| link.broken.take_if(|_| link.drained);
+        if let Some(error) = self.lost.take().or_else(|| broken(self)) {
             return Poll::Ready(LinkEvent::Lost(error));
         }
         match self.poll_keepalive(cx) {
@@ -202,6 +206,7 @@ impl Link {
             }
             self.resting = None;
         }
+        self.drained = false;
         let mut frames = 0;
         while self.lost.is_none() {
             if self.credit.is_none() && !self.closing {
@@ -218,7 +223,10 @@ impl Link {
                 }
             }
             match self.socket.as_mut().poll_next(cx) {
-                Poll::Pending => break,
+                Poll::Pending => {
+                    self.drained = true;
+                    break;
+                }
                 Poll::Ready(None) => {
                     self.lost = Some(LinkError::Dropped {
                         detail: "the stream ended without a close frame".to_owned(),
