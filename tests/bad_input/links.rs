@@ -10,7 +10,7 @@ use serde_json::json;
 use tokio::io::AsyncReadExt;
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::scripted::{Heard, Scripted, Watched, clock, within};
+use crate::scripted::{Heard, PATIENCE, Scripted, Watched, within};
 
 /// Issue 2, transport: a ping is answered with its own payload, also by a busy client.
 #[actix::test]
@@ -31,17 +31,14 @@ async fn a_ping_is_answered_with_its_payload() {
 async fn a_quiet_link_is_pinged_and_stays() {
     let server = Scripted::bind().await;
     let create = Sandbox::create(server.url())
-        .keepalive(Duration::from_millis(50), Duration::from_secs(20))
+        // A ping every interval, not every timeout: that would be longer than the test's patience.
+        .keepalive(Duration::from_millis(50), 10 * PATIENCE)
         .into_future();
     let (sandbox, mut peer) = join(within("the sandbox", create), server.running()).await;
     let sandbox = sandbox.unwrap();
-    let begin = clock();
     for _ in 0..3 {
         assert_eq!(peer.any().await, Heard::Ping);
     }
-    // A ping every interval, not every timeout.
-    let took = begin.elapsed();
-    assert!(took < Duration::from_secs(15), "{took:?}");
     assert_eq!(sandbox.state().await.unwrap(), SandboxState::Running);
 }
 
@@ -54,21 +51,15 @@ async fn a_half_open_link_is_noticed() {
         Watched::start(Sandbox::create(server.url()).keepalive(interval, timeout)).await;
     let (opened, peer) = join(watched.open(), server.running()).await;
     opened.expect("a sandbox");
-    let begin = clock();
-    // The peer is held and never read: no ping is answered.
+    // The peer is held and never read: no ping is answered. Without the keepalive the end would not
+    // come within the test's patience.
     let events = watched.rest().await;
-    let took = begin.elapsed();
     let Some(SandboxEvent::Ended(SandboxEnd::LinkLost { cause, .. })) = events.last() else {
         panic!("{events:?}");
     };
     assert!(
         cause.to_string().contains("not even an answer to a ping"),
         "{cause}"
-    );
-    // Generous above, for a busy machine; without the keepalive it would be the test's own patience.
-    assert!(
-        took < interval + timeout + Duration::from_secs(10),
-        "{took:?}"
     );
     drop(peer);
 }
