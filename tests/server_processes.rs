@@ -55,15 +55,22 @@ async fn a_killed_sandbox_takes_its_background_processes_with_it() {
     let server = LocalServer::start().await.unwrap();
     let (mut client, identity) = Client::create(&server).await;
     // One of them forgets its environment, too, and is found by where it is.
-    let code = "sleep 1000 & setsid sleep 1000 & env -i setsid sleep 987 & sleep 0.1; echo started";
-    assert_eq!(client.bash(code).await, "started\n");
+    // Its time is unlike that of any other process of the machine.
+    let unlike = format!("987.{}", std::process::id());
+    let code = format!(
+        "sleep 1000 & setsid sleep 1000 & env -i setsid sleep {unlike} & sleep 0.1; echo started"
+    );
+    assert_eq!(client.bash(&code).await, "started\n");
     assert_eq!(processes_of(&identity).len(), 2);
-    assert_eq!(client.bash("pgrep -f -c 'sleep 98[7]'").await, "1\n");
+    let count = format!(
+        "cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' ' | grep -o 'slee[p] {unlike}' | wc -l"
+    );
+    assert_eq!(client.bash(&count).await, "1\n");
     client.kill_sandbox().await;
     assert_eq!(processes_of(&identity), [0_u32; 0]);
 
     let (mut other, _) = Client::create(&server).await;
-    assert_eq!(other.bash("pgrep -f -c 'sleep 98[7]'").await, "0\n");
+    assert_eq!(other.bash(&count).await, "0\n");
     server.stop().await;
 }
 
