@@ -260,7 +260,14 @@ fn pass(targets: &[Target]) -> Seen {
             found[owner] += 1;
         }
     }
-    // First all stand still, so that none sees another die and does something about it.
+    // First all stand still, so that none sees another die and does something about it. Then children
+    // die before their parents: when the last parent outside a process group dies, the kernel wakes
+    // those of the group that stand still (SIGHUP, SIGCONT), and a shell among them would go on.
+    doomed.sort_by_cached_key(|pid| {
+        let parent = |pid: &i32| processes.get(pid).map(|&(parent, ..)| parent);
+        let ancestors = std::iter::successors(parent(&pid.as_raw()), parent);
+        std::cmp::Reverse(ancestors.take(processes.len()).count())
+    });
     for signal in [Signal::SIGSTOP, Signal::SIGKILL] {
         for &pid in &doomed {
             let _ = kill(pid, signal);
