@@ -88,8 +88,8 @@ mod transport;
 pub use actor::{OutputStream, ProcessActor, ProcessOutput, SandboxActor};
 #[cfg(feature = "client")]
 pub use client::{
-    ExecBuilder, Language, LineStream, Output, OutputExt, Process, RunBuilder, Runtime, Sandbox,
-    SandboxBuilder, TextStream,
+    ExecBuilder, ExistingSandbox, Language, LineStream, NewSandbox, OpenMode, Output, OutputExt,
+    Process, RunBuilder, Runtime, Sandbox, SandboxBuilder, TextStream,
 };
 #[cfg(feature = "client")]
 pub use error::{Error, ErrorKind};

@@ -1,4 +1,4 @@
-//! [`SandboxBuilder`]: every option of a sandbox, checked before anything is dialled.
+//! [`SandboxBuilder`]: every option of a sandbox, new or existing, checked before anything is dialled.
 
 use std::{
     future::{Future, IntoFuture},
@@ -19,13 +19,13 @@ use crate::{
         Timeouts,
     },
     protocol::{
-        SandboxConfig as Configuration,
+        SandboxConfig as Configuration, SandboxId, SandboxToken,
         limits::{DEFAULT_CLIENT_IDLE_TIMEOUT, DEFAULT_MAX_MESSAGE_BYTES},
     },
     transport::{DialConfig, Endpoint},
 };
 
-const CREATE: &str = "create the sandbox";
+const OPEN: &str = "open the sandbox";
 
 /// Headers that the client sets itself.
 const RESERVED_HEADERS: &[&str] = &[
@@ -42,19 +42,18 @@ const RESERVED_HEADERS: &[&str] = &[
     "upgrade",
 ];
 
-/// Options of a sandbox. Await it to create the sandbox.
+/// Options of a sandbox. Await it to open the sandbox.
 ///
-/// Made by [`Sandbox::create`]. Every option takes the builder and gives it back; what is wrong with
-/// one is said when the builder is awaited, before anything is dialled.
+/// Made by [`Sandbox::create`] and by [`Sandbox::attach`]. Every option takes the builder and gives it
+/// back; what is wrong with one is said when the builder is awaited, before anything is dialled.
 ///
-/// Dropping the future cancels the creation: a sandbox that the server has already made by then is
-/// killed, not leaked.
-#[must_use = "a sandbox is created when the builder is awaited"]
+/// Dropping the future of a creation cancels it: a sandbox that the server has already made by then is
+/// killed, not leaked. Dropping the future of an attach closes the connection; the sandbox lives on.
+#[must_use = "a sandbox is opened when the builder is awaited"]
 #[derive(Clone)]
-pub struct SandboxBuilder {
+pub struct SandboxBuilder<S = NewSandbox> {
     url: String,
-    idle_timeout: Duration,
-    configuration: Configuration,
+    sandbox: S,
     auto_reconnect: bool,
     policy: ReconnectPolicy,
     debug: bool,
@@ -71,12 +70,134 @@ pub struct SandboxBuilder {
     runtime: Option<Runtime>,
 }
 
-impl SandboxBuilder {
-    pub(super) fn new(url: String) -> Self {
-        Self {
-            url,
+/// A sandbox that is to be created, and the options that only such a one has.
+#[derive(Clone, Debug)]
+pub struct NewSandbox {
+    idle_timeout: Duration,
+    configuration: Configuration,
+}
+
+/// A sandbox that exists.
+#[derive(Clone, Debug)]
+pub struct ExistingSandbox {
+    id: SandboxId,
+    token: SandboxToken,
+}
+
+/// What a builder opens: [`NewSandbox`] or [`ExistingSandbox`].
+pub trait OpenMode: sealed::OpenMode {}
+
+impl OpenMode for NewSandbox {}
+impl OpenMode for ExistingSandbox {}
+
+mod sealed {
+    use crate::{Error, machine::Mode};
+
+    /// What differs between the sandboxes that a builder opens.
+    pub trait OpenMode {
+        /// Whether a sandbox that nobody got a handle to is to be killed.
+        const KILL_UNCLAIMED: bool;
+
+        /// How to begin, or which option cannot be used.
+        fn mode(self) -> Result<Mode, Error>;
+    }
+}
+
+impl sealed::OpenMode for NewSandbox {
+    const KILL_UNCLAIMED: bool = true;
+
+    fn mode(self) -> Result<Mode, Error> {
+        self.configuration.check()?;
+        if self.idle_timeout.subsec_nanos() != 0 || self.idle_timeout.is_zero() {
+            let problem = format!(
+                "is {:?}; the service takes whole seconds, at least 1 s",
+                self.idle_timeout
+            );
+            return Err(Error::option("idle_timeout", problem));
+        }
+        Ok(Mode::Create(Configuration {
+            idle_timeout: Some(self.idle_timeout.as_secs()),
+            ..self.configuration
+        }))
+    }
+}
+
+impl sealed::OpenMode for ExistingSandbox {
+    const KILL_UNCLAIMED: bool = false;
+
+    fn mode(self) -> Result<Mode, Error> {
+        if self.id.as_str().is_empty() {
+            return Err(Error::option(
+                "id",
+                "is empty; what `sandbox_id()` of the sandbox gave is needed",
+            ));
+        }
+        if self.token.expose_secret().is_empty() {
+            return Err(Error::option(
+                "token",
+                "is empty; what `sandbox_token()` of the sandbox gave is needed",
+            ));
+        }
+        Ok(Mode::Attach(self.id, self.token))
+    }
+}
+
+impl SandboxBuilder<NewSandbox> {
+    pub(super) fn create(url: String) -> Self {
+        let sandbox = NewSandbox {
             idle_timeout: DEFAULT_CLIENT_IDLE_TIMEOUT,
             configuration: Configuration::default(),
+        };
+        Self::new(url, sandbox)
+    }
+
+    /// Idle time after which the server deletes the sandbox (or checkpoints it). Whole seconds, at
+    /// least one. Default: 60 s.
+    pub fn idle_timeout(mut self, timeout: Duration) -> Self {
+        self.sandbox.idle_timeout = timeout;
+        self
+    }
+
+    /// Whether the sandbox may be checkpointed. Default: no.
+    pub fn enable_sandbox_checkpoint(mut self, enable: bool) -> Self {
+        self.sandbox.configuration.enable_checkpoint = enable;
+        self
+    }
+
+    /// Whether an idle sandbox is checkpointed instead of deleted; needs
+    /// [`enable_sandbox_checkpoint`](Self::enable_sandbox_checkpoint). Default: no.
+    pub fn enable_idle_timeout_auto_checkpoint(mut self, enable: bool) -> Self {
+        self.sandbox
+            .configuration
+            .enable_idle_timeout_auto_checkpoint = enable;
+        self
+    }
+
+    /// Whether another instance of the service may take the sandbox over; needs
+    /// [`enable_sandbox_checkpoint`](Self::enable_sandbox_checkpoint). Default: no.
+    pub fn enable_sandbox_handoff(mut self, enable: bool) -> Self {
+        self.sandbox.configuration.enable_sandbox_handoff = enable;
+        self
+    }
+
+    /// Start from this filesystem snapshot. Default: from an empty one.
+    pub fn filesystem_snapshot_name(mut self, name: impl Into<String>) -> Self {
+        self.sandbox.configuration.filesystem_snapshot_name = Some(name.into());
+        self
+    }
+}
+
+impl SandboxBuilder<ExistingSandbox> {
+    pub(super) fn attach(url: String, id: SandboxId, token: SandboxToken) -> Self {
+        Self::new(url, ExistingSandbox { id, token })
+    }
+}
+
+impl<S> SandboxBuilder<S> {
+    fn new(url: String, sandbox: S) -> Self {
+        Self {
+            url,
+            sandbox,
             auto_reconnect: false,
             policy: ReconnectPolicy::default(),
             debug: false,
@@ -92,39 +213,6 @@ impl SandboxBuilder {
             output: OutputPolicy::default(),
             runtime: None,
         }
-    }
-
-    /// Idle time after which the server deletes the sandbox (or checkpoints it). Whole seconds, at
-    /// least one. Default: 60 s.
-    pub fn idle_timeout(mut self, timeout: Duration) -> Self {
-        self.idle_timeout = timeout;
-        self
-    }
-
-    /// Whether the sandbox may be checkpointed. Default: no.
-    pub fn enable_sandbox_checkpoint(mut self, enable: bool) -> Self {
-        self.configuration.enable_checkpoint = enable;
-        self
-    }
-
-    /// Whether an idle sandbox is checkpointed instead of deleted; needs
-    /// [`enable_sandbox_checkpoint`](Self::enable_sandbox_checkpoint). Default: no.
-    pub fn enable_idle_timeout_auto_checkpoint(mut self, enable: bool) -> Self {
-        self.configuration.enable_idle_timeout_auto_checkpoint = enable;
-        self
-    }
-
-    /// Whether another instance of the service may take the sandbox over; needs
-    /// [`enable_sandbox_checkpoint`](Self::enable_sandbox_checkpoint). Default: no.
-    pub fn enable_sandbox_handoff(mut self, enable: bool) -> Self {
-        self.configuration.enable_sandbox_handoff = enable;
-        self
-    }
-
-    /// Start from this filesystem snapshot. Default: from an empty one.
-    pub fn filesystem_snapshot_name(mut self, name: impl Into<String>) -> Self {
-        self.configuration.filesystem_snapshot_name = Some(name.into());
-        self
     }
 
     /// Whether a lost link is dialled again, once the sandbox runs: for up to five minutes, unless
@@ -232,7 +320,9 @@ impl SandboxBuilder {
         self.runtime = Some(runtime.clone());
         self
     }
+}
 
+impl<S: OpenMode> SandboxBuilder<S> {
     /// The actor alone, for programs made of actors. It dials when it is started, and answers
     /// [`Open`](crate::actor::Open) when the sandbox runs.
     ///
@@ -245,14 +335,7 @@ impl SandboxBuilder {
 
     fn settings(self) -> Result<Settings, Error> {
         let endpoint = Endpoint::parse(&self.url)?;
-        self.configuration.check()?;
-        if self.idle_timeout.subsec_nanos() != 0 || self.idle_timeout.is_zero() {
-            let problem = format!(
-                "is {:?}; the service takes whole seconds, at least 1 s",
-                self.idle_timeout
-            );
-            return Err(Error::option("idle_timeout", problem));
-        }
+        let mode = self.sandbox.mode()?;
         let positive = [
             ("connect_timeout", self.connect_timeout),
             ("create_timeout", self.timeouts.ready),
@@ -289,13 +372,9 @@ impl SandboxBuilder {
             .map(|(name, value)| header(name, value))
             .collect::<Result<_, _>>()?;
 
-        let configuration = Configuration {
-            idle_timeout: Some(self.idle_timeout.as_secs()),
-            ..self.configuration
-        };
         let label = self.debug_label.as_deref().unwrap_or("sandbox");
         Ok(Settings {
-            mode: Mode::Create(configuration),
+            mode,
             dial: DialConfig {
                 endpoint,
                 headers,
@@ -322,7 +401,10 @@ impl SandboxBuilder {
     async fn open(mut self) -> Result<Sandbox, Error> {
         let runtime = self.runtime.take();
         let addr = runtime::start(self.settings()?, runtime.as_ref())?;
-        let unopened = Unopened(Some(addr));
+        let unopened = Unopened {
+            addr: Some(addr),
+            kill: S::KILL_UNCLAIMED,
+        };
         let opened = unopened.open().await?;
         let addr = unopened.keep()?;
         Ok(Sandbox::new(addr, opened))
@@ -331,31 +413,35 @@ impl SandboxBuilder {
 
 /// A sandbox that nobody has a handle to yet.
 ///
-/// Dropped, it is killed: at once where it runs already, as soon as it does where it is being created.
-struct Unopened(Option<Addr<SandboxActor>>);
+/// Dropped, a new one is killed: at once where it runs already, as soon as it does where it is being
+/// created. One that existed before is let go.
+struct Unopened {
+    addr: Option<Addr<SandboxActor>>,
+    kill: bool,
+}
 
 impl Unopened {
     async fn open(&self) -> Result<Opened, Error> {
-        match &self.0 {
-            Some(addr) => addr.send(Open).await.map_err(Error::mailbox(CREATE))?,
-            None => Err(Error::actor_gone(CREATE)),
+        match &self.addr {
+            Some(addr) => addr.send(Open).await.map_err(Error::mailbox(OPEN))?,
+            None => Err(Error::actor_gone(OPEN)),
         }
     }
 
     fn keep(mut self) -> Result<Addr<SandboxActor>, Error> {
-        self.0.take().ok_or_else(|| Error::actor_gone(CREATE))
+        self.addr.take().ok_or_else(|| Error::actor_gone(OPEN))
     }
 }
 
 impl Drop for Unopened {
     fn drop(&mut self) {
-        if let Some(addr) = self.0.take() {
+        if let Some(addr) = self.addr.take().filter(|_| self.kill) {
             actor::discard_in_background(&addr);
         }
     }
 }
 
-impl IntoFuture for SandboxBuilder {
+impl<S: OpenMode + Send + 'static> IntoFuture for SandboxBuilder<S> {
     type Output = Result<Sandbox, Error>;
     type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
 
@@ -364,7 +450,7 @@ impl IntoFuture for SandboxBuilder {
     }
 }
 
-impl std::fmt::Debug for SandboxBuilder {
+impl<S: std::fmt::Debug> std::fmt::Debug for SandboxBuilder<S> {
     /// Shows no header values.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("SandboxBuilder")
@@ -372,7 +458,7 @@ impl std::fmt::Debug for SandboxBuilder {
                 "url",
                 &Endpoint::parse(&self.url).map(|endpoint| endpoint.authority().to_owned()),
             )
-            .field("configuration", &self.configuration)
+            .field("sandbox", &self.sandbox)
             .field(
                 "headers",
                 &self

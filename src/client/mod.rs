@@ -8,7 +8,7 @@ mod runtime;
 mod sandbox;
 mod streams;
 
-pub use builder::SandboxBuilder;
+pub use builder::{ExistingSandbox, NewSandbox, OpenMode, SandboxBuilder};
 pub use language::Language;
 pub use process::{ExecBuilder, Output, Process, RunBuilder};
 pub use runtime::Runtime;

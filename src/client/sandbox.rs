@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc};
 
 use actix::{Addr, Recipient};
 
-use super::{ExecBuilder, Language, RunBuilder, SandboxBuilder};
+use super::{ExecBuilder, ExistingSandbox, Language, NewSandbox, RunBuilder, SandboxBuilder};
 use crate::{
     Error, SandboxActor, SandboxEvent, SandboxId, SandboxState, SandboxToken,
     actor::{Checkpoint, GetState, KillSandbox, Opened, SnapshotFilesystem, Subscribe},
@@ -59,8 +59,39 @@ impl Sandbox {
     /// When awaited: an option or the URL cannot be used; the service cannot be reached, or is no
     /// WebSocket server; it refuses; it does not get ready within
     /// [`create_timeout`](SandboxBuilder::create_timeout). See [`ErrorKind`](crate::ErrorKind).
-    pub fn create(url: impl AsRef<str>) -> SandboxBuilder {
-        SandboxBuilder::new(url.as_ref().to_owned())
+    pub fn create(url: impl AsRef<str>) -> SandboxBuilder<NewSandbox> {
+        SandboxBuilder::create(url.as_ref().to_owned())
+    }
+
+    /// The sandbox that has this id at the service with this URL; await the builder to attach to it.
+    ///
+    /// Id and token are what [`sandbox_id`](Self::sandbox_id) and [`sandbox_token`](Self::sandbox_token)
+    /// gave where it was created. A checkpointed sandbox is restored. One client at a time can be
+    /// attached.
+    ///
+    /// ```no_run
+    /// use actix_sandbox::{Error, Language, Sandbox};
+    ///
+    /// # async fn attach(token: String) -> Result<(), Error> {
+    /// let sandbox = Sandbox::attach("https://sandbox.example", "sandbox-9182", token).await?;
+    /// println!("{}", sandbox.run(Language::Bash, "ls").await?.stdout);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// Dropping the future closes the connection; the sandbox lives on.
+    ///
+    /// # Errors
+    ///
+    /// When awaited, as [`create`](Self::create), and by [`ErrorKind`](crate::ErrorKind): `NotFound`;
+    /// `InUse`: another client is attached, or the server still believes so after a connection was
+    /// lost (try again); `PermissionDenied`: the token is wrong; `RestoreFailed`.
+    pub fn attach(
+        url: impl AsRef<str>,
+        id: impl Into<SandboxId>,
+        token: impl Into<SandboxToken>,
+    ) -> SandboxBuilder<ExistingSandbox> {
+        SandboxBuilder::attach(url.as_ref().to_owned(), id.into(), token.into())
     }
 
     pub(super) fn new(addr: Addr<SandboxActor>, opened: Opened) -> Self {
