@@ -275,60 +275,6 @@ async fn a_second_exec_is_refused_and_disturbs_nothing() {
 }
 
 #[tokio::test]
-async fn checkpoints_and_snapshots_say_that_they_are_not_there() {
-    let server = LocalServer::start().await.unwrap();
-    let (mut client, identity) = Client::create(&server).await;
-    client
-        .send(json!({"action": "snapshot_filesystem", "name": "snap"}))
-        .await;
-    assert_eq!(client.line().await, "SANDBOX_FILESYSTEM_SNAPSHOT_CREATING");
-    assert_eq!(client.line().await, "SANDBOX_FILESYSTEM_SNAPSHOT_ERROR");
-    assert!(client.line().await.starts_with(&format!(
-        "error: Failed to snapshot filesystem for sandbox {}: ",
-        identity.id
-    )));
-    client.exec("bash", "read line").await;
-    assert_eq!(client.line().await, "SANDBOX_EXECUTION_RUNNING");
-    client.action("checkpoint").await;
-    assert_eq!(client.line().await, "SANDBOX_CHECKPOINTING");
-    assert_eq!(client.line().await, "SANDBOX_EXECUTION_IN_PROGRESS_ERROR");
-    assert_eq!(
-        client.line().await,
-        "error: Cannot checkpoint while an execution is in progress."
-    );
-    client.stdin("go\n").await;
-    assert_eq!(client.line().await, "SANDBOX_EXECUTION_DONE");
-    client.action("checkpoint").await;
-    assert_eq!(
-        client.until("close 4000").await,
-        [
-            "SANDBOX_CHECKPOINTING".to_owned(),
-            "SANDBOX_CHECKPOINT_ERROR".to_owned(),
-            format!(
-                "error: Failed to checkpoint sandbox {0}: Sandbox {0} is not configured for checkpointing.",
-                identity.id
-            ),
-            "close 4000".to_owned()
-        ]
-    );
-
-    let config =
-        json!({"idle_timeout": 60, "enable_checkpoint": true, "enable_sandbox_handoff": true});
-    let (mut client, identity) = Client::create_with(&server, config).await;
-    client.action("checkpoint").await;
-    let lines = client.until("close 4000").await;
-    assert_eq!(lines[1], "SANDBOX_CHECKPOINT_ERROR");
-    assert_eq!(
-        lines[2],
-        format!(
-            "error: Failed to checkpoint sandbox {}: this server cannot checkpoint yet.",
-            identity.id
-        )
-    );
-    server.stop().await;
-}
-
-#[tokio::test]
 async fn an_idle_sandbox_is_deleted_and_the_socket_stays_open_and_silent() {
     let server = LocalServer::start().await.unwrap();
     let (mut client, identity) = Client::create_with(&server, json!({"idle_timeout": 1})).await;

@@ -33,6 +33,7 @@ pub struct ServerBuilder {
 #[derive(Clone, Debug)]
 pub(super) struct Options {
     pub(super) directory: Option<PathBuf>,
+    pub(super) state_directory: Option<PathBuf>,
     pub(super) max_sandboxes: usize,
     pub(super) max_message_bytes: usize,
     pub(super) default_idle_timeout: Duration,
@@ -52,6 +53,7 @@ impl Default for ServerBuilder {
             max_connections: 25_000,
             options: Options {
                 directory: None,
+                state_directory: None,
                 max_sandboxes: 1_024,
                 max_message_bytes: limits::DEFAULT_MAX_MESSAGE_BYTES,
                 default_idle_timeout: limits::DEFAULT_SERVER_IDLE_TIMEOUT,
@@ -81,6 +83,15 @@ impl ServerBuilder {
     /// one directory of its own into it and removes that again. Default: the directory for temporary files.
     pub fn directory(mut self, directory: impl Into<PathBuf>) -> Self {
         self.options.directory = Some(directory.into());
+        self
+    }
+
+    /// Where filesystem snapshots and checkpoints are kept. It is made if it is missing, closed to
+    /// other users, and stays when the server stops; a server that is started on it later, or another
+    /// one beside this, finds what is there. Default: with the directories of the sandboxes, gone when
+    /// the server stops.
+    pub fn state_directory(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.options.state_directory = Some(directory.into());
         self
     }
 

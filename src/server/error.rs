@@ -31,6 +31,19 @@ pub enum ServerError {
         #[source]
         source: io::Error,
     },
+    /// The directory for snapshots and checkpoints could not be used.
+    #[error(
+        "cannot use {} for snapshots and checkpoints: name a directory that belongs to this user \
+         (`.state_directory(…)`): {source}",
+        path.display()
+    )]
+    StateDirectory {
+        /// The directory.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
     /// The helper process that cleans up after a crash of this one could not be started.
     #[error(
         "cannot start `sh`, which the server needs to clean up after a crash: is it on the PATH? {source}"

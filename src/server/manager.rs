@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    io,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -14,28 +15,28 @@ use tokio::{
 };
 
 use super::{
-    backend::Backend,
+    backend::{Backend, BackendSandbox},
     config::Options,
     link::Link,
-    sandbox::{Attached, COMMANDS_IN_FLIGHT, Command, Request, Sandbox, State, StdinSlot},
+    sandbox::{COMMANDS_IN_FLIGHT, Command, Request, Sandbox, State, StdinSlot, reason},
+    store::{SnapshotName, Store},
+    token::TokenHash,
 };
 use crate::protocol::{
-    ConfigError, SandboxConfig, SandboxId, SandboxToken, ServerMessage, Status, excerpt,
-    names::{CLOSE_ERROR, CLOSE_REFUSED, CONFIG_IDLE_TIMEOUT},
+    ConfigError, SandboxConfig, SandboxId, SandboxToken, ServerMessage, Status,
+    names::{CLOSE_ERROR, CONFIG_IDLE_TIMEOUT},
 };
 
 /// Longest time that the deletion of all sandboxes may take when the server stops.
 const STOP_WITHIN: Duration = Duration::from_secs(10);
 
-/// Longest sandbox id that is looked up, in bytes.
-const MAX_ID_BYTES: usize = 128;
-
 /// All sandboxes of a server.
 pub(super) struct Manager {
     pub(super) options: Arc<Options>,
-    backend: Arc<dyn Backend>,
+    pub(super) backend: Arc<dyn Backend>,
+    pub(super) store: Arc<Store>,
     /// Sandboxes live here, not on the threads that serve connections.
-    runtime: Handle,
+    pub(super) runtime: Handle,
     registry: Mutex<Registry>,
 }
 
@@ -59,11 +60,19 @@ impl Drop for Registration {
     }
 }
 
+/// A place in the registry for a sandbox that is being made. Dropped, it is free again.
+pub(super) struct Place {
+    pub(super) handle: SandboxHandle,
+    commands: mpsc::Receiver<Command>,
+    registration: Registration,
+    alive: mpsc::Sender<()>,
+}
+
 /// The way to a sandbox.
 #[derive(Clone)]
 pub(super) struct SandboxHandle {
-    commands: mpsc::Sender<Command>,
-    token: SandboxToken,
+    pub(super) commands: mpsc::Sender<Command>,
+    pub(super) token: TokenHash,
     pub(super) stdin: Arc<StdinSlot>,
 }
 
@@ -88,11 +97,12 @@ impl SandboxHandle {
 
 impl Manager {
     /// A manager whose sandboxes live on the current runtime.
-    pub(super) fn new(options: Arc<Options>, backend: Arc<dyn Backend>) -> Self {
+    pub(super) fn new(options: Arc<Options>, backend: Arc<dyn Backend>, store: Store) -> Self {
         let (alive, all_ended) = mpsc::channel(1);
         Self {
             options,
             backend,
+            store: Arc::new(store),
             runtime: Handle::current(),
             registry: Mutex::new(Registry {
                 sandboxes: HashMap::new(),
@@ -144,68 +154,140 @@ impl Manager {
     ) -> Result<SandboxHandle, String> {
         config.check().map_err(|error| error.to_string())?;
         let idle_timeout = self.idle_timeout(&config)?;
-        if let Some(name) = &config.filesystem_snapshot_name {
-            let name = excerpt(name.as_bytes());
-            return Err(format!("Filesystem snapshot not found: '{name}'"));
-        }
+        let snapshot = match &config.filesystem_snapshot_name {
+            Some(name) => Some(SnapshotName::new(name)?),
+            None => None,
+        };
         let (id, token) = new_identity().map_err(|error| {
             format!("Failed to create the sandbox: no random numbers to be had ({error}).")
         })?;
+        let place = self.reserve(&id, TokenHash::of(&token))?;
+        let handle = place.handle.clone();
 
-        let (commands, receiver) = mpsc::channel(COMMANDS_IN_FLIGHT);
-        let handle = SandboxHandle {
-            commands,
-            token: token.clone(),
-            stdin: Arc::default(),
-        };
-        let alive = {
-            let mut registry = self.lock();
-            let Some(alive) = registry.alive.clone() else {
-                return Err("The server is stopping.".to_owned());
-            };
-            let limit = self.options.max_sandboxes;
-            if registry.sandboxes.len() >= limit {
-                return Err(format!(
-                    "This server has its limit of {limit} sandboxes: kill one, or wait for one to be deleted."
-                ));
-            }
-            registry.sandboxes.insert(id.clone(), handle.clone());
-            alive
-        };
-
-        let (manager, link, stdin_slot) = (self.clone(), link.clone(), handle.stdin.clone());
+        let (manager, link) = (self.clone(), link.clone());
         self.runtime.spawn(async move {
-            let registration = Registration {
-                manager: manager.clone(),
-                id: id.clone(),
-            };
-            match manager.backend.create(&id).await {
+            match manager.make(&id, snapshot.as_ref()).await {
                 Ok(backend) => {
-                    let sandbox = Sandbox {
-                        id,
-                        config,
-                        idle_timeout,
-                        options: manager.options.clone(),
-                        backend: backend.into(),
-                        commands: receiver,
-                        stdin_slot,
-                        registration: Some(registration),
-                        state: State::new(link),
-                    };
-                    sandbox.run(token).await;
+                    let state = State::attached(link);
+                    let (sandbox, _alive) =
+                        manager.settle(id, config, idle_timeout, backend, state, place);
+                    sandbox.greet(token);
+                    sandbox.run().await;
                 }
-                Err(error) => {
-                    drop(registration);
-                    tracing::warn!(%error, "a sandbox could not be created");
-                    refuse_creation(&link, format!("Failed to create the sandbox: {error}"));
+                Err(reason) => {
+                    drop(place);
+                    tracing::warn!(%reason, "a sandbox could not be created");
+                    refuse_creation(&link, reason);
                 }
             }
-            drop(alive);
         });
         Ok(handle)
     }
 
-    fn idle_timeout(&self, config: &SandboxConfig) -> Result<Duration, String> {
+    /// Takes a place in the registry, or gives the reason why there is none.
+    pub(super) fn reserve(
+        self: &Arc<Self>,
+        id: &SandboxId,
+        token: TokenHash,
+    ) -> Result<Place, String> {
+        let (commands, receiver) = mpsc::channel(COMMANDS_IN_FLIGHT);
+        let handle = SandboxHandle {
+            commands,
+            token,
+            stdin: Arc::default(),
+        };
+        let mut registry = self.lock();
+        let Some(alive) = registry.alive.clone() else {
+            return Err("The server is stopping.".to_owned());
+        };
+        let limit = self.options.max_sandboxes;
+        if registry.sandboxes.len() >= limit {
+            return Err(format!(
+                "This server has its limit of {limit} sandboxes: kill one, or wait for one to be deleted."
+            ));
+        }
+        if registry.sandboxes.contains_key(id) {
+            return Err("It is here already.".to_owned());
+        }
+        registry.sandboxes.insert(id.clone(), handle.clone());
+        let registration = Registration {
+            manager: self.clone(),
+            id: id.clone(),
+        };
+        Ok(Place {
+            handle,
+            commands: receiver,
+            registration,
+            alive,
+        })
+    }
+
+    /// A sandbox of the backend, filled from a snapshot where there is to be one; or the reason why not.
+    async fn make(
+        &self,
+        id: &SandboxId,
+        snapshot: Option<&SnapshotName>,
+    ) -> Result<Arc<dyn BackendSandbox>, String> {
+        let backend = self
+            .backend
+            .create(id)
+            .await
+            .map_err(|error| format!("Failed to create the sandbox: {error}"))?;
+        let Some(name) = snapshot else {
+            return Ok(backend.into());
+        };
+        let loaded = self.store.load_snapshot(name, &*backend).await;
+        let name = name.as_str();
+        match loaded {
+            Ok(()) => Ok(backend.into()),
+            Err(error) => {
+                clean_up(&*backend).await;
+                Err(match error.kind() {
+                    io::ErrorKind::NotFound => format!("Filesystem snapshot not found: '{name}'"),
+                    _ => {
+                        format!(
+                            "Failed to load the filesystem snapshot '{name}': {}",
+                            reason(&error)
+                        )
+                    }
+                })
+            }
+        }
+    }
+
+    /// A sandbox in its place, and what keeps the server from being done before it.
+    pub(super) fn settle(
+        &self,
+        id: SandboxId,
+        config: SandboxConfig,
+        idle_timeout: Duration,
+        backend: Arc<dyn BackendSandbox>,
+        state: State,
+        place: Place,
+    ) -> (Sandbox, mpsc::Sender<()>) {
+        let Place {
+            handle,
+            commands,
+            registration,
+            alive,
+        } = place;
+        let sandbox = Sandbox {
+            id,
+            token: handle.token,
+            config,
+            idle_timeout,
+            options: self.options.clone(),
+            backend,
+            store: self.store.clone(),
+            commands,
+            stdin_slot: handle.stdin,
+            registration: Some(registration),
+            state,
+        };
+        (sandbox, alive)
+    }
+
+    pub(super) fn idle_timeout(&self, config: &SandboxConfig) -> Result<Duration, String> {
         // Some 136 years, which every clock can still add.
         const MOST: u64 = u32::MAX as u64;
         let limit = self.options.max_idle_timeout.min(Duration::from_secs(MOST));
@@ -223,48 +305,9 @@ impl Manager {
         Ok(Duration::from_secs(seconds).min(limit))
     }
 
-    /// Answers an attach: lets the client in, or says why not and closes the link.
-    pub(super) async fn attach(
-        &self,
-        id: &str,
-        token: &SandboxToken,
-        link: &Arc<Link>,
-    ) -> Option<SandboxHandle> {
-        let known = if is_well_formed(id) {
-            self.lock().sandboxes.get(&SandboxId::new(id)).cloned()
-        } else {
-            None
-        };
-        let Some(handle) = known else {
-            not_found(link);
-            return None;
-        };
-        if handle.token != *token {
-            tracing::info!(sandbox = id, "attach refused: wrong token");
-            link.push(ServerMessage::status(Status::SandboxPermissionDenialError));
-            link.push(ServerMessage::error("Invalid sandbox token."));
-            link.close(CLOSE_ERROR);
-            return None;
-        }
-        let (answer, answered) = oneshot::channel();
-        let attach = Command::Attach {
-            link: link.clone(),
-            answer,
-        };
-        let sent = handle.commands.send(attach).await;
-        match (sent, answered.await) {
-            (Ok(()), Ok(Attached::Yes)) => Some(handle),
-            (Ok(()), Ok(Attached::InUse)) => {
-                link.push(ServerMessage::status(Status::SandboxInUse));
-                link.close(CLOSE_REFUSED);
-                None
-            }
-            // It was deleted meanwhile.
-            _ => {
-                not_found(link);
-                None
-            }
-        }
+    /// The sandbox of this id, if it lives here.
+    pub(super) fn find(&self, id: &SandboxId) -> Option<SandboxHandle> {
+        self.lock().sandboxes.get(id).cloned()
     }
 
     /// Deletes all sandboxes and ends the backend; bounded in time.
@@ -299,18 +342,11 @@ fn refuse_creation(link: &Link, reason: String) {
     link.close(CLOSE_ERROR);
 }
 
-fn not_found(link: &Link) {
-    link.push(ServerMessage::status(Status::SandboxRestoring));
-    link.push(ServerMessage::status(Status::SandboxNotFound));
-    link.close(CLOSE_REFUSED);
-}
-
-/// Whether an id could be one of ours. What could not is never looked for anywhere.
-fn is_well_formed(id: &str) -> bool {
-    id.len() <= MAX_ID_BYTES
-        && id
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+/// Removes what was made of a sandbox that is not to be.
+pub(super) async fn clean_up(backend: &dyn BackendSandbox) {
+    if let Err(why) = backend.delete().await {
+        tracing::warn!(why, "what was made of a sandbox could not be removed");
+    }
 }
 
 /// A new id, and a token of 192 random bits.
@@ -336,18 +372,9 @@ mod tests {
     fn identities_are_long_and_never_the_same() {
         let (id, token) = new_identity().unwrap();
         let (other_id, other_token) = new_identity().unwrap();
-        assert!(is_well_formed(id.as_str()));
+        assert!(super::super::attach::is_well_formed(id.as_str()));
         assert_eq!(token.expose_secret().len(), 48);
         assert_ne!(id, other_id);
         assert_ne!(token, other_token);
-    }
-
-    #[test]
-    fn ids_that_look_like_paths_are_not_ids() {
-        for id in ["../../etc/passwd", "a/b", "..", "a\0b", "a b", "é"] {
-            assert!(!is_well_formed(id), "{id}");
-        }
-        assert!(!is_well_formed(&"a".repeat(MAX_ID_BYTES + 1)));
-        assert!(is_well_formed("sandbox-9182"));
     }
 }

@@ -34,6 +34,7 @@
 //! Sandboxes live on one thread of their own, sessions on the workers of the HTTP server. A sandbox
 //! waits for nobody: not for a client that does not read, not for a process that does not.
 
+mod attach;
 mod backend;
 mod config;
 mod error;
@@ -48,6 +49,8 @@ mod sandbox;
 mod service;
 mod session;
 mod stdin;
+mod store;
+mod token;
 mod watchdog;
 
 pub use config::ServerBuilder;

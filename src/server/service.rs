@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError, mpsc},
     thread,
     time::Duration,
@@ -17,6 +17,7 @@ use super::{
     config::Options,
     manager::{Manager, random_hex},
     routes,
+    store::Store,
 };
 
 /// Longest time that a drop waits for the sandboxes to be deleted.
@@ -186,20 +187,33 @@ fn prepare(options: Options) -> Result<Manager, ServerError> {
         path: parent,
         source,
     })?;
-    let backend = random_hex::<16>()
-        .map_err(io::Error::from)
-        .and_then(|marker| HostBackend::start(root.clone(), marker));
-    match backend {
-        Ok(backend) => Ok(Manager::new(Arc::new(options), Arc::new(backend))),
-        Err(source) => {
-            let _ = std::fs::remove_dir(root);
-            Err(ServerError::Watchdog { source })
+    match open(&options, &root) {
+        Ok((backend, store)) => Ok(Manager::new(Arc::new(options), Arc::new(backend), store)),
+        Err(error) => {
+            let _ = std::fs::remove_dir_all(root);
+            Err(error)
         }
     }
 }
 
+fn open(options: &Options, root: &Path) -> Result<(HostBackend, Store), ServerError> {
+    let (state, lasting) = match &options.state_directory {
+        Some(directory) => (directory.clone(), true),
+        None => (root.join("state"), false),
+    };
+    let store = Store::open(&state, lasting).map_err(|source| ServerError::StateDirectory {
+        path: state,
+        source,
+    })?;
+    let backend = random_hex::<16>()
+        .map_err(io::Error::from)
+        .and_then(|marker| HostBackend::start(root.to_owned(), marker))
+        .map_err(|source| ServerError::Watchdog { source })?;
+    Ok((backend, store))
+}
+
 /// The server's own directory, which no other user may enter.
-fn make_root(parent: &std::path::Path) -> io::Result<PathBuf> {
+fn make_root(parent: &Path) -> io::Result<PathBuf> {
     use std::os::unix::fs::PermissionsExt;
 
     std::fs::create_dir_all(parent)?;

@@ -92,6 +92,7 @@ struct Conversation {
 impl Conversation {
     async fn hold(mut self, opening: Opening) {
         let link = self.link.0.clone();
+        let mut early = None;
         let sandbox = match opening {
             Opening::Create => match timeout(CONFIGURE_WITHIN, self.next()).await {
                 Ok(Some(frame)) => self.manager.create(&frame, &link),
@@ -106,10 +107,28 @@ impl Conversation {
                     None
                 }
             },
-            Opening::Attach { id, token } => self.manager.attach(&id, &token, &link).await,
+            Opening::Attach { id, token } => {
+                let manager = self.manager.clone();
+                let mut attach = std::pin::pin!(manager.attach(&id, &token, &link));
+                // A restore takes its time. Meanwhile pings are answered, and a client that goes is
+                // noticed; one that speaks before it is let in is heard after that.
+                loop {
+                    tokio::select! {
+                        biased;
+                        sandbox = &mut attach => break sandbox,
+                        frame = self.next(), if early.is_none() => match frame {
+                            Some(frame) => early = Some(frame),
+                            None => break None,
+                        }
+                    }
+                }
+            }
         };
         if let Some(sandbox) = sandbox {
-            while let Some(frame) = self.next().await {
+            while let Some(frame) = match early.take() {
+                Some(frame) => Some(frame),
+                None => self.next().await,
+            } {
                 if !self.hand_on(&frame, &sandbox).await {
                     break;
                 }
@@ -163,7 +182,9 @@ impl Conversation {
             Ok(ClientMessage::Stdin { data }) => Request::Stdin(text(data)),
             Ok(ClientMessage::KillProcess) => Request::KillProcess,
             Ok(ClientMessage::KillSandbox) => Request::KillSandbox,
-            Ok(ClientMessage::SnapshotFilesystem { .. }) => Request::SnapshotFilesystem,
+            Ok(ClientMessage::SnapshotFilesystem { name }) => {
+                Request::SnapshotFilesystem(text(name))
+            }
             Ok(ClientMessage::Checkpoint) => Request::Checkpoint,
             Ok(ClientMessage::Reconnect) => Request::Reconnect,
             // As recorded: what is nothing else is an exec without a language.

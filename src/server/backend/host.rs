@@ -31,10 +31,23 @@ use super::{
     remove::remove_tree,
     sweep::{EXEC_MARKER, SANDBOX_MARKER, SERVER_MARKER, Sweeper, Target},
 };
-use crate::{protocol::SandboxId, server::watchdog::Watchdog};
+use crate::{
+    protocol::SandboxId,
+    server::{
+        store::{
+            archive::{Packer, Unpacker},
+            blocking,
+        },
+        watchdog::Watchdog,
+    },
+};
 
 /// Where programs are looked for when this process has no `PATH`.
 const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin";
+
+/// The directories of a sandbox whose files are its own, also in an archive.
+const HOME: &str = "home";
+const TEMPORARY: &str = "tmp";
 
 /// The `PATH` of this process, or a usual one.
 pub(in crate::server) fn search_path() -> OsString {
@@ -82,8 +95,8 @@ impl Backend for HostBackend {
         Box::pin(async move {
             let root = self.shared.root.join(id.as_str());
             let sandbox = HostSandbox {
-                home: root.join("home"),
-                temporary: root.join("tmp"),
+                home: root.join(HOME),
+                temporary: root.join(TEMPORARY),
                 code: root.join("code"),
                 root,
                 id,
@@ -151,33 +164,57 @@ impl BackendSandbox for HostSandbox {
         })
     }
 
+    fn end_processes(&self) -> BoxFuture<'_, Result<(), String>> {
+        Box::pin(async move {
+            if self.execs.load(Ordering::Relaxed) == 0 {
+                return Ok(());
+            }
+            let groups = self
+                .groups
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .clone();
+            if !cfg!(target_os = "linux") {
+                // The number of a group that ended may belong to another by now. Only where
+                // there is no `/proc` to find that out is that risk taken.
+                for &group in &groups {
+                    let _ = killpg(group, Signal::SIGKILL);
+                }
+            }
+            let sandbox = Target::Sandbox {
+                id: self.id.as_str().to_owned(),
+                directory: self.root.clone(),
+                groups: groups.into_iter().map(Pid::as_raw).collect(),
+            };
+            self.shared.sweeper.sweep(sandbox).await
+        })
+    }
+
+    fn pack(&self, mut packer: Packer) -> BoxFuture<'_, io::Result<Packer>> {
+        let trees = [
+            (HOME, self.home.clone()),
+            (TEMPORARY, self.temporary.clone()),
+        ];
+        let pack = move || {
+            for (name, tree) in trees {
+                packer.add_tree(name, &tree)?;
+            }
+            Ok(packer)
+        };
+        Box::pin(async { blocking(pack).await })
+    }
+
+    fn unpack(&self, unpacker: Unpacker) -> BoxFuture<'_, io::Result<()>> {
+        let root = self.root.clone();
+        Box::pin(async { blocking(move || unpacker.unpack_into(&root)).await })
+    }
+
     fn delete(&self) -> BoxFuture<'_, Result<(), String>> {
         Box::pin(async move {
-            if self.execs.load(Ordering::Relaxed) > 0 {
-                let groups = {
-                    let mut groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
-                    std::mem::take(&mut *groups)
-                };
-                if !cfg!(target_os = "linux") {
-                    // The number of a group that ended may belong to another by now. Only where
-                    // there is no `/proc` to find that out is that risk taken.
-                    for &group in &groups {
-                        let _ = killpg(group, Signal::SIGKILL);
-                    }
-                }
-                self.shared
-                    .sweeper
-                    .sweep(Target::Sandbox {
-                        id: self.id.as_str().to_owned(),
-                        directory: self.root.clone(),
-                        groups: groups.into_iter().map(Pid::as_raw).collect(),
-                    })
-                    .await?;
-            }
+            self.end_processes().await?;
             let root = self.root.clone();
-            tokio::task::spawn_blocking(move || remove_tree(&root))
+            blocking(move || remove_tree(&root))
                 .await
-                .map_err(|error| error.to_string())?
                 .map_err(|error| format!("the files could not be removed: {error}"))
         })
     }
@@ -225,9 +262,7 @@ impl HostSandbox {
                 .open(file)?
                 .write_all(code.as_bytes())
         };
-        tokio::task::spawn_blocking(write)
-            .await
-            .map_err(io::Error::other)?
+        blocking(write).await
     }
 
     fn spawn(&self, interpreter: &Path, code: CodeFile, number: u64) -> io::Result<Started> {

@@ -9,7 +9,10 @@ use std::io;
 use futures::future::BoxFuture;
 use tokio::io::AsyncWrite;
 
-use super::output::Pipe;
+use super::{
+    output::Pipe,
+    store::archive::{Packer, Unpacker},
+};
 use crate::protocol::SandboxId;
 
 /// A language that a backend runs.
@@ -46,6 +49,15 @@ pub(super) trait Backend: Send + Sync + 'static {
 pub(super) trait BackendSandbox: Send + Sync + 'static {
     /// Starts code. The error is the reason for the client.
     fn start(&self, language: Language, code: String) -> BoxFuture<'_, Result<Started, String>>;
+
+    /// Ends every process of the sandbox. The error is the reason for the client.
+    fn end_processes(&self) -> BoxFuture<'_, Result<(), String>>;
+
+    /// Adds every file of the sandbox to an archive.
+    fn pack(&self, packer: Packer) -> BoxFuture<'_, io::Result<Packer>>;
+
+    /// Takes the files of an archive over, into a sandbox in which nothing has run yet.
+    fn unpack(&self, unpacker: Unpacker) -> BoxFuture<'_, io::Result<()>>;
 
     /// Ends every process of the sandbox and removes its files. The error is the reason for the client.
     fn delete(&self) -> BoxFuture<'_, Result<(), String>>;

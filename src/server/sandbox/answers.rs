@@ -27,17 +27,8 @@ impl Sandbox {
                 None => self.status(Status::ExecutionForceKilled),
             },
             Request::KillSandbox => return Some(End::Killed),
-            Request::SnapshotFilesystem => {
-                self.status(Status::FilesystemSnapshotCreating);
-                self.refuse(
-                    Status::FilesystemSnapshotError,
-                    format!(
-                        "Failed to snapshot filesystem for sandbox {}: this server cannot take filesystem snapshots yet.",
-                        self.id
-                    ),
-                );
-            }
-            Request::Checkpoint => self.checkpoint(),
+            Request::SnapshotFilesystem(name) => self.snapshot(name.as_deref()),
+            Request::Checkpoint => return self.checkpoint(),
             Request::Reconnect => self.reconnect(),
         }
         None
@@ -108,19 +99,27 @@ impl Sandbox {
         }
     }
 
-    fn checkpoint(&mut self) {
+    /// Whether the sandbox may be checkpointed now; says so when it is to end by that.
+    fn checkpoint(&mut self) -> Option<End> {
         self.status(Status::SandboxCheckpointing);
         if self.state.exec.is_some() {
-            return self.refuse(
+            self.refuse(
                 Status::ExecutionInProgressError,
                 "Cannot checkpoint while an execution is in progress.".to_owned(),
             );
+            return None;
         }
-        let why = if self.config.enable_checkpoint {
-            "this server cannot checkpoint yet.".to_owned()
-        } else {
-            format!("Sandbox {} is not configured for checkpointing.", self.id)
-        };
+        if !self.config.enable_checkpoint {
+            let id = &self.id;
+            self.checkpoint_failed(&format!(
+                "Sandbox {id} is not configured for checkpointing."
+            ));
+            return None;
+        }
+        Some(End::Checkpointed)
+    }
+
+    pub(super) fn checkpoint_failed(&mut self, why: &str) {
         let reason = format!("Failed to checkpoint sandbox {}: {why}", self.id);
         self.fail(Status::SandboxCheckpointError, reason);
     }

@@ -43,7 +43,7 @@ pub(in crate::server) enum Request {
     Stdin(Option<String>),
     KillProcess,
     KillSandbox,
-    SnapshotFilesystem,
+    SnapshotFilesystem(Option<String>),
     Checkpoint,
     Reconnect,
 }

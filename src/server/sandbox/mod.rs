@@ -6,6 +6,7 @@
 mod answers;
 mod command;
 mod state;
+mod storing;
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,6 +18,7 @@ use tokio::{
 pub(super) use self::{
     command::{Attached, COMMANDS_IN_FLIGHT, Command, Request, StdinSlot},
     state::State,
+    storing::reason,
 };
 use super::{
     backend::BackendSandbox,
@@ -24,6 +26,8 @@ use super::{
     execution::{Ending, ExecEvent, Execution},
     link::{ExecItem, Link},
     manager::Registration,
+    store::Store,
+    token::TokenHash,
 };
 use crate::protocol::{
     SandboxConfig, SandboxId, SandboxToken, ServerMessage, Status,
@@ -40,10 +44,12 @@ const ROOM_AFTER_KILL: usize = 8 * 1024 * 1024;
 /// The task of a sandbox.
 pub(super) struct Sandbox {
     pub(super) id: SandboxId,
+    pub(super) token: TokenHash,
     pub(super) config: SandboxConfig,
     pub(super) idle_timeout: Duration,
     pub(super) options: Arc<Options>,
     pub(super) backend: Arc<dyn BackendSandbox>,
+    pub(super) store: Arc<Store>,
     pub(super) commands: mpsc::Receiver<Command>,
     /// The input of the current exec, where the session can see how full it is.
     pub(super) stdin_slot: Arc<StdinSlot>,
@@ -56,18 +62,52 @@ pub(super) struct Sandbox {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
     Killed,
+    Checkpointed,
     Idle,
     ServerStops,
 }
 
 impl Sandbox {
-    /// Greets the client that created the sandbox, and lives until the sandbox is deleted.
-    pub(super) async fn run(mut self, token: SandboxToken) {
+    /// Tells the client that created the sandbox its id and token.
+    pub(super) fn greet(&self, token: SandboxToken) {
         self.say(ServerMessage::identity(self.id.clone(), token));
         self.status(Status::SandboxRunning);
-        tracing::info!(sandbox = %self.id, "created");
-        let end = self.live().await;
-        self.end(end).await;
+    }
+
+    /// Lives until the sandbox is deleted.
+    pub(super) async fn run(mut self) {
+        loop {
+            let end = self.live().await;
+            match self.prepare(end).await {
+                Ok(()) => return self.end(end).await,
+                Err(why) => {
+                    tracing::warn!(sandbox = %self.id, why, "not checkpointed");
+                    match end {
+                        End::Checkpointed => self.checkpoint_failed(&why),
+                        End::ServerStops => return self.end(end).await,
+                        // It is not deleted with what should have been kept; next time, then.
+                        End::Idle | End::Killed => {}
+                    }
+                    self.state.idle_since = Instant::now();
+                }
+            }
+        }
+    }
+
+    /// Stores what is to be kept. The error is the reason why the sandbox cannot end yet.
+    async fn prepare(&mut self, end: End) -> Result<(), String> {
+        let auto = self.config.enable_idle_timeout_auto_checkpoint;
+        match end {
+            End::Checkpointed => self.store().await,
+            End::Idle if auto => self.store().await,
+            End::ServerStops if auto && self.store.is_lasting() => {
+                if let Some(exec) = self.state.exec.take() {
+                    exec.abandon().await;
+                }
+                self.store().await
+            }
+            End::Idle | End::ServerStops | End::Killed => Ok(()),
+        }
     }
 
     async fn live(&mut self) -> End {
@@ -87,6 +127,8 @@ impl Sandbox {
             let drains = queued >= low_water;
             let idle_at = state.idle_since + self.idle_timeout;
             let link = state.link.clone();
+            let snapshot = state.snapshot.as_mut();
+            let is_idle = !alive && snapshot.is_none();
             let (mut events, mut gone) = match &mut state.exec {
                 Some(exec) => (Some(&mut exec.events), Some(&mut exec.gone)),
                 None => (None, None),
@@ -123,7 +165,13 @@ impl Sandbox {
                         None => std::future::pending().await,
                     }
                 }, if !room && drains => {}
-                () = sleep_until(idle_at), if !alive => return End::Idle,
+                result = async {
+                    match snapshot {
+                        Some(snapshot) => snapshot.done().await,
+                        None => std::future::pending().await,
+                    }
+                } => self.on_snapshot(result),
+                () = sleep_until(idle_at), if is_idle => return End::Idle,
             }
         }
     }
@@ -246,23 +294,34 @@ impl Sandbox {
 
     /// Deletes the sandbox.
     async fn end(mut self, end: End) {
-        self.registration = None;
-        self.commands.close();
         let link = self.state.link.take();
         let status = |status| {
             if let Some(link) = &link {
                 link.push(ServerMessage::status(status));
             }
         };
+        let mut forgotten = Ok(());
         if end == End::Killed {
             status(Status::SandboxKilling);
+            // Nobody is to bring it back, and from now on nobody finds it.
+            forgotten = self.store.remove_checkpoint(&self.id).await;
+            self.registration = None;
+            self.commands.close();
         }
         status(Status::SandboxDeleting);
         if let Some(exec) = self.state.exec.take() {
             exec.abandon().await;
         }
+        if let Some(snapshot) = self.state.snapshot.take() {
+            snapshot.abandon().await;
+        }
         self.stdin_slot.set(None);
-        let deleted = self.backend.delete().await;
+        let deleted = self.backend.delete().await.and(
+            forgotten.map_err(|error| format!("its checkpoint could not be removed: {error}")),
+        );
+        // Whoever has tried to attach meanwhile looks again: it may be restored.
+        self.registration = None;
+        self.commands.close();
         match &deleted {
             Ok(()) => tracing::info!(sandbox = %self.id, reason = ?end, "deleted"),
             Err(why) => tracing::warn!(sandbox = %self.id, why, "not everything could be deleted"),
@@ -273,6 +332,7 @@ impl Sandbox {
         if let Err(why) = deleted {
             link.push(ServerMessage::status(match end {
                 End::Killed => Status::SandboxKillError,
+                End::Checkpointed => Status::SandboxCheckpointError,
                 End::Idle | End::ServerStops => Status::SandboxError,
             }));
             let id = &self.id;
@@ -285,6 +345,10 @@ impl Sandbox {
         match end {
             End::Killed => {
                 status(Status::SandboxKilled);
+                link.close(CLOSE_NORMAL);
+            }
+            End::Checkpointed => {
+                status(Status::SandboxCheckpointed);
                 link.close(CLOSE_NORMAL);
             }
             End::ServerStops => link.close(CLOSE_GOING_AWAY),

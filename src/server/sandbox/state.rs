@@ -4,6 +4,7 @@ use std::{collections::VecDeque, sync::Arc};
 
 use tokio::time::Instant;
 
+use super::storing::Snapshot;
 use crate::{
     protocol::{ServerMessage, Status, names::CLOSE_ERROR},
     server::{
@@ -27,14 +28,16 @@ pub(in crate::server) struct State {
     pub(super) ever_ran: bool,
     /// Kills that wait for the end of the exec.
     pub(super) kills: usize,
+    /// A filesystem snapshot that is being taken.
+    pub(super) snapshot: Option<Snapshot>,
     pub(super) idle_since: Instant,
 }
 
 impl State {
-    /// The state of a sandbox that was just made for the client at the other end of `link`.
-    pub(in crate::server) fn new(link: Arc<Link>) -> Self {
+    /// The state of a sandbox that nobody is attached to yet.
+    pub(in crate::server) fn unattached() -> Self {
         Self {
-            link: Some(link),
+            link: None,
             resumed: true,
             held: VecDeque::new(),
             held_bytes: 0,
@@ -42,8 +45,16 @@ impl State {
             announced: false,
             ever_ran: false,
             kills: 0,
+            snapshot: None,
             idle_since: Instant::now(),
         }
+    }
+
+    /// The state of a sandbox that was just made for the client at the other end of `link`.
+    pub(in crate::server) fn attached(link: Arc<Link>) -> Self {
+        let mut state = Self::unattached();
+        state.link = Some(link);
+        state
     }
 }
 

@@ -1,0 +1,127 @@
+//! What a sandbox does to be stored: filesystem snapshots beside its life, and the checkpoint that ends it.
+
+use std::sync::Arc;
+
+use tokio::{
+    sync::oneshot::{self, error::RecvError},
+    time::Instant,
+};
+
+use super::Sandbox;
+use crate::{
+    protocol::{Status, excerpt},
+    server::{
+        link::Link,
+        store::{Record, SnapshotName, archive::Stop},
+    },
+};
+
+/// A snapshot that is being taken. Dropped, it is given up.
+pub(super) struct Snapshot {
+    asked_by: Arc<Link>,
+    done: oneshot::Receiver<Result<(), String>>,
+    stop: Stop,
+}
+
+impl Snapshot {
+    /// The result; an error means that the task panicked.
+    pub(super) async fn done(&mut self) -> Result<Result<(), String>, RecvError> {
+        (&mut self.done).await
+    }
+
+    /// Gives it up, and waits until nothing of it is left.
+    pub(super) async fn abandon(mut self) {
+        self.stop.stop();
+        let _ = self.done().await;
+    }
+}
+
+impl Drop for Snapshot {
+    fn drop(&mut self) {
+        self.stop.stop();
+    }
+}
+
+impl Sandbox {
+    /// Begins a filesystem snapshot. The sandbox goes on meanwhile.
+    pub(super) fn snapshot(&mut self, name: Option<&str>) {
+        self.status(Status::FilesystemSnapshotCreating);
+        let name = match name {
+            None => Err("The name is missing.".to_owned()),
+            Some(_) if self.state.snapshot.is_some() => {
+                Err("A filesystem snapshot is already in progress.".to_owned())
+            }
+            Some(name) => SnapshotName::new(name),
+        };
+        let (Some(link), name) = (self.state.link.clone(), name) else {
+            return;
+        };
+        let name = match name {
+            Ok(name) => name,
+            Err(why) => return self.snapshot_failed(&why),
+        };
+        let stop = Stop::default();
+        let (report, done) = oneshot::channel();
+        let (store, backend) = (self.store.clone(), self.backend.clone());
+        self.state.snapshot = Some(Snapshot {
+            asked_by: link,
+            done,
+            stop: stop.clone(),
+        });
+        tokio::spawn(async move {
+            let saved = store.save_snapshot(&name, &*backend, stop).await;
+            let _ = report.send(saved.map_err(|error| reason(&error)));
+        });
+    }
+
+    /// A snapshot is done: tells whoever asked for it, if that client is still there.
+    pub(super) fn on_snapshot(&mut self, result: Result<Result<(), String>, RecvError>) {
+        let Some(snapshot) = self.state.snapshot.take() else {
+            return;
+        };
+        self.state.idle_since = Instant::now();
+        let result = result.unwrap_or_else(|_| Err("The server lost it.".to_owned()));
+        tracing::debug!(sandbox = %self.id, ?result, "filesystem snapshot");
+        let asked_by_attached = |link: &Arc<Link>| Arc::ptr_eq(link, &snapshot.asked_by);
+        if !self.state.link.as_ref().is_some_and(asked_by_attached) {
+            return;
+        }
+        match result {
+            Ok(()) => self.status(Status::FilesystemSnapshotCreated),
+            Err(why) => self.snapshot_failed(&why),
+        }
+    }
+
+    fn snapshot_failed(&self, why: &str) {
+        let id = &self.id;
+        self.refuse(
+            Status::FilesystemSnapshotError,
+            format!("Failed to snapshot filesystem for sandbox {id}: {why}"),
+        );
+    }
+
+    /// Stores the sandbox, so that it may end. The error is the reason for the client; then the
+    /// sandbox is as it was, but for its background processes.
+    pub(super) async fn store(&mut self) -> Result<(), String> {
+        if let Some(snapshot) = self.state.snapshot.take() {
+            // Both would be of the same files, but only one is waited for.
+            snapshot.abandon().await;
+        }
+        // What goes on in the background would change the files while they are stored.
+        self.backend.end_processes().await?;
+        let record = Record {
+            token: self.token.clone(),
+            config: self.config.clone(),
+        };
+        let saved = self
+            .store
+            .save_checkpoint(&self.id, &record, &*self.backend, Stop::default())
+            .await;
+        saved.map_err(|error| reason(&error))
+    }
+}
+
+/// An error of the store as a client is told: not without end, whatever files are called.
+pub(in crate::server) fn reason(error: &std::io::Error) -> String {
+    format!("{}.", excerpt(error.to_string().as_bytes()))
+}

@@ -1,0 +1,359 @@
+//! [`Store`]: what outlives a sandbox, as files below the state directory of the server.
+//!
+//! ```text
+//! snapshots/NAME.tar.zst     the files of a sandbox
+//! checkpoints/ID.tar.zst     the same, behind a record of its settings
+//! ```
+//!
+//! A file is written beside its place under another name, synchronised, and renamed: it is whole or it
+//! is not there, and an older one stays until then. Several servers may share the directory.
+
+pub(super) mod archive;
+
+use std::{
+    fs, io,
+    os::unix::fs::{DirBuilderExt, PermissionsExt},
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime},
+};
+
+use serde::{Deserialize, Serialize};
+use tokio::{sync::Semaphore, task::spawn_blocking};
+
+use self::archive::{Packer, Stop, Unpacker};
+use super::{backend::BackendSandbox, token::TokenHash};
+use crate::protocol::{SandboxConfig, SandboxId, excerpt};
+
+/// Archives that are written or read at the same time; each takes a thread.
+const AT_ONCE: usize = 4;
+
+/// Longest name of a snapshot, in bytes.
+const MAX_NAME_BYTES: usize = 128;
+
+/// The beginning of the names of files that are being written.
+const UNFINISHED: &str = ".unfinished-";
+
+/// Age at which an unfinished file was left behind by a server that was killed.
+const LEFT_BEHIND: Duration = Duration::from_secs(24 * 60 * 60);
+
+const EXTENSION: &str = "tar.zst";
+
+/// Snapshots and checkpoints.
+pub(super) struct Store {
+    snapshots: PathBuf,
+    checkpoints: PathBuf,
+    /// The directory stays when the server stops.
+    lasting: bool,
+    turns: Semaphore,
+}
+
+/// The name of a filesystem snapshot: one that is safe as the name of a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct SnapshotName(String);
+
+impl SnapshotName {
+    /// The name, or what is wrong with it.
+    pub(super) fn new(name: &str) -> Result<Self, String> {
+        let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+        if name.is_empty()
+            || name.len() > MAX_NAME_BYTES
+            || name.starts_with('.')
+            || !name.bytes().all(fits)
+        {
+            return Err(format!(
+                "'{}' is no name for a filesystem snapshot: 1 to {MAX_NAME_BYTES} letters, digits, '-', '_' and '.' are, not beginning with '.'.",
+                excerpt(name.as_bytes())
+            ));
+        }
+        Ok(Self(name.to_owned()))
+    }
+
+    pub(super) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// The settings of a checkpointed sandbox.
+#[derive(Clone)]
+pub(super) struct Record {
+    pub(super) token: TokenHash,
+    pub(super) config: SandboxConfig,
+}
+
+/// A [`Record`] as it is written. A later version may add keys.
+#[derive(Serialize, Deserialize)]
+struct Written {
+    version: u32,
+    sandbox_id: String,
+    token_sha256: String,
+    config: serde_json::Value,
+}
+
+const VERSION: u32 = 1;
+
+impl Record {
+    fn write(&self, id: &SandboxId) -> io::Result<Vec<u8>> {
+        Ok(serde_json::to_vec(&Written {
+            version: VERSION,
+            sandbox_id: id.as_str().to_owned(),
+            token_sha256: self.token.to_hex(),
+            config: serde_json::from_str(&self.config.encode())?,
+        })?)
+    }
+
+    fn read(text: &[u8], id: &SandboxId) -> io::Result<Self> {
+        let damaged = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what);
+        let written: Written = serde_json::from_slice(text)?;
+        if written.version != VERSION {
+            return Err(damaged("its record is of another version"));
+        }
+        if written.sandbox_id != id.as_str() {
+            return Err(damaged("it belongs to another sandbox"));
+        }
+        let config = SandboxConfig::parse(written.config.to_string().as_bytes())
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+        let token = TokenHash::from_hex(&written.token_sha256)
+            .ok_or_else(|| damaged("its record holds no token"))?;
+        Ok(Self { token, config })
+    }
+}
+
+impl Store {
+    /// The store in this directory, which is made if it is missing. `lasting`: it stays when the
+    /// server stops.
+    pub(super) fn open(directory: &Path, lasting: bool) -> io::Result<Self> {
+        let store = Self {
+            snapshots: directory.join("snapshots"),
+            checkpoints: directory.join("checkpoints"),
+            lasting,
+            turns: Semaphore::new(AT_ONCE),
+        };
+        for directory in [directory, &store.snapshots, &store.checkpoints] {
+            make_private(directory)?;
+        }
+        for directory in [&store.snapshots, &store.checkpoints] {
+            remove_left_behind(directory)?;
+        }
+        Ok(store)
+    }
+
+    /// Whether what is stored is there after the server has stopped.
+    pub(super) fn is_lasting(&self) -> bool {
+        self.lasting
+    }
+
+    /// Stores the files of a sandbox under a name.
+    pub(super) async fn save_snapshot(
+        &self,
+        name: &SnapshotName,
+        sandbox: &dyn BackendSandbox,
+        stop: Stop,
+    ) -> io::Result<()> {
+        self.save(self.snapshot_file(name), None, sandbox, stop)
+            .await
+    }
+
+    /// Fills a new sandbox from a snapshot. `NotFound` when there is none of this name.
+    pub(super) async fn load_snapshot(
+        &self,
+        name: &SnapshotName,
+        sandbox: &dyn BackendSandbox,
+    ) -> io::Result<()> {
+        self.load(self.snapshot_file(name), sandbox).await
+    }
+
+    /// Stores a sandbox with its settings.
+    pub(super) async fn save_checkpoint(
+        &self,
+        id: &SandboxId,
+        record: &Record,
+        sandbox: &dyn BackendSandbox,
+        stop: Stop,
+    ) -> io::Result<()> {
+        let record = record.write(id)?;
+        self.save(self.checkpoint_file(id), Some(record), sandbox, stop)
+            .await
+    }
+
+    /// The settings of a checkpointed sandbox. `NotFound` when there is no checkpoint.
+    pub(super) async fn checkpoint(&self, id: &SandboxId) -> io::Result<Record> {
+        let (file, id) = (self.checkpoint_file(id), id.clone());
+        let _turn = self.turn().await?;
+        blocking(move || Record::read(&archive::read_record(&file)?, &id)).await
+    }
+
+    /// Fills a new sandbox from a checkpoint.
+    pub(super) async fn load_checkpoint(
+        &self,
+        id: &SandboxId,
+        sandbox: &dyn BackendSandbox,
+    ) -> io::Result<()> {
+        self.load(self.checkpoint_file(id), sandbox).await
+    }
+
+    /// Removes the checkpoint of a sandbox, if there is one.
+    pub(super) async fn remove_checkpoint(&self, id: &SandboxId) -> io::Result<()> {
+        let file = self.checkpoint_file(id);
+        let removed = blocking(move || fs::remove_file(file)).await;
+        removed.or_else(|error| match error.kind() {
+            io::ErrorKind::NotFound => Ok(()),
+            _ => Err(error),
+        })
+    }
+
+    async fn save(
+        &self,
+        file: PathBuf,
+        record: Option<Vec<u8>>,
+        sandbox: &dyn BackendSandbox,
+        stop: Stop,
+    ) -> io::Result<()> {
+        let _turn = self.turn().await?;
+        let packer = {
+            let file = file.clone();
+            blocking(move || Packer::create(&file, UNFINISHED, record.as_deref(), stop)).await?
+        };
+        let packer = sandbox.pack(packer).await?;
+        blocking(move || packer.finish(&file)).await
+    }
+
+    async fn load(&self, file: PathBuf, sandbox: &dyn BackendSandbox) -> io::Result<()> {
+        let _turn = self.turn().await?;
+        let unpacker = blocking(move || Unpacker::open(&file)).await?;
+        sandbox.unpack(unpacker).await
+    }
+
+    async fn turn(&self) -> io::Result<tokio::sync::SemaphorePermit<'_>> {
+        self.turns.acquire().await.map_err(io::Error::other)
+    }
+
+    fn snapshot_file(&self, name: &SnapshotName) -> PathBuf {
+        self.snapshots
+            .join(format!("{}.{EXTENSION}", name.as_str()))
+    }
+
+    fn checkpoint_file(&self, id: &SandboxId) -> PathBuf {
+        self.checkpoints.join(format!("{id}.{EXTENSION}"))
+    }
+}
+
+/// Does what blocks on a thread for that.
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    spawn_blocking(work).await.map_err(io::Error::other)?
+}
+
+/// Makes a directory that no other user may enter. One that is there is closed to others.
+fn make_private(directory: &Path) -> io::Result<()> {
+    fs::DirBuilder::new()
+        .mode(0o700)
+        .recursive(true)
+        .create(directory)?;
+    fs::set_permissions(directory, fs::Permissions::from_mode(0o700))
+}
+
+/// Removes what a server that was killed has not finished. Another server may be writing to the
+/// directory just now, so only what is old goes.
+fn remove_left_behind(directory: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        let unfinished = entry
+            .file_name()
+            .to_str()
+            .is_some_and(|name| name.starts_with(UNFINISHED));
+        if !unfinished {
+            continue;
+        }
+        let modified = entry.metadata().and_then(|meta| meta.modified());
+        let age = modified.map(|time| SystemTime::now().duration_since(time).unwrap_or_default());
+        if age.is_ok_and(|age| age > LEFT_BEHIND) {
+            // Somebody else may have been quicker.
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_could_lead_elsewhere_are_no_names() {
+        for name in [
+            "",
+            ".",
+            "..",
+            ".hidden",
+            "a/b",
+            "../a",
+            "/etc/passwd",
+            "a\0b",
+            "a b",
+            "é",
+            "a\n",
+            "..\\a",
+            &"a".repeat(MAX_NAME_BYTES + 1),
+        ] {
+            let why = SnapshotName::new(name).unwrap_err();
+            assert!(why.contains("letters, digits"), "{why}");
+        }
+        for name in ["snap", "a.b-c_D", "7", "a..b", &"a".repeat(MAX_NAME_BYTES)] {
+            assert_eq!(SnapshotName::new(name).unwrap().as_str(), name);
+        }
+    }
+
+    #[test]
+    fn a_record_is_read_as_it_was_written_and_for_its_sandbox_alone() {
+        let id = SandboxId::new("sandbox-1");
+        let token = crate::protocol::SandboxToken::new("secret-of-it");
+        let record = Record {
+            token: TokenHash::of(&token),
+            config: SandboxConfig {
+                idle_timeout: Some(7),
+                enable_checkpoint: true,
+                ..SandboxConfig::default()
+            },
+        };
+        let text = record.write(&id).unwrap();
+        assert!(!String::from_utf8_lossy(&text).contains("secret-of-it"));
+        let read = Record::read(&text, &id).unwrap();
+        assert_eq!(read.config, record.config);
+        assert!(read.token.matches(&token));
+        for (text, id) in [
+            (text.as_slice(), "sandbox-2"),
+            (&text[..text.len() - 1], "sandbox-1"),
+            (b"{}", "sandbox-1"),
+            (b"", "sandbox-1"),
+        ] {
+            assert!(Record::read(text, &SandboxId::new(id)).is_err());
+        }
+    }
+
+    #[test]
+    fn what_a_killed_server_left_unfinished_is_removed_when_it_is_old() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path(), true).unwrap();
+        let unfinished = |name: &str| store.snapshots.join(format!("{UNFINISHED}{name}"));
+        let (old, young) = (unfinished("old"), unfinished("young"));
+        for file in [&old, &young] {
+            fs::write(file, "half").unwrap();
+        }
+        let long_ago = SystemTime::now() - 2 * LEFT_BEHIND;
+        let file = fs::File::options().write(true).open(&old).unwrap();
+        file.set_modified(long_ago).unwrap();
+        let kept = store.snapshots.join("kept.tar.zst");
+        let file = fs::File::create(&kept).unwrap();
+        file.set_modified(long_ago).unwrap();
+
+        Store::open(directory.path(), true).unwrap();
+        assert!(!old.exists());
+        assert!(young.exists() && kept.exists());
+        let mode = fs::metadata(&store.checkpoints)
+            .unwrap()
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o777, 0o700);
+    }
+}
