@@ -1,17 +1,18 @@
 //! How the manager answers an attach: lets a client in to a sandbox that lives here, or restores it first.
 
-use std::{io, sync::Arc};
+use std::{io, sync::Arc, time::Duration};
 
 use tokio::sync::oneshot;
 
 use super::{
+    backend::BackendSandbox,
     link::Link,
-    manager::{Manager, SandboxHandle, clean_up},
+    manager::{Manager, Place, SandboxHandle, clean_up},
     sandbox::{Attached, Command, State, reason},
-    store::Record,
+    token::TokenHash,
 };
 use crate::protocol::{
-    SandboxId, SandboxToken, ServerMessage, Status,
+    SandboxConfig, SandboxId, SandboxToken, ServerMessage, Status,
     names::{CLOSE_ERROR, CLOSE_REFUSED},
 };
 
@@ -84,9 +85,10 @@ impl Manager {
                         restoring = true;
                         link.push(ServerMessage::status(Status::SandboxRestoring));
                     }
-                    match known {
-                        Some(id) => self.restore(&id, token).await?,
-                        None => return Err(Refusal::NotFound),
+                    let id = known.ok_or(Refusal::NotFound)?;
+                    match self.restore(&id, token, link).await? {
+                        Some(handle) => handle,
+                        None => continue,
                     }
                 }
             };
@@ -108,65 +110,113 @@ impl Manager {
         }
     }
 
-    /// Makes a checkpointed sandbox live here again; nobody is attached to it yet. One that somebody
-    /// else restores meanwhile is as good.
+    /// Makes a sandbox live here that was checkpointed, or that another server hands over; nobody is
+    /// attached to it yet. `None` when somebody else does that just now.
     async fn restore(
         self: &Arc<Self>,
         id: &SandboxId,
         token: &SandboxToken,
-    ) -> Result<SandboxHandle, Refusal> {
+        link: &Arc<Link>,
+    ) -> Result<Option<SandboxHandle>, Refusal> {
         let failed =
             |why: &str| Refusal::NotRestored(format!("Failed to restore sandbox {id}: {why}"));
-        let record = match self.store.checkpoint(id).await {
-            Ok(record) => record,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(Refusal::NotFound),
-            Err(error) => return Err(failed(&reason(&error))),
+        let elsewhere = self.leases.held_elsewhere(id).await;
+        let (hash, handoff) = match elsewhere.map_err(|error| failed(&reason(&error)))? {
+            Some(hash) => (hash, true),
+            None => match self.store.checkpoint(id).await {
+                Ok(record) => (record.token, record.config.enable_sandbox_handoff),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    return Err(Refusal::NotFound);
+                }
+                Err(error) => return Err(failed(&reason(&error))),
+            },
         };
-        if !record.token.matches(token) {
+        // Before anybody is disturbed.
+        if !hash.matches(token) {
             return Err(Refusal::WrongToken);
         }
-        if let Some(handle) = self.find(id) {
-            return Ok(handle);
-        }
-        let Record { token, config } = record;
-        let idle_timeout = self.idle_timeout(&config).map_err(|why| failed(&why))?;
-        let place = match (self.reserve(id, token), self.find(id)) {
-            (Ok(place), _) => place,
-            // Somebody else was quicker by a moment.
-            (Err(_), Some(handle)) => return Ok(handle),
-            (Err(why), None) => return Err(failed(&why)),
-        };
-        let handle = place.handle.clone();
-        let (done, is_done) = oneshot::channel();
-        let manager = self.clone();
-        let id = id.clone();
-        self.runtime.spawn(async move {
-            let backend = match manager.backend.create(&id).await {
-                Ok(backend) => backend,
-                Err(error) => {
-                    drop(place);
-                    return drop(done.send(Err(reason(&error))));
-                }
-            };
-            if let Err(error) = manager.store.load_checkpoint(&id, &*backend).await {
-                tracing::warn!(sandbox = %id, %error, "not restored");
-                clean_up(&*backend).await;
-                drop(place);
-                return drop(done.send(Err(reason(&error))));
+        let mut lease = None;
+        if handoff {
+            link.push(ServerMessage::status(Status::SandboxLockAcquiring));
+            let patience = self.options.handoff_timeout;
+            let here = || self.find(id).is_some();
+            let acquired = self.leases.acquire(id, &hash, patience, here).await;
+            lease = acquired.map_err(|error| failed(&reason(&error)))?;
+            if lease.is_none() {
+                return match here() {
+                    true => Ok(None),
+                    false => Err(failed(&format!(
+                        "the server that has it did not hand it over within {} seconds.",
+                        patience.as_secs_f64()
+                    ))),
+                };
             }
-            tracing::info!(sandbox = %id, "restored");
-            let state = State::unattached();
-            let (sandbox, _alive) =
-                manager.settle(id, config, idle_timeout, backend.into(), state, place);
-            // Whoever asked may be gone: it waits for the next one, for its idle time.
-            let _ = done.send(Ok(()));
-            sandbox.run().await;
+            link.push(ServerMessage::status(Status::SandboxLockAcquired));
+        }
+        if self.find(id).is_some() {
+            return Ok(None);
+        }
+        // On the thread of the sandboxes, so that it is there for the next client when this one goes.
+        let (done, is_done) = oneshot::channel();
+        let (manager, link, its_id) = (self.clone(), link.clone(), id.clone());
+        self.runtime.spawn(async move {
+            match manager.revive(&its_id, hash, lease.is_some()).await {
+                Ok((place, config, idle_timeout, backend)) => {
+                    tracing::info!(sandbox = %its_id, "restored");
+                    let handle = place.handle.clone();
+                    let state = State::unattached();
+                    let (sandbox, _alive) =
+                        manager.settle(place, config, idle_timeout, backend.into(), lease, state);
+                    let _ = done.send(Ok(handle));
+                    sandbox.run().await;
+                }
+                Err(why) => {
+                    tracing::warn!(sandbox = %its_id, why, "not restored");
+                    if let Some(lease) = lease {
+                        link.push(ServerMessage::status(Status::SandboxLockReleasing));
+                        let _ = lease.release(false).await;
+                        link.push(ServerMessage::status(Status::SandboxLockReleased));
+                    }
+                    let _ = done.send(Err(why));
+                }
+            }
         });
         match is_done.await {
-            Ok(Ok(())) => Ok(handle),
+            Ok(Ok(handle)) => Ok(Some(handle)),
+            // Somebody else was quicker by a moment.
+            Ok(Err(_)) if self.find(id).is_some() => Ok(None),
             Ok(Err(why)) => Err(failed(&why)),
             Err(_panicked) => Err(failed("the server lost it.")),
         }
+    }
+
+    /// The sandbox of a checkpoint, in its place; or the reason why not.
+    async fn revive(
+        self: &Arc<Self>,
+        id: &SandboxId,
+        token: TokenHash,
+        has_lock: bool,
+    ) -> Result<(Place, SandboxConfig, Duration, Box<dyn BackendSandbox>), String> {
+        // Another server may have written it since it was looked at.
+        let config = match self.store.checkpoint(id).await {
+            Ok(record) => record.config,
+            Err(error) if error.kind() == io::ErrorKind::NotFound && has_lock => {
+                return Err("the server that had it is gone and has left no checkpoint.".to_owned());
+            }
+            Err(error) => return Err(reason(&error)),
+        };
+        let idle_timeout = self.idle_timeout(&config)?;
+        let place = self.reserve(id, token)?;
+        let backend = self
+            .backend
+            .create(id)
+            .await
+            .map_err(|error| reason(&error))?;
+        if let Err(error) = self.store.load_checkpoint(id, &*backend).await {
+            clean_up(&*backend).await;
+            return Err(reason(&error));
+        }
+        Ok((place, config, idle_timeout, backend))
     }
 }
 

@@ -34,6 +34,8 @@ pub struct ServerBuilder {
 pub(super) struct Options {
     pub(super) directory: Option<PathBuf>,
     pub(super) state_directory: Option<PathBuf>,
+    pub(super) handoff_lease: Duration,
+    pub(super) handoff_timeout: Duration,
     pub(super) max_sandboxes: usize,
     pub(super) max_message_bytes: usize,
     pub(super) default_idle_timeout: Duration,
@@ -54,6 +56,8 @@ impl Default for ServerBuilder {
             options: Options {
                 directory: None,
                 state_directory: None,
+                handoff_lease: Duration::from_secs(10),
+                handoff_timeout: Duration::from_secs(60),
                 max_sandboxes: 1_024,
                 max_message_bytes: limits::DEFAULT_MAX_MESSAGE_BYTES,
                 default_idle_timeout: limits::DEFAULT_SERVER_IDLE_TIMEOUT,
@@ -92,6 +96,21 @@ impl ServerBuilder {
     /// the server stops.
     pub fn state_directory(mut self, directory: impl Into<PathBuf>) -> Self {
         self.options.state_directory = Some(directory.into());
+        self
+    }
+
+    /// How long this server has a sandbox that may be handed over without renewing its claim. When the
+    /// server dies, another one on the same state directory may take the sandbox after that. Clocks
+    /// must agree to well within it. At least 100 ms. Default: 10 s.
+    pub fn handoff_lease(mut self, lease: Duration) -> Self {
+        self.options.handoff_lease = lease.max(Duration::from_millis(100));
+        self
+    }
+
+    /// Longest time that a client who attaches waits for another server to hand the sandbox over. Should
+    /// be longer than the lease. Default: 60 s.
+    pub fn handoff_timeout(mut self, timeout: Duration) -> Self {
+        self.options.handoff_timeout = timeout;
         self
     }
 

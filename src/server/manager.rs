@@ -17,6 +17,7 @@ use tokio::{
 use super::{
     backend::{Backend, BackendSandbox},
     config::Options,
+    handoff::{Lease, Leases},
     link::Link,
     sandbox::{COMMANDS_IN_FLIGHT, Command, Request, Sandbox, State, StdinSlot, reason},
     store::{SnapshotName, Store},
@@ -35,6 +36,7 @@ pub(super) struct Manager {
     pub(super) options: Arc<Options>,
     pub(super) backend: Arc<dyn Backend>,
     pub(super) store: Arc<Store>,
+    pub(super) leases: Arc<Leases>,
     /// Sandboxes live here, not on the threads that serve connections.
     pub(super) runtime: Handle,
     registry: Mutex<Registry>,
@@ -97,12 +99,18 @@ impl SandboxHandle {
 
 impl Manager {
     /// A manager whose sandboxes live on the current runtime.
-    pub(super) fn new(options: Arc<Options>, backend: Arc<dyn Backend>, store: Store) -> Self {
+    pub(super) fn new(
+        options: Arc<Options>,
+        backend: Arc<dyn Backend>,
+        store: Store,
+        leases: Leases,
+    ) -> Self {
         let (alive, all_ended) = mpsc::channel(1);
         Self {
             options,
             backend,
             store: Arc::new(store),
+            leases: Arc::new(leases),
             runtime: Handle::current(),
             registry: Mutex::new(Registry {
                 sandboxes: HashMap::new(),
@@ -166,11 +174,26 @@ impl Manager {
 
         let (manager, link) = (self.clone(), link.clone());
         self.runtime.spawn(async move {
-            match manager.make(&id, snapshot.as_ref()).await {
-                Ok(backend) => {
+            let made = async {
+                let lease = match config.enable_sandbox_handoff {
+                    true => Some(manager.claim(&id, &place.handle.token, &link).await?),
+                    false => None,
+                };
+                match manager.make(&id, snapshot.as_ref()).await {
+                    Ok(backend) => Ok((lease, backend)),
+                    Err(reason) => {
+                        if let Some(lease) = lease {
+                            let _ = lease.release(true).await;
+                        }
+                        Err(reason)
+                    }
+                }
+            };
+            match made.await {
+                Ok((lease, backend)) => {
                     let state = State::attached(link);
                     let (sandbox, _alive) =
-                        manager.settle(id, config, idle_timeout, backend, state, place);
+                        manager.settle(place, config, idle_timeout, backend, lease, state);
                     sandbox.greet(token);
                     sandbox.run().await;
                 }
@@ -222,6 +245,21 @@ impl Manager {
         })
     }
 
+    /// Takes the lock of a new sandbox.
+    async fn claim(&self, id: &SandboxId, token: &TokenHash, link: &Link) -> Result<Lease, String> {
+        link.push(ServerMessage::status(Status::SandboxLockAcquiring));
+        let failed =
+            |why: &str| format!("Failed to create the sandbox: its lock is not to be had: {why}");
+        match self.leases.try_acquire(id, token).await {
+            Ok(Some(lease)) => {
+                link.push(ServerMessage::status(Status::SandboxLockAcquired));
+                Ok(lease)
+            }
+            Ok(None) => Err(failed("another sandbox has the same id.")),
+            Err(error) => Err(failed(&reason(&error))),
+        }
+    }
+
     /// A sandbox of the backend, filled from a snapshot where there is to be one; or the reason why not.
     async fn make(
         &self,
@@ -258,12 +296,12 @@ impl Manager {
     /// A sandbox in its place, and what keeps the server from being done before it.
     pub(super) fn settle(
         &self,
-        id: SandboxId,
+        place: Place,
         config: SandboxConfig,
         idle_timeout: Duration,
         backend: Arc<dyn BackendSandbox>,
+        lease: Option<Lease>,
         state: State,
-        place: Place,
     ) -> (Sandbox, mpsc::Sender<()>) {
         let Place {
             handle,
@@ -272,13 +310,14 @@ impl Manager {
             alive,
         } = place;
         let sandbox = Sandbox {
-            id,
+            id: registration.id.clone(),
             token: handle.token,
             config,
             idle_timeout,
             options: self.options.clone(),
             backend,
             store: self.store.clone(),
+            lease,
             commands,
             stdin_slot: handle.stdin,
             registration: Some(registration),

@@ -39,6 +39,7 @@ mod backend;
 mod config;
 mod error;
 mod execution;
+mod handoff;
 mod incoming;
 mod link;
 mod local;

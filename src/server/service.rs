@@ -15,9 +15,10 @@ use super::{
     ServerBuilder, ServerError,
     backend::host::HostBackend,
     config::Options,
+    handoff::Leases,
     manager::{Manager, random_hex},
     routes,
-    store::Store,
+    store::{Store, lock::Locks},
 };
 
 /// Longest time that a drop waits for the sandboxes to be deleted.
@@ -168,6 +169,7 @@ fn live(
         match prepare(options) {
             Ok(manager) => {
                 let manager = Arc::new(manager);
+                tokio::spawn(manager.leases.clone().keep(Arc::downgrade(&manager)));
                 if ready.send(Ok(manager.clone())).is_ok() {
                     // An error means that the last handle is gone.
                     let _ = stopping.wait_for(|&stop| stop).await;
@@ -188,7 +190,12 @@ fn prepare(options: Options) -> Result<Manager, ServerError> {
         source,
     })?;
     match open(&options, &root) {
-        Ok((backend, store)) => Ok(Manager::new(Arc::new(options), Arc::new(backend), store)),
+        Ok((backend, store, locks)) => Ok(Manager::new(
+            Arc::new(options),
+            Arc::new(backend),
+            store,
+            Leases::new(locks),
+        )),
         Err(error) => {
             let _ = std::fs::remove_dir_all(root);
             Err(error)
@@ -196,20 +203,23 @@ fn prepare(options: Options) -> Result<Manager, ServerError> {
     }
 }
 
-fn open(options: &Options, root: &Path) -> Result<(HostBackend, Store), ServerError> {
+fn open(options: &Options, root: &Path) -> Result<(HostBackend, Store, Locks), ServerError> {
     let (state, lasting) = match &options.state_directory {
         Some(directory) => (directory.clone(), true),
         None => (root.join("state"), false),
     };
-    let store = Store::open(&state, lasting).map_err(|source| ServerError::StateDirectory {
-        path: state,
-        source,
+    let server = random_hex::<16>().map_err(|error| ServerError::Runtime {
+        source: error.into(),
     })?;
-    let backend = random_hex::<16>()
-        .map_err(io::Error::from)
-        .and_then(|marker| HostBackend::start(root.to_owned(), marker))
+    let in_state = |source| ServerError::StateDirectory {
+        path: state.clone(),
+        source,
+    };
+    let store = Store::open(&state, lasting).map_err(in_state)?;
+    let locks = Store::locks(&state, server.clone(), options.handoff_lease).map_err(in_state)?;
+    let backend = HostBackend::start(root.to_owned(), server)
         .map_err(|source| ServerError::Watchdog { source })?;
-    Ok((backend, store))
+    Ok((backend, store, locks))
 }
 
 /// The server's own directory, which no other user may enter.

@@ -40,7 +40,15 @@ pub(crate) async fn dial(
     path: &str,
     headers: &[(&'static str, &str)],
 ) -> Result<Client, (u16, String)> {
-    let mut request = format!("ws://{}{path}", server.address())
+    dial_to(&server.address().to_string(), path, headers).await
+}
+
+async fn dial_to(
+    address: &str,
+    path: &str,
+    headers: &[(&'static str, &str)],
+) -> Result<Client, (u16, String)> {
+    let mut request = format!("ws://{address}{path}")
         .into_client_request()
         .expect("a request");
     for &(name, value) in headers {
@@ -48,9 +56,7 @@ pub(crate) async fn dial(
             .headers_mut()
             .insert(name, http::HeaderValue::from_str(value).expect("a value"));
     }
-    let socket = TcpStream::connect(server.address())
-        .await
-        .expect("a listener");
+    let socket = TcpStream::connect(address).await.expect("a listener");
     socket.set_nodelay(true).expect("nodelay");
     match timeout(PATIENCE, tokio_tungstenite::client_async(request, socket))
         .await
@@ -68,9 +74,19 @@ pub(crate) async fn dial(
     }
 }
 
+/// A client that asks a server in another process to be attached.
+pub(crate) async fn attach_at(address: &str, identity: &Identity) -> Client {
+    Client::connect_to(address, &identity.attach_path()).await
+}
+
 impl Client {
     pub(crate) async fn connect(server: &LocalServer, path: &str) -> Self {
         dial(server, path, &[]).await.expect("an upgrade")
+    }
+
+    /// The same for a server in another process.
+    pub(crate) async fn connect_to(address: &str, path: &str) -> Self {
+        dial_to(address, path, &[]).await.expect("an upgrade")
     }
 
     /// A client with a running sandbox, as configured.
@@ -92,6 +108,22 @@ impl Client {
     /// A client with a running sandbox.
     pub(crate) async fn create(server: &LocalServer) -> (Self, Identity) {
         Self::create_with(server, json!({"idle_timeout": 60})).await
+    }
+
+    /// A client with a running sandbox that may be handed over to another server.
+    pub(crate) async fn create_for_handoff(server: &LocalServer) -> (Self, Identity) {
+        let mut client = Self::connect(server, "/create").await;
+        let config =
+            json!({"idle_timeout": 60, "enable_checkpoint": true, "enable_sandbox_handoff": true});
+        client.send(config).await;
+        let lines = client.until("SANDBOX_RUNNING").await;
+        let identity = lines[3].strip_prefix("sandbox_id ").expect(&lines[3]);
+        let (id, token) = identity.split_once(' ').expect("id and token");
+        let identity = Identity {
+            id: id.to_owned(),
+            token: token.to_owned(),
+        };
+        (client, identity)
     }
 
     /// A client attached to a sandbox, as soon as the server knows that the one before is gone.
@@ -123,6 +155,11 @@ impl Client {
 
     pub(crate) async fn action(&mut self, action: &str) {
         self.send(json!({"action": action})).await;
+    }
+
+    pub(crate) async fn ping(&mut self, payload: &str) {
+        self.send_raw(Message::Ping(payload.to_owned().into()))
+            .await;
     }
 
     pub(crate) async fn stdin(&mut self, data: &str) {

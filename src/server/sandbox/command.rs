@@ -22,6 +22,10 @@ pub(in crate::server) enum Command {
         request: Request,
         obeyed: oneshot::Sender<()>,
     },
+    /// Another server waits for the sandbox.
+    HandOver,
+    /// Another server may have taken the sandbox.
+    LockLost,
     /// The server stops.
     Stop,
 }

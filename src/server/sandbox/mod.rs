@@ -24,6 +24,7 @@ use super::{
     backend::BackendSandbox,
     config::Options,
     execution::{Ending, ExecEvent, Execution},
+    handoff::Lease,
     link::{ExecItem, Link},
     manager::Registration,
     store::Store,
@@ -41,6 +42,9 @@ const CLOSE_GOING_AWAY: u16 = 1001;
 /// become three times as much as text.
 const ROOM_AFTER_KILL: usize = 8 * 1024 * 1024;
 
+/// How long nobody is asked to be let go again, after the sandbox could not be stored for that.
+const KEEP_AFTER_FAILURE: Duration = Duration::from_secs(5);
+
 /// The task of a sandbox.
 pub(super) struct Sandbox {
     pub(super) id: SandboxId,
@@ -50,6 +54,8 @@ pub(super) struct Sandbox {
     pub(super) options: Arc<Options>,
     pub(super) backend: Arc<dyn BackendSandbox>,
     pub(super) store: Arc<Store>,
+    /// The lock, of a sandbox that may be handed over.
+    pub(super) lease: Option<Lease>,
     pub(super) commands: mpsc::Receiver<Command>,
     /// The input of the current exec, where the session can see how full it is.
     pub(super) stdin_slot: Arc<StdinSlot>,
@@ -63,6 +69,9 @@ pub(super) struct Sandbox {
 enum End {
     Killed,
     Checkpointed,
+    HandedOver,
+    /// Another server may have it.
+    Lost,
     Idle,
     ServerStops,
 }
@@ -84,9 +93,14 @@ impl Sandbox {
                     tracing::warn!(sandbox = %self.id, why, "not checkpointed");
                     match end {
                         End::Checkpointed => self.checkpoint_failed(&why),
+                        End::HandedOver => {
+                            self.checkpoint_failed(&why);
+                            // Whoever waits gets it when that succeeds, or gives up.
+                            self.state.keep_until = Some(Instant::now() + KEEP_AFTER_FAILURE);
+                        }
                         End::ServerStops => return self.end(end).await,
                         // It is not deleted with what should have been kept; next time, then.
-                        End::Idle | End::Killed => {}
+                        End::Idle | End::Killed | End::Lost => {}
                     }
                     self.state.idle_since = Instant::now();
                 }
@@ -99,6 +113,7 @@ impl Sandbox {
         let auto = self.config.enable_idle_timeout_auto_checkpoint;
         match end {
             End::Checkpointed => self.store().await,
+            End::HandedOver => self.hand_over().await,
             End::Idle if auto => self.store().await,
             End::ServerStops if auto && self.store.is_lasting() => {
                 if let Some(exec) = self.state.exec.take() {
@@ -106,7 +121,7 @@ impl Sandbox {
                 }
                 self.store().await
             }
-            End::Idle | End::ServerStops | End::Killed => Ok(()),
+            End::Idle | End::ServerStops | End::Killed | End::Lost => Ok(()),
         }
     }
 
@@ -180,6 +195,14 @@ impl Sandbox {
     fn obey(&mut self, command: Command) -> Option<End> {
         match command {
             Command::Stop => Some(End::ServerStops),
+            Command::LockLost => Some(End::Lost),
+            Command::HandOver => {
+                let keep = self
+                    .state
+                    .keep_until
+                    .is_some_and(|until| Instant::now() < until);
+                (!keep).then_some(End::HandedOver)
+            }
             Command::Attach { link, answer } => {
                 if self
                     .state
@@ -300,6 +323,17 @@ impl Sandbox {
                 link.push(ServerMessage::status(status));
             }
         };
+        if end == End::Lost {
+            // Whatever is left here is not the sandbox any more.
+            status(Status::SandboxLockRenewalError);
+            if let Some(link) = &link {
+                let id = &self.id;
+                link.push(ServerMessage::error(format!(
+                    "This server has lost the lock of sandbox {id}: another one may have it."
+                )));
+            }
+            self.lease = None;
+        }
         let mut forgotten = Ok(());
         if end == End::Killed {
             status(Status::SandboxKilling);
@@ -319,6 +353,7 @@ impl Sandbox {
         let deleted = self.backend.delete().await.and(
             forgotten.map_err(|error| format!("its checkpoint could not be removed: {error}")),
         );
+        self.release(link.as_ref()).await;
         // Whoever has tried to attach meanwhile looks again: it may be restored.
         self.registration = None;
         self.commands.close();
@@ -332,8 +367,8 @@ impl Sandbox {
         if let Err(why) = deleted {
             link.push(ServerMessage::status(match end {
                 End::Killed => Status::SandboxKillError,
-                End::Checkpointed => Status::SandboxCheckpointError,
-                End::Idle | End::ServerStops => Status::SandboxError,
+                End::Checkpointed | End::HandedOver => Status::SandboxCheckpointError,
+                End::Idle | End::ServerStops | End::Lost => Status::SandboxError,
             }));
             let id = &self.id;
             link.push(ServerMessage::error(format!(
@@ -347,11 +382,12 @@ impl Sandbox {
                 status(Status::SandboxKilled);
                 link.close(CLOSE_NORMAL);
             }
-            End::Checkpointed => {
+            End::Checkpointed | End::HandedOver => {
                 status(Status::SandboxCheckpointed);
                 link.close(CLOSE_NORMAL);
             }
             End::ServerStops => link.close(CLOSE_GOING_AWAY),
+            End::Lost => link.close(CLOSE_ERROR),
             // As recorded: the socket stays open and silent.
             End::Idle => {}
         }

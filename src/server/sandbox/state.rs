@@ -31,6 +31,8 @@ pub(in crate::server) struct State {
     /// A filesystem snapshot that is being taken.
     pub(super) snapshot: Option<Snapshot>,
     pub(super) idle_since: Instant,
+    /// Until then it is not handed over.
+    pub(super) keep_until: Option<Instant>,
 }
 
 impl State {
@@ -47,6 +49,7 @@ impl State {
             kills: 0,
             snapshot: None,
             idle_since: Instant::now(),
+            keep_until: None,
         }
     }
 

@@ -9,8 +9,9 @@ use tokio::{
 
 use super::Sandbox;
 use crate::{
-    protocol::{Status, excerpt},
+    protocol::{ServerMessage, Status, excerpt},
     server::{
+        handoff::Lease,
         link::Link,
         store::{Record, SnapshotName, archive::Stop},
     },
@@ -113,11 +114,48 @@ impl Sandbox {
             token: self.token.clone(),
             config: self.config.clone(),
         };
+        let fence = self.lease.as_ref().map(Lease::fence);
+        let fence = move || fence.map_or(Ok(()), |fence| fence());
         let saved = self
             .store
-            .save_checkpoint(&self.id, &record, &*self.backend, Stop::default())
+            .save_checkpoint(&self.id, &record, &*self.backend, fence)
             .await;
         saved.map_err(|error| reason(&error))
+    }
+}
+
+impl Sandbox {
+    /// Makes the sandbox ready for another server, as recorded: what runs is killed, the rest is stored.
+    pub(super) async fn hand_over(&mut self) -> Result<(), String> {
+        self.status(Status::SandboxLockReleaseRequested);
+        self.status(Status::SandboxCheckpointing);
+        if let Some(exec) = self.state.exec.take() {
+            exec.abandon().await;
+            self.stdin_slot.set(None);
+            self.status(Status::ExecutionForceKilled);
+            self.status(Status::ExecutionDone);
+        }
+        self.store().await
+    }
+
+    /// Gives up the lock of the sandbox that is deleted, if it has one.
+    pub(super) async fn release(&mut self, link: Option<&Arc<Link>>) {
+        let Some(lease) = self.lease.take() else {
+            return;
+        };
+        // Without a checkpoint it never comes back, anywhere.
+        let for_good = !self.store.has_checkpoint(&self.id).await;
+        let status = |status| {
+            if let Some(link) = link {
+                link.push(ServerMessage::status(status));
+            }
+        };
+        status(Status::SandboxLockReleasing);
+        if let Err(error) = lease.release(for_good).await {
+            // Its time will be over soon.
+            tracing::warn!(sandbox = %self.id, %error, "a lock could not be released");
+        }
+        status(Status::SandboxLockReleased);
     }
 }
 

@@ -182,11 +182,17 @@ impl Packer {
         self.builder.append_data(&mut header, stored, exactly)
     }
 
-    /// Completes the archive and puts it in its place, where it replaces another.
-    pub(super) fn finish(self, place: &Path) -> io::Result<()> {
+    /// Completes the archive and puts it in its place, where it replaces another; unless `fence`, which
+    /// is asked just before, forbids it.
+    pub(super) fn finish(
+        self,
+        place: &Path,
+        fence: impl FnOnce() -> io::Result<()>,
+    ) -> io::Result<()> {
         let mut packed = self.builder.into_inner()?.finish()?;
         packed.flush()?;
         packed.file.get_ref().sync_all()?;
+        fence()?;
         self.unfinished
             .persist(place)
             .map_err(|error| error.error)?;

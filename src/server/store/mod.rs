@@ -3,12 +3,14 @@
 //! ```text
 //! snapshots/NAME.tar.zst     the files of a sandbox
 //! checkpoints/ID.tar.zst     the same, behind a record of its settings
+//! locks/                     which server has a sandbox, see `lock`
 //! ```
 //!
 //! A file is written beside its place under another name, synchronised, and renamed: it is whole or it
 //! is not there, and an older one stays until then. Several servers may share the directory.
 
 pub(super) mod archive;
+pub(super) mod lock;
 
 use std::{
     fs, io,
@@ -20,7 +22,10 @@ use std::{
 use serde::{Deserialize, Serialize};
 use tokio::{sync::Semaphore, task::spawn_blocking};
 
-use self::archive::{Packer, Stop, Unpacker};
+use self::{
+    archive::{Packer, Stop, Unpacker},
+    lock::Locks,
+};
 use super::{backend::BackendSandbox, token::TokenHash};
 use crate::protocol::{SandboxConfig, SandboxId, excerpt};
 
@@ -137,6 +142,11 @@ impl Store {
         Ok(store)
     }
 
+    /// The locks beside it, for the server of this name.
+    pub(super) fn locks(directory: &Path, owner: String, lease: Duration) -> io::Result<Locks> {
+        Locks::open(directory, owner, lease)
+    }
+
     /// Whether what is stored is there after the server has stopped.
     pub(super) fn is_lasting(&self) -> bool {
         self.lasting
@@ -149,7 +159,7 @@ impl Store {
         sandbox: &dyn BackendSandbox,
         stop: Stop,
     ) -> io::Result<()> {
-        self.save(self.snapshot_file(name), None, sandbox, stop)
+        self.save(self.snapshot_file(name), None, sandbox, stop, || Ok(()))
             .await
     }
 
@@ -162,16 +172,17 @@ impl Store {
         self.load(self.snapshot_file(name), sandbox).await
     }
 
-    /// Stores a sandbox with its settings.
+    /// Stores a sandbox with its settings. `fence` is asked at the last moment whether that may be.
     pub(super) async fn save_checkpoint(
         &self,
         id: &SandboxId,
         record: &Record,
         sandbox: &dyn BackendSandbox,
-        stop: Stop,
+        fence: impl FnOnce() -> io::Result<()> + Send + 'static,
     ) -> io::Result<()> {
         let record = record.write(id)?;
-        self.save(self.checkpoint_file(id), Some(record), sandbox, stop)
+        let file = self.checkpoint_file(id);
+        self.save(file, Some(record), sandbox, Stop::default(), fence)
             .await
     }
 
@@ -180,6 +191,12 @@ impl Store {
         let (file, id) = (self.checkpoint_file(id), id.clone());
         let _turn = self.turn().await?;
         blocking(move || Record::read(&archive::read_record(&file)?, &id)).await
+    }
+
+    /// Whether a sandbox has a checkpoint; also when that cannot be found out.
+    pub(super) async fn has_checkpoint(&self, id: &SandboxId) -> bool {
+        let file = self.checkpoint_file(id);
+        blocking(move || file.try_exists()).await.unwrap_or(true)
     }
 
     /// Fills a new sandbox from a checkpoint.
@@ -207,6 +224,7 @@ impl Store {
         record: Option<Vec<u8>>,
         sandbox: &dyn BackendSandbox,
         stop: Stop,
+        fence: impl FnOnce() -> io::Result<()> + Send + 'static,
     ) -> io::Result<()> {
         let _turn = self.turn().await?;
         let packer = {
@@ -214,7 +232,7 @@ impl Store {
             blocking(move || Packer::create(&file, UNFINISHED, record.as_deref(), stop)).await?
         };
         let packer = sandbox.pack(packer).await?;
-        blocking(move || packer.finish(&file)).await
+        blocking(move || packer.finish(&file, fence)).await
     }
 
     async fn load(&self, file: PathBuf, sandbox: &dyn BackendSandbox) -> io::Result<()> {

@@ -12,7 +12,7 @@ fn place() -> (tempfile::TempDir, PathBuf) {
 fn pack(tree: &Path, place: &Path) -> io::Result<()> {
     let mut packer = Packer::create(place, ".unfinished-", None, Stop::default())?;
     packer.add_tree("home", tree)?;
-    packer.finish(place)
+    packer.finish(place, || Ok(()))
 }
 
 fn unpack(place: &Path) -> io::Result<tempfile::TempDir> {
@@ -252,7 +252,9 @@ fn an_archive_that_is_not_finished_leaves_nothing_and_the_old_one_stays() {
     let mut packer = Packer::create(&archive, ".unfinished-", None, stop.clone()).unwrap();
     stop.stop();
     let added = packer.add_tree("home", tree.path());
-    let error = added.and_then(|()| packer.finish(&archive)).unwrap_err();
+    let error = added
+        .and_then(|()| packer.finish(&archive, || Ok(())))
+        .unwrap_err();
     assert!(error.to_string().contains("being deleted"), "{error}");
 
     let names: Vec<_> = fs::read_dir(directory.path())

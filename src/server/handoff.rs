@@ -1,0 +1,258 @@
+//! Handoff of sandboxes between servers that share a state directory: [`Leases`] keeps the locks of the
+//! sandboxes that live here, tells a sandbox that another server waits for it, and waits itself.
+
+use std::{
+    collections::HashMap,
+    io,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    time::{Duration, SystemTime},
+};
+
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep},
+};
+
+use super::{
+    manager::Manager,
+    sandbox::Command,
+    store::{
+        blocking,
+        lock::{Attempt, Lock, Locks},
+    },
+    token::TokenHash,
+};
+use crate::protocol::SandboxId;
+
+/// How often a server looks whether another waits for one of its sandboxes, and one that waits whether
+/// it is its turn. Only while there is something to look for.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+/// A lock is renewed this many times within its lease.
+const RENEWALS: u32 = 3;
+
+/// The time as other machines know it.
+fn now() -> SystemTime {
+    SystemTime::now()
+}
+
+/// The locks of the sandboxes that live here.
+pub(super) struct Leases {
+    locks: Arc<Locks>,
+    held: Mutex<HashMap<SandboxId, Held>>,
+    /// There is something to keep.
+    work: Notify,
+}
+
+#[derive(Clone)]
+struct Held {
+    lock: Lock,
+    token: TokenHash,
+    renewed: Instant,
+}
+
+/// The lock of a sandbox that lives here; kept until it is given up or dropped. Dropped, it is not
+/// renewed any more.
+pub(super) struct Lease {
+    leases: Arc<Leases>,
+    lock: Lock,
+    token: TokenHash,
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.leases.held().remove(&self.lock.id);
+    }
+}
+
+impl Lease {
+    /// What to ask before the state of the sandbox is written: an error when another server has it.
+    /// Blocking.
+    pub(super) fn fence(&self) -> impl Fn() -> io::Result<()> + Send + Sync + use<> {
+        let (locks, lock) = (self.leases.locks.clone(), self.lock.clone());
+        move || match locks.is_mine(&lock)? {
+            true => Ok(()),
+            false => Err(io::Error::other("another server has taken the sandbox")),
+        }
+    }
+
+    /// Gives the lock up for others to take; or with the sandbox, for good.
+    pub(super) async fn release(self, for_good: bool) -> io::Result<()> {
+        let (locks, lock, token) = (
+            self.leases.locks.clone(),
+            self.lock.clone(),
+            self.token.clone(),
+        );
+        // First, or it might be renewed meanwhile.
+        drop(self);
+        blocking(move || match for_good {
+            true => locks.remove(&lock),
+            false => locks.release(&lock, &token),
+        })
+        .await
+    }
+}
+
+impl Leases {
+    pub(super) fn new(locks: Locks) -> Self {
+        Self {
+            locks: Arc::new(locks),
+            held: Mutex::default(),
+            work: Notify::new(),
+        }
+    }
+
+    fn held(&self) -> MutexGuard<'_, HashMap<SandboxId, Held>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What another server that has the sandbox knows of its token. `None`: none has it.
+    pub(super) async fn held_elsewhere(&self, id: &SandboxId) -> io::Result<Option<TokenHash>> {
+        if self.held().contains_key(id) {
+            return Ok(None);
+        }
+        let (locks, id) = (self.locks.clone(), id.clone());
+        blocking(move || locks.held_with(&id, now())).await
+    }
+
+    /// Takes the lock of a sandbox, if it is free.
+    pub(super) async fn try_acquire(
+        self: &Arc<Self>,
+        id: &SandboxId,
+        token: &TokenHash,
+    ) -> io::Result<Option<Lease>> {
+        let attempt = {
+            let (locks, id, token) = (self.locks.clone(), id.clone(), token.clone());
+            blocking(move || locks.acquire(&id, &token, now())).await?
+        };
+        let Attempt::Taken(lock) = attempt else {
+            return Ok(None);
+        };
+        self.held().insert(
+            id.clone(),
+            Held {
+                lock: lock.clone(),
+                token: token.clone(),
+                renewed: Instant::now(),
+            },
+        );
+        self.work.notify_one();
+        Ok(Some(Lease {
+            leases: self.clone(),
+            lock,
+            token: token.clone(),
+        }))
+    }
+
+    /// Takes the lock of a sandbox as soon as its owner gives it up, or its time is over. `None` when
+    /// that is not within `patience`, or when `enough` says that there is no need any more. Dropped, it
+    /// waits no longer.
+    pub(super) async fn acquire(
+        self: &Arc<Self>,
+        id: &SandboxId,
+        token: &TokenHash,
+        patience: Duration,
+        enough: impl Fn() -> bool,
+    ) -> io::Result<Option<Lease>> {
+        let until = Instant::now() + patience;
+        let waiting = {
+            let (locks, id) = (self.locks.clone(), id.clone());
+            Arc::new(blocking(move || locks.wait_for(&id, now())).await?)
+        };
+        let mut refreshed = Instant::now();
+        loop {
+            if enough() {
+                return Ok(None);
+            }
+            if let Some(lease) = self.try_acquire(id, token).await? {
+                return Ok(Some(lease));
+            }
+            if Instant::now() >= until {
+                return Ok(None);
+            }
+            sleep(LOOK_EVERY).await;
+            if refreshed.elapsed() > self.locks.lease() / RENEWALS {
+                refreshed = Instant::now();
+                let (locks, waiting) = (self.locks.clone(), waiting.clone());
+                blocking(move || locks.refresh(&waiting, now())).await?;
+            }
+        }
+    }
+
+    /// Renews what is held, and tells sandboxes that they are waited for or lost. Ends with the manager.
+    pub(super) async fn keep(self: Arc<Self>, manager: Weak<Manager>) {
+        loop {
+            if self.held().is_empty() {
+                self.work.notified().await;
+            }
+            sleep(LOOK_EVERY).await;
+            let Some(manager) = manager.upgrade() else {
+                return;
+            };
+            let held: Vec<Held> = self.held().values().cloned().collect();
+            let locks = self.locks.clone();
+            let every = locks.lease() / RENEWALS;
+            let looked = blocking(move || {
+                let due = held
+                    .into_iter()
+                    .filter(|held| held.renewed.elapsed() >= every);
+                let renewed: Vec<_> = due
+                    .map(|held| {
+                        let renewed = locks.renew(&held.lock, &held.token, now());
+                        (held, renewed)
+                    })
+                    .collect();
+                Ok((renewed, locks.waited_for(now())))
+            });
+            let (renewed, waited_for) = match looked.await {
+                Ok(looked) => looked,
+                Err(error) => {
+                    tracing::warn!(%error, "the locks could not be looked at");
+                    continue;
+                }
+            };
+            for (held, renewed) in renewed {
+                self.on_renewed(&manager, held, renewed);
+            }
+            match waited_for {
+                Ok(ids) => {
+                    for id in ids {
+                        if self.held().contains_key(&id) {
+                            // If it does not hear that now, it will hear it the next time.
+                            tell(&manager, &id, Command::HandOver);
+                        }
+                    }
+                }
+                Err(error) => tracing::warn!(%error, "who waits for a lock could not be read"),
+            }
+        }
+    }
+
+    fn on_renewed(&self, manager: &Manager, held: Held, renewed: io::Result<bool>) {
+        let id = &held.lock.id;
+        match renewed {
+            Ok(true) => {
+                if let Some(kept) = self
+                    .held()
+                    .get_mut(id)
+                    .filter(|kept| kept.lock == held.lock)
+                {
+                    kept.renewed = Instant::now();
+                }
+            }
+            // Others take it for free from now on.
+            Ok(false) => tell(manager, id, Command::LockLost),
+            Err(error) if held.renewed.elapsed() >= self.locks.lease() => {
+                tracing::warn!(sandbox = %id, %error, "a lock could not be renewed in time");
+                tell(manager, id, Command::LockLost);
+            }
+            Err(error) => tracing::info!(sandbox = %id, %error, "a lock is not renewed yet"),
+        }
+    }
+}
+
+fn tell(manager: &Manager, id: &SandboxId, command: Command) {
+    if let Some(handle) = manager.find(id) {
+        let _ = handle.commands.try_send(command);
+    }
+}
