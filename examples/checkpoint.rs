@@ -18,10 +18,6 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let sandbox = Sandbox::create(&url)
         .enable_sandbox_checkpoint(true)
         .await?;
-    let started = sandbox
-        .run(Language::Bash, "echo 'day one' > diary")
-        .await?;
-    println!("written: {}", started.end);
 
     // A process that runs stands in the way.
     let process = sandbox.exec(Language::Bash, "read line").await?;
