@@ -64,6 +64,8 @@ pub const PATH_CREATE: &str = "/create";
 pub const PATH_ATTACH: &str = "/attach";
 /// Path of the endpoint that says whether the server is well.
 pub const PATH_STATUS: &str = "/status";
+/// Path that runs code once, in a sandbox of its own.
+pub const PATH_EXECUTE: &str = "/execute";
 
 /// Close code of a session that ended as it should.
 pub const CLOSE_NORMAL: u16 = 1000;

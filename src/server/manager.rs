@@ -65,7 +65,7 @@ impl Drop for Registration {
 /// A place in the registry for a sandbox that is being made. Dropped, it is free again.
 pub(super) struct Place {
     pub(super) handle: SandboxHandle,
-    commands: mpsc::Receiver<Command>,
+    pub(super) commands: mpsc::Receiver<Command>,
     registration: Registration,
     alive: mpsc::Sender<()>,
 }
@@ -389,7 +389,7 @@ pub(super) async fn clean_up(backend: &dyn BackendSandbox) {
 }
 
 /// A new id, and a token of 192 random bits.
-fn new_identity() -> Result<(SandboxId, SandboxToken), getrandom::Error> {
+pub(super) fn new_identity() -> Result<(SandboxId, SandboxToken), getrandom::Error> {
     Ok((
         SandboxId::new(format!("sandbox-{}", random_hex::<8>()?)),
         SandboxToken::new(random_hex::<24>()?),

@@ -38,6 +38,7 @@ mod attach;
 mod backend;
 mod config;
 mod error;
+mod execute;
 mod execution;
 mod handoff;
 mod incoming;

@@ -12,12 +12,13 @@ use actix_web::{
 use percent_encoding::percent_decode_str;
 
 use super::{
+    execute::execute,
     manager::Manager,
     session::{Opening, open},
 };
 use crate::protocol::{
     SandboxToken,
-    names::{KEY_SANDBOX_TOKEN, PATH_ATTACH, PATH_CREATE, PATH_STATUS},
+    names::{KEY_SANDBOX_TOKEN, PATH_ATTACH, PATH_CREATE, PATH_EXECUTE, PATH_STATUS},
 };
 
 /// Adds the endpoints to an application.
@@ -39,6 +40,11 @@ pub(super) fn add(config: &mut ServiceConfig, manager: Arc<Manager>) {
             web::resource(PATH_STATUS)
                 .app_data(data.clone())
                 .route(web::get().to(status)),
+        )
+        .service(
+            web::resource(PATH_EXECUTE)
+                .app_data(data.clone())
+                .route(web::post().to(execute)),
         )
         .service(web::resource("/").app_data(data).route(web::get().to(root)));
 }
@@ -92,7 +98,7 @@ fn answer(manager: &Manager, request: &HttpRequest, json: &'static str) -> HttpR
 }
 
 /// The value of a key in a query string. A repeated key counts once, the first.
-fn query_value(query: &str, key: &str) -> Option<String> {
+pub(super) fn query_value(query: &str, key: &str) -> Option<String> {
     query.split('&').find_map(|pair| {
         let (name, value) = pair.split_once('=')?;
         (name == key).then(|| decode(value))
@@ -103,14 +109,14 @@ fn decode(text: &str) -> String {
     percent_decode_str(text).decode_utf8_lossy().into_owned()
 }
 
-fn forbidden(reason: String) -> HttpResponse {
+pub(super) fn forbidden(reason: String) -> HttpResponse {
     HttpResponse::Forbidden()
         .content_type("text/plain; charset=utf-8")
         .body(reason)
 }
 
 /// Whether the caller may call at all, or the reason why not.
-fn check_caller(manager: &Manager, request: &HttpRequest) -> Result<(), &'static str> {
+pub(super) fn check_caller(manager: &Manager, request: &HttpRequest) -> Result<(), &'static str> {
     let options = &manager.options;
     let headers = request.headers();
     for origin in headers.get_all(header::ORIGIN) {

@@ -92,7 +92,7 @@ impl SandboxService {
     }
 
     /// What [`App::configure`](actix_web::App::configure) takes: adds `/create`, `/attach/…`,
-    /// `/status` and `/`.
+    /// `/execute`, `/status` and `/`.
     pub fn configure(&self) -> impl FnOnce(&mut ServiceConfig) + use<> {
         let manager = self.manager.clone();
         // The application keeps the sandboxes alive.

@@ -107,11 +107,18 @@ impl StdinQueue {
         }
     }
 
-    /// Writes what is queued to `pipe`, until it breaks or the future is dropped.
+    /// Writes what is queued to `pipe`, until it breaks, or the queue is closed and empty, or the future
+    /// is dropped.
     pub(super) async fn feed(&self, mut pipe: impl AsyncWrite + Unpin) {
         loop {
-            let next = self.lock().messages.pop_front();
+            let (next, closed) = {
+                let mut state = self.lock();
+                (state.messages.pop_front(), state.closed)
+            };
             let Some(data) = next else {
+                if closed {
+                    return;
+                }
                 self.filled.notified().await;
                 continue;
             };
@@ -146,6 +153,7 @@ impl StdinQueue {
             closed: true,
             ..State::default()
         };
+        self.filled.notify_one();
         self.progress.notify_waiters();
     }
 }

@@ -1,0 +1,196 @@
+//! `POST /execute`: code that runs once, with the same limits and checks as everything else.
+#![cfg(unix)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on fails"
+)]
+
+mod server_common;
+
+use std::time::Duration;
+
+use actix_sandbox::server::LocalServer;
+use server_common::{PATIENCE, entries, eventually};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
+
+/// Sends a request; the answer comes over the socket.
+async fn ask(server: &LocalServer, query: &str, headers: &str, body: &[u8]) -> TcpStream {
+    let mut socket = TcpStream::connect(server.address()).await.unwrap();
+    let head = format!(
+        "POST /execute{query} HTTP/1.1\r\nHost: {}\r\nContent-Length: {}\r\nConnection: close\r\n{headers}\r\n",
+        server.address(),
+        body.len()
+    );
+    socket.write_all(head.as_bytes()).await.unwrap();
+    // A server that refuses by the head alone may close before the body.
+    let _ = socket.write_all(body).await;
+    socket
+}
+
+/// Status and body of an answer; `Err` is a body that broke off.
+async fn answer(mut socket: TcpStream) -> (u16, Result<String, String>) {
+    let mut bytes = Vec::new();
+    let read = timeout(PATIENCE, socket.read_to_end(&mut bytes)).await;
+    let _ = read.expect("the answer ends");
+    let text = String::from_utf8_lossy(&bytes).into_owned();
+    let (head, body) = text.split_once("\r\n\r\n").expect("a head");
+    let status = head[9..12].parse().unwrap();
+    if !head
+        .to_ascii_lowercase()
+        .contains("transfer-encoding: chunked")
+    {
+        return (status, Ok(body.to_owned()));
+    }
+    let (mut rest, mut whole) = (body, String::new());
+    loop {
+        let Some((length, after)) = rest.split_once("\r\n") else {
+            return (status, Err(whole));
+        };
+        let length = usize::from_str_radix(length, 16).unwrap();
+        if length == 0 {
+            return (status, Ok(whole));
+        }
+        whole += &after[..length];
+        rest = &after[length + 2..];
+    }
+}
+
+async fn run(server: &LocalServer, query: &str, code: &str) -> (u16, Result<String, String>) {
+    answer(ask(server, query, "", code.as_bytes()).await).await
+}
+
+#[tokio::test]
+async fn code_runs_once_and_nothing_is_left_of_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let builder = LocalServer::builder().directory(directory.path());
+    let server = builder.start().await.unwrap();
+    let code =
+        "import sys; print('out'); print('err', file=sys.stderr); print(repr(sys.stdin.read()))";
+    let (status, body) = run(&server, "?language=python", code).await;
+    assert_eq!(status, 200);
+    let body = body.unwrap();
+    let mut lines: Vec<_> = body.lines().collect();
+    lines.sort_unstable();
+    assert_eq!(lines, ["''", "err", "out"]);
+    let (_, body) = run(
+        &server,
+        "?language=bash",
+        "echo $((6*7)) é; ls; (sleep 1000 &)",
+    )
+    .await;
+    assert_eq!(body.unwrap(), "42 é\n");
+    eventually("the sandboxes are gone", || server.sandbox_count() == 0).await;
+    let root = entries(directory.path()).remove(0);
+    let left: Vec<_> = entries(&root)
+        .into_iter()
+        .filter(|path| !path.ends_with("state"))
+        .collect();
+    assert_eq!(left.len(), 0, "{left:?}");
+}
+
+#[tokio::test]
+async fn output_comes_while_the_code_runs_and_a_client_that_goes_ends_it() {
+    let server = LocalServer::start().await.unwrap();
+    let mut socket = ask(&server, "?language=bash", "", b"echo live; sleep 1000").await;
+    let mut heard = String::new();
+    while !heard.contains("live\n") {
+        let mut buffer = [0; 1000];
+        let count = timeout(PATIENCE, socket.read(&mut buffer))
+            .await
+            .unwrap()
+            .unwrap();
+        assert!(count > 0, "{heard}");
+        heard += &String::from_utf8_lossy(&buffer[..count]);
+    }
+    assert_eq!(server.sandbox_count(), 1);
+    drop(socket);
+    eventually("the sandbox is gone", || server.sandbox_count() == 0).await;
+}
+
+/// A client that does not read stops the process, and nothing piles up; the server stops all the same.
+#[tokio::test]
+async fn a_client_that_does_not_read_holds_nobody_up() {
+    let server = LocalServer::start().await.unwrap();
+    let _socket = ask(&server, "?language=bash", "", b"yes").await;
+    eventually("it runs", || server.sandbox_count() == 1).await;
+    let (_, body) = run(&server, "?language=bash", "echo other").await;
+    assert_eq!(body.unwrap(), "other\n");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn what_runs_too_long_is_killed_and_the_answer_says_that_it_is_not_whole() {
+    let builder = LocalServer::builder().max_run_time(Duration::from_millis(300));
+    let server = builder.start().await.unwrap();
+    let (status, body) = run(&server, "?language=bash", "echo begun; sleep 1000").await;
+    assert_eq!(status, 200);
+    let body = body.expect_err("broken off");
+    assert!(
+        body.starts_with("begun\n") && body.contains("[killed: it ran longer"),
+        "{body}"
+    );
+    eventually("the sandbox is gone", || server.sandbox_count() == 0).await;
+}
+
+#[tokio::test]
+async fn what_cannot_run_is_refused_with_the_reason() {
+    let builder = LocalServer::builder()
+        .max_sandboxes(0)
+        .max_message_size(1000);
+    let server = builder.start().await.unwrap();
+    for (query, headers, code, status, reason) in [
+        (
+            "",
+            "",
+            "x".into(),
+            400,
+            "Supported languages are: python, bash",
+        ),
+        (
+            "?language=ruby",
+            "",
+            "x".into(),
+            400,
+            "Unsupported language: 'ruby'",
+        ),
+        (
+            "?language=bash",
+            "",
+            "x".repeat(1001),
+            413,
+            "larger than 1000 bytes",
+        ),
+        (
+            "?language=bash",
+            "",
+            "x".into(),
+            503,
+            "limit of 0 sandboxes",
+        ),
+        (
+            "?language=bash",
+            "Origin: https://evil.example\r\n",
+            "x".into(),
+            403,
+            "web pages",
+        ),
+    ] {
+        let socket = ask(&server, query, headers, code.as_bytes()).await;
+        let (found, body) = answer(socket).await;
+        let body = body.unwrap();
+        assert_eq!(found, status, "{query}: {body}");
+        assert!(body.contains(reason), "{query}: {body}");
+    }
+    let socket = ask(&server, "?language=bash", "", b"echo \xff").await;
+    let (status, body) = answer(socket).await;
+    assert_eq!(
+        (status, body.unwrap().as_str()),
+        (400, "The code is not UTF-8 text.")
+    );
+}
