@@ -277,6 +277,39 @@ async fn a_checkpoint_is_refused_while_an_exec_runs_and_the_exec_goes_on() {
     client.until("SANDBOX_CHECKPOINTED").await;
 }
 
+/// A snapshot that is being taken is answered before the sandbox ends, and its file is not there.
+#[tokio::test]
+async fn a_checkpoint_gives_up_a_snapshot_and_says_so() {
+    let state = tempfile::tempdir().unwrap();
+    let server = on(state.path()).await;
+    let (mut client, identity) = Client::create_with(&server, checkpointable()).await;
+    client
+        .bash("head -c 100000000 /dev/urandom > noise; echo kept > file")
+        .await;
+    client
+        .send(json!({"action": "snapshot_filesystem", "name": "large"}))
+        .await;
+    client.action("checkpoint").await;
+    let mut lines = client.until("close 1000").await;
+    let reason = lines.remove(3);
+    assert!(reason.contains("it was given up"), "{reason}");
+    assert_eq!(
+        lines,
+        [
+            "SANDBOX_FILESYSTEM_SNAPSHOT_CREATING",
+            "SANDBOX_CHECKPOINTING",
+            "SANDBOX_FILESYSTEM_SNAPSHOT_ERROR",
+            "SANDBOX_DELETING",
+            "SANDBOX_DELETED",
+            "SANDBOX_CHECKPOINTED",
+            "close 1000"
+        ]
+    );
+    assert_eq!(entries(&state.path().join("snapshots")).len(), 0);
+    let mut client = restored(&server, &identity).await;
+    assert_eq!(client.bash("cat file").await, "kept\n");
+}
+
 #[tokio::test]
 async fn a_wrong_token_restores_nothing_and_loses_nothing() {
     let state = tempfile::tempdir().unwrap();

@@ -104,9 +104,11 @@ impl Sandbox {
     /// Stores the sandbox, so that it may end. The error is the reason for the client; then the
     /// sandbox is as it was, but for its background processes.
     pub(super) async fn store(&mut self) -> Result<(), String> {
-        if let Some(snapshot) = self.state.snapshot.take() {
-            // Both would be of the same files, but only one is waited for.
-            snapshot.abandon().await;
+        if let Some(snapshot) = &mut self.state.snapshot {
+            // Both would be of the same files, and the sandbox waits for this one.
+            snapshot.stop.stop();
+            let result = snapshot.done().await;
+            self.on_snapshot(result);
         }
         // What goes on in the background would change the files while they are stored.
         self.backend.end_processes().await?;

@@ -52,7 +52,9 @@ impl Stop {
     /// An error once it was told to stop.
     pub(super) fn check(&self) -> io::Result<()> {
         match *self.0.borrow() {
-            true => Err(io::Error::other("the sandbox is being deleted")),
+            true => Err(io::Error::other(
+                "it was given up: the sandbox is being checkpointed or deleted",
+            )),
             false => Ok(()),
         }
     }

@@ -276,7 +276,7 @@ fn an_archive_that_is_not_finished_leaves_nothing_and_the_old_one_stays() {
     let error = added
         .and_then(|()| packer.finish(&archive, || Ok(())))
         .unwrap_err();
-    assert!(error.to_string().contains("being deleted"), "{error}");
+    assert!(error.to_string().contains("given up"), "{error}");
 
     let names: Vec<_> = fs::read_dir(directory.path())
         .unwrap()
