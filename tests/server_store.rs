@@ -378,6 +378,40 @@ async fn a_damaged_checkpoint_is_a_restore_error_and_stays_to_be_looked_at() {
     );
 }
 
+/// Somebody has put an archive into the state directory that leads out of the sandbox by a link.
+#[tokio::test]
+async fn a_snapshot_that_leads_out_of_the_sandbox_is_refused_and_writes_nothing_there() {
+    let state = tempfile::tempdir().unwrap();
+    let outside = tempfile::tempdir().unwrap();
+    let server = on(state.path()).await;
+    let make = "
+import io, sys, tarfile
+archive = tarfile.open(fileobj=sys.stdout.buffer, mode='w|')
+link = tarfile.TarInfo('home')
+link.type, link.linkname = tarfile.SYMTYPE, sys.argv[1]
+archive.addfile(link)
+archive.addfile(tarfile.TarInfo('home/escaped'), io.BytesIO())
+archive.close()";
+    let made = std::process::Command::new("python3")
+        .args(["-c", make])
+        .arg(outside.path())
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{made:?}");
+    let archive = zstd::encode_all(&made.stdout[..], 1).unwrap();
+    std::fs::write(state.path().join("snapshots/evil.tar.zst"), archive).unwrap();
+
+    let mut client = Client::connect(&server, "/create").await;
+    client
+        .send(json!({"filesystem_snapshot_name": "evil"}))
+        .await;
+    let lines = client.until("close 4000").await;
+    assert_eq!(lines[..2], ["SANDBOX_CREATING", "SANDBOX_CREATION_ERROR"]);
+    assert!(lines[2].contains("'evil'"), "{lines:?}");
+    assert_eq!(entries(outside.path()).len(), 0);
+    assert_eq!(server.sandbox_count(), 0);
+}
+
 /// Eight clients at once: one restores and gets it, the others are told that it is in use.
 #[tokio::test]
 async fn of_many_that_attach_at_once_one_gets_the_sandbox() {
