@@ -214,6 +214,44 @@ async fn a_checkpoint_is_restored_also_by_a_server_started_later() {
     server.stop().await;
 }
 
+/// What is deleted is gone: it does not come back as it was before.
+#[tokio::test]
+async fn a_restored_sandbox_that_is_deleted_for_being_idle_is_gone() {
+    let state = tempfile::tempdir().unwrap();
+    let server = on(state.path()).await;
+    let config = json!({"idle_timeout": 1, "enable_checkpoint": true});
+    let (mut client, identity) = Client::create_with(&server, config).await;
+    client.action("checkpoint").await;
+    client.until("close 1000").await;
+    let mut client = restored(&server, &identity).await;
+    client.bash("echo changed > file").await;
+    assert_eq!(client.line().await, "SANDBOX_DELETING");
+    assert_eq!(client.line().await, "SANDBOX_DELETED");
+    let gone = ["SANDBOX_RESTORING", "SANDBOX_NOT_FOUND", "close 1011"];
+    assert_eq!(refused(&server, &identity, "close 1011").await, gone);
+    assert_eq!(entries(&state.path().join("checkpoints")).len(), 0);
+}
+
+/// Two servers on one directory: what one has stored is not deleted with what the other had of it before.
+#[tokio::test]
+async fn a_newer_checkpoint_outlives_an_older_sandbox_that_is_deleted_for_being_idle() {
+    let state = tempfile::tempdir().unwrap();
+    let (first, second) = (on(state.path()).await, on(state.path()).await);
+    let config = json!({"idle_timeout": 2, "enable_checkpoint": true});
+    let (mut client, identity) = Client::create_with(&first, config).await;
+    client.action("checkpoint").await;
+    client.until("close 1000").await;
+    let mut old = restored(&first, &identity).await;
+    let mut new = restored(&second, &identity).await;
+    new.bash("echo newer > file").await;
+    new.action("checkpoint").await;
+    new.until("close 1000").await;
+    assert_eq!(old.line().await, "SANDBOX_DELETING");
+    assert_eq!(old.line().await, "SANDBOX_DELETED");
+    let mut client = restored(&second, &identity).await;
+    assert_eq!(client.bash("cat file").await, "newer\n");
+}
+
 /// Killed without a word after a restore, a server has lost what came since, not the checkpoint.
 #[tokio::test]
 async fn a_restored_sandbox_still_has_its_checkpoint() {

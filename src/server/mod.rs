@@ -41,7 +41,7 @@
 //!   lives on with its files; one that was to be checkpointed for being idle is tried again after the next
 //!   idle timeout.
 //! - A checkpoint stays when it is restored, so that a crash loses no more than what came after it. It is
-//!   replaced by the next one, and removed when the sandbox is killed.
+//!   replaced by the next one, and removed when the sandbox is killed, or deleted for being idle.
 //! - A damaged checkpoint cannot be restored, and stays to be looked at.
 //!
 //! # Inside

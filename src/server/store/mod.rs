@@ -14,7 +14,7 @@ pub(super) mod lock;
 
 use std::{
     fs, io,
-    os::unix::fs::{DirBuilderExt, PermissionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
@@ -80,6 +80,25 @@ impl SnapshotName {
 
     pub(super) fn as_str(&self) -> &str {
         &self.0
+    }
+}
+
+/// Tells one checkpoint of a sandbox from the next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Stamp {
+    inode: u64,
+    seconds: i64,
+    nanoseconds: i64,
+}
+
+impl Stamp {
+    fn of(file: &Path) -> io::Result<Self> {
+        let meta = fs::symlink_metadata(file)?;
+        Ok(Self {
+            inode: meta.ino(),
+            seconds: meta.mtime(),
+            nanoseconds: meta.mtime_nsec(),
+        })
     }
 }
 
@@ -219,6 +238,30 @@ impl Store {
         sandbox: &dyn BackendSandbox,
     ) -> io::Result<()> {
         self.load(self.checkpoint_file(id), sandbox).await
+    }
+
+    /// Which checkpoint of a sandbox there is.
+    pub(super) async fn stamp(&self, id: &SandboxId) -> io::Result<Stamp> {
+        let file = self.checkpoint_file(id);
+        blocking(move || Stamp::of(&file)).await
+    }
+
+    /// Removes this checkpoint of a sandbox; not another that a server beside this one has put in its
+    /// place. `fence` is asked whether the sandbox is still this server's.
+    pub(super) async fn remove_old_checkpoint(
+        &self,
+        id: &SandboxId,
+        stamp: Stamp,
+        fence: impl FnOnce() -> io::Result<()> + Send + 'static,
+    ) -> io::Result<()> {
+        let file = self.checkpoint_file(id);
+        blocking(move || {
+            if fence().is_ok() && Stamp::of(&file).is_ok_and(|now| now == stamp) {
+                return fs::remove_file(file);
+            }
+            Ok(())
+        })
+        .await
     }
 
     /// Removes the checkpoint of a sandbox, if there is one.
