@@ -10,26 +10,17 @@
 mod common;
 
 use actix_sandbox::{Language, LocalServer, Sandbox};
-use common::{processes_with, within};
+use common::{allow_open_files, processes_with, within};
 use futures::{StreamExt, stream};
 
 const COUNT: usize = 500;
 /// Creations and execs under way at once; all sandboxes are open at once all the same.
 const AT_ONCE: usize = 64;
 
-/// Both ends of every connection are in this process; many shells allow 1024 open files only.
-fn allow_many_open_files() {
-    use nix::sys::resource::{Resource, getrlimit, setrlimit};
-    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
-    let wanted = 8192.min(hard);
-    if soft < wanted {
-        setrlimit(Resource::RLIMIT_NOFILE, wanted, hard).expect("a higher limit");
-    }
-}
-
 #[actix::test]
 async fn five_hundred_sandboxes_each_run_a_script_and_are_gone_after_kill() {
-    allow_many_open_files();
+    // Both ends of every connection are in this process.
+    allow_open_files(8192);
     let directory = tempfile::tempdir().expect("a directory");
     let server = LocalServer::builder()
         .max_sandboxes(COUNT)

@@ -47,6 +47,9 @@ pub enum ConnectionCommand {
     Disarm,
     /// The link is of no use yet: drop it and try again later.
     Refuse(Epoch, LinkError),
+    /// Everything that came over this link is taken into account: the answer to
+    /// [`ConnectionReport::Drained`].
+    Heard(Epoch),
     /// Close the connection, with a handshake.
     Close,
 }
@@ -74,6 +77,9 @@ pub enum ConnectionReport {
         /// The tags.
         tags: Vec<u64>,
     },
+    /// The link is lost, and this is behind the last that came over it. What follows from the loss
+    /// waits for [`ConnectionCommand::Heard`]: the server may just have said why.
+    Drained(Epoch),
     /// The link is lost, another attempt follows.
     Reconnecting {
         /// The number of the attempt, from 1.
@@ -109,6 +115,7 @@ impl fmt::Debug for ConnectionCommand {
             Self::Refuse(epoch, cause) => {
                 f.debug_tuple("Refuse").field(epoch).field(cause).finish()
             }
+            Self::Heard(epoch) => f.debug_tuple("Heard").field(epoch).finish(),
             Self::Close => f.write_str("Close"),
         }
     }
@@ -129,6 +136,7 @@ impl fmt::Debug for ConnectionReport {
                 .field("epoch", epoch)
                 .field("tags", tags)
                 .finish(),
+            Self::Drained(epoch) => f.debug_tuple("Drained").field(epoch).finish(),
             Self::Reconnecting {
                 attempt,
                 delay,
@@ -187,6 +195,8 @@ pub struct ConnectionActor {
     link: Option<Link>,
     /// Polled together with the link: a link is read in the same turn in which it is opened.
     dialling: Option<(Epoch, Dialling)>,
+    /// A link that is lost, while the owner hears the last of it.
+    drained: Option<(Epoch, LinkError)>,
     obituary: Obituary,
     span: Span,
     /// The connection is the last of the sandbox's actors: it closes with a handshake.
@@ -213,6 +223,7 @@ impl ConnectionActor {
             cookies: Cookies::default(),
             link: None,
             dialling: None,
+            drained: None,
             obituary: Obituary {
                 owner,
                 finished: false,
@@ -361,8 +372,8 @@ impl Driven for ConnectionActor {
                         Target::Create => cause,
                     };
                     self.link = None;
-                    self.machine.handle_lost(epoch, cause, now());
-                    self.run_actions(ctx);
+                    self.drained = Some((epoch, cause));
+                    self.obituary.report(ConnectionReport::Drained(epoch));
                 }
             }
         }
@@ -384,6 +395,11 @@ impl Handler<ConnectionCommand> for ConnectionActor {
             ConnectionCommand::Disarm => self.machine.disarm(),
             ConnectionCommand::Refuse(epoch, cause) => {
                 self.machine.handle_refused(epoch, cause, now())
+            }
+            ConnectionCommand::Heard(epoch) => {
+                if let Some((_, cause)) = self.drained.take_if(|(drained, _)| *drained == epoch) {
+                    self.machine.handle_lost(epoch, cause, now());
+                }
             }
             ConnectionCommand::Close => self.machine.close(now()),
         }

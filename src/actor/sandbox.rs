@@ -361,6 +361,7 @@ impl Handler<ConnectionReport> for SandboxActor {
                     }
                 }
             }
+            ConnectionReport::Drained(epoch) => self.command(ConnectionCommand::Heard(epoch)),
             ConnectionReport::Reconnecting {
                 attempt,
                 delay,

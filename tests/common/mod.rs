@@ -46,7 +46,9 @@ impl Handler<SandboxEvent> for Events {
     type Result = ();
 
     fn handle(&mut self, event: SandboxEvent, _: &mut Self::Context) {
-        self.0.try_send(event).expect("the test takes its events");
+        if let Err(mpsc::error::TrySendError::Full(_)) = self.0.try_send(event) {
+            panic!("the test takes its events, or drops them all");
+        }
     }
 }
 
@@ -56,6 +58,21 @@ pub(crate) async fn events(sandbox: &Sandbox) -> mpsc::Receiver<SandboxEvent> {
     let recipient = Events(sender).start().recipient();
     sandbox.subscribe(recipient).await.expect("subscribed");
     receiver
+}
+
+/// Lets this process open so many files; many shells allow 1024 only.
+#[cfg(unix)]
+pub(crate) fn allow_open_files(wanted: u64) {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
+    assert!(
+        hard >= wanted,
+        "this test needs {wanted} open files, and this user may have {hard} (ulimit -Hn)"
+    );
+    if soft < wanted {
+        setrlimit(Resource::RLIMIT_NOFILE, wanted, hard).expect("a higher limit");
+    }
 }
 
 /// Memory of this process that is in RAM, in bytes.

@@ -178,13 +178,22 @@ pub(crate) struct Peer<S = TcpStream> {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
+    pub(crate) async fn upgrade(stream: S) -> Self {
+        Self::upgrade_with(stream, &[]).await
+    }
+
+    /// The same, with `Set-Cookie` headers in the answer.
     #[expect(
         clippy::result_large_err,
         reason = "the shape of tungstenite's callback"
     )]
-    pub(crate) async fn upgrade(stream: S) -> Self {
+    pub(crate) async fn upgrade_with(stream: S, cookies: &[&str]) -> Self {
         let (mut path, mut headers) = (String::new(), Vec::new());
-        let note = |request: &Request, response: Response| {
+        let note = |request: &Request, mut response: Response| {
+            for cookie in cookies {
+                let cookie = cookie.parse().expect("a header value");
+                response.headers_mut().append("set-cookie", cookie);
+            }
             path = request.uri().to_string();
             for (name, value) in request.headers() {
                 let value = String::from_utf8_lossy(value.as_bytes()).into_owned();

@@ -1,0 +1,98 @@
+//! 1,000 sandboxes lose their links at once, and all come back. In a binary of its own: it uses most of
+//! the machine.
+#![cfg(target_os = "linux")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on fails"
+)]
+
+mod common;
+mod proxy;
+
+use std::time::Duration;
+
+use actix_sandbox::{Language, LocalServer, ReconnectPolicy, Sandbox, SandboxEvent};
+use common::{allow_open_files, events, within};
+use futures::{StreamExt, future::join_all, stream};
+use proxy::Proxy;
+
+const COUNT: usize = 1_000;
+/// Creations and execs under way at once; all sandboxes are open at once all the same.
+const AT_ONCE: usize = 64;
+
+#[actix::test]
+async fn a_thousand_sandboxes_that_lose_their_links_at_once_all_come_back() {
+    // Both ends of the connection, and of that to the proxy; the listener's backlog is not a limit.
+    allow_open_files(4 * COUNT as u64 + 2_000);
+    let server = LocalServer::builder().max_sandboxes(COUNT);
+    let server = server.start().await.expect("a server");
+    let proxy = Proxy::plain(server.address()).await;
+    let url = &proxy.url();
+    let policy = ReconnectPolicy {
+        initial: Duration::from_millis(500),
+        ..ReconnectPolicy::default()
+    };
+    let sandboxes: Vec<_> = stream::iter(0..COUNT)
+        .map(|_| async {
+            let create = Sandbox::create(url)
+                .enable_auto_reconnect(true)
+                .reconnect_policy(policy.clone());
+            let sandbox = within("create", create).await.expect("created");
+            let events = events(&sandbox).await;
+            (sandbox, events)
+        })
+        .buffer_unordered(AT_ONCE)
+        .collect()
+        .await;
+    assert_eq!(proxy.accepted(), COUNT);
+
+    proxy.cut();
+    let back = sandboxes
+        .into_iter()
+        .map(|(sandbox, mut events)| async move {
+            let mut first_delay = None;
+            loop {
+                match within("an event", events.recv()).await.expect("events") {
+                    SandboxEvent::Reconnecting { delay, .. } => {
+                        first_delay.get_or_insert(delay);
+                    }
+                    SandboxEvent::Reconnected => break,
+                    SandboxEvent::Ended(end) => panic!("lost for good: {end}"),
+                    _ => {}
+                }
+            }
+            (sandbox, first_delay.expect("the link was lost"))
+        });
+    let back = join_all(back).await;
+
+    // Spread over the half of the delay that chance may take away, evenly enough.
+    let (low, high) = (Duration::from_millis(250), Duration::from_millis(500));
+    let mut slots = [0; 10];
+    for (_, delay) in &back {
+        assert!((low..=high).contains(delay), "{delay:?}");
+        let slot = (*delay - low).as_micros() * 10 / (high - low).as_micros();
+        slots[(slot as usize).min(9)] += 1;
+    }
+    println!("first dials in ten equal parts of {low:?}: {slots:?}");
+    assert!(
+        slots.iter().all(|&dials| (50..=160).contains(&dials)),
+        "{slots:?}"
+    );
+
+    let outputs: Vec<String> = stream::iter(back.iter().enumerate())
+        .map(|(i, (sandbox, _))| async move {
+            let code = format!("echo {i}");
+            let output = within("a script", sandbox.run(Language::Bash, code)).await;
+            output.expect("ran").stdout
+        })
+        .buffered(AT_ONCE)
+        .collect()
+        .await;
+    for (i, output) in outputs.iter().enumerate() {
+        assert_eq!(*output, format!("{i}\n"));
+    }
+    assert_eq!(server.sandbox_count(), COUNT);
+    server.stop().await;
+}
