@@ -102,7 +102,7 @@ async fn run(server: &LocalServer, seed: u64) -> Result<Seen, String> {
         .await
         .map_err(|error| format!("create: {error}"))?;
     // At once, or over some time, so that there is always something in flight or that there is not.
-    let pause = ["", "; i % 500 or time.sleep(0.005)"][usize::from(seed % 4 != 0)];
+    let pause = ["", "; i % 500 or time.sleep(0.005)"][usize::from(!seed.is_multiple_of(4))];
     let code = format!("import time\nfor i in range({LINES}): print('%07d' % i){pause}");
     let process = sandbox
         .exec(Language::Python, code)
