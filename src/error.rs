@@ -27,6 +27,8 @@ pub enum ErrorKind {
     Connect,
     /// The TLS handshake failed.
     Tls,
+    /// The token source gave no bearer token. Nothing was dialled.
+    NoToken,
     /// The server answered the upgrade with another HTTP status than 101.
     UpgradeRefused,
     /// The peer is no WebSocket server.
@@ -288,6 +290,7 @@ fn end_kind(end: &SandboxEnd) -> ErrorKind {
             LinkError::Resolve { .. } => ErrorKind::Resolve,
             LinkError::Connect { .. } => ErrorKind::Connect,
             LinkError::Tls { .. } | LinkError::TlsUnavailable { .. } => ErrorKind::Tls,
+            LinkError::NoToken { .. } => ErrorKind::NoToken,
             LinkError::UpgradeRefused { .. } => ErrorKind::UpgradeRefused,
             LinkError::NotWebSocket { .. } => ErrorKind::NotWebSocket,
             LinkError::ConnectTimeout { .. } => ErrorKind::Timeout,

@@ -101,7 +101,7 @@ pub use protocol::{SandboxId, SandboxToken, Status, StdStream};
 #[cfg(all(unix, feature = "server"))]
 pub use server::LocalServer;
 #[cfg(feature = "client")]
-pub use transport::UrlError;
+pub use transport::{BearerToken, TokenError, TokenSource, UrlError};
 
 /// The programs of the README, so that they compile.
 #[cfg(all(doctest, unix, feature = "client", feature = "server"))]

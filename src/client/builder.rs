@@ -22,7 +22,7 @@ use crate::{
         SandboxConfig as Configuration, SandboxId, SandboxToken,
         limits::{DEFAULT_CLIENT_IDLE_TIMEOUT, DEFAULT_MAX_MESSAGE_BYTES},
     },
-    transport::{DialConfig, Endpoint},
+    transport::{DialConfig, Endpoint, TokenSource},
 };
 
 const OPEN: &str = "open the sandbox";
@@ -59,6 +59,9 @@ pub struct SandboxBuilder<S = NewSandbox> {
     debug: bool,
     debug_label: Option<String>,
     headers: Vec<(String, String)>,
+    tokens: Option<Arc<dyn TokenSource>>,
+    #[cfg(feature = "google-auth")]
+    google: bool,
     #[cfg(feature = "tls")]
     tls: Option<Arc<rustls::ClientConfig>>,
     connect_timeout: Duration,
@@ -203,6 +206,9 @@ impl<S> SandboxBuilder<S> {
             debug: false,
             debug_label: None,
             headers: Vec::new(),
+            tokens: None,
+            #[cfg(feature = "google-auth")]
+            google: false,
             #[cfg(feature = "tls")]
             tls: None,
             connect_timeout: Duration::from_secs(10),
@@ -244,6 +250,26 @@ impl<S> SandboxBuilder<S> {
     /// A header for every dial, for example `Authorization`. Its value is never logged.
     pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.headers.push((name.into(), value.into()));
+        self
+    }
+
+    /// Where the bearer token of each dial comes from, sent as `Authorization: Bearer …`. It is never
+    /// logged. Default: none is sent.
+    pub fn bearer_token_source(mut self, source: impl TokenSource) -> Self {
+        self.tokens = Some(Arc::new(source));
+        self
+    }
+
+    /// Whether every dial carries an ID token of Google, as Cloud Run demands it: from Application
+    /// Default Credentials (a service account key, the metadata server, or a developer's own login), for
+    /// the service's origin `https://host` as audience. The caller needs the role `roles/run.invoker`.
+    /// Needs `https://` or `wss://`, but for a service on this machine. Default: no.
+    ///
+    /// See <https://cloud.google.com/run/docs/authenticating/service-to-service>.
+    #[cfg(feature = "google-auth")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "google-auth")))]
+    pub fn use_google_auth(mut self, enable: bool) -> Self {
+        self.google = enable;
         self
     }
 
@@ -335,6 +361,7 @@ impl<S: OpenMode> SandboxBuilder<S> {
 
     fn settings(self) -> Result<Settings, Error> {
         let endpoint = Endpoint::parse(&self.url)?;
+        let tokens = self.token_source(&endpoint)?;
         let mode = self.sandbox.mode()?;
         let positive = [
             ("connect_timeout", self.connect_timeout),
@@ -378,6 +405,7 @@ impl<S: OpenMode> SandboxBuilder<S> {
             dial: DialConfig {
                 endpoint,
                 headers,
+                tokens,
                 connect_timeout: self.connect_timeout,
                 max_message_bytes: self.max_message_bytes,
                 #[cfg(feature = "tls")]
@@ -396,6 +424,45 @@ impl<S: OpenMode> SandboxBuilder<S> {
             kept: None,
             debug: self.debug.then(|| Arc::from(label)),
         })
+    }
+
+    /// Where tokens come from, if the options about that fit together.
+    fn token_source(&self, endpoint: &Endpoint) -> Result<Option<Arc<dyn TokenSource>>, Error> {
+        #[cfg(feature = "google-auth")]
+        let google = self.google;
+        #[cfg(not(feature = "google-auth"))]
+        let google = false;
+        let option = match (google, &self.tokens) {
+            (false, None) => return Ok(None),
+            (true, Some(_)) => {
+                return Err(Error::option(
+                    "use_google_auth",
+                    "does not go with `bearer_token_source`: leave one of them out",
+                ));
+            }
+            (true, None) => "use_google_auth",
+            (false, Some(_)) => "bearer_token_source",
+        };
+        let is_authorization = |name: &str| name.eq_ignore_ascii_case("authorization");
+        if self.headers.iter().any(|(name, _)| is_authorization(name)) {
+            return Err(Error::option(
+                option,
+                "does not go with a header `Authorization` of your own: leave one of them out",
+            ));
+        }
+        #[cfg(feature = "google-auth")]
+        if google {
+            if !endpoint.is_tls() && !endpoint.is_loopback() {
+                return Err(Error::option(
+                    "use_google_auth",
+                    "would send a token that anybody on the way can read: use https:// or wss://",
+                ));
+            }
+            let tokens = crate::transport::GoogleTokens::new(endpoint.origin());
+            return Ok(Some(Arc::new(tokens)));
+        }
+        let _ = endpoint;
+        Ok(self.tokens.clone())
     }
 
     async fn open(mut self) -> Result<Sandbox, Error> {

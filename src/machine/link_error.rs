@@ -36,6 +36,11 @@ pub enum LinkError {
         /// Host and port.
         address: String,
     },
+    /// The token source gave no bearer token for the dial.
+    NoToken {
+        /// Why, in the words of the source.
+        detail: String,
+    },
     /// The server answered the upgrade with another status than 101.
     UpgradeRefused {
         /// Host and port.
@@ -113,6 +118,7 @@ impl LinkError {
                 | Self::Connect { .. }
                 | Self::Tls { .. }
                 | Self::TlsUnavailable { .. }
+                | Self::NoToken { .. }
                 | Self::UpgradeRefused { .. }
                 | Self::NotWebSocket { .. }
                 | Self::ConnectTimeout { .. }
@@ -124,6 +130,7 @@ impl LinkError {
         match self {
             Self::Resolve { .. }
             | Self::Connect { .. }
+            | Self::NoToken { .. }
             | Self::ConnectTimeout { .. }
             | Self::Closed { .. }
             | Self::Dropped { .. }
@@ -172,6 +179,12 @@ impl fmt::Display for LinkError {
                     "cannot connect to {address} with TLS: build actix-sandbox with the feature `tls`, or use ws://"
                 )
             }
+            Self::NoToken { detail } => {
+                write!(
+                    f,
+                    "there is no bearer token for the dial, from its token source: {detail}"
+                )
+            }
             Self::UpgradeRefused { address, status } => {
                 write!(
                     f,
@@ -179,8 +192,9 @@ impl fmt::Display for LinkError {
                 )?;
                 match status {
                     401 | 403 => f.write_str(
-                        "; the service may want authentication: send an `Authorization` header \
-                         (on Cloud Run the caller needs the role roles/run.invoker)",
+                        "; the service may want authentication: turn on `.use_google_auth(true)`, or give \
+                         a `.bearer_token_source(…)` or an `Authorization` header (on Cloud Run the \
+                         caller needs the role roles/run.invoker)",
                     ),
                     404 => f.write_str("; is this the address of a sandbox service?"),
                     _ => Ok(()),

@@ -1,18 +1,19 @@
 //! [`dial`]: from a target to an open WebSocket, with every failure told apart.
 
-#[cfg(feature = "tls")]
-use std::sync::Arc;
-use std::{io, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use actix_codec::Framed;
 use actix_http::error::ParseError;
 use awc::{
     BoxedSocket, Client, Connector,
     error::{ConnectError, SendRequestError, WsClientError},
-    http::header::{COOKIE, HeaderName, HeaderValue},
+    http::header::{AUTHORIZATION, COOKIE, HeaderName, HeaderValue},
 };
 
-use super::{Cookies, Endpoint, Target, codec::GuardedCodec, connector::TunedConnector};
+use super::{
+    Cookies, Endpoint, Target, TokenSource, codec::GuardedCodec, connector::TunedConnector,
+    token::authorization,
+};
 use crate::machine::LinkError;
 
 /// Long enough to leave every timeout to [`dial`] itself, which bounds all steps together.
@@ -23,7 +24,9 @@ const FOREVER: Duration = Duration::from_secs(24 * 3600);
 pub(crate) struct DialConfig {
     pub(crate) endpoint: Endpoint,
     pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
-    /// Bound on lookup, TCP, TLS and upgrade together.
+    /// Asked for a bearer token at every dial.
+    pub(crate) tokens: Option<Arc<dyn TokenSource>>,
+    /// Bound on lookup, TCP, TLS and upgrade together, and as much again for a bearer token.
     pub(crate) connect_timeout: Duration,
     /// Largest message taken, in bytes.
     pub(crate) max_message_bytes: usize,
@@ -49,6 +52,10 @@ pub(crate) async fn dial(
     }
     for (name, value) in &config.headers {
         request = request.header(name.clone(), value.clone());
+    }
+    if let Some(tokens) = &config.tokens {
+        let value = authorization(tokens, config.connect_timeout).await?;
+        request = request.header(AUTHORIZATION, value);
     }
     if let Some(cookie) = cookies.header() {
         request = request.header(COOKIE, cookie);

@@ -152,6 +152,26 @@ impl Endpoint {
         self.address
     }
 
+    /// Whether the service is on this machine.
+    #[cfg(feature = "google-auth")]
+    pub(crate) fn is_loopback(&self) -> bool {
+        match self.address {
+            Some(address) => address.ip().is_loopback(),
+            None => self
+                .authority
+                .rsplit_once(':')
+                .is_some_and(|(host, _)| host == "localhost"),
+        }
+    }
+
+    /// The origin that Google knows the service by: always `https`, the port only where it is another.
+    #[cfg(feature = "google-auth")]
+    pub(crate) fn origin(&self) -> String {
+        let usual = if self.tls { ":443" } else { ":80" };
+        let host = self.authority.strip_suffix(usual);
+        format!("https://{}", host.unwrap_or(&self.authority))
+    }
+
     pub(crate) fn is_tls(&self) -> bool {
         self.tls
     }

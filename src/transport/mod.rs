@@ -9,13 +9,19 @@ mod cookies;
 mod credit;
 mod dial;
 mod endpoint;
+#[cfg(feature = "google-auth")]
+mod google;
 mod link;
 #[cfg(feature = "tls")]
 mod tls;
+mod token;
 
 pub(crate) use cookies::Cookies;
 pub use credit::Credit;
 pub(crate) use dial::{DialConfig, Socket, dial};
 pub use endpoint::UrlError;
 pub(crate) use endpoint::{Endpoint, Target};
+#[cfg(feature = "google-auth")]
+pub(crate) use google::GoogleTokens;
 pub(crate) use link::{Link, LinkConfig, LinkEvent};
+pub use token::{BearerToken, TokenError, TokenSource};

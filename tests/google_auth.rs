@@ -1,0 +1,329 @@
+//! Google authentication by the official library: against a metadata server played on loopback, and a
+//! service that takes only tokens for its own origin that are not stale.
+//!
+//! ```text
+//! cargo test --features google-auth --test google_auth
+//! ```
+//!
+//! The library finds the metadata server by an environment variable, so the client is a process of its own.
+#![cfg(unix)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on fails"
+)]
+
+mod common;
+
+use std::{
+    io::{BufRead, BufReader, Write},
+    net::SocketAddr,
+    process::{Child, ChildStdin, Command, Stdio},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use actix_sandbox::{ErrorKind, Language, LocalServer, ReconnectPolicy, Sandbox, SandboxEvent};
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use common::{events, within};
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional},
+    net::{TcpListener, TcpStream},
+    sync::watch,
+};
+
+/// The variable that makes [`a_client_process_of_its_own`] a client of the service with this URL.
+const SERVICE: &str = "ACTIX_SANDBOX_TEST_SERVICE";
+
+/// How long the tokens are good, in seconds. The library takes 10 off for clocks that disagree, and then
+/// asks again every 10 s.
+const GOOD_FOR: u64 = 25;
+
+fn now() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap()
+        .as_secs()
+}
+
+/// No test: the process that the tests below start from this same binary.
+#[actix::test]
+async fn a_client_process_of_its_own() {
+    let Ok(url) = std::env::var(SERVICE) else {
+        return;
+    };
+    let say = |text: &str| {
+        println!("\nclient: {text}");
+        std::io::stdout().flush().unwrap();
+    };
+    let create = Sandbox::create(url)
+        .use_google_auth(true)
+        .enable_auto_reconnect(true)
+        .reconnect_policy(ReconnectPolicy {
+            // The library has a moment to take over the token that it was just given.
+            initial: Duration::from_millis(500),
+            jitter: 0.0,
+            ..ReconnectPolicy::default()
+        });
+    let sandbox = match within("create", create).await {
+        Ok(sandbox) => sandbox,
+        Err(error) => return say(&format!("refused: {:?} {error}", error.kind())),
+    };
+    let mut events = events(&sandbox).await;
+    let output = sandbox.run(Language::Bash, "echo first").await.unwrap();
+    say(output.stdout.trim());
+    while within("an event", events.recv()).await != Some(SandboxEvent::Reconnected) {}
+    let output = sandbox.run(Language::Bash, "echo again").await.unwrap();
+    say(output.stdout.trim());
+}
+
+struct ClientProcess {
+    child: Child,
+    lines: std::sync::mpsc::Receiver<String>,
+    _stdin: ChildStdin,
+}
+
+impl ClientProcess {
+    fn start(service: &str, metadata: SocketAddr) -> Self {
+        let home = tempfile::tempdir().unwrap().keep();
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "a_client_process_of_its_own", "--nocapture"])
+            .env(SERVICE, service)
+            .env("GCE_METADATA_HOST", metadata.to_string())
+            .env("HOME", home)
+            .env_remove("GOOGLE_APPLICATION_CREDENTIALS")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        let (sender, lines) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            for line in stdout.lines().map_while(Result::ok) {
+                if let Some(line) = line.strip_prefix("client: ") {
+                    let _ = sender.send(line.to_owned());
+                }
+            }
+        });
+        let _stdin = child.stdin.take().unwrap();
+        Self {
+            child,
+            lines,
+            _stdin,
+        }
+    }
+
+    async fn line(&mut self) -> String {
+        let line = async {
+            loop {
+                match self.lines.try_recv() {
+                    Ok(line) => return line,
+                    Err(std::sync::mpsc::TryRecvError::Empty) => {
+                        tokio::time::sleep(Duration::from_millis(5)).await;
+                    }
+                    Err(std::sync::mpsc::TryRecvError::Disconnected) => {
+                        panic!("the client is gone")
+                    }
+                }
+            }
+        };
+        within("the client says something", line).await
+    }
+}
+
+impl Drop for ClientProcess {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Reads the head of an HTTP request.
+async fn head(stream: &mut TcpStream) -> String {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        match stream.read_u8().await {
+            Ok(byte) => head.push(byte),
+            Err(_) => break,
+        }
+    }
+    String::from_utf8(head).unwrap()
+}
+
+fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
+    head.lines().find_map(|line| {
+        let (found, value) = line.split_once(": ")?;
+        found.eq_ignore_ascii_case(name).then_some(value)
+    })
+}
+
+/// A metadata server that gives tokens for the audience that is asked for. They are good for a short time.
+async fn metadata_server() -> (SocketAddr, Arc<Mutex<Vec<String>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let given = Arc::new(Mutex::new(Vec::new()));
+    let all = given.clone();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let all = all.clone();
+            tokio::spawn(async move {
+                let head = head(&mut stream).await;
+                let target = head.split(' ').nth(1).unwrap_or_default().to_owned();
+                let asks = "/computeMetadata/v1/instance/service-accounts/default/identity?";
+                let answer = match target.strip_prefix(asks) {
+                    Some(query) if header(&head, "metadata-flavor") == Some("Google") => {
+                        let audience = query
+                            .split('&')
+                            .find_map(|pair| pair.strip_prefix("audience="))
+                            .unwrap();
+                        let audience = percent_encoding::percent_decode_str(audience);
+                        let claims = json!({
+                            "aud": audience.decode_utf8().unwrap(),
+                            "exp": now() + GOOD_FOR,
+                            "number": all.lock().unwrap().len(),
+                        });
+                        let part = |json: Value| URL_SAFE_NO_PAD.encode(json.to_string());
+                        let token =
+                            format!("{}.{}.c2ln", part(json!({"alg": "RS256"})), part(claims));
+                        all.lock().unwrap().push(token.clone());
+                        format!(
+                            "HTTP/1.1 200 OK\r\nMetadata-Flavor: Google\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{token}",
+                            token.len()
+                        )
+                    }
+                    _ => "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+                        .to_owned(),
+                };
+                let _ = stream.write_all(answer.as_bytes()).await;
+            });
+        }
+    });
+    (address, given)
+}
+
+/// A service that lets in whoever has a good token for `audience`, in front of a local server.
+struct Service {
+    address: SocketAddr,
+    /// The tokens that were let in.
+    let_in: Arc<Mutex<Vec<String>>>,
+    /// Tokens before this one are stale.
+    oldest: Arc<AtomicU64>,
+    cut: watch::Sender<()>,
+    _server: LocalServer,
+}
+
+async fn service(audience: Option<&str>) -> Service {
+    let server = LocalServer::start().await.unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let audience = audience.map_or_else(|| format!("https://{address}"), str::to_owned);
+    let let_in = Arc::new(Mutex::new(Vec::new()));
+    let (cut, is_cut) = watch::channel(());
+    let oldest = Arc::new(AtomicU64::new(0));
+    let (target, tokens, number) = (server.address(), let_in.clone(), oldest.clone());
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            let (audience, tokens, mut is_cut) = (audience.clone(), tokens.clone(), is_cut.clone());
+            is_cut.mark_unchanged();
+            let oldest = number.load(Ordering::SeqCst);
+            tokio::spawn(async move {
+                let head = head(&mut client).await;
+                let token =
+                    header(&head, "authorization").and_then(|value| value.strip_prefix("Bearer "));
+                let claims: Option<Value> = token.and_then(|token| {
+                    let claims = URL_SAFE_NO_PAD.decode(token.split('.').nth(1)?).ok()?;
+                    serde_json::from_slice(&claims).ok()
+                });
+                let good = claims.is_some_and(|claims| {
+                    claims["aud"] == *audience
+                        && claims["exp"].as_u64().is_some_and(|exp| exp > now())
+                        && claims["number"]
+                            .as_u64()
+                            .is_some_and(|number| number >= oldest)
+                });
+                if !good {
+                    let refusal = b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+                    let _ = client.write_all(refusal).await;
+                    return;
+                }
+                tokens.lock().unwrap().push(token.unwrap().to_owned());
+                let mut server = TcpStream::connect(target).await.unwrap();
+                // The server knows itself by its own address.
+                let host = header(&head, "host").unwrap();
+                let head = head.replace(host, &target.to_string());
+                server.write_all(head.as_bytes()).await.unwrap();
+                tokio::select! {
+                    _ = copy_bidirectional(&mut client, &mut server) => {}
+                    _ = is_cut.changed() => {}
+                }
+            });
+        }
+    });
+    Service {
+        address,
+        let_in,
+        oldest,
+        cut,
+        _server: server,
+    }
+}
+
+#[tokio::test]
+async fn a_link_that_is_lost_later_comes_back_with_a_token_that_is_not_stale() {
+    let (metadata, given) = metadata_server().await;
+    let service = service(None).await;
+    let url = format!("http://{}", service.address);
+    let mut client = ClientProcess::start(&url, metadata);
+    assert_eq!(client.line().await, "first");
+    // The library asks for another one in time.
+    let asked_again = async {
+        while given.lock().unwrap().len() < 2 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    within("another token", asked_again).await;
+    service.oldest.store(1, Ordering::SeqCst);
+    service.cut.send_replace(());
+    assert_eq!(client.line().await, "again");
+    assert_eq!(*service.let_in.lock().unwrap(), given.lock().unwrap()[..2]);
+}
+
+#[tokio::test]
+async fn a_token_for_another_service_is_refused_with_the_hint() {
+    let (metadata, _) = metadata_server().await;
+    let service = service(Some("https://other.example")).await;
+    let url = format!("http://{}", service.address);
+    let line = ClientProcess::start(&url, metadata).line().await;
+    assert!(line.starts_with("refused: UpgradeRefused"), "{line}");
+    assert!(
+        line.contains("401") && line.contains("roles/run.invoker"),
+        "{line}"
+    );
+}
+
+#[tokio::test]
+async fn without_credentials_it_says_how_to_get_some() {
+    let service = service(None).await;
+    let url = format!("http://{}", service.address);
+    // Nobody plays the metadata server at this address.
+    let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = nobody.local_addr().unwrap();
+    drop(nobody);
+    let line = ClientProcess::start(&url, address).line().await;
+    assert!(line.starts_with("refused: NoToken"), "{line}");
+}
+
+#[actix::test]
+async fn a_token_is_not_sent_where_anybody_can_read_it() {
+    let error = Sandbox::create("ws://sandbox.example")
+        .use_google_auth(true)
+        .await;
+    let error = error.expect_err("refused");
+    assert_eq!(error.kind(), ErrorKind::InvalidOption);
+    assert!(error.to_string().contains("https://"), "{error}");
+}
