@@ -19,6 +19,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .enable_sandbox_checkpoint(true)
         .await?;
 
+    let diary = "echo 'day one' > diary";
+    sandbox.run(Language::Bash, diary).await?;
+
     // A process that runs stands in the way.
     let process = sandbox.exec(Language::Bash, "read line").await?;
     if let Err(error) = sandbox.checkpoint().await {

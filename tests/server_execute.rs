@@ -95,9 +95,15 @@ async fn code_runs_once_and_nothing_is_left_of_it() {
 }
 
 #[tokio::test]
-async fn output_comes_while_the_code_runs_and_a_client_that_goes_ends_it() {
+async fn output_comes_while_the_code_runs_and_a_client_that_does_not_take_it_ends_it() {
     let server = LocalServer::start().await.unwrap();
-    let mut socket = ask(&server, "?language=bash", "", b"echo live; sleep 1000").await;
+    let mut socket = ask(
+        &server,
+        "?language=bash",
+        "",
+        b"while echo live; do sleep 0.02; done",
+    )
+    .await;
     let mut heard = String::new();
     while !heard.contains("live\n") {
         let mut buffer = [0; 1000];

@@ -214,6 +214,44 @@ async fn a_checkpoint_is_restored_also_by_a_server_started_later() {
     server.stop().await;
 }
 
+/// What is deleted is gone: it does not come back as it was before.
+#[tokio::test]
+async fn a_restored_sandbox_that_is_deleted_for_being_idle_is_gone() {
+    let state = tempfile::tempdir().unwrap();
+    let server = on(state.path()).await;
+    let config = json!({"idle_timeout": 1, "enable_checkpoint": true});
+    let (mut client, identity) = Client::create_with(&server, config).await;
+    client.action("checkpoint").await;
+    client.until("close 1000").await;
+    let mut client = restored(&server, &identity).await;
+    client.bash("echo changed > file").await;
+    assert_eq!(client.line().await, "SANDBOX_DELETING");
+    assert_eq!(client.line().await, "SANDBOX_DELETED");
+    let gone = ["SANDBOX_RESTORING", "SANDBOX_NOT_FOUND", "close 1011"];
+    assert_eq!(refused(&server, &identity, "close 1011").await, gone);
+    assert_eq!(entries(&state.path().join("checkpoints")).len(), 0);
+}
+
+/// Two servers on one directory: what one has stored is not deleted with what the other had of it before.
+#[tokio::test]
+async fn a_newer_checkpoint_outlives_an_older_sandbox_that_is_deleted_for_being_idle() {
+    let state = tempfile::tempdir().unwrap();
+    let (first, second) = (on(state.path()).await, on(state.path()).await);
+    let config = json!({"idle_timeout": 2, "enable_checkpoint": true});
+    let (mut client, identity) = Client::create_with(&first, config).await;
+    client.action("checkpoint").await;
+    client.until("close 1000").await;
+    let mut old = restored(&first, &identity).await;
+    let mut new = restored(&second, &identity).await;
+    new.bash("echo newer > file").await;
+    new.action("checkpoint").await;
+    new.until("close 1000").await;
+    assert_eq!(old.line().await, "SANDBOX_DELETING");
+    assert_eq!(old.line().await, "SANDBOX_DELETED");
+    let mut client = restored(&second, &identity).await;
+    assert_eq!(client.bash("cat file").await, "newer\n");
+}
+
 /// Killed without a word after a restore, a server has lost what came since, not the checkpoint.
 #[tokio::test]
 async fn a_restored_sandbox_still_has_its_checkpoint() {
@@ -275,6 +313,39 @@ async fn a_checkpoint_is_refused_while_an_exec_runs_and_the_exec_goes_on() {
     );
     client.action("checkpoint").await;
     client.until("SANDBOX_CHECKPOINTED").await;
+}
+
+/// A snapshot that is being taken is answered before the sandbox ends, and its file is not there.
+#[tokio::test]
+async fn a_checkpoint_gives_up_a_snapshot_and_says_so() {
+    let state = tempfile::tempdir().unwrap();
+    let server = on(state.path()).await;
+    let (mut client, identity) = Client::create_with(&server, checkpointable()).await;
+    client
+        .bash("head -c 100000000 /dev/urandom > noise; echo kept > file")
+        .await;
+    client
+        .send(json!({"action": "snapshot_filesystem", "name": "large"}))
+        .await;
+    client.action("checkpoint").await;
+    let mut lines = client.until("close 1000").await;
+    let reason = lines.remove(3);
+    assert!(reason.contains("it was given up"), "{reason}");
+    assert_eq!(
+        lines,
+        [
+            "SANDBOX_FILESYSTEM_SNAPSHOT_CREATING",
+            "SANDBOX_CHECKPOINTING",
+            "SANDBOX_FILESYSTEM_SNAPSHOT_ERROR",
+            "SANDBOX_DELETING",
+            "SANDBOX_DELETED",
+            "SANDBOX_CHECKPOINTED",
+            "close 1000"
+        ]
+    );
+    assert_eq!(entries(&state.path().join("snapshots")).len(), 0);
+    let mut client = restored(&server, &identity).await;
+    assert_eq!(client.bash("cat file").await, "kept\n");
 }
 
 #[tokio::test]
@@ -343,6 +414,40 @@ async fn a_damaged_checkpoint_is_a_restore_error_and_stays_to_be_looked_at() {
         restored(&server, &identity).await.bash("cat file").await,
         "kept\n"
     );
+}
+
+/// Somebody has put an archive into the state directory that leads out of the sandbox by a link.
+#[tokio::test]
+async fn a_snapshot_that_leads_out_of_the_sandbox_is_refused_and_writes_nothing_there() {
+    let state = tempfile::tempdir().unwrap();
+    let outside = tempfile::tempdir().unwrap();
+    let server = on(state.path()).await;
+    let make = "
+import io, sys, tarfile
+archive = tarfile.open(fileobj=sys.stdout.buffer, mode='w|')
+link = tarfile.TarInfo('home')
+link.type, link.linkname = tarfile.SYMTYPE, sys.argv[1]
+archive.addfile(link)
+archive.addfile(tarfile.TarInfo('home/escaped'), io.BytesIO())
+archive.close()";
+    let made = std::process::Command::new("python3")
+        .args(["-c", make])
+        .arg(outside.path())
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{made:?}");
+    let archive = zstd::encode_all(&made.stdout[..], 1).unwrap();
+    std::fs::write(state.path().join("snapshots/evil.tar.zst"), archive).unwrap();
+
+    let mut client = Client::connect(&server, "/create").await;
+    client
+        .send(json!({"filesystem_snapshot_name": "evil"}))
+        .await;
+    let lines = client.until("close 4000").await;
+    assert_eq!(lines[..2], ["SANDBOX_CREATING", "SANDBOX_CREATION_ERROR"]);
+    assert!(lines[2].contains("'evil'"), "{lines:?}");
+    assert_eq!(entries(outside.path()).len(), 0);
+    assert_eq!(server.sandbox_count(), 0);
 }
 
 /// Eight clients at once: one restores and gets it, the others are told that it is in use.

@@ -9,6 +9,7 @@ use super::{
     link::Link,
     manager::{Manager, Place, SandboxHandle, clean_up},
     sandbox::{Attached, Command, State, reason},
+    store::Stamp,
     token::TokenHash,
 };
 use crate::protocol::{
@@ -18,6 +19,15 @@ use crate::protocol::{
 
 /// Longest sandbox id that is looked up, in bytes.
 const MAX_ID_BYTES: usize = 128;
+
+/// What a checkpoint was made into.
+type Revived = (
+    Place,
+    SandboxConfig,
+    Duration,
+    Box<dyn BackendSandbox>,
+    Stamp,
+);
 
 /// Why a client is not let in.
 enum Refusal {
@@ -161,10 +171,10 @@ impl Manager {
         let (manager, link, its_id) = (self.clone(), link.clone(), id.clone());
         self.runtime.spawn(async move {
             match manager.revive(&its_id, hash, lease.is_some()).await {
-                Ok((place, config, idle_timeout, backend)) => {
+                Ok((place, config, idle_timeout, backend, stamp)) => {
                     tracing::info!(sandbox = %its_id, "restored");
                     let handle = place.handle.clone();
-                    let state = State::unattached();
+                    let state = State::restored(stamp);
                     let (sandbox, _alive) =
                         manager.settle(place, config, idle_timeout, backend.into(), lease, state);
                     let _ = done.send(Ok(handle));
@@ -196,7 +206,9 @@ impl Manager {
         id: &SandboxId,
         token: TokenHash,
         has_lock: bool,
-    ) -> Result<(Place, SandboxConfig, Duration, Box<dyn BackendSandbox>), String> {
+    ) -> Result<Revived, String> {
+        // Before it is read: should another take its place meanwhile, that one is not taken for it.
+        let stamp = self.store.stamp(id).await;
         // Another server may have written it since it was looked at.
         let config = match self.store.checkpoint(id).await {
             Ok(record) => record.config,
@@ -205,6 +217,7 @@ impl Manager {
             }
             Err(error) => return Err(reason(&error)),
         };
+        let stamp = stamp.map_err(|error| reason(&error))?;
         let idle_timeout = self.idle_timeout(&config)?;
         let place = self.reserve(id, token)?;
         let backend = self
@@ -216,7 +229,7 @@ impl Manager {
             clean_up(&*backend).await;
             return Err(reason(&error));
         }
-        Ok((place, config, idle_timeout, backend))
+        Ok((place, config, idle_timeout, backend, stamp))
     }
 }
 

@@ -90,10 +90,17 @@ impl ServerBuilder {
         self
     }
 
-    /// Where filesystem snapshots and checkpoints are kept. It is made if it is missing, closed to
-    /// other users, and stays when the server stops; a server that is started on it later, or another
-    /// one beside this, finds what is there. Default: with the directories of the sandboxes, gone when
-    /// the server stops.
+    /// Where filesystem snapshots and checkpoints are kept. It is made if it is missing, and stays when
+    /// the server stops; a server that is started on it later, or another one beside this, finds what is
+    /// there. What the server puts into it is closed to other users; a directory that was there keeps its
+    /// own permissions. Default: with the directories of the sandboxes, gone when the server stops.
+    ///
+    /// With a state directory, a server that stops also checkpoints the sandboxes that are to be
+    /// checkpointed when idle (`enable_idle_timeout_auto_checkpoint`), as far as that is done within
+    /// some ten seconds; what runs in them is killed. All others are deleted.
+    ///
+    /// A checkpoint holds files and settings, **not memory**: see
+    /// [what is stored](crate::server#what-is-stored).
     pub fn state_directory(mut self, directory: impl Into<PathBuf>) -> Self {
         self.options.state_directory = Some(directory.into());
         self

@@ -1,5 +1,8 @@
 //! `POST /execute`: code that runs once in a fresh sandbox, which is deleted after it. Its output is the
 //! body of the answer, as it comes.
+//!
+//! That a client is gone shows when there is output for it: a connection that is closed in one direction
+//! may still be read from. Code that prints nothing runs until its time limit.
 
 use std::{io, sync::Arc};
 

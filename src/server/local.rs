@@ -30,7 +30,7 @@ const DROP_WITHIN: Duration = Duration::from_secs(5);
 ///
 /// The server ends with [`stop`](Self::stop) or when it is dropped: every sandbox is deleted, with
 /// its processes and files. That also holds when this process dies by a signal: a small watchdog
-/// process cleans up then.
+/// process cleans up then. What is in a [state directory](ServerBuilder::state_directory) stays.
 ///
 /// ```
 /// use actix_sandbox::server::LocalServer;

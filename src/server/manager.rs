@@ -371,6 +371,8 @@ impl Manager {
         if timeout(STOP_WITHIN, everything).await.is_err() {
             tracing::warn!("not every sandbox was deleted within {STOP_WITHIN:?}");
         }
+        // Whatever is still being stored would miss the files that go now.
+        self.store.close();
         self.backend.shutdown().await;
     }
 }

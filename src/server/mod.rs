@@ -23,6 +23,27 @@
 //! - When its link is lost a sandbox lives on until its idle timeout, and output is kept up to
 //!   [`ServerBuilder::output_buffer`].
 //!
+//! # What is stored
+//!
+//! Filesystem snapshots and checkpoints are compressed archives in the
+//! [state directory](ServerBuilder::state_directory), readable by the user of the server alone.
+//!
+//! - Both hold the files in `HOME` and `TMPDIR`, and nothing outside of them. Symbolic links are kept as
+//!   links; permissions, times and holes are kept; set-user-id, set-group-id and sticky bits are not. A
+//!   file with several names becomes several files. Sockets, pipes and devices are left out.
+//! - A file that the server may not read (mode 000, unless it runs as root) fails the whole, by its name;
+//!   so does one with holes that is written to at that moment.
+//! - A snapshot is taken while the sandbox goes on, processes included: a file may be caught half-written.
+//!   One at a time for each sandbox, four at a time for the server; others wait for their turn.
+//! - A checkpoint also holds the settings of the sandbox and the SHA-256 of its token, but **no memory**:
+//!   background processes are ended by it and are not there when it is restored.
+//! - An archive is whole or absent, and an older one stays until then. A sandbox whose checkpoint fails
+//!   lives on with its files; one that was to be checkpointed for being idle is tried again after the next
+//!   idle timeout.
+//! - A checkpoint stays when it is restored, so that a crash loses no more than what came after it. It is
+//!   replaced by the next one, and removed when the sandbox is killed, or deleted for being idle.
+//! - A damaged checkpoint cannot be restored, and stays to be looked at.
+//!
 //! # Inside
 //!
 //! ```text

@@ -335,6 +335,19 @@ impl Sandbox {
             self.lease = None;
         }
         let mut forgotten = Ok(());
+        let auto = self.config.enable_idle_timeout_auto_checkpoint;
+        if end == End::Idle
+            && !auto
+            && let Some(stamp) = self.state.restored_from.take()
+        {
+            // It does not come back as it was at some time before.
+            let fence = self.fence();
+            let removed = self
+                .store
+                .remove_old_checkpoint(&self.id, stamp, fence)
+                .await;
+            forgotten = removed;
+        }
         if end == End::Killed {
             status(Status::SandboxKilling);
             // Nobody is to bring it back, and from now on nobody finds it.

@@ -10,6 +10,7 @@ use crate::{
     server::{
         execution::Execution,
         link::{ExecItem, Link},
+        store::Stamp,
     },
 };
 
@@ -30,14 +31,16 @@ pub(in crate::server) struct State {
     pub(super) kills: usize,
     /// A filesystem snapshot that is being taken.
     pub(super) snapshot: Option<Snapshot>,
+    /// The checkpoint that it was restored from.
+    pub(super) restored_from: Option<Stamp>,
     pub(super) idle_since: Instant,
     /// Until then it is not handed over.
     pub(super) keep_until: Option<Instant>,
 }
 
 impl State {
-    /// The state of a sandbox that nobody is attached to yet.
-    pub(in crate::server) fn unattached() -> Self {
+    /// The state of a sandbox that nobody is attached to.
+    fn unattached() -> Self {
         Self {
             link: None,
             resumed: true,
@@ -48,9 +51,17 @@ impl State {
             ever_ran: false,
             kills: 0,
             snapshot: None,
+            restored_from: None,
             idle_since: Instant::now(),
             keep_until: None,
         }
+    }
+
+    /// The state of a sandbox that was just restored, and that nobody is attached to yet.
+    pub(in crate::server) fn restored(from: Stamp) -> Self {
+        let mut state = Self::unattached();
+        state.restored_from = Some(from);
+        state
     }
 
     /// The state of a sandbox that was just made for the client at the other end of `link`.

@@ -1,6 +1,6 @@
 //! What a sandbox does to be stored: filesystem snapshots beside its life, and the checkpoint that ends it.
 
-use std::sync::Arc;
+use std::{io, sync::Arc};
 
 use tokio::{
     sync::oneshot::{self, error::RecvError},
@@ -101,12 +101,20 @@ impl Sandbox {
         );
     }
 
+    /// What to ask before a checkpoint of the sandbox is touched: an error when another server has it.
+    pub(super) fn fence(&self) -> impl FnOnce() -> io::Result<()> + Send + use<> {
+        let fence = self.lease.as_ref().map(Lease::fence);
+        move || fence.map_or(Ok(()), |fence| fence())
+    }
+
     /// Stores the sandbox, so that it may end. The error is the reason for the client; then the
     /// sandbox is as it was, but for its background processes.
     pub(super) async fn store(&mut self) -> Result<(), String> {
-        if let Some(snapshot) = self.state.snapshot.take() {
-            // Both would be of the same files, but only one is waited for.
-            snapshot.abandon().await;
+        if let Some(snapshot) = &mut self.state.snapshot {
+            // Both would be of the same files, and the sandbox waits for this one.
+            snapshot.stop.stop();
+            let result = snapshot.done().await;
+            self.on_snapshot(result);
         }
         // What goes on in the background would change the files while they are stored.
         self.backend.end_processes().await?;
@@ -114,8 +122,7 @@ impl Sandbox {
             token: self.token.clone(),
             config: self.config.clone(),
         };
-        let fence = self.lease.as_ref().map(Lease::fence);
-        let fence = move || fence.map_or(Ok(()), |fence| fence());
+        let fence = self.fence();
         let saved = self
             .store
             .save_checkpoint(&self.id, &record, &*self.backend, fence)
@@ -160,6 +167,6 @@ impl Sandbox {
 }
 
 /// An error of the store as a client is told: not without end, whatever files are called.
-pub(in crate::server) fn reason(error: &std::io::Error) -> String {
+pub(in crate::server) fn reason(error: &io::Error) -> String {
     format!("{}.", excerpt(error.to_string().as_bytes()))
 }

@@ -14,14 +14,12 @@ use std::{
     io::{self, BufReader, BufWriter, Read, Write},
     os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
 };
 
 use tar::{Archive, Builder, EntryType, Header};
 use tempfile::{NamedTempFile, TempPath};
+use tokio::sync::watch;
 use zstd::{Decoder, Encoder};
 
 /// Name of the record, the first entry of an archive that has one.
@@ -37,26 +35,56 @@ const LEVEL: i32 = 1;
 const MASKED: u32 = 0o7000;
 
 /// Ends packing early, from another thread.
-#[derive(Clone, Debug, Default)]
-pub(in crate::server) struct Stop(Arc<AtomicBool>);
+#[derive(Clone, Debug)]
+pub(in crate::server) struct Stop(Arc<watch::Sender<bool>>);
+
+impl Default for Stop {
+    fn default() -> Self {
+        Self(Arc::new(watch::Sender::new(false)))
+    }
+}
 
 impl Stop {
     pub(in crate::server) fn stop(&self) {
-        self.0.store(true, Ordering::Relaxed);
+        self.0.send_replace(true);
+    }
+
+    /// An error once it was told to stop.
+    pub(super) fn check(&self) -> io::Result<()> {
+        match *self.0.borrow() {
+            true => Err(io::Error::other(
+                "it was given up: the sandbox is being checkpointed or deleted",
+            )),
+            false => Ok(()),
+        }
+    }
+
+    /// Resolves once it was told to stop.
+    pub(super) async fn stopped(&self) {
+        // It cannot fail: the sender is here.
+        let _ = self.0.subscribe().wait_for(|&stop| stop).await;
+    }
+}
+
+/// Whoever may end one archive early: an error once one of them does.
+#[derive(Clone, Default)]
+struct Stops(Vec<Stop>);
+
+impl Stops {
+    fn check(&self) -> io::Result<()> {
+        self.0.iter().try_for_each(Stop::check)
     }
 }
 
 /// A file that fails to take more once it was told to stop.
 struct Stoppable {
     file: BufWriter<fs::File>,
-    stop: Stop,
+    stops: Stops,
 }
 
 impl Write for Stoppable {
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
-        if self.stop.0.load(Ordering::Relaxed) {
-            return Err(io::Error::other("the sandbox is being deleted"));
-        }
+        self.stops.check()?;
         self.file.write(data)
     }
 
@@ -69,6 +97,7 @@ impl Write for Stoppable {
 pub(in crate::server) struct Packer {
     builder: Builder<Encoder<'static, Stoppable>>,
     unfinished: TempPath,
+    stops: Stops,
 }
 
 impl Packer {
@@ -77,17 +106,14 @@ impl Packer {
         place: &Path,
         prefix: &str,
         record: Option<&[u8]>,
-        stop: Stop,
+        stops: Vec<Stop>,
     ) -> io::Result<Self> {
         let directory = place.parent().unwrap_or(Path::new("."));
-        // Only its owner may read it.
-        let (file, unfinished) = tempfile::Builder::new()
-            .prefix(prefix)
-            .tempfile_in(directory)
-            .map(NamedTempFile::into_parts)?;
+        let stops = Stops(stops);
+        let (file, unfinished) = begin(directory, prefix)?;
         let file = Stoppable {
             file: BufWriter::new(file),
-            stop,
+            stops: stops.clone(),
         };
         let mut encoder = Encoder::new(file, LEVEL)?;
         encoder.include_checksum(true)?;
@@ -101,6 +127,7 @@ impl Packer {
         Ok(Self {
             builder,
             unfinished,
+            stops,
         })
     }
 
@@ -108,6 +135,7 @@ impl Packer {
     pub(in crate::server) fn add_tree(&mut self, name: &str, tree: &Path) -> io::Result<()> {
         let mut todo = vec![tree.to_owned()];
         while let Some(path) = todo.pop() {
+            self.stops.check()?;
             let below = path.strip_prefix(tree).map_err(io::Error::other)?;
             let stored = Path::new(name).join(below);
             match self.add(&stored, &path, &mut todo) {
@@ -193,6 +221,9 @@ impl Packer {
         packed.flush()?;
         packed.file.get_ref().sync_all()?;
         fence()?;
+        // Whoever deletes the sandbox has said so before: files that were not found are then no proof
+        // that the sandbox had removed them.
+        self.stops.check()?;
         self.unfinished
             .persist(place)
             .map_err(|error| error.error)?;
@@ -201,6 +232,34 @@ impl Packer {
             Some(directory) => fs::File::open(directory)?.sync_all(),
             None => Ok(()),
         }
+    }
+}
+
+/// A new file that only its owner may read, locked for as long as it is written.
+fn begin(directory: &Path, prefix: &str) -> io::Result<(fs::File, TempPath)> {
+    loop {
+        let (file, unfinished) = tempfile::Builder::new()
+            .prefix(prefix)
+            .tempfile_in(directory)
+            .map(NamedTempFile::into_parts)?;
+        // Where the storage has no locks its age has to do.
+        let _ = file.lock();
+        if file.metadata()?.nlink() > 0 {
+            return Ok((file, unfinished));
+        }
+        // A server that was started in this very moment took it for one left behind.
+    }
+}
+
+/// Removes an unfinished file that nobody writes to any more: the lock of a process goes with it. Whether
+/// it is removed; `None` where the storage has no locks.
+pub(super) fn remove_if_left_behind(unfinished: &Path) -> Option<bool> {
+    let file = fs::File::open(unfinished).ok()?;
+    match file.try_lock() {
+        // While it is locked here, so that nobody begins with it.
+        Ok(()) => Some(fs::remove_file(unfinished).is_ok()),
+        Err(fs::TryLockError::WouldBlock) => Some(false),
+        Err(fs::TryLockError::Error(_)) => None,
     }
 }
 

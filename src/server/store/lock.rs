@@ -86,7 +86,7 @@ impl Locks {
         };
         make_private(&locks.directory)?;
         make_private(&locks.waiting)?;
-        super::remove_left_behind(&locks.directory)?;
+        super::remove_left_behind(&locks.directory, |_| None)?;
         Ok(locks)
     }
 

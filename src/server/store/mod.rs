@@ -14,7 +14,7 @@ pub(super) mod lock;
 
 use std::{
     fs, io,
-    os::unix::fs::{DirBuilderExt, PermissionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
@@ -31,6 +31,9 @@ use crate::protocol::{SandboxConfig, SandboxId, excerpt};
 
 /// Archives that are written or read at the same time; each takes a thread.
 const AT_ONCE: usize = 4;
+
+/// Records that are read at the same time: whoever attaches does not wait behind archives.
+const LOOKS_AT_ONCE: usize = 4;
 
 /// Longest name of a snapshot, in bytes.
 const MAX_NAME_BYTES: usize = 128;
@@ -50,6 +53,8 @@ pub(super) struct Store {
     /// The directory stays when the server stops.
     lasting: bool,
     turns: Semaphore,
+    looks: Semaphore,
+    closed: Stop,
 }
 
 /// The name of a filesystem snapshot: one that is safe as the name of a file.
@@ -75,6 +80,25 @@ impl SnapshotName {
 
     pub(super) fn as_str(&self) -> &str {
         &self.0
+    }
+}
+
+/// Tells one checkpoint of a sandbox from the next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Stamp {
+    inode: u64,
+    seconds: i64,
+    nanoseconds: i64,
+}
+
+impl Stamp {
+    fn of(file: &Path) -> io::Result<Self> {
+        let meta = fs::symlink_metadata(file)?;
+        Ok(Self {
+            inode: meta.ino(),
+            seconds: meta.mtime(),
+            nanoseconds: meta.mtime_nsec(),
+        })
     }
 }
 
@@ -132,12 +156,14 @@ impl Store {
             checkpoints: directory.join("checkpoints"),
             lasting,
             turns: Semaphore::new(AT_ONCE),
+            looks: Semaphore::new(LOOKS_AT_ONCE),
+            closed: Stop::default(),
         };
-        for directory in [directory, &store.snapshots, &store.checkpoints] {
-            make_private(directory)?;
-        }
+        // One that is there may be everybody's: only what is ours in it is closed to others.
+        private().create(directory)?;
         for directory in [&store.snapshots, &store.checkpoints] {
-            remove_left_behind(directory)?;
+            make_private(directory)?;
+            remove_left_behind(directory, archive::remove_if_left_behind)?;
         }
         Ok(store)
     }
@@ -150,6 +176,12 @@ impl Store {
     /// Whether what is stored is there after the server has stopped.
     pub(super) fn is_lasting(&self) -> bool {
         self.lasting
+    }
+
+    /// Nothing is stored any more, and what is being stored is given up: the files of the sandboxes are
+    /// about to go.
+    pub(super) fn close(&self) {
+        self.closed.stop();
     }
 
     /// Stores the files of a sandbox under a name.
@@ -189,7 +221,7 @@ impl Store {
     /// The settings of a checkpointed sandbox. `NotFound` when there is no checkpoint.
     pub(super) async fn checkpoint(&self, id: &SandboxId) -> io::Result<Record> {
         let (file, id) = (self.checkpoint_file(id), id.clone());
-        let _turn = self.turn().await?;
+        let _look = self.looks.acquire().await.map_err(io::Error::other)?;
         blocking(move || Record::read(&archive::read_record(&file)?, &id)).await
     }
 
@@ -206,6 +238,30 @@ impl Store {
         sandbox: &dyn BackendSandbox,
     ) -> io::Result<()> {
         self.load(self.checkpoint_file(id), sandbox).await
+    }
+
+    /// Which checkpoint of a sandbox there is.
+    pub(super) async fn stamp(&self, id: &SandboxId) -> io::Result<Stamp> {
+        let file = self.checkpoint_file(id);
+        blocking(move || Stamp::of(&file)).await
+    }
+
+    /// Removes this checkpoint of a sandbox; not another that a server beside this one has put in its
+    /// place. `fence` is asked whether the sandbox is still this server's.
+    pub(super) async fn remove_old_checkpoint(
+        &self,
+        id: &SandboxId,
+        stamp: Stamp,
+        fence: impl FnOnce() -> io::Result<()> + Send + 'static,
+    ) -> io::Result<()> {
+        let file = self.checkpoint_file(id);
+        blocking(move || {
+            if fence().is_ok() && Stamp::of(&file).is_ok_and(|now| now == stamp) {
+                return fs::remove_file(file);
+            }
+            Ok(())
+        })
+        .await
     }
 
     /// Removes the checkpoint of a sandbox, if there is one.
@@ -226,10 +282,15 @@ impl Store {
         stop: Stop,
         fence: impl FnOnce() -> io::Result<()> + Send + 'static,
     ) -> io::Result<()> {
-        let _turn = self.turn().await?;
+        let _turn = tokio::select! {
+            biased;
+            () = stop.stopped() => return stop.check(),
+            () = self.closed.stopped() => return self.closed.check(),
+            turn = self.turn() => turn?,
+        };
         let packer = {
-            let file = file.clone();
-            blocking(move || Packer::create(&file, UNFINISHED, record.as_deref(), stop)).await?
+            let (file, stops) = (file.clone(), vec![stop, self.closed.clone()]);
+            blocking(move || Packer::create(&file, UNFINISHED, record.as_deref(), stops)).await?
         };
         let packer = sandbox.pack(packer).await?;
         blocking(move || packer.finish(&file, fence)).await
@@ -262,25 +323,29 @@ pub(super) async fn blocking<T: Send + 'static>(
     spawn_blocking(work).await.map_err(io::Error::other)?
 }
 
+/// Makes directories that no other user may enter, where there are none.
+fn private() -> fs::DirBuilder {
+    let mut builder = fs::DirBuilder::new();
+    builder.mode(0o700).recursive(true);
+    builder
+}
+
 /// Makes a directory that no other user may enter. One that is there is closed to others.
 fn make_private(directory: &Path) -> io::Result<()> {
-    fs::DirBuilder::new()
-        .mode(0o700)
-        .recursive(true)
-        .create(directory)?;
+    private().create(directory)?;
     fs::set_permissions(directory, fs::Permissions::from_mode(0o700))
 }
 
 /// Removes what a server that was killed has not finished. Another server may be writing to the
-/// directory just now, so only what is old goes.
-fn remove_left_behind(directory: &Path) -> io::Result<()> {
+/// directory just now: `remove` knows, or else only what is old goes.
+fn remove_left_behind(directory: &Path, remove: impl Fn(&Path) -> Option<bool>) -> io::Result<()> {
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
         let unfinished = entry
             .file_name()
             .to_str()
             .is_some_and(|name| name.starts_with(UNFINISHED));
-        if !unfinished {
+        if !unfinished || remove(&entry.path()).is_some() {
             continue;
         }
         let modified = entry.metadata().and_then(|meta| meta.modified());
@@ -349,29 +414,91 @@ mod tests {
         }
     }
 
+    fn set_age(file: &Path, age: Duration) {
+        let file = fs::File::options().write(true).open(file).unwrap();
+        file.set_modified(SystemTime::now() - age).unwrap();
+    }
+
     #[test]
-    fn what_a_killed_server_left_unfinished_is_removed_when_it_is_old() {
+    fn what_a_killed_server_left_unfinished_is_removed_and_what_is_being_written_is_not() {
         let directory = tempfile::tempdir().unwrap();
         let store = Store::open(directory.path(), true).unwrap();
-        let unfinished = |name: &str| store.snapshots.join(format!("{UNFINISHED}{name}"));
+        // What a process that was killed leaves: the file, without its lock.
+        let left = store.snapshots.join(format!("{UNFINISHED}left"));
+        fs::write(&left, "half").unwrap();
+        let kept = store.snapshots.join("kept.tar.zst");
+        fs::write(&kept, "whole").unwrap();
+        let file = store.snapshots.join("written.tar.zst");
+        let packer = Packer::create(&file, UNFINISHED, None, Vec::new()).unwrap();
+        for entry in fs::read_dir(&store.snapshots).unwrap() {
+            set_age(&entry.unwrap().path(), 2 * LEFT_BEHIND);
+        }
+
+        Store::open(directory.path(), true).unwrap();
+        assert!(!left.exists() && kept.exists());
+        packer.finish(&file, || Ok(())).unwrap();
+        assert!(file.exists());
+    }
+
+    #[test]
+    fn where_there_are_no_locks_only_what_is_old_is_removed() {
+        let directory = tempfile::tempdir().unwrap();
+        let unfinished = |name: &str| directory.path().join(format!("{UNFINISHED}{name}"));
         let (old, young) = (unfinished("old"), unfinished("young"));
         for file in [&old, &young] {
             fs::write(file, "half").unwrap();
         }
-        let long_ago = SystemTime::now() - 2 * LEFT_BEHIND;
-        let file = fs::File::options().write(true).open(&old).unwrap();
-        file.set_modified(long_ago).unwrap();
-        let kept = store.snapshots.join("kept.tar.zst");
-        let file = fs::File::create(&kept).unwrap();
-        file.set_modified(long_ago).unwrap();
+        set_age(&old, 2 * LEFT_BEHIND);
+        remove_left_behind(directory.path(), |_| None).unwrap();
+        assert!(!old.exists() && young.exists());
+    }
 
-        Store::open(directory.path(), true).unwrap();
-        assert!(!old.exists());
-        assert!(young.exists() && kept.exists());
-        let mode = fs::metadata(&store.checkpoints)
-            .unwrap()
-            .permissions()
-            .mode();
-        assert_eq!(mode & 0o777, 0o700);
+    #[test]
+    fn what_is_stored_is_closed_to_others_and_a_directory_that_was_there_is_left_as_it_is() {
+        let directory = tempfile::tempdir().unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o1777)).unwrap();
+        let store = Store::open(directory.path(), true).unwrap();
+        assert_eq!(mode(directory.path()), 0o1777);
+        assert_eq!(mode(&store.snapshots), 0o700);
+        assert_eq!(mode(&store.checkpoints), 0o700);
+
+        let made = directory.path().join("made");
+        Store::open(&made, true).unwrap();
+        assert_eq!(mode(&made), 0o700);
+    }
+
+    /// A sandbox that is deleted does not wait behind the archives of others.
+    #[tokio::test]
+    async fn whoever_waits_for_a_turn_can_be_stopped_and_so_can_all() {
+        use crate::server::backend::{Backend, host::HostBackend};
+
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path().join("root");
+        let backend = HostBackend::start(root, "store-test".to_owned()).unwrap();
+        let sandbox = backend.create(&SandboxId::new("sandbox-1")).await.unwrap();
+        let store = Store::open(&directory.path().join("state"), true).unwrap();
+        let name = SnapshotName::new("snap").unwrap();
+        let all = store.turns.acquire_many(AT_ONCE as u32).await.unwrap();
+
+        let stop = Stop::default();
+        let mut waits = std::pin::pin!(store.save_snapshot(&name, &*sandbox, stop.clone()));
+        assert!(futures::poll!(&mut waits).is_pending());
+        stop.stop();
+        assert!(waits.await.is_err());
+
+        // Nor does an attach.
+        let none = store.checkpoint(&SandboxId::new("none")).await.err();
+        assert_eq!(none.unwrap().kind(), io::ErrorKind::NotFound);
+
+        let mut waits = std::pin::pin!(store.save_snapshot(&name, &*sandbox, Stop::default()));
+        assert!(futures::poll!(&mut waits).is_pending());
+        store.close();
+        assert!(waits.await.is_err());
+        drop(all);
+        let late = store.save_snapshot(&name, &*sandbox, Stop::default()).await;
+        assert!(late.is_err());
+        assert_eq!(fs::read_dir(&store.snapshots).unwrap().count(), 0);
+        backend.shutdown().await;
     }
 }

@@ -1,4 +1,11 @@
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::{
+    ffi::OsStr,
+    os::unix::{
+        ffi::OsStrExt,
+        fs::{PermissionsExt, symlink},
+    },
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 use super::*;
 
@@ -10,7 +17,7 @@ fn place() -> (tempfile::TempDir, PathBuf) {
 }
 
 fn pack(tree: &Path, place: &Path) -> io::Result<()> {
-    let mut packer = Packer::create(place, ".unfinished-", None, Stop::default())?;
+    let mut packer = Packer::create(place, ".unfinished-", None, Vec::new())?;
     packer.add_tree("home", tree)?;
     packer.finish(place, || Ok(()))
 }
@@ -161,7 +168,17 @@ fn nothing_is_unpacked_outside() {
         header.set_cksum();
         header
     }
-    let attempts: [(&str, Add); 5] = [
+    let attempts: [(&str, Add); 6] = [
+        ("a link, then its permissions", |builder| {
+            let mut link = file(b"home", EntryType::Symlink);
+            link.set_link_name("../open").unwrap();
+            link.set_cksum();
+            builder.append(&link, io::empty()).unwrap();
+            let mut header = file(b"home", EntryType::Directory);
+            header.set_mode(0o000);
+            header.set_cksum();
+            builder.append(&header, io::empty()).unwrap();
+        }),
         ("a way up", |builder| {
             let header = file(b"../escaped", EntryType::Regular);
             builder.append(&header, io::empty()).unwrap();
@@ -199,11 +216,15 @@ fn nothing_is_unpacked_outside() {
         let outside = tempfile::tempdir().unwrap();
         let inside = outside.path().join("inside");
         fs::create_dir(&inside).unwrap();
+        let open = outside.path().join("open");
+        fs::create_dir(&open).unwrap();
+        set_mode(&open, 0o755);
         let error = Unpacker::open(&archive)
             .and_then(|unpacker| unpacker.unpack_into(&inside))
             .expect_err(what);
         assert!(!outside.path().join("escaped").exists(), "{what}: {error}");
         assert!(!inside.join("home/name").exists(), "{what}");
+        assert_eq!(mode(&open), 0o755, "{what}");
     }
     // An absolute path is taken as one below.
     let (_directory, archive) = place();
@@ -249,13 +270,13 @@ fn an_archive_that_is_not_finished_leaves_nothing_and_the_old_one_stays() {
 
     fs::write(tree.path().join("file"), vec![b'n'; 10_000_000]).unwrap();
     let stop = Stop::default();
-    let mut packer = Packer::create(&archive, ".unfinished-", None, stop.clone()).unwrap();
+    let mut packer = Packer::create(&archive, ".unfinished-", None, vec![stop.clone()]).unwrap();
     stop.stop();
     let added = packer.add_tree("home", tree.path());
     let error = added
         .and_then(|()| packer.finish(&archive, || Ok(())))
         .unwrap_err();
-    assert!(error.to_string().contains("being deleted"), "{error}");
+    assert!(error.to_string().contains("given up"), "{error}");
 
     let names: Vec<_> = fs::read_dir(directory.path())
         .unwrap()
@@ -265,6 +286,47 @@ fn an_archive_that_is_not_finished_leaves_nothing_and_the_old_one_stays() {
     let unpacked = unpack(&archive).unwrap();
     let file = unpacked.path().join("home/file");
     assert_eq!(fs::read_to_string(file).unwrap(), "old");
+}
+
+/// When a sandbox is deleted while it is stored, files that are gone are no reason to store it without.
+#[test]
+fn an_archive_that_is_stopped_at_the_last_moment_does_not_replace_the_old_one() {
+    let tree = tempfile::tempdir().unwrap();
+    fs::write(tree.path().join("file"), "old").unwrap();
+    let (_directory, archive) = place();
+    pack(tree.path(), &archive).unwrap();
+
+    fs::remove_file(tree.path().join("file")).unwrap();
+    let stop = Stop::default();
+    let stops = vec![Stop::default(), stop.clone()];
+    let mut packer = Packer::create(&archive, ".unfinished-", None, stops).unwrap();
+    packer.add_tree("home", tree.path()).unwrap();
+    let stopped_meanwhile = || {
+        stop.stop();
+        Ok(())
+    };
+    packer.finish(&archive, stopped_meanwhile).unwrap_err();
+    let unpacked = unpack(&archive).unwrap();
+    let file = unpacked.path().join("home/file");
+    assert_eq!(fs::read_to_string(file).unwrap(), "old");
+}
+
+#[test]
+fn names_and_links_that_are_not_text_come_back_byte_for_byte() {
+    let tree = tempfile::tempdir().unwrap();
+    let long = [b"\xff\xfe".as_slice(), &[0xe9; 150]].concat();
+    let (name, long) = (OsStr::from_bytes(b"na\xffme"), OsStr::from_bytes(&long));
+    for (name, text) in [(name, "short"), (long, "long")] {
+        fs::write(tree.path().join(name), text).unwrap();
+    }
+    symlink(long, tree.path().join("link")).unwrap();
+    let (_directory, archive) = place();
+    pack(tree.path(), &archive).unwrap();
+    let unpacked = unpack(&archive).unwrap();
+    let home = unpacked.path().join("home");
+    assert_eq!(fs::read_to_string(home.join(name)).unwrap(), "short");
+    assert_eq!(fs::read_to_string(home.join(long)).unwrap(), "long");
+    assert_eq!(fs::read_link(home.join("link")).unwrap(), long);
 }
 
 #[test]
