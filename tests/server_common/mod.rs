@@ -19,6 +19,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// A WebSocket connection.
 pub(crate) struct Client {
     ws: WebSocketStream<TcpStream>,
+    /// A line that was heard and is to be heard again.
+    unheard: Option<String>,
 }
 
 /// The id and the token of a sandbox.
@@ -62,7 +64,7 @@ async fn dial_to(
         .await
         .expect("an answer to the upgrade")
     {
-        Ok((ws, _)) => Ok(Client { ws }),
+        Ok((ws, _)) => Ok(Client { ws, unheard: None }),
         Err(tungstenite::Error::Http(response)) => {
             let body = response.body().clone().unwrap_or_default();
             Err((
@@ -171,8 +173,20 @@ impl Client {
         self.ws.get_mut()
     }
 
+    pub(crate) async fn send_text(&mut self, text: &str) {
+        self.send_raw(Message::text(text)).await;
+    }
+
+    /// Hears a line again.
+    pub(crate) fn unhear(&mut self, line: String) {
+        self.unheard = Some(line);
+    }
+
     /// The next thing that happens, in one line.
     pub(crate) async fn line(&mut self) -> String {
+        if let Some(line) = self.unheard.take() {
+            return line;
+        }
         timeout(PATIENCE, self.line_in_any_time())
             .await
             .expect("the server says something")
