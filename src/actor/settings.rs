@@ -32,15 +32,19 @@ impl Settings {
 
     /// The span that all debug events of the sandbox are under; disabled when debugging is off.
     pub(crate) fn span(&self) -> Span {
-        match &self.debug {
-            Some(label) => tracing::debug_span!(
-                "sandbox",
-                label = %label,
-                service = self.endpoint().authority(),
-                id = tracing::field::Empty,
-                epoch = tracing::field::Empty,
-            ),
-            None => Span::none(),
+        let Some(label) = &self.debug else {
+            return Span::none();
+        };
+        let span = tracing::debug_span!(
+            "sandbox",
+            label = %label,
+            service = self.endpoint().authority(),
+            id = tracing::field::Empty,
+            epoch = tracing::field::Empty,
+        );
+        if let Mode::Attach(id, _) = &self.mode {
+            span.record("id", id.as_str());
         }
+        span
     }
 }
