@@ -34,9 +34,11 @@
 //!
 //! | | |
 //! | --- | --- |
-//! | [`Sandbox`], [`SandboxBuilder`] | create, run code, kill |
+//! | [`Sandbox`], [`SandboxBuilder`] | create, attach, run code, store, kill |
 //! | [`Process`], [`OutputStream`], [`OutputExt`] | one exec: its streams, its stdin, its end |
 //! | [`OutputPolicy`] | what happens to output that nobody reads |
+//! | [`ReconnectPolicy`], [`SandboxEvent`] | a link that is lost, and what is told of it |
+//! | [`TokenSource`] | a bearer token for each dial |
 //! | [`Error`], [`ErrorKind`], [`Effect`] | why something failed, and whether it took effect |
 //! | [`ProcessEnd`], [`SandboxEnd`] | how things ended; a lost process is told from a finished one |
 //! | [`actor`] | the actors and their messages, for programs made of actors |
@@ -56,7 +58,7 @@
 //! Dropping a handle kills nothing, except where it says so
 //! ([`kill_on_drop`](ExecBuilder::kill_on_drop)). With the last handle of a sandbox its connection is
 //! closed. Dropping the future of a creation or an exec before it resolves kills what it would have
-//! given: nobody could get a handle to it.
+//! given: nobody could get a handle to it. Dropping that of an attach only closes the connection.
 //!
 //! # Secrets
 //!
@@ -64,8 +66,8 @@
 //!
 //! # Features
 //!
-//! `client` (default): all of the above but the server. `tls` (default): `wss://`. `server`: the local
-//! server, Unix only. Without any: [`protocol`] and [`machine`] alone, without tokio or actix.
+//! `client` (default): all of the above but the server. `tls` (default): `wss://`. `google-auth`: ID tokens
+//! of Google on every dial. `server`: the local server, Unix only. Without any: [`protocol`] and [`machine`] alone, without tokio or actix.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 

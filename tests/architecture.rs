@@ -1,6 +1,11 @@
-//! ARCHITECTURE.md names the test of each invariant; here it is seen that they exist.
+//! ARCHITECTURE.md names the test of each invariant, and README.md that of each row of its parity table;
+//! here it is seen that they exist.
 
-#![allow(clippy::expect_used, reason = "a test that cannot go on fails")]
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on fails"
+)]
 
 use std::{fs, path::Path};
 
@@ -40,4 +45,36 @@ fn every_test_that_the_architecture_names_exists() {
             "ARCHITECTURE.md names a test `{name}` that is not there"
         );
     }
+}
+
+/// Every row names a test, as file and function, that is there.
+#[test]
+fn every_row_of_the_readmes_parity_table_has_a_test() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = fs::read_to_string(root.join("README.md")).expect("README.md");
+    let (_, table) = text
+        .split_once("## Beside the existing clients")
+        .expect("the section");
+    let (table, _) = table.split_once("</details>").expect("its end");
+    let mut rows = 0;
+    for row in table.lines().filter(|line| line.starts_with("| ")) {
+        let cells: Vec<&str> = row.trim_matches('|').split(" | ").collect();
+        let last = cells.last().expect("a cell");
+        if last.trim() == "test" || last.contains("---") {
+            continue;
+        }
+        rows += 1;
+        let tests: Vec<&str> = last.split('`').skip(1).step_by(2).collect();
+        assert!(!tests.is_empty(), "no test: {row}");
+        for test in tests {
+            let (file, name) = test.split_once("::").expect("file::test");
+            let code = ["tests", "tests/bad_input"]
+                .iter()
+                .find_map(|place| fs::read_to_string(root.join(format!("{place}/{file}.rs"))).ok())
+                .unwrap_or_else(|| panic!("README.md names a file that is not there: {test}"));
+            let is_there = code.contains(&format!("async fn {name}()"));
+            assert!(is_there, "README.md names a test that is not there: {test}");
+        }
+    }
+    assert_eq!(rows, 46, "a row was lost, or is new");
 }
