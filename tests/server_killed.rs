@@ -24,7 +24,7 @@ use actix_sandbox::{
 };
 use common::{events, within};
 use serde_json::json;
-use server_common::{Client, Identity, attach_at};
+use server_common::{Client, Identity, attach_at, entries};
 
 /// The lease of all servers here.
 const LEASE: Duration = Duration::from_secs(1);
@@ -332,10 +332,13 @@ async fn an_owner_that_slept_too_long_lets_go_and_destroys_nothing() {
     let mut second = attach_at(&b.address, &identity).await;
     second.until("SANDBOX_RUNNING").await;
     second.bash("echo newer > file").await;
+    // Not even when its client asks for it.
+    first.action("kill_sandbox").await;
     a.signal("CONT");
     let lines = first.until("close 4000").await;
     assert_eq!(lines[0], "SANDBOX_LOCK_RENEWAL_ERROR");
     assert!(lines[1].contains("lost the lock"), "{lines:?}");
+    assert_eq!(entries(&state.path().join("checkpoints")).len(), 1);
 
     second.action("checkpoint").await;
     second.until("close 1000").await;

@@ -316,7 +316,11 @@ impl Sandbox {
     }
 
     /// Deletes the sandbox.
-    async fn end(mut self, end: End) {
+    async fn end(mut self, mut end: End) {
+        if end == End::Killed && self.is_lost().await {
+            // Another server has it: it is not this one's to kill.
+            end = End::Lost;
+        }
         let link = self.state.link.take();
         let status = |status| {
             if let Some(link) = &link {

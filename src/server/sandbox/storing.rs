@@ -13,7 +13,7 @@ use crate::{
     server::{
         handoff::Lease,
         link::Link,
-        store::{Record, SnapshotName, archive::Stop},
+        store::{Record, SnapshotName, archive::Stop, blocking},
     },
 };
 
@@ -105,6 +105,11 @@ impl Sandbox {
     pub(super) fn fence(&self) -> impl FnOnce() -> io::Result<()> + Send + use<> {
         let fence = self.lease.as_ref().map(Lease::fence);
         move || fence.map_or(Ok(()), |fence| fence())
+    }
+
+    /// Whether another server has taken the sandbox, or that cannot be found out.
+    pub(super) async fn is_lost(&self) -> bool {
+        self.lease.is_some() && blocking(self.fence()).await.is_err()
     }
 
     /// Stores the sandbox, so that it may end. The error is the reason for the client; then the
