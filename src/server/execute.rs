@@ -50,7 +50,12 @@ pub(super) async fn execute(
         Ok(pieces) => HttpResponse::Ok()
             .content_type("text/plain; charset=utf-8")
             .streaming(futures::stream::unfold(pieces, |mut pieces| async {
-                Some((pieces.recv().await?, pieces))
+                let piece = pieces.recv().await?;
+                if piece.is_err() {
+                    // At an error actix drops what it has not written yet: a turn for it to write.
+                    tokio::task::yield_now().await;
+                }
+                Some((piece, pieces))
             })),
         Err((status, reason)) => HttpResponse::build(status)
             .content_type("text/plain; charset=utf-8")
