@@ -93,13 +93,19 @@ impl fmt::Display for SandboxEnd {
             Self::Deleted => f.write_str(
                 "the server deleted it (it was idle too long, or the server was stopped)",
             ),
-            Self::Failed { status, reason } => {
-                f.write_str(status.as_str())?;
-                match reason {
-                    Some(reason) => write!(f, ": {reason}"),
-                    None => Ok(()),
-                }
-            }
+            Self::Failed { status, reason } => match (reason, status) {
+                (Some(reason), _) => write!(f, "{}: {reason}", status.as_str()),
+                // What the server sends no reason with.
+                (None, Status::SandboxNotFound) => f.write_str(
+                    "no sandbox has this id (SANDBOX_NOT_FOUND): it was killed or deleted, \
+                     or the id is of another service",
+                ),
+                (None, Status::SandboxInUse) => f.write_str(
+                    "another client is attached (SANDBOX_IN_USE): wait until it is gone, \
+                     or close its connection; a server may take seconds to notice a lost one",
+                ),
+                (None, _) => f.write_str(status.as_str()),
+            },
             Self::LinkLost { cause, attempts: 0 } => write!(f, "the link was lost: {cause}"),
             Self::LinkLost { cause, attempts } => {
                 write!(
