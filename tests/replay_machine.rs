@@ -360,8 +360,8 @@ fn attach_errors_are_told_apart() {
         "attach_errors",
         &[
             ("A", "running"),
-            ("B", "over: SANDBOX_IN_USE"),
-            ("C", "over: SANDBOX_NOT_FOUND"),
+            ("B", "over: another client is attached (SANDBOX_IN_USE)"),
+            ("C", "over: no sandbox has this id (SANDBOX_NOT_FOUND)"),
             (
                 "D",
                 "over: the link was lost: host:1 refused the WebSocket upgrade with HTTP status 403",
@@ -469,7 +469,7 @@ fn a_sandbox_deleted_while_idle_is_gone() {
         "idle_timeout_delete",
         &[
             ("A", "over: the server deleted it"),
-            ("B", "over: SANDBOX_NOT_FOUND"),
+            ("B", "over: no sandbox has this id (SANDBOX_NOT_FOUND)"),
         ],
         &[],
     );
