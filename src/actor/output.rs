@@ -298,6 +298,7 @@ mod tests {
         OutputPiece {
             stream,
             data: data.into(),
+            place: None,
             extra: Default::default(),
         }
     }

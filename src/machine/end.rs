@@ -70,6 +70,12 @@ pub enum SandboxEnd {
         /// What was waited for, and how long.
         waited: String,
     },
+    /// The sandbox lives, but a process in it ended with the sandbox's life on another server, or was forgotten
+    /// (protocol v2). Only processes end by this.
+    ProcessLost {
+        /// The server's own reason.
+        reason: Option<String>,
+    },
     /// Every handle was dropped, or the sandbox was closed. It may still live on the server.
     Closed,
 }
@@ -79,7 +85,11 @@ impl SandboxEnd {
     pub fn is_reattachable(&self) -> bool {
         matches!(
             self,
-            Self::Checkpointed | Self::HandedOff | Self::LinkLost { .. } | Self::Closed
+            Self::Checkpointed
+                | Self::HandedOff
+                | Self::LinkLost { .. }
+                | Self::ProcessLost { .. }
+                | Self::Closed
         )
     }
 }
@@ -114,6 +124,13 @@ impl fmt::Display for SandboxEnd {
                 )
             }
             Self::NotReady { waited } => write!(f, "the server did not get ready: {waited}"),
+            Self::ProcessLost { reason } => {
+                f.write_str("the process did not outlive a move of the sandbox")?;
+                match reason {
+                    Some(reason) => write!(f, ": {reason}"),
+                    None => Ok(()),
+                }
+            }
             Self::Closed => f.write_str("it was closed by its last handle"),
         }
     }

@@ -40,6 +40,20 @@ pub enum Failure {
         /// What was asked for.
         what: &'static str,
     },
+    /// The server speaks a version of the protocol that cannot do it.
+    #[error("cannot {what}: the server speaks protocol v1, which has no {feature}")]
+    Unsupported {
+        /// What was asked for.
+        what: &'static str,
+        /// What the version lacks.
+        feature: &'static str,
+    },
+    /// The process, or this client, has closed its stdin.
+    #[error("cannot {what}: stdin is closed")]
+    StdinClosed {
+        /// What was asked for.
+        what: &'static str,
+    },
     /// The process has ended.
     #[error("cannot {what}: the process has ended")]
     ProcessEnded {
@@ -117,6 +131,8 @@ impl Failure {
             Self::WrongState { .. }
             | Self::ProcessRunning { .. }
             | Self::ProcessEnded { .. }
+            | Self::Unsupported { .. }
+            | Self::StdinClosed { .. }
             | Self::AlreadyUnderWay { .. }
             | Self::Refused { .. } => Effect::NotApplied,
             Self::NotOpened { .. }

@@ -10,6 +10,7 @@
 //! | [`Sandbox`] | the sandbox's life, and which requests wait for what |
 //! | [`Process`] | one exec: how it ended, its stdin, who waits for it |
 //! | [`OutputBuffer`] | one exec's output under a byte budget |
+//! | [`ServedExec`] | one named exec on the side of the server (v2): what is not acknowledged |
 //! | [`Backoff`], [`Keepalive`] | when to dial again, when to call a link dead |
 
 mod backoff;
@@ -22,6 +23,7 @@ mod link_error;
 mod output;
 mod process;
 mod sandbox;
+mod served;
 
 pub use backoff::{Backoff, ReconnectPolicy};
 pub use connection::{Connection, ConnectionAction, ConnectionConfig, ConnectionState, Epoch};
@@ -31,8 +33,9 @@ pub use failure::{Effect, Failure};
 pub use keepalive::{Keepalive, KeepaliveAction, KeepaliveConfig};
 pub use link_error::LinkError;
 pub use output::{Finish, OutputBuffer, OutputPolicy, Overflow, Piece};
-pub use process::{Process, ProcessAction, ProcessConfig, ProcessFact, ProcessReply};
+pub use process::{Admission, Process, ProcessAction, ProcessConfig, ProcessFact, ProcessReply};
 pub use sandbox::{Mode, Sandbox, SandboxAction, SandboxConfig, SandboxReply, Timeouts};
+pub use served::{ServedExec, StoredExec};
 
 /// The number of a request that waits for an answer. Its owner gives it; a machine settles it exactly once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -1,6 +1,6 @@
-//! Identifiers: [`SandboxId`] names a sandbox, [`SandboxToken`] opens it.
+//! Identifiers: [`SandboxId`] names a sandbox, [`SandboxToken`] opens it, [`ExecId`] names an exec in it.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use secrecy::{ExposeSecret, SecretString};
 use subtle::ConstantTimeEq;
@@ -34,6 +34,48 @@ impl fmt::Debug for SandboxId {
 }
 
 impl<T: Into<String>> From<T> for SandboxId {
+    fn from(id: T) -> Self {
+        Self::new(id)
+    }
+}
+
+/// The id that a client gave an exec, unique in its sandbox (protocol v2).
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ExecId(Arc<str>);
+
+impl ExecId {
+    /// Longest id, in bytes.
+    pub const MAX_BYTES: usize = 128;
+
+    /// An id. Any text is accepted; a server takes 1 to [`MAX_BYTES`](Self::MAX_BYTES) bytes.
+    pub fn new(id: impl AsRef<str>) -> Self {
+        Self(Arc::from(id.as_ref()))
+    }
+
+    /// The id as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether a server takes it.
+    pub fn is_valid(&self) -> bool {
+        (1..=Self::MAX_BYTES).contains(&self.0.len())
+    }
+}
+
+impl fmt::Display for ExecId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for ExecId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+impl<T: AsRef<str>> From<T> for ExecId {
     fn from(id: T) -> Self {
         Self::new(id)
     }

@@ -49,9 +49,9 @@ impl Refusal {
             ),
             Self::NotRestored(why) => (Status::SandboxRestoreError, Some(why), CLOSE_ERROR),
         };
-        link.push(ServerMessage::status(status));
-        if let Some(reason) = reason {
-            link.push(ServerMessage::error(reason));
+        match reason {
+            Some(reason) => link.refuse(status, reason),
+            None => link.push(ServerMessage::status(status)),
         }
         link.close(code);
     }

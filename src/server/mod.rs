@@ -66,6 +66,7 @@ mod incoming;
 mod link;
 mod local;
 mod manager;
+mod named;
 mod output;
 mod routes;
 mod sandbox;

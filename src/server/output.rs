@@ -1,7 +1,7 @@
 //! The way of output from a pipe to pieces of text: read as it comes, joined when it comes close
 //! together, never cut inside a code point. Uses `protocol` alone.
 
-use std::time::Duration;
+use std::{future::Future, time::Duration};
 
 use bytes::{BufMut, BytesMut};
 use tokio::{
@@ -12,6 +12,59 @@ use tokio::{
 
 use super::link::MAX_PIECE_BYTES;
 use crate::protocol::{StdStream, Utf8Decoder};
+
+/// Where output goes.
+pub(super) trait Taker: Send + 'static {
+    /// Takes a piece, when there is room for it; false when nothing is taken any more.
+    fn take(&mut self, bytes: &[u8]) -> impl Future<Output = bool> + Send;
+
+    /// That was all.
+    fn finish(&mut self) -> impl Future<Output = ()> + Send;
+}
+
+/// Hands output on as text, which may be cut anywhere but inside a code point.
+pub(super) struct TextTaker<T> {
+    stream: StdStream,
+    decoder: Utf8Decoder,
+    pieces: mpsc::Sender<T>,
+    wrap: fn(StdStream, String) -> T,
+}
+
+impl<T> TextTaker<T> {
+    pub(super) fn new(
+        stream: StdStream,
+        pieces: mpsc::Sender<T>,
+        wrap: fn(StdStream, String) -> T,
+    ) -> Self {
+        Self {
+            stream,
+            decoder: Utf8Decoder::default(),
+            pieces,
+            wrap,
+        }
+    }
+
+    async fn hand_on(&self, text: String) -> bool {
+        text.is_empty()
+            || self
+                .pieces
+                .send((self.wrap)(self.stream, text))
+                .await
+                .is_ok()
+    }
+}
+
+impl<T: Send + 'static> Taker for TextTaker<T> {
+    async fn take(&mut self, bytes: &[u8]) -> bool {
+        let text = self.decoder.decode(bytes);
+        self.hand_on(text).await
+    }
+
+    async fn finish(&mut self) {
+        let text = self.decoder.finish();
+        self.hand_on(text).await;
+    }
+}
 
 /// Pieces that are written closer together than this leave as one message.
 const JOIN_WITHIN: Duration = Duration::from_millis(1);
@@ -35,14 +88,11 @@ pub(super) type Pipe = Box<dyn AsyncRead + Send + Unpin>;
 ///
 /// When `ended` turns true the process is gone: what is already in the pipe is read, and the end of
 /// the pipe is not waited for. Then the pipe is given back, because background children still hold it.
-pub(super) async fn pump<T>(
+pub(super) async fn pump(
     mut pipe: Pipe,
-    stream: StdStream,
     mut ended: watch::Receiver<bool>,
-    pieces: mpsc::Sender<T>,
-    wrap: fn(StdStream, String) -> T,
+    mut taker: impl Taker,
 ) -> Option<Pipe> {
-    let mut decoder = Utf8Decoder::default();
     let mut buffer = BytesMut::with_capacity(MAX_PIECE_BYTES);
     let mut after_end: Option<AfterEnd> = None;
     let mut open = true;
@@ -81,15 +131,12 @@ pub(super) async fn pump<T>(
                 after_end.read += buffer.len();
             }
         }
-        let mut text = decoder.decode(&buffer);
-        buffer.clear();
-        if !open {
-            text.push_str(&decoder.finish());
-        }
-        if !text.is_empty() && pieces.send(wrap(stream, text)).await.is_err() {
+        if !buffer.is_empty() && !taker.take(&buffer).await {
             return None;
         }
+        buffer.clear();
     }
+    taker.finish().await;
     held.then_some(pipe)
 }
 
@@ -169,13 +216,8 @@ mod tests {
         let (writer, reader) = tokio::io::duplex(1 << 20);
         let (end, ended) = watch::channel(false);
         let (sender, pieces) = mpsc::channel(capacity);
-        let pump = tokio::spawn(pump(
-            Box::new(reader),
-            StdStream::Stdout,
-            ended,
-            sender,
-            |_, text| text,
-        ));
+        let taker = TextTaker::new(StdStream::Stdout, sender, |_, text| text);
+        let pump = tokio::spawn(pump(Box::new(reader), ended, taker));
         (writer, end, pieces, pump)
     }
 

@@ -46,6 +46,7 @@ impl Sandbox {
                 ProcessFact::SandboxEnded(end.clone()),
             ));
         }
+        self.end_named(&end);
         self.refuse_queued(ended(super::queue::RUN_CODE, Effect::NotApplied));
         let effect = if self.kill_left {
             Effect::Unknown

@@ -28,6 +28,7 @@ impl Sandbox {
                 let reason = self.redact(reason);
                 self.event(SandboxEvent::Reason(reason));
             }
+            Fact::StdinAck { exec, offset } => self.handle_stdin_taken(&exec, offset),
             Fact::Unknown(unknown) => {
                 let event = unknown.event.map(|event| self.redact(event));
                 self.event(SandboxEvent::UnknownEvent { event });
@@ -36,6 +37,9 @@ impl Sandbox {
     }
 
     pub(super) fn handle_output(&mut self, piece: OutputPiece) {
+        if piece.place.is_some() {
+            return self.handle_named_output(piece);
+        }
         match &self.exec {
             Some(Exec {
                 process,
@@ -85,7 +89,12 @@ impl Sandbox {
     }
 
     fn handle_status(&mut self, fact: StatusFact, now: Instant) {
-        let StatusFact { status, reason, .. } = fact;
+        let StatusFact {
+            status,
+            reason,
+            exec,
+            ..
+        } = fact;
         let reason = reason.map(|reason| self.redact(reason));
         let status = match status {
             Status::Unknown(name) => Status::from_wire(&self.redact(name.into())),
@@ -96,6 +105,9 @@ impl Sandbox {
             reason: reason.clone(),
         });
 
+        if let Some(update) = exec {
+            return self.handle_named_status(status, reason, *update);
+        }
         match status {
             Status::SandboxRunning => self.handle_running(now),
             Status::SandboxInUse if self.state == SandboxState::Reconnecting => {
@@ -254,6 +266,7 @@ impl Sandbox {
         if reconnected {
             self.event(SandboxEvent::Reconnected);
             self.resume_process();
+            self.resume_named();
         }
         if self.abandoned {
             self.kill_abandoned(now);

@@ -6,6 +6,7 @@
 //! | `commands.rs` | what the user asks |
 //! | `link.rs` | what the connection says |
 //! | `facts.rs` | what the server says |
+//! | `named.rs` | named execs, of protocol v2 |
 //! | `queue.rs` | the exec that waits for a kill |
 //! | `time.rs` | what is due |
 //! | `ending.rs` | the end |
@@ -14,6 +15,7 @@ mod commands;
 mod ending;
 mod facts;
 mod link;
+mod named;
 mod queue;
 #[cfg(test)]
 mod tests;
@@ -30,6 +32,7 @@ use super::{
 };
 use crate::protocol::{
     ClientMessage, OutputPiece, Pairing, SandboxConfig as Configuration, SandboxId, SandboxToken,
+    Version,
 };
 
 /// Most kills whose answers are remembered as due.
@@ -78,6 +81,8 @@ pub struct SandboxConfig {
     pub mode: Mode,
     /// How long the server may take.
     pub timeouts: Timeouts,
+    /// The beginning of the ids of this client's execs: no other client of the sandbox has the same.
+    pub exec_prefix: String,
 }
 
 /// The answer to a granted request.
@@ -153,6 +158,11 @@ pub struct Sandbox {
     ready_due: Option<Instant>,
     ready: Vec<RequestId>,
 
+    /// What the link speaks; while there is none, what the last one spoke.
+    version: Version,
+    exec_prefix: String,
+    named: named::NamedExecs,
+    /// The exec without a name, of v1.
     exec: Option<Exec>,
     queued: Option<queue::Queued>,
     /// The process that a kill was sent for, until the server refuses it.
@@ -201,6 +211,9 @@ impl Sandbox {
             reason_due: None,
             ready_due: None,
             ready: Vec::new(),
+            version: Version::V1,
+            exec_prefix: config.exec_prefix,
+            named: named::NamedExecs::default(),
             exec: None,
             queued: None,
             dying: None,

@@ -19,6 +19,7 @@ impl Sandbox {
             self.reason_due,
             self.ready_due,
             exec,
+            self.named.poll_timeout(),
             self.kills.first().map(|kill| kill.due),
             self.deleted_due,
             self.queued.as_ref().map(|queued| queued.due),
@@ -59,6 +60,7 @@ impl Sandbox {
             );
             self.kill_process(process);
         }
+        self.time_named(now);
         if self.queued.as_ref().is_some_and(|queued| now >= queued.due) {
             self.refuse_queued(Failure::ProcessRunning { what: RUN_CODE });
         }

@@ -147,6 +147,10 @@ impl Sandbox {
             self.status(Status::ExecutionForceKilled);
             self.status(Status::ExecutionDone);
         }
+        self.state
+            .named
+            .end("The sandbox was handed over to another server.")
+            .await;
         self.store().await
     }
 

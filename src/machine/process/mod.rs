@@ -1,12 +1,24 @@
 //! [`Process`]: one exec. How it ended, what goes to its stdin, and who waits for either.
+//!
+//! | file | |
+//! | --- | --- |
+//! | `mod.rs` | requests and answers, in both versions of the protocol |
+//! | `named.rs` | where the output and the input of a named exec stand (v2) |
+
+mod named;
+
+pub use named::Admission;
+use named::Named;
 
 use std::{
     collections::VecDeque,
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
+
 use super::{Effect, Failure, ProcessEnd, RequestId, SandboxEnd, later};
-use crate::protocol::ClientMessage;
+use crate::protocol::{ClientMessage, ExecId, NamedMessage, StdStream};
 
 /// Most bytes of text in one stdin message; shorter writes are put together up to this size.
 const STDIN_MESSAGE: usize = 64 * 1024;
@@ -46,8 +58,28 @@ pub enum ProcessFact {
     ForceKilled,
     /// The server could not kill the process.
     KillRefused(Failure),
-    /// The server said that the process ended.
+    /// The server said that the process ended. In v1 that is all it says.
     Done,
+    /// The server announced the process on this link (v2).
+    Announced {
+        /// Bytes of input that the server has taken.
+        stdin: u64,
+        /// Bytes of output that the server sends unacknowledged.
+        window: Option<u64>,
+    },
+    /// The process has taken input (v2).
+    StdinTaken(u64),
+    /// The process has closed its input (v2).
+    StdinClosed,
+    /// The server said how the process ended (v2).
+    Ended {
+        /// How.
+        end: ProcessEnd,
+        /// How many bytes of stdout and stderr there are; `None`: nobody knows.
+        lengths: Option<[u64; 2]>,
+    },
+    /// Nobody can get a handle to it: it is to be killed.
+    Abandoned,
     /// The sandbox is over.
     SandboxEnded(SandboxEnd),
 }
@@ -75,10 +107,16 @@ pub enum ProcessAction {
         /// The frame.
         text: String,
     },
+    /// Send a message about a named exec (v2). One that is lost with its link is made good on the next.
+    Send(String),
+    /// The end of a named exec is acknowledged (v2): nothing more is to be said about it.
+    Settled,
     /// The process ended.
     Ended {
         /// How.
         end: ProcessEnd,
+        /// Why there may be more output than came.
+        lost: Option<SandboxEnd>,
         /// Bytes of stdin that were accepted and never sent.
         stdin_unsent: usize,
     },
@@ -87,7 +125,9 @@ pub enum ProcessAction {
 #[derive(Debug)]
 struct Write {
     request: RequestId,
-    data: String,
+    data: Bytes,
+    /// Nothing is written after it.
+    eof: bool,
 }
 
 /// The state machine of one exec.
@@ -95,6 +135,8 @@ struct Write {
 pub struct Process {
     config: ProcessConfig,
     end: Option<ProcessEnd>,
+    /// Of a named exec (v2).
+    named: Option<Named>,
     link_up: bool,
     waits: Vec<RequestId>,
 
@@ -124,6 +166,7 @@ impl Process {
         Self {
             config,
             end: None,
+            named: None,
             link_up: false,
             waits: Vec::new(),
             kill_wanted: false,
@@ -139,6 +182,54 @@ impl Process {
             writes: VecDeque::new(),
             flushes: VecDeque::new(),
             actions: VecDeque::new(),
+        }
+    }
+
+    /// A named exec (v2) that is being started, or, with `received`, that another client started.
+    pub fn named(config: ProcessConfig, exec: ExecId, window: u64, received: [u64; 2]) -> Self {
+        Self {
+            named: Some(Named::new(exec, window, received)),
+            ..Self::new(config)
+        }
+    }
+
+    /// Whether it is a named exec (v2), whose output has places.
+    pub fn is_named(&self) -> bool {
+        self.named.is_some()
+    }
+
+    /// The id of a named exec (v2), and everything before which offsets its consumer has taken.
+    pub fn place(&self) -> Option<(&ExecId, [u64; 2])> {
+        let named = self.named.as_ref()?;
+        Some((named.exec(), named.taken()))
+    }
+
+    /// What of the output of a named exec the server still holds back: bytes that it may send unacknowledged,
+    /// and everything before which offsets is acknowledged.
+    pub fn window(&self) -> Option<(u64, [u64; 2])> {
+        let named = self.named.as_ref()?;
+        Some((named.window(), named.acked()))
+    }
+
+    /// A piece of the output of a named exec came: what of it is new.
+    pub fn handle_output(&mut self, stream: StdStream, offset: u64, length: usize) -> Admission {
+        let everything = Admission {
+            gap: 0,
+            skip: length,
+        };
+        let (Some(named), None) = (&mut self.named, &self.end) else {
+            return everything;
+        };
+        let admission = named.admit(stream, offset, length);
+        self.finish_named();
+        admission
+    }
+
+    /// The consumer has taken everything before these offsets.
+    pub fn handle_taken(&mut self, taken: [u64; 2]) {
+        if let Some(named) = &mut self.named {
+            named.handle_taken(taken);
+            self.send_ack();
         }
     }
 
@@ -196,19 +287,69 @@ impl Process {
     }
 
     /// Sends text to stdin, after all text before it. Answers when the text is accepted.
-    pub fn write_stdin(&mut self, request: RequestId, data: String) {
+    ///
+    /// In v1 what is no text cannot be sent.
+    pub fn write_stdin(&mut self, request: RequestId, data: impl Into<Bytes>) {
+        let data = data.into();
+        if self.named.is_none() && std::str::from_utf8(&data).is_err() {
+            let failure = Failure::Unsupported {
+                what: "write to stdin",
+                feature: "input that is not UTF-8",
+            };
+            return self.settle(request, Err(failure));
+        }
+        self.write(Write {
+            request,
+            data,
+            eof: false,
+        });
+    }
+
+    /// Closes stdin after all that was written before. In v1 that is not possible.
+    pub fn close_stdin(&mut self, request: RequestId) {
+        if self.named.is_none() {
+            let failure = Failure::Unsupported {
+                what: "close stdin",
+                feature: "the end of input",
+            };
+            return self.settle(request, Err(failure));
+        }
+        if self.end.is_some() || self.is_stdin_closed() {
+            // It is closed.
+            return self.settle(request, Ok(ProcessReply::Done));
+        }
+        self.write(Write {
+            request,
+            data: Bytes::new(),
+            eof: true,
+        });
+    }
+
+    fn is_stdin_closed(&self) -> bool {
+        let closed = self.named.as_ref().is_some_and(Named::is_input_closed);
+        closed || self.writes.iter().any(|write| write.eof)
+    }
+
+    fn write(&mut self, write: Write) {
         if self.end.is_some() {
             self.settle(
-                request,
+                write.request,
                 Err(Failure::ProcessEnded {
                     what: "write to stdin",
                 }),
             );
-        } else if self.writes.is_empty() && self.fits(data.len()) {
-            self.accept(request, data);
+        } else if self.is_stdin_closed() {
+            self.settle(
+                write.request,
+                Err(Failure::StdinClosed {
+                    what: "write to stdin",
+                }),
+            );
+        } else if self.writes.is_empty() && self.fits(write.data.len()) {
+            self.accept(write);
             self.send_stdin();
         } else {
-            self.writes.push_back(Write { request, data });
+            self.writes.push_back(write);
         }
     }
 
@@ -241,9 +382,36 @@ impl Process {
     /// The sandbox says something.
     pub fn handle_fact(&mut self, fact: ProcessFact, now: Instant) {
         if self.end.is_some() {
-            return;
+            return self.handle_late(&fact);
         }
         match fact {
+            ProcessFact::LinkUp if self.named.is_some() => {
+                let text = self.named.as_ref().map(Named::reconnect);
+                self.actions.extend(text.map(ProcessAction::Send));
+            }
+            ProcessFact::Announced { stdin, window } => {
+                self.link_up = true;
+                if let Some(named) = &mut self.named {
+                    named.announced(stdin, window);
+                }
+                if self.kill_wanted {
+                    self.send_kill();
+                }
+                self.send_stdin();
+                self.send_ack();
+            }
+            ProcessFact::StdinTaken(offset) => {
+                let taken = self.named.as_mut().map(|named| named.input_taken(offset));
+                self.stdin_taken(taken.unwrap_or_default());
+            }
+            ProcessFact::StdinClosed => self.handle_stdin_closed(),
+            ProcessFact::Ended { end, lengths } => {
+                if let Some(named) = &mut self.named {
+                    named.end = Some((end, lengths));
+                }
+                self.finish_named();
+            }
+            ProcessFact::Abandoned => self.kill(None, now),
             ProcessFact::LinkUp => {
                 self.link_up = true;
                 if self.kill_wanted {
@@ -253,29 +421,26 @@ impl Process {
             }
             ProcessFact::LinkDown => {
                 self.link_up = false;
+                if let Some(named) = &mut self.named {
+                    named.ready = false;
+                }
                 // What the dead link did not take is sent again, first.
                 if let Some(unsent) = self.in_flight.take() {
                     self.stdin.push_front(unsent);
                 }
             }
             ProcessFact::StdinWritten(number) if number == self.message_number => {
-                if let Some(taken) = self.in_flight.take() {
-                    self.stdin_bytes -= taken.len();
-                    self.written += taken.len() as u64;
-                }
-                while let Some(&(request, upto)) = self.flushes.front()
-                    && upto <= self.written
-                {
-                    self.flushes.pop_front();
-                    self.settle(request, Ok(ProcessReply::Done));
-                }
-                self.accept_waiting();
+                let taken = self.in_flight.take();
+                self.stdin_taken(taken.map_or(0, |taken| taken.len()));
             }
             ProcessFact::StdinWritten(_) => {}
             ProcessFact::ForceKilled => {
                 self.kill_wanted = true;
-                self.force_killed_until
-                    .get_or_insert(later(now, self.config.kill_grace));
+                // In v2 the end always follows, and says more.
+                if self.named.is_none() {
+                    self.force_killed_until
+                        .get_or_insert(later(now, self.config.kill_grace));
+                }
             }
             // One kill worked; another was refused because it did.
             ProcessFact::KillRefused(_) if self.force_killed_until.is_some() => {}
@@ -291,24 +456,105 @@ impl Process {
                 } else {
                     ProcessEnd::Unknown
                 };
-                self.finish(end, Ok(ProcessReply::Done));
+                self.finish(end, None, Ok(ProcessReply::Done));
             }
-            ProcessFact::SandboxEnded(end) => match end {
-                SandboxEnd::Killed => self.finish(ProcessEnd::Killed, Ok(ProcessReply::Done)),
-                // With the sandbox every process in it is gone, too.
-                SandboxEnd::Deleted => {
-                    self.finish(ProcessEnd::SandboxLost { end }, Ok(ProcessReply::Done))
-                }
-                end => {
-                    let failure = Failure::SandboxEnded {
-                        what: "confirm the kill",
-                        end: end.clone(),
-                        effect: self.kill_effect(),
-                    };
-                    self.finish(ProcessEnd::SandboxLost { end }, Err(failure));
-                }
-            },
+            ProcessFact::SandboxEnded(end) => self.handle_sandbox_ended(end),
         }
+    }
+
+    fn handle_sandbox_ended(&mut self, end: SandboxEnd) {
+        // The server said how it ended, and then not all of its output came.
+        let known = self.named.as_mut().and_then(|named| named.end.take());
+        match (known, end) {
+            (Some((known, _)), end) => self.finish(known, Some(end), Ok(ProcessReply::Done)),
+            (None, end @ SandboxEnd::Killed) => {
+                let lost = self.named.is_some().then_some(end);
+                self.finish(ProcessEnd::Killed, lost, Ok(ProcessReply::Done));
+            }
+            // With the sandbox every process in it is gone, too.
+            (None, end @ SandboxEnd::Deleted) => {
+                let lost = Some(end.clone());
+                self.finish(
+                    ProcessEnd::SandboxLost { end },
+                    lost,
+                    Ok(ProcessReply::Done),
+                );
+            }
+            (None, end) => {
+                let failure = Failure::SandboxEnded {
+                    what: "confirm the kill",
+                    end: end.clone(),
+                    effect: self.kill_effect(),
+                };
+                let lost = Some(end.clone());
+                self.finish(ProcessEnd::SandboxLost { end }, lost, Err(failure));
+            }
+        }
+    }
+
+    /// What still matters after the end: that the server hears that it was taken.
+    fn handle_late(&mut self, fact: &ProcessFact) {
+        let Some(named) = &mut self.named else { return };
+        match fact {
+            ProcessFact::LinkUp => {
+                named.ready = true;
+                self.send_ack();
+            }
+            ProcessFact::LinkDown => named.ready = false,
+            _ => {}
+        }
+    }
+
+    /// Ends a named exec whose end is known and whose output is all here.
+    fn finish_named(&mut self) {
+        let complete = self.named.as_mut().filter(|named| named.is_complete());
+        let Some((end, lengths)) = complete.and_then(|named| named.end.clone()) else {
+            return;
+        };
+        let lost = match (&end, lengths) {
+            (ProcessEnd::SandboxLost { end }, None) => Some(end.clone()),
+            _ => None,
+        };
+        self.finish(end, lost, Ok(ProcessReply::Done));
+        self.send_ack();
+    }
+
+    fn send_ack(&mut self) {
+        let finished = self.end.is_some();
+        let Some(named) = &mut self.named else { return };
+        if let Some(text) = named.ack(finished) {
+            let settled = named.is_settled();
+            self.actions.push_back(ProcessAction::Send(text));
+            if settled {
+                self.actions.push_back(ProcessAction::Settled);
+            }
+        }
+    }
+
+    fn handle_stdin_closed(&mut self) {
+        if let Some(named) = &mut self.named {
+            named.drop_input();
+            named.push_input(&[], true);
+        }
+        let closed = |what| Err(Failure::StdinClosed { what });
+        for (request, _) in std::mem::take(&mut self.flushes) {
+            self.settle(request, closed("flush stdin"));
+        }
+        for write in std::mem::take(&mut self.writes) {
+            self.settle(write.request, closed("write to stdin"));
+        }
+    }
+
+    fn stdin_taken(&mut self, bytes: usize) {
+        self.stdin_bytes = self.stdin_bytes.saturating_sub(bytes);
+        self.written += bytes as u64;
+        while let Some(&(request, upto)) = self.flushes.front()
+            && upto <= self.written
+        {
+            self.flushes.pop_front();
+            self.settle(request, Ok(ProcessReply::Done));
+        }
+        self.accept_waiting();
     }
 
     /// When [`handle_timeout`](Self::handle_timeout) is due.
@@ -320,7 +566,7 @@ impl Process {
     /// Time has passed.
     pub fn handle_timeout(&mut self, now: Instant) {
         if self.force_killed_until.is_some_and(|due| now >= due) {
-            self.finish(ProcessEnd::Killed, Ok(ProcessReply::Done));
+            self.finish(ProcessEnd::Killed, None, Ok(ProcessReply::Done));
         }
         while let Some(&(request, due)) = self.kills.first()
             && now >= due
@@ -357,7 +603,10 @@ impl Process {
     fn send_kill(&mut self) {
         if self.link_up {
             self.kill_sent = true;
-            self.actions.push_back(ProcessAction::SendKill);
+            self.actions.push_back(match &self.named {
+                Some(named) => ProcessAction::Send(named.encode(NamedMessage::Kill)),
+                None => ProcessAction::SendKill,
+            });
         }
     }
 
@@ -366,7 +615,12 @@ impl Process {
             .push_back(ProcessAction::Settle(request, result));
     }
 
-    fn finish(&mut self, end: ProcessEnd, kill_result: Result<ProcessReply, Failure>) {
+    fn finish(
+        &mut self,
+        end: ProcessEnd,
+        lost: Option<SandboxEnd>,
+        kill_result: Result<ProcessReply, Failure>,
+    ) {
         if self.end.is_some() {
             return;
         }
@@ -374,6 +628,7 @@ impl Process {
         self.force_killed_until = None;
         self.actions.push_back(ProcessAction::Ended {
             end: end.clone(),
+            lost,
             stdin_unsent: self.stdin_bytes,
         });
         for (request, _) in std::mem::take(&mut self.kills) {
@@ -411,16 +666,23 @@ impl Process {
     fn accept_waiting(&mut self) {
         while let Some(write) = self.writes.front()
             && self.fits(write.data.len())
-            && let Some(Write { request, data }) = self.writes.pop_front()
+            && let Some(write) = self.writes.pop_front()
         {
-            self.accept(request, data);
+            self.accept(write);
         }
         self.send_stdin();
     }
 
-    fn accept(&mut self, request: RequestId, data: String) {
+    fn accept(&mut self, write: Write) {
+        let Write { request, data, eof } = write;
         self.stdin_bytes += data.len();
         self.accepted += data.len() as u64;
+        self.settle(request, Ok(ProcessReply::Done));
+        if let Some(named) = &mut self.named {
+            return named.push_input(&data, eof);
+        }
+        // Looked at when it came in.
+        let data = String::from_utf8_lossy(&data).into_owned();
         // Cut here, once: to cut the rest off message by message would copy it for each.
         let mut rest = data.as_str();
         while rest.len() > STDIN_MESSAGE {
@@ -433,11 +695,16 @@ impl Process {
         } else if !rest.is_empty() {
             self.stdin.push_back(rest.to_owned());
         }
-        self.settle(request, Ok(ProcessReply::Done));
     }
 
     /// Sends the next message, one at a time: deployed servers do not keep the order of two.
     fn send_stdin(&mut self) {
+        if let Some(named) = &mut self.named {
+            // What may be on the way is bounded.
+            let messages = std::iter::from_fn(|| named.poll_input());
+            self.actions.extend(messages.map(ProcessAction::Send));
+            return;
+        }
         if !self.link_up || self.in_flight.is_some() {
             return;
         }
