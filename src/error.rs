@@ -8,7 +8,7 @@ use std::{fmt, sync::Arc};
 use actix::MailboxError;
 
 use crate::{
-    machine::{Effect, Failure, LinkError, SandboxEnd, SandboxState},
+    machine::{Effect, Failure, LinkError, ProcessEnd, SandboxEnd, SandboxState},
     protocol::{ConfigError, Status},
     transport::UrlError,
 };
@@ -53,6 +53,12 @@ pub enum ErrorKind {
     ProcessRunning,
     /// The process has ended.
     ProcessEnded,
+    /// The process, or this client, has closed its stdin.
+    StdinClosed,
+    /// The server speaks protocol v1, which cannot do this.
+    Unsupported,
+    /// The process did not end with success; see [`Output::error_for_status`](crate::Output::error_for_status).
+    ProcessFailed,
     /// The server does not run this language.
     UnsupportedLanguage,
     /// The server could not start the process.
@@ -98,6 +104,10 @@ enum Repr {
         what: &'static str,
     },
     Runtime(String),
+    ProcessFailed {
+        end: ProcessEnd,
+        stderr: String,
+    },
 }
 
 /// Why something failed. Cheap to clone.
@@ -131,6 +141,7 @@ impl Error {
             Repr::SandboxLost(end) => end_kind(end),
             Repr::ActorGone { .. } => ErrorKind::ActorGone,
             Repr::Runtime(_) => ErrorKind::Runtime,
+            Repr::ProcessFailed { .. } => ErrorKind::ProcessFailed,
         }
     }
 
@@ -141,9 +152,10 @@ impl Error {
                 Effect::NotApplied
             }
             Repr::Failure(failure) => failure.effect(),
-            Repr::OutputLost { .. } | Repr::OutputOverflow { .. } | Repr::OutputTooLarge { .. } => {
-                Effect::Applied
-            }
+            Repr::OutputLost { .. }
+            | Repr::OutputOverflow { .. }
+            | Repr::OutputTooLarge { .. }
+            | Repr::ProcessFailed { .. } => Effect::Applied,
             Repr::SandboxLost(_) | Repr::ActorGone { .. } => Effect::Unknown,
         }
     }
@@ -249,6 +261,19 @@ impl Error {
         Self::new(Repr::ActorGone { what })
     }
 
+    /// With the end of stderr: that is where programs say what went wrong.
+    pub(crate) fn process_failed(end: ProcessEnd, stderr: &str) -> Self {
+        const MOST: usize = 2_000;
+        let stderr = stderr.trim_end();
+        let from = stderr.len().saturating_sub(MOST);
+        let from = (from..).find(|&at| stderr.is_char_boundary(at));
+        let stderr = stderr.get(from.unwrap_or(stderr.len())..);
+        Self::new(Repr::ProcessFailed {
+            end,
+            stderr: stderr.unwrap_or_default().to_owned(),
+        })
+    }
+
     pub(crate) fn runtime(problem: impl Into<String>) -> Self {
         Self::new(Repr::Runtime(problem.into()))
     }
@@ -265,6 +290,8 @@ fn failure_kind(failure: &Failure) -> ErrorKind {
         Failure::WrongState { .. } | Failure::AlreadyUnderWay { .. } => ErrorKind::WrongState,
         Failure::ProcessRunning { .. } => ErrorKind::ProcessRunning,
         Failure::ProcessEnded { .. } => ErrorKind::ProcessEnded,
+        Failure::StdinClosed { .. } => ErrorKind::StdinClosed,
+        Failure::Unsupported { .. } => ErrorKind::Unsupported,
         Failure::Refused { status, .. } => match status {
             Status::ExecutionUnsupportedLanguageError => ErrorKind::UnsupportedLanguage,
             Status::ExecutionError => ErrorKind::ExecFailed,
@@ -342,6 +369,13 @@ impl fmt::Display for Error {
                 )
             }
             Repr::Runtime(problem) => write!(f, "cannot start the runtime: {problem}"),
+            Repr::ProcessFailed { end, stderr } => {
+                write!(f, "the process did not succeed: {end}")?;
+                match stderr.as_str() {
+                    "" => Ok(()),
+                    stderr => write!(f, "; the end of its stderr:\n{stderr}"),
+                }
+            }
         }
     }
 }

@@ -90,8 +90,8 @@ mod transport;
 pub use actor::{OutputStream, ProcessActor, ProcessOutput, SandboxActor};
 #[cfg(feature = "client")]
 pub use client::{
-    ExecBuilder, ExistingSandbox, Language, LineStream, NewSandbox, OpenMode, Output, OutputExt,
-    Process, RunBuilder, Runtime, Sandbox, SandboxBuilder, TextStream,
+    Command, ExecBuilder, ExistingSandbox, Language, LineStream, NewSandbox, OpenMode, Output,
+    OutputExt, Process, ProcessRef, RunBuilder, Runtime, Sandbox, SandboxBuilder, TextStream,
 };
 #[cfg(feature = "client")]
 pub use error::{Error, ErrorKind};
@@ -99,7 +99,7 @@ pub use machine::{
     Effect, OutputPolicy, Overflow, ProcessEnd, ProcessId, ReconnectPolicy, SandboxEnd,
     SandboxEvent, SandboxState,
 };
-pub use protocol::{SandboxId, SandboxToken, Status, StdStream};
+pub use protocol::{SandboxId, SandboxToken, Status, StdStream, Version as ProtocolVersion};
 #[cfg(all(unix, feature = "server"))]
 pub use server::LocalServer;
 #[cfg(feature = "client")]

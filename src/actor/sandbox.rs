@@ -9,20 +9,20 @@ use actix::{Actor, ActorContext, Addr, AsyncContext, Context, Handler, WeakAddr}
 use tracing::Span;
 
 use super::{
-    Checkpoint, ConnectionActor, ConnectionCommand, ConnectionReport, Exec, GetState, KillSandbox,
-    Open, Opened, ProcessActor, Settings, SnapshotFilesystem, Start, StartKey, StartedProcess,
-    Subscribe, Unclaimed,
+    AttachProcess, Checkpoint, ConnectionActor, ConnectionCommand, ConnectionReport, Exec,
+    GetState, GetVersion, KillSandbox, Open, Opened, ProcessActor, ProcessPlace, Settings,
+    SnapshotFilesystem, Start, StartKey, StartedProcess, Stdin, Subscribe, Unclaimed,
     driver::{Driven, Driver, now},
     output::ProcessOutput,
-    process::{KillUnheld, ProcessInput, ProcessReport},
+    process::{KillUnheld, NewProcess, ProcessInput, ProcessReport},
     reply::{Deferred, Settler, Undelivered, deferred},
     subscribers::Subscribers,
 };
 use crate::{
     Error, SandboxEvent,
     machine::{
-        Failure, LinkError, ProcessFact, ProcessId, RequestId, Sandbox, SandboxAction,
-        SandboxConfig, SandboxEnd, SandboxReply, SandboxState,
+        Failure, LinkError, OutputPolicy, Process, ProcessFact, ProcessId, RequestId, Sandbox,
+        SandboxAction, SandboxConfig, SandboxEnd, SandboxReply, SandboxState,
     },
     protocol::OutputPiece,
     transport::Credit,
@@ -39,7 +39,7 @@ enum Waiter {
     Unit(Settler<Result<(), Error>>),
 }
 
-/// A process that has not ended.
+/// A process about which something may still be said.
 struct ProcessLink {
     actor: Addr<ProcessActor>,
     /// For the caller, once the server said that it runs.
@@ -92,6 +92,7 @@ impl SandboxActor {
         let config = SandboxConfig {
             mode: settings.mode.clone(),
             timeouts: settings.timeouts,
+            exec_prefix: settings.exec_prefix.clone(),
         };
         Self {
             machine: Sandbox::new(config),
@@ -260,28 +261,52 @@ impl SandboxActor {
 
     fn exec(&mut self, exec: Exec, waiter: Waiter, ctx: &mut Context<Self>) {
         let request = self.request(waiter);
-        if let Some(process) = self
+        let policy = exec.output.unwrap_or(self.settings.output);
+        let mut options = exec.options;
+        let window = policy.window();
+        options.window = Some(window);
+        options.input_ends = matches!(exec.stdin, Stdin::Bytes(_));
+        let language = exec.language.as_str();
+        let run = self
             .machine
-            .exec(request, exec.language.as_str(), &exec.code, now())
-        {
-            let policy = exec.output.unwrap_or(self.settings.output);
-            let sandbox = ctx.address().downgrade();
-            let (actor, output) = ProcessActor::spawn(
-                process,
-                self.settings.process,
-                policy,
-                sandbox,
-                self.awaited,
-            );
-            self.processes.insert(
-                process,
-                ProcessLink {
-                    actor,
-                    output: Some(output),
-                },
-            );
+            .exec(request, language, &exec.code, &options, now());
+        let exec_stdin = exec.stdin;
+        if let Some((process, exec)) = run {
+            let config = self.settings.process;
+            let machine = match exec {
+                Some(exec) => {
+                    let mut machine = Process::named(config, exec, window, [0, 0]);
+                    match exec_stdin {
+                        Stdin::Open => {}
+                        Stdin::Null => machine.give_input(&[]),
+                        Stdin::Bytes(input) => machine.give_input(&input),
+                    }
+                    machine
+                }
+                None => Process::new(config),
+            };
+            self.spawn_process(process, machine, policy, ctx);
         }
         self.run_actions(ctx);
+    }
+
+    fn spawn_process(
+        &mut self,
+        process: ProcessId,
+        machine: Process,
+        policy: OutputPolicy,
+        ctx: &mut Context<Self>,
+    ) {
+        let (actor, output) = ProcessActor::spawn(NewProcess {
+            process,
+            machine,
+            policy,
+            sandbox: ctx.address().downgrade(),
+            sandbox_awaited: self.awaited,
+        });
+        let output = Some(output);
+        self.processes
+            .insert(process, ProcessLink { actor, output });
     }
 
     fn started(&mut self, reply: &SandboxReply) -> Result<StartedProcess, Error> {
@@ -334,7 +359,9 @@ impl Handler<ConnectionReport> for SandboxActor {
     fn handle(&mut self, report: ConnectionReport, ctx: &mut Context<Self>) {
         let now = now();
         match report {
-            ConnectionReport::Opened(epoch) => self.machine.handle_opened(epoch, now),
+            ConnectionReport::Opened(epoch, version) => {
+                self.machine.handle_opened(epoch, version, now)
+            }
             ConnectionReport::Frames {
                 epoch,
                 frames,
@@ -385,13 +412,19 @@ impl Handler<ProcessReport> for SandboxActor {
     fn handle(&mut self, report: ProcessReport, ctx: &mut Context<Self>) {
         match report {
             ProcessReport::Kill(process) => self.machine.kill_process(process),
+            ProcessReport::Send(process, text) => {
+                // Where the link went meanwhile, the process makes it good on the next.
+                if self.machine.can_send(process) {
+                    self.command(ConnectionCommand::Send { text, tag: None });
+                }
+            }
             ProcessReport::Stdin {
                 process,
                 number,
                 text,
             } => {
                 // Where the link went meanwhile, the process learns of that and sends it again.
-                if self.machine.can_send_stdin(process) {
+                if self.machine.can_send_stdin(process) || self.machine.can_send(process) {
                     self.next_tag += 1;
                     self.stdin.push_back((self.next_tag, process, number));
                     self.command(ConnectionCommand::Send {
@@ -407,11 +440,8 @@ impl Handler<ProcessReport> for SandboxActor {
             } => {
                 self.machine.process_ended(process);
                 // One that never started has no end, either.
-                let started = self
-                    .processes
-                    .remove(&process)
-                    .is_some_and(|link| link.output.is_none());
-                if started {
+                let link = self.processes.get(&process);
+                if link.is_some_and(|link| link.output.is_none()) {
                     self.event(&SandboxEvent::ProcessEnded {
                         process,
                         end,
@@ -419,9 +449,14 @@ impl Handler<ProcessReport> for SandboxActor {
                     });
                 }
             }
+            ProcessReport::Settled(process) => {
+                self.processes.remove(&process);
+                self.machine.settle_named(process);
+            }
             ProcessReport::Gone(process) => {
                 self.processes.remove(&process);
                 self.machine.abandon(process);
+                self.machine.bury(process);
             }
         }
         self.run_actions(ctx);
@@ -458,6 +493,25 @@ impl Handler<Start> for SandboxActor {
         let waiter = Waiter::Start(settler, ctx.address().downgrade(), key);
         self.exec(exec, waiter, ctx);
         answer
+    }
+}
+
+impl Handler<AttachProcess> for SandboxActor {
+    type Result = Result<StartedProcess, Error>;
+
+    fn handle(&mut self, attach: AttachProcess, ctx: &mut Context<Self>) -> Self::Result {
+        let ProcessPlace {
+            exec,
+            offsets,
+            window,
+        } = attach.place;
+        let process = self.machine.adopt(exec.clone())?;
+        let machine = Process::named(self.settings.process, exec, window, offsets);
+        let policy = attach.output.unwrap_or(self.settings.output);
+        self.spawn_process(process, machine, policy, ctx);
+        let started = self.started(&SandboxReply::Started(process));
+        self.run_actions(ctx);
+        started
     }
 }
 
@@ -546,6 +600,14 @@ impl Handler<GetState> for SandboxActor {
 
     fn handle(&mut self, _: GetState, _: &mut Context<Self>) -> Self::Result {
         actix::MessageResult(self.machine.state().clone())
+    }
+}
+
+impl Handler<GetVersion> for SandboxActor {
+    type Result = actix::MessageResult<GetVersion>;
+
+    fn handle(&mut self, _: GetVersion, _: &mut Context<Self>) -> Self::Result {
+        actix::MessageResult(self.machine.version())
     }
 }
 

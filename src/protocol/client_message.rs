@@ -102,6 +102,8 @@ pub struct ExecOptions {
     pub timeout_ms: Option<u64>,
     /// Bytes of output that may be unacknowledged.
     pub window: Option<u64>,
+    /// Whether its input is to end, which v1 cannot say. Not part of the message: the input says it.
+    pub input_ends: bool,
 }
 
 impl ExecOptions {
@@ -155,6 +157,7 @@ impl ExecOptions {
             cwd,
             timeout_ms: number(names::KEY_TIMEOUT_MS, &raw.timeout_ms)?,
             window: number(names::KEY_WINDOW, &raw.window)?,
+            input_ends: false,
         })
     }
 }
@@ -447,6 +450,7 @@ mod tests {
             cwd: Some("src".into()),
             timeout_ms: Some(5_000),
             window: Some(1),
+            input_ends: false,
         };
         let stdin = |data: &'static [u8], eof| NamedMessage::Stdin {
             offset: 7,

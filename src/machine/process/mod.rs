@@ -100,7 +100,7 @@ pub enum ProcessAction {
     Settle(RequestId, Result<ProcessReply, Failure>),
     /// Ask the server to kill the process.
     SendKill,
-    /// Send a stdin message, and say when the link took it.
+    /// Send a stdin message, and say when the link took it. There is one at a time.
     SendStdin {
         /// The number of the message.
         number: u64,
@@ -109,17 +109,17 @@ pub enum ProcessAction {
     },
     /// Send a message about a named exec (v2). One that is lost with its link is made good on the next.
     Send(String),
-    /// The end of a named exec is acknowledged (v2): nothing more is to be said about it.
-    Settled,
-    /// The process ended.
+    /// The process ended. In v2 its output may still be on its way.
     Ended {
         /// How.
         end: ProcessEnd,
-        /// Why there may be more output than came.
-        lost: Option<SandboxEnd>,
         /// Bytes of stdin that were accepted and never sent.
         stdin_unsent: usize,
     },
+    /// No more output comes; with a reason where there may be more than came.
+    OutputEnded(Option<SandboxEnd>),
+    /// Nothing more is to be said about the process.
+    Settled,
 }
 
 #[derive(Debug)]
@@ -135,10 +135,16 @@ struct Write {
 pub struct Process {
     config: ProcessConfig,
     end: Option<ProcessEnd>,
+    /// No more output comes.
+    output_ended: bool,
+    settled: bool,
     /// Of a named exec (v2).
     named: Option<Named>,
     link_up: bool,
     waits: Vec<RequestId>,
+
+    /// Why there may be more output than came.
+    lost: Option<SandboxEnd>,
 
     kill_wanted: bool,
     kill_sent: bool,
@@ -166,9 +172,12 @@ impl Process {
         Self {
             config,
             end: None,
+            output_ended: false,
+            settled: false,
             named: None,
             link_up: false,
             waits: Vec::new(),
+            lost: None,
             kill_wanted: false,
             kill_sent: false,
             kills: Vec::new(),
@@ -204,25 +213,42 @@ impl Process {
         Some((named.exec(), named.taken()))
     }
 
-    /// What of the output of a named exec the server still holds back: bytes that it may send unacknowledged,
-    /// and everything before which offsets is acknowledged.
-    pub fn window(&self) -> Option<(u64, [u64; 2])> {
-        let named = self.named.as_ref()?;
-        Some((named.window(), named.acked()))
+    /// What has come of the output of a named exec, and after how many more bytes that its consumer has taken the server
+    /// is to hear of them. `None`: the server needs to hear no more.
+    pub fn acknowledgeable(&self) -> Option<([u64; 2], u64)> {
+        let named = self.named.as_ref().filter(|_| !self.settled)?;
+        let after = match self.output_ended {
+            true => 1,
+            false => named.ack_after(),
+        };
+        Some((named.received(), after))
     }
 
-    /// A piece of the output of a named exec came: what of it is new.
+    /// Bytes of output of a named exec that the server sends unacknowledged.
+    pub fn window(&self) -> Option<u64> {
+        self.named.as_ref().map(Named::window)
+    }
+
+    /// Everything before these offsets has come of the output of a named exec.
+    pub fn received(&self) -> Option<[u64; 2]> {
+        self.named.as_ref().map(Named::received)
+    }
+
+    /// A piece of the output of a named exec came: what of it is new. [`handle_output_kept`](Self::handle_output_kept)
+    /// is due when that is kept.
     pub fn handle_output(&mut self, stream: StdStream, offset: u64, length: usize) -> Admission {
-        let everything = Admission {
-            gap: 0,
-            skip: length,
-        };
-        let (Some(named), None) = (&mut self.named, &self.end) else {
-            return everything;
-        };
-        let admission = named.admit(stream, offset, length);
-        self.finish_named();
-        admission
+        match &mut self.named {
+            Some(named) if !self.output_ended => named.admit(stream, offset, length),
+            _ => Admission {
+                gap: 0,
+                skip: length,
+            },
+        }
+    }
+
+    /// The output that came is where readers find it.
+    pub fn handle_output_kept(&mut self) {
+        self.look_for_last_output();
     }
 
     /// The consumer has taken everything before these offsets.
@@ -325,6 +351,15 @@ impl Process {
         });
     }
 
+    /// All of the input of a named exec that is being started (v2).
+    pub fn give_input(&mut self, data: &[u8]) {
+        if let Some(named) = &mut self.named {
+            self.stdin_bytes += data.len();
+            self.accepted += data.len() as u64;
+            named.push_input(data, true);
+        }
+    }
+
     fn is_stdin_closed(&self) -> bool {
         let closed = self.named.as_ref().is_some_and(Named::is_input_closed);
         closed || self.writes.iter().any(|write| write.eof)
@@ -382,7 +417,7 @@ impl Process {
     /// The sandbox says something.
     pub fn handle_fact(&mut self, fact: ProcessFact, now: Instant) {
         if self.end.is_some() {
-            return self.handle_late(&fact);
+            return self.handle_late(fact);
         }
         match fact {
             ProcessFact::LinkUp if self.named.is_some() => {
@@ -407,9 +442,15 @@ impl Process {
             ProcessFact::StdinClosed => self.handle_stdin_closed(),
             ProcessFact::Ended { end, lengths } => {
                 if let Some(named) = &mut self.named {
-                    named.end = Some((end, lengths));
+                    named.ended(lengths);
                 }
-                self.finish_named();
+                let lost = match (&end, lengths) {
+                    (ProcessEnd::SandboxLost { end }, _) => Some(end.clone()),
+                    _ => None,
+                };
+                self.lost = lost;
+                self.finish(end, Ok(ProcessReply::Done));
+                self.look_for_last_output();
             }
             ProcessFact::Abandoned => self.kill(None, now),
             ProcessFact::LinkUp => {
@@ -430,6 +471,10 @@ impl Process {
                 }
             }
             ProcessFact::StdinWritten(number) if number == self.message_number => {
+                if let Some(named) = &mut self.named {
+                    named.input_written();
+                    return self.send_stdin();
+                }
                 let taken = self.in_flight.take();
                 self.stdin_taken(taken.map_or(0, |taken| taken.len()));
             }
@@ -456,77 +501,104 @@ impl Process {
                 } else {
                     ProcessEnd::Unknown
                 };
-                self.finish(end, None, Ok(ProcessReply::Done));
+                self.finish_all(end, None, Ok(ProcessReply::Done));
             }
             ProcessFact::SandboxEnded(end) => self.handle_sandbox_ended(end),
         }
     }
 
     fn handle_sandbox_ended(&mut self, end: SandboxEnd) {
-        // The server said how it ended, and then not all of its output came.
-        let known = self.named.as_mut().and_then(|named| named.end.take());
-        match (known, end) {
-            (Some((known, _)), end) => self.finish(known, Some(end), Ok(ProcessReply::Done)),
-            (None, end @ SandboxEnd::Killed) => {
+        let done = Ok(ProcessReply::Done);
+        match end {
+            SandboxEnd::Killed => {
+                // In v2 there may be output that never came.
                 let lost = self.named.is_some().then_some(end);
-                self.finish(ProcessEnd::Killed, lost, Ok(ProcessReply::Done));
+                self.finish_all(ProcessEnd::Killed, lost, done);
             }
             // With the sandbox every process in it is gone, too.
-            (None, end @ SandboxEnd::Deleted) => {
+            SandboxEnd::Deleted => {
                 let lost = Some(end.clone());
-                self.finish(
-                    ProcessEnd::SandboxLost { end },
-                    lost,
-                    Ok(ProcessReply::Done),
-                );
+                self.finish_all(ProcessEnd::SandboxLost { end }, lost, done);
             }
-            (None, end) => {
+            end => {
                 let failure = Failure::SandboxEnded {
                     what: "confirm the kill",
                     end: end.clone(),
                     effect: self.kill_effect(),
                 };
                 let lost = Some(end.clone());
-                self.finish(ProcessEnd::SandboxLost { end }, lost, Err(failure));
+                self.finish_all(ProcessEnd::SandboxLost { end }, lost, Err(failure));
             }
         }
     }
 
-    /// What still matters after the end: that the server hears that it was taken.
-    fn handle_late(&mut self, fact: &ProcessFact) {
+    /// What still matters after the end: the rest of the output, and that the server hears that it was taken.
+    fn handle_late(&mut self, fact: ProcessFact) {
         let Some(named) = &mut self.named else { return };
         match fact {
-            ProcessFact::LinkUp => {
+            ProcessFact::LinkUp if self.output_ended => {
                 named.ready = true;
                 self.send_ack();
             }
-            ProcessFact::LinkDown => named.ready = false,
+            ProcessFact::LinkUp => {
+                let text = named.reconnect();
+                self.actions.push_back(ProcessAction::Send(text));
+            }
+            ProcessFact::LinkDown => {
+                self.link_up = false;
+                named.ready = false;
+            }
+            ProcessFact::Announced { window, .. } => {
+                self.link_up = true;
+                named.announced(0, window);
+                self.send_ack();
+            }
+            // Told again on a new link. The server may have dropped the output meanwhile.
+            ProcessFact::Ended { end, lengths } => {
+                named.ended(lengths);
+                if let ProcessEnd::SandboxLost { end } = end {
+                    self.lost = Some(end);
+                }
+                self.look_for_last_output();
+            }
+            ProcessFact::SandboxEnded(end) => {
+                self.end_output(Some(end));
+                self.settle_all();
+            }
             _ => {}
         }
     }
 
-    /// Ends a named exec whose end is known and whose output is all here.
-    fn finish_named(&mut self) {
-        let complete = self.named.as_mut().filter(|named| named.is_complete());
-        let Some((end, lengths)) = complete.and_then(|named| named.end.clone()) else {
-            return;
-        };
-        let lost = match (&end, lengths) {
-            (ProcessEnd::SandboxLost { end }, None) => Some(end.clone()),
-            _ => None,
-        };
-        self.finish(end, lost, Ok(ProcessReply::Done));
+    /// Ends the output of a named exec that is over and whose output is all here.
+    fn look_for_last_output(&mut self) {
+        let complete = self.named.as_ref().is_some_and(Named::is_complete);
+        if complete && self.end.is_some() {
+            // With a known length there is no more of it, however the process was lost.
+            let lost = self.lost.take();
+            let lost = lost.filter(|_| self.named.as_ref().is_some_and(Named::is_cut_short));
+            self.end_output(lost);
+        }
         self.send_ack();
     }
 
+    fn end_output(&mut self, lost: Option<SandboxEnd>) {
+        if !std::mem::replace(&mut self.output_ended, true) {
+            self.actions.push_back(ProcessAction::OutputEnded(lost));
+        }
+    }
+
+    fn settle_all(&mut self) {
+        if !std::mem::replace(&mut self.settled, true) {
+            self.actions.push_back(ProcessAction::Settled);
+        }
+    }
+
     fn send_ack(&mut self) {
-        let finished = self.end.is_some();
         let Some(named) = &mut self.named else { return };
-        if let Some(text) = named.ack(finished) {
-            let settled = named.is_settled();
+        if let Some((text, done)) = named.ack(self.output_ended) {
             self.actions.push_back(ProcessAction::Send(text));
-            if settled {
-                self.actions.push_back(ProcessAction::Settled);
+            if done {
+                self.settle_all();
             }
         }
     }
@@ -566,7 +638,7 @@ impl Process {
     /// Time has passed.
     pub fn handle_timeout(&mut self, now: Instant) {
         if self.force_killed_until.is_some_and(|due| now >= due) {
-            self.finish(ProcessEnd::Killed, None, Ok(ProcessReply::Done));
+            self.finish_all(ProcessEnd::Killed, None, Ok(ProcessReply::Done));
         }
         while let Some(&(request, due)) = self.kills.first()
             && now >= due
@@ -615,12 +687,20 @@ impl Process {
             .push_back(ProcessAction::Settle(request, result));
     }
 
-    fn finish(
+    /// The process is over, its output is, and nothing more will be said.
+    fn finish_all(
         &mut self,
         end: ProcessEnd,
         lost: Option<SandboxEnd>,
         kill_result: Result<ProcessReply, Failure>,
     ) {
+        self.finish(end, kill_result);
+        self.end_output(lost);
+        self.settle_all();
+    }
+
+    /// The process is over.
+    fn finish(&mut self, end: ProcessEnd, kill_result: Result<ProcessReply, Failure>) {
         if self.end.is_some() {
             return;
         }
@@ -628,7 +708,6 @@ impl Process {
         self.force_killed_until = None;
         self.actions.push_back(ProcessAction::Ended {
             end: end.clone(),
-            lost,
             stdin_unsent: self.stdin_bytes,
         });
         for (request, _) in std::mem::take(&mut self.kills) {
@@ -700,9 +779,12 @@ impl Process {
     /// Sends the next message, one at a time: deployed servers do not keep the order of two.
     fn send_stdin(&mut self) {
         if let Some(named) = &mut self.named {
-            // What may be on the way is bounded.
-            let messages = std::iter::from_fn(|| named.poll_input());
-            self.actions.extend(messages.map(ProcessAction::Send));
+            if let Some(text) = named.poll_input() {
+                self.message_number += 1;
+                let number = self.message_number;
+                self.actions
+                    .push_back(ProcessAction::SendStdin { number, text });
+            }
             return;
         }
         if !self.link_up || self.in_flight.is_some() {

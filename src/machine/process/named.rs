@@ -3,12 +3,13 @@
 use bytes::{Buf, BytesMut};
 
 use super::STDIN_MESSAGE;
-use crate::{
-    machine::ProcessEnd,
-    protocol::{
-        ClientMessage, ExecId, NamedMessage, StdStream, limits::STDIN_WINDOW, utf8_boundary,
-    },
+use crate::protocol::{
+    ClientMessage, ExecId, NamedMessage, StdStream, limits::STDIN_WINDOW, utf8_boundary,
 };
+
+/// How far past the window a server may go: its last piece may end a code point, and what it kept of an exec
+/// that was killed may be more. More than that is not kept here.
+const WINDOW_SLACK: u64 = 256 * 1024;
 
 /// What becomes of a piece of output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,9 +29,22 @@ struct Input {
     taken: u64,
     /// Sent on this link, or taken by the server before.
     sent: u64,
+    /// A message with some of it waits for the link.
+    sending: bool,
     /// Nothing comes after these.
     eof: bool,
     eof_sent: bool,
+}
+
+/// What is known of the end of the output.
+#[derive(Debug)]
+enum End {
+    /// Nothing: the process runs.
+    Unknown,
+    /// So many bytes there are of each stream.
+    At([u64; 2]),
+    /// There is no more than what came, and there may have been.
+    Lost,
 }
 
 /// A named exec.
@@ -44,8 +58,7 @@ pub(super) struct Named {
     /// Taken by the consumer.
     taken: [u64; 2],
     acked: [u64; 2],
-    /// How it ended, and how much output there is.
-    pub(super) end: Option<(ProcessEnd, Option<[u64; 2]>)>,
+    end: End,
     /// The acknowledgement of the end was sent.
     settled: bool,
     input: Input,
@@ -61,7 +74,7 @@ impl Named {
             received,
             taken: received,
             acked: received,
-            end: None,
+            end: End::Unknown,
             settled: false,
             input: Input::default(),
         }
@@ -80,40 +93,67 @@ impl Named {
     /// The server has announced it, with what it has taken of the input, and its window.
     pub(super) fn announced(&mut self, stdin: u64, window: Option<u64>) {
         self.ready = true;
-        self.window = window.unwrap_or(self.window);
+        // No more than was asked for: that much is kept here.
+        self.window = window.unwrap_or(self.window).min(self.window);
         let most = self.input.taken + self.input.data.len() as u64;
         self.input.sent = stdin.clamp(self.input.taken, most);
+        self.input.sending = false;
         self.input.eof_sent = false;
     }
 
-    /// A piece of output came.
+    /// A piece of output came. What the window does not allow is left out, as if it had been lost.
     pub(super) fn admit(&mut self, stream: StdStream, offset: u64, length: usize) -> Admission {
-        let received = &mut self.received[stream as usize];
-        let gap = offset.saturating_sub(*received);
-        let skip = received.saturating_sub(offset).min(length as u64);
-        *received = (*received).max(offset.saturating_add(length as u64));
-        Admission {
-            gap,
-            // Not more than the length, which is a `usize`.
-            skip: usize::try_from(skip).unwrap_or(length),
+        let unacknowledged = total(self.received).saturating_sub(total(self.acked));
+        let received = self.received[stream as usize];
+        let skip = received.saturating_sub(offset);
+        // Not more than the length, which is a `usize`.
+        let skip = usize::try_from(skip).unwrap_or(length).min(length);
+        let new = (length - skip) as u64;
+        if unacknowledged.saturating_add(new) > self.window.saturating_add(WINDOW_SLACK) {
+            return Admission {
+                gap: 0,
+                skip: length,
+            };
         }
+        let gap = offset.saturating_sub(received);
+        let end = offset.saturating_add(length as u64);
+        self.received[stream as usize] = received.max(end);
+        // What never comes is not waited for.
+        for place in [&mut self.taken, &mut self.acked] {
+            let place = &mut place[stream as usize];
+            *place = place.saturating_add(gap).min(received.max(end));
+        }
+        Admission { gap, skip }
+    }
+
+    /// The server said that it ended, and how much output there is.
+    pub(super) fn ended(&mut self, lengths: Option<[u64; 2]>) {
+        self.end = match lengths {
+            Some(lengths) => End::At(lengths),
+            None => End::Lost,
+        };
     }
 
     /// Whether all output is here that there is.
     pub(super) fn is_complete(&self) -> bool {
-        match &self.end {
-            Some((_, Some(lengths))) => (0..2).all(|it| self.received[it] >= lengths[it]),
-            Some((_, None)) => true,
-            None => false,
+        match self.end {
+            End::At(lengths) => (0..2).all(|it| self.received[it] >= lengths[it]),
+            End::Lost => true,
+            End::Unknown => false,
         }
+    }
+
+    /// Whether nobody knows how much output there was.
+    pub(super) fn is_cut_short(&self) -> bool {
+        matches!(self.end, End::Lost)
+    }
+
+    pub(super) fn received(&self) -> [u64; 2] {
+        self.received
     }
 
     pub(super) fn taken(&self) -> [u64; 2] {
         self.taken
-    }
-
-    pub(super) fn acked(&self) -> [u64; 2] {
-        self.acked
     }
 
     pub(super) fn window(&self) -> u64 {
@@ -124,33 +164,37 @@ impl Named {
         &self.exec
     }
 
-    pub(super) fn is_settled(&self) -> bool {
-        self.settled
-    }
-
     /// The consumer has taken everything before these offsets.
     pub(super) fn handle_taken(&mut self, taken: [u64; 2]) {
-        for (known, taken) in self.taken.iter_mut().zip(taken) {
-            *known = taken.max(*known);
+        for (index, taken) in taken.into_iter().enumerate() {
+            let known = &mut self.taken[index];
+            *known = taken.max(*known).min(self.received[index]);
         }
     }
 
-    /// The acknowledgement that is due, if one is.
-    pub(super) fn ack(&mut self, finished: bool) -> Option<String> {
+    /// How many more bytes are to be taken before an acknowledgement is due.
+    pub(super) fn ack_after(&self) -> u64 {
+        let new = total(self.taken).saturating_sub(total(self.acked));
+        (self.window / 4).saturating_sub(new).max(1)
+    }
+
+    /// The acknowledgement that is due, if one is, and whether it is the last.
+    pub(super) fn ack(&mut self, output_ended: bool) -> Option<(String, bool)> {
         if !self.ready || self.settled {
             return None;
         }
-        let new = total(self.taken) - total(self.acked);
-        let done = finished && self.taken == self.received;
+        let new = total(self.taken).saturating_sub(total(self.acked));
+        let done = output_ended && self.taken == self.received;
         if !done && (new == 0 || new < self.window / 4) {
             return None;
         }
         self.acked = self.taken;
         self.settled = done;
-        Some(self.encode(NamedMessage::Ack {
+        let text = self.encode(NamedMessage::Ack {
             offsets: self.acked,
             done,
-        }))
+        });
+        Some((text, done))
     }
 
     pub(super) fn push_input(&mut self, data: &[u8], eof: bool) {
@@ -182,7 +226,7 @@ impl Named {
 
     /// The next message with input, as far as the server takes more.
     pub(super) fn poll_input(&mut self) -> Option<String> {
-        if !self.ready || self.end.is_some() {
+        if !self.ready || self.input.sending || !matches!(self.end, End::Unknown) {
             return None;
         }
         let input = &self.input;
@@ -208,10 +252,16 @@ impl Named {
         });
         self.input.sent += cut as u64;
         self.input.eof_sent |= eof;
+        self.input.sending = true;
         Some(text)
+    }
+
+    /// The link took the message with input.
+    pub(super) fn input_written(&mut self) {
+        self.input.sending = false;
     }
 }
 
 fn total(offsets: [u64; 2]) -> u64 {
-    offsets.iter().sum()
+    offsets[0].saturating_add(offsets[1])
 }

@@ -18,6 +18,7 @@ fn unsupported(options: &ExecOptions) -> Option<&'static str> {
         env,
         cwd,
         timeout_ms,
+        input_ends,
         // A matter of v2 alone.
         window: _,
     } = options;
@@ -26,6 +27,7 @@ fn unsupported(options: &ExecOptions) -> Option<&'static str> {
         (!env.is_empty(), "environment variables"),
         (cwd.is_some(), "working directory"),
         (timeout_ms.is_some(), "timeout of a process"),
+        (*input_ends, "end of input"),
     ]
     .into_iter()
     .find_map(|(used, feature)| used.then_some(feature))
@@ -280,6 +282,7 @@ impl Sandbox {
                 {
                     self.kill_process(process);
                 }
+                self.kill_starting();
                 self.finish(SandboxEnd::Closed);
             }
         }

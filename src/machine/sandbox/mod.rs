@@ -244,7 +244,12 @@ impl Sandbox {
         self.identity.as_ref()
     }
 
-    /// The process that occupies the sandbox.
+    /// What the link speaks; while there is none, what the last one spoke.
+    pub fn version(&self) -> Version {
+        self.version
+    }
+
+    /// The process that occupies the sandbox, in v1.
     pub fn process(&self) -> Option<ProcessId> {
         self.exec.as_ref().map(|exec| exec.process)
     }

@@ -349,6 +349,36 @@ impl Sandbox {
         }
     }
 
+    /// Nobody is there any more who could speak for the process: it is killed, if that can be said.
+    pub fn bury(&mut self, process: ProcessId) {
+        self.abandon_named(process);
+        let can_send = self.can_send(process);
+        if let Some(named) = self.named.remove(process)
+            && can_send
+        {
+            let text = ClientMessage::Named(named.exec, NamedMessage::Kill).encode();
+            self.actions.push_back(SandboxAction::Send(text));
+        }
+    }
+
+    /// The last handle of the sandbox is gone, and with it those who asked for the starts under way.
+    pub(super) fn kill_starting(&mut self) {
+        let starting = self.named.execs.iter().filter(|(_, named)| {
+            matches!(
+                named.phase,
+                Phase::Starting {
+                    sent: true,
+                    request: Some(_),
+                    ..
+                }
+            )
+        });
+        let starting: Vec<_> = starting.map(|(&process, _)| process).collect();
+        for process in starting {
+            self.bury(process);
+        }
+    }
+
     /// Whose start this request waits for.
     pub(super) fn named_of(&self, request: RequestId) -> Option<ProcessId> {
         let waits = |named: &Named| matches!(&named.phase, Phase::Starting { request: Some((waiting, _)), .. } if *waiting == request);
