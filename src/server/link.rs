@@ -417,7 +417,7 @@ mod tests {
 
     #[tokio::test]
     async fn room_is_announced_when_the_writer_takes_output() {
-        let link = std::sync::Arc::new(Link::default());
+        let link = Arc::new(Link::default());
         link.push_exec(output(&"x".repeat(1_000))).unwrap();
         let waiting = tokio::spawn({
             let link = link.clone();
