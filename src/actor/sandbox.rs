@@ -21,12 +21,20 @@ use super::{
 use crate::{
     Error, SandboxEvent,
     machine::{
-        Failure, LinkError, OutputPolicy, Process, ProcessFact, ProcessId, RequestId, Sandbox,
-        SandboxAction, SandboxConfig, SandboxEnd, SandboxReply, SandboxState,
+        Failure, LinkError, Nonce, OutputPolicy, Process, ProcessFact, ProcessId, RequestId,
+        Sandbox, SandboxAction, SandboxConfig, SandboxEnd, SandboxReply, SandboxState, wrap,
     },
-    protocol::OutputPiece,
+    protocol::{ExecOptions, OutputPiece, Version},
     transport::Credit,
 };
+
+/// 128 random bits.
+fn nonce() -> Nonce {
+    use std::hash::{BuildHasher, RandomState};
+    let random = RandomState::new();
+    let [high, low] = [0, 1].map(|it| u128::from(random.hash_one(it)));
+    Nonce::new(high << 64 | low)
+}
 
 enum Waiter {
     Open(Settler<Result<Opened, Error>>),
@@ -267,9 +275,23 @@ impl SandboxActor {
         options.window = Some(window);
         options.input_ends = matches!(exec.stdin, Stdin::Bytes(_));
         let language = exec.language.as_str();
-        let run = self
-            .machine
-            .exec(request, language, &exec.code, &options, now());
+        let mut code = exec.code;
+        let mut wrapped = None;
+        if exec.wrap_for_v1 && self.machine.version() == Version::V1 {
+            let nonce = nonce();
+            match wrap(language, &code, &options, &nonce) {
+                Ok(program) => {
+                    code = program;
+                    options = ExecOptions::default();
+                    wrapped = Some(nonce);
+                }
+                Err(feature) => {
+                    self.machine.refuse_exec(request, feature);
+                    return self.run_actions(ctx);
+                }
+            }
+        }
+        let run = self.machine.exec(request, language, &code, &options, now());
         let exec_stdin = exec.stdin;
         if let Some((process, exec)) = run {
             let config = self.settings.process;
@@ -283,7 +305,10 @@ impl SandboxActor {
                     }
                     machine
                 }
-                None => Process::new(config),
+                None => match wrapped {
+                    Some(nonce) => Process::wrapped(config, &nonce),
+                    None => Process::new(config),
+                },
             };
             self.spawn_process(process, machine, policy, ctx);
         }

@@ -87,6 +87,14 @@ impl Sandbox {
         Some((process, None))
     }
 
+    /// Refuses to run code for which the server's version lacks this.
+    pub fn refuse_exec(&mut self, request: RequestId, feature: &'static str) {
+        let what = RUN_CODE;
+        let refused = self.require_running(what);
+        let refused = refused.and(Err(Failure::Unsupported { what, feature }));
+        self.settle(request, refused);
+    }
+
     /// Asks the server to kill a process.
     pub fn kill_process(&mut self, process: ProcessId) {
         if self.link.is_some()
