@@ -148,7 +148,7 @@ impl Command {
     /// - A time limit and input that ends stay unsupported, as are other languages.
     /// - The code is not the first process: its parent is another shell or Python. Python's `__file__` and bash's
     ///   `$0` name the program around it, and Python shows no source lines in tracebacks.
-    /// - It needs `/dev/fd` and, for arguments of the environment in bash, `env`.
+    /// - For bash it needs `python3`, without which signal 9 is `Exited(137)`, and `env` for variables.
     /// - **It is a report, no proof**: code that reads its parent's program can print an end of its own.
     pub fn wrap_for_v1(mut self, wrap: bool) -> Self {
         self.exec.wrap_for_v1 = wrap;

@@ -1,45 +1,23 @@
-# The code is at the end of `code`. It runs in a bash of its own; this one says how it ended.
-code() {
-trap - INT QUIT
-shopt -s execfail
-exec 8>&-@@cwd@@
-exec 9<<'@@end@@' || exit 125
+# The code is between the lines with `@@end@@`. It runs in a bash of its own;
+# this one becomes a Python that says how it ended.
+end() {
+printf '\036actix-sandbox %s exit %s\036' @@nonce@@ "$1"
+exit "$1"
+}
+shopt -s execfail@@cwd@@
+exec 9<<'@@end@@' || end 125
 @@code@@
 @@end@@
-exec @@env@@"${BASH:-bash}" -c 'IFS= read -rd "" -u 9 actix_sandbox_code; set -- "$actix_sandbox_code" "$@"; unset actix_sandbox_code; exec 9<&-; eval "shift; $1"' "$0"@@args@@
-exit 125
-}
+set -- @@env@@"${BASH:-bash}" -c 'IFS= read -rd "" -u 9 actix_sandbox_code; set -- "$actix_sandbox_code" "$@"; unset actix_sandbox_code; exec 9<&-; eval "shift; $1"' "$0"@@args@@
+hash python3 2>/dev/null && exec python3 -ISc '@@supervisor@@
 
-# Servers kill the process that they started, which is this one: then the guard kills the code.
-{ exec 8> >(trap "" HUP INT QUIT TERM PIPE ALRM USR1 USR2
-read -r child && { read -r || kill -KILL "$child"; }) ; } >/dev/null 2>&1
-guard=$!
+def run():
+    # Python sets it for itself where no locale is set.
+    if not sys.argv[2]:
+        os.environ.pop("LC_CTYPE", None)
+    os.execvp(sys.argv[3], sys.argv[3:])
 
-child= signal= looked= jobs= waits=
-forward() { signal=1; kill -s "$1" "$child"; }
-trap 'forward HUP' HUP; trap 'forward INT' INT; trap 'forward QUIT' QUIT; trap 'forward TERM' TERM
-trap 'signal=1' PIPE ALRM USR1 USR2
-
-# 137 may be `exit 137` or SIGKILL: only the list of jobs tells, and only until the end is waited for.
-look() { [[ $looked ]] || kill -0 "$child" || { looked=1; jobs=$(LC_ALL=C jobs -l); }; }
-
-code <&0 &
-child=$!
-exec 2>/dev/null
-echo "$child" >&8
-trap look CHLD
-look
-while signal=; wait "$child"; status=$?; [[ $signal ]]; do :; done
-echo >&8
-wait "$guard"
-
-end="exit $status"
-if ((status > 128 && status <= 192)) && [[ $jobs != *" $child Exit $status "* ]]; then
-end="signal $((status - 128))"
-fi
-# A child may have left stdout so that a full pipe is an error.
-until printf '\036actix-sandbox %s %s\036' @@nonce@@ "$end"; do
-((++waits < 600)) || break
-sleep 0.1
-done
-exit "$status"
+supervise(sys.argv[1], run)' @@nonce@@ "${LC_CTYPE+set}" "$@"
+# Without Python, signal 9 looks like `exit 137`.
+"$@"
+end "$?"

@@ -4,6 +4,7 @@
 //! | file | |
 //! | --- | --- |
 //! | `mod.rs` | the program: `bash.sh`, or `python.py` with `start.py`, with the code and its options put in |
+//! | `supervisor.py` | the part of both that waits for the code |
 //! | `trailer.rs` | the trailer, found in a stream that may be cut anywhere |
 //!
 //! The wrapper runs the code in a fresh interpreter, a child that has the stdin, stdout and stderr of the exec, and waits
@@ -11,10 +12,13 @@
 //! prints the trailer: a nonce and the exit code, or the signal. Signals that end a process it hands on to the code; a
 //! guard, its second child, kills the code when the wrapper itself is killed, as servers do that know no other process.
 //!
+//! Python waits for bash, too: bash itself cannot tell `exit 137` from SIGKILL, and its `wait` may hang when a
+//! signal comes with the end. Where there is no `python3`, bash waits, without a guard, and every end is an exit code.
+//!
 //! The code gets its text by a pipe or an unlinked file, so its size has no bound but that of a message, and it has
-//! neither the nonce nor the options in its arguments, environment or memory. It could find the nonce all the same: in the
-//! file or the arguments that its parent was started with, of which `$0` and `__file__` tell the name. Code that does
-//! can forge its ending. **The wrapper reports; it is no protection.**
+//! neither the nonce nor the options of the wrapper in its arguments, environment or memory. It could find the nonce all
+//! the same: in the file and the arguments that its parent was started with, of which `$0` and `__file__` tell the name.
+//! Code that does can forge its ending. **The wrapper reports; it is no protection.**
 //!
 //! [`FAILED`] is the exit code where the code did not run: no such directory, or arguments that are too long.
 
@@ -25,6 +29,8 @@ use std::fmt::{self, Write};
 pub use trailer::TrailerFilter;
 
 use crate::protocol::ExecOptions;
+
+const SUPERVISOR: &str = include_str!("supervisor.py");
 
 /// Exit code of the wrapper when it could not run the code; stderr says why. `env` and `timeout` use the same.
 pub const FAILED: i32 = 125;
@@ -119,12 +125,13 @@ fn bash(code: &str, options: &ExecOptions, nonce: &Nonce) -> String {
             false => quote(&format!("./{cwd}")),
         };
         format!(
-            "\ncd -P -- {directory} || {{ echo \"actix-sandbox: the code did not run\" >&2; exit {FAILED}; }}\nunset OLDPWD"
+            "\ncd -P -- {directory} || {{ echo \"actix-sandbox: the code did not run\" >&2; end {FAILED}; }}\nunset OLDPWD"
         )
     });
     fill(include_str!("bash.sh"), |name, program| match name {
         // The template has the newline at its end.
         "code" => program.push_str(code.strip_suffix('\n').unwrap_or(code)),
+        "supervisor" => program.push_str(SUPERVISOR.trim_end()),
         "env" => program.push_str(&env),
         "args" => program.push_str(&args),
         "cwd" => program.push_str(cwd.as_deref().unwrap_or_default()),
@@ -140,6 +147,7 @@ fn bash(code: &str, options: &ExecOptions, nonce: &Nonce) -> String {
 fn python(code: &str, options: &ExecOptions, nonce: &Nonce) -> String {
     fill(include_str!("python.py"), |name, program| match name {
         "code" => push_bytes(program, code),
+        "supervisor" => program.push_str(SUPERVISOR.trim_end()),
         "start" => push_bytes(program, include_str!("start.py")),
         "args" => options.args.iter().for_each(|arg| {
             push_bytes(program, arg);
