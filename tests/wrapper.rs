@@ -16,6 +16,8 @@ use actix_sandbox::{
     Command, Effect, ErrorKind, Language, LocalServer, Output, OutputExt, OutputPolicy,
     ProcessEnd::{self, Exited, Signaled},
     ProtocolVersion, ReconnectPolicy, Sandbox, SandboxEvent,
+    machine::{Nonce, wrap},
+    protocol::ExecOptions,
 };
 use common::{events, within};
 use futures::StreamExt;
@@ -562,4 +564,91 @@ async fn the_end_comes_over_a_cut() {
     }
     assert!(within("the end", lines.next()).await.is_none());
     assert_eq!(within("the end", process.wait()).await.unwrap(), Exited(5));
+}
+
+/// The wrapper by itself, as a file or as an argument, with nothing in its environment but `PATH`.
+fn run_alone(interpreter: &str, program: &str, path: &str, as_argument: bool) -> (String, String) {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("main");
+    std::fs::write(&file, program).unwrap();
+    let found = std::env::split_paths(&std::env::var_os("PATH").unwrap())
+        .map(|directory| directory.join(interpreter))
+        .find(|file| file.exists());
+    let mut command = std::process::Command::new(found.expect(interpreter));
+    match as_argument {
+        true => command.arg("-c").arg(program),
+        false => command.arg(&file),
+    };
+    let output = command
+        .env_clear()
+        .env("PATH", path)
+        .stdin(std::process::Stdio::null())
+        .output()
+        .expect("ran");
+    let text = |bytes| String::from_utf8(bytes).expect("text");
+    (text(output.stdout), text(output.stderr))
+}
+
+#[test]
+fn the_code_finds_the_nonce_nowhere_about_itself() {
+    let path = std::env::var("PATH").unwrap();
+    let nonce = Nonce::new(0xfeed_beef_0123_4567_89ab_cdef_dead_c0de);
+    let options = ExecOptions {
+        args: vec!["an argument".into()],
+        env: vec![("A_VARIABLE".into(), "x".into())],
+        ..ExecOptions::default()
+    };
+    let bash = (
+        "bash",
+        "set; declare -f; tr '\\0' '\\n' < /proc/$$/environ; tr '\\0' '\\n' < /proc/$$/cmdline; ls -l /proc/$$/fd >&2",
+    );
+    let python = (
+        "python3",
+        "import gc, os\nprint(gc.get_objects(), globals(), os.environ, open('/proc/self/cmdline').read())",
+    );
+    for ((interpreter, code), language) in [(bash, "bash"), (python, "python")] {
+        let program = wrap(language, code, &options, &nonce).expect("wrapped");
+        for as_argument in [false, true] {
+            let (stdout, stderr) = run_alone(interpreter, &program, &path, as_argument);
+            let trailer = format!("\u{1e}actix-sandbox {nonce} exit 0\u{1e}");
+            let printed = stdout.strip_suffix(&trailer).expect(&stdout);
+            assert!(printed.contains("an argument") && printed.contains("A_VARIABLE"));
+            assert!(!printed.contains(&nonce.to_string()), "{printed}");
+            // What Python sets for itself, and leaves to what it starts.
+            assert!(
+                language == "python" || !printed.contains("LC_CTYPE"),
+                "{printed}"
+            );
+            // The file that bash got the code by.
+            assert!(!stderr.contains(" 9 -> "), "{stderr}");
+        }
+    }
+}
+
+#[test]
+fn without_python_bash_says_what_it_can() {
+    let nowhere = tempfile::tempdir().unwrap();
+    let path = nowhere.path().to_str().unwrap();
+    let nonce = Nonce::new(1);
+    let with = |code: &str, options: &ExecOptions| {
+        let program = wrap("bash", code, options, &nonce).expect("wrapped");
+        run_alone("bash", &program, path, false)
+    };
+    let ending = |end: &str| format!("\u{1e}actix-sandbox {nonce} exit {end}\u{1e}");
+    let options = ExecOptions {
+        args: vec!["it's".into()],
+        ..ExecOptions::default()
+    };
+    for (code, printed, end) in [
+        ("echo \"$1\"; exit 3", "it's\n", "3"),
+        ("exec >&-; exit 4", "", "4"),
+        ("kill -KILL $$", "", "137"),
+    ] {
+        let (stdout, _) = with(code, &options);
+        assert_eq!(stdout, format!("{printed}{}", ending(end)), "{code}");
+    }
+    let cwd = Some("/not/there".to_owned());
+    let (stdout, stderr) = with("echo ran", &ExecOptions { cwd, ..options });
+    assert_eq!(stdout, ending("125"));
+    assert!(stderr.contains("/not/there"), "{stderr}");
 }
