@@ -492,8 +492,9 @@ fn a_stopped_system_fails_the_calls_that_wait() {
 /// A server that dies in the middle is an error soon, not a hang.
 #[actix::test]
 async fn a_server_that_stops_fails_what_is_pending_and_the_next_create_names_the_address() {
-    let (server, sandbox) = sandbox().await;
+    let server = common::server_apart().await;
     let url = server.url().to_owned();
+    let sandbox = Sandbox::create(&url).await.expect("a sandbox");
     let process = sandbox
         .exec(Language::Bash, "sleep 1000")
         .await

@@ -31,6 +31,17 @@ pub(crate) async fn sandbox() -> (LocalServer, Sandbox) {
     (server, sandbox)
 }
 
+/// A server at an address of its own: on a shared one, another test's server may be given the port when this
+/// one has stopped. For one test of each test binary.
+pub(crate) async fn server_apart() -> LocalServer {
+    let [.., high, low] = std::process::id().to_be_bytes();
+    LocalServer::builder()
+        .address(format!("127.78.{high}.{}:0", low | 1))
+        .start()
+        .await
+        .expect("a local server")
+}
+
 /// Collects the events of a sandbox.
 pub(crate) struct Events(mpsc::Sender<SandboxEvent>);
 
