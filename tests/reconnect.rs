@@ -125,7 +125,10 @@ async fn streams_stdin_and_wait_go_on_over_an_outage() {
     }
     process.write_to_stdin("end\n").await.expect("written");
     assert_eq!(next().await, "got end");
-    assert_eq!(within("the end", wait).await.unwrap(), ProcessEnd::Unknown);
+    assert_eq!(
+        within("the end", wait).await.unwrap(),
+        ProcessEnd::Exited(0)
+    );
 }
 
 /// The end of the process is delivered though it came while nobody was there.
@@ -157,7 +160,7 @@ async fn an_end_that_came_meanwhile_is_delivered_with_the_output_before_it() {
     within("the script's end", ended).await;
     proxy.accept().await;
     let end = within("the end", process.wait()).await;
-    assert_eq!(end.unwrap(), ProcessEnd::Unknown);
+    assert_eq!(end.unwrap(), ProcessEnd::Exited(0));
     let rest = within("the rest", stdout.read_all()).await.expect("whole");
     let expected: String = (1..=1000).map(|i| format!("{i}\n")).collect();
     assert_eq!(rest, expected);

@@ -230,6 +230,7 @@ impl Sandbox {
                 }
                 _ => self.finish(SandboxEnd::Deleted),
             },
+            Status::SandboxDeleting => self.deleting = true,
             Status::SandboxLockReleaseRequested => {
                 // Another client takes the sandbox: it must not be taken back.
                 self.handing_off = true;

@@ -188,6 +188,8 @@ pub struct Sandbox {
     snapshots_late: u32,
     /// The server was asked by another client to give the sandbox away.
     handing_off: bool,
+    /// The server began to delete the sandbox.
+    deleting: bool,
     /// Nobody is left to use the sandbox once it is created: kill it then.
     abandoned: bool,
 
@@ -229,6 +231,7 @@ impl Sandbox {
             snapshot: None,
             snapshots_late: 0,
             handing_off: false,
+            deleting: false,
             abandoned: false,
             actions: VecDeque::new(),
         }
