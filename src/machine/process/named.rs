@@ -58,6 +58,8 @@ pub(super) struct Named {
     /// Taken by the consumer.
     taken: [u64; 2],
     acked: [u64; 2],
+    /// The last acknowledgement may have been lost with its link.
+    ack_again: bool,
     end: End,
     /// The acknowledgement of the end was sent.
     settled: bool,
@@ -74,6 +76,7 @@ impl Named {
             received,
             taken: received,
             acked: received,
+            ack_again: false,
             end: End::Unknown,
             settled: false,
             input: Input::default(),
@@ -93,6 +96,7 @@ impl Named {
     /// The server has announced it, with what it has taken of the input, and its window.
     pub(super) fn announced(&mut self, stdin: u64, window: Option<u64>) {
         self.ready = true;
+        self.ack_again = total(self.taken) > 0;
         // No more than was asked for: that much is kept here.
         self.window = window.unwrap_or(self.window).min(self.window);
         let most = self.input.taken + self.input.data.len() as u64;
@@ -185,9 +189,10 @@ impl Named {
         }
         let new = total(self.taken).saturating_sub(total(self.acked));
         let done = output_ended && self.taken == self.received;
-        if !done && (new == 0 || new < self.window / 4) {
+        if !done && !self.ack_again && (new == 0 || new < self.window / 4) {
             return None;
         }
+        self.ack_again = false;
         self.acked = self.taken;
         self.settled = done;
         let text = self.encode(NamedMessage::Ack {
