@@ -275,7 +275,7 @@ impl SandboxActor {
             let config = self.settings.process;
             let machine = match exec {
                 Some(exec) => {
-                    let mut machine = Process::named(config, exec, window, [0, 0]);
+                    let mut machine = Process::named(config, exec, window);
                     match exec_stdin {
                         Stdin::Open => {}
                         Stdin::Null => machine.give_input(&[]),
@@ -506,7 +506,7 @@ impl Handler<AttachProcess> for SandboxActor {
             window,
         } = attach.place;
         let process = self.machine.adopt(exec.clone())?;
-        let machine = Process::named(self.settings.process, exec, window, offsets);
+        let machine = Process::adopted(self.settings.process, exec, window, offsets);
         let policy = attach.output.unwrap_or(self.settings.output);
         self.spawn_process(process, machine, policy, ctx);
         let started = self.started(&SandboxReply::Started(process));

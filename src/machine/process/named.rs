@@ -61,6 +61,8 @@ pub(super) struct Named {
     /// The last acknowledgement may have been lost with its link.
     ack_again: bool,
     end: End,
+    /// Another client started it, and this one has not heard of it yet.
+    adopted: bool,
     /// The acknowledgement of the end was sent.
     settled: bool,
     input: Input,
@@ -78,8 +80,17 @@ impl Named {
             acked: received,
             ack_again: false,
             end: End::Unknown,
+            adopted: false,
             settled: false,
             input: Input::default(),
+        }
+    }
+
+    /// An exec that another client started.
+    pub(super) fn adopted(exec: ExecId, window: u64, received: [u64; 2]) -> Self {
+        Self {
+            adopted: true,
+            ..Self::new(exec, window, received)
         }
     }
 
@@ -99,7 +110,14 @@ impl Named {
         self.ack_again = total(self.taken) > 0;
         // No more than was asked for: that much is kept here.
         self.window = window.unwrap_or(self.window).min(self.window);
-        let most = self.input.taken + self.input.data.len() as u64;
+        if std::mem::take(&mut self.adopted) {
+            // What is written here comes behind what another client wrote.
+            self.input.taken = stdin;
+        }
+        let most = self
+            .input
+            .taken
+            .saturating_add(self.input.data.len() as u64);
         self.input.sent = stdin.clamp(self.input.taken, most);
         self.input.sending = false;
         self.input.eof_sent = false;

@@ -256,7 +256,7 @@ impl Sandbox {
         let reconnected = match self.state {
             SandboxState::Creating | SandboxState::Attaching => false,
             SandboxState::Reconnecting => true,
-            _ => return,
+            _ => return self.handle_nothing_to_resume(),
         };
         self.ready_due = None;
         self.set_state(SandboxState::Running);
@@ -276,9 +276,26 @@ impl Sandbox {
         }
     }
 
+    /// `SANDBOX_RUNNING` on a link that runs: so a v2 server answers a `reconnect` of v1 where it has no exec.
+    fn handle_nothing_to_resume(&mut self) {
+        if std::mem::take(&mut self.resuming)
+            && let Some(Exec { process, .. }) = self.exec.take()
+        {
+            let reason = "the server that the new link leads to does not have it".to_owned();
+            let lost = SandboxEnd::ProcessLost {
+                reason: Some(reason),
+            };
+            self.actions.push_back(SandboxAction::Tell(
+                process,
+                ProcessFact::SandboxEnded(lost),
+            ));
+        }
+    }
+
     /// After a new attach the server sends the output of the exec only when asked. It must not be
     /// asked when there is none.
     fn resume_process(&mut self) {
+        self.resuming = self.exec.is_some();
         match &self.exec {
             Some(Exec {
                 process,
@@ -306,6 +323,7 @@ impl Sandbox {
     }
 
     fn handle_execution_running(&mut self) {
+        self.resuming = false;
         let Some(exec) = &mut self.exec else { return };
         let process = exec.process;
         match exec.phase {
