@@ -54,6 +54,8 @@ impl Stream {
 pub struct StoredExec {
     /// The id.
     pub exec: ExecId,
+    /// Bytes of output that may be sent unacknowledged.
+    pub window: u64,
     /// How it ended.
     pub end: ExecEnd,
     /// Why, where that needs words.
@@ -126,7 +128,7 @@ impl ServedExec {
 
     /// An exec that was stored; nobody has asked for it yet.
     pub fn restored(stored: StoredExec) -> Self {
-        let mut exec = Self::new(stored.exec, 0);
+        let mut exec = Self::new(stored.exec, stored.window);
         exec.attached = false;
         exec.started = true;
         exec.stdin_closed = true;
@@ -147,8 +149,6 @@ impl ServedExec {
                 data,
             });
         }
-        // All of it was printed under a window.
-        exec.window = u64::MAX;
         exec.end = Some((stored.end, stored.message));
         exec
     }
@@ -162,6 +162,7 @@ impl ServedExec {
         });
         Some(StoredExec {
             exec: self.exec.clone(),
+            window: self.window,
             end,
             message,
             output: output.collect(),
@@ -189,6 +190,11 @@ impl ServedExec {
             .iter()
             .map(|stream| stream.printed() - stream.acked)
             .sum()
+    }
+
+    /// Bytes of output that may be sent unacknowledged.
+    pub fn window(&self) -> u64 {
+        self.window
     }
 
     /// Bytes that may be read from the process now.
