@@ -59,13 +59,17 @@ impl Sandbox {
             && self.state != SandboxState::Reconnecting
             && self.process() == Some(process)
         {
-            if self.kills_owed.len() >= MAX_KILLS_OWED {
-                self.kills_owed.pop_front();
-            }
-            self.kills_owed.push_back(process);
             self.dying = Some(process);
-            self.send(&ClientMessage::KillProcess);
+            self.send_kill_process(process);
         }
+    }
+
+    pub(super) fn send_kill_process(&mut self, process: ProcessId) {
+        if self.kills_owed.len() >= MAX_KILLS_OWED {
+            self.kills_owed.pop_front();
+        }
+        self.kills_owed.push_back(process);
+        self.send(&ClientMessage::KillProcess);
     }
 
     /// A kill of the process is on its way: the next exec waits for its end.

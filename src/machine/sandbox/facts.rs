@@ -265,6 +265,9 @@ impl Sandbox {
     /// After a new attach the server sends the output of the exec only when asked. It must not be
     /// asked when there is none.
     fn resume_process(&mut self) {
+        if let Some(process) = self.lost_start.take() {
+            self.send_kill_process(process);
+        }
         match &self.exec {
             Some(Exec {
                 process,

@@ -157,6 +157,8 @@ pub struct Sandbox {
     queued: Option<queue::Queued>,
     /// The process that a kill was sent for, until the server refuses it.
     dying: Option<ProcessId>,
+    /// An exec whose answer was lost with its link: what it may have started is killed after the outage.
+    lost_start: Option<ProcessId>,
     next_process: u64,
     /// Whose kill the next `FORCE_KILLED` answers.
     kills_owed: VecDeque<ProcessId>,
@@ -204,6 +206,7 @@ impl Sandbox {
             exec: None,
             queued: None,
             dying: None,
+            lost_start: None,
             next_process: 0,
             kills_owed: VecDeque::new(),
             kill_wanted: false,
