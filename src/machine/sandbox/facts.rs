@@ -129,6 +129,7 @@ impl Sandbox {
                         process,
                         ProcessFact::KillRefused(failure),
                     ));
+                    self.give_up_abandoned(process);
                     self.look_after_queued();
                 }
             }

@@ -61,6 +61,9 @@ impl Sandbox {
         }
         if self.queued.as_ref().is_some_and(|queued| now >= queued.due) {
             self.refuse_queued(Failure::ProcessRunning { what: RUN_CODE });
+            if let Some(process) = self.process() {
+                self.give_up_abandoned(process);
+            }
         }
         while self.kills.first().is_some_and(|kill| now >= kill.due) {
             let Pending { request, .. } = self.kills.remove(0);
