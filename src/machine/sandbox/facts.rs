@@ -162,6 +162,10 @@ impl Sandbox {
                 let end = self.checkpointed();
                 self.finish(end);
             }
+            // The server begins with this one: of those before it nothing comes any more.
+            Status::FilesystemSnapshotCreating if self.snapshot.is_some() => {
+                self.snapshots_late = 0;
+            }
             Status::FilesystemSnapshotCreated | Status::FilesystemSnapshotError
                 if self.snapshots_late > 0 =>
             {

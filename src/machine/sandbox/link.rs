@@ -162,6 +162,7 @@ impl Sandbox {
             effect: Effect::NotApplied,
         });
         if let Some(Pending { request, .. }) = self.snapshot.take() {
+            self.snapshots_late += 1;
             self.settle(request, Err(lost("confirm the filesystem snapshot")));
         }
     }

@@ -176,7 +176,8 @@ pub struct Sandbox {
 
     checkpoint: Option<Pending>,
     snapshot: Option<Pending>,
-    /// Snapshots that timed out; their answers may still come, before that of the next.
+    /// Snapshots that timed out, or whose link was lost; their answers may still come, before the
+    /// server begins with the next.
     snapshots_late: u32,
     /// The server was asked by another client to give the sandbox away.
     handing_off: bool,

@@ -155,6 +155,43 @@ fn the_answer_to_a_snapshot_that_timed_out_is_not_that_of_the_next() {
     assert!(fixture.answer(second).is_some_and(|answer| answer.is_err()));
 }
 
+#[test]
+fn a_snapshot_whose_answer_never_comes_does_not_take_that_of_the_next() {
+    for lost in [false, true] {
+        let mut fixture = Fixture::running();
+        fixture.snapshot();
+        fixture.say("SANDBOX_FILESYSTEM_SNAPSHOT_CREATING");
+        if lost {
+            fixture.cut();
+            fixture.link();
+            fixture.say("SANDBOX_RUNNING");
+        } else {
+            fixture.pass_until_due();
+        }
+        for _ in 0..2 {
+            let next = fixture.snapshot();
+            fixture.say_all("FILESYSTEM_SNAPSHOT_CREATING FILESYSTEM_SNAPSHOT_CREATED");
+            assert_eq!(fixture.answer(next), Some(Ok(SandboxReply::Done)));
+        }
+    }
+}
+
+#[test]
+fn the_answer_to_a_snapshot_before_an_outage_is_not_that_of_the_next() {
+    let mut fixture = Fixture::running();
+    fixture.snapshot();
+    fixture.say("SANDBOX_FILESYSTEM_SNAPSHOT_CREATING");
+    fixture.cut();
+    fixture.link();
+    fixture.say("SANDBOX_RUNNING");
+    let next = fixture.snapshot();
+    fixture.say("SANDBOX_FILESYSTEM_SNAPSHOT_CREATED");
+    assert_eq!(fixture.answer(next), None, "that was the first");
+    fixture.say("SANDBOX_FILESYSTEM_SNAPSHOT_CREATING");
+    fixture.say_because("SANDBOX_FILESYSTEM_SNAPSHOT_ERROR", "disk full");
+    assert!(fixture.says(next).contains("disk full"));
+}
+
 // ----- kill
 
 #[test]
