@@ -71,11 +71,8 @@ impl Sandbox {
             let failure = if self.state == SandboxState::Reconnecting {
                 Failure::LinkLost {
                     what: "confirm the kill of the sandbox",
-                    effect: if self.kill_left {
-                        Effect::Unknown
-                    } else {
-                        Effect::NotApplied
-                    },
+                    // It stays asked for, and is sent when the link is back.
+                    effect: Effect::Unknown,
                 }
             } else {
                 Failure::Timeout {

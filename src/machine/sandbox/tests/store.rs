@@ -301,6 +301,17 @@ fn a_kill_during_an_outage_that_does_not_end_was_not_applied() {
 }
 
 #[test]
+fn a_kill_that_times_out_in_an_outage_is_still_sent_after_it_and_says_so() {
+    let mut fixture = Fixture::reconnecting();
+    let kill = fixture.kill();
+    fixture.pass_until_due();
+    assert_eq!(fixture.failure(kill).effect(), Effect::Unknown);
+    fixture.link();
+    fixture.say("SANDBOX_RUNNING");
+    assert_eq!(fixture.sent(), [RECONNECT, KILL_SANDBOX]);
+}
+
+#[test]
 fn a_kill_whose_news_crossed_the_loss_of_the_link_is_sent_again() {
     let mut fixture = Fixture::executing();
     let kill = fixture.kill();
