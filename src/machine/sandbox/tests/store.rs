@@ -89,6 +89,22 @@ fn a_fatal_checkpoint_error_fails_with_the_reason_and_closes() {
 }
 
 #[test]
+fn another_fatal_error_is_no_word_that_no_checkpoint_was_made() {
+    for (status, effect) in [
+        ("SANDBOX_CHECKPOINT_ERROR", Effect::NotApplied),
+        ("SANDBOX_ERROR", Effect::Unknown),
+        ("SANDBOX_LOCK_RENEWAL_ERROR", Effect::Unknown),
+    ] {
+        let mut fixture = Fixture::running();
+        let checkpoint = fixture.checkpoint();
+        fixture.say("SANDBOX_CHECKPOINTING");
+        fixture.say_because(status, "the reason");
+        assert_eq!(fixture.failure(checkpoint).effect(), effect, "{status}");
+        assert!(fixture.says(checkpoint).contains("the reason"), "{status}");
+    }
+}
+
+#[test]
 fn deleted_alone_is_no_word_for_a_checkpoint() {
     for lost in [false, true] {
         let mut fixture = Fixture::running();
