@@ -342,7 +342,12 @@ impl Sandbox {
         let current = self
             .exec
             .as_ref()
-            .filter(|exec| !matches!(exec.phase, ExecPhase::Starting { .. }))
+            .filter(|exec| {
+                !matches!(
+                    exec.phase,
+                    ExecPhase::Starting { .. } | ExecPhase::Abandoned { running: false }
+                )
+            })
             .map(|exec| exec.process);
         if let Some(process) = current
             && owed.is_none_or(|owed| owed == process)

@@ -324,13 +324,16 @@ fn an_exec_that_starts_too_late_is_killed_and_the_sandbox_is_free_again() {
 }
 
 #[test]
-fn an_exec_that_never_starts_is_over_by_its_own_account() {
+fn a_kill_before_the_start_is_no_end_of_what_starts_after_it() {
     let mut fixture = start_timed_out();
+    let next = fixture.exec();
     fixture.say("SANDBOX_EXECUTION_FORCE_KILLED");
-    assert_eq!(fixture.told(), [(P1, ForceKilled)]);
-    fixture.call(|sandbox| sandbox.process_ended(P1));
-    fixture.exec();
-    assert_eq!(fixture.sent().len(), 1);
+    assert_eq!((fixture.told(), fixture.sent()), (vec![], vec![]));
+    // However late: it would be taken for the start of the next.
+    fixture.say("SANDBOX_EXECUTION_RUNNING");
+    assert_eq!((fixture.answer(next), fixture.sent().len()), (None, 1));
+    fixture.say_all("EXECUTION_FORCE_KILLED EXECUTION_DONE EXECUTION_RUNNING");
+    assert_eq!(fixture.answer(next), Some(Ok(SandboxReply::Started(P2))));
 }
 
 #[test]
