@@ -214,7 +214,7 @@ impl Sandbox {
     pub fn discard(&mut self, now: Instant) {
         match self.state {
             SandboxState::Creating => self.abandoned = true,
-            SandboxState::Running => {
+            SandboxState::Running | SandboxState::Reconnecting => {
                 self.abandoned = true;
                 self.kill_abandoned(now);
             }
@@ -234,6 +234,8 @@ impl Sandbox {
     pub fn detach(&mut self) {
         match self.state {
             SandboxState::Creating if self.link.is_some() => self.abandoned = true,
+            // One that nobody ever had is killed after an outage.
+            SandboxState::Reconnecting if self.abandoned => {}
             // A kill under way is seen through, within its timeout.
             SandboxState::Killing if self.abandoned || !self.kills.is_empty() => {
                 self.abandoned = true
