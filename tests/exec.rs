@@ -476,6 +476,31 @@ async fn output_that_is_not_text_is_replaced_visibly_and_the_rest_comes() {
     assert_eq!(output.stdout, format!("a{}END", "é".repeat(150_000)));
 }
 
+/// Nothing comes after the end, of which a subscriber may be rid then.
+#[actix::test]
+async fn the_end_of_a_process_comes_before_that_of_the_sandbox_it_ends_with() {
+    use actix_sandbox::SandboxEvent;
+    let (_server, sandbox) = sandbox().await;
+    let mut events = events(&sandbox).await;
+    let process = sandbox.exec(Language::Bash, "sleep 1000").await;
+    let process = process.expect("started");
+    sandbox.kill().await.expect("killed");
+    assert_eq!(process.wait().await.expect("an end"), ProcessEnd::Killed);
+    drop((process, sandbox));
+    let mut seen = Vec::new();
+    while let Some(event) = within("event", events.recv()).await {
+        seen.push(event);
+    }
+    let [.., process_ended, ended] = &seen[..] else {
+        panic!("{seen:?}")
+    };
+    assert!(
+        matches!(process_ended, SandboxEvent::ProcessEnded { .. }),
+        "{seen:?}"
+    );
+    assert!(matches!(ended, SandboxEvent::Ended(_)), "{seen:?}");
+}
+
 /// Events tell the life of a process.
 #[actix::test]
 async fn subscribers_learn_of_processes_and_the_end() {

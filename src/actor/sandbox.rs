@@ -82,6 +82,8 @@ pub struct SandboxActor {
     waiters: HashMap<RequestId, Waiter>,
     next_request: u64,
     subscribers: Subscribers,
+    /// The last event, while processes that end with the sandbox have not said so.
+    last_event: Option<SandboxEvent>,
     awaited: bool,
     orphaned: bool,
     span: Span,
@@ -105,6 +107,7 @@ impl SandboxActor {
             waiters: HashMap::new(),
             next_request: 0,
             subscribers: Subscribers::default(),
+            last_event: None,
             awaited: false,
             orphaned: false,
         }
@@ -172,12 +175,20 @@ impl SandboxActor {
                     self.command(ConnectionCommand::Refuse(epoch, cause))
                 }
                 SandboxAction::CloseLink => self.command(ConnectionCommand::Close),
+                SandboxAction::Event(event @ SandboxEvent::Ended(_)) => {
+                    self.last_event = Some(event);
+                }
                 SandboxAction::Event(event) => self.event(&event),
             }
         }
     }
 
     fn after_actions(&mut self, ctx: &mut Context<Self>) {
+        if self.processes.is_empty()
+            && let Some(event) = self.last_event.take()
+        {
+            self.event(&event);
+        }
         let awaited = self.machine.is_awaited() || !self.subscribers.is_empty();
         if awaited != self.awaited {
             self.awaited = awaited;
@@ -185,7 +196,8 @@ impl SandboxActor {
                 process.actor.do_send(ProcessInput::Awaited(awaited));
             }
         }
-        if self.orphaned && matches!(self.machine.state(), SandboxState::Ended(_)) {
+        let over = matches!(self.machine.state(), SandboxState::Ended(_));
+        if self.orphaned && over && self.last_event.is_none() {
             ctx.stop();
         }
     }

@@ -660,7 +660,8 @@ impl Process {
             } else {
                 Failure::LinkLost {
                     what: "confirm the kill of the process",
-                    effect: self.kill_effect(),
+                    // It stays asked for, and is sent when the link is back.
+                    effect: Effect::Unknown,
                 }
             };
             self.settle(request, Err(failure));

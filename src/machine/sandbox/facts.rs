@@ -141,6 +141,7 @@ impl Sandbox {
                         process,
                         ProcessFact::KillRefused(failure),
                     ));
+                    self.give_up_abandoned(process);
                     self.look_after_queued();
                 }
             }
@@ -172,6 +173,10 @@ impl Sandbox {
             Status::SandboxCheckpointed => {
                 let end = self.checkpointed();
                 self.finish(end);
+            }
+            // The server begins with this one: of those before it nothing comes any more.
+            Status::FilesystemSnapshotCreating if self.snapshot.is_some() => {
+                self.snapshots_late = 0;
             }
             Status::FilesystemSnapshotCreated | Status::FilesystemSnapshotError
                 if self.snapshots_late > 0 =>
@@ -296,6 +301,9 @@ impl Sandbox {
     /// asked when there is none.
     fn resume_process(&mut self) {
         self.resuming = self.exec.is_some();
+        if let Some(process) = self.lost_start.take() {
+            self.send_kill_process(process);
+        }
         match &self.exec {
             Some(Exec {
                 process,
@@ -366,7 +374,12 @@ impl Sandbox {
         let current = self
             .exec
             .as_ref()
-            .filter(|exec| !matches!(exec.phase, ExecPhase::Starting { .. }))
+            .filter(|exec| {
+                !matches!(
+                    exec.phase,
+                    ExecPhase::Starting { .. } | ExecPhase::Abandoned { running: false }
+                )
+            })
             .map(|exec| exec.process);
         if let Some(process) = current
             && owed.is_none_or(|owed| owed == process)

@@ -169,6 +169,8 @@ pub struct Sandbox {
     queued: Option<queue::Queued>,
     /// The process that a kill was sent for, until the server refuses it.
     dying: Option<ProcessId>,
+    /// An exec whose answer was lost with its link: what it may have started is killed after the outage.
+    lost_start: Option<ProcessId>,
     next_process: u64,
     /// Whose kill the next `FORCE_KILLED` answers.
     kills_owed: VecDeque<ProcessId>,
@@ -186,7 +188,8 @@ pub struct Sandbox {
 
     checkpoint: Option<Pending>,
     snapshot: Option<Pending>,
-    /// Snapshots that timed out; their answers may still come, before that of the next.
+    /// Snapshots that timed out, or whose link was lost; their answers may still come, before the
+    /// server begins with the next.
     snapshots_late: u32,
     /// The server was asked by another client to give the sandbox away.
     handing_off: bool,
@@ -222,6 +225,7 @@ impl Sandbox {
             resuming: false,
             queued: None,
             dying: None,
+            lost_start: None,
             next_process: 0,
             kills_owed: VecDeque::new(),
             kill_wanted: false,
