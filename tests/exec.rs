@@ -480,25 +480,30 @@ async fn output_that_is_not_text_is_replaced_visibly_and_the_rest_comes() {
 #[actix::test]
 async fn the_end_of_a_process_comes_before_that_of_the_sandbox_it_ends_with() {
     use actix_sandbox::SandboxEvent;
-    let (_server, sandbox) = sandbox().await;
-    let mut events = events(&sandbox).await;
-    let process = sandbox.exec(Language::Bash, "sleep 1000").await;
-    let process = process.expect("started");
-    sandbox.kill().await.expect("killed");
-    assert_eq!(process.wait().await.expect("an end"), ProcessEnd::Killed);
-    drop((process, sandbox));
-    let mut seen = Vec::new();
-    while let Some(event) = within("event", events.recv()).await {
-        seen.push(event);
+    for version in common::VERSIONS {
+        let (_server, sandbox) = common::sandbox_of(version).await;
+        let mut events = events(&sandbox).await;
+        let process = sandbox.exec(Language::Bash, "sleep 1000").await;
+        let process = process.expect("started");
+        sandbox.kill().await.expect("killed");
+        assert_eq!(process.wait().await.expect("an end"), ProcessEnd::Killed);
+        drop((process, sandbox));
+        let mut seen = Vec::new();
+        while let Some(event) = within("event", events.recv()).await {
+            seen.push(event);
+        }
+        let is_end = |event: &SandboxEvent| matches!(event, SandboxEvent::ProcessEnded { .. });
+        let ends: Vec<_> = (0..seen.len()).filter(|&at| is_end(&seen[at])).collect();
+        match version {
+            // All that v1 says of it is the end of the sandbox.
+            ProtocolVersion::V1 => assert_eq!(ends, [seen.len() - 2], "{seen:?}"),
+            ProtocolVersion::V2 => assert_eq!(ends.len(), 1, "{seen:?}"),
+        }
+        assert!(
+            matches!(seen.last(), Some(SandboxEvent::Ended(_))),
+            "{seen:?}"
+        );
     }
-    let [.., process_ended, ended] = &seen[..] else {
-        panic!("{seen:?}")
-    };
-    assert!(
-        matches!(process_ended, SandboxEvent::ProcessEnded { .. }),
-        "{seen:?}"
-    );
-    assert!(matches!(ended, SandboxEvent::Ended(_)), "{seen:?}");
 }
 
 /// Events tell the life of a process.

@@ -320,6 +320,22 @@ impl ServedExec {
     pub fn handle_stdin_closed(&mut self) {
         self.stdin_closed = true;
         self.stdin.clear();
+        self.refuse_untaken();
+    }
+
+    /// Input that was received never reaches the process: its client does not wait for that.
+    fn refuse_untaken(&mut self) {
+        if self.stdin_closed && self.end.is_none() && self.stdin_received > self.stdin_taken {
+            self.refuse_stdin();
+        }
+    }
+
+    /// Once on each link.
+    fn refuse_stdin(&mut self) {
+        if !std::mem::replace(&mut self.stdin_refused, true) {
+            let reason = "The process has closed its standard input, or has ended.";
+            self.handle_status(Status::StdinError, Some(reason.to_owned()));
+        }
     }
 
     /// Input for the pipe of the process. `None`: there is none now, or it was closed.
@@ -341,6 +357,7 @@ impl ServedExec {
         self.statuses.clear();
         self.stdin_ack_due = self.stdin_taken > 0;
         self.stdin_refused = false;
+        self.refuse_untaken();
         self.end_sent = false;
         self.next = 0;
         for (index, stream) in self.streams.iter_mut().enumerate() {
@@ -400,10 +417,8 @@ impl ServedExec {
         let new = data.get(usize::try_from(known).unwrap_or(usize::MAX)..);
         let new = new.unwrap_or_default();
         if self.stdin_closed {
-            if !new.is_empty() && !self.stdin_refused {
-                self.stdin_refused = true;
-                let reason = "The process has closed its standard input, or has ended.";
-                self.handle_status(Status::StdinError, Some(reason.to_owned()));
+            if !new.is_empty() {
+                self.refuse_stdin();
             }
             return;
         }
