@@ -90,6 +90,8 @@ pub struct SandboxActor {
     waiters: HashMap<RequestId, Waiter>,
     next_request: u64,
     subscribers: Subscribers,
+    /// The last event, while processes that end with the sandbox have not said so.
+    last_event: Option<SandboxEvent>,
     awaited: bool,
     orphaned: bool,
     span: Span,
@@ -113,6 +115,7 @@ impl SandboxActor {
             waiters: HashMap::new(),
             next_request: 0,
             subscribers: Subscribers::default(),
+            last_event: None,
             awaited: false,
             orphaned: false,
         }
@@ -180,12 +183,20 @@ impl SandboxActor {
                     self.command(ConnectionCommand::Refuse(epoch, cause))
                 }
                 SandboxAction::CloseLink => self.command(ConnectionCommand::Close),
+                SandboxAction::Event(event @ SandboxEvent::Ended(_)) => {
+                    self.last_event = Some(event);
+                }
                 SandboxAction::Event(event) => self.event(&event),
             }
         }
     }
 
     fn after_actions(&mut self, ctx: &mut Context<Self>) {
+        if self.processes.is_empty()
+            && let Some(event) = self.last_event.take()
+        {
+            self.event(&event);
+        }
         let awaited = self.machine.is_awaited() || !self.subscribers.is_empty();
         if awaited != self.awaited {
             self.awaited = awaited;
@@ -193,7 +204,8 @@ impl SandboxActor {
                 process.actor.do_send(ProcessInput::Awaited(awaited));
             }
         }
-        if self.orphaned && matches!(self.machine.state(), SandboxState::Ended(_)) {
+        let over = matches!(self.machine.state(), SandboxState::Ended(_));
+        if self.orphaned && over && self.last_event.is_none() {
             ctx.stop();
         }
     }
@@ -297,7 +309,7 @@ impl SandboxActor {
             let config = self.settings.process;
             let machine = match exec {
                 Some(exec) => {
-                    let mut machine = Process::named(config, exec, window, [0, 0]);
+                    let mut machine = Process::named(config, exec, window);
                     match exec_stdin {
                         Stdin::Open => {}
                         Stdin::Null => machine.give_input(&[]),
@@ -531,7 +543,7 @@ impl Handler<AttachProcess> for SandboxActor {
             window,
         } = attach.place;
         let process = self.machine.adopt(exec.clone())?;
-        let machine = Process::named(self.settings.process, exec, window, offsets);
+        let machine = Process::adopted(self.settings.process, exec, window, offsets);
         let policy = attach.output.unwrap_or(self.settings.output);
         self.spawn_process(process, machine, policy, ctx);
         let started = self.started(&SandboxReply::Started(process));

@@ -207,6 +207,7 @@ impl Command {
         )
         .await;
         match collected {
+            Ok((_, _, ProcessEnd::SandboxLost { end })) => Err(Error::sandbox_lost(end)),
             Ok((stdout, stderr, end)) => Ok(Output::new(end, &stdout, &stderr)),
             Err(error) => {
                 // The sandbox is free again when this returns; why the kill failed matters less.

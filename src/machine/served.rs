@@ -54,6 +54,8 @@ impl Stream {
 pub struct StoredExec {
     /// The id.
     pub exec: ExecId,
+    /// Bytes of output that may be sent unacknowledged.
+    pub window: u64,
     /// How it ended.
     pub end: ExecEnd,
     /// Why, where that needs words.
@@ -126,7 +128,7 @@ impl ServedExec {
 
     /// An exec that was stored; nobody has asked for it yet.
     pub fn restored(stored: StoredExec) -> Self {
-        let mut exec = Self::new(stored.exec, 0);
+        let mut exec = Self::new(stored.exec, stored.window);
         exec.attached = false;
         exec.started = true;
         exec.stdin_closed = true;
@@ -147,8 +149,6 @@ impl ServedExec {
                 data,
             });
         }
-        // All of it was printed under a window.
-        exec.window = u64::MAX;
         exec.end = Some((stored.end, stored.message));
         exec
     }
@@ -162,6 +162,7 @@ impl ServedExec {
         });
         Some(StoredExec {
             exec: self.exec.clone(),
+            window: self.window,
             end,
             message,
             output: output.collect(),
@@ -189,6 +190,11 @@ impl ServedExec {
             .iter()
             .map(|stream| stream.printed() - stream.acked)
             .sum()
+    }
+
+    /// Bytes of output that may be sent unacknowledged.
+    pub fn window(&self) -> u64 {
+        self.window
     }
 
     /// Bytes that may be read from the process now.
@@ -314,6 +320,22 @@ impl ServedExec {
     pub fn handle_stdin_closed(&mut self) {
         self.stdin_closed = true;
         self.stdin.clear();
+        self.refuse_untaken();
+    }
+
+    /// Input that was received never reaches the process: its client does not wait for that.
+    fn refuse_untaken(&mut self) {
+        if self.stdin_closed && self.end.is_none() && self.stdin_received > self.stdin_taken {
+            self.refuse_stdin();
+        }
+    }
+
+    /// Once on each link.
+    fn refuse_stdin(&mut self) {
+        if !std::mem::replace(&mut self.stdin_refused, true) {
+            let reason = "The process has closed its standard input, or has ended.";
+            self.handle_status(Status::StdinError, Some(reason.to_owned()));
+        }
     }
 
     /// Input for the pipe of the process. `None`: there is none now, or it was closed.
@@ -335,6 +357,7 @@ impl ServedExec {
         self.statuses.clear();
         self.stdin_ack_due = self.stdin_taken > 0;
         self.stdin_refused = false;
+        self.refuse_untaken();
         self.end_sent = false;
         self.next = 0;
         for (index, stream) in self.streams.iter_mut().enumerate() {
@@ -394,10 +417,8 @@ impl ServedExec {
         let new = data.get(usize::try_from(known).unwrap_or(usize::MAX)..);
         let new = new.unwrap_or_default();
         if self.stdin_closed {
-            if !new.is_empty() && !self.stdin_refused {
-                self.stdin_refused = true;
-                let reason = "The process has closed its standard input, or has ended.";
-                self.handle_status(Status::StdinError, Some(reason.to_owned()));
+            if !new.is_empty() {
+                self.refuse_stdin();
             }
             return;
         }

@@ -82,6 +82,14 @@ impl Proxy {
         Self::start_with(target, planner, true).await
     }
 
+    /// The same; it writes nothing down.
+    pub(crate) async fn start_unrecorded(
+        target: SocketAddr,
+        planner: impl Fn(usize) -> Plan + Send + Sync + 'static,
+    ) -> Self {
+        Self::start_with(target, planner, false).await
+    }
+
     /// One that only passes on, and does what it is told; it writes nothing down.
     pub(crate) async fn plain(target: SocketAddr) -> Self {
         Self::start_with(target, |_| Plan::default(), false).await

@@ -198,10 +198,18 @@ impl Process {
         }
     }
 
-    /// A named exec (v2) that is being started, or, with `received`, that another client started.
-    pub fn named(config: ProcessConfig, exec: ExecId, window: u64, received: [u64; 2]) -> Self {
+    /// A named exec (v2) that is being started.
+    pub fn named(config: ProcessConfig, exec: ExecId, window: u64) -> Self {
         Self {
-            named: Some(Named::new(exec, window, received)),
+            named: Some(Named::new(exec, window, [0, 0])),
+            ..Self::new(config)
+        }
+    }
+
+    /// A named exec that another client started, and of whose output it took what is before these offsets.
+    pub fn adopted(config: ProcessConfig, exec: ExecId, window: u64, received: [u64; 2]) -> Self {
+        Self {
+            named: Some(Named::adopted(exec, window, received)),
             ..Self::new(config)
         }
     }
@@ -679,7 +687,8 @@ impl Process {
             } else {
                 Failure::LinkLost {
                     what: "confirm the kill of the process",
-                    effect: self.kill_effect(),
+                    // It stays asked for, and is sent when the link is back.
+                    effect: Effect::Unknown,
                 }
             };
             self.settle(request, Err(failure));

@@ -58,7 +58,11 @@ pub(super) struct Named {
     /// Taken by the consumer.
     taken: [u64; 2],
     acked: [u64; 2],
+    /// The last acknowledgement may have been lost with its link.
+    ack_again: bool,
     end: End,
+    /// Another client started it, and this one has not heard of it yet.
+    adopted: bool,
     /// The acknowledgement of the end was sent.
     settled: bool,
     input: Input,
@@ -74,9 +78,19 @@ impl Named {
             received,
             taken: received,
             acked: received,
+            ack_again: false,
             end: End::Unknown,
+            adopted: false,
             settled: false,
             input: Input::default(),
+        }
+    }
+
+    /// An exec that another client started.
+    pub(super) fn adopted(exec: ExecId, window: u64, received: [u64; 2]) -> Self {
+        Self {
+            adopted: true,
+            ..Self::new(exec, window, received)
         }
     }
 
@@ -93,9 +107,17 @@ impl Named {
     /// The server has announced it, with what it has taken of the input, and its window.
     pub(super) fn announced(&mut self, stdin: u64, window: Option<u64>) {
         self.ready = true;
+        self.ack_again = total(self.taken) > 0;
         // No more than was asked for: that much is kept here.
         self.window = window.unwrap_or(self.window).min(self.window);
-        let most = self.input.taken + self.input.data.len() as u64;
+        if std::mem::take(&mut self.adopted) {
+            // What is written here comes behind what another client wrote.
+            self.input.taken = stdin;
+        }
+        let most = self
+            .input
+            .taken
+            .saturating_add(self.input.data.len() as u64);
         self.input.sent = stdin.clamp(self.input.taken, most);
         self.input.sending = false;
         self.input.eof_sent = false;
@@ -185,9 +207,10 @@ impl Named {
         }
         let new = total(self.taken).saturating_sub(total(self.acked));
         let done = output_ended && self.taken == self.received;
-        if !done && (new == 0 || new < self.window / 4) {
+        if !done && !self.ack_again && (new == 0 || new < self.window / 4) {
             return None;
         }
+        self.ack_again = false;
         self.acked = self.taken;
         self.settled = done;
         let text = self.encode(NamedMessage::Ack {

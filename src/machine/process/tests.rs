@@ -364,6 +364,22 @@ fn a_kill_that_was_never_sent_was_not_applied() {
 }
 
 #[test]
+fn a_kill_that_times_out_in_an_outage_is_still_sent_after_it_and_says_so() {
+    let mut process = Fixture::running();
+    process.fact(ProcessFact::LinkDown);
+    process.process.kill(Some(RequestId(1)), process.now);
+    process
+        .process
+        .handle_timeout(process.now + ProcessConfig::default().kill_timeout);
+    let actions = process.actions();
+    let [ProcessAction::Settle(RequestId(1), Err(failure))] = &actions[..] else {
+        panic!("{actions:?}")
+    };
+    assert_eq!(failure.effect(), Effect::Unknown);
+    assert_eq!(process.fact(ProcessFact::LinkUp), [ProcessAction::SendKill]);
+}
+
+#[test]
 fn the_refusal_of_a_second_kill_does_not_take_the_first_back() {
     let mut process = Fixture::running();
     process.process.kill(Some(RequestId(1)), process.now);
