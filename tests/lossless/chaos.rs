@@ -1,5 +1,7 @@
-//! A thousand seeded runs through links that are cut, reset, and written to in small pieces: during output, during
+//! A thousand seeded runs through links that are cut, reset, stall, and are written to in small pieces: during output, during
 //! stdin, during exec itself, at the end, and in the middle of coming back. Everything comes through unchanged, once.
+
+use std::time::Duration;
 
 use actix_sandbox::{
     Error, ErrorKind, Language, LocalServer, OutputPolicy, Overflow, Process, ProcessEnd, Sandbox,
@@ -89,6 +91,7 @@ fn plans(chance: &mut Chance) -> Vec<Plan> {
     let mut plans = Vec::new();
     for number in 0..3 + chance.below(5) {
         let mut plan = Plan {
+            stall: chance.below(16) == 0,
             reset: chance.below(3) == 0,
             piece: (chance.below(4) == 0).then(|| 1 + chance.below(700) as usize),
             ..Plan::default()
@@ -121,6 +124,8 @@ async fn run(server: &LocalServer, seed: u64, processes: usize) -> Result<Seen, 
         .debug_label(format!("seed {seed}"))
         .enable_auto_reconnect(true)
         .reconnect_policy(eager())
+        // A half-open link is noticed soon.
+        .keepalive(Duration::from_millis(100), Duration::from_millis(100))
         .output_policy(OutputPolicy {
             budget,
             overflow: Overflow::default(),
