@@ -8,7 +8,7 @@ use std::{fmt, sync::Arc};
 use actix::MailboxError;
 
 use crate::{
-    machine::{Effect, Failure, LinkError, SandboxEnd, SandboxState},
+    machine::{Effect, Failure, LinkError, ProcessEnd, SandboxEnd, SandboxState},
     protocol::{ConfigError, Status},
     transport::UrlError,
 };
@@ -53,6 +53,12 @@ pub enum ErrorKind {
     ProcessRunning,
     /// The process has ended.
     ProcessEnded,
+    /// The process, or this client, has closed its stdin.
+    StdinClosed,
+    /// The server speaks protocol v1, which cannot do this.
+    Unsupported,
+    /// The process did not end with success; see [`Output::error_for_status`](crate::Output::error_for_status).
+    ProcessFailed,
     /// The server does not run this language.
     UnsupportedLanguage,
     /// The server could not start the process.
@@ -98,6 +104,10 @@ enum Repr {
         what: &'static str,
     },
     Runtime(String),
+    ProcessFailed {
+        end: ProcessEnd,
+        stderr: String,
+    },
 }
 
 /// Why something failed. Cheap to clone.
@@ -131,6 +141,7 @@ impl Error {
             Repr::SandboxLost(end) => end_kind(end),
             Repr::ActorGone { .. } => ErrorKind::ActorGone,
             Repr::Runtime(_) => ErrorKind::Runtime,
+            Repr::ProcessFailed { .. } => ErrorKind::ProcessFailed,
         }
     }
 
@@ -141,15 +152,22 @@ impl Error {
                 Effect::NotApplied
             }
             Repr::Failure(failure) => failure.effect(),
-            Repr::OutputLost { .. } | Repr::OutputOverflow { .. } | Repr::OutputTooLarge { .. } => {
-                Effect::Applied
-            }
+            Repr::OutputLost { .. }
+            | Repr::OutputOverflow { .. }
+            | Repr::OutputTooLarge { .. }
+            | Repr::ProcessFailed { .. } => Effect::Applied,
             Repr::SandboxLost(_) | Repr::ActorGone { .. } => Effect::Unknown,
         }
     }
 
-    /// Whether the same call may succeed when it is made again. With [`Effect::Unknown`] it may then
-    /// take effect twice.
+    /// Whether the same call can be made again without taking effect twice: it had none. Whether that is of use says
+    /// [`is_retryable`](Self::is_retryable).
+    pub fn is_safe_to_retry(&self) -> bool {
+        self.effect() == Effect::NotApplied
+    }
+
+    /// Whether the same call may succeed when it is made again. Unless it
+    /// [is safe to](Self::is_safe_to_retry), it may then take effect twice.
     pub fn is_retryable(&self) -> bool {
         // The sandbox is over, and refuses every call from now on.
         if matches!(
@@ -249,6 +267,19 @@ impl Error {
         Self::new(Repr::ActorGone { what })
     }
 
+    /// With the end of stderr: that is where programs say what went wrong.
+    pub(crate) fn process_failed(end: ProcessEnd, stderr: &str) -> Self {
+        const MOST: usize = 2_000;
+        let stderr = stderr.trim_end();
+        let from = stderr.len().saturating_sub(MOST);
+        let from = (from..).find(|&at| stderr.is_char_boundary(at));
+        let stderr = stderr.get(from.unwrap_or(stderr.len())..);
+        Self::new(Repr::ProcessFailed {
+            end,
+            stderr: stderr.unwrap_or_default().to_owned(),
+        })
+    }
+
     pub(crate) fn runtime(problem: impl Into<String>) -> Self {
         Self::new(Repr::Runtime(problem.into()))
     }
@@ -265,6 +296,8 @@ fn failure_kind(failure: &Failure) -> ErrorKind {
         Failure::WrongState { .. } | Failure::AlreadyUnderWay { .. } => ErrorKind::WrongState,
         Failure::ProcessRunning { .. } => ErrorKind::ProcessRunning,
         Failure::ProcessEnded { .. } => ErrorKind::ProcessEnded,
+        Failure::StdinClosed { .. } => ErrorKind::StdinClosed,
+        Failure::Unsupported { .. } => ErrorKind::Unsupported,
         Failure::Refused { status, .. } => match status {
             Status::ExecutionUnsupportedLanguageError => ErrorKind::UnsupportedLanguage,
             Status::ExecutionError => ErrorKind::ExecFailed,
@@ -342,6 +375,13 @@ impl fmt::Display for Error {
                 )
             }
             Repr::Runtime(problem) => write!(f, "cannot start the runtime: {problem}"),
+            Repr::ProcessFailed { end, stderr } => {
+                write!(f, "the process did not succeed: {end}")?;
+                match stderr.as_str() {
+                    "" => Ok(()),
+                    stderr => write!(f, "; the end of its stderr:\n{stderr}"),
+                }
+            }
         }
     }
 }
@@ -415,5 +455,84 @@ mod tests {
         assert!(!Error::from(over).is_retryable());
         assert!(!Error::sandbox_lost(end.clone()).is_retryable());
         assert!(Error::from(Failure::NotOpened { end }).is_retryable());
+    }
+
+    #[test]
+    fn every_failure_says_whether_it_took_effect_and_only_none_is_safe_to_retry() {
+        let (what, after) = ("do it", std::time::Duration::from_secs(1));
+        let (not_applied, unknown) = (Effect::NotApplied, Effect::Unknown);
+        let refused = Status::ExecutionError;
+        let (status, reason) = (refused, None);
+        let end = SandboxEnd::Killed;
+        for (failure, effect) in [
+            (
+                Failure::WrongState {
+                    what,
+                    state: SandboxState::Reconnecting,
+                },
+                not_applied,
+            ),
+            (Failure::ProcessRunning { what }, not_applied),
+            (
+                Failure::Unsupported {
+                    what,
+                    feature: "arguments",
+                },
+                not_applied,
+            ),
+            (Failure::StdinClosed { what }, not_applied),
+            (Failure::ProcessEnded { what }, not_applied),
+            (Failure::AlreadyUnderWay { what }, not_applied),
+            (
+                Failure::Refused {
+                    what,
+                    status,
+                    reason,
+                },
+                not_applied,
+            ),
+            (Failure::Timeout { what, after }, unknown),
+            (
+                Failure::SandboxEnded {
+                    what,
+                    end: end.clone(),
+                    effect: unknown,
+                },
+                unknown,
+            ),
+            (
+                Failure::SandboxEnded {
+                    what,
+                    end,
+                    effect: not_applied,
+                },
+                not_applied,
+            ),
+            (
+                Failure::LinkLost {
+                    what,
+                    effect: unknown,
+                },
+                unknown,
+            ),
+            (
+                Failure::LinkLost {
+                    what,
+                    effect: not_applied,
+                },
+                not_applied,
+            ),
+            (Failure::ActorGone { what }, unknown),
+            (Failure::Cancelled { what }, unknown),
+        ] {
+            let error = Error::from(failure);
+            assert_eq!(error.effect(), effect, "{error}");
+            assert_eq!(error.is_safe_to_retry(), effect == not_applied, "{error}");
+        }
+        // The process ran: another call runs it again.
+        let failed = Error::process_failed(ProcessEnd::Exited(1), "why\n");
+        assert_eq!(failed.effect(), Effect::Applied);
+        assert!(!failed.is_safe_to_retry() && !failed.is_retryable());
+        assert!(failed.to_string().ends_with("stderr:\nwhy"), "{failed}");
     }
 }

@@ -23,8 +23,8 @@ use super::{
 };
 use crate::{
     machine::{Connection, ConnectionAction, ConnectionState, Epoch, LinkError, Mode},
-    protocol::{SandboxId, SandboxToken},
-    transport::{Cookies, Credit, DialConfig, Link, LinkConfig, LinkEvent, Socket, Target, dial},
+    protocol::{SandboxId, SandboxToken, Version},
+    transport::{Cookies, Credit, DialConfig, Dialled, Link, LinkConfig, LinkEvent, Target, dial},
 };
 
 /// What a connection is told to do.
@@ -59,8 +59,8 @@ pub enum ConnectionCommand {
 #[rtype(result = "()")]
 #[non_exhaustive]
 pub enum ConnectionReport {
-    /// A link is open.
-    Opened(Epoch),
+    /// A link is open, and speaks this version of the protocol.
+    Opened(Epoch, Version),
     /// Text frames, in order.
     Frames {
         /// The link they came over.
@@ -125,7 +125,9 @@ impl fmt::Debug for ConnectionReport {
     /// Shows no frame: one of them holds the sandbox's token.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Opened(epoch) => f.debug_tuple("Opened").field(epoch).finish(),
+            Self::Opened(epoch, version) => {
+                f.debug_tuple("Opened").field(epoch).field(version).finish()
+            }
             Self::Frames { epoch, frames, .. } => f
                 .debug_struct("Frames")
                 .field("epoch", epoch)
@@ -183,7 +185,7 @@ impl Drop for Obituary {
     }
 }
 
-type Dialling = LocalBoxFuture<'static, Result<(Socket, Cookies), LinkError>>;
+type Dialling = LocalBoxFuture<'static, Result<Dialled, LinkError>>;
 
 /// Dials, watches, and restarts the link of one sandbox.
 pub struct ConnectionActor {
@@ -193,6 +195,8 @@ pub struct ConnectionActor {
     target: Target,
     cookies: Cookies,
     link: Option<Link>,
+    /// What the link speaks.
+    version: Version,
     /// Polled together with the link: a link is read in the same turn in which it is opened.
     dialling: Option<(Epoch, Dialling)>,
     /// A link that is lost, while the owner hears the last of it.
@@ -222,6 +226,7 @@ impl ConnectionActor {
             },
             cookies: Cookies::default(),
             link: None,
+            version: Version::V1,
             dialling: None,
             drained: None,
             obituary: Obituary {
@@ -245,8 +250,9 @@ impl ConnectionActor {
                 }
                 ConnectionAction::Opened(epoch) => {
                     self.span.record("epoch", epoch.0);
-                    debug_in!(self.span, epoch = epoch.0, "link open");
-                    self.obituary.report(ConnectionReport::Opened(epoch));
+                    debug_in!(self.span, epoch = epoch.0, version = %self.version, "link open");
+                    self.obituary
+                        .report(ConnectionReport::Opened(epoch, self.version));
                 }
                 ConnectionAction::Reconnecting {
                     attempt,
@@ -291,10 +297,15 @@ impl ConnectionActor {
         self.dialling = Some((epoch, Box::pin(dialling)));
     }
 
-    fn dialled(&mut self, epoch: Epoch, result: Result<(Socket, Cookies), LinkError>) {
+    fn dialled(&mut self, epoch: Epoch, result: Result<Dialled, LinkError>) {
         match result {
-            Ok((socket, cookies)) => {
+            Ok(Dialled {
+                socket,
+                cookies,
+                version,
+            }) => {
                 self.cookies = cookies;
+                self.version = version;
                 if *self.machine.state() == ConnectionState::Dialling(epoch) {
                     self.link = Some(Link::new(socket, self.link_config));
                 }

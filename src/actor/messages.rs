@@ -3,12 +3,13 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use actix::{Addr, Message, Recipient};
+use bytes::Bytes;
 
 use super::{ProcessActor, ProcessOutput, Unclaimed};
 use crate::{
     Error, Language, SandboxEvent,
     machine::{OutputPolicy, ProcessEnd, ProcessId, SandboxState},
-    protocol::{SandboxId, SandboxToken},
+    protocol::{ExecId, ExecOptions, SandboxId, SandboxToken, Version},
 };
 
 /// To a [`SandboxActor`](super::SandboxActor): answer when the sandbox runs.
@@ -35,8 +36,16 @@ pub struct Exec {
     pub language: Language,
     /// The code.
     pub code: String,
+    /// Arguments, environment, working directory and timeout. Protocol v1 has none of them by itself. The window is that
+    /// of the output policy, whatever it says here.
+    pub options: ExecOptions,
+    /// Its input.
+    pub stdin: Stdin,
     /// How much output is kept; `None` for the sandbox's own policy.
     pub output: Option<OutputPolicy>,
+    /// Whether to wrap the code on a server that speaks protocol v1: see
+    /// [`Command::wrap_for_v1`](crate::Command::wrap_for_v1).
+    pub wrap_for_v1: bool,
 }
 
 impl Exec {
@@ -45,7 +54,34 @@ impl Exec {
         Self {
             language: language.into(),
             code: code.into(),
+            options: ExecOptions::default(),
+            stdin: Stdin::Open,
             output: None,
+            wrap_for_v1: false,
+        }
+    }
+}
+
+/// The input of an exec.
+#[derive(Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Stdin {
+    /// Open: what is written later.
+    #[default]
+    Open,
+    /// None: closed from the beginning. Protocol v1 cannot close it, and leaves it open.
+    Null,
+    /// This, and no more. Protocol v1 refuses it.
+    Bytes(Bytes),
+}
+
+impl std::fmt::Debug for Stdin {
+    /// Shows no input: it may hold anything.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Open => f.write_str("Open"),
+            Self::Null => f.write_str("Null"),
+            Self::Bytes(data) => write!(f, "Bytes({})", data.len()),
         }
     }
 }
@@ -101,6 +137,11 @@ pub struct Checkpoint;
 #[rtype(result = "SandboxState")]
 pub struct GetState;
 
+/// To a [`SandboxActor`](super::SandboxActor): which version of the protocol its server speaks.
+#[derive(Clone, Copy, Debug, Message)]
+#[rtype(result = "Version")]
+pub struct GetVersion;
+
 /// To a [`SandboxActor`](super::SandboxActor): send every [`SandboxEvent`] from now on to the recipient.
 ///
 /// A recipient that is slow gets [`SandboxEvent::Lagged`] with the number of events that it missed.
@@ -123,13 +164,55 @@ pub struct Wait;
 #[rtype(result = "Result<(), Error>")]
 pub struct Kill;
 
-/// To a [`ProcessActor`]: send text to stdin, after all text before it. Answers when the text is
-/// accepted into the stdin budget.
-#[derive(Clone, Debug, Message)]
+/// To a [`ProcessActor`]: send bytes to stdin, after all bytes before them. Answers when they are
+/// accepted into the stdin budget. Protocol v1 carries UTF-8 only.
+#[derive(Clone, Message)]
 #[rtype(result = "Result<(), Error>")]
-pub struct WriteStdin(pub String);
+pub struct WriteStdin(pub Bytes);
 
-/// To a [`ProcessActor`]: answer when the connection has taken all stdin accepted so far.
+impl std::fmt::Debug for WriteStdin {
+    /// Shows no input: it may hold anything.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("WriteStdin")
+            .field("bytes", &self.0.len())
+            .finish()
+    }
+}
+
+/// To a [`ProcessActor`]: answer when all stdin accepted so far was taken: by the process's pipe in protocol v2,
+/// by the connection in v1.
 #[derive(Clone, Copy, Debug, Message)]
 #[rtype(result = "Result<(), Error>")]
 pub struct FlushStdin;
+
+/// To a [`ProcessActor`]: close stdin after all that was written before. Protocol v2.
+#[derive(Clone, Copy, Debug, Message)]
+#[rtype(result = "Result<(), Error>")]
+pub struct CloseStdin;
+
+/// To a [`ProcessActor`]: where its output stands, for another program that is to go on with it. Protocol v2.
+#[derive(Clone, Copy, Debug, Message)]
+#[rtype(result = "Result<ProcessPlace, Error>")]
+pub struct GetPlace;
+
+/// Answer to [`GetPlace`], and what [`AttachProcess`] begins with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProcessPlace {
+    /// The id of the exec in its sandbox.
+    pub exec: ExecId,
+    /// Bytes of stdout and stderr that readers have taken.
+    pub offsets: [u64; 2],
+    /// Bytes of output that the server sends unacknowledged.
+    pub window: u64,
+}
+
+/// To a [`SandboxActor`](super::SandboxActor): take over a process that another client started, where its readers
+/// stopped. Answers at once; what became of the process is said by it. Protocol v2.
+#[derive(Clone, Debug, Message)]
+#[rtype(result = "Result<StartedProcess, Error>")]
+pub struct AttachProcess {
+    /// Which, and where.
+    pub place: ProcessPlace,
+    /// What happens to output over the window; `None` for the sandbox's own policy.
+    pub output: Option<OutputPolicy>,
+}

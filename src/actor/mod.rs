@@ -48,8 +48,9 @@ mod tests;
 pub use crate::transport::Credit;
 pub use connection::{ConnectionActor, ConnectionCommand, ConnectionReport};
 pub use messages::{
-    Checkpoint, Exec, FlushStdin, GetState, Kill, KillSandbox, Open, Opened, SnapshotFilesystem,
-    StartedProcess, Subscribe, Wait, WriteStdin,
+    AttachProcess, Checkpoint, CloseStdin, Exec, FlushStdin, GetPlace, GetState, GetVersion, Kill,
+    KillSandbox, Open, Opened, ProcessPlace, SnapshotFilesystem, StartedProcess, Stdin, Subscribe,
+    Wait, WriteStdin,
 };
 pub(crate) use messages::{Start, StartKey};
 pub use output::{OutputStream, ProcessOutput};

@@ -30,6 +30,9 @@ struct Shared {
     /// Readers that found nothing, each at most once.
     wakers: [Vec<(u64, Waker)>; 2],
     next_reader: u64,
+    /// The process's actor, which is woken when readers have taken so much (v2).
+    actor: Option<Waker>,
+    wake_after: u64,
     /// Handles and streams that could still read.
     holders: usize,
 }
@@ -37,6 +40,22 @@ struct Shared {
 type SharedOutput = Arc<Mutex<Shared>>;
 
 /// A poisoned lock is taken all the same: nothing in here is left half done by a panic.
+impl Shared {
+    fn taken(&self, received: [u64; 2]) -> [u64; 2] {
+        let untaken = self.buffer.untaken();
+        [0, 1].map(|it| received[it].saturating_sub(untaken[it] as u64))
+    }
+
+    /// Bytes were taken: the actor is to be woken when they are enough.
+    fn count_taken(&mut self, bytes: u64) -> Option<Waker> {
+        self.wake_after = self.wake_after.saturating_sub(bytes);
+        match self.wake_after {
+            0 => self.actor.take(),
+            _ => None,
+        }
+    }
+}
+
 fn lock(shared: &SharedOutput) -> MutexGuard<'_, Shared> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -51,24 +70,37 @@ fn wake(wakers: [Vec<(u64, Waker)>; 2]) {
 pub(crate) struct OutputWriter(SharedOutput);
 
 impl OutputWriter {
-    pub(crate) fn new(policy: OutputPolicy) -> (Self, ProcessOutput) {
+    /// With the window of a named exec (v2).
+    pub(crate) fn new(policy: OutputPolicy, window: Option<u64>) -> (Self, ProcessOutput) {
+        let mut buffer = OutputBuffer::new(policy);
+        if let Some(window) = window {
+            buffer.set_window(window);
+        }
         let shared = Arc::new(Mutex::new(Shared {
-            buffer: OutputBuffer::new(policy),
+            buffer,
             budget: policy.budget,
             wakers: Default::default(),
             next_reader: 0,
+            actor: None,
+            wake_after: 0,
             holders: 1,
         }));
         (Self(Arc::clone(&shared)), ProcessOutput(shared))
     }
 
-    /// Takes a batch. `false`: the budget is exceeded and the process is to be killed.
-    pub(crate) fn write(&self, pieces: Vec<OutputPiece>, credit: Option<Credit>) -> bool {
+    /// Takes a batch, each piece with the number of bytes before it that never came. `false`: the budget is
+    /// exceeded and the process is to be killed.
+    pub(crate) fn write(
+        &self,
+        pieces: impl Iterator<Item = (u64, OutputPiece)>,
+        credit: Option<Credit>,
+    ) -> bool {
         let mut shared = lock(&self.0);
         let mut within = true;
         let mut wakers = [Vec::new(), Vec::new()];
-        for piece in pieces {
+        for (gap, piece) in pieces {
             let stream = piece.stream as usize;
+            shared.buffer.handle_gap(piece.stream, gap);
             within &= shared.buffer.handle_output(piece.stream, piece.data);
             if wakers[stream].is_empty() {
                 wakers[stream] = std::mem::take(&mut shared.wakers[stream]);
@@ -82,9 +114,36 @@ impl OutputWriter {
         if let Some(credit) = credit {
             shared.buffer.handle_permit(credit, now());
         }
+        shared.buffer.update_pause(now());
         drop(shared);
         wake(wakers);
         within
+    }
+
+    /// The server sends at most so much that is not taken (v2).
+    pub(crate) fn set_window(&self, window: u64) {
+        lock(&self.0).buffer.set_window(window);
+    }
+
+    /// What readers have taken, where everything before these offsets has come.
+    pub(crate) fn taken(&self, received: [u64; 2]) -> [u64; 2] {
+        lock(&self.0).taken(received)
+    }
+
+    /// The same; the task is woken after so many more bytes.
+    pub(crate) fn poll_taken(
+        &self,
+        received: [u64; 2],
+        after: u64,
+        task: &mut Context<'_>,
+    ) -> [u64; 2] {
+        let mut shared = lock(&self.0);
+        match &mut shared.actor {
+            Some(waker) => waker.clone_from(task.waker()),
+            none => *none = Some(task.waker().clone()),
+        }
+        shared.wake_after = after;
+        shared.taken(received)
     }
 
     pub(crate) fn finish(&self, finish: Finish) {
@@ -96,7 +155,9 @@ impl OutputWriter {
     }
 
     pub(crate) fn set_awaited(&self, awaited: bool) {
-        lock(&self.0).buffer.set_awaited(awaited);
+        let mut shared = lock(&self.0);
+        shared.buffer.set_awaited(awaited);
+        shared.buffer.update_pause(now());
     }
 
     pub(crate) fn set_killed(&self, killed: bool) {
@@ -168,6 +229,9 @@ impl Drop for ProcessOutput {
         shared.holders -= 1;
         if shared.holders == 0 {
             shared.buffer.set_unreadable();
+            let actor = shared.count_taken(u64::MAX);
+            drop(shared);
+            actor.into_iter().for_each(Waker::wake);
         }
     }
 }
@@ -236,7 +300,12 @@ impl Stream for OutputStream {
         let mut shared = lock(&output);
         let stream = self.stream;
         match shared.buffer.read(stream, now()) {
-            Some(Piece::Data(data)) => return Poll::Ready(Some(Ok(data))),
+            Some(Piece::Data(data)) => {
+                let actor = shared.count_taken(data.len() as u64);
+                drop(shared);
+                actor.into_iter().for_each(Waker::wake);
+                return Poll::Ready(Some(Ok(data)));
+            }
             Some(Piece::Gap(bytes)) => return Poll::Ready(Some(Err(Error::output_lost(bytes)))),
             None => {}
         }
@@ -256,6 +325,9 @@ impl Drop for OutputStream {
     fn drop(&mut self) {
         let mut shared = lock(&self.output.0);
         shared.buffer.remove_reader(self.stream);
+        // Without a reader, what is in the way of somebody who waits may be dropped.
+        let actor = shared.count_taken(u64::MAX);
+        actor.into_iter().for_each(Waker::wake);
         shared.wakers[self.stream as usize].retain(|(reader, _)| *reader != self.reader);
     }
 }
@@ -298,13 +370,14 @@ mod tests {
         OutputPiece {
             stream,
             data: data.into(),
+            place: None,
             extra: Default::default(),
         }
     }
 
     #[test]
     fn a_reader_is_woken_where_it_was_polled_last_and_leaves_nothing_behind() {
-        let (writer, output) = OutputWriter::new(OutputPolicy::default());
+        let (writer, output) = OutputWriter::new(OutputPolicy::default(), None);
         let (mut one, mut two) = (output.stdout(), output.stdout());
         // As when each read is a task of its own, with a timeout.
         let old = poll(&mut one);
@@ -313,7 +386,7 @@ mod tests {
         }
         let (last, other) = (poll(&mut one), poll(&mut two));
         assert_eq!(lock(&output.0).wakers[0].len(), 2);
-        assert!(writer.write(vec![piece(StdStream::Stdout, "x")], None));
+        assert!(writer.write([(0, piece(StdStream::Stdout, "x"))].into_iter(), None));
         let counts = [&old, &last, &other].map(|count| count.0.load(Ordering::SeqCst));
         assert_eq!(counts, [0, 1, 1]);
         poll(&mut output.stderr());
@@ -322,13 +395,14 @@ mod tests {
 
     #[test]
     fn an_overflow_on_one_stream_wakes_the_reader_of_the_other() {
-        let (writer, output) = OutputWriter::new(OutputPolicy {
+        let policy = OutputPolicy {
             budget: 2,
             overflow: Overflow::Fail,
-        });
+        };
+        let (writer, output) = OutputWriter::new(policy, None);
         let mut stderr = output.stderr();
         let count = poll(&mut stderr);
-        assert!(!writer.write(vec![piece(StdStream::Stdout, "xyz")], None));
+        assert!(!writer.write([(0, piece(StdStream::Stdout, "xyz"))].into_iter(), None));
         assert_eq!(count.0.load(Ordering::SeqCst), 1);
     }
 }

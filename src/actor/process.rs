@@ -4,8 +4,11 @@ use std::{collections::HashMap, task::Context as TaskContext, time::Instant};
 
 use actix::{Actor, ActorContext, Addr, AsyncContext, Context, Handler, Message, WeakAddr};
 
+use bytes::Bytes;
+
 use super::{
-    FlushStdin, Kill, SandboxActor, StartedProcess, Wait, WriteStdin,
+    CloseStdin, FlushStdin, GetPlace, Kill, ProcessPlace, SandboxActor, StartedProcess, Wait,
+    WriteStdin,
     driver::{Driven, Driver, now},
     output::{OutputWriter, ProcessOutput},
     reply::{Deferred, Settler, deferred},
@@ -14,10 +17,10 @@ use super::{
 use crate::{
     Error,
     machine::{
-        Finish, OutputPolicy, Process, ProcessAction, ProcessConfig, ProcessEnd, ProcessFact,
-        ProcessId, ProcessReply, RequestId,
+        Failure, Finish, OutputPolicy, Process, ProcessAction, ProcessEnd, ProcessFact, ProcessId,
+        ProcessReply, RequestId,
     },
-    protocol::OutputPiece,
+    protocol::{OutputPiece, StdStream},
     transport::Credit,
 };
 
@@ -39,6 +42,8 @@ pub(crate) enum ProcessInput {
 pub(crate) enum ProcessReport {
     /// Ask the server to kill it.
     Kill(ProcessId),
+    /// Send a message about it.
+    Send(ProcessId, String),
     /// Send a stdin message, and say when the link took it.
     Stdin {
         process: ProcessId,
@@ -51,7 +56,9 @@ pub(crate) enum ProcessReport {
         end: ProcessEnd,
         stdin_unsent: usize,
     },
-    /// Its actor is gone before it ended.
+    /// Nothing more is to be said about it.
+    Settled(ProcessId),
+    /// Its actor is gone before that.
     Gone(ProcessId),
 }
 
@@ -117,9 +124,29 @@ enum Waiter {
     Unit(Settler<Result<(), Error>>),
 }
 
+/// A piece of output that has no place in its stream (v1).
+fn unplaced(stream: StdStream, data: Bytes) -> (u64, OutputPiece) {
+    let piece = OutputPiece {
+        stream,
+        data,
+        place: None,
+        extra: Default::default(),
+    };
+    (0, piece)
+}
+
+/// What a process's actor begins with.
+pub(super) struct NewProcess {
+    pub(super) process: ProcessId,
+    pub(super) machine: Process,
+    pub(super) policy: OutputPolicy,
+    pub(super) sandbox: WeakAddr<SandboxActor>,
+    pub(super) sandbox_awaited: bool,
+}
+
 /// Owns the output, the stdin and the end of one exec.
 ///
-/// Answers [`Wait`], [`Kill`], [`WriteStdin`] and [`FlushStdin`]. It is started by [`SandboxActor`] for
+/// Answers [`Wait`], [`Kill`], [`WriteStdin`], [`FlushStdin`], [`CloseStdin`] and [`GetPlace`]. It is started by [`SandboxActor`] for
 /// every [`Exec`](super::Exec).
 pub struct ProcessActor {
     machine: Process,
@@ -135,16 +162,17 @@ pub struct ProcessActor {
 
 impl ProcessActor {
     /// Starts the actor of a process in the current arbiter.
-    pub(crate) fn spawn(
-        process: ProcessId,
-        config: ProcessConfig,
-        policy: OutputPolicy,
-        sandbox: WeakAddr<SandboxActor>,
-        sandbox_awaited: bool,
-    ) -> (Addr<Self>, ProcessOutput) {
-        let (output, reader) = OutputWriter::new(policy);
+    pub(super) fn spawn(new: NewProcess) -> (Addr<Self>, ProcessOutput) {
+        let NewProcess {
+            process,
+            machine,
+            policy,
+            sandbox,
+            sandbox_awaited,
+        } = new;
+        let (output, reader) = OutputWriter::new(policy, machine.window());
         let actor = Self {
-            machine: Process::new(config),
+            machine,
             output,
             obituary: Obituary {
                 process,
@@ -194,17 +222,31 @@ impl ProcessActor {
                         text,
                     });
                 }
+                ProcessAction::Send(text) => {
+                    self.obituary.report(ProcessReport::Send(process, text));
+                }
                 ProcessAction::Ended { end, stdin_unsent } => {
-                    self.output.finish(match &end {
-                        ProcessEnd::SandboxLost { end } => Finish::SandboxLost(end.clone()),
-                        _ => Finish::Complete,
-                    });
-                    self.obituary.finished = true;
                     self.obituary.report(ProcessReport::Ended {
                         process,
                         end,
                         stdin_unsent,
                     });
+                }
+                ProcessAction::OutputEnded(lost) => {
+                    let held = self.machine.take_held_output();
+                    if !held.is_empty() {
+                        // A budget that is exceeded at the end kills nothing any more.
+                        let held = unplaced(StdStream::Stdout, held);
+                        self.output.write(std::iter::once(held), None);
+                    }
+                    self.output.finish(match lost {
+                        Some(end) => Finish::SandboxLost(end),
+                        None => Finish::Complete,
+                    });
+                }
+                ProcessAction::Settled => {
+                    self.obituary.finished = true;
+                    self.obituary.report(ProcessReport::Settled(process));
                 }
             }
         }
@@ -213,7 +255,9 @@ impl ProcessActor {
 
     /// Lets the output know who waits for something behind it.
     fn update_demand(&mut self) {
-        let awaited = self.sandbox_awaited || self.machine.is_awaited();
+        // In v2 no status stands behind output.
+        let behind = self.sandbox_awaited && !self.machine.is_named();
+        let awaited = behind || self.machine.is_awaited();
         if awaited != self.awaited {
             self.awaited = awaited;
             self.output.set_awaited(awaited);
@@ -222,6 +266,39 @@ impl ProcessActor {
         if killed != self.killed {
             self.killed = killed;
             self.output.set_killed(killed);
+        }
+    }
+
+    /// Takes a batch of output. `false`: the budget is exceeded and the process is to be killed.
+    fn take_output(&mut self, pieces: Vec<OutputPiece>, credit: Option<Credit>) -> bool {
+        if !self.machine.is_named() {
+            let machine = &mut self.machine;
+            let found = pieces.into_iter().flat_map(|piece| {
+                let stream = piece.stream;
+                machine
+                    .handle_unplaced_output(stream, piece.data)
+                    .map(|data| unplaced(stream, data))
+            });
+            let found = found.filter(|(_, piece)| !piece.data.is_empty());
+            return self.output.write(found, credit);
+        }
+        let machine = &mut self.machine;
+        let new = pieces.into_iter().filter_map(|mut piece| {
+            let offset = piece.place.as_ref()?.offset;
+            let admission = machine.handle_output(piece.stream, offset, piece.data.len());
+            piece.data = piece.data.slice(admission.skip..);
+            (admission.gap > 0 || !piece.data.is_empty()).then_some((admission.gap, piece))
+        });
+        let within = self.output.write(new, credit);
+        self.machine.handle_output_kept();
+        within
+    }
+
+    /// Lets the server know what of the output readers have taken.
+    fn acknowledge(&mut self, task: &mut TaskContext<'_>) {
+        if let Some((received, after)) = self.machine.acknowledgeable() {
+            let taken = self.output.poll_taken(received, after, task);
+            self.machine.handle_taken(taken);
         }
     }
 
@@ -265,6 +342,8 @@ impl Driven for ProcessActor {
     /// Callers that stopped waiting are forgotten, so that they do not pile up, and so that no output
     /// is dropped for the sake of nobody.
     fn poll_io(&mut self, _: &mut Context<Self>, task: &mut TaskContext<'_>) {
+        self.acknowledge(task);
+        self.run_actions();
         let mut gone = Vec::new();
         self.waiters.retain(|&request, waiter| {
             let waits = !match waiter {
@@ -290,12 +369,16 @@ impl Handler<ProcessInput> for ProcessActor {
     fn handle(&mut self, input: ProcessInput, _: &mut Context<Self>) {
         match input {
             ProcessInput::Output(pieces, credit) => {
-                if self.output.write(pieces, credit) {
-                    return;
+                if !self.take_output(pieces, credit) {
+                    self.machine.kill(None, now());
                 }
-                self.machine.kill(None, now());
             }
-            ProcessInput::Fact(fact) => self.machine.handle_fact(fact, now()),
+            ProcessInput::Fact(fact) => {
+                self.machine.handle_fact(fact, now());
+                if let Some(window) = self.machine.window() {
+                    self.output.set_window(window);
+                }
+            }
             ProcessInput::Awaited(awaited) => self.sandbox_awaited = awaited,
         }
         self.run_actions();
@@ -345,5 +428,34 @@ impl Handler<FlushStdin> for ProcessActor {
 
     fn handle(&mut self, _: FlushStdin, _: &mut Context<Self>) -> Self::Result {
         self.unit(|machine, request| machine.flush_stdin(request))
+    }
+}
+
+impl Handler<CloseStdin> for ProcessActor {
+    type Result = Deferred<Result<(), Error>>;
+
+    fn handle(&mut self, _: CloseStdin, _: &mut Context<Self>) -> Self::Result {
+        self.unit(|machine, request| machine.close_stdin(request))
+    }
+}
+
+impl Handler<GetPlace> for ProcessActor {
+    type Result = Result<ProcessPlace, Error>;
+
+    fn handle(&mut self, _: GetPlace, _: &mut Context<Self>) -> Self::Result {
+        let received = self.machine.received().ok_or(Failure::Unsupported {
+            what: "name the process",
+            feature: "process that another client could go on with",
+        })?;
+        let taken = self.output.taken(received);
+        self.machine.handle_taken(taken);
+        let place = self.machine.place().zip(self.machine.window());
+        let place = place.map(|((exec, offsets), window)| ProcessPlace {
+            exec: exec.clone(),
+            offsets,
+            window,
+        });
+        self.run_actions();
+        place.ok_or_else(|| Error::actor_gone("name the process"))
     }
 }

@@ -9,24 +9,32 @@ use actix::{Actor, ActorContext, Addr, AsyncContext, Context, Handler, WeakAddr}
 use tracing::Span;
 
 use super::{
-    Checkpoint, ConnectionActor, ConnectionCommand, ConnectionReport, Exec, GetState, KillSandbox,
-    Open, Opened, ProcessActor, Settings, SnapshotFilesystem, Start, StartKey, StartedProcess,
-    Subscribe, Unclaimed,
+    AttachProcess, Checkpoint, ConnectionActor, ConnectionCommand, ConnectionReport, Exec,
+    GetState, GetVersion, KillSandbox, Open, Opened, ProcessActor, ProcessPlace, Settings,
+    SnapshotFilesystem, Start, StartKey, StartedProcess, Stdin, Subscribe, Unclaimed,
     driver::{Driven, Driver, now},
     output::ProcessOutput,
-    process::{KillUnheld, ProcessInput, ProcessReport},
+    process::{KillUnheld, NewProcess, ProcessInput, ProcessReport},
     reply::{Deferred, Settler, Undelivered, deferred},
     subscribers::Subscribers,
 };
 use crate::{
     Error, SandboxEvent,
     machine::{
-        Failure, LinkError, ProcessFact, ProcessId, RequestId, Sandbox, SandboxAction,
-        SandboxConfig, SandboxEnd, SandboxReply, SandboxState,
+        Failure, LinkError, Nonce, OutputPolicy, Process, ProcessFact, ProcessId, RequestId,
+        Sandbox, SandboxAction, SandboxConfig, SandboxEnd, SandboxReply, SandboxState, wrap,
     },
-    protocol::OutputPiece,
+    protocol::{ExecOptions, OutputPiece, Version},
     transport::Credit,
 };
+
+/// 128 random bits.
+fn nonce() -> Nonce {
+    use std::hash::{BuildHasher, RandomState};
+    let random = RandomState::new();
+    let [high, low] = [0, 1].map(|it| u128::from(random.hash_one(it)));
+    Nonce::new(high << 64 | low)
+}
 
 enum Waiter {
     Open(Settler<Result<Opened, Error>>),
@@ -39,7 +47,7 @@ enum Waiter {
     Unit(Settler<Result<(), Error>>),
 }
 
-/// A process that has not ended.
+/// A process about which something may still be said.
 struct ProcessLink {
     actor: Addr<ProcessActor>,
     /// For the caller, once the server said that it runs.
@@ -82,6 +90,8 @@ pub struct SandboxActor {
     waiters: HashMap<RequestId, Waiter>,
     next_request: u64,
     subscribers: Subscribers,
+    /// The last event, while processes that end with the sandbox have not said so.
+    last_event: Option<SandboxEvent>,
     awaited: bool,
     orphaned: bool,
     span: Span,
@@ -92,6 +102,7 @@ impl SandboxActor {
         let config = SandboxConfig {
             mode: settings.mode.clone(),
             timeouts: settings.timeouts,
+            exec_prefix: settings.exec_prefix.clone(),
         };
         Self {
             machine: Sandbox::new(config),
@@ -104,6 +115,7 @@ impl SandboxActor {
             waiters: HashMap::new(),
             next_request: 0,
             subscribers: Subscribers::default(),
+            last_event: None,
             awaited: false,
             orphaned: false,
         }
@@ -171,12 +183,20 @@ impl SandboxActor {
                     self.command(ConnectionCommand::Refuse(epoch, cause))
                 }
                 SandboxAction::CloseLink => self.command(ConnectionCommand::Close),
+                SandboxAction::Event(event @ SandboxEvent::Ended(_)) => {
+                    self.last_event = Some(event);
+                }
                 SandboxAction::Event(event) => self.event(&event),
             }
         }
     }
 
     fn after_actions(&mut self, ctx: &mut Context<Self>) {
+        if self.processes.is_empty()
+            && let Some(event) = self.last_event.take()
+        {
+            self.event(&event);
+        }
         let awaited = self.machine.is_awaited() || !self.subscribers.is_empty();
         if awaited != self.awaited {
             self.awaited = awaited;
@@ -184,7 +204,8 @@ impl SandboxActor {
                 process.actor.do_send(ProcessInput::Awaited(awaited));
             }
         }
-        if self.orphaned && matches!(self.machine.state(), SandboxState::Ended(_)) {
+        let over = matches!(self.machine.state(), SandboxState::Ended(_));
+        if self.orphaned && over && self.last_event.is_none() {
             ctx.stop();
         }
     }
@@ -260,28 +281,69 @@ impl SandboxActor {
 
     fn exec(&mut self, exec: Exec, waiter: Waiter, ctx: &mut Context<Self>) {
         let request = self.request(waiter);
-        if let Some(process) = self
-            .machine
-            .exec(request, exec.language.as_str(), &exec.code, now())
-        {
-            let policy = exec.output.unwrap_or(self.settings.output);
-            let sandbox = ctx.address().downgrade();
-            let (actor, output) = ProcessActor::spawn(
-                process,
-                self.settings.process,
-                policy,
-                sandbox,
-                self.awaited,
-            );
-            self.processes.insert(
-                process,
-                ProcessLink {
-                    actor,
-                    output: Some(output),
+        let policy = exec.output.unwrap_or(self.settings.output);
+        let mut options = exec.options;
+        let window = policy.window();
+        options.window = Some(window);
+        options.input_ends = matches!(exec.stdin, Stdin::Bytes(_));
+        let language = exec.language.as_str();
+        let mut code = exec.code;
+        let mut wrapped = None;
+        if exec.wrap_for_v1 && self.machine.version() == Version::V1 {
+            let nonce = nonce();
+            match wrap(language, &code, &options, &nonce) {
+                Ok(program) => {
+                    code = program;
+                    options = ExecOptions::default();
+                    wrapped = Some(nonce);
+                }
+                Err(feature) => {
+                    self.machine.refuse_exec(request, feature);
+                    return self.run_actions(ctx);
+                }
+            }
+        }
+        let run = self.machine.exec(request, language, &code, &options, now());
+        let exec_stdin = exec.stdin;
+        if let Some((process, exec)) = run {
+            let config = self.settings.process;
+            let machine = match exec {
+                Some(exec) => {
+                    let mut machine = Process::named(config, exec, window);
+                    match exec_stdin {
+                        Stdin::Open => {}
+                        Stdin::Null => machine.give_input(&[]),
+                        Stdin::Bytes(input) => machine.give_input(&input),
+                    }
+                    machine
+                }
+                None => match wrapped {
+                    Some(nonce) => Process::wrapped(config, &nonce),
+                    None => Process::new(config),
                 },
-            );
+            };
+            self.spawn_process(process, machine, policy, ctx);
         }
         self.run_actions(ctx);
+    }
+
+    fn spawn_process(
+        &mut self,
+        process: ProcessId,
+        machine: Process,
+        policy: OutputPolicy,
+        ctx: &mut Context<Self>,
+    ) {
+        let (actor, output) = ProcessActor::spawn(NewProcess {
+            process,
+            machine,
+            policy,
+            sandbox: ctx.address().downgrade(),
+            sandbox_awaited: self.awaited,
+        });
+        let output = Some(output);
+        self.processes
+            .insert(process, ProcessLink { actor, output });
     }
 
     fn started(&mut self, reply: &SandboxReply) -> Result<StartedProcess, Error> {
@@ -334,7 +396,9 @@ impl Handler<ConnectionReport> for SandboxActor {
     fn handle(&mut self, report: ConnectionReport, ctx: &mut Context<Self>) {
         let now = now();
         match report {
-            ConnectionReport::Opened(epoch) => self.machine.handle_opened(epoch, now),
+            ConnectionReport::Opened(epoch, version) => {
+                self.machine.handle_opened(epoch, version, now)
+            }
             ConnectionReport::Frames {
                 epoch,
                 frames,
@@ -385,13 +449,19 @@ impl Handler<ProcessReport> for SandboxActor {
     fn handle(&mut self, report: ProcessReport, ctx: &mut Context<Self>) {
         match report {
             ProcessReport::Kill(process) => self.machine.kill_process(process),
+            ProcessReport::Send(process, text) => {
+                // Where the link went meanwhile, the process makes it good on the next.
+                if self.machine.can_send(process) {
+                    self.command(ConnectionCommand::Send { text, tag: None });
+                }
+            }
             ProcessReport::Stdin {
                 process,
                 number,
                 text,
             } => {
                 // Where the link went meanwhile, the process learns of that and sends it again.
-                if self.machine.can_send_stdin(process) {
+                if self.machine.can_send_stdin(process) || self.machine.can_send(process) {
                     self.next_tag += 1;
                     self.stdin.push_back((self.next_tag, process, number));
                     self.command(ConnectionCommand::Send {
@@ -407,11 +477,8 @@ impl Handler<ProcessReport> for SandboxActor {
             } => {
                 self.machine.process_ended(process);
                 // One that never started has no end, either.
-                let started = self
-                    .processes
-                    .remove(&process)
-                    .is_some_and(|link| link.output.is_none());
-                if started {
+                let link = self.processes.get(&process);
+                if link.is_some_and(|link| link.output.is_none()) {
                     self.event(&SandboxEvent::ProcessEnded {
                         process,
                         end,
@@ -419,9 +486,14 @@ impl Handler<ProcessReport> for SandboxActor {
                     });
                 }
             }
+            ProcessReport::Settled(process) => {
+                self.processes.remove(&process);
+                self.machine.settle_named(process);
+            }
             ProcessReport::Gone(process) => {
                 self.processes.remove(&process);
                 self.machine.abandon(process);
+                self.machine.bury(process);
             }
         }
         self.run_actions(ctx);
@@ -458,6 +530,25 @@ impl Handler<Start> for SandboxActor {
         let waiter = Waiter::Start(settler, ctx.address().downgrade(), key);
         self.exec(exec, waiter, ctx);
         answer
+    }
+}
+
+impl Handler<AttachProcess> for SandboxActor {
+    type Result = Result<StartedProcess, Error>;
+
+    fn handle(&mut self, attach: AttachProcess, ctx: &mut Context<Self>) -> Self::Result {
+        let ProcessPlace {
+            exec,
+            offsets,
+            window,
+        } = attach.place;
+        let process = self.machine.adopt(exec.clone())?;
+        let machine = Process::adopted(self.settings.process, exec, window, offsets);
+        let policy = attach.output.unwrap_or(self.settings.output);
+        self.spawn_process(process, machine, policy, ctx);
+        let started = self.started(&SandboxReply::Started(process));
+        self.run_actions(ctx);
+        started
     }
 }
 
@@ -546,6 +637,14 @@ impl Handler<GetState> for SandboxActor {
 
     fn handle(&mut self, _: GetState, _: &mut Context<Self>) -> Self::Result {
         actix::MessageResult(self.machine.state().clone())
+    }
+}
+
+impl Handler<GetVersion> for SandboxActor {
+    type Result = actix::MessageResult<GetVersion>;
+
+    fn handle(&mut self, _: GetVersion, _: &mut Context<Self>) -> Self::Result {
+        actix::MessageResult(self.machine.version())
     }
 }
 

@@ -19,6 +19,8 @@ pub(crate) struct Settings {
     pub(crate) timeouts: Timeouts,
     pub(crate) process: ProcessConfig,
     pub(crate) output: OutputPolicy,
+    /// The beginning of the ids of this client's execs.
+    pub(crate) exec_prefix: String,
     /// What must not go before the last actor of the sandbox: its place in a runtime.
     pub(crate) kept: Option<Arc<dyn Any + Send + Sync>>,
     /// The debug label; `None` when debugging is off.

@@ -251,7 +251,7 @@ async fn nothing_a_handle_does_is_out_of_an_actors_reach() {
         .expect("started");
     started
         .actor
-        .send(WriteStdin("hi\n".to_owned()))
+        .send(WriteStdin("hi\n".into()))
         .await
         .expect("alive")
         .expect("written");
@@ -270,7 +270,7 @@ async fn nothing_a_handle_does_is_out_of_an_actors_reach() {
             .await
             .expect("alive")
             .expect("ended"),
-        ProcessEnd::Unknown
+        ProcessEnd::Exited(0)
     );
     addr.send(KillSandbox)
         .await

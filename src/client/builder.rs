@@ -19,7 +19,7 @@ use crate::{
         Timeouts,
     },
     protocol::{
-        SandboxConfig as Configuration, SandboxId, SandboxToken,
+        SandboxConfig as Configuration, SandboxId, SandboxToken, Version,
         limits::{DEFAULT_CLIENT_IDLE_TIMEOUT, DEFAULT_MAX_MESSAGE_BYTES},
     },
     transport::{DialConfig, Endpoint, TokenSource},
@@ -70,6 +70,7 @@ pub struct SandboxBuilder<S = NewSandbox> {
     keepalive: KeepaliveConfig,
     max_message_bytes: usize,
     output: OutputPolicy,
+    max_protocol: Version,
     runtime: Option<Runtime>,
 }
 
@@ -217,6 +218,7 @@ impl<S> SandboxBuilder<S> {
             keepalive: KeepaliveConfig::default(),
             max_message_bytes: DEFAULT_MAX_MESSAGE_BYTES,
             output: OutputPolicy::default(),
+            max_protocol: Version::V2,
             runtime: None,
         }
     }
@@ -320,6 +322,13 @@ impl<S> SandboxBuilder<S> {
         self
     }
 
+    /// The newest version of the protocol that is offered; the server selects one it knows, for each connection.
+    /// Default: v2.
+    pub fn max_protocol_version(mut self, version: Version) -> Self {
+        self.max_protocol = version;
+        self
+    }
+
     /// Largest message taken from the server, in bytes. A larger one ends the session; it is refused
     /// by its declared length, before it is in memory. Default: 16 MiB.
     pub fn max_message_bytes(mut self, bytes: usize) -> Self {
@@ -407,6 +416,7 @@ impl<S: OpenMode> SandboxBuilder<S> {
                 headers,
                 tokens,
                 connect_timeout: self.connect_timeout,
+                max_protocol: self.max_protocol,
                 max_message_bytes: self.max_message_bytes,
                 #[cfg(feature = "tls")]
                 tls: self.tls,
@@ -421,6 +431,7 @@ impl<S: OpenMode> SandboxBuilder<S> {
             timeouts: self.timeouts,
             process: self.process,
             output: self.output,
+            exec_prefix: exec_prefix(),
             kept: None,
             debug: self.debug.then(|| Arc::from(label)),
         })
@@ -562,6 +573,13 @@ fn header(name: &str, value: &str) -> Result<(HeaderName, HeaderValue), Error> {
     })?;
     value.set_sensitive(true);
     Ok((parsed, value))
+}
+
+/// A beginning for the names of execs that no other client of the sandbox has: 128 random bits.
+fn exec_prefix() -> String {
+    use std::hash::{BuildHasher, RandomState};
+    let random = RandomState::new();
+    format!("{:016x}{:016x}", random.hash_one(0), random.hash_one(1))
 }
 
 /// A different seed for every sandbox; jitter needs no more than that.

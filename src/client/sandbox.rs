@@ -4,10 +4,17 @@ use std::{fmt, sync::Arc};
 
 use actix::{Addr, Recipient};
 
-use super::{ExecBuilder, ExistingSandbox, Language, NewSandbox, RunBuilder, SandboxBuilder};
+use super::{
+    Command, ExecBuilder, ExistingSandbox, Language, NewSandbox, Process, ProcessRef, RunBuilder,
+    SandboxBuilder,
+};
 use crate::{
     Error, SandboxActor, SandboxEvent, SandboxId, SandboxState, SandboxToken,
-    actor::{Checkpoint, GetState, KillSandbox, Opened, SnapshotFilesystem, Subscribe},
+    actor::{
+        AttachProcess, Checkpoint, GetState, GetVersion, KillSandbox, Opened, SnapshotFilesystem,
+        Subscribe,
+    },
+    protocol::Version,
 };
 
 /// A sandbox: a place on a server where code runs that nobody trusts.
@@ -110,18 +117,20 @@ impl Sandbox {
 
     /// Runs code; await the builder to start it. It resolves when the server says that the code runs.
     ///
-    /// One process at a time can run in a sandbox under protocol v1. Behind a process that is being
-    /// killed the exec waits for its end.
+    /// Under protocol v2 any number of processes run at once, each read and fed for itself, and code may be run while
+    /// the connection is lost: it starts once, when the link is back. Under v1 one runs at a time, and behind a process that
+    /// is being killed the exec waits for its end.
     ///
     /// # Errors
     ///
-    /// When awaited: the sandbox is not running; another process runs; the server does not run the
+    /// When awaited: the sandbox is not running; another process runs (v1); the server does not run the
     /// language, or could not start the process (the sandbox goes on); no answer came within
-    /// [`exec_timeout`](SandboxBuilder::exec_timeout) (if the process starts later, it is killed).
+    /// [`exec_timeout`](SandboxBuilder::exec_timeout) (if the process starts later, it is killed), or
+    /// before the link was lost (if it started all the same, it is killed once the link is back).
     ///
     /// Dropping the future kills the process if it starts: nobody would have a handle to it.
     pub fn exec(&self, language: impl Into<Language>, code: impl Into<String>) -> ExecBuilder {
-        ExecBuilder::new(self.clone(), language.into(), code.into())
+        ExecBuilder::new(self.command(language, code))
     }
 
     /// Runs code to its end and collects its output; await the builder.
@@ -133,7 +142,78 @@ impl Sandbox {
     ///
     /// Dropping the future kills the process.
     pub fn run(&self, language: impl Into<Language>, code: impl Into<String>) -> RunBuilder {
-        RunBuilder::new(self.exec(language, code))
+        RunBuilder::new(self.command(language, code))
+    }
+
+    /// Code to run, with more options than [`exec`](Self::exec) and [`run`](Self::run) have: arguments,
+    /// environment, working directory, input, time limit.
+    pub fn command(&self, language: impl Into<Language>, code: impl Into<String>) -> Command {
+        Command::new(self.clone(), language.into(), code.into())
+    }
+
+    /// Takes over a process that another client started in this sandbox, and reads on where that one stopped.
+    ///
+    /// The other client must have let go of the sandbox: one is attached at a time. What became of the process is
+    /// said by [`Process::wait`]; one that the server does not know ends as
+    /// [`ProcessEnd::SandboxLost`](crate::ProcessEnd::SandboxLost).
+    ///
+    /// ```
+    /// # #[cfg(all(unix, feature = "server"))]
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # futures::executor::block_on(async {
+    /// use actix_sandbox::{Language, LocalServer, OutputExt, ProcessRef, Sandbox};
+    ///
+    /// let server = LocalServer::start().await?;
+    /// let sandbox = Sandbox::create(server.url()).await?;
+    /// let process = sandbox.exec(Language::Bash, "read x; echo got $x").await?;
+    /// // Keep these three, in a database for example.
+    /// let (id, token) = (sandbox.sandbox_id().clone(), sandbox.sandbox_token().clone());
+    /// let reference = process.to_ref().await?;
+    /// drop((process, sandbox));
+    ///
+    /// // Another program goes on.
+    /// # let sandbox = loop {
+    /// #     match Sandbox::attach(server.url(), id.clone(), token.clone()).await {
+    /// #         Err(error) if error.is_retryable() => continue,
+    /// #         attached => break attached?,
+    /// #     }
+    /// # };
+    /// # #[cfg(any())]
+    /// let sandbox = Sandbox::attach(server.url(), id, token).await?;
+    /// let process = sandbox.attach_process(&reference).await?;
+    /// process.write_to_stdin("this\n").await?;
+    /// assert_eq!(process.stdout().read_all().await?, "got this\n");
+    /// # sandbox.kill().await?;
+    /// # Ok(())
+    /// # })
+    /// # }
+    /// # #[cfg(not(all(unix, feature = "server")))]
+    /// # fn main() {}
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// The reference is to a process of another sandbox; this sandbox is not running; the server speaks protocol v1;
+    /// the process is attached to already.
+    pub async fn attach_process(&self, process: &ProcessRef) -> Result<Process, Error> {
+        if process.sandbox_id() != *self.sandbox_id() {
+            let problem = format!(
+                "is to a process in the sandbox {}; this is {}",
+                process.sandbox_id(),
+                self.sandbox_id()
+            );
+            return Err(Error::option("process", problem));
+        }
+        let message = AttachProcess {
+            place: process.place(),
+            output: None,
+        };
+        let started = self
+            .addr()
+            .send(message)
+            .await
+            .map_err(Error::mailbox("attach to the process"))??;
+        Ok(Process::new(self.clone(), started, false))
     }
 
     /// Kills the sandbox with everything in it. Resolves when the server confirmed it; at once when it
@@ -187,6 +267,18 @@ impl Sandbox {
             .send(GetState)
             .await
             .map_err(Error::mailbox("ask for the state"))
+    }
+
+    /// Which version of the protocol the server speaks; what it spoke last, while the link is lost.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::ActorGone`](crate::ErrorKind::ActorGone).
+    pub async fn protocol_version(&self) -> Result<Version, Error> {
+        self.addr()
+            .send(GetVersion)
+            .await
+            .map_err(Error::mailbox("ask for the protocol version"))
     }
 
     /// Sends every [`SandboxEvent`] from now on to an actor.

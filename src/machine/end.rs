@@ -70,6 +70,12 @@ pub enum SandboxEnd {
         /// What was waited for, and how long.
         waited: String,
     },
+    /// The sandbox lives, but a process in it ended with the sandbox's life on another server, or was forgotten
+    /// (protocol v2). Only processes end by this.
+    ProcessLost {
+        /// The server's own reason.
+        reason: Option<String>,
+    },
     /// Every handle was dropped, or the sandbox was closed. It may still live on the server.
     Closed,
 }
@@ -79,7 +85,11 @@ impl SandboxEnd {
     pub fn is_reattachable(&self) -> bool {
         matches!(
             self,
-            Self::Checkpointed | Self::HandedOff | Self::LinkLost { .. } | Self::Closed
+            Self::Checkpointed
+                | Self::HandedOff
+                | Self::LinkLost { .. }
+                | Self::ProcessLost { .. }
+                | Self::Closed
         )
     }
 }
@@ -114,6 +124,13 @@ impl fmt::Display for SandboxEnd {
                 )
             }
             Self::NotReady { waited } => write!(f, "the server did not get ready: {waited}"),
+            Self::ProcessLost { reason } => {
+                f.write_str("the process did not outlive a move of the sandbox")?;
+                match reason {
+                    Some(reason) => write!(f, ": {reason}"),
+                    None => Ok(()),
+                }
+            }
             Self::Closed => f.write_str("it was closed by its last handle"),
         }
     }
@@ -126,9 +143,10 @@ impl fmt::Display for SandboxEnd {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ProcessEnd {
-    /// It exited with this code. Protocol v1 cannot tell: see [`Unknown`](Self::Unknown).
+    /// It exited with this code. Protocol v1 cannot tell, but for a wrapper around the code: see
+    /// [`Unknown`](Self::Unknown).
     Exited(i32),
-    /// It was ended by this signal. Protocol v1 cannot tell.
+    /// It was ended by this signal. Protocol v1 cannot tell, but for a wrapper.
     Signaled(i32),
     /// It was killed: a kill was asked for while it ran, by this client or by the server, and the
     /// server said that the process is no more.
@@ -140,7 +158,8 @@ pub enum ProcessEnd {
         /// Why the sandbox is over.
         end: SandboxEnd,
     },
-    /// The server said that it ended, and not how. That is all that protocol v1 can say.
+    /// The server said that it ended, and not how. That is all that protocol v1 can say; the client can wrap the code so
+    /// that its output says more (`Command::wrap_for_v1`).
     Unknown,
 }
 

@@ -12,7 +12,7 @@ pub enum Effect {
     NotApplied,
     /// It took effect, though the answer is an error.
     Applied,
-    /// It was sent and no answer came.
+    /// It was sent and no answer came, or it may still be sent.
     Unknown,
 }
 
@@ -37,6 +37,20 @@ pub enum Failure {
     /// A process runs, and this version of the protocol runs one at a time.
     #[error("cannot {what}: a process is running in the sandbox; wait for it or kill it first")]
     ProcessRunning {
+        /// What was asked for.
+        what: &'static str,
+    },
+    /// The server speaks a version of the protocol that cannot do it.
+    #[error("cannot {what}: the server speaks protocol v1, which has no {feature}")]
+    Unsupported {
+        /// What was asked for.
+        what: &'static str,
+        /// What the version lacks.
+        feature: &'static str,
+    },
+    /// The process, or this client, has closed its stdin.
+    #[error("cannot {what}: stdin is closed")]
+    StdinClosed {
         /// What was asked for.
         what: &'static str,
     },
@@ -117,6 +131,8 @@ impl Failure {
             Self::WrongState { .. }
             | Self::ProcessRunning { .. }
             | Self::ProcessEnded { .. }
+            | Self::Unsupported { .. }
+            | Self::StdinClosed { .. }
             | Self::AlreadyUnderWay { .. }
             | Self::Refused { .. } => Effect::NotApplied,
             Self::NotOpened { .. }

@@ -10,6 +10,8 @@
 //! | [`Sandbox`] | the sandbox's life, and which requests wait for what |
 //! | [`Process`] | one exec: how it ended, its stdin, who waits for it |
 //! | [`OutputBuffer`] | one exec's output under a byte budget |
+//! | [`ServedExec`] | one named exec on the side of the server (v2): what is not acknowledged |
+//! | [`TrailerFilter`] | how wrapped code ended (v1), taken out of its output |
 //! | [`Backoff`], [`Keepalive`] | when to dial again, when to call a link dead |
 
 mod backoff;
@@ -22,6 +24,8 @@ mod link_error;
 mod output;
 mod process;
 mod sandbox;
+mod served;
+mod wrapper;
 
 pub use backoff::{Backoff, ReconnectPolicy};
 pub use connection::{Connection, ConnectionAction, ConnectionConfig, ConnectionState, Epoch};
@@ -31,8 +35,10 @@ pub use failure::{Effect, Failure};
 pub use keepalive::{Keepalive, KeepaliveAction, KeepaliveConfig};
 pub use link_error::LinkError;
 pub use output::{Finish, OutputBuffer, OutputPolicy, Overflow, Piece};
-pub use process::{Process, ProcessAction, ProcessConfig, ProcessFact, ProcessReply};
+pub use process::{Admission, Process, ProcessAction, ProcessConfig, ProcessFact, ProcessReply};
 pub use sandbox::{Mode, Sandbox, SandboxAction, SandboxConfig, SandboxReply, Timeouts};
+pub use served::{ServedExec, StoredExec};
+pub use wrapper::{FAILED as WRAPPER_FAILED, Nonce, TrailerFilter, wrap};
 
 /// The number of a request that waits for an answer. Its owner gives it; a machine settles it exactly once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -20,7 +20,7 @@ use std::{
 use bytes::{Buf, Bytes, BytesMut};
 
 use super::SandboxEnd;
-use crate::protocol::StdStream;
+use crate::protocol::{StdStream, limits::MIN_WINDOW};
 
 /// Pieces shorter than this are gathered, so that many small ones cost no more than a few large ones.
 const SMALL: usize = 1024;
@@ -45,6 +45,13 @@ impl Default for OutputPolicy {
             budget: 4 * 1024 * 1024,
             overflow: Overflow::default(),
         }
+    }
+}
+
+impl OutputPolicy {
+    /// What a server is to send unacknowledged (v2), so that it is noticed here when the budget is reached.
+    pub fn window(&self) -> u64 {
+        (self.budget as u64).saturating_add(4).max(MIN_WINDOW)
     }
 }
 
@@ -98,9 +105,12 @@ pub enum Finish {
 struct StreamBuffer {
     /// Dropped before `pieces`.
     gap: u64,
-    pieces: VecDeque<Bytes>,
+    /// Output, and gaps in it.
+    pieces: VecDeque<Piece>,
     /// Small pieces, gathered.
     tail: BytesMut,
+    /// Bytes kept.
+    kept: usize,
     /// How many readers hold the stream.
     readers: usize,
     /// A reader found nothing and waits.
@@ -109,6 +119,7 @@ struct StreamBuffer {
 
 impl StreamBuffer {
     fn push(&mut self, data: Bytes) {
+        self.kept += data.len();
         if data.len() < SMALL {
             self.tail.extend_from_slice(&data);
             if self.tail.len() >= GATHERED {
@@ -116,27 +127,65 @@ impl StreamBuffer {
             }
         } else {
             self.close_tail();
-            self.pieces.push_back(data);
+            self.pieces.push_back(Piece::Data(data));
         }
+    }
+
+    /// Output that never came.
+    fn push_gap(&mut self, bytes: u64) {
+        self.close_tail();
+        let last = match self.pieces.back_mut() {
+            None => &mut self.gap,
+            Some(Piece::Gap(gap)) => gap,
+            Some(Piece::Data(_)) => return self.pieces.push_back(Piece::Gap(bytes)),
+        };
+        *last = last.saturating_add(bytes);
     }
 
     fn close_tail(&mut self) {
         if !self.tail.is_empty() {
-            self.pieces.push_back(self.tail.split().freeze());
+            let data = self.tail.split().freeze();
+            self.pieces.push_back(Piece::Data(data));
         }
     }
 
-    fn pop(&mut self) -> Option<Bytes> {
-        self.pieces
-            .pop_front()
-            .or_else(|| (!self.tail.is_empty()).then(|| self.tail.split().freeze()))
+    /// The next output, behind the gaps before it.
+    fn pop_data(&mut self) -> Option<Bytes> {
+        if self.pieces.is_empty() {
+            self.close_tail();
+        }
+        loop {
+            match self.pieces.pop_front()? {
+                Piece::Gap(bytes) => self.gap = self.gap.saturating_add(bytes),
+                Piece::Data(data) => {
+                    self.kept -= data.len();
+                    return Some(data);
+                }
+            }
+        }
+    }
+
+    /// The next piece for a reader.
+    fn pop(&mut self) -> Option<Piece> {
+        if self.gap == 0
+            && let Some(Piece::Gap(bytes)) = self.pieces.front()
+        {
+            self.gap = *bytes;
+            self.pieces.pop_front();
+        }
+        match std::mem::take(&mut self.gap) {
+            0 => self.pop_data().map(Piece::Data),
+            bytes => Some(Piece::Gap(bytes)),
+        }
     }
 
     /// Drops at least `bytes` from the front, up to the next code point; gives how many it were.
     fn evict(&mut self, bytes: usize) -> usize {
         let mut evicted = 0;
         while evicted < bytes {
-            let Some(mut piece) = self.pop() else { break };
+            let Some(mut piece) = self.pop_data() else {
+                break;
+            };
             let mut cut = (bytes - evicted).min(piece.len());
             while piece.get(cut).is_some_and(|byte| byte & 0xC0 == 0x80) {
                 cut += 1;
@@ -144,10 +193,11 @@ impl StreamBuffer {
             piece.advance(cut);
             evicted += cut;
             if !piece.is_empty() {
-                self.pieces.push_front(piece);
+                self.kept += piece.len();
+                self.pieces.push_front(Piece::Data(piece));
             }
         }
-        self.gap += evicted as u64;
+        self.gap = self.gap.saturating_add(evicted as u64);
         evicted
     }
 }
@@ -165,7 +215,9 @@ pub struct OutputBuffer<P> {
     killed: bool,
     /// No reader is left and none can come.
     unreadable: bool,
-    /// Since when the link is not read and nobody reads here.
+    /// In v2 the server keeps to a window, and the link is always read.
+    windowed: bool,
+    /// Since when the link, in v2 the process, is held back and nobody reads here.
     paused_since: Option<Instant>,
     /// The longest pause is over; until the next read, everything may be dropped.
     stalled: bool,
@@ -186,6 +238,7 @@ impl<P> OutputBuffer<P> {
             awaited: false,
             killed: false,
             unreadable: false,
+            windowed: false,
             paused_since: None,
             stalled: false,
             finish: None,
@@ -212,13 +265,55 @@ impl<P> OutputBuffer<P> {
         true
     }
 
-    /// Takes the permit of a batch from the link; it is given back once there is room.
+    /// Output that never came, and never will.
+    pub fn handle_gap(&mut self, stream: StdStream, bytes: u64) {
+        if bytes > 0 && self.finish.is_none() && !self.unreadable {
+            self.streams[stream as usize].push_gap(bytes);
+        }
+    }
+
+    /// Takes the permit of a batch from the link; it is given back once there is room. In v2 there is no need
+    /// to hold the link back.
     pub fn handle_permit(&mut self, permit: P, now: Instant) {
-        if self.has_room() {
+        if self.windowed || self.has_room() {
             return;
         }
         self.permits.push(permit);
         self.paused_since.get_or_insert(now);
+    }
+
+    /// The server sends at most so much that is not taken (v2). From now on the link is not held back: under
+    /// [`Overflow::Pause`] the server stops the process.
+    pub fn set_window(&mut self, window: u64) {
+        self.windowed = true;
+        if let Overflow::Pause { .. } = self.policy.overflow {
+            // Less than 4 bytes of the window may be left over: a code point is not split.
+            let full = usize::try_from(window)
+                .unwrap_or(usize::MAX)
+                .saturating_sub(3);
+            self.policy.budget = self.policy.budget.min(full).max(1);
+        }
+        self.make_room();
+    }
+
+    /// Bytes of each stream that no reader has taken and that were not dropped. What is kept under another
+    /// policy than [`Overflow::Pause`] does not hold the process back, and counts as taken.
+    pub fn untaken(&self) -> [usize; 2] {
+        match self.policy.overflow {
+            Overflow::Pause { .. } => [self.streams[0].kept, self.streams[1].kept],
+            Overflow::DropOldest | Overflow::Fail => [0, 0],
+        }
+    }
+
+    /// Somebody waits, or nobody waits any more, while the process is held back (v2).
+    pub fn update_pause(&mut self, now: Instant) {
+        if self.windowed {
+            let waits = self.awaited || self.streams.iter().any(|stream| stream.starved);
+            match waits && !self.has_room() {
+                true => _ = self.paused_since.get_or_insert(now),
+                false => self.paused_since = None,
+            }
+        }
     }
 
     /// No more output comes. What is kept stays readable.
@@ -263,11 +358,7 @@ impl<P> OutputBuffer<P> {
     /// The next piece of a stream. `None`: nothing is there now; see [`finished`](Self::finished).
     pub fn read(&mut self, stream: StdStream, now: Instant) -> Option<Piece> {
         let buffer = &mut self.streams[stream as usize];
-        let piece = if buffer.gap > 0 {
-            Some(Piece::Gap(std::mem::take(&mut buffer.gap)))
-        } else {
-            buffer.pop().map(Piece::Data)
-        };
+        let piece = buffer.pop();
         if let Some(Piece::Data(data)) = &piece {
             self.used -= data.len();
         }
@@ -277,6 +368,7 @@ impl<P> OutputBuffer<P> {
             self.paused_since = self.paused_since.map(|_| now);
         }
         self.make_room();
+        self.update_pause(now);
         piece
     }
 
@@ -333,18 +425,15 @@ impl<P> OutputBuffer<P> {
     /// Drops output where that is allowed and needed, and gives permits back where there is room.
     fn make_room(&mut self) {
         while !self.has_room() {
-            let excess = self.used - self.policy.budget + 1;
+            let mut excess = self.used - self.policy.budget + 1;
+            if self.windowed && self.policy.overflow != Overflow::DropOldest {
+                // Enough for an acknowledgement, so that the process goes on.
+                excess = excess.max(self.policy.budget / 3);
+            }
             let fullest = [StdStream::Stdout, StdStream::Stderr]
                 .into_iter()
                 .filter(|&stream| self.may_evict(stream))
-                .max_by_key(|&stream| {
-                    self.streams[stream as usize]
-                        .pieces
-                        .iter()
-                        .map(Bytes::len)
-                        .sum::<usize>()
-                        + self.streams[stream as usize].tail.len()
-                });
+                .max_by_key(|&stream| self.streams[stream as usize].kept);
             let evicted = fullest.map_or(0, |stream| self.streams[stream as usize].evict(excess));
             if evicted == 0 {
                 return;

@@ -2,11 +2,13 @@
 
 use std::borrow::Cow;
 
+use base64::{Engine, prelude::BASE64_STANDARD};
+use serde_json::Value;
+
 use super::{
-    Extra, ParseError,
-    json::{RawMessage, Text},
+    ExecId, Extra, ParseError, Version,
+    json::{Json, RawMessage, Text, write},
     names,
-    server_message::to_json,
 };
 
 /// A message from the client to the server.
@@ -36,6 +38,8 @@ pub enum ClientMessage<'a> {
     Checkpoint,
     /// Go on with the output of the exec after a new attach.
     Reconnect,
+    /// Something about a named exec (v2).
+    Named(ExecId, NamedMessage<'a>),
     /// A message that this version does not know: neither a language nor a known event or action.
     Unknown {
         /// All its keys.
@@ -52,15 +56,146 @@ pub struct ExecRequest<'a> {
     pub code: Option<Cow<'a, str>>,
 }
 
+/// What a client says about a named exec (v2).
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum NamedMessage<'a> {
+    /// Run code under this name, once.
+    Exec(ExecRequest<'a>, ExecOptions),
+    /// An exec request whose options cannot be read, and why.
+    Malformed(String),
+    /// Bytes for standard input.
+    Stdin {
+        /// Bytes before these.
+        offset: u64,
+        /// The bytes.
+        data: Cow<'a, [u8]>,
+        /// The input ends after them.
+        eof: bool,
+    },
+    /// Output was taken: everything before these offsets, in stdout and stderr.
+    Ack {
+        /// The offsets.
+        offsets: [u64; 2],
+        /// The end was taken, too.
+        done: bool,
+    },
+    /// Kill it.
+    Kill,
+    /// Send on from these offsets, in stdout and stderr.
+    Reconnect {
+        /// The offsets.
+        offsets: [u64; 2],
+    },
+}
+
+/// The options of a named exec (v2).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ExecOptions {
+    /// The arguments of the code.
+    pub args: Vec<String>,
+    /// Additions to the environment.
+    pub env: Vec<(String, String)>,
+    /// The working directory, from the usual one.
+    pub cwd: Option<String>,
+    /// Milliseconds after which it is killed.
+    pub timeout_ms: Option<u64>,
+    /// Bytes of output that may be unacknowledged.
+    pub window: Option<u64>,
+    /// Whether its input is to end, which v1 cannot say. Not part of the message: the input says it.
+    pub input_ends: bool,
+}
+
+impl ExecOptions {
+    /// Most arguments and environment variables together.
+    pub const MAX_VALUES: usize = 1_000;
+
+    fn read(raw: &RawMessage<'_>) -> Result<Self, String> {
+        let too_many = || {
+            format!(
+                "There are more than {} arguments and environment variables.",
+                Self::MAX_VALUES
+            )
+        };
+        if raw.truncated {
+            return Err(too_many());
+        }
+        let wrong = |key: &str, expected: &str| format!("'{key}' must be {expected}.");
+        let number = |key, field: &Option<Text<'_>>| {
+            let Some(value) = field else { return Ok(None) };
+            match value.as_u64() {
+                Some(number) => Ok(Some(number)),
+                None => Err(wrong(key, "a whole number, not negative")),
+            }
+        };
+        let text = |value: &Value| value.as_str().map(str::to_owned);
+        let args = match &raw.args {
+            None => Vec::new(),
+            Some(value) => value
+                .other()
+                .and_then(Value::as_array)
+                .and_then(|list| list.iter().map(text).collect())
+                .ok_or_else(|| wrong(names::KEY_ARGS, "a list of text"))?,
+        };
+        let env = match &raw.env {
+            None => Vec::new(),
+            Some(value) => value
+                .other()
+                .and_then(Value::as_object)
+                .and_then(|map| {
+                    map.iter()
+                        .map(|(key, value)| Some((key.clone(), text(value)?)))
+                        .collect()
+                })
+                .ok_or_else(|| wrong(names::KEY_ENV, "an object of text"))?,
+        };
+        if args.len() + env.len() > Self::MAX_VALUES {
+            return Err(too_many());
+        }
+        let cwd = match &raw.cwd {
+            None => None,
+            Some(Text::Str(cwd)) => Some(cwd.clone().into_owned()),
+            Some(Text::Other(_)) => return Err(wrong(names::KEY_CWD, "text")),
+        };
+        Ok(Self {
+            args,
+            env,
+            cwd,
+            timeout_ms: number(names::KEY_TIMEOUT_MS, &raw.timeout_ms)?,
+            window: number(names::KEY_WINDOW, &raw.window)?,
+            input_ends: false,
+        })
+    }
+}
+
 impl<'a> ClientMessage<'a> {
-    /// Reads a text frame.
+    /// Reads a text frame of a v1 link.
     ///
     /// # Errors
     ///
     /// A frame that is not UTF-8, not JSON, or not an object.
     pub fn parse(frame: &'a [u8]) -> Result<Self, ParseError> {
-        let raw = RawMessage::parse(frame)?;
-        let is = |field: &Option<Text<'_>>, name: &str| matches!(field, Some(Text::Str(text)) if text == name);
+        Self::parse_as(frame, Version::V1)
+    }
+
+    /// Reads a text frame of a link of this version.
+    ///
+    /// # Errors
+    ///
+    /// As [`parse`](Self::parse).
+    pub fn parse_as(frame: &'a [u8], version: Version) -> Result<Self, ParseError> {
+        let mut raw = RawMessage::parse(frame)?;
+        if version == Version::V2
+            && let Some(Text::Str(exec)) = &raw.exec
+        {
+            let exec = ExecId::new(exec);
+            return Ok(match NamedMessage::read(&mut raw) {
+                Some(message) => Self::Named(exec, message),
+                None => Self::Unknown {
+                    extra: raw.into_extra(),
+                },
+            });
+        }
         let text = |field: Option<Text<'a>>| field.and_then(Text::into_str);
 
         Ok(if is(&raw.event, names::EVENT_STDIN) {
@@ -80,14 +215,7 @@ impl<'a> ClientMessage<'a> {
         } else if is(&raw.action, names::ACTION_RECONNECT) {
             Self::Reconnect
         } else if raw.language.is_some() || raw.code.is_some() {
-            let language = raw.language.map(|language| match language {
-                Text::Str(text) => text,
-                Text::Other(value) => Cow::Owned(value.to_string()),
-            });
-            Self::Exec(ExecRequest {
-                language,
-                code: text(raw.code),
-            })
+            Self::Exec(ExecRequest::read(&mut raw))
         } else {
             Self::Unknown {
                 extra: raw.into_extra(),
@@ -97,52 +225,32 @@ impl<'a> ClientMessage<'a> {
 
     /// The message as the text of a frame.
     pub fn encode(&self) -> String {
-        fn some<'b>(
-            key: &'static str,
-            value: &'b Option<Cow<'_, str>>,
-        ) -> Option<(&'static str, &'b str)> {
-            value.as_deref().map(|value| (key, value))
-        }
-        let action = |name| to_json([(names::KEY_ACTION, name)].into_iter());
+        let action = |name| write([(names::KEY_ACTION, Some(Json::Text(name)))]);
         match self {
-            Self::Exec(ExecRequest { language, code }) => to_json(
-                [
-                    some(names::KEY_LANGUAGE, language),
-                    some(names::KEY_CODE, code),
-                ]
-                .into_iter()
-                .flatten(),
-            ),
-            Self::Stdin { data } => to_json(
-                [
-                    Some((names::KEY_EVENT, names::EVENT_STDIN)),
-                    some(names::KEY_DATA, data),
-                ]
-                .into_iter()
-                .flatten(),
-            ),
+            Self::Exec(request) => write(request.entries()),
+            Self::Stdin { data } => write([
+                (names::KEY_EVENT, Some(Json::Text(names::EVENT_STDIN))),
+                (names::KEY_DATA, data.as_deref().map(Json::Text)),
+            ]),
             Self::KillProcess => action(names::ACTION_KILL_PROCESS),
             Self::KillSandbox => action(names::ACTION_KILL_SANDBOX),
-            Self::SnapshotFilesystem { name } => to_json(
-                [
-                    Some((names::KEY_ACTION, names::ACTION_SNAPSHOT_FILESYSTEM)),
-                    some(names::KEY_NAME, name),
-                ]
-                .into_iter()
-                .flatten(),
-            ),
+            Self::SnapshotFilesystem { name } => write([
+                (
+                    names::KEY_ACTION,
+                    Some(Json::Text(names::ACTION_SNAPSHOT_FILESYSTEM)),
+                ),
+                (names::KEY_NAME, name.as_deref().map(Json::Text)),
+            ]),
             Self::Checkpoint => action(names::ACTION_CHECKPOINT),
             Self::Reconnect => action(names::ACTION_RECONNECT),
+            Self::Named(exec, message) => message.encode(exec),
             Self::Unknown { .. } => "{}".to_owned(),
         }
     }
 
     /// A request to run code.
     pub fn exec(language: impl Into<Cow<'a, str>>, code: impl Into<Cow<'a, str>>) -> Self {
-        Self::Exec(ExecRequest {
-            language: Some(language.into()),
-            code: Some(code.into()),
-        })
+        Self::Exec(ExecRequest::new(language, code))
     }
 
     /// Data for standard input.
@@ -150,6 +258,167 @@ impl<'a> ClientMessage<'a> {
         Self::Stdin {
             data: Some(data.into()),
         }
+    }
+}
+
+fn is(field: &Option<Text<'_>>, name: &str) -> bool {
+    matches!(field, Some(Text::Str(text)) if text == name)
+}
+
+impl<'a> ExecRequest<'a> {
+    /// A request to run code.
+    pub fn new(language: impl Into<Cow<'a, str>>, code: impl Into<Cow<'a, str>>) -> Self {
+        Self {
+            language: Some(language.into()),
+            code: Some(code.into()),
+        }
+    }
+
+    fn read(raw: &mut RawMessage<'a>) -> Self {
+        let language = raw.language.take().map(|language| match language {
+            Text::Str(text) => text,
+            Text::Other(value) => Cow::Owned(value.to_string()),
+        });
+        Self {
+            language,
+            code: raw.code.take().and_then(Text::into_str),
+        }
+    }
+
+    fn entries(&self) -> [(&'static str, Option<Json<'_>>); 2] {
+        [
+            (
+                names::KEY_LANGUAGE,
+                self.language.as_deref().map(Json::Text),
+            ),
+            (names::KEY_CODE, self.code.as_deref().map(Json::Text)),
+        ]
+    }
+}
+
+impl<'a> NamedMessage<'a> {
+    /// The message, of a frame that names an exec. `None` for one that is not known.
+    fn read(raw: &mut RawMessage<'a>) -> Option<Self> {
+        let number = |field: &Option<Text<'_>>| field.as_ref().and_then(Text::as_u64);
+        let flag = |field: &Option<Text<'_>>| matches!(field, Some(Text::Other(Value::Bool(true))));
+        let offsets = [
+            number(&raw.stdout).unwrap_or(0),
+            number(&raw.stderr).unwrap_or(0),
+        ];
+        if is(&raw.event, names::EVENT_STDIN) {
+            Some(Self::Stdin {
+                offset: number(&raw.offset)?,
+                data: read_bytes(raw)?,
+                eof: flag(&raw.eof),
+            })
+        } else if is(&raw.event, names::EVENT_ACK) {
+            Some(Self::Ack {
+                offsets,
+                done: flag(&raw.done),
+            })
+        } else if is(&raw.action, names::ACTION_KILL_PROCESS) {
+            Some(Self::Kill)
+        } else if is(&raw.action, names::ACTION_RECONNECT) {
+            Some(Self::Reconnect { offsets })
+        } else if raw.language.is_some() || raw.code.is_some() {
+            Some(match ExecOptions::read(raw) {
+                Ok(options) => Self::Exec(ExecRequest::read(raw), options),
+                Err(why) => Self::Malformed(why),
+            })
+        } else {
+            None
+        }
+    }
+
+    fn encode(&self, exec: &ExecId) -> String {
+        let name = (names::KEY_EXEC, Some(Json::Text(exec.as_str())));
+        let event = |event| (names::KEY_EVENT, Some(Json::Text(event)));
+        let action = |action| (names::KEY_ACTION, Some(Json::Text(action)));
+        let at = |offsets: &[u64; 2]| {
+            [
+                (names::KEY_STDOUT, Some(Json::Number(offsets[0]))),
+                (names::KEY_STDERR, Some(Json::Number(offsets[1]))),
+            ]
+        };
+        match self {
+            Self::Exec(request, options) => {
+                let [language, code] = request.entries();
+                let some = |some: bool, value| some.then_some(value);
+                write([
+                    language,
+                    code,
+                    name,
+                    (
+                        names::KEY_ARGS,
+                        some(!options.args.is_empty(), Json::List(&options.args)),
+                    ),
+                    (
+                        names::KEY_ENV,
+                        some(!options.env.is_empty(), Json::Object(&options.env)),
+                    ),
+                    (names::KEY_CWD, options.cwd.as_deref().map(Json::Text)),
+                    (names::KEY_TIMEOUT_MS, options.timeout_ms.map(Json::Number)),
+                    (names::KEY_WINDOW, options.window.map(Json::Number)),
+                ])
+            }
+            Self::Malformed(_) => write([name]),
+            Self::Stdin { offset, data, eof } => {
+                let bytes = Encoded::new(data);
+                let [text, base64] = bytes.entries();
+                write([
+                    event(names::EVENT_STDIN),
+                    name,
+                    (names::KEY_OFFSET, Some(Json::Number(*offset))),
+                    text,
+                    base64,
+                    (names::KEY_EOF, eof.then_some(Json::Flag(true))),
+                ])
+            }
+            Self::Ack { offsets, done } => {
+                let [stdout, stderr] = at(offsets);
+                let done = (names::KEY_DONE, done.then_some(Json::Flag(true)));
+                write([event(names::EVENT_ACK), name, stdout, stderr, done])
+            }
+            Self::Kill => write([action(names::ACTION_KILL_PROCESS), name]),
+            Self::Reconnect { offsets } => {
+                let [stdout, stderr] = at(offsets);
+                write([action(names::ACTION_RECONNECT), name, stdout, stderr])
+            }
+        }
+    }
+}
+
+/// Bytes on their way into a message: as text where they are, or else in base64.
+pub(super) enum Encoded<'a> {
+    Text(&'a str),
+    Base64(String),
+}
+
+impl<'a> Encoded<'a> {
+    pub(super) fn new(bytes: &'a [u8]) -> Self {
+        match std::str::from_utf8(bytes) {
+            Ok(text) => Self::Text(text),
+            Err(_) => Self::Base64(BASE64_STANDARD.encode(bytes)),
+        }
+    }
+
+    pub(super) fn entries(&self) -> [(&'static str, Option<Json<'_>>); 2] {
+        let (text, base64) = match self {
+            Self::Text(text) => (Some(Json::Text(text)), None),
+            Self::Base64(base64) => (None, Some(Json::Text(base64))),
+        };
+        [(names::KEY_DATA, text), (names::KEY_DATA_B64, base64)]
+    }
+}
+
+/// The bytes of a message: its text, its base64, or none. `None` when they cannot be read.
+pub(super) fn read_bytes<'a>(raw: &mut RawMessage<'a>) -> Option<Cow<'a, [u8]>> {
+    match (raw.data.take(), raw.data_b64.take()) {
+        (Some(Text::Str(Cow::Borrowed(text))), None) => Some(Cow::Borrowed(text.as_bytes())),
+        (Some(Text::Str(Cow::Owned(text))), None) => Some(Cow::Owned(text.into_bytes())),
+        (None, Some(Text::Str(base64))) => BASE64_STANDARD.decode(&*base64).ok().map(Cow::Owned),
+        (None, None) => Some(Cow::Borrowed(&[])),
+        _ => None,
     }
 }
 
@@ -171,7 +440,82 @@ mod tests {
             ClientMessage::Reconnect,
         ] {
             let text = message.encode();
-            assert_eq!(ClientMessage::parse(text.as_bytes()), Ok(message));
+            let parsed = ClientMessage::parse(text.as_bytes());
+            assert_eq!(parsed.as_ref(), Ok(&message));
+            // What names no exec means the same in v2.
+            let parsed = ClientMessage::parse_as(text.as_bytes(), Version::V2);
+            assert_eq!(parsed, Ok(message));
+        }
+    }
+
+    #[test]
+    fn what_names_an_exec_is_parsed_back_in_v2_and_is_what_it_was_in_v1() {
+        let options = ExecOptions {
+            args: vec!["a b".into(), String::new()],
+            env: vec![("K".into(), "V=\"".into())],
+            cwd: Some("src".into()),
+            timeout_ms: Some(5_000),
+            window: Some(1),
+            input_ends: false,
+        };
+        let stdin = |data: &'static [u8], eof| NamedMessage::Stdin {
+            offset: 7,
+            data: data.into(),
+            eof,
+        };
+        for message in [
+            NamedMessage::Exec(ExecRequest::new("bash", "cat"), options),
+            NamedMessage::Exec(ExecRequest::new("bash", "cat"), ExecOptions::default()),
+            stdin(b"text", false),
+            stdin(b"\xff\0", true),
+            stdin(b"", true),
+            NamedMessage::Ack {
+                offsets: [u64::MAX, 0],
+                done: true,
+            },
+            NamedMessage::Ack {
+                offsets: [1, 2],
+                done: false,
+            },
+            NamedMessage::Kill,
+            NamedMessage::Reconnect { offsets: [3, 4] },
+        ] {
+            let message = ClientMessage::Named("7f3a-1".into(), message);
+            let text = message.encode();
+            let parsed = ClientMessage::parse_as(text.as_bytes(), Version::V2);
+            assert_eq!(parsed, Ok(message), "{text}");
+            let parsed = ClientMessage::parse(text.as_bytes());
+            assert!(!matches!(parsed, Ok(ClientMessage::Named(..))), "{text}");
+        }
+    }
+
+    #[test]
+    fn options_that_cannot_be_read_say_why() {
+        let many = vec![r#""a""#; 2_000].join(",");
+        for (options, part) in [
+            (r#""args":"a""#.to_owned(), "'args' must be a list of text"),
+            (r#""args":[1]"#.to_owned(), "'args' must be a list of text"),
+            (
+                r#""env":{"a":1}"#.to_owned(),
+                "'env' must be an object of text",
+            ),
+            (r#""cwd":1"#.to_owned(), "'cwd' must be text"),
+            (
+                r#""timeout_ms":-1"#.to_owned(),
+                "'timeout_ms' must be a whole number",
+            ),
+            (
+                r#""window":1.5"#.to_owned(),
+                "'window' must be a whole number",
+            ),
+            (format!(r#""args":[{many}]"#), "more than 1000 arguments"),
+        ] {
+            let text = format!(r#"{{"language":"bash","code":"","exec":"e",{options}}}"#);
+            let parsed = ClientMessage::parse_as(text.as_bytes(), Version::V2);
+            let Ok(ClientMessage::Named(_, NamedMessage::Malformed(why))) = parsed else {
+                panic!("{options}: {parsed:?}")
+            };
+            assert!(why.contains(part), "{options}: {why}");
         }
     }
 

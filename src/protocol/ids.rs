@@ -1,6 +1,6 @@
-//! Identifiers: [`SandboxId`] names a sandbox, [`SandboxToken`] opens it.
+//! Identifiers: [`SandboxId`] names a sandbox, [`SandboxToken`] opens it, [`ExecId`] names an exec in it.
 
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 use secrecy::{ExposeSecret, SecretString};
 use subtle::ConstantTimeEq;
@@ -39,6 +39,48 @@ impl<T: Into<String>> From<T> for SandboxId {
     }
 }
 
+/// The id that a client gave an exec, unique in its sandbox (protocol v2).
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ExecId(Arc<str>);
+
+impl ExecId {
+    /// Longest id, in bytes.
+    pub const MAX_BYTES: usize = 128;
+
+    /// An id. Any text is accepted; a server takes 1 to [`MAX_BYTES`](Self::MAX_BYTES) bytes.
+    pub fn new(id: impl AsRef<str>) -> Self {
+        Self(Arc::from(id.as_ref()))
+    }
+
+    /// The id as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether a server takes it.
+    pub fn is_valid(&self) -> bool {
+        (1..=Self::MAX_BYTES).contains(&self.0.len())
+    }
+}
+
+impl fmt::Display for ExecId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for ExecId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+impl<T: AsRef<str>> From<T> for ExecId {
+    fn from(id: T) -> Self {
+        Self::new(id)
+    }
+}
+
 /// The secret that a client must show to attach to a sandbox.
 ///
 /// `Debug` shows nothing of it, there is no `Display`, comparison takes constant time, and the
@@ -65,15 +107,24 @@ impl SandboxToken {
         self.0.expose_secret()
     }
 
-    /// A text of a peer's without the token, wherever it repeats it. A token that is too short to be
-    /// a secret is left: taking it out would only garble the text.
-    pub fn redact(&self, text: String) -> String {
+    /// A text of a peer's without the token, wherever it repeats it, also where an
+    /// [`excerpt`](super::excerpt) cuts it off. What is too short to be a secret is left: taking it out
+    /// would only garble the text.
+    pub fn redact(&self, mut text: String) -> String {
+        const SECRET: usize = 8;
         let token = self.expose_secret();
-        if token.len() >= 8 && text.contains(token) {
-            text.replace(token, "…")
-        } else {
-            text
+        if token.len() >= SECRET && text.contains(token) {
+            text = text.replace(token, "…");
         }
+        if let Some(end) = text.rfind('…') {
+            let before = &text[..end];
+            let begun = |&len: &usize| token.get(..len).is_some_and(|it| before.ends_with(it));
+            let most = token.len().min(end + 1);
+            if let Some(len) = (SECRET..most).rev().find(begun) {
+                text.replace_range(end - len..end, "");
+            }
+        }
+        text
     }
 }
 
@@ -109,6 +160,30 @@ mod tests {
     fn token_is_never_shown_by_debug() {
         let token = SandboxToken::new("very-secret");
         assert!(!format!("{token:?} {:#?}", Some(&token)).contains("secret"));
+    }
+
+    #[test]
+    fn a_token_that_an_excerpt_cuts_off_is_not_shown_either() {
+        let token = SandboxToken::new("tok-5e1f0c7a9b-secret");
+        for before in 170..200 {
+            let frame = format!(
+                "{}{}{}",
+                "x".repeat(before),
+                token.expose_secret(),
+                "y".repeat(50)
+            );
+            let detail = format!(
+                "`{}` is no frame",
+                crate::protocol::excerpt(frame.as_bytes())
+            );
+            let shown = token.redact(detail);
+            assert!(!shown.contains("tok-5e1f"), "{before}: {shown}");
+        }
+        assert_eq!(
+            token.redact("tok-5e…".into()),
+            "tok-5e…",
+            "too short to matter"
+        );
     }
 
     #[test]

@@ -3,8 +3,9 @@
 use std::{borrow::Cow, cell::Cell, fmt, marker::PhantomData};
 
 use serde::{
-    Deserialize, Deserializer,
+    Deserialize, Deserializer, Serialize, Serializer,
     de::{DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor},
+    ser::SerializeMap,
 };
 use serde_json::{Map, Value};
 
@@ -94,6 +95,18 @@ impl<'a> Text<'a> {
         }
     }
 
+    /// A number that is none of bytes is none at all.
+    pub(super) fn as_u64(&self) -> Option<u64> {
+        self.other()?.as_u64()
+    }
+
+    pub(super) fn other(&self) -> Option<&Value> {
+        match self {
+            Self::Str(_) => None,
+            Self::Other(value) => Some(value),
+        }
+    }
+
     fn into_value(self) -> Value {
         match self {
             Self::Str(text) => Value::String(text.into_owned()),
@@ -103,16 +116,24 @@ impl<'a> Text<'a> {
 }
 
 /// How many more values of a message are carried.
-struct Budget(Cell<usize>);
+struct Budget {
+    left: Cell<usize>,
+    /// Something was left out.
+    exceeded: Cell<bool>,
+}
 
 impl Budget {
     fn new(values: usize) -> Self {
-        Self(Cell::new(values))
+        Self {
+            left: Cell::new(values),
+            exceeded: Cell::new(false),
+        }
     }
 
     fn take(&self) -> bool {
-        let left = self.0.get();
-        self.0.set(left.saturating_sub(1));
+        let left = self.left.get();
+        self.left.set(left.saturating_sub(1));
+        self.exceeded.set(self.exceeded.get() || left == 0);
         left > 0
     }
 }
@@ -191,6 +212,8 @@ macro_rules! raw_message {
         pub(super) struct RawMessage<'a> {
             $(pub(super) $field: Option<Text<'a>>,)*
             pub(super) extra: Extra,
+            /// There was more than is carried.
+            pub(super) truncated: bool,
         }
 
         impl<'a> RawMessage<'a> {
@@ -223,6 +246,22 @@ raw_message! {
     language: names::KEY_LANGUAGE;
     code: names::KEY_CODE;
     name: names::KEY_NAME;
+    exec: names::KEY_EXEC;
+    offset: names::KEY_OFFSET;
+    data_b64: names::KEY_DATA_B64;
+    args: names::KEY_ARGS;
+    env: names::KEY_ENV;
+    cwd: names::KEY_CWD;
+    timeout_ms: names::KEY_TIMEOUT_MS;
+    window: names::KEY_WINDOW;
+    stdout: names::KEY_STDOUT;
+    stderr: names::KEY_STDERR;
+    stdin: names::KEY_STDIN;
+    eof: names::KEY_EOF;
+    done: names::KEY_DONE;
+    exit_code: names::KEY_EXIT_CODE;
+    signal: names::KEY_SIGNAL;
+    reason: names::KEY_REASON;
 }
 
 impl<'a> RawMessage<'a> {
@@ -230,6 +269,48 @@ impl<'a> RawMessage<'a> {
     pub(super) fn parse(frame: &'a [u8]) -> Result<Self, ParseError> {
         parse_object(frame)
     }
+}
+
+/// A value of a message that is written.
+pub(super) enum Json<'a> {
+    Text(&'a str),
+    Number(u64),
+    Signed(i64),
+    Flag(bool),
+    List(&'a [String]),
+    Object(&'a [(String, String)]),
+}
+
+impl Serialize for Json<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Text(text) => serializer.serialize_str(text),
+            Self::Number(number) => serializer.serialize_u64(*number),
+            Self::Signed(number) => serializer.serialize_i64(*number),
+            Self::Flag(flag) => serializer.serialize_bool(*flag),
+            Self::List(list) => list.serialize(serializer),
+            Self::Object(pairs) => {
+                serializer.collect_map(pairs.iter().map(|(key, value)| (key, value)))
+            }
+        }
+    }
+}
+
+/// One JSON object, its keys in the order given; a key without a value is left out.
+pub(super) fn write<'a>(entries: impl IntoIterator<Item = (&'a str, Option<Json<'a>>)>) -> String {
+    let mut out = Vec::with_capacity(128);
+    let mut serializer = serde_json::Serializer::new(&mut out);
+    let written = serializer.serialize_map(None).and_then(|mut map| {
+        for (key, value) in entries {
+            if let Some(value) = value {
+                map.serialize_entry(key, &value)?;
+            }
+        }
+        map.end()
+    });
+    debug_assert!(written.is_ok(), "JSON to memory cannot fail");
+    // serde_json writes UTF-8 only.
+    String::from_utf8(out).unwrap_or_default()
 }
 
 /// Reads a frame that must hold one JSON object.
@@ -325,6 +406,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for RawMessage<'a> {
                     let value = map.next_value_seed(TextSeed(&budget))?;
                     message.set(key.into_str().unwrap_or_default(), value, &budget);
                 }
+                message.truncated = budget.exceeded.get();
                 Ok(message)
             }
         }

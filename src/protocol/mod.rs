@@ -28,20 +28,25 @@ mod reassembly;
 mod server_message;
 mod status;
 mod utf8;
+#[doc = include_str!("V2.md")]
+pub mod v2 {}
+mod version;
 
-pub use client_message::{ClientMessage, ExecRequest};
+pub use client_message::{ClientMessage, ExecOptions, ExecRequest, NamedMessage};
 pub use config::{ConfigError, SandboxConfig};
 pub use excerpt::excerpt;
 pub use frame::{FrameGuard, FrameHeader, FrameTooLarge};
-pub use ids::{SandboxId, SandboxToken};
+pub use ids::{ExecId, SandboxId, SandboxToken};
 pub use json::{Extra, ParseError};
 pub use pairing::{Fact, Pairing, StatusFact};
 pub use reassembly::{Fragment, Reassembly, ReassemblyError};
 pub use server_message::{
-    ErrorMessage, Identity, OutputPiece, ServerMessage, StatusUpdate, UnknownMessage,
+    EndReason, ErrorMessage, ExecEnd, ExecUpdate, Identity, OutputPiece, OutputPlace,
+    ServerMessage, StatusUpdate, UnknownMessage,
 };
 pub use status::{Severity, Status};
-pub use utf8::Utf8Decoder;
+pub use utf8::{Utf8Decoder, utf8_boundary};
+pub use version::Version;
 
 /// One of the two output streams of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -15,6 +15,11 @@ pub const EVENT_ERROR: &str = "error";
 /// `event`, client to server: data for standard input.
 pub const EVENT_STDIN: &str = "stdin";
 
+/// `event`, v2, client to server: output was taken.
+pub const EVENT_ACK: &str = "ack";
+/// `event`, v2: input was taken.
+pub const EVENT_STDIN_ACK: &str = "stdin_ack";
+
 /// `action`: kill the running process.
 pub const ACTION_KILL_PROCESS: &str = "kill_process";
 /// `action`: kill the sandbox.
@@ -46,6 +51,51 @@ pub const KEY_LANGUAGE: &str = "language";
 pub const KEY_CODE: &str = "code";
 /// Key: the name of a filesystem snapshot.
 pub const KEY_NAME: &str = "name";
+
+/// Key, v2: the id of an exec, chosen by the client.
+pub const KEY_EXEC: &str = "exec";
+/// Key, v2: bytes before these.
+pub const KEY_OFFSET: &str = "offset";
+/// Key, v2: output or input that is not UTF-8, in base64.
+pub const KEY_DATA_B64: &str = "data_b64";
+/// Key, v2: the arguments of the code.
+pub const KEY_ARGS: &str = "args";
+/// Key, v2: environment variables.
+pub const KEY_ENV: &str = "env";
+/// Key, v2: the working directory.
+pub const KEY_CWD: &str = "cwd";
+/// Key, v2: milliseconds after which an exec is killed.
+pub const KEY_TIMEOUT_MS: &str = "timeout_ms";
+/// Key, v2: bytes of output that may be unacknowledged.
+pub const KEY_WINDOW: &str = "window";
+/// Key, v2: an offset in stdout.
+pub const KEY_STDOUT: &str = "stdout";
+/// Key, v2: an offset in stderr.
+pub const KEY_STDERR: &str = "stderr";
+/// Key, v2: bytes of input that were taken.
+pub const KEY_STDIN: &str = "stdin";
+/// Key, v2: the input ends here.
+pub const KEY_EOF: &str = "eof";
+/// Key, v2: the end of an exec was taken.
+pub const KEY_DONE: &str = "done";
+/// Key, v2: the exit code of a process.
+pub const KEY_EXIT_CODE: &str = "exit_code";
+/// Key, v2: the signal that ended a process.
+pub const KEY_SIGNAL: &str = "signal";
+/// Key, v2: why an exec ended.
+pub const KEY_REASON: &str = "reason";
+
+/// `reason`, v2: by itself.
+pub const REASON_EXITED: &str = "exited";
+/// `reason`, v2: somebody asked for that.
+pub const REASON_KILLED: &str = "killed";
+/// `reason`, v2: it ran too long.
+pub const REASON_TIMED_OUT: &str = "timed_out";
+/// `reason`, v2: it ended with its sandbox, or nobody knows it.
+pub const REASON_SANDBOX_LOST: &str = "sandbox_lost";
+
+/// The WebSocket subprotocol of v2.
+pub const SUBPROTOCOL_V2: &str = "sandbox.v2";
 
 /// Configuration key: seconds of idleness after which the sandbox is deleted or checkpointed.
 pub const CONFIG_IDLE_TIMEOUT: &str = "idle_timeout";

@@ -4,7 +4,10 @@
 //! report the first alone. Here the status waits for its reason; the reason may also come in the
 //! status itself, late, or not at all.
 
-use super::{Extra, Identity, OutputPiece, ServerMessage, Status, StatusUpdate, UnknownMessage};
+use super::{
+    ExecId, ExecUpdate, Extra, Identity, OutputPiece, ServerMessage, Status, StatusUpdate,
+    UnknownMessage,
+};
 
 /// What the server let the client know, reasons included.
 #[derive(Clone, Debug, PartialEq)]
@@ -16,6 +19,13 @@ pub enum Fact {
     Identity(Identity),
     /// A piece of output.
     Output(OutputPiece),
+    /// Input was taken (v2).
+    StdinAck {
+        /// By which exec.
+        exec: ExecId,
+        /// How many bytes in all.
+        offset: u64,
+    },
     /// A reason that came too late for its status, or without any.
     LateReason(String),
     /// A message that this version does not know.
@@ -29,6 +39,8 @@ pub struct StatusFact {
     pub status: Status,
     /// Why, in the server's own words.
     pub reason: Option<String>,
+    /// Which exec it is about (v2).
+    pub exec: Option<Box<ExecUpdate>>,
     /// Keys that this version does not know.
     pub extra: Extra,
 }
@@ -63,11 +75,13 @@ impl Pairing {
                 let StatusUpdate {
                     status,
                     message,
+                    exec,
                     extra,
                 } = update;
                 let fact = StatusFact {
                     status,
                     reason: message,
+                    exec,
                     extra,
                 };
                 if fact.status.expects_reason() && fact.reason.is_none() {
@@ -80,6 +94,9 @@ impl Pairing {
             ServerMessage::Identity(identity) => {
                 facts.extend(self.flush());
                 facts.extend([Fact::Identity(identity)]);
+            }
+            ServerMessage::StdinAck { exec, offset } => {
+                facts.extend([Fact::StdinAck { exec, offset }]);
             }
             ServerMessage::Unknown(unknown) => facts.extend([Fact::Unknown(unknown)]),
         }
@@ -115,6 +132,7 @@ mod tests {
         Fact::Status(StatusFact {
             status,
             reason: reason.map(str::to_owned),
+            exec: None,
             extra: Extra::default(),
         })
     }
@@ -152,6 +170,7 @@ mod tests {
                 Fact::Output(OutputPiece {
                     stream: StdStream::Stdout,
                     data: "first".into(),
+                    place: None,
                     extra: Extra::default()
                 }),
                 status(
@@ -167,6 +186,7 @@ mod tests {
         let update = ServerMessage::Status(StatusUpdate {
             status: Status::SandboxError,
             message: Some("why".into()),
+            exec: None,
             extra: Extra::default(),
         });
         let (facts, _) = facts([

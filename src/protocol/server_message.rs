@@ -3,11 +3,12 @@
 use std::{borrow::Cow, fmt};
 
 use bytes::Bytes;
-use serde::ser::{SerializeMap, Serializer};
 
 use super::{
-    Extra, ParseError, SandboxId, SandboxToken, Status, StdStream, excerpt,
-    json::{RawMessage, Text},
+    ExecId, Extra, ParseError, SandboxId, SandboxToken, Status, StdStream, Version,
+    client_message::{Encoded, read_bytes},
+    excerpt,
+    json::{Json, RawMessage, Text, write},
     names,
 };
 
@@ -23,6 +24,13 @@ pub enum ServerMessage {
     Output(OutputPiece),
     /// The reason of the error status before it.
     Error(ErrorMessage),
+    /// Input was taken (v2).
+    StdinAck {
+        /// By which exec.
+        exec: ExecId,
+        /// How many bytes in all.
+        offset: u64,
+    },
     /// An event that this version does not know. It is kept and never fatal.
     Unknown(UnknownMessage),
 }
@@ -34,8 +42,78 @@ pub struct StatusUpdate {
     pub status: Status,
     /// The reason, in the status itself. A v1 server sends it separately instead.
     pub message: Option<String>,
+    /// Which exec it is about, and what more is known of it (v2).
+    pub exec: Option<Box<ExecUpdate>>,
     /// Keys that this version does not know.
     pub extra: Extra,
+}
+
+/// What a status says about a named exec (v2).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExecUpdate {
+    /// The exec.
+    pub exec: ExecId,
+    /// Bytes of input that the server has taken, with `SANDBOX_EXECUTION_RUNNING`.
+    pub stdin: Option<u64>,
+    /// Bytes of output that the server sends unacknowledged, with `SANDBOX_EXECUTION_RUNNING`.
+    pub window: Option<u64>,
+    /// How it ended, with `SANDBOX_EXECUTION_DONE`.
+    pub end: Option<ExecEnd>,
+}
+
+/// How a named exec ended (v2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExecEnd {
+    /// Why.
+    pub reason: EndReason,
+    /// The exit code of the main process.
+    pub exit_code: Option<i32>,
+    /// The signal that ended the main process.
+    pub signal: Option<i32>,
+    /// How many bytes there are of stdout and stderr. `None`: nobody knows.
+    pub lengths: Option<[u64; 2]>,
+}
+
+/// Why a named exec ended (v2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum EndReason {
+    /// By itself.
+    Exited,
+    /// Somebody asked for that.
+    Killed,
+    /// It ran longer than it, or the server, allows.
+    TimedOut,
+    /// It ended with its sandbox, or the server does not know it.
+    SandboxLost,
+    /// For a reason that this version does not know.
+    Unknown,
+}
+
+impl EndReason {
+    /// The name on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Exited => names::REASON_EXITED,
+            Self::Killed => names::REASON_KILLED,
+            Self::TimedOut => names::REASON_TIMED_OUT,
+            Self::SandboxLost => names::REASON_SANDBOX_LOST,
+            Self::Unknown => "",
+        }
+    }
+
+    /// The reason of this name.
+    pub fn from_wire(name: &str) -> Self {
+        [
+            Self::Exited,
+            Self::Killed,
+            Self::TimedOut,
+            Self::SandboxLost,
+        ]
+        .into_iter()
+        .find(|reason| reason.as_str() == name)
+        .unwrap_or(Self::Unknown)
+    }
 }
 
 /// `sandbox_id`: the id and the token of a created sandbox.
@@ -54,10 +132,21 @@ pub struct Identity {
 pub struct OutputPiece {
     /// Which stream.
     pub stream: StdStream,
-    /// The piece: UTF-8, a slice of the frame where nothing needed unescaping.
+    /// The piece, a slice of the frame where nothing needed unescaping. In v1 it is UTF-8.
     pub data: Bytes,
+    /// Whose output it is, and where it belongs (v2).
+    pub place: Option<OutputPlace>,
     /// Keys that this version does not know.
     pub extra: Extra,
+}
+
+/// Where a piece of output belongs (v2).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OutputPlace {
+    /// The exec.
+    pub exec: ExecId,
+    /// Bytes of this stream before the piece.
+    pub offset: u64,
 }
 
 /// `error`: a human-readable reason.
@@ -92,14 +181,27 @@ impl fmt::Debug for UnknownMessage {
 }
 
 impl ServerMessage {
-    /// Reads a text frame.
+    /// Reads a text frame of a v1 link.
     ///
     /// # Errors
     ///
     /// A frame that is not UTF-8, not JSON, not an object, or a known event without the keys that
     /// it needs. Unknown events, statuses and keys are no error.
     pub fn parse(frame: &Bytes) -> Result<Self, ParseError> {
+        Self::parse_as(frame, Version::V1)
+    }
+
+    /// Reads a text frame of a link of this version.
+    ///
+    /// # Errors
+    ///
+    /// As [`parse`](Self::parse).
+    pub fn parse_as(frame: &Bytes, version: Version) -> Result<Self, ParseError> {
         let mut raw = RawMessage::parse(frame)?;
+        let exec = match version {
+            Version::V2 => text(&mut raw.exec).map(ExecId::new),
+            Version::V1 => None,
+        };
         let event = raw.event.take().and_then(Text::into_str);
         let missing = |event, key| ParseError::MissingText {
             event,
@@ -108,14 +210,15 @@ impl ServerMessage {
         };
 
         match event.as_deref() {
-            Some(names::EVENT_STDOUT) => output(frame, StdStream::Stdout, raw),
-            Some(names::EVENT_STDERR) => output(frame, StdStream::Stderr, raw),
+            Some(names::EVENT_STDOUT) => output(frame, StdStream::Stdout, exec, raw),
+            Some(names::EVENT_STDERR) => output(frame, StdStream::Stderr, exec, raw),
             Some(names::EVENT_STATUS_UPDATE) => {
                 let status = text(&mut raw.status)
                     .ok_or_else(|| missing(names::EVENT_STATUS_UPDATE, names::KEY_STATUS))?;
                 Ok(Self::Status(StatusUpdate {
                     status: Status::from_wire(&status),
                     message: text(&mut raw.message).map(Cow::into_owned),
+                    exec: exec.map(|exec| Box::new(ExecUpdate::read(exec, &mut raw))),
                     extra: raw.into_extra(),
                 }))
             }
@@ -138,6 +241,12 @@ impl ServerMessage {
                     extra: raw.into_extra(),
                 }))
             }
+            Some(names::EVENT_STDIN_ACK) if exec.is_some() => {
+                let exec = exec.unwrap_or_else(|| ExecId::new(""));
+                let offset = number(&mut raw.offset)
+                    .ok_or_else(|| missing(names::EVENT_STDIN_ACK, names::KEY_OFFSET))?;
+                Ok(Self::StdinAck { exec, offset })
+            }
             _ => Ok(Self::Unknown(UnknownMessage {
                 event: event.map(Cow::into_owned),
                 extra: raw.into_extra(),
@@ -149,14 +258,44 @@ impl ServerMessage {
     pub fn encode(&self) -> String {
         match self {
             Self::Status(update) => {
-                let status = (names::KEY_STATUS, update.status.as_str());
-                match &update.message {
-                    Some(message) => object(
-                        names::EVENT_STATUS_UPDATE,
-                        &[status, (names::KEY_MESSAGE, message)],
+                let exec = update.exec.as_deref();
+                let end = exec.and_then(|exec| exec.end);
+                let number = |number: Option<u64>| number.map(Json::Number);
+                let signed = |number: Option<i32>| number.map(|it| Json::Signed(it.into()));
+                let length = |stream: usize| {
+                    let lengths = end.and_then(|end| end.lengths);
+                    number(lengths.map(|lengths| lengths[stream]))
+                };
+                let mut entries = vec![
+                    (
+                        names::KEY_EVENT,
+                        Some(Json::Text(names::EVENT_STATUS_UPDATE)),
                     ),
-                    None => object(names::EVENT_STATUS_UPDATE, &[status]),
+                    (names::KEY_STATUS, Some(Json::Text(update.status.as_str()))),
+                    (
+                        names::KEY_MESSAGE,
+                        update.message.as_deref().map(Json::Text),
+                    ),
+                ];
+                if let Some(exec) = exec {
+                    entries.extend([
+                        (names::KEY_EXEC, Some(Json::Text(exec.exec.as_str()))),
+                        (names::KEY_STDIN, number(exec.stdin)),
+                        (names::KEY_WINDOW, number(exec.window)),
+                        (
+                            names::KEY_EXIT_CODE,
+                            signed(end.and_then(|end| end.exit_code)),
+                        ),
+                        (names::KEY_SIGNAL, signed(end.and_then(|end| end.signal))),
+                        (names::KEY_STDOUT, length(0)),
+                        (names::KEY_STDERR, length(1)),
+                        (
+                            names::KEY_REASON,
+                            end.map(|end| Json::Text(end.reason.as_str())),
+                        ),
+                    ]);
                 }
+                write(entries)
             }
             Self::Identity(identity) => object(
                 names::EVENT_SANDBOX_ID,
@@ -168,10 +307,36 @@ impl ServerMessage {
                     ),
                 ],
             ),
-            Self::Output(piece) => object(
-                piece.stream.as_str(),
-                &[(names::KEY_DATA, &String::from_utf8_lossy(&piece.data))],
+            Self::Output(OutputPiece {
+                stream,
+                data,
+                place: None,
+                ..
+            }) => object(
+                stream.as_str(),
+                &[(names::KEY_DATA, &String::from_utf8_lossy(data))],
             ),
+            Self::Output(OutputPiece {
+                stream,
+                data,
+                place: Some(place),
+                ..
+            }) => {
+                let data = Encoded::new(data);
+                let [text, base64] = data.entries();
+                write([
+                    (names::KEY_EVENT, Some(Json::Text(stream.as_str()))),
+                    (names::KEY_EXEC, Some(Json::Text(place.exec.as_str()))),
+                    (names::KEY_OFFSET, Some(Json::Number(place.offset))),
+                    text,
+                    base64,
+                ])
+            }
+            Self::StdinAck { exec, offset } => write([
+                (names::KEY_EVENT, Some(Json::Text(names::EVENT_STDIN_ACK))),
+                (names::KEY_EXEC, Some(Json::Text(exec.as_str()))),
+                (names::KEY_OFFSET, Some(Json::Number(*offset))),
+            ]),
             Self::Error(error) => {
                 object(names::EVENT_ERROR, &[(names::KEY_MESSAGE, &error.message)])
             }
@@ -184,6 +349,27 @@ impl ServerMessage {
         Self::Status(StatusUpdate {
             status,
             message: None,
+            exec: None,
+            extra: Extra::default(),
+        })
+    }
+
+    /// A status with its reason in itself.
+    pub fn status_because(status: Status, reason: String) -> Self {
+        Self::Status(StatusUpdate {
+            status,
+            message: Some(reason),
+            exec: None,
+            extra: Extra::default(),
+        })
+    }
+
+    /// A status of a named exec (v2), with the reason of an error.
+    pub fn exec_status(status: Status, exec: ExecUpdate, message: Option<String>) -> Self {
+        Self::Status(StatusUpdate {
+            status,
+            message,
+            exec: Some(Box::new(exec)),
             extra: Extra::default(),
         })
     }
@@ -202,6 +388,17 @@ impl ServerMessage {
         Self::Output(OutputPiece {
             stream,
             data: data.into(),
+            place: None,
+            extra: Extra::default(),
+        })
+    }
+
+    /// A piece of output of a named exec (v2); any bytes.
+    pub fn output_at(stream: StdStream, data: impl Into<Bytes>, place: OutputPlace) -> Self {
+        Self::Output(OutputPiece {
+            stream,
+            data: data.into(),
+            place: Some(place),
             extra: Extra::default(),
         })
     }
@@ -226,46 +423,88 @@ fn text<'a>(field: &mut Option<Text<'a>>) -> Option<Cow<'a, str>> {
     }
 }
 
+fn number(field: &mut Option<Text<'_>>) -> Option<u64> {
+    let number = field.as_ref()?.as_u64()?;
+    *field = None;
+    Some(number)
+}
+
+impl ExecUpdate {
+    /// Nothing but whom it is about.
+    pub fn new(exec: ExecId) -> Self {
+        Self {
+            exec,
+            stdin: None,
+            window: None,
+            end: None,
+        }
+    }
+
+    fn read(exec: ExecId, raw: &mut RawMessage<'_>) -> Self {
+        let signed = |field: &mut Option<Text<'_>>| {
+            let number = field.as_ref()?.other()?.as_i64()?;
+            *field = None;
+            i32::try_from(number).ok()
+        };
+        let end = text(&mut raw.reason).map(|reason| ExecEnd {
+            reason: EndReason::from_wire(&reason),
+            exit_code: signed(&mut raw.exit_code),
+            signal: signed(&mut raw.signal),
+            lengths: number(&mut raw.stdout)
+                .zip(number(&mut raw.stderr))
+                .map(Into::into),
+        });
+        Self {
+            exec,
+            stdin: number(&mut raw.stdin),
+            window: number(&mut raw.window),
+            end,
+        }
+    }
+}
+
 fn output(
     frame: &Bytes,
     stream: StdStream,
+    exec: Option<ExecId>,
     mut raw: RawMessage<'_>,
 ) -> Result<ServerMessage, ParseError> {
-    let data = match text(&mut raw.data) {
-        Some(Cow::Borrowed(data)) => frame.slice_ref(data.as_bytes()),
+    let missing = |key| ParseError::MissingText {
+        event: stream.as_str(),
+        key,
+        excerpt: excerpt(frame),
+    };
+    let place = match exec {
+        Some(exec) => Some(OutputPlace {
+            exec,
+            offset: number(&mut raw.offset).ok_or_else(|| missing(names::KEY_OFFSET))?,
+        }),
+        None => None,
+    };
+    let bytes = match &place {
+        Some(_) => read_bytes(&mut raw),
+        None => text(&mut raw.data).map(|text| match text {
+            Cow::Borrowed(text) => Cow::Borrowed(text.as_bytes()),
+            Cow::Owned(text) => Cow::Owned(text.into_bytes()),
+        }),
+    };
+    let data = match bytes {
+        Some(Cow::Borrowed(data)) => frame.slice_ref(data),
         Some(Cow::Owned(data)) => Bytes::from(data),
-        None => {
-            return Err(ParseError::MissingText {
-                event: stream.as_str(),
-                key: names::KEY_DATA,
-                excerpt: excerpt(frame),
-            });
-        }
+        None => return Err(missing(names::KEY_DATA)),
     };
     Ok(ServerMessage::Output(OutputPiece {
         stream,
         data,
+        place,
         extra: raw.into_extra(),
     }))
 }
 
 fn object(event: &str, entries: &[(&str, &str)]) -> String {
-    to_json(std::iter::once((names::KEY_EVENT, event)).chain(entries.iter().copied()))
-}
-
-/// One JSON object with text values, in the order given.
-pub(super) fn to_json<'a>(entries: impl Iterator<Item = (&'a str, &'a str)>) -> String {
-    let mut out = Vec::with_capacity(128);
-    let mut serializer = serde_json::Serializer::new(&mut out);
-    let written = serializer.serialize_map(None).and_then(|mut map| {
-        for (key, value) in entries {
-            map.serialize_entry(key, value)?;
-        }
-        map.end()
-    });
-    debug_assert!(written.is_ok(), "text to memory cannot fail");
-    // serde_json writes UTF-8 only.
-    String::from_utf8(out).unwrap_or_default()
+    let entries = entries.iter().copied();
+    let entries = std::iter::once((names::KEY_EVENT, event)).chain(entries);
+    write(entries.map(|(key, text)| (key, Some(Json::Text(text)))))
 }
 
 #[cfg(test)]
@@ -374,5 +613,82 @@ mod tests {
             ServerMessage::status(Status::SandboxRunning).encode(),
             r#"{"event":"status_update","status":"SANDBOX_RUNNING"}"#
         );
+    }
+
+    #[test]
+    fn what_names_an_exec_is_parsed_back_in_v2() {
+        let end = |reason, exit_code, signal, lengths| ExecUpdate {
+            exec: "7f3a-1".into(),
+            stdin: None,
+            window: None,
+            end: Some(ExecEnd {
+                reason,
+                exit_code,
+                signal,
+                lengths,
+            }),
+        };
+        let place = || OutputPlace {
+            exec: "7f3a-1".into(),
+            offset: u64::MAX,
+        };
+        let done = Status::ExecutionDone;
+        for message in [
+            ServerMessage::exec_status(
+                Status::ExecutionRunning,
+                ExecUpdate {
+                    exec: "7f3a-1".into(),
+                    stdin: Some(0),
+                    window: Some(1),
+                    end: None,
+                },
+                None,
+            ),
+            ServerMessage::exec_status(
+                done.clone(),
+                end(EndReason::Exited, Some(-1), None, Some([1, u64::MAX])),
+                None,
+            ),
+            ServerMessage::exec_status(
+                done.clone(),
+                end(EndReason::Killed, None, Some(9), Some([0, 0])),
+                None,
+            ),
+            ServerMessage::exec_status(
+                done,
+                end(EndReason::SandboxLost, None, None, None),
+                Some("why".to_owned()),
+            ),
+            ServerMessage::output_at(StdStream::Stdout, "é", place()),
+            ServerMessage::output_at(StdStream::Stderr, &b"\xff\0"[..], place()),
+            ServerMessage::StdinAck {
+                exec: "7f3a-1".into(),
+                offset: 7,
+            },
+        ] {
+            let frame = Bytes::from(message.encode());
+            let parsed = ServerMessage::parse_as(&frame, Version::V2);
+            assert_eq!(parsed, Ok(message), "{frame:?}");
+        }
+        // In v1 the keys are just some that nobody knows.
+        let frame = r#"{"event":"stdout","exec":"e","offset":3,"data":"x"}"#;
+        let Ok(ServerMessage::Output(piece)) = parse(frame) else {
+            panic!()
+        };
+        assert_eq!((piece.place, piece.extra.iter().count()), (None, 2));
+    }
+
+    #[test]
+    fn output_of_an_exec_without_its_place_or_data_is_no_message() {
+        for frame in [
+            r#"{"event":"stdout","exec":"e","data":"x"}"#,
+            r#"{"event":"stdout","exec":"e","offset":-1,"data":"x"}"#,
+            r#"{"event":"stdout","exec":"e","offset":0,"data_b64":"?"}"#,
+            r#"{"event":"stdin_ack","exec":"e"}"#,
+        ] {
+            let parsed =
+                ServerMessage::parse_as(&Bytes::from_static(frame.as_bytes()), Version::V2);
+            assert!(parsed.is_err(), "{frame}: {parsed:?}");
+        }
     }
 }

@@ -46,6 +46,12 @@ impl Utf8Decoder {
     }
 }
 
+/// Where bytes can be cut so that no code point is split: the length without a code point that is begun
+/// at the end and that more bytes could complete.
+pub fn utf8_boundary(bytes: &[u8]) -> usize {
+    bytes.len() - incomplete_tail(bytes)
+}
+
 /// How many bytes at the end are the beginning of a code point that more bytes could complete.
 fn incomplete_tail(bytes: &[u8]) -> usize {
     // A code point has at most four bytes, so its beginning is among the last three.

@@ -3,7 +3,7 @@
 use std::{fmt, path::PathBuf, time::Duration};
 
 use super::{LocalServer, SandboxService, ServerError};
-use crate::protocol::limits;
+use crate::protocol::{Version, limits};
 
 /// Options of a server.
 ///
@@ -41,6 +41,8 @@ pub(super) struct Options {
     pub(super) default_idle_timeout: Duration,
     pub(super) max_idle_timeout: Duration,
     pub(super) max_run_time: Duration,
+    pub(super) max_execs: usize,
+    pub(super) max_protocol: Version,
     pub(super) output_buffer_bytes: usize,
     pub(super) stdin_buffer_bytes: usize,
     pub(super) allowed_origins: Vec<String>,
@@ -63,6 +65,8 @@ impl Default for ServerBuilder {
                 default_idle_timeout: limits::DEFAULT_SERVER_IDLE_TIMEOUT,
                 max_idle_timeout: Duration::from_secs(24 * 60 * 60),
                 max_run_time: Duration::from_secs(60 * 60),
+                max_execs: 64,
+                max_protocol: Version::V2,
                 output_buffer_bytes: 1024 * 1024,
                 stdin_buffer_bytes: limits::DEFAULT_MAX_MESSAGE_BYTES,
                 allowed_origins: Vec::new(),
@@ -164,7 +168,21 @@ impl ServerBuilder {
         self
     }
 
-    /// Output of a sandbox that its client has not taken yet, in bytes. When so much waits, the
+    /// Most execs that may run at once in one sandbox; v1 clients run one beside them. Default: 64.
+    pub fn max_execs(mut self, limit: usize) -> Self {
+        self.options.max_execs = limit;
+        self
+    }
+
+    /// The newest version of the protocol that the server speaks; what a client speaks is agreed on for
+    /// each link. Default: v2.
+    pub fn max_protocol_version(mut self, version: Version) -> Self {
+        self.options.max_protocol = version;
+        self
+    }
+
+    /// Output of a sandbox that its client has not taken yet, in bytes; under protocol v2 of each exec, and
+    /// the client may ask for less. When so much waits, the
     /// pipes of the process are no longer read, so that it stops writing. Default: 1 MiB.
     pub fn output_buffer(mut self, bytes: usize) -> Self {
         self.options.output_buffer_bytes = bytes.max(1);

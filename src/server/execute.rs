@@ -15,7 +15,7 @@ use futures::StreamExt;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    backend::{BackendSandbox, Language},
+    backend::{BackendSandbox, Job, Language},
     execution::{Ending, ExecEvent, Execution},
     manager::{Manager, Place, clean_up, new_identity},
     routes::{check_caller, forbidden, query_value},
@@ -125,8 +125,7 @@ impl Manager {
                     stdin.close();
                     let exec = Execution::start(
                         backend.clone(),
-                        language,
-                        code,
+                        Job::new(language, code),
                         manager.options.max_run_time,
                         Arc::new(stdin),
                     );
@@ -180,8 +179,8 @@ impl Once {
                     }
                     break;
                 }
-                Some(ExecEvent::Ended(Ending::Exited)) => break,
-                Some(ExecEvent::Ended(Ending::TimedOut)) => (
+                Some(ExecEvent::Ended(Ending::Exited(_))) => break,
+                Some(ExecEvent::Ended(Ending::TimedOut(_))) => (
                     Some("it ran longer than this server allows"),
                     Some("\n[killed: it ran longer than this server allows]\n".to_owned()),
                 ),

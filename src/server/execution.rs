@@ -1,20 +1,21 @@
 //! One exec, in a task of its own: starts the code, moves its input and output, ends it when told to.
 //!
-//! It talks to its sandbox by a bounded channel of [`ExecEvent`]s, which the sandbox reads only while
-//! there is room for output; a full channel stops the reading of the pipes, and so the process. The
-//! way back, [`Execution`], is never blocked by that.
+//! Where its output goes and where its input comes from is its [`Outlet`]'s affair. The exec without a name,
+//! of protocol v1, has a [`Channel`]: bounded, and read by the sandbox only while there is room for output, so that a full one stops
+//! the reading of the pipes, and so the process. The way back, [`Control`], is never blocked by that.
 
-use std::{sync::Arc, time::Duration};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use tokio::{
+    io::AsyncWrite,
     sync::{mpsc, watch},
     task::JoinHandle,
     time::sleep,
 };
 
 use super::{
-    backend::{BackendSandbox, Language, Started},
-    output::{discard, pump},
+    backend::{BackendSandbox, Exit, Job, Started},
+    output::{Taker, TextTaker, discard, pump},
     stdin::StdinQueue,
 };
 use crate::protocol::StdStream;
@@ -22,7 +23,7 @@ use crate::protocol::StdStream;
 /// Pieces of output on their way to the sandbox; each is at most 64 KiB.
 const EVENTS_IN_FLIGHT: usize = 2;
 
-/// What an exec tells its sandbox.
+/// What becomes of an exec.
 #[derive(Debug)]
 pub(super) enum ExecEvent {
     /// The code runs.
@@ -39,64 +40,71 @@ pub(super) enum ExecEvent {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Ending {
     /// By itself.
-    Exited,
+    Exited(Exit),
     /// It was killed because somebody asked for it; a failure of that, with the reason.
-    Killed(Result<(), String>),
-    /// It ran into the time limit.
-    TimedOut,
+    Killed(Result<Exit, String>),
+    /// It ran into its time limit.
+    TimedOut(Exit),
+}
+
+/// A pipe that takes input.
+pub(super) type Input = Box<dyn AsyncWrite + Send + Unpin>;
+
+/// What an exec is connected to.
+pub(super) trait Outlet: Send + Sync + 'static {
+    /// Where the output of a stream goes.
+    fn taker(&self, stream: StdStream) -> impl Taker;
+
+    /// Something became of the exec.
+    fn tell(&self, event: ExecEvent) -> impl Future<Output = ()> + Send;
+
+    /// Moves input to the pipe of the process, until there is none any more. May be dropped.
+    fn feed(&self, pipe: Input) -> impl Future<Output = ()> + Send;
+
+    /// It is about to be killed: its output is taken to the end whether there is room for it or not.
+    fn dying(&self);
+
+    /// The process takes no more input.
+    fn close_stdin(&self);
 }
 
 /// The sandbox's handle of an exec. When it is dropped the exec is killed.
-pub(super) struct Execution {
-    pub(super) events: mpsc::Receiver<ExecEvent>,
-    pub(super) stdin: Arc<StdinQueue>,
+pub(super) struct Control {
     /// True once no process of the exec is left in the foreground.
     pub(super) gone: watch::Receiver<bool>,
     kill: watch::Sender<bool>,
     task: JoinHandle<()>,
 }
 
-impl Execution {
-    /// Starts code in a sandbox.
+impl Control {
+    /// Starts a job in a sandbox.
     pub(super) fn start(
         sandbox: Arc<dyn BackendSandbox>,
-        language: Language,
-        code: String,
+        job: Job,
         max_run_time: Duration,
-        stdin: Arc<StdinQueue>,
+        outlet: impl Outlet,
     ) -> Self {
-        let (sender, events) = mpsc::channel(EVENTS_IN_FLIGHT);
         let (kill, killed) = watch::channel(false);
         let (gone_sender, gone) = watch::channel(false);
-        let task = tokio::spawn({
-            let stdin = stdin.clone();
-            async move {
-                match sandbox.start(language, code).await {
-                    Ok(started) => {
-                        let run = Run {
-                            killed,
-                            gone: gone_sender,
-                            max_run_time,
-                            stdin,
-                            events: sender,
-                        };
-                        run.run(started).await;
-                    }
-                    Err(reason) => {
-                        stdin.close();
-                        gone_sender.send_replace(true);
-                        let _ = sender.send(ExecEvent::NotStarted(reason)).await;
-                    }
+        let task = tokio::spawn(async move {
+            match sandbox.start(job).await {
+                Ok(started) => {
+                    let run = Run {
+                        killed,
+                        gone: gone_sender,
+                        max_run_time,
+                        outlet,
+                    };
+                    run.run(started).await;
+                }
+                Err(reason) => {
+                    outlet.close_stdin();
+                    gone_sender.send_replace(true);
+                    outlet.tell(ExecEvent::NotStarted(reason)).await;
                 }
             }
         });
-        Self {
-            events,
-            stdin,
-            gone,
-            kill,
-            task,
-        }
+        Self { gone, kill, task }
     }
 
     /// Kills all processes of the exec. The answer is [`ExecEvent::Ended`].
@@ -110,23 +118,82 @@ impl Execution {
         !*self.gone.borrow() && self.gone.has_changed().is_ok()
     }
 
-    /// Kills the exec and waits for its end; output that was not told yet is dropped.
-    pub(super) async fn abandon(self) {
-        self.kill();
-        drop(self.events);
-        let _ = self.task.await;
+    /// Resolves at the end of the task.
+    pub(super) async fn ended(&mut self) {
+        let _ = (&mut self.task).await;
     }
 }
 
-struct Run {
+/// The sandbox's handle of the exec without a name. When it is dropped the exec is killed.
+pub(super) struct Execution {
+    pub(super) events: mpsc::Receiver<ExecEvent>,
+    pub(super) stdin: Arc<StdinQueue>,
+    pub(super) control: Control,
+}
+
+impl Execution {
+    /// Starts a job in a sandbox.
+    pub(super) fn start(
+        sandbox: Arc<dyn BackendSandbox>,
+        job: Job,
+        max_run_time: Duration,
+        stdin: Arc<StdinQueue>,
+    ) -> Self {
+        let (sender, events) = mpsc::channel(EVENTS_IN_FLIGHT);
+        let channel = Channel {
+            events: sender,
+            stdin: stdin.clone(),
+        };
+        Self {
+            events,
+            stdin,
+            control: Control::start(sandbox, job, max_run_time, channel),
+        }
+    }
+
+    /// Kills the exec and waits for its end; output that was not told yet is dropped.
+    pub(super) async fn abandon(mut self) {
+        self.control.kill();
+        drop(self.events);
+        self.control.ended().await;
+    }
+}
+
+/// The outlet of the exec without a name.
+struct Channel {
+    events: mpsc::Sender<ExecEvent>,
+    stdin: Arc<StdinQueue>,
+}
+
+impl Outlet for Channel {
+    fn taker(&self, stream: StdStream) -> impl Taker {
+        TextTaker::new(stream, self.events.clone(), ExecEvent::Output)
+    }
+
+    async fn tell(&self, event: ExecEvent) {
+        let _ = self.events.send(event).await;
+    }
+
+    async fn feed(&self, pipe: Input) {
+        self.stdin.feed(pipe).await;
+    }
+
+    /// The sandbox makes room for it.
+    fn dying(&self) {}
+
+    fn close_stdin(&self) {
+        self.stdin.close();
+    }
+}
+
+struct Run<O> {
     killed: watch::Receiver<bool>,
     gone: watch::Sender<bool>,
     max_run_time: Duration,
-    stdin: Arc<StdinQueue>,
-    events: mpsc::Sender<ExecEvent>,
+    outlet: O,
 }
 
-impl Run {
+impl<O: Outlet> Run<O> {
     async fn run(mut self, started: Started) {
         let Started {
             stdin,
@@ -134,49 +201,51 @@ impl Run {
             stderr,
             mut process,
         } = started;
-        let _ = self.events.send(ExecEvent::Started).await;
+        self.outlet.tell(ExecEvent::Started).await;
 
         let pump = |pipe, stream| {
-            tokio::spawn(pump(
-                pipe,
-                stream,
-                self.gone.subscribe(),
-                self.events.clone(),
-                ExecEvent::Output,
-            ))
+            let taker = self.outlet.taker(stream);
+            tokio::spawn(pump(pipe, self.gone.subscribe(), taker))
         };
         let pumps = [
             pump(stdout, StdStream::Stdout),
             pump(stderr, StdStream::Stderr),
         ];
 
-        let input = self.stdin.clone();
+        let exit = |waited: std::io::Result<Exit>| {
+            waited.unwrap_or_else(|error| {
+                tracing::warn!(%error, "a process could not be waited for");
+                Exit::default()
+            })
+        };
         let mut ending = tokio::select! {
             biased;
             // An error means that the handle was dropped.
-            _ = self.killed.wait_for(|&killed| killed) => Ending::Killed(Ok(())),
-            waited = process.wait() => {
-                if let Err(error) = waited {
-                    tracing::warn!(%error, "a process could not be waited for");
-                }
-                Ending::Exited
-            }
-            () = sleep(self.max_run_time) => Ending::TimedOut,
+            _ = self.killed.wait_for(|&killed| killed) => Ending::Killed(Ok(Exit::default())),
+            waited = process.wait() => Ending::Exited(exit(waited)),
+            () = sleep(self.max_run_time) => Ending::TimedOut(Exit::default()),
             () = async {
-                input.feed(stdin).await;
+                self.outlet.feed(stdin).await;
                 std::future::pending().await
-            } => Ending::Exited,
+            } => Ending::Exited(Exit::default()),
         };
-        if ending != Ending::Exited {
+        let by_itself = matches!(ending, Ending::Exited(_));
+        if !by_itself {
+            self.outlet.dying();
             let killed = process.kill().await;
             if let Err(reason) = &killed {
                 tracing::warn!(%reason, "an exec could not be killed");
             }
-            if let Ending::Killed(result) = &mut ending {
-                *result = killed;
+            let after = match &killed {
+                Ok(()) => exit(process.wait().await),
+                Err(_) => Exit::default(),
+            };
+            match &mut ending {
+                Ending::Killed(result) => *result = killed.map(|()| after),
+                Ending::Exited(exit) | Ending::TimedOut(exit) => *exit = after,
             }
         }
-        self.stdin.close();
+        self.outlet.close_stdin();
         self.gone.send_replace(true);
 
         let mut flushed = std::pin::pin!(async {
@@ -191,13 +260,16 @@ impl Run {
         let late_kill = tokio::select! {
             biased;
             () = &mut flushed => false,
-            _ = self.killed.wait_for(|&killed| killed), if ending == Ending::Exited => true,
+            _ = self.killed.wait_for(|&killed| killed), if by_itself => true,
         };
         if late_kill {
-            ending = Ending::Killed(process.kill().await);
+            ending = Ending::Killed(match process.kill().await {
+                Ok(()) => Ok(exit(process.wait().await)),
+                Err(reason) => Err(reason),
+            });
             flushed.await;
         }
         drop(process);
-        let _ = self.events.send(ExecEvent::Ended(ending)).await;
+        self.outlet.tell(ExecEvent::Ended(ending)).await;
     }
 }

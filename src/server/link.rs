@@ -6,14 +6,15 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Waker},
 };
 
 use bytes::Bytes;
 use tokio::sync::Notify;
 
-use crate::protocol::{ServerMessage, StdStream};
+use super::named::NamedExec;
+use crate::protocol::{ServerMessage, Status, StdStream, Version};
 
 /// Answers that may wait for a client that does not read; then it is cut off.
 const MAX_WAITING_ANSWERS: usize = 1_024;
@@ -65,6 +66,8 @@ struct State {
     bytes: usize,
     /// Number of the answers in the queue.
     answers: usize,
+    /// The named execs that go out here, in the order of their turns.
+    named: VecDeque<Arc<NamedExec>>,
     /// The latest ping alone is answered, which the protocol permits.
     pong: Option<Bytes>,
     /// What to close with after the client closed.
@@ -80,15 +83,47 @@ struct State {
     dead: bool,
 }
 
+impl State {
+    /// The next message of a named exec, each in its turn.
+    fn poll_named(&mut self) -> Option<ServerMessage> {
+        for _ in 0..self.named.len() {
+            let exec = self.named.pop_front()?;
+            let message = exec.poll_message();
+            // One that is settled has said its last.
+            if message.is_some() || !exec.look(|exec| exec.is_settled()) {
+                self.named.push_back(exec);
+            }
+            if message.is_some() {
+                return message;
+            }
+        }
+        None
+    }
+}
+
 /// The queue to one client.
 #[derive(Default)]
 pub(super) struct Link {
+    version: Version,
     state: Mutex<State>,
     ended: Notify,
     room: Notify,
 }
 
 impl Link {
+    /// A link that speaks this version of the protocol.
+    pub(super) fn new(version: Version) -> Self {
+        Self {
+            version,
+            ..Self::default()
+        }
+    }
+
+    /// The version that it speaks.
+    pub(super) fn version(&self) -> Version {
+        self.version
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -132,6 +167,28 @@ impl Link {
         wake(state);
     }
 
+    /// Queues an error status and its reason.
+    pub(super) fn refuse(&self, status: Status, reason: String) {
+        self.push(match self.version {
+            Version::V1 => ServerMessage::status(status),
+            Version::V2 => ServerMessage::status_because(status, reason.clone()),
+        });
+        self.push(ServerMessage::error(reason));
+    }
+
+    /// From now on, this exec goes out here.
+    pub(super) fn add(&self, exec: Arc<NamedExec>) {
+        let mut state = self.lock();
+        if !state.dead && !state.named.iter().any(|known| Arc::ptr_eq(known, &exec)) {
+            state.named.push_back(exec);
+        }
+    }
+
+    /// A named exec may have something to say.
+    pub(super) fn wake(&self) {
+        wake(self.lock());
+    }
+
     /// Queues a close frame; what is pushed later is dropped.
     pub(super) fn close(&self, code: u16) {
         let mut state = self.lock();
@@ -148,6 +205,7 @@ impl Link {
     pub(super) fn die(&self) {
         let mut state = self.lock();
         state.dead = true;
+        state.named.clear();
         wake(state);
         self.ended.notify_waiters();
     }
@@ -263,6 +321,9 @@ impl Link {
                 };
                 return Poll::Ready(Some(outgoing));
             }
+            if let Some(message) = state.poll_named() {
+                return Poll::Ready(Some(Outgoing::Text(message.encode())));
+            }
         }
         state.writer = Some(cx.waker().clone());
         Poll::Pending
@@ -356,7 +417,7 @@ mod tests {
 
     #[tokio::test]
     async fn room_is_announced_when_the_writer_takes_output() {
-        let link = std::sync::Arc::new(Link::default());
+        let link = Arc::new(Link::default());
         link.push_exec(output(&"x".repeat(1_000))).unwrap();
         let waiting = tokio::spawn({
             let link = link.clone();

@@ -378,8 +378,7 @@ impl Manager {
 }
 
 fn refuse_creation(link: &Link, reason: String) {
-    link.push(ServerMessage::status(Status::SandboxCreationError));
-    link.push(ServerMessage::error(reason));
+    link.refuse(Status::SandboxCreationError, reason);
     link.close(CLOSE_ERROR);
 }
 

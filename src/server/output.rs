@@ -1,7 +1,7 @@
 //! The way of output from a pipe to pieces of text: read as it comes, joined when it comes close
 //! together, never cut inside a code point. Uses `protocol` alone.
 
-use std::time::Duration;
+use std::{future::Future, time::Duration};
 
 use bytes::{BufMut, BytesMut};
 use tokio::{
@@ -12,6 +12,50 @@ use tokio::{
 
 use super::link::MAX_PIECE_BYTES;
 use crate::protocol::{StdStream, Utf8Decoder};
+
+/// Where output goes.
+pub(super) trait Taker: Send + 'static {
+    /// Takes a piece, which may be empty, when there is room for it; false when nothing is taken any more. After the
+    /// last no other comes.
+    fn take(&mut self, bytes: &[u8], last: bool) -> impl Future<Output = bool> + Send;
+}
+
+/// Hands output on as text, which may be cut anywhere but inside a code point.
+pub(super) struct TextTaker<T> {
+    stream: StdStream,
+    decoder: Utf8Decoder,
+    pieces: mpsc::Sender<T>,
+    wrap: fn(StdStream, String) -> T,
+}
+
+impl<T> TextTaker<T> {
+    pub(super) fn new(
+        stream: StdStream,
+        pieces: mpsc::Sender<T>,
+        wrap: fn(StdStream, String) -> T,
+    ) -> Self {
+        Self {
+            stream,
+            decoder: Utf8Decoder::default(),
+            pieces,
+            wrap,
+        }
+    }
+}
+
+impl<T: Send + 'static> Taker for TextTaker<T> {
+    async fn take(&mut self, bytes: &[u8], last: bool) -> bool {
+        let mut text = self.decoder.decode(bytes);
+        if last {
+            text.push_str(&self.decoder.finish());
+        }
+        if text.is_empty() {
+            return true;
+        }
+        let piece = (self.wrap)(self.stream, text);
+        self.pieces.send(piece).await.is_ok()
+    }
+}
 
 /// Pieces that are written closer together than this leave as one message.
 const JOIN_WITHIN: Duration = Duration::from_millis(1);
@@ -26,7 +70,7 @@ const SILENCE_AFTER_END: Duration = Duration::from_millis(20);
 const READ_AFTER_END: Duration = Duration::from_millis(250);
 
 /// The most that a pipe holds, in bytes, when its reader comes (`/proc/sys/fs/pipe-max-size`).
-const MAX_PIPE_BYTES: usize = 1024 * 1024;
+pub(super) const MAX_PIPE_BYTES: usize = 1024 * 1024;
 
 /// A pipe that carries output.
 pub(super) type Pipe = Box<dyn AsyncRead + Send + Unpin>;
@@ -35,14 +79,11 @@ pub(super) type Pipe = Box<dyn AsyncRead + Send + Unpin>;
 ///
 /// When `ended` turns true the process is gone: what is already in the pipe is read, and the end of
 /// the pipe is not waited for. Then the pipe is given back, because background children still hold it.
-pub(super) async fn pump<T>(
+pub(super) async fn pump(
     mut pipe: Pipe,
-    stream: StdStream,
     mut ended: watch::Receiver<bool>,
-    pieces: mpsc::Sender<T>,
-    wrap: fn(StdStream, String) -> T,
+    mut taker: impl Taker,
 ) -> Option<Pipe> {
-    let mut decoder = Utf8Decoder::default();
     let mut buffer = BytesMut::with_capacity(MAX_PIECE_BYTES);
     let mut after_end: Option<AfterEnd> = None;
     let mut open = true;
@@ -81,14 +122,10 @@ pub(super) async fn pump<T>(
                 after_end.read += buffer.len();
             }
         }
-        let mut text = decoder.decode(&buffer);
-        buffer.clear();
-        if !open {
-            text.push_str(&decoder.finish());
-        }
-        if !text.is_empty() && pieces.send(wrap(stream, text)).await.is_err() {
+        if !taker.take(&buffer, !open).await {
             return None;
         }
+        buffer.clear();
     }
     held.then_some(pipe)
 }
@@ -169,13 +206,8 @@ mod tests {
         let (writer, reader) = tokio::io::duplex(1 << 20);
         let (end, ended) = watch::channel(false);
         let (sender, pieces) = mpsc::channel(capacity);
-        let pump = tokio::spawn(pump(
-            Box::new(reader),
-            StdStream::Stdout,
-            ended,
-            sender,
-            |_, text| text,
-        ));
+        let taker = TextTaker::new(StdStream::Stdout, sender, |_, text| text);
+        let pump = tokio::spawn(pump(Box::new(reader), ended, taker));
         (writer, end, pieces, pump)
     }
 

@@ -14,7 +14,7 @@ use std::{
 
 use actix::{Actor, ActorContext, AsyncContext, StreamHandler};
 use actix_http::ws::{CloseCode, CloseReason, Codec, Message, ProtocolError};
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::{HttpRequest, HttpResponse, http::header::SEC_WEBSOCKET_PROTOCOL, web};
 // Its successor, actix-ws, has no actors.
 use actix_web_actors::ws;
 use futures::{Stream, stream};
@@ -24,12 +24,12 @@ use super::{
     incoming::{Event, Incoming},
     link::{Link, Outgoing},
     manager::{Manager, SandboxHandle},
-    sandbox::Request,
+    sandbox::{NamedRequest, Request},
 };
 use crate::{
     protocol::{
-        ClientMessage, SandboxToken, ServerMessage, Status,
-        names::{CLOSE_ERROR, CLOSE_TOO_BIG},
+        ClientMessage, NamedMessage, SandboxToken, Status, Version,
+        names::{CLOSE_ERROR, CLOSE_TOO_BIG, SUBPROTOCOL_V2},
     },
     rest::Rest,
 };
@@ -58,8 +58,13 @@ pub(super) fn open(
     request: &HttpRequest,
     payload: web::Payload,
 ) -> actix_web::Result<HttpResponse> {
-    let mut response = ws::handshake(request)?;
-    let link = Arc::new(Link::default());
+    let version = version(&manager, request);
+    let spoken: &[&str] = match version {
+        Version::V1 => &[],
+        Version::V2 => &[SUBPROTOCOL_V2],
+    };
+    let mut response = ws::handshake_with_protocols(request, spoken)?;
+    let link = Arc::new(Link::new(version));
     let incoming = Incoming::new(payload, manager.options.max_message_bytes);
     let session = Session { link: link.clone() };
     // The payload is read by the conversation; the actor gets none.
@@ -71,6 +76,19 @@ pub(super) fn open(
     };
     actix_web::rt::spawn(conversation.hold(opening));
     Ok(response.streaming(body))
+}
+
+/// The newest version that both sides speak.
+fn version(manager: &Manager, request: &HttpRequest) -> Version {
+    let offers = request.headers().get_all(SEC_WEBSOCKET_PROTOCOL);
+    let is_offered = offers
+        .filter_map(|offer| offer.to_str().ok())
+        .flat_map(|offer| offer.split(','))
+        .any(|name| name.trim() == SUBPROTOCOL_V2);
+    match is_offered {
+        true => manager.options.max_protocol,
+        false => Version::V1,
+    }
 }
 
 /// The link, which is dead as soon as nobody reads from the client, or nobody writes to it.
@@ -98,11 +116,11 @@ impl Conversation {
                 Ok(Some(frame)) => self.manager.create(&frame, &link),
                 Ok(None) => None,
                 Err(_elapsed) => {
-                    link.push(ServerMessage::status(Status::SandboxCreationError));
-                    link.push(ServerMessage::error(format!(
+                    let reason = format!(
                         "No configuration came within {} seconds.",
                         CONFIGURE_WITHIN.as_secs()
-                    )));
+                    );
+                    link.refuse(Status::SandboxCreationError, reason);
                     link.close(CLOSE_ERROR);
                     None
                 }
@@ -174,7 +192,7 @@ impl Conversation {
     async fn hand_on(&self, frame: &[u8], sandbox: &SandboxHandle) -> bool {
         let link = &self.link.0;
         let text = |text: Option<std::borrow::Cow<'_, str>>| text.map(std::borrow::Cow::into_owned);
-        let request = match ClientMessage::parse(frame) {
+        let request = match ClientMessage::parse_as(frame, link.version()) {
             Ok(ClientMessage::Exec(exec)) => Request::Exec {
                 language: text(exec.language),
                 code: text(exec.code),
@@ -187,6 +205,7 @@ impl Conversation {
             }
             Ok(ClientMessage::Checkpoint) => Request::Checkpoint,
             Ok(ClientMessage::Reconnect) => Request::Reconnect,
+            Ok(ClientMessage::Named(exec, message)) => Request::Named(exec, named(message)),
             // As recorded: what is nothing else is an exec without a language.
             Ok(ClientMessage::Unknown { .. }) => Request::Exec {
                 language: None,
@@ -205,6 +224,26 @@ impl Conversation {
             queue.make_way().await;
         }
         !link.is_ending()
+    }
+}
+
+/// What a client says about a named exec.
+fn named(message: NamedMessage<'_>) -> NamedRequest {
+    match message {
+        NamedMessage::Exec(exec, options) => NamedRequest::Exec {
+            language: exec.language.map(std::borrow::Cow::into_owned),
+            code: exec.code.map(std::borrow::Cow::into_owned),
+            options,
+        },
+        NamedMessage::Malformed(why) => NamedRequest::Malformed(why),
+        NamedMessage::Stdin { offset, data, eof } => NamedRequest::Stdin {
+            offset,
+            data: data.into_owned(),
+            eof,
+        },
+        NamedMessage::Ack { offsets, done } => NamedRequest::Ack { offsets, done },
+        NamedMessage::Kill => NamedRequest::Kill,
+        NamedMessage::Reconnect { offsets } => NamedRequest::Reconnect { offsets },
     }
 }
 

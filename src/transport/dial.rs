@@ -7,14 +7,17 @@ use actix_http::error::ParseError;
 use awc::{
     BoxedSocket, Client, Connector,
     error::{ConnectError, SendRequestError, WsClientError},
-    http::header::{AUTHORIZATION, COOKIE, HeaderName, HeaderValue},
+    http::header::{AUTHORIZATION, COOKIE, HeaderName, HeaderValue, SEC_WEBSOCKET_PROTOCOL},
 };
 
 use super::{
     Cookies, Endpoint, Target, TokenSource, codec::GuardedCodec, connector::TunedConnector,
     token::authorization,
 };
-use crate::machine::LinkError;
+use crate::{
+    machine::LinkError,
+    protocol::{Version, names::SUBPROTOCOL_V2},
+};
 
 /// Long enough to leave every timeout to [`dial`] itself, which bounds all steps together.
 const FOREVER: Duration = Duration::from_secs(24 * 3600);
@@ -28,6 +31,8 @@ pub(crate) struct DialConfig {
     pub(crate) tokens: Option<Arc<dyn TokenSource>>,
     /// Bound on lookup, TCP, TLS and upgrade together, and as much again for a bearer token.
     pub(crate) connect_timeout: Duration,
+    /// The newest version of the protocol that is offered.
+    pub(crate) max_protocol: Version,
     /// Largest message taken, in bytes.
     pub(crate) max_message_bytes: usize,
     #[cfg(feature = "tls")]
@@ -37,6 +42,14 @@ pub(crate) struct DialConfig {
 /// An open WebSocket, frame by frame.
 pub(crate) type Socket = Framed<BoxedSocket, GuardedCodec>;
 
+/// What a dial leads to.
+pub(crate) struct Dialled {
+    pub(crate) socket: Socket,
+    pub(crate) cookies: Cookies,
+    /// What the server selected.
+    pub(crate) version: Version,
+}
+
 /// Opens a WebSocket. Cookies are sent, and what the server sets is kept.
 ///
 /// Must run on an actix or tokio `LocalSet`: awc's client is not `Send`.
@@ -44,7 +57,7 @@ pub(crate) async fn dial(
     config: DialConfig,
     target: Target,
     mut cookies: Cookies,
-) -> Result<(Socket, Cookies), LinkError> {
+) -> Result<Dialled, LinkError> {
     let endpoint = &config.endpoint;
     let mut request = client(&config)?.ws(endpoint.url(&target));
     if let Some(address) = endpoint.address() {
@@ -61,12 +74,23 @@ pub(crate) async fn dial(
         request = request.header(COOKIE, cookie);
     }
 
+    if config.max_protocol == Version::V2 {
+        request = request.protocols([SUBPROTOCOL_V2]);
+    }
+
     let address = endpoint.authority();
     match tokio::time::timeout(config.connect_timeout, request.connect()).await {
         Ok(Ok((response, framed))) => {
             cookies.update(response.headers());
+            let selected = response.headers().get(SEC_WEBSOCKET_PROTOCOL);
+            let selected = selected.and_then(|name| name.to_str().ok());
             let limit = config.max_message_bytes;
-            Ok((framed.into_map_codec(|_| GuardedCodec::new(limit)), cookies))
+            Ok(Dialled {
+                socket: framed.into_map_codec(|_| GuardedCodec::new(limit)),
+                cookies,
+                // What was not offered cannot be selected.
+                version: Version::selected(selected).min(config.max_protocol),
+            })
         }
         Ok(Err(error)) => Err(classify(error, address)),
         Err(_) => Err(LinkError::ConnectTimeout {

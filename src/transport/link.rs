@@ -28,9 +28,10 @@ const CREDITS: usize = 2;
 /// A batch is handed on when it has this many bytes or frames.
 const BATCH_BYTES: usize = 64 * 1024;
 const BATCH_FRAMES: usize = 256;
-/// Messages that may wait for the socket. What is sent is bounded by who sends it (one exec, one
-/// stdin message, a few actions), so that this is never reached while the peer takes anything.
-const MAX_OUTGOING: usize = 256;
+/// Messages that may wait for the socket. What is sent is bounded by who sends it (for each process one exec, one
+/// stdin message, and acknowledgements of what came; a few actions), so that this is never reached while the
+/// peer takes anything.
+const MAX_OUTGOING: usize = 16_384;
 
 /// How a link behaves.
 #[derive(Clone, Copy, Debug)]

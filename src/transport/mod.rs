@@ -18,7 +18,7 @@ mod token;
 
 pub(crate) use cookies::Cookies;
 pub use credit::Credit;
-pub(crate) use dial::{DialConfig, Socket, dial};
+pub(crate) use dial::{DialConfig, Dialled, dial};
 pub use endpoint::UrlError;
 pub(crate) use endpoint::{Endpoint, Target};
 #[cfg(feature = "google-auth")]

@@ -8,8 +8,30 @@ use super::{
 };
 use crate::{
     machine::{Failure, ProcessId, RequestId, SandboxEnd, SandboxState, later},
-    protocol::ClientMessage,
+    protocol::{ClientMessage, ExecId, ExecOptions, ExecRequest},
 };
+
+/// What v1 cannot carry of these options.
+fn unsupported(options: &ExecOptions) -> Option<&'static str> {
+    let ExecOptions {
+        args,
+        env,
+        cwd,
+        timeout_ms,
+        input_ends,
+        // A matter of v2 alone.
+        window: _,
+    } = options;
+    [
+        (!args.is_empty(), "arguments"),
+        (!env.is_empty(), "environment variables"),
+        (cwd.is_some(), "working directory"),
+        (timeout_ms.is_some(), "timeout of a process"),
+        (*input_ends, "end of input"),
+    ]
+    .into_iter()
+    .find_map(|(used, feature)| used.then_some(feature))
+}
 
 impl Sandbox {
     /// Answers when the sandbox runs.
@@ -24,17 +46,29 @@ impl Sandbox {
         }
     }
 
-    /// Runs code, after the end of a process that is being killed where there is one. Answers when the
-    /// server says that it runs; gives the number of the process.
+    /// Runs code. Answers when the server says that it runs; gives the number of the process, and its name in v2.
+    ///
+    /// In v1, where one runs at a time, it waits for the end of a process that is being killed.
     pub fn exec(
         &mut self,
         request: RequestId,
         language: &str,
         code: &str,
+        options: &ExecOptions,
         now: Instant,
-    ) -> Option<ProcessId> {
+    ) -> Option<(ProcessId, Option<ExecId>)> {
+        if self.can_name() {
+            let run = ExecRequest::new(language, code);
+            let (process, exec) = self.start_named(request, run, options, now);
+            return Some((process, Some(exec)));
+        }
         if let Err(failure) = self.require_running(RUN_CODE) {
             self.settle(request, Err(failure));
+            return None;
+        }
+        if let Some(feature) = unsupported(options) {
+            let what = RUN_CODE;
+            self.settle(request, Err(Failure::Unsupported { what, feature }));
             return None;
         }
         self.next_process += 1;
@@ -50,7 +84,15 @@ impl Sandbox {
             self.settle(request, Err(Failure::ProcessRunning { what: RUN_CODE }));
             return None;
         }
-        Some(process)
+        Some((process, None))
+    }
+
+    /// Refuses to run code for which the server's version lacks this.
+    pub fn refuse_exec(&mut self, request: RequestId, feature: &'static str) {
+        let what = RUN_CODE;
+        let refused = self.require_running(what);
+        let refused = refused.and(Err(Failure::Unsupported { what, feature }));
+        self.settle(request, refused);
     }
 
     /// Asks the server to kill a process.
@@ -59,13 +101,17 @@ impl Sandbox {
             && self.state != SandboxState::Reconnecting
             && self.process() == Some(process)
         {
-            if self.kills_owed.len() >= MAX_KILLS_OWED {
-                self.kills_owed.pop_front();
-            }
-            self.kills_owed.push_back(process);
             self.dying = Some(process);
-            self.send(&ClientMessage::KillProcess);
+            self.send_kill_process(process);
         }
+    }
+
+    pub(super) fn send_kill_process(&mut self, process: ProcessId) {
+        if self.kills_owed.len() >= MAX_KILLS_OWED {
+            self.kills_owed.pop_front();
+        }
+        self.kills_owed.push_back(process);
+        self.send(&ClientMessage::KillProcess);
     }
 
     /// A kill of the process is on its way: the next exec waits for its end.
@@ -86,6 +132,7 @@ impl Sandbox {
     /// Nobody has a handle to the process, and nobody can get one: it is killed, and the sandbox is
     /// free after that.
     pub fn abandon(&mut self, process: ProcessId) {
+        self.abandon_named(process);
         if self
             .queued
             .as_ref()
@@ -112,6 +159,9 @@ impl Sandbox {
 
     /// Nobody waits for this exec any more: it is not sent, or what it starts is killed.
     pub fn cancel_exec(&mut self, request: RequestId) {
+        if let Some(process) = self.named_of(request) {
+            return self.abandon_named(process);
+        }
         if self
             .queued
             .as_ref()
@@ -210,7 +260,7 @@ impl Sandbox {
     pub fn discard(&mut self, now: Instant) {
         match self.state {
             SandboxState::Creating => self.abandoned = true,
-            SandboxState::Running => {
+            SandboxState::Running | SandboxState::Reconnecting => {
                 self.abandoned = true;
                 self.kill_abandoned(now);
             }
@@ -230,6 +280,8 @@ impl Sandbox {
     pub fn detach(&mut self) {
         match self.state {
             SandboxState::Creating if self.link.is_some() => self.abandoned = true,
+            // One that nobody ever had is killed after an outage.
+            SandboxState::Reconnecting if self.abandoned => {}
             // A kill under way is seen through, within its timeout.
             SandboxState::Killing if self.abandoned || !self.kills.is_empty() => {
                 self.abandoned = true
@@ -244,6 +296,7 @@ impl Sandbox {
                 {
                     self.kill_process(process);
                 }
+                self.kill_starting();
                 self.finish(SandboxEnd::Closed);
             }
         }

@@ -28,6 +28,7 @@ impl Sandbox {
                 let reason = self.redact(reason);
                 self.event(SandboxEvent::Reason(reason));
             }
+            Fact::StdinAck { exec, offset } => self.handle_stdin_taken(&exec, offset),
             Fact::Unknown(unknown) => {
                 let event = unknown.event.map(|event| self.redact(event));
                 self.event(SandboxEvent::UnknownEvent { event });
@@ -36,6 +37,9 @@ impl Sandbox {
     }
 
     pub(super) fn handle_output(&mut self, piece: OutputPiece) {
+        if piece.place.is_some() {
+            return self.handle_named_output(piece);
+        }
         match &self.exec {
             Some(Exec {
                 process,
@@ -85,7 +89,12 @@ impl Sandbox {
     }
 
     fn handle_status(&mut self, fact: StatusFact, now: Instant) {
-        let StatusFact { status, reason, .. } = fact;
+        let StatusFact {
+            status,
+            reason,
+            exec,
+            ..
+        } = fact;
         let reason = reason.map(|reason| self.redact(reason));
         let status = match status {
             Status::Unknown(name) => Status::from_wire(&self.redact(name.into())),
@@ -96,6 +105,9 @@ impl Sandbox {
             reason: reason.clone(),
         });
 
+        if let Some(update) = exec {
+            return self.handle_named_status(status, reason, *update);
+        }
         match status {
             Status::SandboxRunning => self.handle_running(now),
             Status::SandboxInUse if self.state == SandboxState::Reconnecting => {
@@ -129,6 +141,7 @@ impl Sandbox {
                         process,
                         ProcessFact::KillRefused(failure),
                     ));
+                    self.give_up_abandoned(process);
                     self.look_after_queued();
                 }
             }
@@ -160,6 +173,10 @@ impl Sandbox {
             Status::SandboxCheckpointed => {
                 let end = self.checkpointed();
                 self.finish(end);
+            }
+            // The server begins with this one: of those before it nothing comes any more.
+            Status::FilesystemSnapshotCreating if self.snapshot.is_some() => {
+                self.snapshots_late = 0;
             }
             Status::FilesystemSnapshotCreated | Status::FilesystemSnapshotError
                 if self.snapshots_late > 0 =>
@@ -218,6 +235,7 @@ impl Sandbox {
                 }
                 _ => self.finish(SandboxEnd::Deleted),
             },
+            Status::SandboxDeleting => self.deleting = true,
             Status::SandboxLockReleaseRequested => {
                 // Another client takes the sandbox: it must not be taken back.
                 self.handing_off = true;
@@ -243,7 +261,7 @@ impl Sandbox {
         let reconnected = match self.state {
             SandboxState::Creating | SandboxState::Attaching => false,
             SandboxState::Reconnecting => true,
-            _ => return,
+            _ => return self.handle_nothing_to_resume(),
         };
         self.ready_due = None;
         self.set_state(SandboxState::Running);
@@ -254,6 +272,7 @@ impl Sandbox {
         if reconnected {
             self.event(SandboxEvent::Reconnected);
             self.resume_process();
+            self.resume_named();
         }
         if self.abandoned {
             self.kill_abandoned(now);
@@ -262,9 +281,29 @@ impl Sandbox {
         }
     }
 
+    /// `SANDBOX_RUNNING` on a link that runs: so a v2 server answers a `reconnect` of v1 where it has no exec.
+    fn handle_nothing_to_resume(&mut self) {
+        if std::mem::take(&mut self.resuming)
+            && let Some(Exec { process, .. }) = self.exec.take()
+        {
+            let reason = "the server that the new link leads to does not have it".to_owned();
+            let lost = SandboxEnd::ProcessLost {
+                reason: Some(reason),
+            };
+            self.actions.push_back(SandboxAction::Tell(
+                process,
+                ProcessFact::SandboxEnded(lost),
+            ));
+        }
+    }
+
     /// After a new attach the server sends the output of the exec only when asked. It must not be
     /// asked when there is none.
     fn resume_process(&mut self) {
+        self.resuming = self.exec.is_some();
+        if let Some(process) = self.lost_start.take() {
+            self.send_kill_process(process);
+        }
         match &self.exec {
             Some(Exec {
                 process,
@@ -292,6 +331,7 @@ impl Sandbox {
     }
 
     fn handle_execution_running(&mut self) {
+        self.resuming = false;
         let Some(exec) = &mut self.exec else { return };
         let process = exec.process;
         match exec.phase {
@@ -334,7 +374,12 @@ impl Sandbox {
         let current = self
             .exec
             .as_ref()
-            .filter(|exec| !matches!(exec.phase, ExecPhase::Starting { .. }))
+            .filter(|exec| {
+                !matches!(
+                    exec.phase,
+                    ExecPhase::Starting { .. } | ExecPhase::Abandoned { running: false }
+                )
+            })
             .map(|exec| exec.process);
         if let Some(process) = current
             && owed.is_none_or(|owed| owed == process)

@@ -10,16 +10,17 @@ use crate::{
         Effect, Epoch, Failure, LinkError, ProcessFact, SandboxEnd, SandboxEvent, SandboxState,
         later,
     },
-    protocol::{ClientMessage, Pairing, ParseError, ServerMessage},
+    protocol::{ClientMessage, Pairing, ParseError, ServerMessage, Version},
 };
 
 impl Sandbox {
-    /// A link is open.
-    pub fn handle_opened(&mut self, epoch: Epoch, now: Instant) {
+    /// A link is open, and speaks this version.
+    pub fn handle_opened(&mut self, epoch: Epoch, version: Version, now: Instant) {
         if matches!(self.state, SandboxState::Ended(_)) {
             return;
         }
         self.link = Some(epoch);
+        self.version = version;
         self.ready_due = Some(later(now, self.timeouts.ready));
         if let (SandboxState::Creating, Mode::Create(configuration)) = (&self.state, &self.mode) {
             self.actions
@@ -32,7 +33,7 @@ impl Sandbox {
         if self.link != Some(epoch) || matches!(self.state, SandboxState::Ended(_)) {
             return;
         }
-        match ServerMessage::parse(frame) {
+        match ServerMessage::parse_as(frame, self.version) {
             // By far the most frequent, and never held back.
             Ok(ServerMessage::Output(piece)) => self.handle_output(piece),
             Ok(message) => {
@@ -80,6 +81,7 @@ impl Sandbox {
                 self.actions
                     .push_back(SandboxAction::Tell(exec.process, ProcessFact::LinkDown));
             }
+            self.named_link_down();
             self.fail_unanswered();
         }
         self.event(SandboxEvent::Reconnecting {
@@ -141,10 +143,16 @@ impl Sandbox {
         };
         if let Some(Exec {
             process,
-            phase: ExecPhase::Starting { request, .. },
-        }) = self.exec
+            phase: phase @ (ExecPhase::Starting { .. } | ExecPhase::Abandoned { running: false }),
+        }) = &self.exec
         {
-            self.settle(request, Err(lost("confirm the start of the process")));
+            let process = *process;
+            if let ExecPhase::Starting { request, .. } = *phase {
+                self.settle(request, Err(lost("confirm the start of the process")));
+            }
+            // Whether the server ever heard of it is not known, so it must not be asked to go on
+            // with its output. But nobody has a handle to it.
+            self.lost_start = Some(process);
             self.actions.push_back(SandboxAction::Tell(
                 process,
                 ProcessFact::SandboxEnded(SandboxEnd::Closed),
@@ -156,6 +164,7 @@ impl Sandbox {
             effect: Effect::NotApplied,
         });
         if let Some(Pending { request, .. }) = self.snapshot.take() {
+            self.snapshots_late += 1;
             self.settle(request, Err(lost("confirm the filesystem snapshot")));
         }
     }

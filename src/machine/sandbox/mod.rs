@@ -6,6 +6,7 @@
 //! | `commands.rs` | what the user asks |
 //! | `link.rs` | what the connection says |
 //! | `facts.rs` | what the server says |
+//! | `named.rs` | named execs, of protocol v2 |
 //! | `queue.rs` | the exec that waits for a kill |
 //! | `time.rs` | what is due |
 //! | `ending.rs` | the end |
@@ -14,6 +15,7 @@ mod commands;
 mod ending;
 mod facts;
 mod link;
+mod named;
 mod queue;
 #[cfg(test)]
 mod tests;
@@ -30,6 +32,7 @@ use super::{
 };
 use crate::protocol::{
     ClientMessage, OutputPiece, Pairing, SandboxConfig as Configuration, SandboxId, SandboxToken,
+    Version,
 };
 
 /// Most kills whose answers are remembered as due.
@@ -78,6 +81,8 @@ pub struct SandboxConfig {
     pub mode: Mode,
     /// How long the server may take.
     pub timeouts: Timeouts,
+    /// The beginning of the ids of this client's execs: no other client of the sandbox has the same.
+    pub exec_prefix: String,
 }
 
 /// The answer to a granted request.
@@ -153,10 +158,19 @@ pub struct Sandbox {
     ready_due: Option<Instant>,
     ready: Vec<RequestId>,
 
+    /// What the link speaks; while there is none, what the last one spoke.
+    version: Version,
+    exec_prefix: String,
+    named: named::NamedExecs,
+    /// The exec without a name, of v1.
     exec: Option<Exec>,
+    /// It was asked for on this link, and the server has not answered.
+    resuming: bool,
     queued: Option<queue::Queued>,
     /// The process that a kill was sent for, until the server refuses it.
     dying: Option<ProcessId>,
+    /// An exec whose answer was lost with its link: what it may have started is killed after the outage.
+    lost_start: Option<ProcessId>,
     next_process: u64,
     /// Whose kill the next `FORCE_KILLED` answers.
     kills_owed: VecDeque<ProcessId>,
@@ -174,10 +188,13 @@ pub struct Sandbox {
 
     checkpoint: Option<Pending>,
     snapshot: Option<Pending>,
-    /// Snapshots that timed out; their answers may still come, before that of the next.
+    /// Snapshots that timed out, or whose link was lost; their answers may still come, before the
+    /// server begins with the next.
     snapshots_late: u32,
     /// The server was asked by another client to give the sandbox away.
     handing_off: bool,
+    /// The server began to delete the sandbox.
+    deleting: bool,
     /// Nobody is left to use the sandbox once it is created: kill it then.
     abandoned: bool,
 
@@ -201,9 +218,14 @@ impl Sandbox {
             reason_due: None,
             ready_due: None,
             ready: Vec::new(),
+            version: Version::V1,
+            exec_prefix: config.exec_prefix,
+            named: named::NamedExecs::default(),
             exec: None,
+            resuming: false,
             queued: None,
             dying: None,
+            lost_start: None,
             next_process: 0,
             kills_owed: VecDeque::new(),
             kill_wanted: false,
@@ -216,6 +238,7 @@ impl Sandbox {
             snapshot: None,
             snapshots_late: 0,
             handing_off: false,
+            deleting: false,
             abandoned: false,
             actions: VecDeque::new(),
         }
@@ -231,7 +254,12 @@ impl Sandbox {
         self.identity.as_ref()
     }
 
-    /// The process that occupies the sandbox.
+    /// What the link speaks; while there is none, what the last one spoke.
+    pub fn version(&self) -> Version {
+        self.version
+    }
+
+    /// The process that occupies the sandbox, in v1.
     pub fn process(&self) -> Option<ProcessId> {
         self.exec.as_ref().map(|exec| exec.process)
     }

@@ -21,7 +21,7 @@ use bytes::Bytes;
 pub(super) use crate::machine::Effect;
 
 use super::*;
-use crate::protocol::Status;
+use crate::protocol::{ExecOptions, Status};
 
 type Answer = Result<SandboxReply, Failure>;
 
@@ -68,6 +68,7 @@ impl Fixture {
             sandbox: Sandbox::new(SandboxConfig {
                 mode,
                 timeouts: Timeouts::default(),
+                exec_prefix: "test".into(),
             }),
             now: Instant::now(),
             epoch: 0,
@@ -139,7 +140,7 @@ impl Fixture {
     pub(super) fn exec(&mut self) -> RequestId {
         let now = self.now;
         self.ask(|sandbox, request| {
-            sandbox.exec(request, "bash", "true", now);
+            sandbox.exec(request, "bash", "true", &ExecOptions::default(), now);
         })
     }
     pub(super) fn kill(&mut self) -> RequestId {
@@ -164,7 +165,8 @@ impl Fixture {
     /// The next link is open.
     pub(super) fn link(&mut self) {
         self.epoch += 1;
-        self.sandbox.handle_opened(Epoch(self.epoch), self.now);
+        self.sandbox
+            .handle_opened(Epoch(self.epoch), Version::V1, self.now);
         self.collect();
     }
     pub(super) fn frame(&mut self, text: &str) {

@@ -7,7 +7,10 @@ use std::{
     ffi::{OsStr, OsString},
     fs,
     io::{self, Read, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
+    os::unix::{
+        fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
+        process::ExitStatusExt,
+    },
     path::{Path, PathBuf},
     process::Stdio,
     sync::{
@@ -27,12 +30,12 @@ use tokio::{
 };
 
 use super::{
-    Backend, BackendSandbox, Language, Process, Started,
+    Backend, BackendSandbox, Exit, Job, Language, Process, Started,
     remove::remove_tree,
     sweep::{EXEC_MARKER, SANDBOX_MARKER, SERVER_MARKER, Sweeper, Target},
 };
 use crate::{
-    protocol::SandboxId,
+    protocol::{SandboxId, excerpt},
     server::{
         store::{
             archive::{Packer, Unpacker},
@@ -147,19 +150,21 @@ struct HostSandbox {
 }
 
 impl BackendSandbox for HostSandbox {
-    fn start(&self, language: Language, code: String) -> BoxFuture<'_, Result<Started, String>> {
+    fn start(&self, job: Job) -> BoxFuture<'_, Result<Started, String>> {
         Box::pin(async move {
-            let interpreter = self.interpreter(language).await?;
+            let interpreter = self.interpreter(job.language).await?;
             let number = self.execs.fetch_add(1, Ordering::Relaxed) + 1;
-            let file = self.code.join(match language {
+            let file = self.code.join(match job.language {
                 Language::Python => format!("main-{number}.py"),
                 Language::Bash => format!("main-{number}.sh"),
             });
             let code_file = CodeFile(file);
-            self.store(&code_file, code)
+            self.store(&code_file, &job.code)
                 .await
                 .map_err(|error| format!("Failed to store the code: {error}"))?;
-            self.spawn(&interpreter, code_file, number)
+            let cwd = self.working_directory(job.cwd.as_deref()).await?;
+            let command = self.command(&interpreter, &code_file, &job, &cwd)?;
+            self.spawn(command, code_file, number)
                 .map_err(|error| format!("Failed to start {}: {error}", interpreter.display()))
         })
     }
@@ -248,8 +253,8 @@ impl HostSandbox {
 
     /// Writes the code to a file that no other user can read. Makes the directories of the sandbox;
     /// the code of an exec before may have removed them.
-    async fn store(&self, file: &CodeFile, code: String) -> io::Result<()> {
-        let file = file.0.clone();
+    async fn store(&self, file: &CodeFile, code: &str) -> io::Result<()> {
+        let (file, code) = (file.0.clone(), code.to_owned());
         let directories = [&self.home, &self.temporary, &self.code].map(Clone::clone);
         let write = move || {
             directories
@@ -265,20 +270,66 @@ impl HostSandbox {
         blocking(write).await
     }
 
-    fn spawn(&self, interpreter: &Path, code: CodeFile, number: u64) -> io::Result<Started> {
-        let exec = format!("{}.{number}", self.id);
-        let mut child = Command::new(interpreter)
+    /// Where the code is to run, or the reason why it cannot.
+    async fn working_directory(&self, cwd: Option<&str>) -> Result<PathBuf, String> {
+        let Some(cwd) = cwd else {
+            return Ok(self.home.clone());
+        };
+        let directory = self.home.join(cwd);
+        let looked_at = directory.clone();
+        let is_there = blocking(move || Ok(fs::metadata(looked_at)?.is_dir())).await;
+        match is_there {
+            Ok(true) => Ok(directory),
+            _ => Err(format!(
+                "The working directory '{}' is not there, or is no directory.",
+                excerpt(cwd.as_bytes())
+            )),
+        }
+    }
+
+    /// How to run a job, or the reason why it cannot be run.
+    fn command(
+        &self,
+        interpreter: &Path,
+        code: &CodeFile,
+        job: &Job,
+        cwd: &Path,
+    ) -> Result<Command, String> {
+        let is_name = |name: &str| !name.is_empty() && !name.contains(['=', '\0']);
+        if let Some((name, _)) = job.env.iter().find(|(name, _)| !is_name(name)) {
+            return Err(format!(
+                "'{}' is no name for an environment variable.",
+                excerpt(name.as_bytes())
+            ));
+        }
+        let values = job.env.iter().map(|(_, value)| value).chain(&job.args);
+        if values.chain(&job.cwd).any(|text| text.contains('\0')) {
+            return Err(
+                "An argument, a value of an environment variable or the working directory holds a NUL byte."
+                    .to_owned(),
+            );
+        }
+        let mut command = Command::new(interpreter);
+        command
             .arg(&code.0)
+            .args(&job.args)
             .env_clear()
             .env("PATH", &self.shared.path)
             .env("LANG", "C.UTF-8")
             .env("HOME", &self.home)
             .env("TMPDIR", &self.temporary)
             .env("PYTHONUNBUFFERED", "1")
+            .envs(job.env.iter().map(|(name, value)| (name, value)))
+            .current_dir(cwd);
+        Ok(command)
+    }
+
+    fn spawn(&self, mut command: Command, code: CodeFile, number: u64) -> io::Result<Started> {
+        let exec = format!("{}.{number}", self.id);
+        let mut child = command
             .env(SERVER_MARKER, &self.shared.server)
             .env(SANDBOX_MARKER, self.id.as_str())
             .env(EXEC_MARKER, &exec)
-            .current_dir(&self.home)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -324,15 +375,18 @@ struct HostProcess {
 }
 
 impl Process for HostProcess {
-    fn wait(&mut self) -> BoxFuture<'_, io::Result<()>> {
+    fn wait(&mut self) -> BoxFuture<'_, io::Result<Exit>> {
         Box::pin(async move {
-            self.child.wait().await?;
+            let status = self.child.wait().await?;
             if let Some(group) = self.group.take() {
                 self.shared
                     .watchdog
                     .group_ended(group.as_raw().cast_unsigned());
             }
-            Ok(())
+            Ok(Exit {
+                code: status.code(),
+                signal: status.signal(),
+            })
         })
     }
 
@@ -358,7 +412,8 @@ impl Process for HostProcess {
                 let _ = killpg(group, Signal::SIGKILL);
             }
             swept?;
-            self.wait().await.map_err(|error| error.to_string())
+            let waited = self.wait().await;
+            waited.map(drop).map_err(|error| error.to_string())
         })
     }
 }

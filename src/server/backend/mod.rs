@@ -45,10 +45,42 @@ pub(super) trait Backend: Send + Sync + 'static {
     fn shutdown(&self) -> BoxFuture<'_, ()>;
 }
 
+/// Code to run, and how.
+#[derive(Debug)]
+pub(super) struct Job {
+    pub(super) language: Language,
+    pub(super) code: String,
+    pub(super) args: Vec<String>,
+    /// Additions to the environment.
+    pub(super) env: Vec<(String, String)>,
+    /// The working directory, from the usual one.
+    pub(super) cwd: Option<String>,
+}
+
+impl Job {
+    /// Code, run as usual.
+    pub(super) fn new(language: Language, code: String) -> Self {
+        Self {
+            language,
+            code,
+            args: Vec::new(),
+            env: Vec::new(),
+            cwd: None,
+        }
+    }
+}
+
+/// How a main process ended, as far as that is known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Exit {
+    pub(super) code: Option<i32>,
+    pub(super) signal: Option<i32>,
+}
+
 /// One sandbox.
 pub(super) trait BackendSandbox: Send + Sync + 'static {
     /// Starts code. The error is the reason for the client.
-    fn start(&self, language: Language, code: String) -> BoxFuture<'_, Result<Started, String>>;
+    fn start(&self, job: Job) -> BoxFuture<'_, Result<Started, String>>;
 
     /// Ends every process of the sandbox. The error is the reason for the client.
     fn end_processes(&self) -> BoxFuture<'_, Result<(), String>>;
@@ -74,7 +106,7 @@ pub(super) struct Started {
 /// The processes of one exec.
 pub(super) trait Process: Send {
     /// Resolves when the main process ended. May be called again, and may be dropped.
-    fn wait(&mut self) -> BoxFuture<'_, io::Result<()>>;
+    fn wait(&mut self) -> BoxFuture<'_, io::Result<Exit>>;
 
     /// Ends the main process and all its children; resolves when none is left. The error is the
     /// reason for the client.

@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use super::{End, Request, Sandbox};
 use crate::{
-    protocol::{ServerMessage, Status},
+    protocol::{ServerMessage, Status, Version},
     server::{
-        backend::Language,
+        backend::{Job, Language},
         execution::Execution,
-        link::ExecItem,
+        link::{ExecItem, Link},
         stdin::{StdinQueue, StdinRefused},
     },
 };
@@ -21,7 +21,7 @@ impl Sandbox {
             Request::Stdin(data) => self.stdin(data),
             Request::KillProcess => match &self.state.exec {
                 Some(exec) => {
-                    exec.kill();
+                    exec.control.kill();
                     self.state.kills += 1;
                 }
                 None => self.status(Status::ExecutionForceKilled),
@@ -30,6 +30,7 @@ impl Sandbox {
             Request::SnapshotFilesystem(name) => self.snapshot(name.as_deref()),
             Request::Checkpoint => return self.checkpoint(),
             Request::Reconnect => self.reconnect(),
+            Request::Named(exec, request) => self.answer_named(exec, request),
         }
         None
     }
@@ -48,12 +49,8 @@ impl Sandbox {
 
         let name = language.as_deref().unwrap_or("None");
         let Some(language) = Language::from_name(name) else {
-            let reason = format!(
-                "Unsupported language: '{}'. Supported languages are: {}",
-                shortened(name),
-                Language::NAMES
-            );
-            self.refuse(Status::ExecutionUnsupportedLanguageError, reason);
+            let (status, reason) = unsupported(name);
+            self.refuse(status, reason);
             return self.status(Status::ExecutionDone);
         };
         let Some(code) = code else {
@@ -71,8 +68,7 @@ impl Sandbox {
         self.state.announced = false;
         self.state.exec = Some(Execution::start(
             self.backend.clone(),
-            language,
-            code,
+            Job::new(language, code),
             self.options.max_run_time,
             stdin,
         ));
@@ -86,7 +82,11 @@ impl Sandbox {
                 "Invalid stdin message format. 'data' field is required.".to_owned(),
             );
         };
-        let alive = self.state.exec.as_ref().filter(|exec| exec.is_alive());
+        let alive = self
+            .state
+            .exec
+            .as_ref()
+            .filter(|exec| exec.control.is_alive());
         match alive.map(|exec| exec.stdin.push(data)) {
             Some(Ok(())) => {}
             Some(Err(refused @ (StdinRefused::Full { .. } | StdinRefused::Closed))) => {
@@ -102,7 +102,7 @@ impl Sandbox {
     /// Whether the sandbox may be checkpointed now; says so when it is to end by that.
     fn checkpoint(&mut self) -> Option<End> {
         self.status(Status::SandboxCheckpointing);
-        if self.state.exec.is_some() {
+        if self.state.exec.is_some() || self.state.named.is_alive() {
             self.refuse(
                 Status::ExecutionInProgressError,
                 "Cannot checkpoint while an execution is in progress.".to_owned(),
@@ -125,6 +125,10 @@ impl Sandbox {
     }
 
     fn reconnect(&mut self) {
+        let is_v2 = |link: &Arc<Link>| link.version() == Version::V2;
+        if !self.state.ever_ran && self.state.link.as_ref().is_some_and(is_v2) {
+            return self.status(Status::SandboxRunning);
+        }
         if !self.state.ever_ran {
             let reason = "There is no execution to reconnect to.".to_owned();
             return self.fail(Status::SandboxError, reason);
@@ -145,6 +149,16 @@ impl Sandbox {
             )));
         }
     }
+}
+
+/// The refusal of a language.
+pub(super) fn unsupported(name: &str) -> (Status, String) {
+    let reason = format!(
+        "Unsupported language: '{}'. Supported languages are: {}",
+        shortened(name),
+        Language::NAMES
+    );
+    (Status::ExecutionUnsupportedLanguageError, reason)
 }
 
 /// A name as an error message quotes it: not without end.

@@ -4,7 +4,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::oneshot;
 
-use crate::server::{link::Link, stdin::StdinQueue};
+use super::NamedRequest;
+use crate::{
+    protocol::ExecId,
+    server::{link::Link, stdin::StdinQueue},
+};
 
 /// Commands on their way to a sandbox.
 pub(in crate::server) const COMMANDS_IN_FLIGHT: usize = 16;
@@ -50,6 +54,8 @@ pub(in crate::server) enum Request {
     SnapshotFilesystem(Option<String>),
     Checkpoint,
     Reconnect,
+    /// Something about a named exec.
+    Named(ExecId, NamedRequest),
 }
 
 /// Where a session finds the input queue of its sandbox's current exec.

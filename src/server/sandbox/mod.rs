@@ -5,6 +5,7 @@
 
 mod answers;
 mod command;
+mod named;
 mod state;
 mod storing;
 
@@ -17,13 +18,14 @@ use tokio::{
 
 pub(super) use self::{
     command::{Attached, COMMANDS_IN_FLIGHT, Command, Request, StdinSlot},
+    named::NamedRequest,
     state::State,
     storing::reason,
 };
 use super::{
     backend::BackendSandbox,
     config::Options,
-    execution::{Ending, ExecEvent, Execution},
+    execution::{Ending, ExecEvent},
     handoff::Lease,
     link::{ExecItem, Link},
     manager::Registration,
@@ -119,6 +121,7 @@ impl Sandbox {
                 if let Some(exec) = self.state.exec.take() {
                     exec.abandon().await;
                 }
+                self.state.named.end("The server was stopped.").await;
                 self.store().await
             }
             End::Idle | End::ServerStops | End::Killed | End::Lost => Ok(()),
@@ -127,7 +130,11 @@ impl Sandbox {
 
     async fn live(&mut self) -> End {
         loop {
-            let alive = self.state.exec.as_ref().is_some_and(Execution::is_alive);
+            let alive = self
+                .state
+                .exec
+                .as_ref()
+                .is_some_and(|exec| exec.control.is_alive());
             let mut most = self.options.output_buffer_bytes;
             if self.state.kills > 0 && !alive {
                 // What is left of it is in its pipes, and behind that is the answer to the kill.
@@ -143,9 +150,9 @@ impl Sandbox {
             let idle_at = state.idle_since + self.idle_timeout;
             let link = state.link.clone();
             let snapshot = state.snapshot.as_mut();
-            let is_idle = !alive && snapshot.is_none();
+            let is_idle = !alive && !state.named.is_alive() && snapshot.is_none();
             let (mut events, mut gone) = match &mut state.exec {
-                Some(exec) => (Some(&mut exec.events), Some(&mut exec.gone)),
+                Some(exec) => (Some(&mut exec.events), Some(&mut exec.control.gone)),
                 None => (None, None),
             };
             tokio::select! {
@@ -186,6 +193,7 @@ impl Sandbox {
                         None => std::future::pending().await,
                     }
                 } => self.on_snapshot(result),
+                event = state.named.event() => self.on_named(event),
                 () = sleep_until(idle_at), if is_idle => return End::Idle,
             }
         }
@@ -258,7 +266,7 @@ impl Sandbox {
                 self.exec_ended(None);
             }
             Some(ExecEvent::Ended(ending)) => {
-                if ending == Ending::TimedOut {
+                if let Ending::TimedOut(_) = ending {
                     self.tell(message(Status::ExecutionError));
                     self.tell(reason(format!(
                         "The execution was killed: it ran longer than the {} seconds that this server allows.",
@@ -308,6 +316,7 @@ impl Sandbox {
         kept.append(&mut self.state.held);
         self.state.held_bytes = kept.iter().map(ExecItem::cost).sum();
         self.state.held = kept;
+        self.state.named.detach();
         self.state.resumed = false;
         self.state.kills = 0;
         // Time to come back.
@@ -329,12 +338,14 @@ impl Sandbox {
         };
         if end == End::Lost {
             // Whatever is left here is not the sandbox any more.
-            status(Status::SandboxLockRenewalError);
             if let Some(link) = &link {
                 let id = &self.id;
-                link.push(ServerMessage::error(format!(
-                    "This server has lost the lock of sandbox {id}: another one may have it."
-                )));
+                link.refuse(
+                    Status::SandboxLockRenewalError,
+                    format!(
+                        "This server has lost the lock of sandbox {id}: another one may have it."
+                    ),
+                );
             }
             self.lease = None;
         }
@@ -363,6 +374,7 @@ impl Sandbox {
         if let Some(exec) = self.state.exec.take() {
             exec.abandon().await;
         }
+        self.state.named.end("The sandbox was deleted.").await;
         if let Some(snapshot) = self.state.snapshot.take() {
             snapshot.abandon().await;
         }
@@ -382,15 +394,13 @@ impl Sandbox {
             return;
         };
         if let Err(why) = deleted {
-            link.push(ServerMessage::status(match end {
+            let status = match end {
                 End::Killed => Status::SandboxKillError,
                 End::Checkpointed | End::HandedOver => Status::SandboxCheckpointError,
                 End::Idle | End::ServerStops | End::Lost => Status::SandboxError,
-            }));
+            };
             let id = &self.id;
-            link.push(ServerMessage::error(format!(
-                "Failed to delete sandbox {id}: {why}."
-            )));
+            link.refuse(status, format!("Failed to delete sandbox {id}: {why}."));
             return link.close(CLOSE_ERROR);
         }
         status(Status::SandboxDeleted);
@@ -435,8 +445,9 @@ impl Sandbox {
     }
 
     fn refuse(&self, status: Status, reason: String) {
-        self.status(status);
-        self.say(ServerMessage::error(reason));
+        if let Some(link) = &self.state.link {
+            link.refuse(status, reason);
+        }
     }
 
     /// An error that ends the session, not the sandbox.

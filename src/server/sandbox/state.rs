@@ -4,9 +4,10 @@ use std::{collections::VecDeque, sync::Arc};
 
 use tokio::time::Instant;
 
-use super::storing::Snapshot;
+use super::{named::NamedExecs, storing::Snapshot};
 use crate::{
-    protocol::{ServerMessage, Status, names::CLOSE_ERROR},
+    machine::StoredExec,
+    protocol::{Status, names::CLOSE_ERROR},
     server::{
         execution::Execution,
         link::{ExecItem, Link},
@@ -23,6 +24,8 @@ pub(in crate::server) struct State {
     pub(super) held: VecDeque<ExecItem>,
     pub(super) held_bytes: usize,
     pub(super) exec: Option<Execution>,
+    /// The execs that have a name.
+    pub(super) named: NamedExecs,
     /// The current exec was announced as running.
     pub(super) announced: bool,
     /// An exec was asked for at some time.
@@ -47,6 +50,7 @@ impl State {
             held: VecDeque::new(),
             held_bytes: 0,
             exec: None,
+            named: NamedExecs::new(),
             announced: false,
             ever_ran: false,
             kills: 0,
@@ -58,8 +62,9 @@ impl State {
     }
 
     /// The state of a sandbox that was just restored, and that nobody is attached to yet.
-    pub(in crate::server) fn restored(from: Stamp) -> Self {
+    pub(in crate::server) fn restored(from: Stamp, execs: Vec<StoredExec>) -> Self {
         let mut state = Self::unattached();
+        state.named = NamedExecs::restored(execs);
         state.restored_from = Some(from);
         state
     }
@@ -77,8 +82,10 @@ impl Drop for State {
     /// end of the runtime. The client does not wait for ever.
     fn drop(&mut self) {
         if let Some(link) = self.link.take() {
-            link.push(ServerMessage::status(Status::SandboxError));
-            link.push(ServerMessage::error("The server lost the sandbox."));
+            link.refuse(
+                Status::SandboxError,
+                "The server lost the sandbox.".to_owned(),
+            );
             link.close(CLOSE_ERROR);
         }
     }

@@ -127,10 +127,11 @@ impl Sandbox {
             token: self.token.clone(),
             config: self.config.clone(),
         };
+        let execs = self.state.named.stored();
         let fence = self.fence();
         let saved = self
             .store
-            .save_checkpoint(&self.id, &record, &*self.backend, fence)
+            .save_checkpoint(&self.id, &record, &execs, &*self.backend, fence)
             .await;
         saved.map_err(|error| reason(&error))
     }
@@ -147,6 +148,10 @@ impl Sandbox {
             self.status(Status::ExecutionForceKilled);
             self.status(Status::ExecutionDone);
         }
+        self.state
+            .named
+            .end("The sandbox was handed over to another server.")
+            .await;
         self.store().await
     }
 

@@ -163,7 +163,11 @@ impl World {
         let mut world = Self {
             now: Instant::now(),
             connection,
-            sandbox: Sandbox::new(SandboxConfig { mode, timeouts }),
+            sandbox: Sandbox::new(SandboxConfig {
+                mode,
+                timeouts,
+                exec_prefix: "test".into(),
+            }),
             processes: BTreeMap::new(),
             to_sandbox: VecDeque::new(),
             to_connection: VecDeque::new(),
@@ -287,7 +291,10 @@ impl World {
             }
             Step::Exec => {
                 let request = self.request("exec");
-                if let Some(process) = self.sandbox.exec(request, "bash", "true", now) {
+                let options = ExecOptions::default();
+                if let Some((process, _)) =
+                    self.sandbox.exec(request, "bash", "true", &options, now)
+                {
                     let watched = Watched {
                         machine: Process::new(ProcessConfig {
                             stdin_budget: 32,
@@ -493,6 +500,10 @@ impl World {
                 assert_eq!(watched.ended, 1, "{process} ended twice");
                 self.sandbox.process_ended(process);
             }
+            ProcessAction::OutputEnded(_) | ProcessAction::Settled => {
+                assert_eq!(watched.ended, 1, "{process} settled before its end");
+            }
+            ProcessAction::Send(text) => panic!("v1 has no {text}"),
         }
     }
 
@@ -527,7 +538,7 @@ impl World {
                     }
                     Mail::Action(ConnectionAction::Opened(epoch)) => {
                         self.known_link = Some(epoch);
-                        self.sandbox.handle_opened(epoch, now);
+                        self.sandbox.handle_opened(epoch, Version::V1, now);
                     }
                     Mail::Action(ConnectionAction::Reconnecting {
                         attempt,

@@ -1,0 +1,290 @@
+//! [`Named`]: what a named exec (protocol v2) has beyond one of v1: where its output and its input stand.
+
+use bytes::{Buf, BytesMut};
+
+use super::STDIN_MESSAGE;
+use crate::protocol::{
+    ClientMessage, ExecId, NamedMessage, StdStream, limits::STDIN_WINDOW, utf8_boundary,
+};
+
+/// How far past the window a server may go: its last piece may end a code point, and what it kept of an exec
+/// that was killed may be more. More than that is not kept here.
+const WINDOW_SLACK: u64 = 256 * 1024;
+
+/// What becomes of a piece of output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Admission {
+    /// Bytes that never came before these.
+    pub gap: u64,
+    /// Bytes at the beginning of the piece that came before.
+    pub skip: usize,
+}
+
+/// Input that the process has not taken.
+#[derive(Debug, Default)]
+struct Input {
+    /// From `taken` on.
+    data: BytesMut,
+    /// Taken by the pipe of the process.
+    taken: u64,
+    /// Sent on this link, or taken by the server before.
+    sent: u64,
+    /// A message with some of it waits for the link.
+    sending: bool,
+    /// Nothing comes after these.
+    eof: bool,
+    eof_sent: bool,
+}
+
+/// What is known of the end of the output.
+#[derive(Debug)]
+enum End {
+    /// Nothing: the process runs.
+    Unknown,
+    /// So many bytes there are of each stream.
+    At([u64; 2]),
+    /// There is no more than what came, and there may have been.
+    Lost,
+}
+
+/// A named exec.
+#[derive(Debug)]
+pub(super) struct Named {
+    exec: ExecId,
+    window: u64,
+    /// The server has announced it on this link.
+    pub(super) ready: bool,
+    received: [u64; 2],
+    /// Taken by the consumer.
+    taken: [u64; 2],
+    acked: [u64; 2],
+    /// The last acknowledgement may have been lost with its link.
+    ack_again: bool,
+    end: End,
+    /// Another client started it, and this one has not heard of it yet.
+    adopted: bool,
+    /// The acknowledgement of the end was sent.
+    settled: bool,
+    input: Input,
+}
+
+impl Named {
+    /// An exec of which everything before these offsets was received before.
+    pub(super) fn new(exec: ExecId, window: u64, received: [u64; 2]) -> Self {
+        Self {
+            exec,
+            window,
+            ready: false,
+            received,
+            taken: received,
+            acked: received,
+            ack_again: false,
+            end: End::Unknown,
+            adopted: false,
+            settled: false,
+            input: Input::default(),
+        }
+    }
+
+    /// An exec that another client started.
+    pub(super) fn adopted(exec: ExecId, window: u64, received: [u64; 2]) -> Self {
+        Self {
+            adopted: true,
+            ..Self::new(exec, window, received)
+        }
+    }
+
+    pub(super) fn encode(&self, message: NamedMessage<'_>) -> String {
+        ClientMessage::Named(self.exec.clone(), message).encode()
+    }
+
+    pub(super) fn reconnect(&self) -> String {
+        self.encode(NamedMessage::Reconnect {
+            offsets: self.received,
+        })
+    }
+
+    /// The server has announced it, with what it has taken of the input, and its window.
+    pub(super) fn announced(&mut self, stdin: u64, window: Option<u64>) {
+        self.ready = true;
+        self.ack_again = total(self.taken) > 0;
+        // No more than was asked for: that much is kept here.
+        self.window = window.unwrap_or(self.window).min(self.window);
+        if std::mem::take(&mut self.adopted) {
+            // What is written here comes behind what another client wrote.
+            self.input.taken = stdin;
+        }
+        let most = self
+            .input
+            .taken
+            .saturating_add(self.input.data.len() as u64);
+        self.input.sent = stdin.clamp(self.input.taken, most);
+        self.input.sending = false;
+        self.input.eof_sent = false;
+    }
+
+    /// A piece of output came. What the window does not allow is left out, as if it had been lost.
+    pub(super) fn admit(&mut self, stream: StdStream, offset: u64, length: usize) -> Admission {
+        let unacknowledged = total(self.received).saturating_sub(total(self.acked));
+        let received = self.received[stream as usize];
+        let skip = received.saturating_sub(offset);
+        // Not more than the length, which is a `usize`.
+        let skip = usize::try_from(skip).unwrap_or(length).min(length);
+        let new = (length - skip) as u64;
+        if unacknowledged.saturating_add(new) > self.window.saturating_add(WINDOW_SLACK) {
+            return Admission {
+                gap: 0,
+                skip: length,
+            };
+        }
+        let gap = offset.saturating_sub(received);
+        let end = offset.saturating_add(length as u64);
+        self.received[stream as usize] = received.max(end);
+        // What never comes is not waited for.
+        for place in [&mut self.taken, &mut self.acked] {
+            let place = &mut place[stream as usize];
+            *place = place.saturating_add(gap).min(received.max(end));
+        }
+        Admission { gap, skip }
+    }
+
+    /// The server said that it ended, and how much output there is.
+    pub(super) fn ended(&mut self, lengths: Option<[u64; 2]>) {
+        self.end = match lengths {
+            Some(lengths) => End::At(lengths),
+            None => End::Lost,
+        };
+    }
+
+    /// Whether all output is here that there is.
+    pub(super) fn is_complete(&self) -> bool {
+        match self.end {
+            End::At(lengths) => (0..2).all(|it| self.received[it] >= lengths[it]),
+            End::Lost => true,
+            End::Unknown => false,
+        }
+    }
+
+    /// Whether nobody knows how much output there was.
+    pub(super) fn is_cut_short(&self) -> bool {
+        matches!(self.end, End::Lost)
+    }
+
+    pub(super) fn received(&self) -> [u64; 2] {
+        self.received
+    }
+
+    pub(super) fn taken(&self) -> [u64; 2] {
+        self.taken
+    }
+
+    pub(super) fn window(&self) -> u64 {
+        self.window
+    }
+
+    pub(super) fn exec(&self) -> &ExecId {
+        &self.exec
+    }
+
+    /// The consumer has taken everything before these offsets.
+    pub(super) fn handle_taken(&mut self, taken: [u64; 2]) {
+        for (index, taken) in taken.into_iter().enumerate() {
+            let known = &mut self.taken[index];
+            *known = taken.max(*known).min(self.received[index]);
+        }
+    }
+
+    /// How many more bytes are to be taken before an acknowledgement is due.
+    pub(super) fn ack_after(&self) -> u64 {
+        let new = total(self.taken).saturating_sub(total(self.acked));
+        (self.window / 4).saturating_sub(new).max(1)
+    }
+
+    /// The acknowledgement that is due, if one is, and whether it is the last.
+    pub(super) fn ack(&mut self, output_ended: bool) -> Option<(String, bool)> {
+        if !self.ready || self.settled {
+            return None;
+        }
+        let new = total(self.taken).saturating_sub(total(self.acked));
+        let done = output_ended && self.taken == self.received;
+        if !done && !self.ack_again && (new == 0 || new < self.window / 4) {
+            return None;
+        }
+        self.ack_again = false;
+        self.acked = self.taken;
+        self.settled = done;
+        let text = self.encode(NamedMessage::Ack {
+            offsets: self.acked,
+            done,
+        });
+        Some((text, done))
+    }
+
+    pub(super) fn push_input(&mut self, data: &[u8], eof: bool) {
+        self.input.data.extend_from_slice(data);
+        self.input.eof |= eof;
+    }
+
+    pub(super) fn is_input_closed(&self) -> bool {
+        self.input.eof
+    }
+
+    /// The pipe of the process has taken so much in all; gives how much of that is new.
+    pub(super) fn input_taken(&mut self, offset: u64) -> usize {
+        let input = &mut self.input;
+        let new = offset
+            .saturating_sub(input.taken)
+            .min(input.data.len() as u64);
+        let count = usize::try_from(new).unwrap_or(usize::MAX);
+        input.data.advance(count);
+        input.taken += new;
+        input.sent = input.sent.max(input.taken);
+        count
+    }
+
+    pub(super) fn drop_input(&mut self) {
+        self.input.data = BytesMut::new();
+        self.input.sent = self.input.taken;
+    }
+
+    /// The next message with input, as far as the server takes more.
+    pub(super) fn poll_input(&mut self) -> Option<String> {
+        if !self.ready || self.input.sending || !matches!(self.end, End::Unknown) {
+            return None;
+        }
+        let input = &self.input;
+        let on_the_way = input.sent - input.taken;
+        let room = STDIN_WINDOW
+            .saturating_sub(on_the_way)
+            .min(STDIN_MESSAGE as u64);
+        let from = usize::try_from(on_the_way).ok()?;
+        let rest = input.data.get(from..)?;
+        let most = rest.len().min(usize::try_from(room).ok()?);
+        let cut = match rest.len() <= most {
+            true => most,
+            false => utf8_boundary(&rest[..most]),
+        };
+        let eof = input.eof && cut == rest.len();
+        if cut == 0 && (!eof || input.eof_sent) {
+            return None;
+        }
+        let text = self.encode(NamedMessage::Stdin {
+            offset: input.sent,
+            data: rest[..cut].into(),
+            eof,
+        });
+        self.input.sent += cut as u64;
+        self.input.eof_sent |= eof;
+        self.input.sending = true;
+        Some(text)
+    }
+
+    /// The link took the message with input.
+    pub(super) fn input_written(&mut self) {
+        self.input.sending = false;
+    }
+}
+
+fn total(offsets: [u64; 2]) -> u64 {
+    offsets[0].saturating_add(offsets[1])
+}

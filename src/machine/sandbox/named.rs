@@ -1,0 +1,460 @@
+//! Named execs (protocol v2): any number at once. An exec request that was cut off is sent again, and one that
+//! runs is asked for on the next link; where its output stands is the process's affair.
+
+use std::{collections::BTreeMap, time::Instant};
+
+use super::{Sandbox, SandboxAction, SandboxReply, queue::RUN_CODE};
+use crate::{
+    machine::{
+        Effect, Failure, LinkError, ProcessEnd, ProcessFact, ProcessId, RequestId, SandboxEnd,
+        SandboxEvent, SandboxState, later,
+    },
+    protocol::{
+        ClientMessage, EndReason, ExecEnd, ExecId, ExecOptions, ExecRequest, ExecUpdate,
+        NamedMessage, OutputPiece, Status, Version,
+    },
+};
+
+/// A named exec of this client.
+#[derive(Debug)]
+pub(super) struct Named {
+    exec: ExecId,
+    phase: Phase,
+}
+
+#[derive(Debug)]
+enum Phase {
+    /// The server has not said that it runs.
+    Starting {
+        /// Who waits for that, and until when.
+        request: Option<(RequestId, Instant)>,
+        /// The frame that asks for it.
+        text: String,
+        /// It was sent on some link.
+        sent: bool,
+    },
+    Running,
+}
+
+/// The named execs of this client.
+#[derive(Debug, Default)]
+pub(super) struct NamedExecs {
+    execs: BTreeMap<ProcessId, Named>,
+    ids: std::collections::HashMap<ExecId, ProcessId>,
+}
+
+impl NamedExecs {
+    fn insert(&mut self, process: ProcessId, named: Named) {
+        self.ids.insert(named.exec.clone(), process);
+        self.execs.insert(process, named);
+    }
+
+    fn remove(&mut self, process: ProcessId) -> Option<Named> {
+        let named = self.execs.remove(&process)?;
+        self.ids.remove(&named.exec);
+        Some(named)
+    }
+
+    pub(super) fn contains(&self, process: ProcessId) -> bool {
+        self.execs.contains_key(&process)
+    }
+
+    /// When the start of one is given up.
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        let due = self.execs.values().filter_map(|named| match &named.phase {
+            Phase::Starting { request, .. } => request.map(|(_, due)| due),
+            Phase::Running => None,
+        });
+        due.min()
+    }
+}
+
+impl Sandbox {
+    /// Whether an exec can be a named one now.
+    pub(super) fn can_name(&self) -> bool {
+        let up = matches!(
+            self.state,
+            SandboxState::Running | SandboxState::Reconnecting
+        );
+        up && self.version == Version::V2
+    }
+
+    /// Starts a named exec, now or when the link is back.
+    pub(super) fn start_named(
+        &mut self,
+        request: RequestId,
+        run: ExecRequest<'_>,
+        options: &ExecOptions,
+        now: Instant,
+    ) -> (ProcessId, ExecId) {
+        self.next_process += 1;
+        let process = ProcessId(self.next_process);
+        let exec = ExecId::new(format!("{}-{}", self.exec_prefix, process.0));
+        let message = NamedMessage::Exec(run.clone(), options.clone());
+        let text = ClientMessage::Named(exec.clone(), message).encode();
+        let sent = self.state == SandboxState::Running;
+        if sent {
+            self.actions.push_back(SandboxAction::Send(text.clone()));
+        }
+        let due = later(now, self.timeouts.exec);
+        let phase = Phase::Starting {
+            request: Some((request, due)),
+            text,
+            sent,
+        };
+        let named = Named {
+            exec: exec.clone(),
+            phase,
+        };
+        self.named.insert(process, named);
+        (process, exec)
+    }
+
+    /// Takes over an exec that another client started. Its first word comes when the sandbox runs.
+    pub fn adopt(&mut self, exec: ExecId) -> Result<ProcessId, Failure> {
+        const WHAT: &str = "attach to the process";
+        if self.version != Version::V2 {
+            return Err(Failure::Unsupported {
+                what: WHAT,
+                feature: "named processes",
+            });
+        }
+        if !self.can_name() {
+            return Err(Failure::WrongState {
+                what: WHAT,
+                state: self.state.clone(),
+            });
+        }
+        if self.named.ids.contains_key(&exec) {
+            return Err(Failure::AlreadyUnderWay { what: WHAT });
+        }
+        self.next_process += 1;
+        let process = ProcessId(self.next_process);
+        let phase = Phase::Running;
+        self.named.insert(process, Named { exec, phase });
+        if self.state == SandboxState::Running {
+            self.actions
+                .push_back(SandboxAction::Tell(process, ProcessFact::LinkUp));
+        }
+        Ok(process)
+    }
+
+    /// Whether a message about a named exec can be sent now.
+    pub fn can_send(&self, process: ProcessId) -> bool {
+        self.link.is_some()
+            && !matches!(
+                self.state,
+                SandboxState::Reconnecting | SandboxState::Ended(_)
+            )
+            && self.named.contains(process)
+    }
+
+    /// Everything is said about a named exec.
+    pub fn settle_named(&mut self, process: ProcessId) {
+        self.named.remove(process);
+    }
+
+    pub(super) fn handle_named_output(&mut self, piece: OutputPiece) {
+        let place = piece.place.as_ref();
+        match place.and_then(|place| self.named.ids.get(&place.exec)) {
+            Some(&process) => self
+                .actions
+                .push_back(SandboxAction::Output(process, piece)),
+            None => self.event(SandboxEvent::StrayOutput {
+                bytes: piece.data.len(),
+            }),
+        }
+    }
+
+    pub(super) fn handle_stdin_taken(&mut self, exec: &ExecId, offset: u64) {
+        if let Some(&process) = self.named.ids.get(exec) {
+            self.actions.push_back(SandboxAction::Tell(
+                process,
+                ProcessFact::StdinTaken(offset),
+            ));
+        }
+    }
+
+    /// A status about a named exec.
+    pub(super) fn handle_named_status(
+        &mut self,
+        status: Status,
+        reason: Option<String>,
+        update: ExecUpdate,
+    ) {
+        let Some(&process) = self.named.ids.get(&update.exec) else {
+            return;
+        };
+        let tell = |fact| SandboxAction::Tell(process, fact);
+        match status {
+            Status::ExecutionRunning => {
+                self.named_started(process);
+                self.actions.push_back(tell(ProcessFact::Announced {
+                    stdin: update.stdin.unwrap_or(0),
+                    window: update.window,
+                }));
+            }
+            Status::ExecutionDone => {
+                let Some(end) = update.end else { return };
+                // Its announcement may have been lost with a link.
+                self.named_started(process);
+                let lengths = end.lengths;
+                let end = self.process_end(end, reason);
+                self.actions
+                    .push_back(tell(ProcessFact::Ended { end, lengths }));
+            }
+            Status::ExecutionError | Status::ExecutionUnsupportedLanguageError => {
+                self.named_refused(process, status, reason);
+            }
+            Status::ExecutionForceKilled => {
+                self.actions.push_back(tell(ProcessFact::ForceKilled));
+            }
+            Status::ExecutionForceKillError => {
+                let failure = Failure::Refused {
+                    what: "kill the process",
+                    status,
+                    reason,
+                };
+                self.actions
+                    .push_back(tell(ProcessFact::KillRefused(failure)));
+            }
+            Status::StdinError => self.actions.push_back(tell(ProcessFact::StdinClosed)),
+            _ => {}
+        }
+    }
+
+    fn process_end(&self, end: ExecEnd, reason: Option<String>) -> ProcessEnd {
+        match (end.reason, end.exit_code, end.signal) {
+            (EndReason::Killed, ..) => ProcessEnd::Killed,
+            (EndReason::TimedOut, ..) => ProcessEnd::TimedOut,
+            // By the kill of its sandbox.
+            (EndReason::SandboxLost, ..) if self.state == SandboxState::Killing => {
+                ProcessEnd::Killed
+            }
+            (EndReason::SandboxLost, ..) => ProcessEnd::SandboxLost {
+                end: match (self.handing_off, self.deleting) {
+                    (true, _) => SandboxEnd::HandedOff,
+                    (false, true) => SandboxEnd::Deleted,
+                    (false, false) => SandboxEnd::ProcessLost { reason },
+                },
+            },
+            (_, Some(code), _) => ProcessEnd::Exited(code),
+            (_, None, Some(signal)) => ProcessEnd::Signaled(signal),
+            (_, None, None) => ProcessEnd::Unknown,
+        }
+    }
+
+    fn named_started(&mut self, process: ProcessId) {
+        let Some(named) = self.named.execs.get_mut(&process) else {
+            return;
+        };
+        let before = std::mem::replace(&mut named.phase, Phase::Running);
+        if let Phase::Starting { request, .. } = before {
+            self.event(SandboxEvent::ProcessStarted(process));
+            if let Some((request, _)) = request {
+                self.settle(request, Ok(SandboxReply::Started(process)));
+            }
+        }
+    }
+
+    fn named_refused(&mut self, process: ProcessId, status: Status, reason: Option<String>) {
+        // One that runs is not ended by that.
+        let starting = |named: &Named| matches!(named.phase, Phase::Starting { .. });
+        if !self.named.execs.get(&process).is_some_and(starting) {
+            return;
+        }
+        let failure = Failure::Refused {
+            what: "run the code",
+            status,
+            reason,
+        };
+        self.drop_named(process, failure);
+    }
+
+    /// An exec that never was, as far as anybody knows.
+    fn drop_named(&mut self, process: ProcessId, failure: Failure) {
+        if let Some(Named {
+            phase: Phase::Starting { request, .. },
+            ..
+        }) = self.named.remove(process)
+        {
+            if let Some((request, _)) = request {
+                self.settle(request, Err(failure));
+            }
+            self.actions.push_back(SandboxAction::Tell(
+                process,
+                ProcessFact::SandboxEnded(SandboxEnd::Closed),
+            ));
+        }
+    }
+
+    /// The sandbox runs on a new link.
+    pub(super) fn resume_named(&mut self) {
+        if self.version == Version::V1 {
+            return self.leave_named();
+        }
+        for (&process, named) in &mut self.named.execs {
+            self.actions.push_back(match &mut named.phase {
+                Phase::Starting { text, sent, .. } => {
+                    *sent = true;
+                    SandboxAction::Send(text.clone())
+                }
+                Phase::Running => SandboxAction::Tell(process, ProcessFact::LinkUp),
+            });
+        }
+    }
+
+    /// The new link leads to a peer that knows no named execs.
+    fn leave_named(&mut self) {
+        let processes: Vec<_> = self.named.execs.keys().copied().collect();
+        for process in processes {
+            let starting = self
+                .named
+                .execs
+                .get(&process)
+                .is_some_and(|named| matches!(named.phase, Phase::Starting { .. }));
+            if starting {
+                let failure = Failure::LinkLost {
+                    what: "confirm the start of the process",
+                    effect: Effect::Unknown,
+                };
+                self.drop_named(process, failure);
+            } else {
+                self.named.remove(process);
+                let detail = "the server speaks protocol v1 since the link was lost, \
+                              and cannot go on with a process of v2"
+                    .to_owned();
+                let end = SandboxEnd::LinkLost {
+                    cause: LinkError::Protocol { detail },
+                    attempts: 0,
+                };
+                self.actions
+                    .push_back(SandboxAction::Tell(process, ProcessFact::SandboxEnded(end)));
+            }
+        }
+    }
+
+    pub(super) fn named_link_down(&mut self) {
+        for &process in self.named.execs.keys() {
+            self.actions
+                .push_back(SandboxAction::Tell(process, ProcessFact::LinkDown));
+        }
+    }
+
+    /// Nobody has a handle to the process, and nobody can get one.
+    pub(super) fn abandon_named(&mut self, process: ProcessId) {
+        if let Some(named) = self.named.execs.get_mut(&process) {
+            if let Phase::Starting { request, .. } = &mut named.phase
+                && let Some((request, _)) = request.take()
+            {
+                self.settle(request, Err(Failure::Cancelled { what: RUN_CODE }));
+            }
+            self.actions
+                .push_back(SandboxAction::Tell(process, ProcessFact::Abandoned));
+        }
+    }
+
+    /// Nobody is there any more who could speak for the process: it is killed, if that can be said.
+    pub fn bury(&mut self, process: ProcessId) {
+        self.abandon_named(process);
+        let can_send = self.can_send(process);
+        if let Some(named) = self.named.remove(process)
+            && can_send
+        {
+            let text = ClientMessage::Named(named.exec, NamedMessage::Kill).encode();
+            self.actions.push_back(SandboxAction::Send(text));
+        }
+    }
+
+    /// The last handle of the sandbox is gone, and with it those who asked for the starts under way.
+    pub(super) fn kill_starting(&mut self) {
+        let starting = self.named.execs.iter().filter(|(_, named)| {
+            matches!(
+                named.phase,
+                Phase::Starting {
+                    sent: true,
+                    request: Some(_),
+                    ..
+                }
+            )
+        });
+        let starting: Vec<_> = starting.map(|(&process, _)| process).collect();
+        for process in starting {
+            self.bury(process);
+        }
+    }
+
+    /// Whose start this request waits for.
+    pub(super) fn named_of(&self, request: RequestId) -> Option<ProcessId> {
+        let waits = |named: &Named| matches!(&named.phase, Phase::Starting { request: Some((waiting, _)), .. } if *waiting == request);
+        let mut execs = self.named.execs.iter();
+        execs
+            .find(|(_, named)| waits(named))
+            .map(|(&process, _)| process)
+    }
+
+    pub(super) fn time_named(&mut self, now: Instant) {
+        while let Some(process) = self.named.execs.iter().find_map(|(&process, named)| {
+            let Phase::Starting {
+                request: Some((_, due)),
+                ..
+            } = &named.phase
+            else {
+                return None;
+            };
+            (now >= *due).then_some(process)
+        }) {
+            let after = self.timeouts.exec;
+            let Some(Named {
+                phase: Phase::Starting { request, sent, .. },
+                ..
+            }) = self.named.execs.get_mut(&process)
+            else {
+                return;
+            };
+            let sent = *sent;
+            let request = request.take();
+            if !sent {
+                let failure = Failure::LinkLost {
+                    what: RUN_CODE,
+                    effect: Effect::NotApplied,
+                };
+                if let Some((request, _)) = request {
+                    self.settle(request, Err(failure.clone()));
+                }
+                self.drop_named(process, failure);
+                continue;
+            }
+            if let Some((request, _)) = request {
+                let what = "the start of the process";
+                self.settle(request, Err(Failure::Timeout { what, after }));
+            }
+            self.actions
+                .push_back(SandboxAction::Tell(process, ProcessFact::Abandoned));
+        }
+    }
+
+    /// The sandbox is over.
+    pub(super) fn end_named(&mut self, end: &SandboxEnd) {
+        let execs = std::mem::take(&mut self.named);
+        for (process, named) in execs.execs {
+            if let Phase::Starting {
+                request: Some((request, _)),
+                sent,
+                ..
+            } = named.phase
+            {
+                let (what, effect) = match sent {
+                    true => ("confirm the start of the process", Effect::Unknown),
+                    false => (RUN_CODE, Effect::NotApplied),
+                };
+                let end = end.clone();
+                self.settle(request, Err(Failure::SandboxEnded { what, end, effect }));
+            }
+            self.actions.push_back(SandboxAction::Tell(
+                process,
+                ProcessFact::SandboxEnded(end.clone()),
+            ));
+        }
+    }
+}

@@ -1,0 +1,520 @@
+//! [`ServedExec`]: a named exec as its server keeps it (protocol v2).
+//!
+//! What the process printed is kept until the client has acknowledged it, in the order in which it came. On
+//! each link it is sent on from where the client asks for it, never more than the window past the last
+//! acknowledgement. Input is taken once, and the end is kept until it is acknowledged.
+
+use std::collections::VecDeque;
+
+use bytes::{Bytes, BytesMut};
+
+use crate::protocol::{
+    EndReason, ExecEnd, ExecId, ExecUpdate, OutputPlace, ServerMessage, Status, StdStream,
+    limits::STDIN_WINDOW, utf8_boundary,
+};
+
+/// Largest piece of output in one message, in bytes.
+const PIECE: usize = 64 * 1024;
+
+/// Output of one stream, in one piece. A code point is never split over two.
+#[derive(Debug)]
+struct Chunk {
+    stream: StdStream,
+    offset: u64,
+    data: BytesMut,
+}
+
+impl Chunk {
+    fn end(&self) -> u64 {
+        self.offset + self.data.len() as u64
+    }
+}
+
+/// Where one stream stands. All are numbers of bytes from its beginning.
+#[derive(Clone, Debug, Default)]
+struct Stream {
+    /// Acknowledged.
+    acked: u64,
+    /// Sent on this link, or received by the client before.
+    sent: u64,
+    /// Put into chunks.
+    chunked: u64,
+    /// The beginning of a code point, behind those.
+    partial: Vec<u8>,
+}
+
+impl Stream {
+    fn printed(&self) -> u64 {
+        self.chunked + self.partial.len() as u64
+    }
+}
+
+/// What a server stores of an exec that is over: the end, and what was not acknowledged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredExec {
+    /// The id.
+    pub exec: ExecId,
+    /// Bytes of output that may be sent unacknowledged.
+    pub window: u64,
+    /// How it ended.
+    pub end: ExecEnd,
+    /// Why, where that needs words.
+    pub message: Option<String>,
+    /// Stream, offset and bytes, in the order in which they came.
+    pub output: Vec<(StdStream, u64, Bytes)>,
+}
+
+/// The state machine of a named exec, on the side of the server.
+#[derive(Debug)]
+pub struct ServedExec {
+    exec: ExecId,
+    window: u64,
+    streams: [Stream; 2],
+    chunks: VecDeque<Chunk>,
+    /// The first chunk that may hold something to send.
+    next: usize,
+
+    /// The client asked for it on this link.
+    attached: bool,
+    started: bool,
+    /// To be sent before anything else.
+    announce: bool,
+    statuses: VecDeque<ServerMessage>,
+
+    stdin: VecDeque<Bytes>,
+    stdin_received: u64,
+    stdin_taken: u64,
+    stdin_ack_due: bool,
+    stdin_eof: bool,
+    stdin_closed: bool,
+    stdin_refused: bool,
+
+    /// Kills that are not answered.
+    kills: usize,
+    end: Option<(ExecEnd, Option<String>)>,
+    end_sent: bool,
+    end_acked: bool,
+}
+
+impl ServedExec {
+    /// Most statuses that wait for a link. A client that asks for more at once gets the last.
+    const MAX_STATUSES: usize = 64;
+
+    /// An exec that is being started, for the client on this link.
+    pub fn new(exec: ExecId, window: u64) -> Self {
+        Self {
+            exec,
+            window,
+            streams: Default::default(),
+            chunks: VecDeque::new(),
+            next: 0,
+            attached: true,
+            started: false,
+            announce: false,
+            statuses: VecDeque::new(),
+            stdin: VecDeque::new(),
+            stdin_received: 0,
+            stdin_taken: 0,
+            stdin_ack_due: false,
+            stdin_eof: false,
+            stdin_closed: false,
+            stdin_refused: false,
+            kills: 0,
+            end: None,
+            end_sent: false,
+            end_acked: false,
+        }
+    }
+
+    /// An exec that was stored; nobody has asked for it yet.
+    pub fn restored(stored: StoredExec) -> Self {
+        let mut exec = Self::new(stored.exec, stored.window);
+        exec.attached = false;
+        exec.started = true;
+        exec.stdin_closed = true;
+        let lengths = stored.end.lengths.unwrap_or_default();
+        for (stream, length) in exec.streams.iter_mut().zip(lengths) {
+            stream.acked = length;
+            stream.sent = length;
+            stream.chunked = length;
+        }
+        for (stream, offset, data) in stored.output {
+            let place = &mut exec.streams[stream as usize];
+            place.acked = place.acked.min(offset);
+            place.sent = place.acked;
+            let data = BytesMut::from(&*data);
+            exec.chunks.push_back(Chunk {
+                stream,
+                offset,
+                data,
+            });
+        }
+        exec.end = Some((stored.end, stored.message));
+        exec
+    }
+
+    /// What is to be stored of it, once it is over.
+    pub fn store(&self) -> Option<StoredExec> {
+        let (end, message) = self.end.clone()?;
+        let output = self.chunks.iter().map(|chunk| {
+            let data = Bytes::copy_from_slice(&chunk.data);
+            (chunk.stream, chunk.offset, data)
+        });
+        Some(StoredExec {
+            exec: self.exec.clone(),
+            window: self.window,
+            end,
+            message,
+            output: output.collect(),
+        })
+    }
+
+    /// The id.
+    pub fn id(&self) -> &ExecId {
+        &self.exec
+    }
+
+    /// How it ended.
+    pub fn end(&self) -> Option<&ExecEnd> {
+        self.end.as_ref().map(|(end, _)| end)
+    }
+
+    /// Whether nobody needs more of it than its id and its end.
+    pub fn is_settled(&self) -> bool {
+        self.end_acked
+    }
+
+    /// Bytes of output that are kept.
+    pub fn kept(&self) -> u64 {
+        self.streams
+            .iter()
+            .map(|stream| stream.printed() - stream.acked)
+            .sum()
+    }
+
+    /// Bytes of output that may be sent unacknowledged.
+    pub fn window(&self) -> u64 {
+        self.window
+    }
+
+    /// Bytes that may be read from the process now.
+    pub fn room(&self) -> u64 {
+        self.window.saturating_sub(self.kept())
+    }
+
+    // What the process says.
+
+    /// The code runs.
+    pub fn handle_started(&mut self) {
+        self.started = true;
+        self.announce = true;
+    }
+
+    /// The process printed something.
+    pub fn handle_output(&mut self, stream: StdStream, bytes: &[u8]) {
+        if bytes.is_empty() || self.end.is_some() {
+            return;
+        }
+        let place = &mut self.streams[stream as usize];
+        let mut data = BytesMut::with_capacity(place.partial.len() + bytes.len());
+        data.extend_from_slice(&place.partial);
+        data.extend_from_slice(bytes);
+        place.partial = data.split_off(utf8_boundary(&data)).to_vec();
+        self.push(stream, data);
+    }
+
+    fn push(&mut self, stream: StdStream, data: BytesMut) {
+        let place = &mut self.streams[stream as usize];
+        let offset = place.chunked;
+        place.chunked += data.len() as u64;
+        if data.is_empty() {
+            return;
+        }
+        // One that was left behind is not looked at again.
+        let is_ahead = self.next < self.chunks.len();
+        if let Some(last) = self.chunks.back_mut()
+            && is_ahead
+            && last.stream == stream
+            && last.data.len() + data.len() <= PIECE
+        {
+            last.data.extend_from_slice(&data);
+            return;
+        }
+        self.chunks.push_back(Chunk {
+            stream,
+            offset,
+            data,
+        });
+    }
+
+    /// It is over, and this was all its output. `lengths` are filled in.
+    pub fn handle_end(&mut self, mut end: ExecEnd, message: Option<String>) {
+        if self.end.is_some() {
+            return;
+        }
+        for stream in [StdStream::Stdout, StdStream::Stderr] {
+            let partial = std::mem::take(&mut self.streams[stream as usize].partial);
+            self.push(stream, BytesMut::from(&*partial));
+        }
+        end.lengths = Some([self.streams[0].chunked, self.streams[1].chunked]);
+        self.end = Some((end, message));
+        self.handle_stdin_closed();
+        for _ in 0..std::mem::take(&mut self.kills) {
+            self.handle_status(Status::ExecutionForceKilled, None);
+        }
+    }
+
+    /// It could not be killed.
+    pub fn handle_kill_failed(&mut self, why: &str) {
+        for _ in 0..std::mem::take(&mut self.kills) {
+            self.handle_status(Status::ExecutionForceKillError, Some(why.to_owned()));
+        }
+    }
+
+    /// It could not be started: it never was, and says nothing any more.
+    pub fn handle_not_started(&mut self) {
+        self.attached = false;
+        self.end_acked = true;
+        let end = ExecEnd {
+            reason: EndReason::SandboxLost,
+            exit_code: None,
+            signal: None,
+            lengths: None,
+        };
+        self.end = Some((end, None));
+    }
+
+    /// Drops the output of one that is over. Whoever asks for it is told that it is lost.
+    pub fn discard(&mut self, why: &str) {
+        if let Some((end, message)) = &mut self.end
+            && !self.end_acked
+        {
+            end.reason = EndReason::SandboxLost;
+            end.lengths = None;
+            *message = Some(why.to_owned());
+            self.ack([u64::MAX; 2], true);
+        }
+    }
+
+    /// Something that the client asked for was done, or not.
+    pub fn handle_status(&mut self, status: Status, reason: Option<String>) {
+        if !self.attached {
+            return;
+        }
+        if self.statuses.len() + 2 > Self::MAX_STATUSES {
+            self.statuses.clear();
+        }
+        let update = ExecUpdate::new(self.exec.clone());
+        let message = ServerMessage::exec_status(status, update, reason.clone());
+        self.statuses.push_back(message);
+        self.statuses.extend(reason.map(ServerMessage::error));
+    }
+
+    /// The pipe of the process took bytes of input.
+    pub fn handle_stdin_taken(&mut self, bytes: usize) {
+        self.stdin_taken += bytes as u64;
+        self.stdin_ack_due = true;
+    }
+
+    /// The process has closed its input.
+    pub fn handle_stdin_closed(&mut self) {
+        self.stdin_closed = true;
+        self.stdin.clear();
+        self.refuse_untaken();
+    }
+
+    /// Input that was received never reaches the process: its client does not wait for that.
+    fn refuse_untaken(&mut self) {
+        if self.stdin_closed && self.end.is_none() && self.stdin_received > self.stdin_taken {
+            self.refuse_stdin();
+        }
+    }
+
+    /// Once on each link.
+    fn refuse_stdin(&mut self) {
+        if !std::mem::replace(&mut self.stdin_refused, true) {
+            let reason = "The process has closed its standard input, or has ended.";
+            self.handle_status(Status::StdinError, Some(reason.to_owned()));
+        }
+    }
+
+    /// Input for the pipe of the process. `None`: there is none now, or it was closed.
+    pub fn poll_stdin(&mut self) -> Option<Bytes> {
+        self.stdin.pop_front()
+    }
+
+    /// Whether the input of the process is to be closed: nothing more comes.
+    pub fn is_stdin_over(&self) -> bool {
+        self.stdin_closed || self.stdin_eof && self.stdin.is_empty()
+    }
+
+    // What the client says.
+
+    /// The client asks for it, by a `reconnect` from these offsets, or by its request once more.
+    pub fn attach(&mut self, offsets: Option<[u64; 2]>) {
+        self.attached = true;
+        self.announce = self.started;
+        self.statuses.clear();
+        self.stdin_ack_due = self.stdin_taken > 0;
+        self.stdin_refused = false;
+        self.refuse_untaken();
+        self.end_sent = false;
+        self.next = 0;
+        for (index, stream) in self.streams.iter_mut().enumerate() {
+            let asked = offsets.map_or(stream.acked, |offsets| offsets[index]);
+            stream.sent = asked.clamp(stream.acked, stream.chunked);
+        }
+    }
+
+    /// The link is lost.
+    pub fn detach(&mut self) {
+        self.attached = false;
+        self.kills = 0;
+        self.statuses.clear();
+    }
+
+    /// The client asks for its death. Answered when none of its processes is left.
+    pub fn kill(&mut self) {
+        match self.end {
+            Some(_) => self.handle_status(Status::ExecutionForceKilled, None),
+            None => self.kills = (self.kills + 1).min(Self::MAX_STATUSES / 4),
+        }
+    }
+
+    /// The client has taken output, and perhaps the end.
+    pub fn ack(&mut self, offsets: [u64; 2], done: bool) {
+        for (stream, offset) in self.streams.iter_mut().zip(offsets) {
+            stream.acked = offset.clamp(stream.acked, stream.sent.max(stream.acked));
+        }
+        self.end_acked |= done && self.end.is_some();
+        if self.end_acked {
+            for stream in &mut self.streams {
+                stream.acked = stream.chunked;
+                stream.sent = stream.chunked;
+            }
+        }
+        self.drop_acked();
+    }
+
+    fn drop_acked(&mut self) {
+        // One stream may be far ahead of the other.
+        let streams = &self.streams;
+        let is_acked = |chunk: &Chunk| chunk.end() <= streams[chunk.stream as usize].acked;
+        if self.chunks.front().is_some_and(is_acked) || self.chunks.len() > 1 {
+            let before = self.chunks.iter().take(self.next);
+            let gone = before.filter(|chunk| is_acked(chunk)).count();
+            self.next -= gone;
+            self.chunks.retain(|chunk| !is_acked(chunk));
+        }
+    }
+
+    /// Bytes for the input of the process.
+    pub fn stdin(&mut self, offset: u64, data: &[u8], eof: bool) {
+        let known = self.stdin_received.saturating_sub(offset);
+        if offset > self.stdin_received || self.stdin_eof {
+            return;
+        }
+        let new = data.get(usize::try_from(known).unwrap_or(usize::MAX)..);
+        let new = new.unwrap_or_default();
+        if self.stdin_closed {
+            if !new.is_empty() {
+                self.refuse_stdin();
+            }
+            return;
+        }
+        let on_the_way = self.stdin_received - self.stdin_taken;
+        if on_the_way + new.len() as u64 > STDIN_WINDOW {
+            return;
+        }
+        self.stdin_received += new.len() as u64;
+        if !new.is_empty() {
+            self.stdin.push_back(Bytes::copy_from_slice(new));
+        }
+        self.stdin_eof = eof;
+    }
+
+    // What goes to the client.
+
+    /// The next message to the client. `None`: there is none now.
+    pub fn poll_message(&mut self) -> Option<ServerMessage> {
+        if !self.attached {
+            return None;
+        }
+        if std::mem::take(&mut self.announce) {
+            let update = ExecUpdate {
+                stdin: Some(self.stdin_received),
+                window: Some(self.window),
+                ..ExecUpdate::new(self.exec.clone())
+            };
+            return Some(ServerMessage::exec_status(
+                Status::ExecutionRunning,
+                update,
+                None,
+            ));
+        }
+        if let Some(status) = self.statuses.pop_front() {
+            return Some(status);
+        }
+        if std::mem::take(&mut self.stdin_ack_due) {
+            return Some(ServerMessage::StdinAck {
+                exec: self.exec.clone(),
+                offset: self.stdin_taken,
+            });
+        }
+        self.poll_output().or_else(|| self.poll_end())
+    }
+
+    fn poll_output(&mut self) -> Option<ServerMessage> {
+        let unacked: u64 = self
+            .streams
+            .iter()
+            .map(|stream| stream.sent.saturating_sub(stream.acked))
+            .sum();
+        let window = usize::try_from(self.window.saturating_sub(unacked)).unwrap_or(usize::MAX);
+        while let Some(chunk) = self.chunks.get(self.next) {
+            let stream = &mut self.streams[chunk.stream as usize];
+            let from = stream.sent.saturating_sub(chunk.offset);
+            let rest = usize::try_from(from)
+                .ok()
+                .and_then(|from| chunk.data.get(from..))
+                .unwrap_or_default();
+            if rest.is_empty() {
+                self.next += 1;
+                continue;
+            }
+            let most = window.min(PIECE);
+            let cut = match rest.len() <= most {
+                true => rest.len(),
+                false => utf8_boundary(&rest[..most]),
+            };
+            if cut == 0 {
+                return None;
+            }
+            let place = OutputPlace {
+                exec: self.exec.clone(),
+                offset: stream.sent,
+            };
+            stream.sent += cut as u64;
+            let data = Bytes::copy_from_slice(&rest[..cut]);
+            return Some(ServerMessage::output_at(chunk.stream, data, place));
+        }
+        None
+    }
+
+    fn poll_end(&mut self) -> Option<ServerMessage> {
+        if self.end_sent {
+            return None;
+        }
+        let (end, message) = self.end.clone()?;
+        self.end_sent = true;
+        let update = ExecUpdate {
+            end: Some(end),
+            ..ExecUpdate::new(self.exec.clone())
+        };
+        let status = Status::ExecutionDone;
+        Some(ServerMessage::exec_status(status, update, message))
+    }
+}
+
+#[cfg(test)]
+mod tests;

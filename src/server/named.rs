@@ -1,0 +1,264 @@
+//! [`NamedExec`]: an exec with a name (protocol v2), between its process, its sandbox and its client.
+//!
+//! The state is a [`ServedExec`], shared: the process's pipes push into it, the writer of the client's session
+//! pulls from it. Nobody waits for a client but the pipes, and only for room in the window.
+
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use tokio::{
+    io::AsyncWriteExt,
+    sync::{Notify, mpsc},
+};
+
+use super::{
+    backend::Exit,
+    execution::{Ending, ExecEvent, Input, Outlet},
+    link::Link,
+    output::{MAX_PIPE_BYTES, Taker},
+};
+use crate::{
+    machine::ServedExec,
+    protocol::{EndReason, ExecEnd, ExecId, ServerMessage, StdStream},
+};
+
+/// A named exec.
+pub(super) struct NamedExec {
+    state: Mutex<State>,
+    /// There is room for output.
+    room: Notify,
+    /// There is input, or none will come any more.
+    input: Notify,
+}
+
+struct State {
+    exec: ServedExec,
+    link: Weak<Link>,
+    /// Why it ends with its sandbox, once it is to.
+    lost: Option<String>,
+    /// Its pipes are read on whatever the window says: nobody else will.
+    dying: bool,
+}
+
+impl NamedExec {
+    pub(super) fn new(exec: ServedExec) -> Arc<Self> {
+        Arc::new(Self {
+            state: Mutex::new(State {
+                exec,
+                link: Weak::new(),
+                lost: None,
+                dying: false,
+            }),
+            room: Notify::new(),
+            input: Notify::new(),
+        })
+    }
+
+    /// Looks at the exec, or changes what nobody waits for.
+    pub(super) fn look<T>(&self, look: impl FnOnce(&mut ServedExec) -> T) -> T {
+        look(&mut self.lock().exec)
+    }
+
+    /// Changes the exec, and lets everybody know who waits for that.
+    pub(super) fn change<T>(&self, change: impl FnOnce(&mut ServedExec) -> T) -> T {
+        let mut state = self.lock();
+        let changed = change(&mut state.exec);
+        let link = state.link.upgrade();
+        drop(state);
+        self.room.notify_waiters();
+        self.input.notify_one();
+        // Not under the lock: the writer of the link takes both the other way round.
+        if let Some(link) = link {
+            link.wake();
+        }
+        changed
+    }
+
+    /// The client at the other end of this link asks for it.
+    pub(super) fn attach(self: &Arc<Self>, link: &Arc<Link>, offsets: Option<[u64; 2]>) {
+        self.join(link);
+        self.change(|exec| exec.attach(offsets));
+    }
+
+    /// From now on it goes out over this link.
+    pub(super) fn join(self: &Arc<Self>, link: &Arc<Link>) {
+        self.lock().link = Arc::downgrade(link);
+        link.add(self.clone());
+    }
+
+    /// It is about to be killed. With a reason: because its sandbox goes.
+    pub(super) fn will_die(&self, lost: Option<String>) {
+        let mut state = self.lock();
+        state.dying = true;
+        if state.lost.is_none() {
+            state.lost = lost;
+        }
+        drop(state);
+        self.room.notify_waiters();
+    }
+
+    /// The next message to the client.
+    pub(super) fn poll_message(&self) -> Option<ServerMessage> {
+        self.lock().exec.poll_message()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn end(&self, ending: Ending) {
+        let lost = self.lock().lost.take();
+        let (reason, exit) = match ending {
+            Ending::Exited(exit) => (EndReason::Exited, exit),
+            Ending::TimedOut(exit) => (EndReason::TimedOut, exit),
+            Ending::Killed(Ok(exit)) => (EndReason::Killed, exit),
+            Ending::Killed(Err(why)) => {
+                self.change(|exec| {
+                    exec.handle_kill_failed(&format!("Failed to kill the process: {why}."))
+                });
+                (EndReason::Killed, Exit::default())
+            }
+        };
+        let reason = match lost {
+            // One that ended by itself in the last moment did.
+            Some(_) if reason != EndReason::Exited => EndReason::SandboxLost,
+            _ => reason,
+        };
+        let end = ExecEnd {
+            reason,
+            exit_code: exit.code,
+            signal: exit.signal,
+            lengths: None,
+        };
+        self.change(|exec| exec.handle_end(end, lost));
+    }
+}
+
+/// What becomes of a named exec, for its sandbox.
+pub(super) type NamedEvent = (ExecId, Became);
+
+/// What became of a named exec.
+pub(super) enum Became {
+    NotStarted(String),
+    Ended,
+}
+
+/// The outlet of a named exec.
+pub(super) struct NamedOutlet {
+    pub(super) id: ExecId,
+    pub(super) exec: Arc<NamedExec>,
+    pub(super) events: mpsc::Sender<NamedEvent>,
+}
+
+impl Drop for NamedOutlet {
+    /// The task of the exec is over; if it did not say how, it panicked.
+    fn drop(&mut self) {
+        let end = ExecEnd {
+            reason: EndReason::SandboxLost,
+            exit_code: None,
+            signal: None,
+            lengths: None,
+        };
+        if self.exec.look(|exec| exec.end().is_none()) {
+            self.exec.change(|exec| {
+                exec.handle_end(end, Some("The server lost the execution.".to_owned()));
+            });
+        }
+    }
+}
+
+impl Outlet for NamedOutlet {
+    fn taker(&self, stream: StdStream) -> impl Taker {
+        Keeper {
+            exec: self.exec.clone(),
+            stream,
+        }
+    }
+
+    async fn tell(&self, event: ExecEvent) {
+        let became = match event {
+            ExecEvent::Started => return self.exec.change(ServedExec::handle_started),
+            ExecEvent::Output(..) => return,
+            ExecEvent::NotStarted(reason) => {
+                self.exec.change(ServedExec::handle_not_started);
+                Became::NotStarted(reason)
+            }
+            ExecEvent::Ended(ending) => {
+                self.exec.end(ending);
+                Became::Ended
+            }
+        };
+        let _ = self.events.send((self.id.clone(), became)).await;
+    }
+
+    async fn feed(&self, mut pipe: Input) {
+        loop {
+            let mut changed = std::pin::pin!(self.exec.input.notified());
+            changed.as_mut().enable();
+            let (next, over) = self
+                .exec
+                .look(|exec| (exec.poll_stdin(), exec.is_stdin_over()));
+            let Some(mut data) = next else {
+                if over {
+                    return;
+                }
+                changed.await;
+                continue;
+            };
+            while !data.is_empty() {
+                match pipe.write(&data).await {
+                    Ok(written) if written > 0 => {
+                        bytes::Buf::advance(&mut data, written);
+                        self.exec.change(|exec| exec.handle_stdin_taken(written));
+                    }
+                    _ => return self.exec.change(ServedExec::handle_stdin_closed),
+                }
+            }
+        }
+    }
+
+    fn dying(&self) {
+        self.exec.will_die(None);
+    }
+
+    fn close_stdin(&self) {
+        self.exec.change(ServedExec::handle_stdin_closed);
+    }
+}
+
+/// Most bytes that are kept past the window of one that is killed: what both of its pipes can hold.
+const MAX_AFTER_DEATH: u64 = 2 * MAX_PIPE_BYTES as u64;
+
+/// Keeps the output of one stream.
+struct Keeper {
+    exec: Arc<NamedExec>,
+    stream: StdStream,
+}
+
+impl Taker for Keeper {
+    async fn take(&mut self, bytes: &[u8], _last: bool) -> bool {
+        if bytes.is_empty() {
+            return true;
+        }
+        loop {
+            let mut room = std::pin::pin!(self.exec.room.notified());
+            room.as_mut().enable();
+            {
+                let state = self.exec.lock();
+                if state.exec.room() > 0 {
+                    break;
+                }
+                if state.dying {
+                    // What its own pipes held. More is of somebody who lives on.
+                    if state.exec.kept() > state.exec.window() + MAX_AFTER_DEATH {
+                        return false;
+                    }
+                    break;
+                }
+            }
+            room.await;
+        }
+        let stream = self.stream;
+        self.exec.change(|exec| exec.handle_output(stream, bytes));
+        true
+    }
+}

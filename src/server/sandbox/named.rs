@@ -1,0 +1,356 @@
+//! What a sandbox does with named execs (protocol v2): any number at once, each kept until its client has
+//! acknowledged its end.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::{sync::mpsc, time::Instant};
+
+use super::{Sandbox, answers::unsupported};
+use crate::{
+    machine::{ServedExec, StoredExec},
+    protocol::{
+        EndReason, ExecEnd, ExecId, ExecOptions, ExecUpdate, ServerMessage, Status,
+        limits::{DEFAULT_WINDOW, MIN_WINDOW},
+    },
+    server::{
+        backend::{Job, Language},
+        execution::Control,
+        link::Link,
+        named::{Became, NamedEvent, NamedExec, NamedOutlet},
+    },
+};
+
+/// Execs that are remembered after their end.
+const REMEMBERED: usize = 1_024;
+
+/// Execs that ended and were not acknowledged, whose output is kept.
+const KEPT: usize = 64;
+
+/// News of execs on their way to the sandbox.
+const EVENTS_IN_FLIGHT: usize = 16;
+
+/// What a client says about a named exec.
+#[derive(Debug)]
+pub(in crate::server) enum NamedRequest {
+    Exec {
+        language: Option<String>,
+        code: Option<String>,
+        options: ExecOptions,
+    },
+    Malformed(String),
+    Stdin {
+        offset: u64,
+        data: Vec<u8>,
+        eof: bool,
+    },
+    Ack {
+        offsets: [u64; 2],
+        done: bool,
+    },
+    Kill,
+    Reconnect {
+        offsets: [u64; 2],
+    },
+}
+
+struct Entry {
+    exec: Arc<NamedExec>,
+    /// While it runs.
+    control: Option<Control>,
+}
+
+/// The named execs of a sandbox.
+pub(in crate::server) struct NamedExecs {
+    entries: HashMap<ExecId, Entry>,
+    /// In the order in which they began.
+    order: VecDeque<ExecId>,
+    events: mpsc::Receiver<NamedEvent>,
+    sender: mpsc::Sender<NamedEvent>,
+}
+
+impl NamedExecs {
+    pub(super) fn new() -> Self {
+        let (sender, events) = mpsc::channel(EVENTS_IN_FLIGHT);
+        Self {
+            entries: HashMap::new(),
+            order: VecDeque::new(),
+            events,
+            sender,
+        }
+    }
+
+    /// The execs of a checkpoint.
+    pub(super) fn restored(stored: Vec<StoredExec>) -> Self {
+        let mut execs = Self::new();
+        for stored in stored {
+            let id = stored.exec.clone();
+            execs.insert(id, NamedExec::new(ServedExec::restored(stored)));
+        }
+        execs
+    }
+
+    /// What a checkpoint holds of them: those that are over and not acknowledged, the latest first to be kept.
+    pub(super) fn stored(&self) -> Vec<StoredExec> {
+        let entries = self.order.iter().filter_map(|id| self.entries.get(id));
+        let kept = entries.filter_map(|entry| {
+            entry.exec.look(|exec| match exec.is_settled() {
+                true => None,
+                false => exec.store(),
+            })
+        });
+        kept.collect()
+    }
+
+    fn insert(&mut self, id: ExecId, exec: Arc<NamedExec>) {
+        self.order.push_back(id.clone());
+        self.entries.insert(
+            id,
+            Entry {
+                exec,
+                control: None,
+            },
+        );
+    }
+
+    fn remove(&mut self, id: &ExecId) {
+        self.entries.remove(id);
+        self.order.retain(|other| other != id);
+    }
+
+    /// Whether the processes of one run.
+    pub(super) fn is_alive(&self) -> bool {
+        self.alive().next().is_some()
+    }
+
+    fn alive(&self) -> impl Iterator<Item = &Control> {
+        let controls = self.entries.values().filter_map(|it| it.control.as_ref());
+        controls.filter(|control| control.is_alive())
+    }
+
+    /// What became of one.
+    pub(super) async fn event(&mut self) -> NamedEvent {
+        match self.events.recv().await {
+            Some(event) => event,
+            // It cannot be: a sender is here.
+            None => std::future::pending().await,
+        }
+    }
+
+    /// The link is lost.
+    pub(super) fn detach(&self) {
+        for entry in self.entries.values() {
+            entry.exec.look(ServedExec::detach);
+        }
+    }
+
+    /// Kills all that run, because the sandbox goes; resolves when none is left.
+    pub(super) async fn end(&mut self, why: &str) {
+        for entry in self.entries.values() {
+            if let Some(control) = &entry.control {
+                entry.exec.will_die(Some(why.to_owned()));
+                control.kill();
+            }
+        }
+        for entry in self.entries.values_mut() {
+            if let Some(mut control) = entry.control.take() {
+                // Its last word must find room.
+                tokio::select! {
+                    () = control.ended() => {}
+                    () = async { while self.events.recv().await.is_some() {} } => {}
+                }
+            }
+        }
+    }
+
+    /// Forgets what there is too much of.
+    fn tidy(&mut self) {
+        let ended = |entry: &Entry| entry.control.is_none();
+        let mut kept = 0;
+        for id in self.order.iter().rev() {
+            let Some(entry) = self.entries.get(id).filter(|entry| ended(entry)) else {
+                continue;
+            };
+            entry.exec.look(|exec| {
+                kept += usize::from(!exec.is_settled());
+                if kept > KEPT {
+                    exec.discard("Its output is gone: too many executions ended after it, and nobody acknowledged them.");
+                }
+            });
+        }
+        while self.order.len() > REMEMBERED {
+            let oldest = self.order.iter().find(|id| {
+                let entry = self.entries.get(id);
+                entry.is_none_or(ended)
+            });
+            let Some(oldest) = oldest.cloned() else {
+                return;
+            };
+            self.remove(&oldest);
+        }
+    }
+}
+
+impl Sandbox {
+    /// Does what the client asked of a named exec.
+    pub(super) fn answer_named(&mut self, id: ExecId, request: NamedRequest) {
+        let Some(link) = self.state.link.clone() else {
+            return;
+        };
+        let entry = self.state.named.entries.get(&id);
+        match (request, entry) {
+            (NamedRequest::Exec { .. } | NamedRequest::Malformed(_), Some(entry)) => {
+                // It is not run twice.
+                entry.exec.attach(&link, None);
+            }
+            (NamedRequest::Exec { .. }, None) if !id.is_valid() => self.refuse_named(
+                &link,
+                id,
+                Status::ExecutionError,
+                format!("'exec' must be text of 1 to {} bytes.", ExecId::MAX_BYTES),
+            ),
+            (NamedRequest::Malformed(why), None) => {
+                self.refuse_named(&link, id, Status::ExecutionError, why);
+            }
+            (
+                NamedRequest::Exec {
+                    language,
+                    code,
+                    options,
+                },
+                None,
+            ) => match self.job(language.as_deref(), code, &options) {
+                Ok(job) => self.start_named(&link, id, job, &options),
+                Err((status, why)) => self.refuse_named(&link, id, status, why),
+            },
+            (NamedRequest::Stdin { offset, data, eof }, Some(entry)) => {
+                entry.exec.change(|exec| exec.stdin(offset, &data, eof));
+            }
+            (NamedRequest::Ack { offsets, done }, Some(entry)) => {
+                entry.exec.change(|exec| exec.ack(offsets, done));
+            }
+            (NamedRequest::Kill, Some(entry)) => {
+                if let Some(control) = &entry.control {
+                    entry.exec.will_die(None);
+                    control.kill();
+                }
+                entry.exec.change(ServedExec::kill);
+            }
+            (NamedRequest::Reconnect { offsets }, Some(entry)) => {
+                entry.exec.attach(&link, Some(offsets));
+            }
+            (NamedRequest::Kill, None) => {
+                let update = ExecUpdate::new(id);
+                link.push(ServerMessage::exec_status(
+                    Status::ExecutionForceKilled,
+                    update,
+                    None,
+                ));
+            }
+            (NamedRequest::Reconnect { .. }, None) => {
+                let mut update = ExecUpdate::new(id);
+                update.end = Some(ExecEnd {
+                    reason: EndReason::SandboxLost,
+                    exit_code: None,
+                    signal: None,
+                    lengths: None,
+                });
+                let why =
+                    "The sandbox knows no such execution: it ended with the sandbox, or long ago.";
+                link.push(ServerMessage::exec_status(
+                    Status::ExecutionDone,
+                    update,
+                    Some(why.to_owned()),
+                ));
+            }
+            (NamedRequest::Stdin { .. } | NamedRequest::Ack { .. }, None) => {}
+        }
+    }
+
+    /// The job that was asked for, or why there is none.
+    fn job(
+        &self,
+        language: Option<&str>,
+        code: Option<String>,
+        options: &ExecOptions,
+    ) -> Result<Job, (Status, String)> {
+        let name = language.unwrap_or("None");
+        let language = Language::from_name(name).ok_or_else(|| unsupported(name))?;
+        let Some(code) = code else {
+            let why = "'code' is missing, or is no text.".to_owned();
+            return Err((Status::ExecutionError, why));
+        };
+        let most = self.options.max_execs;
+        if self.state.named.alive().count() >= most {
+            let why = format!(
+                "The sandbox has its limit of {most} executions at once: kill one, or wait for one to end."
+            );
+            return Err((Status::ExecutionError, why));
+        }
+        Ok(Job {
+            language,
+            code,
+            args: options.args.clone(),
+            env: options.env.clone(),
+            cwd: options.cwd.clone(),
+        })
+    }
+
+    fn start_named(&mut self, link: &Arc<Link>, id: ExecId, job: Job, options: &ExecOptions) {
+        let most = u64::try_from(self.options.output_buffer_bytes).unwrap_or(u64::MAX);
+        let window = options.window.unwrap_or(DEFAULT_WINDOW);
+        let window = window.min(most).max(MIN_WINDOW);
+        let limit = self.options.max_run_time;
+        let limit = options
+            .timeout_ms
+            .map_or(limit, |asked| limit.min(Duration::from_millis(asked)));
+        let exec = NamedExec::new(ServedExec::new(id.clone(), window));
+        exec.join(link);
+        let outlet = NamedOutlet {
+            id: id.clone(),
+            exec: exec.clone(),
+            events: self.state.named.sender.clone(),
+        };
+        tracing::debug!(sandbox = %self.id, exec = %id, language = ?job.language, "exec");
+        let control = Control::start(self.backend.clone(), job, limit, outlet);
+        self.state.named.insert(id.clone(), exec);
+        if let Some(entry) = self.state.named.entries.get_mut(&id) {
+            entry.control = Some(control);
+        }
+    }
+
+    fn refuse_named(&self, link: &Link, id: ExecId, status: Status, why: String) {
+        let update = ExecUpdate::new(id);
+        link.push(ServerMessage::exec_status(
+            status,
+            update,
+            Some(why.clone()),
+        ));
+        link.push(ServerMessage::error(why));
+    }
+
+    /// Something became of a named exec.
+    pub(super) fn on_named(&mut self, (id, became): NamedEvent) {
+        self.state.idle_since = Instant::now();
+        match became {
+            Became::Ended => {
+                tracing::debug!(sandbox = %self.id, exec = %id, "exec ended");
+                if let Some(entry) = self.state.named.entries.get_mut(&id) {
+                    entry.control = None;
+                }
+            }
+            Became::NotStarted(why) => {
+                tracing::warn!(sandbox = %self.id, exec = %id, reason = %why, "an exec did not start");
+                // It never was: the id is free.
+                self.state.named.remove(&id);
+                if let Some(link) = self.state.link.clone() {
+                    self.refuse_named(&link, id, Status::ExecutionError, why);
+                }
+            }
+        }
+        self.state.named.tidy();
+    }
+}
