@@ -174,7 +174,7 @@ impl Process {
     }
 
     /// Kills the process and its children. Resolves when the server confirmed the end; at once when
-    /// it has ended before. Any number may ask. Output beyond the budget is dropped from now on.
+    /// it has ended before. Any number may ask. Under protocol v1 output beyond the budget is dropped from now on.
     ///
     /// # Errors
     ///

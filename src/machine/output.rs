@@ -417,7 +417,9 @@ impl<P> OutputBuffer<P> {
                     StdStream::Stderr => StdStream::Stdout,
                 };
                 let awaited = self.awaited || self.streams[other as usize].starved;
-                self.killed || self.stalled || awaited && self.streams[stream as usize].readers == 0
+                self.killed && !self.windowed
+                    || self.stalled
+                    || awaited && self.streams[stream as usize].readers == 0
             }
         }
     }

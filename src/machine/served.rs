@@ -284,7 +284,7 @@ impl ServedExec {
         self.end = Some((end, None));
     }
 
-    /// Drops the output of one that is over. Whoever asks for it is told that it is lost.
+    /// Drops the output of one that is over. Whoever asks for it, or waits for the rest of it, is told that it is lost.
     pub fn discard(&mut self, why: &str) {
         if let Some((end, message)) = &mut self.end
             && !self.end_acked
@@ -292,7 +292,10 @@ impl ServedExec {
             end.reason = EndReason::SandboxLost;
             end.lengths = None;
             *message = Some(why.to_owned());
+            let mut streams = self.streams.iter();
+            let is_waited_for = streams.any(|stream| stream.sent < stream.chunked);
             self.ack([u64::MAX; 2], true);
+            self.end_sent &= !is_waited_for;
         }
     }
 

@@ -1,9 +1,13 @@
 //! A process that prints without end while nobody reads: it is stopped, and nothing else is.
 
-use actix_sandbox::{ErrorKind, Language, OutputPolicy, Overflow, ProcessEnd, SandboxState};
+use std::time::Duration;
+
+use actix_sandbox::{
+    ErrorKind, Language, OutputPolicy, Overflow, ProcessEnd, SandboxEvent, SandboxState,
+};
 use futures::StreamExt;
 
-use super::common::{sandbox, within};
+use super::common::{events, sandbox, within};
 
 const BUDGET: usize = 64 * 1024;
 /// What a process can print past the window: its pipe, and what is on its way through the server.
@@ -140,4 +144,40 @@ async fn many_that_nobody_reads_slow_no_other() {
         within("the kill", process.kill()).await.expect("killed");
     }
     sandbox.kill().await.expect("killed");
+}
+
+/// What a server keeps for its clients is bounded; whoever waits for what is gone is told.
+#[actix::test]
+async fn output_that_the_server_gave_up_is_an_error_and_no_hang() {
+    let (_server, sandbox) = sandbox().await;
+    let mut events = events(&sandbox).await;
+    let first = sandbox
+        .command(Language::Bash, "head -c 50000 /dev/zero; sleep 1000")
+        .timeout(Duration::from_millis(300))
+        .output_policy(OutputPolicy {
+            budget: 1_024,
+            overflow: Overflow::default(),
+        })
+        .spawn()
+        .await
+        .expect("started");
+    // Nobody waits for it, so that nothing of its output makes way. What its pipe held is kept by the server.
+    let ended = |event: &SandboxEvent| matches!(event, SandboxEvent::ProcessEnded { .. });
+    while !ended(&within("its end", events.recv()).await.expect("an event")) {}
+    drop(events);
+    let mut unread = Vec::new();
+    for _ in 0..70 {
+        let process = sandbox.exec(Language::Bash, "echo unread").await;
+        let process = process.expect("started");
+        within("its end", process.wait()).await.expect("an end");
+        unread.push(process);
+    }
+    let output = within("its output", super::read(first.stdout())).await;
+    let error = output.expect_err("the rest is gone");
+    assert_eq!(error.kind(), ErrorKind::SandboxEnded, "{error}");
+    assert!(error.to_string().contains("Its output is gone"), "{error}");
+    for process in unread {
+        let output = within("its output", super::read(process.stdout())).await;
+        assert_eq!(output.expect("whole"), b"unread\n");
+    }
 }

@@ -298,9 +298,9 @@ impl Process {
         self.end.as_ref()
     }
 
-    /// Whether somebody waits for the end.
+    /// Whether somebody waits for the end, which may stand behind output. In v2 that of a kill does not.
     pub fn is_awaited(&self) -> bool {
-        !self.waits.is_empty() || self.kill_wanted
+        !self.waits.is_empty() || self.kill_wanted && self.named.is_none()
     }
 
     /// Whether a kill was asked for.

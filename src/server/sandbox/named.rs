@@ -174,12 +174,11 @@ impl NamedExecs {
             let Some(entry) = self.entries.get(id).filter(|entry| ended(entry)) else {
                 continue;
             };
-            entry.exec.look(|exec| {
-                kept += usize::from(!exec.is_settled());
-                if kept > KEPT {
-                    exec.discard("Its output is gone: too many executions ended after it, and nobody acknowledged them.");
-                }
-            });
+            kept += usize::from(entry.exec.look(|exec| !exec.is_settled()));
+            if kept > KEPT {
+                let why = "Its output is gone: too many executions ended after it, and nobody acknowledged them.";
+                entry.exec.change(|exec| exec.discard(why));
+            }
         }
         while self.order.len() > REMEMBERED {
             let oldest = self.order.iter().find(|id| {
