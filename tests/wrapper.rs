@@ -54,8 +54,21 @@ async fn ends(sandbox: &Sandbox, language: Language, cases: &[(&str, &str, Proce
     }
 }
 
+/// Whether this process ignores a signal.
+fn is_ignored(signal: u32) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    mask.is_some_and(|mask| mask >> (signal - 1) & 1 == 1)
+}
+
 #[actix::test]
 async fn bash_ends_as_it_ended() {
+    // A shell that starts the tests in the background has this ignored, by the server and by what it starts.
+    let interrupted = match is_ignored(2) {
+        true => Exited(0),
+        false => Signaled(2),
+    };
     let (_server, sandbox) = v1_sandbox().await;
     let cases = [
         ("echo hi", "hi\n", Exited(0)),
@@ -72,7 +85,7 @@ async fn bash_ends_as_it_ended() {
         ("exec >&-; exit 6", "", Exited(6)),
         ("kill -KILL $$", "", Signaled(9)),
         ("kill -TERM $$", "", Signaled(15)),
-        ("kill -INT $$", "", Signaled(2)),
+        ("kill -INT $$", "", interrupted),
         ("kill -SEGV $$", "", Signaled(11)),
         // What is a code stays a code, though a shell that waits for it cannot tell.
         ("exit 137", "", Exited(137)),
@@ -87,7 +100,8 @@ async fn bash_ends_as_it_ended() {
         ("kill -USR1 0", "", Signaled(10)),
         ("echo $LINENO\necho $LINENO $#", "1\n2 0\n", Exited(0)),
         (
-            "compgen -v | grep actix_sandbox; declare -F; trap; jobs",
+            // What is ignored was so before, see above.
+            r#"compgen -v | grep actix_sandbox; declare -F; trap | grep -v "^trap -- '' SIG"; jobs"#,
             "",
             Exited(0),
         ),

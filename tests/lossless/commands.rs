@@ -1,6 +1,8 @@
 //! [`Command`](actix_sandbox::Command): arguments, environment, directory, input, several at once.
 
-use actix_sandbox::{Effect, ErrorKind, Language, ProcessEnd, ProtocolVersion};
+use actix_sandbox::{
+    Effect, ErrorKind, Language, LocalServer, ProcessEnd, ProtocolVersion, Sandbox,
+};
 use futures::future::try_join_all;
 
 use super::common::{sandbox, sandbox_of, within};
@@ -160,4 +162,30 @@ async fn what_v1_cannot_carry_is_refused_by_name() {
     process.kill().await.expect("killed");
     let left = sandbox.run(Language::Bash, "ls").await.expect("ran");
     assert_eq!(left.stdout, "");
+}
+
+/// One that the server does not take fails by itself: it is not sent again and again, and the sandbox goes on.
+#[actix::test]
+async fn code_larger_than_a_message_fails_alone() {
+    let server = LocalServer::start().await.expect("a server");
+    let sandbox = Sandbox::create(server.url())
+        .enable_auto_reconnect(true)
+        .reconnect_policy(super::eager())
+        .await
+        .expect("a sandbox");
+    let other = sandbox.exec(Language::Bash, "read x; echo $x").await;
+    let other = other.expect("started");
+    let code = format!("# {}", "x".repeat(17 << 20));
+    let error = within("the refusal", sandbox.run(Language::Bash, code)).await;
+    let error = error.expect_err("too large");
+    assert!(
+        matches!(error.kind(), ErrorKind::ExecFailed | ErrorKind::LinkLost),
+        "{error:?}"
+    );
+    other.write_to_stdin("on\n").await.expect("written");
+    let output = within("the other", super::read(other.stdout())).await;
+    assert_eq!(output.expect("whole"), b"on\n");
+    let next = within("the next", sandbox.run(Language::Bash, "echo next")).await;
+    assert_eq!(next.expect("ran").stdout, "next\n");
+    sandbox.kill().await.expect("killed");
 }

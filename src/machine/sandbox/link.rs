@@ -82,6 +82,9 @@ impl Sandbox {
                     .push_back(SandboxAction::Tell(exec.process, ProcessFact::LinkDown));
             }
             self.named_link_down();
+            if cause.is_too_large() {
+                self.handle_too_large();
+            }
             self.fail_unanswered();
         }
         self.event(SandboxEvent::Reconnecting {

@@ -15,6 +15,12 @@ use crate::{
     },
 };
 
+/// What is not confirmed when a start is not.
+const START: &str = "confirm the start of the process";
+
+/// On how many links a start is asked for, when all of them break before the answer.
+const MAX_SENDS: u32 = 10;
+
 /// A named exec of this client.
 #[derive(Debug)]
 pub(super) struct Named {
@@ -30,8 +36,8 @@ enum Phase {
         request: Option<(RequestId, Instant)>,
         /// The frame that asks for it.
         text: String,
-        /// It was sent on some link.
-        sent: bool,
+        /// On how many links it was sent.
+        sent: u32,
     },
     Running,
 }
@@ -100,7 +106,7 @@ impl Sandbox {
         let phase = Phase::Starting {
             request: Some((request, due)),
             text,
-            sent,
+            sent: u32::from(sent),
         };
         let named = Named {
             exec: exec.clone(),
@@ -249,11 +255,13 @@ impl Sandbox {
             return;
         };
         let before = std::mem::replace(&mut named.phase, Phase::Running);
-        if let Phase::Starting { request, .. } = before {
+        if let Phase::Starting {
+            request: Some((request, _)),
+            ..
+        } = before
+        {
             self.event(SandboxEvent::ProcessStarted(process));
-            if let Some((request, _)) = request {
-                self.settle(request, Ok(SandboxReply::Started(process)));
-            }
+            self.settle(request, Ok(SandboxReply::Started(process)));
         }
     }
 
@@ -293,14 +301,63 @@ impl Sandbox {
         if self.version == Version::V1 {
             return self.leave_named();
         }
+        self.give_up_starts();
         for (&process, named) in &mut self.named.execs {
             self.actions.push_back(match &mut named.phase {
-                Phase::Starting { text, sent, .. } => {
-                    *sent = true;
+                Phase::Starting {
+                    request: Some(_),
+                    text,
+                    sent,
+                } => {
+                    *sent += 1;
                     SandboxAction::Send(text.clone())
                 }
-                Phase::Running => SandboxAction::Tell(process, ProcessFact::LinkUp),
+                // Nobody wants it to be started any more: it is only asked for, to be killed where it was.
+                Phase::Starting { request: None, .. } | Phase::Running => {
+                    SandboxAction::Tell(process, ProcessFact::LinkUp)
+                }
             });
+        }
+    }
+
+    /// A request that was lost with every link it was sent on may be what breaks them.
+    fn give_up_starts(&mut self) {
+        for (&process, named) in &mut self.named.execs {
+            if let Phase::Starting { request, sent, .. } = &mut named.phase
+                && *sent >= MAX_SENDS
+                && let Some((request, _)) = request.take()
+            {
+                let failure = Failure::LinkLost {
+                    what: START,
+                    effect: Effect::Unknown,
+                };
+                self.actions
+                    .push_back(SandboxAction::Settle(request, Err(failure)));
+                self.actions
+                    .push_back(SandboxAction::Tell(process, ProcessFact::Abandoned));
+            }
+        }
+    }
+
+    /// The server closed the link because a message was too large for it: that of the largest start under way.
+    pub(super) fn handle_too_large(&mut self) {
+        let sent = self.named.execs.iter().filter_map(|(&process, named)| {
+            let Phase::Starting {
+                text, sent: 1.., ..
+            } = &named.phase
+            else {
+                return None;
+            };
+            Some((text.len(), process))
+        });
+        if let Some((bytes, process)) = sent.max() {
+            let reason = format!("the server does not take a message of {bytes} bytes");
+            let failure = Failure::Refused {
+                what: RUN_CODE,
+                status: Status::ExecutionError,
+                reason: Some(reason),
+            };
+            self.drop_named(process, failure);
         }
     }
 
@@ -315,7 +372,7 @@ impl Sandbox {
                 .is_some_and(|named| matches!(named.phase, Phase::Starting { .. }));
             if starting {
                 let failure = Failure::LinkLost {
-                    what: "confirm the start of the process",
+                    what: START,
                     effect: Effect::Unknown,
                 };
                 self.drop_named(process, failure);
@@ -372,7 +429,7 @@ impl Sandbox {
             matches!(
                 named.phase,
                 Phase::Starting {
-                    sent: true,
+                    sent: 1..,
                     request: Some(_),
                     ..
                 }
@@ -412,7 +469,7 @@ impl Sandbox {
             else {
                 return;
             };
-            let sent = *sent;
+            let sent = *sent > 0;
             let request = request.take();
             if !sent {
                 let failure = Failure::LinkLost {
@@ -444,8 +501,8 @@ impl Sandbox {
                 ..
             } = named.phase
             {
-                let (what, effect) = match sent {
-                    true => ("confirm the start of the process", Effect::Unknown),
+                let (what, effect) = match sent > 0 {
+                    true => (START, Effect::Unknown),
                     false => (RUN_CODE, Effect::NotApplied),
                 };
                 let end = end.clone();
