@@ -26,8 +26,11 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let first_line = process.stdout().lines().next().await;
     println!("the first process printed {first_line:?}");
 
-    let refused = sandbox.exec(Language::Bash, "echo second").await;
-    println!("a second one at the same time: {}", reason(refused));
+    // A server that speaks protocol v1 runs one at a time, and refuses.
+    match sandbox.run(Language::Bash, "echo me too").await {
+        Ok(second) => print!("a second one at the same time printed {}", second.stdout),
+        Err(error) => println!("a second one at the same time: {error}"),
+    }
 
     process.kill().await?;
     println!("the first process was {}", process.wait().await?);

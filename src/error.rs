@@ -160,8 +160,14 @@ impl Error {
         }
     }
 
-    /// Whether the same call may succeed when it is made again. With [`Effect::Unknown`] it may then
-    /// take effect twice.
+    /// Whether the same call can be made again without taking effect twice: it had none. Whether that is of use says
+    /// [`is_retryable`](Self::is_retryable).
+    pub fn is_safe_to_retry(&self) -> bool {
+        self.effect() == Effect::NotApplied
+    }
+
+    /// Whether the same call may succeed when it is made again. Unless it
+    /// [is safe to](Self::is_safe_to_retry), it may then take effect twice.
     pub fn is_retryable(&self) -> bool {
         // The sandbox is over, and refuses every call from now on.
         if matches!(
@@ -449,5 +455,84 @@ mod tests {
         assert!(!Error::from(over).is_retryable());
         assert!(!Error::sandbox_lost(end.clone()).is_retryable());
         assert!(Error::from(Failure::NotOpened { end }).is_retryable());
+    }
+
+    #[test]
+    fn every_failure_says_whether_it_took_effect_and_only_none_is_safe_to_retry() {
+        let (what, after) = ("do it", std::time::Duration::from_secs(1));
+        let (not_applied, unknown) = (Effect::NotApplied, Effect::Unknown);
+        let refused = Status::ExecutionError;
+        let (status, reason) = (refused, None);
+        let end = SandboxEnd::Killed;
+        for (failure, effect) in [
+            (
+                Failure::WrongState {
+                    what,
+                    state: SandboxState::Reconnecting,
+                },
+                not_applied,
+            ),
+            (Failure::ProcessRunning { what }, not_applied),
+            (
+                Failure::Unsupported {
+                    what,
+                    feature: "arguments",
+                },
+                not_applied,
+            ),
+            (Failure::StdinClosed { what }, not_applied),
+            (Failure::ProcessEnded { what }, not_applied),
+            (Failure::AlreadyUnderWay { what }, not_applied),
+            (
+                Failure::Refused {
+                    what,
+                    status,
+                    reason,
+                },
+                not_applied,
+            ),
+            (Failure::Timeout { what, after }, unknown),
+            (
+                Failure::SandboxEnded {
+                    what,
+                    end: end.clone(),
+                    effect: unknown,
+                },
+                unknown,
+            ),
+            (
+                Failure::SandboxEnded {
+                    what,
+                    end,
+                    effect: not_applied,
+                },
+                not_applied,
+            ),
+            (
+                Failure::LinkLost {
+                    what,
+                    effect: unknown,
+                },
+                unknown,
+            ),
+            (
+                Failure::LinkLost {
+                    what,
+                    effect: not_applied,
+                },
+                not_applied,
+            ),
+            (Failure::ActorGone { what }, unknown),
+            (Failure::Cancelled { what }, unknown),
+        ] {
+            let error = Error::from(failure);
+            assert_eq!(error.effect(), effect, "{error}");
+            assert_eq!(error.is_safe_to_retry(), effect == not_applied, "{error}");
+        }
+        // The process ran: another call runs it again.
+        let failed = Error::process_failed(ProcessEnd::Exited(1), "why\n");
+        assert_eq!(failed.effect(), Effect::Applied);
+        assert!(!failed.is_safe_to_retry() && !failed.is_retryable());
+        assert!(failed.to_string().ends_with("stderr:\nwhy"), "{failed}");
     }
 }

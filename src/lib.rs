@@ -36,6 +36,8 @@
 //! | --- | --- |
 //! | [`Sandbox`], [`SandboxBuilder`] | create, attach, run code, store, kill |
 //! | [`Process`], [`OutputStream`], [`OutputExt`] | one exec: its streams, its stdin, its end |
+//! | [`Command`], [`Output`] | code with arguments, environment, directory, input and timeout |
+//! | [`ProcessRef`] | a process that another program goes on with |
 //! | [`OutputPolicy`] | what happens to output that nobody reads |
 //! | [`ReconnectPolicy`], [`SandboxEvent`] | a link that is lost, and what is told of it |
 //! | [`TokenSource`] | a bearer token for each dial |
@@ -52,6 +54,14 @@
 //! server's own reason and says what to do; [`Error::kind`] is for programs; [`Error::effect`] tells
 //! whether the request took effect all the same. A non-zero exit is no error, and neither is the end
 //! of a process whose sandbox was lost: that is [`ProcessEnd::SandboxLost`].
+//!
+//! # Two versions of the protocol
+//!
+//! Deployed services speak v1. This crate adds [v2](protocol::v2): output and stdin arrive exactly once whatever
+//! happens to the connection, code that is asked for runs once, endings are told by cause, and any number of processes
+//! run at once. It is offered at every dial and spoken where the server selects it, as the [`LocalServer`] does;
+//! [`Sandbox::protocol_version`] tells. What a v1 service cannot do is refused with [`ErrorKind::Unsupported`], or, where
+//! it can only not tell, reported as unknown.
 //!
 //! # Cancellation and dropping
 //!

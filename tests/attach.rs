@@ -15,16 +15,27 @@ use std::future::IntoFuture;
 
 use actix::Actor;
 use actix_sandbox::{
-    Effect, Error, ErrorKind, Language, LocalServer, OutputExt, Sandbox, SandboxState, actor,
+    Effect, Error, ErrorKind, Language, LocalServer, OutputExt, ProtocolVersion, Sandbox,
+    SandboxState, actor,
 };
 use futures::future::join;
 use scripted::{Heard, ID, PATIENCE, Scripted, TOKEN, assert_no_secret, shown, within};
 
 /// Attaches as soon as the server knows that the client before is gone.
 async fn attach_again(server: &LocalServer, id: &str, token: &str) -> Sandbox {
+    attach_again_as(ProtocolVersion::V2, server, id, token).await
+}
+
+async fn attach_again_as(
+    version: ProtocolVersion,
+    server: &LocalServer,
+    id: &str,
+    token: &str,
+) -> Sandbox {
     let attach = async {
         loop {
-            match Sandbox::attach(server.url(), id, token).await {
+            let attach = Sandbox::attach(server.url(), id, token).max_protocol_version(version);
+            match attach.await {
                 Ok(sandbox) => return sandbox,
                 Err(error) => assert_eq!(error.kind(), ErrorKind::InUse, "{error}"),
             }
@@ -211,7 +222,11 @@ async fn a_cancelled_attach_kills_nothing() {
 #[actix::test]
 async fn programs_made_of_actors_attach_too() {
     let server = LocalServer::start().await.expect("a local server");
-    let first = Sandbox::create(server.url()).await.expect("a sandbox");
+    // In v1, where one process runs at a time.
+    let first = Sandbox::create(server.url())
+        .max_protocol_version(ProtocolVersion::V1)
+        .await
+        .expect("a sandbox");
     let (id, token) = (first.sandbox_id().clone(), first.sandbox_token().clone());
     let started = first
         .exec(Language::Bash, "read line; echo got $line")
@@ -219,7 +234,8 @@ async fn programs_made_of_actors_attach_too() {
     let process = started.expect("started");
     // Somebody else's process is not this client's, but its sandbox is busy with it.
     drop((process, first));
-    let sandbox = attach_again(&server, id.as_str(), token.expose_secret()).await;
+    let (id, token) = (id.as_str(), token.expose_secret());
+    let sandbox = attach_again_as(ProtocolVersion::V1, &server, id, token).await;
     let error = sandbox.exec(Language::Bash, "echo").await;
     assert_eq!(error.expect_err("busy").kind(), ErrorKind::ExecFailed);
     sandbox.kill().await.expect("killed");

@@ -17,7 +17,9 @@ mod proxy;
 
 use std::time::Duration;
 
-use actix_sandbox::{Language, LocalServer, OutputExt, ProcessEnd, ReconnectPolicy, Sandbox};
+use actix_sandbox::{
+    Language, LocalServer, OutputExt, ProcessEnd, ProtocolVersion, ReconnectPolicy, Sandbox,
+};
 use futures::{StreamExt, stream};
 use proxy::{Chance, Plan, Proxy, all_over};
 
@@ -92,6 +94,7 @@ async fn run(server: &LocalServer, seed: u64) -> Result<Seen, String> {
     .await;
 
     let sandbox = Sandbox::create(proxy.url())
+        .max_protocol_version(ProtocolVersion::V1)
         .enable_auto_reconnect(true)
         .reconnect_policy(ReconnectPolicy {
             initial: Duration::from_millis(2),

@@ -10,7 +10,9 @@
 
 mod common;
 
-use actix_sandbox::{Effect, ErrorKind, Language, OutputExt, ProcessEnd, SandboxEnd, SandboxState};
+use actix_sandbox::{
+    Effect, ErrorKind, Language, OutputExt, ProcessEnd, ProtocolVersion, SandboxEnd, SandboxState,
+};
 use common::{events, sandbox, within};
 use futures::{StreamExt, future::join_all};
 
@@ -29,18 +31,27 @@ async fn several_execs_run_one_after_the_other() {
             (output.stdout, output.stderr),
             (format!("{i}\n"), format!("e{i}\n"))
         );
-        assert_eq!(
-            output.end,
-            ProcessEnd::Unknown,
-            "v1 tells no exit code, and it is said so"
-        );
+        assert_eq!(output.end, ProcessEnd::Exited(0));
+    }
+}
+
+/// v1 tells no exit code, and it is said so.
+#[actix::test]
+async fn an_end_that_v1_does_not_tell_is_unknown() {
+    let (_server, sandbox) = common::sandbox_of(ProtocolVersion::V1).await;
+    for code in ["true", "exit 3"] {
+        let output = within("run", sandbox.run(Language::Bash, code)).await;
+        let output = output.expect("ran");
+        assert_eq!(output.end, ProcessEnd::Unknown);
+        let error = output.error_for_status().expect_err("nobody said so");
+        assert_eq!(error.kind(), ErrorKind::ProcessFailed);
     }
 }
 
 /// "a second while one runs fails with a state error and disturbs nothing"
 #[actix::test]
 async fn a_second_exec_is_refused_and_disturbs_nothing() {
-    let (_server, sandbox) = sandbox().await;
+    let (_server, sandbox) = common::sandbox_of(ProtocolVersion::V1).await;
     let first = sandbox
         .exec(Language::Bash, "read line; echo got $line")
         .await
@@ -159,7 +170,9 @@ async fn streams_end_with_the_process_with_a_kill_and_with_the_sandbox() {
     );
     assert_eq!(process.wait().await.expect("end"), ProcessEnd::Killed);
 
+    // In v2 the server says how much there was, and the stream ends in peace.
     let sandbox = actix_sandbox::Sandbox::create(server.url())
+        .max_protocol_version(ProtocolVersion::V1)
         .await
         .expect("another");
     let process = sandbox
@@ -229,11 +242,11 @@ async fn kill_is_idempotent_and_any_number_may_ask_and_wait() {
     within("kill again", process.kill()).await.expect("at once");
 
     let process = sandbox.exec(Language::Bash, "true").await.expect("started");
-    assert_eq!(process.wait().await.expect("ended"), ProcessEnd::Unknown);
+    assert_eq!(process.wait().await.expect("ended"), ProcessEnd::Exited(0));
     process.kill().await.expect("at once");
     assert_eq!(
         process.wait().await.expect("ended"),
-        ProcessEnd::Unknown,
+        ProcessEnd::Exited(0),
         "a later kill changes nothing"
     );
 
@@ -251,25 +264,25 @@ async fn a_process_killed_by_someone_else_ends_with_that_cause() {
         .start()
         .await
         .expect("a server");
-    let sandbox = actix_sandbox::Sandbox::create(server.url())
-        .await
-        .expect("a sandbox");
-    let process = sandbox
-        .exec(Language::Bash, "sleep 1000")
-        .await
-        .expect("started");
-    assert_eq!(
-        within("the limit", process.wait()).await.expect("ended"),
-        ProcessEnd::Killed
-    );
-    assert_eq!(
-        sandbox
-            .run(Language::Bash, "echo next")
+    for (version, cause) in [
+        (ProtocolVersion::V1, ProcessEnd::Killed),
+        (ProtocolVersion::V2, ProcessEnd::TimedOut),
+    ] {
+        let sandbox = actix_sandbox::Sandbox::create(server.url())
+            .max_protocol_version(version)
             .await
-            .expect("ran")
-            .stdout,
-        "next\n"
-    );
+            .expect("a sandbox");
+        let process = sandbox
+            .exec(Language::Bash, "sleep 1000")
+            .await
+            .expect("started");
+        assert_eq!(
+            within("the limit", process.wait()).await.expect("ended"),
+            cause
+        );
+        let next = sandbox.run(Language::Bash, "echo next").await;
+        assert_eq!(next.expect("ran").stdout, "next\n");
+    }
 }
 
 /// "exec with … empty code, 10 MiB of code, NUL bytes": runs, or the server's reason; the sandbox goes on.
@@ -463,6 +476,36 @@ async fn output_that_is_not_text_is_replaced_visibly_and_the_rest_comes() {
     assert_eq!(output.stdout, format!("a{}END", "é".repeat(150_000)));
 }
 
+/// Nothing comes after the end, of which a subscriber may be rid then.
+#[actix::test]
+async fn the_end_of_a_process_comes_before_that_of_the_sandbox_it_ends_with() {
+    use actix_sandbox::SandboxEvent;
+    for version in common::VERSIONS {
+        let (_server, sandbox) = common::sandbox_of(version).await;
+        let mut events = events(&sandbox).await;
+        let process = sandbox.exec(Language::Bash, "sleep 1000").await;
+        let process = process.expect("started");
+        sandbox.kill().await.expect("killed");
+        assert_eq!(process.wait().await.expect("an end"), ProcessEnd::Killed);
+        drop((process, sandbox));
+        let mut seen = Vec::new();
+        while let Some(event) = within("event", events.recv()).await {
+            seen.push(event);
+        }
+        let is_end = |event: &SandboxEvent| matches!(event, SandboxEvent::ProcessEnded { .. });
+        let ends: Vec<_> = (0..seen.len()).filter(|&at| is_end(&seen[at])).collect();
+        match version {
+            // All that v1 says of it is the end of the sandbox.
+            ProtocolVersion::V1 => assert_eq!(ends, [seen.len() - 2], "{seen:?}"),
+            ProtocolVersion::V2 => assert_eq!(ends.len(), 1, "{seen:?}"),
+        }
+        assert!(
+            matches!(seen.last(), Some(SandboxEvent::Ended(_))),
+            "{seen:?}"
+        );
+    }
+}
+
 /// Events tell the life of a process.
 #[actix::test]
 async fn subscribers_learn_of_processes_and_the_end() {
@@ -487,7 +530,7 @@ async fn subscribers_learn_of_processes_and_the_end() {
         e,
         SandboxEvent::ProcessEnded {
             process: ProcessId(1),
-            end: ProcessEnd::Unknown,
+            end: ProcessEnd::Exited(0),
             ..
         }
     )));

@@ -164,19 +164,26 @@ fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
 
 /// A metadata server that gives tokens for the audience that is asked for. They are good for a short time.
 async fn metadata_server() -> (SocketAddr, Arc<Mutex<Vec<String>>>) {
+    metadata_server_with(None).await
+}
+
+/// The same; it knows of no account when it is asked for the time with this number, from 0.
+async fn metadata_server_with(failing: Option<u64>) -> (SocketAddr, Arc<Mutex<Vec<String>>>) {
+    let asked = Arc::new(AtomicU64::new(0));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let given = Arc::new(Mutex::new(Vec::new()));
     let all = given.clone();
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
-            let all = all.clone();
+            let (all, asked) = (all.clone(), asked.clone());
             tokio::spawn(async move {
                 let head = head(&mut stream).await;
+                let fails = Some(asked.fetch_add(1, Ordering::SeqCst)) == failing;
                 let target = head.split(' ').nth(1).unwrap_or_default().to_owned();
                 let asks = "/computeMetadata/v1/instance/service-accounts/default/identity?";
                 let answer = match target.strip_prefix(asks) {
-                    Some(query) if header(&head, "metadata-flavor") == Some("Google") => {
+                    Some(query) if header(&head, "metadata-flavor") == Some("Google") && !fails => {
                         let audience = query
                             .split('&')
                             .find_map(|pair| pair.strip_prefix("audience="))
@@ -291,6 +298,24 @@ async fn a_link_that_is_lost_later_comes_back_with_a_token_that_is_not_stale() {
     service.cut.send_replace(());
     assert_eq!(client.line().await, "again");
     assert_eq!(*service.let_in.lock().unwrap(), given.lock().unwrap()[..2]);
+}
+
+/// After an error that the library takes for permanent it never asks again by itself.
+#[tokio::test]
+async fn a_failure_of_the_metadata_server_passes() {
+    let (metadata, given) = metadata_server_with(Some(1)).await;
+    let service = service(None).await;
+    let url = format!("http://{}", service.address);
+    let mut client = ClientProcess::start(&url, metadata);
+    assert_eq!(client.line().await, "first");
+    // The first token has to be over: until then the library gives it.
+    let over = now() + GOOD_FOR;
+    while now() <= over {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    service.cut.send_replace(());
+    assert_eq!(client.line().await, "again");
+    assert_eq!(*service.let_in.lock().unwrap(), *given.lock().unwrap());
 }
 
 #[tokio::test]

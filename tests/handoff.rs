@@ -107,7 +107,9 @@ async fn a_process_that_a_handoff_killed_ends_with_that_cause() {
     let second = attach(&servers[1], &first).await;
     assert_eq!(
         within("its end", process.wait()).await.expect("an end"),
-        ProcessEnd::Killed
+        ProcessEnd::SandboxLost {
+            end: SandboxEnd::HandedOff
+        }
     );
     let output = within("its output", process.stdout().read_all()).await;
     assert_eq!(output.expect("whole"), "begun\n");

@@ -14,9 +14,10 @@ mod common;
 use std::time::Duration;
 
 use actix_sandbox::{
-    ErrorKind, Language, OutputPolicy, Overflow, Process, ProcessEnd, Sandbox, SandboxEvent,
+    ErrorKind, Language, OutputPolicy, Overflow, Process, ProcessEnd, ProtocolVersion, Sandbox,
+    SandboxEvent,
 };
-use common::{events, resident_memory, sandbox, within};
+use common::{VERSIONS, events, resident_memory, sandbox_of, within};
 use futures::StreamExt;
 
 const MIB: usize = 1 << 20;
@@ -46,10 +47,18 @@ async fn flood(sandbox: &Sandbox, overflow: Overflow) -> Process {
         .expect("started")
 }
 
-/// The process's budget is used up: it prints against a full buffer.
-async fn full(process: &Process) {
+/// What the local server keeps of a process's output, and so the largest window that it grants in v2.
+const WINDOW: usize = MIB;
+
+/// The budget, or in v2 the window, is used up: the process prints against a full buffer.
+async fn full(process: &Process, version: ProtocolVersion) {
+    let most = match version {
+        ProtocolVersion::V1 => BUDGET,
+        // Fewer than 4 bytes may be left over.
+        ProtocolVersion::V2 => WINDOW - 3,
+    };
     within("a full buffer", async {
-        while process.buffered_output() < BUDGET {
+        while process.buffered_output() < most {
             tokio::task::yield_now().await;
         }
     })
@@ -73,7 +82,14 @@ async fn drain(mut stream: actix_sandbox::OutputStream) -> (u64, u64) {
 
 #[actix::test]
 async fn output_that_nobody_reads_stays_within_its_budget() {
-    let (server, sandbox) = sandbox().await;
+    for version in VERSIONS {
+        println!("protocol {version}");
+        stays_within_its_budget(version).await;
+    }
+}
+
+async fn stays_within_its_budget(version: ProtocolVersion) {
+    let (server, sandbox) = sandbox_of(version).await;
     sandbox
         .run(Language::Python, "print('warm')")
         .await
@@ -91,7 +107,7 @@ async fn output_that_nobody_reads_stays_within_its_budget() {
     // Nobody reads and nobody waits: the process is paused. A kill works at once all the same.
     let never = Overflow::Pause { max: Duration::MAX };
     let process = flood(&sandbox, never).await;
-    full(&process).await;
+    full(&process, version).await;
     check("paused");
     let other = Sandbox::create(server.url())
         .await
@@ -111,10 +127,13 @@ async fn output_that_nobody_reads_stays_within_its_budget() {
 
     // Nobody reads, but somebody waits for the end: it comes, and what was dropped is counted.
     let process = flood(&sandbox, never).await;
-    full(&process).await;
+    full(&process, version).await;
     assert_eq!(
         within("the end", process.wait()).await.expect("ended"),
-        ProcessEnd::Unknown
+        match version {
+            ProtocolVersion::V1 => ProcessEnd::Unknown,
+            ProtocolVersion::V2 => ProcessEnd::Exited(0),
+        }
     );
     check("awaited");
     let (came, lost) = drain(process.stdout()).await;
@@ -175,14 +194,22 @@ async fn output_that_nobody_reads_stays_within_its_budget() {
     // A reader that is slow loses nothing, and holds nothing but its own process.
     let process = flood(&sandbox, Overflow::default()).await;
     let stdout = process.stdout();
-    full(&process).await;
+    full(&process, version).await;
     check("slow reader");
     assert_eq!(drain(stdout).await, (PRINTED, 0));
     drop(process);
 
-    // Somebody listens for statuses: they come, though nobody reads.
+    // Somebody listens for statuses: they come, though nobody reads. In v2 they do not stand behind output,
+    // and the process stays paused, until somebody waits for it.
     let mut events = events(&sandbox).await;
-    let _process = flood(&sandbox, never).await;
+    let process = flood(&sandbox, never).await;
+    if version == ProtocolVersion::V2 {
+        full(&process, version).await;
+        let output = within("another", sandbox.run(Language::Bash, "echo x")).await;
+        assert_eq!(output.expect("ran").stdout, "x\n");
+        assert!(futures::FutureExt::now_or_never(process.wait()).is_none());
+        within("the end", process.wait()).await.expect("ended");
+    }
     while !matches!(
         within("a status", events.recv()).await,
         Some(SandboxEvent::ProcessEnded { .. })

@@ -15,8 +15,8 @@ mod scripted;
 use std::{future::IntoFuture, time::Duration};
 
 use actix_sandbox::{
-    ErrorKind, Language, LocalServer, OutputExt, Process, ProcessEnd, ReconnectPolicy, Sandbox,
-    SandboxEnd, SandboxEvent, SandboxState, machine::LinkError,
+    ErrorKind, Language, LocalServer, OutputExt, Process, ProcessEnd, ProtocolVersion,
+    ReconnectPolicy, Sandbox, SandboxEnd, SandboxEvent, SandboxState, machine::LinkError,
 };
 use common::{events, within};
 use futures::{FutureExt, StreamExt, future::join};
@@ -125,7 +125,10 @@ async fn streams_stdin_and_wait_go_on_over_an_outage() {
     }
     process.write_to_stdin("end\n").await.expect("written");
     assert_eq!(next().await, "got end");
-    assert_eq!(within("the end", wait).await.unwrap(), ProcessEnd::Unknown);
+    assert_eq!(
+        within("the end", wait).await.unwrap(),
+        ProcessEnd::Exited(0)
+    );
 }
 
 /// The end of the process is delivered though it came while nobody was there.
@@ -157,7 +160,7 @@ async fn an_end_that_came_meanwhile_is_delivered_with_the_output_before_it() {
     within("the script's end", ended).await;
     proxy.accept().await;
     let end = within("the end", process.wait()).await;
-    assert_eq!(end.unwrap(), ProcessEnd::Unknown);
+    assert_eq!(end.unwrap(), ProcessEnd::Exited(0));
     let rest = within("the rest", stdout.read_all()).await.expect("whole");
     let expected: String = (1..=1000).map(|i| format!("{i}\n")).collect();
     assert_eq!(rest, expected);
@@ -352,6 +355,44 @@ async fn cookies_of_every_answer_are_sent_on_each_later_dial() {
     drop(peer);
     peer = server.peer().await;
     assert_eq!(sorted(&peer), ["GAESA=second", "other=kept", "unrelated=x"]);
+}
+
+/// The link breaks in the middle of the word that an exec runs: nobody has a handle to the process.
+#[actix::test]
+async fn a_process_whose_start_was_not_heard_of_does_not_keep_the_sandbox_busy() {
+    let server = LocalServer::start().await.expect("a local server");
+    let measured = Proxy::start(server.address(), |_| Plan::default()).await;
+    // In v1: the request of v2 is sent again, and its process is heard of.
+    let create = |url| Sandbox::create(url).max_protocol_version(ProtocolVersion::V1);
+    let sandbox = create(measured.url()).await.expect("a sandbox");
+    let to_running = measured.records()[0].delivered as u64;
+    drop(sandbox);
+    let proxy = Proxy::start(server.address(), move |number| Plan {
+        cut_down: (number == 0).then_some(to_running + 10),
+        ..Plan::default()
+    })
+    .await;
+    let sandbox = create(proxy.url())
+        .enable_auto_reconnect(true)
+        .reconnect_policy(soon())
+        .await
+        .expect("a sandbox");
+    let mut events = events(&sandbox).await;
+    let exec = sandbox.exec(Language::Bash, "sleep 1000").into_future();
+    let error = within("the exec", exec).await.expect_err("not heard of");
+    assert_eq!(error.kind(), ErrorKind::LinkLost, "{error}");
+    is_back(&mut events).await;
+    let next = async {
+        loop {
+            match sandbox.run(Language::Bash, "echo next").await {
+                // Until the first is gone.
+                Err(error) if error.kind() == ErrorKind::ExecFailed => {}
+                other => return other,
+            }
+        }
+    };
+    let output = within("the next", next).await.expect("ran");
+    assert_eq!(output.stdout, "next\n");
 }
 
 /// With an exec in flight `reconnect` is sent once the sandbox runs, without one it is not.

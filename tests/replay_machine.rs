@@ -24,7 +24,7 @@ use actix_sandbox::{
         ProcessFact, ProcessId, RequestId, Sandbox, SandboxAction, SandboxConfig, SandboxState,
         Timeouts,
     },
-    protocol::{ClientMessage, SandboxConfig as Configuration, SandboxToken},
+    protocol::{ClientMessage, ExecOptions, SandboxConfig as Configuration, SandboxToken, Version},
 };
 use serde_json::Value;
 
@@ -46,7 +46,11 @@ impl Client {
     fn new(mode: Mode, now: Instant) -> Self {
         let timeouts = Timeouts::default();
         let mut client = Self {
-            sandbox: Sandbox::new(SandboxConfig { mode, timeouts }),
+            sandbox: Sandbox::new(SandboxConfig {
+                mode,
+                timeouts,
+                exec_prefix: "replay".into(),
+            }),
             epoch: Epoch(0),
             now,
             processes: BTreeMap::new(),
@@ -69,7 +73,8 @@ impl Client {
 
     fn open(&mut self) {
         self.epoch.0 += 1;
-        self.sandbox.handle_opened(self.epoch, self.now);
+        self.sandbox
+            .handle_opened(self.epoch, Version::V1, self.now);
         self.run();
     }
 
@@ -103,7 +108,11 @@ impl Client {
                 let plain = language.is_some() && code.is_some() && process.is_none();
                 let language = language.unwrap_or_default();
                 let code = code.unwrap_or_default();
-                if let Some(process) = self.sandbox.exec(request, &language, &code, self.now) {
+                let options = ExecOptions::default();
+                let run = self
+                    .sandbox
+                    .exec(request, &language, &code, &options, self.now);
+                if let Some((process, None)) = run {
                     let machine = Process::new(ProcessConfig::default());
                     self.processes.insert(process, machine);
                 }
@@ -186,6 +195,10 @@ impl Client {
                     assert_eq!(self.ends.insert(id, end), None, "{id} ended twice");
                     self.sandbox.process_ended(id);
                 }
+                ProcessAction::OutputEnded(_) | ProcessAction::Settled => {
+                    assert!(self.ends.contains_key(&id), "{id} settled before its end");
+                }
+                ProcessAction::Send(text) => panic!("v1 has no {text}"),
             }
         }
     }

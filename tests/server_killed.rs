@@ -171,13 +171,7 @@ async fn what_a_checkpoint_does_not_hold_fails_with_the_reason() {
         panic!("{end:?}");
     };
     assert!(
-        matches!(
-            end,
-            SandboxEnd::Failed {
-                reason: Some(_),
-                ..
-            }
-        ),
+        matches!(end, SandboxEnd::ProcessLost { reason: Some(_) }),
         "{end:?}"
     );
     let output = within("the output", process.stdout().read_all()).await;

@@ -36,13 +36,16 @@ pub struct Exec {
     pub language: Language,
     /// The code.
     pub code: String,
-    /// Arguments, environment, working directory and timeout. Protocol v1 has none of them. The window is that
+    /// Arguments, environment, working directory and timeout. Protocol v1 has none of them by itself. The window is that
     /// of the output policy, whatever it says here.
     pub options: ExecOptions,
     /// Its input.
     pub stdin: Stdin,
     /// How much output is kept; `None` for the sandbox's own policy.
     pub output: Option<OutputPolicy>,
+    /// Whether to wrap the code on a server that speaks protocol v1: see
+    /// [`Command::wrap_for_v1`](crate::Command::wrap_for_v1).
+    pub wrap_for_v1: bool,
 }
 
 impl Exec {
@@ -54,6 +57,7 @@ impl Exec {
             options: ExecOptions::default(),
             stdin: Stdin::Open,
             output: None,
+            wrap_for_v1: false,
         }
     }
 }

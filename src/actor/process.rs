@@ -4,6 +4,8 @@ use std::{collections::HashMap, task::Context as TaskContext, time::Instant};
 
 use actix::{Actor, ActorContext, Addr, AsyncContext, Context, Handler, Message, WeakAddr};
 
+use bytes::Bytes;
+
 use super::{
     CloseStdin, FlushStdin, GetPlace, Kill, ProcessPlace, SandboxActor, StartedProcess, Wait,
     WriteStdin,
@@ -18,7 +20,7 @@ use crate::{
         Failure, Finish, OutputPolicy, Process, ProcessAction, ProcessEnd, ProcessFact, ProcessId,
         ProcessReply, RequestId,
     },
-    protocol::OutputPiece,
+    protocol::{OutputPiece, StdStream},
     transport::Credit,
 };
 
@@ -122,6 +124,17 @@ enum Waiter {
     Unit(Settler<Result<(), Error>>),
 }
 
+/// A piece of output that has no place in its stream (v1).
+fn unplaced(stream: StdStream, data: Bytes) -> (u64, OutputPiece) {
+    let piece = OutputPiece {
+        stream,
+        data,
+        place: None,
+        extra: Default::default(),
+    };
+    (0, piece)
+}
+
 /// What a process's actor begins with.
 pub(super) struct NewProcess {
     pub(super) process: ProcessId,
@@ -219,10 +232,18 @@ impl ProcessActor {
                         stdin_unsent,
                     });
                 }
-                ProcessAction::OutputEnded(lost) => self.output.finish(match lost {
-                    Some(end) => Finish::SandboxLost(end),
-                    None => Finish::Complete,
-                }),
+                ProcessAction::OutputEnded(lost) => {
+                    let held = self.machine.take_held_output();
+                    if !held.is_empty() {
+                        // A budget that is exceeded at the end kills nothing any more.
+                        let held = unplaced(StdStream::Stdout, held);
+                        self.output.write(std::iter::once(held), None);
+                    }
+                    self.output.finish(match lost {
+                        Some(end) => Finish::SandboxLost(end),
+                        None => Finish::Complete,
+                    });
+                }
                 ProcessAction::Settled => {
                     self.obituary.finished = true;
                     self.obituary.report(ProcessReport::Settled(process));
@@ -251,8 +272,15 @@ impl ProcessActor {
     /// Takes a batch of output. `false`: the budget is exceeded and the process is to be killed.
     fn take_output(&mut self, pieces: Vec<OutputPiece>, credit: Option<Credit>) -> bool {
         if !self.machine.is_named() {
-            let pieces = pieces.into_iter().map(|piece| (0, piece));
-            return self.output.write(pieces, credit);
+            let machine = &mut self.machine;
+            let found = pieces.into_iter().flat_map(|piece| {
+                let stream = piece.stream;
+                machine
+                    .handle_unplaced_output(stream, piece.data)
+                    .map(|data| unplaced(stream, data))
+            });
+            let found = found.filter(|(_, piece)| !piece.data.is_empty());
+            return self.output.write(found, credit);
         }
         let machine = &mut self.machine;
         let new = pieces.into_iter().filter_map(|mut piece| {

@@ -21,12 +21,20 @@ use super::{
 use crate::{
     Error, SandboxEvent,
     machine::{
-        Failure, LinkError, OutputPolicy, Process, ProcessFact, ProcessId, RequestId, Sandbox,
-        SandboxAction, SandboxConfig, SandboxEnd, SandboxReply, SandboxState,
+        Failure, LinkError, Nonce, OutputPolicy, Process, ProcessFact, ProcessId, RequestId,
+        Sandbox, SandboxAction, SandboxConfig, SandboxEnd, SandboxReply, SandboxState, wrap,
     },
-    protocol::OutputPiece,
+    protocol::{ExecOptions, OutputPiece, Version},
     transport::Credit,
 };
+
+/// 128 random bits.
+fn nonce() -> Nonce {
+    use std::hash::{BuildHasher, RandomState};
+    let random = RandomState::new();
+    let [high, low] = [0, 1].map(|it| u128::from(random.hash_one(it)));
+    Nonce::new(high << 64 | low)
+}
 
 enum Waiter {
     Open(Settler<Result<Opened, Error>>),
@@ -82,6 +90,8 @@ pub struct SandboxActor {
     waiters: HashMap<RequestId, Waiter>,
     next_request: u64,
     subscribers: Subscribers,
+    /// The last event, while processes that end with the sandbox have not said so.
+    last_event: Option<SandboxEvent>,
     awaited: bool,
     orphaned: bool,
     span: Span,
@@ -105,6 +115,7 @@ impl SandboxActor {
             waiters: HashMap::new(),
             next_request: 0,
             subscribers: Subscribers::default(),
+            last_event: None,
             awaited: false,
             orphaned: false,
         }
@@ -172,12 +183,20 @@ impl SandboxActor {
                     self.command(ConnectionCommand::Refuse(epoch, cause))
                 }
                 SandboxAction::CloseLink => self.command(ConnectionCommand::Close),
+                SandboxAction::Event(event @ SandboxEvent::Ended(_)) => {
+                    self.last_event = Some(event);
+                }
                 SandboxAction::Event(event) => self.event(&event),
             }
         }
     }
 
     fn after_actions(&mut self, ctx: &mut Context<Self>) {
+        if self.processes.is_empty()
+            && let Some(event) = self.last_event.take()
+        {
+            self.event(&event);
+        }
         let awaited = self.machine.is_awaited() || !self.subscribers.is_empty();
         if awaited != self.awaited {
             self.awaited = awaited;
@@ -185,7 +204,8 @@ impl SandboxActor {
                 process.actor.do_send(ProcessInput::Awaited(awaited));
             }
         }
-        if self.orphaned && matches!(self.machine.state(), SandboxState::Ended(_)) {
+        let over = matches!(self.machine.state(), SandboxState::Ended(_));
+        if self.orphaned && over && self.last_event.is_none() {
             ctx.stop();
         }
     }
@@ -267,15 +287,29 @@ impl SandboxActor {
         options.window = Some(window);
         options.input_ends = matches!(exec.stdin, Stdin::Bytes(_));
         let language = exec.language.as_str();
-        let run = self
-            .machine
-            .exec(request, language, &exec.code, &options, now());
+        let mut code = exec.code;
+        let mut wrapped = None;
+        if exec.wrap_for_v1 && self.machine.version() == Version::V1 {
+            let nonce = nonce();
+            match wrap(language, &code, &options, &nonce) {
+                Ok(program) => {
+                    code = program;
+                    options = ExecOptions::default();
+                    wrapped = Some(nonce);
+                }
+                Err(feature) => {
+                    self.machine.refuse_exec(request, feature);
+                    return self.run_actions(ctx);
+                }
+            }
+        }
+        let run = self.machine.exec(request, language, &code, &options, now());
         let exec_stdin = exec.stdin;
         if let Some((process, exec)) = run {
             let config = self.settings.process;
             let machine = match exec {
                 Some(exec) => {
-                    let mut machine = Process::named(config, exec, window, [0, 0]);
+                    let mut machine = Process::named(config, exec, window);
                     match exec_stdin {
                         Stdin::Open => {}
                         Stdin::Null => machine.give_input(&[]),
@@ -283,7 +317,10 @@ impl SandboxActor {
                     }
                     machine
                 }
-                None => Process::new(config),
+                None => match wrapped {
+                    Some(nonce) => Process::wrapped(config, &nonce),
+                    None => Process::new(config),
+                },
             };
             self.spawn_process(process, machine, policy, ctx);
         }
@@ -506,7 +543,7 @@ impl Handler<AttachProcess> for SandboxActor {
             window,
         } = attach.place;
         let process = self.machine.adopt(exec.clone())?;
-        let machine = Process::named(self.settings.process, exec, window, offsets);
+        let machine = Process::adopted(self.settings.process, exec, window, offsets);
         let policy = attach.output.unwrap_or(self.settings.output);
         self.spawn_process(process, machine, policy, ctx);
         let started = self.started(&SandboxReply::Started(process));

@@ -270,7 +270,7 @@ async fn nothing_a_handle_does_is_out_of_an_actors_reach() {
             .await
             .expect("alive")
             .expect("ended"),
-        ProcessEnd::Unknown
+        ProcessEnd::Exited(0)
     );
     addr.send(KillSandbox)
         .await

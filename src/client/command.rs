@@ -134,6 +134,27 @@ impl Command {
         self
     }
 
+    /// Whether to wrap the code on a server that speaks protocol v1, so that arguments, environment, working directory and
+    /// how it ended work there, too. Default: no. On v2, where all of that is part of the protocol, it has no effect.
+    ///
+    /// The server is then sent a program that runs the code in a `bash` or `python` of its own and adds how it ended
+    /// to its stdout, under a random number and out of sight of the readers. What comes of it:
+    ///
+    /// - The end is [`Exited`](ProcessEnd::Exited) or [`Signaled`](ProcessEnd::Signaled), and
+    ///   [`Unknown`](ProcessEnd::Unknown) where that line is missing: lost with a link, or in a stdout that the server stopped
+    ///   reading, as some do at bytes that are not UTF-8; or the program that wrote it was killed by the code.
+    /// - A working directory that is not there, or arguments that are too long, end as `Exited(125)`, with the reason in
+    ///   stderr.
+    /// - A time limit and input that ends stay unsupported, as are other languages.
+    /// - The code is not the first process: its parent is another shell or Python. Python's `__file__` and bash's
+    ///   `$0` name the program around it, and Python shows no source lines in tracebacks.
+    /// - For bash it needs `python3`, without which signal 9 is `Exited(137)`, and `env` for variables.
+    /// - **It is a report, no proof**: code that reads its parent's program can print an end of its own.
+    pub fn wrap_for_v1(mut self, wrap: bool) -> Self {
+        self.exec.wrap_for_v1 = wrap;
+        self
+    }
+
     /// Whether the process is killed when its last handle is dropped. Default: no;
     /// [`output`](Self::output) and [`status`](Self::status) do it in any case.
     pub fn kill_on_drop(mut self, kill: bool) -> Self {
@@ -186,6 +207,7 @@ impl Command {
         )
         .await;
         match collected {
+            Ok((_, _, ProcessEnd::SandboxLost { end })) => Err(Error::sandbox_lost(end)),
             Ok((stdout, stderr, end)) => Ok(Output::new(end, &stdout, &stderr)),
             Err(error) => {
                 // The sandbox is free again when this returns; why the kill failed matters less.

@@ -14,10 +14,10 @@ use crate::{
 /// A process in a sandbox.
 ///
 /// A handle is cheap to clone and can be sent anywhere. Its streams can be read both at once, one
-/// after the other, or not at all: see [`OutputPolicy`] for what happens to output that nobody reads.
+/// after the other, or not at all: see [`OutputPolicy`](crate::OutputPolicy) for what happens to output that nobody reads.
 ///
 /// **Dropping** the last handle (a stream is one, too) does not kill the process, unless
-/// [`kill_on_drop`](ExecBuilder::kill_on_drop) was set. It runs on, its output is dropped, and under
+/// [`kill_on_drop`](crate::ExecBuilder::kill_on_drop) was set. It runs on, its output is dropped, and under
 /// protocol v1 the sandbox runs nothing else until it ends.
 ///
 /// Processes that the code leaves in the background live on after its end, and die with the sandbox.

@@ -125,7 +125,8 @@ impl Sandbox {
     ///
     /// When awaited: the sandbox is not running; another process runs (v1); the server does not run the
     /// language, or could not start the process (the sandbox goes on); no answer came within
-    /// [`exec_timeout`](SandboxBuilder::exec_timeout) (if the process starts later, it is killed).
+    /// [`exec_timeout`](SandboxBuilder::exec_timeout) (if the process starts later, it is killed), or
+    /// before the link was lost (if it started all the same, it is killed once the link is back).
     ///
     /// Dropping the future kills the process if it starts: nobody would have a handle to it.
     pub fn exec(&self, language: impl Into<Language>, code: impl Into<String>) -> ExecBuilder {

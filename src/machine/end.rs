@@ -143,9 +143,10 @@ impl fmt::Display for SandboxEnd {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ProcessEnd {
-    /// It exited with this code. Protocol v1 cannot tell: see [`Unknown`](Self::Unknown).
+    /// It exited with this code. Protocol v1 cannot tell, but for a wrapper around the code: see
+    /// [`Unknown`](Self::Unknown).
     Exited(i32),
-    /// It was ended by this signal. Protocol v1 cannot tell.
+    /// It was ended by this signal. Protocol v1 cannot tell, but for a wrapper.
     Signaled(i32),
     /// It was killed: a kill was asked for while it ran, by this client or by the server, and the
     /// server said that the process is no more.
@@ -157,7 +158,8 @@ pub enum ProcessEnd {
         /// Why the sandbox is over.
         end: SandboxEnd,
     },
-    /// The server said that it ended, and not how. That is all that protocol v1 can say.
+    /// The server said that it ended, and not how. That is all that protocol v1 can say; the client can wrap the code so
+    /// that its output says more (`Command::wrap_for_v1`).
     Unknown,
 }
 

@@ -12,7 +12,7 @@ pub enum Effect {
     NotApplied,
     /// It took effect, though the answer is an error.
     Applied,
-    /// It was sent and no answer came.
+    /// It was sent and no answer came, or it may still be sent.
     Unknown,
 }
 

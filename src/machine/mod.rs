@@ -11,6 +11,7 @@
 //! | [`Process`] | one exec: how it ended, its stdin, who waits for it |
 //! | [`OutputBuffer`] | one exec's output under a byte budget |
 //! | [`ServedExec`] | one named exec on the side of the server (v2): what is not acknowledged |
+//! | [`TrailerFilter`] | how wrapped code ended (v1), taken out of its output |
 //! | [`Backoff`], [`Keepalive`] | when to dial again, when to call a link dead |
 
 mod backoff;
@@ -24,6 +25,7 @@ mod output;
 mod process;
 mod sandbox;
 mod served;
+mod wrapper;
 
 pub use backoff::{Backoff, ReconnectPolicy};
 pub use connection::{Connection, ConnectionAction, ConnectionConfig, ConnectionState, Epoch};
@@ -36,6 +38,7 @@ pub use output::{Finish, OutputBuffer, OutputPolicy, Overflow, Piece};
 pub use process::{Admission, Process, ProcessAction, ProcessConfig, ProcessFact, ProcessReply};
 pub use sandbox::{Mode, Sandbox, SandboxAction, SandboxConfig, SandboxReply, Timeouts};
 pub use served::{ServedExec, StoredExec};
+pub use wrapper::{FAILED as WRAPPER_FAILED, Nonce, TrailerFilter, wrap};
 
 /// The number of a request that waits for an answer. Its owner gives it; a machine settles it exactly once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

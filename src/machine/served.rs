@@ -61,12 +61,12 @@ impl Stream {
 pub struct StoredExec {
     /// The id.
     pub exec: ExecId,
+    /// Bytes of output that may be sent unacknowledged.
+    pub window: u64,
     /// How it ended.
     pub end: ExecEnd,
     /// Why, where that needs words.
     pub message: Option<String>,
-    /// How many bytes are sent unacknowledged.
-    pub window: u64,
     /// Stream, offset and bytes, in the order in which they came.
     pub output: Vec<(StdStream, u64, Bytes)>,
 }
@@ -169,9 +169,9 @@ impl ServedExec {
         });
         Some(StoredExec {
             exec: self.exec.clone(),
+            window: self.window,
             end,
             message,
-            window: self.window,
             output: output.collect(),
         })
     }
@@ -197,6 +197,11 @@ impl ServedExec {
             .iter()
             .map(|stream| stream.printed() - stream.acked)
             .sum()
+    }
+
+    /// Bytes of output that may be sent unacknowledged.
+    pub fn window(&self) -> u64 {
+        self.window
     }
 
     /// Bytes that may be read from the process now.
@@ -349,6 +354,7 @@ impl ServedExec {
         }
     }
 
+    /// Once on each link.
     fn refuse_stdin(&mut self) {
         if !std::mem::replace(&mut self.stdin_refused, true) {
             let reason = "The process has closed its standard input, or has ended.";

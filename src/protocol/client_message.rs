@@ -111,11 +111,14 @@ impl ExecOptions {
     pub const MAX_VALUES: usize = 1_000;
 
     fn read(raw: &RawMessage<'_>) -> Result<Self, String> {
-        if raw.truncated {
-            return Err(format!(
+        let too_many = || {
+            format!(
                 "There are more than {} arguments and environment variables.",
                 Self::MAX_VALUES
-            ));
+            )
+        };
+        if raw.truncated {
+            return Err(too_many());
         }
         let wrong = |key: &str, expected: &str| format!("'{key}' must be {expected}.");
         let number = |key, field: &Option<Text<'_>>| {
@@ -146,6 +149,9 @@ impl ExecOptions {
                 })
                 .ok_or_else(|| wrong(names::KEY_ENV, "an object of text"))?,
         };
+        if args.len() + env.len() > Self::MAX_VALUES {
+            return Err(too_many());
+        }
         let cwd = match &raw.cwd {
             None => None,
             Some(Text::Str(cwd)) => Some(cwd.clone().into_owned()),

@@ -107,15 +107,24 @@ impl SandboxToken {
         self.0.expose_secret()
     }
 
-    /// A text of a peer's without the token, wherever it repeats it. A token that is too short to be
-    /// a secret is left: taking it out would only garble the text.
-    pub fn redact(&self, text: String) -> String {
+    /// A text of a peer's without the token, wherever it repeats it, also where an
+    /// [`excerpt`](super::excerpt) cuts it off. What is too short to be a secret is left: taking it out
+    /// would only garble the text.
+    pub fn redact(&self, mut text: String) -> String {
+        const SECRET: usize = 8;
         let token = self.expose_secret();
-        if token.len() >= 8 && text.contains(token) {
-            text.replace(token, "…")
-        } else {
-            text
+        if token.len() >= SECRET && text.contains(token) {
+            text = text.replace(token, "…");
         }
+        if let Some(end) = text.rfind('…') {
+            let before = &text[..end];
+            let begun = |&len: &usize| token.get(..len).is_some_and(|it| before.ends_with(it));
+            let most = token.len().min(end + 1);
+            if let Some(len) = (SECRET..most).rev().find(begun) {
+                text.replace_range(end - len..end, "");
+            }
+        }
+        text
     }
 }
 
@@ -151,6 +160,30 @@ mod tests {
     fn token_is_never_shown_by_debug() {
         let token = SandboxToken::new("very-secret");
         assert!(!format!("{token:?} {:#?}", Some(&token)).contains("secret"));
+    }
+
+    #[test]
+    fn a_token_that_an_excerpt_cuts_off_is_not_shown_either() {
+        let token = SandboxToken::new("tok-5e1f0c7a9b-secret");
+        for before in 170..200 {
+            let frame = format!(
+                "{}{}{}",
+                "x".repeat(before),
+                token.expose_secret(),
+                "y".repeat(50)
+            );
+            let detail = format!(
+                "`{}` is no frame",
+                crate::protocol::excerpt(frame.as_bytes())
+            );
+            let shown = token.redact(detail);
+            assert!(!shown.contains("tok-5e1f"), "{before}: {shown}");
+        }
+        assert_eq!(
+            token.redact("tok-5e…".into()),
+            "tok-5e…",
+            "too short to matter"
+        );
     }
 
     #[test]

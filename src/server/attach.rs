@@ -9,7 +9,6 @@ use super::{
     link::Link,
     manager::{Manager, Place, SandboxHandle, clean_up},
     sandbox::{Attached, Command, State, reason},
-    store::Stamp,
     token::TokenHash,
 };
 use crate::protocol::{
@@ -26,7 +25,7 @@ type Revived = (
     SandboxConfig,
     Duration,
     Box<dyn BackendSandbox>,
-    Stamp,
+    State,
 );
 
 /// Why a client is not let in.
@@ -171,10 +170,9 @@ impl Manager {
         let (manager, link, its_id) = (self.clone(), link.clone(), id.clone());
         self.runtime.spawn(async move {
             match manager.revive(&its_id, hash, lease.is_some()).await {
-                Ok((place, config, idle_timeout, backend, stamp)) => {
+                Ok((place, config, idle_timeout, backend, state)) => {
                     tracing::info!(sandbox = %its_id, "restored");
                     let handle = place.handle.clone();
-                    let state = State::restored(stamp);
                     let (sandbox, _alive) =
                         manager.settle(place, config, idle_timeout, backend.into(), lease, state);
                     let _ = done.send(Ok(handle));
@@ -225,11 +223,16 @@ impl Manager {
             .create(id)
             .await
             .map_err(|error| reason(&error))?;
-        if let Err(error) = self.store.load_checkpoint(id, &*backend).await {
-            clean_up(&*backend).await;
-            return Err(reason(&error));
+        match self.store.load_checkpoint(id, &*backend).await {
+            Ok(execs) => {
+                let state = State::restored(stamp, execs);
+                Ok((place, config, idle_timeout, backend, state))
+            }
+            Err(error) => {
+                clean_up(&*backend).await;
+                Err(reason(&error))
+            }
         }
-        Ok((place, config, idle_timeout, backend, stamp))
     }
 }
 

@@ -61,6 +61,9 @@ pub(super) trait Outlet: Send + Sync + 'static {
     /// Moves input to the pipe of the process, until there is none any more. May be dropped.
     fn feed(&self, pipe: Input) -> impl Future<Output = ()> + Send;
 
+    /// It is about to be killed: its output is taken to the end whether there is room for it or not.
+    fn dying(&self);
+
     /// The process takes no more input.
     fn close_stdin(&self);
 }
@@ -175,6 +178,9 @@ impl Outlet for Channel {
         self.stdin.feed(pipe).await;
     }
 
+    /// The sandbox makes room for it.
+    fn dying(&self) {}
+
     fn close_stdin(&self) {
         self.stdin.close();
     }
@@ -225,6 +231,7 @@ impl<O: Outlet> Run<O> {
         };
         let by_itself = matches!(ending, Ending::Exited(_));
         if !by_itself {
+            self.outlet.dying();
             let killed = process.kill().await;
             if let Err(reason) = &killed {
                 tracing::warn!(%reason, "an exec could not be killed");

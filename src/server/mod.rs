@@ -20,6 +20,8 @@
 //! - Output comes as it is written; pieces within about a millisecond leave as one message. What is
 //!   not UTF-8 comes as U+FFFD. What background processes write after their exec ended is dropped.
 //! - A client that does not read stops its process, by full pipes, and nothing else.
+//! - Clients that speak [v2](crate::protocol::v2) run up to [`ServerBuilder::max_execs`] at once. Of each that ended and that its
+//!   client has not acknowledged the end and the output are kept, of the last 64 in each sandbox.
 //! - When its link is lost a sandbox lives on until its idle timeout, and output is kept up to
 //!   [`ServerBuilder::output_buffer`].
 //!
@@ -35,7 +37,8 @@
 //!   so does one with holes that is written to at that moment.
 //! - A snapshot is taken while the sandbox goes on, processes included: a file may be caught half-written.
 //!   One at a time for each sandbox, four at a time for the server; others wait for their turn.
-//! - A checkpoint also holds the settings of the sandbox and the SHA-256 of its token, but **no memory**:
+//! - A checkpoint also holds the settings of the sandbox, the SHA-256 of its token, and the ends and output that clients of v2
+//!   have not acknowledged, but **no memory**:
 //!   background processes are ended by it and are not there when it is restored.
 //! - An archive is whole or absent, and an older one stays until then. A sandbox whose checkpoint fails
 //!   lives on with its files; one that was to be checkpointed for being idle is tried again after the next

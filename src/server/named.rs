@@ -14,7 +14,7 @@ use super::{
     backend::Exit,
     execution::{Ending, ExecEvent, Input, Outlet},
     link::Link,
-    output::Taker,
+    output::{MAX_PIPE_BYTES, Taker},
 };
 use crate::{
     machine::ServedExec,
@@ -216,10 +216,17 @@ impl Outlet for NamedOutlet {
         }
     }
 
+    fn dying(&self) {
+        self.exec.will_die(None);
+    }
+
     fn close_stdin(&self) {
         self.exec.change(ServedExec::handle_stdin_closed);
     }
 }
+
+/// Most bytes that are kept past the window of one that is killed: what both of its pipes can hold.
+const MAX_AFTER_DEATH: u64 = 2 * MAX_PIPE_BYTES as u64;
 
 /// Keeps the output of one stream.
 struct Keeper {
@@ -228,13 +235,23 @@ struct Keeper {
 }
 
 impl Taker for Keeper {
-    async fn take(&mut self, bytes: &[u8]) -> bool {
+    async fn take(&mut self, bytes: &[u8], _last: bool) -> bool {
+        if bytes.is_empty() {
+            return true;
+        }
         loop {
             let mut room = std::pin::pin!(self.exec.room.notified());
             room.as_mut().enable();
             {
                 let state = self.exec.lock();
-                if state.dying || state.exec.room() > 0 {
+                if state.exec.room() > 0 {
+                    break;
+                }
+                if state.dying {
+                    // What its own pipes held. More is of somebody who lives on.
+                    if state.exec.kept() > state.exec.window() + MAX_AFTER_DEATH {
+                        return false;
+                    }
                     break;
                 }
             }
@@ -244,6 +261,4 @@ impl Taker for Keeper {
         self.exec.change(|exec| exec.handle_output(stream, bytes));
         true
     }
-
-    async fn finish(&mut self) {}
 }

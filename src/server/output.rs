@@ -15,11 +15,9 @@ use crate::protocol::{StdStream, Utf8Decoder};
 
 /// Where output goes.
 pub(super) trait Taker: Send + 'static {
-    /// Takes a piece, when there is room for it; false when nothing is taken any more.
-    fn take(&mut self, bytes: &[u8]) -> impl Future<Output = bool> + Send;
-
-    /// That was all.
-    fn finish(&mut self) -> impl Future<Output = ()> + Send;
+    /// Takes a piece, which may be empty, when there is room for it; false when nothing is taken any more. After the
+    /// last no other comes.
+    fn take(&mut self, bytes: &[u8], last: bool) -> impl Future<Output = bool> + Send;
 }
 
 /// Hands output on as text, which may be cut anywhere but inside a code point.
@@ -43,26 +41,19 @@ impl<T> TextTaker<T> {
             wrap,
         }
     }
-
-    async fn hand_on(&self, text: String) -> bool {
-        text.is_empty()
-            || self
-                .pieces
-                .send((self.wrap)(self.stream, text))
-                .await
-                .is_ok()
-    }
 }
 
 impl<T: Send + 'static> Taker for TextTaker<T> {
-    async fn take(&mut self, bytes: &[u8]) -> bool {
-        let text = self.decoder.decode(bytes);
-        self.hand_on(text).await
-    }
-
-    async fn finish(&mut self) {
-        let text = self.decoder.finish();
-        self.hand_on(text).await;
+    async fn take(&mut self, bytes: &[u8], last: bool) -> bool {
+        let mut text = self.decoder.decode(bytes);
+        if last {
+            text.push_str(&self.decoder.finish());
+        }
+        if text.is_empty() {
+            return true;
+        }
+        let piece = (self.wrap)(self.stream, text);
+        self.pieces.send(piece).await.is_ok()
     }
 }
 
@@ -79,7 +70,7 @@ const SILENCE_AFTER_END: Duration = Duration::from_millis(20);
 const READ_AFTER_END: Duration = Duration::from_millis(250);
 
 /// The most that a pipe holds, in bytes, when its reader comes (`/proc/sys/fs/pipe-max-size`).
-const MAX_PIPE_BYTES: usize = 1024 * 1024;
+pub(super) const MAX_PIPE_BYTES: usize = 1024 * 1024;
 
 /// A pipe that carries output.
 pub(super) type Pipe = Box<dyn AsyncRead + Send + Unpin>;
@@ -131,12 +122,11 @@ pub(super) async fn pump(
                 after_end.read += buffer.len();
             }
         }
-        if !buffer.is_empty() && !taker.take(&buffer).await {
+        if !taker.take(&buffer, !open).await {
             return None;
         }
         buffer.clear();
     }
-    taker.finish().await;
     held.then_some(pipe)
 }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use futures::future::BoxFuture;
 use google_cloud_auth::credentials::idtoken::{Builder, IDTokenCredentials, user_account};
 use rustls::crypto::{CryptoProvider, ring};
-use tokio::sync::OnceCell;
+use tokio::sync::Mutex;
 
 use super::{BearerToken, TokenError, TokenSource};
 
@@ -13,8 +13,9 @@ use super::{BearerToken, TokenError, TokenSource};
 /// server, or a developer's own login. The library keeps a token until shortly before its end.
 pub(crate) struct GoogleTokens {
     audience: String,
-    /// Made at the first dial, since it needs a runtime.
-    credentials: OnceCell<IDTokenCredentials>,
+    /// Made at the first dial, since it needs a runtime, and anew after a failure: the library asks no
+    /// more after an error that it takes for permanent.
+    credentials: Mutex<Option<IDTokenCredentials>>,
 }
 
 impl GoogleTokens {
@@ -22,7 +23,7 @@ impl GoogleTokens {
     pub(crate) fn new(audience: String) -> Self {
         Self {
             audience,
-            credentials: OnceCell::new(),
+            credentials: Mutex::default(),
         }
     }
 
@@ -41,15 +42,20 @@ impl GoogleTokens {
 impl TokenSource for GoogleTokens {
     fn token(&self) -> BoxFuture<'_, Result<BearerToken, TokenError>> {
         Box::pin(async {
-            let credentials = self
-                .credentials
-                .get_or_try_init(|| self.credentials())
-                .await
-                .map_err(explain)?;
-            let token = credentials.id_token().await;
-            Ok(BearerToken::new(
-                token.map_err(|error| explain(error.into()))?,
-            ))
+            let mut kept = self.credentials.lock().await;
+            let credentials = match &*kept {
+                Some(credentials) => credentials.clone(),
+                None => kept
+                    .insert(self.credentials().await.map_err(explain)?)
+                    .clone(),
+            };
+            match credentials.id_token().await {
+                Ok(token) => Ok(BearerToken::new(token)),
+                Err(error) => {
+                    *kept = None;
+                    Err(explain(error.into()))
+                }
+            }
         })
     }
 }

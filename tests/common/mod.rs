@@ -10,7 +10,7 @@
 use std::{future::IntoFuture, time::Duration};
 
 use actix::prelude::*;
-use actix_sandbox::{LocalServer, Sandbox, SandboxEvent};
+use actix_sandbox::{LocalServer, ProtocolVersion, Sandbox, SandboxEvent};
 use tokio::sync::mpsc;
 
 /// Far longer than anything takes; a test that hangs fails instead.
@@ -29,6 +29,32 @@ pub(crate) async fn sandbox() -> (LocalServer, Sandbox) {
     let server = LocalServer::start().await.expect("a local server");
     let sandbox = Sandbox::create(server.url()).await.expect("a sandbox");
     (server, sandbox)
+}
+
+/// Both versions of the protocol.
+pub(crate) const VERSIONS: [ProtocolVersion; 2] = [ProtocolVersion::V1, ProtocolVersion::V2];
+
+/// A local server and a sandbox on it, whose link speaks this version.
+pub(crate) async fn sandbox_of(version: ProtocolVersion) -> (LocalServer, Sandbox) {
+    let server = LocalServer::start().await.expect("a local server");
+    let sandbox = Sandbox::create(server.url())
+        .max_protocol_version(version)
+        .await
+        .expect("a sandbox");
+    let spoken = sandbox.protocol_version().await.expect("a version");
+    assert_eq!(spoken, version);
+    (server, sandbox)
+}
+
+/// A server at an address of its own: on a shared one, another test's server may be given the port when this
+/// one has stopped. For one test of each test binary.
+pub(crate) async fn server_apart() -> LocalServer {
+    let [.., high, low] = std::process::id().to_be_bytes();
+    LocalServer::builder()
+        .address(format!("127.78.{high}.{}:0", low | 1))
+        .start()
+        .await
+        .expect("a local server")
 }
 
 /// Collects the events of a sandbox.

@@ -28,6 +28,8 @@ pub(crate) struct Plan {
     pub(crate) cut_down: Option<u64>,
     /// Cut after this many bytes from the client.
     pub(crate) cut_up: Option<u64>,
+    /// Instead of the cut, nothing comes from the server any more, and nobody is told: a half-open link.
+    pub(crate) stall: bool,
     /// The client's end is reset instead of closed.
     pub(crate) reset: bool,
     /// Bytes from the server that are passed on in one piece; all there are, unless it says so.
@@ -80,6 +82,14 @@ impl Proxy {
         planner: impl Fn(usize) -> Plan + Send + Sync + 'static,
     ) -> Self {
         Self::start_with(target, planner, true).await
+    }
+
+    /// The same; it writes nothing down.
+    pub(crate) async fn start_unrecorded(
+        target: SocketAddr,
+        planner: impl Fn(usize) -> Plan + Send + Sync + 'static,
+    ) -> Self {
+        Self::start_with(target, planner, false).await
     }
 
     /// One that only passes on, and does what it is told; it writes nothing down.
@@ -212,6 +222,7 @@ async fn connection(
         &mut from_server,
         &mut to_client,
         plan.cut_down,
+        plan.stall,
         plan.piece,
         stalled.clone(),
         shared.record.then_some(&*record),
@@ -220,6 +231,7 @@ async fn connection(
         &mut from_client,
         &mut to_server,
         plan.cut_up,
+        false,
         None,
         stalled,
         None,
@@ -242,11 +254,12 @@ async fn connection(
     record.lock().expect("a record").over = true;
 }
 
-/// Passes bytes on until one end closes, or as many as allowed have passed.
+/// Passes bytes on until one end closes, or as many as allowed have passed; then it stalls, where it is to.
 async fn pass(
     from: &mut OwnedReadHalf,
     to: &mut OwnedWriteHalf,
     most: Option<u64>,
+    stall: bool,
     piece: Option<usize>,
     mut order: watch::Receiver<Order>,
     record: Option<&Mutex<Record>>,
@@ -282,6 +295,9 @@ async fn pass(
             record.lock().expect("a record").delivered += allowed;
         }
         left -= allowed as u64;
+    }
+    if stall {
+        std::future::pending().await
     }
 }
 

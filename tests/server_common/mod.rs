@@ -16,6 +16,9 @@ use tokio_tungstenite::{
 /// How long a test waits for anything before it fails.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
+/// What offers v2.
+pub(crate) const V2: (&str, &str) = ("sec-websocket-protocol", "sandbox.v2");
+
 /// A WebSocket connection.
 pub(crate) struct Client {
     ws: WebSocketStream<TcpStream>,
@@ -112,6 +115,45 @@ impl Client {
         Self::create_with(server, json!({"idle_timeout": 60})).await
     }
 
+    /// A client with a running sandbox, on a link that speaks v2.
+    pub(crate) async fn create_v2(server: &LocalServer) -> (Self, Identity) {
+        Self::create_v2_with(server, json!({"idle_timeout": 60})).await
+    }
+
+    /// The same, as configured.
+    pub(crate) async fn create_v2_with(server: &LocalServer, config: Value) -> (Self, Identity) {
+        let mut client = dial(server, "/create", &[V2]).await.expect("an upgrade");
+        client.send(config).await;
+        let identity = loop {
+            let message = client.json().await;
+            if message["event"] == "sandbox_id" {
+                break message;
+            }
+        };
+        let text = |key: &str| identity[key].as_str().expect(key).to_owned();
+        let identity = Identity {
+            id: text("sandbox_id"),
+            token: text("sandbox_token"),
+        };
+        assert_eq!(client.json().await["status"], "SANDBOX_RUNNING");
+        (client, identity)
+    }
+
+    /// A client attached to a sandbox, on a link that speaks v2, as soon as the server lets it in.
+    pub(crate) async fn attach_v2(server: &LocalServer, identity: &Identity) -> Self {
+        loop {
+            let path = identity.attach_path();
+            let mut client = dial(server, &path, &[V2]).await.expect("an upgrade");
+            loop {
+                match client.json().await["status"].as_str() {
+                    Some("SANDBOX_RUNNING") => return client,
+                    Some("SANDBOX_IN_USE") => break,
+                    _ => {}
+                }
+            }
+        }
+    }
+
     /// A client with a running sandbox that may be handed over to another server.
     pub(crate) async fn create_for_handoff(server: &LocalServer) -> (Self, Identity) {
         let mut client = Self::connect(server, "/create").await;
@@ -190,6 +232,18 @@ impl Client {
         timeout(PATIENCE, self.line_in_any_time())
             .await
             .expect("the server says something")
+    }
+
+    /// The next message, as it is. `null`: the session is over.
+    pub(crate) async fn json(&mut self) -> Value {
+        loop {
+            let next = timeout(PATIENCE, self.ws.next()).await;
+            return match next.expect("the server says something") {
+                Some(Ok(Message::Text(text))) => serde_json::from_str(&text).expect("JSON"),
+                Some(Ok(Message::Close(_)) | Err(_)) | None => Value::Null,
+                Some(Ok(_)) => continue,
+            };
+        }
     }
 
     async fn line_in_any_time(&mut self) -> String {

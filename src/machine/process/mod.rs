@@ -17,7 +17,7 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{Effect, Failure, ProcessEnd, RequestId, SandboxEnd, later};
+use super::{Effect, Failure, Nonce, ProcessEnd, RequestId, SandboxEnd, TrailerFilter, later};
 use crate::protocol::{ClientMessage, ExecId, NamedMessage, StdStream};
 
 /// Most bytes of text in one stdin message; shorter writes are put together up to this size.
@@ -58,7 +58,7 @@ pub enum ProcessFact {
     ForceKilled,
     /// The server could not kill the process.
     KillRefused(Failure),
-    /// The server said that the process ended. In v1 that is all it says.
+    /// The server said that the process ended. In v1 that is all it says; a wrapper says more in the output.
     Done,
     /// The server announced the process on this link (v2).
     Announced {
@@ -116,7 +116,8 @@ pub enum ProcessAction {
         /// Bytes of stdin that were accepted and never sent.
         stdin_unsent: usize,
     },
-    /// No more output comes; with a reason where there may be more than came.
+    /// No more output comes, but for [what was held back](Process::take_held_output); with a reason where there may be
+    /// more than came.
     OutputEnded(Option<SandboxEnd>),
     /// Nothing more is to be said about the process.
     Settled,
@@ -140,6 +141,8 @@ pub struct Process {
     settled: bool,
     /// Of a named exec (v2).
     named: Option<Named>,
+    /// Of wrapped code (v1).
+    trailer: Option<TrailerFilter>,
     link_up: bool,
     waits: Vec<RequestId>,
 
@@ -175,6 +178,7 @@ impl Process {
             output_ended: false,
             settled: false,
             named: None,
+            trailer: None,
             link_up: false,
             waits: Vec::new(),
             lost: None,
@@ -194,10 +198,26 @@ impl Process {
         }
     }
 
-    /// A named exec (v2) that is being started, or, with `received`, that another client started.
-    pub fn named(config: ProcessConfig, exec: ExecId, window: u64, received: [u64; 2]) -> Self {
+    /// A named exec (v2) that is being started.
+    pub fn named(config: ProcessConfig, exec: ExecId, window: u64) -> Self {
+        Self {
+            named: Some(Named::new(exec, window, [0, 0])),
+            ..Self::new(config)
+        }
+    }
+
+    /// A named exec that another client started, and of whose output it took what is before these offsets.
+    pub fn adopted(config: ProcessConfig, exec: ExecId, window: u64, received: [u64; 2]) -> Self {
         Self {
             named: Some(Named::new(exec, window, received)),
+            ..Self::new(config)
+        }
+    }
+
+    /// A process that is being started with its code [wrapped](super::wrap) (v1).
+    pub fn wrapped(config: ProcessConfig, nonce: &Nonce) -> Self {
+        Self {
+            trailer: Some(TrailerFilter::new(nonce)),
             ..Self::new(config)
         }
     }
@@ -244,6 +264,20 @@ impl Process {
                 skip: length,
             },
         }
+    }
+
+    /// A piece of the output of an exec without a name came: what readers are to find now.
+    pub fn handle_unplaced_output(&mut self, stream: StdStream, data: Bytes) -> [Bytes; 2] {
+        match &mut self.trailer {
+            Some(trailer) if stream == StdStream::Stdout => trailer.handle_output(data),
+            _ => [data, Bytes::new()],
+        }
+    }
+
+    /// The output is over: what of stdout was held back is output after all.
+    pub fn take_held_output(&mut self) -> Bytes {
+        let held = self.trailer.as_mut().map(TrailerFilter::finish);
+        held.unwrap_or_default()
     }
 
     /// The output that came is where readers find it.
@@ -514,7 +548,8 @@ impl Process {
                 let end = if self.kill_wanted {
                     ProcessEnd::Killed
                 } else {
-                    ProcessEnd::Unknown
+                    let said = self.trailer.as_ref().and_then(TrailerFilter::end);
+                    said.cloned().unwrap_or(ProcessEnd::Unknown)
                 };
                 self.finish_all(end, None, Ok(ProcessReply::Done));
             }
@@ -679,7 +714,8 @@ impl Process {
             } else {
                 Failure::LinkLost {
                     what: "confirm the kill of the process",
-                    effect: self.kill_effect(),
+                    // It stays asked for, and is sent when the link is back.
+                    effect: Effect::Unknown,
                 }
             };
             self.settle(request, Err(failure));

@@ -364,6 +364,22 @@ fn a_kill_that_was_never_sent_was_not_applied() {
 }
 
 #[test]
+fn a_kill_that_times_out_in_an_outage_is_still_sent_after_it_and_says_so() {
+    let mut process = Fixture::running();
+    process.fact(ProcessFact::LinkDown);
+    process.process.kill(Some(RequestId(1)), process.now);
+    process
+        .process
+        .handle_timeout(process.now + ProcessConfig::default().kill_timeout);
+    let actions = process.actions();
+    let [ProcessAction::Settle(RequestId(1), Err(failure))] = &actions[..] else {
+        panic!("{actions:?}")
+    };
+    assert_eq!(failure.effect(), Effect::Unknown);
+    assert_eq!(process.fact(ProcessFact::LinkUp), [ProcessAction::SendKill]);
+}
+
+#[test]
 fn the_refusal_of_a_second_kill_does_not_take_the_first_back() {
     let mut process = Fixture::running();
     process.process.kill(Some(RequestId(1)), process.now);
@@ -389,4 +405,58 @@ fn timeouts_without_end_are_no_panic() {
     process.write_stdin(RequestId(2), "x");
     process.handle_timeout(now + Duration::from_secs(1_000_000));
     assert_eq!(process.end(), None);
+}
+
+fn wrapped() -> (Fixture, Bytes) {
+    let nonce = Nonce::new(7);
+    let mut fixture = Fixture {
+        process: Process::wrapped(ProcessConfig::default(), &nonce),
+        now: Instant::now(),
+    };
+    fixture.fact(ProcessFact::LinkUp);
+    let trailer = format!("\u{1e}actix-sandbox {nonce} signal 9\u{1e}");
+    (fixture, trailer.into())
+}
+
+/// Over an outage, too: v1 sends what it has not sent.
+#[test]
+fn wrapped_code_ends_as_its_trailer_says() {
+    let (mut fixture, trailer) = wrapped();
+    let process = &mut fixture.process;
+    let [out, _] = process.handle_unplaced_output(StdStream::Stdout, trailer.slice(..9));
+    assert_eq!(out, "");
+    // Nobody looks for it there.
+    let [out, _] = process.handle_unplaced_output(StdStream::Stderr, trailer.clone());
+    assert_eq!(out, trailer);
+    fixture.fact(ProcessFact::LinkDown);
+    fixture.fact(ProcessFact::LinkUp);
+    let process = &mut fixture.process;
+    let [out, _] = process.handle_unplaced_output(StdStream::Stdout, trailer.slice(9..));
+    assert_eq!(out, "");
+    let actions = fixture.fact(ProcessFact::Done);
+    assert_eq!(actions, [ended(ProcessEnd::Signaled(9))]);
+    assert_eq!(fixture.process.take_held_output(), "");
+}
+
+#[test]
+fn wrapped_code_without_a_whole_trailer_ends_unknown_and_no_output_is_kept_back() {
+    let (mut fixture, trailer) = wrapped();
+    let cut = trailer.slice(..trailer.len() - 1);
+    let process = &mut fixture.process;
+    let [out, _] = process.handle_unplaced_output(StdStream::Stdout, cut.clone());
+    assert_eq!(out, "");
+    let actions = fixture.fact(ProcessFact::Done);
+    assert_eq!(actions, [ended(ProcessEnd::Unknown)]);
+    assert_eq!(fixture.process.take_held_output(), cut);
+}
+
+#[test]
+fn a_kill_of_wrapped_code_stays_a_kill() {
+    let (mut fixture, trailer) = wrapped();
+    let process = &mut fixture.process;
+    process.kill(Some(RequestId(1)), fixture.now);
+    process.handle_unplaced_output(StdStream::Stdout, trailer);
+    assert_eq!(fixture.actions(), [ProcessAction::SendKill]);
+    let actions = fixture.fact(ProcessFact::Done);
+    assert_eq!(actions, [ended(ProcessEnd::Killed), done(1)]);
 }

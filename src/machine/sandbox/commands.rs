@@ -87,19 +87,31 @@ impl Sandbox {
         Some((process, None))
     }
 
+    /// Refuses to run code for which the server's version lacks this.
+    pub fn refuse_exec(&mut self, request: RequestId, feature: &'static str) {
+        let what = RUN_CODE;
+        let refused = self.require_running(what);
+        let refused = refused.and(Err(Failure::Unsupported { what, feature }));
+        self.settle(request, refused);
+    }
+
     /// Asks the server to kill a process.
     pub fn kill_process(&mut self, process: ProcessId) {
         if self.link.is_some()
             && self.state != SandboxState::Reconnecting
             && self.process() == Some(process)
         {
-            if self.kills_owed.len() >= MAX_KILLS_OWED {
-                self.kills_owed.pop_front();
-            }
-            self.kills_owed.push_back(process);
             self.dying = Some(process);
-            self.send(&ClientMessage::KillProcess);
+            self.send_kill_process(process);
         }
+    }
+
+    pub(super) fn send_kill_process(&mut self, process: ProcessId) {
+        if self.kills_owed.len() >= MAX_KILLS_OWED {
+            self.kills_owed.pop_front();
+        }
+        self.kills_owed.push_back(process);
+        self.send(&ClientMessage::KillProcess);
     }
 
     /// A kill of the process is on its way: the next exec waits for its end.
@@ -248,7 +260,7 @@ impl Sandbox {
     pub fn discard(&mut self, now: Instant) {
         match self.state {
             SandboxState::Creating => self.abandoned = true,
-            SandboxState::Running => {
+            SandboxState::Running | SandboxState::Reconnecting => {
                 self.abandoned = true;
                 self.kill_abandoned(now);
             }
@@ -268,6 +280,8 @@ impl Sandbox {
     pub fn detach(&mut self) {
         match self.state {
             SandboxState::Creating if self.link.is_some() => self.abandoned = true,
+            // One that nobody ever had is killed after an outage.
+            SandboxState::Reconnecting if self.abandoned => {}
             // A kill under way is seen through, within its timeout.
             SandboxState::Killing if self.abandoned || !self.kills.is_empty() => {
                 self.abandoned = true

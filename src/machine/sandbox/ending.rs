@@ -1,8 +1,9 @@
 //! The end of a sandbox: every request is settled, the process is told, the link is closed.
 
 use super::{Exec, ExecPhase, Pending, Sandbox, SandboxAction, SandboxReply};
-use crate::machine::{
-    Effect, Failure, LinkError, ProcessFact, SandboxEnd, SandboxEvent, SandboxState,
+use crate::{
+    machine::{Effect, Failure, LinkError, ProcessFact, SandboxEnd, SandboxEvent, SandboxState},
+    protocol::Status,
 };
 
 impl Sandbox {
@@ -64,7 +65,10 @@ impl Sandbox {
         if let Some(Pending { request, .. }) = self.checkpoint.take() {
             let result = match &end {
                 SandboxEnd::Checkpointed => Ok(SandboxReply::Done),
-                SandboxEnd::Failed { status, reason } => Err(Failure::Refused {
+                SandboxEnd::Failed {
+                    status: status @ Status::SandboxCheckpointError,
+                    reason,
+                } => Err(Failure::Refused {
                     what: "checkpoint the sandbox",
                     status: status.clone(),
                     reason: reason.clone(),

@@ -141,6 +141,7 @@ impl Sandbox {
                         process,
                         ProcessFact::KillRefused(failure),
                     ));
+                    self.give_up_abandoned(process);
                     self.look_after_queued();
                 }
             }
@@ -172,6 +173,10 @@ impl Sandbox {
             Status::SandboxCheckpointed => {
                 let end = self.checkpointed();
                 self.finish(end);
+            }
+            // The server begins with this one: of those before it nothing comes any more.
+            Status::FilesystemSnapshotCreating if self.snapshot.is_some() => {
+                self.snapshots_late = 0;
             }
             Status::FilesystemSnapshotCreated | Status::FilesystemSnapshotError
                 if self.snapshots_late > 0 =>
@@ -230,6 +235,7 @@ impl Sandbox {
                 }
                 _ => self.finish(SandboxEnd::Deleted),
             },
+            Status::SandboxDeleting => self.deleting = true,
             Status::SandboxLockReleaseRequested => {
                 // Another client takes the sandbox: it must not be taken back.
                 self.handing_off = true;
@@ -255,7 +261,7 @@ impl Sandbox {
         let reconnected = match self.state {
             SandboxState::Creating | SandboxState::Attaching => false,
             SandboxState::Reconnecting => true,
-            _ => return,
+            _ => return self.handle_nothing_to_resume(),
         };
         self.ready_due = None;
         self.set_state(SandboxState::Running);
@@ -275,9 +281,29 @@ impl Sandbox {
         }
     }
 
+    /// `SANDBOX_RUNNING` on a link that runs: so a v2 server answers a `reconnect` of v1 where it has no exec.
+    fn handle_nothing_to_resume(&mut self) {
+        if std::mem::take(&mut self.resuming)
+            && let Some(Exec { process, .. }) = self.exec.take()
+        {
+            let reason = "the server that the new link leads to does not have it".to_owned();
+            let lost = SandboxEnd::ProcessLost {
+                reason: Some(reason),
+            };
+            self.actions.push_back(SandboxAction::Tell(
+                process,
+                ProcessFact::SandboxEnded(lost),
+            ));
+        }
+    }
+
     /// After a new attach the server sends the output of the exec only when asked. It must not be
     /// asked when there is none.
     fn resume_process(&mut self) {
+        self.resuming = self.exec.is_some();
+        if let Some(process) = self.lost_start.take() {
+            self.send_kill_process(process);
+        }
         match &self.exec {
             Some(Exec {
                 process,
@@ -305,6 +331,7 @@ impl Sandbox {
     }
 
     fn handle_execution_running(&mut self) {
+        self.resuming = false;
         let Some(exec) = &mut self.exec else { return };
         let process = exec.process;
         match exec.phase {
@@ -347,7 +374,12 @@ impl Sandbox {
         let current = self
             .exec
             .as_ref()
-            .filter(|exec| !matches!(exec.phase, ExecPhase::Starting { .. }))
+            .filter(|exec| {
+                !matches!(
+                    exec.phase,
+                    ExecPhase::Starting { .. } | ExecPhase::Abandoned { running: false }
+                )
+            })
             .map(|exec| exec.process);
         if let Some(process) = current
             && owed.is_none_or(|owed| owed == process)

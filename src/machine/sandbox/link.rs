@@ -143,10 +143,16 @@ impl Sandbox {
         };
         if let Some(Exec {
             process,
-            phase: ExecPhase::Starting { request, .. },
-        }) = self.exec
+            phase: phase @ (ExecPhase::Starting { .. } | ExecPhase::Abandoned { running: false }),
+        }) = &self.exec
         {
-            self.settle(request, Err(lost("confirm the start of the process")));
+            let process = *process;
+            if let ExecPhase::Starting { request, .. } = *phase {
+                self.settle(request, Err(lost("confirm the start of the process")));
+            }
+            // Whether the server ever heard of it is not known, so it must not be asked to go on
+            // with its output. But nobody has a handle to it.
+            self.lost_start = Some(process);
             self.actions.push_back(SandboxAction::Tell(
                 process,
                 ProcessFact::SandboxEnded(SandboxEnd::Closed),
@@ -158,6 +164,7 @@ impl Sandbox {
             effect: Effect::NotApplied,
         });
         if let Some(Pending { request, .. }) = self.snapshot.take() {
+            self.snapshots_late += 1;
             self.settle(request, Err(lost("confirm the filesystem snapshot")));
         }
     }

@@ -164,9 +164,13 @@ pub struct Sandbox {
     named: named::NamedExecs,
     /// The exec without a name, of v1.
     exec: Option<Exec>,
+    /// It was asked for on this link, and the server has not answered.
+    resuming: bool,
     queued: Option<queue::Queued>,
     /// The process that a kill was sent for, until the server refuses it.
     dying: Option<ProcessId>,
+    /// An exec whose answer was lost with its link: what it may have started is killed after the outage.
+    lost_start: Option<ProcessId>,
     next_process: u64,
     /// Whose kill the next `FORCE_KILLED` answers.
     kills_owed: VecDeque<ProcessId>,
@@ -184,10 +188,13 @@ pub struct Sandbox {
 
     checkpoint: Option<Pending>,
     snapshot: Option<Pending>,
-    /// Snapshots that timed out; their answers may still come, before that of the next.
+    /// Snapshots that timed out, or whose link was lost; their answers may still come, before the
+    /// server begins with the next.
     snapshots_late: u32,
     /// The server was asked by another client to give the sandbox away.
     handing_off: bool,
+    /// The server began to delete the sandbox.
+    deleting: bool,
     /// Nobody is left to use the sandbox once it is created: kill it then.
     abandoned: bool,
 
@@ -215,8 +222,10 @@ impl Sandbox {
             exec_prefix: config.exec_prefix,
             named: named::NamedExecs::default(),
             exec: None,
+            resuming: false,
             queued: None,
             dying: None,
+            lost_start: None,
             next_process: 0,
             kills_owed: VecDeque::new(),
             kill_wanted: false,
@@ -229,6 +238,7 @@ impl Sandbox {
             snapshot: None,
             snapshots_late: 0,
             handing_off: false,
+            deleting: false,
             abandoned: false,
             actions: VecDeque::new(),
         }

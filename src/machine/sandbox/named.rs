@@ -241,10 +241,15 @@ impl Sandbox {
         match (end.reason, end.exit_code, end.signal) {
             (EndReason::Killed, ..) => ProcessEnd::Killed,
             (EndReason::TimedOut, ..) => ProcessEnd::TimedOut,
+            // By the kill of its sandbox.
+            (EndReason::SandboxLost, ..) if self.state == SandboxState::Killing => {
+                ProcessEnd::Killed
+            }
             (EndReason::SandboxLost, ..) => ProcessEnd::SandboxLost {
-                end: match self.handing_off {
-                    true => SandboxEnd::HandedOff,
-                    false => SandboxEnd::ProcessLost { reason },
+                end: match (self.handing_off, self.deleting) {
+                    (true, _) => SandboxEnd::HandedOff,
+                    (false, true) => SandboxEnd::Deleted,
+                    (false, false) => SandboxEnd::ProcessLost { reason },
                 },
             },
             (_, Some(code), _) => ProcessEnd::Exited(code),

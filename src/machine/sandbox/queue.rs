@@ -53,6 +53,19 @@ impl Sandbox {
         }
     }
 
+    /// The kill of a process came to nothing. If nobody else can try again, the sandbox does not wait
+    /// for its end: the server decides whether it runs another.
+    pub(super) fn give_up_abandoned(&mut self, process: ProcessId) {
+        let abandoned = self.exec.take_if(|exec| {
+            exec.process == process && exec.phase == ExecPhase::Abandoned { running: true }
+        });
+        if abandoned.is_some() {
+            let unknown = ProcessFact::SandboxEnded(SandboxEnd::Closed);
+            self.actions
+                .push_back(SandboxAction::Tell(process, unknown));
+        }
+    }
+
     /// The exec that waits is not going to be sent.
     pub(super) fn refuse_queued(&mut self, failure: Failure) {
         if let Some(exec) = self.queued.take() {

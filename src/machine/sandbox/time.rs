@@ -63,6 +63,9 @@ impl Sandbox {
         self.time_named(now);
         if self.queued.as_ref().is_some_and(|queued| now >= queued.due) {
             self.refuse_queued(Failure::ProcessRunning { what: RUN_CODE });
+            if let Some(process) = self.process() {
+                self.give_up_abandoned(process);
+            }
         }
         while self.kills.first().is_some_and(|kill| now >= kill.due) {
             let Pending { request, .. } = self.kills.remove(0);
@@ -70,11 +73,8 @@ impl Sandbox {
             let failure = if self.state == SandboxState::Reconnecting {
                 Failure::LinkLost {
                     what: "confirm the kill of the sandbox",
-                    effect: if self.kill_left {
-                        Effect::Unknown
-                    } else {
-                        Effect::NotApplied
-                    },
+                    // It stays asked for, and is sent when the link is back.
+                    effect: Effect::Unknown,
                 }
             } else {
                 Failure::Timeout {

@@ -6,6 +6,7 @@ use tokio::time::Instant;
 
 use super::{named::NamedExecs, storing::Snapshot};
 use crate::{
+    machine::StoredExec,
     protocol::{Status, names::CLOSE_ERROR},
     server::{
         execution::Execution,
@@ -61,8 +62,9 @@ impl State {
     }
 
     /// The state of a sandbox that was just restored, and that nobody is attached to yet.
-    pub(in crate::server) fn restored(from: Stamp) -> Self {
+    pub(in crate::server) fn restored(from: Stamp, execs: Vec<StoredExec>) -> Self {
         let mut state = Self::unattached();
+        state.named = NamedExecs::restored(execs);
         state.restored_from = Some(from);
         state
     }

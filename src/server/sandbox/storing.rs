@@ -127,10 +127,11 @@ impl Sandbox {
             token: self.token.clone(),
             config: self.config.clone(),
         };
+        let execs = self.state.named.stored();
         let fence = self.fence();
         let saved = self
             .store
-            .save_checkpoint(&self.id, &record, &*self.backend, fence)
+            .save_checkpoint(&self.id, &record, &execs, &*self.backend, fence)
             .await;
         saved.map_err(|error| reason(&error))
     }

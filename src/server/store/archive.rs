@@ -25,6 +25,12 @@ use zstd::{Decoder, Encoder};
 /// Name of the record, the first entry of an archive that has one.
 const RECORD: &str = "record.json";
 
+/// Name of the entry behind it, with the execs that were not acknowledged; in older archives there is none.
+const EXECS: &str = "execs.json";
+
+/// Most bytes of those that are read.
+const MAX_EXECS_BYTES: u64 = 256 * 1024 * 1024;
+
 /// Largest record that is read, in bytes.
 const MAX_RECORD_BYTES: u64 = 64 * 1024;
 
@@ -93,6 +99,12 @@ impl Write for Stoppable {
     }
 }
 
+/// What stands before the files in the archive of a checkpoint.
+pub(super) struct Head {
+    pub(super) record: Vec<u8>,
+    pub(super) execs: Vec<u8>,
+}
+
 /// Writes an archive. Dropped before [`finish`](Self::finish), it leaves nothing.
 pub(in crate::server) struct Packer {
     builder: Builder<Encoder<'static, Stoppable>>,
@@ -101,11 +113,11 @@ pub(in crate::server) struct Packer {
 }
 
 impl Packer {
-    /// Begins an archive that will be put at `place`. It begins with the record, if there is one.
+    /// Begins an archive that will be put at `place`. It begins with the head, if there is one.
     pub(super) fn create(
         place: &Path,
         prefix: &str,
-        record: Option<&[u8]>,
+        head: Option<&Head>,
         stops: Vec<Stop>,
     ) -> io::Result<Self> {
         let directory = place.parent().unwrap_or(Path::new("."));
@@ -118,11 +130,13 @@ impl Packer {
         let mut encoder = Encoder::new(file, LEVEL)?;
         encoder.include_checksum(true)?;
         let mut builder = Builder::new(encoder);
-        if let Some(record) = record {
-            let mut header = Header::new_gnu();
-            header.set_size(record.len() as u64);
-            header.set_mode(0o600);
-            builder.append_data(&mut header, RECORD, record)?;
+        if let Some(head) = head {
+            for (name, data) in [(RECORD, &head.record), (EXECS, &head.execs)] {
+                let mut header = Header::new_gnu();
+                header.set_size(data.len() as u64);
+                header.set_mode(0o600);
+                builder.append_data(&mut header, name, data.as_slice())?;
+            }
         }
         Ok(Self {
             builder,
@@ -289,6 +303,20 @@ pub(super) fn read_record(place: &Path) -> io::Result<Vec<u8>> {
     Ok(record)
 }
 
+/// Reads the execs of an archive. `None`: it is an older one, and has none.
+pub(super) fn read_execs(place: &Path) -> io::Result<Option<Vec<u8>>> {
+    let mut archive = Archive::new(open(place)?);
+    for entry in archive.entries()?.take(2) {
+        let entry = entry?;
+        if entry.path_bytes() == EXECS.as_bytes() {
+            let mut execs = Vec::new();
+            entry.take(MAX_EXECS_BYTES).read_to_end(&mut execs)?;
+            return Ok(Some(execs));
+        }
+    }
+    Ok(None)
+}
+
 fn no_record() -> io::Error {
     io::Error::new(
         io::ErrorKind::InvalidData,
@@ -304,7 +332,7 @@ impl Unpacker {
         open(place).map(Self)
     }
 
-    /// Unpacks everything but the record below this directory, and nothing anywhere else.
+    /// Unpacks everything but the head below this directory, and nothing anywhere else.
     pub(in crate::server) fn unpack_into(self, directory: &Path) -> io::Result<()> {
         let damaged = |what: String| io::Error::new(io::ErrorKind::InvalidData, what);
         let mut archive = Archive::new(self.0);
@@ -315,7 +343,10 @@ impl Unpacker {
         let mut directories = Vec::new();
         for entry in archive.entries()? {
             let mut entry = entry?;
-            if entry.path_bytes() == RECORD.as_bytes() {
+            if [RECORD, EXECS]
+                .map(str::as_bytes)
+                .contains(&&*entry.path_bytes())
+            {
                 continue;
             }
             let name = entry.path()?.display().to_string();

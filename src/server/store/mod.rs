@@ -10,6 +10,7 @@
 //! is not there, and an older one stays until then. Several servers may share the directory.
 
 pub(super) mod archive;
+mod execs;
 pub(super) mod lock;
 
 use std::{
@@ -23,11 +24,14 @@ use serde::{Deserialize, Serialize};
 use tokio::{sync::Semaphore, task::spawn_blocking};
 
 use self::{
-    archive::{Packer, Stop, Unpacker},
+    archive::{Head, Packer, Stop, Unpacker},
     lock::Locks,
 };
 use super::{backend::BackendSandbox, token::TokenHash};
-use crate::protocol::{SandboxConfig, SandboxId, excerpt};
+use crate::{
+    machine::StoredExec,
+    protocol::{SandboxConfig, SandboxId, excerpt},
+};
 
 /// Archives that are written or read at the same time; each takes a thread.
 const AT_ONCE: usize = 4;
@@ -204,17 +208,21 @@ impl Store {
         self.load(self.snapshot_file(name), sandbox).await
     }
 
-    /// Stores a sandbox with its settings. `fence` is asked at the last moment whether that may be.
+    /// Stores a sandbox with its settings, and what is over in it and not acknowledged. `fence` is asked at the last moment whether that may be.
     pub(super) async fn save_checkpoint(
         &self,
         id: &SandboxId,
         record: &Record,
+        execs: &[StoredExec],
         sandbox: &dyn BackendSandbox,
         fence: impl FnOnce() -> io::Result<()> + Send + 'static,
     ) -> io::Result<()> {
-        let record = record.write(id)?;
+        let head = Head {
+            record: record.write(id)?,
+            execs: execs::write(execs)?,
+        };
         let file = self.checkpoint_file(id);
-        self.save(file, Some(record), sandbox, Stop::default(), fence)
+        self.save(file, Some(head), sandbox, Stop::default(), fence)
             .await
     }
 
@@ -231,13 +239,19 @@ impl Store {
         blocking(move || file.try_exists()).await.unwrap_or(true)
     }
 
-    /// Fills a new sandbox from a checkpoint.
+    /// Fills a new sandbox from a checkpoint; gives what was over in it and not acknowledged.
     pub(super) async fn load_checkpoint(
         &self,
         id: &SandboxId,
         sandbox: &dyn BackendSandbox,
-    ) -> io::Result<()> {
-        self.load(self.checkpoint_file(id), sandbox).await
+    ) -> io::Result<Vec<StoredExec>> {
+        let file = self.checkpoint_file(id);
+        self.load(file.clone(), sandbox).await?;
+        blocking(move || match archive::read_execs(&file)? {
+            Some(written) => execs::read(&written),
+            None => Ok(Vec::new()),
+        })
+        .await
     }
 
     /// Which checkpoint of a sandbox there is.
@@ -277,7 +291,7 @@ impl Store {
     async fn save(
         &self,
         file: PathBuf,
-        record: Option<Vec<u8>>,
+        head: Option<Head>,
         sandbox: &dyn BackendSandbox,
         stop: Stop,
         fence: impl FnOnce() -> io::Result<()> + Send + 'static,
@@ -290,7 +304,7 @@ impl Store {
         };
         let packer = {
             let (file, stops) = (file.clone(), vec![stop, self.closed.clone()]);
-            blocking(move || Packer::create(&file, UNFINISHED, record.as_deref(), stops)).await?
+            blocking(move || Packer::create(&file, UNFINISHED, head.as_ref(), stops)).await?
         };
         let packer = sandbox.pack(packer).await?;
         blocking(move || packer.finish(&file, fence)).await

@@ -278,6 +278,39 @@ fn an_exec_that_waits_for_a_kill_is_refused_when_the_kill_is_or_comes_to_nothing
 }
 
 #[test]
+fn an_abandoned_process_whose_kill_comes_to_nothing_does_not_keep_the_sandbox_busy() {
+    let mut refused = Fixture::executing();
+    refused.call(|sandbox| sandbox.abandon(P1));
+    let waiting = refused.exec();
+    refused.forget();
+    refused.say_because("SANDBOX_EXECUTION_FORCE_KILL_ERROR", "no");
+    assert!(matches!(
+        &refused.told()[..],
+        [
+            (P1, ProcessFact::KillRefused(_)),
+            (P1, ProcessFact::SandboxEnded(_))
+        ]
+    ));
+    assert_eq!(refused.sent().len(), 1, "the server decides");
+    // The end of the first is not that of the second.
+    refused.say_all("EXECUTION_DONE EXECUTION_RUNNING");
+    assert_eq!(refused.answer(waiting), Some(Ok(SandboxReply::Started(P2))));
+
+    let mut silent = Fixture::executing();
+    silent.call(|sandbox| sandbox.abandon(P1));
+    let waiting = silent.exec();
+    silent.forget();
+    silent.pass_until_due();
+    assert!(matches!(
+        silent.failure(waiting),
+        Failure::ProcessRunning { .. }
+    ));
+    assert_eq!(silent.sandbox.process(), None);
+    silent.exec();
+    assert_eq!(silent.sent().len(), 1, "the server decides");
+}
+
+#[test]
 fn an_exec_that_starts_too_late_is_killed_and_the_sandbox_is_free_again() {
     let mut fixture = start_timed_out();
     fixture.say_all("EXECUTION_RUNNING EXECUTION_FORCE_KILLED");
@@ -291,13 +324,16 @@ fn an_exec_that_starts_too_late_is_killed_and_the_sandbox_is_free_again() {
 }
 
 #[test]
-fn an_exec_that_never_starts_is_over_by_its_own_account() {
+fn a_kill_before_the_start_is_no_end_of_what_starts_after_it() {
     let mut fixture = start_timed_out();
+    let next = fixture.exec();
     fixture.say("SANDBOX_EXECUTION_FORCE_KILLED");
-    assert_eq!(fixture.told(), [(P1, ForceKilled)]);
-    fixture.call(|sandbox| sandbox.process_ended(P1));
-    fixture.exec();
-    assert_eq!(fixture.sent().len(), 1);
+    assert_eq!((fixture.told(), fixture.sent()), (vec![], vec![]));
+    // However late: it would be taken for the start of the next.
+    fixture.say("SANDBOX_EXECUTION_RUNNING");
+    assert_eq!((fixture.answer(next), fixture.sent().len()), (None, 1));
+    fixture.say_all("EXECUTION_FORCE_KILLED EXECUTION_DONE EXECUTION_RUNNING");
+    assert_eq!(fixture.answer(next), Some(Ok(SandboxReply::Started(P2))));
 }
 
 #[test]

@@ -451,6 +451,30 @@ fn the_kill_of_a_dropped_sandbox_is_bounded_in_time() {
     assert_over(&mut never_ready, "never ready");
 }
 
+/// Dropped in the moment in which it was opened, and the link as well.
+#[test]
+fn a_sandbox_dropped_in_an_outage_before_anybody_had_it_is_killed_after_it() {
+    let dropped = || {
+        let mut fixture = Fixture::running();
+        fixture.cut();
+        let now = fixture.now;
+        fixture.call(|sandbox| sandbox.discard(now));
+        fixture.call(Sandbox::detach);
+        assert_eq!(fixture.end(), None);
+        fixture
+    };
+    let mut back = dropped();
+    back.link();
+    back.say("SANDBOX_RUNNING");
+    assert_eq!(back.sent(), [KILL_SANDBOX]);
+    back.say("SANDBOX_KILLED");
+    assert_over(&mut back, "killed");
+
+    let mut away = dropped();
+    assert_eq!(away.pass_until_due(), Duration::from_secs(30));
+    assert_over(&mut away, "not for ever");
+}
+
 #[test]
 fn a_lost_link_is_no_word_for_the_kill_of_a_dropped_sandbox() {
     let mut fixture = abandoned();

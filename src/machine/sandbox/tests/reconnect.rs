@@ -36,15 +36,42 @@ fn reconnect_is_never_sent_without_an_exec() {
     let mut refused = Fixture::running();
     refused.exec();
     refused.say_because("SANDBOX_EXECUTION_ERROR", "no");
-    let mut starting = Fixture::running();
-    starting.exec();
-    for fixture in [&mut idle, &mut ended, &mut refused, &mut starting] {
+    for fixture in [&mut idle, &mut ended, &mut refused] {
         fixture.cut();
         fixture.link();
         fixture.forget();
         fixture.say("SANDBOX_RUNNING");
         assert_eq!(fixture.sent(), [""; 0]);
         assert_eq!(fixture.state(), SandboxState::Running);
+    }
+}
+
+#[test]
+fn what_an_exec_without_an_answer_may_have_started_is_killed_after_the_outage() {
+    let starting = Fixture::running;
+    let (mut asked, mut cancelled, mut late) = (starting(), starting(), starting());
+    asked.exec();
+    cancelled.exec();
+    cancelled.call(|sandbox| sandbox.abandon(P1));
+    late.exec();
+    late.pass_until_due();
+    for mut fixture in [asked, cancelled, late] {
+        fixture.cut();
+        assert_eq!(fixture.sandbox.process(), None, "the sandbox is not busy");
+        fixture.cut();
+        fixture.link();
+        fixture.forget();
+        fixture.say("SANDBOX_RUNNING");
+        // To ask for the output of what the server never heard of would be fatal.
+        assert_eq!(fixture.sent(), [KILL_PROCESS]);
+        fixture.cut();
+        fixture.link();
+        fixture.say("SANDBOX_RUNNING");
+        assert_eq!(fixture.sent(), [""; 0], "once");
+
+        fixture.exec();
+        fixture.say_all("EXECUTION_RUNNING EXECUTION_FORCE_KILLED");
+        assert_eq!(fixture.told(), [(P2, LinkUp)], "that was the first");
     }
 }
 

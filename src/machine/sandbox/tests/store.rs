@@ -89,6 +89,22 @@ fn a_fatal_checkpoint_error_fails_with_the_reason_and_closes() {
 }
 
 #[test]
+fn another_fatal_error_is_no_word_that_no_checkpoint_was_made() {
+    for (status, effect) in [
+        ("SANDBOX_CHECKPOINT_ERROR", Effect::NotApplied),
+        ("SANDBOX_ERROR", Effect::Unknown),
+        ("SANDBOX_LOCK_RENEWAL_ERROR", Effect::Unknown),
+    ] {
+        let mut fixture = Fixture::running();
+        let checkpoint = fixture.checkpoint();
+        fixture.say("SANDBOX_CHECKPOINTING");
+        fixture.say_because(status, "the reason");
+        assert_eq!(fixture.failure(checkpoint).effect(), effect, "{status}");
+        assert!(fixture.says(checkpoint).contains("the reason"), "{status}");
+    }
+}
+
+#[test]
 fn deleted_alone_is_no_word_for_a_checkpoint() {
     for lost in [false, true] {
         let mut fixture = Fixture::running();
@@ -153,6 +169,43 @@ fn the_answer_to_a_snapshot_that_timed_out_is_not_that_of_the_next() {
     assert_eq!(fixture.answer(second), None);
     fixture.say_because("SANDBOX_FILESYSTEM_SNAPSHOT_ERROR", "no");
     assert!(fixture.answer(second).is_some_and(|answer| answer.is_err()));
+}
+
+#[test]
+fn a_snapshot_whose_answer_never_comes_does_not_take_that_of_the_next() {
+    for lost in [false, true] {
+        let mut fixture = Fixture::running();
+        fixture.snapshot();
+        fixture.say("SANDBOX_FILESYSTEM_SNAPSHOT_CREATING");
+        if lost {
+            fixture.cut();
+            fixture.link();
+            fixture.say("SANDBOX_RUNNING");
+        } else {
+            fixture.pass_until_due();
+        }
+        for _ in 0..2 {
+            let next = fixture.snapshot();
+            fixture.say_all("FILESYSTEM_SNAPSHOT_CREATING FILESYSTEM_SNAPSHOT_CREATED");
+            assert_eq!(fixture.answer(next), Some(Ok(SandboxReply::Done)));
+        }
+    }
+}
+
+#[test]
+fn the_answer_to_a_snapshot_before_an_outage_is_not_that_of_the_next() {
+    let mut fixture = Fixture::running();
+    fixture.snapshot();
+    fixture.say("SANDBOX_FILESYSTEM_SNAPSHOT_CREATING");
+    fixture.cut();
+    fixture.link();
+    fixture.say("SANDBOX_RUNNING");
+    let next = fixture.snapshot();
+    fixture.say("SANDBOX_FILESYSTEM_SNAPSHOT_CREATED");
+    assert_eq!(fixture.answer(next), None, "that was the first");
+    fixture.say("SANDBOX_FILESYSTEM_SNAPSHOT_CREATING");
+    fixture.say_because("SANDBOX_FILESYSTEM_SNAPSHOT_ERROR", "disk full");
+    assert!(fixture.says(next).contains("disk full"));
 }
 
 // ----- kill
@@ -261,6 +314,17 @@ fn a_kill_during_an_outage_that_does_not_end_was_not_applied() {
     let kill = late.kill();
     assert_eq!(late.pass_until_due(), Duration::from_secs(30));
     assert!(matches!(late.failure(kill), Failure::LinkLost { .. }));
+}
+
+#[test]
+fn a_kill_that_times_out_in_an_outage_is_still_sent_after_it_and_says_so() {
+    let mut fixture = Fixture::reconnecting();
+    let kill = fixture.kill();
+    fixture.pass_until_due();
+    assert_eq!(fixture.failure(kill).effect(), Effect::Unknown);
+    fixture.link();
+    fixture.say("SANDBOX_RUNNING");
+    assert_eq!(fixture.sent(), [RECONNECT, KILL_SANDBOX]);
 }
 
 #[test]

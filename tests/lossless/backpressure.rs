@@ -1,0 +1,143 @@
+//! A process that prints without end while nobody reads: it is stopped, and nothing else is.
+
+use actix_sandbox::{ErrorKind, Language, OutputPolicy, Overflow, ProcessEnd, SandboxState};
+use futures::StreamExt;
+
+use super::common::{sandbox, within};
+
+const BUDGET: usize = 64 * 1024;
+/// What a process can print past the window: its pipe, and what is on its way through the server.
+const ON_THE_WAY: usize = 256 * 1024;
+
+const FOREVER: &str = "import os
+printed = 0
+while True:
+    printed += os.write(1, b'x' * 4096)
+    with open('progress.new', 'w') as file: print(printed, file=file)
+    os.rename('progress.new', 'progress')";
+
+fn policy(overflow: Overflow) -> OutputPolicy {
+    OutputPolicy {
+        budget: BUDGET,
+        overflow,
+    }
+}
+
+#[actix::test]
+async fn a_process_that_nobody_reads_is_stopped_and_nothing_else_is() {
+    let (_server, sandbox) = sandbox().await;
+    let process = sandbox
+        .exec(Language::Python, FOREVER)
+        .output_policy(policy(Overflow::default()))
+        .await
+        .expect("started");
+    within("a full window", async {
+        while process.buffered_output() < BUDGET - 3 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    // Others run meanwhile, as long as it takes for the process to come to its stop and further.
+    let progress = async || {
+        let output = within("another", sandbox.run(Language::Bash, "cat progress")).await;
+        output
+            .expect("ran")
+            .stdout
+            .trim()
+            .parse()
+            .expect("a number")
+    };
+    let mut before: usize = 0;
+    let mut same = 0;
+    while same < 20 {
+        let now = progress().await;
+        assert!(now <= BUDGET + ON_THE_WAY, "it printed {now} bytes");
+        same = if now == before { same + 1 } else { 0 };
+        before = now;
+    }
+    assert!(process.buffered_output() <= BUDGET + 4);
+    let state = within("the state", sandbox.state()).await;
+    assert_eq!(state.expect("a state"), SandboxState::Running);
+
+    // It goes on when somebody reads.
+    let mut stdout = process.stdout();
+    let mut taken = 0;
+    while taken < 10 * BUDGET {
+        let piece = within("output", stdout.next()).await.expect("some");
+        taken += piece.expect("no gap").len();
+    }
+    within("the kill", process.kill()).await.expect("killed");
+    assert_eq!(process.wait().await.expect("an end"), ProcessEnd::Killed);
+    // What was printed before the kill is read to its end, without a gap.
+    within("the rest", async {
+        while let Some(piece) = stdout.next().await {
+            piece.expect("no gap");
+        }
+    })
+    .await;
+    sandbox.kill().await.expect("killed");
+}
+
+/// Of what is dropped every byte is counted, and the process runs on at full speed.
+#[actix::test]
+async fn the_oldest_output_is_dropped_and_counted() {
+    const BYTES: u64 = 5_000_000;
+    let (_server, sandbox) = sandbox().await;
+    let process = sandbox
+        .exec(Language::Bash, format!("yes | head -c {BYTES}"))
+        .output_policy(policy(Overflow::DropOldest))
+        .await
+        .expect("started");
+    let end = within("the end", process.wait()).await.expect("an end");
+    assert_eq!(end, ProcessEnd::Exited(0));
+    let (mut came, mut lost) = (0, 0);
+    let mut stdout = process.stdout();
+    while let Some(piece) = within("output", stdout.next()).await {
+        match piece {
+            Ok(piece) => came += piece.len() as u64,
+            Err(error) => lost += error.lost_bytes().expect("a gap"),
+        }
+    }
+    assert_eq!(came + lost, BYTES);
+    assert!(lost > 0, "{came} came");
+}
+
+#[actix::test]
+async fn more_than_the_budget_fails_where_that_is_asked_for() {
+    let (_server, sandbox) = sandbox().await;
+    let process = sandbox
+        .exec(Language::Bash, "yes")
+        .output_policy(policy(Overflow::Fail))
+        .await
+        .expect("started");
+    let end = within("the end", process.wait()).await.expect("an end");
+    assert_eq!(end, ProcessEnd::Killed);
+    let error = super::read(process.stdout()).await.expect_err("too much");
+    assert_eq!(error.kind(), ErrorKind::OutputOverflow);
+    // One that prints less does not.
+    let within_budget = sandbox
+        .exec(Language::Bash, format!("yes | head -c {BUDGET}"))
+        .output_policy(policy(Overflow::Fail))
+        .await
+        .expect("started");
+    let end = within("the end", within_budget.wait()).await;
+    assert_eq!(end.expect("an end"), ProcessEnd::Exited(0));
+}
+
+/// Budgets and windows are per process: those that nobody reads slow no other.
+#[actix::test]
+async fn many_that_nobody_reads_slow_no_other() {
+    let (_server, sandbox) = sandbox().await;
+    let mut unread = Vec::new();
+    for _ in 0..20 {
+        let process = sandbox.exec(Language::Bash, "yes").await;
+        unread.push(process.expect("started"));
+    }
+    let read = sandbox.run(Language::Bash, "yes | head -c 3000000 | md5sum");
+    let output = within("one that is read", read).await.expect("ran");
+    assert_eq!(output.end, ProcessEnd::Exited(0));
+    for process in &unread {
+        within("the kill", process.kill()).await.expect("killed");
+    }
+    sandbox.kill().await.expect("killed");
+}

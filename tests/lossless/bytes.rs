@@ -1,0 +1,98 @@
+//! Every byte comes through unchanged, both ways.
+
+use actix_sandbox::{Language, LocalServer, Sandbox};
+use futures::future::try_join;
+
+use super::{
+    common::{sandbox, within},
+    proxy::{Plan, Proxy},
+    random, read,
+};
+
+const ECHO: &str = "import sys
+while data := sys.stdin.buffer.read1():
+    sys.stdout.buffer.write(data)
+    sys.stdout.buffer.flush()";
+
+/// Through a program that echoes, in pieces of this many bytes.
+async fn echoed(sandbox: &Sandbox, data: &[u8], piece: usize) -> Vec<u8> {
+    let process = sandbox.exec(Language::Python, ECHO).await.expect("started");
+    let write = async {
+        for piece in data.chunks(piece) {
+            process.write_to_stdin(piece).await?;
+        }
+        process.close_stdin().await
+    };
+    let echo = try_join(read(process.stdout()), write);
+    within("the echo", echo).await.expect("echoed").0
+}
+
+#[actix::test]
+async fn every_byte_value_comes_through_unchanged() {
+    let (_server, sandbox) = sandbox().await;
+    let every: Vec<u8> = (0..=255).collect();
+    let twice: Vec<u8> = every.iter().chain(every.iter().rev()).copied().collect();
+    for piece in [1, 7, 512] {
+        assert_eq!(echoed(&sandbox, &twice, piece).await, twice);
+    }
+}
+
+#[actix::test]
+async fn a_code_point_cut_at_every_position_comes_through_unchanged() {
+    let (_server, sandbox) = sandbox().await;
+    let text = "aé€😀\u{10ffff}z".repeat(3);
+    for piece in 1..text.len() {
+        assert_eq!(
+            echoed(&sandbox, text.as_bytes(), piece).await,
+            text.as_bytes()
+        );
+    }
+    // By the program itself, each piece on its own.
+    let code = format!(
+        "import sys, time\nfor byte in {:?}:\n  sys.stdout.buffer.write(bytes([byte])); sys.stdout.flush(); time.sleep(0.003)",
+        text.as_bytes()
+    );
+    let process = sandbox.exec(Language::Python, code).await.expect("started");
+    let output = within("the output", read(process.stdout())).await;
+    assert_eq!(output.expect("whole"), text.as_bytes());
+}
+
+#[actix::test]
+async fn a_hundred_mebibytes_of_random_bytes_come_through_broken_links_unchanged() {
+    const BYTES: usize = 100 << 20;
+    let server = LocalServer::start().await.expect("a server");
+    let proxy = Proxy::start_unrecorded(server.address(), |number| Plan {
+        // The links get longer and longer, so that it comes to an end.
+        cut_down: Some((5 + 10 * number as u64) << 20),
+        ..Plan::default()
+    })
+    .await;
+    let sandbox = Sandbox::create(proxy.url())
+        .enable_auto_reconnect(true)
+        .reconnect_policy(super::eager())
+        .await
+        .expect("a sandbox");
+    // A pseudo-random sequence that both sides know.
+    let block = random(1, 1 << 20);
+    let stored = sandbox
+        .command(Language::Bash, "cat > block")
+        .stdin(block.clone())
+        .status();
+    within("the block", stored).await.expect("stored");
+    let code = "import sys
+block = open('block', 'rb').read()
+for i in range(100):
+    sys.stdout.buffer.write(bytes(i ^ 0x55 for _ in range(1)) + block[1:])";
+    let process = sandbox.exec(Language::Python, code).await.expect("started");
+    let output = within("the output", read(process.stdout())).await;
+    let output = output.expect("whole");
+    assert_eq!(output.len(), BYTES);
+    for (i, got) in output.chunks(1 << 20).enumerate() {
+        assert!(
+            got[0] == i as u8 ^ 0x55 && got[1..] == block[1..],
+            "mebibyte {i} is not what was printed"
+        );
+    }
+    assert!(proxy.accepted() > 3, "{} dials", proxy.accepted());
+    sandbox.kill().await.expect("killed");
+}

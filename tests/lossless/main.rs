@@ -1,0 +1,58 @@
+//! Protocol v2 end to end: nothing lost, nothing twice, nothing unknown. The real client, the real local server
+//! and real code, over real sockets, through a proxy that breaks links.
+#![cfg(unix)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on fails"
+)]
+
+#[path = "../common/mod.rs"]
+mod common;
+#[path = "../proxy/mod.rs"]
+mod proxy;
+
+mod backpressure;
+mod bytes;
+mod chaos;
+mod commands;
+mod ends;
+mod moves;
+mod references;
+mod versions;
+
+use std::time::Duration;
+
+use actix_sandbox::{OutputStream, ReconnectPolicy};
+use futures::StreamExt;
+
+/// Comes back at once, again and again.
+fn eager() -> ReconnectPolicy {
+    ReconnectPolicy {
+        initial: Duration::from_millis(2),
+        max: Duration::from_millis(50),
+        max_elapsed: Some(common::LONG),
+        ..ReconnectPolicy::default()
+    }
+}
+
+/// Everything up to the end.
+async fn read(mut stream: OutputStream) -> Result<Vec<u8>, actix_sandbox::Error> {
+    let mut all = Vec::new();
+    while let Some(piece) = stream.next().await {
+        all.extend_from_slice(&piece?);
+    }
+    Ok(all)
+}
+
+/// Bytes that look random, the same for the same seed.
+fn random(seed: u64, length: usize) -> Vec<u8> {
+    let mut chance = proxy::Chance::new(seed ^ 0xb17e5);
+    let mut bytes = Vec::with_capacity(length + 8);
+    while bytes.len() < length {
+        bytes.extend_from_slice(&chance.below(1 << 48).to_le_bytes()[..6]);
+    }
+    bytes.truncate(length);
+    bytes
+}

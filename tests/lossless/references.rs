@@ -1,0 +1,111 @@
+//! [`ProcessRef`]: another program goes on with a process.
+
+use actix_sandbox::{
+    ErrorKind, Language, LocalServer, ProcessEnd, ProcessRef, Sandbox, SandboxEnd,
+};
+use futures::StreamExt;
+
+use super::{
+    common::{sandbox, within},
+    read,
+};
+
+async fn attach(server: &LocalServer, old: Sandbox) -> Sandbox {
+    let (id, token) = (old.sandbox_id().clone(), old.sandbox_token().clone());
+    drop(old);
+    within("the attach", async {
+        loop {
+            match Sandbox::attach(server.url(), id.clone(), token.clone()).await {
+                Err(error) if error.kind() == ErrorKind::InUse => tokio::task::yield_now().await,
+                attached => break attached.expect("attached"),
+            }
+        }
+    })
+    .await
+}
+
+#[actix::test]
+async fn another_program_reads_on_where_the_first_stopped() {
+    let (server, sandbox) = sandbox().await;
+    let process = sandbox
+        .exec(
+            Language::Bash,
+            "for i in {1..50000}; do echo $i; done; read x; echo got $x; exit 9",
+        )
+        .await
+        .expect("started");
+    let mut read_here = Vec::new();
+    let mut stdout = process.stdout();
+    while read_here.len() < 30_000 {
+        let piece = within("output", stdout.next()).await.expect("some");
+        read_here.extend_from_slice(&piece.expect("no gap"));
+    }
+    process.write_to_stdin("th").await.expect("written");
+    within("the flush", process.flush_stdin())
+        .await
+        .expect("taken");
+    let reference = serde_json::to_string(&process.to_ref().await.expect("a name"));
+    let reference = reference.expect("JSON");
+    let token = sandbox.sandbox_token().expose_secret().to_owned();
+    assert!(!reference.contains(&token), "it holds no secret");
+    drop((stdout, process));
+
+    let sandbox = attach(&server, sandbox).await;
+    let reference: ProcessRef = serde_json::from_str(&reference).expect("a reference");
+    let process = sandbox.attach_process(&reference).await.expect("attached");
+    process.write_to_stdin("is\n").await.expect("written");
+    let rest = within("the rest", read(process.stdout())).await;
+    let mut expected: String = (1..=50_000).map(|i| format!("{i}\n")).collect();
+    expected += "got this\n";
+    assert_eq!(
+        String::from_utf8([read_here, rest.expect("whole")].concat()).expect("text"),
+        expected
+    );
+    let end = within("the end", process.wait()).await;
+    assert_eq!(end.expect("an end"), ProcessEnd::Exited(9));
+
+    let twice = sandbox.attach_process(&reference).await;
+    drop(twice);
+    sandbox.kill().await.expect("killed");
+}
+
+#[actix::test]
+async fn what_cannot_be_gone_on_with_says_why() {
+    let (server, sandbox) = sandbox().await;
+    let process = sandbox.exec(Language::Bash, "sleep 1000").await;
+    let process = process.expect("started");
+    let reference = process.to_ref().await.expect("a name");
+
+    let twice = sandbox.attach_process(&reference).await;
+    assert_eq!(twice.expect_err("twice").kind(), ErrorKind::WrongState);
+
+    let other = Sandbox::create(server.url()).await.expect("another");
+    let error = other
+        .attach_process(&reference)
+        .await
+        .expect_err("another's");
+    assert_eq!(error.kind(), ErrorKind::InvalidOption);
+    assert!(
+        error.to_string().contains(sandbox.sandbox_id().as_str()),
+        "{error}"
+    );
+
+    // One that the server does not know is lost, and says so.
+    let mut json = serde_json::to_value(&reference).expect("JSON");
+    json["exec"] = "no such exec".into();
+    let unknown: ProcessRef = serde_json::from_value(json).expect("a reference");
+    let unknown = sandbox.attach_process(&unknown).await.expect("a handle");
+    let end = within("the end", unknown.wait()).await.expect("an end");
+    let ProcessEnd::SandboxLost {
+        end: SandboxEnd::ProcessLost { reason: Some(_) },
+    } = end
+    else {
+        panic!("{end:?}");
+    };
+    let output = within("its output", read(unknown.stdout())).await;
+    assert!(output.is_err(), "nobody knows whether there was any");
+
+    // None of that disturbed the one that runs.
+    within("the kill", process.kill()).await.expect("killed");
+    sandbox.kill().await.expect("killed");
+}

@@ -1,0 +1,135 @@
+//! A link that is dialled again and finds a peer of another version.
+
+use std::path::Path;
+
+use actix_sandbox::{
+    ErrorKind, Language, LocalServer, ProcessEnd, ProtocolVersion, Sandbox, SandboxEvent,
+};
+use tokio::sync::mpsc;
+
+use super::{
+    common::{events, within},
+    eager,
+    proxy::Proxy,
+    read,
+};
+
+async fn server(state: &Path, address: &str, version: ProtocolVersion) -> LocalServer {
+    let server = LocalServer::builder()
+        .address(address)
+        .state_directory(state)
+        .max_protocol_version(version)
+        .start();
+    server.await.expect("a server")
+}
+
+async fn until(events: &mut mpsc::Receiver<SandboxEvent>, is_it: fn(&SandboxEvent) -> bool) {
+    while !is_it(&within("an event", events.recv()).await.expect("an event")) {}
+}
+
+/// A sandbox with a running process moves, while its client is away, to a server that speaks another version.
+async fn moved(
+    before: ProtocolVersion,
+    after: ProtocolVersion,
+) -> (LocalServer, Sandbox, ProcessEnd) {
+    let state = tempfile::tempdir().unwrap();
+    // An address of its own: another test's server may be given the port meanwhile.
+    let [.., high, low] = std::process::id().to_be_bytes();
+    let own = format!("127.{}.{high}.{}", 80 + before as u8, low | 1);
+    let first = server(state.path(), &format!("{own}:0"), before).await;
+    let address = first.address();
+    let mut proxy = Proxy::plain(address).await;
+    let sandbox = Sandbox::create(proxy.url())
+        .enable_sandbox_checkpoint(true)
+        .enable_idle_timeout_auto_checkpoint(true)
+        .enable_auto_reconnect(true)
+        .reconnect_policy(eager())
+        .await
+        .expect("a sandbox");
+    assert_eq!(sandbox.protocol_version().await.expect("one"), before);
+    let mut events = events(&sandbox).await;
+    let process = sandbox.exec(Language::Bash, "echo begun; sleep 1000").await;
+    let process = process.expect("started");
+    let begun = within("output", futures::StreamExt::next(&mut process.stdout())).await;
+    assert_eq!(begun.expect("some").expect("output"), "begun\n");
+
+    proxy.refuse().await;
+    proxy.cut();
+    until(&mut events, |event| {
+        matches!(event, SandboxEvent::Reconnecting { .. })
+    })
+    .await;
+    first.stop().await;
+    let second = server(state.path(), &address.to_string(), after).await;
+    proxy.accept().await;
+    let end = within("the end", process.wait()).await.expect("an end");
+    let output = within("the output", read(process.stdout())).await;
+    assert!(
+        output.is_err(),
+        "nobody knows whether that was all: {output:?}"
+    );
+    drop(proxy);
+    (second, sandbox, end)
+}
+
+#[actix::test]
+async fn a_peer_that_speaks_v1_now_loses_the_process_and_the_sandbox_goes_on() {
+    let (_server, sandbox, end) = moved(ProtocolVersion::V2, ProtocolVersion::V1).await;
+    assert!(matches!(end, ProcessEnd::SandboxLost { .. }), "{end:?}");
+    assert!(end.to_string().contains("protocol v1"), "{end}");
+    assert_eq!(
+        sandbox.protocol_version().await.expect("one"),
+        ProtocolVersion::V1
+    );
+    let next = within("the next", sandbox.run(Language::Bash, "echo next")).await;
+    let next = next.expect("ran");
+    assert_eq!((&*next.stdout, next.end), ("next\n", ProcessEnd::Unknown));
+    let error = sandbox
+        .command(Language::Bash, "true")
+        .arg("x")
+        .status()
+        .await;
+    assert_eq!(error.expect_err("v1").kind(), ErrorKind::Unsupported);
+    sandbox.kill().await.expect("killed");
+}
+
+#[actix::test]
+async fn a_peer_that_speaks_v2_now_loses_the_process_of_v1_and_the_sandbox_goes_on() {
+    let (_server, sandbox, end) = moved(ProtocolVersion::V1, ProtocolVersion::V2).await;
+    assert!(matches!(end, ProcessEnd::SandboxLost { .. }), "{end:?}");
+    assert_eq!(
+        sandbox.protocol_version().await.expect("one"),
+        ProtocolVersion::V2
+    );
+    let next = within("the next", sandbox.run(Language::Bash, "exit 4")).await;
+    assert_eq!(next.expect("ran").end, ProcessEnd::Exited(4));
+    sandbox.kill().await.expect("killed");
+}
+
+/// The newest version that both speak.
+#[actix::test]
+async fn either_version_is_offered_and_selected() {
+    for (server_speaks, client_offers) in [
+        (ProtocolVersion::V1, ProtocolVersion::V2),
+        (ProtocolVersion::V2, ProtocolVersion::V1),
+        (ProtocolVersion::V1, ProtocolVersion::V1),
+        (ProtocolVersion::V2, ProtocolVersion::V2),
+    ] {
+        let server = LocalServer::builder()
+            .max_protocol_version(server_speaks)
+            .start()
+            .await
+            .expect("a server");
+        let sandbox = Sandbox::create(server.url())
+            .max_protocol_version(client_offers)
+            .await
+            .expect("a sandbox");
+        assert_eq!(
+            sandbox.protocol_version().await.expect("one"),
+            server_speaks.min(client_offers)
+        );
+        let output = sandbox.run(Language::Bash, "echo hello").await;
+        assert_eq!(output.expect("ran").stdout, "hello\n");
+        sandbox.kill().await.expect("killed");
+    }
+}
