@@ -377,8 +377,7 @@ impl Process {
             return self.settle(request, Err(failure));
         }
         // One that waits for its turn may yet be cancelled.
-        let closed = self.named.as_ref().is_some_and(Named::is_input_closed);
-        if self.end.is_some() || closed {
+        if self.end.is_some() || self.is_input_closed() {
             // It is closed.
             return self.settle(request, Ok(ProcessReply::Done));
         }
@@ -398,12 +397,12 @@ impl Process {
         }
     }
 
-    fn is_stdin_closed(&self) -> bool {
-        let closed = self.named.as_ref().is_some_and(Named::is_input_closed);
-        closed || self.writes.iter().any(|write| write.eof)
+    fn is_input_closed(&self) -> bool {
+        self.named.as_ref().is_some_and(Named::is_input_closed)
     }
 
     fn write(&mut self, write: Write) {
+        let closing = !write.eof && self.writes.iter().any(|write| write.eof);
         if self.end.is_some() {
             self.settle(
                 write.request,
@@ -411,7 +410,7 @@ impl Process {
                     what: "write to stdin",
                 }),
             );
-        } else if self.is_stdin_closed() {
+        } else if closing || self.is_input_closed() {
             self.settle(
                 write.request,
                 Err(Failure::StdinClosed {

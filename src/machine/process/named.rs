@@ -102,7 +102,7 @@ impl Named {
     /// The server has announced it, with what it has taken of the input, and its window.
     pub(super) fn announced(&mut self, stdin: u64, window: Option<u64>) {
         self.ready = true;
-        self.ack_again = true;
+        self.ack_again = self.taken != [0; 2];
         // No more than was asked for: that much is kept here.
         self.window = window.unwrap_or(self.window).min(self.window);
         let input = &mut self.input;
@@ -216,8 +216,7 @@ impl Named {
         }
         let new = distance(self.acked, self.taken);
         let done = output_ended && self.taken == self.received;
-        let again = self.ack_again && self.taken != [0; 2];
-        if !done && !again && new < self.ack_step() {
+        if !done && !self.ack_again && new < self.ack_step() {
             return None;
         }
         self.ack_again = false;
