@@ -140,24 +140,43 @@ impl ServedExec {
         exec.started = true;
         exec.stdin_closed = true;
         let lengths = stored.end.lengths.unwrap_or_default();
-        for (stream, length) in exec.streams.iter_mut().zip(lengths) {
-            stream.acked = length;
-            stream.sent = length;
+        let mut ends = lengths;
+        for &(stream, offset, ref data) in stored.output.iter().rev() {
+            // From the back: each piece ends where the one after it begins.
+            let end = &mut ends[stream as usize];
+            if offset.checked_add(data.len() as u64) != Some(*end) {
+                return exec.broken();
+            }
+            *end = offset;
+        }
+        for (stream, (acked, length)) in exec.streams.iter_mut().zip(ends.into_iter().zip(lengths))
+        {
+            stream.acked = acked;
+            stream.sent = acked;
             stream.chunked = length;
         }
-        for (stream, offset, data) in stored.output {
-            let place = &mut exec.streams[stream as usize];
-            place.acked = place.acked.min(offset);
-            place.sent = place.acked;
-            let data = BytesMut::from(&*data);
-            exec.chunks.push_back(Chunk {
-                stream,
-                offset,
-                data,
-            });
-        }
+        let chunks = stored.output.into_iter();
+        let chunks = chunks.map(|(stream, offset, data)| Chunk {
+            stream,
+            offset,
+            data: BytesMut::from(&*data),
+        });
+        exec.chunks = chunks.collect();
         exec.end = Some((stored.end, stored.message));
         exec
+    }
+
+    /// What was stored of it cannot be: whoever asks for it is told that it is lost.
+    fn broken(mut self) -> Self {
+        let end = ExecEnd {
+            reason: EndReason::SandboxLost,
+            exit_code: None,
+            signal: None,
+            lengths: None,
+        };
+        let why = "What was stored of the execution cannot be read.";
+        self.end = Some((end, Some(why.to_owned())));
+        self
     }
 
     /// What is to be stored of it, once it is over.
