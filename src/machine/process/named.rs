@@ -151,6 +151,8 @@ impl Named {
 
     /// The server said that it ended, and how much output there is.
     pub(super) fn ended(&mut self, lengths: Option<[u64; 2]>) {
+        // One that the server does not know is not announced.
+        self.ready = true;
         self.end = match lengths {
             Some(lengths) => End::At(lengths),
             None => End::Lost,
