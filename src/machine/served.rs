@@ -455,13 +455,13 @@ impl ServedExec {
     /// Bytes for the input of the process.
     pub fn stdin(&mut self, offset: u64, data: &[u8], eof: bool) {
         let known = self.stdin_received.saturating_sub(offset);
-        if offset > self.stdin_received || self.stdin_eof {
+        if offset > self.stdin_received {
             return;
         }
         let new = data.get(usize::try_from(known).unwrap_or(usize::MAX)..);
         // An end before what is already here is none.
         let Some(new) = new else { return };
-        if self.stdin_closed {
+        if self.stdin_closed || self.stdin_eof {
             if !new.is_empty() {
                 self.refuse_stdin();
             }

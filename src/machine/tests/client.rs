@@ -111,6 +111,7 @@ impl Client {
             machine.give_input(input);
         }
         let mut exec = Exec::new(id.clone(), machine);
+        exec.closed = input.is_some();
         exec.written = input.unwrap_or_default();
         exec.accepted = exec.written.len();
         self.execs.insert(process, exec);

@@ -36,6 +36,10 @@ pub(super) struct Exec {
     woken: bool,
     /// All that was written to its input, accepted or not.
     pub(super) written: Vec<u8>,
+    /// Its input was closed by this client.
+    pub(super) closed: bool,
+    /// Its input may have been closed by an earlier client: then nothing more of it is taken.
+    pub(super) closed_before: bool,
     /// How many bytes of that were accepted.
     pub(super) accepted: usize,
     /// Somebody has a handle.
@@ -76,6 +80,8 @@ impl Exec {
             wake_after: None,
             woken: true,
             written: Vec::new(),
+            closed: false,
+            closed_before: false,
             accepted: 0,
             claimed: false,
             abandoned: false,

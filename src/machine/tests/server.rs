@@ -194,7 +194,11 @@ impl Server {
     pub(super) fn next_due(&self) -> Option<u64> {
         let alive = self.execs.values().filter(|served| !served.is_over());
         let due = alive.flat_map(|served| match served.started {
-            true => [served.deadline, served.program.wakes_at()],
+            true => {
+                let alive = served.program.exit.is_none();
+                let deadline = served.deadline.filter(|_| alive);
+                [deadline, served.program.wakes_at()]
+            }
             false => [Some(served.starts_at), None],
         });
         due.flatten().min()

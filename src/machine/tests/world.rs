@@ -37,6 +37,7 @@ pub(super) struct Carried {
     offsets: [u64; 2],
     window: u64,
     heard: [Vec<u8>; 2],
+    closed: bool,
 }
 
 pub(super) struct World {
@@ -138,11 +139,12 @@ impl World {
                 });
             }
             Step::Close(pick) => {
-                self.client.ask(
-                    pick,
-                    |_| Asked::Close,
-                    |it, request| it.close_stdin(request),
-                );
+                let closed = |exec: &mut Exec| {
+                    exec.closed = true;
+                    Asked::Close
+                };
+                self.client
+                    .ask(pick, closed, |it, request| it.close_stdin(request));
             }
             Step::Flush(pick) => {
                 let written = |exec: &mut Exec| Asked::Flush(exec.accepted as u64);
@@ -246,6 +248,7 @@ impl World {
                     offsets,
                     window,
                     heard,
+                    closed: exec.closed || exec.closed_before,
                 };
                 self.adopt.insert(id, carried);
             }
@@ -259,8 +262,11 @@ impl World {
                     offsets,
                     window,
                     heard,
+                    closed,
                 } = carried;
-                self.client.adopt(id, offsets, window).heard = heard;
+                let exec = self.client.adopt(id, offsets, window);
+                exec.heard = heard;
+                exec.closed_before = closed;
             }
         }
     }
