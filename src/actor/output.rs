@@ -299,13 +299,15 @@ impl Stream for OutputStream {
         let output = Arc::clone(&self.output.0);
         let mut shared = lock(&output);
         let stream = self.stream;
-        match shared.buffer.read(stream, now()) {
-            Some(Piece::Data(data)) => {
-                let actor = shared.count_taken(data.len() as u64);
-                drop(shared);
-                actor.into_iter().for_each(Waker::wake);
-                return Poll::Ready(Some(Ok(data)));
-            }
+        let before = shared.buffer.used();
+        let piece = shared.buffer.read(stream, now());
+        // Read, or dropped from the other stream to make room for this one.
+        let taken = before - shared.buffer.used();
+        if let Some(actor) = shared.count_taken(taken as u64) {
+            actor.wake();
+        }
+        match piece {
+            Some(Piece::Data(data)) => return Poll::Ready(Some(Ok(data))),
             Some(Piece::Gap(bytes)) => return Poll::Ready(Some(Err(Error::output_lost(bytes)))),
             None => {}
         }

@@ -25,6 +25,8 @@ mod output;
 mod process;
 mod sandbox;
 mod served;
+#[cfg(test)]
+mod tests;
 mod wrapper;
 
 pub use backoff::{Backoff, ReconnectPolicy};

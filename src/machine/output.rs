@@ -11,6 +11,9 @@
 //!   nobody reads, oldest first. The reader of it sees the gap as an error.
 //! - A stream that has a reader is dropped from only after a kill, or when the reader took nothing
 //!   for the longest pause.
+//!
+//! In v2 the server keeps to a window for each exec, and the link is always read. What held the link back holds the
+//! process back, by the window: nothing but a `wait` and a reader of the other stream can wait behind the output then.
 
 use std::{
     collections::VecDeque,
@@ -211,7 +214,7 @@ pub struct OutputBuffer<P> {
     permits: Vec<P>,
     /// Somebody waits for something behind the output.
     awaited: bool,
-    /// A kill was asked for: everything may be dropped.
+    /// A kill was asked for: in v1 everything may be dropped.
     killed: bool,
     /// No reader is left and none can come.
     unreadable: bool,
@@ -417,9 +420,9 @@ impl<P> OutputBuffer<P> {
                     StdStream::Stderr => StdStream::Stdout,
                 };
                 let awaited = self.awaited || self.streams[other as usize].starved;
-                self.killed && !self.windowed
-                    || self.stalled
-                    || awaited && self.streams[stream as usize].readers == 0
+                // In v2 the word of a kill does not wait for room, and what was printed before it is not lost.
+                let killed = self.killed && !self.windowed;
+                killed || self.stalled || awaited && self.streams[stream as usize].readers == 0
             }
         }
     }

@@ -10,11 +10,16 @@ use bytes::{Bytes, BytesMut};
 
 use crate::protocol::{
     EndReason, ExecEnd, ExecId, ExecUpdate, OutputPlace, ServerMessage, Status, StdStream,
-    limits::STDIN_WINDOW, utf8_boundary,
+    limits::{MIN_WINDOW, STDIN_WINDOW},
+    utf8_boundary,
 };
 
 /// Largest piece of output in one message, in bytes.
 const PIECE: usize = 64 * 1024;
+
+/// With more chunks than this, output that alternates between the streams is gathered by stream: a chunk costs more
+/// than the few bytes that may be in it.
+const MANY_CHUNKS: usize = 256;
 
 /// Output of one stream, in one piece. A code point is never split over two.
 #[derive(Debug)]
@@ -26,7 +31,7 @@ struct Chunk {
 
 impl Chunk {
     fn end(&self) -> u64 {
-        self.offset + self.data.len() as u64
+        self.offset.saturating_add(self.data.len() as u64)
     }
 }
 
@@ -41,6 +46,8 @@ struct Stream {
     chunked: u64,
     /// The beginning of a code point, behind those.
     partial: Vec<u8>,
+    /// What the client asked for was acknowledged before, and nothing is behind it that would show that.
+    gone: bool,
 }
 
 impl Stream {
@@ -128,29 +135,48 @@ impl ServedExec {
 
     /// An exec that was stored; nobody has asked for it yet.
     pub fn restored(stored: StoredExec) -> Self {
-        let mut exec = Self::new(stored.exec, stored.window);
+        let mut exec = Self::new(stored.exec, stored.window.max(MIN_WINDOW));
         exec.attached = false;
         exec.started = true;
         exec.stdin_closed = true;
         let lengths = stored.end.lengths.unwrap_or_default();
-        for (stream, length) in exec.streams.iter_mut().zip(lengths) {
-            stream.acked = length;
-            stream.sent = length;
+        let mut ends = lengths;
+        for &(stream, offset, ref data) in stored.output.iter().rev() {
+            // From the back: each piece ends where the one after it begins.
+            let end = &mut ends[stream as usize];
+            if offset.checked_add(data.len() as u64) != Some(*end) {
+                return exec.broken();
+            }
+            *end = offset;
+        }
+        for (stream, (acked, length)) in exec.streams.iter_mut().zip(ends.into_iter().zip(lengths))
+        {
+            stream.acked = acked;
+            stream.sent = acked;
             stream.chunked = length;
         }
-        for (stream, offset, data) in stored.output {
-            let place = &mut exec.streams[stream as usize];
-            place.acked = place.acked.min(offset);
-            place.sent = place.acked;
-            let data = BytesMut::from(&*data);
-            exec.chunks.push_back(Chunk {
-                stream,
-                offset,
-                data,
-            });
-        }
+        let chunks = stored.output.into_iter();
+        let chunks = chunks.map(|(stream, offset, data)| Chunk {
+            stream,
+            offset,
+            data: BytesMut::from(&*data),
+        });
+        exec.chunks = chunks.collect();
         exec.end = Some((stored.end, stored.message));
         exec
+    }
+
+    /// What was stored of it cannot be: whoever asks for it is told that it is lost.
+    fn broken(mut self) -> Self {
+        let end = ExecEnd {
+            reason: EndReason::SandboxLost,
+            exit_code: None,
+            signal: None,
+            lengths: None,
+        };
+        let why = "What was stored of the execution cannot be read.";
+        self.end = Some((end, Some(why.to_owned())));
+        self
     }
 
     /// What is to be stored of it, once it is over.
@@ -198,8 +224,12 @@ impl ServedExec {
     }
 
     /// Bytes that may be read from the process now.
+    ///
+    /// The beginning of a code point does not count: it is not sent, so the client cannot make room for more.
     pub fn room(&self) -> u64 {
-        self.window.saturating_sub(self.kept())
+        let streams = self.streams.iter();
+        let sendable: u64 = streams.map(|stream| stream.chunked - stream.acked).sum();
+        self.window.saturating_sub(sendable)
     }
 
     // What the process says.
@@ -223,6 +253,13 @@ impl ServedExec {
         self.push(stream, data);
     }
 
+    /// The process printed nothing more for a while: what it began of a code point is all that it says for now, and
+    /// somebody may wait for it.
+    pub fn handle_silence(&mut self, stream: StdStream) {
+        let partial = std::mem::take(&mut self.streams[stream as usize].partial);
+        self.push(stream, BytesMut::from(&*partial));
+    }
+
     fn push(&mut self, stream: StdStream, data: BytesMut) {
         let place = &mut self.streams[stream as usize];
         let offset = place.chunked;
@@ -230,11 +267,14 @@ impl ServedExec {
         if data.is_empty() {
             return;
         }
+        let back = match self.chunks.len() {
+            0..MANY_CHUNKS => 1,
+            _ => 2,
+        };
         // One that was left behind is not looked at again.
-        let is_ahead = self.next < self.chunks.len();
-        if let Some(last) = self.chunks.back_mut()
-            && is_ahead
-            && last.stream == stream
+        let ahead = self.chunks.iter_mut().skip(self.next).rev().take(back);
+        let last = ahead.into_iter().find(|chunk| chunk.stream == stream);
+        if let Some(last) = last
             && last.data.len() + data.len() <= PIECE
         {
             last.data.extend_from_slice(&data);
@@ -253,8 +293,7 @@ impl ServedExec {
             return;
         }
         for stream in [StdStream::Stdout, StdStream::Stderr] {
-            let partial = std::mem::take(&mut self.streams[stream as usize].partial);
-            self.push(stream, BytesMut::from(&*partial));
+            self.handle_silence(stream);
         }
         end.lengths = Some([self.streams[0].chunked, self.streams[1].chunked]);
         self.end = Some((end, message));
@@ -315,7 +354,8 @@ impl ServedExec {
 
     /// The pipe of the process took bytes of input.
     pub fn handle_stdin_taken(&mut self, bytes: usize) {
-        self.stdin_taken += bytes as u64;
+        let taken = self.stdin_taken.saturating_add(bytes as u64);
+        self.stdin_taken = taken.min(self.stdin_received);
         self.stdin_ack_due = true;
     }
 
@@ -323,11 +363,12 @@ impl ServedExec {
     pub fn handle_stdin_closed(&mut self) {
         self.stdin_closed = true;
         self.stdin.clear();
-        self.refuse_untaken();
+        self.refuse_lost_stdin();
     }
 
-    /// Input that was received never reaches the process: its client does not wait for that.
-    fn refuse_untaken(&mut self) {
+    /// Input that the server had taken, and that the process never will, is told as soon as that is known: the client
+    /// need not send more to hear of it.
+    fn refuse_lost_stdin(&mut self) {
         if self.stdin_closed && self.end.is_none() && self.stdin_received > self.stdin_taken {
             self.refuse_stdin();
         }
@@ -360,13 +401,14 @@ impl ServedExec {
         self.statuses.clear();
         self.stdin_ack_due = self.stdin_taken > 0;
         self.stdin_refused = false;
-        self.refuse_untaken();
         self.end_sent = false;
         self.next = 0;
         for (index, stream) in self.streams.iter_mut().enumerate() {
             let asked = offsets.map_or(stream.acked, |offsets| offsets[index]);
             stream.sent = asked.clamp(stream.acked, stream.chunked);
+            stream.gone = asked < stream.acked && stream.acked == stream.chunked;
         }
+        self.refuse_lost_stdin();
     }
 
     /// The link is lost.
@@ -414,12 +456,13 @@ impl ServedExec {
     /// Bytes for the input of the process.
     pub fn stdin(&mut self, offset: u64, data: &[u8], eof: bool) {
         let known = self.stdin_received.saturating_sub(offset);
-        if offset > self.stdin_received || self.stdin_eof {
+        if offset > self.stdin_received {
             return;
         }
         let new = data.get(usize::try_from(known).unwrap_or(usize::MAX)..);
-        let new = new.unwrap_or_default();
-        if self.stdin_closed {
+        // An end before what is already here is none.
+        let Some(new) = new else { return };
+        if self.stdin_closed || self.stdin_eof {
             if !new.is_empty() {
                 self.refuse_stdin();
             }
@@ -464,7 +507,24 @@ impl ServedExec {
                 offset: self.stdin_taken,
             });
         }
-        self.poll_output().or_else(|| self.poll_end())
+        self.poll_gone()
+            .or_else(|| self.poll_output())
+            .or_else(|| self.poll_end())
+    }
+
+    /// Says where the output goes on of which nothing is kept: the client would wait for it.
+    fn poll_gone(&mut self) -> Option<ServerMessage> {
+        for name in [StdStream::Stdout, StdStream::Stderr] {
+            let stream = &mut self.streams[name as usize];
+            if std::mem::take(&mut stream.gone) {
+                let place = OutputPlace {
+                    exec: self.exec.clone(),
+                    offset: stream.sent,
+                };
+                return Some(ServerMessage::output_at(name, Bytes::new(), place));
+            }
+        }
+        None
     }
 
     fn poll_output(&mut self) -> Option<ServerMessage> {

@@ -446,14 +446,18 @@ impl ExecUpdate {
             *field = None;
             i32::try_from(number).ok()
         };
-        let end = text(&mut raw.reason).map(|reason| ExecEnd {
-            reason: EndReason::from_wire(&reason),
+        let reason = text(&mut raw.reason);
+        let end = ExecEnd {
+            reason: EndReason::from_wire(reason.as_deref().unwrap_or_default()),
             exit_code: signed(&mut raw.exit_code),
             signal: signed(&mut raw.signal),
             lengths: number(&mut raw.stdout)
                 .zip(number(&mut raw.stderr))
                 .map(Into::into),
-        });
+        };
+        // An end without a reason is one, too.
+        let known = (end.exit_code, end.signal, end.lengths) != (None, None, None);
+        let end = (reason.is_some() || known).then_some(end);
         Self {
             exec,
             stdin: number(&mut raw.stdin),

@@ -5,6 +5,8 @@
     reason = "any instant will do as the origin of virtual time"
 )]
 
+mod windowed;
+
 use std::rc::Rc;
 
 use StdStream::{Stderr, Stdout};

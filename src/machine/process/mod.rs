@@ -209,7 +209,7 @@ impl Process {
     /// A named exec that another client started, and of whose output it took what is before these offsets.
     pub fn adopted(config: ProcessConfig, exec: ExecId, window: u64, received: [u64; 2]) -> Self {
         Self {
-            named: Some(Named::adopted(exec, window, received)),
+            named: Some(Named::new(exec, window, received)),
             ..Self::new(config)
         }
     }
@@ -298,7 +298,9 @@ impl Process {
         self.end.as_ref()
     }
 
-    /// Whether somebody waits for the end, which may stand behind output. In v2 that of a kill does not.
+    /// Whether somebody waits for the end.
+    ///
+    /// In v2 a kill needs nobody to make room for the output: a server reads on from one that dies.
     pub fn is_awaited(&self) -> bool {
         !self.waits.is_empty() || self.kill_wanted && self.named.is_none()
     }
@@ -374,7 +376,8 @@ impl Process {
             };
             return self.settle(request, Err(failure));
         }
-        if self.end.is_some() || self.is_stdin_closed() {
+        // One that waits for its turn may yet be cancelled.
+        if self.end.is_some() || self.is_input_closed() {
             // It is closed.
             return self.settle(request, Ok(ProcessReply::Done));
         }
@@ -394,12 +397,12 @@ impl Process {
         }
     }
 
-    fn is_stdin_closed(&self) -> bool {
-        let closed = self.named.as_ref().is_some_and(Named::is_input_closed);
-        closed || self.writes.iter().any(|write| write.eof)
+    fn is_input_closed(&self) -> bool {
+        self.named.as_ref().is_some_and(Named::is_input_closed)
     }
 
     fn write(&mut self, write: Write) {
+        let closing = !write.eof && self.writes.iter().any(|write| write.eof);
         if self.end.is_some() {
             self.settle(
                 write.request,
@@ -407,7 +410,7 @@ impl Process {
                     what: "write to stdin",
                 }),
             );
-        } else if self.is_stdin_closed() {
+        } else if closing || self.is_input_closed() {
             self.settle(
                 write.request,
                 Err(Failure::StdinClosed {
@@ -433,6 +436,9 @@ impl Process {
                     what: "flush stdin",
                 }),
             );
+        } else if self.named.as_ref().is_some_and(Named::is_input_refused) {
+            let what = "flush stdin";
+            self.settle(request, Err(Failure::StdinClosed { what }));
         } else {
             self.flushes.push_back((request, self.accepted));
         }
@@ -482,11 +488,19 @@ impl Process {
                     (ProcessEnd::SandboxLost { end }, _) => Some(end.clone()),
                     _ => None,
                 };
+                let kill_result = match &lost {
+                    // Nobody said that the process is no more.
+                    Some(end) => Err(self.kill_unconfirmed(end.clone())),
+                    None => Ok(ProcessReply::Done),
+                };
                 self.lost = lost;
-                self.finish(end, Ok(ProcessReply::Done));
+                self.finish(end, kill_result);
                 self.look_for_last_output();
             }
-            ProcessFact::Abandoned => self.kill(None, now),
+            ProcessFact::Abandoned => {
+                self.abandon();
+                self.kill(None, now);
+            }
             ProcessFact::LinkUp => {
                 self.link_up = true;
                 if self.kill_wanted {
@@ -556,14 +570,26 @@ impl Process {
                 self.finish_all(ProcessEnd::SandboxLost { end }, lost, done);
             }
             end => {
-                let failure = Failure::SandboxEnded {
-                    what: "confirm the kill",
-                    end: end.clone(),
-                    effect: self.kill_effect(),
-                };
+                let failure = self.kill_unconfirmed(end.clone());
                 let lost = Some(end.clone());
                 self.finish_all(ProcessEnd::SandboxLost { end }, lost, Err(failure));
             }
+        }
+    }
+
+    fn kill_unconfirmed(&self, end: SandboxEnd) -> Failure {
+        Failure::SandboxEnded {
+            what: "confirm the kill",
+            end,
+            effect: self.kill_effect(),
+        }
+    }
+
+    /// Nobody can ever read the output: what there is of it is as good as taken.
+    fn abandon(&mut self) {
+        if let Some(named) = &mut self.named {
+            named.abandon();
+            self.send_ack();
         }
     }
 
@@ -600,6 +626,7 @@ impl Process {
                 self.end_output(Some(end));
                 self.settle_all();
             }
+            ProcessFact::Abandoned => self.abandon(),
             _ => {}
         }
     }
@@ -640,8 +667,7 @@ impl Process {
 
     fn handle_stdin_closed(&mut self) {
         if let Some(named) = &mut self.named {
-            named.drop_input();
-            named.push_input(&[], true);
+            named.input_refused();
         }
         let closed = |what| Err(Failure::StdinClosed { what });
         for (request, _) in std::mem::take(&mut self.flushes) {

@@ -4,25 +4,25 @@ use bytes::{Buf, BytesMut};
 
 use super::STDIN_MESSAGE;
 use crate::protocol::{
-    ClientMessage, ExecId, NamedMessage, StdStream, limits::STDIN_WINDOW, utf8_boundary,
+    ClientMessage, ExecId, NamedMessage, StdStream,
+    limits::{MIN_WINDOW, STDIN_WINDOW},
+    utf8_boundary,
 };
-
-/// How far past the window a server may go: its last piece may end a code point, and what it kept of an exec
-/// that was killed may be more. More than that is not kept here.
-const WINDOW_SLACK: u64 = 256 * 1024;
 
 /// What becomes of a piece of output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Admission {
-    /// Bytes that never came before these.
+    /// Bytes that never came before these, or that a server sent past its window and that are not kept.
     pub gap: u64,
-    /// Bytes at the beginning of the piece that came before.
+    /// Bytes at the beginning of the piece that are not wanted.
     pub skip: usize,
 }
 
-/// Input that the process has not taken.
+/// Input that the process has not taken. Its numbers are counted from `base`.
 #[derive(Debug, Default)]
 struct Input {
+    /// What the process had of another client before; known when the server has announced it.
+    base: Option<u64>,
     /// From `taken` on.
     data: BytesMut,
     /// Taken by the pipe of the process.
@@ -34,6 +34,8 @@ struct Input {
     /// Nothing comes after these.
     eof: bool,
     eof_sent: bool,
+    /// The process has closed it.
+    refused: bool,
 }
 
 /// What is known of the end of the output.
@@ -57,12 +59,13 @@ pub(super) struct Named {
     received: [u64; 2],
     /// Taken by the consumer.
     taken: [u64; 2],
+    /// Told the server, on this link or another.
     acked: [u64; 2],
-    /// The last acknowledgement may have been lost with its link.
+    /// The last acknowledgement may be lost with its link, or was that of another client.
     ack_again: bool,
+    /// Nobody can ever read what comes: it counts as taken.
+    unwanted: bool,
     end: End,
-    /// Another client started it, and this one has not heard of it yet.
-    adopted: bool,
     /// The acknowledgement of the end was sent.
     settled: bool,
     input: Input,
@@ -73,24 +76,16 @@ impl Named {
     pub(super) fn new(exec: ExecId, window: u64, received: [u64; 2]) -> Self {
         Self {
             exec,
-            window,
+            window: window.max(MIN_WINDOW),
             ready: false,
             received,
             taken: received,
             acked: received,
             ack_again: false,
+            unwanted: false,
             end: End::Unknown,
-            adopted: false,
             settled: false,
             input: Input::default(),
-        }
-    }
-
-    /// An exec that another client started.
-    pub(super) fn adopted(exec: ExecId, window: u64, received: [u64; 2]) -> Self {
-        Self {
-            adopted: true,
-            ..Self::new(exec, window, received)
         }
     }
 
@@ -107,49 +102,57 @@ impl Named {
     /// The server has announced it, with what it has taken of the input, and its window.
     pub(super) fn announced(&mut self, stdin: u64, window: Option<u64>) {
         self.ready = true;
-        self.ack_again = total(self.taken) > 0;
+        self.ack_again = self.taken != [0; 2];
         // No more than was asked for: that much is kept here.
         self.window = window.unwrap_or(self.window).min(self.window);
-        if std::mem::take(&mut self.adopted) {
-            // What is written here comes behind what another client wrote.
-            self.input.taken = stdin;
-        }
-        let most = self
-            .input
-            .taken
-            .saturating_add(self.input.data.len() as u64);
-        self.input.sent = stdin.clamp(self.input.taken, most);
-        self.input.sending = false;
-        self.input.eof_sent = false;
+        let input = &mut self.input;
+        // At first, all that the server has is of another client.
+        let base = *input.base.get_or_insert(stdin);
+        let most = input.taken + input.data.len() as u64;
+        input.sent = stdin.saturating_sub(base).clamp(input.taken, most);
+        input.sending = false;
+        input.eof_sent = false;
     }
 
-    /// A piece of output came. What the window does not allow is left out, as if it had been lost.
+    /// A piece of output came. What the window does not allow is not kept, and shows as a gap: a server that sends
+    /// more than it may cannot make this side grow.
     pub(super) fn admit(&mut self, stream: StdStream, offset: u64, length: usize) -> Admission {
-        let unacknowledged = total(self.received).saturating_sub(total(self.acked));
+        let unacknowledged = distance(self.acked, self.received);
         let received = self.received[stream as usize];
         let skip = received.saturating_sub(offset);
         // Not more than the length, which is a `usize`.
-        let skip = usize::try_from(skip).unwrap_or(length).min(length);
+        let mut skip = usize::try_from(skip).unwrap_or(length).min(length);
+        let mut gap = offset.saturating_sub(received);
         let new = (length - skip) as u64;
-        if unacknowledged.saturating_add(new) > self.window.saturating_add(WINDOW_SLACK) {
-            return Admission {
-                gap: 0,
-                skip: length,
-            };
+        if self.unwanted {
+            (gap, skip) = (0, length);
+        } else if unacknowledged.saturating_add(new) > self.window {
+            gap = gap.saturating_add(new);
+            skip = length;
         }
-        let gap = offset.saturating_sub(received);
-        let end = offset.saturating_add(length as u64);
-        self.received[stream as usize] = received.max(end);
+        let end = received.max(offset.saturating_add(length as u64));
+        self.received[stream as usize] = end;
         // What never comes is not waited for.
         for place in [&mut self.taken, &mut self.acked] {
             let place = &mut place[stream as usize];
-            *place = place.saturating_add(gap).min(received.max(end));
+            *place = place.saturating_add(gap).min(end);
+        }
+        if self.unwanted {
+            self.taken = self.received;
         }
         Admission { gap, skip }
     }
 
+    /// Nobody can ever read the output: all of it counts as taken.
+    pub(super) fn abandon(&mut self) {
+        self.unwanted = true;
+        self.taken = self.received;
+    }
+
     /// The server said that it ended, and how much output there is.
     pub(super) fn ended(&mut self, lengths: Option<[u64; 2]>) {
+        // One that the server does not know is not announced.
+        self.ready = true;
         self.end = match lengths {
             Some(lengths) => End::At(lengths),
             None => End::Lost,
@@ -194,10 +197,18 @@ impl Named {
         }
     }
 
+    /// How many bytes are taken before the server is told: a quarter of what of the window is not occupied by output
+    /// that nobody takes. Of the window alone it would not do: where one stream is left unread, what is left for the
+    /// other may be less than a quarter, and the server would wait for ever.
+    fn ack_step(&self) -> u64 {
+        let untaken = distance(self.taken, self.received);
+        (self.window.saturating_sub(untaken) / 4).max(1)
+    }
+
     /// How many more bytes are to be taken before an acknowledgement is due.
     pub(super) fn ack_after(&self) -> u64 {
-        let new = total(self.taken).saturating_sub(total(self.acked));
-        (self.window / 4).saturating_sub(new).max(1)
+        let new = distance(self.acked, self.taken);
+        self.ack_step().saturating_sub(new).max(1)
     }
 
     /// The acknowledgement that is due, if one is, and whether it is the last.
@@ -205,9 +216,9 @@ impl Named {
         if !self.ready || self.settled {
             return None;
         }
-        let new = total(self.taken).saturating_sub(total(self.acked));
+        let new = distance(self.acked, self.taken);
         let done = output_ended && self.taken == self.received;
-        if !done && !self.ack_again && (new == 0 || new < self.window / 4) {
+        if !done && !self.ack_again && new < self.ack_step() {
             return None;
         }
         self.ack_again = false;
@@ -233,6 +244,7 @@ impl Named {
     pub(super) fn input_taken(&mut self, offset: u64) -> usize {
         let input = &mut self.input;
         let new = offset
+            .saturating_sub(input.base.unwrap_or(0))
             .saturating_sub(input.taken)
             .min(input.data.len() as u64);
         let count = usize::try_from(new).unwrap_or(usize::MAX);
@@ -242,14 +254,22 @@ impl Named {
         count
     }
 
-    pub(super) fn drop_input(&mut self) {
+    /// The process has closed its input.
+    pub(super) fn input_refused(&mut self) {
         self.input.data = BytesMut::new();
         self.input.sent = self.input.taken;
+        self.input.eof = true;
+        self.input.refused = true;
+    }
+
+    pub(super) fn is_input_refused(&self) -> bool {
+        self.input.refused
     }
 
     /// The next message with input, as far as the server takes more.
     pub(super) fn poll_input(&mut self) -> Option<String> {
-        if !self.ready || self.input.sending || !matches!(self.end, End::Unknown) {
+        let over = self.input.refused || !matches!(self.end, End::Unknown);
+        if !self.ready || self.input.sending || over {
             return None;
         }
         let input = &self.input;
@@ -269,7 +289,7 @@ impl Named {
             return None;
         }
         let text = self.encode(NamedMessage::Stdin {
-            offset: input.sent,
+            offset: input.base.unwrap_or(0).saturating_add(input.sent),
             data: rest[..cut].into(),
             eof,
         });
@@ -285,6 +305,8 @@ impl Named {
     }
 }
 
-fn total(offsets: [u64; 2]) -> u64 {
-    offsets[0].saturating_add(offsets[1])
+/// Bytes of both streams between two places.
+fn distance(from: [u64; 2], to: [u64; 2]) -> u64 {
+    let [stdout, stderr] = [0, 1].map(|it| to[it].saturating_sub(from[it]));
+    stdout.saturating_add(stderr)
 }

@@ -5,6 +5,8 @@
     reason = "any instant will do as the origin of virtual time"
 )]
 
+mod named;
+
 use super::*;
 
 struct Fixture {

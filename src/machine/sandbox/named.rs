@@ -75,6 +75,14 @@ impl NamedExecs {
     }
 }
 
+/// What failed with the start of an exec, and what is known of it.
+fn start_effect(sent: u32) -> (&'static str, Effect) {
+    match sent {
+        0 => (RUN_CODE, Effect::NotApplied),
+        _ => (START, Effect::Unknown),
+    }
+}
+
 impl Sandbox {
     /// Whether an exec can be a named one now.
     pub(super) fn can_name(&self) -> bool {
@@ -201,7 +209,13 @@ impl Sandbox {
                 }));
             }
             Status::ExecutionDone => {
-                let Some(end) = update.end else { return };
+                // One that does not say how is an end all the same.
+                let end = update.end.unwrap_or(ExecEnd {
+                    reason: EndReason::Unknown,
+                    exit_code: None,
+                    signal: None,
+                    lengths: None,
+                });
                 // Its announcement may have been lost with a link.
                 self.named_started(process);
                 let lengths = end.lengths;
@@ -365,17 +379,10 @@ impl Sandbox {
     fn leave_named(&mut self) {
         let processes: Vec<_> = self.named.execs.keys().copied().collect();
         for process in processes {
-            let starting = self
-                .named
-                .execs
-                .get(&process)
-                .is_some_and(|named| matches!(named.phase, Phase::Starting { .. }));
-            if starting {
-                let failure = Failure::LinkLost {
-                    what: START,
-                    effect: Effect::Unknown,
-                };
-                self.drop_named(process, failure);
+            let phase = self.named.execs.get(&process).map(|named| &named.phase);
+            if let Some(Phase::Starting { sent, .. }) = phase {
+                let (what, effect) = start_effect(*sent);
+                self.drop_named(process, Failure::LinkLost { what, effect });
             } else {
                 self.named.remove(process);
                 let detail = "the server speaks protocol v1 since the link was lost, \
@@ -400,15 +407,21 @@ impl Sandbox {
 
     /// Nobody has a handle to the process, and nobody can get one.
     pub(super) fn abandon_named(&mut self, process: ProcessId) {
-        if let Some(named) = self.named.execs.get_mut(&process) {
-            if let Phase::Starting { request, .. } = &mut named.phase
-                && let Some((request, _)) = request.take()
-            {
-                self.settle(request, Err(Failure::Cancelled { what: RUN_CODE }));
+        let cancelled = Failure::Cancelled { what: RUN_CODE };
+        match self.named.execs.get_mut(&process).map(|it| &mut it.phase) {
+            None => return,
+            Some(Phase::Starting { sent: 0, .. }) => {
+                return self.drop_named(process, cancelled);
             }
-            self.actions
-                .push_back(SandboxAction::Tell(process, ProcessFact::Abandoned));
+            Some(Phase::Starting { request, .. }) => {
+                if let Some((request, _)) = request.take() {
+                    self.settle(request, Err(cancelled));
+                }
+            }
+            Some(Phase::Running) => {}
         }
+        self.actions
+            .push_back(SandboxAction::Tell(process, ProcessFact::Abandoned));
     }
 
     /// Nobody is there any more who could speak for the process: it is killed, if that can be said.
@@ -501,10 +514,7 @@ impl Sandbox {
                 ..
             } = named.phase
             {
-                let (what, effect) = match sent > 0 {
-                    true => (START, Effect::Unknown),
-                    false => (RUN_CODE, Effect::NotApplied),
-                };
+                let (what, effect) = start_effect(sent);
                 let end = end.clone();
                 self.settle(request, Err(Failure::SandboxEnded { what, end, effect }));
             }

@@ -173,10 +173,11 @@ fn each_byte_of_input_is_taken_once() {
     }
     assert_eq!(taken, b"abcdef");
     assert!(exec.is_stdin_over());
-    assert_eq!(
-        said(&mut exec),
-        ["SANDBOX_EXECUTION_RUNNING Some(6)", "taken 6"]
-    );
+    let said = said(&mut exec);
+    assert_eq!(said[0], "SANDBOX_EXECUTION_RUNNING Some(6)");
+    // Who writes behind the end, as another client may, hears of it.
+    assert_eq!(said[1], "SANDBOX_STDIN_ERROR None");
+    assert_eq!(said[3..], ["taken 6"]);
 }
 
 #[test]
@@ -235,4 +236,113 @@ fn what_is_stored_is_what_was_not_acknowledged() {
     assert_eq!(kept.message.as_deref(), Some("why"));
     exec.ack([3, 1], true);
     assert!(exec.store().unwrap().output.is_empty());
+}
+
+#[test]
+fn output_that_another_client_acknowledged_is_told_as_gone() {
+    let mut exec = exec(100);
+    exec.handle_output(OUT, b"abc");
+    exec.handle_end(exited(), None);
+    said(&mut exec);
+    exec.ack([3, 0], true);
+    exec.attach(Some([1, 0]));
+    assert_eq!(said(&mut exec), [RUNNING, "stdout@3 ", "done [3, 0]"]);
+    exec.attach(Some([3, 0]));
+    assert_eq!(said(&mut exec), [RUNNING, "done [3, 0]"]);
+}
+
+#[test]
+fn who_waits_for_output_that_is_discarded_hears_of_it() {
+    let mut exec = exec(4);
+    exec.handle_output(OUT, b"abcdefgh");
+    exec.handle_end(exited(), None);
+    let expected = [RUNNING, "stdout@0 abcd", "done [8, 0]"];
+    assert_eq!(said(&mut exec), expected);
+    exec.discard("too many");
+    let Some(ServerMessage::Status(update)) = exec.poll_message() else {
+        panic!()
+    };
+    assert_eq!(update.message.as_deref(), Some("too many"));
+    let end = update.exec.unwrap().end.unwrap();
+    assert_eq!((end.reason, end.lengths), (EndReason::SandboxLost, None));
+    assert_eq!(exec.poll_message(), None);
+    assert_eq!(exec.kept(), 0);
+}
+
+#[test]
+fn output_that_alternates_costs_no_more_than_its_bytes_and_keeps_each_stream() {
+    let mut exec = exec(1 << 20);
+    for byte in 0..=u8::MAX {
+        for _ in 0..8 {
+            exec.handle_output(OUT, &[byte]);
+            exec.handle_output(ERR, &[255 - byte]);
+        }
+    }
+    exec.handle_end(exited(), None);
+    assert!(exec.chunks.len() <= MANY_CHUNKS + 4);
+    let mut heard = [Vec::new(), Vec::new()];
+    while let Some(message) = exec.poll_message() {
+        if let ServerMessage::Output(piece) = message {
+            let heard = &mut heard[piece.stream as usize];
+            assert_eq!(piece.place.unwrap().offset, heard.len() as u64);
+            heard.extend_from_slice(&piece.data);
+        }
+    }
+    let expected: Vec<_> = (0..=u8::MAX).flat_map(|byte| [byte; 8]).collect();
+    assert_eq!(heard[0], expected);
+    assert_eq!(heard[1], expected.into_iter().rev().collect::<Vec<_>>());
+}
+
+#[test]
+fn beginnings_of_code_points_do_not_close_the_window_and_are_sent_when_nothing_follows() {
+    let mut exec = exec(20);
+    exec.handle_output(OUT, b"abcd\xf0\x9f\x98");
+    exec.handle_output(ERR, b"\xf0\x9f\x98");
+    assert_eq!((exec.kept(), exec.room()), (10, 16));
+    assert_eq!(said(&mut exec), [RUNNING, "stdout@0 abcd"]);
+    exec.handle_silence(OUT);
+    assert_eq!(said(&mut exec), ["stdout@4 \u{fffd}"]);
+    exec.handle_output(OUT, b"\x80");
+    exec.handle_silence(ERR);
+    assert_eq!(said(&mut exec).len(), 2);
+    assert_eq!((exec.kept(), exec.room()), (11, 9));
+}
+
+#[test]
+fn what_was_stored_is_sent_within_its_window() {
+    let mut exec = exec(1024);
+    exec.handle_output(OUT, &[b'x'; 3000]);
+    exec.handle_end(exited(), None);
+    let mut exec = ServedExec::restored(exec.store().unwrap());
+    exec.attach(Some([0, 0]));
+    let heard = said(&mut exec);
+    assert_eq!(heard[1].len(), "stdout@0 ".len() + 1024);
+    assert_eq!(exec.window(), 1024);
+}
+
+#[test]
+fn numbers_without_measure_are_no_panic() {
+    let mut exec = exec(u64::MAX);
+    exec.stdin(u64::MAX, b"abc", true);
+    exec.stdin(0, b"abc", false);
+    exec.stdin(1, b"a", true);
+    assert!(!exec.is_stdin_over(), "an end before what is here is none");
+    exec.handle_stdin_taken(usize::MAX);
+    assert_eq!(exec.stdin_taken, 3);
+    exec.handle_output(OUT, b"abc");
+    exec.ack([u64::MAX; 2], true);
+    exec.attach(Some([u64::MAX; 2]));
+    let output = vec![(ERR, u64::MAX, Bytes::from_static(b"abc"))];
+    let stored = StoredExec {
+        exec: "e".into(),
+        window: 0,
+        end: exited(),
+        message: None,
+        output,
+    };
+    let mut exec = ServedExec::restored(stored);
+    exec.attach(None);
+    // What cannot be is lost.
+    assert_eq!(std::iter::from_fn(|| exec.poll_message()).count(), 2);
+    assert_eq!(exec.end().unwrap().reason, EndReason::SandboxLost);
 }

@@ -1,0 +1,230 @@
+//! [`ServedExec`] under whatever a process and a client may do.
+
+use actix_sandbox::{
+    machine::ServedExec,
+    protocol::{EndReason, ExecEnd, ServerMessage, Status, StdStream, Version, limits::MIN_WINDOW},
+};
+use bytes::Bytes;
+
+use crate::input::Input;
+
+const STREAMS: [StdStream; 2] = [StdStream::Stdout, StdStream::Stderr];
+
+/// What is known of the exec from without.
+struct World {
+    exec: ServedExec,
+    printed: [Vec<u8>; 2],
+    /// Where the next output of this link stands.
+    sent: [u64; 2],
+    acked: [u64; 2],
+    /// What of its input is the process's, and what the client sent.
+    taken: Vec<u8>,
+    input: Vec<u8>,
+    ends: usize,
+    discarded: bool,
+}
+
+/// A sequence of inputs.
+pub fn server_machine(data: &[u8]) {
+    let mut input = Input(data);
+    let window = MIN_WINDOW + input.number(0) % 4_096;
+    let mut world = World {
+        exec: ServedExec::new("e".into(), window),
+        printed: Default::default(),
+        sent: [0; 2],
+        acked: [0; 2],
+        taken: Vec::new(),
+        input: Vec::new(),
+        ends: 0,
+        discarded: false,
+    };
+    while !input.is_empty() {
+        world.step(&mut input);
+    }
+    world.finish();
+}
+
+impl World {
+    fn step(&mut self, input: &mut Input<'_>) {
+        let exec = &mut self.exec;
+        match input.byte() % 16 {
+            0 => exec.handle_started(),
+            1..=3 => {
+                let index = usize::from(input.byte() % 2);
+                let bytes = input.bytes(2_000);
+                if exec.room() > 0 && exec.end().is_none() {
+                    exec.handle_output(STREAMS[index], bytes);
+                    self.printed[index].extend_from_slice(bytes);
+                }
+            }
+            4 => exec.handle_silence(STREAMS[usize::from(input.byte() % 2)]),
+            5 => {
+                let reason = match input.byte() % 3 {
+                    0 => EndReason::Exited,
+                    1 => EndReason::Killed,
+                    _ => EndReason::SandboxLost,
+                };
+                let end = ExecEnd {
+                    reason,
+                    exit_code: Some(0),
+                    signal: None,
+                    lengths: None,
+                };
+                exec.handle_end(end, None);
+            }
+            6 => exec.kill(),
+            7 => exec.handle_kill_failed("why"),
+            8 => self.stdin(input),
+            9 => {
+                if let Some(data) = exec.poll_stdin() {
+                    exec.handle_stdin_taken(data.len());
+                    self.taken.extend_from_slice(&data);
+                    let sent = self.input.get(..self.taken.len());
+                    assert_eq!(sent, Some(&self.taken[..]), "input is taken once and in order");
+                }
+            }
+            10 => match input.byte() % 4 {
+                0 => exec.handle_stdin_closed(),
+                1 => exec.detach(),
+                2 => exec.handle_status(Status::ExecutionForceKilled, None),
+                _ => {
+                    self.discarded |= exec.end().is_some() && !exec.is_settled();
+                    exec.discard("why");
+                }
+            },
+            11 => {
+                let asked = [0, 1].map(|it| input.number(self.sent[it]));
+                let asked = (input.byte() % 4 > 0).then_some(asked);
+                self.attach(asked);
+            }
+            12 | 13 => {
+                let offsets = [0, 1].map(|it| input.number(self.sent[it]));
+                let done = input.byte() % 8 == 0;
+                self.ack(offsets, done);
+            }
+            14 => self.restore(),
+            _ => self.poll(usize::from(input.byte())),
+        }
+        let printed: usize = self.printed.iter().map(Vec::len).sum();
+        assert!(self.exec.kept() <= printed as u64);
+    }
+
+    fn stdin(&mut self, input: &mut Input<'_>) {
+        let offset = input.number(self.input.len() as u64);
+        let data = input.bytes(1_000);
+        let eof = input.byte() % 16 == 0;
+        // A client that says the same about the same bytes, whatever else it says.
+        let Ok(from) = usize::try_from(offset) else {
+            return self.exec.stdin(offset, data, eof);
+        };
+        if from > self.input.len() {
+            return self.exec.stdin(offset, data, eof);
+        }
+        let known = (self.input.len() - from).min(data.len());
+        let mut whole = self.input[from..from + known].to_vec();
+        whole.extend_from_slice(&data[known..]);
+        self.input.extend_from_slice(&data[known..]);
+        self.exec.stdin(offset, &whole, eof);
+    }
+
+    fn attach(&mut self, asked: Option<[u64; 2]>) {
+        self.exec.attach(asked);
+        self.ends = 0;
+        self.discarded = false;
+        for index in 0..2 {
+            let most = self.printed[index].len() as u64;
+            let asked = asked.map_or(self.acked[index], |asked| asked[index]);
+            self.sent[index] = asked.clamp(self.acked[index], most);
+        }
+    }
+
+    fn ack(&mut self, offsets: [u64; 2], done: bool) {
+        self.exec.ack(offsets, done);
+        for index in 0..2 {
+            let acked = offsets[index].min(self.sent[index]);
+            self.acked[index] = acked.max(self.acked[index]);
+            if self.exec.is_settled() {
+                self.acked[index] = self.printed[index].len() as u64;
+                self.sent[index] = self.acked[index];
+            }
+        }
+    }
+
+    fn restore(&mut self) {
+        if let Some(stored) = self.exec.store() {
+            self.exec = ServedExec::restored(stored);
+            assert_eq!(self.exec.poll_message(), None, "nobody asked");
+            self.attach(None);
+            // Of one that was acknowledged no more is stored.
+        }
+    }
+
+    /// Takes so many messages and looks at each.
+    fn poll(&mut self, most: usize) {
+        for _ in 0..most {
+            let Some(message) = self.exec.poll_message() else {
+                return;
+            };
+            let frame = Bytes::from(message.encode());
+            let again = ServerMessage::parse_as(&frame, Version::V2);
+            assert_eq!(again.as_ref(), Ok(&message));
+            match message {
+                ServerMessage::Output(piece) => {
+                    let index = piece.stream as usize;
+                    let offset = piece.place.expect("a place").offset;
+                    if piece.data.is_empty() {
+                        assert_eq!(offset, self.printed[index].len() as u64);
+                        continue;
+                    }
+                    // What begins a code point is behind what a client may ask for.
+                    assert!(offset <= self.sent[index], "nothing is left out");
+                    let from = usize::try_from(offset).expect("an offset");
+                    let data = self.printed[index].get(from..from + piece.data.len());
+                    assert_eq!(data, Some(&piece.data[..]), "the bytes of the process");
+                    self.sent[index] = offset + piece.data.len() as u64;
+                    let unacked: u64 = (0..2).map(|it| self.sent[it] - self.acked[it]).sum();
+                    assert!(unacked <= self.exec.window().max(unacked_at_attach(self)));
+                }
+                ServerMessage::Status(update) if update.status == Status::ExecutionDone => {
+                    self.ends += 1;
+                    assert!(self.ends <= 1 + usize::from(self.discarded), "once on a link");
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// A client comes that takes everything: it gets everything.
+    fn finish(mut self) {
+        self.exec.handle_started();
+        let end = ExecEnd {
+            reason: EndReason::Exited,
+            exit_code: Some(0),
+            signal: None,
+            lengths: None,
+        };
+        self.exec.handle_end(end, None);
+        let lost = self.exec.store().and_then(|stored| stored.end.lengths).is_none();
+        self.attach(None);
+        loop {
+            let before = self.sent;
+            self.poll(usize::MAX);
+            if self.sent == before {
+                break;
+            }
+            self.ack(self.sent, false);
+        }
+        assert_eq!(self.ends, 1);
+        let printed = [0, 1].map(|it| self.printed[it].len() as u64);
+        assert!(lost || self.exec.is_settled() || self.sent == printed);
+        self.ack(self.sent, true);
+        assert!(self.exec.is_settled());
+        assert_eq!(self.exec.kept(), 0);
+    }
+}
+
+/// A client may say that it has more than it acknowledged, and more than was ever sent.
+fn unacked_at_attach(world: &World) -> u64 {
+    let printed: usize = world.printed.iter().map(Vec::len).sum();
+    printed as u64
+}

@@ -1,0 +1,553 @@
+//! Tables of a named exec (v2): acknowledgements, gaps, input, and what a cut leaves to be made good.
+
+use super::*;
+use crate::protocol::{StdStream, Version, limits::STDIN_WINDOW};
+
+const OUT: StdStream = StdStream::Stdout;
+const ERR: StdStream = StdStream::Stderr;
+const WINDOW: u64 = 1024;
+
+/// A named exec, whose actions are read as words.
+pub(super) struct Exec {
+    pub(super) process: Process,
+    now: Instant,
+    /// The number of the message with input that waits for the link.
+    number: u64,
+}
+
+impl Exec {
+    fn new(process: Process) -> Self {
+        Self {
+            process,
+            now: Instant::now(),
+            number: 0,
+        }
+    }
+
+    fn starting() -> Self {
+        Self::new(Process::named(ProcessConfig::default(), "e".into(), WINDOW))
+    }
+
+    /// One that the server has announced.
+    fn running() -> Self {
+        let mut exec = Self::starting();
+        assert_eq!(exec.announced(0), NOTHING);
+        exec
+    }
+
+    fn adopted(offsets: [u64; 2]) -> Self {
+        let config = ProcessConfig::default();
+        Self::new(Process::adopted(config, "e".into(), WINDOW, offsets))
+    }
+
+    fn fact(&mut self, fact: ProcessFact) -> Vec<String> {
+        self.process.handle_fact(fact, self.now);
+        self.said()
+    }
+
+    fn announced(&mut self, stdin: u64) -> Vec<String> {
+        let window = Some(WINDOW);
+        self.fact(ProcessFact::Announced { stdin, window })
+    }
+
+    fn ended(&mut self, end: ProcessEnd, lengths: Option<[u64; 2]>) -> Vec<String> {
+        self.fact(ProcessFact::Ended { end, lengths })
+    }
+
+    /// The link breaks, and another is there.
+    fn relink(&mut self) -> Vec<String> {
+        assert_eq!(self.fact(ProcessFact::LinkDown), NOTHING);
+        self.fact(ProcessFact::LinkUp)
+    }
+
+    /// Output comes; gives the bytes that never came before it, and how many of it are not wanted.
+    fn output(&mut self, stream: StdStream, offset: u64, length: usize) -> (u64, usize) {
+        let Admission { gap, skip } = self.process.handle_output(stream, offset, length);
+        self.process.handle_output_kept();
+        (gap, skip)
+    }
+
+    fn taken(&mut self, taken: [u64; 2]) -> Vec<String> {
+        self.process.handle_taken(taken);
+        self.said()
+    }
+
+    fn write(&mut self, request: u64, data: &[u8]) -> Vec<String> {
+        self.process.write_stdin(RequestId(request), data.to_vec());
+        self.said()
+    }
+
+    fn close(&mut self, request: u64) -> Vec<String> {
+        self.process.close_stdin(RequestId(request));
+        self.said()
+    }
+
+    fn flush(&mut self, request: u64) -> Vec<String> {
+        self.process.flush_stdin(RequestId(request));
+        self.said()
+    }
+
+    fn kill(&mut self, request: u64) -> Vec<String> {
+        self.process.kill(Some(RequestId(request)), self.now);
+        self.said()
+    }
+
+    fn written(&mut self) -> Vec<String> {
+        self.fact(ProcessFact::StdinWritten(self.number))
+    }
+
+    fn said(&mut self) -> Vec<String> {
+        let mut said = Vec::new();
+        while let Some(action) = self.process.poll_action() {
+            said.push(match action {
+                ProcessAction::Settle(request, Ok(ProcessReply::Done)) => {
+                    format!("{} done", request.0)
+                }
+                ProcessAction::Settle(request, Ok(ProcessReply::End(end))) => {
+                    format!("{} {end:?}", request.0)
+                }
+                ProcessAction::Settle(request, Err(failure)) => {
+                    let kind = format!("{failure:?}");
+                    let kind = kind.split(' ').next().unwrap().to_owned();
+                    format!("{} failed: {kind} {:?}", request.0, failure.effect())
+                }
+                ProcessAction::SendStdin { number, text } => {
+                    self.number = number;
+                    words(&text)
+                }
+                ProcessAction::Send(text) => words(&text),
+                ProcessAction::Ended { end, stdin_unsent } => {
+                    format!("ended {end:?}, {stdin_unsent} unsent")
+                }
+                ProcessAction::OutputEnded(None) => "output ended".to_owned(),
+                ProcessAction::OutputEnded(Some(_)) => "output lost".to_owned(),
+                ProcessAction::Settled => "settled".to_owned(),
+                ProcessAction::SendKill => panic!("v1"),
+            });
+        }
+        said
+    }
+}
+
+/// What a frame says, in short.
+fn words(text: &str) -> String {
+    let message = ClientMessage::parse_as(text.as_bytes(), Version::V2);
+    let Ok(ClientMessage::Named(exec, message)) = message else {
+        panic!("{text}")
+    };
+    assert_eq!(exec, "e".into());
+    match message {
+        NamedMessage::Reconnect { offsets } => format!("reconnect {offsets:?}"),
+        NamedMessage::Ack { offsets, done } => {
+            format!("ack {offsets:?}{}", if done { " done" } else { "" })
+        }
+        NamedMessage::Kill => "kill".to_owned(),
+        NamedMessage::Stdin { offset, data, eof } => {
+            let data = match data.len() {
+                0..20 => String::from_utf8_lossy(&data).into_owned(),
+                len => format!("{len} bytes"),
+            };
+            format!("stdin@{offset} {data}{}", if eof { " eof" } else { "" })
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+const NOTHING: [&str; 0] = [];
+
+fn lost() -> ProcessEnd {
+    ProcessEnd::SandboxLost {
+        end: SandboxEnd::ProcessLost { reason: None },
+    }
+}
+
+// ----- output
+
+#[test]
+fn an_acknowledgement_is_due_for_each_quarter_of_the_window() {
+    let mut exec = Exec::running();
+    assert_eq!(exec.output(OUT, 0, 600), (0, 0));
+    assert_eq!(exec.output(ERR, 0, 400), (0, 0));
+    // 1,000 untaken bytes leave 24 of the window.
+    assert_eq!(exec.process.acknowledgeable(), Some(([600, 400], 6)));
+    assert_eq!(exec.taken([6, 0]), NOTHING, "which leaves 30");
+    assert_eq!(exec.taken([6, 2]), ["ack [6, 2]"]);
+    assert_eq!(exec.taken([600, 400]), ["ack [600, 400]"]);
+    assert_eq!(exec.process.acknowledgeable(), Some(([600, 400], 256)));
+    assert_eq!(exec.taken([600, 400]), NOTHING);
+    // Less than before says nothing, nor does what never came.
+    assert_eq!(exec.taken([0, 0]), NOTHING);
+    exec.output(OUT, 600, 256);
+    assert_eq!(exec.taken([854, 400]), NOTHING);
+    assert_eq!(exec.taken([u64::MAX, 400]), ["ack [856, 400]"]);
+}
+
+#[test]
+fn a_stream_that_nobody_reads_does_not_keep_the_other_from_its_acknowledgements() {
+    for unread in [0, 700, 900, 1000, 1020] {
+        let mut exec = Exec::running();
+        exec.output(ERR, 0, unread);
+        let mut offset = 0;
+        // A server sends what the window lets it, and stops with fewer than 4 bytes left.
+        for _ in 0..20 {
+            let room = WINDOW - unread as u64;
+            assert_eq!(exec.output(OUT, offset, room as usize), (0, 0), "{unread}");
+            offset += room;
+            let said = exec.taken([offset, 0]);
+            assert_eq!(said, [format!("ack [{offset}, 0]")], "{unread}");
+        }
+    }
+}
+
+#[test]
+fn what_came_before_is_left_out_and_what_never_came_is_counted() {
+    let mut exec = Exec::running();
+    assert_eq!(exec.output(OUT, 0, 10), (0, 0));
+    assert_eq!(exec.output(OUT, 4, 10), (0, 6), "six of ten came before");
+    assert_eq!(exec.output(OUT, 0, 14), (0, 14), "all of it came before");
+    assert_eq!(exec.output(OUT, 20, 5), (6, 0), "six never came");
+    assert_eq!(exec.output(ERR, 3, 0), (3, 0), "also where nothing follows");
+    assert_eq!(exec.process.received(), Some([25, 3]));
+}
+
+#[test]
+fn numbers_without_measure_are_no_panic_and_no_way_past_the_window() {
+    let mut exec = Exec::running();
+    assert_eq!(exec.output(OUT, u64::MAX, 10), (u64::MAX, 0));
+    assert_eq!(exec.output(OUT, u64::MAX - 1, 10), (0, 1));
+    assert_eq!(exec.output(ERR, 0, 1000), (0, 0));
+    assert_eq!(
+        exec.output(ERR, 1000, 1000),
+        (1000, 1000),
+        "past the window"
+    );
+    exec.fact(ProcessFact::StdinTaken(u64::MAX));
+    exec.write(1, b"abc");
+    exec.relink();
+    let window = Some(u64::MAX);
+    exec.fact(ProcessFact::Announced {
+        stdin: u64::MAX,
+        window,
+    });
+    assert_eq!(exec.process.window(), Some(WINDOW), "as was asked for");
+    exec.ended(ProcessEnd::Exited(0), Some([u64::MAX, u64::MAX]));
+    exec.taken([u64::MAX, u64::MAX]);
+}
+
+#[test]
+fn a_server_that_sends_past_its_window_costs_no_memory_and_ends_all_the_same() {
+    let mut exec = Exec::running();
+    assert_eq!(exec.output(OUT, 0, 1000), (0, 0));
+    assert_eq!(exec.output(OUT, 1000, 1000), (1000, 1000));
+    let said = exec.ended(ProcessEnd::Exited(0), Some([2000, 0]));
+    assert_eq!(said, ["ended Exited(0), 0 unsent", "output ended"]);
+}
+
+#[test]
+fn a_window_that_the_server_makes_smaller_is_kept_to() {
+    let mut exec = Exec::new(Process::named(ProcessConfig::default(), "e".into(), 8192));
+    let window = Some(2048);
+    exec.fact(ProcessFact::Announced { stdin: 0, window });
+    exec.output(OUT, 0, 2048);
+    assert_eq!(
+        exec.taken([511, 0]),
+        ["ack [511, 0]"],
+        "a quarter of what is free"
+    );
+    assert_eq!(exec.process.window(), Some(2048));
+}
+
+// ----- the end
+
+#[test]
+fn the_end_is_told_at_once_and_that_of_the_output_when_all_is_here_and_settled_when_it_is_taken() {
+    let mut exec = Exec::running();
+    exec.process.wait(RequestId(1));
+    exec.output(OUT, 0, 10);
+    assert_eq!(
+        exec.ended(ProcessEnd::Exited(3), Some([20, 5])),
+        ["ended Exited(3), 0 unsent", "1 Exited(3)"]
+    );
+    exec.output(ERR, 0, 5);
+    assert_eq!(exec.said(), NOTHING);
+    exec.output(OUT, 10, 10);
+    assert_eq!(exec.said(), ["output ended"]);
+    assert_eq!(exec.process.acknowledgeable(), Some(([20, 5], 1)));
+    assert_eq!(exec.taken([20, 4]), NOTHING);
+    assert_eq!(exec.taken([20, 5]), ["ack [20, 5] done", "settled"]);
+    // Nothing is said twice, whatever comes.
+    assert_eq!(exec.process.acknowledgeable(), None);
+    assert_eq!(exec.relink(), NOTHING);
+    assert_eq!(exec.announced(0), NOTHING);
+    assert_eq!(exec.ended(lost(), None), NOTHING);
+    assert_eq!(exec.output(OUT, 20, 5), (0, 5));
+    let end = ProcessFact::SandboxEnded(SandboxEnd::Deleted);
+    assert_eq!(exec.fact(end), NOTHING);
+}
+
+#[test]
+fn each_end_is_told_by_its_cause() {
+    for end in [
+        ProcessEnd::Exited(0),
+        ProcessEnd::Signaled(9),
+        ProcessEnd::Killed,
+        ProcessEnd::TimedOut,
+        lost(),
+    ] {
+        let mut exec = Exec::running();
+        let ended = format!("ended {end:?}, 0 unsent");
+        assert_eq!(
+            exec.ended(end, Some([0, 0])),
+            [&ended, "output ended", "ack [0, 0] done", "settled"]
+        );
+    }
+}
+
+#[test]
+fn output_whose_length_nobody_knows_is_lost_and_that_is_said() {
+    let mut exec = Exec::running();
+    exec.output(OUT, 0, 10);
+    let said = exec.ended(lost(), None);
+    assert_eq!(said[1..], ["output lost"]);
+    assert_eq!(exec.taken([10, 0]), ["ack [10, 0] done", "settled"]);
+    // Also where that shows only later: the server gave the rest of the output up.
+    let mut exec = Exec::running();
+    exec.ended(ProcessEnd::Exited(0), Some([10, 0]));
+    let said = exec.ended(lost(), None);
+    assert_eq!(said, ["output lost", "ack [0, 0] done", "settled"]);
+    assert_eq!(exec.process.end(), Some(&ProcessEnd::Exited(0)));
+}
+
+#[test]
+fn the_end_of_the_sandbox_ends_what_is_left() {
+    let deleted = || ProcessFact::SandboxEnded(SandboxEnd::Deleted);
+    let mut exec = Exec::running();
+    let said = exec.fact(deleted());
+    assert_eq!(said[1..], ["output lost", "settled"]);
+    // After the end, with output still to come.
+    let mut exec = Exec::running();
+    exec.ended(ProcessEnd::Exited(0), Some([1, 0]));
+    assert_eq!(exec.fact(deleted()), ["output lost", "settled"]);
+    // With all of it here and not taken.
+    let mut exec = Exec::running();
+    exec.output(OUT, 0, 1);
+    exec.ended(ProcessEnd::Exited(0), Some([1, 0]));
+    assert_eq!(exec.fact(deleted()), ["settled"]);
+}
+
+#[test]
+fn output_of_an_abandoned_exec_counts_as_taken() {
+    let mut exec = Exec::running();
+    exec.output(OUT, 0, 1000);
+    assert_eq!(exec.fact(ProcessFact::Abandoned), ["ack [1000, 0]", "kill"]);
+    assert_eq!(exec.output(OUT, 1000, 1000), (0, 1000));
+    assert_eq!(exec.said(), ["ack [2000, 0]"]);
+    let said = exec.ended(ProcessEnd::Killed, Some([2000, 0]));
+    assert_eq!(said[1..], ["output ended", "ack [2000, 0] done", "settled"]);
+}
+
+// ----- cuts
+
+#[test]
+fn after_a_cut_it_is_asked_for_from_what_was_received() {
+    let mut exec = Exec::running();
+    exec.output(OUT, 0, 10);
+    exec.output(ERR, 0, 3);
+    exec.taken([4, 0]);
+    assert_eq!(exec.relink(), ["reconnect [10, 3]"]);
+    // Neither an acknowledgement nor input before the server has announced it.
+    assert_eq!(exec.taken([10, 3]), NOTHING);
+    assert_eq!(exec.write(1, b"a"), ["1 done"]);
+    assert_eq!(exec.announced(0), ["stdin@0 a", "ack [10, 3]"]);
+}
+
+#[test]
+fn an_acknowledgement_that_the_dead_link_lost_is_said_again() {
+    let mut exec = Exec::running();
+    exec.output(OUT, 0, 1024);
+    assert_eq!(exec.taken([1024, 0]), ["ack [1024, 0]"]);
+    // The server, whose window is full, sends nothing until it has heard that.
+    exec.relink();
+    assert_eq!(exec.announced(0), ["ack [1024, 0]"]);
+    assert_eq!(exec.taken([1024, 0]), NOTHING, "once on each link");
+}
+
+#[test]
+fn a_cut_after_the_end_asks_for_the_rest_or_acknowledges() {
+    // Output is missing.
+    let mut exec = Exec::running();
+    exec.ended(ProcessEnd::Exited(0), Some([10, 0]));
+    assert_eq!(exec.relink(), ["reconnect [0, 0]"]);
+    assert_eq!(exec.announced(0), NOTHING);
+    exec.output(OUT, 0, 10);
+    assert_eq!(exec.said(), ["output ended"]);
+    assert_eq!(exec.ended(ProcessEnd::Exited(0), Some([10, 0])), NOTHING);
+    // All is here, and not taken.
+    assert_eq!(exec.relink(), NOTHING);
+    assert_eq!(exec.taken([10, 0]), ["ack [10, 0] done", "settled"]);
+    // Taken while there is no link.
+    let mut exec = Exec::running();
+    exec.output(OUT, 0, 10);
+    exec.ended(ProcessEnd::Exited(0), Some([10, 0]));
+    exec.fact(ProcessFact::LinkDown);
+    assert_eq!(exec.taken([10, 0]), NOTHING);
+    let said = exec.fact(ProcessFact::LinkUp);
+    assert_eq!(said, ["ack [10, 0] done", "settled"]);
+}
+
+#[test]
+fn a_kill_is_sent_once_on_each_link_when_the_exec_is_announced_there() {
+    let mut exec = Exec::starting();
+    assert_eq!(exec.kill(1), NOTHING, "nothing to kill yet");
+    assert_eq!(exec.announced(0), ["kill"]);
+    assert_eq!(exec.kill(2), NOTHING);
+    assert_eq!(exec.relink(), ["reconnect [0, 0]"]);
+    assert_eq!(exec.announced(0), ["kill"]);
+    assert_eq!(
+        exec.fact(ProcessFact::ForceKilled),
+        NOTHING,
+        "the end follows"
+    );
+    assert_eq!(exec.process.end(), None);
+    let said = exec.ended(ProcessEnd::Killed, Some([0, 0]));
+    assert_eq!(said[..3], ["ended Killed, 0 unsent", "1 done", "2 done"]);
+    assert_eq!(exec.kill(3), ["3 done"]);
+}
+
+#[test]
+fn a_kill_of_what_the_server_lost_is_no_success() {
+    let mut exec = Exec::running();
+    exec.kill(1);
+    let said = exec.ended(lost(), None);
+    assert_eq!(said[1], "1 failed: SandboxEnded Unknown");
+    assert_eq!(exec.kill(2), ["2 failed: SandboxEnded Unknown"]);
+}
+
+// ----- input
+
+#[test]
+fn input_goes_on_from_where_the_server_has_it() {
+    let mut exec = Exec::running();
+    assert_eq!(exec.write(1, b"abcdef"), ["1 done", "stdin@0 abcdef"]);
+    exec.written();
+    exec.fact(ProcessFact::StdinTaken(2));
+    for (has, rest) in [(2, "cdef"), (4, "ef"), (0, "cdef"), (3, "def")] {
+        assert_eq!(exec.relink(), ["reconnect [0, 0]"]);
+        let at = has.max(2);
+        assert_eq!(exec.announced(has), [format!("stdin@{at} {rest}")]);
+    }
+    exec.relink();
+    assert_eq!(exec.announced(6), NOTHING, "the server has all of it");
+    assert_eq!(exec.flush(2), NOTHING);
+    assert_eq!(exec.fact(ProcessFact::StdinTaken(5)), NOTHING);
+    assert_eq!(exec.fact(ProcessFact::StdinTaken(6)), ["2 done"]);
+    assert_eq!(exec.write(3, b"g"), ["3 done", "stdin@6 g"]);
+}
+
+#[test]
+fn the_end_of_input_is_sent_behind_all_input_and_again_on_each_link() {
+    let mut exec = Exec::starting();
+    exec.process.give_input(b"abc");
+    assert_eq!(exec.announced(0), ["stdin@0 abc eof"]);
+    assert_eq!(exec.written(), NOTHING);
+    exec.relink();
+    assert_eq!(exec.announced(3), ["stdin@3  eof"]);
+    let mut exec = Exec::running();
+    exec.write(1, b"abc");
+    assert_eq!(exec.close(2), ["2 done"]);
+    assert_eq!(exec.written(), ["stdin@3  eof"]);
+    assert_eq!(exec.close(3), ["3 done"]);
+    assert_eq!(exec.write(4, b"x"), ["4 failed: StdinClosed NotApplied"]);
+}
+
+#[test]
+fn input_is_sent_within_its_window_and_cut_between_code_points() {
+    let mut exec = Exec::running();
+    let data = "\u{1F600}".repeat(100_001).into_bytes();
+    let mut data = [b"x".to_vec(), data].concat();
+    data.truncate(300_001);
+    let mut said = exec.write(1, &data);
+    let (mut sent, mut taken) = (0, 0);
+    while sent < data.len() as u64 {
+        let Some(message) = said.iter().find(|it| it.starts_with("stdin")) else {
+            // The process takes one byte, which makes no room for a code point, and so on.
+            taken += 1;
+            said = exec.fact(ProcessFact::StdinTaken(taken));
+            continue;
+        };
+        let (at, length) = message[6..].split_once(' ').unwrap();
+        assert_eq!(at, sent.to_string());
+        let length = match length.split_once(" bytes") {
+            Some((length, _)) => length.parse().unwrap(),
+            None => length.len() as u64,
+        };
+        assert_eq!(length % 4, u64::from(sent == 0), "whole code points");
+        sent += length;
+        assert!(sent - taken <= STDIN_WINDOW);
+        said = exec.written();
+    }
+    assert_eq!(sent, data.len() as u64);
+}
+
+#[test]
+fn input_that_the_process_does_not_want_fails_and_so_does_what_comes_later() {
+    let mut exec = Exec::running();
+    exec.write(1, b"abc");
+    exec.flush(2);
+    assert_eq!(
+        exec.fact(ProcessFact::StdinClosed),
+        ["2 failed: StdinClosed NotApplied"]
+    );
+    assert_eq!(exec.flush(3), ["3 failed: StdinClosed NotApplied"]);
+    assert_eq!(exec.write(4, b"d"), ["4 failed: StdinClosed NotApplied"]);
+    assert_eq!(exec.close(5), ["5 done"]);
+    exec.relink();
+    assert_eq!(exec.announced(3), NOTHING);
+    let said = exec.ended(ProcessEnd::Exited(0), Some([0, 0]));
+    assert_eq!(said[0], "ended Exited(0), 3 unsent");
+}
+
+#[test]
+fn a_close_that_was_cancelled_does_not_answer_for_another() {
+    let mut exec = Exec::new(Process::named(
+        ProcessConfig {
+            stdin_budget: 1,
+            ..ProcessConfig::default()
+        },
+        "e".into(),
+        WINDOW,
+    ));
+    exec.announced(0);
+    exec.write(1, b"abc");
+    assert_eq!(exec.close(2), NOTHING);
+    assert_eq!(exec.close(3), NOTHING);
+    exec.process.cancel(RequestId(2));
+    exec.written();
+    assert_eq!(
+        exec.fact(ProcessFact::StdinTaken(3)),
+        ["3 done", "stdin@3  eof"]
+    );
+}
+
+#[test]
+fn who_goes_on_with_an_exec_writes_behind_the_input_of_who_began_it() {
+    let mut exec = Exec::adopted([7, 2]);
+    assert_eq!(exec.write(1, b"new"), ["1 done"]);
+    exec.flush(2);
+    assert_eq!(exec.fact(ProcessFact::LinkUp), ["reconnect [7, 2]"]);
+    // That what came before was taken is said once more: who began may not have come to it.
+    assert_eq!(exec.announced(10), ["stdin@10 new", "ack [7, 2]"]);
+    exec.written();
+    assert_eq!(exec.fact(ProcessFact::StdinTaken(8)), NOTHING);
+    assert_eq!(exec.fact(ProcessFact::StdinTaken(13)), ["2 done"]);
+}
+
+#[test]
+fn what_another_client_acknowledged_is_a_gap_and_no_wait_without_end() {
+    let mut exec = Exec::adopted([3, 0]);
+    exec.fact(ProcessFact::LinkUp);
+    exec.announced(0);
+    assert_eq!(exec.output(OUT, 8, 0), (5, 0));
+    let said = exec.ended(ProcessEnd::Exited(0), Some([8, 0]));
+    assert_eq!(said[1..], ["output ended", "ack [8, 0] done", "settled"]);
+}
