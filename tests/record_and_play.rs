@@ -477,3 +477,27 @@ async fn each_sandbox_has_its_own_recording() {
     });
     assert_eq!(join_all(all).await, [1; 8]);
 }
+
+#[actix::test]
+async fn temporary_large() {
+    let began = scripted::clock();
+    let (first, second, recording) =
+        twice(ProtocolVersion::V2, async |builder: SandboxBuilder, _| {
+            let sandbox = builder.await?;
+            let output = sandbox
+                .command(
+                    Language::Bash,
+                    "yes 'some \"line\" of output' | head -c 50000000",
+                )
+                .output()
+                .await?;
+            sandbox.kill().await?;
+            Ok(output.stdout.len())
+        })
+        .await;
+    println!(
+        "{first} {second} {} lines {:?}",
+        recording.lines().len(),
+        began.elapsed()
+    );
+}

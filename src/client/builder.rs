@@ -361,8 +361,8 @@ impl<S> SandboxBuilder<S> {
     /// anew, for its owner alone (0600 on Unix) before anything is dialled; if it cannot be, that is the
     /// error. One file is for one sandbox.
     ///
-    /// A thread of its own writes it; the session never waits. Where the disk is full, or so slow that 32 MiB
-    /// wait for it, the *recording* stops, with a warning by `tracing`, and the session goes on. What has happened is
+    /// A thread of its own writes it. A session that is faster than the disk goes at the disk's pace, but waits for it 2 s
+    /// at most: where the disk hangs or is full, the *recording* stops, with a warning by `tracing`, and the session goes on. What has happened is
     /// in the file as soon as nothing more happens. When the sandbox's actors are gone, its last line
     /// says `"dir":"end"`, with an `error` where the recording had to stop: only then it is complete
     /// (`test_util::Recording::load_complete` waits for that).

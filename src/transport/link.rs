@@ -232,6 +232,12 @@ impl Link {
         self.drained = false;
         let mut frames = 0;
         while self.lost.is_none() {
+            if let Some(recorded) = &mut self.recorded
+                && recorded.poll_room(cx).is_pending()
+            {
+                self.paused = true;
+                break;
+            }
             if self.credit.is_none() && !self.closing {
                 match self.credits.poll_take(cx) {
                     Poll::Ready(credit) => self.credit = Some(credit),
@@ -240,10 +246,10 @@ impl Link {
                         return None;
                     }
                 }
-                if std::mem::take(&mut self.paused) {
-                    // Silence while nobody listened says nothing.
-                    self.keepalive.handle_alive(Instant::now().into_std());
-                }
+            }
+            if std::mem::take(&mut self.paused) {
+                // Silence while nobody listened says nothing.
+                self.keepalive.handle_alive(Instant::now().into_std());
             }
             match self.socket.as_mut().poll_next(cx) {
                 Poll::Pending => {

@@ -1,7 +1,8 @@
 //! [`Recorder`]: what passes on the links of one sandbox, written to a file.
 //!
-//! Links hand events over without ever waiting: to a thread, through a queue that is bounded in events and
-//! in bytes. Where the disk takes them too slowly, or not at all, the recording stops and the session goes on.
+//! Links hand events to a thread, through a queue that is bounded in events and in bytes. When it is half full a
+//! link reads no further, so that a session goes at the pace of the disk. Where that takes too long, and where the disk takes
+//! nothing at all, the recording stops and the session goes on.
 
 mod line;
 mod redact;
@@ -11,15 +12,19 @@ use std::{
     fs::{self, File, OpenOptions},
     io,
     path::{Path, PathBuf},
+    pin::Pin,
     sync::{
         Arc, OnceLock,
         atomic::{AtomicUsize, Ordering},
         mpsc::{SyncSender, TrySendError, sync_channel},
     },
+    task::{Context, Poll},
     thread,
+    time::Duration,
 };
 
-use tokio::time::Instant;
+use futures::task::AtomicWaker;
+use tokio::time::{Instant, Sleep, sleep};
 
 #[cfg(not(feature = "test-util"))]
 use self::line::RECORDED_TOKEN;
@@ -36,6 +41,10 @@ use crate::{
 const MAX_EVENTS: usize = 16 * 1024;
 /// Bytes of frames that may wait for the thread; one frame may always.
 const MAX_BYTES: usize = 32 * 1024 * 1024;
+/// Longest time that a link waits for the thread, until the recording is given up.
+const LONGEST_WAIT: Duration = Duration::from_secs(2);
+
+const TOO_SLOW: &str = "the disk is slower than the session";
 
 /// The recorder of a sandbox. The recording ends with its last clone.
 #[derive(Clone)]
@@ -47,7 +56,10 @@ pub(crate) struct Recorder {
 /// What the links and the thread both look at.
 struct Shared {
     path: PathBuf,
-    waiting: AtomicUsize,
+    events: AtomicUsize,
+    bytes: AtomicUsize,
+    /// The link that waits for room.
+    room: AtomicWaker,
     stopped: OnceLock<String>,
     began: OnceLock<Instant>,
     dials: AtomicUsize,
@@ -91,6 +103,25 @@ impl What {
 }
 
 impl Shared {
+    fn new(path: &Path) -> Arc<Self> {
+        Arc::new(Self {
+            path: path.to_owned(),
+            events: AtomicUsize::new(0),
+            bytes: AtomicUsize::new(0),
+            room: AtomicWaker::new(),
+            stopped: OnceLock::new(),
+            began: OnceLock::new(),
+            dials: AtomicUsize::new(0),
+        })
+    }
+
+    /// Whether a link may read on. What is sent needs room, too.
+    fn has_room(&self) -> bool {
+        self.is_stopped()
+            || (self.events.load(Ordering::Relaxed) < MAX_EVENTS / 2
+                && self.bytes.load(Ordering::Relaxed) < MAX_BYTES / 2)
+    }
+
     fn is_stopped(&self) -> bool {
         self.stopped.get().is_some()
     }
@@ -103,11 +134,17 @@ impl Shared {
         if self.stopped.set(why.to_owned()).is_ok() {
             let path = self.path.display();
             tracing::warn!(%path, why, "the recording of a sandbox stops; the session goes on");
+            self.room.wake();
         }
     }
 
+    /// The thread took an event from the queue.
     fn taken(&self, bytes: usize) {
-        self.waiting.fetch_sub(bytes, Ordering::Relaxed);
+        self.events.fetch_sub(1, Ordering::Relaxed);
+        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        if self.has_room() {
+            self.room.wake();
+        }
     }
 }
 
@@ -119,13 +156,7 @@ impl Recorder {
         if let Some(token) = token {
             secrets.learn(token);
         }
-        let shared = Arc::new(Shared {
-            path: path.to_owned(),
-            waiting: AtomicUsize::new(0),
-            stopped: OnceLock::new(),
-            began: OnceLock::new(),
-            dials: AtomicUsize::new(0),
-        });
+        let shared = Shared::new(path);
         let (queue, items) = sync_channel(MAX_EVENTS);
         let writer = shared.clone();
         thread::Builder::new()
@@ -158,7 +189,8 @@ impl Recorder {
             return;
         }
         let bytes = what.bytes();
-        let waiting = self.shared.waiting.fetch_add(bytes, Ordering::Relaxed);
+        self.shared.events.fetch_add(1, Ordering::Relaxed);
+        let waiting = self.shared.bytes.fetch_add(bytes, Ordering::Relaxed);
         let conn = conn.clone();
         let is_too_much = waiting > 0 && waiting + bytes > MAX_BYTES;
         if is_too_much
@@ -167,8 +199,7 @@ impl Recorder {
                 Err(TrySendError::Full(_))
             )
         {
-            self.shared
-                .stop("it is written more slowly than the session goes on");
+            self.shared.stop(TOO_SLOW);
         }
     }
 }
@@ -216,6 +247,7 @@ impl RecordedDial {
             conn: letters(dials).into(),
             by_client: false,
             is_over: false,
+            waits: None,
         };
         let path = self.path.take().unwrap_or_default();
         let what = What::Connect { path, protocol };
@@ -240,9 +272,30 @@ pub(crate) struct RecordedLink {
     /// The client has begun to close it.
     by_client: bool,
     is_over: bool,
+    /// The end of the time that it waits for room.
+    waits: Option<Pin<Box<Sleep>>>,
 }
 
 impl RecordedLink {
+    /// Ready when the link may read on: for a while it waits for the thread.
+    pub(crate) fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let shared = &self.recorder.shared;
+        if !shared.has_room() {
+            shared.room.register(cx.waker());
+            // The thread may have made room just before.
+            if !shared.has_room() {
+                let waits = &mut self.waits;
+                let waits = waits.get_or_insert_with(|| Box::pin(sleep(LONGEST_WAIT)));
+                if waits.as_mut().poll(cx).is_pending() {
+                    return Poll::Pending;
+                }
+                shared.stop(TOO_SLOW);
+            }
+        }
+        self.waits = None;
+        Poll::Ready(())
+    }
+
     pub(crate) fn sent(&self, frame: &str) {
         if !self.recorder.shared.is_stopped() {
             self.push(What::Send(frame.into()));
@@ -344,13 +397,7 @@ mod tests {
     /// Nobody takes anything: as a disk that hangs.
     fn stuck() -> (Recorder, std::sync::mpsc::Receiver<Item>) {
         let (queue, items) = sync_channel(MAX_EVENTS);
-        let shared = Arc::new(Shared {
-            path: PathBuf::new(),
-            waiting: AtomicUsize::new(0),
-            stopped: OnceLock::new(),
-            began: OnceLock::new(),
-            dials: AtomicUsize::new(0),
-        });
+        let shared = Shared::new(Path::new(""));
         (Recorder { queue, shared }, items)
     }
 
@@ -372,9 +419,37 @@ mod tests {
             assert!(text.len() < MAX_BYTES + 4 * 1024 * 1024);
             let last = text.lines().next_back().unwrap();
             assert!(
-                last.contains(r#""dir":"end","error":"it is written"#),
+                last.contains(r#""dir":"end","error":"the disk is slower"#),
                 "{last}"
             );
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_link_waits_for_a_slow_disk_but_not_for_one_that_hangs() {
+        let (recorder, items) = stuck();
+        let mut link = recorder.dialling(&Target::Create).opened(Version::V1);
+        let is_full = |link: &mut RecordedLink| {
+            let mut cx = Context::from_waker(std::task::Waker::noop());
+            link.poll_room(&mut cx).is_pending()
+        };
+        while !is_full(&mut link) {
+            link.received(&[b'x'; 1 << 20]);
+        }
+        // It takes something, late.
+        tokio::time::advance(LONGEST_WAIT / 2).await;
+        let mut taken = 0;
+        while is_full(&mut link) {
+            recorder
+                .shared
+                .taken(items.try_recv().unwrap().what.bytes());
+            taken += 1;
+        }
+        assert!(taken < 5 && !recorder.shared.is_stopped());
+        // It takes nothing any more.
+        link.received(&[b'x'; 1 << 20]);
+        let began = Instant::now();
+        std::future::poll_fn(|cx| link.poll_room(cx)).await;
+        assert!(recorder.shared.is_stopped() && began.elapsed() <= 2 * LONGEST_WAIT);
     }
 }
