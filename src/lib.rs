@@ -45,6 +45,7 @@
 //! | [`ProcessEnd`], [`SandboxEnd`] | how things ended; a lost process is told from a finished one |
 //! | [`actor`] | the actors and their messages, for programs made of actors |
 //! | [`server`] | the local server |
+//! | `test_util` | recordings and a player, a proxy with faults: to test your programs |
 //! | [`protocol`], [`machine`] | the wire and the state machines: pure, usable alone |
 //!
 //! # Errors
@@ -77,7 +78,7 @@
 //! # Features
 //!
 //! `client` (default): all of the above but the server. `tls` (default): `wss://`. `google-auth`: ID tokens
-//! of Google on every dial. `server`: the local server, Unix only. Without any: [`protocol`] and [`machine`] alone, without tokio or actix.
+//! of Google on every dial. `server`: the local server, Unix only. `test-util`: `test_util`, to test your own programs. Without any: [`protocol`] and [`machine`] alone, without tokio or actix.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
@@ -93,6 +94,9 @@ pub mod protocol;
 mod rest;
 #[cfg(all(unix, feature = "server"))]
 pub mod server;
+#[cfg(feature = "test-util")]
+#[cfg_attr(docsrs, doc(cfg(feature = "test-util")))]
+pub mod test_util;
 #[cfg(feature = "client")]
 mod transport;
 

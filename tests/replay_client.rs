@@ -1,4 +1,4 @@
-//! The recordings of a real server, played by a scripted one over real sockets to the real client: the
+//! The recordings of a real server, played by the crate's own player over real sockets to the real client: the
 //! client says what the recorded client said, and ends in the state that the recording implies.
 #![allow(
     clippy::unwrap_used,
@@ -7,82 +7,47 @@
     reason = "a test that cannot go on fails"
 )]
 
+mod common;
 mod recording;
-mod scripted;
 
-use std::{collections::HashMap, future::Future, time::Duration};
+use std::{future::Future, time::Duration};
 
 use actix_sandbox::{
     Error, ErrorKind, Language, OutputExt, ProcessEnd, ReconnectPolicy, Sandbox, SandboxBuilder,
     SandboxEnd, SandboxState,
+    test_util::{Player, Recording},
 };
+use common::within;
 use futures::future::join;
-use recording::{Event, lines, names};
-use scripted::{Heard, Peer, Scripted, within};
-use serde_json::Value;
+use recording::{Event, load, names};
 
-/// Plays the server's side of a recording, in its order, to the client's last word. What is in `unsaid` no
-/// client of this crate says; the server answers it nonetheless.
-async fn play(name: &str, server: &Scripted, unsaid: &[&str]) {
-    let lines = lines(name);
-    let refused: Vec<&String> = lines
-        .iter()
-        .filter(|line| matches!(line.event, Event::Refused(_)))
-        .map(|line| &line.conn)
-        .collect();
-    let mut peers: HashMap<String, Peer> = HashMap::new();
-    for line in &lines {
-        // A dial that this client does not make: it always shows a token.
-        if refused.contains(&&line.conn) {
-            continue;
-        }
-        let conn = &line.conn;
-        match &line.event {
-            Event::Connect(path) => {
-                let peer = server.peer().await;
-                assert_eq!(peer.path, *path, "{name}");
-                peers.insert(conn.clone(), peer);
-            }
-            Event::Send(frame) if unsaid.contains(&&**frame) => {}
-            Event::Send(frame) => {
-                let expected: Value = serde_json::from_str(frame).expect("JSON");
-                let heard = peers.get_mut(conn).expect("a peer").heard().await;
-                assert_eq!(heard, Heard::Json(expected), "{name}");
-            }
-            Event::Recv(frame) => peers.get_mut(conn).expect("a peer").text(&**frame).await,
-            Event::Cut | Event::Close(1006) => drop(peers.remove(conn)),
-            Event::Close(code) => {
-                let peer = peers.remove(conn).expect("a peer");
-                says_nothing_more(name, peer.close(*code, "").await);
-            }
-            Event::Quiet | Event::Refused(_) => {}
-        }
-    }
-    for (_, mut peer) in peers {
-        says_nothing_more(name, peer.rest().await);
-    }
-}
-
-fn says_nothing_more(name: &str, heard: Vec<Heard>) {
-    let said: Vec<_> = heard
-        .into_iter()
-        .filter(|heard| matches!(heard, Heard::Json(_)))
-        .collect();
-    assert!(said.is_empty(), "{name}: the client also said {said:?}");
-}
-
-/// Plays a recording while a client does what `scenario` says.
+/// Plays a recording while a client does what `scenario` says. What is in `unsaid` no client of this crate says;
+/// the server answers it nonetheless. Nor does one dial without a token, which is refused.
 async fn replay<S: Future<Output = ()>>(
     name: &str,
     unsaid: &[&str],
     scenario: impl FnOnce(String) -> S,
 ) {
-    let server = Scripted::bind().await;
-    within(
-        name,
-        join(play(name, &server, unsaid), scenario(server.url())),
-    )
-    .await;
+    let mut recording = load(name);
+    let refused: Vec<String> = recording
+        .lines()
+        .iter()
+        .filter(|line| matches!(line.event, Event::Refused(_)))
+        .map(|line| line.conn.clone())
+        .collect();
+    recording.retain(|line| {
+        let is_unsaid = matches!(&line.event, Event::Send(frame) if unsaid.contains(&&**frame));
+        !is_unsaid && !refused.contains(&line.conn)
+    });
+    play(recording, scenario).await;
+}
+
+async fn play<S: Future<Output = ()>>(recording: Recording, scenario: impl FnOnce(String) -> S) {
+    let name = recording.name().to_owned();
+    let player = Player::start(recording).await.expect("a player");
+    within(&name, scenario(player.url())).await;
+    let played = within(&name, player.finish()).await;
+    played.unwrap_or_else(|deviation| panic!("{deviation}"));
 }
 
 async fn create(url: &str) -> Sandbox {
@@ -201,44 +166,27 @@ async fn checkpoint_not_enabled_for_sandbox() {
 /// Two of the three configurations are refused by the client itself, so that only the first is played.
 #[actix::test]
 async fn create_errors() {
-    let server = Scripted::bind().await;
-    let script = async {
-        let mut peer = server.peer().await;
-        for line in lines("create_errors")
-            .iter()
-            .filter(|line| line.conn == "A0")
-        {
-            match &line.event {
-                Event::Send(frame) => {
-                    let expected: Value = serde_json::from_str(frame).expect("JSON");
-                    assert_eq!(peer.heard().await, Heard::Json(expected));
-                }
-                Event::Recv(frame) => peer.text(&**frame).await,
-                _ => {}
-            }
-        }
-        says_nothing_more("create_errors", peer.close(4000, "").await);
-    };
-    let create = async {
-        let create = Sandbox::create(server.url()).filesystem_snapshot_name("nope");
+    let mut recording = load("create_errors");
+    recording.retain(|line| line.conn == "A0");
+    play(recording, async |url| {
+        let create = Sandbox::create(&url).filesystem_snapshot_name("nope");
         let reason = "Filesystem snapshot not found";
         refused(create.await, ErrorKind::CreationFailed, Some(reason));
-    };
-    within("both", join(script, create)).await;
-    for create in [
-        Sandbox::create(server.url()).enable_sandbox_handoff(true),
-        Sandbox::create(server.url()).enable_idle_timeout_auto_checkpoint(true),
-    ] {
-        let error = create.await.expect_err("refused");
-        assert_eq!(error.kind(), ErrorKind::InvalidOption);
-        // In the words of the recording.
-        assert!(
-            error
-                .to_string()
-                .contains("requires checkpointing to be enabled.")
-        );
-    }
-    server.assert_not_dialled().await;
+        for create in [
+            Sandbox::create(&url).enable_sandbox_handoff(true),
+            Sandbox::create(&url).enable_idle_timeout_auto_checkpoint(true),
+        ] {
+            let error = create.await.expect_err("refused");
+            assert_eq!(error.kind(), ErrorKind::InvalidOption);
+            // In the words of the recording.
+            assert!(
+                error
+                    .to_string()
+                    .contains("requires checkpointing to be enabled.")
+            );
+        }
+    })
+    .await;
 }
 
 #[actix::test]

@@ -88,8 +88,8 @@ fn said(event: &Event) -> Option<String> {
                 stream => format!("{stream}: {}", text("data")),
             })
         }
-        Event::Close(1006) => Some("lost".to_owned()),
-        Event::Close(code) => Some(format!("close {code}")),
+        Event::Close(1006, _) => Some("lost".to_owned()),
+        Event::Close(code, _) => Some(format!("close {code}")),
         _ => None,
     }
 }
@@ -262,8 +262,8 @@ async fn replay(name: &str) -> Vec<(String, String)> {
         // What was said is heard before the client's next word on this connection, or any other's dial.
         let is_over = lines[index + 1..].iter().all(|later| later.conn != *conn);
         let turns: Vec<String> = match &line.event {
-            Event::Connect(_) => said_on.keys().cloned().collect(),
-            Event::Send(_) | Event::Cut | Event::Close(_) | Event::Quiet => vec![conn.clone()],
+            Event::Connect { .. } => said_on.keys().cloned().collect(),
+            Event::Send(_) | Event::Cut(_) | Event::Close(..) | Event::Quiet => vec![conn.clone()],
             _ if is_over => vec![conn.clone()],
             _ => Vec::new(),
         };
@@ -274,9 +274,9 @@ async fn replay(name: &str) -> Vec<(String, String)> {
             replay.hear(&conn).await;
         }
         match &line.event {
-            Event::Connect(path) => {
+            Event::Connect { path, .. } => {
                 let refused = lines.iter().find_map(|line| match line.event {
-                    Event::Refused(status) if line.conn == *conn => Some(status),
+                    Event::Refused(status) if line.conn == *conn => status,
                     _ => None,
                 });
                 if name == "attach_errors" && conn == "F" {
@@ -295,7 +295,7 @@ async fn replay(name: &str) -> Vec<(String, String)> {
                 let client = replay.clients.get_mut(conn).expect("a connection");
                 client.send_text(&frame).await;
             }
-            Event::Cut => drop(replay.clients.remove(conn)),
+            Event::Cut(_) => drop(replay.clients.remove(conn)),
             _ => {}
         }
     }
@@ -374,15 +374,15 @@ async fn a_reconnect_is_answered_as_recorded() {
         let mut expected = Vec::new();
         for line in lines(&name) {
             match &line.event {
-                Event::Connect(recorded) if recorded == "/create" => {
+                Event::Connect { path: recorded, .. } if recorded == "/create" => {
                     client = Some(Client::connect(&server, recorded).await);
                 }
-                Event::Connect(_) => client = Some(attached(&server, &path).await),
+                Event::Connect { .. } => client = Some(attached(&server, &path).await),
                 event => {
                     let client = client.as_mut().expect("a connection");
                     match event {
                         Event::Send(frame) => client.send_text(frame).await,
-                        Event::Recv(_) | Event::Close(_) => {
+                        Event::Recv(_) | Event::Close(..) => {
                             let recorded = said(event).expect("something");
                             let heard = client.line().await;
                             match heard.strip_prefix("sandbox_id ") {
@@ -400,7 +400,7 @@ async fn a_reconnect_is_answered_as_recorded() {
                     }
                 }
             }
-            if line.event == Event::Cut {
+            if matches!(line.event, Event::Cut(_)) {
                 client = None;
             }
         }

@@ -24,7 +24,10 @@ use super::{
 use crate::{
     machine::{Connection, ConnectionAction, ConnectionState, Epoch, LinkError, Mode},
     protocol::{SandboxId, SandboxToken, Version},
-    transport::{Cookies, Credit, DialConfig, Dialled, Link, LinkConfig, LinkEvent, Target, dial},
+    transport::{
+        Cookies, Credit, DialConfig, Dialled, Link, LinkConfig, LinkEvent, RecordedDial, Recorder,
+        Target, dial,
+    },
 };
 
 /// What a connection is told to do.
@@ -199,6 +202,9 @@ pub struct ConnectionActor {
     version: Version,
     /// Polled together with the link: a link is read in the same turn in which it is opened.
     dialling: Option<(Epoch, Dialling)>,
+    recorder: Option<Recorder>,
+    /// The dial that is under way, where it is recorded.
+    recorded: Option<RecordedDial>,
     /// A link that is lost, while the owner hears the last of it.
     drained: Option<(Epoch, LinkError)>,
     obituary: Obituary,
@@ -228,6 +234,8 @@ impl ConnectionActor {
             link: None,
             version: Version::V1,
             dialling: None,
+            recorder: settings.recorder.clone(),
+            recorded: None,
             drained: None,
             obituary: Obituary {
                 owner,
@@ -295,9 +303,12 @@ impl ConnectionActor {
             self.cookies.clone(),
         );
         self.dialling = Some((epoch, Box::pin(dialling)));
+        let recorder = self.recorder.as_ref();
+        self.recorded = recorder.map(|recorder| recorder.dialling(&self.target));
     }
 
     fn dialled(&mut self, epoch: Epoch, result: Result<Dialled, LinkError>) {
+        let recorded = self.recorded.take();
         match result {
             Ok(Dialled {
                 socket,
@@ -307,11 +318,18 @@ impl ConnectionActor {
                 self.cookies = cookies;
                 self.version = version;
                 if *self.machine.state() == ConnectionState::Dialling(epoch) {
-                    self.link = Some(Link::new(socket, self.link_config));
+                    let mut link = Link::new(socket, self.link_config);
+                    link.record(recorded.map(|dial| dial.opened(version)));
+                    self.link = Some(link);
                 }
                 self.machine.handle_opened(epoch);
             }
-            Err(cause) => self.machine.handle_lost(epoch, cause, now()),
+            Err(cause) => {
+                if let Some(dial) = recorded {
+                    dial.failed(&cause);
+                }
+                self.machine.handle_lost(epoch, cause, now());
+            }
         }
     }
 
@@ -319,6 +337,7 @@ impl ConnectionActor {
         if epoch == self.machine.epoch() {
             self.link = None;
             self.dialling = None;
+            self.recorded = None;
         }
     }
 }

@@ -6,7 +6,7 @@ use tracing::Span;
 
 use crate::{
     machine::{ConnectionConfig, KeepaliveConfig, Mode, OutputPolicy, ProcessConfig, Timeouts},
-    transport::{DialConfig, Endpoint},
+    transport::{DialConfig, Endpoint, Recorder},
 };
 
 /// What a builder made of its options.
@@ -19,6 +19,8 @@ pub(crate) struct Settings {
     pub(crate) timeouts: Timeouts,
     pub(crate) process: ProcessConfig,
     pub(crate) output: OutputPolicy,
+    /// Where the session's frames are written.
+    pub(crate) recorder: Option<Recorder>,
     /// The beginning of the ids of this client's execs.
     pub(crate) exec_prefix: String,
     /// What must not go before the last actor of the sandbox: its place in a runtime.

@@ -2,6 +2,7 @@
 
 use std::{
     future::{Future, IntoFuture},
+    path::PathBuf,
     pin::Pin,
     sync::Arc,
     time::Duration,
@@ -22,7 +23,7 @@ use crate::{
         SandboxConfig as Configuration, SandboxId, SandboxToken, Version,
         limits::{DEFAULT_CLIENT_IDLE_TIMEOUT, DEFAULT_MAX_MESSAGE_BYTES},
     },
-    transport::{DialConfig, Endpoint, TokenSource},
+    transport::{DialConfig, Endpoint, Recorder, TokenSource},
 };
 
 const OPEN: &str = "open the sandbox";
@@ -71,6 +72,7 @@ pub struct SandboxBuilder<S = NewSandbox> {
     max_message_bytes: usize,
     output: OutputPolicy,
     max_protocol: Version,
+    record_to: Option<PathBuf>,
     runtime: Option<Runtime>,
 }
 
@@ -219,6 +221,7 @@ impl<S> SandboxBuilder<S> {
             max_message_bytes: DEFAULT_MAX_MESSAGE_BYTES,
             output: OutputPolicy::default(),
             max_protocol: Version::V2,
+            record_to: None,
             runtime: None,
         }
     }
@@ -350,6 +353,37 @@ impl<S> SandboxBuilder<S> {
         self
     }
 
+    /// Writes what passes on the sandbox's connections to this file, a line of JSON for each frame, dial and
+    /// end, to look at or to play to a program again (`test_util::Player`). Default: nothing is.
+    ///
+    /// **Code, input and output are in it.** Headers, cookies and bearer tokens are not, and in the place of the
+    /// sandbox's token stands `recorded-token`, also where the server repeats it. The file is created
+    /// anew, for its owner alone (0600 on Unix) before anything is dialled; if it cannot be, that is the
+    /// error. One file is for one sandbox.
+    ///
+    /// A thread of its own writes it. A session that is faster than the disk goes at the disk's pace, but waits for it 2 s
+    /// at most: where the disk hangs or is full, the *recording* stops, with a warning by `tracing`, and the session goes on. What has happened is
+    /// in the file as soon as nothing more happens. When the sandbox's actors are gone, its last line
+    /// says `"dir":"end"`, with an `error` where the recording had to stop: only then it is complete
+    /// (`test_util::Recording::load_complete` waits for that).
+    ///
+    /// ```no_run
+    /// # async fn record() -> Result<(), actix_sandbox::Error> {
+    /// use actix_sandbox::{Language, Sandbox};
+    ///
+    /// let sandbox = Sandbox::create("https://sandbox.example")
+    ///     .record_to("session.jsonl")
+    ///     .await?;
+    /// sandbox.run(Language::Bash, "echo hello").await?;
+    /// sandbox.kill().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn record_to(mut self, path: impl Into<PathBuf>) -> Self {
+        self.record_to = Some(path.into());
+        self
+    }
+
     /// Threads to run on. Default: the current actix System, or else a runtime that the process shares.
     pub fn runtime(mut self, runtime: &Runtime) -> Self {
         self.runtime = Some(runtime.clone());
@@ -408,6 +442,23 @@ impl<S: OpenMode> SandboxBuilder<S> {
             .map(|(name, value)| header(name, value))
             .collect::<Result<_, _>>()?;
 
+        // The last, so that nothing is created where something else is wrong.
+        let recorder = match &self.record_to {
+            None => None,
+            Some(path) => {
+                let token = match &mode {
+                    Mode::Attach(_, token) => Some(token),
+                    _ => None,
+                };
+                let created = Recorder::create(path, token).map_err(|error| {
+                    let path = path.display();
+                    let problem = format!("names {path}, which cannot be created: {error}");
+                    Error::option("record_to", problem)
+                });
+                Some(created?)
+            }
+        };
+
         let label = self.debug_label.as_deref().unwrap_or("sandbox");
         Ok(Settings {
             mode,
@@ -431,6 +482,7 @@ impl<S: OpenMode> SandboxBuilder<S> {
             timeouts: self.timeouts,
             process: self.process,
             output: self.output,
+            recorder,
             exec_prefix: exec_prefix(),
             kept: None,
             debug: self.debug.then(|| Arc::from(label)),

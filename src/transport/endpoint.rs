@@ -11,7 +11,7 @@ use crate::protocol::{
 };
 
 /// Everything but the unreserved characters of RFC 3986.
-const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
+pub(super) const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'.')
     .remove(b'_')
@@ -82,6 +82,20 @@ pub(crate) enum Target {
     Attach(SandboxId, SandboxToken),
 }
 
+impl Target {
+    /// The path and query, below the service's own path. It holds the token: never log it.
+    pub(crate) fn path(&self) -> String {
+        match self {
+            Self::Create => PATH_CREATE.to_owned(),
+            Self::Attach(id, token) => format!(
+                "{PATH_ATTACH}/{}?{KEY_SANDBOX_TOKEN}={}",
+                utf8_percent_encode(id.as_str(), ESCAPED),
+                utf8_percent_encode(token.expose_secret(), ESCAPED),
+            ),
+        }
+    }
+}
+
 impl Endpoint {
     pub(crate) fn parse(text: &str) -> Result<Self, UrlError> {
         let shown = || without_secrets(text).into_owned();
@@ -132,15 +146,7 @@ impl Endpoint {
 
     /// The URL for a target. It holds the token: never log it.
     pub(crate) fn url(&self, target: &Target) -> String {
-        match target {
-            Target::Create => format!("{}{PATH_CREATE}", self.base),
-            Target::Attach(id, token) => format!(
-                "{}{PATH_ATTACH}/{}?{KEY_SANDBOX_TOKEN}={}",
-                self.base,
-                utf8_percent_encode(id.as_str(), ESCAPED),
-                utf8_percent_encode(token.expose_secret(), ESCAPED),
-            ),
-        }
+        self.base.clone() + &target.path()
     }
 
     /// Host and port, for errors.

@@ -16,6 +16,7 @@ use tokio::time::{Instant, Sleep};
 use super::{
     credit::{Credit, Credits},
     dial::Socket,
+    recorder::RecordedLink,
 };
 use crate::{
     machine::{Keepalive, KeepaliveAction, KeepaliveConfig, LinkError},
@@ -79,6 +80,8 @@ pub(crate) struct Link {
 
     keepalive: Keepalive,
     timer: Pin<Box<Sleep>>,
+
+    recorded: Option<RecordedLink>,
 }
 
 impl Link {
@@ -105,7 +108,13 @@ impl Link {
             drained: false,
             keepalive,
             timer,
+            recorded: None,
         }
+    }
+
+    /// Whatever passes from now on is recorded.
+    pub(crate) fn record(&mut self, recorded: Option<RecordedLink>) {
+        self.recorded = recorded;
     }
 
     /// Queues a text frame. With a tag, [`LinkEvent::Written`] tells when the socket took it.
@@ -126,6 +135,9 @@ impl Link {
     pub(crate) fn close(&mut self) {
         if !self.closing {
             self.closing = true;
+            if let Some(recorded) = &mut self.recorded {
+                recorded.closing();
+            }
             let reason = CloseReason {
                 code: CloseCode::Normal,
                 description: None,
@@ -146,12 +158,19 @@ impl Link {
         }
         let broken = |link: &mut Self| link.broken.take_if(|_| link.drained);
         if let Some(error) = self.lost.take().or_else(|| broken(self)) {
-            return Poll::Ready(LinkEvent::Lost(error));
+            return Poll::Ready(self.ended(error));
         }
         match self.poll_keepalive(cx) {
-            Some(error) => Poll::Ready(LinkEvent::Lost(error)),
+            Some(error) => Poll::Ready(self.ended(error)),
             None => Poll::Pending,
         }
+    }
+
+    fn ended(&mut self, error: LinkError) -> LinkEvent {
+        if let Some(mut recorded) = self.recorded.take() {
+            recorded.lost(&error);
+        }
+        LinkEvent::Lost(error)
     }
 
     /// Writes what the peer takes. A peer that takes no more may have said why before.
@@ -183,6 +202,9 @@ impl Link {
                     None => break,
                 },
             };
+            if let (Some(recorded), Message::Text(text)) = (&self.recorded, &message.0) {
+                recorded.sent(text);
+            }
             self.socket
                 .as_mut()
                 .start_send(message.0)
@@ -210,6 +232,12 @@ impl Link {
         self.drained = false;
         let mut frames = 0;
         while self.lost.is_none() {
+            if let Some(recorded) = &mut self.recorded
+                && recorded.poll_room(cx).is_pending()
+            {
+                self.paused = true;
+                break;
+            }
             if self.credit.is_none() && !self.closing {
                 match self.credits.poll_take(cx) {
                     Poll::Ready(credit) => self.credit = Some(credit),
@@ -218,10 +246,10 @@ impl Link {
                         return None;
                     }
                 }
-                if std::mem::take(&mut self.paused) {
-                    // Silence while nobody listened says nothing.
-                    self.keepalive.handle_alive(Instant::now().into_std());
-                }
+            }
+            if std::mem::take(&mut self.paused) {
+                // Silence while nobody listened says nothing.
+                self.keepalive.handle_alive(Instant::now().into_std());
             }
             match self.socket.as_mut().poll_next(cx) {
                 Poll::Pending => {
@@ -312,6 +340,9 @@ impl Link {
     fn take(&mut self, text: Bytes) {
         // While closing, nobody is there to listen any more.
         if self.credit.is_some() {
+            if let Some(recorded) = &self.recorded {
+                recorded.received(&text);
+            }
             self.batch_bytes += text.len();
             self.batch.push(text);
         }

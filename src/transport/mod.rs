@@ -1,4 +1,4 @@
-//! Layer 2: from bytes to frames. Dialling with awc, TLS, cookies, the frame guard, the link.
+//! Layer 2: from bytes to frames. Dialling with awc, TLS, cookies, the frame guard, the link, its recorder.
 //!
 //! Uses [`protocol`](crate::protocol) for names and limits and [`machine`](crate::machine) for
 //! [`LinkError`](crate::machine::LinkError) and the keepalive; knows nothing of actors.
@@ -12,6 +12,7 @@ mod endpoint;
 #[cfg(feature = "google-auth")]
 mod google;
 mod link;
+mod recorder;
 #[cfg(feature = "tls")]
 mod tls;
 mod token;
@@ -24,4 +25,7 @@ pub(crate) use endpoint::{Endpoint, Target};
 #[cfg(feature = "google-auth")]
 pub(crate) use google::GoogleTokens;
 pub(crate) use link::{Link, LinkConfig, LinkEvent};
+#[cfg(feature = "test-util")]
+pub(crate) use recorder::{By, Dir, Line, RECORDED_TOKEN};
+pub(crate) use recorder::{RecordedDial, Recorder};
 pub use token::{BearerToken, TokenError, TokenSource};
