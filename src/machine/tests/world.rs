@@ -96,7 +96,7 @@ impl World {
     fn millis(&self, at: Instant) -> u64 {
         let since = at.saturating_duration_since(self.start);
         // Not before what is waited for.
-        u64::try_from(since.as_micros().div_ceil(1_000)).expect("a time")
+        u64::try_from(since.as_nanos().div_ceil(1_000_000)).expect("a time")
     }
 
     pub(super) fn step(&mut self, step: Step) {
@@ -256,7 +256,8 @@ impl World {
     }
 
     fn adopt(&mut self) {
-        if self.client.is_running() {
+        // A peer of v1 knows none of them.
+        if self.client.is_running() && self.client.sandbox.version() == Version::V2 {
             for (id, carried) in std::mem::take(&mut self.adopt) {
                 let Carried {
                     offsets,
