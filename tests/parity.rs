@@ -15,16 +15,17 @@ mod scripted;
 use std::{future::IntoFuture, time::Duration};
 
 use actix_sandbox::{
-    ErrorKind, Language, LocalServer, OutputExt, Sandbox, SandboxEnd, SandboxEvent,
+    ErrorKind, Language, LocalServer, OutputExt, ProtocolVersion, Sandbox, SandboxEnd, SandboxEvent,
 };
 use futures::{FutureExt, StreamExt, future::join};
 use scripted::{Scripted, Watched, within};
 use serde_json::json;
 
-/// A server, and a sandbox that runs on it.
-async fn on_local_server() -> (LocalServer, Sandbox) {
+/// A server, and a sandbox that runs on it; their link speaks this version.
+async fn on_local_server(version: ProtocolVersion) -> (LocalServer, Sandbox) {
     let server = LocalServer::start().await.expect("a local server");
-    let sandbox = Sandbox::create(server.url()).await.expect("a sandbox");
+    let builder = Sandbox::create(server.url()).max_protocol_version(version);
+    let sandbox = builder.await.expect("a sandbox");
     (server, sandbox)
 }
 
@@ -65,30 +66,32 @@ async fn an_idle_sandbox_is_deleted_and_its_client_is_told() {
 /// "both can be consumed at once, or not at all"
 #[actix::test]
 async fn both_streams_are_read_at_once_or_neither() {
-    let (_server, sandbox) = on_local_server().await;
-    // Far more than the pipes and sockets hold, in turns: reading one alone would not end.
-    let script =
-        "for i in range(20000):\n  print('out', i)\n  import sys; print('err', i, file=sys.stderr)";
-    let process = sandbox
-        .exec(Language::Python, script)
-        .await
-        .expect("started");
-    let (stdout, stderr) = within(
-        "both streams",
-        join(process.stdout().read_all(), process.stderr().read_all()),
-    )
-    .await;
-    let lines = |name: &str| -> String { (0..20000).map(|i| format!("{name} {i}\n")).collect() };
-    assert!(stdout.expect("stdout") == lines("out"));
-    assert!(stderr.expect("stderr") == lines("err"));
+    for version in [ProtocolVersion::V1, ProtocolVersion::V2] {
+        let (_server, sandbox) = on_local_server(version).await;
+        // Far more than the pipes and sockets hold, in turns: reading one alone would not end.
+        let script = "for i in range(20000):\n  print('out', i)\n  import sys; print('err', i, file=sys.stderr)";
+        let process = sandbox
+            .exec(Language::Python, script)
+            .await
+            .expect("started");
+        let (stdout, stderr) = within(
+            "both streams",
+            join(process.stdout().read_all(), process.stderr().read_all()),
+        )
+        .await;
+        let lines =
+            |name: &str| -> String { (0..20000).map(|i| format!("{name} {i}\n")).collect() };
+        assert!(stdout.expect("stdout") == lines("out"));
+        assert!(stderr.expect("stderr") == lines("err"));
 
-    let process = sandbox
-        .exec(Language::Bash, "echo unread; echo unread >&2")
-        .await
-        .expect("started");
-    within("the end", process.wait()).await.expect("ended");
-    let output = sandbox.run(Language::Bash, "echo next").await;
-    assert_eq!(output.expect("ran").stdout, "next\n");
+        let process = sandbox
+            .exec(Language::Bash, "echo unread; echo unread >&2")
+            .await
+            .expect("started");
+        within("the end", process.wait()).await.expect("ended");
+        let output = sandbox.run(Language::Bash, "echo next").await;
+        assert_eq!(output.expect("ran").stdout, "next\n");
+    }
 }
 
 /// "resolves when the server says it runs"

@@ -26,7 +26,10 @@ fn from_server(data: &[u8], version: Version) {
     assert_eq!(again.encode(), text);
     match (&message, &again) {
         (ServerMessage::Output(one), ServerMessage::Output(two)) => {
-            assert_eq!((one.stream, &one.data, &one.place), (two.stream, &two.data, &two.place));
+            assert_eq!(
+                (one.stream, &one.data, &one.place),
+                (two.stream, &two.data, &two.place)
+            );
         }
         (ServerMessage::Status(one), ServerMessage::Status(two)) => {
             assert_eq!((&one.status, &one.message), (&two.status, &two.message));
@@ -52,5 +55,8 @@ fn from_client(data: &[u8], version: Version) {
         _ => {}
     }
     let text = message.encode();
-    assert_eq!(ClientMessage::parse_as(text.as_bytes(), version), Ok(message));
+    assert_eq!(
+        ClientMessage::parse_as(text.as_bytes(), version),
+        Ok(message)
+    );
 }

@@ -427,30 +427,30 @@ impl Sandbox {
     /// Nobody is there any more who could speak for the process: it is killed, if that can be said.
     pub fn bury(&mut self, process: ProcessId) {
         self.abandon_named(process);
-        let can_send = self.can_send(process);
-        if let Some(named) = self.named.remove(process)
-            && can_send
-        {
-            let text = ClientMessage::Named(named.exec, NamedMessage::Kill).encode();
-            self.actions.push_back(SandboxAction::Send(text));
-        }
+        self.kill_named(process);
+        self.named.remove(process);
     }
 
     /// The last handle of the sandbox is gone, and with it those who asked for the starts under way.
     pub(super) fn kill_starting(&mut self) {
-        let starting = self.named.execs.iter().filter(|(_, named)| {
-            matches!(
-                named.phase,
-                Phase::Starting {
-                    sent: 1..,
-                    request: Some(_),
-                    ..
-                }
-            )
-        });
+        let starting = self
+            .named
+            .execs
+            .iter()
+            .filter(|(_, named)| matches!(named.phase, Phase::Starting { sent: 1.., .. }));
         let starting: Vec<_> = starting.map(|(&process, _)| process).collect();
         for process in starting {
-            self.bury(process);
+            self.abandon_named(process);
+            self.kill_named(process);
+        }
+    }
+
+    fn kill_named(&mut self, process: ProcessId) {
+        if self.can_send(process)
+            && let Some(named) = self.named.execs.get(&process)
+        {
+            let text = ClientMessage::Named(named.exec.clone(), NamedMessage::Kill).encode();
+            self.actions.push_back(SandboxAction::Send(text));
         }
     }
 
