@@ -1,0 +1,57 @@
+//! The seeds of the fuzz targets (`fuzz/`), and random bytes besides, on the toolchain that the crate is built with.
+
+#[path = "../fuzz/src/lib.rs"]
+#[allow(
+    clippy::disallowed_methods,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a fuzz target panics where it finds something; any instant is the origin of virtual time"
+)]
+mod fuzz;
+
+use std::{fs, path::Path};
+
+use proptest::prelude::*;
+
+/// Runs what is kept in `fuzz/corpus`; the name of the seed that fails is printed.
+fn seeds(target: &str, run: fn(&[u8])) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
+    let mut seeds = 0;
+    for seed in fs::read_dir(folder.join(target)).unwrap() {
+        let seed = seed.unwrap().path();
+        println!("{}", seed.display());
+        run(&fs::read(&seed).unwrap());
+        seeds += 1;
+    }
+    assert!(seeds > 0, "no seed of {target}");
+}
+
+#[test]
+fn the_seeds_of_the_codec_find_nothing() {
+    seeds("codec", fuzz::codec);
+}
+
+#[test]
+fn the_seeds_of_the_machines_of_the_client_find_nothing() {
+    seeds("client_machine", fuzz::client_machine);
+}
+
+#[test]
+fn the_seeds_of_the_machine_of_the_server_find_nothing() {
+    seeds("server_machine", fuzz::server_machine);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 300,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn random_bytes_find_nothing(bytes in prop::collection::vec(any::<u8>(), 0..2_000)) {
+        fuzz::codec(&bytes);
+        fuzz::client_machine(&bytes);
+        fuzz::server_machine(&bytes);
+    }
+}
