@@ -235,7 +235,8 @@ impl World {
         }
         assert_eq!(self.ends, 1);
         let printed = [0, 1].map(|it| self.printed[it].len() as u64);
-        assert!(lost || self.exec.is_settled() || self.sent == printed);
+        let got_all = lost || self.exec.is_settled() || self.sent == printed;
+        assert!(got_all, "{:?} of {printed:?}: {:?}", self.sent, self.exec);
         self.ack(self.sent, true);
         assert!(self.exec.is_settled());
         assert_eq!(self.exec.kept(), 0);

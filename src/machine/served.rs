@@ -183,8 +183,12 @@ impl ServedExec {
     pub fn store(&self) -> Option<StoredExec> {
         let (end, message) = self.end.clone()?;
         let output = self.chunks.iter().map(|chunk| {
-            let data = Bytes::copy_from_slice(&chunk.data);
-            (chunk.stream, chunk.offset, data)
+            // Some of the first may be acknowledged.
+            let acked = self.streams[chunk.stream as usize].acked;
+            let offset = chunk.offset.max(acked).min(chunk.end());
+            let from = usize::try_from(offset - chunk.offset).unwrap_or_default();
+            let data = Bytes::copy_from_slice(&chunk.data[from..]);
+            (chunk.stream, offset, data)
         });
         Some(StoredExec {
             exec: self.exec.clone(),

@@ -239,6 +239,20 @@ fn what_is_stored_is_what_was_not_acknowledged() {
 }
 
 #[test]
+fn what_was_acknowledged_of_a_piece_is_not_stored() {
+    let mut exec = exec(100);
+    exec.handle_output(OUT, b"abc");
+    exec.handle_end(exited(), None);
+    said(&mut exec);
+    exec.ack([2, 0], false);
+    let stored = exec.store().unwrap();
+    assert_eq!(stored.output, [(OUT, 2, Bytes::from_static(b"c"))]);
+    let mut exec = ServedExec::restored(stored);
+    exec.attach(Some([0, 0]));
+    assert_eq!(said(&mut exec), [RUNNING, "stdout@2 c", "done [3, 0]"]);
+}
+
+#[test]
 fn output_that_another_client_acknowledged_is_told_as_gone() {
     let mut exec = exec(100);
     exec.handle_output(OUT, b"abc");
