@@ -265,7 +265,7 @@ impl World {
             Some(id) => Process::named(config, id, WINDOW as u64),
             None => Process::new(config),
         };
-        if machine.is_named() && input.byte() % 4 == 0 {
+        if machine.is_named() && input.byte().is_multiple_of(4) {
             machine.give_input(input.bytes(1_000));
         }
         let mut buffer = OutputBuffer::new(OutputPolicy::default());
@@ -510,7 +510,10 @@ impl Exec {
                 self.buffer.handle_gap(piece.stream, admission.gap);
             }
         }
-        assert!(piece.data.is_empty() || !self.finished, "output after its end");
+        assert!(
+            piece.data.is_empty() || !self.finished,
+            "output after its end"
+        );
         if !self.buffer.handle_output(piece.stream, piece.data) {
             self.machine.kill(None, now);
         }

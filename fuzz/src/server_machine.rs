@@ -101,12 +101,12 @@ impl World {
             },
             11 => {
                 let asked = [0, 1].map(|it| input.number(self.sent[it]));
-                let asked = (input.byte() % 4 > 0).then_some(asked);
+                let asked = (!input.byte().is_multiple_of(4)).then_some(asked);
                 self.attach(asked);
             }
             12 | 13 => {
                 let offsets = [0, 1].map(|it| input.number(self.sent[it]));
-                let done = input.byte() % 8 == 0;
+                let done = input.byte().is_multiple_of(8);
                 self.ack(offsets, done);
             }
             14 => self.restore(),
@@ -119,7 +119,7 @@ impl World {
     fn stdin(&mut self, input: &mut Input<'_>) {
         let offset = input.number(self.input.len() as u64);
         let data = input.bytes(1_000);
-        let eof = input.byte() % 16 == 0;
+        let eof = input.byte().is_multiple_of(16);
         // A client that says the same about the same bytes, whatever else it says.
         let Ok(from) = usize::try_from(offset) else {
             return self.exec.stdin(offset, data, eof);
@@ -147,8 +147,8 @@ impl World {
 
     fn ack(&mut self, offsets: [u64; 2], done: bool) {
         self.exec.ack(offsets, done);
-        for index in 0..2 {
-            let acked = offsets[index].min(self.sent[index]);
+        for (index, offset) in offsets.into_iter().enumerate() {
+            let acked = offset.min(self.sent[index]);
             self.acked[index] = acked.max(self.acked[index]);
         }
         if self.exec.is_settled() {

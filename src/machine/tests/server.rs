@@ -167,7 +167,7 @@ impl Server {
         }
         assert!(self.ran.insert(id.clone()), "{id:?} ran twice");
         let window = options.window.unwrap_or(DEFAULT_WINDOW);
-        let window = window.min(MAX_WINDOW).max(MIN_WINDOW);
+        let window = window.clamp(MIN_WINDOW, MAX_WINDOW);
         let served = Served {
             exec: ServedExec::new(id.clone(), window),
             program: Program::new(self.scripts[script].clone()),
