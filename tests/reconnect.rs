@@ -17,6 +17,7 @@ use std::{future::IntoFuture, time::Duration};
 use actix_sandbox::{
     ErrorKind, Language, LocalServer, OutputExt, Process, ProcessEnd, ProtocolVersion,
     ReconnectPolicy, Sandbox, SandboxEnd, SandboxEvent, SandboxState, machine::LinkError,
+    server::Backend,
 };
 use common::{events, within};
 use futures::{FutureExt, StreamExt, future::join};
@@ -35,7 +36,10 @@ fn soon() -> ReconnectPolicy {
 
 /// A server, a proxy in front of it, and a sandbox behind both.
 async fn behind_a_proxy() -> (LocalServer, Proxy, Sandbox) {
-    let server = LocalServer::start().await.expect("a local server");
+    proxied(LocalServer::start().await.expect("a local server")).await
+}
+
+async fn proxied(server: LocalServer) -> (LocalServer, Proxy, Sandbox) {
     let proxy = Proxy::start(server.address(), |_| Plan::default()).await;
     let sandbox = Sandbox::create(proxy.url())
         .enable_auto_reconnect(true)
@@ -134,7 +138,9 @@ async fn streams_stdin_and_wait_go_on_over_an_outage() {
 /// The end of the process is delivered though it came while nobody was there.
 #[actix::test]
 async fn an_end_that_came_meanwhile_is_delivered_with_the_output_before_it() {
-    let (server, mut proxy, sandbox) = behind_a_proxy().await;
+    // It waits for a file of this machine.
+    let server = LocalServer::builder().backend(Backend::Host).start();
+    let (server, mut proxy, sandbox) = proxied(server.await.unwrap()).await;
     let mut events = events(&sandbox).await;
     let trigger = tempfile::tempdir().unwrap();
     let file = trigger.path().join("go");

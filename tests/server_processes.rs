@@ -11,9 +11,15 @@ mod server_common;
 
 use std::time::Duration;
 
-use actix_sandbox::server::LocalServer;
+use actix_sandbox::server::{Backend, LocalServer};
 use futures::future::join_all;
 use server_common::{Client, PATIENCE, eventually, processes_of};
+
+/// A server on the backend on which a sandbox can reach what the server keeps for it.
+async fn on_the_host() -> LocalServer {
+    let builder = LocalServer::builder().backend(Backend::Host);
+    builder.start().await.unwrap()
+}
 
 #[tokio::test]
 async fn a_killed_script_leaves_no_child_behind_not_even_one_of_another_session() {
@@ -169,7 +175,9 @@ async fn any_code_runs_or_says_why_not() {
     }
     let lines = client.run("python", "print('a\0b')").await;
     assert!(
-        lines[1].contains("null byte") || lines[1].contains("a\0b"),
+        lines[1].contains("null byte")
+            || lines[1].contains("a\0b")
+            || lines[1].contains("unterminated string"),
         "{lines:?}"
     );
     let lines = client.run("bash", "echo a\0b").await;
@@ -396,7 +404,7 @@ async fn many_sandboxes_are_killed_at_once() {
 
 #[tokio::test]
 async fn an_exec_that_could_not_start_says_why_and_the_sandbox_goes_on() {
-    let server = LocalServer::start().await.unwrap();
+    let server = on_the_host().await;
     let (mut client, _) = Client::create(&server).await;
     // There is no place for the code any more.
     assert_eq!(
@@ -416,7 +424,7 @@ async fn an_exec_that_could_not_start_says_why_and_the_sandbox_goes_on() {
 
 #[tokio::test]
 async fn a_sandbox_survives_the_removal_of_its_directories() {
-    let server = LocalServer::start().await.unwrap();
+    let server = on_the_host().await;
     let (mut client, _) = Client::create(&server).await;
     assert_eq!(
         client

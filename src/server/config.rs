@@ -2,7 +2,9 @@
 
 use std::{fmt, path::PathBuf, time::Duration};
 
-use super::{LocalServer, SandboxService, ServerError};
+use secrecy::SecretString;
+
+use super::{Backend, LocalServer, SandboxService, ServerError, token::AccessToken};
 use crate::protocol::{Version, limits};
 
 /// Options of a server.
@@ -32,6 +34,7 @@ pub struct ServerBuilder {
 /// What the sandboxes and their sessions go by.
 #[derive(Clone, Debug)]
 pub(super) struct Options {
+    pub(super) backend: Option<Backend>,
     pub(super) directory: Option<PathBuf>,
     pub(super) state_directory: Option<PathBuf>,
     pub(super) handoff_lease: Duration,
@@ -45,6 +48,7 @@ pub(super) struct Options {
     pub(super) max_protocol: Version,
     pub(super) output_buffer_bytes: usize,
     pub(super) stdin_buffer_bytes: usize,
+    pub(super) access_token: Option<AccessToken>,
     pub(super) allowed_origins: Vec<String>,
     pub(super) allowed_hosts: Vec<String>,
 }
@@ -56,6 +60,7 @@ impl Default for ServerBuilder {
             workers: 2,
             max_connections: 25_000,
             options: Options {
+                backend: None,
                 directory: None,
                 state_directory: None,
                 handoff_lease: Duration::from_secs(10),
@@ -69,6 +74,7 @@ impl Default for ServerBuilder {
                 max_protocol: Version::V2,
                 output_buffer_bytes: 1024 * 1024,
                 stdin_buffer_bytes: limits::DEFAULT_MAX_MESSAGE_BYTES,
+                access_token: None,
                 allowed_origins: Vec::new(),
                 allowed_hosts: Vec::new(),
             },
@@ -79,11 +85,18 @@ impl Default for ServerBuilder {
 impl ServerBuilder {
     /// Where to listen, as `host:port`; port 0 takes a free one. Default: `127.0.0.1:0`.
     ///
-    /// Whoever reaches this address runs code as the user of this process: leave it on the loopback
-    /// interface unless something in front of it decides who may come in. Of no effect on
+    /// Whoever reaches this address runs code here: leave it on the loopback interface unless there is an
+    /// [`access_token`](Self::access_token), or something in front of it decides who may come in. Of no effect on
     /// [`service`](Self::service).
     pub fn address(mut self, address: impl fmt::Display) -> Self {
         self.address = address.to_string();
+        self
+    }
+
+    /// What runs the code. Default: what the environment variable `ACTIX_SANDBOX_BACKEND` names (`auto`, `host` or
+    /// `namespace`), and without it [`Backend::Host`].
+    pub fn backend(mut self, backend: Backend) -> Self {
+        self.options.backend = Some(backend);
         self
     }
 
@@ -193,6 +206,14 @@ impl ServerBuilder {
     /// Default: 16 MiB.
     pub fn stdin_buffer(mut self, bytes: usize) -> Self {
         self.options.stdin_buffer_bytes = bytes.max(1);
+        self
+    }
+
+    /// The token that every request has to carry, as `Authorization: Bearer …`; without it, or with another, it is answered 401.
+    /// Clients send it by [`bearer_token_source`](crate::SandboxBuilder::bearer_token_source). It travels as it is: put
+    /// something that speaks TLS in front of an address that others can listen to. Default: none.
+    pub fn access_token(mut self, token: impl Into<String>) -> Self {
+        self.options.access_token = Some(AccessToken::new(SecretString::from(token.into())));
         self
     }
 

@@ -53,6 +53,17 @@ pub enum ServerError {
         #[source]
         source: io::Error,
     },
+    /// The backend that was chosen does not work here.
+    #[error(
+        "the backend `{backend}` does not work here: {reason}; choose another (`.backend(Backend::Host)` runs code as this user, \
+         `Backend::Auto` takes the best that works)"
+    )]
+    Backend {
+        /// Its name.
+        backend: &'static str,
+        /// What is in the way.
+        reason: String,
+    },
     /// A thread or its runtime could not be started.
     #[error(
         "cannot start the threads of the server: the system may be out of threads or files: {source}"

@@ -18,7 +18,7 @@ use super::{
     backend::{BackendSandbox, Job, Language},
     execution::{Ending, ExecEvent, Execution},
     manager::{Manager, Place, clean_up, new_identity},
-    routes::{check_caller, forbidden, query_value},
+    routes::{check_caller, query_value},
     sandbox::Command,
     stdin::StdinQueue,
     token::TokenHash,
@@ -39,7 +39,7 @@ pub(super) async fn execute(
     body: Payload,
 ) -> HttpResponse {
     if let Err(refusal) = check_caller(&manager, &request) {
-        return forbidden(refusal.to_owned());
+        return refusal.response();
     }
     let started = async {
         let language = language(request.query_string())?;

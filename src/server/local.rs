@@ -32,6 +32,9 @@ const DROP_WITHIN: Duration = Duration::from_secs(5);
 /// its processes and files. That also holds when this process dies by a signal: a small watchdog
 /// process cleans up then. What is in a [state directory](ServerBuilder::state_directory) stays.
 ///
+/// Beside the endpoints of the protocol it answers `GET /healthz`, always, and `GET /readyz`: 200, or 503 while it is stopping or has as many
+/// sandboxes as it may have.
+///
 /// ```
 /// use actix_sandbox::server::LocalServer;
 ///
@@ -193,22 +196,26 @@ fn serve(
 ) {
     actix_web::rt::System::new().block_on(async move {
         let address = builder.address;
-        let bound = HttpServer::new(move || App::new().configure(service.configure()))
-            .workers(builder.workers)
-            .max_connections(builder.max_connections)
-            .backlog(BACKLOG)
-            .tcp_nodelay(true)
-            .on_connect(|connection, _| notice_lost_peers(connection))
-            .disable_signals()
-            .shutdown_timeout(1)
-            // A session that is over is over: no waiting for what its client might still send.
-            .client_disconnect_timeout(Duration::ZERO)
-            .bind(&address)
-            .and_then(|server| {
-                let bound = server.addrs().first().copied();
-                let bound = bound.ok_or_else(|| std::io::Error::other("no address"))?;
-                Ok((bound, server))
-            });
+        let bound = HttpServer::new(move || {
+            App::new()
+                .configure(service.configure_health())
+                .configure(service.configure())
+        })
+        .workers(builder.workers)
+        .max_connections(builder.max_connections)
+        .backlog(BACKLOG)
+        .tcp_nodelay(true)
+        .on_connect(|connection, _| notice_lost_peers(connection))
+        .disable_signals()
+        .shutdown_timeout(1)
+        // A session that is over is over: no waiting for what its client might still send.
+        .client_disconnect_timeout(Duration::ZERO)
+        .bind(&address)
+        .and_then(|server| {
+            let bound = server.addrs().first().copied();
+            let bound = bound.ok_or_else(|| std::io::Error::other("no address"))?;
+            Ok((bound, server))
+        });
         let (bound, server) = match bound {
             Ok(bound) => bound,
             Err(source) => {

@@ -124,6 +124,11 @@ impl Manager {
         self.registry.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether no more sandboxes are made.
+    pub(super) fn is_stopping(&self) -> bool {
+        self.lock().alive.is_none()
+    }
+
     /// How many sandboxes there are, those being created or deleted included.
     pub(super) fn count(&self) -> usize {
         self.lock().sandboxes.len()

@@ -4,11 +4,38 @@
 //! application. Unix only. It uses [`protocol`](crate::protocol), and neither actors nor clients of
 //! this crate.
 //!
-//! # What it is not
+//! # Backends
 //!
-//! It keeps sandboxes apart and cleans up after them, but it confines nothing: code runs as the user
-//! of the server and can do what that user can. It listens on the loopback interface unless told
-//! otherwise, gives every sandbox a token, and refuses web pages.
+//! [`Backend`] chooses what runs the code. The default, `host`, keeps sandboxes apart and cleans up after them, but it confines
+//! nothing: code runs as the user of the server and can do what that user can. `namespace` confines, on Linux.
+//! The server listens on the loopback interface unless told otherwise, gives every sandbox a token, and refuses web pages.
+//!
+//! What code in a sandbox may try, and whether the backend stops it. Each row was tried, but on the host where it would
+//! harm the machine; the server and the other sandboxes went on in every case. `cargo test --test attacks -- --nocapture`
+//! prints the table.
+//!
+//! | | host | namespace |
+//! | --- | --- | --- |
+//! | fork bomb | not stopped; not tried | stopped |
+//! | 100,000 processes | not stopped; not tried | stopped |
+//! | 10 GiB of memory | not stopped; not tried | stopped |
+//! | a file of 8 GiB | not stopped | stopped |
+//! | write to `/etc/passwd` | not stopped; not tried | stopped |
+//! | read another sandbox's files, by its path or `..` | not stopped | stopped |
+//! | read the server's state, and a file of its user | not stopped | stopped |
+//! | read the environment of the server | not stopped | stopped |
+//! | `kill -9 -1` | not stopped; not tried | stopped |
+//! | ptrace of the server | not stopped; not tried | stopped |
+//! | raw sockets | not stopped; not tried | stopped |
+//! | a connection to a service of this machine | not stopped | stopped |
+//! | mounting, also in namespaces of its own | not stopped; not tried | stopped |
+//!
+//! What neither stops: filling the disk with many files, and taking all of the processor. The limit on memory is one on each
+//! process, not on the sandbox. Both share the kernel of this machine: a hole in it is a way out.
+//!
+//! In a namespace the working directory is `/home/sandbox`, temporary files are in `/tmp`, and of this machine's files programs and
+//! libraries are seen ([`NamespaceOptions::readable`]), read-only. Of what else is written anywhere, a snapshot and a checkpoint hold all but
+//! `/run` and `/dev/shm`.
 //!
 //! # How a sandbox runs
 //!
@@ -60,6 +87,7 @@
 
 mod attach;
 mod backend;
+mod choice;
 mod config;
 mod error;
 mod execute;
@@ -80,6 +108,7 @@ mod store;
 mod token;
 mod watchdog;
 
+pub use choice::{Backend, NamespaceOptions};
 pub use config::ServerBuilder;
 pub use error::ServerError;
 pub use local::LocalServer;

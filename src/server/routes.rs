@@ -15,11 +15,62 @@ use super::{
     execute::execute,
     manager::Manager,
     session::{Opening, open},
+    token::AccessToken,
 };
 use crate::protocol::{
     SandboxToken,
     names::{KEY_SANDBOX_TOKEN, PATH_ATTACH, PATH_CREATE, PATH_EXECUTE, PATH_STATUS},
 };
+
+/// Why a caller is sent away.
+pub(super) enum Refusal {
+    /// What it may not do, whoever it is.
+    Foreign(&'static str),
+    /// It does not carry the access token.
+    Token(&'static str),
+}
+
+impl Refusal {
+    pub(super) fn response(&self) -> HttpResponse {
+        match self {
+            Self::Foreign(reason) => forbidden((*reason).to_owned()),
+            Self::Token(reason) => HttpResponse::Unauthorized()
+                .insert_header((header::WWW_AUTHENTICATE, "Bearer"))
+                .content_type("text/plain; charset=utf-8")
+                .body(*reason),
+        }
+    }
+}
+
+/// Adds what tells a supervisor how the server is. Whoever asks learns nothing else, so anybody may.
+pub(super) fn add_health(config: &mut ServiceConfig, manager: Arc<Manager>) {
+    let data = web::Data::from(manager);
+    config
+        .service(web::resource("/healthz").route(web::get().to(healthz)))
+        .service(
+            web::resource("/readyz")
+                .app_data(data)
+                .route(web::get().to(readyz)),
+        );
+}
+
+async fn healthz() -> HttpResponse {
+    HttpResponse::Ok()
+        .content_type("application/json")
+        .body(r#"{"status":"ok"}"#)
+}
+
+async fn readyz(manager: web::Data<Manager>) -> HttpResponse {
+    let (sandboxes, most) = (manager.count(), manager.options.max_sandboxes);
+    let (mut response, status) = match () {
+        () if manager.is_stopping() => (HttpResponse::ServiceUnavailable(), "stopping"),
+        () if sandboxes >= most => (HttpResponse::ServiceUnavailable(), "full"),
+        () => (HttpResponse::Ok(), "ready"),
+    };
+    response.content_type("application/json").body(format!(
+        r#"{{"status":"{status}","sandboxes":{sandboxes},"max_sandboxes":{most}}}"#
+    ))
+}
 
 /// Adds the endpoints to an application.
 pub(super) fn add(config: &mut ServiceConfig, manager: Arc<Manager>) {
@@ -55,7 +106,7 @@ async fn create(
     payload: web::Payload,
 ) -> actix_web::Result<HttpResponse> {
     if let Err(refusal) = check_caller(&manager, &request) {
-        return Ok(forbidden(refusal.to_owned()));
+        return Ok(refusal.response());
     }
     open(manager.into_inner(), Opening::Create, &request, payload)
 }
@@ -66,7 +117,7 @@ async fn attach(
     payload: web::Payload,
 ) -> actix_web::Result<HttpResponse> {
     if let Err(refusal) = check_caller(&manager, &request) {
-        return Ok(forbidden(refusal.to_owned()));
+        return Ok(refusal.response());
     }
     let Some(token) = query_value(request.query_string(), KEY_SANDBOX_TOKEN) else {
         return Ok(forbidden(format!(
@@ -93,7 +144,7 @@ fn answer(manager: &Manager, request: &HttpRequest, json: &'static str) -> HttpR
         Ok(()) => HttpResponse::Ok()
             .content_type("application/json")
             .body(json),
-        Err(refusal) => forbidden(refusal.to_owned()),
+        Err(refusal) => refusal.response(),
     }
 }
 
@@ -116,7 +167,7 @@ pub(super) fn forbidden(reason: String) -> HttpResponse {
 }
 
 /// Whether the caller may call at all, or the reason why not.
-pub(super) fn check_caller(manager: &Manager, request: &HttpRequest) -> Result<(), &'static str> {
+pub(super) fn check_caller(manager: &Manager, request: &HttpRequest) -> Result<(), Refusal> {
     let options = &manager.options;
     let headers = request.headers();
     for origin in headers.get_all(header::ORIGIN) {
@@ -128,8 +179,10 @@ pub(super) fn check_caller(manager: &Manager, request: &HttpRequest) -> Result<(
         });
         if !allowed {
             tracing::info!("refused: a request with an Origin");
-            return Err("Requests of web pages are refused: this server runs code. \
-                 The server's option `allowed_origin` lets an origin in.");
+            return Err(Refusal::Foreign(
+                "Requests of web pages are refused: this server runs code. \
+                 The server's option `allowed_origin` lets an origin in.",
+            ));
         }
     }
     let bound = request.app_config().local_addr().ip();
@@ -139,12 +192,36 @@ pub(super) fn check_caller(manager: &Manager, request: &HttpRequest) -> Result<(
     };
     if !headers.contains_key(header::HOST) || !headers.get_all(header::HOST).all(is_own) {
         tracing::info!("refused: a request for another host");
-        return Err(
+        return Err(Refusal::Foreign(
             "Requests for this host name are refused: the name might have been pointed at this \
              machine by a web page. The server's option `allowed_host` lets a host name in.",
-        );
+        ));
     }
-    Ok(())
+    match &options.access_token {
+        Some(token) => check_token(token, headers.get(header::AUTHORIZATION)),
+        None => Ok(()),
+    }
+}
+
+/// Whether a request carries the access token. Takes the same time for every wrong one of the same length.
+fn check_token(token: &AccessToken, sent: Option<&HeaderValue>) -> Result<(), Refusal> {
+    let Some(sent) = sent else {
+        return Err(Refusal::Token(
+            "This server asks for its access token: send it as `Authorization: Bearer …`.",
+        ));
+    };
+    let bearer = sent.as_bytes().split_at_checked(7);
+    let bearer = bearer.filter(|(scheme, _)| scheme.eq_ignore_ascii_case(b"bearer "));
+    match bearer {
+        Some((_, sent)) if token.matches(sent.trim_ascii()) => Ok(()),
+        _ => {
+            tracing::info!("refused: a request with another access token");
+            Err(Refusal::Token(
+                "The access token is not that of this server: expected `Authorization: Bearer …` with \
+                 the token that the server was started with.",
+            ))
+        }
+    }
 }
 
 /// Whether a `Host` header names this server. Names other than `localhost` must be in the list: a

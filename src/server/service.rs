@@ -12,8 +12,7 @@ use actix_web::web::ServiceConfig;
 use tokio::sync::{oneshot, watch};
 
 use super::{
-    ServerBuilder, ServerError,
-    backend::host::HostBackend,
+    ServerBuilder, ServerError, backend,
     config::Options,
     handoff::Leases,
     manager::{Manager, random_hex},
@@ -103,6 +102,12 @@ impl SandboxService {
         }
     }
 
+    /// Adds `/healthz` and `/readyz`.
+    pub(super) fn configure_health(&self) -> impl FnOnce(&mut ServiceConfig) + use<> {
+        let manager = self.manager.clone();
+        move |config| routes::add_health(config, manager)
+    }
+
     /// How many sandboxes there are, those being created or deleted included.
     pub fn sandbox_count(&self) -> usize {
         self.manager.count()
@@ -166,7 +171,7 @@ fn live(
         Err(source) => return drop(ready.send(Err(ServerError::Runtime { source }))),
     };
     runtime.block_on(async move {
-        match prepare(options) {
+        match prepare(options).await {
             Ok(manager) => {
                 let manager = Arc::new(manager);
                 tokio::spawn(manager.leases.clone().keep(Arc::downgrade(&manager)));
@@ -183,16 +188,16 @@ fn live(
     runtime.shutdown_timeout(Duration::from_secs(1));
 }
 
-fn prepare(options: Options) -> Result<Manager, ServerError> {
+async fn prepare(options: Options) -> Result<Manager, ServerError> {
     let parent = options.directory.clone().unwrap_or_else(std::env::temp_dir);
     let root = make_root(&parent).map_err(|source| ServerError::Directory {
         path: parent,
         source,
     })?;
-    match open(&options, &root) {
+    match open(&options, &root).await {
         Ok((backend, store, locks)) => Ok(Manager::new(
             Arc::new(options),
-            Arc::new(backend),
+            backend,
             store,
             Leases::new(locks),
         )),
@@ -203,7 +208,10 @@ fn prepare(options: Options) -> Result<Manager, ServerError> {
     }
 }
 
-fn open(options: &Options, root: &Path) -> Result<(HostBackend, Store, Locks), ServerError> {
+async fn open(
+    options: &Options,
+    root: &Path,
+) -> Result<(Arc<dyn backend::Backend>, Store, Locks), ServerError> {
     let (state, lasting) = match &options.state_directory {
         Some(directory) => (directory.clone(), true),
         None => (root.join("state"), false),
@@ -217,8 +225,7 @@ fn open(options: &Options, root: &Path) -> Result<(HostBackend, Store, Locks), S
     };
     let store = Store::open(&state, lasting).map_err(in_state)?;
     let locks = Store::locks(&state, server.clone(), options.handoff_lease).map_err(in_state)?;
-    let backend = HostBackend::start(root.to_owned(), server)
-        .map_err(|source| ServerError::Watchdog { source })?;
+    let backend = backend::start(options.backend.as_ref(), root.to_owned(), server).await?;
     Ok((backend, store, locks))
 }
 

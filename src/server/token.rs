@@ -1,10 +1,32 @@
 //! [`TokenHash`]: what the server keeps of a sandbox's token. It tells whether a token is right, also
 //! after a restart, and gives nothing away to whoever reads the state directory.
 
+use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 use crate::protocol::SandboxToken;
+
+/// The token that every request has to carry.
+#[derive(Clone)]
+pub(super) struct AccessToken(SecretString);
+
+impl AccessToken {
+    pub(super) fn new(token: SecretString) -> Self {
+        Self(token)
+    }
+
+    /// Whether this is the token.
+    pub(super) fn matches(&self, sent: &[u8]) -> bool {
+        self.0.expose_secret().as_bytes().ct_eq(sent).into()
+    }
+}
+
+impl std::fmt::Debug for AccessToken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("AccessToken(…)")
+    }
+}
 
 /// The SHA-256 of a token. A token is 192 random bits, so it needs no salt.
 #[derive(Clone)]

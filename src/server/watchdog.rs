@@ -60,7 +60,7 @@ impl Watchdog {
             .args(["-c", SCRIPT, "actix-sandbox-watchdog", marker, value])
             .arg(directory)
             .env_clear()
-            .env("PATH", super::backend::host::search_path())
+            .env("PATH", super::backend::launch::search_path())
             .current_dir("/")
             .stdin(Stdio::piped())
             .stdout(Stdio::null())

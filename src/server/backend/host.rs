@@ -4,60 +4,28 @@
 //! user of this process and can do what that user can.
 
 use std::{
-    ffi::{OsStr, OsString},
-    fs,
-    io::{self, Read, Write},
-    os::unix::{
-        fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
-        process::ExitStatusExt,
-    },
+    ffi::OsString,
+    fs, io,
     path::{Path, PathBuf},
     process::Stdio,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
 };
 
 use futures::future::BoxFuture;
-use nix::{
-    sys::signal::{Signal, killpg},
-    unistd::Pid,
-};
-use tokio::{
-    process::{Child, Command},
-    sync::OnceCell,
-};
+use tokio::{process::Command, sync::OnceCell};
 
 use super::{
-    Backend, BackendSandbox, Exit, Job, Language, Process, Started,
+    Backend, BackendSandbox, HOME, Job, Language, ROOT, Started, TEMPORARY,
+    launch::{CodeFile, Ground, Launcher, check, find, is_script, make_private, search_path},
     remove::remove_tree,
-    sweep::{EXEC_MARKER, SANDBOX_MARKER, SERVER_MARKER, Sweeper, Target},
 };
 use crate::{
     protocol::{SandboxId, excerpt},
-    server::{
-        store::{
-            archive::{Packer, Unpacker},
-            blocking,
-        },
-        watchdog::Watchdog,
+    server::store::{
+        archive::{Packer, Unpacker},
+        blocking,
     },
 };
-
-/// Where programs are looked for when this process has no `PATH`.
-const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin";
-
-/// The directories of a sandbox whose files are its own, also in an archive.
-const HOME: &str = "home";
-const TEMPORARY: &str = "tmp";
-
-/// The `PATH` of this process, or a usual one.
-pub(in crate::server) fn search_path() -> OsString {
-    std::env::var_os("PATH")
-        .filter(|path| !path.is_empty())
-        .unwrap_or_else(|| DEFAULT_PATH.into())
-}
 
 /// Runs code with the interpreters of this machine.
 pub(in crate::server) struct HostBackend {
@@ -65,30 +33,21 @@ pub(in crate::server) struct HostBackend {
 }
 
 struct Shared {
-    /// The directory of this server, with one directory for each sandbox.
-    root: PathBuf,
-    /// Marks the processes of this server.
-    server: String,
+    ground: Arc<Ground>,
     path: OsString,
-    watchdog: Watchdog,
-    sweeper: Sweeper,
     python: OnceCell<PathBuf>,
 }
 
 impl HostBackend {
-    /// A backend that keeps its sandboxes in `root`. Must be called on a tokio runtime.
-    pub(in crate::server) fn start(root: PathBuf, server: String) -> io::Result<Self> {
-        let watchdog = Watchdog::start(SERVER_MARKER, &server, &root)?;
-        Ok(Self {
+    /// A backend on this ground.
+    pub(super) fn new(ground: Arc<Ground>) -> Self {
+        Self {
             shared: Arc::new(Shared {
-                root,
-                server,
+                ground,
                 path: search_path(),
-                watchdog,
-                sweeper: Sweeper::start(),
                 python: OnceCell::new(),
             }),
-        })
+        }
     }
 }
 
@@ -96,45 +55,27 @@ impl Backend for HostBackend {
     fn create(&self, id: &SandboxId) -> BoxFuture<'_, io::Result<Box<dyn BackendSandbox>>> {
         let id = id.clone();
         Box::pin(async move {
-            let root = self.shared.root.join(id.as_str());
+            let ground = &self.shared.ground;
+            let root = ground.root.join(id.as_str());
+            make_private(&root)?;
             let sandbox = HostSandbox {
                 home: root.join(HOME),
                 temporary: root.join(TEMPORARY),
                 code: root.join("code"),
+                launcher: Launcher::new(id, root.clone(), ground.clone()),
                 root,
-                id,
                 shared: self.shared.clone(),
-                execs: AtomicU64::new(0),
-                groups: Mutex::default(),
             };
-            make_private(&sandbox.root)?;
             Ok(Box::new(sandbox) as Box<dyn BackendSandbox>)
         })
     }
 
     fn shutdown(&self) -> BoxFuture<'_, ()> {
-        Box::pin(async move {
-            let shared = self.shared.clone();
-            // Sandboxes that could not be deleted get a last chance.
-            let target = Target::Server(shared.server.clone());
-            if let Err(reason) = shared.sweeper.sweep(target).await {
-                tracing::warn!(reason, "processes are left behind");
-            }
-            let removed = tokio::task::spawn_blocking(move || {
-                let removed = remove_tree(&shared.root);
-                shared.watchdog.quit();
-                removed
-            })
-            .await;
-            if let Ok(Err(error)) = removed {
-                tracing::warn!(%error, directory = %self.shared.root.display(), "a directory could not be removed");
-            }
-        })
+        Box::pin(self.shared.ground.clear())
     }
 }
 
 struct HostSandbox {
-    id: SandboxId,
     /// The directory of this sandbox, which holds the others.
     root: PathBuf,
     /// Working directory and `HOME`.
@@ -143,56 +84,31 @@ struct HostSandbox {
     temporary: PathBuf,
     /// The code of each exec, as a file.
     code: PathBuf,
+    launcher: Launcher,
     shared: Arc<Shared>,
-    execs: AtomicU64,
-    /// The process group of each exec: it may still hold background processes.
-    groups: Mutex<Vec<Pid>>,
 }
 
 impl BackendSandbox for HostSandbox {
     fn start(&self, job: Job) -> BoxFuture<'_, Result<Started, String>> {
         Box::pin(async move {
             let interpreter = self.interpreter(job.language).await?;
-            let number = self.execs.fetch_add(1, Ordering::Relaxed) + 1;
-            let file = self.code.join(match job.language {
-                Language::Python => format!("main-{number}.py"),
-                Language::Bash => format!("main-{number}.sh"),
-            });
-            let code_file = CodeFile(file);
-            self.store(&code_file, &job.code)
+            let number = self.launcher.next();
+            let code = CodeFile::new(&self.code, job.language, number);
+            code.write(&job.code, &[&self.home, &self.temporary, &self.code])
                 .await
                 .map_err(|error| format!("Failed to store the code: {error}"))?;
             let cwd = self.working_directory(job.cwd.as_deref()).await?;
-            let command = self.command(&interpreter, &code_file, &job, &cwd)?;
-            self.spawn(command, code_file, number)
+            let mut command = self.command(&interpreter, &code, &job, &cwd)?;
+            let exec = self.launcher.exec(number);
+            command.envs(self.launcher.marks(&exec));
+            self.launcher
+                .spawn(command, code, exec.clone())
                 .map_err(|error| format!("Failed to start {}: {error}", interpreter.display()))
         })
     }
 
     fn end_processes(&self) -> BoxFuture<'_, Result<(), String>> {
-        Box::pin(async move {
-            if self.execs.load(Ordering::Relaxed) == 0 {
-                return Ok(());
-            }
-            let groups = self
-                .groups
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .clone();
-            if !cfg!(target_os = "linux") {
-                // The number of a group that ended may belong to another by now. Only where
-                // there is no `/proc` to find that out is that risk taken.
-                for &group in &groups {
-                    let _ = killpg(group, Signal::SIGKILL);
-                }
-            }
-            let sandbox = Target::Sandbox {
-                id: self.id.as_str().to_owned(),
-                directory: self.root.clone(),
-                groups: groups.into_iter().map(Pid::as_raw).collect(),
-            };
-            self.shared.sweeper.sweep(sandbox).await
-        })
+        Box::pin(self.launcher.end_processes())
     }
 
     fn pack(&self, mut packer: Packer) -> BoxFuture<'_, io::Result<Packer>> {
@@ -211,7 +127,17 @@ impl BackendSandbox for HostSandbox {
 
     fn unpack(&self, unpacker: Unpacker) -> BoxFuture<'_, io::Result<()>> {
         let root = self.root.clone();
-        Box::pin(async { blocking(move || unpacker.unpack_into(&root)).await })
+        let unpack = move || {
+            unpacker.unpack_into(&root)?;
+            // Nobody would see those files, and the next archive would lack them.
+            match root.join(ROOT).exists() {
+                true => Err(io::Error::other(
+                    "it was made by the backend `namespace`, and `host` has no place for what is outside of HOME and TMPDIR",
+                )),
+                false => Ok(()),
+            }
+        };
+        Box::pin(async { blocking(unpack).await })
     }
 
     fn delete(&self) -> BoxFuture<'_, Result<(), String>> {
@@ -251,25 +177,6 @@ impl HostSandbox {
         Ok(python.clone())
     }
 
-    /// Writes the code to a file that no other user can read. Makes the directories of the sandbox;
-    /// the code of an exec before may have removed them.
-    async fn store(&self, file: &CodeFile, code: &str) -> io::Result<()> {
-        let (file, code) = (file.0.clone(), code.to_owned());
-        let directories = [&self.home, &self.temporary, &self.code].map(Clone::clone);
-        let write = move || {
-            directories
-                .iter()
-                .try_for_each(|directory| make_private(directory))?;
-            fs::OpenOptions::new()
-                .write(true)
-                .create_new(true)
-                .mode(0o600)
-                .open(file)?
-                .write_all(code.as_bytes())
-        };
-        blocking(write).await
-    }
-
     /// Where the code is to run, or the reason why it cannot.
     async fn working_directory(&self, cwd: Option<&str>) -> Result<PathBuf, String> {
         let Some(cwd) = cwd else {
@@ -295,20 +202,7 @@ impl HostSandbox {
         job: &Job,
         cwd: &Path,
     ) -> Result<Command, String> {
-        let is_name = |name: &str| !name.is_empty() && !name.contains(['=', '\0']);
-        if let Some((name, _)) = job.env.iter().find(|(name, _)| !is_name(name)) {
-            return Err(format!(
-                "'{}' is no name for an environment variable.",
-                excerpt(name.as_bytes())
-            ));
-        }
-        let values = job.env.iter().map(|(_, value)| value).chain(&job.args);
-        if values.chain(&job.cwd).any(|text| text.contains('\0')) {
-            return Err(
-                "An argument, a value of an environment variable or the working directory holds a NUL byte."
-                    .to_owned(),
-            );
-        }
+        check(job)?;
         let mut command = Command::new(interpreter);
         command
             .arg(&code.0)
@@ -323,144 +217,6 @@ impl HostSandbox {
             .current_dir(cwd);
         Ok(command)
     }
-
-    fn spawn(&self, mut command: Command, code: CodeFile, number: u64) -> io::Result<Started> {
-        let exec = format!("{}.{number}", self.id);
-        let mut child = command
-            .env(SERVER_MARKER, &self.shared.server)
-            .env(SANDBOX_MARKER, self.id.as_str())
-            .env(EXEC_MARKER, &exec)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .process_group(0)
-            .spawn()?;
-        let (Some(stdin), Some(stdout), Some(stderr), Some(pid)) = (
-            child.stdin.take(),
-            child.stdout.take(),
-            child.stderr.take(),
-            child.id(),
-        ) else {
-            return Err(io::Error::other("the process has no pipes"));
-        };
-        self.shared.watchdog.group_began(pid);
-        let group = Pid::from_raw(pid.cast_signed());
-        self.groups
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(group);
-        Ok(Started {
-            stdin: Box::new(stdin),
-            stdout: Box::new(stdout),
-            stderr: Box::new(stderr),
-            process: Box::new(HostProcess {
-                child,
-                group: Some(group),
-                exec,
-                shared: self.shared.clone(),
-                _code: code,
-            }),
-        })
-    }
-}
-
-/// The processes of one exec. The code file lives as long.
-struct HostProcess {
-    child: Child,
-    /// The process group, while its leader is not waited for and the number cannot be given away.
-    group: Option<Pid>,
-    exec: String,
-    shared: Arc<Shared>,
-    _code: CodeFile,
-}
-
-impl Process for HostProcess {
-    fn wait(&mut self) -> BoxFuture<'_, io::Result<Exit>> {
-        Box::pin(async move {
-            let status = self.child.wait().await?;
-            if let Some(group) = self.group.take() {
-                self.shared
-                    .watchdog
-                    .group_ended(group.as_raw().cast_unsigned());
-            }
-            Ok(Exit {
-                code: status.code(),
-                signal: status.signal(),
-            })
-        })
-    }
-
-    fn kill(&mut self) -> BoxFuture<'_, Result<(), String>> {
-        Box::pin(async move {
-            if let Some(group) = self.group {
-                // Where processes are looked for, they only stand still at first: a child that left
-                // the group and has no marker is found by its parents, while they are there.
-                let signal = if cfg!(target_os = "linux") {
-                    Signal::SIGSTOP
-                } else {
-                    Signal::SIGKILL
-                };
-                let _ = killpg(group, signal);
-            }
-            let swept = self
-                .shared
-                .sweeper
-                .sweep(Target::Exec(self.exec.clone()))
-                .await;
-            if let Some(group) = self.group {
-                // The leader is not waited for: the number is still its own.
-                let _ = killpg(group, Signal::SIGKILL);
-            }
-            swept?;
-            let waited = self.wait().await;
-            waited.map(drop).map_err(|error| error.to_string())
-        })
-    }
-}
-
-impl Drop for HostProcess {
-    fn drop(&mut self) {
-        if let Some(group) = self.group {
-            let _ = killpg(group, Signal::SIGKILL);
-        }
-    }
-}
-
-/// A file with code, removed when it is no longer needed.
-struct CodeFile(PathBuf);
-
-impl Drop for CodeFile {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.0);
-    }
-}
-
-/// Makes a directory that no other user may enter, unless it is there.
-fn make_private(directory: &Path) -> io::Result<()> {
-    fs::DirBuilder::new()
-        .mode(0o700)
-        .recursive(true)
-        .create(directory)
-}
-
-/// The program of this name on the search path.
-fn find(name: &str, path: &OsStr) -> Option<PathBuf> {
-    std::env::split_paths(path)
-        .filter(|directory| directory.is_absolute())
-        .map(|directory| directory.join(name))
-        .find(|file| {
-            fs::metadata(file)
-                .is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
-        })
-}
-
-/// Whether a program is a script for another program.
-fn is_script(file: &Path) -> bool {
-    let mut start = [0; 2];
-    fs::File::open(file)
-        .and_then(|mut file| file.read_exact(&mut start))
-        .is_ok()
-        && start == *b"#!"
 }
 
 /// The python that a script stands for.
@@ -476,24 +232,4 @@ async fn ask_for_python(script: &Path) -> Option<PathBuf> {
         .ok()?;
     let python = PathBuf::from(String::from_utf8(output.stdout).ok()?.trim_end());
     (output.status.success() && python.is_absolute() && python.exists()).then_some(python)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_program_is_found_on_the_path_and_nowhere_else() {
-        let directory = tempfile::tempdir().unwrap();
-        let program = directory.path().join("program");
-        fs::write(&program, "#!/bin/sh\n").unwrap();
-        assert_eq!(find("program", directory.path().as_os_str()), None);
-        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
-        assert_eq!(
-            find("program", directory.path().as_os_str()),
-            Some(program.clone())
-        );
-        assert_eq!(find("program", OsStr::new("/nowhere:relative")), None);
-        assert!(is_script(&program));
-    }
 }

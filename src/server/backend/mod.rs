@@ -1,6 +1,10 @@
-//! What runs the code: the traits that a sandbox needs of a backend. [`host`] is the one there is.
+//! What runs the code: the traits that a sandbox needs of a backend, and the backends.
 
-pub(super) mod host;
+mod choose;
+mod host;
+pub(super) mod launch;
+#[cfg(target_os = "linux")]
+mod namespace;
 mod remove;
 mod sweep;
 
@@ -9,11 +13,20 @@ use std::io;
 use futures::future::BoxFuture;
 use tokio::io::AsyncWrite;
 
+pub(super) use choose::start;
+
 use super::{
     output::Pipe,
     store::archive::{Packer, Unpacker},
 };
 use crate::protocol::SandboxId;
+
+/// The trees of files that every backend has, in an archive: `HOME`, and the place for temporary files.
+const HOME: &str = "home";
+const TEMPORARY: &str = "tmp";
+
+/// The tree of what else is at `/`, of a backend in which a sandbox has a root of its own.
+const ROOT: &str = "root";
 
 /// A language that a backend runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -12,7 +12,7 @@
 use std::{
     fs,
     io::{self, BufReader, BufWriter, Read, Write},
-    os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt},
+    os::unix::fs::{FileTypeExt, MetadataExt},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -21,6 +21,8 @@ use tar::{Archive, Builder, EntryType, Header};
 use tempfile::{NamedTempFile, TempPath};
 use tokio::sync::watch;
 use zstd::{Decoder, Encoder};
+
+use super::tree;
 
 /// Name of the record, the first entry of an archive that has one.
 const RECORD: &str = "record.json";
@@ -153,8 +155,8 @@ impl Packer {
             let below = path.strip_prefix(tree).map_err(io::Error::other)?;
             let stored = Path::new(name).join(below);
             match self.add(&stored, &path, &mut todo) {
-                // The code of the sandbox has removed it meanwhile.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                // The code of the sandbox has removed it meanwhile, or put something else in its place.
+                Err(error) if is_replaced(&error) => {}
                 Err(error) => {
                     let what = format!("{}: {error}", stored.display());
                     return Err(io::Error::new(error.kind(), what));
@@ -173,12 +175,12 @@ impl Packer {
             let mut header = header_of(&meta, EntryType::Symlink);
             self.builder.append_link(&mut header, stored, target)
         } else if kind.is_dir() {
-            let entries: Vec<_> = fs::read_dir(path)?
-                .map(|entry| Ok(entry?.path()))
-                .collect::<io::Result<_>>()?;
+            let directory = tree::open(path)?;
+            let meta = directory.metadata()?;
+            let names = tree::names(&directory, path)?;
             let mut header = header_of(&meta, EntryType::Directory);
             self.builder.append_data(&mut header, stored, io::empty())?;
-            todo.extend(entries);
+            todo.extend(names.into_iter().map(|name| path.join(name)));
             Ok(())
         } else if kind.is_file() {
             self.add_file(stored, path)
@@ -195,12 +197,7 @@ impl Packer {
     }
 
     fn add_file(&mut self, stored: &Path, path: &Path) -> io::Result<()> {
-        // Whatever has taken its place since it was looked at is neither followed nor waited for.
-        let no_trap = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
-        let mut file = fs::OpenOptions::new()
-            .read(true)
-            .custom_flags(no_trap)
-            .open(path)?;
+        let mut file = tree::open(path)?;
         let meta = file.metadata()?;
         if !meta.is_file() {
             return Ok(());
@@ -247,6 +244,13 @@ impl Packer {
             None => Ok(()),
         }
     }
+}
+
+/// Whether what was to be opened or read is not there, or no longer of its kind.
+fn is_replaced(error: &io::Error) -> bool {
+    use io::ErrorKind::{InvalidInput, NotADirectory, NotFound};
+
+    matches!(error.kind(), NotFound | NotADirectory | InvalidInput)
 }
 
 /// A new file that only its owner may read, locked for as long as it is written.

@@ -12,6 +12,7 @@
 pub(super) mod archive;
 mod execs;
 pub(super) mod lock;
+mod tree;
 
 use std::{
     fs, io,
@@ -485,11 +486,17 @@ mod tests {
     /// A sandbox that is deleted does not wait behind the archives of others.
     #[tokio::test]
     async fn whoever_waits_for_a_turn_can_be_stopped_and_so_can_all() {
-        use crate::server::backend::{Backend, host::HostBackend};
+        use crate::server::backend;
 
         let directory = tempfile::tempdir().unwrap();
         let root = directory.path().join("root");
-        let backend = HostBackend::start(root, "store-test".to_owned()).unwrap();
+        let backend = backend::start(
+            Some(&crate::server::Backend::Host),
+            root,
+            "store-test".to_owned(),
+        )
+        .await
+        .unwrap();
         let sandbox = backend.create(&SandboxId::new("sandbox-1")).await.unwrap();
         let store = Store::open(&directory.path().join("state"), true).unwrap();
         let name = SnapshotName::new("snap").unwrap();

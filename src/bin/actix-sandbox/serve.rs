@@ -1,0 +1,254 @@
+//! `actix-sandbox serve`: a server of sandboxes.
+
+use std::{
+    io::Write,
+    net::ToSocketAddrs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
+
+use actix_sandbox::server::{Backend, LocalServer, ServerBuilder};
+use bytesize::ByteSize;
+use clap::{Args, ValueEnum};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+#[derive(Args)]
+pub(crate) struct Serve {
+    /// Where to listen, as host:port; port 0 takes a free one, and the line that is printed says which.
+    #[arg(long, env = "ACTIX_SANDBOX_ADDRESS", default_value = "127.0.0.1:8080")]
+    address: String,
+
+    /// What runs the code: auto (the best that works here), host (confines nothing) or namespace.
+    #[arg(long, env = "ACTIX_SANDBOX_BACKEND", default_value = "auto", value_parser = str::parse::<Backend>)]
+    backend: Backend,
+
+    /// A file with the token that requests must carry as `Authorization: Bearer …`. Needed where others than this machine
+    /// can reach the address. Or the variable ACTIX_SANDBOX_TOKEN.
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+
+    /// Where the directories of sandboxes are put [default: the directory for temporary files].
+    #[arg(long, value_name = "DIRECTORY")]
+    directory: Option<PathBuf>,
+
+    /// Where snapshots and checkpoints are kept [default: nowhere that outlives the server].
+    #[arg(long, value_name = "DIRECTORY", env = "ACTIX_SANDBOX_STATE")]
+    state: Option<PathBuf>,
+
+    /// Longest time that stopping may take, for example 30s.
+    #[arg(long, default_value = "15s", value_parser = humantime::parse_duration)]
+    grace: Duration,
+
+    /// Most sandboxes at once.
+    #[arg(long, value_name = "NUMBER")]
+    max_sandboxes: Option<usize>,
+
+    /// Most connections of each worker.
+    #[arg(long, value_name = "NUMBER")]
+    max_connections: Option<usize>,
+
+    /// Threads that serve connections.
+    #[arg(long, value_name = "NUMBER")]
+    workers: Option<usize>,
+
+    /// Most processes of clients at once in one sandbox.
+    #[arg(long, value_name = "NUMBER")]
+    max_execs: Option<usize>,
+
+    /// Longest time that code may run, for example 10m.
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    max_run_time: Option<Duration>,
+
+    /// Idle time after which a sandbox is deleted whose client names none, for example 5m.
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    default_idle_timeout: Option<Duration>,
+
+    /// Longest idle time that a client gets, for example 24h.
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    max_idle_timeout: Option<Duration>,
+
+    /// Largest message of a client, for example 16MiB.
+    #[arg(long, value_name = "SIZE")]
+    max_message_size: Option<ByteSize>,
+
+    /// Output of a process that waits for its client, for example 1MiB.
+    #[arg(long, value_name = "SIZE")]
+    output_buffer: Option<ByteSize>,
+
+    /// Lets web pages of this origin in; may be given more than once.
+    #[arg(long, value_name = "ORIGIN")]
+    allowed_origin: Vec<String>,
+
+    /// Accepts this host name in requests; may be given more than once.
+    #[arg(long, value_name = "NAME")]
+    allowed_host: Vec<String>,
+
+    /// How the log is written, to the standard error; RUST_LOG says how much of it.
+    #[arg(long, value_enum, default_value = "text")]
+    log_format: LogFormat,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum LogFormat {
+    Text,
+    Json,
+}
+
+/// The variable with the access token. It is no argument: those are seen by everybody on the machine.
+const TOKEN: &str = "ACTIX_SANDBOX_TOKEN";
+/// Shorter tokens can be guessed.
+const SHORTEST_TOKEN: usize = 16;
+
+impl Serve {
+    pub(crate) fn run(self) -> Result<ExitCode, String> {
+        self.log();
+        let token = self.token()?;
+        if token.is_none() {
+            self.check_loopback()?;
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| format!("cannot start: {error}"))?;
+        runtime.block_on(self.serve(token))
+    }
+
+    async fn serve(self, token: Option<String>) -> Result<ExitCode, String> {
+        let grace = self.grace;
+        // From now on, so that a signal while it starts ends it in good order as well.
+        let mut signals = Signals::new().map_err(|error| format!("cannot start: {error}"))?;
+        let server = tokio::select! {
+            server = self.builder(token).start() => server.map_err(|error| error.to_string())?,
+            () = signals.next() => return Ok(ExitCode::SUCCESS),
+        };
+        let line = format!("listening on {}\n", server.url());
+        // Whoever closed the pipe does not want to know.
+        let _ = std::io::stdout().write_all(line.as_bytes());
+        signals.next().await;
+        tracing::info!(?grace, "stopping; a second signal ends it at once");
+        tokio::select! {
+            stopped = tokio::time::timeout(grace, server.stop()) => match stopped {
+                Ok(()) => Ok(ExitCode::SUCCESS),
+                // What is left is cleaned up by the watchdog when this process ends.
+                Err(_) => Err(format!("it was not over within {grace:?}")),
+            },
+            () = signals.next() => Err("ended at once by a second signal".to_owned()),
+        }
+    }
+
+    fn log(&self) {
+        let filter = EnvFilter::try_from_default_env()
+            .unwrap_or_else(|_| EnvFilter::new("info,actix_server=warn"));
+        let log = tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_writer(std::io::stderr);
+        match self.log_format {
+            LogFormat::Text => log.with_ansi(false).init(),
+            LogFormat::Json => log.json().init(),
+        }
+    }
+
+    fn token(&self) -> Result<Option<String>, String> {
+        let (token, place) = match &self.token_file {
+            Some(file) => (read(file)?, file.display().to_string()),
+            None => match std::env::var(TOKEN) {
+                Ok(token) => (token, format!("the variable {TOKEN}")),
+                Err(std::env::VarError::NotPresent) => return Ok(None),
+                Err(error) => return Err(format!("the variable {TOKEN} cannot be used: {error}")),
+            },
+        };
+        let token = token.trim();
+        let is_sendable = token.bytes().all(|byte| byte.is_ascii_graphic());
+        match token.len() >= SHORTEST_TOKEN && is_sendable {
+            true => Ok(Some(token.to_owned())),
+            false => Err(format!(
+                "the access token in {place} cannot be used: expected at least {SHORTEST_TOKEN} characters, of ASCII, without \
+                 spaces; `head -c 24 /dev/urandom | base64` makes one"
+            )),
+        }
+    }
+
+    /// Without a token, nobody else's machine may reach the address.
+    fn check_loopback(&self) -> Result<(), String> {
+        let address = &self.address;
+        let found = address.to_socket_addrs().map_err(|error| {
+            format!("`{address}` is no address to listen on (expected host:port, for example 127.0.0.1:8080): {error}")
+        })?;
+        match found.map(|it| it.ip()).find(|ip| !ip.is_loopback()) {
+            None => Ok(()),
+            Some(ip) => Err(format!(
+                "{ip} can be reached from other machines, and whoever reaches it runs code here: give it a token, in a file \
+                 (`--token-file`) or the variable {TOKEN}, or listen on 127.0.0.1"
+            )),
+        }
+    }
+
+    fn builder(self, token: Option<String>) -> ServerBuilder {
+        let bytes = |size: ByteSize| usize::try_from(size.as_u64()).unwrap_or(usize::MAX);
+        let mut builder = LocalServer::builder()
+            .address(self.address)
+            .backend(self.backend);
+        /// Sets what was asked for.
+        macro_rules! set {
+            ($($option:ident: $value:expr),* $(,)?) => {
+                $(if let Some(value) = $value {
+                    builder = builder.$option(value);
+                })*
+            };
+        }
+        set! {
+            access_token: token,
+            directory: self.directory,
+            state_directory: self.state,
+            max_sandboxes: self.max_sandboxes,
+            max_connections: self.max_connections,
+            workers: self.workers,
+            max_execs: self.max_execs,
+            max_run_time: self.max_run_time,
+            default_idle_timeout: self.default_idle_timeout,
+            max_idle_timeout: self.max_idle_timeout,
+            max_message_size: self.max_message_size.map(bytes),
+            output_buffer: self.output_buffer.map(bytes),
+        }
+        for origin in self.allowed_origin {
+            builder = builder.allowed_origin(origin);
+        }
+        for host in self.allowed_host {
+            builder = builder.allowed_host(host);
+        }
+        builder
+    }
+}
+
+fn read(file: &Path) -> Result<String, String> {
+    std::fs::read_to_string(file).map_err(|error| {
+        format!(
+            "cannot read the access token from {}: {error}",
+            file.display()
+        )
+    })
+}
+
+/// The signals that end a server.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}

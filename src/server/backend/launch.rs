@@ -1,0 +1,362 @@
+//! [`Launcher`]: starts the processes of a sandbox on this machine, marked, so that each of them is found again.
+
+use std::{
+    ffi::{OsStr, OsString},
+    fs,
+    io::{self, Read, Write},
+    os::unix::{
+        fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
+        process::ExitStatusExt,
+    },
+    path::{Path, PathBuf},
+    process::Stdio,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use futures::future::BoxFuture;
+use nix::{
+    sys::signal::{Signal, killpg},
+    unistd::Pid,
+};
+use tokio::process::{Child, Command};
+
+use super::{
+    Exit, Job, Language, Process, Started,
+    remove::remove_tree,
+    sweep::{EXEC_MARKER, SANDBOX_MARKER, SERVER_MARKER, Sweeper, Target},
+};
+use crate::{
+    protocol::{SandboxId, excerpt},
+    server::{store::blocking, watchdog::Watchdog},
+};
+
+/// Where programs are looked for when this process has no `PATH`.
+const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin";
+
+/// The `PATH` of this process, or a usual one.
+pub(in crate::server) fn search_path() -> OsString {
+    std::env::var_os("PATH")
+        .filter(|path| !path.is_empty())
+        .unwrap_or_else(|| DEFAULT_PATH.into())
+}
+
+/// What the sandboxes of a server have in common.
+pub(super) struct Ground {
+    /// The directory of this server, with one directory for each sandbox.
+    pub(super) root: PathBuf,
+    /// Marks the processes of this server.
+    server: String,
+    watchdog: Watchdog,
+    sweeper: Sweeper,
+}
+
+impl Ground {
+    /// For sandboxes in `root`. Must be called on a tokio runtime.
+    pub(super) fn start(root: PathBuf, server: String) -> io::Result<Arc<Self>> {
+        let watchdog = Watchdog::start(SERVER_MARKER, &server, &root)?;
+        Ok(Arc::new(Self {
+            root,
+            server,
+            watchdog,
+            sweeper: Sweeper::start(),
+        }))
+    }
+
+    /// Ends what is left, and removes the directory.
+    pub(super) async fn clear(self: &Arc<Self>) {
+        // Sandboxes that could not be deleted get a last chance.
+        let target = Target::Server(self.server.clone());
+        if let Err(reason) = self.sweeper.sweep(target).await {
+            tracing::warn!(reason, "processes are left behind");
+        }
+        let ground = self.clone();
+        let removed = tokio::task::spawn_blocking(move || {
+            let removed = remove_tree(&ground.root);
+            ground.watchdog.quit();
+            removed
+        })
+        .await;
+        if let Ok(Err(error)) = removed {
+            tracing::warn!(%error, directory = %self.root.display(), "a directory could not be removed");
+        }
+    }
+}
+
+/// Starts the processes of one sandbox.
+pub(super) struct Launcher {
+    id: SandboxId,
+    /// The directory of this sandbox.
+    root: PathBuf,
+    ground: Arc<Ground>,
+    execs: AtomicU64,
+    /// The process group of each exec: it may still hold background processes.
+    groups: Mutex<Vec<Pid>>,
+}
+
+impl Launcher {
+    /// For a sandbox with this directory.
+    pub(super) fn new(id: SandboxId, root: PathBuf, ground: Arc<Ground>) -> Self {
+        Self {
+            id,
+            root,
+            ground,
+            execs: AtomicU64::new(0),
+            groups: Mutex::default(),
+        }
+    }
+
+    /// The number of the next exec, from 1.
+    pub(super) fn next(&self) -> u64 {
+        self.execs.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// The name of an exec on this machine.
+    pub(super) fn exec(&self, number: u64) -> String {
+        format!("{}.{number}", self.id)
+    }
+
+    /// What marks the processes of an exec, in their environment.
+    pub(super) fn marks<'a>(&'a self, exec: &'a str) -> [(&'static str, &'a str); 3] {
+        [
+            (SERVER_MARKER, &self.ground.server),
+            (SANDBOX_MARKER, self.id.as_str()),
+            (EXEC_MARKER, exec),
+        ]
+    }
+
+    /// Starts an exec, whose processes are marked. The code file lives as long as it.
+    pub(super) fn spawn(
+        &self,
+        mut command: Command,
+        code: CodeFile,
+        exec: String,
+    ) -> io::Result<Started> {
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .process_group(0)
+            .spawn()?;
+        let (Some(stdin), Some(stdout), Some(stderr), Some(pid)) = (
+            child.stdin.take(),
+            child.stdout.take(),
+            child.stderr.take(),
+            child.id(),
+        ) else {
+            return Err(io::Error::other("the process has no pipes"));
+        };
+        self.ground.watchdog.group_began(pid);
+        let group = Pid::from_raw(pid.cast_signed());
+        self.groups
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(group);
+        Ok(Started {
+            stdin: Box::new(stdin),
+            stdout: Box::new(stdout),
+            stderr: Box::new(stderr),
+            process: Box::new(MarkedProcess {
+                child,
+                group: Some(group),
+                exec,
+                ground: self.ground.clone(),
+                _code: code,
+            }),
+        })
+    }
+
+    /// Ends every process of the sandbox. The error is the reason for the client.
+    pub(super) async fn end_processes(&self) -> Result<(), String> {
+        if self.execs.load(Ordering::Relaxed) == 0 {
+            return Ok(());
+        }
+        let groups = self
+            .groups
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        if !cfg!(target_os = "linux") {
+            // The number of a group that ended may belong to another by now. Only where
+            // there is no `/proc` to find that out is that risk taken.
+            for &group in &groups {
+                let _ = killpg(group, Signal::SIGKILL);
+            }
+        }
+        let sandbox = Target::Sandbox {
+            id: self.id.as_str().to_owned(),
+            directory: self.root.clone(),
+            groups: groups.into_iter().map(Pid::as_raw).collect(),
+        };
+        self.ground.sweeper.sweep(sandbox).await
+    }
+}
+
+/// The processes of one exec. The code file lives as long.
+struct MarkedProcess {
+    child: Child,
+    /// The process group, while its leader is not waited for and the number cannot be given away.
+    group: Option<Pid>,
+    exec: String,
+    ground: Arc<Ground>,
+    _code: CodeFile,
+}
+
+impl Process for MarkedProcess {
+    fn wait(&mut self) -> BoxFuture<'_, io::Result<Exit>> {
+        Box::pin(async move {
+            let status = self.child.wait().await?;
+            if let Some(group) = self.group.take() {
+                self.ground
+                    .watchdog
+                    .group_ended(group.as_raw().cast_unsigned());
+            }
+            Ok(Exit {
+                code: status.code(),
+                signal: status.signal(),
+            })
+        })
+    }
+
+    fn kill(&mut self) -> BoxFuture<'_, Result<(), String>> {
+        Box::pin(async move {
+            if let Some(group) = self.group {
+                // Where processes are looked for, they only stand still at first: a child that left
+                // the group and has no marker is found by its parents, while they are there.
+                let signal = if cfg!(target_os = "linux") {
+                    Signal::SIGSTOP
+                } else {
+                    Signal::SIGKILL
+                };
+                let _ = killpg(group, signal);
+            }
+            let swept = self
+                .ground
+                .sweeper
+                .sweep(Target::Exec(self.exec.clone()))
+                .await;
+            if let Some(group) = self.group {
+                // The leader is not waited for: the number is still its own.
+                let _ = killpg(group, Signal::SIGKILL);
+            }
+            swept?;
+            let waited = self.wait().await;
+            waited.map(drop).map_err(|error| error.to_string())
+        })
+    }
+}
+
+impl Drop for MarkedProcess {
+    fn drop(&mut self) {
+        if let Some(group) = self.group {
+            let _ = killpg(group, Signal::SIGKILL);
+        }
+    }
+}
+
+/// A file with code, removed when it is no longer needed.
+pub(super) struct CodeFile(pub(super) PathBuf);
+
+impl Drop for CodeFile {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+impl CodeFile {
+    /// Where the code of an exec is put.
+    pub(super) fn new(directory: &Path, language: Language, number: u64) -> Self {
+        Self(directory.join(match language {
+            Language::Python => format!("main-{number}.py"),
+            Language::Bash => format!("main-{number}.sh"),
+        }))
+    }
+
+    /// Writes the code to the file, which no other user can read, once these directories are there: the code of an
+    /// exec before may have removed them.
+    pub(super) async fn write(&self, code: &str, directories: &[&Path]) -> io::Result<()> {
+        let (file, code) = (self.0.clone(), code.to_owned());
+        let directories: Vec<_> = directories.iter().map(|it| it.to_path_buf()).collect();
+        let write = move || {
+            directories
+                .iter()
+                .try_for_each(|directory| make_private(directory))?;
+            fs::OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .mode(0o600)
+                .open(file)?
+                .write_all(code.as_bytes())
+        };
+        blocking(write).await
+    }
+}
+
+/// The reason why a job cannot be run anywhere.
+pub(super) fn check(job: &Job) -> Result<(), String> {
+    let is_name = |name: &str| !name.is_empty() && !name.contains(['=', '\0']);
+    if let Some((name, _)) = job.env.iter().find(|(name, _)| !is_name(name)) {
+        return Err(format!(
+            "'{}' is no name for an environment variable.",
+            excerpt(name.as_bytes())
+        ));
+    }
+    let values = job.env.iter().map(|(_, value)| value).chain(&job.args);
+    if values.chain(&job.cwd).any(|text| text.contains('\0')) {
+        return Err(
+                "An argument, a value of an environment variable or the working directory holds a NUL byte."
+                    .to_owned(),
+            );
+    }
+    Ok(())
+}
+
+/// Makes a directory that no other user may enter, unless it is there.
+pub(super) fn make_private(directory: &Path) -> io::Result<()> {
+    fs::DirBuilder::new()
+        .mode(0o700)
+        .recursive(true)
+        .create(directory)
+}
+
+/// The program of this name on the search path.
+pub(super) fn find(name: &str, path: &OsStr) -> Option<PathBuf> {
+    std::env::split_paths(path)
+        .filter(|directory| directory.is_absolute())
+        .map(|directory| directory.join(name))
+        .find(|file| {
+            fs::metadata(file)
+                .is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
+        })
+}
+
+/// Whether a program is a script for another program.
+pub(super) fn is_script(file: &Path) -> bool {
+    let mut start = [0; 2];
+    fs::File::open(file)
+        .and_then(|mut file| file.read_exact(&mut start))
+        .is_ok()
+        && start == *b"#!"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_is_found_on_the_path_and_nowhere_else() {
+        let directory = tempfile::tempdir().unwrap();
+        let program = directory.path().join("program");
+        fs::write(&program, "#!/bin/sh\n").unwrap();
+        assert_eq!(find("program", directory.path().as_os_str()), None);
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        assert_eq!(
+            find("program", directory.path().as_os_str()),
+            Some(program.clone())
+        );
+        assert!(is_script(&program));
+        assert_eq!(find("program", OsStr::new("/nowhere:relative")), None);
+    }
+}

@@ -1,0 +1,212 @@
+//! [`Init`]: the first process of a sandbox's namespaces. It makes them, waits for the end of its input, and all others end
+//! with it.
+
+use std::{
+    fs::File,
+    io,
+    os::fd::AsRawFd,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, BufReader},
+    process::{Child, ChildStdin, Command},
+    time::timeout,
+};
+
+use crate::protocol::excerpt;
+
+/// Longest time that namespaces may take to be made.
+const READY_WITHIN: Duration = Duration::from_secs(10);
+/// Longest time that the first process may take to see the end of its input.
+const ENDED_WITHIN: Duration = Duration::from_secs(2);
+
+/// What the first process does, in the directory of the sandbox: puts together the root of the file system, makes it its own, gives
+/// up all privileges, and waits. `$1` says whether there is a network; then come the directories of this machine that can be read.
+///
+/// Those are mounts, also where this machine has a link (`/lib64`): what is a mount the code of the sandbox cannot replace,
+/// and programs that still have privileges are loaded from there.
+const SCRIPT: &str = r#"
+set -eu
+read -r pid _ < /proc/self/stat
+network=$1; shift
+mount -c --bind root root
+cd root
+for path; do
+  [ -d "$path" ] || continue
+  mkdir -p ".$path"
+  mount -c --bind "$path" ".$path"
+  # What is locked about the mount stays as it is.
+  mount -c -o remount,bind,ro,nosuid,nodev ".$path"
+done
+mkdir -p proc dev run tmp home/sandbox sys var/tmp
+mount -c -t proc -o nosuid,nodev,noexec proc proc
+mount -c -t tmpfs -o mode=755,size=64k,nosuid,noexec dev dev
+for device in null zero full random urandom tty; do
+  : > "dev/$device"
+  mount -c --bind "/dev/$device" "dev/$device"
+done
+ln -s /proc/self/fd dev/fd
+ln -s /proc/self/fd/0 dev/stdin
+ln -s /proc/self/fd/1 dev/stdout
+ln -s /proc/self/fd/2 dev/stderr
+mkdir dev/shm
+mount -c -t tmpfs -o mode=1777,size=64m,nosuid,nodev shm dev/shm
+mount -c -t tmpfs -o mode=755,size=1m,nosuid,nodev run run
+mkdir run/code
+mount -c --bind ../home home/sandbox
+mount -c --bind ../tmp tmp
+mount -c --bind ../code run/code
+mount -c -o remount,bind,ro,nosuid,nodev run/code
+pivot_root . .
+umount -l .
+cd /
+! command -v hostname > /dev/null || hostname sandbox
+echo 0 > /proc/sys/user/max_user_namespaces
+[ "$network" = yes ] || ! command -v ip > /dev/null || ip link set lo up
+mount -o remount,bind,ro /dev
+echo "ready $pid"
+exec setpriv --bounding-set=-all --inh-caps=-all --no-new-privs \
+  bash -c 'trap "" TERM INT HUP QUIT; while IFS= read -r _; do :; done' actix-sandbox-init
+"#;
+
+/// The namespaces of a sandbox, by the names that `nsenter` and `/proc` have for them.
+const NAMESPACES: [(&str, &str); 6] = [
+    ("--user", "user"),
+    ("--mount", "mnt"),
+    ("--pid", "pid"),
+    ("--ipc", "ipc"),
+    ("--uts", "uts"),
+    ("--net", "net"),
+];
+
+/// The programs of this machine that are needed, and where they are. The code of a sandbox cannot put others in their place.
+pub(super) struct Tools {
+    pub(super) unshare: PathBuf,
+    pub(super) nsenter: PathBuf,
+    pub(super) setpriv: PathBuf,
+    pub(super) prlimit: PathBuf,
+    pub(super) env: PathBuf,
+    pub(super) perl: Option<PathBuf>,
+    /// Where the others are.
+    pub(super) path: &'static str,
+}
+
+/// The first process of a sandbox's namespaces. When it is dropped all processes in them die.
+pub(super) struct Init {
+    child: Child,
+    stdin: Option<ChildStdin>,
+    /// Held open: the number of a process may be given away, a namespace not.
+    namespaces: Vec<(&'static str, File)>,
+}
+
+impl Init {
+    /// Makes the namespaces. `user` is whom code runs as, where that is not the user of this process.
+    pub(super) async fn start(
+        tools: &Tools,
+        directory: &Path,
+        user: Option<u32>,
+        network: bool,
+        readable: &[PathBuf],
+    ) -> Result<Self, String> {
+        let mut command = match user {
+            Some(user) => {
+                let mut command = Command::new(&tools.setpriv);
+                command
+                    .arg(format!("--reuid={user}"))
+                    .arg(format!("--regid={user}"))
+                    .args(["--clear-groups", "--"])
+                    .arg(&tools.unshare);
+                command
+            }
+            None => Command::new(&tools.unshare),
+        };
+        command.args(["--user", "--map-root-user", "--mount", "--pid", "--fork"]);
+        command.args(["--kill-child=KILL", "--ipc", "--uts"]);
+        if !network {
+            command.arg("--net");
+        }
+        command
+            .args(["--", "bash", "-c", SCRIPT, "actix-sandbox-init"])
+            .arg(if network { "yes" } else { "no" })
+            .args(readable)
+            .env_clear()
+            .env("PATH", tools.path)
+            .env("LANG", "C.UTF-8")
+            .current_dir(directory)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .process_group(0)
+            .kill_on_drop(true);
+        let mut child = command
+            .spawn()
+            .map_err(|error| format!("cannot run {}: {error}", tools.unshare.display()))?;
+        let stdin = child.stdin.take();
+        match timeout(READY_WITHIN, ready(&mut child)).await {
+            Ok(Ok(pid)) => {
+                let open =
+                    |(option, name)| Ok((option, File::open(format!("/proc/{pid}/ns/{name}"))?));
+                let opened: io::Result<_> = NAMESPACES.into_iter().map(open).collect();
+                let namespaces = opened
+                    .map_err(|error| format!("cannot open the namespaces of a sandbox: {error}"))?;
+                Ok(Self {
+                    child,
+                    stdin,
+                    namespaces,
+                })
+            }
+            Ok(Err(said)) => Err(format!(
+                "`unshare --user --mount --pid …` failed: {}",
+                excerpt(said.as_bytes())
+            )),
+            Err(_) => Err(format!(
+                "`unshare --user --mount --pid …` was not ready within {READY_WITHIN:?}"
+            )),
+        }
+    }
+
+    /// Whether it is alive.
+    pub(super) fn is_alive(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// The arguments of `nsenter` by which a process comes here.
+    pub(super) fn enter(&self) -> impl Iterator<Item = String> + use<'_> {
+        let me = std::process::id();
+        self.namespaces
+            .iter()
+            .map(move |(option, file)| format!("{option}=/proc/{me}/fd/{}", file.as_raw_fd()))
+    }
+
+    /// Ends it, and with it every process in the namespaces.
+    pub(super) async fn end(mut self) -> Result<(), String> {
+        drop(self.stdin.take());
+        if timeout(ENDED_WITHIN, self.child.wait()).await.is_ok() {
+            return Ok(());
+        }
+        let killed = self.child.kill().await;
+        killed.map_err(|error| format!("the namespaces of the sandbox could not be ended: {error}"))
+    }
+}
+
+/// The number of the first process, once it is ready; or what was said instead.
+async fn ready(child: &mut Child) -> Result<u32, String> {
+    let (Some(stdout), Some(mut stderr)) = (child.stdout.take(), child.stderr.take()) else {
+        return Err("it has no pipes".to_owned());
+    };
+    let mut line = String::new();
+    let _ = BufReader::new(stdout).read_line(&mut line).await;
+    if let Some(pid) = line
+        .strip_prefix("ready ")
+        .and_then(|pid| pid.trim().parse().ok())
+    {
+        return Ok(pid);
+    }
+    let mut said = Vec::new();
+    let _ = (&mut stderr).take(4_096).read_to_end(&mut said).await;
+    let said = String::from_utf8_lossy(&said);
+    Err(said.lines().map(str::trim).collect::<Vec<_>>().join("; "))
+}

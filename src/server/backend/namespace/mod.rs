@@ -1,0 +1,447 @@
+//! [`NamespaceBackend`]: runs code in Linux namespaces, by the tools of util-linux.
+//!
+//! Each sandbox has a user, mount, pid, ipc, uts and network namespace of its own. Where the server runs as root, each
+//! also has a user of its own, that nobody else is. What is in its directory:
+//!
+//! | | in the sandbox |
+//! | --- | --- |
+//! | `root` | `/` |
+//! | `home`, `tmp` | `/home/sandbox`, `/tmp` |
+//! | `code` | `/run/code`, which it cannot write to |
+
+mod init;
+
+use std::{
+    fs, io,
+    os::unix::fs::{DirBuilderExt, lchown},
+    path::{Path, PathBuf},
+    process::Stdio,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+};
+
+use futures::future::BoxFuture;
+use nix::sys::resource::{Resource, getrlimit};
+use tokio::{process::Command, sync::Mutex};
+
+use self::init::{Init, Tools};
+use super::{
+    Backend, BackendSandbox, HOME, Job, Language, ROOT, Started, TEMPORARY,
+    launch::{CodeFile, Ground, Launcher, check, find, is_script},
+    remove::remove_tree,
+};
+use crate::{
+    protocol::{SandboxId, excerpt},
+    server::{
+        choice::NamespaceOptions,
+        store::{
+            archive::{Packer, Unpacker},
+            blocking,
+        },
+    },
+};
+
+/// Where programs are looked for, in the sandbox as well.
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+const CODE: &str = "code";
+/// Where they are in the sandbox.
+const HOME_INSIDE: &str = "/home/sandbox";
+const TEMPORARY_INSIDE: &str = "/tmp";
+const CODE_INSIDE: &str = "/run/code";
+
+/// Runs its arguments as a child, and ends as that does. The process that waits is outside of the sandbox, and must not hold the
+/// pipes: nobody would see the child close them, as with `nsenter` itself.
+const WAIT: &str = r#"
+my $child = fork;
+defined $child or die "cannot start a process: $!\n";
+unless ($child) { exec { $ARGV[0] } @ARGV or die "$ARGV[0]: $!\n" }
+close STDIN; close STDOUT; close STDERR;
+waitpid $child, 0;
+my ($code, $signal) = ($? >> 8, $? & 127);
+if ($signal) { kill $signal, $$; sleep }
+exit $code;
+"#;
+
+/// The first number of the users that sandboxes have, and how many there are: far from those that people and services have.
+const FIRST_USER: u32 = 0x6000_0000;
+const USERS: u32 = 0x1000_0000;
+
+/// Runs code in Linux namespaces.
+pub(super) struct NamespaceBackend {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    ground: Arc<Ground>,
+    options: NamespaceOptions,
+    tools: Tools,
+    /// The user of the next sandbox, where this process is root.
+    next_user: Option<AtomicU32>,
+}
+
+impl NamespaceBackend {
+    /// A backend on this ground, once a sandbox was seen to work. The error says what is in the way.
+    pub(super) async fn start(
+        options: NamespaceOptions,
+        ground: Arc<Ground>,
+    ) -> Result<Self, String> {
+        if let Some(path) = options.readable.iter().find(|path| !is_mountable(path)) {
+            return Err(format!(
+                "the directory {} cannot be made readable: expected an absolute path other than `/`, without `.` and `..`",
+                path.display()
+            ));
+        }
+        let tool = |name: &str| {
+            find(name, PATH.as_ref())
+                .ok_or_else(|| format!("`{name}` of util-linux is not installed, or not on {PATH}"))
+        };
+        for name in ["mount", "umount", "pivot_root", "bash"] {
+            tool(name)?;
+        }
+        let tools = Tools {
+            unshare: tool("unshare")?,
+            nsenter: tool("nsenter")?,
+            setpriv: tool("setpriv")?,
+            prlimit: tool("prlimit")?,
+            env: tool("env")?,
+            perl: find("perl", PATH.as_ref()),
+            path: PATH,
+        };
+        let is_root = nix::unistd::geteuid().is_root();
+        let mut random = [0; 4];
+        getrandom::fill(&mut random).map_err(|error| error.to_string())?;
+        let first = u32::from_le_bytes(random);
+        let backend = Self {
+            shared: Arc::new(Shared {
+                ground,
+                options,
+                tools,
+                next_user: is_root.then(|| AtomicU32::new(first)),
+            }),
+        };
+        backend.try_out().await?;
+        Ok(backend)
+    }
+
+    /// Whether a sandbox works here.
+    async fn try_out(&self) -> Result<(), String> {
+        let sandbox = self
+            .sandbox(&SandboxId::new("sandbox-probe"))
+            .await
+            .map_err(|error| error.to_string())?;
+        let tried = sandbox.is_there("/").await;
+        let deleted = sandbox.delete().await;
+        match tried {
+            Ok(true) => deleted,
+            Ok(false) => Err("a sandbox has no root directory".to_owned()),
+            Err(reason) => Err(reason),
+        }
+    }
+
+    async fn sandbox(&self, id: &SandboxId) -> io::Result<NamespaceSandbox> {
+        let ground = &self.shared.ground;
+        let directory = ground.root.join(id.as_str());
+        let user = self.shared.next_user.as_ref().map(|next| {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            FIRST_USER + number % USERS
+        });
+        let sandbox = NamespaceSandbox {
+            launcher: Launcher::new(id.clone(), directory.clone(), ground.clone()),
+            directory,
+            user,
+            shared: self.shared.clone(),
+            init: Mutex::new(None),
+        };
+        let directory = sandbox.directory.clone();
+        blocking(move || prepare(&directory, user)).await?;
+        Ok(sandbox)
+    }
+}
+
+/// Whether a directory can be shown to sandboxes.
+fn is_mountable(path: &Path) -> bool {
+    use std::path::Component::{Normal, RootDir};
+    path.is_absolute()
+        && path.components().count() > 1
+        && path
+            .components()
+            .all(|it| matches!(it, RootDir | Normal(_)))
+}
+
+/// Makes the directories of a sandbox, for its user.
+fn prepare(directory: &Path, user: Option<u32>) -> io::Result<()> {
+    let make = |path: &Path, mode| {
+        fs::DirBuilder::new()
+            .mode(mode)
+            .recursive(true)
+            .create(path)?;
+        match user {
+            Some(user) => lchown(path, Some(user), Some(user)),
+            None => Ok(()),
+        }
+    };
+    // Its user has to come through, and nobody else can: the directory around it is closed.
+    fs::DirBuilder::new()
+        .mode(0o711)
+        .recursive(true)
+        .create(directory)?;
+    // Its files are put there by the server alone.
+    fs::DirBuilder::new()
+        .mode(0o711)
+        .recursive(true)
+        .create(directory.join(CODE))?;
+    make(&directory.join(ROOT), 0o755)?;
+    make(&directory.join(HOME), 0o700)?;
+    make(&directory.join(TEMPORARY), 0o700)
+}
+
+impl Backend for NamespaceBackend {
+    fn create(&self, id: &SandboxId) -> BoxFuture<'_, io::Result<Box<dyn BackendSandbox>>> {
+        let id = id.clone();
+        Box::pin(async move {
+            let sandbox = self.sandbox(&id).await?;
+            Ok(Box::new(sandbox) as Box<dyn BackendSandbox>)
+        })
+    }
+
+    fn shutdown(&self) -> BoxFuture<'_, ()> {
+        Box::pin(self.shared.ground.clear())
+    }
+}
+
+struct NamespaceSandbox {
+    launcher: Launcher,
+    directory: PathBuf,
+    /// Whom the code runs as, where this process is root.
+    user: Option<u32>,
+    shared: Arc<Shared>,
+    /// Made for the first exec.
+    init: Mutex<Option<Init>>,
+}
+
+impl BackendSandbox for NamespaceSandbox {
+    fn start(&self, job: Job) -> BoxFuture<'_, Result<Started, String>> {
+        Box::pin(async move {
+            check(&job)?;
+            let interpreter = interpreter(job.language)?;
+            if let Some(cwd) = &job.cwd
+                && !self.is_there(cwd).await?
+            {
+                return Err(format!(
+                    "The working directory '{}' is not there, or is no directory.",
+                    excerpt(cwd.as_bytes())
+                ));
+            }
+            let number = self.launcher.next();
+            let code = CodeFile::new(&self.directory.join(CODE), job.language, number);
+            self.store(&code, &job.code)
+                .await
+                .map_err(|error| format!("Failed to store the code: {error}"))?;
+            let name = code.0.file_name().unwrap_or_default();
+            let exec = self.launcher.exec(number);
+            let marks = self.launcher.marks(&exec);
+            let env = job.env.iter().map(|(name, value)| (&**name, &**value));
+            let mut command = self.enter(job.cwd.as_deref(), env.chain(marks)).await?;
+            command
+                .arg(&interpreter)
+                .arg(Path::new(CODE_INSIDE).join(name))
+                .args(&job.args);
+            self.launcher
+                .spawn(command, code, exec.clone())
+                .map_err(|error| format!("Failed to start {}: {error}", interpreter.display()))
+        })
+    }
+
+    fn end_processes(&self) -> BoxFuture<'_, Result<(), String>> {
+        Box::pin(async move {
+            match self.init.lock().await.take() {
+                Some(init) => init.end().await,
+                None => Ok(()),
+            }
+        })
+    }
+
+    fn pack(&self, mut packer: Packer) -> BoxFuture<'_, io::Result<Packer>> {
+        let trees = [HOME, TEMPORARY, ROOT].map(|name| (name, self.directory.join(name)));
+        let pack = move || {
+            for (name, tree) in trees {
+                packer.add_tree(name, &tree)?;
+            }
+            Ok(packer)
+        };
+        Box::pin(async { blocking(pack).await })
+    }
+
+    fn unpack(&self, unpacker: Unpacker) -> BoxFuture<'_, io::Result<()>> {
+        let (directory, user) = (self.directory.clone(), self.user);
+        let unpack = move || {
+            unpacker.unpack_into(&directory)?;
+            match user {
+                Some(user) => [HOME, TEMPORARY, ROOT]
+                    .iter()
+                    .try_for_each(|tree| give(&directory.join(tree), user)),
+                None => Ok(()),
+            }
+        };
+        Box::pin(async { blocking(unpack).await })
+    }
+
+    fn delete(&self) -> BoxFuture<'_, Result<(), String>> {
+        Box::pin(async move {
+            self.end_processes().await?;
+            let directory = self.directory.clone();
+            blocking(move || remove_tree(&directory))
+                .await
+                .map_err(|error| format!("the files could not be removed: {error}"))
+        })
+    }
+}
+
+impl NamespaceSandbox {
+    /// A command that runs the program of its next argument in the sandbox, without privileges and within the limits. What is
+    /// asked to be in its environment must not be in that of the programs before it, which have privileges.
+    async fn enter<'a>(
+        &self,
+        cwd: Option<&str>,
+        env: impl Iterator<Item = (&'a str, &'a str)>,
+    ) -> Result<Command, String> {
+        let mut init = self.init.lock().await;
+        if !init.as_mut().is_some_and(Init::is_alive) {
+            *init = Some(self.init().await?);
+        }
+        let tools = &self.shared.tools;
+        let options = &self.shared.options;
+        let mut command = match self.user {
+            Some(_) => {
+                let mut command = Command::new(&tools.setpriv);
+                command.args(["--clear-groups", "--"]).arg(&tools.nsenter);
+                command
+            }
+            None => Command::new(&tools.nsenter),
+        };
+        command.args(init.iter().flat_map(Init::enter));
+        if tools.perl.is_some() {
+            command.arg("--no-fork");
+        }
+        command
+            .arg("--")
+            .arg(&tools.prlimit)
+            .arg(limit("data", Resource::RLIMIT_DATA, options.memory_bytes))
+            .arg(limit("nproc", Resource::RLIMIT_NPROC, options.processes))
+            .arg(limit("fsize", Resource::RLIMIT_FSIZE, options.file_bytes))
+            .arg(limit("nofile", Resource::RLIMIT_NOFILE, options.open_files))
+            .args(["--core=0", "--"]);
+        if let Some(perl) = &tools.perl {
+            command.arg(perl).args(["-e", WAIT, "--"]);
+        }
+        command
+            .arg(&tools.setpriv)
+            .args([
+                "--bounding-set=-all",
+                "--inh-caps=-all",
+                "--no-new-privs",
+                "--",
+            ])
+            .arg(&tools.env)
+            .args(["--chdir", HOME_INSIDE]);
+        if let Some(cwd) = cwd.filter(|cwd| !cwd.is_empty()) {
+            command.arg(&tools.env).args(["--chdir", cwd]);
+        }
+        command
+            .arg(&tools.env)
+            .arg("--")
+            .args(env.map(|(name, value)| format!("{name}={value}")))
+            .env_clear()
+            .env("PATH", PATH)
+            .env("LANG", "C.UTF-8")
+            .env("HOME", HOME_INSIDE)
+            .env("TMPDIR", TEMPORARY_INSIDE)
+            .env("PYTHONUNBUFFERED", "1");
+        Ok(command)
+    }
+
+    async fn init(&self) -> Result<Init, String> {
+        let options = &self.shared.options;
+        Init::start(
+            &self.shared.tools,
+            &self.directory,
+            self.user,
+            options.network,
+            &options.readable,
+        )
+        .await
+    }
+
+    /// Whether the sandbox has this directory.
+    async fn is_there(&self, directory: &str) -> Result<bool, String> {
+        let mut command = self.enter(None, std::iter::empty()).await?;
+        let status = command
+            .args(["test", "-d"])
+            .arg(if directory.is_empty() { "." } else { directory })
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .output()
+            .await
+            .map_err(|error| format!("cannot run `nsenter`: {error}"))?;
+        match status.status.code() {
+            Some(0) => Ok(true),
+            Some(1) if status.stderr.is_empty() => Ok(false),
+            _ => Err(format!(
+                "`nsenter … test -d` failed: {}",
+                excerpt(String::from_utf8_lossy(&status.stderr).trim().as_bytes())
+            )),
+        }
+    }
+
+    /// Writes the code where the sandbox reads it.
+    async fn store(&self, code: &CodeFile, text: &str) -> io::Result<()> {
+        code.write(text, &[]).await?;
+        match self.user {
+            Some(user) => {
+                let file = code.0.clone();
+                blocking(move || lchown(file, Some(user), Some(user))).await
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// An argument of `prlimit`. A limit that this process has itself cannot be exceeded.
+fn limit(name: &str, resource: Resource, wanted: u64) -> String {
+    let most = getrlimit(resource).map_or(wanted, |(_, hard)| wanted.min(hard));
+    format!("--{name}={most}")
+}
+
+/// Gives a tree, in which nothing runs, to a user.
+fn give(tree: &Path, user: u32) -> io::Result<()> {
+    let mut todo = vec![tree.to_owned()];
+    while let Some(path) = todo.pop() {
+        let Ok(meta) = fs::symlink_metadata(&path) else {
+            continue;
+        };
+        if meta.is_dir() {
+            for entry in fs::read_dir(&path)? {
+                todo.push(entry?.path());
+            }
+        }
+        lchown(&path, Some(user), Some(user))?;
+    }
+    Ok(())
+}
+
+/// Where the interpreter is, or the reason why there is none. A script that a version manager put in its place may
+/// lead to where the sandbox cannot read.
+fn interpreter(language: Language) -> Result<PathBuf, String> {
+    let name = match language {
+        Language::Python => "python3",
+        Language::Bash => "bash",
+    };
+    let mut directories = PATH.split(':');
+    let found = directories
+        .find_map(|directory| find(name, directory.as_ref()).filter(|program| !is_script(program)));
+    found.ok_or_else(|| format!("{name} is not installed in the sandbox ({PATH})."))
+}

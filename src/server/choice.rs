@@ -1,0 +1,115 @@
+//! [`Backend`]: what runs the code of sandboxes, as the user of a server chooses it. No IO.
+
+use std::{path::PathBuf, str::FromStr};
+
+/// What runs the code of sandboxes.
+///
+/// ```
+/// use actix_sandbox::server::{Backend, NamespaceOptions};
+///
+/// let namespace = NamespaceOptions::default().processes(64).network(true);
+/// assert_ne!(Backend::Namespace(namespace), "namespace".parse().unwrap());
+/// assert!("chroot".parse::<Backend>().is_err());
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Backend {
+    /// The first of `namespace` and `host` that works here; a line of `tracing` at the level `INFO` says which, and why not the one before.
+    Auto,
+    /// The interpreters of this machine, as the user of the server. **It confines nothing.** Any Unix.
+    #[default]
+    Host,
+    /// Linux namespaces: each sandbox has processes, files and a network of its own, reads programs and libraries of
+    /// this machine and writes none of its files. Code runs without privileges and within limits. It needs no root, but the
+    /// tools of util-linux, and a kernel that lets users have user namespaces.
+    ///
+    /// It shares the kernel with everybody else: a hole in that is a way out.
+    Namespace(NamespaceOptions),
+}
+
+impl FromStr for Backend {
+    type Err = String;
+
+    /// `auto`, `host` or `namespace`, with its default options.
+    fn from_str(name: &str) -> Result<Self, String> {
+        match name {
+            "auto" => Ok(Self::Auto),
+            "host" => Ok(Self::Host),
+            "namespace" => Ok(Self::Namespace(NamespaceOptions::default())),
+            other => Err(format!(
+                "there is no backend `{other}`; expected auto, host or namespace"
+            )),
+        }
+    }
+}
+
+/// Options of [`Backend::Namespace`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use]
+pub struct NamespaceOptions {
+    pub(super) readable: Vec<PathBuf>,
+    pub(super) memory_bytes: u64,
+    pub(super) processes: u64,
+    pub(super) file_bytes: u64,
+    pub(super) open_files: u64,
+    pub(super) network: bool,
+}
+
+impl Default for NamespaceOptions {
+    fn default() -> Self {
+        let readable = [
+            "/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc", "/opt",
+        ];
+        Self {
+            readable: readable.map(PathBuf::from).to_vec(),
+            memory_bytes: 2 << 30,
+            processes: 512,
+            file_bytes: 4 << 30,
+            open_files: 1_024,
+            network: false,
+        }
+    }
+}
+
+impl NamespaceOptions {
+    /// Lets sandboxes read another directory of this machine, at the same place, as far as its permissions let everybody: an
+    /// absolute path. Always there, where the machine has them: `/usr`, `/bin`, `/sbin`, `/lib`, `/lib32`, `/lib64`, `/libx32`,
+    /// `/etc` and `/opt`, without what is mounted below them. Nothing else of the machine's files is seen, and
+    /// none of them can be written.
+    pub fn readable(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.readable.push(directory.into());
+        self
+    }
+
+    /// Most bytes that one process may write to memory of its own. Default: 2 GiB.
+    pub fn memory(mut self, bytes: u64) -> Self {
+        self.memory_bytes = bytes;
+        self
+    }
+
+    /// Most processes and threads at once in a sandbox. Where the server does not run as root, its user's limit on processes
+    /// counts as well. Default: 512.
+    pub fn processes(mut self, processes: u64) -> Self {
+        self.processes = processes.max(1);
+        self
+    }
+
+    /// Most bytes in one file. Default: 4 GiB.
+    pub fn file_size(mut self, bytes: u64) -> Self {
+        self.file_bytes = bytes;
+        self
+    }
+
+    /// Most files that one process may have open. Default: 1,024.
+    pub fn open_files(mut self, files: u64) -> Self {
+        self.open_files = files.max(16);
+        self
+    }
+
+    /// Whether sandboxes share the network of this machine, its loopback interface included. Default: they
+    /// have none.
+    pub fn network(mut self, network: bool) -> Self {
+        self.network = network;
+        self
+    }
+}

@@ -1,0 +1,49 @@
+//! How the files of a sandbox are opened while its code changes them.
+
+use std::{fs, io, path::Path};
+
+/// Opens a file or directory to be read. A path that leads through a symbolic link is an error: its owner may have put
+/// one there a moment ago, to have something read to which it has no access. Nor is a pipe waited for.
+#[cfg(target_os = "linux")]
+pub(super) fn open(path: &Path) -> io::Result<fs::File> {
+    use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
+
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
+    match openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS) {
+        Ok(file) => Ok(file.into()),
+        // Something that is no file any more: a link, or a socket.
+        Err(rustix::io::Errno::LOOP | rustix::io::Errno::NXIO) => {
+            Err(io::ErrorKind::NotFound.into())
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(super) fn open(path: &Path) -> io::Result<fs::File> {
+    use std::os::unix::fs::OpenOptionsExt;
+
+    let no_trap = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
+    fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(no_trap)
+        .open(path)
+}
+
+/// The names in a directory that is open.
+pub(super) fn names(directory: &fs::File, path: &Path) -> io::Result<Vec<std::ffi::OsString>> {
+    #[cfg(target_os = "linux")]
+    let place = {
+        use std::os::fd::AsRawFd;
+        let _ = path;
+        format!("/proc/self/fd/{}", directory.as_raw_fd())
+    };
+    #[cfg(not(target_os = "linux"))]
+    let place = {
+        let _ = directory;
+        path
+    };
+    fs::read_dir(place)?
+        .map(|entry| Ok(entry?.file_name()))
+        .collect()
+}

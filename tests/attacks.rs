@@ -1,0 +1,335 @@
+//! What code in a sandbox may try, on each backend that this machine has, and what comes of it. The server and the
+//! other sandboxes go on in every case. `cargo test --test attacks -- --nocapture` prints the table of the documentation.
+//!
+//! On the host backend only what harms nobody is tried: as root, `kill -9 -1` there would be the end of this test.
+#![cfg(target_os = "linux")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on fails"
+)]
+
+mod common;
+
+use std::{fs, path::Path, time::Duration};
+
+use actix_sandbox::{
+    Language, LocalServer, ProcessEnd, Sandbox,
+    server::{Backend, NamespaceOptions},
+};
+use common::within;
+
+/// A secret of the user of the server, in a place that others may read.
+const SECRET: &str = "a secret of the server's user";
+
+struct Attack {
+    name: &'static str,
+    /// Python that prints `done` where it succeeds. `{…}` is replaced.
+    code: &'static str,
+    /// Whether it may be tried on the host, and what comes of it there.
+    host: Host,
+}
+
+#[derive(Clone, Copy)]
+enum Host {
+    NotTried,
+    Succeeds,
+}
+
+const ATTACKS: [Attack; 13] = [
+    Attack {
+        name: "fork bomb",
+        code: "import os, time
+while True:
+    try: os.fork()
+    except OSError: print('stopped', flush=True); time.sleep(1000)",
+        host: Host::NotTried,
+    },
+    Attack {
+        name: "100,000 processes",
+        code: "import subprocess
+children = []
+try:
+    for _ in range(100_000): children.append(subprocess.Popen(['sleep', '1000']))
+    print('done')
+except OSError as error: print('stopped:', error)
+for child in children: child.kill()",
+        host: Host::NotTried,
+    },
+    Attack {
+        name: "10 GiB of memory",
+        code: "try: bytearray(10 << 30); print('done')
+except MemoryError: print('stopped')",
+        host: Host::NotTried,
+    },
+    Attack {
+        name: "a file of 8 GiB",
+        code: "import signal
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+with open('large', 'wb') as file:
+    try: file.truncate(8 << 30); print('done')
+    except OSError as error: print('stopped:', error)",
+        host: Host::Succeeds,
+    },
+    Attack {
+        name: "write to `/etc/passwd`",
+        code: "try: open('/etc/passwd', 'a').write(''); print('done')
+except OSError as error: print('stopped:', error)",
+        host: Host::NotTried,
+    },
+    Attack {
+        name: "read another sandbox's files, by its path or `..`",
+        code: "import glob
+names = glob.glob('{root}/*/home/mine') + glob.glob('../../*/home/mine') + glob.glob('/home/*/mine')
+print('done' if any('of the other' in open(name).read() for name in names) else 'stopped')",
+        host: Host::Succeeds,
+    },
+    Attack {
+        name: "read the server's state, and a file of its user",
+        code: "import os
+def readable(path):
+    try: return bool(os.listdir(path) if os.path.isdir(path) else open(path).read())
+    except OSError: return False
+print('done' if readable('{state}') or readable('{secret}') else 'stopped')",
+        host: Host::Succeeds,
+    },
+    Attack {
+        name: "read the environment of the server",
+        code: "import glob
+def read(path):
+    try: return open(path, 'rb').read()
+    except OSError: return b''
+found = any(b'{marker}' in read(path) for path in glob.glob('/proc/[0-9]*/environ'))
+print('done' if found else 'stopped')",
+        host: Host::Succeeds,
+    },
+    Attack {
+        name: "`kill -9 -1`",
+        code: "import os
+try: os.kill(-1, 9)
+except OSError: pass
+print('stopped')",
+        host: Host::NotTried,
+    },
+    Attack {
+        name: "ptrace of the server",
+        code: "import ctypes
+libc = ctypes.CDLL(None, use_errno=True)
+seized = libc.ptrace(0x4206, {pid}, 0, 0)
+if seized == 0: libc.ptrace(17, {pid}, 0, 0)
+print('done' if seized == 0 else 'stopped')",
+        host: Host::NotTried,
+    },
+    Attack {
+        name: "raw sockets",
+        code: "import socket
+try: socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP); print('done')
+except OSError as error: print('stopped:', error)",
+        host: Host::NotTried,
+    },
+    Attack {
+        name: "a connection to a service of this machine",
+        code: "import socket
+try: socket.create_connection(('127.0.0.1', {port}), 5); print('done')
+except OSError as error: print('stopped:', error)",
+        host: Host::Succeeds,
+    },
+    Attack {
+        name: "mounting, also in namespaces of its own",
+        code: "import subprocess
+def works(*command): return subprocess.run(command, capture_output=True).returncode == 0
+mounts = works('mount', '-t', 'tmpfs', 'x', '/tmp')
+nested = works('unshare', '-Urm', 'mount', '-t', 'tmpfs', 'x', '/tmp')
+print('done' if mounts or nested else 'stopped')",
+        host: Host::NotTried,
+    },
+];
+
+/// A server with this backend; `None`, and a line that says why, where it does not work on this machine.
+async fn server(backend: Backend, state: &Path) -> Option<LocalServer> {
+    let builder = LocalServer::builder()
+        .backend(backend)
+        .state_directory(state);
+    match builder.start().await {
+        Ok(server) => Some(server),
+        Err(error) => {
+            println!("not tried: {error}");
+            // CI has what it needs, and says so.
+            assert!(std::env::var_os("CI_BACKENDS").is_none(), "{error}");
+            None
+        }
+    }
+}
+
+async fn python(sandbox: &Sandbox, code: &str) -> String {
+    let command = sandbox.command(Language::Python, code);
+    let output = within(
+        "the attack",
+        command.timeout(Duration::from_secs(20)).output(),
+    )
+    .await;
+    let output = output.unwrap();
+    format!("{}{}", output.stdout, output.stderr)
+}
+
+/// What comes of an attack. The other sandbox goes on.
+async fn attack(server: &LocalServer, attack: &Attack, names: &[(&str, String)]) -> bool {
+    let other = Sandbox::create(server.url()).await.unwrap();
+    let lasting = other.exec(Language::Bash, "read line; echo still here, $line");
+    let lasting = lasting.await.unwrap();
+    let prepared = other.run(Language::Bash, "echo of the other > mine").await;
+    assert_eq!(prepared.unwrap().end, ProcessEnd::Exited(0));
+
+    let attacker = Sandbox::create(server.url()).await.unwrap();
+    let code = names
+        .iter()
+        .fold(attack.code.to_owned(), |code, (name, value)| {
+            code.replace(&format!("{{{name}}}"), value)
+        });
+    let said = if attack.name == "fork bomb" {
+        let process = attacker.exec(Language::Python, code).await.unwrap();
+        let mut lines = actix_sandbox::OutputExt::lines(process.stdout());
+        let line = within("the bomb", futures::StreamExt::next(&mut lines)).await;
+        within("the bomb's kill", process.kill()).await.unwrap();
+        line.unwrap().unwrap()
+    } else {
+        python(&attacker, &code).await
+    };
+    let succeeded = said.contains("done");
+    assert!(
+        succeeded || said.contains("stopped") || said.is_empty(),
+        "{}: {said}",
+        attack.name
+    );
+
+    lasting.write_to_stdin("well\n").await.unwrap();
+    let line = actix_sandbox::OutputExt::read_all(lasting.stdout());
+    let line = within("the other sandbox", line).await.unwrap();
+    assert_eq!(line, "still here, well\n", "after {}", attack.name);
+    let after = attacker.run(Language::Bash, "echo and I").await;
+    assert_eq!(after.unwrap().stdout, "and I\n", "after {}", attack.name);
+    for sandbox in [other, attacker] {
+        within("the kill", sandbox.kill()).await.unwrap();
+    }
+    succeeded
+}
+
+#[actix::test]
+async fn what_each_backend_stops_is_as_documented() {
+    let marker = std::env::var("CARGO_PKG_NAME").unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let secret = folder.path().join("secret");
+    fs::write(&secret, SECRET).unwrap();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut table = String::from("| | host | namespace |\n| --- | --- | --- |\n");
+    let mut rows: Vec<_> = ATTACKS.iter().map(|it| format!("| {} ", it.name)).collect();
+    for (name, backend) in [
+        ("host", Backend::Host),
+        ("namespace", Backend::Namespace(NamespaceOptions::default())),
+    ] {
+        let state = folder.path().join(name);
+        let Some(server) = server(backend, &state).await else {
+            return;
+        };
+        let names = [
+            ("root", server_directory()),
+            ("state", state.display().to_string()),
+            ("secret", secret.display().to_string()),
+            ("marker", format!("CARGO_PKG_NAME={marker}")),
+            ("pid", std::process::id().to_string()),
+            ("port", listener.local_addr().unwrap().port().to_string()),
+        ];
+        for (it, row) in ATTACKS.iter().zip(&mut rows) {
+            let word = match (name, it.host) {
+                ("host", Host::NotTried) => "not stopped; not tried",
+                _ => match attack(&server, it, &names).await {
+                    true => "not stopped",
+                    false => "stopped",
+                },
+            };
+            let expected = match name {
+                "host" => "not stopped",
+                _ => "stopped",
+            };
+            assert!(word.starts_with(expected), "{name}: {} was {word}", it.name);
+            row.push_str(&format!("| {word} "));
+        }
+        server.stop().await;
+    }
+    for row in rows {
+        table.push_str(&row);
+        table.push_str("|\n");
+    }
+    println!("{table}");
+    let documented = include_str!("../src/server/mod.rs").replace("//! ", "");
+    assert!(
+        documented.contains(&*table),
+        "the documented table is another"
+    );
+}
+
+/// Where the server has the directories of its sandboxes.
+fn server_directory() -> String {
+    let place = std::env::temp_dir().canonicalize().unwrap();
+    format!("{}/actix-sandbox-*", place.display())
+}
+
+/// Code swaps a directory of its own for a link to a place that it cannot read, over and over, while it is stored.
+#[actix::test]
+async fn a_link_that_is_put_in_place_of_a_directory_is_not_followed_into_a_snapshot() {
+    let folder = tempfile::tempdir().unwrap();
+    let outside = folder.path().join("outside");
+    fs::create_dir(&outside).unwrap();
+    fs::write(outside.join("file"), SECRET).unwrap();
+    let state = folder.path().join("state");
+    let backend = Backend::Namespace(NamespaceOptions::default());
+    let Some(server) = server(backend, &state).await else {
+        return;
+    };
+    let sandbox = Sandbox::create(server.url()).await.unwrap();
+    let code = format!(
+        "import os
+os.mkdir('a'); open('a/file', 'w').write('harmless'); os.symlink('{}', 'b')
+print('ready', flush=True)
+while True:
+    os.rename('a', 'c'); os.rename('b', 'a')
+    os.rename('a', 'b'); os.rename('c', 'a')",
+        outside.display()
+    );
+    let racer = sandbox.exec(Language::Python, code).await.unwrap();
+    let mut lines = actix_sandbox::OutputExt::lines(racer.stdout());
+    within("ready", futures::StreamExt::next(&mut lines)).await;
+    for number in 0..40 {
+        within(
+            "a snapshot",
+            sandbox.snapshot_filesystem(format!("race-{number}")),
+        )
+        .await
+        .unwrap();
+    }
+    within("the kill", racer.kill()).await.unwrap();
+    let mut archives = 0;
+    let mut todo = vec![state];
+    while let Some(place) = todo.pop() {
+        for entry in fs::read_dir(place).unwrap() {
+            let path = entry.unwrap().path();
+            match path.is_dir() {
+                true => todo.push(path),
+                false => {
+                    let archive = fs::File::open(&path).unwrap();
+                    let Ok(stored) = zstd::decode_all(archive) else {
+                        continue;
+                    };
+                    archives += 1;
+                    let found = stored
+                        .windows(SECRET.len())
+                        .any(|it| it == SECRET.as_bytes());
+                    assert!(!found, "{}", path.display());
+                }
+            }
+        }
+    }
+    assert!(archives >= 40);
+    server.stop().await;
+}
