@@ -14,7 +14,8 @@ use std::{path::PathBuf, str::FromStr};
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Backend {
-    /// The first of `namespace` and `host` that works here; a line of `tracing` at the level `INFO` says which, and why not the one before.
+    /// The first of `gvisor`, `namespace` and `host` that works here; a line of `tracing` at the level `INFO` says which, and why not those
+    /// before.
     Auto,
     /// The interpreters of this machine, as the user of the server. **It confines nothing.** Any Unix.
     #[default]
@@ -25,28 +26,32 @@ pub enum Backend {
     ///
     /// It shares the kernel with everybody else: a hole in that is a way out.
     Namespace(NamespaceOptions),
+    /// gVisor: each sandbox has a kernel of its own, a program called `runsc`, which serves the system calls of the code. A checkpoint
+    /// holds the memory of what runs in the background. Linux, as root, with [`runsc`](https://gvisor.dev) installed (Debian's
+    /// package `runsc`) and perl.
+    Gvisor(GvisorOptions),
 }
 
 impl FromStr for Backend {
     type Err = String;
 
-    /// `auto`, `host` or `namespace`, with its default options.
+    /// `auto`, `host`, `namespace` or `gvisor`, with its default options.
     fn from_str(name: &str) -> Result<Self, String> {
         match name {
             "auto" => Ok(Self::Auto),
             "host" => Ok(Self::Host),
             "namespace" => Ok(Self::Namespace(NamespaceOptions::default())),
+            "gvisor" => Ok(Self::Gvisor(GvisorOptions::default())),
             other => Err(format!(
-                "there is no backend `{other}`; expected auto, host or namespace"
+                "there is no backend `{other}`; expected auto, host, namespace or gvisor"
             )),
         }
     }
 }
 
-/// Options of [`Backend::Namespace`].
+/// What the sandboxes of a confining backend may see and use.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[must_use]
-pub struct NamespaceOptions {
+pub(super) struct Confines {
     pub(super) readable: Vec<PathBuf>,
     pub(super) memory_bytes: u64,
     pub(super) processes: u64,
@@ -55,7 +60,7 @@ pub struct NamespaceOptions {
     pub(super) network: bool,
 }
 
-impl Default for NamespaceOptions {
+impl Default for Confines {
     fn default() -> Self {
         let readable = [
             "/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc", "/opt",
@@ -71,45 +76,95 @@ impl Default for NamespaceOptions {
     }
 }
 
-impl NamespaceOptions {
-    /// Lets sandboxes read another directory of this machine, at the same place, as far as its permissions let everybody: an
-    /// absolute path. Always there, where the machine has them: `/usr`, `/bin`, `/sbin`, `/lib`, `/lib32`, `/lib64`, `/libx32`,
-    /// `/etc` and `/opt`, without what is mounted below them. Nothing else of the machine's files is seen, and
-    /// none of them can be written.
-    pub fn readable(mut self, directory: impl Into<PathBuf>) -> Self {
-        self.readable.push(directory.into());
+/// The methods by which options set their `confines`.
+macro_rules! confining {
+    ($options:ident) => {
+        impl $options {
+            /// Lets sandboxes read another directory of this machine, at the same place, as far as its permissions let everybody: an
+            /// absolute path. Always there, where the machine has them: `/usr`, `/bin`, `/sbin`, `/lib`, `/lib32`, `/lib64`, `/libx32`,
+            /// `/etc` and `/opt`, without what is mounted below them. Nothing else of the machine's files is seen, and
+            /// none of them can be written.
+            pub fn readable(mut self, directory: impl Into<PathBuf>) -> Self {
+                self.confines.readable.push(directory.into());
+                self
+            }
+
+            /// Most bytes that one process may write to memory of its own. Default: 2 GiB.
+            pub fn memory(mut self, bytes: u64) -> Self {
+                self.confines.memory_bytes = bytes;
+                self
+            }
+
+            /// Most processes and threads at once in a sandbox. In a namespace, where the server does not run as root, its user's limit
+            /// on processes counts as well. Default: 512.
+            pub fn processes(mut self, processes: u64) -> Self {
+                self.confines.processes = processes.max(1);
+                self
+            }
+
+            /// Most bytes in one file. Default: 4 GiB.
+            pub fn file_size(mut self, bytes: u64) -> Self {
+                self.confines.file_bytes = bytes;
+                self
+            }
+
+            /// Most files that one process may have open. Default: 1,024.
+            pub fn open_files(mut self, files: u64) -> Self {
+                self.confines.open_files = files.max(16);
+                self
+            }
+
+            /// Whether sandboxes share the network of this machine, its loopback interface included. Default: they
+            /// have none.
+            pub fn network(mut self, network: bool) -> Self {
+                self.confines.network = network;
+                self
+            }
+        }
+    };
+}
+
+/// Options of [`Backend::Namespace`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[must_use]
+pub struct NamespaceOptions {
+    pub(super) confines: Confines,
+}
+
+confining!(NamespaceOptions);
+
+/// Options of [`Backend::Gvisor`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use]
+pub struct GvisorOptions {
+    pub(super) binary: PathBuf,
+    pub(super) platform: Option<String>,
+    pub(super) confines: Confines,
+}
+
+impl Default for GvisorOptions {
+    fn default() -> Self {
+        Self {
+            binary: PathBuf::from("runsc"),
+            platform: None,
+            confines: Confines::default(),
+        }
+    }
+}
+
+confining!(GvisorOptions);
+
+impl GvisorOptions {
+    /// The program `runsc`: a path, or a name that is looked for on the `PATH`. Default: `runsc`.
+    pub fn binary(mut self, binary: impl Into<PathBuf>) -> Self {
+        self.binary = binary.into();
         self
     }
 
-    /// Most bytes that one process may write to memory of its own. Default: 2 GiB.
-    pub fn memory(mut self, bytes: u64) -> Self {
-        self.memory_bytes = bytes;
-        self
-    }
-
-    /// Most processes and threads at once in a sandbox. Where the server does not run as root, its user's limit on processes
-    /// counts as well. Default: 512.
-    pub fn processes(mut self, processes: u64) -> Self {
-        self.processes = processes.max(1);
-        self
-    }
-
-    /// Most bytes in one file. Default: 4 GiB.
-    pub fn file_size(mut self, bytes: u64) -> Self {
-        self.file_bytes = bytes;
-        self
-    }
-
-    /// Most files that one process may have open. Default: 1,024.
-    pub fn open_files(mut self, files: u64) -> Self {
-        self.open_files = files.max(16);
-        self
-    }
-
-    /// Whether sandboxes share the network of this machine, its loopback interface included. Default: they
-    /// have none.
-    pub fn network(mut self, network: bool) -> Self {
-        self.network = network;
+    /// How system calls are caught, as `runsc --platform` names it: `ptrace` works anywhere, `systrap` is faster where `runsc` has it,
+    /// `kvm` needs `/dev/kvm`. Default: what `runsc` takes by itself.
+    pub fn platform(mut self, platform: impl Into<String>) -> Self {
+        self.platform = Some(platform.into());
         self
     }
 }

@@ -108,7 +108,7 @@ mod store;
 mod token;
 mod watchdog;
 
-pub use choice::{Backend, NamespaceOptions};
+pub use choice::{Backend, GvisorOptions, NamespaceOptions};
 pub use config::ServerBuilder;
 pub use error::ServerError;
 pub use local::LocalServer;

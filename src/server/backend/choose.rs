@@ -2,10 +2,13 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-#[cfg(target_os = "linux")]
-use super::namespace::NamespaceBackend;
 use super::{Backend, host::HostBackend, launch::Ground};
-use crate::server::{ServerError, choice, choice::NamespaceOptions};
+#[cfg(target_os = "linux")]
+use super::{gvisor::GvisorBackend, namespace::NamespaceBackend};
+use crate::server::{
+    ServerError, choice,
+    choice::{GvisorOptions, NamespaceOptions},
+};
 
 /// Names the backend where the builder does not.
 const VARIABLE: &str = "ACTIX_SANDBOX_BACKEND";
@@ -47,16 +50,29 @@ async fn begin(
     match chosen {
         choice::Backend::Host => Ok(host(ground)),
         choice::Backend::Namespace(options) => namespace(options, ground).await,
-        choice::Backend::Auto => match namespace(&NamespaceOptions::default(), ground).await {
-            Ok(backend) => {
-                tracing::info!(backend = "namespace", "sandboxes run in namespaces");
-                Ok(backend)
+        choice::Backend::Gvisor(options) => gvisor(options, ground).await,
+        choice::Backend::Auto => {
+            let no_gvisor = match gvisor(&GvisorOptions::default(), ground).await {
+                Ok(backend) => {
+                    tracing::info!(backend = "gvisor", "sandboxes run in gVisor");
+                    return Ok(backend);
+                }
+                Err(error) => error,
+            };
+            match namespace(&NamespaceOptions::default(), ground).await {
+                Ok(backend) => {
+                    tracing::info!(backend = "namespace", %no_gvisor, "sandboxes run in namespaces");
+                    Ok(backend)
+                }
+                Err(no_namespace) => {
+                    tracing::info!(
+                        backend = "host", %no_gvisor, %no_namespace,
+                        "sandboxes run as this user, unconfined"
+                    );
+                    Ok(host(ground))
+                }
             }
-            Err(error) => {
-                tracing::info!(backend = "host", %error, "sandboxes run as this user, unconfined");
-                Ok(host(ground))
-            }
-        },
+        }
     }
 }
 
@@ -64,25 +80,38 @@ fn host(ground: &Arc<Ground>) -> Arc<dyn Backend> {
     Arc::new(HostBackend::new(ground.clone()))
 }
 
+fn unusable(backend: &'static str) -> impl FnOnce(String) -> ServerError {
+    move |reason| ServerError::Backend { backend, reason }
+}
+
 #[cfg(target_os = "linux")]
 async fn namespace(
     options: &NamespaceOptions,
     ground: &Arc<Ground>,
 ) -> Result<Arc<dyn Backend>, ServerError> {
-    let unusable = |reason| ServerError::Backend {
-        backend: "namespace",
-        reason,
-    };
     let backend = NamespaceBackend::start(options.clone(), ground.clone())
         .await
-        .map_err(unusable)?;
+        .map_err(unusable("namespace"))?;
+    Ok(Arc::new(backend))
+}
+
+#[cfg(target_os = "linux")]
+async fn gvisor(
+    options: &GvisorOptions,
+    ground: &Arc<Ground>,
+) -> Result<Arc<dyn Backend>, ServerError> {
+    let backend = GvisorBackend::start(options.clone(), ground.clone())
+        .await
+        .map_err(unusable("gvisor"))?;
     Ok(Arc::new(backend))
 }
 
 #[cfg(not(target_os = "linux"))]
 async fn namespace(_: &NamespaceOptions, _: &Arc<Ground>) -> Result<Arc<dyn Backend>, ServerError> {
-    Err(ServerError::Backend {
-        backend: "namespace",
-        reason: "it needs Linux".to_owned(),
-    })
+    Err(unusable("namespace")("it needs Linux".to_owned()))
+}
+
+#[cfg(not(target_os = "linux"))]
+async fn gvisor(_: &GvisorOptions, _: &Arc<Ground>) -> Result<Arc<dyn Backend>, ServerError> {
+    Err(unusable("gvisor")("it needs Linux".to_owned()))
 }

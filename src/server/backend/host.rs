@@ -107,7 +107,7 @@ impl BackendSandbox for HostSandbox {
         })
     }
 
-    fn end_processes(&self) -> BoxFuture<'_, Result<(), String>> {
+    fn freeze(&self) -> BoxFuture<'_, Result<(), String>> {
         Box::pin(self.launcher.end_processes())
     }
 
@@ -142,7 +142,7 @@ impl BackendSandbox for HostSandbox {
 
     fn delete(&self) -> BoxFuture<'_, Result<(), String>> {
         Box::pin(async move {
-            self.end_processes().await?;
+            self.freeze().await?;
             let root = self.root.clone();
             blocking(move || remove_tree(&root))
                 .await

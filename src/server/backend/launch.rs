@@ -283,12 +283,7 @@ impl CodeFile {
             directories
                 .iter()
                 .try_for_each(|directory| make_private(directory))?;
-            fs::OpenOptions::new()
-                .write(true)
-                .create_new(true)
-                .mode(0o600)
-                .open(file)?
-                .write_all(code.as_bytes())
+            write_private(&file, code.as_bytes())
         };
         blocking(write).await
     }
@@ -319,6 +314,16 @@ pub(super) fn make_private(directory: &Path) -> io::Result<()> {
         .mode(0o700)
         .recursive(true)
         .create(directory)
+}
+
+/// Writes a new file that no other user may read.
+pub(super) fn write_private(file: &Path, text: &[u8]) -> io::Result<()> {
+    fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(file)?
+        .write_all(text)
 }
 
 /// The program of this name on the search path.

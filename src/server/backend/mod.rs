@@ -1,6 +1,10 @@
 //! What runs the code: the traits that a sandbox needs of a backend, and the backends.
 
 mod choose;
+#[cfg(target_os = "linux")]
+mod confine;
+#[cfg(target_os = "linux")]
+mod gvisor;
 mod host;
 pub(super) mod launch;
 #[cfg(target_os = "linux")]
@@ -27,6 +31,9 @@ const TEMPORARY: &str = "tmp";
 
 /// The tree of what else is at `/`, of a backend in which a sandbox has a root of its own.
 const ROOT: &str = "root";
+
+/// The tree with the memory of its processes, of a backend that can store that.
+const MEMORY: &str = "memory";
 
 /// A language that a backend runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,8 +102,15 @@ pub(super) trait BackendSandbox: Send + Sync + 'static {
     /// Starts code. The error is the reason for the client.
     fn start(&self, job: Job) -> BoxFuture<'_, Result<Started, String>>;
 
-    /// Ends every process of the sandbox. The error is the reason for the client.
-    fn end_processes(&self) -> BoxFuture<'_, Result<(), String>>;
+    /// Ends every process of the sandbox before a checkpoint, so that its files stay as they are. A backend that can store
+    /// memory puts that beside the files first; the processes go on when the files are unpacked, or when code is next
+    /// started. The error is the reason for the client.
+    fn freeze(&self) -> BoxFuture<'_, Result<(), String>>;
+
+    /// The checkpoint failed: what [`freeze`](Self::freeze) has stored goes on. The error is the reason for the log.
+    fn thaw(&self) -> BoxFuture<'_, Result<(), String>> {
+        Box::pin(async { Ok(()) })
+    }
 
     /// Adds every file of the sandbox to an archive.
     fn pack(&self, packer: Packer) -> BoxFuture<'_, io::Result<Packer>>;

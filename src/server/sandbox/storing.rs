@@ -122,7 +122,7 @@ impl Sandbox {
             self.on_snapshot(result);
         }
         // What goes on in the background would change the files while they are stored.
-        self.backend.end_processes().await?;
+        self.backend.freeze().await?;
         let record = Record {
             token: self.token.clone(),
             config: self.config.clone(),
@@ -133,6 +133,11 @@ impl Sandbox {
             .store
             .save_checkpoint(&self.id, &record, &execs, &*self.backend, fence)
             .await;
+        if saved.is_err()
+            && let Err(reason) = self.backend.thaw().await
+        {
+            tracing::warn!(sandbox = %self.id, reason, "background processes are lost");
+        }
         saved.map_err(|error| reason(&error))
     }
 }

@@ -28,14 +28,17 @@ use tokio::{process::Command, sync::Mutex};
 
 use self::init::{Init, Tools};
 use super::{
-    Backend, BackendSandbox, HOME, Job, Language, ROOT, Started, TEMPORARY,
-    launch::{CodeFile, Ground, Launcher, check, find, is_script},
+    Backend, BackendSandbox, HOME, Job, ROOT, Started, TEMPORARY,
+    confine::{
+        CODE_INSIDE, HOME_INSIDE, PATH, TEMPORARY_INSIDE, check_readable, give, interpreter,
+    },
+    launch::{CodeFile, Ground, Launcher, check, find},
     remove::remove_tree,
 };
 use crate::{
     protocol::{SandboxId, excerpt},
     server::{
-        choice::NamespaceOptions,
+        choice::{Confines, NamespaceOptions},
         store::{
             archive::{Packer, Unpacker},
             blocking,
@@ -43,13 +46,7 @@ use crate::{
     },
 };
 
-/// Where programs are looked for, in the sandbox as well.
-const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 const CODE: &str = "code";
-/// Where they are in the sandbox.
-const HOME_INSIDE: &str = "/home/sandbox";
-const TEMPORARY_INSIDE: &str = "/tmp";
-const CODE_INSIDE: &str = "/run/code";
 
 /// Runs its arguments as a child, and ends as that does. The process that waits is outside of the sandbox, and must not hold the
 /// pipes: nobody would see the child close them, as with `nsenter` itself.
@@ -75,7 +72,7 @@ pub(super) struct NamespaceBackend {
 
 struct Shared {
     ground: Arc<Ground>,
-    options: NamespaceOptions,
+    confines: Confines,
     tools: Tools,
     /// The user of the next sandbox, where this process is root.
     next_user: Option<AtomicU32>,
@@ -87,12 +84,7 @@ impl NamespaceBackend {
         options: NamespaceOptions,
         ground: Arc<Ground>,
     ) -> Result<Self, String> {
-        if let Some(path) = options.readable.iter().find(|path| !is_mountable(path)) {
-            return Err(format!(
-                "the directory {} cannot be made readable: expected an absolute path other than `/`, without `.` and `..`",
-                path.display()
-            ));
-        }
+        check_readable(&options.confines)?;
         let tool = |name: &str| {
             find(name, PATH.as_ref())
                 .ok_or_else(|| format!("`{name}` of util-linux is not installed, or not on {PATH}"))
@@ -116,7 +108,7 @@ impl NamespaceBackend {
         let backend = Self {
             shared: Arc::new(Shared {
                 ground,
-                options,
+                confines: options.confines,
                 tools,
                 next_user: is_root.then(|| AtomicU32::new(first)),
             }),
@@ -158,16 +150,6 @@ impl NamespaceBackend {
         blocking(move || prepare(&directory, user)).await?;
         Ok(sandbox)
     }
-}
-
-/// Whether a directory can be shown to sandboxes.
-fn is_mountable(path: &Path) -> bool {
-    use std::path::Component::{Normal, RootDir};
-    path.is_absolute()
-        && path.components().count() > 1
-        && path
-            .components()
-            .all(|it| matches!(it, RootDir | Normal(_)))
 }
 
 /// Makes the directories of a sandbox, for its user.
@@ -254,7 +236,7 @@ impl BackendSandbox for NamespaceSandbox {
         })
     }
 
-    fn end_processes(&self) -> BoxFuture<'_, Result<(), String>> {
+    fn freeze(&self) -> BoxFuture<'_, Result<(), String>> {
         Box::pin(async move {
             match self.init.lock().await.take() {
                 Some(init) => init.end().await,
@@ -290,7 +272,7 @@ impl BackendSandbox for NamespaceSandbox {
 
     fn delete(&self) -> BoxFuture<'_, Result<(), String>> {
         Box::pin(async move {
-            self.end_processes().await?;
+            self.freeze().await?;
             let directory = self.directory.clone();
             blocking(move || remove_tree(&directory))
                 .await
@@ -312,7 +294,7 @@ impl NamespaceSandbox {
             *init = Some(self.init().await?);
         }
         let tools = &self.shared.tools;
-        let options = &self.shared.options;
+        let confines = &self.shared.confines;
         let mut command = match self.user {
             Some(_) => {
                 let mut command = Command::new(&tools.setpriv);
@@ -328,10 +310,14 @@ impl NamespaceSandbox {
         command
             .arg("--")
             .arg(&tools.prlimit)
-            .arg(limit("data", Resource::RLIMIT_DATA, options.memory_bytes))
-            .arg(limit("nproc", Resource::RLIMIT_NPROC, options.processes))
-            .arg(limit("fsize", Resource::RLIMIT_FSIZE, options.file_bytes))
-            .arg(limit("nofile", Resource::RLIMIT_NOFILE, options.open_files))
+            .arg(limit("data", Resource::RLIMIT_DATA, confines.memory_bytes))
+            .arg(limit("nproc", Resource::RLIMIT_NPROC, confines.processes))
+            .arg(limit("fsize", Resource::RLIMIT_FSIZE, confines.file_bytes))
+            .arg(limit(
+                "nofile",
+                Resource::RLIMIT_NOFILE,
+                confines.open_files,
+            ))
             .args(["--core=0", "--"]);
         if let Some(perl) = &tools.perl {
             command.arg(perl).args(["-e", WAIT, "--"]);
@@ -363,13 +349,13 @@ impl NamespaceSandbox {
     }
 
     async fn init(&self) -> Result<Init, String> {
-        let options = &self.shared.options;
+        let confines = &self.shared.confines;
         Init::start(
             &self.shared.tools,
             &self.directory,
             self.user,
-            options.network,
-            &options.readable,
+            confines.network,
+            &confines.readable,
         )
         .await
     }
@@ -414,34 +400,4 @@ impl NamespaceSandbox {
 fn limit(name: &str, resource: Resource, wanted: u64) -> String {
     let most = getrlimit(resource).map_or(wanted, |(_, hard)| wanted.min(hard));
     format!("--{name}={most}")
-}
-
-/// Gives a tree, in which nothing runs, to a user.
-fn give(tree: &Path, user: u32) -> io::Result<()> {
-    let mut todo = vec![tree.to_owned()];
-    while let Some(path) = todo.pop() {
-        let Ok(meta) = fs::symlink_metadata(&path) else {
-            continue;
-        };
-        if meta.is_dir() {
-            for entry in fs::read_dir(&path)? {
-                todo.push(entry?.path());
-            }
-        }
-        lchown(&path, Some(user), Some(user))?;
-    }
-    Ok(())
-}
-
-/// Where the interpreter is, or the reason why there is none. A script that a version manager put in its place may
-/// lead to where the sandbox cannot read.
-fn interpreter(language: Language) -> Result<PathBuf, String> {
-    let name = match language {
-        Language::Python => "python3",
-        Language::Bash => "bash",
-    };
-    let mut directories = PATH.split(':');
-    let found = directories
-        .find_map(|directory| find(name, directory.as_ref()).filter(|program| !is_script(program)));
-    found.ok_or_else(|| format!("{name} is not installed in the sandbox ({PATH})."))
 }

@@ -1,0 +1,72 @@
+//! What the backends that confine have in common: what a sandbox sees, and where.
+
+use std::{
+    fs, io,
+    os::unix::fs::lchown,
+    path::{Path, PathBuf},
+};
+
+use super::{
+    Language,
+    launch::{find, is_script},
+};
+use crate::server::choice::Confines;
+
+/// Where programs are looked for, in the sandbox as well.
+pub(super) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Where the directories of a sandbox are in it.
+pub(super) const HOME_INSIDE: &str = "/home/sandbox";
+pub(super) const TEMPORARY_INSIDE: &str = "/tmp";
+pub(super) const CODE_INSIDE: &str = "/run/code";
+
+/// What is wrong with the directories that sandboxes are to read.
+pub(super) fn check_readable(confines: &Confines) -> Result<(), String> {
+    match confines.readable.iter().find(|path| !is_mountable(path)) {
+        None => Ok(()),
+        Some(path) => Err(format!(
+            "the directory {} cannot be made readable: expected an absolute path other than `/`, without `.` and `..`",
+            path.display()
+        )),
+    }
+}
+
+/// Whether a directory can be shown to sandboxes.
+fn is_mountable(path: &Path) -> bool {
+    use std::path::Component::{Normal, RootDir};
+    path.is_absolute()
+        && path.components().count() > 1
+        && path
+            .components()
+            .all(|it| matches!(it, RootDir | Normal(_)))
+}
+
+/// Gives a tree, in which nothing runs, to a user.
+pub(super) fn give(tree: &Path, user: u32) -> io::Result<()> {
+    let mut todo = vec![tree.to_owned()];
+    while let Some(path) = todo.pop() {
+        let Ok(meta) = fs::symlink_metadata(&path) else {
+            continue;
+        };
+        if meta.is_dir() {
+            for entry in fs::read_dir(&path)? {
+                todo.push(entry?.path());
+            }
+        }
+        lchown(&path, Some(user), Some(user))?;
+    }
+    Ok(())
+}
+
+/// Where the interpreter is, or the reason why there is none. A script that a version manager put in its place may
+/// lead to where the sandbox cannot read.
+pub(super) fn interpreter(language: Language) -> Result<PathBuf, String> {
+    let name = match language {
+        Language::Python => "python3",
+        Language::Bash => "bash",
+    };
+    let mut directories = PATH.split(':');
+    let found = directories
+        .find_map(|directory| find(name, directory.as_ref()).filter(|program| !is_script(program)));
+    found.ok_or_else(|| format!("{name} is not installed in the sandbox ({PATH})."))
+}

@@ -1,0 +1,129 @@
+//! What `runsc` is told of a sandbox and of a process: the files of the OCI runtime specification.
+//! (<https://github.com/opencontainers/runtime-spec/blob/v1.0.2/config.md>)
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use super::super::confine::{CODE_INSIDE, HOME_INSIDE, PATH, TEMPORARY_INSIDE};
+use crate::server::choice::Confines;
+
+/// Whom code runs as, inside and outside: nobody else. It is the same in every sandbox, so that one that is restored
+/// finds its files.
+pub(super) const USER: u32 = 0x7000_0000;
+
+/// The directories of a sandbox, in its own.
+pub(super) const SOURCE: &str = "source";
+pub(super) const EXIT: &str = "exit";
+
+/// Where they are in it.
+pub(super) const SOURCE_INSIDE: &str = "/run/source";
+pub(super) const EXIT_INSIDE: &str = "/run/exit";
+
+/// Where a sandbox has directories for what is mounted, but for those that are readable.
+pub(super) const MOUNT_POINTS: [&str; 9] = [
+    "/proc",
+    "/dev",
+    "/sys",
+    TEMPORARY_INSIDE,
+    HOME_INSIDE,
+    SOURCE_INSIDE,
+    CODE_INSIDE,
+    EXIT_INSIDE,
+    "/var/tmp",
+];
+
+/// The configuration of the container of the sandbox in this directory.
+pub(super) fn config(directory: &Path, confines: &Confines) -> Value {
+    let bind = |from: &Path, to: &Path, access: &str| {
+        json!({
+            "type": "bind", "source": from, "destination": to,
+            "options": ["bind", access, "nosuid", "nodev"],
+        })
+    };
+    let own = |name: &str, to: &str, access: &str| bind(&directory.join(name), to.as_ref(), access);
+    let user = format!("uid={USER}");
+    let mut mounts = vec![
+        json!({ "type": "proc", "source": "proc", "destination": "/proc" }),
+        json!({ "type": "tmpfs", "source": "tmpfs", "destination": "/dev" }),
+        json!({ "type": "sysfs", "source": "sysfs", "destination": "/sys", "options": ["ro"] }),
+        json!({
+            "type": "tmpfs", "source": "tmpfs", "destination": CODE_INSIDE,
+            "options": ["nosuid", "nodev", "mode=0755", user],
+        }),
+    ];
+    mounts.extend(
+        readable(confines).filter_map(|path| Some(bind(&path.canonicalize().ok()?, path, "ro"))),
+    );
+    mounts.extend([
+        own(super::HOME, HOME_INSIDE, "rw"),
+        own(super::TEMPORARY, TEMPORARY_INSIDE, "rw"),
+        own(SOURCE, SOURCE_INSIDE, "ro"),
+        own(EXIT, EXIT_INSIDE, "rw"),
+    ]);
+    let limit = |name, most: u64| json!({ "type": name, "soft": most, "hard": most });
+    let mut init = process(&["sleep", "infinity"], &[], "/");
+    init["rlimits"] = json!([
+        limit("RLIMIT_DATA", confines.memory_bytes),
+        limit("RLIMIT_NPROC", confines.processes),
+        limit("RLIMIT_FSIZE", confines.file_bytes),
+        limit("RLIMIT_NOFILE", confines.open_files),
+        limit("RLIMIT_CORE", 0),
+    ]);
+    let mut namespaces = vec!["pid", "ipc", "uts", "mount"];
+    if !confines.network {
+        namespaces.push("network");
+    }
+    let namespaces: Vec<_> = namespaces.iter().map(|it| json!({ "type": it })).collect();
+    json!({
+        "ociVersion": "1.0.2",
+        "process": init,
+        "root": { "path": directory.join(super::ROOT), "readonly": false },
+        "hostname": "sandbox",
+        "mounts": mounts,
+        "linux": { "namespaces": namespaces },
+    })
+}
+
+/// A process, without privileges.
+pub(super) fn process(args: &[&str], env: &[(&str, &str)], cwd: &str) -> Value {
+    let usual = [
+        ("PATH", PATH),
+        ("LANG", "C.UTF-8"),
+        ("HOME", HOME_INSIDE),
+        ("TMPDIR", TEMPORARY_INSIDE),
+        ("PYTHONUNBUFFERED", "1"),
+    ];
+    // Where a name is given twice the last counts.
+    let is_replaced = |name: &str| env.iter().any(|(it, _)| *it == name);
+    let mut variables: Vec<(&str, &str)> = usual
+        .into_iter()
+        .filter(|(name, _)| !is_replaced(name))
+        .collect();
+    for &(name, value) in env {
+        variables.retain(|(it, _)| *it != name);
+        variables.push((name, value));
+    }
+    let variables: Vec<_> = variables
+        .iter()
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect();
+    json!({
+        "terminal": false,
+        "user": { "uid": USER, "gid": USER },
+        "args": args,
+        "env": variables,
+        "cwd": cwd,
+        "capabilities": {},
+        "noNewPrivileges": true,
+    })
+}
+
+/// The directories that are to be readable and that this machine has.
+pub(super) fn readable(confines: &Confines) -> impl Iterator<Item = &Path> {
+    confines
+        .readable
+        .iter()
+        .map(|path| path.as_path())
+        .filter(|path| path.is_dir())
+}

@@ -1,0 +1,135 @@
+//! [`Container`]: a container of gVisor that runs.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Stdio,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use serde_json::Value;
+use tokio::{process::Command, time::timeout};
+
+use super::{
+    super::{
+        confine::HOME_INSIDE,
+        launch::{CodeFile, write_private},
+    },
+    bundle,
+    runsc::Runsc,
+};
+
+/// Longest time that what is run beside code may take.
+const ENDS_WITHIN: Duration = Duration::from_secs(20);
+
+pub(super) struct Container {
+    runsc: Arc<Runsc>,
+    name: String,
+    /// Where the descriptions of processes are put.
+    descriptions: PathBuf,
+    described: AtomicU64,
+    suspected: AtomicBool,
+}
+
+impl Container {
+    /// Starts a container, or restores it from this image.
+    pub(super) async fn start(
+        runsc: Arc<Runsc>,
+        name: String,
+        bundle: &Path,
+        image: Option<&Path>,
+        marks: &[(&str, &str)],
+    ) -> Result<Self, String> {
+        let mut command = runsc.command(if image.is_some() { "restore" } else { "run" });
+        command.envs(marks.iter().copied()).process_group(0);
+        command.args(["--detach", "--bundle"]).arg(bundle);
+        if let Some(image) = image {
+            command.arg("--image-path").arg(image);
+        }
+        let container = Self {
+            descriptions: bundle.to_owned(),
+            described: AtomicU64::new(0),
+            suspected: AtomicBool::new(false),
+            name,
+            runsc,
+        };
+        match container.runsc.call(command.arg(&container.name)).await {
+            Ok(()) => Ok(container),
+            Err(reason) => {
+                let _ = container.runsc.delete(&container.name).await;
+                Err(reason)
+            }
+        }
+    }
+
+    /// How to run a process inside, and the file that describes it, to be kept until it has begun.
+    pub(super) fn exec(&self, process: &Value) -> Result<(Command, CodeFile), String> {
+        let number = self.described.fetch_add(1, Ordering::Relaxed);
+        let file = CodeFile(self.descriptions.join(format!("process-{number}.json")));
+        let text = process.to_string();
+        write_private(&file.0, text.as_bytes())
+            .map_err(|error| format!("Failed to store what is to be run: {error}"))?;
+        let mut command = self.runsc.command("exec");
+        command.arg("--process").arg(&file.0).arg(&self.name);
+        Ok((command, file))
+    }
+
+    /// Runs a perl script inside, beside the code, and gives its exit code.
+    pub(super) async fn perl(&self, script: &str, args: &[&str]) -> Result<i32, String> {
+        let mut words = vec!["perl", "-e", script, "--"];
+        words.extend(args);
+        self.run(&words).await
+    }
+
+    /// Runs a program inside, beside the code, and gives its exit code.
+    pub(super) async fn run(&self, args: &[&str]) -> Result<i32, String> {
+        let (mut command, _file) = self.exec(&bundle::process(args, &[], HOME_INSIDE))?;
+        let mut child = command
+            .kill_on_drop(true)
+            .stderr(Stdio::null())
+            .spawn()
+            .map_err(|error| format!("cannot run {}: {error}", self.runsc.binary().display()))?;
+        let ended = timeout(ENDS_WITHIN, child.wait()).await;
+        let code = ended.ok().and_then(Result::ok).and_then(|it| it.code());
+        match code {
+            Some(code) if code < 128 => Ok(code),
+            _ => Err(format!(
+                "`runsc exec` of `{}` did not end well",
+                args.first().unwrap_or(&"")
+            )),
+        }
+    }
+
+    /// It may be gone.
+    pub(super) fn suspect(&self) {
+        self.suspected.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it is known to be gone. Looks only where there was a sign.
+    pub(super) async fn is_gone(&self) -> bool {
+        self.suspected.load(Ordering::Relaxed) && !self.is_there().await
+    }
+
+    /// Whether it is there.
+    pub(super) async fn is_there(&self) -> bool {
+        matches!(self.run(&["true"]).await, Ok(0))
+    }
+
+    /// Stores memory and processes in this directory, and ends them.
+    pub(super) async fn store(&self, image: &Path) -> Result<(), String> {
+        fs::create_dir_all(image).map_err(|error| error.to_string())?;
+        let mut command = self.runsc.command("checkpoint");
+        self.runsc
+            .call(command.arg("--image-path").arg(image).arg(&self.name))
+            .await
+    }
+
+    /// Ends it and all that runs in it.
+    pub(super) async fn end(&self) -> Result<(), String> {
+        self.runsc.delete(&self.name).await
+    }
+}

@@ -1,0 +1,168 @@
+//! What is run inside of a sandbox beside its code, by perl: it starts fast, and is on every Debian.
+
+/// Runs code: `$0 NUMBER SOURCE CODE INTERPRETER ARGUMENTS…`, and ends as that does.
+///
+/// - The code is copied to where its file may be removed while it is open; a checkpoint cannot hold that of a file outside.
+/// - Between the code and the pipes of the exec are others, of the sandbox: those a checkpoint can hold, where children have
+///   them still, and on those a write that blocks is never cut short, on which programs rely (python without buffers does).
+/// - What is in them when the code ends is passed on, but no more than they hold; what children write later is dropped.
+/// - It says by a file of this number whether a high exit code was one: from the outside it looks like a signal.
+pub(super) const RUN: &str = r#"
+my ($number, $source, $code, @command) = @ARGV;
+{
+  local $/;
+  open my $from, '<', $source or die "$source: $!\n";
+  open my $to, '>', $code or die "$code: $!\n";
+  print $to scalar <$from> or die "$code: $!\n";
+  close $to or die "$code: $!\n";
+}
+splice @command, 1, 0, $code;
+pipe my $in, my $input and pipe my $output, my $out and pipe my $errors, my $err and pipe my $ended, my $end
+  or die "cannot make pipes: $!\n";
+$SIG{CHLD} = sub { syswrite $end, '.' };
+my $child = fork;
+defined $child or die "cannot start a process: $!\n";
+unless ($child) {
+  $SIG{CHLD} = 'DEFAULT';
+  open STDIN, '<&', $in;
+  open STDOUT, '>&', $out;
+  open STDERR, '>&', $err;
+  exec { $command[0] } @command or print STDERR "$command[0]: $!\n";
+  exit 127;
+}
+close $_ for $in, $out, $err;
+$SIG{PIPE} = 'IGNORE';
+# O_NONBLOCK
+fcntl $_, 4, fcntl($_, 3, 0) | 2048 for \*STDIN, $input, $output, \*STDOUT, $errors, \*STDERR;
+my @ways = map { { from => $_->[0], to => $_->[1], data => '' } }
+  [\*STDIN, $input], [$output, \*STDOUT], [$errors, \*STDERR];
+
+sub shut { my $way = shift; close $way->{to}; $way->{from} = $way->{to} = undef; $way->{data} = '' }
+sub take {
+  my $way = shift;
+  my $count = sysread $way->{from}, $way->{data}, 65536;
+  return $count if defined $count or $!{EAGAIN} or $!{EINTR};
+  return 0;
+}
+sub give {
+  my $way = shift;
+  my $count = syswrite $way->{to}, $way->{data};
+  return substr $way->{data}, 0, $count, '' if defined $count;
+  shut($way) unless $!{EAGAIN} or $!{EINTR};
+}
+my $status;
+until (defined $status) {
+  my ($readable, $writable) = ('', '');
+  vec($readable, fileno $ended, 1) = 1;
+  for (@ways) {
+    next unless $_->{to};
+    if (length $_->{data}) { vec($writable, fileno $_->{to}, 1) = 1 }
+    else { vec($readable, fileno $_->{from}, 1) = 1 }
+  }
+  next if select($readable, $writable, undef, undef) < 0;
+  for (@ways) {
+    next unless $_->{to};
+    if (length $_->{data}) { give($_) if vec $writable, fileno $_->{to}, 1 }
+    elsif (vec $readable, fileno $_->{from}, 1) {
+      my $count = take($_);
+      if (defined $count and !$count) { shut($_) }
+      elsif (length $_->{data}) { give($_) }
+    }
+  }
+  if (vec $readable, fileno $ended, 1) {
+    sysread $ended, my $dots, 64;
+    # WNOHANG
+    $status = $? if waitpid($child, 1) == $child;
+  }
+}
+shut($ways[0]) if $ways[0]{to};
+my @held;
+for my $way (@ways[1, 2]) {
+  my $left = 1 << 20;
+  while ($way->{to}) {
+    while (length $way->{data}) {
+      my $writable = '';
+      vec($writable, fileno $way->{to}, 1) = 1;
+      select undef, $writable, undef, undef;
+      give($way);
+    }
+    last unless $way->{from};
+    my $count = $left > 0 ? take($way) : undef;
+    if (!defined $count) { push @held, $way->{from}; last }
+    if (!$count) { last }
+    $left -= $count;
+  }
+}
+if (@held and fork == 0) {
+  close STDIN; close STDOUT; close STDERR; close $input; close $end; close $ended;
+  for my $pipe (@held) {
+    fcntl $pipe, 4, fcntl($pipe, 3, 0) & ~2048;
+  }
+  while (@held) {
+    my $readable = '';
+    vec($readable, fileno $_, 1) = 1 for @held;
+    select $readable, undef, undef, undef;
+    @held = grep { !vec($readable, fileno $_, 1) or sysread $_, my $dropped, 65536 } @held;
+  }
+  exit 0;
+}
+unlink $code;
+my ($exit, $signal) = ($status >> 8, $status & 127);
+if ($signal) {
+  $SIG{PIPE} = $SIG{CHLD} = 'DEFAULT';
+  kill $signal, $$;
+  sleep;
+}
+if ($exit >= 128) { open my $file, '>', "/run/exit/$number" }
+exit $exit;
+"#;
+
+/// Kills the processes that have `$0 VARIABLE=VALUE` in their environment, and their descendants, until there is none.
+pub(super) const KILL: &str = r#"
+my $mark = "\0$ARGV[0]\0";
+for my $pass (1 .. 200) {
+  my (%parent, %hit);
+  for my $directory (glob '/proc/[0-9]*') {
+    my ($pid) = $directory =~ /(\d+)/;
+    next if $pid == 1 or $pid == $$;
+    open my $stat, '<', "$directory/stat" or next;
+    my ($state, $parent) = (<$stat> // '') =~ /.*\) (\S) (\d+)/ or next;
+    next if $state =~ /[ZX]/;
+    $parent{$pid} = $parent;
+    local $/;
+    open my $environ, '<', "$directory/environ" or next;
+    $hit{$pid} = 1 if index("\0" . (<$environ> // ''), $mark) >= 0;
+  }
+  my $more = 1;
+  while ($more) {
+    $more = 0;
+    for (keys %parent) { $more = $hit{$_} = 1 if !$hit{$_} and $hit{$parent{$_}} }
+  }
+  exit 0 unless %hit;
+  kill 9, keys %hit;
+  select undef, undef, undef, 0.005;
+}
+exit 1;
+"#;
+
+/// Ends the processes that hold pipes of this machine, which a checkpoint cannot hold. Ends with 3 when there are others, and
+/// with 0 when there is none.
+pub(super) const FREEZE: &str = r#"
+for my $pass (1 .. 200) {
+  my ($held, $others) = (0, 0);
+  for my $directory (glob '/proc/[0-9]*') {
+    my ($pid) = $directory =~ /(\d+)/;
+    next if $pid == 1 or $pid == $$;
+    open my $stat, '<', "$directory/stat" or next;
+    my ($state) = (<$stat> // '') =~ /.*\) (\S)/ or next;
+    next if $state =~ /[ZX]/;
+    $others = 1;
+    next unless grep { (readlink // '') =~ /^host:/ } glob "$directory/fd/*";
+    $held = 1;
+    kill 9, $pid;
+  }
+  exit($others ? 3 : 0) unless $held;
+  select undef, undef, undef, 0.005;
+}
+exit 1;
+"#;
