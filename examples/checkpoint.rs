@@ -3,6 +3,10 @@
 //! ```text
 //! cargo run --example checkpoint
 //! ```
+//!
+//! With gVisor processes in the background are part of it, as they are in the deployed service; the other backends of the local
+//! server store files alone. `ACTIX_SANDBOX_BACKEND=gvisor cargo run --example checkpoint` shows that, as root, where
+//! `runsc` is installed.
 
 use actix_sandbox::{Language, LocalServer, Sandbox};
 
@@ -21,6 +25,10 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let diary = "echo 'day one' > diary";
     sandbox.run(Language::Bash, diary).await?;
+    // It counts in the background, in its memory.
+    let counter = "setsid bash -c 'while :; do echo $((++i)) > count; sleep 0.01; done' &
+        until [ -s count ]; do sleep 0.01; done";
+    sandbox.run(Language::Bash, counter).await?;
 
     // A process that runs stands in the way.
     let process = sandbox.exec(Language::Bash, "read line").await?;
@@ -43,6 +51,11 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("the sandbox is {} again", again.state().await?);
     let diary = "echo 'day two' >> diary; cat diary";
     print!("{}", again.run(Language::Bash, diary).await?.stdout);
+    let watch = "until before=$(cat count); [ -n \"$before\" ]; do :; done; for _ in {1..50}; do sleep 0.1; after=$(cat count)
+        [ -n \"$after\" ] && [ \"$after\" -gt \"$before\" ] && exec echo goes on counting; done
+        echo is gone, and left its files";
+    let watched = again.run(Language::Bash, watch).await?;
+    print!("the process in the background {}", watched.stdout);
 
     // A kill ends it for good, its checkpoint included.
     again.kill().await?;

@@ -143,6 +143,12 @@ impl LocalServer {
         self.address
     }
 
+    /// What runs the code: `host`, `namespace` or `gvisor`. Of interest where the server was to choose.
+    pub fn backend(&self) -> &'static str {
+        // There is one until the server is stopped.
+        self.service.as_ref().map_or("", SandboxService::backend)
+    }
+
     /// How many sandboxes there are, those being created or deleted included.
     pub fn sandbox_count(&self) -> usize {
         self.service

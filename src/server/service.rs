@@ -108,6 +108,11 @@ impl SandboxService {
         move |config| routes::add_health(config, manager)
     }
 
+    /// What runs the code: `host`, `namespace` or `gvisor`. Of interest where the server was to choose.
+    pub fn backend(&self) -> &'static str {
+        self.manager.backend.name()
+    }
+
     /// How many sandboxes there are, those being created or deleted included.
     pub fn sandbox_count(&self) -> usize {
         self.manager.count()

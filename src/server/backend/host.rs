@@ -52,6 +52,10 @@ impl HostBackend {
 }
 
 impl Backend for HostBackend {
+    fn name(&self) -> &'static str {
+        "host"
+    }
+
     fn create(&self, id: &SandboxId) -> BoxFuture<'_, io::Result<Box<dyn BackendSandbox>>> {
         let id = id.clone();
         Box::pin(async move {

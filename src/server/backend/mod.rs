@@ -58,6 +58,9 @@ impl Language {
 
 /// Makes sandboxes.
 pub(super) trait Backend: Send + Sync + 'static {
+    /// Its name, as it is chosen by.
+    fn name(&self) -> &'static str;
+
     /// Makes a sandbox.
     fn create(&self, id: &SandboxId) -> BoxFuture<'_, io::Result<Box<dyn BackendSandbox>>>;
 

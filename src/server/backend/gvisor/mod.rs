@@ -171,6 +171,10 @@ fn prepare(directory: &Path, confines: &Confines) -> io::Result<()> {
 }
 
 impl Backend for GvisorBackend {
+    fn name(&self) -> &'static str {
+        "gvisor"
+    }
+
     fn create(&self, id: &SandboxId) -> BoxFuture<'_, io::Result<Box<dyn BackendSandbox>>> {
         let id = id.clone();
         Box::pin(async move {

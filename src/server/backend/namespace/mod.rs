@@ -180,6 +180,10 @@ fn prepare(directory: &Path, user: Option<u32>) -> io::Result<()> {
 }
 
 impl Backend for NamespaceBackend {
+    fn name(&self) -> &'static str {
+        "namespace"
+    }
+
     fn create(&self, id: &SandboxId) -> BoxFuture<'_, io::Result<Box<dyn BackendSandbox>>> {
         let id = id.clone();
         Box::pin(async move {
