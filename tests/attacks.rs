@@ -16,7 +16,7 @@ use std::{fs, path::Path, time::Duration};
 
 use actix_sandbox::{
     Language, LocalServer, ProcessEnd, Sandbox,
-    server::{Backend, NamespaceOptions},
+    server::{Backend, GvisorOptions, NamespaceOptions},
 };
 use common::within;
 
@@ -222,11 +222,12 @@ async fn what_each_backend_stops_is_as_documented() {
     let secret = folder.path().join("secret");
     fs::write(&secret, SECRET).unwrap();
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let mut table = String::from("| | host | namespace |\n| --- | --- | --- |\n");
+    let mut table = String::from("| | host | namespace | gvisor |\n| --- | --- | --- | --- |\n");
     let mut rows: Vec<_> = ATTACKS.iter().map(|it| format!("| {} ", it.name)).collect();
     for (name, backend) in [
         ("host", Backend::Host),
         ("namespace", Backend::Namespace(NamespaceOptions::default())),
+        ("gvisor", Backend::Gvisor(GvisorOptions::default())),
     ] {
         let state = folder.path().join(name);
         let Some(server) = server(backend, &state).await else {

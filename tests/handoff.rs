@@ -104,6 +104,9 @@ async fn a_process_that_a_handoff_killed_ends_with_that_cause() {
     let first = create(&servers[0]).await;
     let process = first.exec(Language::Bash, "echo begun; sleep 1000").await;
     let process = process.expect("started");
+    let mut chunks = process.stdout();
+    let begun = within("its beginning", futures::StreamExt::next(&mut chunks)).await;
+    assert_eq!(&*begun.expect("a chunk").expect("output"), b"begun\n");
     let second = attach(&servers[1], &first).await;
     assert_eq!(
         within("its end", process.wait()).await.expect("an end"),
@@ -111,8 +114,8 @@ async fn a_process_that_a_handoff_killed_ends_with_that_cause() {
             end: SandboxEnd::HandedOff
         }
     );
-    let output = within("its output", process.stdout().read_all()).await;
-    assert_eq!(output.expect("whole"), "begun\n");
+    let output = within("its output", chunks.read_all()).await;
+    assert_eq!(output.expect("whole"), "");
     bash(&second, "true").await;
 }
 

@@ -2,7 +2,7 @@
 
 use std::{
     fs, io,
-    os::unix::fs::lchown,
+    os::unix::fs::{PermissionsExt, lchown},
     path::{Path, PathBuf},
 };
 
@@ -39,6 +39,12 @@ fn is_mountable(path: &Path) -> bool {
         && path
             .components()
             .all(|it| matches!(it, RootDir | Normal(_)))
+}
+
+/// Makes a directory with exactly these permissions, whatever this process takes away from those of new files.
+pub(super) fn make_directory(path: &Path, mode: u32) -> io::Result<()> {
+    fs::create_dir_all(path)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(mode))
 }
 
 /// Gives a tree, in which nothing runs, to a user.

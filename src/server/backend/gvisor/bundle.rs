@@ -119,6 +119,18 @@ pub(super) fn process(args: &[&str], env: &[(&str, &str)], cwd: &str) -> Value {
     })
 }
 
+/// A process that may look at all others and kill them, and nothing else. The limit on processes is not for it: that is one of
+/// the user's.
+pub(super) fn overseer(args: &[&str]) -> Value {
+    let mut process = process(args, &[], "/");
+    let capabilities = ["CAP_KILL", "CAP_SYS_PTRACE"];
+    process["user"] = json!({ "uid": 0, "gid": 0 });
+    process["capabilities"] = json!({
+        "bounding": capabilities, "effective": capabilities, "permitted": capabilities,
+    });
+    process
+}
+
 /// The directories that are to be readable and that this machine has.
 pub(super) fn readable(confines: &Confines) -> impl Iterator<Item = &Path> {
     confines

@@ -21,6 +21,7 @@ use super::{
     },
     bundle,
     runsc::Runsc,
+    scripts::Script,
 };
 
 /// Longest time that what is run beside code may take.
@@ -78,16 +79,22 @@ impl Container {
         Ok((command, file))
     }
 
-    /// Runs a perl script inside, beside the code, and gives its exit code.
-    pub(super) async fn perl(&self, script: &str, args: &[&str]) -> Result<i32, String> {
-        let mut words = vec!["perl", "-e", script, "--"];
+    /// Runs a script inside, beside the code, and gives its exit code. It may look at all processes and kill them, also where
+    /// the code may not have another one.
+    pub(super) async fn script(&self, script: Script, args: &[&str]) -> Result<i32, String> {
+        let file = script.inside();
+        let mut words = vec!["perl", &file];
         words.extend(args);
-        self.run(&words).await
+        self.run(&bundle::overseer(&words)).await
     }
 
-    /// Runs a program inside, beside the code, and gives its exit code.
-    pub(super) async fn run(&self, args: &[&str]) -> Result<i32, String> {
-        let (mut command, _file) = self.exec(&bundle::process(args, &[], HOME_INSIDE))?;
+    /// Runs a program inside as the code would, and gives its exit code.
+    pub(super) async fn program(&self, args: &[&str]) -> Result<i32, String> {
+        self.run(&bundle::process(args, &[], HOME_INSIDE)).await
+    }
+
+    async fn run(&self, process: &Value) -> Result<i32, String> {
+        let (mut command, _file) = self.exec(process)?;
         let mut child = command
             .kill_on_drop(true)
             .stderr(Stdio::null())
@@ -98,8 +105,8 @@ impl Container {
         match code {
             Some(code) if code < 128 => Ok(code),
             _ => Err(format!(
-                "`runsc exec` of `{}` did not end well",
-                args.first().unwrap_or(&"")
+                "`runsc exec` of {} did not end well",
+                process["args"]
             )),
         }
     }
@@ -116,7 +123,7 @@ impl Container {
 
     /// Whether it is there.
     pub(super) async fn is_there(&self) -> bool {
-        matches!(self.run(&["true"]).await, Ok(0))
+        matches!(self.run(&bundle::overseer(&["true"])).await, Ok(0))
     }
 
     /// Stores memory and processes in this directory, and ends them.

@@ -18,7 +18,7 @@ mod scripts;
 
 use std::{
     fs, io,
-    os::unix::fs::{DirBuilderExt, lchown},
+    os::unix::fs::{PermissionsExt, lchown},
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -38,7 +38,7 @@ use self::{
 };
 use super::{
     Backend, BackendSandbox, HOME, Job, MEMORY, ROOT, Started, TEMPORARY,
-    confine::{CODE_INSIDE, HOME_INSIDE, PATH, check_readable, give, interpreter},
+    confine::{CODE_INSIDE, HOME_INSIDE, PATH, check_readable, give, interpreter, make_directory},
     launch::{CodeFile, Ground, Launcher, check, find, make_private, search_path, write_private},
     remove::remove_tree,
 };
@@ -100,7 +100,7 @@ impl GvisorBackend {
             .await
             .map_err(|error| error.to_string())?;
         let tried = match sandbox.running().await {
-            Ok(container) => container.run(&["true"]).await.map(drop),
+            Ok(container) => container.program(&["true"]).await.map(drop),
             Err(reason) => Err(reason),
         };
         let deleted = sandbox.delete().await;
@@ -138,16 +138,10 @@ fn binary(named: &Path) -> Result<PathBuf, String> {
 
 /// Makes the directories of a sandbox.
 fn prepare(directory: &Path, confines: &Confines) -> io::Result<()> {
-    let make = |path: &Path, mode| {
-        fs::DirBuilder::new()
-            .mode(mode)
-            .recursive(true)
-            .create(path)
-    };
     // Its processes are nobody on this machine: those that serve its files are root.
-    make(directory, 0o700)?;
-    make(&directory.join(SOURCE), 0o755)?;
-    make(&directory.join(BUNDLE), 0o700)?;
+    make_directory(directory, 0o700)?;
+    make_directory(&directory.join(SOURCE), 0o755)?;
+    make_directory(&directory.join(BUNDLE), 0o700)?;
     let root = directory.join(ROOT);
     for (tree, mode) in [
         (ROOT, 0o755),
@@ -156,12 +150,17 @@ fn prepare(directory: &Path, confines: &Confines) -> io::Result<()> {
         (EXIT, 0o700),
     ] {
         let tree = directory.join(tree);
-        make(&tree, mode)?;
+        make_directory(&tree, mode)?;
         lchown(tree, Some(USER), Some(USER))?;
     }
     let own = MOUNT_POINTS.iter().map(Path::new);
     for path in own.chain(bundle::readable(confines)) {
-        make(&root.join(path.strip_prefix("/").unwrap_or(path)), 0o755)?;
+        make_directory(&root.join(path.strip_prefix("/").unwrap_or(path)), 0o755)?;
+    }
+    for script in scripts::ALL {
+        let file = directory.join(SOURCE).join(script.name);
+        fs::write(&file, script.text)?;
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o644))?;
     }
     let config = bundle::config(directory, confines).to_string();
     write_private(
@@ -222,7 +221,8 @@ impl BackendSandbox for GvisorSandbox {
             let env = job.env.iter().map(|(name, value)| (&**name, &**value));
             let env: Vec<_> = env.chain(marks).collect();
             let number = number.to_string();
-            let mut args = vec!["perl", "-e", RUN, "--", &number, &source, &inside];
+            let run = RUN.inside();
+            let mut args = vec!["perl", &run, &number, &source, &inside];
             args.push(&interpreter);
             args.extend(job.args.iter().map(String::as_str));
             let (mut command, description) = container.exec(&bundle::process(&args, &env, &cwd))?;
@@ -250,7 +250,7 @@ impl BackendSandbox for GvisorSandbox {
             let Some(running) = container.take() else {
                 return Ok(());
             };
-            let stored = match running.perl(FREEZE, &[]).await {
+            let stored = match running.script(FREEZE, &[]).await {
                 Ok(3) => running.store(&self.memory()).await,
                 Ok(0) => Ok(()),
                 Ok(_) => Err("its background processes do not end".to_owned()),
@@ -341,8 +341,8 @@ impl GvisorSandbox {
         let [server, sandbox, _] = self.launcher.marks("");
         let started = Container::start(
             self.shared.runsc.clone(),
-            // No other on this machine is called like that, of whichever server.
-            format!("{}.{number}", server.1),
+            // No other on this machine is called like that, of whichever server; nor begins like that, which would do for `runsc`.
+            format!("{}.{number:016x}", server.1),
             &self.directory.join(BUNDLE),
             image,
             &[server, sandbox],
@@ -367,7 +367,7 @@ impl GvisorSandbox {
 async fn working_directory(container: &Container, cwd: &str) -> Result<String, String> {
     let path = Path::new(HOME_INSIDE).join(cwd);
     let path = path.to_string_lossy().into_owned();
-    match container.run(&["test", "-d", &path]).await? {
+    match container.program(&["test", "-d", &path]).await? {
         0 => Ok(path),
         _ => Err(format!(
             "The working directory '{}' is not there, or is no directory.",

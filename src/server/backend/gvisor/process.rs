@@ -63,7 +63,7 @@ impl Process for GvisorProcess {
         Box::pin(async move {
             let mark = format!("{EXEC_MARKER}={}", self.exec);
             for _ in 0..ROUNDS {
-                let killed = self.container.perl(KILL, &[&mark]).await;
+                let killed = self.container.script(KILL, &[&mark]).await;
                 // It may just be about to begin inside.
                 let ended = timeout(ENDS_WITHIN, self.outer.wait()).await;
                 match (killed, ended) {

@@ -1,5 +1,23 @@
 //! What is run inside of a sandbox beside its code, by perl: it starts fast, and is on every Debian.
 
+use super::bundle::SOURCE_INSIDE;
+
+/// A script, and the name of its file.
+#[derive(Clone, Copy)]
+pub(super) struct Script {
+    pub(super) name: &'static str,
+    pub(super) text: &'static str,
+}
+
+impl Script {
+    /// Where it is in a sandbox.
+    pub(super) fn inside(self) -> String {
+        format!("{SOURCE_INSIDE}/{}", self.name)
+    }
+}
+
+pub(super) const ALL: [Script; 3] = [RUN, KILL, FREEZE];
+
 /// Runs code: `$0 NUMBER SOURCE CODE INTERPRETER ARGUMENTS…`, and ends as that does.
 ///
 /// - The code is copied to where its file may be removed while it is open; a checkpoint cannot hold that of a file outside.
@@ -7,7 +25,9 @@
 ///   them still, and on those a write that blocks is never cut short, on which programs rely (python without buffers does).
 /// - What is in them when the code ends is passed on, but no more than they hold; what children write later is dropped.
 /// - It says by a file of this number whether a high exit code was one: from the outside it looks like a signal.
-pub(super) const RUN: &str = r#"
+pub(super) const RUN: Script = Script {
+    name: "run.pl",
+    text: r#"
 my ($number, $source, $code, @command) = @ARGV;
 {
   local $/;
@@ -115,10 +135,13 @@ if ($signal) {
 }
 if ($exit >= 128) { open my $file, '>', "/run/exit/$number" }
 exit $exit;
-"#;
+"#,
+};
 
 /// Kills the processes that have `$0 VARIABLE=VALUE` in their environment, and their descendants, until there is none.
-pub(super) const KILL: &str = r#"
+pub(super) const KILL: Script = Script {
+    name: "kill.pl",
+    text: r#"
 my $mark = "\0$ARGV[0]\0";
 for my $pass (1 .. 200) {
   my (%parent, %hit);
@@ -143,11 +166,14 @@ for my $pass (1 .. 200) {
   select undef, undef, undef, 0.005;
 }
 exit 1;
-"#;
+"#,
+};
 
 /// Ends the processes that hold pipes of this machine, which a checkpoint cannot hold. Ends with 3 when there are others, and
 /// with 0 when there is none.
-pub(super) const FREEZE: &str = r#"
+pub(super) const FREEZE: Script = Script {
+    name: "freeze.pl",
+    text: r#"
 for my $pass (1 .. 200) {
   my ($held, $others) = (0, 0);
   for my $directory (glob '/proc/[0-9]*') {
@@ -165,4 +191,5 @@ for my $pass (1 .. 200) {
   select undef, undef, undef, 0.005;
 }
 exit 1;
-"#;
+"#,
+};

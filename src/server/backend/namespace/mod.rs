@@ -12,8 +12,8 @@
 mod init;
 
 use std::{
-    fs, io,
-    os::unix::fs::{DirBuilderExt, lchown},
+    io,
+    os::unix::fs::lchown,
     path::{Path, PathBuf},
     process::Stdio,
     sync::{
@@ -31,6 +31,7 @@ use super::{
     Backend, BackendSandbox, HOME, Job, ROOT, Started, TEMPORARY,
     confine::{
         CODE_INSIDE, HOME_INSIDE, PATH, TEMPORARY_INSIDE, check_readable, give, interpreter,
+        make_directory,
     },
     launch::{CodeFile, Ground, Launcher, check, find},
     remove::remove_tree,
@@ -155,25 +156,16 @@ impl NamespaceBackend {
 /// Makes the directories of a sandbox, for its user.
 fn prepare(directory: &Path, user: Option<u32>) -> io::Result<()> {
     let make = |path: &Path, mode| {
-        fs::DirBuilder::new()
-            .mode(mode)
-            .recursive(true)
-            .create(path)?;
+        make_directory(path, mode)?;
         match user {
             Some(user) => lchown(path, Some(user), Some(user)),
             None => Ok(()),
         }
     };
     // Its user has to come through, and nobody else can: the directory around it is closed.
-    fs::DirBuilder::new()
-        .mode(0o711)
-        .recursive(true)
-        .create(directory)?;
+    make_directory(directory, 0o711)?;
     // Its files are put there by the server alone.
-    fs::DirBuilder::new()
-        .mode(0o711)
-        .recursive(true)
-        .create(directory.join(CODE))?;
+    make_directory(&directory.join(CODE), 0o711)?;
     make(&directory.join(ROOT), 0o755)?;
     make(&directory.join(HOME), 0o700)?;
     make(&directory.join(TEMPORARY), 0o700)
