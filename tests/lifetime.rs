@@ -15,7 +15,7 @@ use actix_sandbox::{
     ErrorKind, Language, LocalServer, OutputExt, ProcessEnd, ProtocolVersion, Runtime, Sandbox,
     SandboxEvent, SandboxState,
 };
-use common::{processes_with, sandbox, within};
+use common::{processes_with, visible_sandbox as sandbox, within};
 use futures::StreamExt;
 
 /// Waits until something is so that no event tells of.
@@ -58,7 +58,12 @@ async fn a_killed_script_leaves_none_of_its_ten_children() {
 /// "Dropping a handle never kills; `kill_on_drop` is opt-in."
 #[actix::test]
 async fn dropping_a_process_kills_it_only_when_asked_to() {
-    let (_server, sandbox) = common::sandbox_of(ProtocolVersion::V1).await;
+    let server = common::backend::with_visible_processes().start().await;
+    let server = server.expect("a server");
+    let sandbox = Sandbox::create(server.url())
+        .max_protocol_version(ProtocolVersion::V1)
+        .await
+        .expect("a sandbox");
     let marker = format!("dropped-{}", std::process::id());
     let code = format!("(exec -a {marker} sleep 1000)");
     let process = sandbox
@@ -78,7 +83,7 @@ async fn dropping_a_process_kills_it_only_when_asked_to() {
     sandbox.kill().await.expect("killed");
     assert_eq!(processes_with(&marker), Vec::<String>::new());
 
-    let (_server, sandbox) = common::sandbox().await;
+    let (_server, sandbox) = common::visible_sandbox().await;
     let process = sandbox
         .exec(Language::Bash, code)
         .kill_on_drop(true)

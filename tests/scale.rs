@@ -9,7 +9,7 @@
 
 mod common;
 
-use actix_sandbox::{Language, LocalServer, Sandbox};
+use actix_sandbox::{Language, Sandbox};
 use common::{allow_open_files, processes_with, within};
 use futures::{StreamExt, stream};
 
@@ -22,7 +22,7 @@ async fn five_hundred_sandboxes_each_run_a_script_and_are_gone_after_kill() {
     // Both ends of every connection are in this process.
     allow_open_files(8192);
     let directory = tempfile::tempdir().expect("a directory");
-    let server = LocalServer::builder()
+    let server = common::backend::with_visible_processes()
         .max_sandboxes(COUNT)
         .directory(directory.path())
         .start()

@@ -11,8 +11,7 @@ mod server_common;
 
 use std::time::Duration;
 
-use actix_sandbox::server::LocalServer;
-use server_common::{Client, PATIENCE, entries, eventually, processes_of};
+use server_common::{Client, PATIENCE, backend, entries, eventually, processes_of};
 use tokio::time::timeout;
 
 /// The processes that were started with this argument, zombies left out.
@@ -29,7 +28,7 @@ fn processes_called_with(argument: &str) -> usize {
 
 #[tokio::test]
 async fn an_exec_ends_though_a_background_child_never_stops_writing() {
-    let server = LocalServer::start().await.unwrap();
+    let server = backend::with_visible_processes().start().await.unwrap();
     let (mut client, _) = Client::create(&server).await;
     client.exec("bash", "yes & echo begun").await;
     timeout(PATIENCE, client.until("SANDBOX_EXECUTION_DONE"))
@@ -42,7 +41,7 @@ async fn an_exec_ends_though_a_background_child_never_stops_writing() {
 
 #[tokio::test]
 async fn a_kill_is_confirmed_though_nobody_took_over_the_output() {
-    let server = LocalServer::builder()
+    let server = backend::with_visible_processes()
         .output_buffer(64 * 1024)
         .start()
         .await
@@ -63,7 +62,7 @@ async fn a_kill_is_confirmed_though_nobody_took_over_the_output() {
 
 #[tokio::test]
 async fn a_process_whose_name_is_no_text_is_killed_too() {
-    let server = LocalServer::start().await.unwrap();
+    let server = backend::with_visible_processes().start().await.unwrap();
     let (mut client, identity) = Client::create(&server).await;
     // The kernel cuts the second name inside a character.
     client
@@ -83,7 +82,7 @@ async fn a_process_whose_name_is_no_text_is_killed_too() {
 
 #[tokio::test]
 async fn children_that_left_environment_group_and_directory_are_killed_with_their_exec() {
-    let server = LocalServer::start().await.unwrap();
+    let server = backend::with_visible_processes().start().await.unwrap();
     let (mut client, _) = Client::create(&server).await;
     let argument = format!("1000.0{}", std::process::id());
     client
@@ -103,7 +102,7 @@ async fn children_that_left_environment_group_and_directory_are_killed_with_thei
 #[tokio::test]
 async fn directories_of_any_depth_are_removed() {
     let directory = tempfile::tempdir().unwrap();
-    let server = LocalServer::builder()
+    let server = backend::with_visible_processes()
         .directory(directory.path())
         .start()
         .await

@@ -17,7 +17,9 @@ use std::{
 };
 
 use actix_sandbox::server::{LocalServer, SandboxService};
-use server_common::{Client, Identity, entries, eventually, get, processes_of, processes_with};
+use server_common::{
+    Client, Identity, backend, entries, eventually, get, processes_of, processes_with,
+};
 
 /// A client in a sandbox with processes in the foreground and in the background.
 async fn busy(server: &LocalServer) -> (Client, Identity) {
@@ -29,7 +31,8 @@ async fn busy(server: &LocalServer) -> (Client, Identity) {
         )
         .await;
     client.until("stdout: busy\n").await;
-    assert_eq!(processes_of(&identity).len(), 3);
+    // The backend may have others, that started them.
+    assert!(processes_of(&identity).len() >= 3);
     (client, identity)
 }
 
@@ -38,7 +41,7 @@ async fn a_stopped_server_leaves_neither_process_nor_directory() {
     let directory = tempfile::tempdir().unwrap();
     // An address of its own: on a shared one, another test's server may be given the port next.
     let [.., high, low] = std::process::id().to_be_bytes();
-    let server = LocalServer::builder()
+    let server = backend::with_visible_processes()
         .address(format!("127.77.{high}.{}:0", low | 1))
         .directory(directory.path())
         .start()
@@ -65,7 +68,7 @@ async fn a_stopped_server_leaves_neither_process_nor_directory() {
 #[tokio::test]
 async fn a_dropped_server_leaves_neither_process_nor_directory() {
     let directory = tempfile::tempdir().unwrap();
-    let server = LocalServer::builder()
+    let server = backend::with_visible_processes()
         .directory(directory.path())
         .start()
         .await
@@ -220,7 +223,7 @@ fn a_server_process_of_its_own() {
         return;
     };
     futures::executor::block_on(async {
-        let server = LocalServer::builder()
+        let server = backend::with_visible_processes()
             .directory(directory)
             .start()
             .await
@@ -244,7 +247,10 @@ fn server_process(directory: &std::path::Path, path: Option<&std::path::Path>) -
         .stderr(Stdio::null())
         .process_group(0);
     if let Some(path) = path {
-        command.env("PATH", path);
+        // The other backends look elsewhere.
+        command
+            .env("PATH", path)
+            .env("ACTIX_SANDBOX_BACKEND", "host");
     }
     let mut child = command.spawn().unwrap();
     let stdout = BufReader::new(child.stdout.take().unwrap());
@@ -296,7 +302,7 @@ async fn nothing_is_left_after(signal: &str) {
         .unwrap()
         .to_owned();
     let variable = format!("ACTIX_SANDBOX_SERVER={marker}");
-    assert_eq!(processes_with(&variable).len(), 3);
+    assert!(processes_with(&variable).len() >= 3);
     let watchdogs = || {
         std::fs::read_dir("/proc")
             .unwrap()

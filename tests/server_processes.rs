@@ -11,19 +11,13 @@ mod server_common;
 
 use std::time::Duration;
 
-use actix_sandbox::server::{Backend, LocalServer};
+use actix_sandbox::server::LocalServer;
 use futures::future::join_all;
-use server_common::{Client, PATIENCE, eventually, processes_of, with_visible_processes};
-
-/// A server on the backend on which a sandbox can reach what the server keeps for it.
-async fn on_the_host() -> LocalServer {
-    let builder = LocalServer::builder().backend(Backend::Host);
-    builder.start().await.unwrap()
-}
+use server_common::{Client, PATIENCE, backend, eventually, processes_of};
 
 #[tokio::test]
 async fn a_killed_script_leaves_no_child_behind_not_even_one_of_another_session() {
-    let server = with_visible_processes().start().await.unwrap();
+    let server = backend::with_visible_processes().start().await.unwrap();
     let (mut client, identity) = Client::create(&server).await;
     client
         .exec(
@@ -56,7 +50,7 @@ async fn a_killed_script_leaves_no_child_behind_not_even_one_of_another_session(
 
 #[tokio::test]
 async fn a_killed_sandbox_takes_its_background_processes_with_it() {
-    let server = with_visible_processes().start().await.unwrap();
+    let server = backend::with_visible_processes().start().await.unwrap();
     let (mut client, identity) = Client::create(&server).await;
     // One of them forgets its environment, too, and is found by where it is.
     // Its time is unlike that of any other process of the machine.
@@ -80,7 +74,7 @@ async fn a_killed_sandbox_takes_its_background_processes_with_it() {
 
 #[tokio::test]
 async fn a_background_child_that_holds_the_output_does_not_hold_up_the_end() {
-    let server = with_visible_processes().start().await.unwrap();
+    let server = backend::with_visible_processes().start().await.unwrap();
     let (mut client, identity) = Client::create(&server).await;
     let code = "(sleep 0.3; echo ignored; touch survived; exec sleep 1000) & echo now";
     assert_eq!(client.bash(code).await, "now\n");
@@ -300,7 +294,7 @@ async fn an_exec_that_runs_too_long_is_killed_and_the_client_told() {
 
 #[tokio::test]
 async fn a_client_that_does_not_read_stops_its_process_and_nothing_else() {
-    let server = with_visible_processes()
+    let server = backend::with_visible_processes()
         .output_buffer(256 * 1024)
         .start()
         .await
@@ -402,7 +396,7 @@ async fn many_sandboxes_are_killed_at_once() {
 
 #[tokio::test]
 async fn an_exec_that_could_not_start_says_why_and_the_sandbox_goes_on() {
-    let server = on_the_host().await;
+    let server = backend::on_the_host().start().await.unwrap();
     let (mut client, _) = Client::create(&server).await;
     // There is no place for the code any more.
     assert_eq!(
@@ -422,7 +416,7 @@ async fn an_exec_that_could_not_start_says_why_and_the_sandbox_goes_on() {
 
 #[tokio::test]
 async fn a_sandbox_survives_the_removal_of_its_directories() {
-    let server = on_the_host().await;
+    let server = backend::on_the_host().start().await.unwrap();
     let (mut client, _) = Client::create(&server).await;
     assert_eq!(
         client

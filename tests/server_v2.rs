@@ -14,7 +14,7 @@ use std::time::Duration;
 use actix_sandbox::{protocol::ExecOptions, server::LocalServer};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
-use server_common::{Client, PATIENCE, V2, dial, eventually, processes_of, with_visible_processes};
+use server_common::{Client, PATIENCE, V2, backend, dial, eventually, processes_of};
 
 /// Asks for code to be run under a name.
 async fn exec(client: &mut Client, id: &str, code: &str, more: Value) {
@@ -336,7 +336,7 @@ async fn input_is_taken_once_and_ends_where_it_is_said_to() {
 
 #[tokio::test]
 async fn input_that_nobody_reads_any_more_is_refused_once() {
-    let server = with_visible_processes().start().await.unwrap();
+    let server = backend::with_visible_processes().start().await.unwrap();
     let (mut client, _) = Client::create_v2(&server).await;
     exec(
         &mut client,

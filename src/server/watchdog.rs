@@ -15,6 +15,8 @@ use std::{
 
 /// `$1` is the variable that marks the processes of this server, `$2` its value, `$3` the directory.
 ///
+/// The processes of gVisor have an empty environment; they are known by the place of their records.
+///
 /// Where there is no `/proc`, the process groups named on the pipe are killed instead.
 const SCRIPT: &str = r#"
 trap '' HUP INT QUIT TERM PIPE
@@ -31,9 +33,12 @@ if [ -r /proc/self/environ ]; then
   while [ "$passes" -lt 100 ]; do
     passes=$((passes + 1))
     found=
-    for file in $(grep -l -s -a -e "$1=$2" /proc/[0-9]*/environ); do
+    for file in $(grep -l -s -a -e "$1=$2" /proc/[0-9]*/environ
+        grep -l -s -a -F -e "--root=$3/runsc" /proc/[0-9]*/cmdline); do
       pid=${file#/proc/}
-      kill -9 "${pid%/environ}" 2>/dev/null && found=1
+      pid=${pid%/*}
+      # That grep says what it looks for itself.
+      [ -d "/proc/$pid" ] && kill -9 "$pid" 2>/dev/null && found=1
     done
     [ -n "$found" ] || [ "$passes" -lt 3 ] || break
     sleep 0.05

@@ -7,6 +7,8 @@
     reason = "a test that cannot go on fails"
 )]
 
+pub(crate) mod backend;
+
 use std::{future::IntoFuture, time::Duration};
 
 use actix::prelude::*;
@@ -27,6 +29,14 @@ pub(crate) async fn within<T>(what: &str, future: impl IntoFuture<Output = T>) -
 /// A local server and a sandbox on it.
 pub(crate) async fn sandbox() -> (LocalServer, Sandbox) {
     let server = LocalServer::start().await.expect("a local server");
+    let sandbox = Sandbox::create(server.url()).await.expect("a sandbox");
+    (server, sandbox)
+}
+
+/// The same, on a backend whose processes are seen on this machine.
+pub(crate) async fn visible_sandbox() -> (LocalServer, Sandbox) {
+    let server = backend::with_visible_processes().start().await;
+    let server = server.expect("a local server");
     let sandbox = Sandbox::create(server.url()).await.expect("a sandbox");
     (server, sandbox)
 }

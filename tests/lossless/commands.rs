@@ -90,7 +90,8 @@ async fn input_ends_where_it_is_said_to() {
 /// A process that closes its input says so, and more input harms nothing.
 #[actix::test]
 async fn input_that_the_process_closed_is_refused() {
-    let (_server, sandbox) = sandbox().await;
+    // With gVisor that is seen when the process ends.
+    let (_server, sandbox) = super::common::visible_sandbox().await;
     let process = sandbox
         .exec(Language::Bash, "exec <&-; echo closed; sleep 1000")
         .await

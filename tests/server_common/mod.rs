@@ -2,9 +2,16 @@
 //! down what it hears, one line for each message.
 #![allow(dead_code, reason = "every test file uses a part of it")]
 
+#[allow(
+    clippy::duplicate_mod,
+    reason = "some test binaries have `common` as well"
+)]
+#[path = "../common/backend.rs"]
+pub(crate) mod backend;
+
 use std::{path::PathBuf, time::Duration};
 
-use actix_sandbox::server::{Backend, LocalServer, ServerBuilder};
+use actix_sandbox::server::LocalServer;
 use futures::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use tokio::{net::TcpStream, time::timeout};
@@ -400,15 +407,6 @@ pub(crate) fn processes_with(variable: &str) -> Vec<u32> {
 /// The processes of a sandbox.
 pub(crate) fn processes_of(identity: &Identity) -> Vec<u32> {
     processes_with(&format!("ACTIX_SANDBOX_ID={}", identity.id))
-}
-
-/// A server on a backend whose processes are seen on this machine: those in gVisor are not.
-pub(crate) fn with_visible_processes() -> ServerBuilder {
-    let builder = LocalServer::builder();
-    match std::env::var_os("ACTIX_SANDBOX_BACKEND") {
-        Some(name) if name == "gvisor" => builder.backend(Backend::Host),
-        _ => builder,
-    }
 }
 
 /// The directories of servers in a directory.

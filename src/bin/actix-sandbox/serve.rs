@@ -20,9 +20,12 @@ pub(crate) struct Serve {
     #[arg(long, env = "ACTIX_SANDBOX_ADDRESS", default_value = "127.0.0.1:8080")]
     address: String,
 
-    /// What runs the code: auto (the best that works here), host (confines nothing) or namespace.
+    /// What runs the code: auto (the best that works here), host (confines nothing), namespace or gvisor.
     #[arg(long, env = "ACTIX_SANDBOX_BACKEND", default_value = "auto", value_parser = str::parse::<Backend>)]
     backend: Backend,
+
+    #[command(flatten)]
+    confines: Confines,
 
     /// A file with the token that requests must carry as `Authorization: Bearer …`. Needed where others than this machine
     /// can reach the address. Or the variable ACTIX_SANDBOX_TOKEN.
@@ -36,6 +39,14 @@ pub(crate) struct Serve {
     /// Where snapshots and checkpoints are kept [default: nowhere that outlives the server].
     #[arg(long, value_name = "DIRECTORY", env = "ACTIX_SANDBOX_STATE")]
     state: Option<PathBuf>,
+
+    /// How long a sandbox belongs to a server that does not say that it lives, where several share a state, for example 10s.
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    handoff_lease: Option<Duration>,
+
+    /// Longest time that another server is waited for, which has a sandbox, for example 30s.
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    handoff_timeout: Option<Duration>,
 
     /// Longest time that stopping may take, for example 30s.
     #[arg(long, default_value = "15s", value_parser = humantime::parse_duration)]
@@ -90,6 +101,109 @@ pub(crate) struct Serve {
     log_format: LogFormat,
 }
 
+/// What the backends `namespace` and `gvisor` let a sandbox see and use.
+#[derive(Args)]
+#[command(next_help_heading = "With --backend namespace or gvisor")]
+struct Confines {
+    /// Most memory of one process, for example 2GiB.
+    #[arg(long, value_name = "SIZE")]
+    memory: Option<ByteSize>,
+
+    /// Most processes and threads at once in one sandbox.
+    #[arg(long, value_name = "NUMBER")]
+    processes: Option<u64>,
+
+    /// Largest file, for example 4GiB.
+    #[arg(long, value_name = "SIZE")]
+    file_size: Option<ByteSize>,
+
+    /// Most files that one process may have open.
+    #[arg(long, value_name = "NUMBER")]
+    open_files: Option<u64>,
+
+    /// Lets sandboxes use the network of this machine.
+    #[arg(long)]
+    network: bool,
+
+    /// Lets sandboxes read this directory; may be given more than once.
+    #[arg(long, value_name = "DIRECTORY")]
+    readable: Vec<PathBuf>,
+
+    /// The program of gVisor, with --backend gvisor alone [default: runsc].
+    #[arg(long, value_name = "PROGRAM")]
+    runsc: Option<PathBuf>,
+
+    /// How gVisor catches system calls, with --backend gvisor alone: ptrace, systrap or kvm.
+    #[arg(long, value_name = "NAME")]
+    platform: Option<String>,
+}
+
+impl Confines {
+    /// The backend with these options; an option that it does not have is an error.
+    fn with(self, backend: Backend) -> Result<Backend, String> {
+        /// Sets what was asked for.
+        macro_rules! confine {
+            ($options:expr) => {{
+                let mut options = $options.network(self.network);
+                if let Some(size) = self.memory {
+                    options = options.memory(size.as_u64());
+                }
+                if let Some(number) = self.processes {
+                    options = options.processes(number);
+                }
+                if let Some(size) = self.file_size {
+                    options = options.file_size(size.as_u64());
+                }
+                if let Some(number) = self.open_files {
+                    options = options.open_files(number);
+                }
+                for directory in self.readable {
+                    options = options.readable(directory);
+                }
+                options
+            }};
+        }
+        let of_gvisor = [
+            ("--runsc", self.runsc.is_some()),
+            ("--platform", self.platform.is_some()),
+        ];
+        let of_both = [
+            ("--memory", self.memory.is_some()),
+            ("--processes", self.processes.is_some()),
+            ("--file-size", self.file_size.is_some()),
+            ("--open-files", self.open_files.is_some()),
+            ("--network", self.network),
+            ("--readable", !self.readable.is_empty()),
+        ];
+        let given = |options: &[(&'static str, bool)]| {
+            let given = options.iter().find(|(_, is_given)| *is_given);
+            given.map(|(option, _)| *option)
+        };
+        match backend {
+            Backend::Namespace(options) => match given(&of_gvisor) {
+                Some(option) => Err(format!("`{option}` needs `--backend gvisor`")),
+                None => Ok(Backend::Namespace(confine!(options))),
+            },
+            Backend::Gvisor(options) => {
+                let mut options = confine!(options);
+                if let Some(program) = self.runsc {
+                    options = options.binary(program);
+                }
+                if let Some(platform) = self.platform {
+                    options = options.platform(platform);
+                }
+                Ok(Backend::Gvisor(options))
+            }
+            other => match given(&of_gvisor).or_else(|| given(&of_both)) {
+                Some(option) => Err(format!(
+                    "`{option}` needs `--backend gvisor` or, but for --runsc and --platform, `--backend namespace`"
+                )),
+                None => Ok(other),
+            },
+        }
+    }
+}
+
 #[derive(Clone, Copy, ValueEnum)]
 enum LogFormat {
     Text,
@@ -120,7 +234,7 @@ impl Serve {
         // From now on, so that a signal while it starts ends it in good order as well.
         let mut signals = Signals::new().map_err(|error| format!("cannot start: {error}"))?;
         let server = tokio::select! {
-            server = self.builder(token).start() => server.map_err(|error| error.to_string())?,
+            server = self.builder(token)?.start() => server.map_err(|error| error.to_string())?,
             () = signals.next() => return Ok(ExitCode::SUCCESS),
         };
         let line = format!("listening on {}\n", server.url());
@@ -185,11 +299,11 @@ impl Serve {
         }
     }
 
-    fn builder(self, token: Option<String>) -> ServerBuilder {
+    fn builder(self, token: Option<String>) -> Result<ServerBuilder, String> {
         let bytes = |size: ByteSize| usize::try_from(size.as_u64()).unwrap_or(usize::MAX);
         let mut builder = LocalServer::builder()
             .address(self.address)
-            .backend(self.backend);
+            .backend(self.confines.with(self.backend)?);
         /// Sets what was asked for.
         macro_rules! set {
             ($($option:ident: $value:expr),* $(,)?) => {
@@ -202,6 +316,8 @@ impl Serve {
             access_token: token,
             directory: self.directory,
             state_directory: self.state,
+            handoff_lease: self.handoff_lease,
+            handoff_timeout: self.handoff_timeout,
             max_sandboxes: self.max_sandboxes,
             max_connections: self.max_connections,
             workers: self.workers,
@@ -218,7 +334,7 @@ impl Serve {
         for host in self.allowed_host {
             builder = builder.allowed_host(host);
         }
-        builder
+        Ok(builder)
     }
 }
 

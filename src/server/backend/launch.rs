@@ -127,11 +127,11 @@ impl Launcher {
         ]
     }
 
-    /// Starts an exec, whose processes are marked. The code file lives as long as it.
+    /// Starts an exec, whose processes are marked. The files live as long as it.
     pub(super) fn spawn(
         &self,
         mut command: Command,
-        code: CodeFile,
+        files: Vec<CodeFile>,
         exec: String,
     ) -> io::Result<Started> {
         let mut child = command
@@ -163,7 +163,7 @@ impl Launcher {
                 group: Some(group),
                 exec,
                 ground: self.ground.clone(),
-                _code: code,
+                _files: files,
             }),
         })
     }
@@ -194,14 +194,14 @@ impl Launcher {
     }
 }
 
-/// The processes of one exec. The code file lives as long.
+/// The processes of one exec. Its files live as long.
 struct MarkedProcess {
     child: Child,
     /// The process group, while its leader is not waited for and the number cannot be given away.
     group: Option<Pid>,
     exec: String,
     ground: Arc<Ground>,
-    _code: CodeFile,
+    _files: Vec<CodeFile>,
 }
 
 impl Process for MarkedProcess {

@@ -46,6 +46,10 @@ pub(super) fn config(directory: &Path, confines: &Confines) -> Value {
     let mut mounts = vec![
         json!({ "type": "proc", "source": "proc", "destination": "/proc" }),
         json!({ "type": "tmpfs", "source": "tmpfs", "destination": "/dev" }),
+        json!({
+            "type": "tmpfs", "source": "shm", "destination": "/dev/shm",
+            "options": ["nosuid", "nodev", "mode=1777"],
+        }),
         json!({ "type": "sysfs", "source": "sysfs", "destination": "/sys", "options": ["ro"] }),
         json!({
             "type": "tmpfs", "source": "tmpfs", "destination": CODE_INSIDE,

@@ -183,7 +183,16 @@ impl Backend for GvisorBackend {
     }
 
     fn shutdown(&self) -> BoxFuture<'_, ()> {
-        Box::pin(self.shared.ground.clear())
+        Box::pin(async {
+            // A last chance for those that could not be deleted.
+            let runsc = self.shared.runsc.clone();
+            let _ = blocking(move || {
+                runsc.kill_all();
+                Ok(())
+            })
+            .await;
+            self.shared.ground.clear().await;
+        })
     }
 }
 
@@ -229,7 +238,7 @@ impl BackendSandbox for GvisorSandbox {
             command.envs(marks);
             let started = self
                 .launcher
-                .spawn(command, code, exec.clone())
+                .spawn(command, vec![code, description], exec.clone())
                 .map_err(|error| format!("Failed to start {interpreter}: {error}"))?;
             Ok(Started {
                 process: Box::new(GvisorProcess {
@@ -237,7 +246,6 @@ impl BackendSandbox for GvisorSandbox {
                     container,
                     exec,
                     exit: self.directory.join(EXIT).join(number),
-                    _description: description,
                 }),
                 ..started
             })

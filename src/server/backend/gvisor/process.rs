@@ -6,7 +6,7 @@ use futures::future::BoxFuture;
 use tokio::time::timeout;
 
 use super::{
-    super::{Exit, Process, launch::CodeFile, sweep::EXEC_MARKER},
+    super::{Exit, Process, sweep::EXEC_MARKER},
     container::Container,
     scripts::KILL,
 };
@@ -25,7 +25,6 @@ pub(super) struct GvisorProcess {
     pub(super) exec: String,
     /// Is there when a high exit code was one.
     pub(super) exit: PathBuf,
-    pub(super) _description: CodeFile,
 }
 
 impl GvisorProcess {

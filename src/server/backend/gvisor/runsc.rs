@@ -8,6 +8,10 @@ use std::{
     time::Duration,
 };
 
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use serde::Deserialize;
 use tokio::{
     process::Command,
@@ -116,6 +120,28 @@ impl Runsc {
         }
         self.call(self.command("delete").args(["--force", container]))
             .await
+    }
+
+    /// Kills what is left of all containers.
+    pub(super) fn kill_all(&self) {
+        let Some(root) = self.flags.get(1) else {
+            return;
+        };
+        // So its processes call themselves; their environment is empty.
+        let root = [b"--root=", root.as_encoded_bytes()].concat();
+        let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+        for process in processes {
+            let pid = process
+                .file_name()
+                .to_str()
+                .and_then(|pid| pid.parse().ok());
+            let line = std::fs::read(process.path().join("cmdline")).unwrap_or_default();
+            if let Some(pid) = pid
+                && line.split(|&byte| byte == 0).any(|word| word == root)
+            {
+                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+            }
+        }
     }
 
     /// The last line that it wrote to its log beyond this place.

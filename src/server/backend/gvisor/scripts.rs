@@ -44,6 +44,8 @@ my $child = fork;
 defined $child or die "cannot start a process: $!\n";
 unless ($child) {
   $SIG{CHLD} = 'DEFAULT';
+  # It may signal its group.
+  setpgrp 0, 0;
   open STDIN, '<&', $in;
   open STDOUT, '>&', $out;
   open STDERR, '>&', $err;

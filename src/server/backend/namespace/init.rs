@@ -89,7 +89,7 @@ pub(super) struct Tools {
     pub(super) setpriv: PathBuf,
     pub(super) prlimit: PathBuf,
     pub(super) env: PathBuf,
-    pub(super) perl: Option<PathBuf>,
+    pub(super) perl: PathBuf,
     /// Where the others are.
     pub(super) path: &'static str,
 }

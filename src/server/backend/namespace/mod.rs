@@ -54,12 +54,23 @@ const CODE: &str = "code";
 const WAIT: &str = r#"
 my $child = fork;
 defined $child or die "cannot start a process: $!\n";
-unless ($child) { exec { $ARGV[0] } @ARGV or die "$ARGV[0]: $!\n" }
+unless ($child) { setpgrp 0, 0; exec { $ARGV[0] } @ARGV or die "$ARGV[0]: $!\n" }
 close STDIN; close STDOUT; close STDERR;
 waitpid $child, 0;
 my ($code, $signal) = ($? >> 8, $? & 127);
 if ($signal) { kill $signal, $$; sleep }
 exit $code;
+"#;
+
+/// Runs the arguments behind the first with the environment in that file, without privileges: on a command line everybody on the
+/// machine would read it, and the programs with privileges must not have it.
+const WITH_ENVIRONMENT: &str = r#"
+my $file = shift;
+open my $pairs, '<', $file or die "$file: $!\n";
+local $/;
+for (split /\0/, <$pairs>) { my ($name, $value) = split /=/, $_, 2; $ENV{$name} = $value }
+close $pairs;
+exec { $ARGV[0] } @ARGV or die "$ARGV[0]: $!\n";
 "#;
 
 /// The first number of the users that sandboxes have, and how many there are: far from those that people and services have.
@@ -88,7 +99,9 @@ impl NamespaceBackend {
         check_readable(&options.confines)?;
         let tool = |name: &str| {
             find(name, PATH.as_ref())
-                .ok_or_else(|| format!("`{name}` of util-linux is not installed, or not on {PATH}"))
+                .ok_or_else(|| {
+                format!("`{name}` is not installed, or not on {PATH} (the backend needs util-linux and perl)")
+            })
         };
         for name in ["mount", "umount", "pivot_root", "bash"] {
             tool(name)?;
@@ -99,7 +112,7 @@ impl NamespaceBackend {
             setpriv: tool("setpriv")?,
             prlimit: tool("prlimit")?,
             env: tool("env")?,
-            perl: find("perl", PATH.as_ref()),
+            perl: tool("perl")?,
             path: PATH,
         };
         let is_root = nix::unistd::geteuid().is_root();
@@ -214,20 +227,33 @@ impl BackendSandbox for NamespaceSandbox {
             }
             let number = self.launcher.next();
             let code = CodeFile::new(&self.directory.join(CODE), job.language, number);
-            self.store(&code, &job.code)
-                .await
-                .map_err(|error| format!("Failed to store the code: {error}"))?;
-            let name = code.0.file_name().unwrap_or_default();
+            let environment = CodeFile(code.0.with_extension("env"));
             let exec = self.launcher.exec(number);
             let marks = self.launcher.marks(&exec);
             let env = job.env.iter().map(|(name, value)| (&**name, &**value));
-            let mut command = self.enter(job.cwd.as_deref(), env.chain(marks)).await?;
+            let pairs: Vec<_> = env
+                .chain(marks)
+                .map(|(name, value)| format!("{name}={value}"))
+                .collect();
+            for (file, text) in [(&code, &job.code), (&environment, &pairs.join("\0"))] {
+                self.store(file, text)
+                    .await
+                    .map_err(|error| format!("Failed to store the code: {error}"))?;
+            }
+            let inside = |file: &CodeFile| {
+                let name = file.0.file_name().unwrap_or_default().to_string_lossy();
+                format!("{CODE_INSIDE}/{name}")
+            };
+            let mut command = self
+                .enter(job.cwd.as_deref(), Some(&inside(&environment)))
+                .await?;
             command
                 .arg(&interpreter)
-                .arg(Path::new(CODE_INSIDE).join(name))
-                .args(&job.args);
+                .arg(inside(&code))
+                .args(&job.args)
+                .envs(marks);
             self.launcher
-                .spawn(command, code, exec.clone())
+                .spawn(command, vec![code, environment], exec.clone())
                 .map_err(|error| format!("Failed to start {}: {error}", interpreter.display()))
         })
     }
@@ -278,13 +304,9 @@ impl BackendSandbox for NamespaceSandbox {
 }
 
 impl NamespaceSandbox {
-    /// A command that runs the program of its next argument in the sandbox, without privileges and within the limits. What is
-    /// asked to be in its environment must not be in that of the programs before it, which have privileges.
-    async fn enter<'a>(
-        &self,
-        cwd: Option<&str>,
-        env: impl Iterator<Item = (&'a str, &'a str)>,
-    ) -> Result<Command, String> {
+    /// A command that runs the program of its next argument in the sandbox, without privileges and within the limits, with the
+    /// additions to the environment that are in that file of the sandbox.
+    async fn enter(&self, cwd: Option<&str>, environment: Option<&str>) -> Result<Command, String> {
         let mut init = self.init.lock().await;
         if !init.as_mut().is_some_and(Init::is_alive) {
             *init = Some(self.init().await?);
@@ -300,11 +322,8 @@ impl NamespaceSandbox {
             None => Command::new(&tools.nsenter),
         };
         command.args(init.iter().flat_map(Init::enter));
-        if tools.perl.is_some() {
-            command.arg("--no-fork");
-        }
         command
-            .arg("--")
+            .args(["--no-fork", "--"])
             .arg(&tools.prlimit)
             .arg(limit("data", Resource::RLIMIT_DATA, confines.memory_bytes))
             .arg(limit("nproc", Resource::RLIMIT_NPROC, confines.processes))
@@ -314,11 +333,9 @@ impl NamespaceSandbox {
                 Resource::RLIMIT_NOFILE,
                 confines.open_files,
             ))
-            .args(["--core=0", "--"]);
-        if let Some(perl) = &tools.perl {
-            command.arg(perl).args(["-e", WAIT, "--"]);
-        }
-        command
+            .args(["--core=0", "--"])
+            .arg(&tools.perl)
+            .args(["-e", WAIT, "--"])
             .arg(&tools.setpriv)
             .args([
                 "--bounding-set=-all",
@@ -331,10 +348,12 @@ impl NamespaceSandbox {
         if let Some(cwd) = cwd.filter(|cwd| !cwd.is_empty()) {
             command.arg(&tools.env).args(["--chdir", cwd]);
         }
+        if let Some(environment) = environment {
+            command
+                .arg(&tools.perl)
+                .args(["-e", WITH_ENVIRONMENT, "--", environment]);
+        }
         command
-            .arg(&tools.env)
-            .arg("--")
-            .args(env.map(|(name, value)| format!("{name}={value}")))
             .env_clear()
             .env("PATH", PATH)
             .env("LANG", "C.UTF-8")
@@ -358,7 +377,7 @@ impl NamespaceSandbox {
 
     /// Whether the sandbox has this directory.
     async fn is_there(&self, directory: &str) -> Result<bool, String> {
-        let mut command = self.enter(None, std::iter::empty()).await?;
+        let mut command = self.enter(None, None).await?;
         let status = command
             .args(["test", "-d"])
             .arg(if directory.is_empty() { "." } else { directory })

@@ -1,0 +1,28 @@
+//! The backend that tests run on: the one that `ACTIX_SANDBOX_BACKEND` names, or `host`. Some need another, and say why.
+#![allow(dead_code, reason = "not every test binary needs all of them")]
+
+use actix_sandbox::server::{Backend, LocalServer, ServerBuilder};
+
+/// For tests that look for processes of a sandbox on this machine: those in gVisor are not seen there.
+pub(crate) fn with_visible_processes() -> ServerBuilder {
+    let builder = LocalServer::builder();
+    match is("gvisor") {
+        true => builder.backend(Backend::Host),
+        false => builder,
+    }
+}
+
+/// For tests of what is so on the host alone: directories of this machine, its `PATH`, what a sandbox can do to the server.
+pub(crate) fn on_the_host() -> ServerBuilder {
+    LocalServer::builder().backend(Backend::Host)
+}
+
+/// For tests with many sandboxes at once: in gVisor each has a kernel of its own, of some 30 MB.
+pub(crate) fn with_room_for_many() -> ServerBuilder {
+    with_visible_processes()
+}
+
+/// Whether the tests run on this backend.
+pub(crate) fn is(name: &str) -> bool {
+    std::env::var_os("ACTIX_SANDBOX_BACKEND").is_some_and(|named| named == name)
+}

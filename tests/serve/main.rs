@@ -1,0 +1,193 @@
+//! The command `actix-sandbox serve`, as people run it: the real program, its arguments, signals and what it leaves behind.
+#![cfg(unix)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on fails"
+)]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+#[cfg(target_os = "linux")]
+mod killed;
+mod program;
+
+use std::{fs, path::Path};
+
+use actix_sandbox::{BearerToken, ErrorKind, Language, Sandbox, SandboxState, TokenError};
+use common::within;
+use program::{Program, refused};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+const TOKEN: &str = "a-token-for-these-tests-alone";
+
+/// A source that always gives this token.
+fn source(token: &'static str) -> impl actix_sandbox::TokenSource {
+    move || async move { Ok::<_, TokenError>(BearerToken::new(token)) }
+}
+
+/// An answer of the server to a request: the status line and the rest.
+async fn ask(program: &Program, request: &str) -> (String, String) {
+    let address = program.url.trim_start_matches("http://");
+    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    let request = format!("{request} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    within("an answer", stream.read_to_string(&mut answer))
+        .await
+        .unwrap();
+    let (line, rest) = answer.split_once("\r\n").unwrap();
+    (line.to_owned(), rest.to_owned())
+}
+
+#[actix::test]
+async fn code_runs_through_it_and_a_signal_ends_it_in_good_order() {
+    for signal in ["TERM", "INT"] {
+        let mut program = Program::start(&[]);
+        assert_eq!(ask(&program, "GET /healthz").await.0, "HTTP/1.1 200 OK");
+        assert_eq!(ask(&program, "GET /readyz").await.0, "HTTP/1.1 200 OK");
+        let sandbox = Sandbox::create(&program.url).await.unwrap();
+        let output = sandbox.run(Language::Python, "print(6 * 7)").await.unwrap();
+        assert_eq!(output.stdout, "42\n");
+        let directory = program.directory.path().to_owned();
+        assert_eq!(fs::read_dir(&directory).unwrap().count(), 1);
+        assert!(program.ended_by(signal).await.success());
+        assert_eq!(fs::read_dir(&directory).unwrap().count(), 0, "{signal}");
+    }
+}
+
+#[actix::test]
+async fn with_a_token_only_who_has_it_gets_in_and_nobody_else_reads_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("token");
+    fs::write(&file, format!("{TOKEN}\n")).unwrap();
+    let file = file.to_str().unwrap();
+    let by_file = Program::start(&["--token-file", file]);
+    let by_variable = Program::start_with(&[], &[("ACTIX_SANDBOX_TOKEN", TOKEN)]);
+    for program in [by_file, by_variable] {
+        let sandbox = Sandbox::create(&program.url).bearer_token_source(source(TOKEN));
+        let output = sandbox.await.unwrap().run(Language::Bash, "echo in").await;
+        assert_eq!(output.unwrap().stdout, "in\n");
+        let without = Sandbox::create(&program.url).await.unwrap_err();
+        let wrong = source("another-token-of-some-length");
+        let wrong = Sandbox::create(&program.url).bearer_token_source(wrong);
+        for error in [without, wrong.await.unwrap_err()] {
+            assert_eq!(error.kind(), ErrorKind::UpgradeRefused, "{error}");
+            assert!(!error.to_string().contains(TOKEN));
+        }
+        let (status, rest) = ask(&program, "POST /execute").await;
+        assert_eq!(status, "HTTP/1.1 401 Unauthorized");
+        assert!(rest.to_lowercase().contains("www-authenticate: bearer"));
+        // Whoever looks after the machine has none, and sees no more than that it lives.
+        assert_eq!(ask(&program, "GET /healthz").await.0, "HTTP/1.1 200 OK");
+        #[cfg(target_os = "linux")]
+        assert_eq!(common::processes_with(TOKEN), Vec::<String>::new());
+        let log = program.log_at_the_end().await;
+        assert!(log.contains("listening") || !log.is_empty(), "{log}");
+        assert!(!log.contains(TOKEN), "{log}");
+    }
+}
+
+#[test]
+fn wrong_arguments_are_named_with_what_was_expected() {
+    let folder = tempfile::tempdir().unwrap();
+    let short = folder.path().join("short");
+    fs::write(&short, "short").unwrap();
+    let (short, missing) = (short.to_str().unwrap(), "/no/such/file");
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = taken.local_addr().unwrap().to_string();
+    for (arguments, code, says) in [
+        (
+            vec!["--address", "0.0.0.0:0"],
+            1,
+            vec!["0.0.0.0", "--token-file", "127.0.0.1"],
+        ),
+        (
+            vec!["--address", "nowhere"],
+            1,
+            vec!["`nowhere`", "host:port"],
+        ),
+        (vec!["--address", &taken], 1, vec![&*taken]),
+        (vec!["--token-file", short], 1, vec![short, "at least 16"]),
+        (
+            vec!["--token-file", missing],
+            1,
+            vec![missing, "No such file"],
+        ),
+        (
+            vec!["--backend", "chroot"],
+            2,
+            vec!["`chroot`", "gvisor", "--backend"],
+        ),
+        (vec!["--grace", "soon"], 2, vec!["soon", "--grace"]),
+        (
+            vec!["--max-message-size", "big"],
+            2,
+            vec!["big", "--max-message-size"],
+        ),
+        (
+            vec!["--backend", "host", "--memory", "1GiB"],
+            1,
+            vec!["`--memory`", "namespace"],
+        ),
+        (
+            vec!["--backend", "namespace", "--runsc", "x"],
+            1,
+            vec!["`--runsc`", "gvisor"],
+        ),
+        (vec!["--fast"], 2, vec!["--fast"]),
+    ] {
+        let (status, said) = refused(&arguments);
+        assert_eq!(status.code(), Some(code), "{arguments:?}: {said}");
+        for word in says {
+            assert!(
+                said.contains(word),
+                "{arguments:?} does not say {word}: {said}"
+            );
+        }
+    }
+}
+
+#[actix::test]
+async fn what_asked_for_it_is_checkpointed_when_it_ends_and_goes_on_in_the_next() {
+    let state = tempfile::tempdir().unwrap();
+    let state = state.path().to_str().unwrap();
+    let mut program = Program::start(&["--state", state]);
+    let kept = Sandbox::create(&program.url)
+        .enable_sandbox_checkpoint(true)
+        .enable_idle_timeout_auto_checkpoint(true)
+        .await
+        .unwrap();
+    let other = Sandbox::create(&program.url).await.unwrap();
+    for sandbox in [&kept, &other] {
+        sandbox
+            .run(Language::Bash, "echo mine > file")
+            .await
+            .unwrap();
+    }
+    let names = |sandbox: &Sandbox| {
+        (
+            sandbox.sandbox_id().clone(),
+            sandbox.sandbox_token().clone(),
+        )
+    };
+    let (kept, other) = (names(&kept), names(&other));
+    assert!(program.ended_by("TERM").await.success());
+    assert_eq!(files(&Path::new(state).join("checkpoints")), 1);
+
+    let program = Program::start(&["--state", state]);
+    let again = Sandbox::attach(&program.url, kept.0, kept.1).await.unwrap();
+    assert_eq!(again.state().await.unwrap(), SandboxState::Running);
+    let output = again.run(Language::Bash, "cat file").await.unwrap();
+    assert_eq!(output.stdout, "mine\n");
+    let gone = Sandbox::attach(&program.url, other.0, other.1)
+        .await
+        .unwrap_err();
+    assert_eq!(gone.kind(), ErrorKind::NotFound, "{gone}");
+}
+
+fn files(directory: &Path) -> usize {
+    fs::read_dir(directory).unwrap().count()
+}

@@ -1,0 +1,125 @@
+//! [`Program`]: `actix-sandbox serve`, running.
+
+use std::{
+    io::{BufRead, BufReader, Read},
+    process::{Child, Command, ExitStatus, Stdio},
+};
+
+use tempfile::TempDir;
+
+use super::common::within;
+
+/// `actix-sandbox serve`, on a free port, with a directory of its own.
+pub(crate) struct Program {
+    child: Option<Child>,
+    pub(crate) url: String,
+    pub(crate) directory: TempDir,
+}
+
+fn command(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_actix-sandbox"));
+    command.arg("serve").args(arguments).stdin(Stdio::null());
+    // As the tests are, not as it is when people start it.
+    if std::env::var_os("ACTIX_SANDBOX_BACKEND").is_none() && !arguments.contains(&"--backend") {
+        command.args(["--backend", "host"]);
+    }
+    command
+}
+
+impl Program {
+    pub(crate) fn start(arguments: &[&str]) -> Self {
+        Self::start_with(arguments, &[])
+    }
+
+    pub(crate) fn start_with(arguments: &[&str], variables: &[(&str, &str)]) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let mut command = command(arguments);
+        command
+            .args(["--address", "127.0.0.1:0", "--directory"])
+            .arg(directory.path())
+            .envs(variables.iter().copied())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let mut line = String::new();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        stdout.read_line(&mut line).unwrap();
+        let Some(url) = line.strip_prefix("listening on ") else {
+            let _ = child.wait();
+            let mut said = String::new();
+            let _ = child.stderr.take().unwrap().read_to_string(&mut said);
+            panic!("it did not start: {said}");
+        };
+        Self {
+            url: url.trim().to_owned(),
+            child: Some(child),
+            directory,
+        }
+    }
+
+    fn signal(&self, signal: &str) {
+        let pid = self.child.as_ref().unwrap().id().to_string();
+        let sent = Command::new("kill").args(["-s", signal, &pid]).status();
+        assert!(sent.unwrap().success());
+    }
+
+    /// Sends it a signal and waits for its end.
+    pub(crate) async fn ended_by(&mut self, signal: &str) -> ExitStatus {
+        self.signal(signal);
+        let mut child = self.child.take().unwrap();
+        let ended = tokio::task::spawn_blocking(move || child.wait());
+        within("the end of the program", ended)
+            .await
+            .unwrap()
+            .unwrap()
+    }
+
+    /// Ends it, and gives what it wrote to its log.
+    pub(crate) async fn log_at_the_end(mut self) -> String {
+        self.signal("TERM");
+        let child = self.child.take().unwrap();
+        let ended = tokio::task::spawn_blocking(move || child.wait_with_output());
+        let output = within("the end of the program", ended)
+            .await
+            .unwrap()
+            .unwrap();
+        String::from_utf8(output.stderr).unwrap()
+    }
+
+    /// Kills it without a word, and gives its directory, which is not removed by this.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn killed(mut self) -> std::path::PathBuf {
+        let mut child = self.child.take().unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        self.directory.path().to_owned()
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// Runs it with arguments with which it does not start; gives how it ended, and what it said.
+pub(crate) fn refused(arguments: &[&str]) -> (ExitStatus, String) {
+    let mut child = command(arguments)
+        .env_remove("ACTIX_SANDBOX_TOKEN")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    let mut stdout = BufReader::new(child.stdout.take().unwrap());
+    stdout.read_line(&mut line).unwrap();
+    if !line.is_empty() {
+        let _ = child.kill();
+        panic!("it started with {arguments:?}: {line}");
+    }
+    let output = child.wait_with_output().unwrap();
+    (output.status, String::from_utf8(output.stderr).unwrap())
+}
