@@ -226,8 +226,14 @@ async fn what_each_backend_stops_is_as_documented() {
     let mut rows: Vec<_> = ATTACKS.iter().map(|it| format!("| {} ", it.name)).collect();
     for (name, backend) in [
         ("host", Backend::Host),
-        ("namespace", Backend::Namespace(NamespaceOptions::default())),
-        ("gvisor", Backend::Gvisor(GvisorOptions::default())),
+        (
+            "namespace",
+            Backend::Namespace(NamespaceOptions::default().processes(64)),
+        ),
+        (
+            "gvisor",
+            Backend::Gvisor(GvisorOptions::default().processes(64)),
+        ),
     ] {
         let state = folder.path().join(name);
         let Some(server) = server(backend, &state).await else {

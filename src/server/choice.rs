@@ -81,7 +81,7 @@ macro_rules! confining {
     ($options:ident) => {
         impl $options {
             /// Lets sandboxes read another directory of this machine, at the same place, as far as its permissions let everybody: an
-            /// absolute path. Always there, where the machine has them: `/usr`, `/bin`, `/sbin`, `/lib`, `/lib32`, `/lib64`, `/libx32`,
+            /// absolute path, not in `/tmp`, `/home/sandbox`, `/run`, `/proc`, `/dev` or `/sys`. Always there, where the machine has them: `/usr`, `/bin`, `/sbin`, `/lib`, `/lib32`, `/lib64`, `/libx32`,
             /// `/etc` and `/opt`, without what is mounted below them. Nothing else of the machine's files is seen, and
             /// none of them can be written.
             pub fn readable(mut self, directory: impl Into<PathBuf>) -> Self {
@@ -89,7 +89,7 @@ macro_rules! confining {
                 self
             }
 
-            /// Most bytes that one process may write to memory of its own. Default: 2 GiB.
+            /// Most bytes that one process may write to memory of its own; in gVisor, that it may map. Default: 2 GiB.
             pub fn memory(mut self, bytes: u64) -> Self {
                 self.confines.memory_bytes = bytes;
                 self

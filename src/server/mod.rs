@@ -7,35 +7,41 @@
 //! # Backends
 //!
 //! [`Backend`] chooses what runs the code. The default, `host`, keeps sandboxes apart and cleans up after them, but it confines
-//! nothing: code runs as the user of the server and can do what that user can. `namespace` confines, on Linux.
-//! The server listens on the loopback interface unless told otherwise, gives every sandbox a token, and refuses web pages.
+//! nothing: code runs as the user of the server and can do what that user can. `namespace` confines, on Linux; `gvisor` does so with
+//! a kernel for each sandbox, and its checkpoints hold memory. The server listens on the loopback interface unless told
+//! otherwise, gives every sandbox a token, and refuses web pages.
 //!
 //! What code in a sandbox may try, and whether the backend stops it. Each row was tried, but on the host where it would
 //! harm the machine; the server and the other sandboxes went on in every case. `cargo test --test attacks -- --nocapture`
 //! prints the table.
 //!
-//! | | host | namespace |
-//! | --- | --- | --- |
-//! | fork bomb | not stopped; not tried | stopped |
-//! | 100,000 processes | not stopped; not tried | stopped |
-//! | 10 GiB of memory | not stopped; not tried | stopped |
-//! | a file of 8 GiB | not stopped | stopped |
-//! | write to `/etc/passwd` | not stopped; not tried | stopped |
-//! | read another sandbox's files, by its path or `..` | not stopped | stopped |
-//! | read the server's state, and a file of its user | not stopped | stopped |
-//! | read the environment of the server | not stopped | stopped |
-//! | `kill -9 -1` | not stopped; not tried | stopped |
-//! | ptrace of the server | not stopped; not tried | stopped |
-//! | raw sockets | not stopped; not tried | stopped |
-//! | a connection to a service of this machine | not stopped | stopped |
-//! | mounting, also in namespaces of its own | not stopped; not tried | stopped |
+//! | | host | namespace | gvisor |
+//! | --- | --- | --- | --- |
+//! | fork bomb | not stopped; not tried | stopped | stopped |
+//! | 100,000 processes | not stopped; not tried | stopped | stopped |
+//! | 10 GiB of memory | not stopped; not tried | stopped | stopped |
+//! | a file of 8 GiB | not stopped | stopped | stopped |
+//! | write to `/etc/passwd` | not stopped; not tried | stopped | stopped |
+//! | read another sandbox's files, by its path or `..` | not stopped | stopped | stopped |
+//! | read the server's state, and a file of its user | not stopped | stopped | stopped |
+//! | read the environment of the server | not stopped | stopped | stopped |
+//! | `kill -9 -1` | not stopped; not tried | stopped | stopped |
+//! | ptrace of the server | not stopped; not tried | stopped | stopped |
+//! | raw sockets | not stopped; not tried | stopped | stopped |
+//! | a connection to a service of this machine | not stopped | stopped | stopped |
+//! | mounting, also in namespaces of its own | not stopped; not tried | stopped | stopped |
 //!
-//! What neither stops: filling the disk with many files, and taking all of the processor. The limit on memory is one on each
-//! process, not on the sandbox. Both share the kernel of this machine: a hole in it is a way out.
+//! What none of them stops: filling the disk with many files, and taking all of the processor. The limit on memory is one on each
+//! process, not on the sandbox. Host and namespace share the kernel of this machine: a hole in it is a way out.
 //!
-//! In a namespace the working directory is `/home/sandbox`, temporary files are in `/tmp`, and of this machine's files programs and
-//! libraries are seen ([`NamespaceOptions::readable`]), read-only. Of what else is written anywhere, a snapshot and a checkpoint hold all but
-//! `/run` and `/dev/shm`.
+//! With `namespace` and `gvisor` the working directory is `/home/sandbox`, temporary files are in `/tmp`, and of this machine's
+//! files programs and libraries are seen ([`NamespaceOptions::readable`]), read-only. Of what else is written anywhere, a snapshot and a
+//! checkpoint hold all but `/run` and `/dev/shm`. An archive of one of them goes to the other, but neither to `host`; one with
+//! memory goes to `gvisor` alone.
+//!
+//! What is different with `gvisor`: input that a process has closed is refused only when it ends; the release of `runsc` that Debian 12
+//! has (20221219) does not serve the calls of its own `ls` and `stat` (`Invalid argument`), later ones do; and
+//! later ones (20240729 was tried) end at a restore what was started by an exec.
 //!
 //! # How a sandbox runs
 //!
@@ -57,7 +63,7 @@
 //! Filesystem snapshots and checkpoints are compressed archives in the
 //! [state directory](ServerBuilder::state_directory), readable by the user of the server alone.
 //!
-//! - Both hold the files in `HOME` and `TMPDIR`, and nothing outside of them. Symbolic links are kept as
+//! - Both hold the files in `HOME` and `TMPDIR`, and on the host nothing outside of them. Symbolic links are kept as
 //!   links; permissions, times and holes are kept; set-user-id, set-group-id and sticky bits are not. A
 //!   file with several names becomes several files. Sockets, pipes and devices are left out.
 //! - A file that the server may not read (mode 000, unless it runs as root) fails the whole, by its name;
@@ -65,8 +71,8 @@
 //! - A snapshot is taken while the sandbox goes on, processes included: a file may be caught half-written.
 //!   One at a time for each sandbox, four at a time for the server; others wait for their turn.
 //! - A checkpoint also holds the settings of the sandbox, the SHA-256 of its token, and the ends and output that clients of v2
-//!   have not acknowledged, but **no memory**:
-//!   background processes are ended by it and are not there when it is restored.
+//!   have not acknowledged. With `gvisor` processes in the background are part of it and go on when it is restored, by the same
+//!   release of `runsc`; the other backends store **no memory**: there they are ended by it.
 //! - An archive is whole or absent, and an older one stays until then. A sandbox whose checkpoint fails
 //!   lives on with its files; one that was to be checkpointed for being idle is tried again after the next
 //!   idle timeout.

@@ -20,13 +20,25 @@ pub(super) const HOME_INSIDE: &str = "/home/sandbox";
 pub(super) const TEMPORARY_INSIDE: &str = "/tmp";
 pub(super) const CODE_INSIDE: &str = "/run/code";
 
+/// What a sandbox does not share with the machine.
+const OWN: [&str; 6] = [
+    TEMPORARY_INSIDE,
+    HOME_INSIDE,
+    "/run",
+    "/proc",
+    "/dev",
+    "/sys",
+];
+
 /// What is wrong with the directories that sandboxes are to read.
 pub(super) fn check_readable(confines: &Confines) -> Result<(), String> {
     match confines.readable.iter().find(|path| !is_mountable(path)) {
         None => Ok(()),
         Some(path) => Err(format!(
-            "the directory {} cannot be made readable: expected an absolute path other than `/`, without `.` and `..`",
-            path.display()
+            "the directory {} cannot be made readable: expected an absolute path other than `/`, without `.` and `..`, and not where \
+             sandboxes have their own ({})",
+            path.display(),
+            OWN.join(", ")
         )),
     }
 }
@@ -35,6 +47,7 @@ pub(super) fn check_readable(confines: &Confines) -> Result<(), String> {
 fn is_mountable(path: &Path) -> bool {
     use std::path::Component::{Normal, RootDir};
     path.is_absolute()
+        && !OWN.iter().any(|own| path.starts_with(own))
         && path.components().count() > 1
         && path
             .components()

@@ -18,6 +18,7 @@ use super::{
     Backend, BackendSandbox, HOME, Job, Language, ROOT, Started, TEMPORARY,
     launch::{CodeFile, Ground, Launcher, check, find, is_script, make_private, search_path},
     remove::remove_tree,
+    without_memory,
 };
 use crate::{
     protocol::{SandboxId, excerpt},
@@ -134,12 +135,12 @@ impl BackendSandbox for HostSandbox {
         let unpack = move || {
             unpacker.unpack_into(&root)?;
             // Nobody would see those files, and the next archive would lack them.
-            match root.join(ROOT).exists() {
-                true => Err(io::Error::other(
-                    "it was made by the backend `namespace`, and `host` has no place for what is outside of HOME and TMPDIR",
-                )),
-                false => Ok(()),
+            if root.join(ROOT).exists() {
+                return Err(io::Error::other(
+                    "it was made by a backend in which a sandbox has a root of its own, and `host` has no place for what is outside of HOME and TMPDIR",
+                ));
             }
+            without_memory(&root)
         };
         Box::pin(async { blocking(unpack).await })
     }

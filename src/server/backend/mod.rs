@@ -12,7 +12,7 @@ mod namespace;
 mod remove;
 mod sweep;
 
-use std::io;
+use std::{io, path::Path};
 
 use futures::future::BoxFuture;
 use tokio::io::AsyncWrite;
@@ -34,6 +34,16 @@ const ROOT: &str = "root";
 
 /// The tree with the memory of its processes, of a backend that can store that.
 const MEMORY: &str = "memory";
+
+/// That an archive that was unpacked here has no memory: only the backend that stored it could go on with it.
+fn without_memory(directory: &Path) -> io::Result<()> {
+    match directory.join(MEMORY).exists() {
+        false => Ok(()),
+        true => Err(io::Error::other(
+            "it holds the memory of processes, with which only the backend `gvisor` goes on",
+        )),
+    }
+}
 
 /// A language that a backend runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,6 +6,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::super::confine::{CODE_INSIDE, HOME_INSIDE, PATH, TEMPORARY_INSIDE};
+use super::scripts::INIT;
 use crate::server::choice::Confines;
 
 /// Whom code runs as, inside and outside: nobody else. It is the same in every sandbox, so that one that is restored
@@ -66,9 +67,10 @@ pub(super) fn config(directory: &Path, confines: &Confines) -> Value {
         own(EXIT, EXIT_INSIDE, "rw"),
     ]);
     let limit = |name, most: u64| json!({ "type": name, "soft": most, "hard": most });
-    let mut init = process(&["sleep", "infinity"], &[], "/");
+    let mut init = process(&["perl", &INIT.inside()], &[], "/");
     init["rlimits"] = json!([
-        limit("RLIMIT_DATA", confines.memory_bytes),
+        // gVisor counts no other.
+        limit("RLIMIT_AS", confines.memory_bytes),
         limit("RLIMIT_NPROC", confines.processes),
         limit("RLIMIT_FSIZE", confines.file_bytes),
         limit("RLIMIT_NOFILE", confines.open_files),

@@ -157,6 +157,7 @@ fn prepare(directory: &Path, confines: &Confines) -> io::Result<()> {
     for path in own.chain(bundle::readable(confines)) {
         make_directory(&root.join(path.strip_prefix("/").unwrap_or(path)), 0o755)?;
     }
+    give(&root, USER)?;
     for script in scripts::ALL {
         let file = directory.join(SOURCE).join(script.name);
         fs::write(&file, script.text)?;

@@ -16,7 +16,16 @@ impl Script {
     }
 }
 
-pub(super) const ALL: [Script; 3] = [RUN, KILL, FREEZE];
+pub(super) const ALL: [Script; 4] = [INIT, RUN, KILL, FREEZE];
+
+/// The first process: there is none left of those that it inherits and that have ended.
+pub(super) const INIT: Script = Script {
+    name: "init.pl",
+    text: r#"
+$SIG{$_} = 'IGNORE' for qw(CHLD TERM INT HUP);
+sleep while 1;
+"#,
+};
 
 /// Runs code: `$0 NUMBER SOURCE CODE INTERPRETER ARGUMENTS…`, and ends as that does.
 ///

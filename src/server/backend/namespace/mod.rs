@@ -35,6 +35,7 @@ use super::{
     },
     launch::{CodeFile, Ground, Launcher, check, find},
     remove::remove_tree,
+    without_memory,
 };
 use crate::{
     protocol::{SandboxId, excerpt},
@@ -282,6 +283,7 @@ impl BackendSandbox for NamespaceSandbox {
         let (directory, user) = (self.directory.clone(), self.user);
         let unpack = move || {
             unpacker.unpack_into(&directory)?;
+            without_memory(&directory)?;
             match user {
                 Some(user) => [HOME, TEMPORARY, ROOT]
                     .iter()

@@ -1,0 +1,268 @@
+//! What the backends promise beyond what every test shows of the one that it runs on: `namespace` and `gvisor`, where this machine
+//! has what they need. CI has both.
+#![cfg(target_os = "linux")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on fails"
+)]
+
+mod common;
+
+use std::fs;
+
+use actix_sandbox::{
+    Language, LocalServer, ProcessEnd, Sandbox,
+    server::{Backend, GvisorOptions, NamespaceOptions, ServerBuilder},
+};
+use common::{processes_with, within};
+
+/// A server on each backend that confines and that works here.
+async fn each(with: impl Fn(ServerBuilder) -> ServerBuilder) -> Vec<LocalServer> {
+    let namespace = NamespaceOptions::default();
+    let gvisor = GvisorOptions::default();
+    of(
+        [Backend::Namespace(namespace), Backend::Gvisor(gvisor)],
+        with,
+    )
+    .await
+}
+
+async fn of(
+    backends: impl IntoIterator<Item = Backend>,
+    with: impl Fn(ServerBuilder) -> ServerBuilder,
+) -> Vec<LocalServer> {
+    let mut servers = Vec::new();
+    for backend in backends {
+        match with(LocalServer::builder().backend(backend)).start().await {
+            Ok(server) => servers.push(server),
+            Err(error) => {
+                println!("not tried: {error}");
+                assert!(std::env::var_os("CI_BACKENDS").is_none(), "{error}");
+            }
+        }
+    }
+    servers
+}
+
+async fn bash(sandbox: &Sandbox, code: &str) -> String {
+    let output = within("the code", sandbox.run(Language::Bash, code))
+        .await
+        .unwrap();
+    assert_eq!(output.stderr, "", "of {code}");
+    output.stdout
+}
+
+#[actix::test]
+async fn a_snapshot_holds_what_was_written_anywhere() {
+    for server in each(|it| it).await {
+        let first = Sandbox::create(server.url()).await.unwrap();
+        let write = "mkdir /made; for file in /tmp/a /b /made/c /var/tmp/d ~/e; do echo $file > $file; done";
+        bash(&first, write).await;
+        within("the snapshot", first.snapshot_filesystem("all"))
+            .await
+            .unwrap();
+        let second = Sandbox::create(server.url()).filesystem_snapshot_name("all");
+        let read = "cat /tmp/a /b /made/c /var/tmp/d ~/e; echo more >> /b";
+        let seen = bash(&second.await.unwrap(), read).await;
+        assert_eq!(
+            seen,
+            "/tmp/a\n/b\n/made/c\n/var/tmp/d\n/home/sandbox/e\n",
+            "{}",
+            server.backend()
+        );
+        server.stop().await;
+    }
+}
+
+#[actix::test]
+async fn what_a_sandbox_is_given_in_its_environment_is_in_no_process_list() {
+    for server in each(|it| it).await {
+        let sandbox = Sandbox::create(server.url()).await.unwrap();
+        let secret = format!("secret-{}-{}", std::process::id(), server.backend());
+        let command = sandbox.command(Language::Bash, "echo $MINE; read line; echo $line");
+        let process = command.env("MINE", &*secret).spawn().await.unwrap();
+        let mut lines = actix_sandbox::OutputExt::lines(process.stdout());
+        let line = within("a line", futures::StreamExt::next(&mut lines)).await;
+        assert_eq!(line.unwrap().unwrap(), secret);
+        assert_eq!(processes_with(&secret), Vec::<String>::new());
+        process.write_to_stdin("on\n").await.unwrap();
+        assert_eq!(process.wait().await.unwrap(), ProcessEnd::Exited(0));
+        server.stop().await;
+    }
+}
+
+#[actix::test]
+async fn limits_hold() {
+    let namespace = NamespaceOptions::default()
+        .memory(256 << 20)
+        .file_size(1 << 20);
+    let gvisor = GvisorOptions::default()
+        .memory(256 << 20)
+        .file_size(1 << 20);
+    let namespace = namespace.processes(32).open_files(32);
+    let gvisor = gvisor.processes(32).open_files(32);
+    let code = "import os, signal
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+def tried(name, what):
+    try: what(); print(name, 'went on')
+    except (MemoryError, OSError): print(name, 'stopped')
+def files(): return [open('/dev/null') for _ in range(100)]
+def write(): open('large', 'wb', 0).write(bytes(4 << 20)) == 4 << 20 or open('large', 'ab', 0).write(b'x')
+def processes():
+    for _ in range(100):
+        if os.fork() == 0: signal.pause()
+tried('memory', lambda: bytearray(512 << 20))
+tried('file', write)
+tried('files', files)
+tried('processes', processes)
+print('end', flush=True)
+os._exit(0)";
+    for server in of(
+        [Backend::Namespace(namespace), Backend::Gvisor(gvisor)],
+        |it| it,
+    )
+    .await
+    {
+        let sandbox = Sandbox::create(server.url()).await.unwrap();
+        let output = within("the code", sandbox.run(Language::Python, code))
+            .await
+            .unwrap();
+        assert_eq!(
+            output.stdout,
+            "memory stopped\nfile stopped\nfiles stopped\nprocesses stopped\nend\n",
+            "{}: {}",
+            server.backend(),
+            output.stderr
+        );
+        within("the kill", sandbox.kill()).await.unwrap();
+        server.stop().await;
+    }
+}
+
+#[actix::test]
+async fn a_directory_that_is_made_readable_is_read_and_no_other() {
+    let shown = tempfile::Builder::new()
+        .permissions(mode(0o755))
+        .tempdir_in("/var/tmp")
+        .unwrap();
+    let hidden = tempfile::Builder::new()
+        .permissions(mode(0o755))
+        .tempdir_in("/var/tmp")
+        .unwrap();
+    for folder in [&shown, &hidden] {
+        fs::write(folder.path().join("file"), "of the machine\n").unwrap();
+    }
+    let namespace = NamespaceOptions::default().readable(shown.path());
+    let gvisor = GvisorOptions::default().readable(shown.path());
+    for server in of(
+        [Backend::Namespace(namespace), Backend::Gvisor(gvisor)],
+        |it| it,
+    )
+    .await
+    {
+        let sandbox = Sandbox::create(server.url()).await.unwrap();
+        let (shown, hidden) = (shown.path().display(), hidden.path().display());
+        let code = format!(
+            "cat {shown}/file; echo x 2>&- > {shown}/more || echo closed; [ -e {hidden} ] || echo hidden"
+        );
+        let output = sandbox.run(Language::Bash, code).await.unwrap();
+        assert_eq!(
+            output.stdout,
+            "of the machine\nclosed\nhidden\n",
+            "{}",
+            server.backend()
+        );
+        server.stop().await;
+    }
+    assert_eq!(fs::read_dir(shown.path()).unwrap().count(), 1);
+}
+
+fn mode(mode: u32) -> fs::Permissions {
+    std::os::unix::fs::PermissionsExt::from_mode(mode)
+}
+
+/// A counter in memory goes on where it was, on another server; one whose output nobody takes any more, too.
+#[actix::test]
+async fn a_checkpoint_of_gvisor_holds_what_runs_in_the_background() {
+    let state = tempfile::tempdir().unwrap();
+    let with = |it: ServerBuilder| it.state_directory(state.path());
+    let gvisor = || [Backend::Gvisor(GvisorOptions::default())];
+    let (Some(one), Some(two)) = (
+        of(gvisor(), with).await.pop(),
+        of(gvisor(), with).await.pop(),
+    ) else {
+        return;
+    };
+    let sandbox = Sandbox::create(one.url())
+        .enable_sandbox_checkpoint(true)
+        .enable_sandbox_handoff(true)
+        .await
+        .unwrap();
+    let count = "(while :; do echo $((++i)) > new; mv new count; echo nobody; sleep 0.01; done) & until [ -s count ]; do :; done";
+    within("the counter", sandbox.run(Language::Bash, count))
+        .await
+        .unwrap();
+    let reached: u64 = bash(&sandbox, "cat count").await.trim().parse().unwrap();
+    // Another server takes it over: checkpoint, and restore.
+    let (id, token) = (
+        sandbox.sandbox_id().clone(),
+        sandbox.sandbox_token().clone(),
+    );
+    let again = within(
+        "the handoff",
+        Sandbox::attach(two.url(), id, token).into_future(),
+    );
+    let again = again.await.unwrap();
+    let goes_on = format!(
+        "until [ $(cat count) -gt {} ]; do :; done; echo goes on",
+        reached + 50
+    );
+    assert_eq!(bash(&again, &goes_on).await, "goes on\n");
+    for server in [one, two] {
+        server.stop().await;
+    }
+}
+
+#[actix::test]
+async fn a_backend_that_does_not_work_says_what_was_run_and_what_it_said() {
+    for (options, says) in [
+        (
+            GvisorOptions::default().binary("/no/runsc"),
+            vec!["/no/runsc", "Debian's package `runsc`"],
+        ),
+        (
+            GvisorOptions::default().binary("no-runsc"),
+            vec!["no-runsc"],
+        ),
+        (
+            GvisorOptions::default().binary("/bin/false"),
+            vec!["/bin/false", "run --detach", "exit status: 1"],
+        ),
+        (
+            GvisorOptions::default().readable("relative"),
+            vec!["relative", "absolute"],
+        ),
+    ] {
+        let error = LocalServer::builder()
+            .backend(Backend::Gvisor(options))
+            .start()
+            .await;
+        let error = error.unwrap_err().to_string();
+        for word in says.iter().chain(&["gvisor", "Backend::Auto"]) {
+            assert!(error.contains(word), "{error}");
+        }
+    }
+    let platform = GvisorOptions::default().platform("abacus");
+    let builder = LocalServer::builder().backend(Backend::Gvisor(platform));
+    let error = builder.start().await.unwrap_err().to_string();
+    assert!(error.contains("gvisor"), "{error}");
+    let auto = LocalServer::builder()
+        .backend(Backend::Auto)
+        .start()
+        .await
+        .unwrap();
+    assert!(["host", "namespace", "gvisor"].contains(&auto.backend()));
+    auto.stop().await;
+}
