@@ -78,7 +78,7 @@
 //! # Features
 //!
 //! `client` (default): all of the above but the server. `tls` (default): `wss://`. `google-auth`: ID tokens
-//! of Google on every dial. `server`: the local server, Unix only. `test-util`: `test_util`, to test your own programs. Without any: [`protocol`] and [`machine`] alone, without tokio or actix.
+//! of Google on every dial. `server`: the local server, Unix only. `cli`: the command `actix-sandbox`. `test-util`: `test_util`, to test your own programs. Without any: [`protocol`] and [`machine`] alone, without tokio or actix.
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 

@@ -30,8 +30,8 @@ const ENDS_WITHIN: Duration = Duration::from_secs(20);
 pub(super) struct Container {
     runsc: Arc<Runsc>,
     name: String,
-    /// Where the descriptions of processes are put.
-    descriptions: PathBuf,
+    /// Where the descriptions of processes are put as well.
+    bundle: PathBuf,
     described: AtomicU64,
     suspected: AtomicBool,
 }
@@ -52,7 +52,7 @@ impl Container {
             command.arg("--image-path").arg(image);
         }
         let container = Self {
-            descriptions: bundle.to_owned(),
+            bundle: bundle.to_owned(),
             described: AtomicU64::new(0),
             suspected: AtomicBool::new(false),
             name,
@@ -61,7 +61,7 @@ impl Container {
         match container.runsc.call(command.arg(&container.name)).await {
             Ok(()) => Ok(container),
             Err(reason) => {
-                let _ = container.runsc.delete(&container.name).await;
+                let _ = container.end().await;
                 Err(reason)
             }
         }
@@ -70,7 +70,7 @@ impl Container {
     /// How to run a process inside, and the file that describes it, to be kept until it has begun.
     pub(super) fn exec(&self, process: &Value) -> Result<(Command, CodeFile), String> {
         let number = self.described.fetch_add(1, Ordering::Relaxed);
-        let file = CodeFile(self.descriptions.join(format!("process-{number}.json")));
+        let file = CodeFile(self.bundle.join(format!("process-{number}.json")));
         let text = process.to_string();
         write_private(&file.0, text.as_bytes())
             .map_err(|error| format!("Failed to store what is to be run: {error}"))?;
@@ -137,6 +137,9 @@ impl Container {
 
     /// Ends it and all that runs in it.
     pub(super) async fn end(&self) -> Result<(), String> {
-        self.runsc.delete(&self.name).await
+        self.runsc
+            .end(&self.name, &self.bundle)
+            .await
+            .map_err(|error| format!("the sandbox could not be ended: {error}"))
     }
 }

@@ -186,12 +186,9 @@ impl Backend for GvisorBackend {
     fn shutdown(&self) -> BoxFuture<'_, ()> {
         Box::pin(async {
             // A last chance for those that could not be deleted.
-            let runsc = self.shared.runsc.clone();
-            let _ = blocking(move || {
-                runsc.kill_all();
-                Ok(())
-            })
-            .await;
+            if let Err(error) = self.shared.runsc.end_all().await {
+                tracing::warn!(%error, "sandboxes are left behind");
+            }
             self.shared.ground.clear().await;
         })
     }

@@ -2,9 +2,11 @@
 
 use std::{
     ffi::OsString,
-    io::{Read, Seek, SeekFrom},
+    fs,
+    io::{self, Read, Seek, SeekFrom},
     path::{Path, PathBuf},
     process::Stdio,
+    sync::Arc,
     time::Duration,
 };
 
@@ -19,10 +21,17 @@ use tokio::{
 };
 
 use super::super::confine::PATH;
-use crate::{protocol::excerpt, server::choice::GvisorOptions};
+use crate::{
+    protocol::excerpt,
+    server::{choice::GvisorOptions, store::blocking},
+};
 
 /// Longest time that one call may take. The longest is a checkpoint, of much memory to a slow disk.
 const ENDS_WITHIN: Duration = Duration::from_secs(60);
+
+/// Longest time that its processes may take to be gone once they are killed, and how often they are looked for.
+const GONE_WITHIN: Duration = Duration::from_secs(10);
+const LOOKED_AT_EVERY: Duration = Duration::from_millis(2);
 
 /// Most bytes of what it said that are looked at.
 const MAX_SAID_BYTES: u64 = 4_096;
@@ -84,7 +93,7 @@ impl Runsc {
 
     /// Makes a call that is to succeed. The error names it, and what it said.
     pub(super) async fn call(&self, command: &mut Command) -> Result<(), String> {
-        let before = std::fs::metadata(&self.log).map_or(0, |meta| meta.len());
+        let before = fs::metadata(&self.log).map_or(0, |meta| meta.len());
         let mut child = command
             .kill_on_drop(true)
             .spawn()
@@ -104,57 +113,61 @@ impl Runsc {
         }
     }
 
-    /// Removes a container with all that runs in it. One that is gone is no error.
-    pub(super) async fn delete(&self, container: &str) -> Result<(), String> {
-        // One that ends in this very moment may be neither running nor gone.
-        for _ in 0..3 {
-            let mut command = self.command("delete");
-            if self
-                .call(command.args(["--force", container]))
-                .await
-                .is_ok()
-            {
-                return Ok(());
+    /// Ends a container, its bundle in this directory, with all that runs in it. One that is gone is no error.
+    ///
+    /// `runsc delete --force` does the same, but takes more than a second to look whether its processes are gone.
+    pub(super) async fn end(&self, container: &str, bundle: &Path) -> io::Result<()> {
+        self.kill(Some([container.into(), bytes(bundle).to_owned()]))
+            .await?;
+        for record in fs::read_dir(self.records())? {
+            let record = record?;
+            if record.file_name().to_string_lossy().starts_with(container) {
+                fs::remove_file(record.path())?;
             }
-            sleep(Duration::from_millis(50)).await;
         }
-        self.call(self.command("delete").args(["--force", container]))
-            .await
+        Ok(())
     }
 
     /// Kills what is left of all containers.
-    pub(super) fn kill_all(&self) {
-        let Some(root) = self.flags.get(1) else {
-            return;
-        };
-        // So its processes call themselves; their environment is empty.
-        let root = [b"--root=", root.as_encoded_bytes()].concat();
-        let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-        for process in processes {
-            let pid = process
-                .file_name()
-                .to_str()
-                .and_then(|pid| pid.parse().ok());
-            let line = std::fs::read(process.path().join("cmdline")).unwrap_or_default();
-            if let Some(pid) = pid
-                && line.split(|&byte| byte == 0).any(|word| word == root)
-            {
-                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+    pub(super) async fn end_all(&self) -> io::Result<()> {
+        self.kill(None).await
+    }
+
+    /// Kills the processes of containers, or of the one that has these words on its command lines, until there is none.
+    async fn kill(&self, words: Option<[Vec<u8>; 2]>) -> io::Result<()> {
+        // So they call themselves; their environment is empty.
+        let root = [b"--root=", bytes(self.records())].concat();
+        let wanted = Arc::new((root, words));
+        let until_gone = async {
+            loop {
+                let wanted = wanted.clone();
+                if blocking(move || kill_once(&wanted.0, wanted.1.as_ref())).await? == 0 {
+                    return Ok(());
+                }
+                sleep(LOOKED_AT_EVERY).await;
             }
-        }
+        };
+        timeout(GONE_WITHIN, until_gone)
+            .await
+            .unwrap_or_else(|_| Err(io::Error::other("processes of gVisor do not end")))
+    }
+
+    /// Where it keeps its records.
+    fn records(&self) -> &Path {
+        self.log.parent().unwrap_or(Path::new("/"))
     }
 
     /// The last line that it wrote to its log beyond this place.
     fn said(&self, before: u64) -> String {
         let read = || {
-            let mut file = std::fs::File::open(&self.log)?;
+            let mut file = fs::File::open(&self.log)?;
             let end = file.metadata()?.len();
             file.seek(SeekFrom::Start(
                 before.max(end.saturating_sub(MAX_SAID_BYTES)),
             ))?;
             let mut said = Vec::new();
             file.take(MAX_SAID_BYTES).read_to_end(&mut said)?;
-            std::io::Result::Ok(String::from_utf8_lossy(&said).into_owned())
+            io::Result::Ok(String::from_utf8_lossy(&said).into_owned())
         };
         let said = read().unwrap_or_default();
         let last = said.lines().last().unwrap_or("it said nothing");
@@ -164,6 +177,29 @@ impl Runsc {
             Err(_) => last.trim().to_owned(),
         }
     }
+}
+
+/// Kills each process that has `root` on its command line, and one of these words; gives how many there were.
+fn kill_once(root: &[u8], words: Option<&[Vec<u8>; 2]>) -> io::Result<usize> {
+    let mut found = 0;
+    for process in fs::read_dir("/proc")?.flatten() {
+        let Some(pid) = process.file_name().to_str().and_then(|it| it.parse().ok()) else {
+            continue;
+        };
+        // One that is gone has none.
+        let line = fs::read(process.path().join("cmdline")).unwrap_or_default();
+        let line: Vec<_> = line.split(|&byte| byte == 0).collect();
+        let has = |word: &[u8]| line.contains(&word);
+        if has(root) && words.is_none_or(|words| words.iter().any(|word| has(word))) {
+            found += 1;
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+    }
+    Ok(found)
+}
+
+fn bytes(path: &Path) -> &[u8] {
+    path.as_os_str().as_encoded_bytes()
 }
 
 /// A line of the log.

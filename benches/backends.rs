@@ -1,0 +1,104 @@
+//! How long a sandbox takes to be created with its first code, code to run in it, a filesystem snapshot, a sandbox to start from
+//! one, and its kill, on each backend that works here: medians of 50.
+//!
+//! ```text
+//! cargo bench --bench backends
+//! ```
+//!
+//! These are times of the whole, client and server in one process, and those of the machine: compare the columns, of one run.
+#![allow(clippy::unwrap_used, reason = "a benchmark that cannot go on fails")]
+#![allow(clippy::disallowed_methods, reason = "it measures real time")]
+
+use std::time::{Duration, Instant};
+
+use actix_sandbox::{
+    Language, LocalServer, Sandbox,
+    server::{Backend, GvisorOptions, NamespaceOptions},
+};
+
+const TIMES: usize = 50;
+
+struct Medians {
+    backend: &'static str,
+    phases: [Duration; 5],
+}
+
+const PHASES: [&str; 5] = [
+    "create, and run `true`",
+    "run `true`",
+    "snapshot of 1 MiB",
+    "create from it, and run `true`",
+    "kill",
+];
+
+#[actix::main]
+async fn main() {
+    // `cargo test --benches` builds it, and looks whether it runs.
+    let times = match std::env::args().any(|arg| arg == "--bench") {
+        true => TIMES,
+        false => 1,
+    };
+    let mut all = Vec::new();
+    for backend in [
+        Backend::Host,
+        Backend::Namespace(NamespaceOptions::default()),
+        Backend::Gvisor(GvisorOptions::default()),
+    ] {
+        match LocalServer::builder().backend(backend).start().await {
+            Ok(server) => all.push(measure(server, times).await),
+            Err(error) => println!("not measured: {error}"),
+        }
+    }
+    print!("| median of {times} |");
+    all.iter().for_each(|it| print!(" {} |", it.backend));
+    println!("\n| --- |{}", " --- |".repeat(all.len()));
+    for (number, phase) in PHASES.iter().enumerate() {
+        print!("| {phase} |");
+        for it in &all {
+            print!(" {:.1} ms |", it.phases[number].as_secs_f64() * 1_000.0);
+        }
+        println!();
+    }
+}
+
+async fn measure(server: LocalServer, times: usize) -> Medians {
+    let mut phases: [Vec<Duration>; 5] = Default::default();
+    let run = async |sandbox: &Sandbox, code: &str| {
+        let output = sandbox.run(Language::Bash, code).await.unwrap();
+        output.error_for_status().unwrap();
+    };
+    for number in 0..times {
+        let begun = Instant::now();
+        let sandbox = Sandbox::create(server.url()).await.unwrap();
+        run(&sandbox, "true").await;
+        phases[0].push(begun.elapsed());
+
+        let begun = Instant::now();
+        run(&sandbox, "true").await;
+        phases[1].push(begun.elapsed());
+
+        run(&sandbox, "head -c 1048576 /dev/urandom > file").await;
+        let name = format!("snapshot-{number}");
+        let begun = Instant::now();
+        sandbox.snapshot_filesystem(&name).await.unwrap();
+        phases[2].push(begun.elapsed());
+        sandbox.kill().await.unwrap();
+
+        let begun = Instant::now();
+        let from = Sandbox::create(server.url()).filesystem_snapshot_name(&name);
+        let sandbox = from.await.unwrap();
+        run(&sandbox, "true").await;
+        phases[3].push(begun.elapsed());
+
+        let begun = Instant::now();
+        sandbox.kill().await.unwrap();
+        phases[4].push(begun.elapsed());
+    }
+    let backend = server.backend();
+    server.stop().await;
+    let phases = phases.map(|mut times| {
+        times.sort_unstable();
+        times[times.len() / 2]
+    });
+    Medians { backend, phases }
+}
