@@ -266,3 +266,62 @@ async fn a_backend_that_does_not_work_says_what_was_run_and_what_it_said() {
     assert!(["host", "namespace", "gvisor"].contains(&auto.backend()));
     auto.stop().await;
 }
+
+/// What code has left in its tree must not lead the next start elsewhere: links where something is mounted, and a program of its
+/// own where those are looked for that make the sandbox.
+#[actix::test]
+async fn links_in_a_restored_tree_lead_nowhere() {
+    for server in each(|it| it).await {
+        let first = Sandbox::create(server.url()).await.unwrap();
+        // Anybody may write there.
+        let outside = tempfile::tempdir_in("/var/tmp").unwrap();
+        fs::set_permissions(outside.path(), mode(0o777)).unwrap();
+        let prepare = format!(
+            "mkdir -p ~/bin; printf '#!/bin/sh\\necho taken > {0}/taken\\n' > ~/bin/mount; chmod 755 ~/bin/mount
+             mv /home /h && mkdir /home && ln -s /usr /home/sandbox || rm -rf /home
+             mv /var /v && ln -s {0} /var; mv /sys /s; ln -s {0} /sys; echo prepared",
+            outside.path().display()
+        );
+        let prepared = within("the code", first.run(Language::Bash, prepare))
+            .await
+            .unwrap();
+        assert!(
+            prepared.stdout.ends_with("prepared\n"),
+            "{}",
+            prepared.stdout
+        );
+        within("the snapshot", first.snapshot_filesystem("links"))
+            .await
+            .unwrap();
+        let second = Sandbox::create(server.url()).filesystem_snapshot_name("links");
+        if let Ok(second) = within("the creation", second.into_future()).await {
+            // It works, or says that it does not; it is nobody else's, and its home is no `/usr`.
+            let code = "[ ! -e ~/lib ] && echo of its own";
+            if let Ok(output) = within("the code", second.run(Language::Bash, code)).await {
+                let fails = matches!(output.end, ProcessEnd::Unknown | ProcessEnd::Exited(1));
+                assert!(output.stdout == "of its own\n" || fails, "{output:?}");
+            }
+        }
+        let left = fs::read_dir(outside.path()).unwrap().count();
+        assert_eq!(left, 0, "{}", server.backend());
+        server.stop().await;
+    }
+}
+
+/// Code may not attach to the first process of its sandbox, and has no terminal of the server's.
+#[actix::test]
+async fn the_first_process_is_out_of_reach() {
+    let code = "import ctypes
+libc = ctypes.CDLL(None, use_errno=True)
+seized = libc.ptrace(0x4206, 1, 0, 0)
+print('attached' if seized == 0 else 'refused')
+try: open('/dev/tty'); print('terminal')
+except OSError: print('no terminal')";
+    let namespace = Backend::Namespace(NamespaceOptions::default());
+    for server in of([namespace], |it| it).await {
+        let sandbox = Sandbox::create(server.url()).await.unwrap();
+        let output = sandbox.run(Language::Python, code).await.unwrap();
+        assert_eq!(output.stdout, "refused\nno terminal\n", "{}", output.stderr);
+        server.stop().await;
+    }
+}

@@ -14,8 +14,8 @@ use std::{path::PathBuf, str::FromStr};
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Backend {
-    /// The first of `gvisor`, `namespace` and `host` that works here; a line of `tracing` at the level `INFO` says which, and why not those
-    /// before.
+    /// The first of `gvisor`, `namespace` and `host` that works here; a line of `tracing` says which, and why not those before: at the
+    /// level `INFO`, and at `WARN` where it is `host`, which confines nothing.
     Auto,
     /// The interpreters of this machine, as the user of the server. **It confines nothing.** Any Unix.
     #[default]
@@ -82,7 +82,7 @@ macro_rules! confining {
         impl $options {
             /// Lets sandboxes read another directory of this machine, at the same place, as far as its permissions let everybody: an
             /// absolute path, not in `/tmp`, `/home/sandbox`, `/run`, `/proc`, `/dev` or `/sys`. Always there, where the machine has them: `/usr`, `/bin`, `/sbin`, `/lib`, `/lib32`, `/lib64`, `/libx32`,
-            /// `/etc` and `/opt`, without what is mounted below them. Nothing else of the machine's files is seen, and
+            /// `/etc` and `/opt`; where something is mounted below one of them, `namespace` does not start. Nothing else of the machine's files is seen, and
             /// none of them can be written.
             pub fn readable(mut self, directory: impl Into<PathBuf>) -> Self {
                 self.confines.readable.push(directory.into());

@@ -1,12 +1,15 @@
 //! The command `actix-sandbox`.
 
+#[cfg(unix)]
 mod serve;
 
 use std::process::ExitCode;
 
+#[cfg(unix)]
 use clap::{Parser, Subcommand};
 
 /// Sandboxes for code that nobody trusts.
+#[cfg(unix)]
 #[derive(Parser)]
 #[command(name = "actix-sandbox", version)]
 struct Arguments {
@@ -14,12 +17,14 @@ struct Arguments {
     command: Command,
 }
 
+#[cfg(unix)]
 #[derive(Subcommand)]
 enum Command {
     /// Runs a server of sandboxes until it is told to stop.
     Serve(Box<serve::Serve>),
 }
 
+#[cfg(unix)]
 fn main() -> ExitCode {
     let Arguments { command } = Arguments::parse();
     let done = match command {
@@ -32,4 +37,10 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+#[cfg(not(unix))]
+fn main() -> ExitCode {
+    eprintln!("actix-sandbox: it needs Unix");
+    ExitCode::FAILURE
 }

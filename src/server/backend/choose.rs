@@ -65,7 +65,7 @@ async fn begin(
                     Ok(backend)
                 }
                 Err(no_namespace) => {
-                    tracing::info!(
+                    tracing::warn!(
                         backend = "host", %no_gvisor, %no_namespace,
                         "sandboxes run as this user, unconfined"
                     );

@@ -6,6 +6,8 @@
 
 #[cfg(target_os = "linux")]
 use std::io;
+#[cfg(target_os = "linux")]
+use std::io::Read;
 use std::{path::PathBuf, time::Duration};
 
 use tokio::{
@@ -336,6 +338,18 @@ struct Observed {
     directory: Option<PathBuf>,
 }
 
+/// Most bytes of an environment that are looked at: code may make its own very large, of many processes. What it left out of that
+/// start is found by its parents.
+const MAX_ENVIRONMENT_BYTES: u64 = 64 * 1024;
+
+#[cfg(target_os = "linux")]
+fn read_start(file: &str) -> io::Result<Vec<u8>> {
+    let mut start = Vec::new();
+    let file = std::fs::File::open(file)?;
+    file.take(MAX_ENVIRONMENT_BYTES).read_to_end(&mut start)?;
+    Ok(start)
+}
+
 #[cfg(target_os = "linux")]
 impl Observed {
     /// What a process shows; `None` for one that is dead.
@@ -345,7 +359,7 @@ impl Observed {
             return Ok(None);
         };
         // Those of other users cannot be read, and cannot be ours.
-        let environment = match std::fs::read(format!("/proc/{pid}/environ")) {
+        let environment = match read_start(&format!("/proc/{pid}/environ")) {
             Err(error) if !is_gone_or_foreign(&error) => return Err(error),
             read => read,
         };

@@ -27,24 +27,43 @@ const ENDED_WITHIN: Duration = Duration::from_secs(2);
 /// up all privileges, and waits. `$1` says whether there is a network; then come the directories of this machine that can be read.
 ///
 /// Those are mounts, also where this machine has a link (`/lib64`): what is a mount the code of the sandbox cannot replace,
-/// and programs that still have privileges are loaded from there.
+/// and programs that still have privileges are loaded from there. The tree may be one that code has left: where it has a link, a mount
+/// would end up elsewhere, and the next program with privileges would be one of its own. So what is mounted on is made anew, part
+/// by part, before anything is.
+///
+/// The first process keeps one capability, of no use in here: what has none may not attach to it by ptrace. It and the code are in
+/// sessions of their own, without the terminal of the server.
 const SCRIPT: &str = r#"
 set -eu
 read -r pid _ < /proc/self/stat
 network=$1; shift
 mount -c --bind root root
 cd root
+point() (
+  rest=${1#/}
+  at=.
+  while [ -n "$rest" ]; do
+    at=$at/${rest%%/*}
+    case $rest in */*) rest=${rest#*/} ;; *) rest= ;; esac
+    if [ -L "$at" ] || [ ! -d "$at" ]; then
+      rm -f "$at"
+      mkdir "$at"
+    fi
+  done
+)
+for path in "$@" proc dev run tmp home/sandbox sys var/tmp; do
+  case $path in /*) [ -d "$path" ] || continue ;; esac
+  point "$path"
+done
 for path; do
   [ -d "$path" ] || continue
-  mkdir -p ".$path"
   mount -c --bind "$path" ".$path"
   # What is locked about the mount stays as it is.
   mount -c -o remount,bind,ro,nosuid,nodev ".$path"
 done
-mkdir -p proc dev run tmp home/sandbox sys var/tmp
 mount -c -t proc -o nosuid,nodev,noexec proc proc
 mount -c -t tmpfs -o mode=755,size=64k,nosuid,noexec dev dev
-for device in null zero full random urandom tty; do
+for device in null zero full random urandom; do
   : > "dev/$device"
   mount -c --bind "/dev/$device" "dev/$device"
 done
@@ -68,7 +87,7 @@ echo 0 > /proc/sys/user/max_user_namespaces
 [ "$network" = yes ] || ! command -v ip > /dev/null || ip link set lo up
 mount -o remount,bind,ro /dev
 echo "ready $pid"
-exec setpriv --bounding-set=-all --inh-caps=-all --no-new-privs \
+exec setsid setpriv --bounding-set=-all,+wake_alarm --inh-caps=-all --no-new-privs \
   bash -c 'trap "" TERM INT HUP QUIT; while IFS= read -r _; do :; done' actix-sandbox-init
 "#;
 
@@ -87,6 +106,7 @@ pub(super) struct Tools {
     pub(super) unshare: PathBuf,
     pub(super) nsenter: PathBuf,
     pub(super) setpriv: PathBuf,
+    pub(super) setsid: PathBuf,
     pub(super) prlimit: PathBuf,
     pub(super) env: PathBuf,
     pub(super) perl: PathBuf,
@@ -146,7 +166,8 @@ impl Init {
             .map_err(|error| format!("cannot run {}: {error}", tools.unshare.display()))?;
         let stdin = child.stdin.take();
         match timeout(READY_WITHIN, ready(&mut child)).await {
-            Ok(Ok(pid)) => {
+            // That the number is its own, and no other's, is not taken from what it says.
+            Ok(Ok(pid)) if parent(pid) == child.id() => {
                 let open =
                     |(option, name)| Ok((option, File::open(format!("/proc/{pid}/ns/{name}"))?));
                 let opened: io::Result<_> = NAMESPACES.into_iter().map(open).collect();
@@ -158,6 +179,7 @@ impl Init {
                     namespaces,
                 })
             }
+            Ok(Ok(pid)) => Err(format!("the first process is not {pid}")),
             Ok(Err(said)) => Err(format!(
                 "`unshare --user --mount --pid …` failed: {}",
                 excerpt(said.as_bytes())
@@ -190,6 +212,14 @@ impl Init {
         let killed = self.child.kill().await;
         killed.map_err(|error| format!("the namespaces of the sandbox could not be ended: {error}"))
     }
+}
+
+/// The parent of a process.
+fn parent(pid: u32) -> Option<u32> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name before may hold anything.
+    let (_, rest) = stat.rsplit_once(") ")?;
+    rest.split(' ').nth(1)?.parse().ok()
 }
 
 /// The number of the first process, once it is ready; or what was said instead.

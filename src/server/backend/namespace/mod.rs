@@ -20,11 +20,12 @@ use std::{
         Arc,
         atomic::{AtomicU32, Ordering},
     },
+    time::Duration,
 };
 
 use futures::future::BoxFuture;
 use nix::sys::resource::{Resource, getrlimit};
-use tokio::{process::Command, sync::Mutex};
+use tokio::{process::Command, sync::Mutex, time::timeout};
 
 use self::init::{Init, Tools};
 use super::{
@@ -55,7 +56,7 @@ const CODE: &str = "code";
 const WAIT: &str = r#"
 my $child = fork;
 defined $child or die "cannot start a process: $!\n";
-unless ($child) { setpgrp 0, 0; exec { $ARGV[0] } @ARGV or die "$ARGV[0]: $!\n" }
+unless ($child) { exec { $ARGV[0] } @ARGV or die "$ARGV[0]: $!\n" }
 close STDIN; close STDOUT; close STDERR;
 waitpid $child, 0;
 my ($code, $signal) = ($? >> 8, $? & 127);
@@ -73,6 +74,9 @@ for (split /\0/, <$pairs>) { my ($name, $value) = split /=/, $_, 2; $ENV{$name} 
 close $pairs;
 exec { $ARGV[0] } @ARGV or die "$ARGV[0]: $!\n";
 "#;
+
+/// Longest time that looking for a directory may take.
+const LOOKED_WITHIN: Duration = Duration::from_secs(5);
 
 /// The first number of the users that sandboxes have, and how many there are: far from those that people and services have.
 const FIRST_USER: u32 = 0x6000_0000;
@@ -111,6 +115,7 @@ impl NamespaceBackend {
             unshare: tool("unshare")?,
             nsenter: tool("nsenter")?,
             setpriv: tool("setpriv")?,
+            setsid: tool("setsid")?,
             prlimit: tool("prlimit")?,
             env: tool("env")?,
             perl: tool("perl")?,
@@ -321,7 +326,11 @@ impl NamespaceSandbox {
                 command.args(["--clear-groups", "--"]).arg(&tools.nsenter);
                 command
             }
-            None => Command::new(&tools.nsenter),
+            None => {
+                let mut command = Command::new(&tools.nsenter);
+                command.arg("--preserve-credentials");
+                command
+            }
         };
         command.args(init.iter().flat_map(Init::enter));
         command
@@ -338,6 +347,7 @@ impl NamespaceSandbox {
             .args(["--core=0", "--"])
             .arg(&tools.perl)
             .args(["-e", WAIT, "--"])
+            .arg(&tools.setsid)
             .arg(&tools.setpriv)
             .args([
                 "--bounding-set=-all",
@@ -380,15 +390,18 @@ impl NamespaceSandbox {
     /// Whether the sandbox has this directory.
     async fn is_there(&self, directory: &str) -> Result<bool, String> {
         let mut command = self.enter(None, None).await?;
-        let status = command
+        let test = command
             .args(["test", "-d"])
             .arg(if directory.is_empty() { "." } else { directory })
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .kill_on_drop(true)
-            .output()
+            .output();
+        // Code may stop whatever is in the sandbox.
+        let status = timeout(LOOKED_WITHIN, test)
             .await
+            .map_err(|_| format!("`nsenter … test -d` was not over within {LOOKED_WITHIN:?}"))?
             .map_err(|error| format!("cannot run `nsenter`: {error}"))?;
         match status.status.code() {
             Some(0) => Ok(true),
