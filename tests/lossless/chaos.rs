@@ -29,9 +29,9 @@ struct Amount {
 fn amount() -> Amount {
     match super::common::backend::is("gvisor") {
         true => Amount {
-            runs: 60,
-            of_eight: 6,
-            at_once: 3,
+            runs: 24,
+            of_eight: 2,
+            at_once: 2,
         },
         false => Amount {
             runs: 1_000,
