@@ -1,0 +1,117 @@
+//! The client beside a bare awc loop that does the same exchange with the same server in the same run, and the table of
+//! the ratios.
+//!
+//! `cargo bench --bench end_to_end -- [--quick] [FILTER…]`. A filter is a part of a name that `--list` prints. Samples of
+//! the two sides are taken in turn, which criterion cannot: see `table.rs`.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a benchmark that cannot go on fails"
+)]
+
+#[cfg(unix)]
+mod clients;
+#[cfg(unix)]
+mod local;
+#[cfg(unix)]
+mod many;
+#[cfg(unix)]
+mod one;
+#[cfg(unix)]
+mod server;
+#[cfg(unix)]
+mod table;
+
+/// How much is measured.
+#[derive(Clone, Copy, PartialEq)]
+enum Scale {
+    /// Everything once, to see that it works: what `cargo test --benches` wants.
+    Test,
+    Quick,
+    Full,
+}
+
+impl Scale {
+    /// Samples of each side.
+    fn samples(self) -> usize {
+        match self {
+            Self::Test => 1,
+            Self::Quick => 7,
+            Self::Full => 21,
+        }
+    }
+
+    /// How many of what there are this many in a full sample.
+    fn of(self, full: usize) -> usize {
+        match self {
+            Self::Test => (full / 100).max(2),
+            _ => full,
+        }
+    }
+
+    /// Sandboxes that are open at once.
+    fn many(self) -> usize {
+        match self {
+            Self::Test => 20,
+            Self::Quick => 2_000,
+            Self::Full => 10_000,
+        }
+    }
+}
+
+#[cfg(unix)]
+fn main() {
+    use actix_sandbox::ProtocolVersion::{V1, V2};
+
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let Some(at) = arguments.iter().position(|it| it == many::ROLE) {
+        return many::play(&arguments[at + 1..]);
+    }
+    let given = |option: &str| arguments.iter().any(|it| it == option);
+    // cargo says `--bench` to benches that it is to measure.
+    let scale = match (given("--bench") && !given("--test"), given("--quick")) {
+        (false, _) => Scale::Test,
+        (true, true) => Scale::Quick,
+        (true, false) => Scale::Full,
+    };
+    type Bench = fn(Scale) -> Vec<table::Row>;
+    let benches: [(&str, Bench); 11] = [
+        ("exec/same_system", |scale| vec![one::exec(scale, V2)]),
+        ("exec/same_system_v1", |scale| vec![one::exec(scale, V1)]),
+        ("exec/tokio", |scale| vec![one::exec_from_tokio(scale, V2)]),
+        ("stdin", |scale| vec![one::stdin(scale)]),
+        ("output/64", |scale| one::output(scale, V2, 64, 100_000)),
+        ("output/64_v1", |scale| one::output(scale, V1, 64, 100_000)),
+        ("output/16384", |scale| {
+            one::output(scale, V2, 16_384, 8_000)
+        }),
+        ("create", |scale| vec![one::create(scale)]),
+        ("many", many::many),
+        ("local", |scale| vec![local::exec(scale)]),
+        ("instructions", |scale| vec![many::instructions(scale)]),
+    ];
+    if given("--list") {
+        return benches
+            .iter()
+            .for_each(|(name, _)| println!("{name}: benchmark"));
+    }
+    let filters: Vec<&String> = arguments.iter().filter(|it| !it.starts_with('-')).collect();
+    let wanted = |name: &str| filters.is_empty() || filters.iter().any(|it| name.contains(*it));
+    let mut rows = Vec::new();
+    for (name, bench) in benches {
+        if wanted(name) {
+            eprintln!("end_to_end: {name}");
+            rows.extend(bench(scale));
+        }
+    }
+    match scale {
+        Scale::Test => println!("end_to_end: each of {} rows measured once", rows.len()),
+        _ => table::print(&rows),
+    }
+}
+
+#[cfg(not(unix))]
+fn main() {
+    println!("end_to_end: runs on Unix only, as the local server does");
+}

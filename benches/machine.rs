@@ -1,0 +1,260 @@
+//! Events a second through the client's state machines, without a socket, an actor or a clock.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a benchmark that cannot go on fails"
+)]
+
+use std::time::{Duration, Instant};
+
+use actix_sandbox::{
+    machine::{
+        Epoch, OutputBuffer, OutputPolicy, Piece, Process, ProcessAction, ProcessConfig,
+        ProcessFact, ProcessId, RequestId, Sandbox, SandboxAction, SandboxConfig, Timeouts,
+    },
+    protocol::{ExecId, ExecOptions, SandboxConfig as Configuration, StdStream, Version},
+};
+use bytes::Bytes;
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+
+const LINK: Epoch = Epoch(1);
+/// Frames that are handled before output is read.
+const BATCH: u64 = 256;
+
+/// The clock of the machines, which need no more than some instant.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one instant of a benchmark without a clock"
+)]
+fn some_instant() -> Instant {
+    Instant::now()
+}
+
+/// A sandbox that runs, and what belongs to one exec of it.
+struct World {
+    sandbox: Sandbox,
+    now: Instant,
+    requests: u64,
+}
+
+impl World {
+    fn new(version: Version) -> Self {
+        let mode = actix_sandbox::machine::Mode::Create(Configuration::default());
+        let mut world = Self {
+            sandbox: Sandbox::new(SandboxConfig {
+                mode,
+                timeouts: Timeouts::default(),
+                exec_prefix: "0123456789abcdef".to_owned(),
+            }),
+            now: some_instant(),
+            requests: 0,
+        };
+        world.sandbox.handle_opened(LINK, version, world.now);
+        for text in [
+            r#"{"event":"status_update","status":"SANDBOX_CREATING"}"#,
+            r#"{"event":"sandbox_id","sandbox_id":"sandbox-1","sandbox_token":"t"}"#,
+            r#"{"event":"status_update","status":"SANDBOX_RUNNING"}"#,
+        ] {
+            world.frame(&Bytes::from_static(text.as_bytes()));
+        }
+        while world.sandbox.poll_action().is_some() {}
+        world
+    }
+
+    fn request(&mut self) -> RequestId {
+        self.requests += 1;
+        RequestId(self.requests)
+    }
+
+    fn frame(&mut self, text: &Bytes) {
+        self.sandbox.handle_frame(LINK, text, self.now);
+    }
+
+    fn status(&mut self, status: &str, more: &str) {
+        let text = format!(r#"{{"event":"status_update","status":"{status}"{more}}}"#);
+        self.frame(&Bytes::from(text));
+    }
+
+    /// Asks for code to be run, and hears that it runs.
+    fn start(&mut self) -> (ProcessId, Process, Option<ExecId>) {
+        let request = self.request();
+        let options = ExecOptions {
+            window: Some(OutputPolicy::default().window()),
+            ..ExecOptions::default()
+        };
+        let begun = self
+            .sandbox
+            .exec(request, "bash", "true", &options, self.now);
+        let (id, exec) = begun.expect("an exec");
+        let config = ProcessConfig::default();
+        let mut process = match exec.clone() {
+            Some(exec) => Process::named(config, exec, OutputPolicy::default().window()),
+            None => Process::new(config),
+        };
+        let named = match &exec {
+            Some(exec) => format!(r#","exec":"{}","stdin":0"#, exec.as_str()),
+            None => String::new(),
+        };
+        self.status("SANDBOX_EXECUTION_RUNNING", &named);
+        self.tell(&mut process);
+        (id, process, exec)
+    }
+
+    /// Carries out what the sandbox wants: what concerns the process is told it.
+    fn tell(&mut self, process: &mut Process) {
+        while let Some(action) = self.sandbox.poll_action() {
+            if let SandboxAction::Tell(_, fact) = action {
+                process.handle_fact(fact, self.now);
+            }
+        }
+    }
+
+    /// A whole exec, and its end.
+    fn exec(&mut self) {
+        let (id, mut process, exec) = self.start();
+        process.wait(RequestId(0));
+        let end = match &exec {
+            Some(exec) => format!(
+                r#","exec":"{}","exit_code":0,"stdout":0,"stderr":0,"reason":"exited""#,
+                exec.as_str()
+            ),
+            None => String::new(),
+        };
+        self.status("SANDBOX_EXECUTION_DONE", &end);
+        self.tell(&mut process);
+        process.handle_taken([0; 2]);
+        let mut settled = false;
+        while let Some(action) = process.poll_action() {
+            match action {
+                ProcessAction::Ended { .. } => self.sandbox.process_ended(id),
+                ProcessAction::Settled => self.sandbox.settle_named(id),
+                ProcessAction::Settle(..) => settled = true,
+                _ => {}
+            }
+        }
+        assert!(settled, "nobody learned of its end");
+        self.tell(&mut process);
+    }
+}
+
+fn execs(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("machine/exec");
+    group.throughput(Throughput::Elements(1));
+    for version in [Version::V1, Version::V2] {
+        group.bench_function(version.to_string(), |bencher| {
+            let mut world = World::new(version);
+            bencher.iter(|| world.exec());
+        });
+    }
+    group.finish();
+}
+
+/// From the frame to the reader, as the actors pass it on.
+fn output(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("machine/output");
+    for (version, size) in [(Version::V1, 64), (Version::V2, 64), (Version::V2, 16_384)] {
+        group.throughput(Throughput::Elements(BATCH));
+        group.bench_function(format!("{version}/{size}"), |bencher| {
+            let mut world = World::new(version);
+            let (_, mut process, exec) = world.start();
+            let mut buffer = OutputBuffer::<()>::new(OutputPolicy::default());
+            if let Some(window) = process.window() {
+                buffer.set_window(window);
+            }
+            buffer.add_reader(StdStream::Stdout);
+            let data = "x".repeat(size);
+            let mut offset = 0;
+            // Made before they are measured.
+            let frames = |from: u64| -> Vec<Bytes> {
+                let place = |at| match &exec {
+                    Some(exec) => format!(
+                        r#""exec":"{}","offset":{},"#,
+                        exec.as_str(),
+                        from + at * size as u64
+                    ),
+                    None => String::new(),
+                };
+                (0..BATCH)
+                    .map(|at| format!(r#"{{"event":"stdout",{}"data":"{data}"}}"#, place(at)))
+                    .map(Bytes::from)
+                    .collect()
+            };
+            let setup = || {
+                let made = frames(offset);
+                offset += BATCH * size as u64;
+                made
+            };
+            bencher.iter_batched(
+                setup,
+                |frames| {
+                    for frame in &frames {
+                        world.frame(frame);
+                        while let Some(action) = world.sandbox.poll_action() {
+                            if let SandboxAction::Output(_, mut piece) = action {
+                                if let Some(place) = &piece.place {
+                                    let length = piece.data.len();
+                                    let admission =
+                                        process.handle_output(piece.stream, place.offset, length);
+                                    assert_eq!(admission.gap, 0);
+                                    piece.data = piece.data.slice(admission.skip..);
+                                    process.handle_output_kept();
+                                }
+                                assert!(buffer.handle_output(piece.stream, piece.data));
+                            }
+                        }
+                    }
+                    let mut bytes = 0;
+                    while let Some(Piece::Data(data)) = buffer.read(StdStream::Stdout, world.now) {
+                        bytes += data.len();
+                    }
+                    assert_eq!(bytes, size * BATCH as usize);
+                    if let Some((received, _)) = process.acknowledgeable() {
+                        process.handle_taken(received);
+                    }
+                    while process.poll_action().is_some() {}
+                    frames
+                },
+                criterion::BatchSize::LargeInput,
+            );
+        });
+    }
+    group.finish();
+}
+
+/// Input that is written, sent and taken.
+fn stdin(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("machine/stdin");
+    group.throughput(Throughput::Elements(1));
+    for version in [Version::V1, Version::V2] {
+        group.bench_function(version.to_string(), |bencher| {
+            let mut world = World::new(version);
+            let (_, mut process, _) = world.start();
+            let line = "x".repeat(63) + "\n";
+            let (mut taken, now) = (0, world.now);
+            bencher.iter(|| {
+                process.write_stdin(RequestId(0), line.clone().into_bytes());
+                taken += line.len() as u64;
+                let mut sent = 0;
+                while let Some(action) = process.poll_action() {
+                    if let ProcessAction::SendStdin { number, .. } = action {
+                        sent += 1;
+                        process.handle_fact(ProcessFact::StdinWritten(number), now);
+                        process.handle_fact(ProcessFact::StdinTaken(taken), now);
+                    }
+                }
+                assert_eq!(sent, 1);
+            });
+        });
+    }
+    group.finish();
+}
+
+fn short() -> Criterion {
+    Criterion::default()
+        .sample_size(30)
+        .warm_up_time(Duration::from_millis(200))
+        .measurement_time(Duration::from_secs(1))
+}
+
+criterion_group!(name = machine; config = short(); targets = execs, output, stdin);
+criterion_main!(machine);
