@@ -1,6 +1,7 @@
 //! `actix-sandbox serve`: a server of sandboxes.
 
 use std::{
+    ffi::OsString,
     io::Write,
     net::ToSocketAddrs,
     path::{Path, PathBuf},
@@ -33,9 +34,10 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "DIRECTORY")]
     directory: Option<PathBuf>,
 
-    /// Where snapshots and checkpoints are kept [default: nowhere that outlives the server].
-    #[arg(long, value_name = "DIRECTORY", env = "ACTIX_SANDBOX_STATE")]
-    state: Option<PathBuf>,
+    /// Where snapshots and checkpoints are kept: a directory, or with the feature object-store a bucket as s3://BUCKET/PREFIX or
+    /// gs://BUCKET/PREFIX, with credentials in the environment [default: nowhere that outlives the server].
+    #[arg(long, value_name = "PLACE", env = "ACTIX_SANDBOX_STATE")]
+    state: Option<OsString>,
 
     /// Longest time that stopping may take, for example 30s.
     #[arg(long, default_value = "15s", value_parser = humantime::parse_duration)]
@@ -201,7 +203,6 @@ impl Serve {
         set! {
             access_token: token,
             directory: self.directory,
-            state_directory: self.state,
             max_sandboxes: self.max_sandboxes,
             max_connections: self.max_connections,
             workers: self.workers,
@@ -212,6 +213,13 @@ impl Serve {
             max_message_size: self.max_message_size.map(bytes),
             output_buffer: self.output_buffer.map(bytes),
         }
+        builder = match self.state {
+            None => builder,
+            Some(place) => match place.to_str().filter(|place| place.contains("://")) {
+                Some(url) => builder.state_url(url),
+                None => builder.state_directory(place),
+            },
+        };
         for origin in self.allowed_origin {
             builder = builder.allowed_origin(origin);
         }
