@@ -161,7 +161,7 @@ impl ServerBuilder {
     }
 
     /// How long this server has a sandbox that may be handed over without renewing its claim. When the
-    /// server dies, another one on the same state directory may take the sandbox after that. Clocks
+    /// server dies, another one on the same state may take the sandbox after that. Clocks
     /// must agree to well within it. At least 100 ms. Default: 10 s.
     pub fn handoff_lease(mut self, lease: Duration) -> Self {
         self.options.handoff_lease = lease.max(Duration::from_millis(100));
