@@ -4,7 +4,11 @@ use std::{fmt, path::PathBuf, time::Duration};
 
 use secrecy::SecretString;
 
-use super::{Backend, LocalServer, SandboxService, ServerError, token::AccessToken};
+use super::{
+    Backend, LocalServer, SandboxService, ServerError,
+    store::{Place, ShownUrl},
+    token::AccessToken,
+};
 use crate::protocol::{Version, limits};
 
 /// Options of a server.
@@ -36,7 +40,7 @@ pub struct ServerBuilder {
 pub(super) struct Options {
     pub(super) backend: Option<Backend>,
     pub(super) directory: Option<PathBuf>,
-    pub(super) state_directory: Option<PathBuf>,
+    pub(super) state: Option<Place>,
     pub(super) handoff_lease: Duration,
     pub(super) handoff_timeout: Duration,
     pub(super) max_sandboxes: usize,
@@ -62,7 +66,7 @@ impl Default for ServerBuilder {
             options: Options {
                 backend: None,
                 directory: None,
-                state_directory: None,
+                state: None,
                 handoff_lease: Duration::from_secs(10),
                 handoff_timeout: Duration::from_secs(60),
                 max_sandboxes: 1_024,
@@ -119,12 +123,45 @@ impl ServerBuilder {
     /// A checkpoint holds files and settings, **not memory**: see
     /// [what is stored](crate::server#what-is-stored).
     pub fn state_directory(mut self, directory: impl Into<PathBuf>) -> Self {
-        self.options.state_directory = Some(directory.into());
+        self.options.state = Some(Place::Directory(directory.into()));
+        self
+    }
+
+    /// Where filesystem snapshots and checkpoints are kept, as a URL, instead of a
+    /// [`state_directory`](Self::state_directory), with which it has the rest in common:
+    ///
+    /// - `s3://BUCKET/PREFIX`: a bucket of S3 or of what speaks like it; needs the feature `object-store`.
+    /// - `gs://BUCKET/PREFIX`: a bucket of Google Cloud Storage; needs the feature `object-store`.
+    /// - `file:///DIRECTORY`: the same as a state directory.
+    ///
+    /// Servers that share nothing but a bucket hand sandboxes over to each other.
+    ///
+    /// Credentials and endpoint are read from the environment, under the names that
+    /// [`object_store`](https://docs.rs/object_store) knows: `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_REGION`,
+    /// `AWS_ENDPOINT`, `AWS_ALLOW_HTTP=true` for an endpoint without TLS, and others; for Google
+    /// `GOOGLE_SERVICE_ACCOUNT` with the path of a key, `GOOGLE_APPLICATION_CREDENTIALS`, and others; without them those of the
+    /// machine in the cloud. The [host backend](Backend::Host) lets code in a sandbox read the environment of
+    /// the server.
+    ///
+    /// The bucket must be there, and the server may list, read, write and delete in it; that is tried at the start. An archive
+    /// is packed in the [`directory`](Self::directory) first. An upload that is interrupted leaves nothing that is seen, but its
+    /// parts cost money until they are removed: have the bucket abort incomplete multipart uploads by age. Locks cost
+    /// requests too, while a server has sandboxes that may be handed over: one list about every second, and four requests for each
+    /// of them in a third of the [`handoff_lease`](Self::handoff_lease).
+    ///
+    /// ```no_run
+    /// # use actix_sandbox::server::LocalServer;
+    /// # async fn start() -> Result<(), actix_sandbox::server::ServerError> {
+    /// let server = LocalServer::builder().state_url("s3://sandboxes/production").start().await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn state_url(mut self, url: impl Into<String>) -> Self {
+        self.options.state = Some(Place::Url(ShownUrl(url.into())));
         self
     }
 
     /// How long this server has a sandbox that may be handed over without renewing its claim. When the
-    /// server dies, another one on the same state directory may take the sandbox after that. Clocks
+    /// server dies, another one on the same state may take the sandbox after that. Clocks
     /// must agree to well within it. At least 100 ms. Default: 10 s.
     pub fn handoff_lease(mut self, lease: Duration) -> Self {
         self.options.handoff_lease = lease.max(Duration::from_millis(100));
@@ -237,7 +274,7 @@ impl ServerBuilder {
     ///
     /// # Errors
     ///
-    /// The address, the directory, or the threads are not to be had.
+    /// The address, the directory, the place of the state, or the threads are not to be had.
     pub async fn start(self) -> Result<LocalServer, ServerError> {
         LocalServer::start_with(self).await
     }
@@ -246,7 +283,7 @@ impl ServerBuilder {
     ///
     /// # Errors
     ///
-    /// The directory or the threads are not to be had.
+    /// The directory, the place of the state, or the threads are not to be had.
     pub async fn service(self) -> Result<SandboxService, ServerError> {
         SandboxService::start(self.options).await
     }

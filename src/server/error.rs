@@ -44,6 +44,15 @@ pub enum ServerError {
         #[source]
         source: io::Error,
     },
+    /// The place for snapshots and checkpoints that a URL names could not be used.
+    #[error("cannot use {url} for snapshots and checkpoints (`.state_url(…)`): {source}")]
+    StateUrl {
+        /// The URL, without what may be a secret.
+        url: String,
+        /// What is in the way.
+        #[source]
+        source: io::Error,
+    },
     /// The helper process that cleans up after a crash of this one could not be started.
     #[error(
         "cannot start `sh`, which the server needs to clean up after a crash: is it on the PATH? {source}"

@@ -1,4 +1,4 @@
-//! Handoff of sandboxes between servers that share a state directory: [`Leases`] keeps the locks of the
+//! Handoff of sandboxes between servers that share their state: [`Leases`] keeps the locks of the
 //! sandboxes that live here, tells a sandbox that another server waits for it, and waits itself.
 
 use std::{
@@ -8,6 +8,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use futures::{StreamExt, stream};
 use tokio::{
     sync::Notify,
     time::{Instant, sleep},
@@ -24,9 +25,8 @@ use super::{
 };
 use crate::protocol::SandboxId;
 
-/// How often a server looks whether another waits for one of its sandboxes, and one that waits whether
-/// it is its turn. Only while there is something to look for.
-const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// Locks that are renewed at the same time; each takes a thread.
+const RENEWED_AT_ONCE: usize = 8;
 
 /// A lock is renewed this many times within its lease.
 const RENEWALS: u32 = 3;
@@ -170,7 +170,7 @@ impl Leases {
             if Instant::now() >= until {
                 return Ok(None);
             }
-            sleep(LOOK_EVERY).await;
+            sleep(self.locks.look_every()).await;
             if refreshed.elapsed() > self.locks.lease() / RENEWALS {
                 refreshed = Instant::now();
                 let (locks, waiting) = (self.locks.clone(), waiting.clone());
@@ -179,49 +179,29 @@ impl Leases {
         }
     }
 
-    /// Renews what is held, and tells sandboxes that they are waited for or lost. Ends with the manager.
+    /// Renews what is held, looks who waits, and tells sandboxes that they are waited for or lost. Ends with the manager.
     pub(super) async fn keep(self: Arc<Self>, manager: Weak<Manager>) {
         loop {
             if self.held().is_empty() {
                 self.work.notified().await;
             }
-            sleep(LOOK_EVERY).await;
+            sleep(self.locks.look_every()).await;
             let Some(manager) = manager.upgrade() else {
                 return;
             };
-            let held: Vec<Held> = self.held().values().cloned().collect();
-            let locks = self.locks.clone();
-            let every = locks.lease() / RENEWALS;
-            let looked = blocking(move || {
-                let due = held
-                    .into_iter()
-                    .filter(|held| held.renewed.elapsed() >= every);
-                let renewed: Vec<_> = due
-                    .map(|held| {
-                        let renewed = locks.renew(&held.lock, &held.token, now());
-                        // A full disk is no loss: only another server that takes the lock is.
-                        let renewed = renewed.or_else(|error| match locks.is_mine(&held.lock) {
-                            Ok(true) => {
-                                tracing::warn!(sandbox = %held.lock.id, %error, "a lock is not renewed");
-                                Ok(true)
-                            }
-                            other => other,
-                        });
-                        (held, renewed)
-                    })
-                    .collect();
-                Ok((renewed, locks.waited_for(now())))
+            let every = self.locks.lease() / RENEWALS;
+            let mut due: Vec<Held> = self.held().values().cloned().collect();
+            due.retain(|held| held.renewed.elapsed() >= every);
+            let renewals = due.into_iter().map(|held| {
+                let (locks, lock) = (self.locks.clone(), held.clone());
+                async move { (held, blocking(move || renew(&locks, &lock)).await) }
             });
-            let (renewed, waited_for) = match looked.await {
-                Ok(looked) => looked,
-                Err(error) => {
-                    tracing::warn!(%error, "the locks could not be looked at");
-                    continue;
-                }
-            };
-            for (held, renewed) in renewed {
+            let mut renewals = stream::iter(renewals).buffer_unordered(RENEWED_AT_ONCE);
+            while let Some((held, renewed)) = renewals.next().await {
                 self.on_renewed(&manager, held, renewed);
             }
+            let locks = self.locks.clone();
+            let waited_for = blocking(move || locks.waited_for(now())).await;
             match waited_for {
                 Ok(ids) => {
                     for id in ids {
@@ -257,6 +237,19 @@ impl Leases {
             Err(error) => tracing::info!(sandbox = %id, %error, "a lock is not renewed yet"),
         }
     }
+}
+
+/// Renews a lock; false when another server has taken it.
+fn renew(locks: &Locks, held: &Held) -> io::Result<bool> {
+    let renewed = locks.renew(&held.lock, &held.token, now());
+    // A full disk is no loss: only another server that takes the lock is.
+    renewed.or_else(|error| match locks.is_mine(&held.lock) {
+        Ok(true) => {
+            tracing::warn!(sandbox = %held.lock.id, %error, "a lock is not renewed");
+            Ok(true)
+        }
+        other => other,
+    })
 }
 
 fn tell(manager: &Manager, id: &SandboxId, command: Command) {

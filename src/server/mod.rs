@@ -61,7 +61,8 @@
 //! # What is stored
 //!
 //! Filesystem snapshots and checkpoints are compressed archives in the
-//! [state directory](ServerBuilder::state_directory), readable by the user of the server alone.
+//! [state directory](ServerBuilder::state_directory), readable by the user of the server alone, or in a
+//! [bucket](ServerBuilder::state_url), readable by whom the bucket lets in.
 //!
 //! - Both hold the files in `HOME` and `TMPDIR`, and on the host nothing outside of them. Symbolic links are kept as
 //!   links; permissions, times and holes are kept; set-user-id, set-group-id and sticky bits are not. A

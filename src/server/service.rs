@@ -17,7 +17,7 @@ use super::{
     handoff::Leases,
     manager::{Manager, random_hex},
     routes,
-    store::{Store, lock::Locks},
+    store::{self, Place, Store, blocking, lock::Locks},
 };
 
 /// Longest time that a drop waits for the sandboxes to be deleted.
@@ -217,19 +217,26 @@ async fn open(
     options: &Options,
     root: &Path,
 ) -> Result<(Arc<dyn backend::Backend>, Store, Locks), ServerError> {
-    let (state, lasting) = match &options.state_directory {
-        Some(directory) => (directory.clone(), true),
-        None => (root.join("state"), false),
-    };
+    let place = options.state.clone();
+    let lasting = place.is_some();
+    let place = place.unwrap_or_else(|| Place::Directory(root.join("state")));
     let server = random_hex::<16>().map_err(|error| ServerError::Runtime {
         source: error.into(),
     })?;
-    let in_state = |source| ServerError::StateDirectory {
-        path: state.clone(),
-        source,
+    let storage = {
+        let (place, workplace) = (place.clone(), root.join("archives"));
+        let lease = options.handoff_lease;
+        blocking(move || store::open(&place, &workplace, lease)).await
     };
-    let store = Store::open(&state, lasting).map_err(in_state)?;
-    let locks = Store::locks(&state, server.clone(), options.handoff_lease).map_err(in_state)?;
+    let storage = storage.map_err(|source| match place {
+        Place::Directory(path) => ServerError::StateDirectory { path, source },
+        Place::Url(url) => ServerError::StateUrl {
+            url: format!("{url:?}"),
+            source,
+        },
+    })?;
+    let store = Store::new(storage.clone(), lasting);
+    let locks = Locks::new(storage, server.clone(), options.handoff_lease);
     let backend = backend::start(options.backend.as_ref(), root.to_owned(), server).await?;
     Ok((backend, store, locks))
 }

@@ -1,6 +1,7 @@
 //! `actix-sandbox serve`: a server of sandboxes.
 
 use std::{
+    ffi::OsString,
     io::Write,
     net::ToSocketAddrs,
     path::{Path, PathBuf},
@@ -36,9 +37,10 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "DIRECTORY")]
     directory: Option<PathBuf>,
 
-    /// Where snapshots and checkpoints are kept [default: nowhere that outlives the server].
-    #[arg(long, value_name = "DIRECTORY", env = "ACTIX_SANDBOX_STATE")]
-    state: Option<PathBuf>,
+    /// Where snapshots and checkpoints are kept: a directory, or with the feature object-store a bucket as s3://BUCKET/PREFIX or
+    /// gs://BUCKET/PREFIX, with credentials in the environment [default: nowhere that outlives the server].
+    #[arg(long, value_name = "PLACE", env = "ACTIX_SANDBOX_STATE")]
+    state: Option<OsString>,
 
     /// How long a sandbox belongs to a server that does not say that it lives, where several share a state, for example 10s.
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
@@ -315,7 +317,6 @@ impl Serve {
         set! {
             access_token: token,
             directory: self.directory,
-            state_directory: self.state,
             handoff_lease: self.handoff_lease,
             handoff_timeout: self.handoff_timeout,
             max_sandboxes: self.max_sandboxes,
@@ -328,6 +329,13 @@ impl Serve {
             max_message_size: self.max_message_size.map(bytes),
             output_buffer: self.output_buffer.map(bytes),
         }
+        builder = match self.state {
+            None => builder,
+            Some(place) => match place.to_str().filter(|place| place.contains("://")) {
+                Some(url) => builder.state_url(url),
+                None => builder.state_directory(place),
+            },
+        };
         for origin in self.allowed_origin {
             builder = builder.allowed_origin(origin);
         }

@@ -17,6 +17,8 @@ use std::{
     sync::Arc,
 };
 
+#[cfg(feature = "object-store")]
+use futures::future::select_all;
 use tar::{Archive, Builder, EntryType, Header};
 use tempfile::{NamedTempFile, TempPath};
 use tokio::sync::watch;
@@ -76,11 +78,21 @@ impl Stop {
 
 /// Whoever may end one archive early: an error once one of them does.
 #[derive(Clone, Default)]
-struct Stops(Vec<Stop>);
+pub(super) struct Stops(Vec<Stop>);
 
 impl Stops {
-    fn check(&self) -> io::Result<()> {
+    pub(super) fn check(&self) -> io::Result<()> {
         self.0.iter().try_for_each(Stop::check)
+    }
+
+    /// Resolves once one of them did.
+    #[cfg(feature = "object-store")]
+    pub(super) async fn stopped(&self) {
+        if !self.0.is_empty() {
+            select_all(self.0.iter().map(|stop| Box::pin(stop.stopped()))).await;
+        } else {
+            std::future::pending().await
+        }
     }
 }
 
@@ -115,14 +127,13 @@ pub(in crate::server) struct Packer {
 }
 
 impl Packer {
-    /// Begins an archive that will be put at `place`. It begins with the head, if there is one.
+    /// Begins an archive, in this directory for now. It begins with the head, if there is one.
     pub(super) fn create(
-        place: &Path,
+        directory: &Path,
         prefix: &str,
         head: Option<&Head>,
         stops: Vec<Stop>,
     ) -> io::Result<Self> {
-        let directory = place.parent().unwrap_or(Path::new("."));
         let stops = Stops(stops);
         let (file, unfinished) = begin(directory, prefix)?;
         let file = Stoppable {
@@ -221,28 +232,60 @@ impl Packer {
         self.builder.append_data(&mut header, stored, exactly)
     }
 
-    /// Completes the archive and puts it in its place, where it replaces another; unless `fence`, which
-    /// is asked just before, forbids it.
-    pub(super) fn finish(
+    /// Completes the archive.
+    pub(super) fn finish(self) -> io::Result<Packed> {
+        let mut packed = self.builder.into_inner()?.finish()?;
+        packed.flush()?;
+        let written = packed
+            .file
+            .into_inner()
+            .map_err(|error| error.into_error())?;
+        written.sync_all()?;
+        Ok(Packed {
+            file: self.unfinished,
+            stops: self.stops,
+            _locked: written,
+        })
+    }
+}
+
+/// A whole archive that is not in its place yet. Dropped, it leaves nothing.
+pub(in crate::server) struct Packed {
+    file: TempPath,
+    stops: Stops,
+    /// Nobody takes it for one left behind.
+    _locked: fs::File,
+}
+
+impl Packed {
+    /// Puts it in its place, where it replaces another, unless `fence`, which is asked just before, forbids it.
+    pub(super) fn put(
         self,
         place: &Path,
         fence: impl FnOnce() -> io::Result<()>,
     ) -> io::Result<()> {
-        let mut packed = self.builder.into_inner()?.finish()?;
-        packed.flush()?;
-        packed.file.get_ref().sync_all()?;
         fence()?;
         // Whoever deletes the sandbox has said so before: files that were not found are then no proof
         // that the sandbox had removed them.
         self.stops.check()?;
-        self.unfinished
-            .persist(place)
-            .map_err(|error| error.error)?;
+        self.file.persist(place).map_err(|error| error.error)?;
         // The new name is only on the disk with its directory.
         match place.parent() {
             Some(directory) => fs::File::open(directory)?.sync_all(),
             None => Ok(()),
         }
+    }
+
+    /// To be read from its beginning.
+    #[cfg(feature = "object-store")]
+    pub(super) fn open(&self) -> io::Result<fs::File> {
+        fs::File::open(&self.file)
+    }
+
+    /// Who may still end it early.
+    #[cfg(feature = "object-store")]
+    pub(super) fn stops(&self) -> &Stops {
+        &self.stops
     }
 }
 
@@ -289,15 +332,9 @@ fn header_of(meta: &fs::Metadata, kind: EntryType) -> Header {
     header
 }
 
-type Source = Decoder<'static, BufReader<fs::File>>;
-
-fn open(place: &Path) -> io::Result<Source> {
-    Decoder::new(fs::File::open(place)?)
-}
-
 /// Reads the record of an archive.
-pub(super) fn read_record(place: &Path) -> io::Result<Vec<u8>> {
-    let mut archive = Archive::new(open(place)?);
+pub(super) fn read_record(archive: impl Read) -> io::Result<Vec<u8>> {
+    let mut archive = Archive::new(Decoder::new(archive)?);
     let first = archive.entries()?.next().ok_or_else(no_record)??;
     if first.path_bytes() != RECORD.as_bytes() {
         return Err(no_record());
@@ -308,8 +345,8 @@ pub(super) fn read_record(place: &Path) -> io::Result<Vec<u8>> {
 }
 
 /// Reads the execs of an archive. `None`: it is an older one, and has none.
-pub(super) fn read_execs(place: &Path) -> io::Result<Option<Vec<u8>>> {
-    let mut archive = Archive::new(open(place)?);
+pub(super) fn read_execs(archive: impl Read) -> io::Result<Option<Vec<u8>>> {
+    let mut archive = Archive::new(Decoder::new(archive)?);
     for entry in archive.entries()?.take(2) {
         let entry = entry?;
         if entry.path_bytes() == EXECS.as_bytes() {
@@ -329,11 +366,11 @@ fn no_record() -> io::Error {
 }
 
 /// Reads an archive.
-pub(in crate::server) struct Unpacker(Source);
+pub(in crate::server) struct Unpacker(Decoder<'static, BufReader<fs::File>>);
 
 impl Unpacker {
-    pub(super) fn open(place: &Path) -> io::Result<Self> {
-        open(place).map(Self)
+    pub(super) fn new(archive: fs::File) -> io::Result<Self> {
+        Decoder::new(archive).map(Self)
     }
 
     /// Unpacks everything but the head below this directory, and nothing anywhere else.

@@ -1,5 +1,5 @@
-//! [`Locks`]: which server has a sandbox that can be handed over. Leases, as files that several servers
-//! share. Blocking; the time is an argument.
+//! [`Locks`]: which server has a sandbox that can be handed over. Leases, as files of a [`Storage`] that several
+//! servers share. Blocking; the time is an argument.
 //!
 //! ```text
 //! locks/ID/EPOCH       who has it, and until when; the highest epoch counts
@@ -12,32 +12,41 @@
 //!   another has done; an owner that slept too long sees that there is a higher epoch, and that it
 //!   has lost.
 //!
-//! It needs of the storage that a file is made exclusively and replaced atomically, and clocks that agree
-//! to well within a lease.
+//! It needs of the storage that a file is made exclusively and replaced atomically, that a list shows what was
+//! made before, and clocks that agree to well within a lease. Where the storage can, a lock is only replaced if it is
+//! as it was read: a renewal that comes late does not undo a release.
 
 use std::{
     collections::HashSet,
-    fs, io,
-    io::Write,
-    path::{Path, PathBuf},
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
 use serde::{Deserialize, Serialize};
-use tempfile::NamedTempFile;
 
-use super::{UNFINISHED, make_private};
+use super::storage::Storage;
 use crate::{protocol::SandboxId, server::token::TokenHash};
 
-/// The directory of those who wait. No sandbox is called like that.
-const WAITING: &str = ".waiting";
+/// The directory of the locks.
+pub(super) const LOCKS: &str = "locks";
 
-/// The locks in a state directory, seen by one server.
+/// The directory of those who wait. No sandbox is called like that.
+pub(super) const WAITING: &str = "locks/.waiting";
+
+/// How often a lock that is being written by others is tried again.
+const TRIES: usize = 3;
+
+/// The locks in a storage, seen by one server.
 pub(in crate::server) struct Locks {
-    directory: PathBuf,
-    waiting: PathBuf,
+    storage: Arc<dyn Storage>,
     owner: String,
     lease: Duration,
+    /// How many have waited so far.
+    waited: AtomicU64,
 }
 
 /// A lock that this server has.
@@ -66,33 +75,39 @@ struct Written {
 
 /// Somebody waits, until it is dropped.
 pub(in crate::server) struct Waiting {
-    file: PathBuf,
+    storage: Arc<dyn Storage>,
+    file: String,
 }
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        let _ = fs::remove_file(&self.file);
+        self.storage.forget(&self.file);
     }
 }
 
 impl Locks {
-    pub(super) fn open(state: &Path, owner: String, lease: Duration) -> io::Result<Self> {
-        let directory = state.join("locks");
-        let locks = Self {
-            waiting: directory.join(WAITING),
-            directory,
+    /// The locks in this storage, for the server of this name.
+    pub(in crate::server) fn new(
+        storage: Arc<dyn Storage>,
+        owner: String,
+        lease: Duration,
+    ) -> Self {
+        Self {
+            storage,
             owner,
             lease,
-        };
-        make_private(&locks.directory)?;
-        make_private(&locks.waiting)?;
-        super::remove_left_behind(&locks.directory, |_| None)?;
-        Ok(locks)
+            waited: AtomicU64::new(0),
+        }
     }
 
     /// How long a lock is good for without being renewed.
     pub(in crate::server) fn lease(&self) -> Duration {
         self.lease
+    }
+
+    /// How often it may be looked at for somebody who waits, and by somebody who waits.
+    pub(in crate::server) fn look_every(&self) -> Duration {
+        self.storage.look_every(self.lease)
     }
 
     /// Takes the lock, if it is free or the time of its owner is over.
@@ -102,7 +117,6 @@ impl Locks {
         token: &TokenHash,
         now: SystemTime,
     ) -> io::Result<Attempt> {
-        make_private(&self.of(id))?;
         let epoch = match self.current(id)? {
             None => 1,
             Some(epoch) if self.is_over(id, epoch, now)? => epoch + 1,
@@ -112,40 +126,32 @@ impl Locks {
             id: id.clone(),
             epoch,
         };
-        let file = self.written(token, millis(now + self.lease))?;
-        match file.persist_noclobber(self.file(id, epoch)) {
-            Ok(_) => {}
+        let written = self.written(token, millis(now + self.lease))?;
+        if !self.storage.create(&file(id, epoch), &written)? {
             // Another was quicker.
-            Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => {
-                return Ok(Attempt::Held);
-            }
-            Err(error) => return Err(error.error),
+            return Ok(Attempt::Held);
         }
         if !self.is_mine(&lock)? {
             // The epoch was over long ago, and its file had been removed; or is again by now.
-            let _ = fs::remove_file(self.file(id, epoch));
+            let _ = self.storage.remove(&file(id, epoch));
             return Ok(Attempt::Held);
         }
         for old in self.epochs(id)? {
             if old < epoch {
-                let _ = fs::remove_file(self.file(id, old));
+                let _ = self.storage.remove(&file(id, old));
             }
         }
         Ok(Attempt::Taken(lock))
     }
 
-    /// Renews a lock; false when another has taken it.
+    /// Renews a lock; false when another has taken it, or it was given up.
     pub(in crate::server) fn renew(
         &self,
         lock: &Lock,
         token: &TokenHash,
         now: SystemTime,
     ) -> io::Result<bool> {
-        if !self.is_mine(lock)? {
-            return Ok(false);
-        }
-        self.replace(lock, token, millis(now + self.lease))?;
-        self.is_mine(lock)
+        Ok(self.replace(lock, token, millis(now + self.lease))? && self.is_mine(lock)?)
     }
 
     /// Whether nobody has taken the lock since.
@@ -155,20 +161,14 @@ impl Locks {
 
     /// Gives the lock up.
     pub(in crate::server) fn release(&self, lock: &Lock, token: &TokenHash) -> io::Result<()> {
-        if self.is_mine(lock)? {
-            self.replace(lock, token, 0)?;
-        }
-        Ok(())
+        self.replace(lock, token, 0).map(drop)
     }
 
     /// Removes the lock of a sandbox that is no more.
     pub(in crate::server) fn remove(&self, lock: &Lock) -> io::Result<()> {
-        if !self.is_mine(lock)? {
-            return Ok(());
-        }
-        match fs::remove_dir_all(self.of(&lock.id)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            other => other,
+        match self.is_mine(lock)? {
+            true => self.storage.remove_all(&directory(&lock.id)),
+            false => Ok(()),
         }
     }
 
@@ -181,11 +181,14 @@ impl Locks {
         let Some(epoch) = self.current(id)? else {
             return Ok(None);
         };
-        if self.is_over(id, epoch, now)? {
-            return Ok(None);
-        }
-        Ok(self
-            .read(id, epoch)?
+        let text = match self.storage.read(&file(id, epoch)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            read => read?.0,
+        };
+        // Of one that is damaged nobody knows whose it is.
+        let written = serde_json::from_slice::<Written>(&text).ok();
+        Ok(written
+            .filter(|written| written.expires > millis(now))
             .and_then(|written| TokenHash::from_hex(&written.token_sha256)))
     }
 
@@ -195,38 +198,41 @@ impl Locks {
         id: &SandboxId,
         now: SystemTime,
     ) -> io::Result<Waiting> {
-        let (file, path) = tempfile::Builder::new()
-            .prefix(&format!("{id}."))
-            .tempfile_in(&self.waiting)?
-            .keep()
-            .map_err(|error| error.error)?;
-        drop(file);
-        let waiting = Waiting { file: path };
+        let number = self.waited.fetch_add(1, Ordering::Relaxed);
+        let waiting = Waiting {
+            storage: self.storage.clone(),
+            file: format!("{WAITING}/{id}.{}-{number}", self.owner),
+        };
         self.refresh(&waiting, now)?;
         Ok(waiting)
     }
 
     pub(in crate::server) fn refresh(&self, waiting: &Waiting, now: SystemTime) -> io::Result<()> {
-        fs::write(&waiting.file, millis(now + self.lease).to_string())
+        let until = millis(now + self.lease).to_string();
+        self.storage.write(&waiting.file, until.as_bytes())
     }
 
     /// The sandboxes that somebody waits for. Removes what is left of those who died waiting.
     pub(in crate::server) fn waited_for(&self, now: SystemTime) -> io::Result<HashSet<SandboxId>> {
         let mut ids = HashSet::new();
-        for entry in fs::read_dir(&self.waiting)? {
-            let entry = entry?;
-            let name = entry.file_name();
-            let Some((id, _)) = name.to_str().and_then(|name| name.split_once('.')) else {
+        for name in self.storage.list(WAITING)? {
+            let Some((id, _)) = name.split_once('.') else {
                 continue;
             };
-            let until = fs::read_to_string(entry.path()).unwrap_or_default();
-            match until.parse::<u64>() {
+            let file = format!("{WAITING}/{name}");
+            let until = match self.storage.read(&file) {
+                Ok((until, _)) => until,
+                // It waits no longer.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(error),
+            };
+            match String::from_utf8_lossy(&until).parse::<u64>() {
                 Ok(until) if until > millis(now) => {
                     ids.insert(SandboxId::new(id));
                 }
-                // It is being written, or it is over for a while.
+                // It is over for a while.
                 Ok(until) if until + millis_of(self.lease) < millis(now) => {
-                    let _ = fs::remove_file(entry.path());
+                    let _ = self.storage.remove(&file);
                 }
                 _ => {}
             }
@@ -234,29 +240,9 @@ impl Locks {
         Ok(ids)
     }
 
-    fn of(&self, id: &SandboxId) -> PathBuf {
-        self.directory.join(id.as_str())
-    }
-
-    fn file(&self, id: &SandboxId, epoch: u64) -> PathBuf {
-        self.of(id).join(epoch.to_string())
-    }
-
     fn epochs(&self, id: &SandboxId) -> io::Result<Vec<u64>> {
-        let entries = match fs::read_dir(self.of(id)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            entries => entries?,
-        };
-        let mut epochs = Vec::new();
-        for entry in entries {
-            epochs.extend(
-                entry?
-                    .file_name()
-                    .to_str()
-                    .and_then(|name| name.parse::<u64>().ok()),
-            );
-        }
-        Ok(epochs)
+        let names = self.storage.list(&directory(id))?;
+        Ok(names.iter().filter_map(|name| name.parse().ok()).collect())
     }
 
     fn current(&self, id: &SandboxId) -> io::Result<Option<u64>> {
@@ -265,45 +251,56 @@ impl Locks {
 
     /// Whether a lock may be taken over.
     fn is_over(&self, id: &SandboxId, epoch: u64, now: SystemTime) -> io::Result<bool> {
-        match self.read(id, epoch)? {
-            Some(written) => Ok(written.expires <= millis(now)),
+        let (text, stamp) = match self.storage.read(&file(id, epoch)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
+            read => read?,
+        };
+        Ok(match serde_json::from_slice::<Written>(&text) {
+            Ok(written) => written.expires <= millis(now),
             // Nobody can tell until when it was: a lease from when it was written.
-            None => match fs::metadata(self.file(id, epoch)).and_then(|meta| meta.modified()) {
-                Ok(modified) => Ok(modified + self.lease <= now),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
-                Err(error) => Err(error),
-            },
-        }
+            Err(_) => stamp.modified + self.lease <= now,
+        })
     }
 
-    /// What a lock says; `None` for one that is damaged or gone.
-    fn read(&self, id: &SandboxId, epoch: u64) -> io::Result<Option<Written>> {
-        match fs::read(self.file(id, epoch)) {
-            Ok(text) => Ok(serde_json::from_slice(&text).ok()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-
-    fn written(&self, token: &TokenHash, expires: u64) -> io::Result<NamedTempFile> {
-        let mut file = tempfile::Builder::new()
-            .prefix(UNFINISHED)
-            .tempfile_in(&self.directory)?;
-        let written = Written {
+    fn written(&self, token: &TokenHash, expires: u64) -> io::Result<Vec<u8>> {
+        Ok(serde_json::to_vec(&Written {
             owner: self.owner.clone(),
             expires,
             token_sha256: token.to_hex(),
-        };
-        file.write_all(&serde_json::to_vec(&written)?)?;
-        Ok(file)
+        })?)
     }
 
-    fn replace(&self, lock: &Lock, token: &TokenHash, expires: u64) -> io::Result<()> {
-        let file = self.written(token, expires)?;
-        file.persist(self.file(&lock.id, lock.epoch))
-            .map(drop)
-            .map_err(|error| error.error)
+    /// Writes to a lock of this server; false when it is no longer its own, or was given up.
+    fn replace(&self, lock: &Lock, token: &TokenHash, expires: u64) -> io::Result<bool> {
+        let file = file(&lock.id, lock.epoch);
+        for _ in 0..TRIES {
+            if !self.is_mine(lock)? {
+                return Ok(false);
+            }
+            let (text, stamp) = match self.storage.read(&file) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+                read => read?,
+            };
+            if serde_json::from_slice::<Written>(&text).is_ok_and(|now| now.expires == 0) {
+                return Ok(false);
+            }
+            if self
+                .storage
+                .replace(&file, &self.written(token, expires)?, &stamp)?
+            {
+                return Ok(true);
+            }
+        }
+        Err(io::Error::other("the lock is written to all the time"))
     }
+}
+
+fn directory(id: &SandboxId) -> String {
+    format!("{LOCKS}/{id}")
+}
+
+fn file(id: &SandboxId, epoch: u64) -> String {
+    format!("{LOCKS}/{id}/{epoch}")
 }
 
 fn millis(time: SystemTime) -> u64 {
@@ -319,18 +316,31 @@ fn millis_of(duration: Duration) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::sync::atomic::AtomicU32;
 
-    use super::*;
+    use super::{super::directory::Directory, *};
     use crate::protocol::SandboxToken;
 
     const LEASE: Duration = Duration::from_secs(10);
 
-    fn servers() -> (tempfile::TempDir, Locks, Locks) {
-        let state = tempfile::tempdir().unwrap();
-        let open = |owner: &str| Locks::open(state.path(), owner.to_owned(), LEASE).unwrap();
-        let (a, b) = (open("a"), open("b"));
-        (state, a, b)
+    /// What the locks are tried on, each with a directory that is its own.
+    fn storages() -> Vec<(tempfile::TempDir, Arc<dyn Storage>)> {
+        let directory = || tempfile::tempdir().unwrap();
+        let here = directory();
+        let storage: Arc<dyn Storage> = Arc::new(Directory::open(here.path()).unwrap());
+        #[allow(unused_mut, reason = "without the feature there is no more")]
+        let mut storages = vec![(here, storage)];
+        #[cfg(feature = "object-store")]
+        {
+            let workplace = directory();
+            let bucket = super::super::bucket::Bucket::in_memory(workplace.path());
+            storages.push((workplace, Arc::new(bucket)));
+        }
+        storages
+    }
+
+    fn open(storage: &Arc<dyn Storage>, owner: &str) -> Locks {
+        Locks::new(storage.clone(), owner.to_owned(), LEASE)
     }
 
     fn token() -> TokenHash {
@@ -350,123 +360,153 @@ mod tests {
 
     #[test]
     fn a_lock_is_held_until_it_is_released_or_its_time_is_over() {
-        let (_state, a, b) = servers();
-        let id = SandboxId::new("sandbox-1");
-        let lock = taken(&a, "sandbox-1", start()).unwrap();
-        assert!(
-            a.held_with(&id, start())
-                .unwrap()
-                .unwrap()
-                .matches(&SandboxToken::new("secret"))
-        );
-        assert_eq!(taken(&b, "sandbox-1", start()), None);
-        assert_eq!(
-            taken(&a, "sandbox-1", start()),
-            None,
-            "nor again by its owner"
-        );
-        let late = start() + LEASE - Duration::from_millis(1);
-        assert_eq!(taken(&b, "sandbox-1", late), None);
-        assert!(a.renew(&lock, &token(), late).unwrap());
-        assert_eq!(taken(&b, "sandbox-1", start() + LEASE), None);
+        for (_directory, storage) in storages() {
+            let (a, b) = (open(&storage, "a"), open(&storage, "b"));
+            let id = SandboxId::new("sandbox-1");
+            let lock = taken(&a, "sandbox-1", start()).unwrap();
+            assert!(
+                a.held_with(&id, start())
+                    .unwrap()
+                    .unwrap()
+                    .matches(&SandboxToken::new("secret"))
+            );
+            assert_eq!(taken(&b, "sandbox-1", start()), None);
+            assert_eq!(
+                taken(&a, "sandbox-1", start()),
+                None,
+                "nor again by its owner"
+            );
+            let late = start() + LEASE - Duration::from_millis(1);
+            assert_eq!(taken(&b, "sandbox-1", late), None);
+            assert!(a.renew(&lock, &token(), late).unwrap());
+            assert_eq!(taken(&b, "sandbox-1", start() + LEASE), None);
 
-        a.release(&lock, &token()).unwrap();
-        assert!(a.held_with(&id, late).unwrap().is_none());
-        let second = taken(&b, "sandbox-1", late).unwrap();
-        assert!(!a.is_mine(&lock).unwrap() && b.is_mine(&second).unwrap());
-        // What comes late undoes nothing.
-        a.release(&lock, &token()).unwrap();
-        a.remove(&lock).unwrap();
-        assert!(!a.renew(&lock, &token(), late).unwrap());
-        assert!(b.is_mine(&second).unwrap());
+            a.release(&lock, &token()).unwrap();
+            assert!(a.held_with(&id, late).unwrap().is_none());
+            let second = taken(&b, "sandbox-1", late).unwrap();
+            assert!(!a.is_mine(&lock).unwrap() && b.is_mine(&second).unwrap());
+            // What comes late undoes nothing.
+            a.release(&lock, &token()).unwrap();
+            a.remove(&lock).unwrap();
+            assert!(!a.renew(&lock, &token(), late).unwrap());
+            assert!(b.is_mine(&second).unwrap());
 
-        b.remove(&second).unwrap();
-        assert!(b.held_with(&id, late).unwrap().is_none());
-        taken(&a, "sandbox-1", late).unwrap();
+            b.remove(&second).unwrap();
+            assert!(b.held_with(&id, late).unwrap().is_none());
+            taken(&a, "sandbox-1", late).unwrap();
+        }
     }
 
     #[test]
     fn an_owner_that_slept_through_its_lease_sees_that_it_has_lost() {
-        let (_state, a, b) = servers();
-        let lock = taken(&a, "sandbox-1", start()).unwrap();
-        // Nobody has taken it: late is not too late.
-        assert!(a.renew(&lock, &token(), start() + 3 * LEASE).unwrap());
-        let second = taken(&b, "sandbox-1", start() + 5 * LEASE).unwrap();
-        assert!(!a.is_mine(&lock).unwrap());
-        assert!(!a.renew(&lock, &token(), start() + 5 * LEASE).unwrap());
-        assert!(b.is_mine(&second).unwrap());
-        assert_eq!(taken(&a, "sandbox-1", start() + 5 * LEASE), None);
+        for (_directory, storage) in storages() {
+            let (a, b) = (open(&storage, "a"), open(&storage, "b"));
+            let lock = taken(&a, "sandbox-1", start()).unwrap();
+            // Nobody has taken it: late is not too late.
+            assert!(a.renew(&lock, &token(), start() + 3 * LEASE).unwrap());
+            let second = taken(&b, "sandbox-1", start() + 5 * LEASE).unwrap();
+            assert!(!a.is_mine(&lock).unwrap());
+            assert!(!a.renew(&lock, &token(), start() + 5 * LEASE).unwrap());
+            assert!(b.is_mine(&second).unwrap());
+            assert_eq!(taken(&a, "sandbox-1", start() + 5 * LEASE), None);
+        }
     }
 
     #[test]
     fn a_damaged_lock_is_over_a_lease_after_it_was_written() {
-        let (state, a, _) = servers();
-        let directory = state.path().join("locks/sandbox-1");
-        for text in ["", "{", "{\"owner\":1}"] {
-            fs::create_dir_all(&directory).unwrap();
-            let file = directory.join("7");
-            fs::write(&file, text).unwrap();
-            let written = fs::metadata(&file).unwrap().modified().unwrap();
-            assert_eq!(taken(&a, "sandbox-1", written + LEASE / 2), None);
-            let lock = taken(&a, "sandbox-1", written + LEASE).unwrap();
-            assert_eq!(lock.epoch, 8);
-            a.remove(&lock).unwrap();
+        for (_directory, storage) in storages() {
+            let a = open(&storage, "a");
+            for text in ["", "{", "{\"owner\":1}"] {
+                let file = file(&SandboxId::new("sandbox-1"), 7);
+                assert!(storage.create(&file, text.as_bytes()).unwrap());
+                let written = storage.stamp(&file).unwrap().modified;
+                assert_eq!(taken(&a, "sandbox-1", written + LEASE / 2), None);
+                let lock = taken(&a, "sandbox-1", written + LEASE).unwrap();
+                assert_eq!(lock.epoch, 8);
+                a.remove(&lock).unwrap();
+            }
         }
     }
 
     #[test]
     fn whoever_waits_is_seen_until_it_goes_or_dies() {
-        let (_state, a, b) = servers();
-        let id = SandboxId::new("sandbox-1");
-        assert!(a.waited_for(start()).unwrap().is_empty());
-        let waiting = b.wait_for(&id, start()).unwrap();
-        assert_eq!(a.waited_for(start()).unwrap(), HashSet::from([id.clone()]));
-        assert!(a.waited_for(start() + LEASE).unwrap().is_empty());
-        b.refresh(&waiting, start() + LEASE).unwrap();
-        assert_eq!(a.waited_for(start() + LEASE).unwrap().len(), 1);
-        drop(waiting);
-        assert!(a.waited_for(start()).unwrap().is_empty());
+        for (_directory, storage) in storages() {
+            let (a, b) = (open(&storage, "a"), open(&storage, "b"));
+            let id = SandboxId::new("sandbox-1");
+            let left = || storage.list(WAITING).unwrap().len();
+            assert!(a.waited_for(start()).unwrap().is_empty());
+            let waiting = b.wait_for(&id, start()).unwrap();
+            assert_eq!(a.waited_for(start()).unwrap(), HashSet::from([id.clone()]));
+            assert!(a.waited_for(start() + LEASE).unwrap().is_empty());
+            b.refresh(&waiting, start() + LEASE).unwrap();
+            assert_eq!(a.waited_for(start() + LEASE).unwrap().len(), 1);
+            drop(waiting);
+            // A bucket is told so by another thread.
+            let gone = || a.waited_for(start()).unwrap().is_empty();
+            let is_told = (0..1_000_000).any(|_| {
+                std::thread::yield_now();
+                gone()
+            });
+            assert!(is_told);
 
-        std::mem::forget(b.wait_for(&id, start()).unwrap());
-        assert_eq!(fs::read_dir(&a.waiting).unwrap().count(), 1);
-        a.waited_for(start() + 3 * LEASE).unwrap();
-        assert_eq!(fs::read_dir(&a.waiting).unwrap().count(), 0);
+            std::mem::forget(b.wait_for(&id, start()).unwrap());
+            assert_eq!(left(), 1);
+            a.waited_for(start() + 3 * LEASE).unwrap();
+            assert_eq!(left(), 0);
+        }
+    }
+
+    /// A renewal that has read the lock before it was released, and writes only now.
+    #[cfg(feature = "object-store")]
+    #[test]
+    fn a_renewal_that_comes_late_does_not_undo_a_release() {
+        let workplace = tempfile::tempdir().unwrap();
+        let bucket = super::super::bucket::Bucket::in_memory(workplace.path());
+        let storage: Arc<dyn Storage> = Arc::new(bucket);
+        let (a, b) = (open(&storage, "a"), open(&storage, "b"));
+        let lock = taken(&a, "sandbox-1", start()).unwrap();
+        let file = file(&lock.id, lock.epoch);
+        let (text, stamp) = storage.read(&file).unwrap();
+        a.release(&lock, &token()).unwrap();
+        assert!(!storage.replace(&file, &text, &stamp).unwrap());
+        assert!(!a.renew(&lock, &token(), start()).unwrap());
+        assert!(taken(&b, "sandbox-1", start()).is_some());
     }
 
     /// Eight threads take, renew and release the same lock as fast as they can; the lease is never over.
     #[test]
     fn a_lock_never_has_two_owners() {
-        let state = tempfile::tempdir().unwrap();
-        let owners = AtomicU32::new(0);
-        let times = AtomicU32::new(0);
-        std::thread::scope(|scope| {
-            for thread in 0..8 {
-                let locks = Locks::open(state.path(), format!("server-{thread}"), LEASE).unwrap();
-                let (owners, times) = (&owners, &times);
-                scope.spawn(move || {
-                    for _ in 0..200 {
-                        let Some(lock) = taken(&locks, "sandbox-1", start()) else {
-                            std::thread::yield_now();
-                            continue;
-                        };
-                        assert_eq!(owners.fetch_add(1, Ordering::SeqCst), 0);
-                        times.fetch_add(1, Ordering::SeqCst);
-                        assert!(locks.renew(&lock, &token(), start()).unwrap());
-                        assert_eq!(owners.fetch_sub(1, Ordering::SeqCst), 1);
-                        locks.release(&lock, &token()).unwrap();
-                    }
-                });
-            }
-        });
-        assert!(times.load(Ordering::SeqCst) > 8, "{times:?}");
+        for (_directory, storage) in storages() {
+            let owners = AtomicU32::new(0);
+            let times = AtomicU32::new(0);
+            std::thread::scope(|scope| {
+                for thread in 0..8 {
+                    let locks = open(&storage, &format!("server-{thread}"));
+                    let (owners, times) = (&owners, &times);
+                    scope.spawn(move || {
+                        for _ in 0..200 {
+                            let Some(lock) = taken(&locks, "sandbox-1", start()) else {
+                                std::thread::yield_now();
+                                continue;
+                            };
+                            assert_eq!(owners.fetch_add(1, Ordering::SeqCst), 0);
+                            times.fetch_add(1, Ordering::SeqCst);
+                            assert!(locks.renew(&lock, &token(), start()).unwrap());
+                            assert_eq!(owners.fetch_sub(1, Ordering::SeqCst), 1);
+                            locks.release(&lock, &token()).unwrap();
+                        }
+                    });
+                }
+            });
+            assert!(times.load(Ordering::SeqCst) > 8, "{times:?}");
+        }
     }
 
     /// The same where every lease is over at once: of those that take the next epoch, one wins.
     #[test]
     fn of_many_that_take_over_one_wins() {
-        for _ in 0..50 {
-            let state = tempfile::tempdir().unwrap();
-            let open = |owner: &str| Locks::open(state.path(), owner.to_owned(), LEASE).unwrap();
+        for (_directory, storage) in (0..50).flat_map(|_| storages()) {
+            let open = |owner: &str| open(&storage, owner);
             taken(&open("dead"), "sandbox-1", start()).unwrap();
             let winners = AtomicU32::new(0);
             std::thread::scope(|scope| {

@@ -1,4 +1,4 @@
-//! [`Store`]: what outlives a sandbox, as files below the state directory of the server.
+//! [`Store`]: what outlives a sandbox, as files of a [`Storage`]: the state directory of the server, or a bucket.
 //!
 //! ```text
 //! snapshots/NAME.tar.zst     the files of a sandbox
@@ -6,28 +6,31 @@
 //! locks/                     which server has a sandbox, see `lock`
 //! ```
 //!
-//! A file is written beside its place under another name, synchronised, and renamed: it is whole or it
-//! is not there, and an older one stays until then. Several servers may share the directory.
+//! A file is whole or it is not there, and an older one stays until then. Several servers may share the storage.
 
 pub(super) mod archive;
+#[cfg(feature = "object-store")]
+mod bucket;
+mod directory;
 mod execs;
 pub(super) mod lock;
+mod place;
+mod storage;
 mod tree;
 
+pub(super) use place::{Place, ShownUrl, open};
+pub(super) use storage::{Stamp, Storage};
+
 use std::{
-    fs, io,
-    os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
-    path::{Path, PathBuf},
-    time::{Duration, SystemTime},
+    fs,
+    io::{self, Seek},
+    sync::Arc,
 };
 
 use serde::{Deserialize, Serialize};
 use tokio::{sync::Semaphore, task::spawn_blocking};
 
-use self::{
-    archive::{Head, Packer, Stop, Unpacker},
-    lock::Locks,
-};
+use self::archive::{Head, Packer, Stop, Unpacker};
 use super::{backend::BackendSandbox, token::TokenHash};
 use crate::{
     machine::StoredExec,
@@ -46,16 +49,16 @@ const MAX_NAME_BYTES: usize = 128;
 /// The beginning of the names of files that are being written.
 const UNFINISHED: &str = ".unfinished-";
 
-/// Age at which an unfinished file was left behind by a server that was killed.
-const LEFT_BEHIND: Duration = Duration::from_secs(24 * 60 * 60);
+/// The directories of archives.
+const SNAPSHOTS: &str = "snapshots";
+const CHECKPOINTS: &str = "checkpoints";
 
 const EXTENSION: &str = "tar.zst";
 
 /// Snapshots and checkpoints.
 pub(super) struct Store {
-    snapshots: PathBuf,
-    checkpoints: PathBuf,
-    /// The directory stays when the server stops.
+    storage: Arc<dyn Storage>,
+    /// The storage stays when the server stops.
     lasting: bool,
     turns: Semaphore,
     looks: Semaphore,
@@ -85,25 +88,6 @@ impl SnapshotName {
 
     pub(super) fn as_str(&self) -> &str {
         &self.0
-    }
-}
-
-/// Tells one checkpoint of a sandbox from the next.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Stamp {
-    inode: u64,
-    seconds: i64,
-    nanoseconds: i64,
-}
-
-impl Stamp {
-    fn of(file: &Path) -> io::Result<Self> {
-        let meta = fs::symlink_metadata(file)?;
-        Ok(Self {
-            inode: meta.ino(),
-            seconds: meta.mtime(),
-            nanoseconds: meta.mtime_nsec(),
-        })
     }
 }
 
@@ -153,29 +137,15 @@ impl Record {
 }
 
 impl Store {
-    /// The store in this directory, which is made if it is missing. `lasting`: it stays when the
-    /// server stops.
-    pub(super) fn open(directory: &Path, lasting: bool) -> io::Result<Self> {
-        let store = Self {
-            snapshots: directory.join("snapshots"),
-            checkpoints: directory.join("checkpoints"),
+    /// What is stored in this storage. `lasting`: it stays when the server stops.
+    pub(super) fn new(storage: Arc<dyn Storage>, lasting: bool) -> Self {
+        Self {
+            storage,
             lasting,
             turns: Semaphore::new(AT_ONCE),
             looks: Semaphore::new(LOOKS_AT_ONCE),
             closed: Stop::default(),
-        };
-        // One that is there may be everybody's: only what is ours in it is closed to others.
-        private().create(directory)?;
-        for directory in [&store.snapshots, &store.checkpoints] {
-            make_private(directory)?;
-            remove_left_behind(directory, archive::remove_if_left_behind)?;
         }
-        Ok(store)
-    }
-
-    /// The locks beside it, for the server of this name.
-    pub(super) fn locks(directory: &Path, owner: String, lease: Duration) -> io::Result<Locks> {
-        Locks::open(directory, owner, lease)
     }
 
     /// Whether what is stored is there after the server has stopped.
@@ -196,7 +166,7 @@ impl Store {
         sandbox: &dyn BackendSandbox,
         stop: Stop,
     ) -> io::Result<()> {
-        self.save(self.snapshot_file(name), None, sandbox, stop, || Ok(()))
+        self.save(snapshot_file(name), None, sandbox, stop, || Ok(()))
             .await
     }
 
@@ -206,10 +176,11 @@ impl Store {
         name: &SnapshotName,
         sandbox: &dyn BackendSandbox,
     ) -> io::Result<()> {
-        self.load(self.snapshot_file(name), sandbox).await
+        self.load(snapshot_file(name), sandbox).await.map(drop)
     }
 
-    /// Stores a sandbox with its settings, and what is over in it and not acknowledged. `fence` is asked at the last moment whether that may be.
+    /// Stores a sandbox with its settings, and what is over in it and not acknowledged. `fence` is asked at the last moment
+    /// whether that may be.
     pub(super) async fn save_checkpoint(
         &self,
         id: &SandboxId,
@@ -222,22 +193,28 @@ impl Store {
             record: record.write(id)?,
             execs: execs::write(execs)?,
         };
-        let file = self.checkpoint_file(id);
+        let file = checkpoint_file(id);
         self.save(file, Some(head), sandbox, Stop::default(), fence)
             .await
     }
 
     /// The settings of a checkpointed sandbox. `NotFound` when there is no checkpoint.
     pub(super) async fn checkpoint(&self, id: &SandboxId) -> io::Result<Record> {
-        let (file, id) = (self.checkpoint_file(id), id.clone());
+        let (storage, id) = (self.storage.clone(), id.clone());
         let _look = self.looks.acquire().await.map_err(io::Error::other)?;
-        blocking(move || Record::read(&archive::read_record(&file)?, &id)).await
+        blocking(move || {
+            let archive = storage.open(&checkpoint_file(&id))?;
+            Record::read(&archive::read_record(archive)?, &id)
+        })
+        .await
     }
 
     /// Whether a sandbox has a checkpoint; also when that cannot be found out.
     pub(super) async fn has_checkpoint(&self, id: &SandboxId) -> bool {
-        let file = self.checkpoint_file(id);
-        blocking(move || file.try_exists()).await.unwrap_or(true)
+        match self.stamp(id).await {
+            Ok(_) => true,
+            Err(error) => error.kind() != io::ErrorKind::NotFound,
+        }
     }
 
     /// Fills a new sandbox from a checkpoint; gives what was over in it and not acknowledged.
@@ -246,9 +223,8 @@ impl Store {
         id: &SandboxId,
         sandbox: &dyn BackendSandbox,
     ) -> io::Result<Vec<StoredExec>> {
-        let file = self.checkpoint_file(id);
-        self.load(file.clone(), sandbox).await?;
-        blocking(move || match archive::read_execs(&file)? {
+        let archive = self.load(checkpoint_file(id), sandbox).await?;
+        blocking(move || match archive::read_execs(archive)? {
             Some(written) => execs::read(&written),
             None => Ok(Vec::new()),
         })
@@ -257,8 +233,8 @@ impl Store {
 
     /// Which checkpoint of a sandbox there is.
     pub(super) async fn stamp(&self, id: &SandboxId) -> io::Result<Stamp> {
-        let file = self.checkpoint_file(id);
-        blocking(move || Stamp::of(&file)).await
+        let (storage, file) = (self.storage.clone(), checkpoint_file(id));
+        blocking(move || storage.stamp(&file)).await
     }
 
     /// Removes this checkpoint of a sandbox; not another that a server beside this one has put in its
@@ -269,10 +245,10 @@ impl Store {
         stamp: Stamp,
         fence: impl FnOnce() -> io::Result<()> + Send + 'static,
     ) -> io::Result<()> {
-        let file = self.checkpoint_file(id);
+        let (storage, file) = (self.storage.clone(), checkpoint_file(id));
         blocking(move || {
-            if fence().is_ok() && Stamp::of(&file).is_ok_and(|now| now == stamp) {
-                return fs::remove_file(file);
+            if fence().is_ok() && storage.stamp(&file).is_ok_and(|now| now == stamp) {
+                return storage.remove(&file);
             }
             Ok(())
         })
@@ -281,17 +257,13 @@ impl Store {
 
     /// Removes the checkpoint of a sandbox, if there is one.
     pub(super) async fn remove_checkpoint(&self, id: &SandboxId) -> io::Result<()> {
-        let file = self.checkpoint_file(id);
-        let removed = blocking(move || fs::remove_file(file)).await;
-        removed.or_else(|error| match error.kind() {
-            io::ErrorKind::NotFound => Ok(()),
-            _ => Err(error),
-        })
+        let (storage, file) = (self.storage.clone(), checkpoint_file(id));
+        blocking(move || storage.remove(&file)).await
     }
 
     async fn save(
         &self,
-        file: PathBuf,
+        file: String,
         head: Option<Head>,
         sandbox: &dyn BackendSandbox,
         stop: Stop,
@@ -304,31 +276,46 @@ impl Store {
             turn = self.turn() => turn?,
         };
         let packer = {
-            let (file, stops) = (file.clone(), vec![stop, self.closed.clone()]);
-            blocking(move || Packer::create(&file, UNFINISHED, head.as_ref(), stops)).await?
+            let (directory, stops) = (
+                self.storage.workplace(&file),
+                vec![stop, self.closed.clone()],
+            );
+            blocking(move || Packer::create(&directory, UNFINISHED, head.as_ref(), stops)).await?
         };
         let packer = sandbox.pack(packer).await?;
-        blocking(move || packer.finish(&file, fence)).await
+        let storage = self.storage.clone();
+        blocking(move || storage.put(packer.finish()?, &file, Box::new(fence))).await
     }
 
-    async fn load(&self, file: PathBuf, sandbox: &dyn BackendSandbox) -> io::Result<()> {
+    /// Fills a new sandbox; gives the archive, to be read again from its beginning.
+    async fn load(&self, file: String, sandbox: &dyn BackendSandbox) -> io::Result<fs::File> {
         let _turn = self.turn().await?;
-        let unpacker = blocking(move || Unpacker::open(&file)).await?;
-        sandbox.unpack(unpacker).await
+        let storage = self.storage.clone();
+        let (archive, unpacker) = blocking(move || {
+            let archive = storage.fetch(&file)?;
+            let unpacker = Unpacker::new(archive.try_clone()?)?;
+            Ok((archive, unpacker))
+        })
+        .await?;
+        sandbox.unpack(unpacker).await?;
+        blocking(move || {
+            (&archive).rewind()?;
+            Ok(archive)
+        })
+        .await
     }
 
     async fn turn(&self) -> io::Result<tokio::sync::SemaphorePermit<'_>> {
         self.turns.acquire().await.map_err(io::Error::other)
     }
+}
 
-    fn snapshot_file(&self, name: &SnapshotName) -> PathBuf {
-        self.snapshots
-            .join(format!("{}.{EXTENSION}", name.as_str()))
-    }
+fn snapshot_file(name: &SnapshotName) -> String {
+    format!("{SNAPSHOTS}/{}.{EXTENSION}", name.as_str())
+}
 
-    fn checkpoint_file(&self, id: &SandboxId) -> PathBuf {
-        self.checkpoints.join(format!("{id}.{EXTENSION}"))
-    }
+fn checkpoint_file(id: &SandboxId) -> String {
+    format!("{CHECKPOINTS}/{id}.{EXTENSION}")
 }
 
 /// Does what blocks on a thread for that.
@@ -338,44 +325,9 @@ pub(super) async fn blocking<T: Send + 'static>(
     spawn_blocking(work).await.map_err(io::Error::other)?
 }
 
-/// Makes directories that no other user may enter, where there are none.
-fn private() -> fs::DirBuilder {
-    let mut builder = fs::DirBuilder::new();
-    builder.mode(0o700).recursive(true);
-    builder
-}
-
-/// Makes a directory that no other user may enter. One that is there is closed to others.
-fn make_private(directory: &Path) -> io::Result<()> {
-    private().create(directory)?;
-    fs::set_permissions(directory, fs::Permissions::from_mode(0o700))
-}
-
-/// Removes what a server that was killed has not finished. Another server may be writing to the
-/// directory just now: `remove` knows, or else only what is old goes.
-fn remove_left_behind(directory: &Path, remove: impl Fn(&Path) -> Option<bool>) -> io::Result<()> {
-    for entry in fs::read_dir(directory)? {
-        let entry = entry?;
-        let unfinished = entry
-            .file_name()
-            .to_str()
-            .is_some_and(|name| name.starts_with(UNFINISHED));
-        if !unfinished || remove(&entry.path()).is_some() {
-            continue;
-        }
-        let modified = entry.metadata().and_then(|meta| meta.modified());
-        let age = modified.map(|time| SystemTime::now().duration_since(time).unwrap_or_default());
-        if age.is_ok_and(|age| age > LEFT_BEHIND) {
-            // Somebody else may have been quicker.
-            let _ = fs::remove_file(entry.path());
-        }
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{directory::Directory, *};
 
     #[test]
     fn names_that_could_lead_elsewhere_are_no_names() {
@@ -429,60 +381,6 @@ mod tests {
         }
     }
 
-    fn set_age(file: &Path, age: Duration) {
-        let file = fs::File::options().write(true).open(file).unwrap();
-        file.set_modified(SystemTime::now() - age).unwrap();
-    }
-
-    #[test]
-    fn what_a_killed_server_left_unfinished_is_removed_and_what_is_being_written_is_not() {
-        let directory = tempfile::tempdir().unwrap();
-        let store = Store::open(directory.path(), true).unwrap();
-        // What a process that was killed leaves: the file, without its lock.
-        let left = store.snapshots.join(format!("{UNFINISHED}left"));
-        fs::write(&left, "half").unwrap();
-        let kept = store.snapshots.join("kept.tar.zst");
-        fs::write(&kept, "whole").unwrap();
-        let file = store.snapshots.join("written.tar.zst");
-        let packer = Packer::create(&file, UNFINISHED, None, Vec::new()).unwrap();
-        for entry in fs::read_dir(&store.snapshots).unwrap() {
-            set_age(&entry.unwrap().path(), 2 * LEFT_BEHIND);
-        }
-
-        Store::open(directory.path(), true).unwrap();
-        assert!(!left.exists() && kept.exists());
-        packer.finish(&file, || Ok(())).unwrap();
-        assert!(file.exists());
-    }
-
-    #[test]
-    fn where_there_are_no_locks_only_what_is_old_is_removed() {
-        let directory = tempfile::tempdir().unwrap();
-        let unfinished = |name: &str| directory.path().join(format!("{UNFINISHED}{name}"));
-        let (old, young) = (unfinished("old"), unfinished("young"));
-        for file in [&old, &young] {
-            fs::write(file, "half").unwrap();
-        }
-        set_age(&old, 2 * LEFT_BEHIND);
-        remove_left_behind(directory.path(), |_| None).unwrap();
-        assert!(!old.exists() && young.exists());
-    }
-
-    #[test]
-    fn what_is_stored_is_closed_to_others_and_a_directory_that_was_there_is_left_as_it_is() {
-        let directory = tempfile::tempdir().unwrap();
-        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
-        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o1777)).unwrap();
-        let store = Store::open(directory.path(), true).unwrap();
-        assert_eq!(mode(directory.path()), 0o1777);
-        assert_eq!(mode(&store.snapshots), 0o700);
-        assert_eq!(mode(&store.checkpoints), 0o700);
-
-        let made = directory.path().join("made");
-        Store::open(&made, true).unwrap();
-        assert_eq!(mode(&made), 0o700);
-    }
-
     /// A sandbox that is deleted does not wait behind the archives of others.
     #[tokio::test]
     async fn whoever_waits_for_a_turn_can_be_stopped_and_so_can_all() {
@@ -498,7 +396,9 @@ mod tests {
         .await
         .unwrap();
         let sandbox = backend.create(&SandboxId::new("sandbox-1")).await.unwrap();
-        let store = Store::open(&directory.path().join("state"), true).unwrap();
+        let state = directory.path().join("state");
+        let storage = Directory::open(&state).unwrap();
+        let store = Store::new(Arc::new(storage), true);
         let name = SnapshotName::new("snap").unwrap();
         let all = store.turns.acquire_many(AT_ONCE as u32).await.unwrap();
 
@@ -519,7 +419,7 @@ mod tests {
         drop(all);
         let late = store.save_snapshot(&name, &*sandbox, Stop::default()).await;
         assert!(late.is_err());
-        assert_eq!(fs::read_dir(&store.snapshots).unwrap().count(), 0);
+        assert_eq!(fs::read_dir(state.join(SNAPSHOTS)).unwrap().count(), 0);
         backend.shutdown().await;
     }
 }

@@ -17,14 +17,14 @@ fn place() -> (tempfile::TempDir, PathBuf) {
 }
 
 fn pack(tree: &Path, place: &Path) -> io::Result<()> {
-    let mut packer = Packer::create(place, ".unfinished-", None, Vec::new())?;
+    let mut packer = Packer::create(place.parent().unwrap(), ".unfinished-", None, Vec::new())?;
     packer.add_tree("home", tree)?;
-    packer.finish(place, || Ok(()))
+    packer.finish()?.put(place, || Ok(()))
 }
 
 fn unpack(place: &Path) -> io::Result<tempfile::TempDir> {
     let directory = tempfile::tempdir().unwrap();
-    Unpacker::open(place)?.unpack_into(directory.path())?;
+    Unpacker::new(fs::File::open(place)?)?.unpack_into(directory.path())?;
     Ok(directory)
 }
 
@@ -219,7 +219,8 @@ fn nothing_is_unpacked_outside() {
         let open = outside.path().join("open");
         fs::create_dir(&open).unwrap();
         set_mode(&open, 0o755);
-        let error = Unpacker::open(&archive)
+        let error = fs::File::open(&archive)
+            .and_then(Unpacker::new)
             .and_then(|unpacker| unpacker.unpack_into(&inside))
             .expect_err(what);
         assert!(!outside.path().join("escaped").exists(), "{what}: {error}");
@@ -270,11 +271,12 @@ fn an_archive_that_is_not_finished_leaves_nothing_and_the_old_one_stays() {
 
     fs::write(tree.path().join("file"), vec![b'n'; 10_000_000]).unwrap();
     let stop = Stop::default();
-    let mut packer = Packer::create(&archive, ".unfinished-", None, vec![stop.clone()]).unwrap();
+    let mut packer =
+        Packer::create(directory.path(), ".unfinished-", None, vec![stop.clone()]).unwrap();
     stop.stop();
     let added = packer.add_tree("home", tree.path());
     let error = added
-        .and_then(|()| packer.finish(&archive, || Ok(())))
+        .and_then(|()| packer.finish()?.put(&archive, || Ok(())))
         .unwrap_err();
     assert!(error.to_string().contains("given up"), "{error}");
 
@@ -293,19 +295,20 @@ fn an_archive_that_is_not_finished_leaves_nothing_and_the_old_one_stays() {
 fn an_archive_that_is_stopped_at_the_last_moment_does_not_replace_the_old_one() {
     let tree = tempfile::tempdir().unwrap();
     fs::write(tree.path().join("file"), "old").unwrap();
-    let (_directory, archive) = place();
+    let (directory, archive) = place();
     pack(tree.path(), &archive).unwrap();
 
     fs::remove_file(tree.path().join("file")).unwrap();
     let stop = Stop::default();
     let stops = vec![Stop::default(), stop.clone()];
-    let mut packer = Packer::create(&archive, ".unfinished-", None, stops).unwrap();
+    let mut packer = Packer::create(directory.path(), ".unfinished-", None, stops).unwrap();
     packer.add_tree("home", tree.path()).unwrap();
     let stopped_meanwhile = || {
         stop.stop();
         Ok(())
     };
-    packer.finish(&archive, stopped_meanwhile).unwrap_err();
+    let packed = packer.finish().unwrap();
+    packed.put(&archive, stopped_meanwhile).unwrap_err();
     let unpacked = unpack(&archive).unwrap();
     let file = unpacked.path().join("home/file");
     assert_eq!(fs::read_to_string(file).unwrap(), "old");

@@ -1,0 +1,256 @@
+//! [`Directory`]: a [`Storage`] in a directory of this machine, or of a disk that several share.
+//!
+//! A file is written beside its place under another name and renamed: it is whole or it is not there, and an
+//! older one stays until then.
+
+use std::{
+    fs,
+    io::{self, Read, Write},
+    os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime},
+};
+
+use tempfile::NamedTempFile;
+
+use super::{
+    CHECKPOINTS, SNAPSHOTS, UNFINISHED,
+    archive::{self, Packed},
+    lock::{LOCKS, WAITING},
+    storage::{Fence, Stamp, Storage},
+};
+
+/// Age at which an unfinished file was left behind by a server that was killed.
+const LEFT_BEHIND: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Files are looked at for nothing.
+const LOOK_EVERY: Duration = Duration::from_millis(50);
+
+pub(in crate::server) struct Directory(PathBuf);
+
+impl Directory {
+    /// The storage in this directory, which is made if it is missing.
+    pub(in crate::server) fn open(directory: &Path) -> io::Result<Self> {
+        // One that is there may be everybody's: only what is ours in it is closed to others.
+        private().create(directory)?;
+        for name in [SNAPSHOTS, CHECKPOINTS] {
+            let directory = directory.join(name);
+            make_private(&directory)?;
+            remove_left_behind(&directory, archive::remove_if_left_behind)?;
+        }
+        let locks = directory.join(LOCKS);
+        make_private(&locks)?;
+        make_private(&directory.join(WAITING))?;
+        remove_left_behind(&locks, |_| None)?;
+        Ok(Self(directory.to_owned()))
+    }
+
+    fn place(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    /// A small file that is not in its place yet.
+    fn written(&self, name: &str, data: &[u8]) -> io::Result<NamedTempFile> {
+        let top = name.split('/').next().unwrap_or_default();
+        let mut file = tempfile::Builder::new()
+            .prefix(UNFINISHED)
+            .tempfile_in(self.place(top))?;
+        file.write_all(data)?;
+        Ok(file)
+    }
+}
+
+impl Storage for Directory {
+    fn list(&self, directory: &str) -> io::Result<Vec<String>> {
+        let entries = match fs::read_dir(self.place(directory)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries?,
+        };
+        let mut names = Vec::new();
+        for entry in entries {
+            // What is no text is none of ours.
+            names.extend(entry?.file_name().into_string());
+        }
+        Ok(names)
+    }
+
+    fn read(&self, name: &str) -> io::Result<(Vec<u8>, Stamp)> {
+        let mut file = fs::File::open(self.place(name))?;
+        let stamp = stamp(&file.metadata()?)?;
+        let mut data = Vec::new();
+        file.read_to_end(&mut data)?;
+        Ok((data, stamp))
+    }
+
+    fn create(&self, name: &str, data: &[u8]) -> io::Result<bool> {
+        let place = self.place(name);
+        if let Some(directory) = place.parent() {
+            make_private(directory)?;
+        }
+        match self.written(name, data)?.persist_noclobber(place) {
+            Ok(_) => Ok(true),
+            Err(error) if error.error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+            Err(error) => Err(error.error),
+        }
+    }
+
+    /// It cannot be told whether it is still the one that was read.
+    fn replace(&self, name: &str, data: &[u8], _old: &Stamp) -> io::Result<bool> {
+        self.write(name, data).map(|()| true)
+    }
+
+    fn write(&self, name: &str, data: &[u8]) -> io::Result<()> {
+        let written = self.written(name, data)?.persist(self.place(name));
+        written.map(drop).map_err(|error| error.error)
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        unless_gone(fs::remove_file(self.place(name)))
+    }
+
+    fn remove_all(&self, directory: &str) -> io::Result<()> {
+        unless_gone(fs::remove_dir_all(self.place(directory)))
+    }
+
+    fn forget(&self, name: &str) {
+        let _ = self.remove(name);
+    }
+
+    fn stamp(&self, name: &str) -> io::Result<Stamp> {
+        stamp(&fs::symlink_metadata(self.place(name))?)
+    }
+
+    /// Where it is to be: it is renamed.
+    fn workplace(&self, name: &str) -> PathBuf {
+        self.place(name)
+            .parent()
+            .map_or_else(|| self.0.clone(), Path::to_owned)
+    }
+
+    fn put(&self, archive: Packed, name: &str, fence: Fence<'_>) -> io::Result<()> {
+        archive.put(&self.place(name), fence)
+    }
+
+    fn open(&self, name: &str) -> io::Result<Box<dyn Read + '_>> {
+        Ok(Box::new(self.fetch(name)?))
+    }
+
+    fn fetch(&self, name: &str) -> io::Result<fs::File> {
+        fs::File::open(self.place(name))
+    }
+
+    fn look_every(&self, _lease: Duration) -> Duration {
+        LOOK_EVERY
+    }
+}
+
+fn stamp(meta: &fs::Metadata) -> io::Result<Stamp> {
+    Ok(Stamp {
+        tag: Some(meta.ino().to_string()),
+        version: None,
+        modified: meta.modified()?,
+    })
+}
+
+fn unless_gone(removed: io::Result<()>) -> io::Result<()> {
+    match removed {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+/// Makes directories that no other user may enter, where there are none.
+fn private() -> fs::DirBuilder {
+    let mut builder = fs::DirBuilder::new();
+    builder.mode(0o700).recursive(true);
+    builder
+}
+
+/// Makes a directory that no other user may enter. One that is there is closed to others.
+fn make_private(directory: &Path) -> io::Result<()> {
+    private().create(directory)?;
+    fs::set_permissions(directory, fs::Permissions::from_mode(0o700))
+}
+
+/// Removes what a server that was killed has not finished. Another server may be writing to the
+/// directory just now: `remove` knows, or else only what is old goes.
+fn remove_left_behind(directory: &Path, remove: impl Fn(&Path) -> Option<bool>) -> io::Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        let unfinished = entry
+            .file_name()
+            .to_str()
+            .is_some_and(|name| name.starts_with(UNFINISHED));
+        if !unfinished || remove(&entry.path()).is_some() {
+            continue;
+        }
+        let modified = entry.metadata().and_then(|meta| meta.modified());
+        let age = modified.map(|time| SystemTime::now().duration_since(time).unwrap_or_default());
+        if age.is_ok_and(|age| age > LEFT_BEHIND) {
+            // Somebody else may have been quicker.
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::archive::Packer, *};
+
+    fn set_age(file: &Path, age: Duration) {
+        let file = fs::File::options().write(true).open(file).unwrap();
+        file.set_modified(SystemTime::now() - age).unwrap();
+    }
+
+    #[test]
+    fn what_a_killed_server_left_unfinished_is_removed_and_what_is_being_written_is_not() {
+        let directory = tempfile::tempdir().unwrap();
+        Directory::open(directory.path()).unwrap();
+        let snapshots = directory.path().join(SNAPSHOTS);
+        // What a process that was killed leaves: the file, without its lock.
+        let left = snapshots.join(format!("{UNFINISHED}left"));
+        fs::write(&left, "half").unwrap();
+        let kept = snapshots.join("kept.tar.zst");
+        fs::write(&kept, "whole").unwrap();
+        let file = snapshots.join("written.tar.zst");
+        let packer = Packer::create(&snapshots, UNFINISHED, None, Vec::new()).unwrap();
+        for entry in fs::read_dir(&snapshots).unwrap() {
+            set_age(&entry.unwrap().path(), 2 * LEFT_BEHIND);
+        }
+
+        Directory::open(directory.path()).unwrap();
+        assert!(!left.exists() && kept.exists());
+        packer.finish().unwrap().put(&file, || Ok(())).unwrap();
+        assert!(file.exists());
+    }
+
+    #[test]
+    fn where_there_are_no_locks_only_what_is_old_is_removed() {
+        let directory = tempfile::tempdir().unwrap();
+        let unfinished = |name: &str| directory.path().join(format!("{UNFINISHED}{name}"));
+        let (old, young) = (unfinished("old"), unfinished("young"));
+        for file in [&old, &young] {
+            fs::write(file, "half").unwrap();
+        }
+        set_age(&old, 2 * LEFT_BEHIND);
+        remove_left_behind(directory.path(), |_| None).unwrap();
+        assert!(!old.exists() && young.exists());
+    }
+
+    #[test]
+    fn what_is_stored_is_closed_to_others_and_a_directory_that_was_there_is_left_as_it_is() {
+        let directory = tempfile::tempdir().unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o1777)).unwrap();
+        Directory::open(directory.path()).unwrap();
+        assert_eq!(mode(directory.path()), 0o1777);
+        for name in [SNAPSHOTS, CHECKPOINTS, LOCKS, WAITING] {
+            assert_eq!(mode(&directory.path().join(name)), 0o700);
+        }
+
+        let made = directory.path().join("made");
+        Directory::open(&made).unwrap();
+        assert_eq!(mode(&made), 0o700);
+    }
+}
