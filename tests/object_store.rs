@@ -252,7 +252,9 @@ async fn of_two_servers_that_want_a_lock_one_has_it() {
                 Err(error) => assert_eq!(error.kind(), ErrorKind::InUse, "{error}"),
             }
         }
-        let [(winner, files)] = have.try_into().ok().expect("one has it");
+        let Ok([(winner, files)]) = <[_; 1]>::try_from(have) else {
+            panic!("one has it, and no other");
+        };
         assert_eq!(files, expected);
         let locks = bucket.names();
         let locks = locks

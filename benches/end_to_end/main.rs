@@ -9,6 +9,10 @@
     clippy::panic,
     reason = "a benchmark that cannot go on fails"
 )]
+#![allow(
+    clippy::await_holding_refcell_ref,
+    reason = "one closure of the two runs at a time, and nobody else has it"
+)]
 
 #[cfg(unix)]
 mod clients;

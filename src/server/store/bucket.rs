@@ -475,6 +475,23 @@ fn explain(error: &Error) -> String {
 }
 
 #[cfg(test)]
+impl Bucket {
+    /// A bucket in memory.
+    pub(super) fn in_memory(workplace: &FilePath) -> Self {
+        let store = Arc::new(object_store::memory::InMemory::new());
+        let lease = Duration::from_secs(10);
+        Self::new(
+            store,
+            Path::from("prefix"),
+            "memory://test",
+            workplace,
+            lease,
+        )
+        .unwrap()
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::{
         super::archive::{Packer, Stop},
@@ -589,22 +606,5 @@ mod tests {
         for odd in ["", "<", ">", "> <", "<Code>", "</Code><Code>", "a < b"] {
             error(odd);
         }
-    }
-}
-
-#[cfg(test)]
-impl Bucket {
-    /// A bucket in memory.
-    pub(super) fn in_memory(workplace: &FilePath) -> Self {
-        let store = Arc::new(object_store::memory::InMemory::new());
-        let lease = Duration::from_secs(10);
-        Self::new(
-            store,
-            Path::from("prefix"),
-            "memory://test",
-            workplace,
-            lease,
-        )
-        .unwrap()
     }
 }

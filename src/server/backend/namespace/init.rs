@@ -170,7 +170,11 @@ impl Init {
             Ok(Ok(pid)) if parent(pid) == child.id() => {
                 let open =
                     |(option, name)| Ok((option, File::open(format!("/proc/{pid}/ns/{name}"))?));
-                let opened: io::Result<_> = NAMESPACES.into_iter().map(open).collect();
+                // Nobody but root may enter that of the machine, where it is anyway.
+                let own = NAMESPACES
+                    .into_iter()
+                    .filter(|(_, name)| *name != "net" || !network);
+                let opened: io::Result<_> = own.map(open).collect();
                 let namespaces = opened
                     .map_err(|error| format!("cannot open the namespaces of a sandbox: {error}"))?;
                 Ok(Self {
