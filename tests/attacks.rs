@@ -151,15 +151,7 @@ async fn server(backend: Backend, state: &Path) -> Option<LocalServer> {
     let builder = LocalServer::builder()
         .backend(backend)
         .state_directory(state);
-    match builder.start().await {
-        Ok(server) => Some(server),
-        Err(error) => {
-            println!("not tried: {error}");
-            // CI has what it needs, and says so.
-            assert!(std::env::var_os("CI_BACKENDS").is_none(), "{error}");
-            None
-        }
-    }
+    common::backend::start_if_possible(builder).await
 }
 
 async fn python(sandbox: &Sandbox, code: &str) -> String {

@@ -97,8 +97,8 @@ impl ServerBuilder {
         self
     }
 
-    /// What runs the code. Default: what the environment variable `ACTIX_SANDBOX_BACKEND` names (`auto`, `host` or
-    /// `namespace`), and without it [`Backend::Host`].
+    /// What runs the code. Default: what the environment variable `ACTIX_SANDBOX_BACKEND` names (`auto`, `host`,
+    /// `namespace` or `gvisor`), and without it [`Backend::Host`].
     pub fn backend(mut self, backend: Backend) -> Self {
         self.options.backend = Some(backend);
         self

@@ -8,9 +8,9 @@ use std::{
 
 use super::{
     Language,
-    launch::{find, is_script},
+    launch::{CodeFile, find, is_script},
 };
-use crate::server::choice::Confines;
+use crate::server::{choice::Confines, store::blocking};
 
 /// Where programs are looked for, in the sandbox as well.
 pub(super) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -19,6 +19,15 @@ pub(super) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin
 pub(super) const HOME_INSIDE: &str = "/home/sandbox";
 pub(super) const TEMPORARY_INSIDE: &str = "/tmp";
 pub(super) const CODE_INSIDE: &str = "/run/code";
+
+/// The environment of code, before what is asked for.
+pub(super) const ENVIRONMENT: [(&str, &str); 5] = [
+    ("PATH", PATH),
+    ("LANG", "C.UTF-8"),
+    ("HOME", HOME_INSIDE),
+    ("TMPDIR", TEMPORARY_INSIDE),
+    ("PYTHONUNBUFFERED", "1"),
+];
 
 /// What a sandbox does not share with the machine.
 const OWN: [&str; 6] = [
@@ -60,6 +69,18 @@ pub(super) fn make_directory(path: &Path, mode: u32) -> io::Result<()> {
     fs::set_permissions(path, fs::Permissions::from_mode(mode))
 }
 
+/// Writes a file that the user of a sandbox, or else that of this process, may read alone.
+pub(super) async fn write_for(user: Option<u32>, file: &CodeFile, text: &str) -> io::Result<()> {
+    file.write(text, &[]).await?;
+    match user {
+        Some(user) => {
+            let file = file.0.clone();
+            blocking(move || lchown(file, Some(user), Some(user))).await
+        }
+        None => Ok(()),
+    }
+}
+
 /// Gives a tree, in which nothing runs, to a user.
 pub(super) fn give(tree: &Path, user: u32) -> io::Result<()> {
     let mut todo = vec![tree.to_owned()];
@@ -80,10 +101,7 @@ pub(super) fn give(tree: &Path, user: u32) -> io::Result<()> {
 /// Where the interpreter is, or the reason why there is none. A script that a version manager put in its place may
 /// lead to where the sandbox cannot read.
 pub(super) fn interpreter(language: Language) -> Result<PathBuf, String> {
-    let name = match language {
-        Language::Python => "python3",
-        Language::Bash => "bash",
-    };
+    let name = language.program();
     let mut directories = PATH.split(':');
     let found = directories
         .find_map(|directory| find(name, directory.as_ref()).filter(|program| !is_script(program)));

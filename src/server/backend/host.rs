@@ -15,13 +15,14 @@ use futures::future::BoxFuture;
 use tokio::{process::Command, sync::OnceCell};
 
 use super::{
-    Backend, BackendSandbox, HOME, Job, Language, ROOT, Started, TEMPORARY,
-    launch::{CodeFile, Ground, Launcher, check, find, is_script, make_private, search_path},
-    remove::remove_tree,
+    Backend, BackendSandbox, HOME, Job, Language, ROOT, Started, TEMPORARY, files,
+    launch::{
+        CodeFile, Ground, Launcher, check, find, is_script, make_private, no_directory, search_path,
+    },
     without_memory,
 };
 use crate::{
-    protocol::{SandboxId, excerpt},
+    protocol::SandboxId,
     server::store::{
         archive::{Packer, Unpacker},
         blocking,
@@ -116,18 +117,8 @@ impl BackendSandbox for HostSandbox {
         Box::pin(self.launcher.end_processes())
     }
 
-    fn pack(&self, mut packer: Packer) -> BoxFuture<'_, io::Result<Packer>> {
-        let trees = [
-            (HOME, self.home.clone()),
-            (TEMPORARY, self.temporary.clone()),
-        ];
-        let pack = move || {
-            for (name, tree) in trees {
-                packer.add_tree(name, &tree)?;
-            }
-            Ok(packer)
-        };
-        Box::pin(async { blocking(pack).await })
+    fn pack(&self, packer: Packer) -> BoxFuture<'_, io::Result<Packer>> {
+        Box::pin(files::pack(&self.root, &[HOME, TEMPORARY], packer))
     }
 
     fn unpack(&self, unpacker: Unpacker) -> BoxFuture<'_, io::Result<()>> {
@@ -148,10 +139,7 @@ impl BackendSandbox for HostSandbox {
     fn delete(&self) -> BoxFuture<'_, Result<(), String>> {
         Box::pin(async move {
             self.freeze().await?;
-            let root = self.root.clone();
-            blocking(move || remove_tree(&root))
-                .await
-                .map_err(|error| format!("the files could not be removed: {error}"))
+            files::remove(&self.root).await
         })
     }
 }
@@ -159,10 +147,7 @@ impl BackendSandbox for HostSandbox {
 impl HostSandbox {
     /// Where the interpreter is, or the reason why it cannot be used.
     async fn interpreter(&self, language: Language) -> Result<PathBuf, String> {
-        let name = match language {
-            Language::Python => "python3",
-            Language::Bash => "bash",
-        };
+        let name = language.program();
         let missing = || {
             format!(
                 "{name} is not installed on the machine that the server runs on, or not on its PATH."
@@ -192,10 +177,7 @@ impl HostSandbox {
         let is_there = blocking(move || Ok(fs::metadata(looked_at)?.is_dir())).await;
         match is_there {
             Ok(true) => Ok(directory),
-            _ => Err(format!(
-                "The working directory '{}' is not there, or is no directory.",
-                excerpt(cwd.as_bytes())
-            )),
+            _ => Err(no_directory(cwd)),
         }
     }
 

@@ -308,6 +308,14 @@ pub(super) fn check(job: &Job) -> Result<(), String> {
     Ok(())
 }
 
+/// The reason why a job cannot be run in this working directory.
+pub(super) fn no_directory(cwd: &str) -> String {
+    format!(
+        "The working directory '{}' is not there, or is no directory.",
+        excerpt(cwd.as_bytes())
+    )
+}
+
 /// Makes a directory that no other user may enter, unless it is there.
 pub(super) fn make_private(directory: &Path) -> io::Result<()> {
     fs::DirBuilder::new()

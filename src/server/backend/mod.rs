@@ -3,6 +3,7 @@
 mod choose;
 #[cfg(target_os = "linux")]
 mod confine;
+mod files;
 #[cfg(target_os = "linux")]
 mod gvisor;
 mod host;
@@ -55,6 +56,14 @@ pub(super) enum Language {
 impl Language {
     /// The supported languages, as error messages name them.
     pub(super) const NAMES: &'static str = "python, bash";
+
+    /// The program that runs it.
+    pub(super) fn program(self) -> &'static str {
+        match self {
+            Self::Python => "python3",
+            Self::Bash => "bash",
+        }
+    }
 
     /// The language of this name.
     pub(super) fn from_name(name: &str) -> Option<Self> {

@@ -292,7 +292,7 @@ fn pass(targets: &[Target]) -> Seen {
 }
 
 #[cfg(target_os = "linux")]
-fn pids() -> io::Result<Vec<i32>> {
+pub(super) fn pids() -> io::Result<Vec<i32>> {
     let mut pids = Vec::new();
     for entry in std::fs::read_dir("/proc")? {
         let name = entry?.file_name();
@@ -312,7 +312,7 @@ fn is_gone_or_foreign(error: &io::Error) -> bool {
 
 /// Parent, process group, and whether there is a terminal; `None` for a process that is dead.
 #[cfg(target_os = "linux")]
-fn parse_stat(stat: &[u8]) -> Option<(i32, i32, bool)> {
+pub(super) fn parse_stat(stat: &[u8]) -> Option<(i32, i32, bool)> {
     // The name of the program, in parentheses, may hold anything, also half a character.
     let end_of_name = stat.iter().rposition(|&byte| byte == b')')?;
     let rest = std::str::from_utf8(&stat[end_of_name + 1..]).ok()?;
@@ -340,6 +340,7 @@ struct Observed {
 
 /// Most bytes of an environment that are looked at: code may make its own very large, of many processes. What it left out of that
 /// start is found by its parents.
+#[cfg(target_os = "linux")]
 const MAX_ENVIRONMENT_BYTES: u64 = 64 * 1024;
 
 #[cfg(target_os = "linux")]

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::super::confine::{CODE_INSIDE, HOME_INSIDE, PATH, TEMPORARY_INSIDE};
+use super::super::confine::{CODE_INSIDE, ENVIRONMENT, HOME_INSIDE, TEMPORARY_INSIDE};
 use super::scripts::INIT;
 use crate::server::choice::Confines;
 
@@ -93,16 +93,9 @@ pub(super) fn config(directory: &Path, confines: &Confines) -> Value {
 
 /// A process, without privileges.
 pub(super) fn process(args: &[&str], env: &[(&str, &str)], cwd: &str) -> Value {
-    let usual = [
-        ("PATH", PATH),
-        ("LANG", "C.UTF-8"),
-        ("HOME", HOME_INSIDE),
-        ("TMPDIR", TEMPORARY_INSIDE),
-        ("PYTHONUNBUFFERED", "1"),
-    ];
     // Where a name is given twice the last counts.
     let is_replaced = |name: &str| env.iter().any(|(it, _)| *it == name);
-    let mut variables: Vec<(&str, &str)> = usual
+    let mut variables: Vec<(&str, &str)> = ENVIRONMENT
         .into_iter()
         .filter(|(name, _)| !is_replaced(name))
         .collect();

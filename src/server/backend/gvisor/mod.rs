@@ -38,12 +38,19 @@ use self::{
 };
 use super::{
     Backend, BackendSandbox, HOME, Job, MEMORY, ROOT, Started, TEMPORARY,
-    confine::{CODE_INSIDE, HOME_INSIDE, PATH, check_readable, give, interpreter, make_directory},
-    launch::{CodeFile, Ground, Launcher, check, find, make_private, search_path, write_private},
+    confine::{
+        CODE_INSIDE, HOME_INSIDE, PATH, check_readable, give, interpreter, make_directory,
+        write_for,
+    },
+    files,
+    launch::{
+        CodeFile, Ground, Launcher, check, find, make_private, no_directory, search_path,
+        write_private,
+    },
     remove::remove_tree,
 };
 use crate::{
-    protocol::{SandboxId, excerpt},
+    protocol::SandboxId,
     server::{
         choice::{Confines, GvisorOptions},
         store::{
@@ -215,7 +222,7 @@ impl BackendSandbox for GvisorSandbox {
             };
             let number = self.launcher.next();
             let code = CodeFile::new(&self.directory.join(SOURCE), job.language, number);
-            self.store(&code, &job.code)
+            write_for(Some(USER), &code, &job.code)
                 .await
                 .map_err(|error| format!("Failed to store the code: {error}"))?;
             let name = code.0.file_name().unwrap_or_default().to_string_lossy();
@@ -281,15 +288,12 @@ impl BackendSandbox for GvisorSandbox {
         })
     }
 
-    fn pack(&self, mut packer: Packer) -> BoxFuture<'_, io::Result<Packer>> {
-        let trees = [HOME, TEMPORARY, ROOT, MEMORY].map(|name| (name, self.directory.join(name)));
-        let pack = move || {
-            for (name, tree) in trees {
-                packer.add_tree(name, &tree)?;
-            }
-            Ok(packer)
-        };
-        Box::pin(async { blocking(pack).await })
+    fn pack(&self, packer: Packer) -> BoxFuture<'_, io::Result<Packer>> {
+        Box::pin(files::pack(
+            &self.directory,
+            &[HOME, TEMPORARY, ROOT, MEMORY],
+            packer,
+        ))
     }
 
     fn unpack(&self, unpacker: Unpacker) -> BoxFuture<'_, io::Result<()>> {
@@ -312,10 +316,7 @@ impl BackendSandbox for GvisorSandbox {
                 container.end().await?;
             }
             self.launcher.end_processes().await?;
-            let directory = self.directory.clone();
-            blocking(move || remove_tree(&directory))
-                .await
-                .map_err(|error| format!("the files could not be removed: {error}"))
+            files::remove(&self.directory).await
         })
     }
 }
@@ -360,13 +361,6 @@ impl GvisorSandbox {
         self.forget().await.map_err(|error| error.to_string())?;
         Ok(started)
     }
-
-    /// Writes the code where the sandbox reads it.
-    async fn store(&self, code: &CodeFile, text: &str) -> io::Result<()> {
-        code.write(text, &[]).await?;
-        let file = code.0.clone();
-        blocking(move || lchown(file, Some(USER), Some(USER))).await
-    }
 }
 
 /// A working directory as a path from the root, if the sandbox has it.
@@ -375,9 +369,6 @@ async fn working_directory(container: &Container, cwd: &str) -> Result<String, S
     let path = path.to_string_lossy().into_owned();
     match container.program(&["test", "-d", &path]).await? {
         0 => Ok(path),
-        _ => Err(format!(
-            "The working directory '{}' is not there, or is no directory.",
-            excerpt(cwd.as_bytes())
-        )),
+        _ => Err(no_directory(cwd)),
     }
 }

@@ -20,7 +20,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::super::confine::PATH;
+use super::super::{confine::PATH, sweep::pids};
 use crate::{
     protocol::excerpt,
     server::{choice::GvisorOptions, store::blocking},
@@ -182,12 +182,9 @@ impl Runsc {
 /// Kills each process that has `root` on its command line, and one of these words; gives how many there were.
 fn kill_once(root: &[u8], words: Option<&[Vec<u8>; 2]>) -> io::Result<usize> {
     let mut found = 0;
-    for process in fs::read_dir("/proc")?.flatten() {
-        let Some(pid) = process.file_name().to_str().and_then(|it| it.parse().ok()) else {
-            continue;
-        };
+    for pid in pids()? {
         // One that is gone has none.
-        let line = fs::read(process.path().join("cmdline")).unwrap_or_default();
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         let line: Vec<_> = line.split(|&byte| byte == 0).collect();
         let has = |word: &[u8]| line.contains(&word);
         if has(root) && words.is_none_or(|words| words.iter().any(|word| has(word))) {

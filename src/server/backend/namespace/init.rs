@@ -16,6 +16,7 @@ use tokio::{
     time::timeout,
 };
 
+use super::super::sweep::parse_stat;
 use crate::protocol::excerpt;
 
 /// Longest time that namespaces may take to be made.
@@ -220,10 +221,9 @@ impl Init {
 
 /// The parent of a process.
 fn parent(pid: u32) -> Option<u32> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name before may hold anything.
-    let (_, rest) = stat.rsplit_once(") ")?;
-    rest.split(' ').nth(1)?.parse().ok()
+    let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
+    let (parent, ..) = parse_stat(&stat)?;
+    u32::try_from(parent).ok()
 }
 
 /// The number of the first process, once it is ready; or what was said instead.

@@ -31,11 +31,11 @@ use self::init::{Init, Tools};
 use super::{
     Backend, BackendSandbox, HOME, Job, ROOT, Started, TEMPORARY,
     confine::{
-        CODE_INSIDE, HOME_INSIDE, PATH, TEMPORARY_INSIDE, check_readable, give, interpreter,
-        make_directory,
+        CODE_INSIDE, ENVIRONMENT, HOME_INSIDE, PATH, check_readable, give, interpreter,
+        make_directory, write_for,
     },
-    launch::{CodeFile, Ground, Launcher, check, find},
-    remove::remove_tree,
+    files,
+    launch::{CodeFile, Ground, Launcher, check, find, no_directory},
     without_memory,
 };
 use crate::{
@@ -226,10 +226,7 @@ impl BackendSandbox for NamespaceSandbox {
             if let Some(cwd) = &job.cwd
                 && !self.is_there(cwd).await?
             {
-                return Err(format!(
-                    "The working directory '{}' is not there, or is no directory.",
-                    excerpt(cwd.as_bytes())
-                ));
+                return Err(no_directory(cwd));
             }
             let number = self.launcher.next();
             let code = CodeFile::new(&self.directory.join(CODE), job.language, number);
@@ -242,7 +239,7 @@ impl BackendSandbox for NamespaceSandbox {
                 .map(|(name, value)| format!("{name}={value}"))
                 .collect();
             for (file, text) in [(&code, &job.code), (&environment, &pairs.join("\0"))] {
-                self.store(file, text)
+                write_for(self.user, file, text)
                     .await
                     .map_err(|error| format!("Failed to store the code: {error}"))?;
             }
@@ -273,15 +270,12 @@ impl BackendSandbox for NamespaceSandbox {
         })
     }
 
-    fn pack(&self, mut packer: Packer) -> BoxFuture<'_, io::Result<Packer>> {
-        let trees = [HOME, TEMPORARY, ROOT].map(|name| (name, self.directory.join(name)));
-        let pack = move || {
-            for (name, tree) in trees {
-                packer.add_tree(name, &tree)?;
-            }
-            Ok(packer)
-        };
-        Box::pin(async { blocking(pack).await })
+    fn pack(&self, packer: Packer) -> BoxFuture<'_, io::Result<Packer>> {
+        Box::pin(files::pack(
+            &self.directory,
+            &[HOME, TEMPORARY, ROOT],
+            packer,
+        ))
     }
 
     fn unpack(&self, unpacker: Unpacker) -> BoxFuture<'_, io::Result<()>> {
@@ -302,10 +296,7 @@ impl BackendSandbox for NamespaceSandbox {
     fn delete(&self) -> BoxFuture<'_, Result<(), String>> {
         Box::pin(async move {
             self.freeze().await?;
-            let directory = self.directory.clone();
-            blocking(move || remove_tree(&directory))
-                .await
-                .map_err(|error| format!("the files could not be removed: {error}"))
+            files::remove(&self.directory).await
         })
     }
 }
@@ -365,13 +356,7 @@ impl NamespaceSandbox {
                 .arg(&tools.perl)
                 .args(["-e", WITH_ENVIRONMENT, "--", environment]);
         }
-        command
-            .env_clear()
-            .env("PATH", PATH)
-            .env("LANG", "C.UTF-8")
-            .env("HOME", HOME_INSIDE)
-            .env("TMPDIR", TEMPORARY_INSIDE)
-            .env("PYTHONUNBUFFERED", "1");
+        command.env_clear().envs(ENVIRONMENT);
         Ok(command)
     }
 
@@ -410,18 +395,6 @@ impl NamespaceSandbox {
                 "`nsenter … test -d` failed: {}",
                 excerpt(String::from_utf8_lossy(&status.stderr).trim().as_bytes())
             )),
-        }
-    }
-
-    /// Writes the code where the sandbox reads it.
-    async fn store(&self, code: &CodeFile, text: &str) -> io::Result<()> {
-        code.write(text, &[]).await?;
-        match self.user {
-            Some(user) => {
-                let file = code.0.clone();
-                blocking(move || lchown(file, Some(user), Some(user))).await
-            }
-            None => Ok(()),
         }
     }
 }
