@@ -283,8 +283,9 @@ impl Sandbox {
 
     /// `SANDBOX_RUNNING` on a link that runs: so a v2 server answers a `reconnect` of v1 where it has no exec.
     fn handle_nothing_to_resume(&mut self) {
-        if std::mem::take(&mut self.resuming)
-            && let Some(Exec { process, .. }) = self.exec.take()
+        // One that has begun since is another's.
+        if let Some(resuming) = self.resuming.take()
+            && let Some(Exec { process, .. }) = self.exec.take_if(|it| it.process == resuming)
         {
             let reason = "the server that the new link leads to does not have it".to_owned();
             let lost = SandboxEnd::ProcessLost {
@@ -294,13 +295,14 @@ impl Sandbox {
                 process,
                 ProcessFact::SandboxEnded(lost),
             ));
+            self.look_after_queued();
         }
     }
 
     /// After a new attach the server sends the output of the exec only when asked. It must not be
     /// asked when there is none.
     fn resume_process(&mut self) {
-        self.resuming = self.exec.is_some();
+        self.resuming = self.process();
         if let Some(process) = self.lost_start.take() {
             self.send_kill_process(process);
         }
@@ -331,7 +333,7 @@ impl Sandbox {
     }
 
     fn handle_execution_running(&mut self) {
-        self.resuming = false;
+        self.resuming = None;
         let Some(exec) = &mut self.exec else { return };
         let process = exec.process;
         match exec.phase {

@@ -164,8 +164,8 @@ pub struct Sandbox {
     named: named::NamedExecs,
     /// The exec without a name, of v1.
     exec: Option<Exec>,
-    /// It was asked for on this link, and the server has not answered.
-    resuming: bool,
+    /// The process whose output was asked for on this link, while the server has not answered.
+    resuming: Option<ProcessId>,
     queued: Option<queue::Queued>,
     /// The process that a kill was sent for, until the server refuses it.
     dying: Option<ProcessId>,
@@ -222,7 +222,7 @@ impl Sandbox {
             exec_prefix: config.exec_prefix,
             named: named::NamedExecs::default(),
             exec: None,
-            resuming: false,
+            resuming: None,
             queued: None,
             dying: None,
             lost_start: None,

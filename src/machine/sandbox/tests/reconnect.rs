@@ -245,3 +245,18 @@ fn nothing_but_running_arms_the_connection() {
         assert!(!control.iter().any(|c| matches!(c, Control::Confirm(_))));
     }
 }
+
+/// `SANDBOX_RUNNING` on a link that runs says that there is nothing to go on with. It is about the process that was asked for, and
+/// not about one that has begun since.
+#[test]
+fn a_process_that_begins_after_the_resumed_one_ended_is_answered() {
+    let mut fixture = Fixture::executing();
+    fixture.cut();
+    fixture.link();
+    fixture.say("SANDBOX_RUNNING");
+    fixture.say("SANDBOX_EXECUTION_DONE");
+    let next = fixture.exec();
+    fixture.say("SANDBOX_RUNNING");
+    fixture.say("SANDBOX_EXECUTION_RUNNING");
+    assert!(fixture.answer(next).is_some_and(|answer| answer.is_ok()));
+}
