@@ -11,11 +11,12 @@
 mod common;
 mod gate;
 mod moto;
+mod server_process;
 
 use std::{
-    io::{BufRead, BufReader, Read, Write},
+    io::{BufRead, BufReader, Read},
     net::{SocketAddr, TcpListener},
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     time::Duration,
 };
 
@@ -27,6 +28,7 @@ use common::{LONG, within};
 use futures::StreamExt;
 use gate::Gate;
 use moto::{Moto, SECRET};
+use server_process::ServerProcess;
 
 /// The variable that makes [`a_server_process_of_its_own`] a server.
 const STATE: &str = "ACTIX_SANDBOX_TEST_STATE_URL";
@@ -41,70 +43,26 @@ fn a_server_process_of_its_own() {
     let Ok(state) = std::env::var(STATE) else {
         return;
     };
-    futures::executor::block_on(async {
-        let server = LocalServer::builder()
+    server_process::serve(
+        LocalServer::builder()
             .state_url(state)
-            .handoff_lease(Duration::from_secs(3))
-            .start()
-            .await
-            .unwrap();
-        println!("\nlistening on {}", server.url());
-        std::io::stdout().flush().unwrap();
-        let mut line = String::new();
-        let _ = std::io::stdin().read_line(&mut line);
-        server.stop().await;
-    });
+            .handoff_lease(Duration::from_secs(3)),
+    );
 }
 
-/// A server with its state at a URL.
-struct ServerProcess {
-    child: Child,
-    url: String,
-}
-
-impl ServerProcess {
-    /// `endpoint`: where S3 is.
-    fn start(state: &str, endpoint: SocketAddr) -> Self {
-        let mut child = moto::with_credentials(
-            Command::new(std::env::current_exe().unwrap())
-                .args(["--exact", "a_server_process_of_its_own", "--nocapture"])
-                .env(STATE, state),
-            endpoint,
-        )
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-        let url = BufReader::new(child.stdout.take().unwrap())
-            .lines()
-            .map_while(Result::ok)
-            .find_map(|line| Some(line.strip_prefix("listening on ")?.to_owned()))
-            .expect("an address");
-        Self { child, url }
-    }
-
-    /// Killed without a word.
-    fn kill(mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
-}
-
-impl Drop for ServerProcess {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+/// A server with its state at a URL. `endpoint`: where S3 is.
+fn start(state: &str, endpoint: SocketAddr) -> ServerProcess {
+    let mut command = server_process::command();
+    ServerProcess::start(moto::with_credentials(command.env(STATE, state), endpoint))
 }
 
 /// Two servers on one storage.
 fn two_servers(state: &str) -> [ServerProcess; 2] {
-    let start = || ServerProcess::start(state, Moto::shared().address);
-    [start(), start()]
+    [(); 2].map(|()| start(state, Moto::shared().address))
 }
 
 fn checkpointable(server: &ServerProcess) -> SandboxBuilder {
-    Sandbox::create(&server.url).enable_sandbox_checkpoint(true)
+    Sandbox::create(server.url()).enable_sandbox_checkpoint(true)
 }
 
 async fn create_for_handoff(server: &ServerProcess) -> Sandbox {
@@ -114,7 +72,7 @@ async fn create_for_handoff(server: &ServerProcess) -> Sandbox {
 
 async fn attach(server: &ServerProcess, old: &Sandbox) -> Result<Sandbox, Error> {
     let (id, token) = (old.sandbox_id().clone(), old.sandbox_token().clone());
-    within("the attach", Sandbox::attach(&server.url, id, token)).await
+    within("the attach", Sandbox::attach(server.url(), id, token)).await
 }
 
 async fn bash(sandbox: &Sandbox, code: &str) -> String {
@@ -135,7 +93,7 @@ async fn archives_come_back_elsewhere(state: &str) {
         .expect("stored");
     first.kill();
 
-    let prepared = Sandbox::create(&second.url).filesystem_snapshot_name("prepared");
+    let prepared = Sandbox::create(second.url()).filesystem_snapshot_name("prepared");
     let prepared = within("the creation", prepared).await.expect("a sandbox");
     assert_eq!(
         bash(&prepared, "sha256sum noise; ls").await,
@@ -147,7 +105,7 @@ async fn archives_come_back_elsewhere(state: &str) {
         sum + "more\n"
     );
 
-    let none = Sandbox::create(&second.url).filesystem_snapshot_name("missing");
+    let none = Sandbox::create(second.url()).filesystem_snapshot_name("missing");
     let error = within("the creation", none).await.expect_err("none");
     let reason = error.server_reason().expect("a reason");
     assert!(reason.contains("not found: 'missing'"), "{reason}");
@@ -271,8 +229,8 @@ async fn an_interrupted_upload_leaves_nothing_that_is_seen() {
     let bucket = Moto::shared().bucket("interrupted");
     let state = bucket.url("state");
     let gate = Gate::start(Moto::shared().address);
-    let server = ServerProcess::start(&state, gate.address);
-    let sandbox = Sandbox::create(&server.url).await.expect("a sandbox");
+    let server = start(&state, gate.address);
+    let sandbox = Sandbox::create(server.url()).await.expect("a sandbox");
     bash(&sandbox, "echo old > file").await;
     let snapshot = sandbox.snapshot_filesystem("prepared");
     within("the snapshot", snapshot).await.expect("stored");
@@ -318,8 +276,8 @@ async fn an_interrupted_upload_leaves_nothing_that_is_seen() {
             "state/snapshots/prepared.tar.zst"
         ]
     );
-    let server = ServerProcess::start(&state, Moto::shared().address);
-    let old = Sandbox::create(&server.url).filesystem_snapshot_name("prepared");
+    let server = start(&state, Moto::shared().address);
+    let old = Sandbox::create(server.url()).filesystem_snapshot_name("prepared");
     let old = within("the creation", old).await.expect("a sandbox");
     assert_eq!(bash(&old, "cat file; ls").await, "old\nfile\n");
 }

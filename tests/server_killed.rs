@@ -10,13 +10,9 @@
 
 mod common;
 mod server_common;
+mod server_process;
 
-use std::{
-    io::{BufRead, BufReader, Write},
-    path::Path,
-    process::{Child, Command, Stdio},
-    time::Duration,
-};
+use std::{path::Path, time::Duration};
 
 use actix_sandbox::{
     ErrorKind, Language, LocalServer, OutputExt, ProcessEnd, ReconnectPolicy, Sandbox,
@@ -25,6 +21,7 @@ use actix_sandbox::{
 use common::{events, within};
 use serde_json::json;
 use server_common::{Client, Identity, attach_at, entries};
+use server_process::ServerProcess;
 
 /// The lease of all servers here.
 const LEASE: Duration = Duration::from_secs(1);
@@ -40,67 +37,17 @@ fn a_server_process_of_its_own() {
     let Some(state) = std::env::var_os(STATE) else {
         return;
     };
-    futures::executor::block_on(async {
-        let server = LocalServer::builder()
+    server_process::serve(
+        LocalServer::builder()
             .address(std::env::var(ADDRESS).unwrap())
             .state_directory(state)
-            .handoff_lease(LEASE)
-            .start()
-            .await
-            .unwrap();
-        println!("\nlistening on {}", server.address());
-        std::io::stdout().flush().unwrap();
-        let mut line = String::new();
-        let _ = std::io::stdin().read_line(&mut line);
-        server.stop().await;
-    });
+            .handoff_lease(LEASE),
+    );
 }
 
-struct ServerProcess {
-    child: Child,
-    address: String,
-}
-
-impl ServerProcess {
-    fn start(state: &Path, address: &str) -> Self {
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "a_server_process_of_its_own", "--nocapture"])
-            .env(STATE, state)
-            .env(ADDRESS, address)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let address = BufReader::new(child.stdout.take().unwrap())
-            .lines()
-            .map_while(Result::ok)
-            .find_map(|line| Some(line.strip_prefix("listening on ")?.to_owned()))
-            .expect("an address");
-        Self { child, address }
-    }
-
-    fn url(&self) -> String {
-        format!("http://{}", self.address)
-    }
-
-    fn signal(&self, signal: &str) {
-        let pid = self.child.id().to_string();
-        let sent = Command::new("kill").args(["-s", signal, &pid]).status();
-        assert!(sent.unwrap().success());
-    }
-
-    /// Killed without a word.
-    fn kill(mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
-}
-
-impl Drop for ServerProcess {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+fn start(state: &Path, address: &str) -> ServerProcess {
+    let mut command = server_process::command();
+    ServerProcess::start(command.env(STATE, state).env(ADDRESS, address))
 }
 
 fn client(server: &ServerProcess) -> SandboxBuilder {
@@ -122,7 +69,7 @@ async fn restored(server: &ServerProcess, code: &str) -> Sandbox {
 #[actix::test]
 async fn a_client_comes_back_to_a_checkpointed_sandbox_after_its_server_was_killed() {
     let state = tempfile::tempdir().unwrap();
-    let server = ServerProcess::start(state.path(), "127.0.0.1:0");
+    let server = start(state.path(), "127.0.0.1:0");
     let sandbox = restored(&server, "echo kept > file").await;
     let mut events = events(&sandbox).await;
     let address = server.address.clone();
@@ -133,7 +80,7 @@ async fn a_client_comes_back_to_a_checkpointed_sandbox_after_its_server_was_kill
             break;
         }
     }
-    let _server = ServerProcess::start(state.path(), &address);
+    let _server = start(state.path(), &address);
     // What is asked during the outage waits for the end of it.
     let run = sandbox.run(Language::Bash, "cat file");
     let output = match within("the run", run).await {
@@ -155,7 +102,7 @@ async fn a_client_comes_back_to_a_checkpointed_sandbox_after_its_server_was_kill
 #[actix::test]
 async fn what_a_checkpoint_does_not_hold_fails_with_the_reason() {
     let state = tempfile::tempdir().unwrap();
-    let server = ServerProcess::start(state.path(), "127.0.0.1:0");
+    let server = start(state.path(), "127.0.0.1:0");
     let sandbox = restored(&server, "true").await;
     let process = sandbox.exec(Language::Bash, "echo begun; sleep 1000").await;
     let process = process.expect("started");
@@ -165,7 +112,7 @@ async fn what_a_checkpoint_does_not_hold_fails_with_the_reason() {
     });
     let address = server.address.clone();
     server.kill();
-    let _server = ServerProcess::start(state.path(), &address);
+    let _server = start(state.path(), &address);
     let end = within("the end", waiting).await.unwrap().expect("an end");
     let ProcessEnd::SandboxLost { end } = end else {
         panic!("{end:?}");
@@ -185,14 +132,14 @@ async fn what_a_checkpoint_does_not_hold_fails_with_the_reason() {
 #[actix::test]
 async fn a_sandbox_without_a_checkpoint_is_gone_with_its_server() {
     let state = tempfile::tempdir().unwrap();
-    let server = ServerProcess::start(state.path(), "127.0.0.1:0");
+    let server = start(state.path(), "127.0.0.1:0");
     let sandbox = client(&server).await.expect("a sandbox");
     let process = sandbox.exec(Language::Bash, "sleep 1000").await;
     let process = process.expect("started");
     let mut events = events(&sandbox).await;
     let address = server.address.clone();
     server.kill();
-    let _server = ServerProcess::start(state.path(), &address);
+    let _server = start(state.path(), &address);
     let (kill, end) = within(
         "both",
         futures::future::join(process.kill(), process.wait()),
@@ -213,7 +160,7 @@ async fn a_sandbox_without_a_checkpoint_is_gone_with_its_server() {
 #[actix::test]
 async fn a_server_that_never_comes_back_is_given_up() {
     let state = tempfile::tempdir().unwrap();
-    let server = ServerProcess::start(state.path(), "127.0.0.1:0");
+    let server = start(state.path(), "127.0.0.1:0");
     let policy = ReconnectPolicy {
         initial: Duration::from_millis(1),
         max: Duration::from_millis(20),
@@ -270,7 +217,7 @@ async fn holder(server: &ServerProcess) -> (Client, Identity) {
 #[tokio::test]
 async fn whoever_waits_is_let_in_when_the_lease_of_a_killed_owner_is_over() {
     let state = tempfile::tempdir().unwrap();
-    let [a, b] = [(); 2].map(|()| ServerProcess::start(state.path(), "127.0.0.1:0"));
+    let [a, b] = [(); 2].map(|()| start(state.path(), "127.0.0.1:0"));
     let (_first, identity) = holder(&a).await;
     a.kill();
     let mut second = attach_at(&b.address, &identity).await;
@@ -290,7 +237,7 @@ async fn whoever_waits_is_let_in_when_the_lease_of_a_killed_owner_is_over() {
 #[tokio::test]
 async fn a_killed_owner_without_a_checkpoint_leaves_nothing() {
     let state = tempfile::tempdir().unwrap();
-    let [a, b] = [(); 2].map(|()| ServerProcess::start(state.path(), "127.0.0.1:0"));
+    let [a, b] = [(); 2].map(|()| start(state.path(), "127.0.0.1:0"));
     let mut first = Client::connect_to(&a.address, "/create").await;
     let config =
         json!({"idle_timeout": 60, "enable_checkpoint": true, "enable_sandbox_handoff": true});
@@ -320,7 +267,7 @@ async fn a_killed_owner_without_a_checkpoint_leaves_nothing() {
 #[tokio::test]
 async fn an_owner_that_slept_too_long_lets_go_and_destroys_nothing() {
     let state = tempfile::tempdir().unwrap();
-    let [a, b] = [(); 2].map(|()| ServerProcess::start(state.path(), "127.0.0.1:0"));
+    let [a, b] = [(); 2].map(|()| start(state.path(), "127.0.0.1:0"));
     let (mut first, identity) = holder(&a).await;
     a.signal("STOP");
     let mut second = attach_at(&b.address, &identity).await;

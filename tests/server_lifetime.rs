@@ -8,9 +8,10 @@
 )]
 
 mod server_common;
+mod server_process;
 
 use std::{
-    io::{BufRead, BufReader, Write},
+    io::{BufRead, BufReader},
     os::unix::process::CommandExt,
     process::{Child, Command, Stdio},
     time::Duration,
@@ -222,28 +223,14 @@ fn a_server_process_of_its_own() {
     let Some(directory) = std::env::var_os(BE_A_SERVER_IN) else {
         return;
     };
-    futures::executor::block_on(async {
-        let server = backend::with_visible_processes()
-            .directory(directory)
-            .start()
-            .await
-            .unwrap();
-        println!("\nlistening on {}", server.address());
-        std::io::stdout().flush().unwrap();
-        let mut line = String::new();
-        let _ = std::io::stdin().read_line(&mut line);
-        server.stop().await;
-    });
+    server_process::serve(backend::with_visible_processes().directory(directory));
 }
 
 /// Starts that process and gives what it said.
 fn server_process(directory: &std::path::Path, path: Option<&std::path::Path>) -> (Child, String) {
-    let mut command = Command::new(std::env::current_exe().unwrap());
+    let mut command = server_process::command();
     command
-        .args(["--exact", "a_server_process_of_its_own", "--nocapture"])
         .env(BE_A_SERVER_IN, directory)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .process_group(0);
     if let Some(path) = path {

@@ -1,0 +1,72 @@
+//! [`ServerProcess`]: a local server in a process of its own, which can be killed.
+#![allow(dead_code, reason = "not every test binary needs all of it")]
+
+use std::{
+    io::{BufRead, BufReader, Write},
+    process::{Child, Command, Stdio},
+};
+
+use actix_sandbox::server::ServerBuilder;
+
+/// What the test `a_server_process_of_its_own` of a binary does where it is to be a server: says its address, and serves until
+/// its input ends.
+pub(crate) fn serve(builder: ServerBuilder) {
+    futures::executor::block_on(async {
+        let server = builder.start().await.unwrap();
+        println!("\nlistening on {}", server.address());
+        std::io::stdout().flush().unwrap();
+        let mut line = String::new();
+        let _ = std::io::stdin().read_line(&mut line);
+        server.stop().await;
+    });
+}
+
+/// How to run this same binary as that process; the variables are to be added that make it a server.
+pub(crate) fn command() -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command
+        .args(["--exact", "a_server_process_of_its_own", "--nocapture"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped());
+    command
+}
+
+pub(crate) struct ServerProcess {
+    child: Child,
+    pub(crate) address: String,
+}
+
+impl ServerProcess {
+    pub(crate) fn start(command: &mut Command) -> Self {
+        let mut child = command.spawn().unwrap();
+        let address = BufReader::new(child.stdout.take().unwrap())
+            .lines()
+            .map_while(Result::ok)
+            .find_map(|line| Some(line.strip_prefix("listening on ")?.to_owned()))
+            .expect("an address");
+        Self { child, address }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    pub(crate) fn signal(&self, signal: &str) {
+        let pid = self.child.id().to_string();
+        let sent = Command::new("kill").args(["-s", signal, &pid]).status();
+        assert!(sent.unwrap().success());
+    }
+
+    /// Killed without a word.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+impl Drop for ServerProcess {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
