@@ -62,6 +62,14 @@ pub enum ServerError {
         #[source]
         source: io::Error,
     },
+    /// A variable of the environment names no backend.
+    #[error("the variable {variable} cannot be used: {reason}")]
+    UnknownBackend {
+        /// Its name.
+        variable: &'static str,
+        /// What it holds, and what was expected.
+        reason: String,
+    },
     /// The backend that was chosen does not work here.
     #[error(
         "the backend `{backend}` does not work here: {reason}; choose another (`.backend(Backend::Host)` runs code as this user, \

@@ -150,6 +150,28 @@ fn wrong_arguments_are_named_with_what_was_expected() {
     }
 }
 
+#[test]
+fn a_variable_that_names_no_backend_is_named() {
+    let run = |name: &str| {
+        std::process::Command::new(env!("CARGO_BIN_EXE_actix-sandbox"))
+            .args(["serve", "--address", "nowhere"])
+            .env("ACTIX_SANDBOX_BACKEND", name)
+            .output()
+            .unwrap()
+    };
+    let unknown = run("docker");
+    assert_eq!(unknown.status.code(), Some(2));
+    let said = String::from_utf8_lossy(&unknown.stderr);
+    assert!(
+        said.contains("`docker`") && said.contains("--backend"),
+        "{said}"
+    );
+    // Empty, it is as if it were not there: what is wrong is the address.
+    let empty = run("");
+    let said = String::from_utf8_lossy(&empty.stderr);
+    assert!(said.contains("`nowhere`"), "{said}");
+}
+
 #[actix::test]
 async fn what_asked_for_it_is_checkpointed_when_it_ends_and_goes_on_in_the_next() {
     let state = tempfile::tempdir().unwrap();

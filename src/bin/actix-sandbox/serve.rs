@@ -22,7 +22,7 @@ pub(crate) struct Serve {
     address: String,
 
     /// What runs the code: auto (the best that works here), host (confines nothing), namespace or gvisor.
-    #[arg(long, env = "ACTIX_SANDBOX_BACKEND", default_value = "auto", value_parser = str::parse::<Backend>)]
+    #[arg(long, env = "ACTIX_SANDBOX_BACKEND", default_value = "auto", value_parser = backend)]
     backend: Backend,
 
     #[command(flatten)]
@@ -203,6 +203,14 @@ impl Confines {
                 None => Ok(other),
             },
         }
+    }
+}
+
+/// The backend of this name. An empty variable is none, as it is for the library.
+fn backend(name: &str) -> Result<Backend, String> {
+    match name {
+        "" => Ok(Backend::Auto),
+        name => name.parse(),
     }
 }
 

@@ -37,8 +37,8 @@ fn named() -> Result<choice::Backend, ServerError> {
         return Ok(choice::Backend::default());
     };
     let name = name.to_string_lossy();
-    name.parse().map_err(|reason| ServerError::Backend {
-        backend: VARIABLE,
+    name.parse().map_err(|reason| ServerError::UnknownBackend {
+        variable: VARIABLE,
         reason,
     })
 }
