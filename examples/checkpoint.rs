@@ -25,8 +25,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let diary = "echo 'day one' > diary";
     sandbox.run(Language::Bash, diary).await?;
-    // It counts in the background, in its memory.
-    let counter = "setsid bash -c 'while :; do echo $((++i)) > count; sleep 0.01; done' &
+    // It counts in the background, in its memory. The file is whole whenever the sandbox is stored.
+    let counter =
+        "setsid bash -c 'while :; do echo $((++i)) > new; mv new count; sleep 0.01; done' &
         until [ -s count ]; do sleep 0.01; done";
     sandbox.run(Language::Bash, counter).await?;
 
@@ -51,8 +52,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("the sandbox is {} again", again.state().await?);
     let diary = "echo 'day two' >> diary; cat diary";
     print!("{}", again.run(Language::Bash, diary).await?.stdout);
-    let watch = "until before=$(cat count); [ -n \"$before\" ]; do :; done; for _ in {1..50}; do sleep 0.1; after=$(cat count)
-        [ -n \"$after\" ] && [ \"$after\" -gt \"$before\" ] && exec echo goes on counting; done
+    let watch = "before=$(cat count); for _ in {1..50}; do sleep 0.1; after=$(cat count)
+        [ $after -gt $before ] && exec echo goes on counting; done
         echo is gone, and left its files";
     let watched = again.run(Language::Bash, watch).await?;
     print!("the process in the background {}", watched.stdout);
