@@ -170,7 +170,7 @@ async fn the_same_id_never_runs_twice() {
 async fn bytes_that_are_no_text_come_in_base64_and_no_code_point_is_split() {
     let server = LocalServer::start().await.unwrap();
     let (mut client, _) = Client::create_v2(&server).await;
-    let code = r"printf 'a\303'; sleep 0.05; printf '\251z'; sleep 0.05; printf '\377\n'";
+    let code = r"printf 'a\303'; sleep 0.01; printf '\251z'; sleep 0.01; printf '\377\n'";
     exec(&mut client, "b", code, json!({})).await;
     let mut pieces = Vec::new();
     while pieces.len() < 3 {
@@ -192,6 +192,136 @@ async fn bytes_that_are_no_text_come_in_base64_and_no_code_point_is_split() {
         ]
     );
     assert_eq!(done(&mut client, "b").await["stdout"], 6);
+}
+
+#[tokio::test]
+async fn the_beginning_of_a_code_point_is_sent_when_the_process_waits_after_it() {
+    let server = LocalServer::start().await.unwrap();
+    let (mut client, _) = Client::create_v2(&server).await;
+    let code = r"printf 'a\xc3'; read x; printf '\xa9b'";
+    exec(&mut client, "half", code, json!({})).await;
+    started(&mut client, "half").await;
+    assert_eq!(hears(&mut client, "half", "stdout", 0, 2).await, b"a\xc3");
+    // It waits, and what it is told is what it waits for.
+    client
+        .send(json!({"event": "stdin", "exec": "half", "offset": 0, "data": "\n"}))
+        .await;
+    assert_eq!(hears(&mut client, "half", "stdout", 2, 2).await, b"\xa9b");
+    assert_eq!(done(&mut client, "half").await["stdout"], 4);
+}
+
+#[tokio::test]
+async fn the_end_does_not_wait_for_output_that_the_window_holds_back() {
+    let server = LocalServer::start().await.unwrap();
+    let (mut client, _) = Client::create_v2(&server).await;
+    let code = "head -c 50000 /dev/zero | tr '\\0' x";
+    exec(&mut client, "big", code, json!({"window": 1_024})).await;
+    let end = done(&mut client, "big").await;
+    assert_eq!(
+        (&end["stdout"], &end["reason"], &end["exit_code"]),
+        (&json!(50_000), &json!("exited"), &json!(0))
+    );
+    // Nothing of it is lost.
+    let (mut heard, mut step) = (1_024, 0);
+    while heard < 50_000 {
+        ack(&mut client, "big", heard, 0, false).await;
+        step = 1_024.min(50_000 - heard);
+        let piece = hears(&mut client, "big", "stdout", heard, step).await;
+        heard += piece.len() as u64;
+    }
+    assert!(step > 0);
+}
+
+#[tokio::test]
+async fn a_kill_and_input_are_answered_after_the_end_on_any_link() {
+    let server = LocalServer::start().await.unwrap();
+    let (mut client, identity) = Client::create_v2(&server).await;
+    exec(&mut client, "settled", "true", json!({})).await;
+    done(&mut client, "settled").await;
+    ack(&mut client, "settled", 0, 0, true).await;
+    exec(&mut client, "ended", "true", json!({})).await;
+    done(&mut client, "ended").await;
+    let (kill, input) = (
+        |id| json!({"action": "kill_process", "exec": id}),
+        |id| json!({"event": "stdin", "exec": id, "offset": 0, "data": "x"}),
+    );
+    for on_another_link in [false, true] {
+        if on_another_link {
+            drop(client);
+            client = Client::attach_v2(&server, &identity).await;
+        }
+        for id in ["settled", "ended"] {
+            client.send(kill(id)).await;
+            status(&mut client, id, "SANDBOX_EXECUTION_FORCE_KILLED").await;
+            client.send(input(id)).await;
+            status(&mut client, id, "SANDBOX_STDIN_ERROR").await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn input_that_cannot_be_read_is_refused_by_the_name_of_its_exec() {
+    let server = LocalServer::start().await.unwrap();
+    let (mut client, _) = Client::create_v2(&server).await;
+    exec(&mut client, "a", "cat", json!({})).await;
+    started(&mut client, "a").await;
+    for (garbage, named) in [
+        (json!({"offset": 0, "data_b64": "***"}), "data_b64"),
+        (
+            json!({"offset": 0, "data": "x", "data_b64": "eA=="}),
+            "data_b64",
+        ),
+        (json!({"offset": 0, "data": 1}), "'data'"),
+        (json!({"data": "x"}), "offset"),
+        (json!({"offset": -1, "data": "x"}), "offset"),
+    ] {
+        let mut message = json!({"event": "stdin", "exec": "a"});
+        let garbage = garbage.as_object().unwrap().clone();
+        message.as_object_mut().unwrap().extend(garbage);
+        client.send(message).await;
+        let refusal = client.json().await;
+        assert_eq!(refusal["status"], "SANDBOX_STDIN_ERROR", "{refusal}");
+        assert_eq!(refusal["exec"], "a");
+        let why = refusal["message"].as_str().unwrap();
+        assert!(why.contains(named), "{why}");
+        assert_eq!(client.json().await["message"], refusal["message"]);
+    }
+    // What is not known is nothing at all, and above all no exec without a name.
+    client.send(json!({"action": "dance", "exec": "a"})).await;
+    client
+        .send(json!({"event": "stdin", "exec": "a", "offset": 0, "data": "x", "eof": true}))
+        .await;
+    assert_eq!(hears(&mut client, "a", "stdout", 0, 1).await, b"x");
+}
+
+#[tokio::test]
+async fn what_ended_last_is_kept_whenever_it_began() {
+    let server = LocalServer::start().await.unwrap();
+    let (mut client, identity) = Client::create_v2(&server).await;
+    exec(&mut client, "long", "read x; echo kept", json!({})).await;
+    started(&mut client, "long").await;
+    // So many that are not acknowledged that the first of them is given up.
+    for number in 0..65 {
+        let id = format!("short{number}");
+        exec(&mut client, &id, "echo x", json!({})).await;
+        done(&mut client, &id).await;
+    }
+    client
+        .send(json!({"event": "stdin", "exec": "long", "offset": 0, "data": "\n"}))
+        .await;
+    done(&mut client, "long").await;
+    drop(client);
+    let mut client = Client::attach_v2(&server, &identity).await;
+    for (id, reason) in [
+        ("long", "exited"),
+        ("short0", "sandbox_lost"),
+        ("short64", "exited"),
+    ] {
+        client
+            .send(json!({"action": "reconnect", "exec": id, "stdout": 0, "stderr": 0}))
+            .await;
+        assert_eq!(done(&mut client, id).await["reason"], reason, "{id}");
+    }
 }
 
 #[tokio::test]

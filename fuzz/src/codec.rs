@@ -46,9 +46,11 @@ fn from_client(data: &[u8], version: Version) {
     };
     let nothing = |request: &ExecRequest<'_>| request.language.is_none() && request.code.is_none();
     match &message {
-        ClientMessage::Unknown { .. } | ClientMessage::Named(_, NamedMessage::Malformed(_)) => {
-            return;
-        }
+        ClientMessage::Unknown { .. }
+        | ClientMessage::Named(
+            _,
+            NamedMessage::Malformed(_) | NamedMessage::MalformedStdin(_) | NamedMessage::Unknown,
+        ) => return,
         // Its code was no text, and is not written.
         ClientMessage::Exec(request) if nothing(request) => return,
         ClientMessage::Named(_, NamedMessage::Exec(request, _)) if nothing(request) => return,

@@ -29,6 +29,9 @@ use crate::protocol::{StdStream, limits::MIN_WINDOW};
 const SMALL: usize = 1024;
 /// A gathered piece is closed when it reaches this size.
 const GATHERED: usize = 16 * 1024;
+/// With more gaps than this the output before the oldest is dropped: a gap costs more than the few bytes that may be
+/// around it.
+const MAX_GAPS: usize = 1024;
 
 /// How much output of one process is kept for its readers, and what happens to more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,6 +113,8 @@ struct StreamBuffer {
     gap: u64,
     /// Output, and gaps in it.
     pieces: VecDeque<Piece>,
+    /// How many of the pieces are gaps.
+    gaps: usize,
     /// Small pieces, gathered.
     tail: BytesMut,
     /// Bytes kept.
@@ -134,15 +139,34 @@ impl StreamBuffer {
         }
     }
 
-    /// Output that never came.
-    fn push_gap(&mut self, bytes: u64) {
+    /// Output that never came. Gives how many bytes were dropped for it.
+    fn push_gap(&mut self, bytes: u64) -> usize {
         self.close_tail();
-        let last = match self.pieces.back_mut() {
-            None => &mut self.gap,
-            Some(Piece::Gap(gap)) => gap,
-            Some(Piece::Data(_)) => return self.pieces.push_back(Piece::Gap(bytes)),
-        };
-        *last = last.saturating_add(bytes);
+        match self.pieces.back_mut() {
+            None => self.gap = self.gap.saturating_add(bytes),
+            Some(Piece::Gap(gap)) => *gap = gap.saturating_add(bytes),
+            Some(Piece::Data(_)) => {
+                self.pieces.push_back(Piece::Gap(bytes));
+                self.gaps += 1;
+            }
+        }
+        let mut dropped = 0;
+        while self.gaps > MAX_GAPS {
+            match self.pieces.pop_front() {
+                Some(Piece::Data(data)) => dropped += data.len(),
+                Some(Piece::Gap(bytes)) => self.take_gap(bytes),
+                None => break,
+            }
+        }
+        self.kept -= dropped;
+        self.gap = self.gap.saturating_add(dropped as u64);
+        dropped
+    }
+
+    /// A gap that was the first piece is before all of them.
+    fn take_gap(&mut self, bytes: u64) {
+        self.gaps -= 1;
+        self.gap = self.gap.saturating_add(bytes);
     }
 
     fn close_tail(&mut self) {
@@ -159,7 +183,7 @@ impl StreamBuffer {
         }
         loop {
             match self.pieces.pop_front()? {
-                Piece::Gap(bytes) => self.gap = self.gap.saturating_add(bytes),
+                Piece::Gap(bytes) => self.take_gap(bytes),
                 Piece::Data(data) => {
                     self.kept -= data.len();
                     return Some(data);
@@ -171,10 +195,10 @@ impl StreamBuffer {
     /// The next piece for a reader.
     fn pop(&mut self) -> Option<Piece> {
         if self.gap == 0
-            && let Some(Piece::Gap(bytes)) = self.pieces.front()
+            && let Some(&Piece::Gap(bytes)) = self.pieces.front()
         {
-            self.gap = *bytes;
             self.pieces.pop_front();
+            self.take_gap(bytes);
         }
         match std::mem::take(&mut self.gap) {
             0 => self.pop_data().map(Piece::Data),
@@ -271,7 +295,7 @@ impl<P> OutputBuffer<P> {
     /// Output that never came, and never will.
     pub fn handle_gap(&mut self, stream: StdStream, bytes: u64) {
         if bytes > 0 && self.finish.is_none() && !self.unreadable {
-            self.streams[stream as usize].push_gap(bytes);
+            self.used -= self.streams[stream as usize].push_gap(bytes);
         }
     }
 

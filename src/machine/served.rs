@@ -84,11 +84,14 @@ pub struct ServedExec {
     /// The client asked for it on this link.
     attached: bool,
     started: bool,
+    /// It could not be started.
+    never_was: bool,
     /// To be sent before anything else.
     announce: bool,
     statuses: VecDeque<ServerMessage>,
 
-    stdin: VecDeque<Bytes>,
+    /// Received, and not given to the pipe of the process.
+    stdin: BytesMut,
     stdin_received: u64,
     stdin_taken: u64,
     stdin_ack_due: bool,
@@ -117,9 +120,10 @@ impl ServedExec {
             next: 0,
             attached: true,
             started: false,
+            never_was: false,
             announce: false,
             statuses: VecDeque::new(),
-            stdin: VecDeque::new(),
+            stdin: BytesMut::new(),
             stdin_received: 0,
             stdin_taken: 0,
             stdin_ack_due: false,
@@ -257,6 +261,12 @@ impl ServedExec {
         self.push(stream, data);
     }
 
+    /// Whether the beginning of a code point is held back, until the rest of it comes, or
+    /// [nothing](Self::handle_silence) for a while.
+    pub fn holds_back(&self, stream: StdStream) -> bool {
+        !self.streams[stream as usize].partial.is_empty()
+    }
+
     /// The process printed nothing more for a while: what it began of a code point is all that it says for now, and
     /// somebody may wait for it.
     pub fn handle_silence(&mut self, stream: StdStream) {
@@ -317,6 +327,7 @@ impl ServedExec {
     /// It could not be started: it never was, and says nothing any more.
     pub fn handle_not_started(&mut self) {
         self.attached = false;
+        self.never_was = true;
         self.end_acked = true;
         let end = ExecEnd {
             reason: EndReason::SandboxLost,
@@ -342,11 +353,8 @@ impl ServedExec {
         }
     }
 
-    /// Something that the client asked for was done, or not.
+    /// Something that the client asked for on this link was done, or not.
     pub fn handle_status(&mut self, status: Status, reason: Option<String>) {
-        if !self.attached {
-            return;
-        }
         if self.statuses.len() + 2 > Self::MAX_STATUSES {
             self.statuses.clear();
         }
@@ -373,7 +381,8 @@ impl ServedExec {
     /// Input that the server had taken, and that the process never will, is told as soon as that is known: the client
     /// need not send more to hear of it.
     fn refuse_lost_stdin(&mut self) {
-        if self.stdin_closed && self.end.is_none() && self.stdin_received > self.stdin_taken {
+        let is_lost = self.stdin_closed && self.stdin_received > self.stdin_taken;
+        if self.attached && self.end.is_none() && is_lost {
             self.refuse_stdin();
         }
     }
@@ -388,7 +397,10 @@ impl ServedExec {
 
     /// Input for the pipe of the process. `None`: there is none now, or it was closed.
     pub fn poll_stdin(&mut self) -> Option<Bytes> {
-        self.stdin.pop_front()
+        match self.stdin.is_empty() {
+            true => None,
+            false => Some(self.stdin.split().freeze()),
+        }
     }
 
     /// Whether the input of the process is to be closed: nothing more comes.
@@ -400,6 +412,10 @@ impl ServedExec {
 
     /// The client asks for it, by a `reconnect` from these offsets, or by its request once more.
     pub fn attach(&mut self, offsets: Option<[u64; 2]>) {
+        if self.never_was {
+            // Whoever started it says so, and then nobody knows it any more.
+            return;
+        }
         self.attached = true;
         self.announce = self.started;
         self.statuses.clear();
@@ -419,6 +435,7 @@ impl ServedExec {
     pub fn detach(&mut self) {
         self.attached = false;
         self.kills = 0;
+        self.stdin_refused = false;
         self.statuses.clear();
     }
 
@@ -477,9 +494,7 @@ impl ServedExec {
             return;
         }
         self.stdin_received += new.len() as u64;
-        if !new.is_empty() {
-            self.stdin.push_back(Bytes::copy_from_slice(new));
-        }
+        self.stdin.extend_from_slice(new);
         self.stdin_eof = eof;
     }
 
@@ -487,10 +502,7 @@ impl ServedExec {
 
     /// The next message to the client. `None`: there is none now.
     pub fn poll_message(&mut self) -> Option<ServerMessage> {
-        if !self.attached {
-            return None;
-        }
-        if std::mem::take(&mut self.announce) {
+        if self.attached && std::mem::take(&mut self.announce) {
             let update = ExecUpdate {
                 stdin: Some(self.stdin_received),
                 window: Some(self.window),
@@ -504,6 +516,9 @@ impl ServedExec {
         }
         if let Some(status) = self.statuses.pop_front() {
             return Some(status);
+        }
+        if !self.attached {
+            return None;
         }
         if std::mem::take(&mut self.stdin_ack_due) {
             return Some(ServerMessage::StdinAck {

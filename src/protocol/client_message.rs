@@ -64,6 +64,10 @@ pub enum NamedMessage<'a> {
     Exec(ExecRequest<'a>, ExecOptions),
     /// An exec request whose options cannot be read, and why.
     Malformed(String),
+    /// Input that cannot be read, and why.
+    MalformedStdin(String),
+    /// What this version does not know.
+    Unknown,
     /// Bytes for standard input.
     Stdin {
         /// Bytes before these.
@@ -120,7 +124,6 @@ impl ExecOptions {
         if raw.truncated {
             return Err(too_many());
         }
-        let wrong = |key: &str, expected: &str| format!("'{key}' must be {expected}.");
         let number = |key, field: &Option<Text<'_>>| {
             let Some(value) = field else { return Ok(None) };
             match value.as_u64() {
@@ -189,12 +192,7 @@ impl<'a> ClientMessage<'a> {
             && let Some(Text::Str(exec)) = &raw.exec
         {
             let exec = ExecId::new(exec);
-            return Ok(match NamedMessage::read(&mut raw) {
-                Some(message) => Self::Named(exec, message),
-                None => Self::Unknown {
-                    extra: raw.into_extra(),
-                },
-            });
+            return Ok(Self::Named(exec, NamedMessage::read(&mut raw)));
         }
         let text = |field: Option<Text<'a>>| field.and_then(Text::into_str);
 
@@ -296,9 +294,14 @@ impl<'a> ExecRequest<'a> {
     }
 }
 
+/// What is said of a value that is not as it must be.
+fn wrong(key: &str, expected: &str) -> String {
+    format!("'{key}' must be {expected}.")
+}
+
 impl<'a> NamedMessage<'a> {
-    /// The message, of a frame that names an exec. `None` for one that is not known.
-    fn read(raw: &mut RawMessage<'a>) -> Option<Self> {
+    /// The message, of a frame that names an exec.
+    fn read(raw: &mut RawMessage<'a>) -> Self {
         let number = |field: &Option<Text<'_>>| field.as_ref().and_then(Text::as_u64);
         let flag = |field: &Option<Text<'_>>| matches!(field, Some(Text::Other(Value::Bool(true))));
         let offsets = [
@@ -306,27 +309,31 @@ impl<'a> NamedMessage<'a> {
             number(&raw.stderr).unwrap_or(0),
         ];
         if is(&raw.event, names::EVENT_STDIN) {
-            Some(Self::Stdin {
-                offset: number(&raw.offset)?,
-                data: read_bytes(raw)?,
-                eof: flag(&raw.eof),
-            })
+            let (offset, eof) = (number(&raw.offset), flag(&raw.eof));
+            match (offset, read_bytes(raw)) {
+                (Some(offset), Some(data)) => Self::Stdin { offset, data, eof },
+                (None, _) => Self::MalformedStdin(wrong(
+                    names::KEY_OFFSET,
+                    "given: a whole number, not negative",
+                )),
+                (_, None) => Self::MalformedStdin(
+                    "'data' must be text, or 'data_b64' base64, and not both.".to_owned(),
+                ),
+            }
         } else if is(&raw.event, names::EVENT_ACK) {
-            Some(Self::Ack {
-                offsets,
-                done: flag(&raw.done),
-            })
+            let done = flag(&raw.done);
+            Self::Ack { offsets, done }
         } else if is(&raw.action, names::ACTION_KILL_PROCESS) {
-            Some(Self::Kill)
+            Self::Kill
         } else if is(&raw.action, names::ACTION_RECONNECT) {
-            Some(Self::Reconnect { offsets })
+            Self::Reconnect { offsets }
         } else if raw.language.is_some() || raw.code.is_some() {
-            Some(match ExecOptions::read(raw) {
+            match ExecOptions::read(raw) {
                 Ok(options) => Self::Exec(ExecRequest::read(raw), options),
                 Err(why) => Self::Malformed(why),
-            })
+            }
         } else {
-            None
+            Self::Unknown
         }
     }
 
@@ -361,7 +368,7 @@ impl<'a> NamedMessage<'a> {
                     (names::KEY_WINDOW, options.window.map(Json::Number)),
                 ])
             }
-            Self::Malformed(_) => write([name]),
+            Self::Malformed(_) | Self::MalformedStdin(_) | Self::Unknown => write([name]),
             Self::Stdin { offset, data, eof } => {
                 let bytes = Encoded::new(data);
                 let [text, base64] = bytes.entries();
@@ -517,6 +524,31 @@ mod tests {
             };
             assert!(why.contains(part), "{options}: {why}");
         }
+    }
+
+    #[test]
+    fn input_that_cannot_be_read_says_why_and_what_is_not_known_is_still_about_its_exec() {
+        fn parse(text: &str) -> Result<ClientMessage<'_>, ParseError> {
+            ClientMessage::parse_as(text.as_bytes(), Version::V2)
+        }
+        for (rest, part) in [
+            (r#""data":"x""#, "'offset' must be given"),
+            (r#""offset":-1,"data":"x""#, "'offset' must be given"),
+            (r#""offset":0,"data":1"#, "'data' must be text"),
+            (r#""offset":0,"data_b64":"*""#, "'data_b64' base64"),
+            (r#""offset":0,"data":"x","data_b64":"eA==""#, "not both"),
+        ] {
+            let text = format!(r#"{{"event":"stdin","exec":"e",{rest}}}"#);
+            let parsed = parse(&text);
+            let Ok(ClientMessage::Named(_, NamedMessage::MalformedStdin(why))) = parsed else {
+                panic!("{rest}: {parsed:?}")
+            };
+            assert!(why.contains(part), "{rest}: {why}");
+        }
+        assert_eq!(
+            parse(r#"{"action":"dance","exec":"e"}"#),
+            Ok(ClientMessage::Named("e".into(), NamedMessage::Unknown))
+        );
     }
 
     #[test]

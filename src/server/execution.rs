@@ -61,7 +61,7 @@ pub(super) trait Outlet: Send + Sync + 'static {
     /// Moves input to the pipe of the process, until there is none any more. May be dropped.
     fn feed(&self, pipe: Input) -> impl Future<Output = ()> + Send;
 
-    /// It is about to be killed: its output is taken to the end whether there is room for it or not.
+    /// It is gone, or about to be killed: its output is taken to the end whether there is room for it or not.
     fn dying(&self);
 
     /// The process takes no more input.
@@ -247,6 +247,7 @@ impl<O: Outlet> Run<O> {
         }
         self.outlet.close_stdin();
         self.gone.send_replace(true);
+        self.outlet.dying();
 
         let mut flushed = std::pin::pin!(async {
             for pump in pumps {

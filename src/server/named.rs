@@ -13,7 +13,7 @@ use tokio::{
 use super::{
     backend::Exit,
     execution::{Ending, ExecEvent, Input, Outlet},
-    link::Link,
+    link::{Link, MAX_PIECE_BYTES},
     output::{MAX_PIPE_BYTES, Taker},
 };
 use crate::{
@@ -225,8 +225,9 @@ impl Outlet for NamedOutlet {
     }
 }
 
-/// Most bytes that are kept past the window of one that is killed: what both of its pipes can hold.
-const MAX_AFTER_DEATH: u64 = 2 * MAX_PIPE_BYTES as u64;
+/// Most bytes that are kept past the window of one that is gone: what both of its pipes can hold, and what was read of
+/// them and waits.
+const MAX_AFTER_DEATH: u64 = 2 * (MAX_PIPE_BYTES + 2 * MAX_PIECE_BYTES) as u64;
 
 /// Keeps the output of one stream.
 struct Keeper {
@@ -260,5 +261,13 @@ impl Taker for Keeper {
         let stream = self.stream;
         self.exec.change(|exec| exec.handle_output(stream, bytes));
         true
+    }
+
+    fn holds_back(&self) -> bool {
+        self.exec.look(|exec| exec.holds_back(self.stream))
+    }
+
+    fn handle_silence(&mut self) {
+        self.exec.change(|exec| exec.handle_silence(self.stream));
     }
 }

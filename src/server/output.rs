@@ -7,7 +7,7 @@ use bytes::{BufMut, BytesMut};
 use tokio::{
     io::{AsyncRead, AsyncReadExt},
     sync::{mpsc, watch},
-    time::{Instant, timeout},
+    time::{Instant, sleep, timeout},
 };
 
 use super::link::MAX_PIECE_BYTES;
@@ -18,6 +18,14 @@ pub(super) trait Taker: Send + 'static {
     /// Takes a piece, which may be empty, when there is room for it; false when nothing is taken any more. After the
     /// last no other comes.
     fn take(&mut self, bytes: &[u8], last: bool) -> impl Future<Output = bool> + Send;
+
+    /// Whether something of what was taken is held back until more comes.
+    fn holds_back(&self) -> bool {
+        false
+    }
+
+    /// No more came for a while.
+    fn handle_silence(&mut self) {}
 }
 
 /// Hands output on as text, which may be cut anywhere but inside a code point.
@@ -63,6 +71,9 @@ const JOIN_WITHIN: Duration = Duration::from_millis(1);
 /// Longest time that a piece waits for more to join it.
 const JOIN_AT_MOST: Duration = Duration::from_millis(10);
 
+/// How long the beginning of a code point waits for the rest of it.
+const HOLD_BACK: Duration = Duration::from_millis(250);
+
 /// How long a pipe that a background child still holds must be silent after the process ended.
 const SILENCE_AFTER_END: Duration = Duration::from_millis(20);
 
@@ -102,6 +113,10 @@ pub(super) async fn pump(
                     after_end = Some(AfterEnd::new());
                     continue;
                 }
+                () = sleep(HOLD_BACK), if taker.holds_back() => {
+                    taker.handle_silence();
+                    continue;
+                }
             },
             Some(after_end) if after_end.is_over() => None,
             Some(_) => {
@@ -123,7 +138,9 @@ pub(super) async fn pump(
             }
         }
         if !taker.take(&buffer, !open).await {
-            return None;
+            // What a background child goes on writing is nobody's.
+            held = open && after_end.is_some();
+            break;
         }
         buffer.clear();
     }

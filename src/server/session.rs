@@ -236,6 +236,8 @@ fn named(message: NamedMessage<'_>) -> NamedRequest {
             options,
         },
         NamedMessage::Malformed(why) => NamedRequest::Malformed(why),
+        NamedMessage::MalformedStdin(why) => NamedRequest::MalformedStdin(why),
+        NamedMessage::Unknown => NamedRequest::Unknown,
         NamedMessage::Stdin { offset, data, eof } => NamedRequest::Stdin {
             offset,
             data: data.into_owned(),

@@ -301,3 +301,19 @@ fn memory_stays_within_the_budget_under_any_sequence() {
         prop_assert_eq!(seen, sent, "every byte is delivered or counted as lost");
     });
 }
+
+#[test]
+fn gaps_without_number_are_bounded_and_every_byte_is_accounted_for() {
+    let mut link = Link::new(Overflow::default());
+    for _ in 0..3 * MAX_GAPS {
+        assert!(link.buffer.handle_output(Stdout, vec![b'x'; 2].into()));
+        link.buffer.handle_gap(Stdout, 1);
+    }
+    assert!(link.buffer.streams[0].pieces.len() <= 2 * MAX_GAPS);
+    assert_eq!(link.buffer.used(), 2 * MAX_GAPS);
+    assert_eq!(link.buffer.untaken(), [2 * MAX_GAPS, 0]);
+    let kept = 2 * MAX_GAPS;
+    let lost = 3 * MAX_GAPS as u64 + 4 * MAX_GAPS as u64;
+    assert_eq!(link.read_all(Stdout), (kept, lost));
+    assert_eq!(link.buffer.used(), 0);
+}

@@ -360,3 +360,46 @@ fn numbers_without_measure_are_no_panic() {
     assert_eq!(std::iter::from_fn(|| exec.poll_message()).count(), 2);
     assert_eq!(exec.end().unwrap().reason, EndReason::SandboxLost);
 }
+
+#[test]
+fn who_asks_for_something_is_answered_on_a_link_on_which_it_did_not_attach() {
+    let mut exec = exec(100);
+    exec.handle_output(OUT, b"a");
+    exec.detach();
+    exec.kill();
+    assert!(said(&mut exec).is_empty(), "it is alive");
+    exec.handle_end(exited(), None);
+    let killed = "SANDBOX_EXECUTION_FORCE_KILLED None";
+    assert_eq!(said(&mut exec), [killed], "and nothing of the output");
+    exec.kill();
+    exec.stdin(0, b"late", false);
+    let refused = "The process has closed its standard input, or has ended.";
+    let expected = [killed, "SANDBOX_STDIN_ERROR None", refused];
+    assert_eq!(said(&mut exec), expected);
+
+    // The same once nobody needs it any more.
+    exec.attach(Some([0, 0]));
+    said(&mut exec);
+    exec.ack([1, 0], true);
+    exec.detach();
+    exec.kill();
+    assert_eq!(said(&mut exec), [killed]);
+}
+
+#[test]
+fn one_that_could_not_be_started_says_nothing_to_a_request_that_is_sent_again() {
+    let mut exec = ServedExec::new("e".into(), 100);
+    exec.handle_not_started();
+    exec.attach(None);
+    assert!(said(&mut exec).is_empty());
+}
+
+#[test]
+fn input_in_many_pieces_is_kept_in_one() {
+    let mut exec = exec(100);
+    for offset in 0..1000 {
+        exec.stdin(offset, b"x", offset == 999);
+    }
+    assert_eq!(exec.poll_stdin().map(|data| data.len()), Some(1000));
+    assert!(exec.is_stdin_over());
+}

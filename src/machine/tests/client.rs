@@ -38,6 +38,8 @@ pub(super) enum Answer {
 /// What a client wants of the world.
 pub(super) enum Out {
     Send(String),
+    /// The link was gone before it could be sent.
+    Lost(String),
     Dial(Epoch),
     Drop(Epoch),
 }
@@ -289,7 +291,8 @@ impl Client {
                 let due = time + self.delay;
                 self.mail.push_back((due, Mail::Fact(process, written)));
             }
-            ProcessAction::Send(_) | ProcessAction::SendStdin { .. } => {}
+            ProcessAction::Send(text) => self.out.push_back(Out::Lost(text)),
+            ProcessAction::SendStdin { .. } => {}
             ProcessAction::Ended { end, .. } => {
                 let exec = self.exec_mut(process);
                 let earlier = exec.ended.replace(end);

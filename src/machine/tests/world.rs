@@ -349,6 +349,7 @@ impl World {
             Out::Drop(epoch) => {
                 self.dial = self.dial.filter(|&(_, dialling)| dialling != epoch);
             }
+            Out::Lost(text) => self.lost.push(text),
             Out::Send(text) => {
                 let due = self.time + self.latency;
                 match self.wire.as_mut().filter(|wire| !wire.dead) {

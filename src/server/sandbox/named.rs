@@ -42,6 +42,8 @@ pub(in crate::server) enum NamedRequest {
         options: ExecOptions,
     },
     Malformed(String),
+    MalformedStdin(String),
+    Unknown,
     Stdin {
         offset: u64,
         data: Vec<u8>,
@@ -66,7 +68,7 @@ struct Entry {
 /// The named execs of a sandbox.
 pub(in crate::server) struct NamedExecs {
     entries: HashMap<ExecId, Entry>,
-    /// In the order in which they began.
+    /// Those that are over in the order in which they ended, with those that run anywhere between.
     order: VecDeque<ExecId>,
     events: mpsc::Receiver<NamedEvent>,
     sender: mpsc::Sender<NamedEvent>,
@@ -114,6 +116,15 @@ impl NamedExecs {
                 control: None,
             },
         );
+    }
+
+    /// One is over, as the last until now.
+    fn ended(&mut self, id: &ExecId) {
+        if let Some(entry) = self.entries.get_mut(id) {
+            entry.control = None;
+            self.order.retain(|other| other != id);
+            self.order.push_back(id.clone());
+        }
     }
 
     fn remove(&mut self, id: &ExecId) {
@@ -226,12 +237,17 @@ impl Sandbox {
                 Err((status, why)) => self.refuse_named(&link, id, status, why),
             },
             (NamedRequest::Stdin { offset, data, eof }, Some(entry)) => {
+                entry.exec.join(&link);
                 entry.exec.change(|exec| exec.stdin(offset, &data, eof));
+            }
+            (NamedRequest::MalformedStdin(why), _) => {
+                self.refuse_named(&link, id, Status::StdinError, why);
             }
             (NamedRequest::Ack { offsets, done }, Some(entry)) => {
                 entry.exec.change(|exec| exec.ack(offsets, done));
             }
             (NamedRequest::Kill, Some(entry)) => {
+                entry.exec.join(&link);
                 if let Some(control) = &entry.control {
                     entry.exec.will_die(None);
                     control.kill();
@@ -266,6 +282,9 @@ impl Sandbox {
                 ));
             }
             (NamedRequest::Stdin { .. } | NamedRequest::Ack { .. }, None) => {}
+            (NamedRequest::Unknown, _) => {
+                tracing::debug!(sandbox = %self.id, exec = %id, "a message about an exec is not known");
+            }
         }
     }
 
@@ -337,9 +356,7 @@ impl Sandbox {
         match became {
             Became::Ended => {
                 tracing::debug!(sandbox = %self.id, exec = %id, "exec ended");
-                if let Some(entry) = self.state.named.entries.get_mut(&id) {
-                    entry.control = None;
-                }
+                self.state.named.ended(&id);
             }
             Became::NotStarted(why) => {
                 tracing::warn!(sandbox = %self.id, exec = %id, reason = %why, "an exec did not start");
