@@ -35,7 +35,7 @@ fn amount() -> Amount {
         },
         false => Amount {
             runs: 1_000,
-            of_eight: 60,
+            of_eight: 125,
             at_once: 8,
         },
     }
@@ -59,6 +59,8 @@ async fn eight_processes_at_once_through_broken_links_change_no_byte() {
 }
 
 async fn run_all(runs: u64, processes: usize) {
+    let asked = std::env::var("RUNS").ok();
+    let runs = asked.map_or(runs, |runs| runs.parse().expect("RUNS is a number"));
     let server = LocalServer::start().await.unwrap();
     // One of its own for each seed, or all with the one that is named.
     let only = std::env::var("SEED").ok();
@@ -76,7 +78,7 @@ async fn run_all(runs: u64, processes: usize) {
     let all = stream::iter(seeds).map(|seed| {
         let server = &server;
         async move {
-            match tokio::time::timeout(LONG, run(server, seed, processes)).await {
+            match tokio::time::timeout(5 * LONG, run(server, seed, processes)).await {
                 Ok(Ok(seen)) => seen,
                 Ok(Err(problem)) => panic!("SEED={seed}: {problem}"),
                 Err(_) => panic!("SEED={seed}: it hangs"),
@@ -142,8 +144,9 @@ async fn run(server: &LocalServer, seed: u64, processes: usize) -> Result<Seen, 
         .debug_label(format!("seed {seed}"))
         .enable_auto_reconnect(true)
         .reconnect_policy(eager())
-        // A half-open link is noticed soon.
-        .keepalive(Duration::from_millis(100), Duration::from_millis(100))
+        // A half-open link is noticed soon, and a busy machine is not taken for one while the sandbox is created, which nobody
+        // tries again.
+        .keepalive(Duration::from_millis(100), Duration::from_millis(900))
         .output_policy(OutputPolicy {
             budget,
             overflow: Overflow::default(),
@@ -245,7 +248,8 @@ async fn one(sandbox: &Sandbox, seed: u64) -> Result<usize, String> {
         .await
         .map_err(|error| format!("echo: {error}"))?;
     let write = async {
-        for piece in data.chunks(1 + chance.below(9_000) as usize) {
+        let size = 1 + chance.below(9_000) as usize;
+        for piece in data.chunks(size.max(data.len() / 1_000)) {
             process.write_to_stdin(piece).await?;
         }
         process.close_stdin().await
