@@ -1,7 +1,11 @@
 //! The command `actix-sandbox`.
 
 #[cfg(unix)]
+mod bench;
+#[cfg(unix)]
 mod serve;
+#[cfg(unix)]
+mod shared;
 
 use std::process::ExitCode;
 
@@ -22,6 +26,8 @@ struct Arguments {
 enum Command {
     /// Runs a server of sandboxes until it is told to stop.
     Serve(Box<serve::Serve>),
+    /// Measures a service, or a local server: many sandboxes at once, and how long each step of them takes.
+    Bench(Box<bench::Bench>),
 }
 
 #[cfg(unix)]
@@ -29,6 +35,7 @@ fn main() -> ExitCode {
     let Arguments { command } = Arguments::parse();
     let done = match command {
         Command::Serve(serve) => serve.run(),
+        Command::Bench(bench) => bench.run(),
     };
     match done {
         Ok(code) => code,

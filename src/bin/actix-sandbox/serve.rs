@@ -1,12 +1,7 @@
 //! `actix-sandbox serve`: a server of sandboxes.
 
 use std::{
-    ffi::OsString,
-    io::Write,
-    net::ToSocketAddrs,
-    path::{Path, PathBuf},
-    process::ExitCode,
-    time::Duration,
+    ffi::OsString, io::Write, net::ToSocketAddrs, path::PathBuf, process::ExitCode, time::Duration,
 };
 
 use actix_sandbox::server::{Backend, LocalServer, ServerBuilder};
@@ -14,6 +9,8 @@ use bytesize::ByteSize;
 use clap::{Args, ValueEnum};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
+
+use crate::shared::{self, TOKEN, backend};
 
 #[derive(Args)]
 pub(crate) struct Serve {
@@ -206,29 +203,16 @@ impl Confines {
     }
 }
 
-/// The backend of this name. An empty variable is none, as it is for the library.
-fn backend(name: &str) -> Result<Backend, String> {
-    match name {
-        "" => Ok(Backend::Auto),
-        name => name.parse(),
-    }
-}
-
 #[derive(Clone, Copy, ValueEnum)]
 enum LogFormat {
     Text,
     Json,
 }
 
-/// The variable with the access token. It is no argument: those are seen by everybody on the machine.
-const TOKEN: &str = "ACTIX_SANDBOX_TOKEN";
-/// Shorter tokens can be guessed.
-const SHORTEST_TOKEN: usize = 16;
-
 impl Serve {
     pub(crate) fn run(self) -> Result<ExitCode, String> {
         self.log();
-        let token = self.token()?;
+        let token = shared::token(self.token_file.as_deref())?;
         if token.is_none() {
             self.check_loopback()?;
         }
@@ -271,26 +255,6 @@ impl Serve {
         match self.log_format {
             LogFormat::Text => log.with_ansi(false).init(),
             LogFormat::Json => log.json().init(),
-        }
-    }
-
-    fn token(&self) -> Result<Option<String>, String> {
-        let (token, place) = match &self.token_file {
-            Some(file) => (read(file)?, file.display().to_string()),
-            None => match std::env::var(TOKEN) {
-                Ok(token) => (token, format!("the variable {TOKEN}")),
-                Err(std::env::VarError::NotPresent) => return Ok(None),
-                Err(error) => return Err(format!("the variable {TOKEN} cannot be used: {error}")),
-            },
-        };
-        let token = token.trim();
-        let is_sendable = token.bytes().all(|byte| byte.is_ascii_graphic());
-        match token.len() >= SHORTEST_TOKEN && is_sendable {
-            true => Ok(Some(token.to_owned())),
-            false => Err(format!(
-                "the access token in {place} cannot be used: expected at least {SHORTEST_TOKEN} characters, of ASCII, without \
-                 spaces; `head -c 24 /dev/urandom | base64` makes one"
-            )),
         }
     }
 
@@ -352,15 +316,6 @@ impl Serve {
         }
         Ok(builder)
     }
-}
-
-fn read(file: &Path) -> Result<String, String> {
-    std::fs::read_to_string(file).map_err(|error| {
-        format!(
-            "cannot read the access token from {}: {error}",
-            file.display()
-        )
-    })
 }
 
 /// The signals that end a server.

@@ -1,0 +1,198 @@
+//! Begins sandboxes as scheduled, and takes in what became of them.
+
+use std::{cell::Cell, process, rc::Rc, time::Duration};
+
+use actix::Actor;
+use actix_sandbox::Runtime;
+use indicatif::ProgressBar;
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::watch,
+    task::JoinSet,
+    time::{Instant, MissedTickBehavior, interval, sleep_until},
+};
+
+use super::{
+    INTERRUPTED,
+    arguments::Plan,
+    measure::Measured,
+    schedule::Schedule,
+    session::{self, Common, Fatal, Reconnects, Session, Shared},
+};
+
+/// Why a run came to its end.
+pub(super) enum Stopped {
+    Done,
+    Interrupted,
+    /// Nothing was ever created.
+    Unreachable(String),
+    /// Nothing is created any more.
+    ServerLost(String),
+}
+
+/// Creations in a row that fail because nobody is there, after which the server is taken to be gone.
+const LOST_AFTER: u32 = 5;
+
+/// How often progress is shown.
+const SHOWN_EVERY: Duration = Duration::from_millis(200);
+
+struct Load<'a> {
+    plan: &'a Plan,
+    bar: &'a ProgressBar,
+    start: Instant,
+    schedule: Schedule,
+    common: Common,
+    stop: watch::Sender<bool>,
+    running: JoinSet<Session>,
+    measured: Measured,
+    created: u64,
+    /// Creations in a row that failed because nobody was there.
+    unreachable: u32,
+    stopped: Option<Stopped>,
+}
+
+/// Runs the plan against a service.
+pub(super) async fn run(
+    plan: &Plan,
+    url: &str,
+    bar: &ProgressBar,
+) -> Result<(Measured, Stopped), String> {
+    let cores = std::thread::available_parallelism().map_or(1, |it| it.get());
+    let runtime = Runtime::new(cores.min(8)).map_err(|error| error.to_string())?;
+    let mut signals = Signals::new().map_err(|error| format!("cannot start: {error}"))?;
+    let (lost, back) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(0)));
+    let events = Reconnects {
+        lost: lost.clone(),
+        back: back.clone(),
+    };
+    let (stop, stopping) = watch::channel(false);
+    let start = Instant::now();
+    let schedule = Schedule::new(plan, start);
+    let load = Load {
+        plan,
+        bar,
+        start,
+        common: Common {
+            plan: Rc::new(Shared::new(plan, url, runtime)),
+            events: events.start().recipient(),
+            stopping,
+        },
+        stop,
+        running: JoinSet::new(),
+        measured: Measured::new(schedule.measured_from())?,
+        schedule,
+        created: 0,
+        unreachable: 0,
+        stopped: None,
+    };
+    let (mut measured, stopped) = load.run(&mut signals).await;
+    measured.set_reconnects(lost.get(), back.get());
+    Ok((measured, stopped))
+}
+
+impl Load<'_> {
+    async fn run(mut self, signals: &mut Signals) -> (Measured, Stopped) {
+        let mut shown = interval(SHOWN_EVERY);
+        shown.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let is_free = self.running.len() < self.plan.concurrency && self.stopped.is_none();
+            let next = self.schedule.next(Instant::now()).filter(|_| is_free);
+            if next.is_none() && self.running.is_empty() {
+                break;
+            }
+            tokio::select! {
+                biased;
+                () = signals.next() => self.interrupt(),
+                Some(done) = self.running.join_next() => match done {
+                    Ok(session) => self.take(session),
+                    Err(error) => self.stop(Stopped::ServerLost(format!("a task of this program failed: {error}"))),
+                },
+                () = due(next.map(|next| next.due)) => if let Some(next) = next {
+                    self.schedule.begin(next);
+                    self.running.spawn_local(session::run(self.common.clone(), next));
+                },
+                _ = shown.tick() => self.show(),
+            }
+        }
+        let now = Instant::now();
+        self.measured.finish(now, self.schedule.never_begun(now));
+        (self.measured, self.stopped.unwrap_or(Stopped::Done))
+    }
+
+    /// The first time, what runs is killed; the second time nothing is waited for.
+    fn interrupt(&mut self) {
+        if let Some(Stopped::Interrupted) = self.stopped {
+            eprintln!("actix-sandbox: ended at once by a second signal; nothing was written");
+            process::exit(i32::from(INTERRUPTED));
+        }
+        self.stop(Stopped::Interrupted);
+    }
+
+    fn stop(&mut self, why: Stopped) {
+        self.stopped.get_or_insert(why);
+        self.stop.send_replace(true);
+    }
+
+    fn take(&mut self, session: Session) {
+        self.measured.add(&session);
+        let fatal = session.failures.iter().find(|it| it.is_fatal != Fatal::No);
+        match fatal {
+            Some(failure) if self.created == 0 => {
+                self.stop(Stopped::Unreachable(failure.text.clone()));
+            }
+            Some(failure) => {
+                self.unreachable += 1;
+                if self.unreachable >= LOST_AFTER {
+                    self.stop(Stopped::ServerLost(failure.text.clone()));
+                }
+            }
+            None if session.created => {
+                self.created += 1;
+                self.unreachable = 0;
+            }
+            None => {}
+        }
+    }
+
+    fn show(&self) {
+        let done = self.measured.completed();
+        self.bar.set_position(match self.plan.sandboxes {
+            Some(_) => done,
+            None => u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX),
+        });
+        let failed = self.measured.failures();
+        let running = self.running.len();
+        self.bar
+            .set_prefix(format!("{done} done, {running} running, {failed} failed"));
+    }
+}
+
+/// Resolves when the next one is to begin, which may be never.
+async fn due(next: Option<Instant>) {
+    match next {
+        Some(next) => sleep_until(next).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The signals that end a run.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}

@@ -1,0 +1,317 @@
+//! [`Measured`]: what the sandboxes of a run took, bounded whatever their number and however long it runs.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use hdrhistogram::Histogram;
+use tokio::time::Instant;
+
+use super::session::{Phase, Session};
+
+/// The longest time that is told apart, in microseconds: an hour.
+const LONGEST: u64 = 3_600_000_000;
+
+/// Significant digits of the times.
+const DIGITS: u8 = 3;
+
+/// What was measured.
+pub(super) struct Measured {
+    from: Instant,
+    until: Instant,
+    /// What the histogram of a step is at first.
+    empty: Histogram<u64>,
+    histograms: BTreeMap<Phase, Histogram<u64>>,
+    failures: BTreeMap<(Phase, String), Failures>,
+    timeline: Timeline,
+    counts: Counts,
+    /// The longest time that one had to wait until there was a place for it.
+    longest_wait: Duration,
+}
+
+/// Failures of one kind in one step.
+pub(super) struct Failures {
+    pub(super) count: u64,
+    /// What the first of them said.
+    pub(super) example: String,
+}
+
+/// How many there were.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Counts {
+    pub(super) completed: u64,
+    pub(super) failed: u64,
+    pub(super) cancelled: u64,
+    pub(super) warm_up: u64,
+    pub(super) never_begun: u64,
+    pub(super) execs: u64,
+    pub(super) output_bytes: u64,
+    pub(super) links_lost: u64,
+    pub(super) links_back: u64,
+}
+
+impl Measured {
+    /// Nothing yet. Fails where there is no memory.
+    pub(super) fn new(from: Instant) -> Result<Self, String> {
+        let empty = Histogram::new_with_bounds(1, LONGEST, DIGITS);
+        Ok(Self {
+            from,
+            until: from,
+            empty: empty.map_err(|error| error.to_string())?,
+            histograms: BTreeMap::new(),
+            failures: BTreeMap::new(),
+            timeline: Timeline::new(),
+            counts: Counts::default(),
+            longest_wait: Duration::ZERO,
+        })
+    }
+
+    /// What became of one.
+    pub(super) fn add(&mut self, session: &Session) {
+        let arrival = session.arrival;
+        if !arrival.measured {
+            self.counts.warm_up += 1;
+            return;
+        }
+        for &(phase, time) in &session.steps {
+            self.record(phase, time);
+        }
+        for failure in &session.failures {
+            let key = (failure.phase, failure.kind.clone());
+            let known = self.failures.entry(key).or_insert_with(|| Failures {
+                count: 0,
+                example: failure.text.clone(),
+            });
+            known.count += 1;
+        }
+        let execs = session.steps.iter().filter(|(it, _)| *it == Phase::End);
+        let execs = execs.count() as u64;
+        let wait = session.began.saturating_duration_since(arrival.due);
+        self.longest_wait = self.longest_wait.max(wait);
+        self.counts.execs += execs;
+        self.counts.output_bytes += session.output_bytes;
+        let slot = self
+            .timeline
+            .slot(session.ended.saturating_duration_since(self.from));
+        slot.execs += execs;
+        match (session.cancelled, session.failures.is_empty()) {
+            (true, _) => self.counts.cancelled += 1,
+            (false, true) => {
+                self.counts.completed += 1;
+                slot.completed += 1;
+            }
+            (false, false) => {
+                self.counts.failed += 1;
+                slot.failed += 1;
+            }
+        }
+    }
+
+    fn record(&mut self, phase: Phase, time: Duration) {
+        let micros = u64::try_from(time.as_micros()).unwrap_or(LONGEST);
+        let histogram = self.histograms.entry(phase);
+        let histogram = histogram.or_insert_with(|| self.empty.clone());
+        histogram.saturating_record(micros.max(1));
+    }
+
+    /// The run is over.
+    pub(super) fn finish(&mut self, now: Instant, never_begun: u64) {
+        self.until = now;
+        self.counts.never_begun = never_begun;
+    }
+
+    pub(super) fn set_reconnects(&mut self, lost: u64, back: u64) {
+        self.counts.links_lost = lost;
+        self.counts.links_back = back;
+    }
+
+    /// How long was measured.
+    pub(super) fn elapsed(&self) -> Duration {
+        self.until.saturating_duration_since(self.from)
+    }
+
+    pub(super) fn completed(&self) -> u64 {
+        self.counts.completed
+    }
+
+    /// Steps that failed.
+    pub(super) fn failures(&self) -> u64 {
+        self.failures.values().map(|it| it.count).sum()
+    }
+
+    pub(super) fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    pub(super) fn longest_wait(&self) -> Duration {
+        self.longest_wait
+    }
+
+    pub(super) fn histograms(&self) -> &BTreeMap<Phase, Histogram<u64>> {
+        &self.histograms
+    }
+
+    pub(super) fn by_kind(&self) -> &BTreeMap<(Phase, String), Failures> {
+        &self.failures
+    }
+
+    pub(super) fn timeline(&self) -> &Timeline {
+        &self.timeline
+    }
+}
+
+/// What was done in each stretch of time.
+pub(super) struct Timeline {
+    width: Duration,
+    slots: Vec<Slot>,
+}
+
+/// What was done in one of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Slot {
+    pub(super) completed: u64,
+    pub(super) failed: u64,
+    pub(super) execs: u64,
+}
+
+/// Most stretches of time; with more, two become one.
+const MOST_SLOTS: usize = 300;
+
+impl Timeline {
+    fn new() -> Self {
+        Self {
+            width: Duration::from_millis(100),
+            slots: Vec::new(),
+        }
+    }
+
+    fn slot(&mut self, at: Duration) -> &mut Slot {
+        let index = |width: Duration| {
+            usize::try_from(at.as_nanos() / width.as_nanos().max(1)).unwrap_or(usize::MAX)
+        };
+        while index(self.width) >= MOST_SLOTS {
+            self.width *= 2;
+            let pairs = self.slots.chunks(2);
+            self.slots = pairs
+                .map(|pair| pair.iter().copied().fold(Slot::default(), sum))
+                .collect();
+        }
+        let index = index(self.width);
+        if self.slots.len() <= index {
+            self.slots.resize(index + 1, Slot::default());
+        }
+        &mut self.slots[index]
+    }
+
+    /// How long each stretch is.
+    pub(super) fn width(&self) -> Duration {
+        self.width
+    }
+
+    pub(super) fn slots(&self) -> &[Slot] {
+        &self.slots
+    }
+}
+
+fn sum(one: Slot, other: Slot) -> Slot {
+    Slot {
+        completed: one.completed + other.completed,
+        failed: one.failed + other.failed,
+        execs: one.execs + other.execs,
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::{
+        super::{
+            schedule::Arrival,
+            session::{Failure, Fatal},
+        },
+        *,
+    };
+
+    const MILLI: Duration = Duration::from_millis(1);
+
+    fn session(from: Instant, due: u32, began: u32, ended: u32) -> Session {
+        Session {
+            arrival: Arrival {
+                due: from + MILLI * due,
+                measured: true,
+            },
+            began: from + MILLI * began,
+            ended: from + MILLI * ended,
+            steps: vec![(Phase::Create, MILLI * (ended - due)), (Phase::End, MILLI)],
+            failures: Vec::new(),
+            output_bytes: 6,
+            created: true,
+            cancelled: false,
+        }
+    }
+
+    fn measured() -> (Measured, Instant) {
+        #[allow(clippy::disallowed_methods, reason = "any instant will do")]
+        let from = Instant::now();
+        (Measured::new(from).unwrap(), from)
+    }
+
+    #[test]
+    fn the_wait_for_a_place_is_part_of_what_is_measured() {
+        let (mut measured, from) = measured();
+        measured.add(&session(from, 0, 0, 10));
+        measured.add(&session(from, 5, 1_000, 1_010));
+        let create = &measured.histograms()[&Phase::Create];
+        assert_eq!(create.len(), 2);
+        assert!(create.max() >= 1_004_000, "{}", create.max());
+        assert_eq!(measured.longest_wait(), MILLI * 995);
+    }
+
+    #[test]
+    fn what_is_counted_adds_up() {
+        let (mut measured, from) = measured();
+        measured.add(&session(from, 0, 0, 10));
+        let mut warm_up = session(from, 0, 0, 10);
+        warm_up.arrival.measured = false;
+        measured.add(&warm_up);
+        let mut cancelled = session(from, 0, 0, 10);
+        cancelled.cancelled = true;
+        measured.add(&cancelled);
+        let mut failed = session(from, 0, 0, 2_000);
+        for _ in 0..2 {
+            failed.failures.push(Failure {
+                phase: Phase::Create,
+                kind: "Connect".into(),
+                text: "refused".into(),
+                is_fatal: Fatal::No,
+            });
+        }
+        measured.add(&failed);
+        let counts = measured.counts();
+        assert_eq!(
+            (
+                counts.completed,
+                counts.failed,
+                counts.cancelled,
+                counts.warm_up
+            ),
+            (1, 1, 1, 1)
+        );
+        assert_eq!((counts.execs, counts.output_bytes), (3, 18));
+        assert_eq!(measured.failures(), 2);
+        let slots = measured.timeline().slots();
+        assert_eq!(slots.iter().map(|slot| slot.completed).sum::<u64>(), 1);
+        assert_eq!(slots[20].failed, 1);
+    }
+
+    #[test]
+    fn a_long_run_has_no_more_stretches_of_time_than_a_short_one_and_loses_none() {
+        let mut timeline = Timeline::new();
+        for second in 0..100_000u64 {
+            timeline.slot(Duration::from_secs(second)).completed += 1;
+        }
+        assert!(timeline.slots().len() <= MOST_SLOTS);
+        assert_eq!(
+            timeline.slots().iter().map(|it| it.completed).sum::<u64>(),
+            100_000
+        );
+    }
+}

@@ -1,0 +1,328 @@
+//! One sandbox of a benchmark, from its creation to its kill, and how long each step took.
+
+use std::{cell::Cell, rc::Rc, time::Duration};
+
+use actix::{Actor, Context, Handler, Recipient};
+use actix_sandbox::{
+    BearerToken, Error, ErrorKind, OutputStream, ProcessEnd, Runtime, Sandbox, SandboxEvent,
+    TokenError,
+};
+use futures::{StreamExt, future::try_join3};
+use serde::Serialize;
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout},
+};
+
+use super::{arguments::Plan, schedule::Arrival};
+
+/// A step of a sandbox.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Phase {
+    /// From when it was to begin until it runs.
+    Create,
+    /// From the request to run the script until the server says that it runs.
+    ExecStart,
+    /// From that request until something is printed.
+    FirstOutput,
+    /// From that request until the script has ended and all of its output is here.
+    End,
+    /// From the request to kill the sandbox until it is gone.
+    Kill,
+    /// From when it was to begin until it is gone.
+    Whole,
+}
+
+impl Phase {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Create => "create",
+            Self::ExecStart => "exec start",
+            Self::FirstOutput => "first output",
+            Self::End => "end",
+            Self::Kill => "kill",
+            Self::Whole => "whole",
+        }
+    }
+}
+
+/// Why a step failed.
+#[derive(Debug)]
+pub(super) struct Failure {
+    pub(super) phase: Phase,
+    /// The kind, by which failures are counted.
+    pub(super) kind: String,
+    pub(super) text: String,
+    /// That nothing is there to speak to, or that nothing can ever be created so.
+    pub(super) is_fatal: Fatal,
+}
+
+/// What a failed creation says about the next ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fatal {
+    No,
+    /// Nobody is there; perhaps only now.
+    Unreachable,
+    /// It will always fail.
+    Always,
+}
+
+/// What became of one sandbox.
+#[derive(Debug)]
+pub(super) struct Session {
+    pub(super) arrival: Arrival,
+    pub(super) began: Instant,
+    pub(super) ended: Instant,
+    pub(super) steps: Vec<(Phase, Duration)>,
+    pub(super) failures: Vec<Failure>,
+    pub(super) output_bytes: u64,
+    /// It was created.
+    pub(super) created: bool,
+    /// It was stopped before its end.
+    pub(super) cancelled: bool,
+}
+
+/// What all sandboxes have in common.
+#[derive(Clone)]
+pub(super) struct Common {
+    pub(super) plan: Rc<Shared>,
+    pub(super) events: Recipient<SandboxEvent>,
+    /// True when all are to stop.
+    pub(super) stopping: watch::Receiver<bool>,
+}
+
+/// What is done with each.
+pub(super) struct Shared {
+    pub(super) url: String,
+    pub(super) runtime: Runtime,
+    pub(super) token: Option<BearerToken>,
+    pub(super) code: String,
+    pub(super) language: actix_sandbox::Language,
+    pub(super) execs: u32,
+    pub(super) timeout: Duration,
+    pub(super) reconnect: bool,
+}
+
+impl Shared {
+    pub(super) fn new(plan: &Plan, url: &str, runtime: Runtime) -> Self {
+        Self {
+            url: url.to_owned(),
+            runtime,
+            token: plan.token.clone(),
+            code: plan.code.clone(),
+            language: plan.language.clone(),
+            execs: plan.execs,
+            timeout: plan.timeout,
+            reconnect: plan.reconnect,
+        }
+    }
+}
+
+/// Why a step gave no result.
+enum Broken {
+    Cancelled,
+    Failed(Failure),
+}
+
+/// Runs one sandbox.
+pub(super) async fn run(common: Common, arrival: Arrival) -> Session {
+    let began = Instant::now();
+    let mut session = Session {
+        arrival,
+        began,
+        ended: began,
+        steps: Vec::new(),
+        failures: Vec::new(),
+        output_bytes: 0,
+        created: false,
+        cancelled: false,
+    };
+    let done = session.run(&common).await;
+    session.ended = Instant::now();
+    match done {
+        Ok(()) => session.step(Phase::Whole, arrival.due),
+        Err(Broken::Cancelled) => session.cancelled = true,
+        Err(Broken::Failed(failure)) => session.failures.push(failure),
+    }
+    session
+}
+
+impl Session {
+    fn step(&mut self, phase: Phase, since: Instant) {
+        self.steps.push((phase, since.elapsed()));
+    }
+
+    async fn run(&mut self, common: &Common) -> Result<(), Broken> {
+        let plan = &*common.plan;
+        let sandbox = common.step(Phase::Create, create(plan)).await?;
+        self.created = true;
+        self.step(Phase::Create, self.arrival.due);
+        let done = self.use_it(common, &sandbox).await;
+        let begin = Instant::now();
+        let killed = match &done {
+            Ok(()) => common.step(Phase::Kill, sandbox.kill()).await,
+            // Nothing is left behind, whatever went wrong; what went wrong first is what counts.
+            Err(_) => {
+                let _ = timeout(plan.timeout.min(LAST_KILL), sandbox.kill()).await;
+                return done;
+            }
+        };
+        killed?;
+        self.step(Phase::Kill, begin);
+        Ok(())
+    }
+
+    async fn use_it(&mut self, common: &Common, sandbox: &Sandbox) -> Result<(), Broken> {
+        let events = sandbox.subscribe(common.events.clone());
+        common.step(Phase::Create, events).await?;
+        for _ in 0..common.plan.execs {
+            self.exec(common, sandbox).await?;
+        }
+        Ok(())
+    }
+
+    async fn exec(&mut self, common: &Common, sandbox: &Sandbox) -> Result<(), Broken> {
+        let plan = &*common.plan;
+        let begin = Instant::now();
+        let command = sandbox.command(plan.language.clone(), plan.code.clone());
+        let process = common.step(Phase::ExecStart, command.spawn()).await?;
+        self.step(Phase::ExecStart, begin);
+
+        let heard = Heard::default();
+        let all = try_join3(
+            heard.all(process.stdout()),
+            heard.all(process.stderr()),
+            process.wait(),
+        );
+        let ended = common.step(Phase::End, all).await;
+        self.output_bytes += heard.bytes.get();
+        if let Some(first) = heard.first.get() {
+            self.steps.push((Phase::FirstOutput, first - begin));
+        }
+        let ((), (), end) = ended?;
+        self.step(Phase::End, begin);
+        match end {
+            // A service of protocol v1 does not say how.
+            ProcessEnd::Exited(0) | ProcessEnd::Unknown => {}
+            end => self.failures.push(Failure {
+                phase: Phase::End,
+                kind: "ProcessFailed".to_owned(),
+                text: format!("the script {end}"),
+                is_fatal: Fatal::No,
+            }),
+        }
+        Ok(())
+    }
+}
+
+/// Longest time that the kill of a sandbox may take in which something failed.
+const LAST_KILL: Duration = Duration::from_secs(5);
+
+async fn create(plan: &Shared) -> Result<Sandbox, Error> {
+    let mut builder = Sandbox::create(&plan.url)
+        .runtime(&plan.runtime)
+        .enable_auto_reconnect(plan.reconnect)
+        .connect_timeout(plan.timeout)
+        .create_timeout(plan.timeout)
+        .exec_timeout(plan.timeout)
+        .kill_timeout(plan.timeout);
+    if let Some(token) = plan.token.clone() {
+        builder = builder.bearer_token_source(move || {
+            let token = token.clone();
+            async move { Ok::<_, TokenError>(token) }
+        });
+    }
+    builder.await
+}
+
+impl Common {
+    /// One step, as long as it may take, unless all are to stop.
+    async fn step<T>(
+        &self,
+        phase: Phase,
+        step: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Broken> {
+        let mut stopping = self.stopping.clone();
+        let limit = self.plan.timeout;
+        tokio::select! {
+            biased;
+            _ = stopping.wait_for(|&stopping| stopping) => Err(Broken::Cancelled),
+            done = timeout(limit, step) => match done {
+                Ok(Ok(done)) => Ok(done),
+                Ok(Err(error)) => Err(Broken::Failed(Failure::new(phase, &error))),
+                Err(_elapsed) => Err(Broken::Failed(Failure {
+                    phase,
+                    kind: format!("{:?}", ErrorKind::Timeout),
+                    text: format!("not within {limit:?}"),
+                    is_fatal: Fatal::No,
+                })),
+            },
+        }
+    }
+}
+
+impl Failure {
+    fn new(phase: Phase, error: &Error) -> Self {
+        let is_fatal = match error.kind() {
+            _ if phase != Phase::Create => Fatal::No,
+            ErrorKind::InvalidUrl | ErrorKind::InvalidOption => Fatal::Always,
+            ErrorKind::Resolve
+            | ErrorKind::Connect
+            | ErrorKind::Tls
+            | ErrorKind::NoToken
+            | ErrorKind::UpgradeRefused
+            | ErrorKind::NotWebSocket => Fatal::Unreachable,
+            _ => Fatal::No,
+        };
+        Self {
+            phase,
+            kind: format!("{:?}", error.kind()),
+            text: error.to_string(),
+            is_fatal,
+        }
+    }
+}
+
+/// What was heard of a process.
+#[derive(Default)]
+struct Heard {
+    first: Cell<Option<Instant>>,
+    bytes: Cell<u64>,
+}
+
+impl Heard {
+    async fn all(&self, mut stream: OutputStream) -> Result<(), Error> {
+        while let Some(piece) = stream.next().await {
+            let bytes = piece?.len() as u64;
+            if self.first.get().is_none() {
+                self.first.set(Some(Instant::now()));
+            }
+            self.bytes.set(self.bytes.get() + bytes);
+        }
+        Ok(())
+    }
+}
+
+/// Counts lost connections that came back, and those that did not.
+#[derive(Default)]
+pub(super) struct Reconnects {
+    pub(super) lost: Rc<Cell<u64>>,
+    pub(super) back: Rc<Cell<u64>>,
+}
+
+impl Actor for Reconnects {
+    type Context = Context<Self>;
+}
+
+impl Handler<SandboxEvent> for Reconnects {
+    type Result = ();
+
+    fn handle(&mut self, event: SandboxEvent, _: &mut Self::Context) {
+        match event {
+            SandboxEvent::Reconnecting { attempt: 1, .. } => self.lost.set(self.lost.get() + 1),
+            SandboxEvent::Reconnected => self.back.set(self.back.get() + 1),
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,48 @@
+//! What the commands have in common: arguments that mean the same in each.
+
+use std::path::Path;
+
+use actix_sandbox::server::Backend;
+
+/// The variable with the access token. It is no argument: those are seen by everybody on the machine.
+pub(crate) const TOKEN: &str = "ACTIX_SANDBOX_TOKEN";
+/// Shorter tokens can be guessed.
+const SHORTEST_TOKEN: usize = 16;
+
+/// The backend of this name. An empty variable is none, as it is for the library.
+pub(crate) fn backend(name: &str) -> Result<Backend, String> {
+    match name {
+        "" => Ok(Backend::Auto),
+        name => name.parse(),
+    }
+}
+
+/// The access token, of a file or else of the variable, where there is one.
+pub(crate) fn token(file: Option<&Path>) -> Result<Option<String>, String> {
+    let (token, place) = match file {
+        Some(file) => (read(file)?, file.display().to_string()),
+        None => match std::env::var(TOKEN) {
+            Ok(token) => (token, format!("the variable {TOKEN}")),
+            Err(std::env::VarError::NotPresent) => return Ok(None),
+            Err(error) => return Err(format!("the variable {TOKEN} cannot be used: {error}")),
+        },
+    };
+    let token = token.trim();
+    let is_sendable = token.bytes().all(|byte| byte.is_ascii_graphic());
+    match token.len() >= SHORTEST_TOKEN && is_sendable {
+        true => Ok(Some(token.to_owned())),
+        false => Err(format!(
+            "the access token in {place} cannot be used: expected at least {SHORTEST_TOKEN} characters, of ASCII, without \
+             spaces; `head -c 24 /dev/urandom | base64` makes one"
+        )),
+    }
+}
+
+fn read(file: &Path) -> Result<String, String> {
+    std::fs::read_to_string(file).map_err(|error| {
+        format!(
+            "cannot read the access token from {}: {error}",
+            file.display()
+        )
+    })
+}
