@@ -281,6 +281,10 @@ async fn a_link_that_is_put_in_place_of_a_directory_is_not_followed_into_a_snaps
     let outside = folder.path().join("outside");
     fs::create_dir(&outside).unwrap();
     fs::write(outside.join("file"), SECRET).unwrap();
+    // Many, so that the directory is replaced between two of them.
+    for number in 0..200 {
+        std::os::unix::fs::symlink(SECRET, outside.join(format!("link-{number}"))).unwrap();
+    }
     let state = folder.path().join("state");
     let backend = Backend::Namespace(NamespaceOptions::default());
     let Some(server) = server(backend, &state).await else {
@@ -290,6 +294,7 @@ async fn a_link_that_is_put_in_place_of_a_directory_is_not_followed_into_a_snaps
     let code = format!(
         "import os
 os.mkdir('a'); open('a/file', 'w').write('harmless'); os.symlink('{}', 'b')
+for number in range(200): os.symlink('harmless', f'a/link-{{number}}')
 print('ready', flush=True)
 while True:
     os.rename('a', 'c'); os.rename('b', 'a')
