@@ -228,8 +228,11 @@ async fn open(
         let lease = options.handoff_lease;
         blocking(move || store::open(&place, &workplace, lease)).await
     };
-    let storage = storage.map_err(|source| match place {
-        Place::Directory(path) => ServerError::StateDirectory { path, source },
+    let storage = storage.map_err(|source| match &place {
+        Place::Directory(path) => ServerError::StateDirectory {
+            path: path.clone(),
+            source,
+        },
         Place::Url(url) => ServerError::StateUrl {
             url: format!("{url:?}"),
             source,
@@ -237,7 +240,11 @@ async fn open(
     })?;
     let store = Store::new(storage.clone(), lasting);
     let locks = Locks::new(storage, server.clone(), options.handoff_lease);
-    let backend = backend::start(options.backend.as_ref(), root.to_owned(), server).await?;
+    let state = match place {
+        Place::Directory(path) => Some(path),
+        Place::Url(_) => None,
+    };
+    let backend = backend::start(options.backend.as_ref(), root.to_owned(), state, server).await?;
     Ok((backend, store, locks))
 }
 

@@ -12,6 +12,8 @@ mod common;
 
 #[cfg(target_os = "linux")]
 mod killed;
+#[cfg(target_os = "linux")]
+mod mounts;
 mod program;
 
 use std::{fs, path::Path};

@@ -16,8 +16,13 @@ pub(crate) struct Program {
     pub(crate) directory: TempDir,
 }
 
+const PROGRAM: &str = env!("CARGO_BIN_EXE_actix-sandbox");
+
 fn command(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_actix-sandbox"));
+    told(Command::new(PROGRAM), arguments)
+}
+
+fn told(mut command: Command, arguments: &[&str]) -> Command {
     command.arg("serve").args(arguments).stdin(Stdio::null());
     // As the tests are, not as it is when people start it.
     if std::env::var_os("ACTIX_SANDBOX_BACKEND").is_none() && !arguments.contains(&"--backend") {
@@ -32,12 +37,24 @@ impl Program {
     }
 
     pub(crate) fn start_with(arguments: &[&str], variables: &[(&str, &str)]) -> Self {
-        let directory = tempfile::tempdir().unwrap();
         let mut command = command(arguments);
+        command.envs(variables.iter().copied());
+        Self::begin(command, tempfile::tempdir().unwrap())
+    }
+
+    /// Starts it where this shell script has mounted something, which nobody else sees. Needs root.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn start_where(mounts: &str, arguments: &[&str]) -> Self {
+        let script = format!("set -e; {mounts}; exec \"$@\"");
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "--", "bash", "-c", &script, "bash", PROGRAM]);
+        Self::begin(told(command, arguments), tempfile::tempdir().unwrap())
+    }
+
+    fn begin(mut command: Command, directory: TempDir) -> Self {
         command
             .args(["--address", "127.0.0.1:0", "--directory"])
             .arg(directory.path())
-            .envs(variables.iter().copied())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();

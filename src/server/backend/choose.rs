@@ -13,17 +13,20 @@ use crate::server::{
 /// Names the backend where the builder does not.
 const VARIABLE: &str = "ACTIX_SANDBOX_BACKEND";
 
-/// Starts a backend that keeps its sandboxes in `root`. Must be called on a tokio runtime.
+/// Starts a backend that keeps its sandboxes in `root`, of a server with this state directory. Must be called on a tokio
+/// runtime.
 pub(in crate::server) async fn start(
     chosen: Option<&choice::Backend>,
     root: PathBuf,
+    state: Option<PathBuf>,
     server: String,
 ) -> Result<Arc<dyn Backend>, ServerError> {
     let chosen = match chosen {
         Some(chosen) => chosen.clone(),
         None => named()?,
     };
-    let ground = Ground::start(root, server).map_err(|source| ServerError::Watchdog { source })?;
+    let ground =
+        Ground::start(root, state, server).map_err(|source| ServerError::Watchdog { source })?;
     let begun = begin(&chosen, &ground).await;
     if begun.is_err() {
         ground.clear().await;

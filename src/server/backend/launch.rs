@@ -47,6 +47,8 @@ pub(in crate::server) fn search_path() -> OsString {
 pub(super) struct Ground {
     /// The directory of this server, with one directory for each sandbox.
     pub(super) root: PathBuf,
+    /// Where it keeps its state, if that is a directory.
+    pub(super) state: Option<PathBuf>,
     /// Marks the processes of this server.
     server: String,
     watchdog: Watchdog,
@@ -55,10 +57,15 @@ pub(super) struct Ground {
 
 impl Ground {
     /// For sandboxes in `root`. Must be called on a tokio runtime.
-    pub(super) fn start(root: PathBuf, server: String) -> io::Result<Arc<Self>> {
+    pub(super) fn start(
+        root: PathBuf,
+        state: Option<PathBuf>,
+        server: String,
+    ) -> io::Result<Arc<Self>> {
         let watchdog = Watchdog::start(SERVER_MARKER, &server, &root)?;
         Ok(Arc::new(Self {
             root,
+            state,
             server,
             watchdog,
             sweeper: Sweeper::start(),

@@ -391,6 +391,7 @@ mod tests {
         let backend = backend::start(
             Some(&crate::server::Backend::Host),
             root,
+            None,
             "store-test".to_owned(),
         )
         .await

@@ -39,8 +39,7 @@ use self::{
 use super::{
     Backend, BackendSandbox, HOME, Job, MEMORY, ROOT, Started, TEMPORARY,
     confine::{
-        CODE_INSIDE, HOME_INSIDE, PATH, check_readable, give, interpreter, make_directory,
-        write_for,
+        CODE_INSIDE, HOME_INSIDE, PATH, give, hidden, interpreter, make_directory, write_for,
     },
     files,
     launch::{
@@ -70,6 +69,7 @@ pub(super) struct GvisorBackend {
 struct Shared {
     ground: Arc<Ground>,
     confines: Confines,
+    hidden: Vec<PathBuf>,
     runsc: Arc<Runsc>,
     /// How many containers there were.
     containers: AtomicU64,
@@ -78,7 +78,7 @@ struct Shared {
 impl GvisorBackend {
     /// A backend on this ground, once a sandbox was seen to work. The error says what is in the way.
     pub(super) async fn start(options: GvisorOptions, ground: Arc<Ground>) -> Result<Self, String> {
-        check_readable(&options.confines)?;
+        let hidden = hidden(&options.confines, &ground)?;
         if !nix::unistd::geteuid().is_root() {
             return Err("`runsc` needs the server to run as root".to_owned());
         }
@@ -93,6 +93,7 @@ impl GvisorBackend {
                 ground,
                 runsc: Arc::new(Runsc::new(binary, &options, &records)),
                 confines: options.confines,
+                hidden,
                 containers: AtomicU64::new(0),
             }),
         };
@@ -124,7 +125,7 @@ impl GvisorBackend {
             container: Mutex::new(None),
         };
         let (directory, shared) = (sandbox.directory.clone(), self.shared.clone());
-        blocking(move || prepare(&directory, &shared.confines)).await?;
+        blocking(move || prepare(&directory, &shared.confines, &shared.hidden)).await?;
         Ok(sandbox)
     }
 }
@@ -144,7 +145,7 @@ fn binary(named: &Path) -> Result<PathBuf, String> {
 }
 
 /// Makes the directories of a sandbox.
-fn prepare(directory: &Path, confines: &Confines) -> io::Result<()> {
+fn prepare(directory: &Path, confines: &Confines, hidden: &[PathBuf]) -> io::Result<()> {
     // Its processes are nobody on this machine: those that serve its files are root.
     make_directory(directory, 0o700)?;
     make_directory(&directory.join(SOURCE), 0o755)?;
@@ -170,7 +171,7 @@ fn prepare(directory: &Path, confines: &Confines) -> io::Result<()> {
         fs::write(&file, script.text)?;
         fs::set_permissions(&file, fs::Permissions::from_mode(0o644))?;
     }
-    let config = bundle::config(directory, confines).to_string();
+    let config = bundle::config(directory, confines, hidden).to_string();
     write_private(
         &directory.join(BUNDLE).join("config.json"),
         config.as_bytes(),

@@ -25,9 +25,10 @@ const READY_WITHIN: Duration = Duration::from_secs(10);
 const ENDED_WITHIN: Duration = Duration::from_secs(2);
 
 /// What the first process does, in the directory of the sandbox: puts together the root of the file system, makes it its own, gives
-/// up all privileges, and waits. `$1` says whether there is a network; then come the directories of this machine that can be read.
+/// up all privileges, and waits. `$1` says whether there is a network; then come the directories of this machine that can be read,
+/// and behind `--` those below them that are to be empty.
 ///
-/// Those are mounts, also where this machine has a link (`/lib64`): what is a mount the code of the sandbox cannot replace,
+/// Those are mounts, with what is mounted below them (in a container `/etc/hosts` is a mount), also where this machine has a link (`/lib64`): what is a mount the code of the sandbox cannot replace,
 /// and programs that still have privileges are loaded from there. The tree may be one that code has left: where it has a link, a mount
 /// would end up elsewhere, and the next program with privileges would be one of its own. So what is mounted on is made anew, part
 /// by part, before anything is.
@@ -38,6 +39,9 @@ const SCRIPT: &str = r#"
 set -eu
 read -r pid _ < /proc/self/stat
 network=$1; shift
+readable=()
+while [ "$1" != -- ]; do readable+=("$1"); shift; done
+shift
 mount -c --bind root root
 cd root
 point() (
@@ -52,16 +56,26 @@ point() (
     fi
   done
 )
-for path in "$@" proc dev run tmp home/sandbox sys var/tmp; do
+for path in "${readable[@]}" proc dev run tmp home/sandbox sys var/tmp; do
   case $path in /*) [ -d "$path" ] || continue ;; esac
   point "$path"
 done
-for path; do
+for path in "${readable[@]}"; do
   [ -d "$path" ] || continue
-  mount -c --bind "$path" ".$path"
-  # What is locked about the mount stays as it is.
-  mount -c -o remount,bind,ro,nosuid,nodev ".$path"
+  mount -c --rbind "$path" ".$path"
 done
+while read -r _ _ _ _ place options _; do
+  # As it is written there: a space as \040.
+  printf -v place %b "$place"
+  case $place in "$PWD"/*) ;; *) continue ;; esac
+  # This tree is a mount as well, and may be below a directory that is read.
+  for path; do case $place in "$PWD$path"/*) continue 2 ;; esac; done
+  # What is locked about the mount stays as it is.
+  case ,$options, in *,noexec,*) noexec=,noexec ;; *) noexec= ;; esac
+  # By another path than that: `mount` would add what it finds there, also the options of the whole file system.
+  mount -c -o "remount,bind,ro,nosuid,nodev$noexec" ".${place#"$PWD"}"
+done < /proc/self/mountinfo
+for path; do mount -c -t tmpfs -o ro,mode=555,size=4k,nosuid,nodev,noexec hidden ".$path"; done
 mount -c -t proc -o nosuid,nodev,noexec proc proc
 mount -c -t tmpfs -o mode=755,size=64k,nosuid,noexec dev dev
 for device in null zero full random urandom; do
@@ -130,7 +144,7 @@ impl Init {
         directory: &Path,
         user: Option<u32>,
         network: bool,
-        readable: &[PathBuf],
+        [readable, hidden]: [&[PathBuf]; 2],
     ) -> Result<Self, String> {
         let mut command = match user {
             Some(user) => {
@@ -153,6 +167,8 @@ impl Init {
             .args(["--", "bash", "-c", SCRIPT, "actix-sandbox-init"])
             .arg(if network { "yes" } else { "no" })
             .args(readable)
+            .arg("--")
+            .args(hidden)
             .env_clear()
             .env("PATH", tools.path)
             .env("LANG", "C.UTF-8")

@@ -31,8 +31,8 @@ use self::init::{Init, Tools};
 use super::{
     Backend, BackendSandbox, HOME, Job, ROOT, Started, TEMPORARY,
     confine::{
-        CODE_INSIDE, ENVIRONMENT, HOME_INSIDE, PATH, check_readable, give, interpreter,
-        make_directory, write_for,
+        CODE_INSIDE, ENVIRONMENT, HOME_INSIDE, PATH, give, hidden, interpreter, make_directory,
+        write_for,
     },
     files,
     launch::{CodeFile, Ground, Launcher, check, find, no_directory},
@@ -90,6 +90,7 @@ pub(super) struct NamespaceBackend {
 struct Shared {
     ground: Arc<Ground>,
     confines: Confines,
+    hidden: Vec<PathBuf>,
     tools: Tools,
     /// The user of the next sandbox, where this process is root.
     next_user: Option<AtomicU32>,
@@ -101,7 +102,7 @@ impl NamespaceBackend {
         options: NamespaceOptions,
         ground: Arc<Ground>,
     ) -> Result<Self, String> {
-        check_readable(&options.confines)?;
+        let hidden = hidden(&options.confines, &ground)?;
         let tool = |name: &str| {
             find(name, PATH.as_ref())
                 .ok_or_else(|| {
@@ -129,6 +130,7 @@ impl NamespaceBackend {
             shared: Arc::new(Shared {
                 ground,
                 confines: options.confines,
+                hidden,
                 tools,
                 next_user: is_root.then(|| AtomicU32::new(first)),
             }),
@@ -367,7 +369,7 @@ impl NamespaceSandbox {
             &self.directory,
             self.user,
             confines.network,
-            &confines.readable,
+            [&confines.readable, &self.shared.hidden],
         )
         .await
     }
