@@ -74,7 +74,7 @@ async fn checkpointing(program: &Program) -> Sandbox {
 }
 
 /// No process, directory or mount of a server that had this directory is left, soon.
-async fn nothing_is_left_in(directory: &Path) {
+pub(super) async fn nothing_is_left_in(directory: &Path) {
     let name = directory.to_str().unwrap();
     let left = || {
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();

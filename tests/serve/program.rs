@@ -74,7 +74,7 @@ impl Program {
         }
     }
 
-    fn signal(&self, signal: &str) {
+    pub(crate) fn signal(&self, signal: &str) {
         let pid = self.child.as_ref().unwrap().id().to_string();
         let sent = Command::new("kill").args(["-s", signal, &pid]).status();
         assert!(sent.unwrap().success());
@@ -91,16 +91,26 @@ impl Program {
             .unwrap()
     }
 
-    /// Ends it, and gives what it wrote to its log.
-    pub(crate) async fn log_at_the_end(mut self) -> String {
-        self.signal("TERM");
+    /// Whether it has ended.
+    pub(crate) fn is_over(&mut self) -> bool {
+        self.child.as_mut().unwrap().try_wait().unwrap().is_some()
+    }
+
+    /// Waits for its end; gives how it ended, and what it wrote to its log.
+    pub(crate) async fn end(&mut self) -> (ExitStatus, String) {
         let child = self.child.take().unwrap();
         let ended = tokio::task::spawn_blocking(move || child.wait_with_output());
         let output = within("the end of the program", ended)
             .await
             .unwrap()
             .unwrap();
-        String::from_utf8(output.stderr).unwrap()
+        (output.status, String::from_utf8(output.stderr).unwrap())
+    }
+
+    /// Ends it, and gives what it wrote to its log.
+    pub(crate) async fn log_at_the_end(mut self) -> String {
+        self.signal("TERM");
+        self.end().await.1
     }
 
     /// Kills it without a word, and gives its directory, which is not removed by this.

@@ -12,6 +12,7 @@ use std::{
 use actix_sandbox::server::{Backend, LocalServer, ServerBuilder};
 use bytesize::ByteSize;
 use clap::{Args, ValueEnum};
+use futures::FutureExt;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -50,7 +51,7 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     handoff_timeout: Option<Duration>,
 
-    /// Longest time that stopping may take, for example 30s.
+    /// Longest time that stopping may take, for example 30s. A second signal more than 2s after the first ends it at once.
     #[arg(long, default_value = "15s", value_parser = humantime::parse_duration)]
     grace: Duration,
 
@@ -225,6 +226,9 @@ const TOKEN: &str = "ACTIX_SANDBOX_TOKEN";
 /// Shorter tokens can be guessed.
 const SHORTEST_TOKEN: usize = 16;
 
+/// Signals that come so soon after the first are part of it: `timeout` and cargo send two at once.
+const SAME_WITHIN: Duration = Duration::from_secs(2);
+
 impl Serve {
     pub(crate) fn run(self) -> Result<ExitCode, String> {
         self.log();
@@ -251,14 +255,21 @@ impl Serve {
         // Whoever closed the pipe does not want to know.
         let _ = std::io::stdout().write_all(line.as_bytes());
         signals.next().await;
-        tracing::info!(?grace, "stopping; a second signal ends it at once");
+        tracing::info!(
+            ?grace,
+            "stopping; a second signal, after {SAME_WITHIN:?}, ends it at once"
+        );
+        let impatient = async {
+            tokio::time::sleep(SAME_WITHIN).await;
+            signals.forget();
+            signals.next().await;
+        };
         tokio::select! {
             stopped = tokio::time::timeout(grace, server.stop()) => match stopped {
                 Ok(()) => Ok(ExitCode::SUCCESS),
-                // What is left is cleaned up by the watchdog when this process ends.
-                Err(_) => Err(format!("it was not over within {grace:?}")),
+                Err(_) => end_at_once(&format!("it was not over within {grace:?}")),
             },
-            () = signals.next() => Err("ended at once by a second signal".to_owned()),
+            () = impatient => end_at_once("ended at once by a second signal"),
         }
     }
 
@@ -354,6 +365,12 @@ impl Serve {
     }
 }
 
+/// Ends this process without waiting for the server, as its drop would. What is left is cleaned up by the watchdog.
+fn end_at_once(reason: &str) -> ! {
+    eprintln!("actix-sandbox: {reason}");
+    std::process::exit(1)
+}
+
 fn read(file: &Path) -> Result<String, String> {
     std::fs::read_to_string(file).map_err(|error| {
         format!(
@@ -375,6 +392,11 @@ impl Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
         })
+    }
+
+    /// Those that came so far are not waited for.
+    fn forget(&mut self) {
+        while self.next().now_or_never().is_some() {}
     }
 
     async fn next(&mut self) {
