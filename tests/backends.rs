@@ -136,6 +136,31 @@ os._exit(0)";
     }
 }
 
+/// It is memory that belongs to no process, so the limit of none counts.
+#[actix::test]
+async fn files_in_memory_are_bounded() {
+    let code = "written = 0
+for place in ['/dev/shm', '/run/code', '/dev']:
+    try:
+        with open(place + '/file', 'wb', 0) as file:
+            for _ in range(100): written += file.write(bytes(1 << 20))
+        print(place, 'went on')
+    except OSError: pass
+print('stopped after', written >> 20)";
+    for server in each(|it| it).await {
+        let sandbox = Sandbox::create(server.url()).await.unwrap();
+        let output = within("the code", sandbox.run(Language::Python, code))
+            .await
+            .unwrap();
+        // 64 MiB of `/dev/shm`, and in gVisor as much where the code is.
+        let said: Vec<_> = output.stdout.split_whitespace().collect();
+        assert_eq!(said[..2], ["stopped", "after"], "{output:?}");
+        let written: u32 = said[2].parse().unwrap();
+        assert!((60..=128).contains(&written), "{}", output.stdout);
+        server.stop().await;
+    }
+}
+
 #[actix::test]
 async fn a_directory_that_is_made_readable_is_read_and_no_other() {
     let shown = tempfile::Builder::new()

@@ -32,7 +32,9 @@
 //! | mounting, also in namespaces of its own | not stopped; not tried | stopped | stopped |
 //!
 //! What none of them stops: filling the disk with many files, and taking all of the processor. The limit on memory is one on each
-//! process, not on the sandbox. Host and namespace share the kernel of this machine: a hole in it is a way out.
+//! process, not on the sandbox, and in a namespace on what a process allocates: **not on memory that it shares** (`memfd`, shared
+//! mappings). Files in memory (`/dev/shm`) are bounded, by 64 MiB. Host and namespace share the kernel of this machine: a hole in it is a
+//! way out.
 //!
 //! With `namespace` and `gvisor` the working directory is `/home/sandbox`, temporary files are in `/tmp`, and of this machine's
 //! files programs and libraries are seen ([`NamespaceOptions::readable`]), read-only. Of what else is written anywhere, a snapshot and a

@@ -134,11 +134,11 @@ impl Launcher {
         ]
     }
 
-    /// Starts an exec, whose processes are marked. The files live as long as it.
+    /// Starts an exec, whose processes are marked. What it needs is kept as long as it lives.
     pub(super) fn spawn(
         &self,
         mut command: Command,
-        files: Vec<CodeFile>,
+        needs: impl Send + 'static,
         exec: String,
     ) -> io::Result<Started> {
         let mut child = command
@@ -170,7 +170,7 @@ impl Launcher {
                 group: Some(group),
                 exec,
                 ground: self.ground.clone(),
-                _files: files,
+                _needs: Box::new(needs),
             }),
         })
     }
@@ -201,14 +201,14 @@ impl Launcher {
     }
 }
 
-/// The processes of one exec. Its files live as long.
+/// The processes of one exec. What they need lives as long.
 struct MarkedProcess {
     child: Child,
     /// The process group, while its leader is not waited for and the number cannot be given away.
     group: Option<Pid>,
     exec: String,
     ground: Arc<Ground>,
-    _files: Vec<CodeFile>,
+    _needs: Box<dyn Send>,
 }
 
 impl Process for MarkedProcess {

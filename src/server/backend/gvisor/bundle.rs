@@ -49,12 +49,12 @@ pub(super) fn config(directory: &Path, confines: &Confines, hidden: &[PathBuf]) 
         json!({ "type": "tmpfs", "source": "tmpfs", "destination": "/dev" }),
         json!({
             "type": "tmpfs", "source": "shm", "destination": "/dev/shm",
-            "options": ["nosuid", "nodev", "mode=1777"],
+            "options": ["nosuid", "nodev", "mode=1777", "size=64m"],
         }),
         json!({ "type": "sysfs", "source": "sysfs", "destination": "/sys", "options": ["ro"] }),
         json!({
             "type": "tmpfs", "source": "tmpfs", "destination": CODE_INSIDE,
-            "options": ["nosuid", "nodev", "mode=0755", user],
+            "options": ["nosuid", "nodev", "mode=0755", "size=64m", user],
         }),
     ];
     mounts.extend(

@@ -244,7 +244,7 @@ impl BackendSandbox for GvisorSandbox {
             command.envs(marks);
             let started = self
                 .launcher
-                .spawn(command, vec![code, description], exec.clone())
+                .spawn(command, (code, description), exec.clone())
                 .map_err(|error| format!("Failed to start {interpreter}: {error}"))?;
             Ok(Started {
                 process: Box::new(GvisorProcess {

@@ -3,10 +3,11 @@
 
 use std::{
     fs::File,
-    io,
+    io::{self, Read, Seek},
     os::fd::AsRawFd,
     path::{Path, PathBuf},
     process::Stdio,
+    sync::Arc,
     time::Duration,
 };
 
@@ -133,8 +134,34 @@ pub(super) struct Tools {
 pub(super) struct Init {
     child: Child,
     stdin: Option<ChildStdin>,
-    /// Held open: the number of a process may be given away, a namespace not.
-    namespaces: Vec<(&'static str, File)>,
+    /// What `/proc` says of the first process itself. The file stays that of this one, whoever gets its number.
+    stat: File,
+    namespaces: Arc<Namespaces>,
+}
+
+/// The namespaces of a sandbox, held open: the number of a process may be given away, a namespace not.
+pub(super) struct Namespaces(Vec<(&'static str, File)>);
+
+impl Namespaces {
+    fn open(pid: u32, network: bool) -> io::Result<Self> {
+        let open = |(option, name)| Ok((option, File::open(format!("/proc/{pid}/ns/{name}"))?));
+        NAMESPACES
+            .into_iter()
+            // Nobody but root may enter that of the machine, where it is anyway.
+            .filter(|(_, name)| *name != "net" || !network)
+            .map(open)
+            .collect::<io::Result<_>>()
+            .map(Self)
+    }
+
+    /// The arguments of `nsenter` by which a process comes here. This must be kept until it has: then others are opened at
+    /// these numbers.
+    pub(super) fn enter(&self) -> impl Iterator<Item = String> + use<'_> {
+        let me = std::process::id();
+        self.0
+            .iter()
+            .map(move |(option, file)| format!("{option}=/proc/{me}/fd/{}", file.as_raw_fd()))
+    }
 }
 
 impl Init {
@@ -183,24 +210,25 @@ impl Init {
             .map_err(|error| format!("cannot run {}: {error}", tools.unshare.display()))?;
         let stdin = child.stdin.take();
         match timeout(READY_WITHIN, ready(&mut child)).await {
-            // That the number is its own, and no other's, is not taken from what it says.
-            Ok(Ok(pid)) if parent(pid) == child.id() => {
-                let open =
-                    |(option, name)| Ok((option, File::open(format!("/proc/{pid}/ns/{name}"))?));
-                // Nobody but root may enter that of the machine, where it is anyway.
-                let own = NAMESPACES
-                    .into_iter()
-                    .filter(|(_, name)| *name != "net" || !network);
-                let opened: io::Result<_> = own.map(open).collect();
-                let namespaces = opened
-                    .map_err(|error| format!("cannot open the namespaces of a sandbox: {error}"))?;
+            Ok(Ok(pid)) => {
+                let opened = || {
+                    let stat = File::open(format!("/proc/{pid}/stat"))?;
+                    Ok((stat, Namespaces::open(pid, network)?))
+                };
+                let (stat, namespaces) = opened().map_err(|error: io::Error| {
+                    format!("cannot open the namespaces of a sandbox: {error}")
+                })?;
+                // That the number is its own, and no other's, is not taken from what it says. Its parent has not waited for it.
+                if parent(&stat) != child.id() {
+                    return Err(format!("the first process is not {pid}"));
+                }
                 Ok(Self {
                     child,
                     stdin,
-                    namespaces,
+                    stat,
+                    namespaces: Arc::new(namespaces),
                 })
             }
-            Ok(Ok(pid)) => Err(format!("the first process is not {pid}")),
             Ok(Err(said)) => Err(format!(
                 "`unshare --user --mount --pid …` failed: {}",
                 excerpt(said.as_bytes())
@@ -212,16 +240,12 @@ impl Init {
     }
 
     /// Whether it is alive.
-    pub(super) fn is_alive(&mut self) -> bool {
-        matches!(self.child.try_wait(), Ok(None))
+    pub(super) fn is_alive(&self) -> bool {
+        parent(&self.stat).is_some()
     }
 
-    /// The arguments of `nsenter` by which a process comes here.
-    pub(super) fn enter(&self) -> impl Iterator<Item = String> + use<'_> {
-        let me = std::process::id();
-        self.namespaces
-            .iter()
-            .map(move |(option, file)| format!("{option}=/proc/{me}/fd/{}", file.as_raw_fd()))
+    pub(super) fn namespaces(&self) -> Arc<Namespaces> {
+        self.namespaces.clone()
     }
 
     /// Ends it, and with it every process in the namespaces.
@@ -235,10 +259,12 @@ impl Init {
     }
 }
 
-/// The parent of a process.
-fn parent(pid: u32) -> Option<u32> {
-    let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
-    let (parent, ..) = parse_stat(&stat)?;
+/// The parent of the process whose file `stat` this is; `None` once it is dead.
+fn parent(mut stat: &File) -> Option<u32> {
+    let mut said = Vec::new();
+    stat.rewind().ok()?;
+    stat.read_to_end(&mut said).ok()?;
+    let (parent, ..) = parse_stat(&said)?;
     u32::try_from(parent).ok()
 }
 
@@ -260,3 +286,6 @@ async fn ready(child: &mut Child) -> Result<u32, String> {
     let said = String::from_utf8_lossy(&said);
     Err(said.lines().map(str::trim).collect::<Vec<_>>().join("; "))
 }
+
+#[cfg(test)]
+mod tests;

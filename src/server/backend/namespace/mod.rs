@@ -27,7 +27,7 @@ use futures::future::BoxFuture;
 use nix::sys::resource::{Resource, getrlimit};
 use tokio::{process::Command, sync::Mutex, time::timeout};
 
-use self::init::{Init, Tools};
+use self::init::{Init, Namespaces, Tools};
 use super::{
     Backend, BackendSandbox, HOME, Job, ROOT, Started, TEMPORARY,
     confine::{
@@ -249,7 +249,7 @@ impl BackendSandbox for NamespaceSandbox {
                 let name = file.0.file_name().unwrap_or_default().to_string_lossy();
                 format!("{CODE_INSIDE}/{name}")
             };
-            let mut command = self
+            let (mut command, namespaces) = self
                 .enter(job.cwd.as_deref(), Some(&inside(&environment)))
                 .await?;
             command
@@ -258,7 +258,7 @@ impl BackendSandbox for NamespaceSandbox {
                 .args(&job.args)
                 .envs(marks);
             self.launcher
-                .spawn(command, vec![code, environment], exec.clone())
+                .spawn(command, (code, environment, namespaces), exec.clone())
                 .map_err(|error| format!("Failed to start {}: {error}", interpreter.display()))
         })
     }
@@ -305,12 +305,18 @@ impl BackendSandbox for NamespaceSandbox {
 
 impl NamespaceSandbox {
     /// A command that runs the program of its next argument in the sandbox, without privileges and within the limits, with the
-    /// additions to the environment that are in that file of the sandbox.
-    async fn enter(&self, cwd: Option<&str>, environment: Option<&str>) -> Result<Command, String> {
+    /// additions to the environment that are in that file of the sandbox. The namespaces are to be kept until it has ended.
+    async fn enter(
+        &self,
+        cwd: Option<&str>,
+        environment: Option<&str>,
+    ) -> Result<(Command, Arc<Namespaces>), String> {
         let mut init = self.init.lock().await;
-        if !init.as_mut().is_some_and(Init::is_alive) {
-            *init = Some(self.init().await?);
-        }
+        let namespaces = match &*init {
+            Some(alive) if alive.is_alive() => alive.namespaces(),
+            _ => init.insert(self.init().await?).namespaces(),
+        };
+        drop(init);
         let tools = &self.shared.tools;
         let confines = &self.shared.confines;
         let mut command = match self.user {
@@ -325,7 +331,7 @@ impl NamespaceSandbox {
                 command
             }
         };
-        command.args(init.iter().flat_map(Init::enter));
+        command.args(namespaces.enter());
         command
             .args(["--no-fork", "--"])
             .arg(&tools.prlimit)
@@ -359,7 +365,7 @@ impl NamespaceSandbox {
                 .args(["-e", WITH_ENVIRONMENT, "--", environment]);
         }
         command.env_clear().envs(ENVIRONMENT);
-        Ok(command)
+        Ok((command, namespaces))
     }
 
     async fn init(&self) -> Result<Init, String> {
@@ -376,7 +382,7 @@ impl NamespaceSandbox {
 
     /// Whether the sandbox has this directory.
     async fn is_there(&self, directory: &str) -> Result<bool, String> {
-        let mut command = self.enter(None, None).await?;
+        let (mut command, _namespaces) = self.enter(None, None).await?;
         let test = command
             .args(["test", "-d"])
             .arg(if directory.is_empty() { "." } else { directory })
