@@ -113,6 +113,7 @@ mod local;
 mod manager;
 mod named;
 mod output;
+mod root;
 mod routes;
 mod sandbox;
 mod service;

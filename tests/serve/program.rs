@@ -42,6 +42,12 @@ impl Program {
         Self::begin(command, tempfile::tempdir().unwrap())
     }
 
+    /// Starts it in a directory that others had.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn start_in(directory: TempDir, arguments: &[&str]) -> Self {
+        Self::begin(command(arguments), directory)
+    }
+
     /// Starts it where this shell script has mounted something, which nobody else sees. Needs root.
     #[cfg(target_os = "linux")]
     pub(crate) fn start_where(mounts: &str, arguments: &[&str]) -> Self {
@@ -115,11 +121,23 @@ impl Program {
 
     /// Kills it without a word, and gives its directory, which is not removed by this.
     #[cfg(target_os = "linux")]
-    pub(crate) fn killed(mut self) -> std::path::PathBuf {
+    pub(crate) fn killed(mut self) -> TempDir {
         let mut child = self.child.take().unwrap();
         child.kill().unwrap();
         child.wait().unwrap();
-        self.directory.path().to_owned()
+        std::mem::replace(&mut self.directory, tempfile::tempdir().unwrap())
+    }
+
+    /// Kills it and its watchdog without a word, the watchdog first.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn killed_with_its_watchdog(self) -> TempDir {
+        let place = self.directory.path().to_str().unwrap();
+        let watchdog = super::common::processes_with("actix-sandbox-watchdog");
+        let watchdog = watchdog.iter().find(|it| it.contains(place)).unwrap();
+        let (watchdog, _) = watchdog.split_once(':').unwrap();
+        let sent = Command::new("kill").args(["-s", "KILL", watchdog]).status();
+        assert!(sent.unwrap().success());
+        self.killed()
     }
 }
 

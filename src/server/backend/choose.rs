@@ -8,6 +8,7 @@ use super::{gvisor::GvisorBackend, namespace::NamespaceBackend};
 use crate::server::{
     ServerError, choice,
     choice::{GvisorOptions, NamespaceOptions},
+    root::Root,
 };
 
 /// Names the backend where the builder does not.
@@ -17,7 +18,7 @@ const VARIABLE: &str = "ACTIX_SANDBOX_BACKEND";
 /// runtime.
 pub(in crate::server) async fn start(
     chosen: Option<&choice::Backend>,
-    root: PathBuf,
+    root: Root,
     state: Option<PathBuf>,
     server: String,
 ) -> Result<Arc<dyn Backend>, ServerError> {
@@ -27,6 +28,7 @@ pub(in crate::server) async fn start(
     };
     let ground =
         Ground::start(root, state, server).map_err(|source| ServerError::Watchdog { source })?;
+    ground.clear_abandoned().await;
     let begun = begin(&chosen, &ground).await;
     if begun.is_err() {
         ground.clear().await;

@@ -61,6 +61,14 @@ use crate::{
 
 const BUNDLE: &str = "bundle";
 
+/// Where `runsc` keeps its records, in the directory of a server.
+const RECORDS: &str = "runsc";
+
+/// Kills what runs of all containers of the server that has this directory.
+pub(super) async fn end_all(root: &Path) -> io::Result<()> {
+    runsc::end_all(&root.join(RECORDS)).await
+}
+
 /// Runs code in gVisor.
 pub(super) struct GvisorBackend {
     shared: Arc<Shared>,
@@ -86,7 +94,7 @@ impl GvisorBackend {
             return Err(format!("`perl` is not installed, or not on {PATH}"));
         }
         let binary = binary(&options.binary)?;
-        let records = ground.root.join("runsc");
+        let records = ground.root.join(RECORDS);
         make_private(&records).map_err(|error| format!("{}: {error}", records.display()))?;
         let backend = Self {
             shared: Arc::new(Shared {
@@ -194,7 +202,7 @@ impl Backend for GvisorBackend {
     fn shutdown(&self) -> BoxFuture<'_, ()> {
         Box::pin(async {
             // A last chance for those that could not be deleted.
-            if let Err(error) = self.shared.runsc.end_all().await {
+            if let Err(error) = end_all(&self.shared.ground.root).await {
                 tracing::warn!(%error, "sandboxes are left behind");
             }
             self.shared.ground.clear().await;

@@ -14,13 +14,13 @@ use crate::{
     server::{
         backend::{Backend, BackendSandbox, launch::Ground},
         choice::NamespaceOptions,
+        root::Root,
     },
 };
 
 /// A backend and two of its sandboxes, where namespaces can be had.
 async fn sandboxes(folder: &Path) -> Option<(NamespaceBackend, [NamespaceSandbox; 2])> {
-    let root = folder.join("sandboxes");
-    fs::create_dir(&root).unwrap();
+    let root = Root::make(folder, "init-test").unwrap();
     let ground = Ground::start(root, None, "init-test".to_owned()).unwrap();
     let backend = match NamespaceBackend::start(NamespaceOptions::default(), ground).await {
         Ok(backend) => backend,
