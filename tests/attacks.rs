@@ -12,7 +12,12 @@
 
 mod common;
 
-use std::{fs, path::Path, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
 
 use actix_sandbox::{
     Language, LocalServer, ProcessEnd, Sandbox,
@@ -146,11 +151,69 @@ print('done' if mounts or nested else 'stopped')",
     },
 ];
 
+/// On a small disk of its own, and they go on until they are killed.
+const FILLS: [Attack; 2] = [
+    Attack {
+        name: "fill the disk",
+        code: "import errno, os, time
+try:
+    with open('large', 'wb', 0) as file:
+        while file.write(os.urandom(1 << 20)): pass
+except OSError as error: print('done' if error.errno == errno.ENOSPC else 'stopped', flush=True)
+time.sleep(1000)",
+        host: Host::Succeeds,
+    },
+    Attack {
+        name: "a million files, or as many as the disk holds",
+        code: "import errno, time
+try:
+    for number in range(1_000_000): open(str(number), 'x').close()
+except OSError as error: print('done' if error.errno == errno.ENOSPC else 'stopped', flush=True)
+time.sleep(1000)",
+        host: Host::Succeeds,
+    },
+];
+
+/// Where the small disk is, for the process that has one.
+const SMALL_DISK: &str = "ACTIX_SANDBOX_TEST_SMALL_DISK";
+
+/// A small disk, which this process alone sees. `None`: this test runs, or cannot run, in another process that has one.
+fn small_disk(test: &str) -> Option<PathBuf> {
+    if let Some(disk) = std::env::var_os(SMALL_DISK) {
+        return Some(disk.into());
+    }
+    let disk = tempfile::tempdir().unwrap();
+    let output = Command::new("unshare")
+        .args(["--mount", "--", "bash", "-c"])
+        .arg("mount -t tmpfs -o size=32m,nr_inodes=2k small \"$0\" && exec \"$@\"")
+        .arg(disk.path())
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", test, "--nocapture"])
+        .env(SMALL_DISK, disk.path())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    println!("{}{said}", String::from_utf8_lossy(&output.stdout));
+    let not_permitted = said.starts_with("unshare: ");
+    assert!(output.status.success() || not_permitted, "{said}");
+    assert!(!not_permitted || std::env::var_os("CI_BACKENDS").is_none());
+    None
+}
+
 /// A server with this backend; `None`, and a line that says why, where it does not work on this machine.
 async fn server(backend: Backend, state: &Path) -> Option<LocalServer> {
     let builder = LocalServer::builder()
         .backend(backend)
         .state_directory(state);
+    common::backend::start_if_possible(builder).await
+}
+
+/// A server like that, whose sandboxes and state are on this disk.
+async fn server_on(disk: &Path, backend: Backend) -> Option<LocalServer> {
+    let builder = LocalServer::builder()
+        .backend(backend)
+        .directory(disk.join("sandboxes"))
+        .state_directory(disk.join("state"));
     common::backend::start_if_possible(builder).await
 }
 
@@ -207,15 +270,66 @@ async fn attack(server: &LocalServer, attack: &Attack, names: &[(&str, String)])
     succeeded
 }
 
+/// What comes of an attack that fills the disk. What runs goes on; what does not fit is refused, with the reason; and the kill
+/// of the sandbox frees the disk.
+async fn fill(server: &LocalServer, disk: &Path, attack: &Attack) -> bool {
+    let other = Sandbox::create(server.url()).await.unwrap();
+    let lasting = other.exec(Language::Bash, "read line; echo still here, $line");
+    let lasting = lasting.await.unwrap();
+    let attacker = Sandbox::create(server.url()).await.unwrap();
+    let process = attacker.exec(Language::Python, attack.code).await.unwrap();
+    let mut lines = actix_sandbox::OutputExt::lines(process.stdout());
+    let line = within(attack.name, futures::StreamExt::next(&mut lines)).await;
+    let succeeded = line.unwrap().unwrap() == "done";
+    within("the kill of the process", process.kill())
+        .await
+        .unwrap();
+
+    lasting.write_to_stdin("well\n").await.unwrap();
+    let line = actix_sandbox::OutputExt::read_all(lasting.stdout());
+    let line = within("the other sandbox", line).await.unwrap();
+    assert_eq!(line, "still here, well\n", "after {}", attack.name);
+    let stored = within("the snapshot", attacker.snapshot_filesystem("large")).await;
+    let started = within("the code", other.run(Language::Bash, "echo and I")).await;
+    let stored = stored.map(drop);
+    for error in [stored.clone().err(), started.err()].into_iter().flatten() {
+        let said = error.to_string();
+        assert!(said.contains("No space left"), "{}: {said}", attack.name);
+    }
+    // What does not compress is not stored beside itself.
+    assert!(attack.name != FILLS[0].name || stored.is_err());
+    let names = || -> Vec<_> {
+        let entries = fs::read_dir(disk.join("state/snapshots")).unwrap();
+        entries
+            .map(|it| it.unwrap().file_name().into_string().unwrap())
+            .collect()
+    };
+    let whole = stored.map_or(vec![], |()| vec!["large.tar.zst"]);
+    assert_eq!(names(), whole, "after {}", attack.name);
+    within("the kill", attacker.kill()).await.unwrap();
+    let after = other.run(Language::Bash, "echo and I").await.unwrap();
+    assert_eq!(after.stdout, "and I\n", "after {}", attack.name);
+    other.snapshot_filesystem("small").await.unwrap();
+    for name in names() {
+        fs::remove_file(disk.join("state/snapshots").join(name)).unwrap();
+    }
+    within("the kill", other.kill()).await.unwrap();
+    succeeded
+}
+
 #[actix::test]
 async fn what_each_backend_stops_is_as_documented() {
+    let Some(disk) = small_disk("what_each_backend_stops_is_as_documented") else {
+        return;
+    };
     let marker = std::env::var("CARGO_PKG_NAME").unwrap();
     let folder = tempfile::tempdir().unwrap();
     let secret = folder.path().join("secret");
     fs::write(&secret, SECRET).unwrap();
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let mut table = String::from("| | host | namespace | gvisor |\n| --- | --- | --- | --- |\n");
-    let mut rows: Vec<_> = ATTACKS.iter().map(|it| format!("| {} ", it.name)).collect();
+    let attacks = || ATTACKS.iter().chain(&FILLS);
+    let mut rows: Vec<_> = attacks().map(|it| format!("| {} ", it.name)).collect();
     for (name, backend) in [
         ("host", Backend::Host),
         (
@@ -228,7 +342,10 @@ async fn what_each_backend_stops_is_as_documented() {
         ),
     ] {
         let state = folder.path().join(name);
-        let Some(server) = server(backend, &state).await else {
+        let (Some(server), Some(on_disk)) = (
+            server(backend.clone(), &state).await,
+            server_on(&disk, backend).await,
+        ) else {
             return;
         };
         let names = [
@@ -239,22 +356,30 @@ async fn what_each_backend_stops_is_as_documented() {
             ("pid", std::process::id().to_string()),
             ("port", listener.local_addr().unwrap().port().to_string()),
         ];
-        for (it, row) in ATTACKS.iter().zip(&mut rows) {
+        for (it, row) in attacks().zip(&mut rows) {
+            let fills = FILLS.iter().any(|fill| fill.name == it.name);
             let word = match (name, it.host) {
                 ("host", Host::NotTried) => "not stopped; not tried",
-                _ => match attack(&server, it, &names).await {
-                    true => "not stopped",
-                    false => "stopped",
-                },
+                _ => {
+                    let succeeded = match fills {
+                        true => fill(&on_disk, &disk, it).await,
+                        false => attack(&server, it, &names).await,
+                    };
+                    match succeeded {
+                        true => "not stopped",
+                        false => "stopped",
+                    }
+                }
             };
-            let expected = match name {
-                "host" => "not stopped",
+            let expected = match (name, fills) {
+                ("host", _) | (_, true) => "not stopped",
                 _ => "stopped",
             };
             assert!(word.starts_with(expected), "{name}: {} was {word}", it.name);
             row.push_str(&format!("| {word} "));
         }
         server.stop().await;
+        on_disk.stop().await;
     }
     for row in rows {
         table.push_str(&row);
@@ -281,6 +406,10 @@ async fn a_link_that_is_put_in_place_of_a_directory_is_not_followed_into_a_snaps
     let outside = folder.path().join("outside");
     fs::create_dir(&outside).unwrap();
     fs::write(outside.join("file"), SECRET).unwrap();
+    // Many, so that the directory is replaced between two of them.
+    for number in 0..200 {
+        std::os::unix::fs::symlink(SECRET, outside.join(format!("link-{number}"))).unwrap();
+    }
     let state = folder.path().join("state");
     let backend = Backend::Namespace(NamespaceOptions::default());
     let Some(server) = server(backend, &state).await else {
@@ -290,6 +419,7 @@ async fn a_link_that_is_put_in_place_of_a_directory_is_not_followed_into_a_snaps
     let code = format!(
         "import os
 os.mkdir('a'); open('a/file', 'w').write('harmless'); os.symlink('{}', 'b')
+for number in range(200): os.symlink('harmless', f'a/link-{{number}}')
 print('ready', flush=True)
 while True:
     os.rename('a', 'c'); os.rename('b', 'a')

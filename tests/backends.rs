@@ -136,6 +136,31 @@ os._exit(0)";
     }
 }
 
+/// It is memory that belongs to no process, so the limit of none counts.
+#[actix::test]
+async fn files_in_memory_are_bounded() {
+    let code = "written = 0
+for place in ['/dev/shm', '/run/code', '/dev']:
+    try:
+        with open(place + '/file', 'wb', 0) as file:
+            for _ in range(100): written += file.write(bytes(1 << 20))
+        print(place, 'went on')
+    except OSError: pass
+print('stopped after', written >> 20)";
+    for server in each(|it| it).await {
+        let sandbox = Sandbox::create(server.url()).await.unwrap();
+        let output = within("the code", sandbox.run(Language::Python, code))
+            .await
+            .unwrap();
+        // 64 MiB of `/dev/shm`, and in gVisor as much where the code is.
+        let said: Vec<_> = output.stdout.split_whitespace().collect();
+        assert_eq!(said[..2], ["stopped", "after"], "{output:?}");
+        let written: u32 = said[2].parse().unwrap();
+        assert!((60..=128).contains(&written), "{}", output.stdout);
+        server.stop().await;
+    }
+}
+
 #[actix::test]
 async fn a_directory_that_is_made_readable_is_read_and_no_other() {
     let shown = tempfile::Builder::new()
@@ -172,6 +197,51 @@ async fn a_directory_that_is_made_readable_is_read_and_no_other() {
         server.stop().await;
     }
     assert_eq!(fs::read_dir(shown.path()).unwrap().count(), 1);
+}
+
+/// A server whose state and sandboxes are below a directory that sandboxes read.
+#[actix::test]
+async fn the_servers_own_directories_are_empty_in_one_that_is_readable() {
+    let shown = tempfile::Builder::new()
+        .permissions(mode(0o755))
+        .tempdir_in("/var/tmp")
+        .unwrap();
+    fs::write(shown.path().join("file"), "of the machine\n").unwrap();
+    let own = ["state", "sandboxes"].map(|name| shown.path().join(name));
+    let [state, sandboxes] = &own;
+    let namespace = NamespaceOptions::default().readable(shown.path());
+    let gvisor = GvisorOptions::default().readable(shown.path());
+    for backend in [Backend::Namespace(namespace), Backend::Gvisor(gvisor)] {
+        let builder = LocalServer::builder().backend(backend);
+        let builder = builder.state_directory(state).directory(sandboxes);
+        let Some(server) = common::backend::start_if_possible(builder).await else {
+            continue;
+        };
+        let sandbox = Sandbox::create(server.url()).await.unwrap();
+        let shown = shown.path().display();
+        let code = format!(
+            "shopt -s dotglob; cat {shown}/file
+             for one in {shown}/state {shown}/sandboxes/*; do [ -r $one ] && echo ${{one##*/}}: $one/*; done"
+        );
+        let seen = bash(&sandbox, &code).await;
+        let own = fs::read_dir(sandboxes).unwrap().next().unwrap().unwrap();
+        let own = own.file_name().into_string().unwrap();
+        assert_eq!(
+            seen,
+            format!("of the machine\nstate: {shown}/state/*\n{own}: {shown}/sandboxes/{own}/*\n"),
+            "{}",
+            server.backend()
+        );
+        server.stop().await;
+    }
+    for options in [state, &state.join("snapshots")] {
+        let options = NamespaceOptions::default().readable(options);
+        let builder = LocalServer::builder().backend(Backend::Namespace(options));
+        let error = builder.state_directory(state).start().await.unwrap_err();
+        let said = error.to_string();
+        assert!(said.contains("server's own"), "{said}");
+        assert!(said.contains(state.to_str().unwrap()), "{said}");
+    }
 }
 
 fn mode(mode: u32) -> fs::Permissions {

@@ -80,10 +80,14 @@ impl Default for Confines {
 macro_rules! confining {
     ($options:ident) => {
         impl $options {
-            /// Lets sandboxes read another directory of this machine, at the same place, as far as its permissions let everybody: an
-            /// absolute path, not in `/tmp`, `/home/sandbox`, `/run`, `/proc`, `/dev` or `/sys`. Always there, where the machine has them: `/usr`, `/bin`, `/sbin`, `/lib`, `/lib32`, `/lib64`, `/libx32`,
-            /// `/etc` and `/opt`; where something is mounted below one of them, `namespace` does not start. Nothing else of the machine's files is seen, and
-            /// none of them can be written.
+            /// Lets sandboxes read another directory of this machine, at the same place, with what is mounted below it: an
+            /// absolute path, not in `/tmp`, `/home/sandbox`, `/run`, `/proc`, `/dev` or `/sys`. Always there, where the machine has
+            /// them: `/usr`, `/bin`, `/sbin`, `/lib`, `/lib32`, `/lib64`, `/libx32`, `/etc` and `/opt`. Nothing else of the machine's
+            /// files is seen, and none of them can be written.
+            ///
+            /// Code reads there what everybody may, and where the server does not run as root, what its user may. The server's own
+            /// directories, for sandboxes and state, are empty there. **Whoever listens on a Unix socket below a readable directory
+            /// can be talked to** in a namespace, by its permissions; there is none by default, for those are in `/run` and `/tmp`.
             pub fn readable(mut self, directory: impl Into<PathBuf>) -> Self {
                 self.confines.readable.push(directory.into());
                 self

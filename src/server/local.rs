@@ -30,7 +30,8 @@ const DROP_WITHIN: Duration = Duration::from_secs(5);
 ///
 /// The server ends with [`stop`](Self::stop) or when it is dropped: every sandbox is deleted, with
 /// its processes and files. That also holds when this process dies by a signal: a small watchdog
-/// process cleans up then. What is in a [state directory](ServerBuilder::state_directory) stays.
+/// process cleans up then. Where that was killed as well, the next server in the same
+/// [directory](ServerBuilder::directory) does. What is in a [state directory](ServerBuilder::state_directory) stays.
 ///
 /// Beside the endpoints of the protocol it answers `GET /healthz`, always, and `GET /readyz`: 200, or 503 while it is stopping or has as many
 /// sandboxes as it may have.

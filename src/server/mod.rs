@@ -30,9 +30,16 @@
 //! | raw sockets | not stopped; not tried | stopped | stopped |
 //! | a connection to a service of this machine | not stopped | stopped | stopped |
 //! | mounting, also in namespaces of its own | not stopped; not tried | stopped | stopped |
+//! | fill the disk | not stopped | not stopped | not stopped |
+//! | a million files, or as many as the disk holds | not stopped | not stopped | not stopped |
 //!
-//! What none of them stops: filling the disk with many files, and taking all of the processor. The limit on memory is one on each
-//! process, not on the sandbox. Host and namespace share the kernel of this machine: a hole in it is a way out.
+//! What none of them stops: filling the disk, and taking all of the processor. No sandbox has a share of the disk of its own. While
+//! it is full what runs goes on; code that cannot be put there does not start, and what does not fit is not stored, each with that
+//! reason and nothing half left over; and whoever kills the sandbox that filled it has it free again. Put
+//! [`ServerBuilder::directory`] on a disk of its own. The limit on memory is one on each
+//! process, not on the sandbox, and in a namespace on what a process allocates: **not on memory that it shares** (`memfd`, shared
+//! mappings). Files in memory (`/dev/shm`) are bounded, by 64 MiB. Host and namespace share the kernel of this machine: a hole in it is a
+//! way out.
 //!
 //! With `namespace` and `gvisor` the working directory is `/home/sandbox`, temporary files are in `/tmp`, and of this machine's
 //! files programs and libraries are seen ([`NamespaceOptions::readable`]), read-only. Of what else is written anywhere, a snapshot and a
@@ -106,6 +113,7 @@ mod local;
 mod manager;
 mod named;
 mod output;
+mod root;
 mod routes;
 mod sandbox;
 mod service;

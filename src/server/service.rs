@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    path::{Path, PathBuf},
+    path::Path,
     sync::{Arc, Mutex, PoisonError, mpsc},
     thread,
     time::Duration,
@@ -16,6 +16,7 @@ use super::{
     config::Options,
     handoff::Leases,
     manager::{Manager, random_hex},
+    root::Root,
     routes,
     store::{self, Place, Store, blocking, lock::Locks},
 };
@@ -195,11 +196,19 @@ fn live(
 
 async fn prepare(options: Options) -> Result<Manager, ServerError> {
     let parent = options.directory.clone().unwrap_or_else(std::env::temp_dir);
-    let root = make_root(&parent).map_err(|source| ServerError::Directory {
+    let server = random_hex::<16>().map_err(|error| ServerError::Runtime {
+        source: error.into(),
+    })?;
+    let root = {
+        let (parent, server) = (parent.clone(), server.clone());
+        blocking(move || make_root(&parent, &server)).await
+    };
+    let root = root.map_err(|source| ServerError::Directory {
         path: parent,
         source,
     })?;
-    match open(&options, &root).await {
+    let path = root.path.clone();
+    match open(&options, root, server).await {
         Ok((backend, store, locks)) => Ok(Manager::new(
             Arc::new(options),
             backend,
@@ -207,7 +216,7 @@ async fn prepare(options: Options) -> Result<Manager, ServerError> {
             Leases::new(locks),
         )),
         Err(error) => {
-            let _ = std::fs::remove_dir_all(root);
+            let _ = std::fs::remove_dir_all(path);
             Err(error)
         }
     }
@@ -215,21 +224,22 @@ async fn prepare(options: Options) -> Result<Manager, ServerError> {
 
 async fn open(
     options: &Options,
-    root: &Path,
+    root: Root,
+    server: String,
 ) -> Result<(Arc<dyn backend::Backend>, Store, Locks), ServerError> {
     let place = options.state.clone();
     let lasting = place.is_some();
-    let place = place.unwrap_or_else(|| Place::Directory(root.join("state")));
-    let server = random_hex::<16>().map_err(|error| ServerError::Runtime {
-        source: error.into(),
-    })?;
+    let place = place.unwrap_or_else(|| Place::Directory(root.path.join("state")));
     let storage = {
-        let (place, workplace) = (place.clone(), root.join("archives"));
+        let (place, workplace) = (place.clone(), root.path.join("archives"));
         let lease = options.handoff_lease;
         blocking(move || store::open(&place, &workplace, lease)).await
     };
-    let storage = storage.map_err(|source| match place {
-        Place::Directory(path) => ServerError::StateDirectory { path, source },
+    let storage = storage.map_err(|source| match &place {
+        Place::Directory(path) => ServerError::StateDirectory {
+            path: path.clone(),
+            source,
+        },
         Place::Url(url) => ServerError::StateUrl {
             url: format!("{url:?}"),
             source,
@@ -237,20 +247,17 @@ async fn open(
     })?;
     let store = Store::new(storage.clone(), lasting);
     let locks = Locks::new(storage, server.clone(), options.handoff_lease);
-    let backend = backend::start(options.backend.as_ref(), root.to_owned(), server).await?;
+    let state = match place {
+        Place::Directory(path) => Some(path),
+        Place::Url(_) => None,
+    };
+    let backend = backend::start(options.backend.as_ref(), root, state, server).await?;
     Ok((backend, store, locks))
 }
 
-/// The server's own directory, which no other user may enter.
-fn make_root(parent: &Path) -> io::Result<PathBuf> {
-    use std::os::unix::fs::PermissionsExt;
-
+/// The server's own directory.
+fn make_root(parent: &Path, server: &str) -> io::Result<Root> {
     std::fs::create_dir_all(parent)?;
     // Without symbolic links, as `/proc` will name it.
-    let parent = parent.canonicalize()?;
-    let root = tempfile::Builder::new()
-        .prefix("actix-sandbox-")
-        .permissions(std::fs::Permissions::from_mode(0o700))
-        .tempdir_in(parent)?;
-    Ok(root.keep())
+    Root::make(&parent.canonicalize()?, server)
 }

@@ -74,7 +74,7 @@ async fn checkpointing(program: &Program) -> Sandbox {
 }
 
 /// No process, directory or mount of a server that had this directory is left, soon.
-async fn nothing_is_left_in(directory: &Path) {
+pub(super) async fn nothing_is_left_in(directory: &Path) {
     let name = directory.to_str().unwrap();
     let left = || {
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
@@ -104,7 +104,7 @@ async fn killed_while(begin: impl AsyncFn(&Program)) {
             }
         }
         let directory = program.killed();
-        nothing_is_left_in(&directory).await;
+        nothing_is_left_in(directory.path()).await;
         assert!(Sandbox::create(&url).await.is_err());
         complete.can_be_used().await;
     }
@@ -188,9 +188,32 @@ async fn while_it_hands_a_sandbox_over_nothing_is_left() {
             _ => (taker, holder),
         };
         let directory = killed.killed();
-        nothing_is_left_in(&directory).await;
+        nothing_is_left_in(directory.path()).await;
         assert!(other.ended_by("TERM").await.success());
         drop(held);
         complete.can_be_used().await;
     }
+}
+
+#[actix::test]
+async fn what_a_server_has_left_whose_watchdog_was_killed_as_well_is_removed_by_the_next() {
+    let program = Program::start(&[]);
+    let sandbox = Sandbox::create(&program.url).await.unwrap();
+    let mark = format!("1000.{}", std::process::id());
+    let code = format!(
+        "echo text > file; setsid sleep {mark} & (sleep {mark} &); echo begun; sleep {mark}"
+    );
+    let process = sandbox.exec(Language::Bash, code).await.unwrap();
+    let mut lines = actix_sandbox::OutputExt::lines(process.stdout());
+    within("begun", futures::StreamExt::next(&mut lines)).await;
+    let left = program.killed_with_its_watchdog();
+    let name = fs::read_dir(left.path()).unwrap().next().unwrap().unwrap();
+    let root = name.path().to_str().unwrap().to_owned();
+
+    let next = Program::start_in(left, &[]);
+    assert!(!Path::new(&root).exists());
+    assert_eq!(processes_with(&root), Vec::<String>::new());
+    assert_eq!(processes_with(&mark), Vec::<String>::new());
+    let directory = next.killed();
+    nothing_is_left_in(directory.path()).await;
 }

@@ -12,6 +12,8 @@ mod common;
 
 #[cfg(target_os = "linux")]
 mod killed;
+#[cfg(target_os = "linux")]
+mod mounts;
 mod program;
 
 use std::{fs, path::Path};
@@ -56,6 +58,67 @@ async fn code_runs_through_it_and_a_signal_ends_it_in_good_order() {
         assert!(program.ended_by(signal).await.success());
         assert_eq!(fs::read_dir(&directory).unwrap().count(), 0, "{signal}");
     }
+}
+
+/// `timeout` and cargo send two at once.
+#[actix::test]
+async fn a_signal_that_comes_twice_ends_it_in_good_order() {
+    let mut program = Program::start(&[]);
+    let sandbox = Sandbox::create(&program.url).await.unwrap();
+    let _process = sandbox.exec(Language::Bash, "sleep 1000").await.unwrap();
+    let directory = program.directory.path().to_owned();
+    program.signal("INT");
+    program.signal("TERM");
+    let status = program.ended_by("TERM").await;
+    assert!(status.success(), "{status}");
+    assert_eq!(fs::read_dir(&directory).unwrap().count(), 0);
+}
+
+/// Whoever looks after what is left stands still, so that it cannot stop.
+#[cfg(target_os = "linux")]
+#[actix::test]
+async fn a_second_signal_some_time_later_ends_it_at_once() {
+    let mut program = Program::start(&[]);
+    let directory = program.directory.path().to_owned();
+    let watchdog = common::processes_with("actix-sandbox-watchdog");
+    let is_its = |it: &&String| it.contains(directory.to_str().unwrap());
+    let (watchdog, _) = watchdog
+        .iter()
+        .find(is_its)
+        .unwrap()
+        .split_once(':')
+        .unwrap();
+    let tell = |signal: &str| {
+        let mut kill = std::process::Command::new("kill");
+        assert!(
+            kill.args(["-s", signal, watchdog])
+                .status()
+                .unwrap()
+                .success()
+        );
+    };
+    tell("STOP");
+    while !program.is_over() {
+        program.signal("TERM");
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    tell("CONT");
+    let (status, said) = program.end().await;
+    assert_eq!(status.code(), Some(1), "{said}");
+    assert!(said.contains("ended at once by a second signal"), "{said}");
+}
+
+#[cfg(target_os = "linux")]
+#[actix::test]
+async fn when_the_time_to_stop_is_over_it_ends_and_the_watchdog_cleans_up() {
+    let mut program = Program::start(&["--grace", "0s"]);
+    let sandbox = Sandbox::create(&program.url).await.unwrap();
+    let _process = sandbox.exec(Language::Bash, "sleep 1000").await.unwrap();
+    program.signal("TERM");
+    let (status, said) = program.end().await;
+    assert_eq!(status.code(), Some(1), "{said}");
+    assert!(said.contains("not over within 0ns"), "{said}");
+    killed::nothing_is_left_in(program.directory.path()).await;
 }
 
 #[actix::test]

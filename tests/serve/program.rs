@@ -16,8 +16,13 @@ pub(crate) struct Program {
     pub(crate) directory: TempDir,
 }
 
+const PROGRAM: &str = env!("CARGO_BIN_EXE_actix-sandbox");
+
 fn command(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_actix-sandbox"));
+    told(Command::new(PROGRAM), arguments)
+}
+
+fn told(mut command: Command, arguments: &[&str]) -> Command {
     command.arg("serve").args(arguments).stdin(Stdio::null());
     // As the tests are, not as it is when people start it.
     if std::env::var_os("ACTIX_SANDBOX_BACKEND").is_none() && !arguments.contains(&"--backend") {
@@ -32,12 +37,30 @@ impl Program {
     }
 
     pub(crate) fn start_with(arguments: &[&str], variables: &[(&str, &str)]) -> Self {
-        let directory = tempfile::tempdir().unwrap();
         let mut command = command(arguments);
+        command.envs(variables.iter().copied());
+        Self::begin(command, tempfile::tempdir().unwrap())
+    }
+
+    /// Starts it in a directory that others had.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn start_in(directory: TempDir, arguments: &[&str]) -> Self {
+        Self::begin(command(arguments), directory)
+    }
+
+    /// Starts it where this shell script has mounted something, which nobody else sees. Needs root.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn start_where(mounts: &str, arguments: &[&str]) -> Self {
+        let script = format!("set -e; {mounts}; exec \"$@\"");
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "--", "bash", "-c", &script, "bash", PROGRAM]);
+        Self::begin(told(command, arguments), tempfile::tempdir().unwrap())
+    }
+
+    fn begin(mut command: Command, directory: TempDir) -> Self {
         command
             .args(["--address", "127.0.0.1:0", "--directory"])
             .arg(directory.path())
-            .envs(variables.iter().copied())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
@@ -57,7 +80,7 @@ impl Program {
         }
     }
 
-    fn signal(&self, signal: &str) {
+    pub(crate) fn signal(&self, signal: &str) {
         let pid = self.child.as_ref().unwrap().id().to_string();
         let sent = Command::new("kill").args(["-s", signal, &pid]).status();
         assert!(sent.unwrap().success());
@@ -74,25 +97,47 @@ impl Program {
             .unwrap()
     }
 
-    /// Ends it, and gives what it wrote to its log.
-    pub(crate) async fn log_at_the_end(mut self) -> String {
-        self.signal("TERM");
+    /// Whether it has ended.
+    pub(crate) fn is_over(&mut self) -> bool {
+        self.child.as_mut().unwrap().try_wait().unwrap().is_some()
+    }
+
+    /// Waits for its end; gives how it ended, and what it wrote to its log.
+    pub(crate) async fn end(&mut self) -> (ExitStatus, String) {
         let child = self.child.take().unwrap();
         let ended = tokio::task::spawn_blocking(move || child.wait_with_output());
         let output = within("the end of the program", ended)
             .await
             .unwrap()
             .unwrap();
-        String::from_utf8(output.stderr).unwrap()
+        (output.status, String::from_utf8(output.stderr).unwrap())
+    }
+
+    /// Ends it, and gives what it wrote to its log.
+    pub(crate) async fn log_at_the_end(mut self) -> String {
+        self.signal("TERM");
+        self.end().await.1
     }
 
     /// Kills it without a word, and gives its directory, which is not removed by this.
     #[cfg(target_os = "linux")]
-    pub(crate) fn killed(mut self) -> std::path::PathBuf {
+    pub(crate) fn killed(mut self) -> TempDir {
         let mut child = self.child.take().unwrap();
         child.kill().unwrap();
         child.wait().unwrap();
-        self.directory.path().to_owned()
+        std::mem::replace(&mut self.directory, tempfile::tempdir().unwrap())
+    }
+
+    /// Kills it and its watchdog without a word, the watchdog first.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn killed_with_its_watchdog(self) -> TempDir {
+        let place = self.directory.path().to_str().unwrap();
+        let watchdog = super::common::processes_with("actix-sandbox-watchdog");
+        let watchdog = watchdog.iter().find(|it| it.contains(place)).unwrap();
+        let (watchdog, _) = watchdog.split_once(':').unwrap();
+        let sent = Command::new("kill").args(["-s", "KILL", watchdog]).status();
+        assert!(sent.unwrap().success());
+        self.killed()
     }
 }
 

@@ -7,10 +7,9 @@ use std::{
 use actix_sandbox::server::{Backend, LocalServer, ServerBuilder};
 use bytesize::ByteSize;
 use clap::{Args, ValueEnum};
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
-use crate::shared::{self, TOKEN, backend};
+use crate::shared::{self, SAME_WITHIN, Signals, TOKEN, backend};
 
 #[derive(Args)]
 pub(crate) struct Serve {
@@ -47,7 +46,7 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     handoff_timeout: Option<Duration>,
 
-    /// Longest time that stopping may take, for example 30s.
+    /// Longest time that stopping may take, for example 30s. A second signal more than 2s after the first ends it at once.
     #[arg(long, default_value = "15s", value_parser = humantime::parse_duration)]
     grace: Duration,
 
@@ -235,14 +234,21 @@ impl Serve {
         // Whoever closed the pipe does not want to know.
         let _ = std::io::stdout().write_all(line.as_bytes());
         signals.next().await;
-        tracing::info!(?grace, "stopping; a second signal ends it at once");
+        tracing::info!(
+            ?grace,
+            "stopping; a second signal, after {SAME_WITHIN:?}, ends it at once"
+        );
+        let impatient = async {
+            tokio::time::sleep(SAME_WITHIN).await;
+            signals.forget();
+            signals.next().await;
+        };
         tokio::select! {
             stopped = tokio::time::timeout(grace, server.stop()) => match stopped {
                 Ok(()) => Ok(ExitCode::SUCCESS),
-                // What is left is cleaned up by the watchdog when this process ends.
-                Err(_) => Err(format!("it was not over within {grace:?}")),
+                Err(_) => end_at_once(&format!("it was not over within {grace:?}")),
             },
-            () = signals.next() => Err("ended at once by a second signal".to_owned()),
+            () = impatient => end_at_once("ended at once by a second signal"),
         }
     }
 
@@ -318,24 +324,8 @@ impl Serve {
     }
 }
 
-/// The signals that end a server.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn new() -> std::io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-        })
-    }
-
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
+/// Ends this process without waiting for the server, as its drop would. What is left is cleaned up by the watchdog.
+fn end_at_once(reason: &str) -> ! {
+    eprintln!("actix-sandbox: {reason}");
+    std::process::exit(1)
 }

@@ -1,8 +1,10 @@
 //! What the commands have in common: arguments that mean the same in each.
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 use actix_sandbox::server::Backend;
+use futures::FutureExt;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// The variable with the access token. It is no argument: those are seen by everybody on the machine.
 pub(crate) const TOKEN: &str = "ACTIX_SANDBOX_TOKEN";
@@ -45,4 +47,34 @@ fn read(file: &Path) -> Result<String, String> {
             file.display()
         )
     })
+}
+
+/// Signals that come so soon after the first are part of it: `timeout` and cargo send two at once.
+pub(crate) const SAME_WITHIN: Duration = Duration::from_secs(2);
+
+/// The signals that end a command.
+pub(crate) struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    pub(crate) fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    /// Those that came so far are not waited for.
+    pub(crate) fn forget(&mut self) {
+        while self.next().now_or_never().is_some() {}
+    }
+
+    pub(crate) async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
 }

@@ -8,22 +8,27 @@ use super::{gvisor::GvisorBackend, namespace::NamespaceBackend};
 use crate::server::{
     ServerError, choice,
     choice::{GvisorOptions, NamespaceOptions},
+    root::Root,
 };
 
 /// Names the backend where the builder does not.
 const VARIABLE: &str = "ACTIX_SANDBOX_BACKEND";
 
-/// Starts a backend that keeps its sandboxes in `root`. Must be called on a tokio runtime.
+/// Starts a backend that keeps its sandboxes in `root`, of a server with this state directory. Must be called on a tokio
+/// runtime.
 pub(in crate::server) async fn start(
     chosen: Option<&choice::Backend>,
-    root: PathBuf,
+    root: Root,
+    state: Option<PathBuf>,
     server: String,
 ) -> Result<Arc<dyn Backend>, ServerError> {
     let chosen = match chosen {
         Some(chosen) => chosen.clone(),
         None => named()?,
     };
-    let ground = Ground::start(root, server).map_err(|source| ServerError::Watchdog { source })?;
+    let ground =
+        Ground::start(root, state, server).map_err(|source| ServerError::Watchdog { source })?;
+    ground.clear_abandoned().await;
     let begun = begin(&chosen, &ground).await;
     if begun.is_err() {
         ground.clear().await;

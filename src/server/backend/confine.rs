@@ -8,7 +8,7 @@ use std::{
 
 use super::{
     Language,
-    launch::{CodeFile, find, is_script},
+    launch::{CodeFile, Ground, find, is_script},
 };
 use crate::server::{choice::Confines, store::blocking};
 
@@ -39,17 +39,40 @@ const OWN: [&str; 6] = [
     "/sys",
 ];
 
-/// What is wrong with the directories that sandboxes are to read.
-pub(super) fn check_readable(confines: &Confines) -> Result<(), String> {
-    match confines.readable.iter().find(|path| !is_mountable(path)) {
-        None => Ok(()),
-        Some(path) => Err(format!(
+/// Where the directories of the server itself would be seen in those that sandboxes are to read, and which are to be empty
+/// there. The error says what is wrong with those directories.
+pub(super) fn hidden(confines: &Confines, ground: &Ground) -> Result<Vec<PathBuf>, String> {
+    if let Some(path) = confines.readable.iter().find(|path| !is_mountable(path)) {
+        return Err(format!(
             "the directory {} cannot be made readable: expected an absolute path other than `/`, without `.` and `..`, and not where \
              sandboxes have their own ({})",
             path.display(),
             OWN.join(", ")
-        )),
+        ));
     }
+    let mut hidden = Vec::new();
+    for own in ground.state.iter().chain([&ground.root]) {
+        let own = own
+            .canonicalize()
+            .map_err(|error| format!("{}: {error}", own.display()))?;
+        for path in &confines.readable {
+            // One that is not there is not seen either.
+            let Ok(real) = path.canonicalize() else {
+                continue;
+            };
+            if real.starts_with(&own) {
+                return Err(format!(
+                    "the directory {} cannot be made readable: it is one of the server's own, in {}; expected one that is not",
+                    path.display(),
+                    own.display()
+                ));
+            }
+            hidden.extend(own.strip_prefix(&real).map(|below| path.join(below)));
+        }
+    }
+    hidden.sort_unstable();
+    hidden.dedup();
+    Ok(hidden)
 }
 
 /// Whether a directory can be shown to sandboxes.

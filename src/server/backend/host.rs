@@ -108,7 +108,7 @@ impl BackendSandbox for HostSandbox {
             let exec = self.launcher.exec(number);
             command.envs(self.launcher.marks(&exec));
             self.launcher
-                .spawn(command, vec![code], exec.clone())
+                .spawn(command, code, exec.clone())
                 .map_err(|error| format!("Failed to start {}: {error}", interpreter.display()))
         })
     }

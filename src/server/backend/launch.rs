@@ -24,13 +24,17 @@ use nix::{
 use tokio::process::{Child, Command};
 
 use super::{
-    Exit, Job, Language, Process, Started,
+    Exit, Job, Language, Process, Started, files,
     remove::remove_tree,
     sweep::{EXEC_MARKER, SANDBOX_MARKER, SERVER_MARKER, Sweeper, Target},
 };
 use crate::{
     protocol::{SandboxId, excerpt},
-    server::{store::blocking, watchdog::Watchdog},
+    server::{
+        root::{Abandoned, Root, abandoned},
+        store::blocking,
+        watchdog::Watchdog,
+    },
 };
 
 /// Where programs are looked for when this process has no `PATH`.
@@ -47,22 +51,57 @@ pub(in crate::server) fn search_path() -> OsString {
 pub(super) struct Ground {
     /// The directory of this server, with one directory for each sandbox.
     pub(super) root: PathBuf,
+    /// Where it keeps its state, if that is a directory.
+    pub(super) state: Option<PathBuf>,
     /// Marks the processes of this server.
     server: String,
     watchdog: Watchdog,
     sweeper: Sweeper,
+    /// Locked while this lives.
+    _owner: fs::File,
 }
 
 impl Ground {
     /// For sandboxes in `root`. Must be called on a tokio runtime.
-    pub(super) fn start(root: PathBuf, server: String) -> io::Result<Arc<Self>> {
-        let watchdog = Watchdog::start(SERVER_MARKER, &server, &root)?;
+    pub(super) fn start(
+        root: Root,
+        state: Option<PathBuf>,
+        server: String,
+    ) -> io::Result<Arc<Self>> {
+        let watchdog = Watchdog::start(SERVER_MARKER, &server, &root.path)?;
         Ok(Arc::new(Self {
-            root,
+            root: root.path,
+            _owner: root.owner,
+            state,
             server,
             watchdog,
             sweeper: Sweeper::start(),
         }))
+    }
+
+    /// Ends and removes what servers have left beside this one that were killed together with their watchdogs.
+    pub(super) async fn clear_abandoned(&self) {
+        let parent = self.root.parent().unwrap_or(&self.root).to_owned();
+        let found = blocking(move || abandoned(&parent)).await;
+        for left in found.unwrap_or_default() {
+            let directory = left.path.display();
+            match self.remove_abandoned(&left).await {
+                Ok(()) => tracing::info!(%directory, "removed what a server had left"),
+                Err(reason) => {
+                    tracing::warn!(%directory, reason, "what a server has left could not be removed");
+                }
+            }
+        }
+    }
+
+    async fn remove_abandoned(&self, left: &Abandoned) -> Result<(), String> {
+        let target = Target::Server(left.server.clone());
+        self.sweeper.sweep(target).await?;
+        #[cfg(target_os = "linux")]
+        super::gvisor::end_all(&left.path)
+            .await
+            .map_err(|error| error.to_string())?;
+        files::remove(&left.path).await
     }
 
     /// Ends what is left, and removes the directory.
@@ -127,11 +166,11 @@ impl Launcher {
         ]
     }
 
-    /// Starts an exec, whose processes are marked. The files live as long as it.
+    /// Starts an exec, whose processes are marked. What it needs is kept as long as it lives.
     pub(super) fn spawn(
         &self,
         mut command: Command,
-        files: Vec<CodeFile>,
+        needs: impl Send + 'static,
         exec: String,
     ) -> io::Result<Started> {
         let mut child = command
@@ -163,7 +202,7 @@ impl Launcher {
                 group: Some(group),
                 exec,
                 ground: self.ground.clone(),
-                _files: files,
+                _needs: Box::new(needs),
             }),
         })
     }
@@ -194,14 +233,14 @@ impl Launcher {
     }
 }
 
-/// The processes of one exec. Its files live as long.
+/// The processes of one exec. What they need lives as long.
 struct MarkedProcess {
     child: Child,
     /// The process group, while its leader is not waited for and the number cannot be given away.
     group: Option<Pid>,
     exec: String,
     ground: Arc<Ground>,
-    _files: Vec<CodeFile>,
+    _needs: Box<dyn Send>,
 }
 
 impl Process for MarkedProcess {

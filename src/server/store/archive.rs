@@ -182,7 +182,7 @@ impl Packer {
         let meta = fs::symlink_metadata(path)?;
         let kind = meta.file_type();
         if kind.is_symlink() {
-            let target = fs::read_link(path)?;
+            let (meta, target) = tree::read_link(path)?;
             let mut header = header_of(&meta, EntryType::Symlink);
             self.builder.append_link(&mut header, stored, target)
         } else if kind.is_dir() {

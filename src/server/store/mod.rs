@@ -384,13 +384,14 @@ mod tests {
     /// A sandbox that is deleted does not wait behind the archives of others.
     #[tokio::test]
     async fn whoever_waits_for_a_turn_can_be_stopped_and_so_can_all() {
-        use crate::server::backend;
+        use crate::server::{backend, root};
 
         let directory = tempfile::tempdir().unwrap();
-        let root = directory.path().join("root");
+        let root = root::Root::make(directory.path(), "store-test").unwrap();
         let backend = backend::start(
             Some(&crate::server::Backend::Host),
             root,
+            None,
             "store-test".to_owned(),
         )
         .await

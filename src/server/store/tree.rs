@@ -1,6 +1,9 @@
 //! How the files of a sandbox are opened while its code changes them.
 
-use std::{fs, io, path::Path};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 /// Opens a file or directory to be read. A path that leads through a symbolic link is an error: its owner may have put
 /// one there a moment ago, to have something read to which it has no access. Nor is a pipe waited for.
@@ -28,6 +31,37 @@ pub(super) fn open(path: &Path) -> io::Result<fs::File> {
         .read(true)
         .custom_flags(no_trap)
         .open(path)
+}
+
+/// What a symbolic link is and says. As with [`open`], a path that leads through another one is an error.
+#[cfg(target_os = "linux")]
+pub(super) fn read_link(path: &Path) -> io::Result<(fs::Metadata, PathBuf)> {
+    use std::{
+        ffi::OsString,
+        os::{fd::AsFd, unix::ffi::OsStringExt},
+    };
+
+    use rustix::{
+        fs::{CWD, Mode, OFlags, ResolveFlags, openat2, readlinkat},
+        io::Errno,
+    };
+
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let link = match openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS) {
+        Err(Errno::LOOP) => return Err(io::ErrorKind::NotFound.into()),
+        opened => fs::File::from(opened?),
+    };
+    let target = match readlinkat(link.as_fd(), "", Vec::new()) {
+        // It is no link any more.
+        Err(Errno::NOENT | Errno::INVAL) => return Err(io::ErrorKind::NotFound.into()),
+        read => OsString::from_vec(read?.into_bytes()),
+    };
+    Ok((link.metadata()?, target.into()))
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(super) fn read_link(path: &Path) -> io::Result<(fs::Metadata, PathBuf)> {
+    Ok((fs::symlink_metadata(path)?, fs::read_link(path)?))
 }
 
 /// The names in a directory that is open.

@@ -6,7 +6,6 @@ use actix::Actor;
 use actix_sandbox::Runtime;
 use indicatif::ProgressBar;
 use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
     sync::watch,
     task::JoinSet,
     time::{Instant, MissedTickBehavior, interval, sleep_until},
@@ -19,6 +18,7 @@ use super::{
     schedule::Schedule,
     session::{self, Common, Fatal, Reconnects, Session, Shared},
 };
+use crate::shared::{SAME_WITHIN, Signals};
 
 /// Why a run came to its end.
 pub(super) enum Stopped {
@@ -49,6 +49,7 @@ struct Load<'a> {
     /// Creations in a row that failed because nobody was there.
     unreachable: u32,
     stopped: Option<Stopped>,
+    interrupted: Option<Instant>,
 }
 
 /// Runs the plan against a service.
@@ -84,6 +85,7 @@ pub(super) async fn run(
         created: 0,
         unreachable: 0,
         stopped: None,
+        interrupted: None,
     };
     let (mut measured, stopped) = load.run(&mut signals).await;
     measured.set_reconnects(lost.get(), back.get());
@@ -121,7 +123,8 @@ impl Load<'_> {
 
     /// The first time, what runs is killed; the second time nothing is waited for.
     fn interrupt(&mut self) {
-        if let Some(Stopped::Interrupted) = self.stopped {
+        let first = *self.interrupted.get_or_insert_with(Instant::now);
+        if first.elapsed() > SAME_WITHIN {
             eprintln!("actix-sandbox: ended at once by a second signal; nothing was written");
             process::exit(i32::from(INTERRUPTED));
         }
@@ -172,27 +175,5 @@ async fn due(next: Option<Instant>) {
     match next {
         Some(next) => sleep_until(next).await,
         None => std::future::pending().await,
-    }
-}
-
-/// The signals that end a run.
-struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-}
-
-impl Signals {
-    fn new() -> std::io::Result<Self> {
-        Ok(Self {
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
-        })
-    }
-
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-        }
     }
 }

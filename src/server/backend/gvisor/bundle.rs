@@ -1,7 +1,7 @@
 //! What `runsc` is told of a sandbox and of a process: the files of the OCI runtime specification.
 //! (<https://github.com/opencontainers/runtime-spec/blob/v1.0.2/config.md>)
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
@@ -34,12 +34,12 @@ pub(super) const MOUNT_POINTS: [&str; 9] = [
     "/var/tmp",
 ];
 
-/// The configuration of the container of the sandbox in this directory.
-pub(super) fn config(directory: &Path, confines: &Confines) -> Value {
+/// The configuration of the container of the sandbox in this directory. What is hidden of the directories that it reads is empty.
+pub(super) fn config(directory: &Path, confines: &Confines, hidden: &[PathBuf]) -> Value {
     let bind = |from: &Path, to: &Path, access: &str| {
         json!({
             "type": "bind", "source": from, "destination": to,
-            "options": ["bind", access, "nosuid", "nodev"],
+            "options": ["rbind", access, "nosuid", "nodev"],
         })
     };
     let own = |name: &str, to: &str, access: &str| bind(&directory.join(name), to.as_ref(), access);
@@ -49,17 +49,23 @@ pub(super) fn config(directory: &Path, confines: &Confines) -> Value {
         json!({ "type": "tmpfs", "source": "tmpfs", "destination": "/dev" }),
         json!({
             "type": "tmpfs", "source": "shm", "destination": "/dev/shm",
-            "options": ["nosuid", "nodev", "mode=1777"],
+            "options": ["nosuid", "nodev", "mode=1777", "size=64m"],
         }),
         json!({ "type": "sysfs", "source": "sysfs", "destination": "/sys", "options": ["ro"] }),
         json!({
             "type": "tmpfs", "source": "tmpfs", "destination": CODE_INSIDE,
-            "options": ["nosuid", "nodev", "mode=0755", user],
+            "options": ["nosuid", "nodev", "mode=0755", "size=64m", user],
         }),
     ];
     mounts.extend(
         readable(confines).filter_map(|path| Some(bind(&path.canonicalize().ok()?, path, "ro"))),
     );
+    mounts.extend(hidden.iter().map(|path| {
+        json!({
+            "type": "tmpfs", "source": "tmpfs", "destination": path,
+            "options": ["ro", "nosuid", "nodev", "mode=0555"],
+        })
+    }));
     mounts.extend([
         own(super::HOME, HOME_INSIDE, "rw"),
         own(super::TEMPORARY, TEMPORARY_INSIDE, "rw"),

@@ -2,27 +2,22 @@
 
 use std::{
     fs,
+    io::{self, Write},
+    os::fd::AsRawFd,
     path::{Path, PathBuf},
     process::Stdio,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
+use rustix::fs::{MemfdFlags, memfd_create};
 use serde_json::Value;
 use tokio::{process::Command, time::timeout};
 
-use super::{
-    super::{
-        confine::HOME_INSIDE,
-        launch::{CodeFile, write_private},
-    },
-    bundle,
-    runsc::Runsc,
-    scripts::Script,
-};
+use super::{super::confine::HOME_INSIDE, bundle, runsc::Runsc, scripts::Script};
 
 /// Longest time that what is run beside code may take.
 const ENDS_WITHIN: Duration = Duration::from_secs(20);
@@ -30,9 +25,7 @@ const ENDS_WITHIN: Duration = Duration::from_secs(20);
 pub(super) struct Container {
     runsc: Arc<Runsc>,
     name: String,
-    /// Where the descriptions of processes are put as well.
     bundle: PathBuf,
-    described: AtomicU64,
     suspected: AtomicBool,
 }
 
@@ -53,7 +46,6 @@ impl Container {
         }
         let container = Self {
             bundle: bundle.to_owned(),
-            described: AtomicU64::new(0),
             suspected: AtomicBool::new(false),
             name,
             runsc,
@@ -67,15 +59,22 @@ impl Container {
         }
     }
 
-    /// How to run a process inside, and the file that describes it, to be kept until it has begun.
-    pub(super) fn exec(&self, process: &Value) -> Result<(Command, CodeFile), String> {
-        let number = self.described.fetch_add(1, Ordering::Relaxed);
-        let file = CodeFile(self.bundle.join(format!("process-{number}.json")));
-        let text = process.to_string();
-        write_private(&file.0, text.as_bytes())
-            .map_err(|error| format!("Failed to store what is to be run: {error}"))?;
+    /// How to run a process inside, and the file that describes it, to be kept until it has ended.
+    ///
+    /// That is in memory: processes are also to be killed when the disk is full.
+    pub(super) fn exec(&self, process: &Value) -> Result<(Command, fs::File), String> {
+        let described = || {
+            let file = memfd_create("process.json", MemfdFlags::CLOEXEC)?;
+            let mut file = fs::File::from(file);
+            file.write_all(process.to_string().as_bytes())?;
+            Ok(file)
+        };
+        let file = described().map_err(|error: io::Error| {
+            format!("the process to be run cannot be described: {error}")
+        })?;
+        let path = format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd());
         let mut command = self.runsc.command("exec");
-        command.arg("--process").arg(&file.0).arg(&self.name);
+        command.args(["--process", &path]).arg(&self.name);
         Ok((command, file))
     }
 

@@ -39,8 +39,7 @@ use self::{
 use super::{
     Backend, BackendSandbox, HOME, Job, MEMORY, ROOT, Started, TEMPORARY,
     confine::{
-        CODE_INSIDE, HOME_INSIDE, PATH, check_readable, give, interpreter, make_directory,
-        write_for,
+        CODE_INSIDE, HOME_INSIDE, PATH, give, hidden, interpreter, make_directory, write_for,
     },
     files,
     launch::{
@@ -62,6 +61,14 @@ use crate::{
 
 const BUNDLE: &str = "bundle";
 
+/// Where `runsc` keeps its records, in the directory of a server.
+const RECORDS: &str = "runsc";
+
+/// Kills what runs of all containers of the server that has this directory.
+pub(super) async fn end_all(root: &Path) -> io::Result<()> {
+    runsc::end_all(&root.join(RECORDS)).await
+}
+
 /// Runs code in gVisor.
 pub(super) struct GvisorBackend {
     shared: Arc<Shared>,
@@ -70,6 +77,7 @@ pub(super) struct GvisorBackend {
 struct Shared {
     ground: Arc<Ground>,
     confines: Confines,
+    hidden: Vec<PathBuf>,
     runsc: Arc<Runsc>,
     /// How many containers there were.
     containers: AtomicU64,
@@ -78,7 +86,7 @@ struct Shared {
 impl GvisorBackend {
     /// A backend on this ground, once a sandbox was seen to work. The error says what is in the way.
     pub(super) async fn start(options: GvisorOptions, ground: Arc<Ground>) -> Result<Self, String> {
-        check_readable(&options.confines)?;
+        let hidden = hidden(&options.confines, &ground)?;
         if !nix::unistd::geteuid().is_root() {
             return Err("`runsc` needs the server to run as root".to_owned());
         }
@@ -86,13 +94,14 @@ impl GvisorBackend {
             return Err(format!("`perl` is not installed, or not on {PATH}"));
         }
         let binary = binary(&options.binary)?;
-        let records = ground.root.join("runsc");
+        let records = ground.root.join(RECORDS);
         make_private(&records).map_err(|error| format!("{}: {error}", records.display()))?;
         let backend = Self {
             shared: Arc::new(Shared {
                 ground,
                 runsc: Arc::new(Runsc::new(binary, &options, &records)),
                 confines: options.confines,
+                hidden,
                 containers: AtomicU64::new(0),
             }),
         };
@@ -124,7 +133,7 @@ impl GvisorBackend {
             container: Mutex::new(None),
         };
         let (directory, shared) = (sandbox.directory.clone(), self.shared.clone());
-        blocking(move || prepare(&directory, &shared.confines)).await?;
+        blocking(move || prepare(&directory, &shared.confines, &shared.hidden)).await?;
         Ok(sandbox)
     }
 }
@@ -144,7 +153,7 @@ fn binary(named: &Path) -> Result<PathBuf, String> {
 }
 
 /// Makes the directories of a sandbox.
-fn prepare(directory: &Path, confines: &Confines) -> io::Result<()> {
+fn prepare(directory: &Path, confines: &Confines, hidden: &[PathBuf]) -> io::Result<()> {
     // Its processes are nobody on this machine: those that serve its files are root.
     make_directory(directory, 0o700)?;
     make_directory(&directory.join(SOURCE), 0o755)?;
@@ -170,7 +179,7 @@ fn prepare(directory: &Path, confines: &Confines) -> io::Result<()> {
         fs::write(&file, script.text)?;
         fs::set_permissions(&file, fs::Permissions::from_mode(0o644))?;
     }
-    let config = bundle::config(directory, confines).to_string();
+    let config = bundle::config(directory, confines, hidden).to_string();
     write_private(
         &directory.join(BUNDLE).join("config.json"),
         config.as_bytes(),
@@ -193,7 +202,7 @@ impl Backend for GvisorBackend {
     fn shutdown(&self) -> BoxFuture<'_, ()> {
         Box::pin(async {
             // A last chance for those that could not be deleted.
-            if let Err(error) = self.shared.runsc.end_all().await {
+            if let Err(error) = end_all(&self.shared.ground.root).await {
                 tracing::warn!(%error, "sandboxes are left behind");
             }
             self.shared.ground.clear().await;
@@ -243,7 +252,7 @@ impl BackendSandbox for GvisorSandbox {
             command.envs(marks);
             let started = self
                 .launcher
-                .spawn(command, vec![code, description], exec.clone())
+                .spawn(command, (code, description), exec.clone())
                 .map_err(|error| format!("Failed to start {interpreter}: {error}"))?;
             Ok(Started {
                 process: Box::new(GvisorProcess {

@@ -117,8 +117,8 @@ impl Runsc {
     ///
     /// `runsc delete --force` does the same, but takes more than a second to look whether its processes are gone.
     pub(super) async fn end(&self, container: &str, bundle: &Path) -> io::Result<()> {
-        self.kill(Some([container.into(), bytes(bundle).to_owned()]))
-            .await?;
+        let words = [container.into(), bytes(bundle).to_owned()];
+        end_processes(self.records(), Some(words)).await?;
         for record in fs::read_dir(self.records())? {
             let record = record?;
             if record.file_name().to_string_lossy().starts_with(container) {
@@ -126,30 +126,6 @@ impl Runsc {
             }
         }
         Ok(())
-    }
-
-    /// Kills what is left of all containers.
-    pub(super) async fn end_all(&self) -> io::Result<()> {
-        self.kill(None).await
-    }
-
-    /// Kills the processes of containers, or of the one that has these words on its command lines, until there is none.
-    async fn kill(&self, words: Option<[Vec<u8>; 2]>) -> io::Result<()> {
-        // So they call themselves; their environment is empty.
-        let root = [b"--root=", bytes(self.records())].concat();
-        let wanted = Arc::new((root, words));
-        let until_gone = async {
-            loop {
-                let wanted = wanted.clone();
-                if blocking(move || kill_once(&wanted.0, wanted.1.as_ref())).await? == 0 {
-                    return Ok(());
-                }
-                sleep(LOOKED_AT_EVERY).await;
-            }
-        };
-        timeout(GONE_WITHIN, until_gone)
-            .await
-            .unwrap_or_else(|_| Err(io::Error::other("processes of gVisor do not end")))
     }
 
     /// Where it keeps its records.
@@ -177,6 +153,31 @@ impl Runsc {
             Err(_) => last.trim().to_owned(),
         }
     }
+}
+
+/// Kills what runs of all containers that have their records in this directory.
+pub(super) async fn end_all(records: &Path) -> io::Result<()> {
+    end_processes(records, None).await
+}
+
+/// Kills the processes of containers with these records, or of the one that has these words on its command lines, until there is
+/// none.
+async fn end_processes(records: &Path, words: Option<[Vec<u8>; 2]>) -> io::Result<()> {
+    // So they call themselves; their environment is empty.
+    let root = [b"--root=", bytes(records)].concat();
+    let wanted = Arc::new((root, words));
+    let until_gone = async {
+        loop {
+            let wanted = wanted.clone();
+            if blocking(move || kill_once(&wanted.0, wanted.1.as_ref())).await? == 0 {
+                return Ok(());
+            }
+            sleep(LOOKED_AT_EVERY).await;
+        }
+    };
+    timeout(GONE_WITHIN, until_gone)
+        .await
+        .unwrap_or_else(|_| Err(io::Error::other("processes of gVisor do not end")))
 }
 
 /// Kills each process that has `root` on its command line, and one of these words; gives how many there were.

@@ -3,10 +3,11 @@
 
 use std::{
     fs::File,
-    io,
+    io::{self, Read, Seek},
     os::fd::AsRawFd,
     path::{Path, PathBuf},
     process::Stdio,
+    sync::Arc,
     time::Duration,
 };
 
@@ -25,9 +26,10 @@ const READY_WITHIN: Duration = Duration::from_secs(10);
 const ENDED_WITHIN: Duration = Duration::from_secs(2);
 
 /// What the first process does, in the directory of the sandbox: puts together the root of the file system, makes it its own, gives
-/// up all privileges, and waits. `$1` says whether there is a network; then come the directories of this machine that can be read.
+/// up all privileges, and waits. `$1` says whether there is a network; then come the directories of this machine that can be read,
+/// and behind `--` those below them that are to be empty.
 ///
-/// Those are mounts, also where this machine has a link (`/lib64`): what is a mount the code of the sandbox cannot replace,
+/// Those are mounts, with what is mounted below them (in a container `/etc/hosts` is a mount), also where this machine has a link (`/lib64`): what is a mount the code of the sandbox cannot replace,
 /// and programs that still have privileges are loaded from there. The tree may be one that code has left: where it has a link, a mount
 /// would end up elsewhere, and the next program with privileges would be one of its own. So what is mounted on is made anew, part
 /// by part, before anything is.
@@ -38,6 +40,9 @@ const SCRIPT: &str = r#"
 set -eu
 read -r pid _ < /proc/self/stat
 network=$1; shift
+readable=()
+while [ "$1" != -- ]; do readable+=("$1"); shift; done
+shift
 mount -c --bind root root
 cd root
 point() (
@@ -52,16 +57,26 @@ point() (
     fi
   done
 )
-for path in "$@" proc dev run tmp home/sandbox sys var/tmp; do
+for path in "${readable[@]}" proc dev run tmp home/sandbox sys var/tmp; do
   case $path in /*) [ -d "$path" ] || continue ;; esac
   point "$path"
 done
-for path; do
+for path in "${readable[@]}"; do
   [ -d "$path" ] || continue
-  mount -c --bind "$path" ".$path"
-  # What is locked about the mount stays as it is.
-  mount -c -o remount,bind,ro,nosuid,nodev ".$path"
+  mount -c --rbind "$path" ".$path"
 done
+while read -r _ _ _ _ place options _; do
+  # As it is written there: a space as \040.
+  printf -v place %b "$place"
+  case $place in "$PWD"/*) ;; *) continue ;; esac
+  # This tree is a mount as well, and may be below a directory that is read.
+  for path; do case $place in "$PWD$path"/*) continue 2 ;; esac; done
+  # What is locked about the mount stays as it is.
+  case ,$options, in *,noexec,*) noexec=,noexec ;; *) noexec= ;; esac
+  # By another path than that: `mount` would add what it finds there, also the options of the whole file system.
+  mount -c -o "remount,bind,ro,nosuid,nodev$noexec" ".${place#"$PWD"}"
+done < /proc/self/mountinfo
+for path; do mount -c -t tmpfs -o ro,mode=555,size=4k,nosuid,nodev,noexec hidden ".$path"; done
 mount -c -t proc -o nosuid,nodev,noexec proc proc
 mount -c -t tmpfs -o mode=755,size=64k,nosuid,noexec dev dev
 for device in null zero full random urandom; do
@@ -119,8 +134,34 @@ pub(super) struct Tools {
 pub(super) struct Init {
     child: Child,
     stdin: Option<ChildStdin>,
-    /// Held open: the number of a process may be given away, a namespace not.
-    namespaces: Vec<(&'static str, File)>,
+    /// What `/proc` says of the first process itself. The file stays that of this one, whoever gets its number.
+    stat: File,
+    namespaces: Arc<Namespaces>,
+}
+
+/// The namespaces of a sandbox, held open: the number of a process may be given away, a namespace not.
+pub(super) struct Namespaces(Vec<(&'static str, File)>);
+
+impl Namespaces {
+    fn open(pid: u32, network: bool) -> io::Result<Self> {
+        let open = |(option, name)| Ok((option, File::open(format!("/proc/{pid}/ns/{name}"))?));
+        NAMESPACES
+            .into_iter()
+            // Nobody but root may enter that of the machine, where it is anyway.
+            .filter(|(_, name)| *name != "net" || !network)
+            .map(open)
+            .collect::<io::Result<_>>()
+            .map(Self)
+    }
+
+    /// The arguments of `nsenter` by which a process comes here. This must be kept until it has: then others are opened at
+    /// these numbers.
+    pub(super) fn enter(&self) -> impl Iterator<Item = String> + use<'_> {
+        let me = std::process::id();
+        self.0
+            .iter()
+            .map(move |(option, file)| format!("{option}=/proc/{me}/fd/{}", file.as_raw_fd()))
+    }
 }
 
 impl Init {
@@ -130,7 +171,7 @@ impl Init {
         directory: &Path,
         user: Option<u32>,
         network: bool,
-        readable: &[PathBuf],
+        [readable, hidden]: [&[PathBuf]; 2],
     ) -> Result<Self, String> {
         let mut command = match user {
             Some(user) => {
@@ -153,6 +194,8 @@ impl Init {
             .args(["--", "bash", "-c", SCRIPT, "actix-sandbox-init"])
             .arg(if network { "yes" } else { "no" })
             .args(readable)
+            .arg("--")
+            .args(hidden)
             .env_clear()
             .env("PATH", tools.path)
             .env("LANG", "C.UTF-8")
@@ -167,24 +210,25 @@ impl Init {
             .map_err(|error| format!("cannot run {}: {error}", tools.unshare.display()))?;
         let stdin = child.stdin.take();
         match timeout(READY_WITHIN, ready(&mut child)).await {
-            // That the number is its own, and no other's, is not taken from what it says.
-            Ok(Ok(pid)) if parent(pid) == child.id() => {
-                let open =
-                    |(option, name)| Ok((option, File::open(format!("/proc/{pid}/ns/{name}"))?));
-                // Nobody but root may enter that of the machine, where it is anyway.
-                let own = NAMESPACES
-                    .into_iter()
-                    .filter(|(_, name)| *name != "net" || !network);
-                let opened: io::Result<_> = own.map(open).collect();
-                let namespaces = opened
-                    .map_err(|error| format!("cannot open the namespaces of a sandbox: {error}"))?;
+            Ok(Ok(pid)) => {
+                let opened = || {
+                    let stat = File::open(format!("/proc/{pid}/stat"))?;
+                    Ok((stat, Namespaces::open(pid, network)?))
+                };
+                let (stat, namespaces) = opened().map_err(|error: io::Error| {
+                    format!("cannot open the namespaces of a sandbox: {error}")
+                })?;
+                // That the number is its own, and no other's, is not taken from what it says. Its parent has not waited for it.
+                if parent(&stat) != child.id() {
+                    return Err(format!("the first process is not {pid}"));
+                }
                 Ok(Self {
                     child,
                     stdin,
-                    namespaces,
+                    stat,
+                    namespaces: Arc::new(namespaces),
                 })
             }
-            Ok(Ok(pid)) => Err(format!("the first process is not {pid}")),
             Ok(Err(said)) => Err(format!(
                 "`unshare --user --mount --pid …` failed: {}",
                 excerpt(said.as_bytes())
@@ -196,16 +240,12 @@ impl Init {
     }
 
     /// Whether it is alive.
-    pub(super) fn is_alive(&mut self) -> bool {
-        matches!(self.child.try_wait(), Ok(None))
+    pub(super) fn is_alive(&self) -> bool {
+        parent(&self.stat).is_some()
     }
 
-    /// The arguments of `nsenter` by which a process comes here.
-    pub(super) fn enter(&self) -> impl Iterator<Item = String> + use<'_> {
-        let me = std::process::id();
-        self.namespaces
-            .iter()
-            .map(move |(option, file)| format!("{option}=/proc/{me}/fd/{}", file.as_raw_fd()))
+    pub(super) fn namespaces(&self) -> Arc<Namespaces> {
+        self.namespaces.clone()
     }
 
     /// Ends it, and with it every process in the namespaces.
@@ -219,10 +259,12 @@ impl Init {
     }
 }
 
-/// The parent of a process.
-fn parent(pid: u32) -> Option<u32> {
-    let stat = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
-    let (parent, ..) = parse_stat(&stat)?;
+/// The parent of the process whose file `stat` this is; `None` once it is dead.
+fn parent(mut stat: &File) -> Option<u32> {
+    let mut said = Vec::new();
+    stat.rewind().ok()?;
+    stat.read_to_end(&mut said).ok()?;
+    let (parent, ..) = parse_stat(&said)?;
     u32::try_from(parent).ok()
 }
 
@@ -244,3 +286,6 @@ async fn ready(child: &mut Child) -> Result<u32, String> {
     let said = String::from_utf8_lossy(&said);
     Err(said.lines().map(str::trim).collect::<Vec<_>>().join("; "))
 }
+
+#[cfg(test)]
+mod tests;

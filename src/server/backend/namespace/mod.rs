@@ -27,12 +27,12 @@ use futures::future::BoxFuture;
 use nix::sys::resource::{Resource, getrlimit};
 use tokio::{process::Command, sync::Mutex, time::timeout};
 
-use self::init::{Init, Tools};
+use self::init::{Init, Namespaces, Tools};
 use super::{
     Backend, BackendSandbox, HOME, Job, ROOT, Started, TEMPORARY,
     confine::{
-        CODE_INSIDE, ENVIRONMENT, HOME_INSIDE, PATH, check_readable, give, interpreter,
-        make_directory, write_for,
+        CODE_INSIDE, ENVIRONMENT, HOME_INSIDE, PATH, give, hidden, interpreter, make_directory,
+        write_for,
     },
     files,
     launch::{CodeFile, Ground, Launcher, check, find, no_directory},
@@ -90,6 +90,7 @@ pub(super) struct NamespaceBackend {
 struct Shared {
     ground: Arc<Ground>,
     confines: Confines,
+    hidden: Vec<PathBuf>,
     tools: Tools,
     /// The user of the next sandbox, where this process is root.
     next_user: Option<AtomicU32>,
@@ -101,7 +102,7 @@ impl NamespaceBackend {
         options: NamespaceOptions,
         ground: Arc<Ground>,
     ) -> Result<Self, String> {
-        check_readable(&options.confines)?;
+        let hidden = hidden(&options.confines, &ground)?;
         let tool = |name: &str| {
             find(name, PATH.as_ref())
                 .ok_or_else(|| {
@@ -129,6 +130,7 @@ impl NamespaceBackend {
             shared: Arc::new(Shared {
                 ground,
                 confines: options.confines,
+                hidden,
                 tools,
                 next_user: is_root.then(|| AtomicU32::new(first)),
             }),
@@ -247,7 +249,7 @@ impl BackendSandbox for NamespaceSandbox {
                 let name = file.0.file_name().unwrap_or_default().to_string_lossy();
                 format!("{CODE_INSIDE}/{name}")
             };
-            let mut command = self
+            let (mut command, namespaces) = self
                 .enter(job.cwd.as_deref(), Some(&inside(&environment)))
                 .await?;
             command
@@ -256,7 +258,7 @@ impl BackendSandbox for NamespaceSandbox {
                 .args(&job.args)
                 .envs(marks);
             self.launcher
-                .spawn(command, vec![code, environment], exec.clone())
+                .spawn(command, (code, environment, namespaces), exec.clone())
                 .map_err(|error| format!("Failed to start {}: {error}", interpreter.display()))
         })
     }
@@ -303,12 +305,18 @@ impl BackendSandbox for NamespaceSandbox {
 
 impl NamespaceSandbox {
     /// A command that runs the program of its next argument in the sandbox, without privileges and within the limits, with the
-    /// additions to the environment that are in that file of the sandbox.
-    async fn enter(&self, cwd: Option<&str>, environment: Option<&str>) -> Result<Command, String> {
+    /// additions to the environment that are in that file of the sandbox. The namespaces are to be kept until it has ended.
+    async fn enter(
+        &self,
+        cwd: Option<&str>,
+        environment: Option<&str>,
+    ) -> Result<(Command, Arc<Namespaces>), String> {
         let mut init = self.init.lock().await;
-        if !init.as_mut().is_some_and(Init::is_alive) {
-            *init = Some(self.init().await?);
-        }
+        let namespaces = match &*init {
+            Some(alive) if alive.is_alive() => alive.namespaces(),
+            _ => init.insert(self.init().await?).namespaces(),
+        };
+        drop(init);
         let tools = &self.shared.tools;
         let confines = &self.shared.confines;
         let mut command = match self.user {
@@ -323,7 +331,7 @@ impl NamespaceSandbox {
                 command
             }
         };
-        command.args(init.iter().flat_map(Init::enter));
+        command.args(namespaces.enter());
         command
             .args(["--no-fork", "--"])
             .arg(&tools.prlimit)
@@ -357,7 +365,7 @@ impl NamespaceSandbox {
                 .args(["-e", WITH_ENVIRONMENT, "--", environment]);
         }
         command.env_clear().envs(ENVIRONMENT);
-        Ok(command)
+        Ok((command, namespaces))
     }
 
     async fn init(&self) -> Result<Init, String> {
@@ -367,14 +375,14 @@ impl NamespaceSandbox {
             &self.directory,
             self.user,
             confines.network,
-            &confines.readable,
+            [&confines.readable, &self.shared.hidden],
         )
         .await
     }
 
     /// Whether the sandbox has this directory.
     async fn is_there(&self, directory: &str) -> Result<bool, String> {
-        let mut command = self.enter(None, None).await?;
+        let (mut command, _namespaces) = self.enter(None, None).await?;
         let test = command
             .args(["test", "-d"])
             .arg(if directory.is_empty() { "." } else { directory })

@@ -239,6 +239,26 @@ fn nothing_is_unpacked_outside() {
     assert!(!Path::new("/escaped-absolutely").exists());
 }
 
+/// Its code puts a link in the place of a directory that was just listed.
+#[test]
+fn the_target_of_a_link_outside_is_not_read_through_a_directory_that_was_replaced() {
+    let outside = tempfile::tempdir().unwrap();
+    symlink("secret", outside.path().join("link")).unwrap();
+    let tree = tempfile::tempdir().unwrap();
+    let replaced = tree.path().join("replaced");
+    symlink(outside.path(), &replaced).unwrap();
+
+    let (_directory, archive) = place();
+    let folder = archive.parent().unwrap();
+    let mut packer = Packer::create(folder, ".unfinished-", None, Vec::new()).unwrap();
+    let stored = Path::new("home/replaced/link");
+    let error = packer.add(stored, &replaced.join("link"), &mut Vec::new());
+    assert!(is_replaced(&error.unwrap_err()));
+    packer.finish().unwrap().put(&archive, || Ok(())).unwrap();
+    let unpacked = zstd::decode_all(fs::File::open(&archive).unwrap()).unwrap();
+    assert!(!unpacked.windows(6).any(|it| it == b"secret"));
+}
+
 #[test]
 fn a_damaged_archive_is_noticed_wherever_the_damage_is() {
     let tree = tempfile::tempdir().unwrap();

@@ -1,0 +1,51 @@
+//! Where something is mounted, as in a container, and where the server's own directories are among those that sandboxes read.
+
+use std::{fs, os::unix::fs::PermissionsExt};
+
+use actix_sandbox::{Language, Sandbox};
+
+use super::{common::within, program::Program};
+
+/// The backends that confine. `None`, and a line that says why, where mounts for one server alone cannot be made.
+fn backends() -> Option<[&'static str; 2]> {
+    let tried = std::process::Command::new("unshare")
+        .args(["--mount", "true"])
+        .output();
+    let works = tried.is_ok_and(|it| it.status.success());
+    if !works {
+        println!("not tried: `unshare --mount` does not work here");
+        assert!(std::env::var_os("CI_BACKENDS").is_none());
+    }
+    works.then_some(["namespace", "gvisor"])
+}
+
+async fn bash(program: &Program, code: &str) -> String {
+    let sandbox = Sandbox::create(&program.url).await.unwrap();
+    let output = within("the code", sandbox.run(Language::Bash, code)).await;
+    let output = output.unwrap();
+    format!("{}{}", output.stdout, output.stderr)
+}
+
+/// As in a container, where `/etc/hosts` is a mount.
+#[actix::test]
+async fn what_is_mounted_below_a_readable_directory_is_read_and_not_written() {
+    let Some(backends) = backends() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let hosts = folder.path().join("hosts");
+    fs::write(&hosts, "of the container\n").unwrap();
+    fs::set_permissions(&hosts, fs::Permissions::from_mode(0o666)).unwrap();
+    let mounts = format!(
+        "mount --bind {} /etc/hosts; mount -t tmpfs x /opt; mkdir '/opt/a mount'; mount -t tmpfs -o mode=777,noexec x '/opt/a mount';
+         echo in the mount > '/opt/a mount/file'",
+        hosts.display()
+    );
+    let code = "cat /etc/hosts '/opt/a mount/file'
+        for file in /etc/hosts '/opt/a mount/file' '/opt/a mount/more'; do (echo x > \"$file\") 2> /dev/null || echo closed; done";
+    for backend in backends {
+        let program = Program::start_where(&mounts, &["--backend", backend]);
+        let said = bash(&program, code).await;
+        let expected = "of the container\nin the mount\nclosed\nclosed\nclosed\n";
+        assert_eq!(said, expected, "{backend}");
+    }
+    assert_eq!(fs::read_to_string(hosts).unwrap(), "of the container\n");
+}
