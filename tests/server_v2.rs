@@ -233,6 +233,64 @@ async fn the_end_does_not_wait_for_output_that_the_window_holds_back() {
 }
 
 #[tokio::test]
+async fn what_a_background_child_prints_takes_nothing_from_the_process_and_the_child_lives_on() {
+    let server = LocalServer::start().await.unwrap();
+    let (mut client, _) = Client::create_v2(&server).await;
+    // Both pipes hold something that the window has no room for; then one of them is flooded.
+    let code = "printf '%30000s' '' >&2; yes & echo $! > pid; exit 1";
+    exec(&mut client, "parent", code, json!({"window": 1_024})).await;
+    let end = done(&mut client, "parent").await;
+    assert_eq!(
+        (&end["exit_code"], &end["reason"]),
+        (&json!(1), &json!("exited"))
+    );
+    assert_eq!(end["stderr"], 30_000);
+    exec(
+        &mut client,
+        "look",
+        "kill -0 $(cat pid) && kill $(cat pid)",
+        json!({}),
+    )
+    .await;
+    assert_eq!(done(&mut client, "look").await["exit_code"], 0);
+}
+
+#[tokio::test]
+async fn a_checkpoint_holds_an_exec_whose_last_output_is_on_its_way() {
+    let server = LocalServer::start().await.unwrap();
+    let config = json!({"idle_timeout": 60, "enable_checkpoint": true});
+    let (mut client, identity) = Client::create_v2_with(&server, config).await;
+    // The child holds the pipe, so that the end is told a while after the process is gone: no exec is in progress then.
+    let code = "echo kept; sleep 1000 & exit 3";
+    exec(&mut client, "last", code, json!({})).await;
+    loop {
+        client.send(json!({"action": "checkpoint"})).await;
+        let refused = loop {
+            let message = client.json().await;
+            match message["status"].as_str() {
+                Some("SANDBOX_EXECUTION_IN_PROGRESS_ERROR") => break true,
+                Some("SANDBOX_CHECKPOINTED") => break false,
+                _ => assert!(!message.is_null(), "the session ended"),
+            }
+        };
+        if !refused {
+            break;
+        }
+    }
+    drop(client);
+    let mut client = Client::attach_v2(&server, &identity).await;
+    client
+        .send(json!({"action": "reconnect", "exec": "last", "stdout": 0, "stderr": 0}))
+        .await;
+    assert_eq!(hears(&mut client, "last", "stdout", 0, 5).await, b"kept\n");
+    let end = done(&mut client, "last").await;
+    assert_eq!(
+        (&end["exit_code"], &end["reason"]),
+        (&json!(3), &json!("exited"))
+    );
+}
+
+#[tokio::test]
 async fn a_kill_and_input_are_answered_after_the_end_on_any_link() {
     let server = LocalServer::start().await.unwrap();
     let (mut client, identity) = Client::create_v2(&server).await;

@@ -107,7 +107,7 @@ pub struct ServedExec {
 }
 
 impl ServedExec {
-    /// Most statuses that wait for a link. A client that asks for more at once gets the last.
+    /// Most statuses that wait for a link, but for what is said once on each. A kill that comes then is answered by those.
     const MAX_STATUSES: usize = 64;
 
     /// An exec that is being started, for the client on this link.
@@ -285,13 +285,14 @@ impl ServedExec {
             0..MANY_CHUNKS => 1,
             _ => 2,
         };
-        // One that was left behind is not looked at again.
-        let ahead = self.chunks.iter_mut().skip(self.next).rev().take(back);
-        let last = ahead.into_iter().find(|chunk| chunk.stream == stream);
-        if let Some(last) = last
+        let last = self.chunks.iter_mut().enumerate().rev().take(back);
+        let last = last.into_iter().find(|(_, chunk)| chunk.stream == stream);
+        if let Some((index, last)) = last
             && last.data.len() + data.len() <= PIECE
         {
             last.data.extend_from_slice(&data);
+            // What came before may all be sent.
+            self.next = self.next.min(index);
             return;
         }
         self.chunks.push_back(Chunk {
@@ -312,9 +313,7 @@ impl ServedExec {
         end.lengths = Some([self.streams[0].chunked, self.streams[1].chunked]);
         self.end = Some((end, message));
         self.handle_stdin_closed();
-        for _ in 0..std::mem::take(&mut self.kills) {
-            self.handle_status(Status::ExecutionForceKilled, None);
-        }
+        self.answer_kills();
     }
 
     /// It could not be killed.
@@ -336,6 +335,14 @@ impl ServedExec {
             lengths: None,
         };
         self.end = Some((end, None));
+        self.answer_kills();
+    }
+
+    /// None of its processes is left.
+    fn answer_kills(&mut self) {
+        for _ in 0..std::mem::take(&mut self.kills) {
+            self.handle_status(Status::ExecutionForceKilled, None);
+        }
     }
 
     /// Drops the output of one that is over. Whoever asks for it, or waits for the rest of it, is told that it is lost.
@@ -355,8 +362,9 @@ impl ServedExec {
 
     /// Something that the client asked for on this link was done, or not.
     pub fn handle_status(&mut self, status: Status, reason: Option<String>) {
-        if self.statuses.len() + 2 > Self::MAX_STATUSES {
-            self.statuses.clear();
+        if self.statuses.len() >= Self::MAX_STATUSES && status == Status::ExecutionForceKilled {
+            // Those that wait say as much.
+            return;
         }
         let update = ExecUpdate::new(self.exec.clone());
         let message = ServerMessage::exec_status(status, update, reason.clone());
@@ -418,9 +426,7 @@ impl ServedExec {
         }
         self.attached = true;
         self.announce = self.started;
-        self.statuses.clear();
         self.stdin_ack_due = self.stdin_taken > 0;
-        self.stdin_refused = false;
         self.end_sent = false;
         self.next = 0;
         for (index, stream) in self.streams.iter_mut().enumerate() {

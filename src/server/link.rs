@@ -64,6 +64,8 @@ struct State {
     queue: VecDeque<Entry>,
     /// Cost of the exec items in the queue.
     bytes: usize,
+    /// The last to go out was an item of the exec without a name: the named ones are next.
+    named_next: bool,
     /// Number of the answers in the queue.
     answers: usize,
     /// The named execs that go out here, in the order of their turns.
@@ -294,9 +296,17 @@ impl Link {
             if let Some(payload) = state.pong.take() {
                 return Poll::Ready(Some(Outgoing::Pong(payload)));
             }
+            // One that prints without end would keep the named ones waiting as long.
+            if matches!(state.queue.front(), Some(Entry::Exec(_)))
+                && std::mem::take(&mut state.named_next)
+                && let Some(message) = state.poll_named()
+            {
+                return Poll::Ready(Some(Outgoing::Text(message.encode())));
+            }
             if let Some(entry) = state.queue.pop_front() {
                 let outgoing = match entry {
                     Entry::Exec(item) => {
+                        state.named_next = true;
                         state.bytes = state.bytes.saturating_sub(item.cost());
                         if state.low_water.is_some_and(|low| state.bytes < low) {
                             state.low_water = None;
@@ -392,6 +402,31 @@ mod tests {
             ]
         );
         assert_eq!(link.queued_bytes(), 0);
+    }
+
+    #[test]
+    fn one_without_a_name_that_prints_without_end_does_not_keep_the_others_waiting() {
+        let link = Arc::new(Link::new(Version::V2));
+        let exec = NamedExec::new(crate::machine::ServedExec::new("named".into(), 1_024));
+        exec.join(&link);
+        exec.change(|exec| {
+            exec.handle_started();
+            exec.handle_output(StdStream::Stdout, b"heard");
+        });
+        // One that cannot be joined to the last, so that the queue is never empty.
+        let mut streams = [StdStream::Stdout, StdStream::Stderr].into_iter().cycle();
+        let mut print = || {
+            let stream = streams.next().expect("one of two");
+            let item = ExecItem::Output(stream, "x".repeat(MAX_PIECE_BYTES));
+            link.push_exec(item).unwrap();
+        };
+        print();
+        let mut named = Vec::new();
+        for _ in 0..6 {
+            print();
+            named.extend(pop(&link).filter(|text| text.contains("named")));
+        }
+        assert!(named[0].contains("RUNNING") && named[1].contains("heard"));
     }
 
     #[test]

@@ -75,14 +75,16 @@ impl NamedExec {
 
     /// The client at the other end of this link asks for it.
     pub(super) fn attach(self: &Arc<Self>, link: &Arc<Link>, offsets: Option<[u64; 2]>) {
-        self.join(link);
         self.change(|exec| exec.attach(offsets));
+        self.join(link);
     }
 
-    /// From now on it goes out over this link.
+    /// From now on it goes out over this link, and what it has to say already: after that is known, since a link forgets one that
+    /// is settled and has nothing to say.
     pub(super) fn join(self: &Arc<Self>, link: &Arc<Link>) {
         self.lock().link = Arc::downgrade(link);
         link.add(self.clone());
+        link.wake();
     }
 
     /// It is about to be killed. With a reason: because its sandbox goes.
@@ -118,7 +120,7 @@ impl NamedExec {
                 (EndReason::Killed, Exit::default())
             }
         };
-        let reason = match lost {
+        let reason = match &lost {
             // One that ended by itself in the last moment did.
             Some(_) if reason != EndReason::Exited => EndReason::SandboxLost,
             _ => reason,
@@ -129,7 +131,8 @@ impl NamedExec {
             signal: exit.signal,
             lengths: None,
         };
-        self.change(|exec| exec.handle_end(end, lost));
+        let why = lost.filter(|_| reason == EndReason::SandboxLost);
+        self.change(|exec| exec.handle_end(end, why));
     }
 }
 
@@ -171,6 +174,7 @@ impl Outlet for NamedOutlet {
         Keeper {
             exec: self.exec.clone(),
             stream,
+            after_death: 0,
         }
     }
 
@@ -225,14 +229,16 @@ impl Outlet for NamedOutlet {
     }
 }
 
-/// Most bytes that are kept past the window of one that is gone: what both of its pipes can hold, and what was read of
-/// them and waits.
-const MAX_AFTER_DEATH: u64 = 2 * (MAX_PIPE_BYTES + 2 * MAX_PIECE_BYTES) as u64;
+/// Most bytes of a stream that are kept past the window of one that is gone: what its pipe can hold, and what was read of it and
+/// waits. Not of both streams together: one that somebody floods takes nothing from the other.
+const MAX_AFTER_DEATH: usize = MAX_PIPE_BYTES + 2 * MAX_PIECE_BYTES;
 
 /// Keeps the output of one stream.
 struct Keeper {
     exec: Arc<NamedExec>,
     stream: StdStream,
+    /// Bytes that were kept past the window.
+    after_death: usize,
 }
 
 impl Taker for Keeper {
@@ -250,7 +256,8 @@ impl Taker for Keeper {
                 }
                 if state.dying {
                     // What its own pipes held. More is of somebody who lives on.
-                    if state.exec.kept() > state.exec.window() + MAX_AFTER_DEATH {
+                    self.after_death += bytes.len();
+                    if self.after_death > MAX_AFTER_DEATH {
                         return false;
                     }
                     break;

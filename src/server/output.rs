@@ -139,7 +139,7 @@ pub(super) async fn pump(
         }
         if !taker.take(&buffer, !open).await {
             // What a background child goes on writing is nobody's.
-            held = open && after_end.is_some();
+            held = open && *ended.borrow();
             break;
         }
         buffer.clear();

@@ -403,3 +403,54 @@ fn input_in_many_pieces_is_kept_in_one() {
     assert_eq!(exec.poll_stdin().map(|data| data.len()), Some(1000));
     assert!(exec.is_stdin_over());
 }
+
+#[test]
+fn output_that_trickles_costs_no_more_than_its_bytes() {
+    let mut exec = exec(100_000);
+    said(&mut exec);
+    for byte in 0..10_000u32 {
+        exec.handle_output(OUT, &[b'a' + (byte % 26) as u8]);
+        let expected = format!("stdout@{byte} {}", char::from(b'a' + (byte % 26) as u8));
+        assert_eq!(said(&mut exec), [expected]);
+    }
+    assert_eq!(exec.chunks.len(), 1);
+    exec.ack([9_999, 0], false);
+    exec.attach(Some([9_998, 0]));
+    assert_eq!(said(&mut exec)[1], "stdout@9999 p");
+}
+
+#[test]
+fn what_was_asked_for_before_a_reconnect_is_answered_all_the_same() {
+    let mut exec = exec(100);
+    exec.handle_end(exited(), None);
+    exec.detach();
+    exec.kill();
+    exec.attach(Some([0, 0]));
+    let expected = [
+        RUNNING,
+        "SANDBOX_EXECUTION_FORCE_KILLED None",
+        "done [0, 0]",
+    ];
+    assert_eq!(said(&mut exec), expected);
+}
+
+#[test]
+fn a_kill_of_one_that_does_not_start_is_answered() {
+    let mut exec = ServedExec::new("e".into(), 100);
+    exec.kill();
+    exec.handle_not_started();
+    assert_eq!(said(&mut exec), ["SANDBOX_EXECUTION_FORCE_KILLED None"]);
+}
+
+#[test]
+fn kills_without_number_wait_in_a_bounded_queue() {
+    let mut exec = exec(100);
+    exec.handle_end(exited(), None);
+    for _ in 0..10_000 {
+        exec.kill();
+        exec.attach(None);
+        exec.stdin(0, b"x", false);
+    }
+    assert!(exec.statuses.len() <= ServedExec::MAX_STATUSES + 2);
+    assert!(said(&mut exec).iter().any(|it| it.contains("STDIN_ERROR")));
+}

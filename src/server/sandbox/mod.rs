@@ -456,6 +456,7 @@ impl Sandbox {
         if let Some(link) = self.state.link.take() {
             link.close(CLOSE_ERROR);
         }
+        self.state.named.detach();
         self.state.resumed = false;
     }
 }

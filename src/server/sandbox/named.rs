@@ -33,6 +33,10 @@ const KEPT: usize = 64;
 /// News of execs on their way to the sandbox.
 const EVENTS_IN_FLIGHT: usize = 16;
 
+/// Why nothing can be said of an exec.
+const UNKNOWN: &str =
+    "The sandbox knows no such execution: it ended with the sandbox, or long ago.";
+
 /// What a client says about a named exec.
 #[derive(Debug)]
 pub(in crate::server) enum NamedRequest {
@@ -158,20 +162,38 @@ impl NamedExecs {
         }
     }
 
-    /// Kills all that run, because the sandbox goes; resolves when none is left.
+    /// Kills all that run, because the sandbox goes; resolves when none is left. What ended by itself did, whatever is still
+    /// to be told of it.
     pub(super) async fn end(&mut self, why: &str) {
         for entry in self.entries.values() {
-            if let Some(control) = &entry.control {
+            if let Some(control) = entry.control.as_ref().filter(|it| it.is_alive()) {
                 entry.exec.will_die(Some(why.to_owned()));
                 control.kill();
             }
         }
-        for entry in self.entries.values_mut() {
-            if let Some(mut control) = entry.control.take() {
+        self.told().await;
+    }
+
+    /// Resolves when everything is told of all, none of which goes on.
+    pub(super) async fn told(&mut self) {
+        let controlled =
+            |(id, entry): (&ExecId, &Entry)| entry.control.as_ref().map(|_| id.clone());
+        let ids: Vec<_> = self.entries.iter().filter_map(controlled).collect();
+        for id in ids {
+            loop {
+                let entry = self.entries.get_mut(&id);
+                let Some(control) = entry.and_then(|entry| entry.control.as_mut()) else {
+                    break;
+                };
                 // Its last word must find room.
                 tokio::select! {
-                    () = control.ended() => {}
-                    () = async { while self.events.recv().await.is_some() {} } => {}
+                    () = control.ended() => self.ended(&id),
+                    event = self.events.recv() => match event {
+                        Some((id, Became::Ended)) => self.ended(&id),
+                        // It never was: the id is free.
+                        Some((id, Became::NotStarted(_))) => self.remove(&id),
+                        None => {}
+                    },
                 }
             }
         }
@@ -237,8 +259,8 @@ impl Sandbox {
                 Err((status, why)) => self.refuse_named(&link, id, status, why),
             },
             (NamedRequest::Stdin { offset, data, eof }, Some(entry)) => {
-                entry.exec.join(&link);
                 entry.exec.change(|exec| exec.stdin(offset, &data, eof));
+                entry.exec.join(&link);
             }
             (NamedRequest::MalformedStdin(why), _) => {
                 self.refuse_named(&link, id, Status::StdinError, why);
@@ -247,12 +269,12 @@ impl Sandbox {
                 entry.exec.change(|exec| exec.ack(offsets, done));
             }
             (NamedRequest::Kill, Some(entry)) => {
-                entry.exec.join(&link);
                 if let Some(control) = &entry.control {
                     entry.exec.will_die(None);
                     control.kill();
                 }
                 entry.exec.change(ServedExec::kill);
+                entry.exec.join(&link);
             }
             (NamedRequest::Reconnect { offsets }, Some(entry)) => {
                 entry.exec.attach(&link, Some(offsets));
@@ -273,15 +295,16 @@ impl Sandbox {
                     signal: None,
                     lengths: None,
                 });
-                let why =
-                    "The sandbox knows no such execution: it ended with the sandbox, or long ago.";
                 link.push(ServerMessage::exec_status(
                     Status::ExecutionDone,
                     update,
-                    Some(why.to_owned()),
+                    Some(UNKNOWN.to_owned()),
                 ));
             }
-            (NamedRequest::Stdin { .. } | NamedRequest::Ack { .. }, None) => {}
+            (NamedRequest::Stdin { .. }, None) => {
+                self.refuse_named(&link, id, Status::StdinError, UNKNOWN.to_owned());
+            }
+            (NamedRequest::Ack { .. }, None) => {}
             (NamedRequest::Unknown, _) => {
                 tracing::debug!(sandbox = %self.id, exec = %id, "a message about an exec is not known");
             }

@@ -127,6 +127,7 @@ impl Sandbox {
             token: self.token.clone(),
             config: self.config.clone(),
         };
+        self.state.named.told().await;
         let execs = self.state.named.stored();
         let fence = self.fence();
         let saved = self

@@ -311,8 +311,15 @@ pub(super) struct Reconnects {
     pub(super) back: Rc<Cell<u64>>,
 }
 
+/// Events of all sandboxes that may wait to be counted.
+const EVENTS: usize = 65_536;
+
 impl Actor for Reconnects {
     type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.set_mailbox_capacity(EVENTS);
+    }
 }
 
 impl Handler<SandboxEvent> for Reconnects {
