@@ -1,5 +1,6 @@
 //! How long a sandbox takes to be created with its first code, code to run in it, a filesystem snapshot, a sandbox to start from
-//! one, and its kill, on each backend that works here: medians of 50.
+//! one, a checkpoint, to go on from that, and its kill, on each backend that works here: medians of 50. What is checkpointed has a
+//! process in the background, whose memory `gvisor` stores and restores; the others end it.
 //!
 //! ```text
 //! cargo bench --bench backends
@@ -20,14 +21,16 @@ const TIMES: usize = 50;
 
 struct Medians {
     backend: &'static str,
-    phases: [Duration; 5],
+    phases: [Duration; PHASES.len()],
 }
 
-const PHASES: [&str; 5] = [
+const PHASES: [&str; 7] = [
     "create, and run `true`",
     "run `true`",
     "snapshot of 1 MiB",
     "create from it, and run `true`",
+    "checkpoint of 1 MiB",
+    "restore it, and run `true`",
     "kill",
 ];
 
@@ -62,7 +65,7 @@ async fn main() {
 }
 
 async fn measure(server: LocalServer, times: usize) -> Medians {
-    let mut phases: [Vec<Duration>; 5] = Default::default();
+    let mut phases: [Vec<Duration>; PHASES.len()] = Default::default();
     let run = async |sandbox: &Sandbox, code: &str| {
         let output = sandbox.run(Language::Bash, code).await.unwrap();
         output.error_for_status().unwrap();
@@ -86,13 +89,27 @@ async fn measure(server: LocalServer, times: usize) -> Medians {
 
         let begun = Instant::now();
         let from = Sandbox::create(server.url()).filesystem_snapshot_name(&name);
-        let sandbox = from.await.unwrap();
+        let sandbox = from.enable_sandbox_checkpoint(true).await.unwrap();
         run(&sandbox, "true").await;
         phases[3].push(begun.elapsed());
 
+        run(&sandbox, "sleep 1000 < /dev/null > /dev/null 2>&1 &").await;
+        let begun = Instant::now();
+        sandbox.checkpoint().await.unwrap();
+        phases[4].push(begun.elapsed());
+
+        let (id, token) = (
+            sandbox.sandbox_id().clone(),
+            sandbox.sandbox_token().clone(),
+        );
+        let begun = Instant::now();
+        let sandbox = Sandbox::attach(server.url(), id, token).await.unwrap();
+        run(&sandbox, "true").await;
+        phases[5].push(begun.elapsed());
+
         let begun = Instant::now();
         sandbox.kill().await.unwrap();
-        phases[4].push(begun.elapsed());
+        phases[6].push(begun.elapsed());
     }
     let backend = server.backend();
     server.stop().await;

@@ -24,6 +24,8 @@ async fn five_hundred_sandboxes_each_run_a_script_and_are_gone_after_kill() {
     let directory = tempfile::tempdir().expect("a directory");
     let server = common::backend::with_visible_processes()
         .max_sandboxes(COUNT)
+        // Each waits for its turn, which in a namespace may take minutes.
+        .default_idle_timeout(std::time::Duration::from_secs(1_800))
         .directory(directory.path())
         .start()
         .await

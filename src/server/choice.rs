@@ -118,8 +118,8 @@ macro_rules! confining {
                 self
             }
 
-            /// Whether sandboxes share the network of this machine, its loopback interface included. Default: they
-            /// have none.
+            /// Whether sandboxes share the network of this machine, its loopback interface and, in a namespace, its abstract Unix
+            /// sockets included. Default: they have none.
             pub fn network(mut self, network: bool) -> Self {
                 self.confines.network = network;
                 self

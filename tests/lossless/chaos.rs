@@ -19,7 +19,8 @@ use super::{
     random, read,
 };
 
-/// Runs of one process, and of eight at once, and how many go on at the same time. In gVisor each has a kernel of its own to start.
+/// Runs of one process, and of eight at once, and how many go on at the same time. In gVisor each has a kernel of its own to start,
+/// and in a namespace a row of programs.
 struct Amount {
     runs: u64,
     of_eight: u64,
@@ -27,17 +28,16 @@ struct Amount {
 }
 
 fn amount() -> Amount {
-    match super::common::backend::is("gvisor") {
-        true => Amount {
-            runs: 24,
-            of_eight: 2,
-            at_once: 2,
-        },
-        false => Amount {
-            runs: 1_000,
-            of_eight: 125,
-            at_once: 8,
-        },
+    let is = super::common::backend::is;
+    let (runs, of_eight, at_once) = match (is("namespace"), is("gvisor")) {
+        (true, _) => (250, 15, 2),
+        (_, true) => (24, 2, 2),
+        _ => (1_000, 125, 8),
+    };
+    Amount {
+        runs,
+        of_eight,
+        at_once,
     }
 }
 

@@ -20,12 +20,17 @@ use std::{
         Arc,
         atomic::{AtomicU32, Ordering},
     },
+    thread::available_parallelism,
     time::Duration,
 };
 
 use futures::future::BoxFuture;
 use nix::sys::resource::{Resource, getrlimit};
-use tokio::{process::Command, sync::Mutex, time::timeout};
+use tokio::{
+    process::Command,
+    sync::{Mutex, Semaphore},
+    time::timeout,
+};
 
 use self::init::{Init, Namespaces, Tools};
 use super::{
@@ -92,6 +97,8 @@ struct Shared {
     confines: Confines,
     hidden: Vec<PathBuf>,
     tools: Tools,
+    /// For those whose namespaces are being made: all at once, none would be ready in time.
+    turns: Semaphore,
     /// The user of the next sandbox, where this process is root.
     next_user: Option<AtomicU32>,
 }
@@ -132,6 +139,7 @@ impl NamespaceBackend {
                 confines: options.confines,
                 hidden,
                 tools,
+                turns: Semaphore::new(2 * available_parallelism().map_or(1, usize::from)),
                 next_user: is_root.then(|| AtomicU32::new(first)),
             }),
         };
@@ -369,6 +377,8 @@ impl NamespaceSandbox {
     }
 
     async fn init(&self) -> Result<Init, String> {
+        let turn = self.shared.turns.acquire().await;
+        let _turn = turn.map_err(|error| error.to_string())?;
         let confines = &self.shared.confines;
         Init::start(
             &self.shared.tools,
