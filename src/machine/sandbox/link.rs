@@ -7,10 +7,10 @@ use bytes::Bytes;
 use super::{Exec, ExecPhase, Mode, Pending, Sandbox, SandboxAction};
 use crate::{
     machine::{
-        Effect, Epoch, Failure, LinkError, ProcessFact, SandboxEnd, SandboxEvent, SandboxState,
-        later,
+        Effect, Epoch, Failure, LinkError, ProcessFact, ProcessId, SandboxEnd, SandboxEvent,
+        SandboxState, later,
     },
-    protocol::{ClientMessage, Pairing, ParseError, ServerMessage, Version},
+    protocol::{ClientMessage, OutputView, Pairing, ParseError, Received, ServerMessage, Version},
 };
 
 impl Sandbox {
@@ -30,13 +30,31 @@ impl Sandbox {
 
     /// A frame came over a link.
     pub fn handle_frame(&mut self, epoch: Epoch, frame: &Bytes, now: Instant) {
-        if self.link != Some(epoch) || matches!(self.state, SandboxState::Ended(_)) {
-            return;
+        if let Some((process, output)) = self.handle_frame_or_output(epoch, frame, now) {
+            let output = SandboxAction::Output(process, output.into_piece(frame));
+            self.actions.push_back(output);
         }
-        match ServerMessage::parse_as(frame, self.version) {
-            // By far the most frequent, and never held back.
-            Ok(ServerMessage::Output(piece)) => self.handle_output(piece),
-            Ok(message) => {
+    }
+
+    /// A frame came over a link. Output, by far the most frequent and never held back, is given back at once and still in
+    /// its frame, with whose it is: it comes after the actions that there are.
+    #[must_use]
+    pub fn handle_frame_or_output<'a>(
+        &mut self,
+        epoch: Epoch,
+        frame: &'a Bytes,
+        now: Instant,
+    ) -> Option<(ProcessId, OutputView<'a>)> {
+        if self.link != Some(epoch) || matches!(self.state, SandboxState::Ended(_)) {
+            return None;
+        }
+        match ServerMessage::read(frame, self.version) {
+            Ok(Received::Output(output)) => {
+                let process = self.whose_output(&output)?;
+                return Some((process, output));
+            }
+            Ok(Received::Message(ServerMessage::Output(piece))) => self.handle_output(piece),
+            Ok(Received::Message(message)) => {
                 let is_status = matches!(message, ServerMessage::Status(_));
                 let mut facts = Vec::new();
                 self.pairing.accept(message, &mut facts);
@@ -55,6 +73,7 @@ impl Sandbox {
                 self.handle_malformed(&error);
             }
         }
+        None
     }
 
     /// The link is lost, and another attempt follows.
