@@ -304,7 +304,8 @@ pub(super) fn write<'a>(entries: impl IntoIterator<Item = (&'a str, Option<Json<
         if out.len() > 1 {
             out.push(b',');
         }
-        write_text(&mut out, key);
+        // Nothing in the table of names needs an escape.
+        write_plain(&mut out, key);
         out.push(b':');
         match value {
             Json::Text(text) => write_text(&mut out, text),
@@ -317,9 +318,13 @@ pub(super) fn write<'a>(entries: impl IntoIterator<Item = (&'a str, Option<Json<
 }
 
 fn write_text(out: &mut Vec<u8>, text: &str) {
-    if plain_length(text.as_bytes()) < text.len() {
-        return write_any(out, text);
+    match plain_length(text.as_bytes()) < text.len() {
+        true => write_any(out, text),
+        false => write_plain(out, text),
     }
+}
+
+fn write_plain(out: &mut Vec<u8>, text: &str) {
     out.reserve(text.len() + 2);
     out.push(b'"');
     out.extend_from_slice(text.as_bytes());

@@ -10,8 +10,26 @@ use crate::{
         Effect, Epoch, Failure, LinkError, ProcessFact, ProcessId, SandboxEnd, SandboxEvent,
         SandboxState, later,
     },
-    protocol::{ClientMessage, OutputView, Pairing, ParseError, Received, ServerMessage, Version},
+    protocol::{
+        ClientMessage, Fact, OutputView, Pairing, ParseError, Received, ServerMessage, Version,
+    },
 };
+
+/// What follows from one message: at most what was held back, and itself.
+#[derive(Default)]
+struct Facts([Option<Fact>; 2]);
+
+impl Extend<Fact> for Facts {
+    fn extend<T: IntoIterator<Item = Fact>>(&mut self, facts: T) {
+        for fact in facts {
+            let free = self.0.iter_mut().find(|slot| slot.is_none());
+            debug_assert!(free.is_some(), "a message is two facts at most");
+            if let Some(slot) = free {
+                *slot = Some(fact);
+            }
+        }
+    }
+}
 
 impl Sandbox {
     /// A link is open, and speaks this version.
@@ -56,9 +74,9 @@ impl Sandbox {
             Ok(Received::Message(ServerMessage::Output(piece))) => self.handle_output(piece),
             Ok(Received::Message(message)) => {
                 let is_status = matches!(message, ServerMessage::Status(_));
-                let mut facts = Vec::new();
+                let mut facts = Facts::default();
                 self.pairing.accept(message, &mut facts);
-                for fact in facts {
+                for fact in facts.0.into_iter().flatten() {
                     self.handle_fact(fact, now);
                 }
                 if !self.pairing.is_waiting() || matches!(self.state, SandboxState::Ended(_)) {
