@@ -99,13 +99,14 @@ impl Socket {
                 .reserve(missing.min(READ.max(self.unread.len())));
             return pin!(self.io.read_buf(&mut self.unread)).poll(cx);
         }
-        let mut buffer = SHARED.take();
+        // A thread that ends has no shared buffer any more.
+        let mut buffer = SHARED.try_with(Cell::take).unwrap_or_default();
         buffer.reserve(READ);
         let read = pin!(self.io.read_buf(&mut buffer)).poll(cx);
         if buffer.len() < SMALL {
             self.unread = BytesMut::from(&*buffer);
             buffer.clear();
-            SHARED.set(buffer);
+            let _ = SHARED.try_with(|shared| shared.set(buffer));
         } else {
             self.unread = buffer;
         }
@@ -144,5 +145,92 @@ impl Socket {
 fn dropped(detail: impl ToString) -> LinkError {
     LinkError::Dropped {
         detail: detail.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use tokio::io::{AsyncWriteExt, DuplexStream};
+
+    use super::*;
+
+    const LIMIT: usize = 1 << 20;
+
+    fn pair() -> (Socket, DuplexStream) {
+        let (near, far) = tokio::io::duplex(4 * LIMIT);
+        let io: BoxedSocket = Box::new(near);
+        (Socket::new(Framed::new(io, Codec::new()), LIMIT), far)
+    }
+
+    fn next(socket: &mut Socket) -> Poll<Option<Result<Frame, LinkError>>> {
+        socket.poll_frame(&mut Context::from_waker(Waker::noop()))
+    }
+
+    fn text(length: usize) -> Vec<u8> {
+        let mut frame = vec![0x81, 127];
+        frame.extend((length as u64).to_be_bytes());
+        frame.extend((0..length).map(|at| b'a' + (at % 26) as u8));
+        frame
+    }
+
+    #[tokio::test]
+    async fn frames_come_whole_however_they_are_cut_and_leave_no_buffer() {
+        for cut in [1, 7, 5_000, 70_000, LIMIT] {
+            let (mut socket, mut far) = pair();
+            let lengths = [0, 1, 300, 20_000, 200_000, 3, 70_000];
+            let stream: Vec<u8> = lengths.iter().flat_map(|&length| text(length)).collect();
+            // With a byte at a time, the long ones are left out.
+            let stream = if cut == 1 { &stream[..1_000] } else { &stream };
+            let mut came = Vec::new();
+            for chunk in stream.chunks(cut) {
+                far.write_all(chunk).await.expect("room");
+                while let Poll::Ready(Some(Ok(Frame::Text(frame)))) = next(&mut socket) {
+                    assert_eq!(frame, text(frame.len())[10..]);
+                    came.push(frame.len());
+                }
+                assert!(next(&mut socket).is_pending());
+            }
+            let whole = if cut == 1 { 3 } else { lengths.len() };
+            assert_eq!(came, lengths[..whole], "cut every {cut} bytes");
+            if cut > 1 {
+                assert_eq!(socket.unread.capacity(), 0);
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn an_end_between_two_frames_is_told_from_one_in_a_frame() {
+        let (mut socket, mut far) = pair();
+        far.write_all(&text(5)).await.expect("room");
+        drop(far);
+        assert!(matches!(next(&mut socket), Poll::Ready(Some(Ok(_)))));
+        assert!(matches!(next(&mut socket), Poll::Ready(None)));
+
+        let (mut socket, mut far) = pair();
+        far.write_all(&text(5)[..12]).await.expect("room");
+        drop(far);
+        let Poll::Ready(Some(Err(LinkError::Dropped { detail }))) = next(&mut socket) else {
+            panic!("the end is not seen")
+        };
+        assert!(detail.contains("in a frame"), "{detail}");
+    }
+
+    #[tokio::test]
+    async fn what_is_sent_is_written_and_leaves_no_buffer() {
+        use tokio::io::AsyncReadExt;
+
+        let (mut socket, mut far) = pair();
+        let mut cx = Context::from_waker(Waker::noop());
+        for _ in 0..3 {
+            assert!(socket.poll_ready(&mut cx).is_ready());
+            socket.send(Message::Text("hello".into())).expect("encoded");
+        }
+        assert!(matches!(socket.poll_flush(&mut cx), Poll::Ready(Ok(()))));
+        assert_eq!(socket.unwritten.capacity(), 0);
+        let mut written = [0; 3 * 11];
+        far.read_exact(&mut written).await.expect("three frames");
+        assert!(written.chunks(11).all(|frame| frame[..2] == [0x81, 0x85]));
     }
 }
