@@ -36,6 +36,7 @@ use crate::machine::ProcessId;
 mod connection;
 mod driver;
 mod messages;
+mod outgoing;
 mod output;
 mod process;
 mod reply;

@@ -19,8 +19,8 @@ use futures::Stream;
 use super::driver::now;
 use crate::{
     Error,
-    machine::{Finish, OutputBuffer, OutputPolicy, Piece},
-    protocol::{OutputPiece, StdStream},
+    machine::{Finish, OutputBuffer, OutputPolicy, Piece, ProcessEnd},
+    protocol::StdStream,
     transport::Credit,
 };
 
@@ -35,6 +35,8 @@ struct Shared {
     wake_after: u64,
     /// Handles and streams that could still read.
     holders: usize,
+    /// How the process ended, for whoever waits later.
+    end: Option<ProcessEnd>,
 }
 
 type SharedOutput = Arc<Mutex<Shared>>;
@@ -84,24 +86,21 @@ impl OutputWriter {
             actor: None,
             wake_after: 0,
             holders: 1,
+            end: None,
         }));
         (Self(Arc::clone(&shared)), ProcessOutput(shared))
     }
 
     /// Takes a batch, each piece with the number of bytes before it that never came. `false`: the budget is
     /// exceeded and the process is to be killed.
-    pub(crate) fn write(
-        &self,
-        pieces: impl Iterator<Item = (u64, OutputPiece)>,
-        credit: Option<Credit>,
-    ) -> bool {
+    pub(crate) fn write(&self, pieces: impl Iterator<Item = (u64, StdStream, Bytes)>) -> bool {
         let mut shared = lock(&self.0);
         let mut within = true;
         let mut wakers = [Vec::new(), Vec::new()];
-        for (gap, piece) in pieces {
-            let stream = piece.stream as usize;
-            shared.buffer.handle_gap(piece.stream, gap);
-            within &= shared.buffer.handle_output(piece.stream, piece.data);
+        for (gap, stream, data) in pieces {
+            shared.buffer.handle_gap(stream, gap);
+            within &= shared.buffer.handle_output(stream, data);
+            let stream = stream as usize;
             if wakers[stream].is_empty() {
                 wakers[stream] = std::mem::take(&mut shared.wakers[stream]);
             }
@@ -111,13 +110,17 @@ impl OutputWriter {
             wakers[0].append(&mut shared.wakers[0]);
             wakers[1].append(&mut shared.wakers[1]);
         }
-        if let Some(credit) = credit {
-            shared.buffer.handle_permit(credit, now());
-        }
         shared.buffer.update_pause(now());
         drop(shared);
         wake(wakers);
         within
+    }
+
+    /// Takes the credit of a batch, until there is room.
+    pub(crate) fn hold(&self, credit: Credit) {
+        let mut shared = lock(&self.0);
+        shared.buffer.handle_permit(credit, now());
+        shared.buffer.update_pause(now());
     }
 
     /// The server sends at most so much that is not taken (v2).
@@ -144,6 +147,11 @@ impl OutputWriter {
         }
         shared.wake_after = after;
         shared.taken(received)
+    }
+
+    /// The process ended.
+    pub(crate) fn set_end(&self, end: ProcessEnd) {
+        lock(&self.0).end = Some(end);
     }
 
     pub(crate) fn finish(&self, finish: Finish) {
@@ -208,6 +216,11 @@ impl ProcessOutput {
             done: false,
             kept: None,
         }
+    }
+
+    /// How the process ended; `None` while that is not known.
+    pub fn process_end(&self) -> Option<ProcessEnd> {
+        lock(&self.0).end.clone()
     }
 
     /// Bytes that are kept now, of both streams together.
@@ -368,13 +381,8 @@ mod tests {
         count
     }
 
-    fn piece(stream: StdStream, data: &'static str) -> OutputPiece {
-        OutputPiece {
-            stream,
-            data: data.into(),
-            place: None,
-            extra: Default::default(),
-        }
+    fn piece(data: &'static str) -> impl Iterator<Item = (u64, StdStream, Bytes)> {
+        std::iter::once((0, StdStream::Stdout, data.into()))
     }
 
     #[test]
@@ -388,7 +396,7 @@ mod tests {
         }
         let (last, other) = (poll(&mut one), poll(&mut two));
         assert_eq!(lock(&output.0).wakers[0].len(), 2);
-        assert!(writer.write([(0, piece(StdStream::Stdout, "x"))].into_iter(), None));
+        assert!(writer.write(piece("x")));
         let counts = [&old, &last, &other].map(|count| count.0.load(Ordering::SeqCst));
         assert_eq!(counts, [0, 1, 1]);
         poll(&mut output.stderr());
@@ -404,7 +412,7 @@ mod tests {
         let (writer, output) = OutputWriter::new(policy, None);
         let mut stderr = output.stderr();
         let count = poll(&mut stderr);
-        assert!(!writer.write([(0, piece(StdStream::Stdout, "xyz"))].into_iter(), None));
+        assert!(!writer.write(piece("xyz")));
         assert_eq!(count.0.load(Ordering::SeqCst), 1);
     }
 }

@@ -1,15 +1,14 @@
 //! [`ProcessActor`]: one exec. Its output, its stdin, and how it ended.
 
-use std::{collections::HashMap, task::Context as TaskContext, time::Instant};
+use std::{collections::BTreeMap, task::Context as TaskContext, time::Instant};
 
 use actix::{Actor, ActorContext, Addr, AsyncContext, Context, Handler, Message, WeakAddr};
-
-use bytes::Bytes;
 
 use super::{
     CloseStdin, FlushStdin, GetPlace, Kill, ProcessPlace, SandboxActor, StartedProcess, Wait,
     WriteStdin,
     driver::{Driven, Driver, now},
+    outgoing::Chunk,
     output::{OutputWriter, ProcessOutput},
     reply::{Deferred, Settler, deferred},
     sandbox::Unheld,
@@ -20,17 +19,35 @@ use crate::{
         Failure, Finish, OutputPolicy, Process, ProcessAction, ProcessEnd, ProcessFact, ProcessId,
         ProcessReply, RequestId,
     },
-    protocol::{OutputPiece, StdStream},
+    protocol::StdStream,
     transport::Credit,
 };
 
-/// What a process gets from its sandbox.
+/// What a process gets from its sandbox, in order.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
-pub(crate) enum ProcessInput {
-    /// Output, and the leave to read more of it from the link.
-    Output(Vec<OutputPiece>, Option<Credit>),
+pub(crate) struct ProcessInput {
+    pub(super) events: Vec<ProcessEvent>,
+    /// The leave to read more from the link, which is kept for as long as there is no room.
+    pub(super) credit: Option<Credit>,
+}
+
+impl ProcessInput {
     /// Something happened.
+    pub(super) fn one(event: ProcessEvent) -> Self {
+        Self {
+            events: vec![event],
+            credit: None,
+        }
+    }
+}
+
+/// What happens to a process.
+#[derive(Debug)]
+pub(crate) enum ProcessEvent {
+    /// Output came.
+    Output(Vec<Chunk>),
+    /// The sandbox knows something.
     Fact(ProcessFact),
     /// Somebody waits, or nobody waits any more, for a status that may stand behind the output.
     Awaited(bool),
@@ -60,6 +77,25 @@ pub(crate) enum ProcessReport {
     Settled(ProcessId),
     /// Its actor is gone before that.
     Gone(ProcessId),
+    /// All of these, in order.
+    Several(Vec<ProcessReport>),
+}
+
+/// Reports that are sent together.
+#[derive(Default)]
+struct Reports(Vec<ProcessReport>);
+
+impl Reports {
+    fn push(&mut self, report: ProcessReport) {
+        self.0.push(report);
+    }
+
+    fn into_one(mut self) -> Option<ProcessReport> {
+        match self.0.len() {
+            0 | 1 => self.0.pop(),
+            _ => Some(ProcessReport::Several(self.0)),
+        }
+    }
 }
 
 /// Tells the sandbox when the actor goes before its process ended.
@@ -124,17 +160,6 @@ enum Waiter {
     Unit(Settler<Result<(), Error>>),
 }
 
-/// A piece of output that has no place in its stream (v1).
-fn unplaced(stream: StdStream, data: Bytes) -> (u64, OutputPiece) {
-    let piece = OutputPiece {
-        stream,
-        data,
-        place: None,
-        extra: Default::default(),
-    };
-    (0, piece)
-}
-
 /// What a process's actor begins with.
 pub(super) struct NewProcess {
     pub(super) process: ProcessId,
@@ -152,7 +177,7 @@ pub struct ProcessActor {
     machine: Process,
     output: OutputWriter,
     obituary: Obituary,
-    waiters: HashMap<RequestId, Waiter>,
+    waiters: BTreeMap<RequestId, Waiter>,
     next_request: u64,
     /// Somebody waits for something of the sandbox.
     sandbox_awaited: bool,
@@ -179,7 +204,7 @@ impl ProcessActor {
                 sandbox,
                 finished: false,
             },
-            waiters: HashMap::new(),
+            waiters: BTreeMap::new(),
             next_request: 0,
             sandbox_awaited,
             awaited: false,
@@ -197,6 +222,7 @@ impl ProcessActor {
 
     fn run_actions(&mut self) {
         let process = self.obituary.process;
+        let mut reports = Reports::default();
         while let Some(action) = self.machine.poll_action() {
             match action {
                 ProcessAction::Settle(request, result) => {
@@ -214,19 +240,20 @@ impl ProcessActor {
                         (Some(Waiter::End(_)), Ok(ProcessReply::Done)) | (None, _) => {}
                     }
                 }
-                ProcessAction::SendKill => self.obituary.report(ProcessReport::Kill(process)),
+                ProcessAction::SendKill => reports.push(ProcessReport::Kill(process)),
                 ProcessAction::SendStdin { number, text } => {
-                    self.obituary.report(ProcessReport::Stdin {
+                    reports.push(ProcessReport::Stdin {
                         process,
                         number,
                         text,
                     });
                 }
                 ProcessAction::Send(text) => {
-                    self.obituary.report(ProcessReport::Send(process, text));
+                    reports.push(ProcessReport::Send(process, text));
                 }
                 ProcessAction::Ended { end, stdin_unsent } => {
-                    self.obituary.report(ProcessReport::Ended {
+                    self.output.set_end(end.clone());
+                    reports.push(ProcessReport::Ended {
                         process,
                         end,
                         stdin_unsent,
@@ -236,8 +263,8 @@ impl ProcessActor {
                     let held = self.machine.take_held_output();
                     if !held.is_empty() {
                         // A budget that is exceeded at the end kills nothing any more.
-                        let held = unplaced(StdStream::Stdout, held);
-                        self.output.write(std::iter::once(held), None);
+                        let held = (0, StdStream::Stdout, held);
+                        self.output.write(std::iter::once(held));
                     }
                     self.output.finish(match lost {
                         Some(end) => Finish::SandboxLost(end),
@@ -246,9 +273,12 @@ impl ProcessActor {
                 }
                 ProcessAction::Settled => {
                     self.obituary.finished = true;
-                    self.obituary.report(ProcessReport::Settled(process));
+                    reports.push(ProcessReport::Settled(process));
                 }
             }
+        }
+        if let Some(report) = reports.into_one() {
+            self.obituary.report(report);
         }
         self.update_demand();
     }
@@ -270,26 +300,22 @@ impl ProcessActor {
     }
 
     /// Takes a batch of output. `false`: the budget is exceeded and the process is to be killed.
-    fn take_output(&mut self, pieces: Vec<OutputPiece>, credit: Option<Credit>) -> bool {
-        if !self.machine.is_named() {
-            let machine = &mut self.machine;
-            let found = pieces.into_iter().flat_map(|piece| {
-                let stream = piece.stream;
-                machine
-                    .handle_unplaced_output(stream, piece.data)
-                    .map(|data| unplaced(stream, data))
-            });
-            let found = found.filter(|(_, piece)| !piece.data.is_empty());
-            return self.output.write(found, credit);
-        }
+    fn take_output(&mut self, chunks: Vec<Chunk>) -> bool {
         let machine = &mut self.machine;
-        let new = pieces.into_iter().filter_map(|mut piece| {
-            let offset = piece.place.as_ref()?.offset;
-            let admission = machine.handle_output(piece.stream, offset, piece.data.len());
-            piece.data = piece.data.slice(admission.skip..);
-            (admission.gap > 0 || !piece.data.is_empty()).then_some((admission.gap, piece))
+        if !machine.is_named() {
+            let found = chunks.into_iter().flat_map(|chunk| {
+                let found = machine.handle_unplaced_output(chunk.stream, chunk.data);
+                found.map(|data| (0, chunk.stream, data))
+            });
+            let found = found.filter(|(.., data)| !data.is_empty());
+            return self.output.write(found);
+        }
+        let new = chunks.into_iter().filter_map(|chunk| {
+            let admission = machine.handle_output(chunk.stream, chunk.offset?, chunk.data.len());
+            let data = chunk.data.slice(admission.skip..);
+            (admission.gap > 0 || !data.is_empty()).then_some((admission.gap, chunk.stream, data))
         });
-        let within = self.output.write(new, credit);
+        let within = self.output.write(new);
         self.machine.handle_output_kept();
         within
     }
@@ -367,21 +393,26 @@ impl Handler<ProcessInput> for ProcessActor {
     type Result = ();
 
     fn handle(&mut self, input: ProcessInput, _: &mut Context<Self>) {
-        match input {
-            ProcessInput::Output(pieces, credit) => {
-                if !self.take_output(pieces, credit) {
-                    self.machine.kill(None, now());
+        for event in input.events {
+            match event {
+                ProcessEvent::Output(chunks) => {
+                    if !self.take_output(chunks) {
+                        self.machine.kill(None, now());
+                    }
                 }
-            }
-            ProcessInput::Fact(fact) => {
-                self.machine.handle_fact(fact, now());
-                if let Some(window) = self.machine.window() {
-                    self.output.set_window(window);
+                ProcessEvent::Fact(fact) => {
+                    self.machine.handle_fact(fact, now());
+                    if let Some(window) = self.machine.window() {
+                        self.output.set_window(window);
+                    }
                 }
+                ProcessEvent::Awaited(awaited) => self.sandbox_awaited = awaited,
             }
-            ProcessInput::Awaited(awaited) => self.sandbox_awaited = awaited,
+            self.run_actions();
         }
-        self.run_actions();
+        if let Some(credit) = input.credit {
+            self.output.hold(credit);
+        }
     }
 }
 

@@ -1,11 +1,12 @@
 //! [`SandboxActor`]: one sandbox. Routes between its users, its connection and its processes.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, VecDeque},
     time::Instant,
 };
 
 use actix::{Actor, ActorContext, Addr, AsyncContext, Context, Handler, WeakAddr};
+use bytes::Bytes;
 use tracing::Span;
 
 use super::{
@@ -13,18 +14,19 @@ use super::{
     GetState, GetVersion, KillSandbox, Open, Opened, ProcessActor, ProcessPlace, Settings,
     SnapshotFilesystem, Start, StartKey, StartedProcess, Stdin, Subscribe, Unclaimed,
     driver::{Driven, Driver, now},
+    outgoing::Outgoing,
     output::ProcessOutput,
-    process::{KillUnheld, NewProcess, ProcessInput, ProcessReport},
+    process::{KillUnheld, NewProcess, ProcessEvent, ProcessInput, ProcessReport},
     reply::{Deferred, Settler, Undelivered, deferred},
     subscribers::Subscribers,
 };
 use crate::{
     Error, SandboxEvent,
     machine::{
-        Failure, LinkError, Nonce, OutputPolicy, Process, ProcessFact, ProcessId, RequestId,
+        Epoch, Failure, LinkError, Nonce, OutputPolicy, Process, ProcessFact, ProcessId, RequestId,
         Sandbox, SandboxAction, SandboxConfig, SandboxEnd, SandboxReply, SandboxState, wrap,
     },
-    protocol::{ExecOptions, OutputPiece, Version},
+    protocol::{ExecOptions, Version},
     transport::Credit,
 };
 
@@ -52,25 +54,23 @@ struct ProcessLink {
     actor: Addr<ProcessActor>,
     /// For the caller, once the server said that it runs.
     output: Option<ProcessOutput>,
+    /// It has heard everything.
+    settled: bool,
 }
 
 impl Drop for ProcessLink {
-    /// The process has ended and ignores this, or the sandbox's actor is gone.
+    /// The sandbox's actor is gone.
     fn drop(&mut self) {
+        if self.settled {
+            return;
+        }
         let end = SandboxEnd::LinkLost {
             cause: LinkError::ActorGone,
             attempts: 0,
         };
-        self.actor
-            .do_send(ProcessInput::Fact(ProcessFact::SandboxEnded(end)));
+        let fact = ProcessEvent::Fact(ProcessFact::SandboxEnded(end));
+        self.actor.do_send(ProcessInput::one(fact));
     }
-}
-
-/// Output on its way to a process, gathered from the frames of one batch.
-#[derive(Default)]
-struct Outgoing {
-    process: ProcessId,
-    pieces: Vec<OutputPiece>,
 }
 
 /// Owns the life of one sandbox.
@@ -83,11 +83,11 @@ pub struct SandboxActor {
     machine: Sandbox,
     settings: Settings,
     connection: Option<Addr<ConnectionActor>>,
-    processes: HashMap<ProcessId, ProcessLink>,
+    processes: BTreeMap<ProcessId, ProcessLink>,
     /// Stdin messages on their way to the link: tag, process, number.
     stdin: VecDeque<(u64, ProcessId, u64)>,
     next_tag: u64,
-    waiters: HashMap<RequestId, Waiter>,
+    waiters: BTreeMap<RequestId, Waiter>,
     next_request: u64,
     subscribers: Subscribers,
     /// The last event, while processes that end with the sandbox have not said so.
@@ -95,6 +95,8 @@ pub struct SandboxActor {
     awaited: bool,
     orphaned: bool,
     span: Span,
+    /// Of this actor. To make one anew for each process would cost more.
+    address: Option<WeakAddr<SandboxActor>>,
 }
 
 impl SandboxActor {
@@ -104,21 +106,32 @@ impl SandboxActor {
             timeouts: settings.timeouts,
             exec_prefix: settings.exec_prefix.clone(),
         };
+        let span = settings.span();
+        let mut machine = Sandbox::new(config);
+        machine.set_observed(!span.is_disabled());
         Self {
-            machine: Sandbox::new(config),
-            span: settings.span(),
+            machine,
+            span,
             settings,
             connection: None,
-            processes: HashMap::new(),
+            processes: BTreeMap::new(),
             stdin: VecDeque::new(),
             next_tag: 0,
-            waiters: HashMap::new(),
+            waiters: BTreeMap::new(),
             next_request: 0,
             subscribers: Subscribers::default(),
             last_event: None,
             awaited: false,
             orphaned: false,
+            address: None,
         }
+    }
+
+    fn address(&mut self, ctx: &Context<Self>) -> WeakAddr<Self> {
+        let address = self
+            .address
+            .get_or_insert_with(|| ctx.address().downgrade());
+        address.clone()
     }
 
     #[cfg(test)]
@@ -152,20 +165,17 @@ impl SandboxActor {
         self.after_actions(ctx);
     }
 
-    /// Carries out what the machine wants; output is only gathered.
+    /// Carries out what the machine wants; what is for processes is only gathered.
     fn run_actions_into(&mut self, outgoing: &mut Outgoing) {
         while let Some(action) = self.machine.poll_action() {
             match action {
                 SandboxAction::Output(process, piece) => {
-                    if outgoing.process != process {
-                        self.deliver(outgoing, None);
-                        outgoing.process = process;
-                    }
-                    outgoing.pieces.push(piece);
+                    self.turn_to(process, outgoing);
+                    outgoing.push_piece(piece);
                 }
                 SandboxAction::Tell(process, fact) => {
-                    self.deliver(outgoing, None);
-                    self.tell(process, ProcessInput::Fact(fact));
+                    self.turn_to(process, outgoing);
+                    outgoing.push_fact(fact);
                 }
                 SandboxAction::Send(text) => {
                     self.command(ConnectionCommand::Send { text, tag: None })
@@ -201,7 +211,8 @@ impl SandboxActor {
         if awaited != self.awaited {
             self.awaited = awaited;
             for process in self.processes.values() {
-                process.actor.do_send(ProcessInput::Awaited(awaited));
+                let event = ProcessEvent::Awaited(awaited);
+                process.actor.do_send(ProcessInput::one(event));
             }
         }
         let over = matches!(self.machine.state(), SandboxState::Ended(_));
@@ -223,9 +234,92 @@ impl SandboxActor {
     }
 
     fn deliver(&self, outgoing: &mut Outgoing, credit: Option<Credit>) {
-        let pieces = std::mem::take(&mut outgoing.pieces);
-        if !pieces.is_empty() || credit.is_some() {
-            self.tell(outgoing.process, ProcessInput::Output(pieces, credit));
+        let events = outgoing.take();
+        if !events.is_empty() || credit.is_some() {
+            self.tell(outgoing.process(), ProcessInput { events, credit });
+        }
+    }
+
+    /// What comes is for this process.
+    fn turn_to(&self, process: ProcessId, outgoing: &mut Outgoing) {
+        if outgoing.process() != process {
+            self.deliver(outgoing, None);
+            outgoing.begin(process);
+        }
+    }
+
+    fn frames(&mut self, epoch: Epoch, frames: &[Bytes], credit: Credit) {
+        let now = now();
+        let mut outgoing = Outgoing::of(frames.iter().map(Bytes::len).sum());
+        for frame in frames {
+            outgoing.advance(frame.len());
+            if let Some((process, output)) = self.machine.handle_frame_or_output(epoch, frame, now)
+            {
+                self.turn_to(process, &mut outgoing);
+                outgoing.push_view(output, frame);
+            } else {
+                self.run_actions_into(&mut outgoing);
+            }
+        }
+        // The process keeps the credit for as long as it has no room.
+        self.deliver(&mut outgoing, Some(credit));
+    }
+
+    /// What a process asks, or lets know.
+    fn heard(&mut self, report: ProcessReport) {
+        match report {
+            ProcessReport::Kill(process) => self.machine.kill_process(process),
+            ProcessReport::Send(process, text) => {
+                // Where the link went meanwhile, the process makes it good on the next.
+                if self.machine.can_send(process) {
+                    self.command(ConnectionCommand::Send { text, tag: None });
+                }
+            }
+            ProcessReport::Stdin {
+                process,
+                number,
+                text,
+            } => {
+                // Where the link went meanwhile, the process learns of that and sends it again.
+                if self.machine.can_send_stdin(process) || self.machine.can_send(process) {
+                    self.next_tag += 1;
+                    self.stdin.push_back((self.next_tag, process, number));
+                    self.command(ConnectionCommand::Send {
+                        text,
+                        tag: Some(self.next_tag),
+                    });
+                }
+            }
+            ProcessReport::Ended {
+                process,
+                end,
+                stdin_unsent,
+            } => {
+                self.machine.process_ended(process);
+                // One that never started has no end, either.
+                let link = self.processes.get(&process);
+                if link.is_some_and(|link| link.output.is_none()) {
+                    self.event(&SandboxEvent::ProcessEnded {
+                        process,
+                        end,
+                        stdin_unsent,
+                    });
+                }
+            }
+            ProcessReport::Settled(process) => {
+                if let Some(mut link) = self.processes.remove(&process) {
+                    link.settled = true;
+                }
+                self.machine.settle_named(process);
+            }
+            ProcessReport::Gone(process) => {
+                self.processes.remove(&process);
+                self.machine.abandon(process);
+                self.machine.bury(process);
+            }
+            ProcessReport::Several(reports) => {
+                reports.into_iter().for_each(|report| self.heard(report));
+            }
         }
     }
 
@@ -338,12 +432,15 @@ impl SandboxActor {
             process,
             machine,
             policy,
-            sandbox: ctx.address().downgrade(),
+            sandbox: self.address(ctx),
             sandbox_awaited: self.awaited,
         });
-        let output = Some(output);
-        self.processes
-            .insert(process, ProcessLink { actor, output });
+        let link = ProcessLink {
+            actor,
+            output: Some(output),
+            settled: false,
+        };
+        self.processes.insert(process, link);
     }
 
     fn started(&mut self, reply: &SandboxReply) -> Result<StartedProcess, Error> {
@@ -403,25 +500,15 @@ impl Handler<ConnectionReport> for SandboxActor {
                 epoch,
                 frames,
                 credit,
-            } => {
-                let mut outgoing = Outgoing::default();
-                for frame in &frames {
-                    self.machine.handle_frame(epoch, frame, now);
-                    self.run_actions_into(&mut outgoing);
-                }
-                // The process keeps the credit for as long as it has no room.
-                self.deliver(&mut outgoing, Some(credit));
-            }
+            } => self.frames(epoch, &frames, credit),
             ConnectionReport::Written { tags, .. } => {
                 for tag in tags {
                     while let Some(&(front, process, number)) = self.stdin.front()
                         && front <= tag
                     {
                         self.stdin.pop_front();
-                        self.tell(
-                            process,
-                            ProcessInput::Fact(ProcessFact::StdinWritten(number)),
-                        );
+                        let fact = ProcessEvent::Fact(ProcessFact::StdinWritten(number));
+                        self.tell(process, ProcessInput::one(fact));
                     }
                 }
             }
@@ -447,55 +534,7 @@ impl Handler<ProcessReport> for SandboxActor {
     type Result = ();
 
     fn handle(&mut self, report: ProcessReport, ctx: &mut Context<Self>) {
-        match report {
-            ProcessReport::Kill(process) => self.machine.kill_process(process),
-            ProcessReport::Send(process, text) => {
-                // Where the link went meanwhile, the process makes it good on the next.
-                if self.machine.can_send(process) {
-                    self.command(ConnectionCommand::Send { text, tag: None });
-                }
-            }
-            ProcessReport::Stdin {
-                process,
-                number,
-                text,
-            } => {
-                // Where the link went meanwhile, the process learns of that and sends it again.
-                if self.machine.can_send_stdin(process) || self.machine.can_send(process) {
-                    self.next_tag += 1;
-                    self.stdin.push_back((self.next_tag, process, number));
-                    self.command(ConnectionCommand::Send {
-                        text,
-                        tag: Some(self.next_tag),
-                    });
-                }
-            }
-            ProcessReport::Ended {
-                process,
-                end,
-                stdin_unsent,
-            } => {
-                self.machine.process_ended(process);
-                // One that never started has no end, either.
-                let link = self.processes.get(&process);
-                if link.is_some_and(|link| link.output.is_none()) {
-                    self.event(&SandboxEvent::ProcessEnded {
-                        process,
-                        end,
-                        stdin_unsent,
-                    });
-                }
-            }
-            ProcessReport::Settled(process) => {
-                self.processes.remove(&process);
-                self.machine.settle_named(process);
-            }
-            ProcessReport::Gone(process) => {
-                self.processes.remove(&process);
-                self.machine.abandon(process);
-                self.machine.bury(process);
-            }
-        }
+        self.heard(report);
         self.run_actions(ctx);
     }
 }
@@ -527,7 +566,7 @@ impl Handler<Start> for SandboxActor {
 
     fn handle(&mut self, Start(exec, key): Start, ctx: &mut Context<Self>) -> Self::Result {
         let (settler, answer) = deferred();
-        let waiter = Waiter::Start(settler, ctx.address().downgrade(), key);
+        let waiter = Waiter::Start(settler, self.address(ctx), key);
         self.exec(exec, waiter, ctx);
         answer
     }
@@ -653,6 +692,7 @@ impl Handler<Subscribe> for SandboxActor {
 
     fn handle(&mut self, Subscribe(recipient): Subscribe, ctx: &mut Context<Self>) {
         self.subscribers.add(recipient);
+        self.machine.set_observed(true);
         self.run_actions(ctx);
     }
 }

@@ -166,6 +166,9 @@ impl Process {
     /// [`ErrorKind::ActorGone`](crate::ErrorKind::ActorGone). A lost sandbox is no error but
     /// [`ProcessEnd::SandboxLost`].
     pub async fn wait(&self) -> Result<ProcessEnd, Error> {
+        if let Some(end) = self.0.output.process_end() {
+            return Ok(end);
+        }
         self.0
             .actor
             .send(Wait)

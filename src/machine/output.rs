@@ -23,7 +23,7 @@ use std::{
 use bytes::{Buf, Bytes, BytesMut};
 
 use super::SandboxEnd;
-use crate::protocol::{StdStream, limits::MIN_WINDOW};
+use crate::protocol::{StdStream, limits::MIN_WINDOW, utf8_boundary};
 
 /// Pieces shorter than this are gathered, so that many small ones cost no more than a few large ones.
 const SMALL: usize = 1024;
@@ -73,7 +73,7 @@ pub enum Overflow {
     },
     /// The oldest output is dropped; its reader sees an error with the number of bytes.
     DropOldest,
-    /// The process is killed, and its readers see an error after what was kept.
+    /// The process is killed, and its readers see an error after as much as fits.
     Fail,
 }
 
@@ -278,18 +278,26 @@ impl<P> OutputBuffer<P> {
         if self.finish.is_some() || self.unreadable {
             return true;
         }
-        if self.policy.overflow == Overflow::Fail
-            && self.used.saturating_add(data.len()) > self.policy.budget
-        {
+        let room = self.policy.budget.saturating_sub(self.used);
+        if self.policy.overflow == Overflow::Fail && data.len() > room {
+            let fits = Bytes::copy_from_slice(&data[..utf8_boundary(&data[..room])]);
+            self.keep(stream, fits);
             self.finish(Finish::Overflowed);
             return false;
+        }
+        self.keep(stream, data);
+        self.make_room();
+        true
+    }
+
+    fn keep(&mut self, stream: StdStream, data: Bytes) {
+        if data.is_empty() {
+            return;
         }
         self.used += data.len();
         let buffer = &mut self.streams[stream as usize];
         buffer.starved = false;
         buffer.push(data);
-        self.make_room();
-        true
     }
 
     /// Output that never came, and never will.

@@ -5,11 +5,10 @@ use std::{borrow::Cow, cell::Cell, fmt, marker::PhantomData};
 use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
     de::{DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor},
-    ser::SerializeMap,
 };
 use serde_json::{Map, Value};
 
-use super::{excerpt, names};
+use super::{excerpt, names, plain::plain_length};
 
 /// Most values that are carried of one message, nested ones counted. A tree takes up to a hundred
 /// times the memory of its text, so a peer must not decide how large it grows.
@@ -299,18 +298,42 @@ impl Serialize for Json<'_> {
 /// One JSON object, its keys in the order given; a key without a value is left out.
 pub(super) fn write<'a>(entries: impl IntoIterator<Item = (&'a str, Option<Json<'a>>)>) -> String {
     let mut out = Vec::with_capacity(128);
-    let mut serializer = serde_json::Serializer::new(&mut out);
-    let written = serializer.serialize_map(None).and_then(|mut map| {
-        for (key, value) in entries {
-            if let Some(value) = value {
-                map.serialize_entry(key, &value)?;
-            }
+    out.push(b'{');
+    for (key, value) in entries {
+        let Some(value) = value else { continue };
+        if out.len() > 1 {
+            out.push(b',');
         }
-        map.end()
-    });
-    debug_assert!(written.is_ok(), "JSON to memory cannot fail");
-    // serde_json writes UTF-8 only.
+        // Nothing in the table of names needs an escape.
+        write_plain(&mut out, key);
+        out.push(b':');
+        match value {
+            Json::Text(text) => write_text(&mut out, text),
+            other => write_any(&mut out, &other),
+        }
+    }
+    out.push(b'}');
+    // Only UTF-8 was written.
     String::from_utf8(out).unwrap_or_default()
+}
+
+fn write_text(out: &mut Vec<u8>, text: &str) {
+    match plain_length(text.as_bytes()) < text.len() {
+        true => write_any(out, text),
+        false => write_plain(out, text),
+    }
+}
+
+fn write_plain(out: &mut Vec<u8>, text: &str) {
+    out.reserve(text.len() + 2);
+    out.push(b'"');
+    out.extend_from_slice(text.as_bytes());
+    out.push(b'"');
+}
+
+fn write_any(out: &mut Vec<u8>, value: &(impl Serialize + ?Sized)) {
+    let written = serde_json::to_writer(out, value);
+    debug_assert!(written.is_ok(), "JSON to memory cannot fail");
 }
 
 /// Reads a frame that must hold one JSON object.

@@ -24,6 +24,8 @@ mod json;
 pub mod limits;
 pub mod names;
 mod pairing;
+mod plain;
+mod quick;
 mod reassembly;
 mod server_message;
 mod status;
@@ -39,6 +41,7 @@ pub use frame::{FrameGuard, FrameHeader, FrameTooLarge};
 pub use ids::{ExecId, SandboxId, SandboxToken};
 pub use json::{Extra, ParseError};
 pub use pairing::{Fact, Pairing, StatusFact};
+pub use quick::{OutputView, Received};
 pub use reassembly::{Fragment, Reassembly, ReassemblyError};
 pub use server_message::{
     EndReason, ErrorMessage, ExecEnd, ExecUpdate, Identity, OutputPiece, OutputPlace,

@@ -10,6 +10,7 @@ use super::{
     excerpt,
     json::{Json, RawMessage, Text, write},
     names,
+    quick::{self, Received},
 };
 
 /// A message from the server to the client.
@@ -197,6 +198,26 @@ impl ServerMessage {
     ///
     /// As [`parse`](Self::parse).
     pub fn parse_as(frame: &Bytes, version: Version) -> Result<Self, ParseError> {
+        Ok(match Self::read(frame, version)? {
+            Received::Output(output) => Self::Output(output.into_piece(frame)),
+            Received::Message(message) => message,
+        })
+    }
+
+    /// The same, and leaves output in its frame.
+    ///
+    /// # Errors
+    ///
+    /// As [`parse`](Self::parse).
+    pub fn read(frame: &Bytes, version: Version) -> Result<Received<'_>, ParseError> {
+        match quick::read(frame, version) {
+            Some(received) => Ok(received),
+            None => Self::read_any(frame, version).map(Received::Message),
+        }
+    }
+
+    /// Reads a message in any form.
+    pub(super) fn read_any(frame: &Bytes, version: Version) -> Result<Self, ParseError> {
         let mut raw = RawMessage::parse(frame)?;
         let exec = match version {
             Version::V2 => text(&mut raw.exec).map(ExecId::new),

@@ -3,8 +3,8 @@
 use std::io;
 
 use actix_codec::{Decoder, Encoder};
-use actix_http::ws::{Codec, Frame, Message, ProtocolError};
-use bytes::BytesMut;
+use actix_http::ws::{Codec, Frame, Item, Message, ProtocolError};
+use bytes::{Buf, BytesMut};
 
 use crate::{
     machine::LinkError,
@@ -39,6 +39,8 @@ impl From<ProtocolError> for CodecError {
 pub(crate) struct GuardedCodec {
     inner: Codec,
     limit: usize,
+    /// The first frame of a message came, and not its last.
+    fragmented: bool,
 }
 
 impl GuardedCodec {
@@ -46,7 +48,25 @@ impl GuardedCodec {
         Self {
             inner: Codec::new().max_size(limit).client_mode(),
             limit,
+            fragmented: false,
         }
+    }
+
+    /// Takes the frame at the front, where it is all of a text message. Most are, and need none of what the codec looks at.
+    fn whole_text(&self, src: &mut BytesMut) -> Option<Frame> {
+        const WHOLE_TEXT: u8 = 0x81;
+        if self.fragmented || *src.first()? != WHOLE_TEXT || *src.get(1)? & 0x80 != 0 {
+            return None;
+        }
+        let header = FrameHeader::parse(src)?;
+        let payload = usize::try_from(header.payload_len).ok()?;
+        let end = header.header_len.checked_add(payload)?;
+        if payload > self.limit || src.len() < end {
+            return None;
+        }
+        let mut frame = src.split_to(end).freeze();
+        frame.advance(header.header_len);
+        Some(Frame::Text(frame))
     }
 }
 
@@ -55,6 +75,9 @@ impl Decoder for GuardedCodec {
     type Error = CodecError;
 
     fn decode(&mut self, src: &mut BytesMut) -> Result<Option<Frame>, CodecError> {
+        if let Some(frame) = self.whole_text(src) {
+            return Ok(Some(frame));
+        }
         // The codec takes whole frames only, so a header is always at the front.
         if let Some(header) = FrameHeader::parse(src)
             && header.payload_len > self.limit as u64
@@ -67,7 +90,11 @@ impl Decoder for GuardedCodec {
                 detail: error.to_string(),
             }));
         }
-        Ok(self.inner.decode(src)?)
+        let frame = self.inner.decode(src)?;
+        if let Some(Frame::Continuation(item)) = &frame {
+            self.fragmented = !matches!(item, Item::Last(_));
+        }
+        Ok(frame)
     }
 }
 
@@ -97,6 +124,41 @@ mod tests {
             "{error}"
         );
         assert!(src.capacity() < 2048, "memory grew");
+    }
+
+    #[test]
+    fn a_whole_text_between_the_fragments_of_another_is_refused() {
+        let mut codec = GuardedCodec::new(1024);
+        let mut src = BytesMut::from(&b"\x81\x01a\x01\x01b\x81\x01c"[..]);
+        let mut next = || codec.decode(&mut src);
+        assert!(matches!(next(), Ok(Some(Frame::Text(text))) if text == "a"));
+        assert!(matches!(next(), Ok(Some(Frame::Continuation(_)))));
+        assert!(next().is_err());
+    }
+
+    #[test]
+    fn text_is_taken_as_the_codec_takes_it() {
+        let mut stream = Vec::new();
+        for length in [0, 1, 125, 126, 1024, 1025] {
+            stream.extend([0x81, 126]);
+            stream.extend(u16::to_be_bytes(length));
+            stream.extend(vec![b'x'; usize::from(length)]);
+        }
+        for end in 0..=stream.len() {
+            let mut guarded = GuardedCodec::new(1024);
+            let mut plain = Codec::new().max_size(1024).client_mode();
+            let mut sources = [0, 1].map(|_| BytesMut::from(&stream[..end]));
+            for _ in 0..7 {
+                let [one, other] = &mut sources;
+                match (guarded.decode(one), plain.decode(other)) {
+                    (Ok(one), Ok(other)) => assert_eq!(one, other),
+                    // By its header alone.
+                    (Err(_), Err(_) | Ok(None)) => break,
+                    other => panic!("{other:?} of {end} bytes"),
+                }
+                assert_eq!(sources[0], sources[1]);
+            }
+        }
     }
 
     #[test]

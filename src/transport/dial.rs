@@ -2,16 +2,15 @@
 
 use std::{io, sync::Arc, time::Duration};
 
-use actix_codec::Framed;
 use actix_http::error::ParseError;
 use awc::{
-    BoxedSocket, Client, Connector,
+    Client, Connector,
     error::{ConnectError, SendRequestError, WsClientError},
     http::header::{AUTHORIZATION, COOKIE, HeaderName, HeaderValue, SEC_WEBSOCKET_PROTOCOL},
 };
 
 use super::{
-    Cookies, Endpoint, Target, TokenSource, codec::GuardedCodec, connector::TunedConnector,
+    Cookies, Endpoint, Target, TokenSource, connector::TunedConnector, socket::Socket,
     token::authorization,
 };
 use crate::{
@@ -38,9 +37,6 @@ pub(crate) struct DialConfig {
     #[cfg(feature = "tls")]
     pub(crate) tls: Option<Arc<rustls::ClientConfig>>,
 }
-
-/// An open WebSocket, frame by frame.
-pub(crate) type Socket = Framed<BoxedSocket, GuardedCodec>;
 
 /// What a dial leads to.
 pub(crate) struct Dialled {
@@ -86,7 +82,7 @@ pub(crate) async fn dial(
             let selected = selected.and_then(|name| name.to_str().ok());
             let limit = config.max_message_bytes;
             Ok(Dialled {
-                socket: framed.into_map_codec(|_| GuardedCodec::new(limit)),
+                socket: Socket::new(framed, limit),
                 cookies,
                 // What was not offered cannot be selected.
                 version: Version::selected(selected).min(config.max_protocol),

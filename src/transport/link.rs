@@ -10,13 +10,12 @@ use std::{
 
 use actix_http::ws::{CloseCode, CloseReason, Frame, Item, Message};
 use bytes::Bytes;
-use futures::{Sink, Stream};
 use tokio::time::{Instant, Sleep};
 
 use super::{
     credit::{Credit, Credits},
-    dial::Socket,
     recorder::RecordedLink,
+    socket::Socket,
 };
 use crate::{
     machine::{Keepalive, KeepaliveAction, KeepaliveConfig, LinkError},
@@ -54,7 +53,7 @@ pub(crate) enum LinkEvent {
 
 /// One open WebSocket, driven by [`poll`](Link::poll).
 pub(crate) struct Link {
-    socket: Pin<Box<Socket>>,
+    socket: Socket,
     reassembly: Reassembly,
 
     outgoing: VecDeque<(Message, Option<u64>)>,
@@ -90,7 +89,7 @@ impl Link {
         let keepalive = Keepalive::new(config.keepalive, now.into_std());
         let timer = Box::pin(tokio::time::sleep_until(keepalive.poll_timeout().into()));
         Self {
-            socket: Box::pin(socket),
+            socket,
             reassembly: Reassembly::new(config.max_message_bytes),
             outgoing: VecDeque::new(),
             unflushed: Vec::new(),
@@ -188,8 +187,8 @@ impl Link {
                 break;
             }
             // First: what does not fit stays where it is, and a newer pong takes the place of an older.
-            match self.socket.as_mut().poll_ready(cx) {
-                Poll::Ready(ready) => ready.map_err(|error| error.0)?,
+            match self.socket.poll_ready(cx) {
+                Poll::Ready(ready) => ready?,
                 Poll::Pending => {
                     self.dirty = true;
                     return Ok(());
@@ -205,17 +204,14 @@ impl Link {
             if let (Some(recorded), Message::Text(text)) = (&self.recorded, &message.0) {
                 recorded.sent(text);
             }
-            self.socket
-                .as_mut()
-                .start_send(message.0)
-                .map_err(|error| error.0)?;
+            self.socket.send(message.0)?;
             self.unflushed.extend(message.1);
             self.dirty = true;
         }
         if self.dirty
-            && let Poll::Ready(flushed) = Sink::<Message>::poll_flush(self.socket.as_mut(), cx)
+            && let Poll::Ready(flushed) = self.socket.poll_flush(cx)
         {
-            flushed.map_err(|error| error.0)?;
+            flushed?;
             self.dirty = false;
         }
         Ok(())
@@ -231,6 +227,7 @@ impl Link {
         }
         self.drained = false;
         let mut frames = 0;
+        let mut alive = false;
         while self.lost.is_none() {
             if let Some(recorded) = &mut self.recorded
                 && recorded.poll_room(cx).is_pending()
@@ -251,7 +248,7 @@ impl Link {
                 // Silence while nobody listened says nothing.
                 self.keepalive.handle_alive(Instant::now().into_std());
             }
-            match self.socket.as_mut().poll_next(cx) {
+            match self.socket.poll_frame(cx) {
                 Poll::Pending => {
                     self.drained = true;
                     break;
@@ -261,9 +258,9 @@ impl Link {
                         detail: "the stream ended without a close frame".to_owned(),
                     });
                 }
-                Poll::Ready(Some(Err(error))) => self.lost = Some(error.0),
+                Poll::Ready(Some(Err(error))) => self.lost = Some(error),
                 Poll::Ready(Some(Ok(frame))) => {
-                    self.keepalive.handle_alive(Instant::now().into_std());
+                    alive = true;
                     if let Err(error) = self.handle_frame(frame, cx) {
                         self.lost = Some(error);
                     }
@@ -275,6 +272,9 @@ impl Link {
                 self.resting = Some(Rest::begin());
                 break;
             }
+        }
+        if alive {
+            self.keepalive.handle_alive(Instant::now().into_std());
         }
         if self.batch.is_empty() {
             if let Some(resting) = &self.resting
@@ -400,10 +400,11 @@ mod tests {
     use std::{io, task::Waker};
 
     use actix_codec::Framed;
+    use actix_http::ws::Codec;
     use awc::BoxedSocket;
     use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 
-    use super::{super::codec::GuardedCodec, *};
+    use super::*;
 
     fn link(io: impl AsyncRead + AsyncWrite + Unpin + 'static) -> Link {
         let io: BoxedSocket = Box::new(io);
@@ -412,7 +413,7 @@ mod tests {
             max_message_bytes: 1 << 20,
         };
         Link::new(
-            Framed::new(io, GuardedCodec::new(config.max_message_bytes)),
+            Socket::new(Framed::new(io, Codec::new()), config.max_message_bytes),
             config,
         )
     }

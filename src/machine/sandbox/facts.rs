@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 use super::{Exec, ExecPhase, Pending, Sandbox, SandboxAction, SandboxReply};
 use crate::{
     machine::{Failure, LinkError, ProcessFact, ProcessId, SandboxEnd, SandboxEvent, SandboxState},
-    protocol::{Fact, Identity, OutputPiece, Severity, Status, StatusFact, excerpt},
+    protocol::{
+        Fact, Identity, OutputPiece, OutputView, Severity, Status, StatusFact, StdStream, excerpt,
+    },
 };
 
 /// How long after `DELETED` the `KILLED` or `CHECKPOINTED` that it is part of may take.
@@ -37,29 +39,48 @@ impl Sandbox {
     }
 
     pub(super) fn handle_output(&mut self, piece: OutputPiece) {
-        if piece.place.is_some() {
-            return self.handle_named_output(piece);
+        let place = piece.place.as_ref().map(|place| place.exec.as_str());
+        if let Some(process) = self.process_of_output(place, piece.stream, piece.data.len()) {
+            self.actions
+                .push_back(SandboxAction::Output(process, piece));
+        }
+    }
+
+    pub(super) fn whose_output(&mut self, output: &OutputView<'_>) -> Option<ProcessId> {
+        let exec = output.place.map(|(exec, _)| exec);
+        self.process_of_output(exec, output.stream, output.data.len())
+    }
+
+    /// Whose output it is. `None`: nobody's, which is told where it matters.
+    fn process_of_output(
+        &mut self,
+        exec: Option<&str>,
+        stream: StdStream,
+        bytes: usize,
+    ) -> Option<ProcessId> {
+        if let Some(exec) = exec {
+            let process = self.named.find(exec);
+            if process.is_none() {
+                self.event(SandboxEvent::StrayOutput { bytes });
+            }
+            return process;
         }
         match &self.exec {
             Some(Exec {
                 process,
                 phase: ExecPhase::Running,
-            }) => {
-                self.actions
-                    .push_back(SandboxAction::Output(*process, piece));
-            }
+            }) => return Some(*process),
             // Output of a process that nobody wants any more.
             Some(Exec {
                 phase: ExecPhase::Abandoned { .. },
                 ..
             }) => {}
             _ if self.state == SandboxState::Creating => {
-                self.violation(format!("{} before the sandbox was created", piece.stream));
+                self.violation(format!("{stream} before the sandbox was created"));
             }
-            _ => self.event(SandboxEvent::StrayOutput {
-                bytes: piece.data.len(),
-            }),
+            _ => self.event(SandboxEvent::StrayOutput { bytes }),
         }
+        None
     }
 
     fn handle_identity(
@@ -100,10 +121,12 @@ impl Sandbox {
             Status::Unknown(name) => Status::from_wire(&self.redact(name.into())),
             known => known,
         };
-        self.event(SandboxEvent::Status {
-            status: status.clone(),
-            reason: reason.clone(),
-        });
+        if self.observed {
+            self.event(SandboxEvent::Status {
+                status: status.clone(),
+                reason: reason.clone(),
+            });
+        }
 
         if let Some(update) = exec {
             return self.handle_named_status(status, reason, *update);

@@ -7,11 +7,29 @@ use bytes::Bytes;
 use super::{Exec, ExecPhase, Mode, Pending, Sandbox, SandboxAction};
 use crate::{
     machine::{
-        Effect, Epoch, Failure, LinkError, ProcessFact, SandboxEnd, SandboxEvent, SandboxState,
-        later,
+        Effect, Epoch, Failure, LinkError, ProcessFact, ProcessId, SandboxEnd, SandboxEvent,
+        SandboxState, later,
     },
-    protocol::{ClientMessage, Pairing, ParseError, ServerMessage, Version},
+    protocol::{
+        ClientMessage, Fact, OutputView, Pairing, ParseError, Received, ServerMessage, Version,
+    },
 };
+
+/// What follows from one message: at most what was held back, and itself.
+#[derive(Default)]
+struct Facts([Option<Fact>; 2]);
+
+impl Extend<Fact> for Facts {
+    fn extend<T: IntoIterator<Item = Fact>>(&mut self, facts: T) {
+        for fact in facts {
+            let free = self.0.iter_mut().find(|slot| slot.is_none());
+            debug_assert!(free.is_some(), "a message is two facts at most");
+            if let Some(slot) = free {
+                *slot = Some(fact);
+            }
+        }
+    }
+}
 
 impl Sandbox {
     /// A link is open, and speaks this version.
@@ -30,17 +48,35 @@ impl Sandbox {
 
     /// A frame came over a link.
     pub fn handle_frame(&mut self, epoch: Epoch, frame: &Bytes, now: Instant) {
-        if self.link != Some(epoch) || matches!(self.state, SandboxState::Ended(_)) {
-            return;
+        if let Some((process, output)) = self.handle_frame_or_output(epoch, frame, now) {
+            let output = SandboxAction::Output(process, output.into_piece(frame));
+            self.actions.push_back(output);
         }
-        match ServerMessage::parse_as(frame, self.version) {
-            // By far the most frequent, and never held back.
-            Ok(ServerMessage::Output(piece)) => self.handle_output(piece),
-            Ok(message) => {
+    }
+
+    /// A frame came over a link. Output, by far the most frequent and never held back, is given back at once and still in
+    /// its frame, with whose it is: it comes after the actions that there are.
+    #[must_use]
+    pub fn handle_frame_or_output<'a>(
+        &mut self,
+        epoch: Epoch,
+        frame: &'a Bytes,
+        now: Instant,
+    ) -> Option<(ProcessId, OutputView<'a>)> {
+        if self.link != Some(epoch) || matches!(self.state, SandboxState::Ended(_)) {
+            return None;
+        }
+        match ServerMessage::read(frame, self.version) {
+            Ok(Received::Output(output)) => {
+                let process = self.whose_output(&output)?;
+                return Some((process, output));
+            }
+            Ok(Received::Message(ServerMessage::Output(piece))) => self.handle_output(piece),
+            Ok(Received::Message(message)) => {
                 let is_status = matches!(message, ServerMessage::Status(_));
-                let mut facts = Vec::new();
+                let mut facts = Facts::default();
                 self.pairing.accept(message, &mut facts);
-                for fact in facts {
+                for fact in facts.0.into_iter().flatten() {
                     self.handle_fact(fact, now);
                 }
                 if !self.pairing.is_waiting() || matches!(self.state, SandboxState::Ended(_)) {
@@ -55,6 +91,7 @@ impl Sandbox {
                 self.handle_malformed(&error);
             }
         }
+        None
     }
 
     /// The link is lost, and another attempt follows.

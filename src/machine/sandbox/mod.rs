@@ -197,6 +197,8 @@ pub struct Sandbox {
     deleting: bool,
     /// Nobody is left to use the sandbox once it is created: kill it then.
     abandoned: bool,
+    /// Somebody wants to know of every event.
+    observed: bool,
 
     actions: VecDeque<SandboxAction>,
 }
@@ -240,6 +242,7 @@ impl Sandbox {
             handing_off: false,
             deleting: false,
             abandoned: false,
+            observed: true,
             actions: VecDeque::new(),
         }
     }
@@ -279,8 +282,15 @@ impl Sandbox {
             .push_back(SandboxAction::Settle(request, result));
     }
 
+    /// Whether somebody wants to know of every event; else there are none but the last.
+    pub fn set_observed(&mut self, observed: bool) {
+        self.observed = observed;
+    }
+
     pub(super) fn event(&mut self, event: SandboxEvent) {
-        self.actions.push_back(SandboxAction::Event(event));
+        if self.observed || matches!(event, SandboxEvent::Ended(_)) {
+            self.actions.push_back(SandboxAction::Event(event));
+        }
     }
 
     pub(super) fn send(&mut self, message: &ClientMessage<'_>) {

@@ -1,7 +1,7 @@
 //! Named execs (protocol v2): any number at once. An exec request that was cut off is sent again, and one that
 //! runs is asked for on the next link; where its output stands is the process's affair.
 
-use std::{collections::BTreeMap, time::Instant};
+use std::{borrow::Borrow, collections::BTreeMap, time::Instant};
 
 use super::{Sandbox, SandboxAction, SandboxReply, queue::RUN_CODE};
 use crate::{
@@ -11,7 +11,7 @@ use crate::{
     },
     protocol::{
         ClientMessage, EndReason, ExecEnd, ExecId, ExecOptions, ExecRequest, ExecUpdate,
-        NamedMessage, OutputPiece, Status, Version,
+        NamedMessage, Status, Version,
     },
 };
 
@@ -42,23 +42,48 @@ enum Phase {
     Running,
 }
 
+/// An id that is found by its text.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct ByText(ExecId);
+
+impl Borrow<str> for ByText {
+    fn borrow(&self) -> &str {
+        self.0.as_str()
+    }
+}
+
 /// The named execs of this client.
 #[derive(Debug, Default)]
 pub(super) struct NamedExecs {
     execs: BTreeMap<ProcessId, Named>,
-    ids: std::collections::HashMap<ExecId, ProcessId>,
+    ids: BTreeMap<ByText, ProcessId>,
+    /// What was looked for last: most messages are about the same exec as the one before.
+    last: Option<(ExecId, ProcessId)>,
 }
 
 impl NamedExecs {
     fn insert(&mut self, process: ProcessId, named: Named) {
-        self.ids.insert(named.exec.clone(), process);
+        self.ids.insert(ByText(named.exec.clone()), process);
         self.execs.insert(process, named);
     }
 
     fn remove(&mut self, process: ProcessId) -> Option<Named> {
         let named = self.execs.remove(&process)?;
-        self.ids.remove(&named.exec);
+        self.ids.remove(named.exec.as_str());
+        self.last.take_if(|(_, last)| *last == process);
         Some(named)
+    }
+
+    /// The process of this name.
+    pub(super) fn find(&mut self, exec: &str) -> Option<ProcessId> {
+        if let Some((last, process)) = &self.last
+            && last.as_str() == exec
+        {
+            return Some(*process);
+        }
+        let (id, &process) = self.ids.get_key_value(exec)?;
+        self.last = Some((id.0.clone(), process));
+        Some(process)
     }
 
     pub(super) fn contains(&self, process: ProcessId) -> bool {
@@ -139,7 +164,7 @@ impl Sandbox {
                 state: self.state.clone(),
             });
         }
-        if self.named.ids.contains_key(&exec) {
+        if self.named.find(exec.as_str()).is_some() {
             return Err(Failure::AlreadyUnderWay { what: WHAT });
         }
         self.next_process += 1;
@@ -168,20 +193,8 @@ impl Sandbox {
         self.named.remove(process);
     }
 
-    pub(super) fn handle_named_output(&mut self, piece: OutputPiece) {
-        let place = piece.place.as_ref();
-        match place.and_then(|place| self.named.ids.get(&place.exec)) {
-            Some(&process) => self
-                .actions
-                .push_back(SandboxAction::Output(process, piece)),
-            None => self.event(SandboxEvent::StrayOutput {
-                bytes: piece.data.len(),
-            }),
-        }
-    }
-
     pub(super) fn handle_stdin_taken(&mut self, exec: &ExecId, offset: u64) {
-        if let Some(&process) = self.named.ids.get(exec) {
+        if let Some(process) = self.named.find(exec.as_str()) {
             self.actions.push_back(SandboxAction::Tell(
                 process,
                 ProcessFact::StdinTaken(offset),
@@ -196,7 +209,7 @@ impl Sandbox {
         reason: Option<String>,
         update: ExecUpdate,
     ) {
-        let Some(&process) = self.named.ids.get(&update.exec) else {
+        let Some(process) = self.named.find(update.exec.as_str()) else {
             return;
         };
         let tell = |fact| SandboxAction::Tell(process, fact);

@@ -1,0 +1,220 @@
+//! [`Outgoing`]: what the frames of one batch bring for a process, on its way there in one message.
+
+use bytes::{Bytes, BytesMut};
+
+use super::process::ProcessEvent;
+use crate::{
+    machine::{ProcessFact, ProcessId},
+    protocol::{OutputPiece, OutputView, StdStream},
+};
+
+/// Pieces shorter than this are put together, so that many small ones cost no more than a few large ones.
+const SMALL: usize = 1024;
+/// Pieces that are put together make no larger one.
+const GATHERED: usize = 16 * 1024;
+
+/// Output of a process, in one piece.
+#[derive(Debug)]
+pub(super) struct Chunk {
+    pub(super) stream: StdStream,
+    /// Bytes of the stream before it (v2).
+    pub(super) offset: Option<u64>,
+    pub(super) data: Bytes,
+}
+
+/// Small pieces that follow one another.
+#[derive(Debug)]
+struct Gathered {
+    stream: StdStream,
+    offset: Option<u64>,
+    data: BytesMut,
+}
+
+/// What is for one process, gathered from the frames of one batch.
+#[derive(Default)]
+pub(super) struct Outgoing {
+    process: ProcessId,
+    events: Vec<ProcessEvent>,
+    /// Output behind the events.
+    chunks: Vec<Chunk>,
+    gathered: Option<Gathered>,
+    /// Bytes of frames that are not looked at: there is no more output in them.
+    ahead: usize,
+}
+
+impl Outgoing {
+    /// Of frames with so many bytes.
+    pub(super) fn of(bytes: usize) -> Self {
+        Self {
+            ahead: bytes,
+            ..Self::default()
+        }
+    }
+
+    /// A frame with so many bytes is looked at now.
+    pub(super) fn advance(&mut self, bytes: usize) {
+        self.ahead = self.ahead.saturating_sub(bytes);
+    }
+
+    /// Whom it is for.
+    pub(super) fn process(&self) -> ProcessId {
+        self.process
+    }
+
+    /// What follows is for this process; all that is for another was taken before.
+    pub(super) fn begin(&mut self, process: ProcessId) {
+        self.process = process;
+    }
+
+    /// Output that is still in its frame.
+    pub(super) fn push_view(&mut self, output: OutputView<'_>, frame: &Bytes) {
+        let offset = output.place.map(|(_, offset)| offset);
+        let stream = output.stream;
+        if output.data.len() >= SMALL {
+            let data = output.into_data(frame);
+            return self.push(Chunk {
+                stream,
+                offset,
+                data,
+            });
+        }
+        if let Some(gathered) = &mut self.gathered
+            && gathered.is_continued_by(stream, offset, output.data.len())
+        {
+            gathered.data.extend_from_slice(&output.data);
+            return;
+        }
+        self.close();
+        let capacity = (output.data.len() + self.ahead).min(GATHERED);
+        let mut data = BytesMut::with_capacity(capacity);
+        data.extend_from_slice(&output.data);
+        self.gathered = Some(Gathered {
+            stream,
+            offset,
+            data,
+        });
+    }
+
+    pub(super) fn push_piece(&mut self, piece: OutputPiece) {
+        self.push(Chunk {
+            stream: piece.stream,
+            offset: piece.place.map(|place| place.offset),
+            data: piece.data,
+        });
+    }
+
+    fn push(&mut self, chunk: Chunk) {
+        self.close();
+        self.chunks.push(chunk);
+    }
+
+    fn close(&mut self) {
+        if let Some(gathered) = self.gathered.take() {
+            self.chunks.push(Chunk {
+                stream: gathered.stream,
+                offset: gathered.offset,
+                data: gathered.data.freeze(),
+            });
+        }
+    }
+
+    pub(super) fn push_fact(&mut self, fact: ProcessFact) {
+        self.close_output();
+        self.events.push(ProcessEvent::Fact(fact));
+    }
+
+    fn close_output(&mut self) {
+        self.close();
+        if !self.chunks.is_empty() {
+            let chunks = std::mem::take(&mut self.chunks);
+            self.events.push(ProcessEvent::Output(chunks));
+        }
+    }
+
+    /// All that is here, in order.
+    pub(super) fn take(&mut self) -> Vec<ProcessEvent> {
+        self.close_output();
+        std::mem::take(&mut self.events)
+    }
+}
+
+impl Gathered {
+    fn is_continued_by(&self, stream: StdStream, offset: Option<u64>, bytes: usize) -> bool {
+        let end = self
+            .offset
+            .map(|offset| offset.checked_add(self.data.len() as u64));
+        stream == self.stream
+            && end == offset.map(Some)
+            && self.data.len() + bytes <= self.data.capacity()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chunks(pieces: &[(StdStream, Option<u64>, &'static str)]) -> Vec<(StdStream, u64, Bytes)> {
+        let frames = pieces
+            .iter()
+            .map(|(.., data)| Bytes::from_static(data.as_bytes()));
+        let frames: Vec<_> = frames.collect();
+        let mut outgoing = Outgoing::of(frames.iter().map(Bytes::len).sum());
+        for ((stream, offset, _), frame) in pieces.iter().zip(&frames) {
+            outgoing.advance(frame.len());
+            let view = OutputView {
+                stream: *stream,
+                place: offset.map(|offset| ("exec", offset)),
+                data: frame[..].into(),
+            };
+            outgoing.push_view(view, frame);
+        }
+        let events = outgoing.take();
+        let Ok([ProcessEvent::Output(chunks)]) = <[_; 1]>::try_from(events) else {
+            panic!()
+        };
+        let chunks = chunks.into_iter();
+        chunks
+            .map(|chunk| (chunk.stream, chunk.offset.unwrap_or(0), chunk.data))
+            .collect()
+    }
+
+    #[test]
+    fn small_pieces_that_follow_one_another_become_one() {
+        use StdStream::{Stderr, Stdout};
+        assert_eq!(
+            chunks(&[
+                (Stdout, Some(5), "ab"),
+                (Stdout, Some(7), "c"),
+                (Stderr, Some(8), "x"),
+                (Stderr, Some(10), "gap"),
+                (Stderr, Some(10), "again"),
+                (Stdout, Some(8), "d"),
+            ]),
+            [
+                (Stdout, 5, "abc".into()),
+                (Stderr, 8, "x".into()),
+                (Stderr, 10, "gap".into()),
+                (Stderr, 10, "again".into()),
+                (Stdout, 8, "d".into()),
+            ]
+        );
+        assert_eq!(
+            chunks(&[(Stdout, None, "a"), (Stdout, None, "b")]),
+            [(Stdout, 0, "ab".into())]
+        );
+    }
+
+    #[test]
+    fn a_large_piece_stays_in_its_frame_and_in_its_place() {
+        let large: &'static str = "x".repeat(SMALL).leak();
+        let stdout = StdStream::Stdout;
+        let chunks = chunks(&[
+            (stdout, None, "a"),
+            (stdout, None, large),
+            (stdout, None, "b"),
+        ]);
+        let data: Vec<_> = chunks.into_iter().map(|(.., data)| data).collect();
+        assert_eq!(data, ["a", large, "b"]);
+        assert_eq!(data[1].as_ptr(), large.as_ptr());
+    }
+}

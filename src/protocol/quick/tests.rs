@@ -1,0 +1,231 @@
+//! The quick reader beside the general one.
+
+use std::{fs, path::Path};
+
+use proptest::prelude::*;
+
+use super::*;
+
+const VERSIONS: [Version; 2] = [Version::V1, Version::V2];
+
+/// Whatever is read here, the general reader reads, and the same.
+fn compare(frame: &[u8]) {
+    let frame = Bytes::copy_from_slice(frame);
+    for version in VERSIONS {
+        let Some(received) = read(&frame, version) else {
+            continue;
+        };
+        let quick = match received {
+            Received::Output(output) => ServerMessage::Output(output.into_piece(&frame)),
+            Received::Message(message) => message,
+        };
+        let general = ServerMessage::read_any(&frame, version);
+        assert_eq!(general, Ok(quick), "{version}: {frame:?}");
+    }
+}
+
+/// The texts in a JSON value, however deep.
+fn texts(value: &serde_json::Value, found: &mut dyn FnMut(&str)) {
+    match value {
+        serde_json::Value::String(text) => found(text),
+        serde_json::Value::Array(list) => list.iter().for_each(|it| texts(it, found)),
+        serde_json::Value::Object(map) => map.values().for_each(|it| texts(it, found)),
+        _ => {}
+    }
+}
+
+fn files(folder: &str) -> Vec<Vec<u8>> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
+    let files = fs::read_dir(folder).unwrap().map(|file| file.unwrap());
+    let files = files.filter(|file| file.path().is_file());
+    files.map(|file| fs::read(file.path()).unwrap()).collect()
+}
+
+#[test]
+fn recorded_frames_are_read_as_the_general_reader_reads_them() {
+    let (mut frames, mut quick) = (0, 0);
+    for file in files("tests/transcripts") {
+        for line in String::from_utf8(file).unwrap().lines() {
+            texts(&serde_json::from_str(line).unwrap(), &mut |frame| {
+                compare(frame.as_bytes());
+                frames += usize::from(frame.starts_with('{'));
+                quick += usize::from(read(frame.as_bytes(), Version::V1).is_some());
+            });
+        }
+    }
+    assert!(quick > 100 && quick < frames, "{quick} of {frames}");
+}
+
+#[test]
+fn the_seeds_of_the_fuzz_targets_are_read_as_the_general_reader_reads_them() {
+    for target in ["codec", "client_machine", "server_machine"] {
+        // The package of the crate is without them.
+        let folder = format!("fuzz/corpus/{target}");
+        if !Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz").exists() {
+            return;
+        }
+        let seeds = files(&folder);
+        assert!(!seeds.is_empty());
+        for seed in seeds {
+            (0..seed.len().min(16)).for_each(|from| compare(&seed[from..]));
+            seed.split(|byte| *byte == b'\n').for_each(compare);
+        }
+    }
+}
+
+#[test]
+fn the_usual_messages_are_read_here() {
+    for frame in [
+        r#"{"event":"stdout","exec":"e-1","offset":0,"data":"x"}"#,
+        r#"{"event": "stderr", "exec": "e-1", "offset": 18446, "data": "caf\u00e9\n"}"#,
+        r#"{"event":"status_update","status":"SANDBOX_EXECUTION_RUNNING","exec":"e","stdin":0,"window":9}"#,
+        r#"{"event":"status_update","status":"SANDBOX_EXECUTION_DONE","exec":"e","exit_code":0,"stdout":1,"stderr":2,"reason":"exited"}"#,
+        r#"{"event":"stdin_ack","exec":"e","offset":7}"#,
+        "\n{ \"status\" : \"SANDBOX_RUNNING\" ,\t\"event\" : \"status_update\" }\r ",
+        r#"{"event":"stdout","data":"\ud83d\ude00 \" \\ \/ é"}"#,
+    ] {
+        assert!(read(frame.as_bytes(), Version::V2).is_some(), "{frame}");
+        compare(frame.as_bytes());
+    }
+}
+
+#[test]
+fn what_is_no_message_is_not_read_here() {
+    for frame in [
+        "",
+        "{",
+        "{}",
+        r#"{"event":"stdout","data":"x"}}"#,
+        r#"{"event":"stdout","data":"x",}"#,
+        r#"{"event":"stdout" "data":"x"}"#,
+        r#"{"event":"stdout","data":"\x"}"#,
+        r#"{"event":"stdout","data":"\ud800"}"#,
+        r#"{"event":"stdout","data":"x\"}"#,
+        r#"{"event":"stdout","data":"\é"}"#,
+        r#"{"event":"stdout","data":"\"#,
+        "{\"event\":\"stdout\",\"data\":\"a\nb\"}",
+        r#"{"event":"stdout","data":"x","data":"y"}"#,
+        r#"{"event":"stdout","data":"x","more":1}"#,
+        r#"{"event":"stdout","exec":"e","offset":01,"data":"x"}"#,
+        r#"{"event":"stdout","exec":"e","offset":-1,"data":"x"}"#,
+        r#"{"event":"stdout","exec":"e","offset":1.0,"data":"x"}"#,
+        r#"{"event":"stdout","exec":"e","offset":1e3,"data":"x"}"#,
+        r#"{"event":"stdout","exec":"e","offset":99999999999999999999,"data":"x"}"#,
+        r#"{"event":"stdout","exec":"e","data":"x"}"#,
+    ] {
+        assert!(read(frame.as_bytes(), Version::V2).is_none(), "{frame}");
+    }
+}
+
+/// A key and a value as they may stand in a message, right or wrong.
+fn entry() -> impl Strategy<Value = String> {
+    let key = prop::sample::select(vec![
+        "event",
+        "status",
+        "exec",
+        "reason",
+        "data",
+        "data_b64",
+        "offset",
+        "stdin",
+        "window",
+        "stdout",
+        "stderr",
+        "exit_code",
+        "signal",
+        "message",
+        "other",
+    ]);
+    let text = prop_oneof![
+        prop::sample::select(vec![
+            "stdout",
+            "stderr",
+            "status_update",
+            "stdin_ack",
+            "error",
+            "exited",
+            "killed",
+            "",
+            "SANDBOX_EXECUTION_DONE",
+            "SANDBOX_RUNNING",
+            "\\n",
+            "\\u00e9",
+            "\\ud83d\\ude00",
+            "\\ud83d",
+            "\\",
+            "é",
+            "\u{1}",
+            "0123456789abcdef0123456789abcdef\\\"0123456789",
+        ])
+        .prop_map(|text| format!("\"{text}\"")),
+        any::<String>().prop_map(|text| serde_json::to_string(&text).unwrap()),
+    ];
+    let number = prop_oneof![
+        any::<u64>().prop_map(|number| number.to_string()),
+        any::<i32>().prop_map(|number| number.to_string()),
+        (0..3_u64).prop_map(|number| number.to_string()),
+    ];
+    let odd = prop::sample::select(vec!["null", "true", "[1]", "{}", "01", "1.5", "-0", ""]);
+    let value = prop_oneof![
+        4 => text,
+        3 => number,
+        1 => odd.prop_map(str::to_owned),
+    ];
+    let space = prop::sample::select(vec!["", "", "", " ", "\n\t"]);
+    (key, value, space).prop_map(|(key, value, space)| format!("\"{key}\"{space}:{space}{value}"))
+}
+
+/// The keys of one kind of message, in any order, with one more or one less.
+fn message() -> impl Strategy<Value = Vec<String>> {
+    let output = [
+        r#""event":"stdout""#,
+        r#""exec":"e""#,
+        r#""offset":3"#,
+        r#""data":"a\n""#,
+    ];
+    let done = [
+        r#""event":"status_update""#,
+        r#""status":"SANDBOX_EXECUTION_DONE""#,
+        r#""exec":"e""#,
+        r#""exit_code":1"#,
+        r#""signal":9"#,
+        r#""stdout":5"#,
+        r#""stderr":6"#,
+        r#""reason":"exited""#,
+    ];
+    let taken = [r#""event":"stdin_ack""#, r#""exec":"e""#, r#""offset":3"#];
+    let kinds = vec![output.to_vec(), done.to_vec(), taken.to_vec()];
+    let kind = prop::sample::select(kinds).prop_shuffle();
+    let extra = prop::collection::vec(entry(), 0..2);
+    (kind, extra, 0..12_usize).prop_map(|(kind, extra, left_out)| {
+        let kept = kind.into_iter().enumerate();
+        let kept = kept.filter(|(index, _)| *index != left_out);
+        kept.map(|(_, entry)| entry.to_owned())
+            .chain(extra)
+            .collect()
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 4_000,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn any_frame_is_read_as_the_general_reader_reads_it(
+        entries in prop_oneof![message(), prop::collection::vec(entry(), 0..6)],
+        edit in prop::option::of((any::<prop::sample::Index>(), any::<u8>())),
+    ) {
+        let mut frame = format!("{{{}}}", entries.join(",")).into_bytes();
+        compare(&frame);
+        if let Some((at, byte)) = edit {
+            let at = at.index(frame.len());
+            frame[at] = byte;
+            compare(&frame);
+            frame.truncate(at);
+            compare(&frame);
+        }
+    }
+}

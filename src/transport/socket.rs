@@ -1,0 +1,236 @@
+//! [`Socket`]: the frames of one open WebSocket.
+//!
+//! Its buffers are there only while something passes, so that a link on which nothing happens costs none. What is read goes
+//! first into a buffer that all links of a thread share, which is large: a peer that sends much is read in few calls.
+
+use std::{
+    cell::Cell,
+    future::Future,
+    io,
+    pin::{Pin, pin},
+    task::{Context, Poll, ready},
+};
+
+use actix_codec::{AsyncWrite, Decoder, Encoder, Framed};
+use actix_http::ws::{Codec, Frame, Message};
+use awc::BoxedSocket;
+use bytes::{Buf, BytesMut};
+use tokio::io::AsyncReadExt;
+
+use super::codec::GuardedCodec;
+use crate::{machine::LinkError, protocol::FrameHeader};
+
+/// Bytes that are read at once.
+const READ: usize = 64 * 1024;
+/// Fewer bytes than these are copied out of the shared buffer. With more, the buffer itself goes on, so that what somebody
+/// keeps of it is never a small part of the memory that is kept.
+const SMALL: usize = READ / 4;
+/// Bytes that are encoded before they must be written.
+const WRITE: usize = 8 * 1024;
+
+thread_local! {
+    /// Empty, and taken out while it is in use.
+    static SHARED: Cell<BytesMut> = Cell::default();
+}
+
+/// An open WebSocket, frame by frame.
+pub(crate) struct Socket {
+    io: BoxedSocket,
+    codec: GuardedCodec,
+    /// Read, and not taken as frames.
+    unread: BytesMut,
+    /// Encoded, and not written.
+    unwritten: BytesMut,
+    ended: bool,
+}
+
+impl Socket {
+    /// The socket of a dial, with frames of at most `limit` bytes.
+    pub(crate) fn new(framed: Framed<BoxedSocket, Codec>, limit: usize) -> Self {
+        let parts = framed.into_parts();
+        Self {
+            io: parts.io,
+            codec: GuardedCodec::new(limit),
+            // What came together with the answer to the dial.
+            unread: BytesMut::from(&*parts.read_buf),
+            unwritten: parts.write_buf,
+            ended: false,
+        }
+    }
+
+    /// The next frame. `None`: the stream ended, between two frames.
+    pub(crate) fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame, LinkError>>> {
+        loop {
+            if !self.unread.is_empty() {
+                match self.codec.decode(&mut self.unread) {
+                    Ok(None) => {}
+                    Ok(Some(frame)) => return Poll::Ready(Some(Ok(frame))),
+                    Err(error) => return Poll::Ready(Some(Err(error.0))),
+                }
+            }
+            if self.ended && self.unread.is_empty() {
+                return Poll::Ready(None);
+            }
+            if self.ended {
+                return Poll::Ready(Some(Err(dropped("the stream ended in a frame"))));
+            }
+            match ready!(self.poll_read(cx)) {
+                Ok(bytes) => self.ended = bytes == 0,
+                Err(error) => return Poll::Ready(Some(Err(dropped(error)))),
+            }
+        }
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if !self.unread.is_empty() {
+            let missing = match FrameHeader::parse(&self.unread) {
+                Some(header) => {
+                    let end = header.payload_len.saturating_add(header.header_len as u64);
+                    let missing = end.saturating_sub(self.unread.len() as u64);
+                    usize::try_from(missing).unwrap_or(usize::MAX)
+                }
+                None => FrameHeader::MAX_LEN,
+            };
+            // The memory follows what came, not what was announced.
+            self.unread
+                .reserve(missing.min(READ.max(self.unread.len())));
+            return pin!(self.io.read_buf(&mut self.unread)).poll(cx);
+        }
+        // A thread that ends has no shared buffer any more.
+        let mut buffer = SHARED.try_with(Cell::take).unwrap_or_default();
+        buffer.reserve(READ);
+        let read = pin!(self.io.read_buf(&mut buffer)).poll(cx);
+        if buffer.len() < SMALL {
+            self.unread = BytesMut::from(&*buffer);
+            buffer.clear();
+            let _ = SHARED.try_with(|shared| shared.set(buffer));
+        } else {
+            self.unread = buffer;
+        }
+        read
+    }
+
+    /// Whether a message can be put to those that are to be written.
+    pub(crate) fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LinkError>> {
+        if self.unwritten.len() < WRITE {
+            return Poll::Ready(Ok(()));
+        }
+        self.poll_flush(cx)
+    }
+
+    /// Puts a message to those that are to be written.
+    pub(crate) fn send(&mut self, message: Message) -> Result<(), LinkError> {
+        let encoded = self.codec.encode(message, &mut self.unwritten);
+        encoded.map_err(|error| error.0)
+    }
+
+    /// Writes what is to be written.
+    pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LinkError>> {
+        let mut io = Pin::new(&mut self.io);
+        while !self.unwritten.is_empty() {
+            match ready!(io.as_mut().poll_write(cx, &self.unwritten)) {
+                Ok(0) => return Poll::Ready(Err(dropped("the stream takes nothing more"))),
+                Ok(bytes) => self.unwritten.advance(bytes),
+                Err(error) => return Poll::Ready(Err(dropped(error))),
+            }
+        }
+        self.unwritten = BytesMut::new();
+        io.poll_flush(cx).map_err(dropped)
+    }
+}
+
+fn dropped(detail: impl ToString) -> LinkError {
+    LinkError::Dropped {
+        detail: detail.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use tokio::io::{AsyncWriteExt, DuplexStream};
+
+    use super::*;
+
+    const LIMIT: usize = 1 << 20;
+
+    fn pair() -> (Socket, DuplexStream) {
+        let (near, far) = tokio::io::duplex(4 * LIMIT);
+        let io: BoxedSocket = Box::new(near);
+        (Socket::new(Framed::new(io, Codec::new()), LIMIT), far)
+    }
+
+    fn next(socket: &mut Socket) -> Poll<Option<Result<Frame, LinkError>>> {
+        socket.poll_frame(&mut Context::from_waker(Waker::noop()))
+    }
+
+    fn text(length: usize) -> Vec<u8> {
+        let mut frame = vec![0x81, 127];
+        frame.extend((length as u64).to_be_bytes());
+        frame.extend((0..length).map(|at| b'a' + (at % 26) as u8));
+        frame
+    }
+
+    #[tokio::test]
+    async fn frames_come_whole_however_they_are_cut_and_leave_no_buffer() {
+        for cut in [1, 7, 5_000, 70_000, LIMIT] {
+            let (mut socket, mut far) = pair();
+            let lengths = [0, 1, 300, 20_000, 200_000, 3, 70_000];
+            let stream: Vec<u8> = lengths.iter().flat_map(|&length| text(length)).collect();
+            // With a byte at a time, the long ones are left out.
+            let stream = if cut == 1 { &stream[..1_000] } else { &stream };
+            let mut came = Vec::new();
+            for chunk in stream.chunks(cut) {
+                far.write_all(chunk).await.expect("room");
+                while let Poll::Ready(Some(Ok(Frame::Text(frame)))) = next(&mut socket) {
+                    assert_eq!(frame, text(frame.len())[10..]);
+                    came.push(frame.len());
+                }
+                assert!(next(&mut socket).is_pending());
+            }
+            let whole = if cut == 1 { 3 } else { lengths.len() };
+            assert_eq!(came, lengths[..whole], "cut every {cut} bytes");
+            if cut > 1 {
+                assert_eq!(socket.unread.capacity(), 0);
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn an_end_between_two_frames_is_told_from_one_in_a_frame() {
+        let (mut socket, mut far) = pair();
+        far.write_all(&text(5)).await.expect("room");
+        drop(far);
+        assert!(matches!(next(&mut socket), Poll::Ready(Some(Ok(_)))));
+        assert!(matches!(next(&mut socket), Poll::Ready(None)));
+
+        let (mut socket, mut far) = pair();
+        far.write_all(&text(5)[..12]).await.expect("room");
+        drop(far);
+        let Poll::Ready(Some(Err(LinkError::Dropped { detail }))) = next(&mut socket) else {
+            panic!("the end is not seen")
+        };
+        assert!(detail.contains("in a frame"), "{detail}");
+    }
+
+    #[tokio::test]
+    async fn what_is_sent_is_written_and_leaves_no_buffer() {
+        use tokio::io::AsyncReadExt;
+
+        let (mut socket, mut far) = pair();
+        let mut cx = Context::from_waker(Waker::noop());
+        for _ in 0..3 {
+            assert!(socket.poll_ready(&mut cx).is_ready());
+            socket.send(Message::Text("hello".into())).expect("encoded");
+        }
+        assert!(matches!(socket.poll_flush(&mut cx), Poll::Ready(Ok(()))));
+        assert_eq!(socket.unwritten.capacity(), 0);
+        let mut written = [0; 3 * 11];
+        far.read_exact(&mut written).await.expect("three frames");
+        assert!(written.chunks(11).all(|frame| frame[..2] == [0x81, 0x85]));
+    }
+}
