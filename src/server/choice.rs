@@ -86,8 +86,10 @@ macro_rules! confining {
             /// files is seen, and none of them can be written.
             ///
             /// Code reads there what everybody may, and where the server does not run as root, what its user may. The server's own
-            /// directories, for sandboxes and state, are empty there. **Whoever listens on a Unix socket below a readable directory
-            /// can be talked to** in a namespace, by its permissions; there is none by default, for those are in `/run` and `/tmp`.
+            /// directories, for sandboxes and state, are empty there; those of other servers are not, so keep them where nothing is
+            /// readable. What is mounted where the sandbox's user does not come is not shown. **Whoever listens on a Unix socket
+            /// below a readable directory can be talked to** in a namespace, by its permissions; there is none by default, for those
+            /// are in `/run` and `/tmp`.
             pub fn readable(mut self, directory: impl Into<PathBuf>) -> Self {
                 self.confines.readable.push(directory.into());
                 self

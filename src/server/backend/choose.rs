@@ -28,7 +28,7 @@ pub(in crate::server) async fn start(
     };
     let ground =
         Ground::start(root, state, server).map_err(|source| ServerError::Watchdog { source })?;
-    ground.clear_abandoned().await;
+    ground.begin_to_clear_abandoned();
     let begun = begin(&chosen, &ground).await;
     if begun.is_err() {
         ground.clear().await;

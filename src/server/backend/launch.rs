@@ -58,7 +58,7 @@ pub(super) struct Ground {
     watchdog: Watchdog,
     sweeper: Sweeper,
     /// Locked while this lives.
-    _owner: fs::File,
+    _owner: Option<fs::File>,
 }
 
 impl Ground {
@@ -79,19 +79,26 @@ impl Ground {
         }))
     }
 
-    /// Ends and removes what servers have left beside this one that were killed together with their watchdogs.
-    pub(super) async fn clear_abandoned(&self) {
+    /// Begins to end and to remove what servers have left beside this one that were killed together with their watchdogs.
+    /// Nobody waits for it: what hangs there keeps this server from nothing. It goes with the runtime.
+    pub(super) fn begin_to_clear_abandoned(self: &Arc<Self>) {
+        let ground = Arc::downgrade(self);
         let parent = self.root.parent().unwrap_or(&self.root).to_owned();
-        let found = blocking(move || abandoned(&parent)).await;
-        for left in found.unwrap_or_default() {
-            let directory = left.path.display();
-            match self.remove_abandoned(&left).await {
-                Ok(()) => tracing::info!(%directory, "removed what a server had left"),
-                Err(reason) => {
-                    tracing::warn!(%directory, reason, "what a server has left could not be removed");
+        tokio::spawn(async move {
+            let found = blocking(move || abandoned(&parent)).await;
+            for left in found.unwrap_or_default() {
+                let Some(ground) = ground.upgrade() else {
+                    return;
+                };
+                let directory = left.path.display();
+                match ground.remove_abandoned(&left).await {
+                    Ok(()) => tracing::info!(%directory, "removed what a server had left"),
+                    Err(reason) => {
+                        tracing::warn!(%directory, reason, "what a server has left could not be removed");
+                    }
                 }
             }
-        }
+        });
     }
 
     async fn remove_abandoned(&self, left: &Abandoned) -> Result<(), String> {

@@ -180,7 +180,7 @@ async fn end_processes(records: &Path, words: Option<[Vec<u8>; 2]>) -> io::Resul
         .unwrap_or_else(|_| Err(io::Error::other("processes of gVisor do not end")))
 }
 
-/// Kills each process that has `root` on its command line, and one of these words; gives how many there were.
+/// Kills each process of this user that has `root` on its command line, and one of these words; gives how many there were.
 fn kill_once(root: &[u8], words: Option<&[Vec<u8>; 2]>) -> io::Result<usize> {
     let mut found = 0;
     for pid in pids()? {
@@ -189,8 +189,8 @@ fn kill_once(root: &[u8], words: Option<&[Vec<u8>; 2]>) -> io::Result<usize> {
         let line: Vec<_> = line.split(|&byte| byte == 0).collect();
         let has = |word: &[u8]| line.contains(&word);
         if has(root) && words.is_none_or(|words| words.iter().any(|word| has(word))) {
-            found += 1;
-            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+            // One that is somebody else's only looks like those.
+            found += usize::from(kill(Pid::from_raw(pid), Signal::SIGKILL).is_ok());
         }
     }
     Ok(found)

@@ -14,7 +14,7 @@ use std::{
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, BufReader},
     process::{Child, ChildStdin, Command},
-    time::timeout,
+    time::{sleep, timeout},
 };
 
 use super::super::sweep::parse_stat;
@@ -24,6 +24,8 @@ use crate::protocol::excerpt;
 const READY_WITHIN: Duration = Duration::from_secs(10);
 /// Longest time that the first process may take to see the end of its input.
 const ENDED_WITHIN: Duration = Duration::from_secs(2);
+/// Nothing says that a process has ended whose parent is another.
+const LOOKED_AT_EVERY: Duration = Duration::from_millis(10);
 
 /// What the first process does, in the directory of the sandbox: puts together the root of the file system, makes it its own, gives
 /// up all privileges, and waits. `$1` says whether there is a network; then come the directories of this machine that can be read,
@@ -71,6 +73,8 @@ while read -r _ _ _ _ place options _; do
   case $place in "$PWD"/*) ;; *) continue ;; esac
   # This tree is a mount as well, and may be below a directory that is read.
   for path; do case $place in "$PWD$path"/*) continue 2 ;; esac; done
+  # Where this user does not come, code does not either: below a directory that is somebody else's alone.
+  [ -e ".${place#"$PWD"}" ] || continue
   # What is locked about the mount stays as it is.
   case ,$options, in *,noexec,*) noexec=,noexec ;; *) noexec= ;; esac
   # By another path than that: `mount` would add what it finds there, also the options of the whole file system.
@@ -255,7 +259,21 @@ impl Init {
             return Ok(());
         }
         let killed = self.child.kill().await;
-        killed.map_err(|error| format!("the namespaces of the sandbox could not be ended: {error}"))
+        killed.map_err(|error| {
+            format!("the namespaces of the sandbox could not be ended: {error}")
+        })?;
+        // Its child is killed with it, which takes effect by itself.
+        timeout(ENDED_WITHIN, self.gone()).await.map_err(|_| {
+            format!(
+                "the first process of the sandbox does not end within {ENDED_WITHIN:?} of its kill"
+            )
+        })
+    }
+
+    async fn gone(&self) {
+        while self.is_alive() {
+            sleep(LOOKED_AT_EVERY).await;
+        }
     }
 }
 
