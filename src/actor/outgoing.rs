@@ -8,10 +8,9 @@ use crate::{
     protocol::{OutputPiece, OutputView, StdStream},
 };
 
-/// Pieces shorter than this are put together, so that many small ones cost no more than a few large ones.
-const SMALL: usize = 1024;
-/// Pieces that are put together make no larger one.
-const GATHERED: usize = 16 * 1024;
+/// Pieces shorter than this are put together, up to as much, so that many small ones cost no more than a few large ones. And so that
+/// none of them keeps the 64 KiB that were read at once, of which it may be a small part.
+const SMALL: usize = 16 * 1024;
 
 /// Output of a process, in one piece.
 #[derive(Debug)]
@@ -85,7 +84,7 @@ impl Outgoing {
             return;
         }
         self.close();
-        let capacity = (output.data.len() + self.ahead).min(GATHERED);
+        let capacity = (output.data.len() + self.ahead).min(SMALL);
         let mut data = BytesMut::with_capacity(capacity);
         data.extend_from_slice(&output.data);
         self.gathered = Some(Gathered {

@@ -10,7 +10,10 @@ use std::{
 
 use actix_http::ws::{CloseCode, CloseReason, Frame, Item, Message};
 use bytes::Bytes;
-use tokio::time::{Instant, Sleep};
+use tokio::{
+    task::coop,
+    time::{Instant, Sleep},
+};
 
 use super::{
     credit::{Credit, Credits},
@@ -250,7 +253,8 @@ impl Link {
             }
             match self.socket.poll_frame(cx) {
                 Poll::Pending => {
-                    self.drained = true;
+                    // Or tokio's budget for this turn is used up.
+                    self.drained = coop::has_budget_remaining();
                     break;
                 }
                 Poll::Ready(None) => {

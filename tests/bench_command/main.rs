@@ -174,6 +174,27 @@ async fn an_open_loop_measures_what_was_due_before_there_was_a_place() {
 }
 
 #[actix::test]
+async fn an_open_loop_that_could_not_keep_up_says_what_its_times_do_not_show() {
+    let (_folder, file) = place("report.json");
+    let mut arguments = vec![
+        "--backend",
+        "host",
+        "--concurrency",
+        "1",
+        "--duration",
+        "1s",
+    ];
+    arguments.extend(["--rate", "100", "--script", "sleep 0.05", "--json", &file]);
+    let (code, stdout, stderr) = run(&arguments).await;
+    assert_eq!(code, Some(0), "{stderr}");
+    let never = json(Path::new(&file))["sandboxes"]["never_begun"].as_u64();
+    let never = never.unwrap();
+    assert!(never > 0);
+    let said = format!("{never} sandboxes were due and never began");
+    assert!(stdout.contains(&said), "{stdout}");
+}
+
+#[actix::test]
 async fn arguments_that_cannot_be_used_are_refused_before_anything_runs() {
     let (folder, file) = place("report");
     fs::write(&file, "of another run").unwrap();
@@ -206,11 +227,20 @@ async fn arguments_that_cannot_be_used_are_refused_before_anything_runs() {
         (&["--json", nowhere], 1, "cannot write to"),
         (&["--html", nowhere], 1, "cannot write to"),
         (&["--json", &file, "--html", &file], 1, "the same file"),
+        (&["--execs", "10001"], 2, "0..=10000"),
+        (
+            &["ws://me:hunter2@host", "--json", &file],
+            1,
+            "holds a user name or password",
+        ),
+        (&["ftp://host", "--json", &file], 1, "expected ws://"),
+        (&["nowhere", "--html", &file], 1, "is not a URL"),
     ] {
         let (ended, stdout, stderr) = run(arguments).await;
         assert_eq!(ended, Some(code), "{arguments:?}: {stderr}");
         assert!(stderr.contains(part), "{arguments:?}: {stderr}");
         assert_eq!(stdout, "", "{arguments:?}");
+        assert!(!stderr.contains("hunter2"), "{stderr}");
     }
     assert_eq!(fs::read_to_string(&file).unwrap(), "of another run");
 }

@@ -10,7 +10,7 @@ use std::{
 use actix_sandbox::{BearerToken, Language, server::Backend};
 use clap::Args;
 
-use super::{measure::Measured, page, report::Report};
+use super::{measure::Measured, page, report::Report, session};
 use crate::shared::{self, backend};
 
 #[derive(Args)]
@@ -43,8 +43,8 @@ pub(crate) struct Bench {
     #[arg(long, value_name = "TIME", default_value = "0s", value_parser = humantime::parse_duration)]
     warm_up: Duration,
 
-    /// How often each sandbox runs the script, one after the other.
-    #[arg(long, value_name = "NUMBER", default_value_t = 1)]
+    /// How often each sandbox runs the script, one after the other: up to 10,000 times.
+    #[arg(long, value_name = "NUMBER", default_value_t = 1, value_parser = clap::value_parser!(u32).range(..=10_000))]
     execs: u32,
 
     /// The language of the script.
@@ -146,6 +146,11 @@ impl Bench {
             Some(_) => shared::token(self.token_file.as_deref())?.map(BearerToken::new),
             None => None,
         };
+        if let Some(url) = &self.url {
+            // What is wrong with it is said before it is shown anywhere: it may hold a password.
+            let made = session::builder(url, token.as_ref()).into_actor();
+            made.map_err(|error| error.to_string())?;
+        }
         let plan = Plan {
             target: match self.url {
                 Some(url) => Target::Url(url),

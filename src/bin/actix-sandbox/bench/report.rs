@@ -246,6 +246,17 @@ impl Report {
         text
     }
 
+    /// What the times do not show, where that is so.
+    pub(super) fn caveat(&self) -> Option<String> {
+        let never = self.sandboxes.never_begun;
+        (never > 0).then(|| {
+            format!(
+                "{never} sandboxes were due and never began: the times are of the others, and look better than they are. Raise \
+                 --concurrency, or lower --rate."
+            )
+        })
+    }
+
     /// How fast it went, in one line.
     pub(super) fn throughput(&self) -> String {
         let bytes = ByteSize::b(self.output_bytes_per_second as u64);
@@ -353,6 +364,9 @@ impl fmt::Display for Report {
                 write!(f, "{:>10}", time(value))?;
             }
             writeln!(f)?;
+        }
+        if let Some(caveat) = self.caveat() {
+            writeln!(f, "\n{caveat}")?;
         }
         if !self.errors.is_empty() {
             writeln!(f, "\nerrors")?;

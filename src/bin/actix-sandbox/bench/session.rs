@@ -4,8 +4,8 @@ use std::{cell::Cell, rc::Rc, time::Duration};
 
 use actix::{Actor, Context, Handler, Recipient};
 use actix_sandbox::{
-    BearerToken, Error, ErrorKind, OutputStream, ProcessEnd, Runtime, Sandbox, SandboxEvent,
-    TokenError,
+    BearerToken, Error, ErrorKind, OutputStream, ProcessEnd, Runtime, Sandbox, SandboxBuilder,
+    SandboxEvent, TokenError,
 };
 use futures::{StreamExt, future::try_join3};
 use serde::Serialize;
@@ -160,17 +160,16 @@ impl Session {
         self.step(Phase::Create, self.arrival.due);
         let done = self.use_it(common, &sandbox).await;
         let begin = Instant::now();
-        let killed = match &done {
+        let done = match done {
             Ok(()) => common.step(Phase::Kill, sandbox.kill()).await,
-            // Nothing is left behind, whatever went wrong; what went wrong first is what counts.
-            Err(_) => {
-                let _ = timeout(plan.timeout.min(LAST_KILL), sandbox.kill()).await;
-                return done;
-            }
+            failed => failed,
         };
-        killed?;
-        self.step(Phase::Kill, begin);
-        Ok(())
+        match &done {
+            Ok(()) => self.step(Phase::Kill, begin),
+            // Nothing is left behind, whatever went wrong; what went wrong first is what counts.
+            Err(_) => _ = timeout(plan.timeout.min(LAST_KILL), sandbox.kill()).await,
+        }
+        done
     }
 
     async fn use_it(&mut self, common: &Common, sandbox: &Sandbox) -> Result<(), Broken> {
@@ -219,21 +218,27 @@ impl Session {
 /// Longest time that the kill of a sandbox may take in which something failed.
 const LAST_KILL: Duration = Duration::from_secs(5);
 
+/// A sandbox of a service, with the token that it wants.
+pub(super) fn builder(url: &str, token: Option<&BearerToken>) -> SandboxBuilder {
+    let builder = Sandbox::create(url);
+    let Some(token) = token.cloned() else {
+        return builder;
+    };
+    builder.bearer_token_source(move || {
+        let token = token.clone();
+        async move { Ok::<_, TokenError>(token) }
+    })
+}
+
 async fn create(plan: &Shared) -> Result<Sandbox, Error> {
-    let mut builder = Sandbox::create(&plan.url)
+    builder(&plan.url, plan.token.as_ref())
         .runtime(&plan.runtime)
         .enable_auto_reconnect(plan.reconnect)
         .connect_timeout(plan.timeout)
         .create_timeout(plan.timeout)
         .exec_timeout(plan.timeout)
-        .kill_timeout(plan.timeout);
-    if let Some(token) = plan.token.clone() {
-        builder = builder.bearer_token_source(move || {
-            let token = token.clone();
-            async move { Ok::<_, TokenError>(token) }
-        });
-    }
-    builder.await
+        .kill_timeout(plan.timeout)
+        .await
 }
 
 impl Common {
