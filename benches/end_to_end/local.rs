@@ -6,13 +6,15 @@ use actix_sandbox::{Language, LocalServer, Sandbox, server::Backend};
 use tokio::{io::AsyncReadExt, process::Command};
 
 use super::{
-    Scale,
+    Scale, cores,
     table::{Pairs, Row, Target, interleave},
 };
 
 /// `true`, run by bash from a file, in a sandbox and directly.
 pub(crate) fn exec(scale: Scale) -> Row {
-    actix::System::new().block_on(async {
+    // What the server starts runs beside it.
+    cores::all();
+    let row = actix::System::new().block_on(async {
         let server = LocalServer::builder().backend(Backend::Host).start().await;
         let server = server.expect("a local server");
         let sandbox = Sandbox::create(server.url()).await.expect("a sandbox");
@@ -45,7 +47,9 @@ pub(crate) fn exec(scale: Scale) -> Row {
         let what = "local server: exec of `true`, beside spawning it";
         Row::new(what, each(pairs.ours), each(pairs.beside))
             .ratio(1.0 / pairs.ratio, Target::AtMost(1.5))
-    })
+    });
+    cores::of_the_client();
+    row
 }
 
 /// Runs a process to the end of its output and its own, as the server does.

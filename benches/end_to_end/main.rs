@@ -17,6 +17,8 @@
 #[cfg(unix)]
 mod clients;
 #[cfg(unix)]
+mod cores;
+#[cfg(unix)]
 mod local;
 #[cfg(unix)]
 mod many;
@@ -68,6 +70,7 @@ impl Scale {
 fn main() {
     use actix_sandbox::ProtocolVersion::{V1, V2};
 
+    cores::of_the_client();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     if let Some(at) = arguments.iter().position(|it| it == many::ROLE) {
         return many::play(&arguments[at + 1..]);
@@ -83,7 +86,7 @@ fn main() {
     let benches: [(&str, Bench); 11] = [
         ("exec/same_system", |scale| vec![one::exec(scale, V2)]),
         ("exec/same_system_v1", |scale| vec![one::exec(scale, V1)]),
-        ("exec/tokio", |scale| vec![one::exec_from_tokio(scale, V2)]),
+        ("exec/tokio", |scale| one::exec_from_tokio(scale, V2)),
         ("stdin", |scale| vec![one::stdin(scale)]),
         ("output/64", |scale| one::output(scale, V2, 64, 100_000)),
         ("output/64_v1", |scale| one::output(scale, V1, 64, 100_000)),

@@ -4,7 +4,11 @@ use std::{cell::RefCell, time::Duration};
 
 use actix_sandbox::{ProtocolVersion, Sandbox};
 use futures::{StreamExt, stream};
-use tokio::{runtime::Runtime, time::Instant};
+use tokio::{
+    runtime::Runtime,
+    sync::{mpsc, oneshot},
+    time::Instant,
+};
 
 use super::{
     Scale,
@@ -65,8 +69,9 @@ pub(crate) fn exec(scale: Scale, version: ProtocolVersion) -> Row {
     })
 }
 
-/// Execs one after the other; the caller is a task of a tokio runtime with threads, the actors are on the crate's own.
-pub(crate) fn exec_from_tokio(scale: Scale, version: ProtocolVersion) -> Row {
+/// Execs one after the other; the caller is a task of a tokio runtime with threads, the actors are on the crate's own. And what
+/// two threads cost by themselves: the bare loop on a thread of its own, that is asked through a channel.
+pub(crate) fn exec_from_tokio(scale: Scale, version: ProtocolVersion) -> Vec<Row> {
     let system = actix::System::new();
     let runtime = Runtime::new().expect("a runtime");
     let count = scale.of(1_000);
@@ -81,7 +86,8 @@ pub(crate) fn exec_from_tokio(scale: Scale, version: ProtocolVersion) -> Row {
     let sandbox = runtime.block_on(runtime.spawn(async move { client.open().await }));
     let sandbox = sandbox.expect("a sandbox");
 
-    let mut times = Vec::new();
+    let asked = asked(stage.ours.url.clone(), version);
+    let (mut times, mut floor) = (Vec::new(), Vec::new());
     for _ in 0..scale.samples() {
         let (client, mut sandbox) = (ours(), sandbox.clone());
         let sample = runtime.block_on(runtime.spawn(async move {
@@ -97,10 +103,47 @@ pub(crate) fn exec_from_tokio(scale: Scale, version: ProtocolVersion) -> Row {
                 stage.bare.exec(&mut link).await;
             }
         });
-        times.push((sample.expect("a sample"), begin.elapsed()));
+        let bare = begin.elapsed();
+        let asked = asked.clone();
+        let through_channels = runtime.block_on(runtime.spawn(async move {
+            let begin = Instant::now();
+            for _ in 0..count {
+                let (answer, answered) = oneshot::channel();
+                asked.send(answer).await.expect("a thread that listens");
+                answered.await.expect("an answer");
+            }
+            begin.elapsed()
+        }));
+        times.push((sample.expect("a sample"), bare));
+        floor.push((through_channels.expect("a sample"), bare));
     }
     let what = format!("exec round trips, caller on a tokio multi-thread runtime ({version})");
-    Pairs::new(&times, count as f64).row(&what, "/s", 0.7)
+    let row = |times, what, target| Pairs::new(times, count as f64).rated(what, "/s", target);
+    vec![
+        row(&times, &what, Target::AtLeast(0.7)),
+        row(
+            &floor,
+            "its floor: the bare loop, asked through a channel",
+            Target::None,
+        ),
+    ]
+}
+
+/// The bare loop on a thread of its own: answers after an exec. Ends when nobody asks any more.
+fn asked(url: String, version: ProtocolVersion) -> mpsc::Sender<oneshot::Sender<()>> {
+    let (ask, mut asked) = mpsc::channel::<oneshot::Sender<()>>(1);
+    std::thread::spawn(move || {
+        actix::System::new().block_on(async {
+            let bare = Bare::new(&url, version);
+            let mut link = bare.open().await;
+            while let Some(answer) = asked.recv().await {
+                bare.exec(&mut link).await;
+                // Nobody may wait for the last one.
+                let _ = answer.send(());
+            }
+        });
+    });
+    ask
 }
 
 /// A line to stdin and back, one after the other.

@@ -14,6 +14,8 @@ use tokio::{
 };
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
+use super::cores;
+
 /// Bytes that are written at once.
 const BATCH: usize = 64 * 1024;
 /// What the output of this client's execs may be unacknowledged: what the client asks for by default.
@@ -36,6 +38,7 @@ impl Server {
         let (stop, stopped) = oneshot::channel();
         let (count, open) = watch::channel(0);
         thread::spawn(move || {
+            cores::of_the_server();
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()

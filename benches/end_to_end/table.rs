@@ -50,9 +50,14 @@ impl Pairs {
 
     /// As a row about rates, the larger the better.
     pub(crate) fn row(&self, what: &str, unit: &str, target: f64) -> Row {
+        self.rated(what, unit, Target::AtLeast(target))
+    }
+
+    /// The same, with another target or none.
+    pub(crate) fn rated(&self, what: &str, unit: &str, target: Target) -> Row {
         let rate = |rate| format!("{} {unit}", short(rate));
         let row = Row::new(what, rate(self.ours), rate(self.beside));
-        row.ratio(self.ratio, Target::AtLeast(target))
+        row.ratio(self.ratio, target)
     }
 }
 

@@ -163,7 +163,8 @@ enum Waiter {
 /// What a process's actor begins with.
 pub(super) struct NewProcess {
     pub(super) process: ProcessId,
-    pub(super) machine: Process,
+    /// In a box, as it is handed on some times until the actor is where it stays.
+    pub(super) machine: Box<Process>,
     pub(super) policy: OutputPolicy,
     pub(super) sandbox: WeakAddr<SandboxActor>,
     pub(super) sandbox_awaited: bool,
@@ -174,7 +175,7 @@ pub(super) struct NewProcess {
 /// Answers [`Wait`], [`Kill`], [`WriteStdin`], [`FlushStdin`], [`CloseStdin`] and [`GetPlace`]. It is started by [`SandboxActor`] for
 /// every [`Exec`](super::Exec).
 pub struct ProcessActor {
-    machine: Process,
+    machine: Box<Process>,
     output: OutputWriter,
     obituary: Obituary,
     waiters: BTreeMap<RequestId, Waiter>,

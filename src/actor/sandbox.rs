@@ -215,6 +215,13 @@ impl SandboxActor {
                 process.actor.do_send(ProcessInput::one(event));
             }
         }
+        // An empty map keeps its memory, and most sandboxes do nothing most of the time.
+        if self.processes.is_empty() {
+            self.processes.clear();
+        }
+        if self.waiters.is_empty() {
+            self.waiters.clear();
+        }
         let over = matches!(self.machine.state(), SandboxState::Ended(_));
         if self.orphaned && over && self.last_event.is_none() {
             ctx.stop();
@@ -430,7 +437,7 @@ impl SandboxActor {
     ) {
         let (actor, output) = ProcessActor::spawn(NewProcess {
             process,
-            machine,
+            machine: Box::new(machine),
             policy,
             sandbox: self.address(ctx),
             sandbox_awaited: self.awaited,

@@ -297,7 +297,7 @@ impl Serialize for Json<'_> {
 
 /// One JSON object, its keys in the order given; a key without a value is left out.
 pub(super) fn write<'a>(entries: impl IntoIterator<Item = (&'a str, Option<Json<'a>>)>) -> String {
-    let mut out = Vec::with_capacity(128);
+    let mut out = Vec::with_capacity(256);
     out.push(b'{');
     for (key, value) in entries {
         let Some(value) = value else { continue };

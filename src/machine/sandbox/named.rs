@@ -1,7 +1,7 @@
 //! Named execs (protocol v2): any number at once. An exec request that was cut off is sent again, and one that
 //! runs is asked for on the next link; where its output stands is the process's affair.
 
-use std::{borrow::Borrow, collections::BTreeMap, time::Instant};
+use std::{borrow::Borrow, collections::BTreeMap, fmt::Write, time::Instant};
 
 use super::{Sandbox, SandboxAction, SandboxReply, queue::RUN_CODE};
 use crate::{
@@ -71,6 +71,10 @@ impl NamedExecs {
         let named = self.execs.remove(&process)?;
         self.ids.remove(named.exec.as_str());
         self.last.take_if(|(_, last)| *last == process);
+        if self.execs.is_empty() {
+            // An empty map keeps its memory, which a sandbox that waits for its next exec has no use for.
+            *self = Self::default();
+        }
         Some(named)
     }
 
@@ -118,6 +122,15 @@ impl Sandbox {
         up && self.version == Version::V2
     }
 
+    fn exec_id(&self, process: ProcessId) -> ExecId {
+        // In one piece of memory: `format!` would need three.
+        let mut id = String::with_capacity(self.exec_prefix.len() + 21);
+        id.push_str(&self.exec_prefix);
+        // Text can always be written.
+        let _ = write!(id, "-{}", process.0);
+        ExecId::new(id)
+    }
+
     /// Starts a named exec, now or when the link is back.
     pub(super) fn start_named(
         &mut self,
@@ -128,7 +141,7 @@ impl Sandbox {
     ) -> (ProcessId, ExecId) {
         self.next_process += 1;
         let process = ProcessId(self.next_process);
-        let exec = ExecId::new(format!("{}-{}", self.exec_prefix, process.0));
+        let exec = self.exec_id(process);
         let message = NamedMessage::Exec(run.clone(), options.clone());
         let text = ClientMessage::Named(exec.clone(), message).encode();
         let sent = self.state == SandboxState::Running;
