@@ -238,9 +238,9 @@ struct Cursor<'a> {
 
 impl<'a> Cursor<'a> {
     fn skip_space(&mut self) {
-        let rest = &self.text.as_bytes()[self.at..];
-        let is_space = |byte: &&u8| matches!(byte, b' ' | b'\t' | b'\n' | b'\r');
-        self.at += rest.iter().take_while(is_space).count();
+        while let Some(b' ' | b'\t' | b'\n' | b'\r') = self.text.as_bytes().get(self.at) {
+            self.at += 1;
+        }
     }
 
     /// The next byte that is no space.
@@ -297,7 +297,7 @@ impl<'a> Cursor<'a> {
     /// A whole number that fits, written without a sign, a fraction or an exponent.
     fn number(&mut self) -> Option<u64> {
         self.skip_space();
-        let rest = &self.text.as_bytes()[self.at..];
+        let rest = self.text.as_bytes().get(self.at..)?;
         let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
         if digits == 0 || digits > 19 || digits > 1 && rest[0] == b'0' {
             return None;
