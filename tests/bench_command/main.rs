@@ -202,6 +202,17 @@ async fn arguments_that_cannot_be_used_are_refused_before_anything_runs() {
             "cannot be used with",
         ),
         (&["--token-file", "x"], 2, "required"),
+        (
+            &["ws://ann:s3cret@localhost", "--json", &file],
+            1,
+            "holds a user name or password",
+        ),
+        (
+            &["ws://ann:s3cret@local host", "--html", &file],
+            1,
+            "is not a URL",
+        ),
+        (&["ftp://localhost", "--json", &file], 1, "expected ws://"),
         (&["--script-file", nowhere], 1, "cannot read the script"),
         (&["--json", nowhere], 1, "cannot write to"),
         (&["--html", nowhere], 1, "cannot write to"),
@@ -211,6 +222,7 @@ async fn arguments_that_cannot_be_used_are_refused_before_anything_runs() {
         assert_eq!(ended, Some(code), "{arguments:?}: {stderr}");
         assert!(stderr.contains(part), "{arguments:?}: {stderr}");
         assert_eq!(stdout, "", "{arguments:?}");
+        assert!(!stderr.contains("s3cret"), "{stderr}");
     }
     assert_eq!(fs::read_to_string(&file).unwrap(), "of another run");
 }
@@ -232,6 +244,12 @@ async fn a_server_that_is_not_there_is_told_at_once_and_not_for_each_sandbox() {
     let report = json(Path::new(&file));
     assert_eq!(report["stopped"], "unreachable");
     assert_eq!(report["sandboxes"]["completed"], 0);
+
+    fs::write(&file, "of another run").unwrap();
+    let (code, _, stderr) = run(&arguments).await;
+    assert_eq!(code, Some(1));
+    assert!(stderr.contains("is left as it was"), "{stderr}");
+    assert_eq!(fs::read_to_string(&file).unwrap(), "of another run");
 }
 
 #[actix::test]
@@ -249,12 +267,12 @@ async fn scripts_that_fail_are_counted_by_kind_and_the_program_says_so() {
     ];
     let (code, stdout, stderr) = run(&arguments).await;
     assert_eq!(code, Some(1));
-    assert!(stdout.contains("3 × ProcessFailed in end"), "{stdout}");
+    assert!(stdout.contains("3 × process failed in end"), "{stdout}");
     assert!(stderr.contains("3 steps failed"), "{stderr}");
     let report = json(Path::new(&file));
     assert_eq!(report["sandboxes"]["failed"], 3);
     assert_eq!(report["errors"][0]["count"], 3);
-    assert_eq!(report["errors"][0]["kind"], "ProcessFailed");
+    assert_eq!(report["errors"][0]["kind"], "process failed");
 }
 
 /// Waits until so many scripts have left their mark.

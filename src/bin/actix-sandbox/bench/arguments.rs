@@ -10,7 +10,7 @@ use std::{
 use actix_sandbox::{BearerToken, Language, server::Backend};
 use clap::Args;
 
-use super::{measure::Measured, page, report::Report};
+use super::{measure::Measured, page, report::Report, session};
 use crate::shared::{self, backend};
 
 #[derive(Args)]
@@ -146,6 +146,9 @@ impl Bench {
             Some(_) => shared::token(self.token_file.as_deref())?.map(BearerToken::new),
             None => None,
         };
+        if let Some(url) = &self.url {
+            session::check(url, token.as_ref()).map_err(|error| error.to_string())?;
+        }
         let plan = Plan {
             target: match self.url {
                 Some(url) => Target::Url(url),
@@ -217,6 +220,20 @@ impl Place {
         Ok(())
     }
 
+    /// Whether it holds the results of an earlier run, which is told.
+    fn keeps_results(&self) -> bool {
+        match self {
+            Self::File(file, path) if file.metadata().is_ok_and(|it| it.len() > 0) => {
+                eprintln!(
+                    "actix-sandbox: {} is left as it was: nothing was measured",
+                    path.display()
+                );
+                true
+            }
+            Self::File(..) | Self::Stdout => false,
+        }
+    }
+
     fn is_stdout(&self) -> bool {
         matches!(self, Self::Stdout)
     }
@@ -235,17 +252,20 @@ impl Outputs {
     /// Writes the table to the standard output, and what else was asked for.
     pub(super) fn write(&self, report: &Report, measured: &Measured) -> Result<(), String> {
         let places = [&self.json, &self.html];
+        // A run that never began is no reason to lose the results of another.
+        let is_empty = report.stopped == "unreachable";
         let is_taken = places.into_iter().flatten().any(Place::is_stdout);
         match is_taken {
             // What went wrong is all that there is to say.
-            _ if report.stopped == "unreachable" => {}
+            _ if is_empty => {}
             false => Place::Stdout.write(&report.to_string())?,
             true => eprint!("{report}"),
         }
-        if let Some(place) = &self.json {
+        let to_write = |place: &&Place| !(is_empty && place.keeps_results());
+        if let Some(place) = self.json.as_ref().filter(to_write) {
             place.write(&report.json()?)?;
         }
-        if let Some(place) = &self.html {
+        if let Some(place) = self.html.as_ref().filter(to_write) {
             place.write(&page::page(report, measured))?;
         }
         Ok(())

@@ -4,8 +4,8 @@ use std::{cell::Cell, rc::Rc, time::Duration};
 
 use actix::{Actor, Context, Handler, Recipient};
 use actix_sandbox::{
-    BearerToken, Error, ErrorKind, OutputStream, ProcessEnd, Runtime, Sandbox, SandboxEvent,
-    TokenError,
+    BearerToken, Error, ErrorKind, NewSandbox, OutputStream, ProcessEnd, Runtime, Sandbox,
+    SandboxBuilder, SandboxEvent, TokenError,
 };
 use futures::{StreamExt, future::try_join3};
 use serde::Serialize;
@@ -160,15 +160,15 @@ impl Session {
         self.step(Phase::Create, self.arrival.due);
         let done = self.use_it(common, &sandbox).await;
         let begin = Instant::now();
-        let killed = match &done {
+        let done = match done {
             Ok(()) => common.step(Phase::Kill, sandbox.kill()).await,
-            // Nothing is left behind, whatever went wrong; what went wrong first is what counts.
-            Err(_) => {
-                let _ = timeout(plan.timeout.min(LAST_KILL), sandbox.kill()).await;
-                return done;
-            }
+            Err(broken) => Err(broken),
         };
-        killed?;
+        if done.is_err() {
+            // Nothing is left behind, whatever went wrong; what went wrong first is what counts.
+            let _ = timeout(LAST_KILL, sandbox.kill()).await;
+            return done;
+        }
         self.step(Phase::Kill, begin);
         Ok(())
     }
@@ -207,7 +207,7 @@ impl Session {
             ProcessEnd::Exited(0) | ProcessEnd::Unknown => {}
             end => self.failures.push(Failure {
                 phase: Phase::End,
-                kind: "ProcessFailed".to_owned(),
+                kind: ErrorKind::ProcessFailed.to_string(),
                 text: format!("the script {end}"),
                 is_fatal: Fatal::No,
             }),
@@ -219,21 +219,35 @@ impl Session {
 /// Longest time that the kill of a sandbox may take in which something failed.
 const LAST_KILL: Duration = Duration::from_secs(5);
 
+/// Whether a sandbox could be asked for with these, before anything is dialled. The error shows no password.
+pub(super) fn check(url: &str, token: Option<&BearerToken>) -> Result<(), Error> {
+    let builder = with_token(Sandbox::create(url), token);
+    builder.into_actor().map(drop)
+}
+
+fn with_token(
+    builder: SandboxBuilder<NewSandbox>,
+    token: Option<&BearerToken>,
+) -> SandboxBuilder<NewSandbox> {
+    let Some(token) = token.cloned() else {
+        return builder;
+    };
+    builder.bearer_token_source(move || {
+        let token = token.clone();
+        async move { Ok::<_, TokenError>(token) }
+    })
+}
+
 async fn create(plan: &Shared) -> Result<Sandbox, Error> {
-    let mut builder = Sandbox::create(&plan.url)
+    let builder = Sandbox::create(&plan.url)
         .runtime(&plan.runtime)
         .enable_auto_reconnect(plan.reconnect)
         .connect_timeout(plan.timeout)
         .create_timeout(plan.timeout)
         .exec_timeout(plan.timeout)
-        .kill_timeout(plan.timeout);
-    if let Some(token) = plan.token.clone() {
-        builder = builder.bearer_token_source(move || {
-            let token = token.clone();
-            async move { Ok::<_, TokenError>(token) }
-        });
-    }
-    builder.await
+        // The step of the kill has its own limit; the last one may take longer.
+        .kill_timeout(plan.timeout.max(LAST_KILL));
+    with_token(builder, plan.token.as_ref()).await
 }
 
 impl Common {
@@ -253,7 +267,7 @@ impl Common {
                 Ok(Err(error)) => Err(Broken::Failed(Failure::new(phase, &error))),
                 Err(_elapsed) => Err(Broken::Failed(Failure {
                     phase,
-                    kind: format!("{:?}", ErrorKind::Timeout),
+                    kind: ErrorKind::Timeout.to_string(),
                     text: format!("not within {limit:?}"),
                     is_fatal: Fatal::No,
                 })),
@@ -277,7 +291,7 @@ impl Failure {
         };
         Self {
             phase,
-            kind: format!("{:?}", error.kind()),
+            kind: error.kind().to_string(),
             text: error.to_string(),
             is_fatal,
         }
