@@ -10,7 +10,10 @@ use std::{
 
 use actix_http::ws::{CloseCode, CloseReason, Frame, Item, Message};
 use bytes::Bytes;
-use tokio::time::{Instant, Sleep};
+use tokio::{
+    task::coop::has_budget_remaining,
+    time::{Instant, Sleep},
+};
 
 use super::{
     credit::{Credit, Credits},
@@ -250,7 +253,8 @@ impl Link {
             }
             match self.socket.poll_frame(cx) {
                 Poll::Pending => {
-                    self.drained = true;
+                    // Without budget, tokio says so of a socket that it did not ask, and wakes the task again.
+                    self.drained = has_budget_remaining();
                     break;
                 }
                 Poll::Ready(None) => {
@@ -486,5 +490,30 @@ mod tests {
             panic!("the reason is lost")
         };
         assert_eq!((code, reason.as_str()), (Some(4000), "why"));
+    }
+
+    #[tokio::test]
+    async fn a_task_without_budget_takes_no_link_for_one_with_nothing_to_read() {
+        let (near, mut far) = tokio::io::duplex(1024);
+        let mut link = link(near);
+        far.write_all(b"\x81\x02hi").await.expect("room");
+        link.broken = Some(LinkError::Dropped {
+            detail: "nothing can be written".to_owned(),
+        });
+        let first = std::future::poll_fn(|cx| {
+            for _ in 0..1_000 {
+                let _ = std::pin::pin!(tokio::task::coop::consume_budget()).poll(cx);
+            }
+            assert!(!has_budget_remaining());
+            Poll::Ready(link.poll(cx))
+        });
+        let first = first.await;
+        assert!(first.is_pending(), "{first:?}");
+        tokio::task::yield_now().await;
+        let mut cx = Context::from_waker(Waker::noop());
+        let Poll::Ready(LinkEvent::Frames(frames, _)) = link.poll(&mut cx) else {
+            panic!("the frame is lost")
+        };
+        assert_eq!(frames, ["hi"]);
     }
 }

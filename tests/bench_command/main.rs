@@ -166,11 +166,41 @@ async fn an_open_loop_measures_what_was_due_before_there_was_a_place() {
     assert_eq!(code, Some(0), "{stderr}");
     let report: Value = serde_json::from_str(&stdout).unwrap();
     assert_eq!(report["plan"]["loop"], "open");
+    assert_eq!(report["times_too_good"], false);
     // One after the other, and all were due within 12 ms: the last waited for eleven scripts.
     let least = 11.0 * 50.0 - 12.0;
     assert!(report["sandboxes"]["longest_wait_ms"].as_f64().unwrap() > least);
     assert!(phase(&report, "create")["max_ms"].as_f64().unwrap() > least);
     assert!(phase(&report, "end")["count"] == 12);
+}
+
+#[actix::test]
+async fn times_without_those_that_never_began_are_marked_in_the_table_the_json_and_the_page() {
+    let (_folder, html) = place("page.html");
+    let arguments = [
+        "--backend",
+        "host",
+        "--duration",
+        "1s",
+        "--concurrency",
+        "1",
+        "--rate",
+        "1000",
+        "--script",
+        "sleep 0.05",
+        "--json",
+        "-",
+        "--html",
+        &html,
+    ];
+    let (code, stdout, stderr) = run(&arguments).await;
+    assert_eq!(code, Some(0), "{stderr}");
+    let report: Value = serde_json::from_str(&stdout).unwrap();
+    assert!(report["sandboxes"]["never_begun"].as_u64().unwrap() > 0);
+    assert_eq!(report["times_too_good"], true);
+    assert!(stderr.contains("The times are too good"), "{stderr}");
+    let page = fs::read_to_string(&html).unwrap();
+    assert!(page.contains("The times are too good"));
 }
 
 #[actix::test]
@@ -184,6 +214,7 @@ async fn arguments_that_cannot_be_used_are_refused_before_anything_runs() {
         (&["--rate", "fast"], 2, "a number above 0"),
         (&["--concurrency", "0"], 2, "1..=100000"),
         (&["--sandboxes", "0"], 2, "--sandboxes"),
+        (&["--execs", "10001"], 2, "0..=10000"),
         (&["--duration", "0s"], 2, "more than no time"),
         (&["--duration", "5"], 2, "time unit needed"),
         (

@@ -43,8 +43,8 @@ pub(crate) struct Bench {
     #[arg(long, value_name = "TIME", default_value = "0s", value_parser = humantime::parse_duration)]
     warm_up: Duration,
 
-    /// How often each sandbox runs the script, one after the other.
-    #[arg(long, value_name = "NUMBER", default_value_t = 1)]
+    /// How often each sandbox runs the script, one after the other; at most 10000, whose times are held until its end.
+    #[arg(long, value_name = "NUMBER", default_value_t = 1, value_parser = clap::value_parser!(u32).range(0..=10_000))]
     execs: u32,
 
     /// The language of the script.
