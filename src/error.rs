@@ -81,6 +81,45 @@ pub enum ErrorKind {
     Runtime,
 }
 
+impl fmt::Display for ErrorKind {
+    /// The kind in a few words, for tables and counters.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::InvalidUrl => "invalid URL",
+            Self::InvalidOption => "invalid option",
+            Self::Resolve => "host not found",
+            Self::Connect => "no connection",
+            Self::Tls => "TLS failed",
+            Self::NoToken => "no bearer token",
+            Self::UpgradeRefused => "upgrade refused",
+            Self::NotWebSocket => "not a WebSocket server",
+            Self::Timeout => "timeout",
+            Self::Protocol => "protocol violated",
+            Self::CreationFailed => "creation failed",
+            Self::NotFound => "sandbox not found",
+            Self::InUse => "sandbox in use",
+            Self::PermissionDenied => "permission denied",
+            Self::RestoreFailed => "restore failed",
+            Self::WrongState => "wrong state",
+            Self::ProcessRunning => "another process runs",
+            Self::ProcessEnded => "process ended",
+            Self::StdinClosed => "stdin closed",
+            Self::Unsupported => "not supported by the server",
+            Self::ProcessFailed => "process failed",
+            Self::UnsupportedLanguage => "unsupported language",
+            Self::ExecFailed => "exec failed",
+            Self::Refused => "refused",
+            Self::LinkLost => "connection lost",
+            Self::SandboxEnded => "sandbox ended",
+            Self::OutputLost => "output lost",
+            Self::OutputOverflow => "output budget exceeded",
+            Self::OutputTooLarge => "output too large",
+            Self::ActorGone => "actor gone",
+            Self::Runtime => "no runtime",
+        })
+    }
+}
+
 #[derive(Clone, Debug)]
 enum Repr {
     Url(UrlError),

@@ -1,5 +1,7 @@
 //! [`Outgoing`]: what the frames of one batch bring for a process, on its way there in one message.
 
+use std::borrow::Cow;
+
 use bytes::{Bytes, BytesMut};
 
 use super::process::ProcessEvent;
@@ -70,7 +72,12 @@ impl Outgoing {
         let offset = output.place.map(|(_, offset)| offset);
         let stream = output.stream;
         if output.data.len() >= SMALL {
-            let data = output.into_data(frame);
+            let data = match output.data {
+                Cow::Borrowed(data) if !keeps_little_else(data.len(), frame.len()) => {
+                    Bytes::copy_from_slice(data)
+                }
+                _ => output.into_data(frame),
+            };
             return self.push(Chunk {
                 stream,
                 offset,
@@ -135,6 +142,11 @@ impl Outgoing {
         self.close_output();
         std::mem::take(&mut self.events)
     }
+}
+
+/// Whether a piece of a frame may stay there: whoever keeps it keeps all of the frame.
+fn keeps_little_else(data: usize, frame: usize) -> bool {
+    data.saturating_mul(4) >= frame
 }
 
 impl Gathered {
@@ -215,5 +227,26 @@ mod tests {
         let data: Vec<_> = chunks.into_iter().map(|(.., data)| data).collect();
         assert_eq!(data, ["a", large, "b"]);
         assert_eq!(data[1].as_ptr(), large.as_ptr());
+    }
+
+    #[test]
+    fn a_piece_that_is_kept_keeps_no_memory_that_is_many_times_its_size() {
+        let view = |data: &'static [u8]| OutputView {
+            stream: StdStream::Stdout,
+            place: None,
+            data: data.into(),
+        };
+        for (piece, frame) in [(1_024, 1_024), (SMALL - 1, SMALL), (SMALL, 5 * SMALL)] {
+            let frame = Bytes::from_static("x".repeat(frame).leak().as_bytes());
+            let data: &'static [u8] = "x".repeat(piece).leak().as_bytes();
+            let mut outgoing = Outgoing::of(frame.len());
+            outgoing.push_view(view(data), &frame);
+            let events = outgoing.take();
+            let [ProcessEvent::Output(chunks)] = &events[..] else {
+                panic!()
+            };
+            assert_eq!(chunks[0].data, data);
+            assert_ne!(chunks[0].data.as_ptr(), data.as_ptr(), "{piece}");
+        }
     }
 }

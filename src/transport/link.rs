@@ -11,7 +11,7 @@ use std::{
 use actix_http::ws::{CloseCode, CloseReason, Frame, Item, Message};
 use bytes::Bytes;
 use tokio::{
-    task::coop,
+    task::coop::has_budget_remaining,
     time::{Instant, Sleep},
 };
 
@@ -162,7 +162,8 @@ impl Link {
         if let Some(error) = self.lost.take().or_else(|| broken(self)) {
             return Poll::Ready(self.ended(error));
         }
-        match self.poll_keepalive(cx) {
+        // A ping may be what could not be written.
+        match self.poll_keepalive(cx).or_else(|| broken(self)) {
             Some(error) => Poll::Ready(self.ended(error)),
             None => Poll::Pending,
         }
@@ -253,8 +254,8 @@ impl Link {
             }
             match self.socket.poll_frame(cx) {
                 Poll::Pending => {
-                    // Or tokio's budget for this turn is used up.
-                    self.drained = coop::has_budget_remaining();
+                    // Without budget, tokio says so of a socket that it did not ask, and wakes the task again.
+                    self.drained = has_budget_remaining();
                     break;
                 }
                 Poll::Ready(None) => {
@@ -375,9 +376,6 @@ impl Link {
                 Some(KeepaliveAction::Ping) => {
                     self.outgoing.push_back((Message::Ping(Bytes::new()), None));
                     self.write(cx);
-                    if let Some(error) = self.broken.take() {
-                        return Some(error);
-                    }
                 }
                 None => {}
             }
@@ -490,5 +488,30 @@ mod tests {
             panic!("the reason is lost")
         };
         assert_eq!((code, reason.as_str()), (Some(4000), "why"));
+    }
+
+    #[tokio::test]
+    async fn a_task_without_budget_takes_no_link_for_one_with_nothing_to_read() {
+        let (near, mut far) = tokio::io::duplex(1024);
+        let mut link = link(near);
+        far.write_all(b"\x81\x02hi").await.expect("room");
+        link.broken = Some(LinkError::Dropped {
+            detail: "nothing can be written".to_owned(),
+        });
+        let first = std::future::poll_fn(|cx| {
+            for _ in 0..1_000 {
+                let _ = std::pin::pin!(tokio::task::coop::consume_budget()).poll(cx);
+            }
+            assert!(!has_budget_remaining());
+            Poll::Ready(link.poll(cx))
+        });
+        let first = first.await;
+        assert!(first.is_pending(), "{first:?}");
+        tokio::task::yield_now().await;
+        let mut cx = Context::from_waker(Waker::noop());
+        let Poll::Ready(LinkEvent::Frames(frames, _)) = link.poll(&mut cx) else {
+            panic!("the frame is lost")
+        };
+        assert_eq!(frames, ["hi"]);
     }
 }

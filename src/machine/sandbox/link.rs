@@ -15,19 +15,28 @@ use crate::{
     },
 };
 
-/// What follows from one message: at most what was held back, and itself.
+/// What follows from one message, in order: nearly always at most what was held back, and itself, for which nothing is
+/// allocated.
 #[derive(Default)]
-struct Facts([Option<Fact>; 2]);
+struct Facts {
+    usual: [Option<Fact>; 2],
+    more: Vec<Fact>,
+}
 
 impl Extend<Fact> for Facts {
     fn extend<T: IntoIterator<Item = Fact>>(&mut self, facts: T) {
         for fact in facts {
-            let free = self.0.iter_mut().find(|slot| slot.is_none());
-            debug_assert!(free.is_some(), "a message is two facts at most");
-            if let Some(slot) = free {
-                *slot = Some(fact);
+            match self.usual.iter_mut().find(|slot| slot.is_none()) {
+                Some(free) => *free = Some(fact),
+                None => self.more.push(fact),
             }
         }
+    }
+}
+
+impl Facts {
+    fn in_order(self) -> impl Iterator<Item = Fact> {
+        self.usual.into_iter().flatten().chain(self.more)
     }
 }
 
@@ -76,7 +85,7 @@ impl Sandbox {
                 let is_status = matches!(message, ServerMessage::Status(_));
                 let mut facts = Facts::default();
                 self.pairing.accept(message, &mut facts);
-                for fact in facts.0.into_iter().flatten() {
+                for fact in facts.in_order() {
                     self.handle_fact(fact, now);
                 }
                 if !self.pairing.is_waiting() || matches!(self.state, SandboxState::Ended(_)) {
@@ -234,5 +243,18 @@ impl Sandbox {
 
     pub(super) fn handle_malformed(&mut self, error: &ParseError) {
         self.violation(error.to_string());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_fact_of_a_message_is_dropped_however_many_there_are() {
+        let reasons = ["a", "b", "c", "d"].map(|it| Fact::LateReason(it.to_owned()));
+        let mut facts = Facts::default();
+        facts.extend(reasons.clone());
+        assert!(facts.in_order().eq(reasons));
     }
 }

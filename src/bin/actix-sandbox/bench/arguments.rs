@@ -43,8 +43,8 @@ pub(crate) struct Bench {
     #[arg(long, value_name = "TIME", default_value = "0s", value_parser = humantime::parse_duration)]
     warm_up: Duration,
 
-    /// How often each sandbox runs the script, one after the other: up to 10,000 times.
-    #[arg(long, value_name = "NUMBER", default_value_t = 1, value_parser = clap::value_parser!(u32).range(..=10_000))]
+    /// How often each sandbox runs the script, one after the other; at most 10000, whose times are held until its end.
+    #[arg(long, value_name = "NUMBER", default_value_t = 1, value_parser = clap::value_parser!(u32).range(0..=10_000))]
     execs: u32,
 
     /// The language of the script.
@@ -147,9 +147,7 @@ impl Bench {
             None => None,
         };
         if let Some(url) = &self.url {
-            // What is wrong with it is said before it is shown anywhere: it may hold a password.
-            let made = session::builder(url, token.as_ref()).into_actor();
-            made.map_err(|error| error.to_string())?;
+            session::check(url, token.as_ref()).map_err(|error| error.to_string())?;
         }
         let plan = Plan {
             target: match self.url {
@@ -222,6 +220,20 @@ impl Place {
         Ok(())
     }
 
+    /// Whether it holds the results of an earlier run, which is told.
+    fn keeps_results(&self) -> bool {
+        match self {
+            Self::File(file, path) if file.metadata().is_ok_and(|it| it.len() > 0) => {
+                eprintln!(
+                    "actix-sandbox: {} is left as it was: nothing was measured",
+                    path.display()
+                );
+                true
+            }
+            Self::File(..) | Self::Stdout => false,
+        }
+    }
+
     fn is_stdout(&self) -> bool {
         matches!(self, Self::Stdout)
     }
@@ -240,17 +252,20 @@ impl Outputs {
     /// Writes the table to the standard output, and what else was asked for.
     pub(super) fn write(&self, report: &Report, measured: &Measured) -> Result<(), String> {
         let places = [&self.json, &self.html];
+        // A run that never began is no reason to lose the results of another.
+        let is_empty = report.stopped == "unreachable";
         let is_taken = places.into_iter().flatten().any(Place::is_stdout);
         match is_taken {
             // What went wrong is all that there is to say.
-            _ if report.stopped == "unreachable" => {}
+            _ if is_empty => {}
             false => Place::Stdout.write(&report.to_string())?,
             true => eprint!("{report}"),
         }
-        if let Some(place) = &self.json {
+        let to_write = |place: &&Place| !(is_empty && place.keeps_results());
+        if let Some(place) = self.json.as_ref().filter(to_write) {
             place.write(&report.json()?)?;
         }
-        if let Some(place) = &self.html {
+        if let Some(place) = self.html.as_ref().filter(to_write) {
             place.write(&page::page(report, measured))?;
         }
         Ok(())

@@ -22,6 +22,7 @@ pub(super) fn page(report: &Report, measured: &Measured) -> String {
             why.as_deref().unwrap_or(report.stopped)
         )),
     };
+    let caution = report.caution().map(|it| notice(&format!("{it}.")));
     let charts = [
         (
             "How long the steps took",
@@ -55,12 +56,12 @@ pub(super) fn page(report: &Report, measured: &Measured) -> String {
          <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; img-src data:\">\n\
          <link rel=\"icon\" href=\"data:,\">\n\
          <title>Benchmark of {target}</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n<main>\n\
-         <h1>Benchmark of {target}</h1>\n<p>{headline}.</p>\n{stopped}{caveat}<p>{outcome}.<br>{throughput}.<br>{connections}.</p>\n\
+         <h1>Benchmark of {target}</h1>\n<p>{headline}.</p>\n{stopped}{caution}<p>{outcome}.<br>{throughput}.<br>{connections}.</p>\n\
          <div class=\"charts\">\n{charts}</div>\n{steps}{errors}{script}\
          <footer>actix-sandbox {version}, {at}</footer>\n</main>\n</body>\n</html>\n",
         target = escape(&report.target),
         headline = escape(&report.headline()),
-        caveat = report.caveat().map_or_else(String::new, |it| notice(&it)),
+        caution = caution.unwrap_or_default(),
         outcome = escape(&report.outcome()),
         throughput = escape(&report.throughput()),
         connections = escape(&report.connections()),

@@ -42,6 +42,8 @@ pub(super) struct Report {
     pub(super) sandboxes_per_second: f64,
     pub(super) execs_per_second: f64,
     pub(super) output_bytes_per_second: f64,
+    /// The times leave out those that were due and never begun: they are better than the truth.
+    pub(super) times_too_good: bool,
     pub(super) phases: Vec<PhaseReport>,
     pub(super) errors: Vec<ErrorReport>,
     pub(super) connections: Connections,
@@ -169,6 +171,7 @@ impl Report {
             sandboxes_per_second: per_second(completed),
             execs_per_second: per_second(execs),
             output_bytes_per_second: per_second(output_bytes),
+            times_too_good: never_begun > 0,
             phases: measured
                 .histograms()
                 .iter()
@@ -246,17 +249,6 @@ impl Report {
         text
     }
 
-    /// What the times do not show, where that is so.
-    pub(super) fn caveat(&self) -> Option<String> {
-        let never = self.sandboxes.never_begun;
-        (never > 0).then(|| {
-            format!(
-                "{never} sandboxes were due and never began: the times are of the others, and look better than they are. Raise \
-                 --concurrency, or lower --rate."
-            )
-        })
-    }
-
     /// How fast it went, in one line.
     pub(super) fn throughput(&self) -> String {
         let bytes = ByteSize::b(self.output_bytes_per_second as u64);
@@ -264,6 +256,17 @@ impl Report {
             "{:.1} sandboxes, {:.1} execs and {bytes} of output a second, over {:.1} s",
             self.sandboxes_per_second, self.execs_per_second, self.measured_seconds
         )
+    }
+
+    /// What to know before the times are believed.
+    pub(super) fn caution(&self) -> Option<String> {
+        self.times_too_good.then(|| {
+            format!(
+                "The times are too good: {} sandboxes were due and never begun, and their waits are in none of them; raise \
+                 --concurrency or lower --rate",
+                self.sandboxes.never_begun
+            )
+        })
     }
 
     /// What became of the connections, in one line.
@@ -351,6 +354,9 @@ impl fmt::Display for Report {
         writeln!(f, "{}", self.headline())?;
         writeln!(f, "{}", self.outcome())?;
         writeln!(f, "{}", self.throughput())?;
+        if let Some(caution) = self.caution() {
+            writeln!(f, "{caution}")?;
+        }
         if let Some(first) = self.phases.first() {
             write!(f, "\n{:<14}{:>8}", "", "count")?;
             for (name, _) in first.columns() {
@@ -364,9 +370,6 @@ impl fmt::Display for Report {
                 write!(f, "{:>10}", time(value))?;
             }
             writeln!(f)?;
-        }
-        if let Some(caveat) = self.caveat() {
-            writeln!(f, "\n{caveat}")?;
         }
         if !self.errors.is_empty() {
             writeln!(f, "\nerrors")?;

@@ -4,8 +4,8 @@ use std::{cell::Cell, rc::Rc, time::Duration};
 
 use actix::{Actor, Context, Handler, Recipient};
 use actix_sandbox::{
-    BearerToken, Error, ErrorKind, OutputStream, ProcessEnd, Runtime, Sandbox, SandboxBuilder,
-    SandboxEvent, TokenError,
+    BearerToken, Error, ErrorKind, NewSandbox, OutputStream, ProcessEnd, Runtime, Sandbox,
+    SandboxBuilder, SandboxEvent, TokenError,
 };
 use futures::{StreamExt, future::try_join3};
 use serde::Serialize;
@@ -162,14 +162,15 @@ impl Session {
         let begin = Instant::now();
         let done = match done {
             Ok(()) => common.step(Phase::Kill, sandbox.kill()).await,
-            failed => failed,
+            Err(broken) => Err(broken),
         };
-        match &done {
-            Ok(()) => self.step(Phase::Kill, begin),
+        if done.is_err() {
             // Nothing is left behind, whatever went wrong; what went wrong first is what counts.
-            Err(_) => _ = timeout(plan.timeout.min(LAST_KILL), sandbox.kill()).await,
+            let _ = timeout(LAST_KILL, sandbox.kill()).await;
+            return done;
         }
-        done
+        self.step(Phase::Kill, begin);
+        Ok(())
     }
 
     async fn use_it(&mut self, common: &Common, sandbox: &Sandbox) -> Result<(), Broken> {
@@ -206,7 +207,7 @@ impl Session {
             ProcessEnd::Exited(0) | ProcessEnd::Unknown => {}
             end => self.failures.push(Failure {
                 phase: Phase::End,
-                kind: "ProcessFailed".to_owned(),
+                kind: ErrorKind::ProcessFailed.to_string(),
                 text: format!("the script {end}"),
                 is_fatal: Fatal::No,
             }),
@@ -218,9 +219,16 @@ impl Session {
 /// Longest time that the kill of a sandbox may take in which something failed.
 const LAST_KILL: Duration = Duration::from_secs(5);
 
-/// A sandbox of a service, with the token that it wants.
-pub(super) fn builder(url: &str, token: Option<&BearerToken>) -> SandboxBuilder {
-    let builder = Sandbox::create(url);
+/// Whether a sandbox could be asked for with these, before anything is dialled. The error shows no password.
+pub(super) fn check(url: &str, token: Option<&BearerToken>) -> Result<(), Error> {
+    let builder = with_token(Sandbox::create(url), token);
+    builder.into_actor().map(drop)
+}
+
+fn with_token(
+    builder: SandboxBuilder<NewSandbox>,
+    token: Option<&BearerToken>,
+) -> SandboxBuilder<NewSandbox> {
     let Some(token) = token.cloned() else {
         return builder;
     };
@@ -231,14 +239,15 @@ pub(super) fn builder(url: &str, token: Option<&BearerToken>) -> SandboxBuilder 
 }
 
 async fn create(plan: &Shared) -> Result<Sandbox, Error> {
-    builder(&plan.url, plan.token.as_ref())
+    let builder = Sandbox::create(&plan.url)
         .runtime(&plan.runtime)
         .enable_auto_reconnect(plan.reconnect)
         .connect_timeout(plan.timeout)
         .create_timeout(plan.timeout)
         .exec_timeout(plan.timeout)
-        .kill_timeout(plan.timeout)
-        .await
+        // The step of the kill has its own limit; the last one may take longer.
+        .kill_timeout(plan.timeout.max(LAST_KILL));
+    with_token(builder, plan.token.as_ref()).await
 }
 
 impl Common {
@@ -258,7 +267,7 @@ impl Common {
                 Ok(Err(error)) => Err(Broken::Failed(Failure::new(phase, &error))),
                 Err(_elapsed) => Err(Broken::Failed(Failure {
                     phase,
-                    kind: format!("{:?}", ErrorKind::Timeout),
+                    kind: ErrorKind::Timeout.to_string(),
                     text: format!("not within {limit:?}"),
                     is_fatal: Fatal::No,
                 })),
@@ -282,7 +291,7 @@ impl Failure {
         };
         Self {
             phase,
-            kind: format!("{:?}", error.kind()),
+            kind: error.kind().to_string(),
             text: error.to_string(),
             is_fatal,
         }
