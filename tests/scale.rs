@@ -24,8 +24,6 @@ async fn five_hundred_sandboxes_each_run_a_script_and_are_gone_after_kill() {
     let directory = tempfile::tempdir().expect("a directory");
     let server = common::backend::with_visible_processes()
         .max_sandboxes(COUNT)
-        // Each waits for its turn, which in a namespace may take minutes.
-        .default_idle_timeout(std::time::Duration::from_secs(1_800))
         .directory(directory.path())
         .start()
         .await
@@ -34,9 +32,9 @@ async fn five_hundred_sandboxes_each_run_a_script_and_are_gone_after_kill() {
 
     let sandboxes: Vec<Sandbox> = stream::iter(0..COUNT)
         .map(|_| async move {
-            within("create", Sandbox::create(url))
-                .await
-                .expect("created")
+            // Each waits for its turn, which in a namespace may take minutes.
+            let create = Sandbox::create(url).idle_timeout(std::time::Duration::from_secs(1_800));
+            within("create", create).await.expect("created")
         })
         .buffer_unordered(AT_ONCE)
         .collect()

@@ -26,10 +26,7 @@ const AT_ONCE: usize = 64;
 async fn a_thousand_sandboxes_that_lose_their_links_at_once_all_come_back() {
     // Both ends of the connection, and of that to the proxy; the listener's backlog is not a limit.
     allow_open_files(4 * COUNT as u64 + 2_000);
-    let server = common::backend::with_visible_processes()
-        .max_sandboxes(COUNT)
-        // Each waits for its turn, which in a namespace may take minutes.
-        .default_idle_timeout(Duration::from_secs(1_800));
+    let server = common::backend::with_visible_processes().max_sandboxes(COUNT);
     let server = server.start().await.expect("a server");
     let proxy = Proxy::plain(server.address()).await;
     let url = &proxy.url();
@@ -40,6 +37,8 @@ async fn a_thousand_sandboxes_that_lose_their_links_at_once_all_come_back() {
     let sandboxes: Vec<_> = stream::iter(0..COUNT)
         .map(|_| async {
             let create = Sandbox::create(url)
+                // Each waits for its turn, which in a namespace may take minutes.
+                .idle_timeout(Duration::from_secs(1_800))
                 .enable_auto_reconnect(true)
                 .reconnect_policy(policy.clone());
             let sandbox = within("create", create).await.expect("created");
