@@ -116,10 +116,16 @@ impl Outgoing {
 
     fn close(&mut self) {
         if let Some(gathered) = self.gathered.take() {
+            let data = gathered.data;
+            // Room that was not filled would be kept with them.
+            let data = match data.len() * 4 < data.capacity() {
+                true => Bytes::copy_from_slice(&data),
+                false => data.freeze(),
+            };
             self.chunks.push(Chunk {
                 stream: gathered.stream,
                 offset: gathered.offset,
-                data: gathered.data.freeze(),
+                data,
             });
         }
     }
@@ -247,6 +253,29 @@ mod tests {
             };
             assert_eq!(chunks[0].data, data);
             assert_ne!(chunks[0].data.as_ptr(), data.as_ptr(), "{piece}");
+        }
+    }
+
+    #[test]
+    fn pieces_that_are_put_together_keep_no_room_for_many_more() {
+        let mut outgoing = Outgoing::of(64 * 1024);
+        for number in 0..8 {
+            let frame = Bytes::from(vec![b'x'; 1_024]);
+            outgoing.advance(frame.len());
+            let view = OutputView {
+                stream: [StdStream::Stdout, StdStream::Stderr][number % 2],
+                place: None,
+                data: (&frame[..]).into(),
+            };
+            outgoing.push_view(view, &frame);
+        }
+        let events = outgoing.take();
+        let Ok([ProcessEvent::Output(chunks)]) = <[_; 1]>::try_from(events) else {
+            panic!()
+        };
+        for chunk in chunks {
+            let (length, memory) = (chunk.data.len(), BytesMut::from(chunk.data));
+            assert!(memory.capacity() <= 4 * length, "{}", memory.capacity());
         }
     }
 }

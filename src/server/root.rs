@@ -12,6 +12,8 @@ use std::{
 
 use nix::sys::utsname::uname;
 
+use super::backend::remove_tree;
+
 const PREFIX: &str = "actix-sandbox-";
 
 /// The file with the name of the server, by which its processes are marked, and its machine.
@@ -56,17 +58,26 @@ impl Root {
 struct Machine {
     /// Since it was started; empty where the system does not say.
     boot: String,
-    /// Its name in the network.
+    /// Its name in the network and its number; empty where these are no names.
     name: String,
 }
 
 impl Machine {
     fn this() -> Self {
-        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-        let name = uname().map(|it| it.nodename().to_string_lossy().into_owned());
+        let read = |file| {
+            let said = fs::read_to_string(file).unwrap_or_default();
+            said.trim().to_owned()
+        };
+        let name = uname().map(|it| it.nodename().to_string_lossy().replace('\n', " "));
         Self {
-            boot: boot.trim().to_owned(),
-            name: name.unwrap_or_default().replace('\n', " "),
+            boot: read("/proc/sys/kernel/random/boot_id"),
+            name: match name {
+                // Many have that one.
+                Ok(name) if !["", "localhost"].contains(&&*name) => {
+                    format!("{name} {}", read("/etc/machine-id"))
+                }
+                _ => String::new(),
+            },
         }
     }
 
@@ -102,8 +113,48 @@ pub(super) struct Abandoned {
     _owner: fs::File,
 }
 
-/// The directories that servers of this user have left in this one.
-pub(super) fn abandoned(parent: &Path) -> io::Result<Vec<Abandoned>> {
+impl Abandoned {
+    /// Looks at the directory of a server. `None`: it lives, or is none of this machine.
+    pub(super) fn find(path: PathBuf) -> Option<Self> {
+        let mut options = fs::File::options();
+        // Whatever else has that name, it is neither followed nor waited for. On NFS it is locked only where it can be written.
+        let no_trap = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
+        let open = options.read(true).write(true).custom_flags(no_trap);
+        let owner = open.open(path.join(OWNER)).ok()?;
+        let meta = owner.metadata().ok()?;
+        if !meta.is_file() || meta.len() > OWNER_LENGTH {
+            return None;
+        }
+        owner.try_lock().ok()?;
+        let mut said = String::new();
+        (&owner).take(OWNER_LENGTH).read_to_string(&mut said).ok()?;
+        let (server, machine) = said.split_once('\n')?;
+        let is_name =
+            server.len() == NAME_LENGTH && server.bytes().all(|it| it.is_ascii_hexdigit());
+        let is_known_here = Machine::read(machine)?.is_known_here();
+        (is_name && is_known_here).then(|| Self {
+            path,
+            server: server.to_owned(),
+            _owner: owner,
+        })
+    }
+
+    /// Removes it. By that file it is found again when this does not come to its end, so it goes last.
+    pub(super) fn remove(&self) -> io::Result<()> {
+        for entry in fs::read_dir(&self.path)? {
+            let entry = entry?;
+            match entry.file_type()?.is_dir() {
+                true => remove_tree(&entry.path())?,
+                false if entry.file_name() == OWNER => {}
+                false => fs::remove_file(entry.path())?,
+            }
+        }
+        remove_tree(&self.path)
+    }
+}
+
+/// The directories of servers of this user in this one.
+pub(super) fn roots(parent: &Path) -> io::Result<Vec<PathBuf>> {
     let me = nix::unistd::geteuid().as_raw();
     let is_own = |path: &Path| {
         let meta = fs::symlink_metadata(path);
@@ -114,38 +165,20 @@ pub(super) fn abandoned(parent: &Path) -> io::Result<Vec<Abandoned>> {
         let entry = entry?;
         let path = entry.path();
         if entry.file_name().to_string_lossy().starts_with(PREFIX) && is_own(&path) {
-            found.extend(look_at(path));
+            found.push(path);
         }
     }
     Ok(found)
 }
 
-fn look_at(path: PathBuf) -> Option<Abandoned> {
-    let mut options = fs::File::options();
-    // Whatever else has that name, it is neither followed nor waited for.
-    let no_trap = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
-    let open = options.read(true).custom_flags(no_trap);
-    let owner = open.open(path.join(OWNER)).ok()?;
-    let meta = owner.metadata().ok()?;
-    if !meta.is_file() || meta.len() > OWNER_LENGTH {
-        return None;
-    }
-    owner.try_lock().ok()?;
-    let mut said = String::new();
-    (&owner).take(OWNER_LENGTH).read_to_string(&mut said).ok()?;
-    let (server, machine) = said.split_once('\n')?;
-    let is_name = server.len() == NAME_LENGTH && server.bytes().all(|it| it.is_ascii_hexdigit());
-    let is_known_here = Machine::read(machine)?.is_known_here();
-    (is_name && is_known_here).then(|| Abandoned {
-        path,
-        server: server.to_owned(),
-        _owner: owner,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn abandoned(parent: &Path) -> io::Result<Vec<Abandoned>> {
+        let found = roots(parent)?.into_iter();
+        Ok(found.filter_map(Abandoned::find).collect())
+    }
 
     const NAME: &str = "0123456789abcdef0123456789abcdef";
 
@@ -163,6 +196,35 @@ mod tests {
         assert_eq!((&found[0].path, &*found[0].server), (&root.path, NAME));
         // One server alone removes it.
         assert_eq!(abandoned(parent.path()).unwrap().len(), 0);
+    }
+
+    #[test]
+    fn a_removal_that_does_not_come_to_its_end_is_begun_again() {
+        let parent = tempfile::tempdir().unwrap();
+        let root = Root::make(parent.path(), NAME).unwrap();
+        drop(root.owner);
+        fs::create_dir(root.path.join("sandbox")).unwrap();
+        fs::write(root.path.join("sandbox/file"), "").unwrap();
+        // What nobody can remove: something is mounted there.
+        let mounted = root.path.join("zz");
+        fs::create_dir(&mounted).unwrap();
+        let mount = |program: &str, arguments: &[&str]| {
+            let mut command = std::process::Command::new(program);
+            let output = command.args(arguments).arg(&mounted).output();
+            output.is_ok_and(|output| output.status.success())
+        };
+        if !mount("mount", &["-t", "tmpfs", "of-a-test"]) {
+            println!("not tried: this user may not mount anything");
+            return;
+        }
+        let mut found = abandoned(parent.path()).unwrap();
+        let first = found.remove(0).remove();
+        assert!(mount("umount", &[]));
+        first.unwrap_err();
+        assert!(root.path.join(OWNER).exists());
+        let found = abandoned(parent.path()).unwrap();
+        found[0].remove().unwrap();
+        assert!(!root.path.exists());
     }
 
     /// What is left of a server that was locked and is not any more, with this in its file.

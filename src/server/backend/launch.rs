@@ -24,14 +24,14 @@ use nix::{
 use tokio::process::{Child, Command};
 
 use super::{
-    Exit, Job, Language, Process, Started, files,
+    Exit, Job, Language, Process, Started,
     remove::remove_tree,
     sweep::{EXEC_MARKER, SANDBOX_MARKER, SERVER_MARKER, Sweeper, Target},
 };
 use crate::{
     protocol::{SandboxId, excerpt},
     server::{
-        root::{Abandoned, Root, abandoned},
+        root::{Abandoned, Root, roots},
         store::blocking,
         watchdog::Watchdog,
     },
@@ -85,13 +85,15 @@ impl Ground {
         let ground = Arc::downgrade(self);
         let parent = self.root.parent().unwrap_or(&self.root).to_owned();
         tokio::spawn(async move {
-            let found = blocking(move || abandoned(&parent)).await;
-            for left in found.unwrap_or_default() {
+            let found = blocking(move || roots(&parent)).await;
+            for path in found.unwrap_or_default() {
                 let Some(ground) = ground.upgrade() else {
                     return;
                 };
-                let directory = left.path.display();
-                match ground.remove_abandoned(&left).await {
+                let directory = path.display().to_string();
+                let found = blocking(move || Ok(Abandoned::find(path))).await;
+                let Ok(Some(left)) = found else { continue };
+                match ground.remove_abandoned(left).await {
                     Ok(()) => tracing::info!(%directory, "removed what a server had left"),
                     Err(reason) => {
                         tracing::warn!(%directory, reason, "what a server has left could not be removed");
@@ -101,14 +103,17 @@ impl Ground {
         });
     }
 
-    async fn remove_abandoned(&self, left: &Abandoned) -> Result<(), String> {
+    async fn remove_abandoned(&self, left: Abandoned) -> Result<(), String> {
         let target = Target::Server(left.server.clone());
         self.sweeper.sweep(target).await?;
         #[cfg(target_os = "linux")]
         super::gvisor::end_all(&left.path)
             .await
             .map_err(|error| error.to_string())?;
-        files::remove(&left.path).await
+        // It stays locked until that is done, whoever waits for it.
+        blocking(move || left.remove())
+            .await
+            .map_err(|error| format!("the files could not be removed: {error}"))
     }
 
     /// Ends what is left, and removes the directory.

@@ -19,6 +19,7 @@ use futures::future::BoxFuture;
 use tokio::io::AsyncWrite;
 
 pub(super) use choose::start;
+pub(super) use remove::remove_tree;
 
 use super::{
     output::Pipe,

@@ -252,12 +252,12 @@ impl Outputs {
     /// Writes the table to the standard output, and what else was asked for.
     pub(super) fn write(&self, report: &Report, measured: &Measured) -> Result<(), String> {
         let places = [&self.json, &self.html];
-        // A run that never began is no reason to lose the results of another.
-        let is_empty = report.stopped == "unreachable";
+        // A run in which nothing was created is no reason to lose the results of another.
+        let is_empty = report.phases.is_empty();
         let is_taken = places.into_iter().flatten().any(Place::is_stdout);
         match is_taken {
             // What went wrong is all that there is to say.
-            _ if is_empty => {}
+            _ if report.stopped == "unreachable" => {}
             false => Place::Stdout.write(&report.to_string())?,
             true => eprint!("{report}"),
         }

@@ -45,10 +45,11 @@ struct Load<'a> {
     stop: watch::Sender<bool>,
     running: JoinSet<Session>,
     measured: Measured,
-    created: u64,
     /// Creations in a row that failed because nobody was there.
     unreachable: u32,
     stopped: Option<Stopped>,
+    /// When that was said.
+    stopped_at: Option<Instant>,
     interrupted: Option<Instant>,
 }
 
@@ -77,14 +78,15 @@ pub(super) async fn run(
             plan: Rc::new(Shared::new(plan, url, runtime)),
             events: events.start().recipient(),
             stopping,
+            any_created: Rc::new(Cell::new(false)),
         },
         stop,
         running: JoinSet::new(),
         measured: Measured::new(schedule.measured_from())?,
         schedule,
-        created: 0,
         unreachable: 0,
         stopped: None,
+        stopped_at: None,
         interrupted: None,
     };
     let (mut measured, stopped) = load.run(&mut signals).await;
@@ -117,7 +119,9 @@ impl Load<'_> {
             }
         }
         let now = Instant::now();
-        self.measured.finish(now, self.schedule.never_begun(now));
+        let due_until = self.stopped_at.unwrap_or(now);
+        let never_begun = self.schedule.never_begun(due_until);
+        self.measured.finish(now, never_begun);
         (self.measured, self.stopped.unwrap_or(Stopped::Done))
     }
 
@@ -133,6 +137,7 @@ impl Load<'_> {
 
     fn stop(&mut self, why: Stopped) {
         self.stopped.get_or_insert(why);
+        self.stopped_at.get_or_insert_with(Instant::now);
         self.stop.send_replace(true);
     }
 
@@ -140,7 +145,7 @@ impl Load<'_> {
         self.measured.add(&session);
         let fatal = session.failures.iter().find(|it| it.is_fatal != Fatal::No);
         match fatal {
-            Some(failure) if self.created == 0 => {
+            Some(failure) if !self.common.any_created.get() => {
                 self.stop(Stopped::Unreachable(failure.text.clone()));
             }
             Some(failure) => {
@@ -150,7 +155,6 @@ impl Load<'_> {
                 }
             }
             None if session.created => {
-                self.created += 1;
                 self.unreachable = 0;
             }
             None => {}

@@ -65,10 +65,11 @@ impl Schedule {
 
     /// Those of an open loop that were due and for which there was no place until the end.
     pub(super) fn never_begun(&self, now: Instant) -> u64 {
-        let (Some(rate), Some(until)) = (self.rate, self.until) else {
+        let Some(rate) = self.rate else {
             return 0;
         };
-        let ran = until.min(now).saturating_duration_since(self.start);
+        let until = self.until.map_or(now, |until| until.min(now));
+        let ran = until.saturating_duration_since(self.start);
         let due = (ran.as_secs_f64() * rate).ceil() as u64;
         let missed = due.saturating_sub(self.begun);
         let left = self.most.map(|most| most - self.measured.min(most));

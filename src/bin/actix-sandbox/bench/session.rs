@@ -90,6 +90,8 @@ pub(super) struct Common {
     pub(super) events: Recipient<SandboxEvent>,
     /// True when all are to stop.
     pub(super) stopping: watch::Receiver<bool>,
+    /// A sandbox was created.
+    pub(super) any_created: Rc<Cell<bool>>,
 }
 
 /// What is done with each.
@@ -157,6 +159,7 @@ impl Session {
         let plan = &*common.plan;
         let sandbox = common.step(Phase::Create, create(plan)).await?;
         self.created = true;
+        common.any_created.set(true);
         self.step(Phase::Create, self.arrival.due);
         let done = self.use_it(common, &sandbox).await;
         let begin = Instant::now();

@@ -24,6 +24,8 @@ use crate::protocol::excerpt;
 const READY_WITHIN: Duration = Duration::from_secs(30);
 /// Longest time that the first process may take to see the end of its input.
 const ENDED_WITHIN: Duration = Duration::from_secs(2);
+/// Longest time that a kill may take until all processes in the namespaces are gone.
+const GONE_WITHIN: Duration = Duration::from_secs(10);
 /// Nothing says that a process has ended whose parent is another.
 const LOOKED_AT_EVERY: Duration = Duration::from_millis(10);
 
@@ -73,8 +75,11 @@ while read -r _ _ _ _ place options _; do
   case $place in "$PWD"/*) ;; *) continue ;; esac
   # This tree is a mount as well, and may be below a directory that is read.
   for path; do case $place in "$PWD$path"/*) continue 2 ;; esac; done
-  # Where this user does not come, code does not either: below a directory that is somebody else's alone.
-  [ -e ".${place#"$PWD"}" ] || continue
+  # Where this user does not come, code does not either: below a directory that is somebody else's alone. Nor where something else is
+  # mounted over it.
+  said=$(stat -L -- ".${place#"$PWD"}" 2>&1 > /dev/null) || case $said in
+    *'Permission denied'*|*'No such file or directory'*) continue ;;
+  esac
   # What is locked about the mount stays as it is.
   case ,$options, in *,noexec,*) noexec=,noexec ;; *) noexec= ;; esac
   # By another path than that: `mount` would add what it finds there, also the options of the whole file system.
@@ -252,20 +257,18 @@ impl Init {
         self.namespaces.clone()
     }
 
-    /// Ends it, and with it every process in the namespaces.
-    pub(super) async fn end(mut self) -> Result<(), String> {
+    /// Ends it, and with it every process in the namespaces. After an error it can be tried again.
+    pub(super) async fn end(&mut self) -> Result<(), String> {
         drop(self.stdin.take());
-        if timeout(ENDED_WITHIN, self.child.wait()).await.is_ok() {
-            return Ok(());
+        if timeout(ENDED_WITHIN, self.child.wait()).await.is_err() {
+            self.child.kill().await.map_err(|error| {
+                format!("the namespaces of the sandbox could not be ended: {error}")
+            })?;
         }
-        let killed = self.child.kill().await;
-        killed.map_err(|error| {
-            format!("the namespaces of the sandbox could not be ended: {error}")
-        })?;
-        // Its child is killed with it, which takes effect by itself.
-        timeout(ENDED_WITHIN, self.gone()).await.map_err(|_| {
+        // Where its parent was killed it is killed as well, which takes effect by itself.
+        timeout(GONE_WITHIN, self.gone()).await.map_err(|_| {
             format!(
-                "the first process of the sandbox does not end within {ENDED_WITHIN:?} of its kill"
+                "the first process of the sandbox did not end within {GONE_WITHIN:?} of its kill"
             )
         })
     }

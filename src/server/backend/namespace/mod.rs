@@ -273,10 +273,12 @@ impl BackendSandbox for NamespaceSandbox {
 
     fn freeze(&self) -> BoxFuture<'_, Result<(), String>> {
         Box::pin(async move {
-            match self.init.lock().await.take() {
-                Some(init) => init.end().await,
-                None => Ok(()),
+            let mut init = self.init.lock().await;
+            if let Some(init) = &mut *init {
+                init.end().await?;
             }
+            *init = None;
+            Ok(())
         })
     }
 
@@ -305,8 +307,9 @@ impl BackendSandbox for NamespaceSandbox {
 
     fn delete(&self) -> BoxFuture<'_, Result<(), String>> {
         Box::pin(async move {
-            self.freeze().await?;
-            files::remove(&self.directory).await
+            let frozen = self.freeze().await;
+            let removed = files::remove(&self.directory).await;
+            frozen.and(removed)
         })
     }
 }
