@@ -47,9 +47,8 @@ struct Load<'a> {
     measured: Measured,
     /// Creations in a row that failed because nobody was there.
     unreachable: u32,
-    stopped: Option<Stopped>,
-    /// When that was said.
-    stopped_at: Option<Instant>,
+    /// Why nothing more is begun, and since when.
+    stopped: Option<(Stopped, Instant)>,
     interrupted: Option<Instant>,
 }
 
@@ -86,7 +85,6 @@ pub(super) async fn run(
         schedule,
         unreachable: 0,
         stopped: None,
-        stopped_at: None,
         interrupted: None,
     };
     let (mut measured, stopped) = load.run(&mut signals).await;
@@ -119,10 +117,10 @@ impl Load<'_> {
             }
         }
         let now = Instant::now();
-        let due_until = self.stopped_at.unwrap_or(now);
-        let never_begun = self.schedule.never_begun(due_until);
+        let (stopped, since) = self.stopped.unwrap_or((Stopped::Done, now));
+        let never_begun = self.schedule.never_begun(since);
         self.measured.finish(now, never_begun);
-        (self.measured, self.stopped.unwrap_or(Stopped::Done))
+        (self.measured, stopped)
     }
 
     /// The first time, what runs is killed; the second time nothing is waited for.
@@ -136,8 +134,7 @@ impl Load<'_> {
     }
 
     fn stop(&mut self, why: Stopped) {
-        self.stopped.get_or_insert(why);
-        self.stopped_at.get_or_insert_with(Instant::now);
+        self.stopped.get_or_insert_with(|| (why, Instant::now()));
         self.stop.send_replace(true);
     }
 
