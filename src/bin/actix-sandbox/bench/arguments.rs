@@ -220,17 +220,11 @@ impl Place {
         Ok(())
     }
 
-    /// Whether it holds the results of an earlier run, which is told.
-    fn keeps_results(&self) -> bool {
+    /// Where it is, if it holds the results of an earlier run.
+    fn with_results(&self) -> Option<&Path> {
         match self {
-            Self::File(file, path) if file.metadata().is_ok_and(|it| it.len() > 0) => {
-                eprintln!(
-                    "actix-sandbox: {} is left as it was: nothing was measured",
-                    path.display()
-                );
-                true
-            }
-            Self::File(..) | Self::Stdout => false,
+            Self::File(file, path) if file.metadata().is_ok_and(|it| it.len() > 0) => Some(path),
+            Self::File(..) | Self::Stdout => None,
         }
     }
 
@@ -252,8 +246,6 @@ impl Outputs {
     /// Writes the table to the standard output, and what else was asked for.
     pub(super) fn write(&self, report: &Report, measured: &Measured) -> Result<(), String> {
         let places = [&self.json, &self.html];
-        // A run in which nothing was created is no reason to lose the results of another.
-        let is_empty = report.phases.is_empty();
         let is_taken = places.into_iter().flatten().any(Place::is_stdout);
         match is_taken {
             // What went wrong is all that there is to say.
@@ -261,12 +253,23 @@ impl Outputs {
             false => Place::Stdout.write(&report.to_string())?,
             true => eprint!("{report}"),
         }
-        let to_write = |place: &&Place| !(is_empty && place.keeps_results());
-        if let Some(place) = self.json.as_ref().filter(to_write) {
-            place.write(&report.json()?)?;
-        }
-        if let Some(place) = self.html.as_ref().filter(to_write) {
-            place.write(&page::page(report, measured))?;
+        Self::put(&self.json, report, || report.json())?;
+        Self::put(&self.html, report, || Ok(page::page(report, measured)))
+    }
+
+    /// A run in which nothing was created is no reason to lose the results of another.
+    fn put(
+        place: &Option<Place>,
+        report: &Report,
+        text: impl FnOnce() -> Result<String, String>,
+    ) -> Result<(), String> {
+        let Some(place) = place else { return Ok(()) };
+        match place.with_results().filter(|_| report.phases.is_empty()) {
+            Some(path) => eprintln!(
+                "actix-sandbox: {} is left as it was: nothing was measured",
+                path.display()
+            ),
+            None => place.write(&text()?)?,
         }
         Ok(())
     }
