@@ -280,7 +280,7 @@ async fn kill_is_idempotent_and_any_number_may_ask_and_wait() {
 #[actix::test]
 async fn a_process_killed_by_someone_else_ends_with_that_cause() {
     let server = actix_sandbox::LocalServer::builder()
-        .max_run_time(std::time::Duration::from_millis(300))
+        .max_run_time(common::backend::LONG_ENOUGH_TO_BEGIN)
         .start()
         .await
         .expect("a server");

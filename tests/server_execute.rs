@@ -12,7 +12,7 @@ mod server_common;
 use std::time::Duration;
 
 use actix_sandbox::server::LocalServer;
-use server_common::{PATIENCE, entries, eventually};
+use server_common::{PATIENCE, backend, entries, eventually};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -136,7 +136,7 @@ async fn a_client_that_does_not_read_holds_nobody_up() {
 
 #[tokio::test]
 async fn what_runs_too_long_is_killed_and_the_answer_says_that_it_is_not_whole() {
-    let builder = LocalServer::builder().max_run_time(Duration::from_millis(300));
+    let builder = LocalServer::builder().max_run_time(backend::LONG_ENOUGH_TO_BEGIN);
     let server = builder.start().await.unwrap();
     let (status, body) = run(&server, "?language=bash", "echo begun; sleep 1000").await;
     assert_eq!(status, 200);

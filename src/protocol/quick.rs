@@ -65,7 +65,7 @@ pub(super) fn read(frame: &[u8], version: Version) -> Option<Received<'_>> {
         let fits = version == Version::V2 || output.place.is_none();
         return fits.then_some(Received::Output(output));
     }
-    let fields = Fields::read(text)?;
+    let fields = usual_status(text).or_else(|| Fields::read(text))?;
     if version == Version::V1 && fields.exec.is_some() {
         return None;
     }
@@ -80,30 +80,59 @@ pub(super) fn read(frame: &[u8], version: Version) -> Option<Received<'_>> {
 
 /// Reads output as this crate's server prints it, to the byte.
 fn usual_output(text: &str) -> Option<OutputView<'_>> {
-    let rest = text.strip_prefix(r#"{"event":"std"#)?;
-    let (stream, rest) = match rest.strip_prefix(r#"out","#) {
-        Some(rest) => (StdStream::Stdout, rest),
-        None => (StdStream::Stderr, rest.strip_prefix(r#"err","#)?),
+    let mut cursor = Cursor { text, at: 0 };
+    cursor.literal(r#"{"event":"std"#)?;
+    let stream = match cursor.literal(r#"out","#) {
+        Some(()) => StdStream::Stdout,
+        None => cursor.literal(r#"err","#).map(|()| StdStream::Stderr)?,
     };
-    let (place, rest) = match rest.strip_prefix(r#""exec":"#) {
-        Some(rest) => {
-            let mut cursor = Cursor { text: rest, at: 0 };
+    let place = match cursor.literal(r#""exec":"#) {
+        Some(()) => {
             let exec = cursor.plain_string()?;
-            let rest = rest[cursor.at..].strip_prefix(r#","offset":"#)?;
-            let mut cursor = Cursor { text: rest, at: 0 };
+            cursor.literal(r#","offset":"#)?;
             let offset = cursor.number()?;
-            (Some((exec, offset)), rest[cursor.at..].strip_prefix(',')?)
+            cursor.literal(",")?;
+            Some((exec, offset))
         }
-        None => (None, rest),
+        None => None,
     };
-    let rest = rest.strip_prefix(r#""data":"#)?;
-    let mut cursor = Cursor { text: rest, at: 0 };
+    cursor.literal(r#""data":"#)?;
     let data = cursor.string()?;
-    (&rest[cursor.at..] == "}").then(|| OutputView {
+    cursor.last_literal("}").then(|| OutputView {
         stream,
         place,
         data: bytes(data),
     })
+}
+
+/// The same of a status, whose keys have an order as well.
+fn usual_status(text: &str) -> Option<Fields<'_>> {
+    let mut cursor = Cursor { text, at: 0 };
+    cursor.literal(r#"{"event":"status_update","status":"#)?;
+    let mut fields = Fields {
+        event: Some(names::EVENT_STATUS_UPDATE),
+        status: Some(cursor.plain_string()?),
+        ..Fields::default()
+    };
+    if cursor.literal(r#","exec":"#).is_some() {
+        fields.exec = Some(cursor.plain_string()?);
+        for (key, field) in [
+            (r#","stdin":"#, &mut fields.stdin),
+            (r#","window":"#, &mut fields.window),
+            (r#","exit_code":"#, &mut fields.exit_code),
+            (r#","signal":"#, &mut fields.signal),
+            (r#","stdout":"#, &mut fields.stdout),
+            (r#","stderr":"#, &mut fields.stderr),
+        ] {
+            if cursor.literal(key).is_some() {
+                *field = Some(cursor.number()?);
+            }
+        }
+        if cursor.literal(r#","reason":"#).is_some() {
+            fields.reason = Some(cursor.plain_string()?);
+        }
+    }
+    cursor.last_literal("}").then_some(fields)
 }
 
 fn bytes(text: Cow<'_, str>) -> Cow<'_, [u8]> {
@@ -253,6 +282,19 @@ impl<'a> Cursor<'a> {
 
     fn token(&mut self, expected: u8) -> Option<()> {
         (self.next()? == expected).then_some(())
+    }
+
+    /// Exactly this text.
+    fn literal(&mut self, expected: &str) -> Option<()> {
+        let rest = &self.text.as_bytes()[self.at..];
+        let found = rest.starts_with(expected.as_bytes());
+        self.at += if found { expected.len() } else { 0 };
+        found.then_some(())
+    }
+
+    /// Exactly this text, and nothing after it.
+    fn last_literal(&self, expected: &str) -> bool {
+        self.text.as_bytes()[self.at..] == *expected.as_bytes()
     }
 
     /// A string without anything to unescape.

@@ -1,7 +1,12 @@
 //! The backend that tests run on: the one that `ACTIX_SANDBOX_BACKEND` names, or `host`. Some need another, and say why.
 #![allow(dead_code, reason = "not every test binary needs all of them")]
 
+use std::time::Duration;
+
 use actix_sandbox::server::{Backend, LocalServer, ServerBuilder};
+
+/// A limit of time for code that is to have said something before it: on a busy machine even bash takes a while to.
+pub(crate) const LONG_ENOUGH_TO_BEGIN: Duration = Duration::from_secs(5);
 
 /// For tests that look for processes of a sandbox on this machine: those in gVisor are not seen there; and for those with many
 /// sandboxes at once: in gVisor each has a kernel of its own, of some 30 MB.

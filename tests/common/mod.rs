@@ -16,7 +16,7 @@ use actix_sandbox::{LocalServer, ProtocolVersion, Sandbox, SandboxEvent};
 use tokio::sync::mpsc;
 
 /// Far longer than anything takes; a test that hangs fails instead.
-pub(crate) const LONG: Duration = Duration::from_secs(60);
+pub(crate) const LONG: Duration = Duration::from_secs(120);
 
 /// Awaits, and fails instead of hanging.
 pub(crate) async fn within<T>(what: &str, future: impl IntoFuture<Output = T>) -> T {

@@ -7,7 +7,7 @@ use actix_sandbox::{
 };
 use futures::StreamExt;
 
-use super::common::{events, sandbox, within};
+use super::common::{backend::LONG_ENOUGH_TO_BEGIN, events, sandbox, within};
 
 const BUDGET: usize = 64 * 1024;
 /// What a process can print past the window: its pipe, and what is on its way through the server.
@@ -153,7 +153,7 @@ async fn output_that_the_server_gave_up_is_an_error_and_no_hang() {
     let mut events = events(&sandbox).await;
     let first = sandbox
         .command(Language::Bash, "head -c 50000 /dev/zero; sleep 1000")
-        .timeout(Duration::from_millis(300))
+        .timeout(LONG_ENOUGH_TO_BEGIN)
         .output_policy(OutputPolicy {
             budget: 1_024,
             overflow: Overflow::default(),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use actix_sandbox::{ErrorKind, Language, LocalServer, ProcessEnd, Sandbox, SandboxEnd};
 use futures::StreamExt;
 
-use super::common::{sandbox, within};
+use super::common::{backend::LONG_ENOUGH_TO_BEGIN, sandbox, within};
 
 #[actix::test]
 async fn every_end_is_told_by_its_cause() {
@@ -21,7 +21,7 @@ async fn every_end_is_told_by_its_cause() {
     }
     let timeout = sandbox
         .command(Language::Bash, "echo begun; sleep 1000")
-        .timeout(Duration::from_millis(200))
+        .timeout(LONG_ENOUGH_TO_BEGIN)
         .output();
     let output = within("the timeout", timeout).await.expect("ran");
     assert_eq!(output.end, ProcessEnd::TimedOut);

@@ -21,7 +21,7 @@ use tokio_tungstenite::{
 };
 
 /// How long a test waits for anything before it fails.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 /// What offers v2.
 pub(crate) const V2: (&str, &str) = ("sec-websocket-protocol", "sandbox.v2");
