@@ -280,6 +280,9 @@ async fn a_checkpoint_of_gvisor_holds_what_runs_in_the_background() {
         Sandbox::attach(two.url(), id, token).into_future(),
     );
     let again = again.await.unwrap();
+    // The first exec here is not the first one there.
+    let process = again.exec(Language::Bash, "sleep 1000").await.unwrap();
+    within("the kill", process.kill()).await.unwrap();
     let goes_on = format!(
         "until [ $(cat count) -gt {} ]; do :; done; echo goes on",
         reached + 50

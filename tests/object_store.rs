@@ -46,7 +46,7 @@ fn a_server_process_of_its_own() {
     server_process::serve(
         LocalServer::builder()
             .state_url(state)
-            .handoff_lease(Duration::from_secs(3)),
+            .handoff_lease(Duration::from_secs(20)),
     );
 }
 

@@ -181,7 +181,7 @@ async fn an_end_that_came_meanwhile_is_delivered_with_the_output_before_it() {
 async fn a_half_open_link_is_left_and_the_server_asked_until_it_knows() {
     let server = LocalServer::start().await.expect("a local server");
     let proxy = Proxy::start(server.address(), |_| Plan::default()).await;
-    let short = Duration::from_millis(200);
+    let short = Duration::from_secs(1);
     let sandbox = Sandbox::create(proxy.url())
         .enable_auto_reconnect(true)
         .reconnect_policy(soon())

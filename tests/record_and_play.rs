@@ -305,7 +305,7 @@ async fn deviation<F: Future<Output = ()>>(
     name: &str,
     program: impl FnOnce(String) -> F,
 ) -> Deviation {
-    let builder = Player::builder(recording::load(name)).patience(Duration::from_millis(500));
+    let builder = Player::builder(recording::load(name)).patience(Duration::from_secs(2));
     let player = builder.start().await.unwrap();
     within(name, program(player.url())).await;
     let deviation = within(name, player.finish())
@@ -357,10 +357,7 @@ async fn a_deviation_says_where_what_was_expected_and_what_came() {
         });
     });
     let silent = url.await;
-    assert!(
-        silent.found().contains("nothing came for 500ms"),
-        "{silent}"
-    );
+    assert!(silent.found().contains("nothing came for 2s"), "{silent}");
 
     // It never dials.
     let never = deviation("idle_timeout_delete", async |_| {}).await;
@@ -476,28 +473,4 @@ async fn each_sandbox_has_its_own_recording() {
         }
     });
     assert_eq!(join_all(all).await, [1; 8]);
-}
-
-#[actix::test]
-async fn temporary_large() {
-    let began = scripted::clock();
-    let (first, second, recording) =
-        twice(ProtocolVersion::V2, async |builder: SandboxBuilder, _| {
-            let sandbox = builder.await?;
-            let output = sandbox
-                .command(
-                    Language::Bash,
-                    "yes 'some \"line\" of output' | head -c 50000000",
-                )
-                .output()
-                .await?;
-            sandbox.kill().await?;
-            Ok(output.stdout.len())
-        })
-        .await;
-    println!(
-        "{first} {second} {} lines {:?}",
-        recording.lines().len(),
-        began.elapsed()
-    );
 }

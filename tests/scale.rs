@@ -33,7 +33,11 @@ async fn five_hundred_sandboxes_each_run_a_script_and_are_gone_after_kill() {
     let sandboxes: Vec<Sandbox> = stream::iter(0..COUNT)
         .map(|_| async move {
             // Each waits for its turn, which in a namespace may take minutes.
-            let create = Sandbox::create(url).idle_timeout(std::time::Duration::from_secs(1_800));
+            let create = Sandbox::create(url)
+                .idle_timeout(std::time::Duration::from_secs(1_800))
+                .create_timeout(common::LONG)
+                .exec_timeout(common::LONG)
+                .kill_timeout(common::LONG);
             within("create", create).await.expect("created")
         })
         .buffer_unordered(AT_ONCE)

@@ -9,8 +9,6 @@
 
 mod server_common;
 
-use std::time::Duration;
-
 use actix_sandbox::server::LocalServer;
 use server_common::{PATIENCE, backend, entries, eventually};
 use tokio::{

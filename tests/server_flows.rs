@@ -277,9 +277,9 @@ async fn a_second_exec_is_refused_and_disturbs_nothing() {
 #[tokio::test]
 async fn an_idle_sandbox_is_deleted_and_the_socket_stays_open_and_silent() {
     let server = LocalServer::start().await.unwrap();
-    let (mut client, identity) = Client::create_with(&server, json!({"idle_timeout": 1})).await;
+    let (mut client, identity) = Client::create_with(&server, json!({"idle_timeout": 4})).await;
     // A running exec is not idleness.
-    assert_eq!(client.bash("sleep 1.5; echo awake").await, "awake\n");
+    assert_eq!(client.bash("sleep 4.5; echo awake").await, "awake\n");
     assert_eq!(client.line().await, "SANDBOX_DELETING");
     assert_eq!(client.line().await, "SANDBOX_DELETED");
     client.exec("bash", "echo nobody hears").await;

@@ -24,7 +24,7 @@ use server_common::{Client, Identity, attach_at, entries};
 use server_process::ServerProcess;
 
 /// The lease of all servers here.
-const LEASE: Duration = Duration::from_secs(1);
+const LEASE: Duration = Duration::from_secs(5);
 
 /// The variables that make [`a_server_process_of_its_own`] a server.
 const STATE: &str = "ACTIX_SANDBOX_TEST_STATE";

@@ -14,26 +14,22 @@ use std::{
     io::{BufRead, BufReader},
     os::unix::process::CommandExt,
     process::{Child, Command, Stdio},
-    time::Duration,
 };
 
 use actix_sandbox::server::{LocalServer, SandboxService};
 use server_common::{
-    Client, Identity, backend, entries, eventually, get, processes_of, processes_with,
+    Client, Identity, PATIENCE, backend, entries, eventually, get, processes_of, processes_with,
 };
 
 /// A client in a sandbox with processes in the foreground and in the background.
 async fn busy(server: &LocalServer) -> (Client, Identity) {
     let (mut client, identity) = Client::create(server).await;
     client
-        .exec(
-            "bash",
-            "sleep 1000 & setsid sleep 1000 & sleep 0.1; echo busy; wait",
-        )
+        .exec("bash", "sleep 1000 & setsid sleep 1000 & echo busy; wait")
         .await;
     client.until("stdout: busy\n").await;
     // The backend may have others, that started them.
-    assert!(processes_of(&identity).len() >= 3);
+    eventually("all have begun", || processes_of(&identity).len() >= 3).await;
     (client, identity)
 }
 
@@ -89,7 +85,7 @@ async fn a_server_stops_though_its_clients_neither_read_nor_close() {
     deaf.exec("bash", "yes").await;
     eventually("it runs", || processes_of(&identity).len() >= 2).await;
     let (mut idle, _) = Client::create(&server).await;
-    tokio::time::timeout(Duration::from_secs(10), server.stop())
+    tokio::time::timeout(PATIENCE, server.stop())
         .await
         .expect("an end");
     assert_eq!(processes_of(&identity), [0_u32; 0]);
@@ -277,7 +273,7 @@ async fn nothing_is_left_after(signal: &str) {
     let (mut server, address) = server_process(directory.path(), None);
     let code = serde_json::json!({
         "language": "bash",
-        "code": "sleep 1000 & setsid sleep 1000 & sleep 0.1; echo marker $ACTIX_SANDBOX_SERVER; wait"
+        "code": "sleep 1000 & setsid sleep 1000 & echo marker $ACTIX_SANDBOX_SERVER; wait"
     });
     let messages = exec(&address, code, "marker").await;
     let marker = messages
@@ -291,7 +287,7 @@ async fn nothing_is_left_after(signal: &str) {
         .unwrap()
         .to_owned();
     let variable = format!("ACTIX_SANDBOX_SERVER={marker}");
-    assert!(processes_with(&variable).len() >= 3);
+    eventually("all have begun", || processes_with(&variable).len() >= 3).await;
     let watchdogs = || {
         std::fs::read_dir("/proc")
             .unwrap()
@@ -353,7 +349,7 @@ async fn a_missing_interpreter_is_named() {
         );
     }
     drop(server.stdin.take());
-    tokio::time::timeout(Duration::from_secs(30), async {
+    tokio::time::timeout(PATIENCE, async {
         while server.try_wait().unwrap().is_none() {
             tokio::task::yield_now().await;
         }

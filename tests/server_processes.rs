@@ -26,16 +26,12 @@ async fn a_killed_script_leaves_no_child_behind_not_even_one_of_another_session(
              setsid sleep 1000 &
              (setsid bash -c 'sleep 1000 & setsid sleep 1000; true' &)
              (trap '' TERM INT HUP; sleep 1000; true) &
-             sleep 0.2; echo ready; wait",
+             echo ready; wait",
         )
         .await;
     assert_eq!(client.line().await, "SANDBOX_EXECUTION_RUNNING");
     assert_eq!(client.line().await, "stdout: ready\n");
-    assert!(
-        processes_of(&identity).len() >= 14,
-        "{:?}",
-        processes_of(&identity)
-    );
+    eventually("all have begun", || processes_of(&identity).len() >= 14).await;
     client.action("kill_process").await;
     // No shell saw its child die before itself, or it would have said so.
     assert_eq!(
@@ -55,15 +51,15 @@ async fn a_killed_sandbox_takes_its_background_processes_with_it() {
     // One of them forgets its environment, too, and is found by where it is.
     // Its time is unlike that of any other process of the machine.
     let unlike = format!("987.{}", std::process::id());
-    let code = format!(
-        "sleep 1000 & setsid sleep 1000 & env -i setsid sleep {unlike} & sleep 0.1; echo started"
-    );
+    let code =
+        format!("sleep 1000 & setsid sleep 1000 & env -i setsid sleep {unlike} & echo started");
     assert_eq!(client.bash(&code).await, "started\n");
-    assert_eq!(processes_of(&identity).len(), 2);
     let count = format!(
         "cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' ' | grep -o 'slee[p] {unlike}' | wc -l"
     );
-    assert_eq!(client.bash(&count).await, "1\n");
+    let all = format!("until [ $({count}) = 1 ]; do sleep 0.01; done");
+    assert_eq!(client.bash(&all).await, "");
+    eventually("one has forgotten", || processes_of(&identity).len() == 2).await;
     client.kill_sandbox().await;
     assert_eq!(processes_of(&identity), [0_u32; 0]);
 
@@ -76,12 +72,12 @@ async fn a_killed_sandbox_takes_its_background_processes_with_it() {
 async fn a_background_child_that_holds_the_output_does_not_hold_up_the_end() {
     let server = backend::with_visible_processes().start().await.unwrap();
     let (mut client, identity) = Client::create(&server).await;
-    let code = "(sleep 0.3; echo ignored; touch survived; exec sleep 1000) & echo now";
+    let code = "(until [ -e go ]; do sleep 0.01; done; echo ignored; touch survived; exec sleep 1000) & echo now";
     assert_eq!(client.bash(code).await, "now\n");
     // It lives on, and writing to nobody does not kill it.
     assert_eq!(
         client
-            .bash("until [ -e survived ]; do sleep 0.01; done; echo it did")
+            .bash("touch go; until [ -e survived ]; do sleep 0.01; done; echo it did")
             .await,
         "it did\n"
     );
@@ -355,7 +351,7 @@ async fn a_client_that_does_not_read_can_kill_its_sandbox() {
 async fn a_client_that_does_not_read_runs_into_the_limits_too() {
     let server = LocalServer::builder()
         .max_run_time(Duration::from_millis(300))
-        .max_idle_timeout(Duration::from_millis(300))
+        .max_idle_timeout(backend::LONG_ENOUGH_TO_BEGIN)
         .start()
         .await
         .unwrap();
@@ -367,6 +363,7 @@ async fn a_client_that_does_not_read_runs_into_the_limits_too() {
     let mut late = Client::connect(&server, &identity.attach_path()).await;
     while late.line().await == "SANDBOX_IN_USE" {
         assert_eq!(late.line().await, "close 1011");
+        tokio::time::sleep(Duration::from_millis(50)).await;
         late = Client::connect(&server, &identity.attach_path()).await;
     }
     assert_eq!(late.line().await, "SANDBOX_NOT_FOUND");

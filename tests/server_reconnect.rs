@@ -21,7 +21,7 @@ async fn output_written_while_nobody_is_attached_is_kept_in_order() {
     client
         .exec(
             "bash",
-            "for i in $(seq 1 20); do echo L$i; sleep 0.05; done",
+            "for i in {1..8}; do echo L$i; done; read go; for i in {9..20}; do echo L$i; sleep 0.05; done",
         )
         .await;
     assert_eq!(client.line().await, "SANDBOX_EXECUTION_RUNNING");
@@ -30,6 +30,12 @@ async fn output_written_while_nobody_is_attached_is_kept_in_order() {
         heard += client.line().await.strip_prefix("stdout: ").unwrap();
     }
     drop(client);
+    // One who only feeds it takes none of the output.
+    let mut feeder = Client::attach(&server, &identity).await;
+    feeder.stdin("\n").await;
+    feeder.ping("fed").await;
+    assert_eq!(feeder.line().await, "pong fed");
+    drop(feeder);
     eventually("all is written", || processes_of(&identity).is_empty()).await;
 
     let mut client = Client::attach(&server, &identity).await;
@@ -186,14 +192,14 @@ async fn a_sandbox_without_a_client_is_deleted_when_it_is_idle() {
         .start()
         .await
         .unwrap();
-    let config = serde_json::json!({"idle_timeout": 1});
+    let config = serde_json::json!({"idle_timeout": 5});
     let (mut client, identity) = Client::create_with(&server, config).await;
-    client.exec("bash", "sleep 0.2; sleep 1000 & echo").await;
+    client.exec("bash", "sleep 1000 & echo").await;
     assert_eq!(client.line().await, "SANDBOX_EXECUTION_RUNNING");
-    drop(client);
     let root = server_common::entries(directory.path()).remove(0);
     let its_own = root.join(&identity.id);
     assert!(its_own.exists());
+    drop(client);
     eventually("its directory is gone", || !its_own.exists()).await;
     assert_eq!(processes_of(&identity), [0_u32; 0]);
     let mut late = Client::connect(&server, &identity.attach_path()).await;

@@ -221,7 +221,7 @@ async fn a_checkpoint_is_restored_also_by_a_server_started_later() {
 async fn a_restored_sandbox_that_is_deleted_for_being_idle_is_gone() {
     let state = tempfile::tempdir().unwrap();
     let server = on(state.path()).await;
-    let config = json!({"idle_timeout": 1, "enable_checkpoint": true});
+    let config = json!({"idle_timeout": 5, "enable_checkpoint": true});
     let (mut client, identity) = Client::create_with(&server, config).await;
     client.action("checkpoint").await;
     client.until("close 1000").await;
@@ -239,19 +239,44 @@ async fn a_restored_sandbox_that_is_deleted_for_being_idle_is_gone() {
 async fn a_newer_checkpoint_outlives_an_older_sandbox_that_is_deleted_for_being_idle() {
     let state = tempfile::tempdir().unwrap();
     let (first, second) = (on(state.path()).await, on(state.path()).await);
-    let config = json!({"idle_timeout": 2, "enable_checkpoint": true});
+    let config = json!({"idle_timeout": 5, "enable_checkpoint": true});
     let (mut client, identity) = Client::create_with(&first, config).await;
     client.action("checkpoint").await;
     client.until("close 1000").await;
     let mut old = restored(&first, &identity).await;
+    // It is not idle before the other has stored more.
+    old.exec("bash", "read x").await;
+    assert_eq!(old.line().await, "SANDBOX_EXECUTION_RUNNING");
     let mut new = restored(&second, &identity).await;
     new.bash("echo newer > file").await;
     new.action("checkpoint").await;
     new.until("close 1000").await;
+    old.stdin("\n").await;
+    assert_eq!(old.line().await, "SANDBOX_EXECUTION_DONE");
     assert_eq!(old.line().await, "SANDBOX_DELETING");
     assert_eq!(old.line().await, "SANDBOX_DELETED");
     let mut client = restored(&second, &identity).await;
     assert_eq!(client.bash("cat file").await, "newer\n");
+}
+
+/// The same: each has its own processes.
+#[tokio::test]
+async fn kills_end_nothing_of_the_same_sandbox_on_another_server() {
+    let state = tempfile::tempdir().unwrap();
+    let (first, second) = (on(state.path()).await, on(state.path()).await);
+    let identity = checkpointed(&first, "true").await;
+    let mut one = restored(&first, &identity).await;
+    let mut two = restored(&second, &identity).await;
+    one.exec("bash", "read x; echo alive").await;
+    assert_eq!(one.line().await, "SANDBOX_EXECUTION_RUNNING");
+    two.exec("bash", "sleep 1000").await;
+    assert_eq!(two.line().await, "SANDBOX_EXECUTION_RUNNING");
+    two.action("kill_process").await;
+    two.until("SANDBOX_EXECUTION_FORCE_KILLED").await;
+    two.kill_sandbox().await;
+    one.stdin("\n").await;
+    one.hears("alive\n").await;
+    one.kill_sandbox().await;
 }
 
 /// Killed without a word after a restore, a server has lost what came since, not the checkpoint.
@@ -485,7 +510,7 @@ async fn an_idle_sandbox_is_checkpointed_when_that_was_asked_for() {
     let state = tempfile::tempdir().unwrap();
     let server = on(state.path()).await;
     let config = json!({
-        "idle_timeout": 1,
+        "idle_timeout": 5,
         "enable_checkpoint": true,
         "enable_idle_timeout_auto_checkpoint": true
     });

@@ -185,7 +185,7 @@ async fn an_idle_sandbox_is_checkpointed_instead_of_deleted() {
     let server = LocalServer::start().await.expect("a local server");
     let sandbox = checkpointable(&server)
         .enable_idle_timeout_auto_checkpoint(true)
-        .idle_timeout(std::time::Duration::from_secs(1))
+        .idle_timeout(std::time::Duration::from_secs(5))
         .await
         .expect("a sandbox");
     let mut events = events(&sandbox).await;

@@ -39,6 +39,9 @@ async fn a_thousand_sandboxes_that_lose_their_links_at_once_all_come_back() {
             let create = Sandbox::create(url)
                 // Each waits for its turn, which in a namespace may take minutes.
                 .idle_timeout(Duration::from_secs(1_800))
+                .connect_timeout(common::LONG)
+                .create_timeout(common::LONG)
+                .exec_timeout(common::LONG)
                 .enable_auto_reconnect(true)
                 .reconnect_policy(policy.clone());
             let sandbox = within("create", create).await.expect("created");

@@ -368,21 +368,23 @@ impl Driven for ConnectionActor {
         self.run_actions(ctx);
     }
 
-    fn poll_io(&mut self, ctx: &mut Context<Self>, task: &mut TaskContext<'_>) {
+    fn poll_io(&mut self, ctx: &mut Context<Self>, task: &mut TaskContext<'_>) -> bool {
         loop {
             if let Some((epoch, dialling)) = &mut self.dialling {
                 let epoch = *epoch;
                 let Poll::Ready(result) = dialling.as_mut().poll(task) else {
-                    return;
+                    return true;
                 };
                 self.dialling = None;
                 self.dialled(epoch, result);
                 self.run_actions(ctx);
                 continue;
             }
-            let Some(link) = &mut self.link else { return };
+            let Some(link) = &mut self.link else {
+                return true;
+            };
             let Poll::Ready(event) = link.poll(task) else {
-                return;
+                return true;
             };
             let epoch = self.machine.epoch();
             match event {

@@ -21,8 +21,10 @@ pub(crate) trait Driven: Actor<Context = Context<Self>> {
     fn handle_timeout(&mut self, now: Instant, ctx: &mut Context<Self>);
     /// No address is left.
     fn handle_orphaned(&mut self, ctx: &mut Context<Self>);
-    /// Makes progress with IO.
-    fn poll_io(&mut self, _ctx: &mut Context<Self>, _task: &mut TaskContext<'_>) {}
+    /// Makes progress with IO. `false`: there is none, and nothing is due that was not due before.
+    fn poll_io(&mut self, _ctx: &mut Context<Self>, _task: &mut TaskContext<'_>) -> bool {
+        false
+    }
 }
 
 /// The future. It never ends; it goes with the actor.
@@ -47,9 +49,10 @@ impl<A: Driven> ActorFuture<A> for Driver {
         }
         // First the timer: IO may use up tokio's budget for this turn, after which no timer fires.
         self.poll_timer(actor, ctx, task);
-        actor.poll_io(ctx, task);
-        // Once more, for what the IO brought about.
-        self.poll_timer(actor, ctx, task);
+        if actor.poll_io(ctx, task) {
+            // Once more, for what the IO brought about.
+            self.poll_timer(actor, ctx, task);
+        }
         Poll::Pending
     }
 }

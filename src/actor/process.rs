@@ -368,7 +368,7 @@ impl Driven for ProcessActor {
 
     /// Callers that stopped waiting are forgotten, so that they do not pile up, and so that no output
     /// is dropped for the sake of nobody.
-    fn poll_io(&mut self, _: &mut Context<Self>, task: &mut TaskContext<'_>) {
+    fn poll_io(&mut self, _: &mut Context<Self>, task: &mut TaskContext<'_>) -> bool {
         self.acknowledge(task);
         self.run_actions();
         let mut gone = Vec::new();
@@ -387,6 +387,7 @@ impl Driven for ProcessActor {
                 .for_each(|request| self.machine.cancel(request));
             self.run_actions();
         }
+        true
     }
 }
 

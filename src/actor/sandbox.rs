@@ -255,8 +255,7 @@ impl SandboxActor {
         }
     }
 
-    fn frames(&mut self, epoch: Epoch, frames: &[Bytes], credit: Credit) {
-        let now = now();
+    fn frames(&mut self, epoch: Epoch, frames: &[Bytes], credit: Credit, now: Instant) {
         let mut outgoing = Outgoing::of(frames.iter().map(Bytes::len).sum());
         for frame in frames {
             outgoing.advance(frame.len());
@@ -507,7 +506,7 @@ impl Handler<ConnectionReport> for SandboxActor {
                 epoch,
                 frames,
                 credit,
-            } => self.frames(epoch, &frames, credit),
+            } => self.frames(epoch, &frames, credit, now),
             ConnectionReport::Written { tags, .. } => {
                 for tag in tags {
                     while let Some(&(front, process, number)) = self.stdin.front()

@@ -32,7 +32,7 @@ async fn settled(peer: &mut Peer) {
 async fn silence_after_the_upgrade_is_the_create_timeout() {
     for said in 0..3 {
         let server = Scripted::bind().await;
-        let builder = Sandbox::create(server.url()).create_timeout(Duration::from_millis(150));
+        let builder = Sandbox::create(server.url()).create_timeout(Duration::from_secs(1));
         let (error, ()) = join(failed(builder), async {
             let mut peer = server.peer().await;
             peer.configuration().await;
@@ -51,7 +51,7 @@ async fn silence_after_the_upgrade_is_the_create_timeout() {
         assert!(error.is_retryable());
         let text = error.to_string();
         assert!(
-            text.contains("SANDBOX_RUNNING") && text.contains("150ms"),
+            text.contains("SANDBOX_RUNNING") && text.contains("1s"),
             "{text}"
         );
     }
@@ -62,7 +62,7 @@ async fn silence_after_the_upgrade_is_the_create_timeout() {
 async fn a_server_that_only_pings_runs_into_the_create_timeout() {
     let server = Scripted::bind().await;
     let builder = Sandbox::create(server.url())
-        .create_timeout(Duration::from_millis(150))
+        .create_timeout(Duration::from_secs(1))
         .keepalive(Duration::from_millis(20), Duration::from_secs(20));
     let (error, ()) = join(failed(builder), async {
         let mut peer = server.peer().await;
@@ -414,7 +414,7 @@ fn a_create_dropped_on_another_runtime_leaks_no_sandbox() {
 /// A dropped `create` waits for its sandbox no longer than a create does, and for its kill no longer than a kill.
 #[actix::test]
 async fn a_dropped_create_does_not_stay_forever() {
-    let short = Duration::from_millis(100);
+    let short = Duration::from_secs(1);
     let server = Scripted::bind().await;
     let builder = Sandbox::create(server.url()).create_timeout(short);
     let mut peer = dropped_after(&server, true, builder).await;

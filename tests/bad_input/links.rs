@@ -45,7 +45,7 @@ async fn a_quiet_link_is_pinged_and_stays() {
 /// Issue 2, transport: "a half-open link is noticed within a stated time": interval and timeout together.
 #[actix::test]
 async fn a_half_open_link_is_noticed() {
-    let (interval, timeout) = (Duration::from_millis(100), Duration::from_millis(150));
+    let (interval, timeout) = (Duration::from_millis(500), Duration::from_secs(1));
     let server = Scripted::bind().await;
     let mut watched =
         Watched::start(Sandbox::create(server.url()).keepalive(interval, timeout)).await;
@@ -69,7 +69,7 @@ async fn a_half_open_link_is_noticed() {
 async fn calls_on_a_half_open_link_end_with_it() {
     let server = Scripted::bind().await;
     let create = Sandbox::create(server.url())
-        .keepalive(Duration::from_millis(100), Duration::from_millis(150))
+        .keepalive(Duration::from_millis(500), Duration::from_secs(1))
         .into_future();
     let (sandbox, mut peer) = join(within("the sandbox", create), server.running()).await;
     let sandbox = sandbox.unwrap();
@@ -96,7 +96,7 @@ async fn calls_on_a_half_open_link_end_with_it() {
 async fn a_half_open_link_is_noticed_during_create() {
     let server = Scripted::bind().await;
     let create = Sandbox::create(server.url())
-        .keepalive(Duration::from_millis(100), Duration::from_millis(150))
+        .keepalive(Duration::from_millis(500), Duration::from_secs(1))
         .into_future();
     let (error, peer) = join(within("the end of create", create), server.peer()).await;
     let error = error.unwrap_err();

@@ -12,7 +12,7 @@ pub(crate) mod backend;
 use std::{future::IntoFuture, time::Duration};
 
 use actix::prelude::*;
-use actix_sandbox::{LocalServer, ProtocolVersion, Sandbox, SandboxEvent};
+use actix_sandbox::{LocalServer, ProtocolVersion, Sandbox, SandboxBuilder, SandboxEvent};
 use tokio::sync::mpsc;
 
 /// Far longer than anything takes; a test that hangs fails instead.
@@ -26,10 +26,20 @@ pub(crate) async fn within<T>(what: &str, future: impl IntoFuture<Output = T>) -
     }
 }
 
+/// A new sandbox whose limits of time are no shorter than those of the tests: a busy machine is no failure.
+fn patient(url: &str) -> SandboxBuilder {
+    Sandbox::create(url)
+        .connect_timeout(LONG)
+        .create_timeout(LONG)
+        .exec_timeout(LONG)
+        .kill_timeout(LONG)
+        .store_timeout(LONG)
+}
+
 /// A local server and a sandbox on it.
 pub(crate) async fn sandbox() -> (LocalServer, Sandbox) {
     let server = LocalServer::start().await.expect("a local server");
-    let sandbox = Sandbox::create(server.url()).await.expect("a sandbox");
+    let sandbox = patient(server.url()).await.expect("a sandbox");
     (server, sandbox)
 }
 
@@ -37,7 +47,7 @@ pub(crate) async fn sandbox() -> (LocalServer, Sandbox) {
 pub(crate) async fn visible_sandbox() -> (LocalServer, Sandbox) {
     let server = backend::with_visible_processes().start().await;
     let server = server.expect("a local server");
-    let sandbox = Sandbox::create(server.url()).await.expect("a sandbox");
+    let sandbox = patient(server.url()).await.expect("a sandbox");
     (server, sandbox)
 }
 
@@ -47,7 +57,7 @@ pub(crate) const VERSIONS: [ProtocolVersion; 2] = [ProtocolVersion::V1, Protocol
 /// A local server and a sandbox on it, whose link speaks this version.
 pub(crate) async fn sandbox_of(version: ProtocolVersion) -> (LocalServer, Sandbox) {
     let server = LocalServer::start().await.expect("a local server");
-    let sandbox = Sandbox::create(server.url())
+    let sandbox = patient(server.url())
         .max_protocol_version(version)
         .await
         .expect("a sandbox");

@@ -1,7 +1,5 @@
 //! A process that prints without end while nobody reads: it is stopped, and nothing else is.
 
-use std::time::Duration;
-
 use actix_sandbox::{
     ErrorKind, Language, OutputPolicy, Overflow, ProcessEnd, SandboxEvent, SandboxState,
 };

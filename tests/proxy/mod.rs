@@ -81,6 +81,6 @@ impl Chance {
 
 /// Waits until a proxy's connections have all come to their end.
 pub(crate) async fn all_over(proxy: &Proxy) {
-    let over = tokio::time::timeout(Duration::from_secs(30), proxy.all_over()).await;
+    let over = tokio::time::timeout(Duration::from_secs(120), proxy.all_over()).await;
     over.expect("the connections end");
 }

@@ -28,6 +28,9 @@ fn told(mut command: Command, arguments: &[&str]) -> Command {
     if std::env::var_os("ACTIX_SANDBOX_BACKEND").is_none() && !arguments.contains(&"--backend") {
         command.args(["--backend", "host"]);
     }
+    if !arguments.contains(&"--grace") {
+        command.args(["--grace", "100s"]);
+    }
     command
 }
 

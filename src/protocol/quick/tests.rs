@@ -175,7 +175,7 @@ fn entry() -> impl Strategy<Value = String> {
     (key, value, space).prop_map(|(key, value, space)| format!("\"{key}\"{space}:{space}{value}"))
 }
 
-/// The keys of one kind of message, in any order, with one more or one less.
+/// The keys of one kind of message, in their usual order or in any, with one more or one less.
 fn message() -> impl Strategy<Value = Vec<String>> {
     let output = [
         r#""event":"stdout""#,
@@ -187,6 +187,8 @@ fn message() -> impl Strategy<Value = Vec<String>> {
         r#""event":"status_update""#,
         r#""status":"SANDBOX_EXECUTION_DONE""#,
         r#""exec":"e""#,
+        r#""stdin":7"#,
+        r#""window":8"#,
         r#""exit_code":1"#,
         r#""signal":9"#,
         r#""stdout":5"#,
@@ -195,9 +197,10 @@ fn message() -> impl Strategy<Value = Vec<String>> {
     ];
     let taken = [r#""event":"stdin_ack""#, r#""exec":"e""#, r#""offset":3"#];
     let kinds = vec![output.to_vec(), done.to_vec(), taken.to_vec()];
-    let kind = prop::sample::select(kinds).prop_shuffle();
+    let usual = prop::sample::select(kinds);
+    let kind = prop_oneof![usual.clone(), usual.prop_shuffle()];
     let extra = prop::collection::vec(entry(), 0..2);
-    (kind, extra, 0..12_usize).prop_map(|(kind, extra, left_out)| {
+    (kind, extra, 0..14_usize).prop_map(|(kind, extra, left_out)| {
         let kept = kind.into_iter().enumerate();
         let kept = kept.filter(|(index, _)| *index != left_out);
         kept.map(|(_, entry)| entry.to_owned())

@@ -55,6 +55,8 @@ pub(super) struct Ground {
     pub(super) state: Option<PathBuf>,
     /// Marks the processes of this server.
     server: String,
+    /// How many sandboxes it has had.
+    sandboxes: AtomicU64,
     watchdog: Watchdog,
     sweeper: Sweeper,
     /// Locked while this lives.
@@ -74,6 +76,7 @@ impl Ground {
             _owner: root.owner,
             state,
             server,
+            sandboxes: AtomicU64::new(0),
             watchdog,
             sweeper: Sweeper::start(),
         }))
@@ -139,6 +142,9 @@ impl Ground {
 /// Starts the processes of one sandbox.
 pub(super) struct Launcher {
     id: SandboxId,
+    /// Marks the processes of this sandbox: of this server, since it is here. Another server of this machine may have one of the
+    /// same id, restored from the same checkpoint, and this one had it before, perhaps.
+    name: String,
     /// The directory of this sandbox.
     root: PathBuf,
     ground: Arc<Ground>,
@@ -150,8 +156,10 @@ pub(super) struct Launcher {
 impl Launcher {
     /// For a sandbox with this directory.
     pub(super) fn new(id: SandboxId, root: PathBuf, ground: Arc<Ground>) -> Self {
+        let number = ground.sandboxes.fetch_add(1, Ordering::Relaxed);
         Self {
             id,
+            name: format!("{}.{number}", ground.server),
             root,
             ground,
             execs: AtomicU64::new(0),
@@ -164,9 +172,9 @@ impl Launcher {
         self.execs.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// The name of an exec on this machine.
+    /// The name of an exec on this machine; 0 for what belongs to none.
     pub(super) fn exec(&self, number: u64) -> String {
-        format!("{}.{number}", self.id)
+        format!("{}.{number}", self.name)
     }
 
     /// What marks the processes of an exec, in their environment.
@@ -237,7 +245,7 @@ impl Launcher {
             }
         }
         let sandbox = Target::Sandbox {
-            id: self.id.as_str().to_owned(),
+            name: self.name.clone(),
             directory: self.root.clone(),
             groups: groups.into_iter().map(Pid::as_raw).collect(),
         };

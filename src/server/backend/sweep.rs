@@ -19,7 +19,7 @@ use tokio::{
 pub(super) const SERVER_MARKER: &str = "ACTIX_SANDBOX_SERVER";
 /// Environment variable that names the sandbox.
 pub(super) const SANDBOX_MARKER: &str = "ACTIX_SANDBOX_ID";
-/// Environment variable that names the exec.
+/// Environment variable that names the exec: its sandbox here, a dot, a number.
 pub(super) const EXEC_MARKER: &str = "ACTIX_SANDBOX_EXEC";
 
 /// Sweeps that may wait for the next pass.
@@ -46,7 +46,8 @@ pub(super) enum Target {
     Server(String),
     /// Those of one sandbox.
     Sandbox {
-        id: String,
+        /// What the names of its execs begin with.
+        name: String,
         /// Also those that cleared their environment and stayed in this directory, if they are in
         /// one of the process groups or have no terminal. Somebody who looks around there at a
         /// terminal is left alone.
@@ -177,6 +178,7 @@ fn pass(targets: &[Target]) -> Seen {
     };
 
     let mut by_marker = HashMap::new();
+    let mut by_sandbox = HashMap::new();
     let mut by_directory = Vec::new();
     for (index, target) in targets.iter().enumerate() {
         match target {
@@ -184,11 +186,11 @@ fn pass(targets: &[Target]) -> Seen {
                 by_marker.insert((EXEC_MARKER, exec.as_bytes()), index);
             }
             Target::Sandbox {
-                id,
+                name,
                 directory,
                 groups,
             } => {
-                by_marker.insert((SANDBOX_MARKER, id.as_bytes()), index);
+                by_sandbox.insert(name.as_bytes(), index);
                 by_directory.push((directory, groups, index));
             }
             Target::Server(server) => {
@@ -219,6 +221,11 @@ fn pass(targets: &[Target]) -> Seen {
             .iter()
             .filter_map(|marker| by_marker.get(marker).copied())
             .collect();
+        let execs = markers.iter().filter(|(marker, _)| *marker == EXEC_MARKER);
+        own.extend(execs.filter_map(|(_, exec)| {
+            let dot = exec.iter().rposition(|&byte| byte == b'.')?;
+            by_sandbox.get(&exec[..dot]).copied()
+        }));
         if let Some(cwd) = &process.directory {
             own.extend(
                 by_directory

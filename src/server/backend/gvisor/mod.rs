@@ -354,14 +354,16 @@ impl GvisorSandbox {
         let memory = self.memory();
         let image = memory.exists().then_some(&*memory);
         let number = self.shared.containers.fetch_add(1, Ordering::Relaxed);
-        let [server, sandbox, _] = self.launcher.marks("");
+        let exec = self.launcher.exec(0);
+        let marks = self.launcher.marks(&exec);
+        let [server, ..] = marks;
         let started = Container::start(
             self.shared.runsc.clone(),
             // No other on this machine is called like that, of whichever server; nor begins like that, which would do for `runsc`.
             format!("{}.{number:016x}", server.1),
             &self.directory.join(BUNDLE),
             image,
-            &[server, sandbox],
+            &marks,
         )
         .await?;
         let started = Arc::new(started);
