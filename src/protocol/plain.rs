@@ -1,26 +1,29 @@
 //! [`plain_length`]: how far a JSON string goes without an escape.
 
 /// Bytes of a long string that are looked at together.
-const BLOCK: usize = 64;
+const LONG: usize = 64;
+/// The same of a short one, as most are.
+const SHORT: usize = 16;
 
 /// How many bytes there are before the next that ends a string, begins an escape, or may not stand in a string.
 pub(super) fn plain_length(bytes: &[u8]) -> usize {
-    // Most strings are short.
-    let (begin, rest) = bytes.split_at(bytes.len().min(BLOCK));
-    let plain = plain_length_of_few(begin);
-    if plain < begin.len() || rest.is_empty() {
-        return plain;
+    let (begin, rest) = bytes.split_at(bytes.len().min(LONG));
+    let mut plain = plain_blocks::<SHORT>(begin);
+    if plain == LONG {
+        plain += plain_blocks::<LONG>(rest);
+        plain += plain_blocks::<SHORT>(&bytes[plain..bytes.len().min(plain + LONG)]);
     }
-    // In a long one, the compiler looks at many bytes at once.
-    let (blocks, _) = rest.as_chunks::<BLOCK>();
-    let special = |block: &[u8; BLOCK]| {
+    plain + plain_length_of_few(&bytes[plain..bytes.len().min(plain + SHORT)])
+}
+
+/// How many bytes there are in the blocks before the first that is not plain as a whole. The compiler looks at many bytes at once.
+fn plain_blocks<const LENGTH: usize>(bytes: &[u8]) -> usize {
+    let is_plain = |block: &&[u8; LENGTH]| {
         let bytes = block.iter();
-        bytes.fold(false, |found, &byte| found | is_special(byte))
+        !bytes.fold(false, |found, &byte| found | is_special(byte))
     };
-    let plain = blocks.iter().take_while(|block| !special(block)).count();
-    let from = BLOCK + plain * BLOCK;
-    let end = bytes.len().min(from + BLOCK);
-    from + plain_length_of_few(&bytes[from..end])
+    let (blocks, _) = bytes.as_chunks::<LENGTH>();
+    blocks.iter().take_while(is_plain).count() * LENGTH
 }
 
 /// The same, eight bytes at once.

@@ -339,16 +339,20 @@ impl<'a> Cursor<'a> {
     /// A whole number that fits, written without a sign, a fraction or an exponent.
     fn number(&mut self) -> Option<u64> {
         self.skip_space();
-        let rest = self.text.as_bytes().get(self.at..)?;
-        let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
-        if digits == 0 || digits > 19 || digits > 1 && rest[0] == b'0' {
+        let (bytes, begin) = (self.text.as_bytes(), self.at);
+        let mut number = 0;
+        while let Some(digit @ b'0'..=b'9') = bytes.get(self.at) {
+            self.at += 1;
+            if self.at - begin > 19 {
+                return None;
+            }
+            // 19 digits always fit.
+            number = number * 10 + u64::from(digit - b'0');
+        }
+        let digits = self.at - begin;
+        if digits == 0 || digits > 1 && bytes[begin] == b'0' {
             return None;
         }
-        self.at += digits;
-        // 19 digits always fit.
-        let number = rest[..digits]
-            .iter()
-            .fold(0, |number, digit| number * 10 + u64::from(digit - b'0'));
         Some(number)
     }
 }
