@@ -14,6 +14,7 @@ use std::{
     io::{BufRead, BufReader},
     os::unix::process::CommandExt,
     process::{Child, Command, Stdio},
+    time::Duration,
 };
 
 use actix_sandbox::server::{LocalServer, SandboxService};
@@ -85,7 +86,8 @@ async fn a_server_stops_though_its_clients_neither_read_nor_close() {
     deaf.exec("bash", "yes").await;
     eventually("it runs", || processes_of(&identity).len() >= 2).await;
     let (mut idle, _) = Client::create(&server).await;
-    tokio::time::timeout(PATIENCE, server.stop())
+    // Before the server would give up, after 10 s.
+    tokio::time::timeout(Duration::from_secs(9), server.stop())
         .await
         .expect("an end");
     assert_eq!(processes_of(&identity), [0_u32; 0]);

@@ -48,18 +48,20 @@ async fn a_killed_script_leaves_no_child_behind_not_even_one_of_another_session(
 async fn a_killed_sandbox_takes_its_background_processes_with_it() {
     let server = backend::with_visible_processes().start().await.unwrap();
     let (mut client, identity) = Client::create(&server).await;
-    // One of them forgets its environment, too, and is found by where it is.
+    // One of them forgets its environment, too, and is found by where it is; one names another exec.
     // Its time is unlike that of any other process of the machine.
     let unlike = format!("987.{}", std::process::id());
-    let code =
-        format!("sleep 1000 & setsid sleep 1000 & env -i setsid sleep {unlike} & echo started");
+    let code = format!(
+        "sleep 1000 & setsid sleep 1000 & env -i setsid sleep {unlike} &
+        cd /; ACTIX_SANDBOX_EXEC=x setsid sleep 1000 & echo started"
+    );
     assert_eq!(client.bash(&code).await, "started\n");
     let count = format!(
         "cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' ' | grep -o 'slee[p] {unlike}' | wc -l"
     );
     let all = format!("until [ $({count}) = 1 ]; do sleep 0.01; done");
     assert_eq!(client.bash(&all).await, "");
-    eventually("one has forgotten", || processes_of(&identity).len() == 2).await;
+    eventually("one has forgotten", || processes_of(&identity).len() == 3).await;
     client.kill_sandbox().await;
     assert_eq!(processes_of(&identity), [0_u32; 0]);
 

@@ -179,6 +179,7 @@ async fn bytes_that_are_no_text_come_in_base64_and_no_code_point_is_split() {
         let mut pieces = Vec::new();
         loop {
             let message = client.json().await;
+            assert!(!message.is_null(), "the connection is over");
             if message["event"] == "stdout" {
                 assert_eq!(
                     message.get("data").is_some(),

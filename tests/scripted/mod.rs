@@ -38,7 +38,7 @@ use tokio_tungstenite::{
 };
 
 /// How long a test waits for anything before it fails.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The id that scripted sandboxes have.
 pub(crate) const ID: &str = "sandbox-9182";

@@ -246,6 +246,8 @@ impl Launcher {
         }
         let sandbox = Target::Sandbox {
             name: self.name.clone(),
+            server: self.ground.server.clone(),
+            id: self.id.as_str().to_owned(),
             directory: self.root.clone(),
             groups: groups.into_iter().map(Pid::as_raw).collect(),
         };

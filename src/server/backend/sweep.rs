@@ -48,6 +48,9 @@ pub(super) enum Target {
     Sandbox {
         /// What the names of its execs begin with.
         name: String,
+        /// Its server, which has one of this id, and the id: for those that changed the name of their exec.
+        server: String,
+        id: String,
         /// Also those that cleared their environment and stayed in this directory, if they are in
         /// one of the process groups or have no terminal. Somebody who looks around there at a
         /// terminal is left alone.
@@ -179,6 +182,7 @@ fn pass(targets: &[Target]) -> Seen {
 
     let mut by_marker = HashMap::new();
     let mut by_sandbox = HashMap::new();
+    let mut by_id = HashMap::new();
     let mut by_directory = Vec::new();
     for (index, target) in targets.iter().enumerate() {
         match target {
@@ -187,10 +191,13 @@ fn pass(targets: &[Target]) -> Seen {
             }
             Target::Sandbox {
                 name,
+                server,
+                id,
                 directory,
                 groups,
             } => {
                 by_sandbox.insert(name.as_bytes(), index);
+                by_id.insert((server.as_bytes(), id.as_bytes()), index);
                 by_directory.push((directory, groups, index));
             }
             Target::Server(server) => {
@@ -221,11 +228,15 @@ fn pass(targets: &[Target]) -> Seen {
             .iter()
             .filter_map(|marker| by_marker.get(marker).copied())
             .collect();
-        let execs = markers.iter().filter(|(marker, _)| *marker == EXEC_MARKER);
-        own.extend(execs.filter_map(|(_, exec)| {
+        let [server, id, exec] = [SERVER_MARKER, SANDBOX_MARKER, EXEC_MARKER].map(|wanted| {
+            let marker = markers.iter().find(|(name, _)| *name == wanted);
+            marker.map(|&(_, value)| value)
+        });
+        let sandbox = exec.and_then(|exec| {
             let dot = exec.iter().rposition(|&byte| byte == b'.')?;
-            by_sandbox.get(&exec[..dot]).copied()
-        }));
+            by_sandbox.get(&exec[..dot])
+        });
+        own.extend(sandbox.or_else(|| by_id.get(&(server?, id?))));
         if let Some(cwd) = &process.directory {
             own.extend(
                 by_directory
