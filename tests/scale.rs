@@ -10,7 +10,7 @@
 mod common;
 
 use actix_sandbox::{Language, Sandbox};
-use common::{allow_open_files, processes_with, within};
+use common::{allow_open_files, patient, processes_with, within};
 use futures::{StreamExt, stream};
 
 const COUNT: usize = 500;
@@ -33,11 +33,7 @@ async fn five_hundred_sandboxes_each_run_a_script_and_are_gone_after_kill() {
     let sandboxes: Vec<Sandbox> = stream::iter(0..COUNT)
         .map(|_| async move {
             // Each waits for its turn, which in a namespace may take minutes.
-            let create = Sandbox::create(url)
-                .idle_timeout(std::time::Duration::from_secs(1_800))
-                .create_timeout(common::LONG)
-                .exec_timeout(common::LONG)
-                .kill_timeout(common::LONG);
+            let create = patient(url).idle_timeout(std::time::Duration::from_secs(1_800));
             within("create", create).await.expect("created")
         })
         .buffer_unordered(AT_ONCE)

@@ -13,8 +13,8 @@ mod proxy;
 
 use std::time::Duration;
 
-use actix_sandbox::{Language, ReconnectPolicy, Sandbox, SandboxEvent};
-use common::{allow_open_files, events, within};
+use actix_sandbox::{Language, ReconnectPolicy, SandboxEvent};
+use common::{allow_open_files, events, patient, within};
 use futures::{StreamExt, future::join_all, stream};
 use proxy::Proxy;
 
@@ -36,12 +36,9 @@ async fn a_thousand_sandboxes_that_lose_their_links_at_once_all_come_back() {
     };
     let sandboxes: Vec<_> = stream::iter(0..COUNT)
         .map(|_| async {
-            let create = Sandbox::create(url)
+            let create = patient(url)
                 // Each waits for its turn, which in a namespace may take minutes.
                 .idle_timeout(Duration::from_secs(1_800))
-                .connect_timeout(common::LONG)
-                .create_timeout(common::LONG)
-                .exec_timeout(common::LONG)
                 .enable_auto_reconnect(true)
                 .reconnect_policy(policy.clone());
             let sandbox = within("create", create).await.expect("created");

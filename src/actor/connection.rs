@@ -353,6 +353,8 @@ impl Actor for ConnectionActor {
 }
 
 impl Driven for ConnectionActor {
+    const HAS_IO: bool = true;
+
     fn poll_timeout(&self) -> Option<Instant> {
         self.machine.poll_timeout()
     }
@@ -368,23 +370,21 @@ impl Driven for ConnectionActor {
         self.run_actions(ctx);
     }
 
-    fn poll_io(&mut self, ctx: &mut Context<Self>, task: &mut TaskContext<'_>) -> bool {
+    fn poll_io(&mut self, ctx: &mut Context<Self>, task: &mut TaskContext<'_>) {
         loop {
             if let Some((epoch, dialling)) = &mut self.dialling {
                 let epoch = *epoch;
                 let Poll::Ready(result) = dialling.as_mut().poll(task) else {
-                    return true;
+                    return;
                 };
                 self.dialling = None;
                 self.dialled(epoch, result);
                 self.run_actions(ctx);
                 continue;
             }
-            let Some(link) = &mut self.link else {
-                return true;
-            };
+            let Some(link) = &mut self.link else { return };
             let Poll::Ready(event) = link.poll(task) else {
-                return true;
+                return;
             };
             let epoch = self.machine.epoch();
             match event {

@@ -15,16 +15,16 @@ use tokio::time::Sleep;
 
 /// What a [`Driver`] does for an actor.
 pub(crate) trait Driven: Actor<Context = Context<Self>> {
+    /// Whether [`poll_io`](Self::poll_io) does anything.
+    const HAS_IO: bool;
     /// When [`handle_timeout`](Self::handle_timeout) is due.
     fn poll_timeout(&self) -> Option<Instant>;
     /// Time has passed.
     fn handle_timeout(&mut self, now: Instant, ctx: &mut Context<Self>);
     /// No address is left.
     fn handle_orphaned(&mut self, ctx: &mut Context<Self>);
-    /// Makes progress with IO. `false`: there is none, and nothing is due that was not due before.
-    fn poll_io(&mut self, _ctx: &mut Context<Self>, _task: &mut TaskContext<'_>) -> bool {
-        false
-    }
+    /// Makes progress with IO, if it [has](Self::HAS_IO) any.
+    fn poll_io(&mut self, _ctx: &mut Context<Self>, _task: &mut TaskContext<'_>) {}
 }
 
 /// The future. It never ends; it goes with the actor.
@@ -49,7 +49,8 @@ impl<A: Driven> ActorFuture<A> for Driver {
         }
         // First the timer: IO may use up tokio's budget for this turn, after which no timer fires.
         self.poll_timer(actor, ctx, task);
-        if actor.poll_io(ctx, task) {
+        if A::HAS_IO {
+            actor.poll_io(ctx, task);
             // Once more, for what the IO brought about.
             self.poll_timer(actor, ctx, task);
         }

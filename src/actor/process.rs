@@ -348,6 +348,8 @@ impl Actor for ProcessActor {
 }
 
 impl Driven for ProcessActor {
+    const HAS_IO: bool = true;
+
     fn poll_timeout(&self) -> Option<Instant> {
         self.machine
             .poll_timeout()
@@ -368,7 +370,7 @@ impl Driven for ProcessActor {
 
     /// Callers that stopped waiting are forgotten, so that they do not pile up, and so that no output
     /// is dropped for the sake of nobody.
-    fn poll_io(&mut self, _: &mut Context<Self>, task: &mut TaskContext<'_>) -> bool {
+    fn poll_io(&mut self, _: &mut Context<Self>, task: &mut TaskContext<'_>) {
         self.acknowledge(task);
         self.run_actions();
         let mut gone = Vec::new();
@@ -387,7 +389,6 @@ impl Driven for ProcessActor {
                 .for_each(|request| self.machine.cancel(request));
             self.run_actions();
         }
-        true
     }
 }
 

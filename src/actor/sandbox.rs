@@ -477,6 +477,8 @@ impl Actor for SandboxActor {
 }
 
 impl Driven for SandboxActor {
+    const HAS_IO: bool = false;
+
     fn poll_timeout(&self) -> Option<Instant> {
         self.machine.poll_timeout()
     }

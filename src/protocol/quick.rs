@@ -98,7 +98,8 @@ fn usual_output(text: &str) -> Option<OutputView<'_>> {
     };
     cursor.literal(r#""data":"#)?;
     let data = cursor.string()?;
-    cursor.last_literal("}").then(|| OutputView {
+    cursor.literal("}")?;
+    cursor.is_at_end().then(|| OutputView {
         stream,
         place,
         data: bytes(data),
@@ -132,7 +133,8 @@ fn usual_status(text: &str) -> Option<Fields<'_>> {
             fields.reason = Some(cursor.plain_string()?);
         }
     }
-    cursor.last_literal("}").then_some(fields)
+    cursor.literal("}")?;
+    cursor.is_at_end().then_some(fields)
 }
 
 fn bytes(text: Cow<'_, str>) -> Cow<'_, [u8]> {
@@ -189,7 +191,7 @@ impl<'a> Fields<'a> {
             }
         }
         cursor.skip_space();
-        (cursor.at == text.len()).then_some(fields)
+        cursor.is_at_end().then_some(fields)
     }
 
     fn output(self, stream: StdStream) -> Option<Received<'a>> {
@@ -292,9 +294,8 @@ impl<'a> Cursor<'a> {
         found.then_some(())
     }
 
-    /// Exactly this text, and nothing after it.
-    fn last_literal(&self, expected: &str) -> bool {
-        self.text.as_bytes()[self.at..] == *expected.as_bytes()
+    fn is_at_end(&self) -> bool {
+        self.at == self.text.len()
     }
 
     /// A string without anything to unescape.

@@ -27,7 +27,7 @@ pub(crate) async fn within<T>(what: &str, future: impl IntoFuture<Output = T>) -
 }
 
 /// A new sandbox whose limits of time are no shorter than those of the tests: a busy machine is no failure.
-fn patient(url: &str) -> SandboxBuilder {
+pub(crate) fn patient(url: &str) -> SandboxBuilder {
     Sandbox::create(url)
         .connect_timeout(LONG)
         .create_timeout(LONG)

@@ -213,6 +213,13 @@ impl Client {
             .await;
     }
 
+    /// Gives a line to the code that waits for one, and is sure that the server has it.
+    pub(crate) async fn feed(&mut self) {
+        self.stdin("\n").await;
+        self.ping("fed").await;
+        assert_eq!(self.line().await, "pong fed");
+    }
+
     pub(crate) async fn stdin(&mut self, data: &str) {
         self.send(json!({"event": "stdin", "data": data})).await;
     }

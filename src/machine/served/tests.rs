@@ -1,3 +1,5 @@
+//! What the server owes to a named exec: windows, acknowledgements, input and the end.
+
 use super::*;
 use crate::protocol::EndReason;
 

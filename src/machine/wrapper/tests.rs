@@ -1,3 +1,5 @@
+//! Wrapped code of v1: its trailer in any pieces, and output that only looks like one.
+
 use bytes::Bytes;
 use proptest::prelude::*;
 

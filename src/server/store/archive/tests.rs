@@ -1,3 +1,5 @@
+//! Archives of directories: what is stored comes back, and what is hostile in a tree or an archive leads nowhere.
+
 use std::{
     ffi::OsStr,
     os::unix::{

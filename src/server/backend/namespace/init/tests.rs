@@ -1,3 +1,5 @@
+//! The first process of a namespace: what begins and ends with it, its replacement, and mounts of others.
+
 use std::fs;
 
 use nix::{
