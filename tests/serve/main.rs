@@ -11,6 +11,8 @@
 mod common;
 
 #[cfg(target_os = "linux")]
+mod init;
+#[cfg(target_os = "linux")]
 mod killed;
 #[cfg(target_os = "linux")]
 mod mounts;

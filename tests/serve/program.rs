@@ -60,6 +60,21 @@ impl Program {
         Self::begin(told(command, arguments), tempfile::tempdir().unwrap())
     }
 
+    /// Starts it as PID 1 of a PID namespace. Needs root.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn start_as_pid_1(arguments: &[&str]) -> Self {
+        let mut command = Command::new("unshare");
+        command.args([
+            "--pid",
+            "--fork",
+            "--kill-child",
+            "--mount-proc",
+            "--",
+            PROGRAM,
+        ]);
+        Self::begin(told(command, arguments), tempfile::tempdir().unwrap())
+    }
+
     fn begin(mut command: Command, directory: TempDir) -> Self {
         command
             .args(["--address", "127.0.0.1:0", "--directory"])

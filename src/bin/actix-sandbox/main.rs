@@ -3,6 +3,8 @@
 #[cfg(unix)]
 mod bench;
 #[cfg(unix)]
+mod init;
+#[cfg(unix)]
 mod serve;
 #[cfg(unix)]
 mod shared;
@@ -34,6 +36,7 @@ enum Command {
 fn main() -> ExitCode {
     let Arguments { command } = Arguments::parse();
     let done = match command {
+        Command::Serve(_) if init::is_init() => init::run(),
         Command::Serve(serve) => serve.run(),
         Command::Bench(bench) => bench.run(),
     };
