@@ -10,6 +10,10 @@ use std::{borrow::Cow, fmt};
 /// assert_eq!(Language::Python.as_str(), "python");
 /// assert_eq!(Language::from("ruby").as_str(), "ruby");
 /// assert_eq!(Language::from("bash"), Language::Bash);
+/// // Aliases that every server understands, since the client resolves them:
+/// assert_eq!(Language::from("python3"), Language::Python);
+/// assert_eq!(Language::from("py"), Language::Python);
+/// assert_eq!(Language::from("sh"), Language::Bash);
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -35,10 +39,11 @@ impl Language {
 
 impl<T: Into<Cow<'static, str>>> From<T> for Language {
     fn from(name: T) -> Self {
-        match name.into() {
-            name if name == "python" => Self::Python,
-            name if name == "bash" => Self::Bash,
-            name => Self::Other(name),
+        let name = name.into();
+        match &*name {
+            "python" | "python3" | "py" => Self::Python,
+            "bash" | "sh" => Self::Bash,
+            _ => Self::Other(name),
         }
     }
 }

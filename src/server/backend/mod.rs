@@ -66,11 +66,11 @@ impl Language {
         }
     }
 
-    /// The language of this name.
+    /// The language that a client names, also by an alias.
     pub(super) fn from_name(name: &str) -> Option<Self> {
         match name {
-            "python" => Some(Self::Python),
-            "bash" => Some(Self::Bash),
+            "python" | "python3" | "py" => Some(Self::Python),
+            "bash" | "sh" => Some(Self::Bash),
             _ => None,
         }
     }
