@@ -52,7 +52,7 @@ NET_RAW, PR_CAP_AMBIENT, RAISE = 13, 47, 2
 libc.prctl(PR_CAP_AMBIENT, RAISE, NET_RAW, 0, 0)
 
 attempt(os.setgroups, [1, 2, 3])
-attempt(os.nice, -5)
+attempt(os.setpriority, os.PRIO_PROCESS, 0, -5)
 attempt(os.sched_setscheduler, 0, os.SCHED_RR, os.sched_param(1))
 REAL_TIME = 1 << 13 | 4
 libc.syscall(ioprio_set, 1, 0, REAL_TIME)

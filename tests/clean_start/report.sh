@@ -1,7 +1,7 @@
 # Prints what this process has inherited, a line for each thing.
 # `grep` has a handler of its own.
 cat /proc/self/status | grep -E '^(Sig(Pnd|Blk|Ign|Cgt)|ShdPnd|Groups|CapInh|CapAmb):'
-cat /proc/self/limits
+cat /proc/self/limits 2> /dev/null
 ulimit -a -S
 env | sed -E 's/^(ACTIX_SANDBOX_[A-Z]*|HOME|TMPDIR|PWD)=.*/\1=/' | sort
 umask
@@ -42,7 +42,8 @@ for number in sorted(os.listdir("/proc/self/fd"), key=int):
 parent, group, session, terminal = content("/proc/self/stat").rpartition(")")[2].split()[1:5]
 print("terminal", terminal, content("/dev/tty"))
 print("groups", os.getgroups())
-print("nice", os.getpriority(os.PRIO_PROCESS, 0), "policy", os.sched_getscheduler(0))
+print("nice", os.getpriority(os.PRIO_PROCESS, 0))
+print("policy", os.sched_getscheduler(0))
 print("io priority", call(ioprio_get, 1, 0))
 print("oom_score_adj", content("/proc/self/oom_score_adj"))
 print("timer slack", libc.prctl(30, 0, 0, 0, 0))
