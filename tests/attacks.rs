@@ -40,9 +40,25 @@ struct Attack {
 enum Host {
     NotTried,
     Succeeds,
+    Stopped,
 }
 
-const ATTACKS: [Attack; 13] = [
+const ATTACKS: [Attack; 15] = [
+    Attack {
+        name: "use a descriptor that the server was started with",
+        code: "try: print('done', len(open('/proc/self/fd/9/etc/passwd').read()))
+except OSError as error: print('stopped:', error)",
+        host: Host::Stopped,
+    },
+    Attack {
+        name: "read a key of the session that the server was started in",
+        code: "import ctypes, platform
+libc = ctypes.CDLL(None)
+request_key = {'x86_64': 249, 'aarch64': 218}[platform.machine()]
+key = libc.syscall(request_key, b'user', b'of-the-user', None, 0)
+print('done' if key > 0 else 'stopped')",
+        host: Host::Stopped,
+    },
     Attack {
         name: "fork bomb",
         code: "import os, time
@@ -151,6 +167,22 @@ print('done' if mounts or nested else 'stopped')",
     },
 ];
 
+/// It goes on until it is killed.
+const FLOOD: Attack = Attack {
+    name: "keep a process of another sandbox from being killed, by its marks",
+    code: "import os, signal, time
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+ready = False
+while True:
+    try:
+        if os.fork() == 0: os.execve('/bin/sleep', ['sleep', '1000'], {'ACTIX_SANDBOX_EXEC': '{mark}'})
+    except OSError:
+        if not ready: print('ready', flush=True)
+        ready = True
+        time.sleep(0.001)",
+    host: Host::NotTried,
+};
+
 /// On a small disk of its own, and they go on until they are killed.
 const FILLS: [Attack; 2] = [
     Attack {
@@ -177,6 +209,14 @@ time.sleep(1000)",
 /// Where the small disk is, for the process that has one.
 const SMALL_DISK: &str = "ACTIX_SANDBOX_TEST_SMALL_DISK";
 
+/// Becomes the program in its arguments, in a session keyring with a key.
+const WITH_KEY: &str = "import ctypes, os, platform, sys
+libc = ctypes.CDLL(None)
+add_key, keyctl = {'x86_64': (248, 250), 'aarch64': (217, 219)}[platform.machine()]
+libc.syscall(keyctl, 1, None)
+libc.syscall(add_key, b'user', b'of-the-user', b'secret', 6, -3)
+os.execv(sys.argv[1], sys.argv[1:])";
+
 /// A small disk, which this process alone sees. `None`: this test runs, or cannot run, in another process that has one.
 fn small_disk(test: &str) -> Option<PathBuf> {
     if let Some(disk) = std::env::var_os(SMALL_DISK) {
@@ -185,8 +225,9 @@ fn small_disk(test: &str) -> Option<PathBuf> {
     let disk = tempfile::tempdir().unwrap();
     let output = Command::new("unshare")
         .args(["--mount", "--", "bash", "-c"])
-        .arg("mount -t tmpfs -o size=32m,nr_inodes=2k small \"$0\" && exec \"$@\"")
+        .arg("mount -t tmpfs -o size=32m,nr_inodes=2k small \"$0\" && exec 9</ && exec \"$@\"")
         .arg(disk.path())
+        .args(["python3", "-c", WITH_KEY])
         .arg(std::env::current_exe().unwrap())
         .args(["--exact", test, "--nocapture"])
         .env(SMALL_DISK, disk.path())
@@ -270,6 +311,26 @@ async fn attack(server: &LocalServer, attack: &Attack, names: &[(&str, String)])
     succeeded
 }
 
+/// What comes of a flood of processes with the mark of another sandbox's process, which is killed meanwhile.
+async fn flood(server: &LocalServer, attack: &Attack) -> bool {
+    let victim = Sandbox::create(server.url()).await.unwrap();
+    let code = "echo $ACTIX_SANDBOX_EXEC; exec sleep 1000";
+    let process = victim.exec(Language::Bash, code).await.unwrap();
+    let mut lines = actix_sandbox::OutputExt::lines(process.stdout());
+    let mark = within("the mark", futures::StreamExt::next(&mut lines)).await;
+    let code = attack.code.replace("{mark}", &mark.unwrap().unwrap());
+
+    let attacker = Sandbox::create(server.url()).await.unwrap();
+    let attacking = attacker.exec(Language::Python, code).await.unwrap();
+    let mut lines = actix_sandbox::OutputExt::lines(attacking.stdout());
+    within("the flood", futures::StreamExt::next(&mut lines)).await;
+    let killed = tokio::time::timeout(Duration::from_secs(5), process.kill()).await;
+    for sandbox in [attacker, victim] {
+        within("the kill", sandbox.kill()).await.unwrap();
+    }
+    !matches!(killed, Ok(Ok(_)))
+}
+
 /// What comes of an attack that fills the disk. What runs goes on; what does not fit is refused, with the reason; and the kill
 /// of the sandbox frees the disk.
 async fn fill(server: &LocalServer, disk: &Path, attack: &Attack) -> bool {
@@ -328,7 +389,7 @@ async fn what_each_backend_stops_is_as_documented() {
     fs::write(&secret, SECRET).unwrap();
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let mut table = String::from("| | host | namespace | gvisor |\n| --- | --- | --- | --- |\n");
-    let attacks = || ATTACKS.iter().chain(&FILLS);
+    let attacks = || ATTACKS.iter().chain([&FLOOD]).chain(&FILLS);
     let mut rows: Vec<_> = attacks().map(|it| format!("| {} ", it.name)).collect();
     for (name, backend) in [
         ("host", Backend::Host),
@@ -363,6 +424,7 @@ async fn what_each_backend_stops_is_as_documented() {
                 _ => {
                     let succeeded = match fills {
                         true => fill(&on_disk, &disk, it).await,
+                        false if it.name == FLOOD.name => flood(&server, it).await,
                         false => attack(&server, it, &names).await,
                     };
                     match succeeded {
@@ -371,8 +433,9 @@ async fn what_each_backend_stops_is_as_documented() {
                     }
                 }
             };
-            let expected = match (name, fills) {
-                ("host", _) | (_, true) => "not stopped",
+            let expected = match (name, it.host, fills) {
+                (_, Host::Stopped, _) => "stopped",
+                ("host", ..) | (_, _, true) => "not stopped",
                 _ => "stopped",
             };
             assert!(word.starts_with(expected), "{name}: {} was {word}", it.name);

@@ -17,6 +17,8 @@
 //!
 //! | | host | namespace | gvisor |
 //! | --- | --- | --- | --- |
+//! | use a descriptor that the server was started with | stopped | stopped | stopped |
+//! | read a key of the session that the server was started in | stopped | stopped | stopped |
 //! | fork bomb | not stopped; not tried | stopped | stopped |
 //! | 100,000 processes | not stopped; not tried | stopped | stopped |
 //! | 10 GiB of memory | not stopped; not tried | stopped | stopped |
@@ -30,6 +32,7 @@
 //! | raw sockets | not stopped; not tried | stopped | stopped |
 //! | a connection to a service of this machine | not stopped | stopped | stopped |
 //! | mounting, also in namespaces of its own | not stopped; not tried | stopped | stopped |
+//! | keep a process of another sandbox from being killed, by its marks | not stopped; not tried | stopped | stopped |
 //! | fill the disk | not stopped | not stopped | not stopped |
 //! | a million files, or as many as the disk holds | not stopped | not stopped | not stopped |
 //!

@@ -2,16 +2,17 @@
 //!
 //! It reads a pipe whose other end this process holds. `quit` ends it; the end of the pipe without
 //! that means that this process is gone (SIGKILL, a crash, Ctrl-C), and the watchdog kills what is
-//! left and removes the server's directory. It is in a process group of its own, so that Ctrl-C at
-//! the terminal does not reach it.
+//! left and removes the server's directory. It is in a session of its own, so that Ctrl-C at the
+//! terminal does not reach it.
 
 use std::{
     io::{self, Write},
-    os::unix::process::CommandExt,
     path::Path,
-    process::{Child, ChildStdin, Command, Stdio},
+    process::{Child, ChildStdin, Stdio},
     sync::{Mutex, PoisonError},
 };
+
+use super::backend::{launch::search_path, spawn};
 
 /// `$1` is the variable that marks the processes of this server, `$2` its value, `$3` the directory.
 ///
@@ -61,16 +62,11 @@ pub(super) struct Watchdog {
 impl Watchdog {
     /// Starts the child process.
     pub(super) fn start(marker: &str, value: &str, directory: &Path) -> io::Result<Self> {
-        let mut child = Command::new("sh")
+        let mut child = spawn::blocking_command("sh")
             .args(["-c", SCRIPT, "actix-sandbox-watchdog", marker, value])
             .arg(directory)
-            .env_clear()
-            .env("PATH", super::backend::launch::search_path())
-            .current_dir("/")
+            .env("PATH", search_path())
             .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .process_group(0)
             .spawn()?;
         let pipe = child
             .stdin

@@ -53,7 +53,7 @@ async fn begin(
     ground: &Arc<Ground>,
 ) -> Result<Arc<dyn Backend>, ServerError> {
     match chosen {
-        choice::Backend::Host => Ok(host(ground)),
+        choice::Backend::Host => host(ground),
         choice::Backend::Namespace(options) => namespace(options, ground).await,
         choice::Backend::Gvisor(options) => gvisor(options, ground).await,
         choice::Backend::Auto => {
@@ -74,15 +74,16 @@ async fn begin(
                         backend = "host", %no_gvisor, %no_namespace,
                         "sandboxes run as this user, unconfined"
                     );
-                    Ok(host(ground))
+                    host(ground)
                 }
             }
         }
     }
 }
 
-fn host(ground: &Arc<Ground>) -> Arc<dyn Backend> {
-    Arc::new(HostBackend::new(ground.clone()))
+fn host(ground: &Arc<Ground>) -> Result<Arc<dyn Backend>, ServerError> {
+    let backend = HostBackend::start(ground.clone()).map_err(unusable("host"))?;
+    Ok(Arc::new(backend))
 }
 
 fn unusable(backend: &'static str) -> impl FnOnce(String) -> ServerError {

@@ -4,14 +4,14 @@
 //! user of this process and can do what that user can.
 
 use std::{
-    ffi::OsString,
+    ffi::{OsStr, OsString},
     fs, io,
     path::{Path, PathBuf},
-    process::Stdio,
     sync::Arc,
 };
 
 use futures::future::BoxFuture;
+use nix::unistd::{User, geteuid};
 use tokio::{process::Command, sync::OnceCell};
 
 use super::{
@@ -19,7 +19,7 @@ use super::{
     launch::{
         CodeFile, Ground, Launcher, check, find, is_script, make_private, no_directory, search_path,
     },
-    without_memory,
+    spawn, without_memory,
 };
 use crate::{
     protocol::SandboxId,
@@ -41,15 +41,18 @@ struct Shared {
 }
 
 impl HostBackend {
-    /// A backend on this ground.
-    pub(super) fn new(ground: Arc<Ground>) -> Self {
-        Self {
+    /// A backend on this ground. The error says why it does not work here.
+    pub(super) fn start(ground: Arc<Ground>) -> Result<Self, String> {
+        // The other backends need none: code there cannot use the kernel's keys.
+        #[cfg(target_os = "linux")]
+        spawn::own_keyring()?;
+        Ok(Self {
             shared: Arc::new(Shared {
                 ground,
                 path: search_path(),
                 python: OnceCell::new(),
             }),
-        }
+        })
     }
 }
 
@@ -68,7 +71,7 @@ impl Backend for HostBackend {
                 home: root.join(HOME),
                 temporary: root.join(TEMPORARY),
                 code: root.join("code"),
-                launcher: Launcher::new(id, root.clone(), ground.clone()),
+                launcher: Launcher::new(id, root.clone(), ground.clone())?,
                 root,
                 shared: self.shared.clone(),
             };
@@ -105,10 +108,10 @@ impl BackendSandbox for HostSandbox {
                 .map_err(|error| format!("Failed to store the code: {error}"))?;
             let cwd = self.working_directory(job.cwd.as_deref()).await?;
             let mut command = self.command(&interpreter, &code, &job, &cwd)?;
-            let exec = self.launcher.exec(number);
+            let exec = self.launcher.exec().map_err(|error| error.to_string())?;
             command.envs(self.launcher.marks(&exec));
             self.launcher
-                .spawn(command, code, exec.clone())
+                .spawn(command, code, exec.clone(), None)
                 .map_err(|error| format!("Failed to start {}: {error}", interpreter.display()))
         })
     }
@@ -162,7 +165,10 @@ impl HostSandbox {
         let python = self
             .shared
             .python
-            .get_or_init(|| async { ask_for_python(&found).await.unwrap_or(found) })
+            .get_or_init(|| async {
+                let asked = ask_for_python(&found, &self.shared.path).await;
+                asked.unwrap_or(found)
+            })
             .await;
         Ok(python.clone())
     }
@@ -190,11 +196,10 @@ impl HostSandbox {
         cwd: &Path,
     ) -> Result<Command, String> {
         check(job)?;
-        let mut command = Command::new(interpreter);
+        let mut command = spawn::command(interpreter);
         command
             .arg(&code.0)
             .args(&job.args)
-            .env_clear()
             .env("PATH", &self.shared.path)
             .env("LANG", "C.UTF-8")
             .env("HOME", &self.home)
@@ -206,11 +211,14 @@ impl HostSandbox {
     }
 }
 
-/// The python that a script stands for.
-async fn ask_for_python(script: &Path) -> Option<PathBuf> {
-    let output = Command::new(script)
+/// The python that a script stands for. The script gets `PATH`, and the home directory that the user database names.
+async fn ask_for_python(script: &Path, path: &OsStr) -> Option<PathBuf> {
+    let user = blocking(|| Ok(User::from_uid(geteuid())?)).await;
+    let home = user.ok().flatten().map(|user| user.dir);
+    let output = spawn::command(script)
         .args(["-c", "import sys; print(sys.executable)"])
-        .stdin(Stdio::null())
+        .env("PATH", path)
+        .envs(home.map(|home| ("HOME", home)))
         .kill_on_drop(true)
         .output();
     let output = tokio::time::timeout(std::time::Duration::from_secs(10), output)

@@ -26,11 +26,15 @@ use tokio::process::{Child, Command};
 use super::{
     Exit, Job, Language, Process, Started,
     remove::remove_tree,
-    sweep::{EXEC_MARKER, SANDBOX_MARKER, SERVER_MARKER, Sweeper, Target},
+    sweep::{
+        EXEC_MARKER, ID_VARIABLE, PidNamespace, SANDBOX_MARKER, SERVER_MARKER, Sweeper, Target,
+        Within,
+    },
 };
 use crate::{
     protocol::{SandboxId, excerpt},
     server::{
+        manager::random_hex,
         root::{Abandoned, Root, roots},
         store::blocking,
         watchdog::Watchdog,
@@ -47,6 +51,12 @@ pub(in crate::server) fn search_path() -> OsString {
         .unwrap_or_else(|| DEFAULT_PATH.into())
 }
 
+/// A name that cannot be guessed: processes that carry a mark of another sandbox would be killed with it, and code could
+/// keep that kill from ending.
+pub(super) fn mark() -> io::Result<String> {
+    random_hex::<16>().map_err(io::Error::from)
+}
+
 /// What the sandboxes of a server have in common.
 pub(super) struct Ground {
     /// The directory of this server, with one directory for each sandbox.
@@ -55,8 +65,6 @@ pub(super) struct Ground {
     pub(super) state: Option<PathBuf>,
     /// Marks the processes of this server.
     server: String,
-    /// How many sandboxes it has had.
-    sandboxes: AtomicU64,
     watchdog: Watchdog,
     sweeper: Sweeper,
     /// Locked while this lives.
@@ -76,7 +84,6 @@ impl Ground {
             _owner: root.owner,
             state,
             server,
-            sandboxes: AtomicU64::new(0),
             watchdog,
             sweeper: Sweeper::start(),
         }))
@@ -142,8 +149,8 @@ impl Ground {
 /// Starts the processes of one sandbox.
 pub(super) struct Launcher {
     id: SandboxId,
-    /// Marks the processes of this sandbox: of this server, since it is here. Another server of this machine may have one of the
-    /// same id, restored from the same checkpoint, and this one had it before, perhaps.
+    /// Marks the processes of this sandbox. The id cannot: clients know it, and another server of this machine may
+    /// have restored the same sandbox.
     name: String,
     /// The directory of this sandbox.
     root: PathBuf,
@@ -155,16 +162,15 @@ pub(super) struct Launcher {
 
 impl Launcher {
     /// For a sandbox with this directory.
-    pub(super) fn new(id: SandboxId, root: PathBuf, ground: Arc<Ground>) -> Self {
-        let number = ground.sandboxes.fetch_add(1, Ordering::Relaxed);
-        Self {
+    pub(super) fn new(id: SandboxId, root: PathBuf, ground: Arc<Ground>) -> io::Result<Self> {
+        Ok(Self {
             id,
-            name: format!("{}.{number}", ground.server),
+            name: mark()?,
             root,
             ground,
             execs: AtomicU64::new(0),
             groups: Mutex::default(),
-        }
+        })
     }
 
     /// The number of the next exec, from 1.
@@ -172,32 +178,34 @@ impl Launcher {
         self.execs.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// The name of an exec on this machine; 0 for what belongs to none.
-    pub(super) fn exec(&self, number: u64) -> String {
-        format!("{}.{number}", self.name)
+    /// The name of the next exec.
+    pub(super) fn exec(&self) -> io::Result<String> {
+        Ok(format!("{}.{}", self.name, mark()?))
     }
 
     /// What marks the processes of an exec, in their environment.
-    pub(super) fn marks<'a>(&'a self, exec: &'a str) -> [(&'static str, &'a str); 3] {
+    pub(super) fn marks<'a>(&'a self, exec: &'a str) -> [(&'static str, &'a str); 4] {
         [
             (SERVER_MARKER, &self.ground.server),
-            (SANDBOX_MARKER, self.id.as_str()),
+            (ID_VARIABLE, self.id.as_str()),
+            (SANDBOX_MARKER, &self.name),
             (EXEC_MARKER, exec),
         ]
     }
 
-    /// Starts an exec, whose processes are marked. What it needs is kept as long as it lives.
+    /// Starts an exec, whose processes are marked. What it needs is kept as long as it lives. `namespace` is that of its
+    /// processes, but for the first, if only they can be its own.
     pub(super) fn spawn(
         &self,
         mut command: Command,
         needs: impl Send + 'static,
         exec: String,
+        namespace: Option<PidNamespace>,
     ) -> io::Result<Started> {
         let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
-            .process_group(0)
             .spawn()?;
         let (Some(stdin), Some(stdout), Some(stderr), Some(pid)) = (
             child.stdin.take(),
@@ -221,6 +229,7 @@ impl Launcher {
                 child,
                 group: Some(group),
                 exec,
+                namespace,
                 ground: self.ground.clone(),
                 _needs: Box::new(needs),
             }),
@@ -246,8 +255,6 @@ impl Launcher {
         }
         let sandbox = Target::Sandbox {
             name: self.name.clone(),
-            server: self.ground.server.clone(),
-            id: self.id.as_str().to_owned(),
             directory: self.root.clone(),
             groups: groups.into_iter().map(Pid::as_raw).collect(),
         };
@@ -261,6 +268,7 @@ struct MarkedProcess {
     /// The process group, while its leader is not waited for and the number cannot be given away.
     group: Option<Pid>,
     exec: String,
+    namespace: Option<PidNamespace>,
     ground: Arc<Ground>,
     _needs: Box<dyn Send>,
 }
@@ -296,7 +304,13 @@ impl Process for MarkedProcess {
             let swept = self
                 .ground
                 .sweeper
-                .sweep(Target::Exec(self.exec.clone()))
+                .sweep(Target::Exec {
+                    mark: self.exec.clone(),
+                    within: self.namespace.map(|namespace| Within {
+                        namespace,
+                        leader: self.group.map(Pid::as_raw),
+                    }),
+                })
                 .await;
             if let Some(group) = self.group {
                 // The leader is not waited for: the number is still its own.

@@ -11,6 +11,7 @@ pub(super) mod launch;
 #[cfg(target_os = "linux")]
 mod namespace;
 mod remove;
+pub(super) mod spawn;
 mod sweep;
 
 use std::{io, path::Path};

@@ -3,12 +3,21 @@
 //! On Linux every process that a backend starts carries markers in its environment, which its
 //! children inherit. One pass over `/proc` serves everybody who waits for one, so that 500 kills at
 //! once cost little more than one. Elsewhere there is no `/proc`, and the process group must do.
+//!
+//! A process that carries the marker of another sandbox is killed with that one, and may keep its kill from ending.
+//! So markers are random. Where a sandbox has a pid namespace, only the processes in there are looked at. On the
+//! host there is none, and code may read the markers of other sandboxes there: the marks protect it from mistakes only.
 
 #[cfg(target_os = "linux")]
 use std::io;
 #[cfg(target_os = "linux")]
 use std::io::Read;
-use std::{path::PathBuf, time::Duration};
+use std::{
+    fs::Metadata,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use tokio::{
     sync::{mpsc, oneshot},
@@ -17,9 +26,11 @@ use tokio::{
 
 /// Environment variable that names the server instance.
 pub(super) const SERVER_MARKER: &str = "ACTIX_SANDBOX_SERVER";
-/// Environment variable that names the sandbox.
-pub(super) const SANDBOX_MARKER: &str = "ACTIX_SANDBOX_ID";
-/// Environment variable that names the exec: its sandbox here, a dot, a number.
+/// Environment variable with the id of the sandbox, for its code. Clients know it, so it marks nothing.
+pub(super) const ID_VARIABLE: &str = "ACTIX_SANDBOX_ID";
+/// Environment variable with the name that the sandbox has on this server.
+pub(super) const SANDBOX_MARKER: &str = "ACTIX_SANDBOX_NAME";
+/// Environment variable that names the exec: the name of its sandbox, a dot, and one of its own.
 pub(super) const EXEC_MARKER: &str = "ACTIX_SANDBOX_EXEC";
 
 /// Sweeps that may wait for the next pass.
@@ -41,22 +52,42 @@ const MAX_PAUSE: Duration = Duration::from_millis(20);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Target {
     /// Those of one exec.
-    Exec(String),
+    Exec {
+        mark: String,
+        /// Where they are, if they cannot be anywhere else.
+        within: Option<Within>,
+    },
     /// Those of a whole server.
     Server(String),
     /// Those of one sandbox.
     Sandbox {
-        /// What the names of its execs begin with.
+        /// The name that marks them.
         name: String,
-        /// Its server, which has one of this id, and the id: for those that changed the name of their exec.
-        server: String,
-        id: String,
         /// Also those that cleared their environment and stayed in this directory, if they are in
         /// one of the process groups or have no terminal. Somebody who looks around there at a
         /// terminal is left alone.
         directory: PathBuf,
         groups: Vec<i32>,
     },
+}
+
+/// A pid namespace: its device and inode. They stay its own while a process or a file holds it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct PidNamespace(u64, u64);
+
+impl PidNamespace {
+    /// Of the file of the namespace, in `/proc`.
+    pub(super) fn of(file: &Metadata) -> Self {
+        Self(file.dev(), file.ino())
+    }
+}
+
+/// Where the processes of an exec are that has a pid namespace around it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Within {
+    pub(super) namespace: PidNamespace,
+    /// The process outside of it that started the others, while its number is its own.
+    pub(super) leader: Option<i32>,
 }
 
 struct Request {
@@ -173,7 +204,7 @@ struct Seen {
 /// Looks at every process once and kills those of the targets.
 #[cfg(target_os = "linux")]
 fn pass(targets: &[Target]) -> Seen {
-    use std::collections::HashMap;
+    use std::collections::{HashMap, HashSet};
 
     use nix::{
         sys::signal::{Signal, kill},
@@ -181,30 +212,31 @@ fn pass(targets: &[Target]) -> Seen {
     };
 
     let mut by_marker = HashMap::new();
-    let mut by_sandbox = HashMap::new();
-    let mut by_id = HashMap::new();
     let mut by_directory = Vec::new();
+    let mut leaders = HashMap::new();
+    let mut namespaces = HashSet::new();
     for (index, target) in targets.iter().enumerate() {
-        match target {
-            Target::Exec(exec) => {
-                by_marker.insert((EXEC_MARKER, exec.as_bytes()), index);
+        let (marker, value, namespace) = match target {
+            Target::Exec { mark, within } => {
+                let leader = within.as_ref().and_then(|it| it.leader);
+                leaders.extend(leader.map(|leader| (leader, index)));
+                (EXEC_MARKER, mark, within.as_ref().map(|it| it.namespace))
             }
             Target::Sandbox {
                 name,
-                server,
-                id,
                 directory,
                 groups,
             } => {
-                by_sandbox.insert(name.as_bytes(), index);
-                by_id.insert((server.as_bytes(), id.as_bytes()), index);
                 by_directory.push((directory, groups, index));
+                (SANDBOX_MARKER, name, None)
             }
-            Target::Server(server) => {
-                by_marker.insert((SERVER_MARKER, server.as_bytes()), index);
-            }
-        }
+            Target::Server(server) => (SERVER_MARKER, server, None),
+        };
+        namespaces.insert(namespace);
+        by_marker.insert((marker, value.as_bytes()), (index, namespace));
     }
+    let is_everywhere_looked = namespaces.contains(&None);
+    let is_own_namespace_asked = namespaces.len() > usize::from(is_everywhere_looked);
 
     let mut uncertain = false;
     let mut processes = HashMap::new();
@@ -213,6 +245,17 @@ fn pass(targets: &[Target]) -> Seen {
         Err(_) => (Vec::new(), true),
     };
     for pid in pids {
+        let leads = leaders.get(&pid).copied();
+        // Nothing else of the process is read before this: it may be one of many in another sandbox.
+        let namespace = match is_own_namespace_asked {
+            true => pid_namespace(pid),
+            false => None,
+        };
+        let is_looked_at =
+            is_everywhere_looked || leads.is_some() || namespaces.contains(&namespace);
+        if !is_looked_at {
+            continue;
+        }
         let process = match Observed::read(pid, !by_directory.is_empty()) {
             Ok(Some(process)) => process,
             Ok(None) => continue,
@@ -222,21 +265,18 @@ fn pass(targets: &[Target]) -> Seen {
             }
         };
         uncertain |= process.shows_nothing;
-        let markers: Vec<_> = process.markers().collect();
+        let mut markers: Vec<_> = process.markers().collect();
         let is_marked = !markers.is_empty();
+        let exec = markers.iter().find(|(name, _)| *name == EXEC_MARKER);
+        let sandbox = exec.and_then(|(_, exec)| exec.split(|&byte| byte == b'.').next());
+        markers.extend(sandbox.map(|name| (SANDBOX_MARKER, name)));
         let mut own: Vec<usize> = markers
             .iter()
             .filter_map(|marker| by_marker.get(marker).copied())
+            .filter(|(_, within)| within.is_none() || *within == namespace)
+            .map(|(index, _)| index)
+            .chain(leads)
             .collect();
-        let [server, id, exec] = [SERVER_MARKER, SANDBOX_MARKER, EXEC_MARKER].map(|wanted| {
-            let marker = markers.iter().find(|(name, _)| *name == wanted);
-            marker.map(|&(_, value)| value)
-        });
-        let sandbox = exec.and_then(|exec| {
-            let dot = exec.iter().rposition(|&byte| byte == b'.')?;
-            by_sandbox.get(&exec[..dot])
-        });
-        own.extend(sandbox.or_else(|| by_id.get(&(server?, id?))));
         if let Some(cwd) = &process.directory {
             own.extend(
                 by_directory
@@ -244,10 +284,12 @@ fn pass(targets: &[Target]) -> Seen {
                     .filter(|(directory, groups, _)| {
                         cwd.starts_with(directory)
                             && (!process.has_terminal || groups.contains(&process.group))
+                            && is_in(pid, cwd)
                     })
                     .map(|&(_, _, index)| index),
             );
         }
+        own.sort_unstable();
         own.dedup();
         processes.insert(pid, (process.parent, is_marked, own));
     }
@@ -307,6 +349,30 @@ fn pass(targets: &[Target]) -> Seen {
         uncertain: false,
         blind: false,
     }
+}
+
+/// The pid namespace of a process; `None` for one that is gone, or is another user's.
+#[cfg(target_os = "linux")]
+fn pid_namespace(pid: i32) -> Option<PidNamespace> {
+    let file = std::fs::metadata(format!("/proc/{pid}/ns/pid"));
+    file.ok().as_ref().map(PidNamespace::of)
+}
+
+/// Whether a process is in this directory, as its link says. In a mount namespace of its own, a process may have another
+/// directory at that path.
+#[cfg(target_os = "linux")]
+fn is_in(pid: i32, directory: &Path) -> bool {
+    let of = |path: &Path| {
+        let meta = std::fs::metadata(path).ok()?;
+        Some((meta.dev(), meta.ino()))
+    };
+    let process = Path::new("/proc").join(pid.to_string());
+    let is_same = |one: Option<_>, other| one.is_some() && one == other;
+    // In the mount namespace of the server the link is right, also where the directory was removed.
+    is_same(
+        of(&process.join("ns/mnt")),
+        of("/proc/self/ns/mnt".as_ref()),
+    ) || is_same(of(&process.join("cwd")), of(directory))
 }
 
 #[cfg(target_os = "linux")]

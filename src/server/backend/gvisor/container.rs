@@ -24,6 +24,7 @@ const ENDS_WITHIN: Duration = Duration::from_secs(20);
 
 pub(super) struct Container {
     runsc: Arc<Runsc>,
+    /// Random, and unknown to code: the processes of the container are found by it (`Runsc::end`).
     name: String,
     bundle: PathBuf,
     suspected: AtomicBool,
@@ -39,7 +40,7 @@ impl Container {
         marks: &[(&str, &str)],
     ) -> Result<Self, String> {
         let mut command = runsc.command(if image.is_some() { "restore" } else { "run" });
-        command.envs(marks.iter().copied()).process_group(0);
+        command.envs(marks.iter().copied());
         command.args(["--detach", "--bundle"]).arg(bundle);
         if let Some(image) = image {
             command.arg("--image-path").arg(image);

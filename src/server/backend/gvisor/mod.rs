@@ -20,10 +20,7 @@ use std::{
     fs, io,
     os::unix::fs::{PermissionsExt, lchown},
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
 };
 
 use futures::future::BoxFuture;
@@ -43,7 +40,7 @@ use super::{
     },
     files,
     launch::{
-        CodeFile, Ground, Launcher, check, find, make_private, no_directory, search_path,
+        CodeFile, Ground, Launcher, check, find, make_private, mark, no_directory, search_path,
         write_private,
     },
     remove::remove_tree,
@@ -79,8 +76,6 @@ struct Shared {
     confines: Confines,
     hidden: Vec<PathBuf>,
     runsc: Arc<Runsc>,
-    /// How many containers there were.
-    containers: AtomicU64,
 }
 
 impl GvisorBackend {
@@ -102,7 +97,6 @@ impl GvisorBackend {
                 runsc: Arc::new(Runsc::new(binary, &options, &records)),
                 confines: options.confines,
                 hidden,
-                containers: AtomicU64::new(0),
             }),
         };
         backend.try_out().await?;
@@ -127,7 +121,7 @@ impl GvisorBackend {
         let ground = &self.shared.ground;
         let directory = ground.root.join(id.as_str());
         let sandbox = GvisorSandbox {
-            launcher: Launcher::new(id.clone(), directory.clone(), ground.clone()),
+            launcher: Launcher::new(id.clone(), directory.clone(), ground.clone())?,
             directory,
             shared: self.shared.clone(),
             container: Mutex::new(None),
@@ -239,7 +233,7 @@ impl BackendSandbox for GvisorSandbox {
                 format!("{SOURCE_INSIDE}/{name}"),
                 format!("{CODE_INSIDE}/{name}"),
             );
-            let exec = self.launcher.exec(number);
+            let exec = self.launcher.exec().map_err(|error| error.to_string())?;
             let marks = self.launcher.marks(&exec);
             let env = job.env.iter().map(|(name, value)| (&**name, &**value));
             let env: Vec<_> = env.chain(marks).collect();
@@ -252,7 +246,7 @@ impl BackendSandbox for GvisorSandbox {
             command.envs(marks);
             let started = self
                 .launcher
-                .spawn(command, (code, description), exec.clone())
+                .spawn(command, (code, description), exec.clone(), None)
                 .map_err(|error| format!("Failed to start {interpreter}: {error}"))?;
             Ok(Started {
                 process: Box::new(GvisorProcess {
@@ -353,14 +347,12 @@ impl GvisorSandbox {
         }
         let memory = self.memory();
         let image = memory.exists().then_some(&*memory);
-        let number = self.shared.containers.fetch_add(1, Ordering::Relaxed);
-        let exec = self.launcher.exec(0);
+        let marked = || Ok((mark()?, self.launcher.exec()?));
+        let (name, exec) = marked().map_err(|error: io::Error| error.to_string())?;
         let marks = self.launcher.marks(&exec);
-        let [server, ..] = marks;
         let started = Container::start(
             self.shared.runsc.clone(),
-            // No other on this machine is called like that, of whichever server; nor begins like that, which would do for `runsc`.
-            format!("{}.{number:016x}", server.1),
+            name,
             &self.directory.join(BUNDLE),
             image,
             &marks,

@@ -5,7 +5,6 @@ use std::{
     fs,
     io::{self, Read, Seek, SeekFrom},
     path::{Path, PathBuf},
-    process::Stdio,
     sync::Arc,
     time::Duration,
 };
@@ -20,7 +19,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::super::{confine::PATH, sweep::pids};
+use super::super::{confine::PATH, spawn, sweep::pids};
 use crate::{
     protocol::excerpt,
     server::{choice::GvisorOptions, store::blocking},
@@ -79,15 +78,8 @@ impl Runsc {
 
     /// A call of a subcommand, whose arguments are to be added.
     pub(super) fn command(&self, subcommand: &str) -> Command {
-        let mut command = Command::new(&self.binary);
-        command
-            .args(&self.flags)
-            .arg(subcommand)
-            .env_clear()
-            .env("PATH", PATH)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null());
+        let mut command = spawn::command(&self.binary);
+        command.args(&self.flags).arg(subcommand).env("PATH", PATH);
         command
     }
 

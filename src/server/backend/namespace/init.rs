@@ -13,11 +13,14 @@ use std::{
 
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, BufReader},
-    process::{Child, ChildStdin, Command},
+    process::{Child, ChildStdin},
     time::{sleep, timeout},
 };
 
-use super::super::sweep::parse_stat;
+use super::super::{
+    spawn,
+    sweep::{PidNamespace, parse_stat},
+};
 use crate::protocol::excerpt;
 
 /// Longest time that namespaces may take to be made: a tenth of a second, or far more where a machine does much else.
@@ -87,18 +90,20 @@ while read -r _ _ _ _ place options _; do
 done < /proc/self/mountinfo
 for path; do mount -c -t tmpfs -o ro,mode=555,size=4k,nosuid,nodev,noexec hidden ".$path"; done
 mount -c -t proc -o nosuid,nodev,noexec proc proc
-mount -c -t tmpfs -o mode=755,size=64k,nosuid,noexec dev dev
+mount -c -t tmpfs -o mode=755,size=64k,nr_inodes=64,nosuid,noexec dev dev
 for device in null zero full random urandom; do
   : > "dev/$device"
   mount -c --bind "/dev/$device" "dev/$device"
 done
+# They list keys of the whole machine.
+for file in keys key-users; do [ ! -e "proc/$file" ] || mount -c --bind dev/null "proc/$file"; done
 ln -s /proc/self/fd dev/fd
 ln -s /proc/self/fd/0 dev/stdin
 ln -s /proc/self/fd/1 dev/stdout
 ln -s /proc/self/fd/2 dev/stderr
 mkdir dev/shm
-mount -c -t tmpfs -o mode=1777,size=64m,nosuid,nodev shm dev/shm
-mount -c -t tmpfs -o mode=755,size=1m,nosuid,nodev run run
+mount -c -t tmpfs -o mode=1777,size=64m,nr_inodes=16k,nosuid,nodev shm dev/shm
+mount -c -t tmpfs -o mode=755,size=1m,nr_inodes=1k,nosuid,nodev run run
 mkdir run/code
 mount -c --bind ../home home/sandbox
 mount -c --bind ../tmp tmp
@@ -163,6 +168,14 @@ impl Namespaces {
             .map(Self)
     }
 
+    /// The one of its processes.
+    pub(super) fn pid(&self) -> io::Result<PidNamespace> {
+        let mut files = self.0.iter();
+        let file = files.find(|(option, _)| *option == "--pid");
+        let (_, file) = file.ok_or(io::ErrorKind::NotFound)?;
+        Ok(PidNamespace::of(&file.metadata()?))
+    }
+
     /// The arguments of `nsenter` by which a process comes here. This must be kept until it has: then others are opened at
     /// these numbers.
     pub(super) fn enter(&self) -> impl Iterator<Item = String> + use<'_> {
@@ -184,7 +197,7 @@ impl Init {
     ) -> Result<Self, String> {
         let mut command = match user {
             Some(user) => {
-                let mut command = Command::new(&tools.setpriv);
+                let mut command = spawn::command(&tools.setpriv);
                 command
                     .arg(format!("--reuid={user}"))
                     .arg(format!("--regid={user}"))
@@ -192,7 +205,7 @@ impl Init {
                     .arg(&tools.unshare);
                 command
             }
-            None => Command::new(&tools.unshare),
+            None => spawn::command(&tools.unshare),
         };
         command.args(["--user", "--map-root-user", "--mount", "--pid", "--fork"]);
         command.args(["--kill-child=KILL", "--ipc", "--uts"]);
@@ -205,15 +218,14 @@ impl Init {
             .args(readable)
             .arg("--")
             .args(hidden)
-            .env_clear()
             .env("PATH", tools.path)
             .env("LANG", "C.UTF-8")
             .current_dir(directory)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
-            .process_group(0)
             .kill_on_drop(true);
+        spawn::deny_keys(&mut command);
         let mut child = command
             .spawn()
             .map_err(|error| format!("cannot run {}: {error}", tools.unshare.display()))?;

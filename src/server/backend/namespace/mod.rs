@@ -25,7 +25,7 @@ use std::{
 };
 
 use futures::future::BoxFuture;
-use nix::sys::resource::{Resource, getrlimit};
+use rustix::process::Resource;
 use tokio::{
     process::Command,
     sync::{Mutex, Semaphore},
@@ -41,7 +41,7 @@ use super::{
     },
     files,
     launch::{CodeFile, Ground, Launcher, check, find, no_directory},
-    without_memory,
+    spawn, without_memory,
 };
 use crate::{
     protocol::{SandboxId, excerpt},
@@ -170,7 +170,7 @@ impl NamespaceBackend {
             FIRST_USER + number % USERS
         });
         let sandbox = NamespaceSandbox {
-            launcher: Launcher::new(id.clone(), directory.clone(), ground.clone()),
+            launcher: Launcher::new(id.clone(), directory.clone(), ground.clone())?,
             directory,
             user,
             shared: self.shared.clone(),
@@ -241,7 +241,7 @@ impl BackendSandbox for NamespaceSandbox {
             let number = self.launcher.next();
             let code = CodeFile::new(&self.directory.join(CODE), job.language, number);
             let environment = CodeFile(code.0.with_extension("env"));
-            let exec = self.launcher.exec(number);
+            let exec = self.launcher.exec().map_err(|error| error.to_string())?;
             let marks = self.launcher.marks(&exec);
             let env = job.env.iter().map(|(name, value)| (&**name, &**value));
             let pairs: Vec<_> = env
@@ -265,8 +265,10 @@ impl BackendSandbox for NamespaceSandbox {
                 .arg(inside(&code))
                 .args(&job.args)
                 .envs(marks);
+            let pid_namespace = namespaces.pid().map_err(|error| error.to_string())?;
+            let needs = (code, environment, namespaces);
             self.launcher
-                .spawn(command, (code, environment, namespaces), exec.clone())
+                .spawn(command, needs, exec.clone(), Some(pid_namespace))
                 .map_err(|error| format!("Failed to start {}: {error}", interpreter.display()))
         })
     }
@@ -332,12 +334,12 @@ impl NamespaceSandbox {
         let confines = &self.shared.confines;
         let mut command = match self.user {
             Some(_) => {
-                let mut command = Command::new(&tools.setpriv);
+                let mut command = spawn::command(&tools.setpriv);
                 command.args(["--clear-groups", "--"]).arg(&tools.nsenter);
                 command
             }
             None => {
-                let mut command = Command::new(&tools.nsenter);
+                let mut command = spawn::command(&tools.nsenter);
                 command.arg("--preserve-credentials");
                 command
             }
@@ -346,14 +348,10 @@ impl NamespaceSandbox {
         command
             .args(["--no-fork", "--"])
             .arg(&tools.prlimit)
-            .arg(limit("data", Resource::RLIMIT_DATA, confines.memory_bytes))
-            .arg(limit("nproc", Resource::RLIMIT_NPROC, confines.processes))
-            .arg(limit("fsize", Resource::RLIMIT_FSIZE, confines.file_bytes))
-            .arg(limit(
-                "nofile",
-                Resource::RLIMIT_NOFILE,
-                confines.open_files,
-            ))
+            .arg(limit("data", Resource::Data, confines.memory_bytes))
+            .arg(limit("nproc", Resource::Nproc, confines.processes))
+            .arg(limit("fsize", Resource::Fsize, confines.file_bytes))
+            .arg(limit("nofile", Resource::Nofile, confines.open_files))
             .args(["--core=0", "--"])
             .arg(&tools.perl)
             .args(["-e", WAIT, "--"])
@@ -375,7 +373,8 @@ impl NamespaceSandbox {
                 .arg(&tools.perl)
                 .args(["-e", WITH_ENVIRONMENT, "--", environment]);
         }
-        command.env_clear().envs(ENVIRONMENT);
+        command.envs(ENVIRONMENT);
+        spawn::deny_keys(&mut command);
         Ok((command, namespaces))
     }
 
@@ -420,8 +419,8 @@ impl NamespaceSandbox {
     }
 }
 
-/// An argument of `prlimit`. A limit that this process has itself cannot be exceeded.
+/// An argument of `prlimit`. It cannot raise the hard limit that the process starts with.
 fn limit(name: &str, resource: Resource, wanted: u64) -> String {
-    let most = getrlimit(resource).map_or(wanted, |(_, hard)| wanted.min(hard));
+    let most = spawn::hard_limit(resource).map_or(wanted, |hard| wanted.min(hard));
     format!("--{name}={most}")
 }

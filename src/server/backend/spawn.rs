@@ -1,0 +1,423 @@
+//! [`command`]: starts every process of the server, code and helpers alike, from the same state.
+//!
+//! A process inherits much more than its arguments from the one that starts it: file descriptors, signal
+//! dispositions, the terminal, limits, keys. How the server was started must not reach code, so `clean`
+//! resets all of that between fork and exec. The table in [`server`](crate::server) lists the result.
+//!
+//! `clean` runs in the forked child of a process with several threads, where locks may be held by threads
+//! that no longer exist. So it makes system calls and nothing else: no allocation, no lock, no panic.
+
+#![expect(
+    unsafe_code,
+    reason = "only unsafe code can run between fork and exec; this is the one file that may"
+)]
+
+#[cfg(target_os = "linux")]
+mod filter;
+
+use std::{
+    ffi::OsStr,
+    io,
+    os::unix::process::CommandExt,
+    process::{Command, Stdio},
+};
+
+use nix::libc;
+
+/// A command whose process starts clean: no environment, working directory `/`, and `/dev/null` for its input and
+/// output, until the caller says otherwise.
+pub(in crate::server) fn command(program: impl AsRef<OsStr>) -> tokio::process::Command {
+    blocking_command(program).into()
+}
+
+/// [`command`] for callers without a runtime.
+pub(in crate::server) fn blocking_command(program: impl AsRef<OsStr>) -> Command {
+    // The process inherits the keyring of this thread. An error is reported by `own_keyring`, to the backend
+    // that depends on it.
+    #[cfg(target_os = "linux")]
+    let _ = own_keyring();
+    let mut command = Command::new(program);
+    command
+        .env_clear()
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    // SAFETY: `clean` only makes system calls (see the top of this file).
+    unsafe { command.pre_exec(clean) };
+    command
+}
+
+/// Resets what the process has inherited. Runs in the child, after its input and output are in place.
+fn clean() -> io::Result<()> {
+    // A session of its own: no terminal, and a process group with the number of this process.
+    nix::unistd::setsid()?;
+    reset_signals();
+    #[cfg(target_os = "linux")]
+    linux::clean()?;
+    #[cfg(not(target_os = "linux"))]
+    other::clean();
+    Ok(())
+}
+
+#[cfg(target_os = "linux")]
+fn reset_signals() {
+    // glibc refuses the two signals that it uses itself, so the kernel is called directly. Zeros are `SIG_DFL`,
+    // no flags and an empty mask, in the layout of every architecture.
+    let zeros = [0_u64; 8];
+    let size = 8_usize;
+    for signal in 1..=64_usize {
+        // SAFETY: the kernel reads one `sigaction`, at most 32 bytes, from `zeros` and writes nothing. It refuses
+        // SIGKILL and SIGSTOP, which are always at their default.
+        unsafe {
+            let none = std::ptr::null_mut::<u64>();
+            libc::syscall(libc::SYS_rt_sigaction, signal, zeros.as_ptr(), none, size);
+        }
+    }
+    let how = libc::SIG_SETMASK as usize;
+    // SAFETY: the kernel reads `size` bytes from `zeros` and writes nothing.
+    unsafe {
+        let none = std::ptr::null_mut::<u64>();
+        libc::syscall(libc::SYS_rt_sigprocmask, how, zeros.as_ptr(), none, size);
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn reset_signals() {
+    for signal in 1..32 {
+        // SAFETY: async-signal-safe; an invalid number is an error that changes nothing.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+    let _ = nix::sys::signal::SigSet::empty().thread_set_mask();
+}
+
+#[cfg(target_os = "linux")]
+pub(super) use linux::{deny_keys, hard_limit, own_keyring};
+
+#[cfg(target_os = "linux")]
+mod linux {
+    use std::{
+        io,
+        mem::MaybeUninit,
+        num::NonZeroU64,
+        os::fd::{AsRawFd, BorrowedFd},
+    };
+
+    use nix::libc;
+    use rustix::{
+        fs::{Mode, OFlags, RawDir, open},
+        io::{Errno, FdFlags, fcntl_setfd, read, write},
+        process::{
+            Resource, Rlimit, getpriority_process, getrlimit, setpriority_process, setrlimit, umask,
+        },
+        thread::{
+            CapabilitySet, capabilities, clear_ambient_capability_set, set_capabilities,
+            set_current_timer_slack, set_no_new_privs, set_thread_groups,
+        },
+    };
+
+    use super::filter;
+
+    const MIB: u64 = 1 << 20;
+    const UNLIMITED: Option<u64> = None;
+
+    /// The limits of every process, soft and hard: those of a login on a usual system.
+    const LIMITS: [(Resource, Option<u64>, Option<u64>); 16] = [
+        (Resource::As, UNLIMITED, UNLIMITED),
+        (Resource::Core, Some(0), Some(0)),
+        (Resource::Cpu, UNLIMITED, UNLIMITED),
+        (Resource::Data, UNLIMITED, UNLIMITED),
+        (Resource::Fsize, UNLIMITED, UNLIMITED),
+        (Resource::Locks, UNLIMITED, UNLIMITED),
+        (Resource::Memlock, Some(8 * MIB), Some(8 * MIB)),
+        (Resource::Msgqueue, Some(819_200), Some(819_200)),
+        (Resource::Nice, Some(0), Some(0)),
+        (Resource::Nofile, Some(1_024), Some(524_288)),
+        (Resource::Nproc, UNLIMITED, UNLIMITED),
+        (Resource::Rss, UNLIMITED, UNLIMITED),
+        (Resource::Rtprio, Some(0), Some(0)),
+        (Resource::Rttime, UNLIMITED, UNLIMITED),
+        (Resource::Sigpending, UNLIMITED, UNLIMITED),
+        (Resource::Stack, Some(8 * MIB), UNLIMITED),
+    ];
+
+    /// The default of the kernel, in nanoseconds.
+    const TIMER_SLACK: u64 = 50_000;
+
+    pub(super) fn clean() -> io::Result<()> {
+        umask(Mode::from_raw_mode(0o022));
+        close_on_exec()?;
+        for (resource, soft, hard) in LIMITS {
+            let limit = limit(soft, hard, getrlimit(resource).maximum);
+            setrlimit(resource, limit)?;
+        }
+        reset_privileges()?;
+        reset_scheduling()?;
+        reset_personality()?;
+        reset_oom_score()
+    }
+
+    /// A limit that does not exceed the hard limit of the server: an administrator may have set that.
+    fn limit(soft: Option<u64>, hard: Option<u64>, most: Option<u64>) -> Rlimit {
+        let least = |one: Option<u64>, other: Option<u64>| match (one, other) {
+            (Some(one), Some(other)) => Some(one.min(other)),
+            (one, other) => one.or(other),
+        };
+        let hard = least(hard, most);
+        Rlimit {
+            current: least(soft, hard),
+            maximum: hard,
+        }
+    }
+
+    /// The hard limit of the processes that are started here; `None` for no limit.
+    pub(in super::super) fn hard_limit(resource: Resource) -> Option<u64> {
+        let most = getrlimit(resource).maximum;
+        let row = LIMITS.iter().find(|(it, ..)| *it == resource);
+        limit(None, row.and_then(|&(_, _, hard)| hard), most).maximum
+    }
+
+    /// Marks every descriptor above 2, so that exec closes it. They stay open until then: by one of them std
+    /// reports an exec that failed.
+    fn close_on_exec() -> io::Result<()> {
+        let (first, last) = (3_usize, u32::MAX as usize);
+        let flags = libc::CLOSE_RANGE_CLOEXEC as usize;
+        // SAFETY: takes numbers alone, and closes nothing with this flag.
+        match unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) } {
+            0 => Ok(()),
+            // Linux before 5.11 lacks it, and filters of system calls of that time refuse it.
+            _ => close_on_exec_one_by_one(),
+        }
+    }
+
+    pub(super) fn close_on_exec_one_by_one() -> io::Result<()> {
+        let flags = OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let directory = open(c"/proc/self/fd", flags, Mode::empty())?;
+        let mut buffer = [MaybeUninit::uninit(); 4_096];
+        let mut entries = RawDir::new(&directory, &mut buffer);
+        while let Some(entry) = entries.next() {
+            let name = entry?.file_name().to_str().ok().map(str::parse::<i32>);
+            let Some(Ok(number)) = name else { continue };
+            if number > 2 && number != directory.as_raw_fd() {
+                // SAFETY: `/proc` has just named it, and this process has no other thread that could close it.
+                let descriptor = unsafe { BorrowedFd::borrow_raw(number) };
+                fcntl_setfd(descriptor, FdFlags::CLOEXEC)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Supplementary groups, where this process may drop them, and capabilities that exec would pass on.
+    fn reset_privileges() -> io::Result<()> {
+        match set_thread_groups(&[]) {
+            // Only root may. The groups of other users are their own, on the host as at a login.
+            Ok(()) | Err(Errno::PERM) => {}
+            Err(error) => return Err(error.into()),
+        }
+        match clear_ambient_capability_set() {
+            // Linux before 4.3 has no such set.
+            Ok(()) | Err(Errno::INVAL) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let mut sets = capabilities(None)?;
+        sets.inheritable = CapabilitySet::empty();
+        Ok(set_capabilities(None, sets)?)
+    }
+
+    /// Never better than normal. What is worse stays: a low priority may be meant to bound the server.
+    fn reset_scheduling() -> io::Result<()> {
+        let this = 0_usize;
+        // SAFETY: takes a number alone.
+        let policy = unsafe { libc::syscall(libc::SYS_sched_getscheduler, this) };
+        let policy = policy & !libc::c_long::from(libc::SCHED_RESET_ON_FORK);
+        let real_time = [libc::SCHED_FIFO, libc::SCHED_RR, libc::SCHED_DEADLINE];
+        if real_time.map(libc::c_long::from).contains(&policy) {
+            let (normal, priority) = (libc::SCHED_OTHER as usize, 0 as libc::c_int);
+            // SAFETY: the kernel reads one `sched_param`, which is an int.
+            let set = unsafe {
+                libc::syscall(
+                    libc::SYS_sched_setscheduler,
+                    this,
+                    normal,
+                    &raw const priority,
+                )
+            };
+            succeeded(set)?;
+        }
+        if getpriority_process(None)? < 0 {
+            setpriority_process(None, 0)?;
+        }
+        set_current_timer_slack(NonZeroU64::new(TIMER_SLACK))?;
+        reset_io_priority()
+    }
+
+    fn reset_io_priority() -> io::Result<()> {
+        const WHO_PROCESS: usize = 1;
+        const REAL_TIME: libc::c_long = 1;
+        const BEST_EFFORT: libc::c_long = 2;
+        const NORMAL_LEVEL: libc::c_long = 4;
+        // SAFETY: takes numbers alone.
+        let priority = unsafe { libc::syscall(libc::SYS_ioprio_get, WHO_PROCESS, 0_usize) };
+        // Where the call is not to be had (-1), no class is one of those.
+        let (class, level) = (priority >> 13, priority & 7);
+        if class == REAL_TIME || class == BEST_EFFORT && level < NORMAL_LEVEL {
+            // SAFETY: takes numbers alone.
+            let set = unsafe { libc::syscall(libc::SYS_ioprio_set, WHO_PROCESS, 0_usize, 0_usize) };
+            succeeded(set)?;
+        }
+        Ok(())
+    }
+
+    /// Without it, `setarch -R` on the server would turn off the randomisation of addresses for code.
+    fn reset_personality() -> io::Result<()> {
+        const QUERY: usize = 0xffff_ffff;
+        // SAFETY: takes a number alone.
+        let current = unsafe { libc::syscall(libc::SYS_personality, QUERY) };
+        if current > 0 {
+            // SAFETY: takes a number alone.
+            succeeded(unsafe { libc::syscall(libc::SYS_personality, 0_usize) })?;
+        }
+        Ok(())
+    }
+
+    /// A server that the out-of-memory killer spares (`OOMScoreAdjust=-900`) starts code that it does not spare.
+    fn reset_oom_score() -> io::Result<()> {
+        let file = match open(
+            c"/proc/self/oom_score_adj",
+            OFlags::RDWR | OFlags::CLOEXEC,
+            Mode::empty(),
+        ) {
+            Ok(file) => file,
+            // No `/proc`, or one that this process may only read.
+            Err(Errno::NOENT | Errno::ACCESS | Errno::ROFS) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        };
+        let mut score = [0; 16];
+        let length = read(&file, &mut score)?;
+        // A score that is not better is written as well: written by root, it is the lowest that code can set again.
+        let score = match score.get(..length) {
+            Some([b'-', ..]) | None => b"0",
+            Some(score) => score,
+        };
+        write(&file, score)?;
+        Ok(())
+    }
+
+    fn succeeded(result: libc::c_long) -> io::Result<()> {
+        match result {
+            -1 => Err(io::Error::last_os_error()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Gives the current thread a session keyring of its own, once: the processes that it starts share that one, and
+    /// cannot reach the keys of the user who started the server. One key for each server, not for each process: a
+    /// user has 200 by default. The error says why this user's keys would be within reach.
+    pub(in super::super) fn own_keyring() -> Result<(), String> {
+        std::thread_local! {
+            static JOINED: Result<(), String> = join_keyring();
+        }
+        JOINED.with(Clone::clone)
+    }
+
+    fn join_keyring() -> Result<(), String> {
+        let keyctl = |operation: u32, argument: i64| {
+            let (operation, argument) = (operation as usize, argument as isize);
+            // SAFETY: neither operation writes to memory; a null pointer asks for a keyring without a name.
+            succeeded(unsafe { libc::syscall(libc::SYS_keyctl, operation, argument, 0_usize) })
+        };
+        let Err(error) = keyctl(libc::KEYCTL_JOIN_SESSION_KEYRING, 0) else {
+            return Ok(());
+        };
+        let session = i64::from(libc::KEY_SPEC_SESSION_KEYRING);
+        let is_refused =
+            |error: io::Error| matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EPERM));
+        // A kernel without keys, or a container whose filter refuses the calls: code inherits that filter.
+        if keyctl(libc::KEYCTL_GET_KEYRING_ID, session).is_err_and(is_refused) {
+            return Ok(());
+        }
+        Err(match error.raw_os_error() {
+            Some(libc::EDQUOT) => "the server cannot have a session keyring of its own, and code would reach the keys of this user: \
+                 this user has as many keys as the kernel allows (`kernel.keys.maxkeys`; `/proc/keys` lists them)"
+                .to_owned(),
+            _ => format!(
+                "the server cannot have a session keyring of its own, and code would reach the keys of this user: {error}"
+            ),
+        })
+    }
+
+    /// Denies the process and its descendants the kernel's keys: `add_key`, `request_key` and `keyctl` fail as on a
+    /// kernel that has none. Sandboxes of one user could otherwise name each other's keys, and the user's own.
+    ///
+    /// The process gets no privileges by exec from then on (`no_new_privs`), without which only root may do this.
+    pub(in super::super) fn deny_keys(command: &mut tokio::process::Command) {
+        // SAFETY: `install_filter` makes two system calls.
+        unsafe { command.pre_exec(install_filter) };
+    }
+
+    fn install_filter() -> io::Result<()> {
+        set_no_new_privs(true)?;
+        let program = libc::sock_fprog {
+            len: filter::NO_KEYS.len() as libc::c_ushort,
+            filter: filter::NO_KEYS.as_ptr().cast_mut(),
+        };
+        let operation = libc::SECCOMP_SET_MODE_FILTER as usize;
+        // Without this flag, older kernels slow down every process with a filter.
+        let flags = libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW as usize;
+        // SAFETY: the kernel reads the program, whose length is that of the array, and writes nothing.
+        succeeded(unsafe { libc::syscall(libc::SYS_seccomp, operation, flags, &raw const program) })
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+mod other {
+    use nix::{libc, sys::resource};
+
+    /// Most descriptors that are looked at, where the limit is higher.
+    const MAX_DESCRIPTORS: u64 = 65_536;
+
+    pub(super) fn clean() {
+        // SAFETY: takes a number alone.
+        unsafe { libc::umask(0o022) };
+        let _ = resource::setrlimit(resource::Resource::RLIMIT_CORE, 0, 0);
+        let limit = resource::getrlimit(resource::Resource::RLIMIT_NOFILE);
+        let limit = limit.map_or(MAX_DESCRIPTORS, |(soft, _)| soft.min(MAX_DESCRIPTORS));
+        for descriptor in 3..limit as libc::c_int {
+            // SAFETY: takes numbers alone; one that is not open is an error that changes nothing.
+            unsafe { libc::fcntl(descriptor, libc::F_SETFD, libc::FD_CLOEXEC) };
+        }
+    }
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use rustix::{
+        io::{FdFlags, fcntl_getfd},
+        process::Resource,
+    };
+
+    use super::*;
+
+    #[test]
+    fn descriptors_close_on_exec_without_close_range() {
+        let (one, _other) = std::os::unix::net::UnixStream::pair().unwrap();
+        rustix::io::fcntl_setfd(&one, FdFlags::empty()).unwrap();
+        linux::close_on_exec_one_by_one().unwrap();
+        assert!(fcntl_getfd(&one).unwrap().contains(FdFlags::CLOEXEC));
+    }
+
+    #[test]
+    fn a_program_that_is_missing_is_an_error() {
+        let error = blocking_command("/no/program").spawn().unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn hard_limits_are_those_that_a_process_starts_with() {
+        let mut command = blocking_command("/bin/sh");
+        let command = command.args(["-c", "ulimit -Hn"]).stdout(Stdio::piped());
+        let said = command.output().unwrap().stdout;
+        let expected = hard_limit(Resource::Nofile).unwrap().to_string();
+        assert_eq!(String::from_utf8(said).unwrap().trim(), expected);
+    }
+}
