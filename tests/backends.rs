@@ -161,6 +161,24 @@ print('stopped after', written >> 20)";
     }
 }
 
+/// Each name takes memory of the kernel, whatever the files hold.
+#[actix::test]
+async fn the_number_of_files_in_memory_is_bounded() {
+    let code = "import os
+open('/dev/shm/file', 'w').close()
+for number in range(150_000):
+    try: os.link('/dev/shm/file', f'/dev/shm/{number}')
+    except OSError as error: print('stopped:', error.strerror, number < 20_000); break";
+    let namespace = [Backend::Namespace(NamespaceOptions::default())];
+    for server in of(namespace, |it| it).await {
+        let sandbox = Sandbox::create(server.url()).await.unwrap();
+        let output = within("the code", sandbox.run(Language::Python, code));
+        let said = output.await.unwrap().stdout;
+        assert_eq!(said, "stopped: No space left on device True\n");
+        server.stop().await;
+    }
+}
+
 #[actix::test]
 async fn a_directory_that_is_made_readable_is_read_and_no_other() {
     let shown = tempfile::Builder::new()

@@ -41,7 +41,8 @@
 //! reason and nothing half left over; and whoever kills the sandbox that filled it has it free again. Put
 //! [`ServerBuilder::directory`] on a disk of its own. The limit on memory is one on each
 //! process, not on the sandbox, and in a namespace on what a process allocates: **not on memory that it shares** (`memfd`, shared
-//! mappings). Files in memory (`/dev/shm`) are bounded, by 64 MiB. Host and namespace share the kernel of this machine: a hole in it is a
+//! mappings). Files in memory (`/dev/shm`) are bounded, by 64 MiB, and in a
+//! namespace by 16,384 names. Host and namespace share the kernel of this machine: a hole in it is a
 //! way out.
 //!
 //! With `namespace` and `gvisor` the working directory is `/home/sandbox`, temporary files are in `/tmp`, and of this machine's
@@ -53,11 +54,39 @@
 //! has (20221219) does not serve the calls of its own `ls` and `stat` (`Invalid argument`), later ones do; and
 //! later ones (20240729 was tried) end at a restore what was started by an exec.
 //!
+//! # What code starts with
+//!
+//! Code starts from the same state, however the server was started: by a shell with open files, under `nohup`, in a
+//! terminal, by systemd, or inside another program. The helper processes of the server start from it, too.
+//!
+//! | | host | namespace | gvisor |
+//! | --- | --- | --- | --- |
+//! | file descriptors | 0, 1 and 2, each a pipe | the same | the same |
+//! | signals | every disposition at its default, none blocked | the same | the same |
+//! | terminal | none, in a session of its own | the same | none |
+//! | keys of the kernel | a session keyring of the server's, empty at first; the user's other keyrings | none: the calls fail | none: the calls fail |
+//! | umask | 022 | the same | the same |
+//! | limits | see below | the same, then those of [`NamespaceOptions`] | those of [`GvisorOptions`] |
+//! | supplementary groups | none if the server is root, else those of its user | the same | none |
+//! | ambient and inheritable capabilities | none | none | none |
+//! | scheduling | normal policy, I/O priority and timer slack; niceness and out-of-memory score not below 0 | the same | gVisor's own |
+//! | address randomisation (personality) | on | on | gVisor's own |
+//! | environment | the variables below | the same | the same |
+//!
+//! - The limits are: no core dumps, a stack of 8 MiB, 1,024 open files (hard limit 524,288), 8 MiB of locked memory,
+//!   819,200 bytes of message queues, no raised priority, everything else unlimited. A lower hard limit of the server holds.
+//! - Some bounds of the server stay in force on purpose: a positive niceness or out-of-memory score, the idle and batch
+//!   policies, CPU affinity, and its cgroup.
+//! - The environment has `LANG`, `HOME`, `TMPDIR`, `PYTHONUNBUFFERED`, and `PATH`, which is that of the server on the host and
+//!   fixed elsewhere. `ACTIX_SANDBOX_ID` is the id of the sandbox.
+//! - The server finds the processes of a sandbox by `ACTIX_SANDBOX_SERVER`, `ACTIX_SANDBOX_NAME` and `ACTIX_SANDBOX_EXEC`. The
+//!   values are random, so that code cannot guess those of another sandbox. In a namespace, kills look only at the processes of
+//!   that sandbox. On the host, code can read the values of other sandboxes from `/proc`, and a process that carries them is
+//!   killed with those.
+//!
 //! # How a sandbox runs
 //!
-//! - `python` and `bash` run with the `python3` and `bash` of this machine, each in a process group of
-//!   its own, with a clean environment: `PATH`, `LANG`, `HOME`, `TMPDIR`, `PYTHONUNBUFFERED`, and the
-//!   markers `ACTIX_SANDBOX_…` by which the server finds its processes again.
+//! - `python` and `bash` run with the `python3` and `bash` of this machine, each exec in a process group of its own.
 //! - Each sandbox has a directory of its own; the working directory is `HOME`. Files, and processes in
 //!   the background, live as long as the sandbox.
 //! - Output comes as it is written; pieces within about a millisecond leave as one message. What is

@@ -174,6 +174,7 @@ pub(super) fn roots(parent: &Path) -> io::Result<Vec<PathBuf>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::server::backend::spawn;
 
     fn abandoned(parent: &Path) -> io::Result<Vec<Abandoned>> {
         let found = roots(parent)?.into_iter();
@@ -209,7 +210,7 @@ mod tests {
         let mounted = root.path.join("zz");
         fs::create_dir(&mounted).unwrap();
         let mount = |program: &str, arguments: &[&str]| {
-            let mut command = std::process::Command::new(program);
+            let mut command = spawn::blocking_command(program);
             let output = command.args(arguments).arg(&mounted).output();
             output.is_ok_and(|output| output.status.success())
         };
@@ -262,7 +263,7 @@ mod tests {
         std::os::unix::fs::symlink(&elsewhere, &owner).unwrap();
         assert_eq!(abandoned(parent.path()).unwrap().len(), 0);
         fs::remove_file(&owner).unwrap();
-        let made = std::process::Command::new("mkfifo").arg(&owner).status();
+        let made = spawn::blocking_command("mkfifo").arg(&owner).status();
         assert!(made.unwrap().success());
         assert_eq!(abandoned(parent.path()).unwrap().len(), 0);
         fs::remove_file(&owner).unwrap();
