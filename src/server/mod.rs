@@ -113,6 +113,7 @@ mod local;
 mod manager;
 mod named;
 mod output;
+mod private;
 mod root;
 mod routes;
 mod sandbox;
