@@ -181,7 +181,7 @@ async fn archives_that_exceed_a_limit_are_refused_and_leave_nothing() {
         client.until("close 1000").await;
         let file = entries(&place.state().join("checkpoints")).remove(0);
         let head = zstd::decode_all(fs::File::open(&file).unwrap()).unwrap();
-        let head = &head[..head.windows(5).position(|it| it == b"home/").unwrap()];
+        let head = &head[..head.windows(5).position(|it| it == b"home\0").unwrap()];
         let head = zstd::encode_all(head, 1).unwrap();
         let evil = fs::read(place.snapshot(name)).unwrap();
         fs::write(&file, [head, evil].concat()).unwrap();
