@@ -12,6 +12,7 @@ use std::{
 };
 
 use nix::{libc, unistd::geteuid};
+use tempfile::NamedTempFile;
 
 /// Permission bits by which others than the owner may write.
 const WRITABLE_BY_OTHERS: u32 = 0o022;
@@ -74,6 +75,16 @@ pub(super) fn ensure(path: &Path) -> io::Result<()> {
         0o700 => Ok(()),
         _ => fs::set_permissions(path, Permissions::from_mode(0o700)),
     }
+}
+
+/// A new file with mode 0600, whatever the umask, which is removed when it is dropped.
+pub(super) fn unfinished(directory: &Path, prefix: &str) -> io::Result<NamedTempFile> {
+    let file = tempfile::Builder::new()
+        .prefix(prefix)
+        .tempfile_in(directory)?;
+    file.as_file()
+        .set_permissions(Permissions::from_mode(0o600))?;
+    Ok(file)
 }
 
 /// Opens a file to be read. Neither follows a link nor waits for a pipe.

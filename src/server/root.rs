@@ -43,7 +43,7 @@ impl Root {
             .tempdir_in(parent)?;
         // The umask may have taken some of it away.
         fs::set_permissions(root.path(), closed)?;
-        let mut file = tempfile::NamedTempFile::new_in(root.path())?;
+        let mut file = private::unfinished(root.path(), ".unfinished-")?;
         write!(file, "{server}\n{}", Machine::this())?;
         // It has its name only once it is locked, or others would take it for one left behind. One that cannot be locked is
         // nobody's to remove.

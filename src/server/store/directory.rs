@@ -54,9 +54,7 @@ impl Directory {
     /// A small file that is not in its place yet.
     fn written(&self, name: &str, data: &[u8]) -> io::Result<NamedTempFile> {
         let top = name.split('/').next().unwrap_or_default();
-        let mut file = tempfile::Builder::new()
-            .prefix(UNFINISHED)
-            .tempfile_in(self.place(top))?;
+        let mut file = private::unfinished(&self.place(top), UNFINISHED)?;
         file.write_all(data)?;
         Ok(file)
     }

@@ -9,13 +9,14 @@ use std::{
 };
 
 use tar::{Builder, EntryType, Header};
-use tempfile::{NamedTempFile, TempPath};
+use tempfile::TempPath;
 use zstd::Encoder;
 
 use super::{
     super::{tree, turns::Turn},
     Bounds, EXECS, Head, MAX_EXECS_BYTES, MAX_RECORD_BYTES, RECORD, Trees, too_large,
 };
+use crate::server::private;
 
 /// zstd's fastest ordinary level: a sandbox waits for it.
 pub(super) const LEVEL: i32 = 1;
@@ -278,10 +279,7 @@ pub(super) fn is_replaced(error: &io::Error) -> bool {
 /// A new file that only its owner may read, locked for as long as it is written.
 fn begin(directory: &Path, prefix: &str) -> io::Result<(fs::File, TempPath)> {
     loop {
-        let (file, unfinished) = tempfile::Builder::new()
-            .prefix(prefix)
-            .tempfile_in(directory)
-            .map(NamedTempFile::into_parts)?;
+        let (file, unfinished) = private::unfinished(directory, prefix)?.into_parts();
         // Where the storage has no locks its age has to do.
         let _ = file.lock();
         if file.metadata()?.nlink() > 0 {
