@@ -10,6 +10,8 @@
     reason = "a test that cannot go on fails"
 )]
 
+#[path = "common/archives.rs"]
+mod archives;
 mod common;
 
 use std::{
@@ -206,6 +208,13 @@ time.sleep(1000)",
     },
 ];
 
+/// By what is stored; in the order of `stored`.
+const STORED: [&str; 3] = [
+    "an archive in the state with files that the server trusts",
+    "an archive that unpacks to more than `max_archive_size`",
+    "delay the snapshots of others by four without end",
+];
+
 /// Where the small disk is, for the process that has one.
 const SMALL_DISK: &str = "ACTIX_SANDBOX_TEST_SMALL_DISK";
 
@@ -378,6 +387,59 @@ async fn fill(server: &LocalServer, disk: &Path, attack: &Attack) -> bool {
     succeeded
 }
 
+/// Which attacks by what is stored succeed.
+async fn stored(backend: Backend, state: &Path) -> [bool; 3] {
+    let builder = LocalServer::builder()
+        .backend(backend)
+        .state_directory(state);
+    // Both on one state.
+    let limited = builder.clone().max_archive_size(256 << 20).start().await;
+    let (server, limited) = (builder.max_archive_size(1 << 50), limited.unwrap());
+    let server = server.start().await.unwrap();
+    let made = state.join("made-on-the-host");
+    let bundle = archives::bundle_that_makes(&made);
+    let snapshot = |name: &str| state.join(format!("snapshots/{name}.tar.zst"));
+    let entries = [
+        ("home", "DIRTYPE", ""),
+        ("bundle", "DIRTYPE", ""),
+        ("bundle/config.json", "REGTYPE", &*bundle),
+    ];
+    archives::by_hand(&snapshot("trusted"), &entries);
+    archives::bomb(&snapshot("bomb"));
+    let create_from = async |name| {
+        let from = Sandbox::create(limited.url()).filesystem_snapshot_name(name);
+        let created = within("an answer", from).await;
+        if let Ok(sandbox) = &created {
+            let _ = within("the code", sandbox.run(Language::Bash, "true")).await;
+        }
+        created.is_ok()
+    };
+    let trusted = create_from("trusted").await || made.exists();
+    let bomb = create_from("bomb").await;
+
+    let mut endless = Vec::new();
+    for number in 0..4 {
+        let sandbox = Sandbox::create(server.url()).await.unwrap();
+        let code = sandbox.run(Language::Python, archives::ENDLESS).await;
+        assert_eq!(code.unwrap().end, ProcessEnd::Exited(0));
+        let its = sandbox.clone();
+        let name = format!("endless-{number}");
+        let snapshot = actix::spawn(async move { its.snapshot_filesystem(name).await });
+        endless.push((snapshot, sandbox));
+    }
+    let small = Sandbox::create(server.url()).await.unwrap();
+    within("the snapshot", small.snapshot_filesystem("small"))
+        .await
+        .unwrap();
+    let delayed = endless.iter().any(|(snapshot, _)| snapshot.is_finished());
+    for (_, sandbox) in endless {
+        within("the kill", sandbox.kill()).await.unwrap();
+    }
+    server.stop().await;
+    limited.stop().await;
+    [trusted, bomb, delayed]
+}
+
 #[actix::test]
 async fn what_each_backend_stops_is_as_documented() {
     let Some(disk) = small_disk("what_each_backend_stops_is_as_documented") else {
@@ -390,7 +452,8 @@ async fn what_each_backend_stops_is_as_documented() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let mut table = String::from("| | host | namespace | gvisor |\n| --- | --- | --- | --- |\n");
     let attacks = || ATTACKS.iter().chain([&FLOOD]).chain(&FILLS);
-    let mut rows: Vec<_> = attacks().map(|it| format!("| {} ", it.name)).collect();
+    let names = attacks().map(|it| it.name).chain(STORED);
+    let mut rows: Vec<_> = names.map(|name| format!("| {name} ")).collect();
     for (name, backend) in [
         ("host", Backend::Host),
         (
@@ -405,7 +468,7 @@ async fn what_each_backend_stops_is_as_documented() {
         let state = folder.path().join(name);
         let (Some(server), Some(on_disk)) = (
             server(backend.clone(), &state).await,
-            server_on(&disk, backend).await,
+            server_on(&disk, backend.clone()).await,
         ) else {
             return;
         };
@@ -440,6 +503,11 @@ async fn what_each_backend_stops_is_as_documented() {
             };
             assert!(word.starts_with(expected), "{name}: {} was {word}", it.name);
             row.push_str(&format!("| {word} "));
+        }
+        let stored = stored(backend, &folder.path().join(format!("{name}-stored"))).await;
+        for (succeeded, row) in stored.into_iter().zip(&mut rows[attacks().count()..]) {
+            assert!(!succeeded, "{name}: {row}");
+            row.push_str("| stopped ");
         }
         server.stop().await;
         on_disk.stop().await;

@@ -7,6 +7,8 @@
     reason = "a test fails by panicking"
 )]
 
+#[path = "common/archives.rs"]
+mod archives;
 mod server_common;
 
 use actix_sandbox::server::LocalServer;
@@ -41,6 +43,24 @@ fn peak_resident() -> usize {
 async fn clients_cannot_make_the_server_hold_more_than_they_send() {
     a_message_takes_no_memory_beyond_its_size().await;
     a_session_that_is_quiet_holds_no_memory().await;
+    an_archive_takes_no_memory_beyond_its_limits().await;
+}
+
+/// A name of a gigabyte, which the server must not read into memory.
+async fn an_archive_takes_no_memory_beyond_its_limits() {
+    let state = tempfile::tempdir().unwrap();
+    let builder = LocalServer::builder().state_directory(state.path());
+    let server = builder.start().await.unwrap();
+    archives::long_name(&state.path().join("snapshots/long.tar.zst"));
+    let before = peak_resident();
+    let mut client = Client::connect(&server, "/create").await;
+    let config = json!({"filesystem_snapshot_name": "long"});
+    client.send(config).await;
+    let lines = client.until("close 4000").await;
+    assert!(lines[2].contains("headers of an entry"), "{lines:?}");
+    let peak = peak_resident();
+    assert!(peak.saturating_sub(before) < 64 << 20, "{before} {peak}");
+    server.stop().await;
 }
 
 async fn a_message_takes_no_memory_beyond_its_size() {

@@ -6,7 +6,7 @@ use secrecy::SecretString;
 
 use super::{
     Backend, LocalServer, SandboxService, ServerError,
-    store::{Place, ShownUrl},
+    store::{Bounds, Place, ShownUrl},
     token::AccessToken,
 };
 use crate::protocol::{Version, limits};
@@ -41,6 +41,8 @@ pub(super) struct Options {
     pub(super) backend: Option<Backend>,
     pub(super) directory: Option<PathBuf>,
     pub(super) state: Option<Place>,
+    pub(super) archives: Bounds,
+    pub(super) store_timeout: Duration,
     pub(super) handoff_lease: Duration,
     pub(super) handoff_timeout: Duration,
     pub(super) max_sandboxes: usize,
@@ -67,6 +69,11 @@ impl Default for ServerBuilder {
                 backend: None,
                 directory: None,
                 state: None,
+                archives: Bounds {
+                    bytes: 8 << 30,
+                    files: 1_000_000,
+                },
+                store_timeout: Duration::from_secs(5 * 60),
                 handoff_lease: Duration::from_secs(10),
                 handoff_timeout: Duration::from_secs(60),
                 max_sandboxes: 1_024,
@@ -106,15 +113,23 @@ impl ServerBuilder {
 
     /// Where the directories of the sandboxes are put. It is made if it is missing; the server puts
     /// one directory of its own into it and removes that again. Default: the directory for temporary files.
+    ///
+    /// It, and each directory above it, must belong to the user of the server or to root, and other
+    /// users must not be able to write to it, unless it is sticky, as `/tmp` is.
     pub fn directory(mut self, directory: impl Into<PathBuf>) -> Self {
         self.options.directory = Some(directory.into());
         self
     }
 
-    /// Where filesystem snapshots and checkpoints are kept. It is made if it is missing, and stays when
-    /// the server stops; a server that is started on it later, or another one beside this, finds what is
-    /// there. What the server puts into it is closed to other users; a directory that was there keeps its
-    /// own permissions. Default: with the directories of the sandboxes, gone when the server stops.
+    /// Where filesystem snapshots and checkpoints are kept. It is made, with mode 0700, if it is missing,
+    /// and stays when the server stops; a server that is started on it later, or another one beside this,
+    /// finds what is there. Default: with the directories of the sandboxes, gone when the server stops.
+    ///
+    /// The directory must belong to the user of the server, must not be a symbolic link, and other users
+    /// must not be able to write to it. Each directory above it must belong to that user or to root; other
+    /// users must not be able to write to those either, unless they are sticky, as `/tmp` is. The
+    /// server refuses to start otherwise. A directory that others may read keeps its mode; what the server
+    /// puts into it is closed to them.
     ///
     /// With a state directory, a server that stops also checkpoints the sandboxes that are to be
     /// checkpointed when idle (`enable_idle_timeout_auto_checkpoint`), as far as that is done within
@@ -157,6 +172,28 @@ impl ServerBuilder {
     /// ```
     pub fn state_url(mut self, url: impl Into<String>) -> Self {
         self.options.state = Some(Place::Url(ShownUrl(url.into())));
+        self
+    }
+
+    /// Largest archive of a snapshot or a checkpoint, in bytes before it is compressed. A sandbox with more is not
+    /// stored, and an archive that unpacks to more is not restored; the client is told. Holes in files do
+    /// not count. Default: 8 GiB.
+    pub fn max_archive_size(mut self, bytes: u64) -> Self {
+        self.options.archives.bytes = bytes;
+        self
+    }
+
+    /// Most files, directories and links in an archive of a snapshot or a checkpoint. A sandbox with more is not
+    /// stored, and an archive with more is not restored; the client is told. Default: 1 000 000.
+    pub fn max_archive_files(mut self, files: u64) -> Self {
+        self.options.archives.files = files;
+        self
+    }
+
+    /// Longest time that storing or restoring a sandbox may take, the time included that it waits for others.
+    /// Then it ends, and the client is told. Default: 5 min.
+    pub fn store_timeout(mut self, timeout: Duration) -> Self {
+        self.options.store_timeout = timeout;
         self
     }
 

@@ -20,8 +20,7 @@ pub enum ServerError {
     },
     /// The directory for the sandboxes could not be made.
     #[error(
-        "cannot use {} for the sandboxes: name a directory that this user may write to \
-         (`.directory(…)`): {source}",
+        "cannot use {} for the sandboxes (`.directory(…)`, `--directory`): {source}",
         path.display()
     )]
     Directory {
@@ -33,8 +32,7 @@ pub enum ServerError {
     },
     /// The directory for snapshots and checkpoints could not be used.
     #[error(
-        "cannot use {} for snapshots and checkpoints: name a directory that belongs to this user \
-         (`.state_directory(…)`): {source}",
+        "cannot use {} for snapshots and checkpoints (`.state_directory(…)`, `--state`): {source}",
         path.display()
     )]
     StateDirectory {

@@ -35,6 +35,9 @@
 //! | keep a process of another sandbox from being killed, by its marks | not stopped; not tried | stopped | stopped |
 //! | fill the disk | not stopped | not stopped | not stopped |
 //! | a million files, or as many as the disk holds | not stopped | not stopped | not stopped |
+//! | an archive in the state with files that the server trusts | stopped | stopped | stopped |
+//! | an archive that unpacks to more than `max_archive_size` | stopped | stopped | stopped |
+//! | delay the snapshots of others by four without end | stopped | stopped | stopped |
 //!
 //! What none of them stops: filling the disk, and taking all of the processor. No sandbox has a share of the disk of its own. While
 //! it is full what runs goes on; code that cannot be put there does not start, and what does not fit is not stored, each with that
@@ -109,7 +112,15 @@
 //! - A file that the server may not read (mode 000, unless it runs as root) fails the whole, by its name;
 //!   so does one with holes that is written to at that moment.
 //! - A snapshot is taken while the sandbox goes on, processes included: a file may be caught half-written.
-//!   One at a time for each sandbox, four at a time for the server; others wait for their turn.
+//!   One at a time for each sandbox. Four work at the same time; after about 100 ms of work each gives its
+//!   turn to the one that has waited longest, so a small snapshot does not wait for large ones to end.
+//! - Storing and restoring are limited: [`ServerBuilder::max_archive_size`],
+//!   [`ServerBuilder::max_archive_files`], [`ServerBuilder::store_timeout`]. What exceeds a limit is refused with a
+//!   reason that names it, and nothing of it is left on the disk.
+//! - The server does not trust an archive. It unpacks the directories of the sandbox and nothing else; an
+//!   archive with anything more is refused by the name of the entry. But it holds what the sandbox will see: who
+//!   can write to the storage decides about the files in restored sandboxes and, with `gvisor`, about the memory of
+//!   their processes, which gVisor's kernel reads, confined as always.
 //! - A checkpoint also holds the settings of the sandbox, the SHA-256 of its token, and the ends and output that clients of v2
 //!   have not acknowledged. With `gvisor` processes in the background are part of it and go on when it is restored, by the same
 //!   release of `runsc`; the other backends store **no memory**: there they are ended by it.
@@ -145,6 +156,7 @@ mod local;
 mod manager;
 mod named;
 mod output;
+mod private;
 mod root;
 mod routes;
 mod sandbox;

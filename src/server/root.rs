@@ -12,7 +12,7 @@ use std::{
 
 use nix::sys::utsname::uname;
 
-use super::backend::remove_tree;
+use super::{backend::remove_tree, private};
 
 const PREFIX: &str = "actix-sandbox-";
 
@@ -32,13 +32,18 @@ pub(super) struct Root {
 }
 
 impl Root {
-    /// Makes the directory of this server, which no other user may enter.
+    /// Makes the directory of this server, which no other user may enter, replace or list, in this one.
     pub(super) fn make(parent: &Path, server: &str) -> io::Result<Self> {
+        // Without symbolic links, as `/proc` will name it.
+        let parent = private::shared(parent)?;
+        let closed = fs::Permissions::from_mode(0o700);
         let root = tempfile::Builder::new()
             .prefix(PREFIX)
-            .permissions(fs::Permissions::from_mode(0o700))
+            .permissions(closed.clone())
             .tempdir_in(parent)?;
-        let mut file = tempfile::NamedTempFile::new_in(root.path())?;
+        // The umask may have taken some of it away.
+        fs::set_permissions(root.path(), closed)?;
+        let mut file = private::unfinished(root.path(), ".unfinished-")?;
         write!(file, "{server}\n{}", Machine::this())?;
         // It has its name only once it is locked, or others would take it for one left behind. One that cannot be locked is
         // nobody's to remove.

@@ -1,8 +1,6 @@
 //! [`SandboxService`]: the sandboxes and the thread they live on, without a listener.
 
 use std::{
-    io,
-    path::Path,
     sync::{Arc, Mutex, PoisonError, mpsc},
     thread,
     time::Duration,
@@ -201,7 +199,7 @@ async fn prepare(options: Options) -> Result<Manager, ServerError> {
     })?;
     let root = {
         let (parent, server) = (parent.clone(), server.clone());
-        blocking(move || make_root(&parent, &server)).await
+        blocking(move || Root::make(&parent, &server)).await
     };
     let root = root.map_err(|source| ServerError::Directory {
         path: parent,
@@ -245,7 +243,12 @@ async fn open(
             source,
         },
     })?;
-    let store = Store::new(storage.clone(), lasting);
+    let store = Store::new(
+        storage.clone(),
+        lasting,
+        options.archives,
+        options.store_timeout,
+    );
     let locks = Locks::new(storage, server.clone(), options.handoff_lease);
     let state = match place {
         Place::Directory(path) => Some(path),
@@ -253,11 +256,4 @@ async fn open(
     };
     let backend = backend::start(options.backend.as_ref(), root, state, server).await?;
     Ok((backend, store, locks))
-}
-
-/// The server's own directory.
-fn make_root(parent: &Path, server: &str) -> io::Result<Root> {
-    std::fs::create_dir_all(parent)?;
-    // Without symbolic links, as `/proc` will name it.
-    Root::make(&parent.canonicalize()?, server)
 }

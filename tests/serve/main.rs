@@ -275,6 +275,58 @@ async fn what_asked_for_it_is_checkpointed_when_it_ends_and_goes_on_in_the_next(
     assert_eq!(gone.kind(), ErrorKind::NotFound, "{gone}");
 }
 
+/// What the server makes is closed to others, however it was started.
+#[actix::test]
+async fn with_any_umask_its_files_and_directories_are_closed_to_others() {
+    use std::os::unix::fs::PermissionsExt;
+
+    for umask in ["0", "0277"] {
+        let folder = tempfile::tempdir().unwrap();
+        let state = folder.path().join("a/state");
+        let arguments = ["--state", state.to_str().unwrap()];
+        let mut program = Program::start_after(&format!("umask {umask}"), &arguments);
+        let sandbox = Sandbox::create(&program.url)
+            .enable_sandbox_checkpoint(true)
+            .enable_sandbox_handoff(true)
+            .await
+            .unwrap();
+        sandbox.snapshot_filesystem("small").await.unwrap();
+        let mut todo = vec![state.clone(), state.parent().unwrap().to_owned()];
+        todo.extend(
+            fs::read_dir(program.directory.path())
+                .unwrap()
+                .map(|it| it.unwrap().path()),
+        );
+        let mut files = 0;
+        while let Some(path) = todo.pop() {
+            let meta = fs::symlink_metadata(&path).unwrap();
+            let expected = if meta.is_dir() { 0o700 } else { 0o600 };
+            let mode = meta.permissions().mode() & 0o7777;
+            assert_eq!(mode, expected, "umask {umask}: {}", path.display());
+            files += usize::from(meta.is_file());
+            if path.starts_with(&state) && meta.is_dir() {
+                todo.extend(fs::read_dir(&path).unwrap().map(|it| it.unwrap().path()));
+            }
+        }
+        assert!(files >= 2, "a snapshot and a lock");
+        sandbox.kill().await.unwrap();
+        assert!(program.ended_by("TERM").await.success());
+    }
+}
+
+#[test]
+fn a_state_directory_that_others_may_write_to_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let open = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+    fs::set_permissions(folder.path(), open).unwrap();
+    let (status, said) = refused(&["--state", folder.path().to_str().unwrap()]);
+    assert_eq!(status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("`--state`") && said.contains("`chmod 700 "),
+        "{said}"
+    );
+}
+
 fn files(directory: &Path) -> usize {
     fs::read_dir(directory).unwrap().count()
 }

@@ -51,6 +51,14 @@ impl Program {
         Self::begin(command(arguments), directory)
     }
 
+    /// Starts it from a shell that has run this.
+    pub(crate) fn start_after(setup: &str, arguments: &[&str]) -> Self {
+        let script = format!("{setup}; exec \"$@\"");
+        let mut command = Command::new("bash");
+        command.args(["-c", &script, "bash", PROGRAM]);
+        Self::begin(told(command, arguments), tempfile::tempdir().unwrap())
+    }
+
     /// Starts it where this shell script has mounted something, which nobody else sees. Needs root.
     #[cfg(target_os = "linux")]
     pub(crate) fn start_where(mounts: &str, arguments: &[&str]) -> Self {

@@ -38,6 +38,18 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "PLACE", env = "ACTIX_SANDBOX_STATE")]
     state: Option<OsString>,
 
+    /// Largest archive of a snapshot or a checkpoint, before it is compressed, for example 8GiB [default: 8GiB].
+    #[arg(long, value_name = "SIZE")]
+    max_archive_size: Option<ByteSize>,
+
+    /// Most files, directories and links in an archive [default: 1000000].
+    #[arg(long, value_name = "NUMBER")]
+    max_archive_files: Option<u64>,
+
+    /// Longest time that storing or restoring a sandbox may take, for example 2m [default: 5m].
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    store_timeout: Option<Duration>,
+
     /// How long a sandbox belongs to a server that does not say that it lives, where several share a state, for example 10s.
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     handoff_lease: Option<Duration>,
@@ -295,6 +307,9 @@ impl Serve {
         set! {
             access_token: token,
             directory: self.directory,
+            max_archive_size: self.max_archive_size.map(|size| size.as_u64()),
+            max_archive_files: self.max_archive_files,
+            store_timeout: self.store_timeout,
             handoff_lease: self.handoff_lease,
             handoff_timeout: self.handoff_timeout,
             max_sandboxes: self.max_sandboxes,

@@ -86,10 +86,29 @@ fn is_mountable(path: &Path) -> bool {
             .all(|it| matches!(it, RootDir | Normal(_)))
 }
 
-/// Makes a directory with exactly these permissions, whatever this process takes away from those of new files.
+/// Makes a directory with exactly these permissions, whatever the umask. Fails if there is anything of this name, a
+/// link included.
 pub(super) fn make_directory(path: &Path, mode: u32) -> io::Result<()> {
-    fs::create_dir_all(path)?;
+    fs::create_dir(path)?;
     fs::set_permissions(path, fs::Permissions::from_mode(mode))
+}
+
+/// Makes a directory to mount on at this path of a tree in which nothing runs, and the directories that lead there. Code or an
+/// archive may have filled the tree: links and files in the place of directories are replaced, never followed.
+pub(super) fn make_mount_point(tree: &Path, inside: &Path, owner: u32) -> io::Result<()> {
+    let mut at = tree.to_owned();
+    for part in inside.iter().filter(|part| *part != "/") {
+        at.push(part);
+        match fs::symlink_metadata(&at) {
+            Ok(meta) if meta.is_dir() => continue,
+            Ok(_) => fs::remove_file(&at)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        make_directory(&at, 0o755)?;
+        lchown(&at, Some(owner), Some(owner))?;
+    }
+    Ok(())
 }
 
 /// Writes a file that the user of a sandbox, or else that of this process, may read alone.
@@ -104,23 +123,6 @@ pub(super) async fn write_for(user: Option<u32>, file: &CodeFile, text: &str) ->
     }
 }
 
-/// Gives a tree, in which nothing runs, to a user.
-pub(super) fn give(tree: &Path, user: u32) -> io::Result<()> {
-    let mut todo = vec![tree.to_owned()];
-    while let Some(path) = todo.pop() {
-        let Ok(meta) = fs::symlink_metadata(&path) else {
-            continue;
-        };
-        if meta.is_dir() {
-            for entry in fs::read_dir(&path)? {
-                todo.push(entry?.path());
-            }
-        }
-        lchown(&path, Some(user), Some(user))?;
-    }
-    Ok(())
-}
-
 /// Where the interpreter is, or the reason why there is none. A script that a version manager put in its place may
 /// lead to where the sandbox cannot read.
 pub(super) fn interpreter(language: Language) -> Result<PathBuf, String> {
@@ -129,4 +131,24 @@ pub(super) fn interpreter(language: Language) -> Result<PathBuf, String> {
     let found = directories
         .find_map(|directory| find(name, directory.as_ref()).filter(|program| !is_script(program)));
     found.ok_or_else(|| format!("{name} is not installed in the sandbox ({PATH})."))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mount_points_replace_links_and_files_in_their_way() {
+        let outside = tempfile::tempdir().unwrap();
+        let tree = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink(outside.path(), tree.path().join("run")).unwrap();
+        fs::write(tree.path().join("proc"), "").unwrap();
+        let me = nix::unistd::geteuid().as_raw();
+        for inside in ["/run/source", "/proc", "/run/code"] {
+            make_mount_point(tree.path(), Path::new(inside), me).unwrap();
+            let made = tree.path().join(inside.trim_start_matches('/'));
+            assert!(fs::symlink_metadata(made).unwrap().is_dir());
+        }
+        assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 0);
+    }
 }

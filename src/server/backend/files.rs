@@ -1,25 +1,9 @@
-//! What backends do alike with the directory of a sandbox: pack its trees, remove it.
+//! What backends do alike with the directory of a sandbox.
 
-use std::{io, path::Path};
+use std::path::Path;
 
 use super::remove::remove_tree;
-use crate::server::store::{archive::Packer, blocking};
-
-/// Adds trees of a sandbox to an archive, by their names in its directory. One that is not there is left out.
-pub(super) async fn pack(
-    directory: &Path,
-    trees: &'static [&'static str],
-    mut packer: Packer,
-) -> io::Result<Packer> {
-    let directory = directory.to_owned();
-    blocking(move || {
-        for name in trees {
-            packer.add_tree(name, &directory.join(name))?;
-        }
-        Ok(packer)
-    })
-    .await
-}
+use crate::server::store::blocking;
 
 /// Removes the directory of a sandbox. The error is the reason for the client.
 pub(super) async fn remove(directory: &Path) -> Result<(), String> {

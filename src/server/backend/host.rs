@@ -15,16 +15,16 @@ use nix::unistd::{User, geteuid};
 use tokio::{process::Command, sync::OnceCell};
 
 use super::{
-    Backend, BackendSandbox, HOME, Job, Language, ROOT, Started, TEMPORARY, files,
+    Backend, BackendSandbox, Job, Language, Started, files,
     launch::{
         CodeFile, Ground, Launcher, check, find, is_script, make_private, no_directory, search_path,
     },
-    spawn, without_memory,
+    spawn,
 };
 use crate::{
     protocol::SandboxId,
     server::store::{
-        archive::{Packer, Unpacker},
+        archive::{HOME, TEMPORARY, Tree, Trees},
         blocking,
     },
 };
@@ -120,23 +120,11 @@ impl BackendSandbox for HostSandbox {
         Box::pin(self.launcher.end_processes())
     }
 
-    fn pack(&self, packer: Packer) -> BoxFuture<'_, io::Result<Packer>> {
-        Box::pin(files::pack(&self.root, &[HOME, TEMPORARY], packer))
-    }
-
-    fn unpack(&self, unpacker: Unpacker) -> BoxFuture<'_, io::Result<()>> {
-        let root = self.root.clone();
-        let unpack = move || {
-            unpacker.unpack_into(&root)?;
-            // Nobody would see those files, and the next archive would lack them.
-            if root.join(ROOT).exists() {
-                return Err(io::Error::other(
-                    "it was made by a backend in which a sandbox has a root of its own, and `host` has no place for what is outside of HOME and TMPDIR",
-                ));
-            }
-            without_memory(&root)
-        };
-        Box::pin(async { blocking(unpack).await })
+    fn trees(&self) -> Trees {
+        Trees {
+            directory: self.root.clone(),
+            trees: [HOME, TEMPORARY].map(|name| Tree::new(name, None)).to_vec(),
+        }
     }
 
     fn delete(&self) -> BoxFuture<'_, Result<(), String>> {

@@ -14,7 +14,7 @@ mod remove;
 pub(super) mod spawn;
 mod sweep;
 
-use std::{io, path::Path};
+use std::io;
 
 use futures::future::BoxFuture;
 use tokio::io::AsyncWrite;
@@ -22,31 +22,8 @@ use tokio::io::AsyncWrite;
 pub(super) use choose::start;
 pub(super) use remove::remove_tree;
 
-use super::{
-    output::Pipe,
-    store::archive::{Packer, Unpacker},
-};
+use super::{output::Pipe, store::archive::Trees};
 use crate::protocol::SandboxId;
-
-/// The trees of files that every backend has, in an archive: `HOME`, and the place for temporary files.
-const HOME: &str = "home";
-const TEMPORARY: &str = "tmp";
-
-/// The tree of what else is at `/`, of a backend in which a sandbox has a root of its own.
-const ROOT: &str = "root";
-
-/// The tree with the memory of its processes, of a backend that can store that.
-const MEMORY: &str = "memory";
-
-/// That an archive that was unpacked here has no memory: only the backend that stored it could go on with it.
-fn without_memory(directory: &Path) -> io::Result<()> {
-    match directory.join(MEMORY).exists() {
-        false => Ok(()),
-        true => Err(io::Error::other(
-            "it holds the memory of processes, with which only the backend `gvisor` goes on",
-        )),
-    }
-}
 
 /// A language that a backend runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -136,11 +113,14 @@ pub(super) trait BackendSandbox: Send + Sync + 'static {
         Box::pin(async { Ok(()) })
     }
 
-    /// Adds every file of the sandbox to an archive.
-    fn pack(&self, packer: Packer) -> BoxFuture<'_, io::Result<Packer>>;
+    /// The directories that its archives hold. Nothing that the server trusts is in them.
+    fn trees(&self) -> Trees;
 
-    /// Takes the files of an archive over, into a sandbox in which nothing has run yet.
-    fn unpack(&self, unpacker: Unpacker) -> BoxFuture<'_, io::Result<()>>;
+    /// Its trees were filled from an archive, before anything has run in it. The error is the reason for
+    /// the client.
+    fn unpacked(&self) -> BoxFuture<'_, Result<(), String>> {
+        Box::pin(async { Ok(()) })
+    }
 
     /// Ends every process of the sandbox and removes its files. The error is the reason for the client.
     fn delete(&self) -> BoxFuture<'_, Result<(), String>>;

@@ -13,7 +13,7 @@ use crate::{
     server::{
         handoff::Lease,
         link::Link,
-        store::{Record, SnapshotName, archive::Stop, blocking},
+        store::{Record, SnapshotName, Stop, blocking},
     },
 };
 

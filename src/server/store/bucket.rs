@@ -33,10 +33,11 @@ use tokio::{
 use url::Url;
 
 use super::{
-    archive::{Packed, Stops},
+    archive::{Bounds, Packed},
     lock::{LOCKS, WAITING},
     place::shown,
-    storage::{Fence, Stamp, Storage},
+    storage::{Fence, MAX_SMALL_BYTES, Stamp, Storage},
+    turns::Turn,
 };
 
 /// Longest time that a request takes that moves a part of an archive, or completes one.
@@ -233,13 +234,26 @@ impl Bucket {
         self.wait("write", name, within, put)
     }
 
+    /// An object, from its beginning.
+    fn ranges(&self, name: &str) -> io::Result<Ranges<'_>> {
+        let mut ranges = Ranges {
+            bucket: self,
+            name: name.to_owned(),
+            object: None,
+            next: 0,
+            data: Bytes::new(),
+        };
+        ranges.fetch()?;
+        Ok(ranges)
+    }
+
     /// Uploads a file in parts, until it was told to stop.
     fn upload(
         &self,
         name: &str,
         mut file: fs::File,
         upload: &mut dyn MultipartUpload,
-        stops: &Stops,
+        turn: &Turn,
     ) -> io::Result<()> {
         let part_bytes = PART_BYTES.max(file.metadata()?.len().div_ceil(MAX_PARTS));
         let mut under_way = FuturesUnordered::new();
@@ -250,16 +264,21 @@ impl Bucket {
             if !is_last {
                 under_way.push(upload.put_part(part.into()));
             }
-            while under_way.len() >= PARTS_AT_ONCE || (is_last && !under_way.is_empty()) {
+            // A part that is under way must not pause with the operation.
+            let is_drained = is_last || turn.is_over();
+            while under_way.len() >= PARTS_AT_ONCE || (is_drained && !under_way.is_empty()) {
                 let next = async {
                     tokio::select! {
                         biased;
-                        () = stops.stopped() => Ok(()),
+                        () = turn.stopped() => Ok(()),
                         done = under_way.next() => done.unwrap_or(Ok(())),
                     }
                 };
                 self.wait("store", name, PART_WITHIN, next)?;
-                stops.check()?;
+                turn.check_stops()?;
+            }
+            if is_drained {
+                turn.check()?;
             }
             if is_last {
                 return Ok(());
@@ -277,6 +296,12 @@ impl Storage for Bucket {
         let place = self.at(name);
         let get = async {
             let got = self.store.get(&place).await?;
+            if got.meta.size > MAX_SMALL_BYTES {
+                return Err(Error::Generic {
+                    store: "bucket",
+                    source: format!("it is larger than {MAX_SMALL_BYTES} bytes").into(),
+                });
+            }
             let stamp = stamp(&got.meta);
             Ok((got.bytes().await?.to_vec(), stamp))
         };
@@ -340,9 +365,9 @@ impl Storage for Bucket {
         let begin = self.store.put_multipart(&place);
         let mut upload = self.wait("store", name, self.small_within, begin)?;
         let stored = self
-            .upload(name, archive.open()?, &mut *upload, archive.stops())
+            .upload(name, archive.open()?, &mut *upload, archive.turn())
             .and_then(|()| fence())
-            .and_then(|()| archive.stops().check())
+            .and_then(|()| archive.turn().check_stops())
             .and_then(|()| self.wait("store", name, PART_WITHIN, upload.complete()));
         if stored.is_err()
             && let Err(error) = self.wait("give up", name, self.small_within, upload.abort())
@@ -353,20 +378,19 @@ impl Storage for Bucket {
     }
 
     fn open(&self, name: &str) -> io::Result<Box<dyn Read + '_>> {
-        let mut ranges = Ranges {
-            bucket: self,
-            name: name.to_owned(),
-            object: None,
-            next: 0,
-            data: Bytes::new(),
-        };
-        ranges.fetch()?;
-        Ok(Box::new(ranges))
+        Ok(Box::new(self.ranges(name)?))
     }
 
-    fn fetch(&self, name: &str) -> io::Result<fs::File> {
+    fn fetch(&self, name: &str, bounds: &Bounds, turn: &Turn) -> io::Result<fs::File> {
         let mut file = tempfile::tempfile_in(&self.workplace)?;
-        io::copy(&mut self.open(name)?, &mut file)?;
+        let mut ranges = self.ranges(name)?;
+        if ranges.size() > bounds.compressed_bytes() {
+            return Err(bounds.too_many_bytes());
+        }
+        while !ranges.is_at_end()? {
+            turn.check()?;
+            io::Write::write_all(&mut file, &ranges.data.split_off(0))?;
+        }
         file.rewind()?;
         Ok(file)
     }
@@ -414,14 +438,27 @@ impl Ranges<'_> {
     }
 }
 
-impl Read for Ranges<'_> {
-    fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
-        let size = self.object.as_ref().map_or(0, |object| object.size);
-        if self.data.is_empty() && self.next < size {
+impl Ranges<'_> {
+    fn size(&self) -> u64 {
+        self.object.as_ref().map_or(0, |object| object.size)
+    }
+
+    /// Whether all was read. If not, there is some data now.
+    fn is_at_end(&mut self) -> io::Result<bool> {
+        if self.data.is_empty() && self.next < self.size() {
             self.fetch()?;
             if self.data.is_empty() {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
+        }
+        Ok(self.data.is_empty())
+    }
+}
+
+impl Read for Ranges<'_> {
+    fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
+        if self.is_at_end()? {
+            return Ok(0);
         }
         let length = self.data.len().min(to.len());
         self.data.copy_to_slice(&mut to[..length]);
@@ -494,8 +531,16 @@ impl Bucket {
 #[cfg(test)]
 mod tests {
     use super::{
-        super::archive::{Packer, Stop},
+        super::{
+            archive::{Packer, Tree, Trees},
+            turns::Stop,
+        },
         *,
+    };
+
+    const BOUNDS: Bounds = Bounds {
+        bytes: 1 << 30,
+        files: 10,
     };
 
     /// A bucket in memory, with its workplace.
@@ -518,8 +563,16 @@ mod tests {
         .collect();
         fs::write(tree.path().join("noise"), noise).unwrap();
         let stops = vec![Stop::default(), stop.clone()];
-        let mut packer = Packer::create(workplace.path(), ".unfinished-", None, stops).unwrap();
-        packer.add_tree("home", tree.path()).unwrap();
+        let turn = Turn::until(stops);
+        let mut packer =
+            Packer::create(workplace.path(), ".unfinished-", None, BOUNDS, &turn).unwrap();
+        fs::rename(tree.path(), workplace.path().join("home")).unwrap();
+        let trees = Trees {
+            directory: workplace.path().to_owned(),
+            trees: vec![Tree::new("home", None)],
+        };
+        packer.add_trees(&trees).unwrap();
+        fs::remove_dir_all(workplace.path().join("home")).unwrap();
         packer.finish().unwrap()
     }
 
@@ -534,12 +587,16 @@ mod tests {
             .put(archive, "snapshots/a", Box::new(|| Ok(())))
             .unwrap();
         let mut found = Vec::new();
-        let mut file = bucket.fetch("snapshots/a").unwrap();
+        let mut file = bucket
+            .fetch("snapshots/a", &BOUNDS, &Turn::default())
+            .unwrap();
         file.read_to_end(&mut found).unwrap();
         assert!(found == expected);
         drop(file);
         assert_eq!(fs::read_dir(workplace.path()).unwrap().count(), 0);
-        let none = bucket.fetch("snapshots/b").unwrap_err();
+        let none = bucket
+            .fetch("snapshots/b", &BOUNDS, &Turn::default())
+            .unwrap_err();
         assert_eq!(none.kind(), io::ErrorKind::NotFound);
     }
 

@@ -6,7 +6,7 @@
 use std::{
     fs,
     io::{self, Read, Write},
-    os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
@@ -15,10 +15,12 @@ use tempfile::NamedTempFile;
 
 use super::{
     CHECKPOINTS, SNAPSHOTS, UNFINISHED,
-    archive::{self, Packed},
+    archive::{self, Bounds, Packed},
     lock::{LOCKS, WAITING},
-    storage::{Fence, Stamp, Storage},
+    storage::{Fence, MAX_SMALL_BYTES, Stamp, Storage},
+    turns::Turn,
 };
+use crate::server::private;
 
 /// Age at which an unfinished file was left behind by a server that was killed.
 const LEFT_BEHIND: Duration = Duration::from_secs(24 * 60 * 60);
@@ -29,18 +31,18 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 pub(in crate::server) struct Directory(PathBuf);
 
 impl Directory {
-    /// The storage in this directory, which is made if it is missing.
+    /// The storage in this directory, which is made if it is missing. Fails if other users could read
+    /// or replace what is stored there.
     pub(in crate::server) fn open(directory: &Path) -> io::Result<Self> {
-        // One that is there may be everybody's: only what is ours in it is closed to others.
-        private().create(directory)?;
+        let directory = &private::own(directory)?;
         for name in [SNAPSHOTS, CHECKPOINTS] {
             let directory = directory.join(name);
-            make_private(&directory)?;
+            private::ensure(&directory)?;
             remove_left_behind(&directory, archive::remove_if_left_behind)?;
         }
         let locks = directory.join(LOCKS);
-        make_private(&locks)?;
-        make_private(&directory.join(WAITING))?;
+        private::ensure(&locks)?;
+        private::ensure(&directory.join(WAITING))?;
         remove_left_behind(&locks, |_| None)?;
         Ok(Self(directory.to_owned()))
     }
@@ -52,9 +54,7 @@ impl Directory {
     /// A small file that is not in its place yet.
     fn written(&self, name: &str, data: &[u8]) -> io::Result<NamedTempFile> {
         let top = name.split('/').next().unwrap_or_default();
-        let mut file = tempfile::Builder::new()
-            .prefix(UNFINISHED)
-            .tempfile_in(self.place(top))?;
+        let mut file = private::unfinished(&self.place(top), UNFINISHED)?;
         file.write_all(data)?;
         Ok(file)
     }
@@ -75,17 +75,17 @@ impl Storage for Directory {
     }
 
     fn read(&self, name: &str) -> io::Result<(Vec<u8>, Stamp)> {
-        let mut file = fs::File::open(self.place(name))?;
+        let file = private::open(&self.place(name))?;
         let stamp = stamp(&file.metadata()?)?;
         let mut data = Vec::new();
-        file.read_to_end(&mut data)?;
+        file.take(MAX_SMALL_BYTES).read_to_end(&mut data)?;
         Ok((data, stamp))
     }
 
     fn create(&self, name: &str, data: &[u8]) -> io::Result<bool> {
         let place = self.place(name);
         if let Some(directory) = place.parent() {
-            make_private(directory)?;
+            private::ensure(directory)?;
         }
         match self.written(name, data)?.persist_noclobber(place) {
             Ok(_) => Ok(true),
@@ -132,11 +132,11 @@ impl Storage for Directory {
     }
 
     fn open(&self, name: &str) -> io::Result<Box<dyn Read + '_>> {
-        Ok(Box::new(self.fetch(name)?))
+        Ok(Box::new(private::open(&self.place(name))?))
     }
 
-    fn fetch(&self, name: &str) -> io::Result<fs::File> {
-        fs::File::open(self.place(name))
+    fn fetch(&self, name: &str, _bounds: &Bounds, _turn: &Turn) -> io::Result<fs::File> {
+        private::open(&self.place(name))
     }
 
     fn look_every(&self, _lease: Duration) -> Duration {
@@ -157,19 +157,6 @@ fn unless_gone(removed: io::Result<()>) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,
     }
-}
-
-/// Makes directories that no other user may enter, where there are none.
-fn private() -> fs::DirBuilder {
-    let mut builder = fs::DirBuilder::new();
-    builder.mode(0o700).recursive(true);
-    builder
-}
-
-/// Makes a directory that no other user may enter. One that is there is closed to others.
-fn make_private(directory: &Path) -> io::Result<()> {
-    private().create(directory)?;
-    fs::set_permissions(directory, fs::Permissions::from_mode(0o700))
 }
 
 /// Removes what a server that was killed has not finished. Another server may be writing to the
@@ -196,6 +183,8 @@ fn remove_left_behind(directory: &Path, remove: impl Fn(&Path) -> Option<bool>) 
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
     use super::{super::archive::Packer, *};
 
     fn set_age(file: &Path, age: Duration) {
@@ -214,7 +203,17 @@ mod tests {
         let kept = snapshots.join("kept.tar.zst");
         fs::write(&kept, "whole").unwrap();
         let file = snapshots.join("written.tar.zst");
-        let packer = Packer::create(&snapshots, UNFINISHED, None, Vec::new()).unwrap();
+        let packer = Packer::create(
+            &snapshots,
+            UNFINISHED,
+            None,
+            Bounds {
+                bytes: 1 << 20,
+                files: 9,
+            },
+            &Turn::default(),
+        )
+        .unwrap();
         for entry in fs::read_dir(&snapshots).unwrap() {
             set_age(&entry.unwrap().path(), 2 * LEFT_BEHIND);
         }
@@ -239,18 +238,37 @@ mod tests {
     }
 
     #[test]
-    fn what_is_stored_is_closed_to_others_and_a_directory_that_was_there_is_left_as_it_is() {
-        let directory = tempfile::tempdir().unwrap();
+    fn what_is_stored_is_closed_to_others() {
+        let folder = tempfile::tempdir().unwrap();
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
-        fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o1777)).unwrap();
-        Directory::open(directory.path()).unwrap();
-        assert_eq!(mode(directory.path()), 0o1777);
-        for name in [SNAPSHOTS, CHECKPOINTS, LOCKS, WAITING] {
-            assert_eq!(mode(&directory.path().join(name)), 0o700);
+        let directory = folder.path().join("made");
+        Directory::open(&directory).unwrap();
+        for name in ["", SNAPSHOTS, CHECKPOINTS, LOCKS, WAITING] {
+            assert_eq!(mode(&directory.join(name)), 0o700);
         }
+        fs::remove_dir(directory.join(SNAPSHOTS)).unwrap();
+        symlink(folder.path(), directory.join(SNAPSHOTS)).unwrap();
+        let error = Directory::open(&directory).err().unwrap().to_string();
+        assert!(error.contains("found a link"), "{error}");
+    }
 
-        let made = directory.path().join("made");
-        Directory::open(&made).unwrap();
-        assert_eq!(mode(&made), 0o700);
+    #[test]
+    fn links_in_the_place_of_files_are_not_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("secret"), "secret").unwrap();
+        let directory = folder.path().join("state");
+        let storage = Directory::open(&directory).unwrap();
+        let name = format!("{SNAPSHOTS}/a.tar.zst");
+        symlink(folder.path().join("secret"), directory.join(&name)).unwrap();
+        let bounds = Bounds { bytes: 1, files: 1 };
+        let fetched = storage.fetch(&name, &bounds, &Turn::default());
+        for error in [
+            storage.read(&name).err(),
+            storage.open(&name).err(),
+            fetched.err(),
+        ] {
+            let error = error.unwrap().to_string();
+            assert!(error.contains("symbolic link"), "{error}");
+        }
     }
 }

@@ -17,31 +17,36 @@ pub(super) mod lock;
 mod place;
 mod storage;
 mod tree;
+mod turns;
 
+pub(super) use archive::Bounds;
 pub(super) use place::{Place, ShownUrl, open};
 pub(super) use storage::{Stamp, Storage};
+pub(super) use turns::Stop;
 
 use std::{
     fs,
     io::{self, Seek},
     sync::Arc,
+    time::Duration,
 };
 
 use serde::{Deserialize, Serialize};
-use tokio::{sync::Semaphore, task::spawn_blocking};
+use tokio::{sync::Semaphore, task::spawn_blocking, time::timeout};
 
-use self::archive::{Head, Packer, Stop, Unpacker};
+use self::{
+    archive::{Head, Packer},
+    turns::{Turn, Turns},
+};
 use super::{backend::BackendSandbox, token::TokenHash};
 use crate::{
     machine::StoredExec,
     protocol::{SandboxConfig, SandboxId, excerpt},
 };
 
-/// Archives that are written or read at the same time; each takes a thread.
-const AT_ONCE: usize = 4;
-
-/// Records that are read at the same time: whoever attaches does not wait behind archives.
-const LOOKS_AT_ONCE: usize = 4;
+/// Small requests to the storage at the same time. They do not wait behind archives. Those that hang
+/// keep a thread of the engine each, of which there must be some left.
+const SMALL_AT_ONCE: usize = 4;
 
 /// Longest name of a snapshot, in bytes.
 const MAX_NAME_BYTES: usize = 128;
@@ -60,9 +65,9 @@ pub(super) struct Store {
     storage: Arc<dyn Storage>,
     /// The storage stays when the server stops.
     lasting: bool,
-    turns: Semaphore,
-    looks: Semaphore,
-    closed: Stop,
+    bounds: Bounds,
+    turns: Turns,
+    small: Arc<Semaphore>,
 }
 
 /// The name of a filesystem snapshot: one that is safe as the name of a file.
@@ -137,14 +142,20 @@ impl Record {
 }
 
 impl Store {
-    /// What is stored in this storage. `lasting`: it stays when the server stops.
-    pub(super) fn new(storage: Arc<dyn Storage>, lasting: bool) -> Self {
+    /// What is stored in this storage. `lasting`: it stays when the server stops. `limit`: the longest
+    /// time that an operation may take.
+    pub(super) fn new(
+        storage: Arc<dyn Storage>,
+        lasting: bool,
+        bounds: Bounds,
+        limit: Duration,
+    ) -> Self {
         Self {
             storage,
             lasting,
-            turns: Semaphore::new(AT_ONCE),
-            looks: Semaphore::new(LOOKS_AT_ONCE),
-            closed: Stop::default(),
+            bounds,
+            turns: Turns::new(limit),
+            small: Arc::new(Semaphore::new(SMALL_AT_ONCE)),
         }
     }
 
@@ -156,7 +167,7 @@ impl Store {
     /// Nothing is stored any more, and what is being stored is given up: the files of the sandboxes are
     /// about to go.
     pub(super) fn close(&self) {
-        self.closed.stop();
+        self.turns.close();
     }
 
     /// Stores the files of a sandbox under a name.
@@ -176,7 +187,7 @@ impl Store {
         name: &SnapshotName,
         sandbox: &dyn BackendSandbox,
     ) -> io::Result<()> {
-        self.load(snapshot_file(name), sandbox).await.map(drop)
+        self.load(snapshot_file(name), sandbox, |_, _| Ok(())).await
     }
 
     /// Stores a sandbox with its settings, and what is over in it and not acknowledged. `fence` is asked at the last moment
@@ -201,10 +212,9 @@ impl Store {
     /// The settings of a checkpointed sandbox. `NotFound` when there is no checkpoint.
     pub(super) async fn checkpoint(&self, id: &SandboxId) -> io::Result<Record> {
         let (storage, id) = (self.storage.clone(), id.clone());
-        let _look = self.looks.acquire().await.map_err(io::Error::other)?;
-        blocking(move || {
+        self.small(move || {
             let archive = storage.open(&checkpoint_file(&id))?;
-            Record::read(&archive::read_record(archive)?, &id)
+            Record::read(&archive::read_record(archive, &Turn::default())?, &id)
         })
         .await
     }
@@ -223,18 +233,20 @@ impl Store {
         id: &SandboxId,
         sandbox: &dyn BackendSandbox,
     ) -> io::Result<Vec<StoredExec>> {
-        let archive = self.load(checkpoint_file(id), sandbox).await?;
-        blocking(move || match archive::read_execs(archive)? {
-            Some(written) => execs::read(&written),
-            None => Ok(Vec::new()),
-        })
-        .await
+        let read = |archive: &mut fs::File, turn: &Turn| {
+            archive.rewind()?;
+            match archive::read_execs(archive, turn)? {
+                Some(written) => execs::read(&written),
+                None => Ok(Vec::new()),
+            }
+        };
+        self.load(checkpoint_file(id), sandbox, read).await
     }
 
     /// Which checkpoint of a sandbox there is.
     pub(super) async fn stamp(&self, id: &SandboxId) -> io::Result<Stamp> {
         let (storage, file) = (self.storage.clone(), checkpoint_file(id));
-        blocking(move || storage.stamp(&file)).await
+        self.small(move || storage.stamp(&file)).await
     }
 
     /// Removes this checkpoint of a sandbox; not another that a server beside this one has put in its
@@ -246,7 +258,7 @@ impl Store {
         fence: impl FnOnce() -> io::Result<()> + Send + 'static,
     ) -> io::Result<()> {
         let (storage, file) = (self.storage.clone(), checkpoint_file(id));
-        blocking(move || {
+        self.small(move || {
             if fence().is_ok() && storage.stamp(&file).is_ok_and(|now| now == stamp) {
                 return storage.remove(&file);
             }
@@ -258,7 +270,7 @@ impl Store {
     /// Removes the checkpoint of a sandbox, if there is one.
     pub(super) async fn remove_checkpoint(&self, id: &SandboxId) -> io::Result<()> {
         let (storage, file) = (self.storage.clone(), checkpoint_file(id));
-        blocking(move || storage.remove(&file)).await
+        self.small(move || storage.remove(&file)).await
     }
 
     async fn save(
@@ -269,44 +281,50 @@ impl Store {
         stop: Stop,
         fence: impl FnOnce() -> io::Result<()> + Send + 'static,
     ) -> io::Result<()> {
-        let _turn = tokio::select! {
-            biased;
-            () = stop.stopped() => return stop.check(),
-            () = self.closed.stopped() => return self.closed.check(),
-            turn = self.turn() => turn?,
+        let (storage, trees, bounds) = (self.storage.clone(), sandbox.trees(), self.bounds);
+        let pack = move |turn: &Turn| {
+            let directory = storage.workplace(&file);
+            let mut packer = Packer::create(&directory, UNFINISHED, head.as_ref(), bounds, turn)?;
+            packer.add_trees(&trees)?;
+            storage.put(packer.finish()?, &file, Box::new(fence))
         };
-        let packer = {
-            let (directory, stops) = (
-                self.storage.workplace(&file),
-                vec![stop, self.closed.clone()],
-            );
-            blocking(move || Packer::create(&directory, UNFINISHED, head.as_ref(), stops)).await?
-        };
-        let packer = sandbox.pack(packer).await?;
-        let storage = self.storage.clone();
-        blocking(move || storage.put(packer.finish()?, &file, Box::new(fence))).await
+        self.turns.run(stop, pack).await
     }
 
-    /// Fills a new sandbox; gives the archive, to be read again from its beginning.
-    async fn load(&self, file: String, sandbox: &dyn BackendSandbox) -> io::Result<fs::File> {
-        let _turn = self.turn().await?;
-        let storage = self.storage.clone();
-        let (archive, unpacker) = blocking(move || {
-            let archive = storage.fetch(&file)?;
-            let unpacker = Unpacker::new(archive.try_clone()?)?;
-            Ok((archive, unpacker))
-        })
-        .await?;
-        sandbox.unpack(unpacker).await?;
-        blocking(move || {
-            (&archive).rewind()?;
-            Ok(archive)
-        })
-        .await
+    /// Fills a new sandbox; gives what `then` reads of the archive.
+    async fn load<T: Send + 'static>(
+        &self,
+        file: String,
+        sandbox: &dyn BackendSandbox,
+        then: impl FnOnce(&mut fs::File, &Turn) -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
+        let (storage, trees, bounds) = (self.storage.clone(), sandbox.trees(), self.bounds);
+        let unpack = move |turn: &Turn| {
+            let mut archive = storage.fetch(&file, &bounds, turn)?;
+            archive::unpack(&mut archive, &trees, bounds, turn)?;
+            then(&mut archive, turn)
+        };
+        let read = self.turns.run(Stop::default(), unpack).await?;
+        sandbox.unpacked().await.map_err(io::Error::other)?;
+        Ok(read)
     }
 
-    async fn turn(&self) -> io::Result<tokio::sync::SemaphorePermit<'_>> {
-        self.turns.acquire().await.map_err(io::Error::other)
+    /// Makes a small request to the storage.
+    async fn small<T: Send + 'static>(
+        &self,
+        request: impl FnOnce() -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
+        let done = async {
+            let permit = self.small.clone().acquire_owned().await;
+            let permit = permit.map_err(io::Error::other)?;
+            blocking(move || {
+                let _permit = permit;
+                request()
+            })
+            .await
+        };
+        let done = timeout(self.turns.limit(), done).await;
+        done.unwrap_or_else(|_| Err(io::Error::other(self.turns.late())))
     }
 }
 
@@ -381,9 +399,9 @@ mod tests {
         }
     }
 
-    /// A sandbox that is deleted does not wait behind the archives of others.
+    /// A sandbox that is deleted does not wait for the archives of others.
     #[tokio::test]
-    async fn whoever_waits_for_a_turn_can_be_stopped_and_so_can_all() {
+    async fn a_closed_store_and_a_stopped_operation_store_nothing() {
         use crate::server::{backend, root};
 
         let directory = tempfile::tempdir().unwrap();
@@ -399,25 +417,20 @@ mod tests {
         let sandbox = backend.create(&SandboxId::new("sandbox-1")).await.unwrap();
         let state = directory.path().join("state");
         let storage = Directory::open(&state).unwrap();
-        let store = Store::new(Arc::new(storage), true);
+        let bounds = Bounds {
+            bytes: 1 << 20,
+            files: 10,
+        };
+        let store = Store::new(Arc::new(storage), true, bounds, Duration::from_secs(60));
         let name = SnapshotName::new("snap").unwrap();
-        let all = store.turns.acquire_many(AT_ONCE as u32).await.unwrap();
-
         let stop = Stop::default();
-        let mut waits = std::pin::pin!(store.save_snapshot(&name, &*sandbox, stop.clone()));
-        assert!(futures::poll!(&mut waits).is_pending());
         stop.stop();
-        assert!(waits.await.is_err());
-
-        // Nor does an attach.
+        assert!(store.save_snapshot(&name, &*sandbox, stop).await.is_err());
+        // An attach does not wait either.
         let none = store.checkpoint(&SandboxId::new("none")).await.err();
         assert_eq!(none.unwrap().kind(), io::ErrorKind::NotFound);
 
-        let mut waits = std::pin::pin!(store.save_snapshot(&name, &*sandbox, Stop::default()));
-        assert!(futures::poll!(&mut waits).is_pending());
         store.close();
-        assert!(waits.await.is_err());
-        drop(all);
         let late = store.save_snapshot(&name, &*sandbox, Stop::default()).await;
         assert!(late.is_err());
         assert_eq!(fs::read_dir(state.join(SNAPSHOTS)).unwrap().count(), 0);

@@ -8,7 +8,13 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use super::archive::Packed;
+use super::{
+    archive::{Bounds, Packed},
+    turns::Turn,
+};
+
+/// Most bytes of a small file that are read: a lock takes a few hundred.
+pub(super) const MAX_SMALL_BYTES: u64 = 64 * 1024;
 
 /// What is asked at the last moment before an archive is put in its place: an error forbids it.
 pub(super) type Fence<'a> = Box<dyn FnOnce() -> io::Result<()> + 'a>;
@@ -21,7 +27,7 @@ pub(in crate::server) trait Storage: Send + Sync {
     /// The names of the files right below a directory; none for a directory that is not there.
     fn list(&self, directory: &str) -> io::Result<Vec<String>>;
 
-    /// A small file.
+    /// A small file; no more than its first [`MAX_SMALL_BYTES`].
     fn read(&self, name: &str) -> io::Result<(Vec<u8>, Stamp)>;
 
     /// Makes a small file. False: there is one of this name. Of several that try at once one alone succeeds.
@@ -54,8 +60,8 @@ pub(in crate::server) trait Storage: Send + Sync {
     /// An archive, from its beginning; no more of it is fetched than is read.
     fn open(&self, name: &str) -> io::Result<Box<dyn Read + '_>>;
 
-    /// A whole archive, on this machine.
-    fn fetch(&self, name: &str) -> io::Result<fs::File>;
+    /// A whole archive, on this machine. Fails if it is larger than one within the bounds can be.
+    fn fetch(&self, name: &str, bounds: &Bounds, turn: &Turn) -> io::Result<fs::File>;
 
     /// How often it may be looked at for somebody who waits, where locks are good for so long.
     fn look_every(&self, lease: Duration) -> Duration;

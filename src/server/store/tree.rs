@@ -1,7 +1,9 @@
 //! How the files of a sandbox are opened while its code changes them.
 
 use std::{
-    fs, io,
+    ffi::OsString,
+    fs,
+    io::{self, Seek},
     path::{Path, PathBuf},
 };
 
@@ -36,10 +38,7 @@ pub(super) fn open(path: &Path) -> io::Result<fs::File> {
 /// What a symbolic link is and says. As with [`open`], a path that leads through another one is an error.
 #[cfg(target_os = "linux")]
 pub(super) fn read_link(path: &Path) -> io::Result<(fs::Metadata, PathBuf)> {
-    use std::{
-        ffi::OsString,
-        os::{fd::AsFd, unix::ffi::OsStringExt},
-    };
+    use std::os::{fd::AsFd, unix::ffi::OsStringExt};
 
     use rustix::{
         fs::{CWD, Mode, OFlags, ResolveFlags, openat2, readlinkat},
@@ -65,7 +64,10 @@ pub(super) fn read_link(path: &Path) -> io::Result<(fs::Metadata, PathBuf)> {
 }
 
 /// The names in a directory that is open.
-pub(super) fn names(directory: &fs::File, path: &Path) -> io::Result<Vec<std::ffi::OsString>> {
+pub(super) fn names(
+    directory: &fs::File,
+    path: &Path,
+) -> io::Result<impl Iterator<Item = io::Result<OsString>> + use<>> {
     #[cfg(target_os = "linux")]
     let place = {
         use std::os::fd::AsRawFd;
@@ -77,7 +79,32 @@ pub(super) fn names(directory: &fs::File, path: &Path) -> io::Result<Vec<std::ff
         let _ = directory;
         path
     };
-    fs::read_dir(place)?
-        .map(|entry| Ok(entry?.file_name()))
-        .collect()
+    Ok(fs::read_dir(place)?.map(|entry| Ok(entry?.file_name())))
+}
+
+/// Whether the data of a file of this size is in at most so many pieces between holes. False where
+/// the file system does not say.
+pub(super) fn has_few_pieces(file: &fs::File, size: u64, most: usize) -> bool {
+    use rustix::fs::{SeekFrom, seek};
+
+    let mut at = 0;
+    for _ in 0..=most {
+        match seek(file, SeekFrom::Data(at)) {
+            // There is no data after this place.
+            Err(rustix::io::Errno::NXIO) => return rewind(file),
+            Err(_) => return false,
+            Ok(data) => match seek(file, SeekFrom::Hole(data)) {
+                Ok(hole) if hole >= size => return rewind(file),
+                Ok(hole) => at = hole,
+                Err(_) => return false,
+            },
+        }
+    }
+    // The caller reads it from its beginning.
+    rewind(file);
+    false
+}
+
+fn rewind(mut file: &fs::File) -> bool {
+    file.rewind().is_ok()
 }

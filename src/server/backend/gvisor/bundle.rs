@@ -7,7 +7,10 @@ use serde_json::{Value, json};
 
 use super::super::confine::{CODE_INSIDE, ENVIRONMENT, HOME_INSIDE, TEMPORARY_INSIDE};
 use super::scripts::INIT;
-use crate::server::choice::Confines;
+use crate::server::{
+    choice::Confines,
+    store::archive::{HOME, ROOT, TEMPORARY},
+};
 
 /// Whom code runs as, inside and outside: nobody else. It is the same in every sandbox, so that one that is restored
 /// finds its files.
@@ -67,8 +70,8 @@ pub(super) fn config(directory: &Path, confines: &Confines, hidden: &[PathBuf]) 
         })
     }));
     mounts.extend([
-        own(super::HOME, HOME_INSIDE, "rw"),
-        own(super::TEMPORARY, TEMPORARY_INSIDE, "rw"),
+        own(HOME, HOME_INSIDE, "rw"),
+        own(TEMPORARY, TEMPORARY_INSIDE, "rw"),
         own(SOURCE, SOURCE_INSIDE, "ro"),
         own(EXIT, EXIT_INSIDE, "rw"),
     ]);
@@ -90,7 +93,7 @@ pub(super) fn config(directory: &Path, confines: &Confines, hidden: &[PathBuf]) 
     json!({
         "ociVersion": "1.0.2",
         "process": init,
-        "root": { "path": directory.join(super::ROOT), "readonly": false },
+        "root": { "path": directory.join(ROOT), "readonly": false },
         "hostname": "sandbox",
         "mounts": mounts,
         "linux": { "namespaces": namespaces },

@@ -24,7 +24,7 @@ use std::{
 };
 
 use futures::future::BoxFuture;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, OnceCell};
 
 use self::{
     bundle::{EXIT, MOUNT_POINTS, SOURCE, SOURCE_INSIDE, USER},
@@ -34,9 +34,10 @@ use self::{
     scripts::{FREEZE, RUN},
 };
 use super::{
-    Backend, BackendSandbox, HOME, Job, MEMORY, ROOT, Started, TEMPORARY,
+    Backend, BackendSandbox, Job, Started,
     confine::{
-        CODE_INSIDE, HOME_INSIDE, PATH, give, hidden, interpreter, make_directory, write_for,
+        CODE_INSIDE, HOME_INSIDE, PATH, hidden, interpreter, make_directory, make_mount_point,
+        write_for,
     },
     files,
     launch::{
@@ -50,7 +51,7 @@ use crate::{
     server::{
         choice::{Confines, GvisorOptions},
         store::{
-            archive::{Packer, Unpacker},
+            archive::{HOME, MEMORY, ROOT, TEMPORARY, Tree, Trees},
             blocking,
         },
     },
@@ -124,11 +125,17 @@ impl GvisorBackend {
             launcher: Launcher::new(id.clone(), directory.clone(), ground.clone())?,
             directory,
             shared: self.shared.clone(),
+            trusted: OnceCell::new(),
             container: Mutex::new(None),
         };
-        let (directory, shared) = (sandbox.directory.clone(), self.shared.clone());
-        blocking(move || prepare(&directory, &shared.confines, &shared.hidden)).await?;
-        Ok(sandbox)
+        let directory = sandbox.directory.clone();
+        match blocking(move || prepare(&directory)).await {
+            Ok(()) => Ok(sandbox),
+            Err(error) => {
+                let _ = files::remove(&sandbox.directory).await;
+                Err(error)
+            }
+        }
     }
 }
 
@@ -146,31 +153,24 @@ fn binary(named: &Path) -> Result<PathBuf, String> {
     })
 }
 
-/// Makes the directories of a sandbox.
-fn prepare(directory: &Path, confines: &Confines, hidden: &[PathBuf]) -> io::Result<()> {
+/// Makes the directory of a sandbox, and its trees.
+fn prepare(directory: &Path) -> io::Result<()> {
     // Its processes are nobody on this machine: those that serve its files are root.
     make_directory(directory, 0o700)?;
+    for (tree, mode) in [(ROOT, 0o755), (HOME, 0o700), (TEMPORARY, 0o700)] {
+        make_for_user(&directory.join(tree), mode)?;
+    }
+    Ok(())
+}
+
+/// Writes what `runsc` and the scripts are told, beside the trees.
+fn write_trusted(directory: &Path, confines: &Confines, hidden: &[PathBuf]) -> io::Result<()> {
     make_directory(&directory.join(SOURCE), 0o755)?;
     make_directory(&directory.join(BUNDLE), 0o700)?;
-    let root = directory.join(ROOT);
-    for (tree, mode) in [
-        (ROOT, 0o755),
-        (HOME, 0o700),
-        (TEMPORARY, 0o700),
-        (EXIT, 0o700),
-    ] {
-        let tree = directory.join(tree);
-        make_directory(&tree, mode)?;
-        lchown(tree, Some(USER), Some(USER))?;
-    }
-    let own = MOUNT_POINTS.iter().map(Path::new);
-    for path in own.chain(bundle::readable(confines)) {
-        make_directory(&root.join(path.strip_prefix("/").unwrap_or(path)), 0o755)?;
-    }
-    give(&root, USER)?;
+    make_for_user(&directory.join(EXIT), 0o700)?;
     for script in scripts::ALL {
         let file = directory.join(SOURCE).join(script.name);
-        fs::write(&file, script.text)?;
+        write_private(&file, script.text.as_bytes())?;
         fs::set_permissions(&file, fs::Permissions::from_mode(0o644))?;
     }
     let config = bundle::config(directory, confines, hidden).to_string();
@@ -178,6 +178,18 @@ fn prepare(directory: &Path, confines: &Confines, hidden: &[PathBuf]) -> io::Res
         &directory.join(BUNDLE).join("config.json"),
         config.as_bytes(),
     )
+}
+
+/// Makes the directories in the root of a sandbox that something is mounted on.
+fn make_mount_points(root: &Path, confines: &Confines) -> io::Result<()> {
+    let own = MOUNT_POINTS.iter().map(Path::new);
+    let mut points = own.chain(bundle::readable(confines));
+    points.try_for_each(|point| make_mount_point(root, point, USER))
+}
+
+fn make_for_user(path: &Path, mode: u32) -> io::Result<()> {
+    make_directory(path, mode)?;
+    lchown(path, Some(USER), Some(USER))
 }
 
 impl Backend for GvisorBackend {
@@ -208,6 +220,8 @@ struct GvisorSandbox {
     launcher: Launcher,
     directory: PathBuf,
     shared: Arc<Shared>,
+    /// What `runsc` and the scripts are told, written for the first container.
+    trusted: OnceCell<()>,
     /// Made for the first exec.
     container: Mutex<Option<Arc<Container>>>,
 }
@@ -291,26 +305,23 @@ impl BackendSandbox for GvisorSandbox {
         })
     }
 
-    fn pack(&self, packer: Packer) -> BoxFuture<'_, io::Result<Packer>> {
-        Box::pin(files::pack(
-            &self.directory,
-            &[HOME, TEMPORARY, ROOT, MEMORY],
-            packer,
-        ))
+    fn trees(&self) -> Trees {
+        let mut trees = [HOME, TEMPORARY, ROOT]
+            .map(|name| Tree::new(name, Some(USER)))
+            .to_vec();
+        trees.push(Tree {
+            name: MEMORY,
+            owner: None,
+            files_only: true,
+        });
+        Trees {
+            directory: self.directory.clone(),
+            trees,
+        }
     }
 
-    fn unpack(&self, unpacker: Unpacker) -> BoxFuture<'_, io::Result<()>> {
-        let directory = self.directory.clone();
-        let unpack = move || {
-            unpacker.unpack_into(&directory)?;
-            [HOME, TEMPORARY, ROOT]
-                .iter()
-                .try_for_each(|tree| give(&directory.join(tree), USER))
-        };
-        Box::pin(async move {
-            blocking(unpack).await?;
-            self.thaw().await.map_err(io::Error::other)
-        })
+    fn unpacked(&self) -> BoxFuture<'_, Result<(), String>> {
+        self.thaw()
     }
 
     fn delete(&self) -> BoxFuture<'_, Result<(), String>> {
@@ -329,6 +340,23 @@ impl GvisorSandbox {
         self.directory.join(MEMORY)
     }
 
+    /// Writes what a container is started with. The trees are filled by now, and may hold anything.
+    async fn prepare_container(&self) -> Result<(), String> {
+        let (directory, shared) = (self.directory.clone(), self.shared.clone());
+        let write = || async {
+            blocking(move || write_trusted(&directory, &shared.confines, &shared.hidden)).await
+        };
+        let (root, shared) = (self.directory.join(ROOT), self.shared.clone());
+        let prepared = async {
+            self.trusted.get_or_try_init(write).await?;
+            // Code may have replaced them since the last container was started.
+            blocking(move || make_mount_points(&root, &shared.confines)).await
+        };
+        let prepared: io::Result<()> = prepared.await;
+        prepared
+            .map_err(|error| format!("the directories of the sandbox could not be made: {error}"))
+    }
+
     /// Removes what was stored of the memory.
     async fn forget(&self) -> io::Result<()> {
         let memory = self.memory();
@@ -345,6 +373,7 @@ impl GvisorSandbox {
             running.end().await?;
             *container = None;
         }
+        self.prepare_container().await?;
         let memory = self.memory();
         let image = memory.exists().then_some(&*memory);
         let marked = || Ok((mark()?, self.launcher.exec()?));

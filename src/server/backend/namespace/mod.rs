@@ -28,27 +28,26 @@ use futures::future::BoxFuture;
 use rustix::process::Resource;
 use tokio::{
     process::Command,
-    sync::{Mutex, Semaphore},
+    sync::{Mutex, OnceCell, Semaphore},
     time::timeout,
 };
 
 use self::init::{Init, Namespaces, Tools};
 use super::{
-    Backend, BackendSandbox, HOME, Job, ROOT, Started, TEMPORARY,
+    Backend, BackendSandbox, Job, Started,
     confine::{
-        CODE_INSIDE, ENVIRONMENT, HOME_INSIDE, PATH, give, hidden, interpreter, make_directory,
-        write_for,
+        CODE_INSIDE, ENVIRONMENT, HOME_INSIDE, PATH, hidden, interpreter, make_directory, write_for,
     },
     files,
     launch::{CodeFile, Ground, Launcher, check, find, no_directory},
-    spawn, without_memory,
+    spawn,
 };
 use crate::{
     protocol::{SandboxId, excerpt},
     server::{
         choice::{Confines, NamespaceOptions},
         store::{
-            archive::{Packer, Unpacker},
+            archive::{HOME, ROOT, TEMPORARY, Tree, Trees},
             blocking,
         },
     },
@@ -174,15 +173,21 @@ impl NamespaceBackend {
             directory,
             user,
             shared: self.shared.clone(),
+            code: OnceCell::new(),
             init: Mutex::new(None),
         };
         let directory = sandbox.directory.clone();
-        blocking(move || prepare(&directory, user)).await?;
-        Ok(sandbox)
+        match blocking(move || prepare(&directory, user)).await {
+            Ok(()) => Ok(sandbox),
+            Err(error) => {
+                let _ = files::remove(&sandbox.directory).await;
+                Err(error)
+            }
+        }
     }
 }
 
-/// Makes the directories of a sandbox, for its user.
+/// Makes the directory of a sandbox, and its trees for its user.
 fn prepare(directory: &Path, user: Option<u32>) -> io::Result<()> {
     let make = |path: &Path, mode| {
         make_directory(path, mode)?;
@@ -193,11 +198,14 @@ fn prepare(directory: &Path, user: Option<u32>) -> io::Result<()> {
     };
     // Its user has to come through, and nobody else can: the directory around it is closed.
     make_directory(directory, 0o711)?;
-    // Its files are put there by the server alone.
-    make_directory(&directory.join(CODE), 0o711)?;
     make(&directory.join(ROOT), 0o755)?;
     make(&directory.join(HOME), 0o700)?;
     make(&directory.join(TEMPORARY), 0o700)
+}
+
+/// Makes the directory for code, once the trees are filled. Only the server puts files there.
+fn prepare_code(directory: &Path) -> io::Result<()> {
+    make_directory(&directory.join(CODE), 0o711)
 }
 
 impl Backend for NamespaceBackend {
@@ -224,6 +232,8 @@ struct NamespaceSandbox {
     /// Whom the code runs as, where this process is root.
     user: Option<u32>,
     shared: Arc<Shared>,
+    /// The directory for code, made for the first exec.
+    code: OnceCell<()>,
     /// Made for the first exec.
     init: Mutex<Option<Init>>,
 }
@@ -238,6 +248,7 @@ impl BackendSandbox for NamespaceSandbox {
             {
                 return Err(no_directory(cwd));
             }
+            self.code_directory().await?;
             let number = self.launcher.next();
             let code = CodeFile::new(&self.directory.join(CODE), job.language, number);
             let environment = CodeFile(code.0.with_extension("env"));
@@ -284,27 +295,12 @@ impl BackendSandbox for NamespaceSandbox {
         })
     }
 
-    fn pack(&self, packer: Packer) -> BoxFuture<'_, io::Result<Packer>> {
-        Box::pin(files::pack(
-            &self.directory,
-            &[HOME, TEMPORARY, ROOT],
-            packer,
-        ))
-    }
-
-    fn unpack(&self, unpacker: Unpacker) -> BoxFuture<'_, io::Result<()>> {
-        let (directory, user) = (self.directory.clone(), self.user);
-        let unpack = move || {
-            unpacker.unpack_into(&directory)?;
-            without_memory(&directory)?;
-            match user {
-                Some(user) => [HOME, TEMPORARY, ROOT]
-                    .iter()
-                    .try_for_each(|tree| give(&directory.join(tree), user)),
-                None => Ok(()),
-            }
-        };
-        Box::pin(async { blocking(unpack).await })
+    fn trees(&self) -> Trees {
+        let tree = |name| Tree::new(name, self.user);
+        Trees {
+            directory: self.directory.clone(),
+            trees: [HOME, TEMPORARY, ROOT].map(tree).to_vec(),
+        }
     }
 
     fn delete(&self) -> BoxFuture<'_, Result<(), String>> {
@@ -378,7 +374,16 @@ impl NamespaceSandbox {
         Ok((command, namespaces))
     }
 
+    async fn code_directory(&self) -> Result<(), String> {
+        let directory = self.directory.clone();
+        let prepare = || async { blocking(move || prepare_code(&directory)).await };
+        let made = self.code.get_or_try_init(prepare).await;
+        made.copied()
+            .map_err(|error| format!("The directory for the code could not be made: {error}"))
+    }
+
     async fn init(&self) -> Result<Init, String> {
+        self.code_directory().await?;
         let turn = self.shared.turns.acquire().await;
         let _turn = turn.map_err(|error| error.to_string())?;
         let confines = &self.shared.confines;

@@ -2,14 +2,30 @@
 
 use std::{
     ffi::OsStr,
+    fs,
+    io::Write,
     os::unix::{
         ffi::OsStrExt,
-        fs::{PermissionsExt, symlink},
+        fs::{MetadataExt, PermissionsExt, symlink},
     },
+    path::Path,
     sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, SystemTime},
 };
 
-use super::*;
+use tar::{Builder, EntryType, Header};
+use zstd::Encoder;
+
+use super::{
+    super::turns::{Stop, Turn},
+    pack::{LEVEL, MAX_PIECES, is_replaced},
+    *,
+};
+
+const BOUNDS: Bounds = Bounds {
+    bytes: 4 << 30,
+    files: 10_000,
+};
 
 /// A directory for archives, and the archive in it.
 fn place() -> (tempfile::TempDir, PathBuf) {
@@ -19,15 +35,39 @@ fn place() -> (tempfile::TempDir, PathBuf) {
 }
 
 fn pack(tree: &Path, place: &Path) -> io::Result<()> {
-    let mut packer = Packer::create(place.parent().unwrap(), ".unfinished-", None, Vec::new())?;
+    pack_within(BOUNDS, tree, place)
+}
+
+fn pack_within(bounds: Bounds, tree: &Path, place: &Path) -> io::Result<()> {
+    let mut packer = packer(place.parent().unwrap(), bounds, Vec::new())?;
     packer.add_tree("home", tree)?;
     packer.finish()?.put(place, || Ok(()))
 }
 
+fn packer(directory: &Path, bounds: Bounds, stops: Vec<Stop>) -> io::Result<Packer> {
+    Packer::create(directory, ".unfinished-", None, bounds, &Turn::until(stops))
+}
+
 fn unpack(place: &Path) -> io::Result<tempfile::TempDir> {
+    unpack_within(BOUNDS, place)
+}
+
+fn unpack_within(bounds: Bounds, place: &Path) -> io::Result<tempfile::TempDir> {
     let directory = tempfile::tempdir().unwrap();
-    Unpacker::new(fs::File::open(place)?)?.unpack_into(directory.path())?;
+    unpack_into(bounds, place, directory.path())?;
     Ok(directory)
+}
+
+fn unpack_into(bounds: Bounds, place: &Path, directory: &Path) -> io::Result<()> {
+    let memory = Tree {
+        files_only: true,
+        ..Tree::new("memory", None)
+    };
+    let trees = Trees {
+        directory: directory.to_owned(),
+        trees: vec![Tree::new("home", None), memory],
+    };
+    super::unpack(fs::File::open(place)?, &trees, bounds, &Turn::default())
 }
 
 fn mode(path: &Path) -> u32 {
@@ -157,88 +197,289 @@ fn files_that_change_meanwhile_leave_a_whole_archive() {
     });
 }
 
-/// Each an archive that somebody has made to write outside, or of what an archive of ours never holds.
-#[test]
-fn nothing_is_unpacked_outside() {
-    type Add = fn(&mut Builder<Encoder<'static, fs::File>>);
-    fn file(name: &[u8], kind: EntryType) -> Header {
-        let mut header = Header::new_gnu();
-        header.as_mut_bytes()[..name.len()].copy_from_slice(name);
-        header.set_size(0);
-        header.set_mode(0o644);
-        header.set_entry_type(kind);
-        header.set_cksum();
-        header
-    }
-    let attempts: [(&str, Add); 6] = [
-        ("a link, then its permissions", |builder| {
-            let mut link = file(b"home", EntryType::Symlink);
-            link.set_link_name("../open").unwrap();
-            link.set_cksum();
-            builder.append(&link, io::empty()).unwrap();
-            let mut header = file(b"home", EntryType::Directory);
-            header.set_mode(0o000);
-            header.set_cksum();
-            builder.append(&header, io::empty()).unwrap();
-        }),
-        ("a way up", |builder| {
-            let header = file(b"../escaped", EntryType::Regular);
-            builder.append(&header, io::empty()).unwrap();
-        }),
-        ("a way up in the middle", |builder| {
-            let header = file(b"home/../../escaped", EntryType::Directory);
-            builder.append(&header, io::empty()).unwrap();
-        }),
-        ("a link, then through it", |builder| {
-            let mut link = file(b"home", EntryType::Symlink);
-            link.set_link_name("..").unwrap();
-            link.set_cksum();
-            builder.append(&link, io::empty()).unwrap();
-            let header = file(b"home/escaped", EntryType::Regular);
-            builder.append(&header, io::empty()).unwrap();
-        }),
-        ("a second name for a file outside", |builder| {
-            let mut link = file(b"home/name", EntryType::Link);
-            link.set_link_name("/etc/passwd").unwrap();
-            link.set_cksum();
-            builder.append(&link, io::empty()).unwrap();
-        }),
-        ("a device", |builder| {
-            let header = file(b"home/null", EntryType::Char);
-            builder.append(&header, io::empty()).unwrap();
-        }),
-    ];
-    for (what, add) in attempts {
-        let (_directory, archive) = place();
-        let file = fs::File::create(&archive).unwrap();
-        let mut builder = Builder::new(Encoder::new(file, LEVEL).unwrap());
-        add(&mut builder);
-        builder.into_inner().unwrap().finish().unwrap();
+type Archive = Builder<Encoder<'static, fs::File>>;
 
+/// An archive made by hand.
+fn by_hand(archive: &Path, add: impl FnOnce(&mut Archive)) {
+    let file = fs::File::create(archive).unwrap();
+    let mut builder = Builder::new(Encoder::new(file, LEVEL).unwrap());
+    add(&mut builder);
+    builder.into_inner().unwrap().finish().unwrap();
+}
+
+fn header(name: &[u8], kind: EntryType, mode: u32, target: &str) -> Header {
+    let mut header = Header::new_gnu();
+    header.as_mut_bytes()[..name.len()].copy_from_slice(name);
+    header.as_mut_bytes()[157..157 + target.len()].copy_from_slice(target.as_bytes());
+    header.set_size(0);
+    header.set_mode(mode);
+    header.set_entry_type(kind);
+    header.set_cksum();
+    header
+}
+
+/// Entries by name, kind and target; and what the error says of the last one.
+#[test]
+fn a_hostile_archive_is_refused_with_the_name_of_the_entry() {
+    use EntryType::{Block, Char, Directory, Fifo, Link, Regular, Symlink};
+
+    let home = ("home", Directory, "");
+    let memory = ("memory", Directory, "");
+    let attempts: [(&[(&str, EntryType, &str)], &str); 26] = [
+        (
+            &[("bundle", Directory, "")],
+            "home, memory and nothing else",
+        ),
+        (&[("bundle/config.json", Regular, "")], "and nothing else"),
+        (&[home, ("source/run.pl", Regular, "")], "and nothing else"),
+        (&[home, ("code/main-1.sh", Regular, "")], "and nothing else"),
+        (&[home, ("exit", Symlink, "/etc")], "and nothing else"),
+        (&[home, ("record.json", Regular, "")], "and nothing else"),
+        (&[("root", Directory, "")], "root file system"),
+        (&[("home", Symlink, "../open")], "expected a directory"),
+        (&[("home", Regular, "")], "expected a directory"),
+        (
+            &[("home", Symlink, "../open"), home],
+            "expected a directory",
+        ),
+        (&[home, home], "twice"),
+        (
+            &[home, ("home/a", Symlink, ".."), ("home/a", Directory, "")],
+            "twice",
+        ),
+        (
+            &[home, ("home/a", Regular, ""), ("home/a", Symlink, "..")],
+            "twice",
+        ),
+        (
+            &[home, ("home/a", Directory, ""), ("home/a", Regular, "")],
+            "twice",
+        ),
+        (
+            &[
+                home,
+                ("home/a", Symlink, ".."),
+                ("home/a/escaped", Regular, ""),
+            ],
+            "after its directory",
+        ),
+        (&[("home/a", Regular, "")], "after its directory"),
+        (&[("../escaped", Regular, "")], "leads out"),
+        (&[home, ("home/../../escaped", Directory, "")], "leads out"),
+        (&[home, ("/escaped-absolutely", Regular, "")], "leads out"),
+        (&[home, ("./home/a", Regular, "")], "leads out"),
+        (&[home, ("home/a/", Regular, "")], "name of a directory"),
+        (
+            &[home, ("home/name", Link, "/etc/passwd")],
+            "Link is not allowed",
+        ),
+        (&[home, ("home/null", Char, "")], "Char is not allowed"),
+        (
+            &[home, ("home/disk", Block, ""), ("home/pipe", Fifo, "")],
+            "Block is not allowed",
+        ),
+        (
+            &[memory, ("memory/checkpoint.img", Symlink, "/etc/shadow")],
+            "Symlink is not allowed",
+        ),
+        (
+            &[memory, ("memory/a", Directory, "")],
+            "Directory is not allowed",
+        ),
+    ];
+    for (entries, why) in attempts {
+        let (_directory, archive) = place();
+        by_hand(&archive, |builder| {
+            for (name, kind, target) in entries {
+                let header = header(name.as_bytes(), *kind, 0o000, target);
+                builder.append(&header, io::empty()).unwrap();
+            }
+        });
         let outside = tempfile::tempdir().unwrap();
         let inside = outside.path().join("inside");
         fs::create_dir(&inside).unwrap();
         let open = outside.path().join("open");
         fs::create_dir(&open).unwrap();
         set_mode(&open, 0o755);
-        let error = fs::File::open(&archive)
-            .and_then(Unpacker::new)
-            .and_then(|unpacker| unpacker.unpack_into(&inside))
-            .expect_err(what);
-        assert!(!outside.path().join("escaped").exists(), "{what}: {error}");
-        assert!(!inside.join("home/name").exists(), "{what}");
-        assert_eq!(mode(&open), 0o755, "{what}");
+        let error = unpack_into(BOUNDS, &archive, &inside).expect_err(why);
+        let error = error.to_string();
+        let named = entries.iter().any(|(name, ..)| error.contains(name));
+        assert!(named && error.contains(why), "{entries:?}: {error}");
+        let names: Vec<_> = fs::read_dir(outside.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .collect();
+        assert_eq!(names.len(), 2, "{entries:?}: {names:?}");
+        assert!(!inside.join("escaped").exists() && !Path::new("/escaped-absolutely").exists());
+        assert_eq!(mode(&open), 0o755, "{entries:?}");
     }
-    // An absolute path is taken as one below.
+}
+
+/// The directory of a sandbox holds what the server has made before.
+#[test]
+fn a_tree_that_is_a_link_already_is_not_followed() {
+    let tree = tempfile::tempdir().unwrap();
+    fs::write(tree.path().join("file"), "text").unwrap();
     let (_directory, archive) = place();
-    let packed = fs::File::create(&archive).unwrap();
-    let mut builder = Builder::new(Encoder::new(packed, LEVEL).unwrap());
-    let header = file(b"/escaped-absolutely", EntryType::Regular);
-    builder.append(&header, io::empty()).unwrap();
-    builder.into_inner().unwrap().finish().unwrap();
+    pack(tree.path(), &archive).unwrap();
+    let (inside, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    symlink(outside.path(), inside.path().join("home")).unwrap();
+    unpack_into(BOUNDS, &archive, inside.path()).unwrap_err();
+    assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 0);
+}
+
+/// A gigabyte of zeros in some 33 KB.
+#[test]
+fn an_archive_that_unpacks_to_more_than_the_limit_is_refused() {
+    let (_directory, archive) = place();
+    by_hand(&archive, |builder| {
+        let mut header = header(b"home", EntryType::Directory, 0o700, "");
+        builder.append(&header, io::empty()).unwrap();
+        header.set_entry_type(EntryType::Regular);
+        header.set_size(1 << 30);
+        let zeros = io::Read::take(io::repeat(0), 1 << 30);
+        builder
+            .append_data(&mut header, "home/bomb", zeros)
+            .unwrap();
+    });
+    assert!(fs::metadata(&archive).unwrap().len() < 64 * 1024);
+    let directory = tempfile::tempdir().unwrap();
+    let bounds = Bounds {
+        bytes: 16 << 20,
+        ..BOUNDS
+    };
+    let error = unpack_into(bounds, &archive, directory.path()).unwrap_err();
+    let error = error.to_string();
+    assert!(
+        error.contains("16777216 bytes") && error.contains("`max_archive_size`"),
+        "{error}"
+    );
+    let written = fs::metadata(directory.path().join("home/bomb")).unwrap();
+    assert!(written.len() <= bounds.bytes);
+}
+
+#[test]
+fn what_is_packed_within_the_limits_is_unpacked_within_them() {
+    let tree = tempfile::tempdir().unwrap();
+    for number in 0..20 {
+        fs::write(tree.path().join(format!("{number}")), "text").unwrap();
+    }
+    let (_directory, archive) = place();
+    // The directory, and 20 files of two blocks each; two blocks at the end.
+    let exactly = Bounds {
+        bytes: 512 + 20 * 1024 + 1024,
+        files: 21,
+    };
+    pack_within(exactly, tree.path(), &archive).unwrap();
+    unpack_within(exactly, &archive).unwrap();
+    let (fewer_bytes, fewer_files) = (
+        Bounds {
+            bytes: exactly.bytes - 1,
+            ..exactly
+        },
+        Bounds {
+            files: 20,
+            ..exactly
+        },
+    );
+    for (bounds, option) in [
+        (fewer_bytes, "`max_archive_size`"),
+        (fewer_files, "`max_archive_files`"),
+    ] {
+        let unpacked = unpack_within(bounds, &archive).unwrap_err().to_string();
+        assert!(unpacked.contains(option), "{unpacked}");
+        let (directory, archive) = place();
+        let packed = pack_within(bounds, tree.path(), &archive).unwrap_err();
+        assert!(packed.to_string().contains(option), "{packed}");
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+    }
+}
+
+/// What is read into memory before an entry begins: its names, its extensions, its list of holes.
+#[test]
+fn headers_without_end_are_refused_before_they_are_in_memory() {
+    use EntryType::{GNULongLink, GNULongName, XHeader};
+
+    for kind in [GNULongName, GNULongLink, XHeader] {
+        let (_directory, archive) = place();
+        by_hand(&archive, |builder| {
+            let mut header = header(b"long", kind, 0o644, "");
+            header.set_size(1 << 30);
+            header.set_cksum();
+            let zeros = io::Read::take(io::repeat(0), 1 << 30);
+            builder.append(&header, zeros).unwrap();
+        });
+        let error = unpack(&archive).unwrap_err().to_string();
+        assert!(
+            error.contains("headers of an entry take more than"),
+            "{error}"
+        );
+        let error = read_record(fs::File::open(&archive).unwrap(), &Turn::default());
+        assert!(error.is_err());
+    }
+    let (_directory, archive) = place();
+    by_hand(&archive, |builder| {
+        let home = header(b"home", EntryType::Directory, 0o700, "");
+        builder.append(&home, io::empty()).unwrap();
+        let mut sparse = header(b"home/holes", EntryType::GNUSparse, 0o644, "");
+        sparse.as_gnu_mut().unwrap().set_is_extended(true);
+        sparse.set_cksum();
+        builder.append(&sparse, io::empty()).unwrap();
+        let mut more = tar::GnuExtSparseHeader::new();
+        more.set_is_extended(true);
+        for _ in 0..1 << 20 {
+            builder.get_mut().write_all(more.as_bytes()).unwrap();
+        }
+    });
+    let error = unpack(&archive).unwrap_err().to_string();
+    assert!(
+        error.contains("headers of an entry take more than"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_file_with_very_many_holes_is_stored_without_them() {
+    use std::os::unix::fs::FileExt;
+
+    let tree = tempfile::tempdir().unwrap();
+    let file = fs::File::create(tree.path().join("holes")).unwrap();
+    for number in 0..=MAX_PIECES as u64 {
+        file.write_all_at(b"x", number * 8192).unwrap();
+    }
+    file.set_len((MAX_PIECES as u64 + 2) * 8192).unwrap();
+    let (_directory, archive) = place();
+    pack(tree.path(), &archive).unwrap();
     let unpacked = unpack(&archive).unwrap();
-    assert!(unpacked.path().join("escaped-absolutely").exists());
-    assert!(!Path::new("/escaped-absolutely").exists());
+    let found = fs::File::open(unpacked.path().join("home/holes")).unwrap();
+    let mut piece = [1; 8193];
+    found
+        .read_exact_at(&mut piece, MAX_PIECES as u64 / 2 * 8192)
+        .unwrap();
+    assert!(piece[0] == b'x' && piece[8192] == b'x' && piece[1..8192].iter().all(|&it| it == 0));
+    assert_eq!(
+        found.metadata().unwrap().len(),
+        file.metadata().unwrap().len()
+    );
+}
+
+#[test]
+fn the_times_of_directories_come_back() {
+    let tree = tempfile::tempdir().unwrap();
+    let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+    fs::create_dir_all(tree.path().join("a/b")).unwrap();
+    fs::write(tree.path().join("a/b/file"), "").unwrap();
+    for name in ["a/b/file", "a/b", "a"] {
+        let file = fs::File::open(tree.path().join(name)).unwrap();
+        file.set_modified(time).unwrap();
+    }
+    let (_directory, archive) = place();
+    pack(tree.path(), &archive).unwrap();
+    let unpacked = unpack(&archive).unwrap();
+    for name in ["a/b/file", "a/b", "a"] {
+        let found = fs::metadata(unpacked.path().join("home").join(name)).unwrap();
+        assert_eq!(found.modified().unwrap(), time, "{name}");
+    }
 }
 
 /// Its code puts a link in the place of a directory that was just listed.
@@ -252,9 +493,9 @@ fn the_target_of_a_link_outside_is_not_read_through_a_directory_that_was_replace
 
     let (_directory, archive) = place();
     let folder = archive.parent().unwrap();
-    let mut packer = Packer::create(folder, ".unfinished-", None, Vec::new()).unwrap();
+    let mut packer = packer(folder, BOUNDS, Vec::new()).unwrap();
     let stored = Path::new("home/replaced/link");
-    let error = packer.add(stored, &replaced.join("link"), &mut Vec::new());
+    let error = packer.add(stored, &replaced.join("link"));
     assert!(is_replaced(&error.unwrap_err()));
     packer.finish().unwrap().put(&archive, || Ok(())).unwrap();
     let unpacked = zstd::decode_all(fs::File::open(&archive).unwrap()).unwrap();
@@ -293,8 +534,7 @@ fn an_archive_that_is_not_finished_leaves_nothing_and_the_old_one_stays() {
 
     fs::write(tree.path().join("file"), vec![b'n'; 10_000_000]).unwrap();
     let stop = Stop::default();
-    let mut packer =
-        Packer::create(directory.path(), ".unfinished-", None, vec![stop.clone()]).unwrap();
+    let mut packer = packer(directory.path(), BOUNDS, vec![stop.clone()]).unwrap();
     stop.stop();
     let added = packer.add_tree("home", tree.path());
     let error = added
@@ -323,7 +563,7 @@ fn an_archive_that_is_stopped_at_the_last_moment_does_not_replace_the_old_one() 
     fs::remove_file(tree.path().join("file")).unwrap();
     let stop = Stop::default();
     let stops = vec![Stop::default(), stop.clone()];
-    let mut packer = Packer::create(directory.path(), ".unfinished-", None, stops).unwrap();
+    let mut packer = packer(directory.path(), BOUNDS, stops).unwrap();
     packer.add_tree("home", tree.path()).unwrap();
     let stopped_meanwhile = || {
         stop.stop();

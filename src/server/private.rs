@@ -1,0 +1,289 @@
+//! Directories and files that no other user can read, write or replace.
+//!
+//! The rules for the path of a directory are those of OpenSSH's `StrictModes`: it, and each directory
+//! above it, belongs to this user or to root, and no other user may write to it. A sticky directory
+//! such as `/tmp` may be above it: others cannot replace there what is not theirs.
+
+use std::{
+    fs::{self, DirBuilder, File, Permissions},
+    io,
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
+    path::{Path, PathBuf},
+};
+
+use nix::{libc, unistd::geteuid};
+use tempfile::NamedTempFile;
+
+/// Permission bits by which others than the owner may write.
+const WRITABLE_BY_OTHERS: u32 = 0o022;
+
+const STICKY: u32 = 0o1000;
+
+/// A directory that belongs to this server's user alone, made with mode 0700 if it is missing. Gives its
+/// path without links. One that was there keeps its mode: others may read it, but not write to it.
+pub(super) fn own(path: &Path) -> io::Result<PathBuf> {
+    // Without a slash at the end, which would follow a link.
+    let path: PathBuf = path.components().collect();
+    match fs::symlink_metadata(&path) {
+        Ok(meta) if meta.is_symlink() => {
+            return Err(refused(
+                "it is a symbolic link: name the directory it leads to".to_owned(),
+            ));
+        }
+        Ok(meta) if !meta.is_dir() => return Err(io::ErrorKind::NotADirectory.into()),
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => create_all(&path, 0o700)?,
+        Err(error) => return Err(error),
+    }
+    let path = path.canonicalize()?;
+    check_own(&path)?;
+    path.ancestors().skip(1).try_for_each(check_above)?;
+    Ok(path)
+}
+
+/// A directory to make private directories in, such as `/tmp`; made with mode 0755 if it is missing.
+/// Gives its path without links.
+pub(super) fn shared(path: &Path) -> io::Result<PathBuf> {
+    if fs::metadata(path).is_err() {
+        create_all(path, 0o755)?;
+    }
+    let path = path.canonicalize()?;
+    path.ancestors().try_for_each(check_above)?;
+    Ok(path)
+}
+
+/// Makes a directory with mode 0700, whatever the umask. Fails if there is anything of this name.
+pub(super) fn create(path: &Path) -> io::Result<()> {
+    create_with(path, 0o700)
+}
+
+/// Makes a directory with mode 0700 in one of this user's own, unless it is there. One that is there
+/// is closed to others; it must be a directory of this user.
+pub(super) fn ensure(path: &Path) -> io::Result<()> {
+    match create(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        created => return created,
+    }
+    let meta = fs::symlink_metadata(path)?;
+    let wrong = |what: String| refused(format!("{}: {what}", path.display()));
+    if !meta.is_dir() {
+        let what = "expected a directory, found a link or a file: remove it";
+        return Err(wrong(what.to_owned()));
+    }
+    check_owner(path, &meta)?;
+    match meta.mode() & 0o7777 {
+        0o700 => Ok(()),
+        _ => fs::set_permissions(path, Permissions::from_mode(0o700)),
+    }
+}
+
+/// A new file with mode 0600, whatever the umask, which is removed when it is dropped.
+pub(super) fn unfinished(directory: &Path, prefix: &str) -> io::Result<NamedTempFile> {
+    let file = tempfile::Builder::new()
+        .prefix(prefix)
+        .tempfile_in(directory)?;
+    file.as_file()
+        .set_permissions(Permissions::from_mode(0o600))?;
+    Ok(file)
+}
+
+/// Opens a file to be read. Neither follows a link nor waits for a pipe.
+pub(super) fn open(path: &Path) -> io::Result<File> {
+    let file = File::options()
+        .read(true)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY)
+        .open(path);
+    let file = file.map_err(|error| match error.raw_os_error() {
+        Some(libc::ELOOP) => refused(format!("{} is a symbolic link", path.display())),
+        _ => error,
+    })?;
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(refused(format!("{} is not a file", path.display()))),
+    }
+}
+
+fn create_with(path: &Path, mode: u32) -> io::Result<()> {
+    DirBuilder::new().mode(mode).create(path)?;
+    // The umask may have taken some of it away.
+    fs::set_permissions(path, Permissions::from_mode(mode))
+}
+
+/// Makes a directory and those above it that are missing.
+fn create_all(path: &Path, mode: u32) -> io::Result<()> {
+    if let Some(parent) = path.parent()
+        && !parent.as_os_str().is_empty()
+        && fs::metadata(parent).is_err()
+    {
+        create_all(parent, mode)?;
+    }
+    match create_with(path, mode) {
+        // Another server was quicker. What it is, is checked next.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        created => created,
+    }
+}
+
+fn check_own(path: &Path) -> io::Result<()> {
+    let meta = fs::symlink_metadata(path)?;
+    check_owner(path, &meta)?;
+    match meta.mode() & WRITABLE_BY_OTHERS {
+        0 => Ok(()),
+        _ => Err(refused(format!(
+            "other users may write to it (mode {:04o}): run `chmod 700 {}`",
+            meta.mode() & 0o7777,
+            path.display()
+        ))),
+    }
+}
+
+fn check_owner(path: &Path, meta: &fs::Metadata) -> io::Result<()> {
+    let me = geteuid().as_raw();
+    match meta.uid() == me {
+        true => Ok(()),
+        false => Err(refused(format!(
+            "{0} belongs to the user {1}, but the server runs as the user {me}: run `chown {me} {0}`, \
+             or name another directory",
+            path.display(),
+            meta.uid()
+        ))),
+    }
+}
+
+/// That no other user can replace what is below this directory.
+fn check_above(path: &Path) -> io::Result<()> {
+    let meta = fs::symlink_metadata(path)?;
+    let owner = meta.uid();
+    if !is_trusted(owner) {
+        return Err(refused(format!(
+            "the user {owner} owns {0} and may replace what is in it: name a directory that only root \
+             and this user may write to, or run `chown root {0}`",
+            path.display()
+        )));
+    }
+    if meta.mode() & WRITABLE_BY_OTHERS != 0 && meta.mode() & STICKY == 0 {
+        return Err(refused(format!(
+            "other users may replace what is in {0} (mode {1:04o}): run `chmod go-w {0}`, or name \
+             another directory",
+            path.display(),
+            meta.mode() & 0o7777
+        )));
+    }
+    Ok(())
+}
+
+/// Whether a user may own a directory above a private one: root, this user, and in a user namespace
+/// the users outside of it, who are all shown as one.
+fn is_trusted(user: u32) -> bool {
+    user == 0 || user == geteuid().as_raw() || Some(user) == unmapped_user()
+}
+
+/// The number of the users outside of this user namespace. `None` in the first one, where all are seen.
+fn unmapped_user() -> Option<u32> {
+    let read = |file| fs::read_to_string(file).ok();
+    let map = read("/proc/self/uid_map")?;
+    let mut whole = map.split_whitespace();
+    if whole.next() == Some("0") && whole.next() == Some("0") && whole.next() == Some("4294967295")
+    {
+        return None;
+    }
+    read("/proc/sys/kernel/overflowuid")?.trim().parse().ok()
+}
+
+fn refused(what: String) -> io::Error {
+    io::Error::new(io::ErrorKind::PermissionDenied, what)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{chown, symlink};
+
+    use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        fs::symlink_metadata(path).unwrap().mode() & 0o7777
+    }
+
+    fn set_mode(path: &Path, mode: u32) {
+        fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+    }
+
+    #[test]
+    fn missing_directories_are_made_and_closed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a/b");
+        assert_eq!(own(&path).unwrap(), path.canonicalize().unwrap());
+        assert_eq!((mode(&path), mode(path.parent().unwrap())), (0o700, 0o700));
+        set_mode(&path, 0o755);
+        own(&path).unwrap();
+        assert_eq!(mode(&path), 0o755, "its owner has opened it");
+        ensure(&path).unwrap();
+        assert_eq!(mode(&path), 0o700);
+    }
+
+    #[test]
+    fn a_directory_that_others_may_write_to_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state");
+        for open in [0o770, 0o702, 0o1777] {
+            own(&path).unwrap();
+            set_mode(&path, open);
+            let error = own(&path).unwrap_err().to_string();
+            assert!(error.contains("`chmod 700 "), "{error}");
+            set_mode(&path, 0o700);
+        }
+        set_mode(folder.path(), 0o777);
+        for refused in [own(&path), shared(&path)] {
+            let error = refused.unwrap_err().to_string();
+            assert!(error.contains("`chmod go-w "), "{error}");
+        }
+        set_mode(folder.path(), 0o1777);
+        own(&path).unwrap();
+        shared(&path).unwrap();
+    }
+
+    #[test]
+    fn a_link_is_refused_at_the_end_of_a_path_and_resolved_before_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let (real, link) = (folder.path().join("real"), folder.path().join("link"));
+        own(&real).unwrap();
+        symlink(&real, &link).unwrap();
+        for named in [link.clone(), link.join(""), link.join(".")] {
+            let error = own(&named).unwrap_err().to_string();
+            assert!(error.contains("symbolic link"), "{error}");
+        }
+        assert_eq!(
+            own(&link.join("below")).unwrap(),
+            real.canonicalize().unwrap().join("below")
+        );
+        assert!(ensure(&link).unwrap_err().to_string().contains("a link"));
+        assert!(open(&link).is_err());
+        fs::write(real.join("file"), "text").unwrap();
+        symlink(real.join("file"), folder.path().join("file")).unwrap();
+        let error = open(&folder.path().join("file")).unwrap_err().to_string();
+        assert!(error.contains("symbolic link"), "{error}");
+        open(&real.join("file")).unwrap();
+    }
+
+    /// Only root can give a directory to another user.
+    #[test]
+    fn a_directory_of_another_user_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state/below");
+        own(&path).unwrap();
+        if chown(&path, Some(4711), None).is_err() {
+            return;
+        }
+        let error = own(&path).unwrap_err().to_string();
+        assert!(
+            error.contains("4711") && error.contains("`chown "),
+            "{error}"
+        );
+        assert!(ensure(&path).is_err());
+        chown(&path, Some(geteuid().as_raw()), None).unwrap();
+        chown(path.parent().unwrap(), Some(4711), None).unwrap();
+        let error = own(&path).unwrap_err().to_string();
+        assert!(error.contains("the user 4711 owns"), "{error}");
+        assert!(shared(&path).is_err());
+    }
+}

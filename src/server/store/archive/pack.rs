@@ -1,0 +1,310 @@
+//! [`Packer`]: writes an archive. [`Packed`]: a whole one that is not in its place yet.
+
+use std::{
+    ffi::OsString,
+    fs,
+    io::{self, BufWriter, Read, Write},
+    os::unix::fs::{FileTypeExt, MetadataExt},
+    path::Path,
+};
+
+use tar::{Builder, EntryType, Header};
+use tempfile::TempPath;
+use zstd::Encoder;
+
+use super::{
+    super::{tree, turns::Turn},
+    Bounds, EXECS, Head, MAX_EXECS_BYTES, MAX_RECORD_BYTES, RECORD, Trees, too_large,
+};
+use crate::server::private;
+
+/// zstd's fastest ordinary level: a sandbox waits for it.
+pub(super) const LEVEL: i32 = 1;
+
+/// Most pieces of data between holes of a file that is stored with its holes. One with more is
+/// stored without: the reader keeps the list of them in memory.
+pub(super) const MAX_PIECES: usize = 65_536;
+
+/// What is written before it is compressed. Counts it, and pauses and stops with the operation.
+struct Bounded {
+    encoder: Encoder<'static, BufWriter<fs::File>>,
+    bounds: Bounds,
+    written: u64,
+    turn: Turn,
+}
+
+impl Write for Bounded {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        self.turn.check()?;
+        if self.written + data.len() as u64 > self.bounds.bytes {
+            return Err(self.bounds.too_many_bytes());
+        }
+        let length = self.encoder.write(data)?;
+        self.written += length as u64;
+        Ok(length)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.encoder.flush()
+    }
+}
+
+/// Writes an archive. Dropped before [`finish`](Self::finish), it leaves nothing.
+pub(in crate::server::store) struct Packer {
+    builder: Builder<Bounded>,
+    unfinished: TempPath,
+    bounds: Bounds,
+    files: u64,
+    turn: Turn,
+}
+
+impl Packer {
+    /// Begins an archive, in this directory for now. It begins with the head, if there is one.
+    pub(in crate::server::store) fn create(
+        directory: &Path,
+        prefix: &str,
+        head: Option<&Head>,
+        bounds: Bounds,
+        turn: &Turn,
+    ) -> io::Result<Self> {
+        let (file, unfinished) = begin(directory, prefix)?;
+        let mut encoder = Encoder::new(BufWriter::new(file), LEVEL)?;
+        encoder.include_checksum(true)?;
+        let mut builder = Builder::new(Bounded {
+            encoder,
+            bounds,
+            written: 0,
+            turn: turn.clone(),
+        });
+        if let Some(head) = head {
+            for (name, data, most) in [
+                (RECORD, &head.record, MAX_RECORD_BYTES),
+                (EXECS, &head.execs, MAX_EXECS_BYTES),
+            ] {
+                if data.len() as u64 > most {
+                    return Err(too_large(format!("{name} takes more than {most} bytes")));
+                }
+                let mut header = Header::new_gnu();
+                header.set_size(data.len() as u64);
+                header.set_mode(0o600);
+                builder.append_data(&mut header, name, data.as_slice())?;
+            }
+        }
+        Ok(Self {
+            builder,
+            unfinished,
+            bounds,
+            files: 0,
+            turn: turn.clone(),
+        })
+    }
+
+    /// Adds the trees of a sandbox. One that is not there is left out.
+    pub(in crate::server::store) fn add_trees(&mut self, trees: &Trees) -> io::Result<()> {
+        let mut trees = trees
+            .trees
+            .iter()
+            .map(|tree| (tree.name, trees.directory.join(tree.name)));
+        trees.try_for_each(|(name, tree)| self.add_tree(name, &tree))
+    }
+
+    /// Adds a directory and everything below it under this name: each directory before what is in it,
+    /// and all of that before what is beside it.
+    pub(super) fn add_tree(&mut self, name: &str, tree: &Path) -> io::Result<()> {
+        // The directories that lead to the next entry, each with the names that are left in it.
+        let mut levels = Vec::new();
+        let top = self.add_named(Path::new(name), tree)?;
+        levels.push((Path::new("").to_owned(), top.into_iter()));
+        while let Some((below, names)) = levels.last_mut() {
+            self.turn.check()?;
+            let Some(next) = names.next() else {
+                levels.pop();
+                continue;
+            };
+            let below = below.join(next);
+            let names = self.add_named(&Path::new(name).join(&below), &tree.join(&below))?;
+            if !names.is_empty() {
+                levels.push((below, names.into_iter()));
+            }
+        }
+        Ok(())
+    }
+
+    /// The same as [`add`](Self::add), with the name in the error. What is gone is left out: the code
+    /// of the sandbox has removed it meanwhile, or put something else in its place.
+    fn add_named(&mut self, stored: &Path, path: &Path) -> io::Result<Vec<OsString>> {
+        match self.add(stored, path) {
+            Err(error) if is_replaced(&error) => Ok(Vec::new()),
+            Err(error) => {
+                let what = format!("{}: {error}", stored.display());
+                Err(io::Error::new(error.kind(), what))
+            }
+            added => added,
+        }
+    }
+
+    /// Adds one file, link or directory; gives the names in the directory.
+    pub(super) fn add(&mut self, stored: &Path, path: &Path) -> io::Result<Vec<OsString>> {
+        let mut names = Vec::new();
+        let meta = fs::symlink_metadata(path)?;
+        let kind = meta.file_type();
+        if kind.is_symlink() {
+            let (meta, target) = tree::read_link(path)?;
+            let mut header = header_of(&meta, EntryType::Symlink);
+            self.count()?;
+            self.builder.append_link(&mut header, stored, target)?;
+        } else if kind.is_dir() {
+            let directory = tree::open(path)?;
+            let meta = directory.metadata()?;
+            self.count()?;
+            let most = self.bounds.files - self.files;
+            for name in tree::names(&directory, path)? {
+                self.turn.check()?;
+                if names.len() as u64 >= most {
+                    return Err(self.bounds.too_many_files());
+                }
+                names.push(name?);
+            }
+            let mut header = header_of(&meta, EntryType::Directory);
+            self.builder.append_data(&mut header, stored, io::empty())?;
+        } else if kind.is_file() {
+            self.add_file(stored, path)?;
+        } else {
+            debug_assert!(
+                kind.is_fifo()
+                    || kind.is_socket()
+                    || kind.is_block_device()
+                    || kind.is_char_device()
+            );
+            tracing::debug!(kind = ?kind, "left out of an archive: neither file, directory nor link");
+        }
+        Ok(names)
+    }
+
+    fn count(&mut self) -> io::Result<()> {
+        if self.files >= self.bounds.files {
+            return Err(self.bounds.too_many_files());
+        }
+        self.files += 1;
+        Ok(())
+    }
+
+    fn add_file(&mut self, stored: &Path, path: &Path) -> io::Result<()> {
+        let mut file = tree::open(path)?;
+        let meta = file.metadata()?;
+        if !meta.is_file() {
+            return Ok(());
+        }
+        self.count()?;
+        let has_holes = meta.blocks().saturating_mul(512) < meta.size();
+        if has_holes && tree::has_few_pieces(&file, meta.size(), MAX_PIECES) {
+            // Only its data are stored. The places of the holes are read first, so it must stay as it is.
+            self.builder.append_file(stored, &mut file)?;
+            let now = file.metadata()?;
+            let state = |meta: &fs::Metadata| (meta.size(), meta.mtime(), meta.mtime_nsec());
+            if state(&now) != state(&meta) {
+                return Err(io::Error::other(
+                    "this file has holes and was written to while it was stored; try again",
+                ));
+            }
+            return Ok(());
+        }
+        let mut header = header_of(&meta, EntryType::Regular);
+        header.set_size(meta.size());
+        // As long as the header says, whatever is done to the file meanwhile.
+        let exactly = file.chain(io::repeat(0)).take(meta.size());
+        self.builder.append_data(&mut header, stored, exactly)
+    }
+
+    /// Completes the archive.
+    pub(in crate::server::store) fn finish(self) -> io::Result<Packed> {
+        let packed = self.builder.into_inner()?.encoder.finish()?;
+        let written = packed.into_inner().map_err(|error| error.into_error())?;
+        written.sync_all()?;
+        Ok(Packed {
+            file: self.unfinished,
+            turn: self.turn,
+            _locked: written,
+        })
+    }
+}
+
+/// A whole archive that is not in its place yet. Dropped, it leaves nothing.
+pub(in crate::server) struct Packed {
+    file: TempPath,
+    turn: Turn,
+    /// Nobody takes it for one left behind.
+    _locked: fs::File,
+}
+
+impl Packed {
+    /// Puts it in its place, where it replaces another, unless `fence`, which is asked just before, forbids it.
+    pub(in crate::server::store) fn put(
+        self,
+        place: &Path,
+        fence: impl FnOnce() -> io::Result<()>,
+    ) -> io::Result<()> {
+        fence()?;
+        // Whoever deletes the sandbox has said so before: files that were not found are then no proof
+        // that the sandbox had removed them.
+        self.turn.check()?;
+        self.file.persist(place).map_err(|error| error.error)?;
+        // The new name is only on the disk with its directory.
+        match place.parent() {
+            Some(directory) => fs::File::open(directory)?.sync_all(),
+            None => Ok(()),
+        }
+    }
+
+    /// To be read from its beginning.
+    #[cfg(feature = "object-store")]
+    pub(in crate::server::store) fn open(&self) -> io::Result<fs::File> {
+        fs::File::open(&self.file)
+    }
+
+    /// The turn of the operation that stores it.
+    #[cfg(feature = "object-store")]
+    pub(in crate::server::store) fn turn(&self) -> &Turn {
+        &self.turn
+    }
+}
+
+/// Whether what was to be opened or read is not there, or no longer of its kind.
+pub(super) fn is_replaced(error: &io::Error) -> bool {
+    use io::ErrorKind::{InvalidInput, NotADirectory, NotFound};
+
+    matches!(error.kind(), NotFound | NotADirectory | InvalidInput)
+}
+
+/// A new file that only its owner may read, locked for as long as it is written.
+fn begin(directory: &Path, prefix: &str) -> io::Result<(fs::File, TempPath)> {
+    loop {
+        let (file, unfinished) = private::unfinished(directory, prefix)?.into_parts();
+        // Where the storage has no locks its age has to do.
+        let _ = file.lock();
+        if file.metadata()?.nlink() > 0 {
+            return Ok((file, unfinished));
+        }
+        // A server that was started in this very moment took it for one left behind.
+    }
+}
+
+/// Removes an unfinished file that nobody writes to any more: the lock of a process goes with it. Whether
+/// it is removed; `None` where the storage has no locks.
+pub(in crate::server::store) fn remove_if_left_behind(unfinished: &Path) -> Option<bool> {
+    let file = fs::File::open(unfinished).ok()?;
+    match file.try_lock() {
+        // While it is locked here, so that nobody begins with it.
+        Ok(()) => Some(fs::remove_file(unfinished).is_ok()),
+        Err(fs::TryLockError::WouldBlock) => Some(false),
+        Err(fs::TryLockError::Error(_)) => None,
+    }
+}
+
+fn header_of(meta: &fs::Metadata, kind: EntryType) -> Header {
+    let mut header = Header::new_gnu();
+    header.set_metadata(meta);
+    header.set_entry_type(kind);
+    header.set_size(0);
+    header
+}
