@@ -8,6 +8,7 @@ use std::{
 
 use super::{
     Language,
+    etc::USER_NAME,
     launch::{CodeFile, Ground, find, is_script},
 };
 use crate::server::{choice::Confines, store::blocking};
@@ -21,9 +22,11 @@ pub(super) const TEMPORARY_INSIDE: &str = "/tmp";
 pub(super) const CODE_INSIDE: &str = "/run/code";
 
 /// The environment of code, before what is asked for.
-pub(super) const ENVIRONMENT: [(&str, &str); 5] = [
+pub(super) const ENVIRONMENT: [(&str, &str); 7] = [
     ("PATH", PATH),
     ("LANG", "C.UTF-8"),
+    ("USER", USER_NAME),
+    ("LOGNAME", USER_NAME),
     ("HOME", HOME_INSIDE),
     ("TMPDIR", TEMPORARY_INSIDE),
     ("PYTHONUNBUFFERED", "1"),

@@ -2,6 +2,7 @@
 //! home, and names resolve: `passwd`, `group`, `hosts` and `resolv.conf`.
 
 use std::{
+    ffi::OsString,
     fs, io,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
@@ -21,20 +22,32 @@ const RESOLV_CONF: &str = "/etc/resolv.conf";
 pub(super) struct EtcFile {
     /// The name of the file in [`ETC`].
     pub(super) name: &'static str,
-    /// The path in the sandbox. It differs from `/etc/NAME` where this machine has a symbolic link.
+    /// The path in the sandbox, which differs from `/etc/NAME` where this machine has a symbolic link.
     pub(super) inside: PathBuf,
 }
 
-/// The files that [`write`] makes.
-pub(super) fn files() -> Vec<EtcFile> {
+impl EtcFile {
+    /// `NAME=PLACE`.
+    pub(super) fn to_argument(&self) -> OsString {
+        let mut argument = OsString::from(self.name);
+        argument.push("=");
+        argument.push(&self.inside);
+        argument
+    }
+}
+
+/// The files that [`write`] makes, as far as a sandbox that sees these directories of this machine would
+/// otherwise see this machine's own.
+pub(super) fn files(readable: &[PathBuf]) -> Vec<EtcFile> {
+    let is_shown = |path: &Path| {
+        path.starts_with("/run") || readable.iter().any(|directory| path.starts_with(directory))
+    };
     ["passwd", "group", "hosts", "resolv.conf"]
         .into_iter()
-        .map(|name| {
-            let path = Path::new("/etc").join(name);
-            EtcFile {
-                inside: fs::canonicalize(&path).unwrap_or(path),
-                name,
-            }
+        .filter_map(|name| {
+            // A link to `/run` in some distributions.
+            let inside = fs::canonicalize(Path::new("/etc").join(name)).ok()?;
+            is_shown(&inside).then_some(EtcFile { name, inside })
         })
         .collect()
 }

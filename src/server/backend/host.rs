@@ -37,6 +37,8 @@ pub(in crate::server) struct HostBackend {
 struct Shared {
     ground: Arc<Ground>,
     path: OsString,
+    /// The name of the user that code runs as, if that user has one.
+    user: Option<String>,
     python: OnceCell<PathBuf>,
 }
 
@@ -50,6 +52,10 @@ impl HostBackend {
             shared: Arc::new(Shared {
                 ground,
                 path: search_path(),
+                user: User::from_uid(geteuid())
+                    .ok()
+                    .flatten()
+                    .map(|user| user.name),
                 python: OnceCell::new(),
             }),
         })
@@ -111,7 +117,7 @@ impl BackendSandbox for HostSandbox {
             let exec = self.launcher.exec().map_err(|error| error.to_string())?;
             command.envs(self.launcher.marks(&exec));
             self.launcher
-                .spawn(command, code, exec.clone(), None)
+                .spawn(command, code, exec.clone(), None, None)
                 .map_err(|error| format!("Failed to start {}: {error}", interpreter.display()))
         })
     }
@@ -193,7 +199,13 @@ impl HostSandbox {
             .env("HOME", &self.home)
             .env("TMPDIR", &self.temporary)
             .env("PYTHONUNBUFFERED", "1")
-            .envs(job.env.iter().map(|(name, value)| (name, value)))
+            .envs(
+                self.shared
+                    .user
+                    .iter()
+                    .flat_map(|user| [("USER", user), ("LOGNAME", user)]),
+            )
+            .envs(job.variables().iter().map(|(name, value)| (name, &**value)))
             .current_dir(cwd);
         Ok(command)
     }

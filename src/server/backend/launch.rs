@@ -5,11 +5,10 @@ use std::{
     fs,
     io::{self, Read, Write},
     os::unix::{
-        fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
+        fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, fchown},
         process::ExitStatusExt,
     },
     path::{Path, PathBuf},
-    process::Stdio,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -21,7 +20,10 @@ use nix::{
     sys::signal::{Signal, killpg},
     unistd::Pid,
 };
-use tokio::process::{Child, Command};
+use tokio::{
+    net::unix::pipe,
+    process::{Child, Command},
+};
 
 use super::{
     Exit, Job, Language, Process, Started,
@@ -194,27 +196,23 @@ impl Launcher {
     }
 
     /// Starts an exec, whose processes are marked. What it needs is kept as long as it lives. `namespace` is that of its
-    /// processes, but for the first, if only they can be its own.
+    /// processes, but for the first, if only they can be its own. `user` is whom code runs as, if that is another user.
     pub(super) fn spawn(
         &self,
         mut command: Command,
         needs: impl Send + 'static,
         exec: String,
         namespace: Option<PidNamespace>,
+        user: Option<u32>,
     ) -> io::Result<Started> {
-        let mut child = command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()?;
-        let (Some(stdin), Some(stdout), Some(stderr), Some(pid)) = (
-            child.stdin.take(),
-            child.stdout.take(),
-            child.stderr.take(),
-            child.id(),
-        ) else {
-            return Err(io::Error::other("the process has no pipes"));
-        };
+        let (stdin, input) = pipe_of(user)?;
+        let (output, stdout) = pipe_of(user)?;
+        let (errors, stderr) = pipe_of(user)?;
+        let child = command.stdin(stdin).stdout(stdout).stderr(stderr).spawn()?;
+        // Here the server closes the ends of the process.
+        drop(command);
+        let ended = || io::Error::other("the process has ended before it was watched");
+        let pid = child.id().ok_or_else(ended)?;
         self.ground.watchdog.group_began(pid);
         let group = Pid::from_raw(pid.cast_signed());
         self.groups
@@ -222,9 +220,9 @@ impl Launcher {
             .unwrap_or_else(PoisonError::into_inner)
             .push(group);
         Ok(Started {
-            stdin: Box::new(stdin),
-            stdout: Box::new(stdout),
-            stderr: Box::new(stderr),
+            stdin: Box::new(pipe::Sender::from_owned_fd(input.into())?),
+            stdout: Box::new(pipe::Receiver::from_owned_fd(output.into())?),
+            stderr: Box::new(pipe::Receiver::from_owned_fd(errors.into())?),
             process: Box::new(MarkedProcess {
                 child,
                 group: Some(group),
@@ -331,6 +329,13 @@ impl Drop for MarkedProcess {
     }
 }
 
+/// A pipe that belongs to this user: only the owner of a pipe may open it again, as `/dev/stdout`.
+fn pipe_of(user: Option<u32>) -> io::Result<(io::PipeReader, io::PipeWriter)> {
+    let (reader, writer) = io::pipe()?;
+    fchown(&reader, user, None)?;
+    Ok((reader, writer))
+}
+
 /// A file with code, removed when it is no longer needed.
 pub(super) struct CodeFile(pub(super) PathBuf);
 
@@ -379,6 +384,35 @@ pub(super) fn check(job: &Job) -> Result<(), String> {
                 "An argument, a value of an environment variable or the working directory holds a NUL byte."
                     .to_owned(),
             );
+    }
+    check_size(job)
+}
+
+/// Most bytes of one argument, or of one environment variable with its name (`MAX_ARG_STRLEN`, execve(2)).
+const MAX_WORD_BYTES: usize = 128 * 1024 - 1;
+
+/// Most bytes of all of them: a quarter of the usual stack (execve(2)), less what the server adds.
+const MAX_WORDS_BYTES: usize = 2 * 1024 * 1024 - 64 * 1024;
+
+/// Fails if the kernel would not start a process with these arguments and variables.
+fn check_size(job: &Job) -> Result<(), String> {
+    // With the `=` and a NUL byte, and the pointer.
+    let variables = job
+        .env
+        .iter()
+        .map(|(name, value)| name.len() + 1 + value.len());
+    let words: Vec<usize> = job.args.iter().map(String::len).chain(variables).collect();
+    let largest = words.iter().copied().max().unwrap_or(0);
+    let total: usize = words
+        .iter()
+        .map(|bytes| bytes + 1 + size_of::<usize>())
+        .sum();
+    if largest > MAX_WORD_BYTES || total > MAX_WORDS_BYTES {
+        return Err(format!(
+            "The arguments and environment variables are too large: {total} bytes, the largest {largest} bytes. \
+             A process takes {MAX_WORDS_BYTES} bytes in all and {MAX_WORD_BYTES} bytes in each; \
+             send more on its input or in a file."
+        ));
     }
     Ok(())
 }

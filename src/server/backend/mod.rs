@@ -3,6 +3,8 @@
 mod choose;
 #[cfg(target_os = "linux")]
 mod confine;
+#[cfg(target_os = "linux")]
+mod etc;
 mod files;
 #[cfg(target_os = "linux")]
 mod gvisor;
@@ -14,7 +16,7 @@ mod remove;
 pub(super) mod spawn;
 mod sweep;
 
-use std::io;
+use std::{borrow::Cow, io};
 
 use futures::future::BoxFuture;
 use tokio::io::AsyncWrite;
@@ -88,6 +90,26 @@ impl Job {
             env: Vec::new(),
             cwd: None,
         }
+    }
+
+    /// The variables that code gets in addition to the usual ones.
+    ///
+    /// Python can import from its working directory, as with `python3 -c` and in notebooks, though the code is in a
+    /// file elsewhere.
+    fn variables(&self) -> Vec<(&str, Cow<'_, str>)> {
+        const SEARCHED: &str = "PYTHONPATH";
+        let mut variables: Vec<_> = self
+            .env
+            .iter()
+            .map(|(name, value)| (name.as_str(), Cow::from(value)))
+            .collect();
+        if self.language == Language::Python {
+            match variables.iter_mut().rfind(|(name, _)| *name == SEARCHED) {
+                Some((_, value)) if !value.is_empty() => *value = format!(".:{value}").into(),
+                _ => variables.push((SEARCHED, ".".into())),
+            }
+        }
+        variables
     }
 }
 

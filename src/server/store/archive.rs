@@ -12,7 +12,7 @@
 //! What is kept:
 //!
 //! - Directories, files, symbolic links, permissions but for set-user-id, set-group-id and sticky
-//!   bits, times, holes. A file with several names becomes several files.
+//!   bits, times to the nanosecond, holes. A file with several names becomes several files.
 //! - Sockets, pipes and devices are left out.
 //! - A file or directory that cannot be read fails the whole, by its name.
 
@@ -39,6 +39,9 @@ const RECORD: &str = "record.json";
 
 /// Name of the second entry, with the execs that were not acknowledged. Older archives have none.
 const EXECS: &str = "execs.json";
+
+/// The PAX key of the time of an entry, in seconds with a fraction (POSIX.1-2017, pax).
+const MTIME: &str = "mtime";
 
 /// Largest record, in bytes.
 const MAX_RECORD_BYTES: u64 = 64 * 1024;

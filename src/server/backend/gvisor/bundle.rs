@@ -5,7 +5,10 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use super::super::confine::{CODE_INSIDE, ENVIRONMENT, HOME_INSIDE, TEMPORARY_INSIDE};
+use super::super::{
+    confine::{CODE_INSIDE, ENVIRONMENT, HOME_INSIDE, TEMPORARY_INSIDE},
+    etc,
+};
 use super::scripts::INIT;
 use crate::server::{
     choice::Confines,
@@ -63,6 +66,13 @@ pub(super) fn config(directory: &Path, confines: &Confines, hidden: &[PathBuf]) 
     mounts.extend(
         readable(confines).filter_map(|path| Some(bind(&path.canonicalize().ok()?, path, "ro"))),
     );
+    mounts.extend(etc::files(&confines.readable).iter().map(|file| {
+        bind(
+            &directory.join(etc::ETC).join(file.name),
+            &file.inside,
+            "ro",
+        )
+    }));
     mounts.extend(hidden.iter().map(|path| {
         json!({
             "type": "tmpfs", "source": "tmpfs", "destination": path,

@@ -39,7 +39,7 @@ use super::{
         CODE_INSIDE, HOME_INSIDE, PATH, hidden, interpreter, make_directory, make_mount_point,
         write_for,
     },
-    files,
+    etc, files,
     launch::{
         CodeFile, Ground, Launcher, check, find, make_private, mark, no_directory, search_path,
         write_private,
@@ -168,6 +168,7 @@ fn write_trusted(directory: &Path, confines: &Confines, hidden: &[PathBuf]) -> i
     make_directory(&directory.join(SOURCE), 0o755)?;
     make_directory(&directory.join(BUNDLE), 0o700)?;
     make_for_user(&directory.join(EXIT), 0o700)?;
+    etc::write(directory, USER, confines.network)?;
     for script in scripts::ALL {
         let file = directory.join(SOURCE).join(script.name);
         write_private(&file, script.text.as_bytes())?;
@@ -249,7 +250,8 @@ impl BackendSandbox for GvisorSandbox {
             );
             let exec = self.launcher.exec().map_err(|error| error.to_string())?;
             let marks = self.launcher.marks(&exec);
-            let env = job.env.iter().map(|(name, value)| (&**name, &**value));
+            let variables = job.variables();
+            let env = variables.iter().map(|(name, value)| (*name, &**value));
             let env: Vec<_> = env.chain(marks).collect();
             let number = number.to_string();
             let run = RUN.inside();
@@ -260,7 +262,7 @@ impl BackendSandbox for GvisorSandbox {
             command.envs(marks);
             let started = self
                 .launcher
-                .spawn(command, (code, description), exec.clone(), None)
+                .spawn(command, (code, description), exec.clone(), None, None)
                 .map_err(|error| format!("Failed to start {interpreter}: {error}"))?;
             Ok(Started {
                 process: Box::new(GvisorProcess {

@@ -18,6 +18,7 @@ use tokio::{
 };
 
 use super::super::{
+    etc::{self, EtcFile},
     spawn,
     sweep::{PidNamespace, parse_stat},
 };
@@ -33,8 +34,9 @@ const GONE_WITHIN: Duration = Duration::from_secs(10);
 const LOOKED_AT_EVERY: Duration = Duration::from_millis(10);
 
 /// What the first process does, in the directory of the sandbox: puts together the root of the file system, makes it its own, gives
-/// up all privileges, and waits. `$1` says whether there is a network; then come the directories of this machine that can be read,
-/// and behind `--` those below them that are to be empty.
+/// up all privileges, and waits. `$1` says whether there is a network. Then come three lists, with `--` between them: the files of
+/// `/etc` that the sandbox has of its own, as `NAME=PLACE`; the directories of this machine that can be read; those below them that
+/// are to be empty.
 ///
 /// Those are mounts, with what is mounted below them (in a container `/etc/hosts` is a mount), also where this machine has a link (`/lib64`): what is a mount the code of the sandbox cannot replace,
 /// and programs that still have privileges are loaded from there. The tree may be one that code has left: where it has a link, a mount
@@ -47,6 +49,9 @@ const SCRIPT: &str = r#"
 set -eu
 read -r pid _ < /proc/self/stat
 network=$1; shift
+own=()
+while [ "$1" != -- ]; do own+=("$1"); shift; done
+shift
 readable=()
 while [ "$1" != -- ]; do readable+=("$1"); shift; done
 shift
@@ -71,6 +76,12 @@ done
 for path in "${readable[@]}"; do
   [ -d "$path" ] || continue
   mount -c --rbind "$path" ".$path"
+done
+for file in "${own[@]}"; do
+  place=${file#*=}
+  # Where this machine has a link to it, it is written there below.
+  case $place in /run/*) continue ;; esac
+  [ ! -f ".$place" ] || mount -c --bind "../etc/${file%%=*}" ".$place"
 done
 while read -r _ _ _ _ place options _; do
   # As it is written there: a space as \040.
@@ -101,10 +112,17 @@ ln -s /proc/self/fd dev/fd
 ln -s /proc/self/fd/0 dev/stdin
 ln -s /proc/self/fd/1 dev/stdout
 ln -s /proc/self/fd/2 dev/stderr
+mkdir dev/pts
+mount -c -t devpts -o newinstance,ptmxmode=0666,mode=0620,max=256,nosuid,noexec devpts dev/pts
+ln -s pts/ptmx dev/ptmx
 mkdir dev/shm
 mount -c -t tmpfs -o mode=1777,size=64m,nr_inodes=16k,nosuid,nodev shm dev/shm
 mount -c -t tmpfs -o mode=755,size=1m,nr_inodes=1k,nosuid,nodev run run
 mkdir run/code
+for file in "${own[@]}"; do
+  place=${file#*=}
+  case $place in /run/*) mkdir -p ".${place%/*}"; cat "../etc/${file%%=*}" > ".$place" ;; esac
+done
 mount -c --bind ../home home/sandbox
 mount -c --bind ../tmp tmp
 mount -c --bind ../code run/code
@@ -215,6 +233,8 @@ impl Init {
         command
             .args(["--", "bash", "-c", SCRIPT, "actix-sandbox-init"])
             .arg(if network { "yes" } else { "no" })
+            .args(etc::files(readable).iter().map(EtcFile::to_argument))
+            .arg("--")
             .args(readable)
             .arg("--")
             .args(hidden)

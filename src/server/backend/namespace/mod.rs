@@ -38,7 +38,7 @@ use super::{
     confine::{
         CODE_INSIDE, ENVIRONMENT, HOME_INSIDE, PATH, hidden, interpreter, make_directory, write_for,
     },
-    files,
+    etc, files,
     launch::{CodeFile, Ground, Launcher, check, find, no_directory},
     spawn,
 };
@@ -54,6 +54,9 @@ use crate::{
 };
 
 const CODE: &str = "code";
+
+/// The id of the user in the sandbox, whoever that is outside: the only one that is mapped.
+const USER_INSIDE: u32 = 0;
 
 /// Runs its arguments as a child, and ends as that does. The process that waits is outside of the sandbox, and must not hold the
 /// pipes: nobody would see the child close them, as with `nsenter` itself.
@@ -173,7 +176,7 @@ impl NamespaceBackend {
             directory,
             user,
             shared: self.shared.clone(),
-            code: OnceCell::new(),
+            trusted: OnceCell::new(),
             init: Mutex::new(None),
         };
         let directory = sandbox.directory.clone();
@@ -203,9 +206,11 @@ fn prepare(directory: &Path, user: Option<u32>) -> io::Result<()> {
     make(&directory.join(TEMPORARY), 0o700)
 }
 
-/// Makes the directory for code, once the trees are filled. Only the server puts files there.
-fn prepare_code(directory: &Path) -> io::Result<()> {
-    make_directory(&directory.join(CODE), 0o711)
+/// Makes what the server alone writes to, once the trees are filled: the directory for code, and the
+/// sandbox's own files of `/etc`.
+fn prepare_trusted(directory: &Path, network: bool) -> io::Result<()> {
+    make_directory(&directory.join(CODE), 0o711)?;
+    etc::write(directory, USER_INSIDE, network)
 }
 
 impl Backend for NamespaceBackend {
@@ -232,8 +237,8 @@ struct NamespaceSandbox {
     /// Whom the code runs as, where this process is root.
     user: Option<u32>,
     shared: Arc<Shared>,
-    /// The directory for code, made for the first exec.
-    code: OnceCell<()>,
+    /// What [`prepare_trusted`] makes, made for the first exec.
+    trusted: OnceCell<()>,
     /// Made for the first exec.
     init: Mutex<Option<Init>>,
 }
@@ -248,15 +253,16 @@ impl BackendSandbox for NamespaceSandbox {
             {
                 return Err(no_directory(cwd));
             }
-            self.code_directory().await?;
+            self.trusted().await?;
             let number = self.launcher.next();
             let code = CodeFile::new(&self.directory.join(CODE), job.language, number);
             let environment = CodeFile(code.0.with_extension("env"));
             let exec = self.launcher.exec().map_err(|error| error.to_string())?;
             let marks = self.launcher.marks(&exec);
-            let env = job.env.iter().map(|(name, value)| (&**name, &**value));
-            let pairs: Vec<_> = env
-                .chain(marks)
+            let pairs: Vec<_> = job
+                .variables()
+                .into_iter()
+                .chain(marks.map(|(name, value)| (name, value.into())))
                 .map(|(name, value)| format!("{name}={value}"))
                 .collect();
             for (file, text) in [(&code, &job.code), (&environment, &pairs.join("\0"))] {
@@ -279,7 +285,7 @@ impl BackendSandbox for NamespaceSandbox {
             let pid_namespace = namespaces.pid().map_err(|error| error.to_string())?;
             let needs = (code, environment, namespaces);
             self.launcher
-                .spawn(command, needs, exec.clone(), Some(pid_namespace))
+                .spawn(command, needs, exec.clone(), Some(pid_namespace), self.user)
                 .map_err(|error| format!("Failed to start {}: {error}", interpreter.display()))
         })
     }
@@ -374,16 +380,16 @@ impl NamespaceSandbox {
         Ok((command, namespaces))
     }
 
-    async fn code_directory(&self) -> Result<(), String> {
-        let directory = self.directory.clone();
-        let prepare = || async { blocking(move || prepare_code(&directory)).await };
-        let made = self.code.get_or_try_init(prepare).await;
+    async fn trusted(&self) -> Result<(), String> {
+        let (directory, network) = (self.directory.clone(), self.shared.confines.network);
+        let prepare = || async { blocking(move || prepare_trusted(&directory, network)).await };
+        let made = self.trusted.get_or_try_init(prepare).await;
         made.copied()
             .map_err(|error| format!("The directory for the code could not be made: {error}"))
     }
 
     async fn init(&self) -> Result<Init, String> {
-        self.code_directory().await?;
+        self.trusted().await?;
         let turn = self.shared.turns.acquire().await;
         let _turn = turn.map_err(|error| error.to_string())?;
         let confines = &self.shared.confines;

@@ -14,7 +14,7 @@ use zstd::Encoder;
 
 use super::{
     super::{tree, turns::Turn},
-    Bounds, EXECS, Head, MAX_EXECS_BYTES, MAX_RECORD_BYTES, RECORD, Trees, too_large,
+    Bounds, EXECS, Head, MAX_EXECS_BYTES, MAX_RECORD_BYTES, MTIME, RECORD, Trees, too_large,
 };
 use crate::server::private;
 
@@ -166,6 +166,7 @@ impl Packer {
                 names.push(name?);
             }
             let mut header = header_of(&meta, EntryType::Directory);
+            self.append_time(&meta)?;
             self.builder.append_data(&mut header, stored, io::empty())?;
         } else if kind.is_file() {
             self.add_file(stored, path)?;
@@ -196,6 +197,7 @@ impl Packer {
             return Ok(());
         }
         self.count()?;
+        self.append_time(&meta)?;
         let has_holes = meta.blocks().saturating_mul(512) < meta.size();
         if has_holes && tree::has_few_pieces(&file, meta.size(), MAX_PIECES) {
             // Only its data are stored. The places of the holes are read first, so it must stay as it is.
@@ -214,6 +216,18 @@ impl Packer {
         // As long as the header says, whatever is done to the file meanwhile.
         let exactly = file.chain(io::repeat(0)).take(meta.size());
         self.builder.append_data(&mut header, stored, exactly)
+    }
+
+    /// Adds the time of the next entry where it is no whole second, which is all that a tar header holds: `make`
+    /// compares fractions.
+    fn append_time(&mut self, meta: &fs::Metadata) -> io::Result<()> {
+        let (seconds, nanoseconds) = (meta.mtime(), meta.mtime_nsec());
+        if seconds < 0 || nanoseconds == 0 {
+            return Ok(());
+        }
+        let time = format!("{seconds}.{nanoseconds:09}");
+        let time = [(MTIME, time.as_bytes())];
+        self.builder.append_pax_extensions(time)
     }
 
     /// Completes the archive.

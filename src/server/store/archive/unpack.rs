@@ -17,12 +17,12 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use tar::{Archive, Entry, EntryType};
+use tar::{Archive, Entry, EntryType, Unpacked};
 use zstd::Decoder;
 
 use super::{
-    super::turns::Turn, Bounds, EXECS, MAX_EXECS_BYTES, MAX_RECORD_BYTES, MEMORY, RECORD, ROOT,
-    Tree, Trees,
+    super::turns::Turn, Bounds, EXECS, MAX_EXECS_BYTES, MAX_RECORD_BYTES, MEMORY, MTIME, RECORD,
+    ROOT, Tree, Trees,
 };
 use crate::{protocol::excerpt, server::private};
 
@@ -264,22 +264,21 @@ impl Unpacking<'_> {
             return Err(damaged("it does not come after its directory".to_owned()));
         }
         let path = self.trees.directory.join(&name);
+        let modified = modified(entry)?;
         if is_top {
             self.begin(tree.name, &path)?;
         } else if fs::symlink_metadata(&path).is_ok() {
             return Err(damaged("it is there twice".to_owned()));
         } else if kind == EntryType::Directory {
             private::create(&path)?;
-        } else {
-            entry.unpack(&path)?;
+        } else if let (Unpacked::File(file), Some(modified)) = (entry.unpack(&path)?, modified) {
+            file.set_modified(modified)?;
         }
         if kind == EntryType::Directory {
-            let header = entry.header();
-            let modified = header.mtime().ok().map(Duration::from_secs);
             self.open.push(Directory {
                 name,
-                mode: header.mode()? & 0o777,
-                modified: modified.and_then(|it| SystemTime::UNIX_EPOCH.checked_add(it)),
+                mode: entry.header().mode()? & 0o777,
+                modified,
                 path: path.clone(),
             });
         }
@@ -325,6 +324,28 @@ fn name(entry: &Entry<'_, impl Read>) -> io::Result<PathBuf> {
         true => Ok(name.components().collect()),
         false => Err(damaged("it leads out of the sandbox".to_owned())),
     }
+}
+
+/// When an entry was modified; `None` if the archive holds no time that this system knows.
+fn modified(entry: &mut Entry<'_, impl Read>) -> io::Result<Option<SystemTime>> {
+    let mut exact = None;
+    for extension in entry.pax_extensions()?.into_iter().flatten() {
+        let extension = extension?;
+        if extension.key() == Ok(MTIME) {
+            exact = extension.value().ok().and_then(parse_time);
+        }
+    }
+    let whole = || entry.header().mtime().ok().map(Duration::from_secs);
+    let since_epoch = exact.or_else(whole);
+    Ok(since_epoch.and_then(|time| SystemTime::UNIX_EPOCH.checked_add(time)))
+}
+
+/// Seconds with a fraction of at most nine digits.
+fn parse_time(text: &str) -> Option<Duration> {
+    let (seconds, fraction) = text.split_once('.').unwrap_or((text, ""));
+    let is_fraction = fraction.len() <= 9 && fraction.bytes().all(|byte| byte.is_ascii_digit());
+    let nanoseconds = is_fraction.then(|| format!("{fraction:0<9}").parse().ok())??;
+    Some(Duration::new(seconds.parse().ok()?, nanoseconds))
 }
 
 /// What is behind an error: those of `tar` name paths of this machine, and not what went wrong.
