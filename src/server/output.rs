@@ -7,7 +7,7 @@ use bytes::{BufMut, BytesMut};
 use tokio::{
     io::{AsyncRead, AsyncReadExt},
     sync::{mpsc, watch},
-    time::{Instant, sleep, timeout},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 
 use super::link::MAX_PIECE_BYTES;
@@ -74,12 +74,6 @@ const JOIN_AT_MOST: Duration = Duration::from_millis(10);
 /// How long the beginning of a code point waits for the rest of it.
 const HOLD_BACK: Duration = Duration::from_millis(250);
 
-/// How long a pipe that a background child still holds must be silent after the process ended.
-const SILENCE_AFTER_END: Duration = Duration::from_millis(20);
-
-/// Longest time that such a pipe is read after the process ended.
-const READ_AFTER_END: Duration = Duration::from_millis(250);
-
 /// The most that a pipe holds, in bytes, when its reader comes (`/proc/sys/fs/pipe-max-size`).
 pub(super) const MAX_PIPE_BYTES: usize = 1024 * 1024;
 
@@ -88,112 +82,98 @@ pub(super) type Pipe = Box<dyn AsyncRead + Send + Unpin>;
 
 /// Reads `pipe` to its end and hands on what it carries.
 ///
-/// When `ended` turns true the process is gone: what is already in the pipe is read, and the end of
-/// the pipe is not waited for. Then the pipe is given back, because background children still hold it.
+/// Once `until` is set, the main process is gone, and the end of the pipe is waited for until then at most; time that the
+/// taker needs is added. What is in the pipe by then is still read. The pipe is given back if other processes hold it.
 pub(super) async fn pump(
     mut pipe: Pipe,
-    mut ended: watch::Receiver<bool>,
+    mut until: watch::Receiver<Option<Instant>>,
     mut taker: impl Taker,
 ) -> Option<Pipe> {
     let mut buffer = BytesMut::with_capacity(MAX_PIECE_BYTES);
-    let mut after_end: Option<AfterEnd> = None;
+    let mut grace = Grace::default();
     let mut open = true;
-    let mut held = false;
 
     while open {
-        // Looked at first: a background child that never stops writing always has something to read.
-        if after_end.is_none() && *ended.borrow() {
-            after_end = Some(AfterEnd::new());
-        }
-        let first = match &after_end {
-            None => tokio::select! {
-                biased;
-                read = read_more(&mut pipe, &mut buffer) => Some(read),
-                _ = ended.wait_for(|&ended| ended) => {
-                    after_end = Some(AfterEnd::new());
-                    continue;
-                }
-                () = sleep(HOLD_BACK), if taker.holds_back() => {
-                    taker.handle_silence();
-                    continue;
-                }
-            },
-            Some(after_end) if after_end.is_over() => None,
-            Some(_) => {
-                let read = read_more(&mut pipe, &mut buffer);
-                timeout(SILENCE_AFTER_END, read).await.ok()
+        grace.update(&mut until);
+        let read = tokio::select! {
+            biased;
+            read = read_more(&mut pipe, &mut buffer) => read,
+            Ok(()) = until.changed() => continue,
+            () = grace.over() => break,
+            () = sleep(HOLD_BACK), if taker.holds_back() => {
+                taker.handle_silence();
+                continue;
             }
         };
-        match first {
-            Some(true) => {}
-            Some(false) => open = false,
-            None => (open, held) = (false, true),
-        }
-        if open {
-            let joined = join_more(&mut pipe, &mut buffer).await;
-            open = joined != Joined::Closed;
-            if let Some(after_end) = &mut after_end {
-                after_end.emptied |= joined == Joined::Silent;
-                after_end.read += buffer.len();
-            }
-        }
-        if !taker.take(&buffer, !open).await {
-            // What a background child goes on writing is nobody's.
-            held = open && *ended.borrow();
+        open = read && join_more(&mut pipe, &mut buffer).await;
+        let is_last = grace.count(buffer.len());
+        let begin = Instant::now();
+        let is_taken = taker.take(&buffer, !open).await;
+        grace.extend(begin.elapsed());
+        if !is_taken {
+            // Without a grace the process lives, and is told by a closed pipe that its output goes nowhere.
+            open &= until.borrow().is_some();
             break;
         }
         buffer.clear();
+        if is_last {
+            break;
+        }
     }
-    held.then_some(pipe)
+    if open {
+        // The decoder may hold the beginning of a code point.
+        taker.take(&[], true).await;
+    }
+    open.then_some(pipe)
 }
 
-/// The reading of a pipe after its process ended: all that the process wrote, and not for ever what
-/// its background children write.
-struct AfterEnd {
-    until: Instant,
-    /// The pipe was seen empty.
-    emptied: bool,
-    /// Bytes read.
-    read: usize,
+/// How long a pipe is read after its process ended.
+#[derive(Default)]
+struct Grace {
+    until: Option<Instant>,
+    /// Bytes read after that.
+    late: usize,
 }
 
-impl AfterEnd {
-    fn new() -> Self {
-        Self {
-            until: Instant::now() + READ_AFTER_END,
-            emptied: false,
-            read: 0,
+impl Grace {
+    fn update(&mut self, until: &mut watch::Receiver<Option<Instant>>) {
+        if until.has_changed().unwrap_or(false) || self.until.is_none() {
+            self.until = *until.borrow_and_update();
         }
     }
 
-    /// Whether there is nothing of the process in the pipe any more, and time is up.
-    fn is_over(&self) -> bool {
-        (self.emptied || self.read >= MAX_PIPE_BYTES) && Instant::now() >= self.until
+    /// Resolves when it is over; until then there may be something in the pipe.
+    async fn over(&self) {
+        match self.until {
+            Some(until) => sleep_until(until).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Counts bytes that were read. `true`: they are the last, since another process fills the pipe faster than it is read.
+    fn count(&mut self, bytes: usize) -> bool {
+        if self.until.is_some_and(|until| Instant::now() >= until) {
+            self.late += bytes;
+        }
+        self.late >= MAX_PIPE_BYTES
+    }
+
+    fn extend(&mut self, by: Duration) {
+        self.until = self.until.map(|until| until + by);
     }
 }
 
-/// How the joining of pieces ended.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Joined {
-    /// Nothing came for a while.
-    Silent,
-    /// The piece is large enough, or waited long enough.
-    Enough,
-    /// At the end of the pipe.
-    Closed,
-}
-
-/// Reads what comes shortly after the first bytes.
-async fn join_more(pipe: &mut Pipe, buffer: &mut BytesMut) -> Joined {
+/// Reads what comes shortly after the first bytes; false at the end of the pipe.
+async fn join_more(pipe: &mut Pipe, buffer: &mut BytesMut) -> bool {
     let last = Instant::now() + JOIN_AT_MOST;
     while buffer.len() < MAX_PIECE_BYTES && Instant::now() < last {
         match timeout(JOIN_WITHIN, read_more(pipe, buffer)).await {
             Ok(true) => {}
-            Ok(false) => return Joined::Closed,
-            Err(_elapsed) => return Joined::Silent,
+            Ok(false) => return false,
+            Err(_elapsed) => break,
         }
     }
-    Joined::Enough
+    true
 }
 
 /// Reads some bytes; false at the end of the pipe. A pipe that fails is at its end.
@@ -216,12 +196,12 @@ mod tests {
         capacity: usize,
     ) -> (
         DuplexStream,
-        watch::Sender<bool>,
+        watch::Sender<Option<Instant>>,
         mpsc::Receiver<String>,
         tokio::task::JoinHandle<Option<Pipe>>,
     ) {
         let (writer, reader) = tokio::io::duplex(1 << 20);
-        let (end, ended) = watch::channel(false);
+        let (end, ended) = watch::channel(None);
         let (sender, pieces) = mpsc::channel(capacity);
         let taker = TextTaker::new(StdStream::Stdout, sender, |_, text| text);
         let pump = tokio::spawn(pump(Box::new(reader), ended, taker));
@@ -257,7 +237,7 @@ mod tests {
     async fn a_pipe_that_a_child_holds_is_given_back_after_what_is_in_it() {
         let (mut writer, end, mut pieces, pump) = start(8);
         writer.write_all(b"last words").await.unwrap();
-        end.send_replace(true);
+        end.send_replace(Some(Instant::now()));
         assert_eq!(pieces.recv().await.as_deref(), Some("last words"));
         assert!(pump.await.unwrap().is_some());
         assert_eq!(pieces.recv().await, None);
@@ -267,7 +247,7 @@ mod tests {
     async fn a_pipe_that_a_child_never_stops_filling_is_given_back_after_what_is_in_it() {
         let (mut writer, end, mut pieces, pump) = start(8);
         writer.write_all(&[b'a'; 300_000]).await.unwrap();
-        end.send_replace(true);
+        end.send_replace(Some(Instant::now()));
         let child = tokio::spawn(async move {
             let chunk = [b'b'; 128 * 1024];
             while writer.write_all(&chunk).await.is_ok() {}

@@ -18,6 +18,7 @@ fn exited() -> ExecEnd {
         exit_code: Some(0),
         signal: None,
         lengths: None,
+        output_cut: false,
     }
 }
 

@@ -51,7 +51,11 @@ impl Exec {
     }
 
     fn ended(&mut self, end: ProcessEnd, lengths: Option<[u64; 2]>) -> Vec<String> {
-        self.fact(ProcessFact::Ended { end, lengths })
+        self.fact(ProcessFact::Ended {
+            end,
+            lengths,
+            cut: false,
+        })
     }
 
     /// The link breaks, and another is there.
@@ -119,8 +123,9 @@ impl Exec {
                 ProcessAction::Ended { end, stdin_unsent } => {
                     format!("ended {end:?}, {stdin_unsent} unsent")
                 }
-                ProcessAction::OutputEnded(None) => "output ended".to_owned(),
-                ProcessAction::OutputEnded(Some(_)) => "output lost".to_owned(),
+                ProcessAction::OutputEnded(Finish::Complete) => "output ended".to_owned(),
+                ProcessAction::OutputEnded(Finish::Cut) => "output cut".to_owned(),
+                ProcessAction::OutputEnded(_) => "output lost".to_owned(),
                 ProcessAction::Settled => "settled".to_owned(),
                 ProcessAction::SendKill => panic!("v1"),
             });
