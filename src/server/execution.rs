@@ -15,7 +15,7 @@ use tokio::{
 
 use super::{
     backend::{BackendSandbox, Exit, Job, Process, Started},
-    output::{Taker, TextTaker, discard, pump},
+    output::{Deadline, Taker, TextTaker, discard, pump},
     stdin::StdinQueue,
 };
 use crate::protocol::StdStream;
@@ -31,9 +31,6 @@ const SHORT_GRACE: Duration = Duration::from_millis(250);
 
 /// How long the output of an exec of v1 is read after the end of its main process, while other processes hold it.
 pub(super) const V1_GRACE: Duration = Duration::from_secs(30);
-
-/// For a grace that no clock can count.
-const LONGEST_GRACE: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// How long an exec may take.
 #[derive(Clone, Copy, Debug)]
@@ -103,7 +100,7 @@ pub(super) struct Control {
     /// True once no process of the exec is left in the foreground.
     pub(super) gone: watch::Receiver<bool>,
     kill: watch::Sender<bool>,
-    until: Arc<watch::Sender<Option<Instant>>>,
+    deadline: Arc<Deadline>,
     task: JoinHandle<()>,
 }
 
@@ -115,8 +112,8 @@ impl Control {
         limits: Limits,
         outlet: impl Outlet,
     ) -> Self {
-        let until = Arc::new(watch::Sender::new(None));
-        let run_until = until.clone();
+        let deadline = Deadline::new();
+        let run_deadline = deadline.clone();
         let (kill, killed) = watch::channel(false);
         let (gone_sender, gone) = watch::channel(false);
         let task = tokio::spawn(async move {
@@ -125,7 +122,7 @@ impl Control {
                     let run = Run {
                         killed,
                         gone: gone_sender,
-                        until: run_until,
+                        deadline: run_deadline,
                         limits,
                         outlet,
                     };
@@ -141,7 +138,7 @@ impl Control {
         Self {
             gone,
             kill,
-            until,
+            deadline,
             task,
         }
     }
@@ -159,12 +156,12 @@ impl Control {
 
     /// Until when its output is read, once its main process has ended.
     pub(super) fn reads_until(&self) -> Option<Instant> {
-        *self.until.borrow()
+        self.deadline.at()
     }
 
     /// Its main process has ended: its output ends soon, too, whether other processes hold it or not.
     pub(super) fn end_output(&self) {
-        end_by(&self.until, SHORT_GRACE);
+        self.deadline.set(SHORT_GRACE);
     }
 
     /// Resolves at the end of the task.
@@ -245,7 +242,7 @@ struct Run<O> {
     killed: watch::Receiver<bool>,
     gone: watch::Sender<bool>,
     /// Until when output is read, once the main process has ended.
-    until: Arc<watch::Sender<Option<Instant>>>,
+    deadline: Arc<Deadline>,
     limits: Limits,
     outlet: O,
 }
@@ -262,7 +259,7 @@ impl<O: Outlet> Run<O> {
 
         let pump = |pipe, stream| {
             let taker = self.outlet.taker(stream);
-            tokio::spawn(pump(pipe, self.until.subscribe(), taker))
+            tokio::spawn(pump(pipe, self.deadline.clone(), taker))
         };
         let pumps = [
             pump(stdout, StdStream::Stdout),
@@ -274,7 +271,7 @@ impl<O: Outlet> Run<O> {
             true => self.limits.output_grace,
             false => SHORT_GRACE,
         };
-        end_by(&self.until, grace);
+        self.deadline.set(grace);
         self.outlet.close_stdin();
         self.outlet.exited();
         self.gone.send_replace(true);
@@ -304,7 +301,7 @@ impl<O: Outlet> Run<O> {
                     None => {
                         self.outlet.dying();
                         ending = Ending::Killed(kill(&mut *process).await);
-                        end_by(&self.until, SHORT_GRACE);
+                        self.deadline.set(SHORT_GRACE);
                         output_cut.await
                     }
                 }
@@ -349,11 +346,4 @@ async fn kill(process: &mut dyn Process) -> Result<Exit, String> {
         return Err(reason);
     }
     Ok(wait(process).await)
-}
-
-/// Has output read no longer than for so long from now.
-fn end_by(until: &watch::Sender<Option<Instant>>, grace: Duration) {
-    let now = Instant::now();
-    let end = now.checked_add(grace).unwrap_or(now + LONGEST_GRACE);
-    until.send_modify(|until| *until = Some(until.map_or(end, |until| until.min(end))));
 }

@@ -1,7 +1,7 @@
 //! The way of output from a pipe to pieces of text: read as it comes, joined when it comes close
 //! together, never cut inside a code point. Uses `protocol` alone.
 
-use std::{future::Future, time::Duration};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use bytes::{BufMut, BytesMut};
 use tokio::{
@@ -82,84 +82,115 @@ pub(super) type Pipe = Box<dyn AsyncRead + Send + Unpin>;
 
 /// Reads `pipe` to its end and hands on what it carries.
 ///
-/// Once `until` is set, the main process is gone, and the end of the pipe is waited for until then at most; time that the
-/// taker needs is added. What is in the pipe by then is still read. The pipe is given back if other processes hold it.
+/// Once the deadline is set, the main process is gone, and the end of the pipe is waited for until then at most. What is in
+/// the pipe by then is still read. The pipe is given back if other processes hold it.
 pub(super) async fn pump(
     mut pipe: Pipe,
-    mut until: watch::Receiver<Option<Instant>>,
+    deadline: Arc<Deadline>,
     mut taker: impl Taker,
 ) -> Option<Pipe> {
     let mut buffer = BytesMut::with_capacity(MAX_PIECE_BYTES);
-    let mut grace = Grace::default();
-    let mut open = true;
+    let mut changes = deadline.0.subscribe();
+    let (mut open, mut read_late) = (true, 0);
 
-    while open {
-        grace.update(&mut until);
+    // Another process may fill the pipe faster than it is read.
+    while open && read_late < MAX_PIPE_BYTES {
         let read = tokio::select! {
             biased;
             read = read_more(&mut pipe, &mut buffer) => read,
-            Ok(()) = until.changed() => continue,
-            () = grace.over() => break,
+            Ok(()) = changes.changed() => continue,
+            () = deadline.over() => break,
             () = sleep(HOLD_BACK), if taker.holds_back() => {
                 taker.handle_silence();
                 continue;
             }
         };
         open = read && join_more(&mut pipe, &mut buffer).await;
-        let is_last = grace.count(buffer.len());
-        let begin = Instant::now();
+        if deadline.at().is_some_and(|at| Instant::now() >= at) {
+            read_late += buffer.len();
+        }
+        deadline.stop();
         let is_taken = taker.take(&buffer, !open).await;
-        grace.extend(begin.elapsed());
+        deadline.go_on();
         if !is_taken {
-            // Without a grace the process lives, and is told by a closed pipe that its output goes nowhere.
-            open &= until.borrow().is_some();
+            // Without a deadline the process lives, and is told by a closed pipe that its output goes nowhere.
+            open &= deadline.at().is_some();
             break;
         }
         buffer.clear();
-        if is_last {
-            break;
-        }
     }
     if open {
-        // The decoder may hold the beginning of a code point.
+        // The taker may hold the beginning of a code point.
         taker.take(&[], true).await;
     }
     open.then_some(pipe)
 }
 
-/// How long a pipe is read after its process ended.
-#[derive(Default)]
-struct Grace {
-    until: Option<Instant>,
-    /// Bytes read after that.
-    late: usize,
+/// Until when the output of an exec is read, once its main process has ended. The clock stands still while one of the
+/// streams has no room.
+pub(super) struct Deadline(watch::Sender<Clock>);
+
+#[derive(Clone, Copy, Default)]
+struct Clock {
+    at: Option<Instant>,
+    /// Streams without room, and since when there is one.
+    full: usize,
+    full_since: Option<Instant>,
 }
 
-impl Grace {
-    fn update(&mut self, until: &mut watch::Receiver<Option<Instant>>) {
-        if until.has_changed().unwrap_or(false) || self.until.is_none() {
-            self.until = *until.borrow_and_update();
-        }
+/// For a grace that no clock can count.
+const LONGEST_GRACE: Duration = Duration::from_secs(24 * 60 * 60);
+
+impl Deadline {
+    /// None yet.
+    pub(super) fn new() -> Arc<Self> {
+        Arc::new(Self(watch::Sender::default()))
     }
 
-    /// Resolves when it is over; until then there may be something in the pipe.
+    /// When it is, as far as that is known.
+    pub(super) fn at(&self) -> Option<Instant> {
+        self.0.borrow().at
+    }
+
+    /// Sets it to so long from now, or leaves an earlier one.
+    pub(super) fn set(&self, grace: Duration) {
+        let now = Instant::now();
+        let at = now.checked_add(grace).unwrap_or(now + LONGEST_GRACE);
+        self.0.send_modify(|clock| {
+            clock.at = Some(clock.at.map_or(at, |earlier| earlier.min(at)));
+            clock.full_since = clock.full_since.map(|_| now);
+        });
+    }
+
+    fn stop(&self) {
+        self.0.send_if_modified(|clock| {
+            clock.full += 1;
+            clock.full_since.get_or_insert_with(Instant::now);
+            false
+        });
+    }
+
+    fn go_on(&self) {
+        self.0.send_if_modified(|clock| {
+            clock.full -= 1;
+            if clock.full > 0 {
+                return false;
+            }
+            let stood = clock.full_since.take().map(|since| since.elapsed());
+            clock.at = clock.at.map(|at| at + stood.unwrap_or_default());
+            clock.at.is_some()
+        });
+    }
+
+    /// Resolves when it is over. To be asked anew when it has changed.
     async fn over(&self) {
-        match self.until {
-            Some(until) => sleep_until(until).await,
-            None => std::future::pending().await,
+        if let Some(at) = self.at() {
+            sleep_until(at).await;
+            if self.0.borrow().full == 0 {
+                return;
+            }
         }
-    }
-
-    /// Counts bytes that were read. `true`: they are the last, since another process fills the pipe faster than it is read.
-    fn count(&mut self, bytes: usize) -> bool {
-        if self.until.is_some_and(|until| Instant::now() >= until) {
-            self.late += bytes;
-        }
-        self.late >= MAX_PIPE_BYTES
-    }
-
-    fn extend(&mut self, by: Duration) {
-        self.until = self.until.map(|until| until + by);
+        std::future::pending().await
     }
 }
 
@@ -196,16 +227,16 @@ mod tests {
         capacity: usize,
     ) -> (
         DuplexStream,
-        watch::Sender<Option<Instant>>,
+        Arc<Deadline>,
         mpsc::Receiver<String>,
         tokio::task::JoinHandle<Option<Pipe>>,
     ) {
         let (writer, reader) = tokio::io::duplex(1 << 20);
-        let (end, ended) = watch::channel(None);
+        let deadline = Deadline::new();
         let (sender, pieces) = mpsc::channel(capacity);
         let taker = TextTaker::new(StdStream::Stdout, sender, |_, text| text);
-        let pump = tokio::spawn(pump(Box::new(reader), ended, taker));
-        (writer, end, pieces, pump)
+        let pump = tokio::spawn(pump(Box::new(reader), deadline.clone(), taker));
+        (writer, deadline, pieces, pump)
     }
 
     #[tokio::test(start_paused = true)]
@@ -237,7 +268,7 @@ mod tests {
     async fn a_pipe_that_a_child_holds_is_given_back_after_what_is_in_it() {
         let (mut writer, end, mut pieces, pump) = start(8);
         writer.write_all(b"last words").await.unwrap();
-        end.send_replace(Some(Instant::now()));
+        end.set(Duration::ZERO);
         assert_eq!(pieces.recv().await.as_deref(), Some("last words"));
         assert!(pump.await.unwrap().is_some());
         assert_eq!(pieces.recv().await, None);
@@ -247,7 +278,7 @@ mod tests {
     async fn a_pipe_that_a_child_never_stops_filling_is_given_back_after_what_is_in_it() {
         let (mut writer, end, mut pieces, pump) = start(8);
         writer.write_all(&[b'a'; 300_000]).await.unwrap();
-        end.send_replace(Some(Instant::now()));
+        end.set(Duration::ZERO);
         let child = tokio::spawn(async move {
             let chunk = [b'b'; 128 * 1024];
             while writer.write_all(&chunk).await.is_ok() {}
