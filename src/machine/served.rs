@@ -621,9 +621,13 @@ impl ServedExec {
         None
     }
 
-    /// Says that the main process ended, while its output goes on. Afterwards the end says both.
+    /// Says that the main process ended, while its output goes on. Afterwards the end says both. That it is lost is said
+    /// by the end alone.
     fn poll_exited(&mut self) -> Option<ServerMessage> {
-        if self.done || self.exit_sent {
+        let is_lost = self
+            .end()
+            .is_some_and(|end| end.reason == EndReason::SandboxLost);
+        if self.done || self.exit_sent || is_lost {
             return None;
         }
         let exited = self.ending(Status::ExecutionExited)?;
