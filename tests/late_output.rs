@@ -1,5 +1,5 @@
-//! What processes in the background print after the end of the main one: delivered, or reported as cut off. On the backend
-//! that the tests run on.
+//! What processes in the background print after the end of the main one: delivered, or reported as
+//! cut off. On the backend that the tests run on.
 #![cfg(unix)]
 #![allow(
     clippy::unwrap_used,
@@ -70,7 +70,11 @@ async fn output_through_a_filter_is_whole() {
 async fn output_through_a_filter_is_whole_on_a_busy_machine() {
     static STOP: AtomicBool = AtomicBool::new(false);
     let cores = std::thread::available_parallelism().map_or(2, usize::from);
-    let spin = || while !STOP.load(Ordering::Relaxed) {};
+    let spin = || {
+        while !STOP.load(Ordering::Relaxed) {
+            std::hint::spin_loop();
+        }
+    };
     let busy: Vec<_> = (0..cores).map(|_| std::thread::spawn(spin)).collect();
     for version in VERSIONS {
         filters_lose_nothing(version, runs(100)).await;
@@ -90,6 +94,35 @@ async fn late_output_is_delivered_on_both_versions() {
         assert!(!output.cut);
         server.stop().await;
     }
+}
+
+#[actix::test]
+async fn wrapped_code_loses_no_late_output() {
+    let (server, sandbox) = sandbox_of(ProtocolVersion::V1).await;
+    let python = "import os, sys, time
+print('main', flush=True)
+if os.fork() == 0:
+    time.sleep(1)
+    print('late', flush=True)
+    os._exit(0)
+sys.exit(3)";
+    for (language, code) in [
+        (Language::Bash, "(sleep 1; echo late) & echo main; exit 3"),
+        (Language::Python, python),
+    ] {
+        let command = sandbox.command(language, code).wrap_for_v1(true);
+        let output = output(command).await;
+        assert_eq!(output.stdout, "main\nlate\n");
+        assert_eq!(output.end, ProcessEnd::Exited(3));
+    }
+    let code = "exec > >(sed s/^/x/); echo hello";
+    for run in 0..runs(30) {
+        let command = sandbox.command(Language::Bash, code).wrap_for_v1(true);
+        let output = output(command).await;
+        assert_eq!(output.stdout, "xhello\n", "run {run}");
+        assert_eq!(output.end, ProcessEnd::Exited(0));
+    }
+    server.stop().await;
 }
 
 #[actix::test]

@@ -237,9 +237,9 @@ fn due(name: &str, conn: &str, said: Vec<String>) -> Vec<String> {
     due
 }
 
-/// In this recording the kill was sent while the last output was on its way; sent at once, it would come
-/// before the process has read anything. And the next exec was asked for between the two answers to the kill, which
-/// come in the other order here: it follows both.
+/// In this recording the kill was sent while the last output was on its way; sent at once, it would
+/// come before the process has read anything. And the next exec was asked for between the two
+/// answers to the kill, which come in the other order here: it follows both.
 fn in_order(name: &str, mut lines: Vec<Line>) -> Vec<Line> {
     if name == "stdin_and_kill_process" {
         let is_kill = |line: &Line| matches!(&line.event, Event::Send(frame) if frame.contains("kill_process"));

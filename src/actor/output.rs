@@ -264,9 +264,9 @@ impl fmt::Debug for ProcessOutput {
 
 /// One stream of a process's output, in bytes, as they come.
 ///
-/// It ends (`None`) when everything was read and no process holds it any more. A background process may hold it after the
-/// end of the main one; then it ends after a [grace](crate::Command::output_grace), and [`is_cut`](Self::is_cut) says so.
-/// An item is an error
+/// It ends (`None`) when everything was read and no process holds it any more. A background process
+/// may hold it after the end of the main one; then it ends after a
+/// [grace](crate::Command::output_grace), and [`is_cut`](Self::is_cut) says so. An item is an error
 ///
 /// - with [`ErrorKind::OutputLost`](crate::ErrorKind::OutputLost) where output was dropped; the stream goes on after it;
 /// - with another kind, once, at the end, when the sandbox was lost and there may have been more.
@@ -291,9 +291,10 @@ impl OutputStream {
         self.stream
     }
 
-    /// Whether output was cut off: the process has ended, another one in the background still held its stdout or
-    /// stderr when the [grace](crate::Command::output_grace) was over, and what that prints is dropped. `false` as
-    /// long as more may come; ask at the end of the stream. Protocol v1 cannot tell.
+    /// Whether output was cut off: the process has ended, another one in the background still held
+    /// its stdout or stderr when the [grace](crate::Command::output_grace) was over, and what that
+    /// prints is dropped. `false` as long as more may come; ask at the end of the stream. Protocol
+    /// v1 cannot tell.
     pub fn is_cut(&self) -> bool {
         self.output.is_cut()
     }

@@ -20,9 +20,10 @@ use crate::{
 /// Made by [`Sandbox::command`]; shaped like [`std::process::Command`], but that every option takes the command and
 /// gives it back. End it with [`spawn`](Self::spawn), [`output`](Self::output) or [`status`](Self::status).
 ///
-/// Arguments, environment, working directory, time limit, output grace and input that ends need protocol v2. A v1 server
-/// runs such a command only with [`wrap_for_v1`](Self::wrap_for_v1), which does not bring the last three; otherwise it is
-/// refused with [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) and nothing runs.
+/// Arguments, environment, working directory, time limit, output grace and input that ends need
+/// protocol v2. A v1 server runs such a command only with [`wrap_for_v1`](Self::wrap_for_v1), which
+/// does not bring the last three; otherwise it is refused with
+/// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) and nothing runs.
 ///
 /// ```
 /// # #[cfg(all(unix, feature = "server"))]
@@ -115,10 +116,12 @@ impl Command {
         self
     }
 
-    /// How long its output goes on after its end, while another process in the background holds its stdout or stderr.
-    /// Then the streams end, [`Output::cut`] and [`OutputStream::is_cut`](crate::OutputStream::is_cut) say so, and what is
-    /// printed later is dropped. Time in which the output budget is full does not count. In whole milliseconds.
-    /// Default: the server's, 2 s on this crate's. Protocol v1 has no such option: a server waits for as long as it likes.
+    /// How long its output goes on after its end, while another process in the background holds its
+    /// stdout or stderr. Then the streams end, [`Output::cut`] and
+    /// [`OutputStream::is_cut`](crate::OutputStream::is_cut) say so, and what is printed later is
+    /// dropped. Time in which the output budget is full does not count. In whole milliseconds.
+    /// Default: the server's, 2 s on this crate's. Protocol v1 has no such option: a server waits
+    /// for as long as it likes.
     pub fn output_grace(mut self, grace: Duration) -> Self {
         let millis = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
         self.exec.options.output_grace_ms = Some(millis);
@@ -155,7 +158,8 @@ impl Command {
     ///   reading, as some do at bytes that are not UTF-8; or the program that wrote it was killed by the code.
     /// - A working directory that is not there, or arguments that are too long, end as `Exited(125)`, with the reason in
     ///   stderr.
-    /// - A time limit, an output grace and input that ends stay unsupported, as are other languages.
+    /// - A time limit, an output grace and input that ends stay unsupported, as are other
+    ///   languages.
     /// - The code is not the first process: its parent is another shell or Python. Python's `__file__` and bash's
     ///   `$0` name the program around it, and Python shows no source lines in tracebacks.
     /// - For bash it needs `python3`, without which signal 9 is `Exited(137)`, and `env` for variables.

@@ -16,9 +16,9 @@ pub struct Output {
     pub stdout: String,
     /// Its stderr, likewise.
     pub stderr: String,
-    /// Whether output was cut off: the process has ended, another one in the background still held its stdout or stderr
-    /// when the [grace](crate::Command::output_grace) was over, and what that prints is dropped. Protocol v1 cannot
-    /// tell: there it is `false`.
+    /// Whether output was cut off: the process has ended, another one in the background still held
+    /// its stdout or stderr when the [grace](crate::Command::output_grace) was over, and what that
+    /// prints is dropped. Protocol v1 cannot tell: there it is `false`.
     pub cut: bool,
 }
 

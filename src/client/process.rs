@@ -20,8 +20,9 @@ use crate::{
 /// [`kill_on_drop`](crate::ExecBuilder::kill_on_drop) was set. It runs on, its output is dropped, and under
 /// protocol v1 the sandbox runs nothing else until it ends.
 ///
-/// Processes that the code leaves in the background live on after its end, and die with the sandbox. What they print to
-/// its stdout and stderr is delivered for a [grace](crate::Command::output_grace).
+/// Processes that the code leaves in the background live on after its end, and die with the
+/// sandbox. What they print to its stdout and stderr is delivered for a
+/// [grace](crate::Command::output_grace).
 ///
 /// ```
 /// # #[cfg(all(unix, feature = "server"))]
@@ -167,8 +168,8 @@ impl Process {
 
     /// Resolves when the process has ended, with how. Any number may wait, before and after.
     ///
-    /// Under protocol v2 that is the end of the main process: its streams may go on, while another process in the
-    /// background holds them. Under v1 it is the end of its output as well.
+    /// Under protocol v2 that is the end of the main process: its streams may go on, while another
+    /// process in the background holds them. Under v1 it is the end of its output as well.
     ///
     /// # Errors
     ///
@@ -186,8 +187,9 @@ impl Process {
     }
 
     /// Kills the process and its children. Resolves when the server confirmed the end; at once when
-    /// it and its output have ended before. While a background process still holds its output, under protocol v2, it
-    /// kills that process. Any number may ask. Under protocol v1 output beyond the budget is dropped from now on.
+    /// it and its output have ended before. While a background process still holds its output,
+    /// under protocol v2, it kills that process. Any number may ask. Under protocol v1 output
+    /// beyond the budget is dropped from now on.
     ///
     /// # Errors
     ///

@@ -621,8 +621,8 @@ impl ServedExec {
         None
     }
 
-    /// Says that the main process ended, while its output goes on. Afterwards the end says both. That it is lost is said
-    /// by the end alone.
+    /// Says that the main process ended, while its output goes on. Afterwards the end says both.
+    /// That it is lost is said by the end alone.
     fn poll_exited(&mut self) -> Option<ServerMessage> {
         let is_lost = self
             .end()

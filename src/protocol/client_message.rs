@@ -104,7 +104,8 @@ pub struct ExecOptions {
     pub cwd: Option<String>,
     /// Milliseconds after which it is killed.
     pub timeout_ms: Option<u64>,
-    /// Milliseconds for which output is read after the main process has ended, while another process holds it.
+    /// Milliseconds for which output is read after the main process has ended, while another
+    /// process holds it.
     pub output_grace_ms: Option<u64>,
     /// Bytes of output that may be unacknowledged.
     pub window: Option<u64>,

@@ -26,10 +26,12 @@ const EVENTS_IN_FLIGHT: usize = 2;
 /// An end whose output is complete within this time is told together with it.
 const JOIN_ENDS_WITHIN: Duration = Duration::from_millis(5);
 
-/// How long output is read after its end when nothing of the exec is left, or its sandbox is stored or goes.
+/// How long output is read after its end when nothing of the exec is left, or its sandbox is stored
+/// or goes.
 const SHORT_GRACE: Duration = Duration::from_millis(250);
 
-/// How long the output of an exec of v1 is read after the end of its main process, while other processes hold it.
+/// How long the output of an exec of v1 is read after the end of its main process, while other
+/// processes hold it.
 pub(super) const V1_GRACE: Duration = Duration::from_secs(30);
 
 /// How long an exec may take.
@@ -65,7 +67,8 @@ pub(super) enum ExecEvent {
 pub(super) enum Ending {
     /// By itself.
     Exited(Exit),
-    /// It was killed because that was asked for, or what held its output was; a failure of that, with the reason.
+    /// It was killed because that was asked for, or what held its output was; a failure of that,
+    /// with the reason.
     Killed(Result<Exit, String>),
     /// It ran into its time limit.
     TimedOut(Exit),
@@ -85,7 +88,8 @@ pub(super) trait Outlet: Send + Sync + 'static {
     /// Moves input to the pipe of the process, until there is none any more. May be dropped.
     fn feed(&self, pipe: Input) -> impl Future<Output = ()> + Send;
 
-    /// Its main process is gone: what the pipes held then is taken whether there is room for it or not.
+    /// Its main process is gone: what the pipes held then is taken whether there is room for it or
+    /// not.
     fn exited(&self);
 
     /// It is about to be killed, or its sandbox goes: what is not taken soon is dropped.
@@ -159,7 +163,8 @@ impl Control {
         self.deadline.at()
     }
 
-    /// Its main process has ended: its output ends soon, too, whether other processes hold it or not.
+    /// Its main process has ended: its output ends soon, too, whether other processes hold it or
+    /// not.
     pub(super) fn end_output(&self) {
         self.deadline.set(SHORT_GRACE);
     }

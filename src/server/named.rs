@@ -241,8 +241,9 @@ impl Outlet for NamedOutlet {
     }
 }
 
-/// Most bytes of a stream that are kept past the window after the end of its main process: what its pipe can hold, and what
-/// was read of it and waits. Each stream has its own: one that a process floods takes nothing from the other.
+/// Most bytes of a stream that are kept past the window after the end of its main process: what its
+/// pipe can hold, and what was read of it and waits. Each stream has its own: one that a process
+/// floods takes nothing from the other.
 const MAX_AFTER_EXIT: usize = MAX_PIPE_BYTES + 2 * MAX_PIECE_BYTES;
 
 /// Keeps the output of one stream.

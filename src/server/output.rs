@@ -82,8 +82,9 @@ pub(super) type Pipe = Box<dyn AsyncRead + Send + Unpin>;
 
 /// Reads `pipe` to its end and hands on what it carries.
 ///
-/// Once the deadline is set, the main process is gone, and the end of the pipe is waited for until then at most. What is in
-/// the pipe by then is still read. The pipe is given back if other processes hold it.
+/// Once the deadline is set, the main process is gone, and the end of the pipe is waited for until
+/// then at most. What is in the pipe by then is still read. The pipe is given back if other
+/// processes hold it.
 pub(super) async fn pump(
     mut pipe: Pipe,
     deadline: Arc<Deadline>,
@@ -113,7 +114,8 @@ pub(super) async fn pump(
         let is_taken = taker.take(&buffer, !open).await;
         deadline.go_on();
         if !is_taken {
-            // Without a deadline the process lives, and is told by a closed pipe that its output goes nowhere.
+            // Without a deadline the process lives, and is told by a closed pipe that its output
+            // goes nowhere.
             open &= deadline.at().is_some();
             break;
         }
@@ -126,8 +128,8 @@ pub(super) async fn pump(
     open.then_some(pipe)
 }
 
-/// Until when the output of an exec is read, once its main process has ended. The clock stands still while one of the
-/// streams has no room.
+/// Until when the output of an exec is read, once its main process has ended. The clock stands
+/// still while one of the streams has no room.
 pub(super) struct Deadline(watch::Sender<Clock>);
 
 #[derive(Clone, Copy, Default)]

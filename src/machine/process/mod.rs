@@ -325,7 +325,8 @@ impl Process {
 
     /// Kills the process, and answers when the server confirmed its end. Any number may ask.
     ///
-    /// After the end of the main process, a kill that somebody waits for is for those that still hold its output.
+    /// After the end of the main process, a kill that somebody waits for is for those that still
+    /// hold its output.
     pub fn kill(&mut self, request: Option<RequestId>, now: Instant) {
         if let Some(request) = request
             && self.is_output_held()
@@ -644,8 +645,8 @@ impl Process {
                 }
                 self.send_ack();
             }
-            // It comes after the end of the main process, and again on a new link. The server may have dropped the
-            // output meanwhile.
+            // It comes after the end of the main process, and again on a new link. The server may
+            // have dropped the output meanwhile.
             ProcessFact::Ended { end, lengths, cut } => {
                 named.ended(lengths, cut);
                 if let ProcessEnd::SandboxLost { end } = end {

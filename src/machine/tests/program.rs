@@ -1,4 +1,5 @@
-//! What runs on the server: a process that prints, echoes its input, and ends. It may leave a child behind.
+//! What runs on the server: a process that prints, echoes its input, and ends. It may leave a child
+//! behind.
 
 use std::collections::VecDeque;
 

@@ -151,7 +151,8 @@ impl NamedExecs {
         self.alive().next().is_some()
     }
 
-    /// Bounds how many execs whose main process has ended have output that goes on. The first to end anyway end now.
+    /// Bounds how many execs whose main process has ended have output that goes on. The first to
+    /// end anyway end now.
     fn limit_exited(&self, most: usize) {
         let exited = self.entries.values().filter_map(|entry| {
             let until = entry.control.as_ref()?.reads_until()?;
@@ -190,8 +191,8 @@ impl NamedExecs {
         }
     }
 
-    /// Kills all that run, because the sandbox goes; resolves when all are told. One that ended by itself did, whatever is
-    /// still to be told of it.
+    /// Kills all that run, because the sandbox goes; resolves when all are told. One that ended by
+    /// itself did, whatever is still to be told of it.
     pub(super) async fn end(&mut self, why: &str) {
         for entry in self.entries.values() {
             if let Some(control) = entry.control.as_ref().filter(|it| it.is_alive()) {
@@ -202,7 +203,8 @@ impl NamedExecs {
         self.told().await;
     }
 
-    /// Resolves when everything is told of all, none of which goes on. Output that other processes hold ends soon.
+    /// Resolves when everything is told of all, none of which goes on. Output that other processes
+    /// hold ends soon.
     pub(super) async fn told(&mut self) {
         for entry in self.entries.values() {
             entry.end_output();

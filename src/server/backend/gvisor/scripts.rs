@@ -32,8 +32,9 @@ sleep while 1;
 /// - The code is copied to where its file may be removed while it is open; a checkpoint cannot hold that of a file outside.
 /// - Between the code and the pipes of the exec are others, of the sandbox: those a checkpoint can hold, where children have
 ///   them still, and on those a write that blocks is never cut short, on which programs rely (python without buffers does).
-/// - Where children hold them when the code ends, a process stays that passes on what they write, and another that takes
-///   over when a checkpoint ends the first, which has pipes of this machine. What they write then is dropped.
+/// - Where children hold them when the code ends, a process stays that passes on what they write,
+///   and another that takes over when a checkpoint ends the first, which has pipes of this machine.
+///   What they write then is dropped.
 /// - It says by a file of this number whether a high exit code was one: from the outside it looks like a signal.
 pub(super) const RUN: Script = Script {
     name: "run.pl",
