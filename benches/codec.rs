@@ -47,6 +47,7 @@ fn server_messages() -> Vec<(&'static str, Version, ServerMessage)> {
         exit_code: Some(0),
         signal: None,
         lengths: Some([123, 45]),
+        output_cut: false,
     };
     let taken = ServerMessage::StdinAck {
         exec: exec(),
@@ -104,6 +105,7 @@ fn client_messages() -> Vec<(&'static str, ClientMessage<'static>)> {
         env: vec![("KEY".to_owned(), "value".to_owned())],
         cwd: Some("src".to_owned()),
         timeout_ms: Some(5_000),
+        output_grace_ms: None,
         window: Some(4_194_308),
         input_ends: false,
     };

@@ -51,7 +51,7 @@ async fn five_hundred_sandboxes_each_run_a_script_and_are_gone_after_kill() {
     let outputs: Vec<String> = stream::iter(&sandboxes)
         .map(|sandbox| {
             let code = format!(
-                "echo {}; (exec -a {marker} sleep 1000) & disown",
+                "echo {}; (exec -a {marker} sleep 1000) > /dev/null 2>&1 & disown",
                 sandbox.sandbox_id()
             );
             async move {

@@ -79,7 +79,7 @@ async fn code_runs_once_and_nothing_is_left_of_it() {
     let (_, body) = run(
         &server,
         "?language=bash",
-        "echo $((6*7)) é; ls; (sleep 1000 &)",
+        "echo $((6*7)) é; ls; (sleep 1000 > /dev/null 2>&1 &)",
     )
     .await;
     assert_eq!(body.unwrap(), "42 é\n");

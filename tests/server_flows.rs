@@ -221,10 +221,10 @@ async fn stdin_arrives_in_order_and_the_process_is_killed() {
     assert_eq!(heard, expected);
     client.action("kill_process").await;
     client.exec("bash", "echo next").await;
-    let lines = client.until("SANDBOX_EXECUTION_FORCE_KILLED").await;
+    let lines = client.until("SANDBOX_EXECUTION_DONE").await;
     assert_eq!(
         lines.last_chunk::<2>().unwrap(),
-        &["SANDBOX_EXECUTION_DONE", "SANDBOX_EXECUTION_FORCE_KILLED"]
+        &["SANDBOX_EXECUTION_FORCE_KILLED", "SANDBOX_EXECUTION_DONE"]
     );
     server.stop().await;
 }

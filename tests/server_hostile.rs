@@ -28,7 +28,11 @@ fn processes_called_with(argument: &str) -> usize {
 
 #[tokio::test]
 async fn an_exec_ends_though_a_background_child_never_stops_writing() {
-    let server = backend::with_visible_processes().start().await.unwrap();
+    let server = backend::with_visible_processes()
+        .max_run_time(Duration::from_secs(1))
+        .start()
+        .await
+        .unwrap();
     let (mut client, _) = Client::create(&server).await;
     client.exec("bash", "yes & echo begun").await;
     timeout(PATIENCE, client.until("SANDBOX_EXECUTION_DONE"))

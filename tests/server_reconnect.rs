@@ -192,7 +192,9 @@ async fn a_sandbox_without_a_client_is_deleted_when_it_is_idle() {
         .unwrap();
     let config = serde_json::json!({"idle_timeout": 5});
     let (mut client, identity) = Client::create_with(&server, config).await;
-    client.exec("bash", "sleep 1000 & echo").await;
+    client
+        .exec("bash", "sleep 1000 > /dev/null 2>&1 & echo")
+        .await;
     assert_eq!(client.line().await, "SANDBOX_EXECUTION_RUNNING");
     let root = server_common::entries(directory.path()).remove(0);
     let its_own = root.join(&identity.id);

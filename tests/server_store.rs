@@ -192,7 +192,7 @@ async fn a_snapshot_holds_up_nothing_and_a_kill_ends_it() {
 async fn a_checkpoint_is_restored_also_by_a_server_started_later() {
     let state = tempfile::tempdir().unwrap();
     let server = on(state.path()).await;
-    let identity = checkpointed(&server, "echo kept > file; sleep 1000 & disown").await;
+    let identity = checkpointed(&server, "echo kept > file; sleep 1000 > log 2>&1 & disown").await;
     assert_eq!(server.sandbox_count(), 0);
     assert_eq!(processes_of(&identity), [0_u32; 0], "memory is not kept");
 

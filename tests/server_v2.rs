@@ -246,26 +246,90 @@ async fn the_end_does_not_wait_for_output_that_the_window_holds_back() {
 }
 
 #[tokio::test]
-async fn what_a_background_child_prints_takes_nothing_from_the_process_and_the_child_lives_on() {
+async fn a_flood_of_a_child_takes_nothing_from_its_process() {
     let server = LocalServer::start().await.unwrap();
     let (mut client, _) = Client::create_v2(&server).await;
     // Both pipes hold something that the window has no room for; then one of them is flooded.
     let code = "printf '%30000s' '' >&2; yes & echo $! > pid; exit 1";
     exec(&mut client, "parent", code, json!({"window": 1_024})).await;
+    let exited = status(&mut client, "parent", "SANDBOX_EXECUTION_EXITED").await;
+    let expected = json!({
+        "event": "status_update", "status": "SANDBOX_EXECUTION_EXITED", "exec": "parent",
+        "exit_code": 1, "reason": "exited"
+    });
+    assert_eq!(exited, expected);
+    exec(&mut client, "look", "kill -0 $(cat pid)", json!({})).await;
+    assert_eq!(done(&mut client, "look").await["exit_code"], 0);
+    let kill = json!({"action": "kill_process", "exec": "parent"});
+    client.send(kill).await;
     let end = done(&mut client, "parent").await;
     assert_eq!(
         (&end["exit_code"], &end["reason"]),
         (&json!(1), &json!("exited"))
     );
     assert_eq!(end["stderr"], 30_000);
-    exec(
-        &mut client,
-        "look",
-        "kill -0 $(cat pid) && kill $(cat pid)",
-        json!({}),
-    )
-    .await;
-    assert_eq!(done(&mut client, "look").await["exit_code"], 0);
+}
+
+/// The end of the main process, and of what holds its output, are each told again on a new link.
+#[tokio::test]
+async fn an_exit_is_told_at_once_and_again_after_a_cut() {
+    let server = LocalServer::start().await.unwrap();
+    let (mut client, identity) = Client::create_v2(&server).await;
+    let code = "(until [ -e go ]; do read -t 0.01 <> <(:); done; echo late) & echo main; exit 3";
+    let grace = json!({"output_grace_ms": 600_000});
+    exec(&mut client, "a", code, grace).await;
+    let exited = status(&mut client, "a", "SANDBOX_EXECUTION_EXITED").await;
+    assert_eq!(
+        (&exited["exit_code"], &exited["stdout"]),
+        (&json!(3), &Value::Null)
+    );
+    drop(client);
+    let mut client = Client::attach_v2(&server, &identity).await;
+    let reconnect = json!({"action": "reconnect", "exec": "a", "stdout": 0, "stderr": 0});
+    client.send(reconnect.clone()).await;
+    started(&mut client, "a").await;
+    assert_eq!(
+        status(&mut client, "a", "SANDBOX_EXECUTION_EXITED").await,
+        exited
+    );
+    // An end that is not there yet cannot be acknowledged.
+    ack(&mut client, "a", 0, 0, true).await;
+    assert_eq!(hears(&mut client, "a", "stdout", 0, 5).await, b"main\n");
+    exec(&mut client, "b", "touch go", json!({})).await;
+    assert_eq!(hears(&mut client, "a", "stdout", 5, 5).await, b"late\n");
+    let end = done(&mut client, "a").await;
+    let expected = (&json!(3), &json!(10), &Value::Null);
+    assert_eq!(
+        (&end["exit_code"], &end["stdout"], &end["output_cut"]),
+        expected
+    );
+    // The end says what the exit said.
+    drop(client);
+    let mut client = Client::attach_v2(&server, &identity).await;
+    client.send(reconnect).await;
+    started(&mut client, "a").await;
+    assert_eq!(
+        hears(&mut client, "a", "stdout", 0, 10).await,
+        b"main\nlate\n"
+    );
+    assert_eq!(client.json().await, end);
+}
+
+#[tokio::test]
+async fn output_that_is_still_held_after_the_grace_is_cut() {
+    let server = LocalServer::start().await.unwrap();
+    let (mut client, _) = Client::create_v2(&server).await;
+    let grace = json!({"output_grace_ms": 0});
+    exec(&mut client, "a", "sleep 1000 & echo main", grace).await;
+    let end = done(&mut client, "a").await;
+    let expected = (&json!(0), &json!(5), &json!(true));
+    assert_eq!(
+        (&end["exit_code"], &end["stdout"], &end["output_cut"]),
+        expected
+    );
+    // What ends with its output is not.
+    exec(&mut client, "b", "echo main", json!({"output_grace_ms": 0})).await;
+    assert_eq!(done(&mut client, "b").await["output_cut"], Value::Null);
 }
 
 #[tokio::test]
@@ -297,9 +361,10 @@ async fn a_checkpoint_holds_an_exec_whose_last_output_is_on_its_way() {
         .await;
     assert_eq!(hears(&mut client, "last", "stdout", 0, 5).await, b"kept\n");
     let end = done(&mut client, "last").await;
+    let expected = (&json!(3), &json!("exited"), &json!(true));
     assert_eq!(
-        (&end["exit_code"], &end["reason"]),
-        (&json!(3), &json!("exited"))
+        (&end["exit_code"], &end["reason"], &end["output_cut"]),
+        expected
     );
 }
 
@@ -781,8 +846,8 @@ async fn an_exec_of_v1_runs_beside_named_ones() {
     client.hears("plain\n").await;
     // Without a name, the kill means the one that has none.
     client.action("kill_process").await;
-    assert_eq!(client.line().await, "SANDBOX_EXECUTION_DONE");
     assert_eq!(client.line().await, "SANDBOX_EXECUTION_FORCE_KILLED");
+    assert_eq!(client.line().await, "SANDBOX_EXECUTION_DONE");
     client.stays_silent(Duration::from_millis(20)).await;
     client
         .send(json!({"action": "kill_process", "exec": "named"}))

@@ -7,9 +7,9 @@ use std::{
 
 use actix_sandbox::{
     machine::{
-        Connection, ConnectionAction, ConnectionConfig, Epoch, Finish, LinkError, Mode,
-        OutputBuffer, OutputPolicy, Piece, Process, ProcessAction, ProcessConfig, ProcessId,
-        ReconnectPolicy, RequestId, Sandbox, SandboxAction, SandboxConfig, SandboxState, Timeouts,
+        Connection, ConnectionAction, ConnectionConfig, Epoch, LinkError, Mode, OutputBuffer,
+        OutputPolicy, Piece, Process, ProcessAction, ProcessConfig, ProcessId, ReconnectPolicy,
+        RequestId, Sandbox, SandboxAction, SandboxConfig, SandboxState, Timeouts,
     },
     protocol::{
         ClientMessage, ExecOptions, OutputPiece, SandboxConfig as Configuration, SandboxToken,
@@ -223,6 +223,9 @@ impl World {
         }
         if keys & 64 > 0 {
             text += r#","message":"why""#;
+        }
+        if keys & 128 > 0 {
+            text += r#","output_cut":true"#;
         }
         self.frame(text + "}");
     }
@@ -442,15 +445,12 @@ impl World {
                 assert!(!std::mem::replace(&mut exec.ended, true), "ended twice");
                 self.sandbox.process_ended(process);
             }
-            ProcessAction::OutputEnded(lost) => {
+            ProcessAction::OutputEnded(finish) => {
                 assert!(
                     !std::mem::replace(&mut exec.finished, true),
                     "its output ended twice"
                 );
-                exec.buffer.finish(match lost {
-                    Some(end) => Finish::SandboxLost(end),
-                    None => Finish::Complete,
-                });
+                exec.buffer.finish(finish);
             }
             ProcessAction::Settled => {
                 assert!(!std::mem::replace(&mut exec.settled, true), "settled twice");

@@ -20,6 +20,7 @@ struct World {
     /// What of its input is the process's, and what the client sent.
     taken: Vec<u8>,
     input: Vec<u8>,
+    exits: usize,
     ends: usize,
     discarded: bool,
 }
@@ -35,6 +36,7 @@ pub fn server_machine(data: &[u8]) {
         acked: [0; 2],
         taken: Vec::new(),
         input: Vec::new(),
+        exits: 0,
         ends: 0,
         discarded: false,
     };
@@ -52,25 +54,24 @@ impl World {
             1..=3 => {
                 let index = usize::from(input.byte() % 2);
                 let bytes = input.bytes(2_000);
-                if exec.room() > 0 && exec.end().is_none() {
+                if exec.room() > 0 && !exec.is_done() {
                     exec.handle_output(STREAMS[index], bytes);
                     self.printed[index].extend_from_slice(bytes);
                 }
             }
             4 => exec.handle_silence(STREAMS[usize::from(input.byte() % 2)]),
             5 => {
-                let reason = match input.byte() % 3 {
+                let choice = input.byte();
+                let reason = match choice % 3 {
                     0 => EndReason::Exited,
                     1 => EndReason::Killed,
                     _ => EndReason::SandboxLost,
                 };
-                let end = ExecEnd {
-                    reason,
-                    exit_code: Some(0),
-                    signal: None,
-                    lengths: None,
-                };
-                exec.handle_end(end, None);
+                exec.handle_exited(end(reason), None);
+                // Most end with their output.
+                if choice < 192 {
+                    exec.handle_done(choice >= 128);
+                }
             }
             6 => exec.kill(),
             7 => exec.handle_kill_failed("why"),
@@ -92,9 +93,9 @@ impl World {
                 1 => exec.detach(),
                 2 => exec.handle_status(Status::ExecutionForceKilled, None),
                 _ => {
-                    self.discarded |= exec.end().is_some() && !exec.is_settled();
+                    self.discarded |= exec.is_done() && !exec.is_settled();
                     exec.discard("why");
-                    if exec.end().is_some() {
+                    if exec.is_done() {
                         self.forget();
                     }
                 }
@@ -136,6 +137,7 @@ impl World {
 
     fn attach(&mut self, asked: Option<[u64; 2]>) {
         self.exec.attach(asked);
+        self.exits = 0;
         self.ends = 0;
         self.discarded = false;
         for index in 0..2 {
@@ -199,6 +201,14 @@ impl World {
                     let unacked: u64 = (0..2).map(|it| self.sent[it] - self.acked[it]).sum();
                     assert!(unacked <= self.exec.window().max(unacked_at_attach(self)));
                 }
+                ServerMessage::Status(update) if update.status == Status::ExecutionExited => {
+                    self.exits += 1;
+                    assert!(
+                        self.exits <= 1 && self.ends == 0,
+                        "once on a link, and first"
+                    );
+                    assert!(update.exec.is_some_and(|exec| exec.end.is_some()));
+                }
                 ServerMessage::Status(update) if update.status == Status::ExecutionDone => {
                     self.ends += 1;
                     assert!(
@@ -214,13 +224,7 @@ impl World {
     /// A client comes that takes everything: it gets everything.
     fn finish(mut self) {
         self.exec.handle_started();
-        let end = ExecEnd {
-            reason: EndReason::Exited,
-            exit_code: Some(0),
-            signal: None,
-            lengths: None,
-        };
-        self.exec.handle_end(end, None);
+        self.exec.handle_end(end(EndReason::Exited), None);
         let lost = self
             .exec
             .store()
@@ -242,6 +246,16 @@ impl World {
         self.ack(self.sent, true);
         assert!(self.exec.is_settled());
         assert_eq!(self.exec.kept(), 0);
+    }
+}
+
+fn end(reason: EndReason) -> ExecEnd {
+    ExecEnd {
+        reason,
+        exit_code: Some(0),
+        signal: None,
+        lengths: None,
+        output_cut: false,
     }
 }
 

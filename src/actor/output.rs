@@ -223,6 +223,11 @@ impl ProcessOutput {
         lock(&self.0).end.clone()
     }
 
+    /// Whether output was cut off: see [`OutputStream::is_cut`].
+    pub fn is_cut(&self) -> bool {
+        matches!(lock(&self.0).buffer.finished(), Some(Finish::Cut))
+    }
+
     /// Bytes that are kept now, of both streams together.
     pub fn buffered(&self) -> usize {
         lock(&self.0).buffer.used()
@@ -259,7 +264,9 @@ impl fmt::Debug for ProcessOutput {
 
 /// One stream of a process's output, in bytes, as they come.
 ///
-/// It ends (`None`) when the process has ended and everything was read. An item is an error
+/// It ends (`None`) when everything was read and no process holds it any more. A background process
+/// may hold it after the end of the main one; then it ends after a
+/// [grace](crate::Command::output_grace), and [`is_cut`](Self::is_cut) says so. An item is an error
 ///
 /// - with [`ErrorKind::OutputLost`](crate::ErrorKind::OutputLost) where output was dropped; the stream goes on after it;
 /// - with another kind, once, at the end, when the sandbox was lost and there may have been more.
@@ -284,6 +291,14 @@ impl OutputStream {
         self.stream
     }
 
+    /// Whether output was cut off: the process has ended, another one in the background still held
+    /// its stdout or stderr when the [grace](crate::Command::output_grace) was over, and what that
+    /// prints is dropped. `false` as long as more may come; ask at the end of the stream. Protocol
+    /// v1 cannot tell.
+    pub fn is_cut(&self) -> bool {
+        self.output.is_cut()
+    }
+
     /// Keeps something for as long as the stream lives.
     pub(crate) fn keeping(mut self, kept: impl Any + Send + Sync) -> Self {
         self.kept = Some(Box::new(kept));
@@ -292,7 +307,7 @@ impl OutputStream {
 
     fn end(&mut self, shared: &Shared) -> Option<Option<Error>> {
         let error = match shared.buffer.finished()? {
-            Finish::Complete => None,
+            Finish::Complete | Finish::Cut => None,
             Finish::SandboxLost(end) => Some(Error::sandbox_lost(end.clone())),
             Finish::Overflowed => Some(Error::output_overflow(shared.budget)),
             Finish::ActorGone => Some(Error::actor_gone("read the output")),

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     Error,
     machine::{
-        Failure, Finish, OutputPolicy, Process, ProcessAction, ProcessEnd, ProcessFact, ProcessId,
+        Failure, OutputPolicy, Process, ProcessAction, ProcessEnd, ProcessFact, ProcessId,
         ProcessReply, RequestId,
     },
     protocol::StdStream,
@@ -260,17 +260,14 @@ impl ProcessActor {
                         stdin_unsent,
                     });
                 }
-                ProcessAction::OutputEnded(lost) => {
+                ProcessAction::OutputEnded(finish) => {
                     let held = self.machine.take_held_output();
                     if !held.is_empty() {
                         // A budget that is exceeded at the end kills nothing any more.
                         let held = (0, StdStream::Stdout, held);
                         self.output.write(std::iter::once(held));
                     }
-                    self.output.finish(match lost {
-                        Some(end) => Finish::SandboxLost(end),
-                        None => Finish::Complete,
-                    });
+                    self.output.finish(finish);
                 }
                 ProcessAction::Settled => {
                     self.obituary.finished = true;

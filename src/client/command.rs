@@ -20,8 +20,9 @@ use crate::{
 /// Made by [`Sandbox::command`]; shaped like [`std::process::Command`], but that every option takes the command and
 /// gives it back. End it with [`spawn`](Self::spawn), [`output`](Self::output) or [`status`](Self::status).
 ///
-/// Arguments, environment, working directory, time limit and input that ends need protocol v2. A v1 server runs such
-/// a command only with [`wrap_for_v1`](Self::wrap_for_v1), which does not bring the last two; otherwise it is refused with
+/// Arguments, environment, working directory, time limit, output grace and input that ends need
+/// protocol v2. A v1 server runs such a command only with [`wrap_for_v1`](Self::wrap_for_v1), which
+/// does not bring the last three; otherwise it is refused with
 /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) and nothing runs.
 ///
 /// ```
@@ -115,6 +116,18 @@ impl Command {
         self
     }
 
+    /// How long its output goes on after its end, while another process in the background holds its
+    /// stdout or stderr. Then the streams end, [`Output::cut`] and
+    /// [`OutputStream::is_cut`](crate::OutputStream::is_cut) say so, and what is printed later is
+    /// dropped. Time in which the output budget is full does not count. In whole milliseconds.
+    /// Default: the server's, 2 s on this crate's. Protocol v1 has no such option: a server waits
+    /// for as long as it likes.
+    pub fn output_grace(mut self, grace: Duration) -> Self {
+        let millis = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
+        self.exec.options.output_grace_ms = Some(millis);
+        self
+    }
+
     /// All of its input; stdin is closed after it. Default: for [`spawn`](Self::spawn) stdin stays open,
     /// for [`output`](Self::output) and [`status`](Self::status) there is no input.
     pub fn stdin(mut self, input: impl Into<Bytes>) -> Self {
@@ -145,7 +158,8 @@ impl Command {
     ///   reading, as some do at bytes that are not UTF-8; or the program that wrote it was killed by the code.
     /// - A working directory that is not there, or arguments that are too long, end as `Exited(125)`, with the reason in
     ///   stderr.
-    /// - A time limit and input that ends stay unsupported, as are other languages.
+    /// - A time limit, an output grace and input that ends stay unsupported, as are other
+    ///   languages.
     /// - The code is not the first process: its parent is another shell or Python. Python's `__file__` and bash's
     ///   `$0` name the program around it, and Python shows no source lines in tracebacks.
     /// - For bash it needs `python3`, without which signal 9 is `Exited(137)`, and `env` for variables.
@@ -187,7 +201,8 @@ impl Command {
         Ok(Process::new(self.sandbox, started, self.kill_on_drop))
     }
 
-    /// Runs it to its end and collects its output.
+    /// Runs it to its end and collects its output, until no process holds that any more or the
+    /// [grace](Self::output_grace) is over: then [`Output::cut`] is set.
     ///
     /// # Errors
     ///
@@ -208,7 +223,9 @@ impl Command {
         .await;
         match collected {
             Ok((_, _, ProcessEnd::SandboxLost { end })) => Err(Error::sandbox_lost(end)),
-            Ok((stdout, stderr, end)) => Ok(Output::new(end, &stdout, &stderr)),
+            Ok((stdout, stderr, end)) => {
+                Ok(Output::new(end, &stdout, &stderr, process.is_output_cut()))
+            }
             Err(error) => {
                 // The sandbox is free again when this returns; why the kill failed matters less.
                 let _ = process.kill().await;

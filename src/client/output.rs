@@ -16,15 +16,20 @@ pub struct Output {
     pub stdout: String,
     /// Its stderr, likewise.
     pub stderr: String,
+    /// Whether output was cut off: the process has ended, another one in the background still held
+    /// its stdout or stderr when the [grace](crate::Command::output_grace) was over, and what that
+    /// prints is dropped. Protocol v1 cannot tell: there it is `false`.
+    pub cut: bool,
 }
 
 impl Output {
-    pub(super) fn new(end: ProcessEnd, stdout: &[u8], stderr: &[u8]) -> Self {
+    pub(super) fn new(end: ProcessEnd, stdout: &[u8], stderr: &[u8], cut: bool) -> Self {
         let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
         Self {
             end,
             stdout: text(stdout),
             stderr: text(stderr),
+            cut,
         }
     }
 

@@ -20,7 +20,9 @@ use crate::{
 /// [`kill_on_drop`](crate::ExecBuilder::kill_on_drop) was set. It runs on, its output is dropped, and under
 /// protocol v1 the sandbox runs nothing else until it ends.
 ///
-/// Processes that the code leaves in the background live on after its end, and die with the sandbox.
+/// Processes that the code leaves in the background live on after its end, and die with the
+/// sandbox. What they print to its stdout and stderr is delivered for a
+/// [grace](crate::Command::output_grace).
 ///
 /// ```
 /// # #[cfg(all(unix, feature = "server"))]
@@ -88,6 +90,11 @@ impl Process {
     /// Bytes of output that are kept for readers now, of both streams together.
     pub fn buffered_output(&self) -> usize {
         self.0.output.buffered()
+    }
+
+    /// Whether output was cut off: see [`OutputStream::is_cut`].
+    pub fn is_output_cut(&self) -> bool {
+        self.0.output.is_cut()
     }
 
     /// Sends bytes to stdin, after all bytes before them. Resolves when they are accepted into the
@@ -161,6 +168,9 @@ impl Process {
 
     /// Resolves when the process has ended, with how. Any number may wait, before and after.
     ///
+    /// Under protocol v2 that is the end of the main process: its streams may go on, while another
+    /// process in the background holds them. Under v1 it is the end of its output as well.
+    ///
     /// # Errors
     ///
     /// [`ErrorKind::ActorGone`](crate::ErrorKind::ActorGone). A lost sandbox is no error but
@@ -177,7 +187,9 @@ impl Process {
     }
 
     /// Kills the process and its children. Resolves when the server confirmed the end; at once when
-    /// it has ended before. Any number may ask. Under protocol v1 output beyond the budget is dropped from now on.
+    /// it and its output have ended before. While a background process still holds its output,
+    /// under protocol v2, it kills that process. Any number may ask. Under protocol v1 output
+    /// beyond the budget is dropped from now on.
     ///
     /// # Errors
     ///

@@ -99,6 +99,9 @@ pub enum Piece {
 pub enum Finish {
     /// The process ended, and this was all.
     Complete,
+    /// The process ended, and the server stopped reading while another process still held the
+    /// output.
+    Cut,
     /// The sandbox was lost: there may have been more.
     SandboxLost(SandboxEnd),
     /// The budget was exceeded under [`Overflow::Fail`].

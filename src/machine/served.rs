@@ -3,6 +3,9 @@
 //! What the process printed is kept until the client has acknowledged it, in the order in which it came. On
 //! each link it is sent on from where the client asks for it, never more than the window past the last
 //! acknowledgement. Input is taken once, and the end is kept until it is acknowledged.
+//!
+//! The end has two steps: the main process [exits](ServedExec::handle_exited), and its output
+//! [ends](ServedExec::handle_done), which other processes may hold open for a while.
 
 use std::collections::VecDeque;
 
@@ -101,7 +104,11 @@ pub struct ServedExec {
 
     /// Kills that are not answered.
     kills: usize,
+    /// How the main process ended.
     end: Option<(ExecEnd, Option<String>)>,
+    exit_sent: bool,
+    /// No more output comes, and the lengths in `end` are known.
+    done: bool,
     end_sent: bool,
     end_acked: bool,
 }
@@ -132,6 +139,8 @@ impl ServedExec {
             stdin_refused: false,
             kills: 0,
             end: None,
+            exit_sent: false,
+            done: false,
             end_sent: false,
             end_acked: false,
         }
@@ -167,25 +176,21 @@ impl ServedExec {
         });
         exec.chunks = chunks.collect();
         exec.end = Some((stored.end, stored.message));
+        exec.done = true;
         exec
     }
 
     /// What was stored of it cannot be: whoever asks for it is told that it is lost.
     fn broken(mut self) -> Self {
-        let end = ExecEnd {
-            reason: EndReason::SandboxLost,
-            exit_code: None,
-            signal: None,
-            lengths: None,
-        };
         let why = "What was stored of the execution cannot be read.";
-        self.end = Some((end, Some(why.to_owned())));
+        self.end = Some((ExecEnd::lost(), Some(why.to_owned())));
+        self.done = true;
         self
     }
 
     /// What is to be stored of it, once it is over.
     pub fn store(&self) -> Option<StoredExec> {
-        let (end, message) = self.end.clone()?;
+        let (end, message) = self.end.clone().filter(|_| self.done)?;
         let output = self.chunks.iter().map(|chunk| {
             // Some of the first may be acknowledged.
             let acked = self.streams[chunk.stream as usize].acked;
@@ -208,9 +213,14 @@ impl ServedExec {
         &self.exec
     }
 
-    /// How it ended.
+    /// How its main process ended.
     pub fn end(&self) -> Option<&ExecEnd> {
         self.end.as_ref().map(|(end, _)| end)
+    }
+
+    /// Whether its main process has ended, and its output has, too.
+    pub fn is_done(&self) -> bool {
+        self.done
     }
 
     /// Whether nobody needs more of it than its id and its end.
@@ -250,7 +260,7 @@ impl ServedExec {
 
     /// The process printed something.
     pub fn handle_output(&mut self, stream: StdStream, bytes: &[u8]) {
-        if bytes.is_empty() || self.end.is_some() {
+        if bytes.is_empty() || self.done {
             return;
         }
         let place = &mut self.streams[stream as usize];
@@ -302,18 +312,40 @@ impl ServedExec {
         });
     }
 
-    /// It is over, and this was all its output. `lengths` are filled in.
-    pub fn handle_end(&mut self, mut end: ExecEnd, message: Option<String>) {
+    /// Its main process ended. More output may come, of other processes that hold its pipes.
+    pub fn handle_exited(&mut self, end: ExecEnd, message: Option<String>) {
         if self.end.is_some() {
+            return;
+        }
+        let by_itself = end.reason == EndReason::Exited;
+        self.end = Some((end, message));
+        self.handle_stdin_closed();
+        if !by_itself {
+            // No process is left. After an end by itself some may be, and a kill is for them.
+            self.answer_kills();
+        }
+    }
+
+    /// Its output ended, after its main process. `cut`: another process still held it.
+    pub fn handle_done(&mut self, cut: bool) {
+        if self.done {
             return;
         }
         for stream in [StdStream::Stdout, StdStream::Stderr] {
             self.handle_silence(stream);
         }
-        end.lengths = Some([self.streams[0].chunked, self.streams[1].chunked]);
-        self.end = Some((end, message));
-        self.handle_stdin_closed();
+        if let Some((end, _)) = &mut self.end {
+            end.lengths = Some([self.streams[0].chunked, self.streams[1].chunked]);
+            end.output_cut = cut;
+            self.done = true;
+        }
         self.answer_kills();
+    }
+
+    /// Its main process and its output ended together.
+    pub fn handle_end(&mut self, end: ExecEnd, message: Option<String>) {
+        self.handle_exited(end, message);
+        self.handle_done(false);
     }
 
     /// It could not be killed.
@@ -328,13 +360,8 @@ impl ServedExec {
         self.attached = false;
         self.never_was = true;
         self.end_acked = true;
-        let end = ExecEnd {
-            reason: EndReason::SandboxLost,
-            exit_code: None,
-            signal: None,
-            lengths: None,
-        };
-        self.end = Some((end, None));
+        self.end = Some((ExecEnd::lost(), None));
+        self.done = true;
         self.answer_kills();
     }
 
@@ -348,6 +375,7 @@ impl ServedExec {
     /// Drops the output of one that is over. Whoever asks for it, or waits for the rest of it, is told that it is lost.
     pub fn discard(&mut self, why: &str) {
         if let Some((end, message)) = &mut self.end
+            && self.done
             && !self.end_acked
         {
             end.reason = EndReason::SandboxLost;
@@ -427,6 +455,7 @@ impl ServedExec {
         self.attached = true;
         self.announce = self.started;
         self.stdin_ack_due = self.stdin_taken > 0;
+        self.exit_sent = false;
         self.end_sent = false;
         self.next = 0;
         for (index, stream) in self.streams.iter_mut().enumerate() {
@@ -447,9 +476,9 @@ impl ServedExec {
 
     /// The client asks for its death. Answered when none of its processes is left.
     pub fn kill(&mut self) {
-        match self.end {
-            Some(_) => self.handle_status(Status::ExecutionForceKilled, None),
-            None => self.kills = (self.kills + 1).min(Self::MAX_STATUSES / 4),
+        match self.done {
+            true => self.handle_status(Status::ExecutionForceKilled, None),
+            false => self.kills = (self.kills + 1).min(Self::MAX_STATUSES / 4),
         }
     }
 
@@ -458,7 +487,7 @@ impl ServedExec {
         for (stream, offset) in self.streams.iter_mut().zip(offsets) {
             stream.acked = offset.clamp(stream.acked, stream.sent.max(stream.acked));
         }
-        self.end_acked |= done && self.end.is_some();
+        self.end_acked |= done && self.done;
         if self.end_acked {
             for stream in &mut self.streams {
                 stream.acked = stream.chunked;
@@ -526,6 +555,9 @@ impl ServedExec {
         if !self.attached {
             return None;
         }
+        if let Some(exited) = self.poll_exited() {
+            return Some(exited);
+        }
         if std::mem::take(&mut self.stdin_ack_due) {
             return Some(ServerMessage::StdinAck {
                 exec: self.exec.clone(),
@@ -589,17 +621,34 @@ impl ServedExec {
         None
     }
 
-    fn poll_end(&mut self) -> Option<ServerMessage> {
-        if self.end_sent {
+    /// Says that the main process ended, while its output goes on. Afterwards the end says both.
+    /// That it is lost is said by the end alone.
+    fn poll_exited(&mut self) -> Option<ServerMessage> {
+        let is_lost = self
+            .end()
+            .is_some_and(|end| end.reason == EndReason::SandboxLost);
+        if self.done || self.exit_sent || is_lost {
             return None;
         }
-        let (end, message) = self.end.clone()?;
+        let exited = self.ending(Status::ExecutionExited)?;
+        self.exit_sent = true;
+        Some(exited)
+    }
+
+    fn poll_end(&mut self) -> Option<ServerMessage> {
+        if !self.done || self.end_sent {
+            return None;
+        }
         self.end_sent = true;
+        self.ending(Status::ExecutionDone)
+    }
+
+    fn ending(&self, status: Status) -> Option<ServerMessage> {
+        let (end, message) = self.end.clone()?;
         let update = ExecUpdate {
             end: Some(end),
             ..ExecUpdate::new(self.exec.clone())
         };
-        let status = Status::ExecutionDone;
         Some(ServerMessage::exec_status(status, update, message))
     }
 }

@@ -32,6 +32,7 @@ enum Step {
         window: u64,
         input: Option<Vec<u8>>,
         timeout: Option<u64>,
+        grace: Option<u64>,
     },
     CancelExec(usize),
     Write(usize, Vec<u8>),
@@ -84,6 +85,7 @@ fn script() -> impl Strategy<Value = Vec<Do>> {
         1 => Just(Do::CloseInput),
         3 => (1u64..500).prop_map(Do::Sleep),
         1 => (0i32..3).prop_map(Do::Exit),
+        2 => (0i32..3).prop_map(Do::Leave),
         1 => Just(Do::Signal(11)),
         1 => Just(Do::Hang),
     ];
@@ -94,11 +96,14 @@ fn exec() -> impl Strategy<Value = Step> {
     let window = prop_oneof![3 => Just(1024u64), 1 => 1_000u64..8_000, 1 => Just(1 << 20)];
     let input = prop::option::weighted(0.3, bytes(8));
     let timeout = prop::option::weighted(0.2, 1u64..2_000);
-    (script(), window, input, timeout).prop_map(|(script, window, input, timeout)| Step::Exec {
+    let grace = prop::option::weighted(0.5, 0u64..4_000);
+    let options = (window, input, timeout, grace);
+    (script(), options).prop_map(|(script, (window, input, timeout, grace))| Step::Exec {
         script,
         window,
         input,
         timeout,
+        grace,
     })
 }
 

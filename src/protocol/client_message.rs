@@ -104,6 +104,9 @@ pub struct ExecOptions {
     pub cwd: Option<String>,
     /// Milliseconds after which it is killed.
     pub timeout_ms: Option<u64>,
+    /// Milliseconds for which output is read after the main process has ended, while another
+    /// process holds it.
+    pub output_grace_ms: Option<u64>,
     /// Bytes of output that may be unacknowledged.
     pub window: Option<u64>,
     /// Whether its input is to end, which v1 cannot say. Not part of the message: the input says it.
@@ -165,6 +168,7 @@ impl ExecOptions {
             env,
             cwd,
             timeout_ms: number(names::KEY_TIMEOUT_MS, &raw.timeout_ms)?,
+            output_grace_ms: number(names::KEY_OUTPUT_GRACE_MS, &raw.output_grace_ms)?,
             window: number(names::KEY_WINDOW, &raw.window)?,
             input_ends: false,
         })
@@ -365,6 +369,10 @@ impl<'a> NamedMessage<'a> {
                     ),
                     (names::KEY_CWD, options.cwd.as_deref().map(Json::Text)),
                     (names::KEY_TIMEOUT_MS, options.timeout_ms.map(Json::Number)),
+                    (
+                        names::KEY_OUTPUT_GRACE_MS,
+                        options.output_grace_ms.map(Json::Number),
+                    ),
                     (names::KEY_WINDOW, options.window.map(Json::Number)),
                 ])
             }
@@ -462,6 +470,7 @@ mod tests {
             env: vec![("K".into(), "V=\"".into())],
             cwd: Some("src".into()),
             timeout_ms: Some(5_000),
+            output_grace_ms: Some(0),
             window: Some(1),
             input_ends: false,
         };

@@ -252,6 +252,7 @@ raw_message! {
     env: names::KEY_ENV;
     cwd: names::KEY_CWD;
     timeout_ms: names::KEY_TIMEOUT_MS;
+    output_grace_ms: names::KEY_OUTPUT_GRACE_MS;
     window: names::KEY_WINDOW;
     stdout: names::KEY_STDOUT;
     stderr: names::KEY_STDERR;
@@ -260,6 +261,7 @@ raw_message! {
     done: names::KEY_DONE;
     exit_code: names::KEY_EXIT_CODE;
     signal: names::KEY_SIGNAL;
+    output_cut: names::KEY_OUTPUT_CUT;
     reason: names::KEY_REASON;
 }
 

@@ -22,3 +22,7 @@ pub const MIN_WINDOW: u64 = 1024;
 
 /// Most characters of a frame that an error quotes.
 pub const EXCERPT_CHARS: usize = 200;
+
+/// How long output is read after the end of the main process, while other processes hold it, unless
+/// the client says otherwise (v2).
+pub const DEFAULT_OUTPUT_GRACE: Duration = Duration::from_secs(2);

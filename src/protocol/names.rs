@@ -66,6 +66,8 @@ pub const KEY_ENV: &str = "env";
 pub const KEY_CWD: &str = "cwd";
 /// Key, v2: milliseconds after which an exec is killed.
 pub const KEY_TIMEOUT_MS: &str = "timeout_ms";
+/// Key, v2: milliseconds for which output is read after the main process has ended.
+pub const KEY_OUTPUT_GRACE_MS: &str = "output_grace_ms";
 /// Key, v2: bytes of output that may be unacknowledged.
 pub const KEY_WINDOW: &str = "window";
 /// Key, v2: an offset in stdout.
@@ -82,6 +84,8 @@ pub const KEY_DONE: &str = "done";
 pub const KEY_EXIT_CODE: &str = "exit_code";
 /// Key, v2: the signal that ended a process.
 pub const KEY_SIGNAL: &str = "signal";
+/// Key, v2: whether a process still held the output when the server stopped reading it.
+pub const KEY_OUTPUT_CUT: &str = "output_cut";
 /// Key, v2: why an exec ended.
 pub const KEY_REASON: &str = "reason";
 
@@ -166,6 +170,7 @@ macro_rules! status_table {
             SandboxLockReleased = "SANDBOX_LOCK_RELEASED", Progress, "Handoff: this instance gave the sandbox away.";
             SandboxLockRenewalError = "SANDBOX_LOCK_RENEWAL_ERROR", Fatal, "The instance lost its lock and deletes the sandbox.";
             SandboxError = "SANDBOX_ERROR", Fatal, "Anything else that ends the session.";
+            ExecutionExited = "SANDBOX_EXECUTION_EXITED", Progress, "The main process of a named exec ended; its output may go on (v2).";
         }
     };
 }

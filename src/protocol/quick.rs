@@ -226,6 +226,7 @@ impl<'a> Fields<'a> {
                 (None, None) => None,
                 _ => return None,
             },
+            output_cut: false,
         };
         let known = (end.exit_code, end.signal, end.lengths) != (None, None, None);
         let is_end = self.reason.is_some() || known;

@@ -58,7 +58,7 @@ pub struct ExecUpdate {
     pub stdin: Option<u64>,
     /// Bytes of output that the server sends unacknowledged, with `SANDBOX_EXECUTION_RUNNING`.
     pub window: Option<u64>,
-    /// How it ended, with `SANDBOX_EXECUTION_DONE`.
+    /// How it ended, with `SANDBOX_EXECUTION_EXITED` and `SANDBOX_EXECUTION_DONE`.
     pub end: Option<ExecEnd>,
 }
 
@@ -71,8 +71,23 @@ pub struct ExecEnd {
     pub exit_code: Option<i32>,
     /// The signal that ended the main process.
     pub signal: Option<i32>,
-    /// How many bytes there are of stdout and stderr. `None`: nobody knows.
+    /// How many bytes there are of stdout and stderr. `None`: that is not known, or not yet.
     pub lengths: Option<[u64; 2]>,
+    /// Whether a process still held stdout or stderr when the server stopped reading them.
+    pub output_cut: bool,
+}
+
+impl ExecEnd {
+    /// The end of an exec that ended with its sandbox, or that the server does not know.
+    pub fn lost() -> Self {
+        Self {
+            reason: EndReason::SandboxLost,
+            exit_code: None,
+            signal: None,
+            lengths: None,
+            output_cut: false,
+        }
+    }
 }
 
 /// Why a named exec ended (v2).
@@ -311,6 +326,10 @@ impl ServerMessage {
                         (names::KEY_STDOUT, length(0)),
                         (names::KEY_STDERR, length(1)),
                         (
+                            names::KEY_OUTPUT_CUT,
+                            end.and_then(|end| end.output_cut.then_some(Json::Flag(true))),
+                        ),
+                        (
                             names::KEY_REASON,
                             end.map(|end| Json::Text(end.reason.as_str())),
                         ),
@@ -450,6 +469,14 @@ fn number(field: &mut Option<Text<'_>>) -> Option<u64> {
     Some(number)
 }
 
+fn flag(field: &mut Option<Text<'_>>) -> bool {
+    let flag = field.as_ref().and_then(|value| value.other()?.as_bool());
+    if flag.is_some() {
+        *field = None;
+    }
+    flag.unwrap_or(false)
+}
+
 impl ExecUpdate {
     /// Nothing but whom it is about.
     pub fn new(exec: ExecId) -> Self {
@@ -475,6 +502,7 @@ impl ExecUpdate {
             lengths: number(&mut raw.stdout)
                 .zip(number(&mut raw.stderr))
                 .map(Into::into),
+            output_cut: flag(&mut raw.output_cut),
         };
         // An end without a reason is one, too.
         let known = (end.exit_code, end.signal, end.lengths) != (None, None, None);
@@ -651,7 +679,12 @@ mod tests {
                 exit_code,
                 signal,
                 lengths,
+                output_cut: false,
             }),
+        };
+        let cut = |mut update: ExecUpdate| {
+            update.end.as_mut().unwrap().output_cut = true;
+            update
         };
         let place = || OutputPlace {
             exec: "7f3a-1".into(),
@@ -677,6 +710,16 @@ mod tests {
             ServerMessage::exec_status(
                 done.clone(),
                 end(EndReason::Killed, None, Some(9), Some([0, 0])),
+                None,
+            ),
+            ServerMessage::exec_status(
+                Status::ExecutionExited,
+                end(EndReason::Exited, Some(3), None, None),
+                None,
+            ),
+            ServerMessage::exec_status(
+                done.clone(),
+                cut(end(EndReason::Exited, Some(3), None, Some([7, 0]))),
                 None,
             ),
             ServerMessage::exec_status(

@@ -166,6 +166,7 @@ impl Once {
                 event = exec.events.recv() => event,
             };
             let (last, rest) = match event {
+                Some(ExecEvent::Exited(_)) => continue,
                 Some(ExecEvent::Started) => {
                     if let Some(started) = self.started.take() {
                         let _ = started.send(Ok(()));
@@ -179,12 +180,22 @@ impl Once {
                     }
                     break;
                 }
-                Some(ExecEvent::Ended(Ending::Exited(_))) => break,
-                Some(ExecEvent::Ended(Ending::TimedOut(_))) => (
+                Some(ExecEvent::Ended {
+                    ending: Ending::Exited(_),
+                    ..
+                }) => break,
+                Some(ExecEvent::Ended {
+                    ending: Ending::TimedOut(_),
+                    ..
+                }) => (
                     Some("it ran longer than this server allows"),
                     Some("\n[killed: it ran longer than this server allows]\n".to_owned()),
                 ),
-                Some(ExecEvent::Ended(Ending::Killed(_))) | None => (Some("it was lost"), None),
+                Some(ExecEvent::Ended {
+                    ending: Ending::Killed(_),
+                    ..
+                })
+                | None => (Some("it was lost"), None),
             };
             if let Some(text) = rest
                 && !self.give(Ok(text.into())).await

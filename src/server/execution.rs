@@ -10,18 +10,38 @@ use tokio::{
     io::AsyncWrite,
     sync::{mpsc, watch},
     task::JoinHandle,
-    time::sleep,
+    time::{Instant, sleep, timeout},
 };
 
 use super::{
-    backend::{BackendSandbox, Exit, Job, Started},
-    output::{Taker, TextTaker, discard, pump},
+    backend::{BackendSandbox, Exit, Job, Process, Started},
+    output::{Deadline, Taker, TextTaker, discard, pump},
     stdin::StdinQueue,
 };
 use crate::protocol::StdStream;
 
 /// Pieces of output on their way to the sandbox; each is at most 64 KiB.
 const EVENTS_IN_FLIGHT: usize = 2;
+
+/// An end whose output is complete within this time is told together with it.
+const JOIN_ENDS_WITHIN: Duration = Duration::from_millis(5);
+
+/// How long output is read after its end when nothing of the exec is left, or its sandbox is stored
+/// or goes.
+const SHORT_GRACE: Duration = Duration::from_millis(250);
+
+/// How long the output of an exec of v1 is read after the end of its main process, while other
+/// processes hold it.
+pub(super) const V1_GRACE: Duration = Duration::from_secs(30);
+
+/// How long an exec may take.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    /// Until its main process ends; then it is killed.
+    pub(super) run_time: Duration,
+    /// From the end of its main process to that of its output, while other processes hold it.
+    pub(super) output_grace: Duration,
+}
 
 /// What becomes of an exec.
 #[derive(Debug)]
@@ -32,16 +52,23 @@ pub(super) enum ExecEvent {
     NotStarted(String),
     /// A piece of output.
     Output(StdStream, String),
+    /// The main process ended, and its output goes on. Not told where both end together.
+    Exited(Ending),
     /// The exec is over and all its output was told. It is the last event.
-    Ended(Ending),
+    Ended {
+        ending: Ending,
+        /// Other processes still hold its output.
+        cut: bool,
+    },
 }
 
 /// How an exec ended.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Ending {
     /// By itself.
     Exited(Exit),
-    /// It was killed because somebody asked for it; a failure of that, with the reason.
+    /// It was killed because that was asked for, or what held its output was; a failure of that,
+    /// with the reason.
     Killed(Result<Exit, String>),
     /// It ran into its time limit.
     TimedOut(Exit),
@@ -61,7 +88,11 @@ pub(super) trait Outlet: Send + Sync + 'static {
     /// Moves input to the pipe of the process, until there is none any more. May be dropped.
     fn feed(&self, pipe: Input) -> impl Future<Output = ()> + Send;
 
-    /// It is gone, or about to be killed: its output is taken to the end whether there is room for it or not.
+    /// Its main process is gone: what the pipes held then is taken whether there is room for it or
+    /// not.
+    fn exited(&self);
+
+    /// It is about to be killed, or its sandbox goes: what is not taken soon is dropped.
     fn dying(&self);
 
     /// The process takes no more input.
@@ -73,6 +104,7 @@ pub(super) struct Control {
     /// True once no process of the exec is left in the foreground.
     pub(super) gone: watch::Receiver<bool>,
     kill: watch::Sender<bool>,
+    deadline: Arc<Deadline>,
     task: JoinHandle<()>,
 }
 
@@ -81,9 +113,11 @@ impl Control {
     pub(super) fn start(
         sandbox: Arc<dyn BackendSandbox>,
         job: Job,
-        max_run_time: Duration,
+        limits: Limits,
         outlet: impl Outlet,
     ) -> Self {
+        let deadline = Deadline::new();
+        let run_deadline = deadline.clone();
         let (kill, killed) = watch::channel(false);
         let (gone_sender, gone) = watch::channel(false);
         let task = tokio::spawn(async move {
@@ -92,7 +126,8 @@ impl Control {
                     let run = Run {
                         killed,
                         gone: gone_sender,
-                        max_run_time,
+                        deadline: run_deadline,
+                        limits,
                         outlet,
                     };
                     run.run(started).await;
@@ -104,7 +139,12 @@ impl Control {
                 }
             }
         });
-        Self { gone, kill, task }
+        Self {
+            gone,
+            kill,
+            deadline,
+            task,
+        }
     }
 
     /// Kills all processes of the exec. The answer is [`ExecEvent::Ended`].
@@ -116,6 +156,17 @@ impl Control {
     pub(super) fn is_alive(&self) -> bool {
         // Without a sender the task panicked, and dropping the process killed it.
         !*self.gone.borrow() && self.gone.has_changed().is_ok()
+    }
+
+    /// Until when its output is read, once its main process has ended.
+    pub(super) fn reads_until(&self) -> Option<Instant> {
+        self.deadline.at()
+    }
+
+    /// Its main process has ended: its output ends soon, too, whether other processes hold it or
+    /// not.
+    pub(super) fn end_output(&self) {
+        self.deadline.set(SHORT_GRACE);
     }
 
     /// Resolves at the end of the task.
@@ -136,9 +187,13 @@ impl Execution {
     pub(super) fn start(
         sandbox: Arc<dyn BackendSandbox>,
         job: Job,
-        max_run_time: Duration,
+        run_time: Duration,
         stdin: Arc<StdinQueue>,
     ) -> Self {
+        let limits = Limits {
+            run_time,
+            output_grace: V1_GRACE.min(run_time),
+        };
         let (sender, events) = mpsc::channel(EVENTS_IN_FLIGHT);
         let channel = Channel {
             events: sender,
@@ -147,7 +202,7 @@ impl Execution {
         Self {
             events,
             stdin,
-            control: Control::start(sandbox, job, max_run_time, channel),
+            control: Control::start(sandbox, job, limits, channel),
         }
     }
 
@@ -179,6 +234,8 @@ impl Outlet for Channel {
     }
 
     /// The sandbox makes room for it.
+    fn exited(&self) {}
+
     fn dying(&self) {}
 
     fn close_stdin(&self) {
@@ -189,7 +246,9 @@ impl Outlet for Channel {
 struct Run<O> {
     killed: watch::Receiver<bool>,
     gone: watch::Sender<bool>,
-    max_run_time: Duration,
+    /// Until when output is read, once the main process has ended.
+    deadline: Arc<Deadline>,
+    limits: Limits,
     outlet: O,
 }
 
@@ -205,72 +264,91 @@ impl<O: Outlet> Run<O> {
 
         let pump = |pipe, stream| {
             let taker = self.outlet.taker(stream);
-            tokio::spawn(pump(pipe, self.gone.subscribe(), taker))
+            tokio::spawn(pump(pipe, self.deadline.clone(), taker))
         };
         let pumps = [
             pump(stdout, StdStream::Stdout),
             pump(stderr, StdStream::Stderr),
         ];
-
-        let exit = |waited: std::io::Result<Exit>| {
-            waited.unwrap_or_else(|error| {
-                tracing::warn!(%error, "a process could not be waited for");
-                Exit::default()
-            })
+        let mut ending = self.main(stdin, &mut *process).await;
+        let by_itself = matches!(ending, Ending::Exited(_));
+        let grace = match by_itself {
+            true => self.limits.output_grace,
+            false => SHORT_GRACE,
         };
-        let mut ending = tokio::select! {
+        self.deadline.set(grace);
+        self.outlet.close_stdin();
+        self.outlet.exited();
+        self.gone.send_replace(true);
+
+        let mut output_cut = std::pin::pin!(async {
+            let mut cut = false;
+            for pump in pumps {
+                if let Ok(Some(pipe)) = pump.await {
+                    // The processes that write to it live on.
+                    tokio::spawn(discard(pipe));
+                    cut = true;
+                }
+            }
+            cut
+        });
+        let cut = match timeout(JOIN_ENDS_WITHIN, &mut output_cut).await {
+            Ok(cut) => cut,
+            Err(_elapsed) => {
+                self.outlet.tell(ExecEvent::Exited(ending.clone())).await;
+                let ended = tokio::select! {
+                    biased;
+                    cut = &mut output_cut => Some(cut),
+                    _ = self.killed.wait_for(|&killed| killed), if by_itself => None,
+                };
+                match ended {
+                    Some(cut) => cut,
+                    None => {
+                        self.outlet.dying();
+                        ending = Ending::Killed(kill(&mut *process).await);
+                        self.deadline.set(SHORT_GRACE);
+                        output_cut.await
+                    }
+                }
+            }
+        };
+        drop(process);
+        self.outlet.tell(ExecEvent::Ended { ending, cut }).await;
+    }
+
+    /// Feeds the main process until it ends, or ends it and its children when it is told to.
+    async fn main(&mut self, stdin: Input, process: &mut dyn Process) -> Ending {
+        let ending = tokio::select! {
             biased;
             // An error means that the handle was dropped.
             _ = self.killed.wait_for(|&killed| killed) => Ending::Killed(Ok(Exit::default())),
-            waited = process.wait() => Ending::Exited(exit(waited)),
-            () = sleep(self.max_run_time) => Ending::TimedOut(Exit::default()),
+            exit = wait(process) => return Ending::Exited(exit),
+            () = sleep(self.limits.run_time) => Ending::TimedOut(Exit::default()),
             () = async {
                 self.outlet.feed(stdin).await;
                 std::future::pending().await
             } => Ending::Exited(Exit::default()),
         };
-        let by_itself = matches!(ending, Ending::Exited(_));
-        if !by_itself {
-            self.outlet.dying();
-            let killed = process.kill().await;
-            if let Err(reason) = &killed {
-                tracing::warn!(%reason, "an exec could not be killed");
-            }
-            let after = match &killed {
-                Ok(()) => exit(process.wait().await),
-                Err(_) => Exit::default(),
-            };
-            match &mut ending {
-                Ending::Killed(result) => *result = killed.map(|()| after),
-                Ending::Exited(exit) | Ending::TimedOut(exit) => *exit = after,
-            }
-        }
-        self.outlet.close_stdin();
-        self.gone.send_replace(true);
         self.outlet.dying();
-
-        let mut flushed = std::pin::pin!(async {
-            for pump in pumps {
-                if let Ok(Some(pipe)) = pump.await {
-                    // Background children write to it still, and live on.
-                    tokio::spawn(discard(pipe));
-                }
-            }
-        });
-        // While its output is on its way, a kill still means what it left in the background.
-        let late_kill = tokio::select! {
-            biased;
-            () = &mut flushed => false,
-            _ = self.killed.wait_for(|&killed| killed), if by_itself => true,
-        };
-        if late_kill {
-            ending = Ending::Killed(match process.kill().await {
-                Ok(()) => Ok(exit(process.wait().await)),
-                Err(reason) => Err(reason),
-            });
-            flushed.await;
+        let killed = kill(process).await;
+        match ending {
+            Ending::TimedOut(_) => Ending::TimedOut(killed.unwrap_or_default()),
+            _ => Ending::Killed(killed),
         }
-        drop(process);
-        self.outlet.tell(ExecEvent::Ended(ending)).await;
     }
+}
+
+async fn wait(process: &mut dyn Process) -> Exit {
+    process.wait().await.unwrap_or_else(|error| {
+        tracing::warn!(%error, "a process could not be waited for");
+        Exit::default()
+    })
+}
+
+async fn kill(process: &mut dyn Process) -> Result<Exit, String> {
+    if let Err(reason) = process.kill().await {
+        tracing::warn!(%reason, "an exec could not be killed");
+        return Err(reason);
+    }
+    Ok(wait(process).await)
 }

@@ -93,7 +93,12 @@
 //! - Each sandbox has a directory of its own; the working directory is `HOME`. Files, and processes in
 //!   the background, live as long as the sandbox.
 //! - Output comes as it is written; pieces within about a millisecond leave as one message. What is
-//!   not UTF-8 comes as U+FFFD. What background processes write after their exec ended is dropped.
+//!   not UTF-8 comes as U+FFFD.
+//! - An exec ends when its main process has ended and no process holds its output any more, or
+//!   after a grace: under v1 after 30 s, under [v2](crate::protocol::v2) after 2 s or what the
+//!   client asks for, and then the client is told that output was cut off; neither is longer than
+//!   [`ServerBuilder::max_run_time`]. Processes in the background live on after that, and what they
+//!   write to its output is dropped.
 //! - A client that does not read stops its process, by full pipes, and nothing else.
 //! - Clients that speak [v2](crate::protocol::v2) run up to [`ServerBuilder::max_execs`] at once. Of each that ended and that its
 //!   client has not acknowledged the end and the output are kept, of the last 64 in each sandbox.

@@ -35,7 +35,9 @@ struct State {
     link: Weak<Link>,
     /// Why it ends with its sandbox, once it is to.
     lost: Option<String>,
-    /// Its pipes are read on whatever the window says: nobody else will.
+    /// Its main process is gone: what its pipes held is taken whatever the window says.
+    exited: bool,
+    /// The same, and what exceeds that is dropped.
     dying: bool,
 }
 
@@ -46,6 +48,7 @@ impl NamedExec {
                 exec,
                 link: Weak::new(),
                 lost: None,
+                exited: false,
                 dying: false,
             }),
             room: Notify::new(),
@@ -107,7 +110,7 @@ impl NamedExec {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn end(&self, ending: Ending) {
+    fn exited(&self, ending: Ending) {
         let lost = self.lock().lost.take();
         let (reason, exit) = match ending {
             Ending::Exited(exit) => (EndReason::Exited, exit),
@@ -130,9 +133,10 @@ impl NamedExec {
             exit_code: exit.code,
             signal: exit.signal,
             lengths: None,
+            output_cut: false,
         };
         let why = lost.filter(|_| reason == EndReason::SandboxLost);
-        self.change(|exec| exec.handle_end(end, why));
+        self.change(|exec| exec.handle_exited(end, why));
     }
 }
 
@@ -142,6 +146,7 @@ pub(super) type NamedEvent = (ExecId, Became);
 /// What became of a named exec.
 pub(super) enum Became {
     NotStarted(String),
+    Exited,
     Ended,
 }
 
@@ -155,15 +160,11 @@ pub(super) struct NamedOutlet {
 impl Drop for NamedOutlet {
     /// The task of the exec is over; if it did not say how, it panicked.
     fn drop(&mut self) {
-        let end = ExecEnd {
-            reason: EndReason::SandboxLost,
-            exit_code: None,
-            signal: None,
-            lengths: None,
-        };
-        if self.exec.look(|exec| exec.end().is_none()) {
+        if self.exec.look(|exec| !exec.is_done()) {
             self.exec.change(|exec| {
-                exec.handle_end(end, Some("The server lost the execution.".to_owned()));
+                let why = "The server lost the execution.".to_owned();
+                exec.handle_exited(ExecEnd::lost(), Some(why));
+                exec.handle_done(true);
             });
         }
     }
@@ -174,7 +175,7 @@ impl Outlet for NamedOutlet {
         Keeper {
             exec: self.exec.clone(),
             stream,
-            after_death: 0,
+            after_exit: 0,
         }
     }
 
@@ -186,8 +187,14 @@ impl Outlet for NamedOutlet {
                 self.exec.change(ServedExec::handle_not_started);
                 Became::NotStarted(reason)
             }
-            ExecEvent::Ended(ending) => {
-                self.exec.end(ending);
+            ExecEvent::Exited(ending) => {
+                self.exec.exited(ending);
+                Became::Exited
+            }
+            ExecEvent::Ended { ending, cut } => {
+                // Known already where its output went on. A kill after that may have failed.
+                self.exec.exited(ending);
+                self.exec.change(|exec| exec.handle_done(cut));
                 Became::Ended
             }
         };
@@ -220,6 +227,11 @@ impl Outlet for NamedOutlet {
         }
     }
 
+    fn exited(&self) {
+        self.exec.lock().exited = true;
+        self.exec.room.notify_waiters();
+    }
+
     fn dying(&self) {
         self.exec.will_die(None);
     }
@@ -229,16 +241,17 @@ impl Outlet for NamedOutlet {
     }
 }
 
-/// Most bytes of a stream that are kept past the window of one that is gone: what its pipe can hold, and what was read of it and
-/// waits. Not of both streams together: one that somebody floods takes nothing from the other.
-const MAX_AFTER_DEATH: usize = MAX_PIPE_BYTES + 2 * MAX_PIECE_BYTES;
+/// Most bytes of a stream that are kept past the window after the end of its main process: what its
+/// pipe can hold, and what was read of it and waits. Each stream has its own: one that a process
+/// floods takes nothing from the other.
+const MAX_AFTER_EXIT: usize = MAX_PIPE_BYTES + 2 * MAX_PIECE_BYTES;
 
 /// Keeps the output of one stream.
 struct Keeper {
     exec: Arc<NamedExec>,
     stream: StdStream,
     /// Bytes that were kept past the window.
-    after_death: usize,
+    after_exit: usize,
 }
 
 impl Taker for Keeper {
@@ -254,13 +267,13 @@ impl Taker for Keeper {
                 if state.exec.room() > 0 {
                     break;
                 }
-                if state.dying {
-                    // What its own pipes held. More is of somebody who lives on.
-                    self.after_death += bytes.len();
-                    if self.after_death > MAX_AFTER_DEATH {
-                        return false;
-                    }
+                let after_exit = self.after_exit + bytes.len();
+                if (state.exited || state.dying) && after_exit <= MAX_AFTER_EXIT {
+                    self.after_exit = after_exit;
                     break;
+                }
+                if state.dying {
+                    return false;
                 }
             }
             room.await;

@@ -1,13 +1,13 @@
 //! The way of output from a pipe to pieces of text: read as it comes, joined when it comes close
 //! together, never cut inside a code point. Uses `protocol` alone.
 
-use std::{future::Future, time::Duration};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use bytes::{BufMut, BytesMut};
 use tokio::{
     io::{AsyncRead, AsyncReadExt},
     sync::{mpsc, watch},
-    time::{Instant, sleep, timeout},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 
 use super::link::MAX_PIECE_BYTES;
@@ -74,12 +74,6 @@ const JOIN_AT_MOST: Duration = Duration::from_millis(10);
 /// How long the beginning of a code point waits for the rest of it.
 const HOLD_BACK: Duration = Duration::from_millis(250);
 
-/// How long a pipe that a background child still holds must be silent after the process ended.
-const SILENCE_AFTER_END: Duration = Duration::from_millis(20);
-
-/// Longest time that such a pipe is read after the process ended.
-const READ_AFTER_END: Duration = Duration::from_millis(250);
-
 /// The most that a pipe holds, in bytes, when its reader comes (`/proc/sys/fs/pipe-max-size`).
 pub(super) const MAX_PIPE_BYTES: usize = 1024 * 1024;
 
@@ -88,112 +82,131 @@ pub(super) type Pipe = Box<dyn AsyncRead + Send + Unpin>;
 
 /// Reads `pipe` to its end and hands on what it carries.
 ///
-/// When `ended` turns true the process is gone: what is already in the pipe is read, and the end of
-/// the pipe is not waited for. Then the pipe is given back, because background children still hold it.
+/// Once the deadline is set, the main process is gone, and the end of the pipe is waited for until
+/// then at most. What is in the pipe by then is still read. The pipe is given back if other
+/// processes hold it.
 pub(super) async fn pump(
     mut pipe: Pipe,
-    mut ended: watch::Receiver<bool>,
+    deadline: Arc<Deadline>,
     mut taker: impl Taker,
 ) -> Option<Pipe> {
     let mut buffer = BytesMut::with_capacity(MAX_PIECE_BYTES);
-    let mut after_end: Option<AfterEnd> = None;
-    let mut open = true;
-    let mut held = false;
+    let mut changes = deadline.0.subscribe();
+    let (mut open, mut read_late) = (true, 0);
 
-    while open {
-        // Looked at first: a background child that never stops writing always has something to read.
-        if after_end.is_none() && *ended.borrow() {
-            after_end = Some(AfterEnd::new());
-        }
-        let first = match &after_end {
-            None => tokio::select! {
-                biased;
-                read = read_more(&mut pipe, &mut buffer) => Some(read),
-                _ = ended.wait_for(|&ended| ended) => {
-                    after_end = Some(AfterEnd::new());
-                    continue;
-                }
-                () = sleep(HOLD_BACK), if taker.holds_back() => {
-                    taker.handle_silence();
-                    continue;
-                }
-            },
-            Some(after_end) if after_end.is_over() => None,
-            Some(_) => {
-                let read = read_more(&mut pipe, &mut buffer);
-                timeout(SILENCE_AFTER_END, read).await.ok()
+    // Another process may fill the pipe faster than it is read.
+    while open && read_late < MAX_PIPE_BYTES {
+        let read = tokio::select! {
+            biased;
+            read = read_more(&mut pipe, &mut buffer) => read,
+            Ok(()) = changes.changed() => continue,
+            () = deadline.over() => break,
+            () = sleep(HOLD_BACK), if taker.holds_back() => {
+                taker.handle_silence();
+                continue;
             }
         };
-        match first {
-            Some(true) => {}
-            Some(false) => open = false,
-            None => (open, held) = (false, true),
+        open = read && join_more(&mut pipe, &mut buffer).await;
+        if deadline.at().is_some_and(|at| Instant::now() >= at) {
+            read_late += buffer.len();
         }
-        if open {
-            let joined = join_more(&mut pipe, &mut buffer).await;
-            open = joined != Joined::Closed;
-            if let Some(after_end) = &mut after_end {
-                after_end.emptied |= joined == Joined::Silent;
-                after_end.read += buffer.len();
-            }
-        }
-        if !taker.take(&buffer, !open).await {
-            // What a background child goes on writing is nobody's.
-            held = open && *ended.borrow();
+        deadline.stop();
+        let is_taken = taker.take(&buffer, !open).await;
+        deadline.go_on();
+        if !is_taken {
+            // Without a deadline the process lives, and is told by a closed pipe that its output
+            // goes nowhere.
+            open &= deadline.at().is_some();
             break;
         }
         buffer.clear();
     }
-    held.then_some(pipe)
+    if open {
+        // The taker may hold the beginning of a code point.
+        taker.take(&[], true).await;
+    }
+    open.then_some(pipe)
 }
 
-/// The reading of a pipe after its process ended: all that the process wrote, and not for ever what
-/// its background children write.
-struct AfterEnd {
-    until: Instant,
-    /// The pipe was seen empty.
-    emptied: bool,
-    /// Bytes read.
-    read: usize,
+/// Until when the output of an exec is read, once its main process has ended. The clock stands
+/// still while one of the streams has no room.
+pub(super) struct Deadline(watch::Sender<Clock>);
+
+#[derive(Clone, Copy, Default)]
+struct Clock {
+    at: Option<Instant>,
+    /// Streams without room, and since when there is one.
+    full: usize,
+    full_since: Option<Instant>,
 }
 
-impl AfterEnd {
-    fn new() -> Self {
-        Self {
-            until: Instant::now() + READ_AFTER_END,
-            emptied: false,
-            read: 0,
+/// For a grace that no clock can count.
+const LONGEST_GRACE: Duration = Duration::from_secs(24 * 60 * 60);
+
+impl Deadline {
+    /// None yet.
+    pub(super) fn new() -> Arc<Self> {
+        Arc::new(Self(watch::Sender::default()))
+    }
+
+    /// When it is, as far as that is known.
+    pub(super) fn at(&self) -> Option<Instant> {
+        self.0.borrow().at
+    }
+
+    /// Sets it to so long from now, or leaves an earlier one.
+    pub(super) fn set(&self, grace: Duration) {
+        let now = Instant::now();
+        let at = now.checked_add(grace).unwrap_or(now + LONGEST_GRACE);
+        self.0.send_modify(|clock| {
+            clock.at = Some(clock.at.map_or(at, |earlier| earlier.min(at)));
+            clock.full_since = clock.full_since.map(|_| now);
+        });
+    }
+
+    fn stop(&self) {
+        self.0.send_if_modified(|clock| {
+            clock.full += 1;
+            clock.full_since.get_or_insert_with(Instant::now);
+            false
+        });
+    }
+
+    fn go_on(&self) {
+        self.0.send_if_modified(|clock| {
+            clock.full -= 1;
+            if clock.full > 0 {
+                return false;
+            }
+            let stood = clock.full_since.take().map(|since| since.elapsed());
+            clock.at = clock.at.map(|at| at + stood.unwrap_or_default());
+            clock.at.is_some()
+        });
+    }
+
+    /// Resolves when it is over. To be asked anew when it has changed.
+    async fn over(&self) {
+        if let Some(at) = self.at() {
+            sleep_until(at).await;
+            if self.0.borrow().full == 0 {
+                return;
+            }
         }
-    }
-
-    /// Whether there is nothing of the process in the pipe any more, and time is up.
-    fn is_over(&self) -> bool {
-        (self.emptied || self.read >= MAX_PIPE_BYTES) && Instant::now() >= self.until
+        std::future::pending().await
     }
 }
 
-/// How the joining of pieces ended.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Joined {
-    /// Nothing came for a while.
-    Silent,
-    /// The piece is large enough, or waited long enough.
-    Enough,
-    /// At the end of the pipe.
-    Closed,
-}
-
-/// Reads what comes shortly after the first bytes.
-async fn join_more(pipe: &mut Pipe, buffer: &mut BytesMut) -> Joined {
+/// Reads what comes shortly after the first bytes; false at the end of the pipe.
+async fn join_more(pipe: &mut Pipe, buffer: &mut BytesMut) -> bool {
     let last = Instant::now() + JOIN_AT_MOST;
     while buffer.len() < MAX_PIECE_BYTES && Instant::now() < last {
         match timeout(JOIN_WITHIN, read_more(pipe, buffer)).await {
             Ok(true) => {}
-            Ok(false) => return Joined::Closed,
-            Err(_elapsed) => return Joined::Silent,
+            Ok(false) => return false,
+            Err(_elapsed) => break,
         }
     }
-    Joined::Enough
+    true
 }
 
 /// Reads some bytes; false at the end of the pipe. A pipe that fails is at its end.
@@ -216,16 +229,16 @@ mod tests {
         capacity: usize,
     ) -> (
         DuplexStream,
-        watch::Sender<bool>,
+        Arc<Deadline>,
         mpsc::Receiver<String>,
         tokio::task::JoinHandle<Option<Pipe>>,
     ) {
         let (writer, reader) = tokio::io::duplex(1 << 20);
-        let (end, ended) = watch::channel(false);
+        let deadline = Deadline::new();
         let (sender, pieces) = mpsc::channel(capacity);
         let taker = TextTaker::new(StdStream::Stdout, sender, |_, text| text);
-        let pump = tokio::spawn(pump(Box::new(reader), ended, taker));
-        (writer, end, pieces, pump)
+        let pump = tokio::spawn(pump(Box::new(reader), deadline.clone(), taker));
+        (writer, deadline, pieces, pump)
     }
 
     #[tokio::test(start_paused = true)]
@@ -257,7 +270,7 @@ mod tests {
     async fn a_pipe_that_a_child_holds_is_given_back_after_what_is_in_it() {
         let (mut writer, end, mut pieces, pump) = start(8);
         writer.write_all(b"last words").await.unwrap();
-        end.send_replace(true);
+        end.set(Duration::ZERO);
         assert_eq!(pieces.recv().await.as_deref(), Some("last words"));
         assert!(pump.await.unwrap().is_some());
         assert_eq!(pieces.recv().await, None);
@@ -267,7 +280,7 @@ mod tests {
     async fn a_pipe_that_a_child_never_stops_filling_is_given_back_after_what_is_in_it() {
         let (mut writer, end, mut pieces, pump) = start(8);
         writer.write_all(&[b'a'; 300_000]).await.unwrap();
-        end.send_replace(true);
+        end.set(Duration::ZERO);
         let child = tokio::spawn(async move {
             let chunk = [b'b'; 128 * 1024];
             while writer.write_all(&chunk).await.is_ok() {}

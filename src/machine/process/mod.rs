@@ -17,7 +17,9 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{Effect, Failure, Nonce, ProcessEnd, RequestId, SandboxEnd, TrailerFilter, later};
+use super::{
+    Effect, Failure, Finish, Nonce, ProcessEnd, RequestId, SandboxEnd, TrailerFilter, later,
+};
 use crate::protocol::{ClientMessage, ExecId, NamedMessage, StdStream};
 
 /// Most bytes of text in one stdin message; shorter writes are put together up to this size.
@@ -71,12 +73,16 @@ pub enum ProcessFact {
     StdinTaken(u64),
     /// The process has closed its input (v2).
     StdinClosed,
-    /// The server said how the process ended (v2).
+    /// The server said how the main process ended (v2). Its output may go on.
+    Exited(ProcessEnd),
+    /// The server said how the process and its output ended (v2).
     Ended {
         /// How.
         end: ProcessEnd,
-        /// How many bytes of stdout and stderr there are; `None`: nobody knows.
+        /// How many bytes of stdout and stderr there are; `None`: that is not known.
         lengths: Option<[u64; 2]>,
+        /// Whether another process still held stdout or stderr.
+        cut: bool,
     },
     /// Nobody can get a handle to it: it is to be killed.
     Abandoned,
@@ -116,9 +122,8 @@ pub enum ProcessAction {
         /// Bytes of stdin that were accepted and never sent.
         stdin_unsent: usize,
     },
-    /// No more output comes, but for [what was held back](Process::take_held_output); with a reason where there may be
-    /// more than came.
-    OutputEnded(Option<SandboxEnd>),
+    /// No more output comes, but for [what was held back](Process::take_held_output), and why.
+    OutputEnded(Finish),
     /// Nothing more is to be said about the process.
     Settled,
 }
@@ -319,7 +324,20 @@ impl Process {
     }
 
     /// Kills the process, and answers when the server confirmed its end. Any number may ask.
+    ///
+    /// After the end of the main process, a kill that somebody waits for is for those that still
+    /// hold its output.
     pub fn kill(&mut self, request: Option<RequestId>, now: Instant) {
+        if let Some(request) = request
+            && self.is_output_held()
+        {
+            self.kills
+                .push((request, later(now, self.config.kill_timeout)));
+            if self.kills.len() == 1 {
+                self.send_kill();
+            }
+            return;
+        }
         if let Some(end) = &self.end {
             let result = match end {
                 // Nobody said that the process is no more.
@@ -395,6 +413,12 @@ impl Process {
             self.accepted += data.len() as u64;
             named.push_input(data, true);
         }
+    }
+
+    /// Whether the main process ended, and the server has not said that its output did.
+    fn is_output_held(&self) -> bool {
+        let held = |named: &Named| !named.is_ended();
+        self.end.is_some() && !self.settled && self.named.as_ref().is_some_and(held)
     }
 
     fn is_input_closed(&self) -> bool {
@@ -480,9 +504,15 @@ impl Process {
                 self.stdin_taken(taken.unwrap_or_default());
             }
             ProcessFact::StdinClosed => self.handle_stdin_closed(),
-            ProcessFact::Ended { end, lengths } => {
+            ProcessFact::Exited(end) => {
                 if let Some(named) = &mut self.named {
-                    named.ended(lengths);
+                    named.exited();
+                }
+                self.finish(end, Ok(ProcessReply::Done));
+            }
+            ProcessFact::Ended { end, lengths, cut } => {
+                if let Some(named) = &mut self.named {
+                    named.ended(lengths, cut);
                 }
                 let lost = match (&end, lengths) {
                     (ProcessEnd::SandboxLost { end }, _) => Some(end.clone()),
@@ -539,9 +569,7 @@ impl Process {
             ProcessFact::KillRefused(_) if self.force_killed_until.is_some() => {}
             ProcessFact::KillRefused(failure) => {
                 self.kill_wanted = false;
-                for (request, _) in std::mem::take(&mut self.kills) {
-                    self.settle(request, Err(failure.clone()));
-                }
+                self.settle_kills(&Err(failure));
             }
             ProcessFact::Done => {
                 let end = if self.kill_wanted {
@@ -612,18 +640,30 @@ impl Process {
             ProcessFact::Announced { window, .. } => {
                 self.link_up = true;
                 named.announced(0, window);
+                if !self.kills.is_empty() {
+                    self.send_kill();
+                }
                 self.send_ack();
             }
-            // Told again on a new link. The server may have dropped the output meanwhile.
-            ProcessFact::Ended { end, lengths } => {
-                named.ended(lengths);
+            // It comes after the end of the main process, and again on a new link. The server may
+            // have dropped the output meanwhile.
+            ProcessFact::Ended { end, lengths, cut } => {
+                named.ended(lengths, cut);
                 if let ProcessEnd::SandboxLost { end } = end {
                     self.lost = Some(end);
                 }
+                self.settle_kills(&Ok(ProcessReply::Done));
                 self.look_for_last_output();
             }
+            ProcessFact::ForceKilled => self.settle_kills(&Ok(ProcessReply::Done)),
+            ProcessFact::KillRefused(failure) => self.settle_kills(&Err(failure)),
             ProcessFact::SandboxEnded(end) => {
-                self.end_output(Some(end));
+                let killed = match &end {
+                    SandboxEnd::Killed | SandboxEnd::Deleted => Ok(ProcessReply::Done),
+                    _ => Err(self.kill_unconfirmed(end.clone())),
+                };
+                self.settle_kills(&killed);
+                self.end_output(Finish::SandboxLost(end));
                 self.settle_all();
             }
             ProcessFact::Abandoned => self.abandon(),
@@ -631,21 +671,28 @@ impl Process {
         }
     }
 
+    fn settle_kills(&mut self, result: &Result<ProcessReply, Failure>) {
+        for (request, _) in std::mem::take(&mut self.kills) {
+            self.settle(request, result.clone());
+        }
+    }
+
     /// Ends the output of a named exec that is over and whose output is all here.
     fn look_for_last_output(&mut self) {
         let complete = self.named.as_ref().is_some_and(Named::is_complete);
-        if complete && self.end.is_some() {
-            // With a known length there is no more of it, however the process was lost.
-            let lost = self.lost.take();
-            let lost = lost.filter(|_| self.named.as_ref().is_some_and(Named::is_cut_short));
-            self.end_output(lost);
+        if complete
+            && self.end.is_some()
+            && let Some(named) = &self.named
+        {
+            let finish = named.finish(self.lost.take());
+            self.end_output(finish);
         }
         self.send_ack();
     }
 
-    fn end_output(&mut self, lost: Option<SandboxEnd>) {
+    fn end_output(&mut self, finish: Finish) {
         if !std::mem::replace(&mut self.output_ended, true) {
-            self.actions.push_back(ProcessAction::OutputEnded(lost));
+            self.actions.push_back(ProcessAction::OutputEnded(finish));
         }
     }
 
@@ -757,7 +804,7 @@ impl Process {
         kill_result: Result<ProcessReply, Failure>,
     ) {
         self.finish(end, kill_result);
-        self.end_output(lost);
+        self.end_output(lost.map_or(Finish::Complete, Finish::SandboxLost));
         self.settle_all();
     }
 
@@ -772,9 +819,7 @@ impl Process {
             end: end.clone(),
             stdin_unsent: self.stdin_bytes,
         });
-        for (request, _) in std::mem::take(&mut self.kills) {
-            self.settle(request, kill_result.clone());
-        }
+        self.settle_kills(&kill_result);
         for request in std::mem::take(&mut self.waits) {
             self.settle(request, Ok(ProcessReply::End(end.clone())));
         }

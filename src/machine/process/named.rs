@@ -3,10 +3,13 @@
 use bytes::{Buf, BytesMut};
 
 use super::STDIN_MESSAGE;
-use crate::protocol::{
-    ClientMessage, ExecId, NamedMessage, StdStream,
-    limits::{MIN_WINDOW, STDIN_WINDOW},
-    utf8_boundary,
+use crate::{
+    machine::{Finish, SandboxEnd},
+    protocol::{
+        ClientMessage, ExecId, NamedMessage, StdStream,
+        limits::{MIN_WINDOW, STDIN_WINDOW},
+        utf8_boundary,
+    },
 };
 
 /// What becomes of a piece of output.
@@ -45,6 +48,8 @@ enum End {
     Unknown,
     /// So many bytes there are of each stream.
     At([u64; 2]),
+    /// The same, and another process still held the output.
+    CutAt([u64; 2]),
     /// There is no more than what came, and there may have been.
     Lost,
 }
@@ -149,28 +154,46 @@ impl Named {
         self.taken = self.received;
     }
 
-    /// The server said that it ended, and how much output there is.
-    pub(super) fn ended(&mut self, lengths: Option<[u64; 2]>) {
+    /// The server said that its main process ended.
+    pub(super) fn exited(&mut self) {
+        self.input.refused = true;
+    }
+
+    /// The server said that its output ended, and how much there is.
+    pub(super) fn ended(&mut self, lengths: Option<[u64; 2]>, cut: bool) {
         // One that the server does not know is not announced.
         self.ready = true;
-        self.end = match lengths {
-            Some(lengths) => End::At(lengths),
-            None => End::Lost,
+        self.end = match (lengths, cut) {
+            (Some(lengths), false) => End::At(lengths),
+            (Some(lengths), true) => End::CutAt(lengths),
+            (None, _) => End::Lost,
         };
+    }
+
+    /// Whether the server said that its output ended.
+    pub(super) fn is_ended(&self) -> bool {
+        !matches!(self.end, End::Unknown)
     }
 
     /// Whether all output is here that there is.
     pub(super) fn is_complete(&self) -> bool {
         match self.end {
-            End::At(lengths) => (0..2).all(|it| self.received[it] >= lengths[it]),
+            End::At(lengths) | End::CutAt(lengths) => {
+                (0..2).all(|it| self.received[it] >= lengths[it])
+            }
             End::Lost => true,
             End::Unknown => false,
         }
     }
 
-    /// Whether nobody knows how much output there was.
-    pub(super) fn is_cut_short(&self) -> bool {
-        matches!(self.end, End::Lost)
+    /// Why no more output comes. `lost`: why the exec was lost, if it was.
+    pub(super) fn finish(&self, lost: Option<SandboxEnd>) -> Finish {
+        match (&self.end, lost) {
+            // With a known length there is no more of it, however the process was lost.
+            (End::Lost, Some(end)) => Finish::SandboxLost(end),
+            (End::CutAt(_), _) => Finish::Cut,
+            _ => Finish::Complete,
+        }
     }
 
     pub(super) fn received(&self) -> [u64; 2] {
@@ -268,7 +291,7 @@ impl Named {
 
     /// The next message with input, as far as the server takes more.
     pub(super) fn poll_input(&mut self) -> Option<String> {
-        let over = self.input.refused || !matches!(self.end, End::Unknown);
+        let over = self.input.refused || self.is_ended();
         if !self.ready || self.input.sending || over {
             return None;
         }

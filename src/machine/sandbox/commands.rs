@@ -18,6 +18,7 @@ fn unsupported(options: &ExecOptions) -> Option<&'static str> {
         env,
         cwd,
         timeout_ms,
+        output_grace_ms,
         input_ends,
         // A matter of v2 alone.
         window: _,
@@ -27,6 +28,7 @@ fn unsupported(options: &ExecOptions) -> Option<&'static str> {
         (!env.is_empty(), "environment variables"),
         (cwd.is_some(), "working directory"),
         (timeout_ms.is_some(), "timeout of a process"),
+        (output_grace_ms.is_some(), "output grace of a process"),
         (*input_ends, "end of input"),
     ]
     .into_iter()

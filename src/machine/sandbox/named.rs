@@ -21,6 +21,15 @@ const START: &str = "confirm the start of the process";
 /// On how many links a start is asked for, when all of them break before the answer.
 const MAX_SENDS: u32 = 10;
 
+/// The end of an exec where the server does not say how. It is an end all the same.
+const UNKNOWN_END: ExecEnd = ExecEnd {
+    reason: EndReason::Unknown,
+    exit_code: None,
+    signal: None,
+    lengths: None,
+    output_cut: false,
+};
+
 /// A named exec of this client.
 #[derive(Debug)]
 pub(super) struct Named {
@@ -234,20 +243,22 @@ impl Sandbox {
                     window: update.window,
                 }));
             }
+            Status::ExecutionExited => {
+                let end = update.end.unwrap_or(UNKNOWN_END);
+                if end.reason != EndReason::SandboxLost {
+                    self.named_started(process);
+                    let end = self.process_end(end, reason);
+                    self.actions.push_back(tell(ProcessFact::Exited(end)));
+                }
+            }
             Status::ExecutionDone => {
-                // One that does not say how is an end all the same.
-                let end = update.end.unwrap_or(ExecEnd {
-                    reason: EndReason::Unknown,
-                    exit_code: None,
-                    signal: None,
-                    lengths: None,
-                });
+                let end = update.end.unwrap_or(UNKNOWN_END);
                 // Its announcement may have been lost with a link.
                 self.named_started(process);
-                let lengths = end.lengths;
+                let (lengths, cut) = (end.lengths, end.output_cut);
                 let end = self.process_end(end, reason);
                 self.actions
-                    .push_back(tell(ProcessFact::Ended { end, lengths }));
+                    .push_back(tell(ProcessFact::Ended { end, lengths, cut }));
             }
             Status::ExecutionError | Status::ExecutionUnsupportedLanguageError => {
                 self.named_refused(process, status, reason);

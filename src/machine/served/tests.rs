@@ -18,6 +18,7 @@ fn exited() -> ExecEnd {
         exit_code: Some(0),
         signal: None,
         lengths: None,
+        output_cut: false,
     }
 }
 
@@ -32,7 +33,12 @@ fn said(exec: &mut ServedExec) -> Vec<String> {
             }
             ServerMessage::Status(update) => match update.exec.unwrap() {
                 exec if exec.end.is_some() => {
-                    format!("done {:?}", exec.end.unwrap().lengths.unwrap())
+                    let end = exec.end.unwrap();
+                    match end.lengths {
+                        Some(lengths) if end.output_cut => format!("cut {lengths:?}"),
+                        Some(lengths) => format!("done {lengths:?}"),
+                        None => format!("exited {:?}", end.exit_code),
+                    }
                 }
                 exec => format!("{} {:?}", update.status, exec.stdin),
             },
@@ -127,6 +133,50 @@ fn a_status_and_the_end_do_not_wait_for_output_that_the_window_holds_back() {
     assert_eq!(said(&mut exec), expected);
     exec.ack([4, 0], false);
     assert_eq!(said(&mut exec), ["stdout@4 45"]);
+}
+
+#[test]
+fn an_exit_is_told_at_once_and_on_each_link_until_the_output_ends() {
+    let mut exec = exec(4);
+    exec.handle_output(OUT, b"0123");
+    assert_eq!(said(&mut exec), [RUNNING, "stdout@0 0123"]);
+    exec.handle_output(OUT, b"45");
+    exec.handle_exited(exited(), None);
+    assert_eq!(said(&mut exec), ["exited Some(0)"], "the window is full");
+    exec.ack([4, 0], true);
+    assert!(!exec.is_settled(), "that is no acknowledgement of the end");
+    assert_eq!(exec.store(), None);
+    assert_eq!(said(&mut exec), ["stdout@4 45"]);
+    exec.detach();
+    exec.attach(None);
+    let again = [RUNNING, "exited Some(0)", "stdout@4 45"];
+    assert_eq!(said(&mut exec), again);
+    exec.handle_output(ERR, b"!");
+    exec.handle_done(true);
+    assert_eq!(said(&mut exec), ["stderr@0 !", "cut [6, 1]"]);
+    exec.attach(Some([6, 1]));
+    assert_eq!(said(&mut exec), [RUNNING, "cut [6, 1]"]);
+}
+
+#[test]
+fn a_kill_after_an_exit_is_answered_when_the_output_ends() {
+    let mut exec = exec(100);
+    exec.kill();
+    exec.handle_exited(exited(), None);
+    exec.kill();
+    assert_eq!(said(&mut exec), [RUNNING, "exited Some(0)"]);
+    exec.handle_done(false);
+    let killed = "SANDBOX_EXECUTION_FORCE_KILLED None";
+    assert_eq!(said(&mut exec), [killed, killed, "done [0, 0]"]);
+    // One that was killed has nothing left.
+    let mut exec = self::exec(100);
+    exec.kill();
+    let killed_end = ExecEnd {
+        reason: EndReason::Killed,
+        ..exited()
+    };
+    exec.handle_exited(killed_end, None);
+    assert_eq!(said(&mut exec), [RUNNING, killed, "exited Some(0)"]);
 }
 
 #[test]

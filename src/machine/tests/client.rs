@@ -27,7 +27,10 @@ pub(super) enum Asked {
     /// With the bytes that were written before.
     Flush(u64),
     Wait,
-    Kill,
+    Kill {
+        /// After the end of the main process, and before that of its output.
+        late: bool,
+    },
 }
 
 pub(super) enum Answer {
@@ -299,7 +302,7 @@ impl Client {
                 assert_eq!(earlier, None, "{:?} ended twice", exec.id);
                 self.sandbox.process_ended(process);
             }
-            ProcessAction::OutputEnded(lost) => self.exec_mut(process).finish(lost),
+            ProcessAction::OutputEnded(finish) => self.exec_mut(process).finish(finish),
             ProcessAction::Settled => {
                 let exec = self.exec_mut(process);
                 assert!(exec.ended.is_some() && exec.output_ended.is_some());

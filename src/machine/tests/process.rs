@@ -4,8 +4,8 @@ use std::time::Instant;
 
 use crate::{
     machine::{
-        OutputBuffer, OutputPolicy, Overflow, Piece, Process, ProcessAction, ProcessConfig,
-        ProcessEnd, ProcessFact, SandboxEnd,
+        Finish, OutputBuffer, OutputPolicy, Overflow, Piece, Process, ProcessAction, ProcessConfig,
+        ProcessEnd, ProcessFact,
     },
     protocol::{ExecId, OutputPiece, StdStream},
 };
@@ -49,7 +49,7 @@ pub(super) struct Exec {
     /// It ended for another reason than by the word of the server: it never was, or a peer of another version came.
     pub(super) left: bool,
     pub(super) ended: Option<ProcessEnd>,
-    pub(super) output_ended: Option<Option<SandboxEnd>>,
+    pub(super) output_ended: Option<Finish>,
     pub(super) settled: bool,
 }
 
@@ -164,14 +164,9 @@ impl Exec {
     }
 
     /// The output is over.
-    pub(super) fn finish(&mut self, lost: Option<SandboxEnd>) {
-        use crate::machine::Finish;
-        let finish = match &lost {
-            Some(end) => Finish::SandboxLost(end.clone()),
-            None => Finish::Complete,
-        };
-        self.buffer.finish(finish);
-        let earlier = self.output_ended.replace(lost);
+    pub(super) fn finish(&mut self, finish: Finish) {
+        self.buffer.finish(finish.clone());
+        let earlier = self.output_ended.replace(finish);
         assert_eq!(earlier, None, "the output of {:?} ended twice", self.id);
     }
 

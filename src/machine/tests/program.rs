@@ -1,4 +1,5 @@
-//! What runs on the server: a process that prints, echoes its input, and ends.
+//! What runs on the server: a process that prints, echoes its input, and ends. It may leave a child
+//! behind.
 
 use std::collections::VecDeque;
 
@@ -21,6 +22,8 @@ pub(super) enum Do {
     CloseInput,
     Sleep(u64),
     Exit(i32),
+    /// The main process exits. A child that holds its output does the rest.
+    Leave(i32),
     Signal(i32),
     /// Does nothing until it is killed.
     Hang,
@@ -49,7 +52,10 @@ pub(super) struct Program {
     /// It closed its input.
     pub(super) input_closed: bool,
     wakes_at: Option<u64>,
+    /// How the main process ended.
     pub(super) exit: Option<Exit>,
+    /// A child goes on after the main process, and holds its output.
+    pub(super) is_held: bool,
 }
 
 impl Program {
@@ -65,15 +71,28 @@ impl Program {
             input_closed: false,
             wakes_at: None,
             exit: None,
+            is_held: false,
         }
     }
 
+    /// Ends the main process and its child.
     pub(super) fn kill(&mut self) {
-        self.exit.get_or_insert(Exit::Signal(9));
+        self.end(Exit::Signal(9));
+    }
+
+    /// Whether the main process or its child runs.
+    pub(super) fn runs(&self) -> bool {
+        self.exit.is_none() || self.is_held
     }
 
     pub(super) fn wakes_at(&self) -> Option<u64> {
-        self.wakes_at.filter(|_| self.exit.is_none())
+        self.wakes_at.filter(|_| self.runs())
+    }
+
+    /// The end of the main process, or of its child.
+    fn end(&mut self, exit: Exit) {
+        self.exit.get_or_insert(exit);
+        self.is_held = false;
     }
 
     /// Takes input; gives how much of it.
@@ -95,9 +114,9 @@ impl Program {
     /// Runs until it has to wait; says whether it did anything.
     pub(super) fn run(&mut self, now: u64) -> bool {
         let mut ran = false;
-        while self.exit.is_none() {
+        while self.runs() {
             let Some(next) = self.script.pop_front() else {
-                self.exit = Some(Exit::Code(0));
+                self.end(Exit::Code(0));
                 return true;
             };
             let (did, rest) = self.run_step(next, now);
@@ -160,11 +179,18 @@ impl Program {
                 (!sleeps, sleeps.then_some(Do::Sleep(millis)))
             }
             Do::Exit(code) => {
-                self.exit = Some(Exit::Code(code));
+                self.end(Exit::Code(code));
+                (true, None)
+            }
+            Do::Leave(code) => {
+                self.end(Exit::Code(code));
+                self.is_held = true;
+                self.input_closed = true;
+                self.input.clear();
                 (true, None)
             }
             Do::Signal(signal) => {
-                self.exit = Some(Exit::Signal(signal));
+                self.end(Exit::Signal(signal));
                 (true, None)
             }
             Do::Hang => (false, Some(Do::Hang)),

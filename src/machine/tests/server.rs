@@ -27,12 +27,17 @@ pub(super) struct Served {
     feeding: Bytes,
     pub(super) fed: u64,
     deadline: Option<u64>,
+    /// How long its output is read after its end.
+    grace: u64,
+    /// Until when that is.
+    reads_until: Option<u64>,
     /// Why it is killed.
     dying: Option<EndReason>,
     started: bool,
 }
 
 impl Served {
+    /// Whether its main process has ended.
     pub(super) fn is_over(&self) -> bool {
         self.exec.end().is_some()
     }
@@ -129,6 +134,8 @@ impl Server {
             (NamedMessage::Ack { offsets, done }, Some(served)) => served.exec.ack(offsets, done),
             (NamedMessage::Kill, Some(served)) => {
                 served.kill(EndReason::Killed);
+                // Once it is over, what holds its output is killed.
+                served.program.kill();
                 served.exec.kill();
             }
             (NamedMessage::Reconnect { offsets }, Some(served)) => {
@@ -136,12 +143,7 @@ impl Server {
             }
             (NamedMessage::Reconnect { .. }, None) => {
                 let mut update = ExecUpdate::new(id);
-                update.end = Some(ExecEnd {
-                    reason: EndReason::SandboxLost,
-                    exit_code: None,
-                    signal: None,
-                    lengths: None,
-                });
+                update.end = Some(ExecEnd::lost());
                 let done = Status::ExecutionDone;
                 self.answers
                     .push(ServerMessage::exec_status(done, update, None));
@@ -175,6 +177,8 @@ impl Server {
             feeding: Bytes::new(),
             fed: 0,
             deadline: options.timeout_ms.map(|millis| now + millis),
+            grace: options.output_grace_ms.unwrap_or(2_000),
+            reads_until: None,
             dying: None,
             started: false,
         };
@@ -192,14 +196,14 @@ impl Server {
     }
 
     pub(super) fn next_due(&self) -> Option<u64> {
-        let alive = self.execs.values().filter(|served| !served.is_over());
+        let alive = self.execs.values().filter(|it| !it.exec.is_done());
         let due = alive.flat_map(|served| match served.started {
             true => {
                 let alive = served.program.exit.is_none();
                 let deadline = served.deadline.filter(|_| alive);
-                [deadline, served.program.wakes_at()]
+                [deadline, served.program.wakes_at(), served.reads_until]
             }
-            false => [Some(served.starts_at), None],
+            false => [Some(served.starts_at), None, None],
         });
         due.flatten().min()
     }
@@ -228,7 +232,7 @@ impl Served {
     }
 
     fn run(&mut self, now: u64, random: &mut Random) -> bool {
-        if self.is_over() || now < self.starts_at {
+        if self.exec.is_done() || now < self.starts_at {
             return false;
         }
         let mut ran = false;
@@ -240,9 +244,23 @@ impl Served {
             self.kill(EndReason::TimedOut);
         }
         ran |= self.feed() | self.program.run(now) | self.read(random);
-        if self.program.exit.is_some() && self.program.pipes.iter().all(|pipe| pipe.is_empty()) {
-            self.end();
+        if self.program.exit.is_some() && !self.is_over() {
+            self.exit();
+            self.reads_until = Some(now + self.grace);
             ran = true;
+        }
+        let cut = self.program.is_held && self.reads_until.is_some_and(|until| now >= until);
+        if cut {
+            self.drain(random);
+            return true;
+        }
+        if !self.program.runs() && self.program.pipes.iter().all(|pipe| pipe.is_empty()) {
+            self.exec.handle_done(false);
+            ran = true;
+        }
+        if self.reads_until.is_some_and(|until| now >= until) {
+            // What is left is in the pipes.
+            self.reads_until = None;
         }
         ran
     }
@@ -299,17 +317,19 @@ impl Served {
         read
     }
 
-    /// Reads all that is left, and tells the end.
+    /// Reads all that is left, and tells the end. What holds the output is not heard any more.
     fn drain(&mut self, random: &mut Random) {
-        if !self.is_over() {
+        if !self.exec.is_done() {
             self.dying.get_or_insert(EndReason::Exited);
             while self.read(random) {}
             self.started = true;
-            self.end();
+            self.exit();
+            self.exec.handle_done(self.program.is_held);
+            self.program.kill();
         }
     }
 
-    fn end(&mut self) {
+    fn exit(&mut self) {
         let (exit_code, signal) = match self.program.exit {
             Some(Exit::Code(code)) => (Some(code), None),
             Some(Exit::Signal(signal)) => (None, Some(signal)),
@@ -321,7 +341,8 @@ impl Served {
             exit_code,
             signal,
             lengths: None,
+            output_cut: false,
         };
-        self.exec.handle_end(end, None);
+        self.exec.handle_exited(end, None);
     }
 }

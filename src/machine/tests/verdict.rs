@@ -7,7 +7,7 @@ use super::{
     world::World,
 };
 use crate::{
-    machine::{Effect, ProcessEnd, ProcessReply, SandboxEnd, SandboxReply},
+    machine::{Effect, Finish, ProcessEnd, ProcessReply, SandboxEnd, SandboxReply},
     protocol::{EndReason, ExecEnd, ExecId},
 };
 
@@ -43,9 +43,11 @@ impl World {
         let served = self.server.truth(id);
         match (asked, reply) {
             (Asked::Wait, ProcessReply::End(_)) => {}
-            (Asked::Kill, ProcessReply::Done) => {
+            (Asked::Kill { late }, ProcessReply::Done) => {
                 let over = served.is_some_and(Served::is_over);
                 assert!(over, "{id:?} was not killed");
+                let held = served.is_some_and(|served| served.program.is_held);
+                assert!(!(*late && held), "the child of {id:?} was not killed");
             }
             (Asked::Flush(written), ProcessReply::Done) => {
                 let fed = served.map_or(0, |served| served.fed);
@@ -103,11 +105,11 @@ impl World {
             return;
         }
         assert_eq!(exec.heard, served.program.printed, "the output of {id:?}");
-        assert_eq!(
-            exec.output_ended,
-            Some(None),
-            "the output of {id:?} is whole"
-        );
+        let finish = match served.exec.end().expect("an end").output_cut {
+            true => Finish::Cut,
+            false => Finish::Complete,
+        };
+        assert_eq!(exec.output_ended, Some(finish), "the output of {id:?}");
         let settled = served.exec.is_settled() && served.exec.kept() == 0;
         assert!(
             settled || self.is_farewell_lost(id),

@@ -107,11 +107,13 @@ impl World {
                 window,
                 input,
                 timeout,
+                grace,
             } => {
                 if self.client.is_armed() && self.client.sandbox.version() == Version::V2 {
                     let options = ExecOptions {
                         window: Some(window),
                         timeout_ms: timeout,
+                        output_grace_ms: grace,
                         ..ExecOptions::default()
                     };
                     let number = self.server.scripts.len();
@@ -157,7 +159,10 @@ impl World {
             }
             Step::Kill(pick) => {
                 let kill = |it: &mut crate::machine::Process, request| it.kill(Some(request), now);
-                self.client.ask(pick, |_| Asked::Kill, kill);
+                let asked = |exec: &mut Exec| Asked::Kill {
+                    late: exec.ended.is_some() && exec.output_ended.is_none(),
+                };
+                self.client.ask(pick, asked, kill);
             }
             Step::Read(pick, stream, speed) => {
                 let count = self.client.execs.len().max(1);

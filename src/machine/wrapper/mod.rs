@@ -76,6 +76,7 @@ pub fn wrap(
         env,
         cwd,
         timeout_ms,
+        output_grace_ms,
         input_ends,
         window: _,
     } = options;
@@ -88,6 +89,7 @@ pub fn wrap(
     let is_name = |name: &str| !name.is_empty() && !name.contains('=');
     let refused = [
         (timeout_ms.is_some(), "timeout of a process"),
+        (output_grace_ms.is_some(), "output grace of a process"),
         (*input_ends, "end of input"),
         (
             values.chain(cwd).any(|text| text.contains('\0')),

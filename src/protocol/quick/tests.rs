@@ -80,6 +80,7 @@ fn the_usual_messages_are_read_here() {
         r#"{"event": "stderr", "exec": "e-1", "offset": 18446, "data": "caf\u00e9\n"}"#,
         r#"{"event":"status_update","status":"SANDBOX_EXECUTION_RUNNING","exec":"e","stdin":0,"window":9}"#,
         r#"{"event":"status_update","status":"SANDBOX_EXECUTION_DONE","exec":"e","exit_code":0,"stdout":1,"stderr":2,"reason":"exited"}"#,
+        r#"{"event":"status_update","status":"SANDBOX_EXECUTION_EXITED","exec":"e","exit_code":0,"reason":"exited"}"#,
         r#"{"event":"stdin_ack","exec":"e","offset":7}"#,
         "\n{ \"status\" : \"SANDBOX_RUNNING\" ,\t\"event\" : \"status_update\" }\r ",
         r#"{"event":"stdout","data":"\ud83d\ude00 \" \\ \/ é"}"#,
@@ -133,6 +134,7 @@ fn entry() -> impl Strategy<Value = String> {
         "stderr",
         "exit_code",
         "signal",
+        "output_cut",
         "message",
         "other",
     ]);
@@ -147,6 +149,7 @@ fn entry() -> impl Strategy<Value = String> {
             "killed",
             "",
             "SANDBOX_EXECUTION_DONE",
+            "SANDBOX_EXECUTION_EXITED",
             "SANDBOX_RUNNING",
             "\\n",
             "\\u00e9",
@@ -193,6 +196,7 @@ fn message() -> impl Strategy<Value = Vec<String>> {
         r#""signal":9"#,
         r#""stdout":5"#,
         r#""stderr":6"#,
+        r#""output_cut":true"#,
         r#""reason":"exited""#,
     ];
     let taken = [r#""event":"stdin_ack""#, r#""exec":"e""#, r#""offset":3"#];
@@ -200,7 +204,7 @@ fn message() -> impl Strategy<Value = Vec<String>> {
     let usual = prop::sample::select(kinds);
     let kind = prop_oneof![usual.clone(), usual.prop_shuffle()];
     let extra = prop::collection::vec(entry(), 0..2);
-    (kind, extra, 0..14_usize).prop_map(|(kind, extra, left_out)| {
+    (kind, extra, 0..15_usize).prop_map(|(kind, extra, left_out)| {
         let kept = kind.into_iter().enumerate();
         let kept = kept.filter(|(index, _)| *index != left_out);
         kept.map(|(_, entry)| entry.to_owned())

@@ -130,11 +130,20 @@ impl Sandbox {
 
     async fn live(&mut self) -> End {
         loop {
+            let now = Instant::now();
             let alive = self
                 .state
                 .exec
                 .as_ref()
                 .is_some_and(|exec| exec.control.is_alive());
+            let is_busy = alive || self.state.named.is_alive();
+            if std::mem::replace(&mut self.state.was_busy, is_busy) && !is_busy {
+                self.state.idle_since = now;
+            }
+            // While output may still come, it is not idle.
+            let exec = self.state.exec.as_ref();
+            let exec = exec.and_then(|exec| exec.control.reads_until());
+            let reads_until = exec.max(self.state.named.reads_until());
             let mut most = self.options.output_buffer_bytes;
             if self.state.kills > 0 && !alive {
                 // What is left of it is in its pipes, and behind that is the answer to the kill.
@@ -148,9 +157,10 @@ impl Sandbox {
             // What is held is taken over by a command alone: waiting for the link would be no waiting.
             let drains = queued >= low_water;
             let idle_at = state.idle_since + self.idle_timeout;
+            let idle_at = Some(idle_at).max(reads_until).unwrap_or(idle_at);
             let link = state.link.clone();
             let snapshot = state.snapshot.as_mut();
-            let is_idle = !alive && !state.named.is_alive() && snapshot.is_none();
+            let is_idle = !is_busy && snapshot.is_none();
             let (mut events, mut gone) = match &mut state.exec {
                 Some(exec) => (Some(&mut exec.events), Some(&mut exec.control.gone)),
                 None => (None, None),
@@ -174,7 +184,7 @@ impl Sandbox {
                         Some(gone) => gone.wait_for(|&gone| gone).await.map(drop),
                         None => std::future::pending().await,
                     }
-                }, if alive => state.idle_since = Instant::now(),
+                }, if alive => {}
                 event = async {
                     match events.as_mut() {
                         Some(events) => events.recv().await,
@@ -265,7 +275,8 @@ impl Sandbox {
                 self.tell(reason(why));
                 self.exec_ended(None);
             }
-            Some(ExecEvent::Ended(ending)) => {
+            Some(ExecEvent::Exited(_)) => {}
+            Some(ExecEvent::Ended { ending, .. }) => {
                 if let Ending::TimedOut(_) = ending {
                     self.tell(message(Status::ExecutionError));
                     self.tell(reason(format!(
@@ -292,9 +303,7 @@ impl Sandbox {
         self.state.exec = None;
         self.state.idle_since = Instant::now();
         self.stdin_slot.set(None);
-        self.tell(ExecItem::Message(ServerMessage::status(
-            Status::ExecutionDone,
-        )));
+        // Deployed clients take a kill as confirmed by the end that follows its answer.
         for _ in 0..std::mem::take(&mut self.state.kills) {
             match &kill_failed {
                 None => self.status(Status::ExecutionForceKilled),
@@ -304,6 +313,9 @@ impl Sandbox {
                 ),
             }
         }
+        self.tell(ExecItem::Message(ServerMessage::status(
+            Status::ExecutionDone,
+        )));
         tracing::debug!(sandbox = %self.id, "exec ended");
     }
 

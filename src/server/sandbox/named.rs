@@ -13,12 +13,12 @@ use super::{Sandbox, answers::unsupported};
 use crate::{
     machine::{ServedExec, StoredExec},
     protocol::{
-        EndReason, ExecEnd, ExecId, ExecOptions, ExecUpdate, ServerMessage, Status,
-        limits::{DEFAULT_WINDOW, MIN_WINDOW},
+        ExecEnd, ExecId, ExecOptions, ExecUpdate, ServerMessage, Status,
+        limits::{DEFAULT_OUTPUT_GRACE, DEFAULT_WINDOW, MIN_WINDOW},
     },
     server::{
         backend::{Job, Language},
-        execution::Control,
+        execution::{Control, Limits},
         link::Link,
         named::{Became, NamedEvent, NamedExec, NamedOutlet},
     },
@@ -67,6 +67,16 @@ struct Entry {
     exec: Arc<NamedExec>,
     /// While it runs.
     control: Option<Control>,
+}
+
+impl Entry {
+    /// Ends output that goes on after the main process, whether other processes hold it or not.
+    fn end_output(&self) {
+        if let Some(control) = self.control.as_ref().filter(|it| !it.is_alive()) {
+            self.exec.will_die(None);
+            control.end_output();
+        }
+    }
 }
 
 /// The named execs of a sandbox.
@@ -141,6 +151,25 @@ impl NamedExecs {
         self.alive().next().is_some()
     }
 
+    /// Bounds how many execs whose main process has ended have output that goes on. The first to
+    /// end anyway end now.
+    fn limit_exited(&self, most: usize) {
+        let exited = self.entries.values().filter_map(|entry| {
+            let until = entry.control.as_ref()?.reads_until()?;
+            Some((until, entry))
+        });
+        let mut exited: Vec<_> = exited.collect();
+        exited.sort_by_key(|&(until, _)| until);
+        let over = exited.len().saturating_sub(most);
+        exited.iter().take(over).for_each(|(_, it)| it.end_output());
+    }
+
+    /// Until when the output of those is read whose main process has ended.
+    pub(super) fn reads_until(&self) -> Option<Instant> {
+        let controls = self.entries.values().filter_map(|it| it.control.as_ref());
+        controls.filter_map(Control::reads_until).max()
+    }
+
     fn alive(&self) -> impl Iterator<Item = &Control> {
         let controls = self.entries.values().filter_map(|it| it.control.as_ref());
         controls.filter(|control| control.is_alive())
@@ -162,8 +191,8 @@ impl NamedExecs {
         }
     }
 
-    /// Kills all that run, because the sandbox goes; resolves when none is left. What ended by itself did, whatever is still
-    /// to be told of it.
+    /// Kills all that run, because the sandbox goes; resolves when all are told. One that ended by
+    /// itself did, whatever is still to be told of it.
     pub(super) async fn end(&mut self, why: &str) {
         for entry in self.entries.values() {
             if let Some(control) = entry.control.as_ref().filter(|it| it.is_alive()) {
@@ -174,8 +203,12 @@ impl NamedExecs {
         self.told().await;
     }
 
-    /// Resolves when everything is told of all, none of which goes on.
+    /// Resolves when everything is told of all, none of which goes on. Output that other processes
+    /// hold ends soon.
     pub(super) async fn told(&mut self) {
+        for entry in self.entries.values() {
+            entry.end_output();
+        }
         let controlled =
             |(id, entry): (&ExecId, &Entry)| entry.control.as_ref().map(|_| id.clone());
         let ids: Vec<_> = self.entries.iter().filter_map(controlled).collect();
@@ -192,7 +225,7 @@ impl NamedExecs {
                         Some((id, Became::Ended)) => self.ended(&id),
                         // It never was: the id is free.
                         Some((id, Became::NotStarted(_))) => self.remove(&id),
-                        None => {}
+                        Some((_, Became::Exited)) | None => {}
                     },
                 }
             }
@@ -289,12 +322,7 @@ impl Sandbox {
             }
             (NamedRequest::Reconnect { .. }, None) => {
                 let mut update = ExecUpdate::new(id);
-                update.end = Some(ExecEnd {
-                    reason: EndReason::SandboxLost,
-                    exit_code: None,
-                    signal: None,
-                    lengths: None,
-                });
+                update.end = Some(ExecEnd::lost());
                 link.push(ServerMessage::exec_status(
                     Status::ExecutionDone,
                     update,
@@ -344,10 +372,13 @@ impl Sandbox {
         let most = u64::try_from(self.options.output_buffer_bytes).unwrap_or(u64::MAX);
         let window = options.window.unwrap_or(DEFAULT_WINDOW);
         let window = window.min(most).max(MIN_WINDOW);
-        let limit = self.options.max_run_time;
-        let limit = options
-            .timeout_ms
-            .map_or(limit, |asked| limit.min(Duration::from_millis(asked)));
+        let most = self.options.max_run_time;
+        let asked = |millis: Option<u64>| millis.map(Duration::from_millis);
+        let output_grace = asked(options.output_grace_ms).unwrap_or(DEFAULT_OUTPUT_GRACE);
+        let limits = Limits {
+            run_time: asked(options.timeout_ms).map_or(most, |asked| most.min(asked)),
+            output_grace: most.min(output_grace),
+        };
         let exec = NamedExec::new(ServedExec::new(id.clone(), window));
         exec.join(link);
         let outlet = NamedOutlet {
@@ -356,7 +387,7 @@ impl Sandbox {
             events: self.state.named.sender.clone(),
         };
         tracing::debug!(sandbox = %self.id, exec = %id, language = ?job.language, "exec");
-        let control = Control::start(self.backend.clone(), job, limit, outlet);
+        let control = Control::start(self.backend.clone(), job, limits, outlet);
         self.state.named.insert(id.clone(), exec);
         if let Some(entry) = self.state.named.entries.get_mut(&id) {
             entry.control = Some(control);
@@ -377,6 +408,10 @@ impl Sandbox {
     pub(super) fn on_named(&mut self, (id, became): NamedEvent) {
         self.state.idle_since = Instant::now();
         match became {
+            Became::Exited => {
+                tracing::debug!(sandbox = %self.id, exec = %id, "exec exited, its output goes on");
+                self.state.named.limit_exited(self.options.max_execs);
+            }
             Became::Ended => {
                 tracing::debug!(sandbox = %self.id, exec = %id, "exec ended");
                 self.state.named.ended(&id);

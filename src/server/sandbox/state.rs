@@ -37,6 +37,8 @@ pub(in crate::server) struct State {
     /// The checkpoint that it was restored from.
     pub(super) restored_from: Option<Stamp>,
     pub(super) idle_since: Instant,
+    /// Code ran when that was last looked at.
+    pub(super) was_busy: bool,
     /// Until then it is not handed over.
     pub(super) keep_until: Option<Instant>,
 }
@@ -57,6 +59,7 @@ impl State {
             snapshot: None,
             restored_from: None,
             idle_since: Instant::now(),
+            was_busy: false,
             keep_until: None,
         }
     }

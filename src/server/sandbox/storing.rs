@@ -121,13 +121,14 @@ impl Sandbox {
             let result = snapshot.done().await;
             self.on_snapshot(result);
         }
+        // Before what holds their output is ended, so that output that ends with it is told as cut.
+        self.state.named.told().await;
         // What goes on in the background would change the files while they are stored.
         self.backend.freeze().await?;
         let record = Record {
             token: self.token.clone(),
             config: self.config.clone(),
         };
-        self.state.named.told().await;
         let execs = self.state.named.stored();
         let fence = self.fence();
         let saved = self

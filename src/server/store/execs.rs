@@ -21,6 +21,8 @@ struct Written {
     signal: Option<i32>,
     /// Of stdout and stderr.
     lengths: Option<[u64; 2]>,
+    #[serde(default)]
+    output_cut: bool,
     message: Option<String>,
     output: Vec<Piece>,
 }
@@ -41,6 +43,7 @@ pub(super) fn write(execs: &[StoredExec]) -> io::Result<Vec<u8>> {
         exit_code: stored.end.exit_code,
         signal: stored.end.signal,
         lengths: stored.end.lengths,
+        output_cut: stored.end.output_cut,
         message: stored.message.clone(),
         output: stored
             .output
@@ -75,6 +78,7 @@ pub(super) fn read(text: &[u8]) -> io::Result<Vec<StoredExec>> {
                 exit_code: written.exit_code,
                 signal: written.signal,
                 lengths: written.lengths,
+                output_cut: written.output_cut,
             },
             message: written.message,
             output: output.collect::<io::Result<_>>()?,
@@ -101,12 +105,14 @@ mod tests {
             exit_code: None,
             signal: Some(9),
             lengths: Some([3, u64::MAX]),
+            output_cut: false,
         };
         let exited = ExecEnd {
             reason: EndReason::Exited,
             exit_code: Some(-1),
             signal: None,
             lengths: None,
+            output_cut: true,
         };
         let every: Vec<u8> = (0..=255).collect();
         let execs = [

@@ -51,7 +51,11 @@ impl Exec {
     }
 
     fn ended(&mut self, end: ProcessEnd, lengths: Option<[u64; 2]>) -> Vec<String> {
-        self.fact(ProcessFact::Ended { end, lengths })
+        self.fact(ProcessFact::Ended {
+            end,
+            lengths,
+            cut: false,
+        })
     }
 
     /// The link breaks, and another is there.
@@ -119,8 +123,9 @@ impl Exec {
                 ProcessAction::Ended { end, stdin_unsent } => {
                     format!("ended {end:?}, {stdin_unsent} unsent")
                 }
-                ProcessAction::OutputEnded(None) => "output ended".to_owned(),
-                ProcessAction::OutputEnded(Some(_)) => "output lost".to_owned(),
+                ProcessAction::OutputEnded(Finish::Complete) => "output ended".to_owned(),
+                ProcessAction::OutputEnded(Finish::Cut) => "output cut".to_owned(),
+                ProcessAction::OutputEnded(_) => "output lost".to_owned(),
                 ProcessAction::Settled => "settled".to_owned(),
                 ProcessAction::SendKill => panic!("v1"),
             });
@@ -232,6 +237,65 @@ fn numbers_without_measure_are_no_panic_and_no_way_past_the_window() {
     assert_eq!(exec.process.window(), Some(WINDOW), "as was asked for");
     exec.ended(ProcessEnd::Exited(0), Some([u64::MAX, u64::MAX]));
     exec.taken([u64::MAX, u64::MAX]);
+}
+
+#[test]
+fn an_exit_settles_waits_and_kills_and_output_goes_on() {
+    let mut exec = Exec::running();
+    exec.process.wait(RequestId(1));
+    assert_eq!(exec.kill(2), ["kill"]);
+    let said = exec.fact(ProcessFact::Exited(ProcessEnd::Exited(3)));
+    assert_eq!(said, ["ended Exited(3), 0 unsent", "2 done", "1 Exited(3)"]);
+    assert_eq!(exec.output(OUT, 0, 10), (0, 0));
+    assert_eq!(exec.fact(ProcessFact::Exited(ProcessEnd::Killed)), NOTHING);
+    assert_eq!(exec.taken([10, 0]), NOTHING, "the end is not there yet");
+    let said = exec.ended(ProcessEnd::Exited(3), Some([10, 0]));
+    assert_eq!(said, ["output ended", "ack [10, 0] done", "settled"]);
+}
+
+#[test]
+fn output_that_was_cut_off_is_told_when_all_of_it_is_here() {
+    let mut exec = Exec::running();
+    exec.fact(ProcessFact::Exited(ProcessEnd::Exited(0)));
+    let ended = ProcessFact::Ended {
+        end: ProcessEnd::Exited(0),
+        lengths: Some([0, 4]),
+        cut: true,
+    };
+    assert_eq!(exec.fact(ended), NOTHING);
+    exec.output(ERR, 0, 4);
+    exec.process.handle_output_kept();
+    assert_eq!(exec.said(), ["output cut"]);
+    assert_eq!(exec.taken([0, 4]), ["ack [0, 4] done", "settled"]);
+}
+
+#[test]
+fn a_kill_after_the_exit_is_for_what_holds_the_output() {
+    let mut exec = Exec::running();
+    exec.fact(ProcessFact::Exited(ProcessEnd::Exited(0)));
+    exec.process.kill(None, exec.now);
+    assert_eq!(exec.said(), NOTHING, "a dropped handle spares it");
+    assert_eq!(exec.kill(1), ["kill"]);
+    assert_eq!(exec.kill(2), NOTHING, "one is on its way");
+    assert_eq!(exec.relink(), ["reconnect [0, 0]"]);
+    let window = Some(WINDOW);
+    let said = exec.fact(ProcessFact::Announced { stdin: 0, window });
+    assert_eq!(said, ["kill"], "the first may be lost with its link");
+    assert_eq!(exec.fact(ProcessFact::ForceKilled), ["1 done", "2 done"]);
+    exec.ended(ProcessEnd::Exited(0), Some([0, 0]));
+    assert_eq!(exec.kill(3), ["3 done"], "nothing is left to kill");
+}
+
+#[test]
+fn output_that_goes_on_is_lost_with_its_sandbox() {
+    let mut exec = Exec::running();
+    exec.fact(ProcessFact::Exited(ProcessEnd::Exited(0)));
+    assert_eq!(exec.kill(1), ["kill"]);
+    let said = exec.fact(ProcessFact::SandboxEnded(SandboxEnd::Closed));
+    assert_eq!(
+        said,
+        ["1 failed: SandboxEnded Unknown", "output lost", "settled"]
+    );
 }
 
 #[test]

@@ -32,7 +32,9 @@ sleep while 1;
 /// - The code is copied to where its file may be removed while it is open; a checkpoint cannot hold that of a file outside.
 /// - Between the code and the pipes of the exec are others, of the sandbox: those a checkpoint can hold, where children have
 ///   them still, and on those a write that blocks is never cut short, on which programs rely (python without buffers does).
-/// - What is in them when the code ends is passed on, but no more than they hold; what children write later is dropped.
+/// - Where children hold them when the code ends, a process stays that passes on what they write,
+///   and another that takes over when a checkpoint ends the first, which has pipes of this machine.
+///   What they write then is dropped.
 /// - It says by a file of this number whether a high exit code was one: from the outside it looks like a signal.
 pub(super) const RUN: Script = Script {
     name: "run.pl",
@@ -107,28 +109,47 @@ until (defined $status) {
   }
 }
 shut($ways[0]) if $ways[0]{to};
-my @held;
-for my $way (@ways[1, 2]) {
-  my $left = 1 << 20;
-  while ($way->{to}) {
-    while (length $way->{data}) {
-      my $writable = '';
-      vec($writable, fileno $way->{to}, 1) = 1;
-      select undef, $writable, undef, undef;
-      give($way);
+my @outputs = grep { $_->{to} } @ways[1, 2];
+
+# Waits for a pipe, and passes on what it holds.
+sub pass {
+  my ($readable, $writable) = ('', '');
+  for (@outputs) {
+    if (length $_->{data}) { vec($writable, fileno $_->{to}, 1) = 1 }
+    else { vec($readable, fileno $_->{from}, 1) = 1 }
+  }
+  my $wait = shift;
+  my $ready = select $readable, $writable, undef, $wait;
+  return 0 if $ready <= 0;
+  for (@outputs) {
+    if (length $_->{data}) { give($_) if vec $writable, fileno $_->{to}, 1 }
+    elsif (vec $readable, fileno $_->{from}, 1) {
+      my $count = take($_);
+      if (defined $count and !$count) { shut($_) }
+      elsif (length $_->{data}) { give($_) }
     }
-    last unless $way->{from};
-    my $count = $left > 0 ? take($way) : undef;
-    if (!defined $count) { push @held, $way->{from}; last }
-    if (!$count) { last }
-    $left -= $count;
   }
+  @outputs = grep { $_->{to} } @outputs;
+  return 1;
 }
-if (@held and fork == 0) {
-  close STDIN; close STDOUT; close STDERR; close $input; close $end; close $ended;
-  for my $pipe (@held) {
-    fcntl $pipe, 4, fcntl($pipe, 3, 0) & ~2048;
+# More may come for ever, and the end is to be told.
+for (1 .. 64) { last unless @outputs and pass(0) }
+if (@outputs and fork == 0) {
+  close STDIN; close $input; close $end; close $ended;
+  $SIG{CHLD} = 'IGNORE';
+  pipe my $gone, my $alive or exit 1;
+  if (fork) {
+    # The children read no end of their output while one of both lives.
+    close $gone;
+    1 while @outputs and (pass(undef) or $!{EINTR});
+    exit 0;
   }
+  close $alive; close STDOUT; close STDERR;
+  sysread $gone, my $end, 1;
+  for (@outputs) {
+    fcntl $_->{from}, 4, fcntl($_->{from}, 3, 0) & ~2048;
+  }
+  my @held = map { $_->{from} } @outputs;
   while (@held) {
     my $readable = '';
     vec($readable, fileno $_, 1) = 1 for @held;
