@@ -157,6 +157,20 @@ async fn arguments_that_are_too_large_are_refused_everywhere_alike() {
 }
 
 #[actix::test]
+async fn variables_of_the_caller_reach_the_code_alone() {
+    let (server, sandbox) = started().await;
+    let command = sandbox
+        .command(Language::Bash, "echo $PATH $LANG $PERL5OPT")
+        .env("PATH", "/opt/venv/bin")
+        .env("LANG", "tlh")
+        .env("PERL5OPT", "-Mnot::there");
+    let output = within("the code", command.output()).await.unwrap();
+    let all = ("/opt/venv/bin tlh -Mnot::there\n", "");
+    assert_eq!((&*output.stdout, &*output.stderr), all);
+    server.stop().await;
+}
+
+#[actix::test]
 async fn times_survive_a_snapshot_to_the_nanosecond() {
     let (server, sandbox) = started().await;
     let code = "import os

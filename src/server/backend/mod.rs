@@ -111,6 +111,20 @@ impl Job {
         }
         variables
     }
+
+    /// The [`variables`](Self::variables) as the file that a confined process reads them from: on a command line, every
+    /// user of the machine could read them, and the helpers that start the code must not have them. The marks come last,
+    /// so that the caller cannot replace them.
+    #[cfg(target_os = "linux")]
+    fn pairs<'a>(&'a self, marks: impl IntoIterator<Item = (&'a str, &'a str)>) -> String {
+        let marks = marks.into_iter().map(|(name, mark)| (name, mark.into()));
+        let variables = self.variables().into_iter();
+        let pairs: Vec<_> = variables
+            .chain(marks)
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect();
+        pairs.join("\0")
+    }
 }
 
 /// How a main process ended, as far as that is known.

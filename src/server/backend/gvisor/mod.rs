@@ -240,29 +240,33 @@ impl BackendSandbox for GvisorSandbox {
             };
             let number = self.launcher.next();
             let code = CodeFile::new(&self.directory.join(SOURCE), job.language, number);
-            write_for(Some(USER), &code, &job.code)
-                .await
-                .map_err(|error| format!("Failed to store the code: {error}"))?;
-            let name = code.0.file_name().unwrap_or_default().to_string_lossy();
-            let (source, inside) = (
-                format!("{SOURCE_INSIDE}/{name}"),
-                format!("{CODE_INSIDE}/{name}"),
-            );
+            let environment = CodeFile(code.0.with_extension("env"));
             let exec = self.launcher.exec().map_err(|error| error.to_string())?;
             let marks = self.launcher.marks(&exec);
-            let variables = job.variables();
-            let env = variables.iter().map(|(name, value)| (*name, &**value));
-            let env: Vec<_> = env.chain(marks).collect();
+            for (file, text) in [(&code, &job.code), (&environment, &job.pairs(marks))] {
+                write_for(Some(USER), file, text)
+                    .await
+                    .map_err(|error| format!("Failed to store the code: {error}"))?;
+            }
+            let below = |directory: &str, file: &CodeFile| {
+                let name = file.0.file_name().unwrap_or_default().to_string_lossy();
+                format!("{directory}/{name}")
+            };
             let number = number.to_string();
             let run = RUN.inside();
-            let mut args = vec!["perl", &run, &number, &source, &inside];
+            let source = below(SOURCE_INSIDE, &code);
+            let variables = below(SOURCE_INSIDE, &environment);
+            let inside = below(CODE_INSIDE, &code);
+            let mut args = vec!["perl", &run, &number, &source, &variables, &inside];
             args.push(&interpreter);
             args.extend(job.args.iter().map(String::as_str));
-            let (mut command, description) = container.exec(&bundle::process(&args, &env, &cwd))?;
+            let (mut command, description) =
+                container.exec(&bundle::process(&args, &marks, &cwd))?;
             command.envs(marks);
+            let needs = (code, environment, description);
             let started = self
                 .launcher
-                .spawn(command, (code, description), exec.clone(), None, None)
+                .spawn(command, needs, exec.clone(), None, None)
                 .map_err(|error| format!("Failed to start {interpreter}: {error}"))?;
             Ok(Started {
                 process: Box::new(GvisorProcess {

@@ -27,8 +27,10 @@ sleep while 1;
 "#,
 };
 
-/// Runs code: `$0 NUMBER SOURCE CODE INTERPRETER ARGUMENTS…`, and ends as that does.
+/// Runs code: `$0 NUMBER SOURCE ENVIRONMENT CODE INTERPRETER ARGUMENTS…`, and ends as that does.
 ///
+/// - The file ENVIRONMENT holds what is added to the environment of the code, and of nothing else: `PERL5OPT` and its like
+///   would break this script.
 /// - The code is copied to where its file may be removed while it is open; a checkpoint cannot hold that of a file outside.
 /// - Between the code and the pipes of the exec are others, of the sandbox: those a checkpoint can hold, where children have
 ///   them still, and on those a write that blocks is never cut short, on which programs rely (python without buffers does).
@@ -39,9 +41,12 @@ sleep while 1;
 pub(super) const RUN: Script = Script {
     name: "run.pl",
     text: r#"
-my ($number, $source, $code, @command) = @ARGV;
+my ($number, $source, $environment, $code, @command) = @ARGV;
+my @variables;
 {
   local $/;
+  open my $pairs, '<', $environment or die "$environment: $!\n";
+  @variables = split /\0/, scalar <$pairs> // '';
   open my $from, '<', $source or die "$source: $!\n";
   open my $to, '>', $code or die "$code: $!\n";
   print $to scalar <$from> or die "$code: $!\n";
@@ -60,6 +65,7 @@ unless ($child) {
   open STDIN, '<&', $in;
   open STDOUT, '>&', $out;
   open STDERR, '>&', $err;
+  for (@variables) { my ($name, $value) = split /=/, $_, 2; $ENV{$name} = $value }
   exec { $command[0] } @command or print STDERR "$command[0]: $!\n";
   exit 127;
 }

@@ -259,13 +259,7 @@ impl BackendSandbox for NamespaceSandbox {
             let environment = CodeFile(code.0.with_extension("env"));
             let exec = self.launcher.exec().map_err(|error| error.to_string())?;
             let marks = self.launcher.marks(&exec);
-            let pairs: Vec<_> = job
-                .variables()
-                .into_iter()
-                .chain(marks.map(|(name, value)| (name, value.into())))
-                .map(|(name, value)| format!("{name}={value}"))
-                .collect();
-            for (file, text) in [(&code, &job.code), (&environment, &pairs.join("\0"))] {
+            for (file, text) in [(&code, &job.code), (&environment, &job.pairs(marks))] {
                 write_for(self.user, file, text)
                     .await
                     .map_err(|error| format!("Failed to store the code: {error}"))?;
