@@ -23,6 +23,9 @@ use actix_sandbox::server::{LocalServer, ServerBuilder};
 use serde_json::json;
 use server_common::{Client, Identity, entries};
 
+/// No entries.
+const NONE: [PathBuf; 0] = [];
+
 /// The state of a server, the directory of its sandboxes, and a way to start it.
 struct Place(tempfile::TempDir);
 
@@ -119,7 +122,7 @@ async fn an_archive_with_files_of_the_server_is_refused_and_nothing_of_it_runs()
         assert_eq!(by_root, "", "{}: ran on the host", entry.0);
         assert!(said.contains(entry.0), "{}: {said}", entry.0);
         client.until("close 4000").await;
-        assert_eq!(place.left(), [Path::new(""); 0], "{}", entry.0);
+        assert_eq!(place.left(), NONE, "{}", entry.0);
         assert_eq!(server.sandbox_count(), 0);
     }
     assert!(!place.sandboxes().join("escaped").exists() && !Path::new("/escaped").exists());
@@ -151,7 +154,7 @@ async fn a_restored_root_cannot_redirect_what_is_mounted_in_it() {
     let (mut client, said) = create_from(&server, "links").await;
     assert_eq!(said, "SANDBOX_RUNNING");
     assert_eq!(client.bash("cat file; cd /; pwd").await, "kept\n/\n");
-    assert_eq!(entries(&outside), [Path::new(""); 0]);
+    assert_eq!(entries(&outside), NONE);
     server.stop().await;
 }
 
@@ -172,7 +175,7 @@ async fn archives_that_exceed_a_limit_are_refused_and_leave_nothing() {
         let (mut client, said) = create_from(&server, name).await;
         assert!(said.contains(option), "{name}: {said}");
         client.until("close 4000").await;
-        assert_eq!(place.left(), [Path::new(""); 0], "{name}");
+        assert_eq!(place.left(), NONE, "{name}");
         // The same as the checkpoint of a sandbox, behind its record.
         let (mut client, identity) =
             Client::create_with(&server, json!({"enable_checkpoint": true})).await;
@@ -188,7 +191,7 @@ async fn archives_that_exceed_a_limit_are_refused_and_leave_nothing() {
         let mut client = Client::connect(&server, &identity.attach_path()).await;
         let lines = client.until("close 4000").await;
         assert!(lines[2].contains(option), "{name}: {lines:?}");
-        assert_eq!(place.left(), [Path::new(""); 0], "{name}");
+        assert_eq!(place.left(), NONE, "{name}");
         fs::remove_file(file).unwrap();
     }
     server.stop().await;
@@ -283,10 +286,7 @@ async fn a_snapshot_that_never_ends_is_ended_by_the_time_limit() {
         line.contains("within 1 seconds") && line.contains("`store_timeout`"),
         "{line}"
     );
-    assert_eq!(
-        entries(&place.state().join("snapshots")),
-        [Path::new(""); 0]
-    );
+    assert_eq!(entries(&place.state().join("snapshots")), NONE);
     assert_eq!(client.bash("rm *; echo goes on").await, "goes on\n");
     assert_eq!(
         snapshot(&mut client, "small").await,

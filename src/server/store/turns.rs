@@ -387,7 +387,7 @@ mod tests {
     async fn a_short_operation_ends_before_endless_ones_that_began_earlier() {
         let turns = Turns::new(Duration::from_secs(3600));
         let (stop, ended) = (Stop::default(), Arc::new(AtomicBool::new(false)));
-        let (begun, all_begun) = mpsc::channel();
+        let (begun, all_begun) = mpsc::sync_channel(2 * AT_ONCE);
         let endless = (0..2 * AT_ONCE).map(|_| {
             let (begun, ended) = (begun.clone(), ended.clone());
             turns.run(stop.clone(), move |turn| -> io::Result<()> {
@@ -425,7 +425,7 @@ mod tests {
     #[tokio::test]
     async fn an_operation_that_hangs_ends_for_its_caller_and_frees_its_turn() {
         let turns = Turns::new(Duration::from_millis(50));
-        let (go_on, hangs) = mpsc::channel::<()>();
+        let (go_on, hangs) = mpsc::sync_channel::<()>(1);
         let hangs = Arc::new(Mutex::new(hangs));
         let hung = (0..AT_ONCE).map(|_| {
             let hangs = hangs.clone();

@@ -225,7 +225,8 @@ fn a_hostile_archive_is_refused_with_the_name_of_the_entry() {
 
     let home = ("home", Directory, "");
     let memory = ("memory", Directory, "");
-    let attempts: [(&[(&str, EntryType, &str)], &str); 26] = [
+    type Entries<'a> = &'a [(&'a str, EntryType, &'a str)];
+    let attempts: [(Entries<'_>, &str); 26] = [
         (
             &[("bundle", Directory, "")],
             "home, memory and nothing else",
