@@ -83,6 +83,8 @@ struct State {
     closed: bool,
     /// Nothing comes from the client any more, and nothing goes to it but a farewell.
     dead: bool,
+    /// More is about to be queued that belongs together with what is: see [`Link::cork`].
+    corked: bool,
 }
 
 impl State {
@@ -110,6 +112,17 @@ pub(super) struct Link {
     state: Mutex<State>,
     ended: Notify,
     room: Notify,
+}
+
+/// Holds back what a link has queued. See [`Link::cork`].
+pub(super) struct Cork(Arc<Link>);
+
+impl Drop for Cork {
+    fn drop(&mut self) {
+        let mut state = self.0.lock();
+        state.corked = false;
+        wake(state);
+    }
 }
 
 impl Link {
@@ -176,6 +189,14 @@ impl Link {
             Version::V2 => ServerMessage::status_because(status, reason.clone()),
         });
         self.push(ServerMessage::error(reason));
+    }
+
+    /// Holds back what is queued until the guard is dropped, so that the client receives it at once.
+    ///
+    /// The Python client takes a `DONE` that comes a moment after a refusal for the end of its next exec.
+    pub(super) fn cork(self: &Arc<Self>) -> Cork {
+        self.lock().corked = true;
+        Cork(self.clone())
     }
 
     /// From now on, this exec goes out here.
@@ -292,7 +313,7 @@ impl Link {
             // What else is queued stays where it is: the sandbox takes it back.
             return Poll::Ready(state.farewell.take().map(Outgoing::Close));
         }
-        if !state.closed {
+        if !state.closed && !state.corked {
             if let Some(payload) = state.pong.take() {
                 return Poll::Ready(Some(Outgoing::Pong(payload)));
             }
@@ -382,6 +403,18 @@ mod tests {
         let back: Vec<_> = link.take_back().into_iter().collect();
         assert!(matches!(&back[..], [ExecItem::Output(_, text)] if text == "second"));
         assert_eq!(link.queued_bytes(), 0);
+    }
+
+    #[test]
+    fn a_corked_link_sends_its_messages_together() {
+        let link = Arc::new(Link::default());
+        let cork = link.cork();
+        link.push(ServerMessage::status(Status::ExecutionError));
+        assert_eq!(pop(&link), None);
+        link.push(ServerMessage::status(Status::ExecutionDone));
+        drop(cork);
+        assert!(pop(&link).is_some_and(|text| text.contains("EXECUTION_ERROR")));
+        assert!(pop(&link).is_some_and(|text| text.contains("EXECUTION_DONE")));
     }
 
     #[test]

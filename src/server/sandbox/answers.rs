@@ -16,6 +16,7 @@ use crate::{
 impl Sandbox {
     /// Does what was asked; says so when the sandbox ends by it.
     pub(super) fn answer(&mut self, request: Request) -> Option<End> {
+        let _together = self.state.link.as_ref().map(Link::cork);
         match request {
             Request::Exec { language, code } => self.exec(language, code),
             Request::Stdin(data) => self.stdin(data),
