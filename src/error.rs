@@ -451,7 +451,11 @@ impl fmt::Display for Error {
 }
 
 impl fmt::Debug for Error {
+    /// The text: a `main` that returns the error prints this. `{:#?}` also shows kind and effect.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !f.alternate() {
+            return fmt::Display::fmt(self, f);
+        }
         f.debug_struct("Error")
             .field("kind", &self.kind())
             .field("effect", &self.effect())
@@ -519,6 +523,42 @@ mod tests {
         assert!(!Error::from(over).is_retryable());
         assert!(!Error::sandbox_lost(end.clone()).is_retryable());
         assert!(Error::from(Failure::NotOpened { end }).is_retryable());
+    }
+
+    #[test]
+    fn a_main_that_returns_the_error_prints_the_sentence() {
+        let error = Error::option("idle_timeout", "is zero");
+        assert_eq!(format!("{error:?}"), "the option `idle_timeout` is zero");
+        let full = format!("{error:#?}");
+        assert!(
+            full.contains("InvalidOption") && full.contains("NotApplied"),
+            "{full}"
+        );
+    }
+
+    fn refused(status: u16, reason: Option<&str>) -> Error {
+        let cause = LinkError::UpgradeRefused {
+            address: "host:1".into(),
+            status,
+            reason: reason.map(str::to_owned),
+            location: None,
+            retry_after: None,
+        };
+        let end = SandboxEnd::LinkLost { cause, attempts: 0 };
+        Error::from(Failure::NotOpened { end })
+    }
+
+    #[test]
+    fn authentication_is_advised_where_the_service_gives_no_other_reason() {
+        for (status, reason, advised) in [
+            (401, None, true),
+            (403, None, true),
+            (403, Some("quota used up"), false),
+            (404, None, false),
+        ] {
+            let text = refused(status, reason).to_string();
+            assert_eq!(text.contains("roles/run.invoker"), advised, "{text}");
+        }
     }
 
     #[test]

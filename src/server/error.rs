@@ -98,6 +98,6 @@ pub enum ServerError {
 impl fmt::Debug for ServerError {
     /// The text: it is what a `main` that returns the error prints.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ServerError({self})")
+        fmt::Display::fmt(self, f)
     }
 }
