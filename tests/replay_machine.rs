@@ -212,7 +212,8 @@ fn replay(name: &str) -> BTreeMap<String, Client> {
     );
     let mut text = std::fs::read_to_string(&path).expect(&path);
     if name == "checkpoint_not_enabled_for_sandbox" {
-        // The recorded client asked for a checkpoint that it had not enabled, which this one refuses.
+        // The recorded client asked for a checkpoint that it had not enabled, which this one
+        // refuses.
         let enabled = r#"\"idle_timeout\": 60, \"enable_checkpoint\": true"#;
         text = text.replace(r#"\"idle_timeout\": 60"#, enabled);
     }

@@ -232,8 +232,8 @@ impl<S> SandboxBuilder<S> {
     /// [`reconnect_policy`](Self::reconnect_policy) says otherwise. Default: no.
     ///
     /// Meanwhile an exec, a write to stdin and a kill wait for the link, within their timeouts. A
-    /// checkpoint or a filesystem snapshot fails with [`ErrorKind::WrongState`](crate::ErrorKind), and
-    /// can be tried again.
+    /// checkpoint or a filesystem snapshot fails with [`ErrorKind::WrongState`](crate::ErrorKind),
+    /// and can be tried again.
     pub fn enable_auto_reconnect(mut self, enable: bool) -> Self {
         self.auto_reconnect = enable;
         self
@@ -300,8 +300,8 @@ impl<S> SandboxBuilder<S> {
 
     /// Longest time from the open connection to the server's word that the sandbox runs. Default: 60 s.
     ///
-    /// It is also how long a service is dialled again that answers 429 or 503. The delays are those of
-    /// [`reconnect_policy`](Self::reconnect_policy), or longer where the service asks for that
+    /// It is also how long a service is dialled again that answers 429 or 503. The delays are those
+    /// of [`reconnect_policy`](Self::reconnect_policy), or longer where the service asks for that
     /// (`Retry-After`).
     pub fn create_timeout(mut self, timeout: Duration) -> Self {
         self.timeouts.ready = timeout;
@@ -394,18 +394,18 @@ impl<S> SandboxBuilder<S> {
         self
     }
 
-    /// Whether the sandbox is killed when the last handle to it is dropped, those of its processes and
-    /// their streams included, also while the thread panics. Default: no, and it lives on until its
-    /// idle timeout.
+    /// Whether the sandbox is killed when the last handle to it is dropped, those of its processes
+    /// and their streams included, also while the thread panics. Default: no, and it lives on until
+    /// its idle timeout.
     ///
-    /// The kill is sent in the background, by the threads that the sandbox's actors run on. A program
-    /// that ends right after the drop may end before that, and an actix System stops its actors when
-    /// its main function returns: call [`Sandbox::kill`] there.
+    /// The kill is sent in the background, by the threads that the sandbox's actors run on. A
+    /// program that ends right after the drop may end before that, and an actix System stops its
+    /// actors when its main function returns: call [`Sandbox::kill`] there.
     ///
-    /// If the connection is lost at that moment and [is dialled again](Self::enable_auto_reconnect),
-    /// the sandbox is killed once it is back, within [`kill_timeout`](Self::kill_timeout). If it does
-    /// not come back, the sandbox lives until its idle timeout. Of no effect on
-    /// [`into_actor`](Self::into_actor), which gives no handle.
+    /// If the connection is lost at that moment and [is dialled
+    /// again](Self::enable_auto_reconnect), the sandbox is killed once it is back, within
+    /// [`kill_timeout`](Self::kill_timeout). If it does not come back, the sandbox lives until its
+    /// idle timeout. Of no effect on [`into_actor`](Self::into_actor), which gives no handle.
     ///
     /// ```
     /// # #[cfg(all(unix, feature = "server"))]

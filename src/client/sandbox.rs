@@ -22,10 +22,10 @@ use crate::{
 /// A handle is cheap to clone, can be sent anywhere, and works from an actix System, any tokio
 /// runtime and a plain thread (with an executor such as `futures::executor::block_on`).
 ///
-/// **Dropping** a handle kills nothing, unless [`kill_on_drop`](SandboxBuilder::kill_on_drop) was set.
-/// With the last handle, those of its processes included, the connection is closed and the actors end,
-/// also in the middle of an outage; the sandbox itself lives on at the server until its idle timeout.
-/// [`kill`](Self::kill) ends it.
+/// **Dropping** a handle kills nothing, unless [`kill_on_drop`](SandboxBuilder::kill_on_drop) was
+/// set. With the last handle, those of its processes included, the connection is closed and the
+/// actors end, also in the middle of an outage; the sandbox itself lives on at the server until its
+/// idle timeout. [`kill`](Self::kill) ends it.
 ///
 /// **Cancellation.** Every future here can be dropped. What was already asked for then still happens,
 /// and nobody learns of it; what is different is said at the method.
@@ -131,10 +131,10 @@ impl Sandbox {
 
     /// Runs code; await the builder to start it. It resolves when the server says that the code runs.
     ///
-    /// While the connection is lost and dialled again, it waits: the code starts once, when the link
-    /// is back. Under protocol v2 any number of processes run at once, each read and fed for itself.
-    /// Under v1 one runs at a time, and the exec also waits for the end of a process that is being
-    /// killed.
+    /// While the connection is lost and dialled again, it waits: the code starts once, when the
+    /// link is back. Under protocol v2 any number of processes run at once, each read and fed for
+    /// itself. Under v1 one runs at a time, and the exec also waits for the end of a process that
+    /// is being killed.
     ///
     /// # Errors
     ///
@@ -231,12 +231,12 @@ impl Sandbox {
         Ok(Process::new(self.clone(), started, false))
     }
 
-    /// Kills the sandbox with everything in it. Resolves when the server confirmed it. Any number may
-    /// ask.
+    /// Kills the sandbox with everything in it. Resolves when the server confirmed it. Any number
+    /// may ask.
     ///
-    /// Resolves at once where nothing is left for this client to kill: the sandbox was killed, deleted,
-    /// checkpointed or handed over before, or has failed. A checkpoint stays: attach to the sandbox and
-    /// kill it then.
+    /// Resolves at once where nothing is left for this client to kill: the sandbox was killed,
+    /// deleted, checkpointed or handed over before, or has failed. A checkpoint stays: attach to
+    /// the sandbox and kill it then.
     ///
     /// # Errors
     ///
@@ -268,9 +268,9 @@ impl Sandbox {
     /// # Errors
     ///
     /// The sandbox is not running; a process runs (the sandbox goes on); it was created without
-    /// [`enable_sandbox_checkpoint`](SandboxBuilder::enable_sandbox_checkpoint), and nothing is sent
-    /// (the sandbox goes on); the server could not make the checkpoint (the sandbox is over, and
-    /// [`Error::effect`] is [`Applied`](crate::Effect::Applied)).
+    /// [`enable_sandbox_checkpoint`](SandboxBuilder::enable_sandbox_checkpoint), and nothing is
+    /// sent (the sandbox goes on); the server could not make the checkpoint (the sandbox is over,
+    /// and [`Error::effect`] is [`Applied`](crate::Effect::Applied)).
     ///
     /// Of a sandbox that was attached to, the client does not know whether it was created with that
     /// option. It asks the server, and a server of protocol v1 or v2 **ends** a sandbox without it.

@@ -105,7 +105,7 @@ impl Connection {
         let first = ReconnectPolicy {
             max_attempts: None,
             max_elapsed: Some(config.busy_timeout),
-            ..config.policy.clone()
+            ..config.policy
         };
         Self {
             first: Some(Backoff::new(first, config.seed)),

@@ -51,9 +51,9 @@ pub enum SandboxEnd {
     HandedOff,
     /// The server deleted it, usually because it was idle too long.
     Deleted,
-    /// As [`Deleted`](Self::Deleted), but the server may have checkpointed it first: the sandbox was
-    /// created with `enable_idle_timeout_auto_checkpoint`, or it was attached to and its options are
-    /// not known. Attach to it to find out.
+    /// As [`Deleted`](Self::Deleted), but the server may have checkpointed it first: the sandbox
+    /// was created with `enable_idle_timeout_auto_checkpoint`, or it was attached to and its
+    /// options are not known. Attach to it to find out.
     MaybeCheckpointed,
     /// The server reported a fatal error.
     Failed {
@@ -131,8 +131,8 @@ impl fmt::Display for SandboxEnd {
                 "the server deleted it (it was idle too long, or the server was stopped)",
             ),
             Self::MaybeCheckpointed => f.write_str(
-                "the server deleted it (it was idle too long, or the server was stopped); \
-                 if it was created with `enable_idle_timeout_auto_checkpoint`, attach to it to restore it",
+                "the server deleted it (it was idle too long, or the server was stopped); if it was \
+                 created with `enable_idle_timeout_auto_checkpoint`, attach to it to restore it",
             ),
             Self::Failed { status, reason } => match (reason, status) {
                 (Some(reason), _) => write!(f, "{}: {reason}", status.as_str()),

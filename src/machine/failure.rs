@@ -10,7 +10,8 @@ use crate::protocol::Status;
 pub enum Effect {
     /// It did not take effect: it was refused, or never left.
     NotApplied,
-    /// It took effect, though the answer is an error: a checkpoint that failed has ended the sandbox.
+    /// It took effect, though the answer is an error: a checkpoint that failed has ended the
+    /// sandbox.
     Applied,
     /// It was sent and no answer came, or it may still be sent.
     Unknown,

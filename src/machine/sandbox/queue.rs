@@ -1,7 +1,7 @@
 //! The exec of v1 that cannot be sent yet: it waits, within its own timeout.
 //!
-//! - For the end of a process that is being killed. After a cancelled `run` no handle to that process
-//!   is left, so the caller could not wait for its end.
+//! - For the end of a process that is being killed. After a cancelled `run` no handle to that
+//!   process is left, so the caller could not wait for its end.
 //! - For the link, while that is lost.
 //!
 //! One exec waits at a time. Another one, or one while a process runs, is refused at once.
