@@ -4,6 +4,10 @@
 //! cargo run --example actor_messages
 //! ```
 
+mod shared;
+
+use std::{io::Write, process::ExitCode};
+
 use actix::prelude::*;
 use actix_sandbox::{
     Error, Language, LocalServer, ProcessEnd, Sandbox, SandboxActor, SandboxEvent,
@@ -24,12 +28,14 @@ impl Handler<SandboxEvent> for Grader {
     type Result = ();
 
     fn handle(&mut self, event: SandboxEvent, _: &mut Self::Context) {
-        match event {
-            SandboxEvent::State(state) => println!("[event] the sandbox is {state}"),
-            SandboxEvent::ProcessStarted(process) => println!("[event] {process} started"),
-            SandboxEvent::ProcessEnded { process, end, .. } => println!("[event] {process} {end}"),
-            _ => {}
-        }
+        let line = match event {
+            SandboxEvent::State(state) => format!("the sandbox is {state}"),
+            SandboxEvent::ProcessStarted(process) => format!("{process} started"),
+            SandboxEvent::ProcessEnded { process, end, .. } => format!("{process} {end}"),
+            _ => return,
+        };
+        // Where the reader of the output is gone, `run` finds out.
+        let _ = writeln!(std::io::stdout(), "[event] {line}");
     }
 }
 
@@ -61,7 +67,12 @@ impl Handler<Grade> for Grader {
 }
 
 #[actix::main]
-async fn main() -> Result<(), Box<dyn std::error::Error>> {
+async fn main() -> ExitCode {
+    shared::exit_code(run().await)
+}
+
+async fn run() -> Result<(), Box<dyn std::error::Error>> {
+    let mut stdout = std::io::stdout();
     let (url, _server) = match std::env::var("SANDBOX_URL") {
         Ok(url) => (url, None),
         Err(_) => {
@@ -72,6 +83,6 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let sandbox = Sandbox::create(url).into_actor()?.start();
     let grader = Grader { sandbox }.start();
     let (printed, end) = grader.send(Grade("print(sum(range(10)))")).await??;
-    println!("graded: {printed:?}, {end}");
+    writeln!(stdout, "graded: {printed:?}, {end}")?;
     Ok(())
 }

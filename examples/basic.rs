@@ -7,24 +7,33 @@
 //! SANDBOX_URL=wss://my-service.run.app cargo run --example basic
 //! ```
 
-use actix_sandbox::{Error, Language, LocalServer, OutputExt, Process, Sandbox};
+mod shared;
+
+use std::{error::Error, io::Write, process::ExitCode};
+
+use actix_sandbox::{Language, LocalServer, OutputExt, OutputStream, Process, Sandbox};
 use futures::{StreamExt, future::try_join};
 
 #[actix::main]
-async fn main() -> Result<(), Box<dyn std::error::Error>> {
+async fn main() -> ExitCode {
+    shared::exit_code(run().await)
+}
+
+async fn run() -> Result<(), Box<dyn Error>> {
+    let mut stdout = std::io::stdout();
     let (url, _server) = match std::env::var("SANDBOX_URL") {
         Ok(url) => (url, None),
         Err(_) => {
             let server = LocalServer::start().await?;
-            println!("local server at {}", server.url());
+            writeln!(stdout, "local server at {}", server.url())?;
             (server.url().to_owned(), Some(server))
         }
     };
 
     let sandbox = Sandbox::create(url).await?;
-    println!("created {}", sandbox.sandbox_id());
+    writeln!(stdout, "created {}", sandbox.sandbox_id())?;
 
-    println!("--- python, output as it comes");
+    writeln!(stdout, "--- python, output as it comes")?;
     let code = "
 import sys, time
 for i in range(3):
@@ -34,7 +43,7 @@ print('this goes to stderr', file=sys.stderr)
 ";
     show(&sandbox.exec(Language::Python, code).await?).await?;
 
-    println!("--- bash, with stdin");
+    writeln!(stdout, "--- bash, with stdin")?;
     let process = sandbox
         .exec(
             Language::Bash,
@@ -44,31 +53,37 @@ print('this goes to stderr', file=sys.stderr)
     process.write_to_stdin("world\n").await?;
     show(&process).await?;
 
-    println!("--- all at once");
+    writeln!(stdout, "--- all at once")?;
     let output = sandbox
         .run(Language::Bash, "echo one; echo two >&2")
         .await?;
-    println!("stdout {:?}, stderr {:?}", output.stdout, output.stderr);
+    writeln!(
+        stdout,
+        "stdout {:?}, stderr {:?}",
+        output.stdout, output.stderr
+    )?;
 
     sandbox.kill().await?;
-    println!("killed {}", sandbox.sandbox_id());
+    writeln!(stdout, "killed {}", sandbox.sandbox_id())?;
     Ok(())
 }
 
 /// Prints both streams line by line as they come, then how the process ended.
-async fn show(process: &Process) -> Result<(), Error> {
-    let print = async |name, output: actix_sandbox::OutputStream| {
+async fn show(process: &Process) -> Result<(), Box<dyn Error>> {
+    let print = async |name, output: OutputStream| {
+        let mut stdout = std::io::stdout();
         let mut lines = output.lines();
         while let Some(line) = lines.next().await {
-            println!("{name} {}", line?);
+            writeln!(stdout, "{name} {}", line?)?;
         }
-        Ok::<(), Error>(())
+        Ok::<(), Box<dyn Error>>(())
     };
     try_join(
         print("stdout>", process.stdout()),
         print("stderr>", process.stderr()),
     )
     .await?;
-    println!("the process {}", process.wait().await?);
+    let end = process.wait().await?;
+    writeln!(std::io::stdout(), "the process {end}")?;
     Ok(())
 }

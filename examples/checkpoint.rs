@@ -8,10 +8,19 @@
 //! server store files alone. `ACTIX_SANDBOX_BACKEND=gvisor cargo run --example checkpoint` shows that, as root, where
 //! `runsc` is installed.
 
+mod shared;
+
+use std::{io::Write, process::ExitCode};
+
 use actix_sandbox::{Language, LocalServer, Sandbox};
 
 #[actix::main]
-async fn main() -> Result<(), Box<dyn std::error::Error>> {
+async fn main() -> ExitCode {
+    shared::exit_code(run().await)
+}
+
+async fn run() -> Result<(), Box<dyn std::error::Error>> {
+    let mut stdout = std::io::stdout();
     let (url, _server) = match std::env::var("SANDBOX_URL") {
         Ok(url) => (url, None),
         Err(_) => {
@@ -34,13 +43,13 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     // A process that runs stands in the way.
     let process = sandbox.exec(Language::Bash, "read line").await?;
     if let Err(error) = sandbox.checkpoint().await {
-        println!("not now: {error}");
+        writeln!(stdout, "not now: {error}")?;
     }
     process.write_to_stdin("\n").await?;
     process.wait().await?;
 
     sandbox.checkpoint().await?;
-    println!("the sandbox is {}", sandbox.state().await?);
+    writeln!(stdout, "the sandbox is {}", sandbox.state().await?)?;
 
     // Id and token are all that is needed, from any program and at any time.
     let (id, token) = (
@@ -49,17 +58,17 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     );
     drop(sandbox);
     let again = Sandbox::attach(&url, id, token).await?;
-    println!("the sandbox is {} again", again.state().await?);
+    writeln!(stdout, "the sandbox is {} again", again.state().await?)?;
     let diary = "echo 'day two' >> diary; cat diary";
-    print!("{}", again.run(Language::Bash, diary).await?.stdout);
+    write!(stdout, "{}", again.run(Language::Bash, diary).await?.stdout)?;
     let watch = "before=$(cat count); for _ in {1..50}; do sleep 0.1; after=$(cat count)
         [ $after -gt $before ] && exec echo goes on counting; done
         echo is gone, and left its files";
     let watched = again.run(Language::Bash, watch).await?;
-    print!("the process in the background {}", watched.stdout);
+    write!(stdout, "the process in the background {}", watched.stdout)?;
 
     // A kill ends it for good, its checkpoint included.
     again.kill().await?;
-    println!("the sandbox is {}", again.state().await?);
+    writeln!(stdout, "the sandbox is {}", again.state().await?)?;
     Ok(())
 }

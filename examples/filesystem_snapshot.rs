@@ -7,10 +7,19 @@
 //! A sandbox that has a root directory of its own may write there as well, and the snapshot holds that. The default backend
 //! of the local server has none; `ACTIX_SANDBOX_BACKEND=auto` lets it take the best one that works on this machine.
 
+mod shared;
+
+use std::{io::Write, process::ExitCode};
+
 use actix_sandbox::{Language, LocalServer, Sandbox};
 
 #[actix::main]
-async fn main() -> Result<(), Box<dyn std::error::Error>> {
+async fn main() -> ExitCode {
+    shared::exit_code(run().await)
+}
+
+async fn run() -> Result<(), Box<dyn std::error::Error>> {
+    let mut stdout = std::io::stdout();
     let (url, server) = match std::env::var("SANDBOX_URL") {
         Ok(url) => (url, None),
         Err(_) => {
@@ -26,14 +35,14 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let prepared = Sandbox::create(&url).await?;
     let prepare = "mkdir data && seq 1 1000 > data/numbers && echo ready";
     let output = prepared.run(Language::Bash, prepare).await?;
-    print!("the first sandbox is {}", output.stdout);
+    write!(stdout, "the first sandbox is {}", output.stdout)?;
     let elsewhere = match has_root {
         true => "echo in /tmp > /tmp/file; echo in / > /file",
         false => "echo in TMPDIR > $TMPDIR/file",
     };
     prepared.run(Language::Bash, elsewhere).await?;
     prepared.snapshot_filesystem("prepared").await?;
-    println!("its files are stored as `prepared`");
+    writeln!(stdout, "its files are stored as `prepared`")?;
 
     // Each starts from the same files, and changes only its own.
     for _ in 0..2 {
@@ -42,20 +51,23 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             .await?;
         let sum = "print(sum(map(int, open('data/numbers'))))";
         let output = sandbox.run(Language::Python, sum).await?;
-        print!("another sandbox adds them up: {}", output.stdout);
+        write!(stdout, "another sandbox adds them up: {}", output.stdout)?;
         let read = match has_root {
             true => "cat /tmp/file /file; rm -r data /tmp/file /file",
             false => "cat $TMPDIR/file; rm -r data $TMPDIR/file",
         };
         let output = sandbox.run(Language::Bash, read).await?;
-        print!("{}", output.stdout);
+        write!(stdout, "{}", output.stdout)?;
         sandbox.kill().await?;
     }
 
     let missing = Sandbox::create(&url).filesystem_snapshot_name("misspelt");
     match missing.await {
-        Ok(_) => println!("there is a snapshot `misspelt`, against all expectation"),
-        Err(error) => println!("a name that nobody gave: {error}"),
+        Ok(_) => writeln!(
+            stdout,
+            "there is a snapshot `misspelt`, against all expectation"
+        )?,
+        Err(error) => writeln!(stdout, "a name that nobody gave: {error}")?,
     }
     prepared.kill().await?;
     Ok(())

@@ -5,6 +5,10 @@
 //! cargo run --example reconnect
 //! ```
 
+mod shared;
+
+use std::{io::Write, process::ExitCode};
+
 use actix::prelude::*;
 use actix_sandbox::{Language, LocalServer, OutputExt, Sandbox, SandboxEvent};
 use futures::StreamExt;
@@ -25,18 +29,25 @@ impl Handler<SandboxEvent> for Events {
     type Result = ();
 
     fn handle(&mut self, event: SandboxEvent, _: &mut Context<Self>) {
-        match event {
+        let line = match event {
             SandboxEvent::Reconnecting { attempt, cause, .. } => {
-                println!("[link] lost ({cause}); attempt {attempt} follows");
+                format!("lost ({cause}); attempt {attempt} follows")
             }
-            SandboxEvent::Reconnected => println!("[link] back"),
-            _ => {}
-        }
+            SandboxEvent::Reconnected => "back".to_owned(),
+            _ => return,
+        };
+        // Where the reader of the output is gone, `run` finds out.
+        let _ = writeln!(std::io::stdout(), "[link] {line}");
     }
 }
 
 #[actix::main]
-async fn main() -> Result<(), Box<dyn std::error::Error>> {
+async fn main() -> ExitCode {
+    shared::exit_code(run().await)
+}
+
+async fn run() -> Result<(), Box<dyn std::error::Error>> {
+    let mut stdout = std::io::stdout();
     let server = LocalServer::start().await?;
     let (cut, url) = proxy(server.address()).await?;
     let sandbox = Sandbox::create(url).enable_auto_reconnect(true).await?;
@@ -49,7 +60,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         // Written while the link is down, it waits for the link.
         process.write_to_stdin(format!("{word}\n")).await?;
         if let Some(line) = lines.next().await {
-            println!("{}", line?);
+            writeln!(stdout, "{}", line?)?;
         }
         if word != "three" {
             cut.send_replace(());
@@ -57,7 +68,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
     }
     sandbox.kill().await?;
-    println!("the process was: {}", process.wait().await?);
+    writeln!(stdout, "the process was: {}", process.wait().await?)?;
     Ok(())
 }
 

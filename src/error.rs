@@ -57,6 +57,8 @@ pub enum ErrorKind {
     StdinClosed,
     /// The server speaks protocol v1, which cannot do this.
     Unsupported,
+    /// The sandbox was created without the option that this needs. Nothing was sent.
+    NotEnabled,
     /// The process did not end with success; see [`Output::error_for_status`](crate::Output::error_for_status).
     ProcessFailed,
     /// The server does not run this language.
@@ -77,7 +79,7 @@ pub enum ErrorKind {
     OutputTooLarge,
     /// An actor of the sandbox is gone: it panicked, or its System was stopped.
     ActorGone,
-    /// No thread could be started for the actors.
+    /// The operating system gives no thread for the actors, or no random bytes.
     Runtime,
 }
 
@@ -105,6 +107,7 @@ impl fmt::Display for ErrorKind {
             Self::ProcessEnded => "process ended",
             Self::StdinClosed => "stdin closed",
             Self::Unsupported => "not supported by the server",
+            Self::NotEnabled => "not enabled",
             Self::ProcessFailed => "process failed",
             Self::UnsupportedLanguage => "unsupported language",
             Self::ExecFailed => "exec failed",
@@ -119,6 +122,11 @@ impl fmt::Display for ErrorKind {
         })
     }
 }
+
+/// What to do where the service refuses the upgrade for want of credentials, and says no more.
+const AUTHENTICATE: &str = "; the service may want authentication: turn on `.use_google_auth(true)`, \
+     or give a `.bearer_token_source(…)` or an `Authorization` header (on Cloud Run the caller needs \
+     the role roles/run.invoker)";
 
 #[derive(Clone, Debug)]
 enum Repr {
@@ -323,6 +331,12 @@ impl Error {
         Self::new(Repr::Runtime(problem.into()))
     }
 
+    pub(crate) fn random(error: &std::io::Error) -> Self {
+        Self::runtime(format!(
+            "the operating system gives no random bytes: {error}"
+        ))
+    }
+
     /// For the answer of an actor: a closed mailbox means that it is gone.
     pub(crate) fn mailbox(what: &'static str) -> impl Fn(MailboxError) -> Self {
         move |_| Self::actor_gone(what)
@@ -337,6 +351,7 @@ fn failure_kind(failure: &Failure) -> ErrorKind {
         Failure::ProcessEnded { .. } => ErrorKind::ProcessEnded,
         Failure::StdinClosed { .. } => ErrorKind::StdinClosed,
         Failure::Unsupported { .. } => ErrorKind::Unsupported,
+        Failure::NotEnabled { .. } => ErrorKind::NotEnabled,
         Failure::Refused { status, .. } => match status {
             Status::ExecutionUnsupportedLanguageError => ErrorKind::UnsupportedLanguage,
             Status::ExecutionError => ErrorKind::ExecFailed,
@@ -387,7 +402,17 @@ impl fmt::Display for Error {
                     "{error} Add `.enable_sandbox_checkpoint(true)`, or leave the other option out."
                 )
             }
-            Repr::Failure(failure) => failure.fmt(f),
+            Repr::Failure(failure) => {
+                failure.fmt(f)?;
+                match self.link_error() {
+                    Some(LinkError::UpgradeRefused {
+                        status: 401 | 403,
+                        reason: None,
+                        ..
+                    }) => f.write_str(AUTHENTICATE),
+                    _ => Ok(()),
+                }
+            }
             Repr::OutputLost { bytes } => write!(
                 f,
                 "{bytes} bytes of output were dropped here, because nobody read them in time; \
@@ -426,7 +451,11 @@ impl fmt::Display for Error {
 }
 
 impl fmt::Debug for Error {
+    /// The text: a `main` that returns the error prints this. `{:#?}` also shows kind and effect.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !f.alternate() {
+            return fmt::Display::fmt(self, f);
+        }
         f.debug_struct("Error")
             .field("kind", &self.kind())
             .field("effect", &self.effect())
@@ -494,6 +523,42 @@ mod tests {
         assert!(!Error::from(over).is_retryable());
         assert!(!Error::sandbox_lost(end.clone()).is_retryable());
         assert!(Error::from(Failure::NotOpened { end }).is_retryable());
+    }
+
+    #[test]
+    fn a_main_that_returns_the_error_prints_the_sentence() {
+        let error = Error::option("idle_timeout", "is zero");
+        assert_eq!(format!("{error:?}"), "the option `idle_timeout` is zero");
+        let full = format!("{error:#?}");
+        assert!(
+            full.contains("InvalidOption") && full.contains("NotApplied"),
+            "{full}"
+        );
+    }
+
+    fn refused(status: u16, reason: Option<&str>) -> Error {
+        let cause = LinkError::UpgradeRefused {
+            address: "host:1".into(),
+            status,
+            reason: reason.map(str::to_owned),
+            location: None,
+            retry_after: None,
+        };
+        let end = SandboxEnd::LinkLost { cause, attempts: 0 };
+        Error::from(Failure::NotOpened { end })
+    }
+
+    #[test]
+    fn authentication_is_advised_where_the_service_gives_no_other_reason() {
+        for (status, reason, advised) in [
+            (401, None, true),
+            (403, None, true),
+            (403, Some("quota used up"), false),
+            (404, None, false),
+        ] {
+            let text = refused(status, reason).to_string();
+            assert_eq!(text.contains("roles/run.invoker"), advised, "{text}");
+        }
     }
 
     #[test]

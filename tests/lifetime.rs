@@ -234,6 +234,61 @@ async fn a_process_that_is_dropped_with_its_sandbox_is_killed_before_the_connect
     assert_eq!(server.sandbox_count(), 1, "only the process was killed");
 }
 
+#[actix::test]
+async fn dropping_the_last_handle_kills_the_sandbox_only_when_asked_to() {
+    let server = LocalServer::start().await.expect("a server");
+    let kept = Sandbox::create(server.url()).await.expect("a sandbox");
+    let killed = Sandbox::create(server.url()).kill_on_drop(true);
+    let killed = killed.await.expect("a sandbox");
+    let process = killed.exec(Language::Bash, "sleep 1000").await;
+    let stream = process.expect("started").stdout();
+    drop((killed, kept.clone()));
+    let output = kept.run(Language::Bash, "true").await;
+    output.expect("a clone is left");
+    assert_eq!(server.sandbox_count(), 2, "a stream is a handle, too");
+    drop(stream);
+    until("it is killed", async || server.sandbox_count() == 1).await;
+    let id = kept.sandbox_id().clone();
+    let token = kept.sandbox_token().clone();
+    drop(kept);
+    until("it lives on", async || {
+        let attached = Sandbox::attach(server.url(), id.clone(), token.clone()).await;
+        attached.is_ok()
+    })
+    .await;
+}
+
+#[actix::test]
+async fn a_panic_kills_the_sandbox_that_is_killed_on_drop() {
+    let server = LocalServer::start().await.expect("a server");
+    let url = server.url().to_owned();
+    let thread = std::thread::spawn(move || {
+        futures::executor::block_on(async {
+            let sandbox = Sandbox::create(url).kill_on_drop(true).await;
+            let _sandbox = sandbox.expect("a sandbox");
+            panic!("in the middle of it");
+        })
+    });
+    let joined = tokio::task::spawn_blocking(move || thread.join()).await;
+    joined.expect("joined").expect_err("it panicked");
+    until("it is killed", async || server.sandbox_count() == 0).await;
+}
+
+#[actix::test]
+async fn a_sandbox_that_is_attached_to_can_be_killed_on_drop() {
+    let server = LocalServer::start().await.expect("a server");
+    let created = Sandbox::create(server.url()).await.expect("a sandbox");
+    let id = created.sandbox_id().clone();
+    let token = created.sandbox_token().clone();
+    drop(created);
+    until("it is killed by the one who attached", async || {
+        let attach = Sandbox::attach(server.url(), id.clone(), token.clone());
+        drop(attach.kill_on_drop(true).await);
+        server.sandbox_count() == 0
+    })
+    .await;
+}
+
 /// Whoever stopped waiting for the end counts no more: output that is read later is not dropped.
 #[actix::test]
 async fn a_wait_that_was_given_up_costs_no_output() {

@@ -153,11 +153,21 @@ async fn checkpoint_and_restore() {
 
 #[actix::test]
 async fn checkpoint_not_enabled_for_sandbox() {
-    replay("checkpoint_not_enabled_for_sandbox", &[], async |url| {
-        let sandbox = create(&url).await;
+    // The recorded client asked for a checkpoint that it had not enabled, which this one refuses.
+    let path = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/tests/transcripts/checkpoint_not_enabled_for_sandbox.jsonl"
+    );
+    let enabled = r#"\"idle_timeout\": 60, \"enable_checkpoint\": true"#;
+    let text = std::fs::read_to_string(path).expect(path);
+    let text = text.replace(r#"\"idle_timeout\": 60"#, enabled);
+    let recording = Recording::parse("checkpoint_not_enabled", &text).expect("a recording");
+    play(recording, async |url| {
+        let sandbox = Sandbox::create(&url).enable_sandbox_checkpoint(true);
+        let sandbox = sandbox.await.expect("a sandbox");
         let checkpoint = sandbox.checkpoint().await;
         let reason = "is not configured for checkpointing";
-        refused(checkpoint, ErrorKind::Refused, Some(reason));
+        refused(checkpoint, ErrorKind::SandboxEnded, Some(reason));
         assert!(matches!(ended(&sandbox).await, SandboxEnd::Failed { .. }));
     })
     .await;

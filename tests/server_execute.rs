@@ -97,6 +97,15 @@ async fn code_runs_once_and_nothing_is_left_of_it() {
 }
 
 #[tokio::test]
+async fn code_without_a_language_is_python() {
+    let server = LocalServer::start().await.unwrap();
+    for query in ["", "?other=bash"] {
+        let (status, body) = run(&server, query, "print(6 * 7)").await;
+        assert_eq!((status, body.unwrap().as_str()), (200, "42\n"));
+    }
+}
+
+#[tokio::test]
 async fn output_comes_while_the_code_runs_and_a_client_that_does_not_take_it_ends_it() {
     let server = LocalServer::start().await.unwrap();
     let mut socket = ask(
@@ -154,19 +163,21 @@ async fn what_cannot_run_is_refused_with_the_reason() {
     let server = builder.start().await.unwrap();
     for (query, headers, code, status, reason) in [
         (
-            "",
+            "?language=",
             "",
             "x".into(),
-            400,
+            422,
             "Supported languages are: python, bash",
         ),
         (
             "?language=ruby",
             "",
             "x".into(),
-            400,
+            422,
             "Unsupported language: 'ruby'",
         ),
+        ("?language=bash", "", String::new(), 422, "body is empty"),
+        ("", "", String::new(), 422, "body is empty"),
         (
             "?language=bash",
             "",

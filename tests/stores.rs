@@ -121,9 +121,26 @@ async fn only_a_running_sandbox_is_stored_and_not_twice_at_once() {
 #[actix::test]
 async fn a_fatal_checkpoint_error_closes_the_sandbox_for_its_client() {
     let server = LocalServer::start().await.expect("a local server");
-    let builder = Sandbox::create(server.url()).enable_auto_reconnect(true);
-    let sandbox = builder.await.expect("a sandbox");
+    let created = Sandbox::create(server.url()).await.expect("a sandbox");
+    // What it was created with is not known to a client that attaches.
+    let (id, token) = (
+        created.sandbox_id().clone(),
+        created.sandbox_token().clone(),
+    );
+    drop(created);
+    let attached = async {
+        loop {
+            match Sandbox::attach(server.url(), id.clone(), token.clone()).await {
+                // The server has not noticed that the first is gone.
+                Err(error) if error.kind() == ErrorKind::InUse => tokio::task::yield_now().await,
+                attached => break attached.expect("attached"),
+            }
+        }
+    };
+    let sandbox = within("the attach", attached).await;
     let error = sandbox.checkpoint().await.expect_err("not configured");
+    assert_eq!(error.effect(), Effect::Applied, "the sandbox is over");
+    assert!(!error.is_safe_to_retry() && !error.is_retryable());
     let reason = error.server_reason().expect("a reason");
     assert!(
         reason.contains("is not configured for checkpointing"),
@@ -179,6 +196,35 @@ async fn after_a_checkpoint_there_is_no_exec_and_never_a_reconnect() {
     attach(&server, &sandbox).await.expect("restored");
 }
 
+/// A server would end the sandbox for being asked.
+#[actix::test]
+async fn a_checkpoint_that_was_not_enabled_leaves_the_sandbox_running() {
+    let server = LocalServer::start().await.expect("a local server");
+    let sandbox = Sandbox::create(server.url()).await.expect("a sandbox");
+    let error = sandbox.checkpoint().await.expect_err("not enabled");
+    assert_eq!(error.kind(), ErrorKind::NotEnabled);
+    assert!(error.is_safe_to_retry());
+    assert!(
+        error.to_string().contains("`enable_sandbox_checkpoint`"),
+        "{error}"
+    );
+    assert_eq!(bash(&sandbox, "echo alive").await, "alive\n");
+    sandbox.kill().await.expect("killed");
+}
+
+/// As programs for other clients do in their `finally`.
+#[actix::test]
+async fn a_kill_after_a_checkpoint_is_granted_and_leaves_the_checkpoint() {
+    let server = LocalServer::start().await.expect("a local server");
+    let sandbox = checkpointable(&server).await.expect("a sandbox");
+    bash(&sandbox, "echo kept > file").await;
+    sandbox.checkpoint().await.expect("stored");
+    sandbox.kill().await.expect("nothing to kill");
+    let again = attach(&server, &sandbox).await.expect("restored");
+    assert_eq!(bash(&again, "cat file").await, "kept\n");
+    again.kill().await.expect("killed");
+}
+
 /// `enableIdleTimeoutAutoCheckpoint`
 #[actix::test]
 async fn an_idle_sandbox_is_checkpointed_instead_of_deleted() {
@@ -194,7 +240,9 @@ async fn an_idle_sandbox_is_checkpointed_instead_of_deleted() {
         let event = tokio::time::timeout(LONG, events.recv()).await;
         if let SandboxEvent::Ended(end) = event.expect("the end").expect("events") {
             // The client sees no more than a deletion.
-            break assert_eq!(end, SandboxEnd::Deleted);
+            assert_eq!(end, SandboxEnd::MaybeCheckpointed);
+            let says = end.to_string();
+            break assert!(says.contains("attach to it to restore it"), "{says}");
         }
     }
     let again = attach(&server, &sandbox).await.expect("restored");

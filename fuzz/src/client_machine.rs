@@ -74,6 +74,7 @@ impl World {
         let mut connection = Connection::new(ConnectionConfig {
             auto_reconnect: kind % 8 < 6,
             policy: ReconnectPolicy::default(),
+            busy_timeout: Duration::from_secs(60),
             close_timeout: Duration::from_secs(2),
             seed: kind.into(),
         });

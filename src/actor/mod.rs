@@ -39,6 +39,7 @@ mod messages;
 mod outgoing;
 mod output;
 mod process;
+mod random;
 mod reply;
 mod sandbox;
 mod settings;
@@ -57,6 +58,7 @@ pub(crate) use messages::{Start, StartKey};
 pub use output::{OutputStream, ProcessOutput};
 pub use process::ProcessActor;
 pub(crate) use process::Unclaimed;
+pub(crate) use random::random_bits;
 pub use reply::Deferred;
 pub use sandbox::SandboxActor;
 pub(crate) use settings::Settings;
@@ -73,7 +75,7 @@ pub(crate) fn cancel_in_background(start: StartKey, sandbox: &actix::Addr<Sandbo
     sandbox.do_send(sandbox::CancelStart(start));
 }
 
-/// Kills a sandbox that nobody got a handle to, now or as soon as it is there.
+/// Kills a sandbox to which no handle is left, now or as soon as it is there.
 pub(crate) fn discard_in_background(sandbox: &actix::Addr<SandboxActor>) {
     sandbox.do_send(sandbox::Discard);
 }

@@ -17,6 +17,7 @@ use super::{
     outgoing::Outgoing,
     output::ProcessOutput,
     process::{KillUnheld, NewProcess, ProcessEvent, ProcessInput, ProcessReport},
+    random::random_bits,
     reply::{Deferred, Settler, Undelivered, deferred},
     subscribers::Subscribers,
 };
@@ -29,14 +30,6 @@ use crate::{
     protocol::{ExecOptions, Version},
     transport::Credit,
 };
-
-/// 128 random bits.
-fn nonce() -> Nonce {
-    use std::hash::{BuildHasher, RandomState};
-    let random = RandomState::new();
-    let [high, low] = [0, 1].map(|it| u128::from(random.hash_one(it)));
-    Nonce::new(high << 64 | low)
-}
 
 enum Waiter {
     Open(Settler<Result<Opened, Error>>),
@@ -390,7 +383,10 @@ impl SandboxActor {
         let mut code = exec.code;
         let mut wrapped = None;
         if exec.wrap_for_v1 && self.machine.version() == Version::V1 {
-            let nonce = nonce();
+            let nonce = match random_bits() {
+                Ok(bits) => Nonce::new(bits),
+                Err(error) => return self.refuse_exec(request, Error::random(&error)),
+            };
             match wrap(language, &code, &options, &nonce) {
                 Ok(program) => {
                     code = program;
@@ -425,6 +421,15 @@ impl SandboxActor {
             self.spawn_process(process, machine, policy, ctx);
         }
         self.run_actions(ctx);
+    }
+
+    /// Refuses an exec for a reason of this machine's.
+    fn refuse_exec(&mut self, request: RequestId, error: Error) {
+        match self.waiters.remove(&request) {
+            Some(Waiter::Exec(settler)) => drop(settler.settle(Err(error))),
+            Some(Waiter::Start(settler, ..)) => drop(settler.settle(Err(error))),
+            _ => {}
+        }
     }
 
     fn spawn_process(
@@ -639,7 +644,7 @@ impl Handler<Unheld> for SandboxActor {
     }
 }
 
-/// Nobody got a handle to the sandbox, and nobody can get one.
+/// No handle to the sandbox is left, or ever was: it is to be killed.
 #[derive(actix::Message)]
 #[rtype(result = "()")]
 pub(super) struct Discard;

@@ -74,6 +74,7 @@ pub struct SandboxBuilder<S = NewSandbox> {
     max_protocol: Version,
     record_to: Option<PathBuf>,
     runtime: Option<Runtime>,
+    kill_on_drop: bool,
 }
 
 /// A sandbox that is to be created, and the options that only such a one has.
@@ -223,11 +224,16 @@ impl<S> SandboxBuilder<S> {
             max_protocol: Version::V2,
             record_to: None,
             runtime: None,
+            kill_on_drop: false,
         }
     }
 
     /// Whether a lost link is dialled again, once the sandbox runs: for up to five minutes, unless
-    /// [`reconnect_policy`](Self::reconnect_policy) says otherwise, and calls wait meanwhile. Default: no.
+    /// [`reconnect_policy`](Self::reconnect_policy) says otherwise. Default: no.
+    ///
+    /// Meanwhile an exec, a write to stdin and a kill wait for the link, within their timeouts. A
+    /// checkpoint or a filesystem snapshot fails with [`ErrorKind::WrongState`](crate::ErrorKind),
+    /// and can be tried again.
     pub fn enable_auto_reconnect(mut self, enable: bool) -> Self {
         self.auto_reconnect = enable;
         self
@@ -293,6 +299,10 @@ impl<S> SandboxBuilder<S> {
     }
 
     /// Longest time from the open connection to the server's word that the sandbox runs. Default: 60 s.
+    ///
+    /// It is also how long a service is dialled again that answers 429 or 503. The delays are those
+    /// of [`reconnect_policy`](Self::reconnect_policy), or longer where the service asks for that
+    /// (`Retry-After`).
     pub fn create_timeout(mut self, timeout: Duration) -> Self {
         self.timeouts.ready = timeout;
         self
@@ -384,6 +394,41 @@ impl<S> SandboxBuilder<S> {
         self
     }
 
+    /// Whether the sandbox is killed when the last handle to it is dropped, those of its processes
+    /// and their streams included, also while the thread panics. Default: no, and it lives on until
+    /// its idle timeout.
+    ///
+    /// The kill is sent in the background, by the threads that the sandbox's actors run on. A
+    /// program that ends right after the drop may end before that, and an actix System stops its
+    /// actors when its main function returns: call [`Sandbox::kill`] there.
+    ///
+    /// If the connection is lost at that moment and [is dialled
+    /// again](Self::enable_auto_reconnect), the sandbox is killed once it is back, within
+    /// [`kill_timeout`](Self::kill_timeout). If it does not come back, the sandbox lives until its
+    /// idle timeout. Of no effect on [`into_actor`](Self::into_actor), which gives no handle.
+    ///
+    /// ```
+    /// # #[cfg(all(unix, feature = "server"))]
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # futures::executor::block_on(async {
+    /// use actix_sandbox::{Language, LocalServer, Sandbox};
+    ///
+    /// # let server = LocalServer::start().await?;
+    /// let sandbox = Sandbox::create(server.url()).kill_on_drop(true).await?;
+    /// let output = sandbox.run(Language::Bash, "echo hello").await?;
+    /// assert_eq!(output.stdout, "hello\n");
+    /// // Killed here, and where a `?` returns early.
+    /// # Ok(())
+    /// # })
+    /// # }
+    /// # #[cfg(not(all(unix, feature = "server")))]
+    /// # fn main() {}
+    /// ```
+    pub fn kill_on_drop(mut self, kill: bool) -> Self {
+        self.kill_on_drop = kill;
+        self
+    }
+
     /// Threads to run on. Default: the current actix System, or else a runtime that the process shares.
     pub fn runtime(mut self, runtime: &Runtime) -> Self {
         self.runtime = Some(runtime.clone());
@@ -459,6 +504,7 @@ impl<S: OpenMode> SandboxBuilder<S> {
             }
         };
 
+        let random = || actor::random_bits().map_err(|error| Error::random(&error));
         let label = self.debug_label.as_deref().unwrap_or("sandbox");
         Ok(Settings {
             mode,
@@ -475,15 +521,18 @@ impl<S: OpenMode> SandboxBuilder<S> {
             connection: ConnectionConfig {
                 auto_reconnect: self.auto_reconnect,
                 policy: self.policy,
+                busy_timeout: self.timeouts.ready,
                 close_timeout: Duration::from_secs(2),
-                seed: seed(),
+                // Any number will do that differs from one sandbox to the next.
+                seed: random()? as u64,
             },
             keepalive: self.keepalive,
             timeouts: self.timeouts,
             process: self.process,
             output: self.output,
             recorder,
-            exec_prefix: exec_prefix(),
+            // No other client of the sandbox has the same.
+            exec_prefix: format!("{:032x}", random()?),
             kept: None,
             debug: self.debug.then(|| Arc::from(label)),
         })
@@ -530,6 +579,7 @@ impl<S: OpenMode> SandboxBuilder<S> {
 
     async fn open(mut self) -> Result<Sandbox, Error> {
         let runtime = self.runtime.take();
+        let kill_on_drop = self.kill_on_drop;
         let addr = runtime::start(self.settings()?, runtime.as_ref())?;
         let unopened = Unopened {
             addr: Some(addr),
@@ -537,7 +587,7 @@ impl<S: OpenMode> SandboxBuilder<S> {
         };
         let opened = unopened.open().await?;
         let addr = unopened.keep()?;
-        Ok(Sandbox::new(addr, opened))
+        Ok(Sandbox::new(addr, opened, kill_on_drop))
     }
 }
 
@@ -625,17 +675,4 @@ fn header(name: &str, value: &str) -> Result<(HeaderName, HeaderValue), Error> {
     })?;
     value.set_sensitive(true);
     Ok((parsed, value))
-}
-
-/// A beginning for the names of execs that no other client of the sandbox has: 128 random bits.
-fn exec_prefix() -> String {
-    use std::hash::{BuildHasher, RandomState};
-    let random = RandomState::new();
-    format!("{:016x}{:016x}", random.hash_one(0), random.hash_one(1))
-}
-
-/// A different seed for every sandbox; jitter needs no more than that.
-fn seed() -> u64 {
-    use std::hash::{BuildHasher, RandomState};
-    RandomState::new().hash_one(0)
 }

@@ -22,9 +22,10 @@ use crate::{
 /// A handle is cheap to clone, can be sent anywhere, and works from an actix System, any tokio
 /// runtime and a plain thread (with an executor such as `futures::executor::block_on`).
 ///
-/// **Dropping** a handle kills nothing. With the last handle, those of its processes included, the
-/// connection is closed and the actors end, also in the middle of an outage; the sandbox itself lives on
-/// at the server until its idle timeout. [`kill`](Self::kill) ends it.
+/// **Dropping** a handle kills nothing, unless [`kill_on_drop`](SandboxBuilder::kill_on_drop) was
+/// set. With the last handle, those of its processes included, the connection is closed and the
+/// actors end, also in the middle of an outage; the sandbox itself lives on at the server until its
+/// idle timeout. [`kill`](Self::kill) ends it.
 ///
 /// **Cancellation.** Every future here can be dropped. What was already asked for then still happens,
 /// and nobody learns of it; what is different is said at the method.
@@ -53,6 +54,15 @@ pub struct Sandbox(Arc<Inner>);
 struct Inner {
     addr: Addr<SandboxActor>,
     opened: Opened,
+    kill_on_drop: bool,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if self.kill_on_drop {
+            crate::actor::discard_in_background(&self.addr);
+        }
+    }
 }
 
 impl Sandbox {
@@ -101,8 +111,12 @@ impl Sandbox {
         SandboxBuilder::attach(url.as_ref().to_owned(), id.into(), token.into())
     }
 
-    pub(super) fn new(addr: Addr<SandboxActor>, opened: Opened) -> Self {
-        Self(Arc::new(Inner { addr, opened }))
+    pub(super) fn new(addr: Addr<SandboxActor>, opened: Opened, kill_on_drop: bool) -> Self {
+        Self(Arc::new(Inner {
+            addr,
+            opened,
+            kill_on_drop,
+        }))
     }
 
     /// The id that the server gave the sandbox.
@@ -117,9 +131,10 @@ impl Sandbox {
 
     /// Runs code; await the builder to start it. It resolves when the server says that the code runs.
     ///
-    /// Under protocol v2 any number of processes run at once, each read and fed for itself, and code may be run while
-    /// the connection is lost: it starts once, when the link is back. Under v1 one runs at a time, and behind a process that
-    /// is being killed the exec waits for its end.
+    /// While the connection is lost and dialled again, it waits: the code starts once, when the
+    /// link is back. Under protocol v2 any number of processes run at once, each read and fed for
+    /// itself. Under v1 one runs at a time, and the exec also waits for the end of a process that
+    /// is being killed.
     ///
     /// # Errors
     ///
@@ -216,8 +231,12 @@ impl Sandbox {
         Ok(Process::new(self.clone(), started, false))
     }
 
-    /// Kills the sandbox with everything in it. Resolves when the server confirmed it; at once when it
-    /// was killed before. Any number may ask.
+    /// Kills the sandbox with everything in it. Resolves when the server confirmed it. Any number
+    /// may ask.
+    ///
+    /// Resolves at once where nothing is left for this client to kill: the sandbox was killed,
+    /// deleted, checkpointed or handed over before, or has failed. A checkpoint stays: attach to
+    /// the sandbox and kill it then.
     ///
     /// # Errors
     ///
@@ -248,8 +267,13 @@ impl Sandbox {
     ///
     /// # Errors
     ///
-    /// The sandbox is not running; a process runs (the sandbox goes on); the server could not make the
-    /// checkpoint (the sandbox is over).
+    /// The sandbox is not running; a process runs (the sandbox goes on); it was created without
+    /// [`enable_sandbox_checkpoint`](SandboxBuilder::enable_sandbox_checkpoint), and nothing is
+    /// sent (the sandbox goes on); the server could not make the checkpoint (the sandbox is over,
+    /// and [`Error::effect`] is [`Applied`](crate::Effect::Applied)).
+    ///
+    /// Of a sandbox that was attached to, the client does not know whether it was created with that
+    /// option. It asks the server, and a server of protocol v1 or v2 **ends** a sandbox without it.
     pub async fn checkpoint(&self) -> Result<(), Error> {
         self.addr()
             .send(Checkpoint)

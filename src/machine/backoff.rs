@@ -19,7 +19,8 @@ use std::time::{Duration, Instant};
 pub struct ReconnectPolicy {
     /// Delay before the first attempt, before jitter. Default: 200 ms.
     pub initial: Duration,
-    /// Longest delay. Default: 10 s.
+    /// Longest delay, unless the server asks for a longer one (`Retry-After`, of which 5 minutes
+    /// count). Default: 10 s.
     pub max: Duration,
     /// Growth of the delay from one attempt to the next. Default: 2. Less than 1 counts as 1.
     pub factor: f64,
@@ -67,6 +68,9 @@ impl ReconnectPolicy {
     }
 }
 
+/// Longest wait that a server can ask for: a `Retry-After` of years is a mistake or an attack.
+const MAX_ASKED: Duration = Duration::from_secs(300);
+
 /// Counts attempts under a [`ReconnectPolicy`]. Time and the seed of chance are arguments.
 #[derive(Debug)]
 pub struct Backoff {
@@ -92,8 +96,11 @@ impl Backoff {
         self.attempts
     }
 
-    /// Another attempt is due: how long to wait before it, or `None` when the policy gives up.
-    pub fn next(&mut self, now: Instant) -> Option<Duration> {
+    /// How long to wait before the next attempt, or `None` when the policy gives up.
+    ///
+    /// The delay is at least `asked`, the time that the server asks clients to wait, of which
+    /// 5 minutes count.
+    pub fn next(&mut self, asked: Duration, now: Instant) -> Option<Duration> {
         let since = *self.since.get_or_insert(now);
         let attempt = self.attempts.saturating_add(1);
         if self.policy.max_attempts.is_some_and(|most| attempt > most) {
@@ -101,6 +108,7 @@ impl Backoff {
         }
         let chance = self.chance();
         let delay = self.policy.delay(attempt, chance);
+        let delay = delay.max(asked.min(MAX_ASKED));
         if let Some(longest) = self.policy.max_elapsed
             && now.saturating_duration_since(since).saturating_add(delay) > longest
         {
@@ -152,7 +160,7 @@ mod tests {
         let now = Instant::now();
         let mut backoff = Backoff::new(policy(), 1);
         let delays: Vec<_> = (0..6)
-            .filter_map(|_| backoff.next(now))
+            .filter_map(|_| backoff.next(Duration::ZERO, now))
             .map(|d| d.as_millis())
             .collect();
         assert_eq!(delays, [100, 200, 400, 800, 1000, 1000]);
@@ -167,7 +175,7 @@ mod tests {
             ..policy()
         };
         let delays: Vec<_> = (0..1000)
-            .filter_map(|seed| Backoff::new(policy.clone(), seed).next(now))
+            .filter_map(|seed| Backoff::new(policy.clone(), seed).next(Duration::ZERO, now))
             .map(|delay| delay.as_secs_f64() * 1e3)
             .collect();
         assert!(delays.iter().all(|&delay| (50.0..=100.0).contains(&delay)));
@@ -190,7 +198,12 @@ mod tests {
             },
             1,
         );
-        assert_eq!((0..10).filter_map(|_| backoff.next(start)).count(), 3);
+        assert_eq!(
+            (0..10)
+                .filter_map(|_| backoff.next(Duration::ZERO, start))
+                .count(),
+            3
+        );
 
         let mut backoff = Backoff::new(
             ReconnectPolicy {
@@ -200,7 +213,7 @@ mod tests {
             1,
         );
         let mut now = start;
-        while let Some(delay) = backoff.next(now) {
+        while let Some(delay) = backoff.next(Duration::ZERO, now) {
             now += delay;
         }
         assert!(now - start <= Duration::from_secs(60) && now - start > Duration::from_secs(58));
@@ -210,13 +223,16 @@ mod tests {
     fn the_count_starts_anew_only_after_a_stable_link() {
         let now = Instant::now();
         let mut backoff = Backoff::new(policy(), 1);
-        backoff.next(now);
-        backoff.next(now);
+        backoff.next(Duration::ZERO, now);
+        backoff.next(Duration::ZERO, now);
         backoff.link_lasted(Duration::from_secs(9));
         assert_eq!(backoff.attempts(), 2);
         backoff.link_lasted(Duration::from_secs(10));
         assert_eq!(backoff.attempts(), 0);
-        assert_eq!(backoff.next(now), Some(Duration::from_millis(100)));
+        assert_eq!(
+            backoff.next(Duration::ZERO, now),
+            Some(Duration::from_millis(100))
+        );
     }
 
     #[test]
@@ -232,7 +248,7 @@ mod tests {
                 };
                 let mut backoff = Backoff::new(policy, u64::MAX);
                 for _ in 0..100 {
-                    backoff.next(now);
+                    backoff.next(Duration::ZERO, now);
                 }
             }
         }

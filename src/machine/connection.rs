@@ -18,6 +18,9 @@ pub struct ConnectionConfig {
     pub auto_reconnect: bool,
     /// How it is dialled again.
     pub policy: ReconnectPolicy,
+    /// Longest time for which the first link is dialled again while the server says that it is
+    /// busy.
+    pub busy_timeout: Duration,
     /// How long the peer may take to answer a close frame.
     pub close_timeout: Duration,
     /// Seed of the jitter.
@@ -90,6 +93,8 @@ pub struct Connection {
     /// Since when the current link is known to be good.
     good_since: Option<Instant>,
     backoff: Backoff,
+    /// Counts the attempts at the first link. `None` once there was one.
+    first: Option<Backoff>,
     actions: VecDeque<ConnectionAction>,
 }
 
@@ -97,7 +102,13 @@ impl Connection {
     /// A connection that does nothing yet.
     pub fn new(config: ConnectionConfig) -> Self {
         let backoff = Backoff::new(config.policy.clone(), config.seed);
+        let first = ReconnectPolicy {
+            max_attempts: None,
+            max_elapsed: Some(config.busy_timeout),
+            ..config.policy
+        };
         Self {
+            first: Some(Backoff::new(first, config.seed)),
             config,
             state: ConnectionState::Idle,
             epoch: Epoch::default(),
@@ -162,6 +173,7 @@ impl Connection {
     pub fn handle_opened(&mut self, epoch: Epoch) {
         if self.state == ConnectionState::Dialling(epoch) {
             self.state = ConnectionState::Open(epoch);
+            self.first = None;
             self.actions.push_back(ConnectionAction::Opened(epoch));
         } else {
             self.actions.push_back(ConnectionAction::Drop(epoch));
@@ -228,23 +240,28 @@ impl Connection {
             self.backoff
                 .link_lasted(now.saturating_duration_since(since));
         }
-        if self.armed
-            && cause.is_retryable()
-            && let Some(delay) = self.backoff.next(now)
-        {
+        let backoff = match &mut self.first {
+            Some(first) if cause.is_busy() => Some(first),
+            _ if self.armed && cause.is_retryable() => Some(&mut self.backoff),
+            _ => None,
+        };
+        let asked = cause.retry_after().unwrap_or_default();
+        let next = backoff.and_then(|it| Some((it.next(asked, now)?, it.attempts())));
+        if let Some((delay, attempt)) = next {
             self.state = ConnectionState::BackingOff {
                 until: later(now, delay),
             };
             self.actions.push_back(ConnectionAction::Reconnecting {
-                attempt: self.backoff.attempts(),
+                attempt,
                 delay,
                 cause,
             });
         } else {
+            let backoff = self.first.as_ref().unwrap_or(&self.backoff);
             self.state = ConnectionState::Closed;
             self.actions.push_back(ConnectionAction::Lost {
                 cause,
-                attempts: self.backoff.attempts(),
+                attempts: backoff.attempts(),
             });
         }
     }
@@ -271,6 +288,7 @@ mod tests {
                 max_attempts: Some(3),
                 ..ReconnectPolicy::default()
             },
+            busy_timeout: Duration::from_secs(60),
             close_timeout: Duration::from_secs(2),
             seed: 1,
         })
@@ -316,6 +334,90 @@ mod tests {
             ]
         );
         assert_eq!(connection.poll_timeout(), None);
+    }
+
+    fn busy(status: u16, retry_after: Option<u64>) -> LinkError {
+        LinkError::UpgradeRefused {
+            address: "h:1".into(),
+            status,
+            reason: None,
+            location: None,
+            retry_after: retry_after.map(Duration::from_secs),
+        }
+    }
+
+    #[test]
+    fn a_busy_server_is_dialled_again_after_the_time_that_it_asks_for() {
+        let now = Instant::now();
+        for status in [429, 503] {
+            for (retry_after, delay) in [(Some(7), 7_000), (Some(0), 200), (None, 200)] {
+                let mut connection = connection(false);
+                connection.start();
+                connection.handle_lost(Epoch(1), busy(status, retry_after), now);
+                let delay = Duration::from_millis(delay);
+                assert_eq!(
+                    actions(&mut connection).pop(),
+                    Some(ConnectionAction::Reconnecting {
+                        attempt: 1,
+                        delay,
+                        cause: busy(status, retry_after)
+                    })
+                );
+                connection.handle_timeout(now + delay);
+                assert_eq!(actions(&mut connection), [ConnectionAction::Dial(Epoch(2))]);
+            }
+        }
+    }
+
+    #[test]
+    fn a_busy_server_is_given_up_within_the_timeout() {
+        let mut now = Instant::now();
+        let begin = now;
+        let mut connection = connection(false);
+        connection.start();
+        let mut epoch = 1;
+        let attempts = loop {
+            connection.handle_lost(Epoch(epoch), busy(503, Some(9)), now);
+            match actions(&mut connection).pop() {
+                Some(ConnectionAction::Reconnecting { delay, .. }) => now += delay,
+                Some(ConnectionAction::Lost { attempts, .. }) => break attempts,
+                other => panic!("{other:?}"),
+            }
+            connection.handle_timeout(now);
+            epoch += 1;
+        };
+        assert!(now - begin <= Duration::from_secs(60));
+        assert_eq!(attempts, 6);
+        // A wait that is too long is not begun.
+        let mut connection = self::connection(false);
+        connection.start();
+        connection.handle_lost(Epoch(1), busy(429, Some(61)), now);
+        assert!(matches!(
+            actions(&mut connection).pop(),
+            Some(ConnectionAction::Lost { attempts: 0, .. })
+        ));
+        assert_eq!(connection.poll_timeout(), None);
+    }
+
+    #[test]
+    fn a_dial_under_the_reconnect_policy_honours_retry_after() {
+        let now = Instant::now();
+        let mut connection = connection(true);
+        open(&mut connection, now);
+        connection.handle_lost(Epoch(1), dropped(), now);
+        connection.handle_timeout(now + Duration::from_millis(200));
+        for (epoch, asked, waits) in [(2, 30, 30), (3, 1_000_000_000, 300)] {
+            connection.handle_lost(Epoch(epoch), busy(503, Some(asked)), now);
+            let delay = Duration::from_secs(waits);
+            let last = actions(&mut connection).pop();
+            match last {
+                Some(ConnectionAction::Reconnecting { delay: is, .. }) => assert_eq!(is, delay),
+                // The default policy gives up after 5 minutes.
+                Some(ConnectionAction::Lost { .. }) => assert_eq!(waits, 300),
+                other => panic!("{other:?}"),
+            }
+            connection.handle_timeout(now + delay);
+        }
     }
 
     #[test]

@@ -51,6 +51,10 @@ pub enum SandboxEnd {
     HandedOff,
     /// The server deleted it, usually because it was idle too long.
     Deleted,
+    /// As [`Deleted`](Self::Deleted), but the server may have checkpointed it first: the sandbox
+    /// was created with `enable_idle_timeout_auto_checkpoint`, or it was attached to and its
+    /// options are not known. Attach to it to find out.
+    MaybeCheckpointed,
     /// The server reported a fatal error.
     Failed {
         /// The status.
@@ -86,11 +90,34 @@ impl SandboxEnd {
         matches!(
             self,
             Self::Checkpointed
+                | Self::MaybeCheckpointed
                 | Self::HandedOff
                 | Self::LinkLost { .. }
                 | Self::ProcessLost { .. }
                 | Self::Closed
         )
+    }
+}
+
+impl SandboxEnd {
+    /// Whether the sandbox may still run, or belongs to another client that this one was refused
+    /// for: a kill of it would have something to kill.
+    pub(super) fn may_live(&self) -> bool {
+        match self {
+            Self::Killed
+            | Self::Checkpointed
+            | Self::HandedOff
+            | Self::Deleted
+            | Self::MaybeCheckpointed => false,
+            Self::Failed { status, .. } => matches!(
+                status,
+                Status::SandboxInUse | Status::SandboxPermissionDenialError
+            ),
+            Self::LinkLost { .. }
+            | Self::NotReady { .. }
+            | Self::ProcessLost { .. }
+            | Self::Closed => true,
+        }
     }
 }
 
@@ -102,6 +129,10 @@ impl fmt::Display for SandboxEnd {
             Self::HandedOff => f.write_str("another client took it over"),
             Self::Deleted => f.write_str(
                 "the server deleted it (it was idle too long, or the server was stopped)",
+            ),
+            Self::MaybeCheckpointed => f.write_str(
+                "the server deleted it (it was idle too long, or the server was stopped); if it was \
+                 created with `enable_idle_timeout_auto_checkpoint`, attach to it to restore it",
             ),
             Self::Failed { status, reason } => match (reason, status) {
                 (Some(reason), _) => write!(f, "{}: {reason}", status.as_str()),

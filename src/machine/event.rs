@@ -46,7 +46,7 @@ pub enum SandboxEvent {
         /// Bytes of stdin that were accepted and never sent.
         stdin_unsent: usize,
     },
-    /// The link is lost; another attempt follows.
+    /// The link is lost, or the server is too busy for the first one; another attempt follows.
     Reconnecting {
         /// The number of the attempt, from 1.
         attempt: u32,

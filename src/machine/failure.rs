@@ -10,7 +10,8 @@ use crate::protocol::Status;
 pub enum Effect {
     /// It did not take effect: it was refused, or never left.
     NotApplied,
-    /// It took effect, though the answer is an error.
+    /// It took effect, though the answer is an error: a checkpoint that failed has ended the
+    /// sandbox.
     Applied,
     /// It was sent and no answer came, or it may still be sent.
     Unknown,
@@ -47,6 +48,16 @@ pub enum Failure {
         what: &'static str,
         /// What the version lacks.
         feature: &'static str,
+    },
+    /// The sandbox was created without the option that this needs. Nothing was sent.
+    #[error(
+        "cannot {what}: the sandbox was created without `{option}`; turn that on when it is created"
+    )]
+    NotEnabled {
+        /// What was asked for.
+        what: &'static str,
+        /// The option.
+        option: &'static str,
     },
     /// The process, or this client, has closed its stdin.
     #[error("cannot {what}: stdin is closed")]
@@ -132,6 +143,7 @@ impl Failure {
             | Self::ProcessRunning { .. }
             | Self::ProcessEnded { .. }
             | Self::Unsupported { .. }
+            | Self::NotEnabled { .. }
             | Self::StdinClosed { .. }
             | Self::AlreadyUnderWay { .. }
             | Self::Refused { .. } => Effect::NotApplied,

@@ -47,6 +47,13 @@ pub enum LinkError {
         address: String,
         /// The HTTP status.
         status: u16,
+        /// The first line of the body, where it says more than the status.
+        reason: Option<String>,
+        /// The target of a redirect, which is not followed. Without user, password, query and
+        /// fragment.
+        location: Option<String>,
+        /// How long the server asks clients to wait (`Retry-After`).
+        retry_after: Option<Duration>,
     },
     /// The peer does not speak HTTP, or not WebSocket.
     NotWebSocket {
@@ -99,6 +106,19 @@ impl LinkError {
     /// The same without the token of the sandbox, wherever the peer repeats it.
     pub fn redact(self, token: &SandboxToken) -> Self {
         match self {
+            Self::UpgradeRefused {
+                address,
+                status,
+                reason,
+                location,
+                retry_after,
+            } => Self::UpgradeRefused {
+                address,
+                status,
+                reason: reason.map(|reason| token.redact(reason)),
+                location: location.map(|location| token.redact(location)),
+                retry_after,
+            },
             Self::Closed { code, reason } => Self::Closed {
                 code,
                 reason: token.redact(reason),
@@ -129,6 +149,26 @@ impl LinkError {
     pub(super) fn is_too_large(&self) -> bool {
         let code = crate::protocol::names::CLOSE_TOO_BIG;
         matches!(self, Self::Closed { code: Some(given), .. } if *given == code)
+    }
+
+    /// Whether the server refused the upgrade for now: it is overloaded, limits the rate of its
+    /// clients, or is being deployed.
+    pub(super) fn is_busy(&self) -> bool {
+        matches!(
+            self,
+            Self::UpgradeRefused {
+                status: 429 | 503,
+                ..
+            }
+        )
+    }
+
+    /// How long the server asks clients to wait before they dial again.
+    pub(super) fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::UpgradeRefused { retry_after, .. } => *retry_after,
+            _ => None,
+        }
     }
 
     /// Whether dialling again can help. A refusal that will be repeated, and a broken protocol, are not worth it.
@@ -191,20 +231,34 @@ impl fmt::Display for LinkError {
                     "there is no bearer token for the dial, from its token source: {detail}"
                 )
             }
-            Self::UpgradeRefused { address, status } => {
+            Self::UpgradeRefused {
+                address,
+                status,
+                reason,
+                location,
+                retry_after,
+            } => {
                 write!(
                     f,
                     "{address} refused the WebSocket upgrade with HTTP status {status}"
                 )?;
-                match status {
-                    401 | 403 => f.write_str(
-                        "; the service may want authentication: turn on `.use_google_auth(true)`, or give \
-                         a `.bearer_token_source(…)` or an `Authorization` header (on Cloud Run the \
-                         caller needs the role roles/run.invoker)",
-                    ),
-                    404 => f.write_str("; is this the address of a sandbox service?"),
-                    _ => Ok(()),
+                if let Some(reason) = reason {
+                    write!(f, ": {reason}")?;
                 }
+                if let Some(location) = location {
+                    write!(
+                        f,
+                        "; it redirects to {location}, which is not followed, since the credentials \
+                         would go there; if that is the service, use its URL"
+                    )?;
+                }
+                if let Some(wait) = retry_after {
+                    write!(f, "; it asks to wait {wait:?} before the next attempt")?;
+                }
+                if *status == 404 {
+                    f.write_str("; is this the address of a sandbox service?")?;
+                }
+                Ok(())
             }
             Self::NotWebSocket { address, detail } => {
                 write!(

@@ -2,6 +2,8 @@
 
 use std::{path::PathBuf, str::FromStr};
 
+use super::ServerError;
+
 /// What runs the code of sandboxes.
 ///
 /// ```
@@ -30,6 +32,17 @@ pub enum Backend {
     /// holds the memory of what runs in the background. Linux, as root, with [`runsc`](https://gvisor.dev) installed (Debian's
     /// package `runsc`) and perl.
     Gvisor(GvisorOptions),
+}
+
+impl Backend {
+    /// Whether its options can be used.
+    pub(super) fn check(&self) -> Result<(), ServerError> {
+        match self {
+            Self::Auto | Self::Host => Ok(()),
+            Self::Namespace(options) => options.confines.check(),
+            Self::Gvisor(options) => options.confines.check(),
+        }
+    }
 }
 
 impl FromStr for Backend {
@@ -76,6 +89,40 @@ impl Default for Confines {
     }
 }
 
+/// Smaller limits than these keep every program from starting.
+const LEAST: Confines = Confines {
+    readable: Vec::new(),
+    memory_bytes: 32 << 20,
+    processes: 8,
+    file_bytes: 4 << 10,
+    open_files: 16,
+    network: false,
+};
+
+impl Confines {
+    /// Whether programs can start within these limits.
+    pub(super) fn check(&self) -> Result<(), ServerError> {
+        let limits = [
+            ("memory", self.memory_bytes, LEAST.memory_bytes, " bytes"),
+            ("processes", self.processes, LEAST.processes, ""),
+            ("file_size", self.file_bytes, LEAST.file_bytes, " bytes"),
+            ("open_files", self.open_files, LEAST.open_files, ""),
+        ];
+        match limits
+            .into_iter()
+            .find(|(_, given, least, _)| given < least)
+        {
+            None => Ok(()),
+            Some((option, given, least, unit)) => Err(ServerError::Limit {
+                option,
+                given,
+                least,
+                unit,
+            }),
+        }
+    }
+}
+
 /// The methods by which options set their `confines`.
 macro_rules! confining {
     ($options:ident) => {
@@ -95,28 +142,29 @@ macro_rules! confining {
                 self
             }
 
-            /// Most bytes that one process may write to memory of its own; in gVisor, that it may map. Default: 2 GiB.
+            /// Most bytes that one process may write to memory of its own; in gVisor, that it may
+            /// map. Default: 2 GiB; at least 32 MiB.
             pub fn memory(mut self, bytes: u64) -> Self {
                 self.confines.memory_bytes = bytes;
                 self
             }
 
             /// Most processes and threads at once in a sandbox. In a namespace, where the server does not run as root, its user's limit
-            /// on processes counts as well. Default: 512.
+            /// on processes counts as well. Default: 512; at least 8.
             pub fn processes(mut self, processes: u64) -> Self {
-                self.confines.processes = processes.max(1);
+                self.confines.processes = processes;
                 self
             }
 
-            /// Most bytes in one file. Default: 4 GiB.
+            /// Most bytes in one file. Default: 4 GiB; at least 4 KiB.
             pub fn file_size(mut self, bytes: u64) -> Self {
                 self.confines.file_bytes = bytes;
                 self
             }
 
-            /// Most files that one process may have open. Default: 1,024.
+            /// Most files that one process may have open. Default: 1,024; at least 16.
             pub fn open_files(mut self, files: u64) -> Self {
-                self.confines.open_files = files.max(16);
+                self.confines.open_files = files;
                 self
             }
 
@@ -172,5 +220,42 @@ impl GvisorOptions {
     pub fn platform(mut self, platform: impl Into<String>) -> Self {
         self.platform = Some(platform.into());
         self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_in_which_nothing_could_start_are_refused() {
+        let check = |options: NamespaceOptions| {
+            let checked = Backend::Namespace(options.clone()).check();
+            let gvisor = GvisorOptions {
+                confines: options.confines,
+                ..GvisorOptions::default()
+            };
+            let same = Backend::Gvisor(gvisor).check();
+            let text = |it: Result<(), ServerError>| it.map_err(|error| error.to_string());
+            let checked = text(checked);
+            assert_eq!(text(same), checked);
+            checked
+        };
+        let options = NamespaceOptions::default;
+        for (too_little, says) in [
+            (options().memory(2), "`memory` is 2 bytes"),
+            (options().processes(0), "`processes` is 0,"),
+            (options().file_size(0), "`file_size` is 0 bytes"),
+            (options().open_files(15), "`open_files` is 15,"),
+        ] {
+            let error = check(too_little).expect_err(says);
+            assert!(
+                error.contains(says) && error.contains("at least"),
+                "{error}"
+            );
+        }
+        let least = options().memory(32 << 20).processes(8);
+        check(least.file_size(4096).open_files(16)).expect("enough");
+        check(options()).expect("the defaults");
     }
 }

@@ -79,6 +79,20 @@ pub enum ServerError {
         /// What is in the way.
         reason: String,
     },
+    /// A limit of the sandboxes is so small that no program could start in them.
+    #[error(
+        "the option `{option}` is {given}{unit}, which is too little: at least {least} are needed"
+    )]
+    Limit {
+        /// The method that sets it.
+        option: &'static str,
+        /// What it was set to.
+        given: u64,
+        /// The least that can be used.
+        least: u64,
+        /// What is counted, after a space; empty where the option says it.
+        unit: &'static str,
+    },
     /// A thread or its runtime could not be started.
     #[error(
         "cannot start the threads of the server: the system may be out of threads or files: {source}"
@@ -96,6 +110,6 @@ pub enum ServerError {
 impl fmt::Debug for ServerError {
     /// The text: it is what a `main` that returns the error prints.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "ServerError({self})")
+        fmt::Display::fmt(self, f)
     }
 }

@@ -63,13 +63,16 @@ pub(super) async fn execute(
     }
 }
 
+/// The language that the query names; python where it names none.
 fn language(query: &str) -> Result<Language, Refusal> {
-    let name = query_value(query, "language").unwrap_or_default();
+    let Some(name) = query_value(query, "language") else {
+        return Ok(Language::Python);
+    };
     Language::from_name(&name).ok_or_else(|| {
         let name: String = name.chars().take(100).collect();
         let names = Language::NAMES;
         let reason = format!("Unsupported language: '{name}'. Supported languages are: {names}");
-        (StatusCode::BAD_REQUEST, reason)
+        (StatusCode::UNPROCESSABLE_ENTITY, reason)
     })
 }
 
@@ -86,6 +89,10 @@ async fn code(mut body: Payload, most: usize) -> Result<String, Refusal> {
             return Err((StatusCode::PAYLOAD_TOO_LARGE, reason));
         }
         code.extend_from_slice(&chunk);
+    }
+    if code.is_empty() {
+        let reason = "The body is empty; it must be the code to run.".to_owned();
+        return Err((StatusCode::UNPROCESSABLE_ENTITY, reason));
     }
     String::from_utf8(code).map_err(|_| {
         (

@@ -1,5 +1,7 @@
 //! [`Cookies`]: session affinity. What the server set is sent back on every later dial.
 
+use std::time::SystemTime;
+
 use awc::{
     cookie::Cookie,
     http::header::{HeaderMap, SET_COOKIE},
@@ -11,11 +13,20 @@ const MAX_COOKIE_BYTES: usize = 4096;
 
 /// The cookies that the server last set.
 #[derive(Clone, Default)]
-pub(crate) struct Cookies(Vec<(String, String)>);
+pub(crate) struct Cookies(Vec<Kept>);
+
+#[derive(Clone)]
+struct Kept {
+    name: String,
+    value: String,
+    /// `None` for a cookie of the session, which does not expire.
+    expires: Option<SystemTime>,
+}
 
 impl Cookies {
-    /// Keeps the cookies of an upgrade response. A newer one replaces the older of the same name.
-    pub(crate) fn update(&mut self, headers: &HeaderMap) {
+    /// Keeps the cookies of an upgrade response. A newer one replaces the older of the same name,
+    /// and one that has expired removes it.
+    pub(crate) fn update(&mut self, headers: &HeaderMap, now: SystemTime) {
         for header in headers.get_all(SET_COOKIE) {
             let Some(cookie) = header
                 .to_str()
@@ -24,32 +35,44 @@ impl Cookies {
             else {
                 continue;
             };
-            self.0.retain(|(name, _)| name != cookie.name());
-            let expired = cookie.max_age().is_some_and(|age| !age.is_positive());
+            self.0.retain(|kept| kept.name != cookie.name());
+            let expires = expires(&cookie, now);
+            let expired = expires.is_some_and(|at| at <= now);
             let small = cookie.name().len() + cookie.value().len() <= MAX_COOKIE_BYTES;
             if !expired && small && self.0.len() < MAX_COOKIES {
-                self.0
-                    .push((cookie.name().to_owned(), cookie.value().to_owned()));
+                self.0.push(Kept {
+                    name: cookie.name().to_owned(),
+                    value: cookie.value().to_owned(),
+                    expires,
+                });
             }
         }
     }
 
-    /// The value of the `Cookie` header, attributes left out.
-    pub(crate) fn header(&self) -> Option<String> {
-        if self.0.is_empty() {
-            return None;
-        }
-        let pairs: Vec<_> = self
-            .0
-            .iter()
-            .map(|(name, value)| format!("{name}={value}"))
+    /// The value of the `Cookie` header, attributes and expired cookies left out.
+    pub(crate) fn header(&self, now: SystemTime) -> Option<String> {
+        let valid = self.0.iter();
+        let valid = valid.filter(|kept| kept.expires.is_none_or(|at| at > now));
+        let pairs: Vec<_> = valid
+            .map(|Kept { name, value, .. }| format!("{name}={value}"))
             .collect();
-        Some(pairs.join("; "))
+        (!pairs.is_empty()).then(|| pairs.join("; "))
+    }
+}
+
+/// When a cookie expires. `Max-Age` takes precedence over `Expires` (RFC 6265, section 4.1.2.2).
+fn expires(cookie: &Cookie<'_>, now: SystemTime) -> Option<SystemTime> {
+    match cookie.max_age() {
+        // A lifetime that no clock can represent has no end.
+        Some(age) => now.checked_add(age.try_into().unwrap_or_default()),
+        None => cookie.expires_datetime().map(SystemTime::from),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use awc::http::header::HeaderValue;
 
     use super::*;
@@ -64,15 +87,45 @@ mod tests {
 
     #[test]
     fn cookies_are_kept_replaced_and_sent_verbatim() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
         let mut cookies = Cookies::default();
-        assert_eq!(cookies.header(), None);
-        cookies.update(&headers(&[
+        assert_eq!(cookies.header(now), None);
+        let set = headers(&[
             "GAESA=Cp%3D/x==; Path=/; Max-Age=3600; HttpOnly",
             "b=2",
             "nonsense",
-        ]));
-        assert_eq!(cookies.header().as_deref(), Some("GAESA=Cp%3D/x==; b=2"));
-        cookies.update(&headers(&["GAESA=new", "b=; Max-Age=0"]));
-        assert_eq!(cookies.header().as_deref(), Some("GAESA=new"));
+        ]);
+        cookies.update(&set, now);
+        assert_eq!(cookies.header(now).as_deref(), Some("GAESA=Cp%3D/x==; b=2"));
+        cookies.update(&headers(&["GAESA=new", "b=; Max-Age=0"]), now);
+        assert_eq!(cookies.header(now).as_deref(), Some("GAESA=new"));
+    }
+
+    #[test]
+    fn a_cookie_that_has_expired_is_removed() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+        for removal in [
+            "a=; Expires=Thu, 01 Jan 1970 00:00:00 GMT",
+            "a=x; Expires=Wed, 21 Oct 2015 07:28:00 GMT; Path=/",
+            "a=; Max-Age=0",
+            "a=; Max-Age=-1",
+            "a=; Max-Age=0; Expires=Fri, 01 Jan 2999 00:00:00 GMT",
+        ] {
+            let mut cookies = Cookies::default();
+            cookies.update(&headers(&["a=1", "b=2"]), now);
+            cookies.update(&headers(&[removal]), now);
+            assert_eq!(cookies.header(now).as_deref(), Some("b=2"), "{removal}");
+        }
+        let mut cookies = Cookies::default();
+        cookies.update(
+            &headers(&[
+                "a=1; Max-Age=60; Expires=Thu, 01 Jan 1970 00:00:00 GMT",
+                "b=2; Expires=Fri, 01 Jan 2999 00:00:00 GMT",
+            ]),
+            now,
+        );
+        assert_eq!(cookies.header(now).as_deref(), Some("a=1; b=2"));
+        let later = now + Duration::from_secs(60);
+        assert_eq!(cookies.header(later).as_deref(), Some("b=2"));
     }
 }

@@ -1,25 +1,41 @@
 //! [`dial`]: from a target to an open WebSocket, with every failure told apart.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    io,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use actix_http::error::ParseError;
+use actix_rt::net::ActixStream;
+use actix_service::Service;
+use actix_tls::connect::{ConnectError as TcpConnectError, ConnectInfo, Connection};
 use awc::{
     Client, Connector,
     error::{ConnectError, SendRequestError, WsClientError},
-    http::header::{AUTHORIZATION, COOKIE, HeaderName, HeaderValue, SEC_WEBSOCKET_PROTOCOL},
+    http::{
+        Uri,
+        header::{AUTHORIZATION, COOKIE, HeaderName, HeaderValue, SEC_WEBSOCKET_PROTOCOL},
+    },
 };
 
 use super::{
-    Cookies, Endpoint, Target, TokenSource, connector::TunedConnector, socket::Socket,
+    Cookies, Endpoint, Target, TokenSource,
+    connector::TunedConnector,
+    refusal::{Refusal, Refusals},
+    socket::Socket,
     token::authorization,
 };
 use crate::{
     machine::LinkError,
-    protocol::{Version, names::SUBPROTOCOL_V2},
+    protocol::{SandboxToken, Version, names::SUBPROTOCOL_V2},
 };
 
 /// Long enough to leave every timeout to [`dial`] itself, which bounds all steps together.
 const FOREVER: Duration = Duration::from_secs(24 * 3600);
+
+/// Longest time to wait for the body of a refusal.
+const MAX_BODY_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How a link is dialled.
 #[derive(Clone)]
@@ -55,18 +71,21 @@ pub(crate) async fn dial(
     mut cookies: Cookies,
 ) -> Result<Dialled, LinkError> {
     let endpoint = &config.endpoint;
+    let mut secrets = target.secrets();
     let mut request = client(&config)?.ws(endpoint.url(&target));
     if let Some(address) = endpoint.address() {
         request = request.address(address);
     }
     for (name, value) in &config.headers {
+        secrets.extend(secrets_of(value));
         request = request.header(name.clone(), value.clone());
     }
     if let Some(tokens) = &config.tokens {
         let value = authorization(tokens, config.connect_timeout).await?;
+        secrets.extend(secrets_of(&value));
         request = request.header(AUTHORIZATION, value);
     }
-    if let Some(cookie) = cookies.header() {
+    if let Some(cookie) = cookies.header(SystemTime::now()) {
         request = request.header(COOKIE, cookie);
     }
 
@@ -77,7 +96,7 @@ pub(crate) async fn dial(
     let address = endpoint.authority();
     match tokio::time::timeout(config.connect_timeout, request.connect()).await {
         Ok(Ok((response, framed))) => {
-            cookies.update(response.headers());
+            cookies.update(response.headers(), SystemTime::now());
             let selected = response.headers().get(SEC_WEBSOCKET_PROTOCOL);
             let selected = selected.and_then(|name| name.to_str().ok());
             let limit = config.max_message_bytes;
@@ -88,7 +107,11 @@ pub(crate) async fn dial(
                 version: Version::selected(selected).min(config.max_protocol),
             })
         }
-        Ok(Err(error)) => Err(classify(error, address)),
+        Ok(Err(error)) => {
+            let error = classify(error, address);
+            // A server may repeat in its answer what it was sent.
+            Err(secrets.iter().fold(error, LinkError::redact))
+        }
         Err(_) => Err(LinkError::ConnectTimeout {
             address: address.to_owned(),
             after: config.connect_timeout,
@@ -96,37 +119,52 @@ pub(crate) async fn dial(
     }
 }
 
-/// A client without a connection limit (each WebSocket holds a place for life, the default is 100),
-/// without timeouts of its own.
-///
-/// That it speaks HTTP/1.1 is seen to by the ALPN of the TLS configuration. awc's `max_http_version`
-/// must not be used for it: it puts awc's own TLS connector, which is none in this build, in the
-/// place of ours, and then no `wss://` can be dialled.
 fn client(config: &DialConfig) -> Result<Client, LinkError> {
+    if !config.endpoint.is_tls() {
+        return Ok(client_on(TunedConnector::new(), config));
+    }
+    #[cfg(feature = "tls")]
+    {
+        let tls = super::tls::client_config(config.tls.as_ref());
+        Ok(client_on(super::tls::TlsConnector::new(tls), config))
+    }
+    #[cfg(not(feature = "tls"))]
+    Err(LinkError::TlsUnavailable {
+        address: config.endpoint.authority().to_owned(),
+    })
+}
+
+/// The value of a header, and what follows a scheme such as `Bearer` in it.
+fn secrets_of(value: &HeaderValue) -> impl Iterator<Item = SandboxToken> {
+    let value = value.to_str().unwrap_or_default();
+    let credentials = value.split_once(' ').map(|(_scheme, rest)| rest.trim());
+    let secrets = [Some(value), credentials].into_iter().flatten();
+    secrets.map(SandboxToken::from)
+}
+
+/// A client without a connection limit (each WebSocket holds a place for life, the default is 100),
+/// without timeouts of its own, and that follows no redirect.
+fn client_on<S, Io>(connector: S, config: &DialConfig) -> Client
+where
+    S: Service<ConnectInfo<Uri>, Response = Connection<Uri, Io>, Error = TcpConnectError>
+        + Clone
+        + 'static,
+    Io: ActixStream + std::fmt::Debug + 'static,
+{
     let connector = Connector::new()
-        .connector(TunedConnector::new())
+        .connector(connector)
         .limit(0)
         .timeout(FOREVER)
         .handshake_timeout(FOREVER);
-
-    #[cfg(feature = "tls")]
-    let connector = if config.endpoint.is_tls() {
-        connector.rustls_0_23(super::tls::client_config(config.tls.as_ref()))
-    } else {
-        connector
-    };
-    #[cfg(not(feature = "tls"))]
-    if config.endpoint.is_tls() {
-        return Err(LinkError::TlsUnavailable {
-            address: config.endpoint.authority().to_owned(),
-        });
-    }
-
-    Ok(Client::builder()
+    Client::builder()
         .connector(connector)
         .disable_timeout()
+        .disable_redirects()
         .no_default_headers()
-        .finish())
+        .wrap(Refusals {
+            body_timeout: MAX_BODY_TIMEOUT.min(config.connect_timeout / 4),
+        })
+        .finish()
 }
 
 fn classify(error: WsClientError, address: &str) -> LinkError {
@@ -136,10 +174,18 @@ fn classify(error: WsClientError, address: &str) -> LinkError {
         detail: detail.to_string(),
     };
     match error {
-        WsClientError::InvalidResponseStatus(status) => LinkError::UpgradeRefused {
-            address,
-            status: status.as_u16(),
-        },
+        WsClientError::SendRequest(SendRequestError::Custom(error, _)) => {
+            match error.downcast::<Refusal>() {
+                Ok(refusal) => LinkError::UpgradeRefused {
+                    address,
+                    status: refusal.status,
+                    reason: refusal.reason,
+                    location: refusal.location,
+                    retry_after: refusal.retry_after,
+                },
+                Err(error) => not_websocket(address, &error),
+            }
+        }
         WsClientError::SendRequest(SendRequestError::Connect(error)) => {
             connect_error(error, address)
         }

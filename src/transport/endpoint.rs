@@ -66,7 +66,7 @@ pub enum UrlError {
 /// Where a service is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Endpoint {
-    /// `ws://host:port/path`, without a trailing slash.
+    /// `ws://host:port/path`, without a trailing slash, also where the connector speaks TLS.
     base: String,
     /// Host and port, for errors.
     authority: String,
@@ -92,6 +92,19 @@ impl Target {
                 utf8_percent_encode(id.as_str(), ESCAPED),
                 utf8_percent_encode(token.expose_secret(), ESCAPED),
             ),
+        }
+    }
+}
+
+impl Target {
+    /// The token, as it is and as it stands in the path.
+    pub(super) fn secrets(&self) -> Vec<SandboxToken> {
+        match self {
+            Self::Create => Vec::new(),
+            Self::Attach(_, token) => {
+                let escaped = utf8_percent_encode(token.expose_secret(), ESCAPED).to_string();
+                vec![token.clone(), SandboxToken::from(escaped)]
+            }
         }
     }
 }
@@ -131,9 +144,8 @@ impl Endpoint {
             .port_or_known_default()
             .unwrap_or(if tls { 443 } else { 80 });
         let authority = format!("{name}:{port}");
-        let scheme = if tls { "wss" } else { "ws" };
         Ok(Self {
-            base: format!("{scheme}://{authority}{}", url.path().trim_end_matches('/')),
+            base: format!("ws://{authority}{}", url.path().trim_end_matches('/')),
             authority,
             address: match host {
                 Host::Domain(_) => None,
@@ -144,7 +156,9 @@ impl Endpoint {
         })
     }
 
-    /// The URL for a target. It holds the token: never log it.
+    /// The URL for a target, as it is given to awc. It holds the token: never log it.
+    ///
+    /// Its scheme is always `ws`: for `wss`, awc would use a TLS connector of its own.
     pub(crate) fn url(&self, target: &Target) -> String {
         self.base.clone() + &target.path()
     }
@@ -216,7 +230,7 @@ mod tests {
         for url in ["ws://h:80", "http://h", "http://h/", "  http://H:80/  "] {
             assert_eq!(create(url), "ws://h:80/create", "{url}");
         }
-        assert_eq!(create("https://h/a/b/"), "wss://h:443/a/b/create");
+        assert_eq!(create("https://h/a/b/"), "ws://h:443/a/b/create");
         assert_eq!(create("ws://[::1]:9"), "ws://[::1]:9/create");
         assert_eq!(
             Endpoint::parse("ws://[::1]:9").expect("v6").address(),

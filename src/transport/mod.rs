@@ -13,6 +13,7 @@ mod endpoint;
 mod google;
 mod link;
 mod recorder;
+mod refusal;
 mod socket;
 #[cfg(feature = "tls")]
 mod tls;

@@ -3,9 +3,25 @@
 //! A provider that is looked up in the process makes `awc::Client::new()` panic when there is none or
 //! when another crate brought a second one.
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    io,
+    pin::Pin,
+    sync::{Arc, OnceLock},
+    task::{Context, Poll},
+};
 
+use actix_rt::net::{ActixStream, Ready, TcpStream};
+use actix_service::Service;
+use actix_tls::connect::{
+    ConnectError, ConnectInfo, Connection, Host,
+    rustls_0_23::{TlsConnector as Handshake, TlsConnectorService, reexports::AsyncTlsStream},
+};
+use awc::http::Uri;
+use futures::future::LocalBoxFuture;
 use rustls::{ClientConfig, RootCertStore, crypto::ring};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::connector::TunedConnector;
 
 /// WebSocket upgrades need HTTP/1.1; awc's default offers h2 first, and the upgrade fails.
 const ALPN: &[u8] = b"http/1.1";
@@ -37,6 +53,109 @@ fn default_config() -> Arc<ClientConfig> {
     let mut config = builder.with_root_certificates(roots).with_no_client_auth();
     config.alpn_protocols = vec![ALPN.to_vec()];
     Arc::new(config)
+}
+
+/// Connects as [`TunedConnector`] does, then makes the TLS handshake.
+///
+/// awc's own TLS connector takes the name in the certificate from the URL. There an IPv6 address
+/// stands in brackets, which no certificate has.
+#[derive(Clone)]
+pub(crate) struct TlsConnector {
+    tcp: TunedConnector,
+    handshake: TlsConnectorService,
+}
+
+impl TlsConnector {
+    pub(crate) fn new(config: Arc<ClientConfig>) -> Self {
+        Self {
+            tcp: TunedConnector::new(),
+            handshake: Handshake::service(config),
+        }
+    }
+}
+
+impl Service<ConnectInfo<Uri>> for TlsConnector {
+    type Response = Connection<Uri, TlsStream>;
+    type Error = ConnectError;
+    type Future = LocalBoxFuture<'static, Result<Self::Response, ConnectError>>;
+
+    actix_service::always_ready!();
+
+    fn call(&self, info: ConnectInfo<Uri>) -> Self::Future {
+        let connecting = self.tcp.call(info);
+        let handshake = self.handshake.clone();
+        Box::pin(async move {
+            let (stream, uri) = connecting.await?.into_parts();
+            let host = uri.host().unwrap_or_default();
+            let name = ServerName(host.trim_matches(['[', ']']).to_owned());
+            let secured = handshake.call(Connection::new(name, stream)).await;
+            let (stream, _) = secured.map_err(ConnectError::Io)?.into_parts();
+            Ok(Connection::new(uri, TlsStream(stream)))
+        })
+    }
+}
+
+/// The name that the certificate must have.
+struct ServerName(String);
+
+impl Host for ServerName {
+    fn hostname(&self) -> &str {
+        &self.0
+    }
+}
+
+/// A TLS stream over TCP, with the trait that awc wants of a connector's streams.
+#[derive(Debug)]
+pub(crate) struct TlsStream(AsyncTlsStream<TcpStream>);
+
+impl ActixStream for TlsStream {
+    fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<Ready>> {
+        ActixStream::poll_read_ready(self.0.get_ref().0, cx)
+    }
+
+    fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<Ready>> {
+        ActixStream::poll_write_ready(self.0.get_ref().0, cx)
+    }
+}
+
+impl AsyncRead for TlsStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for TlsStream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.0.is_write_vectored()
+    }
 }
 
 #[cfg(test)]

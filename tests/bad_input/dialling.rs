@@ -81,8 +81,13 @@ async fn a_refused_upgrade_says_the_status_and_what_to_do() {
         ),
     ] {
         let server = Scripted::bind().await;
-        let answer = format!("HTTP/1.1 {status}\r\ncontent-length: 5\r\n\r\nhello");
-        let (error, _stream) = futures::join!(create(&server), server.answer(answer.as_bytes()));
+        let answer = format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n");
+        let builder = Sandbox::create(server.url()).create_timeout(Duration::from_millis(1));
+        let (error, _stream) = futures::join!(
+            within("the end of create", builder.into_future()),
+            server.answer(answer.as_bytes())
+        );
+        let error = error.expect_err("no sandbox");
         check(&error, ErrorKind::UpgradeRefused, &server.address(), hint);
         let code = &status[..3];
         assert!(
@@ -307,7 +312,7 @@ async fn a_failed_create_does_not_disturb_the_next() {
     let server = Scripted::bind().await;
     let (error, stream) = futures::join!(
         create(&server),
-        server.answer(b"HTTP/1.1 503 Service Unavailable\r\n\r\n")
+        server.answer(b"HTTP/1.1 500 Internal Server Error\r\n\r\n")
     );
     assert_eq!(error.kind(), ErrorKind::UpgradeRefused);
     drop(stream);

@@ -23,5 +23,6 @@ mod hostile;
 mod links;
 mod options;
 mod reconnecting;
+mod refusals;
 mod secrets;
 mod tls;

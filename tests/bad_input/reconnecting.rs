@@ -6,13 +6,34 @@ use actix_sandbox::{Language, ProcessEnd, ReconnectPolicy, Sandbox};
 use futures::{StreamExt, future::join};
 use serde_json::json;
 
-use crate::scripted::{Heard, Scripted, within};
+use crate::scripted::{Heard, Peer, Scripted, within};
 
 fn at_once() -> ReconnectPolicy {
     ReconnectPolicy {
         initial: Duration::from_millis(1),
         ..ReconnectPolicy::default()
     }
+}
+
+#[actix::test]
+async fn a_sandbox_dropped_during_an_outage_is_killed_after_it() {
+    let server = Scripted::bind().await;
+    let create = Sandbox::create(server.url())
+        .kill_on_drop(true)
+        .enable_auto_reconnect(true)
+        .reconnect_policy(at_once())
+        .into_future();
+    let (sandbox, peer) = join(within("the sandbox", create), server.running()).await;
+    let sandbox = sandbox.unwrap();
+    drop(peer);
+    // Accepted, and not answered before the drop.
+    let stream = server.tcp().await;
+    drop(sandbox);
+    let mut peer = Peer::upgrade(stream).await;
+    peer.status("SANDBOX_RUNNING").await;
+    peer.expect(json!({"action": "kill_sandbox"})).await;
+    peer.status("SANDBOX_KILLED").await;
+    assert_eq!(peer.heard().await, Heard::Close(Some(1000)));
 }
 
 /// Nothing is sent on a link that is dialled again until its server says that the sandbox runs. It is

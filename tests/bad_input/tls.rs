@@ -154,6 +154,45 @@ async fn wss_works_end_to_end_with_a_trusted_certificate() {
     }
 }
 
+#[actix::test]
+async fn an_ipv6_address_works_over_tls() {
+    let (server, tls) = (Scripted::bind_to("[::1]:0").await, Tls::self_signed());
+    for url in [
+        server.tls_url(),
+        server.tls_url().replace("wss://", "https://"),
+    ] {
+        let create = Sandbox::create(url).tls_config(tls.trusting_client());
+        let script = async {
+            let stream = tls.accept(server.tcp().await).await.expect("a handshake");
+            let mut peer = Peer::upgrade(stream).await;
+            assert_eq!(peer.header("host"), Some(&*server.address()));
+            peer.run().await;
+            peer
+        };
+        let session = futures::future::join(create.into_future(), script);
+        let (sandbox, _peer) = within("a session over TLS", session).await;
+        sandbox.expect("a sandbox");
+    }
+}
+
+#[actix::test]
+async fn a_certificate_without_the_ipv6_address_is_a_tls_error() {
+    let (server, tls) = (Scripted::bind_to("[::1]:0").await, Tls::self_signed());
+    let (error, _) = futures::join!(
+        within(
+            "the end of create",
+            Sandbox::create(server.tls_url()).into_future()
+        ),
+        async { tls.accept(server.tcp().await).await.is_err() }
+    );
+    check(
+        &error.unwrap_err(),
+        ErrorKind::Tls,
+        &server,
+        "UnknownIssuer",
+    );
+}
+
 /// Bad input: what came over TLS and broke is told like what came over TCP.
 #[actix::test]
 async fn garbage_inside_tls_is_a_protocol_error() {

@@ -259,6 +259,69 @@ async fn arguments_that_cannot_be_used_are_refused_before_anything_runs() {
 }
 
 #[actix::test]
+async fn a_script_that_fails_is_told_with_the_last_line_of_its_stderr() {
+    let script = "import sys; print('x' * 5000, file=sys.stderr); raise ValueError('b\x1boom')";
+    let arguments = [
+        "--backend",
+        "host",
+        "--sandboxes",
+        "2",
+        "--language",
+        "python",
+    ];
+    let (code, stdout, _) = run(&[&arguments[..], &["--script", script]].concat()).await;
+    assert_eq!(code, Some(1));
+    assert!(
+        stdout
+            .contains("exited with code 1; the last line of its stderr: ValueError: b\u{fffd}oom"),
+        "{stdout}"
+    );
+    assert!(!stdout.contains("xxx"), "{stdout}");
+}
+
+#[actix::test]
+async fn a_service_that_wants_a_token_is_told_with_the_flag() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let service = async {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let answer = b"HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\n\r\n";
+            let _ = tokio::io::AsyncWriteExt::write_all(&mut stream, answer).await;
+            // Until the client is gone: unread requests would reset the connection.
+            let _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
+        }
+    };
+    let arguments = [&*url, "--sandboxes", "1"];
+    let (code, _, stderr) = tokio::select! {
+        ended = run(&arguments) => ended,
+        () = service => unreachable!(),
+    };
+    assert_eq!(code, Some(1));
+    assert!(stderr.contains("`--token-file`"), "{stderr}");
+    assert!(!stderr.contains("google_auth"), "{stderr}");
+}
+
+/// As in `actix-sandbox bench 2>&1 | head -1`.
+#[actix::test]
+async fn a_reader_that_goes_is_no_failure() {
+    for (arguments, code) in [
+        (&[][..], 0),
+        (&["--script", "exit 1"], 1),
+        (&["--json", "-"], 0),
+    ] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = command(&["--backend", "host", "--sandboxes", "2"]);
+        command.args(arguments);
+        command.stdout(writer.try_clone().unwrap()).stderr(writer);
+        let ended = ended(command.spawn().unwrap()).await;
+        // A panic would be 101.
+        assert_eq!(ended.status.code(), Some(code), "{arguments:?}");
+    }
+}
+
+#[actix::test]
 async fn a_server_that_is_not_there_is_told_at_once_and_not_for_each_sandbox() {
     let (_folder, file) = place("report.json");
     // A port on which nobody listens: it was free a moment ago.

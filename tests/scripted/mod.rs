@@ -70,7 +70,11 @@ pub(crate) struct Scripted {
 
 impl Scripted {
     pub(crate) async fn bind() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        Self::bind_to("127.0.0.1:0").await
+    }
+
+    pub(crate) async fn bind_to(address: &str) -> Self {
+        let listener = TcpListener::bind(address).await.expect("a port");
         let address = listener.local_addr().expect("an address");
         Self { listener, address }
     }
@@ -376,7 +380,7 @@ pub(crate) struct Tls {
 
 impl Tls {
     pub(crate) fn self_signed() -> Self {
-        let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
+        let names = ["localhost", "127.0.0.1", "::1"].map(str::to_owned);
         let made = rcgen::generate_simple_self_signed(names).expect("a certificate");
         let certificate = made.cert.der().clone();
         let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).expect("a key");

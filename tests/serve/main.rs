@@ -174,7 +174,42 @@ fn wrong_arguments_are_named_with_what_was_expected() {
             1,
             vec!["`nowhere`", "host:port"],
         ),
-        (vec!["--address", &taken], 1, vec![&*taken]),
+        (vec!["--address", &taken], 1, vec![&*taken, "`--address`"]),
+        (
+            vec!["--directory", "/proc/no"],
+            1,
+            vec!["/proc/no", "`--directory`"],
+        ),
+        (
+            vec!["--state", "/proc/no"],
+            1,
+            vec!["/proc/no", "`--state`"],
+        ),
+        (
+            vec!["--backend", "namespace", "--memory", "2"],
+            1,
+            vec!["`--memory`: 2 bytes is too little; at least 33554432"],
+        ),
+        (
+            vec!["--backend", "gvisor", "--processes", "1"],
+            1,
+            vec!["`--processes`: 1 is too little; at least 8"],
+        ),
+        (
+            vec!["--backend", "namespace", "--open-files", "3"],
+            1,
+            vec!["`--open-files`: 3 is too little; at least 16"],
+        ),
+        (
+            vec!["--backend", "gvisor", "--file-size", "1"],
+            1,
+            vec!["`--file-size`: 1 bytes is too little; at least 4096"],
+        ),
+        (
+            vec!["--backend", "gvisor", "--runsc", "/no/such/runsc"],
+            1,
+            vec!["/no/such/runsc", "`--backend host`"],
+        ),
         (vec!["--token-file", short], 1, vec![short, "at least 16"]),
         (
             vec!["--token-file", missing],
@@ -212,7 +247,66 @@ fn wrong_arguments_are_named_with_what_was_expected() {
                 "{arguments:?} does not say {word}: {said}"
             );
         }
+        for method in ["Backend::", "builder()", "`."] {
+            assert!(
+                !said.contains(method),
+                "{arguments:?} names a method: {said}"
+            );
+        }
     }
+}
+
+#[test]
+fn help_groups_the_options_and_shows_the_default_of_each_limit() {
+    let help = std::process::Command::new(env!("CARGO_BIN_EXE_actix-sandbox"))
+        .args(["serve", "--help"])
+        .output()
+        .unwrap();
+    let help = String::from_utf8(help.stdout).unwrap();
+    let group = |heading: &str| {
+        let (_, after) = help.split_once(&format!("\n{heading}:\n")).unwrap();
+        after.split("\n\n").next().unwrap()
+    };
+    let limits = group("Limits");
+    assert!(limits.contains("--max-sandboxes") && limits.contains("--output-buffer"));
+    for line in limits.lines() {
+        assert!(line.contains("[default: "), "{line}");
+    }
+    let confines = group("With --backend namespace or gvisor");
+    for option in ["--memory", "--processes", "--file-size", "--open-files"] {
+        let line = confines.lines().find(|line| line.contains(option));
+        assert!(line.unwrap().contains("[default: "), "{line:?}");
+    }
+    for other in ["--token-file", "--state", "--grace", "--max-", "--allowed"] {
+        assert!(!confines.contains(other), "{other} is among: {confines}");
+    }
+}
+
+/// As in `actix-sandbox serve | head -0`.
+#[test]
+fn it_ends_quietly_where_nobody_reads_its_address() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_actix-sandbox"))
+        .args(["serve", "--address", "127.0.0.1:0", "--backend", "host"])
+        .env_remove("ACTIX_SANDBOX_TOKEN")
+        .stdout(writer)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    assert!(!said.contains("panicked"), "{said}");
+}
+
+/// As in `actix-sandbox serve 2>&1 | head -1`.
+#[actix::test]
+async fn it_serves_on_without_a_word_where_nobody_reads_its_log() {
+    let program = Program::start_with(&["--log-format", "json"], &[("RUST_LOG", "trace")]);
+    let mut program = program.without_its_log();
+    let sandbox = Sandbox::create(&program.url).await.unwrap();
+    let output = sandbox.run(Language::Bash, "echo on").await.unwrap();
+    assert_eq!(output.stdout, "on\n");
+    assert!(program.ended_by("TERM").await.success());
 }
 
 #[test]

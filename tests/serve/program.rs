@@ -112,6 +112,12 @@ impl Program {
         assert!(sent.unwrap().success());
     }
 
+    /// Lets go of the reading end of its log.
+    pub(crate) fn without_its_log(mut self) -> Self {
+        drop(self.child.as_mut().unwrap().stderr.take());
+        self
+    }
+
     /// Sends it a signal and waits for its end.
     pub(crate) async fn ended_by(&mut self, signal: &str) -> ExitStatus {
         self.signal(signal);

@@ -43,7 +43,7 @@ fn main() -> ExitCode {
     match done {
         Ok(code) => code,
         Err(reason) => {
-            eprintln!("actix-sandbox: {reason}");
+            shared::say(reason);
             ExitCode::FAILURE
         }
     }

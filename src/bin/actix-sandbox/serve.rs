@@ -1,7 +1,12 @@
 //! `actix-sandbox serve`: a server of sandboxes.
 
 use std::{
-    ffi::OsString, io::Write, net::ToSocketAddrs, path::PathBuf, process::ExitCode, time::Duration,
+    ffi::OsString,
+    io::{ErrorKind, Write},
+    net::ToSocketAddrs,
+    path::PathBuf,
+    process::ExitCode,
+    time::Duration,
 };
 
 use actix_sandbox::server::{Backend, LocalServer, ServerBuilder};
@@ -9,7 +14,12 @@ use bytesize::ByteSize;
 use clap::{Args, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
-use crate::shared::{self, SAME_WITHIN, Signals, TOKEN, backend};
+use crate::shared::{self, SAME_WITHIN, Signals, TOKEN, backend, not_started};
+
+/// Headings of `--help`.
+const CALLERS: &str = "Who may use it";
+const HANDOFF: &str = "Handoff between servers";
+const LIMITS: &str = "Limits";
 
 #[derive(Args)]
 pub(crate) struct Serve {
@@ -21,12 +31,9 @@ pub(crate) struct Serve {
     #[arg(long, env = "ACTIX_SANDBOX_BACKEND", default_value = "auto", value_parser = backend)]
     backend: Backend,
 
-    #[command(flatten)]
-    confines: Confines,
-
     /// A file with the token that requests must carry as `Authorization: Bearer …`. Needed where others than this machine
     /// can reach the address. Or the variable ACTIX_SANDBOX_TOKEN.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, help_heading = CALLERS, value_name = "FILE")]
     token_file: Option<PathBuf>,
 
     /// Where the directories of sandboxes are put [default: the directory for temporary files].
@@ -39,95 +46,100 @@ pub(crate) struct Serve {
     state: Option<OsString>,
 
     /// Largest archive of a snapshot or a checkpoint, before it is compressed, for example 8GiB [default: 8GiB].
-    #[arg(long, value_name = "SIZE")]
+    #[arg(long, help_heading = LIMITS, value_name = "SIZE")]
     max_archive_size: Option<ByteSize>,
 
     /// Most files, directories and links in an archive [default: 1000000].
-    #[arg(long, value_name = "NUMBER")]
+    #[arg(long, help_heading = LIMITS, value_name = "NUMBER")]
     max_archive_files: Option<u64>,
 
     /// Longest time that storing or restoring a sandbox may take, for example 2m [default: 5m].
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[arg(long, help_heading = LIMITS, value_name = "TIME", value_parser = humantime::parse_duration)]
     store_timeout: Option<Duration>,
 
-    /// How long a sandbox belongs to a server that does not say that it lives, where several share a state, for example 10s.
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    /// How long a sandbox belongs to a server that does not renew its claim, where several share a
+    /// state [default: 10s].
+    #[arg(long, help_heading = HANDOFF, value_name = "TIME", value_parser = humantime::parse_duration)]
     handoff_lease: Option<Duration>,
 
-    /// Longest time that another server is waited for, which has a sandbox, for example 30s.
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    /// How long to wait for another server to release a sandbox [default: 60s].
+    #[arg(long, help_heading = HANDOFF, value_name = "TIME", value_parser = humantime::parse_duration)]
     handoff_timeout: Option<Duration>,
 
     /// Longest time that stopping may take, for example 30s. A second signal more than 2s after the first ends it at once.
     #[arg(long, default_value = "15s", value_parser = humantime::parse_duration)]
     grace: Duration,
 
-    /// Most sandboxes at once.
-    #[arg(long, value_name = "NUMBER")]
+    /// Most sandboxes at once [default: 1024].
+    #[arg(long, help_heading = LIMITS, value_name = "NUMBER")]
     max_sandboxes: Option<usize>,
 
-    /// Most connections of each worker.
-    #[arg(long, value_name = "NUMBER")]
+    /// Most connections of each worker [default: 25000].
+    #[arg(long, help_heading = LIMITS, value_name = "NUMBER")]
     max_connections: Option<usize>,
 
-    /// Threads that serve connections.
-    #[arg(long, value_name = "NUMBER")]
+    /// Threads that serve connections [default: 2].
+    #[arg(long, help_heading = LIMITS, value_name = "NUMBER")]
     workers: Option<usize>,
 
-    /// Most processes of clients at once in one sandbox.
-    #[arg(long, value_name = "NUMBER")]
+    /// Most execs at once in one sandbox [default: 64].
+    #[arg(long, help_heading = LIMITS, value_name = "NUMBER")]
     max_execs: Option<usize>,
 
-    /// Longest time that code may run, for example 10m.
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    /// Longest time that an exec may run [default: 1h].
+    #[arg(long, help_heading = LIMITS, value_name = "TIME", value_parser = humantime::parse_duration)]
     max_run_time: Option<Duration>,
 
-    /// Idle time after which a sandbox is deleted whose client names none, for example 5m.
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    /// Idle time after which a sandbox is deleted whose client names none [default: 5m].
+    #[arg(long, help_heading = LIMITS, value_name = "TIME", value_parser = humantime::parse_duration)]
     default_idle_timeout: Option<Duration>,
 
-    /// Longest idle time that a client gets, for example 24h.
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    /// Longest idle time that a client gets [default: 24h].
+    #[arg(long, help_heading = LIMITS, value_name = "TIME", value_parser = humantime::parse_duration)]
     max_idle_timeout: Option<Duration>,
 
-    /// Largest message of a client, for example 16MiB.
-    #[arg(long, value_name = "SIZE")]
+    /// Largest message of a client [default: 16MiB].
+    #[arg(long, help_heading = LIMITS, value_name = "SIZE")]
     max_message_size: Option<ByteSize>,
 
-    /// Output of a process that waits for its client, for example 1MiB.
-    #[arg(long, value_name = "SIZE")]
+    /// Output of a process that waits for its client [default: 1MiB].
+    #[arg(long, help_heading = LIMITS, value_name = "SIZE")]
     output_buffer: Option<ByteSize>,
 
     /// Lets web pages of this origin in; may be given more than once.
-    #[arg(long, value_name = "ORIGIN")]
+    #[arg(long, help_heading = CALLERS, value_name = "ORIGIN")]
     allowed_origin: Vec<String>,
 
     /// Accepts this host name in requests; may be given more than once.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, help_heading = CALLERS, value_name = "NAME")]
     allowed_host: Vec<String>,
 
     /// How the log is written, to the standard error; RUST_LOG says how much of it.
     #[arg(long, value_enum, default_value = "text")]
     log_format: LogFormat,
+
+    // The last: its heading also holds for what follows it.
+    #[command(flatten)]
+    confines: Confines,
 }
 
 /// What the backends `namespace` and `gvisor` let a sandbox see and use.
 #[derive(Args)]
 #[command(next_help_heading = "With --backend namespace or gvisor")]
 struct Confines {
-    /// Most memory of one process, for example 2GiB.
+    /// Most memory of one process, at least 32MiB [default: 2GiB].
     #[arg(long, value_name = "SIZE")]
     memory: Option<ByteSize>,
 
-    /// Most processes and threads at once in one sandbox.
+    /// Most processes and threads at once in one sandbox, at least 8 [default: 512].
     #[arg(long, value_name = "NUMBER")]
     processes: Option<u64>,
 
-    /// Largest file, for example 4GiB.
+    /// Largest file, at least 4KiB [default: 4GiB].
     #[arg(long, value_name = "SIZE")]
     file_size: Option<ByteSize>,
 
-    /// Most files that one process may have open.
+    /// Most files that one process may have open, at least 16 [default: 1024].
     #[arg(long, value_name = "NUMBER")]
     open_files: Option<u64>,
 
@@ -239,12 +251,19 @@ impl Serve {
         // From now on, so that a signal while it starts ends it in good order as well.
         let mut signals = Signals::new().map_err(|error| format!("cannot start: {error}"))?;
         let server = tokio::select! {
-            server = self.builder(token)?.start() => server.map_err(|error| error.to_string())?,
+            server = self.builder(token)?.start() => server.map_err(|error| not_started(&error))?,
             () = signals.next() => return Ok(ExitCode::SUCCESS),
         };
         let line = format!("listening on {}\n", server.url());
-        // Whoever closed the pipe does not want to know.
-        let _ = std::io::stdout().write_all(line.as_bytes());
+        // A server that nobody can find ends. One whose address was read goes on, also when the
+        // reader then closes its end.
+        if let Err(error) = std::io::stdout().write_all(line.as_bytes()) {
+            server.stop().await;
+            return match error.kind() {
+                ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
+                _ => Err(format!("cannot write to the standard output: {error}")),
+            };
+        }
         signals.next().await;
         tracing::info!(
             ?grace,
@@ -269,6 +288,8 @@ impl Serve {
             .unwrap_or_else(|_| EnvFilter::new("info,actix_server=warn"));
         let log = tracing_subscriber::fmt()
             .with_env_filter(filter)
+            // It would say with a panic that the reader of the log is gone.
+            .log_internal_errors(false)
             .with_writer(std::io::stderr);
         match self.log_format {
             LogFormat::Text => log.with_ansi(false).init(),
@@ -341,6 +362,6 @@ impl Serve {
 
 /// Ends this process without waiting for the server, as its drop would. What is left is cleaned up by the watchdog.
 fn end_at_once(reason: &str) -> ! {
-    eprintln!("actix-sandbox: {reason}");
+    shared::say(reason);
     std::process::exit(1)
 }

@@ -1,8 +1,13 @@
-//! What the commands have in common: arguments that mean the same in each.
+//! What the commands have in common: arguments that mean the same in each, and errors in their
+//! terms.
 
-use std::{path::Path, time::Duration};
+use std::{error::Error as _, io::Write, path::Path, time::Duration};
 
-use actix_sandbox::server::Backend;
+use actix_sandbox::{
+    Error,
+    machine::LinkError,
+    server::{Backend, ServerError},
+};
 use futures::FutureExt;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -38,6 +43,66 @@ pub(crate) fn token(file: Option<&Path>) -> Result<Option<String>, String> {
              spaces; `head -c 24 /dev/urandom | base64` makes one"
         )),
     }
+}
+
+/// Why a server did not start, with the flags that change it: the library names its methods.
+pub(crate) fn not_started(error: &ServerError) -> String {
+    match error {
+        ServerError::Bind { address, source } => format!(
+            "cannot listen on {address}: {source}; choose another `--address`, for example 127.0.0.1:0 \
+             for a free port"
+        ),
+        ServerError::Directory { path, source } => format!(
+            "cannot use {} for the sandboxes: {source}; name a directory that this user may write to \
+             (`--directory`)",
+            path.display()
+        ),
+        ServerError::StateDirectory { path, source } => format!(
+            "cannot use {} for snapshots and checkpoints: {source}; name a directory that belongs to \
+             this user (`--state`)",
+            path.display()
+        ),
+        ServerError::StateUrl { url, source } => {
+            format!("cannot use {url} for snapshots and checkpoints (`--state`): {source}")
+        }
+        ServerError::Backend { backend, reason } => format!(
+            "the backend `{backend}` does not work here: {reason}; choose another (`--backend host` runs \
+             code as this user, `--backend auto` takes the best that works)"
+        ),
+        ServerError::Limit {
+            option,
+            given,
+            least,
+            unit,
+        } => {
+            let flag = option.replace('_', "-");
+            format!("`--{flag}`: {given}{unit} is too little; at least {least} are needed")
+        }
+        error => error.to_string(),
+    }
+}
+
+/// Why a call of the client failed, with the flags that change it: the library names its methods.
+pub(crate) fn failed(error: &Error) -> String {
+    let cause = error.source().and_then(|it| it.downcast_ref());
+    match cause {
+        Some(
+            cause @ LinkError::UpgradeRefused {
+                status: 401 | 403,
+                reason: None,
+                ..
+            },
+        ) => format!(
+            "cannot open the sandbox: {cause}; the service may want a token: give it in a file \
+             (`--token-file`) or the variable {TOKEN}"
+        ),
+        _ => error.to_string(),
+    }
+}
+
+/// Writes a line to the standard error. `eprintln!` would panic where the reader of that is gone.
+pub(crate) fn say(line: impl std::fmt::Display) {
+    let _ = writeln!(std::io::stderr(), "actix-sandbox: {line}");
 }
 
 fn read(file: &Path) -> Result<String, String> {

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::{
-    Exec, ExecPhase, MAX_KILLS_OWED, Pending, Sandbox, SandboxAction, SandboxReply,
+    Exec, ExecPhase, MAX_KILLS_OWED, Mode, Pending, Sandbox, SandboxAction, SandboxReply,
     queue::{Queued, RUN_CODE},
 };
 use crate::{
@@ -50,7 +50,8 @@ impl Sandbox {
 
     /// Runs code. Answers when the server says that it runs; gives the number of the process, and its name in v2.
     ///
-    /// In v1, where one runs at a time, it waits for the end of a process that is being killed.
+    /// In v1, where one runs at a time, it waits for the end of a process that is being killed, and
+    /// for the link while that is lost.
     pub fn exec(
         &mut self,
         request: RequestId,
@@ -64,7 +65,9 @@ impl Sandbox {
             let (process, exec) = self.start_named(request, run, options, now);
             return Some((process, Some(exec)));
         }
-        if let Err(failure) = self.require_running(RUN_CODE) {
+        if self.state != SandboxState::Reconnecting
+            && let Err(failure) = self.require_running(RUN_CODE)
+        {
             self.settle(request, Err(failure));
             return None;
         }
@@ -193,9 +196,11 @@ impl Sandbox {
     }
 
     /// Kills the sandbox, and answers when the server confirmed it. Any number may ask.
+    ///
+    /// Where the sandbox is over and this client has nothing left to kill, that is granted at once.
     pub fn kill(&mut self, request: RequestId, now: Instant) {
         match &self.state {
-            SandboxState::Ended(SandboxEnd::Killed | SandboxEnd::Deleted) => {
+            SandboxState::Ended(end) if !end.may_live() => {
                 self.settle(request, Ok(SandboxReply::Done));
             }
             SandboxState::Running | SandboxState::Killing | SandboxState::Reconnecting => {
@@ -239,12 +244,21 @@ impl Sandbox {
     }
 
     /// Stores the sandbox and ends it.
+    ///
+    /// Refused where the sandbox was created without that option: a server would end it for asking.
     pub fn checkpoint(&mut self, request: RequestId, now: Instant) {
         const WHAT: &str = "checkpoint the sandbox";
+        let is_disabled = matches!(&self.mode, Mode::Create(it) if !it.enable_checkpoint);
         let refused = if self.checkpoint.is_some() {
             Err(Failure::AlreadyUnderWay { what: WHAT })
         } else {
-            self.require_running(WHAT)
+            self.require_running(WHAT).and(match is_disabled {
+                false => Ok(()),
+                true => Err(Failure::NotEnabled {
+                    what: WHAT,
+                    option: "enable_sandbox_checkpoint",
+                }),
+            })
         };
         if let Err(failure) = refused {
             return self.settle(request, Err(failure));

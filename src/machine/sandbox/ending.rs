@@ -20,7 +20,12 @@ impl Sandbox {
         if matches!(self.state, SandboxState::Ended(_)) {
             return;
         }
-        let gone = matches!(end, SandboxEnd::Killed | SandboxEnd::Deleted);
+        // One that was checkpointed or handed over meanwhile lives elsewhere.
+        let gone = match &end {
+            SandboxEnd::Killed | SandboxEnd::Deleted | SandboxEnd::MaybeCheckpointed => true,
+            SandboxEnd::Failed { .. } => !end.may_live(),
+            _ => false,
+        };
         self.ready_due = None;
         self.reason_due = None;
         self.deleted_due = None;
@@ -65,14 +70,11 @@ impl Sandbox {
         if let Some(Pending { request, .. }) = self.checkpoint.take() {
             let result = match &end {
                 SandboxEnd::Checkpointed => Ok(SandboxReply::Done),
+                // The server ended the sandbox, and stored nothing.
                 SandboxEnd::Failed {
-                    status: status @ Status::SandboxCheckpointError,
-                    reason,
-                } => Err(Failure::Refused {
-                    what: "checkpoint the sandbox",
-                    status: status.clone(),
-                    reason: reason.clone(),
-                }),
+                    status: Status::SandboxCheckpointError,
+                    ..
+                } => Err(ended("checkpoint the sandbox", Effect::Applied)),
                 _ => Err(ended("confirm the checkpoint", Effect::Unknown)),
             };
             self.settle(request, result);

@@ -256,7 +256,7 @@ impl Sandbox {
                     self.deleted_due.get_or_insert(now + AFTER_DELETED);
                     self.actions.push_back(SandboxAction::Disarm);
                 }
-                _ => self.finish(SandboxEnd::Deleted),
+                _ => self.finish(self.deleted()),
             },
             Status::SandboxDeleting => self.deleting = true,
             Status::SandboxLockReleaseRequested => {
@@ -302,6 +302,7 @@ impl Sandbox {
         } else {
             self.send_kill();
         }
+        self.look_after_queued();
     }
 
     /// `SANDBOX_RUNNING` on a link that runs: so a v2 server answers a `reconnect` of v1 where it has no exec.

@@ -112,8 +112,17 @@ impl Sandbox {
         now: Instant,
     ) {
         self.drop_link(now);
-        if matches!(self.state, SandboxState::Ended(_)) {
-            return;
+        match self.state {
+            SandboxState::Ended(_) => return,
+            // The server was too busy for the first link.
+            SandboxState::Creating | SandboxState::Attaching => {
+                return self.event(SandboxEvent::Reconnecting {
+                    attempt,
+                    delay,
+                    cause,
+                });
+            }
+            _ => {}
         }
         // The news that a loss is final, and the loss, may have crossed.
         if self.handing_off || self.checkpoint.is_some() || self.deleted_due.is_some() {
@@ -208,10 +217,6 @@ impl Sandbox {
             ));
             self.exec = None;
         }
-        self.refuse_queued(Failure::LinkLost {
-            what: super::queue::RUN_CODE,
-            effect: Effect::NotApplied,
-        });
         if let Some(Pending { request, .. }) = self.snapshot.take() {
             self.snapshots_late += 1;
             self.settle(request, Err(lost("confirm the filesystem snapshot")));

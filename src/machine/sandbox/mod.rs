@@ -328,7 +328,16 @@ impl Sandbox {
         match self.state {
             SandboxState::Killing => SandboxEnd::Killed,
             SandboxState::Checkpointing if self.handing_off => SandboxEnd::HandedOff,
-            _ => SandboxEnd::Deleted,
+            _ => self.deleted(),
+        }
+    }
+
+    /// The server deleted the sandbox. Of a checkpoint of an idle sandbox its client hears no more
+    /// than that.
+    pub(super) fn deleted(&self) -> SandboxEnd {
+        match &self.mode {
+            Mode::Create(it) if !it.enable_idle_timeout_auto_checkpoint => SandboxEnd::Deleted,
+            _ => SandboxEnd::MaybeCheckpointed,
         }
     }
 

@@ -1,13 +1,15 @@
-//! The exec that waits for the end of one that is being killed.
+//! The exec of v1 that cannot be sent yet: it waits, within its own timeout.
 //!
-//! After a cancelled `run` nobody has a handle to the process that is being killed, so nobody could
-//! wait for it: the next exec does, within its own timeout. One waits at a time; whoever comes while a
-//! process runs that nobody kills is refused at once.
+//! - For the end of a process that is being killed. After a cancelled `run` no handle to that
+//!   process is left, so the caller could not wait for its end.
+//! - For the link, while that is lost.
+//!
+//! One exec waits at a time. Another one, or one while a process runs, is refused at once.
 
 use std::time::Instant;
 
 use super::{Exec, ExecPhase, Sandbox, SandboxAction};
-use crate::machine::{Failure, ProcessFact, ProcessId, RequestId, SandboxEnd};
+use crate::machine::{Failure, ProcessFact, ProcessId, RequestId, SandboxEnd, SandboxState};
 
 /// What an exec is asked for, in errors.
 pub(super) const RUN_CODE: &str = "run code";
@@ -23,13 +25,14 @@ pub(super) struct Queued {
 }
 
 impl Sandbox {
-    /// Starts an exec at once, or after the end of one that is being killed. Gives it back when
-    /// neither is possible.
+    /// Starts an exec, or lets it wait for the link or the end of a process that is being killed.
+    /// Gives it back when neither is possible.
     pub(super) fn start_or_queue(&mut self, exec: Queued) -> Result<(), Queued> {
-        if self.exec.is_none() {
+        let is_free = self.exec.is_none();
+        if is_free && self.state == SandboxState::Running {
             self.start(exec);
             Ok(())
-        } else if self.queued.is_none() && self.is_being_killed() {
+        } else if self.queued.is_none() && (is_free || self.is_being_killed()) {
             self.queued = Some(exec);
             Ok(())
         } else {
@@ -37,10 +40,14 @@ impl Sandbox {
         }
     }
 
-    /// The process that occupied the sandbox is no more, or is no longer being killed.
+    /// The process that occupied the sandbox is no more, or is no longer being killed; or the link
+    /// is back.
     pub(super) fn look_after_queued(&mut self) {
-        // Without a link nothing can be sent; the loss of it settles what waits.
-        if self.link.is_none() || self.exec.is_some() && self.is_being_killed() {
+        // Without a link nothing can be sent.
+        if self.link.is_none()
+            || self.state == SandboxState::Reconnecting
+            || self.exec.is_some() && self.is_being_killed()
+        {
             return;
         }
         let Some(exec) = self.queued.take() else {

@@ -84,7 +84,15 @@ impl Fixture {
 
     /// A sandbox to be created, with its link open.
     pub(super) fn creating() -> (Self, RequestId) {
-        let mut fixture = Self::new(Mode::Create(Configuration::default()));
+        Self::creating_with(Configuration {
+            enable_checkpoint: true,
+            ..Configuration::default()
+        })
+    }
+
+    /// A sandbox to be created with these options, with its link open.
+    pub(super) fn creating_with(configuration: Configuration) -> (Self, RequestId) {
+        let mut fixture = Self::new(Mode::Create(configuration));
         let open = fixture.ask(Sandbox::open);
         fixture.link();
         (fixture, open)

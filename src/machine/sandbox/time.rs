@@ -62,9 +62,16 @@ impl Sandbox {
         }
         self.time_named(now);
         if self.queued.as_ref().is_some_and(|queued| now >= queued.due) {
-            self.refuse_queued(Failure::ProcessRunning { what: RUN_CODE });
-            if let Some(process) = self.process() {
-                self.give_up_abandoned(process);
+            if self.state == SandboxState::Reconnecting {
+                self.refuse_queued(Failure::WrongState {
+                    what: RUN_CODE,
+                    state: self.state.clone(),
+                });
+            } else {
+                self.refuse_queued(Failure::ProcessRunning { what: RUN_CODE });
+                if let Some(process) = self.process() {
+                    self.give_up_abandoned(process);
+                }
             }
         }
         while self.kills.first().is_some_and(|kill| now >= kill.due) {

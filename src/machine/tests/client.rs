@@ -75,6 +75,7 @@ impl Client {
                 max_elapsed: None,
                 ..ReconnectPolicy::default()
             },
+            busy_timeout: Duration::from_secs(60),
             close_timeout: Duration::from_secs(2),
             seed,
         });

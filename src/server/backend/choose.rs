@@ -26,6 +26,7 @@ pub(in crate::server) async fn start(
         Some(chosen) => chosen.clone(),
         None => named()?,
     };
+    chosen.check()?;
     let ground =
         Ground::start(root, state, server).map_err(|source| ServerError::Watchdog { source })?;
     ground.begin_to_clear_abandoned();

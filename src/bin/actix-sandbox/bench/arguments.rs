@@ -147,7 +147,7 @@ impl Bench {
             None => None,
         };
         if let Some(url) = &self.url {
-            session::check(url, token.as_ref()).map_err(|error| error.to_string())?;
+            session::check(url, token.as_ref()).map_err(|error| shared::failed(&error))?;
         }
         let plan = Plan {
             target: match self.url {
@@ -212,7 +212,7 @@ impl Place {
 
     fn write(&self, text: &str) -> Result<(), String> {
         match self {
-            // Whoever closed the pipe does not want to know.
+            // A reader that is gone is no failure of the benchmark.
             Self::Stdout => _ = io::stdout().write_all(text.as_bytes()),
             Self::File(file, path) => replace(file, text)
                 .map_err(|error| format!("cannot write to {}: {error}", path.display()))?,
@@ -251,7 +251,7 @@ impl Outputs {
             // What went wrong is all that there is to say.
             _ if report.stopped == "unreachable" => {}
             false => Place::Stdout.write(&report.to_string())?,
-            true => eprint!("{report}"),
+            true => _ = write!(io::stderr(), "{report}"),
         }
         Self::put(&self.json, report, || report.json())?;
         Self::put(&self.html, report, || Ok(page::page(report, measured)))
@@ -265,10 +265,10 @@ impl Outputs {
     ) -> Result<(), String> {
         let Some(place) = place else { return Ok(()) };
         match place.with_results().filter(|_| report.phases.is_empty()) {
-            Some(path) => eprintln!(
-                "actix-sandbox: {} is left as it was: nothing was measured",
+            Some(path) => shared::say(format_args!(
+                "{} is left as it was: nothing was measured",
                 path.display()
-            ),
+            )),
             None => place.write(&text()?)?,
         }
         Ok(())

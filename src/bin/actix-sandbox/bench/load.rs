@@ -18,7 +18,7 @@ use super::{
     schedule::Schedule,
     session::{self, Common, Fatal, Reconnects, Session, Shared},
 };
-use crate::shared::{SAME_WITHIN, Signals};
+use crate::shared::{self, SAME_WITHIN, Signals};
 
 /// Why a run came to its end.
 pub(super) enum Stopped {
@@ -127,7 +127,7 @@ impl Load<'_> {
     fn interrupt(&mut self) {
         let first = *self.interrupted.get_or_insert_with(Instant::now);
         if first.elapsed() > SAME_WITHIN {
-            eprintln!("actix-sandbox: ended at once by a second signal; nothing was written");
+            shared::say("ended at once by a second signal; nothing was written");
             process::exit(i32::from(INTERRUPTED));
         }
         self.stop(Stopped::Interrupted);

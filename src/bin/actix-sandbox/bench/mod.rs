@@ -16,6 +16,7 @@ use std::{io::IsTerminal, process::ExitCode, time::Duration};
 use actix_sandbox::{LocalServer, server::ServerError};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use crate::shared;
 use arguments::{Outputs, Plan, Target};
 use load::Stopped;
 use measure::Measured;
@@ -32,7 +33,12 @@ impl Bench {
 }
 
 async fn bench(plan: Plan, outputs: Outputs) -> Result<ExitCode, String> {
-    let cannot = |error: ServerError| format!("cannot start a local server: {error}");
+    let cannot = |error: ServerError| {
+        format!(
+            "cannot start a local server: {}",
+            shared::not_started(&error)
+        )
+    };
     let (server, url) = match &plan.target {
         Target::Url(url) => (None, url.clone()),
         Target::Local(backend) => {
@@ -86,7 +92,7 @@ fn finish(
             measured.failures()
         )),
         Stopped::Interrupted => {
-            eprintln!("actix-sandbox: interrupted; what was measured until then is above");
+            shared::say("interrupted; what was measured until then is above");
             Ok(ExitCode::from(INTERRUPTED))
         }
         Stopped::Unreachable(why) => Err(format!("no sandbox could be created: {why}")),

@@ -1,6 +1,10 @@
 //! One sandbox of a benchmark, from its creation to its kill, and how long each step took.
 
-use std::{cell::Cell, rc::Rc, time::Duration};
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+    time::Duration,
+};
 
 use actix::{Actor, Context, Handler, Recipient};
 use actix_sandbox::{
@@ -15,6 +19,7 @@ use tokio::{
 };
 
 use super::{arguments::Plan, schedule::Arrival};
+use crate::shared;
 
 /// A step of a sandbox.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -194,8 +199,8 @@ impl Session {
 
         let heard = Heard::default();
         let all = try_join3(
-            heard.all(process.stdout()),
-            heard.all(process.stderr()),
+            heard.all(process.stdout(), |_| {}),
+            heard.all(process.stderr(), |piece| heard.keep_last(piece)),
             process.wait(),
         );
         let ended = common.step(Phase::End, all).await;
@@ -211,7 +216,10 @@ impl Session {
             end => self.failures.push(Failure {
                 phase: Phase::End,
                 kind: ErrorKind::ProcessFailed.to_string(),
-                text: format!("the script {end}"),
+                text: match heard.last_line() {
+                    Some(line) => format!("the script {end}; the last line of its stderr: {line}"),
+                    None => format!("the script {end}; it wrote nothing to stderr"),
+                },
                 is_fatal: Fatal::No,
             }),
         }
@@ -295,7 +303,7 @@ impl Failure {
         Self {
             phase,
             kind: error.kind().to_string(),
-            text: error.to_string(),
+            text: shared::failed(error),
             is_fatal,
         }
     }
@@ -306,18 +314,40 @@ impl Failure {
 struct Heard {
     first: Cell<Option<Instant>>,
     bytes: Cell<u64>,
+    /// The end of stderr.
+    last: RefCell<Vec<u8>>,
 }
 
+/// Most bytes of stderr that are kept.
+const LAST: usize = 1024;
+
 impl Heard {
-    async fn all(&self, mut stream: OutputStream) -> Result<(), Error> {
+    async fn all(&self, mut stream: OutputStream, see: impl Fn(&[u8])) -> Result<(), Error> {
         while let Some(piece) = stream.next().await {
-            let bytes = piece?.len() as u64;
+            let piece = piece?;
+            see(&piece);
+            let bytes = piece.len() as u64;
             if self.first.get().is_none() {
                 self.first.set(Some(Instant::now()));
             }
             self.bytes.set(self.bytes.get() + bytes);
         }
         Ok(())
+    }
+
+    fn keep_last(&self, piece: &[u8]) {
+        let mut last = self.last.borrow_mut();
+        last.extend_from_slice(&piece[piece.len().saturating_sub(LAST)..]);
+        let excess = last.len().saturating_sub(LAST);
+        last.drain(..excess);
+    }
+
+    /// The last line of stderr that is not blank, fit for a terminal.
+    fn last_line(&self) -> Option<String> {
+        let last = self.last.borrow();
+        let text = String::from_utf8_lossy(&last);
+        let line = text.lines().rev().find(|line| !line.trim().is_empty())?;
+        Some(line.trim().replace(char::is_control, "\u{fffd}"))
     }
 }
 

@@ -68,7 +68,6 @@ fn exec_elsewhere_than_in_a_running_sandbox_names_the_state() {
     for (mut fixture, part) in [
         (Fixture::creating().0, "being created"),
         (Fixture::attaching().0, "being attached"),
-        (Fixture::reconnecting(), "reconnecting"),
         (checkpointing, "being checkpointed"),
         (killing, "being killed"),
         (ended, "over: the server deleted it"),

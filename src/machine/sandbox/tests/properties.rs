@@ -150,12 +150,16 @@ impl World {
         let mode = if attach {
             Mode::Attach("sandbox-1".into(), SandboxToken::new("s3cret"))
         } else {
-            Mode::Create(Configuration::default())
+            Mode::Create(Configuration {
+                enable_checkpoint: true,
+                ..Configuration::default()
+            })
         };
         let timeouts = Timeouts::default();
         let mut connection = Connection::new(ConnectionConfig {
             auto_reconnect,
             policy: ReconnectPolicy::default(),
+            busy_timeout: Duration::from_secs(60),
             close_timeout: Duration::from_secs(2),
             seed,
         });
@@ -199,7 +203,18 @@ impl World {
         let words: &[&str] = match what {
             Some("open") => &["\"SANDBOX_RUNNING"],
             Some("exec") => &["SANDBOX_EXECUTION_RUNNING"],
-            Some("kill") => &["SANDBOX_KILLED", "SANDBOX_DELETED"],
+            Some("kill") => &[
+                "SANDBOX_KILLED",
+                "SANDBOX_DELETED",
+                // It was over before: nothing was left to kill.
+                "SANDBOX_CHECKPOINTED",
+                "SANDBOX_ERROR",
+                "SANDBOX_CREATION_ERROR",
+                "SANDBOX_CHECKPOINT_ERROR",
+                "SANDBOX_RESTORE_ERROR",
+                "SANDBOX_LOCK_RENEWAL_ERROR",
+                "SANDBOX_NOT_FOUND",
+            ],
             Some("checkpoint") => &["SANDBOX_CHECKPOINTED"],
             Some("snapshot") => &["SANDBOX_FILESYSTEM_SNAPSHOT_CREATED"],
             Some("kill process") => &[

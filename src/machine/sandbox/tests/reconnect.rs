@@ -76,6 +76,84 @@ fn what_an_exec_without_an_answer_may_have_started_is_killed_after_the_outage() 
 }
 
 #[test]
+fn an_exec_during_an_outage_waits_for_the_link() {
+    let mut fixture = Fixture::running();
+    fixture.cut();
+    let exec = fixture.exec();
+    let second = fixture.exec();
+    assert!(
+        matches!(fixture.failure(second), Failure::ProcessRunning { .. }),
+        "one waits at a time"
+    );
+    fixture.cut();
+    fixture.link();
+    assert_eq!(fixture.sent(), [""; 0], "not before the sandbox runs");
+    fixture.say("SANDBOX_RUNNING");
+    assert_eq!(fixture.sent(), [r#"{"language":"bash","code":"true"}"#]);
+    fixture.say("SANDBOX_EXECUTION_RUNNING");
+    assert!(matches!(
+        fixture.answer(exec),
+        Some(Ok(SandboxReply::Started(_)))
+    ));
+}
+
+#[test]
+fn an_exec_during_an_outage_of_a_busy_sandbox_is_refused_unless_that_is_killed() {
+    let mut fixture = Fixture::reconnecting();
+    let exec = fixture.exec();
+    assert!(matches!(
+        fixture.failure(exec),
+        Failure::ProcessRunning { .. }
+    ));
+    fixture.call(|sandbox| sandbox.abandon(P1));
+    let exec = fixture.exec();
+    fixture.link();
+    fixture.say("SANDBOX_RUNNING");
+    assert_eq!(fixture.sent(), [RECONNECT, KILL_PROCESS]);
+    fixture.say_all("EXECUTION_RUNNING EXECUTION_FORCE_KILLED EXECUTION_DONE");
+    assert_eq!(fixture.answer(exec), None);
+    assert_eq!(fixture.sent(), [r#"{"language":"bash","code":"true"}"#]);
+}
+
+#[test]
+fn an_exec_that_waits_for_the_link_is_settled_by_its_timeout_a_kill_or_the_loss() {
+    let waiting = || {
+        let mut fixture = Fixture::running();
+        fixture.cut();
+        let exec = fixture.exec();
+        (fixture, exec)
+    };
+    let (mut late, exec) = waiting();
+    assert_eq!(late.pass_until_due(), Duration::from_secs(60));
+    assert!(late.says(exec).contains("reconnecting"));
+    assert_eq!(late.failure(exec).effect(), Effect::NotApplied);
+
+    let (mut lost, exec) = waiting();
+    lost.lose();
+    assert_eq!(lost.failure(exec).effect(), Effect::NotApplied);
+
+    let (mut killed, exec) = waiting();
+    killed.kill();
+    killed.link();
+    killed.say("SANDBOX_RUNNING");
+    assert_eq!(killed.sent(), [KILL_SANDBOX]);
+    assert!(killed.says(exec).contains("being killed"));
+}
+
+#[test]
+fn a_busy_server_leaves_the_creation_waiting() {
+    let mut fixture = Fixture::new(Mode::Create(Configuration::default()));
+    let open = fixture.ask(Sandbox::open);
+    fixture.cut();
+    assert_eq!(fixture.state(), SandboxState::Creating);
+    assert_eq!(fixture.answer(open), None);
+    fixture.link();
+    fixture.frame(IDENTITY);
+    fixture.say("SANDBOX_RUNNING");
+    assert_eq!(fixture.answer(open), Some(Ok(SandboxReply::Ready)));
+}
+
+#[test]
 fn what_was_asked_and_not_answered_fails_with_the_link() {
     let mut fixture = Fixture::running();
     let (exec, snapshot) = (fixture.exec(), fixture.snapshot());

@@ -89,9 +89,34 @@ fn a_fatal_checkpoint_error_fails_with_the_reason_and_closes() {
 }
 
 #[test]
+fn a_checkpoint_that_was_not_enabled_is_refused_before_it_is_sent() {
+    let (mut fixture, _) = Fixture::creating_with(Configuration::default());
+    fixture.frame(IDENTITY);
+    fixture.say("SANDBOX_RUNNING");
+    fixture.forget();
+    let checkpoint = fixture.checkpoint();
+    assert!(
+        fixture
+            .says(checkpoint)
+            .contains("`enable_sandbox_checkpoint`")
+    );
+    assert_eq!(fixture.failure(checkpoint).effect(), Effect::NotApplied);
+    assert_eq!((fixture.sent(), fixture.control()), (vec![], vec![]));
+    assert_eq!(fixture.state(), SandboxState::Running);
+
+    // What an attached sandbox was created with is not known: the server decides.
+    let (mut attached, _) = Fixture::attaching();
+    attached.say("SANDBOX_RUNNING");
+    attached.forget();
+    attached.checkpoint();
+    assert_eq!(attached.sent(), [r#"{"action":"checkpoint"}"#]);
+}
+
+#[test]
 fn another_fatal_error_is_no_word_that_no_checkpoint_was_made() {
     for (status, effect) in [
-        ("SANDBOX_CHECKPOINT_ERROR", Effect::NotApplied),
+        // The sandbox is over.
+        ("SANDBOX_CHECKPOINT_ERROR", Effect::Applied),
         ("SANDBOX_ERROR", Effect::Unknown),
         ("SANDBOX_LOCK_RENEWAL_ERROR", Effect::Unknown),
     ] {
@@ -274,20 +299,47 @@ fn a_failed_kill_says_why_and_the_sandbox_goes_on_armed() {
 }
 
 #[test]
-fn kill_before_the_sandbox_runs_and_after_another_end_names_the_state() {
+fn kill_of_a_sandbox_that_may_still_live_names_the_state() {
     let mut lost = Fixture::running();
     lost.lose();
-    let mut checkpointed = Fixture::running();
-    checkpointed.say("SANDBOX_CHECKPOINTED");
+    let mut in_use = Fixture::attaching().0;
+    in_use.say("SANDBOX_IN_USE");
     for (mut fixture, part) in [
         (Fixture::creating().0, "being created"),
         (Fixture::attaching().0, "being attached"),
         (lost, "link was lost"),
-        (checkpointed, "checkpointed"),
+        (in_use, "another client is attached"),
     ] {
         let kill = fixture.kill();
-        assert!(fixture.says(kill).contains(part));
+        assert!(fixture.says(kill).contains(part), "{part}");
     }
+}
+
+#[test]
+fn kill_of_a_sandbox_that_is_over_is_granted() {
+    let mut checkpointed = Fixture::running();
+    checkpointed.say("SANDBOX_CHECKPOINTED");
+    let mut handed_over = Fixture::running();
+    handed_over.say_all("LOCK_RELEASE_REQUESTED CHECKPOINTING CHECKPOINTED");
+    let mut failed = Fixture::running();
+    failed.say_because("SANDBOX_ERROR", "broken");
+    let mut not_restored = Fixture::attaching().0;
+    not_restored.say_because("SANDBOX_RESTORE_ERROR", "broken");
+    for mut fixture in [checkpointed, handed_over, failed, not_restored] {
+        assert!(fixture.end().is_some());
+        fixture.forget();
+        let kill = fixture.kill();
+        assert_eq!(fixture.answer(kill), Some(Ok(SandboxReply::Done)));
+        assert_eq!(fixture.sent(), [""; 0]);
+    }
+}
+
+#[test]
+fn a_kill_that_a_checkpoint_overtakes_is_no_success() {
+    let mut fixture = Fixture::running();
+    let kill = fixture.kill();
+    fixture.say_all("CHECKPOINTING DELETED CHECKPOINTED");
+    assert_eq!(fixture.failure(kill).effect(), Effect::Unknown);
 }
 
 #[test]
@@ -366,6 +418,28 @@ fn a_sandbox_deleted_while_idle_is_over_at_once() {
     assert_eq!(fixture.answer(kill), Some(Ok(SandboxReply::Done)));
     let exec = fixture.exec();
     assert!(fixture.says(exec).contains("it was idle too long"));
+}
+
+#[test]
+fn a_sandbox_that_is_deleted_may_have_been_checkpointed_where_it_was_asked_for() {
+    let (mut asked, _) = Fixture::creating_with(Configuration {
+        enable_checkpoint: true,
+        enable_idle_timeout_auto_checkpoint: true,
+        ..Configuration::default()
+    });
+    asked.frame(IDENTITY);
+    // Of a sandbox that was attached to, the client does not know.
+    for mut fixture in [asked, Fixture::attaching().0] {
+        fixture.say_all("RUNNING DELETING DELETED");
+        let end = fixture.end().expect("the end");
+        assert!(end.is_reattachable());
+        assert!(
+            end.to_string().contains("attach to it to restore it"),
+            "{end}"
+        );
+        let kill = fixture.kill();
+        assert_eq!(fixture.answer(kill), Some(Ok(SandboxReply::Done)));
+    }
 }
 
 #[test]
