@@ -15,6 +15,7 @@ use tokio::{
 
 use super::{
     backend::{BackendSandbox, Exit, Job, Started},
+    escaped::Escaped,
     output::{Taker, TextTaker, discard, pump},
     stdin::StdinQueue,
 };
@@ -214,7 +215,7 @@ impl<O: Outlet> Run<O> {
 
         let exit = |waited: std::io::Result<Exit>| {
             waited.unwrap_or_else(|error| {
-                tracing::warn!(%error, "a process could not be waited for");
+                tracing::warn!(error = %Escaped(error), "a process could not be waited for");
                 Exit::default()
             })
         };
@@ -234,7 +235,7 @@ impl<O: Outlet> Run<O> {
             self.outlet.dying();
             let killed = process.kill().await;
             if let Err(reason) = &killed {
-                tracing::warn!(%reason, "an exec could not be killed");
+                tracing::warn!(reason = %Escaped(reason), "an exec could not be killed");
             }
             let after = match &killed {
                 Ok(()) => exit(process.wait().await),

@@ -104,6 +104,7 @@ mod backend;
 mod choice;
 mod config;
 mod error;
+mod escaped;
 mod execute;
 mod execution;
 mod handoff;
