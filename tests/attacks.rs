@@ -180,13 +180,15 @@ time.sleep(1000)",
     },
 ];
 
-/// What callers do who know the port of the server and not its secret: they search everything that they can read for it.
+/// What callers do who know the port of the server and not its secret: they search everything that
+/// they can read for it.
 const CALL_SERVER: &str = include_str!("common/call_server.py");
 
 /// An attack of a caller without the secret.
 #[derive(Clone, Copy)]
 enum Caller {
-    /// Code in a sandbox that may use the network of this machine. On the host it can read the memory of the server.
+    /// Code in a sandbox that may use the network of this machine. On the host it can read the
+    /// memory of the server.
     Code,
     /// Another user of this machine.
     LocalUser,
@@ -264,7 +266,8 @@ async fn call(server: &LocalServer, caller: Caller, state: &Path) -> bool {
     succeeded
 }
 
-/// Servers whose sandboxes have a network: one as it is started by default, with a state, and one without a secret.
+/// Servers whose sandboxes have a network: one as it is started by default, with a state, and one
+/// without a secret.
 async fn servers_with_a_network(name: &str, state: &Path) -> Option<[LocalServer; 2]> {
     let backend = match name {
         "namespace" => Backend::Namespace(NamespaceOptions::default().network(true)),

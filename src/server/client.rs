@@ -2,7 +2,8 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-/// The address of a client. Of an IPv6 address its first 64 bits count, since one client usually has all the others.
+/// The address of a client. Of an IPv6 address its first 64 bits count, since one client usually
+/// has all the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct ClientAddress(IpAddr);
 

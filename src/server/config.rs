@@ -96,16 +96,18 @@ impl Default for ServerBuilder {
 impl ServerBuilder {
     /// Where to listen, as `host:port`; port 0 takes a free one. Default: `127.0.0.1:0`.
     ///
-    /// The [secret](Self::secret) in the URL and the [access token](Self::access_token) travel in clear text: put a proxy that
-    /// speaks TLS in front of an address that other machines reach. Has no effect on [`service`](Self::service).
+    /// The [secret](Self::secret) in the URL and the [access token](Self::access_token) travel in
+    /// clear text: put a proxy that speaks TLS in front of an address that other machines reach.
+    /// Has no effect on [`service`](Self::service).
     pub fn address(mut self, address: impl fmt::Display) -> Self {
         self.address = address.to_string();
         self
     }
 
-    /// The secret that is the first segment of the server's URL: 22 to 128 letters, digits, `-` and `_`. A request without it
-    /// is answered 404. Default: 128 random bits for each start; with a [`state_directory`](Self::state_directory) or
-    /// [`state_url`](Self::state_url) a secret that is kept there, so that servers of one state have the same.
+    /// The secret that is the first segment of the server's URL: 22 to 128 letters, digits, `-` and
+    /// `_`. A request without it is answered 404. Default: 128 random bits for each start; with a
+    /// [`state_directory`](Self::state_directory) or [`state_url`](Self::state_url) a secret that
+    /// is kept there, so that servers of one state have the same.
     ///
     /// Has no effect on [`service`](Self::service).
     pub fn secret(mut self, secret: impl Into<String>) -> Self {
@@ -113,17 +115,19 @@ impl ServerBuilder {
         self
     }
 
-    /// A file with the [`secret`](Self::secret), so that the URL stays the same when the server starts again. A missing file is
-    /// created, for its owner alone. Starting fails if the file belongs to another user, if others may open it, or if it is a
-    /// link. Has no effect on [`service`](Self::service).
+    /// A file with the [`secret`](Self::secret), so that the URL stays the same when the server
+    /// starts again. A missing file is created, for its owner alone. Starting fails if the file
+    /// belongs to another user, if others may open it, or if it is a link. Has no effect on
+    /// [`service`](Self::service).
     pub fn secret_file(mut self, file: impl Into<PathBuf>) -> Self {
         self.secret = SecretSource::File(file.into());
         self
     }
 
-    /// Starts the server without a [`secret`](Self::secret): unless there is an [`access_token`](Self::access_token), **every
-    /// user of this machine, and everything else that reaches the address, can run code here.** Starting logs a warning then.
-    /// Has no effect on [`service`](Self::service).
+    /// Starts the server without a [`secret`](Self::secret): unless there is an
+    /// [`access_token`](Self::access_token), **every user of this machine, and everything else that
+    /// reaches the address, can run code here.** Starting logs a warning then. Has no effect on
+    /// [`service`](Self::service).
     pub fn no_secret(mut self) -> Self {
         self.secret = SecretSource::Disabled;
         self
@@ -213,9 +217,10 @@ impl ServerBuilder {
         self
     }
 
-    /// Most connections at once of clients that may call; one more is answered 503. Default: 50 000, and never more than three
-    /// eighths of the files that the process may have open when it starts (`ulimit -n`): the rest is for the sandboxes. Connections
-    /// that have not shown the secret yet are counted apart, and closed early when there are many. Has no effect on
+    /// Most connections at once of clients that may call; one more is answered 503. Default: 50
+    /// 000, and never more than three eighths of the files that the process may have open when it
+    /// starts (`ulimit -n`): the rest is for the sandboxes. Connections that have not shown the
+    /// secret yet are counted apart, and closed early when there are many. Has no effect on
     /// [`service`](Self::service).
     pub fn max_connections(mut self, connections: usize) -> Self {
         self.max_connections = connections.max(1);
@@ -228,15 +233,17 @@ impl ServerBuilder {
         self
     }
 
-    /// Most sandboxes at once that the clients of one IP address may have; the creation of one more is refused with a reason. An
-    /// IPv6 address counts by its first 64 bits. A sandbox counts for the client that created or restored it. Behind a proxy
-    /// all clients have the proxy's address. Default: no limit.
+    /// Most sandboxes at once that the clients of one IP address may have; the creation of one more
+    /// is refused with a reason. An IPv6 address counts by its first 64 bits. A sandbox counts for
+    /// the client that created or restored it. Behind a proxy all clients have the proxy's address.
+    /// Default: no limit.
     pub fn max_sandboxes_per_client(mut self, sandboxes: usize) -> Self {
         self.options.max_sandboxes_per_client = Some(sandboxes);
         self
     }
 
-    /// How long a client may take to send the code for `/execute`, or the configuration of a new sandbox. Default: 30 s.
+    /// How long a client may take to send the code for `/execute`, or the configuration of a new
+    /// sandbox. Default: 30 s.
     pub fn request_timeout(mut self, timeout: Duration) -> Self {
         self.options.request_timeout = timeout;
         self

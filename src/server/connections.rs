@@ -1,8 +1,9 @@
 //! [`Connections`]: which connections a server keeps when it runs short of file descriptors. No IO.
 //!
-//! A connection is *waiting* until one of its requests has passed every check of the caller; from then on it is *admitted*.
-//! Whoever can reach the port can open connections, so waiting ones are closed under pressure, the oldest first. Admitted ones
-//! stay; beyond their limit a caller is told to come later. Half of the file descriptors are left to the sandboxes.
+//! A connection is *waiting* until one of its requests has passed every check of the caller; from
+//! then on it is *admitted*. Every process that reaches the port can open connections, so waiting
+//! ones are closed under pressure, the oldest first. Admitted ones stay; beyond their limit a
+//! caller is told to come later. Half of the file descriptors are left to the sandboxes.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -36,7 +37,8 @@ pub(super) struct Limits {
 }
 
 impl Limits {
-    /// The limits of a process that may open so many files. `most`: the user's limit on admitted connections.
+    /// The limits of a process that may open so many files. `most`: the user's limit on admitted
+    /// connections.
     pub(super) fn new(open_files: usize, most: usize) -> Self {
         // Of what the server does not need itself, half goes to connections: 3/8 + 1/12 + 1/24.
         let files = open_files.saturating_sub(OWN_FILES);
@@ -118,7 +120,8 @@ impl<T: Clone> Ledger<T> {
         Some(connection.clone())
     }
 
-    /// An evicted connection had a request to read: it waits anew. Gives the connection that has to go for it.
+    /// An evicted connection had a request to read: it waits anew. Gives the connection that has to
+    /// go for it.
     fn spoke(&mut self, id: Id) -> Option<T> {
         let (standing, connection) = self.entries.get(&id)?;
         if *standing != Standing::Evicted {
@@ -213,7 +216,8 @@ impl Connections {
     }
 }
 
-/// Tells a connection that it has to go. Under the lock, so that it is not admitted at the same time.
+/// Tells a connection that it has to go. Under the lock, so that it is not admitted at the same
+/// time.
 fn end(ledger: MutexGuard<'_, Ledger<Arc<Signal>>>, victim: Option<Arc<Signal>>) {
     let Some(victim) = victim else {
         return;
@@ -231,7 +235,8 @@ pub(super) struct Ticket {
 }
 
 impl Ticket {
-    /// Whether the connection has to go unless it has something to say. If not, `waker` is woken when it has to.
+    /// Whether the connection has to go unless it has something to say. If not, `waker` is woken
+    /// when it has to.
     pub(super) fn is_evicted(&self, waker: &Waker) -> bool {
         if self.signal.state.load(Ordering::Acquire) == ADMITTED {
             return false;

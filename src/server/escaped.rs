@@ -2,8 +2,8 @@
 
 use std::fmt::{self, Write};
 
-/// Shows a text on one line: control characters, line separators and characters that change the direction of text are escaped.
-/// Text of a client, of code or of a file is logged through this.
+/// Shows a text on one line: control characters, line separators and characters that change the
+/// direction of text are escaped. Text of a client, of code or of a file is logged through this.
 pub(super) struct Escaped<T>(pub(super) T);
 
 impl<T: fmt::Display> fmt::Display for Escaped<T> {

@@ -1,7 +1,9 @@
-//! The listener: accepts connections, keeps as many as [`Connections`] permits, and serves the endpoints on them.
+//! The listener: accepts connections, keeps as many as [`Connections`] permits, and serves the
+//! endpoints on them.
 //!
-//! `actix_web::HttpServer` stops to accept at its limit, so a health check would wait behind idle connections. Here the server
-//! goes on accepting and closes the connections that have shown nothing.
+//! `actix_web::HttpServer` stops to accept at its limit, so a health check would wait behind idle
+//! connections. Here the server goes on accepting and closes the connections that have shown
+//! nothing.
 
 use std::{
     io,
@@ -99,7 +101,8 @@ pub(super) fn serve(
     Ok(server.run())
 }
 
-/// The endpoints. With a secret they are below it, and a request without it finds nothing, whatever it asks for.
+/// The endpoints. With a secret they are below it, and a request without it finds nothing, whatever
+/// it asks for.
 fn app(
     service: &SandboxService,
     secret: Option<Secret>,
@@ -131,7 +134,8 @@ pub(super) struct ConnectionInfo {
 }
 
 impl ConnectionInfo {
-    /// Keeps the connection, whose caller has passed every check. False: there are too many of those.
+    /// Keeps the connection, whose caller has passed every check. False: there are too many of
+    /// those.
     pub(super) fn admit(&self) -> bool {
         self.connections.admit(self.id)
     }

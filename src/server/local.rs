@@ -24,17 +24,18 @@ const DROP_WITHIN: Duration = Duration::from_secs(5);
 
 /// A server on this machine that really runs code.
 ///
-/// It listens on the loopback interface at a free port unless told otherwise. Its [`url`](Self::url) holds a secret:
-/// [without it](crate::server#who-may-call) no other user of the machine can use the server. Code runs as the user of this process
-/// and is not confined: start it for code that you trust.
+/// It listens on the loopback interface at a free port unless told otherwise. Its
+/// [`url`](Self::url) holds a secret: [without it](crate::server#who-may-call) no other user of the
+/// machine can use the server. Code runs as the user of this process and is not confined: start it
+/// for code that you trust.
 ///
 /// The server ends with [`stop`](Self::stop) or when it is dropped: every sandbox is deleted, with
 /// its processes and files. That also holds when this process dies by a signal: a small watchdog
 /// process cleans up then. Where that was killed as well, the next server in the same
 /// [directory](ServerBuilder::directory) does. What is in a [state directory](ServerBuilder::state_directory) stays.
 ///
-/// Beside the endpoints of the protocol it answers `GET /healthz`, always, and `GET /readyz`: 200, or 503 while it is stopping or
-/// has as many sandboxes as it may have. Neither needs the secret.
+/// Beside the endpoints of the protocol it answers `GET /healthz`, always, and `GET /readyz`: 200,
+/// or 503 while it is stopping or has as many sandboxes as it may have. Neither needs the secret.
 ///
 /// ```
 /// use actix_sandbox::server::LocalServer;
@@ -150,8 +151,8 @@ impl LocalServer {
         })
     }
 
-    /// The base URL for clients, for example `http://127.0.0.1:34567/0c5f…`. Its path is the server's
-    /// [secret](crate::server#who-may-call): show it only to callers that may run code.
+    /// The base URL for clients, for example `http://127.0.0.1:34567/0c5f…`. Its path is the
+    /// server's [secret](crate::server#who-may-call): show it only to callers that may run code.
     ///
     /// When listening on all interfaces it names the loopback address.
     pub fn url(&self) -> &str {

@@ -1,6 +1,6 @@
-//! The endpoints, and who may call them: no web page of another origin, no web page that had its own name resolved to this
-//! machine, and with an access token only callers that send it. The secret of a [`LocalServer`](super::LocalServer) comes
-//! before all of these: see `listener`.
+//! The endpoints, and who may call them: no web page of another origin, no web page that had its
+//! own name resolved to this machine, and with an access token only callers that send it. The
+//! secret of a [`LocalServer`](super::LocalServer) comes before all of these: see `listener`.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -53,7 +53,8 @@ impl Refusal {
     }
 }
 
-/// Adds the health checks, which every caller may use. Other methods find nothing there, as everywhere without the secret.
+/// Adds the health checks, which every caller may use. Other methods find nothing there, as
+/// everywhere without the secret.
 pub(super) fn add_health(config: &mut ServiceConfig, manager: Arc<Manager>) {
     let data = web::Data::from(manager);
     config
@@ -187,7 +188,8 @@ pub(super) fn client(request: &HttpRequest) -> Option<ClientAddress> {
     Some(request.peer_addr()?.ip().into())
 }
 
-/// Whether the caller may call at all, or the reason why not. The connection of one that may is kept.
+/// Whether the caller may call at all, or the reason why not. The connection of one that may is
+/// kept.
 pub(super) fn check_caller(manager: &Manager, request: &HttpRequest) -> Result<(), Refusal> {
     let options = &manager.options;
     let headers = request.headers();

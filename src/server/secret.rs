@@ -1,6 +1,7 @@
 //! [`Secret`]: the first segment of the server's URL. Requests without it are answered 404.
 //!
-//! A secret is generated at start, given by the user, kept in a file, or shared by the servers of one state.
+//! A secret is generated at start, given by the user, kept in a file, or shared by the servers of
+//! one state.
 
 use std::{
     fs,
@@ -38,8 +39,8 @@ pub(super) enum SecretSource {
 }
 
 impl SecretSource {
-    /// The secret of a server. `None`: it has none. `state`: the storage that it shares with others, if it has one.
-    /// Blocking.
+    /// The secret of a server. `None`: it has none. `state`: the storage that it shares with
+    /// others, if it has one. Blocking.
     pub(super) fn resolve(
         &self,
         state: Option<&dyn Storage>,
@@ -124,7 +125,8 @@ impl Secret {
         Self::parse(text.trim_end_matches(['\r', '\n']))
     }
 
-    /// The secret that the servers of a state share: the first of them stores it, the others read it.
+    /// The secret that the servers of a state share: the first of them stores it, the others read
+    /// it.
     fn shared(state: &dyn Storage) -> io::Result<Self> {
         let read = || match state.read(SHARED_NAME) {
             Ok((text, _)) => {
@@ -142,7 +144,8 @@ impl Secret {
         read()?.ok_or_else(|| invalid(format!("`{SHARED_NAME}` was removed as it was read")))
     }
 
-    /// Whether the first segment of a path is the secret. Takes the same time for every wrong one of the same length.
+    /// Whether the first segment of a path is the secret. Takes the same time for every wrong one
+    /// of the same length.
     pub(super) fn opens(&self, path: &str) -> bool {
         let path = path.strip_prefix('/').unwrap_or(path);
         let segment = path.split_once('/').map_or(path, |(segment, _)| segment);

@@ -31,9 +31,11 @@ const DROP_WITHIN: Duration = Duration::from_secs(15);
 /// are deleted by [`stop`](Self::stop), or when the last clone of the service is dropped; the
 /// application holds clones as long as it runs.
 ///
-/// The application decides who may call: the service has neither the [secret](crate::server#who-may-call) nor the limits on
-/// connections of a [`LocalServer`](super::LocalServer). Unless there is an [access token](ServerBuilder::access_token), put it
-/// behind the application's own authentication, or below a secret path:
+/// The application decides who may call: the service has neither the
+/// [secret](crate::server#who-may-call) nor the limits on connections of a
+/// [`LocalServer`](super::LocalServer). Unless there is an [access
+/// token](ServerBuilder::access_token), put it behind the application's own authentication, or
+/// below a secret path:
 ///
 /// ```
 /// # use actix_sandbox::server::SandboxService;

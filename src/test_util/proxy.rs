@@ -175,8 +175,8 @@ impl Proxy {
         format!("ws://{}", self.address)
     }
 
-    /// The URL of a service behind the proxy, as a client dials it through the proxy: with the same path, which may be the
-    /// secret of a local server.
+    /// The URL of a service behind the proxy, as a client dials it through the proxy: with the same
+    /// path, which may be the secret of a local server.
     pub fn url_for(&self, service: &str) -> String {
         let (_, rest) = service.split_once("://").unwrap_or(("", service));
         let path = rest.find('/').map_or("", |at| &rest[at..]);

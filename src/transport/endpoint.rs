@@ -193,10 +193,12 @@ impl Endpoint {
     }
 }
 
-/// The text of a URL that cannot be used: its scheme, host and port. Passwords, tokens and secrets may be in all the rest.
+/// The text of a URL that cannot be used: its scheme, host and port. Passwords, tokens and secrets
+/// may be in all the rest.
 ///
-/// In a text that is not a URL, any `@` may end a password and any `/` may begin a path. So everything between the scheme and
-/// the last `@` is left out, and everything from the first slash, query or fragment after that.
+/// In a text that is not a URL, any `@` may end a password and any `/` may begin a path. So
+/// everything between the scheme and the last `@` is left out, and everything from the first slash,
+/// query or fragment after that.
 fn without_secrets(text: &str) -> String {
     let text = text.trim();
     let scheme = text.find("://").map_or(0, |at| at + 3);

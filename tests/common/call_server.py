@@ -1,5 +1,6 @@
-# Tries to use a server at a port of this machine, without being told its secret: every text that could be one, and that this
-# process can find, is tried. Prints "reached" if the server answers at all, then "done" or "stopped".
+# Tries to use a server at a port of this machine, without being told its secret: every text that
+# could be one, and that this process can find, is tried. Prints "reached" if the server answers at
+# all, then "done" or "stopped".
 #
 # python3 call_server.py PORT [PLACE...]: files below the places are searched as well.
 import glob, os, re, socket, sys

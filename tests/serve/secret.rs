@@ -122,8 +122,8 @@ async fn on_all_interfaces_the_secret_suffices_and_a_warning_asks_for_tls() {
     assert!(log.contains("WARN") && log.contains("TLS"), "{log}");
 }
 
-/// The code of an attack, for a user of the machine who has no more than the port: whatever looks like a secret and can be
-/// found is tried.
+/// The code of an attack, for a user of the machine who has no more than the port: whatever looks
+/// like a secret and can be found is tried.
 const OTHER_USER: &str = include_str!("../common/call_server.py");
 
 #[cfg(target_os = "linux")]

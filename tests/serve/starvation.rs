@@ -13,7 +13,8 @@ use super::{
 
 #[actix::test]
 async fn idle_connections_starve_neither_execs_nor_health_checks() {
-    // More connections than the server may open files, and they stay open. `runsc` needs file descriptors above 256.
+    // More connections than the server may open files, and they stay open. `runsc` needs file
+    // descriptors above 256.
     let (files, connections) = match backend::is("gvisor") {
         true => (512, 1_000),
         false => (256, 500),
@@ -70,7 +71,8 @@ async fn idle_connections_starve_neither_execs_nor_health_checks() {
     assert!(!log.contains("Too many open files"), "{log}");
 }
 
-/// Those of callers who may call are not closed: they have a limit, and the health check has places of its own.
+/// Those of callers who may call are not closed: they have a limit, and the health check has places
+/// of its own.
 #[actix::test]
 async fn connections_of_callers_have_a_limit_with_a_reason() {
     let program = Program::start(&["--max-connections", "2"]);
@@ -143,7 +145,8 @@ async fn what_a_client_says_stays_on_its_line_of_the_log() {
     }
 }
 
-/// An exec whose id the client chose to be hostile. Ours chooses none, so this one speaks for itself.
+/// An exec whose id the client chose to be hostile. Ours chooses none, so this one speaks for
+/// itself.
 async fn hostile_exec(program: &Program, id: &str) {
     use futures::{SinkExt, StreamExt};
     use tokio_tungstenite::tungstenite::{Message, client::IntoClientRequest};

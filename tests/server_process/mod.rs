@@ -8,8 +8,8 @@ use std::{
 
 use actix_sandbox::server::ServerBuilder;
 
-/// What the test `a_server_process_of_its_own` of a binary does where it is to be a server: says its URL, and serves until
-/// its input ends.
+/// What the test `a_server_process_of_its_own` of a binary does where it is to be a server: says
+/// its URL, and serves until its input ends.
 pub(crate) fn serve(builder: ServerBuilder) {
     futures::executor::block_on(async {
         let server = builder.start().await.unwrap();

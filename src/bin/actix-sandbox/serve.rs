@@ -24,18 +24,19 @@ pub(crate) struct Serve {
     #[command(flatten)]
     confines: Confines,
 
-    /// A file with the token that requests must carry as `Authorization: Bearer …`. Or the variable ACTIX_SANDBOX_TOKEN.
+    /// A file with the token that requests must carry as `Authorization: Bearer …`. Or the variable
+    /// ACTIX_SANDBOX_TOKEN.
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
 
-    /// A file with the secret in the URL, so that the URL stays the same after a restart. A missing file is created. It must
-    /// belong to the user of the server and be closed to others [default: a new secret for each start, or with --state the
-    /// one that is kept there].
+    /// A file with the secret in the URL, so that the URL stays the same after a restart. A missing
+    /// file is created. It must belong to the user of the server and be closed to others [default:
+    /// a new secret for each start, or with --state the one that is kept there].
     #[arg(long, value_name = "FILE")]
     secret_file: Option<PathBuf>,
 
-    /// Leaves the secret out of the URL: without an access token every user of this machine can run code here. On an
-    /// address that other machines reach it needs an access token.
+    /// Leaves the secret out of the URL: without an access token every user of this machine can run
+    /// code here. On an address that other machines reach it needs an access token.
     #[arg(long, conflicts_with = "secret_file")]
     no_secret: bool,
 
@@ -64,12 +65,13 @@ pub(crate) struct Serve {
     #[arg(long, value_name = "NUMBER")]
     max_sandboxes: Option<usize>,
 
-    /// Most sandboxes at once of the clients of one IP address; an IPv6 address counts by its first 64 bits
-    /// [default: no limit].
+    /// Most sandboxes at once of the clients of one IP address; an IPv6 address counts by its first
+    /// 64 bits [default: no limit].
     #[arg(long, value_name = "NUMBER")]
     max_sandboxes_per_client: Option<usize>,
 
-    /// Most connections at once of clients that may call [default: as the limit on open files permits].
+    /// Most connections at once of clients that may call [default: as the limit on open files
+    /// permits].
     #[arg(long, value_name = "NUMBER")]
     max_connections: Option<usize>,
 
@@ -282,7 +284,8 @@ impl Serve {
         }
     }
 
-    /// An address that other machines reach needs a token or a secret. Warns if only the secret keeps them out.
+    /// An address that other machines reach needs a token or a secret. Warns if only the secret
+    /// keeps them out.
     fn check_address(&self, has_token: bool) -> Result<(), String> {
         let address = &self.address;
         let found = address.to_socket_addrs().map_err(|error| {

@@ -50,7 +50,8 @@ fn read(file: &Path) -> Result<String, String> {
     })
 }
 
-/// Lets this process open as many files as its hard limit permits. Many shells start programs with a soft limit of 1024.
+/// Lets this process open as many files as its hard limit permits. Many shells start programs with
+/// a soft limit of 1024.
 pub(crate) fn raise_open_files() {
     let raised = getrlimit(Resource::RLIMIT_NOFILE)
         .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
