@@ -49,7 +49,8 @@ async fn main() -> ExitCode {
 async fn run() -> Result<(), Box<dyn std::error::Error>> {
     let mut stdout = std::io::stdout();
     let server = LocalServer::start().await?;
-    let (cut, url) = proxy(server.address()).await?;
+    let (cut, proxy) = proxy(server.address()).await?;
+    let url = server.url().replace(&server.address().to_string(), &proxy);
     let sandbox = Sandbox::create(url).enable_auto_reconnect(true).await?;
     sandbox.subscribe(Events.start().recipient()).await?;
 
@@ -75,7 +76,7 @@ async fn run() -> Result<(), Box<dyn std::error::Error>> {
 /// Passes bytes on to the server, until it is told to cut what it has.
 async fn proxy(server: std::net::SocketAddr) -> std::io::Result<(watch::Sender<()>, String)> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
-    let url = format!("ws://{}", listener.local_addr()?);
+    let address = listener.local_addr()?.to_string();
     let (cut, is_cut) = watch::channel(());
     tokio::spawn(async move {
         while let Ok((mut client, _)) = listener.accept().await {
@@ -90,5 +91,5 @@ async fn proxy(server: std::net::SocketAddr) -> std::io::Result<(watch::Sender<(
             });
         }
     });
-    Ok((cut, url))
+    Ok((cut, address))
 }

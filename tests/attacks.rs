@@ -13,9 +13,13 @@
 #[path = "common/archives.rs"]
 mod archives;
 mod common;
+#[path = "serve/program.rs"]
+#[allow(dead_code, reason = "most of it is for the tests of the command")]
+mod program;
 
 use std::{
     fs,
+    ops::Not,
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
@@ -26,6 +30,8 @@ use actix_sandbox::{
     server::{Backend, GvisorOptions, NamespaceOptions},
 };
 use common::within;
+use program::Program;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// A secret of the user of the server, in a place that others may read.
 const SECRET: &str = "a secret of the server's user";
@@ -214,6 +220,107 @@ const STORED: [&str; 3] = [
     "an archive that unpacks to more than `max_archive_size`",
     "delay the snapshots of others by four without end",
 ];
+
+/// What callers do who know the port of the server and not its secret: they search everything that
+/// they can read for it.
+const CALL_SERVER: &str = include_str!("common/call_server.py");
+
+/// An attack of a caller without the secret.
+#[derive(Clone, Copy)]
+enum Caller {
+    /// Code in a sandbox that may use the network of this machine. On the host it can read the
+    /// memory of the server.
+    Code,
+    /// Another user of this machine.
+    LocalUser,
+    /// One who opens connections and sends nothing.
+    Idle,
+}
+
+const CALLERS: [(Caller, &str); 3] = [
+    (Caller::Code, "with a network: use the server that runs it"),
+    (
+        Caller::LocalUser,
+        "another user of this machine: use the server",
+    ),
+    (
+        Caller::Idle,
+        "twice as many idle connections as the server may open files",
+    ),
+];
+
+/// Whether idle connections keep an exec or a health check from a server.
+async fn starve(backend: &str) -> bool {
+    // `runsc` needs file descriptors above 256.
+    let files = if backend == "gvisor" { 512 } else { 256 };
+    let program = Program::start_with_open_files(files, &["--backend", backend]);
+    let sandbox = within("a sandbox", Sandbox::create(&program.url)).await;
+    let sandbox = sandbox.unwrap();
+    let mut idle = Vec::new();
+    for _ in 0..2 * files {
+        let socket = tokio::net::TcpStream::connect(program.address());
+        idle.push(within("a connection", socket).await.unwrap());
+    }
+    let exec = sandbox.run(Language::Bash, "echo still");
+    let exec = within("the exec", exec).await;
+    let health = tokio::net::TcpStream::connect(program.address());
+    let mut health = within("a connection", health).await.unwrap();
+    let request = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+    health.write_all(request).await.unwrap();
+    let mut answer = String::new();
+    let read = within("the health check", health.read_to_string(&mut answer)).await;
+    read.is_err()
+        || !answer.starts_with("HTTP/1.1 200 OK")
+        || exec.is_ok_and(|output| output.stdout == "still\n").not()
+}
+
+/// What comes of such a caller. The server is one whose sandboxes have a network.
+async fn call(server: &LocalServer, caller: Caller, state: &Path) -> bool {
+    let port = server.address().port().to_string();
+    let said = match caller {
+        Caller::Idle => unreachable!("it starts a server of its own"),
+        Caller::Code => {
+            let sandbox = Sandbox::create(server.url()).await.unwrap();
+            let command = sandbox.command(Language::Python, CALL_SERVER);
+            let command = command.args([&port]).timeout(Duration::from_secs(100));
+            let output = within("the code", command.output()).await.unwrap();
+            within("the kill", sandbox.kill()).await.unwrap();
+            format!("{}{}", output.stdout, output.stderr)
+        }
+        Caller::LocalUser => {
+            let mut command = tokio::process::Command::new("setpriv");
+            command
+                .args(["--reuid", "65534", "--regid", "65534", "--clear-groups"])
+                .args(["python3", "-c", CALL_SERVER, &port])
+                .args([state, &std::env::temp_dir()])
+                // Of the programs on the PATH of these tests some may be for their user alone.
+                .env("PATH", "/usr/local/bin:/usr/bin:/bin")
+                .current_dir("/");
+            let output = within("the other user", command.output()).await.unwrap();
+            let said = String::from_utf8_lossy(&output.stderr);
+            format!("{}{said}", String::from_utf8_lossy(&output.stdout))
+        }
+    };
+    assert!(said.starts_with("reached\n"), "{said}");
+    let succeeded = said.contains("done");
+    assert!(succeeded || said.contains("stopped"), "{said}");
+    succeeded
+}
+
+/// Servers whose sandboxes have a network: one as it is started by default, with a state, and one
+/// without a secret.
+async fn servers_with_a_network(name: &str, state: &Path) -> Option<[LocalServer; 2]> {
+    let backend = match name {
+        "namespace" => Backend::Namespace(NamespaceOptions::default().network(true)),
+        "gvisor" => Backend::Gvisor(GvisorOptions::default().network(true)),
+        _ => Backend::Host,
+    };
+    let builder = LocalServer::builder().backend(backend);
+    let closed = builder.clone().state_directory(state);
+    let closed = common::backend::start_if_possible(closed).await?;
+    let open = common::backend::start_if_possible(builder.no_secret()).await?;
+    Some([closed, open])
+}
 
 /// Where the small disk is, for the process that has one.
 const SMALL_DISK: &str = "ACTIX_SANDBOX_TEST_SMALL_DISK";
@@ -452,7 +559,8 @@ async fn what_each_backend_stops_is_as_documented() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let mut table = String::from("| | host | namespace | gvisor |\n| --- | --- | --- | --- |\n");
     let attacks = || ATTACKS.iter().chain([&FLOOD]).chain(&FILLS);
-    let names = attacks().map(|it| it.name).chain(STORED);
+    let names = attacks().map(|it| it.name);
+    let names = names.chain(STORED).chain(CALLERS.map(|(_, name)| name));
     let mut rows: Vec<_> = names.map(|name| format!("| {name} ")).collect();
     for (name, backend) in [
         ("host", Backend::Host),
@@ -511,6 +619,27 @@ async fn what_each_backend_stops_is_as_documented() {
         }
         server.stop().await;
         on_disk.stop().await;
+        let Some([closed, open]) = servers_with_a_network(name, &state).await else {
+            return;
+        };
+        let of_callers = rows.iter_mut().skip(attacks().count() + STORED.len());
+        for ((caller, attack), row) in CALLERS.iter().zip(of_callers) {
+            let word = match (name, caller) {
+                ("host", Caller::Code) => "not stopped; not tried",
+                (_, Caller::Idle) => {
+                    assert!(!starve(name).await, "{name}: {attack}");
+                    "stopped"
+                }
+                _ => {
+                    assert!(call(&open, *caller, &state).await, "{name}: {attack}");
+                    assert!(!call(&closed, *caller, &state).await, "{name}: {attack}");
+                    "stopped"
+                }
+            };
+            row.push_str(&format!("| {word} "));
+        }
+        closed.stop().await;
+        open.stop().await;
     }
     for row in rows {
         table.push_str(&row);

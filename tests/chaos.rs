@@ -97,7 +97,7 @@ async fn run(server: &LocalServer, seed: u64) -> Result<Seen, String> {
         }
         plans.push(plan);
     }
-    let proxy = Proxy::start(server.address(), move |number| {
+    let proxy = Proxy::start(server, move |number| {
         plans.get(number).cloned().unwrap_or_default()
     })
     .await;

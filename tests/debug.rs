@@ -122,7 +122,7 @@ fn forms(secret: &str) -> Vec<String> {
 /// One session with everything in it. Gives its secrets.
 async fn session(debug: bool) -> Vec<String> {
     let server = LocalServer::start().await.expect("a local server");
-    let proxy = Proxy::plain(server.address()).await;
+    let proxy = Proxy::plain(&server).await;
     let sandbox = Sandbox::create(proxy.url())
         .enable_debug(debug)
         .debug_label("my-label")
@@ -161,9 +161,24 @@ async fn session(debug: bool) -> Vec<String> {
     let error = attach(nowhere, &token).await.expect_err("refused");
     assert_eq!(error.kind(), ErrorKind::Connect);
 
+    // The path of a URL is the secret of a server.
+    let (_, secret) = server.url().rsplit_once('/').expect("a secret");
+    let secret = secret.to_owned();
+    let (base, _) = server.url().rsplit_once('/').expect("a secret");
+    let elsewhere = "/a-5ecret-0f-another-5erver";
+    let error = Sandbox::create(format!("{base}{elsewhere}"))
+        .enable_debug(debug)
+        .await;
+    assert_eq!(
+        error.expect_err("refused").kind(),
+        ErrorKind::UpgradeRefused
+    );
+
     sandbox.kill().await.expect("killed");
     server.stop().await;
     vec![
+        secret,
+        elsewhere.to_owned(),
         token,
         BEARER.to_owned(),
         HEADER.to_owned(),

@@ -215,7 +215,7 @@ async fn metadata_server_with(failing: Option<u64>) -> (SocketAddr, Arc<Mutex<Ve
 
 /// A service that lets in whoever has a good token for `audience`, in front of a local server.
 struct Service {
-    address: SocketAddr,
+    url: String,
     /// The tokens that were let in.
     let_in: Arc<Mutex<Vec<String>>>,
     /// Tokens before this one are stale.
@@ -232,6 +232,9 @@ async fn service(audience: Option<&str>) -> Service {
     let let_in = Arc::new(Mutex::new(Vec::new()));
     let (cut, is_cut) = watch::channel(());
     let oldest = Arc::new(AtomicU64::new(0));
+    let url = server
+        .url()
+        .replace(&server.address().to_string(), &address.to_string());
     let (target, tokens, number) = (server.address(), let_in.clone(), oldest.clone());
     tokio::spawn(async move {
         while let Ok((mut client, _)) = listener.accept().await {
@@ -272,7 +275,7 @@ async fn service(audience: Option<&str>) -> Service {
         }
     });
     Service {
-        address,
+        url,
         let_in,
         oldest,
         cut,
@@ -284,7 +287,7 @@ async fn service(audience: Option<&str>) -> Service {
 async fn a_link_that_is_lost_later_comes_back_with_a_token_that_is_not_stale() {
     let (metadata, given) = metadata_server().await;
     let service = service(None).await;
-    let url = format!("http://{}", service.address);
+    let url = service.url.clone();
     let mut client = ClientProcess::start(&url, metadata);
     assert_eq!(client.line().await, "first");
     // The library asks for another one in time.
@@ -305,7 +308,7 @@ async fn a_link_that_is_lost_later_comes_back_with_a_token_that_is_not_stale() {
 async fn a_failure_of_the_metadata_server_passes() {
     let (metadata, given) = metadata_server_with(Some(1)).await;
     let service = service(None).await;
-    let url = format!("http://{}", service.address);
+    let url = service.url.clone();
     let mut client = ClientProcess::start(&url, metadata);
     assert_eq!(client.line().await, "first");
     // The first token has to be over: until then the library gives it.
@@ -322,7 +325,7 @@ async fn a_failure_of_the_metadata_server_passes() {
 async fn a_token_for_another_service_is_refused_with_the_hint() {
     let (metadata, _) = metadata_server().await;
     let service = service(Some("https://other.example")).await;
-    let url = format!("http://{}", service.address);
+    let url = service.url.clone();
     let line = ClientProcess::start(&url, metadata).line().await;
     assert!(line.starts_with("refused: UpgradeRefused"), "{line}");
     assert!(
@@ -334,7 +337,7 @@ async fn a_token_for_another_service_is_refused_with_the_hint() {
 #[tokio::test]
 async fn without_credentials_it_says_how_to_get_some() {
     let service = service(None).await;
-    let url = format!("http://{}", service.address);
+    let url = service.url.clone();
     // Nobody plays the metadata server at this address.
     let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = nobody.local_addr().unwrap();

@@ -33,7 +33,7 @@ async fn on_local_server(version: ProtocolVersion) -> (LocalServer, Sandbox) {
 #[actix::test]
 async fn every_form_of_the_url_reaches_the_server() {
     let server = LocalServer::start().await.expect("a local server");
-    let address = server.address();
+    let (_, address) = server.url().split_once("://").expect("a URL");
     for url in [
         format!("http://{address}"),
         format!("http://{address}/"),

@@ -39,7 +39,7 @@ async fn unreachable() -> (
     tokio::sync::mpsc::Receiver<SandboxEvent>,
 ) {
     let server = LocalServer::start().await.expect("a local server");
-    let mut proxy = Proxy::plain(server.address()).await;
+    let mut proxy = Proxy::plain(&server).await;
     let sandbox = Sandbox::create(proxy.url())
         .enable_auto_reconnect(true)
         .reconnect_policy(policy())

@@ -40,7 +40,7 @@ async fn behind_a_proxy() -> (LocalServer, Proxy, Sandbox) {
 }
 
 async fn proxied(server: LocalServer) -> (LocalServer, Proxy, Sandbox) {
-    let proxy = Proxy::start(server.address(), |_| Plan::default()).await;
+    let proxy = Proxy::start(&server, |_| Plan::default()).await;
     let sandbox = Sandbox::create(proxy.url())
         .enable_auto_reconnect(true)
         .reconnect_policy(soon())
@@ -180,7 +180,7 @@ async fn an_end_that_came_meanwhile_is_delivered_with_the_output_before_it() {
 #[actix::test]
 async fn a_half_open_link_is_left_and_the_server_asked_until_it_knows() {
     let server = LocalServer::start().await.expect("a local server");
-    let proxy = Proxy::start(server.address(), |_| Plan::default()).await;
+    let proxy = Proxy::start(&server, |_| Plan::default()).await;
     let short = Duration::from_secs(1);
     let sandbox = Sandbox::create(proxy.url())
         .enable_auto_reconnect(true)
@@ -244,7 +244,7 @@ async fn refused_dials_are_repeated_and_told() {
 #[actix::test]
 async fn without_the_option_a_lost_link_is_final() {
     let server = LocalServer::start().await.expect("a local server");
-    let proxy = Proxy::plain(server.address()).await;
+    let proxy = Proxy::plain(&server).await;
     let sandbox = Sandbox::create(proxy.url()).await.expect("a sandbox");
     let process = bash(&sandbox, "sleep 1000").await;
     let (wait, kill, ()) = within(
@@ -367,13 +367,13 @@ async fn cookies_of_every_answer_are_sent_on_each_later_dial() {
 #[actix::test]
 async fn a_process_whose_start_was_not_heard_of_does_not_keep_the_sandbox_busy() {
     let server = LocalServer::start().await.expect("a local server");
-    let measured = Proxy::start(server.address(), |_| Plan::default()).await;
+    let measured = Proxy::start(&server, |_| Plan::default()).await;
     // In v1: the request of v2 is sent again, and its process is heard of.
     let create = |url| Sandbox::create(url).max_protocol_version(ProtocolVersion::V1);
     let sandbox = create(measured.url()).await.expect("a sandbox");
     let to_running = measured.records()[0].delivered as u64;
     drop(sandbox);
-    let proxy = Proxy::start(server.address(), move |number| Plan {
+    let proxy = Proxy::start(&server, move |number| Plan {
         cut_down: (number == 0).then_some(to_running + 10),
         ..Plan::default()
     })

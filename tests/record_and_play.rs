@@ -51,7 +51,7 @@ async fn twice<T, F: Future<Output = Result<T, Error>>>(
     program: impl Fn(SandboxBuilder, Option<Proxy>) -> F,
 ) -> (T, T, Recording) {
     let server = LocalServer::start().await.unwrap();
-    let proxy = Proxy::plain(server.address()).await;
+    let proxy = Proxy::plain(&server).await;
     let file = tempfile::tempdir().unwrap();
     let file = file.path().join("session.jsonl");
 

@@ -10,7 +10,7 @@
 mod server_common;
 
 use actix_sandbox::server::LocalServer;
-use server_common::{PATIENCE, backend, entries, eventually};
+use server_common::{PATIENCE, backend, entries, eventually, parts};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -20,8 +20,9 @@ use tokio::{
 /// Sends a request; the answer comes over the socket.
 async fn ask(server: &LocalServer, query: &str, headers: &str, body: &[u8]) -> TcpStream {
     let mut socket = TcpStream::connect(server.address()).await.unwrap();
+    let (_, secret) = parts(server.url());
     let head = format!(
-        "POST /execute{query} HTTP/1.1\r\nHost: {}\r\nContent-Length: {}\r\nConnection: close\r\n{headers}\r\n",
+        "POST {secret}/execute{query} HTTP/1.1\r\nHost: {}\r\nContent-Length: {}\r\nConnection: close\r\n{headers}\r\n",
         server.address(),
         body.len()
     );

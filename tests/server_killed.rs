@@ -72,7 +72,7 @@ async fn a_client_comes_back_to_a_checkpointed_sandbox_after_its_server_was_kill
     let server = start(state.path(), "127.0.0.1:0");
     let sandbox = restored(&server, "echo kept > file").await;
     let mut events = events(&sandbox).await;
-    let address = server.address.clone();
+    let address = server.address().to_owned();
     server.kill();
     loop {
         let event = within("an event", events.recv()).await.expect("events");
@@ -110,7 +110,7 @@ async fn what_a_checkpoint_does_not_hold_fails_with_the_reason() {
         let process = process.clone();
         async move { process.wait().await }
     });
-    let address = server.address.clone();
+    let address = server.address().to_owned();
     server.kill();
     let _server = start(state.path(), &address);
     let end = within("the end", waiting).await.unwrap().expect("an end");
@@ -137,7 +137,7 @@ async fn a_sandbox_without_a_checkpoint_is_gone_with_its_server() {
     let process = sandbox.exec(Language::Bash, "sleep 1000").await;
     let process = process.expect("started");
     let mut events = events(&sandbox).await;
-    let address = server.address.clone();
+    let address = server.address().to_owned();
     server.kill();
     let _server = start(state.path(), &address);
     let (kill, end) = within(
@@ -194,7 +194,7 @@ async fn a_server_that_never_comes_back_is_given_up() {
 
 /// A raw client at such a server, with a sandbox that may be handed over and has a checkpoint.
 async fn holder(server: &ServerProcess) -> (Client, Identity) {
-    let mut client = Client::connect_to(&server.address, "/create").await;
+    let mut client = Client::connect_to(server.url(), "/create").await;
     let config =
         json!({"idle_timeout": 60, "enable_checkpoint": true, "enable_sandbox_handoff": true});
     client.send(config).await;
@@ -208,7 +208,7 @@ async fn holder(server: &ServerProcess) -> (Client, Identity) {
     client.bash("echo kept > file").await;
     client.action("checkpoint").await;
     client.until("close 1000").await;
-    let mut client = attach_at(&server.address, &identity).await;
+    let mut client = attach_at(server.url(), &identity).await;
     client.until("SANDBOX_RUNNING").await;
     (client, identity)
 }
@@ -220,7 +220,7 @@ async fn whoever_waits_is_let_in_when_the_lease_of_a_killed_owner_is_over() {
     let [a, b] = [(); 2].map(|()| start(state.path(), "127.0.0.1:0"));
     let (_first, identity) = holder(&a).await;
     a.kill();
-    let mut second = attach_at(&b.address, &identity).await;
+    let mut second = attach_at(b.url(), &identity).await;
     assert_eq!(
         second.until("SANDBOX_RUNNING").await,
         [
@@ -238,7 +238,7 @@ async fn whoever_waits_is_let_in_when_the_lease_of_a_killed_owner_is_over() {
 async fn a_killed_owner_without_a_checkpoint_leaves_nothing() {
     let state = tempfile::tempdir().unwrap();
     let [a, b] = [(); 2].map(|()| start(state.path(), "127.0.0.1:0"));
-    let mut first = Client::connect_to(&a.address, "/create").await;
+    let mut first = Client::connect_to(a.url(), "/create").await;
     let config =
         json!({"idle_timeout": 60, "enable_checkpoint": true, "enable_sandbox_handoff": true});
     first.send(config).await;
@@ -249,7 +249,7 @@ async fn a_killed_owner_without_a_checkpoint_leaves_nothing() {
         token: token.to_owned(),
     };
     a.kill();
-    let mut second = attach_at(&b.address, &identity).await;
+    let mut second = attach_at(b.url(), &identity).await;
     let lines = second.until("close 4000").await;
     let end = &lines[lines.len() - 5..];
     assert_eq!(
@@ -270,7 +270,7 @@ async fn an_owner_that_slept_too_long_lets_go_and_destroys_nothing() {
     let [a, b] = [(); 2].map(|()| start(state.path(), "127.0.0.1:0"));
     let (mut first, identity) = holder(&a).await;
     a.signal("STOP");
-    let mut second = attach_at(&b.address, &identity).await;
+    let mut second = attach_at(b.url(), &identity).await;
     second.until("SANDBOX_RUNNING").await;
     second.bash("echo newer > file").await;
     // Not even when its client asks for it.
@@ -283,7 +283,7 @@ async fn an_owner_that_slept_too_long_lets_go_and_destroys_nothing() {
 
     second.action("checkpoint").await;
     second.until("close 1000").await;
-    let mut third = attach_at(&a.address, &identity).await;
+    let mut third = attach_at(a.url(), &identity).await;
     third.until("SANDBOX_RUNNING").await;
     assert_eq!(third.bash("cat file").await, "newer\n");
 }

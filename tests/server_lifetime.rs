@@ -19,7 +19,8 @@ use std::{
 
 use actix_sandbox::server::{LocalServer, SandboxService};
 use server_common::{
-    Client, Identity, PATIENCE, backend, entries, eventually, get, processes_of, processes_with,
+    Client, Identity, PATIENCE, backend, entries, eventually, get, parts, processes_of,
+    processes_with,
 };
 
 /// A client in a sandbox with processes in the foreground and in the background.
@@ -102,7 +103,8 @@ async fn a_server_on_all_interfaces_names_an_address_that_can_be_dialled() {
         .await
         .unwrap();
     let port = server.address().port();
-    assert_eq!(server.url(), format!("http://127.0.0.1:{port}"));
+    let url = format!("http://127.0.0.1:{port}/");
+    assert!(server.url().starts_with(&url), "{}", server.url());
     assert_eq!(
         get(&server, "/status", &[("Host", "192.168.7.7")]).await.0,
         200
@@ -241,19 +243,20 @@ fn server_process(directory: &std::path::Path, path: Option<&std::path::Path>) -
     }
     let mut child = command.spawn().unwrap();
     let stdout = BufReader::new(child.stdout.take().unwrap());
-    let address = stdout
+    let url = stdout
         .lines()
         .map_while(Result::ok)
         .find_map(|line| Some(line.strip_prefix("listening on ")?.to_owned()))
-        .expect("an address");
-    (child, address)
+        .expect("a URL");
+    (child, url)
 }
 
-async fn exec(address: &str, code: serde_json::Value, until: &str) -> Vec<String> {
+async fn exec(url: &str, code: serde_json::Value, until: &str) -> Vec<String> {
     use futures::{SinkExt, StreamExt};
 
-    let socket = tokio::net::TcpStream::connect(address).await.unwrap();
-    let (mut client, _) = tokio_tungstenite::client_async(format!("ws://{address}/create"), socket)
+    let socket = tokio::net::TcpStream::connect(parts(url).0).await.unwrap();
+    let create = format!("{}/create", url.replace("http://", "ws://"));
+    let (mut client, _) = tokio_tungstenite::client_async(create, socket)
         .await
         .unwrap();
     client.send("{}".into()).await.unwrap();
@@ -272,12 +275,12 @@ async fn exec(address: &str, code: serde_json::Value, until: &str) -> Vec<String
 
 async fn nothing_is_left_after(signal: &str) {
     let directory = tempfile::tempdir().unwrap();
-    let (mut server, address) = server_process(directory.path(), None);
+    let (mut server, url) = server_process(directory.path(), None);
     let code = serde_json::json!({
         "language": "bash",
         "code": "sleep 1000 & setsid sleep 1000 & echo marker $ACTIX_SANDBOX_SERVER; wait"
     });
-    let messages = exec(&address, code, "marker").await;
+    let messages = exec(&url, code, "marker").await;
     let marker = messages
         .last()
         .unwrap()
@@ -336,10 +339,10 @@ async fn a_missing_interpreter_is_named() {
     let directory = tempfile::tempdir().unwrap();
     let path = tempfile::tempdir().unwrap();
     std::os::unix::fs::symlink("/bin/sh", path.path().join("sh")).unwrap();
-    let (mut server, address) = server_process(directory.path(), Some(path.path()));
+    let (mut server, url) = server_process(directory.path(), Some(path.path()));
     for (language, program) in [("python", "python3"), ("bash", "bash")] {
         let code = serde_json::json!({"language": language, "code": ""});
-        let messages = exec(&address, code, "SANDBOX_EXECUTION_DONE").await;
+        let messages = exec(&url, code, "SANDBOX_EXECUTION_DONE").await;
         let messages = &messages[messages.len() - 3..];
         assert!(
             messages[0].contains("SANDBOX_EXECUTION_ERROR"),

@@ -28,7 +28,7 @@ async fn a_thousand_sandboxes_that_lose_their_links_at_once_all_come_back() {
     allow_open_files(4 * COUNT as u64 + 2_000);
     let server = common::backend::with_visible_processes().max_sandboxes(COUNT);
     let server = server.start().await.expect("a server");
-    let proxy = Proxy::plain(server.address()).await;
+    let proxy = Proxy::plain(&server).await;
     let url = &proxy.url();
     let policy = ReconnectPolicy {
         initial: Duration::from_millis(500),

@@ -526,7 +526,7 @@ async fn on_v2_nothing_is_wrapped() {
 #[actix::test]
 async fn the_end_comes_over_a_cut() {
     let server = v1_server(common::backend::on_the_host()).await;
-    let mut proxy = Proxy::start(server.address(), |_| Plan::default()).await;
+    let mut proxy = Proxy::start(&server, |_| Plan::default()).await;
     let sandbox = Sandbox::create(proxy.url())
         .enable_auto_reconnect(true)
         .reconnect_policy(ReconnectPolicy {

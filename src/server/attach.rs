@@ -6,6 +6,8 @@ use tokio::sync::oneshot;
 
 use super::{
     backend::BackendSandbox,
+    client::ClientAddress,
+    escaped::Escaped,
     link::Link,
     manager::{Manager, Place, SandboxHandle, clean_up},
     sandbox::{Attached, Command, State, reason},
@@ -69,7 +71,7 @@ impl Manager {
             Ok(handle) => Some(handle),
             Err(refusal) => {
                 if let Refusal::WrongToken = refusal {
-                    tracing::info!(sandbox = id, "attach refused: wrong token");
+                    tracing::info!(sandbox = %Escaped(id), "attach refused: wrong token");
                 }
                 refusal.say(link);
                 None
@@ -169,7 +171,8 @@ impl Manager {
         let (done, is_done) = oneshot::channel();
         let (manager, link, its_id) = (self.clone(), link.clone(), id.clone());
         self.runtime.spawn(async move {
-            match manager.revive(&its_id, hash, lease.is_some()).await {
+            let revived = manager.revive(&its_id, hash, lease.is_some(), link.client());
+            match revived.await {
                 Ok((place, config, idle_timeout, backend, state)) => {
                     tracing::info!(sandbox = %its_id, "restored");
                     let handle = place.handle.clone();
@@ -179,7 +182,7 @@ impl Manager {
                     sandbox.run().await;
                 }
                 Err(why) => {
-                    tracing::warn!(sandbox = %its_id, why, "not restored");
+                    tracing::warn!(sandbox = %its_id, why = %Escaped(&why), "not restored");
                     if let Some(lease) = lease {
                         link.push(ServerMessage::status(Status::SandboxLockReleasing));
                         let _ = lease.release(false).await;
@@ -204,6 +207,7 @@ impl Manager {
         id: &SandboxId,
         token: TokenHash,
         has_lock: bool,
+        client: Option<ClientAddress>,
     ) -> Result<Revived, String> {
         // Before it is read: should another take its place meanwhile, that one is not taken for it.
         let stamp = self.store.stamp(id).await;
@@ -217,7 +221,7 @@ impl Manager {
         };
         let stamp = stamp.map_err(|error| reason(&error))?;
         let idle_timeout = self.idle_timeout(&config)?;
-        let place = self.reserve(id, token)?;
+        let place = self.reserve(id, token, client)?;
         let backend = self
             .backend
             .create(id)

@@ -6,6 +6,7 @@ use secrecy::SecretString;
 
 use super::{
     Backend, LocalServer, SandboxService, ServerError,
+    secret::SecretSource,
     store::{Bounds, Place, ShownUrl},
     token::AccessToken,
 };
@@ -32,6 +33,7 @@ pub struct ServerBuilder {
     pub(super) address: String,
     pub(super) workers: usize,
     pub(super) max_connections: usize,
+    pub(super) secret: SecretSource,
     pub(super) options: Options,
 }
 
@@ -46,6 +48,8 @@ pub(super) struct Options {
     pub(super) handoff_lease: Duration,
     pub(super) handoff_timeout: Duration,
     pub(super) max_sandboxes: usize,
+    pub(super) max_sandboxes_per_client: Option<usize>,
+    pub(super) request_timeout: Duration,
     pub(super) max_message_bytes: usize,
     pub(super) default_idle_timeout: Duration,
     pub(super) max_idle_timeout: Duration,
@@ -64,7 +68,8 @@ impl Default for ServerBuilder {
         Self {
             address: "127.0.0.1:0".to_owned(),
             workers: 2,
-            max_connections: 25_000,
+            max_connections: 50_000,
+            secret: SecretSource::default(),
             options: Options {
                 backend: None,
                 directory: None,
@@ -77,6 +82,8 @@ impl Default for ServerBuilder {
                 handoff_lease: Duration::from_secs(10),
                 handoff_timeout: Duration::from_secs(60),
                 max_sandboxes: 1_024,
+                max_sandboxes_per_client: None,
+                request_timeout: Duration::from_secs(30),
                 max_message_bytes: limits::DEFAULT_MAX_MESSAGE_BYTES,
                 default_idle_timeout: limits::DEFAULT_SERVER_IDLE_TIMEOUT,
                 max_idle_timeout: Duration::from_secs(24 * 60 * 60),
@@ -96,11 +103,40 @@ impl Default for ServerBuilder {
 impl ServerBuilder {
     /// Where to listen, as `host:port`; port 0 takes a free one. Default: `127.0.0.1:0`.
     ///
-    /// Whoever reaches this address runs code here: leave it on the loopback interface unless there is an
-    /// [`access_token`](Self::access_token), or something in front of it decides who may come in. Of no effect on
-    /// [`service`](Self::service).
+    /// The [secret](Self::secret) in the URL and the [access token](Self::access_token) travel in
+    /// clear text: put a proxy that speaks TLS in front of an address that other machines reach.
+    /// Has no effect on [`service`](Self::service).
     pub fn address(mut self, address: impl fmt::Display) -> Self {
         self.address = address.to_string();
+        self
+    }
+
+    /// The secret that is the first segment of the server's URL: 22 to 128 letters, digits, `-` and
+    /// `_`. A request without it is answered 404. Default: 128 random bits for each start; with a
+    /// [`state_directory`](Self::state_directory) or [`state_url`](Self::state_url) a secret that
+    /// is kept there, so that servers of one state have the same.
+    ///
+    /// Has no effect on [`service`](Self::service).
+    pub fn secret(mut self, secret: impl Into<String>) -> Self {
+        self.secret = SecretSource::Given(SecretString::from(secret.into()));
+        self
+    }
+
+    /// A file with the [`secret`](Self::secret), so that the URL stays the same when the server
+    /// starts again. A missing file is created, for its owner alone. Starting fails if the file
+    /// belongs to another user, if others may open it, or if it is a link. Has no effect on
+    /// [`service`](Self::service).
+    pub fn secret_file(mut self, file: impl Into<PathBuf>) -> Self {
+        self.secret = SecretSource::File(file.into());
+        self
+    }
+
+    /// Starts the server without a [`secret`](Self::secret): unless there is an
+    /// [`access_token`](Self::access_token), **every user of this machine, and everything else that
+    /// reaches the address, can run code here.** Starting logs a warning then. Has no effect on
+    /// [`service`](Self::service).
+    pub fn no_secret(mut self) -> Self {
+        self.secret = SecretSource::Disabled;
         self
     }
 
@@ -218,7 +254,11 @@ impl ServerBuilder {
         self
     }
 
-    /// Most connections per worker; more wait. Default: 25 000. Of no effect on [`service`](Self::service).
+    /// Most connections at once of clients that may call; one more is answered 503. Default: 50
+    /// 000, and never more than three eighths of the files that the process may have open when it
+    /// starts (`ulimit -n`): the rest is for the sandboxes. Connections that have not shown the
+    /// secret yet are counted apart, and closed early when there are many. Has no effect on
+    /// [`service`](Self::service).
     pub fn max_connections(mut self, connections: usize) -> Self {
         self.max_connections = connections.max(1);
         self
@@ -227,6 +267,22 @@ impl ServerBuilder {
     /// Most sandboxes at once; the creation of one more is refused with a reason. Default: 1024.
     pub fn max_sandboxes(mut self, sandboxes: usize) -> Self {
         self.options.max_sandboxes = sandboxes;
+        self
+    }
+
+    /// Most sandboxes at once that the clients of one IP address may have; the creation of one more
+    /// is refused with a reason. An IPv6 address counts by its first 64 bits. A sandbox counts for
+    /// the client that created or restored it. Behind a proxy all clients have the proxy's address.
+    /// Default: no limit.
+    pub fn max_sandboxes_per_client(mut self, sandboxes: usize) -> Self {
+        self.options.max_sandboxes_per_client = Some(sandboxes);
+        self
+    }
+
+    /// How long a client may take to send the code for `/execute`, or the configuration of a new
+    /// sandbox. Default: 30 s.
+    pub fn request_timeout(mut self, timeout: Duration) -> Self {
+        self.options.request_timeout = timeout;
         self
     }
 

@@ -51,6 +51,15 @@ pub enum ServerError {
         #[source]
         source: io::Error,
     },
+    /// The secret of the server could not be used.
+    #[error("cannot use the secret of the server ({place}): {source}")]
+    Secret {
+        /// Where it comes from.
+        place: String,
+        /// What is wrong with it.
+        #[source]
+        source: io::Error,
+    },
     /// The helper process that cleans up after a crash of this one could not be started.
     #[error(
         "cannot start `sh`, which the server needs to clean up after a crash: is it on the PATH? {source}"

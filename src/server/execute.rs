@@ -4,7 +4,7 @@
 //! That a client is gone shows when there is output for it: a connection that is closed in one direction
 //! may still be read from. Code that prints nothing runs until its time limit.
 
-use std::{io, sync::Arc};
+use std::{io, sync::Arc, time::Duration};
 
 use actix_web::{
     HttpRequest, HttpResponse,
@@ -12,13 +12,17 @@ use actix_web::{
     web::{self, Bytes, Payload},
 };
 use futures::StreamExt;
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::timeout,
+};
 
 use super::{
     backend::{BackendSandbox, Job, Language},
+    client::ClientAddress,
     execution::{Ending, ExecEvent, Execution},
     manager::{Manager, Place, clean_up, new_identity},
-    routes::{check_caller, query_value},
+    routes::{check_caller, client, query_value},
     sandbox::Command,
     stdin::StdinQueue,
     token::TokenHash,
@@ -43,8 +47,14 @@ pub(super) async fn execute(
     }
     let started = async {
         let language = language(request.query_string())?;
-        let code = code(body, manager.options.max_message_bytes).await?;
-        manager.into_inner().run_once(language, code).await
+        let (most, limit) = (
+            manager.options.max_message_bytes,
+            manager.options.request_timeout,
+        );
+        let code = timeout(limit, code(body, most));
+        let code = code.await.unwrap_or_else(|_| Err(too_slow(limit)))?;
+        let client = client(&request);
+        manager.into_inner().run_once(language, code, client).await
     };
     match started.await {
         Ok(pieces) => HttpResponse::Ok()
@@ -61,6 +71,11 @@ pub(super) async fn execute(
             .content_type("text/plain; charset=utf-8")
             .body(reason),
     }
+}
+
+fn too_slow(limit: Duration) -> Refusal {
+    let reason = format!("The code did not come in whole within {limit:?}.");
+    (StatusCode::REQUEST_TIMEOUT, reason)
 }
 
 /// The language that the query names; python where it names none.
@@ -109,11 +124,12 @@ impl Manager {
         self: Arc<Self>,
         language: Language,
         code: String,
+        client: Option<ClientAddress>,
     ) -> Result<Pieces, Refusal> {
         let unavailable = |reason| (StatusCode::SERVICE_UNAVAILABLE, reason);
         let (id, token) = new_identity().map_err(|error| unavailable(error.to_string()))?;
         let place = self
-            .reserve(&id, TokenHash::of(&token))
+            .reserve(&id, TokenHash::of(&token), client)
             .map_err(unavailable)?;
         let (sender, pieces) = mpsc::channel(PIECES_IN_FLIGHT);
         let (started, is_started) = oneshot::channel();

@@ -15,6 +15,7 @@ use tokio::{
 
 use super::{
     backend::{BackendSandbox, Exit, Job, Process, Started},
+    escaped::Escaped,
     output::{Deadline, Taker, TextTaker, discard, pump},
     stdin::StdinQueue,
 };
@@ -340,14 +341,14 @@ impl<O: Outlet> Run<O> {
 
 async fn wait(process: &mut dyn Process) -> Exit {
     process.wait().await.unwrap_or_else(|error| {
-        tracing::warn!(%error, "a process could not be waited for");
+        tracing::warn!(error = %Escaped(error), "a process could not be waited for");
         Exit::default()
     })
 }
 
 async fn kill(process: &mut dyn Process) -> Result<Exit, String> {
     if let Err(reason) = process.kill().await {
-        tracing::warn!(%reason, "an exec could not be killed");
+        tracing::warn!(reason = %Escaped(&reason), "an exec could not be killed");
         return Err(reason);
     }
     Ok(wait(process).await)

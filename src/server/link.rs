@@ -13,7 +13,7 @@ use std::{
 use bytes::Bytes;
 use tokio::sync::Notify;
 
-use super::named::NamedExec;
+use super::{client::ClientAddress, named::NamedExec};
 use crate::protocol::{ServerMessage, Status, StdStream, Version};
 
 /// Answers that may wait for a client that does not read; then it is cut off.
@@ -109,6 +109,7 @@ impl State {
 #[derive(Default)]
 pub(super) struct Link {
     version: Version,
+    client: Option<ClientAddress>,
     state: Mutex<State>,
     ended: Notify,
     room: Notify,
@@ -126,10 +127,11 @@ impl Drop for Cork {
 }
 
 impl Link {
-    /// A link that speaks this version of the protocol.
-    pub(super) fn new(version: Version) -> Self {
+    /// A link to a client, which speaks this version of the protocol.
+    pub(super) fn new(version: Version, client: Option<ClientAddress>) -> Self {
         Self {
             version,
+            client,
             ..Self::default()
         }
     }
@@ -137,6 +139,11 @@ impl Link {
     /// The version that it speaks.
     pub(super) fn version(&self) -> Version {
         self.version
+    }
+
+    /// The address of the client, as far as it is known.
+    pub(super) fn client(&self) -> Option<ClientAddress> {
+        self.client
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -439,7 +446,7 @@ mod tests {
 
     #[test]
     fn one_without_a_name_that_prints_without_end_does_not_keep_the_others_waiting() {
-        let link = Arc::new(Link::new(Version::V2));
+        let link = Arc::new(Link::new(Version::V2, None));
         let exec = NamedExec::new(crate::machine::ServedExec::new("named".into(), 1_024));
         exec.join(&link);
         exec.change(|exec| {

@@ -1,40 +1,41 @@
 //! [`LocalServer`]: a whole server on threads of its own, for whoever has a runtime and whoever has not.
 
 use std::{
-    any::Any,
+    fmt, io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::{Mutex, PoisonError, mpsc},
     thread,
     time::Duration,
 };
 
-use actix_web::{App, HttpServer, dev::ServerHandle};
-use socket2::{SockRef, TcpKeepalive};
-use tokio::{
-    net::TcpStream,
-    sync::{oneshot, watch},
+use actix_web::dev::ServerHandle;
+use nix::sys::resource::{Resource, getrlimit};
+use tokio::sync::{oneshot, watch};
+
+use super::{
+    SandboxService, ServerBuilder, ServerError,
+    connections::{Connections, Limits},
+    listener,
+    secret::Secret,
 };
-
-use super::{SandboxService, ServerBuilder, ServerError};
-
-/// Connections that may wait to be accepted: many clients may dial at once.
-const BACKLOG: u32 = 4_096;
 
 /// Longest time that a drop waits for the listener to end.
 const DROP_WITHIN: Duration = Duration::from_secs(5);
 
 /// A server on this machine that really runs code.
 ///
-/// It listens on the loopback interface at a free port unless told otherwise. Code runs as the user
-/// of this process and is not confined: start it for code that you trust.
+/// It listens on the loopback interface at a free port unless told otherwise. Its
+/// [`url`](Self::url) holds a secret: [without it](crate::server#who-may-call) no other user of the
+/// machine can use the server. Code runs as the user of this process and is not confined: start it
+/// for code that you trust.
 ///
 /// The server ends with [`stop`](Self::stop) or when it is dropped: every sandbox is deleted, with
 /// its processes and files. That also holds when this process dies by a signal: a small watchdog
 /// process cleans up then. Where that was killed as well, the next server in the same
 /// [directory](ServerBuilder::directory) does. What is in a [state directory](ServerBuilder::state_directory) stays.
 ///
-/// Beside the endpoints of the protocol it answers `GET /healthz`, always, and `GET /readyz`: 200, or 503 while it is stopping or has as many
-/// sandboxes as it may have.
+/// Beside the endpoints of the protocol it answers `GET /healthz`, always, and `GET /readyz`: 200,
+/// or 503 while it is stopping or has as many sandboxes as it may have. Neither needs the secret.
 ///
 /// ```
 /// use actix_sandbox::server::LocalServer;
@@ -46,17 +47,25 @@ const DROP_WITHIN: Duration = Duration::from_secs(5);
 /// server.stop().await;
 /// # Ok(()) }
 /// ```
-#[derive(Debug)]
 #[must_use = "the server ends when this is dropped"]
 pub struct LocalServer {
     address: SocketAddr,
+    /// It holds the secret: never log it.
     url: String,
     service: Option<SandboxService>,
     http: Http,
 }
 
+impl fmt::Debug for LocalServer {
+    /// Shows no secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LocalServer")
+            .field("address", &self.address)
+            .finish_non_exhaustive()
+    }
+}
+
 /// The listener and its workers.
-#[derive(Debug)]
 struct Http {
     handle: Listening,
     ended: watch::Receiver<bool>,
@@ -66,7 +75,6 @@ struct Http {
 
 /// The listener, which ends when this is dropped, wherever that is: also on the way to somebody who
 /// gave up waiting for it.
-#[derive(Debug)]
 struct Listening(ServerHandle);
 
 impl Listening {
@@ -99,6 +107,17 @@ impl LocalServer {
 
     pub(super) async fn start_with(builder: ServerBuilder) -> Result<Self, ServerError> {
         let service = SandboxService::start(builder.options.clone()).await?;
+        let secret = service.secret(builder.secret.clone()).await?;
+        if secret.is_none() && builder.options.access_token.is_none() {
+            tracing::warn!(
+                address = builder.address,
+                "neither a secret nor an access token: every user of this machine, and all that reaches the address, can \
+                 run code here"
+            );
+        }
+        let path = secret
+            .as_ref()
+            .map(|secret| format!("/{}", secret.expose()));
         let (ready, is_ready) = oneshot::channel();
         let (end, ended) = watch::channel(false);
         let (done, is_done) = mpsc::sync_channel(1);
@@ -106,7 +125,7 @@ impl LocalServer {
         thread::Builder::new()
             .name("actix-sandbox-http".to_owned())
             .spawn(move || {
-                serve(builder, mounted, ready);
+                serve(builder, mounted, secret, ready);
                 end.send_replace(true);
                 let _ = done.send(());
             })
@@ -122,7 +141,7 @@ impl LocalServer {
         }
         Ok(Self {
             address,
-            url: format!("http://{reachable}"),
+            url: format!("http://{reachable}{}", path.unwrap_or_default()),
             service: Some(service),
             http: Http {
                 handle,
@@ -132,7 +151,8 @@ impl LocalServer {
         })
     }
 
-    /// The base URL for clients, for example `http://127.0.0.1:34567`.
+    /// The base URL for clients, for example `http://127.0.0.1:34567/0c5f…`. Its path is the
+    /// server's [secret](crate::server#who-may-call): show it only to callers that may run code.
     ///
     /// When listening on all interfaces it names the loopback address.
     pub fn url(&self) -> &str {
@@ -184,56 +204,44 @@ impl Drop for LocalServer {
     }
 }
 
-/// Lets the system find out that a peer is gone without a word, so that its sandbox is free again.
-fn notice_lost_peers(connection: &dyn Any) {
-    if let Some(socket) = connection.downcast_ref::<TcpStream>() {
-        let keepalive = TcpKeepalive::new()
-            .with_time(Duration::from_secs(30))
-            .with_interval(Duration::from_secs(10));
-        // A system that cannot do it serves nonetheless.
-        let _ = SockRef::from(socket).set_tcp_keepalive(&keepalive);
-    }
-}
-
 /// The life of the listener's thread.
 fn serve(
     builder: ServerBuilder,
     service: SandboxService,
+    secret: Option<Secret>,
     ready: oneshot::Sender<Result<(SocketAddr, Listening), ServerError>>,
 ) {
     actix_web::rt::System::new().block_on(async move {
-        let address = builder.address;
-        let bound = HttpServer::new(move || {
-            App::new()
-                .configure(service.configure_health())
-                .configure(service.configure())
-        })
-        .workers(builder.workers)
-        .max_connections(builder.max_connections)
-        .backlog(BACKLOG)
-        .tcp_nodelay(true)
-        .on_connect(|connection, _| notice_lost_peers(connection))
-        .disable_signals()
-        .shutdown_timeout(1)
-        // A session that is over is over: no waiting for what its client might still send.
-        .client_disconnect_timeout(Duration::ZERO)
-        .bind(&address)
-        .and_then(|server| {
-            let bound = server.addrs().first().copied();
-            let bound = bound.ok_or_else(|| std::io::Error::other("no address"))?;
+        let address = builder.address.clone();
+        let server = listener::bind(&address).and_then(|listeners| {
+            let bound = listeners.first().map(std::net::TcpListener::local_addr);
+            let bound = bound.ok_or_else(|| io::Error::other("no address"))??;
+            let limits = Limits::new(open_files(), builder.max_connections);
+            tracing::debug!(?limits, "connections");
+            let connections = Connections::new(limits);
+            let server =
+                listener::serve(listeners, builder.workers, &connections, &service, secret)?;
             Ok((bound, server))
         });
-        let (bound, server) = match bound {
-            Ok(bound) => bound,
+        // The threads of the server have their own.
+        drop(service);
+        let (bound, server) = match server {
+            Ok(server) => server,
             Err(source) => {
                 return drop(ready.send(Err(ServerError::Bind { address, source })));
             }
         };
-        let server = server.run();
         // If nobody waits any more, that stops it at once.
         drop(ready.send(Ok((bound, Listening(server.handle())))));
         if let Err(error) = server.await {
             tracing::error!(%error, "the listener failed");
         }
     });
+}
+
+/// Files that this process may have open at once.
+fn open_files() -> usize {
+    // The soft limit; 1024 is what most systems start with.
+    let (soft, _) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((1_024, 1_024));
+    usize::try_from(soft).unwrap_or(usize::MAX)
 }

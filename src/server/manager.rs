@@ -1,7 +1,7 @@
 //! [`Manager`]: which sandboxes there are, who may have one, who may attach. Knows no HTTP.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
     io,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -16,7 +16,9 @@ use tokio::{
 
 use super::{
     backend::{Backend, BackendSandbox},
+    client::ClientAddress,
     config::Options,
+    escaped::Escaped,
     handoff::{Lease, Leases},
     link::Link,
     sandbox::{COMMANDS_IN_FLIGHT, Command, Request, Sandbox, State, StdinSlot, reason},
@@ -44,6 +46,8 @@ pub(super) struct Manager {
 
 struct Registry {
     sandboxes: HashMap<SandboxId, SandboxHandle>,
+    /// How many of them each client has.
+    of_clients: HashMap<ClientAddress, usize>,
     /// One clone is with every sandbox; gone once the server stops.
     alive: Option<mpsc::Sender<()>>,
     /// Ends when the last clone is dropped.
@@ -54,11 +58,21 @@ struct Registry {
 pub(super) struct Registration {
     manager: Arc<Manager>,
     id: SandboxId,
+    client: Option<ClientAddress>,
 }
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        self.manager.lock().sandboxes.remove(&self.id);
+        let mut registry = self.manager.lock();
+        registry.sandboxes.remove(&self.id);
+        if let Some(client) = self.client
+            && let Entry::Occupied(mut entry) = registry.of_clients.entry(client)
+        {
+            *entry.get_mut() -= 1;
+            if *entry.get() == 0 {
+                entry.remove();
+            }
+        }
     }
 }
 
@@ -114,6 +128,7 @@ impl Manager {
             runtime: Handle::current(),
             registry: Mutex::new(Registry {
                 sandboxes: HashMap::new(),
+                of_clients: HashMap::new(),
                 alive: Some(alive),
                 all_ended: Some(all_ended),
             }),
@@ -174,7 +189,7 @@ impl Manager {
         let (id, token) = new_identity().map_err(|error| {
             format!("Failed to create the sandbox: no random numbers to be had ({error}).")
         })?;
-        let place = self.reserve(&id, TokenHash::of(&token))?;
+        let place = self.reserve(&id, TokenHash::of(&token), link.client())?;
         let handle = place.handle.clone();
 
         let (manager, link) = (self.clone(), link.clone());
@@ -204,7 +219,7 @@ impl Manager {
                 }
                 Err(reason) => {
                     drop(place);
-                    tracing::warn!(%reason, "a sandbox could not be created");
+                    tracing::warn!(reason = %Escaped(&reason), "a sandbox could not be created");
                     refuse_creation(&link, reason);
                 }
             }
@@ -217,6 +232,7 @@ impl Manager {
         self: &Arc<Self>,
         id: &SandboxId,
         token: TokenHash,
+        client: Option<ClientAddress>,
     ) -> Result<Place, String> {
         let (commands, receiver) = mpsc::channel(COMMANDS_IN_FLIGHT);
         let handle = SandboxHandle {
@@ -237,10 +253,22 @@ impl Manager {
         if registry.sandboxes.contains_key(id) {
             return Err("It is here already.".to_owned());
         }
+        if let Some(client) = client {
+            let count = registry.of_clients.get(&client).copied().unwrap_or(0);
+            if let Some(limit) = self.options.max_sandboxes_per_client
+                && count >= limit
+            {
+                return Err(format!(
+                    "The clients of this address have their limit of {limit} sandboxes: kill one, or wait for one to be deleted."
+                ));
+            }
+            registry.of_clients.insert(client, count + 1);
+        }
         registry.sandboxes.insert(id.clone(), handle.clone());
         let registration = Registration {
             manager: self.clone(),
             id: id.clone(),
+            client,
         };
         Ok(Place {
             handle,
@@ -390,7 +418,7 @@ fn refuse_creation(link: &Link, reason: String) {
 /// Removes what was made of a sandbox that is not to be.
 pub(super) async fn clean_up(backend: &dyn BackendSandbox) {
     if let Err(why) = backend.delete().await {
-        tracing::warn!(why, "what was made of a sandbox could not be removed");
+        tracing::warn!(why = %Escaped(why), "what was made of a sandbox could not be removed");
     }
 }
 

@@ -8,8 +8,8 @@
 //!
 //! [`Backend`] chooses what runs the code. The default, `host`, keeps sandboxes apart and cleans up after them, but it confines
 //! nothing: code runs as the user of the server and can do what that user can. `namespace` confines, on Linux; `gvisor` does so with
-//! a kernel for each sandbox, and its checkpoints hold memory. The server listens on the loopback interface unless told
-//! otherwise, gives every sandbox a token, and refuses web pages.
+//! a kernel for each sandbox, and its checkpoints hold memory. Who may call the server is decided
+//! [before code runs](#who-may-call), on every backend.
 //!
 //! What code in a sandbox may try, and whether the backend stops it. Each row was tried, but on the host where it would
 //! harm the machine; the server and the other sandboxes went on in every case. `cargo test --test attacks -- --nocapture`
@@ -38,6 +38,9 @@
 //! | an archive in the state with files that the server trusts | stopped | stopped | stopped |
 //! | an archive that unpacks to more than `max_archive_size` | stopped | stopped | stopped |
 //! | delay the snapshots of others by four without end | stopped | stopped | stopped |
+//! | with a network: use the server that runs it | not stopped; not tried | stopped | stopped |
+//! | another user of this machine: use the server | stopped | stopped | stopped |
+//! | twice as many idle connections as the server may open files | stopped | stopped | stopped |
 //!
 //! What none of them stops: filling the disk, and taking all of the processor. No sandbox has a share of the disk of its own. While
 //! it is full what runs goes on; code that cannot be put there does not start, and what does not fit is not stored, each with that
@@ -86,6 +89,50 @@
 //!   values are random, so that code cannot guess those of another sandbox. In a namespace, kills look only at the processes of
 //!   that sandbox. On the host, code can read the values of other sandboxes from `/proc`, and a process that carries them is
 //!   killed with those.
+//!
+//! # Who may call
+//!
+//! A server listens on the loopback interface unless told otherwise. The other users of this
+//! machine, and code in a sandbox with a network, reach that too. So the URL of a [`LocalServer`]
+//! holds a secret as its first segment: `http://127.0.0.1:8080/0c5f…`. Clients append their paths
+//! to the URL and need no option for it.
+//!
+//! - A request without the secret is answered 404, with an empty body, whatever it asks for. Only
+//!   `GET /healthz` and `GET /readyz` need none: they tell how many sandboxes there are, and
+//!   nothing about them.
+//! - By default the secret is new at each start. [`ServerBuilder::secret_file`] keeps it in a file.
+//!   Servers on one [state directory](ServerBuilder::state_directory) or
+//!   [bucket](ServerBuilder::state_url) share the secret that is kept there, so a client that is
+//!   handed over finds the same path on each of them. Every reader of the state can read the
+//!   secret.
+//! - [`ServerBuilder::no_secret`] opens the server to everyone who reaches its address.
+//! - The secret is no sandbox's token: it lets its owner create sandboxes, and each sandbox still
+//!   has a token of its own.
+//! - Treat the URL as a password: the server and this crate's client log no path of a URL. An
+//!   argument of a program is shown to every user of the machine.
+//! - On an address that other machines reach, secret and [access
+//!   token](ServerBuilder::access_token) travel in clear text. Put a proxy that speaks TLS in
+//!   front.
+//! - Code on the host backend runs as the user of the server and can read its memory: no secret
+//!   keeps it out.
+//!
+//! Then requests with an `Origin` that is not [allowed](ServerBuilder::allowed_origin), requests
+//! for another [host](ServerBuilder::allowed_host) and requests without the access token are
+//! refused, with a reason.
+//!
+//! # What one caller can take from others
+//!
+//! - **Connections.** The limits follow from the files that the process may open (`ulimit -n`) when
+//!   the server starts. Half of them is left to the sandboxes. Connections that have not shown the
+//!   secret are closed when there are many, the oldest first, so idle ones keep out neither new
+//!   clients nor health checks. Clients with the secret keep their connections; at their limit one
+//!   more is answered 503. `actix-sandbox serve` raises its soft limit on open files to the hard
+//!   one; a [`LocalServer`] leaves the limit of its process alone.
+//! - **Slow uploads.** The code for `/execute` and the configuration of a new sandbox must come
+//!   within [`ServerBuilder::request_timeout`].
+//! - **Sandboxes.** [`ServerBuilder::max_sandboxes`] limits them all,
+//!   [`ServerBuilder::max_sandboxes_per_client`] those of one address.
+//! - **The log.** Text of clients and of code is escaped.
 //!
 //! # How a sandbox runs
 //!
@@ -150,13 +197,17 @@
 mod attach;
 mod backend;
 mod choice;
+mod client;
 mod config;
+mod connections;
 mod error;
+mod escaped;
 mod execute;
 mod execution;
 mod handoff;
 mod incoming;
 mod link;
+mod listener;
 mod local;
 mod manager;
 mod named;
@@ -165,6 +216,7 @@ mod private;
 mod root;
 mod routes;
 mod sandbox;
+mod secret;
 mod service;
 mod session;
 mod stdin;

@@ -1,10 +1,11 @@
-//! The endpoints, and who may call them at all: no web page of another origin, and no web page that
-//! had its own name resolved to this machine.
+//! The endpoints, and who may call them: no web page of another origin, no web page that had its
+//! own name resolved to this machine, and with an access token only callers that send it. The
+//! secret of a [`LocalServer`](super::LocalServer) comes before all of these: see `listener`.
 
 use std::{net::IpAddr, sync::Arc};
 
 use actix_web::{
-    HttpRequest, HttpResponse,
+    HttpRequest, HttpResponse, guard,
     http::header::{self, HeaderValue},
     web,
     web::ServiceConfig,
@@ -12,7 +13,9 @@ use actix_web::{
 use percent_encoding::percent_decode_str;
 
 use super::{
+    client::ClientAddress,
     execute::execute,
+    listener::ConnectionInfo,
     manager::Manager,
     session::{Opening, open},
     token::AccessToken,
@@ -28,6 +31,8 @@ pub(super) enum Refusal {
     Foreign(&'static str),
     /// It does not carry the access token.
     Token(&'static str),
+    /// The server has as many connections as it may have.
+    Full,
 }
 
 impl Refusal {
@@ -38,19 +43,27 @@ impl Refusal {
                 .insert_header((header::WWW_AUTHENTICATE, "Bearer"))
                 .content_type("text/plain; charset=utf-8")
                 .body(*reason),
+            Self::Full => HttpResponse::ServiceUnavailable()
+                .content_type("text/plain; charset=utf-8")
+                .body(
+                    "This server has as many connections as it may have: close one, or raise its limit on open files \
+                     (`ulimit -n`) or on connections (`max_connections`).",
+                ),
         }
     }
 }
 
-/// Adds what tells a supervisor how the server is. Whoever asks learns nothing else, so anybody may.
+/// Adds the health checks, which every caller may use. Other methods find nothing there, as
+/// everywhere without the secret.
 pub(super) fn add_health(config: &mut ServiceConfig, manager: Arc<Manager>) {
     let data = web::Data::from(manager);
     config
-        .service(web::resource("/healthz").route(web::get().to(healthz)))
+        .service(web::resource("/healthz").guard(guard::Get()).to(healthz))
         .service(
             web::resource("/readyz")
+                .guard(guard::Get())
                 .app_data(data)
-                .route(web::get().to(readyz)),
+                .to(readyz),
         );
 }
 
@@ -97,7 +110,11 @@ pub(super) fn add(config: &mut ServiceConfig, manager: Arc<Manager>) {
                 .app_data(data.clone())
                 .route(web::post().to(execute)),
         )
-        .service(web::resource("/").app_data(data).route(web::get().to(root)));
+        .service(
+            web::resource(["", "/"])
+                .app_data(data)
+                .route(web::get().to(root)),
+        );
 }
 
 async fn create(
@@ -166,7 +183,13 @@ pub(super) fn forbidden(reason: String) -> HttpResponse {
         .body(reason)
 }
 
-/// Whether the caller may call at all, or the reason why not.
+/// The address of the caller.
+pub(super) fn client(request: &HttpRequest) -> Option<ClientAddress> {
+    Some(request.peer_addr()?.ip().into())
+}
+
+/// Whether the caller may call at all, or the reason why not. The connection of one that may is
+/// kept.
 pub(super) fn check_caller(manager: &Manager, request: &HttpRequest) -> Result<(), Refusal> {
     let options = &manager.options;
     let headers = request.headers();
@@ -185,7 +208,12 @@ pub(super) fn check_caller(manager: &Manager, request: &HttpRequest) -> Result<(
             ));
         }
     }
-    let bound = request.app_config().local_addr().ip();
+    // In an application of the user's there is none of ours.
+    let connection = request.conn_data::<ConnectionInfo>();
+    let bound = match connection {
+        Some(connection) => connection.bound.ip(),
+        None => request.app_config().local_addr().ip(),
+    };
     let is_own = |host: &HeaderValue| {
         host.to_str()
             .is_ok_and(|host| is_own_host(host, bound, &options.allowed_hosts))
@@ -197,9 +225,15 @@ pub(super) fn check_caller(manager: &Manager, request: &HttpRequest) -> Result<(
              machine by a web page. The server's option `allowed_host` lets a host name in.",
         ));
     }
-    match &options.access_token {
-        Some(token) => check_token(token, headers.get(header::AUTHORIZATION)),
-        None => Ok(()),
+    if let Some(token) = &options.access_token {
+        check_token(token, headers.get(header::AUTHORIZATION))?;
+    }
+    match connection.is_none_or(ConnectionInfo::admit) {
+        true => Ok(()),
+        false => {
+            tracing::warn!("refused: as many connections as there may be");
+            Err(Refusal::Full)
+        }
     }
 }
 

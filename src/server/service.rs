@@ -16,6 +16,7 @@ use super::{
     manager::{Manager, random_hex},
     root::Root,
     routes,
+    secret::{Secret, SecretSource},
     store::{self, Place, Store, blocking, lock::Locks},
 };
 
@@ -27,6 +28,28 @@ const DROP_WITHIN: Duration = Duration::from_secs(15);
 /// The sandboxes live on a thread of their own, so they outlive the workers of the application. They
 /// are deleted by [`stop`](Self::stop), or when the last clone of the service is dropped; the
 /// application holds clones as long as it runs.
+///
+/// The application decides who may call: the service has neither the
+/// [secret](crate::server#who-may-call) nor the limits on connections of a
+/// [`LocalServer`](super::LocalServer). Unless there is an [access
+/// token](ServerBuilder::access_token), put it behind the application's own authentication, or
+/// below a secret path:
+///
+/// ```
+/// # use actix_sandbox::server::SandboxService;
+/// # use actix_web::{App, guard, web};
+/// # fn mount(service: SandboxService, secret: String) {
+/// // `secret` is at least 128 random bits. The guard compares all of it, whatever the router does.
+/// let opens = guard::fn_guard(move |request| {
+///     let path = request.head().uri.path();
+///     let segment = path.split('/').nth(1).unwrap_or_default();
+///     subtle::ConstantTimeEq::ct_eq(segment.as_bytes(), secret.as_bytes()).into()
+/// });
+/// let app = App::new().service(
+///     web::scope("/{secret}").guard(opens).configure(service.configure()),
+/// );
+/// # }
+/// ```
 ///
 /// ```
 /// use actix_sandbox::server::SandboxService;
@@ -105,6 +128,16 @@ impl SandboxService {
     pub(super) fn configure_health(&self) -> impl FnOnce(&mut ServiceConfig) + use<> {
         let manager = self.manager.clone();
         move |config| routes::add_health(config, manager)
+    }
+
+    /// The secret of a server whose state this is.
+    pub(super) async fn secret(&self, source: SecretSource) -> Result<Option<Secret>, ServerError> {
+        let store = self.manager.store.clone();
+        let resolved = self
+            .manager
+            .runtime
+            .spawn_blocking(move || source.resolve(store.is_lasting().then(|| store.storage())));
+        resolved.await.map_err(|_| ServerError::Died)?
     }
 
     /// What runs the code: `host`, `namespace` or `gvisor`. Of interest where the server was to choose.

@@ -21,9 +21,11 @@ use futures::{Stream, stream};
 use tokio::time::timeout;
 
 use super::{
+    escaped::Escaped,
     incoming::{Event, Incoming},
     link::{Link, Outgoing},
     manager::{Manager, SandboxHandle},
+    routes::client,
     sandbox::{NamedRequest, Request},
 };
 use crate::{
@@ -33,9 +35,6 @@ use crate::{
     },
     rest::Rest,
 };
-
-/// Time that a client has to send its configuration.
-const CONFIGURE_WITHIN: Duration = Duration::from_secs(60);
 
 /// Time that a client has to answer a close frame.
 const CLOSE_WITHIN: Duration = Duration::from_secs(5);
@@ -64,7 +63,7 @@ pub(super) fn open(
         Version::V2 => &[SUBPROTOCOL_V2],
     };
     let mut response = ws::handshake_with_protocols(request, spoken)?;
-    let link = Arc::new(Link::new(version));
+    let link = Arc::new(Link::new(version, client(request)));
     let incoming = Incoming::new(payload, manager.options.max_message_bytes);
     let session = Session { link: link.clone() };
     // The payload is read by the conversation; the actor gets none.
@@ -110,16 +109,14 @@ struct Conversation {
 impl Conversation {
     async fn hold(mut self, opening: Opening) {
         let link = self.link.0.clone();
+        let limit = self.manager.options.request_timeout;
         let mut early = None;
         let sandbox = match opening {
-            Opening::Create => match timeout(CONFIGURE_WITHIN, self.next()).await {
+            Opening::Create => match timeout(limit, self.next()).await {
                 Ok(Some(frame)) => self.manager.create(&frame, &link),
                 Ok(None) => None,
                 Err(_elapsed) => {
-                    let reason = format!(
-                        "No configuration came within {} seconds.",
-                        CONFIGURE_WITHIN.as_secs()
-                    );
+                    let reason = format!("No configuration came within {limit:?}.");
                     link.refuse(Status::SandboxCreationError, reason);
                     link.close(CLOSE_ERROR);
                     None
@@ -176,7 +173,7 @@ impl Conversation {
                     link.close(CLOSE_TOO_BIG);
                 }
                 Event::Broken(problem) => {
-                    tracing::info!(problem, "not a WebSocket frame; the session is closed");
+                    tracing::info!(problem = %Escaped(problem), "not a WebSocket frame; the session is closed");
                     link.close(CLOSE_PROTOCOL);
                 }
                 Event::Binary => {

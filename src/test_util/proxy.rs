@@ -94,7 +94,7 @@ struct Shared {
 ///     .start()
 ///     .await?;
 ///
-/// let sandbox = Sandbox::create(proxy.url())
+/// let sandbox = Sandbox::create(proxy.url_for(server.url()))
 ///     .enable_auto_reconnect(true)
 ///     .await?;
 /// let output = sandbox.run(Language::Bash, "seq 1000").await?;
@@ -173,6 +173,14 @@ impl Proxy {
     /// Where a client finds it: `ws://127.0.0.1:port`.
     pub fn url(&self) -> String {
         format!("ws://{}", self.address)
+    }
+
+    /// The URL of a service behind the proxy, as a client dials it through the proxy: with the same
+    /// path, which may be the secret of a local server.
+    pub fn url_for(&self, service: &str) -> String {
+        let (_, rest) = service.split_once("://").unwrap_or(("", service));
+        let path = rest.find('/').map_or("", |at| &rest[at..]);
+        self.url() + path
     }
 
     /// Where it listens.

@@ -1,6 +1,6 @@
 //! [`Endpoint`]: the address of a service, checked before anything is dialled.
 
-use std::{borrow::Cow, net::SocketAddr};
+use std::{fmt, net::SocketAddr};
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use url::{Host, Url};
@@ -64,15 +64,26 @@ pub enum UrlError {
 }
 
 /// Where a service is.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Endpoint {
-    /// `ws://host:port/path`, without a trailing slash, also where the connector speaks TLS.
+    /// `ws://host:port/path`, without a trailing slash, also where the connector speaks TLS. The path may be a secret:
+    /// never log it.
     base: String,
     /// Host and port, for errors.
     authority: String,
     /// The address itself, where the host is one. Saves the lookup.
     address: Option<SocketAddr>,
     tls: bool,
+}
+
+impl fmt::Debug for Endpoint {
+    /// Shows no path, which may be a secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Endpoint")
+            .field("authority", &self.authority)
+            .field("tls", &self.tls)
+            .finish_non_exhaustive()
+    }
 }
 
 /// What to ask of the service.
@@ -111,7 +122,7 @@ impl Target {
 
 impl Endpoint {
     pub(crate) fn parse(text: &str) -> Result<Self, UrlError> {
-        let shown = || without_secrets(text).into_owned();
+        let shown = || without_secrets(text);
         // A password must not be quoted, so that case comes before every other.
         let url = Url::parse(text.trim()).map_err(|error| match error {
             url::ParseError::EmptyHost => UrlError::NoHost { url: shown() },
@@ -197,23 +208,25 @@ impl Endpoint {
     }
 }
 
-/// The text of a URL that cannot be used, without what may be a password or a token.
+/// The text of a URL that cannot be used: its scheme, host and port. Passwords, tokens and secrets
+/// may be in all the rest.
 ///
-/// Where it did not parse, nobody knows which `@`, `/` or `?` belongs to a password. So everything
-/// between the scheme and the last `@` goes, and everything from a query on.
-fn without_secrets(text: &str) -> Cow<'_, str> {
+/// In a text that is not a URL, any `@` may end a password and any `/` may begin a path. So
+/// everything between the scheme and the last `@` is left out, and everything from the first slash,
+/// query or fragment after that.
+fn without_secrets(text: &str) -> String {
     let text = text.trim();
     let scheme = text.find("://").map_or(0, |at| at + 3);
-    let (start, rest) = match text.rfind('@') {
-        Some(at) if at >= scheme => (&text[..scheme], &text[at..]),
-        Some(at) => ("", &text[at..]),
-        None => ("", text),
+    let (start, user, rest) = match text.rfind('@') {
+        Some(at) if at >= scheme => (&text[..scheme], "…", &text[at..]),
+        Some(at) => ("", "…", &text[at..]),
+        None => (&text[..scheme], "", &text[scheme..]),
     };
-    let rest = &rest[..rest.find(['?', '#']).unwrap_or(rest.len())];
-    if rest.starts_with('@') {
-        Cow::Owned(format!("{start}…{rest}"))
-    } else {
-        Cow::Borrowed(rest)
+    match rest.find(['/', '\\', '?', '#']) {
+        None => format!("{start}{user}{rest}"),
+        // A slash alone hides nothing.
+        Some(at) if rest[at..] == *"/" => format!("{start}{user}{rest}"),
+        Some(at) => format!("{start}{user}{}/…", &rest[..at]),
     }
 }
 
@@ -256,7 +269,7 @@ mod tests {
                 "localhost:8080",
                 vec!["`localhost:8080`", "scheme `localhost`", "ws://, wss://"],
             ),
-            ("/create", vec!["`/create` is not a URL"]),
+            ("/create", vec!["`/…` is not a URL"]),
             (
                 "ftp://h",
                 vec!["`ftp://h`", "scheme `ftp`", "http:// or https://"],
@@ -288,6 +301,17 @@ mod tests {
             "http://me:a/secret@h:99999",
             "http://me:secret?x@h:99999",
             "me:secret@h://x",
+            // The path of a server's URL is its secret.
+            "http://h:99999/secret",
+            "http://h:99999/secret/create?x",
+            "ftp://h/secret",
+            "htp:/h/secret",
+            "127.0.0.1:8080/secret",
+            "//h/secret",
+            "/secret",
+            "http://h/secret?x=1",
+            "http://h/secret#x",
+            "http://me@h/secret",
         ] {
             let error = Endpoint::parse(url).expect_err(url).to_string();
             assert!(!error.contains("secret"), "{url}: {error}");

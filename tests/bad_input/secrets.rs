@@ -135,6 +135,63 @@ async fn debug_of_handles_never_shows_the_token_or_a_header() {
     ));
 }
 
+/// Invariant 4: the path of a URL may be the secret of a server.
+#[actix::test]
+async fn errors_and_debug_never_show_the_path_of_a_url() {
+    const REFUSALS: [&[u8]; 3] = [
+        b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n",
+        b"not HTTP at all\r\n\r\n",
+        b"",
+    ];
+    let server = Scripted::bind().await;
+    let secret = |scheme: &str, address: &str| format!("{scheme}://{address}/{TOKEN}");
+    for refusal in REFUSALS {
+        let builder = Sandbox::create(secret("http", &server.address()));
+        assert_no_secret(&format!("{builder:?} {builder:#?}"));
+        let (error, stream) = join(within("the refusal", builder.into_future()), async {
+            drop(server.answer(refusal).await)
+        })
+        .await;
+        let () = stream;
+        assert_no_secret(&shown(&error.expect_err("refused")));
+    }
+    for url in [
+        secret("ftp", "h"),
+        secret("http", "h:99999"),
+        secret("http", "127.0.0.1:1"),
+        secret("https", "127.0.0.1:1"),
+        secret("http", "no-such-host.invalid"),
+        format!("{}?x=1", secret("http", "h")),
+        format!("127.0.0.1:8080/{TOKEN}"),
+    ] {
+        let builder = Sandbox::create(&url);
+        assert_no_secret(&format!("{builder:?} {builder:#?}"));
+        let error = within("the refusal", builder.into_future()).await;
+        assert_no_secret(&shown(&error.expect_err("refused")));
+    }
+
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("recording");
+    let builder = Sandbox::create(secret("http", &server.address())).record_to(&file);
+    let (sandbox, peer) = join(
+        within("the sandbox", builder.into_future()),
+        server.running(),
+    )
+    .await;
+    assert_eq!(peer.path, format!("/{TOKEN}/create"));
+    let sandbox = sandbox.unwrap();
+    assert_no_secret(&format!("{sandbox:?} {sandbox:#?}"));
+    drop((sandbox, peer));
+    let recorded = || std::fs::read_to_string(&file).unwrap();
+    let written = async {
+        while !recorded().contains("SANDBOX_RUNNING") {
+            tokio::task::yield_now().await;
+        }
+    };
+    within("the recording", written).await;
+    assert_no_secret(&recorded());
+}
+
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
 

@@ -30,6 +30,7 @@ fn command(arguments: &[&str]) -> Command {
         .arg("bench")
         .args(arguments)
         .env_remove("ACTIX_SANDBOX_TOKEN")
+        .env_remove("ACTIX_SANDBOX_URL")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
@@ -319,6 +320,31 @@ async fn a_reader_that_goes_is_no_failure() {
         // A panic would be 101.
         assert_eq!(ended.status.code(), Some(code), "{arguments:?}");
     }
+}
+
+#[actix::test]
+async fn the_path_of_the_url_is_in_no_report_and_the_variable_keeps_it_out_of_the_arguments() {
+    let server = actix_sandbox::LocalServer::start().await.unwrap();
+    let (_, secret) = server.url().rsplit_once('/').unwrap();
+    let (_folder, page) = place("report.html");
+    let mut command = command(&["--sandboxes", "1", "--html", &page]);
+    command.env("ACTIX_SANDBOX_URL", server.url());
+    let output = ended(command.spawn().unwrap()).await;
+    let shown = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let (stdout, stderr) = (shown(&output.stdout), shown(&output.stderr));
+    assert!(output.status.success(), "{stderr}");
+    let (code, json, _) = run(&[server.url(), "--sandboxes", "1", "--json", "-"]).await;
+    assert_eq!(code, Some(0));
+    let page = fs::read_to_string(page).unwrap();
+    let address = server.address().to_string();
+    for text in [&stdout, &json, &page] {
+        assert!(text.contains(&address), "{text}");
+        assert!(!text.contains(secret), "{text}");
+    }
+    assert!(!stderr.contains(secret), "{stderr}");
+    let (_, help, _) = run(&["--help"]).await;
+    assert!(help.contains("ACTIX_SANDBOX_URL"), "{help}");
+    server.stop().await;
 }
 
 #[actix::test]

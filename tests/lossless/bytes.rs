@@ -61,7 +61,7 @@ async fn a_code_point_cut_at_every_position_comes_through_unchanged() {
 async fn a_hundred_mebibytes_of_random_bytes_come_through_broken_links_unchanged() {
     const BYTES: usize = 100 << 20;
     let server = LocalServer::start().await.expect("a server");
-    let proxy = Proxy::start_unrecorded(server.address(), |number| Plan {
+    let proxy = Proxy::start_unrecorded(&server, |number| Plan {
         // The links get longer and longer, so that it comes to an end.
         cut_down: Some((5 + 10 * number as u64) << 20),
         ..Plan::default()

@@ -133,7 +133,7 @@ fn plans(chance: &mut Chance) -> Vec<Plan> {
 async fn run(server: &LocalServer, seed: u64, processes: usize) -> Result<Seen, String> {
     let mut chance = Chance::new(seed);
     let plans = plans(&mut chance);
-    let proxy = Proxy::start(server.address(), move |number| {
+    let proxy = Proxy::start(server, move |number| {
         plans.get(number).cloned().unwrap_or_default()
     })
     .await;

@@ -38,7 +38,7 @@ async fn moved(
     let own = format!("127.{}.{high}.{}", 80 + before as u8, low | 1);
     let first = server(state.path(), &format!("{own}:0"), before).await;
     let address = first.address();
-    let mut proxy = Proxy::plain(address).await;
+    let mut proxy = Proxy::plain(&first).await;
     let sandbox = Sandbox::create(proxy.url())
         .enable_sandbox_checkpoint(true)
         .enable_idle_timeout_auto_checkpoint(true)

@@ -2,48 +2,61 @@
 #![allow(dead_code, reason = "every test file uses a part of it")]
 
 use std::{
-    net::SocketAddr,
     ops::{Deref, DerefMut},
     time::Duration,
 };
 
-use actix_sandbox::test_util;
 #[allow(unused_imports, reason = "every test file uses a part of it")]
 pub(crate) use actix_sandbox::test_util::Plan;
+use actix_sandbox::{LocalServer, test_util};
 
 /// More than any test sends over one connection.
 const WHOLE: usize = 256 * 1024 * 1024;
 
-/// A proxy. Dropped, it stops to listen; its connections go on.
-pub(crate) struct Proxy(test_util::Proxy);
+/// A proxy in front of a local server. Dropped, it stops to listen; its connections go on.
+pub(crate) struct Proxy {
+    proxy: test_util::Proxy,
+    url: String,
+}
 
 impl Proxy {
-    /// In front of `target`; `planner` is asked about every connection, by its number from 0.
+    /// `planner` is asked about every connection, by its number from 0.
     pub(crate) async fn start(
-        target: SocketAddr,
+        server: &LocalServer,
         planner: impl Fn(usize) -> Plan + Send + Sync + 'static,
     ) -> Self {
-        let builder = test_util::Proxy::builder(target).plan(planner);
-        Self(builder.record(WHOLE).start().await.expect("a proxy"))
+        let builder = test_util::Proxy::builder(server.address()).plan(planner);
+        Self::begin(server, builder.record(WHOLE)).await
+    }
+
+    async fn begin(server: &LocalServer, builder: test_util::ProxyBuilder) -> Self {
+        let proxy = builder.start().await.expect("a proxy");
+        let url = proxy.url_for(server.url());
+        Self { proxy, url }
+    }
+
+    /// Where a client finds the server, through this.
+    pub(crate) fn url(&self) -> String {
+        self.url.clone()
     }
 
     /// The same; it writes nothing down.
     pub(crate) async fn start_unrecorded(
-        target: SocketAddr,
+        server: &LocalServer,
         planner: impl Fn(usize) -> Plan + Send + Sync + 'static,
     ) -> Self {
-        let builder = test_util::Proxy::builder(target).plan(planner);
-        Self(builder.start().await.expect("a proxy"))
+        let builder = test_util::Proxy::builder(server.address()).plan(planner);
+        Self::begin(server, builder).await
     }
 
     /// One that only passes on, and does what it is told; it writes nothing down.
-    pub(crate) async fn plain(target: SocketAddr) -> Self {
-        Self::start_unrecorded(target, |_| Plan::default()).await
+    pub(crate) async fn plain(server: &LocalServer) -> Self {
+        Self::start_unrecorded(server, |_| Plan::default()).await
     }
 
     /// Listens again, at the same address.
     pub(crate) async fn accept(&mut self) {
-        self.0.accept().await.expect("the port");
+        self.proxy.accept().await.expect("the port");
     }
 }
 
@@ -51,13 +64,13 @@ impl Deref for Proxy {
     type Target = test_util::Proxy;
 
     fn deref(&self) -> &Self::Target {
-        &self.0
+        &self.proxy
     }
 }
 
 impl DerefMut for Proxy {
     fn deref_mut(&mut self) -> &mut Self::Target {
-        &mut self.0
+        &mut self.proxy
     }
 }
 

@@ -17,6 +17,9 @@ mod killed;
 #[cfg(target_os = "linux")]
 mod mounts;
 mod program;
+mod secret;
+#[cfg(target_os = "linux")]
+mod starvation;
 
 use std::{fs, path::Path};
 
@@ -34,7 +37,7 @@ fn source(token: &'static str) -> impl actix_sandbox::TokenSource {
 
 /// An answer of the server to a request: the status line and the rest.
 async fn ask(program: &Program, request: &str) -> (String, String) {
-    let address = program.url.trim_start_matches("http://");
+    let address = program.address();
     let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
     let request = format!("{request} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
@@ -142,7 +145,7 @@ async fn with_a_token_only_who_has_it_gets_in_and_nobody_else_reads_it() {
             assert_eq!(error.kind(), ErrorKind::UpgradeRefused, "{error}");
             assert!(!error.to_string().contains(TOKEN));
         }
-        let (status, rest) = ask(&program, "POST /execute").await;
+        let (status, rest) = ask(&program, &format!("POST {}/execute", program.secret())).await;
         assert_eq!(status, "HTTP/1.1 401 Unauthorized");
         assert!(rest.to_lowercase().contains("www-authenticate: bearer"));
         // Whoever looks after the machine has none, and sees no more than that it lives.
@@ -165,9 +168,9 @@ fn wrong_arguments_are_named_with_what_was_expected() {
     let taken = taken.local_addr().unwrap().to_string();
     for (arguments, code, says) in [
         (
-            vec!["--address", "0.0.0.0:0"],
+            vec!["--address", "0.0.0.0:0", "--no-secret"],
             1,
-            vec!["0.0.0.0", "--token-file", "127.0.0.1"],
+            vec!["0.0.0.0", "`--no-secret`", "--token-file", "127.0.0.1"],
         ),
         (
             vec!["--address", "nowhere"],

@@ -28,6 +28,9 @@ fn told(mut command: Command, arguments: &[&str]) -> Command {
     if std::env::var_os("ACTIX_SANDBOX_BACKEND").is_none() && !arguments.contains(&"--backend") {
         command.args(["--backend", "host"]);
     }
+    if !arguments.contains(&"--address") {
+        command.args(["--address", "127.0.0.1:0"]);
+    }
     if !arguments.contains(&"--grace") {
         command.args(["--grace", "100s"]);
     }
@@ -35,6 +38,21 @@ fn told(mut command: Command, arguments: &[&str]) -> Command {
 }
 
 impl Program {
+    /// Where it listens.
+    pub(crate) fn address(&self) -> &str {
+        self.parts().0
+    }
+
+    /// The secret, with the slash before it; empty if there is none.
+    pub(crate) fn secret(&self) -> &str {
+        self.parts().1
+    }
+
+    fn parts(&self) -> (&str, &str) {
+        let rest = self.url.trim_start_matches("http://");
+        rest.split_at(rest.find('/').unwrap_or(rest.len()))
+    }
+
     pub(crate) fn start(arguments: &[&str]) -> Self {
         Self::start_with(arguments, &[])
     }
@@ -49,6 +67,11 @@ impl Program {
     #[cfg(target_os = "linux")]
     pub(crate) fn start_in(directory: TempDir, arguments: &[&str]) -> Self {
         Self::begin(command(arguments), directory)
+    }
+
+    /// Starts it with this limit on open files.
+    pub(crate) fn start_with_open_files(limit: u32, arguments: &[&str]) -> Self {
+        Self::start_after(&format!("ulimit -n {limit}"), arguments)
     }
 
     /// Starts it from a shell that has run this.
@@ -85,7 +108,7 @@ impl Program {
 
     fn begin(mut command: Command, directory: TempDir) -> Self {
         command
-            .args(["--address", "127.0.0.1:0", "--directory"])
+            .arg("--directory")
             .arg(directory.path())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());

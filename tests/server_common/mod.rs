@@ -52,15 +52,22 @@ pub(crate) async fn dial(
     path: &str,
     headers: &[(&'static str, &str)],
 ) -> Result<Client, (u16, String)> {
-    dial_to(&server.address().to_string(), path, headers).await
+    dial_to(server.url(), path, headers).await
+}
+
+/// The authority of a server's URL, and its path: the secret.
+pub(crate) fn parts(url: &str) -> (&str, &str) {
+    let rest = url.strip_prefix("http://").expect("a URL");
+    rest.split_at(rest.find('/').unwrap_or(rest.len()))
 }
 
 async fn dial_to(
-    address: &str,
+    url: &str,
     path: &str,
     headers: &[(&'static str, &str)],
 ) -> Result<Client, (u16, String)> {
-    let mut request = format!("ws://{address}{path}")
+    let (address, secret) = parts(url);
+    let mut request = format!("ws://{address}{secret}{path}")
         .into_client_request()
         .expect("a request");
     for &(name, value) in headers {
@@ -87,8 +94,8 @@ async fn dial_to(
 }
 
 /// A client that asks a server in another process to be attached.
-pub(crate) async fn attach_at(address: &str, identity: &Identity) -> Client {
-    Client::connect_to(address, &identity.attach_path()).await
+pub(crate) async fn attach_at(url: &str, identity: &Identity) -> Client {
+    Client::connect_to(url, &identity.attach_path()).await
 }
 
 impl Client {
@@ -97,8 +104,16 @@ impl Client {
     }
 
     /// The same for a server in another process.
-    pub(crate) async fn connect_to(address: &str, path: &str) -> Self {
-        dial_to(address, path, &[]).await.expect("an upgrade")
+    pub(crate) async fn connect_to(url: &str, path: &str) -> Self {
+        dial_to(url, path, &[]).await.expect("an upgrade")
+    }
+
+    /// A client on this socket.
+    pub(crate) async fn upgrade(url: &str, socket: TcpStream) -> Self {
+        let upgrade = tokio_tungstenite::client_async(url, socket);
+        let upgraded = timeout(PATIENCE, upgrade).await.expect("an answer");
+        let (ws, _) = upgraded.expect("an upgrade");
+        Self { ws, unheard: None }
     }
 
     /// A client with a running sandbox, as configured.
@@ -361,7 +376,7 @@ impl Client {
     }
 }
 
-/// An HTTP request without upgrade: status and body.
+/// An HTTP request without upgrade, below the secret: status and body.
 pub(crate) async fn get(
     server: &LocalServer,
     path: &str,
@@ -372,7 +387,8 @@ pub(crate) async fn get(
     let mut socket = TcpStream::connect(server.address())
         .await
         .expect("a listener");
-    let mut request = format!("GET {path} HTTP/1.1\r\nConnection: close\r\n");
+    let (_, secret) = parts(server.url());
+    let mut request = format!("GET {secret}{path} HTTP/1.1\r\nConnection: close\r\n");
     if !headers.iter().any(|(name, _)| *name == "Host") {
         request += &format!("Host: {}\r\n", server.address());
     }

@@ -8,12 +8,12 @@ use std::{
 
 use actix_sandbox::server::ServerBuilder;
 
-/// What the test `a_server_process_of_its_own` of a binary does where it is to be a server: says its address, and serves until
-/// its input ends.
+/// What the test `a_server_process_of_its_own` of a binary does where it is to be a server: says
+/// its URL, and serves until its input ends.
 pub(crate) fn serve(builder: ServerBuilder) {
     futures::executor::block_on(async {
         let server = builder.start().await.unwrap();
-        println!("\nlistening on {}", server.address());
+        println!("\nlistening on {}", server.url());
         std::io::stdout().flush().unwrap();
         let mut line = String::new();
         let _ = std::io::stdin().read_line(&mut line);
@@ -33,22 +33,28 @@ pub(crate) fn command() -> Command {
 
 pub(crate) struct ServerProcess {
     child: Child,
-    pub(crate) address: String,
+    url: String,
 }
 
 impl ServerProcess {
     pub(crate) fn start(command: &mut Command) -> Self {
         let mut child = command.spawn().unwrap();
-        let address = BufReader::new(child.stdout.take().unwrap())
+        let url = BufReader::new(child.stdout.take().unwrap())
             .lines()
             .map_while(Result::ok)
             .find_map(|line| Some(line.strip_prefix("listening on ")?.to_owned()))
-            .expect("an address");
-        Self { child, address }
+            .expect("a URL");
+        Self { child, url }
     }
 
-    pub(crate) fn url(&self) -> String {
-        format!("http://{}", self.address)
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Where it listens.
+    pub(crate) fn address(&self) -> &str {
+        let rest = self.url.trim_start_matches("http://");
+        rest.split_once('/').map_or(rest, |(address, _)| address)
     }
 
     pub(crate) fn signal(&self, signal: &str) {

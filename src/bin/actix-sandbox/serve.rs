@@ -31,10 +31,21 @@ pub(crate) struct Serve {
     #[arg(long, env = "ACTIX_SANDBOX_BACKEND", default_value = "auto", value_parser = backend)]
     backend: Backend,
 
-    /// A file with the token that requests must carry as `Authorization: Bearer …`. Needed where others than this machine
-    /// can reach the address. Or the variable ACTIX_SANDBOX_TOKEN.
+    /// A file with the token that requests must carry as `Authorization: Bearer …`. Or the variable
+    /// ACTIX_SANDBOX_TOKEN.
     #[arg(long, help_heading = CALLERS, value_name = "FILE")]
     token_file: Option<PathBuf>,
+
+    /// A file with the secret in the URL, so that the URL stays the same after a restart. A missing
+    /// file is created. It must belong to the user of the server and be closed to others [default:
+    /// a new secret for each start, or with --state the one that is kept there].
+    #[arg(long, help_heading = CALLERS, value_name = "FILE")]
+    secret_file: Option<PathBuf>,
+
+    /// Leaves the secret out of the URL: without an access token every user of this machine can run
+    /// code here. On an address that other machines reach it needs an access token.
+    #[arg(long, help_heading = CALLERS, conflicts_with = "secret_file")]
+    no_secret: bool,
 
     /// Where the directories of sandboxes are put [default: the directory for temporary files].
     #[arg(long, value_name = "DIRECTORY")]
@@ -74,7 +85,13 @@ pub(crate) struct Serve {
     #[arg(long, help_heading = LIMITS, value_name = "NUMBER")]
     max_sandboxes: Option<usize>,
 
-    /// Most connections of each worker [default: 25000].
+    /// Most sandboxes at once of the clients of one IP address; an IPv6 address counts by its first
+    /// 64 bits [default: no limit].
+    #[arg(long, help_heading = LIMITS, value_name = "NUMBER")]
+    max_sandboxes_per_client: Option<usize>,
+
+    /// Most connections at once of clients that may call [default: as the limit on open files
+    /// permits].
     #[arg(long, help_heading = LIMITS, value_name = "NUMBER")]
     max_connections: Option<usize>,
 
@@ -105,6 +122,10 @@ pub(crate) struct Serve {
     /// Output of a process that waits for its client [default: 1MiB].
     #[arg(long, help_heading = LIMITS, value_name = "SIZE")]
     output_buffer: Option<ByteSize>,
+
+    /// Longest time that a client may take to send code or a configuration [default: 30s].
+    #[arg(long, help_heading = LIMITS, value_name = "TIME", value_parser = humantime::parse_duration)]
+    request_timeout: Option<Duration>,
 
     /// Lets web pages of this origin in; may be given more than once.
     #[arg(long, help_heading = CALLERS, value_name = "ORIGIN")]
@@ -236,9 +257,8 @@ impl Serve {
     pub(crate) fn run(self) -> Result<ExitCode, String> {
         self.log();
         let token = shared::token(self.token_file.as_deref())?;
-        if token.is_none() {
-            self.check_loopback()?;
-        }
+        self.check_address(token.is_some())?;
+        shared::raise_open_files();
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -297,19 +317,26 @@ impl Serve {
         }
     }
 
-    /// Without a token, nobody else's machine may reach the address.
-    fn check_loopback(&self) -> Result<(), String> {
+    /// An address that other machines reach needs a token or a secret. Warns if only the secret
+    /// keeps them out.
+    fn check_address(&self, has_token: bool) -> Result<(), String> {
         let address = &self.address;
         let found = address.to_socket_addrs().map_err(|error| {
             format!("`{address}` is no address to listen on (expected host:port, for example 127.0.0.1:8080): {error}")
         })?;
-        match found.map(|it| it.ip()).find(|ip| !ip.is_loopback()) {
-            None => Ok(()),
-            Some(ip) => Err(format!(
-                "{ip} can be reached from other machines, and whoever reaches it runs code here: give it a token, in a file \
-                 (`--token-file`) or the variable {TOKEN}, or listen on 127.0.0.1"
-            )),
+        let Some(ip) = found.map(|it| it.ip()).find(|ip| !ip.is_loopback()) else {
+            return Ok(());
+        };
+        if self.no_secret && !has_token {
+            return Err(format!(
+                "other machines reach {ip}, and with `--no-secret` every caller could run code here: leave out `--no-secret`, \
+                 set an access token in a file (`--token-file`) or the variable {TOKEN}, or listen on 127.0.0.1"
+            ));
         }
+        tracing::warn!(
+            "other machines reach {ip}, and what lets callers in travels in clear text: put a proxy that speaks TLS in front"
+        );
+        Ok(())
     }
 
     fn builder(self, token: Option<String>) -> Result<ServerBuilder, String> {
@@ -333,7 +360,10 @@ impl Serve {
             store_timeout: self.store_timeout,
             handoff_lease: self.handoff_lease,
             handoff_timeout: self.handoff_timeout,
+            secret_file: self.secret_file,
             max_sandboxes: self.max_sandboxes,
+            max_sandboxes_per_client: self.max_sandboxes_per_client,
+            request_timeout: self.request_timeout,
             max_connections: self.max_connections,
             workers: self.workers,
             max_execs: self.max_execs,
@@ -342,6 +372,9 @@ impl Serve {
             max_idle_timeout: self.max_idle_timeout,
             max_message_size: self.max_message_size.map(bytes),
             output_buffer: self.output_buffer.map(bytes),
+        }
+        if self.no_secret {
+            builder = builder.no_secret();
         }
         builder = match self.state {
             None => builder,

@@ -9,6 +9,7 @@ use actix_sandbox::{
     server::{Backend, ServerError},
 };
 use futures::FutureExt;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// The variable with the access token. It is no argument: those are seen by everybody on the machine.
@@ -112,6 +113,16 @@ fn read(file: &Path) -> Result<String, String> {
             file.display()
         )
     })
+}
+
+/// Lets this process open as many files as its hard limit permits. Many shells start programs with
+/// a soft limit of 1024.
+pub(crate) fn raise_open_files() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        tracing::warn!(%error, "the limit on open files stays as it was");
+    }
 }
 
 /// Signals that come so soon after the first are part of it: `timeout` and cargo send two at once.

@@ -36,6 +36,7 @@ use super::{
 use crate::{
     protocol::{SandboxId, excerpt},
     server::{
+        escaped::Escaped,
         manager::random_hex,
         root::{Abandoned, Root, roots},
         store::blocking,
@@ -102,13 +103,13 @@ impl Ground {
                 let Some(ground) = ground.upgrade() else {
                     return;
                 };
-                let directory = path.display().to_string();
+                let directory = Escaped(path.display().to_string());
                 let found = blocking(move || Ok(Abandoned::find(path))).await;
                 let Ok(Some(left)) = found else { continue };
                 match ground.remove_abandoned(left).await {
                     Ok(()) => tracing::info!(%directory, "removed what a server had left"),
                     Err(reason) => {
-                        tracing::warn!(%directory, reason, "what a server has left could not be removed");
+                        tracing::warn!(%directory, reason = %Escaped(reason), "what a server has left could not be removed");
                     }
                 }
             }
@@ -133,7 +134,7 @@ impl Ground {
         // Sandboxes that could not be deleted get a last chance.
         let target = Target::Server(self.server.clone());
         if let Err(reason) = self.sweeper.sweep(target).await {
-            tracing::warn!(reason, "processes are left behind");
+            tracing::warn!(reason = %Escaped(reason), "processes are left behind");
         }
         let ground = self.clone();
         let removed = tokio::task::spawn_blocking(move || {

@@ -25,6 +25,7 @@ pub(super) use self::{
 use super::{
     backend::BackendSandbox,
     config::Options,
+    escaped::Escaped,
     execution::{Ending, ExecEvent},
     handoff::Lease,
     link::{ExecItem, Link},
@@ -92,7 +93,7 @@ impl Sandbox {
             match self.prepare(end).await {
                 Ok(()) => return self.end(end).await,
                 Err(why) => {
-                    tracing::warn!(sandbox = %self.id, why, "not checkpointed");
+                    tracing::warn!(sandbox = %self.id, why = %Escaped(&why), "not checkpointed");
                     match end {
                         End::Checkpointed => self.checkpoint_failed(&why),
                         End::HandedOver => {
@@ -270,7 +271,7 @@ impl Sandbox {
                 }
             }
             Some(ExecEvent::NotStarted(why)) => {
-                tracing::warn!(sandbox = %self.id, reason = %why, "an exec did not start");
+                tracing::warn!(sandbox = %self.id, reason = %Escaped(&why), "an exec did not start");
                 self.tell(message(Status::ExecutionError));
                 self.tell(reason(why));
                 self.exec_ended(None);
@@ -400,7 +401,9 @@ impl Sandbox {
         self.commands.close();
         match &deleted {
             Ok(()) => tracing::info!(sandbox = %self.id, reason = ?end, "deleted"),
-            Err(why) => tracing::warn!(sandbox = %self.id, why, "not everything could be deleted"),
+            Err(why) => {
+                tracing::warn!(sandbox = %self.id, why = %Escaped(&why), "not everything could be deleted")
+            }
         }
         let Some(link) = &link else {
             return;

@@ -18,6 +18,7 @@ use crate::{
     },
     server::{
         backend::{Job, Language},
+        escaped::Escaped,
         execution::{Control, Limits},
         link::Link,
         named::{Became, NamedEvent, NamedExec, NamedOutlet},
@@ -334,7 +335,7 @@ impl Sandbox {
             }
             (NamedRequest::Ack { .. }, None) => {}
             (NamedRequest::Unknown, _) => {
-                tracing::debug!(sandbox = %self.id, exec = %id, "a message about an exec is not known");
+                tracing::debug!(sandbox = %self.id, exec = %Escaped(&id), "a message about an exec is not known");
             }
         }
     }
@@ -386,7 +387,7 @@ impl Sandbox {
             exec: exec.clone(),
             events: self.state.named.sender.clone(),
         };
-        tracing::debug!(sandbox = %self.id, exec = %id, language = ?job.language, "exec");
+        tracing::debug!(sandbox = %self.id, exec = %Escaped(&id), language = ?job.language, "exec");
         let control = Control::start(self.backend.clone(), job, limits, outlet);
         self.state.named.insert(id.clone(), exec);
         if let Some(entry) = self.state.named.entries.get_mut(&id) {
@@ -409,15 +410,15 @@ impl Sandbox {
         self.state.idle_since = Instant::now();
         match became {
             Became::Exited => {
-                tracing::debug!(sandbox = %self.id, exec = %id, "exec exited, its output goes on");
+                tracing::debug!(sandbox = %self.id, exec = %Escaped(&id), "exec exited, its output goes on");
                 self.state.named.limit_exited(self.options.max_execs);
             }
             Became::Ended => {
-                tracing::debug!(sandbox = %self.id, exec = %id, "exec ended");
+                tracing::debug!(sandbox = %self.id, exec = %Escaped(&id), "exec ended");
                 self.state.named.ended(&id);
             }
             Became::NotStarted(why) => {
-                tracing::warn!(sandbox = %self.id, exec = %id, reason = %why, "an exec did not start");
+                tracing::warn!(sandbox = %self.id, exec = %Escaped(&id), reason = %Escaped(&why), "an exec did not start");
                 // It never was: the id is free.
                 self.state.named.remove(&id);
                 if let Some(link) = self.state.link.clone() {

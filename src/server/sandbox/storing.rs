@@ -11,6 +11,7 @@ use super::Sandbox;
 use crate::{
     protocol::{ServerMessage, Status, excerpt},
     server::{
+        escaped::Escaped,
         handoff::Lease,
         link::Link,
         store::{Record, SnapshotName, Stop, blocking},
@@ -138,7 +139,7 @@ impl Sandbox {
         if saved.is_err()
             && let Err(reason) = self.backend.thaw().await
         {
-            tracing::warn!(sandbox = %self.id, reason, "background processes are lost");
+            tracing::warn!(sandbox = %self.id, reason = %Escaped(reason), "background processes are lost");
         }
         saved.map_err(|error| reason(&error))
     }
@@ -177,7 +178,7 @@ impl Sandbox {
         status(Status::SandboxLockReleasing);
         if let Err(error) = lease.release(for_good).await {
             // Its time will be over soon.
-            tracing::warn!(sandbox = %self.id, %error, "a lock could not be released");
+            tracing::warn!(sandbox = %self.id, error = %Escaped(error), "a lock could not be released");
         }
         status(Status::SandboxLockReleased);
     }

@@ -164,6 +164,11 @@ impl Store {
         self.lasting
     }
 
+    /// Where everything is stored.
+    pub(super) fn storage(&self) -> &dyn Storage {
+        &*self.storage
+    }
+
     /// Nothing is stored any more, and what is being stored is given up: the files of the sandboxes are
     /// about to go.
     pub(super) fn close(&self) {

@@ -15,7 +15,10 @@ use crate::shared::{self, backend};
 
 #[derive(Args)]
 pub(crate) struct Bench {
-    /// The service, as wss://…, ws://…, https://… or http://… [default: a local server in this process].
+    /// The service, as wss://…, ws://…, https://… or http://…, or the variable ACTIX_SANDBOX_URL:
+    /// every user of this machine can read arguments, and the path of the URL may be a secret
+    /// [default: a local server in this process].
+    #[arg(env = "ACTIX_SANDBOX_URL", hide_env = true)]
     url: Option<String>,
 
     /// What runs the code of the local server: auto, host, namespace or gvisor [default: auto].

@@ -28,6 +28,7 @@ const INTERRUPTED: u8 = 130;
 impl Bench {
     pub(crate) fn run(self) -> Result<ExitCode, String> {
         let (plan, outputs) = self.plan()?;
+        shared::raise_open_files();
         actix::System::new().block_on(bench(plan, outputs))
     }
 }
@@ -55,7 +56,7 @@ async fn bench(plan: Plan, outputs: Outputs) -> Result<ExitCode, String> {
     };
     let name = match &server {
         Some(server) => format!("a local server (backend {})", server.backend()),
-        None => url.clone(),
+        None => shown(&url),
     };
     let bar = progress(&plan, outputs.quiet);
     bar.set_message(name.clone());
@@ -70,6 +71,15 @@ async fn bench(plan: Plan, outputs: Outputs) -> Result<ExitCode, String> {
         &measured,
         &stopped,
     )
+}
+
+/// A URL without its path, which may hold a secret.
+fn shown(url: &str) -> String {
+    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
+    match rest.split_once('/') {
+        Some((authority, path)) if !path.is_empty() => format!("{scheme}://{authority}/…"),
+        _ => url.to_owned(),
+    }
 }
 
 /// Writes what was measured, whatever stopped it, and says how it went.

@@ -50,6 +50,7 @@ use crate::{
     protocol::SandboxId,
     server::{
         choice::{Confines, GvisorOptions},
+        escaped::Escaped,
         store::{
             archive::{HOME, MEMORY, ROOT, TEMPORARY, Tree, Trees},
             blocking,
@@ -210,7 +211,7 @@ impl Backend for GvisorBackend {
         Box::pin(async {
             // A last chance for those that could not be deleted.
             if let Err(error) = end_all(&self.shared.ground.root).await {
-                tracing::warn!(%error, "sandboxes are left behind");
+                tracing::warn!(error = %Escaped(error), "sandboxes are left behind");
             }
             self.shared.ground.clear().await;
         })

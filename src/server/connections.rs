@@ -1,0 +1,365 @@
+//! [`Connections`]: which connections a server keeps when it runs short of file descriptors. No IO.
+//!
+//! A connection is *waiting* until one of its requests has passed every check of the caller; from
+//! then on it is *admitted*. Every process that reaches the port can open connections, so waiting
+//! ones are closed under pressure, the oldest first. Admitted ones stay; beyond their limit a
+//! caller is told to come later. Half of the file descriptors are left to the sandboxes.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU8, Ordering},
+    },
+    task::Waker,
+};
+
+use futures::task::AtomicWaker;
+
+/// File descriptors of the server itself: listeners, runtimes, watchdog, logs.
+const OWN_FILES: usize = 64;
+
+/// Fewest connections of each kind, however few file descriptors there are.
+const FEWEST: usize = 8;
+
+/// Most places that are kept for waiting connections.
+const MOST_WAITING: usize = 4_096;
+
+/// How many connections a server keeps open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Limits {
+    /// Connections whose caller has passed every check.
+    pub(super) admitted: usize,
+    /// Places that admitted connections never take.
+    waiting: usize,
+    /// Accepted connections that are about to be closed.
+    closing: usize,
+}
+
+impl Limits {
+    /// The limits of a process that may open so many files. `most`: the user's limit on admitted
+    /// connections.
+    pub(super) fn new(open_files: usize, most: usize) -> Self {
+        // Of what the server does not need itself, half goes to connections: 3/8 + 1/12 + 1/24.
+        let files = open_files.saturating_sub(OWN_FILES);
+        let waiting = (files / 12).clamp(FEWEST, MOST_WAITING);
+        Self {
+            admitted: (files / 8 * 3).max(FEWEST).min(most.max(1)),
+            waiting,
+            closing: waiting / 2,
+        }
+    }
+
+    /// Most connections that are kept.
+    fn kept(self) -> usize {
+        self.admitted + self.waiting
+    }
+
+    /// Most connections that are accepted before one is closed.
+    pub(super) fn accepted(self) -> usize {
+        self.kept() + self.closing
+    }
+}
+
+/// Names a connection; never used again.
+pub(super) type Id = u64;
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    /// With its place in the order.
+    Waiting(u64),
+    Admitted,
+    /// It is about to be closed.
+    Evicted,
+}
+
+/// The bookkeeping: who waits, who is admitted, who goes next.
+struct Ledger<T> {
+    limits: Limits,
+    entries: HashMap<Id, (Standing, T)>,
+    /// The waiting connections, the oldest first.
+    order: BTreeMap<u64, Id>,
+    admitted: usize,
+    next: u64,
+}
+
+impl<T: Clone> Ledger<T> {
+    fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            entries: HashMap::new(),
+            order: BTreeMap::new(),
+            admitted: 0,
+            next: 0,
+        }
+    }
+
+    /// A new connection. Gives its id, and the connection that has to go for it.
+    fn enter(&mut self, connection: T) -> (Id, Option<T>) {
+        let id = self.next;
+        self.wait(id, connection);
+        (id, self.evict())
+    }
+
+    fn wait(&mut self, id: Id, connection: T) {
+        let place = self.next;
+        self.next += 1;
+        self.order.insert(place, id);
+        self.entries
+            .insert(id, (Standing::Waiting(place), connection));
+    }
+
+    /// The oldest waiting connection, if there are too many. The newest stays.
+    fn evict(&mut self) -> Option<T> {
+        if self.order.len() <= 1 || self.order.len() + self.admitted <= self.limits.kept() {
+            return None;
+        }
+        let (_, id) = self.order.pop_first()?;
+        let (standing, connection) = self.entries.get_mut(&id)?;
+        *standing = Standing::Evicted;
+        Some(connection.clone())
+    }
+
+    /// An evicted connection had a request to read: it waits anew. Gives the connection that has to
+    /// go for it.
+    fn spoke(&mut self, id: Id) -> Option<T> {
+        let (standing, connection) = self.entries.get(&id)?;
+        if *standing != Standing::Evicted {
+            return None;
+        }
+        let connection = connection.clone();
+        self.wait(id, connection);
+        self.evict()
+    }
+
+    /// Admits a connection; false if there are as many as there may be, or if it is gone.
+    fn admit(&mut self, id: Id) -> bool {
+        let Some((standing, _)) = self.entries.get_mut(&id) else {
+            return false;
+        };
+        match *standing {
+            Standing::Admitted => return true,
+            _ if self.admitted >= self.limits.admitted => return false,
+            Standing::Waiting(place) => drop(self.order.remove(&place)),
+            Standing::Evicted => {}
+        }
+        *standing = Standing::Admitted;
+        self.admitted += 1;
+        true
+    }
+
+    fn leave(&mut self, id: Id) {
+        match self.entries.remove(&id) {
+            Some((Standing::Waiting(place), _)) => drop(self.order.remove(&place)),
+            Some((Standing::Admitted, _)) => self.admitted -= 1,
+            Some((Standing::Evicted, _)) | None => {}
+        }
+    }
+}
+
+/// How a connection learns, on its own thread, what became of it.
+#[derive(Default)]
+struct Signal {
+    state: AtomicU8,
+    waker: AtomicWaker,
+}
+
+const WAITING: u8 = 0;
+const EVICTED: u8 = 1;
+const ADMITTED: u8 = 2;
+
+impl Signal {
+    fn set(&self, state: u8) {
+        self.state.store(state, Ordering::Release);
+    }
+}
+
+/// The connections of a server, on all its threads.
+pub(super) struct Connections {
+    pub(super) limits: Limits,
+    ledger: Mutex<Ledger<Arc<Signal>>>,
+}
+
+impl Connections {
+    pub(super) fn new(limits: Limits) -> Arc<Self> {
+        Arc::new(Self {
+            limits,
+            ledger: Mutex::new(Ledger::new(limits)),
+        })
+    }
+
+    fn ledger(&self) -> MutexGuard<'_, Ledger<Arc<Signal>>> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A new connection, which waits.
+    pub(super) fn enter(self: &Arc<Self>) -> Ticket {
+        let signal = Arc::<Signal>::default();
+        let mut ledger = self.ledger();
+        let (id, victim) = ledger.enter(signal.clone());
+        end(ledger, victim);
+        Ticket {
+            id,
+            signal,
+            connections: self.clone(),
+        }
+    }
+
+    /// Admits a connection; false if there are as many as there may be.
+    pub(super) fn admit(&self, id: Id) -> bool {
+        let mut ledger = self.ledger();
+        let is_admitted = ledger.admit(id);
+        if is_admitted && let Some((_, signal)) = ledger.entries.get(&id) {
+            signal.set(ADMITTED);
+        }
+        is_admitted
+    }
+}
+
+/// Tells a connection that it has to go. Under the lock, so that it is not admitted at the same
+/// time.
+fn end(ledger: MutexGuard<'_, Ledger<Arc<Signal>>>, victim: Option<Arc<Signal>>) {
+    let Some(victim) = victim else {
+        return;
+    };
+    victim.set(EVICTED);
+    drop(ledger);
+    victim.waker.wake();
+}
+
+/// One connection; it leaves when this is dropped.
+pub(super) struct Ticket {
+    pub(super) id: Id,
+    signal: Arc<Signal>,
+    pub(super) connections: Arc<Connections>,
+}
+
+impl Ticket {
+    /// Whether the connection has to go unless it has something to say. If not, `waker` is woken
+    /// when it has to.
+    pub(super) fn is_evicted(&self, waker: &Waker) -> bool {
+        if self.signal.state.load(Ordering::Acquire) == ADMITTED {
+            return false;
+        }
+        self.signal.waker.register(waker);
+        self.signal.state.load(Ordering::Acquire) == EVICTED
+    }
+
+    /// The connection had something to say.
+    pub(super) fn spoke(&self) {
+        if self.signal.state.load(Ordering::Acquire) != EVICTED {
+            return;
+        }
+        let mut ledger = self.connections.ledger();
+        self.signal.set(WAITING);
+        let victim = ledger.spoke(self.id);
+        end(ledger, victim);
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.connections.ledger().leave(self.id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::task::noop_waker_ref;
+
+    use super::*;
+
+    const LIMITS: Limits = Limits {
+        admitted: 3,
+        waiting: 2,
+        closing: 1,
+    };
+
+    fn ledger() -> Ledger<&'static str> {
+        Ledger::new(LIMITS)
+    }
+
+    #[test]
+    fn half_of_the_files_are_left_to_the_sandboxes() {
+        for files in [256, 512, 1_024, 4_096, 20_000, 1 << 20] {
+            let limits = Limits::new(files, usize::MAX);
+            let left = files - OWN_FILES - limits.accepted();
+            assert!(left >= (files - OWN_FILES) / 2, "{files}: {limits:?}");
+            assert!(limits.admitted >= files / 4, "{files}: {limits:?}");
+        }
+        // Too few for anything: connections are still accepted.
+        for files in [0, 64, 80] {
+            let limits = Limits::new(files, usize::MAX);
+            assert_eq!((limits.admitted, limits.waiting), (FEWEST, FEWEST));
+        }
+        assert_eq!(Limits::new(1 << 20, 100).admitted, 100);
+        assert_eq!(Limits::new(1 << 20, 0).admitted, 1);
+    }
+
+    #[test]
+    fn the_oldest_waiting_connection_goes_and_admitted_ones_stay() {
+        let mut ledger = ledger();
+        let (a, none) = ledger.enter("a");
+        assert_eq!(none, None);
+        assert!(ledger.admit(a) && ledger.admit(a));
+        let ids: Vec<_> = ["b", "c", "d", "e"]
+            .map(|it| ledger.enter(it))
+            .into_iter()
+            .inspect(|(_, victim)| assert_eq!(*victim, None))
+            .collect();
+        assert_eq!(ledger.enter("f").1, Some("b"));
+        assert!(ledger.admit(ids[1].0));
+        assert_eq!(ledger.enter("g").1, Some("d"));
+        // The one that left makes room.
+        ledger.leave(ids[3].0);
+        assert_eq!(ledger.enter("h").1, None);
+    }
+
+    #[test]
+    fn admitted_connections_have_a_limit_and_waiting_ones_keep_their_places() {
+        let mut ledger = ledger();
+        let ids: Vec<_> = (0..3).map(|_| ledger.enter("in").0).collect();
+        assert!(ids.iter().all(|id| ledger.admit(*id)));
+        let (late, _) = ledger.enter("late");
+        assert!(!ledger.admit(late));
+        assert_eq!(ledger.enter("later").1, None);
+        assert_eq!(ledger.enter("last").1, Some("late"));
+        ledger.leave(ids[0]);
+        // Evicted, but its request was in time.
+        assert!(ledger.admit(late));
+        ledger.leave(late);
+        assert!(!ledger.admit(late), "it is gone");
+    }
+
+    #[test]
+    fn an_evicted_connection_that_spoke_waits_anew() {
+        let mut ledger = ledger();
+        let ids: Vec<_> = ["a", "b", "c", "d", "e"]
+            .map(|it| ledger.enter(it).0)
+            .to_vec();
+        assert_eq!(ledger.enter("f").1, Some("a"));
+        assert_eq!(ledger.spoke(ids[0]), Some("b"));
+        assert_eq!(ledger.spoke(ids[0]), None, "it waits");
+        assert_eq!(ledger.enter("g").1, Some("c"));
+    }
+
+    #[test]
+    fn a_victim_is_woken_and_an_admitted_connection_is_not_evicted() {
+        let connections = Connections::new(LIMITS);
+        let waker = noop_waker_ref();
+        let first = connections.enter();
+        assert!(connections.admit(first.id));
+        let second = connections.enter();
+        assert!(!second.is_evicted(waker));
+        let others: Vec<_> = (0..4).map(|_| connections.enter()).collect();
+        assert!(second.is_evicted(waker) && !first.is_evicted(waker));
+        second.spoke();
+        assert!(!second.is_evicted(waker) && others[0].is_evicted(waker));
+        assert!(connections.admit(others[0].id));
+        assert!(!others[0].is_evicted(waker));
+        drop((first, second, others));
+        let ledger = connections.ledger();
+        assert_eq!((ledger.entries.len(), ledger.order.len()), (0, 0));
+        assert_eq!(ledger.admitted, 0);
+    }
+}

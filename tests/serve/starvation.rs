@@ -1,0 +1,180 @@
+//! One caller does not take the server from the others: idle connections, slow uploads, the log.
+
+use std::time::Instant;
+
+use actix_sandbox::{ErrorKind, Language, OutputExt, Sandbox};
+use tokio::{io::AsyncReadExt, net::TcpStream};
+
+use super::{
+    ask,
+    common::{backend, within},
+    program::Program,
+};
+
+#[actix::test]
+async fn idle_connections_starve_neither_execs_nor_health_checks() {
+    // More connections than the server may open files, and they stay open. `runsc` needs file
+    // descriptors above 256.
+    let (files, connections) = match backend::is("gvisor") {
+        true => (512, 1_000),
+        false => (256, 500),
+    };
+    let program = Program::start_with_open_files(files, &[]);
+    let sandbox = within("a sandbox", Sandbox::create(&program.url))
+        .await
+        .unwrap();
+    let waiting = sandbox
+        .exec(Language::Bash, "read line; echo \"$line\"")
+        .await
+        .unwrap();
+    let mut idle = Vec::new();
+    for _ in 0..connections {
+        idle.push(
+            within("a connection", TcpStream::connect(program.address()))
+                .await
+                .unwrap(),
+        );
+    }
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "it is printed, nothing depends on it"
+    )]
+    let began = Instant::now();
+    let output = within("the exec", sandbox.run(Language::Bash, "echo still")).await;
+    assert_eq!(output.unwrap().stdout, "still\n");
+    let of_exec = began.elapsed();
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "it is printed, nothing depends on it"
+    )]
+    let began = Instant::now();
+    assert_eq!(ask(&program, "GET /healthz").await.0, "HTTP/1.1 200 OK");
+    println!(
+        "with {connections} idle connections: exec {of_exec:?}, health check {:?}",
+        began.elapsed()
+    );
+    // A new client as well, and what ran goes on.
+    let other = within("another sandbox", Sandbox::create(&program.url))
+        .await
+        .unwrap();
+    assert_eq!(
+        other.run(Language::Bash, "echo new").await.unwrap().stdout,
+        "new\n"
+    );
+    waiting.write_to_stdin("kept\n").await.unwrap();
+    let kept = within("the first exec", waiting.stdout().read_all()).await;
+    assert_eq!(kept.unwrap(), "kept\n");
+    // Places were taken from the oldest.
+    let oldest = within("the end of the oldest", idle[0].read(&mut [0; 16])).await;
+    assert!(matches!(oldest, Ok(0) | Err(_)), "{oldest:?}");
+    let log = program.log_at_the_end().await;
+    assert!(!log.contains("Too many open files"), "{log}");
+}
+
+/// Those of callers who may call are not closed: they have a limit, and the health check has places
+/// of its own.
+#[actix::test]
+async fn connections_of_callers_have_a_limit_with_a_reason() {
+    let program = Program::start(&["--max-connections", "2"]);
+    let first = within("a sandbox", Sandbox::create(&program.url))
+        .await
+        .unwrap();
+    let second = within("a sandbox", Sandbox::create(&program.url))
+        .await
+        .unwrap();
+    let refused = within("a refusal", Sandbox::create(&program.url))
+        .await
+        .unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::UpgradeRefused, "{refused}");
+    let (status, rest) = ask(&program, &format!("GET {}/status", program.secret())).await;
+    assert_eq!(status, "HTTP/1.1 503 Service Unavailable");
+    assert!(rest.contains("ulimit -n"), "{rest}");
+    assert_eq!(ask(&program, "GET /healthz").await.0, "HTTP/1.1 200 OK");
+    for sandbox in [&first, &second] {
+        let output = within("the exec", sandbox.run(Language::Bash, "echo still")).await;
+        assert_eq!(output.unwrap().stdout, "still\n");
+    }
+    within("the kill", first.kill()).await.unwrap();
+    drop(first);
+    let path = format!("GET {}/status", program.secret());
+    let free = async { while ask(&program, &path).await.0 != "HTTP/1.1 200 OK" {} };
+    within("a free place", free).await;
+}
+
+#[actix::test]
+async fn what_a_client_says_stays_on_its_line_of_the_log() {
+    const HOSTILE: &str = "x\nERROR forged \u{1b}[2J\u{202e}";
+    let program = Program::start_with(&[], &[("RUST_LOG", "trace")]);
+    let sandbox = within("a sandbox", Sandbox::create(&program.url))
+        .await
+        .unwrap();
+    let (id, token) = (
+        sandbox.sandbox_id().clone(),
+        sandbox.sandbox_token().clone(),
+    );
+    hostile_exec(&program, HOSTILE).await;
+    let _ = within("a snapshot", sandbox.snapshot_filesystem(HOSTILE)).await;
+    let _ = within(
+        "an exec",
+        sandbox.exec(Language::Other(HOSTILE.into()), "true"),
+    )
+    .await;
+    let command = sandbox
+        .command(Language::Bash, "true")
+        .cwd(format!("/{HOSTILE}"));
+    let _ = within("an exec", command.output()).await;
+    let create = Sandbox::create(&program.url).filesystem_snapshot_name(HOSTILE);
+    within("a refusal", create).await.unwrap_err();
+    within(
+        "a refusal",
+        Sandbox::attach(&program.url, HOSTILE, token.expose_secret()),
+    )
+    .await
+    .unwrap_err();
+    within("a refusal", Sandbox::attach(&program.url, id, HOSTILE))
+        .await
+        .unwrap_err();
+    let hostile = "GET /%0aERROR%20forged%1b[2J";
+    assert_eq!(ask(&program, hostile).await.0, "HTTP/1.1 404 Not Found");
+    let log = program.log_at_the_end().await;
+    assert!(log.contains("forged"), "{log}");
+    for line in log.lines() {
+        assert!(!line.starts_with("ERROR forged"), "{line:?}");
+        assert!(!line.chars().any(char::is_control), "{line:?}");
+        assert!(!line.contains('\u{202e}'), "{line:?}");
+    }
+}
+
+/// An exec whose id the client chose to be hostile. Ours chooses none, so this one speaks for
+/// itself.
+async fn hostile_exec(program: &Program, id: &str) {
+    use futures::{SinkExt, StreamExt};
+    use tokio_tungstenite::tungstenite::{Message, client::IntoClientRequest};
+
+    let url = format!("ws://{}{}/create", program.address(), program.secret());
+    let mut request = url.into_client_request().unwrap();
+    let version = "sandbox.v2".parse().unwrap();
+    request
+        .headers_mut()
+        .insert("sec-websocket-protocol", version);
+    let socket = TcpStream::connect(program.address()).await.unwrap();
+    let (mut socket, _) = tokio_tungstenite::client_async(request, socket)
+        .await
+        .unwrap();
+    let exec = serde_json::json!({
+        "exec": id, "language": "bash", "code": "true", "cwd": format!("/{id}"),
+    });
+    for message in ["{\"idle_timeout\": 60}".to_owned(), exec.to_string()] {
+        socket.send(Message::text(message)).await.unwrap();
+    }
+    let answered = async {
+        while let Some(Ok(message)) = socket.next().await {
+            let text = message.into_text().unwrap_or_default();
+            if text.contains("forged") {
+                return;
+            }
+        }
+        panic!("the server said nothing of the exec");
+    };
+    within("an answer about the exec", answered).await;
+}
