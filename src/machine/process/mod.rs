@@ -325,7 +325,7 @@ impl Process {
 
     /// Kills the process, and answers when the server confirmed its end. Any number may ask.
     ///
-    /// After the end of the main process, a kill that somebody waits for is for those that still
+    /// After the end of the main process, a kill with a request is for those that still
     /// hold its output.
     pub fn kill(&mut self, request: Option<RequestId>, now: Instant) {
         if let Some(request) = request
