@@ -1,5 +1,5 @@
-//! ARCHITECTURE.md names the test of each invariant, and README.md that of each row of its parity table;
-//! here it is seen that they exist.
+//! The documents name tests: ARCHITECTURE.md for each invariant, docs/threats.md for each defence, README.md
+//! for each row of its parity table. Here it is checked that these tests exist.
 
 #![allow(
     clippy::expect_used,
@@ -21,29 +21,47 @@ fn sources(directory: &Path, text: &mut String) {
     }
 }
 
+/// The names of tests in a text: the last part of each path in backticks.
+fn named_tests(text: &str) -> Vec<&str> {
+    text.split('`')
+        .skip(1)
+        .step_by(2)
+        .filter_map(|name| name.rsplit("::").next())
+        .filter(|name| {
+            name.contains('_')
+                && name
+                    .bytes()
+                    .all(|it| it.is_ascii_alphanumeric() || it == b'_')
+        })
+        .collect()
+}
+
 #[test]
-fn every_test_that_the_architecture_names_exists() {
+fn every_test_that_the_documents_name_exists() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut code = String::new();
     sources(&root.join("src"), &mut code);
     sources(&root.join("tests"), &mut code);
+    let read = |file: &str| fs::read_to_string(root.join(file)).expect(file);
 
-    let text = fs::read_to_string(root.join("ARCHITECTURE.md")).expect("ARCHITECTURE.md");
+    let text = read("ARCHITECTURE.md");
     let (_, invariants) = text.split_once("## Invariants").expect("the section");
     let (invariants, _) = invariants.split_once("\n## ").expect("another section");
-    let named: Vec<&str> = invariants
-        .split('`')
-        .skip(1)
-        .step_by(2)
-        .filter_map(|name| name.rsplit("::").next())
-        .filter(|name| name.contains('_'))
-        .collect();
-    assert!(named.len() > 10, "{named:?}");
-    for name in named {
-        assert!(
-            code.contains(&format!("fn {name}(")),
-            "ARCHITECTURE.md names a test `{name}` that is not there"
-        );
+    let text = read("docs/threats.md");
+    let (_, boundaries) = text.split_once("## Boundaries").expect("the section");
+    let (boundaries, _) = boundaries.split_once("\n## ").expect("another section");
+    for (document, text) in [
+        ("ARCHITECTURE.md", invariants),
+        ("docs/threats.md", boundaries),
+    ] {
+        let named = named_tests(text);
+        assert!(named.len() > 10, "{document}: {named:?}");
+        for name in named {
+            assert!(
+                code.contains(&format!("fn {name}(")),
+                "{document} names a test `{name}` that does not exist"
+            );
+        }
     }
 }
 

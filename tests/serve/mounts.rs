@@ -26,26 +26,43 @@ async fn bash(program: &Program, code: &str) -> String {
     format!("{}{}", output.stdout, output.stderr)
 }
 
-/// As in a container, where `/etc/hosts` is a mount.
+/// As in a container, where files of `/etc` are mounts.
 #[actix::test]
 async fn what_is_mounted_below_a_readable_directory_is_read_and_not_written() {
     let Some(backends) = backends() else { return };
     let folder = tempfile::tempdir().unwrap();
-    let hosts = folder.path().join("hosts");
-    fs::write(&hosts, "of the container\n").unwrap();
-    fs::set_permissions(&hosts, fs::Permissions::from_mode(0o666)).unwrap();
+    let file = folder.path().join("file");
+    fs::write(&file, "of the container\n").unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o666)).unwrap();
     let mounts = format!(
-        "mount --bind {} /etc/hosts; mount -t tmpfs x /opt; mkdir '/opt/a mount'; mount -t tmpfs -o mode=777,noexec x '/opt/a mount';
+        "mount --bind {} /etc/host.conf; mount -t tmpfs x /opt; mkdir '/opt/a mount'; mount -t tmpfs -o mode=777,noexec x '/opt/a mount';
          echo in the mount > '/opt/a mount/file'",
-        hosts.display()
+        file.display()
     );
-    let code = "cat /etc/hosts '/opt/a mount/file'
-        for file in /etc/hosts '/opt/a mount/file' '/opt/a mount/more'; do (echo x > \"$file\") 2> /dev/null || echo closed; done";
+    let code = "cat /etc/host.conf '/opt/a mount/file'
+        for file in /etc/host.conf '/opt/a mount/file' '/opt/a mount/more'; do (echo x > \"$file\") 2> /dev/null || echo closed; done";
     for backend in backends {
         let program = Program::start_where(&mounts, &["--backend", backend]);
         let said = bash(&program, code).await;
         let expected = "of the container\nin the mount\nclosed\nclosed\nclosed\n";
         assert_eq!(said, expected, "{backend}");
     }
-    assert_eq!(fs::read_to_string(hosts).unwrap(), "of the container\n");
+    assert_eq!(fs::read_to_string(file).unwrap(), "of the container\n");
+}
+
+/// As on Ubuntu and Fedora, where `/etc/resolv.conf` is a link into `/run`.
+#[actix::test]
+async fn names_resolve_where_the_resolvers_file_is_a_link() {
+    let Some(backends) = backends() else { return };
+    let mounts = "mount -t tmpfs x /mnt; cp -a /etc /mnt/etc; mount --bind /mnt/etc /etc;
+        mount -t tmpfs x /run; mkdir -p /run/resolver; echo nameserver 192.0.2.7 > /run/resolver/stub;
+        rm /etc/resolv.conf; ln -s ../run/resolver/stub /etc/resolv.conf;
+        echo 192.0.2.8 of-the-machine >> /etc/hosts";
+    let code = "cat /etc/resolv.conf; getent hosts of-the-machine | tr -s ' '";
+    for backend in backends {
+        let program = Program::start_where(mounts, &["--backend", backend, "--network"]);
+        let said = bash(&program, code).await;
+        let expected = "nameserver 192.0.2.7\n192.0.2.8 of-the-machine\n";
+        assert_eq!(said, expected, "{backend}");
+    }
 }

@@ -16,8 +16,6 @@ pub(super) const ETC: &str = "etc";
 /// The name of the user that code runs as.
 pub(super) const USER_NAME: &str = "sandbox";
 
-const RESOLV_CONF: &str = "/etc/resolv.conf";
-
 /// A file of a sandbox, and where the sandbox has it.
 pub(super) struct EtcFile {
     /// The name of the file in [`ETC`].
@@ -57,15 +55,16 @@ pub(super) fn files(readable: &[PathBuf]) -> Vec<EtcFile> {
 pub(super) fn write(sandbox: &Path, user: u32, network: bool) -> io::Result<()> {
     let directory = sandbox.join(ETC);
     make_directory(&directory, 0o755)?;
-    let resolv_conf = match network {
-        // A machine without the file has no resolver to name.
-        true => fs::read_to_string(RESOLV_CONF).unwrap_or_default(),
-        false => "# This sandbox has no network.\n".to_owned(),
+    // A machine without these files has no resolver to name, and no hosts.
+    let of_machine = |file| fs::read_to_string(file).unwrap_or_default();
+    let (hosts, resolv_conf) = match network {
+        true => (of_machine("/etc/hosts"), of_machine("/etc/resolv.conf")),
+        false => (String::new(), "# This sandbox has no network.\n".to_owned()),
     };
     for (name, text) in [
         ("passwd", passwd(user)),
         ("group", group(user)),
-        ("hosts", HOSTS.to_owned()),
+        ("hosts", format!("{HOSTS}{hosts}")),
         ("resolv.conf", resolv_conf),
     ] {
         let file = directory.join(name);

@@ -108,7 +108,7 @@ mod tests {
     #[test]
     fn calls_for_keys_are_denied_and_no_others() {
         for (architecture, first) in INTERFACES {
-            for number in [0, first - 1, first + 3, u32::MAX & !X32] {
+            for number in [0, first - 1, first + 3, !X32] {
                 assert_eq!(decide(architecture, number), ALLOW.k, "{number}");
             }
             for number in [first, first + 1, first + 2, X32 | first] {
