@@ -353,6 +353,27 @@ async fn a_backend_that_does_not_work_says_what_was_run_and_what_it_said() {
     auto.stop().await;
 }
 
+#[actix::test]
+async fn confined_never_means_the_host() {
+    match LocalServer::builder()
+        .backend(Backend::Confined)
+        .start()
+        .await
+    {
+        Ok(server) => {
+            assert!(["namespace", "gvisor"].contains(&server.backend()));
+            server.stop().await;
+        }
+        Err(error) => {
+            let error = error.to_string();
+            assert!(
+                error.contains("`gvisor`: ") && error.contains("`namespace`: "),
+                "{error}"
+            );
+        }
+    }
+}
+
 /// What code has left in its tree must not lead the next start elsewhere: links where something is mounted, and a program of its
 /// own where those are looked for that make the sandbox.
 #[actix::test]

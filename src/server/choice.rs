@@ -19,6 +19,9 @@ pub enum Backend {
     /// The first of `gvisor`, `namespace` and `host` that works here; a line of `tracing` says which, and why not those before: at the
     /// level `INFO`, and at `WARN` where it is `host`, which confines nothing.
     Auto,
+    /// For untrusted code: `gvisor` if it works here, else `namespace`. If neither works, the server does not start,
+    /// and the error says what each of them lacks.
+    Confined,
     /// The interpreters of this machine, as the user of the server. **It confines nothing.** Any Unix.
     #[default]
     Host,
@@ -38,7 +41,7 @@ impl Backend {
     /// Whether its options can be used.
     pub(super) fn check(&self) -> Result<(), ServerError> {
         match self {
-            Self::Auto | Self::Host => Ok(()),
+            Self::Auto | Self::Confined | Self::Host => Ok(()),
             Self::Namespace(options) => options.confines.check(),
             Self::Gvisor(options) => options.confines.check(),
         }
@@ -48,15 +51,16 @@ impl Backend {
 impl FromStr for Backend {
     type Err = String;
 
-    /// `auto`, `host`, `namespace` or `gvisor`, with its default options.
+    /// `auto`, `confined`, `host`, `namespace` or `gvisor`, with its default options.
     fn from_str(name: &str) -> Result<Self, String> {
         match name {
             "auto" => Ok(Self::Auto),
+            "confined" => Ok(Self::Confined),
             "host" => Ok(Self::Host),
             "namespace" => Ok(Self::Namespace(NamespaceOptions::default())),
             "gvisor" => Ok(Self::Gvisor(GvisorOptions::default())),
             other => Err(format!(
-                "there is no backend `{other}`; expected auto, host, namespace or gvisor"
+                "there is no backend `{other}`; expected auto, confined, host, namespace or gvisor"
             )),
         }
     }

@@ -77,6 +77,12 @@ pub enum ServerError {
         /// What it holds, and what was expected.
         reason: String,
     },
+    /// [`Backend::Confined`](super::Backend::Confined) was chosen, and no backend that confines works here.
+    #[error("no backend that confines code works here: {reason}")]
+    NotConfined {
+        /// What each of them lacks.
+        reason: String,
+    },
     /// The backend that was chosen does not work here.
     #[error(
         "the backend `{backend}` does not work here: {reason}; choose another (`.backend(Backend::Host)` runs code as this user, \

@@ -66,3 +66,29 @@ async fn names_resolve_where_the_resolvers_file_is_a_link() {
         assert_eq!(said, expected, "{backend}");
     }
 }
+
+/// Where neither `runsc` nor `unshare` is installed.
+#[test]
+fn confined_says_what_each_backend_lacks() {
+    if backends().is_none() {
+        return;
+    }
+    let script = "mount --bind /dev/null $(command -v runsc || echo /bin/false) \
+        && mount --bind /dev/null $(command -v unshare) && exec \"$@\"";
+    let output = std::process::Command::new("unshare")
+        .args(["--mount", "--", "bash", "-c", script, "bash"])
+        .arg(env!("CARGO_BIN_EXE_actix-sandbox"))
+        .args(["serve", "--backend", "confined", "--address", "127.0.0.1:0"])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    for part in [
+        "no backend that confines",
+        "`gvisor`: ",
+        "`namespace`: ",
+        "`--backend host`",
+    ] {
+        assert!(said.contains(part), "{said}");
+    }
+}

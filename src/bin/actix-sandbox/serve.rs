@@ -27,7 +27,8 @@ pub(crate) struct Serve {
     #[arg(long, env = "ACTIX_SANDBOX_ADDRESS", default_value = "127.0.0.1:8080")]
     address: String,
 
-    /// What runs the code: auto (the best that works here), host (confines nothing), namespace or gvisor.
+    /// What runs the code: gvisor or namespace, which confine it; host, which confines nothing;
+    /// confined (the best that confines, or an error); auto (the same, or else host).
     #[arg(long, env = "ACTIX_SANDBOX_BACKEND", default_value = "auto", value_parser = backend)]
     backend: Backend,
 

@@ -70,6 +70,10 @@ pub(crate) fn not_started(error: &ServerError) -> String {
             "the backend `{backend}` does not work here: {reason}; choose another (`--backend host` runs \
              code as this user, `--backend auto` takes the best that works)"
         ),
+        ServerError::NotConfined { reason } => format!(
+            "no backend that confines code works here: {reason}; to run trusted code as this user, \
+             use `--backend host`"
+        ),
         ServerError::Limit {
             option,
             given,

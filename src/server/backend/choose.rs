@@ -55,30 +55,51 @@ async fn begin(
 ) -> Result<Arc<dyn Backend>, ServerError> {
     match chosen {
         choice::Backend::Host => host(ground),
-        choice::Backend::Namespace(options) => namespace(options, ground).await,
-        choice::Backend::Gvisor(options) => gvisor(options, ground).await,
-        choice::Backend::Auto => {
-            let no_gvisor = match gvisor(&GvisorOptions::default(), ground).await {
-                Ok(backend) => {
-                    tracing::info!(backend = "gvisor", "sandboxes run in gVisor");
-                    return Ok(backend);
-                }
-                Err(error) => error,
-            };
-            match namespace(&NamespaceOptions::default(), ground).await {
-                Ok(backend) => {
-                    tracing::info!(backend = "namespace", %no_gvisor, "sandboxes run in namespaces");
-                    Ok(backend)
-                }
-                Err(no_namespace) => {
-                    tracing::warn!(
-                        backend = "host", %no_gvisor, %no_namespace,
-                        "sandboxes run as this user, unconfined"
-                    );
-                    host(ground)
-                }
-            }
+        choice::Backend::Namespace(options) => namespace(options, ground)
+            .await
+            .map_err(unusable("namespace")),
+        choice::Backend::Gvisor(options) => {
+            gvisor(options, ground).await.map_err(unusable("gvisor"))
         }
+        choice::Backend::Confined => {
+            let confined = confined(ground).await;
+            confined.map_err(|reason| ServerError::NotConfined { reason })
+        }
+        choice::Backend::Auto => match confined(ground).await {
+            Ok(backend) => Ok(backend),
+            Err(reason) => {
+                tracing::warn!(
+                    backend = "host",
+                    reason,
+                    "sandboxes run as this user, unconfined"
+                );
+                host(ground)
+            }
+        },
+    }
+}
+
+/// The best backend that confines, or what each of them lacks.
+async fn confined(ground: &Arc<Ground>) -> Result<Arc<dyn Backend>, String> {
+    let no_gvisor = match gvisor(&GvisorOptions::default(), ground).await {
+        Ok(backend) => {
+            tracing::info!(backend = "gvisor", "sandboxes run in gVisor");
+            return Ok(backend);
+        }
+        Err(reason) => reason,
+    };
+    match namespace(&NamespaceOptions::default(), ground).await {
+        Ok(backend) => {
+            tracing::info!(
+                backend = "namespace",
+                no_gvisor,
+                "sandboxes run in namespaces"
+            );
+            Ok(backend)
+        }
+        Err(no_namespace) => Err(format!(
+            "`gvisor`: {no_gvisor}; `namespace`: {no_namespace}"
+        )),
     }
 }
 
@@ -95,30 +116,23 @@ fn unusable(backend: &'static str) -> impl FnOnce(String) -> ServerError {
 async fn namespace(
     options: &NamespaceOptions,
     ground: &Arc<Ground>,
-) -> Result<Arc<dyn Backend>, ServerError> {
-    let backend = NamespaceBackend::start(options.clone(), ground.clone())
-        .await
-        .map_err(unusable("namespace"))?;
+) -> Result<Arc<dyn Backend>, String> {
+    let backend = NamespaceBackend::start(options.clone(), ground.clone()).await?;
     Ok(Arc::new(backend))
 }
 
 #[cfg(target_os = "linux")]
-async fn gvisor(
-    options: &GvisorOptions,
-    ground: &Arc<Ground>,
-) -> Result<Arc<dyn Backend>, ServerError> {
-    let backend = GvisorBackend::start(options.clone(), ground.clone())
-        .await
-        .map_err(unusable("gvisor"))?;
+async fn gvisor(options: &GvisorOptions, ground: &Arc<Ground>) -> Result<Arc<dyn Backend>, String> {
+    let backend = GvisorBackend::start(options.clone(), ground.clone()).await?;
     Ok(Arc::new(backend))
 }
 
 #[cfg(not(target_os = "linux"))]
-async fn namespace(_: &NamespaceOptions, _: &Arc<Ground>) -> Result<Arc<dyn Backend>, ServerError> {
-    Err(unusable("namespace")("it needs Linux".to_owned()))
+async fn namespace(_: &NamespaceOptions, _: &Arc<Ground>) -> Result<Arc<dyn Backend>, String> {
+    Err("it needs Linux".to_owned())
 }
 
 #[cfg(not(target_os = "linux"))]
-async fn gvisor(_: &GvisorOptions, _: &Arc<Ground>) -> Result<Arc<dyn Backend>, ServerError> {
-    Err(unusable("gvisor")("it needs Linux".to_owned()))
+async fn gvisor(_: &GvisorOptions, _: &Arc<Ground>) -> Result<Arc<dyn Backend>, String> {
+    Err("it needs Linux".to_owned())
 }
