@@ -362,9 +362,17 @@ fn an_archive_that_unpacks_to_more_than_the_limit_is_refused() {
 #[test]
 fn what_is_packed_within_the_limits_is_unpacked_within_them() {
     let tree = tempfile::tempdir().unwrap();
+    // Whole seconds take no header of their own.
+    let touch = |path: &Path| {
+        let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1);
+        fs::File::open(path).unwrap().set_modified(time).unwrap();
+    };
     for number in 0..20 {
-        fs::write(tree.path().join(format!("{number}")), "text").unwrap();
+        let file = tree.path().join(format!("{number}"));
+        fs::write(&file, "text").unwrap();
+        touch(&file);
     }
+    touch(tree.path());
     let (_directory, archive) = place();
     // The directory, and 20 files of two blocks each; two blocks at the end.
     let exactly = Bounds {
