@@ -54,6 +54,30 @@ async fn python_imports_from_its_working_directory() {
     server.stop().await;
 }
 
+/// `json.py` would break a tool that a program starts, if it were found there as well.
+#[actix::test]
+async fn only_the_code_itself_imports_from_its_working_directory() {
+    let (server, sandbox) = started().await;
+    let made = "mkdir tools; echo 'import json; print(json.dumps([]))' > tools/tool.py; echo X=1 > json.py";
+    assert_eq!(said(&sandbox, Language::Bash, made).await, "");
+    let code = "import os, subprocess, sys
+print('PYTHONPATH' in os.environ, os.getcwd() in sys.path, flush=True)
+subprocess.run([sys.executable, 'tools/tool.py'])";
+    assert_eq!(
+        said(&sandbox, Language::Python, code).await,
+        "False True\n[]\n"
+    );
+    let command = sandbox
+        .command(
+            Language::Python,
+            "import os; print(os.environ['PYTHONPATH'])",
+        )
+        .env("PYTHONPATH", "/one:/two");
+    let output = within("the code", command.output()).await.unwrap();
+    assert_eq!(output.stdout, "/one:/two\n");
+    server.stop().await;
+}
+
 #[actix::test]
 async fn wrapped_python_imports_from_its_working_directory() {
     let server = LocalServer::builder()

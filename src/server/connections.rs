@@ -6,7 +6,7 @@
 //! caller is told to come later. Half of the file descriptors are left to the sandboxes.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU8, Ordering},
@@ -77,6 +77,8 @@ enum Standing {
 struct Ledger<T> {
     limits: Limits,
     entries: HashMap<Id, (Standing, T)>,
+    /// Connections that were evicted once already and had a request to read.
+    rescued: HashSet<Id>,
     /// The waiting connections, the oldest first.
     order: BTreeMap<u64, Id>,
     admitted: usize,
@@ -88,6 +90,7 @@ impl<T: Clone> Ledger<T> {
         Self {
             limits,
             entries: HashMap::new(),
+            rescued: HashSet::new(),
             order: BTreeMap::new(),
             admitted: 0,
             next: 0,
@@ -120,16 +123,21 @@ impl<T: Clone> Ledger<T> {
         Some(connection.clone())
     }
 
-    /// An evicted connection had a request to read: it waits anew. Gives the connection that has to
-    /// go for it.
-    fn spoke(&mut self, id: Id) -> Option<T> {
+    /// An evicted connection has a request to read. The first time, it waits anew. `None`: it was
+    /// rescued before, and has to go.
+    fn rescue(&mut self, id: Id) -> Option<Rescued<T>> {
         let (standing, connection) = self.entries.get(&id)?;
         if *standing != Standing::Evicted {
-            return None;
+            return Some(Rescued { victim: None });
         }
         let connection = connection.clone();
+        if !self.rescued.insert(id) {
+            return None;
+        }
         self.wait(id, connection);
-        self.evict()
+        Some(Rescued {
+            victim: self.evict(),
+        })
     }
 
     /// Admits a connection; false if there are as many as there may be, or if it is gone.
@@ -149,12 +157,19 @@ impl<T: Clone> Ledger<T> {
     }
 
     fn leave(&mut self, id: Id) {
+        self.rescued.remove(&id);
         match self.entries.remove(&id) {
             Some((Standing::Waiting(place), _)) => drop(self.order.remove(&place)),
             Some((Standing::Admitted, _)) => self.admitted -= 1,
             Some((Standing::Evicted, _)) | None => {}
         }
     }
+}
+
+/// An evicted connection that stays, and the connection that has to go for it.
+#[derive(Debug, PartialEq, Eq)]
+struct Rescued<T> {
+    victim: Option<T>,
 }
 
 /// How a connection learns, on its own thread, what became of it.
@@ -235,7 +250,7 @@ pub(super) struct Ticket {
 }
 
 impl Ticket {
-    /// Whether the connection has to go unless it has something to say. If not, `waker` is woken
+    /// Whether the connection has to go unless it has a request to read. If not, `waker` is woken
     /// when it has to.
     pub(super) fn is_evicted(&self, waker: &Waker) -> bool {
         if self.signal.state.load(Ordering::Acquire) == ADMITTED {
@@ -245,15 +260,17 @@ impl Ticket {
         self.signal.state.load(Ordering::Acquire) == EVICTED
     }
 
-    /// The connection had something to say.
-    pub(super) fn spoke(&self) {
-        if self.signal.state.load(Ordering::Acquire) != EVICTED {
-            return;
-        }
+    /// Whether the evicted connection stays because it has a request to read, which happens once.
+    pub(super) fn is_rescued(&self) -> bool {
         let mut ledger = self.connections.ledger();
-        self.signal.set(WAITING);
-        let victim = ledger.spoke(self.id);
-        end(ledger, victim);
+        match ledger.rescue(self.id) {
+            None => false,
+            Some(Rescued { victim }) => {
+                self.signal.set(WAITING);
+                end(ledger, victim);
+                true
+            }
+        }
     }
 }
 
@@ -332,15 +349,20 @@ mod tests {
     }
 
     #[test]
-    fn an_evicted_connection_that_spoke_waits_anew() {
+    fn an_evicted_connection_with_a_request_is_rescued_once() {
         let mut ledger = ledger();
         let ids: Vec<_> = ["a", "b", "c", "d", "e"]
             .map(|it| ledger.enter(it).0)
             .to_vec();
         assert_eq!(ledger.enter("f").1, Some("a"));
-        assert_eq!(ledger.spoke(ids[0]), Some("b"));
-        assert_eq!(ledger.spoke(ids[0]), None, "it waits");
-        assert_eq!(ledger.enter("g").1, Some("c"));
+        let rescued = |victim| Some(Rescued { victim });
+        assert_eq!(ledger.rescue(ids[0]), rescued(Some("b")));
+        assert_eq!(ledger.rescue(ids[0]), rescued(None), "it waits");
+        for victim in ["c", "d", "e", "f", "a"] {
+            assert_eq!(ledger.enter("more").1, Some(victim));
+        }
+        assert_eq!(ledger.rescue(ids[0]), None, "it was rescued before");
+        assert_eq!(ledger.rescue(ids[1]), rescued(Some("more")));
     }
 
     #[test]
@@ -353,13 +375,13 @@ mod tests {
         assert!(!second.is_evicted(waker));
         let others: Vec<_> = (0..4).map(|_| connections.enter()).collect();
         assert!(second.is_evicted(waker) && !first.is_evicted(waker));
-        second.spoke();
+        assert!(second.is_rescued());
         assert!(!second.is_evicted(waker) && others[0].is_evicted(waker));
         assert!(connections.admit(others[0].id));
         assert!(!others[0].is_evicted(waker));
         drop((first, second, others));
         let ledger = connections.ledger();
         assert_eq!((ledger.entries.len(), ledger.order.len()), (0, 0));
-        assert_eq!(ledger.admitted, 0);
+        assert_eq!((ledger.admitted, ledger.rescued.len()), (0, 0));
     }
 }

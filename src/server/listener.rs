@@ -17,7 +17,7 @@ use std::{
 use actix_http::{HttpService, Protocol, error::DispatchError};
 use actix_service::{IntoServiceFactory, ServiceFactoryExt, fn_service, map_config};
 use actix_web::{
-    App,
+    App, HttpResponse,
     dev::{AppConfig, Extensions, Server},
     guard, web,
 };
@@ -113,7 +113,11 @@ fn app(
     Error = actix_web::Error,
     InitError = (),
 > + use<> {
-    let app = App::new().configure(service.configure_health());
+    // A caller that gets nothing keeps no connection either.
+    let nothing = || async { HttpResponse::NotFound().force_close().finish() };
+    let app = App::new()
+        .configure(service.configure_health())
+        .default_service(web::to(nothing));
     let app = match secret {
         None => app.configure(service.configure()),
         Some(secret) => {
@@ -185,9 +189,9 @@ impl AsyncRead for Connection {
         let is_evicted = self.ticket.is_evicted(cx.waker());
         let before = buffer.filled().len();
         let polled = Pin::new(&mut self.socket).poll_read(cx, buffer);
-        if is_evicted && buffer.filled().len() > before {
-            // Its request is heard: it may be one of a caller who has the secret.
-            self.ticket.spoke();
+        // A request that has arrived is heard: the caller may have the secret.
+        if is_evicted && buffer.filled().len() > before && !self.ticket.is_rescued() {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
         or_evicted(is_evicted, polled)
     }

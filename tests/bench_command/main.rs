@@ -221,7 +221,7 @@ async fn arguments_that_cannot_be_used_are_refused_before_anything_runs() {
         (
             &["--backend", "docker"],
             2,
-            "expected auto, host, namespace or gvisor",
+            "expected auto, confined, host, namespace or gvisor",
         ),
         (
             &["ws://127.0.0.1:1", "--backend", "host"],

@@ -227,8 +227,9 @@ async fn no_process_of_a_sandbox_or_the_server_has_a_foreign_descriptor() {
             continue;
         };
         let sandbox = server.sandbox().await;
-        let process = sandbox.exec(Language::Bash, "echo started; exec sleep 1000");
-        let process = process.await.unwrap();
+        // Not by bash itself, which keeps the file of its script open until it has become `sleep`.
+        let code = "exec sh -c 'echo started; exec sleep 1000'";
+        let process = sandbox.exec(Language::Bash, code).await.unwrap();
         let mut lines = process.stdout().lines();
         within("a line", lines.next()).await.unwrap().unwrap();
         let processes = server.processes();
@@ -316,7 +317,7 @@ fn a_server_that_can_have_no_keyring_says_so() {
         return;
     }
     let directory = tempfile::tempdir().unwrap();
-    fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o1777)).unwrap();
     // The directory of the build may be closed to other users.
     let program = directory.path().join("program");
     fs::copy(PROGRAM, &program).unwrap();

@@ -3,7 +3,10 @@
 use std::time::Instant;
 
 use actix_sandbox::{ErrorKind, Language, OutputExt, Sandbox};
-use tokio::{io::AsyncReadExt, net::TcpStream};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 
 use super::{
     ask,
@@ -69,6 +72,37 @@ async fn idle_connections_starve_neither_execs_nor_health_checks() {
     assert!(matches!(oldest, Ok(0) | Err(_)), "{oldest:?}");
     let log = program.log_at_the_end().await;
     assert!(!log.contains("Too many open files"), "{log}");
+}
+
+/// Callers without the secret that send request after request, faster than the answers come.
+#[actix::test]
+async fn busy_callers_without_the_secret_starve_no_health_check() {
+    let program = Program::start_with_open_files(256, &["--backend", "host"]);
+    let address = program.address().to_owned();
+    let busy: Vec<_> = (0..140)
+        .map(|_| {
+            let address = address.clone();
+            actix_rt::spawn(async move {
+                let requests = "GET /create HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(50);
+                loop {
+                    let Ok(mut stream) = TcpStream::connect(&address).await else {
+                        continue;
+                    };
+                    let _ = stream.write_all(requests.as_bytes()).await;
+                    let _ = stream.read_to_end(&mut Vec::new()).await;
+                }
+            })
+        })
+        .collect();
+    for _ in 0..10 {
+        let health = within("the health check", ask(&program, "GET /healthz")).await;
+        assert_eq!(health.0, "HTTP/1.1 200 OK");
+        let sandbox = within("a sandbox", Sandbox::create(&program.url)).await;
+        within("the kill", sandbox.unwrap().kill()).await.unwrap();
+    }
+    for caller in busy {
+        caller.abort();
+    }
 }
 
 /// Those of callers who may call are not closed: they have a limit, and the health check has places

@@ -3,7 +3,7 @@ def _():
     source, length, name, file, path = sys.argv[1:6]
     sys.argv[:6] = [name]
     if path:
-        sys.path[0] = path
+        sys.path.insert(0, path)
     if file:
         sys.modules["__main__"].__file__ = file
     with os.fdopen(int(source), "rb") as source:

@@ -19,7 +19,7 @@ use super::{
     launch::{
         CodeFile, Ground, Launcher, check, find, is_script, make_private, no_directory, search_path,
     },
-    spawn,
+    site, spawn,
 };
 use crate::{
     protocol::SandboxId,
@@ -39,6 +39,8 @@ struct Shared {
     path: OsString,
     /// The name of the user that code runs as, if that user has one.
     user: Option<String>,
+    /// The directory that lets Python import from its working directory.
+    site: String,
     python: OnceCell<PathBuf>,
 }
 
@@ -48,6 +50,7 @@ impl HostBackend {
         // The other backends need none: code there cannot use the kernel's keys.
         #[cfg(target_os = "linux")]
         spawn::own_keyring()?;
+        let site = site::write(&ground.root).map_err(|error| error.to_string())?;
         Ok(Self {
             shared: Arc::new(Shared {
                 ground,
@@ -56,6 +59,7 @@ impl HostBackend {
                     .ok()
                     .flatten()
                     .map(|user| user.name),
+                site: site.to_string_lossy().into_owned(),
                 python: OnceCell::new(),
             }),
         })
@@ -205,7 +209,11 @@ impl HostSandbox {
                     .iter()
                     .flat_map(|user| [("USER", user), ("LOGNAME", user)]),
             )
-            .envs(job.variables().iter().map(|(name, value)| (name, &**value)))
+            .envs(
+                job.variables(&self.shared.site)
+                    .iter()
+                    .map(|(name, value)| (name, &**value)),
+            )
             .current_dir(cwd);
         Ok(command)
     }

@@ -13,6 +13,7 @@ pub(super) mod launch;
 #[cfg(target_os = "linux")]
 mod namespace;
 mod remove;
+mod site;
 pub(super) mod spawn;
 mod sweep;
 
@@ -92,11 +93,9 @@ impl Job {
         }
     }
 
-    /// The variables that code gets in addition to the usual ones.
-    ///
-    /// Python can import from its working directory, as with `python3 -c` and in notebooks, though the code is in a
-    /// file elsewhere.
-    fn variables(&self) -> Vec<(&str, Cow<'_, str>)> {
+    /// The variables that code gets in addition to the usual ones. `site` is the directory of [`site`] as code sees it:
+    /// Python can import from its working directory, as with `python3 -c`, though the code is in a file elsewhere.
+    fn variables(&self, site: &str) -> Vec<(&str, Cow<'_, str>)> {
         const SEARCHED: &str = "PYTHONPATH";
         let mut variables: Vec<_> = self
             .env
@@ -105,8 +104,8 @@ impl Job {
             .collect();
         if self.language == Language::Python {
             match variables.iter_mut().rfind(|(name, _)| *name == SEARCHED) {
-                Some((_, value)) if !value.is_empty() => *value = format!(".:{value}").into(),
-                _ => variables.push((SEARCHED, ".".into())),
+                Some((_, value)) if !value.is_empty() => *value = format!("{site}:{value}").into(),
+                _ => variables.push((SEARCHED, site.to_owned().into())),
             }
         }
         variables
@@ -116,9 +115,13 @@ impl Job {
     /// user of the machine could read them, and the helpers that start the code must not have them. The marks come last,
     /// so that the caller cannot replace them.
     #[cfg(target_os = "linux")]
-    fn pairs<'a>(&'a self, marks: impl IntoIterator<Item = (&'a str, &'a str)>) -> String {
+    fn pairs<'a>(
+        &'a self,
+        site: &str,
+        marks: impl IntoIterator<Item = (&'a str, &'a str)>,
+    ) -> String {
         let marks = marks.into_iter().map(|(name, mark)| (name, mark.into()));
-        let variables = self.variables().into_iter();
+        let variables = self.variables(site).into_iter();
         let pairs: Vec<_> = variables
             .chain(marks)
             .map(|(name, value)| format!("{name}={value}"))

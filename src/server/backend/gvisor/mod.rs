@@ -45,6 +45,7 @@ use super::{
         write_private,
     },
     remove::remove_tree,
+    site,
 };
 use crate::{
     protocol::SandboxId,
@@ -170,6 +171,7 @@ fn write_trusted(directory: &Path, confines: &Confines, hidden: &[PathBuf]) -> i
     make_directory(&directory.join(BUNDLE), 0o700)?;
     make_for_user(&directory.join(EXIT), 0o700)?;
     etc::write(directory, USER, confines.network)?;
+    site::write(&directory.join(SOURCE))?;
     for script in scripts::ALL {
         let file = directory.join(SOURCE).join(script.name);
         write_private(&file, script.text.as_bytes())?;
@@ -244,7 +246,8 @@ impl BackendSandbox for GvisorSandbox {
             let environment = CodeFile(code.0.with_extension("env"));
             let exec = self.launcher.exec().map_err(|error| error.to_string())?;
             let marks = self.launcher.marks(&exec);
-            for (file, text) in [(&code, &job.code), (&environment, &job.pairs(marks))] {
+            let site = format!("{SOURCE_INSIDE}/{}", site::SITE);
+            for (file, text) in [(&code, &job.code), (&environment, &job.pairs(&site, marks))] {
                 write_for(Some(USER), file, text)
                     .await
                     .map_err(|error| format!("Failed to store the code: {error}"))?;

@@ -140,11 +140,17 @@ sub pass {
 }
 # More may come for ever, and the end is to be told.
 for (1 .. 64) { last unless @outputs and pass(0) }
-if (@outputs and fork == 0) {
+my $relay = @outputs ? fork : 1;
+unless (defined $relay) {
+  # The sandbox has as many processes as it may. The end is told late, but no output is lost.
+  1 while @outputs and (pass(undef) or $!{EINTR});
+}
+if (defined $relay and $relay == 0) {
   close STDIN; close $input; close $end; close $ended;
   $SIG{CHLD} = 'IGNORE';
   pipe my $gone, my $alive or exit 1;
-  if (fork) {
+  my $heir = fork;
+  if ($heir or !defined $heir) {
     # The children read no end of their output while one of both lives.
     close $gone;
     1 while @outputs and (pass(undef) or $!{EINTR});

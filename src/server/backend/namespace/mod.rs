@@ -40,7 +40,7 @@ use super::{
     },
     etc, files,
     launch::{CodeFile, Ground, Launcher, check, find, no_directory},
-    spawn,
+    site, spawn,
 };
 use crate::{
     protocol::{SandboxId, excerpt},
@@ -209,7 +209,9 @@ fn prepare(directory: &Path, user: Option<u32>) -> io::Result<()> {
 /// Makes what the server alone writes to, once the trees are filled: the directory for code, and the
 /// sandbox's own files of `/etc`.
 fn prepare_trusted(directory: &Path, network: bool) -> io::Result<()> {
-    make_directory(&directory.join(CODE), 0o711)?;
+    let code = directory.join(CODE);
+    make_directory(&code, 0o711)?;
+    site::write(&code)?;
     etc::write(directory, USER_INSIDE, network)
 }
 
@@ -259,7 +261,8 @@ impl BackendSandbox for NamespaceSandbox {
             let environment = CodeFile(code.0.with_extension("env"));
             let exec = self.launcher.exec().map_err(|error| error.to_string())?;
             let marks = self.launcher.marks(&exec);
-            for (file, text) in [(&code, &job.code), (&environment, &job.pairs(marks))] {
+            let site = format!("{CODE_INSIDE}/{}", site::SITE);
+            for (file, text) in [(&code, &job.code), (&environment, &job.pairs(&site, marks))] {
                 write_for(self.user, file, text)
                     .await
                     .map_err(|error| format!("Failed to store the code: {error}"))?;

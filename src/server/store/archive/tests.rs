@@ -364,7 +364,7 @@ fn what_is_packed_within_the_limits_is_unpacked_within_them() {
     let tree = tempfile::tempdir().unwrap();
     // Whole seconds take no header of their own.
     let touch = |path: &Path| {
-        let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1);
+        let time = std::time::UNIX_EPOCH + Duration::from_secs(1);
         fs::File::open(path).unwrap().set_modified(time).unwrap();
     };
     for number in 0..20 {
