@@ -123,6 +123,8 @@ fn app(
         Some(secret) => {
             let opens = guard::fn_guard(move |it| secret.opens(it.head().uri.path()));
             let scope = web::scope("/{secret}").guard(opens);
+            // Clients append their paths to the URL, for health checks as well.
+            let scope = scope.configure(service.configure_health());
             app.service(scope.configure(service.configure()))
         }
     };

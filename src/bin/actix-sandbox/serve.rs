@@ -14,7 +14,10 @@ use bytesize::ByteSize;
 use clap::{Args, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
-use crate::shared::{self, SAME_WITHIN, Signals, TOKEN, backend, not_started};
+use crate::shared::{
+    self, SAME_WITHIN, Signals, TOKEN, backend, duration, not_started, positive, positive_u64,
+    size, workers,
+};
 
 /// Headings of `--help`.
 const CALLERS: &str = "Who may use it";
@@ -58,24 +61,24 @@ pub(crate) struct Serve {
     state: Option<OsString>,
 
     /// Largest archive of a snapshot or a checkpoint, before it is compressed, for example 8GiB [default: 8GiB].
-    #[arg(long, help_heading = LIMITS, value_name = "SIZE")]
+    #[arg(long, help_heading = LIMITS, value_name = "SIZE", value_parser = size)]
     max_archive_size: Option<ByteSize>,
 
     /// Most files, directories and links in an archive [default: 1000000].
-    #[arg(long, help_heading = LIMITS, value_name = "NUMBER")]
+    #[arg(long, help_heading = LIMITS, value_name = "NUMBER", value_parser = positive_u64)]
     max_archive_files: Option<u64>,
 
     /// Longest time that storing or restoring a sandbox may take, for example 2m [default: 5m].
-    #[arg(long, help_heading = LIMITS, value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[arg(long, help_heading = LIMITS, value_name = "TIME", value_parser = duration)]
     store_timeout: Option<Duration>,
 
     /// How long a sandbox belongs to a server that does not renew its claim, where several share a
     /// state [default: 10s].
-    #[arg(long, help_heading = HANDOFF, value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[arg(long, help_heading = HANDOFF, value_name = "TIME", value_parser = duration)]
     handoff_lease: Option<Duration>,
 
     /// How long to wait for another server to release a sandbox [default: 60s].
-    #[arg(long, help_heading = HANDOFF, value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[arg(long, help_heading = HANDOFF, value_name = "TIME", value_parser = duration)]
     handoff_timeout: Option<Duration>,
 
     /// Longest time that stopping may take, for example 30s. A second signal more than 2s after the first ends it at once.
@@ -83,49 +86,49 @@ pub(crate) struct Serve {
     grace: Duration,
 
     /// Most sandboxes at once [default: 1024].
-    #[arg(long, help_heading = LIMITS, value_name = "NUMBER")]
+    #[arg(long, help_heading = LIMITS, value_name = "NUMBER", value_parser = positive)]
     max_sandboxes: Option<usize>,
 
     /// Most sandboxes at once of the clients of one IP address; an IPv6 address counts by its first
     /// 64 bits [default: no limit].
-    #[arg(long, help_heading = LIMITS, value_name = "NUMBER")]
+    #[arg(long, help_heading = LIMITS, value_name = "NUMBER", value_parser = positive)]
     max_sandboxes_per_client: Option<usize>,
 
     /// Most connections at once of clients that may call [default: as the limit on open files
     /// permits].
-    #[arg(long, help_heading = LIMITS, value_name = "NUMBER")]
+    #[arg(long, help_heading = LIMITS, value_name = "NUMBER", value_parser = positive)]
     max_connections: Option<usize>,
 
     /// Threads that serve connections [default: 2].
-    #[arg(long, help_heading = LIMITS, value_name = "NUMBER")]
+    #[arg(long, help_heading = LIMITS, value_name = "NUMBER", value_parser = workers)]
     workers: Option<usize>,
 
     /// Most execs at once in one sandbox [default: 64].
-    #[arg(long, help_heading = LIMITS, value_name = "NUMBER")]
+    #[arg(long, help_heading = LIMITS, value_name = "NUMBER", value_parser = positive)]
     max_execs: Option<usize>,
 
     /// Longest time that an exec may run [default: 1h].
-    #[arg(long, help_heading = LIMITS, value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[arg(long, help_heading = LIMITS, value_name = "TIME", value_parser = duration)]
     max_run_time: Option<Duration>,
 
     /// Idle time after which a sandbox is deleted whose client names none [default: 5m].
-    #[arg(long, help_heading = LIMITS, value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[arg(long, help_heading = LIMITS, value_name = "TIME", value_parser = duration)]
     default_idle_timeout: Option<Duration>,
 
     /// Longest idle time that a client gets [default: 24h].
-    #[arg(long, help_heading = LIMITS, value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[arg(long, help_heading = LIMITS, value_name = "TIME", value_parser = duration)]
     max_idle_timeout: Option<Duration>,
 
     /// Largest message of a client [default: 16MiB].
-    #[arg(long, help_heading = LIMITS, value_name = "SIZE")]
+    #[arg(long, help_heading = LIMITS, value_name = "SIZE", value_parser = size)]
     max_message_size: Option<ByteSize>,
 
     /// Output of a process that waits for its client [default: 1MiB].
-    #[arg(long, help_heading = LIMITS, value_name = "SIZE")]
+    #[arg(long, help_heading = LIMITS, value_name = "SIZE", value_parser = size)]
     output_buffer: Option<ByteSize>,
 
     /// Longest time that a client may take to send code or a configuration [default: 30s].
-    #[arg(long, help_heading = LIMITS, value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[arg(long, help_heading = LIMITS, value_name = "TIME", value_parser = duration)]
     request_timeout: Option<Duration>,
 
     /// Lets web pages of this origin in; may be given more than once.

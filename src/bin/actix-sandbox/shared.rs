@@ -1,13 +1,17 @@
 //! What the commands have in common: arguments that mean the same in each, and errors in their
 //! terms.
 
-use std::{error::Error as _, io::Write, path::Path, time::Duration};
+use std::{
+    error::Error as _, fmt::Display, io::Write, ops::RangeInclusive, os::unix::fs::MetadataExt,
+    path::Path, str::FromStr, time::Duration,
+};
 
 use actix_sandbox::{
     Error,
     machine::LinkError,
     server::{Backend, ServerError},
 };
+use bytesize::ByteSize;
 use futures::FutureExt;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -23,6 +27,48 @@ pub(crate) fn backend(name: &str) -> Result<Backend, String> {
         "" => Ok(Backend::Auto),
         name => name.parse(),
     }
+}
+
+/// A number of at least 1.
+pub(crate) fn positive(text: &str) -> Result<usize, String> {
+    within(text, 1..=usize::MAX)
+}
+
+/// [`positive`], of another type.
+pub(crate) fn positive_u64(text: &str) -> Result<u64, String> {
+    within(text, 1..=u64::MAX)
+}
+
+/// A number of worker threads.
+pub(crate) fn workers(text: &str) -> Result<usize, String> {
+    within(text, 1..=512)
+}
+
+fn within<T: FromStr + PartialOrd + Display + Copy>(
+    text: &str,
+    range: RangeInclusive<T>,
+) -> Result<T, String> {
+    let number = text.parse().ok().filter(|number| range.contains(number));
+    number.ok_or_else(|| {
+        let (least, most) = (range.start(), range.end());
+        format!("expected a whole number from {least} to {most}")
+    })
+}
+
+/// A size of at least 1 byte.
+pub(crate) fn size(text: &str) -> Result<ByteSize, String> {
+    let size = text
+        .parse()
+        .ok()
+        .filter(|size: &ByteSize| size.as_u64() > 0);
+    size.ok_or_else(|| "expected a size of at least 1 byte, for example 8GiB".to_owned())
+}
+
+/// A time longer than 0.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    let time = humantime::parse_duration(text).ok();
+    let time = time.filter(|time| !time.is_zero());
+    time.ok_or_else(|| "expected a time longer than 0, for example 30s or 5m".to_owned())
 }
 
 /// The access token, of a file or else of the variable, where there is one.
@@ -106,17 +152,25 @@ pub(crate) fn failed(error: &Error) -> String {
 }
 
 /// Writes a line to the standard error. `eprintln!` would panic where the reader of that is gone.
-pub(crate) fn say(line: impl std::fmt::Display) {
+pub(crate) fn say(line: impl Display) {
     let _ = writeln!(std::io::stderr(), "actix-sandbox: {line}");
 }
 
 fn read(file: &Path) -> Result<String, String> {
-    std::fs::read_to_string(file).map_err(|error| {
+    let failed = |reason: String| {
         format!(
-            "cannot read the access token from {}: {error}",
+            "cannot read the access token from {}: {reason}",
             file.display()
         )
-    })
+    };
+    let meta = std::fs::metadata(file).map_err(|error| failed(error.to_string()))?;
+    let mode = meta.mode() & 0o777;
+    if meta.is_file() && mode & 0o022 != 0 {
+        return Err(failed(format!(
+            "other users may write to it (mode {mode:04o}): run `chmod 600`, and use another token"
+        )));
+    }
+    std::fs::read_to_string(file).map_err(|error| failed(error.to_string()))
 }
 
 /// Lets this process open as many files as its hard limit permits. Many shells start programs with
