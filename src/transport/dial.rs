@@ -31,11 +31,8 @@ use crate::{
     protocol::{SandboxToken, Version, names::SUBPROTOCOL_V2},
 };
 
-/// Long enough to leave every timeout to [`dial`] itself, which bounds all steps together.
+/// Long enough to leave every timeout to [`Refusals`], which bounds all steps together.
 const FOREVER: Duration = Duration::from_secs(24 * 3600);
-
-/// Longest time to wait for the body of a refusal.
-const MAX_BODY_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How a link is dialled.
 #[derive(Clone)]
@@ -94,8 +91,8 @@ pub(crate) async fn dial(
     }
 
     let address = endpoint.authority();
-    match tokio::time::timeout(config.connect_timeout, request.connect()).await {
-        Ok(Ok((response, framed))) => {
+    match request.connect().await {
+        Ok((response, framed)) => {
             cookies.update(response.headers(), SystemTime::now());
             let selected = response.headers().get(SEC_WEBSOCKET_PROTOCOL);
             let selected = selected.and_then(|name| name.to_str().ok());
@@ -107,15 +104,11 @@ pub(crate) async fn dial(
                 version: Version::selected(selected).min(config.max_protocol),
             })
         }
-        Ok(Err(error)) => {
-            let error = classify(error, address);
+        Err(error) => {
+            let error = classify(error, address, config.connect_timeout);
             // A server may repeat in its answer what it was sent.
             Err(secrets.iter().fold(error, LinkError::redact))
         }
-        Err(_) => Err(LinkError::ConnectTimeout {
-            address: address.to_owned(),
-            after: config.connect_timeout,
-        }),
     }
 }
 
@@ -143,7 +136,7 @@ fn secrets_of(value: &HeaderValue) -> impl Iterator<Item = SandboxToken> {
 }
 
 /// A client without a connection limit (each WebSocket holds a place for life, the default is 100),
-/// without timeouts of its own, and that follows no redirect.
+/// with the `connect_timeout` as its only timeout, and that follows no redirect.
 fn client_on<S, Io>(connector: S, config: &DialConfig) -> Client
 where
     S: Service<ConnectInfo<Uri>, Response = Connection<Uri, Io>, Error = TcpConnectError>
@@ -162,12 +155,12 @@ where
         .disable_redirects()
         .no_default_headers()
         .wrap(Refusals {
-            body_timeout: MAX_BODY_TIMEOUT.min(config.connect_timeout / 4),
+            connect_timeout: config.connect_timeout,
         })
         .finish()
 }
 
-fn classify(error: WsClientError, address: &str) -> LinkError {
+fn classify(error: WsClientError, address: &str, connect_timeout: Duration) -> LinkError {
     let address = address.to_owned();
     let not_websocket = |address, detail: &dyn std::fmt::Display| LinkError::NotWebSocket {
         address,
@@ -197,7 +190,7 @@ fn classify(error: WsClientError, address: &str) -> LinkError {
         }
         WsClientError::SendRequest(SendRequestError::Timeout) => LinkError::ConnectTimeout {
             address,
-            after: FOREVER,
+            after: connect_timeout,
         },
         error => not_websocket(address, &error),
     }
