@@ -1,6 +1,7 @@
 //! [`dial`]: from a target to an open WebSocket, with every failure told apart.
 
 use std::{
+    cmp::Reverse,
     io,
     sync::Arc,
     time::{Duration, SystemTime},
@@ -51,6 +52,18 @@ pub(crate) struct DialConfig {
     pub(crate) tls: Option<Arc<rustls::ClientConfig>>,
 }
 
+impl DialConfig {
+    /// What this client sends and a server may repeat, the longest first: the token, the path of the
+    /// URL and the values of the headers. A bearer token is not among them.
+    pub(crate) fn secrets(&self, target: &Target) -> Vec<SandboxToken> {
+        let mut secrets = target.secrets();
+        secrets.extend(self.endpoint.secrets());
+        secrets.extend(self.headers.iter().flat_map(|(_, value)| secrets_of(value)));
+        secrets.sort_by_key(|secret| Reverse(secret.expose_secret().len()));
+        secrets
+    }
+}
+
 /// What a dial leads to.
 pub(crate) struct Dialled {
     pub(crate) socket: Socket,
@@ -68,13 +81,12 @@ pub(crate) async fn dial(
     mut cookies: Cookies,
 ) -> Result<Dialled, LinkError> {
     let endpoint = &config.endpoint;
-    let mut secrets = target.secrets();
+    let mut secrets = config.secrets(&target);
     let mut request = client(&config)?.ws(endpoint.url(&target));
     if let Some(address) = endpoint.address() {
         request = request.address(address);
     }
     for (name, value) in &config.headers {
-        secrets.extend(secrets_of(value));
         request = request.header(name.clone(), value.clone());
     }
     if let Some(tokens) = &config.tokens {
