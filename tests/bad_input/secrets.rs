@@ -197,6 +197,24 @@ async fn errors_and_debug_never_show_the_path_of_a_url() {
     assert_no_secret(&recorded());
 }
 
+/// Invariant 4: the path is also left out of what the server says when it closes.
+#[actix::test]
+async fn a_close_reason_never_shows_the_path_of_a_url() {
+    const PATH: &str = "9f3c2b1a7d-path";
+    let server = Scripted::bind().await;
+    let mut watched = Watched::start(Sandbox::create(format!("{}/{PATH}", server.url()))).await;
+    let (opened, peer) = join(watched.open(), server.running()).await;
+    opened.expect("a sandbox");
+    peer.close(4000, &format!("no route /{PATH}/create")).await;
+    let events = format!("{:?}", watched.rest().await);
+    let error = shown(&watched.open().await.expect_err("over"));
+    assert!(error.contains("no route /…/create"), "{error}");
+    assert!(
+        !error.contains("9f3c2b1a7d") && !events.contains("9f3c2b1a7d"),
+        "{events}"
+    );
+}
+
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
 
