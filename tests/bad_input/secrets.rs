@@ -140,7 +140,11 @@ async fn debug_of_handles_never_shows_the_token_or_a_header() {
 async fn errors_and_debug_never_show_the_path_of_a_url() {
     let refusals = [
         "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n".to_owned(),
-        format!("HTTP/1.1 404 Not Found\r\n\r\nCannot GET /{TOKEN}/create"),
+        format!("HTTP/1.1 404 Not Found\r\nConnection: close\r\n\r\nCannot GET /{TOKEN}/create"),
+        format!(
+            "HTTP/1.1 404 Not Found\r\nContent-Length: {}\r\n\r\nCannot GET /{TOKEN}/create",
+            "Cannot GET //create".len() + TOKEN.len()
+        ),
         format!(
             "HTTP/1.1 301 Moved\r\nLocation: https://h.example/{TOKEN}/create\r\n\
              Content-Length: 0\r\n\r\n"
