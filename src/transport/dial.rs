@@ -53,8 +53,8 @@ pub(crate) struct DialConfig {
 }
 
 impl DialConfig {
-    /// What this client sends and a server may repeat, the longest first: the token, the path of the
-    /// URL and the values of the headers. A bearer token is not among them.
+    /// What this client sends and a server may repeat, the longest first: the token, the path of
+    /// the URL and the values of the headers. A bearer token is not among them.
     pub(crate) fn secrets(&self, target: &Target) -> Vec<SandboxToken> {
         let mut secrets = target.secrets();
         secrets.extend(self.endpoint.secrets());

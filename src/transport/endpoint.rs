@@ -10,7 +10,7 @@ use crate::protocol::{
     names::{KEY_SANDBOX_TOKEN, PATH_ATTACH, PATH_CREATE},
 };
 
-/// The scheme of every URL that is given to awc: for `wss`, awc would use a TLS connector of its own.
+/// The scheme of every URL that is given to awc. For `wss`, awc would use its own TLS connector.
 const SCHEME: &str = "ws://";
 
 /// Everything but the unreserved characters of RFC 3986.

@@ -47,7 +47,7 @@ pub(super) struct Refusal {
     pub(super) retry_after: Option<Duration>,
 }
 
-/// Turns every response but `101 Switching Protocols` into a [`Refusal`], and bounds the whole dial.
+/// Turns every response but `101 Switching Protocols` into a [`Refusal`], and bounds the dial.
 pub(super) struct Refusals {
     /// Longest time for lookup, TCP, TLS and upgrade together, the body of a refusal included. A
     /// head that comes within it is never lost to a slow body.
