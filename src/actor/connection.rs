@@ -399,10 +399,8 @@ impl Driven for ConnectionActor {
                     .obituary
                     .report(ConnectionReport::Written { epoch, tags }),
                 LinkEvent::Lost(cause) => {
-                    let cause = match &self.target {
-                        Target::Attach(_, token) => cause.redact(token),
-                        Target::Create => cause,
-                    };
+                    let secrets = self.dial_config.secrets(&self.target);
+                    let cause = secrets.iter().fold(cause, LinkError::redact);
                     self.link = None;
                     self.drained = Some((epoch, cause));
                     self.obituary.report(ConnectionReport::Drained(epoch));

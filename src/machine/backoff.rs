@@ -19,8 +19,8 @@ use std::time::{Duration, Instant};
 pub struct ReconnectPolicy {
     /// Delay before the first attempt, before jitter. Default: 200 ms.
     pub initial: Duration,
-    /// Longest delay, unless the server asks for a longer one (`Retry-After`, of which 5 minutes
-    /// count). Default: 10 s.
+    /// Longest delay, unless the server asks for a longer one (`Retry-After`). At most 5 minutes of
+    /// that count, and never more than what is left of `max_elapsed`. Default: 10 s.
     pub max: Duration,
     /// Growth of the delay from one attempt to the next. Default: 2. Less than 1 counts as 1.
     pub factor: f64,
@@ -96,12 +96,21 @@ impl Backoff {
         self.attempts
     }
 
+    /// The time left for attempts, or `None` if the policy sets no limit.
+    pub fn time_left(&self, now: Instant) -> Option<Duration> {
+        let elapsed = self
+            .since
+            .map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
+        let longest = self.policy.max_elapsed?;
+        Some(longest.saturating_sub(elapsed))
+    }
+
     /// How long to wait before the next attempt, or `None` when the policy gives up.
     ///
     /// The delay is at least `asked`, the time that the server asks clients to wait, of which
     /// 5 minutes count.
     pub fn next(&mut self, asked: Duration, now: Instant) -> Option<Duration> {
-        let since = *self.since.get_or_insert(now);
+        self.since.get_or_insert(now);
         let attempt = self.attempts.saturating_add(1);
         if self.policy.max_attempts.is_some_and(|most| attempt > most) {
             return None;
@@ -109,9 +118,7 @@ impl Backoff {
         let chance = self.chance();
         let delay = self.policy.delay(attempt, chance);
         let delay = delay.max(asked.min(MAX_ASKED));
-        if let Some(longest) = self.policy.max_elapsed
-            && now.saturating_duration_since(since).saturating_add(delay) > longest
-        {
+        if self.time_left(now).is_some_and(|left| delay > left) {
             return None;
         }
         self.attempts = attempt;

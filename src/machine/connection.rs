@@ -240,13 +240,18 @@ impl Connection {
             self.backoff
                 .link_lasted(now.saturating_duration_since(since));
         }
+        let asked = cause.retry_after().unwrap_or_default();
         let backoff = match &mut self.first {
-            Some(first) if cause.is_busy() => Some(first),
-            _ if self.armed && cause.is_retryable() => Some(&mut self.backoff),
+            // Fails at once if the server asks to wait for longer than the caller does.
+            Some(first) if cause.is_busy() => Some((first, asked)),
+            _ if self.armed && cause.is_retryable() => {
+                // The sandbox may be lost: make a last attempt, even if it is too early.
+                let left = self.backoff.time_left(now).unwrap_or(asked);
+                Some((&mut self.backoff, asked.min(left)))
+            }
             _ => None,
         };
-        let asked = cause.retry_after().unwrap_or_default();
-        let next = backoff.and_then(|it| Some((it.next(asked, now)?, it.attempts())));
+        let next = backoff.and_then(|(it, asked)| Some((it.next(asked, now)?, it.attempts())));
         if let Some((delay, attempt)) = next {
             self.state = ConnectionState::BackingOff {
                 until: later(now, delay),
@@ -399,24 +404,66 @@ mod tests {
         assert_eq!(connection.poll_timeout(), None);
     }
 
-    #[test]
-    fn a_dial_under_the_reconnect_policy_honours_retry_after() {
-        let now = Instant::now();
+    /// The delays before the next attempts if the server answers with these waits, in seconds. The
+    /// first answer comes 2 seconds into the outage.
+    fn redials(policy: ReconnectPolicy, asked: &[u64]) -> Vec<Option<Duration>> {
+        let mut now = Instant::now();
         let mut connection = connection(true);
+        connection.backoff = Backoff::new(policy, 1);
         open(&mut connection, now);
         connection.handle_lost(Epoch(1), dropped(), now);
-        connection.handle_timeout(now + Duration::from_millis(200));
-        for (epoch, asked, waits) in [(2, 30, 30), (3, 1_000_000_000, 300)] {
-            connection.handle_lost(Epoch(epoch), busy(503, Some(asked)), now);
-            let delay = Duration::from_secs(waits);
-            let last = actions(&mut connection).pop();
-            match last {
-                Some(ConnectionAction::Reconnecting { delay: is, .. }) => assert_eq!(is, delay),
-                // The default policy gives up after 5 minutes.
-                Some(ConnectionAction::Lost { .. }) => assert_eq!(waits, 300),
+        let mut wait = Duration::from_secs(2);
+        let redial = |(epoch, asked): (u64, &u64)| {
+            actions(&mut connection);
+            now += wait;
+            connection.handle_timeout(now);
+            connection.handle_lost(Epoch(epoch), busy(503, Some(*asked)), now);
+            match actions(&mut connection).pop() {
+                Some(ConnectionAction::Reconnecting { delay, .. }) => {
+                    wait = delay;
+                    Some(delay)
+                }
+                Some(ConnectionAction::Lost { attempts, .. }) => {
+                    assert_eq!(u64::from(attempts), epoch - 1);
+                    None
+                }
                 other => panic!("{other:?}"),
             }
-            connection.handle_timeout(now + delay);
+        };
+        (2..).zip(asked).map(redial).collect()
+    }
+
+    #[test]
+    fn a_dial_under_the_reconnect_policy_honours_retry_after() {
+        let policy = ReconnectPolicy {
+            jitter: 0.0,
+            ..ReconnectPolicy::default()
+        };
+        let seconds = |wait| Some(Duration::from_secs(wait));
+        assert_eq!(
+            redials(policy.clone(), &[30, 60]),
+            [seconds(30), seconds(60)]
+        );
+        let endless = ReconnectPolicy {
+            max_elapsed: None,
+            ..policy
+        };
+        assert_eq!(
+            redials(endless, &[30, 1_000_000_000]),
+            [seconds(30), seconds(300)],
+            "at most 5 minutes"
+        );
+    }
+
+    #[test]
+    fn a_long_retry_after_leaves_time_for_a_last_attempt() {
+        for asked in [299, 300, 3600] {
+            let policy = ReconnectPolicy {
+                jitter: 0.0,
+                ..ReconnectPolicy::default()
+            };
+            let last = Some(Duration::from_secs(298));
+            assert_eq!(redials(policy, &[asked, asked]), [last, None], "{asked}");
         }
     }
 

@@ -23,10 +23,17 @@ struct Kept {
     expires: Option<SystemTime>,
 }
 
+impl Kept {
+    fn is_valid(&self, now: SystemTime) -> bool {
+        self.expires.is_none_or(|at| at > now)
+    }
+}
+
 impl Cookies {
     /// Keeps the cookies of an upgrade response. A newer one replaces the older of the same name,
     /// and one that has expired removes it.
     pub(crate) fn update(&mut self, headers: &HeaderMap, now: SystemTime) {
+        self.0.retain(|kept| kept.is_valid(now));
         for header in headers.get_all(SET_COOKIE) {
             let Some(cookie) = header
                 .to_str()
@@ -51,8 +58,7 @@ impl Cookies {
 
     /// The value of the `Cookie` header, attributes and expired cookies left out.
     pub(crate) fn header(&self, now: SystemTime) -> Option<String> {
-        let valid = self.0.iter();
-        let valid = valid.filter(|kept| kept.expires.is_none_or(|at| at > now));
+        let valid = self.0.iter().filter(|kept| kept.is_valid(now));
         let pairs: Vec<_> = valid
             .map(|Kept { name, value, .. }| format!("{name}={value}"))
             .collect();
@@ -127,5 +133,26 @@ mod tests {
         assert_eq!(cookies.header(now).as_deref(), Some("a=1; b=2"));
         let later = now + Duration::from_secs(60);
         assert_eq!(cookies.header(later).as_deref(), Some("b=2"));
+    }
+
+    #[test]
+    fn an_expired_cookie_makes_room_for_a_new_one() {
+        let mut now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+        let mut cookies = Cookies::default();
+        for index in 0..=MAX_COOKIES {
+            let mut set = HeaderMap::new();
+            let cookie = format!("c{index}=v; Max-Age=10");
+            set.append(SET_COOKIE, cookie.parse().expect("a header"));
+            cookies.update(&set, now);
+            assert_eq!(cookies.header(now), Some(format!("c{index}=v")));
+            now += Duration::from_secs(60);
+        }
+        for index in 0..2 * MAX_COOKIES {
+            let mut set = HeaderMap::new();
+            set.append(SET_COOKIE, format!("s{index}=v").parse().expect("a header"));
+            cookies.update(&set, now);
+        }
+        let sent = cookies.header(now).expect("cookies");
+        assert_eq!(sent.split("; ").count(), MAX_COOKIES);
     }
 }

@@ -1,6 +1,7 @@
 //! [`dial`]: from a target to an open WebSocket, with every failure told apart.
 
 use std::{
+    cmp::Reverse,
     io,
     sync::Arc,
     time::{Duration, SystemTime},
@@ -31,11 +32,8 @@ use crate::{
     protocol::{SandboxToken, Version, names::SUBPROTOCOL_V2},
 };
 
-/// Long enough to leave every timeout to [`dial`] itself, which bounds all steps together.
+/// Long enough to leave every timeout to [`Refusals`], which bounds all steps together.
 const FOREVER: Duration = Duration::from_secs(24 * 3600);
-
-/// Longest time to wait for the body of a refusal.
-const MAX_BODY_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How a link is dialled.
 #[derive(Clone)]
@@ -52,6 +50,18 @@ pub(crate) struct DialConfig {
     pub(crate) max_message_bytes: usize,
     #[cfg(feature = "tls")]
     pub(crate) tls: Option<Arc<rustls::ClientConfig>>,
+}
+
+impl DialConfig {
+    /// What this client sends and a server may repeat, the longest first: the token, the path of
+    /// the URL and the values of the headers. A bearer token is not among them.
+    pub(crate) fn secrets(&self, target: &Target) -> Vec<SandboxToken> {
+        let mut secrets = target.secrets();
+        secrets.extend(self.endpoint.secrets());
+        secrets.extend(self.headers.iter().flat_map(|(_, value)| secrets_of(value)));
+        secrets.sort_by_key(|secret| Reverse(secret.expose_secret().len()));
+        secrets
+    }
 }
 
 /// What a dial leads to.
@@ -71,13 +81,12 @@ pub(crate) async fn dial(
     mut cookies: Cookies,
 ) -> Result<Dialled, LinkError> {
     let endpoint = &config.endpoint;
-    let mut secrets = target.secrets();
+    let mut secrets = config.secrets(&target);
     let mut request = client(&config)?.ws(endpoint.url(&target));
     if let Some(address) = endpoint.address() {
         request = request.address(address);
     }
     for (name, value) in &config.headers {
-        secrets.extend(secrets_of(value));
         request = request.header(name.clone(), value.clone());
     }
     if let Some(tokens) = &config.tokens {
@@ -94,8 +103,8 @@ pub(crate) async fn dial(
     }
 
     let address = endpoint.authority();
-    match tokio::time::timeout(config.connect_timeout, request.connect()).await {
-        Ok(Ok((response, framed))) => {
+    match request.connect().await {
+        Ok((response, framed)) => {
             cookies.update(response.headers(), SystemTime::now());
             let selected = response.headers().get(SEC_WEBSOCKET_PROTOCOL);
             let selected = selected.and_then(|name| name.to_str().ok());
@@ -107,15 +116,11 @@ pub(crate) async fn dial(
                 version: Version::selected(selected).min(config.max_protocol),
             })
         }
-        Ok(Err(error)) => {
-            let error = classify(error, address);
+        Err(error) => {
+            let error = classify(error, address, config.connect_timeout);
             // A server may repeat in its answer what it was sent.
             Err(secrets.iter().fold(error, LinkError::redact))
         }
-        Err(_) => Err(LinkError::ConnectTimeout {
-            address: address.to_owned(),
-            after: config.connect_timeout,
-        }),
     }
 }
 
@@ -143,7 +148,7 @@ fn secrets_of(value: &HeaderValue) -> impl Iterator<Item = SandboxToken> {
 }
 
 /// A client without a connection limit (each WebSocket holds a place for life, the default is 100),
-/// without timeouts of its own, and that follows no redirect.
+/// with the `connect_timeout` as its only timeout, and that follows no redirect.
 fn client_on<S, Io>(connector: S, config: &DialConfig) -> Client
 where
     S: Service<ConnectInfo<Uri>, Response = Connection<Uri, Io>, Error = TcpConnectError>
@@ -162,12 +167,12 @@ where
         .disable_redirects()
         .no_default_headers()
         .wrap(Refusals {
-            body_timeout: MAX_BODY_TIMEOUT.min(config.connect_timeout / 4),
+            connect_timeout: config.connect_timeout,
         })
         .finish()
 }
 
-fn classify(error: WsClientError, address: &str) -> LinkError {
+fn classify(error: WsClientError, address: &str, connect_timeout: Duration) -> LinkError {
     let address = address.to_owned();
     let not_websocket = |address, detail: &dyn std::fmt::Display| LinkError::NotWebSocket {
         address,
@@ -197,7 +202,7 @@ fn classify(error: WsClientError, address: &str) -> LinkError {
         }
         WsClientError::SendRequest(SendRequestError::Timeout) => LinkError::ConnectTimeout {
             address,
-            after: FOREVER,
+            after: connect_timeout,
         },
         error => not_websocket(address, &error),
     }

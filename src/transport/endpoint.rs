@@ -1,14 +1,17 @@
 //! [`Endpoint`]: the address of a service, checked before anything is dialled.
 
-use std::{fmt, net::SocketAddr};
+use std::{fmt, iter, net::SocketAddr};
 
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use url::{Host, Url};
 
 use crate::protocol::{
     SandboxId, SandboxToken,
     names::{KEY_SANDBOX_TOKEN, PATH_ATTACH, PATH_CREATE},
 };
+
+/// The scheme of every URL that is given to awc. For `wss`, awc would use its own TLS connector.
+const SCHEME: &str = "ws://";
 
 /// Everything but the unreserved characters of RFC 3986.
 pub(super) const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
@@ -66,8 +69,8 @@ pub enum UrlError {
 /// Where a service is.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Endpoint {
-    /// `ws://host:port/path`, without a trailing slash, also where the connector speaks TLS. The path may be a secret:
-    /// never log it.
+    /// `ws://host:port/path`, without a trailing slash, also where the connector speaks TLS. The
+    /// path may be a secret: never log it.
     base: String,
     /// Host and port, for errors.
     authority: String,
@@ -156,7 +159,7 @@ impl Endpoint {
             .unwrap_or(if tls { 443 } else { 80 });
         let authority = format!("{name}:{port}");
         Ok(Self {
-            base: format!("ws://{authority}{}", url.path().trim_end_matches('/')),
+            base: format!("{SCHEME}{authority}{}", url.path().trim_end_matches('/')),
             authority,
             address: match host {
                 Host::Domain(_) => None,
@@ -168,10 +171,21 @@ impl Endpoint {
     }
 
     /// The URL for a target, as it is given to awc. It holds the token: never log it.
-    ///
-    /// Its scheme is always `ws`: for `wss`, awc would use a TLS connector of its own.
     pub(crate) fn url(&self, target: &Target) -> String {
         self.base.clone() + &target.path()
+    }
+
+    /// The service's own path, which may be a secret: whole, each segment of it, and what their
+    /// percent-encoding stands for.
+    pub(super) fn secrets(&self) -> Vec<SandboxToken> {
+        let path = &self.base[SCHEME.len() + self.authority.len()..];
+        let path = path.trim_start_matches('/');
+        let encoded = iter::once(path).chain(path.split('/'));
+        let forms = encoded.flat_map(|it| {
+            let decoded = percent_decode_str(it).decode_utf8_lossy();
+            [it.to_owned(), decoded.into_owned()]
+        });
+        forms.map(SandboxToken::from).collect()
     }
 
     /// Host and port, for errors.
@@ -259,6 +273,30 @@ mod tests {
             endpoint.url(&target),
             "ws://h:80/attach/..%2Fa%20b%3F%26%23%C3%A9?sandbox_token=t%2F%26%3D%2B%20%25"
         );
+    }
+
+    #[test]
+    fn the_path_and_its_parts_are_secrets_in_each_form() {
+        let endpoint =
+            Endpoint::parse("https://h:9/api/k%C3%A9y%2F1234567/é-12345678/").expect("url");
+        for said in [
+            "Cannot GET /api/k%C3%A9y%2F1234567/%C3%A9-12345678/create",
+            "Cannot GET /api/kéy/1234567/é-12345678/create",
+            r"Cannot GET \/api\/k%C3%A9y%2F1234567\/create",
+            "no tenant `kéy/1234567`",
+            "no tenant `é-12345678`",
+        ] {
+            let secrets = endpoint.secrets();
+            let shown = secrets
+                .iter()
+                .fold(said.to_owned(), |it, secret| secret.redact(it));
+            assert!(!shown.contains("34567") && shown.contains('…'), "{shown}");
+        }
+        let endpoint = Endpoint::parse("http://h").expect("url");
+        let said = "no such host: h";
+        for secret in endpoint.secrets() {
+            assert_eq!(secret.redact(said.to_owned()), said);
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use actix_codec::Framed;
+use actix_codec::{BytesCodec, Framed};
 use actix_http::{
     ResponseHead,
     h1::{ClientCodec, MessageType},
@@ -17,16 +17,22 @@ use awc::{
     error::SendRequestError,
     http::{
         StatusCode,
-        header::{HeaderMap, HeaderName, LOCATION, RETRY_AFTER},
+        header::{CONTENT_LENGTH, HeaderMap, HeaderName, LOCATION, RETRY_AFTER},
     },
     middleware::Transform,
 };
-use futures::{StreamExt, future::LocalBoxFuture};
+use futures::{StreamExt, TryStreamExt, future::LocalBoxFuture};
+use serde_json::Value;
+use tokio::time::{Instant, timeout};
+use url::Url;
 
-use crate::protocol::{excerpt, limits::EXCERPT_CHARS};
+use crate::protocol::excerpt;
 
 /// Most bytes of a body that are read: the reason is at its beginning.
 const MAX_BODY: usize = 4 * 1024;
+
+/// Longest time to wait for the body once the head is there.
+const MAX_BODY_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The response to an upgrade that the server refused.
 #[derive(Debug, thiserror::Error)]
@@ -35,16 +41,17 @@ pub(super) struct Refusal {
     pub(super) status: u16,
     /// What the body says beyond the status.
     pub(super) reason: Option<String>,
-    /// The target of a redirect, without user, password, query and fragment.
+    /// Scheme, host and port of the target of a redirect.
     pub(super) location: Option<String>,
     /// The time that the server asks clients to wait.
     pub(super) retry_after: Option<Duration>,
 }
 
-/// Turns every response but `101 Switching Protocols` into a [`Refusal`].
+/// Turns every response but `101 Switching Protocols` into a [`Refusal`], and bounds the dial.
 pub(super) struct Refusals {
-    /// Longest time to wait for the body. The head has come by then.
-    pub(super) body_timeout: Duration,
+    /// Longest time for lookup, TCP, TLS and upgrade together, the body of a refusal included. A
+    /// head that comes within it is never lost to a slow body.
+    pub(super) connect_timeout: Duration,
 }
 
 impl<S> Transform<S, ConnectRequest> for Refusals
@@ -57,7 +64,7 @@ where
     fn new_transform(self, inner: S) -> Refusing<S> {
         Refusing {
             inner,
-            body_timeout: self.body_timeout,
+            connect_timeout: self.connect_timeout,
         }
     }
 }
@@ -65,7 +72,7 @@ where
 /// The service that [`Refusals`] makes.
 pub(super) struct Refusing<S> {
     inner: S,
-    body_timeout: Duration,
+    connect_timeout: Duration,
 }
 
 impl<S> Service<ConnectRequest> for Refusing<S>
@@ -81,16 +88,21 @@ where
 
     fn call(&self, request: ConnectRequest) -> Self::Future {
         let response = self.inner.call(request);
-        let body_timeout = self.body_timeout;
+        let connect_timeout = self.connect_timeout;
         Box::pin(async move {
-            match response.await? {
+            let begin = Instant::now();
+            let response = timeout(connect_timeout, response).await;
+            match response.map_err(|_| SendRequestError::Timeout)?? {
                 ConnectResponse::Tunnel(head, framed)
                     if head.status != StatusCode::SWITCHING_PROTOCOLS =>
                 {
                     let mut body = Vec::new();
+                    let left = connect_timeout.saturating_sub(begin.elapsed());
+                    let read = read_body(&head, framed, &mut body);
                     // What came in time counts.
-                    let _ = tokio::time::timeout(body_timeout, read_body(framed, &mut body)).await;
-                    let refusal = Refusal::new(&head, &body, SystemTime::now());
+                    let read = timeout(left.min(MAX_BODY_TIMEOUT), read).await;
+                    let whole = read.unwrap_or(false);
+                    let refusal = Refusal::new(&head, &body, whole, SystemTime::now());
                     Err(SendRequestError::Custom(
                         Box::new(refusal),
                         Box::new("upgrade"),
@@ -103,10 +115,11 @@ where
 }
 
 impl Refusal {
-    fn new(head: &ResponseHead, body: &[u8], now: SystemTime) -> Self {
+    /// `whole` tells whether `body` is all of it.
+    fn new(head: &ResponseHead, body: &[u8], whole: bool, now: SystemTime) -> Self {
         Self {
             status: head.status.as_u16(),
-            reason: reason(head.status, body),
+            reason: reason(head.status, body, whole),
             location: text(head.headers(), LOCATION).map(without_secrets),
             retry_after: text(head.headers(), RETRY_AFTER)
                 .and_then(|value| parse_retry_after(value, now)),
@@ -114,29 +127,58 @@ impl Refusal {
     }
 }
 
-/// Reads the beginning of the body.
-async fn read_body(framed: Framed<BoxedSocket, ClientCodec>, body: &mut Vec<u8>) {
-    if matches!(framed.codec_ref().message_type(), MessageType::None) {
-        return;
+/// Reads the beginning of the body, and returns whether that is all of it.
+async fn read_body(
+    head: &ResponseHead,
+    framed: Framed<BoxedSocket, ClientCodec>,
+    body: &mut Vec<u8>,
+) -> bool {
+    let empty = text(head.headers(), CONTENT_LENGTH).is_some_and(|it| it.trim().parse() == Ok(0));
+    if empty || matches!(head.status.as_u16(), 204 | 304) {
+        return true;
     }
-    let mut chunks = framed.into_map_codec(ClientCodec::into_payload_codec);
-    while body.len() < MAX_BODY
-        && let Some(Ok(Some(chunk))) = chunks.next().await
-    {
-        let room = MAX_BODY - body.len();
-        body.extend_from_slice(&chunk[..chunk.len().min(room)]);
+    // Without a length, the body ends with the connection. The codec knows that of HTTP/1.0 only.
+    let closes = matches!(framed.codec_ref().message_type(), MessageType::None);
+    let mut chunks = if closes {
+        let chunks = framed.replace_codec(BytesCodec).map_err(drop);
+        chunks.map_ok(|it| Some(it.freeze())).left_stream()
+    } else {
+        let chunks = framed.into_map_codec(ClientCodec::into_payload_codec);
+        chunks.map_err(drop).right_stream()
+    };
+    while body.len() < MAX_BODY {
+        match chunks.next().await {
+            Some(Ok(Some(chunk))) => {
+                let room = MAX_BODY - body.len();
+                body.extend_from_slice(&chunk[..chunk.len().min(room)]);
+            }
+            Some(Ok(None)) => return true,
+            Some(Err(())) => return false,
+            None => return closes,
+        }
     }
+    false
 }
 
-/// The first line of the body with a letter or a digit in it. `None` for a web page, whose first
-/// line is markup, and for a body that only repeats the status.
-fn reason(status: StatusCode, body: &[u8]) -> Option<String> {
+/// The first line of the body with a letter or a digit in it, or the message of a body in JSON.
+///
+/// `None` for a web page, whose first line is markup, and for a body that only repeats the status.
+fn reason(status: StatusCode, body: &[u8], whole: bool) -> Option<String> {
     let body = String::from_utf8_lossy(body);
-    if body.trim_start().starts_with('<') {
+    let body = body.trim_start_matches('\u{feff}').trim_start();
+    if body.starts_with('<') {
         return None;
     }
-    let mut lines = body.lines().map(str::trim);
-    let line = lines.find(|line| line.contains(char::is_alphanumeric))?;
+    let text = match message(body) {
+        Some(message) => message,
+        None if whole => body.to_owned(),
+        // The mark lets a secret be recognised that the end of the body cuts off.
+        None => format!("{}…", body.trim_end_matches('\u{fffd}')),
+    };
+    let mut lines = text.lines().map(str::trim);
+    // The line that opens an object or a list of JSON says nothing.
+    let opens = |line: &str| line.trim_end_matches('…').ends_with(['{', '[']);
+    let line = lines.find(|line| line.contains(char::is_alphanumeric) && !opens(line))?;
     let words = line.trim_start_matches(status.as_str()).trim();
     let words = words.trim_matches(|it: char| !it.is_alphanumeric());
     let repeats = status.canonical_reason();
@@ -146,27 +188,39 @@ fn reason(status: StatusCode, body: &[u8]) -> Option<String> {
     Some(excerpt(line.as_bytes()))
 }
 
+/// The message of a body in JSON, in the places where services put it.
+fn message(body: &str) -> Option<String> {
+    let body: Value = serde_json::from_str(body).ok()?;
+    let texts = ["/error/message", "/message", "/error", "/detail"];
+    let mut texts = texts
+        .into_iter()
+        .filter_map(|at| body.pointer(at)?.as_str());
+    texts.next().map(str::to_owned)
+}
+
 /// The value of a header, where it is text.
 fn text(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
     headers.get(name)?.to_str().ok()
 }
 
-/// A URL or path of a `Location` header, without what may be a secret.
+/// Scheme, host and port of a `Location` header. All the rest may be a secret.
 fn without_secrets(location: &str) -> String {
-    let location = &location[..location.find(['?', '#']).unwrap_or(location.len())];
-    let shown = match location.split_once("//") {
-        Some((scheme, rest)) => {
-            let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-            let host = authority.rsplit('@').next().unwrap_or_default();
-            format!("{scheme}//{host}{path}")
-        }
-        None => location.to_owned(),
+    const HIDDEN: &str = "/…";
+    let Ok(url) = Url::parse(location) else {
+        // A path of the same server, or nonsense.
+        return HIDDEN.to_owned();
     };
-    shown
-        .chars()
-        .filter(|it| !it.is_control())
-        .take(EXCERPT_CHARS)
-        .collect()
+    let origin = url.origin();
+    // An `@` below the host may end a password with a slash in it, before which stands no host.
+    if !origin.is_tuple() || url.path().contains('@') {
+        return HIDDEN.to_owned();
+    }
+    let rest = if url.path() == "/" && url.query().is_none() {
+        ""
+    } else {
+        HIDDEN
+    };
+    excerpt(format!("{}{rest}", origin.ascii_serialization()).as_bytes())
 }
 
 /// The wait of a `Retry-After` header: a number of seconds, or a date.
@@ -184,77 +238,4 @@ fn parse_retry_after(value: &str, now: SystemTime) -> Option<Duration> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn reason_of(status: u16, body: &str) -> Option<String> {
-        reason(
-            StatusCode::from_u16(status).expect("a status"),
-            body.as_bytes(),
-        )
-    }
-
-    #[test]
-    fn the_reason_is_the_first_line_that_says_something() {
-        assert_eq!(
-            reason_of(403, "\n\n  quota used up \nmore").as_deref(),
-            Some("quota used up")
-        );
-        assert_eq!(
-            reason_of(429, "{\n  \"error\": \"slow down\"\n}").as_deref(),
-            Some("\"error\": \"slow down\"")
-        );
-        for silent in [
-            "",
-            "\r\n",
-            "<html><title>403</title>",
-            "Forbidden",
-            "403 Forbidden\n",
-            "{}",
-        ] {
-            assert_eq!(reason_of(403, silent), None, "{silent:?}");
-        }
-    }
-
-    #[test]
-    fn reasons_are_bounded_and_without_control_characters() {
-        let reason = reason_of(500, &format!("a\u{1b}[31m{}", "x".repeat(5_000))).expect("text");
-        assert!(!reason.contains(char::is_control), "{reason:?}");
-        assert_eq!(reason.chars().count(), EXCERPT_CHARS);
-    }
-
-    #[test]
-    fn redirect_targets_are_shown_without_secrets() {
-        for (location, shown) in [
-            ("https://a.example/x?token=s3cret", "https://a.example/x"),
-            ("https://me:s3cret@a.example", "https://a.example"),
-            ("//me:s3cret@a.example/x#s3cret", "//a.example/x"),
-            ("/login?next=s3cret", "/login"),
-        ] {
-            assert_eq!(without_secrets(location), shown);
-        }
-    }
-
-    #[test]
-    fn retry_after_is_seconds_or_a_date() {
-        let now = SystemTime::from(
-            "Wed, 21 Oct 2015 07:28:00 GMT"
-                .parse::<HttpDate>()
-                .expect("a date"),
-        );
-        let parse = |value| parse_retry_after(value, now);
-        assert_eq!(parse(" 120 "), Some(Duration::from_secs(120)));
-        assert_eq!(
-            parse("Wed, 21 Oct 2015 07:29:30 GMT"),
-            Some(Duration::from_secs(90))
-        );
-        assert_eq!(
-            parse("Wed, 21 Oct 2015 07:00:00 GMT"),
-            Some(Duration::ZERO),
-            "a date in the past"
-        );
-        for nonsense in ["", "soon", "-1", "1.5"] {
-            assert_eq!(parse(nonsense), None, "{nonsense:?}");
-        }
-    }
-}
+mod tests;

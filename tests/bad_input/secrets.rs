@@ -138,18 +138,27 @@ async fn debug_of_handles_never_shows_the_token_or_a_header() {
 /// Invariant 4: the path of a URL may be the secret of a server.
 #[actix::test]
 async fn errors_and_debug_never_show_the_path_of_a_url() {
-    const REFUSALS: [&[u8]; 3] = [
-        b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n",
-        b"not HTTP at all\r\n\r\n",
-        b"",
+    let refusals = [
+        "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n".to_owned(),
+        format!("HTTP/1.1 404 Not Found\r\nConnection: close\r\n\r\nCannot GET /{TOKEN}/create"),
+        format!(
+            "HTTP/1.1 404 Not Found\r\nContent-Length: {}\r\n\r\nCannot GET /{TOKEN}/create",
+            "Cannot GET //create".len() + TOKEN.len()
+        ),
+        format!(
+            "HTTP/1.1 301 Moved\r\nLocation: https://h.example/{TOKEN}/create\r\n\
+             Content-Length: 0\r\n\r\n"
+        ),
+        "not HTTP at all\r\n\r\n".to_owned(),
+        String::new(),
     ];
     let server = Scripted::bind().await;
     let secret = |scheme: &str, address: &str| format!("{scheme}://{address}/{TOKEN}");
-    for refusal in REFUSALS {
+    for refusal in refusals {
         let builder = Sandbox::create(secret("http", &server.address()));
         assert_no_secret(&format!("{builder:?} {builder:#?}"));
         let (error, stream) = join(within("the refusal", builder.into_future()), async {
-            drop(server.answer(refusal).await)
+            drop(server.answer(refusal.as_bytes()).await)
         })
         .await;
         let () = stream;
@@ -190,6 +199,24 @@ async fn errors_and_debug_never_show_the_path_of_a_url() {
     };
     within("the recording", written).await;
     assert_no_secret(&recorded());
+}
+
+/// Invariant 4: the path is also left out of what the server says when it closes.
+#[actix::test]
+async fn a_close_reason_never_shows_the_path_of_a_url() {
+    const PATH: &str = "9f3c2b1a7d-path";
+    let server = Scripted::bind().await;
+    let mut watched = Watched::start(Sandbox::create(format!("{}/{PATH}", server.url()))).await;
+    let (opened, peer) = join(watched.open(), server.running()).await;
+    opened.expect("a sandbox");
+    peer.close(4000, &format!("no route /{PATH}/create")).await;
+    let events = format!("{:?}", watched.rest().await);
+    let error = shown(&watched.open().await.expect_err("over"));
+    assert!(error.contains("no route /…/create"), "{error}");
+    assert!(
+        !error.contains("9f3c2b1a7d") && !events.contains("9f3c2b1a7d"),
+        "{events}"
+    );
 }
 
 #[derive(Clone, Default)]
