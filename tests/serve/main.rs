@@ -272,13 +272,14 @@ fn help_groups_the_options_and_shows_the_default_of_each_limit() {
     };
     let limits = group("Limits");
     assert!(limits.contains("--max-sandboxes") && limits.contains("--output-buffer"));
-    for line in limits.lines() {
-        assert!(line.contains("[default: "), "{line}");
+    // The text is on the line of the option, or on the next.
+    for option in limits.split("\n      --") {
+        assert!(option.contains("[default: "), "{option}");
     }
     let confines = group("With --backend namespace or gvisor");
-    for option in ["--memory", "--processes", "--file-size", "--open-files"] {
-        let line = confines.lines().find(|line| line.contains(option));
-        assert!(line.unwrap().contains("[default: "), "{line:?}");
+    for option in ["memory ", "processes ", "file-size ", "open-files "] {
+        let text = confines.split(" --").find(|text| text.starts_with(option));
+        assert!(text.unwrap().contains("[default: "), "{text:?}");
     }
     for other in ["--token-file", "--state", "--grace", "--max-", "--allowed"] {
         assert!(!confines.contains(other), "{other} is among: {confines}");
