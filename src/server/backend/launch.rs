@@ -330,10 +330,14 @@ impl Drop for MarkedProcess {
     }
 }
 
-/// A pipe that belongs to this user: only the owner of a pipe may open it again, as `/dev/stdout`.
+/// A pipe that belongs to this user, if it is another one: only the owner of a pipe may open it
+/// again, as `/dev/stdout`.
 fn pipe_of(user: Option<u32>) -> io::Result<(io::PipeReader, io::PipeWriter)> {
     let (reader, writer) = io::pipe()?;
-    fchown(&reader, user, None)?;
+    // macOS refuses to change the owner of a pipe, even if nothing changes.
+    if user.is_some() {
+        fchown(&reader, user, None)?;
+    }
     Ok((reader, writer))
 }
 
