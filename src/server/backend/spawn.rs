@@ -391,10 +391,9 @@ mod other {
 
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
-    use rustix::{
-        io::{FdFlags, fcntl_getfd},
-        process::Resource,
-    };
+    use std::os::fd::AsRawFd;
+
+    use rustix::{io::FdFlags, process::Resource};
 
     use super::*;
 
@@ -402,8 +401,15 @@ mod tests {
     fn descriptors_close_on_exec_without_close_range() {
         let (one, _other) = std::os::unix::net::UnixStream::pair().unwrap();
         rustix::io::fcntl_setfd(&one, FdFlags::empty()).unwrap();
-        linux::close_on_exec_one_by_one().unwrap();
-        assert!(fcntl_getfd(&one).unwrap().contains(FdFlags::CLOEXEC));
+        let has_it = |mut command: Command| {
+            let test = format!("test -e /proc/self/fd/{}", one.as_raw_fd());
+            command.args(["-c", &test]).status().unwrap().success()
+        };
+        assert!(has_it(Command::new("/bin/sh")));
+        let mut command = Command::new("/bin/sh");
+        // SAFETY: it only makes system calls. The forked child has no other thread.
+        unsafe { command.pre_exec(linux::close_on_exec_one_by_one) };
+        assert!(!has_it(command));
     }
 
     #[test]
