@@ -81,6 +81,8 @@
 //!
 //! - The limits are: no core dumps, a stack of 8 MiB, 1,024 open files (hard limit 524,288), 8 MiB of locked memory,
 //!   819,200 bytes of message queues, no raised priority, everything else unlimited. A lower hard limit of the server holds.
+//!   Where the kernel refuses to change a limit (gVisor does for some), a lower one stays, and a
+//!   higher one is an error: no process starts.
 //! - Some bounds of the server stay in force on purpose: a positive niceness or out-of-memory score, the idle and batch
 //!   policies, CPU affinity, and its cgroup.
 //! - The environment has `LANG`, `HOME`, `TMPDIR`, `PYTHONUNBUFFERED`, and `PATH`, which is that of the server on the host and
