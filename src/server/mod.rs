@@ -149,6 +149,8 @@
 //!   [`ServerBuilder::max_run_time`]. Processes in the background live on after that, and what they
 //!   write to its output is dropped.
 //! - A client that does not read stops its process, by full pipes, and nothing else.
+//! - The server installs a handler for SIGCHLD when it starts, which stays. A program that ignores
+//!   that signal afterwards (`SIG_IGN`) loses the exit statuses of processes.
 //! - Clients that speak [v2](crate::protocol::v2) run up to [`ServerBuilder::max_execs`] at once. Of each that ended and that its
 //!   client has not acknowledged the end and the output are kept, of the last 64 in each sandbox.
 //! - When its link is lost a sandbox lives on until its idle timeout, and output is kept up to

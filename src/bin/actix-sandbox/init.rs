@@ -54,6 +54,8 @@ pub(crate) fn run() -> Result<ExitCode, String> {
     runtime.block_on(async {
         // Registered before the child starts: PID 1 ignores signals without a handler.
         let mut signals = forwarded().map_err(failed)?;
+        // With SIGCHLD ignored, the kernel would reap the children and drop their statuses.
+        let _children = signal(SignalKind::child()).map_err(failed)?;
         let program = std::env::current_exe().map_err(failed)?;
         // `waitpid` below waits for this child as well; `Child::wait` is never called.
         let child = Command::new(program)
