@@ -147,7 +147,8 @@
 //!   after a grace: under v1 after 30 s, under [v2](crate::protocol::v2) after 2 s or what the
 //!   client asks for, and then the client is told that output was cut off; neither is longer than
 //!   [`ServerBuilder::max_run_time`]. Processes in the background live on after that, and what they
-//!   write to its output is dropped.
+//!   write to its output is dropped. The server keeps the last 32 such pipes of a sandbox open. A
+//!   process that writes to an older one gets SIGPIPE or EPIPE, so let daemons write to a file.
 //! - A client that does not read stops its process, by full pipes, and nothing else.
 //! - The server installs a handler for SIGCHLD when it starts, which stays. A program that ignores
 //!   that signal afterwards (`SIG_IGN`) loses the exit statuses of processes.
