@@ -22,6 +22,7 @@ use super::{
     client::ClientAddress,
     execution::{Ending, ExecEvent, Execution},
     manager::{Manager, Place, clean_up, new_identity},
+    output::Drains,
     routes::{check_caller, client, query_value},
     sandbox::Command,
     stdin::StdinQueue,
@@ -151,6 +152,7 @@ impl Manager {
                         Job::new(language, code),
                         manager.options.max_run_time,
                         Arc::new(stdin),
+                        Drains::default(),
                     );
                     let place = once.run(exec).await;
                     clean_up(&*backend).await;

@@ -16,7 +16,7 @@ use tokio::{
 use super::{
     backend::{BackendSandbox, Exit, Job, Process, Started},
     escaped::Escaped,
-    output::{Deadline, Taker, TextTaker, discard, pump},
+    output::{Deadline, Drains, Taker, TextTaker, pump},
     stdin::StdinQueue,
 };
 use crate::protocol::StdStream;
@@ -116,6 +116,7 @@ impl Control {
         job: Job,
         limits: Limits,
         outlet: impl Outlet,
+        drains: Drains,
     ) -> Self {
         let deadline = Deadline::new();
         let run_deadline = deadline.clone();
@@ -130,6 +131,7 @@ impl Control {
                         deadline: run_deadline,
                         limits,
                         outlet,
+                        drains,
                     };
                     run.run(started).await;
                 }
@@ -190,6 +192,7 @@ impl Execution {
         job: Job,
         run_time: Duration,
         stdin: Arc<StdinQueue>,
+        drains: Drains,
     ) -> Self {
         let limits = Limits {
             run_time,
@@ -203,7 +206,7 @@ impl Execution {
         Self {
             events,
             stdin,
-            control: Control::start(sandbox, job, limits, channel),
+            control: Control::start(sandbox, job, limits, channel, drains),
         }
     }
 
@@ -251,6 +254,8 @@ struct Run<O> {
     deadline: Arc<Deadline>,
     limits: Limits,
     outlet: O,
+    /// For pipes that other processes of the sandbox still hold at its end.
+    drains: Drains,
 }
 
 impl<O: Outlet> Run<O> {
@@ -287,7 +292,7 @@ impl<O: Outlet> Run<O> {
             for pump in pumps {
                 if let Ok(Some(pipe)) = pump.await {
                     // The processes that write to it live on.
-                    tokio::spawn(discard(pipe));
+                    self.drains.add(pipe);
                     cut = true;
                 }
             }

@@ -81,6 +81,8 @@
 //!
 //! - The limits are: no core dumps, a stack of 8 MiB, 1,024 open files (hard limit 524,288), 8 MiB of locked memory,
 //!   819,200 bytes of message queues, no raised priority, everything else unlimited. A lower hard limit of the server holds.
+//!   Where the kernel refuses to change a limit (gVisor does for some), a lower one stays, and a
+//!   higher one is an error: no process starts.
 //! - Some bounds of the server stay in force on purpose: a positive niceness or out-of-memory score, the idle and batch
 //!   policies, CPU affinity, and its cgroup.
 //! - The environment has `LANG`, `HOME`, `TMPDIR`, `PYTHONUNBUFFERED`, and `PATH`, which is that of the server on the host and
@@ -145,8 +147,11 @@
 //!   after a grace: under v1 after 30 s, under [v2](crate::protocol::v2) after 2 s or what the
 //!   client asks for, and then the client is told that output was cut off; neither is longer than
 //!   [`ServerBuilder::max_run_time`]. Processes in the background live on after that, and what they
-//!   write to its output is dropped.
+//!   write to its output is dropped. The server keeps the last 32 such pipes of a sandbox open. A
+//!   process that writes to an older one gets SIGPIPE or EPIPE, so let daemons write to a file.
 //! - A client that does not read stops its process, by full pipes, and nothing else.
+//! - The server installs a handler for SIGCHLD when it starts, which stays. A program that ignores
+//!   that signal afterwards (`SIG_IGN`) loses the exit statuses of processes.
 //! - Clients that speak [v2](crate::protocol::v2) run up to [`ServerBuilder::max_execs`] at once. Of each that ended and that its
 //!   client has not acknowledged the end and the output are kept, of the last 64 in each sandbox.
 //! - When its link is lost a sandbox lives on until its idle timeout, and output is kept up to

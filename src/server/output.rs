@@ -1,17 +1,26 @@
 //! The way of output from a pipe to pieces of text: read as it comes, joined when it comes close
 //! together, never cut inside a code point. Uses `protocol` alone.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    future::Future,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use bytes::{BufMut, BytesMut};
 use tokio::{
     io::{AsyncRead, AsyncReadExt},
     sync::{mpsc, watch},
+    task::AbortHandle,
     time::{Instant, sleep, sleep_until, timeout},
 };
 
 use super::link::MAX_PIECE_BYTES;
 use crate::protocol::{StdStream, Utf8Decoder};
+
+/// Most pipes that [`Drains`] of one sandbox keep open.
+const MAX_DRAINS: usize = 32;
 
 /// Where output goes.
 pub(super) trait Taker: Send + 'static {
@@ -215,9 +224,27 @@ async fn read_more(pipe: &mut Pipe, buffer: &mut BytesMut) -> bool {
     matches!(pipe.read_buf(&mut buffer.limit(room)).await, Ok(read) if read > 0)
 }
 
-/// Reads a pipe to its end and drops what it carries, so that nobody who writes to it is stopped.
-pub(super) async fn discard(mut pipe: Pipe) {
-    let _ = tokio::io::copy(&mut pipe, &mut tokio::io::sink()).await;
+/// Reads the pipes of execs that ended while processes in the background still hold them, so that
+/// those processes are not stopped by a full pipe. Each takes a file descriptor of the server.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Drains(Arc<Mutex<VecDeque<AbortHandle>>>);
+
+impl Drains {
+    /// Reads a pipe to its end and drops what it carries. Closes the oldest pipe if there are more
+    /// than [`MAX_DRAINS`]: a process that writes to that one later gets SIGPIPE or EPIPE.
+    pub(super) fn add(&self, mut pipe: Pipe) {
+        let drain = tokio::spawn(async move {
+            let _ = tokio::io::copy(&mut pipe, &mut tokio::io::sink()).await;
+        });
+        let mut drains = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        drains.retain(|drain| !drain.is_finished());
+        drains.push_back(drain.abort_handle());
+        if drains.len() > MAX_DRAINS
+            && let Some(oldest) = drains.pop_front()
+        {
+            oldest.abort();
+        }
+    }
 }
 
 #[cfg(test)]
@@ -239,6 +266,42 @@ mod tests {
         let taker = TextTaker::new(StdStream::Stdout, sender, |_, text| text);
         let pump = tokio::spawn(pump(Box::new(reader), deadline.clone(), taker));
         (writer, deadline, pieces, pump)
+    }
+
+    #[tokio::test]
+    async fn of_too_many_abandoned_pipes_the_oldest_is_closed() {
+        let drains = Drains::default();
+        let mut writers = VecDeque::new();
+        for _ in 0..MAX_DRAINS {
+            let (writer, reader) = tokio::io::duplex(1);
+            drains.add(Box::new(reader));
+            writers.push_back(writer);
+        }
+        // More than the pipe holds: this ends only if it is read.
+        for writer in &mut writers {
+            writer.write_all(b"read to the end").await.unwrap();
+        }
+        let (mut writer, reader) = tokio::io::duplex(1);
+        drains.add(Box::new(reader));
+        writer.write_all(b"read").await.unwrap();
+        let mut oldest = writers.pop_front().unwrap();
+        let refused = oldest.write_all(b"read to the end").await.unwrap_err();
+        assert_eq!(refused.kind(), std::io::ErrorKind::BrokenPipe);
+        for writer in &mut writers {
+            writer.write_all(b"read to the end").await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn abandoned_pipes_that_ended_make_no_other_close() {
+        let drains = Drains::default();
+        let (mut kept, reader) = tokio::io::duplex(1);
+        drains.add(Box::new(reader));
+        for _ in 0..2 * MAX_DRAINS {
+            drains.add(Box::new(tokio::io::empty()));
+            tokio::task::yield_now().await;
+        }
+        kept.write_all(b"read to the end").await.unwrap();
     }
 
     #[tokio::test(start_paused = true)]

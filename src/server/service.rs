@@ -7,7 +7,10 @@ use std::{
 };
 
 use actix_web::web::ServiceConfig;
-use tokio::sync::{oneshot, watch};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::{oneshot, watch},
+};
 
 use super::{
     ServerBuilder, ServerError, backend,
@@ -208,6 +211,12 @@ fn live(
         Err(source) => return drop(ready.send(Err(ServerError::Runtime { source }))),
     };
     runtime.block_on(async move {
+        // A process that was started with SIGCHLD ignored would lose the exit statuses of its
+        // children: the kernel reaps them. With a handler it does not.
+        let _children = match signal(SignalKind::child()) {
+            Ok(children) => children,
+            Err(source) => return drop(ready.send(Err(ServerError::Runtime { source }))),
+        };
         match prepare(options).await {
             Ok(manager) => {
                 let manager = Arc::new(manager);

@@ -14,6 +14,35 @@ while :; do
 done
 echo reaped";
 
+/// Ends an orphan by each signal that ends a process, the real-time ones included.
+const SIGNALED: &str = "
+for signal in 1 9 15 34 40 64; do
+  (setsid bash -c \"kill -$signal \\$\\$\" &)
+done
+while :; do
+  sleep 0.1
+  state=$(cat /proc/[0-9]*/stat 2>/dev/null)
+  case $state in *' (bash) Z '*) ;; *) break ;; esac
+done
+echo reaped";
+
+#[actix::test]
+async fn as_pid_1_it_outlives_orphans_that_any_signal_ends() {
+    if !nix::unistd::geteuid().is_root() {
+        println!("not run: a PID namespace needs root");
+        return;
+    }
+    let mut program = Program::start_as_pid_1(&["--backend", "host"]);
+    let sandbox = Sandbox::create(&program.url).await.unwrap();
+    for _ in 0..3 {
+        let output = within("the orphans", sandbox.run(Language::Bash, SIGNALED)).await;
+        assert_eq!(output.unwrap().stdout, "reaped\n");
+    }
+    let _ended = sandbox.run(Language::Bash, "kill -TERM 1").await;
+    let (status, log) = program.end().await;
+    assert!(status.success(), "{status}: {log}");
+}
+
 #[actix::test]
 async fn as_pid_1_it_reaps_orphans_and_stops_gracefully() {
     if !nix::unistd::geteuid().is_root() {

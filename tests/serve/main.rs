@@ -13,6 +13,8 @@ mod common;
 #[cfg(target_os = "linux")]
 mod init;
 #[cfg(target_os = "linux")]
+mod inside_gvisor;
+#[cfg(target_os = "linux")]
 mod killed;
 #[cfg(target_os = "linux")]
 mod mounts;
@@ -23,8 +25,11 @@ mod starvation;
 
 use std::{fs, path::Path};
 
-use actix_sandbox::{BearerToken, ErrorKind, Language, Sandbox, SandboxState, TokenError};
-use common::within;
+use actix_sandbox::{
+    BearerToken, ErrorKind, Language, ProcessEnd, Sandbox, SandboxState, TokenError,
+    server::LocalServer,
+};
+use common::{backend::start_if_possible, within};
 use program::{Program, refused};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -62,6 +67,24 @@ async fn code_runs_through_it_and_a_signal_ends_it_in_good_order() {
         assert_eq!(fs::read_dir(&directory).unwrap().count(), 1);
         assert!(program.ended_by(signal).await.success());
         assert_eq!(fs::read_dir(&directory).unwrap().count(), 0, "{signal}");
+    }
+}
+
+/// On each backend that this machine has.
+#[actix::test]
+async fn exit_codes_are_told_where_sigchld_was_ignored() {
+    for backend in ["host", "namespace", "gvisor"] {
+        let builder = LocalServer::builder().backend(backend.parse().unwrap());
+        let Some(server) = start_if_possible(builder).await else {
+            continue;
+        };
+        server.stop().await;
+        let mut program = Program::start_ignoring("SIGCHLD", &["--backend", backend]);
+        let sandbox = Sandbox::create(&program.url).await.unwrap();
+        let process = sandbox.exec(Language::Bash, "exit 3").await.unwrap();
+        let end = within("the end of the process", process.wait()).await;
+        assert_eq!(end.unwrap(), ProcessEnd::Exited(3), "{backend}");
+        assert!(program.ended_by("TERM").await.success(), "{backend}");
     }
 }
 

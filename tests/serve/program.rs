@@ -82,6 +82,19 @@ impl Program {
         Self::begin(told(command, arguments), tempfile::tempdir().unwrap())
     }
 
+    /// Starts it from a program that ignores this signal.
+    pub(crate) fn start_ignoring(signal: &str, arguments: &[&str]) -> Self {
+        // A shell may keep SIGCHLD for itself.
+        let script = format!(
+            "import os, signal, sys\n\
+             signal.signal(signal.{signal}, signal.SIG_IGN)\n\
+             os.execv(sys.argv[1], sys.argv[1:])"
+        );
+        let mut command = Command::new("python3");
+        command.args(["-c", &script, PROGRAM]);
+        Self::begin(told(command, arguments), tempfile::tempdir().unwrap())
+    }
+
     /// Starts it where this shell script has mounted something, which nobody else sees. Needs root.
     #[cfg(target_os = "linux")]
     pub(crate) fn start_where(mounts: &str, arguments: &[&str]) -> Self {
@@ -127,6 +140,15 @@ impl Program {
             child: Some(child),
             directory,
         }
+    }
+
+    /// How many file descriptors it has open.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn descriptors(&self) -> usize {
+        let pid = self.child.as_ref().unwrap().id();
+        std::fs::read_dir(format!("/proc/{pid}/fd"))
+            .unwrap()
+            .count()
     }
 
     pub(crate) fn signal(&self, signal: &str) {

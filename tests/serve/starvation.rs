@@ -1,6 +1,6 @@
 //! One caller does not take the server from the others: idle connections, slow uploads, the log.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use actix_sandbox::{ErrorKind, Language, OutputExt, Sandbox};
 use tokio::{
@@ -107,6 +107,33 @@ async fn busy_callers_without_the_secret_starve_no_health_check() {
 
 /// Those of callers who may call are not closed: they have a limit, and the health check has places
 /// of its own.
+/// Each exec leaves a process behind that holds both pipes of its output.
+#[actix::test]
+async fn execs_that_ended_keep_few_descriptors_of_the_server() {
+    const EXECS: usize = 40;
+    const MOST_KEPT: usize = 32;
+    /// For what comes and goes beside them.
+    const OTHERS: usize = 8;
+    let program = Program::start(&[]);
+    let sandbox = Sandbox::create(&program.url).await.unwrap();
+    sandbox.run(Language::Bash, "true").await.unwrap();
+    let before = program.descriptors();
+    for _ in 0..EXECS {
+        let command = sandbox.command(Language::Bash, "sleep 1000 & exit");
+        let output = command.output_grace(Duration::from_millis(1)).output();
+        within("an exec", output).await.unwrap();
+    }
+    sandbox.run(Language::Bash, "true").await.unwrap();
+    let after = program.descriptors();
+    println!("descriptors: {before}, after {EXECS} execs {after}");
+    assert!(after <= before + MOST_KEPT + OTHERS, "{before}, {after}");
+    let alive =
+        "jobs=(/proc/[0-9]*/cmdline); grep -lz '^sleep$' \"${jobs[@]}\" 2>/dev/null | wc -l";
+    let alive = sandbox.run(Language::Bash, alive).await.unwrap().stdout;
+    let alive: usize = alive.trim().parse().unwrap();
+    assert!(alive >= EXECS, "{alive} processes live on");
+}
+
 #[actix::test]
 async fn connections_of_callers_have_a_limit_with_a_reason() {
     let program = Program::start(&["--max-connections", "2"]);

@@ -8,11 +8,12 @@
 use std::process::{Command, ExitCode};
 
 use nix::{
-    sys::{
-        signal::{Signal, kill},
-        wait::{WaitStatus, waitpid},
-    },
+    sys::signal::{Signal, kill},
     unistd::Pid,
+};
+use rustix::{
+    io::Errno,
+    process::{WaitOptions, wait},
 };
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -53,6 +54,8 @@ pub(crate) fn run() -> Result<ExitCode, String> {
     runtime.block_on(async {
         // Registered before the child starts: PID 1 ignores signals without a handler.
         let mut signals = forwarded().map_err(failed)?;
+        // With SIGCHLD ignored, the kernel would reap the children and drop their statuses.
+        let _children = signal(SignalKind::child()).map_err(failed)?;
         let program = std::env::current_exe().map_err(failed)?;
         // `waitpid` below waits for this child as well; `Child::wait` is never called.
         let child = Command::new(program)
@@ -87,18 +90,22 @@ fn forwarded() -> std::io::Result<mpsc::Receiver<Signal>> {
 }
 
 /// Waits for every child of this process until `child` has ended.
+///
+/// Reads raw statuses: nix fails on a child that ended by a real-time signal, after it has reaped it.
 fn reap_until_ended(child: Pid) -> Result<ExitCode, String> {
     loop {
-        match waitpid(None, None) {
-            Ok(WaitStatus::Exited(pid, code)) if pid == child => {
-                // An exit status has eight bits.
-                return Ok(ExitCode::from(code as u8));
-            }
-            Ok(WaitStatus::Signaled(pid, signal, _)) if pid == child => {
-                return Ok(ExitCode::from(128 + signal as u8));
-            }
-            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+        let (pid, status) = match wait(WaitOptions::empty()) {
+            Ok(Some(ended)) => ended,
+            Ok(None) | Err(Errno::INTR) => continue,
             Err(error) => return Err(format!("PID 1 cannot wait for its children: {error}")),
+        };
+        if pid.as_raw_pid() != child.as_raw() {
+            continue;
+        }
+        let signaled = || status.terminating_signal().map(|signal| 128 + signal);
+        if let Some(code) = status.exit_status().or_else(signaled) {
+            // An exit status has eight bits, and the highest signal is 64.
+            return Ok(ExitCode::from(code as u8));
         }
     }
 }

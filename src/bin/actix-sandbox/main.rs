@@ -2,7 +2,7 @@
 
 #[cfg(unix)]
 mod bench;
-#[cfg(unix)]
+#[cfg(target_os = "linux")]
 mod init;
 #[cfg(unix)]
 mod serve;
@@ -36,6 +36,7 @@ enum Command {
 fn main() -> ExitCode {
     let Arguments { command } = Arguments::parse();
     let done = match command {
+        #[cfg(target_os = "linux")]
         Command::Serve(_) if init::is_init() => init::run(),
         Command::Serve(serve) => serve.run(),
         Command::Bench(bench) => bench.run(),

@@ -209,6 +209,10 @@ impl Launcher {
         let (stdin, input) = pipe_of(user)?;
         let (output, stdout) = pipe_of(user)?;
         let (errors, stderr) = pipe_of(user)?;
+        // Everything that can fail comes before the process starts: afterwards `MarkedProcess` kills its group.
+        let stdin_sender = pipe::Sender::from_owned_fd(input.into())?;
+        let stdout_receiver = pipe::Receiver::from_owned_fd(output.into())?;
+        let stderr_receiver = pipe::Receiver::from_owned_fd(errors.into())?;
         let child = command.stdin(stdin).stdout(stdout).stderr(stderr).spawn()?;
         // Here the server closes the ends of the process.
         drop(command);
@@ -221,9 +225,9 @@ impl Launcher {
             .unwrap_or_else(PoisonError::into_inner)
             .push(group);
         Ok(Started {
-            stdin: Box::new(pipe::Sender::from_owned_fd(input.into())?),
-            stdout: Box::new(pipe::Receiver::from_owned_fd(output.into())?),
-            stderr: Box::new(pipe::Receiver::from_owned_fd(errors.into())?),
+            stdin: Box::new(stdin_sender),
+            stdout: Box::new(stdout_receiver),
+            stderr: Box::new(stderr_receiver),
             process: Box::new(MarkedProcess {
                 child,
                 group: Some(group),
@@ -330,10 +334,14 @@ impl Drop for MarkedProcess {
     }
 }
 
-/// A pipe that belongs to this user: only the owner of a pipe may open it again, as `/dev/stdout`.
+/// A pipe that belongs to this user, if it is another one: only the owner of a pipe may open it
+/// again, as `/dev/stdout`.
 fn pipe_of(user: Option<u32>) -> io::Result<(io::PipeReader, io::PipeWriter)> {
     let (reader, writer) = io::pipe()?;
-    fchown(&reader, user, None)?;
+    // macOS refuses to change the owner of a pipe, even if nothing changes.
+    if user.is_some() {
+        fchown(&reader, user, None)?;
+    }
     Ok((reader, writer))
 }
 

@@ -148,13 +148,33 @@ mod linux {
         umask(Mode::from_raw_mode(0o022));
         close_on_exec()?;
         for (resource, soft, hard) in LIMITS {
-            let limit = limit(soft, hard, getrlimit(resource).maximum);
-            setrlimit(resource, limit)?;
+            let current = getrlimit(resource);
+            set_limit(resource, current, limit(soft, hard, current.maximum))?;
         }
         reset_privileges()?;
         reset_scheduling()?;
         reset_personality()?;
         reset_oom_score()
+    }
+
+    /// Sets a limit. Where the kernel refuses that, a current limit that allows no more is kept, and
+    /// one that allows more is an error: gVisor has some limits that no process can change.
+    fn set_limit(resource: Resource, current: Rlimit, wanted: Rlimit) -> io::Result<()> {
+        if current == wanted {
+            return Ok(());
+        }
+        match setrlimit(resource, wanted) {
+            Err(Errno::PERM | Errno::INVAL) if !allows_more(current, wanted) => Ok(()),
+            set => Ok(set?),
+        }
+    }
+
+    /// Whether one limit allows more than the other, by its soft or its hard value.
+    pub(super) fn allows_more(one: Rlimit, other: Rlimit) -> bool {
+        let exceeds = |one: Option<u64>, other: Option<u64>| {
+            other.is_some_and(|other| one.is_none_or(|one| one > other))
+        };
+        exceeds(one.current, other.current) || exceeds(one.maximum, other.maximum)
     }
 
     /// A limit that does not exceed the hard limit of the server: an administrator may have set that.
@@ -247,7 +267,11 @@ mod linux {
         if getpriority_process(None)? < 0 {
             setpriority_process(None, 0)?;
         }
-        set_current_timer_slack(NonZeroU64::new(TIMER_SLACK))?;
+        match set_current_timer_slack(NonZeroU64::new(TIMER_SLACK)) {
+            // gVisor has no timer slack.
+            Ok(()) | Err(Errno::INVAL | Errno::NOSYS) => {}
+            Err(error) => return Err(error.into()),
+        }
         reset_io_priority()
     }
 
@@ -336,6 +360,13 @@ mod linux {
         if keyctl(libc::KEYCTL_GET_KEYRING_ID, session).is_err_and(is_refused) {
             return Ok(());
         }
+        // gVisor of 2022 has no keys, and refuses every operation like this. A kernel that has keys
+        // answers EOPNOTSUPP to an operation that does not exist.
+        const NO_OPERATION: u32 = u32::MAX;
+        let is_denied = |error: io::Error| error.raw_os_error() == Some(libc::EACCES);
+        if keyctl(NO_OPERATION, 0).is_err_and(is_denied) {
+            return Ok(());
+        }
         Err(match error.raw_os_error() {
             Some(libc::EDQUOT) => "the server cannot have a session keyring of its own, and code would reach the keys of this user: \
                  this user has as many keys as the kernel allows (`kernel.keys.maxkeys`; `/proc/keys` lists them)"
@@ -351,7 +382,7 @@ mod linux {
     ///
     /// The process gets no privileges by exec from then on (`no_new_privs`), without which only root may do this.
     pub(in super::super) fn deny_keys(command: &mut tokio::process::Command) {
-        // SAFETY: `install_filter` makes two system calls.
+        // SAFETY: `install_filter` only makes system calls.
         unsafe { command.pre_exec(install_filter) };
     }
 
@@ -362,10 +393,19 @@ mod linux {
             filter: filter::NO_KEYS.as_ptr().cast_mut(),
         };
         let operation = libc::SECCOMP_SET_MODE_FILTER as usize;
+        let install = |flags: usize| {
+            // SAFETY: the kernel reads the program, whose length is that of the array, and writes nothing.
+            succeeded(unsafe {
+                libc::syscall(libc::SYS_seccomp, operation, flags, &raw const program)
+            })
+        };
         // Without this flag, older kernels slow down every process with a filter.
         let flags = libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW as usize;
-        // SAFETY: the kernel reads the program, whose length is that of the array, and writes nothing.
-        succeeded(unsafe { libc::syscall(libc::SYS_seccomp, operation, flags, &raw const program) })
+        match install(flags) {
+            // gVisor and Linux before 4.17 lack the flag. A filter that they refuse is still an error.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => install(0),
+            installed => installed,
+        }
     }
 }
 
@@ -391,9 +431,11 @@ mod other {
 
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
+    use std::os::fd::AsRawFd;
+
     use rustix::{
-        io::{FdFlags, fcntl_getfd},
-        process::Resource,
+        io::FdFlags,
+        process::{Resource, Rlimit},
     };
 
     use super::*;
@@ -402,8 +444,34 @@ mod tests {
     fn descriptors_close_on_exec_without_close_range() {
         let (one, _other) = std::os::unix::net::UnixStream::pair().unwrap();
         rustix::io::fcntl_setfd(&one, FdFlags::empty()).unwrap();
-        linux::close_on_exec_one_by_one().unwrap();
-        assert!(fcntl_getfd(&one).unwrap().contains(FdFlags::CLOEXEC));
+        let has_it = |mut command: Command| {
+            let test = format!("test -e /proc/self/fd/{}", one.as_raw_fd());
+            command.args(["-c", &test]).status().unwrap().success()
+        };
+        assert!(has_it(Command::new("/bin/sh")));
+        let mut command = Command::new("/bin/sh");
+        // SAFETY: it only makes system calls. The forked child has no other thread.
+        unsafe { command.pre_exec(linux::close_on_exec_one_by_one) };
+        assert!(!has_it(command));
+    }
+
+    #[test]
+    fn a_limit_that_allows_more_in_either_value_is_found() {
+        let limit = |current, maximum| Rlimit { current, maximum };
+        let asked = limit(Some(1), Some(2));
+        for more in [
+            limit(Some(2), Some(2)),
+            limit(Some(1), Some(3)),
+            limit(Some(1), None),
+            limit(None, None),
+        ] {
+            assert!(linux::allows_more(more, asked), "{more:?}");
+        }
+        for no_more in [asked, limit(Some(0), Some(2)), limit(Some(1), Some(1))] {
+            assert!(!linux::allows_more(no_more, asked), "{no_more:?}");
+        }
+        let unlimited = limit(None, None);
+        assert!(!linux::allows_more(unlimited, unlimited));
     }
 
     #[test]

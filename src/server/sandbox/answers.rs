@@ -72,6 +72,7 @@ impl Sandbox {
             Job::new(language, code),
             self.options.max_run_time,
             stdin,
+            self.state.drains.clone(),
         ));
         tracing::debug!(sandbox = %self.id, ?language, "exec");
     }

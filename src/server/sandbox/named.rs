@@ -388,7 +388,13 @@ impl Sandbox {
             events: self.state.named.sender.clone(),
         };
         tracing::debug!(sandbox = %self.id, exec = %Escaped(&id), language = ?job.language, "exec");
-        let control = Control::start(self.backend.clone(), job, limits, outlet);
+        let control = Control::start(
+            self.backend.clone(),
+            job,
+            limits,
+            outlet,
+            self.state.drains.clone(),
+        );
         self.state.named.insert(id.clone(), exec);
         if let Some(entry) = self.state.named.entries.get_mut(&id) {
             entry.control = Some(control);

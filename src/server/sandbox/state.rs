@@ -11,6 +11,7 @@ use crate::{
     server::{
         execution::Execution,
         link::{ExecItem, Link},
+        output::Drains,
         store::Stamp,
     },
 };
@@ -26,6 +27,8 @@ pub(in crate::server) struct State {
     pub(super) exec: Option<Execution>,
     /// The execs that have a name.
     pub(super) named: NamedExecs,
+    /// Output of execs that ended, which processes in the background still hold.
+    pub(super) drains: Drains,
     /// The current exec was announced as running.
     pub(super) announced: bool,
     /// An exec was asked for at some time.
@@ -53,6 +56,7 @@ impl State {
             held_bytes: 0,
             exec: None,
             named: NamedExecs::new(),
+            drains: Drains::default(),
             announced: false,
             ever_ran: false,
             kills: 0,
