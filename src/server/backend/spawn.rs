@@ -147,14 +147,16 @@ mod linux {
     pub(super) fn clean() -> io::Result<()> {
         umask(Mode::from_raw_mode(0o022));
         close_on_exec()?;
+        reset_privileges()?;
+        reset_scheduling()?;
+        reset_personality()?;
+        reset_oom_score()?;
+        // Last: the descriptors of the server are still open, and may be more than the process may open.
         for (resource, soft, hard) in LIMITS {
             let current = getrlimit(resource);
             set_limit(resource, current, limit(soft, hard, current.maximum))?;
         }
-        reset_privileges()?;
-        reset_scheduling()?;
-        reset_personality()?;
-        reset_oom_score()
+        Ok(())
     }
 
     /// Sets a limit. Where the kernel refuses that, a current limit that allows no more is kept, and
@@ -472,6 +474,24 @@ mod tests {
         }
         let unlimited = limit(None, None);
         assert!(!linux::allows_more(unlimited, unlimited));
+    }
+
+    #[test]
+    fn a_server_with_many_open_files_starts_processes() {
+        let hard = rustix::process::getrlimit(Resource::Nofile).maximum;
+        let more = Rlimit {
+            current: hard,
+            maximum: hard,
+        };
+        rustix::process::setrlimit(Resource::Nofile, more).unwrap();
+        let open = || std::fs::File::open("/dev/null");
+        // More than the soft limit of the process itself.
+        let files: Result<Vec<_>, _> = (0..1_100).map(|_| open()).collect();
+        if files.is_err() {
+            println!("not tried: the hard limit on open files is too low");
+            return;
+        }
+        assert!(blocking_command("/bin/true").status().unwrap().success());
     }
 
     #[test]
