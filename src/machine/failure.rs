@@ -10,8 +10,8 @@ use crate::protocol::Status;
 pub enum Effect {
     /// It did not take effect: it was refused, or never left.
     NotApplied,
-    /// It took effect, though the answer is an error: a checkpoint that failed has ended the
-    /// sandbox.
+    /// It took effect, though the answer is an error: the code ran, and its output was lost, or
+    /// its exit code was not 0.
     Applied,
     /// It was sent and no answer came, or it may still be sent.
     Unknown,
@@ -172,6 +172,12 @@ struct Ended<'a>(&'a SandboxEnd);
 
 impl std::fmt::Display for Ended<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "has ended: {}", self.0)
+        match self.0 {
+            end @ SandboxEnd::Failed { .. } if end.may_live() => write!(
+                f,
+                "is over for this client: {end}; it may still run: attach to it to find out"
+            ),
+            end => write!(f, "has ended: {end}"),
+        }
     }
 }

@@ -197,11 +197,19 @@ impl Sandbox {
 
     /// Kills the sandbox, and answers when the server confirmed it. Any number may ask.
     ///
-    /// Where the sandbox is over and this client has nothing left to kill, that is granted at once.
+    /// After the end, that is granted at once if the server said that the sandbox is gone.
     pub fn kill(&mut self, request: RequestId, now: Instant) {
         match &self.state {
-            SandboxState::Ended(end) if !end.may_live() => {
-                self.settle(request, Ok(SandboxReply::Done));
+            SandboxState::Ended(end) => {
+                let result = match end.may_live() {
+                    false => Ok(SandboxReply::Done),
+                    true => Err(Failure::SandboxEnded {
+                        what: "kill the sandbox",
+                        end: end.clone(),
+                        effect: self.kill_effect(end),
+                    }),
+                };
+                self.settle(request, result);
             }
             SandboxState::Running | SandboxState::Killing | SandboxState::Reconnecting => {
                 self.kills.push(Pending {
