@@ -25,6 +25,7 @@ impl Sandbox {
         self.reason_due = None;
         self.deleted_due = None;
         self.abandoned_due = None;
+        self.leftover = None;
         self.actions.push_back(SandboxAction::Disarm);
 
         let ended = |what, effect| Failure::SandboxEnded {
