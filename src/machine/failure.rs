@@ -113,6 +113,17 @@ pub enum Failure {
         /// Whether the request had been sent.
         effect: Effect,
     },
+    /// The process ended, and another one held its output when the server stopped reading it.
+    #[error(
+        "cannot {what}: it ended, and a process that it left in the background held its output \
+         and may still run; kill the sandbox to end that"
+    )]
+    OutputHeld {
+        /// What was asked for.
+        what: &'static str,
+        /// Whether the request had been sent.
+        effect: Effect,
+    },
     /// The actor that managed the process is gone.
     #[error(
         "cannot {what}: the actor of the process is gone: it panicked, or its System was stopped"
@@ -151,7 +162,9 @@ impl Failure {
             | Self::Timeout { .. }
             | Self::ActorGone { .. }
             | Self::Cancelled { .. } => Effect::Unknown,
-            Self::SandboxEnded { effect, .. } | Self::LinkLost { effect, .. } => *effect,
+            Self::SandboxEnded { effect, .. }
+            | Self::LinkLost { effect, .. }
+            | Self::OutputHeld { effect, .. } => *effect,
         }
     }
 }
