@@ -288,6 +288,11 @@ impl Sandbox {
                 self.abandoned = true;
                 self.kill_abandoned(now);
             }
+            // It is killed if the checkpoint is refused. One that is made stays.
+            SandboxState::Checkpointing => {
+                self.abandoned = true;
+                self.abandoned_due = Some(later(now, self.timeouts.kill));
+            }
             _ => {}
         }
     }
@@ -304,8 +309,8 @@ impl Sandbox {
     pub fn detach(&mut self) {
         match self.state {
             SandboxState::Creating if self.link.is_some() => self.abandoned = true,
-            // One that nobody ever had is killed after an outage.
-            SandboxState::Reconnecting if self.abandoned => {}
+            // It is killed after the outage, or if the checkpoint is refused.
+            SandboxState::Reconnecting | SandboxState::Checkpointing if self.abandoned => {}
             // A kill under way is seen through, within its timeout.
             SandboxState::Killing if self.abandoned || !self.kills.is_empty() => {
                 self.abandoned = true

@@ -192,6 +192,9 @@ impl Sandbox {
                     self.go_on();
                 }
                 self.confirm_link();
+                if self.abandoned {
+                    self.kill_abandoned(now);
+                }
             }
             Status::SandboxCheckpointing => self.leave_running(SandboxState::Checkpointing),
             Status::SandboxCheckpointed => {
