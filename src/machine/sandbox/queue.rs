@@ -26,9 +26,9 @@ pub(super) struct Queued {
     pub(super) due: Instant,
 }
 
-/// How long after `FORCE_KILLED` the `DONE` of a process may take. Where no process ran, no `DONE`
-/// follows.
-const DONE_GRACE: Duration = Duration::from_secs(2);
+/// How long after `FORCE_KILLED` the `DONE` of a process may take. No `DONE` comes if no process
+/// ran, or if the server keeps it for a `reconnect`, which must not be sent if no process ran.
+const DONE_GRACE: Duration = Duration::from_millis(500);
 
 /// The kill of a process whose start was not confirmed. Until it is answered, no exec is sent.
 #[derive(Debug)]

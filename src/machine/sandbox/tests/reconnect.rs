@@ -114,7 +114,7 @@ fn an_exec_waits_for_the_kill_of_an_exec_that_was_cut_off() {
     // Nothing ran: no `DONE` follows.
     let (mut fixture, _) = after_a_lost_start();
     fixture.say_all("EXECUTION_FORCE_KILLED");
-    assert_eq!(fixture.pass_until_due(), Duration::from_secs(2));
+    assert_eq!(fixture.pass_until_due(), Duration::from_millis(500));
     assert_eq!(fixture.sent(), [EXEC]);
 
     let (mut fixture, _) = after_a_lost_start();
