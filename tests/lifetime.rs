@@ -573,12 +573,9 @@ async fn a_server_that_stops_fails_what_is_pending_and_the_next_create_names_the
         .await
         .expect_err("nobody listens");
     assert_eq!(error.kind(), ErrorKind::Connect);
-    assert!(
-        error
-            .to_string()
-            .contains(url.trim_start_matches("http://")),
-        "{error}"
-    );
+    // Its path is a secret, which an error does not show.
+    let address = url.split('/').nth(2).expect("an address");
+    assert!(error.to_string().contains(address), "{error}");
 }
 
 /// What handles, streams and their futures promise, checked by the compiler.
