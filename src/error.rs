@@ -348,7 +348,7 @@ fn failure_kind(failure: &Failure) -> ErrorKind {
         Failure::NotOpened { end } | Failure::SandboxEnded { end, .. } => end_kind(end),
         Failure::WrongState { .. } | Failure::AlreadyUnderWay { .. } => ErrorKind::WrongState,
         Failure::ProcessRunning { .. } => ErrorKind::ProcessRunning,
-        Failure::ProcessEnded { .. } => ErrorKind::ProcessEnded,
+        Failure::ProcessEnded { .. } | Failure::OutputHeld { .. } => ErrorKind::ProcessEnded,
         Failure::StdinClosed { .. } => ErrorKind::StdinClosed,
         Failure::Unsupported { .. } => ErrorKind::Unsupported,
         Failure::NotEnabled { .. } => ErrorKind::NotEnabled,

@@ -139,7 +139,7 @@ async fn a_fatal_checkpoint_error_closes_the_sandbox_for_its_client() {
     };
     let sandbox = within("the attach", attached).await;
     let error = sandbox.checkpoint().await.expect_err("not configured");
-    assert_eq!(error.effect(), Effect::Applied, "the sandbox is over");
+    assert_eq!(error.effect(), Effect::Unknown);
     assert!(!error.is_safe_to_retry() && !error.is_retryable());
     let reason = error.server_reason().expect("a reason");
     assert!(
@@ -153,6 +153,22 @@ async fn a_fatal_checkpoint_error_closes_the_sandbox_for_its_client() {
     );
     let exec = sandbox.exec(Language::Bash, "echo").await;
     assert_eq!(exec.expect_err("over").kind(), ErrorKind::WrongState);
+
+    // The sandbox lives on at the server, so a kill here is no success.
+    let error = sandbox.kill().await.expect_err("it was not killed");
+    assert_eq!(error.effect(), Effect::Unknown);
+    assert!(error.to_string().contains("attach to it"), "{error}");
+    drop(sandbox);
+    let again = async {
+        loop {
+            match Sandbox::attach(server.url(), id.clone(), token.clone()).await {
+                Err(error) if error.kind() == ErrorKind::InUse => tokio::task::yield_now().await,
+                attached => break attached.expect("attached"),
+            }
+        }
+    };
+    let again = within("the second attach", again).await;
+    again.kill().await.expect("killed");
 }
 
 /// "refused because an exec runs: fails, the sandbox goes on"

@@ -405,7 +405,8 @@ impl<S> SandboxBuilder<S> {
     /// If the connection is lost at that moment and [is dialled
     /// again](Self::enable_auto_reconnect), the sandbox is killed once it is back, within
     /// [`kill_timeout`](Self::kill_timeout). If it does not come back, the sandbox lives until its
-    /// idle timeout. Of no effect on [`into_actor`](Self::into_actor), which gives no handle.
+    /// idle timeout. If it is being checkpointed, it is killed if the server refuses that; a
+    /// checkpoint that is made stays. Of no effect on [`into_actor`](Self::into_actor), which gives no handle.
     ///
     /// ```
     /// # #[cfg(all(unix, feature = "server"))]

@@ -186,15 +186,17 @@ impl Process {
             .map_err(Error::mailbox("wait for the process"))?
     }
 
-    /// Kills the process and its children. Resolves when the server confirmed the end; at once when
-    /// it and its output have ended before. While a background process still holds its output,
-    /// under protocol v2, it kills that process. Any number may ask. Under protocol v1 output
-    /// beyond the budget is dropped from now on.
+    /// Kills the process and its children. Resolves when the server confirmed that; at once if the
+    /// process and its output ended before. Under protocol v2, it also kills a background process
+    /// that still holds the output. Any number may ask. Under protocol v1, output beyond the budget
+    /// is dropped from now on.
     ///
     /// # Errors
     ///
     /// The server could not kill it, or did not confirm within
-    /// [`kill_timeout`](crate::SandboxBuilder::kill_timeout); the sandbox was lost.
+    /// [`kill_timeout`](crate::SandboxBuilder::kill_timeout); the sandbox was lost; the process
+    /// ended, and the server stopped reading the output while a background process held it (that
+    /// process may still run).
     pub async fn kill(&self) -> Result<(), Error> {
         self.0
             .actor

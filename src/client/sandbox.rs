@@ -234,14 +234,17 @@ impl Sandbox {
     /// Kills the sandbox with everything in it. Resolves when the server confirmed it. Any number
     /// may ask.
     ///
-    /// Resolves at once where nothing is left for this client to kill: the sandbox was killed,
-    /// deleted, checkpointed or handed over before, or has failed. A checkpoint stays: attach to
+    /// Resolves at once if the server said before that nothing is left to kill here: the sandbox was
+    /// killed, deleted, checkpointed or handed over to another client. A checkpoint stays: attach to
     /// the sandbox and kill it then.
     ///
     /// # Errors
     ///
-    /// The server refused, or did not confirm within [`kill_timeout`](SandboxBuilder::kill_timeout);
-    /// the link was lost before it did.
+    /// Fails if the server refuses, if it doesn't confirm within
+    /// [`kill_timeout`](SandboxBuilder::kill_timeout), or if the connection is lost before. Also fails
+    /// if the session ended with an error such as `SANDBOX_ERROR` or `SANDBOX_CHECKPOINT_ERROR`, after
+    /// which the sandbox may still run. Then [`Error::effect`] is [`Unknown`](crate::Effect::Unknown):
+    /// attach to the sandbox and kill it.
     pub async fn kill(&self) -> Result<(), Error> {
         self.addr()
             .send(KillSandbox)
@@ -269,11 +272,13 @@ impl Sandbox {
     ///
     /// The sandbox is not running; a process runs (the sandbox goes on); it was created without
     /// [`enable_sandbox_checkpoint`](SandboxBuilder::enable_sandbox_checkpoint), and nothing is
-    /// sent (the sandbox goes on); the server could not make the checkpoint (the sandbox is over,
-    /// and [`Error::effect`] is [`Applied`](crate::Effect::Applied)).
+    /// sent (the sandbox goes on); the server could not make the checkpoint. The last ends the
+    /// session. The sandbox may still run, so [`Error::effect`] is
+    /// [`Unknown`](crate::Effect::Unknown): attach to it to go on or to kill it.
     ///
-    /// Of a sandbox that was attached to, the client does not know whether it was created with that
-    /// option. It asks the server, and a server of protocol v1 or v2 **ends** a sandbox without it.
+    /// For a sandbox that it attached to, the client does not know whether that option was set. It
+    /// asks the server. If the option was not set, the server refuses with an error that **ends the
+    /// session**.
     pub async fn checkpoint(&self) -> Result<(), Error> {
         self.addr()
             .send(Checkpoint)

@@ -55,7 +55,8 @@ pub enum SandboxEnd {
     /// was created with `enable_idle_timeout_auto_checkpoint`, or it was attached to and its
     /// options are not known. Attach to it to find out.
     MaybeCheckpointed,
-    /// The server reported a fatal error.
+    /// The server reported an error that ends the session. After `SANDBOX_ERROR` and
+    /// `SANDBOX_CHECKPOINT_ERROR` the sandbox may live on; attach to it to find out.
     Failed {
         /// The status.
         status: Status,
@@ -95,29 +96,44 @@ impl SandboxEnd {
                 | Self::LinkLost { .. }
                 | Self::ProcessLost { .. }
                 | Self::Closed
+        ) || self.is_session_failure()
+    }
+
+    /// Whether the server reported an error that ends the session and says nothing of the sandbox.
+    fn is_session_failure(&self) -> bool {
+        matches!(
+            self,
+            Self::Failed {
+                status: Status::SandboxError | Status::SandboxCheckpointError,
+                ..
+            }
         )
     }
-}
 
-impl SandboxEnd {
-    /// Whether the sandbox may still run, or belongs to another client that this one was refused
-    /// for: a kill of it would have something to kill.
+    /// Whether the sandbox may still run, or may be restored without this client's doing: the
+    /// server did not say that it is gone. A kill is no success then.
     pub(super) fn may_live(&self) -> bool {
         match self {
-            Self::Killed
-            | Self::Checkpointed
-            | Self::HandedOff
-            | Self::Deleted
-            | Self::MaybeCheckpointed => false,
-            Self::Failed { status, .. } => matches!(
+            Self::Killed | Self::Checkpointed | Self::Deleted => false,
+            // The server creates nothing, or deletes the sandbox. Another fatal error ends the
+            // session alone; `SANDBOX_NOT_FOUND` speaks for one instance of the service.
+            Self::Failed { status, .. } => !matches!(
                 status,
-                Status::SandboxInUse | Status::SandboxPermissionDenialError
+                Status::SandboxCreationError | Status::SandboxLockRenewalError
             ),
-            Self::LinkLost { .. }
+            Self::HandedOff
+            | Self::MaybeCheckpointed
+            | Self::LinkLost { .. }
             | Self::NotReady { .. }
             | Self::ProcessLost { .. }
             | Self::Closed => true,
         }
+    }
+
+    /// Whether the server said that this client has nothing left to kill: the sandbox is gone, is
+    /// stored, or belongs to another client now. A kill asked for after that succeeds.
+    pub(super) fn leaves_nothing_to_kill(&self) -> bool {
+        !self.may_live() || matches!(self, Self::HandedOff | Self::MaybeCheckpointed)
     }
 }
 

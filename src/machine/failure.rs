@@ -10,8 +10,8 @@ use crate::protocol::Status;
 pub enum Effect {
     /// It did not take effect: it was refused, or never left.
     NotApplied,
-    /// It took effect, though the answer is an error: a checkpoint that failed has ended the
-    /// sandbox.
+    /// It took effect, though the answer is an error: the code ran, and its output was lost, or
+    /// its exit code was not 0.
     Applied,
     /// It was sent and no answer came, or it may still be sent.
     Unknown,
@@ -113,6 +113,17 @@ pub enum Failure {
         /// Whether the request had been sent.
         effect: Effect,
     },
+    /// The process ended, and another one held its output when the server stopped reading it.
+    #[error(
+        "cannot {what}: it ended, and a process that it left in the background held its output \
+         and may still run; kill the sandbox to end that"
+    )]
+    OutputHeld {
+        /// What was asked for.
+        what: &'static str,
+        /// Whether the request had been sent.
+        effect: Effect,
+    },
     /// The actor that managed the process is gone.
     #[error(
         "cannot {what}: the actor of the process is gone: it panicked, or its System was stopped"
@@ -151,7 +162,9 @@ impl Failure {
             | Self::Timeout { .. }
             | Self::ActorGone { .. }
             | Self::Cancelled { .. } => Effect::Unknown,
-            Self::SandboxEnded { effect, .. } | Self::LinkLost { effect, .. } => *effect,
+            Self::SandboxEnded { effect, .. }
+            | Self::LinkLost { effect, .. }
+            | Self::OutputHeld { effect, .. } => *effect,
         }
     }
 }
@@ -172,6 +185,12 @@ struct Ended<'a>(&'a SandboxEnd);
 
 impl std::fmt::Display for Ended<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "has ended: {}", self.0)
+        match self.0 {
+            end @ SandboxEnd::Failed { .. } if end.may_live() => write!(
+                f,
+                "is over for this client: {end}; it may still run: attach to it to find out"
+            ),
+            end => write!(f, "has ended: {end}"),
+        }
     }
 }

@@ -156,6 +156,12 @@ pub struct Process {
 
     kill_wanted: bool,
     kill_sent: bool,
+    /// A caller asked for a kill, and the server has not answered it. It outlives the caller.
+    kill_unanswered: bool,
+    /// The server said that no process is left, before the output ended (v2).
+    force_killed: bool,
+    /// Why a kill after the end is no success: the server did not say that no process is left.
+    not_killed: Option<Failure>,
     kills: Vec<(RequestId, Instant)>,
     force_killed_until: Option<Instant>,
 
@@ -189,6 +195,9 @@ impl Process {
             lost: None,
             kill_wanted: false,
             kill_sent: false,
+            kill_unanswered: false,
+            force_killed: false,
+            not_killed: None,
             kills: Vec::new(),
             force_killed_until: None,
             stdin: VecDeque::new(),
@@ -333,15 +342,17 @@ impl Process {
         {
             self.kills
                 .push((request, later(now, self.config.kill_timeout)));
-            if self.kills.len() == 1 {
+            if !self.kill_unanswered || self.kills.len() == 1 {
+                self.kill_unanswered = true;
                 self.send_kill();
             }
             return;
         }
         if let Some(end) = &self.end {
-            let result = match end {
-                // Nobody said that the process is no more.
-                ProcessEnd::SandboxLost { end } if *end != SandboxEnd::Deleted => {
+            let result = match (end, &self.not_killed) {
+                (_, Some(failure)) => Err(failure.clone()),
+                // The server did not say that the process is gone.
+                (ProcessEnd::SandboxLost { end }, None) if *end != SandboxEnd::Deleted => {
                     Err(Failure::SandboxEnded {
                         what: "kill the process",
                         end: end.clone(),
@@ -361,6 +372,7 @@ impl Process {
         }
         // After a kill that nobody confirmed, the next one is sent anew.
         if !self.kill_wanted || self.kills.len() == 1 {
+            self.kill_unanswered |= request.is_some();
             self.kill_wanted = true;
             self.send_kill();
         }
@@ -508,7 +520,9 @@ impl Process {
                 if let Some(named) = &mut self.named {
                     named.exited();
                 }
-                self.finish(end, Ok(ProcessReply::Done));
+                // The exit is no answer to a kill of the process and its children.
+                let is_killed = leaves_no_process(&end) || !self.kill_unanswered;
+                self.finish(end, is_killed.then_some(Ok(ProcessReply::Done)));
             }
             ProcessFact::Ended { end, lengths, cut } => {
                 if let Some(named) = &mut self.named {
@@ -519,12 +533,13 @@ impl Process {
                     _ => None,
                 };
                 let kill_result = match &lost {
-                    // Nobody said that the process is no more.
+                    // The server did not say that the process is gone.
                     Some(end) => Err(self.kill_unconfirmed(end.clone())),
+                    None if cut && !leaves_no_process(&end) => self.kill_after_cut(),
                     None => Ok(ProcessReply::Done),
                 };
                 self.lost = lost;
-                self.finish(end, kill_result);
+                self.finish(end, Some(kill_result));
                 self.look_for_last_output();
             }
             ProcessFact::Abandoned => {
@@ -560,6 +575,8 @@ impl Process {
             ProcessFact::ForceKilled => {
                 self.kill_wanted = true;
                 // In v2 the end always follows, and says more.
+                self.kill_unanswered = false;
+                self.force_killed = true;
                 if self.named.is_none() {
                     self.force_killed_until
                         .get_or_insert(later(now, self.config.kill_grace));
@@ -605,6 +622,20 @@ impl Process {
         }
     }
 
+    /// The answer to a kill where another process held the output when the server stopped reading
+    /// it. Kept for later kills.
+    fn kill_after_cut(&mut self) -> Result<ProcessReply, Failure> {
+        if self.force_killed {
+            return Ok(ProcessReply::Done);
+        }
+        let failure = Failure::OutputHeld {
+            what: "confirm the kill of the process",
+            effect: self.kill_effect(),
+        };
+        self.not_killed = Some(failure.clone());
+        Err(failure)
+    }
+
     fn kill_unconfirmed(&self, end: SandboxEnd) -> Failure {
         Failure::SandboxEnded {
             what: "confirm the kill",
@@ -640,7 +671,7 @@ impl Process {
             ProcessFact::Announced { window, .. } => {
                 self.link_up = true;
                 named.announced(0, window);
-                if !self.kills.is_empty() {
+                if self.kill_unanswered {
                     self.send_kill();
                 }
                 self.send_ack();
@@ -648,19 +679,34 @@ impl Process {
             // It comes after the end of the main process, and again on a new link. The server may
             // have dropped the output meanwhile.
             ProcessFact::Ended { end, lengths, cut } => {
+                let is_known = named.is_ended();
                 named.ended(lengths, cut);
-                if let ProcessEnd::SandboxLost { end } = end {
-                    self.lost = Some(end);
+                let lost = match end {
+                    ProcessEnd::SandboxLost { end } => Some(end),
+                    _ => None,
+                };
+                if !is_known {
+                    let killed = match &lost {
+                        Some(end) => self.keep_unconfirmed(end.clone()),
+                        None if cut => self.kill_after_cut(),
+                        None => Ok(ProcessReply::Done),
+                    };
+                    self.settle_kills(&killed);
                 }
-                self.settle_kills(&Ok(ProcessReply::Done));
+                self.lost = lost.or(self.lost.take());
                 self.look_for_last_output();
             }
-            ProcessFact::ForceKilled => self.settle_kills(&Ok(ProcessReply::Done)),
+            ProcessFact::ForceKilled => {
+                // After the end of the output, it does not say that.
+                self.force_killed |= !named.is_ended();
+                self.settle_kills(&Ok(ProcessReply::Done));
+            }
             ProcessFact::KillRefused(failure) => self.settle_kills(&Err(failure)),
             ProcessFact::SandboxEnded(end) => {
                 let killed = match &end {
                     SandboxEnd::Killed | SandboxEnd::Deleted => Ok(ProcessReply::Done),
-                    _ => Err(self.kill_unconfirmed(end.clone())),
+                    _ if named.is_ended() => Ok(ProcessReply::Done),
+                    _ => self.keep_unconfirmed(end.clone()),
                 };
                 self.settle_kills(&killed);
                 self.end_output(Finish::SandboxLost(end));
@@ -671,7 +717,16 @@ impl Process {
         }
     }
 
+    /// The process is lost with its sandbox. Kept for later kills.
+    fn keep_unconfirmed(&mut self, end: SandboxEnd) -> Result<ProcessReply, Failure> {
+        let failure = self.kill_unconfirmed(end);
+        self.not_killed = Some(failure.clone());
+        Err(failure)
+    }
+
+    /// The kill is answered.
     fn settle_kills(&mut self, result: &Result<ProcessReply, Failure>) {
+        self.kill_unanswered = false;
         for (request, _) in std::mem::take(&mut self.kills) {
             self.settle(request, result.clone());
         }
@@ -803,13 +858,13 @@ impl Process {
         lost: Option<SandboxEnd>,
         kill_result: Result<ProcessReply, Failure>,
     ) {
-        self.finish(end, kill_result);
+        self.finish(end, Some(kill_result));
         self.end_output(lost.map_or(Finish::Complete, Finish::SandboxLost));
         self.settle_all();
     }
 
-    /// The process is over.
-    fn finish(&mut self, end: ProcessEnd, kill_result: Result<ProcessReply, Failure>) {
+    /// The process is over. `kill_result`: the answer to the kills; `None`: it is still to come.
+    fn finish(&mut self, end: ProcessEnd, kill_result: Option<Result<ProcessReply, Failure>>) {
         if self.end.is_some() {
             return;
         }
@@ -819,7 +874,9 @@ impl Process {
             end: end.clone(),
             stdin_unsent: self.stdin_bytes,
         });
-        self.settle_kills(&kill_result);
+        if let Some(result) = kill_result {
+            self.settle_kills(&result);
+        }
         for request in std::mem::take(&mut self.waits) {
             self.settle(request, Ok(ProcessReply::End(end.clone())));
         }
@@ -915,6 +972,11 @@ impl Process {
             text,
         });
     }
+}
+
+/// Whether such an end says that neither the process nor a child of it is left.
+fn leaves_no_process(end: &ProcessEnd) -> bool {
+    matches!(end, ProcessEnd::Killed | ProcessEnd::TimedOut)
 }
 
 /// The last boundary between code points that is not after `at`.

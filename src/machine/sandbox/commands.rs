@@ -197,11 +197,19 @@ impl Sandbox {
 
     /// Kills the sandbox, and answers when the server confirmed it. Any number may ask.
     ///
-    /// Where the sandbox is over and this client has nothing left to kill, that is granted at once.
+    /// After the end, that is granted at once if the server left nothing to kill.
     pub fn kill(&mut self, request: RequestId, now: Instant) {
         match &self.state {
-            SandboxState::Ended(end) if !end.may_live() => {
-                self.settle(request, Ok(SandboxReply::Done));
+            SandboxState::Ended(end) => {
+                let result = match end.leaves_nothing_to_kill() {
+                    true => Ok(SandboxReply::Done),
+                    false => Err(Failure::SandboxEnded {
+                        what: "kill the sandbox",
+                        end: end.clone(),
+                        effect: self.kill_effect(end),
+                    }),
+                };
+                self.settle(request, result);
             }
             SandboxState::Running | SandboxState::Killing | SandboxState::Reconnecting => {
                 self.kills.push(Pending {
@@ -280,6 +288,11 @@ impl Sandbox {
                 self.abandoned = true;
                 self.kill_abandoned(now);
             }
+            // It is killed if the checkpoint is refused. One that is made stays.
+            SandboxState::Checkpointing => {
+                self.abandoned = true;
+                self.abandoned_due = Some(later(now, self.timeouts.kill));
+            }
             _ => {}
         }
     }
@@ -296,8 +309,8 @@ impl Sandbox {
     pub fn detach(&mut self) {
         match self.state {
             SandboxState::Creating if self.link.is_some() => self.abandoned = true,
-            // One that nobody ever had is killed after an outage.
-            SandboxState::Reconnecting if self.abandoned => {}
+            // It is killed after the outage, or if the checkpoint is refused.
+            SandboxState::Reconnecting | SandboxState::Checkpointing if self.abandoned => {}
             // A kill under way is seen through, within its timeout.
             SandboxState::Killing if self.abandoned || !self.kills.is_empty() => {
                 self.abandoned = true

@@ -1,9 +1,8 @@
 //! The end of a sandbox: every request is settled, the process is told, the link is closed.
 
 use super::{Exec, ExecPhase, Pending, Sandbox, SandboxAction, SandboxReply};
-use crate::{
-    machine::{Effect, Failure, LinkError, ProcessFact, SandboxEnd, SandboxEvent, SandboxState},
-    protocol::Status,
+use crate::machine::{
+    Effect, Failure, LinkError, ProcessFact, SandboxEnd, SandboxEvent, SandboxState,
 };
 
 impl Sandbox {
@@ -20,16 +19,13 @@ impl Sandbox {
         if matches!(self.state, SandboxState::Ended(_)) {
             return;
         }
-        // One that was checkpointed or handed over meanwhile lives elsewhere.
-        let gone = match &end {
-            SandboxEnd::Killed | SandboxEnd::Deleted | SandboxEnd::MaybeCheckpointed => true,
-            SandboxEnd::Failed { .. } => !end.may_live(),
-            _ => false,
-        };
+        // A checkpoint that came first can be restored.
+        let gone = !end.may_live() && end != SandboxEnd::Checkpointed;
         self.ready_due = None;
         self.reason_due = None;
         self.deleted_due = None;
         self.abandoned_due = None;
+        self.leftover = None;
         self.actions.push_back(SandboxAction::Disarm);
 
         let ended = |what, effect| Failure::SandboxEnded {
@@ -54,11 +50,7 @@ impl Sandbox {
         }
         self.end_named(&end);
         self.refuse_queued(ended(super::queue::RUN_CODE, Effect::NotApplied));
-        let effect = if self.kill_left {
-            Effect::Unknown
-        } else {
-            Effect::NotApplied
-        };
+        let effect = self.kill_effect(&end);
         for Pending { request, .. } in std::mem::take(&mut self.kills) {
             let result = if gone {
                 Ok(SandboxReply::Done)
@@ -70,11 +62,6 @@ impl Sandbox {
         if let Some(Pending { request, .. }) = self.checkpoint.take() {
             let result = match &end {
                 SandboxEnd::Checkpointed => Ok(SandboxReply::Done),
-                // The server ended the sandbox, and stored nothing.
-                SandboxEnd::Failed {
-                    status: Status::SandboxCheckpointError,
-                    ..
-                } => Err(ended("checkpoint the sandbox", Effect::Applied)),
                 _ => Err(ended("confirm the checkpoint", Effect::Unknown)),
             };
             self.settle(request, result);
@@ -88,5 +75,17 @@ impl Sandbox {
         self.set_state(SandboxState::Ended(end.clone()));
         self.event(SandboxEvent::Ended(end));
         self.actions.push_back(SandboxAction::CloseLink);
+    }
+
+    /// What is known of a kill of the sandbox that this end left without a confirmation.
+    pub(super) fn kill_effect(&self, end: &SandboxEnd) -> Effect {
+        match end {
+            SandboxEnd::LinkLost { .. } | SandboxEnd::NotReady { .. } | SandboxEnd::Closed
+                if !self.kill_left =>
+            {
+                Effect::NotApplied
+            }
+            _ => Effect::Unknown,
+        }
     }
 }

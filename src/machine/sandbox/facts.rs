@@ -151,7 +151,7 @@ impl Sandbox {
             }
             Status::ExecutionRunning => self.handle_execution_running(),
             Status::ExecutionDone => self.handle_execution_done(),
-            Status::ExecutionForceKilled => self.handle_force_killed(),
+            Status::ExecutionForceKilled => self.handle_force_killed(now),
             Status::ExecutionForceKillError => {
                 if let Some(process) = self.kills_owed.pop_front() {
                     self.dying.take_if(|dying| *dying == process);
@@ -165,6 +165,7 @@ impl Sandbox {
                         ProcessFact::KillRefused(failure),
                     ));
                     self.give_up_abandoned(process);
+                    self.leftover_kill_refused(process);
                     self.look_after_queued();
                 }
             }
@@ -191,6 +192,9 @@ impl Sandbox {
                     self.go_on();
                 }
                 self.confirm_link();
+                if self.abandoned {
+                    self.kill_abandoned(now);
+                }
             }
             Status::SandboxCheckpointing => self.leave_running(SandboxState::Checkpointing),
             Status::SandboxCheckpointed => {
@@ -327,9 +331,7 @@ impl Sandbox {
     /// asked when there is none.
     fn resume_process(&mut self) {
         self.resuming = self.process();
-        if let Some(process) = self.lost_start.take() {
-            self.send_kill_process(process);
-        }
+        self.kill_leftover();
         match &self.exec {
             Some(Exec {
                 process,
@@ -389,13 +391,18 @@ impl Sandbox {
             self.actions
                 .push_back(SandboxAction::Tell(process, ProcessFact::Done));
             self.look_after_queued();
+        } else if self.exec.is_none() {
+            self.leftover_done();
         }
     }
 
-    fn handle_force_killed(&mut self) {
+    fn handle_force_killed(&mut self, now: Instant) {
         // Answers come in the order of the kills. The answer to a kill of a process that has ended
         // meanwhile must not be taken for news of the next one; a handoff kills whatever runs.
         let owed = self.kills_owed.pop_front().filter(|_| !self.handing_off);
+        if let Some(process) = owed {
+            self.leftover_killed(process, now);
+        }
         // One that the server has not started was not killed by it.
         let current = self
             .exec

@@ -130,6 +130,7 @@ impl Sandbox {
         }
         // A kill that may not have left is sent again.
         self.kill_sent = false;
+        self.leftover_link_down();
         if self.state != SandboxState::Reconnecting {
             self.set_state(SandboxState::Reconnecting);
             if let Some(exec) = &self.exec {

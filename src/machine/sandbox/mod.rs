@@ -171,6 +171,8 @@ pub struct Sandbox {
     dying: Option<ProcessId>,
     /// An exec whose answer was lost with its link: what it may have started is killed after the outage.
     lost_start: Option<ProcessId>,
+    /// The kill of that process, once it is sent.
+    leftover: Option<queue::LeftoverKill>,
     next_process: u64,
     /// Whose kill the next `FORCE_KILLED` answers.
     kills_owed: VecDeque<ProcessId>,
@@ -228,6 +230,7 @@ impl Sandbox {
             queued: None,
             dying: None,
             lost_start: None,
+            leftover: None,
             next_process: 0,
             kills_owed: VecDeque::new(),
             kill_wanted: false,

@@ -291,7 +291,7 @@ impl Sandbox {
             (EndReason::SandboxLost, ..) => ProcessEnd::SandboxLost {
                 end: match (self.handing_off, self.deleting) {
                     (true, _) => SandboxEnd::HandedOff,
-                    (false, true) => SandboxEnd::Deleted,
+                    (false, true) => self.deleted(),
                     (false, false) => SandboxEnd::ProcessLost { reason },
                 },
             },

@@ -23,6 +23,7 @@ impl Sandbox {
             self.kills.first().map(|kill| kill.due),
             self.deleted_due,
             self.queued.as_ref().map(|queued| queued.due),
+            self.leftover.as_ref().and_then(|leftover| leftover.due),
             self.abandoned_due,
             self.checkpoint.as_ref().map(|checkpoint| checkpoint.due),
             self.snapshot.as_ref().map(|snapshot| snapshot.due),
@@ -61,7 +62,12 @@ impl Sandbox {
             self.kill_process(process);
         }
         self.time_named(now);
+        if is_due(self.leftover.as_ref().and_then(|leftover| leftover.due)) {
+            self.forget_leftover();
+        }
         if self.queued.as_ref().is_some_and(|queued| now >= queued.due) {
+            // Whatever it waited for, the next exec does not.
+            self.leftover = None;
             if self.state == SandboxState::Reconnecting {
                 self.refuse_queued(Failure::WrongState {
                     what: RUN_CODE,

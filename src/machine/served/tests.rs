@@ -136,7 +136,7 @@ fn a_status_and_the_end_do_not_wait_for_output_that_the_window_holds_back() {
 }
 
 #[test]
-fn an_exit_is_told_at_once_and_on_each_link_until_the_output_ends() {
+fn an_exit_is_told_at_once_and_for_each_reconnect_until_the_output_ends() {
     let mut exec = exec(4);
     exec.handle_output(OUT, b"0123");
     assert_eq!(said(&mut exec), [RUNNING, "stdout@0 0123"]);
@@ -151,6 +151,9 @@ fn an_exit_is_told_at_once_and_on_each_link_until_the_output_ends() {
     exec.attach(None);
     let again = [RUNNING, "exited Some(0)", "stdout@4 45"];
     assert_eq!(said(&mut exec), again);
+    exec.attach(Some([6, 0]));
+    let again = [RUNNING, "exited Some(0)"];
+    assert_eq!(said(&mut exec), again, "on the same link");
     exec.handle_output(ERR, b"!");
     exec.handle_done(true);
     assert_eq!(said(&mut exec), ["stderr@0 !", "cut [6, 1]"]);

@@ -27,10 +27,7 @@ pub(super) enum Asked {
     /// With the bytes that were written before.
     Flush(u64),
     Wait,
-    Kill {
-        /// After the end of the main process, and before that of its output.
-        late: bool,
-    },
+    Kill,
 }
 
 pub(super) enum Answer {

@@ -43,11 +43,11 @@ impl World {
         let served = self.server.truth(id);
         match (asked, reply) {
             (Asked::Wait, ProcessReply::End(_)) => {}
-            (Asked::Kill { late }, ProcessReply::Done) => {
+            (Asked::Kill, ProcessReply::Done) => {
                 let over = served.is_some_and(Served::is_over);
                 assert!(over, "{id:?} was not killed");
                 let held = served.is_some_and(|served| served.program.is_held);
-                assert!(!(*late && held), "the child of {id:?} was not killed");
+                assert!(!held, "the child of {id:?} was not killed");
             }
             (Asked::Flush(written), ProcessReply::Done) => {
                 let fed = served.map_or(0, |served| served.fed);

@@ -159,10 +159,7 @@ impl World {
             }
             Step::Kill(pick) => {
                 let kill = |it: &mut crate::machine::Process, request| it.kill(Some(request), now);
-                let asked = |exec: &mut Exec| Asked::Kill {
-                    late: exec.ended.is_some() && exec.output_ended.is_none(),
-                };
-                self.client.ask(pick, asked, kill);
+                self.client.ask(pick, |_| Asked::Kill, kill);
             }
             Step::Read(pick, stream, speed) => {
                 let count = self.client.execs.len().max(1);

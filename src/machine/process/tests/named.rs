@@ -240,12 +240,11 @@ fn numbers_without_measure_are_no_panic_and_no_way_past_the_window() {
 }
 
 #[test]
-fn an_exit_settles_waits_and_kills_and_output_goes_on() {
+fn an_exit_settles_waits_and_output_goes_on() {
     let mut exec = Exec::running();
     exec.process.wait(RequestId(1));
-    assert_eq!(exec.kill(2), ["kill"]);
     let said = exec.fact(ProcessFact::Exited(ProcessEnd::Exited(3)));
-    assert_eq!(said, ["ended Exited(3), 0 unsent", "2 done", "1 Exited(3)"]);
+    assert_eq!(said, ["ended Exited(3), 0 unsent", "1 Exited(3)"]);
     assert_eq!(exec.output(OUT, 0, 10), (0, 0));
     assert_eq!(exec.fact(ProcessFact::Exited(ProcessEnd::Killed)), NOTHING);
     assert_eq!(exec.taken([10, 0]), NOTHING, "the end is not there yet");
@@ -284,6 +283,104 @@ fn a_kill_after_the_exit_is_for_what_holds_the_output() {
     assert_eq!(exec.fact(ProcessFact::ForceKilled), ["1 done", "2 done"]);
     exec.ended(ProcessEnd::Exited(0), Some([0, 0]));
     assert_eq!(exec.kill(3), ["3 done"], "nothing is left to kill");
+}
+
+fn cut() -> ProcessFact {
+    ProcessFact::Ended {
+        end: ProcessEnd::Exited(0),
+        lengths: Some([0, 0]),
+        cut: true,
+    }
+}
+
+#[test]
+fn an_exit_by_itself_does_not_confirm_a_kill() {
+    for end in [ProcessEnd::Exited(0), ProcessEnd::Signaled(9)] {
+        let mut exec = Exec::running();
+        assert_eq!(exec.kill(1), ["kill"]);
+        let said = exec.fact(ProcessFact::Exited(end.clone()));
+        assert_eq!(said, [format!("ended {end:?}, 0 unsent")]);
+        assert_eq!(exec.fact(ProcessFact::ForceKilled), ["1 done"]);
+
+        let mut first = Exec::running();
+        first.kill(1);
+        assert_eq!(first.fact(ProcessFact::ForceKilled), NOTHING);
+        let said = first.fact(ProcessFact::Exited(end));
+        assert_eq!(said[1..], ["1 done"], "it was confirmed before");
+    }
+    for end in [ProcessEnd::Killed, ProcessEnd::TimedOut] {
+        let mut exec = Exec::running();
+        exec.kill(1);
+        let said = exec.fact(ProcessFact::Exited(end));
+        assert_eq!(said[1..], ["1 done"], "no process is left");
+    }
+}
+
+#[test]
+fn a_kill_after_the_exit_is_unknown_if_the_exec_is_lost() {
+    let mut exec = Exec::running();
+    exec.fact(ProcessFact::Exited(ProcessEnd::Exited(0)));
+    assert_eq!(exec.kill(1), ["kill"]);
+    let said = exec.ended(lost(), None);
+    assert_eq!(said[0], "1 failed: SandboxEnded Unknown");
+    assert_eq!(exec.kill(2), ["2 failed: SandboxEnded Unknown"]);
+}
+
+#[test]
+fn a_kill_that_crosses_the_cut_of_the_output_is_unknown() {
+    for late in [false, true] {
+        let mut exec = Exec::running();
+        if late {
+            exec.fact(ProcessFact::Exited(ProcessEnd::Exited(0)));
+        }
+        assert_eq!(exec.kill(1), ["kill"]);
+        let said = exec.fact(cut());
+        let failed = "1 failed: OutputHeld Unknown".to_owned();
+        assert!(said.contains(&failed), "{said:?}");
+        // The answer of a server that has let go of the exec.
+        assert_eq!(exec.fact(ProcessFact::ForceKilled), NOTHING);
+        assert_eq!(exec.kill(2), ["2 failed: OutputHeld Unknown"]);
+
+        let mut confirmed = Exec::running();
+        if late {
+            confirmed.fact(ProcessFact::Exited(ProcessEnd::Exited(0)));
+        }
+        confirmed.kill(1);
+        confirmed.fact(ProcessFact::ForceKilled);
+        confirmed.fact(cut());
+        assert_eq!(confirmed.kill(2), ["2 done"]);
+    }
+    let mut refused = Exec::running();
+    refused.kill(1);
+    let failure = Failure::ProcessEnded { what: "kill" };
+    refused.fact(ProcessFact::KillRefused(failure));
+    refused.fact(cut());
+    assert_eq!(refused.kill(2), ["2 failed: OutputHeld Unknown"]);
+}
+
+#[test]
+fn a_kill_after_the_exit_outlives_its_caller_in_an_outage() {
+    for cancelled in [true, false] {
+        let mut exec = Exec::running();
+        exec.fact(ProcessFact::Exited(ProcessEnd::Exited(0)));
+        exec.fact(ProcessFact::LinkDown);
+        assert_eq!(exec.kill(1), NOTHING);
+        if cancelled {
+            exec.process.cancel(RequestId(1));
+            assert_eq!(exec.said(), NOTHING);
+        } else {
+            let due = exec.now + ProcessConfig::default().kill_timeout;
+            exec.process.handle_timeout(due);
+            assert_eq!(exec.said(), ["1 failed: LinkLost Unknown"]);
+        }
+        exec.fact(ProcessFact::LinkUp);
+        assert_eq!(exec.announced(0), ["kill"]);
+        exec.relink();
+        assert_eq!(exec.announced(0), ["kill"], "until it is answered");
+        exec.fact(ProcessFact::ForceKilled);
+        exec.relink();
+        assert_eq!(exec.announced(0), NOTHING);
+    }
 }
 
 #[test]

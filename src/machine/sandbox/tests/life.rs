@@ -1,6 +1,7 @@
 //! Create, attach, fatal statuses, malformed frames, detach.
 
 use super::*;
+use crate::machine::ProcessEnd;
 
 const FATAL: &[&str] = &[
     "SANDBOX_CREATION_ERROR",
@@ -517,6 +518,84 @@ fn a_refused_kill_ends_a_sandbox_that_nobody_holds() {
     assert_eq!(fixture.end(), None, "the kill is seen through");
     fixture.say_because("SANDBOX_KILL_ERROR", "busy");
     assert_eq!(fixture.end(), Some(SandboxEnd::Closed));
+}
+
+/// What the server says of a named exec that runs, and what its process is told in the end.
+fn told_end_of_a_lost_exec(configuration: Configuration) -> (ProcessEnd, Option<SandboxEnd>) {
+    let (mut fixture, _) = Fixture::creating_with(configuration);
+    fixture.sandbox.version = Version::V2;
+    fixture.frame(IDENTITY);
+    fixture.say("SANDBOX_RUNNING");
+    fixture.exec();
+    let sent = fixture.sent().pop().expect("an exec");
+    let sent: serde_json::Value = serde_json::from_str(&sent).expect("JSON");
+    let exec = sent["exec"].as_str().expect("a name");
+    let say = |status: &str, rest: &str| {
+        format!(r#"{{"event":"status_update","status":"{status}","exec":"{exec}",{rest}}}"#)
+    };
+    fixture.frame(&say(
+        "SANDBOX_EXECUTION_RUNNING",
+        r#""stdin":0,"window":1024"#,
+    ));
+    fixture.say("SANDBOX_DELETING");
+    fixture.frame(&say(
+        "SANDBOX_EXECUTION_DONE",
+        r#""stdout":0,"stderr":0,"reason":"sandbox_lost""#,
+    ));
+    fixture.say("SANDBOX_DELETED");
+    let told = fixture.told().into_iter().find_map(|(_, fact)| match fact {
+        ProcessFact::Ended { end, .. } => Some(end),
+        _ => None,
+    });
+    (told.expect("an end"), fixture.end())
+}
+
+#[test]
+fn a_process_lost_with_its_sandbox_is_told_the_same_end() {
+    for enable_idle_timeout_auto_checkpoint in [false, true] {
+        let (told, end) = told_end_of_a_lost_exec(Configuration {
+            enable_checkpoint: true,
+            enable_idle_timeout_auto_checkpoint,
+            ..Configuration::default()
+        });
+        let expected = match enable_idle_timeout_auto_checkpoint {
+            false => SandboxEnd::Deleted,
+            true => SandboxEnd::MaybeCheckpointed,
+        };
+        assert_eq!(end, Some(expected.clone()));
+        assert_eq!(told, ProcessEnd::SandboxLost { end: expected });
+    }
+}
+
+/// A sandbox with `kill_on_drop` whose last handle goes during a checkpoint.
+fn dropped_while_checkpointing() -> Fixture {
+    let mut fixture = Fixture::running();
+    fixture.checkpoint();
+    fixture.say("SANDBOX_CHECKPOINTING");
+    fixture.forget();
+    let now = fixture.now;
+    fixture.call(|sandbox| sandbox.discard(now));
+    fixture.call(Sandbox::detach);
+    assert_eq!(fixture.end(), None, "the outcome is waited for");
+    fixture
+}
+
+#[test]
+fn a_sandbox_dropped_during_a_checkpoint_is_killed_if_that_is_refused() {
+    let mut refused = dropped_while_checkpointing();
+    refused.say_because("SANDBOX_EXECUTION_IN_PROGRESS_ERROR", "no");
+    assert_eq!(refused.sent(), [KILL_SANDBOX]);
+    refused.say("SANDBOX_KILLED");
+    assert_over(&mut refused, "killed");
+
+    let mut stored = dropped_while_checkpointing();
+    stored.say("SANDBOX_CHECKPOINTED");
+    assert_eq!(stored.end(), Some(SandboxEnd::Checkpointed));
+    assert_eq!(stored.sent(), [""; 0]);
+
+    let mut silent = dropped_while_checkpointing();
+    assert_eq!(silent.pass_until_due(), Duration::from_secs(30));
+    assert_over(&mut silent, "not for ever");
 }
 
 #[test]

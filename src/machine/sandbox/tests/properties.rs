@@ -206,14 +206,10 @@ impl World {
             Some("kill") => &[
                 "SANDBOX_KILLED",
                 "SANDBOX_DELETED",
-                // It was over before: nothing was left to kill.
-                "SANDBOX_CHECKPOINTED",
-                "SANDBOX_ERROR",
                 "SANDBOX_CREATION_ERROR",
-                "SANDBOX_CHECKPOINT_ERROR",
-                "SANDBOX_RESTORE_ERROR",
                 "SANDBOX_LOCK_RENEWAL_ERROR",
-                "SANDBOX_NOT_FOUND",
+                // Asked for after the end: a checkpoint stays.
+                "SANDBOX_CHECKPOINTED",
             ],
             Some("checkpoint") => &["SANDBOX_CHECKPOINTED"],
             Some("snapshot") => &["SANDBOX_FILESYSTEM_SNAPSHOT_CREATED"],

@@ -67,12 +67,82 @@ fn what_an_exec_without_an_answer_may_have_started_is_killed_after_the_outage() 
         fixture.cut();
         fixture.link();
         fixture.say("SANDBOX_RUNNING");
-        assert_eq!(fixture.sent(), [""; 0], "once");
+        assert_eq!(fixture.sent(), [KILL_PROCESS], "until it is answered");
 
+        fixture.say_all("EXECUTION_FORCE_KILLED EXECUTION_DONE");
         fixture.exec();
         fixture.say_all("EXECUTION_RUNNING EXECUTION_FORCE_KILLED");
         assert_eq!(fixture.told(), [(P2, LinkUp)], "that was the first");
+        fixture.cut();
+        fixture.link();
+        fixture.forget();
+        fixture.say("SANDBOX_RUNNING");
+        assert_eq!(fixture.sent(), [RECONNECT], "it was answered");
     }
+}
+
+/// An exec was cut off, and another waits for the link. The server still has the first.
+fn after_a_lost_start() -> (Fixture, RequestId) {
+    let mut fixture = Fixture::running();
+    fixture.exec();
+    fixture.cut();
+    let second = fixture.exec();
+    fixture.link();
+    fixture.forget();
+    fixture.say("SANDBOX_RUNNING");
+    assert_eq!(fixture.sent(), [KILL_PROCESS]);
+    (fixture, second)
+}
+
+#[test]
+fn an_exec_waits_for_the_kill_of_an_exec_that_was_cut_off() {
+    const EXEC: &str = r#"{"language":"bash","code":"true"}"#;
+    for answers in [
+        ["EXECUTION_FORCE_KILLED", "EXECUTION_DONE"],
+        ["EXECUTION_DONE", "EXECUTION_FORCE_KILLED"],
+    ] {
+        let (mut fixture, second) = after_a_lost_start();
+        fixture.say_all(answers[0]);
+        assert_eq!(fixture.sent(), [""; 0], "{answers:?}");
+        fixture.say_all(answers[1]);
+        assert_eq!(fixture.sent(), [EXEC], "{answers:?}");
+        fixture.say("SANDBOX_EXECUTION_RUNNING");
+        assert_eq!(fixture.answer(second), Some(Ok(SandboxReply::Started(P2))));
+        assert_eq!(fixture.told(), [(P2, LinkUp)]);
+    }
+
+    // Nothing ran: no `DONE` follows.
+    let (mut fixture, _) = after_a_lost_start();
+    fixture.say_all("EXECUTION_FORCE_KILLED");
+    assert_eq!(fixture.pass_until_due(), Duration::from_millis(500));
+    assert_eq!(fixture.sent(), [EXEC]);
+
+    let (mut fixture, _) = after_a_lost_start();
+    fixture.say_because("SANDBOX_EXECUTION_FORCE_KILL_ERROR", "no");
+    assert_eq!(fixture.sent(), [EXEC], "the server decides");
+}
+
+#[test]
+fn an_exec_waits_for_a_kill_no_longer_than_its_timeout() {
+    let (mut fixture, second) = after_a_lost_start();
+    assert_eq!(fixture.pass_until_due(), Duration::from_secs(60));
+    assert_eq!(fixture.failure(second).effect(), Effect::NotApplied);
+    assert_eq!(fixture.sent(), [""; 0]);
+    let third = fixture.exec();
+    assert_eq!(fixture.sent().len(), 1, "the next one does not wait");
+    assert_eq!(fixture.answer(third), None);
+
+    // One that is asked for after the outage waits as well.
+    let mut fixture = Fixture::running();
+    fixture.exec();
+    fixture.cut();
+    fixture.link();
+    fixture.say("SANDBOX_RUNNING");
+    fixture.forget();
+    fixture.exec();
+    assert_eq!(fixture.sent(), [""; 0]);
+    fixture.say_all("EXECUTION_FORCE_KILLED EXECUTION_DONE");
+    assert_eq!(fixture.sent().len(), 1);
 }
 
 #[test]
