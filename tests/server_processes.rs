@@ -201,7 +201,7 @@ async fn a_sandbox_has_a_place_of_its_own_and_a_clean_environment() {
     let environment = one.bash("env | cut -d= -f1 | sort | tr '\\n' ' '").await;
     assert_eq!(
         environment,
-        "ACTIX_SANDBOX_EXEC ACTIX_SANDBOX_ID ACTIX_SANDBOX_NAME ACTIX_SANDBOX_SERVER HOME LANG PATH PWD PYTHONUNBUFFERED SHLVL TMPDIR _ "
+        "ACTIX_SANDBOX_EXEC ACTIX_SANDBOX_ID ACTIX_SANDBOX_NAME ACTIX_SANDBOX_SERVER HOME LANG LOGNAME PATH PWD PYTHONUNBUFFERED SHLVL TMPDIR USER _ "
     );
     assert!(!one.bash("env").await.contains(&identity.token));
     one.bash("mkdir -p locked/deep; touch locked/deep/file; chmod 0 locked/deep locked")

@@ -17,6 +17,7 @@ use std::{
 
 use futures::future::BoxFuture;
 use nix::{
+    errno::Errno,
     sys::signal::{Signal, killpg},
     unistd::Pid,
 };
@@ -43,6 +44,9 @@ use crate::{
         watchdog::Watchdog,
     },
 };
+
+/// Process groups of a sandbox that are remembered before those without a process are forgotten.
+const MANY_GROUPS: usize = 256;
 
 /// Where programs are looked for when this process has no `PATH`.
 const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin";
@@ -220,10 +224,12 @@ impl Launcher {
         let pid = child.id().ok_or_else(ended)?;
         self.ground.watchdog.group_began(pid);
         let group = Pid::from_raw(pid.cast_signed());
-        self.groups
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(group);
+        let mut groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
+        if groups.len() >= MANY_GROUPS {
+            groups.retain(|&group| killpg(group, None) != Err(Errno::ESRCH));
+        }
+        groups.push(group);
+        drop(groups);
         Ok(Started {
             stdin: Box::new(stdin_sender),
             stdout: Box::new(stdout_receiver),
