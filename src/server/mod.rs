@@ -161,8 +161,7 @@
 //! - Both hold the files in `HOME` and `TMPDIR`, and on the host nothing outside of them. Symbolic links are kept as
 //!   links; permissions, times and holes are kept; set-user-id, set-group-id and sticky bits are not. A
 //!   file with several names becomes several files. Sockets, pipes and devices are left out.
-//! - A file that the server may not read (mode 000, unless it runs as root) fails the whole, by its name;
-//!   so does one with holes that is written to at that moment.
+//! - A file that the server may not read (mode 000, unless it runs as root) fails the whole, by its name.
 //! - A snapshot is taken while the sandbox goes on, processes included: a file may be caught half-written.
 //!   One at a time for each sandbox. Four work at the same time; after about 100 ms of work each gives its
 //!   turn to the one that has waited longest, so a small snapshot does not wait for large ones to end.

@@ -14,7 +14,9 @@ use zstd::Encoder;
 
 use super::{
     super::{tree, turns::Turn},
-    Bounds, EXECS, Head, MAX_EXECS_BYTES, MAX_RECORD_BYTES, MTIME, RECORD, Trees, too_large,
+    Bounds, EXECS, Head, MAX_EXECS_BYTES, MAX_RECORD_BYTES, MTIME, RECORD, Trees,
+    pieces::{self, Pieces},
+    too_large,
 };
 use crate::server::private;
 
@@ -130,11 +132,15 @@ impl Packer {
         Ok(())
     }
 
-    /// The same as [`add`](Self::add), with the name in the error. What is gone is left out: the code
-    /// of the sandbox has removed it meanwhile, or put something else in its place.
+    /// The same as [`add`](Self::add), with the name in the error. Leaves out an entry that is gone:
+    /// the code of the sandbox has removed it meanwhile, or put something else in its place. An error
+    /// in the middle of an entry fails the archive, as a part of an entry would shift all later ones.
     fn add_named(&mut self, stored: &Path, path: &Path) -> io::Result<Vec<OsString>> {
+        let written = self.builder.get_ref().written;
         match self.add(stored, path) {
-            Err(error) if is_replaced(&error) => Ok(Vec::new()),
+            Err(error) if is_replaced(&error) && self.builder.get_ref().written == written => {
+                Ok(Vec::new())
+            }
             Err(error) => {
                 let what = format!("{}: {error}", stored.display());
                 Err(io::Error::new(error.kind(), what))
@@ -191,31 +197,29 @@ impl Packer {
     }
 
     fn add_file(&mut self, stored: &Path, path: &Path) -> io::Result<()> {
-        let mut file = tree::open(path)?;
+        let file = tree::open(path)?;
         let meta = file.metadata()?;
         if !meta.is_file() {
             return Ok(());
         }
         self.count()?;
         self.append_time(&meta)?;
-        let has_holes = meta.blocks().saturating_mul(512) < meta.size();
-        if has_holes && tree::has_few_pieces(&file, meta.size(), MAX_PIECES) {
-            // Only its data are stored. The places of the holes are read first, so it must stay as it is.
-            self.builder.append_file(stored, &mut file)?;
-            let now = file.metadata()?;
-            let state = |meta: &fs::Metadata| (meta.size(), meta.mtime(), meta.mtime_nsec());
-            if state(&now) != state(&meta) {
-                return Err(io::Error::other(
-                    "this file has holes and was written to while it was stored; try again",
-                ));
-            }
-            return Ok(());
-        }
         let mut header = header_of(&meta, EntryType::Regular);
-        header.set_size(meta.size());
-        // As long as the header says, whatever is done to the file meanwhile.
-        let exactly = file.chain(io::repeat(0)).take(meta.size());
-        self.builder.append_data(&mut header, stored, exactly)
+        let whole = vec![0..meta.size()];
+        let has_holes = meta.blocks().saturating_mul(512) < meta.size();
+        let pieces = match has_holes {
+            true => tree::pieces(&file, meta.size(), MAX_PIECES).unwrap_or_else(|| whole.clone()),
+            false => whole.clone(),
+        };
+        let list = match pieces == whole {
+            true => {
+                header.set_size(meta.size());
+                Vec::new()
+            }
+            false => pieces::describe(&mut header, &pieces, meta.size())?,
+        };
+        let data = list.as_slice().chain(Pieces::new(&file, pieces));
+        self.builder.append_data(&mut header, stored, data)
     }
 
     /// Adds the time of the next entry where it is no whole second, which is all that a tar header holds: `make`

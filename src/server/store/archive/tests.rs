@@ -197,6 +197,55 @@ fn files_that_change_meanwhile_leave_a_whole_archive() {
     });
 }
 
+/// Code shortens the file while it is read, and hides that: it restores the size and the time.
+#[test]
+fn a_file_with_holes_that_shrinks_meanwhile_shifts_nothing() {
+    use std::os::unix::fs::FileExt;
+
+    const PIECES: u64 = 4_000;
+    let tree = tempfile::tempdir().unwrap();
+    let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+    let file = fs::File::create(tree.path().join("holes")).unwrap();
+    for number in 0..PIECES {
+        file.write_all_at(&[b'x'; 4096], number * 8192).unwrap();
+    }
+    file.set_len(PIECES * 8192).unwrap();
+    file.set_modified(time).unwrap();
+    for number in 0..20 {
+        fs::write(tree.path().join(format!("{number}")), vec![b'y'; 100_000]).unwrap();
+    }
+    let go_on = AtomicBool::new(true);
+    let (_directory, archive) = place();
+    let results: Vec<io::Result<_>> = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while go_on.load(Ordering::Relaxed) {
+                file.set_len(PIECES * 4096).unwrap();
+                file.set_len(PIECES * 8192).unwrap();
+                file.set_modified(time).unwrap();
+                for number in PIECES / 2..PIECES {
+                    file.write_all_at(&[b'x'; 4096], number * 8192).unwrap();
+                }
+                file.set_modified(time).unwrap();
+            }
+        });
+        let packed = (0..20).map(|_| {
+            pack(tree.path(), &archive)?;
+            unpack(&archive)
+        });
+        let packed = packed.collect();
+        go_on.store(false, Ordering::Relaxed);
+        packed
+    });
+    for unpacked in results {
+        let unpacked = unpacked.unwrap();
+        let home = unpacked.path().join("home");
+        assert_eq!(fs::read_dir(&home).unwrap().count(), 21);
+        assert!(fs::read(home.join("19")).unwrap() == vec![b'y'; 100_000]);
+        let size = fs::metadata(home.join("holes")).unwrap().len();
+        assert!([PIECES * 4096, PIECES * 8192].contains(&size), "{size}");
+    }
+}
+
 type Archive = Builder<Encoder<'static, fs::File>>;
 
 /// An archive made by hand.
