@@ -115,7 +115,10 @@ impl Packer {
     pub(super) fn add_tree(&mut self, name: &str, tree: &Path) -> io::Result<()> {
         // The directories that lead to the next entry, each with the names that are left in it.
         let mut levels = Vec::new();
-        let top = self.add_named(Path::new(name), tree)?;
+        // How many names are left in all of them.
+        let mut pending = 0;
+        let top = self.add_named(Path::new(name), tree, pending)?;
+        pending += top.len() as u64;
         levels.push((Path::new("").to_owned(), top.into_iter()));
         while let Some((below, names)) = levels.last_mut() {
             self.turn.check()?;
@@ -123,9 +126,12 @@ impl Packer {
                 levels.pop();
                 continue;
             };
+            pending -= 1;
             let below = below.join(next);
-            let names = self.add_named(&Path::new(name).join(&below), &tree.join(&below))?;
+            let (stored, path) = (Path::new(name).join(&below), tree.join(&below));
+            let names = self.add_named(&stored, &path, pending)?;
             if !names.is_empty() {
+                pending += names.len() as u64;
                 levels.push((below, names.into_iter()));
             }
         }
@@ -135,9 +141,9 @@ impl Packer {
     /// The same as [`add`](Self::add), with the name in the error. Leaves out an entry that is gone:
     /// the code of the sandbox has removed it meanwhile, or put something else in its place. An error
     /// in the middle of an entry fails the archive, as a part of an entry would shift all later ones.
-    fn add_named(&mut self, stored: &Path, path: &Path) -> io::Result<Vec<OsString>> {
+    fn add_named(&mut self, stored: &Path, path: &Path, pending: u64) -> io::Result<Vec<OsString>> {
         let written = self.builder.get_ref().written;
-        match self.add(stored, path) {
+        match self.add(stored, path, pending) {
             Err(error) if is_replaced(&error) && self.builder.get_ref().written == written => {
                 Ok(Vec::new())
             }
@@ -149,8 +155,15 @@ impl Packer {
         }
     }
 
-    /// Adds one file, link or directory; gives the names in the directory.
-    pub(super) fn add(&mut self, stored: &Path, path: &Path) -> io::Result<Vec<OsString>> {
+    /// Adds one file, link or directory. Returns the names in the directory. `pending`: how many
+    /// names the caller still has to add. The names in memory, those included, stay within the limit
+    /// of files.
+    pub(super) fn add(
+        &mut self,
+        stored: &Path,
+        path: &Path,
+        pending: u64,
+    ) -> io::Result<Vec<OsString>> {
         let mut names = Vec::new();
         let meta = fs::symlink_metadata(path)?;
         let kind = meta.file_type();
@@ -163,7 +176,7 @@ impl Packer {
             let directory = tree::open(path)?;
             let meta = directory.metadata()?;
             self.count()?;
-            let most = self.bounds.files - self.files;
+            let most = (self.bounds.files - self.files).saturating_sub(pending);
             for name in tree::names(&directory, path)? {
                 self.turn.check()?;
                 if names.len() as u64 >= most {

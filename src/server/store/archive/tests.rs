@@ -413,7 +413,7 @@ fn what_is_packed_within_the_limits_is_unpacked_within_them() {
     let tree = tempfile::tempdir().unwrap();
     // Whole seconds take no header of their own.
     let touch = |path: &Path| {
-        let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1);
+        let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1);
         fs::File::open(path).unwrap().set_modified(time).unwrap();
     };
     for number in 0..20 {
@@ -451,6 +451,36 @@ fn what_is_packed_within_the_limits_is_unpacked_within_them() {
         assert!(packed.to_string().contains(option), "{packed}");
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
     }
+}
+
+/// Sockets are left out. Before that, their names are in memory: those of all directories above.
+#[test]
+fn names_that_wait_in_directories_above_count_as_files() {
+    let tree = tempfile::tempdir().unwrap();
+    let mut directory = tree.path().to_owned();
+    for _ in 0..4 {
+        for name in ["a", "b", "c", "d"] {
+            std::os::unix::net::UnixListener::bind(directory.join(name)).unwrap();
+        }
+        // The directory that is listed first, so that the sockets wait.
+        let next = (0..).map(|number| directory.join(format!("{number}")));
+        let first = next.into_iter().find(|next| {
+            fs::create_dir(next).unwrap();
+            let first = fs::read_dir(&directory).unwrap().next().unwrap().unwrap();
+            let is_first = first.path() == *next;
+            if !is_first {
+                fs::remove_dir(next).unwrap();
+            }
+            is_first
+        });
+        directory = first.unwrap();
+    }
+    let (_directory, archive) = place();
+    let within = |files| pack_within(Bounds { files, ..BOUNDS }, tree.path(), &archive);
+    // The five directories, and four times four sockets.
+    within(21).unwrap();
+    let error = within(20).unwrap_err().to_string();
+    assert!(error.contains("`max_archive_files`"), "{error}");
 }
 
 /// What is read into memory before an entry begins: its names, its extensions, its list of holes.
@@ -553,7 +583,7 @@ fn the_target_of_a_link_outside_is_not_read_through_a_directory_that_was_replace
     let folder = archive.parent().unwrap();
     let mut packer = packer(folder, BOUNDS, Vec::new()).unwrap();
     let stored = Path::new("home/replaced/link");
-    let error = packer.add(stored, &replaced.join("link"));
+    let error = packer.add(stored, &replaced.join("link"), 0);
     assert!(is_replaced(&error.unwrap_err()));
     packer.finish().unwrap().put(&archive, || Ok(())).unwrap();
     let unpacked = zstd::decode_all(fs::File::open(&archive).unwrap()).unwrap();
