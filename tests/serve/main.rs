@@ -16,6 +16,8 @@ mod init;
 mod killed;
 #[cfg(target_os = "linux")]
 mod mounts;
+#[cfg(target_os = "linux")]
+mod private_group;
 mod program;
 mod secret;
 #[cfg(target_os = "linux")]
