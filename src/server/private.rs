@@ -64,6 +64,20 @@ pub(super) fn shared(path: &Path) -> io::Result<PathBuf> {
     Ok(path)
 }
 
+/// Fails if another user can replace the file at this path. Its directory must exist.
+pub(super) fn check_place(file: &Path) -> io::Result<()> {
+    let directory = directory_of(file).canonicalize()?;
+    directory.ancestors().try_for_each(check_above)
+}
+
+/// The directory that a file is in.
+pub(super) fn directory_of(file: &Path) -> &Path {
+    match file.parent() {
+        Some(directory) if !directory.as_os_str().is_empty() => directory,
+        _ => Path::new("."),
+    }
+}
+
 /// Makes a directory with mode 0700, whatever the umask. Fails if there is anything of this name.
 pub(super) fn create(path: &Path) -> io::Result<()> {
     create_with(path, 0o700)
