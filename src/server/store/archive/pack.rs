@@ -218,13 +218,14 @@ impl Packer {
         self.count()?;
         self.append_time(&meta)?;
         let mut header = header_of(&meta, EntryType::Regular);
-        let whole = vec![0..meta.size()];
+        let whole = 0..meta.size();
         let has_holes = meta.blocks().saturating_mul(512) < meta.size();
         let pieces = match has_holes {
-            true => tree::pieces(&file, meta.size(), MAX_PIECES).unwrap_or_else(|| whole.clone()),
-            false => whole.clone(),
+            true => tree::pieces(&file, meta.size(), MAX_PIECES),
+            false => None,
         };
-        let list = match pieces == whole {
+        let pieces = pieces.unwrap_or_else(|| Vec::from_iter(Some(whole.clone())));
+        let list = match pieces.as_slice() == std::slice::from_ref(&whole) {
             true => {
                 header.set_size(meta.size());
                 Vec::new()

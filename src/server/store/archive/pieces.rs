@@ -28,7 +28,7 @@ pub(super) fn describe(
         .ok_or_else(|| io::Error::other("a file with holes needs a GNU header"))?;
     gnu.set_real_size(size);
     // An empty piece at the end of the file stands for a hole there.
-    let pieces: Vec<_> = pieces.iter().cloned().chain([size..size]).collect();
+    let pieces: Vec<_> = pieces.iter().cloned().chain(Some(size..size)).collect();
     let (first, more) = pieces.split_at(pieces.len().min(gnu.sparse.len()));
     write_pieces(&mut gnu.sparse, first);
     gnu.set_is_extended(!more.is_empty());
