@@ -124,8 +124,8 @@ impl ServerBuilder {
 
     /// A file with the [`secret`](Self::secret), so that the URL stays the same when the server
     /// starts again. A missing file is created, for its owner alone. Starting fails if the file
-    /// belongs to another user, if others may open it, or if it is a link. Has no effect on
-    /// [`service`](Self::service).
+    /// belongs to another user, if others may open or replace it, or if it is a link. Has no effect
+    /// on [`service`](Self::service).
     pub fn secret_file(mut self, file: impl Into<PathBuf>) -> Self {
         self.secret = SecretSource::File(file.into());
         self
@@ -226,8 +226,9 @@ impl ServerBuilder {
         self
     }
 
-    /// Longest time that storing or restoring a sandbox may take, the time included that it waits for others.
-    /// Then it ends, and the client is told. Default: 5 min.
+    /// Longest time that storing or restoring a sandbox may take. The time that it waits for other
+    /// snapshots, checkpoints and restores counts; with more than 64 of them at once it waits for one
+    /// to end. An operation that reaches the limit ends, and the client is told. Default: 5 min.
     pub fn store_timeout(mut self, timeout: Duration) -> Self {
         self.options.store_timeout = timeout;
         self

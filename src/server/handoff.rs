@@ -15,6 +15,7 @@ use tokio::{
 };
 
 use super::{
+    escaped::Escaped,
     manager::Manager,
     sandbox::Command,
     store::{
@@ -211,7 +212,9 @@ impl Leases {
                         }
                     }
                 }
-                Err(error) => tracing::warn!(%error, "who waits for a lock could not be read"),
+                Err(error) => {
+                    tracing::warn!(error = %Escaped(error), "the servers that wait for locks could not be read");
+                }
             }
         }
     }
@@ -231,10 +234,12 @@ impl Leases {
             // Others take it for free from now on.
             Ok(false) => tell(manager, id, Command::LockLost),
             Err(error) if held.renewed.elapsed() >= self.locks.lease() => {
-                tracing::warn!(sandbox = %id, %error, "a lock could not be renewed in time");
+                tracing::warn!(sandbox = %id, error = %Escaped(error), "a lock could not be renewed in time");
                 tell(manager, id, Command::LockLost);
             }
-            Err(error) => tracing::info!(sandbox = %id, %error, "a lock is not renewed yet"),
+            Err(error) => {
+                tracing::info!(sandbox = %id, error = %Escaped(error), "a lock is not renewed yet");
+            }
         }
     }
 }
@@ -245,7 +250,7 @@ fn renew(locks: &Locks, held: &Held) -> io::Result<bool> {
     // A full disk is no loss: only another server that takes the lock is.
     renewed.or_else(|error| match locks.is_mine(&held.lock) {
         Ok(true) => {
-            tracing::warn!(sandbox = %held.lock.id, %error, "a lock is not renewed");
+            tracing::warn!(sandbox = %held.lock.id, error = %Escaped(error), "a lock is not renewed");
             Ok(true)
         }
         other => other,

@@ -166,11 +166,13 @@
 //! - Both hold the files in `HOME` and `TMPDIR`, and on the host nothing outside of them. Symbolic links are kept as
 //!   links; permissions, times and holes are kept; set-user-id, set-group-id and sticky bits are not. A
 //!   file with several names becomes several files. Sockets, pipes and devices are left out.
-//! - A file that the server may not read (mode 000, unless it runs as root) fails the whole, by its name;
-//!   so does one with holes that is written to at that moment.
+//! - A file that the server may not read (mode 000, unless it runs as root) fails the whole, by its name.
 //! - A snapshot is taken while the sandbox goes on, processes included: a file may be caught half-written.
-//!   One at a time for each sandbox. Four work at the same time; after about 100 ms of work each gives its
-//!   turn to the one that has waited longest, so a small snapshot does not wait for large ones to end.
+//!   One at a time for each sandbox.
+//! - Up to 64 snapshots, checkpoints and restores take turns. Four work at the same time; after about
+//!   100 ms of work each gives its turn to the one that has waited longest. A small one among the 64
+//!   does not wait for a large one to end. Further ones wait until one of the 64 ends, and may reach
+//!   [`ServerBuilder::store_timeout`] while they wait.
 //! - Storing and restoring are limited: [`ServerBuilder::max_archive_size`],
 //!   [`ServerBuilder::max_archive_files`], [`ServerBuilder::store_timeout`]. What exceeds a limit is refused with a
 //!   reason that names it, and nothing of it is left on the disk.

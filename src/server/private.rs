@@ -1,8 +1,14 @@
 //! Directories and files that no other user can read, write or replace.
 //!
 //! The rules for the path of a directory are those of OpenSSH's `StrictModes`: it, and each directory
-//! above it, belongs to this user or to root, and no other user may write to it. A sticky directory
-//! such as `/tmp` may be above it: others cannot replace there what is not theirs.
+//! above it, belongs to this user or to root, and no other user may write to it.
+//!
+//! Two kinds of directories above it may be writable by others:
+//!
+//! - A sticky directory such as `/tmp`. Others cannot replace there what belongs to this user.
+//! - On Linux, one that only the private group of this user may write to. Systems with a group for
+//!   each user set the umask 002, so that most directories of a user are such. Debian's OpenSSH has
+//!   the same rule.
 
 use std::{
     fs::{self, DirBuilder, File, Permissions},
@@ -11,11 +17,17 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use nix::{libc, unistd::geteuid};
+use nix::{
+    libc,
+    unistd::{Gid, Group, User, geteuid},
+};
 use tempfile::NamedTempFile;
 
 /// Permission bits by which others than the owner may write.
 const WRITABLE_BY_OTHERS: u32 = 0o022;
+
+/// The one of them for the group.
+const WRITABLE_BY_GROUP: u32 = 0o020;
 
 const STICKY: u32 = 0o1000;
 
@@ -50,6 +62,20 @@ pub(super) fn shared(path: &Path) -> io::Result<PathBuf> {
     let path = path.canonicalize()?;
     path.ancestors().try_for_each(check_above)?;
     Ok(path)
+}
+
+/// Fails if another user can replace the file at this path. Its directory must exist.
+pub(super) fn check_place(file: &Path) -> io::Result<()> {
+    let directory = directory_of(file).canonicalize()?;
+    directory.ancestors().try_for_each(check_above)
+}
+
+/// The directory that a file is in.
+pub(super) fn directory_of(file: &Path) -> &Path {
+    match file.parent() {
+        Some(directory) if !directory.as_os_str().is_empty() => directory,
+        _ => Path::new("."),
+    }
 }
 
 /// Makes a directory with mode 0700, whatever the umask. Fails if there is anything of this name.
@@ -161,7 +187,12 @@ fn check_above(path: &Path) -> io::Result<()> {
             path.display()
         )));
     }
-    if meta.mode() & WRITABLE_BY_OTHERS != 0 && meta.mode() & STICKY == 0 {
+    let is_writable = match meta.mode() & WRITABLE_BY_OTHERS {
+        0 => false,
+        WRITABLE_BY_GROUP => !is_group_private(meta.gid()) || has_acl(path),
+        _ => true,
+    };
+    if is_writable && meta.mode() & STICKY == 0 {
         return Err(refused(format!(
             "other users may replace what is in {0} (mode {1:04o}): run `chmod go-w {0}`, or name \
              another directory",
@@ -170,6 +201,52 @@ fn check_above(path: &Path) -> io::Result<()> {
         )));
     }
     Ok(())
+}
+
+/// Whether a group is the private group of this user. Root has none: its group often has members.
+fn is_group_private(group: u32) -> bool {
+    let me = geteuid();
+    let (Ok(Some(user)), Ok(Some(group))) =
+        (User::from_uid(me), Group::from_gid(Gid::from_raw(group)))
+    else {
+        return false;
+    };
+    !me.is_root()
+        && user.gid == group.gid
+        && has_one_member(&user.name, &group.name, &group.mem)
+        && fs::read_to_string("/etc/passwd")
+            .is_ok_and(|passwd| is_primary_of_one(&passwd, &user.name, group.gid.as_raw()))
+}
+
+/// Whether a group is called like the user and lists no other member. A primary group that many users
+/// share, such as `users`, may list none.
+fn has_one_member(user: &str, group: &str, members: &[String]) -> bool {
+    group == user && members.iter().all(|member| member == user)
+}
+
+/// Whether `/etc/passwd` has no other user with this primary group.
+fn is_primary_of_one(passwd: &str, user: &str, group: u32) -> bool {
+    passwd.lines().all(|line| {
+        let mut fields = line.split(':');
+        let (name, gid) = (fields.next(), fields.nth(2));
+        name == Some(user) || gid.and_then(|gid| gid.parse().ok()) != Some(group)
+    })
+}
+
+/// Whether an access control list may let other users in. The permission bits of the group are then
+/// the mask of the list.
+#[cfg(target_os = "linux")]
+fn has_acl(path: &Path) -> bool {
+    use rustix::{fs::lgetxattr_query, io::Errno};
+
+    let list = lgetxattr_query(path, "system.posix_acl_access");
+    !matches!(list, Err(Errno::NODATA | Errno::OPNOTSUPP))
+}
+
+/// Not known here.
+#[cfg(not(target_os = "linux"))]
+fn has_acl(_: &Path) -> bool {
+    true
 }
 
 /// Whether a user may own a directory above a private one: root, this user, and in a user namespace
@@ -240,6 +317,19 @@ mod tests {
         set_mode(folder.path(), 0o1777);
         own(&path).unwrap();
         shared(&path).unwrap();
+    }
+
+    #[test]
+    fn a_group_is_private_only_without_other_members() {
+        let members = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
+        let with = |group, names| has_one_member("eve", group, &members(names) as &Vec<String>);
+        assert!(with("eve", &[]) && with("eve", &["eve"]));
+        assert!(!with("users", &[]) && !with("eve", &["eve", "bob"]) && !with("eve", &["bob"]));
+
+        let passwd = "root:x:0:0::/root:/bin/sh\neve:x:1000:1000:::\nbob:x:1001:1001:::\n";
+        assert!(is_primary_of_one(passwd, "eve", 1000));
+        let shared = format!("{passwd}mallory:x:1002:1000:::\n");
+        assert!(!is_primary_of_one(&shared, "eve", 1000));
     }
 
     #[test]

@@ -13,7 +13,7 @@ use std::{
 use secrecy::{ExposeSecret, SecretString};
 use subtle::ConstantTimeEq;
 
-use super::{ServerError, manager::random_hex, store::Storage};
+use super::{ServerError, manager::random_hex, private, store::Storage};
 
 /// Shortest secret, in characters: 128 random bits in base64 take so many.
 const MIN_LENGTH: usize = 22;
@@ -90,8 +90,10 @@ impl Secret {
         }
     }
 
-    /// The secret in a file. A missing file is created, for its owner alone.
+    /// The secret in a file. A missing file is created, for its owner alone. Fails if other users can
+    /// replace the file.
     fn from_file(path: &Path) -> io::Result<Self> {
+        private::check_place(path)?;
         if let Err(error) = fs::symlink_metadata(path) {
             match error.kind() {
                 io::ErrorKind::NotFound => create(path, &Self::generate()?)?,
@@ -160,12 +162,8 @@ impl Secret {
 
 /// Creates the file, whole. One that another process has created meanwhile stays.
 fn create(path: &Path, secret: &Secret) -> io::Result<()> {
-    let directory = match path.parent() {
-        Some(directory) if !directory.as_os_str().is_empty() => directory,
-        _ => Path::new("."),
-    };
     // Mode 0600.
-    let mut file = tempfile::NamedTempFile::new_in(directory)?;
+    let mut file = tempfile::NamedTempFile::new_in(private::directory_of(path))?;
     writeln!(file, "{}", secret.expose())?;
     file.as_file().sync_all()?;
     match file.persist_noclobber(path) {
@@ -294,6 +292,13 @@ mod tests {
             fs::write(&path, text).unwrap();
             assert!(file_error(&path).contains("expected 22 to 128"));
         }
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o777)).unwrap();
+        for path in [&path, &folder.path().join("missing")] {
+            let error = file_error(path);
+            assert!(error.contains("`chmod go-w "), "{error}");
+        }
+        assert!(!folder.path().join("missing").exists());
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o700)).unwrap();
         if nix::unistd::geteuid().is_root() {
             fs::write(&path, TEXT).unwrap();
             std::os::unix::fs::chown(&path, Some(65534), None).unwrap();

@@ -18,6 +18,8 @@ mod inside_gvisor;
 mod killed;
 #[cfg(target_os = "linux")]
 mod mounts;
+#[cfg(target_os = "linux")]
+mod private_group;
 mod program;
 mod secret;
 #[cfg(target_os = "linux")]

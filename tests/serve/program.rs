@@ -5,6 +5,9 @@ use std::{
     process::{Child, Command, ExitStatus, Stdio},
 };
 
+#[cfg(target_os = "linux")]
+use std::path::Path;
+
 use tempfile::TempDir;
 
 use super::common::within;
@@ -102,6 +105,14 @@ impl Program {
         let mut command = Command::new("unshare");
         command.args(["--mount", "--", "bash", "-c", &script, "bash", PROGRAM]);
         Self::begin(told(command, arguments), tempfile::tempdir().unwrap())
+    }
+
+    /// Starts it as another user, with the umask 002, in a directory that this user can enter. Needs
+    /// root.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn start_as(user: &User, directory: TempDir, arguments: &[&str]) -> Self {
+        let command = told(user.command(directory.path()), arguments);
+        Self::begin(command, directory)
     }
 
     /// Starts it as PID 1 of a PID namespace. Needs root.
@@ -218,6 +229,32 @@ impl Program {
     }
 }
 
+/// A user of the machine, by number, and its group.
+#[cfg(target_os = "linux")]
+pub(crate) struct User {
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+}
+
+#[cfg(target_os = "linux")]
+impl User {
+    /// A command that runs a copy of the program. The program itself may be out of reach of the user.
+    fn command(&self, directory: &Path) -> Command {
+        let copy = directory.join("program");
+        std::fs::copy(PROGRAM, &copy).unwrap();
+        let mut command = Command::new("setpriv");
+        command
+            .args(["--reuid", &self.uid.to_string()])
+            .args(["--regid", &self.gid.to_string()])
+            .args(["--clear-groups", "--", "bash", "-c"])
+            .args(["umask 002; exec \"$@\"", "bash"])
+            .arg(copy)
+            .env("PATH", "/usr/local/bin:/usr/bin:/bin")
+            .current_dir("/");
+        command
+    }
+}
+
 impl Drop for Program {
     fn drop(&mut self) {
         if let Some(mut child) = self.child.take() {
@@ -229,7 +266,21 @@ impl Drop for Program {
 
 /// Runs it with arguments with which it does not start; gives how it ended, and what it said.
 pub(crate) fn refused(arguments: &[&str]) -> (ExitStatus, String) {
-    let mut child = command(arguments)
+    refused_by(command(arguments), arguments)
+}
+
+/// The same as another user.
+#[cfg(target_os = "linux")]
+pub(crate) fn refused_as(
+    user: &User,
+    directory: &Path,
+    arguments: &[&str],
+) -> (ExitStatus, String) {
+    refused_by(told(user.command(directory), arguments), arguments)
+}
+
+fn refused_by(mut command: Command, arguments: &[&str]) -> (ExitStatus, String) {
+    let mut child = command
         .env_remove("ACTIX_SANDBOX_TOKEN")
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

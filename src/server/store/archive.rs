@@ -17,6 +17,7 @@
 //! - A file or directory that cannot be read fails the whole, by its name.
 
 mod pack;
+mod pieces;
 mod unpack;
 
 use std::{io, path::PathBuf};

@@ -39,6 +39,7 @@ use super::{
     storage::{Fence, MAX_SMALL_BYTES, Stamp, Storage},
     turns::Turn,
 };
+use crate::server::escaped::Escaped;
 
 /// Longest time that a request takes that moves a part of an archive, or completes one.
 const PART_WITHIN: Duration = Duration::from_secs(60);
@@ -372,7 +373,7 @@ impl Storage for Bucket {
         if stored.is_err()
             && let Err(error) = self.wait("give up", name, self.small_within, upload.abort())
         {
-            tracing::warn!(%error, "parts of an archive stay in the storage, unseen: let it remove unfinished uploads by age");
+            tracing::warn!(error = %Escaped(error), "parts of an archive stay in the storage, unseen: let it remove unfinished uploads by age");
         }
         stored.map(drop)
     }

@@ -2,10 +2,13 @@
 
 use std::{
     ffi::OsString,
-    fs,
-    io::{self, Seek},
+    fs, io,
+    ops::Range,
     path::{Path, PathBuf},
 };
+
+/// Size of a block of a tar archive, in bytes.
+const TAR_BLOCK: u64 = 512;
 
 /// Opens a file or directory to be read. A path that leads through a symbolic link is an error: its owner may have put
 /// one there a moment ago, to have something read to which it has no access. Nor is a pipe waited for.
@@ -82,29 +85,30 @@ pub(super) fn names(
     Ok(fs::read_dir(place)?.map(|entry| Ok(entry?.file_name())))
 }
 
-/// Whether the data of a file of this size is in at most so many pieces between holes. False where
-/// the file system does not say.
-pub(super) fn has_few_pieces(file: &fs::File, size: u64, most: usize) -> bool {
-    use rustix::fs::{SeekFrom, seek};
+/// The pieces of data between the holes of a file of this size, in order. `None` if there are more
+/// than `most`, if the file system does not tell, or if a tar archive cannot hold them.
+pub(super) fn pieces(file: &fs::File, size: u64, most: usize) -> Option<Vec<Range<u64>>> {
+    use rustix::{
+        fs::{SeekFrom, seek},
+        io::Errno,
+    };
 
-    let mut at = 0;
-    for _ in 0..=most {
-        match seek(file, SeekFrom::Data(at)) {
+    let (mut pieces, mut at) = (Vec::new(), 0);
+    while at < size {
+        let data = match seek(file, SeekFrom::Data(at)) {
+            Ok(data) if data < size => data,
             // There is no data after this place.
-            Err(rustix::io::Errno::NXIO) => return rewind(file),
-            Err(_) => return false,
-            Ok(data) => match seek(file, SeekFrom::Hole(data)) {
-                Ok(hole) if hole >= size => return rewind(file),
-                Ok(hole) => at = hole,
-                Err(_) => return false,
-            },
+            Ok(_) | Err(Errno::NXIO) => break,
+            Err(_) => return None,
+        };
+        let hole = seek(file, SeekFrom::Hole(data)).ok()?.min(size);
+        // Each piece but the last fills whole blocks of the archive.
+        let is_whole = hole == size || hole.saturating_sub(data).is_multiple_of(TAR_BLOCK);
+        if pieces.len() == most || hole <= data || !is_whole {
+            return None;
         }
+        pieces.push(data..hole);
+        at = hole;
     }
-    // The caller reads it from its beginning.
-    rewind(file);
-    false
-}
-
-fn rewind(mut file: &fs::File) -> bool {
-    file.rewind().is_ok()
+    Some(pieces)
 }

@@ -1,8 +1,10 @@
 //! [`Turns`]: runs the long operations of the store, each on a thread of its own.
 //!
-//! - At most [`AT_ONCE`] operations work at the same time. Each has worked for at most about a
-//!   [`QUANTUM`] when it gives its turn to the one that has waited longest. So a small archive never
-//!   waits for a large one to end. [`Queue`] decides who works; it knows neither threads nor time.
+//! - At most [`AT_ONCE`] operations work at the same time. An operation works for about a [`QUANTUM`],
+//!   then it gives its turn to the one that has waited longest. [`Queue`] decides which operations
+//!   work; it knows neither threads nor time.
+//! - At most [`MAX_THREADS`] operations take turns. A small operation among them does not wait for a
+//!   large one to end. Further operations wait, in the order in which they came, for one to end.
 //! - An operation asks its [`Turn`] at safe points, with [`Turn::check`], whether it may go on. There
 //!   it pauses, and there it ends if the time limit is over or its [`Stop`] was told to stop.
 //! - An operation whose thread hangs in a call of the system ends for its caller all the same. Its
@@ -25,7 +27,8 @@ use tokio::{
 /// Operations that work at the same time.
 const AT_ONCE: usize = 4;
 
-/// Operations that have a thread, those that pause or hang included. Later ones wait for one to end.
+/// Operations that have a thread, those that pause or hang included. Later ones wait for one to end:
+/// a pausing operation keeps its memory and its files, so their number is bounded.
 const MAX_THREADS: usize = 64;
 
 /// How long an operation works before it gives its turn to one that waits.

@@ -14,7 +14,9 @@ use zstd::Encoder;
 
 use super::{
     super::{tree, turns::Turn},
-    Bounds, EXECS, Head, MAX_EXECS_BYTES, MAX_RECORD_BYTES, MTIME, RECORD, Trees, too_large,
+    Bounds, EXECS, Head, MAX_EXECS_BYTES, MAX_RECORD_BYTES, MTIME, RECORD, Trees,
+    pieces::{self, Pieces},
+    too_large,
 };
 use crate::server::private;
 
@@ -113,7 +115,10 @@ impl Packer {
     pub(super) fn add_tree(&mut self, name: &str, tree: &Path) -> io::Result<()> {
         // The directories that lead to the next entry, each with the names that are left in it.
         let mut levels = Vec::new();
-        let top = self.add_named(Path::new(name), tree)?;
+        // How many names are left in all of them.
+        let mut pending = 0;
+        let top = self.add_named(Path::new(name), tree, pending)?;
+        pending += top.len() as u64;
         levels.push((Path::new("").to_owned(), top.into_iter()));
         while let Some((below, names)) = levels.last_mut() {
             self.turn.check()?;
@@ -121,20 +126,27 @@ impl Packer {
                 levels.pop();
                 continue;
             };
+            pending -= 1;
             let below = below.join(next);
-            let names = self.add_named(&Path::new(name).join(&below), &tree.join(&below))?;
+            let (stored, path) = (Path::new(name).join(&below), tree.join(&below));
+            let names = self.add_named(&stored, &path, pending)?;
             if !names.is_empty() {
+                pending += names.len() as u64;
                 levels.push((below, names.into_iter()));
             }
         }
         Ok(())
     }
 
-    /// The same as [`add`](Self::add), with the name in the error. What is gone is left out: the code
-    /// of the sandbox has removed it meanwhile, or put something else in its place.
-    fn add_named(&mut self, stored: &Path, path: &Path) -> io::Result<Vec<OsString>> {
-        match self.add(stored, path) {
-            Err(error) if is_replaced(&error) => Ok(Vec::new()),
+    /// The same as [`add`](Self::add), with the name in the error. Leaves out an entry that is gone:
+    /// the code of the sandbox has removed it meanwhile, or put something else in its place. An error
+    /// in the middle of an entry fails the archive, as a part of an entry would shift all later ones.
+    fn add_named(&mut self, stored: &Path, path: &Path, pending: u64) -> io::Result<Vec<OsString>> {
+        let written = self.builder.get_ref().written;
+        match self.add(stored, path, pending) {
+            Err(error) if is_replaced(&error) && self.builder.get_ref().written == written => {
+                Ok(Vec::new())
+            }
             Err(error) => {
                 let what = format!("{}: {error}", stored.display());
                 Err(io::Error::new(error.kind(), what))
@@ -143,8 +155,15 @@ impl Packer {
         }
     }
 
-    /// Adds one file, link or directory; gives the names in the directory.
-    pub(super) fn add(&mut self, stored: &Path, path: &Path) -> io::Result<Vec<OsString>> {
+    /// Adds one file, link or directory. Returns the names in the directory. `pending`: how many
+    /// names the caller still has to add. The names in memory, those included, stay within the limit
+    /// of files.
+    pub(super) fn add(
+        &mut self,
+        stored: &Path,
+        path: &Path,
+        pending: u64,
+    ) -> io::Result<Vec<OsString>> {
         let mut names = Vec::new();
         let meta = fs::symlink_metadata(path)?;
         let kind = meta.file_type();
@@ -157,7 +176,7 @@ impl Packer {
             let directory = tree::open(path)?;
             let meta = directory.metadata()?;
             self.count()?;
-            let most = self.bounds.files - self.files;
+            let most = (self.bounds.files - self.files).saturating_sub(pending);
             for name in tree::names(&directory, path)? {
                 self.turn.check()?;
                 if names.len() as u64 >= most {
@@ -191,31 +210,30 @@ impl Packer {
     }
 
     fn add_file(&mut self, stored: &Path, path: &Path) -> io::Result<()> {
-        let mut file = tree::open(path)?;
+        let file = tree::open(path)?;
         let meta = file.metadata()?;
         if !meta.is_file() {
             return Ok(());
         }
         self.count()?;
         self.append_time(&meta)?;
-        let has_holes = meta.blocks().saturating_mul(512) < meta.size();
-        if has_holes && tree::has_few_pieces(&file, meta.size(), MAX_PIECES) {
-            // Only its data are stored. The places of the holes are read first, so it must stay as it is.
-            self.builder.append_file(stored, &mut file)?;
-            let now = file.metadata()?;
-            let state = |meta: &fs::Metadata| (meta.size(), meta.mtime(), meta.mtime_nsec());
-            if state(&now) != state(&meta) {
-                return Err(io::Error::other(
-                    "this file has holes and was written to while it was stored; try again",
-                ));
-            }
-            return Ok(());
-        }
         let mut header = header_of(&meta, EntryType::Regular);
-        header.set_size(meta.size());
-        // As long as the header says, whatever is done to the file meanwhile.
-        let exactly = file.chain(io::repeat(0)).take(meta.size());
-        self.builder.append_data(&mut header, stored, exactly)
+        let whole = 0..meta.size();
+        let has_holes = meta.blocks().saturating_mul(512) < meta.size();
+        let pieces = match has_holes {
+            true => tree::pieces(&file, meta.size(), MAX_PIECES),
+            false => None,
+        };
+        let pieces = pieces.unwrap_or_else(|| Vec::from_iter(Some(whole.clone())));
+        let list = match pieces.as_slice() == std::slice::from_ref(&whole) {
+            true => {
+                header.set_size(meta.size());
+                Vec::new()
+            }
+            false => pieces::describe(&mut header, &pieces, meta.size())?,
+        };
+        let data = list.as_slice().chain(Pieces::new(&file, pieces));
+        self.builder.append_data(&mut header, stored, data)
     }
 
     /// Adds the time of the next entry where it is no whole second, which is all that a tar header holds: `make`

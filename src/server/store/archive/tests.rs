@@ -197,6 +197,55 @@ fn files_that_change_meanwhile_leave_a_whole_archive() {
     });
 }
 
+/// Code shortens the file while it is read, and hides that: it restores the size and the time.
+#[test]
+fn a_file_with_holes_that_shrinks_meanwhile_shifts_nothing() {
+    use std::os::unix::fs::FileExt;
+
+    const PIECES: u64 = 4_000;
+    let tree = tempfile::tempdir().unwrap();
+    let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+    let file = fs::File::create(tree.path().join("holes")).unwrap();
+    for number in 0..PIECES {
+        file.write_all_at(&[b'x'; 4096], number * 8192).unwrap();
+    }
+    file.set_len(PIECES * 8192).unwrap();
+    file.set_modified(time).unwrap();
+    for number in 0..20 {
+        fs::write(tree.path().join(format!("{number}")), vec![b'y'; 100_000]).unwrap();
+    }
+    let go_on = AtomicBool::new(true);
+    let (_directory, archive) = place();
+    let results: Vec<io::Result<_>> = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while go_on.load(Ordering::Relaxed) {
+                file.set_len(PIECES * 4096).unwrap();
+                file.set_len(PIECES * 8192).unwrap();
+                file.set_modified(time).unwrap();
+                for number in PIECES / 2..PIECES {
+                    file.write_all_at(&[b'x'; 4096], number * 8192).unwrap();
+                }
+                file.set_modified(time).unwrap();
+            }
+        });
+        let packed = (0..20).map(|_| {
+            pack(tree.path(), &archive)?;
+            unpack(&archive)
+        });
+        let packed = packed.collect();
+        go_on.store(false, Ordering::Relaxed);
+        packed
+    });
+    for unpacked in results {
+        let unpacked = unpacked.unwrap();
+        let home = unpacked.path().join("home");
+        assert_eq!(fs::read_dir(&home).unwrap().count(), 21);
+        assert!(fs::read(home.join("19")).unwrap() == vec![b'y'; 100_000]);
+        let size = fs::metadata(home.join("holes")).unwrap().len();
+        assert!([PIECES * 4096, PIECES * 8192].contains(&size), "{size}");
+    }
+}
+
 type Archive = Builder<Encoder<'static, fs::File>>;
 
 /// An archive made by hand.
@@ -364,7 +413,7 @@ fn what_is_packed_within_the_limits_is_unpacked_within_them() {
     let tree = tempfile::tempdir().unwrap();
     // Whole seconds take no header of their own.
     let touch = |path: &Path| {
-        let time = std::time::UNIX_EPOCH + Duration::from_secs(1);
+        let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1);
         fs::File::open(path).unwrap().set_modified(time).unwrap();
     };
     for number in 0..20 {
@@ -402,6 +451,36 @@ fn what_is_packed_within_the_limits_is_unpacked_within_them() {
         assert!(packed.to_string().contains(option), "{packed}");
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
     }
+}
+
+/// Sockets are left out. Before that, their names are in memory: those of all directories above.
+#[test]
+fn names_that_wait_in_directories_above_count_as_files() {
+    let tree = tempfile::tempdir().unwrap();
+    let mut directory = tree.path().to_owned();
+    for _ in 0..4 {
+        for name in ["a", "b", "c", "d"] {
+            std::os::unix::net::UnixListener::bind(directory.join(name)).unwrap();
+        }
+        // The directory that is listed first, so that the sockets wait.
+        let next = (0..).map(|number| directory.join(format!("{number}")));
+        let first = next.into_iter().find(|next| {
+            fs::create_dir(next).unwrap();
+            let first = fs::read_dir(&directory).unwrap().next().unwrap().unwrap();
+            let is_first = first.path() == *next;
+            if !is_first {
+                fs::remove_dir(next).unwrap();
+            }
+            is_first
+        });
+        directory = first.unwrap();
+    }
+    let (_directory, archive) = place();
+    let within = |files| pack_within(Bounds { files, ..BOUNDS }, tree.path(), &archive);
+    // The five directories, and four times four sockets.
+    within(21).unwrap();
+    let error = within(20).unwrap_err().to_string();
+    assert!(error.contains("`max_archive_files`"), "{error}");
 }
 
 /// What is read into memory before an entry begins: its names, its extensions, its list of holes.
@@ -504,7 +583,7 @@ fn the_target_of_a_link_outside_is_not_read_through_a_directory_that_was_replace
     let folder = archive.parent().unwrap();
     let mut packer = packer(folder, BOUNDS, Vec::new()).unwrap();
     let stored = Path::new("home/replaced/link");
-    let error = packer.add(stored, &replaced.join("link"));
+    let error = packer.add(stored, &replaced.join("link"), 0);
     assert!(is_replaced(&error.unwrap_err()));
     packer.finish().unwrap().put(&archive, || Ok(())).unwrap();
     let unpacked = zstd::decode_all(fs::File::open(&archive).unwrap()).unwrap();
