@@ -1,7 +1,7 @@
-//! [`Error`]: the one error of the public API.
+//! [`Error`]: the error type of the public API.
 //!
-//! The lower layers have small errors of their own and do not know this one; what the user sees is
-//! put together here.
+//! The lower layers have small errors of their own and don't know this type. This module converts
+//! them to the error that the user sees.
 
 use std::{fmt, sync::Arc};
 
@@ -13,13 +13,13 @@ use crate::{
     transport::UrlError,
 };
 
-/// What kind of error this is.
+/// The category of an [`Error`], for programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// The URL cannot be used. Nothing was dialled.
+    /// The URL is invalid. Nothing was dialled.
     InvalidUrl,
-    /// An option cannot be used, or two do not fit together. Nothing was dialled.
+    /// An option is invalid, or two options contradict each other. Nothing was dialled.
     InvalidOption,
     /// The host name does not resolve.
     Resolve,
@@ -27,15 +27,15 @@ pub enum ErrorKind {
     Connect,
     /// The TLS handshake failed.
     Tls,
-    /// The token source gave no bearer token. Nothing was dialled.
+    /// The token source returned no bearer token. Nothing was dialled.
     NoToken,
-    /// The server answered the upgrade with another HTTP status than 101.
+    /// The server answered the WebSocket upgrade with an HTTP status other than 101.
     UpgradeRefused,
     /// The peer is no WebSocket server.
     NotWebSocket,
     /// No answer came in time.
     Timeout,
-    /// The server sent something that is no message of the protocol.
+    /// The server violated the protocol.
     Protocol,
     /// The server could not create the sandbox.
     CreationFailed,
@@ -49,7 +49,7 @@ pub enum ErrorKind {
     RestoreFailed,
     /// The sandbox is not in a state that allows this.
     WrongState,
-    /// A process runs in the sandbox, and protocol v1 runs one at a time.
+    /// A process runs in the sandbox, and protocol v1 allows only one at a time.
     ProcessRunning,
     /// The process has ended.
     ProcessEnded,
@@ -59,7 +59,7 @@ pub enum ErrorKind {
     Unsupported,
     /// The sandbox was created without the option that this needs. Nothing was sent.
     NotEnabled,
-    /// The process did not end with success; see [`Output::error_for_status`](crate::Output::error_for_status).
+    /// The process failed; see [`Output::error_for_status`](crate::Output::error_for_status).
     ProcessFailed,
     /// The server does not run this language.
     UnsupportedLanguage,
@@ -67,24 +67,25 @@ pub enum ErrorKind {
     ExecFailed,
     /// The server refused the request for another reason.
     Refused,
-    /// The link was lost before the answer, or lost for good.
+    /// The connection was lost before the answer, or could not be re-established.
     LinkLost,
     /// The sandbox is over.
     SandboxEnded,
-    /// Output was dropped here, because the budget was exceeded. The stream goes on after it.
+    /// Output was dropped at this point, because the budget was exceeded. The stream continues
+    /// after it.
     OutputLost,
     /// The output budget was exceeded under [`Overflow::Fail`](crate::Overflow::Fail).
     OutputOverflow,
-    /// More output than the limit of `read_all` or `run`.
+    /// The output exceeded the limit of `read_all`, `run` or `output`.
     OutputTooLarge,
     /// An actor of the sandbox is gone: it panicked, or its System was stopped.
     ActorGone,
-    /// The operating system gives no thread for the actors, or no random bytes.
+    /// The operating system provided no thread for the actors, or no random bytes.
     Runtime,
 }
 
 impl fmt::Display for ErrorKind {
-    /// The kind in a few words, for tables and counters.
+    /// Writes a short name of the kind, for tables and counters.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::InvalidUrl => "invalid URL",
@@ -123,10 +124,10 @@ impl fmt::Display for ErrorKind {
     }
 }
 
-/// What to do where the service refuses the upgrade for want of credentials, and says no more.
-const AUTHENTICATE: &str = "; the service may want authentication: turn on `.use_google_auth(true)`, \
-     or give a `.bearer_token_source(…)` or an `Authorization` header (on Cloud Run the caller needs \
-     the role roles/run.invoker)";
+/// The advice if the service refuses the upgrade with 401 or 403 and gives no reason.
+const AUTHENTICATE: &str = "; the service may need authentication: turn on \
+     `.use_google_auth(true)`, or add a `.bearer_token_source(…)` or an `Authorization` header (on \
+     Cloud Run the caller needs the role roles/run.invoker)";
 
 #[derive(Clone, Debug)]
 enum Repr {
@@ -157,11 +158,11 @@ enum Repr {
     },
 }
 
-/// Why something failed. Cheap to clone.
+/// An error of the client. Cheap to clone.
 ///
-/// The text says what was asked for, why it failed (with the server's own reason), and where it can,
-/// what to do. [`kind`](Self::kind) is for programs. [`effect`](Self::effect) tells whether the request
-/// took effect all the same.
+/// The message says which request failed, why (with the server's own reason) and, if possible, what
+/// to do. Programs should use [`kind`](Self::kind). [`effect`](Self::effect) tells whether the
+/// request took effect anyway.
 ///
 /// ```
 /// use actix_sandbox::{ErrorKind, Sandbox};
@@ -176,7 +177,7 @@ enum Repr {
 pub struct Error(Arc<Repr>);
 
 impl Error {
-    /// What kind of error this is.
+    /// The category of this error.
     pub fn kind(&self) -> ErrorKind {
         match &*self.0 {
             Repr::Url(_) => ErrorKind::InvalidUrl,
@@ -192,7 +193,7 @@ impl Error {
         }
     }
 
-    /// What is known of the effect of the request.
+    /// Whether the request took effect on the server, as far as the client knows.
     pub fn effect(&self) -> Effect {
         match &*self.0 {
             Repr::Url(_) | Repr::Option { .. } | Repr::Config(_) | Repr::Runtime(_) => {
@@ -207,16 +208,16 @@ impl Error {
         }
     }
 
-    /// Whether the same call can be made again without taking effect twice: it had none. Whether that is of use says
-    /// [`is_retryable`](Self::is_retryable).
+    /// Whether a retry is safe, because the call had no effect.
+    /// [`is_retryable`](Self::is_retryable) tells whether a retry may succeed.
     pub fn is_safe_to_retry(&self) -> bool {
         self.effect() == Effect::NotApplied
     }
 
-    /// Whether the same call may succeed when it is made again. Unless it
-    /// [is safe to](Self::is_safe_to_retry), it may then take effect twice.
+    /// Whether a retry of the same call may succeed. Unless a retry
+    /// [is safe](Self::is_safe_to_retry), the call may then take effect twice.
     pub fn is_retryable(&self) -> bool {
-        // The sandbox is over, and refuses every call from now on.
+        // The sandbox is over and refuses every further call.
         if matches!(
             &*self.0,
             Repr::SandboxLost(_) | Repr::Failure(Failure::SandboxEnded { .. })
@@ -239,7 +240,7 @@ impl Error {
         }
     }
 
-    /// The server's own reason, where it gave one.
+    /// The server's own reason, if it gave one.
     pub fn server_reason(&self) -> Option<&str> {
         match &*self.0 {
             Repr::Failure(Failure::Refused { reason, .. }) => reason.as_deref(),
@@ -250,7 +251,7 @@ impl Error {
         }
     }
 
-    /// The HTTP status, where the upgrade was refused with one.
+    /// The HTTP status with which the server refused the WebSocket upgrade.
     pub fn http_status(&self) -> Option<u16> {
         match self.link_error()? {
             LinkError::UpgradeRefused { status, .. } => Some(*status),
@@ -314,7 +315,7 @@ impl Error {
         Self::new(Repr::ActorGone { what })
     }
 
-    /// With the end of stderr: that is where programs say what went wrong.
+    /// Includes the end of stderr, where most programs report errors.
     pub(crate) fn process_failed(end: ProcessEnd, stderr: &str) -> Self {
         const MOST: usize = 2_000;
         let stderr = stderr.trim_end();
@@ -333,11 +334,11 @@ impl Error {
 
     pub(crate) fn random(error: &std::io::Error) -> Self {
         Self::runtime(format!(
-            "the operating system gives no random bytes: {error}"
+            "the operating system provided no random bytes: {error}"
         ))
     }
 
-    /// For the answer of an actor: a closed mailbox means that it is gone.
+    /// Converts a closed mailbox to "the actor is gone".
     pub(crate) fn mailbox(what: &'static str) -> impl Fn(MailboxError) -> Self {
         move |_| Self::actor_gone(what)
     }
@@ -399,7 +400,7 @@ impl fmt::Display for Error {
             Repr::Config(error) => {
                 write!(
                     f,
-                    "{error} Add `.enable_sandbox_checkpoint(true)`, or leave the other option out."
+                    "{error} Add `.enable_sandbox_checkpoint(true)`, or remove the other option."
                 )
             }
             Repr::Failure(failure) => {
@@ -415,18 +416,21 @@ impl fmt::Display for Error {
             }
             Repr::OutputLost { bytes } => write!(
                 f,
-                "{bytes} bytes of output were dropped here, because nobody read them in time; \
-                 read the output while the process runs, or raise the budget"
+                "{bytes} bytes of output were dropped here, because they were not read in time; \
+                 read the output while the process runs, or raise the budget (`.output_policy(…)`)"
             ),
             Repr::OutputOverflow { budget } => {
                 write!(
                     f,
-                    "the process printed more than the output budget of {budget} bytes and was killed"
+                    "the process was killed, because its unread output exceeded the budget of \
+                     {budget} bytes; read the output while the process runs, or raise the budget \
+                     (`.output_policy(…)`)"
                 )
             }
             Repr::OutputTooLarge { limit } => write!(
                 f,
-                "the output is larger than the limit of {limit} bytes; read it piece by piece, or raise the limit"
+                "the output is larger than the limit of {limit} bytes; read it as a stream, or \
+                 raise the limit"
             ),
             Repr::SandboxLost(end) => write!(
                 f,
@@ -435,7 +439,8 @@ impl fmt::Display for Error {
             Repr::ActorGone { what } => {
                 write!(
                     f,
-                    "cannot {what}: the sandbox's actor is gone: it panicked, or its System was stopped"
+                    "cannot {what}: the sandbox's actor is gone, because it panicked or its System \
+                     was stopped"
                 )
             }
             Repr::Runtime(problem) => write!(f, "cannot start the runtime: {problem}"),
@@ -451,7 +456,8 @@ impl fmt::Display for Error {
 }
 
 impl fmt::Debug for Error {
-    /// The text: a `main` that returns the error prints this. `{:#?}` also shows kind and effect.
+    /// Writes the message, because a `main` that returns the error prints `Debug`. `{:#?}` also
+    /// shows the kind and the effect.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if !f.alternate() {
             return fmt::Display::fmt(self, f);
@@ -508,7 +514,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_call_to_a_sandbox_that_is_over_is_retryable_but_opening_one_is() {
+    fn only_opening_is_retryable_after_the_sandbox_is_over() {
         let end = SandboxEnd::LinkLost {
             cause: LinkError::Dropped {
                 detail: "cut".into(),
@@ -526,7 +532,7 @@ mod tests {
     }
 
     #[test]
-    fn a_main_that_returns_the_error_prints_the_sentence() {
+    fn debug_shows_the_message_and_alternate_debug_the_kind() {
         let error = Error::option("idle_timeout", "is zero");
         assert_eq!(format!("{error:?}"), "the option `idle_timeout` is zero");
         let full = format!("{error:#?}");
@@ -549,7 +555,7 @@ mod tests {
     }
 
     #[test]
-    fn authentication_is_advised_where_the_service_gives_no_other_reason() {
+    fn authentication_is_advised_only_without_another_reason() {
         for (status, reason, advised) in [
             (401, None, true),
             (403, None, true),
@@ -562,7 +568,7 @@ mod tests {
     }
 
     #[test]
-    fn every_failure_says_whether_it_took_effect_and_only_none_is_safe_to_retry() {
+    fn a_failure_is_safe_to_retry_only_without_an_effect() {
         let (what, after) = ("do it", std::time::Duration::from_secs(1));
         let (not_applied, unknown) = (Effect::NotApplied, Effect::Unknown);
         let refused = Status::ExecutionError;

@@ -177,7 +177,7 @@ print('done' if mounts or nested else 'stopped')",
 
 /// It goes on until it is killed.
 const FLOOD: Attack = Attack {
-    name: "keep a process of another sandbox from being killed, by its marks",
+    name: "stall a kill in another sandbox by copying its markers",
     code: "import os, signal, time
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)
 ready = False
@@ -218,7 +218,7 @@ time.sleep(1000)",
 const STORED: [&str; 3] = [
     "an archive in the state with files that the server trusts",
     "an archive that unpacks to more than `max_archive_size`",
-    "delay the snapshots of others by four without end",
+    "delay other snapshots with four endless ones",
 ];
 
 /// What callers do who know the port of the server and not its secret: they search everything that
@@ -238,14 +238,17 @@ enum Caller {
 }
 
 const CALLERS: [(Caller, &str); 3] = [
-    (Caller::Code, "with a network: use the server that runs it"),
+    (
+        Caller::Code,
+        "with a network: call the server that runs the sandbox",
+    ),
     (
         Caller::LocalUser,
         "another user of this machine: use the server",
     ),
     (
         Caller::Idle,
-        "twice as many idle connections as the server may open files",
+        "open twice as many idle connections as the server may open files",
     ),
 ];
 
@@ -649,7 +652,7 @@ async fn what_each_backend_stops_is_as_documented() {
     let documented = include_str!("../src/server/mod.rs").replace("//! ", "");
     assert!(
         documented.contains(&*table),
-        "the documented table is another"
+        "the results differ from the table in src/server/mod.rs"
     );
 }
 

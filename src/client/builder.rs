@@ -1,4 +1,4 @@
-//! [`SandboxBuilder`]: every option of a sandbox, new or existing, checked before anything is dialled.
+//! [`SandboxBuilder`]: the options of a new or existing sandbox, all checked before the first dial.
 
 use std::{
     future::{Future, IntoFuture},
@@ -43,13 +43,14 @@ const RESERVED_HEADERS: &[&str] = &[
     "upgrade",
 ];
 
-/// Options of a sandbox. Await it to open the sandbox.
+/// Options of a sandbox. Await the builder to open the sandbox.
 ///
-/// Made by [`Sandbox::create`] and by [`Sandbox::attach`]. Every option takes the builder and gives it
-/// back; what is wrong with one is said when the builder is awaited, before anything is dialled.
+/// [`Sandbox::create`] and [`Sandbox::attach`] return a builder. Every option takes the builder and
+/// returns it. Awaiting the builder fails with an invalid option before anything is dialled.
 ///
-/// Dropping the future of a creation cancels it: a sandbox that the server has already made by then is
-/// killed, not leaked. Dropping the future of an attach closes the connection; the sandbox lives on.
+/// Dropping the future of a creation cancels it: if the server has already created the sandbox, the
+/// sandbox is killed, not leaked. Dropping the future of an attach closes the connection; the
+/// sandbox lives on.
 #[must_use = "a sandbox is opened when the builder is awaited"]
 #[derive(Clone)]
 pub struct SandboxBuilder<S = NewSandbox> {
@@ -77,14 +78,14 @@ pub struct SandboxBuilder<S = NewSandbox> {
     kill_on_drop: bool,
 }
 
-/// A sandbox that is to be created, and the options that only such a one has.
+/// The state of a builder that creates a sandbox, with the options that only a new sandbox has.
 #[derive(Clone, Debug)]
 pub struct NewSandbox {
     idle_timeout: Duration,
     configuration: Configuration,
 }
 
-/// A sandbox that exists.
+/// The state of a builder that attaches to an existing sandbox.
 #[derive(Clone, Debug)]
 pub struct ExistingSandbox {
     id: SandboxId,
@@ -102,10 +103,10 @@ mod sealed {
 
     /// What differs between the sandboxes that a builder opens.
     pub trait OpenMode {
-        /// Whether a sandbox that nobody got a handle to is to be killed.
+        /// Whether to kill the sandbox if the caller drops the future before it gets a handle.
         const KILL_UNCLAIMED: bool;
 
-        /// How to begin, or which option cannot be used.
+        /// Returns how to open the sandbox. Fails if an option is invalid.
         fn mode(self) -> Result<Mode, Error>;
     }
 }
@@ -136,13 +137,13 @@ impl sealed::OpenMode for ExistingSandbox {
         if self.id.as_str().is_empty() {
             return Err(Error::option(
                 "id",
-                "is empty; what `sandbox_id()` of the sandbox gave is needed",
+                "is empty; pass the id that `sandbox_id()` returned",
             ));
         }
         if self.token.expose_secret().is_empty() {
             return Err(Error::option(
                 "token",
-                "is empty; what `sandbox_token()` of the sandbox gave is needed",
+                "is empty; pass the token that `sandbox_token()` returned",
             ));
         }
         Ok(Mode::Attach(self.id, self.token))
@@ -158,8 +159,8 @@ impl SandboxBuilder<NewSandbox> {
         Self::new(url, sandbox)
     }
 
-    /// Idle time after which the server deletes the sandbox (or checkpoints it). Whole seconds, at
-    /// least one. Default: 60 s.
+    /// The idle time after which the server deletes the sandbox, or checkpoints it. Must be whole
+    /// seconds, at least 1 s. Default: 60 s.
     pub fn idle_timeout(mut self, timeout: Duration) -> Self {
         self.sandbox.idle_timeout = timeout;
         self
@@ -187,7 +188,7 @@ impl SandboxBuilder<NewSandbox> {
         self
     }
 
-    /// Start from this filesystem snapshot. Default: from an empty one.
+    /// The filesystem snapshot to start from. Default: none; the sandbox starts empty.
     pub fn filesystem_snapshot_name(mut self, name: impl Into<String>) -> Self {
         self.sandbox.configuration.filesystem_snapshot_name = Some(name.into());
         self
@@ -228,53 +229,56 @@ impl<S> SandboxBuilder<S> {
         }
     }
 
-    /// Whether a lost link is dialled again, once the sandbox runs: for up to five minutes, unless
-    /// [`reconnect_policy`](Self::reconnect_policy) says otherwise. Default: no.
+    /// Whether to reconnect when the connection of a running sandbox is lost. The client retries
+    /// for up to five minutes, unless [`reconnect_policy`](Self::reconnect_policy) says otherwise.
+    /// Default: no.
     ///
-    /// Meanwhile an exec, a write to stdin and a kill wait for the link, within their timeouts. A
-    /// checkpoint or a filesystem snapshot fails with [`ErrorKind::WrongState`](crate::ErrorKind),
-    /// and can be tried again.
+    /// Meanwhile execs, writes to stdin and kills wait for the connection, within their timeouts. A
+    /// checkpoint or a filesystem snapshot fails with [`ErrorKind::WrongState`](crate::ErrorKind)
+    /// and can be retried.
     pub fn enable_auto_reconnect(mut self, enable: bool) -> Self {
         self.auto_reconnect = enable;
         self
     }
 
-    /// How a lost link is dialled again. Default: [`ReconnectPolicy::default`].
+    /// The delays and the time limit of reconnection. Default: [`ReconnectPolicy::default`].
     pub fn reconnect_policy(mut self, policy: ReconnectPolicy) -> Self {
         self.policy = policy;
         self
     }
 
-    /// Whether `tracing` events are emitted, at the level DEBUG, under one span for the sandbox.
-    /// Neither output nor tokens nor headers are in them. Default: no, and then there are none.
+    /// Whether to emit `tracing` events, at the level DEBUG, in one span for the sandbox. They
+    /// never contain output, tokens or headers. Default: no; no events are emitted.
     pub fn enable_debug(mut self, enable: bool) -> Self {
         self.debug = enable;
         self
     }
 
-    /// Label of the sandbox's span. Default: `sandbox`.
+    /// The label of the sandbox's `tracing` span. Default: `sandbox`.
     pub fn debug_label(mut self, label: impl Into<String>) -> Self {
         self.debug_label = Some(label.into());
         self
     }
 
-    /// A header for every dial, for example `Authorization`. Its value is never logged.
+    /// Adds a header to every connection request, for example `Authorization`. Its value is never
+    /// logged.
     pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.headers.push((name.into(), value.into()));
         self
     }
 
-    /// Where the bearer token of each dial comes from, sent as `Authorization: Bearer …`. It is never
-    /// logged. Default: none is sent.
+    /// The source of the bearer token. The client asks it before each dial and sends the token as
+    /// `Authorization: Bearer …`. The token is never logged. Default: no token is sent.
     pub fn bearer_token_source(mut self, source: impl TokenSource) -> Self {
         self.tokens = Some(Arc::new(source));
         self
     }
 
-    /// Whether every dial carries an ID token of Google, as Cloud Run demands it: from Application
-    /// Default Credentials (a service account key, the metadata server, or a developer's own login), for
-    /// the service's origin `https://host` as audience. The caller needs the role `roles/run.invoker`.
-    /// Needs `https://` or `wss://`, but for a service on this machine. Default: no.
+    /// Whether to send a Google ID token with every dial, as Cloud Run requires. The token comes
+    /// from Application Default Credentials (a service account key, the metadata server, or a
+    /// developer's own login), and its audience is the service's origin, `https://host`. The caller
+    /// needs the role `roles/run.invoker`. Requires `https://` or `wss://`, except for a service on
+    /// this machine. Default: no.
     ///
     /// See <https://cloud.google.com/run/docs/authenticating/service-to-service>.
     #[cfg(feature = "google-auth")]
@@ -284,7 +288,8 @@ impl<S> SandboxBuilder<S> {
         self
     }
 
-    /// TLS configuration. ALPN is set to HTTP/1.1, which WebSocket needs. Default: the webpki roots.
+    /// The TLS configuration. The client sets ALPN to HTTP/1.1, which WebSocket needs. Default: a
+    /// configuration that trusts the webpki roots.
     #[cfg(feature = "tls")]
     #[cfg_attr(docsrs, doc(cfg(feature = "tls")))]
     pub fn tls_config(mut self, config: rustls::ClientConfig) -> Self {
@@ -292,90 +297,95 @@ impl<S> SandboxBuilder<S> {
         self
     }
 
-    /// Longest time for lookup, TCP, TLS and WebSocket upgrade together. Default: 10 s.
+    /// The timeout of a dial: DNS lookup, TCP, TLS and WebSocket upgrade together. Default: 10 s.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout;
         self
     }
 
-    /// Longest time from the open connection to the server's word that the sandbox runs. Default: 60 s.
+    /// How long to wait, from the open connection, until the server reports that the sandbox runs.
+    /// Default: 60 s.
     ///
-    /// It is also how long a service is dialled again that answers 429 or 503. The delays are those
-    /// of [`reconnect_policy`](Self::reconnect_policy), or longer where the service asks for that
-    /// (`Retry-After`).
+    /// Also limits how long the client retries if the service answers 429 or 503. The delays are
+    /// those of [`reconnect_policy`](Self::reconnect_policy), or longer if the service asks for
+    /// that (`Retry-After`).
     pub fn create_timeout(mut self, timeout: Duration) -> Self {
         self.timeouts.ready = timeout;
         self
     }
 
-    /// Longest time from an exec to the server's word that it runs. Default: 60 s.
+    /// How long to wait for the server to report that an exec runs. Default: 60 s.
     pub fn exec_timeout(mut self, timeout: Duration) -> Self {
         self.timeouts.exec = timeout;
         self
     }
 
-    /// Longest time for the server to confirm a kill: of a process (default 10 s) or the sandbox
-    /// (default 30 s). Sets both.
+    /// How long to wait for the server to confirm a kill. Sets the timeout for a process (default:
+    /// 10 s) and for the sandbox (default: 30 s).
     pub fn kill_timeout(mut self, timeout: Duration) -> Self {
         self.timeouts.kill = timeout;
         self.process.kill_timeout = timeout;
         self
     }
 
-    /// Longest time for a checkpoint or a filesystem snapshot. Default: 10 minutes.
+    /// How long to wait for a checkpoint or a filesystem snapshot. Default: 10 min.
     pub fn store_timeout(mut self, timeout: Duration) -> Self {
         self.timeouts.store = timeout;
         self
     }
 
-    /// Quiet time after which a ping is sent, and time in which anything must come after it: a
-    /// half-open link is noticed after both together. Default: 15 s each.
+    /// After `interval` without a message from the server, the client sends a ping. If nothing
+    /// arrives within `timeout` after that, the connection is lost. So a half-open connection is
+    /// detected after `interval` plus `timeout`. Default: 15 s each.
     pub fn keepalive(mut self, interval: Duration, timeout: Duration) -> Self {
         self.keepalive = KeepaliveConfig { interval, timeout };
         self
     }
 
-    /// The newest version of the protocol that is offered; the server selects one it knows, for each connection.
-    /// Default: v2.
+    /// The newest protocol version that the client offers. The server selects a version for each
+    /// connection. Default: v2.
     pub fn max_protocol_version(mut self, version: Version) -> Self {
         self.max_protocol = version;
         self
     }
 
-    /// Largest message taken from the server, in bytes. A larger one ends the session; it is refused
-    /// by its declared length, before it is in memory. Default: 16 MiB.
+    /// The maximum size of a message from the server, in bytes. At least 1,024. The client refuses
+    /// a larger message by its declared length, before it allocates memory, and ends the session.
+    /// Default: 16 MiB.
     pub fn max_message_bytes(mut self, bytes: usize) -> Self {
         self.max_message_bytes = bytes;
         self
     }
 
-    /// How much output of each process is kept for its readers, and what happens to more. Default:
-    /// 4 MiB, then the process is paused; see [`OutputPolicy`].
+    /// How much unread output of each process the client buffers, and what happens if there is
+    /// more. Default: 4 MiB, then the process is paused. See [`OutputPolicy`].
     pub fn output_policy(mut self, policy: OutputPolicy) -> Self {
         self.output = policy;
         self
     }
 
-    /// Bytes of stdin of each process that may wait for the connection; a write over it waits.
-    /// Default: 1 MiB.
+    /// The buffer for stdin of each process that is not sent yet, in bytes. While it is full,
+    /// writes wait. Default: 1 MiB.
     pub fn stdin_budget(mut self, bytes: usize) -> Self {
         self.process.stdin_budget = bytes;
         self
     }
 
-    /// Writes what passes on the sandbox's connections to this file, a line of JSON for each frame, dial and
-    /// end, to look at or to play to a program again (`test_util::Player`). Default: nothing is.
+    /// Records the sandbox's connections to this file. Each frame, dial and disconnect is one line
+    /// of JSON. `test_util::Player` can replay the file. Use one file for each sandbox. Default: no
+    /// recording.
     ///
-    /// **Code, input and output are in it.** Headers, cookies and bearer tokens are not, and in the place of the
-    /// sandbox's token stands `recorded-token`, also where the server repeats it. The file is created
-    /// anew, for its owner alone (0600 on Unix) before anything is dialled; if it cannot be, that is the
-    /// error. One file is for one sandbox.
+    /// **The file contains code, input and output.** It contains no headers, cookies or bearer
+    /// tokens. The sandbox's token is replaced by `recorded-token`, even where the server echoes
+    /// it. The file is created before anything is dialled, and replaces an existing file. On Unix
+    /// its mode is 0600. If the file can't be created, opening the sandbox fails.
     ///
-    /// A thread of its own writes it. A session that is faster than the disk goes at the disk's pace, but waits for it 2 s
-    /// at most: where the disk hangs or is full, the *recording* stops, with a warning by `tracing`, and the session goes on. What has happened is
-    /// in the file as soon as nothing more happens. When the sandbox's actors are gone, its last line
-    /// says `"dir":"end"`, with an `error` where the recording had to stop: only then it is complete
-    /// (`test_util::Recording::load_complete` waits for that).
+    /// A dedicated thread writes the file. A session that is faster than the disk is slowed down,
+    /// but waits at most 2 s. If the disk hangs or is full, the *recording* stops with a `tracing`
+    /// warning, and the session continues. While the session is quiet, the file is up to date. The
+    /// recording is complete once its last line is `"dir":"end"`, which is written when the
+    /// sandbox's actors are gone and holds an `error` if the recording stopped early
+    /// (`test_util::Recording::load_complete` waits for it).
     ///
     /// ```no_run
     /// # async fn record() -> Result<(), actix_sandbox::Error> {
@@ -430,7 +440,8 @@ impl<S> SandboxBuilder<S> {
         self
     }
 
-    /// Threads to run on. Default: the current actix System, or else a runtime that the process shares.
+    /// The runtime for the sandbox's actors. Default: the current actix System, or without one a
+    /// runtime that the whole process shares.
     pub fn runtime(mut self, runtime: &Runtime) -> Self {
         self.runtime = Some(runtime.clone());
         self
@@ -438,12 +449,12 @@ impl<S> SandboxBuilder<S> {
 }
 
 impl<S: OpenMode> SandboxBuilder<S> {
-    /// The actor alone, for programs made of actors. It dials when it is started, and answers
-    /// [`Open`](crate::actor::Open) when the sandbox runs.
+    /// Returns the actor instead of a handle, for programs that use actors. It dials when it is
+    /// started, and answers [`Open`](crate::actor::Open) when the sandbox runs.
     ///
     /// # Errors
     ///
-    /// An option cannot be used.
+    /// Fails if an option is invalid.
     pub fn into_actor(self) -> Result<SandboxActor, Error> {
         Ok(SandboxActor::new(self.settings()?))
     }
@@ -488,7 +499,7 @@ impl<S: OpenMode> SandboxBuilder<S> {
             .map(|(name, value)| header(name, value))
             .collect::<Result<_, _>>()?;
 
-        // The last, so that nothing is created where something else is wrong.
+        // Comes last, so that no file is created if another option is invalid.
         let recorder = match &self.record_to {
             None => None,
             Some(path) => {
@@ -524,7 +535,7 @@ impl<S: OpenMode> SandboxBuilder<S> {
                 policy: self.policy,
                 busy_timeout: self.timeouts.ready,
                 close_timeout: Duration::from_secs(2),
-                // Any number will do that differs from one sandbox to the next.
+                // Any number that differs between sandboxes.
                 seed: random()? as u64,
             },
             keepalive: self.keepalive,
@@ -532,14 +543,14 @@ impl<S: OpenMode> SandboxBuilder<S> {
             process: self.process,
             output: self.output,
             recorder,
-            // No other client of the sandbox has the same.
+            // Unique among the clients of the sandbox.
             exec_prefix: format!("{:032x}", random()?),
             kept: None,
             debug: self.debug.then(|| Arc::from(label)),
         })
     }
 
-    /// Where tokens come from, if the options about that fit together.
+    /// The token source. Fails if the authentication options contradict each other.
     fn token_source(&self, endpoint: &Endpoint) -> Result<Option<Arc<dyn TokenSource>>, Error> {
         #[cfg(feature = "google-auth")]
         let google = self.google;
@@ -550,7 +561,7 @@ impl<S: OpenMode> SandboxBuilder<S> {
             (true, Some(_)) => {
                 return Err(Error::option(
                     "use_google_auth",
-                    "does not go with `bearer_token_source`: leave one of them out",
+                    "cannot be combined with `bearer_token_source`: leave one of them out",
                 ));
             }
             (true, None) => "use_google_auth",
@@ -560,7 +571,7 @@ impl<S: OpenMode> SandboxBuilder<S> {
         if self.headers.iter().any(|(name, _)| is_authorization(name)) {
             return Err(Error::option(
                 option,
-                "does not go with a header `Authorization` of your own: leave one of them out",
+                "cannot be combined with an `Authorization` header: leave one of them out",
             ));
         }
         #[cfg(feature = "google-auth")]
@@ -568,7 +579,7 @@ impl<S: OpenMode> SandboxBuilder<S> {
             if !endpoint.is_tls() && !endpoint.is_loopback() {
                 return Err(Error::option(
                     "use_google_auth",
-                    "would send a token that anybody on the way can read: use https:// or wss://",
+                    "would send the token in clear text: use https:// or wss://",
                 ));
             }
             let tokens = crate::transport::GoogleTokens::new(endpoint.origin());
@@ -592,10 +603,10 @@ impl<S: OpenMode> SandboxBuilder<S> {
     }
 }
 
-/// A sandbox that nobody has a handle to yet.
+/// A sandbox without a handle yet.
 ///
-/// Dropped, a new one is killed: at once where it runs already, as soon as it does where it is being
-/// created. One that existed before is let go.
+/// Dropping this kills a new sandbox, at once if it runs, or as soon as it is created. An existing
+/// sandbox lives on; only the connection is closed.
 struct Unopened {
     addr: Option<Addr<SandboxActor>>,
     kill: bool,
@@ -657,13 +668,13 @@ fn header(name: &str, value: &str) -> Result<(HeaderName, HeaderValue), Error> {
     let parsed = HeaderName::try_from(name).map_err(|_| {
         Error::option(
             "header",
-            format!("has the name `{shown}`, which is no header name"),
+            format!("has the name `{shown}`, which is no header name (RFC 9110)"),
         )
     })?;
     if RESERVED_HEADERS.contains(&parsed.as_str()) {
         return Err(Error::option(
             "header",
-            format!("sets `{shown}`, which the client sets itself"),
+            format!("sets `{shown}`, which only the client may set"),
         ));
     }
     let mut value = HeaderValue::try_from(value).map_err(|_| {

@@ -1,4 +1,4 @@
-//! [`Command`]: code to run and how to run it; [`ExecBuilder`] and [`RunBuilder`], its two short forms.
+//! [`Command`]: code and the options to run it. [`ExecBuilder`] and [`RunBuilder`] are short forms.
 
 use std::{
     future::{Future, IntoFuture},
@@ -17,13 +17,15 @@ use crate::{
 
 /// Code to run in a sandbox: its arguments, environment, working directory, input and time limit.
 ///
-/// Made by [`Sandbox::command`]; shaped like [`std::process::Command`], but that every option takes the command and
-/// gives it back. End it with [`spawn`](Self::spawn), [`output`](Self::output) or [`status`](Self::status).
+/// [`Sandbox::command`] returns it. Works like [`std::process::Command`], except that every option
+/// takes the command and returns it. Run it with [`spawn`](Self::spawn), [`output`](Self::output)
+/// or [`status`](Self::status).
 ///
-/// Arguments, environment, working directory, time limit, output grace and input that ends need
-/// protocol v2. A v1 server runs such a command only with [`wrap_for_v1`](Self::wrap_for_v1), which
-/// does not bring the last three; otherwise it is refused with
+/// Arguments, environment, working directory, time limit, output grace and [`stdin`](Self::stdin)
+/// need protocol v2. On a v1 server, such a command fails with
 /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) and nothing runs.
+/// [`wrap_for_v1`](Self::wrap_for_v1) makes arguments, environment and working directory work on
+/// v1, but not the other three.
 ///
 /// ```
 /// # #[cfg(all(unix, feature = "server"))]
@@ -72,20 +74,21 @@ impl Command {
         }
     }
 
-    /// Adds an argument of the code: `$1` and on in bash, `sys.argv[1:]` in Python. Default: none.
+    /// Adds an argument: `$1`, `$2`, … in bash, `sys.argv[1:]` in Python. Default: none.
     pub fn arg(mut self, arg: impl Into<String>) -> Self {
         self.exec.options.args.push(arg.into());
         self
     }
 
-    /// Adds arguments of the code.
+    /// Adds several arguments.
     pub fn args<A: Into<String>>(mut self, args: impl IntoIterator<Item = A>) -> Self {
         let args = args.into_iter().map(Into::into);
         self.exec.options.args.extend(args);
         self
     }
 
-    /// Sets a variable of the environment, beside those that the sandbox has. The last of a name counts.
+    /// Sets an environment variable, in addition to those of the sandbox. A later value for the
+    /// same name replaces an earlier one.
     pub fn env(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         let (name, env) = (name.into(), &mut self.exec.options.env);
         env.retain(|(other, _)| *other != name);
@@ -93,7 +96,7 @@ impl Command {
         self
     }
 
-    /// Sets variables of the environment.
+    /// Sets several environment variables.
     pub fn envs<N: Into<String>, V: Into<String>>(
         self,
         vars: impl IntoIterator<Item = (N, V)>,
@@ -102,87 +105,96 @@ impl Command {
             .fold(self, |command, (name, value)| command.env(name, value))
     }
 
-    /// The working directory, absolute or from the usual one; it must exist. Default: the usual one.
+    /// The working directory, which must exist. A relative path starts at the sandbox's own working
+    /// directory. Default: that directory.
     pub fn cwd(mut self, directory: impl Into<String>) -> Self {
         self.exec.options.cwd = Some(directory.into());
         self
     }
 
-    /// How long the process may run; then it is killed with its children, and ends as
-    /// [`ProcessEnd::TimedOut`]. In whole milliseconds, at least one. Default: as long as the server allows.
+    /// The time limit of the process. After it, the server kills the process and its children, and
+    /// the process ends as [`ProcessEnd::TimedOut`]. Rounded down to whole milliseconds, at least 1
+    /// ms. Default: the server's limit.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         let millis = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
         self.exec.options.timeout_ms = Some(millis.max(1));
         self
     }
 
-    /// How long its output goes on after its end, while another process in the background holds its
-    /// stdout or stderr. Then the streams end, [`Output::cut`] and
-    /// [`OutputStream::is_cut`](crate::OutputStream::is_cut) say so, and what is printed later is
-    /// dropped. Time in which the output budget is full does not count. In whole milliseconds.
-    /// Default: the server's, 2 s on this crate's. Protocol v1 has no such option: a server waits
-    /// for as long as it likes.
+    /// How long the server reads output after the main process has exited, while a background
+    /// process holds stdout or stderr open. Then the streams end, [`Output::cut`] and
+    /// [`OutputStream::is_cut`](crate::OutputStream::is_cut) report it, and later output is
+    /// dropped. Time in which the output budget is full doesn't count. Rounded down to whole
+    /// milliseconds. Default: the server's grace period, 2 s on the server of this crate. Protocol
+    /// v1 has no such option; the server decides.
     pub fn output_grace(mut self, grace: Duration) -> Self {
         let millis = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
         self.exec.options.output_grace_ms = Some(millis);
         self
     }
 
-    /// All of its input; stdin is closed after it. Default: for [`spawn`](Self::spawn) stdin stays open,
-    /// for [`output`](Self::output) and [`status`](Self::status) there is no input.
+    /// Sends this input and then closes stdin. Default: with [`spawn`](Self::spawn) stdin stays
+    /// open; with [`output`](Self::output) and [`status`](Self::status) there is no input.
     pub fn stdin(mut self, input: impl Into<Bytes>) -> Self {
         self.exec.stdin = Stdin::Bytes(input.into());
         self
     }
 
-    /// How much output is kept for its readers. Default: the sandbox's own policy.
+    /// How much unread output the client buffers. Default: the policy of the sandbox.
     pub fn output_policy(mut self, policy: OutputPolicy) -> Self {
         self.exec.output = Some(policy);
         self
     }
 
-    /// Most bytes of each stream that [`output`](Self::output) collects. Default: 64 MiB.
+    /// The maximum number of bytes of each stream that [`output`](Self::output) collects. Default:
+    /// 64 MiB.
     pub fn output_limit(mut self, bytes: usize) -> Self {
         self.limit = bytes;
         self
     }
 
-    /// Whether to wrap the code on a server that speaks protocol v1, so that arguments, environment, working directory and
-    /// how it ended work there, too. Default: no. On v2, where all of that is part of the protocol, it has no effect.
+    /// Whether to wrap the code on a server that speaks protocol v1, so that arguments,
+    /// environment, working directory and the exit status work there too. Has no effect on v2,
+    /// where the protocol supports all of them. Default: no.
     ///
-    /// The server is then sent a program that runs the code in a `bash` or `python` of its own and adds how it ended
-    /// to its stdout, under a random number and out of sight of the readers. What comes of it:
+    /// The client then sends a wrapper program. The wrapper runs the code in a child `bash` or
+    /// `python` and writes the exit status to stdout, as a line with a random number that the
+    /// client removes. The consequences:
     ///
-    /// - The end is [`Exited`](ProcessEnd::Exited) or [`Signaled`](ProcessEnd::Signaled), and
-    ///   [`Unknown`](ProcessEnd::Unknown) where that line is missing: lost with a link, or in a stdout that the server stopped
-    ///   reading, as some do at bytes that are not UTF-8; or the program that wrote it was killed by the code.
-    /// - A working directory that is not there, or arguments that are too long, end as `Exited(125)`, with the reason in
-    ///   stderr.
-    /// - A time limit, an output grace and input that ends stay unsupported, as are other
-    ///   languages.
-    /// - The code is not the first process: its parent is another shell or Python. Python's `__file__` and bash's
-    ///   `$0` name the program around it, and Python shows no source lines in tracebacks.
-    /// - For bash it needs `python3`, without which signal 9 is `Exited(137)`, and `env` for variables.
-    /// - **It is a report, no proof**: code that reads its parent's program can print an end of its own.
+    /// - The process ends as [`Exited`](ProcessEnd::Exited) or [`Signaled`](ProcessEnd::Signaled).
+    ///   It ends as [`Unknown`](ProcessEnd::Unknown) if the line is missing: the connection was
+    ///   lost, the server stopped reading stdout (some do at bytes that are not UTF-8), or the code
+    ///   killed the wrapper.
+    /// - If the working directory is missing or the arguments are too long, the process ends as
+    ///   `Exited(125)`, with the reason in stderr.
+    /// - A time limit, an output grace, [`stdin`](Self::stdin) and other languages stay
+    ///   unsupported.
+    /// - The code is a child of another shell or Python. Python's `__file__` and bash's `$0` name
+    ///   the wrapper, and Python shows no source lines in tracebacks.
+    /// - For bash, the wrapper needs `env` to set variables, and `python3` to tell signals from
+    ///   exit codes: without it, signal 9 is `Exited(137)`.
+    /// - **The exit status is not trustworthy**: code that reads the wrapper can forge it.
     pub fn wrap_for_v1(mut self, wrap: bool) -> Self {
         self.exec.wrap_for_v1 = wrap;
         self
     }
 
-    /// Whether the process is killed when its last handle is dropped. Default: no;
-    /// [`output`](Self::output) and [`status`](Self::status) do it in any case.
+    /// Whether to kill the process when its last handle is dropped. Default: no.
+    /// [`output`](Self::output) and [`status`](Self::status) always do.
     pub fn kill_on_drop(mut self, kill: bool) -> Self {
         self.kill_on_drop = kill;
         self
     }
 
-    /// Starts it. Resolves when the server says that it runs.
+    /// Starts the process. Resolves when the server reports that it runs.
+    ///
+    /// Dropping the future kills the process if it starts, because there is no handle to it.
     ///
     /// # Errors
     ///
-    /// As [`Sandbox::exec`]; and [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported).
-    ///
-    /// Dropping the future kills the process if it starts: nobody would have a handle to it.
+    /// The errors of [`Sandbox::exec`], and
+    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) if the server speaks v1 and the
+    /// command needs v2.
     pub async fn spawn(self) -> Result<Process, Error> {
         if self.exec.output.is_some_and(|policy| policy.budget == 0) {
             return Err(Error::option(
@@ -201,20 +213,21 @@ impl Command {
         Ok(Process::new(self.sandbox, started, self.kill_on_drop))
     }
 
-    /// Runs it to its end and collects its output, until no process holds that any more or the
-    /// [grace](Self::output_grace) is over: then [`Output::cut`] is set.
+    /// Runs the process to its end and collects its output. If a background process still holds the
+    /// output open after the [grace period](Self::output_grace), [`Output::cut`] is set.
+    ///
+    /// Dropping the future kills the process.
     ///
     /// # Errors
     ///
-    /// As [`spawn`](Self::spawn); and the output is larger than [`output_limit`](Self::output_limit), or the sandbox
-    /// was lost. A non-zero exit is no error: see [`Output::error_for_status`].
-    ///
-    /// Dropping the future kills the process.
+    /// The errors of [`spawn`](Self::spawn). Also fails if the output exceeds
+    /// [`output_limit`](Self::output_limit) or the sandbox is lost. A non-zero exit code is not an
+    /// error: see [`Output::error_for_status`].
     pub async fn output(self) -> Result<Output, Error> {
         let limit = self.limit;
         let process = self.without_input().kill_on_drop(true).spawn().await?;
         let (stdout, stderr) = (process.stdout(), process.stderr());
-        // Both at once: neither holds the other back.
+        // Reads both streams concurrently, so that neither blocks the other.
         let collected = try_join3(
             stdout.read_to_limit(limit),
             stderr.read_to_limit(limit),
@@ -227,21 +240,22 @@ impl Command {
                 Ok(Output::new(end, &stdout, &stderr, process.is_output_cut()))
             }
             Err(error) => {
-                // The sandbox is free again when this returns; why the kill failed matters less.
+                // Wait for the kill, so that the sandbox is free again. The first error matters
+                // more than an error of the kill.
                 let _ = process.kill().await;
                 Err(error)
             }
         }
     }
 
-    /// Runs it to its end and tells how it ended. What it prints is dropped.
+    /// Runs the process to its end, drops its output and returns how it ended.
+    ///
+    /// Dropping the future kills the process.
     ///
     /// # Errors
     ///
-    /// As [`spawn`](Self::spawn). A non-zero exit is no error, nor is a lost sandbox:
-    /// see [`ProcessEnd`].
-    ///
-    /// Dropping the future kills the process.
+    /// The errors of [`spawn`](Self::spawn). Neither a non-zero exit code nor a lost sandbox is an
+    /// error: see [`ProcessEnd`].
     pub async fn status(self) -> Result<ProcessEnd, Error> {
         let command = self.without_input().kill_on_drop(true);
         let policy = OutputPolicy {
@@ -259,7 +273,7 @@ impl Command {
     }
 }
 
-/// An exec that was asked for and not answered. Dropped, it is cancelled.
+/// An exec request without an answer yet. Dropping it cancels the exec.
 struct Starting(Option<(Sandbox, StartKey)>);
 
 impl Starting {
@@ -276,10 +290,11 @@ impl Drop for Starting {
     }
 }
 
-/// Options of an exec. Await it to start the process. Made by [`Sandbox::exec`]; [`Sandbox::command`] has more.
+/// Options of [`Sandbox::exec`]. Await the builder to start the process. [`Sandbox::command`] has
+/// more options.
 ///
-/// It is no future itself but turns into one: where a macro or a combinator wants a future, as in
-/// `futures::join!`, write `.into_future()`.
+/// The builder implements [`IntoFuture`], not [`Future`]. Call `.into_future()` where a future is
+/// needed, for example in `futures::join!`.
 #[must_use = "code runs when the builder is awaited"]
 #[derive(Clone, Debug)]
 pub struct ExecBuilder(Command);
@@ -289,7 +304,7 @@ impl ExecBuilder {
         Self(command)
     }
 
-    /// How much output is kept for its readers. Default: the sandbox's own policy.
+    /// How much unread output the client buffers. Default: the policy of the sandbox.
     pub fn output_policy(self, policy: OutputPolicy) -> Self {
         Self(self.0.output_policy(policy))
     }
@@ -309,10 +324,11 @@ impl IntoFuture for ExecBuilder {
     }
 }
 
-/// Options of a run. Await it to run code to its end. Made by [`Sandbox::run`]; [`Sandbox::command`] has more.
+/// Options of [`Sandbox::run`]. Await the builder to run the code to its end. [`Sandbox::command`]
+/// has more options.
 ///
-/// It is no future itself but turns into one: where a macro or a combinator wants a future, as in
-/// `futures::join!`, write `.into_future()`.
+/// The builder implements [`IntoFuture`], not [`Future`]. Call `.into_future()` where a future is
+/// needed, for example in `futures::join!`.
 #[must_use = "code runs when the builder is awaited"]
 #[derive(Clone, Debug)]
 pub struct RunBuilder(Command);
@@ -322,7 +338,7 @@ impl RunBuilder {
         Self(command)
     }
 
-    /// Most bytes of each stream that are collected. Default: 64 MiB.
+    /// The maximum number of bytes to collect of each stream. Default: 64 MiB.
     pub fn output_limit(self, bytes: usize) -> Self {
         Self(self.0.output_limit(bytes))
     }

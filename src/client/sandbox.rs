@@ -17,18 +17,18 @@ use crate::{
     protocol::Version,
 };
 
-/// A sandbox: a place on a server where code runs that nobody trusts.
+/// A handle to a sandbox: an isolated place on a server that runs untrusted code.
 ///
-/// A handle is cheap to clone, can be sent anywhere, and works from an actix System, any tokio
-/// runtime and a plain thread (with an executor such as `futures::executor::block_on`).
+/// A handle is cheap to clone and can be sent to any thread. It works in an actix System, in any
+/// tokio runtime and on a plain thread (with an executor such as `futures::executor::block_on`).
 ///
-/// **Dropping** a handle kills nothing, unless [`kill_on_drop`](SandboxBuilder::kill_on_drop) was
-/// set. With the last handle, those of its processes included, the connection is closed and the
-/// actors end, also in the middle of an outage; the sandbox itself lives on at the server until its
+/// **Dropping** a handle kills nothing, unless [`kill_on_drop`](SandboxBuilder::kill_on_drop) is
+/// set. When the last handle to the sandbox and to its processes is dropped, the connection closes
+/// and the actors stop, even during a reconnect. The sandbox itself lives on the server until its
 /// idle timeout. [`kill`](Self::kill) ends it.
 ///
-/// **Cancellation.** Every future here can be dropped. What was already asked for then still happens,
-/// and nobody learns of it; what is different is said at the method.
+/// **Cancellation.** Every future here can be dropped. A request that was already sent still takes
+/// effect, but its result is lost. Methods that behave differently say so.
 ///
 /// ```
 /// # #[cfg(all(unix, feature = "server"))]
@@ -66,25 +66,26 @@ impl Drop for Inner {
 }
 
 impl Sandbox {
-    /// A new sandbox at the service with this URL; await the builder to create it.
+    /// Creates a sandbox on the service at this URL. Await the builder to create it.
     ///
-    /// Accepted are `ws://`, `wss://`, and `http://` and `https://` in their place, with or without
-    /// a path and a trailing slash.
+    /// The URL may start with `ws://`, `wss://`, `http://` or `https://`. It may have a path and a
+    /// trailing slash.
     ///
     /// # Errors
     ///
-    /// When awaited: an option or the URL cannot be used; the service cannot be reached, or is no
-    /// WebSocket server; it refuses; it does not get ready within
-    /// [`create_timeout`](SandboxBuilder::create_timeout). See [`ErrorKind`](crate::ErrorKind).
+    /// Awaiting the builder fails if the URL or an option is invalid, the service can't be reached
+    /// or isn't a WebSocket server, the service refuses the request, or the sandbox isn't ready
+    /// within [`create_timeout`](SandboxBuilder::create_timeout). See
+    /// [`ErrorKind`](crate::ErrorKind).
     pub fn create(url: impl AsRef<str>) -> SandboxBuilder<NewSandbox> {
         SandboxBuilder::create(url.as_ref().to_owned())
     }
 
-    /// The sandbox that has this id at the service with this URL; await the builder to attach to it.
+    /// Attaches to an existing sandbox on the service at this URL. Await the builder to attach.
     ///
-    /// Id and token are what [`sandbox_id`](Self::sandbox_id) and [`sandbox_token`](Self::sandbox_token)
-    /// gave where it was created. A checkpointed sandbox is restored. One client at a time can be
-    /// attached.
+    /// Pass the id and token that [`sandbox_id`](Self::sandbox_id) and
+    /// [`sandbox_token`](Self::sandbox_token) returned to the client that created the sandbox. A
+    /// checkpointed sandbox is restored. Only one client can be attached at a time.
     ///
     /// ```no_run
     /// use actix_sandbox::{Error, Language, Sandbox};
@@ -100,9 +101,13 @@ impl Sandbox {
     ///
     /// # Errors
     ///
-    /// When awaited, as [`create`](Self::create), and by [`ErrorKind`](crate::ErrorKind): `NotFound`;
-    /// `InUse`: another client is attached, or the server still believes so after a connection was
-    /// lost (try again); `PermissionDenied`: the token is wrong; `RestoreFailed`.
+    /// The errors of [`create`](Self::create), and these [kinds](crate::ErrorKind):
+    ///
+    /// - `NotFound`: no sandbox has this id.
+    /// - `InUse`: another client is attached, or the server has not yet noticed that its connection
+    ///   was lost. Retry later.
+    /// - `PermissionDenied`: the token is wrong.
+    /// - `RestoreFailed`: the checkpoint can't be restored.
     pub fn attach(
         url: impl AsRef<str>,
         id: impl Into<SandboxId>,
@@ -124,53 +129,60 @@ impl Sandbox {
         &self.0.opened.sandbox_id
     }
 
-    /// The secret that opens the sandbox to another client. Its `Debug` shows nothing.
+    /// The secret with which another client can attach. Its `Debug` output hides it.
     pub fn sandbox_token(&self) -> &SandboxToken {
         &self.0.opened.sandbox_token
     }
 
-    /// Runs code; await the builder to start it. It resolves when the server says that the code runs.
+    /// Starts code. Await the builder to start it; it resolves when the server reports that the
+    /// code runs.
     ///
-    /// While the connection is lost and dialled again, it waits: the code starts once, when the
-    /// link is back. Under protocol v2 any number of processes run at once, each read and fed for
-    /// itself. Under v1 one runs at a time, and the exec also waits for the end of a process that
-    /// is being killed.
+    /// While the client reconnects, the exec waits, and the code starts exactly once when the
+    /// connection is back. Under protocol v2 several processes run at once, each with its own
+    /// streams. Under v1 one process runs at a time, and the exec also waits for the end of a
+    /// process that is being killed.
+    ///
+    /// Dropping the future kills the process if it starts, because there is no handle to it.
     ///
     /// # Errors
     ///
-    /// When awaited: the sandbox is not running; another process runs (v1); the server does not run the
-    /// language, or could not start the process (the sandbox goes on); no answer came within
-    /// [`exec_timeout`](SandboxBuilder::exec_timeout) (if the process starts later, it is killed), or
-    /// before the link was lost (if it started all the same, it is killed once the link is back).
+    /// Awaiting the builder fails if:
     ///
-    /// Dropping the future kills the process if it starts: nobody would have a handle to it.
+    /// - the sandbox isn't running, or, under v1, another process runs;
+    /// - the server doesn't support the language or can't start the process (the sandbox lives on);
+    /// - no answer arrives within [`exec_timeout`](SandboxBuilder::exec_timeout). If the process
+    ///   starts later, it is killed;
+    /// - the connection is lost before the answer. If the process started, it is killed once the
+    ///   connection is back.
     pub fn exec(&self, language: impl Into<Language>, code: impl Into<String>) -> ExecBuilder {
         ExecBuilder::new(self.command(language, code))
     }
 
-    /// Runs code to its end and collects its output; await the builder.
+    /// Runs code to its end and collects its output. Await the builder to run it.
+    ///
+    /// Dropping the future kills the process.
     ///
     /// # Errors
     ///
-    /// As [`exec`](Self::exec); and the output is larger than
-    /// [`output_limit`](RunBuilder::output_limit), or the sandbox was lost. A non-zero exit is no error.
-    ///
-    /// Dropping the future kills the process.
+    /// The errors of [`exec`](Self::exec). Also fails if the output exceeds
+    /// [`output_limit`](RunBuilder::output_limit) or the sandbox is lost. A non-zero exit code is
+    /// not an error.
     pub fn run(&self, language: impl Into<Language>, code: impl Into<String>) -> RunBuilder {
         RunBuilder::new(self.command(language, code))
     }
 
-    /// Code to run, with more options than [`exec`](Self::exec) and [`run`](Self::run) have: arguments,
-    /// environment, working directory, input, time limit.
+    /// Returns a command, which has more options than [`exec`](Self::exec) and [`run`](Self::run):
+    /// arguments, environment, working directory, input, time limit.
     pub fn command(&self, language: impl Into<Language>, code: impl Into<String>) -> Command {
         Command::new(self.clone(), language.into(), code.into())
     }
 
-    /// Takes over a process that another client started in this sandbox, and reads on where that one stopped.
+    /// Resumes a process that another client started in this sandbox. Its output continues where
+    /// that client stopped reading.
     ///
-    /// The other client must have let go of the sandbox: one is attached at a time. What became of the process is
-    /// said by [`Process::wait`]; one that the server does not know ends as
-    /// [`ProcessEnd::SandboxLost`](crate::ProcessEnd::SandboxLost).
+    /// The other client must have detached first, because only one client can be attached at a
+    /// time. [`Process::wait`] returns how the process ended; a process that the server doesn't
+    /// know ends as [`ProcessEnd::SandboxLost`](crate::ProcessEnd::SandboxLost).
     ///
     /// ```
     /// # #[cfg(all(unix, feature = "server"))]
@@ -186,7 +198,7 @@ impl Sandbox {
     /// let reference = process.to_ref().await?;
     /// drop((process, sandbox));
     ///
-    /// // Another program goes on.
+    /// // Another program resumes the process.
     /// # let sandbox = loop {
     /// #     match Sandbox::attach(server.url(), id.clone(), token.clone()).await {
     /// #         Err(error) if error.is_retryable() => continue,
@@ -208,12 +220,12 @@ impl Sandbox {
     ///
     /// # Errors
     ///
-    /// The reference is to a process of another sandbox; this sandbox is not running; the server speaks protocol v1;
-    /// the process is attached to already.
+    /// Fails if the reference belongs to another sandbox, this sandbox isn't running, the server
+    /// speaks protocol v1, or this client already has a handle to the process.
     pub async fn attach_process(&self, process: &ProcessRef) -> Result<Process, Error> {
         if process.sandbox_id() != *self.sandbox_id() {
             let problem = format!(
-                "is to a process in the sandbox {}; this is {}",
+                "belongs to the sandbox {}; this sandbox is {}",
                 process.sandbox_id(),
                 self.sandbox_id()
             );
@@ -252,12 +264,14 @@ impl Sandbox {
             .map_err(Error::mailbox("kill the sandbox"))?
     }
 
-    /// Stores the files of the sandbox under a name, for
-    /// [`filesystem_snapshot_name`](SandboxBuilder::filesystem_snapshot_name). The sandbox goes on.
+    /// Stores the files of the sandbox under a name. New sandboxes can start from it with
+    /// [`filesystem_snapshot_name`](SandboxBuilder::filesystem_snapshot_name). The sandbox keeps
+    /// running.
     ///
     /// # Errors
     ///
-    /// The sandbox is not running; a snapshot is under way; the server could not make it.
+    /// Fails if the sandbox isn't running, another snapshot is in progress, or the server can't
+    /// take the snapshot.
     pub async fn snapshot_filesystem(&self, name: impl Into<String>) -> Result<(), Error> {
         let message = SnapshotFilesystem { name: name.into() };
         self.addr()
@@ -286,7 +300,7 @@ impl Sandbox {
             .map_err(Error::mailbox("checkpoint the sandbox"))?
     }
 
-    /// Where the sandbox stands.
+    /// The state of the sandbox and its connection.
     ///
     /// # Errors
     ///
@@ -298,7 +312,7 @@ impl Sandbox {
             .map_err(Error::mailbox("ask for the state"))
     }
 
-    /// Which version of the protocol the server speaks; what it spoke last, while the link is lost.
+    /// The protocol version of the connection, or of the last one while the connection is lost.
     ///
     /// # Errors
     ///
@@ -310,7 +324,7 @@ impl Sandbox {
             .map_err(Error::mailbox("ask for the protocol version"))
     }
 
-    /// Sends every [`SandboxEvent`] from now on to an actor.
+    /// Subscribes an actor to every later [`SandboxEvent`].
     ///
     /// # Errors
     ///
@@ -322,8 +336,8 @@ impl Sandbox {
             .map_err(Error::mailbox("subscribe"))
     }
 
-    /// The actor behind this handle, for programs made of actors. As long as an address is kept, the
-    /// sandbox's connection stays.
+    /// The address of the actor behind this handle, for programs that use actors. An address keeps
+    /// the connection open, like a handle.
     pub fn addr(&self) -> &Addr<SandboxActor> {
         &self.0.addr
     }

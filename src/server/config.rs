@@ -37,7 +37,7 @@ pub struct ServerBuilder {
     pub(super) options: Options,
 }
 
-/// What the sandboxes and their sessions go by.
+/// The options that sandboxes and sessions use.
 #[derive(Clone, Debug)]
 pub(super) struct Options {
     pub(super) backend: Option<Backend>,
@@ -101,20 +101,22 @@ impl Default for ServerBuilder {
 }
 
 impl ServerBuilder {
-    /// Where to listen, as `host:port`; port 0 takes a free one. Default: `127.0.0.1:0`.
+    /// The address to listen on, as `host:port`. Port 0 selects a free port. Default:
+    /// `127.0.0.1:0`.
     ///
     /// The [secret](Self::secret) in the URL and the [access token](Self::access_token) travel in
-    /// clear text: put a proxy that speaks TLS in front of an address that other machines reach.
+    /// clear text. Put a TLS proxy in front of an address that other machines can reach.
     /// Has no effect on [`service`](Self::service).
     pub fn address(mut self, address: impl fmt::Display) -> Self {
         self.address = address.to_string();
         self
     }
 
-    /// The secret that is the first segment of the server's URL: 22 to 128 letters, digits, `-` and
-    /// `_`. A request without it is answered 404. Default: 128 random bits for each start; with a
-    /// [`state_directory`](Self::state_directory) or [`state_url`](Self::state_url) a secret that
-    /// is kept there, so that servers of one state have the same.
+    /// The secret, which is the first path segment of the server's URL: 22 to 128 letters, digits,
+    /// `-` and `_`. A request without it is answered 404. Default: 128 random bits, new at each
+    /// start. With a [`state_directory`](Self::state_directory) or [`state_url`](Self::state_url),
+    /// the default is a secret that is stored there and shared by every server that uses that
+    /// state.
     ///
     /// Has no effect on [`service`](Self::service).
     pub fn secret(mut self, secret: impl Into<String>) -> Self {
@@ -131,74 +133,85 @@ impl ServerBuilder {
         self
     }
 
-    /// Starts the server without a [`secret`](Self::secret): unless there is an
-    /// [`access_token`](Self::access_token), **every user of this machine, and everything else that
-    /// reaches the address, can run code here.** Starting logs a warning then. Has no effect on
-    /// [`service`](Self::service).
+    /// Starts the server without a [`secret`](Self::secret). Without an
+    /// [`access_token`](Self::access_token), **every user of this machine, and every other caller
+    /// that reaches the address, can run code here**; the server logs a warning at start. Has no
+    /// effect on [`service`](Self::service).
     pub fn no_secret(mut self) -> Self {
         self.secret = SecretSource::Disabled;
         self
     }
 
-    /// What runs the code. Default: what the environment variable `ACTIX_SANDBOX_BACKEND` names (`auto`, `host`,
-    /// `namespace` or `gvisor`), and without it [`Backend::Host`].
+    /// The backend that runs the code. Default: the one that the environment variable
+    /// `ACTIX_SANDBOX_BACKEND` names (`auto`, `confined`, `host`, `namespace` or `gvisor`), or
+    /// [`Backend::Host`] if the variable is not set.
     pub fn backend(mut self, backend: Backend) -> Self {
         self.options.backend = Some(backend);
         self
     }
 
-    /// Where the directories of the sandboxes are put. It is made if it is missing; the server puts
-    /// one directory of its own into it and removes that again. Default: the directory for temporary files.
+    /// The directory that holds the sandboxes. The server creates it if it is missing. It creates
+    /// one subdirectory for itself and removes that when it stops. Default: the directory for
+    /// temporary files.
     ///
-    /// It, and each directory above it, must belong to the user of the server or to root, and other
-    /// users must not be able to write to it, unless it is sticky, as `/tmp` is.
+    /// The directory and each of its parents must belong to the user of the server or to root.
+    /// Other users must not be able to write to them, unless they are sticky, like `/tmp`.
     pub fn directory(mut self, directory: impl Into<PathBuf>) -> Self {
         self.options.directory = Some(directory.into());
         self
     }
 
-    /// Where filesystem snapshots and checkpoints are kept. It is made, with mode 0700, if it is missing,
-    /// and stays when the server stops; a server that is started on it later, or another one beside this,
-    /// finds what is there. Default: with the directories of the sandboxes, gone when the server stops.
+    /// The directory that holds filesystem snapshots and checkpoints. The server creates it with
+    /// mode 0700 if it is missing, and keeps it when it stops. A later server, or another one that
+    /// runs at the same time, can use the same directory. Default: a directory beside the
+    /// sandboxes, which the server removes when it stops.
     ///
-    /// The directory must belong to the user of the server, must not be a symbolic link, and other users
-    /// must not be able to write to it. Each directory above it must belong to that user or to root; other
-    /// users must not be able to write to those either, unless they are sticky, as `/tmp` is. The
-    /// server refuses to start otherwise. A directory that others may read keeps its mode; what the server
-    /// puts into it is closed to them.
+    /// The directory must belong to the user of the server and must not be a symbolic link. Each of
+    /// its parents must belong to that user or to root. Other users must not be able to write to
+    /// the directory or to its parents; a parent may be sticky, like `/tmp`. Otherwise the server
+    /// refuses to start. If other users may read the directory, it keeps its mode, but they can't
+    /// read the files that the server creates in it.
     ///
-    /// With a state directory, a server that stops also checkpoints the sandboxes that are to be
-    /// checkpointed when idle (`enable_idle_timeout_auto_checkpoint`), as far as that is done within
-    /// some ten seconds; what runs in them is killed. All others are deleted.
+    /// With a state directory, a server that stops also checkpoints the sandboxes with
+    /// `enable_idle_timeout_auto_checkpoint`, for about ten seconds in all. It kills their
+    /// processes and deletes all other sandboxes.
     ///
-    /// A checkpoint holds files and settings, **not memory**: see
+    /// A checkpoint holds files and settings, and **memory only with the backend `gvisor`**: see
     /// [what is stored](crate::server#what-is-stored).
     pub fn state_directory(mut self, directory: impl Into<PathBuf>) -> Self {
         self.options.state = Some(Place::Directory(directory.into()));
         self
     }
 
-    /// Where filesystem snapshots and checkpoints are kept, as a URL, instead of a
-    /// [`state_directory`](Self::state_directory), with which it has the rest in common:
+    /// The URL of the place that holds filesystem snapshots and checkpoints. It replaces the
+    /// [`state_directory`](Self::state_directory) and otherwise works like it:
     ///
-    /// - `s3://BUCKET/PREFIX`: a bucket of S3 or of what speaks like it; needs the feature `object-store`.
-    /// - `gs://BUCKET/PREFIX`: a bucket of Google Cloud Storage; needs the feature `object-store`.
+    /// - `s3://BUCKET/PREFIX`: an S3 or S3-compatible bucket. Needs the feature `object-store`.
+    /// - `gs://BUCKET/PREFIX`: a Google Cloud Storage bucket. Needs the feature `object-store`.
     /// - `file:///DIRECTORY`: the same as a state directory.
     ///
-    /// Servers that share nothing but a bucket hand sandboxes over to each other.
+    /// Servers that share only a bucket can hand sandboxes over to each other.
     ///
-    /// Credentials and endpoint are read from the environment, under the names that
-    /// [`object_store`](https://docs.rs/object_store) knows: `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_REGION`,
-    /// `AWS_ENDPOINT`, `AWS_ALLOW_HTTP=true` for an endpoint without TLS, and others; for Google
-    /// `GOOGLE_SERVICE_ACCOUNT` with the path of a key, `GOOGLE_APPLICATION_CREDENTIALS`, and others; without them those of the
-    /// machine in the cloud. The [host backend](Backend::Host) lets code in a sandbox read the environment of
-    /// the server.
+    /// The server reads credentials and the endpoint from the environment variables that
+    /// [`object_store`](https://docs.rs/object_store) defines:
     ///
-    /// The bucket must be there, and the server may list, read, write and delete in it; that is tried at the start. An archive
-    /// is packed in the [`directory`](Self::directory) first. An upload that is interrupted leaves nothing that is seen, but its
-    /// parts cost money until they are removed: have the bucket abort incomplete multipart uploads by age. Locks cost
-    /// requests too, while a server has sandboxes that may be handed over: one list about every second, and four requests for each
-    /// of them in a third of the [`handoff_lease`](Self::handoff_lease).
+    /// - S3: `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_REGION`, `AWS_ENDPOINT`,
+    ///   `AWS_ALLOW_HTTP=true` for an endpoint without TLS, and others.
+    /// - Google Cloud Storage: `GOOGLE_SERVICE_ACCOUNT` with the path of a key,
+    ///   `GOOGLE_APPLICATION_CREDENTIALS`, and others.
+    ///
+    /// Without these variables it uses the credentials of the cloud instance that it runs on. With
+    /// the [host backend](Backend::Host), code in a sandbox can read the environment of the server.
+    ///
+    /// The bucket must exist, and the server needs permission to list, read, write and delete
+    /// objects in it. It checks this at start. The server packs each archive in the
+    /// [`directory`](Self::directory) before it uploads it. An interrupted upload leaves no visible
+    /// object, but its parts cost money until they are removed. Add a lifecycle rule to the bucket
+    /// that aborts incomplete multipart uploads.
+    ///
+    /// Handoff locks also cost requests while a server has sandboxes that may be handed over: one
+    /// list request about every second, and four requests for each such sandbox in every third of
+    /// the [`handoff_lease`](Self::handoff_lease).
     ///
     /// ```no_run
     /// # use actix_sandbox::server::LocalServer;
@@ -211,16 +224,17 @@ impl ServerBuilder {
         self
     }
 
-    /// Largest archive of a snapshot or a checkpoint, in bytes before it is compressed. A sandbox with more is not
-    /// stored, and an archive that unpacks to more is not restored; the client is told. Holes in files do
-    /// not count. Default: 8 GiB.
+    /// The maximum size of the archive of a snapshot or a checkpoint, in bytes before compression.
+    /// The server refuses to store or restore anything larger, and tells the client. Holes in files
+    /// don't count. Default: 8 GiB.
     pub fn max_archive_size(mut self, bytes: u64) -> Self {
         self.options.archives.bytes = bytes;
         self
     }
 
-    /// Most files, directories and links in an archive of a snapshot or a checkpoint. A sandbox with more is not
-    /// stored, and an archive with more is not restored; the client is told. Default: 1 000 000.
+    /// The maximum number of files, directories and links in the archive of a snapshot or a
+    /// checkpoint. The server refuses to store or restore anything with more, and tells the client.
+    /// Default: 1,000,000.
     pub fn max_archive_files(mut self, files: u64) -> Self {
         self.options.archives.files = files;
         self
@@ -234,47 +248,50 @@ impl ServerBuilder {
         self
     }
 
-    /// How long this server has a sandbox that may be handed over without renewing its claim. When the
-    /// server dies, another one on the same state may take the sandbox after that. Clocks
-    /// must agree to well within it. At least 100 ms. Default: 10 s.
+    /// The lease on a sandbox that may be handed over. The server renews it while it runs. If the
+    /// server dies, another server on the same state may take the sandbox once the lease has
+    /// expired. The clocks of the servers must differ by much less than the lease. At least 100 ms.
+    /// Default: 10 s.
     pub fn handoff_lease(mut self, lease: Duration) -> Self {
         self.options.handoff_lease = lease.max(Duration::from_millis(100));
         self
     }
 
-    /// Longest time that a client who attaches waits for another server to hand the sandbox over. Should
-    /// be longer than the lease. Default: 60 s.
+    /// How long to wait for another server to release a sandbox that a client attaches to. Should
+    /// be longer than the [`handoff_lease`](Self::handoff_lease). Default: 60 s.
     pub fn handoff_timeout(mut self, timeout: Duration) -> Self {
         self.options.handoff_timeout = timeout;
         self
     }
 
-    /// Threads that serve connections. Default: 2. Of no effect on [`service`](Self::service).
+    /// The number of threads that serve connections. Default: 2. Has no effect on
+    /// [`service`](Self::service).
     pub fn workers(mut self, workers: usize) -> Self {
         self.workers = workers.max(1);
         self
     }
 
-    /// Most connections at once of clients that may call; one more is answered 503. Default: 50
-    /// 000, and never more than three eighths of the files that the process may have open when it
-    /// starts (`ulimit -n`): the rest is for the sandboxes. Connections that have not shown the
-    /// secret yet are counted apart, and closed early when there are many. Has no effect on
-    /// [`service`](Self::service).
+    /// The maximum number of concurrent connections of authenticated clients. A request on one more
+    /// connection is answered 503. Default: 50,000. The server uses at most three eighths of its
+    /// limit on open files (`ulimit -n`) for these connections, and reserves half of it for the
+    /// sandboxes. Connections that have not yet sent the secret have a limit of their own; the
+    /// oldest are closed when there are too many. Has no effect on [`service`](Self::service).
     pub fn max_connections(mut self, connections: usize) -> Self {
         self.max_connections = connections.max(1);
         self
     }
 
-    /// Most sandboxes at once; the creation of one more is refused with a reason. Default: 1024.
+    /// The maximum number of sandboxes. The server refuses to create more, with a reason. Default:
+    /// 1,024.
     pub fn max_sandboxes(mut self, sandboxes: usize) -> Self {
         self.options.max_sandboxes = sandboxes;
         self
     }
 
-    /// Most sandboxes at once that the clients of one IP address may have; the creation of one more
-    /// is refused with a reason. An IPv6 address counts by its first 64 bits. A sandbox counts for
-    /// the client that created or restored it. Behind a proxy all clients have the proxy's address.
-    /// Default: no limit.
+    /// The maximum number of sandboxes for each client IP address. The server refuses to create
+    /// more, with a reason. IPv6 addresses with the same first 64 bits count as one. A sandbox
+    /// counts for the client that created or restored it. Behind a proxy, all clients share the
+    /// proxy's address. Default: no limit.
     pub fn max_sandboxes_per_client(mut self, sandboxes: usize) -> Self {
         self.options.max_sandboxes_per_client = Some(sandboxes);
         self
@@ -287,97 +304,105 @@ impl ServerBuilder {
         self
     }
 
-    /// Largest message that a client may send, in bytes. A frame that announces more is not read;
-    /// the session is closed with code 1009. Default: 16 MiB.
+    /// The maximum size of a message from a client, in bytes. The server doesn't read a frame that
+    /// announces more; it closes the session with code 1009. Default: 16 MiB.
     pub fn max_message_size(mut self, bytes: usize) -> Self {
         self.options.max_message_bytes = bytes.max(1);
         self
     }
 
-    /// Idle time after which a sandbox is deleted when its client names none. Default: 300 s.
+    /// The idle timeout of sandboxes whose client requests none. An idle sandbox is deleted after
+    /// it. Default: 5 min.
     pub fn default_idle_timeout(mut self, timeout: Duration) -> Self {
         self.options.default_idle_timeout = timeout;
         self
     }
 
-    /// Longest idle time that a client gets, whatever it asks for. Default: 24 h.
+    /// The maximum idle timeout. A longer one that a client requests is reduced to it. Default: 24
+    /// h.
     pub fn max_idle_timeout(mut self, timeout: Duration) -> Self {
         self.options.max_idle_timeout = timeout;
         self
     }
 
-    /// Longest time that one exec may run; then it is killed, and the client is told. Default: 1 h.
+    /// The maximum run time of an exec. After that the server kills it and tells the client.
+    /// Default: 1 h.
     pub fn max_run_time(mut self, limit: Duration) -> Self {
         self.options.max_run_time = limit;
         self
     }
 
-    /// Most execs that may run at once in one sandbox; v1 clients run one beside them. Default: 64.
+    /// The maximum number of named execs that run at once in one sandbox. The one exec of a v1
+    /// client doesn't count. Default: 64.
     pub fn max_execs(mut self, limit: usize) -> Self {
         self.options.max_execs = limit;
         self
     }
 
-    /// The newest version of the protocol that the server speaks; what a client speaks is agreed on for
-    /// each link. Default: v2.
+    /// The newest protocol version that the server speaks. Client and server negotiate the version
+    /// for each connection. Default: v2.
     pub fn max_protocol_version(mut self, version: Version) -> Self {
         self.options.max_protocol = version;
         self
     }
 
-    /// Output of a sandbox that its client has not taken yet, in bytes; under protocol v2 of each exec, and
-    /// the client may ask for less. When so much waits, the
-    /// pipes of the process are no longer read, so that it stops writing. Default: 1 MiB.
+    /// The buffer for output that the client has not taken yet, in bytes. Under v1 there is one
+    /// buffer for each sandbox. Under v2 there is one for each exec, and the client may ask for a
+    /// smaller one. While the buffer is full, the server doesn't read the pipes of the process, so
+    /// the process blocks when it writes. Default: 1 MiB.
     pub fn output_buffer(mut self, bytes: usize) -> Self {
         self.options.output_buffer_bytes = bytes.max(1);
         self
     }
 
-    /// Input that a process has not taken yet, in bytes. More is refused, and the client is told.
-    /// Default: 16 MiB.
+    /// The buffer for input that a process has not read yet, in bytes. The server refuses more, and
+    /// tells the client. Default: 16 MiB.
     pub fn stdin_buffer(mut self, bytes: usize) -> Self {
         self.options.stdin_buffer_bytes = bytes.max(1);
         self
     }
 
-    /// The token that every request has to carry, as `Authorization: Bearer …`; without it, or with another, it is answered 401.
-    /// Clients send it by [`bearer_token_source`](crate::SandboxBuilder::bearer_token_source). It travels as it is: put
-    /// something that speaks TLS in front of an address that others can listen to. Default: none.
+    /// The access token, which every request must carry as `Authorization: Bearer …`. A request
+    /// with no token or a wrong one is answered 401. Clients send the token with
+    /// [`bearer_token_source`](crate::SandboxBuilder::bearer_token_source). It travels in clear
+    /// text: put a TLS proxy in front of an address that other machines can reach. Default: none.
     pub fn access_token(mut self, token: impl Into<String>) -> Self {
         self.options.access_token = Some(AccessToken::new(SecretString::from(token.into())));
         self
     }
 
-    /// Lets web pages of this origin in, for example `https://example.org`. May be called more than
-    /// once. Default: none; a request that carries an `Origin` is refused.
+    /// Allows requests from web pages of this origin, for example `https://example.org`. May be
+    /// called more than once. Default: none; every request with an `Origin` header is refused.
     pub fn allowed_origin(mut self, origin: impl Into<String>) -> Self {
         self.options.allowed_origins.push(origin.into());
         self
     }
 
-    /// Accepts this host name, without port, in the `Host` header. May be called more than once.
-    /// Default: `localhost`, loopback addresses, and the address listened on (any IP address when
-    /// listening on all); everything else is refused, which keeps out web pages that have their own
-    /// name resolved to this machine.
+    /// Accepts this host name, without a port, in the `Host` header. May be called more than once.
+    /// Default: `localhost`, loopback addresses and the address that the server listens on (any IP
+    /// address if it listens on all). The server refuses every other host, which prevents DNS
+    /// rebinding.
     pub fn allowed_host(mut self, host: impl Into<String>) -> Self {
         self.options.allowed_hosts.push(host.into());
         self
     }
 
-    /// Starts a server of its own. Works on any executor and on none.
+    /// Starts a server with its own listener and threads. Works on any executor, and without one.
     ///
     /// # Errors
     ///
-    /// The address, the directory, the place of the state, or the threads are not to be had.
+    /// Fails if the address can't be bound, if the directory, the state or the secret can't be
+    /// used, if the backend doesn't work here, or if a thread can't be started.
     pub async fn start(self) -> Result<LocalServer, ServerError> {
         LocalServer::start_with(self).await
     }
 
-    /// Starts the sandboxes without a listener, to be mounted into an actix-web application.
+    /// Starts the server without a listener, to mount into an actix-web application.
     ///
     /// # Errors
     ///
-    /// The directory, the place of the state, or the threads are not to be had.
+    /// Fails if the directory or the state can't be used, if the backend doesn't work here, or if a
+    /// thread can't be started.
     pub async fn service(self) -> Result<SandboxService, ServerError> {
         SandboxService::start(self.options).await
     }

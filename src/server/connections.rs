@@ -1,9 +1,10 @@
-//! [`Connections`]: which connections a server keeps when it runs short of file descriptors. No IO.
+//! [`Connections`]: decides which connections to keep when file descriptors run short. No IO.
 //!
-//! A connection is *waiting* until one of its requests has passed every check of the caller; from
+//! A connection is *waiting* until one of its requests has passed every check of the caller. From
 //! then on it is *admitted*. Every process that reaches the port can open connections, so waiting
-//! ones are closed under pressure, the oldest first. Admitted ones stay; beyond their limit a
-//! caller is told to come later. Half of the file descriptors are left to the sandboxes.
+//! connections are closed under pressure, the oldest first. Admitted connections stay open; a
+//! request beyond their limit is answered 503. Half of the file descriptors are reserved for the
+//! sandboxes.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -19,10 +20,10 @@ use futures::task::AtomicWaker;
 /// File descriptors of the server itself: listeners, runtimes, watchdog, logs.
 const OWN_FILES: usize = 64;
 
-/// Fewest connections of each kind, however few file descriptors there are.
+/// Minimum limit for each kind of connection, even if there are few file descriptors.
 const FEWEST: usize = 8;
 
-/// Most places that are kept for waiting connections.
+/// Maximum number of places reserved for waiting connections.
 const MOST_WAITING: usize = 4_096;
 
 /// How many connections a server keeps open.
@@ -30,17 +31,18 @@ const MOST_WAITING: usize = 4_096;
 pub(super) struct Limits {
     /// Connections whose caller has passed every check.
     pub(super) admitted: usize,
-    /// Places that admitted connections never take.
+    /// Places reserved for waiting connections.
     waiting: usize,
-    /// Accepted connections that are about to be closed.
+    /// Places for evicted connections that are not closed yet.
     closing: usize,
 }
 
 impl Limits {
-    /// The limits of a process that may open so many files. `most`: the user's limit on admitted
-    /// connections.
+    /// The limits of a process that may open `open_files` files. `most` is the configured limit on
+    /// admitted connections.
     pub(super) fn new(open_files: usize, most: usize) -> Self {
-        // Of what the server does not need itself, half goes to connections: 3/8 + 1/12 + 1/24.
+        // Half of the files that the server doesn't need itself go to connections: 3/8 + 1/12 +
+        // 1/24.
         let files = open_files.saturating_sub(OWN_FILES);
         let waiting = (files / 12).clamp(FEWEST, MOST_WAITING);
         Self {
@@ -50,34 +52,34 @@ impl Limits {
         }
     }
 
-    /// Most connections that are kept.
+    /// Maximum number of waiting and admitted connections.
     fn kept(self) -> usize {
         self.admitted + self.waiting
     }
 
-    /// Most connections that are accepted before one is closed.
+    /// Maximum number of accepted connections, evicted ones included.
     pub(super) fn accepted(self) -> usize {
         self.kept() + self.closing
     }
 }
 
-/// Names a connection; never used again.
+/// The id of a connection. Ids are never reused.
 pub(super) type Id = u64;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Standing {
-    /// With its place in the order.
+    /// The value is its key in [`Ledger::order`].
     Waiting(u64),
     Admitted,
     /// It is about to be closed.
     Evicted,
 }
 
-/// The bookkeeping: who waits, who is admitted, who goes next.
+/// Keeps track of waiting and admitted connections and decides which one to evict next.
 struct Ledger<T> {
     limits: Limits,
     entries: HashMap<Id, (Standing, T)>,
-    /// Connections that were evicted once already and had a request to read.
+    /// Connections that were rescued from an eviction, because they had a request to read.
     rescued: HashSet<Id>,
     /// The waiting connections, the oldest first.
     order: BTreeMap<u64, Id>,
@@ -97,7 +99,7 @@ impl<T: Clone> Ledger<T> {
         }
     }
 
-    /// A new connection. Gives its id, and the connection that has to go for it.
+    /// Adds a connection. Returns its id, and the connection to evict for it, if any.
     fn enter(&mut self, connection: T) -> (Id, Option<T>) {
         let id = self.next;
         self.wait(id, connection);
@@ -112,7 +114,8 @@ impl<T: Clone> Ledger<T> {
             .insert(id, (Standing::Waiting(place), connection));
     }
 
-    /// The oldest waiting connection, if there are too many. The newest stays.
+    /// Evicts and returns the oldest waiting connection if there are too many. Never evicts the
+    /// newest.
     fn evict(&mut self) -> Option<T> {
         if self.order.len() <= 1 || self.order.len() + self.admitted <= self.limits.kept() {
             return None;
@@ -123,8 +126,8 @@ impl<T: Clone> Ledger<T> {
         Some(connection.clone())
     }
 
-    /// An evicted connection has a request to read. The first time, it waits anew. `None`: it was
-    /// rescued before, and has to go.
+    /// Queues an evicted connection again, because it has a request to read. Returns `None` if it
+    /// was rescued before and must close.
     fn rescue(&mut self, id: Id) -> Option<Rescued<T>> {
         let (standing, connection) = self.entries.get(&id)?;
         if *standing != Standing::Evicted {
@@ -140,7 +143,7 @@ impl<T: Clone> Ledger<T> {
         })
     }
 
-    /// Admits a connection; false if there are as many as there may be, or if it is gone.
+    /// Admits a connection. Returns false if the limit is reached or the connection is gone.
     fn admit(&mut self, id: Id) -> bool {
         let Some((standing, _)) = self.entries.get_mut(&id) else {
             return false;
@@ -166,13 +169,13 @@ impl<T: Clone> Ledger<T> {
     }
 }
 
-/// An evicted connection that stays, and the connection that has to go for it.
+/// The result of a rescue, with the connection to evict in its place, if any.
 #[derive(Debug, PartialEq, Eq)]
 struct Rescued<T> {
     victim: Option<T>,
 }
 
-/// How a connection learns, on its own thread, what became of it.
+/// Tells a connection, on its own thread, whether it is admitted or evicted.
 #[derive(Default)]
 struct Signal {
     state: AtomicU8,
@@ -207,7 +210,7 @@ impl Connections {
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A new connection, which waits.
+    /// Adds a waiting connection.
     pub(super) fn enter(self: &Arc<Self>) -> Ticket {
         let signal = Arc::<Signal>::default();
         let mut ledger = self.ledger();
@@ -220,7 +223,7 @@ impl Connections {
         }
     }
 
-    /// Admits a connection; false if there are as many as there may be.
+    /// Admits a connection. Returns false if the limit is reached.
     pub(super) fn admit(&self, id: Id) -> bool {
         let mut ledger = self.ledger();
         let is_admitted = ledger.admit(id);
@@ -231,8 +234,8 @@ impl Connections {
     }
 }
 
-/// Tells a connection that it has to go. Under the lock, so that it is not admitted at the same
-/// time.
+/// Tells a connection that it is evicted. Sets the state under the lock, so that the connection
+/// can't be admitted at the same time.
 fn end(ledger: MutexGuard<'_, Ledger<Arc<Signal>>>, victim: Option<Arc<Signal>>) {
     let Some(victim) = victim else {
         return;
@@ -242,7 +245,7 @@ fn end(ledger: MutexGuard<'_, Ledger<Arc<Signal>>>, victim: Option<Arc<Signal>>)
     victim.waker.wake();
 }
 
-/// One connection; it leaves when this is dropped.
+/// The entry of one connection. Dropping it removes the entry.
 pub(super) struct Ticket {
     pub(super) id: Id,
     signal: Arc<Signal>,
@@ -250,8 +253,8 @@ pub(super) struct Ticket {
 }
 
 impl Ticket {
-    /// Whether the connection has to go unless it has a request to read. If not, `waker` is woken
-    /// when it has to.
+    /// Whether the connection is evicted and must close unless it has a request to read. If not,
+    /// `waker` is woken when it becomes evicted.
     pub(super) fn is_evicted(&self, waker: &Waker) -> bool {
         if self.signal.state.load(Ordering::Acquire) == ADMITTED {
             return false;
@@ -260,7 +263,8 @@ impl Ticket {
         self.signal.state.load(Ordering::Acquire) == EVICTED
     }
 
-    /// Whether the evicted connection stays because it has a request to read, which happens once.
+    /// Rescues an evicted connection, because it has a request to read. Returns false if it was
+    /// rescued before.
     pub(super) fn is_rescued(&self) -> bool {
         let mut ledger = self.connections.ledger();
         match ledger.rescue(self.id) {
@@ -304,7 +308,7 @@ mod tests {
             assert!(left >= (files - OWN_FILES) / 2, "{files}: {limits:?}");
             assert!(limits.admitted >= files / 4, "{files}: {limits:?}");
         }
-        // Too few for anything: connections are still accepted.
+        // Even with too few files, connections are accepted.
         for files in [0, 64, 80] {
             let limits = Limits::new(files, usize::MAX);
             assert_eq!((limits.admitted, limits.waiting), (FEWEST, FEWEST));

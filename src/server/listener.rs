@@ -1,9 +1,9 @@
 //! The listener: accepts connections, keeps as many as [`Connections`] permits, and serves the
 //! endpoints on them.
 //!
-//! `actix_web::HttpServer` stops to accept at its limit, so a health check would wait behind idle
-//! connections. Here the server goes on accepting and closes the connections that have shown
-//! nothing.
+//! `actix_web::HttpServer` stops accepting at its connection limit, so idle connections would block
+//! health checks. This listener keeps accepting, and closes connections that have not yet sent the
+//! secret.
 
 use std::{
     io,
@@ -34,10 +34,10 @@ use super::{
     secret::Secret,
 };
 
-/// Connections that may wait to be accepted: many clients may dial at once.
+/// The listen backlog. Large, because many clients may connect at once.
 const BACKLOG: u32 = 4_096;
 
-/// Listens at every address that a name stands for; fails if there is none of them to be had.
+/// Listens on every address that a name resolves to. Fails only if none of them can be bound.
 pub(super) fn bind(address: &str) -> io::Result<Vec<std::net::TcpListener>> {
     let mut listeners = Vec::new();
     let mut failed = None;
@@ -81,7 +81,7 @@ pub(super) fn serve(
         server = server.listen("actix-sandbox", listener, move || {
             let entered = connections.clone();
             let http = HttpService::build()
-                // A session that is over is over: no waiting for what its client might still send.
+                // Close at once after a session ends, without a wait for the client to disconnect.
                 .client_disconnect_timeout(Duration::ZERO)
                 .local_addr(bound)
                 .on_connect_ext(move |connection: &Connection, data: &mut Extensions| {
@@ -101,8 +101,8 @@ pub(super) fn serve(
     Ok(server.run())
 }
 
-/// The endpoints. With a secret they are below it, and a request without it finds nothing, whatever
-/// it asks for.
+/// The endpoints. With a secret, all of them except the health checks are below it, and a request
+/// without it is answered 404.
 fn app(
     service: &SandboxService,
     secret: Option<Secret>,
@@ -113,7 +113,7 @@ fn app(
     Error = actix_web::Error,
     InitError = (),
 > + use<> {
-    // A caller that gets nothing keeps no connection either.
+    // Answers 404 and closes the connection.
     let nothing = || async { HttpResponse::NotFound().force_close().finish() };
     let app = App::new()
         .configure(service.configure_health())
@@ -140,14 +140,14 @@ pub(super) struct ConnectionInfo {
 }
 
 impl ConnectionInfo {
-    /// Keeps the connection, whose caller has passed every check. False: there are too many of
-    /// those.
+    /// Admits the connection, because its caller has passed every check. Returns false if the limit
+    /// on admitted connections is reached.
     pub(super) fn admit(&self) -> bool {
         self.connections.admit(self.id)
     }
 }
 
-/// A connection of a client, which ends early when too many have shown nothing.
+/// A connection of a client. The server closes it early if it is evicted.
 struct Connection {
     socket: TcpStream,
     ticket: Ticket,
@@ -155,9 +155,9 @@ struct Connection {
 
 impl Connection {
     fn new(socket: TcpStream, ticket: Ticket) -> Self {
-        // A system that cannot do these serves nonetheless.
+        // The server also works on a system that doesn't support these options.
         let _ = socket.set_nodelay(true);
-        // Tells that a peer is gone without a word, so that its sandbox is free again.
+        // Detects a peer that vanished without closing, so that its sandbox becomes free again.
         let keepalive = TcpKeepalive::new()
             .with_time(Duration::from_secs(30))
             .with_interval(Duration::from_secs(10));
@@ -174,7 +174,8 @@ impl Connection {
     }
 }
 
-/// What the socket says. One that is not ready fails if its connection is evicted.
+/// Returns the result of the socket. A pending result becomes an error if the connection is
+/// evicted.
 fn or_evicted<T>(is_evicted: bool, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
     match polled {
         Poll::Pending if is_evicted => Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into())),
@@ -191,7 +192,7 @@ impl AsyncRead for Connection {
         let is_evicted = self.ticket.is_evicted(cx.waker());
         let before = buffer.filled().len();
         let polled = Pin::new(&mut self.socket).poll_read(cx, buffer);
-        // A request that has arrived is heard: the caller may have the secret.
+        // Serve a request that has arrived, because it may carry the secret. Do so only once.
         if is_evicted && buffer.filled().len() > before && !self.ticket.is_rescued() {
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }

@@ -1,19 +1,24 @@
-//! A server that speaks the same protocol and really runs code, for newcomers, tests and benchmarks.
+//! A local server that speaks the protocol and runs real code, for newcomers, tests and benchmarks.
 //!
-//! [`LocalServer`] is a whole server; [`SandboxService`] is to be mounted into an actix-web
-//! application. Unix only. It uses [`protocol`](crate::protocol), and neither actors nor clients of
-//! this crate.
+//! [`LocalServer`] is a complete server. [`SandboxService`] is a set of routes to mount into an
+//! actix-web application. Unix only. This module uses [`protocol`](crate::protocol), but neither
+//! the actors nor the client of this crate.
 //!
 //! # Backends
 //!
-//! [`Backend`] chooses what runs the code. The default, `host`, keeps sandboxes apart and cleans up after them, but it confines
-//! nothing: code runs as the user of the server and can do what that user can. `namespace` confines, on Linux; `gvisor` does so with
-//! a kernel for each sandbox, and its checkpoints hold memory. Who may call the server is decided
-//! [before code runs](#who-may-call), on every backend.
+//! [`Backend`] selects what runs the code:
 //!
-//! What code in a sandbox may try, and whether the backend stops it. Each row was tried, but on the host where it would
-//! harm the machine; the server and the other sandboxes went on in every case. `cargo test --test attacks -- --nocapture`
-//! prints the table.
+//! - `host`, the default, gives each sandbox its own directory and cleans up after it, but confines
+//!   nothing. Code runs as the user of the server and can do whatever that user can.
+//! - `namespace` confines code with Linux namespaces. Linux only.
+//! - `gvisor` confines code with a gVisor kernel for each sandbox. Its checkpoints hold memory.
+//!
+//! On every backend the server checks [who may call](#who-may-call) before code runs.
+//!
+//! The table lists attacks, most of them by code in a sandbox, and whether each backend stops them.
+//! A test runs every attack, except those marked "not tried", which would harm the machine on the
+//! `host` backend. The server and the other sandboxes keep running in every case.
+//! `cargo test --test attacks -- --nocapture` prints the table.
 //!
 //! | | host | namespace | gvisor |
 //! | --- | --- | --- | --- |
@@ -32,38 +37,50 @@
 //! | raw sockets | not stopped; not tried | stopped | stopped |
 //! | a connection to a service of this machine | not stopped | stopped | stopped |
 //! | mounting, also in namespaces of its own | not stopped; not tried | stopped | stopped |
-//! | keep a process of another sandbox from being killed, by its marks | not stopped; not tried | stopped | stopped |
+//! | stall a kill in another sandbox by copying its markers | not stopped; not tried | stopped | stopped |
 //! | fill the disk | not stopped | not stopped | not stopped |
 //! | a million files, or as many as the disk holds | not stopped | not stopped | not stopped |
 //! | an archive in the state with files that the server trusts | stopped | stopped | stopped |
 //! | an archive that unpacks to more than `max_archive_size` | stopped | stopped | stopped |
-//! | delay the snapshots of others by four without end | stopped | stopped | stopped |
-//! | with a network: use the server that runs it | not stopped; not tried | stopped | stopped |
+//! | delay other snapshots with four endless ones | stopped | stopped | stopped |
+//! | with a network: call the server that runs the sandbox | not stopped; not tried | stopped | stopped |
 //! | another user of this machine: use the server | stopped | stopped | stopped |
-//! | twice as many idle connections as the server may open files | stopped | stopped | stopped |
+//! | open twice as many idle connections as the server may open files | stopped | stopped | stopped |
 //!
-//! What none of them stops: filling the disk, and taking all of the processor. No sandbox has a share of the disk of its own. While
-//! it is full what runs goes on; code that cannot be put there does not start, and what does not fit is not stored, each with that
-//! reason and nothing half left over; and whoever kills the sandbox that filled it has it free again. Put
-//! [`ServerBuilder::directory`] on a disk of its own. The limit on memory is one on each
-//! process, not on the sandbox, and in a namespace on what a process allocates: **not on memory that it shares** (`memfd`, shared
-//! mappings). Files in memory (`/dev/shm`) are bounded, by 64 MiB, and in a
-//! namespace by 16,384 names. Host and namespace share the kernel of this machine: a hole in it is a
-//! way out.
+//! No backend limits these:
 //!
-//! With `namespace` and `gvisor` the working directory is `/home/sandbox`, temporary files are in `/tmp`, and of this machine's
-//! files programs and libraries are seen ([`NamespaceOptions::readable`]), read-only. Of what else is written anywhere, a snapshot and a
-//! checkpoint hold all but `/run` and `/dev/shm`. An archive of one of them goes to the other, but neither to `host`; one with
-//! memory goes to `gvisor` alone.
+//! - **The disk.** Sandboxes have no quota. While the disk is full, running processes keep running,
+//!   but execs, snapshots and checkpoints that need space fail with that reason and leave no
+//!   partial files. Killing the sandbox that filled the disk frees the space. Put
+//!   [`ServerBuilder::directory`] on a disk of its own.
+//! - **The processor.** Code can use all of it.
+//! - **The memory of a whole sandbox.** `namespace` and `gvisor` limit the memory of each process,
+//!   not of the sandbox. With `namespace` the limit covers what a process allocates, but **not
+//!   memory that it shares** (`memfd`, shared mappings). Files in memory (`/dev/shm`) are limited
+//!   to 64 MiB, and with `namespace` also to 16,384 files.
+//! - **Kernel vulnerabilities.** `host` and `namespace` share the kernel of this machine, so a
+//!   vulnerability in it lets code escape.
 //!
-//! What is different with `gvisor`: input that a process has closed is refused only when it ends; the release of `runsc` that Debian 12
-//! has (20221219) does not serve the calls of its own `ls` and `stat` (`Invalid argument`), later ones do; and
-//! later ones (20240729 was tried) end at a restore what was started by an exec.
+//! With `namespace` and `gvisor`, the working directory is `/home/sandbox` and temporary files are
+//! in `/tmp`. Of this machine's files, a sandbox sees only programs and libraries, read-only;
+//! [`NamespaceOptions::readable`] adds directories. Snapshots and checkpoints hold every file that
+//! the sandbox wrote, except those in `/run` and `/dev/shm`. `namespace` and `gvisor` can restore
+//! each other's archives; `host` can restore neither. Only `gvisor` can restore an archive with
+//! memory.
+//!
+//! Differences with `gvisor`:
+//!
+//! - A write to the stdin that a process has closed is refused only after the process ends.
+//! - `runsc` 20221219, the release in Debian 12, fails the system calls that Debian's `ls` and
+//!   `stat` make (`Invalid argument`). Later releases support them.
+//! - Later releases (tested: 20240729) kill processes that an exec started when a checkpoint is
+//!   restored.
 //!
 //! # What code starts with
 //!
-//! Code starts from the same state, however the server was started: by a shell with open files, under `nohup`, in a
-//! terminal, by systemd, or inside another program. The helper processes of the server start from it, too.
+//! Code and the server's helper processes always start from the same state. It doesn't matter
+//! whether the server was started by a shell with open files, under `nohup`, in a terminal, by
+//! systemd or inside another program.
 //!
 //! | | host | namespace | gvisor |
 //! | --- | --- | --- | --- |
@@ -94,53 +111,54 @@
 //!
 //! # Who may call
 //!
-//! A server listens on the loopback interface unless told otherwise. The other users of this
-//! machine, and code in a sandbox with a network, reach that too. So the URL of a [`LocalServer`]
-//! holds a secret as its first segment: `http://127.0.0.1:8080/0c5f…`. Clients append their paths
-//! to the URL and need no option for it.
+//! By default a server listens on the loopback interface. Other users of this machine can reach
+//! that interface, and so can code in a sandbox with a network. So the first path segment of a
+//! [`LocalServer`]'s URL is a secret: `http://127.0.0.1:8080/0c5f…`. Clients append their paths to
+//! the URL and need no other option.
 //!
-//! - A request without the secret is answered 404, with an empty body, whatever it asks for. Only
-//!   `GET /healthz` and `GET /readyz` need none: they tell how many sandboxes there are, and
-//!   nothing about them.
+//! - The server answers every request without the secret with 404 and an empty body. Only the
+//!   health checks `GET /healthz` and `GET /readyz` need no secret. `/readyz` reports the number of
+//!   sandboxes and its limit, and nothing else about them.
 //! - By default the secret is new at each start. [`ServerBuilder::secret_file`] keeps it in a file.
 //!   Servers on one [state directory](ServerBuilder::state_directory) or
-//!   [bucket](ServerBuilder::state_url) share the secret that is kept there, so a client that is
-//!   handed over finds the same path on each of them. Every reader of the state can read the
-//!   secret.
-//! - [`ServerBuilder::no_secret`] opens the server to everyone who reaches its address.
-//! - The secret is no sandbox's token: it lets its owner create sandboxes, and each sandbox still
-//!   has a token of its own.
-//! - Treat the URL as a password: the server and this crate's client log no path of a URL. An
-//!   argument of a program is shown to every user of the machine.
-//! - On an address that other machines reach, secret and [access
-//!   token](ServerBuilder::access_token) travel in clear text. Put a proxy that speaks TLS in
-//!   front.
-//! - Code on the host backend runs as the user of the server and can read its memory: no secret
-//!   keeps it out.
+//!   [bucket](ServerBuilder::state_url) share the secret that is stored there, so the path in the
+//!   URL stays valid after a handoff. Anyone who can read the state can read the secret.
+//! - [`ServerBuilder::no_secret`] opens the server to every caller that reaches its address.
+//! - The secret is not a sandbox token. The secret lets a caller create sandboxes; each sandbox
+//!   also has its own token.
+//! - Treat the URL like a password. The server and this crate's client never log the path of a URL.
+//!   Don't pass the URL as a program argument: every user of the machine can see it.
+//! - The server speaks plain HTTP, so the secret and the [access
+//!   token](ServerBuilder::access_token) travel in clear text. Put a TLS proxy in front of an
+//!   address that other machines can reach.
+//! - The secret doesn't keep out code on the `host` backend: that code runs as the user of the
+//!   server and can read its memory.
 //!
-//! Then requests with an `Origin` that is not [allowed](ServerBuilder::allowed_origin), requests
-//! for another [host](ServerBuilder::allowed_host) and requests without the access token are
-//! refused, with a reason.
+//! After the secret, the server checks the `Origin` ([allowed
+//! origins](ServerBuilder::allowed_origin)), the `Host` ([allowed
+//! hosts](ServerBuilder::allowed_host)) and the access token. It refuses a request that fails one
+//! of these checks and states the reason.
 //!
-//! # What one caller can take from others
+//! # Limits on each caller
 //!
-//! - **Connections.** The limits follow from the files that the process may open (`ulimit -n`) when
-//!   the server starts. Half of them is left to the sandboxes. Connections that have not shown the
-//!   secret are closed when there are many, the oldest first, so idle ones keep out neither new
-//!   clients nor health checks. Clients with the secret keep their connections; at their limit one
-//!   more is answered 503. `actix-sandbox serve` raises its soft limit on open files to the hard
-//!   one; a [`LocalServer`] leaves the limit of its process alone.
-//! - **Slow uploads.** The code for `/execute` and the configuration of a new sandbox must come
+//! - **Connections.** The connection limits derive from the limit on open files (`ulimit -n`) at
+//!   start. Half of the files are reserved for the sandboxes. When connections run short, the
+//!   server closes connections that have not yet sent the secret, the oldest first, so idle
+//!   connections block neither new clients nor health checks. Connections with the secret stay
+//!   open; a request beyond their limit is answered 503. `actix-sandbox serve` raises its soft
+//!   limit on open files to the hard limit; a [`LocalServer`] doesn't change the limit of its
+//!   process.
+//! - **Slow uploads.** The code for `/execute` and the configuration of a new sandbox must arrive
 //!   within [`ServerBuilder::request_timeout`].
-//! - **Sandboxes.** [`ServerBuilder::max_sandboxes`] limits them all,
-//!   [`ServerBuilder::max_sandboxes_per_client`] those of one address.
-//! - **The log.** Text of clients and of code is escaped.
+//! - **Sandboxes.** [`ServerBuilder::max_sandboxes`] limits all sandboxes,
+//!   [`ServerBuilder::max_sandboxes_per_client`] the sandboxes of one IP address.
+//! - **The log.** The log escapes text that comes from clients or code.
 //!
 //! # How a sandbox runs
 //!
-//! - `python` and `bash` run with the `python3` and `bash` of this machine, each exec in a process group of its own.
-//! - Each sandbox has a directory of its own; the working directory is `HOME`. Files, and processes in
-//!   the background, live as long as the sandbox.
+//! - Code runs with the `python3` and `bash` of this machine. Each exec has its own process group.
+//! - Each sandbox has its own directory. The working directory is `HOME`. Files and background
+//!   processes live as long as the sandbox.
 //! - Output comes as it is written; pieces within about a millisecond leave as one message. What is
 //!   not UTF-8 comes as U+FFFD.
 //! - An exec ends when its main process has ended and no process holds its output any more, or
@@ -198,8 +216,8 @@
 //!                                                            └── kill, stdin ─────┘
 //! ```
 //!
-//! Sandboxes live on one thread of their own, sessions on the workers of the HTTP server. A sandbox
-//! waits for nobody: not for a client that does not read, not for a process that does not.
+//! All sandboxes run on one dedicated thread, sessions on the workers of the HTTP server. A sandbox
+//! never blocks: neither on a client nor on a process that doesn't read.
 
 mod attach;
 mod backend;

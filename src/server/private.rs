@@ -23,7 +23,7 @@ use nix::{
 };
 use tempfile::NamedTempFile;
 
-/// Permission bits by which others than the owner may write.
+/// Permission bits that let users other than the owner write.
 const WRITABLE_BY_OTHERS: u32 = 0o022;
 
 /// The one of them for the group.
@@ -31,8 +31,9 @@ const WRITABLE_BY_GROUP: u32 = 0o020;
 
 const STICKY: u32 = 0o1000;
 
-/// A directory that belongs to this server's user alone, made with mode 0700 if it is missing. Gives its
-/// path without links. One that was there keeps its mode: others may read it, but not write to it.
+/// Checks that only this server's user can write to a directory. Creates it with mode 0700 if it is
+/// missing. An existing directory keeps its mode, so other users may be able to read it. Returns
+/// the path without links.
 pub(super) fn own(path: &Path) -> io::Result<PathBuf> {
     // Without a slash at the end, which would follow a link.
     let path: PathBuf = path.components().collect();
@@ -53,8 +54,8 @@ pub(super) fn own(path: &Path) -> io::Result<PathBuf> {
     Ok(path)
 }
 
-/// A directory to make private directories in, such as `/tmp`; made with mode 0755 if it is missing.
-/// Gives its path without links.
+/// Checks a directory in which private directories are created, such as `/tmp`. Creates it with
+/// mode 0755 if it is missing. Returns its path without links.
 pub(super) fn shared(path: &Path) -> io::Result<PathBuf> {
     if fs::metadata(path).is_err() {
         create_all(path, 0o755)?;
@@ -78,13 +79,13 @@ pub(super) fn directory_of(file: &Path) -> &Path {
     }
 }
 
-/// Makes a directory with mode 0700, whatever the umask. Fails if there is anything of this name.
+/// Creates a directory with mode 0700, whatever the umask. Fails if the name exists.
 pub(super) fn create(path: &Path) -> io::Result<()> {
     create_with(path, 0o700)
 }
 
-/// Makes a directory with mode 0700 in one of this user's own, unless it is there. One that is there
-/// is closed to others; it must be a directory of this user.
+/// Creates a directory with mode 0700 inside a private one. If it exists, it must be a directory of
+/// this user; its mode is set to 0700.
 pub(super) fn ensure(path: &Path) -> io::Result<()> {
     match create(path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
@@ -103,7 +104,7 @@ pub(super) fn ensure(path: &Path) -> io::Result<()> {
     }
 }
 
-/// A new file with mode 0600, whatever the umask, which is removed when it is dropped.
+/// Creates a temporary file with mode 0600, whatever the umask. Dropping it removes the file.
 pub(super) fn unfinished(directory: &Path, prefix: &str) -> io::Result<NamedTempFile> {
     let file = tempfile::Builder::new()
         .prefix(prefix)
@@ -113,7 +114,7 @@ pub(super) fn unfinished(directory: &Path, prefix: &str) -> io::Result<NamedTemp
     Ok(file)
 }
 
-/// Opens a file to be read. Neither follows a link nor waits for a pipe.
+/// Opens a regular file for reading. Doesn't follow symbolic links or block on pipes.
 pub(super) fn open(path: &Path) -> io::Result<File> {
     let file = File::options()
         .read(true)
@@ -131,11 +132,11 @@ pub(super) fn open(path: &Path) -> io::Result<File> {
 
 fn create_with(path: &Path, mode: u32) -> io::Result<()> {
     DirBuilder::new().mode(mode).create(path)?;
-    // The umask may have taken some of it away.
+    // The umask may have cleared some of these bits.
     fs::set_permissions(path, Permissions::from_mode(mode))
 }
 
-/// Makes a directory and those above it that are missing.
+/// Creates a directory and its missing parents.
 fn create_all(path: &Path, mode: u32) -> io::Result<()> {
     if let Some(parent) = path.parent()
         && !parent.as_os_str().is_empty()
@@ -144,7 +145,7 @@ fn create_all(path: &Path, mode: u32) -> io::Result<()> {
         create_all(parent, mode)?;
     }
     match create_with(path, mode) {
-        // Another server was quicker. What it is, is checked next.
+        // Another server has created it meanwhile. The caller checks the result.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         created => created,
     }
@@ -168,22 +169,22 @@ fn check_owner(path: &Path, meta: &fs::Metadata) -> io::Result<()> {
     match meta.uid() == me {
         true => Ok(()),
         false => Err(refused(format!(
-            "{0} belongs to the user {1}, but the server runs as the user {me}: run `chown {me} {0}`, \
-             or name another directory",
+            "{0} belongs to the user {1}, but the server runs as the user {me}: \
+             run `chown {me} {0}`, or name another directory",
             path.display(),
             meta.uid()
         ))),
     }
 }
 
-/// That no other user can replace what is below this directory.
+/// Fails if another user can replace entries of this directory.
 fn check_above(path: &Path) -> io::Result<()> {
     let meta = fs::symlink_metadata(path)?;
     let owner = meta.uid();
     if !is_trusted(owner) {
         return Err(refused(format!(
-            "the user {owner} owns {0} and may replace what is in it: name a directory that only root \
-             and this user may write to, or run `chown root {0}`",
+            "the user {owner} owns {0} and can replace its files: name a directory that only \
+             root and this user may write to, or run `chown root {0}`",
             path.display()
         )));
     }
@@ -194,7 +195,7 @@ fn check_above(path: &Path) -> io::Result<()> {
     };
     if is_writable && meta.mode() & STICKY == 0 {
         return Err(refused(format!(
-            "other users may replace what is in {0} (mode {1:04o}): run `chmod go-w {0}`, or name \
+            "other users can replace files in {0} (mode {1:04o}): run `chmod go-w {0}`, or name \
              another directory",
             path.display(),
             meta.mode() & 0o7777
@@ -249,13 +250,14 @@ fn has_acl(_: &Path) -> bool {
     true
 }
 
-/// Whether a user may own a directory above a private one: root, this user, and in a user namespace
-/// the users outside of it, who are all shown as one.
+/// Whether a user may own a parent of a private directory: root, this user, or, in a user
+/// namespace, the overflow user, which stands for all users outside of the namespace.
 fn is_trusted(user: u32) -> bool {
     user == 0 || user == geteuid().as_raw() || Some(user) == unmapped_user()
 }
 
-/// The number of the users outside of this user namespace. `None` in the first one, where all are seen.
+/// The overflow user ID of this user namespace. `None` in the initial namespace, where every user
+/// is mapped.
 fn unmapped_user() -> Option<u32> {
     let read = |file| fs::read_to_string(file).ok();
     let map = read("/proc/self/uid_map")?;
@@ -293,7 +295,11 @@ mod tests {
         assert_eq!((mode(&path), mode(path.parent().unwrap())), (0o700, 0o700));
         set_mode(&path, 0o755);
         own(&path).unwrap();
-        assert_eq!(mode(&path), 0o755, "its owner has opened it");
+        assert_eq!(
+            mode(&path),
+            0o755,
+            "`own` keeps the mode that the owner chose"
+        );
         ensure(&path).unwrap();
         assert_eq!(mode(&path), 0o700);
     }

@@ -1,7 +1,7 @@
 //! [`Secret`]: the first segment of the server's URL. Requests without it are answered 404.
 //!
-//! A secret is generated at start, given by the user, kept in a file, or shared by the servers of
-//! one state.
+//! The secret is generated at start, given by the user, read from a file, or stored in the state
+//! and shared by the servers that use it.
 
 use std::{
     fs,
@@ -15,19 +15,19 @@ use subtle::ConstantTimeEq;
 
 use super::{ServerError, manager::random_hex, private, store::Storage};
 
-/// Shortest secret, in characters: 128 random bits in base64 take so many.
+/// Minimum length of a secret, in characters: 128 bits in base64.
 const MIN_LENGTH: usize = 22;
 
-/// Longest secret, in characters.
+/// Maximum length of a secret, in characters.
 const MAX_LENGTH: usize = 128;
 
-/// The name of the secret in a state that several servers share.
+/// The name of the secret in the state directory or bucket.
 const SHARED_NAME: &str = "server/secret";
 
 /// Where the server takes its secret from.
 #[derive(Clone, Debug, Default)]
 pub(super) enum SecretSource {
-    /// Generated at start; with a state directory or bucket it is kept there.
+    /// Generated at start. With a state directory or bucket, it is stored there and reused.
     #[default]
     Generated,
     /// Given by the user.
@@ -39,8 +39,8 @@ pub(super) enum SecretSource {
 }
 
 impl SecretSource {
-    /// The secret of a server. `None`: it has none. `state`: the storage that it shares with
-    /// others, if it has one. Blocking.
+    /// Loads, creates or generates the secret. `None` if the server has no secret. `state` is the
+    /// storage that the server shares with others, if it has one. Blocking.
     pub(super) fn resolve(
         &self,
         state: Option<&dyn Storage>,
@@ -78,7 +78,7 @@ impl Secret {
         Ok(Self(SecretString::from(random_hex::<16>()?)))
     }
 
-    /// Fails unless the text is long enough and can stand in a URL as it is.
+    /// Checks the length and that the text needs no escaping in a URL.
     fn parse(text: &str) -> io::Result<Self> {
         let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
         match (MIN_LENGTH..=MAX_LENGTH).contains(&text.len()) && text.bytes().all(is_allowed) {
@@ -90,7 +90,7 @@ impl Secret {
         }
     }
 
-    /// The secret in a file. A missing file is created, for its owner alone. Fails if other users can
+    /// Reads the secret from a file. Creates the file with mode 0600 if it is missing. Fails if other users can
     /// replace the file.
     fn from_file(path: &Path) -> io::Result<Self> {
         private::check_place(path)?;
@@ -102,7 +102,7 @@ impl Secret {
         }
         let named = fs::symlink_metadata(path)?;
         if !named.is_file() {
-            return Err(invalid("it is a link, or no regular file".to_owned()));
+            return Err(invalid("it is a link, or it is no regular file".to_owned()));
         }
         let file = fs::File::open(path)?;
         let opened = file.metadata()?;
@@ -118,7 +118,8 @@ impl Secret {
         let mode = opened.mode() & 0o7777;
         if mode & 0o077 != 0 {
             return Err(invalid(format!(
-                "other users may open it (mode {mode:04o}): generate another secret, in a file with mode 0600"
+                "other users may open it (mode {mode:04o}): they may know the secret, so generate \
+                 another one in a file with mode 0600"
             )));
         }
         let mut text = String::new();
@@ -141,26 +142,27 @@ impl Secret {
         if let Some(secret) = read()? {
             return Ok(secret);
         }
-        // Of servers that start at once, one creates it.
+        // If several servers start at once, only the first creates it. All read it back.
         state.create(SHARED_NAME, Self::generate()?.expose().as_bytes())?;
-        read()?.ok_or_else(|| invalid(format!("`{SHARED_NAME}` was removed as it was read")))
+        let removed = || format!("`{SHARED_NAME}` was removed while the server read it");
+        read()?.ok_or_else(|| invalid(removed()))
     }
 
-    /// Whether the first segment of a path is the secret. Takes the same time for every wrong one
-    /// of the same length.
+    /// Whether the first segment of a path is the secret. Compares in constant time for a given
+    /// length.
     pub(super) fn opens(&self, path: &str) -> bool {
         let path = path.strip_prefix('/').unwrap_or(path);
         let segment = path.split_once('/').map_or(path, |(segment, _)| segment);
         self.expose().as_bytes().ct_eq(segment.as_bytes()).into()
     }
 
-    /// The secret itself: for the URL alone.
+    /// The secret in plain text. Only for the URL.
     pub(super) fn expose(&self) -> &str {
         self.0.expose_secret()
     }
 }
 
-/// Creates the file, whole. One that another process has created meanwhile stays.
+/// Creates the file atomically. Keeps the file if another process has created it meanwhile.
 fn create(path: &Path, secret: &Secret) -> io::Result<()> {
     // Mode 0600.
     let mut file = tempfile::NamedTempFile::new_in(private::directory_of(path))?;

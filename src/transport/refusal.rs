@@ -28,7 +28,7 @@ use url::Url;
 
 use crate::protocol::excerpt;
 
-/// Most bytes of a body that are read: the reason is at its beginning.
+/// Maximum bytes to read of a body. The reason is at its beginning.
 const MAX_BODY: usize = 4 * 1024;
 
 /// Longest time to wait for the body once the head is there.
@@ -39,7 +39,7 @@ const MAX_BODY_TIMEOUT: Duration = Duration::from_secs(1);
 #[error("the server refused the WebSocket upgrade with HTTP status {status}")]
 pub(super) struct Refusal {
     pub(super) status: u16,
-    /// What the body says beyond the status.
+    /// The reason in the body, if it says more than the status.
     pub(super) reason: Option<String>,
     /// Scheme, host and port of the target of a redirect.
     pub(super) location: Option<String>,
@@ -99,7 +99,7 @@ where
                     let mut body = Vec::new();
                     let left = connect_timeout.saturating_sub(begin.elapsed());
                     let read = read_body(&head, framed, &mut body);
-                    // What came in time counts.
+                    // Use the part of the body that arrived in time.
                     let read = timeout(left.min(MAX_BODY_TIMEOUT), read).await;
                     let whole = read.unwrap_or(false);
                     let refusal = Refusal::new(&head, &body, whole, SystemTime::now());
@@ -198,7 +198,7 @@ fn message(body: &str) -> Option<String> {
     texts.next().map(str::to_owned)
 }
 
-/// The value of a header, where it is text.
+/// The value of a header, if it is visible ASCII.
 fn text(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
     headers.get(name)?.to_str().ok()
 }

@@ -1,9 +1,9 @@
 //! PID 1 of a container: reaps orphans, and runs the command as its child.
 //!
-//! A process whose parent ends becomes a child of PID 1, and stays a zombie until PID 1 waits for it.
-//! The command itself can't wait for every child: it would take the exit statuses of its own
-//! processes away from tokio. So PID 1 starts the same program again and only waits and forwards
-//! signals, like `tini` or `docker run --init`.
+//! A process whose parent exits becomes a child of PID 1, and stays a zombie until PID 1 waits for
+//! it. The command itself can't wait for every child, because it would take the exit statuses of
+//! its own processes away from tokio. So PID 1 starts the same program again, and only waits and
+//! forwards signals, like `tini` or `docker run --init`.
 
 use std::process::{Command, ExitCode};
 
@@ -31,7 +31,7 @@ const FORWARDED: [Signal; 6] = [
     Signal::SIGUSR2,
 ];
 
-/// Signals that may wait to be forwarded.
+/// Maximum number of signals that wait to be forwarded.
 const QUEUE: usize = 16;
 
 /// Whether this process is PID 1.

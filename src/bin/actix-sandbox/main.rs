@@ -14,7 +14,7 @@ use std::process::ExitCode;
 #[cfg(unix)]
 use clap::{Parser, Subcommand};
 
-/// Sandboxes for code that nobody trusts.
+/// Sandboxes for untrusted code.
 #[cfg(unix)]
 #[derive(Parser)]
 #[command(name = "actix-sandbox", version)]
@@ -26,9 +26,9 @@ struct Arguments {
 #[cfg(unix)]
 #[derive(Subcommand)]
 enum Command {
-    /// Runs a server of sandboxes until it is told to stop.
+    /// Runs a sandbox server until it receives SIGTERM or SIGINT.
     Serve(Box<serve::Serve>),
-    /// Measures a service, or a local server: many sandboxes at once, and how long each step of them takes.
+    /// Benchmarks a service or a local server: runs many sandboxes at once and measures each step.
     Bench(Box<bench::Bench>),
 }
 
@@ -52,6 +52,6 @@ fn main() -> ExitCode {
 
 #[cfg(not(unix))]
 fn main() -> ExitCode {
-    eprintln!("actix-sandbox: it needs Unix");
+    eprintln!("actix-sandbox: this command only runs on Unix");
     ExitCode::FAILURE
 }

@@ -20,60 +20,63 @@ use crate::shared::{
 };
 
 /// Headings of `--help`.
-const CALLERS: &str = "Who may use it";
+const CALLERS: &str = "Access control";
 const HANDOFF: &str = "Handoff between servers";
 const LIMITS: &str = "Limits";
 
 #[derive(Args)]
 pub(crate) struct Serve {
-    /// Where to listen, as host:port; port 0 takes a free one, and the line that is printed says which.
+    /// Address to listen on, as host:port. Port 0 selects a free port; the server prints its URL.
     #[arg(long, env = "ACTIX_SANDBOX_ADDRESS", default_value = "127.0.0.1:8080")]
     address: String,
 
-    /// What runs the code: gvisor or namespace, which confine it; host, which confines nothing;
-    /// confined (the best that confines, or an error); auto (the same, or else host).
+    /// Backend that runs the code: gvisor or namespace, which confine it; host, which confines
+    /// nothing; confined, the best that confines and works here; auto, like confined, but host if
+    /// none works.
     #[arg(long, env = "ACTIX_SANDBOX_BACKEND", default_value = "auto", value_parser = backend)]
     backend: Backend,
 
-    /// A file with the token that requests must carry as `Authorization: Bearer …`. Or the variable
-    /// ACTIX_SANDBOX_TOKEN.
+    /// File with the access token that requests must carry as `Authorization: Bearer …`. The
+    /// variable ACTIX_SANDBOX_TOKEN can hold the token instead.
     #[arg(long, help_heading = CALLERS, value_name = "FILE")]
     token_file: Option<PathBuf>,
 
-    /// A file with the secret in the URL, so that the URL stays the same after a restart. A missing
-    /// file is created. It must belong to the user of the server and be closed to others [default:
-    /// a new secret for each start, or with --state the one that is kept there].
+    /// File with the secret in the URL, so that the URL stays the same after a restart. Created if
+    /// missing. Must belong to the user of the server and be closed to other users (mode 0600)
+    /// [default: a new secret at each start, or with --state the one that is stored there].
     #[arg(long, help_heading = CALLERS, value_name = "FILE")]
     secret_file: Option<PathBuf>,
 
-    /// Leaves the secret out of the URL: without an access token every user of this machine can run
-    /// code here. On an address that other machines reach it needs an access token.
+    /// Leaves the secret out of the URL. Without an access token, every user of this machine can
+    /// then run code here. Needs an access token if other machines can reach the address.
     #[arg(long, help_heading = CALLERS, conflicts_with = "secret_file")]
     no_secret: bool,
 
-    /// Where the directories of sandboxes are put [default: the directory for temporary files].
+    /// Directory that holds the sandboxes [default: the directory for temporary files].
     #[arg(long, value_name = "DIRECTORY")]
     directory: Option<PathBuf>,
 
-    /// Where snapshots and checkpoints are kept: a directory, or with the feature object-store a bucket as s3://BUCKET/PREFIX or
-    /// gs://BUCKET/PREFIX, with credentials in the environment [default: nowhere that outlives the server].
+    /// Where to keep snapshots and checkpoints: a directory, or, with the feature object-store, a
+    /// bucket as s3://BUCKET/PREFIX or gs://BUCKET/PREFIX with credentials in the environment
+    /// [default: a directory that is removed when the server stops].
     #[arg(long, value_name = "PLACE", env = "ACTIX_SANDBOX_STATE")]
     state: Option<OsString>,
 
-    /// Largest archive of a snapshot or a checkpoint, before it is compressed, for example 8GiB [default: 8GiB].
+    /// Maximum size of a snapshot or checkpoint before compression [default: 8GiB].
     #[arg(long, help_heading = LIMITS, value_name = "SIZE", value_parser = size)]
     max_archive_size: Option<ByteSize>,
 
-    /// Most files, directories and links in an archive [default: 1000000].
+    /// Maximum number of files, directories and links in a snapshot or checkpoint [default:
+    /// 1000000].
     #[arg(long, help_heading = LIMITS, value_name = "NUMBER", value_parser = positive_u64)]
     max_archive_files: Option<u64>,
 
-    /// Longest time that storing or restoring a sandbox may take, for example 2m [default: 5m].
+    /// Time limit for storing or restoring a sandbox, for example 2m [default: 5m].
     #[arg(long, help_heading = LIMITS, value_name = "TIME", value_parser = duration)]
     store_timeout: Option<Duration>,
 
-    /// How long a sandbox belongs to a server that does not renew its claim, where several share a
-    /// state [default: 10s].
+    /// Lease on a sandbox that may be handed over. If a server dies, another server with the same
+    /// --state can take the sandbox after this time [default: 10s].
     #[arg(long, help_heading = HANDOFF, value_name = "TIME", value_parser = duration)]
     handoff_lease: Option<Duration>,
 
@@ -81,90 +84,92 @@ pub(crate) struct Serve {
     #[arg(long, help_heading = HANDOFF, value_name = "TIME", value_parser = duration)]
     handoff_timeout: Option<Duration>,
 
-    /// Longest time that stopping may take, for example 30s. A second signal more than 2s after the first ends it at once.
+    /// Time limit for a graceful shutdown, for example 30s. A second signal, more than 2s after the
+    /// first, ends the server at once.
     #[arg(long, default_value = "15s", value_parser = humantime::parse_duration)]
     grace: Duration,
 
-    /// Most sandboxes at once [default: 1024].
+    /// Maximum number of sandboxes [default: 1024].
     #[arg(long, help_heading = LIMITS, value_name = "NUMBER", value_parser = positive)]
     max_sandboxes: Option<usize>,
 
-    /// Most sandboxes at once of the clients of one IP address; an IPv6 address counts by its first
-    /// 64 bits [default: no limit].
+    /// Maximum number of sandboxes for each client IP address. IPv6 addresses with the same first
+    /// 64 bits count as one [default: no limit].
     #[arg(long, help_heading = LIMITS, value_name = "NUMBER", value_parser = positive)]
     max_sandboxes_per_client: Option<usize>,
 
-    /// Most connections at once of clients that may call [default: as the limit on open files
-    /// permits].
+    /// Maximum number of connections of authenticated clients, at most 3/8 of the limit on open
+    /// files [default: 50000].
     #[arg(long, help_heading = LIMITS, value_name = "NUMBER", value_parser = positive)]
     max_connections: Option<usize>,
 
-    /// Threads that serve connections [default: 2].
+    /// Number of threads that serve connections [default: 2].
     #[arg(long, help_heading = LIMITS, value_name = "NUMBER", value_parser = workers)]
     workers: Option<usize>,
 
-    /// Most execs at once in one sandbox [default: 64].
+    /// Maximum number of execs that run at once in one sandbox [default: 64].
     #[arg(long, help_heading = LIMITS, value_name = "NUMBER", value_parser = positive)]
     max_execs: Option<usize>,
 
-    /// Longest time that an exec may run [default: 1h].
+    /// Maximum run time of an exec [default: 1h].
     #[arg(long, help_heading = LIMITS, value_name = "TIME", value_parser = duration)]
     max_run_time: Option<Duration>,
 
-    /// Idle time after which a sandbox is deleted whose client names none [default: 5m].
+    /// Idle timeout of sandboxes whose client requests none [default: 5m].
     #[arg(long, help_heading = LIMITS, value_name = "TIME", value_parser = duration)]
     default_idle_timeout: Option<Duration>,
 
-    /// Longest idle time that a client gets [default: 24h].
+    /// Maximum idle timeout that a client can request [default: 24h].
     #[arg(long, help_heading = LIMITS, value_name = "TIME", value_parser = duration)]
     max_idle_timeout: Option<Duration>,
 
-    /// Largest message of a client [default: 16MiB].
+    /// Maximum size of a message from a client [default: 16MiB].
     #[arg(long, help_heading = LIMITS, value_name = "SIZE", value_parser = size)]
     max_message_size: Option<ByteSize>,
 
-    /// Output of a process that waits for its client [default: 1MiB].
+    /// Buffer for output that the client has not taken yet; while it is full, the process is paused
+    /// [default: 1MiB].
     #[arg(long, help_heading = LIMITS, value_name = "SIZE", value_parser = size)]
     output_buffer: Option<ByteSize>,
 
-    /// Longest time that a client may take to send code or a configuration [default: 30s].
+    /// Time limit for a client to send code or a configuration [default: 30s].
     #[arg(long, help_heading = LIMITS, value_name = "TIME", value_parser = duration)]
     request_timeout: Option<Duration>,
 
-    /// Lets web pages of this origin in; may be given more than once.
+    /// Allows requests from web pages of this origin. May be given more than once.
     #[arg(long, help_heading = CALLERS, value_name = "ORIGIN")]
     allowed_origin: Vec<String>,
 
-    /// Accepts this host name in requests; may be given more than once.
+    /// Accepts this host name in the `Host` header. May be given more than once.
     #[arg(long, help_heading = CALLERS, value_name = "NAME")]
     allowed_host: Vec<String>,
 
-    /// How the log is written, to the standard error; RUST_LOG says how much of it.
+    /// Format of the log, which goes to stderr. RUST_LOG sets its level.
     #[arg(long, value_enum, default_value = "text")]
     log_format: LogFormat,
 
-    // The last: its heading also holds for what follows it.
+    // Must come last: its heading also applies to the fields after it.
     #[command(flatten)]
     confines: Confines,
 }
 
-/// What the backends `namespace` and `gvisor` let a sandbox see and use.
+/// Options of the backends `namespace` and `gvisor`.
 #[derive(Args)]
 #[command(next_help_heading = "With --backend namespace or gvisor")]
 struct Confines {
-    /// Most memory of one process, at least 32MiB [default: 2GiB].
+    /// Maximum memory of each process, at least 32MiB [default: 2GiB].
     #[arg(long, value_name = "SIZE")]
     memory: Option<ByteSize>,
 
-    /// Most processes and threads at once in one sandbox, at least 8 [default: 512].
+    /// Maximum number of processes and threads in one sandbox, at least 8 [default: 512].
     #[arg(long, value_name = "NUMBER")]
     processes: Option<u64>,
 
-    /// Largest file, at least 4KiB [default: 4GiB].
+    /// Maximum size of a file, at least 4KiB [default: 4GiB].
     #[arg(long, value_name = "SIZE")]
     file_size: Option<ByteSize>,
 
-    /// Most files that one process may have open, at least 16 [default: 1024].
+    /// Maximum number of open files of each process, at least 16 [default: 1024].
     #[arg(long, value_name = "NUMBER")]
     open_files: Option<u64>,
 
@@ -172,23 +177,24 @@ struct Confines {
     #[arg(long)]
     network: bool,
 
-    /// Lets sandboxes read this directory; may be given more than once.
+    /// Lets sandboxes read this directory. May be given more than once.
     #[arg(long, value_name = "DIRECTORY")]
     readable: Vec<PathBuf>,
 
-    /// The program of gVisor, with --backend gvisor alone [default: runsc].
+    /// gVisor's program. Only with --backend gvisor [default: runsc].
     #[arg(long, value_name = "PROGRAM")]
     runsc: Option<PathBuf>,
 
-    /// How gVisor catches system calls, with --backend gvisor alone: ptrace, systrap or kvm.
+    /// gVisor's platform, which intercepts system calls: ptrace, systrap or kvm. Only with
+    /// --backend gvisor.
     #[arg(long, value_name = "NAME")]
     platform: Option<String>,
 }
 
 impl Confines {
-    /// The backend with these options; an option that it does not have is an error.
+    /// Applies these options to the backend. Fails if an option doesn't apply to it.
     fn with(self, backend: Backend) -> Result<Backend, String> {
-        /// Sets what was asked for.
+        /// Sets the options that were given.
         macro_rules! confine {
             ($options:expr) => {{
                 let mut options = $options.network(self.network);
@@ -242,8 +248,11 @@ impl Confines {
                 Ok(Backend::Gvisor(options))
             }
             other => match given(&of_gvisor).or_else(|| given(&of_both)) {
+                Some(option @ ("--runsc" | "--platform")) => {
+                    Err(format!("`{option}` needs `--backend gvisor`"))
+                }
                 Some(option) => Err(format!(
-                    "`{option}` needs `--backend gvisor` or, but for --runsc and --platform, `--backend namespace`"
+                    "`{option}` needs `--backend namespace` or `--backend gvisor`"
                 )),
                 None => Ok(other),
             },
@@ -272,26 +281,29 @@ impl Serve {
 
     async fn serve(self, token: Option<String>) -> Result<ExitCode, String> {
         let grace = self.grace;
-        // From now on, so that a signal while it starts ends it in good order as well.
+        // Registered before the start, so that a signal during the start also shuts down
+        // gracefully.
         let mut signals = Signals::new().map_err(|error| format!("cannot start: {error}"))?;
         let server = tokio::select! {
             server = self.builder(token)?.start() => server.map_err(|error| not_started(&error))?,
             () = signals.next() => return Ok(ExitCode::SUCCESS),
         };
         let line = format!("listening on {}\n", server.url());
-        // A server that nobody can find ends. One whose address was read goes on, also when the
-        // reader then closes its end.
+        // Stop if the URL can't be written, because no client could find the server. Once the URL
+        // is written, the server keeps running, even if the reader closes the pipe.
         if let Err(error) = std::io::stdout().write_all(line.as_bytes()) {
             server.stop().await;
             return match error.kind() {
                 ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
-                _ => Err(format!("cannot write to the standard output: {error}")),
+                _ => Err(format!(
+                    "cannot write the URL of the server to stdout: {error}"
+                )),
             };
         }
         signals.next().await;
         tracing::info!(
             ?grace,
-            "stopping; a second signal, after {SAME_WITHIN:?}, ends it at once"
+            "shutting down; a second signal, more than {SAME_WITHIN:?} later, ends it at once"
         );
         let impatient = async {
             tokio::time::sleep(SAME_WITHIN).await;
@@ -301,7 +313,9 @@ impl Serve {
         tokio::select! {
             stopped = tokio::time::timeout(grace, server.stop()) => match stopped {
                 Ok(()) => Ok(ExitCode::SUCCESS),
-                Err(_) => end_at_once(&format!("it was not over within {grace:?}")),
+                Err(_) => end_at_once(&format!(
+                    "the shutdown was not over within {grace:?} (`--grace`)"
+                )),
             },
             () = impatient => end_at_once("ended at once by a second signal"),
         }
@@ -312,7 +326,7 @@ impl Serve {
             .unwrap_or_else(|_| EnvFilter::new("info,actix_server=warn"));
         let log = tracing_subscriber::fmt()
             .with_env_filter(filter)
-            // It would say with a panic that the reader of the log is gone.
+            // Otherwise the logger panics when the reader of stderr is gone.
             .log_internal_errors(false)
             .with_writer(std::io::stderr);
         match self.log_format {
@@ -321,24 +335,29 @@ impl Serve {
         }
     }
 
-    /// An address that other machines reach needs a token or a secret. Warns if only the secret
-    /// keeps them out.
+    /// Fails if other machines can reach the address and the server has neither token nor secret.
+    /// Warns that the credentials travel in clear text if other machines can reach the address.
     fn check_address(&self, has_token: bool) -> Result<(), String> {
         let address = &self.address;
         let found = address.to_socket_addrs().map_err(|error| {
-            format!("`{address}` is no address to listen on (expected host:port, for example 127.0.0.1:8080): {error}")
+            format!(
+                "cannot listen on `{address}` (expected host:port, for example 127.0.0.1:8080): \
+                 {error}"
+            )
         })?;
         let Some(ip) = found.map(|it| it.ip()).find(|ip| !ip.is_loopback()) else {
             return Ok(());
         };
         if self.no_secret && !has_token {
             return Err(format!(
-                "other machines reach {ip}, and with `--no-secret` every caller could run code here: leave out `--no-secret`, \
-                 set an access token in a file (`--token-file`) or the variable {TOKEN}, or listen on 127.0.0.1"
+                "other machines can reach {ip}, and with `--no-secret` they could run code here: \
+                 leave out `--no-secret`, set an access token (`--token-file` or the variable \
+                 {TOKEN}), or listen on 127.0.0.1"
             ));
         }
         tracing::warn!(
-            "other machines reach {ip}, and what lets callers in travels in clear text: put a proxy that speaks TLS in front"
+            "other machines can reach {ip}, and the secret and the access token travel in clear \
+             text: put a TLS proxy in front of the server"
         );
         Ok(())
     }
@@ -348,7 +367,7 @@ impl Serve {
         let mut builder = LocalServer::builder()
             .address(self.address)
             .backend(self.confines.with(self.backend)?);
-        /// Sets what was asked for.
+        /// Sets the options that were given.
         macro_rules! set {
             ($($option:ident: $value:expr),* $(,)?) => {
                 $(if let Some(value) = $value {
@@ -397,7 +416,8 @@ impl Serve {
     }
 }
 
-/// Ends this process without waiting for the server, as its drop would. What is left is cleaned up by the watchdog.
+/// Exits without dropping the server, because the drop would block. The watchdog cleans up the
+/// rest.
 fn end_at_once(reason: &str) -> ! {
     shared::say(reason);
     std::process::exit(1)

@@ -1,5 +1,5 @@
-//! The files of `/etc` that a confined sandbox has of its own, so that its user has a name and a
-//! home, and names resolve: `passwd`, `group`, `hosts` and `resolv.conf`.
+//! The `/etc` files of a confined sandbox: `passwd`, `group`, `hosts` and `resolv.conf`. They give
+//! its user a name and a home, and let host names resolve.
 
 use std::{
     ffi::OsString,
@@ -10,17 +10,18 @@ use std::{
 
 use super::confine::{HOME_INSIDE, make_directory};
 
-/// The directory of these files, in that of a sandbox.
+/// The directory of these files, in the directory of a sandbox.
 pub(super) const ETC: &str = "etc";
 
 /// The name of the user that code runs as.
 pub(super) const USER_NAME: &str = "sandbox";
 
-/// A file of a sandbox, and where the sandbox has it.
+/// A file, and its path in the sandbox.
 pub(super) struct EtcFile {
     /// The name of the file in [`ETC`].
     pub(super) name: &'static str,
-    /// The path in the sandbox, which differs from `/etc/NAME` where this machine has a symbolic link.
+    /// The path in the sandbox. Differs from `/etc/NAME` if that is a symbolic link on this
+    /// machine.
     pub(super) inside: PathBuf,
 }
 
@@ -34,8 +35,8 @@ impl EtcFile {
     }
 }
 
-/// The files that [`write`] makes, as far as a sandbox that sees these directories of this machine would
-/// otherwise see this machine's own.
+/// Those files of [`write`] that must replace the machine's own, because the sandbox can see these
+/// directories of the machine.
 pub(super) fn files(readable: &[PathBuf]) -> Vec<EtcFile> {
     let is_shown = |path: &Path| {
         path.starts_with("/run") || readable.iter().any(|directory| path.starts_with(directory))
@@ -43,19 +44,19 @@ pub(super) fn files(readable: &[PathBuf]) -> Vec<EtcFile> {
     ["passwd", "group", "hosts", "resolv.conf"]
         .into_iter()
         .filter_map(|name| {
-            // A link to `/run` in some distributions.
+            // Some distributions link `resolv.conf` to `/run`.
             let inside = fs::canonicalize(Path::new("/etc").join(name)).ok()?;
             is_shown(&inside).then_some(EtcFile { name, inside })
         })
         .collect()
 }
 
-/// Writes the files of a sandbox whose code has this user id inside. With a network, names resolve
-/// as on this machine.
+/// Writes the files of a sandbox. `user` is the user ID of its code inside. With a network, names
+/// resolve as on this machine.
 pub(super) fn write(sandbox: &Path, user: u32, network: bool) -> io::Result<()> {
     let directory = sandbox.join(ETC);
     make_directory(&directory, 0o755)?;
-    // A machine without these files has no resolver to name, and no hosts.
+    // If the machine lacks one of these files, the sandbox gets no entries from it.
     let of_machine = |file| fs::read_to_string(file).unwrap_or_default();
     let (hosts, resolv_conf) = match network {
         true => (of_machine("/etc/hosts"), of_machine("/etc/resolv.conf")),
@@ -76,7 +77,7 @@ pub(super) fn write(sandbox: &Path, user: u32, network: bool) -> io::Result<()> 
 
 const HOSTS: &str = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost\n127.0.1.1\tsandbox\n";
 
-/// The first entry of an id is the one that programs find by it.
+/// The sandbox's user comes first: if its ID is also 0 or 65534, lookups by ID find that entry.
 fn passwd(user: u32) -> String {
     format!(
         "{USER_NAME}:x:{user}:{user}:{USER_NAME}:{HOME_INSIDE}:/bin/bash\n\

@@ -1,4 +1,5 @@
-//! [`Launcher`]: starts the processes of a sandbox on this machine, marked, so that each of them is found again.
+//! [`Launcher`]: starts the processes of a sandbox on this machine, with markers in their
+//! environment by which the [`Sweeper`] finds them.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -48,38 +49,39 @@ use crate::{
 /// Process groups of a sandbox that are remembered before those without a process are forgotten.
 const MANY_GROUPS: usize = 256;
 
-/// Where programs are looked for when this process has no `PATH`.
+/// The search path if this process has no `PATH`.
 const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin";
 
-/// The `PATH` of this process, or a usual one.
+/// The `PATH` of this process, or [`DEFAULT_PATH`] if it is not set.
 pub(in crate::server) fn search_path() -> OsString {
     std::env::var_os("PATH")
         .filter(|path| !path.is_empty())
         .unwrap_or_else(|| DEFAULT_PATH.into())
 }
 
-/// A name that cannot be guessed: processes that carry a mark of another sandbox would be killed with it, and code could
-/// keep that kill from ending.
+/// A random marker value. Code must not guess the marker of another sandbox: a process that carries
+/// it is killed with that sandbox, and could keep the kill from finishing.
 pub(super) fn mark() -> io::Result<String> {
     random_hex::<16>().map_err(io::Error::from)
 }
 
-/// What the sandboxes of a server have in common.
+/// State that all sandboxes of a server share.
 pub(super) struct Ground {
     /// The directory of this server, with one directory for each sandbox.
     pub(super) root: PathBuf,
-    /// Where it keeps its state, if that is a directory.
+    /// The state directory, if the server has one.
     pub(super) state: Option<PathBuf>,
     /// Marks the processes of this server.
     server: String,
     watchdog: Watchdog,
     sweeper: Sweeper,
-    /// Locked while this lives.
+    /// A lock on the directory, held until this is dropped.
     _owner: Option<fs::File>,
 }
 
 impl Ground {
-    /// For sandboxes in `root`. Must be called on a tokio runtime.
+    /// Starts the watchdog and the sweeper for sandboxes in `root`. Must be called on a tokio
+    /// runtime.
     pub(super) fn start(
         root: Root,
         state: Option<PathBuf>,
@@ -96,8 +98,9 @@ impl Ground {
         }))
     }
 
-    /// Begins to end and to remove what servers have left beside this one that were killed together with their watchdogs.
-    /// Nobody waits for it: what hangs there keeps this server from nothing. It goes with the runtime.
+    /// Removes, in the background, the processes and files of servers that were killed together
+    /// with their watchdogs. If this hangs, it doesn't affect the server. It is cancelled with the
+    /// runtime.
     pub(super) fn begin_to_clear_abandoned(self: &Arc<Self>) {
         let ground = Arc::downgrade(self);
         let parent = self.root.parent().unwrap_or(&self.root).to_owned();
@@ -111,9 +114,13 @@ impl Ground {
                 let found = blocking(move || Ok(Abandoned::find(path))).await;
                 let Ok(Some(left)) = found else { continue };
                 match ground.remove_abandoned(left).await {
-                    Ok(()) => tracing::info!(%directory, "removed what a server had left"),
+                    Ok(()) => tracing::info!(%directory, "removed the files of a killed server"),
                     Err(reason) => {
-                        tracing::warn!(%directory, reason = %Escaped(reason), "what a server has left could not be removed");
+                        tracing::warn!(
+                            %directory,
+                            reason = %Escaped(reason),
+                            "cannot remove the files of a killed server"
+                        );
                     }
                 }
             }
@@ -127,18 +134,18 @@ impl Ground {
         super::gvisor::end_all(&left.path)
             .await
             .map_err(|error| error.to_string())?;
-        // It stays locked until that is done, whoever waits for it.
+        // The directory stays locked until it is removed, even if this future is dropped.
         blocking(move || left.remove())
             .await
             .map_err(|error| format!("the files could not be removed: {error}"))
     }
 
-    /// Ends what is left, and removes the directory.
+    /// Kills the remaining processes of this server and removes its directory.
     pub(super) async fn clear(self: &Arc<Self>) {
-        // Sandboxes that could not be deleted get a last chance.
+        // Retries the kill for sandboxes that could not be deleted.
         let target = Target::Server(self.server.clone());
         if let Err(reason) = self.sweeper.sweep(target).await {
-            tracing::warn!(reason = %Escaped(reason), "processes are left behind");
+            tracing::warn!(reason = %Escaped(reason), "cannot kill all processes at shutdown");
         }
         let ground = self.clone();
         let removed = tokio::task::spawn_blocking(move || {
@@ -148,7 +155,8 @@ impl Ground {
         })
         .await;
         if let Ok(Err(error)) = removed {
-            tracing::warn!(%error, directory = %self.root.display(), "a directory could not be removed");
+            let directory = self.root.display();
+            tracing::warn!(%error, %directory, "cannot remove a directory");
         }
     }
 }
@@ -156,14 +164,14 @@ impl Ground {
 /// Starts the processes of one sandbox.
 pub(super) struct Launcher {
     id: SandboxId,
-    /// Marks the processes of this sandbox. The id cannot: clients know it, and another server of this machine may
-    /// have restored the same sandbox.
+    /// Marks the processes of this sandbox. The id can't serve as the marker: clients know it, and
+    /// another server on this machine may have restored the same sandbox.
     name: String,
     /// The directory of this sandbox.
     root: PathBuf,
     ground: Arc<Ground>,
     execs: AtomicU64,
-    /// The process group of each exec: it may still hold background processes.
+    /// The process group of each exec, which may still hold background processes.
     groups: Mutex<Vec<Pid>>,
 }
 
@@ -190,7 +198,7 @@ impl Launcher {
         Ok(format!("{}.{}", self.name, mark()?))
     }
 
-    /// What marks the processes of an exec, in their environment.
+    /// The environment variables that mark the processes of an exec.
     pub(super) fn marks<'a>(&'a self, exec: &'a str) -> [(&'static str, &'a str); 4] {
         [
             (SERVER_MARKER, &self.ground.server),
@@ -200,8 +208,9 @@ impl Launcher {
         ]
     }
 
-    /// Starts an exec, whose processes are marked. What it needs is kept as long as it lives. `namespace` is that of its
-    /// processes, but for the first, if only they can be its own. `user` is whom code runs as, if that is another user.
+    /// Starts an exec with marked processes. `needs` is dropped when the exec is dropped.
+    /// `namespace` is the PID namespace of all processes but the first, if no other sandbox shares
+    /// it. `user` is the user that code runs as, if it differs from the user of this process.
     pub(super) fn spawn(
         &self,
         mut command: Command,
@@ -218,9 +227,9 @@ impl Launcher {
         let stdout_receiver = pipe::Receiver::from_owned_fd(output.into())?;
         let stderr_receiver = pipe::Receiver::from_owned_fd(errors.into())?;
         let child = command.stdin(stdin).stdout(stdout).stderr(stderr).spawn()?;
-        // Here the server closes the ends of the process.
+        // Closes the process's ends of the pipes in the server.
         drop(command);
-        let ended = || io::Error::other("the process has ended before it was watched");
+        let ended = || io::Error::other("the process ended before the watchdog knew of it");
         let pid = child.id().ok_or_else(ended)?;
         self.ground.watchdog.group_began(pid);
         let group = Pid::from_raw(pid.cast_signed());
@@ -245,7 +254,7 @@ impl Launcher {
         })
     }
 
-    /// Ends every process of the sandbox. The error is the reason for the client.
+    /// Kills every process of the sandbox. The error is the reason to report to the client.
     pub(super) async fn end_processes(&self) -> Result<(), String> {
         if self.execs.load(Ordering::Relaxed) == 0 {
             return Ok(());
@@ -256,8 +265,8 @@ impl Launcher {
             .unwrap_or_else(PoisonError::into_inner)
             .clone();
         if !cfg!(target_os = "linux") {
-            // The number of a group that ended may belong to another by now. Only where
-            // there is no `/proc` to find that out is that risk taken.
+            // The number of a process group that ended may have been reused. This risk is taken
+            // only where there is no `/proc` to check.
             for &group in &groups {
                 let _ = killpg(group, Signal::SIGKILL);
             }
@@ -271,10 +280,11 @@ impl Launcher {
     }
 }
 
-/// The processes of one exec. What they need lives as long.
+/// The processes of one exec. Also holds the resources that they need.
 struct MarkedProcess {
     child: Child,
-    /// The process group, while its leader is not waited for and the number cannot be given away.
+    /// The process group. `None` once its leader has been reaped, because its number may be reused
+    /// then.
     group: Option<Pid>,
     exec: String,
     namespace: Option<PidNamespace>,
@@ -301,8 +311,8 @@ impl Process for MarkedProcess {
     fn kill(&mut self) -> BoxFuture<'_, Result<(), String>> {
         Box::pin(async move {
             if let Some(group) = self.group {
-                // Where processes are looked for, they only stand still at first: a child that left
-                // the group and has no marker is found by its parents, while they are there.
+                // On Linux, stop the group first and let the sweep kill it. The sweep finds a child
+                // that left the group and has no marker by its parents, which must still exist.
                 let signal = if cfg!(target_os = "linux") {
                     Signal::SIGSTOP
                 } else {
@@ -322,7 +332,7 @@ impl Process for MarkedProcess {
                 })
                 .await;
             if let Some(group) = self.group {
-                // The leader is not waited for: the number is still its own.
+                // The leader has not been reaped, so its number can't have been reused.
                 let _ = killpg(group, Signal::SIGKILL);
             }
             swept?;
@@ -351,7 +361,7 @@ fn pipe_of(user: Option<u32>) -> io::Result<(io::PipeReader, io::PipeWriter)> {
     Ok((reader, writer))
 }
 
-/// A file with code, removed when it is no longer needed.
+/// A file with the code of an exec. Dropping it removes the file.
 pub(super) struct CodeFile(pub(super) PathBuf);
 
 impl Drop for CodeFile {
@@ -361,7 +371,7 @@ impl Drop for CodeFile {
 }
 
 impl CodeFile {
-    /// Where the code of an exec is put.
+    /// The path for the code of an exec.
     pub(super) fn new(directory: &Path, language: Language, number: u64) -> Self {
         Self(directory.join(match language {
             Language::Python => format!("main-{number}.py"),
@@ -369,8 +379,8 @@ impl CodeFile {
         }))
     }
 
-    /// Writes the code to the file, which no other user can read, once these directories are there: the code of an
-    /// exec before may have removed them.
+    /// Writes the code to the file, which no other user can read. Creates these directories first
+    /// if they are missing, because an earlier exec may have removed them.
     pub(super) async fn write(&self, code: &str, directories: &[&Path]) -> io::Result<()> {
         let (file, code) = (self.0.clone(), code.to_owned());
         let directories: Vec<_> = directories.iter().map(|it| it.to_path_buf()).collect();
@@ -384,34 +394,36 @@ impl CodeFile {
     }
 }
 
-/// The reason why a job cannot be run anywhere.
+/// Fails with the reason if no backend can run this job.
 pub(super) fn check(job: &Job) -> Result<(), String> {
     let is_name = |name: &str| !name.is_empty() && !name.contains(['=', '\0']);
     if let Some((name, _)) = job.env.iter().find(|(name, _)| !is_name(name)) {
         return Err(format!(
-            "'{}' is no name for an environment variable.",
+            "'{}' is not a valid name for an environment variable.",
             excerpt(name.as_bytes())
         ));
     }
     let values = job.env.iter().map(|(_, value)| value).chain(&job.args);
     if values.chain(&job.cwd).any(|text| text.contains('\0')) {
         return Err(
-                "An argument, a value of an environment variable or the working directory holds a NUL byte."
-                    .to_owned(),
-            );
+            "An argument, an environment variable or the working directory contains a NUL byte."
+                .to_owned(),
+        );
     }
     check_size(job)
 }
 
-/// Most bytes of one argument, or of one environment variable with its name (`MAX_ARG_STRLEN`, execve(2)).
+/// Maximum bytes of one argument, or of one environment variable with its name (`MAX_ARG_STRLEN` in
+/// execve(2)).
 const MAX_WORD_BYTES: usize = 128 * 1024 - 1;
 
-/// Most bytes of all of them: a quarter of the usual stack (execve(2)), less what the server adds.
+/// Maximum bytes of all arguments and variables: a quarter of the usual stack (execve(2)), less
+/// what the server adds.
 const MAX_WORDS_BYTES: usize = 2 * 1024 * 1024 - 64 * 1024;
 
 /// Fails if the kernel would not start a process with these arguments and variables.
 fn check_size(job: &Job) -> Result<(), String> {
-    // With the `=` and a NUL byte, and the pointer.
+    // A variable also takes a `=`; every word also takes a NUL byte and a pointer.
     let variables = job
         .env
         .iter()
@@ -424,23 +436,24 @@ fn check_size(job: &Job) -> Result<(), String> {
         .sum();
     if largest > MAX_WORD_BYTES || total > MAX_WORDS_BYTES {
         return Err(format!(
-            "The arguments and environment variables are too large: {total} bytes, the largest {largest} bytes. \
-             A process takes {MAX_WORDS_BYTES} bytes in all and {MAX_WORD_BYTES} bytes in each; \
-             send more on its input or in a file."
+            "The arguments and environment variables are too large: {total} bytes in all, \
+             {largest} bytes in the largest. \
+             A process takes at most {MAX_WORDS_BYTES} bytes in all and {MAX_WORD_BYTES} in each; \
+             pass more data in its input or in a file."
         ));
     }
     Ok(())
 }
 
-/// The reason why a job cannot be run in this working directory.
+/// The error for a job whose working directory can't be used.
 pub(super) fn no_directory(cwd: &str) -> String {
     format!(
-        "The working directory '{}' is not there, or is no directory.",
+        "The working directory '{}' does not exist or is not a directory.",
         excerpt(cwd.as_bytes())
     )
 }
 
-/// Makes a directory that no other user may enter, unless it is there.
+/// Creates a directory that no other user may enter, unless it exists.
 pub(super) fn make_private(directory: &Path) -> io::Result<()> {
     fs::DirBuilder::new()
         .mode(0o700)
@@ -458,7 +471,7 @@ pub(super) fn write_private(file: &Path, text: &[u8]) -> io::Result<()> {
         .write_all(text)
 }
 
-/// The program of this name on the search path.
+/// Finds a program on the search path.
 pub(super) fn find(name: &str, path: &OsStr) -> Option<PathBuf> {
     std::env::split_paths(path)
         .filter(|directory| directory.is_absolute())
@@ -469,7 +482,7 @@ pub(super) fn find(name: &str, path: &OsStr) -> Option<PathBuf> {
         })
 }
 
-/// Whether a program is a script for another program.
+/// Whether a program is a script with an interpreter line (`#!`).
 pub(super) fn is_script(file: &Path) -> bool {
     let mut start = [0; 2];
     fs::File::open(file)

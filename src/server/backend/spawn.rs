@@ -1,11 +1,12 @@
 //! [`command`]: starts every process of the server, code and helpers alike, from the same state.
 //!
-//! A process inherits much more than its arguments from the one that starts it: file descriptors, signal
-//! dispositions, the terminal, limits, keys. How the server was started must not reach code, so `clean`
-//! resets all of that between fork and exec. The table in [`server`](crate::server) lists the result.
+//! A process inherits more than its arguments from its parent: file descriptors, signal
+//! dispositions, the terminal, limits, keys. Code must not depend on how the server was started, so
+//! `clean` resets all of these between fork and exec. The table in [`server`](crate::server) lists
+//! the result.
 //!
-//! `clean` runs in the forked child of a process with several threads, where locks may be held by threads
-//! that no longer exist. So it makes system calls and nothing else: no allocation, no lock, no panic.
+//! `clean` runs in the forked child of a multi-threaded process, where threads that no longer exist
+//! may hold locks. So it only makes system calls: no allocation, no lock, no panic.
 
 #![expect(
     unsafe_code,
@@ -24,16 +25,16 @@ use std::{
 
 use nix::libc;
 
-/// A command whose process starts clean: no environment, working directory `/`, and `/dev/null` for its input and
-/// output, until the caller says otherwise.
+/// A command whose process starts clean. By default it has no environment, the working directory
+/// `/`, and `/dev/null` as stdin, stdout and stderr.
 pub(in crate::server) fn command(program: impl AsRef<OsStr>) -> tokio::process::Command {
     blocking_command(program).into()
 }
 
 /// [`command`] for callers without a runtime.
 pub(in crate::server) fn blocking_command(program: impl AsRef<OsStr>) -> Command {
-    // The process inherits the keyring of this thread. An error is reported by `own_keyring`, to the backend
-    // that depends on it.
+    // The process inherits the keyring of this thread. A backend that depends on it calls
+    // `own_keyring` and reports the error.
     #[cfg(target_os = "linux")]
     let _ = own_keyring();
     let mut command = Command::new(program);
@@ -48,9 +49,9 @@ pub(in crate::server) fn blocking_command(program: impl AsRef<OsStr>) -> Command
     command
 }
 
-/// Resets what the process has inherited. Runs in the child, after its input and output are in place.
+/// Resets inherited state. Runs in the child, after its stdin, stdout and stderr are in place.
 fn clean() -> io::Result<()> {
-    // A session of its own: no terminal, and a process group with the number of this process.
+    // Starts a new session: no terminal, and a process group whose ID is the PID of this process.
     nix::unistd::setsid()?;
     reset_signals();
     #[cfg(target_os = "linux")]
@@ -62,13 +63,13 @@ fn clean() -> io::Result<()> {
 
 #[cfg(target_os = "linux")]
 fn reset_signals() {
-    // glibc refuses the two signals that it uses itself, so the kernel is called directly. Zeros are `SIG_DFL`,
-    // no flags and an empty mask, in the layout of every architecture.
+    // glibc refuses the two signals that it uses itself, so call the kernel directly. Zeros mean
+    // `SIG_DFL`, no flags and an empty mask in the layout of every architecture.
     let zeros = [0_u64; 8];
     let size = 8_usize;
     for signal in 1..=64_usize {
-        // SAFETY: the kernel reads one `sigaction`, at most 32 bytes, from `zeros` and writes nothing. It refuses
-        // SIGKILL and SIGSTOP, which are always at their default.
+        // SAFETY: the kernel reads one `sigaction`, at most 32 bytes, from `zeros` and writes
+        // nothing. It refuses SIGKILL and SIGSTOP, which always have their default disposition.
         unsafe {
             let none = std::ptr::null_mut::<u64>();
             libc::syscall(libc::SYS_rt_sigaction, signal, zeros.as_ptr(), none, size);
@@ -121,7 +122,7 @@ mod linux {
     const MIB: u64 = 1 << 20;
     const UNLIMITED: Option<u64> = None;
 
-    /// The limits of every process, soft and hard: those of a login on a usual system.
+    /// The soft and hard limits of every process: the usual limits of a login shell.
     const LIMITS: [(Resource, Option<u64>, Option<u64>); 16] = [
         (Resource::As, UNLIMITED, UNLIMITED),
         (Resource::Core, Some(0), Some(0)),
@@ -141,7 +142,7 @@ mod linux {
         (Resource::Stack, Some(8 * MIB), UNLIMITED),
     ];
 
-    /// The default of the kernel, in nanoseconds.
+    /// The kernel's default timer slack, in nanoseconds.
     const TIMER_SLACK: u64 = 50_000;
 
     pub(super) fn clean() -> io::Result<()> {
@@ -179,7 +180,7 @@ mod linux {
         exceeds(one.current, other.current) || exceeds(one.maximum, other.maximum)
     }
 
-    /// A limit that does not exceed the hard limit of the server: an administrator may have set that.
+    /// Caps a limit at the hard limit of the server, which an administrator may have lowered.
     fn limit(soft: Option<u64>, hard: Option<u64>, most: Option<u64>) -> Rlimit {
         let least = |one: Option<u64>, other: Option<u64>| match (one, other) {
             (Some(one), Some(other)) => Some(one.min(other)),
@@ -192,22 +193,23 @@ mod linux {
         }
     }
 
-    /// The hard limit of the processes that are started here; `None` for no limit.
+    /// The hard limit of the processes that [`command`](super::command) starts. `None` means no
+    /// limit.
     pub(in super::super) fn hard_limit(resource: Resource) -> Option<u64> {
         let most = getrlimit(resource).maximum;
         let row = LIMITS.iter().find(|(it, ..)| *it == resource);
         limit(None, row.and_then(|&(_, _, hard)| hard), most).maximum
     }
 
-    /// Marks every descriptor above 2, so that exec closes it. They stay open until then: by one of them std
-    /// reports an exec that failed.
+    /// Sets close-on-exec on every file descriptor above 2. They must stay open until exec, because
+    /// std reports a failed exec through one of them.
     fn close_on_exec() -> io::Result<()> {
         let (first, last) = (3_usize, u32::MAX as usize);
         let flags = libc::CLOSE_RANGE_CLOEXEC as usize;
-        // SAFETY: takes numbers alone, and closes nothing with this flag.
+        // SAFETY: the arguments are numbers. With this flag the call closes nothing.
         match unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) } {
             0 => Ok(()),
-            // Linux before 5.11 lacks it, and filters of system calls of that time refuse it.
+            // Linux before 5.11 lacks this flag, and older seccomp filters refuse the call.
             _ => close_on_exec_one_by_one(),
         }
     }
@@ -221,7 +223,8 @@ mod linux {
             let name = entry?.file_name().to_str().ok().map(str::parse::<i32>);
             let Some(Ok(number)) = name else { continue };
             if number > 2 && number != directory.as_raw_fd() {
-                // SAFETY: `/proc` has just named it, and this process has no other thread that could close it.
+                // SAFETY: `/proc` has just listed it, and no other thread of this process can close
+                // it.
                 let descriptor = unsafe { BorrowedFd::borrow_raw(number) };
                 fcntl_setfd(descriptor, FdFlags::CLOEXEC)?;
             }
@@ -229,10 +232,11 @@ mod linux {
         Ok(())
     }
 
-    /// Supplementary groups, where this process may drop them, and capabilities that exec would pass on.
+    /// Drops supplementary groups, if this process may, and the capabilities that exec would pass
+    /// on.
     fn reset_privileges() -> io::Result<()> {
         match set_thread_groups(&[]) {
-            // Only root may. The groups of other users are their own, on the host as at a login.
+            // Only root may drop groups. A process of another user keeps that user's groups.
             Ok(()) | Err(Errno::PERM) => {}
             Err(error) => return Err(error.into()),
         }
@@ -246,7 +250,7 @@ mod linux {
         Ok(set_capabilities(None, sets)?)
     }
 
-    /// Never better than normal. What is worse stays: a low priority may be meant to bound the server.
+    /// Resets a priority above normal. Keeps a lower one, which may limit the server on purpose.
     fn reset_scheduling() -> io::Result<()> {
         let this = 0_usize;
         // SAFETY: takes a number alone.
@@ -284,7 +288,7 @@ mod linux {
         const NORMAL_LEVEL: libc::c_long = 4;
         // SAFETY: takes numbers alone.
         let priority = unsafe { libc::syscall(libc::SYS_ioprio_get, WHO_PROCESS, 0_usize) };
-        // Where the call is not to be had (-1), no class is one of those.
+        // If the call is not available, it returns -1, which matches no class.
         let (class, level) = (priority >> 13, priority & 7);
         if class == REAL_TIME || class == BEST_EFFORT && level < NORMAL_LEVEL {
             // SAFETY: takes numbers alone.
@@ -294,7 +298,8 @@ mod linux {
         Ok(())
     }
 
-    /// Without it, `setarch -R` on the server would turn off the randomisation of addresses for code.
+    /// Resets the personality. Otherwise `setarch -R` on the server would turn off address space
+    /// layout randomisation (ASLR) for code.
     fn reset_personality() -> io::Result<()> {
         const QUERY: usize = 0xffff_ffff;
         // SAFETY: takes a number alone.
@@ -306,7 +311,8 @@ mod linux {
         Ok(())
     }
 
-    /// A server that the out-of-memory killer spares (`OOMScoreAdjust=-900`) starts code that it does not spare.
+    /// Raises a negative out-of-memory score to 0. Otherwise code would inherit the protection of a
+    /// server that runs with `OOMScoreAdjust=-900`.
     fn reset_oom_score() -> io::Result<()> {
         let file = match open(
             c"/proc/self/oom_score_adj",
@@ -314,13 +320,13 @@ mod linux {
             Mode::empty(),
         ) {
             Ok(file) => file,
-            // No `/proc`, or one that this process may only read.
+            // `/proc` is missing or read-only.
             Err(Errno::NOENT | Errno::ACCESS | Errno::ROFS) => return Ok(()),
             Err(error) => return Err(error.into()),
         };
         let mut score = [0; 16];
         let length = read(&file, &mut score)?;
-        // A score that is not better is written as well: written by root, it is the lowest that code can set again.
+        // Write the score even if it doesn't change: if root writes it, code can't lower it again.
         let score = match score.get(..length) {
             Some([b'-', ..]) | None => b"0",
             Some(score) => score,
@@ -336,9 +342,10 @@ mod linux {
         }
     }
 
-    /// Gives the current thread a session keyring of its own, once: the processes that it starts share that one, and
-    /// cannot reach the keys of the user who started the server. One key for each server, not for each process: a
-    /// user has 200 by default. The error says why this user's keys would be within reach.
+    /// Gives the current thread its own session keyring, once. The processes that the thread starts
+    /// share it, and can't reach the keys in the session keyring of the user who started the
+    /// server. Processes share one keyring because a user may have only 200 keys by default. The
+    /// error says why the user's keys would be exposed.
     pub(in super::super) fn own_keyring() -> Result<(), String> {
         std::thread_local! {
             static JOINED: Result<(), String> = join_keyring();
@@ -349,7 +356,8 @@ mod linux {
     fn join_keyring() -> Result<(), String> {
         let keyctl = |operation: u32, argument: i64| {
             let (operation, argument) = (operation as usize, argument as isize);
-            // SAFETY: neither operation writes to memory; a null pointer asks for a keyring without a name.
+            // SAFETY: neither operation writes to memory. A null pointer means a keyring without a
+            // name.
             succeeded(unsafe { libc::syscall(libc::SYS_keyctl, operation, argument, 0_usize) })
         };
         let Err(error) = keyctl(libc::KEYCTL_JOIN_SESSION_KEYRING, 0) else {
@@ -358,7 +366,8 @@ mod linux {
         let session = i64::from(libc::KEY_SPEC_SESSION_KEYRING);
         let is_refused =
             |error: io::Error| matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EPERM));
-        // A kernel without keys, or a container whose filter refuses the calls: code inherits that filter.
+        // The kernel has no keys, or a container's seccomp filter refuses the calls. Code inherits
+        // that filter.
         if keyctl(libc::KEYCTL_GET_KEYRING_ID, session).is_err_and(is_refused) {
             return Ok(());
         }
@@ -370,19 +379,23 @@ mod linux {
             return Ok(());
         }
         Err(match error.raw_os_error() {
-            Some(libc::EDQUOT) => "the server cannot have a session keyring of its own, and code would reach the keys of this user: \
-                 this user has as many keys as the kernel allows (`kernel.keys.maxkeys`; `/proc/keys` lists them)"
+            Some(libc::EDQUOT) => "cannot create a session keyring, so code could reach \
+                 the keys of this user: this user has reached the kernel's limit on keys \
+                 (`kernel.keys.maxkeys`); `/proc/keys` lists them"
                 .to_owned(),
             _ => format!(
-                "the server cannot have a session keyring of its own, and code would reach the keys of this user: {error}"
+                "cannot create a session keyring, so code could reach the keys of this user: \
+                 {error}"
             ),
         })
     }
 
-    /// Denies the process and its descendants the kernel's keys: `add_key`, `request_key` and `keyctl` fail as on a
-    /// kernel that has none. Sandboxes of one user could otherwise name each other's keys, and the user's own.
+    /// Denies the process and its descendants access to the kernel's keys: `add_key`, `request_key`
+    /// and `keyctl` fail as on a kernel without keys. Otherwise the sandboxes of one user could use
+    /// each other's keys and those of the user.
     ///
-    /// The process gets no privileges by exec from then on (`no_new_privs`), without which only root may do this.
+    /// Also sets `no_new_privs`: exec grants no privileges from then on. Without it, only root may
+    /// install the filter.
     pub(in super::super) fn deny_keys(command: &mut tokio::process::Command) {
         // SAFETY: `install_filter` only makes system calls.
         unsafe { command.pre_exec(install_filter) };
@@ -396,12 +409,12 @@ mod linux {
         };
         let operation = libc::SECCOMP_SET_MODE_FILTER as usize;
         let install = |flags: usize| {
-            // SAFETY: the kernel reads the program, whose length is that of the array, and writes nothing.
+            // SAFETY: the kernel reads the program, whose length is correct, and writes nothing.
             succeeded(unsafe {
                 libc::syscall(libc::SYS_seccomp, operation, flags, &raw const program)
             })
         };
-        // Without this flag, older kernels slow down every process with a filter.
+        // Without this flag, older kernels turn on Spectre mitigations that slow the process down.
         let flags = libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW as usize;
         match install(flags) {
             // gVisor and Linux before 4.17 lack the flag. A filter that they refuse is still an error.
@@ -415,7 +428,7 @@ mod linux {
 mod other {
     use nix::{libc, sys::resource};
 
-    /// Most descriptors that are looked at, where the limit is higher.
+    /// Maximum number of file descriptors to check if the limit is higher.
     const MAX_DESCRIPTORS: u64 = 65_536;
 
     pub(super) fn clean() {
@@ -425,7 +438,8 @@ mod other {
         let limit = resource::getrlimit(resource::Resource::RLIMIT_NOFILE);
         let limit = limit.map_or(MAX_DESCRIPTORS, |(soft, _)| soft.min(MAX_DESCRIPTORS));
         for descriptor in 3..limit as libc::c_int {
-            // SAFETY: takes numbers alone; one that is not open is an error that changes nothing.
+            // SAFETY: the arguments are numbers. A descriptor that is not open causes a harmless
+            // error.
             unsafe { libc::fcntl(descriptor, libc::F_SETFD, libc::FD_CLOEXEC) };
         }
     }
@@ -501,7 +515,7 @@ mod tests {
     }
 
     #[test]
-    fn hard_limits_are_those_that_a_process_starts_with() {
+    fn hard_limit_matches_a_started_process() {
         let mut command = blocking_command("/bin/sh");
         let command = command.args(["-c", "ulimit -Hn"]).stdout(Stdio::piped());
         let said = command.output().unwrap().stdout;

@@ -1,12 +1,14 @@
 //! [`Sweeper`]: finds the processes that left their process group, and kills them.
 //!
-//! On Linux every process that a backend starts carries markers in its environment, which its
-//! children inherit. One pass over `/proc` serves everybody who waits for one, so that 500 kills at
-//! once cost little more than one. Elsewhere there is no `/proc`, and the process group must do.
+//! On Linux, every process that a backend starts carries markers in its environment, and its
+//! children inherit them. One pass over `/proc` serves all pending requests, so 500 concurrent
+//! kills cost little more than one. Other systems have no `/proc`, and only the process group is
+//! killed there.
 //!
-//! A process that carries the marker of another sandbox is killed with that one, and may keep its kill from ending.
-//! So markers are random. Where a sandbox has a pid namespace, only the processes in there are looked at. On the
-//! host there is none, and code may read the markers of other sandboxes there: the marks protect it from mistakes only.
+//! A process that carries the marker of another sandbox is killed with that sandbox, and could keep
+//! the kill from finishing. So markers are random. If a sandbox has a PID namespace, a sweep looks
+//! only at processes in that namespace. The `host` backend has none, and its code can read the
+//! markers of other sandboxes. There, markers only protect against mistakes.
 
 #[cfg(target_os = "linux")]
 use std::io;
@@ -26,11 +28,12 @@ use tokio::{
 
 /// Environment variable that names the server instance.
 pub(super) const SERVER_MARKER: &str = "ACTIX_SANDBOX_SERVER";
-/// Environment variable with the id of the sandbox, for its code. Clients know it, so it marks nothing.
+/// Environment variable with the id of the sandbox, for its code. Not a marker, because clients
+/// know it.
 pub(super) const ID_VARIABLE: &str = "ACTIX_SANDBOX_ID";
 /// Environment variable with the name that the sandbox has on this server.
 pub(super) const SANDBOX_MARKER: &str = "ACTIX_SANDBOX_NAME";
-/// Environment variable that names the exec: the name of its sandbox, a dot, and one of its own.
+/// Environment variable that names the exec: the name of its sandbox, a dot, and a random value.
 pub(super) const EXEC_MARKER: &str = "ACTIX_SANDBOX_EXEC";
 
 /// Sweeps that may wait for the next pass.
@@ -39,8 +42,8 @@ const QUEUE: usize = 256;
 /// Time after which a sweep gives up.
 const GIVE_UP_AFTER: Duration = Duration::from_secs(10);
 
-/// Passes in a row that must find nothing. A process that is just becoming another program shows no
-/// environment for a moment; where one is seen that shows none, it is looked at more often.
+/// Number of consecutive passes that must find nothing. A process shows no environment for a moment
+/// during exec, so more passes are needed if one without an environment was seen.
 const CLEAN_PASSES: u32 = 2;
 const CLEAN_PASSES_IF_UNCERTAIN: u32 = 5;
 
@@ -54,7 +57,7 @@ pub(super) enum Target {
     /// Those of one exec.
     Exec {
         mark: String,
-        /// Where they are, if they cannot be anywhere else.
+        /// The PID namespace that holds all of them, if there is one.
         within: Option<Within>,
     },
     /// Those of a whole server.
@@ -63,30 +66,31 @@ pub(super) enum Target {
     Sandbox {
         /// The name that marks them.
         name: String,
-        /// Also those that cleared their environment and stayed in this directory, if they are in
-        /// one of the process groups or have no terminal. Somebody who looks around there at a
-        /// terminal is left alone.
+        /// Also kills processes without markers whose working directory is in here, if they are in
+        /// one of the process groups or have no terminal. So the shell of a user who inspects the
+        /// directory is not killed.
         directory: PathBuf,
         groups: Vec<i32>,
     },
 }
 
-/// A pid namespace: its device and inode. They stay its own while a process or a file holds it.
+/// The device and inode of a PID namespace. They identify it while a process or an open file holds
+/// it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct PidNamespace(u64, u64);
 
 impl PidNamespace {
-    /// Of the file of the namespace, in `/proc`.
+    /// The namespace of this file in `/proc`.
     pub(super) fn of(file: &Metadata) -> Self {
         Self(file.dev(), file.ino())
     }
 }
 
-/// Where the processes of an exec are that has a pid namespace around it.
+/// The PID namespace that confines an exec.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Within {
     pub(super) namespace: PidNamespace,
-    /// The process outside of it that started the others, while its number is its own.
+    /// The process outside the namespace that started the others. `None` once it has been reaped.
     pub(super) leader: Option<i32>,
 }
 
@@ -97,7 +101,7 @@ struct Request {
     done: oneshot::Sender<Result<(), String>>,
 }
 
-/// Handle of the task that sweeps.
+/// A handle to the sweep task.
 #[derive(Clone, Debug)]
 pub(super) struct Sweeper {
     requests: mpsc::Sender<Request>,
@@ -111,7 +115,7 @@ impl Sweeper {
         Self { requests }
     }
 
-    /// Kills everything that belongs to `target`; resolves when nothing of it is found any more.
+    /// Kills the processes of `target`. Resolves when none of them is left.
     pub(super) async fn sweep(&self, target: Target) -> Result<(), String> {
         if !cfg!(target_os = "linux") {
             return Ok(());
@@ -169,7 +173,7 @@ async fn run(mut receiver: mpsc::Receiver<Request>) {
                 let _ = request.done.send(Ok(()));
             } else if (left > 0 || seen.blind) && request.since.elapsed() > GIVE_UP_AFTER {
                 let reason = if seen.blind {
-                    "the processes of this machine could not be looked at".to_owned()
+                    "cannot list the processes of this machine".to_owned()
                 } else {
                     format!("{left} processes could not be killed")
                 };
@@ -182,26 +186,26 @@ async fn run(mut receiver: mpsc::Receiver<Request>) {
         if waiting.is_empty() {
             pause = PAUSE;
         } else {
-            // They were sent SIGKILL; the kernel needs a moment to take them away.
+            // The kernel needs a moment to remove processes after SIGKILL.
             sleep(pause).await;
             pause = MAX_PAUSE.min(2 * pause);
         }
     }
 }
 
-/// What one pass saw.
+/// The result of one pass.
 #[derive(Default)]
 struct Seen {
     /// How many processes of each target were found.
     found: Vec<usize>,
     /// A process showed no environment.
     uncertain: bool,
-    /// Not every process could be looked at, for example because this process has no file left to
-    /// open: nothing is known of those that were not found.
+    /// Some processes could not be read, for example because this process has no file descriptors
+    /// left. So targets that were not found may still have processes.
     blind: bool,
 }
 
-/// Looks at every process once and kills those of the targets.
+/// Checks every process once and kills those of the targets.
 #[cfg(target_os = "linux")]
 fn pass(targets: &[Target]) -> Seen {
     use std::collections::{HashMap, HashSet};
@@ -246,7 +250,8 @@ fn pass(targets: &[Target]) -> Seen {
     };
     for pid in pids {
         let leads = leaders.get(&pid).copied();
-        // Nothing else of the process is read before this: it may be one of many in another sandbox.
+        // Check the namespace before reading anything else: another sandbox may have many
+        // processes.
         let namespace = match is_own_namespace_asked {
             true => pid_namespace(pid),
             false => None,
@@ -298,10 +303,10 @@ fn pass(targets: &[Target]) -> Seen {
     let mut doomed = Vec::new();
     let me = std::process::id().cast_signed();
     for &pid in processes.keys() {
-        // A process without a marker of its own belongs to whom its parent belongs.
+        // A process without a marker belongs to the same targets as its parent.
         let mut ancestor = pid;
         let mut owners: &[usize] = &[];
-        // The list was not made in one instant, so it may hold a circle.
+        // The list is not an atomic snapshot, so the parents may form a cycle.
         for _ in 0..processes.len() {
             match processes.get(&ancestor) {
                 Some((parent, false, own)) if own.is_empty() && ancestor != me => {
@@ -322,9 +327,9 @@ fn pass(targets: &[Target]) -> Seen {
             found[owner] += 1;
         }
     }
-    // First all stand still, so that none sees another die and does something about it. Then children
-    // die before their parents: when the last parent outside a process group dies, the kernel wakes
-    // those of the group that stand still (SIGHUP, SIGCONT), and a shell among them would go on.
+    // First stop all processes, so that none can react to the death of another. Then kill children
+    // before their parents. Otherwise a process group could become orphaned: the kernel then sends
+    // SIGHUP and SIGCONT to its stopped processes, and a shell among them would continue.
     doomed.sort_by_cached_key(|pid| {
         let parent = |pid: &i32| processes.get(pid).map(|&(parent, ..)| parent);
         let ancestors = std::iter::successors(parent(&pid.as_raw()), parent);
@@ -351,15 +356,15 @@ fn pass(targets: &[Target]) -> Seen {
     }
 }
 
-/// The pid namespace of a process; `None` for one that is gone, or is another user's.
+/// The PID namespace of a process. `None` if the process is gone or belongs to another user.
 #[cfg(target_os = "linux")]
 fn pid_namespace(pid: i32) -> Option<PidNamespace> {
     let file = std::fs::metadata(format!("/proc/{pid}/ns/pid"));
     file.ok().as_ref().map(PidNamespace::of)
 }
 
-/// Whether a process is in this directory, as its link says. In a mount namespace of its own, a process may have another
-/// directory at that path.
+/// Whether the working directory of a process really is `directory`. `/proc` shows only a path,
+/// which may be another directory in the mount namespace of the process.
 #[cfg(target_os = "linux")]
 fn is_in(pid: i32, directory: &Path) -> bool {
     let of = |path: &Path| {
@@ -368,7 +373,7 @@ fn is_in(pid: i32, directory: &Path) -> bool {
     };
     let process = Path::new("/proc").join(pid.to_string());
     let is_same = |one: Option<_>, other| one.is_some() && one == other;
-    // In the mount namespace of the server the link is right, also where the directory was removed.
+    // In the server's mount namespace the path is right, even if the directory has been removed.
     is_same(
         of(&process.join("ns/mnt")),
         of("/proc/self/ns/mnt".as_ref()),
@@ -385,7 +390,7 @@ pub(super) fn pids() -> io::Result<Vec<i32>> {
     Ok(pids)
 }
 
-/// Whether a process could not be read because it ended meanwhile, or because it is another user's.
+/// Whether a read failed because the process has ended or belongs to another user.
 #[cfg(target_os = "linux")]
 fn is_gone_or_foreign(error: &io::Error) -> bool {
     use io::ErrorKind::{NotFound, PermissionDenied};
@@ -394,10 +399,11 @@ fn is_gone_or_foreign(error: &io::Error) -> bool {
         || error.raw_os_error() == Some(nix::errno::Errno::ESRCH as i32)
 }
 
-/// Parent, process group, and whether there is a terminal; `None` for a process that is dead.
+/// Returns the parent, the process group and whether there is a terminal. `None` if the process is
+/// dead.
 #[cfg(target_os = "linux")]
 pub(super) fn parse_stat(stat: &[u8]) -> Option<(i32, i32, bool)> {
-    // The name of the program, in parentheses, may hold anything, also half a character.
+    // The program name in parentheses may hold any bytes, including invalid UTF-8.
     let end_of_name = stat.iter().rposition(|&byte| byte == b')')?;
     let rest = std::str::from_utf8(&stat[end_of_name + 1..]).ok()?;
     let mut fields = rest.split_ascii_whitespace();
@@ -422,8 +428,8 @@ struct Observed {
     directory: Option<PathBuf>,
 }
 
-/// Most bytes of an environment that are looked at: code may make its own very large, of many processes. What it left out of that
-/// start is found by its parents.
+/// Maximum bytes to read of an environment, because code can make the environment of many processes
+/// very large. A process whose markers lie beyond this is found by its parents.
 #[cfg(target_os = "linux")]
 const MAX_ENVIRONMENT_BYTES: u64 = 64 * 1024;
 
@@ -437,13 +443,14 @@ fn read_start(file: &str) -> io::Result<Vec<u8>> {
 
 #[cfg(target_os = "linux")]
 impl Observed {
-    /// What a process shows; `None` for one that is dead.
+    /// Reads a process from `/proc`. `None` if the process is dead.
     fn read(pid: i32, with_directory: bool) -> io::Result<Option<Self>> {
         let stat = std::fs::read(format!("/proc/{pid}/stat"))?;
         let Some((parent, group, has_terminal)) = parse_stat(&stat) else {
             return Ok(None);
         };
-        // Those of other users cannot be read, and cannot be ours.
+        // The environments of other users' processes can't be read. Those processes carry no
+        // markers.
         let environment = match read_start(&format!("/proc/{pid}/environ")) {
             Err(error) if !is_gone_or_foreign(&error) => return Err(error),
             read => read,
@@ -453,7 +460,7 @@ impl Observed {
             group,
             has_terminal,
             shows_nothing: environment.as_ref().is_ok_and(Vec::is_empty)
-                // The kernel's own have no program.
+                // Kernel threads have no program.
                 && std::fs::read_link(format!("/proc/{pid}/exe")).is_ok(),
             environment: environment.unwrap_or_default(),
             directory: with_directory
@@ -462,7 +469,7 @@ impl Observed {
         }))
     }
 
-    /// The markers of the process: which variable, and its value.
+    /// The markers of the process, as pairs of variable and value.
     fn markers(&self) -> impl Iterator<Item = (&'static str, &[u8])> {
         self.environment
             .split(|&byte| byte == 0)
@@ -482,7 +489,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_program_may_be_called_anything() {
+    fn stat_is_parsed_whatever_the_program_name() {
         assert_eq!(
             parse_stat(b"7 (a) S 1 (\xc3) S 5 6 7 0 -1"),
             Some((5, 6, false))
@@ -492,7 +499,7 @@ mod tests {
     }
 
     #[test]
-    fn a_process_that_is_gone_is_no_failure_and_too_many_open_files_are() {
+    fn a_gone_process_is_not_an_error_but_emfile_is() {
         assert!(is_gone_or_foreign(&io::Error::from_raw_os_error(
             nix::errno::Errno::ESRCH as i32
         )));

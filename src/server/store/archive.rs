@@ -3,18 +3,20 @@
 //!
 //! Neither the trees nor the archives are trusted:
 //!
-//! - Links are stored, never followed. A pipe is never opened. Files may grow and shrink while they
+//! - Links are stored, never followed. Pipes are never opened. Files may grow and shrink while they
 //!   are stored.
-//! - An archive holds the [`Trees`] of its backend and nothing else. Nothing is unpacked outside of
-//!   them, whatever the archive says.
-//! - [`Bounds`] limit what is packed and unpacked. Memory is bounded as well.
+//! - An archive may hold only the [`Trees`] of its backend. Nothing is unpacked outside of them,
+//!   whatever the archive contains.
+//! - [`Bounds`] limit the size of archives when they are packed and unpacked. Memory is limited
+//!   too.
 //!
 //! What is kept:
 //!
-//! - Directories, files, symbolic links, permissions but for set-user-id, set-group-id and sticky
-//!   bits, times to the nanosecond, holes. A file with several names becomes several files.
-//! - Sockets, pipes and devices are left out.
-//! - A file or directory that cannot be read fails the whole, by its name.
+//! - Kept: directories, files, symbolic links, permissions except set-user-id, set-group-id and
+//!   sticky bits, timestamps to the nanosecond, and holes. Each hard link becomes a file of its
+//!   own.
+//! - Skipped: sockets, pipes and devices.
+//! - If a file or directory can't be read, the whole operation fails with its name.
 
 mod pack;
 mod pieces;
@@ -29,16 +31,16 @@ pub(super) use unpack::{read_execs, read_record, unpack};
 pub(in crate::server) const HOME: &str = "home";
 pub(in crate::server) const TEMPORARY: &str = "tmp";
 
-/// The tree of what else is at `/`, of a backend in which a sandbox has a root of its own.
+/// The tree with all other files in `/`, for backends in which a sandbox has its own root.
 pub(in crate::server) const ROOT: &str = "root";
 
-/// The tree with the memory of processes, of a backend that can store it.
+/// The tree with the memory of processes, for backends that can store it.
 pub(in crate::server) const MEMORY: &str = "memory";
 
-/// Name of the record, the first entry of an archive that has one.
+/// Name of the record of a checkpoint, the first entry of its archive.
 const RECORD: &str = "record.json";
 
-/// Name of the second entry, with the execs that were not acknowledged. Older archives have none.
+/// Name of the second entry, with the execs that were not acknowledged. Older archives lack it.
 const EXECS: &str = "execs.json";
 
 /// The PAX key of the time of an entry, in seconds with a fraction (POSIX.1-2017, pax).
@@ -58,7 +60,7 @@ pub(in crate::server) struct Trees {
     pub(in crate::server) trees: Vec<Tree>,
 }
 
-/// One of them.
+/// One directory tree of a sandbox.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::server) struct Tree {
     pub(in crate::server) name: &'static str,
@@ -78,18 +80,18 @@ impl Tree {
     }
 }
 
-/// Limits of one archive. They are the same for packing and unpacking, so that what is stored can be
-/// restored.
+/// Limits of one archive. They are the same for packing and unpacking, so that every stored archive
+/// can be restored.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::server) struct Bounds {
-    /// Most bytes of the archive before it is compressed.
+    /// Maximum bytes of the archive before compression.
     pub(in crate::server) bytes: u64,
-    /// Most files, directories and links.
+    /// Maximum number of files, directories and links.
     pub(in crate::server) files: u64,
 }
 
 impl Bounds {
-    /// Most bytes of the archive after it is compressed. zstd adds little to what it cannot compress.
+    /// Maximum bytes of the compressed archive. zstd adds little to data that it can't compress.
     #[cfg(feature = "object-store")]
     pub(super) fn compressed_bytes(&self) -> u64 {
         self.bytes
@@ -99,14 +101,14 @@ impl Bounds {
 
     pub(super) fn too_many_bytes(&self) -> io::Error {
         too_large(format!(
-            "it holds more than {} bytes, the limit of this server for an archive (`max_archive_size`)",
+            "it holds more than {} bytes, this server's limit for an archive (`max_archive_size`)",
             self.bytes
         ))
     }
 
     fn too_many_files(&self) -> io::Error {
         too_large(format!(
-            "it holds more than {} files, the limit of this server for an archive (`max_archive_files`)",
+            "it holds more than {} files, this server's limit for an archive (`max_archive_files`)",
             self.files
         ))
     }
@@ -116,7 +118,7 @@ fn too_large(what: String) -> io::Error {
     io::Error::new(io::ErrorKind::FileTooLarge, what)
 }
 
-/// What stands before the files in the archive of a checkpoint.
+/// The entries that precede the files in the archive of a checkpoint.
 pub(super) struct Head {
     pub(super) record: Vec<u8>,
     pub(super) execs: Vec<u8>,

@@ -34,7 +34,7 @@ const MAX_THREADS: usize = 64;
 /// How long an operation works before it gives its turn to one that waits.
 const QUANTUM: Duration = Duration::from_millis(100);
 
-/// How long an operation that was stopped may take to come to a safe point, before it is left to hang.
+/// How long to wait for a stopped operation to reach a safe point before its thread is abandoned.
 const STOPS_WITHIN: Duration = Duration::from_secs(2);
 
 /// Tells operations to stop, from another thread.
@@ -46,12 +46,12 @@ pub(in crate::server) struct Stop {
 
 impl Default for Stop {
     fn default() -> Self {
-        Self::new("it was given up: the sandbox is being checkpointed or deleted")
+        Self::new("it was given up, because the sandbox is being checkpointed or deleted")
     }
 }
 
 impl Stop {
-    /// With the error of the operations that it stops.
+    /// `reason` becomes the error of the operations that it stops.
     fn new(reason: impl Into<Arc<str>>) -> Self {
         Self {
             reason: reason.into(),
@@ -63,7 +63,7 @@ impl Stop {
         self.stopped.send_replace(true);
     }
 
-    /// An error once it was told to stop.
+    /// Fails once [`stop`](Self::stop) was called.
     pub(super) fn check(&self) -> io::Result<()> {
         match *self.stopped.borrow() {
             true => Err(io::Error::other(&*self.reason)),
@@ -71,7 +71,7 @@ impl Stop {
         }
     }
 
-    /// Resolves once it was told to stop.
+    /// Resolves once [`stop`](Self::stop) was called.
     async fn stopped(&self) {
         // This cannot fail: the sender lives in `self`.
         let _ = self.stopped.subscribe().wait_for(|&stop| stop).await;
@@ -85,19 +85,19 @@ pub(in crate::server) struct Turn(Arc<Inner>);
 #[derive(Default)]
 struct Inner {
     stops: Vec<Stop>,
-    /// `None`: it never has to wait.
+    /// `None` if the operation never has to wait.
     place: Option<Place>,
 }
 
 impl Turn {
-    /// A turn that ends when one of these stops, and never pauses.
+    /// A turn that never pauses, and fails once one of these stops.
     #[cfg(test)]
     pub(super) fn until(stops: Vec<Stop>) -> Self {
         Self(Arc::new(Inner { stops, place: None }))
     }
 
-    /// A safe point. Pauses if others wait and the time of this turn is over. The error says why the
-    /// operation must end.
+    /// Marks a safe point. Blocks if the quantum of this turn is used up and others wait. The error
+    /// says why the operation must end.
     pub(super) fn check(&self) -> io::Result<()> {
         self.check_stops()?;
         if self.is_over()
@@ -109,7 +109,7 @@ impl Turn {
         Ok(())
     }
 
-    /// Whether [`check`](Self::check) may pause: the operation has worked for a quantum.
+    /// Whether [`check`](Self::check) may block, because the operation has used up its quantum.
     pub(super) fn is_over(&self) -> bool {
         let place = self.0.place.as_ref();
         place.is_some_and(|place| place.began.get().elapsed() >= QUANTUM)
@@ -123,7 +123,7 @@ impl Turn {
         self.check_stops()
     }
 
-    /// The same without a pause.
+    /// Like [`check`](Self::check), but never blocks.
     pub(super) fn check_stops(&self) -> io::Result<()> {
         self.0.stops.iter().try_for_each(Stop::check)
     }
@@ -142,7 +142,7 @@ async fn stopped(stops: &[Stop]) {
     }
 }
 
-/// The place of an operation in the queue, which it leaves when this is dropped.
+/// The place of an operation in the queue. Dropping it removes the operation from the queue.
 struct Place {
     id: u64,
     shared: Arc<Shared>,
@@ -208,7 +208,7 @@ impl Shared {
     }
 }
 
-/// Which operations work, and which wait, in the order in which they are next.
+/// The operations that run, and those that wait, the next one first.
 #[derive(Default)]
 struct Queue {
     last: u64,
@@ -217,7 +217,7 @@ struct Queue {
 }
 
 impl Queue {
-    /// A place for one more operation, which works at once if there is room.
+    /// Adds an operation, which runs at once if there is room. Returns its id.
     fn enter(&mut self) -> u64 {
         self.last += 1;
         self.waiting.push_back(self.last);
@@ -229,7 +229,8 @@ impl Queue {
         self.waiting.contains(&id)
     }
 
-    /// Lets the operation that has waited longest work instead of this one. False if none waits.
+    /// Gives the turn of this operation to the one that has waited longest. Returns false if none
+    /// waits.
     fn pass_on(&mut self, id: u64) -> bool {
         let is_active = self.active.contains(&id);
         if !is_active || self.waiting.is_empty() {
@@ -256,7 +257,7 @@ impl Queue {
     }
 }
 
-/// Runs operations.
+/// Runs operations on threads, with a time limit and fair scheduling.
 pub(super) struct Turns {
     shared: Arc<Shared>,
     threads: Arc<Semaphore>,
@@ -265,7 +266,7 @@ pub(super) struct Turns {
 }
 
 impl Turns {
-    /// For operations that may take this long, the time included that they wait.
+    /// `limit` is the time limit of each operation, including the time that it waits.
     pub(super) fn new(limit: Duration) -> Self {
         Self {
             shared: Arc::default(),
@@ -280,8 +281,8 @@ impl Turns {
         self.closed.stop();
     }
 
-    /// Runs an operation on a thread, until `stop` or the time limit. The work ends at the next safe
-    /// point if the returned future is dropped.
+    /// Runs an operation on a thread, until it ends, `stop` is called or the time limit is
+    /// exceeded. If the returned future is dropped, the work ends at the next safe point.
     pub(super) async fn run<T: Send + 'static>(
         &self,
         stop: Stop,
@@ -323,17 +324,17 @@ impl Turns {
         // Another operation gets the turn, even if this one hangs.
         self.shared.leave(id);
         match timeout(STOPS_WITHIN, done).await {
-            // It came to its end just before it was stopped.
+            // It finished just before it was stopped.
             Ok(Ok(Ok(result))) => Ok(result),
             _ => Err(why(&stops)),
         }
     }
 
-    /// The error of an operation that reaches the time limit.
+    /// The error of an operation that exceeds the time limit.
     pub(super) fn late(&self) -> String {
         let seconds = self.limit.as_secs_f64();
         format!(
-            "it was not done within {seconds} seconds, the time limit of this server (`store_timeout`)"
+            "it took longer than {seconds} seconds, the time limit of this server (`store_timeout`)"
         )
     }
 
@@ -426,7 +427,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_operation_that_hangs_ends_for_its_caller_and_frees_its_turn() {
+    async fn a_hung_operation_ends_for_its_caller_and_frees_its_turn() {
         let turns = Turns::new(Duration::from_millis(50));
         let (go_on, hangs) = mpsc::sync_channel::<()>(1);
         let hangs = Arc::new(Mutex::new(hangs));

@@ -1,4 +1,5 @@
-//! [`Packer`]: writes an archive. [`Packed`]: a whole one that is not in its place yet.
+//! [`Packer`] writes an archive. [`Packed`] is a complete archive that is not yet in its final
+//! place.
 
 use std::{
     ffi::OsString,
@@ -20,14 +21,14 @@ use super::{
 };
 use crate::server::private;
 
-/// zstd's fastest ordinary level: a sandbox waits for it.
+/// zstd's fastest regular level, because a sandbox waits for the archive.
 pub(super) const LEVEL: i32 = 1;
 
-/// Most pieces of data between holes of a file that is stored with its holes. One with more is
-/// stored without: the reader keeps the list of them in memory.
+/// Maximum number of data segments in a file that is stored with its holes. A file with more is
+/// stored without holes, because the reader keeps the list of segments in memory.
 pub(super) const MAX_PIECES: usize = 65_536;
 
-/// What is written before it is compressed. Counts it, and pauses and stops with the operation.
+/// Compresses the data and limits its size before compression. Pauses and stops with the operation.
 struct Bounded {
     encoder: Encoder<'static, BufWriter<fs::File>>,
     bounds: Bounds,
@@ -51,7 +52,7 @@ impl Write for Bounded {
     }
 }
 
-/// Writes an archive. Dropped before [`finish`](Self::finish), it leaves nothing.
+/// Writes an archive. If it is dropped before [`finish`](Self::finish), the file is removed.
 pub(in crate::server::store) struct Packer {
     builder: Builder<Bounded>,
     unfinished: TempPath,
@@ -61,7 +62,8 @@ pub(in crate::server::store) struct Packer {
 }
 
 impl Packer {
-    /// Begins an archive, in this directory for now. It begins with the head, if there is one.
+    /// Starts an archive in a temporary file in `directory`. Writes the head first, if there is
+    /// one.
     pub(in crate::server::store) fn create(
         directory: &Path,
         prefix: &str,
@@ -101,7 +103,7 @@ impl Packer {
         })
     }
 
-    /// Adds the trees of a sandbox. One that is not there is left out.
+    /// Adds the trees of a sandbox. Skips trees that don't exist.
     pub(in crate::server::store) fn add_trees(&mut self, trees: &Trees) -> io::Result<()> {
         let mut trees = trees
             .trees
@@ -110,10 +112,10 @@ impl Packer {
         trees.try_for_each(|(name, tree)| self.add_tree(name, &tree))
     }
 
-    /// Adds a directory and everything below it under this name: each directory before what is in it,
-    /// and all of that before what is beside it.
+    /// Adds a directory tree under this name, in depth-first order: each directory comes before its
+    /// entries, and they come before its siblings.
     pub(super) fn add_tree(&mut self, name: &str, tree: &Path) -> io::Result<()> {
-        // The directories that lead to the next entry, each with the names that are left in it.
+        // The parents of the next entry, each with its remaining names.
         let mut levels = Vec::new();
         // How many names are left in all of them.
         let mut pending = 0;
@@ -196,7 +198,10 @@ impl Packer {
                     || kind.is_block_device()
                     || kind.is_char_device()
             );
-            tracing::debug!(kind = ?kind, "left out of an archive: neither file, directory nor link");
+            tracing::debug!(
+                ?kind,
+                "not archived: neither a file, a directory nor a link"
+            );
         }
         Ok(names)
     }
@@ -236,7 +241,7 @@ impl Packer {
         self.builder.append_data(&mut header, stored, data)
     }
 
-    /// Adds the time of the next entry where it is no whole second, which is all that a tar header holds: `make`
+    /// Adds the exact time of the next entry. A tar header holds only whole seconds, but `make`
     /// compares fractions.
     fn append_time(&mut self, meta: &fs::Metadata) -> io::Result<()> {
         let (seconds, nanoseconds) = (meta.mtime(), meta.mtime_nsec());
@@ -261,34 +266,35 @@ impl Packer {
     }
 }
 
-/// A whole archive that is not in its place yet. Dropped, it leaves nothing.
+/// A complete archive that is not yet in its final place. Dropping it removes the file.
 pub(in crate::server) struct Packed {
     file: TempPath,
     turn: Turn,
-    /// Nobody takes it for one left behind.
+    /// The lock that keeps another server from removing the file as abandoned.
     _locked: fs::File,
 }
 
 impl Packed {
-    /// Puts it in its place, where it replaces another, unless `fence`, which is asked just before, forbids it.
+    /// Moves the archive to its final place and replaces an older one. Fails if `fence` fails,
+    /// which is called just before.
     pub(in crate::server::store) fn put(
         self,
         place: &Path,
         fence: impl FnOnce() -> io::Result<()>,
     ) -> io::Result<()> {
         fence()?;
-        // Whoever deletes the sandbox has said so before: files that were not found are then no proof
-        // that the sandbox had removed them.
+        // A delete of the sandbox stops this operation before it removes files. Without this check,
+        // the archive could lack files that the server removed and the sandbox did not.
         self.turn.check()?;
         self.file.persist(place).map_err(|error| error.error)?;
-        // The new name is only on the disk with its directory.
+        // The new name is durable only once its directory is synced.
         match place.parent() {
             Some(directory) => fs::File::open(directory)?.sync_all(),
             None => Ok(()),
         }
     }
 
-    /// To be read from its beginning.
+    /// Opens the archive for reading from its beginning.
     #[cfg(feature = "object-store")]
     pub(in crate::server::store) fn open(&self) -> io::Result<fs::File> {
         fs::File::open(&self.file)
@@ -301,7 +307,7 @@ impl Packed {
     }
 }
 
-/// Whether what was to be opened or read is not there, or no longer of its kind.
+/// Whether the error means that the file is gone or has been replaced by one of another type.
 pub(super) fn is_replaced(error: &io::Error) -> bool {
     use io::ErrorKind::{InvalidInput, NotADirectory, NotFound};
 
@@ -312,21 +318,21 @@ pub(super) fn is_replaced(error: &io::Error) -> bool {
 fn begin(directory: &Path, prefix: &str) -> io::Result<(fs::File, TempPath)> {
     loop {
         let (file, unfinished) = private::unfinished(directory, prefix)?.into_parts();
-        // Where the storage has no locks its age has to do.
+        // On storage without locks, the age of the file shows whether it is abandoned.
         let _ = file.lock();
         if file.metadata()?.nlink() > 0 {
             return Ok((file, unfinished));
         }
-        // A server that was started in this very moment took it for one left behind.
+        // A server that started at this moment removed the file as abandoned. Try again.
     }
 }
 
-/// Removes an unfinished file that nobody writes to any more: the lock of a process goes with it. Whether
-/// it is removed; `None` where the storage has no locks.
+/// Removes an unfinished file if its writer is gone, which releases the lock. Returns whether the
+/// file was removed, or `None` if the storage has no locks.
 pub(in crate::server::store) fn remove_if_left_behind(unfinished: &Path) -> Option<bool> {
     let file = fs::File::open(unfinished).ok()?;
     match file.try_lock() {
-        // While it is locked here, so that nobody begins with it.
+        // Remove the file while it is locked here, so that no other server can start to use it.
         Ok(()) => Some(fs::remove_file(unfinished).is_ok()),
         Err(fs::TryLockError::WouldBlock) => Some(false),
         Err(fs::TryLockError::Error(_)) => None,

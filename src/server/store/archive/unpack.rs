@@ -1,9 +1,9 @@
 //! [`unpack`]: reads an archive that may have been made by an attacker.
 //!
-//! The entries of our archives are in the order of a walk: a directory comes before what is in it,
-//! and all of that before what is beside it. The reader insists on that order. So it knows of every
-//! entry that it made the directories above it itself, and that none of them is a link; and it
-//! remembers the directories above one entry, not all.
+//! The entries of an archive are in depth-first order: a directory comes before its entries, and
+//! they come before its siblings. The reader refuses any other order. So it has created the parents
+//! of every entry itself, and none of them is a link. And it only has to remember the parents of
+//! the current entry.
 
 use std::{
     cell::Cell,
@@ -26,21 +26,22 @@ use super::{
 };
 use crate::{protocol::excerpt, server::private};
 
-/// Most bytes that the headers of one entry take: its name, the target of a link, the list of holes.
+/// Maximum bytes of the headers of one entry: its name, the target of a link, the list of holes.
 /// They are read into memory.
 const MAX_HEADER_BYTES: u64 = 2 * 1024 * 1024;
 
-/// Most memory that the decompression takes, as a power of two: 8 MiB. Our archives need less.
+/// Maximum memory for decompression, as a power of two: 8 MiB. The archives of
+/// [`Packer`](super::Packer) need less.
 const WINDOW_LOG: u32 = 23;
 
-/// Permission bits that are not given back: set-user-id, set-group-id, sticky.
+/// Permission bits that are not restored: set-user-id, set-group-id, sticky.
 const MASKED: u32 = 0o7000;
 
-/// What may still be read of an archive.
+/// The number of bytes that may still be read from an archive.
 struct Budget {
-    /// In all.
+    /// Bytes left in the whole archive.
     left: Cell<u64>,
-    /// Before it is set again.
+    /// Bytes left in the current part, for example the headers of an entry.
     now: Cell<u64>,
     bounds: Bounds,
 }
@@ -70,7 +71,7 @@ impl Budget {
     }
 }
 
-/// Reads within a budget. Pauses and stops with the operation.
+/// A reader with a budget. Pauses and stops with the operation.
 struct Metered<'a, R> {
     inner: R,
     budget: &'a Budget,
@@ -131,7 +132,7 @@ pub(in crate::server::store) fn read_record(from: impl Read, turn: &Turn) -> io:
     Ok(record)
 }
 
-/// Reads the execs of an archive. `None`: it is an older one, and has none.
+/// Reads the execs of an archive. `None` if an older version of this crate wrote the archive.
 pub(in crate::server::store) fn read_execs(
     from: impl Read,
     turn: &Turn,
@@ -154,8 +155,8 @@ pub(in crate::server::store) fn read_execs(
     Ok(None)
 }
 
-/// Unpacks everything but the head into these trees of a sandbox in which nothing has run yet. After
-/// an error some of it is there.
+/// Unpacks everything but the head into these trees. No code may have run in the sandbox yet. After
+/// an error, some entries may be on the disk.
 pub(in crate::server::store) fn unpack(
     from: impl Read,
     trees: &Trees,
@@ -199,16 +200,16 @@ pub(in crate::server::store) fn unpack(
         .transpose()?
         .is_some()
     {}
-    // To the end, where the checksum is.
+    // Read to the end, where zstd checks the checksum.
     budget.now.set(u64::MAX);
     io::copy(&mut archive.into_inner(), &mut io::sink()).map(drop)
 }
 
 struct Unpacking<'a> {
     trees: &'a Trees,
-    /// The trees that have begun.
+    /// The trees whose top directory was read.
     seen: HashSet<&'static str>,
-    /// The directories above the next entry, from the tree on.
+    /// The parents of the next entry, from the top of its tree down.
     open: Vec<Directory>,
 }
 
@@ -217,7 +218,8 @@ struct Directory {
     /// Its name in the archive.
     name: PathBuf,
     path: PathBuf,
-    /// What it gets once it is filled: until then the server must be able to write to it.
+    /// The mode to set once all entries are unpacked. Until then the server must be able to write
+    /// to the directory.
     mode: u32,
     modified: Option<SystemTime>,
 }
@@ -251,24 +253,30 @@ impl Unpacking<'_> {
         }
         let holds_data = matches!(kind, EntryType::Regular | EntryType::GNUSparse);
         if !holds_data && entry.size() > 0 {
-            return Err(damaged(format!("an entry of the kind {kind:?} with data")));
+            return Err(damaged(format!(
+                "an entry of the kind {kind:?} must not hold data"
+            )));
         }
         if holds_data && entry.path_bytes().ends_with(b"/") {
-            return Err(damaged("a file with the name of a directory".to_owned()));
+            return Err(damaged(
+                "a file has the name of a directory (a trailing slash)".to_owned(),
+            ));
         }
         let parent = name.parent().unwrap_or(Path::new(""));
         while let Some(last) = self.open.pop_if(|last| last.name != parent) {
             last.close()?;
         }
         if !is_top && self.open.is_empty() {
-            return Err(damaged("it does not come after its directory".to_owned()));
+            return Err(damaged(
+                "the entry does not come after its directory".to_owned(),
+            ));
         }
         let path = self.trees.directory.join(&name);
         let modified = modified(entry)?;
         if is_top {
             self.begin(tree.name, &path)?;
         } else if fs::symlink_metadata(&path).is_ok() {
-            return Err(damaged("it is there twice".to_owned()));
+            return Err(damaged("the archive holds this entry twice".to_owned()));
         } else if kind == EntryType::Directory {
             private::create(&path)?;
         } else if let (Unpacked::File(file), Some(modified)) = (entry.unpack(&path)?, modified) {
@@ -288,25 +296,30 @@ impl Unpacking<'_> {
         }
     }
 
-    /// The tree of this name, or why there is none.
+    /// Finds the tree with this name. The error says why the backend has none.
     fn tree(&self, name: &OsStr) -> io::Result<Tree> {
         let found = self.trees.trees.iter().find(|tree| tree.name == name);
         found.copied().ok_or_else(|| {
             let names: Vec<_> = self.trees.trees.iter().map(|tree| tree.name).collect();
             damaged(match name.to_str() {
-                Some(ROOT) => "it belongs to a root file system, which only the backends `namespace` and `gvisor` have"
+                Some(ROOT) => "it belongs to a root file system, which only the backends \
+                     `namespace` and `gvisor` can restore"
                     .to_owned(),
-                Some(MEMORY) => "it belongs to the memory of processes, which only the backend `gvisor` can restore"
+                Some(MEMORY) => "it belongs to the memory of processes, which only the \
+                     backend `gvisor` can restore"
                     .to_owned(),
-                _ => format!("an archive for this backend holds {} and nothing else", names.join(", ")),
+                _ => format!(
+                    "an archive for this backend may hold {} and nothing else",
+                    names.join(", ")
+                ),
             })
         })
     }
 
-    /// Makes the directory of a tree, unless the backend has made it.
+    /// Creates the directory of a tree, unless the backend has created it.
     fn begin(&mut self, tree: &'static str, path: &Path) -> io::Result<()> {
         if !self.seen.insert(tree) {
-            return Err(damaged("it is there twice".to_owned()));
+            return Err(damaged("the archive holds this entry twice".to_owned()));
         }
         match fs::symlink_metadata(path) {
             Ok(meta) if meta.is_dir() => Ok(()),
@@ -315,18 +328,18 @@ impl Unpacking<'_> {
     }
 }
 
-/// The name of an entry: a path that leads down from the directory of the sandbox.
+/// The name of an entry, as a path below the directory of the sandbox.
 fn name(entry: &Entry<'_, impl Read>) -> io::Result<PathBuf> {
     let name = entry.path()?;
     let mut parts = name.components();
     match parts.all(|part| matches!(part, Component::Normal(_))) && !name.as_os_str().is_empty() {
-        // Without a slash at its end.
+        // Removes a trailing slash.
         true => Ok(name.components().collect()),
         false => Err(damaged("it leads out of the sandbox".to_owned())),
     }
 }
 
-/// When an entry was modified; `None` if the archive holds no time that this system knows.
+/// The modification time of an entry. `None` if this system can't represent it.
 fn modified(entry: &mut Entry<'_, impl Read>) -> io::Result<Option<SystemTime>> {
     let mut exact = None;
     for extension in entry.pax_extensions()?.into_iter().flatten() {
@@ -348,7 +361,8 @@ fn parse_time(text: &str) -> Option<Duration> {
     Some(Duration::new(seconds.parse().ok()?, nanoseconds))
 }
 
-/// What is behind an error: those of `tar` name paths of this machine, and not what went wrong.
+/// The root cause of an error. The errors of `tar` itself show paths of this machine, but not the
+/// cause.
 fn cause(error: &io::Error) -> String {
     let mut cause = error.to_string();
     let mut source = error.source();
