@@ -404,19 +404,19 @@ impl<S> SandboxBuilder<S> {
         self
     }
 
-    /// Whether the sandbox is killed when the last handle to it is dropped, those of its processes
-    /// and their streams included, also while the thread panics. Default: no, and it lives on until
+    /// Whether to kill the sandbox when the last handle is dropped, also while the thread panics.
+    /// Handles to its processes and their streams count too. Default: no; the sandbox lives until
     /// its idle timeout.
     ///
-    /// The kill is sent in the background, by the threads that the sandbox's actors run on. A
-    /// program that ends right after the drop may end before that, and an actix System stops its
-    /// actors when its main function returns: call [`Sandbox::kill`] there.
+    /// The threads of the sandbox's actors send the kill in the background. A program that exits
+    /// right after the drop may exit before the kill is sent, and an actix System stops its actors
+    /// when its main function returns. Call [`Sandbox::kill`] in these cases.
     ///
-    /// If the connection is lost at that moment and [is dialled
-    /// again](Self::enable_auto_reconnect), the sandbox is killed once it is back, within
-    /// [`kill_timeout`](Self::kill_timeout). If it does not come back, the sandbox lives until its
-    /// idle timeout. If it is being checkpointed, it is killed if the server refuses that; a
-    /// checkpoint that is made stays. Of no effect on [`into_actor`](Self::into_actor), which gives no handle.
+    /// If the connection is lost at that moment and [auto reconnect](Self::enable_auto_reconnect)
+    /// is on, the sandbox is killed once the connection is back, within
+    /// [`kill_timeout`](Self::kill_timeout). If the connection doesn't come back, the sandbox lives
+    /// until its idle timeout. During a checkpoint, the sandbox is killed only if the server refuses
+    /// the checkpoint. Has no effect on [`into_actor`](Self::into_actor), which returns no handle.
     ///
     /// ```
     /// # #[cfg(all(unix, feature = "server"))]

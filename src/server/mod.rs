@@ -96,18 +96,21 @@
 //! | address randomisation (personality) | on | on | gVisor's own |
 //! | environment | the variables below | the same | the same |
 //!
-//! - The limits are: no core dumps, a stack of 8 MiB, 1,024 open files (hard limit 524,288), 8 MiB of locked memory,
-//!   819,200 bytes of message queues, no raised priority, everything else unlimited. A lower hard limit of the server holds.
-//!   Where the kernel refuses to change a limit (gVisor does for some), a lower one stays, and a
-//!   higher one is an error: no process starts.
-//! - Some bounds of the server stay in force on purpose: a positive niceness or out-of-memory score, the idle and batch
-//!   policies, CPU affinity, and its cgroup.
-//! - The environment has `LANG`, `HOME`, `TMPDIR`, `PYTHONUNBUFFERED`, and `PATH`, which is that of the server on the host and
-//!   fixed elsewhere. `ACTIX_SANDBOX_ID` is the id of the sandbox.
-//! - The server finds the processes of a sandbox by `ACTIX_SANDBOX_SERVER`, `ACTIX_SANDBOX_NAME` and `ACTIX_SANDBOX_EXEC`. The
-//!   values are random, so that code cannot guess those of another sandbox. In a namespace, kills look only at the processes of
-//!   that sandbox. On the host, code can read the values of other sandboxes from `/proc`, and a process that carries them is
-//!   killed with those.
+//! - The limits are: no core dumps, an 8 MiB stack, 1,024 open files (hard limit 524,288), 8 MiB of
+//!   locked memory, 819,200 bytes of message queues and no raised priority. Everything else is
+//!   unlimited. If the server has a lower hard limit, that limit applies. If the kernel refuses to
+//!   change a limit, as gVisor does for some, a lower limit stays and a higher one is an error: no
+//!   process starts.
+//! - Code inherits some restrictions of the server on purpose: a positive niceness or out-of-memory
+//!   score, the idle and batch scheduling policies, CPU affinity, and the cgroup.
+//! - The environment holds `PATH`, `LANG`, `HOME`, `USER`, `LOGNAME`, `TMPDIR`, `PYTHONUNBUFFERED` and
+//!   `ACTIX_SANDBOX_ID`, the id of the sandbox. `PATH` is the server's own on `host`, and fixed on
+//!   the other backends.
+//! - The server finds the processes of a sandbox by three more variables, `ACTIX_SANDBOX_SERVER`,
+//!   `ACTIX_SANDBOX_NAME` and `ACTIX_SANDBOX_EXEC`. Their values are random, so code can't guess
+//!   those of another sandbox. With `namespace`, a kill looks only at processes in that sandbox.
+//!   With `host`, code can read the values of other sandboxes from `/proc`. A process that sets
+//!   them for itself is killed together with the other sandbox.
 //!
 //! # Who may call
 //!
@@ -159,54 +162,63 @@
 //! - Code runs with the `python3` and `bash` of this machine. Each exec has its own process group.
 //! - Each sandbox has its own directory. The working directory is `HOME`. Files and background
 //!   processes live as long as the sandbox.
-//! - Output comes as it is written; pieces within about a millisecond leave as one message. What is
-//!   not UTF-8 comes as U+FFFD.
-//! - An exec ends when its main process has ended and no process holds its output any more, or
-//!   after a grace: under v1 after 30 s, under [v2](crate::protocol::v2) after 2 s or what the
-//!   client asks for, and then the client is told that output was cut off; neither is longer than
-//!   [`ServerBuilder::max_run_time`]. Processes in the background live on after that, and what they
-//!   write to its output is dropped. The server keeps the last 32 such pipes of a sandbox open. A
-//!   process that writes to an older one gets SIGPIPE or EPIPE, so let daemons write to a file.
-//! - A client that does not read stops its process, by full pipes, and nothing else.
-//! - The server installs a handler for SIGCHLD when it starts, which stays. A program that ignores
-//!   that signal afterwards (`SIG_IGN`) loses the exit statuses of processes.
-//! - Clients that speak [v2](crate::protocol::v2) run up to [`ServerBuilder::max_execs`] at once. Of each that ended and that its
-//!   client has not acknowledged the end and the output are kept, of the last 64 in each sandbox.
-//! - When its link is lost a sandbox lives on until its idle timeout, and output is kept up to
-//!   [`ServerBuilder::output_buffer`].
+//! - The server sends output as it is written, and batches writes within about a millisecond into
+//!   one message. Under v1, bytes that are not UTF-8 arrive as U+FFFD; [v2](crate::protocol::v2)
+//!   carries every byte.
+//! - An exec is done when its main process has exited and no process holds its output open. If a
+//!   background process still holds it, the server stops reading after a grace period: 30 s under
+//!   v1; under v2, 2 s or what the client asks for. The grace period is never longer than
+//!   [`ServerBuilder::max_run_time`]. Under v2 the client learns that output was cut off.
+//!   Background processes keep running, and the server drops their later output. It keeps the last
+//!   32 such pipes of a sandbox open. A process that writes to an older one gets SIGPIPE or EPIPE,
+//!   so let daemons write to a file.
+//! - If a client doesn't read, the pipes of its process fill up and the process blocks. Other
+//!   processes are not affected.
+//! - Python imports from its working directory, as with `python3 -c`. Programs that it starts don't.
+//! - The server installs a SIGCHLD handler when it starts. A program that ignores that signal
+//!   afterwards (`SIG_IGN`) loses the exit statuses of processes.
+//! - A [v2](crate::protocol::v2) client runs up to [`ServerBuilder::max_execs`] execs at once. The
+//!   server keeps the end and the output of an exec until the client acknowledges them, for the
+//!   last 64 such execs of each sandbox.
+//! - After a lost connection, a sandbox lives until its idle timeout. The server buffers output up
+//!   to [`ServerBuilder::output_buffer`].
 //!
 //! # What is stored
 //!
-//! Filesystem snapshots and checkpoints are compressed archives in the
-//! [state directory](ServerBuilder::state_directory), readable by the user of the server alone, or in a
-//! [bucket](ServerBuilder::state_url), readable by whom the bucket lets in.
+//! Filesystem snapshots and checkpoints are compressed archives. In a [state
+//! directory](ServerBuilder::state_directory) only the user of the server can read them. In a
+//! [bucket](ServerBuilder::state_url) the permissions of the bucket apply.
 //!
-//! - Both hold the files in `HOME` and `TMPDIR`, and on the host nothing outside of them. Symbolic links are kept as
-//!   links; permissions, times and holes are kept; set-user-id, set-group-id and sticky bits are not. A
-//!   file with several names becomes several files. Sockets, pipes and devices are left out.
-//! - A file that the server may not read (mode 000, unless it runs as root) fails the whole, by its name.
-//! - A snapshot is taken while the sandbox goes on, processes included: a file may be caught half-written.
-//!   One at a time for each sandbox.
+//! - Both kinds hold the files in `HOME` and `TMPDIR`; with `host`, they hold no other files.
+//!   Symbolic links, permissions, timestamps and holes are preserved. Set-user-id, set-group-id and
+//!   sticky bits are not. Each hard link becomes a file of its own. Sockets, pipes and devices are
+//!   skipped.
+//! - If the server may not read a file (mode 000, unless the server runs as root), the whole
+//!   archive fails with the name of that file.
+//! - The sandbox and its processes keep running while a snapshot is taken, so a file may be stored
+//!   half-written. Each sandbox takes one snapshot at a time.
 //! - Up to 64 snapshots, checkpoints and restores take turns. Four work at the same time; after about
-//!   100 ms of work each gives its turn to the one that has waited longest. A small one among the 64
-//!   does not wait for a large one to end. Further ones wait until one of the 64 ends, and may reach
+//!   100 ms each yields to the one that has waited longest. So a small one among the 64 doesn't wait
+//!   for a large one to end. Further ones wait until one of the 64 ends, and may reach
 //!   [`ServerBuilder::store_timeout`] while they wait.
-//! - Storing and restoring are limited: [`ServerBuilder::max_archive_size`],
-//!   [`ServerBuilder::max_archive_files`], [`ServerBuilder::store_timeout`]. What exceeds a limit is refused with a
-//!   reason that names it, and nothing of it is left on the disk.
-//! - The server does not trust an archive. It unpacks the directories of the sandbox and nothing else; an
-//!   archive with anything more is refused by the name of the entry. But it holds what the sandbox will see: who
-//!   can write to the storage decides about the files in restored sandboxes and, with `gvisor`, about the memory of
-//!   their processes, which gVisor's kernel reads, confined as always.
-//! - A checkpoint also holds the settings of the sandbox, the SHA-256 of its token, and the ends and output that clients of v2
-//!   have not acknowledged. With `gvisor` processes in the background are part of it and go on when it is restored, by the same
-//!   release of `runsc`; the other backends store **no memory**: there they are ended by it.
-//! - An archive is whole or absent, and an older one stays until then. A sandbox whose checkpoint fails
-//!   lives on with its files; one that was to be checkpointed for being idle is tried again after the next
-//!   idle timeout.
-//! - A checkpoint stays when it is restored, so that a crash loses no more than what came after it. It is
-//!   replaced by the next one, and removed when the sandbox is killed, or deleted for being idle.
-//! - A damaged checkpoint cannot be restored, and stays to be looked at.
+//! - [`ServerBuilder::max_archive_size`], [`ServerBuilder::max_archive_files`] and
+//!   [`ServerBuilder::store_timeout`] limit storing and restoring. If an operation exceeds a limit,
+//!   it fails with a reason that names the limit, and leaves nothing on the disk.
+//! - The server does not trust an archive. It unpacks only the directories of the sandbox, and
+//!   refuses an archive with any other entry. But an archive defines what a restored sandbox
+//!   contains: a party that can write to the storage controls the files in restored sandboxes and,
+//!   with `gvisor`, the memory of their processes. gVisor's kernel reads that memory, confined as
+//!   usual.
+//! - A checkpoint also holds the settings of the sandbox, the SHA-256 of its token, and the ends
+//!   and output that v2 clients have not acknowledged. With `gvisor` it includes background
+//!   processes, which resume after a restore by the same release of `runsc`. The other backends
+//!   store **no memory**, so a checkpoint kills background processes.
+//! - Archives are written atomically: until a new one is complete, the old one stays. If a
+//!   checkpoint fails, the sandbox keeps its files and lives on. An automatic checkpoint of an idle
+//!   sandbox is retried after the next idle timeout.
+//! - A restore keeps the checkpoint, so that a crash loses only what happened since. The next
+//!   checkpoint replaces it. It is removed when the sandbox is killed, or deleted for being idle.
+//! - A damaged checkpoint can't be restored. The server keeps it for inspection.
 //!
 //! # Inside
 //!

@@ -90,8 +90,8 @@ impl Secret {
         }
     }
 
-    /// Reads the secret from a file. Creates the file with mode 0600 if it is missing. Fails if other users can
-    /// replace the file.
+    /// Reads the secret from a file. Creates the file with mode 0600 if it is missing. Fails if other
+    /// users can read or replace it.
     fn from_file(path: &Path) -> io::Result<Self> {
         private::check_place(path)?;
         if let Err(error) = fs::symlink_metadata(path) {

@@ -1,14 +1,14 @@
 //! [`Turns`]: runs the long operations of the store, each on a thread of its own.
 //!
-//! - At most [`AT_ONCE`] operations work at the same time. An operation works for about a [`QUANTUM`],
-//!   then it gives its turn to the one that has waited longest. [`Queue`] decides which operations
-//!   work; it knows neither threads nor time.
-//! - At most [`MAX_THREADS`] operations take turns. A small operation among them does not wait for a
-//!   large one to end. Further operations wait, in the order in which they came, for one to end.
-//! - An operation asks its [`Turn`] at safe points, with [`Turn::check`], whether it may go on. There
-//!   it pauses, and there it ends if the time limit is over or its [`Stop`] was told to stop.
-//! - An operation whose thread hangs in a call of the system ends for its caller all the same. Its
-//!   thread stays until the call returns, and counts among the [`MAX_THREADS`].
+//! - At most [`AT_ONCE`] operations run at the same time. After about a [`QUANTUM`] of work, an
+//!   operation yields to the one that has waited longest. [`Queue`] decides which operations run; it
+//!   uses neither threads nor time.
+//! - At most [`MAX_THREADS`] operations take turns. A small one among them never waits for a large one
+//!   to finish. Further operations wait, in the order in which they came, until one ends.
+//! - At safe points, an operation calls [`Turn::check`]. The call blocks while others have the
+//!   turn. It fails if the time limit is exceeded or the operation's [`Stop`] was told to stop.
+//! - If the thread of an operation hangs in a system call, the operation still ends for its caller.
+//!   The thread lives until the call returns, and counts towards [`MAX_THREADS`].
 
 use std::{
     collections::VecDeque,
