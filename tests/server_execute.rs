@@ -214,3 +214,22 @@ async fn what_cannot_run_is_refused_with_the_reason() {
         (400, "The code is not UTF-8 text.")
     );
 }
+
+#[tokio::test]
+async fn an_answer_that_a_stop_cuts_off_breaks_off() {
+    let server = LocalServer::start().await.unwrap();
+    let code = b"echo begun; sleep 1000";
+    let mut socket = ask(&server, "?language=bash", "", code).await;
+    let mut begun = Vec::new();
+    while !begun.ends_with(b"begun\n\r\n") {
+        begun.push(timeout(PATIENCE, socket.read_u8()).await.unwrap().unwrap());
+    }
+    let mut rest = Vec::new();
+    let (read, ()) = tokio::join!(
+        timeout(PATIENCE, socket.read_to_end(&mut rest)),
+        server.stop()
+    );
+    // However the connection ended, the last chunk is missing.
+    let _ = read.expect("the answer ends");
+    assert!(!rest.ends_with(b"0\r\n\r\n"), "{rest:?}");
+}

@@ -256,7 +256,7 @@ impl fmt::Display for LinkError {
                     write!(f, "; it asks to wait {wait:?} before the next attempt")?;
                 }
                 if *status == 404 {
-                    f.write_str("; is this the address of a sandbox service?")?;
+                    f.write_str("; is this the URL of a sandbox service? That of a local server includes a secret path")?;
                 }
                 Ok(())
             }

@@ -180,13 +180,20 @@ struct Once {
 }
 
 impl Once {
-    /// Hands the output on until the code has ended, nobody wants it, or the server stops.
+    /// Passes the output on until the code has ended, the client is gone, or the server stops.
     async fn run(mut self, mut exec: Execution) -> Place {
         let sender = self.sender.clone();
         loop {
             let event = tokio::select! {
                 biased;
-                stop = self.stops() => if stop { break } else { continue },
+                stop = self.stops() => {
+                    if stop {
+                        // A client that doesn't read loses its connection anyway.
+                        let _ = sender.try_send(Err(io::Error::other("the server stops")));
+                        break;
+                    }
+                    continue;
+                }
                 () = sender.closed() => break,
                 event = exec.events.recv() => event,
             };
@@ -242,7 +249,7 @@ impl Once {
         matches!(self.place.commands.recv().await, Some(Command::Stop) | None)
     }
 
-    /// False when nobody takes it any more, or the server stops.
+    /// Whether the client took the piece: not if it is gone or the server stops.
     async fn give(&mut self, piece: io::Result<Bytes>) -> bool {
         let sender = self.sender.clone();
         tokio::select! {

@@ -70,7 +70,7 @@ async fn a_refused_upgrade_says_the_status_and_what_to_do() {
     for (status, hint) in [
         ("401 Unauthorized", "roles/run.invoker"),
         ("403 Forbidden", "`Authorization` header"),
-        ("404 Not Found", "is this the address of a sandbox service?"),
+        ("404 Not Found", "is this the URL of a sandbox service?"),
         ("426 Upgrade Required", "426"),
         ("500 Internal Server Error", "500"),
         ("503 Service Unavailable", "503"),
