@@ -76,6 +76,9 @@
 //! - Later releases (tested: 20240729) kill processes that an exec started when a checkpoint is
 //!   restored.
 //!
+//! The [threat model](https://docs.rs/crate/actix-sandbox/latest/source/docs/threats.md) says who is
+//! trusted with what, and what is not defended.
+//!
 //! # What code starts with
 //!
 //! Code and the server's helper processes always start from the same state. It doesn't matter

@@ -208,7 +208,7 @@ pub(super) fn check_caller(manager: &Manager, request: &HttpRequest) -> Result<(
             ));
         }
     }
-    // In an application of the user's there is none of ours.
+    // A user's own application has no such data.
     let connection = request.conn_data::<ConnectionInfo>();
     let bound = match connection {
         Some(connection) => connection.bound.ip(),

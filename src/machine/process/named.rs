@@ -189,7 +189,7 @@ impl Named {
     /// Why no more output comes. `lost`: why the exec was lost, if it was.
     pub(super) fn finish(&self, lost: Option<SandboxEnd>) -> Finish {
         match (&self.end, lost) {
-            // With a known length there is no more of it, however the process was lost.
+            // If the length is known, no more output follows, also if the process was lost.
             (End::Lost, Some(end)) => Finish::SandboxLost(end),
             (End::CutAt(_), _) => Finish::Cut,
             _ => Finish::Complete,

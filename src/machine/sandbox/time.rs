@@ -66,7 +66,7 @@ impl Sandbox {
             self.forget_leftover();
         }
         if self.queued.as_ref().is_some_and(|queued| now >= queued.due) {
-            // Whatever it waited for, the next exec does not.
+            // The next exec does not wait for it.
             self.leftover = None;
             if self.state == SandboxState::Reconnecting {
                 self.refuse_queued(Failure::WrongState {

@@ -215,7 +215,7 @@ impl Place {
 
     fn write(&self, text: &str) -> Result<(), String> {
         match self {
-            // A reader that is gone is no failure of the benchmark.
+            // The benchmark does not fail if its reader is gone.
             Self::Stdout => _ = io::stdout().write_all(text.as_bytes()),
             Self::File(file, path) => replace(file, text)
                 .map_err(|error| format!("cannot write to {}: {error}", path.display()))?,

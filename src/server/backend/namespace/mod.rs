@@ -55,7 +55,7 @@ use crate::{
 
 const CODE: &str = "code";
 
-/// The id of the user in the sandbox, whoever that is outside: the only one that is mapped.
+/// The id of the user inside the sandbox. It is the only user that is mapped.
 const USER_INSIDE: u32 = 0;
 
 /// Runs its arguments as a child, and ends as that does. The process that waits is outside of the sandbox, and must not hold the
