@@ -76,8 +76,8 @@
 //! - Later releases (tested: 20240729) kill processes that an exec started when a checkpoint is
 //!   restored.
 //!
-//! The [threat model](https://docs.rs/crate/actix-sandbox/latest/source/docs/threats.md) says who is
-//! trusted with what, and what is not defended.
+//! The threat model, `docs/threats.md` in the repository, says who is trusted with what, and what is
+//! not defended.
 //!
 //! # What code starts with
 //!
