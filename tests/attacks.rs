@@ -252,6 +252,63 @@ const CALLERS: [(Caller, &str); 3] = [
     ),
 ];
 
+/// What callers and other users take from the operator, in the order of `taken`.
+const TAKEN: [&str; 4] = [
+    "another user of this machine: replace the state of the server",
+    "slow bodies of `/execute` without end",
+    "take every place for sandboxes, with `max_sandboxes_per_client`",
+    "forge lines of the server's log",
+];
+
+/// Which of them succeed.
+async fn taken(backend: Backend, name: &str, folder: &Path) -> [bool; 4] {
+    let state = folder.join(format!("{name}-open"));
+    fs::create_dir(&state).unwrap();
+    fs::set_permissions(&state, std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+    let builder = LocalServer::builder().backend(backend);
+    let replaced = builder
+        .clone()
+        .state_directory(&state)
+        .start()
+        .await
+        .is_ok();
+
+    let server = builder
+        .request_timeout(Duration::from_secs(1))
+        .max_sandboxes_per_client(1)
+        .start()
+        .await
+        .unwrap();
+    let (_, secret) = server.url().rsplit_once('/').unwrap();
+    let head = format!(
+        "POST /{secret}/execute HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\nprint("
+    );
+    let mut slow = tokio::net::TcpStream::connect(server.address())
+        .await
+        .unwrap();
+    slow.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    let read = within(
+        "the answer to a slow body",
+        slow.read_to_string(&mut answer),
+    )
+    .await;
+    let slow = read.is_err() || !answer.starts_with("HTTP/1.1 408 ");
+
+    let _first = within("a sandbox", Sandbox::create(server.url()))
+        .await
+        .unwrap();
+    let second = within("a refusal", Sandbox::create(server.url())).await;
+    server.stop().await;
+
+    let program = Program::start_with(&["--backend", name], &[("RUST_LOG", "trace")]);
+    program.exec_with_id("x\nERROR forged").await;
+    let log = program.log_at_the_end().await;
+    assert!(log.contains("forged"), "{log}");
+    let forged = log.lines().any(|line| line.starts_with("ERROR forged"));
+    [replaced, slow, second.is_ok(), forged]
+}
+
 /// Whether idle connections keep an exec or a health check from a server.
 async fn starve(backend: &str) -> bool {
     // `runsc` needs file descriptors above 256.
@@ -563,7 +620,8 @@ async fn what_each_backend_stops_is_as_documented() {
     let mut table = String::from("| | host | namespace | gvisor |\n| --- | --- | --- | --- |\n");
     let attacks = || ATTACKS.iter().chain([&FLOOD]).chain(&FILLS);
     let names = attacks().map(|it| it.name);
-    let names = names.chain(STORED).chain(CALLERS.map(|(_, name)| name));
+    let names = names.chain(STORED).chain(TAKEN);
+    let names = names.chain(CALLERS.map(|(_, name)| name));
     let mut rows: Vec<_> = names.map(|name| format!("| {name} ")).collect();
     for (name, backend) in [
         ("host", Backend::Host),
@@ -615,8 +673,14 @@ async fn what_each_backend_stops_is_as_documented() {
             assert!(word.starts_with(expected), "{name}: {} was {word}", it.name);
             row.push_str(&format!("| {word} "));
         }
-        let stored = stored(backend, &folder.path().join(format!("{name}-stored"))).await;
-        for (succeeded, row) in stored.into_iter().zip(&mut rows[attacks().count()..]) {
+        let stored = stored(
+            backend.clone(),
+            &folder.path().join(format!("{name}-stored")),
+        )
+        .await;
+        let taken = taken(backend, name, folder.path()).await;
+        let others = stored.into_iter().chain(taken);
+        for (succeeded, row) in others.zip(&mut rows[attacks().count()..]) {
             assert!(!succeeded, "{name}: {row}");
             row.push_str("| stopped ");
         }
@@ -625,7 +689,9 @@ async fn what_each_backend_stops_is_as_documented() {
         let Some([closed, open]) = servers_with_a_network(name, &state).await else {
             return;
         };
-        let of_callers = rows.iter_mut().skip(attacks().count() + STORED.len());
+        let of_callers = rows
+            .iter_mut()
+            .skip(attacks().count() + STORED.len() + TAKEN.len());
         for ((caller, attack), row) in CALLERS.iter().zip(of_callers) {
             let word = match (name, caller) {
                 ("host", Caller::Code) => "not stopped; not tried",

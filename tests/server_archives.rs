@@ -283,7 +283,7 @@ async fn a_snapshot_that_never_ends_is_ended_by_the_time_limit() {
     assert_eq!(line, "SANDBOX_FILESYSTEM_SNAPSHOT_ERROR");
     let line = client.line().await;
     assert!(
-        line.contains("within 1 seconds") && line.contains("`store_timeout`"),
+        line.contains("longer than 1 seconds") && line.contains("`store_timeout`"),
         "{line}"
     );
     assert_eq!(entries(&place.state().join("snapshots")), NONE);

@@ -43,6 +43,10 @@
 //! | an archive in the state with files that the server trusts | stopped | stopped | stopped |
 //! | an archive that unpacks to more than `max_archive_size` | stopped | stopped | stopped |
 //! | delay other snapshots with four endless ones | stopped | stopped | stopped |
+//! | another user of this machine: replace the state of the server | stopped | stopped | stopped |
+//! | slow bodies of `/execute` without end | stopped | stopped | stopped |
+//! | take every place for sandboxes, with `max_sandboxes_per_client` | stopped | stopped | stopped |
+//! | forge lines of the server's log | stopped | stopped | stopped |
 //! | with a network: call the server that runs the sandbox | not stopped; not tried | stopped | stopped |
 //! | another user of this machine: use the server | stopped | stopped | stopped |
 //! | open twice as many idle connections as the server may open files | stopped | stopped | stopped |

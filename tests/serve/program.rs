@@ -201,6 +201,42 @@ impl Program {
         (output.status, String::from_utf8(output.stderr).unwrap())
     }
 
+    /// Asks it to run code under this id, word for word as protocol v2 has it, and waits for an answer
+    /// that repeats the last word of the id.
+    pub(crate) async fn exec_with_id(&self, id: &str) {
+        use futures::{SinkExt, StreamExt};
+        use tokio_tungstenite::tungstenite::{Message, client::IntoClientRequest};
+
+        let url = self.url.replacen("http", "ws", 1) + "/create";
+        let mut request = url.into_client_request().unwrap();
+        let version = "sandbox.v2".parse().unwrap();
+        request
+            .headers_mut()
+            .insert("sec-websocket-protocol", version);
+        let socket = tokio::net::TcpStream::connect(self.address())
+            .await
+            .unwrap();
+        let (mut socket, _) = tokio_tungstenite::client_async(request, socket)
+            .await
+            .unwrap();
+        let exec = serde_json::json!({
+            "exec": id, "language": "bash", "code": "true", "cwd": format!("/{id}"),
+        });
+        for message in ["{\"idle_timeout\": 60}".to_owned(), exec.to_string()] {
+            socket.send(Message::text(message)).await.unwrap();
+        }
+        let answered = async {
+            while let Some(Ok(message)) = socket.next().await {
+                let text = message.into_text().unwrap_or_default();
+                if text.contains("forged") {
+                    return;
+                }
+            }
+            panic!("the server said nothing of the exec");
+        };
+        within("an answer about the exec", answered).await;
+    }
+
     /// Ends it, and gives what it wrote to its log.
     pub(crate) async fn log_at_the_end(mut self) -> String {
         self.signal("TERM");

@@ -173,7 +173,7 @@ async fn what_a_client_says_stays_on_its_line_of_the_log() {
         sandbox.sandbox_id().clone(),
         sandbox.sandbox_token().clone(),
     );
-    hostile_exec(&program, HOSTILE).await;
+    program.exec_with_id(HOSTILE).await;
     let _ = within("a snapshot", sandbox.snapshot_filesystem(HOSTILE)).await;
     let _ = within(
         "an exec",
@@ -204,38 +204,4 @@ async fn what_a_client_says_stays_on_its_line_of_the_log() {
         assert!(!line.chars().any(char::is_control), "{line:?}");
         assert!(!line.contains('\u{202e}'), "{line:?}");
     }
-}
-
-/// An exec whose id the client chose to be hostile. Ours chooses none, so this one speaks for
-/// itself.
-async fn hostile_exec(program: &Program, id: &str) {
-    use futures::{SinkExt, StreamExt};
-    use tokio_tungstenite::tungstenite::{Message, client::IntoClientRequest};
-
-    let url = format!("ws://{}{}/create", program.address(), program.secret());
-    let mut request = url.into_client_request().unwrap();
-    let version = "sandbox.v2".parse().unwrap();
-    request
-        .headers_mut()
-        .insert("sec-websocket-protocol", version);
-    let socket = TcpStream::connect(program.address()).await.unwrap();
-    let (mut socket, _) = tokio_tungstenite::client_async(request, socket)
-        .await
-        .unwrap();
-    let exec = serde_json::json!({
-        "exec": id, "language": "bash", "code": "true", "cwd": format!("/{id}"),
-    });
-    for message in ["{\"idle_timeout\": 60}".to_owned(), exec.to_string()] {
-        socket.send(Message::text(message)).await.unwrap();
-    }
-    let answered = async {
-        while let Some(Ok(message)) = socket.next().await {
-            let text = message.into_text().unwrap_or_default();
-            if text.contains("forged") {
-                return;
-            }
-        }
-        panic!("the server said nothing of the exec");
-    };
-    within("an answer about the exec", answered).await;
 }
