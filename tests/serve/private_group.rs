@@ -42,7 +42,7 @@ async fn it_starts_below_a_directory_that_its_private_group_may_write_to() {
     give(folder.path(), user.uid, user.gid);
     let state = folder.path().join("project/state");
     let state = state.to_str().unwrap();
-    let mut program = Program::start_as(&user, folder, &["--state", state]);
+    let mut program = Program::start_as(&user, folder, &["--backend", "host", "--state", state]);
     assert!(program.ended_by("TERM").await.success());
 }
 
@@ -53,7 +53,7 @@ fn it_does_not_start_below_a_directory_that_another_group_may_write_to() {
     give(folder.path(), user.uid, user.gid + 1);
     for option in ["--state", "--directory"] {
         let below = folder.path().join("below");
-        let arguments = [option, below.to_str().unwrap()];
+        let arguments = ["--backend", "host", option, below.to_str().unwrap()];
         let (status, said) = refused_as(&user, folder.path(), &arguments);
         assert_eq!(status.code(), Some(1), "{said}");
         assert!(said.contains("`chmod go-w "), "{said}");
