@@ -149,6 +149,10 @@ struct Clock {
     full_since: Option<Instant>,
 }
 
+/// The clock stands still for a client that doesn't read for this long. A client that reads, but
+/// slower than a child writes without end, must not delay the end of the exec.
+const STANDS_STILL: Duration = Duration::from_millis(100);
+
 /// For a grace that no clock can count.
 const LONGEST_GRACE: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -188,6 +192,7 @@ impl Deadline {
                 return false;
             }
             let stood = clock.full_since.take().map(|since| since.elapsed());
+            let stood = stood.filter(|&stood| stood >= STANDS_STILL);
             clock.at = clock.at.map(|at| at + stood.unwrap_or_default());
             clock.at.is_some()
         });
