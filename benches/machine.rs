@@ -18,6 +18,8 @@ use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
 const LINK: Epoch = Epoch(1);
+/// What the client asks for under the default output policy.
+const WINDOW: u64 = 4 * 1024 * 1024 + 4;
 /// Frames that are handled before output is read.
 const BATCH: u64 = 256;
 
@@ -79,7 +81,7 @@ impl World {
     fn start(&mut self) -> (ProcessId, Process, Option<ExecId>) {
         let request = self.request();
         let options = ExecOptions {
-            window: Some(OutputPolicy::default().window()),
+            window: Some(WINDOW),
             ..ExecOptions::default()
         };
         let begun = self
@@ -88,7 +90,7 @@ impl World {
         let (id, exec) = begun.expect("an exec");
         let config = ProcessConfig::default();
         let mut process = match exec.clone() {
-            Some(exec) => Process::named(config, exec, OutputPolicy::default().window()),
+            Some(exec) => Process::named(config, exec, WINDOW),
             None => Process::new(config),
         };
         let named = match &exec {

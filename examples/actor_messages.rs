@@ -10,8 +10,8 @@ use std::{io::Write, process::ExitCode};
 
 use actix::prelude::*;
 use actix_sandbox::{
-    Error, Language, LocalServer, ProcessEnd, Sandbox, SandboxActor, SandboxEvent,
-    actor::{Exec, KillSandbox, Open, Subscribe, Wait},
+    Error, Language, LocalServer, ProcessEnd, Sandbox, SandboxEvent,
+    actor::{Exec, KillSandbox, Open, SandboxActor, Subscribe, Wait},
 };
 use futures::StreamExt;
 

@@ -1,9 +1,8 @@
-//! Client runtime for remote code sandboxes, built from actors.
+//! Run untrusted code in remote sandboxes.
 //!
-//! A sandbox is a place on a server where code runs that nobody trusts. This crate creates sandboxes,
-//! runs code in them, streams what it prints, feeds its stdin, kills it, and says how it ended; over
-//! one WebSocket for each sandbox, to services such as Cloud Run Sandbox, or to the [`LocalServer`] in
-//! this crate that really runs bash and python.
+//! A client creates a sandbox, runs code in it, streams the output, writes to stdin and learns the
+//! exit status. Each sandbox has one WebSocket to a service, such as Cloud Run Sandbox, or to the
+//! [`LocalServer`] of this crate, which runs bash and Python on this machine.
 //!
 //! ```
 //! # #[cfg(all(unix, feature = "client", feature = "server"))]
@@ -21,7 +20,7 @@
 //! while let Some(line) = lines.next().await {
 //!     assert_eq!(line?, "hello");
 //! }
-//! println!("{}", process.wait().await?);
+//! println!("{}", process.wait().await?); // "exited with code 0"
 //!
 //! sandbox.kill().await?;
 //! # Ok(())
@@ -30,57 +29,74 @@
 //! # fn main() {}
 //! ```
 //!
+//! The handles are `Send`. They work in an actix System, in any tokio runtime and in a plain thread.
+//!
 //! # Where to look
 //!
 //! | | |
 //! | --- | --- |
-//! | [`Sandbox`], [`SandboxBuilder`] | create, attach, run code, store, kill |
-//! | [`Process`], [`OutputStream`], [`OutputExt`] | one exec: its streams, its stdin, its end |
-//! | [`Command`], [`Output`] | code with arguments, environment, directory, input and timeout |
-//! | [`ProcessRef`] | a process that another program goes on with |
-//! | [`OutputPolicy`] | what happens to output that nobody reads |
-//! | [`ReconnectPolicy`], [`SandboxEvent`] | a link that is lost, and what is told of it |
-//! | [`TokenSource`] | a bearer token for each dial |
-//! | [`Error`], [`ErrorKind`], [`Effect`] | why something failed, and whether it took effect |
-//! | [`ProcessEnd`], [`SandboxEnd`] | how things ended; a lost process is told from a finished one |
-//! | [`actor`] | the actors and their messages, for programs made of actors |
-//! | [`server`] | the local server |
-//! | `test_util` | recordings and a player, a proxy with faults: to test your programs |
-//! | [`protocol`], [`machine`] | the wire and the state machines: pure, usable alone |
+//! | [`Sandbox`], [`SandboxBuilder`] | create or attach, run code, store, kill |
+//! | [`Command`], [`Process`], [`Output`] | start a process; its streams, stdin and exit status |
+//! | [`OutputPolicy`] | backpressure: what happens to output that isn't read |
+//! | [`ReconnectPolicy`], [`SandboxEvent`] | when a lost connection is dialled again; events |
+//! | [`ProcessRef`] | another program can resume a process where the first left off |
+//! | [`Error`], [`ErrorKind`], [`Effect`] | why a request failed, and whether it took effect |
+//! | [`actor`] | the actors and their messages |
+//! | [`server`] | the local server, its backends and its threat model |
+//! | [`test_util`] | recordings, and a proxy that injects faults |
 //!
 //! # Errors
 //!
-//! Everything that is awaited settles: with a result, or with an error that says why, also when an
-//! actor panics, the network goes, or the last handle is dropped. The text of an [`Error`] holds the
-//! server's own reason and says what to do; [`Error::kind`] is for programs; [`Error::effect`] tells
-//! whether the request took effect all the same. A non-zero exit is no error, and neither is the end
-//! of a process whose sandbox was lost: that is [`ProcessEnd::SandboxLost`].
+//! Every future of this crate resolves: with a result, or with an error that states the reason. This
+//! holds when an actor panics, when the network fails and when the last handle is dropped.
 //!
-//! # Two versions of the protocol
+//! The text of an [`Error`] contains the reason that the server gave, and what to do. Programs match
+//! on [`Error::kind`]. [`Error::effect`] tells whether a failed request took effect on the server.
 //!
-//! Deployed services speak v1. This crate adds [v2](protocol::v2): output and stdin arrive exactly once whatever
-//! happens to the connection, code that is asked for runs once, endings are told by cause, and any number of processes
-//! run at once. It is offered at every dial and spoken where the server selects it, as the [`LocalServer`] does;
-//! [`Sandbox::protocol_version`] tells. What a v1 service cannot do is refused with [`ErrorKind::Unsupported`], or, where
-//! it can only not tell, reported as unknown.
+//! A non-zero exit status is not an error. If the sandbox is lost while a process runs, the process
+//! ends with [`ProcessEnd::SandboxLost`], not with an error.
 //!
-//! # Cancellation and dropping
+//! # Protocol versions
 //!
-//! Dropping a handle kills nothing, except where it says so
-//! ([`kill_on_drop`](ExecBuilder::kill_on_drop)). With the last handle of a sandbox its connection is
-//! closed. Dropping the future of a creation or an exec before it resolves kills what it would have
-//! given: nobody could get a handle to it. Dropping that of an attach only closes the connection.
+//! Deployed services speak protocol v1. This crate adds [v2](protocol_v2): exactly-once output and
+//! stdin across reconnects, idempotent execs, exit statuses, and concurrent processes. The client
+//! offers v2 at each dial and falls back to v1. [`Sandbox::protocol_version`] returns the version in
+//! use. A request that v1 can't express fails with [`ErrorKind::Unsupported`].
+//!
+//! # Cancellation
+//!
+//! - Dropping a handle doesn't kill anything, unless
+//!   [`kill_on_drop`](SandboxBuilder::kill_on_drop) is set.
+//! - Dropping the last handle of a sandbox closes its connection.
+//! - Dropping the future of a creation or an exec cancels it. If the server has already created the
+//!   sandbox or started the process, the client kills it.
+//! - Dropping the future of an attach closes the connection.
 //!
 //! # Secrets
 //!
-//! Tokens and header values are never in a log, an error or a `Debug`.
+//! No log, error or `Debug` output contains a token or the value of a header.
 //!
 //! # Features
 //!
-//! `client` (default): all of the above but the server. `tls` (default): `wss://`. `google-auth`: ID tokens
-//! of Google on every dial. `server`: the local server, Unix only. `cli`: the command `actix-sandbox`. `test-util`: `test_util`, to test your own programs. Without any: [`protocol`] and [`machine`] alone, without tokio or actix.
+//! | feature | default | adds |
+//! | --- | --- | --- |
+//! | `client` | yes | the client (Linux, macOS, Windows) |
+//! | `tls` | yes | `wss://` and `https://`, by rustls |
+//! | `google-auth` | no | Google ID tokens for each dial |
+//! | `server` | no | the local server (Unix) |
+//! | `object-store` | no | state of the local server in a bucket of S3 or Google Cloud Storage |
+//! | `cli` | no | the command `actix-sandbox` |
+//! | `test-util` | no | the module [`test_util`], to test your own programs |
+//! | `unstable-internals` | no | the modules `protocol` and `machine`, without any stability |
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
+#![cfg_attr(
+    not(all(unix, feature = "client", feature = "server", feature = "test-util")),
+    allow(
+        rustdoc::broken_intra_doc_links,
+        reason = "the docs describe every feature; docs.rs builds them with all of them"
+    )
+)]
 
 #[cfg(feature = "client")]
 pub mod actor;
@@ -88,8 +104,6 @@ pub mod actor;
 mod client;
 #[cfg(feature = "client")]
 mod error;
-pub mod machine;
-pub mod protocol;
 #[cfg(any(feature = "client", all(unix, feature = "server")))]
 mod rest;
 #[cfg(all(unix, feature = "server"))]
@@ -100,8 +114,25 @@ pub mod test_util;
 #[cfg(feature = "client")]
 mod transport;
 
+// The pure core. A build with the client and the server, and without `unstable-internals`, warns of
+// what neither of them uses.
+#[cfg(not(feature = "unstable-internals"))]
+mod machine;
+#[cfg(feature = "unstable-internals")]
+pub mod machine;
+#[cfg(not(feature = "unstable-internals"))]
+mod protocol;
+#[cfg(feature = "unstable-internals")]
+pub mod protocol;
+
+#[doc = include_str!("protocol/V2.md")]
+pub mod protocol_v2 {}
+
 #[cfg(feature = "client")]
-pub use actor::{OutputStream, ProcessActor, ProcessOutput, SandboxActor};
+#[doc(inline)]
+pub use actor::OutputStream;
+#[cfg(feature = "client")]
+pub(crate) use actor::{ProcessActor, ProcessOutput, SandboxActor};
 #[cfg(feature = "client")]
 pub use client::{
     Command, ExecBuilder, ExistingSandbox, Language, LineStream, NewSandbox, OpenMode, Output,
@@ -110,14 +141,15 @@ pub use client::{
 #[cfg(feature = "client")]
 pub use error::{Error, ErrorKind};
 pub use machine::{
-    Effect, OutputPolicy, Overflow, ProcessEnd, ProcessId, ReconnectPolicy, SandboxEnd,
+    Effect, LinkError, OutputPolicy, Overflow, ProcessEnd, ProcessId, ReconnectPolicy, SandboxEnd,
     SandboxEvent, SandboxState,
 };
 pub use protocol::{SandboxId, SandboxToken, Status, StdStream, Version as ProtocolVersion};
 #[cfg(all(unix, feature = "server"))]
+#[doc(inline)]
 pub use server::LocalServer;
 #[cfg(feature = "client")]
-pub use transport::{BearerToken, TokenError, TokenSource, UrlError};
+pub use transport::{BearerToken, TokenError, TokenSource};
 
 /// The programs of the README, so that they compile.
 #[cfg(all(doctest, unix, feature = "client", feature = "server"))]

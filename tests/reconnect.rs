@@ -15,9 +15,8 @@ mod scripted;
 use std::{future::IntoFuture, time::Duration};
 
 use actix_sandbox::{
-    ErrorKind, Language, LocalServer, OutputExt, Process, ProcessEnd, ProtocolVersion,
-    ReconnectPolicy, Sandbox, SandboxEnd, SandboxEvent, SandboxState, machine::LinkError,
-    server::Backend,
+    ErrorKind, Language, LinkError, LocalServer, OutputExt, Process, ProcessEnd, ProtocolVersion,
+    ReconnectPolicy, Sandbox, SandboxEnd, SandboxEvent, SandboxState, server::Backend,
 };
 use common::{events, within};
 use futures::{FutureExt, StreamExt, future::join};

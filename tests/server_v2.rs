@@ -11,7 +11,7 @@ mod server_common;
 
 use std::time::Duration;
 
-use actix_sandbox::{protocol::ExecOptions, server::LocalServer};
+use actix_sandbox::{actor::ExecOptions, server::LocalServer};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
 use server_common::{Client, PATIENCE, V2, backend, dial, eventually, processes_of};

@@ -16,8 +16,8 @@ use actix_sandbox::{
     Command, Effect, ErrorKind, Language, LocalServer, Output, OutputExt, OutputPolicy,
     ProcessEnd::{self, Exited, Signaled},
     ProtocolVersion, ReconnectPolicy, Sandbox, SandboxEvent,
+    actor::ExecOptions,
     machine::{Nonce, wrap},
-    protocol::ExecOptions,
     server::ServerBuilder,
 };
 use common::{events, within};

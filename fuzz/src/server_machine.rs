@@ -224,7 +224,8 @@ impl World {
     /// A client comes that takes everything: it gets everything.
     fn finish(mut self) {
         self.exec.handle_started();
-        self.exec.handle_end(end(EndReason::Exited), None);
+        self.exec.handle_exited(end(EndReason::Exited), None);
+        self.exec.handle_done(false);
         let lost = self
             .exec
             .store()

@@ -34,7 +34,7 @@ use crate::{
 #[derive(Message)]
 #[rtype(result = "()")]
 #[non_exhaustive]
-pub enum ConnectionCommand {
+pub(super) enum ConnectionCommand {
     /// Send a text frame on the current link. With a tag, [`ConnectionReport::Written`] follows.
     Send {
         /// The frame.
@@ -61,7 +61,7 @@ pub enum ConnectionCommand {
 #[derive(Message)]
 #[rtype(result = "()")]
 #[non_exhaustive]
-pub enum ConnectionReport {
+pub(super) enum ConnectionReport {
     /// A link is open, and speaks this version of the protocol.
     Opened(Epoch, Version),
     /// Text frames, in order.
@@ -191,7 +191,7 @@ impl Drop for Obituary {
 type Dialling = LocalBoxFuture<'static, Result<Dialled, LinkError>>;
 
 /// Dials, watches, and restarts the link of one sandbox.
-pub struct ConnectionActor {
+pub(super) struct ConnectionActor {
     machine: Connection,
     dial_config: DialConfig,
     link_config: LinkConfig,

@@ -1,20 +1,22 @@
-//! Layer 3: the actors and their messages. Thin: IO and routing; what to do is decided in [`machine`](crate::machine).
+//! The actors and their messages, for programs made of actors.
 //!
-//! | actor | owns | talks to |
+//! | actor | owns | created by |
 //! | --- | --- | --- |
-//! | [`SandboxActor`] | the sandbox's life | its connection, its processes, subscribers |
-//! | [`ProcessActor`] | one exec: output, stdin, how it ended | its sandbox |
-//! | [`ConnectionActor`] | the link, and when to dial it again | its sandbox |
+//! | [`SandboxActor`] | the sandbox's life, its connection | [`into_actor`](crate::SandboxBuilder::into_actor) |
+//! | [`ProcessActor`] | one exec: output, stdin, exit status | [`Exec`], [`AttachProcess`] |
 //!
-//! The handles of [`Sandbox`](crate::Sandbox) and [`Process`](crate::Process) are a thin coat over
-//! exactly these messages. See the example `actor_messages` for a program that uses the actors alone.
+//! [`Sandbox`](crate::Sandbox) and [`Process`](crate::Process) are thin wrappers around these
+//! messages. The example `actor_messages` uses the actors alone.
 //!
-//! **Lifetime.** A [`SandboxActor`] lives as long as an address of it; with the last one it closes the
-//! connection and ends, also in the middle of an outage. A [`ProcessActor`] lives until its process
-//! has ended and no address of it is left.
+//! **Lifetime.** A [`SandboxActor`] lives as long as an address of it exists. When the last address is
+//! dropped, it closes the connection and stops, even while the client reconnects. A [`ProcessActor`]
+//! lives until its process has ended and no address of it exists.
 //!
-//! **Panics.** A panic in an actor ends it. Everybody who waits for an answer of it gets an error, and
-//! the other actors of the sandbox learn of it and end what depended on it.
+//! **Panics.** A panic stops the actor. Callers that wait for its answer get an error. The other actors
+//! of the sandbox end what depended on it.
+
+// Layer 3: IO and routing. `machine` decides what happens. A third actor, `ConnectionActor`, owns the
+// link and dials it again; only its sandbox talks to it.
 
 #![expect(
     clippy::disallowed_methods,
@@ -47,8 +49,8 @@ mod subscribers;
 #[cfg(test)]
 mod tests;
 
-pub use crate::transport::Credit;
-pub use connection::{ConnectionActor, ConnectionCommand, ConnectionReport};
+pub use crate::protocol::{ExecId, ExecOptions};
+use connection::{ConnectionActor, ConnectionCommand, ConnectionReport};
 pub use messages::{
     AttachProcess, Checkpoint, CloseStdin, Exec, FlushStdin, GetPlace, GetState, GetVersion, Kill,
     KillSandbox, Open, Opened, ProcessPlace, SnapshotFilesystem, StartedProcess, Stdin, Subscribe,

@@ -104,7 +104,7 @@ pub enum LinkError {
 
 impl LinkError {
     /// The same without the token of the sandbox, wherever the peer repeats it.
-    pub fn redact(self, token: &SandboxToken) -> Self {
+    pub(crate) fn redact(self, token: &SandboxToken) -> Self {
         match self {
             Self::UpgradeRefused {
                 address,
@@ -131,7 +131,7 @@ impl LinkError {
     }
 
     /// Whether there never was a link, so that nothing was asked of the service.
-    pub fn is_dial_failure(&self) -> bool {
+    pub(crate) fn is_dial_failure(&self) -> bool {
         matches!(
             self,
             Self::Resolve { .. }

@@ -14,6 +14,15 @@
 //! | [`TrailerFilter`] | how wrapped code ended (v1), taken out of its output |
 //! | [`Backoff`], [`Keepalive`] | when to dial again, when to call a link dead |
 
+#![cfg_attr(
+    not(feature = "unstable-internals"),
+    allow(unreachable_pub, reason = "reachable with that feature")
+)]
+#![cfg_attr(
+    not(all(unix, feature = "client", feature = "server")),
+    allow(dead_code, unused_imports, reason = "only the other side uses it")
+)]
+
 mod backoff;
 mod connection;
 mod end;
@@ -37,10 +46,10 @@ pub use failure::{Effect, Failure};
 pub use keepalive::{Keepalive, KeepaliveAction, KeepaliveConfig};
 pub use link_error::LinkError;
 pub use output::{Finish, OutputBuffer, OutputPolicy, Overflow, Piece};
-pub use process::{Admission, Process, ProcessAction, ProcessConfig, ProcessFact, ProcessReply};
+pub use process::{Process, ProcessAction, ProcessConfig, ProcessFact, ProcessReply};
 pub use sandbox::{Mode, Sandbox, SandboxAction, SandboxConfig, SandboxReply, Timeouts};
 pub use served::{ServedExec, StoredExec};
-pub use wrapper::{FAILED as WRAPPER_FAILED, Nonce, TrailerFilter, wrap};
+pub use wrapper::{Nonce, TrailerFilter, wrap};
 
 /// The number of a request that waits for an answer. Its owner gives it; a machine settles it exactly once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -56,7 +56,7 @@ impl Default for OutputPolicy {
 
 impl OutputPolicy {
     /// What a server is to send unacknowledged (v2), so that it is noticed here when the budget is reached.
-    pub fn window(&self) -> u64 {
+    pub(crate) fn window(&self) -> u64 {
         (self.budget as u64).saturating_add(4).max(MIN_WINDOW)
     }
 }
@@ -421,7 +421,8 @@ impl<P> OutputBuffer<P> {
     }
 
     /// Whether the link is held back.
-    pub fn is_paused(&self) -> bool {
+    #[cfg(test)]
+    pub(super) fn is_paused(&self) -> bool {
         !self.permits.is_empty()
     }
 

@@ -53,12 +53,6 @@ struct Stream {
     gone: bool,
 }
 
-impl Stream {
-    fn printed(&self) -> u64 {
-        self.chunked + self.partial.len() as u64
-    }
-}
-
 /// What a server stores of an exec that is over: the end, and what was not acknowledged.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredExec {
@@ -208,11 +202,6 @@ impl ServedExec {
         })
     }
 
-    /// The id.
-    pub fn id(&self) -> &ExecId {
-        &self.exec
-    }
-
     /// How its main process ended.
     pub fn end(&self) -> Option<&ExecEnd> {
         self.end.as_ref().map(|(end, _)| end)
@@ -229,14 +218,16 @@ impl ServedExec {
     }
 
     /// Bytes of output that are kept.
+    #[cfg(any(test, feature = "unstable-internals"))]
     pub fn kept(&self) -> u64 {
-        self.streams
-            .iter()
-            .map(|stream| stream.printed() - stream.acked)
+        let streams = self.streams.iter();
+        streams
+            .map(|stream| stream.chunked + stream.partial.len() as u64 - stream.acked)
             .sum()
     }
 
     /// Bytes of output that may be sent unacknowledged.
+    #[cfg(any(test, feature = "unstable-internals"))]
     pub fn window(&self) -> u64 {
         self.window
     }
@@ -340,12 +331,6 @@ impl ServedExec {
             self.done = true;
         }
         self.answer_kills();
-    }
-
-    /// Its main process and its output ended together.
-    pub fn handle_end(&mut self, end: ExecEnd, message: Option<String>) {
-        self.handle_exited(end, message);
-        self.handle_done(false);
     }
 
     /// It could not be killed.

@@ -176,20 +176,11 @@ impl ExecOptions {
 }
 
 impl<'a> ClientMessage<'a> {
-    /// Reads a text frame of a v1 link.
-    ///
-    /// # Errors
-    ///
-    /// A frame that is not UTF-8, not JSON, or not an object.
-    pub fn parse(frame: &'a [u8]) -> Result<Self, ParseError> {
-        Self::parse_as(frame, Version::V1)
-    }
-
     /// Reads a text frame of a link of this version.
     ///
     /// # Errors
     ///
-    /// As [`parse`](Self::parse).
+    /// Fails if the frame is not UTF-8, not JSON, or not an object.
     pub fn parse_as(frame: &'a [u8], version: Version) -> Result<Self, ParseError> {
         let mut raw = RawMessage::parse(frame)?;
         if version == Version::V2
@@ -455,7 +446,7 @@ mod tests {
             ClientMessage::Reconnect,
         ] {
             let text = message.encode();
-            let parsed = ClientMessage::parse(text.as_bytes());
+            let parsed = ClientMessage::parse_as(text.as_bytes(), Version::V1);
             assert_eq!(parsed.as_ref(), Ok(&message));
             // What names no exec means the same in v2.
             let parsed = ClientMessage::parse_as(text.as_bytes(), Version::V2);
@@ -500,7 +491,7 @@ mod tests {
             let text = message.encode();
             let parsed = ClientMessage::parse_as(text.as_bytes(), Version::V2);
             assert_eq!(parsed, Ok(message), "{text}");
-            let parsed = ClientMessage::parse(text.as_bytes());
+            let parsed = ClientMessage::parse_as(text.as_bytes(), Version::V1);
             assert!(!matches!(parsed, Ok(ClientMessage::Named(..))), "{text}");
         }
     }
@@ -562,7 +553,8 @@ mod tests {
 
     #[test]
     fn what_is_missing_or_of_another_type_is_left_to_the_server() {
-        let parse = |text: &'static str| ClientMessage::parse(text.as_bytes()).expect(text);
+        let parse =
+            |text: &'static str| ClientMessage::parse_as(text.as_bytes(), Version::V1).expect(text);
         assert_eq!(
             parse(r#"{"code":"print(1)"}"#),
             ClientMessage::Exec(ExecRequest {
@@ -585,7 +577,7 @@ mod tests {
             parse(r#"{"action":"no_such_action"}"#),
             ClientMessage::Unknown { .. }
         ));
-        assert!(ClientMessage::parse(b"[1,2,3]").is_err());
-        assert!(ClientMessage::parse(b"this is not json").is_err());
+        assert!(ClientMessage::parse_as(b"[1,2,3]", Version::V1).is_err());
+        assert!(ClientMessage::parse_as(b"this is not json", Version::V1).is_err());
     }
 }

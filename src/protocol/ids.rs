@@ -58,7 +58,7 @@ impl ExecId {
     }
 
     /// Whether a server takes it.
-    pub fn is_valid(&self) -> bool {
+    pub(crate) fn is_valid(&self) -> bool {
         (1..=Self::MAX_BYTES).contains(&self.0.len())
     }
 }
@@ -107,10 +107,9 @@ impl SandboxToken {
         self.0.expose_secret()
     }
 
-    /// A text of a peer's without the token, wherever it repeats it, also where an
-    /// [`excerpt`](super::excerpt) cuts it off. What is too short to be a secret is left: taking it out
-    /// would only garble the text.
-    pub fn redact(&self, mut text: String) -> String {
+    /// Removes the token from a peer's text, also where an `excerpt` cuts it off.
+    /// Leaves a token that is too short to be a secret: removing it would garble the text.
+    pub(crate) fn redact(&self, mut text: String) -> String {
         const SECRET: usize = 8;
         let token = self.expose_secret();
         if token.len() >= SECRET && text.contains(token) {

@@ -22,13 +22,9 @@ pub struct Extra(Option<Box<Map<String, Value>>>);
 
 impl Extra {
     /// The value of an unknown key.
-    pub fn get(&self, key: &str) -> Option<&Value> {
+    #[cfg(test)]
+    pub(super) fn get(&self, key: &str) -> Option<&Value> {
         self.0.as_ref()?.get(key)
-    }
-
-    /// Whether there is no unknown key.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_none()
     }
 
     /// The unknown keys and their values.

@@ -5,15 +5,24 @@
 //! [`names`].
 //!
 //! ```
-//! use actix_sandbox::protocol::{ServerMessage, Status};
+//! use actix_sandbox::protocol::{ServerMessage, Status, Version};
 //!
 //! let frame = br#"{"event":"status_update","status":"SANDBOX_RUNNING"}"#;
-//! let ServerMessage::Status(update) = ServerMessage::parse(&frame[..].into())? else {
+//! let ServerMessage::Status(update) = ServerMessage::parse_as(&frame[..].into(), Version::V1)? else {
 //!     panic!("a status update");
 //! };
 //! assert_eq!(update.status, Status::SandboxRunning);
 //! # Ok::<(), actix_sandbox::protocol::ParseError>(())
 //! ```
+
+#![cfg_attr(
+    not(feature = "unstable-internals"),
+    allow(unreachable_pub, reason = "reachable with that feature")
+)]
+#![cfg_attr(
+    not(all(unix, feature = "client", feature = "server")),
+    allow(dead_code, unused_imports, reason = "only the other side uses it")
+)]
 
 mod client_message;
 mod config;
@@ -30,8 +39,6 @@ mod reassembly;
 mod server_message;
 mod status;
 mod utf8;
-#[doc = include_str!("V2.md")]
-pub mod v2 {}
 mod version;
 
 pub use client_message::{ClientMessage, ExecOptions, ExecRequest, NamedMessage};
@@ -44,10 +51,11 @@ pub use pairing::{Fact, Pairing, StatusFact};
 pub use quick::{OutputView, Received};
 pub use reassembly::{Fragment, Reassembly, ReassemblyError};
 pub use server_message::{
-    EndReason, ErrorMessage, ExecEnd, ExecUpdate, Identity, OutputPiece, OutputPlace,
-    ServerMessage, StatusUpdate, UnknownMessage,
+    EndReason, ExecEnd, ExecUpdate, Identity, OutputPiece, OutputPlace, ServerMessage,
+    StatusUpdate, UnknownMessage,
 };
-pub use status::{Severity, Status};
+pub(crate) use status::Severity;
+pub use status::Status;
 pub use utf8::{Utf8Decoder, utf8_boundary};
 pub use version::Version;
 

@@ -43,11 +43,6 @@ impl Reassembly {
         }
     }
 
-    /// Whether a message is begun and not complete.
-    pub fn in_progress(&self) -> bool {
-        self.message.is_some()
-    }
-
     /// Takes a fragment, and gives the message once it is complete.
     ///
     /// # Errors
@@ -84,13 +79,13 @@ mod tests {
     fn fragments_become_one_message() {
         let mut reassembly = Reassembly::new(9);
         assert_eq!(reassembly.push(Fragment::First("abc".into())), Ok(None));
-        assert!(reassembly.in_progress());
+        assert!(reassembly.message.is_some());
         assert_eq!(reassembly.push(Fragment::Middle("def".into())), Ok(None));
         assert_eq!(
             reassembly.push(Fragment::Last("ghi".into())),
             Ok(Some("abcdefghi".into()))
         );
-        assert!(!reassembly.in_progress());
+        assert!(reassembly.message.is_none());
     }
 
     #[test]

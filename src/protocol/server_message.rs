@@ -197,21 +197,12 @@ impl fmt::Debug for UnknownMessage {
 }
 
 impl ServerMessage {
-    /// Reads a text frame of a v1 link.
-    ///
-    /// # Errors
-    ///
-    /// A frame that is not UTF-8, not JSON, not an object, or a known event without the keys that
-    /// it needs. Unknown events, statuses and keys are no error.
-    pub fn parse(frame: &Bytes) -> Result<Self, ParseError> {
-        Self::parse_as(frame, Version::V1)
-    }
-
     /// Reads a text frame of a link of this version.
     ///
     /// # Errors
     ///
-    /// As [`parse`](Self::parse).
+    /// Fails if the frame is not UTF-8, not JSON or not an object, or if a known event lacks a key
+    /// that it needs. Unknown events, statuses and keys are not errors.
     pub fn parse_as(frame: &Bytes, version: Version) -> Result<Self, ParseError> {
         Ok(match Self::read(frame, version)? {
             Received::Output(output) => Self::Output(output.into_piece(frame)),
@@ -223,7 +214,7 @@ impl ServerMessage {
     ///
     /// # Errors
     ///
-    /// As [`parse`](Self::parse).
+    /// As [`parse_as`](Self::parse_as).
     pub fn read(frame: &Bytes, version: Version) -> Result<Received<'_>, ParseError> {
         match quick::read(frame, version) {
             Some(received) => Ok(received),
@@ -565,13 +556,13 @@ mod tests {
     use super::*;
 
     fn parse(frame: &str) -> Result<ServerMessage, ParseError> {
-        ServerMessage::parse(&Bytes::copy_from_slice(frame.as_bytes()))
+        ServerMessage::parse_as(&Bytes::copy_from_slice(frame.as_bytes()), Version::V1)
     }
 
     #[test]
     fn output_that_needs_no_unescaping_is_a_slice_of_its_frame() {
         let frame = Bytes::from_static(br#"{"event":"stdout","data":"plain text"}"#);
-        let Ok(ServerMessage::Output(piece)) = ServerMessage::parse(&frame) else {
+        let Ok(ServerMessage::Output(piece)) = ServerMessage::parse_as(&frame, Version::V1) else {
             panic!()
         };
         assert_eq!(piece.data, "plain text");
@@ -644,8 +635,9 @@ mod tests {
             let error = parse(frame).expect_err(frame).to_string();
             assert!(error.contains(part), "{frame}: {error}");
         }
-        let error = ServerMessage::parse(&Bytes::from_static(b"{\"event\":\"\xff\"}"))
-            .expect_err("not UTF-8");
+        let error =
+            ServerMessage::parse_as(&Bytes::from_static(b"{\"event\":\"\xff\"}"), Version::V1)
+                .expect_err("not UTF-8");
         assert!(matches!(error, ParseError::NotUtf8 { .. }));
     }
 

@@ -6,7 +6,7 @@ use super::names::status_table;
 
 /// What a status means for the session that receives it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Severity {
+pub(crate) enum Severity {
     /// Something began or is done; the session goes on.
     Progress,
     /// A request failed, a reason follows; the session goes on.
@@ -37,7 +37,7 @@ macro_rules! define_status {
             pub const KNOWN: &'static [Self] = &[$(Self::$variant,)*];
 
             /// The status with this name on the wire.
-            pub fn from_wire(name: &str) -> Self {
+            pub(crate) fn from_wire(name: &str) -> Self {
                 match name {
                     $($wire => Self::$variant,)*
                     other => Self::Unknown(other.into()),
@@ -53,7 +53,7 @@ macro_rules! define_status {
             }
 
             /// What the status means for the session. An unknown status is progress.
-            pub fn severity(&self) -> Severity {
+            pub(crate) fn severity(&self) -> Severity {
                 match self {
                     $(Self::$variant => Severity::$severity,)*
                     Self::Unknown(_) => Severity::Progress,
@@ -74,7 +74,8 @@ impl Status {
     }
 
     /// Whether the session is over after this status, for good or ill.
-    pub fn ends_session(&self) -> bool {
+    #[cfg(test)]
+    pub(crate) fn ends_session(&self) -> bool {
         matches!(
             self.severity(),
             Severity::Fatal | Severity::FatalWithoutReason | Severity::End
@@ -82,7 +83,7 @@ impl Status {
     }
 
     /// Whether a v1 server sends an `error` message with the reason after this status.
-    pub fn expects_reason(&self) -> bool {
+    pub(crate) fn expects_reason(&self) -> bool {
         matches!(self.severity(), Severity::Refused | Severity::Fatal)
     }
 }

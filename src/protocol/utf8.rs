@@ -39,11 +39,6 @@ impl Utf8Decoder {
     pub fn finish(&mut self) -> String {
         String::from_utf8_lossy(&std::mem::take(&mut self.pending)).into_owned()
     }
-
-    /// Whether a code point is begun and not complete.
-    pub fn has_pending(&self) -> bool {
-        !self.pending.is_empty()
-    }
 }
 
 /// Where bytes can be cut so that no code point is split: the length without a code point that is begun
@@ -97,9 +92,9 @@ mod tests {
             "\u{FFFD}\u{FFFD}\u{FFFD}\u{FFFD}"
         );
         assert_eq!(decoder.decode(b"\xf0\x9f"), "");
-        assert!(decoder.has_pending());
+        assert!(!decoder.pending.is_empty());
         assert_eq!(decoder.finish(), "\u{FFFD}");
-        assert!(!decoder.has_pending());
+        assert!(decoder.pending.is_empty());
     }
 
     #[test]

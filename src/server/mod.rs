@@ -1,8 +1,7 @@
 //! A local server that speaks the protocol and runs real code, for newcomers, tests and benchmarks.
 //!
 //! [`LocalServer`] is a complete server. [`SandboxService`] is a set of routes to mount into an
-//! actix-web application. Unix only. This module uses [`protocol`](crate::protocol), but neither
-//! the actors nor the client of this crate.
+//! actix-web application. Unix only. The server does not need the feature `client`.
 //!
 //! # Backends
 //!
@@ -170,7 +169,7 @@
 //! - Each sandbox has its own directory. The working directory is `HOME`. Files and background
 //!   processes live as long as the sandbox.
 //! - The server sends output as it is written, and batches writes within about a millisecond into
-//!   one message. Under v1, bytes that are not UTF-8 arrive as U+FFFD; [v2](crate::protocol::v2)
+//!   one message. Under v1, bytes that are not UTF-8 arrive as U+FFFD; [v2](crate::protocol_v2)
 //!   carries every byte.
 //! - An exec is done when its main process has exited and no process holds its output open. If a
 //!   background process still holds it, the server stops reading after a grace period: 30 s under
@@ -184,7 +183,7 @@
 //! - Python imports from its working directory, as with `python3 -c`. Programs that it starts don't.
 //! - The server installs a SIGCHLD handler when it starts. A program that ignores that signal
 //!   afterwards (`SIG_IGN`) loses the exit statuses of processes.
-//! - A [v2](crate::protocol::v2) client runs up to [`ServerBuilder::max_execs`] execs at once. The
+//! - A [v2](crate::protocol_v2) client runs up to [`ServerBuilder::max_execs`] execs at once. The
 //!   server keeps the end and the output of an exec until the client acknowledges them, for the
 //!   last 64 such execs of each sandbox.
 //! - After a lost connection, a sandbox lives until its idle timeout. The server buffers output up

@@ -23,7 +23,7 @@ pub(super) const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
 /// Why a URL cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum UrlError {
+pub(crate) enum UrlError {
     /// It is no URL.
     #[error(
         "`{url}` is not a URL ({problem}); expected something like wss://host or http://127.0.0.1:8080"

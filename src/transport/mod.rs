@@ -20,10 +20,9 @@ mod tls;
 mod token;
 
 pub(crate) use cookies::Cookies;
-pub use credit::Credit;
+pub(crate) use credit::Credit;
 pub(crate) use dial::{DialConfig, Dialled, dial};
-pub use endpoint::UrlError;
-pub(crate) use endpoint::{Endpoint, Target};
+pub(crate) use endpoint::{Endpoint, Target, UrlError};
 #[cfg(feature = "google-auth")]
 pub(crate) use google::GoogleTokens;
 pub(crate) use link::{Link, LinkConfig, LinkEvent};

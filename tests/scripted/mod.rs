@@ -10,7 +10,10 @@ use std::{
 };
 
 use actix::{Actor, Addr, Context, Handler};
-use actix_sandbox::{Error, SandboxActor, SandboxBuilder, SandboxEvent, actor};
+use actix_sandbox::{
+    Error, SandboxBuilder, SandboxEvent,
+    actor::{self, SandboxActor},
+};
 use futures::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use tokio::{

@@ -7,8 +7,7 @@ use std::{
 };
 
 use actix_sandbox::{
-    Error,
-    machine::LinkError,
+    Error, LinkError,
     server::{Backend, ServerError},
 };
 use bytesize::ByteSize;

@@ -7,8 +7,7 @@
 
 mod named;
 
-pub use named::Admission;
-use named::Named;
+use named::{Admission, Named};
 
 use std::{
     collections::VecDeque,
@@ -305,11 +304,6 @@ impl Process {
             named.handle_taken(taken);
             self.send_ack();
         }
-    }
-
-    /// How the process ended, once it has.
-    pub fn end(&self) -> Option<&ProcessEnd> {
-        self.end.as_ref()
     }
 
     /// Whether somebody waits for the end.

@@ -314,7 +314,8 @@ fn large_stdin_is_cut_between_code_points() {
     let mut actions = process.write(1, &data);
     let (mut joined, mut number) = (String::new(), 0);
     while let Some(ProcessAction::SendStdin { text, .. }) = actions.pop() {
-        let Ok(ClientMessage::Stdin { data: Some(piece) }) = ClientMessage::parse(text.as_bytes())
+        let Ok(ClientMessage::Stdin { data: Some(piece) }) =
+            ClientMessage::parse_as(text.as_bytes(), crate::protocol::Version::V1)
         else {
             panic!()
         };
@@ -406,7 +407,7 @@ fn timeouts_without_end_are_no_panic() {
     process.handle_fact(ProcessFact::ForceKilled, now);
     process.write_stdin(RequestId(2), "x");
     process.handle_timeout(now + Duration::from_secs(1_000_000));
-    assert_eq!(process.end(), None);
+    assert_eq!(process.end, None);
 }
 
 fn wrapped() -> (Fixture, Bytes) {

@@ -55,7 +55,8 @@ impl Sandbox {
         }
     }
 
-    /// A frame came over a link.
+    /// A frame came over a link. Output becomes an action, as everything else does.
+    #[cfg(any(test, feature = "unstable-internals"))]
     pub fn handle_frame(&mut self, epoch: Epoch, frame: &Bytes, now: Instant) {
         if let Some((process, output)) = self.handle_frame_or_output(epoch, frame, now) {
             let output = SandboxAction::Output(process, output.into_piece(frame));

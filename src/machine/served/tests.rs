@@ -22,6 +22,12 @@ fn exited() -> ExecEnd {
     }
 }
 
+/// Its main process and its output end together.
+fn end(exec: &mut ServedExec, end: ExecEnd, message: Option<String>) {
+    exec.handle_exited(end, message);
+    exec.handle_done(false);
+}
+
 /// What goes to the client, in short.
 fn said(exec: &mut ServedExec) -> Vec<String> {
     std::iter::from_fn(|| exec.poll_message())
@@ -57,7 +63,7 @@ fn output_keeps_its_order_over_both_streams() {
     for (stream, text) in [(OUT, "a"), (OUT, "b"), (ERR, "c"), (OUT, "d")] {
         exec.handle_output(stream, text.as_bytes());
     }
-    exec.handle_end(exited(), None);
+    end(&mut exec, exited(), None);
     let expected = [
         RUNNING,
         "stdout@0 ab",
@@ -122,7 +128,7 @@ fn at_most_the_window_is_sent_past_the_last_acknowledgement() {
 fn a_status_and_the_end_do_not_wait_for_output_that_the_window_holds_back() {
     let mut exec = exec(4);
     exec.handle_output(OUT, b"012345");
-    exec.handle_end(exited(), None);
+    end(&mut exec, exited(), None);
     exec.handle_status(Status::ExecutionForceKilled, None);
     let expected = [
         RUNNING,
@@ -208,7 +214,7 @@ fn a_code_point_is_split_neither_by_pieces_nor_by_the_window() {
     assert_eq!(said(&mut exec), [RUNNING]);
     exec.handle_output(OUT, b"a\xf0");
     assert_eq!(said(&mut exec), ["stdout@0 \u{fffd}a"]);
-    exec.handle_end(exited(), None);
+    end(&mut exec, exited(), None);
     assert_eq!(said(&mut exec), ["stdout@3 \u{fffd}", "done [4, 0]"]);
 }
 
@@ -255,7 +261,7 @@ fn input_past_the_window_or_after_its_end_is_not_taken() {
 fn the_end_is_said_again_until_it_is_acknowledged_and_then_nothing_is_kept() {
     let mut exec = exec(100);
     exec.handle_output(OUT, b"out");
-    exec.handle_end(exited(), None);
+    end(&mut exec, exited(), None);
     exec.handle_output(OUT, b"late");
     for _ in 0..3 {
         assert_eq!(said(&mut exec), [RUNNING, "stdout@0 out", "done [3, 0]"]);
@@ -277,7 +283,7 @@ fn what_is_stored_is_what_was_not_acknowledged() {
     for (stream, text) in [(OUT, "ab"), (ERR, "c"), (OUT, "d")] {
         exec.handle_output(stream, text.as_bytes());
     }
-    exec.handle_end(exited(), Some("why".to_owned()));
+    end(&mut exec, exited(), Some("why".to_owned()));
     said(&mut exec);
     exec.ack([2, 0], false);
     let mut exec = ServedExec::restored(exec.store().unwrap());
@@ -297,7 +303,7 @@ fn what_is_stored_is_what_was_not_acknowledged() {
 fn what_was_acknowledged_of_a_piece_is_not_stored() {
     let mut exec = exec(100);
     exec.handle_output(OUT, b"abc");
-    exec.handle_end(exited(), None);
+    end(&mut exec, exited(), None);
     said(&mut exec);
     exec.ack([2, 0], false);
     let stored = exec.store().unwrap();
@@ -311,7 +317,7 @@ fn what_was_acknowledged_of_a_piece_is_not_stored() {
 fn output_that_another_client_acknowledged_is_told_as_gone() {
     let mut exec = exec(100);
     exec.handle_output(OUT, b"abc");
-    exec.handle_end(exited(), None);
+    end(&mut exec, exited(), None);
     said(&mut exec);
     exec.ack([3, 0], true);
     exec.attach(Some([1, 0]));
@@ -324,7 +330,7 @@ fn output_that_another_client_acknowledged_is_told_as_gone() {
 fn who_waits_for_output_that_is_discarded_hears_of_it() {
     let mut exec = exec(4);
     exec.handle_output(OUT, b"abcdefgh");
-    exec.handle_end(exited(), None);
+    end(&mut exec, exited(), None);
     let expected = [RUNNING, "stdout@0 abcd", "done [8, 0]"];
     assert_eq!(said(&mut exec), expected);
     exec.discard("too many");
@@ -347,7 +353,7 @@ fn output_that_alternates_costs_no_more_than_its_bytes_and_keeps_each_stream() {
             exec.handle_output(ERR, &[255 - byte]);
         }
     }
-    exec.handle_end(exited(), None);
+    end(&mut exec, exited(), None);
     assert!(exec.chunks.len() <= MANY_CHUNKS + 4);
     let mut heard = [Vec::new(), Vec::new()];
     while let Some(message) = exec.poll_message() {
@@ -381,7 +387,7 @@ fn beginnings_of_code_points_do_not_close_the_window_and_are_sent_when_nothing_f
 fn what_was_stored_is_sent_within_its_window() {
     let mut exec = exec(1024);
     exec.handle_output(OUT, &[b'x'; 3000]);
-    exec.handle_end(exited(), None);
+    end(&mut exec, exited(), None);
     let mut exec = ServedExec::restored(exec.store().unwrap());
     exec.attach(Some([0, 0]));
     let heard = said(&mut exec);
@@ -423,7 +429,7 @@ fn who_asks_for_something_is_answered_on_a_link_on_which_it_did_not_attach() {
     exec.detach();
     exec.kill();
     assert!(said(&mut exec).is_empty(), "it is alive");
-    exec.handle_end(exited(), None);
+    end(&mut exec, exited(), None);
     let killed = "SANDBOX_EXECUTION_FORCE_KILLED None";
     assert_eq!(said(&mut exec), [killed], "and nothing of the output");
     exec.kill();
@@ -477,7 +483,7 @@ fn output_that_trickles_costs_no_more_than_its_bytes() {
 #[test]
 fn what_was_asked_for_before_a_reconnect_is_answered_all_the_same() {
     let mut exec = exec(100);
-    exec.handle_end(exited(), None);
+    end(&mut exec, exited(), None);
     exec.detach();
     exec.kill();
     exec.attach(Some([0, 0]));
@@ -500,7 +506,7 @@ fn a_kill_of_one_that_does_not_start_is_answered() {
 #[test]
 fn kills_without_number_wait_in_a_bounded_queue() {
     let mut exec = exec(100);
-    exec.handle_end(exited(), None);
+    end(&mut exec, exited(), None);
     for _ in 0..10_000 {
         exec.kill();
         exec.attach(None);

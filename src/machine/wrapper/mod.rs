@@ -33,7 +33,7 @@ use crate::protocol::ExecOptions;
 const SUPERVISOR: &str = include_str!("supervisor.py");
 
 /// Exit code of the wrapper when it could not run the code; stderr says why. `env` and `timeout` use the same.
-pub const FAILED: i32 = 125;
+const FAILED: i32 = 125;
 
 /// 128 bits that nobody can guess, by which the trailer of one exec is known.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -476,7 +476,7 @@ fn output_whose_length_nobody_knows_is_lost_and_that_is_said() {
     exec.ended(ProcessEnd::Exited(0), Some([10, 0]));
     let said = exec.ended(lost(), None);
     assert_eq!(said, ["output lost", "ack [0, 0] done", "settled"]);
-    assert_eq!(exec.process.end(), Some(&ProcessEnd::Exited(0)));
+    assert_eq!(exec.process.end, Some(ProcessEnd::Exited(0)));
 }
 
 #[test]
@@ -569,7 +569,7 @@ fn a_kill_is_sent_once_on_each_link_when_the_exec_is_announced_there() {
         NOTHING,
         "the end follows"
     );
-    assert_eq!(exec.process.end(), None);
+    assert_eq!(exec.process.end, None);
     let said = exec.ended(ProcessEnd::Killed, Some([0, 0]));
     assert_eq!(said[..3], ["ended Killed, 0 unsent", "1 done", "2 done"]);
     assert_eq!(exec.kill(3), ["3 done"]);

@@ -494,7 +494,7 @@ impl World {
             ProcessAction::SendKill => self.sandbox.kill_process(process),
             ProcessAction::SendStdin { number, text } => {
                 let Ok(ClientMessage::Stdin { data: Some(data) }) =
-                    ClientMessage::parse(text.as_bytes())
+                    ClientMessage::parse_as(text.as_bytes(), Version::V1)
                 else {
                     panic!("{text}")
                 };
