@@ -18,29 +18,28 @@ mod backoff;
 mod connection;
 mod end;
 mod event;
+mod exec;
 mod failure;
 mod keepalive;
 mod link_error;
 mod output;
-mod process;
 mod sandbox;
-mod served;
 #[cfg(test)]
 mod tests;
-mod wrapper;
 
 pub use backoff::{Backoff, ReconnectPolicy};
 pub use connection::{Connection, ConnectionAction, ConnectionConfig, ConnectionState, Epoch};
 pub use end::{ProcessEnd, SandboxEnd, SandboxState};
 pub use event::SandboxEvent;
+pub use exec::{
+    Admission, FAILED as WRAPPER_FAILED, Nonce, Process, ProcessAction, ProcessConfig, ProcessFact,
+    ProcessReply, ServedExec, StoredExec, TrailerFilter, wrap,
+};
 pub use failure::{Effect, Failure};
 pub use keepalive::{Keepalive, KeepaliveAction, KeepaliveConfig};
 pub use link_error::LinkError;
 pub use output::{Finish, OutputBuffer, OutputPolicy, Overflow, Piece};
-pub use process::{Admission, Process, ProcessAction, ProcessConfig, ProcessFact, ProcessReply};
 pub use sandbox::{Mode, Sandbox, SandboxAction, SandboxConfig, SandboxReply, Timeouts};
-pub use served::{ServedExec, StoredExec};
-pub use wrapper::{FAILED as WRAPPER_FAILED, Nonce, TrailerFilter, wrap};
 
 /// The number of a request that waits for an answer. Its owner gives it; a machine settles it exactly once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -4,7 +4,7 @@ use std::fmt;
 
 use bytes::Bytes;
 
-use super::Nonce;
+use super::wrap::Nonce;
 use crate::machine::ProcessEnd;
 
 /// Begins and ends a trailer. Text rarely holds it, so that output is rarely held back.

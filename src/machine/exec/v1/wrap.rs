@@ -1,11 +1,11 @@
-//! The wrapper around code on a v1 peer, which says how the code ended: [`wrap`] makes it, [`TrailerFilter`] takes
+//! The wrapper around code on a v1 peer, which says how the code ended: [`wrap`] makes it, [`TrailerFilter`](super::TrailerFilter) takes
 //! what it says out of the output.
 //!
 //! | file | |
 //! | --- | --- |
-//! | `mod.rs` | the program: `bash.sh`, or `python.py` with `start.py`, with the code and its options put in |
+//! | `wrap.rs` | the program: `bash.sh`, or `python.py` with `start.py`, with the code and its options put in |
 //! | `supervisor.py` | the part of both that waits for the code |
-//! | `trailer.rs` | the trailer, found in a stream that may be cut anywhere |
+//! | `../trailer.rs` | the trailer, found in a stream that may be cut anywhere |
 //!
 //! The wrapper runs the code in a fresh interpreter, a child that has the stdin, stdout and stderr of the exec, and waits
 //! for it. So it outlives whatever the code does, be it `exec`, `os._exit`, a syntax error or a signal. It then
@@ -22,22 +22,18 @@
 //!
 //! [`FAILED`] is the exit code where the code did not run: no such directory, or arguments that are too long.
 
-mod trailer;
-
 use std::fmt::{self, Write};
-
-pub use trailer::TrailerFilter;
 
 use crate::protocol::ExecOptions;
 
-const SUPERVISOR: &str = include_str!("supervisor.py");
+const SUPERVISOR: &str = include_str!("wrap/supervisor.py");
 
 /// Exit code of the wrapper when it could not run the code; stderr says why. `env` and `timeout` use the same.
 pub const FAILED: i32 = 125;
 
 /// 128 bits that nobody can guess, by which the trailer of one exec is known.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Nonce(u128);
+pub struct Nonce(pub(super) u128);
 
 impl Nonce {
     /// A nonce of random bits.
@@ -130,7 +126,7 @@ fn bash(code: &str, options: &ExecOptions, nonce: &Nonce) -> String {
             "\ncd -P -- {directory} || {{ echo \"actix-sandbox: the code did not run\" >&2; end {FAILED}; }}\nunset OLDPWD"
         )
     });
-    fill(include_str!("bash.sh"), |name, program| match name {
+    fill(include_str!("wrap/bash.sh"), |name, program| match name {
         // The template has the newline at its end.
         "code" => program.push_str(code.strip_suffix('\n').unwrap_or(code)),
         "supervisor" => program.push_str(SUPERVISOR.trim_end()),
@@ -147,10 +143,10 @@ fn bash(code: &str, options: &ExecOptions, nonce: &Nonce) -> String {
 }
 
 fn python(code: &str, options: &ExecOptions, nonce: &Nonce) -> String {
-    fill(include_str!("python.py"), |name, program| match name {
+    fill(include_str!("wrap/python.py"), |name, program| match name {
         "code" => push_bytes(program, code),
         "supervisor" => program.push_str(SUPERVISOR.trim_end()),
-        "start" => push_bytes(program, include_str!("start.py")),
+        "start" => push_bytes(program, include_str!("wrap/start.py")),
         "args" => options.args.iter().for_each(|arg| {
             push_bytes(program, arg);
             program.push(',');
@@ -205,6 +201,3 @@ fn push_bytes(program: &mut String, text: &str) {
     }
     program.push('\'');
 }
-
-#[cfg(test)]
-mod tests;

@@ -2,7 +2,7 @@
 
 use bytes::{Buf, BytesMut};
 
-use super::STDIN_MESSAGE;
+use super::client::STDIN_MESSAGE;
 use crate::{
     machine::{Finish, SandboxEnd},
     protocol::{

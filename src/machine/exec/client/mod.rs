@@ -5,11 +5,6 @@
 //! | `mod.rs` | requests and answers, in both versions of the protocol |
 //! | `named.rs` | where the output and the input of a named exec stand (v2) |
 
-mod named;
-
-pub use named::Admission;
-use named::Named;
-
 use std::{
     collections::VecDeque,
     time::{Duration, Instant},
@@ -18,12 +13,16 @@ use std::{
 use bytes::Bytes;
 
 use super::{
-    Effect, Failure, Finish, Nonce, ProcessEnd, RequestId, SandboxEnd, TrailerFilter, later,
+    v1::{Nonce, TrailerFilter},
+    v2::{Admission, Named},
 };
-use crate::protocol::{ClientMessage, ExecId, NamedMessage, StdStream};
+use crate::{
+    machine::{Effect, Failure, Finish, ProcessEnd, RequestId, SandboxEnd, later},
+    protocol::{ClientMessage, ExecId, NamedMessage, StdStream},
+};
 
 /// Most bytes of text in one stdin message; shorter writes are put together up to this size.
-const STDIN_MESSAGE: usize = 64 * 1024;
+pub(super) const STDIN_MESSAGE: usize = 64 * 1024;
 
 /// How a [`Process`] behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -228,7 +227,7 @@ impl Process {
         }
     }
 
-    /// A process that is being started with its code [wrapped](super::wrap) (v1).
+    /// A process that is being started with its code [wrapped](crate::machine::wrap) (v1).
     pub fn wrapped(config: ProcessConfig, nonce: &Nonce) -> Self {
         Self {
             trailer: Some(TrailerFilter::new(nonce)),

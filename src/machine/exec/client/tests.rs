@@ -5,7 +5,7 @@
     reason = "any instant will do as the origin of virtual time"
 )]
 
-mod named;
+mod v2;
 
 use super::*;
 

@@ -3,8 +3,8 @@
 use bytes::Bytes;
 use proptest::prelude::*;
 
-use super::*;
-use crate::machine::ProcessEnd;
+use super::{TrailerFilter, wrap::*};
+use crate::{machine::ProcessEnd, protocol::ExecOptions};
 
 const NONCE: Nonce = Nonce(0x0123_4567_89ab_cdef_0011_2233_4455_6677);
 
