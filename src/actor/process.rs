@@ -281,11 +281,9 @@ impl ProcessActor {
         self.update_demand();
     }
 
-    /// Lets the output know who waits for something behind it.
+    /// Tells the output whether a caller waits for a message behind it.
     fn update_demand(&mut self) {
-        // In v2 no status stands behind output.
-        let behind = self.sandbox_awaited && !self.machine.is_named();
-        let awaited = behind || self.machine.is_awaited();
+        let awaited = self.machine.is_awaited(self.sandbox_awaited);
         if awaited != self.awaited {
             self.awaited = awaited;
             self.output.set_awaited(awaited);
@@ -300,21 +298,12 @@ impl ProcessActor {
     /// Takes a batch of output. `false`: the budget is exceeded and the process is to be killed.
     fn take_output(&mut self, chunks: Vec<Chunk>) -> bool {
         let machine = &mut self.machine;
-        if !machine.is_named() {
-            let found = chunks.into_iter().flat_map(|chunk| {
-                let found = machine.handle_unplaced_output(chunk.stream, chunk.data);
-                found.map(|data| (0, chunk.stream, data))
-            });
-            let found = found.filter(|(.., data)| !data.is_empty());
-            return self.output.write(found);
-        }
         let new = chunks.into_iter().filter_map(|chunk| {
-            let admission = machine.handle_output(chunk.stream, chunk.offset?, chunk.data.len());
-            let data = chunk.data.slice(admission.skip..);
-            (admission.gap > 0 || !data.is_empty()).then_some((admission.gap, chunk.stream, data))
+            let (gap, data) = machine.handle_output(chunk.stream, chunk.offset, chunk.data);
+            (gap > 0 || !data.is_empty()).then_some((gap, chunk.stream, data))
         });
         let within = self.output.write(new);
-        self.machine.handle_output_kept();
+        machine.handle_output_kept();
         within
     }
 

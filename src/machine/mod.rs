@@ -24,6 +24,7 @@ mod keepalive;
 mod link_error;
 mod output;
 mod sandbox;
+mod stream;
 #[cfg(test)]
 mod tests;
 
@@ -32,7 +33,7 @@ pub use connection::{Connection, ConnectionAction, ConnectionConfig, ConnectionS
 pub use end::{ProcessEnd, SandboxEnd, SandboxState};
 pub use event::SandboxEvent;
 pub use exec::{
-    Admission, FAILED as WRAPPER_FAILED, Nonce, Process, ProcessAction, ProcessConfig, ProcessFact,
+    FAILED as WRAPPER_FAILED, Nonce, Process, ProcessAction, ProcessConfig, ProcessFact,
     ProcessReply, ServedExec, StoredExec, TrailerFilter, wrap,
 };
 pub use failure::{Effect, Failure};

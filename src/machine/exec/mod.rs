@@ -1,4 +1,13 @@
-//! One exec: [`Process`] at the client, [`ServedExec`] at the server.
+//! An exec: code that runs in a sandbox, as each end of the link sees it.
+//!
+//! | file | |
+//! | --- | --- |
+//! | `client/` | [`Process`]: the exec at the client. Sends one stream and receives two |
+//! | `server/` | [`ServedExec`]: the exec at the server (v2). Receives one stream and sends two |
+//! | `v2.rs` | the client's messages about a named exec |
+//! | `v1/` | what an exec of v1 lacks, and how the client makes up for it |
+//!
+//! Both ends keep their offsets in [`stream`](super::stream).
 
 mod client;
 mod server;
@@ -8,4 +17,3 @@ mod v2;
 pub use client::{Process, ProcessAction, ProcessConfig, ProcessFact, ProcessReply};
 pub use server::{ServedExec, StoredExec};
 pub use v1::{FAILED, Nonce, TrailerFilter, wrap};
-pub use v2::Admission;

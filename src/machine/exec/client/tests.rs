@@ -7,7 +7,13 @@
 
 mod v2;
 
+use std::time::Duration;
+
 use super::*;
+use crate::{
+    machine::{Effect, stream::MAX_PIECE},
+    protocol::ClientMessage,
+};
 
 struct Fixture {
     process: Process,
@@ -42,6 +48,11 @@ impl Fixture {
             assert!(matches!(actions.pop(), Some(ProcessAction::OutputEnded(_))));
         }
         actions
+    }
+    fn output(&mut self, stream: StdStream, data: Bytes) -> Bytes {
+        let (gap, data) = self.process.handle_output(stream, None, data);
+        assert_eq!(gap, 0);
+        data
     }
     fn write(&mut self, request: u64, data: &str) -> Vec<ProcessAction> {
         self.process
@@ -221,11 +232,11 @@ fn a_caller_that_stopped_waiting_leaves_nothing_behind() {
     process.write(3, "c");
     process.process.flush_stdin(RequestId(4));
     process.process.wait(RequestId(5));
-    assert!(process.process.is_awaited());
+    assert!(process.process.is_awaited(false));
     for request in [2, 4, 5] {
         process.process.cancel(RequestId(request));
     }
-    assert!(!process.process.is_awaited());
+    assert!(!process.process.is_awaited(false));
     assert_eq!(
         process.fact(ProcessFact::StdinWritten(1)),
         [done(3), stdin(2, "c")],
@@ -310,7 +321,7 @@ fn flush_answers_when_the_link_took_everything() {
 #[test]
 fn large_stdin_is_cut_between_code_points() {
     let mut process = Fixture::running();
-    let data = "é".repeat(STDIN_MESSAGE);
+    let data = "é".repeat(MAX_PIECE);
     let mut actions = process.write(1, &data);
     let (mut joined, mut number) = (String::new(), 0);
     while let Some(ProcessAction::SendStdin { text, .. }) = actions.pop() {
@@ -318,7 +329,7 @@ fn large_stdin_is_cut_between_code_points() {
         else {
             panic!()
         };
-        assert!(piece.len() <= STDIN_MESSAGE);
+        assert!(piece.len() <= MAX_PIECE);
         joined.push_str(&piece);
         number += 1;
         actions = process.fact(ProcessFact::StdinWritten(number));
@@ -424,17 +435,12 @@ fn wrapped() -> (Fixture, Bytes) {
 #[test]
 fn wrapped_code_ends_as_its_trailer_says() {
     let (mut fixture, trailer) = wrapped();
-    let process = &mut fixture.process;
-    let [out, _] = process.handle_unplaced_output(StdStream::Stdout, trailer.slice(..9));
-    assert_eq!(out, "");
-    // Nobody looks for it there.
-    let [out, _] = process.handle_unplaced_output(StdStream::Stderr, trailer.clone());
-    assert_eq!(out, trailer);
+    assert_eq!(fixture.output(StdStream::Stdout, trailer.slice(..9)), "");
+    let out = fixture.output(StdStream::Stderr, trailer.clone());
+    assert_eq!(out, trailer, "in stderr it is output");
     fixture.fact(ProcessFact::LinkDown);
     fixture.fact(ProcessFact::LinkUp);
-    let process = &mut fixture.process;
-    let [out, _] = process.handle_unplaced_output(StdStream::Stdout, trailer.slice(9..));
-    assert_eq!(out, "");
+    assert_eq!(fixture.output(StdStream::Stdout, trailer.slice(9..)), "");
     let actions = fixture.fact(ProcessFact::Done);
     assert_eq!(actions, [ended(ProcessEnd::Signaled(9))]);
     assert_eq!(fixture.process.take_held_output(), "");
@@ -444,9 +450,7 @@ fn wrapped_code_ends_as_its_trailer_says() {
 fn wrapped_code_without_a_whole_trailer_ends_unknown_and_no_output_is_kept_back() {
     let (mut fixture, trailer) = wrapped();
     let cut = trailer.slice(..trailer.len() - 1);
-    let process = &mut fixture.process;
-    let [out, _] = process.handle_unplaced_output(StdStream::Stdout, cut.clone());
-    assert_eq!(out, "");
+    assert_eq!(fixture.output(StdStream::Stdout, cut.clone()), "");
     let actions = fixture.fact(ProcessFact::Done);
     assert_eq!(actions, [ended(ProcessEnd::Unknown)]);
     assert_eq!(fixture.process.take_held_output(), cut);
@@ -455,9 +459,8 @@ fn wrapped_code_without_a_whole_trailer_ends_unknown_and_no_output_is_kept_back(
 #[test]
 fn a_kill_of_wrapped_code_stays_a_kill() {
     let (mut fixture, trailer) = wrapped();
-    let process = &mut fixture.process;
-    process.kill(Some(RequestId(1)), fixture.now);
-    process.handle_unplaced_output(StdStream::Stdout, trailer);
+    fixture.process.kill(Some(RequestId(1)), fixture.now);
+    fixture.output(StdStream::Stdout, trailer);
     assert_eq!(fixture.actions(), [ProcessAction::SendKill]);
     let actions = fixture.fact(ProcessFact::Done);
     assert_eq!(actions, [ended(ProcessEnd::Killed), done(1)]);

@@ -1,7 +1,7 @@
 //! Tables of a named exec (v2): acknowledgements, gaps, input, and what a cut leaves to be made good.
 
 use super::*;
-use crate::protocol::{StdStream, Version, limits::STDIN_WINDOW};
+use crate::protocol::{NamedMessage, Version};
 
 const OUT: StdStream = StdStream::Stdout;
 const ERR: StdStream = StdStream::Stderr;
@@ -66,9 +66,10 @@ impl Exec {
 
     /// Output comes; gives the bytes that never came before it, and how many of it are not wanted.
     fn output(&mut self, stream: StdStream, offset: u64, length: usize) -> (u64, usize) {
-        let Admission { gap, skip } = self.process.handle_output(stream, offset, length);
+        let data = vec![b'x'; length].into();
+        let (gap, new) = self.process.handle_output(stream, Some(offset), data);
         self.process.handle_output_kept();
-        (gap, skip)
+        (gap, length - new.len())
     }
 
     fn taken(&mut self, taken: [u64; 2]) -> Vec<String> {
