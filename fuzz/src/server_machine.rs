@@ -91,7 +91,7 @@ impl World {
             10 => match input.byte() % 4 {
                 0 => exec.handle_stdin_closed(),
                 1 => exec.detach(),
-                2 => exec.handle_status(Status::ExecutionForceKilled, None),
+                2 => exec.handle_kill(),
                 _ => {
                     self.discarded |= exec.is_done() && !exec.is_settled();
                     exec.abandon("why");
@@ -224,7 +224,8 @@ impl World {
     /// A client comes that takes everything: it gets everything.
     fn finish(mut self) {
         self.exec.handle_started();
-        self.exec.handle_end(end(EndReason::Exited), None);
+        self.exec.handle_exited(end(EndReason::Exited), None);
+        self.exec.handle_done(false);
         let lost = self
             .exec
             .store()

@@ -4,7 +4,6 @@
 //! | --- | --- |
 //! | `client/` | [`Process`]: the exec at the client. Sends one stream and receives two |
 //! | `server/` | [`ServedExec`]: the exec at the server (v2). Receives one stream and sends two |
-//! | `v2.rs` | the client's messages about a named exec |
 //! | `v1/` | what an exec of v1 lacks, and how the client makes up for it |
 //!
 //! Both ends keep their offsets in [`stream`](super::stream).
@@ -12,7 +11,6 @@
 mod client;
 mod server;
 mod v1;
-mod v2;
 
 pub use client::{Process, ProcessAction, ProcessConfig, ProcessFact, ProcessReply};
 pub use server::{ServedExec, StoredExec};

@@ -4,7 +4,7 @@ use super::distance;
 
 /// `N` streams that a peer sends within one window. Holds their offsets; the owner keeps the bytes.
 #[derive(Debug)]
-pub(in crate::machine) struct RecvStreams<const N: usize> {
+pub(crate) struct RecvStreams<const N: usize> {
     /// Bytes that the peer may send past the last acknowledgement.
     window: u64,
     /// Everything before has come, or is known to be lost.
@@ -24,7 +24,7 @@ pub(in crate::machine) struct RecvStreams<const N: usize> {
 
 impl<const N: usize> RecvStreams<N> {
     /// Streams of which everything before these offsets was received earlier.
-    pub(in crate::machine) fn new(window: u64, received: [u64; N]) -> Self {
+    pub(crate) fn new(window: u64, received: [u64; N]) -> Self {
         Self {
             window,
             received,
@@ -36,30 +36,30 @@ impl<const N: usize> RecvStreams<N> {
         }
     }
 
-    pub(in crate::machine) fn window(&self) -> u64 {
+    pub(crate) fn window(&self) -> u64 {
         self.window
     }
 
     /// The peer keeps to a smaller window. A larger one has no effect.
-    pub(in crate::machine) fn limit_window(&mut self, window: u64) {
+    pub(crate) fn limit_window(&mut self, window: u64) {
         self.window = self.window.min(window);
     }
 
-    pub(in crate::machine) fn received(&self) -> [u64; N] {
+    pub(crate) fn received(&self) -> [u64; N] {
         self.received
     }
 
-    pub(in crate::machine) fn taken(&self) -> [u64; N] {
+    pub(crate) fn taken(&self) -> [u64; N] {
         self.taken
     }
 
     /// Whether the consumer has taken everything that has come.
-    pub(in crate::machine) fn is_taken(&self) -> bool {
+    pub(crate) fn is_taken(&self) -> bool {
         self.taken == self.received
     }
 
     /// The link is new. What was acknowledged on the last one may not have arrived.
-    pub(in crate::machine) fn resume(&mut self) {
+    pub(crate) fn resume(&mut self) {
         self.ack_again = self.taken != [0; N];
     }
 
@@ -76,16 +76,12 @@ impl<const N: usize> RecvStreams<N> {
         unacked.saturating_add(more) <= self.window
     }
 
-    /// A piece came. Returns how many bytes are missing before it, and how many at its front are not new.
+    /// A piece came. Returns how many bytes are missing before it, and how many at its front are
+    /// not new.
     ///
-    /// Missing bytes are not waited for. Bytes past the window are dropped and count as missing, so that
-    /// the peer cannot make this side grow.
-    pub(in crate::machine) fn receive(
-        &mut self,
-        stream: usize,
-        offset: u64,
-        length: usize,
-    ) -> (u64, usize) {
+    /// Missing bytes are not waited for. Bytes past the window are dropped and count as missing, so
+    /// that the peer cannot make this side grow.
+    pub(crate) fn receive(&mut self, stream: usize, offset: u64, length: usize) -> (u64, usize) {
         let (mut gap, mut known) = self.fit(stream, offset, length);
         let new = (length - known) as u64;
         if self.abandoned {
@@ -107,21 +103,16 @@ impl<const N: usize> RecvStreams<N> {
         (gap, known)
     }
 
-    /// A piece came that counts only in order. Returns how many bytes at its front are not new; `None` if
-    /// bytes are missing before it, or if all of it lies before bytes that have come.
-    pub(in crate::machine) fn skip_known(
-        &self,
-        stream: usize,
-        offset: u64,
-        length: usize,
-    ) -> Option<usize> {
+    /// A piece came that counts only in order. Returns how many bytes at its front are not new;
+    /// `None` if bytes are missing before it, or if all of it lies before bytes that have come.
+    pub(crate) fn skip_known(&self, stream: usize, offset: u64, length: usize) -> Option<usize> {
         let (gap, known) = self.fit(stream, offset, length);
         let end = offset.saturating_add(length as u64);
         (gap == 0 && end >= self.received[stream]).then_some(known)
     }
 
     /// Accepts bytes behind those that have come. `false`: they exceed the window.
-    pub(in crate::machine) fn accept(&mut self, stream: usize, length: usize) -> bool {
+    pub(crate) fn accept(&mut self, stream: usize, length: usize) -> bool {
         let fits = self.is_within_window(length as u64);
         if fits {
             self.received[stream] += length as u64;
@@ -130,7 +121,7 @@ impl<const N: usize> RecvStreams<N> {
     }
 
     /// The consumer has taken everything before these offsets.
-    pub(in crate::machine) fn take(&mut self, taken: [u64; N]) {
+    pub(crate) fn take(&mut self, taken: [u64; N]) {
         for (stream, taken) in taken.into_iter().enumerate() {
             let known = &mut self.taken[stream];
             *known = taken.max(*known).min(self.received[stream]);
@@ -138,44 +129,46 @@ impl<const N: usize> RecvStreams<N> {
     }
 
     /// The consumer is gone.
-    pub(in crate::machine) fn abandon(&mut self) {
+    pub(crate) fn abandon(&mut self) {
         self.abandoned = true;
         self.taken = self.received;
     }
 
     /// The peer said how long the streams are. `None`: no more comes than has come.
-    pub(in crate::machine) fn end(&mut self, lengths: Option<[u64; N]>) {
+    pub(crate) fn end(&mut self, lengths: Option<[u64; N]>) {
         self.end = Some(lengths.unwrap_or(self.received));
     }
 
     /// Whether the peer said how long the streams are.
-    pub(in crate::machine) fn is_ended(&self) -> bool {
+    pub(crate) fn is_ended(&self) -> bool {
         self.end.is_some()
     }
 
     /// Whether everything has come.
-    pub(in crate::machine) fn is_complete(&self) -> bool {
+    pub(crate) fn is_complete(&self) -> bool {
         self.end
             .is_some_and(|end| (0..N).all(|it| self.received[it] >= end[it]))
     }
 
     /// A quarter of the window that is not filled with bytes that the consumer has not taken.
     ///
-    /// A quarter of the whole window would not do: one stream that is not read may fill most of it. Then
-    /// the other can never take as much as a quarter, and the peer would wait for ever.
-    pub(in crate::machine) fn ack_step(&self) -> u64 {
+    /// A quarter of the whole window would not do: one stream that is not read may fill most of it.
+    /// Then the other can never take as much as a quarter, and the peer would wait for ever.
+    pub(crate) fn ack_step(&self) -> u64 {
         let untaken = distance(self.taken, self.received);
         (self.window.saturating_sub(untaken) / 4).max(1)
     }
 
-    /// How many bytes the consumer has taken since the last acknowledgement.
-    pub(in crate::machine) fn unacked(&self) -> u64 {
-        distance(self.acked, self.taken)
+    /// How many more bytes the consumer takes until such an acknowledgement is due.
+    pub(crate) fn ack_after(&self) -> u64 {
+        let unacked = distance(self.acked, self.taken);
+        self.ack_step().saturating_sub(unacked).max(1)
     }
 
-    /// The acknowledgement to send. It is due when the consumer has taken this many bytes since the last one.
-    pub(in crate::machine) fn poll_ack(&mut self, step: u64) -> Option<[u64; N]> {
-        if !self.ack_again && self.unacked() < step {
+    /// The acknowledgement to send. It is due when the consumer has taken this many bytes since the
+    /// last one.
+    pub(crate) fn poll_ack(&mut self, step: u64) -> Option<[u64; N]> {
+        if !self.ack_again && distance(self.acked, self.taken) < step {
             return None;
         }
         self.ack_again = false;

@@ -8,18 +8,18 @@ use super::distance;
 use crate::protocol::utf8_boundary;
 
 /// Most bytes in one message.
-pub(in crate::machine) const MAX_PIECE: usize = 64 * 1024;
+pub(crate) const MAX_PIECE: usize = 64 * 1024;
 
-/// From this many chunks on, bytes that alternate between streams are gathered by stream: a chunk costs
-/// more memory than the few bytes that may be in it.
+/// From this many chunks on, bytes that alternate between streams are gathered by stream: a chunk
+/// costs more memory than the few bytes that may be in it.
 pub(super) const MANY_CHUNKS: usize = 256;
 
 /// Bytes of one stream that are kept, in one piece.
 #[derive(Debug)]
-pub(in crate::machine) struct Chunk {
-    pub(in crate::machine) stream: usize,
-    pub(in crate::machine) offset: u64,
-    pub(in crate::machine) data: BytesMut,
+pub(crate) struct Chunk {
+    pub(crate) stream: usize,
+    pub(crate) offset: u64,
+    pub(crate) data: BytesMut,
 }
 
 impl Chunk {
@@ -38,18 +38,18 @@ impl Chunk {
 
 /// What the next message carries.
 #[derive(Debug, PartialEq, Eq)]
-pub(in crate::machine) struct Piece<'a> {
-    pub(in crate::machine) stream: usize,
-    pub(in crate::machine) offset: u64,
-    pub(in crate::machine) data: &'a [u8],
+pub(crate) struct Piece<'a> {
+    pub(crate) stream: usize,
+    pub(crate) offset: u64,
+    pub(crate) data: &'a [u8],
     /// The stream ends behind these bytes.
-    pub(in crate::machine) eof: bool,
+    pub(crate) eof: bool,
 }
 
-/// `N` streams that a peer receives within one window. Bytes are kept until they are acknowledged, and sent
-/// in the order in which they were pushed, whichever stream they belong to.
+/// `N` streams that a peer receives within one window. Bytes are kept until they are acknowledged,
+/// and sent in the order in which they were pushed, whichever stream they belong to.
 #[derive(Debug)]
-pub(in crate::machine) struct SendStreams<const N: usize> {
+pub(crate) struct SendStreams<const N: usize> {
     /// Bytes that may be sent past the last acknowledgement.
     window: u64,
     /// Everything before was acknowledged.
@@ -71,7 +71,7 @@ pub(in crate::machine) struct SendStreams<const N: usize> {
 }
 
 impl<const N: usize> SendStreams<N> {
-    pub(in crate::machine) fn new(window: u64) -> Self {
+    pub(crate) fn new(window: u64) -> Self {
         Self {
             window,
             acked: [0; N],
@@ -85,13 +85,9 @@ impl<const N: usize> SendStreams<N> {
         }
     }
 
-    /// Streams that were stored: all that is not acknowledged of them. `None` if the chunks are not the
-    /// last bytes of streams of these lengths.
-    pub(in crate::machine) fn restored(
-        window: u64,
-        end: [u64; N],
-        chunks: VecDeque<Chunk>,
-    ) -> Option<Self> {
+    /// Streams that were stored: all that is not acknowledged of them. `None` if the chunks are not
+    /// the last bytes of streams of these lengths.
+    pub(crate) fn restored(window: u64, end: [u64; N], chunks: VecDeque<Chunk>) -> Option<Self> {
         let mut acked = end;
         // Backwards: each chunk ends where the one behind it begins.
         for chunk in chunks.iter().rev() {
@@ -111,7 +107,7 @@ impl<const N: usize> SendStreams<N> {
     }
 
     /// What is kept and not acknowledged: stream, offset and bytes.
-    pub(in crate::machine) fn unacked(&self) -> impl Iterator<Item = (usize, u64, Bytes)> {
+    pub(crate) fn unacked(&self) -> impl Iterator<Item = (usize, u64, Bytes)> {
         self.chunks.iter().map(|chunk| {
             // The front of a chunk may be acknowledged.
             let acked = self.acked[chunk.stream];
@@ -121,24 +117,24 @@ impl<const N: usize> SendStreams<N> {
         })
     }
 
-    pub(in crate::machine) fn window(&self) -> u64 {
+    pub(crate) fn window(&self) -> u64 {
         self.window
     }
 
-    pub(in crate::machine) fn acked(&self) -> [u64; N] {
+    pub(crate) fn acked(&self) -> [u64; N] {
         self.acked
     }
 
-    pub(in crate::machine) fn sent(&self) -> [u64; N] {
+    pub(crate) fn sent(&self) -> [u64; N] {
         self.sent
     }
 
-    pub(in crate::machine) fn end(&self) -> [u64; N] {
+    pub(crate) fn end(&self) -> [u64; N] {
         self.end
     }
 
     /// Bytes of all streams that are kept.
-    pub(in crate::machine) fn kept(&self) -> u64 {
+    pub(crate) fn kept(&self) -> u64 {
         distance(self.acked, self.end)
     }
 
@@ -147,13 +143,8 @@ impl<const N: usize> SendStreams<N> {
         self.chunks.len()
     }
 
-    /// Whether bytes are kept that were not sent on this link.
-    pub(in crate::machine) fn has_unsent(&self) -> bool {
-        self.sent != self.end
-    }
-
     /// Appends bytes to a stream.
-    pub(in crate::machine) fn push(&mut self, stream: usize, data: BytesMut) {
+    pub(crate) fn push(&mut self, stream: usize, data: BytesMut) {
         if data.is_empty() || self.abandoned {
             return;
         }
@@ -180,13 +171,13 @@ impl<const N: usize> SendStreams<N> {
     }
 
     /// Ends a stream: no bytes are pushed any more.
-    pub(in crate::machine) fn finish(&mut self, stream: usize) {
+    pub(crate) fn finish(&mut self, stream: usize) {
         self.eof[stream] = true;
     }
 
-    /// The link is new, and the peer has everything before this offset. Returns whether the bytes there are
-    /// gone and none are kept behind them.
-    pub(in crate::machine) fn resume(&mut self, stream: usize, offset: u64) -> bool {
+    /// The link is new, and the peer has everything before this offset. Returns whether the bytes
+    /// there are gone and none are kept behind them.
+    pub(crate) fn resume(&mut self, stream: usize, offset: u64) -> bool {
         let (acked, end) = (self.acked[stream], self.end[stream]);
         self.sent[stream] = offset.clamp(acked, end);
         self.eof_sent[stream] = false;
@@ -194,9 +185,9 @@ impl<const N: usize> SendStreams<N> {
         offset < acked && acked == end
     }
 
-    /// The peer has taken everything before these offsets. Offsets past the bytes that were sent count as
-    /// the end of those.
-    pub(in crate::machine) fn handle_ack(&mut self, offsets: [u64; N]) {
+    /// The peer has taken everything before these offsets. Offsets past the bytes that were sent
+    /// count as the end of those.
+    pub(crate) fn handle_ack(&mut self, offsets: [u64; N]) {
         let before = self.acked;
         for (stream, offset) in offsets.into_iter().enumerate() {
             let acked = &mut self.acked[stream];
@@ -217,7 +208,7 @@ impl<const N: usize> SendStreams<N> {
     }
 
     /// The peer has taken everything that was pushed.
-    pub(in crate::machine) fn ack_all(&mut self) {
+    pub(crate) fn ack_all(&mut self) {
         self.acked = self.end;
         self.sent = self.end;
         self.chunks = VecDeque::new();
@@ -226,23 +217,24 @@ impl<const N: usize> SendStreams<N> {
 
     /// The peer takes no more bytes. Those that it has not taken are dropped, and still count as
     /// [kept](Self::kept).
-    pub(in crate::machine) fn abandon(&mut self) {
+    pub(crate) fn abandon(&mut self) {
         self.abandoned = true;
         self.chunks = VecDeque::new();
         self.next = 0;
     }
 
-    pub(in crate::machine) fn is_abandoned(&self) -> bool {
+    pub(crate) fn is_abandoned(&self) -> bool {
         self.abandoned
     }
 
     /// Whether the stream takes no more bytes.
-    pub(in crate::machine) fn is_closed(&self, stream: usize) -> bool {
+    pub(crate) fn is_closed(&self, stream: usize) -> bool {
         self.eof[stream] || self.abandoned
     }
 
-    /// The next piece to send. `None`: nothing is left, or the window is full. A code point is not split.
-    pub(in crate::machine) fn poll(&mut self) -> Option<Piece<'_>> {
+    /// The next piece to send. `None`: nothing is left, or the window is full. A code point is not
+    /// split.
+    pub(crate) fn poll(&mut self) -> Option<Piece<'_>> {
         if self.abandoned {
             return None;
         }

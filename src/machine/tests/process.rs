@@ -172,14 +172,13 @@ impl Exec {
 
     /// For another client: where it goes on.
     pub(super) fn place(&mut self) -> (ExecId, [u64; 2], u64) {
-        let received = self.machine.received().expect("an offset");
-        let taken = self.taken(received);
+        if let Some((received, _)) = self.machine.acknowledgeable() {
+            self.machine.handle_taken(self.taken(received));
+        }
+        let (id, taken) = self.machine.place().expect("a place");
         assert_eq!(taken, [0, 1].map(|it| self.heard[it].len() as u64));
-        (
-            self.id.clone(),
-            taken,
-            self.machine.window().expect("a window"),
-        )
+        let window = self.machine.window().expect("a window");
+        (id.clone(), taken, window)
     }
 
     // What readers do.

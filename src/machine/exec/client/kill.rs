@@ -1,4 +1,4 @@
-//! Kills of a [`Process`], and who waits for them.
+//! Kills of a [`Process`], and the callers that wait for them.
 
 use std::time::Instant;
 
@@ -9,13 +9,14 @@ use crate::machine::{Effect, Failure, RequestId, SandboxEnd, later};
 #[derive(Debug, Default)]
 pub(super) struct Kills {
     /// Callers that wait for an answer, each with the time at which it stops waiting.
-    waiting: Vec<(RequestId, Instant)>,
+    pub(super) waiting: Vec<(RequestId, Instant)>,
     /// The process is to be killed, or another client killed it. Cleared when the server refuses.
-    wanted: bool,
+    pub(super) wanted: bool,
     /// A kill was sent, on this link or an earlier one. Never cleared.
     sent: bool,
-    /// A caller asked for a kill that the server has not answered, whether or not the caller still waits.
-    unanswered: bool,
+    /// A caller asked for a kill that the server has not answered, whether or not the caller still
+    /// waits.
+    pub(super) unanswered: bool,
     /// The server said that it killed the process. Never cleared.
     confirmed: bool,
     /// The answer to all later kills. Set when no kill can have an effect any more.
@@ -23,23 +24,7 @@ pub(super) struct Kills {
 }
 
 impl Kills {
-    pub(super) fn is_wanted(&self) -> bool {
-        self.wanted
-    }
-
-    pub(super) fn is_unanswered(&self) -> bool {
-        self.unanswered
-    }
-
-    pub(super) fn cancel(&mut self, request: RequestId) {
-        self.waiting.retain(|&(waiting, _)| waiting != request);
-    }
-
-    pub(super) fn poll_timeout(&self) -> Option<Instant> {
-        self.waiting.first().map(|&(_, due)| due)
-    }
-
-    /// What failed about a kill that the server did not confirm, and whether the process may be dead.
+    /// What is known of a kill that the server did not confirm.
     fn effect(&self) -> Effect {
         match self.sent {
             true => Effect::Unknown,
@@ -49,7 +34,8 @@ impl Kills {
 }
 
 impl Process {
-    /// Kills the process, and answers when the server confirmed that. Any number of callers may ask.
+    /// Kills the process, and answers when the server confirmed that. Any number of callers may
+    /// ask.
     ///
     /// | the process | a caller asks | no caller waits (`None`) |
     /// | --- | --- | --- |

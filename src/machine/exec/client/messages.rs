@@ -93,7 +93,8 @@ pub enum ProcessAction {
         /// The frame.
         text: String,
     },
-    /// Send a message about a named exec (v2). If it is lost with its link, the next link repairs that.
+    /// Send a message about a named exec (v2). If it is lost with its link, the next link repairs
+    /// that.
     Send(String),
     /// The process ended. In v2, output may follow.
     Ended {

@@ -1,10 +1,10 @@
-//! [`Process`]: one exec at the client. How it ended, what goes to its stdin, and who waits for either.
+//! [`Process`]: one exec at the client. How it ended, its stdin, and the callers that wait.
 //!
 //! | file | |
 //! | --- | --- |
 //! | `mod.rs` | output, facts and the end |
-//! | `stdin.rs` | writes to stdin, and who waits for them |
-//! | `kill.rs` | kills, and who waits for them |
+//! | `stdin.rs` | writes to stdin, and the callers that wait for them |
+//! | `kill.rs` | kills, and the callers that wait for them |
 //! | `messages.rs` | what goes in and comes out: [`ProcessFact`], [`ProcessAction`], … |
 //! | `wire.rs` | what an exec says and hears in each version of the protocol |
 
@@ -22,17 +22,14 @@ use std::{collections::VecDeque, time::Instant};
 use bytes::{Buf, Bytes};
 
 use self::{kill::Kills, stdin::StdinRequests, wire::Wire};
-use super::{
-    v1::{Nonce, UnnamedExec},
-    v2::NamedExec,
-};
+use super::v1::{Nonce, UnnamedExec};
 use crate::{
     machine::{
         Failure, Finish, ProcessEnd, RequestId, SandboxEnd,
         stream::{RecvStreams, SendStreams},
     },
     protocol::{
-        ExecId, StdStream,
+        ExecId, NamedMessage, StdStream,
         limits::{MIN_WINDOW, STDIN_WINDOW},
     },
 };
@@ -87,8 +84,9 @@ impl Process {
 
     /// A named exec that another client started, and whose output it took up to these offsets (v2).
     pub fn adopted(config: ProcessConfig, exec: ExecId, window: u64, received: [u64; 2]) -> Self {
-        let window = window.max(MIN_WINDOW);
-        Self::with(config, Wire::V2(NamedExec::new(exec)), window, received)
+        let stdin_base = None;
+        let wire = Wire::V2 { exec, stdin_base };
+        Self::with(config, wire, window.max(MIN_WINDOW), received)
     }
 
     fn with(config: ProcessConfig, wire: Wire, window: u64, received: [u64; 2]) -> Self {
@@ -118,28 +116,20 @@ impl Process {
         Some((exec, self.output.taken()))
     }
 
-    /// The offsets up to which output has come (v2), and after how many more bytes that the consumer takes
-    /// an acknowledgement is due. `None` if the server needs no more of them.
+    /// The offsets up to which output has come (v2), and after how many more bytes that the
+    /// consumer takes an acknowledgement is due. `None` if the server needs no more of them.
     pub fn acknowledgeable(&self) -> Option<([u64; 2], u64)> {
-        let received = self.received().filter(|_| !self.settled)?;
+        self.wire.exec().filter(|_| !self.settled)?;
         let after = match self.output_ended {
             true => 1,
-            false => {
-                let step = self.output.ack_step();
-                step.saturating_sub(self.output.unacked()).max(1)
-            }
+            false => self.output.ack_after(),
         };
-        Some((received, after))
+        Some((self.output.received(), after))
     }
 
     /// Bytes of output that the server sends past the last acknowledgement (v2).
     pub fn window(&self) -> Option<u64> {
         self.wire.exec().map(|_| self.output.window())
-    }
-
-    /// The offsets up to which output has come (v2).
-    pub fn received(&self) -> Option<[u64; 2]> {
-        self.wire.exec().map(|_| self.output.received())
     }
 
     /// How the process ended, once it has.
@@ -150,9 +140,10 @@ impl Process {
     /// Whether a caller waits for a message that may stand behind the output: of the process, or
     /// `by_sandbox`, of its sandbox.
     ///
-    /// In v2 only a [`wait`](Self::wait) can: its server reads on from a process that is being killed.
+    /// In v2 only a [`wait`](Self::wait) can: its server reads on from a process that is being
+    /// killed.
     pub fn is_awaited(&self, by_sandbox: bool) -> bool {
-        let behind = by_sandbox || self.kills.is_wanted();
+        let behind = by_sandbox || self.kills.wanted;
         !self.waits.is_empty() || behind && self.wire.has_status_behind_output()
     }
 
@@ -164,17 +155,17 @@ impl Process {
         }
     }
 
-    /// The caller of a request stopped waiting: it gets no answer. A write that waits for room is not sent.
-    /// A kill stays asked for.
+    /// The caller of a request stopped waiting: it gets no answer. A write that waits for room is
+    /// not sent. A kill stays asked for.
     pub fn cancel(&mut self, request: RequestId) {
         self.waits.retain(|&wait| wait != request);
-        self.kills.cancel(request);
-        self.stdin_requests.cancel(request);
-        self.accept_writes();
+        self.kills.waiting.retain(|&(kill, _)| kill != request);
+        self.cancel_stdin(request);
     }
 
-    /// A piece of output came, with its offset in v2. Returns how many bytes before it never came, and what
-    /// of it is new. [`handle_output_kept`](Self::handle_output_kept) is due when readers can find that.
+    /// A piece of output came, with its offset in v2. Returns how many bytes before it never came,
+    /// and what of it is new. [`handle_output_kept`](Self::handle_output_kept) is due when readers
+    /// can find that.
     pub fn handle_output(
         &mut self,
         stream: StdStream,
@@ -220,26 +211,16 @@ impl Process {
             return;
         }
         match fact {
-            ProcessFact::LinkUp => match self.wire.reconnect(self.output.received()) {
-                Some(text) if !self.output_ended => {
-                    self.actions.push_back(ProcessAction::Send(text));
-                }
-                _ => {
-                    // What the dead link did not take is sent again.
-                    let [acked] = self.stdin.acked();
-                    self.stdin.resume(0, acked);
-                    self.handle_link_ready();
-                }
-            },
+            ProcessFact::LinkUp => self.handle_link_up(),
             ProcessFact::Announced { stdin, window } => {
                 self.output.resume();
                 self.output.limit_window(window.unwrap_or(u64::MAX));
-                self.stdin.resume(0, self.wire.announced_stdin(stdin));
-                self.handle_link_ready();
+                let stdin = self.wire.stdin_offset(stdin);
+                self.handle_link_ready(stdin);
             }
             ProcessFact::LinkDown => {
                 self.link_up = false;
-                self.stdin_requests.handle_link_down();
+                self.stdin_requests.in_flight = false;
             }
             ProcessFact::ForceKilled => self.handle_force_killed(now),
             ProcessFact::KillRefused(failure) => self.handle_kill_refused(failure),
@@ -255,12 +236,13 @@ impl Process {
             _ if self.end.is_some() => {}
             ProcessFact::StdinWritten(number) => self.handle_stdin_written(number),
             ProcessFact::StdinTaken(offset) => {
-                self.handle_stdin_taken(self.wire.stdin_offset(offset));
+                let offset = self.wire.stdin_offset(offset);
+                self.handle_stdin_taken(offset);
             }
             ProcessFact::StdinClosed => self.abandon_stdin(|what| Failure::StdinClosed { what }),
             ProcessFact::Exited(end) => self.handle_exited(end),
             ProcessFact::Done => {
-                let end = match self.kills.is_wanted() {
+                let end = match self.kills.wanted {
                     true => ProcessEnd::Killed,
                     false => self.wire.end(),
                 };
@@ -269,9 +251,22 @@ impl Process {
         }
     }
 
-    /// The server takes messages about the exec.
-    fn handle_link_ready(&mut self) {
+    /// There is a new link. In v2 the server is asked for the exec, and announces it.
+    fn handle_link_up(&mut self) {
+        let offsets = self.output.received();
+        match self.wire.encode(NamedMessage::Reconnect { offsets }) {
+            Some(text) if !self.output_ended => self.actions.push_back(ProcessAction::Send(text)),
+            _ => {
+                let [taken] = self.stdin.acked();
+                self.handle_link_ready(taken);
+            }
+        }
+    }
+
+    /// The server takes messages about the exec, and has stdin up to this offset.
+    fn handle_link_ready(&mut self, stdin: u64) {
         self.link_up = true;
+        self.stdin.resume(0, stdin);
         self.resend_kill();
         self.send_stdin();
         self.send_ack();
@@ -279,7 +274,7 @@ impl Process {
 
     /// The main process ended. Others may hold its output.
     fn handle_exited(&mut self, end: ProcessEnd) {
-        let kills_end = leaves_no_process(&end) || !self.kills.is_unanswered();
+        let kills_end = leaves_no_process(&end) || !self.kills.unanswered;
         self.set_end(end);
         if kills_end {
             self.settle_kills(&Ok(ProcessReply::Done));
@@ -287,8 +282,8 @@ impl Process {
         self.settle_waits();
     }
 
-    /// The process and its output ended. That comes after [`handle_exited`](Self::handle_exited) or in its
-    /// place, and again on a new link. The server may have dropped the output meanwhile.
+    /// The process and its output ended. That comes after [`handle_exited`](Self::handle_exited) or
+    /// in its place, and again on a new link. The server may have dropped the output meanwhile.
     fn handle_ended(&mut self, end: ProcessEnd, lengths: Option<[u64; 2]>, cut: bool) {
         // A server that does not know the exec does not announce it.
         self.link_up = true;
@@ -325,8 +320,9 @@ impl Process {
 
     /// When [`handle_timeout`](Self::handle_timeout) is due.
     pub fn poll_timeout(&self) -> Option<Instant> {
+        let first_kill = self.kills.waiting.first().map(|&(_, due)| due);
         let kill_due = self.wire.kill_due().filter(|_| self.end.is_none());
-        self.kills.poll_timeout().into_iter().chain(kill_due).min()
+        first_kill.into_iter().chain(kill_due).min()
     }
 
     /// Time has passed.
@@ -405,7 +401,7 @@ impl Process {
             false => self.output.ack_step(),
         };
         if let Some(offsets) = self.output.poll_ack(step)
-            && let Some(text) = self.wire.ack(offsets, done)
+            && let Some(text) = self.wire.encode(NamedMessage::Ack { offsets, done })
         {
             self.actions.push_back(ProcessAction::Send(text));
             if done {

@@ -1,4 +1,4 @@
-//! Writes to the stdin of a [`Process`], and who waits for them.
+//! Writes to the stdin of a [`Process`], and the callers that wait for them.
 
 use std::collections::VecDeque;
 
@@ -29,18 +29,7 @@ pub(super) struct StdinRequests {
     /// The number of the last message.
     message: u64,
     /// The link has not taken the last message. Cleared when it has, or is lost.
-    in_flight: bool,
-}
-
-impl StdinRequests {
-    pub(super) fn cancel(&mut self, request: RequestId) {
-        self.flushes.retain(|&(flush, _)| flush != request);
-        self.writes.retain(|write| write.request != request);
-    }
-
-    pub(super) fn handle_link_down(&mut self) {
-        self.in_flight = false;
-    }
+    pub(super) in_flight: bool,
 }
 
 impl Process {
@@ -70,7 +59,8 @@ impl Process {
 
     fn write(&mut self, what: &'static str, write: Write) {
         let mut waiting = self.stdin_requests.writes.iter();
-        // A close that waits for its turn may yet be cancelled, so that another close waits as well.
+        // A close that waits for its turn may yet be cancelled, so that another close waits as
+        // well.
         let will_close = !write.eof && waiting.any(|write| write.eof);
         let is_closed = self.stdin.is_closed(0);
         let answer = if let Some(feature) = self.wire.unsupported_stdin(&write.data, write.eof) {
@@ -88,8 +78,8 @@ impl Process {
         self.settle(write.request, answer);
     }
 
-    /// Answers when the server has everything that was accepted so far: in v1, when the link took it; in
-    /// v2, when the process took it.
+    /// Answers when the server has everything that was accepted so far: in v1, when the link took
+    /// it; in v2, when the process took it.
     pub fn flush_stdin(&mut self, request: RequestId) {
         let what = FLUSH;
         let answer = if self.stdin.kept() == 0 {
@@ -105,8 +95,17 @@ impl Process {
         self.settle(request, answer);
     }
 
+    pub(super) fn cancel_stdin(&mut self, request: RequestId) {
+        let StdinRequests {
+            writes, flushes, ..
+        } = &mut self.stdin_requests;
+        flushes.retain(|&(flush, _)| flush != request);
+        writes.retain(|write| write.request != request);
+        self.accept_writes();
+    }
+
     /// Accepts the writes for which there is room, and sends what can be sent.
-    pub(super) fn accept_writes(&mut self) {
+    fn accept_writes(&mut self) {
         while let Some(write) = self.stdin_requests.writes.front()
             && self.has_room(write.data.len())
             && let Some(Write { request, data, eof }) = self.stdin_requests.writes.pop_front()
@@ -126,7 +125,8 @@ impl Process {
         kept == 0 || kept.saturating_add(length as u64) <= self.config.stdin_budget as u64
     }
 
-    /// Sends the next message. There is one at a time: deployed servers do not keep the order of two.
+    /// Sends the next message. There is one at a time: deployed servers do not keep the order of
+    /// two.
     pub(super) fn send_stdin(&mut self) {
         let requests = &mut self.stdin_requests;
         if self.link_up

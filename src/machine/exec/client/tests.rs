@@ -81,7 +81,7 @@ fn stdin(number: u64, data: &str) -> ProcessAction {
 }
 
 #[test]
-fn any_number_of_waiters_learn_the_end_and_late_ones_at_once() {
+fn all_waiters_learn_the_end() {
     let mut process = Fixture::running();
     process.process.wait(RequestId(1));
     process.process.wait(RequestId(2));
@@ -134,7 +134,7 @@ fn force_killed_without_done_ends_the_process_after_the_grace() {
 }
 
 #[test]
-fn a_kill_that_nobody_confirms_is_an_error_and_can_be_tried_again() {
+fn an_unconfirmed_kill_fails_and_can_be_repeated() {
     let mut process = Fixture::running();
     process.process.kill(Some(RequestId(1)), process.now);
     process.actions();
@@ -170,7 +170,7 @@ fn a_process_killed_by_someone_else_ends_as_killed() {
 }
 
 #[test]
-fn a_lost_sandbox_is_no_end_of_the_process_and_no_success_of_a_kill() {
+fn a_lost_sandbox_ends_a_process_as_lost_and_fails_its_kills() {
     let mut process = Fixture::running();
     process.process.wait(RequestId(1));
     process.process.kill(Some(RequestId(2)), process.now);
@@ -260,7 +260,7 @@ fn a_kill_whose_caller_stopped_waiting_is_still_a_kill() {
 }
 
 #[test]
-fn stdin_that_the_dead_link_did_not_take_is_sent_again_in_order() {
+fn stdin_that_a_lost_link_did_not_take_is_sent_again() {
     let mut process = Fixture::running();
     process.write(1, "one ");
     process.write(2, "two ");
@@ -377,7 +377,7 @@ fn a_kill_that_was_never_sent_was_not_applied() {
 }
 
 #[test]
-fn a_kill_that_times_out_in_an_outage_is_still_sent_after_it_and_says_so() {
+fn a_kill_that_times_out_in_an_outage_is_sent_after_it() {
     let mut process = Fixture::running();
     process.fact(ProcessFact::LinkDown);
     process.process.kill(Some(RequestId(1)), process.now);
@@ -447,7 +447,7 @@ fn wrapped_code_ends_as_its_trailer_says() {
 }
 
 #[test]
-fn wrapped_code_without_a_whole_trailer_ends_unknown_and_no_output_is_kept_back() {
+fn wrapped_code_with_half_a_trailer_ends_unknown() {
     let (mut fixture, trailer) = wrapped();
     let cut = trailer.slice(..trailer.len() - 1);
     assert_eq!(fixture.output(StdStream::Stdout, cut.clone()), "");

@@ -1,8 +1,8 @@
 //! [`ServedExec`]: a named exec at its server (protocol v2).
 //!
-//! Output is kept until the client has acknowledged it. On each link it is sent from where the client asks
-//! for it, at most the window past the last acknowledgement. Stdin is taken once, and the end is kept until
-//! it is acknowledged.
+//! Output is kept until the client has acknowledged it. On each link it is sent from where the
+//! client asks for it, at most the window past the last acknowledgement. Stdin is taken once, and
+//! the end is kept until it is acknowledged.
 //!
 //! An exec ends in two steps: its main process [exits](ServedExec::handle_exited), and its output
 //! [ends](ServedExec::handle_done), which other processes may hold open for a while.
@@ -25,16 +25,27 @@ use crate::{
 
 const STREAMS: [StdStream; 2] = [StdStream::Stdout, StdStream::Stderr];
 
+/// What the client was told since it last asked for the exec.
+#[derive(Debug, Default)]
+struct Told {
+    /// `RUNNING`.
+    running: bool,
+    /// `EXITED`.
+    exited: bool,
+    /// `DONE`.
+    done: bool,
+}
+
 /// The state machine of a named exec at its server.
 #[derive(Debug)]
 pub struct ServedExec {
     exec: ExecId,
     output: SendStreams<2>,
-    /// Of each stream, the beginning of a code point that was printed last. Cleared when the rest comes, or
-    /// nothing for a while.
+    /// Of each stream, the beginning of a code point that was printed last. Cleared when the rest
+    /// comes, or nothing for a while.
     partial: [Vec<u8>; 2],
-    /// Of each stream, whether the client asked on this link for bytes that are gone, and none are kept
-    /// that would show it where the stream stands. Cleared when it is told.
+    /// Of each stream, whether the client asked on this link for bytes that are gone, and none are
+    /// kept that would show it where the stream stands. Cleared when it is told.
     gone: [bool; 2],
 
     stdin: RecvStreams<1>,
@@ -51,8 +62,7 @@ pub struct ServedExec {
     started: bool,
     /// The code could not be started. Never cleared.
     not_started: bool,
-    /// `RUNNING` is to be sent before anything else. Set by the start and by each attach.
-    announce: bool,
+    told: Told,
     /// Answers to send. Cleared when the link is lost.
     statuses: VecDeque<ServerMessage>,
     /// Kills that are not answered. Cleared when the link is lost.
@@ -60,19 +70,15 @@ pub struct ServedExec {
 
     /// How the main process ended, and the reason where that needs one. Set by the exit.
     end: Option<(ExecEnd, Option<String>)>,
-    /// `EXITED` was sent since the last attach.
-    exit_sent: bool,
     /// No more output comes, and `end` has its lengths. Never cleared.
     done: bool,
-    /// `DONE` was sent since the last attach.
-    end_sent: bool,
     /// The client has acknowledged the end. Never cleared.
     end_acked: bool,
 }
 
 impl ServedExec {
-    /// Most statuses that wait for a link, beside those that are sent once on each. They answer a kill that
-    /// comes then.
+    /// Most statuses that wait for a link, beside those that are sent once on each. They answer a
+    /// kill that comes then.
     const MAX_STATUSES: usize = 64;
 
     /// An exec that is being started for the client on this link.
@@ -89,20 +95,13 @@ impl ServedExec {
             attached: true,
             started: false,
             not_started: false,
-            announce: false,
+            told: Told::default(),
             statuses: VecDeque::new(),
             kills: 0,
             end: None,
-            exit_sent: false,
             done: false,
-            end_sent: false,
             end_acked: false,
         }
-    }
-
-    /// The id.
-    pub fn id(&self) -> &ExecId {
-        &self.exec
     }
 
     /// How its main process ended.
@@ -133,8 +132,8 @@ impl ServedExec {
 
     /// Bytes that may be read from the process now.
     ///
-    /// The beginning of a code point does not count: it is not sent, so that the client cannot make room by
-    /// an acknowledgement.
+    /// The beginning of a code point does not count: it is not sent, so that the client cannot make
+    /// room by an acknowledgement.
     pub fn room(&self) -> u64 {
         self.output.window().saturating_sub(self.output.kept())
     }
@@ -144,7 +143,6 @@ impl ServedExec {
     /// The code runs.
     pub fn handle_started(&mut self) {
         self.started = true;
-        self.announce = true;
     }
 
     /// The process printed something.
@@ -166,8 +164,8 @@ impl ServedExec {
         !self.partial[stream as usize].is_empty()
     }
 
-    /// The process printed nothing for a while: the beginning of a code point is sent as it is, since the
-    /// client may wait for it.
+    /// The process printed nothing for a while: the beginning of a code point is sent as it is,
+    /// since the client may wait for it.
     pub fn handle_silence(&mut self, stream: StdStream) {
         let partial = std::mem::take(&mut self.partial[stream as usize]);
         self.output.push(stream as usize, BytesMut::from(&*partial));
@@ -203,16 +201,10 @@ impl ServedExec {
         self.answer_kills();
     }
 
-    /// Its main process and its output ended together.
-    pub fn handle_end(&mut self, end: ExecEnd, message: Option<String>) {
-        self.handle_exited(end, message);
-        self.handle_done(false);
-    }
-
     /// It could not be killed.
     pub fn handle_kill_failed(&mut self, why: &str) {
         for _ in 0..std::mem::take(&mut self.kills) {
-            self.handle_status(Status::ExecutionForceKillError, Some(why.to_owned()));
+            self.answer(Status::ExecutionForceKillError, Some(why.to_owned()));
         }
     }
 
@@ -229,12 +221,12 @@ impl ServedExec {
     /// None of its processes is left.
     fn answer_kills(&mut self) {
         for _ in 0..std::mem::take(&mut self.kills) {
-            self.handle_status(Status::ExecutionForceKilled, None);
+            self.answer(Status::ExecutionForceKilled, None);
         }
     }
 
-    /// Drops the output of an exec that is over. A client that asks for it, or waits for the rest of it, is
-    /// told that it is lost.
+    /// Drops the output of an exec that is over. A client that asks for it, or waits for the rest
+    /// of it, is told that it is lost.
     pub fn abandon(&mut self, why: &str) {
         if let Some((end, message)) = &mut self.end
             && self.done
@@ -243,14 +235,14 @@ impl ServedExec {
             end.reason = EndReason::SandboxLost;
             end.lengths = None;
             *message = Some(why.to_owned());
-            self.end_sent &= !self.output.has_unsent();
+            self.told.done &= self.output.sent() == self.output.end();
             self.end_acked = true;
             self.output.ack_all();
         }
     }
 
     /// Queues the answer to a request of the client.
-    pub fn handle_status(&mut self, status: Status, reason: Option<String>) {
+    fn answer(&mut self, status: Status, reason: Option<String>) {
         if self.statuses.len() >= Self::MAX_STATUSES && status == Status::ExecutionForceKilled {
             // The answers that wait say the same.
             return;
@@ -274,8 +266,8 @@ impl ServedExec {
         self.refuse_lost_stdin();
     }
 
-    /// Tells at once that stdin is lost that the server had received and the process will not take: the
-    /// client need not send more to hear of it.
+    /// Tells at once that stdin is lost that the server had received and the process will not take:
+    /// the client need not send more to hear of it.
     fn refuse_lost_stdin(&mut self) {
         let is_lost = self.stdin_closed && !self.stdin.is_taken();
         if self.attached && self.end.is_none() && is_lost {
@@ -287,7 +279,7 @@ impl ServedExec {
     fn refuse_stdin(&mut self) {
         if !std::mem::replace(&mut self.stdin_refused, true) {
             let reason = "The process has closed its standard input, or has ended.";
-            self.handle_status(Status::StdinError, Some(reason.to_owned()));
+            self.answer(Status::StdinError, Some(reason.to_owned()));
         }
     }
 
@@ -306,16 +298,15 @@ impl ServedExec {
 
     // From the client.
 
-    /// The client asks for the exec: by `reconnect` from these offsets, or by its request once more.
+    /// The client asks for the exec: by `reconnect` from these offsets, or by its request once
+    /// more.
     pub fn attach(&mut self, offsets: Option<[u64; 2]>) {
         if self.not_started {
             // The client is told so, and then the id is free.
             return;
         }
         self.attached = true;
-        self.announce = self.started;
-        self.exit_sent = false;
-        self.end_sent = false;
+        self.told = Told::default();
         self.stdin.resume();
         let offsets = offsets.unwrap_or(self.output.acked());
         for (stream, offset) in offsets.into_iter().enumerate() {
@@ -335,7 +326,7 @@ impl ServedExec {
     /// The client asks for a kill. Answered when none of the processes is left.
     pub fn handle_kill(&mut self) {
         match self.done {
-            true => self.handle_status(Status::ExecutionForceKilled, None),
+            true => self.answer(Status::ExecutionForceKilled, None),
             false => self.kills = (self.kills + 1).min(Self::MAX_STATUSES / 4),
         }
     }
@@ -371,7 +362,7 @@ impl ServedExec {
 
     /// The next message to the client. `None`: there is none now.
     pub fn poll_message(&mut self) -> Option<ServerMessage> {
-        if self.attached && std::mem::take(&mut self.announce) {
+        if self.attached && self.started && !std::mem::replace(&mut self.told.running, true) {
             let [stdin] = self.stdin.received();
             let update = ExecUpdate {
                 stdin: Some(stdin),
@@ -392,14 +383,14 @@ impl ServedExec {
             .or_else(|| self.poll_end())
     }
 
-    /// Says that the main process ended, while its output goes on. Later, the end says both. It alone says
-    /// that the exec is lost.
+    /// Says that the main process ended, while its output goes on. Later, the end says both. It
+    /// alone says that the exec is lost.
     fn poll_exited(&mut self) -> Option<ServerMessage> {
-        let end = self.end().filter(|_| !self.done && !self.exit_sent)?;
+        let end = self.end().filter(|_| !self.done && !self.told.exited)?;
         if end.reason == EndReason::SandboxLost {
             return None;
         }
-        self.exit_sent = true;
+        self.told.exited = true;
         self.ending(Status::ExecutionExited)
     }
 
@@ -430,10 +421,10 @@ impl ServedExec {
     }
 
     fn poll_end(&mut self) -> Option<ServerMessage> {
-        if !self.done || self.end_sent {
+        if !self.done || self.told.done {
             return None;
         }
-        self.end_sent = true;
+        self.told.done = true;
         self.ending(Status::ExecutionDone)
     }
 

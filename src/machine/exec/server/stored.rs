@@ -24,8 +24,8 @@ pub struct StoredExec {
 }
 
 impl ServedExec {
-    /// An exec that was stored, and that no client has asked for yet. If what was stored of it makes no
-    /// sense, it is lost.
+    /// An exec that was stored, and that no client has asked for yet. If what was stored of it
+    /// makes no sense, it is lost.
     pub fn restored(stored: StoredExec) -> Self {
         let window = stored.window.max(MIN_WINDOW);
         let chunks = stored.output.iter().map(|(stream, offset, data)| Chunk {

@@ -22,6 +22,12 @@ fn exited() -> ExecEnd {
     }
 }
 
+/// Its main process and its output end together.
+fn end(exec: &mut ServedExec, end: ExecEnd, message: Option<String>) {
+    exec.handle_exited(end, message);
+    exec.handle_done(false);
+}
+
 /// What goes to the client, in short.
 fn said(exec: &mut ServedExec) -> Vec<String> {
     std::iter::from_fn(|| exec.poll_message())
@@ -57,7 +63,7 @@ fn output_keeps_its_order_over_both_streams() {
     for (stream, text) in [(OUT, "a"), (OUT, "b"), (ERR, "c"), (OUT, "d")] {
         exec.handle_output(stream, text.as_bytes());
     }
-    exec.handle_end(exited(), None);
+    end(&mut exec, exited(), None);
     let expected = [
         RUNNING,
         "stdout@0 ab",
@@ -70,7 +76,7 @@ fn output_keeps_its_order_over_both_streams() {
 }
 
 #[test]
-fn what_was_not_acknowledged_is_sent_again_from_where_the_client_asks() {
+fn unacknowledged_output_is_sent_from_where_the_client_asks() {
     let mut exec = exec(100);
     exec.handle_output(OUT, b"0123456789");
     exec.handle_output(ERR, b"abc");
@@ -78,7 +84,7 @@ fn what_was_not_acknowledged_is_sent_again_from_where_the_client_asks() {
     exec.handle_ack([4, 0], false);
     exec.detach();
     exec.handle_output(OUT, b"+");
-    assert_eq!(exec.poll_message(), None, "nobody asked on this link");
+    assert_eq!(exec.poll_message(), None, "no client asked on this link");
 
     exec.attach(Some([6, 3]));
     assert_eq!(said(&mut exec), [RUNNING, "stdout@6 6789", "stdout@10 +"]);
@@ -118,11 +124,11 @@ fn at_most_the_window_is_sent_past_the_last_acknowledgement() {
 }
 
 #[test]
-fn a_status_and_the_end_do_not_wait_for_output_that_the_window_holds_back() {
+fn statuses_and_the_end_do_not_wait_for_the_window() {
     let mut exec = exec(4);
     exec.handle_output(OUT, b"012345");
-    exec.handle_end(exited(), None);
-    exec.handle_status(Status::ExecutionForceKilled, None);
+    end(&mut exec, exited(), None);
+    exec.handle_kill();
     let expected = [
         RUNNING,
         "SANDBOX_EXECUTION_FORCE_KILLED None",
@@ -135,7 +141,7 @@ fn a_status_and_the_end_do_not_wait_for_output_that_the_window_holds_back() {
 }
 
 #[test]
-fn an_exit_is_told_at_once_and_for_each_reconnect_until_the_output_ends() {
+fn an_exit_is_sent_at_once_and_again_for_each_reconnect() {
     let mut exec = exec(4);
     exec.handle_output(OUT, b"0123");
     assert_eq!(said(&mut exec), [RUNNING, "stdout@0 0123"]);
@@ -208,12 +214,12 @@ fn a_code_point_is_split_neither_by_pieces_nor_by_the_window() {
     assert_eq!(said(&mut exec), [RUNNING]);
     exec.handle_output(OUT, b"a\xf0");
     assert_eq!(said(&mut exec), ["stdout@0 \u{fffd}a"]);
-    exec.handle_end(exited(), None);
+    end(&mut exec, exited(), None);
     assert_eq!(said(&mut exec), ["stdout@3 \u{fffd}", "done [4, 0]"]);
 }
 
 #[test]
-fn each_byte_of_input_is_taken_once() {
+fn each_byte_of_stdin_is_taken_once() {
     let mut exec = exec(100);
     exec.handle_stdin(0, b"abc", false);
     exec.handle_stdin(0, b"abcde", false);
@@ -236,7 +242,7 @@ fn each_byte_of_input_is_taken_once() {
 }
 
 #[test]
-fn input_past_the_window_or_after_its_end_is_not_taken() {
+fn stdin_past_the_window_or_after_its_end_is_refused() {
     let mut exec = exec(100);
     let most = vec![b'x'; STDIN_WINDOW as usize];
     exec.handle_stdin(0, &most, false);
@@ -252,10 +258,10 @@ fn input_past_the_window_or_after_its_end_is_not_taken() {
 }
 
 #[test]
-fn the_end_is_said_again_until_it_is_acknowledged_and_then_nothing_is_kept() {
+fn the_end_is_sent_again_until_it_is_acknowledged() {
     let mut exec = exec(100);
     exec.handle_output(OUT, b"out");
-    exec.handle_end(exited(), None);
+    end(&mut exec, exited(), None);
     exec.handle_output(OUT, b"late");
     for _ in 0..3 {
         assert_eq!(said(&mut exec), [RUNNING, "stdout@0 out", "done [3, 0]"]);
@@ -271,13 +277,13 @@ fn the_end_is_said_again_until_it_is_acknowledged_and_then_nothing_is_kept() {
 }
 
 #[test]
-fn what_is_stored_is_what_was_not_acknowledged() {
+fn unacknowledged_output_is_stored() {
     let mut exec = exec(100);
     assert_eq!(exec.store(), None, "it is not over");
     for (stream, text) in [(OUT, "ab"), (ERR, "c"), (OUT, "d")] {
         exec.handle_output(stream, text.as_bytes());
     }
-    exec.handle_end(exited(), Some("why".to_owned()));
+    end(&mut exec, exited(), Some("why".to_owned()));
     said(&mut exec);
     exec.handle_ack([2, 0], false);
     let mut exec = ServedExec::restored(exec.store().unwrap());
@@ -294,10 +300,10 @@ fn what_is_stored_is_what_was_not_acknowledged() {
 }
 
 #[test]
-fn what_was_acknowledged_of_a_piece_is_not_stored() {
+fn the_acknowledged_front_of_a_piece_is_not_stored() {
     let mut exec = exec(100);
     exec.handle_output(OUT, b"abc");
-    exec.handle_end(exited(), None);
+    end(&mut exec, exited(), None);
     said(&mut exec);
     exec.handle_ack([2, 0], false);
     let stored = exec.store().unwrap();
@@ -308,10 +314,10 @@ fn what_was_acknowledged_of_a_piece_is_not_stored() {
 }
 
 #[test]
-fn output_that_another_client_acknowledged_is_told_as_gone() {
+fn output_that_another_client_acknowledged_is_reported_as_gone() {
     let mut exec = exec(100);
     exec.handle_output(OUT, b"abc");
-    exec.handle_end(exited(), None);
+    end(&mut exec, exited(), None);
     said(&mut exec);
     exec.handle_ack([3, 0], true);
     exec.attach(Some([1, 0]));
@@ -321,10 +327,10 @@ fn output_that_another_client_acknowledged_is_told_as_gone() {
 }
 
 #[test]
-fn who_waits_for_output_that_is_discarded_hears_of_it() {
+fn a_client_that_waits_for_abandoned_output_is_told() {
     let mut exec = exec(4);
     exec.handle_output(OUT, b"abcdefgh");
-    exec.handle_end(exited(), None);
+    end(&mut exec, exited(), None);
     let expected = [RUNNING, "stdout@0 abcd", "done [8, 0]"];
     assert_eq!(said(&mut exec), expected);
     exec.abandon("too many");
@@ -339,7 +345,7 @@ fn who_waits_for_output_that_is_discarded_hears_of_it() {
 }
 
 #[test]
-fn beginnings_of_code_points_do_not_close_the_window_and_are_sent_when_nothing_follows() {
+fn a_partial_code_point_is_sent_when_nothing_follows() {
     let mut exec = exec(20);
     exec.handle_output(OUT, b"abcd\xf0\x9f\x98");
     exec.handle_output(ERR, b"\xf0\x9f\x98");
@@ -354,10 +360,10 @@ fn beginnings_of_code_points_do_not_close_the_window_and_are_sent_when_nothing_f
 }
 
 #[test]
-fn what_was_stored_is_sent_within_its_window() {
+fn stored_output_is_sent_within_its_window() {
     let mut exec = exec(1024);
     exec.handle_output(OUT, &[b'x'; 3000]);
-    exec.handle_end(exited(), None);
+    end(&mut exec, exited(), None);
     let mut exec = ServedExec::restored(exec.store().unwrap());
     exec.attach(Some([0, 0]));
     let heard = said(&mut exec);
@@ -366,7 +372,7 @@ fn what_was_stored_is_sent_within_its_window() {
 }
 
 #[test]
-fn numbers_without_measure_are_no_panic() {
+fn huge_offsets_do_not_panic() {
     let mut exec = exec(u64::MAX);
     exec.handle_stdin(u64::MAX, b"abc", true);
     exec.handle_stdin(0, b"abc", false);
@@ -393,13 +399,13 @@ fn numbers_without_measure_are_no_panic() {
 }
 
 #[test]
-fn who_asks_for_something_is_answered_on_a_link_on_which_it_did_not_attach() {
+fn requests_are_answered_on_a_link_without_an_attach() {
     let mut exec = exec(100);
     exec.handle_output(OUT, b"a");
     exec.detach();
     exec.handle_kill();
     assert!(said(&mut exec).is_empty(), "it is alive");
-    exec.handle_end(exited(), None);
+    end(&mut exec, exited(), None);
     let killed = "SANDBOX_EXECUTION_FORCE_KILLED None";
     assert_eq!(said(&mut exec), [killed], "and nothing of the output");
     exec.handle_kill();
@@ -408,7 +414,7 @@ fn who_asks_for_something_is_answered_on_a_link_on_which_it_did_not_attach() {
     let expected = [killed, "SANDBOX_STDIN_ERROR None", refused];
     assert_eq!(said(&mut exec), expected);
 
-    // The same once nobody needs it any more.
+    // The same once it is settled.
     exec.attach(Some([0, 0]));
     said(&mut exec);
     exec.handle_ack([1, 0], true);
@@ -418,7 +424,7 @@ fn who_asks_for_something_is_answered_on_a_link_on_which_it_did_not_attach() {
 }
 
 #[test]
-fn one_that_could_not_be_started_says_nothing_to_a_request_that_is_sent_again() {
+fn an_exec_that_could_not_start_ignores_a_repeated_request() {
     let mut exec = ServedExec::new("e".into(), 100);
     exec.handle_not_started();
     exec.attach(None);
@@ -426,7 +432,7 @@ fn one_that_could_not_be_started_says_nothing_to_a_request_that_is_sent_again() 
 }
 
 #[test]
-fn input_in_many_pieces_is_kept_in_one() {
+fn stdin_in_many_pieces_is_kept_in_one() {
     let mut exec = exec(100);
     for offset in 0..1000 {
         exec.handle_stdin(offset, b"x", offset == 999);
@@ -436,9 +442,9 @@ fn input_in_many_pieces_is_kept_in_one() {
 }
 
 #[test]
-fn what_was_asked_for_before_a_reconnect_is_answered_all_the_same() {
+fn a_kill_before_the_reconnect_is_answered() {
     let mut exec = exec(100);
-    exec.handle_end(exited(), None);
+    end(&mut exec, exited(), None);
     exec.detach();
     exec.handle_kill();
     exec.attach(Some([0, 0]));
@@ -459,9 +465,9 @@ fn a_kill_of_one_that_does_not_start_is_answered() {
 }
 
 #[test]
-fn kills_without_number_wait_in_a_bounded_queue() {
+fn answers_to_kills_wait_in_a_bounded_queue() {
     let mut exec = exec(100);
-    exec.handle_end(exited(), None);
+    end(&mut exec, exited(), None);
     for _ in 0..10_000 {
         exec.handle_kill();
         exec.attach(None);

@@ -39,7 +39,8 @@ impl UnnamedExec {
         }
     }
 
-    /// What of a piece of output is for readers now: not the trailer, nor what may be its beginning.
+    /// What of a piece of output is for readers now: not the trailer, nor what may be its
+    /// beginning.
     pub(super) fn filter_output(&mut self, stream: StdStream, data: Bytes) -> Bytes {
         match &mut self.trailer {
             Some(trailer) if stream == StdStream::Stdout => trailer.handle_output(data),

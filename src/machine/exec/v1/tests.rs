@@ -24,7 +24,7 @@ fn filter<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> (Vec<u8>, Option<Pr
 }
 
 #[test]
-fn the_trailer_is_found_wherever_it_is_cut_and_what_is_around_it_stays() {
+fn the_trailer_is_found_wherever_it_is_cut() {
     for (ending, end) in [
         ("exit 0", ProcessEnd::Exited(0)),
         ("exit 255", ProcessEnd::Exited(255)),
@@ -107,7 +107,7 @@ fn a_second_trailer_is_output() {
 }
 
 #[test]
-fn what_it_cannot_do_is_named() {
+fn a_feature_that_cannot_be_wrapped_is_named() {
     let refused = |language: &str, options: ExecOptions| {
         wrap(language, "", &options, &NONCE).expect_err("refused")
     };

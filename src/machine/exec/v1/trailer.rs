@@ -13,9 +13,11 @@ const MARK: u8 = 0x1e;
 /// Most bytes of `exit 255` and the like.
 const MAX_ENDING: usize = 16;
 
-/// Passes output on at once, except what may be the beginning of the trailer. The first trailer counts.
+/// Passes output on at once, except what may be the beginning of the trailer. The first trailer
+/// counts.
 pub struct TrailerFilter {
-    /// The bytes of the trailer before the ending. Cleared when it was found, or the stream is over.
+    /// The bytes of the trailer before the ending. Cleared when it was found, or the stream is
+    /// over.
     beginning: Option<Vec<u8>>,
     /// Output that may be the beginning of the trailer.
     held: Bytes,
