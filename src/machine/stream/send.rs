@@ -28,7 +28,7 @@ impl Chunk {
     }
 
     /// The bytes from this offset on.
-    fn from(&self, offset: u64) -> &[u8] {
+    fn tail(&self, offset: u64) -> &[u8] {
         usize::try_from(offset.saturating_sub(self.offset))
             .ok()
             .and_then(|from| self.data.get(from..))
@@ -52,6 +52,8 @@ pub(crate) struct Piece<'a> {
 pub(crate) struct SendStreams<const N: usize> {
     /// Bytes that may be sent past the last acknowledgement.
     window: u64,
+    /// Bytes of the window that an earlier sender fills. Lowered as the peer takes them.
+    reserved: u64,
     /// Everything before was acknowledged.
     acked: [u64; N],
     /// Everything before was sent on this link, or was received by the peer before.
@@ -74,6 +76,7 @@ impl<const N: usize> SendStreams<N> {
     pub(crate) fn new(window: u64) -> Self {
         Self {
             window,
+            reserved: 0,
             acked: [0; N],
             sent: [0; N],
             end: [0; N],
@@ -112,7 +115,7 @@ impl<const N: usize> SendStreams<N> {
             // The front of a chunk may be acknowledged.
             let acked = self.acked[chunk.stream];
             let offset = acked.clamp(chunk.offset, chunk.end());
-            let data = Bytes::copy_from_slice(chunk.from(offset));
+            let data = Bytes::copy_from_slice(chunk.tail(offset));
             (chunk.stream, offset, data)
         })
     }
@@ -168,6 +171,11 @@ impl<const N: usize> SendStreams<N> {
             offset,
             data,
         });
+    }
+
+    /// An earlier sender fills this much of the window.
+    pub(crate) fn reserve(&mut self, bytes: u64) {
+        self.reserved = bytes;
     }
 
     /// Ends a stream: no bytes are pushed any more.
@@ -238,11 +246,12 @@ impl<const N: usize> SendStreams<N> {
         if self.abandoned {
             return None;
         }
-        let room = self.window.saturating_sub(distance(self.acked, self.sent));
+        let unacked = distance(self.acked, self.sent).saturating_add(self.reserved);
+        let room = self.window.saturating_sub(unacked);
         let most = usize::try_from(room).map_or(MAX_PIECE, |room| room.min(MAX_PIECE));
         while let Some(chunk) = self.chunks.get(self.next) {
             let stream = chunk.stream;
-            let rest = chunk.from(self.sent[stream]);
+            let rest = chunk.tail(self.sent[stream]);
             if rest.is_empty() {
                 self.next += 1;
                 continue;
@@ -279,7 +288,7 @@ impl<const N: usize> SendStreams<N> {
         Piece {
             stream,
             offset,
-            data: &chunk.from(offset)[..length],
+            data: &chunk.tail(offset)[..length],
             eof,
         }
     }

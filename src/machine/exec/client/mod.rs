@@ -52,6 +52,9 @@ pub struct Process {
     kills: Kills,
 
     stdin: SendStreams<1>,
+    /// Bytes of stdin that an earlier client sent: ours begin there (v2). Set when the server first
+    /// tells where stdin stands.
+    stdin_base: Option<u64>,
     stdin_requests: StdinRequests,
 
     /// The offsets of stdout and stderr (v2).
@@ -84,9 +87,7 @@ impl Process {
 
     /// A named exec that another client started, and whose output it took up to these offsets (v2).
     pub fn adopted(config: ProcessConfig, exec: ExecId, window: u64, received: [u64; 2]) -> Self {
-        let stdin_base = None;
-        let wire = Wire::V2 { exec, stdin_base };
-        Self::with(config, wire, window.max(MIN_WINDOW), received)
+        Self::with(config, Wire::V2(exec), window.max(MIN_WINDOW), received)
     }
 
     fn with(config: ProcessConfig, wire: Wire, window: u64, received: [u64; 2]) -> Self {
@@ -100,6 +101,7 @@ impl Process {
                 true => STDIN_WINDOW,
                 false => u64::MAX,
             }),
+            stdin_base: None,
             stdin_requests: StdinRequests::default(),
             output: RecvStreams::new(window, received),
             finish: None,
@@ -215,8 +217,12 @@ impl Process {
             ProcessFact::Announced { stdin, window } => {
                 self.output.resume();
                 self.output.limit_window(window.unwrap_or(u64::MAX));
-                let stdin = self.wire.stdin_offset(stdin);
-                self.handle_link_ready(stdin);
+                let base = *self.stdin_base.get_or_insert_with(|| {
+                    // How much of it the process has taken is told later.
+                    self.stdin.reserve(stdin);
+                    stdin
+                });
+                self.handle_link_ready(stdin.saturating_sub(base));
             }
             ProcessFact::LinkDown => {
                 self.link_up = false;
@@ -236,8 +242,9 @@ impl Process {
             _ if self.end.is_some() => {}
             ProcessFact::StdinWritten(number) => self.handle_stdin_written(number),
             ProcessFact::StdinTaken(offset) => {
-                let offset = self.wire.stdin_offset(offset);
-                self.handle_stdin_taken(offset);
+                let base = self.stdin_base.unwrap_or(0);
+                self.stdin.reserve(base.saturating_sub(offset));
+                self.handle_stdin_taken(offset.saturating_sub(base));
             }
             ProcessFact::StdinClosed => self.abandon_stdin(|what| Failure::StdinClosed { what }),
             ProcessFact::Exited(end) => self.handle_exited(end),
@@ -274,9 +281,9 @@ impl Process {
 
     /// The main process ended. Others may hold its output.
     fn handle_exited(&mut self, end: ProcessEnd) {
-        let kills_end = leaves_no_process(&end) || !self.kills.unanswered;
+        let kills_answered = leaves_no_process(&end) || !self.kills.unanswered;
         self.set_end(end);
-        if kills_end {
+        if kills_answered {
             self.settle_kills(&Ok(ProcessReply::Done));
         }
         self.settle_waits();

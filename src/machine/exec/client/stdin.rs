@@ -135,9 +135,10 @@ impl Process {
         {
             requests.message += 1;
             requests.in_flight = true;
+            let offset = self.stdin_base.unwrap_or(0).saturating_add(piece.offset);
             self.actions.push_back(ProcessAction::SendStdin {
                 number: requests.message,
-                text: self.wire.stdin(piece.offset, piece.data, piece.eof),
+                text: self.wire.stdin(offset, piece.data, piece.eof),
             });
         }
     }

@@ -16,12 +16,7 @@ pub(super) enum Wire {
     /// Without a name, offsets and acknowledgements.
     V1(UnnamedExec),
     /// With a name, and offsets in each stream.
-    V2 {
-        exec: ExecId,
-        /// Bytes of stdin that an earlier client sent: the offsets of this one begin there. Set
-        /// when the server first tells where stdin stands.
-        stdin_base: Option<u64>,
-    },
+    V2(ExecId),
 }
 
 impl Wire {
@@ -29,7 +24,7 @@ impl Wire {
     pub(super) fn exec(&self) -> Option<&ExecId> {
         match self {
             Self::V1(_) => None,
-            Self::V2 { exec, .. } => Some(exec),
+            Self::V2(exec) => Some(exec),
         }
     }
 
@@ -49,35 +44,24 @@ impl Wire {
     pub(super) fn unsupported_stdin(&self, data: &[u8], eof: bool) -> Option<&'static str> {
         match self {
             Self::V1(_) => UnnamedExec::unsupported_stdin(data, eof),
-            Self::V2 { .. } => None,
+            Self::V2(_) => None,
         }
     }
 
     /// A message with stdin.
     pub(super) fn stdin(&self, offset: u64, data: &[u8], eof: bool) -> String {
-        let Self::V2 { exec, stdin_base } = self else {
-            return UnnamedExec::stdin(data);
-        };
-        let message = NamedMessage::Stdin {
-            offset: stdin_base.unwrap_or(0).saturating_add(offset),
+        let named = self.encode(NamedMessage::Stdin {
+            offset,
             data: data.into(),
             eof,
-        };
-        ClientMessage::Named(exec.clone(), message).encode()
-    }
-
-    /// Our offset in stdin, for one of the server's. The first that it tells is where ours begins.
-    pub(super) fn stdin_offset(&mut self, offset: u64) -> u64 {
-        match self {
-            Self::V1(_) => offset,
-            Self::V2 { stdin_base, .. } => offset.saturating_sub(*stdin_base.get_or_insert(offset)),
-        }
+        });
+        named.unwrap_or_else(|| UnnamedExec::stdin(data))
     }
 
     /// Whether the server tells what the process took of stdin. If not, bytes count as taken when
     /// the link took them.
     pub(super) fn acks_stdin(&self) -> bool {
-        matches!(self, Self::V2 { .. })
+        matches!(self, Self::V2(_))
     }
 
     /// Whether a status stands behind the output on the wire, so that output that is not read
@@ -90,7 +74,7 @@ impl Wire {
     pub(super) fn filter_output(&mut self, stream: StdStream, data: Bytes) -> Bytes {
         match self {
             Self::V1(unnamed) => unnamed.filter_output(stream, data),
-            Self::V2 { .. } => data,
+            Self::V2(_) => data,
         }
     }
 
@@ -98,7 +82,7 @@ impl Wire {
     pub(super) fn take_held_output(&mut self) -> Bytes {
         match self {
             Self::V1(unnamed) => unnamed.take_held_output(),
-            Self::V2 { .. } => Bytes::new(),
+            Self::V2(_) => Bytes::new(),
         }
     }
 
@@ -114,7 +98,7 @@ impl Wire {
     pub(super) fn kill_due(&self) -> Option<Instant> {
         match self {
             Self::V1(unnamed) => unnamed.kill_due(),
-            Self::V2 { .. } => None,
+            Self::V2(_) => None,
         }
     }
 
@@ -122,7 +106,7 @@ impl Wire {
     pub(super) fn end(&self) -> ProcessEnd {
         match self {
             Self::V1(unnamed) => unnamed.end(),
-            Self::V2 { .. } => ProcessEnd::Unknown,
+            Self::V2(_) => ProcessEnd::Unknown,
         }
     }
 

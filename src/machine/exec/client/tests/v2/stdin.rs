@@ -128,3 +128,21 @@ fn output_that_another_client_acknowledged_is_a_gap() {
     let said = exec.ended(ProcessEnd::Exited(0), Some([8, 0]));
     assert_eq!(said[1..], ["output ended", "ack [8, 0] done", "settled"]);
 }
+
+#[test]
+fn stdin_of_an_earlier_client_fills_the_window_until_it_is_taken() {
+    let mut exec = Exec::adopted([0, 0]);
+    exec.fact(ProcessFact::LinkUp);
+    assert_eq!(exec.announced(STDIN_WINDOW - 3), NOTHING);
+    let base = STDIN_WINDOW - 3;
+    let said = exec.write(1, b"abcdefgh");
+    assert_eq!(said, ["1 done", &format!("stdin@{base} abc")]);
+    assert_eq!(exec.written(), NOTHING, "the process has taken nothing yet");
+    let said = exec.fact(ProcessFact::StdinTaken(4));
+    assert_eq!(said, [format!("stdin@{STDIN_WINDOW} defg")]);
+    exec.written();
+    let said = exec.fact(ProcessFact::StdinTaken(base + 3));
+    assert_eq!(said, [format!("stdin@{} h", STDIN_WINDOW + 4)]);
+    assert_eq!(exec.flush(2), NOTHING);
+    assert_eq!(exec.fact(ProcessFact::StdinTaken(base + 8)), ["2 done"]);
+}
