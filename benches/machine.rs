@@ -192,16 +192,13 @@ fn output(criterion: &mut Criterion) {
                     for frame in &frames {
                         world.frame(frame);
                         while let Some(action) = world.sandbox.poll_action() {
-                            if let SandboxAction::Output(_, mut piece) = action {
-                                if let Some(place) = &piece.place {
-                                    let length = piece.data.len();
-                                    let admission =
-                                        process.handle_output(piece.stream, place.offset, length);
-                                    assert_eq!(admission.gap, 0);
-                                    piece.data = piece.data.slice(admission.skip..);
-                                    process.handle_output_kept();
-                                }
-                                assert!(buffer.handle_output(piece.stream, piece.data));
+                            if let SandboxAction::Output(_, piece) = action {
+                                let stream = piece.stream;
+                                let offset = piece.place.map(|place| place.offset);
+                                let (gap, data) = process.handle_output(stream, offset, piece.data);
+                                assert_eq!(gap, 0);
+                                assert!(buffer.handle_output(stream, data));
+                                process.handle_output_kept();
                             }
                         }
                     }

@@ -269,7 +269,7 @@ impl World {
             Some(id) => Process::named(config, id, WINDOW as u64),
             None => Process::new(config),
         };
-        if machine.is_named() && input.byte().is_multiple_of(4) {
+        if machine.window().is_some() && input.byte().is_multiple_of(4) {
             machine.give_input(input.bytes(1_000));
         }
         let mut buffer = OutputBuffer::new(OutputPolicy::default());
@@ -501,21 +501,12 @@ impl World {
 }
 
 impl Exec {
-    fn handle_output(&mut self, mut piece: OutputPiece, now: Instant) {
-        if self.machine.is_named() {
-            let offset = piece.place.as_ref().expect("a place").offset;
-            let length = piece.data.len();
-            let admission = self.machine.handle_output(piece.stream, offset, length);
-            piece.data = piece.data.slice(admission.skip..);
-            if admission.gap > 0 {
-                self.buffer.handle_gap(piece.stream, admission.gap);
-            }
-        }
-        assert!(
-            piece.data.is_empty() || !self.finished,
-            "output after its end"
-        );
-        if !self.buffer.handle_output(piece.stream, piece.data) {
+    fn handle_output(&mut self, piece: OutputPiece, now: Instant) {
+        let offset = piece.place.map(|place| place.offset);
+        let (gap, data) = self.machine.handle_output(piece.stream, offset, piece.data);
+        assert!(data.is_empty() || !self.finished, "output after its end");
+        self.buffer.handle_gap(piece.stream, gap);
+        if !self.buffer.handle_output(piece.stream, data) {
             self.machine.kill(None, now);
         }
         self.buffer.handle_permit((), now);
@@ -533,7 +524,7 @@ impl Exec {
             });
             self.machine.handle_taken(taken);
         }
-        self.buffer.set_awaited(self.machine.is_awaited());
+        self.buffer.set_awaited(self.machine.is_awaited(false));
         self.buffer.set_killed(self.machine.is_kill_wanted());
     }
 

@@ -73,7 +73,7 @@ impl World {
                     exec.handle_done(choice >= 128);
                 }
             }
-            6 => exec.kill(),
+            6 => exec.handle_kill(),
             7 => exec.handle_kill_failed("why"),
             8 => self.stdin(input),
             9 => {
@@ -91,10 +91,10 @@ impl World {
             10 => match input.byte() % 4 {
                 0 => exec.handle_stdin_closed(),
                 1 => exec.detach(),
-                2 => exec.handle_status(Status::ExecutionForceKilled, None),
+                2 => exec.handle_kill(),
                 _ => {
                     self.discarded |= exec.is_done() && !exec.is_settled();
-                    exec.discard("why");
+                    exec.abandon("why");
                     if exec.is_done() {
                         self.forget();
                     }
@@ -123,16 +123,16 @@ impl World {
         let eof = input.byte().is_multiple_of(16);
         // A client that says the same about the same bytes, whatever else it says.
         let Ok(from) = usize::try_from(offset) else {
-            return self.exec.stdin(offset, data, eof);
+            return self.exec.handle_stdin(offset, data, eof);
         };
         if from > self.input.len() {
-            return self.exec.stdin(offset, data, eof);
+            return self.exec.handle_stdin(offset, data, eof);
         }
         let known = (self.input.len() - from).min(data.len());
         let mut whole = self.input[from..from + known].to_vec();
         whole.extend_from_slice(&data[known..]);
         self.input.extend_from_slice(&data[known..]);
-        self.exec.stdin(offset, &whole, eof);
+        self.exec.handle_stdin(offset, &whole, eof);
     }
 
     fn attach(&mut self, asked: Option<[u64; 2]>) {
@@ -148,7 +148,7 @@ impl World {
     }
 
     fn ack(&mut self, offsets: [u64; 2], done: bool) {
-        self.exec.ack(offsets, done);
+        self.exec.handle_ack(offsets, done);
         for (index, offset) in offsets.into_iter().enumerate() {
             let acked = offset.min(self.sent[index]);
             self.acked[index] = acked.max(self.acked[index]);

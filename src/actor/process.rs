@@ -49,7 +49,7 @@ pub(crate) enum ProcessEvent {
     Output(Vec<Chunk>),
     /// The sandbox knows something.
     Fact(ProcessFact),
-    /// Somebody waits, or nobody waits any more, for a status that may stand behind the output.
+    /// Whether a caller waits for a status of the sandbox, which may stand behind the output.
     Awaited(bool),
 }
 
@@ -81,31 +81,14 @@ pub(crate) enum ProcessReport {
     Several(Vec<ProcessReport>),
 }
 
-/// Reports that are sent together.
-#[derive(Default)]
-struct Reports(Vec<ProcessReport>);
-
-impl Reports {
-    fn push(&mut self, report: ProcessReport) {
-        self.0.push(report);
-    }
-
-    fn into_one(mut self) -> Option<ProcessReport> {
-        match self.0.len() {
-            0 | 1 => self.0.pop(),
-            _ => Some(ProcessReport::Several(self.0)),
-        }
-    }
-}
-
-/// Tells the sandbox when the actor goes before its process ended.
-struct Obituary {
+/// Tells the sandbox when the actor is dropped before its process has settled.
+struct DropNotice {
     process: ProcessId,
     sandbox: WeakAddr<SandboxActor>,
     finished: bool,
 }
 
-impl Obituary {
+impl DropNotice {
     fn report(&self, report: ProcessReport) {
         if let Some(sandbox) = self.sandbox.upgrade() {
             sandbox.do_send(report);
@@ -113,7 +96,7 @@ impl Obituary {
     }
 }
 
-impl Drop for Obituary {
+impl Drop for DropNotice {
     fn drop(&mut self) {
         if !self.finished {
             self.report(ProcessReport::Gone(self.process));
@@ -121,13 +104,14 @@ impl Drop for Obituary {
     }
 }
 
-/// Kill it, without an answer. Keeps the sandbox until the kill is on its way: it may be dropped, too.
+/// Kill it, without an answer. Keeps the sandbox until the kill is on its way: it may be dropped,
+/// too.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(super) struct KillUnheld(pub(super) Addr<SandboxActor>);
 
-/// A process that was started for a caller who may be gone by the time the answer is there. Dropped
-/// before it is claimed, it kills the process: nobody else would have a handle to it.
+/// A started process whose caller may be gone. If it is dropped before it is claimed, the process
+/// is killed: no other handle to it exists.
 pub(crate) struct Unclaimed {
     started: Option<StartedProcess>,
     sandbox: WeakAddr<SandboxActor>,
@@ -141,7 +125,7 @@ impl Unclaimed {
         }
     }
 
-    /// Somebody has it.
+    /// The caller has it.
     pub(crate) fn claim(mut self) -> Option<StartedProcess> {
         self.started.take()
     }
@@ -172,15 +156,15 @@ pub(super) struct NewProcess {
 
 /// Owns the output, the stdin and the end of one exec.
 ///
-/// Answers [`Wait`], [`Kill`], [`WriteStdin`], [`FlushStdin`], [`CloseStdin`] and [`GetPlace`]. It is started by [`SandboxActor`] for
-/// every [`Exec`](super::Exec).
+/// Answers [`Wait`], [`Kill`], [`WriteStdin`], [`FlushStdin`], [`CloseStdin`] and [`GetPlace`]. It
+/// is started by [`SandboxActor`] for every [`Exec`](super::Exec).
 pub struct ProcessActor {
     machine: Box<Process>,
     output: OutputWriter,
-    obituary: Obituary,
+    notice: DropNotice,
     waiters: BTreeMap<RequestId, Waiter>,
     next_request: u64,
-    /// Somebody waits for something of the sandbox.
+    /// A caller waits for a status of the sandbox.
     sandbox_awaited: bool,
     awaited: bool,
     killed: bool,
@@ -200,7 +184,7 @@ impl ProcessActor {
         let actor = Self {
             machine,
             output,
-            obituary: Obituary {
+            notice: DropNotice {
                 process,
                 sandbox,
                 finished: false,
@@ -222,8 +206,8 @@ impl ProcessActor {
     }
 
     fn run_actions(&mut self) {
-        let process = self.obituary.process;
-        let mut reports = Reports::default();
+        let process = self.notice.process;
+        let mut reports = Vec::new();
         while let Some(action) = self.machine.poll_action() {
             match action {
                 ProcessAction::Settle(request, result) => {
@@ -270,22 +254,24 @@ impl ProcessActor {
                     self.output.finish(finish);
                 }
                 ProcessAction::Settled => {
-                    self.obituary.finished = true;
+                    self.notice.finished = true;
                     reports.push(ProcessReport::Settled(process));
                 }
             }
         }
-        if let Some(report) = reports.into_one() {
-            self.obituary.report(report);
+        match reports.len() {
+            0 | 1 => reports
+                .pop()
+                .into_iter()
+                .for_each(|it| self.notice.report(it)),
+            _ => self.notice.report(ProcessReport::Several(reports)),
         }
         self.update_demand();
     }
 
-    /// Lets the output know who waits for something behind it.
+    /// Tells the output whether a caller waits for a message behind it.
     fn update_demand(&mut self) {
-        // In v2 no status stands behind output.
-        let behind = self.sandbox_awaited && !self.machine.is_named();
-        let awaited = behind || self.machine.is_awaited();
+        let awaited = self.machine.is_awaited(self.sandbox_awaited);
         if awaited != self.awaited {
             self.awaited = awaited;
             self.output.set_awaited(awaited);
@@ -300,21 +286,12 @@ impl ProcessActor {
     /// Takes a batch of output. `false`: the budget is exceeded and the process is to be killed.
     fn take_output(&mut self, chunks: Vec<Chunk>) -> bool {
         let machine = &mut self.machine;
-        if !machine.is_named() {
-            let found = chunks.into_iter().flat_map(|chunk| {
-                let found = machine.handle_unplaced_output(chunk.stream, chunk.data);
-                found.map(|data| (0, chunk.stream, data))
-            });
-            let found = found.filter(|(.., data)| !data.is_empty());
-            return self.output.write(found);
-        }
         let new = chunks.into_iter().filter_map(|chunk| {
-            let admission = machine.handle_output(chunk.stream, chunk.offset?, chunk.data.len());
-            let data = chunk.data.slice(admission.skip..);
-            (admission.gap > 0 || !data.is_empty()).then_some((admission.gap, chunk.stream, data))
+            let (gap, data) = machine.handle_output(chunk.stream, chunk.offset, chunk.data);
+            (gap > 0 || !data.is_empty()).then_some((gap, chunk.stream, data))
         });
         let within = self.output.write(new);
-        self.machine.handle_output_kept();
+        machine.handle_output_kept();
         within
     }
 
@@ -365,8 +342,8 @@ impl Driven for ProcessActor {
         ctx.stop();
     }
 
-    /// Callers that stopped waiting are forgotten, so that they do not pile up, and so that no output
-    /// is dropped for the sake of nobody.
+    /// Callers that stopped waiting are forgotten, so that they do not pile up, and so that no
+    /// output is dropped for a caller that is gone.
     fn poll_io(&mut self, _: &mut Context<Self>, task: &mut TaskContext<'_>) {
         self.acknowledge(task);
         self.run_actions();
@@ -474,12 +451,9 @@ impl Handler<GetPlace> for ProcessActor {
     type Result = Result<ProcessPlace, Error>;
 
     fn handle(&mut self, _: GetPlace, _: &mut Context<Self>) -> Self::Result {
-        let received = self.machine.received().ok_or(Failure::Unsupported {
-            what: "name the process",
-            feature: "process that another client could go on with",
-        })?;
-        let taken = self.output.taken(received);
-        self.machine.handle_taken(taken);
+        if let Some((received, _)) = self.machine.acknowledgeable() {
+            self.machine.handle_taken(self.output.taken(received));
+        }
         let place = self.machine.place().zip(self.machine.window());
         let place = place.map(|((exec, offsets), window)| ProcessPlace {
             exec: exec.clone(),
@@ -487,6 +461,10 @@ impl Handler<GetPlace> for ProcessActor {
             window,
         });
         self.run_actions();
-        place.ok_or_else(|| Error::actor_gone("name the process"))
+        let unsupported = Failure::Unsupported {
+            what: "name the process",
+            feature: "process that another client could go on with",
+        };
+        place.ok_or_else(|| unsupported.into())
     }
 }

@@ -27,29 +27,29 @@ mod backoff;
 mod connection;
 mod end;
 mod event;
+mod exec;
 mod failure;
 mod keepalive;
 mod link_error;
 mod output;
-mod process;
 mod sandbox;
-mod served;
+mod stream;
 #[cfg(test)]
 mod tests;
-mod wrapper;
 
 pub use backoff::{Backoff, ReconnectPolicy};
 pub use connection::{Connection, ConnectionAction, ConnectionConfig, ConnectionState, Epoch};
 pub use end::{ProcessEnd, SandboxEnd, SandboxState};
 pub use event::SandboxEvent;
+pub use exec::{
+    FAILED as WRAPPER_FAILED, Nonce, Process, ProcessAction, ProcessConfig, ProcessFact,
+    ProcessReply, ServedExec, StoredExec, TrailerFilter, wrap,
+};
 pub use failure::{Effect, Failure};
 pub use keepalive::{Keepalive, KeepaliveAction, KeepaliveConfig};
 pub use link_error::LinkError;
 pub use output::{Finish, OutputBuffer, OutputPolicy, Overflow, Piece};
-pub use process::{Process, ProcessAction, ProcessConfig, ProcessFact, ProcessReply};
 pub use sandbox::{Mode, Sandbox, SandboxAction, SandboxConfig, SandboxReply, Timeouts};
-pub use served::{ServedExec, StoredExec};
-pub use wrapper::{Nonce, TrailerFilter, wrap};
 
 /// The number of a request that waits for an answer. Its owner gives it; a machine settles it exactly once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -1,7 +1,8 @@
-//! [`NamedExec`]: an exec with a name (protocol v2), between its process, its sandbox and its client.
+//! [`NamedExec`]: an exec with a name (protocol v2), between its process, its sandbox and its
+//! client.
 //!
-//! The state is a [`ServedExec`], shared: the process's pipes push into it, the writer of the client's session
-//! pulls from it. Nobody waits for a client but the pipes, and only for room in the window.
+//! The state is a [`ServedExec`], shared: the process's pipes push into it, the writer of the
+//! client's session pulls from it. Only the pipes wait for a client: for room in the window.
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
@@ -56,12 +57,12 @@ impl NamedExec {
         })
     }
 
-    /// Looks at the exec, or changes what nobody waits for.
+    /// Looks at the exec, or makes a change that no task waits for.
     pub(super) fn look<T>(&self, look: impl FnOnce(&mut ServedExec) -> T) -> T {
         look(&mut self.lock().exec)
     }
 
-    /// Changes the exec, and lets everybody know who waits for that.
+    /// Changes the exec, and wakes the tasks that wait for that.
     pub(super) fn change<T>(&self, change: impl FnOnce(&mut ServedExec) -> T) -> T {
         let mut state = self.lock();
         let changed = change(&mut state.exec);
@@ -82,8 +83,8 @@ impl NamedExec {
         self.join(link);
     }
 
-    /// From now on it goes out over this link, and what it has to say already: after that is known, since a link forgets one that
-    /// is settled and has nothing to say.
+    /// Sends the messages of the exec over this link. Called after a change, because a link forgets
+    /// an exec that is settled and has no message.
     pub(super) fn join(self: &Arc<Self>, link: &Arc<Link>) {
         self.lock().link = Arc::downgrade(link);
         link.add(self.clone());

@@ -112,10 +112,10 @@ impl Exec {
 
     pub(super) fn handle_output(&mut self, piece: OutputPiece, now: Instant) {
         let offset = piece.place.expect("a place").offset;
-        let length = piece.data.len();
-        let admission = self.machine.handle_output(piece.stream, offset, length);
-        assert_eq!(admission.gap, 0, "output of {:?} was lost", self.id);
-        let new = piece.data.slice(admission.skip..);
+        let (gap, new) = self
+            .machine
+            .handle_output(piece.stream, Some(offset), piece.data);
+        assert_eq!(gap, 0, "output of {:?} was lost", self.id);
         assert!(self.buffer.handle_output(piece.stream, new));
         self.buffer.handle_permit((), now);
         self.buffer.update_pause(now);
@@ -153,7 +153,7 @@ impl Exec {
             self.machine.handle_taken(taken);
         }
         let actions: Vec<_> = std::iter::from_fn(|| self.machine.poll_action()).collect();
-        self.buffer.set_awaited(self.machine.is_awaited());
+        self.buffer.set_awaited(self.machine.is_awaited(false));
         self.buffer.set_killed(self.machine.is_kill_wanted());
         actions
     }
@@ -172,14 +172,13 @@ impl Exec {
 
     /// For another client: where it goes on.
     pub(super) fn place(&mut self) -> (ExecId, [u64; 2], u64) {
-        let received = self.machine.received().expect("an offset");
-        let taken = self.taken(received);
+        if let Some((received, _)) = self.machine.acknowledgeable() {
+            self.machine.handle_taken(self.taken(received));
+        }
+        let (id, taken) = self.machine.place().expect("a place");
         assert_eq!(taken, [0, 1].map(|it| self.heard[it].len() as u64));
-        (
-            self.id.clone(),
-            taken,
-            self.machine.window().expect("a window"),
-        )
+        let window = self.machine.window().expect("a window");
+        (id.clone(), taken, window)
     }
 
     // What readers do.

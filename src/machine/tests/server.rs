@@ -129,14 +129,16 @@ impl Server {
                 self.start(id, script, &options, now);
             }
             (NamedMessage::Stdin { offset, data, eof }, Some(served)) => {
-                served.exec.stdin(offset, &data, eof);
+                served.exec.handle_stdin(offset, &data, eof);
             }
-            (NamedMessage::Ack { offsets, done }, Some(served)) => served.exec.ack(offsets, done),
+            (NamedMessage::Ack { offsets, done }, Some(served)) => {
+                served.exec.handle_ack(offsets, done)
+            }
             (NamedMessage::Kill, Some(served)) => {
                 served.kill(EndReason::Killed);
                 // Once it is over, what holds its output is killed.
                 served.program.kill();
-                served.exec.kill();
+                served.exec.handle_kill();
             }
             (NamedMessage::Reconnect { offsets }, Some(served)) => {
                 served.exec.attach(Some(offsets));

@@ -244,7 +244,7 @@ impl NamedExecs {
             kept += usize::from(entry.exec.look(|exec| !exec.is_settled()));
             if kept > KEPT {
                 let why = "Its output is gone: too many executions ended after it, and nobody acknowledged them.";
-                entry.exec.change(|exec| exec.discard(why));
+                entry.exec.change(|exec| exec.abandon(why));
             }
         }
         while self.order.len() > REMEMBERED {
@@ -293,21 +293,23 @@ impl Sandbox {
                 Err((status, why)) => self.refuse_named(&link, id, status, why),
             },
             (NamedRequest::Stdin { offset, data, eof }, Some(entry)) => {
-                entry.exec.change(|exec| exec.stdin(offset, &data, eof));
+                entry
+                    .exec
+                    .change(|exec| exec.handle_stdin(offset, &data, eof));
                 entry.exec.join(&link);
             }
             (NamedRequest::MalformedStdin(why), _) => {
                 self.refuse_named(&link, id, Status::StdinError, why);
             }
             (NamedRequest::Ack { offsets, done }, Some(entry)) => {
-                entry.exec.change(|exec| exec.ack(offsets, done));
+                entry.exec.change(|exec| exec.handle_ack(offsets, done));
             }
             (NamedRequest::Kill, Some(entry)) => {
                 if let Some(control) = &entry.control {
                     entry.exec.will_die(None);
                     control.kill();
                 }
-                entry.exec.change(ServedExec::kill);
+                entry.exec.change(ServedExec::handle_kill);
                 entry.exec.join(&link);
             }
             (NamedRequest::Reconnect { offsets }, Some(entry)) => {

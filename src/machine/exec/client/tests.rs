@@ -5,9 +5,15 @@
     reason = "any instant will do as the origin of virtual time"
 )]
 
-mod named;
+mod v2;
+
+use std::time::Duration;
 
 use super::*;
+use crate::{
+    machine::{Effect, stream::MAX_PIECE},
+    protocol::ClientMessage,
+};
 
 struct Fixture {
     process: Process,
@@ -43,6 +49,11 @@ impl Fixture {
         }
         actions
     }
+    fn output(&mut self, stream: StdStream, data: Bytes) -> Bytes {
+        let (gap, data) = self.process.handle_output(stream, None, data);
+        assert_eq!(gap, 0);
+        data
+    }
     fn write(&mut self, request: u64, data: &str) -> Vec<ProcessAction> {
         self.process
             .write_stdin(RequestId(request), data.to_owned());
@@ -70,7 +81,7 @@ fn stdin(number: u64, data: &str) -> ProcessAction {
 }
 
 #[test]
-fn any_number_of_waiters_learn_the_end_and_late_ones_at_once() {
+fn all_waiters_learn_the_end() {
     let mut process = Fixture::running();
     process.process.wait(RequestId(1));
     process.process.wait(RequestId(2));
@@ -123,7 +134,7 @@ fn force_killed_without_done_ends_the_process_after_the_grace() {
 }
 
 #[test]
-fn a_kill_that_nobody_confirms_is_an_error_and_can_be_tried_again() {
+fn an_unconfirmed_kill_fails_and_can_be_repeated() {
     let mut process = Fixture::running();
     process.process.kill(Some(RequestId(1)), process.now);
     process.actions();
@@ -159,7 +170,7 @@ fn a_process_killed_by_someone_else_ends_as_killed() {
 }
 
 #[test]
-fn a_lost_sandbox_is_no_end_of_the_process_and_no_success_of_a_kill() {
+fn a_lost_sandbox_ends_a_process_as_lost_and_fails_its_kills() {
     let mut process = Fixture::running();
     process.process.wait(RequestId(1));
     process.process.kill(Some(RequestId(2)), process.now);
@@ -221,11 +232,11 @@ fn a_caller_that_stopped_waiting_leaves_nothing_behind() {
     process.write(3, "c");
     process.process.flush_stdin(RequestId(4));
     process.process.wait(RequestId(5));
-    assert!(process.process.is_awaited());
+    assert!(process.process.is_awaited(false));
     for request in [2, 4, 5] {
         process.process.cancel(RequestId(request));
     }
-    assert!(!process.process.is_awaited());
+    assert!(!process.process.is_awaited(false));
     assert_eq!(
         process.fact(ProcessFact::StdinWritten(1)),
         [done(3), stdin(2, "c")],
@@ -249,7 +260,7 @@ fn a_kill_whose_caller_stopped_waiting_is_still_a_kill() {
 }
 
 #[test]
-fn stdin_that_the_dead_link_did_not_take_is_sent_again_in_order() {
+fn stdin_that_a_lost_link_did_not_take_is_sent_again() {
     let mut process = Fixture::running();
     process.write(1, "one ");
     process.write(2, "two ");
@@ -310,7 +321,7 @@ fn flush_answers_when_the_link_took_everything() {
 #[test]
 fn large_stdin_is_cut_between_code_points() {
     let mut process = Fixture::running();
-    let data = "é".repeat(STDIN_MESSAGE);
+    let data = "é".repeat(MAX_PIECE);
     let mut actions = process.write(1, &data);
     let (mut joined, mut number) = (String::new(), 0);
     while let Some(ProcessAction::SendStdin { text, .. }) = actions.pop() {
@@ -319,7 +330,7 @@ fn large_stdin_is_cut_between_code_points() {
         else {
             panic!()
         };
-        assert!(piece.len() <= STDIN_MESSAGE);
+        assert!(piece.len() <= MAX_PIECE);
         joined.push_str(&piece);
         number += 1;
         actions = process.fact(ProcessFact::StdinWritten(number));
@@ -367,7 +378,7 @@ fn a_kill_that_was_never_sent_was_not_applied() {
 }
 
 #[test]
-fn a_kill_that_times_out_in_an_outage_is_still_sent_after_it_and_says_so() {
+fn a_kill_that_times_out_in_an_outage_is_sent_after_it() {
     let mut process = Fixture::running();
     process.fact(ProcessFact::LinkDown);
     process.process.kill(Some(RequestId(1)), process.now);
@@ -425,29 +436,22 @@ fn wrapped() -> (Fixture, Bytes) {
 #[test]
 fn wrapped_code_ends_as_its_trailer_says() {
     let (mut fixture, trailer) = wrapped();
-    let process = &mut fixture.process;
-    let [out, _] = process.handle_unplaced_output(StdStream::Stdout, trailer.slice(..9));
-    assert_eq!(out, "");
-    // Nobody looks for it there.
-    let [out, _] = process.handle_unplaced_output(StdStream::Stderr, trailer.clone());
-    assert_eq!(out, trailer);
+    assert_eq!(fixture.output(StdStream::Stdout, trailer.slice(..9)), "");
+    let out = fixture.output(StdStream::Stderr, trailer.clone());
+    assert_eq!(out, trailer, "in stderr it is output");
     fixture.fact(ProcessFact::LinkDown);
     fixture.fact(ProcessFact::LinkUp);
-    let process = &mut fixture.process;
-    let [out, _] = process.handle_unplaced_output(StdStream::Stdout, trailer.slice(9..));
-    assert_eq!(out, "");
+    assert_eq!(fixture.output(StdStream::Stdout, trailer.slice(9..)), "");
     let actions = fixture.fact(ProcessFact::Done);
     assert_eq!(actions, [ended(ProcessEnd::Signaled(9))]);
     assert_eq!(fixture.process.take_held_output(), "");
 }
 
 #[test]
-fn wrapped_code_without_a_whole_trailer_ends_unknown_and_no_output_is_kept_back() {
+fn wrapped_code_with_half_a_trailer_ends_unknown() {
     let (mut fixture, trailer) = wrapped();
     let cut = trailer.slice(..trailer.len() - 1);
-    let process = &mut fixture.process;
-    let [out, _] = process.handle_unplaced_output(StdStream::Stdout, cut.clone());
-    assert_eq!(out, "");
+    assert_eq!(fixture.output(StdStream::Stdout, cut.clone()), "");
     let actions = fixture.fact(ProcessFact::Done);
     assert_eq!(actions, [ended(ProcessEnd::Unknown)]);
     assert_eq!(fixture.process.take_held_output(), cut);
@@ -456,9 +460,8 @@ fn wrapped_code_without_a_whole_trailer_ends_unknown_and_no_output_is_kept_back(
 #[test]
 fn a_kill_of_wrapped_code_stays_a_kill() {
     let (mut fixture, trailer) = wrapped();
-    let process = &mut fixture.process;
-    process.kill(Some(RequestId(1)), fixture.now);
-    process.handle_unplaced_output(StdStream::Stdout, trailer);
+    fixture.process.kill(Some(RequestId(1)), fixture.now);
+    fixture.output(StdStream::Stdout, trailer);
     assert_eq!(fixture.actions(), [ProcessAction::SendKill]);
     let actions = fixture.fact(ProcessFact::Done);
     assert_eq!(actions, [ended(ProcessEnd::Killed), done(1)]);

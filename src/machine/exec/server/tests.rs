@@ -76,15 +76,15 @@ fn output_keeps_its_order_over_both_streams() {
 }
 
 #[test]
-fn what_was_not_acknowledged_is_sent_again_from_where_the_client_asks() {
+fn unacknowledged_output_is_sent_from_where_the_client_asks() {
     let mut exec = exec(100);
     exec.handle_output(OUT, b"0123456789");
     exec.handle_output(ERR, b"abc");
     assert_eq!(said(&mut exec).len(), 3);
-    exec.ack([4, 0], false);
+    exec.handle_ack([4, 0], false);
     exec.detach();
     exec.handle_output(OUT, b"+");
-    assert_eq!(exec.poll_message(), None, "nobody asked on this link");
+    assert_eq!(exec.poll_message(), None, "no client asked on this link");
 
     exec.attach(Some([6, 3]));
     assert_eq!(said(&mut exec), [RUNNING, "stdout@6 6789", "stdout@10 +"]);
@@ -115,21 +115,20 @@ fn at_most_the_window_is_sent_past_the_last_acknowledgement() {
         said(&mut exec),
         [RUNNING, "stdout@0 012345", "stderr@0 abcd"]
     );
-    exec.ack([6, 0], false);
+    exec.handle_ack([6, 0], false);
     assert_eq!(said(&mut exec), ["stderr@4 efgh"]);
     assert_eq!(exec.room(), 2);
     // Less than before, and more than was sent, change nothing by that.
-    exec.ack([2, 999], false);
+    exec.handle_ack([2, 999], false);
     assert_eq!((exec.kept(), exec.room()), (0, 10));
-    assert!(exec.chunks.is_empty());
 }
 
 #[test]
-fn a_status_and_the_end_do_not_wait_for_output_that_the_window_holds_back() {
+fn statuses_and_the_end_do_not_wait_for_the_window() {
     let mut exec = exec(4);
     exec.handle_output(OUT, b"012345");
     end(&mut exec, exited(), None);
-    exec.handle_status(Status::ExecutionForceKilled, None);
+    exec.handle_kill();
     let expected = [
         RUNNING,
         "SANDBOX_EXECUTION_FORCE_KILLED None",
@@ -137,19 +136,19 @@ fn a_status_and_the_end_do_not_wait_for_output_that_the_window_holds_back() {
         "done [6, 0]",
     ];
     assert_eq!(said(&mut exec), expected);
-    exec.ack([4, 0], false);
+    exec.handle_ack([4, 0], false);
     assert_eq!(said(&mut exec), ["stdout@4 45"]);
 }
 
 #[test]
-fn an_exit_is_told_at_once_and_for_each_reconnect_until_the_output_ends() {
+fn an_exit_is_sent_at_once_and_again_for_each_reconnect() {
     let mut exec = exec(4);
     exec.handle_output(OUT, b"0123");
     assert_eq!(said(&mut exec), [RUNNING, "stdout@0 0123"]);
     exec.handle_output(OUT, b"45");
     exec.handle_exited(exited(), None);
     assert_eq!(said(&mut exec), ["exited Some(0)"], "the window is full");
-    exec.ack([4, 0], true);
+    exec.handle_ack([4, 0], true);
     assert!(!exec.is_settled(), "that is no acknowledgement of the end");
     assert_eq!(exec.store(), None);
     assert_eq!(said(&mut exec), ["stdout@4 45"]);
@@ -170,16 +169,16 @@ fn an_exit_is_told_at_once_and_for_each_reconnect_until_the_output_ends() {
 #[test]
 fn a_kill_after_an_exit_is_answered_when_the_output_ends() {
     let mut exec = exec(100);
-    exec.kill();
+    exec.handle_kill();
     exec.handle_exited(exited(), None);
-    exec.kill();
+    exec.handle_kill();
     assert_eq!(said(&mut exec), [RUNNING, "exited Some(0)"]);
     exec.handle_done(false);
     let killed = "SANDBOX_EXECUTION_FORCE_KILLED None";
     assert_eq!(said(&mut exec), [killed, killed, "done [0, 0]"]);
     // One that was killed has nothing left.
     let mut exec = self::exec(100);
-    exec.kill();
+    exec.handle_kill();
     let killed_end = ExecEnd {
         reason: EndReason::Killed,
         ..exited()
@@ -193,15 +192,16 @@ fn a_code_point_is_split_neither_by_pieces_nor_by_the_window() {
     for window in 4..20 {
         let mut exec = exec(window);
         let text = "aé€😀".repeat(3);
-        let mut heard = String::new();
+        let (mut heard, mut acked) = (String::new(), 0);
         for byte in text.as_bytes() {
             exec.handle_output(OUT, &[*byte]);
             while let Some(message) = exec.poll_message() {
                 if let ServerMessage::Output(piece) = message {
                     heard += std::str::from_utf8(&piece.data).unwrap();
-                    let sent = exec.streams[0].sent;
-                    if exec.window - (sent - exec.streams[0].acked) < 4 {
-                        exec.ack([sent, 0], false);
+                    let sent = heard.len() as u64;
+                    if window - (sent - acked) < 4 {
+                        exec.handle_ack([sent, 0], false);
+                        acked = sent;
                     }
                 }
             }
@@ -219,14 +219,14 @@ fn a_code_point_is_split_neither_by_pieces_nor_by_the_window() {
 }
 
 #[test]
-fn each_byte_of_input_is_taken_once() {
+fn each_byte_of_stdin_is_taken_once() {
     let mut exec = exec(100);
-    exec.stdin(0, b"abc", false);
-    exec.stdin(0, b"abcde", false);
-    exec.stdin(1, b"b", false);
-    exec.stdin(6, b"a gap", true);
-    exec.stdin(5, b"f", true);
-    exec.stdin(6, b"after the end", false);
+    exec.handle_stdin(0, b"abc", false);
+    exec.handle_stdin(0, b"abcde", false);
+    exec.handle_stdin(1, b"b", false);
+    exec.handle_stdin(6, b"a gap", true);
+    exec.handle_stdin(5, b"f", true);
+    exec.handle_stdin(6, b"after the end", false);
     let mut taken = Vec::new();
     while let Some(data) = exec.poll_stdin() {
         exec.handle_stdin_taken(data.len());
@@ -242,23 +242,23 @@ fn each_byte_of_input_is_taken_once() {
 }
 
 #[test]
-fn input_past_the_window_or_after_its_end_is_not_taken() {
+fn stdin_past_the_window_or_after_its_end_is_refused() {
     let mut exec = exec(100);
     let most = vec![b'x'; STDIN_WINDOW as usize];
-    exec.stdin(0, &most, false);
-    exec.stdin(STDIN_WINDOW, b"more", false);
-    assert_eq!(exec.stdin_received, STDIN_WINDOW);
+    exec.handle_stdin(0, &most, false);
+    exec.handle_stdin(STDIN_WINDOW, b"more", false);
+    assert_eq!(exec.stdin.received(), [STDIN_WINDOW]);
     exec.handle_stdin_closed();
     assert!(exec.is_stdin_over() && exec.poll_stdin().is_none());
-    exec.stdin(STDIN_WINDOW, b"a", false);
-    exec.stdin(STDIN_WINDOW, b"a", false);
+    exec.handle_stdin(STDIN_WINDOW, b"a", false);
+    exec.handle_stdin(STDIN_WINDOW, b"a", false);
     let said = said(&mut exec);
     assert_eq!(said[1], "SANDBOX_STDIN_ERROR None");
     assert!(said[2].contains("closed its standard input") && said.len() == 3);
 }
 
 #[test]
-fn the_end_is_said_again_until_it_is_acknowledged_and_then_nothing_is_kept() {
+fn the_end_is_sent_again_until_it_is_acknowledged() {
     let mut exec = exec(100);
     exec.handle_output(OUT, b"out");
     end(&mut exec, exited(), None);
@@ -269,7 +269,7 @@ fn the_end_is_said_again_until_it_is_acknowledged_and_then_nothing_is_kept() {
         exec.detach();
         exec.attach(Some([0, 0]));
     }
-    exec.ack([3, 0], true);
+    exec.handle_ack([3, 0], true);
     assert!(exec.is_settled());
     assert_eq!(exec.kept(), 0);
     exec.attach(None);
@@ -277,7 +277,7 @@ fn the_end_is_said_again_until_it_is_acknowledged_and_then_nothing_is_kept() {
 }
 
 #[test]
-fn what_is_stored_is_what_was_not_acknowledged() {
+fn unacknowledged_output_is_stored() {
     let mut exec = exec(100);
     assert_eq!(exec.store(), None, "it is not over");
     for (stream, text) in [(OUT, "ab"), (ERR, "c"), (OUT, "d")] {
@@ -285,7 +285,7 @@ fn what_is_stored_is_what_was_not_acknowledged() {
     }
     end(&mut exec, exited(), Some("why".to_owned()));
     said(&mut exec);
-    exec.ack([2, 0], false);
+    exec.handle_ack([2, 0], false);
     let mut exec = ServedExec::restored(exec.store().unwrap());
     assert_eq!(exec.poll_message(), None);
     exec.attach(Some([0, 0]));
@@ -295,17 +295,17 @@ fn what_is_stored_is_what_was_not_acknowledged() {
     );
     let kept = exec.store().unwrap();
     assert_eq!(kept.message.as_deref(), Some("why"));
-    exec.ack([3, 1], true);
+    exec.handle_ack([3, 1], true);
     assert!(exec.store().unwrap().output.is_empty());
 }
 
 #[test]
-fn what_was_acknowledged_of_a_piece_is_not_stored() {
+fn the_acknowledged_front_of_a_piece_is_not_stored() {
     let mut exec = exec(100);
     exec.handle_output(OUT, b"abc");
     end(&mut exec, exited(), None);
     said(&mut exec);
-    exec.ack([2, 0], false);
+    exec.handle_ack([2, 0], false);
     let stored = exec.store().unwrap();
     assert_eq!(stored.output, [(OUT, 2, Bytes::from_static(b"c"))]);
     let mut exec = ServedExec::restored(stored);
@@ -314,12 +314,12 @@ fn what_was_acknowledged_of_a_piece_is_not_stored() {
 }
 
 #[test]
-fn output_that_another_client_acknowledged_is_told_as_gone() {
+fn output_that_another_client_acknowledged_is_reported_as_gone() {
     let mut exec = exec(100);
     exec.handle_output(OUT, b"abc");
     end(&mut exec, exited(), None);
     said(&mut exec);
-    exec.ack([3, 0], true);
+    exec.handle_ack([3, 0], true);
     exec.attach(Some([1, 0]));
     assert_eq!(said(&mut exec), [RUNNING, "stdout@3 ", "done [3, 0]"]);
     exec.attach(Some([3, 0]));
@@ -327,13 +327,13 @@ fn output_that_another_client_acknowledged_is_told_as_gone() {
 }
 
 #[test]
-fn who_waits_for_output_that_is_discarded_hears_of_it() {
+fn a_client_that_waits_for_abandoned_output_is_told() {
     let mut exec = exec(4);
     exec.handle_output(OUT, b"abcdefgh");
     end(&mut exec, exited(), None);
     let expected = [RUNNING, "stdout@0 abcd", "done [8, 0]"];
     assert_eq!(said(&mut exec), expected);
-    exec.discard("too many");
+    exec.abandon("too many");
     let Some(ServerMessage::Status(update)) = exec.poll_message() else {
         panic!()
     };
@@ -345,31 +345,7 @@ fn who_waits_for_output_that_is_discarded_hears_of_it() {
 }
 
 #[test]
-fn output_that_alternates_costs_no_more_than_its_bytes_and_keeps_each_stream() {
-    let mut exec = exec(1 << 20);
-    for byte in 0..=u8::MAX {
-        for _ in 0..8 {
-            exec.handle_output(OUT, &[byte]);
-            exec.handle_output(ERR, &[255 - byte]);
-        }
-    }
-    end(&mut exec, exited(), None);
-    assert!(exec.chunks.len() <= MANY_CHUNKS + 4);
-    let mut heard = [Vec::new(), Vec::new()];
-    while let Some(message) = exec.poll_message() {
-        if let ServerMessage::Output(piece) = message {
-            let heard = &mut heard[piece.stream as usize];
-            assert_eq!(piece.place.unwrap().offset, heard.len() as u64);
-            heard.extend_from_slice(&piece.data);
-        }
-    }
-    let expected: Vec<_> = (0..=u8::MAX).flat_map(|byte| [byte; 8]).collect();
-    assert_eq!(heard[0], expected);
-    assert_eq!(heard[1], expected.into_iter().rev().collect::<Vec<_>>());
-}
-
-#[test]
-fn beginnings_of_code_points_do_not_close_the_window_and_are_sent_when_nothing_follows() {
+fn a_partial_code_point_is_sent_when_nothing_follows() {
     let mut exec = exec(20);
     exec.handle_output(OUT, b"abcd\xf0\x9f\x98");
     exec.handle_output(ERR, b"\xf0\x9f\x98");
@@ -384,7 +360,7 @@ fn beginnings_of_code_points_do_not_close_the_window_and_are_sent_when_nothing_f
 }
 
 #[test]
-fn what_was_stored_is_sent_within_its_window() {
+fn stored_output_is_sent_within_its_window() {
     let mut exec = exec(1024);
     exec.handle_output(OUT, &[b'x'; 3000]);
     end(&mut exec, exited(), None);
@@ -396,16 +372,16 @@ fn what_was_stored_is_sent_within_its_window() {
 }
 
 #[test]
-fn numbers_without_measure_are_no_panic() {
+fn huge_offsets_do_not_panic() {
     let mut exec = exec(u64::MAX);
-    exec.stdin(u64::MAX, b"abc", true);
-    exec.stdin(0, b"abc", false);
-    exec.stdin(1, b"a", true);
+    exec.handle_stdin(u64::MAX, b"abc", true);
+    exec.handle_stdin(0, b"abc", false);
+    exec.handle_stdin(1, b"a", true);
     assert!(!exec.is_stdin_over(), "an end before what is here is none");
     exec.handle_stdin_taken(usize::MAX);
-    assert_eq!(exec.stdin_taken, 3);
+    assert_eq!(exec.stdin.taken(), [3]);
     exec.handle_output(OUT, b"abc");
-    exec.ack([u64::MAX; 2], true);
+    exec.handle_ack([u64::MAX; 2], true);
     exec.attach(Some([u64::MAX; 2]));
     let output = vec![(ERR, u64::MAX, Bytes::from_static(b"abc"))];
     let stored = StoredExec {
@@ -423,32 +399,32 @@ fn numbers_without_measure_are_no_panic() {
 }
 
 #[test]
-fn who_asks_for_something_is_answered_on_a_link_on_which_it_did_not_attach() {
+fn requests_are_answered_on_a_link_without_an_attach() {
     let mut exec = exec(100);
     exec.handle_output(OUT, b"a");
     exec.detach();
-    exec.kill();
+    exec.handle_kill();
     assert!(said(&mut exec).is_empty(), "it is alive");
     end(&mut exec, exited(), None);
     let killed = "SANDBOX_EXECUTION_FORCE_KILLED None";
     assert_eq!(said(&mut exec), [killed], "and nothing of the output");
-    exec.kill();
-    exec.stdin(0, b"late", false);
+    exec.handle_kill();
+    exec.handle_stdin(0, b"late", false);
     let refused = "The process has closed its standard input, or has ended.";
     let expected = [killed, "SANDBOX_STDIN_ERROR None", refused];
     assert_eq!(said(&mut exec), expected);
 
-    // The same once nobody needs it any more.
+    // The same once it is settled.
     exec.attach(Some([0, 0]));
     said(&mut exec);
-    exec.ack([1, 0], true);
+    exec.handle_ack([1, 0], true);
     exec.detach();
-    exec.kill();
+    exec.handle_kill();
     assert_eq!(said(&mut exec), [killed]);
 }
 
 #[test]
-fn one_that_could_not_be_started_says_nothing_to_a_request_that_is_sent_again() {
+fn an_exec_that_could_not_start_ignores_a_repeated_request() {
     let mut exec = ServedExec::new("e".into(), 100);
     exec.handle_not_started();
     exec.attach(None);
@@ -456,36 +432,21 @@ fn one_that_could_not_be_started_says_nothing_to_a_request_that_is_sent_again() 
 }
 
 #[test]
-fn input_in_many_pieces_is_kept_in_one() {
+fn stdin_in_many_pieces_is_kept_in_one() {
     let mut exec = exec(100);
     for offset in 0..1000 {
-        exec.stdin(offset, b"x", offset == 999);
+        exec.handle_stdin(offset, b"x", offset == 999);
     }
     assert_eq!(exec.poll_stdin().map(|data| data.len()), Some(1000));
     assert!(exec.is_stdin_over());
 }
 
 #[test]
-fn output_that_trickles_costs_no_more_than_its_bytes() {
-    let mut exec = exec(100_000);
-    said(&mut exec);
-    for byte in 0..10_000u32 {
-        exec.handle_output(OUT, &[b'a' + (byte % 26) as u8]);
-        let expected = format!("stdout@{byte} {}", char::from(b'a' + (byte % 26) as u8));
-        assert_eq!(said(&mut exec), [expected]);
-    }
-    assert_eq!(exec.chunks.len(), 1);
-    exec.ack([9_999, 0], false);
-    exec.attach(Some([9_998, 0]));
-    assert_eq!(said(&mut exec)[1], "stdout@9999 p");
-}
-
-#[test]
-fn what_was_asked_for_before_a_reconnect_is_answered_all_the_same() {
+fn a_kill_before_the_reconnect_is_answered() {
     let mut exec = exec(100);
     end(&mut exec, exited(), None);
     exec.detach();
-    exec.kill();
+    exec.handle_kill();
     exec.attach(Some([0, 0]));
     let expected = [
         RUNNING,
@@ -498,19 +459,19 @@ fn what_was_asked_for_before_a_reconnect_is_answered_all_the_same() {
 #[test]
 fn a_kill_of_one_that_does_not_start_is_answered() {
     let mut exec = ServedExec::new("e".into(), 100);
-    exec.kill();
+    exec.handle_kill();
     exec.handle_not_started();
     assert_eq!(said(&mut exec), ["SANDBOX_EXECUTION_FORCE_KILLED None"]);
 }
 
 #[test]
-fn kills_without_number_wait_in_a_bounded_queue() {
+fn answers_to_kills_wait_in_a_bounded_queue() {
     let mut exec = exec(100);
     end(&mut exec, exited(), None);
     for _ in 0..10_000 {
-        exec.kill();
+        exec.handle_kill();
         exec.attach(None);
-        exec.stdin(0, b"x", false);
+        exec.handle_stdin(0, b"x", false);
     }
     assert!(exec.statuses.len() <= ServedExec::MAX_STATUSES + 2);
     assert!(said(&mut exec).iter().any(|it| it.contains("STDIN_ERROR")));

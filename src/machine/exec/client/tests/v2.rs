@@ -1,7 +1,10 @@
-//! Tables of a named exec (v2): acknowledgements, gaps, input, and what a cut leaves to be made good.
+//! Tables of a named exec (v2): its output, its end, and what a new link repairs.
+
+mod kill;
+mod stdin;
 
 use super::*;
-use crate::protocol::{StdStream, Version, limits::STDIN_WINDOW};
+use crate::protocol::{NamedMessage, Version};
 
 const OUT: StdStream = StdStream::Stdout;
 const ERR: StdStream = StdStream::Stderr;
@@ -66,9 +69,10 @@ impl Exec {
 
     /// Output comes; gives the bytes that never came before it, and how many of it are not wanted.
     fn output(&mut self, stream: StdStream, offset: u64, length: usize) -> (u64, usize) {
-        let Admission { gap, skip } = self.process.handle_output(stream, offset, length);
+        let data = vec![b'x'; length].into();
+        let (gap, new) = self.process.handle_output(stream, Some(offset), data);
         self.process.handle_output_kept();
-        (gap, skip)
+        (gap, length - new.len())
     }
 
     fn taken(&mut self, taken: [u64; 2]) -> Vec<String> {
@@ -188,7 +192,7 @@ fn an_acknowledgement_is_due_for_each_quarter_of_the_window() {
 }
 
 #[test]
-fn a_stream_that_nobody_reads_does_not_keep_the_other_from_its_acknowledgements() {
+fn an_unread_stream_does_not_delay_the_acks_of_the_other() {
     for unread in [0, 700, 900, 1000, 1020] {
         let mut exec = Exec::running();
         exec.output(ERR, 0, unread);
@@ -205,18 +209,18 @@ fn a_stream_that_nobody_reads_does_not_keep_the_other_from_its_acknowledgements(
 }
 
 #[test]
-fn what_came_before_is_left_out_and_what_never_came_is_counted() {
+fn known_output_is_dropped_and_missing_output_is_counted() {
     let mut exec = Exec::running();
     assert_eq!(exec.output(OUT, 0, 10), (0, 0));
     assert_eq!(exec.output(OUT, 4, 10), (0, 6), "six of ten came before");
     assert_eq!(exec.output(OUT, 0, 14), (0, 14), "all of it came before");
     assert_eq!(exec.output(OUT, 20, 5), (6, 0), "six never came");
     assert_eq!(exec.output(ERR, 3, 0), (3, 0), "also where nothing follows");
-    assert_eq!(exec.process.received(), Some([25, 3]));
+    assert_eq!(exec.process.output.received(), [25, 3]);
 }
 
 #[test]
-fn numbers_without_measure_are_no_panic_and_no_way_past_the_window() {
+fn huge_offsets_do_not_panic_or_pass_the_window() {
     let mut exec = Exec::running();
     assert_eq!(exec.output(OUT, u64::MAX, 10), (u64::MAX, 0));
     assert_eq!(exec.output(OUT, u64::MAX - 1, 10), (0, 1));
@@ -269,121 +273,6 @@ fn output_that_was_cut_off_is_told_when_all_of_it_is_here() {
 }
 
 #[test]
-fn a_kill_after_the_exit_is_for_what_holds_the_output() {
-    let mut exec = Exec::running();
-    exec.fact(ProcessFact::Exited(ProcessEnd::Exited(0)));
-    exec.process.kill(None, exec.now);
-    assert_eq!(exec.said(), NOTHING, "a dropped handle spares it");
-    assert_eq!(exec.kill(1), ["kill"]);
-    assert_eq!(exec.kill(2), NOTHING, "one is on its way");
-    assert_eq!(exec.relink(), ["reconnect [0, 0]"]);
-    let window = Some(WINDOW);
-    let said = exec.fact(ProcessFact::Announced { stdin: 0, window });
-    assert_eq!(said, ["kill"], "the first may be lost with its link");
-    assert_eq!(exec.fact(ProcessFact::ForceKilled), ["1 done", "2 done"]);
-    exec.ended(ProcessEnd::Exited(0), Some([0, 0]));
-    assert_eq!(exec.kill(3), ["3 done"], "nothing is left to kill");
-}
-
-fn cut() -> ProcessFact {
-    ProcessFact::Ended {
-        end: ProcessEnd::Exited(0),
-        lengths: Some([0, 0]),
-        cut: true,
-    }
-}
-
-#[test]
-fn an_exit_by_itself_does_not_confirm_a_kill() {
-    for end in [ProcessEnd::Exited(0), ProcessEnd::Signaled(9)] {
-        let mut exec = Exec::running();
-        assert_eq!(exec.kill(1), ["kill"]);
-        let said = exec.fact(ProcessFact::Exited(end.clone()));
-        assert_eq!(said, [format!("ended {end:?}, 0 unsent")]);
-        assert_eq!(exec.fact(ProcessFact::ForceKilled), ["1 done"]);
-
-        let mut first = Exec::running();
-        first.kill(1);
-        assert_eq!(first.fact(ProcessFact::ForceKilled), NOTHING);
-        let said = first.fact(ProcessFact::Exited(end));
-        assert_eq!(said[1..], ["1 done"], "it was confirmed before");
-    }
-    for end in [ProcessEnd::Killed, ProcessEnd::TimedOut] {
-        let mut exec = Exec::running();
-        exec.kill(1);
-        let said = exec.fact(ProcessFact::Exited(end));
-        assert_eq!(said[1..], ["1 done"], "no process is left");
-    }
-}
-
-#[test]
-fn a_kill_after_the_exit_is_unknown_if_the_exec_is_lost() {
-    let mut exec = Exec::running();
-    exec.fact(ProcessFact::Exited(ProcessEnd::Exited(0)));
-    assert_eq!(exec.kill(1), ["kill"]);
-    let said = exec.ended(lost(), None);
-    assert_eq!(said[0], "1 failed: SandboxEnded Unknown");
-    assert_eq!(exec.kill(2), ["2 failed: SandboxEnded Unknown"]);
-}
-
-#[test]
-fn a_kill_that_crosses_the_cut_of_the_output_is_unknown() {
-    for late in [false, true] {
-        let mut exec = Exec::running();
-        if late {
-            exec.fact(ProcessFact::Exited(ProcessEnd::Exited(0)));
-        }
-        assert_eq!(exec.kill(1), ["kill"]);
-        let said = exec.fact(cut());
-        let failed = "1 failed: OutputHeld Unknown".to_owned();
-        assert!(said.contains(&failed), "{said:?}");
-        // The answer of a server that has let go of the exec.
-        assert_eq!(exec.fact(ProcessFact::ForceKilled), NOTHING);
-        assert_eq!(exec.kill(2), ["2 failed: OutputHeld Unknown"]);
-
-        let mut confirmed = Exec::running();
-        if late {
-            confirmed.fact(ProcessFact::Exited(ProcessEnd::Exited(0)));
-        }
-        confirmed.kill(1);
-        confirmed.fact(ProcessFact::ForceKilled);
-        confirmed.fact(cut());
-        assert_eq!(confirmed.kill(2), ["2 done"]);
-    }
-    let mut refused = Exec::running();
-    refused.kill(1);
-    let failure = Failure::ProcessEnded { what: "kill" };
-    refused.fact(ProcessFact::KillRefused(failure));
-    refused.fact(cut());
-    assert_eq!(refused.kill(2), ["2 failed: OutputHeld Unknown"]);
-}
-
-#[test]
-fn a_kill_after_the_exit_outlives_its_caller_in_an_outage() {
-    for cancelled in [true, false] {
-        let mut exec = Exec::running();
-        exec.fact(ProcessFact::Exited(ProcessEnd::Exited(0)));
-        exec.fact(ProcessFact::LinkDown);
-        assert_eq!(exec.kill(1), NOTHING);
-        if cancelled {
-            exec.process.cancel(RequestId(1));
-            assert_eq!(exec.said(), NOTHING);
-        } else {
-            let due = exec.now + ProcessConfig::default().kill_timeout;
-            exec.process.handle_timeout(due);
-            assert_eq!(exec.said(), ["1 failed: LinkLost Unknown"]);
-        }
-        exec.fact(ProcessFact::LinkUp);
-        assert_eq!(exec.announced(0), ["kill"]);
-        exec.relink();
-        assert_eq!(exec.announced(0), ["kill"], "until it is answered");
-        exec.fact(ProcessFact::ForceKilled);
-        exec.relink();
-        assert_eq!(exec.announced(0), NOTHING);
-    }
-}
-
-#[test]
 fn output_that_goes_on_is_lost_with_its_sandbox() {
     let mut exec = Exec::running();
     exec.fact(ProcessFact::Exited(ProcessEnd::Exited(0)));
@@ -396,7 +285,7 @@ fn output_that_goes_on_is_lost_with_its_sandbox() {
 }
 
 #[test]
-fn a_server_that_sends_past_its_window_costs_no_memory_and_ends_all_the_same() {
+fn output_past_the_window_is_dropped_and_the_exec_ends() {
     let mut exec = Exec::running();
     assert_eq!(exec.output(OUT, 0, 1000), (0, 0));
     assert_eq!(exec.output(OUT, 1000, 1000), (1000, 1000));
@@ -421,7 +310,7 @@ fn a_window_that_the_server_makes_smaller_is_kept_to() {
 // ----- the end
 
 #[test]
-fn the_end_is_told_at_once_and_that_of_the_output_when_all_is_here_and_settled_when_it_is_taken() {
+fn the_end_comes_first_then_the_output_ends_then_all_settles() {
     let mut exec = Exec::running();
     exec.process.wait(RequestId(1));
     exec.output(OUT, 0, 10);
@@ -465,7 +354,7 @@ fn each_end_is_told_by_its_cause() {
 }
 
 #[test]
-fn output_whose_length_nobody_knows_is_lost_and_that_is_said() {
+fn output_of_unknown_length_is_reported_as_lost() {
     let mut exec = Exec::running();
     exec.output(OUT, 0, 10);
     let said = exec.ended(lost(), None);
@@ -476,7 +365,7 @@ fn output_whose_length_nobody_knows_is_lost_and_that_is_said() {
     exec.ended(ProcessEnd::Exited(0), Some([10, 0]));
     let said = exec.ended(lost(), None);
     assert_eq!(said, ["output lost", "ack [0, 0] done", "settled"]);
-    assert_eq!(exec.process.end, Some(ProcessEnd::Exited(0)));
+    assert_eq!(exec.process.end(), Some(&ProcessEnd::Exited(0)));
 }
 
 #[test]
@@ -554,161 +443,4 @@ fn a_cut_after_the_end_asks_for_the_rest_or_acknowledges() {
     assert_eq!(exec.taken([10, 0]), NOTHING);
     let said = exec.fact(ProcessFact::LinkUp);
     assert_eq!(said, ["ack [10, 0] done", "settled"]);
-}
-
-#[test]
-fn a_kill_is_sent_once_on_each_link_when_the_exec_is_announced_there() {
-    let mut exec = Exec::starting();
-    assert_eq!(exec.kill(1), NOTHING, "nothing to kill yet");
-    assert_eq!(exec.announced(0), ["kill"]);
-    assert_eq!(exec.kill(2), NOTHING);
-    assert_eq!(exec.relink(), ["reconnect [0, 0]"]);
-    assert_eq!(exec.announced(0), ["kill"]);
-    assert_eq!(
-        exec.fact(ProcessFact::ForceKilled),
-        NOTHING,
-        "the end follows"
-    );
-    assert_eq!(exec.process.end, None);
-    let said = exec.ended(ProcessEnd::Killed, Some([0, 0]));
-    assert_eq!(said[..3], ["ended Killed, 0 unsent", "1 done", "2 done"]);
-    assert_eq!(exec.kill(3), ["3 done"]);
-}
-
-#[test]
-fn a_kill_of_what_the_server_lost_is_no_success() {
-    let mut exec = Exec::running();
-    exec.kill(1);
-    let said = exec.ended(lost(), None);
-    assert_eq!(said[1], "1 failed: SandboxEnded Unknown");
-    assert_eq!(exec.kill(2), ["2 failed: SandboxEnded Unknown"]);
-}
-
-// ----- input
-
-#[test]
-fn input_goes_on_from_where_the_server_has_it() {
-    let mut exec = Exec::running();
-    assert_eq!(exec.write(1, b"abcdef"), ["1 done", "stdin@0 abcdef"]);
-    exec.written();
-    exec.fact(ProcessFact::StdinTaken(2));
-    for (has, rest) in [(2, "cdef"), (4, "ef"), (0, "cdef"), (3, "def")] {
-        assert_eq!(exec.relink(), ["reconnect [0, 0]"]);
-        let at = has.max(2);
-        assert_eq!(exec.announced(has), [format!("stdin@{at} {rest}")]);
-    }
-    exec.relink();
-    assert_eq!(exec.announced(6), NOTHING, "the server has all of it");
-    assert_eq!(exec.flush(2), NOTHING);
-    assert_eq!(exec.fact(ProcessFact::StdinTaken(5)), NOTHING);
-    assert_eq!(exec.fact(ProcessFact::StdinTaken(6)), ["2 done"]);
-    assert_eq!(exec.write(3, b"g"), ["3 done", "stdin@6 g"]);
-}
-
-#[test]
-fn the_end_of_input_is_sent_behind_all_input_and_again_on_each_link() {
-    let mut exec = Exec::starting();
-    exec.process.give_input(b"abc");
-    assert_eq!(exec.announced(0), ["stdin@0 abc eof"]);
-    assert_eq!(exec.written(), NOTHING);
-    exec.relink();
-    assert_eq!(exec.announced(3), ["stdin@3  eof"]);
-    let mut exec = Exec::running();
-    exec.write(1, b"abc");
-    assert_eq!(exec.close(2), ["2 done"]);
-    assert_eq!(exec.written(), ["stdin@3  eof"]);
-    assert_eq!(exec.close(3), ["3 done"]);
-    assert_eq!(exec.write(4, b"x"), ["4 failed: StdinClosed NotApplied"]);
-}
-
-#[test]
-fn input_is_sent_within_its_window_and_cut_between_code_points() {
-    let mut exec = Exec::running();
-    let data = "\u{1F600}".repeat(100_001).into_bytes();
-    let mut data = [b"x".to_vec(), data].concat();
-    data.truncate(300_001);
-    let mut said = exec.write(1, &data);
-    let (mut sent, mut taken) = (0, 0);
-    while sent < data.len() as u64 {
-        let Some(message) = said.iter().find(|it| it.starts_with("stdin")) else {
-            // The process takes one byte, which makes no room for a code point, and so on.
-            taken += 1;
-            said = exec.fact(ProcessFact::StdinTaken(taken));
-            continue;
-        };
-        let (at, length) = message[6..].split_once(' ').unwrap();
-        assert_eq!(at, sent.to_string());
-        let length = match length.split_once(" bytes") {
-            Some((length, _)) => length.parse().unwrap(),
-            None => length.len() as u64,
-        };
-        assert_eq!(length % 4, u64::from(sent == 0), "whole code points");
-        sent += length;
-        assert!(sent - taken <= STDIN_WINDOW);
-        said = exec.written();
-    }
-    assert_eq!(sent, data.len() as u64);
-}
-
-#[test]
-fn input_that_the_process_does_not_want_fails_and_so_does_what_comes_later() {
-    let mut exec = Exec::running();
-    exec.write(1, b"abc");
-    exec.flush(2);
-    assert_eq!(
-        exec.fact(ProcessFact::StdinClosed),
-        ["2 failed: StdinClosed NotApplied"]
-    );
-    assert_eq!(exec.flush(3), ["3 failed: StdinClosed NotApplied"]);
-    assert_eq!(exec.write(4, b"d"), ["4 failed: StdinClosed NotApplied"]);
-    assert_eq!(exec.close(5), ["5 done"]);
-    exec.relink();
-    assert_eq!(exec.announced(3), NOTHING);
-    let said = exec.ended(ProcessEnd::Exited(0), Some([0, 0]));
-    assert_eq!(said[0], "ended Exited(0), 3 unsent");
-}
-
-#[test]
-fn a_close_that_was_cancelled_does_not_answer_for_another() {
-    let mut exec = Exec::new(Process::named(
-        ProcessConfig {
-            stdin_budget: 1,
-            ..ProcessConfig::default()
-        },
-        "e".into(),
-        WINDOW,
-    ));
-    exec.announced(0);
-    exec.write(1, b"abc");
-    assert_eq!(exec.close(2), NOTHING);
-    assert_eq!(exec.close(3), NOTHING);
-    exec.process.cancel(RequestId(2));
-    exec.written();
-    assert_eq!(
-        exec.fact(ProcessFact::StdinTaken(3)),
-        ["3 done", "stdin@3  eof"]
-    );
-}
-
-#[test]
-fn who_goes_on_with_an_exec_writes_behind_the_input_of_who_began_it() {
-    let mut exec = Exec::adopted([7, 2]);
-    assert_eq!(exec.write(1, b"new"), ["1 done"]);
-    exec.flush(2);
-    assert_eq!(exec.fact(ProcessFact::LinkUp), ["reconnect [7, 2]"]);
-    // That what came before was taken is said once more: who began may not have come to it.
-    assert_eq!(exec.announced(10), ["stdin@10 new", "ack [7, 2]"]);
-    exec.written();
-    assert_eq!(exec.fact(ProcessFact::StdinTaken(8)), NOTHING);
-    assert_eq!(exec.fact(ProcessFact::StdinTaken(13)), ["2 done"]);
-}
-
-#[test]
-fn what_another_client_acknowledged_is_a_gap_and_no_wait_without_end() {
-    let mut exec = Exec::adopted([3, 0]);
-    exec.fact(ProcessFact::LinkUp);
-    exec.announced(0);
-    assert_eq!(exec.output(OUT, 8, 0), (5, 0));
-    let said = exec.ended(ProcessEnd::Exited(0), Some([8, 0]));
-    assert_eq!(said[1..], ["output ended", "ack [8, 0] done", "settled"]);
 }

@@ -1,43 +1,43 @@
-//! The wrapper around code on a v1 peer, which says how the code ended: [`wrap`] makes it, [`TrailerFilter`] takes
-//! what it says out of the output.
+//! [`wrap`]: a program around code on a v1 peer that reports how the code ended.
 //!
 //! | file | |
 //! | --- | --- |
-//! | `mod.rs` | the program: `bash.sh`, or `python.py` with `start.py`, with the code and its options put in |
-//! | `supervisor.py` | the part of both that waits for the code |
-//! | `trailer.rs` | the trailer, found in a stream that may be cut anywhere |
+//! | `wrap.rs` | puts the code and its options into the program |
+//! | `wrap/bash.sh` | the program for bash |
+//! | `wrap/python.py`, `wrap/start.py` | the program for Python, and how it starts the code |
+//! | `wrap/supervisor.py` | the part of both that waits for the code |
 //!
-//! The wrapper runs the code in a fresh interpreter, a child that has the stdin, stdout and stderr of the exec, and waits
-//! for it. So it outlives whatever the code does, be it `exec`, `os._exit`, a syntax error or a signal. It then
-//! prints the trailer: a nonce and the exit code, or the signal. Signals that end a process it hands on to the code; a
-//! guard, its second child, kills the code when the wrapper itself is killed, as servers do that know no other process.
+//! The wrapper runs the code in a fresh interpreter: a child that inherits the stdin, stdout and
+//! stderr of the exec. It waits for the child, and then prints the trailer: a nonce, and the exit
+//! code or the signal. So it reports every end: `exec`, `os._exit`, a syntax error, a signal. It
+//! forwards signals that end a process to the code. Its second child, a guard, kills the code when
+//! the wrapper itself is killed: servers kill only the process that they started.
 //!
-//! Python waits for bash, too: bash itself cannot tell `exit 137` from SIGKILL, and its `wait` may hang when a
-//! signal comes with the end. Where there is no `python3`, bash waits, without a guard, and every end is an exit code.
+//! Python waits for bash code as well. Bash cannot tell `exit 137` from SIGKILL, and its `wait` may
+//! hang if a signal arrives with the end. Without `python3`, bash waits: there is no guard, and
+//! every end is an exit code.
 //!
-//! The code gets its text by a pipe or an unlinked file, so its size has no bound but that of a message, and it has
-//! neither the nonce nor the options of the wrapper in its arguments, environment or memory. It could find the nonce all
-//! the same: in the file and the arguments that its parent was started with, of which `$0` and `__file__` tell the name.
-//! Code that does can forge its ending. **The wrapper reports; it is no protection.**
+//! The code reads its text from a pipe or an unlinked file, so only the size of a message bounds
+//! it. The nonce and the wrapper's options are not in its arguments, environment or memory. They
+//! are in the file and the arguments of its parent, which `$0` and `__file__` name. Code that looks
+//! there can forge its end. **The wrapper reports; it does not protect.**
 //!
-//! [`FAILED`] is the exit code where the code did not run: no such directory, or arguments that are too long.
-
-mod trailer;
+//! [`FAILED`] is the exit code if the code did not run, for example because the directory does not
+//! exist or the arguments are too long.
 
 use std::fmt::{self, Write};
 
-pub use trailer::TrailerFilter;
-
 use crate::protocol::ExecOptions;
 
-const SUPERVISOR: &str = include_str!("supervisor.py");
+const SUPERVISOR: &str = include_str!("wrap/supervisor.py");
 
-/// Exit code of the wrapper when it could not run the code; stderr says why. `env` and `timeout` use the same.
-const FAILED: i32 = 125;
+/// The exit code of the wrapper if it could not run the code. Stderr says why. `env` and `timeout`
+/// use the same code.
+pub const FAILED: i32 = 125;
 
-/// 128 bits that nobody can guess, by which the trailer of one exec is known.
+/// 128 random bits that identify the trailer of one exec.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Nonce(u128);
+pub struct Nonce(pub(super) u128);
 
 impl Nonce {
     /// A nonce of random bits.
@@ -59,12 +59,13 @@ impl fmt::Debug for Nonce {
     }
 }
 
-/// The program that runs the code with its arguments, environment and directory and says how it ended.
+/// Returns the program that runs the code with its arguments, environment and directory, and
+/// reports how it ended.
 ///
 /// # Errors
 ///
-/// What it cannot do, as the feature that is missing: another language, a time limit, an end of input, what no
-/// process can be given.
+/// Fails with the name of a feature that is not supported: another language, a time limit, the end
+/// of input, or a value that no process can be given.
 pub fn wrap(
     language: &str,
     code: &str,
@@ -130,7 +131,7 @@ fn bash(code: &str, options: &ExecOptions, nonce: &Nonce) -> String {
             "\ncd -P -- {directory} || {{ echo \"actix-sandbox: the code did not run\" >&2; end {FAILED}; }}\nunset OLDPWD"
         )
     });
-    fill(include_str!("bash.sh"), |name, program| match name {
+    fill(include_str!("wrap/bash.sh"), |name, program| match name {
         // The template has the newline at its end.
         "code" => program.push_str(code.strip_suffix('\n').unwrap_or(code)),
         "supervisor" => program.push_str(SUPERVISOR.trim_end()),
@@ -147,10 +148,10 @@ fn bash(code: &str, options: &ExecOptions, nonce: &Nonce) -> String {
 }
 
 fn python(code: &str, options: &ExecOptions, nonce: &Nonce) -> String {
-    fill(include_str!("python.py"), |name, program| match name {
+    fill(include_str!("wrap/python.py"), |name, program| match name {
         "code" => push_bytes(program, code),
         "supervisor" => program.push_str(SUPERVISOR.trim_end()),
-        "start" => push_bytes(program, include_str!("start.py")),
+        "start" => push_bytes(program, include_str!("wrap/start.py")),
         "args" => options.args.iter().for_each(|arg| {
             push_bytes(program, arg);
             program.push(',');
@@ -205,6 +206,3 @@ fn push_bytes(program: &mut String, text: &str) {
     }
     program.push('\'');
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,23 +1,27 @@
-//! [`TrailerFilter`]: takes the trailer out of stdout, wherever the pieces are cut.
+//! [`TrailerFilter`]: takes the trailer out of stdout, wherever the stream is cut into pieces.
 
 use std::fmt;
 
 use bytes::Bytes;
 
-use super::Nonce;
+use super::wrap::Nonce;
 use crate::machine::ProcessEnd;
 
-/// Begins and ends a trailer. Text rarely holds it, so that output is rarely held back.
+/// Begins and ends a trailer. It is rare in text, so that output is rarely held back.
 const MARK: u8 = 0x1e;
 
 /// Most bytes of `exit 255` and the like.
 const MAX_ENDING: usize = 16;
 
-/// Passes output on at once, but for what may be the beginning of the trailer, which is looked for once.
+/// Passes output on at once, except what may be the beginning of the trailer. The first trailer
+/// counts.
 pub struct TrailerFilter {
-    /// What stands before the ending; `None` when there is nothing more to look for.
+    /// The bytes of the trailer before the ending. Cleared when it was found, or the stream is
+    /// over.
     beginning: Option<Vec<u8>>,
+    /// Output that may be the beginning of the trailer.
     held: Bytes,
+    /// What the trailer said, once it has come.
     end: Option<ProcessEnd>,
 }
 
@@ -30,12 +34,13 @@ impl fmt::Debug for TrailerFilter {
     }
 }
 
-/// What the bytes from a mark on are.
+/// What begins at a mark.
 enum Found {
+    /// Output.
     Nothing,
-    /// Perhaps a trailer, if more comes.
+    /// The beginning of a trailer, if the right bytes follow.
     Perhaps,
-    /// A trailer of so many bytes.
+    /// A trailer of this length.
     Trailer(usize, ProcessEnd),
 }
 
@@ -55,10 +60,10 @@ impl TrailerFilter {
         self.end.as_ref()
     }
 
-    /// Output came: what of it, and of what was held back, is to be passed on, before the trailer and after it.
-    pub fn handle_output(&mut self, data: Bytes) -> [Bytes; 2] {
+    /// Output came. Returns what of it, and of what was held back, is no trailer.
+    pub fn handle_output(&mut self, data: Bytes) -> Bytes {
         let Some(beginning) = &self.beginning else {
-            return [data, Bytes::new()];
+            return data;
         };
         let mut data = match self.held.is_empty() {
             true => data,
@@ -74,15 +79,14 @@ impl TrailerFilter {
                     break;
                 }
                 Found::Trailer(length, end) => {
-                    let after = data.slice(from + length..);
-                    data.truncate(from);
+                    let rest = [&data[..from], &data[from + length..]].concat();
                     self.beginning = None;
                     self.end = Some(end);
-                    return [data, after];
+                    return rest.into();
                 }
             }
         }
-        [data, Bytes::new()]
+        data
     }
 
     /// The stream is over: what was held back was output.

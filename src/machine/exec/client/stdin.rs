@@ -1,0 +1,183 @@
+//! Writes to the stdin of a [`Process`], and the callers that wait for them.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+
+use super::{Process, ProcessAction, ProcessReply};
+use crate::machine::{Failure, RequestId};
+
+const WRITE: &str = "write to stdin";
+const CLOSE: &str = "close stdin";
+const FLUSH: &str = "flush stdin";
+
+#[derive(Debug)]
+struct Write {
+    request: RequestId,
+    data: Bytes,
+    /// Closes stdin behind the data.
+    eof: bool,
+}
+
+/// Requests about stdin, and the message on its way.
+#[derive(Debug, Default)]
+pub(super) struct StdinRequests {
+    /// Writes that wait for room in the budget, in order.
+    writes: VecDeque<Write>,
+    /// Flushes that wait until the server has taken everything before an offset, in order.
+    flushes: VecDeque<(RequestId, u64)>,
+    /// The number of the last message.
+    message: u64,
+    /// The link has not taken the last message. Cleared when it has, or is lost.
+    pub(super) in_flight: bool,
+}
+
+impl Process {
+    /// Sends bytes to stdin, after all bytes before them. Answers when they are accepted.
+    ///
+    /// In v1 they must be UTF-8.
+    pub fn write_stdin(&mut self, request: RequestId, data: impl Into<Bytes>) {
+        let data = data.into();
+        let eof = false;
+        self.write(WRITE, Write { request, data, eof });
+    }
+
+    /// Closes stdin after all writes before. Not supported in v1.
+    pub fn close_stdin(&mut self, request: RequestId) {
+        let data = Bytes::new();
+        let eof = true;
+        self.write(CLOSE, Write { request, data, eof });
+    }
+
+    /// Gives a process that is being started all of its stdin. Has no effect in v1.
+    pub fn give_input(&mut self, data: &[u8]) {
+        if self.wire.unsupported_stdin(data, true).is_none() {
+            self.stdin.push(0, data.into());
+            self.stdin.finish(0);
+        }
+    }
+
+    fn write(&mut self, what: &'static str, write: Write) {
+        let mut waiting = self.stdin_requests.writes.iter();
+        // A close that waits for its turn may yet be cancelled, so that another close waits as
+        // well.
+        let will_close = !write.eof && waiting.any(|write| write.eof);
+        let is_closed = self.stdin.is_closed(0);
+        let answer = if let Some(feature) = self.wire.unsupported_stdin(&write.data, write.eof) {
+            Err(Failure::Unsupported { what, feature })
+        } else if write.eof && (is_closed || self.end.is_some()) {
+            Ok(ProcessReply::Done)
+        } else if self.end.is_some() {
+            Err(Failure::ProcessEnded { what })
+        } else if is_closed || will_close {
+            Err(Failure::StdinClosed { what })
+        } else {
+            self.stdin_requests.writes.push_back(write);
+            return self.accept_writes();
+        };
+        self.settle(write.request, answer);
+    }
+
+    /// Answers when the server has everything that was accepted so far: in v1, when the link took
+    /// it; in v2, when the process took it.
+    pub fn flush_stdin(&mut self, request: RequestId) {
+        let what = FLUSH;
+        let answer = if self.stdin.kept() == 0 {
+            Ok(ProcessReply::Done)
+        } else if self.end.is_some() {
+            Err(Failure::ProcessEnded { what })
+        } else if self.stdin.is_abandoned() {
+            Err(Failure::StdinClosed { what })
+        } else {
+            let [end] = self.stdin.end();
+            return self.stdin_requests.flushes.push_back((request, end));
+        };
+        self.settle(request, answer);
+    }
+
+    pub(super) fn cancel_stdin(&mut self, request: RequestId) {
+        let StdinRequests {
+            writes, flushes, ..
+        } = &mut self.stdin_requests;
+        flushes.retain(|&(flush, _)| flush != request);
+        writes.retain(|write| write.request != request);
+        self.accept_writes();
+    }
+
+    /// Accepts the writes for which there is room, and sends what can be sent.
+    fn accept_writes(&mut self) {
+        while let Some(write) = self.stdin_requests.writes.front()
+            && self.has_room(write.data.len())
+            && let Some(Write { request, data, eof }) = self.stdin_requests.writes.pop_front()
+        {
+            self.stdin.push(0, data.into());
+            if eof {
+                self.stdin.finish(0);
+            }
+            self.settle(request, Ok(ProcessReply::Done));
+        }
+        self.send_stdin();
+    }
+
+    /// A write larger than the budget is accepted alone.
+    fn has_room(&self, length: usize) -> bool {
+        let kept = self.stdin.kept();
+        kept == 0 || kept.saturating_add(length as u64) <= self.config.stdin_budget as u64
+    }
+
+    /// Sends the next message. There is one at a time: deployed servers do not keep the order of
+    /// two.
+    pub(super) fn send_stdin(&mut self) {
+        let requests = &mut self.stdin_requests;
+        if self.link_up
+            && !requests.in_flight
+            && let Some(piece) = self.stdin.poll()
+        {
+            requests.message += 1;
+            requests.in_flight = true;
+            let offset = self.stdin_base.unwrap_or(0).saturating_add(piece.offset);
+            self.actions.push_back(ProcessAction::SendStdin {
+                number: requests.message,
+                text: self.wire.stdin(offset, piece.data, piece.eof),
+            });
+        }
+    }
+
+    pub(super) fn handle_stdin_written(&mut self, number: u64) {
+        let requests = &mut self.stdin_requests;
+        if !requests.in_flight || requests.message != number {
+            return;
+        }
+        requests.in_flight = false;
+        match self.wire.acks_stdin() {
+            true => self.send_stdin(),
+            false => {
+                let [sent] = self.stdin.sent();
+                self.handle_stdin_taken(sent);
+            }
+        }
+    }
+
+    pub(super) fn handle_stdin_taken(&mut self, offset: u64) {
+        self.stdin.handle_ack([offset]);
+        let [acked] = self.stdin.acked();
+        while let Some(&(request, end)) = self.stdin_requests.flushes.front()
+            && end <= acked
+        {
+            self.stdin_requests.flushes.pop_front();
+            self.settle(request, Ok(ProcessReply::Done));
+        }
+        self.accept_writes();
+    }
+
+    /// The process takes no more: nothing is sent, and requests that wait fail.
+    pub(super) fn abandon_stdin(&mut self, failure: impl Fn(&'static str) -> Failure) {
+        self.stdin.abandon();
+        for write in std::mem::take(&mut self.stdin_requests.writes) {
+            self.settle(write.request, Err(failure(WRITE)));
+        }
+        for (request, _) in std::mem::take(&mut self.stdin_requests.flushes) {
+            self.settle(request, Err(failure(FLUSH)));
+        }
+    }
+}

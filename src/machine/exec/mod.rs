@@ -1,0 +1,17 @@
+//! An exec: code that runs in a sandbox, as each end of the link sees it.
+//!
+//! | file | |
+//! | --- | --- |
+//! | `client/` | [`Process`]: the exec at the client. Sends one stream and receives two |
+//! | `server/` | [`ServedExec`]: the exec at the server (v2). Receives one stream and sends two |
+//! | `v1/` | what an exec of v1 lacks, and how the client makes up for it |
+//!
+//! Both ends keep their offsets in [`stream`](super::stream).
+
+mod client;
+mod server;
+mod v1;
+
+pub use client::{Process, ProcessAction, ProcessConfig, ProcessFact, ProcessReply};
+pub use server::{ServedExec, StoredExec};
+pub use v1::{FAILED, Nonce, TrailerFilter, wrap};
