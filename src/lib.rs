@@ -90,8 +90,6 @@ mod client;
 mod error;
 pub mod machine;
 pub mod protocol;
-#[cfg(any(feature = "client", all(unix, feature = "server")))]
-mod rest;
 #[cfg(all(unix, feature = "server"))]
 pub mod server;
 #[cfg(feature = "test-util")]
@@ -99,6 +97,8 @@ pub mod server;
 pub mod test_util;
 #[cfg(feature = "client")]
 mod transport;
+#[cfg(any(feature = "client", all(unix, feature = "server")))]
+mod yield_now;
 
 #[cfg(feature = "client")]
 pub use actor::{OutputStream, ProcessActor, ProcessOutput, SandboxActor};
