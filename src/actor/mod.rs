@@ -4,7 +4,7 @@
 //! | --- | --- | --- |
 //! | [`SandboxActor`] | the sandbox's life | its connection, its processes, subscribers |
 //! | [`ProcessActor`] | one exec: output, stdin, how it ended | its sandbox |
-//! | [`ConnectionActor`] | the link, and when to dial it again | its sandbox |
+//! | `ConnectionActor` | the link, and when to dial it again | its sandbox |
 //!
 //! The handles of [`Sandbox`](crate::Sandbox) and [`Process`](crate::Process) are a thin coat over
 //! exactly these messages. See the example `actor_messages` for a program that uses the actors alone.
@@ -35,10 +35,11 @@ use crate::machine::ProcessId;
 
 mod connection;
 mod driver;
+mod inbound;
 mod messages;
-mod outgoing;
 mod output;
 mod process;
+mod processes;
 mod random;
 mod reply;
 mod sandbox;
@@ -47,12 +48,11 @@ mod subscribers;
 #[cfg(test)]
 mod tests;
 
-pub use crate::transport::Credit;
-pub use connection::{ConnectionActor, ConnectionCommand, ConnectionReport};
+pub use crate::machine::Stdin;
 pub use messages::{
     AttachProcess, Checkpoint, CloseStdin, Exec, FlushStdin, GetPlace, GetState, GetVersion, Kill,
-    KillSandbox, Open, Opened, ProcessPlace, SnapshotFilesystem, StartedProcess, Stdin, Subscribe,
-    Wait, WriteStdin,
+    KillSandbox, Open, Opened, ProcessPlace, SnapshotFilesystem, StartedProcess, Subscribe, Wait,
+    WriteStdin,
 };
 pub(crate) use messages::{Start, StartKey};
 pub use output::{OutputStream, ProcessOutput};
@@ -67,15 +67,15 @@ pub(crate) use settings::Settings;
 ///
 /// It goes through the sandbox's actor, so that an exec that is asked for next comes after it.
 pub(crate) fn kill_in_background(process: ProcessId, sandbox: &actix::Addr<SandboxActor>) {
-    sandbox.do_send(sandbox::Unheld(process));
+    sandbox.do_send(sandbox::KillProcess(process));
 }
 
-/// Nobody waits for a start any more: it is not sent, or what it starts is killed.
+/// Cancels a start whose caller stopped waiting: it is not sent, or the process that it starts is killed.
 pub(crate) fn cancel_in_background(start: StartKey, sandbox: &actix::Addr<SandboxActor>) {
     sandbox.do_send(sandbox::CancelStart(start));
 }
 
-/// Kills a sandbox to which no handle is left, now or as soon as it is there.
-pub(crate) fn discard_in_background(sandbox: &actix::Addr<SandboxActor>) {
-    sandbox.do_send(sandbox::Discard);
+/// Kills a sandbox to which no handle is left, now or as soon as it is created.
+pub(crate) fn abandon_in_background(sandbox: &actix::Addr<SandboxActor>) {
+    sandbox.do_send(sandbox::Abandon);
 }

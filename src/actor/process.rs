@@ -8,10 +8,10 @@ use super::{
     CloseStdin, FlushStdin, GetPlace, Kill, ProcessPlace, SandboxActor, StartedProcess, Wait,
     WriteStdin,
     driver::{Driven, Driver, now},
-    outgoing::Chunk,
+    inbound::Chunk,
     output::{OutputWriter, ProcessOutput},
     reply::{Deferred, Settler, deferred},
-    sandbox::Unheld,
+    sandbox::KillProcess,
 };
 use crate::{
     Error,
@@ -99,13 +99,13 @@ impl Reports {
 }
 
 /// Tells the sandbox when the actor goes before its process ended.
-struct Obituary {
+struct DropNotice {
     process: ProcessId,
     sandbox: WeakAddr<SandboxActor>,
     finished: bool,
 }
 
-impl Obituary {
+impl DropNotice {
     fn report(&self, report: ProcessReport) {
         if let Some(sandbox) = self.sandbox.upgrade() {
             sandbox.do_send(report);
@@ -113,7 +113,7 @@ impl Obituary {
     }
 }
 
-impl Drop for Obituary {
+impl Drop for DropNotice {
     fn drop(&mut self) {
         if !self.finished {
             self.report(ProcessReport::Gone(self.process));
@@ -121,10 +121,10 @@ impl Drop for Obituary {
     }
 }
 
-/// Kill it, without an answer. Keeps the sandbox until the kill is on its way: it may be dropped, too.
+/// Kills the process without an answer. Keeps the sandbox's actor until the kill is on its way.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub(super) struct KillUnheld(pub(super) Addr<SandboxActor>);
+pub(super) struct KillInBackground(pub(super) Addr<SandboxActor>);
 
 /// A process that was started for a caller who may be gone by the time the answer is there. Dropped
 /// before it is claimed, it kills the process: nobody else would have a handle to it.
@@ -150,7 +150,7 @@ impl Unclaimed {
 impl Drop for Unclaimed {
     fn drop(&mut self) {
         if let (Some(started), Some(sandbox)) = (self.started.take(), self.sandbox.upgrade()) {
-            sandbox.do_send(Unheld(started.process));
+            sandbox.do_send(KillProcess(started.process));
         }
     }
 }
@@ -177,7 +177,7 @@ pub(super) struct NewProcess {
 pub struct ProcessActor {
     machine: Box<Process>,
     output: OutputWriter,
-    obituary: Obituary,
+    notice: DropNotice,
     waiters: BTreeMap<RequestId, Waiter>,
     next_request: u64,
     /// Somebody waits for something of the sandbox.
@@ -200,7 +200,7 @@ impl ProcessActor {
         let actor = Self {
             machine,
             output,
-            obituary: Obituary {
+            notice: DropNotice {
                 process,
                 sandbox,
                 finished: false,
@@ -222,7 +222,7 @@ impl ProcessActor {
     }
 
     fn run_actions(&mut self) {
-        let process = self.obituary.process;
+        let process = self.notice.process;
         let mut reports = Reports::default();
         while let Some(action) = self.machine.poll_action() {
             match action {
@@ -270,13 +270,13 @@ impl ProcessActor {
                     self.output.finish(finish);
                 }
                 ProcessAction::Settled => {
-                    self.obituary.finished = true;
+                    self.notice.finished = true;
                     reports.push(ProcessReport::Settled(process));
                 }
             }
         }
         if let Some(report) = reports.into_one() {
-            self.obituary.report(report);
+            self.notice.report(report);
         }
         self.update_demand();
     }
@@ -436,10 +436,10 @@ impl Handler<Kill> for ProcessActor {
     }
 }
 
-impl Handler<KillUnheld> for ProcessActor {
+impl Handler<KillInBackground> for ProcessActor {
     type Result = ();
 
-    fn handle(&mut self, KillUnheld(sandbox): KillUnheld, _: &mut Context<Self>) {
+    fn handle(&mut self, KillInBackground(sandbox): KillInBackground, _: &mut Context<Self>) {
         self.machine.kill(None, now());
         self.run_actions();
         drop(sandbox);

@@ -30,7 +30,9 @@ mod tests;
 mod wrapper;
 
 pub use backoff::{Backoff, ReconnectPolicy};
-pub use connection::{Connection, ConnectionAction, ConnectionConfig, ConnectionState, Epoch};
+pub use connection::{
+    Connection, ConnectionAction, ConnectionConfig, ConnectionState, Epoch, LinkCommand, LinkFact,
+};
 pub use end::{ProcessEnd, SandboxEnd, SandboxState};
 pub use event::SandboxEvent;
 pub use failure::{Effect, Failure};
@@ -38,7 +40,9 @@ pub use keepalive::{Keepalive, KeepaliveAction, KeepaliveConfig};
 pub use link_error::LinkError;
 pub use output::{Finish, OutputBuffer, OutputPolicy, Overflow, Piece};
 pub use process::{Admission, Process, ProcessAction, ProcessConfig, ProcessFact, ProcessReply};
-pub use sandbox::{Mode, Sandbox, SandboxAction, SandboxConfig, SandboxReply, Timeouts};
+pub use sandbox::{
+    Mode, NewExec, Sandbox, SandboxAction, SandboxConfig, SandboxReply, Stdin, Timeouts,
+};
 pub use served::{ServedExec, StoredExec};
 pub use wrapper::{FAILED as WRAPPER_FAILED, Nonce, TrailerFilter, wrap};
 

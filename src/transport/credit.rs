@@ -20,7 +20,7 @@ struct Pool {
 
 /// Leave to read one batch of frames. Dropping it gives it back, from any thread.
 #[derive(Debug)]
-pub struct Credit(Arc<Pool>);
+pub(crate) struct Credit(Arc<Pool>);
 
 /// The credits of one link.
 #[derive(Debug)]

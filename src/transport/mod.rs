@@ -20,7 +20,7 @@ mod tls;
 mod token;
 
 pub(crate) use cookies::Cookies;
-pub use credit::Credit;
+pub(crate) use credit::Credit;
 pub(crate) use dial::{DialConfig, Dialled, dial};
 pub use endpoint::UrlError;
 pub(crate) use endpoint::{Endpoint, Target};

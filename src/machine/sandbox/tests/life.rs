@@ -43,8 +43,8 @@ fn every_state() -> Vec<(SandboxState, Fixture)> {
 
 fn assert_over(fixture: &mut Fixture, what: &str) {
     let control = fixture.control();
-    assert_eq!(control.last(), Some(&Control::Close), "{what}: {control:?}");
-    assert!(control.contains(&Control::Disarm), "{what}: {control:?}");
+    assert_eq!(control.last(), Some(&CLOSE), "{what}: {control:?}");
+    assert!(control.contains(&DISABLE_RECONNECT), "{what}: {control:?}");
     assert_eq!(fixture.sandbox.poll_timeout(), None, "{what}");
     assert_eq!(
         fixture.answers.len() as u64,
@@ -73,7 +73,7 @@ fn create_sends_its_configuration_and_answers_when_the_sandbox_runs() {
     assert_eq!(fixture.answer(open), None);
     fixture.say("SANDBOX_RUNNING");
     assert_eq!(fixture.answer(open), Some(Ok(SandboxReply::Ready)));
-    assert_eq!(fixture.control(), [Control::Confirm(1)]);
+    assert_eq!(fixture.control(), [confirm(1)]);
     let late = fixture.ask(Sandbox::open);
     assert_eq!(fixture.answer(late), Some(Ok(SandboxReply::Ready)));
     assert_eq!(fixture.sandbox.poll_timeout(), None);
@@ -87,7 +87,7 @@ fn attach_sends_nothing_and_answers_after_a_restore() {
     fixture.say("SANDBOX_RUNNING");
     assert_eq!(fixture.answer(open), Some(Ok(SandboxReply::Ready)));
     assert_eq!(fixture.sent(), [""; 0]);
-    assert_eq!(fixture.control(), [Control::Confirm(1)]);
+    assert_eq!(fixture.control(), [confirm(1)]);
 }
 
 #[test]
@@ -259,7 +259,7 @@ fn an_early_close_fails_create_and_attach_once() {
             location: None,
             retry_after: None,
         };
-        sandbox.handle_lost(cause, 0, Instant::now());
+        sandbox.handle_link(lost(cause), Instant::now());
     });
     assert!(refused.says(open).ends_with("HTTP status 403: not you"));
 }
@@ -361,9 +361,9 @@ fn nothing_happens_after_the_end() {
         fixture.link();
         fixture.cut();
         fixture.lose();
-        fixture.call(|sandbox| sandbox.handle_closed(Instant::now()));
+        fixture.call(|sandbox| sandbox.handle_link(LinkFact::Closed, Instant::now()));
         fixture.pass(Duration::from_secs(3600));
-        fixture.call(|sandbox| (1..3).for_each(|n| sandbox.abandon(ProcessId(n))));
+        fixture.call(|sandbox| (1..3).for_each(|n| sandbox.abandon_process(ProcessId(n))));
         assert_eq!(fixture.control(), [], "{state}");
         assert_eq!(fixture.events(), [], "{state}");
         assert_eq!(
@@ -401,7 +401,7 @@ fn detach_closes_at_once_but_sees_a_creation_and_a_kill_through() {
         assert_eq!(fixture.end(), Some(SandboxEnd::Closed), "{state}");
         assert_over(&mut fixture, &format!("detached while {state}"));
         fixture.call(Sandbox::detach);
-        assert_eq!(fixture.control(), [Control::Close], "again");
+        assert_eq!(fixture.control(), [CLOSE], "again");
     }
     let mut dialling = Fixture::new(Mode::Create(Configuration::default()));
     dialling.ask(Sandbox::open);
@@ -417,7 +417,7 @@ fn abandoned() -> Fixture {
     fixture.forget();
     fixture.say("SANDBOX_RUNNING");
     assert_eq!(fixture.sent(), [KILL_SANDBOX]);
-    assert_eq!(fixture.control(), [Control::Confirm(1), Control::Disarm]);
+    assert_eq!(fixture.control(), [confirm(1), DISABLE_RECONNECT]);
     fixture.call(Sandbox::detach);
     assert_eq!(fixture.state(), SandboxState::Killing);
     fixture
@@ -461,7 +461,7 @@ fn a_sandbox_dropped_in_an_outage_before_anybody_had_it_is_killed_after_it() {
         let mut fixture = Fixture::running();
         fixture.cut();
         let now = fixture.now;
-        fixture.call(|sandbox| sandbox.discard(now));
+        fixture.call(|sandbox| sandbox.abandon(now));
         fixture.call(Sandbox::detach);
         assert_eq!(fixture.end(), None);
         fixture
@@ -496,7 +496,7 @@ fn timeouts_without_end_are_no_panic() {
         reason: max,
     };
     let mut fixture = Fixture::new(Mode::Create(Configuration::default()));
-    fixture.sandbox.timeouts = timeouts;
+    fixture.sandbox.config.timeouts = timeouts;
     fixture.link();
     fixture.frame(IDENTITY);
     fixture.say("SANDBOX_RUNNING");
@@ -523,7 +523,7 @@ fn a_refused_kill_ends_a_sandbox_that_nobody_holds() {
 /// What the server says of a named exec that runs, and what its process is told in the end.
 fn told_end_of_a_lost_exec(configuration: Configuration) -> (ProcessEnd, Option<SandboxEnd>) {
     let (mut fixture, _) = Fixture::creating_with(configuration);
-    fixture.sandbox.version = Version::V2;
+    fixture.sandbox.life.version = Version::V2;
     fixture.frame(IDENTITY);
     fixture.say("SANDBOX_RUNNING");
     fixture.exec();
@@ -574,7 +574,7 @@ fn dropped_while_checkpointing() -> Fixture {
     fixture.say("SANDBOX_CHECKPOINTING");
     fixture.forget();
     let now = fixture.now;
-    fixture.call(|sandbox| sandbox.discard(now));
+    fixture.call(|sandbox| sandbox.abandon(now));
     fixture.call(Sandbox::detach);
     assert_eq!(fixture.end(), None, "the outcome is waited for");
     fixture

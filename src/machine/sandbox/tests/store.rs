@@ -9,13 +9,13 @@ fn checkpoint_answers_when_the_server_confirmed_it_and_ends_the_session() {
     let mut fixture = Fixture::running();
     let checkpoint = fixture.checkpoint();
     assert_eq!(fixture.sent(), [r#"{"action":"checkpoint"}"#]);
-    assert_eq!(fixture.control(), [Control::Disarm]);
+    assert_eq!(fixture.control(), [DISABLE_RECONNECT]);
     fixture.say_all("CHECKPOINTING DELETING DELETED");
     assert_eq!(fixture.answer(checkpoint), None);
     fixture.say("SANDBOX_CHECKPOINTED");
     assert_eq!(fixture.answer(checkpoint), Some(Ok(SandboxReply::Done)));
     assert_eq!(fixture.end(), Some(SandboxEnd::Checkpointed));
-    assert_eq!(fixture.control().last(), Some(&Control::Close));
+    assert_eq!(fixture.control().last(), Some(&CLOSE));
     assert!(fixture.end().is_some_and(|end| end.is_reattachable()));
 }
 
@@ -56,7 +56,7 @@ fn a_checkpoint_refused_because_an_exec_runs_fails_and_the_sandbox_goes_on() {
     fixture.say_because("SANDBOX_EXECUTION_IN_PROGRESS_ERROR", "Cannot checkpoint.");
     assert!(fixture.says(checkpoint).contains("Cannot checkpoint."));
     assert_eq!(fixture.state(), SandboxState::Running);
-    assert_eq!(fixture.control(), [Control::Confirm(1)], "armed again");
+    assert_eq!(fixture.control(), [confirm(1)], "armed again");
     fixture.print("on");
     assert_eq!(fixture.output().len(), 1);
     fixture.say("SANDBOX_EXECUTION_DONE");
@@ -73,7 +73,7 @@ fn a_checkpoint_refused_in_the_middle_of_a_kill_does_not_arm_the_connection() {
     fixture.say("SANDBOX_CHECKPOINTING");
     fixture.forget();
     fixture.say_because("SANDBOX_EXECUTION_IN_PROGRESS_ERROR", "no");
-    assert_eq!(fixture.control(), [Control::Confirm(1), Control::Disarm]);
+    assert_eq!(fixture.control(), [confirm(1), DISABLE_RECONNECT]);
     assert_eq!(fixture.state(), SandboxState::Killing);
 }
 
@@ -85,7 +85,7 @@ fn a_fatal_checkpoint_error_fails_with_the_reason_and_closes() {
     fixture.say_because("SANDBOX_CHECKPOINT_ERROR", "not configured");
     assert!(fixture.says(checkpoint).contains("not configured"));
     assert!(matches!(fixture.end(), Some(SandboxEnd::Failed { .. })));
-    assert_eq!(fixture.control().last(), Some(&Control::Close));
+    assert_eq!(fixture.control().last(), Some(&CLOSE));
 }
 
 #[test]
@@ -161,7 +161,7 @@ fn a_checkpoint_is_bounded_in_time_and_never_comes_back_by_itself() {
     crossed.cut();
     assert!(matches!(crossed.end(), Some(SandboxEnd::LinkLost { .. })));
     assert_eq!(crossed.failure(checkpoint).effect(), Effect::Unknown);
-    assert_eq!(crossed.control().last(), Some(&Control::Close));
+    assert_eq!(crossed.control().last(), Some(&CLOSE));
 }
 
 // ----- snapshot
@@ -240,7 +240,7 @@ fn kill_is_idempotent_and_answers_when_the_server_confirmed_it() {
     let mut fixture = Fixture::executing();
     let kills = [fixture.kill(), fixture.kill()];
     assert_eq!(fixture.sent(), [KILL_SANDBOX]);
-    assert_eq!(fixture.control(), [Control::Disarm]);
+    assert_eq!(fixture.control(), [DISABLE_RECONNECT]);
     fixture.say_all("KILLING DELETING DELETED");
     assert_eq!(fixture.answer(kills[0]), None);
     fixture.say("SANDBOX_KILLED");
@@ -293,7 +293,7 @@ fn a_failed_kill_says_why_and_the_sandbox_goes_on_armed() {
         assert!(fixture.says(kill).contains("busy"));
     }
     assert_eq!(fixture.state(), SandboxState::Running);
-    assert_eq!(fixture.control(), [Control::Confirm(1)]);
+    assert_eq!(fixture.control(), [confirm(1)]);
     fixture.kill();
     assert_eq!(fixture.sent(), [KILL_SANDBOX]);
 }
@@ -412,7 +412,7 @@ fn a_kill_during_an_outage_is_sent_once_the_sandbox_runs_again() {
     assert_eq!(fixture.sent(), [""; 0], "not before it runs");
     fixture.say("SANDBOX_RUNNING");
     assert_eq!(fixture.sent(), [RECONNECT, KILL_SANDBOX]);
-    assert_eq!(fixture.control(), [Control::Confirm(2), Control::Disarm]);
+    assert_eq!(fixture.control(), [confirm(2), DISABLE_RECONNECT]);
     fixture.say_all("KILLING DELETED KILLED");
     assert_eq!(fixture.answer(kill), Some(Ok(SandboxReply::Done)));
 }
@@ -475,7 +475,7 @@ fn a_sandbox_deleted_while_idle_is_over_at_once() {
     let mut fixture = Fixture::running();
     fixture.say_all("DELETING DELETED");
     assert_eq!(fixture.end(), Some(SandboxEnd::Deleted));
-    assert_eq!(fixture.control(), [Control::Disarm, Control::Close]);
+    assert_eq!(fixture.control(), [DISABLE_RECONNECT, CLOSE]);
     let kill = fixture.kill();
     assert_eq!(fixture.answer(kill), Some(Ok(SandboxReply::Done)));
     let exec = fixture.exec();
@@ -523,7 +523,7 @@ fn a_kill_or_checkpoint_by_someone_else_is_seen() {
     assert_eq!(killed.end(), Some(SandboxEnd::Killed));
     let mut deleted = Fixture::executing();
     deleted.say_all("CHECKPOINTING DELETED");
-    assert!(deleted.control().contains(&Control::Disarm));
+    assert!(deleted.control().contains(&DISABLE_RECONNECT));
     deleted.cut();
     assert_eq!(
         deleted.end(),

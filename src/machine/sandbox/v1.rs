@@ -1,0 +1,595 @@
+//! What protocol v1 lacks, and how the client makes up for it.
+//!
+//! - **An exec has no id**, so one runs at a time. A further exec is refused while a process runs. It
+//!   waits, within its timeout, for a process that is being killed (after a cancelled `run` no handle to
+//!   that process is left, so the caller could not wait for its end), and for a lost link.
+//! - **Answers name no request.** The answers to kills are counted. A `DONE` also follows a refused exec.
+//! - **A lost answer does not come again.** What an exec may have started whose answer was lost with its
+//!   link is killed after the outage. Until then the next exec waits: a server refuses a second process
+//!   while the first is dying.
+//! - **An error and its reason are two messages.** The error waits for its reason.
+
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
+
+use super::{
+    Pending, Sandbox, SandboxAction, SandboxReply, is_due,
+    process::{CONFIRM_START, NewExec, RUN_CODE, Stdin},
+};
+use crate::{
+    machine::{
+        Effect, Failure, Process, ProcessFact, ProcessId, RequestId, SandboxEnd, SandboxEvent,
+        SandboxState, later, wrap,
+    },
+    protocol::{ClientMessage, ExecOptions, Pairing, Status, StdStream},
+};
+
+/// Most kills whose answers are remembered as due.
+pub(super) const MAX_KILLS: usize = 64;
+
+/// How long after `FORCE_KILLED` the `DONE` of a process may take. No `DONE` comes if no process
+/// ran, or if the server keeps it for a `reconnect`, which must not be sent if no process ran.
+const DONE_GRACE: Duration = Duration::from_millis(500);
+
+/// Deployed servers answer stdin that comes after the end of a process with `EXECUTION_ERROR` and
+/// this reason. It must not be taken for the answer to the next exec.
+const NO_PROCESS: &str = "No process is running";
+
+#[derive(Debug, Default)]
+pub(super) struct V1 {
+    /// The exec of the sandbox. Set when its request is sent; cleared when it ended, was refused, or its
+    /// answer was lost.
+    exec: Option<Exec>,
+    /// The exec that was not sent yet. Cleared when it is sent or refused.
+    queued: Option<Queued>,
+    /// Whose kills the next answers are for. Survives the link, as a server keeps answers for the next:
+    /// an answer too many that is expected costs little, but one that is not expected would be taken for
+    /// the end of a later process.
+    pub(super) kills: VecDeque<ProcessId>,
+    /// The process that was last killed. Cleared if the server refuses that kill.
+    dying: Option<ProcessId>,
+    /// What an exec may have started whose answer was lost. Cleared when that was killed, or when the
+    /// next exec has waited for too long.
+    leftover: Option<Leftover>,
+    /// The process whose output was asked for on this link. Cleared when the server answers.
+    resuming: Option<ProcessId>,
+    /// The error that waits for its reason. Cleared with the link.
+    pub(super) pairing: Pairing,
+    /// When that error no longer waits.
+    reason_due: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Exec {
+    process: ProcessId,
+    phase: Phase,
+}
+
+#[derive(Debug)]
+enum Phase {
+    /// Sent; the server has not said that it runs.
+    Starting(Pending),
+    /// It runs.
+    Running,
+    /// No caller waits for it. It is being killed, and the sandbox is busy until it ends.
+    Abandoned { running: bool },
+}
+
+#[derive(Debug)]
+struct Queued {
+    process: ProcessId,
+    caller: Pending,
+    /// The frame of the request.
+    text: String,
+}
+
+#[derive(Debug)]
+struct Leftover {
+    process: ProcessId,
+    /// Whether its kill was sent on this link.
+    is_killed: bool,
+    /// Whether `DONE` came for it.
+    is_done: bool,
+    /// When its `DONE` is no longer waited for. Set by its `FORCE_KILLED`.
+    done_due: Option<Instant>,
+}
+
+impl Exec {
+    /// Whether the server said that it runs.
+    fn has_started(&self) -> bool {
+        matches!(
+            self.phase,
+            Phase::Running | Phase::Abandoned { running: true }
+        )
+    }
+
+    fn is_abandoned(&self) -> bool {
+        matches!(self.phase, Phase::Abandoned { .. })
+    }
+
+    /// Abandons it; gives the caller that waits for its start.
+    fn abandon(&mut self) -> Option<Pending> {
+        let running = self.has_started();
+        std::mem::replace(&mut self.phase, Phase::Abandoned { running }).caller()
+    }
+}
+
+impl Phase {
+    fn caller(self) -> Option<Pending> {
+        match self {
+            Self::Starting(caller) => Some(caller),
+            _ => None,
+        }
+    }
+}
+
+impl V1 {
+    /// The process that is running, and that its caller has a handle to.
+    pub(super) fn running(&self) -> Option<ProcessId> {
+        let exec = self.exec.as_ref()?;
+        matches!(exec.phase, Phase::Running).then_some(exec.process)
+    }
+
+    fn start(&self) -> Option<(ProcessId, &Pending)> {
+        match self.exec.as_ref()? {
+            Exec {
+                process,
+                phase: Phase::Starting(caller),
+            } => Some((*process, caller)),
+            _ => None,
+        }
+    }
+
+    /// The process whose start this caller waits for.
+    pub(super) fn starting(&self, request: RequestId) -> Option<ProcessId> {
+        let queued = self.queued.as_ref().map(|it| (it.process, &it.caller));
+        let mut starts = self.start().into_iter().chain(queued);
+        starts.find_map(|(process, caller)| (caller.request == request).then_some(process))
+    }
+
+    pub(super) fn timeout(&self) -> Option<Instant> {
+        let timeouts = [
+            self.reason_due,
+            self.start().map(|(_, caller)| caller.due),
+            self.queued.as_ref().map(|queued| queued.caller.due),
+            self.leftover.as_ref().and_then(|it| it.done_due),
+        ];
+        timeouts.into_iter().flatten().min()
+    }
+
+    /// Whether the next exec waits for the end of this one.
+    fn is_dying(&self) -> bool {
+        let exec = self.exec.as_ref();
+        exec.is_some_and(|it| it.is_abandoned() || self.dying == Some(it.process))
+    }
+}
+
+/// What v1 cannot carry of these options.
+fn unsupported(options: &ExecOptions) -> Option<&'static str> {
+    let ExecOptions {
+        args,
+        env,
+        cwd,
+        timeout_ms,
+        output_grace_ms,
+        input_ends,
+        // It concerns v2 alone.
+        window: _,
+    } = options;
+    let features = [
+        (!args.is_empty(), "arguments"),
+        (!env.is_empty(), "environment variables"),
+        (cwd.is_some(), "working directory"),
+        (timeout_ms.is_some(), "timeout of a process"),
+        (output_grace_ms.is_some(), "output grace of a process"),
+        (*input_ends, "end of input"),
+    ];
+    let mut features = features.into_iter();
+    features.find_map(|(used, feature)| used.then_some(feature))
+}
+
+// Execs.
+impl Sandbox {
+    /// The process that occupies the sandbox, in v1.
+    pub fn process(&self) -> Option<ProcessId> {
+        self.v1.exec.as_ref().map(|exec| exec.process)
+    }
+
+    pub(super) fn exec_v1(
+        &mut self,
+        request: RequestId,
+        exec: NewExec<'_>,
+        now: Instant,
+    ) -> Result<(ProcessId, Process), Failure> {
+        let what = RUN_CODE;
+        if self.life.state != SandboxState::Reconnecting {
+            self.require_running(what)?;
+        }
+        let NewExec {
+            language,
+            code,
+            mut options,
+            stdin,
+            wrapper,
+        } = exec;
+        options.input_ends = matches!(stdin, Stdin::Bytes(_));
+        let wrapped = match (&wrapper, unsupported(&options)) {
+            (Some(nonce), _) => wrap(language, code, &options, nonce).map(Some),
+            (None, Some(feature)) => Err(feature),
+            (None, None) => Ok(None),
+        };
+        let wrapped = wrapped.map_err(|feature| Failure::Unsupported { what, feature })?;
+        let is_free = self.v1.exec.is_none() || self.v1.is_dying();
+        if self.v1.queued.is_some() || !is_free {
+            return Err(Failure::ProcessRunning { what });
+        }
+        let process = self.next_process();
+        let config = self.config.process;
+        let machine = match &wrapper {
+            Some(nonce) => Process::wrapped(config, nonce),
+            None => Process::new(config),
+        };
+        self.v1.queued = Some(Queued {
+            process,
+            caller: Pending::new(request, now, self.config.timeouts.exec),
+            text: ClientMessage::exec(language, wrapped.as_deref().unwrap_or(code)).encode(),
+        });
+        self.run_queued();
+        Ok((process, machine))
+    }
+
+    /// Sends the exec that waits, or refuses it, unless it has to wait longer.
+    pub(super) fn run_queued(&mut self) {
+        let is_running = self.life.state == SandboxState::Running;
+        let waits = self.v1.is_dying() || is_running && self.v1.leftover.is_some();
+        if waits || !self.life.is_linked() {
+            return;
+        }
+        match self.require_running(RUN_CODE) {
+            Err(failure) => self.refuse_queued(failure),
+            Ok(()) if self.v1.exec.is_some() => {
+                self.refuse_queued(Failure::ProcessRunning { what: RUN_CODE });
+            }
+            Ok(()) => {
+                if let Some(exec) = self.v1.queued.take() {
+                    self.v1.exec = Some(Exec {
+                        process: exec.process,
+                        phase: Phase::Starting(exec.caller),
+                    });
+                    self.actions.push(SandboxAction::Send(exec.text));
+                }
+            }
+        }
+    }
+
+    fn refuse_queued(&mut self, failure: Failure) {
+        if let Some(exec) = self.v1.queued.take() {
+            self.actions.fail(Some(exec.caller), failure);
+            self.actions.end(exec.process, SandboxEnd::Closed);
+        }
+    }
+
+    pub(super) fn abandon_v1(&mut self, process: ProcessId) {
+        let cancelled = |what| Failure::Cancelled { what };
+        if self
+            .v1
+            .queued
+            .as_ref()
+            .is_some_and(|it| it.process == process)
+        {
+            self.refuse_queued(cancelled(RUN_CODE));
+        } else if self.process() == Some(process) {
+            self.abandon_current(cancelled("run the code"));
+        }
+    }
+
+    /// The caller of the exec gets this failure if it waits for the start, and the exec is killed.
+    fn abandon_current(&mut self, failure: Failure) {
+        if let Some(exec) = self.v1.exec.as_mut().filter(|exec| !exec.is_abandoned()) {
+            let process = exec.process;
+            self.actions.fail(exec.abandon(), failure);
+            self.kill_process(process);
+        }
+    }
+
+    /// The kill of a process came to nothing. If no caller can try again, the sandbox does not wait for
+    /// its end: the server decides whether it runs another.
+    fn drop_abandoned(&mut self, process: ProcessId) {
+        let exec = &mut self.v1.exec;
+        let is_it = |it: &mut Exec| {
+            it.process == process && matches!(it.phase, Phase::Abandoned { running: true })
+        };
+        if exec.take_if(is_it).is_some() {
+            self.actions.end(process, SandboxEnd::Closed);
+        }
+    }
+
+    pub(super) fn v1_process_ended(&mut self, process: ProcessId) {
+        if let Some(exec) = self.v1.exec.take_if(|exec| exec.process == process) {
+            let what = "run the code";
+            let failure = Failure::ProcessEnded { what };
+            self.actions.fail(exec.phase.caller(), failure);
+        }
+        self.run_queued();
+    }
+
+    pub(super) fn process_of_v1_output(
+        &mut self,
+        stream: StdStream,
+        bytes: usize,
+    ) -> Option<ProcessId> {
+        match &self.v1.exec {
+            Some(exec) if matches!(exec.phase, Phase::Running) => return Some(exec.process),
+            Some(exec) if exec.is_abandoned() => {}
+            _ if self.life.state == SandboxState::Creating => {
+                self.violation(format!("{stream} before the sandbox was created"));
+            }
+            _ => self.actions.event(SandboxEvent::StrayOutput { bytes }),
+        }
+        None
+    }
+}
+
+// Kills.
+impl Sandbox {
+    /// Asks the server to kill the process. Under v2 the process does that itself.
+    pub fn kill_process(&mut self, process: ProcessId) {
+        if self.life.is_linked() && self.process() == Some(process) {
+            self.v1.dying = Some(process);
+            self.send_process_kill(process);
+        }
+    }
+
+    fn send_process_kill(&mut self, process: ProcessId) {
+        if self.v1.kills.len() >= MAX_KILLS {
+            self.v1.kills.pop_front();
+        }
+        self.v1.kills.push_back(process);
+        self.actions.send(&ClientMessage::KillProcess);
+    }
+
+    /// A kill of the process is about to be asked for: the next exec waits for its end.
+    pub fn expect_kill(&mut self, process: ProcessId) {
+        self.v1.dying = Some(process);
+    }
+
+    /// The last handle is dropped while an exec is starting: its process is killed.
+    pub(super) fn kill_v1_start(&mut self) {
+        if let Some((process, _)) = self.v1.start() {
+            self.kill_process(process);
+        }
+    }
+
+    /// The next exec waits for a leftover until both answers to its kill are there.
+    fn drop_killed_leftover(&mut self) {
+        let is_over = |it: &mut Leftover| it.is_done && it.done_due.is_some();
+        if self.v1.leftover.take_if(is_over).is_some() {
+            self.run_queued();
+        }
+    }
+}
+
+// What the server and the connection say.
+impl Sandbox {
+    pub(super) fn handle_v1_status(
+        &mut self,
+        status: Status,
+        reason: Option<String>,
+        now: Instant,
+    ) {
+        match status {
+            Status::ExecutionForceKillError => self.handle_kill_error(status, reason),
+            status if self.life.state == SandboxState::Creating => {
+                self.violation(format!("{status} before the sandbox was created"));
+            }
+            Status::ExecutionRunning => self.handle_execution_running(),
+            Status::ExecutionDone => self.handle_execution_done(),
+            Status::ExecutionForceKilled => self.handle_force_killed(now),
+            Status::ExecutionError if reason.as_ref().is_some_and(|it| it.contains(NO_PROCESS)) => {
+            }
+            _ => self.handle_not_started(status, reason),
+        }
+    }
+
+    fn handle_execution_running(&mut self) {
+        self.v1.resuming = None;
+        let Some(exec) = &mut self.v1.exec else {
+            return;
+        };
+        // After a `reconnect` the server says it again.
+        if exec.has_started() {
+            return;
+        }
+        let process = exec.process;
+        match std::mem::replace(&mut exec.phase, Phase::Running).caller() {
+            Some(Pending { request, .. }) => {
+                self.actions.tell(process, ProcessFact::LinkUp);
+                self.actions.event(SandboxEvent::ProcessStarted(process));
+                let started = SandboxReply::Started(process);
+                self.actions.settle(request, Ok(started));
+            }
+            None => {
+                exec.phase = Phase::Abandoned { running: true };
+                // The first kill may have come before there was anything to kill.
+                self.kill_process(process);
+            }
+        }
+    }
+
+    fn handle_execution_done(&mut self) {
+        // `DONE` also follows a refused exec; one that is still starting cannot be done.
+        if let Some(exec) = self.v1.exec.take_if(|exec| exec.has_started()) {
+            self.actions.tell(exec.process, ProcessFact::Done);
+            self.run_queued();
+        } else if self.v1.exec.is_none()
+            && let Some(leftover) = &mut self.v1.leftover
+        {
+            leftover.is_done = leftover.is_killed;
+            self.drop_killed_leftover();
+        }
+    }
+
+    fn handle_force_killed(&mut self, now: Instant) {
+        // Answers come in the order of the kills. The answer to a kill of a process that has ended
+        // meanwhile must not be taken for news of the next one; a handoff kills whatever runs.
+        let killed = self.v1.kills.pop_front();
+        let killed = killed.filter(|_| !self.store.handing_off);
+        if let Some(leftover) = &mut self.v1.leftover
+            && leftover.is_killed
+            && killed == Some(leftover.process)
+        {
+            leftover.done_due.get_or_insert(now + DONE_GRACE);
+            self.drop_killed_leftover();
+        }
+        // One that the server has not started was not killed by it.
+        if let Some(exec) = self.v1.exec.as_ref().filter(|exec| exec.has_started())
+            && killed.is_none_or(|killed| killed == exec.process)
+        {
+            self.actions.tell(exec.process, ProcessFact::ForceKilled);
+        }
+    }
+
+    fn handle_kill_error(&mut self, status: Status, reason: Option<String>) {
+        let Some(process) = self.v1.kills.pop_front() else {
+            return;
+        };
+        self.v1.dying.take_if(|dying| *dying == process);
+        let failure = Failure::refused("kill the process", status, reason);
+        let refused = ProcessFact::KillRefused(failure);
+        self.actions.tell(process, refused);
+        self.drop_abandoned(process);
+        let leftover = &mut self.v1.leftover;
+        leftover.take_if(|it| it.is_killed && it.process == process);
+        self.run_queued();
+    }
+
+    /// The server refused an exec. While a process runs, it is the refusal of something else.
+    fn handle_not_started(&mut self, status: Status, reason: Option<String>) {
+        if let Some(exec) = self.v1.exec.take_if(|exec| !exec.has_started()) {
+            let failure = Failure::refused("run the code", status, reason);
+            self.actions.fail(exec.phase.caller(), failure);
+            self.actions.tell(exec.process, ProcessFact::Done);
+            self.run_queued();
+        }
+    }
+
+    /// The sandbox runs on a new link. The server sends the output of the exec only when asked to, and
+    /// must not be asked when there is none.
+    pub(super) fn resume_v1(&mut self) {
+        self.v1.resuming = self.process();
+        if let Some(leftover) = &mut self.v1.leftover {
+            leftover.is_killed = true;
+            let process = leftover.process;
+            self.send_process_kill(process);
+        }
+        if let Some(exec) = &self.v1.exec {
+            let process = exec.process;
+            self.actions.send(&ClientMessage::Reconnect);
+            match exec.is_abandoned() {
+                true => self.kill_process(process),
+                false => self.actions.tell(process, ProcessFact::LinkUp),
+            }
+        }
+    }
+
+    /// `SANDBOX_RUNNING` on a link that runs: a v2 server answers a `reconnect` of v1 so if it has no exec.
+    pub(super) fn handle_nothing_to_resume(&mut self) {
+        // An exec that has begun since is another one.
+        if let Some(resuming) = self.v1.resuming.take()
+            && let Some(exec) = self.v1.exec.take_if(|it| it.process == resuming)
+        {
+            let reason = "the server that the new link leads to does not have it".to_owned();
+            let reason = Some(reason);
+            self.actions
+                .end(exec.process, SandboxEnd::ProcessLost { reason });
+            self.run_queued();
+        }
+    }
+
+    pub(super) fn handle_v1_link_down(&mut self) {
+        // A kill that was not answered is sent again on the next link.
+        self.v1.leftover.take_if(|it| it.done_due.is_some());
+        if let Some(leftover) = &mut self.v1.leftover {
+            (leftover.is_killed, leftover.is_done) = (false, false);
+        }
+        if let Some(exec) = self.v1.exec.take_if(|exec| !exec.has_started()) {
+            let failure = Failure::LinkLost {
+                what: CONFIRM_START,
+                effect: Effect::Unknown,
+            };
+            self.actions.fail(exec.phase.caller(), failure);
+            self.actions.end(exec.process, SandboxEnd::Closed);
+            self.v1.leftover = Some(Leftover {
+                process: exec.process,
+                is_killed: false,
+                is_done: false,
+                done_due: None,
+            });
+        } else if let Some(process) = self.process() {
+            self.actions.tell(process, ProcessFact::LinkDown);
+        }
+    }
+
+    /// The error that waits for its reason does not wait any longer.
+    pub(super) fn flush_pairing(&mut self, now: Instant) {
+        self.v1.reason_due = None;
+        if let Some(fact) = self.v1.pairing.flush() {
+            self.handle_fact(fact, now);
+        }
+    }
+
+    /// After a message: an error waits for its reason from the status on.
+    pub(super) fn update_reason_due(&mut self, is_status: bool, now: Instant) {
+        if !self.v1.pairing.is_waiting() || self.life.is_over() {
+            self.v1.reason_due = None;
+        } else if is_status {
+            self.v1.reason_due = Some(later(now, self.config.timeouts.reason));
+        }
+    }
+
+    pub(super) fn handle_v1_timeout(&mut self, now: Instant) {
+        if is_due(self.v1.reason_due, now) {
+            self.flush_pairing(now);
+        }
+        if self
+            .v1
+            .start()
+            .is_some_and(|(_, caller)| caller.is_due(now))
+        {
+            self.abandon_current(Failure::Timeout {
+                what: "the start of the process",
+                after: self.config.timeouts.exec,
+            });
+        }
+        let leftover = &mut self.v1.leftover;
+        if leftover.take_if(|it| is_due(it.done_due, now)).is_some() {
+            self.run_queued();
+        }
+        let queued = self.v1.queued.as_ref();
+        if queued.is_some_and(|queued| queued.caller.is_due(now)) {
+            // The next exec does not wait for the leftover.
+            self.v1.leftover.take_if(|it| it.is_killed);
+            if self.life.state == SandboxState::Reconnecting {
+                self.refuse_queued(self.wrong_state(RUN_CODE));
+            } else {
+                self.refuse_queued(Failure::ProcessRunning { what: RUN_CODE });
+                if let Some(process) = self.process() {
+                    self.drop_abandoned(process);
+                }
+            }
+        }
+    }
+
+    pub(super) fn end_v1(&mut self, end: &SandboxEnd) {
+        self.v1.reason_due = None;
+        self.v1.leftover = None;
+        if let Some(exec) = self.v1.exec.take() {
+            let failure = Failure::ended(CONFIRM_START, end, Effect::Unknown);
+            self.actions.fail(exec.phase.caller(), failure);
+            self.actions.end(exec.process, end.clone());
+        }
+        self.refuse_queued(Failure::ended(RUN_CODE, end, Effect::NotApplied));
+    }
+}
