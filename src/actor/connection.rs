@@ -65,32 +65,6 @@ pub(super) enum ConnectionReport {
     Drained(Epoch),
 }
 
-/// Tells the owner when the actor ends without a last report, as in a panic.
-struct DropNotice {
-    owner: WeakRecipient<ConnectionReport>,
-    finished: bool,
-}
-
-impl DropNotice {
-    fn report(&self, report: ConnectionReport) {
-        if let Some(owner) = self.owner.upgrade() {
-            // The number of reports in flight is bounded by the link's credits.
-            owner.do_send(report);
-        }
-    }
-}
-
-impl Drop for DropNotice {
-    fn drop(&mut self) {
-        if !self.finished {
-            self.report(ConnectionReport::Link(LinkFact::Lost {
-                cause: LinkError::ActorGone,
-                attempts: 0,
-            }));
-        }
-    }
-}
-
 type Dialling = LocalBoxFuture<'static, Result<Dialled, LinkError>>;
 
 /// Dials, watches, and restarts the link of one sandbox.
@@ -108,7 +82,9 @@ pub(super) struct ConnectionActor {
     recorded: Option<RecordedDial>,
     /// A link that is lost, while the owner hears the last of it.
     drained: Option<(Epoch, LinkError)>,
-    notice: DropNotice,
+    owner: WeakRecipient<ConnectionReport>,
+    /// Whether the owner was told that the link is lost for good or closed.
+    finished: bool,
     span: Span,
     /// The connection is the last of the sandbox's actors: it closes with a handshake.
     _kept: Option<Arc<dyn Any + Send + Sync>>,
@@ -137,12 +113,17 @@ impl ConnectionActor {
             recorder: settings.recorder.clone(),
             recorded: None,
             drained: None,
-            notice: DropNotice {
-                owner,
-                finished: false,
-            },
+            owner,
+            finished: false,
             span,
             _kept: settings.kept.clone(),
+        }
+    }
+
+    fn report(&self, report: ConnectionReport) {
+        if let Some(owner) = self.owner.upgrade() {
+            // The number of reports in flight is bounded by the link's credits.
+            owner.do_send(report);
         }
     }
 
@@ -184,12 +165,12 @@ impl ConnectionActor {
                 self.finish(ctx);
             }
         }
-        self.notice.report(ConnectionReport::Link(fact));
+        self.report(ConnectionReport::Link(fact));
     }
 
     fn finish(&mut self, ctx: &mut Context<Self>) {
         self.link = None;
-        self.notice.finished = true;
+        self.finished = true;
         ctx.stop();
     }
 
@@ -236,6 +217,18 @@ impl ConnectionActor {
             self.link = None;
             self.dialling = None;
             self.recorded = None;
+        }
+    }
+}
+
+impl Drop for ConnectionActor {
+    /// Tells the owner if the actor ends early, as in a panic.
+    fn drop(&mut self) {
+        if !self.finished {
+            self.report(ConnectionReport::Link(LinkFact::Lost {
+                cause: LinkError::ActorGone,
+                attempts: 0,
+            }));
         }
     }
 }
@@ -287,19 +280,19 @@ impl Driven for ConnectionActor {
             let epoch = self.machine.epoch();
             match event {
                 LinkEvent::Frames(frames, credit) => {
-                    self.notice.report(ConnectionReport::Frames {
+                    self.report(ConnectionReport::Frames {
                         epoch,
                         frames,
                         credit,
                     });
                 }
-                LinkEvent::Written(tags) => self.notice.report(ConnectionReport::Written(tags)),
+                LinkEvent::Written(tags) => self.report(ConnectionReport::Written(tags)),
                 LinkEvent::Lost(cause) => {
                     let secrets = self.dial_config.secrets(&self.target);
                     let cause = secrets.iter().fold(cause, LinkError::redact);
                     self.link = None;
                     self.drained = Some((epoch, cause));
-                    self.notice.report(ConnectionReport::Drained(epoch));
+                    self.report(ConnectionReport::Drained(epoch));
                 }
             }
         }

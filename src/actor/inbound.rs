@@ -16,19 +16,11 @@ const SMALL: usize = 16 * 1024;
 
 /// Output of a process, in one piece.
 #[derive(Debug)]
-pub(super) struct Chunk {
+pub(super) struct Chunk<D = Bytes> {
     pub(super) stream: StdStream,
     /// Bytes of the stream before it (v2).
     pub(super) offset: Option<u64>,
-    pub(super) data: Bytes,
-}
-
-/// Small pieces that follow one another.
-#[derive(Debug)]
-struct Gathered {
-    stream: StdStream,
-    offset: Option<u64>,
-    data: BytesMut,
+    pub(super) data: D,
 }
 
 /// What is for one process, gathered from the frames of one batch.
@@ -38,7 +30,8 @@ pub(super) struct InboundBatch {
     events: Vec<ProcessEvent>,
     /// Output behind the events.
     chunks: Vec<Chunk>,
-    gathered: Option<Gathered>,
+    /// Small pieces that follow one another.
+    gathered: Option<Chunk<BytesMut>>,
     /// Bytes of frames that are not looked at: there is no more output in them.
     ahead: usize,
 }
@@ -94,7 +87,7 @@ impl InboundBatch {
         let capacity = (output.data.len() + self.ahead).min(SMALL);
         let mut data = BytesMut::with_capacity(capacity);
         data.extend_from_slice(&output.data);
-        self.gathered = Some(Gathered {
+        self.gathered = Some(Chunk {
             stream,
             offset,
             data,
@@ -155,7 +148,7 @@ fn keeps_little_else(data: usize, frame: usize) -> bool {
     data.saturating_mul(4) >= frame
 }
 
-impl Gathered {
+impl Chunk<BytesMut> {
     fn is_continued_by(&self, stream: StdStream, offset: Option<u64>, bytes: usize) -> bool {
         let end = self
             .offset

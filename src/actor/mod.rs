@@ -42,6 +42,7 @@ mod process;
 mod processes;
 mod random;
 mod reply;
+mod requests;
 mod sandbox;
 mod settings;
 mod subscribers;
@@ -60,6 +61,7 @@ pub use process::ProcessActor;
 pub(crate) use process::Unclaimed;
 pub(crate) use random::random_bits;
 pub use reply::Deferred;
+use requests::Background;
 pub use sandbox::SandboxActor;
 pub(crate) use settings::Settings;
 
@@ -67,15 +69,15 @@ pub(crate) use settings::Settings;
 ///
 /// It goes through the sandbox's actor, so that an exec that is asked for next comes after it.
 pub(crate) fn kill_in_background(process: ProcessId, sandbox: &actix::Addr<SandboxActor>) {
-    sandbox.do_send(sandbox::KillProcess(process));
+    sandbox.do_send(Background::KillProcess(process));
 }
 
 /// Cancels a start whose caller stopped waiting: it is not sent, or the process that it starts is killed.
 pub(crate) fn cancel_in_background(start: StartKey, sandbox: &actix::Addr<SandboxActor>) {
-    sandbox.do_send(sandbox::CancelStart(start));
+    sandbox.do_send(Background::CancelStart(start));
 }
 
 /// Kills a sandbox to which no handle is left, now or as soon as it is created.
 pub(crate) fn abandon_in_background(sandbox: &actix::Addr<SandboxActor>) {
-    sandbox.do_send(sandbox::Abandon);
+    sandbox.do_send(Background::Abandon);
 }

@@ -11,7 +11,7 @@ use super::{
     inbound::Chunk,
     output::{OutputWriter, ProcessOutput},
     reply::{Deferred, Settler, deferred},
-    sandbox::KillProcess,
+    requests::Background,
 };
 use crate::{
     Error,
@@ -53,72 +53,14 @@ pub(crate) enum ProcessEvent {
     Awaited(bool),
 }
 
-/// What a process asks of its sandbox, or lets it know.
+/// What a process tells its sandbox.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub(crate) enum ProcessReport {
-    /// Ask the server to kill it.
-    Kill(ProcessId),
-    /// Send a message about it.
-    Send(ProcessId, String),
-    /// Send a stdin message, and say when the link took it.
-    Stdin {
-        process: ProcessId,
-        number: u64,
-        text: String,
-    },
-    /// It ended.
-    Ended {
-        process: ProcessId,
-        end: ProcessEnd,
-        stdin_unsent: usize,
-    },
-    /// Nothing more is to be said about it.
-    Settled(ProcessId),
-    /// Its actor is gone before that.
+    /// What its machine wants of the sandbox, in order.
+    Actions(ProcessId, Vec<ProcessAction>),
+    /// Its actor is gone before everything was said about it.
     Gone(ProcessId),
-    /// All of these, in order.
-    Several(Vec<ProcessReport>),
-}
-
-/// Reports that are sent together.
-#[derive(Default)]
-struct Reports(Vec<ProcessReport>);
-
-impl Reports {
-    fn push(&mut self, report: ProcessReport) {
-        self.0.push(report);
-    }
-
-    fn into_one(mut self) -> Option<ProcessReport> {
-        match self.0.len() {
-            0 | 1 => self.0.pop(),
-            _ => Some(ProcessReport::Several(self.0)),
-        }
-    }
-}
-
-/// Tells the sandbox when the actor goes before its process ended.
-struct DropNotice {
-    process: ProcessId,
-    sandbox: WeakAddr<SandboxActor>,
-    finished: bool,
-}
-
-impl DropNotice {
-    fn report(&self, report: ProcessReport) {
-        if let Some(sandbox) = self.sandbox.upgrade() {
-            sandbox.do_send(report);
-        }
-    }
-}
-
-impl Drop for DropNotice {
-    fn drop(&mut self) {
-        if !self.finished {
-            self.report(ProcessReport::Gone(self.process));
-        }
-    }
 }
 
 /// Kills the process without an answer. Keeps the sandbox's actor until the kill is on its way.
@@ -150,7 +92,7 @@ impl Unclaimed {
 impl Drop for Unclaimed {
     fn drop(&mut self) {
         if let (Some(started), Some(sandbox)) = (self.started.take(), self.sandbox.upgrade()) {
-            sandbox.do_send(KillProcess(started.process));
+            sandbox.do_send(Background::KillProcess(started.process));
         }
     }
 }
@@ -175,15 +117,27 @@ pub(super) struct NewProcess {
 /// Answers [`Wait`], [`Kill`], [`WriteStdin`], [`FlushStdin`], [`CloseStdin`] and [`GetPlace`]. It is started by [`SandboxActor`] for
 /// every [`Exec`](super::Exec).
 pub struct ProcessActor {
+    process: ProcessId,
     machine: Box<Process>,
     output: OutputWriter,
-    notice: DropNotice,
+    sandbox: WeakAddr<SandboxActor>,
+    /// Whether everything was said about the process.
+    settled: bool,
     waiters: BTreeMap<RequestId, Waiter>,
     next_request: u64,
     /// Somebody waits for something of the sandbox.
     sandbox_awaited: bool,
     awaited: bool,
     killed: bool,
+}
+
+impl Drop for ProcessActor {
+    /// Tells the sandbox if the actor ends early, as in a panic.
+    fn drop(&mut self) {
+        if !self.settled {
+            self.report(ProcessReport::Gone(self.process));
+        }
+    }
 }
 
 impl ProcessActor {
@@ -198,13 +152,11 @@ impl ProcessActor {
         } = new;
         let (output, reader) = OutputWriter::new(policy, machine.window());
         let actor = Self {
+            process,
             machine,
             output,
-            notice: DropNotice {
-                process,
-                sandbox,
-                finished: false,
-            },
+            sandbox,
+            settled: false,
             waiters: BTreeMap::new(),
             next_request: 0,
             sandbox_awaited,
@@ -222,8 +174,7 @@ impl ProcessActor {
     }
 
     fn run_actions(&mut self) {
-        let process = self.notice.process;
-        let mut reports = Reports::default();
+        let mut actions = Vec::new();
         while let Some(action) = self.machine.poll_action() {
             match action {
                 ProcessAction::Settle(request, result) => {
@@ -241,25 +192,6 @@ impl ProcessActor {
                         (Some(Waiter::End(_)), Ok(ProcessReply::Done)) | (None, _) => {}
                     }
                 }
-                ProcessAction::SendKill => reports.push(ProcessReport::Kill(process)),
-                ProcessAction::SendStdin { number, text } => {
-                    reports.push(ProcessReport::Stdin {
-                        process,
-                        number,
-                        text,
-                    });
-                }
-                ProcessAction::Send(text) => {
-                    reports.push(ProcessReport::Send(process, text));
-                }
-                ProcessAction::Ended { end, stdin_unsent } => {
-                    self.output.set_end(end.clone());
-                    reports.push(ProcessReport::Ended {
-                        process,
-                        end,
-                        stdin_unsent,
-                    });
-                }
                 ProcessAction::OutputEnded(finish) => {
                     let held = self.machine.take_held_output();
                     if !held.is_empty() {
@@ -269,16 +201,26 @@ impl ProcessActor {
                     }
                     self.output.finish(finish);
                 }
-                ProcessAction::Settled => {
-                    self.notice.finished = true;
-                    reports.push(ProcessReport::Settled(process));
+                action => {
+                    match &action {
+                        ProcessAction::Ended { end, .. } => self.output.set_end(end.clone()),
+                        ProcessAction::Settled => self.settled = true,
+                        _ => {}
+                    }
+                    actions.push(action);
                 }
             }
         }
-        if let Some(report) = reports.into_one() {
-            self.notice.report(report);
+        if !actions.is_empty() {
+            self.report(ProcessReport::Actions(self.process, actions));
         }
         self.update_demand();
+    }
+
+    fn report(&self, report: ProcessReport) {
+        if let Some(sandbox) = self.sandbox.upgrade() {
+            sandbox.do_send(report);
+        }
     }
 
     /// Lets the output know who waits for something behind it.

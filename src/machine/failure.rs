@@ -154,6 +154,14 @@ impl Failure {
         Self::SandboxEnded { what, end, effect }
     }
 
+    pub(super) fn link_lost(what: &'static str, effect: Effect) -> Self {
+        Self::LinkLost { what, effect }
+    }
+
+    pub(super) fn timeout(what: &'static str, after: Duration) -> Self {
+        Self::Timeout { what, after }
+    }
+
     /// What is known of the effect of the request.
     pub fn effect(&self) -> Effect {
         match self {

@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, fmt::Write, time::Instant};
 
 use super::{
     Pending, Sandbox, SandboxAction, SandboxReply,
-    process::{CONFIRM_START, NewExec, RUN_CODE, Stdin},
+    process::{CONFIRM_START, NewExec, RUN_CODE, START, Stdin},
 };
 use crate::{
     machine::{
@@ -303,7 +303,7 @@ impl Sandbox {
                 cause: LinkError::Protocol { detail },
                 attempts: 0,
             };
-            return self.drop_execs(&end, |what, effect| Failure::LinkLost { what, effect });
+            return self.drop_execs(&end, Failure::link_lost);
         }
         for (&process, exec) in &mut self.execs.by_process {
             if let Some(start) = &mut exec.start
@@ -316,7 +316,7 @@ impl Sandbox {
                 }
                 // The request may be what breaks the links.
                 let (what, effect) = start.unconfirmed();
-                let failure = Failure::LinkLost { what, effect };
+                let failure = Failure::link_lost(what, effect);
                 self.actions.fail(start.caller.take(), failure);
                 self.actions.tell(process, ProcessFact::Abandoned);
             }
@@ -365,14 +365,8 @@ impl Sandbox {
         let due: Vec<_> = due.map(|(process, it)| (process, it.sent)).collect();
         for (process, sent) in due {
             let failure = match sent {
-                0 => Failure::LinkLost {
-                    what: RUN_CODE,
-                    effect: Effect::NotApplied,
-                },
-                _ => Failure::Timeout {
-                    what: "the start of the process",
-                    after: self.config.timeouts.exec,
-                },
+                0 => Failure::link_lost(RUN_CODE, Effect::NotApplied),
+                _ => Failure::timeout(START, self.config.timeouts.exec),
             };
             self.give_up(process, failure);
         }

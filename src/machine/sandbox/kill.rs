@@ -136,15 +136,9 @@ impl Sandbox {
             let kill = self.kill.requests.remove(0);
             self.kill.sent = false;
             let failure = match self.life.state {
-                SandboxState::Reconnecting => Failure::LinkLost {
-                    what: CONFIRM,
-                    // It stays asked for, and is sent when the link is back.
-                    effect: Effect::Unknown,
-                },
-                _ => Failure::Timeout {
-                    what: "the kill of the sandbox",
-                    after: self.config.timeouts.kill,
-                },
+                // It stays asked for, and is sent when the link is back.
+                SandboxState::Reconnecting => Failure::link_lost(CONFIRM, Effect::Unknown),
+                _ => Failure::timeout("the kill of the sandbox", self.config.timeouts.kill),
             };
             self.actions.fail(Some(kill), failure);
             if self.kill.abandoned {

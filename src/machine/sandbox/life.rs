@@ -115,7 +115,16 @@ impl Sandbox {
                 attempt,
                 delay,
                 cause,
-            } => self.handle_reconnecting(attempt, delay, cause, now),
+            } => {
+                self.handle_outage(&cause, attempt, now);
+                if !self.life.is_over() {
+                    self.actions.event(SandboxEvent::Reconnecting {
+                        attempt,
+                        delay,
+                        cause,
+                    });
+                }
+            }
             LinkFact::Lost { cause, attempts } => self.handle_lost(cause, attempts, now),
             LinkFact::Closed => {
                 self.drop_link(now);
@@ -139,36 +148,24 @@ impl Sandbox {
         }
     }
 
-    fn handle_reconnecting(
-        &mut self,
-        attempt: u32,
-        delay: Duration,
-        cause: LinkError,
-        now: Instant,
-    ) {
+    fn handle_outage(&mut self, cause: &LinkError, attempt: u32, now: Instant) {
         self.drop_link(now);
         match self.life.state {
-            SandboxState::Ended(_) => return,
-            // The server was too busy for the first link.
-            SandboxState::Creating | SandboxState::Attaching => {}
+            // In the first two states the server was too busy for the first link.
+            SandboxState::Creating | SandboxState::Attaching | SandboxState::Ended(_) => {}
             // The request to make a loss final and the loss may have crossed.
             _ if self.store.is_leaving() || self.life.deleted_due.is_some() => {
-                return self.handle_lost(cause, attempt.saturating_sub(1), now);
+                self.handle_lost(cause.clone(), attempt.saturating_sub(1), now);
             }
             SandboxState::Reconnecting => {}
             _ => {
                 self.set_state(SandboxState::Reconnecting);
                 self.handle_v1_link_down();
-                self.handle_execs_link_down(&cause);
+                self.handle_execs_link_down(cause);
                 self.kill.handle_link_down();
                 self.handle_store_link_down();
             }
         }
-        self.actions.event(SandboxEvent::Reconnecting {
-            attempt,
-            delay,
-            cause,
-        });
     }
 
     fn handle_lost(&mut self, cause: LinkError, attempts: u32, now: Instant) {

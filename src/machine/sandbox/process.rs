@@ -12,6 +12,8 @@ use crate::{
 
 /// What a request to run code is called in errors.
 pub(super) const RUN_CODE: &str = "run code";
+/// What an exec waits for.
+pub(super) const START: &str = "the start of the process";
 /// What a lost answer leaves unconfirmed.
 pub(super) const CONFIRM_START: &str = "confirm the start of the process";
 
@@ -117,11 +119,6 @@ impl Sandbox {
     pub fn can_send(&self, process: ProcessId) -> bool {
         self.life.is_linked()
             && (self.execs.contains(process) || self.v1.running() == Some(process))
-    }
-
-    /// The process ended by its own account, for example because it was killed and `DONE` never came.
-    pub fn process_ended(&mut self, process: ProcessId) {
-        self.v1_process_ended(process);
     }
 
     /// Nothing more will be said about the process.

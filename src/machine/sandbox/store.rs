@@ -126,26 +126,17 @@ impl Sandbox {
     }
 
     pub(super) fn handle_store_link_down(&mut self) {
-        self.give_up_snapshot(Failure::LinkLost {
-            what: CONFIRM_SNAPSHOT,
-            effect: Effect::Unknown,
-        });
+        self.give_up_snapshot(Failure::link_lost(CONFIRM_SNAPSHOT, Effect::Unknown));
     }
 
     pub(super) fn handle_store_timeout(&mut self, now: Instant) {
         let after = self.config.timeouts.store;
         let checkpoint = self.store.checkpoint.take_if(|it| it.is_due(now));
-        let what = "the checkpoint";
-        self.actions
-            .fail(checkpoint, Failure::Timeout { what, after });
-        if self
-            .store
-            .snapshot
-            .as_ref()
-            .is_some_and(|it| it.is_due(now))
-        {
-            let what = "the filesystem snapshot";
-            self.give_up_snapshot(Failure::Timeout { what, after });
+        let failure = Failure::timeout("the checkpoint", after);
+        self.actions.fail(checkpoint, failure);
+        let snapshot = self.store.snapshot.as_ref();
+        if snapshot.is_some_and(|it| it.is_due(now)) {
+            self.give_up_snapshot(Failure::timeout("the filesystem snapshot", after));
         }
     }
 

@@ -8,11 +8,12 @@
     reason = "any instant will do as the origin of virtual time"
 )]
 
-mod exec;
+mod kill;
 mod life;
 mod properties;
 mod reconnect;
 mod store;
+mod v1;
 
 use std::collections::BTreeMap;
 
@@ -329,4 +330,20 @@ impl Fixture {
             _ => None,
         }
     }
+}
+
+/// The sandbox is over, every request is settled, and nothing is due.
+pub(super) fn assert_over(fixture: &mut Fixture, what: &str) {
+    let control = fixture.control();
+    assert_eq!(control.last(), Some(&CLOSE), "{what}: {control:?}");
+    assert!(control.contains(&DISABLE_RECONNECT), "{what}: {control:?}");
+    assert_eq!(fixture.sandbox.poll_timeout(), None, "{what}");
+    assert_eq!(
+        fixture.answers.len() as u64,
+        fixture.requests,
+        "{what}: a request without an answer"
+    );
+    let ends = fixture.events();
+    let ends = ends.iter().filter(|e| matches!(e, SandboxEvent::Ended(_)));
+    assert_eq!(ends.count(), 1, "{what}");
 }

@@ -16,7 +16,7 @@ use std::{
 
 use super::{
     Pending, Sandbox, SandboxAction, SandboxReply, is_due,
-    process::{CONFIRM_START, NewExec, RUN_CODE, Stdin},
+    process::{CONFIRM_START, NewExec, RUN_CODE, START, Stdin},
 };
 use crate::{
     machine::{
@@ -42,8 +42,8 @@ pub(super) struct V1 {
     /// The exec of the sandbox. Set when its request is sent; cleared when it ended, was refused, or its
     /// answer was lost.
     exec: Option<Exec>,
-    /// The exec that was not sent yet. Cleared when it is sent or refused.
-    queued: Option<Queued>,
+    /// The exec that was not sent yet, and the frame of its request. Cleared when it is sent or refused.
+    queued: Option<(Exec, String)>,
     /// Whose kills the next answers are for. Survives the link, as a server keeps answers for the next:
     /// an answer too many that is expected costs little, but one that is not expected would be taken for
     /// the end of a later process.
@@ -69,20 +69,12 @@ struct Exec {
 
 #[derive(Debug)]
 enum Phase {
-    /// Sent; the server has not said that it runs.
+    /// The server has not said that it runs.
     Starting(Pending),
     /// It runs.
     Running,
     /// No caller waits for it. It is being killed, and the sandbox is busy until it ends.
     Abandoned { running: bool },
-}
-
-#[derive(Debug)]
-struct Queued {
-    process: ProcessId,
-    caller: Pending,
-    /// The frame of the request.
-    text: String,
 }
 
 #[derive(Debug)]
@@ -109,6 +101,13 @@ impl Exec {
         matches!(self.phase, Phase::Abandoned { .. })
     }
 
+    fn start(&self) -> Option<(ProcessId, &Pending)> {
+        match &self.phase {
+            Phase::Starting(caller) => Some((self.process, caller)),
+            _ => None,
+        }
+    }
+
     /// Abandons it; gives the caller that waits for its start.
     fn abandon(&mut self) -> Option<Pending> {
         let running = self.has_started();
@@ -133,30 +132,24 @@ impl V1 {
     }
 
     fn start(&self) -> Option<(ProcessId, &Pending)> {
-        match self.exec.as_ref()? {
-            Exec {
-                process,
-                phase: Phase::Starting(caller),
-            } => Some((*process, caller)),
-            _ => None,
-        }
+        self.exec.as_ref().and_then(Exec::start)
+    }
+
+    fn queued(&self) -> Option<(ProcessId, &Pending)> {
+        self.queued.as_ref().and_then(|(exec, _)| exec.start())
     }
 
     /// The process whose start this caller waits for.
     pub(super) fn starting(&self, request: RequestId) -> Option<ProcessId> {
-        let queued = self.queued.as_ref().map(|it| (it.process, &it.caller));
-        let mut starts = self.start().into_iter().chain(queued);
+        let mut starts = self.start().into_iter().chain(self.queued());
         starts.find_map(|(process, caller)| (caller.request == request).then_some(process))
     }
 
     pub(super) fn timeout(&self) -> Option<Instant> {
-        let timeouts = [
-            self.reason_due,
-            self.start().map(|(_, caller)| caller.due),
-            self.queued.as_ref().map(|queued| queued.caller.due),
-            self.leftover.as_ref().and_then(|it| it.done_due),
-        ];
-        timeouts.into_iter().flatten().min()
+        let starts = self.start().into_iter().chain(self.queued());
+        let leftover = self.leftover.as_ref().and_then(|it| it.done_due);
+        let starts = starts.map(|(_, caller)| caller.due);
+        starts.chain(self.reason_due).chain(leftover).min()
     }
 
     /// Whether the next exec waits for the end of this one.
@@ -231,11 +224,9 @@ impl Sandbox {
             Some(nonce) => Process::wrapped(config, nonce),
             None => Process::new(config),
         };
-        self.v1.queued = Some(Queued {
-            process,
-            caller: Pending::new(request, now, self.config.timeouts.exec),
-            text: ClientMessage::exec(language, wrapped.as_deref().unwrap_or(code)).encode(),
-        });
+        let phase = Phase::Starting(Pending::new(request, now, self.config.timeouts.exec));
+        let text = ClientMessage::exec(language, wrapped.as_deref().unwrap_or(code)).encode();
+        self.v1.queued = Some((Exec { process, phase }, text));
         self.run_queued();
         Ok((process, machine))
     }
@@ -253,32 +244,28 @@ impl Sandbox {
                 self.refuse_queued(Failure::ProcessRunning { what: RUN_CODE });
             }
             Ok(()) => {
-                if let Some(exec) = self.v1.queued.take() {
-                    self.v1.exec = Some(Exec {
-                        process: exec.process,
-                        phase: Phase::Starting(exec.caller),
-                    });
-                    self.actions.push(SandboxAction::Send(exec.text));
+                if let Some((exec, text)) = self.v1.queued.take() {
+                    self.v1.exec = Some(exec);
+                    self.actions.push(SandboxAction::Send(text));
                 }
             }
         }
     }
 
     fn refuse_queued(&mut self, failure: Failure) {
-        if let Some(exec) = self.v1.queued.take() {
-            self.actions.fail(Some(exec.caller), failure);
-            self.actions.end(exec.process, SandboxEnd::Closed);
+        if let Some((exec, _)) = self.v1.queued.take() {
+            self.end_exec(exec, failure, SandboxEnd::Closed);
         }
+    }
+
+    fn end_exec(&mut self, exec: Exec, failure: Failure, end: SandboxEnd) {
+        self.actions.fail(exec.phase.caller(), failure);
+        self.actions.end(exec.process, end);
     }
 
     pub(super) fn abandon_v1(&mut self, process: ProcessId) {
         let cancelled = |what| Failure::Cancelled { what };
-        if self
-            .v1
-            .queued
-            .as_ref()
-            .is_some_and(|it| it.process == process)
-        {
+        if self.v1.queued().is_some_and(|(it, _)| it == process) {
             self.refuse_queued(cancelled(RUN_CODE));
         } else if self.process() == Some(process) {
             self.abandon_current(cancelled("run the code"));
@@ -306,7 +293,8 @@ impl Sandbox {
         }
     }
 
-    pub(super) fn v1_process_ended(&mut self, process: ProcessId) {
+    /// The process ended by its own account, for example because it was killed and `DONE` never came.
+    pub fn process_ended(&mut self, process: ProcessId) {
         if let Some(exec) = self.v1.exec.take_if(|exec| exec.process == process) {
             let what = "run the code";
             let failure = Failure::ProcessEnded { what };
@@ -515,14 +503,11 @@ impl Sandbox {
             (leftover.is_killed, leftover.is_done) = (false, false);
         }
         if let Some(exec) = self.v1.exec.take_if(|exec| !exec.has_started()) {
-            let failure = Failure::LinkLost {
-                what: CONFIRM_START,
-                effect: Effect::Unknown,
-            };
-            self.actions.fail(exec.phase.caller(), failure);
-            self.actions.end(exec.process, SandboxEnd::Closed);
+            let process = exec.process;
+            let failure = Failure::link_lost(CONFIRM_START, Effect::Unknown);
+            self.end_exec(exec, failure, SandboxEnd::Closed);
             self.v1.leftover = Some(Leftover {
-                process: exec.process,
+                process,
                 is_killed: false,
                 is_done: false,
                 done_due: None,
@@ -558,17 +543,14 @@ impl Sandbox {
             .start()
             .is_some_and(|(_, caller)| caller.is_due(now))
         {
-            self.abandon_current(Failure::Timeout {
-                what: "the start of the process",
-                after: self.config.timeouts.exec,
-            });
+            self.abandon_current(Failure::timeout(START, self.config.timeouts.exec));
         }
         let leftover = &mut self.v1.leftover;
         if leftover.take_if(|it| is_due(it.done_due, now)).is_some() {
             self.run_queued();
         }
-        let queued = self.v1.queued.as_ref();
-        if queued.is_some_and(|queued| queued.caller.is_due(now)) {
+        let queued = self.v1.queued();
+        if queued.is_some_and(|(_, caller)| caller.is_due(now)) {
             // The next exec does not wait for the leftover.
             self.v1.leftover.take_if(|it| it.is_killed);
             if self.life.state == SandboxState::Reconnecting {
@@ -587,8 +569,7 @@ impl Sandbox {
         self.v1.leftover = None;
         if let Some(exec) = self.v1.exec.take() {
             let failure = Failure::ended(CONFIRM_START, end, Effect::Unknown);
-            self.actions.fail(exec.phase.caller(), failure);
-            self.actions.end(exec.process, end.clone());
+            self.end_exec(exec, failure, end.clone());
         }
         self.refuse_queued(Failure::ended(RUN_CODE, end, Effect::NotApplied));
     }

@@ -1,4 +1,4 @@
-//! The link is lost and comes back; another client takes the sandbox.
+//! The link is lost and comes back.
 
 use super::*;
 use ProcessFact::{Done, ForceKilled, LinkDown, LinkUp};
@@ -322,61 +322,6 @@ fn the_answer_to_a_kill_before_an_outage_is_no_news_of_a_later_process() {
         fixture.told(),
         [(P1, ForceKilled), (P1, Done), (P2, LinkUp)]
     );
-}
-
-#[test]
-fn a_sandbox_handed_to_another_client_does_not_take_itself_back() {
-    let mut fixture = Fixture::executing();
-    fixture.call(|sandbox| sandbox.kill_process(P1));
-    fixture.say("SANDBOX_EXECUTION_DONE");
-    fixture.exec();
-    fixture.say("SANDBOX_EXECUTION_RUNNING");
-    fixture.forget();
-    fixture.say("SANDBOX_LOCK_RELEASE_REQUESTED");
-    assert_eq!(fixture.control(), [DISABLE_RECONNECT], "at once");
-    fixture.say_all("CHECKPOINTING EXECUTION_FORCE_KILLED EXECUTION_DONE");
-    assert_eq!(fixture.told(), [(P2, ForceKilled), (P2, Done)]);
-    fixture.say_all("DELETING LOCK_RELEASING LOCK_RELEASED DELETED CHECKPOINTED");
-    assert_eq!(fixture.end(), Some(SandboxEnd::HandedOff));
-    assert_eq!(
-        fixture.control().last(),
-        Some(&CLOSE),
-        "the server may never close"
-    );
-}
-
-#[test]
-fn nothing_arms_the_connection_again_after_a_handoff_was_asked_for() {
-    let mut refused = Fixture::executing();
-    refused.say("SANDBOX_LOCK_RELEASE_REQUESTED");
-    refused.checkpoint();
-    refused.forget();
-    refused.say_because("SANDBOX_EXECUTION_IN_PROGRESS_ERROR", "no");
-    assert_eq!(refused.control(), [confirm(1), DISABLE_RECONNECT]);
-
-    let (mut early, _) = Fixture::attaching();
-    early.say_all("LOCK_RELEASE_REQUESTED RUNNING");
-    assert_eq!(early.control().last(), Some(&DISABLE_RECONNECT));
-
-    let mut crossed = Fixture::executing();
-    crossed.say("SANDBOX_LOCK_RELEASE_REQUESTED");
-    crossed.cut();
-    assert!(matches!(crossed.end(), Some(SandboxEnd::LinkLost { .. })));
-    assert_eq!(crossed.control().last(), Some(&CLOSE));
-}
-
-#[test]
-fn a_handoff_whose_last_word_never_comes_is_a_handoff() {
-    for lost in [false, true] {
-        let mut fixture = Fixture::running();
-        fixture.say_all("LOCK_RELEASE_REQUESTED CHECKPOINTING LOCK_RELEASED DELETED");
-        if lost {
-            fixture.lose();
-        } else {
-            fixture.pass_until_due();
-        }
-        assert_eq!(fixture.end(), Some(SandboxEnd::HandedOff));
-    }
 }
 
 #[test]

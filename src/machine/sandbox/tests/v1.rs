@@ -1,6 +1,7 @@
-//! Exec, output, stdin and the kill of a process.
+//! Protocol v1: exec, output, stdin and kill of a process, errors and their reasons.
 
 use super::*;
+use crate::machine::sandbox::v1::MAX_KILLS;
 use ProcessFact::{Done, ForceKilled, LinkUp};
 
 #[test]
@@ -389,7 +390,7 @@ fn the_account_of_kills_is_bounded() {
     for _ in 0..10_000 {
         fixture.call(|sandbox| sandbox.kill_process(P1));
     }
-    assert_eq!(fixture.sandbox.v1.kills.len(), v1::MAX_KILLS);
+    assert_eq!(fixture.sandbox.v1.kills.len(), MAX_KILLS);
 }
 
 #[test]
@@ -408,4 +409,65 @@ fn the_process_learns_the_end_of_the_sandbox_once() {
     starting.lose();
     assert_eq!(starting.failure(exec).effect(), Effect::Unknown);
     assert_eq!(starting.told().len(), 1);
+}
+
+#[test]
+fn a_reason_in_the_status_itself_counts_at_once() {
+    let (mut fixture, _) = Fixture::creating();
+    fixture.frame(
+        r#"{"event":"status_update","status":"SANDBOX_CREATION_ERROR","message":"no room"}"#,
+    );
+    let end = fixture.end().expect("ended").to_string();
+    assert_eq!(end, "SANDBOX_CREATION_ERROR: no room");
+}
+
+#[test]
+fn a_reason_that_never_comes_is_waited_for_one_second() {
+    let (mut fixture, open) = Fixture::creating();
+    fixture.say("SANDBOX_CREATION_ERROR");
+    assert_eq!(fixture.answer(open), None);
+    assert_eq!(fixture.pass_until_due(), Duration::from_secs(1));
+    assert_eq!(
+        fixture.end().expect("ended").to_string(),
+        "SANDBOX_CREATION_ERROR"
+    );
+    assert!(fixture.answer(open).is_some());
+    assert_over(&mut fixture, "no reason");
+}
+
+#[test]
+fn a_reason_that_comes_late_is_an_event() {
+    let mut fixture = Fixture::executing();
+    fixture.say("SANDBOX_STDIN_ERROR");
+    fixture.pass_until_due();
+    fixture.reason("too late");
+    assert!(
+        fixture
+            .events()
+            .contains(&SandboxEvent::Reason("too late".into()))
+    );
+    assert_eq!(fixture.state(), SandboxState::Running);
+}
+
+#[test]
+fn each_error_status_has_its_own_wait_for_its_reason() {
+    let mut fixture = Fixture::running();
+    let exec = fixture.exec();
+    fixture.say("SANDBOX_STDIN_ERROR");
+    fixture.pass(Duration::from_millis(900));
+    fixture.say("SANDBOX_EXECUTION_ERROR");
+    fixture.pass(Duration::from_millis(900));
+    assert_eq!(fixture.answer(exec), None);
+    fixture.reason("no shell");
+    assert!(fixture.says(exec).contains("no shell"));
+}
+
+#[test]
+fn detach_kills_what_was_being_started_for_nobody() {
+    let mut fixture = Fixture::running();
+    fixture.exec();
+    fixture.sent();
+    fixture.call(Sandbox::detach);
+    assert_eq!(fixture.sent(), [KILL_PROCESS]);
+    assert_eq!(fixture.end(), Some(SandboxEnd::Closed));
 }
