@@ -8,7 +8,7 @@
 //! | `store.rs` | snapshot, checkpoint, handoff |
 //! | `process.rs` | commands about a process, for both versions of the protocol |
 //! | `execs.rs` | the execs of protocol v2 |
-//! | `v1.rs` | what protocol v1 lacks: exec ids, parallel execs, an answer for each request |
+//! | `v1/` | what protocol v1 lacks: exec ids, parallel execs, an answer for each request |
 //! | `receive.rs` | messages of the server: which of the above each is for |
 
 mod execs;

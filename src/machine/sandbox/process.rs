@@ -1,4 +1,4 @@
-//! Commands about a process. Protocol v2 has it in `execs.rs`, v1 in `v1.rs`.
+//! Commands about a process. Protocol v2 has it in `execs.rs`, v1 in `v1/`.
 
 use std::time::Instant;
 
