@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 
 use actix_sandbox::{
     machine::{
-        Epoch, OutputBuffer, OutputPolicy, Piece, Process, ProcessAction, ProcessConfig,
-        ProcessFact, ProcessId, RequestId, Sandbox, SandboxAction, SandboxConfig, Timeouts,
+        Epoch, LinkFact, NewExec, OutputBuffer, OutputPolicy, Piece, Process, ProcessAction,
+        ProcessConfig, ProcessFact, ProcessId, RequestId, Sandbox, SandboxAction, SandboxConfig,
+        Timeouts,
     },
     protocol::{ExecId, ExecOptions, SandboxConfig as Configuration, StdStream, Version},
 };
@@ -46,12 +47,14 @@ impl World {
             sandbox: Sandbox::new(SandboxConfig {
                 mode,
                 timeouts: Timeouts::default(),
+                process: ProcessConfig::default(),
                 exec_prefix: "0123456789abcdef".to_owned(),
             }),
             now: some_instant(),
             requests: 0,
         };
-        world.sandbox.handle_opened(LINK, version, world.now);
+        let opened = LinkFact::Opened(LINK, version);
+        world.sandbox.handle_link(opened, world.now);
         for text in [
             r#"{"event":"status_update","status":"SANDBOX_CREATING"}"#,
             r#"{"event":"sandbox_id","sandbox_id":"sandbox-1","sandbox_token":"t"}"#,
@@ -84,15 +87,15 @@ impl World {
             window: Some(WINDOW),
             ..ExecOptions::default()
         };
-        let begun = self
-            .sandbox
-            .exec(request, "bash", "true", &options, self.now);
-        let (id, exec) = begun.expect("an exec");
-        let config = ProcessConfig::default();
-        let mut process = match exec.clone() {
-            Some(exec) => Process::named(config, exec, WINDOW),
-            None => Process::new(config),
+        let run = NewExec {
+            language: "bash",
+            code: "true",
+            options,
+            ..NewExec::default()
         };
+        let begun = self.sandbox.exec(request, run, self.now);
+        let (id, mut process) = begun.expect("an exec");
+        let exec = process.place().map(|(exec, _)| exec.clone());
         let named = match &exec {
             Some(exec) => format!(r#","exec":"{}","stdin":0"#, exec.as_str()),
             None => String::new(),
@@ -129,7 +132,7 @@ impl World {
         while let Some(action) = process.poll_action() {
             match action {
                 ProcessAction::Ended { .. } => self.sandbox.process_ended(id),
-                ProcessAction::Settled => self.sandbox.settle_named(id),
+                ProcessAction::Settled => self.sandbox.process_settled(id),
                 ProcessAction::Settle(..) => settled = true,
                 _ => {}
             }

@@ -104,8 +104,6 @@ pub mod actor;
 mod client;
 #[cfg(feature = "client")]
 mod error;
-#[cfg(any(feature = "client", all(unix, feature = "server")))]
-mod rest;
 #[cfg(all(unix, feature = "server"))]
 pub mod server;
 #[cfg(feature = "test-util")]
@@ -113,6 +111,8 @@ pub mod server;
 pub mod test_util;
 #[cfg(feature = "client")]
 mod transport;
+#[cfg(any(feature = "client", all(unix, feature = "server")))]
+mod yield_now;
 
 // The pure core. A build with the client and the server, and without `unstable-internals`, warns of
 // what neither of them uses.

@@ -20,11 +20,11 @@ use std::{
 
 use actix_sandbox::{
     machine::{
-        Epoch, Failure, LinkError, Mode, Process, ProcessAction, ProcessConfig, ProcessEnd,
-        ProcessFact, ProcessId, RequestId, Sandbox, SandboxAction, SandboxConfig, SandboxState,
-        Timeouts,
+        Epoch, Failure, LinkError, LinkFact, Mode, NewExec, Process, ProcessAction, ProcessConfig,
+        ProcessEnd, ProcessFact, ProcessId, RequestId, Sandbox, SandboxAction, SandboxConfig,
+        SandboxState, Timeouts,
     },
-    protocol::{ClientMessage, ExecOptions, SandboxConfig as Configuration, SandboxToken, Version},
+    protocol::{ClientMessage, SandboxConfig as Configuration, SandboxToken, Version},
 };
 use serde_json::Value;
 
@@ -49,6 +49,7 @@ impl Client {
             sandbox: Sandbox::new(SandboxConfig {
                 mode,
                 timeouts,
+                process: ProcessConfig::default(),
                 exec_prefix: "replay".into(),
             }),
             epoch: Epoch(0),
@@ -73,8 +74,8 @@ impl Client {
 
     fn open(&mut self) {
         self.epoch.0 += 1;
-        self.sandbox
-            .handle_opened(self.epoch, Version::V1, self.now);
+        let opened = LinkFact::Opened(self.epoch, Version::V1);
+        self.sandbox.handle_link(opened, self.now);
         self.run();
     }
 
@@ -94,7 +95,8 @@ impl Client {
     }
 
     fn lose(&mut self, cause: LinkError) {
-        self.sandbox.handle_lost(cause, 0, self.now);
+        let lost = LinkFact::Lost { cause, attempts: 0 };
+        self.sandbox.handle_link(lost, self.now);
         self.run();
     }
 
@@ -108,12 +110,12 @@ impl Client {
                 let plain = language.is_some() && code.is_some() && process.is_none();
                 let language = language.unwrap_or_default();
                 let code = code.unwrap_or_default();
-                let options = ExecOptions::default();
-                let run = self
-                    .sandbox
-                    .exec(request, &language, &code, &options, self.now);
-                if let Some((process, None)) = run {
-                    let machine = Process::new(ProcessConfig::default());
+                let run = NewExec {
+                    language: &language,
+                    code: &code,
+                    ..NewExec::default()
+                };
+                if let Some((process, machine)) = self.sandbox.exec(request, run, self.now) {
                     self.processes.insert(process, machine);
                 }
                 self.run();
@@ -186,7 +188,7 @@ impl Client {
                 ProcessAction::Settle(request, answer) => self.answer(request, answer.map(drop)),
                 ProcessAction::SendKill => self.sandbox.kill_process(id),
                 ProcessAction::SendStdin { number, text } => {
-                    assert!(self.sandbox.can_send_stdin(id));
+                    assert!(self.sandbox.can_send(id));
                     self.sent.push(serde_json::from_str(&text).expect("JSON"));
                     let machine = self.processes.get_mut(&id).expect("a process");
                     machine.handle_fact(ProcessFact::StdinWritten(number), self.now);
@@ -286,8 +288,12 @@ fn replay(name: &str) -> BTreeMap<String, Client> {
             }),
             "cut" => {
                 let cause = LinkError::Dropped { detail: what };
-                let (delay, now) = (Duration::from_millis(200), client.now);
-                client.sandbox.handle_reconnecting(1, delay, cause, now);
+                let reconnecting = LinkFact::Reconnecting {
+                    attempt: 1,
+                    delay: Duration::from_millis(200),
+                    cause,
+                };
+                client.sandbox.handle_link(reconnecting, client.now);
                 client.run();
                 without_link = owners.get(&conn).cloned();
             }

@@ -7,9 +7,10 @@ use std::{
 
 use actix_sandbox::{
     machine::{
-        Connection, ConnectionAction, ConnectionConfig, Epoch, LinkError, Mode, OutputBuffer,
-        OutputPolicy, Piece, Process, ProcessAction, ProcessConfig, ProcessId, ReconnectPolicy,
-        RequestId, Sandbox, SandboxAction, SandboxConfig, SandboxState, Timeouts,
+        Connection, ConnectionAction, ConnectionConfig, Epoch, LinkCommand, LinkError, Mode,
+        NewExec, OutputBuffer, OutputPolicy, Piece, Process, ProcessAction, ProcessConfig,
+        ProcessId, ReconnectPolicy, RequestId, Sandbox, SandboxAction, SandboxConfig, SandboxState,
+        Timeouts,
     },
     protocol::{
         ClientMessage, ExecOptions, OutputPiece, SandboxConfig as Configuration, SandboxToken,
@@ -82,6 +83,10 @@ impl World {
         let config = SandboxConfig {
             mode,
             timeouts: Timeouts::default(),
+            process: ProcessConfig {
+                stdin_budget: 300,
+                ..ProcessConfig::default()
+            },
             exec_prefix: "f".into(),
         };
         let mut world = Self {
@@ -149,7 +154,7 @@ impl World {
             12 | 13 => {
                 if let Some(epoch) = self.dialling.take() {
                     self.open = Some(epoch);
-                    self.connection.handle_opened(epoch);
+                    self.connection.handle_opened(epoch, self.version);
                 }
             }
             14 => {
@@ -182,11 +187,11 @@ impl World {
                 }
             }
             19 => match input.byte() % 8 {
-                0 => self.sandbox.discard(now),
+                0 => self.sandbox.abandon(now),
                 1 => self.sandbox.detach(),
                 2 => {
                     if let Some(process) = self.pick(input) {
-                        self.sandbox.abandon(process);
+                        self.sandbox.abandon_process(process);
                     }
                 }
                 _ => {
@@ -255,19 +260,14 @@ impl World {
             ..ExecOptions::default()
         };
         let request = self.request();
-        let Some((process, id)) = self
-            .sandbox
-            .exec(request, "bash", "true", &options, self.now)
-        else {
+        let run = NewExec {
+            language: "bash",
+            code: "true",
+            options,
+            ..NewExec::default()
+        };
+        let Some((process, mut machine)) = self.sandbox.exec(request, run, self.now) else {
             return;
-        };
-        let config = ProcessConfig {
-            stdin_budget: 300,
-            ..ProcessConfig::default()
-        };
-        let mut machine = match id {
-            Some(id) => Process::named(config, id, WINDOW as u64),
-            None => Process::new(config),
         };
         if machine.window().is_some() && input.byte().is_multiple_of(4) {
             machine.give_input(input.bytes(1_000));
@@ -372,18 +372,7 @@ impl World {
                 self.open = self.open.filter(|&it| it != epoch);
             }
             ConnectionAction::Close(_) => {}
-            ConnectionAction::Opened(epoch) => {
-                self.sandbox.handle_opened(epoch, self.version, now);
-            }
-            ConnectionAction::Reconnecting {
-                attempt,
-                delay,
-                cause,
-            } => self.sandbox.handle_reconnecting(attempt, delay, cause, now),
-            ConnectionAction::Lost { cause, attempts } => {
-                self.sandbox.handle_lost(cause, attempts, now);
-            }
-            _ => self.sandbox.handle_closed(now),
+            ConnectionAction::Tell(fact) => self.sandbox.handle_link(fact, now),
         }
     }
 
@@ -404,14 +393,9 @@ impl World {
                 let exec = self.execs.get_mut(&process).expect("a process");
                 exec.handle_output(piece, now);
             }
-            SandboxAction::ConfirmLink(epoch) => self.connection.confirm(epoch, now),
-            SandboxAction::Disarm => self.connection.disarm(),
-            SandboxAction::RefuseLink(epoch, cause) => {
-                self.connection.handle_refused(epoch, cause, now);
-            }
-            SandboxAction::CloseLink => {
-                self.closed = true;
-                self.connection.close(now);
+            SandboxAction::Link(command) => {
+                self.closed |= command == LinkCommand::Close;
+                self.connection.handle_command(command, now);
             }
             SandboxAction::Event(event) => {
                 assert!(!self.over, "after the end: {event:?}");
@@ -437,7 +421,7 @@ impl World {
                 }
             }
             ProcessAction::SendStdin { number, text } => {
-                if can_send || self.sandbox.can_send_stdin(process) {
+                if can_send {
                     check_sent(&text, self.sandbox.version());
                     exec.in_flight = Some(number);
                 }
@@ -455,7 +439,7 @@ impl World {
             }
             ProcessAction::Settled => {
                 assert!(!std::mem::replace(&mut exec.settled, true), "settled twice");
-                self.sandbox.settle_named(process);
+                self.sandbox.process_settled(process);
             }
         }
     }

@@ -6,10 +6,9 @@
 
 use std::{
     any::Any,
-    fmt,
     sync::Arc,
     task::{Context as TaskContext, Poll},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use actix::{Actor, ActorContext, AsyncContext, Context, Handler, Message, WeakRecipient};
@@ -22,8 +21,11 @@ use super::{
     driver::{Driven, Driver, now},
 };
 use crate::{
-    machine::{Connection, ConnectionAction, ConnectionState, Epoch, LinkError, Mode},
-    protocol::{SandboxId, SandboxToken, Version},
+    machine::{
+        Connection, ConnectionAction, ConnectionState, Epoch, LinkCommand, LinkError, LinkFact,
+        Mode,
+    },
+    protocol::{SandboxId, SandboxToken},
     transport::{
         Cookies, Credit, DialConfig, Dialled, Link, LinkConfig, LinkEvent, RecordedDial, Recorder,
         Target, dial,
@@ -33,159 +35,34 @@ use crate::{
 /// What a connection is told to do.
 #[derive(Message)]
 #[rtype(result = "()")]
-#[non_exhaustive]
 pub(super) enum ConnectionCommand {
     /// Send a text frame on the current link. With a tag, [`ConnectionReport::Written`] follows.
-    Send {
-        /// The frame.
-        text: String,
-        /// Chosen by the sender.
-        tag: Option<u64>,
-    },
+    Send { text: String, tag: Option<u64> },
     /// From now on, dial this sandbox.
     Resume(SandboxId, SandboxToken),
-    /// The sandbox runs on this link: a loss of it is mended, where that was asked for.
-    Confirm(Epoch),
-    /// A loss is final from now on.
-    Disarm,
-    /// The link is of no use yet: drop it and try again later.
-    Refuse(Epoch, LinkError),
-    /// Everything that came over this link is taken into account: the answer to
-    /// [`ConnectionReport::Drained`].
+    /// What its machine is asked.
+    Link(LinkCommand),
+    /// The answer to [`ConnectionReport::Drained`].
     Heard(Epoch),
-    /// Close the connection, with a handshake.
-    Close,
 }
 
-/// What a connection lets its owner know.
+/// What a connection tells its owner.
 #[derive(Message)]
 #[rtype(result = "()")]
-#[non_exhaustive]
 pub(super) enum ConnectionReport {
-    /// A link is open, and speaks this version of the protocol.
-    Opened(Epoch, Version),
-    /// Text frames, in order.
+    /// What its machine says.
+    Link(LinkFact),
+    /// Text frames, in order. The credit allows to read the next batch when it is dropped.
     Frames {
-        /// The link they came over.
         epoch: Epoch,
-        /// The frames.
         frames: Vec<Bytes>,
-        /// Leave to read the next batch; given back by being dropped.
         credit: Credit,
     },
     /// The link took the frames with these tags.
-    Written {
-        /// The link that took them.
-        epoch: Epoch,
-        /// The tags.
-        tags: Vec<u64>,
-    },
-    /// The link is lost, and this is behind the last that came over it. What follows from the loss
-    /// waits for [`ConnectionCommand::Heard`]: the server may just have said why.
+    Written(Vec<u64>),
+    /// The link is lost, and this report is behind the last frame that came over it. The consequences
+    /// of the loss wait for [`ConnectionCommand::Heard`]: the server may just have said why.
     Drained(Epoch),
-    /// The link is lost, another attempt follows.
-    Reconnecting {
-        /// The number of the attempt, from 1.
-        attempt: u32,
-        /// How long until it.
-        delay: Duration,
-        /// What happened.
-        cause: LinkError,
-    },
-    /// The link is lost for good.
-    Lost {
-        /// What happened last.
-        cause: LinkError,
-        /// Attempts that were made.
-        attempts: u32,
-    },
-    /// The connection was closed as asked.
-    Closed,
-}
-
-impl fmt::Debug for ConnectionCommand {
-    /// Shows no frame: code and stdin may hold anything.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Send { text, tag } => f
-                .debug_struct("Send")
-                .field("bytes", &text.len())
-                .field("tag", tag)
-                .finish(),
-            Self::Resume(id, token) => f.debug_tuple("Resume").field(id).field(token).finish(),
-            Self::Confirm(epoch) => f.debug_tuple("Confirm").field(epoch).finish(),
-            Self::Disarm => f.write_str("Disarm"),
-            Self::Refuse(epoch, cause) => {
-                f.debug_tuple("Refuse").field(epoch).field(cause).finish()
-            }
-            Self::Heard(epoch) => f.debug_tuple("Heard").field(epoch).finish(),
-            Self::Close => f.write_str("Close"),
-        }
-    }
-}
-
-impl fmt::Debug for ConnectionReport {
-    /// Shows no frame: one of them holds the sandbox's token.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Opened(epoch, version) => {
-                f.debug_tuple("Opened").field(epoch).field(version).finish()
-            }
-            Self::Frames { epoch, frames, .. } => f
-                .debug_struct("Frames")
-                .field("epoch", epoch)
-                .field("frames", &frames.len())
-                .finish_non_exhaustive(),
-            Self::Written { epoch, tags } => f
-                .debug_struct("Written")
-                .field("epoch", epoch)
-                .field("tags", tags)
-                .finish(),
-            Self::Drained(epoch) => f.debug_tuple("Drained").field(epoch).finish(),
-            Self::Reconnecting {
-                attempt,
-                delay,
-                cause,
-            } => f
-                .debug_struct("Reconnecting")
-                .field("attempt", attempt)
-                .field("delay", delay)
-                .field("cause", cause)
-                .finish(),
-            Self::Lost { cause, attempts } => f
-                .debug_struct("Lost")
-                .field("cause", cause)
-                .field("attempts", attempts)
-                .finish(),
-            Self::Closed => f.write_str("Closed"),
-        }
-    }
-}
-
-/// Tells the owner when the actor goes, however it goes.
-struct Obituary {
-    owner: WeakRecipient<ConnectionReport>,
-    finished: bool,
-}
-
-impl Obituary {
-    fn report(&self, report: ConnectionReport) {
-        if let Some(owner) = self.owner.upgrade() {
-            // The number of reports in flight is bounded by the link's credits.
-            owner.do_send(report);
-        }
-    }
-}
-
-impl Drop for Obituary {
-    fn drop(&mut self) {
-        if !self.finished {
-            self.report(ConnectionReport::Lost {
-                cause: LinkError::ActorGone,
-                attempts: 0,
-            });
-        }
-    }
 }
 
 type Dialling = LocalBoxFuture<'static, Result<Dialled, LinkError>>;
@@ -198,8 +75,6 @@ pub(super) struct ConnectionActor {
     target: Target,
     cookies: Cookies,
     link: Option<Link>,
-    /// What the link speaks.
-    version: Version,
     /// Polled together with the link: a link is read in the same turn in which it is opened.
     dialling: Option<(Epoch, Dialling)>,
     recorder: Option<Recorder>,
@@ -207,14 +82,16 @@ pub(super) struct ConnectionActor {
     recorded: Option<RecordedDial>,
     /// A link that is lost, while the owner hears the last of it.
     drained: Option<(Epoch, LinkError)>,
-    obituary: Obituary,
+    owner: WeakRecipient<ConnectionReport>,
+    /// Whether the owner was told that the link is lost for good or closed.
+    finished: bool,
     span: Span,
     /// The connection is the last of the sandbox's actors: it closes with a handshake.
     _kept: Option<Arc<dyn Any + Send + Sync>>,
 }
 
 impl ConnectionActor {
-    pub(crate) fn new(
+    pub(super) fn new(
         settings: &Settings,
         owner: WeakRecipient<ConnectionReport>,
         span: Span,
@@ -232,17 +109,21 @@ impl ConnectionActor {
             },
             cookies: Cookies::default(),
             link: None,
-            version: Version::V1,
             dialling: None,
             recorder: settings.recorder.clone(),
             recorded: None,
             drained: None,
-            obituary: Obituary {
-                owner,
-                finished: false,
-            },
+            owner,
+            finished: false,
             span,
             _kept: settings.kept.clone(),
+        }
+    }
+
+    fn report(&self, report: ConnectionReport) {
+        if let Some(owner) = self.owner.upgrade() {
+            // The number of reports in flight is bounded by the link's credits.
+            owner.do_send(report);
         }
     }
 
@@ -256,41 +137,40 @@ impl ConnectionActor {
                         link.close();
                     }
                 }
-                ConnectionAction::Opened(epoch) => {
-                    self.span.record("epoch", epoch.0);
-                    debug_in!(self.span, epoch = epoch.0, version = %self.version, "link open");
-                    self.obituary
-                        .report(ConnectionReport::Opened(epoch, self.version));
-                }
-                ConnectionAction::Reconnecting {
-                    attempt,
-                    delay,
-                    cause,
-                } => {
-                    self.link = None;
-                    debug_in!(self.span, attempt, ?delay, %cause, "link lost, reconnecting");
-                    self.obituary.report(ConnectionReport::Reconnecting {
-                        attempt,
-                        delay,
-                        cause,
-                    });
-                }
-                ConnectionAction::Lost { cause, attempts } => {
-                    debug_in!(self.span, attempts, %cause, "link lost");
-                    self.finish(ConnectionReport::Lost { cause, attempts }, ctx);
-                }
-                ConnectionAction::Closed => {
-                    debug_in!(self.span, "connection closed");
-                    self.finish(ConnectionReport::Closed, ctx);
-                }
+                ConnectionAction::Tell(fact) => self.tell(fact, ctx),
             }
         }
     }
 
-    fn finish(&mut self, report: ConnectionReport, ctx: &mut Context<Self>) {
+    fn tell(&mut self, fact: LinkFact, ctx: &mut Context<Self>) {
+        match &fact {
+            LinkFact::Opened(epoch, version) => {
+                self.span.record("epoch", epoch.0);
+                debug_in!(self.span, epoch = epoch.0, %version, "link open");
+            }
+            LinkFact::Reconnecting {
+                attempt,
+                delay,
+                cause,
+            } => {
+                self.link = None;
+                debug_in!(self.span, attempt, ?delay, %cause, "link lost, reconnecting");
+            }
+            LinkFact::Lost { cause, attempts } => {
+                debug_in!(self.span, attempts, %cause, "link lost");
+                self.finish(ctx);
+            }
+            LinkFact::Closed => {
+                debug_in!(self.span, "connection closed");
+                self.finish(ctx);
+            }
+        }
+        self.report(ConnectionReport::Link(fact));
+    }
+
+    fn finish(&mut self, ctx: &mut Context<Self>) {
         self.link = None;
-        self.obituary.finished = true;
-        self.obituary.report(report);
+        self.finished = true;
         ctx.stop();
     }
 
@@ -316,13 +196,12 @@ impl ConnectionActor {
                 version,
             }) => {
                 self.cookies = cookies;
-                self.version = version;
                 if *self.machine.state() == ConnectionState::Dialling(epoch) {
                     let mut link = Link::new(socket, self.link_config);
                     link.record(recorded.map(|dial| dial.opened(version)));
                     self.link = Some(link);
                 }
-                self.machine.handle_opened(epoch);
+                self.machine.handle_opened(epoch, version);
             }
             Err(cause) => {
                 if let Some(dial) = recorded {
@@ -338,6 +217,18 @@ impl ConnectionActor {
             self.link = None;
             self.dialling = None;
             self.recorded = None;
+        }
+    }
+}
+
+impl Drop for ConnectionActor {
+    /// Tells the owner if the actor ends early, as in a panic.
+    fn drop(&mut self) {
+        if !self.finished {
+            self.report(ConnectionReport::Link(LinkFact::Lost {
+                cause: LinkError::ActorGone,
+                attempts: 0,
+            }));
         }
     }
 }
@@ -366,7 +257,7 @@ impl Driven for ConnectionActor {
 
     /// The sandbox's actor is gone, whether it said so or not.
     fn handle_orphaned(&mut self, ctx: &mut Context<Self>) {
-        self.machine.close(now());
+        self.machine.handle_command(LinkCommand::Close, now());
         self.run_actions(ctx);
     }
 
@@ -389,21 +280,19 @@ impl Driven for ConnectionActor {
             let epoch = self.machine.epoch();
             match event {
                 LinkEvent::Frames(frames, credit) => {
-                    self.obituary.report(ConnectionReport::Frames {
+                    self.report(ConnectionReport::Frames {
                         epoch,
                         frames,
                         credit,
                     });
                 }
-                LinkEvent::Written(tags) => self
-                    .obituary
-                    .report(ConnectionReport::Written { epoch, tags }),
+                LinkEvent::Written(tags) => self.report(ConnectionReport::Written(tags)),
                 LinkEvent::Lost(cause) => {
                     let secrets = self.dial_config.secrets(&self.target);
                     let cause = secrets.iter().fold(cause, LinkError::redact);
                     self.link = None;
                     self.drained = Some((epoch, cause));
-                    self.obituary.report(ConnectionReport::Drained(epoch));
+                    self.report(ConnectionReport::Drained(epoch));
                 }
             }
         }
@@ -421,17 +310,12 @@ impl Handler<ConnectionCommand> for ConnectionActor {
                 }
             }
             ConnectionCommand::Resume(id, token) => self.target = Target::Attach(id, token),
-            ConnectionCommand::Confirm(epoch) => self.machine.confirm(epoch, now()),
-            ConnectionCommand::Disarm => self.machine.disarm(),
-            ConnectionCommand::Refuse(epoch, cause) => {
-                self.machine.handle_refused(epoch, cause, now())
-            }
+            ConnectionCommand::Link(command) => self.machine.handle_command(command, now()),
             ConnectionCommand::Heard(epoch) => {
                 if let Some((_, cause)) = self.drained.take_if(|(drained, _)| *drained == epoch) {
                     self.machine.handle_lost(epoch, cause, now());
                 }
             }
-            ConnectionCommand::Close => self.machine.close(now()),
         }
         self.run_actions(ctx);
     }

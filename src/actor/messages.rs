@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::{ProcessActor, ProcessOutput, Unclaimed};
 use crate::{
     Error, Language, SandboxEvent,
-    machine::{OutputPolicy, ProcessEnd, ProcessId, SandboxState},
+    machine::{OutputPolicy, ProcessEnd, ProcessId, SandboxState, Stdin},
     protocol::{ExecId, ExecOptions, SandboxId, SandboxToken, Version},
 };
 
@@ -58,30 +58,6 @@ impl Exec {
             stdin: Stdin::Open,
             output: None,
             wrap_for_v1: false,
-        }
-    }
-}
-
-/// The input of an exec.
-#[derive(Clone, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Stdin {
-    /// Open: what is written later.
-    #[default]
-    Open,
-    /// None: closed from the beginning. Protocol v1 cannot close it, and leaves it open.
-    Null,
-    /// This, and no more. Protocol v1 refuses it.
-    Bytes(Bytes),
-}
-
-impl std::fmt::Debug for Stdin {
-    /// Shows no input: it may hold anything.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Open => f.write_str("Open"),
-            Self::Null => f.write_str("Null"),
-            Self::Bytes(data) => write!(f, "Bytes({})", data.len()),
         }
     }
 }

@@ -37,24 +37,26 @@ use crate::machine::ProcessId;
 
 mod connection;
 mod driver;
+mod inbound;
 mod messages;
-mod outgoing;
 mod output;
 mod process;
+mod processes;
 mod random;
 mod reply;
+mod requests;
 mod sandbox;
 mod settings;
 mod subscribers;
 #[cfg(test)]
 mod tests;
 
+pub use crate::machine::Stdin;
 pub use crate::protocol::{ExecId, ExecOptions};
-use connection::{ConnectionActor, ConnectionCommand, ConnectionReport};
 pub use messages::{
     AttachProcess, Checkpoint, CloseStdin, Exec, FlushStdin, GetPlace, GetState, GetVersion, Kill,
-    KillSandbox, Open, Opened, ProcessPlace, SnapshotFilesystem, StartedProcess, Stdin, Subscribe,
-    Wait, WriteStdin,
+    KillSandbox, Open, Opened, ProcessPlace, SnapshotFilesystem, StartedProcess, Subscribe, Wait,
+    WriteStdin,
 };
 pub(crate) use messages::{Start, StartKey};
 pub use output::{OutputStream, ProcessOutput};
@@ -62,6 +64,7 @@ pub use process::ProcessActor;
 pub(crate) use process::Unclaimed;
 pub(crate) use random::random_bits;
 pub use reply::Deferred;
+use requests::Background;
 pub use sandbox::SandboxActor;
 pub(crate) use settings::Settings;
 
@@ -69,15 +72,15 @@ pub(crate) use settings::Settings;
 ///
 /// It goes through the sandbox's actor, so that an exec that is asked for next comes after it.
 pub(crate) fn kill_in_background(process: ProcessId, sandbox: &actix::Addr<SandboxActor>) {
-    sandbox.do_send(sandbox::Unheld(process));
+    sandbox.do_send(Background::KillProcess(process));
 }
 
-/// Nobody waits for a start any more: it is not sent, or what it starts is killed.
+/// Cancels a start whose caller stopped waiting: it is not sent, or the process that it starts is killed.
 pub(crate) fn cancel_in_background(start: StartKey, sandbox: &actix::Addr<SandboxActor>) {
-    sandbox.do_send(sandbox::CancelStart(start));
+    sandbox.do_send(Background::CancelStart(start));
 }
 
-/// Kills a sandbox to which no handle is left, now or as soon as it is there.
-pub(crate) fn discard_in_background(sandbox: &actix::Addr<SandboxActor>) {
-    sandbox.do_send(sandbox::Discard);
+/// Kills a sandbox to which no handle is left, now or as soon as it is created.
+pub(crate) fn abandon_in_background(sandbox: &actix::Addr<SandboxActor>) {
+    sandbox.do_send(Background::Abandon);
 }

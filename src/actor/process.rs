@@ -8,10 +8,10 @@ use super::{
     CloseStdin, FlushStdin, GetPlace, Kill, ProcessPlace, SandboxActor, StartedProcess, Wait,
     WriteStdin,
     driver::{Driven, Driver, now},
-    outgoing::Chunk,
+    inbound::Chunk,
     output::{OutputWriter, ProcessOutput},
     reply::{Deferred, Settler, deferred},
-    sandbox::Unheld,
+    requests::Background,
 };
 use crate::{
     Error,
@@ -53,62 +53,20 @@ pub(crate) enum ProcessEvent {
     Awaited(bool),
 }
 
-/// What a process asks of its sandbox, or lets it know.
+/// What a process tells its sandbox.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub(crate) enum ProcessReport {
-    /// Ask the server to kill it.
-    Kill(ProcessId),
-    /// Send a message about it.
-    Send(ProcessId, String),
-    /// Send a stdin message, and say when the link took it.
-    Stdin {
-        process: ProcessId,
-        number: u64,
-        text: String,
-    },
-    /// It ended.
-    Ended {
-        process: ProcessId,
-        end: ProcessEnd,
-        stdin_unsent: usize,
-    },
-    /// Nothing more is to be said about it.
-    Settled(ProcessId),
-    /// Its actor is gone before that.
+    /// What its machine wants of the sandbox, in order.
+    Actions(ProcessId, Vec<ProcessAction>),
+    /// Its actor is gone before everything was said about it.
     Gone(ProcessId),
-    /// All of these, in order.
-    Several(Vec<ProcessReport>),
 }
 
-/// Tells the sandbox when the actor is dropped before its process has settled.
-struct DropNotice {
-    process: ProcessId,
-    sandbox: WeakAddr<SandboxActor>,
-    finished: bool,
-}
-
-impl DropNotice {
-    fn report(&self, report: ProcessReport) {
-        if let Some(sandbox) = self.sandbox.upgrade() {
-            sandbox.do_send(report);
-        }
-    }
-}
-
-impl Drop for DropNotice {
-    fn drop(&mut self) {
-        if !self.finished {
-            self.report(ProcessReport::Gone(self.process));
-        }
-    }
-}
-
-/// Kill it, without an answer. Keeps the sandbox until the kill is on its way: it may be dropped,
-/// too.
+/// Kills the process without an answer. Keeps the sandbox's actor until the kill is on its way.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub(super) struct KillUnheld(pub(super) Addr<SandboxActor>);
+pub(super) struct KillInBackground(pub(super) Addr<SandboxActor>);
 
 /// A started process whose caller may be gone. If it is dropped before it is claimed, the process
 /// is killed: no other handle to it exists.
@@ -134,7 +92,7 @@ impl Unclaimed {
 impl Drop for Unclaimed {
     fn drop(&mut self) {
         if let (Some(started), Some(sandbox)) = (self.started.take(), self.sandbox.upgrade()) {
-            sandbox.do_send(Unheld(started.process));
+            sandbox.do_send(Background::KillProcess(started.process));
         }
     }
 }
@@ -159,15 +117,27 @@ pub(super) struct NewProcess {
 /// Answers [`Wait`], [`Kill`], [`WriteStdin`], [`FlushStdin`], [`CloseStdin`] and [`GetPlace`]. It
 /// is started by [`SandboxActor`] for every [`Exec`](super::Exec).
 pub struct ProcessActor {
+    process: ProcessId,
     machine: Box<Process>,
     output: OutputWriter,
-    notice: DropNotice,
+    sandbox: WeakAddr<SandboxActor>,
+    /// Whether everything was said about the process.
+    settled: bool,
     waiters: BTreeMap<RequestId, Waiter>,
     next_request: u64,
     /// A caller waits for a status of the sandbox.
     sandbox_awaited: bool,
     awaited: bool,
     killed: bool,
+}
+
+impl Drop for ProcessActor {
+    /// Tells the sandbox if the actor ends early, as in a panic.
+    fn drop(&mut self) {
+        if !self.settled {
+            self.report(ProcessReport::Gone(self.process));
+        }
+    }
 }
 
 impl ProcessActor {
@@ -182,13 +152,11 @@ impl ProcessActor {
         } = new;
         let (output, reader) = OutputWriter::new(policy, machine.window());
         let actor = Self {
+            process,
             machine,
             output,
-            notice: DropNotice {
-                process,
-                sandbox,
-                finished: false,
-            },
+            sandbox,
+            settled: false,
             waiters: BTreeMap::new(),
             next_request: 0,
             sandbox_awaited,
@@ -206,8 +174,7 @@ impl ProcessActor {
     }
 
     fn run_actions(&mut self) {
-        let process = self.notice.process;
-        let mut reports = Vec::new();
+        let mut actions = Vec::new();
         while let Some(action) = self.machine.poll_action() {
             match action {
                 ProcessAction::Settle(request, result) => {
@@ -225,25 +192,6 @@ impl ProcessActor {
                         (Some(Waiter::End(_)), Ok(ProcessReply::Done)) | (None, _) => {}
                     }
                 }
-                ProcessAction::SendKill => reports.push(ProcessReport::Kill(process)),
-                ProcessAction::SendStdin { number, text } => {
-                    reports.push(ProcessReport::Stdin {
-                        process,
-                        number,
-                        text,
-                    });
-                }
-                ProcessAction::Send(text) => {
-                    reports.push(ProcessReport::Send(process, text));
-                }
-                ProcessAction::Ended { end, stdin_unsent } => {
-                    self.output.set_end(end.clone());
-                    reports.push(ProcessReport::Ended {
-                        process,
-                        end,
-                        stdin_unsent,
-                    });
-                }
                 ProcessAction::OutputEnded(finish) => {
                     let held = self.machine.take_held_output();
                     if !held.is_empty() {
@@ -253,20 +201,26 @@ impl ProcessActor {
                     }
                     self.output.finish(finish);
                 }
-                ProcessAction::Settled => {
-                    self.notice.finished = true;
-                    reports.push(ProcessReport::Settled(process));
+                action => {
+                    match &action {
+                        ProcessAction::Ended { end, .. } => self.output.set_end(end.clone()),
+                        ProcessAction::Settled => self.settled = true,
+                        _ => {}
+                    }
+                    actions.push(action);
                 }
             }
         }
-        match reports.len() {
-            0 | 1 => reports
-                .pop()
-                .into_iter()
-                .for_each(|it| self.notice.report(it)),
-            _ => self.notice.report(ProcessReport::Several(reports)),
+        if !actions.is_empty() {
+            self.report(ProcessReport::Actions(self.process, actions));
         }
         self.update_demand();
+    }
+
+    fn report(&self, report: ProcessReport) {
+        if let Some(sandbox) = self.sandbox.upgrade() {
+            sandbox.do_send(report);
+        }
     }
 
     /// Tells the output whether a caller waits for a message behind it.
@@ -413,10 +367,10 @@ impl Handler<Kill> for ProcessActor {
     }
 }
 
-impl Handler<KillUnheld> for ProcessActor {
+impl Handler<KillInBackground> for ProcessActor {
     type Result = ();
 
-    fn handle(&mut self, KillUnheld(sandbox): KillUnheld, _: &mut Context<Self>) {
+    fn handle(&mut self, KillInBackground(sandbox): KillInBackground, _: &mut Context<Self>) {
         self.machine.kill(None, now());
         self.run_actions();
         drop(sandbox);

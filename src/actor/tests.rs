@@ -10,7 +10,8 @@ use actix::{Context, Handler, Message};
 use futures::{StreamExt, future::join_all};
 
 use super::{
-    ConnectionActor, Exec, KillSandbox, Open, ProcessActor, SandboxActor, Wait, WriteStdin,
+    Exec, KillSandbox, Open, ProcessActor, SandboxActor, Wait, WriteStdin,
+    connection::ConnectionActor,
 };
 use crate::{
     ErrorKind, Language, LocalServer, Process, ProcessEnd, Sandbox, SandboxEnd, SandboxState,

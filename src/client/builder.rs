@@ -628,7 +628,7 @@ impl Unopened {
 impl Drop for Unopened {
     fn drop(&mut self) {
         if let Some(addr) = self.addr.take().filter(|_| self.kill) {
-            actor::discard_in_background(&addr);
+            actor::abandon_in_background(&addr);
         }
     }
 }

@@ -60,7 +60,7 @@ struct Inner {
 impl Drop for Inner {
     fn drop(&mut self) {
         if self.kill_on_drop {
-            crate::actor::discard_in_background(&self.addr);
+            crate::actor::abandon_in_background(&self.addr);
         }
     }
 }

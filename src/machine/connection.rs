@@ -6,6 +6,7 @@ use std::{
 };
 
 use super::{Backoff, LinkError, ReconnectPolicy, later};
+use crate::protocol::Version;
 
 /// The number of a link. What a link delivers is tagged with it, so that a late event of a dead link is ignored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -14,7 +15,7 @@ pub struct Epoch(pub u64);
 /// How a [`Connection`] behaves.
 #[derive(Clone, Debug)]
 pub struct ConnectionConfig {
-    /// Whether a lost link is dialled again once the connection is armed.
+    /// Whether a lost link is dialled again once the sandbox has run on it.
     pub auto_reconnect: bool,
     /// How it is dialled again.
     pub policy: ReconnectPolicy,
@@ -52,7 +53,46 @@ pub enum ConnectionState {
     Closed,
 }
 
-/// What a [`Connection`] wants done or known.
+/// What a sandbox asks of its connection.
+#[derive(Clone, Debug, PartialEq)]
+pub enum LinkCommand {
+    /// The sandbox runs on this link. From now on a lost link is dialled again, if
+    /// [`auto_reconnect`](ConnectionConfig::auto_reconnect) is set.
+    Confirm(Epoch),
+    /// From now on a loss is final. An attempt that is already scheduled is still made.
+    DisableReconnect,
+    /// The server does not let the sandbox be used on this link yet: drop it and dial again later.
+    Refuse(Epoch, LinkError),
+    /// Close the connection: with a handshake where a link is open, at once otherwise.
+    Close,
+}
+
+/// What a connection tells its sandbox.
+#[derive(Clone, Debug, PartialEq)]
+pub enum LinkFact {
+    /// A link is open and speaks this version.
+    Opened(Epoch, Version),
+    /// The link is lost, and another attempt follows after the delay.
+    Reconnecting {
+        /// The number of the attempt, from 1.
+        attempt: u32,
+        /// How long until the attempt.
+        delay: Duration,
+        /// Why the link was lost.
+        cause: LinkError,
+    },
+    /// The link is lost for good.
+    Lost {
+        /// Why the last link was lost, or the last dial failed.
+        cause: LinkError,
+        /// How many attempts were made to get it back.
+        attempts: u32,
+    },
+    /// The connection was closed on request.
+    Closed,
+}
+
+/// What a [`Connection`] wants done.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ConnectionAction {
     /// Dial a link with this number.
@@ -61,39 +101,22 @@ pub enum ConnectionAction {
     Drop(Epoch),
     /// Close the link with a handshake.
     Close(Epoch),
-    /// The link is open.
-    Opened(Epoch),
-    /// The link is lost, and another attempt follows after the delay.
-    Reconnecting {
-        /// The number of the attempt, from 1.
-        attempt: u32,
-        /// How long until it.
-        delay: Duration,
-        /// What happened.
-        cause: LinkError,
-    },
-    /// The link is lost for good.
-    Lost {
-        /// What happened last.
-        cause: LinkError,
-        /// Attempts that were made to get it back.
-        attempts: u32,
-    },
-    /// The connection was closed as asked.
-    Closed,
+    /// Tell the sandbox.
+    Tell(LinkFact),
 }
 
-/// The state machine of a connection. Time is an argument; a retry happens only while it is armed.
+/// The state machine of a connection. Time is an argument.
 #[derive(Debug)]
 pub struct Connection {
     config: ConnectionConfig,
     state: ConnectionState,
     epoch: Epoch,
-    armed: bool,
-    /// Since when the current link is known to be good.
+    /// Whether a lost link is dialled again. Set when the sandbox runs, cleared on request.
+    reconnect: bool,
+    /// Since when the sandbox runs on the current link.
     good_since: Option<Instant>,
     backoff: Backoff,
-    /// Counts the attempts at the first link. `None` once there was one.
+    /// Counts the attempts at the first link. `None` once a link was open.
     first: Option<Backoff>,
     actions: VecDeque<ConnectionAction>,
 }
@@ -112,7 +135,7 @@ impl Connection {
             config,
             state: ConnectionState::Idle,
             epoch: Epoch::default(),
-            armed: false,
+            reconnect: false,
             good_since: None,
             backoff,
             actions: VecDeque::new(),
@@ -136,22 +159,25 @@ impl Connection {
         }
     }
 
-    /// The sandbox runs on this link: from now on a loss is mended, where that was asked for.
-    pub fn confirm(&mut self, epoch: Epoch, now: Instant) {
-        if self.state == ConnectionState::Open(epoch) {
-            self.armed = self.config.auto_reconnect;
-            self.good_since.get_or_insert(now);
+    /// Does what the sandbox asks.
+    pub fn handle_command(&mut self, command: LinkCommand, now: Instant) {
+        match command {
+            LinkCommand::Confirm(epoch) if self.state == ConnectionState::Open(epoch) => {
+                self.reconnect = self.config.auto_reconnect;
+                self.good_since.get_or_insert(now);
+            }
+            LinkCommand::DisableReconnect => self.reconnect = false,
+            LinkCommand::Refuse(epoch, cause) if self.state == ConnectionState::Open(epoch) => {
+                self.actions.push_back(ConnectionAction::Drop(epoch));
+                self.retry(cause, now);
+            }
+            LinkCommand::Confirm(_) | LinkCommand::Refuse(..) => {}
+            LinkCommand::Close => self.close(now),
         }
     }
 
-    /// From now on a loss is final. An attempt that is already waited for is still made.
-    pub fn disarm(&mut self) {
-        self.armed = false;
-    }
-
-    /// Closes the connection: with a handshake where a link is open, at once otherwise.
-    pub fn close(&mut self, now: Instant) {
-        self.armed = false;
+    fn close(&mut self, now: Instant) {
+        self.reconnect = false;
         match self.state {
             ConnectionState::Open(epoch) => {
                 self.actions.push_back(ConnectionAction::Close(epoch));
@@ -169,12 +195,12 @@ impl Connection {
         }
     }
 
-    /// The dial succeeded.
-    pub fn handle_opened(&mut self, epoch: Epoch) {
+    /// The dial succeeded, and the link speaks this version.
+    pub fn handle_opened(&mut self, epoch: Epoch, version: Version) {
         if self.state == ConnectionState::Dialling(epoch) {
             self.state = ConnectionState::Open(epoch);
             self.first = None;
-            self.actions.push_back(ConnectionAction::Opened(epoch));
+            self.tell(LinkFact::Opened(epoch, version));
         } else {
             self.actions.push_back(ConnectionAction::Drop(epoch));
         }
@@ -190,14 +216,6 @@ impl Connection {
             }
             ConnectionState::Closing { epoch: current, .. } if current == epoch => self.finish(),
             _ => {}
-        }
-    }
-
-    /// The link is open, but the server would not let the sandbox be used on it yet.
-    pub fn handle_refused(&mut self, epoch: Epoch, cause: LinkError, now: Instant) {
-        if self.state == ConnectionState::Open(epoch) {
-            self.actions.push_back(ConnectionAction::Drop(epoch));
-            self.retry(cause, now);
         }
     }
 
@@ -228,6 +246,10 @@ impl Connection {
         self.actions.pop_front()
     }
 
+    fn tell(&mut self, fact: LinkFact) {
+        self.actions.push_back(ConnectionAction::Tell(fact));
+    }
+
     fn dial(&mut self) {
         self.epoch.0 += 1;
         self.good_since = None;
@@ -244,7 +266,7 @@ impl Connection {
         let backoff = match &mut self.first {
             // Fails at once if the server asks to wait for longer than the caller does.
             Some(first) if cause.is_busy() => Some((first, asked)),
-            _ if self.armed && cause.is_retryable() => {
+            _ if self.reconnect && cause.is_retryable() => {
                 // The sandbox may be lost: make a last attempt, even if it is too early.
                 let left = self.backoff.time_left(now).unwrap_or(asked);
                 Some((&mut self.backoff, asked.min(left)))
@@ -253,27 +275,23 @@ impl Connection {
         };
         let next = backoff.and_then(|(it, asked)| Some((it.next(asked, now)?, it.attempts())));
         if let Some((delay, attempt)) = next {
-            self.state = ConnectionState::BackingOff {
-                until: later(now, delay),
-            };
-            self.actions.push_back(ConnectionAction::Reconnecting {
+            let until = later(now, delay);
+            self.state = ConnectionState::BackingOff { until };
+            self.tell(LinkFact::Reconnecting {
                 attempt,
                 delay,
                 cause,
             });
         } else {
-            let backoff = self.first.as_ref().unwrap_or(&self.backoff);
             self.state = ConnectionState::Closed;
-            self.actions.push_back(ConnectionAction::Lost {
-                cause,
-                attempts: backoff.attempts(),
-            });
+            let attempts = self.first.as_ref().unwrap_or(&self.backoff).attempts();
+            self.tell(LinkFact::Lost { cause, attempts });
         }
     }
 
     fn finish(&mut self) {
         self.state = ConnectionState::Closed;
-        self.actions.push_back(ConnectionAction::Closed);
+        self.tell(LinkFact::Closed);
     }
 }
 
@@ -284,6 +302,7 @@ impl Connection {
 )]
 mod tests {
     use super::*;
+    use ConnectionAction::Tell;
 
     fn connection(auto_reconnect: bool) -> Connection {
         Connection::new(ConnectionConfig {
@@ -311,13 +330,13 @@ mod tests {
 
     fn open(connection: &mut Connection, now: Instant) {
         connection.start();
-        connection.handle_opened(Epoch(1));
-        connection.confirm(Epoch(1), now);
+        connection.handle_opened(Epoch(1), Version::V2);
+        connection.handle_command(LinkCommand::Confirm(Epoch(1)), now);
         assert_eq!(
             actions(connection),
             [
                 ConnectionAction::Dial(Epoch(1)),
-                ConnectionAction::Opened(Epoch(1))
+                Tell(LinkFact::Opened(Epoch(1), Version::V2))
             ]
         );
     }
@@ -332,10 +351,10 @@ mod tests {
             actions(&mut connection),
             [
                 ConnectionAction::Dial(Epoch(1)),
-                ConnectionAction::Lost {
+                Tell(LinkFact::Lost {
                     cause: dropped(),
                     attempts: 0
-                }
+                })
             ]
         );
         assert_eq!(connection.poll_timeout(), None);
@@ -362,11 +381,11 @@ mod tests {
                 let delay = Duration::from_millis(delay);
                 assert_eq!(
                     actions(&mut connection).pop(),
-                    Some(ConnectionAction::Reconnecting {
+                    Some(Tell(LinkFact::Reconnecting {
                         attempt: 1,
                         delay,
                         cause: busy(status, retry_after)
-                    })
+                    }))
                 );
                 connection.handle_timeout(now + delay);
                 assert_eq!(actions(&mut connection), [ConnectionAction::Dial(Epoch(2))]);
@@ -384,8 +403,8 @@ mod tests {
         let attempts = loop {
             connection.handle_lost(Epoch(epoch), busy(503, Some(9)), now);
             match actions(&mut connection).pop() {
-                Some(ConnectionAction::Reconnecting { delay, .. }) => now += delay,
-                Some(ConnectionAction::Lost { attempts, .. }) => break attempts,
+                Some(Tell(LinkFact::Reconnecting { delay, .. })) => now += delay,
+                Some(Tell(LinkFact::Lost { attempts, .. })) => break attempts,
                 other => panic!("{other:?}"),
             }
             connection.handle_timeout(now);
@@ -399,7 +418,7 @@ mod tests {
         connection.handle_lost(Epoch(1), busy(429, Some(61)), now);
         assert!(matches!(
             actions(&mut connection).pop(),
-            Some(ConnectionAction::Lost { attempts: 0, .. })
+            Some(Tell(LinkFact::Lost { attempts: 0, .. }))
         ));
         assert_eq!(connection.poll_timeout(), None);
     }
@@ -419,11 +438,11 @@ mod tests {
             connection.handle_timeout(now);
             connection.handle_lost(Epoch(epoch), busy(503, Some(*asked)), now);
             match actions(&mut connection).pop() {
-                Some(ConnectionAction::Reconnecting { delay, .. }) => {
+                Some(Tell(LinkFact::Reconnecting { delay, .. })) => {
                     wait = delay;
                     Some(delay)
                 }
-                Some(ConnectionAction::Lost { attempts, .. }) => {
+                Some(Tell(LinkFact::Lost { attempts, .. })) => {
                     assert_eq!(u64::from(attempts), epoch - 1);
                     None
                 }
@@ -476,11 +495,11 @@ mod tests {
         let delay = Duration::from_millis(200);
         assert_eq!(
             actions(&mut connection),
-            [ConnectionAction::Reconnecting {
+            [Tell(LinkFact::Reconnecting {
                 attempt: 1,
                 delay,
                 cause: dropped()
-            }]
+            })]
         );
         connection.handle_timeout(now + delay / 2);
         assert_eq!(actions(&mut connection), []);
@@ -495,11 +514,11 @@ mod tests {
         open(&mut connection, now);
         connection.handle_lost(Epoch(1), dropped(), now);
         connection.handle_timeout(now + Duration::from_secs(1));
-        connection.handle_opened(Epoch(2));
+        connection.handle_opened(Epoch(2), Version::V2);
         actions(&mut connection);
         connection.handle_lost(Epoch(1), dropped(), now);
-        connection.handle_refused(Epoch(1), LinkError::InUse, now);
-        connection.confirm(Epoch(1), now);
+        connection.handle_command(LinkCommand::Refuse(Epoch(1), LinkError::InUse), now);
+        connection.handle_command(LinkCommand::Confirm(Epoch(1)), now);
         assert_eq!(actions(&mut connection), []);
         assert_eq!(*connection.state(), ConnectionState::Open(Epoch(2)));
     }
@@ -513,35 +532,35 @@ mod tests {
         for epoch in 2..=4 {
             now += Duration::from_secs(1);
             connection.handle_timeout(now);
-            connection.handle_opened(Epoch(epoch));
-            connection.handle_refused(Epoch(epoch), LinkError::InUse, now);
+            connection.handle_opened(Epoch(epoch), Version::V2);
+            connection.handle_command(LinkCommand::Refuse(Epoch(epoch), LinkError::InUse), now);
         }
         let last = actions(&mut connection).pop();
         assert_eq!(
             last,
-            Some(ConnectionAction::Lost {
+            Some(Tell(LinkFact::Lost {
                 cause: LinkError::InUse,
                 attempts: 3
-            })
+            }))
         );
     }
 
     #[test]
-    fn disarmed_or_without_the_option_a_loss_is_final() {
+    fn a_loss_is_final_when_reconnects_are_off() {
         let now = Instant::now();
-        for disarm in [true, false] {
-            let mut connection = connection(disarm);
+        for disable in [true, false] {
+            let mut connection = connection(disable);
             open(&mut connection, now);
-            if disarm {
-                connection.disarm();
+            if disable {
+                connection.handle_command(LinkCommand::DisableReconnect, now);
             }
             connection.handle_lost(Epoch(1), dropped(), now);
             assert_eq!(
                 actions(&mut connection),
-                [ConnectionAction::Lost {
+                [Tell(LinkFact::Lost {
                     cause: dropped(),
                     attempts: 0
-                }]
+                })]
             );
         }
     }
@@ -551,16 +570,16 @@ mod tests {
         let now = Instant::now();
         let mut idle = connection(true);
         idle.close(now);
-        assert_eq!(actions(&mut idle), [ConnectionAction::Closed]);
+        assert_eq!(actions(&mut idle), [Tell(LinkFact::Closed)]);
 
         let mut dialling = connection(true);
         dialling.start();
         dialling.close(now);
-        dialling.handle_opened(Epoch(1));
+        dialling.handle_opened(Epoch(1), Version::V2);
         let drop = ConnectionAction::Drop(Epoch(1));
         assert_eq!(
             actions(&mut dialling)[1..],
-            [drop.clone(), ConnectionAction::Closed, drop.clone()]
+            [drop.clone(), Tell(LinkFact::Closed), drop.clone()]
         );
 
         let mut backing_off = connection(true);
@@ -569,7 +588,7 @@ mod tests {
         backing_off.close(now);
         assert_eq!(
             actions(&mut backing_off).pop(),
-            Some(ConnectionAction::Closed)
+            Some(Tell(LinkFact::Closed))
         );
         assert_eq!(backing_off.poll_timeout(), None);
 
@@ -578,6 +597,6 @@ mod tests {
         open_one.close(now);
         assert_eq!(actions(&mut open_one), [ConnectionAction::Close(Epoch(1))]);
         open_one.handle_timeout(now + Duration::from_secs(2));
-        assert_eq!(actions(&mut open_one), [drop, ConnectionAction::Closed]);
+        assert_eq!(actions(&mut open_one), [drop, Tell(LinkFact::Closed)]);
     }
 }

@@ -141,6 +141,27 @@ pub enum Failure {
 }
 
 impl Failure {
+    pub(super) fn refused(what: &'static str, status: Status, reason: Option<String>) -> Self {
+        Self::Refused {
+            what,
+            status,
+            reason,
+        }
+    }
+
+    pub(super) fn ended(what: &'static str, end: &SandboxEnd, effect: Effect) -> Self {
+        let end = end.clone();
+        Self::SandboxEnded { what, end, effect }
+    }
+
+    pub(super) fn link_lost(what: &'static str, effect: Effect) -> Self {
+        Self::LinkLost { what, effect }
+    }
+
+    pub(super) fn timeout(what: &'static str, after: Duration) -> Self {
+        Self::Timeout { what, after }
+    }
+
     /// What is known of the effect of the request.
     pub fn effect(&self) -> Effect {
         match self {

@@ -38,7 +38,9 @@ mod stream;
 mod tests;
 
 pub use backoff::{Backoff, ReconnectPolicy};
-pub use connection::{Connection, ConnectionAction, ConnectionConfig, ConnectionState, Epoch};
+pub use connection::{
+    Connection, ConnectionAction, ConnectionConfig, ConnectionState, Epoch, LinkCommand, LinkFact,
+};
 pub use end::{ProcessEnd, SandboxEnd, SandboxState};
 pub use event::SandboxEvent;
 pub use exec::{
@@ -49,7 +51,9 @@ pub use failure::{Effect, Failure};
 pub use keepalive::{Keepalive, KeepaliveAction, KeepaliveConfig};
 pub use link_error::LinkError;
 pub use output::{Finish, OutputBuffer, OutputPolicy, Overflow, Piece};
-pub use sandbox::{Mode, Sandbox, SandboxAction, SandboxConfig, SandboxReply, Timeouts};
+pub use sandbox::{
+    Mode, NewExec, Sandbox, SandboxAction, SandboxConfig, SandboxReply, Stdin, Timeouts,
+};
 
 /// The number of a request that waits for an answer. Its owner gives it; a machine settles it exactly once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

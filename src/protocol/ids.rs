@@ -1,6 +1,6 @@
 //! Identifiers: [`SandboxId`] names a sandbox, [`SandboxToken`] opens it, [`ExecId`] names an exec in it.
 
-use std::{fmt, sync::Arc};
+use std::{borrow::Borrow, fmt, sync::Arc};
 
 use secrecy::{ExposeSecret, SecretString};
 use subtle::ConstantTimeEq;
@@ -60,6 +60,12 @@ impl ExecId {
     /// Whether a server takes it.
     pub(crate) fn is_valid(&self) -> bool {
         (1..=Self::MAX_BYTES).contains(&self.0.len())
+    }
+}
+
+impl Borrow<str> for ExecId {
+    fn borrow(&self) -> &str {
+        &self.0
     }
 }
 

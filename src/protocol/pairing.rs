@@ -55,23 +55,25 @@ pub struct Pairing {
 }
 
 impl Pairing {
-    /// Takes the next message and gives the facts that are complete with it, in order.
-    pub fn accept(&mut self, message: ServerMessage, facts: &mut impl Extend<Fact>) {
+    /// Takes the next message and gives the facts that are complete with it, in order: a status that
+    /// waited no longer, and the message itself.
+    pub fn accept(&mut self, message: ServerMessage) -> [Option<Fact>; 2] {
         match message {
-            ServerMessage::Output(piece) => {
-                // Output is no answer to anything: a held status goes on waiting.
-                facts.extend([Fact::Output(piece)]);
-            }
+            // Output answers nothing: a held status goes on waiting.
+            ServerMessage::Output(piece) => [None, Some(Fact::Output(piece))],
             ServerMessage::Error(error) => {
-                if let Some(mut held) = self.held.take() {
-                    held.reason = Some(error.message);
-                    facts.extend([Fact::Status(held)]);
-                } else if !std::mem::take(&mut self.repeat_expected) {
-                    facts.extend([Fact::LateReason(error.message)]);
-                }
+                let fact = match self.held.take() {
+                    Some(mut held) => {
+                        held.reason = Some(error.message);
+                        Some(Fact::Status(held))
+                    }
+                    None if std::mem::take(&mut self.repeat_expected) => None,
+                    None => Some(Fact::LateReason(error.message)),
+                };
+                [None, fact]
             }
             ServerMessage::Status(update) => {
-                facts.extend(self.flush());
+                let flushed = self.flush();
                 let StatusUpdate {
                     status,
                     message,
@@ -86,19 +88,16 @@ impl Pairing {
                 };
                 if fact.status.expects_reason() && fact.reason.is_none() {
                     self.held = Some(fact);
-                } else {
-                    self.repeat_expected = fact.reason.is_some();
-                    facts.extend([Fact::Status(fact)]);
+                    return [flushed, None];
                 }
+                self.repeat_expected = fact.reason.is_some();
+                [flushed, Some(Fact::Status(fact))]
             }
-            ServerMessage::Identity(identity) => {
-                facts.extend(self.flush());
-                facts.extend([Fact::Identity(identity)]);
-            }
+            ServerMessage::Identity(identity) => [self.flush(), Some(Fact::Identity(identity))],
             ServerMessage::StdinAck { exec, offset } => {
-                facts.extend([Fact::StdinAck { exec, offset }]);
+                [None, Some(Fact::StdinAck { exec, offset })]
             }
-            ServerMessage::Unknown(unknown) => facts.extend([Fact::Unknown(unknown)]),
+            ServerMessage::Unknown(unknown) => [None, Some(Fact::Unknown(unknown))],
         }
     }
 
@@ -123,7 +122,7 @@ mod tests {
         let mut pairing = Pairing::default();
         let mut facts = Vec::new();
         for message in messages {
-            pairing.accept(message, &mut facts);
+            facts.extend(pairing.accept(message).into_iter().flatten());
         }
         (facts, pairing)
     }
@@ -233,9 +232,11 @@ mod tests {
     fn a_reason_after_its_status_was_given_up_is_late_not_lost() {
         let mut pairing = Pairing::default();
         let mut facts = Vec::new();
-        pairing.accept(ServerMessage::status(Status::SandboxError), &mut facts);
+        let held = pairing.accept(ServerMessage::status(Status::SandboxError));
+        facts.extend(held.into_iter().flatten());
         facts.extend(pairing.flush());
-        pairing.accept(ServerMessage::error("too late"), &mut facts);
+        let late = pairing.accept(ServerMessage::error("too late"));
+        facts.extend(late.into_iter().flatten());
         assert_eq!(
             facts,
             [

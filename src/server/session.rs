@@ -33,7 +33,7 @@ use crate::{
         ClientMessage, NamedMessage, SandboxToken, Status, Version,
         names::{CLOSE_ERROR, CLOSE_TOO_BIG, SUBPROTOCOL_V2},
     },
-    rest::Rest,
+    yield_now::Yield,
 };
 
 /// Time that a client has to answer a close frame.
@@ -258,8 +258,8 @@ impl Actor for Session {
         ctx.add_stream(Outbound {
             link: Guard(self.link.clone()),
             paused: false,
-            since_rest: 0,
-            resting: None,
+            since_yield: 0,
+            yielding: None,
         });
     }
 }
@@ -288,18 +288,18 @@ impl StreamHandler<Result<Message, ProtocolError>> for Session {
     }
 }
 
-/// Output that is written before the thread looks at its other sockets, in bytes.
-const REST_AFTER: usize = 256 * 1024;
+/// Output, in bytes, that is written before the thread yields.
+const YIELD_AFTER: usize = 256 * 1024;
 
 /// What the link holds, one message for each time the connection can take more.
 ///
-/// A client that reads as fast as its process prints keeps this ready all the time, so it takes a
-/// [`Rest`] now and then: or else a kill would wait for seconds to be read.
+/// A client that reads as fast as its process prints keeps this stream ready all the time. So the
+/// stream [yields](Yield) now and then: otherwise a kill would wait seconds to be read.
 struct Outbound {
     link: Guard,
     paused: bool,
-    since_rest: usize,
-    resting: Option<Rest>,
+    since_yield: usize,
+    yielding: Option<Yield>,
 }
 
 impl Stream for Outbound {
@@ -311,24 +311,24 @@ impl Stream for Outbound {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
-        if self.since_rest >= REST_AFTER {
-            self.since_rest = 0;
-            self.resting = Some(Rest::begin());
+        if self.since_yield >= YIELD_AFTER {
+            self.since_yield = 0;
+            self.yielding = Some(Yield::begin());
         }
-        if let Some(resting) = &self.resting {
-            ready!(resting.poll(cx));
-            self.resting = None;
+        if let Some(yielding) = &self.yielding {
+            ready!(yielding.poll(cx));
+            self.yielding = None;
         }
         let next = self.link.0.poll_pop(cx);
         match &next {
             Poll::Ready(Some(outgoing)) => {
                 self.paused = true;
                 if let Outgoing::Text(text) = outgoing {
-                    self.since_rest += text.len();
+                    self.since_yield += text.len();
                 }
             }
             Poll::Ready(None) => {}
-            Poll::Pending => self.since_rest = 0,
+            Poll::Pending => self.since_yield = 0,
         }
         next
     }

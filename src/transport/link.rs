@@ -23,7 +23,7 @@ use super::{
 use crate::{
     machine::{Keepalive, KeepaliveAction, KeepaliveConfig, LinkError},
     protocol::{Fragment, Reassembly, excerpt},
-    rest::Rest,
+    yield_now::Yield,
 };
 
 /// Batches that may be under way at once: one being worked on while the next is read.
@@ -73,8 +73,8 @@ pub(crate) struct Link {
     batch: Vec<Bytes>,
     batch_bytes: usize,
     lost: Option<LinkError>,
-    /// There is more to read, after the thread looked at its other sockets and timers.
-    resting: Option<Rest>,
+    /// Set while there is more to read after the thread has yielded.
+    yielding: Option<Yield>,
     /// Nothing can be written any more. What came before that is read first.
     broken: Option<LinkError>,
     /// The last look at the socket found nothing to read.
@@ -105,7 +105,7 @@ impl Link {
             batch: Vec::new(),
             batch_bytes: 0,
             lost: None,
-            resting: None,
+            yielding: None,
             broken: None,
             drained: false,
             keepalive,
@@ -223,11 +223,11 @@ impl Link {
 
     /// Reads frames into a batch, as long as there is credit for it.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Option<LinkEvent> {
-        if let Some(resting) = &self.resting {
-            if resting.poll(cx).is_pending() {
+        if let Some(yielding) = &self.yielding {
+            if yielding.poll(cx).is_pending() {
                 return None;
             }
-            self.resting = None;
+            self.yielding = None;
         }
         self.drained = false;
         let mut frames = 0;
@@ -274,7 +274,7 @@ impl Link {
             // Frames that are for nobody count as well.
             frames += 1;
             if self.batch_bytes >= BATCH_BYTES || frames >= BATCH_FRAMES {
-                self.resting = Some(Rest::begin());
+                self.yielding = Some(Yield::begin());
                 break;
             }
         }
@@ -282,8 +282,8 @@ impl Link {
             self.keepalive.handle_alive(Instant::now().into_std());
         }
         if self.batch.is_empty() {
-            if let Some(resting) = &self.resting
-                && resting.poll(cx).is_ready()
+            if let Some(yielding) = &self.yielding
+                && yielding.poll(cx).is_ready()
             {
                 cx.waker().wake_by_ref();
             }

@@ -8,20 +8,22 @@
     reason = "any instant will do as the origin of virtual time"
 )]
 
-mod exec;
+mod kill;
 mod life;
 mod properties;
 mod reconnect;
 mod store;
+mod v1;
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-pub(super) use crate::machine::Effect;
-
 use super::*;
-use crate::protocol::{ExecOptions, Status};
+use crate::{
+    machine::{Effect, LinkFact},
+    protocol::Status,
+};
 
 type Answer = Result<SandboxReply, Failure>;
 
@@ -29,10 +31,30 @@ type Answer = Result<SandboxReply, Failure>;
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Control {
     Resume(String),
-    Confirm(u64),
-    Disarm,
-    Refuse(u64, LinkError),
-    Close,
+    Link(LinkCommand),
+}
+
+pub(super) const DISABLE_RECONNECT: Control = Control::Link(LinkCommand::DisableReconnect);
+pub(super) const CLOSE: Control = Control::Link(LinkCommand::Close);
+
+pub(super) fn confirm(epoch: u64) -> Control {
+    Control::Link(LinkCommand::Confirm(Epoch(epoch)))
+}
+
+pub(super) fn refuse(epoch: u64, cause: LinkError) -> Control {
+    Control::Link(LinkCommand::Refuse(Epoch(epoch), cause))
+}
+
+pub(super) fn lost(cause: LinkError) -> LinkFact {
+    LinkFact::Lost { cause, attempts: 0 }
+}
+
+pub(super) fn run_true() -> NewExec<'static> {
+    NewExec {
+        language: "bash",
+        code: "true",
+        ..NewExec::default()
+    }
 }
 
 pub(super) struct Fixture {
@@ -68,6 +90,7 @@ impl Fixture {
             sandbox: Sandbox::new(SandboxConfig {
                 mode,
                 timeouts: Timeouts::default(),
+                process: ProcessConfig::default(),
                 exec_prefix: "test".into(),
             }),
             now: Instant::now(),
@@ -148,7 +171,7 @@ impl Fixture {
     pub(super) fn exec(&mut self) -> RequestId {
         let now = self.now;
         self.ask(|sandbox, request| {
-            sandbox.exec(request, "bash", "true", &ExecOptions::default(), now);
+            sandbox.exec(request, run_true(), now);
         })
     }
     pub(super) fn kill(&mut self) -> RequestId {
@@ -173,8 +196,8 @@ impl Fixture {
     /// The next link is open.
     pub(super) fn link(&mut self) {
         self.epoch += 1;
-        self.sandbox
-            .handle_opened(Epoch(self.epoch), Version::V1, self.now);
+        let opened = LinkFact::Opened(Epoch(self.epoch), Version::V1);
+        self.sandbox.handle_link(opened, self.now);
         self.collect();
     }
     pub(super) fn frame(&mut self, text: &str) {
@@ -212,14 +235,17 @@ impl Fixture {
     }
     /// The link breaks and is to be dialled again.
     pub(super) fn cut(&mut self) {
-        let delay = Duration::from_secs(1);
-        self.sandbox
-            .handle_reconnecting(1, delay, dropped(), self.now);
+        let reconnecting = LinkFact::Reconnecting {
+            attempt: 1,
+            delay: Duration::from_secs(1),
+            cause: dropped(),
+        };
+        self.sandbox.handle_link(reconnecting, self.now);
         self.collect();
     }
     /// The link breaks for good.
     pub(super) fn lose(&mut self) {
-        self.sandbox.handle_lost(dropped(), 0, self.now);
+        self.sandbox.handle_link(lost(dropped()), self.now);
         self.collect();
     }
     pub(super) fn pass(&mut self, time: Duration) {
@@ -256,12 +282,7 @@ impl Fixture {
                 SandboxAction::Resume(id, _) => {
                     self.control.push(Control::Resume(id.as_str().to_owned()));
                 }
-                SandboxAction::ConfirmLink(epoch) => self.control.push(Control::Confirm(epoch.0)),
-                SandboxAction::Disarm => self.control.push(Control::Disarm),
-                SandboxAction::RefuseLink(epoch, cause) => {
-                    self.control.push(Control::Refuse(epoch.0, cause));
-                }
-                SandboxAction::CloseLink => self.control.push(Control::Close),
+                SandboxAction::Link(command) => self.control.push(Control::Link(command)),
                 SandboxAction::Event(event) => self.events.push(event),
             }
         }
@@ -309,4 +330,20 @@ impl Fixture {
             _ => None,
         }
     }
+}
+
+/// The sandbox is over, every request is settled, and nothing is due.
+pub(super) fn assert_over(fixture: &mut Fixture, what: &str) {
+    let control = fixture.control();
+    assert_eq!(control.last(), Some(&CLOSE), "{what}: {control:?}");
+    assert!(control.contains(&DISABLE_RECONNECT), "{what}: {control:?}");
+    assert_eq!(fixture.sandbox.poll_timeout(), None, "{what}");
+    assert_eq!(
+        fixture.answers.len() as u64,
+        fixture.requests,
+        "{what}: a request without an answer"
+    );
+    let ends = fixture.events();
+    let ends = ends.iter().filter(|e| matches!(e, SandboxEvent::Ended(_)));
+    assert_eq!(ends.count(), 1, "{what}");
 }

@@ -10,9 +10,10 @@ use bytes::Bytes;
 use super::process::Exec;
 use crate::{
     machine::{
-        Connection, ConnectionAction, ConnectionConfig, Epoch, Failure, LinkError, Mode, Process,
-        ProcessAction, ProcessFact, ProcessId, ProcessReply, ReconnectPolicy, RequestId, Sandbox,
-        SandboxAction, SandboxConfig, SandboxReply, SandboxState, Timeouts,
+        Connection, ConnectionAction, ConnectionConfig, Epoch, Failure, LinkCommand, LinkError,
+        LinkFact, Mode, NewExec, Process, ProcessAction, ProcessFact, ProcessId, ProcessReply,
+        ReconnectPolicy, RequestId, Sandbox, SandboxAction, SandboxConfig, SandboxReply,
+        SandboxState, Stdin, Timeouts,
     },
     protocol::{ExecId, ExecOptions, OutputPiece, SandboxToken, Version},
 };
@@ -82,6 +83,7 @@ impl Client {
             sandbox: Sandbox::new(SandboxConfig {
                 mode: Mode::Attach("sandbox-1".into(), SandboxToken::new("s3cret")),
                 timeouts: Timeouts::default(),
+                process: Exec::config(),
                 exec_prefix: format!("c{number}"),
             }),
             execs: BTreeMap::new(),
@@ -106,13 +108,18 @@ impl Client {
         self.requests += 1;
         let request = RequestId(self.requests);
         let code = script.to_string();
-        let (process, id) = self.sandbox.exec(request, "model", &code, options, now)?;
-        let id = id.expect("a name");
-        let window = options.window.expect("a window");
-        let mut machine = Process::named(Exec::config(), id.clone(), window);
-        if let Some(input) = &input {
-            machine.give_input(input);
-        }
+        let run = NewExec {
+            language: "model",
+            code: &code,
+            options: options.clone(),
+            stdin: input
+                .clone()
+                .map_or(Stdin::Open, |it| Stdin::Bytes(it.into())),
+            wrapper: None,
+        };
+        let (process, machine) = self.sandbox.exec(request, run, now)?;
+        let (id, _) = machine.place().expect("an id");
+        let id = id.clone();
         let mut exec = Exec::new(id.clone(), machine);
         exec.closed = input.is_some();
         exec.written = input.unwrap_or_default();
@@ -123,8 +130,8 @@ impl Client {
     }
 
     pub(super) fn adopt(&mut self, id: ExecId, offsets: [u64; 2], window: u64) -> &mut Exec {
-        let process = self.sandbox.adopt(id.clone()).expect("it runs");
-        let machine = Process::adopted(Exec::config(), id.clone(), window, offsets);
+        let adopted = self.sandbox.adopt(id.clone(), window, offsets);
+        let (process, machine) = adopted.expect("it runs");
         let mut exec = Exec::new(id, machine);
         exec.claimed = true;
         self.execs.entry(process).or_insert(exec)
@@ -164,8 +171,8 @@ impl Client {
     // What the world does.
 
     pub(super) fn opened(&mut self, epoch: Epoch, version: Version, now: Instant) {
-        self.connection.handle_opened(epoch);
-        self.join(Some(version), now);
+        self.connection.handle_opened(epoch, version);
+        self.join(now);
     }
 
     pub(super) fn lost(&mut self, epoch: Epoch, now: Instant) {
@@ -173,7 +180,7 @@ impl Client {
             detail: "cut".into(),
         };
         self.connection.handle_lost(epoch, cause, now);
-        self.join(None, now);
+        self.join(now);
     }
 
     pub(super) fn frame(&mut self, epoch: Epoch, text: String, now: Instant) {
@@ -192,25 +199,19 @@ impl Client {
         for exec in self.execs.values_mut() {
             exec.handle_timeout(now);
         }
-        self.join(None, now);
+        self.join(now);
     }
 
     /// Between connection and sandbox nothing takes time.
-    fn join(&mut self, version: Option<Version>, now: Instant) {
+    fn join(&mut self, now: Instant) {
         while let Some(action) = self.connection.poll_action() {
             match action {
                 ConnectionAction::Dial(epoch) => self.out.push_back(Out::Dial(epoch)),
                 ConnectionAction::Drop(epoch) => self.out.push_back(Out::Drop(epoch)),
-                ConnectionAction::Opened(epoch) => {
-                    let version = version.expect("a version");
-                    self.sandbox.handle_opened(epoch, version, now);
+                ConnectionAction::Tell(LinkFact::Lost { cause, .. }) => {
+                    panic!("given up: {cause:?}");
                 }
-                ConnectionAction::Reconnecting {
-                    attempt,
-                    delay,
-                    cause,
-                } => self.sandbox.handle_reconnecting(attempt, delay, cause, now),
-                ConnectionAction::Lost { cause, .. } => panic!("given up: {cause:?}"),
+                ConnectionAction::Tell(fact) => self.sandbox.handle_link(fact, now),
                 other => panic!("{other:?}"),
             }
         }
@@ -223,7 +224,7 @@ impl Client {
     /// Does what is to be done now; says whether that was anything.
     pub(super) fn run(&mut self, time: u64, now: Instant) -> bool {
         let mut ran = false;
-        self.join(None, now);
+        self.join(now);
         while let Some(action) = self.sandbox.poll_action() {
             self.act(action, time, now);
             ran = true;
@@ -260,11 +261,13 @@ impl Client {
             SandboxAction::Output(process, piece) => {
                 self.mail.push_back((due, Mail::Output(process, piece)));
             }
-            SandboxAction::ConfirmLink(epoch) => self.connection.confirm(epoch, now),
+            SandboxAction::Link(command @ LinkCommand::Confirm(_)) => {
+                self.connection.handle_command(command, now);
+            }
             SandboxAction::Event(_) => {}
             other => panic!("{other:?}"),
         }
-        self.join(None, now);
+        self.join(now);
     }
 
     fn deliver(&mut self, mail: Mail, time: u64, now: Instant) {
@@ -305,7 +308,7 @@ impl Client {
                 let exec = self.exec_mut(process);
                 assert!(exec.ended.is_some() && exec.output_ended.is_some());
                 assert!(!std::mem::replace(&mut exec.settled, true), "settled twice");
-                self.sandbox.settle_named(process);
+                self.sandbox.process_settled(process);
             }
             ProcessAction::SendKill => panic!("v1"),
         }

@@ -249,7 +249,7 @@ impl NamedExecs {
         }
         while self.order.len() > REMEMBERED {
             let oldest = self.order.iter().find(|id| {
-                let entry = self.entries.get(id);
+                let entry = self.entries.get(*id);
                 entry.is_none_or(ended)
             });
             let Some(oldest) = oldest.cloned() else {

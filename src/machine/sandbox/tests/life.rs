@@ -41,21 +41,6 @@ fn every_state() -> Vec<(SandboxState, Fixture)> {
     .collect()
 }
 
-fn assert_over(fixture: &mut Fixture, what: &str) {
-    let control = fixture.control();
-    assert_eq!(control.last(), Some(&Control::Close), "{what}: {control:?}");
-    assert!(control.contains(&Control::Disarm), "{what}: {control:?}");
-    assert_eq!(fixture.sandbox.poll_timeout(), None, "{what}");
-    assert_eq!(
-        fixture.answers.len() as u64,
-        fixture.requests,
-        "{what}: a request without an answer"
-    );
-    let ends = fixture.events();
-    let ends = ends.iter().filter(|e| matches!(e, SandboxEvent::Ended(_)));
-    assert_eq!(ends.count(), 1, "{what}");
-}
-
 #[test]
 fn create_sends_its_configuration_and_answers_when_the_sandbox_runs() {
     let config = Configuration {
@@ -73,7 +58,7 @@ fn create_sends_its_configuration_and_answers_when_the_sandbox_runs() {
     assert_eq!(fixture.answer(open), None);
     fixture.say("SANDBOX_RUNNING");
     assert_eq!(fixture.answer(open), Some(Ok(SandboxReply::Ready)));
-    assert_eq!(fixture.control(), [Control::Confirm(1)]);
+    assert_eq!(fixture.control(), [confirm(1)]);
     let late = fixture.ask(Sandbox::open);
     assert_eq!(fixture.answer(late), Some(Ok(SandboxReply::Ready)));
     assert_eq!(fixture.sandbox.poll_timeout(), None);
@@ -87,7 +72,7 @@ fn attach_sends_nothing_and_answers_after_a_restore() {
     fixture.say("SANDBOX_RUNNING");
     assert_eq!(fixture.answer(open), Some(Ok(SandboxReply::Ready)));
     assert_eq!(fixture.sent(), [""; 0]);
-    assert_eq!(fixture.control(), [Control::Confirm(1)]);
+    assert_eq!(fixture.control(), [confirm(1)]);
 }
 
 #[test]
@@ -129,57 +114,6 @@ fn attach_errors_are_told_apart() {
         );
         assert_over(&mut fixture, status);
     }
-}
-
-#[test]
-fn a_reason_in_the_status_itself_counts_at_once() {
-    let (mut fixture, _) = Fixture::creating();
-    fixture.frame(
-        r#"{"event":"status_update","status":"SANDBOX_CREATION_ERROR","message":"no room"}"#,
-    );
-    let end = fixture.end().expect("ended").to_string();
-    assert_eq!(end, "SANDBOX_CREATION_ERROR: no room");
-}
-
-#[test]
-fn a_reason_that_never_comes_is_waited_for_one_second() {
-    let (mut fixture, open) = Fixture::creating();
-    fixture.say("SANDBOX_CREATION_ERROR");
-    assert_eq!(fixture.answer(open), None);
-    assert_eq!(fixture.pass_until_due(), Duration::from_secs(1));
-    assert_eq!(
-        fixture.end().expect("ended").to_string(),
-        "SANDBOX_CREATION_ERROR"
-    );
-    assert!(fixture.answer(open).is_some());
-    assert_over(&mut fixture, "no reason");
-}
-
-#[test]
-fn a_reason_that_comes_late_is_an_event() {
-    let mut fixture = Fixture::executing();
-    fixture.say("SANDBOX_STDIN_ERROR");
-    fixture.pass_until_due();
-    fixture.reason("too late");
-    assert!(
-        fixture
-            .events()
-            .contains(&SandboxEvent::Reason("too late".into()))
-    );
-    assert_eq!(fixture.state(), SandboxState::Running);
-}
-
-#[test]
-fn each_error_status_has_its_own_wait_for_its_reason() {
-    let mut fixture = Fixture::running();
-    let exec = fixture.exec();
-    fixture.say("SANDBOX_STDIN_ERROR");
-    fixture.pass(Duration::from_millis(900));
-    fixture.say("SANDBOX_EXECUTION_ERROR");
-    fixture.pass(Duration::from_millis(900));
-    assert_eq!(fixture.answer(exec), None);
-    fixture.reason("no shell");
-    assert!(fixture.says(exec).contains("no shell"));
 }
 
 #[test]
@@ -259,7 +193,7 @@ fn an_early_close_fails_create_and_attach_once() {
             location: None,
             retry_after: None,
         };
-        sandbox.handle_lost(cause, 0, Instant::now());
+        sandbox.handle_link(lost(cause), Instant::now());
     });
     assert!(refused.says(open).ends_with("HTTP status 403: not you"));
 }
@@ -361,9 +295,9 @@ fn nothing_happens_after_the_end() {
         fixture.link();
         fixture.cut();
         fixture.lose();
-        fixture.call(|sandbox| sandbox.handle_closed(Instant::now()));
+        fixture.call(|sandbox| sandbox.handle_link(LinkFact::Closed, Instant::now()));
         fixture.pass(Duration::from_secs(3600));
-        fixture.call(|sandbox| (1..3).for_each(|n| sandbox.abandon(ProcessId(n))));
+        fixture.call(|sandbox| (1..3).for_each(|n| sandbox.abandon_process(ProcessId(n))));
         assert_eq!(fixture.control(), [], "{state}");
         assert_eq!(fixture.events(), [], "{state}");
         assert_eq!(
@@ -401,88 +335,12 @@ fn detach_closes_at_once_but_sees_a_creation_and_a_kill_through() {
         assert_eq!(fixture.end(), Some(SandboxEnd::Closed), "{state}");
         assert_over(&mut fixture, &format!("detached while {state}"));
         fixture.call(Sandbox::detach);
-        assert_eq!(fixture.control(), [Control::Close], "again");
+        assert_eq!(fixture.control(), [CLOSE], "again");
     }
     let mut dialling = Fixture::new(Mode::Create(Configuration::default()));
     dialling.ask(Sandbox::open);
     dialling.call(Sandbox::detach);
     assert_eq!(dialling.end(), Some(SandboxEnd::Closed));
-}
-
-/// Dropped while it was created, and running now.
-fn abandoned() -> Fixture {
-    let (mut fixture, _) = Fixture::creating();
-    fixture.call(Sandbox::detach);
-    fixture.frame(IDENTITY);
-    fixture.forget();
-    fixture.say("SANDBOX_RUNNING");
-    assert_eq!(fixture.sent(), [KILL_SANDBOX]);
-    assert_eq!(fixture.control(), [Control::Confirm(1), Control::Disarm]);
-    fixture.call(Sandbox::detach);
-    assert_eq!(fixture.state(), SandboxState::Killing);
-    fixture
-}
-
-#[test]
-fn a_sandbox_dropped_while_it_is_created_is_killed_not_leaked() {
-    let mut fixture = abandoned();
-    fixture.say_all("KILLING DELETING DELETED KILLED");
-    assert_eq!(fixture.end(), Some(SandboxEnd::Killed));
-    assert_over(&mut fixture, "killed");
-}
-
-#[test]
-fn the_kill_of_a_dropped_sandbox_is_bounded_in_time() {
-    let mut silent = abandoned();
-    assert_eq!(silent.pass_until_due(), Duration::from_secs(30));
-    assert_eq!(silent.end(), Some(SandboxEnd::Closed));
-
-    let mut refused = abandoned();
-    refused.say_because("SANDBOX_KILL_ERROR", "no");
-    assert_eq!(refused.end(), Some(SandboxEnd::Closed));
-
-    let mut deleted = abandoned();
-    for _ in 0..100 {
-        deleted.say("SANDBOX_DELETED");
-        deleted.pass(Duration::from_secs(1));
-    }
-    assert_eq!(deleted.end(), Some(SandboxEnd::Killed));
-
-    let (mut never_ready, _) = Fixture::creating();
-    never_ready.call(Sandbox::detach);
-    never_ready.pass_until_due();
-    assert_over(&mut never_ready, "never ready");
-}
-
-/// Dropped in the moment in which it was opened, and the link as well.
-#[test]
-fn a_sandbox_dropped_in_an_outage_before_anybody_had_it_is_killed_after_it() {
-    let dropped = || {
-        let mut fixture = Fixture::running();
-        fixture.cut();
-        let now = fixture.now;
-        fixture.call(|sandbox| sandbox.discard(now));
-        fixture.call(Sandbox::detach);
-        assert_eq!(fixture.end(), None);
-        fixture
-    };
-    let mut back = dropped();
-    back.link();
-    back.say("SANDBOX_RUNNING");
-    assert_eq!(back.sent(), [KILL_SANDBOX]);
-    back.say("SANDBOX_KILLED");
-    assert_over(&mut back, "killed");
-
-    let mut away = dropped();
-    assert_eq!(away.pass_until_due(), Duration::from_secs(30));
-    assert_over(&mut away, "not for ever");
-}
-
-#[test]
-fn a_lost_link_is_no_word_for_the_kill_of_a_dropped_sandbox() {
-    let mut fixture = abandoned();
-    fixture.lose();
-    assert!(matches!(fixture.end(), Some(SandboxEnd::LinkLost { .. })));
 }
 
 #[test]
@@ -496,7 +354,7 @@ fn timeouts_without_end_are_no_panic() {
         reason: max,
     };
     let mut fixture = Fixture::new(Mode::Create(Configuration::default()));
-    fixture.sandbox.timeouts = timeouts;
+    fixture.sandbox.config.timeouts = timeouts;
     fixture.link();
     fixture.frame(IDENTITY);
     fixture.say("SANDBOX_RUNNING");
@@ -509,21 +367,10 @@ fn timeouts_without_end_are_no_panic() {
     assert_eq!(fixture.state(), SandboxState::Killing);
 }
 
-#[test]
-fn a_refused_kill_ends_a_sandbox_that_nobody_holds() {
-    let mut fixture = Fixture::running();
-    fixture.kill();
-    fixture.say("SANDBOX_KILLING");
-    fixture.call(Sandbox::detach);
-    assert_eq!(fixture.end(), None, "the kill is seen through");
-    fixture.say_because("SANDBOX_KILL_ERROR", "busy");
-    assert_eq!(fixture.end(), Some(SandboxEnd::Closed));
-}
-
 /// What the server says of a named exec that runs, and what its process is told in the end.
 fn told_end_of_a_lost_exec(configuration: Configuration) -> (ProcessEnd, Option<SandboxEnd>) {
     let (mut fixture, _) = Fixture::creating_with(configuration);
-    fixture.sandbox.version = Version::V2;
+    fixture.sandbox.life.version = Version::V2;
     fixture.frame(IDENTITY);
     fixture.say("SANDBOX_RUNNING");
     fixture.exec();
@@ -567,43 +414,46 @@ fn a_process_lost_with_its_sandbox_is_told_the_same_end() {
     }
 }
 
-/// A sandbox with `kill_on_drop` whose last handle goes during a checkpoint.
-fn dropped_while_checkpointing() -> Fixture {
+#[test]
+fn a_sandbox_deleted_while_idle_is_over_at_once() {
     let mut fixture = Fixture::running();
-    fixture.checkpoint();
-    fixture.say("SANDBOX_CHECKPOINTING");
-    fixture.forget();
-    let now = fixture.now;
-    fixture.call(|sandbox| sandbox.discard(now));
-    fixture.call(Sandbox::detach);
-    assert_eq!(fixture.end(), None, "the outcome is waited for");
-    fixture
+    fixture.say_all("DELETING DELETED");
+    assert_eq!(fixture.end(), Some(SandboxEnd::Deleted));
+    assert_eq!(fixture.control(), [DISABLE_RECONNECT, CLOSE]);
+    let kill = fixture.kill();
+    assert_eq!(fixture.answer(kill), Some(Ok(SandboxReply::Done)));
+    let exec = fixture.exec();
+    assert!(fixture.says(exec).contains("it was idle too long"));
 }
 
 #[test]
-fn a_sandbox_dropped_during_a_checkpoint_is_killed_if_that_is_refused() {
-    let mut refused = dropped_while_checkpointing();
-    refused.say_because("SANDBOX_EXECUTION_IN_PROGRESS_ERROR", "no");
-    assert_eq!(refused.sent(), [KILL_SANDBOX]);
-    refused.say("SANDBOX_KILLED");
-    assert_over(&mut refused, "killed");
-
-    let mut stored = dropped_while_checkpointing();
-    stored.say("SANDBOX_CHECKPOINTED");
-    assert_eq!(stored.end(), Some(SandboxEnd::Checkpointed));
-    assert_eq!(stored.sent(), [""; 0]);
-
-    let mut silent = dropped_while_checkpointing();
-    assert_eq!(silent.pass_until_due(), Duration::from_secs(30));
-    assert_over(&mut silent, "not for ever");
+fn a_sandbox_that_is_deleted_may_have_been_checkpointed_where_it_was_asked_for() {
+    let (mut asked, _) = Fixture::creating_with(Configuration {
+        enable_checkpoint: true,
+        enable_idle_timeout_auto_checkpoint: true,
+        ..Configuration::default()
+    });
+    asked.frame(IDENTITY);
+    // Of a sandbox that was attached to, the client does not know.
+    for mut fixture in [asked, Fixture::attaching().0] {
+        fixture.say_all("RUNNING DELETING DELETED");
+        let end = fixture.end().expect("the end");
+        assert!(end.is_reattachable());
+        assert!(
+            end.to_string().contains("attach to it to restore it"),
+            "{end}"
+        );
+        let kill = fixture.kill();
+        assert!(matches!(fixture.answer(kill), Some(Ok(_))));
+    }
 }
 
 #[test]
-fn detach_kills_what_was_being_started_for_nobody() {
+fn deleted_never_ends_as_checkpointed_after_a_failed_kill() {
     let mut fixture = Fixture::running();
-    fixture.exec();
-    fixture.sent();
-    fixture.call(Sandbox::detach);
-    assert_eq!(fixture.sent(), [KILL_PROCESS]);
-    assert_eq!(fixture.end(), Some(SandboxEnd::Closed));
+    fixture.kill();
+    fixture.say_all("KILLING DELETED");
+    fixture.say_because("SANDBOX_KILL_ERROR", "half done");
+    fixture.pass(Duration::from_secs(10));
+    assert_eq!(fixture.end(), Some(SandboxEnd::Deleted));
 }

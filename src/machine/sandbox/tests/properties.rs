@@ -104,7 +104,7 @@ fn steps() -> impl Strategy<Value = Vec<(Step, bool)>> {
 /// What the connection lets the sandbox know.
 enum Mail {
     Frame(Epoch, String),
-    Action(ConnectionAction),
+    Fact(LinkFact),
 }
 
 /// A process, and what the world knows of it.
@@ -170,6 +170,10 @@ impl World {
             sandbox: Sandbox::new(SandboxConfig {
                 mode,
                 timeouts,
+                process: ProcessConfig {
+                    stdin_budget: 32,
+                    ..ProcessConfig::default()
+                },
                 exec_prefix: "test".into(),
             }),
             processes: BTreeMap::new(),
@@ -276,7 +280,7 @@ impl World {
             Step::DialSucceeds => {
                 if let Some(epoch) = self.dialling.take() {
                     self.open = Some(epoch);
-                    self.connection.handle_opened(epoch);
+                    self.connection.handle_opened(epoch, Version::V1);
                 }
             }
             Step::DialFails => {
@@ -302,15 +306,9 @@ impl World {
             }
             Step::Exec => {
                 let request = self.request("exec");
-                let options = ExecOptions::default();
-                if let Some((process, _)) =
-                    self.sandbox.exec(request, "bash", "true", &options, now)
-                {
+                if let Some((process, machine)) = self.sandbox.exec(request, run_true(), now) {
                     let watched = Watched {
-                        machine: Process::new(ProcessConfig {
-                            stdin_budget: 32,
-                            ..ProcessConfig::default()
-                        }),
+                        machine,
                         told_end: false,
                         ended: 0,
                         last_output: None,
@@ -337,7 +335,7 @@ impl World {
             Step::Detach => self.sandbox.detach(),
             Step::Abandon => {
                 if let Some((process, _)) = self.newest() {
-                    self.sandbox.abandon(process);
+                    self.sandbox.abandon_process(process);
                 }
             }
             Step::KillProcess(answered) => {
@@ -421,7 +419,10 @@ impl World {
 
     fn do_for_sandbox(&mut self, action: SandboxAction) {
         if self.ended {
-            let allowed = matches!(action, SandboxAction::Settle(..) | SandboxAction::CloseLink);
+            let allowed = matches!(
+                action,
+                SandboxAction::Settle(..) | SandboxAction::Link(LinkCommand::Close)
+            );
             assert!(allowed, "after the end: {action:?}");
         }
         match action {
@@ -501,7 +502,7 @@ impl World {
                 assert!(watched.in_flight.is_none(), "two messages at once");
                 let sent = format!("{}{data}", watched.taken);
                 assert!(watched.written.starts_with(&sent), "stdin out of order");
-                if self.sandbox.can_send_stdin(process) {
+                if self.sandbox.can_send(process) {
                     assert!(self.known_link.is_some());
                     watched.in_flight = Some((number, data.into_owned()));
                 }
@@ -530,7 +531,7 @@ impl World {
                 self.open = self.open.filter(|&open| open != epoch);
             }
             ConnectionAction::Close(_) => {}
-            action => self.to_sandbox.push_back(Mail::Action(action)),
+            ConnectionAction::Tell(fact) => self.to_sandbox.push_back(Mail::Fact(fact)),
         }
     }
 
@@ -547,39 +548,18 @@ impl World {
                         }
                         self.sandbox.handle_frame(epoch, &text.into(), now);
                     }
-                    Mail::Action(ConnectionAction::Opened(epoch)) => {
-                        self.known_link = Some(epoch);
-                        self.sandbox.handle_opened(epoch, Version::V1, now);
-                    }
-                    Mail::Action(ConnectionAction::Reconnecting {
-                        attempt,
-                        delay,
-                        cause,
-                    }) => {
-                        self.known_link = None;
-                        self.sandbox.handle_reconnecting(attempt, delay, cause, now);
-                    }
-                    Mail::Action(ConnectionAction::Lost { cause, attempts }) => {
-                        self.known_link = None;
-                        self.sandbox.handle_lost(cause, attempts, now);
-                    }
-                    Mail::Action(_) => {
-                        self.known_link = None;
-                        self.sandbox.handle_closed(now);
+                    Mail::Fact(fact) => {
+                        self.known_link = match &fact {
+                            LinkFact::Opened(epoch, _) => Some(*epoch),
+                            _ => None,
+                        };
+                        self.sandbox.handle_link(fact, now);
                     }
                 }
             } else if let Some(action) = self.to_connection.pop_front() {
-                match action {
-                    SandboxAction::ConfirmLink(epoch) => self.connection.confirm(epoch, now),
-                    SandboxAction::Disarm => self.connection.disarm(),
-                    SandboxAction::RefuseLink(epoch, cause) => {
-                        self.connection.handle_refused(epoch, cause, now);
-                    }
-                    SandboxAction::CloseLink => {
-                        self.closed = true;
-                        self.connection.close(now);
-                    }
-                    _ => {}
+                if let SandboxAction::Link(command) = action {
+                    self.closed |= command == LinkCommand::Close;
+                    self.connection.handle_command(command, now);
                 }
             } else {
                 return;

@@ -1,4 +1,4 @@
-//! The link is lost and comes back; another client takes the sandbox.
+//! The link is lost and comes back.
 
 use super::*;
 use ProcessFact::{Done, ForceKilled, LinkDown, LinkUp};
@@ -9,16 +9,16 @@ fn a_running_process_survives_an_outage() {
     fixture.cut();
     assert_eq!(fixture.state(), SandboxState::Reconnecting);
     assert_eq!(fixture.told(), [(P1, LinkDown)]);
-    assert!(!fixture.sandbox.can_send_stdin(P1));
+    assert!(!fixture.sandbox.can_send(P1));
     fixture.cut();
     assert_eq!(fixture.told(), [], "once");
     fixture.link();
-    assert!(!fixture.sandbox.can_send_stdin(P1), "not before it runs");
+    assert!(!fixture.sandbox.can_send(P1), "not before it runs");
     assert_eq!(fixture.sent(), [""; 0]);
     fixture.say("SANDBOX_RUNNING");
     assert_eq!(fixture.sent(), [RECONNECT]);
     assert_eq!(fixture.told(), [(P1, LinkUp)]);
-    assert_eq!(fixture.control(), [Control::Confirm(2)]);
+    assert_eq!(fixture.control(), [confirm(2)]);
     assert!(fixture.events().contains(&SandboxEvent::Reconnected));
     fixture.say("SANDBOX_EXECUTION_RUNNING");
     assert_eq!(fixture.told(), [], "said again, no news");
@@ -52,7 +52,7 @@ fn what_an_exec_without_an_answer_may_have_started_is_killed_after_the_outage() 
     let (mut asked, mut cancelled, mut late) = (starting(), starting(), starting());
     asked.exec();
     cancelled.exec();
-    cancelled.call(|sandbox| sandbox.abandon(P1));
+    cancelled.call(|sandbox| sandbox.abandon_process(P1));
     late.exec();
     late.pass_until_due();
     for mut fixture in [asked, cancelled, late] {
@@ -175,7 +175,7 @@ fn an_exec_during_an_outage_of_a_busy_sandbox_is_refused_unless_that_is_killed()
         fixture.failure(exec),
         Failure::ProcessRunning { .. }
     ));
-    fixture.call(|sandbox| sandbox.abandon(P1));
+    fixture.call(|sandbox| sandbox.abandon_process(P1));
     let exec = fixture.exec();
     fixture.link();
     fixture.say("SANDBOX_RUNNING");
@@ -246,10 +246,7 @@ fn in_use_while_reconnecting_refuses_the_link_and_is_tried_again() {
     for epoch in 2..5 {
         fixture.link();
         fixture.say("SANDBOX_IN_USE");
-        assert_eq!(
-            fixture.control(),
-            [Control::Refuse(epoch, LinkError::InUse)]
-        );
+        assert_eq!(fixture.control(), [refuse(epoch, LinkError::InUse)]);
         assert_eq!(fixture.state(), SandboxState::Reconnecting);
         fixture.cut();
     }
@@ -266,7 +263,7 @@ fn a_link_on_which_the_sandbox_does_not_get_ready_is_refused() {
     let after = Duration::from_secs(60);
     assert_eq!(
         fixture.control(),
-        [Control::Refuse(2, LinkError::NotReady { after })]
+        [refuse(2, LinkError::NotReady { after })]
     );
     assert_eq!(fixture.sandbox.poll_timeout(), None);
 }
@@ -276,7 +273,11 @@ fn giving_up_fails_everything_with_the_last_cause() {
     let mut fixture = Fixture::reconnecting();
     let kill = fixture.kill();
     fixture.call(|sandbox| {
-        sandbox.handle_lost(LinkError::InUse, 7, Instant::now());
+        let lost = LinkFact::Lost {
+            cause: LinkError::InUse,
+            attempts: 7,
+        };
+        sandbox.handle_link(lost, Instant::now());
     });
     let end = SandboxEnd::LinkLost {
         cause: LinkError::InUse,
@@ -294,7 +295,7 @@ fn giving_up_fails_everything_with_the_last_cause() {
 #[test]
 fn a_process_abandoned_during_an_outage_is_killed_after_it() {
     let mut fixture = Fixture::reconnecting();
-    fixture.call(|sandbox| sandbox.abandon(P1));
+    fixture.call(|sandbox| sandbox.abandon_process(P1));
     fixture.link();
     fixture.call(|sandbox| sandbox.kill_process(P1));
     assert_eq!(fixture.sent(), [""; 0]);
@@ -324,61 +325,6 @@ fn the_answer_to_a_kill_before_an_outage_is_no_news_of_a_later_process() {
 }
 
 #[test]
-fn a_sandbox_handed_to_another_client_does_not_take_itself_back() {
-    let mut fixture = Fixture::executing();
-    fixture.call(|sandbox| sandbox.kill_process(P1));
-    fixture.say("SANDBOX_EXECUTION_DONE");
-    fixture.exec();
-    fixture.say("SANDBOX_EXECUTION_RUNNING");
-    fixture.forget();
-    fixture.say("SANDBOX_LOCK_RELEASE_REQUESTED");
-    assert_eq!(fixture.control(), [Control::Disarm], "at once");
-    fixture.say_all("CHECKPOINTING EXECUTION_FORCE_KILLED EXECUTION_DONE");
-    assert_eq!(fixture.told(), [(P2, ForceKilled), (P2, Done)]);
-    fixture.say_all("DELETING LOCK_RELEASING LOCK_RELEASED DELETED CHECKPOINTED");
-    assert_eq!(fixture.end(), Some(SandboxEnd::HandedOff));
-    assert_eq!(
-        fixture.control().last(),
-        Some(&Control::Close),
-        "the server may never close"
-    );
-}
-
-#[test]
-fn nothing_arms_the_connection_again_after_a_handoff_was_asked_for() {
-    let mut refused = Fixture::executing();
-    refused.say("SANDBOX_LOCK_RELEASE_REQUESTED");
-    refused.checkpoint();
-    refused.forget();
-    refused.say_because("SANDBOX_EXECUTION_IN_PROGRESS_ERROR", "no");
-    assert_eq!(refused.control(), [Control::Confirm(1), Control::Disarm]);
-
-    let (mut early, _) = Fixture::attaching();
-    early.say_all("LOCK_RELEASE_REQUESTED RUNNING");
-    assert_eq!(early.control().last(), Some(&Control::Disarm));
-
-    let mut crossed = Fixture::executing();
-    crossed.say("SANDBOX_LOCK_RELEASE_REQUESTED");
-    crossed.cut();
-    assert!(matches!(crossed.end(), Some(SandboxEnd::LinkLost { .. })));
-    assert_eq!(crossed.control().last(), Some(&Control::Close));
-}
-
-#[test]
-fn a_handoff_whose_last_word_never_comes_is_a_handoff() {
-    for lost in [false, true] {
-        let mut fixture = Fixture::running();
-        fixture.say_all("LOCK_RELEASE_REQUESTED CHECKPOINTING LOCK_RELEASED DELETED");
-        if lost {
-            fixture.lose();
-        } else {
-            fixture.pass_until_due();
-        }
-        assert_eq!(fixture.end(), Some(SandboxEnd::HandedOff));
-    }
-}
-
-#[test]
 fn nothing_but_running_arms_the_connection() {
     let mut reconnecting = Fixture::reconnecting();
     reconnecting.link();
@@ -390,7 +336,11 @@ fn nothing_but_running_arms_the_connection() {
         }
         fixture.frame(r#"{"event":"status_update","status":"SANDBOX_EXECUTION_IN_PROGRESS_ERROR","message":"stray"}"#);
         let control = fixture.control();
-        assert!(!control.iter().any(|c| matches!(c, Control::Confirm(_))));
+        assert!(
+            !control
+                .iter()
+                .any(|c| matches!(c, Control::Link(LinkCommand::Confirm(_))))
+        );
     }
 }
 

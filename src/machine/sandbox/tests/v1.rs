@@ -1,6 +1,7 @@
-//! Exec, output, stdin and the kill of a process.
+//! Protocol v1: exec, output, stdin and kill of a process, errors and their reasons.
 
 use super::*;
+use crate::machine::sandbox::v1::MAX_KILLS;
 use ProcessFact::{Done, ForceKilled, LinkUp};
 
 #[test]
@@ -9,17 +10,17 @@ fn exec_answers_when_the_server_says_that_it_runs() {
     let exec = fixture.exec();
     assert_eq!(fixture.sent(), [r#"{"language":"bash","code":"true"}"#]);
     assert_eq!(fixture.answer(exec), None);
-    assert!(!fixture.sandbox.can_send_stdin(P1));
+    assert!(!fixture.sandbox.can_send(P1));
     fixture.say("SANDBOX_EXECUTION_RUNNING");
     assert_eq!(fixture.answer(exec), Some(Ok(SandboxReply::Started(P1))));
     assert_eq!(fixture.told(), [(P1, LinkUp)]);
-    assert!(fixture.sandbox.can_send_stdin(P1));
+    assert!(fixture.sandbox.can_send(P1));
     fixture.print("a");
     fixture.print("b");
     assert_eq!(fixture.output(), [(P1, "a".into()), (P1, "b".into())]);
     fixture.say("SANDBOX_EXECUTION_DONE");
     assert_eq!(fixture.told(), [(P1, Done)]);
-    assert!(!fixture.sandbox.can_send_stdin(P1));
+    assert!(!fixture.sandbox.can_send(P1));
 }
 
 #[test]
@@ -228,7 +229,7 @@ fn start_timed_out() -> Fixture {
 #[test]
 fn an_exec_waits_for_the_end_of_one_that_is_being_killed() {
     let mut fixture = Fixture::executing();
-    fixture.call(|sandbox| sandbox.abandon(P1));
+    fixture.call(|sandbox| sandbox.abandon_process(P1));
     fixture.forget();
     let next = fixture.exec();
     assert_eq!((fixture.answer(next), fixture.sent()), (None, vec![]));
@@ -279,7 +280,7 @@ fn an_exec_that_waits_for_a_kill_is_refused_when_the_kill_is_or_comes_to_nothing
 #[test]
 fn an_abandoned_process_whose_kill_comes_to_nothing_does_not_keep_the_sandbox_busy() {
     let mut refused = Fixture::executing();
-    refused.call(|sandbox| sandbox.abandon(P1));
+    refused.call(|sandbox| sandbox.abandon_process(P1));
     let waiting = refused.exec();
     refused.forget();
     refused.say_because("SANDBOX_EXECUTION_FORCE_KILL_ERROR", "no");
@@ -296,7 +297,7 @@ fn an_abandoned_process_whose_kill_comes_to_nothing_does_not_keep_the_sandbox_bu
     assert_eq!(refused.answer(waiting), Some(Ok(SandboxReply::Started(P2))));
 
     let mut silent = Fixture::executing();
-    silent.call(|sandbox| sandbox.abandon(P1));
+    silent.call(|sandbox| sandbox.abandon_process(P1));
     let waiting = silent.exec();
     silent.forget();
     silent.pass_until_due();
@@ -351,7 +352,7 @@ fn an_exec_that_is_abandoned_before_it_starts_is_answered_and_killed() {
     let exec = fixture.exec();
     fixture.forget();
     for _ in 0..2 {
-        fixture.call(|sandbox| sandbox.abandon(P1));
+        fixture.call(|sandbox| sandbox.abandon_process(P1));
     }
     assert!(matches!(fixture.failure(exec), Failure::Cancelled { .. }));
     assert_eq!(fixture.sent(), [KILL_PROCESS]);
@@ -374,9 +375,9 @@ fn a_process_that_is_over_before_it_started_leaves_no_request_behind() {
 #[test]
 fn an_abandoned_process_is_killed_and_gives_no_output() {
     let mut fixture = Fixture::executing();
-    fixture.call(|sandbox| sandbox.abandon(P1));
+    fixture.call(|sandbox| sandbox.abandon_process(P1));
     assert_eq!(fixture.sent(), [KILL_PROCESS]);
-    assert!(!fixture.sandbox.can_send_stdin(P1));
+    assert!(!fixture.sandbox.can_send(P1));
     fixture.print("x");
     assert_eq!(fixture.output(), []);
     fixture.say_all("EXECUTION_FORCE_KILLED EXECUTION_DONE");
@@ -389,7 +390,7 @@ fn the_account_of_kills_is_bounded() {
     for _ in 0..10_000 {
         fixture.call(|sandbox| sandbox.kill_process(P1));
     }
-    assert_eq!(fixture.sandbox.kills_owed.len(), MAX_KILLS_OWED);
+    assert_eq!(fixture.sandbox.v1.kills.len(), MAX_KILLS);
 }
 
 #[test]
@@ -408,4 +409,65 @@ fn the_process_learns_the_end_of_the_sandbox_once() {
     starting.lose();
     assert_eq!(starting.failure(exec).effect(), Effect::Unknown);
     assert_eq!(starting.told().len(), 1);
+}
+
+#[test]
+fn a_reason_in_the_status_itself_counts_at_once() {
+    let (mut fixture, _) = Fixture::creating();
+    fixture.frame(
+        r#"{"event":"status_update","status":"SANDBOX_CREATION_ERROR","message":"no room"}"#,
+    );
+    let end = fixture.end().expect("ended").to_string();
+    assert_eq!(end, "SANDBOX_CREATION_ERROR: no room");
+}
+
+#[test]
+fn a_reason_that_never_comes_is_waited_for_one_second() {
+    let (mut fixture, open) = Fixture::creating();
+    fixture.say("SANDBOX_CREATION_ERROR");
+    assert_eq!(fixture.answer(open), None);
+    assert_eq!(fixture.pass_until_due(), Duration::from_secs(1));
+    assert_eq!(
+        fixture.end().expect("ended").to_string(),
+        "SANDBOX_CREATION_ERROR"
+    );
+    assert!(fixture.answer(open).is_some());
+    assert_over(&mut fixture, "no reason");
+}
+
+#[test]
+fn a_reason_that_comes_late_is_an_event() {
+    let mut fixture = Fixture::executing();
+    fixture.say("SANDBOX_STDIN_ERROR");
+    fixture.pass_until_due();
+    fixture.reason("too late");
+    assert!(
+        fixture
+            .events()
+            .contains(&SandboxEvent::Reason("too late".into()))
+    );
+    assert_eq!(fixture.state(), SandboxState::Running);
+}
+
+#[test]
+fn each_error_status_has_its_own_wait_for_its_reason() {
+    let mut fixture = Fixture::running();
+    let exec = fixture.exec();
+    fixture.say("SANDBOX_STDIN_ERROR");
+    fixture.pass(Duration::from_millis(900));
+    fixture.say("SANDBOX_EXECUTION_ERROR");
+    fixture.pass(Duration::from_millis(900));
+    assert_eq!(fixture.answer(exec), None);
+    fixture.reason("no shell");
+    assert!(fixture.says(exec).contains("no shell"));
+}
+
+#[test]
+fn detach_kills_what_was_being_started_for_nobody() {
+    let mut fixture = Fixture::running();
+    fixture.exec();
+    fixture.sent();
+    fixture.call(Sandbox::detach);
+    assert_eq!(fixture.sent(), [KILL_PROCESS]);
+    assert_eq!(fixture.end(), Some(SandboxEnd::Closed));
 }

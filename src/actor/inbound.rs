@@ -1,4 +1,4 @@
-//! [`Outgoing`]: what the frames of one batch bring for a process, on its way there in one message.
+//! [`InboundBatch`]: what the frames of one batch bring for a process, sent to it in one message.
 
 use std::borrow::Cow;
 
@@ -16,34 +16,27 @@ const SMALL: usize = 16 * 1024;
 
 /// Output of a process, in one piece.
 #[derive(Debug)]
-pub(super) struct Chunk {
+pub(super) struct Chunk<D = Bytes> {
     pub(super) stream: StdStream,
     /// Bytes of the stream before it (v2).
     pub(super) offset: Option<u64>,
-    pub(super) data: Bytes,
-}
-
-/// Small pieces that follow one another.
-#[derive(Debug)]
-struct Gathered {
-    stream: StdStream,
-    offset: Option<u64>,
-    data: BytesMut,
+    pub(super) data: D,
 }
 
 /// What is for one process, gathered from the frames of one batch.
 #[derive(Default)]
-pub(super) struct Outgoing {
+pub(super) struct InboundBatch {
     process: ProcessId,
     events: Vec<ProcessEvent>,
     /// Output behind the events.
     chunks: Vec<Chunk>,
-    gathered: Option<Gathered>,
+    /// Small pieces that follow one another.
+    gathered: Option<Chunk<BytesMut>>,
     /// Bytes of frames that are not looked at: there is no more output in them.
     ahead: usize,
 }
 
-impl Outgoing {
+impl InboundBatch {
     /// Of frames with so many bytes.
     pub(super) fn of(bytes: usize) -> Self {
         Self {
@@ -94,7 +87,7 @@ impl Outgoing {
         let capacity = (output.data.len() + self.ahead).min(SMALL);
         let mut data = BytesMut::with_capacity(capacity);
         data.extend_from_slice(&output.data);
-        self.gathered = Some(Gathered {
+        self.gathered = Some(Chunk {
             stream,
             offset,
             data,
@@ -155,7 +148,7 @@ fn keeps_little_else(data: usize, frame: usize) -> bool {
     data.saturating_mul(4) >= frame
 }
 
-impl Gathered {
+impl Chunk<BytesMut> {
     fn is_continued_by(&self, stream: StdStream, offset: Option<u64>, bytes: usize) -> bool {
         let end = self
             .offset
@@ -175,17 +168,17 @@ mod tests {
             .iter()
             .map(|(.., data)| Bytes::from_static(data.as_bytes()));
         let frames: Vec<_> = frames.collect();
-        let mut outgoing = Outgoing::of(frames.iter().map(Bytes::len).sum());
+        let mut batch = InboundBatch::of(frames.iter().map(Bytes::len).sum());
         for ((stream, offset, _), frame) in pieces.iter().zip(&frames) {
-            outgoing.advance(frame.len());
+            batch.advance(frame.len());
             let view = OutputView {
                 stream: *stream,
                 place: offset.map(|offset| ("exec", offset)),
                 data: frame[..].into(),
             };
-            outgoing.push_view(view, frame);
+            batch.push_view(view, frame);
         }
-        let events = outgoing.take();
+        let events = batch.take();
         let Ok([ProcessEvent::Output(chunks)]) = <[_; 1]>::try_from(events) else {
             panic!()
         };
@@ -245,9 +238,9 @@ mod tests {
         for (piece, frame) in [(1_024, 1_024), (SMALL - 1, SMALL), (SMALL, 5 * SMALL)] {
             let frame = Bytes::from_static("x".repeat(frame).leak().as_bytes());
             let data: &'static [u8] = "x".repeat(piece).leak().as_bytes();
-            let mut outgoing = Outgoing::of(frame.len());
-            outgoing.push_view(view(data), &frame);
-            let events = outgoing.take();
+            let mut batch = InboundBatch::of(frame.len());
+            batch.push_view(view(data), &frame);
+            let events = batch.take();
             let [ProcessEvent::Output(chunks)] = &events[..] else {
                 panic!()
             };
@@ -258,18 +251,18 @@ mod tests {
 
     #[test]
     fn pieces_that_are_put_together_keep_no_room_for_many_more() {
-        let mut outgoing = Outgoing::of(64 * 1024);
+        let mut batch = InboundBatch::of(64 * 1024);
         for number in 0..8 {
             let frame = Bytes::from(vec![b'x'; 1_024]);
-            outgoing.advance(frame.len());
+            batch.advance(frame.len());
             let view = OutputView {
                 stream: [StdStream::Stdout, StdStream::Stderr][number % 2],
                 place: None,
                 data: (&frame[..]).into(),
             };
-            outgoing.push_view(view, &frame);
+            batch.push_view(view, &frame);
         }
-        let events = outgoing.take();
+        let events = batch.take();
         let Ok([ProcessEvent::Output(chunks)]) = <[_; 1]>::try_from(events) else {
             panic!()
         };

@@ -1,0 +1,139 @@
+//! [`Processes`]: the actors of a sandbox's processes, and what is passed on to them.
+
+use std::collections::BTreeMap;
+
+use actix::{Addr, WeakAddr};
+
+use super::{
+    ProcessActor, SandboxActor, StartedProcess,
+    inbound::InboundBatch,
+    output::ProcessOutput,
+    process::{NewProcess, ProcessEvent, ProcessInput},
+};
+use crate::{
+    Error,
+    machine::{LinkError, OutputPolicy, Process, ProcessFact, ProcessId, SandboxEnd},
+    transport::Credit,
+};
+
+/// The processes about which something may still be said.
+#[derive(Default)]
+pub(super) struct Processes {
+    links: BTreeMap<ProcessId, ProcessLink>,
+    /// Whether a status of the sandbox, which may stand behind output, is waited for.
+    awaited: bool,
+}
+
+struct ProcessLink {
+    actor: Addr<ProcessActor>,
+    /// For the caller, once the server said that the process runs.
+    output: Option<ProcessOutput>,
+    /// Whether it has been told everything.
+    settled: bool,
+}
+
+impl Drop for ProcessLink {
+    /// The sandbox's actor is gone.
+    fn drop(&mut self) {
+        if !self.settled {
+            let end = SandboxEnd::LinkLost {
+                cause: LinkError::ActorGone,
+                attempts: 0,
+            };
+            let fact = ProcessEvent::Fact(ProcessFact::SandboxEnded(end));
+            self.actor.do_send(ProcessInput::one(fact));
+        }
+    }
+}
+
+impl Processes {
+    pub(super) fn is_empty(&self) -> bool {
+        self.links.is_empty()
+    }
+
+    pub(super) fn spawn(
+        &mut self,
+        (process, machine): (ProcessId, Process),
+        policy: OutputPolicy,
+        sandbox: WeakAddr<SandboxActor>,
+    ) {
+        let (actor, output) = ProcessActor::spawn(NewProcess {
+            process,
+            machine: Box::new(machine),
+            policy,
+            sandbox,
+            sandbox_awaited: self.awaited,
+        });
+        let link = ProcessLink {
+            actor,
+            output: Some(output),
+            settled: false,
+        };
+        self.links.insert(process, link);
+    }
+
+    /// The process for the caller that asked for it.
+    pub(super) fn started(&mut self, process: ProcessId) -> Result<StartedProcess, Error> {
+        let link = self.links.get_mut(&process);
+        link.and_then(|link| {
+            Some(StartedProcess {
+                process,
+                actor: link.actor.clone(),
+                output: link.output.take()?,
+            })
+        })
+        .ok_or_else(|| Error::actor_gone("run code"))
+    }
+
+    /// Whether a caller got the process.
+    pub(super) fn has_started(&self, process: ProcessId) -> bool {
+        let link = self.links.get(&process);
+        link.is_some_and(|link| link.output.is_none())
+    }
+
+    pub(super) fn actor(&self, process: ProcessId) -> Option<&Addr<ProcessActor>> {
+        self.links.get(&process).map(|link| &link.actor)
+    }
+
+    pub(super) fn tell(&self, process: ProcessId, input: ProcessInput) {
+        if let Some(actor) = self.actor(process) {
+            actor.do_send(input);
+        }
+    }
+
+    /// Delivers what was gathered for another process: what comes next is for this one.
+    pub(super) fn turn_to(&self, process: ProcessId, batch: &mut InboundBatch) {
+        if batch.process() != process {
+            self.deliver(batch, None);
+            batch.begin(process);
+        }
+    }
+
+    /// Delivers what was gathered. The process keeps the credit for as long as it has no room.
+    pub(super) fn deliver(&self, batch: &mut InboundBatch, credit: Option<Credit>) {
+        let events = batch.take();
+        if !events.is_empty() || credit.is_some() {
+            self.tell(batch.process(), ProcessInput { events, credit });
+        }
+    }
+
+    pub(super) fn set_awaited(&mut self, awaited: bool) {
+        if self.awaited != awaited {
+            self.awaited = awaited;
+            for link in self.links.values() {
+                let event = ProcessEvent::Awaited(awaited);
+                link.actor.do_send(ProcessInput::one(event));
+            }
+        }
+    }
+
+    pub(super) fn remove(&mut self, process: ProcessId, settled: bool) {
+        if let Some(mut link) = self.links.remove(&process) {
+            link.settled = settled;
+        }
+        // An empty map keeps its memory, which an idle sandbox does not need.
+        if self.links.is_empty() {
+            self.links.clear();
+        }
+    }
+}

@@ -1,0 +1,389 @@
+//! The execs of protocol v2: any number at once, each with an id.
+//!
+//! An exec request that was lost with its link is sent again on the next one. A running exec is asked
+//! for on the next link; its process knows where its output stands.
+
+use std::{collections::BTreeMap, fmt::Write, time::Instant};
+
+use super::{
+    Pending, Sandbox, SandboxAction, SandboxReply,
+    process::{CONFIRM_START, NewExec, RUN_CODE, START, Stdin},
+};
+use crate::{
+    machine::{
+        Effect, Failure, LinkError, Process, ProcessEnd, ProcessFact, ProcessId, RequestId,
+        SandboxEnd, SandboxEvent, SandboxState,
+    },
+    protocol::{
+        ClientMessage, EndReason, ExecEnd, ExecId, ExecRequest, ExecUpdate, NamedMessage, Status,
+        Version, limits::DEFAULT_WINDOW,
+    },
+};
+
+/// On how many links an exec request is sent, if each breaks before the answer.
+const MAX_SENDS: u32 = 10;
+
+/// The end of an exec if the server does not say how it ended.
+const UNKNOWN_END: ExecEnd = ExecEnd {
+    reason: EndReason::Unknown,
+    exit_code: None,
+    signal: None,
+    lengths: None,
+    output_cut: false,
+};
+
+/// Set by a start or an adoption. Cleared when nothing more will be said about the process.
+#[derive(Debug, Default)]
+pub(super) struct Execs {
+    by_process: BTreeMap<ProcessId, Exec>,
+    by_id: BTreeMap<ExecId, ProcessId>,
+}
+
+#[derive(Debug)]
+struct Exec {
+    id: ExecId,
+    /// Set until the server says that the exec runs.
+    start: Option<Start>,
+}
+
+#[derive(Debug)]
+struct Start {
+    /// The caller. Cleared when it gave up or was answered.
+    caller: Option<Pending>,
+    /// The frame of the request.
+    text: String,
+    /// On how many links it was sent.
+    sent: u32,
+}
+
+impl Start {
+    /// What failed if it is not confirmed, and what is known of its effect.
+    fn unconfirmed(&self) -> (&'static str, Effect) {
+        match self.sent {
+            0 => (RUN_CODE, Effect::NotApplied),
+            _ => (CONFIRM_START, Effect::Unknown),
+        }
+    }
+}
+
+impl Execs {
+    fn insert(&mut self, process: ProcessId, id: ExecId, start: Option<Start>) {
+        self.by_id.insert(id.clone(), process);
+        self.by_process.insert(process, Exec { id, start });
+    }
+
+    pub(super) fn remove(&mut self, process: ProcessId) {
+        if let Some(exec) = self.by_process.remove(&process) {
+            self.by_id.remove(&exec.id);
+        }
+        if self.by_process.is_empty() {
+            // An empty map keeps its memory, which an idle sandbox does not need.
+            *self = Self::default();
+        }
+    }
+
+    pub(super) fn find(&self, id: &str) -> Option<ProcessId> {
+        self.by_id.get(id).copied()
+    }
+
+    pub(super) fn contains(&self, process: ProcessId) -> bool {
+        self.by_process.contains_key(&process)
+    }
+
+    fn starts(&self) -> impl Iterator<Item = (ProcessId, &Start)> {
+        let execs = self.by_process.iter();
+        execs.filter_map(|(&process, exec)| Some((process, exec.start.as_ref()?)))
+    }
+
+    fn callers(&self) -> impl Iterator<Item = (ProcessId, &Pending)> {
+        let starts = self.starts();
+        starts.filter_map(|(process, start)| Some((process, start.caller.as_ref()?)))
+    }
+
+    /// The process whose start this caller waits for.
+    pub(super) fn starting(&self, request: RequestId) -> Option<ProcessId> {
+        let mut callers = self.callers();
+        callers.find_map(|(process, caller)| (caller.request == request).then_some(process))
+    }
+
+    pub(super) fn timeout(&self) -> Option<Instant> {
+        self.callers().map(|(_, caller)| caller.due).min()
+    }
+}
+
+impl Sandbox {
+    fn exec_id(&self, process: ProcessId) -> ExecId {
+        let prefix = &self.config.exec_prefix;
+        // In one allocation: `format!` would need three.
+        let mut id = String::with_capacity(prefix.len() + 21);
+        id.push_str(prefix);
+        // Writing to a string cannot fail.
+        let _ = write!(id, "-{}", process.0);
+        ExecId::new(id)
+    }
+
+    pub(super) fn start_exec(
+        &mut self,
+        request: RequestId,
+        exec: NewExec<'_>,
+        now: Instant,
+    ) -> (ProcessId, Process) {
+        let process = self.next_process();
+        let id = self.exec_id(process);
+        let window = exec.options.window.unwrap_or(DEFAULT_WINDOW);
+        let mut machine = Process::named(self.config.process, id.clone(), window);
+        match exec.stdin {
+            Stdin::Open => {}
+            Stdin::Null => machine.give_input(&[]),
+            Stdin::Bytes(input) => machine.give_input(&input),
+        }
+        let run = ExecRequest::new(exec.language, exec.code);
+        let message = NamedMessage::Exec(run, exec.options);
+        let text = ClientMessage::Named(id.clone(), message).encode();
+        let sent = self.life.state == SandboxState::Running;
+        if sent {
+            self.actions.push(SandboxAction::Send(text.clone()));
+        }
+        let start = Start {
+            caller: Some(Pending::new(request, now, self.config.timeouts.exec)),
+            text,
+            sent: sent.into(),
+        };
+        self.execs.insert(process, id, Some(start));
+        (process, machine)
+    }
+
+    /// Resumes an exec that another client started, and of whose output that client took everything
+    /// before these offsets. The server announces it when the sandbox runs.
+    pub fn adopt(
+        &mut self,
+        id: ExecId,
+        window: u64,
+        received: [u64; 2],
+    ) -> Result<(ProcessId, Process), Failure> {
+        let what = "attach to the process";
+        if self.version() != Version::V2 {
+            let feature = "named processes";
+            return Err(Failure::Unsupported { what, feature });
+        }
+        if !self.runs_v2() {
+            return Err(self.wrong_state(what));
+        }
+        if self.execs.find(id.as_str()).is_some() {
+            return Err(Failure::AlreadyUnderWay { what });
+        }
+        let process = self.next_process();
+        let machine = Process::adopted(self.config.process, id.clone(), window, received);
+        self.execs.insert(process, id, None);
+        if self.life.state == SandboxState::Running {
+            self.actions.tell(process, ProcessFact::LinkUp);
+        }
+        Ok((process, machine))
+    }
+
+    /// The server says something about an exec.
+    pub(super) fn handle_exec_status(
+        &mut self,
+        status: Status,
+        reason: Option<String>,
+        update: ExecUpdate,
+    ) {
+        let Some(process) = self.execs.find(update.exec.as_str()) else {
+            return;
+        };
+        let fact = match status {
+            Status::ExecutionRunning => {
+                self.exec_started(process);
+                ProcessFact::Announced {
+                    stdin: update.stdin.unwrap_or(0),
+                    window: update.window,
+                }
+            }
+            Status::ExecutionExited => {
+                let end = update.end.unwrap_or(UNKNOWN_END);
+                if end.reason == EndReason::SandboxLost {
+                    return;
+                }
+                self.exec_started(process);
+                ProcessFact::Exited(self.process_end(end, reason))
+            }
+            Status::ExecutionDone => {
+                let end = update.end.unwrap_or(UNKNOWN_END);
+                // Its announcement may have been lost with a link.
+                self.exec_started(process);
+                let (lengths, cut) = (end.lengths, end.output_cut);
+                let end = self.process_end(end, reason);
+                ProcessFact::Ended { end, lengths, cut }
+            }
+            Status::ExecutionError | Status::ExecutionUnsupportedLanguageError => {
+                let failure = Failure::refused("run the code", status, reason);
+                return self.drop_start(process, failure);
+            }
+            Status::ExecutionForceKilled => ProcessFact::ForceKilled,
+            Status::ExecutionForceKillError => {
+                ProcessFact::KillRefused(Failure::refused("kill the process", status, reason))
+            }
+            Status::StdinError => ProcessFact::StdinClosed,
+            _ => return,
+        };
+        self.actions.tell(process, fact);
+    }
+
+    fn process_end(&self, end: ExecEnd, reason: Option<String>) -> ProcessEnd {
+        match (end.reason, end.exit_code, end.signal) {
+            (EndReason::Killed, ..) => ProcessEnd::Killed,
+            (EndReason::TimedOut, ..) => ProcessEnd::TimedOut,
+            // The kill of the sandbox killed it.
+            (EndReason::SandboxLost, ..) if self.life.state == SandboxState::Killing => {
+                ProcessEnd::Killed
+            }
+            (EndReason::SandboxLost, ..) => ProcessEnd::SandboxLost {
+                end: match (self.store.handing_off, self.life.deleting) {
+                    (true, _) => SandboxEnd::HandedOff,
+                    (false, true) => self.deleted(),
+                    (false, false) => SandboxEnd::ProcessLost { reason },
+                },
+            },
+            (_, Some(code), _) => ProcessEnd::Exited(code),
+            (_, None, Some(signal)) => ProcessEnd::Signaled(signal),
+            (_, None, None) => ProcessEnd::Unknown,
+        }
+    }
+
+    fn exec_started(&mut self, process: ProcessId) {
+        let exec = self.execs.by_process.get_mut(&process);
+        let start = exec.and_then(|exec| exec.start.take());
+        if let Some(Pending { request, .. }) = start.and_then(|start| start.caller) {
+            self.actions.event(SandboxEvent::ProcessStarted(process));
+            let started = SandboxReply::Started(process);
+            self.actions.settle(request, Ok(started));
+        }
+    }
+
+    pub(super) fn handle_stdin_taken(&mut self, id: &ExecId, offset: u64) {
+        if let Some(process) = self.execs.find(id.as_str()) {
+            self.actions.tell(process, ProcessFact::StdinTaken(offset));
+        }
+    }
+
+    /// The exec was not started, as far as this client can know. One that runs goes on.
+    fn drop_start(&mut self, process: ProcessId, failure: Failure) {
+        let exec = self.execs.by_process.get_mut(&process);
+        if let Some(start) = exec.and_then(|exec| exec.start.take()) {
+            self.execs.remove(process);
+            self.actions.fail(start.caller, failure);
+            self.actions.end(process, SandboxEnd::Closed);
+        }
+    }
+
+    pub(super) fn handle_execs_link_down(&mut self, cause: &LinkError) {
+        for &process in self.execs.by_process.keys() {
+            self.actions.tell(process, ProcessFact::LinkDown);
+        }
+        if !cause.is_too_large() {
+            return;
+        }
+        // The server refused a message: that of the largest start that was sent.
+        let sent = self.execs.starts().filter(|(_, start)| start.sent > 0);
+        let sizes = sent.map(|(process, start)| (start.text.len(), process));
+        if let Some((bytes, process)) = sizes.max() {
+            let reason = format!("the server does not take a message of {bytes} bytes");
+            let failure = Failure::refused(RUN_CODE, Status::ExecutionError, Some(reason));
+            self.drop_start(process, failure);
+        }
+    }
+
+    /// The sandbox runs on a new link.
+    pub(super) fn resume_execs(&mut self) {
+        if self.version() == Version::V1 {
+            let detail = "the server speaks protocol v1 since the link was lost, \
+                          and cannot go on with a process of v2"
+                .to_owned();
+            let end = SandboxEnd::LinkLost {
+                cause: LinkError::Protocol { detail },
+                attempts: 0,
+            };
+            return self.drop_execs(&end, Failure::link_lost);
+        }
+        for (&process, exec) in &mut self.execs.by_process {
+            if let Some(start) = &mut exec.start
+                && start.caller.is_some()
+            {
+                if start.sent < MAX_SENDS {
+                    start.sent += 1;
+                    self.actions.push(SandboxAction::Send(start.text.clone()));
+                    continue;
+                }
+                // The request may be what breaks the links.
+                let (what, effect) = start.unconfirmed();
+                let failure = Failure::link_lost(what, effect);
+                self.actions.fail(start.caller.take(), failure);
+                self.actions.tell(process, ProcessFact::Abandoned);
+            }
+            // One without a caller is not started any more, only asked for, to be killed.
+            self.actions.tell(process, ProcessFact::LinkUp);
+        }
+    }
+
+    pub(super) fn abandon_exec(&mut self, process: ProcessId) {
+        self.give_up(process, Failure::Cancelled { what: RUN_CODE });
+    }
+
+    /// No caller waits for the exec any more: it is not started, or its process is killed.
+    fn give_up(&mut self, process: ProcessId, failure: Failure) {
+        let Some(exec) = self.execs.by_process.get_mut(&process) else {
+            return;
+        };
+        if let Some(start) = &mut exec.start {
+            if start.sent == 0 {
+                return self.drop_start(process, failure);
+            }
+            self.actions.fail(start.caller.take(), failure);
+        }
+        self.actions.tell(process, ProcessFact::Abandoned);
+    }
+
+    /// Kills the starts that the server may have heard of.
+    pub(super) fn kill_exec_starts(&mut self) {
+        let sent = self.execs.starts().filter(|(_, start)| start.sent > 0);
+        let sent: Vec<_> = sent.map(|(process, _)| process).collect();
+        sent.into_iter().for_each(|process| self.kill_exec(process));
+    }
+
+    pub(super) fn kill_exec(&mut self, process: ProcessId) {
+        if self.life.is_linked()
+            && let Some(exec) = self.execs.by_process.get(&process)
+        {
+            let kill = ClientMessage::Named(exec.id.clone(), NamedMessage::Kill);
+            self.actions.send(&kill);
+        }
+    }
+
+    pub(super) fn handle_execs_timeout(&mut self, now: Instant) {
+        let is_due = |start: &Start| start.caller.as_ref().is_some_and(|it| it.is_due(now));
+        let due = self.execs.starts().filter(|(_, start)| is_due(start));
+        let due: Vec<_> = due.map(|(process, it)| (process, it.sent)).collect();
+        for (process, sent) in due {
+            let failure = match sent {
+                0 => Failure::link_lost(RUN_CODE, Effect::NotApplied),
+                _ => Failure::timeout(START, self.config.timeouts.exec),
+            };
+            self.give_up(process, failure);
+        }
+    }
+
+    /// The sandbox is over.
+    pub(super) fn end_execs(&mut self, end: &SandboxEnd) {
+        self.drop_execs(end, |what, effect| Failure::ended(what, end, effect));
+    }
+
+    fn drop_execs(&mut self, end: &SandboxEnd, failure: impl Fn(&'static str, Effect) -> Failure) {
+        for (process, exec) in std::mem::take(&mut self.execs).by_process {
+            if let Some(start) = exec.start {
+                let (what, effect) = start.unconfirmed();
+                self.actions.fail(start.caller, failure(what, effect));
+            }
+            self.actions.end(process, end.clone());
+        }
+    }
+}

@@ -1,0 +1,369 @@
+//! The life of a sandbox: create, attach, the link and its outages, deletion, the end.
+
+use std::time::{Duration, Instant};
+
+use super::{Mode, Sandbox, SandboxAction, SandboxReply, is_due};
+use crate::{
+    machine::{
+        Epoch, Failure, LinkCommand, LinkError, LinkFact, RequestId, SandboxEnd, SandboxEvent,
+        SandboxState, later,
+    },
+    protocol::{ClientMessage, Identity, Pairing, SandboxId, SandboxToken, Version, excerpt},
+};
+
+/// How long after `DELETED` the `KILLED` or `CHECKPOINTED` that it is part of may take.
+const AFTER_DELETED: Duration = Duration::from_secs(10);
+
+#[derive(Debug)]
+pub(super) struct Life {
+    pub(super) state: SandboxState,
+    /// Set by an attach, or by the server's answer to a create. Never cleared.
+    pub(super) identity: Option<(SandboxId, SandboxToken)>,
+    /// The open link. Cleared when it is lost.
+    pub(super) link: Option<Epoch>,
+    /// What the link speaks; while there is none, what the last one spoke.
+    pub(super) version: Version,
+    /// Callers that wait for the sandbox to run. Cleared when it runs or ends.
+    opens: Vec<RequestId>,
+    /// When `SANDBOX_RUNNING` is due. Set when a link opens, cleared by the status and with the link.
+    ready_due: Option<Instant>,
+    /// Whether the server has begun to delete the sandbox. Never cleared.
+    pub(super) deleting: bool,
+    /// When the status after `DELETED` is due. Set by `DELETED` during a kill or checkpoint.
+    deleted_due: Option<Instant>,
+}
+
+impl Life {
+    pub(super) fn new(mode: &Mode) -> Self {
+        let (state, identity) = match mode {
+            Mode::Create(_) => (SandboxState::Creating, None),
+            Mode::Attach(id, token) => (SandboxState::Attaching, Some((id.clone(), token.clone()))),
+        };
+        Self {
+            state,
+            identity,
+            link: None,
+            version: Version::V1,
+            opens: Vec::new(),
+            ready_due: None,
+            deleting: false,
+            deleted_due: None,
+        }
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        matches!(self.state, SandboxState::Ended(_))
+    }
+
+    /// Whether the server takes messages about the sandbox now.
+    pub(super) fn is_linked(&self) -> bool {
+        self.link.is_some() && self.state != SandboxState::Reconnecting && !self.is_over()
+    }
+
+    pub(super) fn timeout(&self) -> Option<Instant> {
+        self.ready_due.into_iter().chain(self.deleted_due).min()
+    }
+
+    /// A text of the server's without the token of the sandbox, wherever it repeats it.
+    pub(super) fn redact(&self, text: String) -> String {
+        match &self.identity {
+            Some((_, token)) => token.redact(text),
+            None => text,
+        }
+    }
+}
+
+impl Sandbox {
+    /// Answers when the sandbox runs.
+    pub fn open(&mut self, request: RequestId) {
+        let result = match &self.life.state {
+            SandboxState::Creating | SandboxState::Attaching => {
+                return self.life.opens.push(request);
+            }
+            SandboxState::Ended(end) => Err(Failure::NotOpened { end: end.clone() }),
+            _ => Ok(SandboxReply::Ready),
+        };
+        self.actions.settle(request, result);
+    }
+
+    /// The last handle was dropped: the connection is closed. A sandbox that is still being created is
+    /// killed as soon as the server can be asked to.
+    pub fn detach(&mut self) {
+        match self.life.state {
+            SandboxState::Creating if self.life.link.is_some() => self.kill.abandoned = true,
+            // It is killed after the outage, or if the checkpoint is refused.
+            SandboxState::Reconnecting | SandboxState::Checkpointing if self.kill.abandoned => {}
+            // A kill under way is seen through, within its timeout.
+            SandboxState::Killing if self.kill.abandoned || self.kill.is_awaited() => {
+                self.kill.abandoned = true;
+            }
+            SandboxState::Ended(_) => self.actions.link(LinkCommand::Close),
+            _ => {
+                // The callers that asked for these are gone, too.
+                self.kill_v1_start();
+                self.kill_exec_starts();
+                self.finish(SandboxEnd::Closed);
+            }
+        }
+    }
+
+    /// The connection says something.
+    pub fn handle_link(&mut self, fact: LinkFact, now: Instant) {
+        match fact {
+            LinkFact::Opened(epoch, version) => self.handle_opened(epoch, version, now),
+            LinkFact::Reconnecting {
+                attempt,
+                delay,
+                cause,
+            } => {
+                self.handle_outage(&cause, attempt, now);
+                if !self.life.is_over() {
+                    self.actions.event(SandboxEvent::Reconnecting {
+                        attempt,
+                        delay,
+                        cause,
+                    });
+                }
+            }
+            LinkFact::Lost { cause, attempts } => self.handle_lost(cause, attempts, now),
+            LinkFact::Closed => {
+                self.drop_link(now);
+                self.finish(SandboxEnd::Closed);
+            }
+        }
+    }
+
+    fn handle_opened(&mut self, epoch: Epoch, version: Version, now: Instant) {
+        if self.life.is_over() {
+            return;
+        }
+        self.life.link = Some(epoch);
+        self.life.version = version;
+        self.life.ready_due = Some(later(now, self.config.timeouts.ready));
+        if let (SandboxState::Creating, Mode::Create(configuration)) =
+            (&self.life.state, &self.config.mode)
+        {
+            let configuration = configuration.encode();
+            self.actions.push(SandboxAction::Send(configuration));
+        }
+    }
+
+    fn handle_outage(&mut self, cause: &LinkError, attempt: u32, now: Instant) {
+        self.drop_link(now);
+        match self.life.state {
+            // In the first two states the server was too busy for the first link.
+            SandboxState::Creating | SandboxState::Attaching | SandboxState::Ended(_) => {}
+            // The request to make a loss final and the loss may have crossed.
+            _ if self.store.is_leaving() || self.life.deleted_due.is_some() => {
+                self.handle_lost(cause.clone(), attempt.saturating_sub(1), now);
+            }
+            SandboxState::Reconnecting => {}
+            _ => {
+                self.set_state(SandboxState::Reconnecting);
+                self.handle_v1_link_down();
+                self.handle_execs_link_down(cause);
+                self.kill.handle_link_down();
+                self.handle_store_link_down();
+            }
+        }
+    }
+
+    fn handle_lost(&mut self, cause: LinkError, attempts: u32, now: Instant) {
+        let opened = self.life.link.is_some() || attempts > 0;
+        self.drop_link(now);
+        if self.life.is_over() {
+            return;
+        }
+        if opened {
+            let cause = cause.clone();
+            self.actions.event(SandboxEvent::GaveUp { cause, attempts });
+        }
+        self.finish(match self.life.deleted_due {
+            // The server's last status counts.
+            Some(_) => self.end_after_deleted(),
+            None => SandboxEnd::LinkLost { cause, attempts },
+        });
+    }
+
+    fn drop_link(&mut self, now: Instant) {
+        // First: nothing that follows from the held status can be sent any more.
+        self.life.link = None;
+        self.flush_pairing(now);
+        self.v1.pairing = Pairing::default();
+        self.life.ready_due = None;
+    }
+
+    pub(super) fn handle_identity(&mut self, identity: Identity) {
+        let (id, token) = (identity.sandbox_id, identity.sandbox_token);
+        match &self.life.identity {
+            None => {
+                self.life.identity = Some((id.clone(), token.clone()));
+                self.actions.push(SandboxAction::Resume(id.clone(), token));
+                self.actions.event(SandboxEvent::Created { sandbox_id: id });
+            }
+            Some((known, secret)) if *known == id && *secret == token => {}
+            Some((known, _)) if *known == id => {
+                self.violation("the server changed the token of the sandbox".to_owned());
+            }
+            Some(_) => {
+                let other = excerpt(id.as_str().as_bytes());
+                self.violation(format!("the server now calls the sandbox `{other}`"));
+            }
+        }
+    }
+
+    pub(super) fn handle_running(&mut self, now: Instant) {
+        if self.life.identity.is_none() {
+            return self.violation("SANDBOX_RUNNING before the sandbox's id".to_owned());
+        }
+        let reconnected = match self.life.state {
+            SandboxState::Creating | SandboxState::Attaching => false,
+            SandboxState::Reconnecting => true,
+            _ => return self.handle_nothing_to_resume(),
+        };
+        self.life.ready_due = None;
+        self.set_state(SandboxState::Running);
+        self.confirm_link();
+        for request in std::mem::take(&mut self.life.opens) {
+            self.actions.settle(request, Ok(SandboxReply::Ready));
+        }
+        if reconnected {
+            self.actions.event(SandboxEvent::Reconnected);
+            self.resume_v1();
+            self.resume_execs();
+        }
+        self.kill_abandoned(now);
+        self.send_kill();
+        self.run_queued();
+    }
+
+    pub(super) fn handle_deleted(&mut self, now: Instant) {
+        match self.life.state {
+            // Part of a kill or a checkpoint, whose own end follows.
+            SandboxState::Killing | SandboxState::Checkpointing => {
+                self.life.deleted_due.get_or_insert(now + AFTER_DELETED);
+                self.actions.link(LinkCommand::DisableReconnect);
+            }
+            _ => self.finish(self.deleted()),
+        }
+    }
+
+    pub(super) fn handle_life_timeout(&mut self, now: Instant) {
+        if is_due(self.life.ready_due, now) {
+            self.life.ready_due = None;
+            // What the server said last is a better reason than its silence.
+            self.flush_pairing(now);
+            self.handle_not_ready();
+        }
+        if is_due(self.life.deleted_due, now) {
+            self.finish(self.end_after_deleted());
+        }
+    }
+
+    fn handle_not_ready(&mut self) {
+        let after = self.config.timeouts.ready;
+        match self.life.state {
+            SandboxState::Creating | SandboxState::Attaching => {
+                if matches!(self.config.mode, Mode::Create(_)) && self.life.identity.is_some() {
+                    // It exists, and no caller will get a handle to it.
+                    self.actions.send(&ClientMessage::KillSandbox);
+                }
+                let waited = format!("no SANDBOX_RUNNING within {after:?} of the connection");
+                self.finish(SandboxEnd::NotReady { waited });
+            }
+            SandboxState::Reconnecting => self
+                .actions
+                .refuse_link(self.life.link, LinkError::NotReady { after }),
+            _ => {}
+        }
+    }
+
+    pub(super) fn set_state(&mut self, state: SandboxState) {
+        if self.life.state != state {
+            self.life.state = state.clone();
+            self.actions.event(SandboxEvent::State(state));
+        }
+    }
+
+    /// The server began to kill or checkpoint the sandbox, for this client or another.
+    pub(super) fn leave_running(&mut self, state: SandboxState) {
+        if self.runs() {
+            self.set_state(state);
+        }
+    }
+
+    /// The server refused the kill or checkpoint behind this state. A kill may still be under way.
+    pub(super) fn return_from(&mut self, refused: SandboxState) {
+        if self.life.state == refused {
+            self.set_state(match self.kill.is_sent() {
+                true => SandboxState::Killing,
+                false => SandboxState::Running,
+            });
+        }
+        self.confirm_link();
+    }
+
+    fn runs(&self) -> bool {
+        matches!(
+            self.life.state,
+            SandboxState::Running | SandboxState::Killing | SandboxState::Checkpointing
+        )
+    }
+
+    /// The link works. A loss is mended from now on, unless it would be final.
+    fn confirm_link(&mut self) {
+        if let Some(epoch) = self.life.link.filter(|_| self.runs()) {
+            self.actions.link(LinkCommand::Confirm(epoch));
+            if self.kill.is_sent() || self.store.is_leaving() {
+                self.actions.link(LinkCommand::DisableReconnect);
+            }
+        }
+    }
+
+    /// The end after `DELETED` alone, which confirms a kill and does not confirm a checkpoint.
+    fn end_after_deleted(&self) -> SandboxEnd {
+        match self.life.state {
+            SandboxState::Killing => SandboxEnd::Killed,
+            SandboxState::Checkpointing if self.store.handing_off => SandboxEnd::HandedOff,
+            _ => self.deleted(),
+        }
+    }
+
+    /// The server deleted the sandbox. If it checkpointed the idle sandbox first, it does not say so.
+    pub(super) fn deleted(&self) -> SandboxEnd {
+        match &self.config.mode {
+            Mode::Create(it) if !it.enable_idle_timeout_auto_checkpoint => SandboxEnd::Deleted,
+            _ => SandboxEnd::MaybeCheckpointed,
+        }
+    }
+
+    /// The server broke the protocol.
+    pub(super) fn violation(&mut self, detail: String) {
+        let detail = self.life.redact(detail);
+        self.finish(SandboxEnd::LinkLost {
+            cause: LinkError::Protocol { detail },
+            attempts: 0,
+        });
+    }
+
+    /// The sandbox is over: every request is settled, the processes are told, the link is closed.
+    pub(super) fn finish(&mut self, end: SandboxEnd) {
+        if self.life.is_over() {
+            return;
+        }
+        self.life.ready_due = None;
+        self.life.deleted_due = None;
+        self.actions.link(LinkCommand::DisableReconnect);
+        for request in std::mem::take(&mut self.life.opens) {
+            let failure = Failure::NotOpened { end: end.clone() };
+            self.actions.settle(request, Err(failure));
+        }
+        self.end_v1(&end);
+        self.end_execs(&end);
+        self.end_kill(&end);
+        self.end_store(&end);
+        self.set_state(SandboxState::Ended(end.clone()));
+        self.actions.event(SandboxEvent::Ended(end));
+        self.actions.link(LinkCommand::Close);
+    }
+}

@@ -1,0 +1,156 @@
+//! The messages of the server: which concern each is for.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use super::{Sandbox, SandboxAction};
+use crate::{
+    machine::{Epoch, LinkError, ProcessId, SandboxEnd, SandboxEvent, SandboxState},
+    protocol::{
+        Fact, OutputPiece, OutputView, Received, ServerMessage, Severity, Status, StatusFact,
+        StdStream,
+    },
+};
+
+impl Sandbox {
+    /// A frame came over a link.
+    #[cfg(any(test, feature = "unstable-internals"))]
+    pub fn handle_frame(&mut self, epoch: Epoch, frame: &Bytes, now: Instant) {
+        if let Some((process, output)) = self.handle_frame_or_output(epoch, frame, now) {
+            let output = output.into_piece(frame);
+            self.actions.push(SandboxAction::Output(process, output));
+        }
+    }
+
+    /// A frame came over a link. Output, by far the most frequent and never held back, is returned at
+    /// once and still in its frame, with its process: it belongs after all earlier actions.
+    #[must_use]
+    pub fn handle_frame_or_output<'a>(
+        &mut self,
+        epoch: Epoch,
+        frame: &'a Bytes,
+        now: Instant,
+    ) -> Option<(ProcessId, OutputView<'a>)> {
+        if self.life.link != Some(epoch) || self.life.is_over() {
+            return None;
+        }
+        match ServerMessage::read(frame, self.version()) {
+            Ok(Received::Output(output)) => {
+                let exec = output.place.map(|(exec, _)| exec);
+                let process = self.process_of_output(exec, output.stream, output.data.len());
+                return process.map(|process| (process, output));
+            }
+            Ok(Received::Message(ServerMessage::Output(piece))) => self.handle_output(piece),
+            Ok(Received::Message(message)) => {
+                let is_status = matches!(message, ServerMessage::Status(_));
+                for fact in self.v1.pairing.accept(message).into_iter().flatten() {
+                    self.handle_fact(fact, now);
+                }
+                self.update_reason_due(is_status, now);
+            }
+            Err(error) => {
+                self.flush_pairing(now);
+                self.violation(error.to_string());
+            }
+        }
+        None
+    }
+
+    fn handle_output(&mut self, piece: OutputPiece) {
+        let exec = piece.place.as_ref().map(|place| place.exec.as_str());
+        if let Some(process) = self.process_of_output(exec, piece.stream, piece.data.len()) {
+            self.actions.push(SandboxAction::Output(process, piece));
+        }
+    }
+
+    fn process_of_output(
+        &mut self,
+        exec: Option<&str>,
+        stream: StdStream,
+        bytes: usize,
+    ) -> Option<ProcessId> {
+        let Some(exec) = exec else {
+            return self.process_of_v1_output(stream, bytes);
+        };
+        let process = self.execs.find(exec);
+        if process.is_none() {
+            self.actions.event(SandboxEvent::StrayOutput { bytes });
+        }
+        process
+    }
+
+    pub(super) fn handle_fact(&mut self, fact: Fact, now: Instant) {
+        if self.life.is_over() {
+            return;
+        }
+        match fact {
+            Fact::Output(piece) => self.handle_output(piece),
+            Fact::Status(fact) => self.handle_status(fact, now),
+            Fact::Identity(identity) => self.handle_identity(identity),
+            Fact::LateReason(reason) => {
+                let reason = self.life.redact(reason);
+                self.actions.event(SandboxEvent::Reason(reason));
+            }
+            Fact::StdinAck { exec, offset } => self.handle_stdin_taken(&exec, offset),
+            Fact::Unknown(unknown) => {
+                let event = unknown.event.map(|event| self.life.redact(event));
+                self.actions.event(SandboxEvent::UnknownEvent { event });
+            }
+        }
+    }
+
+    fn handle_status(&mut self, fact: StatusFact, now: Instant) {
+        let reason = fact.reason.map(|reason| self.life.redact(reason));
+        let status = match fact.status {
+            Status::Unknown(name) => Status::from_wire(&self.life.redact(name.into())),
+            known => known,
+        };
+        if self.actions.observed {
+            self.actions.event(SandboxEvent::Status {
+                status: status.clone(),
+                reason: reason.clone(),
+            });
+        }
+        if let Some(update) = fact.exec {
+            return self.handle_exec_status(status, reason, *update);
+        }
+        match status {
+            Status::SandboxRunning => self.handle_running(now),
+            Status::SandboxInUse if self.life.state == SandboxState::Reconnecting => {
+                self.actions.refuse_link(self.life.link, LinkError::InUse)
+            }
+            Status::SandboxDeleting => self.life.deleting = true,
+            Status::SandboxDeleted => self.handle_deleted(now),
+
+            Status::SandboxKilling => self.leave_running(SandboxState::Killing),
+            Status::SandboxKilled => self.finish(SandboxEnd::Killed),
+            Status::SandboxKillError => self.handle_kill_refused(&status, reason.as_deref()),
+
+            Status::SandboxCheckpointing => self.leave_running(SandboxState::Checkpointing),
+            Status::SandboxCheckpointed => self.handle_checkpointed(),
+            Status::ExecutionInProgressError => {
+                self.handle_checkpoint_refused(status, reason, now);
+            }
+            Status::SandboxLockReleaseRequested => self.handle_lock_release(),
+            Status::FilesystemSnapshotCreating
+            | Status::FilesystemSnapshotCreated
+            | Status::FilesystemSnapshotError => self.handle_snapshot_status(status, reason),
+
+            Status::ExecutionRunning
+            | Status::ExecutionDone
+            | Status::ExecutionForceKilled
+            | Status::ExecutionForceKillError
+            | Status::ExecutionError
+            | Status::ExecutionUnsupportedLanguageError => {
+                self.handle_v1_status(status, reason, now);
+            }
+
+            status => {
+                if let Severity::Fatal | Severity::FatalWithoutReason = status.severity() {
+                    self.finish(SandboxEnd::Failed { status, reason });
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,351 @@
+//! What protocol v1 lacks, and how the client makes up for it.
+//!
+//! - **An exec has no id**, so one runs at a time. A further exec is refused while a process runs. It
+//!   waits, within its timeout, for a process that is being killed (after a cancelled `run` no handle to
+//!   that process is left, so the caller could not wait for its end), and for a lost link.
+//! - **Answers name no request.** The answers to kills are counted. A `DONE` also follows a refused exec.
+//! - **A lost answer does not come again.** What an exec may have started whose answer was lost with its
+//!   link is killed after the outage. Until then the next exec waits: a server refuses a second process
+//!   while the first is dying.
+//! - **An error and its reason are two messages.** The error waits for its reason.
+//!
+//! | file | |
+//! | --- | --- |
+//! | `mod.rs` | the state, commands, the exec that waits, kills |
+//! | `answers.rs` | what the server and the connection say, timeouts, the end |
+
+mod answers;
+
+use std::{collections::VecDeque, time::Instant};
+
+use super::{
+    Pending, Sandbox, SandboxAction,
+    process::{NewExec, RUN_CODE, Stdin},
+};
+use crate::{
+    machine::{
+        Failure, Process, ProcessId, RequestId, SandboxEnd, SandboxEvent, SandboxState, wrap,
+    },
+    protocol::{ClientMessage, ExecOptions, Pairing, StdStream},
+};
+
+/// Most kills whose answers are remembered as due.
+pub(super) const MAX_KILLS: usize = 64;
+
+#[derive(Debug, Default)]
+pub(super) struct V1 {
+    /// The exec of the sandbox. Set when its request is sent; cleared when it ended, was refused, or its
+    /// answer was lost.
+    exec: Option<Exec>,
+    /// The exec that was not sent yet, and the frame of its request. Cleared when it is sent or refused.
+    queued: Option<(Exec, String)>,
+    /// Whose kills the next answers are for. Survives the link, as a server keeps answers for the next:
+    /// an answer too many that is expected costs little, but one that is not expected would be taken for
+    /// the end of a later process.
+    pub(super) kills: VecDeque<ProcessId>,
+    /// The process that was last killed. Cleared if the server refuses that kill.
+    dying: Option<ProcessId>,
+    /// What an exec may have started whose answer was lost. Cleared when that was killed, or when the
+    /// next exec has waited for too long.
+    leftover: Option<Leftover>,
+    /// The process whose output was asked for on this link. Cleared when the server answers.
+    resuming: Option<ProcessId>,
+    /// The error that waits for its reason. Cleared with the link.
+    pub(super) pairing: Pairing,
+    /// When that error no longer waits.
+    reason_due: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Exec {
+    process: ProcessId,
+    phase: Phase,
+}
+
+#[derive(Debug)]
+enum Phase {
+    /// The server has not said that it runs.
+    Starting(Pending),
+    /// It runs.
+    Running,
+    /// No caller waits for it. It is being killed, and the sandbox is busy until it ends.
+    Abandoned { running: bool },
+}
+
+#[derive(Debug)]
+struct Leftover {
+    process: ProcessId,
+    /// Whether its kill was sent on this link.
+    is_killed: bool,
+    /// Whether `DONE` came for it.
+    is_done: bool,
+    /// When its `DONE` is no longer waited for. Set by its `FORCE_KILLED`.
+    done_due: Option<Instant>,
+}
+
+impl Exec {
+    /// Whether the server said that it runs.
+    fn has_started(&self) -> bool {
+        matches!(
+            self.phase,
+            Phase::Running | Phase::Abandoned { running: true }
+        )
+    }
+
+    fn is_abandoned(&self) -> bool {
+        matches!(self.phase, Phase::Abandoned { .. })
+    }
+
+    fn start(&self) -> Option<(ProcessId, &Pending)> {
+        match &self.phase {
+            Phase::Starting(caller) => Some((self.process, caller)),
+            _ => None,
+        }
+    }
+
+    /// Abandons it; gives the caller that waits for its start.
+    fn abandon(&mut self) -> Option<Pending> {
+        let running = self.has_started();
+        std::mem::replace(&mut self.phase, Phase::Abandoned { running }).caller()
+    }
+}
+
+impl Phase {
+    fn caller(self) -> Option<Pending> {
+        match self {
+            Self::Starting(caller) => Some(caller),
+            _ => None,
+        }
+    }
+}
+
+impl V1 {
+    /// The process that is running, and that its caller has a handle to.
+    pub(super) fn running(&self) -> Option<ProcessId> {
+        let exec = self.exec.as_ref()?;
+        matches!(exec.phase, Phase::Running).then_some(exec.process)
+    }
+
+    fn start(&self) -> Option<(ProcessId, &Pending)> {
+        self.exec.as_ref().and_then(Exec::start)
+    }
+
+    fn queued(&self) -> Option<(ProcessId, &Pending)> {
+        self.queued.as_ref().and_then(|(exec, _)| exec.start())
+    }
+
+    /// The process whose start this caller waits for.
+    pub(super) fn starting(&self, request: RequestId) -> Option<ProcessId> {
+        let mut starts = self.start().into_iter().chain(self.queued());
+        starts.find_map(|(process, caller)| (caller.request == request).then_some(process))
+    }
+
+    pub(super) fn timeout(&self) -> Option<Instant> {
+        let starts = self.start().into_iter().chain(self.queued());
+        let leftover = self.leftover.as_ref().and_then(|it| it.done_due);
+        let starts = starts.map(|(_, caller)| caller.due);
+        starts.chain(self.reason_due).chain(leftover).min()
+    }
+
+    /// Whether the next exec waits for the end of this one.
+    fn is_dying(&self) -> bool {
+        let exec = self.exec.as_ref();
+        exec.is_some_and(|it| it.is_abandoned() || self.dying == Some(it.process))
+    }
+}
+
+/// What v1 cannot carry of these options.
+fn unsupported(options: &ExecOptions) -> Option<&'static str> {
+    let ExecOptions {
+        args,
+        env,
+        cwd,
+        timeout_ms,
+        output_grace_ms,
+        input_ends,
+        // It concerns v2 alone.
+        window: _,
+    } = options;
+    let features = [
+        (!args.is_empty(), "arguments"),
+        (!env.is_empty(), "environment variables"),
+        (cwd.is_some(), "working directory"),
+        (timeout_ms.is_some(), "timeout of a process"),
+        (output_grace_ms.is_some(), "output grace of a process"),
+        (*input_ends, "end of input"),
+    ];
+    let mut features = features.into_iter();
+    features.find_map(|(used, feature)| used.then_some(feature))
+}
+
+impl Sandbox {
+    /// The process that occupies the sandbox, in v1.
+    pub fn process(&self) -> Option<ProcessId> {
+        self.v1.exec.as_ref().map(|exec| exec.process)
+    }
+
+    pub(super) fn exec_v1(
+        &mut self,
+        request: RequestId,
+        exec: NewExec<'_>,
+        now: Instant,
+    ) -> Result<(ProcessId, Process), Failure> {
+        let what = RUN_CODE;
+        if self.life.state != SandboxState::Reconnecting {
+            self.require_running(what)?;
+        }
+        let NewExec {
+            language,
+            code,
+            mut options,
+            stdin,
+            wrapper,
+        } = exec;
+        options.input_ends = matches!(stdin, Stdin::Bytes(_));
+        let wrapped = match (&wrapper, unsupported(&options)) {
+            (Some(nonce), _) => wrap(language, code, &options, nonce).map(Some),
+            (None, Some(feature)) => Err(feature),
+            (None, None) => Ok(None),
+        };
+        let wrapped = wrapped.map_err(|feature| Failure::Unsupported { what, feature })?;
+        let is_free = self.v1.exec.is_none() || self.v1.is_dying();
+        if self.v1.queued.is_some() || !is_free {
+            return Err(Failure::ProcessRunning { what });
+        }
+        let process = self.next_process();
+        let config = self.config.process;
+        let machine = match &wrapper {
+            Some(nonce) => Process::wrapped(config, nonce),
+            None => Process::new(config),
+        };
+        let phase = Phase::Starting(Pending::new(request, now, self.config.timeouts.exec));
+        let text = ClientMessage::exec(language, wrapped.as_deref().unwrap_or(code)).encode();
+        self.v1.queued = Some((Exec { process, phase }, text));
+        self.run_queued();
+        Ok((process, machine))
+    }
+
+    /// Sends the exec that waits, or refuses it, unless it has to wait longer.
+    pub(super) fn run_queued(&mut self) {
+        let is_running = self.life.state == SandboxState::Running;
+        let waits = self.v1.is_dying() || is_running && self.v1.leftover.is_some();
+        if waits || !self.life.is_linked() {
+            return;
+        }
+        match self.require_running(RUN_CODE) {
+            Err(failure) => self.refuse_queued(failure),
+            Ok(()) if self.v1.exec.is_some() => {
+                self.refuse_queued(Failure::ProcessRunning { what: RUN_CODE });
+            }
+            Ok(()) => {
+                if let Some((exec, text)) = self.v1.queued.take() {
+                    self.v1.exec = Some(exec);
+                    self.actions.push(SandboxAction::Send(text));
+                }
+            }
+        }
+    }
+
+    fn refuse_queued(&mut self, failure: Failure) {
+        if let Some((exec, _)) = self.v1.queued.take() {
+            self.end_exec(exec, failure, SandboxEnd::Closed);
+        }
+    }
+
+    fn end_exec(&mut self, exec: Exec, failure: Failure, end: SandboxEnd) {
+        self.actions.fail(exec.phase.caller(), failure);
+        self.actions.end(exec.process, end);
+    }
+
+    pub(super) fn abandon_v1(&mut self, process: ProcessId) {
+        let cancelled = |what| Failure::Cancelled { what };
+        if self.v1.queued().is_some_and(|(it, _)| it == process) {
+            self.refuse_queued(cancelled(RUN_CODE));
+        } else if self.process() == Some(process) {
+            self.abandon_current(cancelled("run the code"));
+        }
+    }
+
+    /// The caller of the exec gets this failure if it waits for the start, and the exec is killed.
+    fn abandon_current(&mut self, failure: Failure) {
+        if let Some(exec) = self.v1.exec.as_mut().filter(|exec| !exec.is_abandoned()) {
+            let process = exec.process;
+            self.actions.fail(exec.abandon(), failure);
+            self.kill_process(process);
+        }
+    }
+
+    /// The kill of a process came to nothing. If no caller can try again, the sandbox does not wait for
+    /// its end: the server decides whether it runs another.
+    fn drop_abandoned(&mut self, process: ProcessId) {
+        let exec = &mut self.v1.exec;
+        let is_it = |it: &mut Exec| {
+            it.process == process && matches!(it.phase, Phase::Abandoned { running: true })
+        };
+        if exec.take_if(is_it).is_some() {
+            self.actions.end(process, SandboxEnd::Closed);
+        }
+    }
+
+    /// The process ended by its own account, for example because it was killed and `DONE` never came.
+    pub fn process_ended(&mut self, process: ProcessId) {
+        if let Some(exec) = self.v1.exec.take_if(|exec| exec.process == process) {
+            let what = "run the code";
+            let failure = Failure::ProcessEnded { what };
+            self.actions.fail(exec.phase.caller(), failure);
+        }
+        self.run_queued();
+    }
+
+    pub(super) fn process_of_v1_output(
+        &mut self,
+        stream: StdStream,
+        bytes: usize,
+    ) -> Option<ProcessId> {
+        match &self.v1.exec {
+            Some(exec) if matches!(exec.phase, Phase::Running) => return Some(exec.process),
+            Some(exec) if exec.is_abandoned() => {}
+            _ if self.life.state == SandboxState::Creating => {
+                self.violation(format!("{stream} before the sandbox was created"));
+            }
+            _ => self.actions.event(SandboxEvent::StrayOutput { bytes }),
+        }
+        None
+    }
+
+    /// Asks the server to kill the process. Under v2 the process does that itself.
+    pub fn kill_process(&mut self, process: ProcessId) {
+        if self.life.is_linked() && self.process() == Some(process) {
+            self.v1.dying = Some(process);
+            self.send_process_kill(process);
+        }
+    }
+
+    fn send_process_kill(&mut self, process: ProcessId) {
+        if self.v1.kills.len() >= MAX_KILLS {
+            self.v1.kills.pop_front();
+        }
+        self.v1.kills.push_back(process);
+        self.actions.send(&ClientMessage::KillProcess);
+    }
+
+    /// A kill of the process is about to be asked for: the next exec waits for its end.
+    pub fn expect_kill(&mut self, process: ProcessId) {
+        self.v1.dying = Some(process);
+    }
+
+    /// The last handle is dropped while an exec is starting: its process is killed.
+    pub(super) fn kill_v1_start(&mut self) {
+        if let Some((process, _)) = self.v1.start() {
+            self.kill_process(process);
+        }
+    }
+
+    /// The next exec waits for a leftover until both answers to its kill are there.
+    fn drop_killed_leftover(&mut self) {
+        let is_over = |it: &mut Leftover| it.is_done && it.done_due.is_some();
+        if self.v1.leftover.take_if(is_over).is_some() {
+            self.run_queued();
+        }
+    }
+}
