@@ -6,7 +6,8 @@ use super::{Exec, ExecPhase, Pending, Sandbox, SandboxAction, SandboxReply};
 use crate::{
     machine::{Failure, LinkError, ProcessFact, ProcessId, SandboxEnd, SandboxEvent, SandboxState},
     protocol::{
-        Fact, Identity, OutputPiece, OutputView, Severity, Status, StatusFact, StdStream, excerpt,
+        Identity, OutputPiece, OutputView, ServerMessage, Severity, Status, StatusUpdate,
+        StdStream, excerpt,
     },
 };
 
@@ -18,20 +19,20 @@ const AFTER_DELETED: Duration = Duration::from_secs(10);
 const NO_PROCESS: &str = "No process is running";
 
 impl Sandbox {
-    pub(super) fn handle_fact(&mut self, fact: Fact, now: Instant) {
+    pub(super) fn handle_fact(&mut self, fact: ServerMessage, now: Instant) {
         if matches!(self.state, SandboxState::Ended(_)) {
             return;
         }
         match fact {
-            Fact::Output(piece) => self.handle_output(piece),
-            Fact::Status(fact) => self.handle_status(fact, now),
-            Fact::Identity(identity) => self.handle_identity(identity),
-            Fact::LateReason(reason) => {
-                let reason = self.redact(reason);
+            ServerMessage::Output(piece) => self.handle_output(piece),
+            ServerMessage::Status(fact) => self.handle_status(fact, now),
+            ServerMessage::Identity(identity) => self.handle_identity(identity),
+            ServerMessage::Error(error) => {
+                let reason = self.redact(error.message);
                 self.event(SandboxEvent::Reason(reason));
             }
-            Fact::StdinAck { exec, offset } => self.handle_stdin_taken(&exec, offset),
-            Fact::Unknown(unknown) => {
+            ServerMessage::StdinAck { exec, offset } => self.handle_stdin_taken(&exec, offset),
+            ServerMessage::Unknown(unknown) => {
                 let event = unknown.event.map(|event| self.redact(event));
                 self.event(SandboxEvent::UnknownEvent { event });
             }
@@ -109,14 +110,13 @@ impl Sandbox {
         }
     }
 
-    fn handle_status(&mut self, fact: StatusFact, now: Instant) {
-        let StatusFact {
+    fn handle_status(&mut self, fact: StatusUpdate, now: Instant) {
+        let StatusUpdate {
             status,
-            reason,
+            message,
             exec,
-            ..
         } = fact;
-        let reason = reason.map(|reason| self.redact(reason));
+        let reason = message.map(|reason| self.redact(reason));
         let status = match status {
             Status::Unknown(name) => Status::from_wire(&self.redact(name.into())),
             known => known,

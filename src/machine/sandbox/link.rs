@@ -10,35 +10,8 @@ use crate::{
         Effect, Epoch, Failure, LinkError, ProcessFact, ProcessId, SandboxEnd, SandboxEvent,
         SandboxState, later,
     },
-    protocol::{
-        ClientMessage, Fact, OutputView, Pairing, ParseError, Received, ServerMessage, Version,
-    },
+    protocol::{ClientMessage, OutputView, Pairing, ParseError, Received, ServerMessage, Version},
 };
-
-/// What follows from one message, in order: nearly always at most what was held back, and itself, for which nothing is
-/// allocated.
-#[derive(Default)]
-struct Facts {
-    usual: [Option<Fact>; 2],
-    more: Vec<Fact>,
-}
-
-impl Extend<Fact> for Facts {
-    fn extend<T: IntoIterator<Item = Fact>>(&mut self, facts: T) {
-        for fact in facts {
-            match self.usual.iter_mut().find(|slot| slot.is_none()) {
-                Some(free) => *free = Some(fact),
-                None => self.more.push(fact),
-            }
-        }
-    }
-}
-
-impl Facts {
-    fn in_order(self) -> impl Iterator<Item = Fact> {
-        self.usual.into_iter().flatten().chain(self.more)
-    }
-}
 
 impl Sandbox {
     /// A link is open, and speaks this version.
@@ -83,10 +56,8 @@ impl Sandbox {
             Ok(Received::Message(ServerMessage::Output(piece))) => self.handle_output(piece),
             Ok(Received::Message(message)) => {
                 let is_status = matches!(message, ServerMessage::Status(_));
-                let mut facts = Facts::default();
-                self.pairing.accept(message, &mut facts);
-                for fact in facts.in_order() {
-                    self.handle_fact(fact, now);
+                for message in self.pairing.accept(message).into_iter().flatten() {
+                    self.handle_fact(message, now);
                 }
                 if !self.pairing.is_waiting() || matches!(self.state, SandboxState::Ended(_)) {
                     self.reason_due = None;
@@ -249,18 +220,5 @@ impl Sandbox {
 
     pub(super) fn handle_malformed(&mut self, error: &ParseError) {
         self.violation(error.to_string());
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn no_fact_of_a_message_is_dropped_however_many_there_are() {
-        let reasons = ["a", "b", "c", "d"].map(|it| Fact::LateReason(it.to_owned()));
-        let mut facts = Facts::default();
-        facts.extend(reasons.clone());
-        assert!(facts.in_order().eq(reasons));
     }
 }
