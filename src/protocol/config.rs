@@ -1,37 +1,30 @@
 //! [`SandboxConfig`]: the first message on `/create`.
 
-use serde_json::{Map, Value};
+use serde::{Deserialize, Serialize};
 
 use super::{
     ParseError, excerpt,
-    json::{Picked, Wanted},
-    names,
+    json::{Raw, parse_object, print},
 };
 
-struct Keys;
-
-impl Wanted for Keys {
-    const KEYS: &'static [&'static str] = &[
-        names::CONFIG_IDLE_TIMEOUT,
-        names::CONFIG_ENABLE_CHECKPOINT,
-        names::CONFIG_ENABLE_IDLE_TIMEOUT_AUTO_CHECKPOINT,
-        names::CONFIG_ENABLE_SANDBOX_HANDOFF,
-        names::CONFIG_FILESYSTEM_SNAPSHOT_NAME,
-    ];
-}
-
-/// What a client asks of a new sandbox.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// The options of a new sandbox. Options that have their default are not part of the message.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct SandboxConfig {
-    /// Idle time in seconds after which the sandbox is deleted, or checkpointed. `None`: the server's default.
+    /// Idle time in seconds after which the sandbox is deleted, or checkpointed. `None`: the
+    /// server's default.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub idle_timeout: Option<u64>,
-    /// The sandbox may be checkpointed.
+    /// Whether the sandbox may be checkpointed.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub enable_checkpoint: bool,
-    /// Checkpoint instead of delete when idle; needs `enable_checkpoint`.
+    /// Whether an idle sandbox is checkpointed instead of deleted. Needs `enable_checkpoint`.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub enable_idle_timeout_auto_checkpoint: bool,
-    /// Another instance may take the sandbox over; needs `enable_checkpoint`.
+    /// Whether another instance may take the sandbox over. Needs `enable_checkpoint`.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub enable_sandbox_handoff: bool,
-    /// Start from this filesystem snapshot.
+    /// The filesystem snapshot to start from.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub filesystem_snapshot_name: Option<String>,
 }
 
@@ -39,7 +32,7 @@ pub struct SandboxConfig {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigError {
-    /// The frame is no JSON object.
+    /// The frame is not a JSON object.
     #[error(transparent)]
     Malformed(#[from] ParseError),
     /// A key holds a value of another type or out of range.
@@ -61,40 +54,56 @@ pub enum ConfigError {
 }
 
 impl SandboxConfig {
-    /// Reads a configuration. Unknown keys are ignored; whether the options fit together is for [`check`](Self::check).
+    /// Reads a configuration. Ignores unknown keys. [`check`](Self::check) tells whether the
+    /// options fit together.
     ///
     /// # Errors
     ///
-    /// A frame that is no JSON object, or a key whose value is of another type or out of range.
+    /// Fails if the frame is not a JSON object, if a key occurs twice, or if a value has the wrong
+    /// type or is out of range.
     pub fn parse(frame: &[u8]) -> Result<Self, ConfigError> {
-        let map = Picked::<Keys>::parse(frame)?.map;
+        #[derive(Deserialize)]
+        #[serde(bound(deserialize = "'de: 'a"))]
+        struct Keys<'a> {
+            idle_timeout: Option<Raw<'a>>,
+            enable_checkpoint: Option<Raw<'a>>,
+            enable_idle_timeout_auto_checkpoint: Option<Raw<'a>>,
+            enable_sandbox_handoff: Option<Raw<'a>>,
+            filesystem_snapshot_name: Option<Raw<'a>>,
+        }
+        let keys: Keys<'_> = parse_object(frame)?;
+        let seconds = |value: Raw<'_>| value.number().filter(|&seconds: &u64| seconds > 0);
+        let idle_timeout = keys.idle_timeout.map(|value| {
+            let expected = "a whole number of seconds, at least 1";
+            seconds(value).ok_or_else(|| wrong("idle_timeout", expected, value))
+        });
+        let flag = |key, value: Option<Raw<'_>>| match value {
+            None => Ok(false),
+            Some(value) => value
+                .flag()
+                .ok_or_else(|| wrong(key, "true or false", value)),
+        };
+        let name = keys.filesystem_snapshot_name.map(|value| {
+            let name = value.text().map(Into::into);
+            name.ok_or_else(|| wrong("filesystem_snapshot_name", "text", value))
+        });
         Ok(Self {
-            idle_timeout: read(
-                &map,
-                names::CONFIG_IDLE_TIMEOUT,
-                "a whole number of seconds, at least 1",
-                |value| value.as_u64().filter(|&seconds| seconds > 0),
-            )?,
-            enable_checkpoint: flag(&map, names::CONFIG_ENABLE_CHECKPOINT)?,
+            idle_timeout: idle_timeout.transpose()?,
+            enable_checkpoint: flag("enable_checkpoint", keys.enable_checkpoint)?,
             enable_idle_timeout_auto_checkpoint: flag(
-                &map,
-                names::CONFIG_ENABLE_IDLE_TIMEOUT_AUTO_CHECKPOINT,
+                "enable_idle_timeout_auto_checkpoint",
+                keys.enable_idle_timeout_auto_checkpoint,
             )?,
-            enable_sandbox_handoff: flag(&map, names::CONFIG_ENABLE_SANDBOX_HANDOFF)?,
-            filesystem_snapshot_name: read(
-                &map,
-                names::CONFIG_FILESYSTEM_SNAPSHOT_NAME,
-                "text",
-                |value| value.as_str().map(str::to_owned),
-            )?,
+            enable_sandbox_handoff: flag("enable_sandbox_handoff", keys.enable_sandbox_handoff)?,
+            filesystem_snapshot_name: name.transpose()?,
         })
     }
 
-    /// Whether the options fit together, in the words of deployed servers.
+    /// Checks whether the options fit together. The errors are those of deployed servers.
     ///
     /// # Errors
     ///
-    /// Auto-checkpoint or handoff without checkpoint.
+    /// Fails if automatic checkpoints or handoff are enabled without checkpoints.
     pub fn check(&self) -> Result<(), ConfigError> {
         if self.enable_sandbox_handoff && !self.enable_checkpoint {
             return Err(ConfigError::HandoffWithoutCheckpoint);
@@ -105,59 +114,18 @@ impl SandboxConfig {
         Ok(())
     }
 
-    /// The configuration as the text of a frame: only what differs from the default is named.
+    /// The configuration as the text of a frame.
     pub fn encode(&self) -> String {
-        let mut map = Map::new();
-        if let Some(seconds) = self.idle_timeout {
-            map.insert(names::CONFIG_IDLE_TIMEOUT.to_owned(), seconds.into());
-        }
-        for (key, enabled) in [
-            (names::CONFIG_ENABLE_CHECKPOINT, self.enable_checkpoint),
-            (
-                names::CONFIG_ENABLE_IDLE_TIMEOUT_AUTO_CHECKPOINT,
-                self.enable_idle_timeout_auto_checkpoint,
-            ),
-            (
-                names::CONFIG_ENABLE_SANDBOX_HANDOFF,
-                self.enable_sandbox_handoff,
-            ),
-        ] {
-            if enabled {
-                map.insert(key.to_owned(), true.into());
-            }
-        }
-        if let Some(name) = &self.filesystem_snapshot_name {
-            map.insert(
-                names::CONFIG_FILESYSTEM_SNAPSHOT_NAME.to_owned(),
-                name.as_str().into(),
-            );
-        }
-        Value::Object(map).to_string()
+        print(self)
     }
 }
 
-/// The value of a key, `None` where it is absent or null.
-fn read<T>(
-    map: &Map<String, Value>,
-    key: &'static str,
-    expected: &'static str,
-    convert: impl FnOnce(&Value) -> Option<T>,
-) -> Result<Option<T>, ConfigError> {
-    match map.get(key) {
-        None | Some(Value::Null) => Ok(None),
-        Some(value) => match convert(value) {
-            Some(converted) => Ok(Some(converted)),
-            None => Err(ConfigError::WrongValue {
-                key,
-                expected,
-                found: excerpt(value.to_string().as_bytes()),
-            }),
-        },
+fn wrong(key: &'static str, expected: &'static str, found: Raw<'_>) -> ConfigError {
+    ConfigError::WrongValue {
+        key,
+        expected,
+        found: excerpt(found.json().as_bytes()),
     }
-}
-
-fn flag(map: &Map<String, Value>, key: &'static str) -> Result<bool, ConfigError> {
-    Ok(read(map, key, "true or false", Value::as_bool)?.unwrap_or(false))
 }
 
 #[cfg(test)]
@@ -165,7 +133,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_encoded_is_parsed_back() {
+    fn an_encoded_configuration_parses_back() {
         let config = SandboxConfig {
             idle_timeout: Some(60),
             enable_checkpoint: true,
@@ -178,14 +146,14 @@ mod tests {
     }
 
     #[test]
-    fn wrong_values_are_refused_by_name() {
+    fn a_wrong_value_is_refused_with_its_key() {
         for (frame, part) in [
             (
                 r#"{"idle_timeout":-1}"#,
                 "'idle_timeout' must be a whole number of seconds",
             ),
             (r#"{"idle_timeout":0}"#, "at least 1, got 0"),
-            (r#"{"idle_timeout":1e400}"#, "not JSON"),
+            (r#"{"idle_timeout":1e400}"#, "got 1e400"),
             (r#"{"idle_timeout":[[1],{"a":2}]}"#, "got [[1],{\"a\":2}]"),
             (r#"{"idle_timeout":1.5}"#, "got 1.5"),
             (r#"{"idle_timeout":"60"}"#, "got \"60\""),

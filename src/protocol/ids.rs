@@ -21,18 +21,6 @@ impl SandboxId {
     }
 }
 
-impl fmt::Display for SandboxId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl fmt::Debug for SandboxId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(&self.0, f)
-    }
-}
-
 impl<T: Into<String>> From<T> for SandboxId {
     fn from(id: T) -> Self {
         Self::new(id)
@@ -69,23 +57,29 @@ impl Borrow<str> for ExecId {
     }
 }
 
-impl fmt::Display for ExecId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl fmt::Debug for ExecId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(&self.0, f)
-    }
-}
-
 impl<T: AsRef<str>> From<T> for ExecId {
     fn from(id: T) -> Self {
         Self::new(id)
     }
 }
+
+/// Shows an id as its text.
+macro_rules! show_as_text {
+    ($($id:ty)*) => {$(
+        impl fmt::Display for $id {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl fmt::Debug for $id {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Debug::fmt(&self.0, f)
+            }
+        }
+    )*};
+}
+show_as_text!(SandboxId ExecId);
 
 /// The secret that a client must show to attach to a sandbox.
 ///

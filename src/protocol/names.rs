@@ -1,116 +1,26 @@
-//! The one table of names on the wire. Nothing else in the crate spells one out.
+//! Names on the wire outside the messages, and the statuses.
 //!
-//! The names are frozen: the test at the end compares them with a list that may only grow.
+//! The keys, events and actions of messages are the field names of the derived structs in
+//! `server_message`, `client_message` and `config`. `tests.rs` freezes them as JSON. The few that
+//! other layers look for in raw JSON are here, too.
 
-/// `event`: a status changed.
-pub const EVENT_STATUS_UPDATE: &str = "status_update";
 /// `event`: the id and the token of a created sandbox.
 pub const EVENT_SANDBOX_ID: &str = "sandbox_id";
-/// `event`: a piece of standard output.
-pub const EVENT_STDOUT: &str = "stdout";
-/// `event`: a piece of standard error.
-pub const EVENT_STDERR: &str = "stderr";
-/// `event`: the reason of the error status before it.
-pub const EVENT_ERROR: &str = "error";
 /// `event`, client to server: data for standard input.
 pub const EVENT_STDIN: &str = "stdin";
-
-/// `event`, v2, client to server: output was taken.
-pub const EVENT_ACK: &str = "ack";
-/// `event`, v2: input was taken.
-pub const EVENT_STDIN_ACK: &str = "stdin_ack";
-
-/// `action`: kill the running process.
-pub const ACTION_KILL_PROCESS: &str = "kill_process";
-/// `action`: kill the sandbox.
-pub const ACTION_KILL_SANDBOX: &str = "kill_sandbox";
-/// `action`: store the sandbox's files under a name.
-pub const ACTION_SNAPSHOT_FILESYSTEM: &str = "snapshot_filesystem";
-/// `action`: store the whole sandbox and end it.
-pub const ACTION_CHECKPOINT: &str = "checkpoint";
-/// `action`: go on with the output of the exec after a new attach.
-pub const ACTION_RECONNECT: &str = "reconnect";
-
-/// Key: what kind of message this is.
+/// Key: the kind of the message.
 pub const KEY_EVENT: &str = "event";
-/// Key: the status of a status update.
-pub const KEY_STATUS: &str = "status";
-/// Key: a human-readable reason.
-pub const KEY_MESSAGE: &str = "message";
-/// Key: the id of a sandbox.
-pub const KEY_SANDBOX_ID: &str = "sandbox_id";
-/// Key, and name of the query parameter of `/attach`: the token of a sandbox.
-pub const KEY_SANDBOX_TOKEN: &str = "sandbox_token";
 /// Key: output or input text.
 pub const KEY_DATA: &str = "data";
-/// Key: what the client asks for.
-pub const KEY_ACTION: &str = "action";
-/// Key: the language of an exec.
-pub const KEY_LANGUAGE: &str = "language";
-/// Key: the code of an exec.
-pub const KEY_CODE: &str = "code";
-/// Key: the name of a filesystem snapshot.
-pub const KEY_NAME: &str = "name";
-
-/// Key, v2: the id of an exec, chosen by the client.
+/// Key, v2: the id of an exec.
 pub const KEY_EXEC: &str = "exec";
-/// Key, v2: bytes before these.
-pub const KEY_OFFSET: &str = "offset";
-/// Key, v2: output or input that is not UTF-8, in base64.
-pub const KEY_DATA_B64: &str = "data_b64";
-/// Key, v2: the arguments of the code.
-pub const KEY_ARGS: &str = "args";
-/// Key, v2: environment variables.
-pub const KEY_ENV: &str = "env";
-/// Key, v2: the working directory.
-pub const KEY_CWD: &str = "cwd";
-/// Key, v2: milliseconds after which an exec is killed.
-pub const KEY_TIMEOUT_MS: &str = "timeout_ms";
-/// Key, v2: milliseconds for which output is read after the main process has ended.
-pub const KEY_OUTPUT_GRACE_MS: &str = "output_grace_ms";
-/// Key, v2: bytes of output that may be unacknowledged.
-pub const KEY_WINDOW: &str = "window";
-/// Key, v2: an offset in stdout.
-pub const KEY_STDOUT: &str = "stdout";
-/// Key, v2: an offset in stderr.
-pub const KEY_STDERR: &str = "stderr";
-/// Key, v2: bytes of input that were taken.
-pub const KEY_STDIN: &str = "stdin";
-/// Key, v2: the input ends here.
-pub const KEY_EOF: &str = "eof";
-/// Key, v2: the end of an exec was taken.
-pub const KEY_DONE: &str = "done";
-/// Key, v2: the exit code of a process.
-pub const KEY_EXIT_CODE: &str = "exit_code";
-/// Key, v2: the signal that ended a process.
-pub const KEY_SIGNAL: &str = "signal";
-/// Key, v2: whether a process still held the output when the server stopped reading it.
-pub const KEY_OUTPUT_CUT: &str = "output_cut";
-/// Key, v2: why an exec ended.
-pub const KEY_REASON: &str = "reason";
-
-/// `reason`, v2: by itself.
-pub const REASON_EXITED: &str = "exited";
-/// `reason`, v2: somebody asked for that.
-pub const REASON_KILLED: &str = "killed";
-/// `reason`, v2: it ran too long.
-pub const REASON_TIMED_OUT: &str = "timed_out";
-/// `reason`, v2: it ended with its sandbox, or nobody knows it.
-pub const REASON_SANDBOX_LOST: &str = "sandbox_lost";
+/// Key, and name of the query parameter of `/attach`: the token of a sandbox.
+pub const KEY_SANDBOX_TOKEN: &str = "sandbox_token";
+/// Configuration key: seconds of idleness after which the sandbox is deleted or checkpointed.
+pub const CONFIG_IDLE_TIMEOUT: &str = "idle_timeout";
 
 /// The WebSocket subprotocol of v2.
 pub const SUBPROTOCOL_V2: &str = "sandbox.v2";
-
-/// Configuration key: seconds of idleness after which the sandbox is deleted or checkpointed.
-pub const CONFIG_IDLE_TIMEOUT: &str = "idle_timeout";
-/// Configuration key: the sandbox may be checkpointed.
-pub const CONFIG_ENABLE_CHECKPOINT: &str = "enable_checkpoint";
-/// Configuration key: checkpoint instead of delete when idle.
-pub const CONFIG_ENABLE_IDLE_TIMEOUT_AUTO_CHECKPOINT: &str = "enable_idle_timeout_auto_checkpoint";
-/// Configuration key: another instance may take the sandbox over.
-pub const CONFIG_ENABLE_SANDBOX_HANDOFF: &str = "enable_sandbox_handoff";
-/// Configuration key: start from this filesystem snapshot.
-pub const CONFIG_FILESYSTEM_SNAPSHOT_NAME: &str = "filesystem_snapshot_name";
 
 /// Path of the endpoint that creates a sandbox.
 pub const PATH_CREATE: &str = "/create";

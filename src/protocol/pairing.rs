@@ -1,103 +1,49 @@
-//! [`Pairing`]: an error status and the `error` message after it become one fact.
+//! [`Pairing`]: joins an error status and the `error` message after it.
 //!
 //! A v1 server says *that* something failed in one message and *why* in the next. Deployed clients
-//! report the first alone. Here the status waits for its reason; the reason may also come in the
+//! report the first alone. Here the status waits for its reason. The reason may also come in the
 //! status itself, late, or not at all.
 
-use super::{
-    ExecId, ExecUpdate, Extra, Identity, OutputPiece, ServerMessage, Status, StatusUpdate,
-    UnknownMessage,
-};
+use super::{ServerMessage, StatusUpdate};
 
-/// What the server let the client know, reasons included.
-#[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
-pub enum Fact {
-    /// A status, with its reason where there is one.
-    Status(StatusFact),
-    /// The sandbox that was created.
-    Identity(Identity),
-    /// A piece of output.
-    Output(OutputPiece),
-    /// Input was taken (v2).
-    StdinAck {
-        /// By which exec.
-        exec: ExecId,
-        /// How many bytes in all.
-        offset: u64,
-    },
-    /// A reason that came too late for its status, or without any.
-    LateReason(String),
-    /// A message that this version does not know.
-    Unknown(UnknownMessage),
-}
-
-/// A status and its reason.
-#[derive(Clone, Debug, PartialEq)]
-pub struct StatusFact {
-    /// The status.
-    pub status: Status,
-    /// Why, in the server's own words.
-    pub reason: Option<String>,
-    /// Which exec it is about (v2).
-    pub exec: Option<Box<ExecUpdate>>,
-    /// Keys that this version does not know.
-    pub extra: Extra,
-}
-
-/// Joins error statuses with their reasons. Holds no clock: its owner calls [`flush`](Self::flush)
-/// when the reason does not come in time, and when the link ends.
+/// Joins error statuses with their reasons. It has no clock: its owner calls [`flush`](Self::flush)
+/// if the reason doesn't come in time, and when the link ends.
 #[derive(Debug, Default)]
 pub struct Pairing {
-    held: Option<StatusFact>,
-    /// The status had its reason in itself; the separate `error` that may follow says it again.
+    held: Option<StatusUpdate>,
+    /// The status had its reason in itself. A separate `error` that follows repeats it.
     repeat_expected: bool,
 }
 
 impl Pairing {
-    /// Takes the next message and gives the facts that are complete with it, in order: a status that
-    /// waited no longer, and the message itself.
-    pub fn accept(&mut self, message: ServerMessage) -> [Option<Fact>; 2] {
+    /// Takes the next message, and returns the messages that are complete with it, in order.
+    ///
+    /// An error status among them has its reason as [`message`](StatusUpdate::message). An
+    /// [`Error`](ServerMessage::Error) is a reason that came too late, or without a status.
+    pub fn accept(&mut self, message: ServerMessage) -> [Option<ServerMessage>; 2] {
         match message {
-            // Output answers nothing: a held status goes on waiting.
-            ServerMessage::Output(piece) => [None, Some(Fact::Output(piece))],
-            ServerMessage::Error(error) => {
-                let fact = match self.held.take() {
-                    Some(mut held) => {
-                        held.reason = Some(error.message);
-                        Some(Fact::Status(held))
-                    }
-                    None if std::mem::take(&mut self.repeat_expected) => None,
-                    None => Some(Fact::LateReason(error.message)),
-                };
-                [None, fact]
-            }
             ServerMessage::Status(update) => {
-                let flushed = self.flush();
-                let StatusUpdate {
-                    status,
-                    message,
-                    exec,
-                    extra,
-                } = update;
-                let fact = StatusFact {
-                    status,
-                    reason: message,
-                    exec,
-                    extra,
-                };
-                if fact.status.expects_reason() && fact.reason.is_none() {
-                    self.held = Some(fact);
-                    return [flushed, None];
+                let before = self.flush();
+                if update.status.expects_reason() && update.message.is_none() {
+                    self.held = Some(update);
+                    return [before, None];
                 }
-                self.repeat_expected = fact.reason.is_some();
-                [flushed, Some(Fact::Status(fact))]
+                self.repeat_expected = update.message.is_some();
+                [before, Some(ServerMessage::Status(update))]
             }
-            ServerMessage::Identity(identity) => [self.flush(), Some(Fact::Identity(identity))],
-            ServerMessage::StdinAck { exec, offset } => {
-                [None, Some(Fact::StdinAck { exec, offset })]
-            }
-            ServerMessage::Unknown(unknown) => [None, Some(Fact::Unknown(unknown))],
+            ServerMessage::Error(error) => match self.held.take() {
+                Some(mut held) => {
+                    held.message = Some(error.message);
+                    [Some(ServerMessage::Status(held)), None]
+                }
+                None if std::mem::take(&mut self.repeat_expected) => [None, None],
+                None => [Some(ServerMessage::Error(error)), None],
+            },
+            ServerMessage::Identity(_) => [self.flush(), Some(message)],
+            // None of these answers a request: a held status keeps waiting.
+            ServerMessage::Output(_)
+            | ServerMessage::StdinAck { .. }
+            | ServerMessage::Unknown(_) => [Some(message), None],
         }
     }
 
@@ -106,19 +52,19 @@ impl Pairing {
         self.held.is_some()
     }
 
-    /// Gives up waiting: the held status as it is.
-    pub fn flush(&mut self) -> Option<Fact> {
+    /// Returns the held status without a reason.
+    pub fn flush(&mut self) -> Option<ServerMessage> {
         self.repeat_expected = false;
-        self.held.take().map(Fact::Status)
+        self.held.take().map(ServerMessage::Status)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::StdStream;
+    use crate::protocol::{Status, StdStream};
 
-    fn facts(messages: impl IntoIterator<Item = ServerMessage>) -> (Vec<Fact>, Pairing) {
+    fn facts(messages: impl IntoIterator<Item = ServerMessage>) -> (Vec<ServerMessage>, Pairing) {
         let mut pairing = Pairing::default();
         let mut facts = Vec::new();
         for message in messages {
@@ -127,12 +73,11 @@ mod tests {
         (facts, pairing)
     }
 
-    fn status(status: Status, reason: Option<&str>) -> Fact {
-        Fact::Status(StatusFact {
+    fn status(status: Status, reason: Option<&str>) -> ServerMessage {
+        ServerMessage::Status(StatusUpdate {
             status,
-            reason: reason.map(str::to_owned),
+            message: reason.map(str::to_owned),
             exec: None,
-            extra: Extra::default(),
         })
     }
 
@@ -166,12 +111,7 @@ mod tests {
         assert_eq!(
             facts,
             [
-                Fact::Output(OutputPiece {
-                    stream: StdStream::Stdout,
-                    data: "first".into(),
-                    place: None,
-                    extra: Extra::default()
-                }),
+                ServerMessage::output(StdStream::Stdout, "first"),
                 status(
                     Status::ExecutionError,
                     Some("An execution is already in progress.")
@@ -186,7 +126,6 @@ mod tests {
             status: Status::SandboxError,
             message: Some("why".into()),
             exec: None,
-            extra: Extra::default(),
         });
         let (facts, _) = facts([
             update,
@@ -197,7 +136,7 @@ mod tests {
             facts,
             [
                 status(Status::SandboxError, Some("why")),
-                Fact::LateReason("another".into())
+                ServerMessage::error("another")
             ]
         );
     }
@@ -233,15 +172,19 @@ mod tests {
         let mut pairing = Pairing::default();
         let mut facts = Vec::new();
         let held = pairing.accept(ServerMessage::status(Status::SandboxError));
-        facts.extend(held.into_iter().flatten());
+        assert_eq!(held, [None, None]);
         facts.extend(pairing.flush());
-        let late = pairing.accept(ServerMessage::error("too late"));
-        facts.extend(late.into_iter().flatten());
+        facts.extend(
+            pairing
+                .accept(ServerMessage::error("too late"))
+                .into_iter()
+                .flatten(),
+        );
         assert_eq!(
             facts,
             [
                 status(Status::SandboxError, None),
-                Fact::LateReason("too late".into())
+                ServerMessage::error("too late")
             ]
         );
     }

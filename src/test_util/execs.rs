@@ -215,7 +215,6 @@ impl Execs {
                 stream,
                 data,
                 place: Some(place),
-                extra,
             })) => {
                 // A client acknowledges after a fourth of the window at the latest.
                 let most = output.window.map_or(usize::MAX, |window| {
@@ -237,7 +236,6 @@ impl Execs {
                             exec: real.as_str().into(),
                             offset,
                         }),
-                        extra: extra.clone(),
                     };
                     let part = Part {
                         exec: exec.clone(),

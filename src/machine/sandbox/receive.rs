@@ -8,7 +8,7 @@ use super::{Sandbox, SandboxAction};
 use crate::{
     machine::{Epoch, LinkError, ProcessId, SandboxEnd, SandboxEvent, SandboxState},
     protocol::{
-        Fact, OutputPiece, OutputView, Received, ServerMessage, Severity, Status, StatusFact,
+        OutputPiece, OutputView, Received, ServerMessage, Severity, Status, StatusUpdate,
         StdStream,
     },
 };
@@ -44,8 +44,8 @@ impl Sandbox {
             Ok(Received::Message(ServerMessage::Output(piece))) => self.handle_output(piece),
             Ok(Received::Message(message)) => {
                 let is_status = matches!(message, ServerMessage::Status(_));
-                for fact in self.v1.pairing.accept(message).into_iter().flatten() {
-                    self.handle_fact(fact, now);
+                for message in self.v1.pairing.accept(message).into_iter().flatten() {
+                    self.handle_message(message, now);
                 }
                 self.update_reason_due(is_status, now);
             }
@@ -80,29 +80,29 @@ impl Sandbox {
         process
     }
 
-    pub(super) fn handle_fact(&mut self, fact: Fact, now: Instant) {
+    pub(super) fn handle_message(&mut self, message: ServerMessage, now: Instant) {
         if self.life.is_over() {
             return;
         }
-        match fact {
-            Fact::Output(piece) => self.handle_output(piece),
-            Fact::Status(fact) => self.handle_status(fact, now),
-            Fact::Identity(identity) => self.handle_identity(identity),
-            Fact::LateReason(reason) => {
-                let reason = self.life.redact(reason);
+        match message {
+            ServerMessage::Output(piece) => self.handle_output(piece),
+            ServerMessage::Status(update) => self.handle_status(update, now),
+            ServerMessage::Identity(identity) => self.handle_identity(identity),
+            ServerMessage::Error(error) => {
+                let reason = self.life.redact(error.message);
                 self.actions.event(SandboxEvent::Reason(reason));
             }
-            Fact::StdinAck { exec, offset } => self.handle_stdin_taken(&exec, offset),
-            Fact::Unknown(unknown) => {
+            ServerMessage::StdinAck { exec, offset } => self.handle_stdin_taken(&exec, offset),
+            ServerMessage::Unknown(unknown) => {
                 let event = unknown.event.map(|event| self.life.redact(event));
                 self.actions.event(SandboxEvent::UnknownEvent { event });
             }
         }
     }
 
-    fn handle_status(&mut self, fact: StatusFact, now: Instant) {
-        let reason = fact.reason.map(|reason| self.life.redact(reason));
-        let status = match fact.status {
+    fn handle_status(&mut self, update: StatusUpdate, now: Instant) {
+        let reason = update.message.map(|reason| self.life.redact(reason));
+        let status = match update.status {
             Status::Unknown(name) => Status::from_wire(&self.life.redact(name.into())),
             known => known,
         };
@@ -112,8 +112,8 @@ impl Sandbox {
                 reason: reason.clone(),
             });
         }
-        if let Some(update) = fact.exec {
-            return self.handle_exec_status(status, reason, *update);
+        if let Some(exec) = update.exec {
+            return self.handle_exec_status(status, reason, *exec);
         }
         match status {
             Status::SandboxRunning => self.handle_running(now),

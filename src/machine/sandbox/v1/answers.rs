@@ -182,8 +182,8 @@ impl Sandbox {
     /// The error that waits for its reason does not wait any longer.
     pub(in crate::machine::sandbox) fn flush_pairing(&mut self, now: Instant) {
         self.v1.reason_due = None;
-        if let Some(fact) = self.v1.pairing.flush() {
-            self.handle_fact(fact, now);
+        if let Some(message) = self.v1.pairing.flush() {
+            self.handle_message(message, now);
         }
     }
 

@@ -1,26 +1,26 @@
-//! The quick reader beside the general one.
+//! The fast path reads what the general reader reads.
 
 use std::{fs, path::Path};
 
 use proptest::prelude::*;
 
-use super::*;
+use super::super::{fast::read, read::message as read_any, *};
 
 const VERSIONS: [Version; 2] = [Version::V1, Version::V2];
 
-/// Whatever is read here, the general reader reads, and the same.
+/// A frame that the fast path reads, the general reader reads, with the same result.
 fn compare(frame: &[u8]) {
     let frame = Bytes::copy_from_slice(frame);
     for version in VERSIONS {
         let Some(received) = read(&frame, version) else {
             continue;
         };
-        let quick = match received {
+        let fast = match received {
             Received::Output(output) => ServerMessage::Output(output.into_piece(&frame)),
             Received::Message(message) => message,
         };
-        let general = ServerMessage::read_any(&frame, version);
-        assert_eq!(general, Ok(quick), "{version}: {frame:?}");
+        let general = read_any(&frame, version);
+        assert_eq!(general, Ok(fast), "{version}: {frame:?}");
     }
 }
 
@@ -42,22 +42,31 @@ fn files(folder: &str) -> Vec<Vec<u8>> {
 }
 
 #[test]
-fn recorded_frames_are_read_as_the_general_reader_reads_them() {
-    let (mut frames, mut quick) = (0, 0);
+fn recorded_frames_are_read_alike_by_both_readers() {
+    let (mut frames, mut usual, mut fast) = (0, 0, 0);
     for file in files("tests/transcripts") {
         for line in String::from_utf8(file).unwrap().lines() {
             texts(&serde_json::from_str(line).unwrap(), &mut |frame| {
                 compare(frame.as_bytes());
                 frames += usize::from(frame.starts_with('{'));
-                quick += usize::from(read(frame.as_bytes(), Version::V1).is_some());
+                let frame = Bytes::copy_from_slice(frame.as_bytes());
+                let message = ServerMessage::parse(&frame);
+                usual += usize::from(matches!(
+                    message,
+                    Ok(ServerMessage::Output(_) | ServerMessage::Status(_))
+                ));
+                fast += usize::from(read(&frame, Version::V1).is_some());
             });
         }
     }
-    assert!(quick > 100 && quick < frames, "{quick} of {frames}");
+    assert!(
+        fast > 100 && fast <= usual && usual < frames,
+        "{fast} of {usual} of {frames}"
+    );
 }
 
 #[test]
-fn the_seeds_of_the_fuzz_targets_are_read_as_the_general_reader_reads_them() {
+fn fuzz_seeds_are_read_alike_by_both_readers() {
     for target in ["codec", "client_machine", "server_machine"] {
         // The package of the crate is without them.
         let folder = format!("fuzz/corpus/{target}");
@@ -74,15 +83,16 @@ fn the_seeds_of_the_fuzz_targets_are_read_as_the_general_reader_reads_them() {
 }
 
 #[test]
-fn the_usual_messages_are_read_here() {
+fn usual_messages_are_read_by_the_fast_path() {
     for frame in [
         r#"{"event":"stdout","exec":"e-1","offset":0,"data":"x"}"#,
-        r#"{"event": "stderr", "exec": "e-1", "offset": 18446, "data": "caf\u00e9\n"}"#,
+        r#"{"event":"stdout","exec":"e-1","offset":0,"data_b64":"/w=="}"#,
+        r#"{"event":"stderr","exec":"e-1","offset":18446,"data":"caf\u00e9\n"}"#,
+        r#"{"event":"status_update","status":"SANDBOX_RUNNING"}"#,
         r#"{"event":"status_update","status":"SANDBOX_EXECUTION_RUNNING","exec":"e","stdin":0,"window":9}"#,
         r#"{"event":"status_update","status":"SANDBOX_EXECUTION_DONE","exec":"e","exit_code":0,"stdout":1,"stderr":2,"reason":"exited"}"#,
-        r#"{"event":"status_update","status":"SANDBOX_EXECUTION_EXITED","exec":"e","exit_code":0,"reason":"exited"}"#,
+        r#"{"event":"status_update","status":"SANDBOX_EXECUTION_EXITED","exec":"e","signal":9,"reason":"killed"}"#,
         r#"{"event":"stdin_ack","exec":"e","offset":7}"#,
-        "\n{ \"status\" : \"SANDBOX_RUNNING\" ,\t\"event\" : \"status_update\" }\r ",
         r#"{"event":"stdout","data":"\ud83d\ude00 \" \\ \/ é"}"#,
     ] {
         assert!(read(frame.as_bytes(), Version::V2).is_some(), "{frame}");
@@ -91,7 +101,7 @@ fn the_usual_messages_are_read_here() {
 }
 
 #[test]
-fn what_is_no_message_is_not_read_here() {
+fn other_frames_are_left_to_the_general_reader() {
     for frame in [
         "",
         "{",
@@ -113,6 +123,11 @@ fn what_is_no_message_is_not_read_here() {
         r#"{"event":"stdout","exec":"e","offset":1e3,"data":"x"}"#,
         r#"{"event":"stdout","exec":"e","offset":99999999999999999999,"data":"x"}"#,
         r#"{"event":"stdout","exec":"e","data":"x"}"#,
+        r#"{"event":"stdout","data_b64":"/w=="}"#,
+        r#"{"event":"stdout","exec":"e","offset":0,"data_b64":"?"}"#,
+        r#"{"event":"stdin_ack","exec":"e","offset":7,"more":1}"#,
+        r#"{"event":"status_update","status":"SANDBOX_RUNNING","message":"m"}"#,
+        r#"{"event":"status_update","status":"X","exec":"e","exit_code":0}"#,
     ] {
         assert!(read(frame.as_bytes(), Version::V2).is_none(), "{frame}");
     }
@@ -199,8 +214,19 @@ fn message() -> impl Strategy<Value = Vec<String>> {
         r#""output_cut":true"#,
         r#""reason":"exited""#,
     ];
+    let base64 = [
+        r#""event":"stderr""#,
+        r#""exec":"e""#,
+        r#""offset":3"#,
+        r#""data_b64":"/w==""#,
+    ];
     let taken = [r#""event":"stdin_ack""#, r#""exec":"e""#, r#""offset":3"#];
-    let kinds = vec![output.to_vec(), done.to_vec(), taken.to_vec()];
+    let kinds = vec![
+        output.to_vec(),
+        base64.to_vec(),
+        done.to_vec(),
+        taken.to_vec(),
+    ];
     let usual = prop::sample::select(kinds);
     let kind = prop_oneof![usual.clone(), usual.prop_shuffle()];
     let extra = prop::collection::vec(entry(), 0..2);
@@ -221,7 +247,7 @@ proptest! {
     })]
 
     #[test]
-    fn any_frame_is_read_as_the_general_reader_reads_it(
+    fn any_frame_is_read_alike_by_both_readers(
         entries in prop_oneof![message(), prop::collection::vec(entry(), 0..6)],
         edit in prop::option::of((any::<prop::sample::Index>(), any::<u8>())),
     ) {

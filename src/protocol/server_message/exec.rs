@@ -1,0 +1,115 @@
+//! What a status says about a named exec (v2).
+
+use serde::{Serialize, Serializer};
+
+use super::super::ExecId;
+
+/// What a status says about a named exec (v2).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ExecUpdate {
+    /// The exec.
+    pub exec: ExecId,
+    /// Bytes of input that the server has taken, with `SANDBOX_EXECUTION_RUNNING`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stdin: Option<u64>,
+    /// Bytes of output that the server sends unacknowledged, with `SANDBOX_EXECUTION_RUNNING`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub window: Option<u64>,
+    /// How it ended, with `SANDBOX_EXECUTION_EXITED` and `SANDBOX_EXECUTION_DONE`.
+    #[serde(flatten)]
+    pub end: Option<ExecEnd>,
+}
+
+impl ExecUpdate {
+    /// An update that only names the exec.
+    pub fn new(exec: ExecId) -> Self {
+        Self {
+            exec,
+            stdin: None,
+            window: None,
+            end: None,
+        }
+    }
+}
+
+/// How a named exec ended (v2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct ExecEnd {
+    /// The exit code of the main process.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<i32>,
+    /// The signal that ended the main process.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub signal: Option<i32>,
+    /// The number of bytes of stdout and stderr. `None` if it is not known, or not yet.
+    #[serde(flatten, serialize_with = "print_lengths")]
+    pub lengths: Option<[u64; 2]>,
+    /// Whether a process still held stdout or stderr open when the server stopped reading them.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub output_cut: bool,
+    /// Why it ended.
+    pub reason: EndReason,
+}
+
+impl ExecEnd {
+    /// The end of an exec that ended with its sandbox, or that the server doesn't know.
+    pub fn lost() -> Self {
+        Self {
+            exit_code: None,
+            signal: None,
+            lengths: None,
+            output_cut: false,
+            reason: EndReason::SandboxLost,
+        }
+    }
+}
+
+fn print_lengths<S: Serializer>(lengths: &Option<[u64; 2]>, to: S) -> Result<S::Ok, S::Error> {
+    #[derive(Serialize)]
+    struct Lengths {
+        stdout: u64,
+        stderr: u64,
+    }
+    let lengths = lengths.map(|[stdout, stderr]| Lengths { stdout, stderr });
+    lengths.serialize(to)
+}
+
+/// Why a named exec ended (v2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum EndReason {
+    /// It exited by itself.
+    Exited,
+    /// A client killed it.
+    Killed,
+    /// It exceeded its time limit, or the server's.
+    TimedOut,
+    /// It ended with its sandbox, or the server doesn't know it.
+    SandboxLost,
+    /// A reason that this version doesn't know.
+    Unknown,
+}
+
+impl EndReason {
+    /// The name on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Exited => "exited",
+            Self::Killed => "killed",
+            Self::TimedOut => "timed_out",
+            Self::SandboxLost => "sandbox_lost",
+            Self::Unknown => "",
+        }
+    }
+
+    /// The reason with this name on the wire.
+    pub fn from_wire(name: &str) -> Self {
+        match name {
+            "exited" => Self::Exited,
+            "killed" => Self::Killed,
+            "timed_out" => Self::TimedOut,
+            "sandbox_lost" => Self::SandboxLost,
+            _ => Self::Unknown,
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! The fast path: output, statuses and `stdin_ack`, in exactly the form that servers print.
+//!
+//! These are nearly all messages of a busy link. The general reader takes three times as many
+//! instructions for a status, which is 15 % of an exec round trip. It reads every other frame. The
+//! fast path accepts no frame that the general reader refuses, and reads the same from it.
+
+use std::borrow::Cow;
+
+use super::{
+    super::{
+        ExecId, Status, StdStream, Version,
+        data::{decode, into_bytes},
+        plain::plain_length,
+    },
+    EndReason, ExecEnd, ExecUpdate, OutputView, Received, ServerMessage, StatusUpdate,
+};
+
+/// Reads a frame. `None`: the frame needs the general reader.
+pub(super) fn read(frame: &[u8], version: Version) -> Option<Received<'_>> {
+    let mut cursor = Cursor(std::str::from_utf8(frame).ok()?);
+    cursor.literal(r#"{"event":""#)?;
+    let received = if cursor.literal(r#"stdout","#).is_some() {
+        Received::Output(output(&mut cursor, StdStream::Stdout, version)?)
+    } else if cursor.literal(r#"stderr","#).is_some() {
+        Received::Output(output(&mut cursor, StdStream::Stderr, version)?)
+    } else if cursor.literal(r#"status_update","status":""#).is_some() {
+        Received::Message(ServerMessage::Status(status(&mut cursor, version)?))
+    } else if version == Version::V2 && cursor.literal(r#"stdin_ack","exec":""#).is_some() {
+        let exec = ExecId::new(cursor.plain()?);
+        let offset = cursor.number(r#","offset":"#)?;
+        Received::Message(ServerMessage::StdinAck { exec, offset })
+    } else {
+        return None;
+    };
+    (cursor.0 == "}").then_some(received)
+}
+
+fn output<'a>(
+    cursor: &mut Cursor<'a>,
+    stream: StdStream,
+    version: Version,
+) -> Option<OutputView<'a>> {
+    let mut place = None;
+    if version == Version::V2 && cursor.literal(r#""exec":""#).is_some() {
+        let exec = cursor.plain()?;
+        place = Some((exec, cursor.number(r#","offset":"#)?));
+        cursor.literal(",")?;
+    }
+    let data = if cursor.literal(r#""data":"#).is_some() {
+        into_bytes(cursor.string()?)
+    } else if place.is_some() {
+        cursor.literal(r#""data_b64":""#)?;
+        decode(cursor.plain()?)?
+    } else {
+        return None;
+    };
+    Some(OutputView {
+        stream,
+        place,
+        data,
+    })
+}
+
+fn status(cursor: &mut Cursor<'_>, version: Version) -> Option<StatusUpdate> {
+    let status = Status::from_wire(cursor.plain()?);
+    let mut exec = None;
+    if version == Version::V2 && cursor.literal(r#","exec":""#).is_some() {
+        let mut update = ExecUpdate::new(ExecId::new(cursor.plain()?));
+        update.stdin = cursor.number(r#","stdin":"#);
+        update.window = cursor.number(r#","window":"#);
+        let code = |code: Option<u64>| code.map(i32::try_from).transpose().ok();
+        let mut end = ExecEnd {
+            exit_code: code(cursor.number(r#","exit_code":"#))?,
+            signal: code(cursor.number(r#","signal":"#))?,
+            ..ExecEnd::lost()
+        };
+        if let Some(stdout) = cursor.number(r#","stdout":"#) {
+            end.lengths = Some([stdout, cursor.number(r#","stderr":"#)?]);
+        }
+        // Servers name a reason with every end.
+        if cursor.literal(r#","reason":""#).is_some() {
+            end.reason = EndReason::from_wire(cursor.plain()?);
+            update.end = Some(end);
+        } else if end != ExecEnd::lost() {
+            return None;
+        }
+        exec = Some(Box::new(update));
+    }
+    Some(StatusUpdate {
+        status,
+        message: None,
+        exec,
+    })
+}
+
+/// The rest of a JSON text. A read that returns `None` leaves the cursor where it was, or the frame
+/// is refused.
+struct Cursor<'a>(&'a str);
+
+impl<'a> Cursor<'a> {
+    /// Reads exactly this text.
+    fn literal(&mut self, expected: &str) -> Option<()> {
+        self.0 = self.0.strip_prefix(expected)?;
+        Some(())
+    }
+
+    /// Reads the rest of a string without escapes, and the quote that ends it.
+    fn plain(&mut self) -> Option<&'a str> {
+        let (text, rest) = self.0.split_at(plain_length(self.0.as_bytes()));
+        self.0 = rest.strip_prefix('"')?;
+        Some(text)
+    }
+
+    /// Reads a string. Borrowed if it has no escapes.
+    fn string(&mut self) -> Option<Cow<'a, str>> {
+        let bytes = self.0.as_bytes();
+        let mut end = 1 + plain_length(bytes.strip_prefix(b"\"")?);
+        let mut escaped = false;
+        while *bytes.get(end)? == b'\\' {
+            escaped = true;
+            // The escaped character never ends the string.
+            end += 2;
+            end += plain_length(bytes.get(end..)?);
+        }
+        // Another byte than a quote must not be in a string.
+        let rest = self.0.get(end..)?.strip_prefix('"')?;
+        let string = std::mem::replace(&mut self.0, rest).get(..=end)?;
+        match escaped {
+            false => string.get(1..end).map(Cow::Borrowed),
+            true => serde_json::from_str(string).ok().map(Cow::Owned),
+        }
+    }
+
+    /// Reads this text, and a whole number of at most 19 digits after it.
+    fn number(&mut self, key: &str) -> Option<u64> {
+        let text = self.0.strip_prefix(key)?;
+        let mut number = 0;
+        let mut digits = 0;
+        while let Some(digit @ b'0'..=b'9') = text.as_bytes().get(digits) {
+            digits += 1;
+            if digits > 19 {
+                return None;
+            }
+            // 19 digits always fit.
+            number = number * 10 + u64::from(digit - b'0');
+        }
+        if digits == 0 || (digits > 1 && text.starts_with('0')) {
+            return None;
+        }
+        self.0 = &text[digits..];
+        Some(number)
+    }
+}

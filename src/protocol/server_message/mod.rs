@@ -1,0 +1,198 @@
+//! [`ServerMessage`]: the messages of a server. A struct's derived form is its form on the wire.
+
+mod exec;
+mod fast;
+mod output;
+mod read;
+
+use bytes::Bytes;
+use serde::{Serialize, Serializer};
+
+use super::{ExecId, ParseError, SandboxId, SandboxToken, Status, StdStream, Version, json::print};
+
+pub use exec::{EndReason, ExecEnd, ExecUpdate};
+pub use output::{OutputPiece, OutputPlace, OutputView, Received};
+
+/// A message from the server to the client.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum ServerMessage {
+    /// A status changed.
+    Status(StatusUpdate),
+    /// The sandbox that was created.
+    Identity(Identity),
+    /// A piece of output.
+    Output(OutputPiece),
+    /// The reason of the error status before it.
+    Error(ErrorMessage),
+    /// The process has taken input (v2).
+    StdinAck {
+        /// The exec.
+        exec: ExecId,
+        /// The number of bytes in total.
+        offset: u64,
+    },
+    /// An event that this version doesn't know. It is never fatal.
+    Unknown(UnknownMessage),
+}
+
+/// `status_update`: a status, and the reason if the server puts it into the same message.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(tag = "event", rename = "status_update")]
+pub struct StatusUpdate {
+    /// The status.
+    pub status: Status,
+    /// The reason. A v1 server sends it in a separate message instead.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// The exec that the status is about, and its state (v2).
+    #[serde(flatten)]
+    pub exec: Option<Box<ExecUpdate>>,
+}
+
+/// `sandbox_id`: the id and the token of a created sandbox.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(tag = "event", rename = "sandbox_id")]
+pub struct Identity {
+    /// The id.
+    pub sandbox_id: SandboxId,
+    /// The token.
+    #[serde(serialize_with = "expose")]
+    pub sandbox_token: SandboxToken,
+}
+
+fn expose<S: Serializer>(token: &SandboxToken, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_str(token.expose_secret())
+}
+
+/// `error`: a human-readable reason.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(tag = "event", rename = "error")]
+pub struct ErrorMessage {
+    /// The reason.
+    pub message: String,
+}
+
+/// A message that this version doesn't know.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct UnknownMessage {
+    /// Its `event`, if that is text.
+    pub event: Option<String>,
+}
+
+impl ServerMessage {
+    /// Reads a text frame of a v1 link.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the frame is not a JSON object, if a known key occurs twice, or if a known event
+    /// lacks a required key or has a value of the wrong type there. Ignores unknown keys; unknown
+    /// events and statuses are messages.
+    pub fn parse(frame: &Bytes) -> Result<Self, ParseError> {
+        Self::parse_as(frame, Version::V1)
+    }
+
+    /// Reads a text frame of a link of this version.
+    ///
+    /// # Errors
+    ///
+    /// As [`parse`](Self::parse).
+    pub fn parse_as(frame: &Bytes, version: Version) -> Result<Self, ParseError> {
+        Ok(match Self::read(frame, version)? {
+            Received::Output(output) => Self::Output(output.into_piece(frame)),
+            Received::Message(message) => message,
+        })
+    }
+
+    /// Reads a text frame like [`parse_as`](Self::parse_as), and leaves output in the frame.
+    ///
+    /// # Errors
+    ///
+    /// As [`parse`](Self::parse).
+    pub fn read(frame: &Bytes, version: Version) -> Result<Received<'_>, ParseError> {
+        match fast::read(frame, version) {
+            Some(received) => Ok(received),
+            None => read::message(frame, version).map(Received::Message),
+        }
+    }
+
+    /// The message as the text of a frame.
+    pub fn encode(&self) -> String {
+        #[derive(Serialize)]
+        #[serde(tag = "event", rename = "stdin_ack")]
+        struct StdinAck<'a> {
+            exec: &'a ExecId,
+            offset: u64,
+        }
+        match self {
+            Self::Status(update) => print(update),
+            Self::Identity(identity) => print(identity),
+            Self::Output(piece) => piece.encode(),
+            Self::Error(error) => print(error),
+            Self::StdinAck { exec, offset } => print(&StdinAck {
+                exec,
+                offset: *offset,
+            }),
+            Self::Unknown(unknown) => print(unknown),
+        }
+    }
+
+    /// A status without a reason.
+    pub fn status(status: Status) -> Self {
+        Self::update(status, None, None)
+    }
+
+    /// A status with its reason.
+    pub fn status_because(status: Status, reason: String) -> Self {
+        Self::update(status, Some(reason), None)
+    }
+
+    /// A status of a named exec (v2), with the reason of an error.
+    pub fn exec_status(status: Status, exec: ExecUpdate, message: Option<String>) -> Self {
+        Self::update(status, message, Some(Box::new(exec)))
+    }
+
+    fn update(status: Status, message: Option<String>, exec: Option<Box<ExecUpdate>>) -> Self {
+        Self::Status(StatusUpdate {
+            status,
+            message,
+            exec,
+        })
+    }
+
+    /// The id and the token of a created sandbox.
+    pub fn identity(sandbox_id: SandboxId, sandbox_token: SandboxToken) -> Self {
+        Self::Identity(Identity {
+            sandbox_id,
+            sandbox_token,
+        })
+    }
+
+    /// A piece of output. Bytes that are not UTF-8 are replaced when the message is encoded.
+    pub fn output(stream: StdStream, data: impl Into<Bytes>) -> Self {
+        Self::Output(OutputPiece {
+            stream,
+            data: data.into(),
+            place: None,
+        })
+    }
+
+    /// A piece of output of a named exec (v2), of any bytes.
+    pub fn output_at(stream: StdStream, data: impl Into<Bytes>, place: OutputPlace) -> Self {
+        Self::Output(OutputPiece {
+            stream,
+            data: data.into(),
+            place: Some(place),
+        })
+    }
+
+    /// The reason of the error status before it.
+    pub fn error(message: impl Into<String>) -> Self {
+        Self::Error(ErrorMessage {
+            message: message.into(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

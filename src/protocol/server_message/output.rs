@@ -1,0 +1,89 @@
+//! Output: [`OutputPiece`], and [`OutputView`], which is borrowed from its frame.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+
+use super::{
+    super::{ExecId, StdStream, data::print_piece},
+    ServerMessage,
+};
+
+/// `stdout` or `stderr`: a piece of output.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OutputPiece {
+    /// Which stream.
+    pub stream: StdStream,
+    /// The bytes, a slice of the frame if they had no escapes. In v1 they are UTF-8.
+    pub data: Bytes,
+    /// The exec and the offset (v2).
+    pub place: Option<OutputPlace>,
+}
+
+/// The place of a piece of output (v2).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OutputPlace {
+    /// The exec.
+    pub exec: ExecId,
+    /// Bytes of this stream before the piece.
+    pub offset: u64,
+}
+
+impl OutputPiece {
+    pub(super) fn encode(&self) -> String {
+        let event = self.stream.as_str();
+        match &self.place {
+            Some(place) => {
+                let place = Some((&place.exec, place.offset));
+                print_piece(event, place, &self.data, false)
+            }
+            None => {
+                let text = String::from_utf8_lossy(&self.data);
+                print_piece(event, None, text.as_bytes(), false)
+            }
+        }
+    }
+}
+
+/// A message of a server.
+#[derive(Debug)]
+pub enum Received<'a> {
+    /// A piece of output.
+    Output(OutputView<'a>),
+    /// Any other message, or output in an unusual form.
+    Message(ServerMessage),
+}
+
+/// A piece of output, borrowed from its frame.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OutputView<'a> {
+    /// Which stream.
+    pub stream: StdStream,
+    /// The exec, and the bytes of the stream before the piece (v2).
+    pub place: Option<(&'a str, u64)>,
+    /// The bytes, borrowed if they had no escapes.
+    pub data: Cow<'a, [u8]>,
+}
+
+impl OutputView<'_> {
+    /// The bytes without the view: a slice of the frame that they were read from, or their own.
+    pub fn into_data(self, frame: &Bytes) -> Bytes {
+        match self.data {
+            Cow::Borrowed(data) => frame.slice_ref(data),
+            Cow::Owned(data) => data.into(),
+        }
+    }
+
+    /// The piece without the view.
+    pub fn into_piece(self, frame: &Bytes) -> OutputPiece {
+        let place = self.place.map(|(exec, offset)| OutputPlace {
+            exec: ExecId::new(exec),
+            offset,
+        });
+        OutputPiece {
+            stream: self.stream,
+            place,
+            data: self.into_data(frame),
+        }
+    }
+}
