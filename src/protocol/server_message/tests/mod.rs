@@ -49,6 +49,7 @@ fn unknown_keys_events_and_statuses_are_no_errors() {
         ),
         (r#"{"event":5,"status":"SANDBOX_ERROR"}"#, None),
         (r#"{"hello":1}"#, None),
+        (r#"{"event":"\ud800"}"#, None),
         ("{}", None),
     ] {
         let event = event.map(str::to_owned);
