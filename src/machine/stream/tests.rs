@@ -312,9 +312,8 @@ proptest! {
                         send.poll();
                     }
                     recv.resume();
-                    let received = recv.received();
-                    for stream in 0..2 {
-                        prop_assert!(!send.resume(stream, received[stream]));
+                    for (stream, received) in recv.received().into_iter().enumerate() {
+                        prop_assert!(!send.resume(stream, received));
                     }
                 }
             }
