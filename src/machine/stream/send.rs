@@ -207,12 +207,18 @@ impl<const N: usize> SendStreams<N> {
     }
 
     fn drop_acked(&mut self) {
-        // One stream may be far ahead of another, so that acknowledged chunks stand between others.
         let acked = self.acked;
         let is_acked = |chunk: &Chunk| chunk.end() <= acked[chunk.stream];
-        let sent = self.chunks.iter().take(self.next);
-        self.next -= sent.filter(|chunk| is_acked(chunk)).count();
-        self.chunks.retain(|chunk| !is_acked(chunk));
+        while self.chunks.front().is_some_and(is_acked) {
+            self.chunks.pop_front();
+            self.next = self.next.saturating_sub(1);
+        }
+        // One stream may be far ahead of another, so that acknowledged chunks stand between others.
+        if N > 1 && self.chunks.len() > 1 {
+            let sent = self.chunks.iter().take(self.next);
+            self.next -= sent.filter(|chunk| is_acked(chunk)).count();
+            self.chunks.retain(|chunk| !is_acked(chunk));
+        }
     }
 
     /// The peer has taken everything that was pushed.
@@ -227,7 +233,7 @@ impl<const N: usize> SendStreams<N> {
     /// [kept](Self::kept).
     pub(crate) fn abandon(&mut self) {
         self.abandoned = true;
-        self.chunks = VecDeque::new();
+        self.chunks.clear();
         self.next = 0;
     }
 

@@ -312,8 +312,8 @@ proptest! {
                         send.poll();
                     }
                     recv.resume();
-                    for (stream, offset) in recv.received().into_iter().enumerate() {
-                        prop_assert!(!send.resume(stream, offset));
+                    for (stream, received) in recv.received().into_iter().enumerate() {
+                        prop_assert!(!send.resume(stream, received));
                     }
                 }
             }

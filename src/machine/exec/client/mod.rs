@@ -377,12 +377,10 @@ impl Process {
 
     /// Answers the callers that wait for the end or for stdin.
     fn settle_waits(&mut self) {
-        if let Some(end) = self.end.clone() {
-            for request in std::mem::take(&mut self.waits) {
-                self.settle(request, Ok(ProcessReply::End(end.clone())));
-            }
-            self.abandon_stdin(|what| Failure::ProcessEnded { what });
+        for request in std::mem::take(&mut self.waits) {
+            self.wait(request);
         }
+        self.abandon_stdin(|what| Failure::ProcessEnded { what });
     }
 
     fn end_output(&mut self, finish: Finish) {

@@ -71,9 +71,11 @@ impl Process {
             Err(Failure::ProcessEnded { what })
         } else if is_closed || will_close {
             Err(Failure::StdinClosed { what })
+        } else if self.stdin_requests.writes.is_empty() && self.has_room(write.data.len()) {
+            self.accept(write);
+            return self.send_stdin();
         } else {
-            self.stdin_requests.writes.push_back(write);
-            return self.accept_writes();
+            return self.stdin_requests.writes.push_back(write);
         };
         self.settle(write.request, answer);
     }
@@ -108,15 +110,19 @@ impl Process {
     fn accept_writes(&mut self) {
         while let Some(write) = self.stdin_requests.writes.front()
             && self.has_room(write.data.len())
-            && let Some(Write { request, data, eof }) = self.stdin_requests.writes.pop_front()
+            && let Some(write) = self.stdin_requests.writes.pop_front()
         {
-            self.stdin.push(0, data.into());
-            if eof {
-                self.stdin.finish(0);
-            }
-            self.settle(request, Ok(ProcessReply::Done));
+            self.accept(write);
         }
         self.send_stdin();
+    }
+
+    fn accept(&mut self, write: Write) {
+        self.stdin.push(0, write.data.into());
+        if write.eof {
+            self.stdin.finish(0);
+        }
+        self.settle(write.request, Ok(ProcessReply::Done));
     }
 
     /// A write larger than the budget is accepted alone.
@@ -173,10 +179,10 @@ impl Process {
     /// The process takes no more: nothing is sent, and requests that wait fail.
     pub(super) fn abandon_stdin(&mut self, failure: impl Fn(&'static str) -> Failure) {
         self.stdin.abandon();
-        for write in std::mem::take(&mut self.stdin_requests.writes) {
+        while let Some(write) = self.stdin_requests.writes.pop_front() {
             self.settle(write.request, Err(failure(WRITE)));
         }
-        for (request, _) in std::mem::take(&mut self.stdin_requests.flushes) {
+        while let Some((request, _)) = self.stdin_requests.flushes.pop_front() {
             self.settle(request, Err(failure(FLUSH)));
         }
     }
