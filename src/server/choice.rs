@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, str::FromStr};
 
-use super::ServerError;
+use super::error::ServerError;
 
 /// What runs the code of sandboxes.
 ///

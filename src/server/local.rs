@@ -13,10 +13,14 @@ use nix::sys::resource::{Resource, getrlimit};
 use tokio::sync::{oneshot, watch};
 
 use super::{
-    SandboxService, ServerBuilder, ServerError,
-    connections::{Connections, Limits},
-    listener,
-    secret::Secret,
+    builder::ServerBuilder,
+    error::ServerError,
+    http::{
+        connections::{Connections, Limits},
+        listener,
+        secret::Secret,
+        service::SandboxService,
+    },
 };
 
 /// Longest time that a drop waits for the listener to end.

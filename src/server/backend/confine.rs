@@ -7,11 +7,11 @@ use std::{
 };
 
 use super::{
-    Language,
+    api::Language,
     etc::USER_NAME,
     launch::{CodeFile, Ground, find, is_script},
 };
-use crate::server::{choice::Confines, store::blocking};
+use crate::server::{choice::Confines, store::checkpoints::blocking};
 
 /// Where programs are looked for, in the sandbox as well.
 pub(super) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::remove::remove_tree;
-use crate::server::store::blocking;
+use crate::server::store::checkpoints::blocking;
 
 /// Removes the directory of a sandbox. The error is the reason for the client.
 pub(super) async fn remove(directory: &Path) -> Result<(), String> {

@@ -15,7 +15,8 @@ use nix::unistd::{User, geteuid};
 use tokio::{process::Command, sync::OnceCell};
 
 use super::{
-    Backend, BackendSandbox, Job, Language, Started, files,
+    api::{Backend, BackendSandbox, Job, Language, Started},
+    files,
     launch::{
         CodeFile, Ground, Launcher, check, find, is_script, make_private, no_directory, search_path,
     },
@@ -24,13 +25,13 @@ use super::{
 use crate::{
     protocol::SandboxId,
     server::store::{
-        archive::{HOME, TEMPORARY, Tree, Trees},
-        blocking,
+        archive::layout::{HOME, TEMPORARY, Tree, Trees},
+        checkpoints::blocking,
     },
 };
 
 /// Runs code with the interpreters of this machine.
-pub(in crate::server) struct HostBackend {
+pub(crate) struct HostBackend {
     shared: Arc<Shared>,
 }
 

@@ -28,22 +28,20 @@ use tokio::{
 };
 
 use super::{
-    Exit, Job, Language, Process, Started,
+    api::{Exit, Job, Language, Process, Started},
     remove::remove_tree,
     sweep::{
         EXEC_MARKER, ID_VARIABLE, PidNamespace, SANDBOX_MARKER, SERVER_MARKER, Sweeper, Target,
         Within,
     },
 };
+use super::{
+    server_directory::{Abandoned, Root, roots},
+    watchdog::Watchdog,
+};
 use crate::{
     protocol::{SandboxId, excerpt},
-    server::{
-        escaped::Escaped,
-        manager::random_hex,
-        root::{Abandoned, Root, roots},
-        store::blocking,
-        watchdog::Watchdog,
-    },
+    server::{escaped::Escaped, sandbox::manager::random_hex, store::checkpoints::blocking},
 };
 
 /// Process groups of a sandbox that are remembered before those without a process are forgotten.
@@ -53,7 +51,7 @@ const MANY_GROUPS: usize = 256;
 const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin";
 
 /// The `PATH` of this process, or [`DEFAULT_PATH`] if it is not set.
-pub(in crate::server) fn search_path() -> OsString {
+pub(crate) fn search_path() -> OsString {
     std::env::var_os("PATH")
         .filter(|path| !path.is_empty())
         .unwrap_or_else(|| DEFAULT_PATH.into())
@@ -66,7 +64,7 @@ pub(super) fn mark() -> io::Result<String> {
 }
 
 /// State that all sandboxes of a server share.
-pub(super) struct Ground {
+pub(crate) struct Ground {
     /// The directory of this server, with one directory for each sandbox.
     pub(super) root: PathBuf,
     /// The state directory, if the server has one.
@@ -131,7 +129,7 @@ impl Ground {
         let target = Target::Server(left.server.clone());
         self.sweeper.sweep(target).await?;
         #[cfg(target_os = "linux")]
-        super::gvisor::end_all(&left.path)
+        super::gvisor::sandbox::end_all(&left.path)
             .await
             .map_err(|error| error.to_string())?;
         // The directory stays locked until it is removed, even if this future is dropped.

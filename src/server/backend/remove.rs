@@ -11,7 +11,7 @@ const MAX_PATH_BYTES: usize = 2_048;
 const MAX_LEVELS: usize = 64;
 
 /// Removes `path` and everything in it. A path that does not exist is no error.
-pub(in crate::server) fn remove_tree(path: &Path) -> io::Result<()> {
+pub(crate) fn remove_tree(path: &Path) -> io::Result<()> {
     prepare(path)?;
     match fs::remove_dir_all(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),

@@ -27,12 +27,12 @@ use nix::libc;
 
 /// A command whose process starts clean. By default it has no environment, the working directory
 /// `/`, and `/dev/null` as stdin, stdout and stderr.
-pub(in crate::server) fn command(program: impl AsRef<OsStr>) -> tokio::process::Command {
+pub(crate) fn command(program: impl AsRef<OsStr>) -> tokio::process::Command {
     blocking_command(program).into()
 }
 
 /// [`command`] for callers without a runtime.
-pub(in crate::server) fn blocking_command(program: impl AsRef<OsStr>) -> Command {
+pub(crate) fn blocking_command(program: impl AsRef<OsStr>) -> Command {
     // The process inherits the keyring of this thread. A backend that depends on it calls
     // `own_keyring` and reports the error.
     #[cfg(target_os = "linux")]

@@ -4,20 +4,19 @@ use std::{collections::VecDeque, sync::Arc};
 
 use tokio::time::Instant;
 
-use super::{named::NamedExecs, storing::Snapshot};
+use super::{execs::NamedExecs, storing::Snapshot};
 use crate::{
     machine::StoredExec,
     protocol::{Status, names::CLOSE_ERROR},
     server::{
-        execution::Execution,
-        link::{ExecItem, Link},
-        output::Drains,
-        store::Stamp,
+        exec::{execution::Execution, output_pump::Drains},
+        session::client_link::{ExecItem, Link},
+        store::storage::Stamp,
     },
 };
 
 /// What changes in the life of a sandbox.
-pub(in crate::server) struct State {
+pub(crate) struct State {
     pub(super) link: Option<Arc<Link>>,
     /// The attached client has taken over the exec, or there is none to take over.
     pub(super) resumed: bool,
@@ -69,7 +68,7 @@ impl State {
     }
 
     /// The state of a sandbox that was just restored, and that nobody is attached to yet.
-    pub(in crate::server) fn restored(from: Stamp, execs: Vec<StoredExec>) -> Self {
+    pub(crate) fn restored(from: Stamp, execs: Vec<StoredExec>) -> Self {
         let mut state = Self::unattached();
         state.named = NamedExecs::restored(execs);
         state.restored_from = Some(from);
@@ -77,7 +76,7 @@ impl State {
     }
 
     /// The state of a sandbox that was just made for the client at the other end of `link`.
-    pub(in crate::server) fn attached(link: Arc<Link>) -> Self {
+    pub(crate) fn attached(link: Arc<Link>) -> Self {
         let mut state = Self::unattached();
         state.link = Some(link);
         state

@@ -7,14 +7,17 @@ use tokio::{
     time::Instant,
 };
 
-use super::Sandbox;
+use super::leases::Lease;
+use super::task::Sandbox;
 use crate::{
     protocol::{ServerMessage, Status, excerpt},
     server::{
         escaped::Escaped,
-        handoff::Lease,
-        link::Link,
-        store::{Record, SnapshotName, Stop, blocking},
+        session::client_link::Link,
+        store::{
+            checkpoints::{Record, SnapshotName, blocking},
+            turns::Stop,
+        },
     },
 };
 
@@ -185,6 +188,6 @@ impl Sandbox {
 }
 
 /// An error of the store as a client is told: not without end, whatever files are called.
-pub(in crate::server) fn reason(error: &io::Error) -> String {
+pub(crate) fn reason(error: &io::Error) -> String {
     format!("{}.", excerpt(error.to_string().as_bytes()))
 }

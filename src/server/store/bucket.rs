@@ -33,7 +33,7 @@ use tokio::{
 use url::Url;
 
 use super::{
-    archive::{Bounds, Packed},
+    archive::{layout::Bounds, pack::Packed},
     lock::{LOCKS, WAITING},
     place::shown,
     storage::{Fence, MAX_SMALL_BYTES, Stamp, Storage},
@@ -531,12 +531,13 @@ impl Bucket {
 
 #[cfg(test)]
 mod tests {
-    use super::{
-        super::{
-            archive::{Packer, Tree, Trees},
-            turns::Stop,
+    use super::*;
+    use crate::server::store::{
+        archive::{
+            layout::{Tree, Trees},
+            pack::Packer,
         },
-        *,
+        turns::Stop,
     };
 
     const BOUNDS: Bounds = Bounds {

@@ -29,7 +29,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::storage::Storage;
-use crate::{protocol::SandboxId, server::token::TokenHash};
+use crate::{protocol::SandboxId, server::identity::TokenHash};
 
 /// The directory of the locks.
 pub(super) const LOCKS: &str = "locks";
@@ -41,7 +41,7 @@ pub(super) const WAITING: &str = "locks/.waiting";
 const TRIES: usize = 3;
 
 /// The locks in a storage, seen by one server.
-pub(in crate::server) struct Locks {
+pub(crate) struct Locks {
     storage: Arc<dyn Storage>,
     owner: String,
     lease: Duration,
@@ -51,14 +51,14 @@ pub(in crate::server) struct Locks {
 
 /// A lock that this server has.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::server) struct Lock {
-    pub(in crate::server) id: SandboxId,
+pub(crate) struct Lock {
+    pub(crate) id: SandboxId,
     epoch: u64,
 }
 
 /// How an attempt to take a lock went.
 #[derive(Debug, PartialEq, Eq)]
-pub(in crate::server) enum Attempt {
+pub(crate) enum Attempt {
     Taken(Lock),
     /// Another has it, and its time is not over.
     Held,
@@ -74,7 +74,7 @@ struct Written {
 }
 
 /// Somebody waits, until it is dropped.
-pub(in crate::server) struct Waiting {
+pub(crate) struct Waiting {
     storage: Arc<dyn Storage>,
     file: String,
 }
@@ -87,11 +87,7 @@ impl Drop for Waiting {
 
 impl Locks {
     /// The locks in this storage, for the server of this name.
-    pub(in crate::server) fn new(
-        storage: Arc<dyn Storage>,
-        owner: String,
-        lease: Duration,
-    ) -> Self {
+    pub(crate) fn new(storage: Arc<dyn Storage>, owner: String, lease: Duration) -> Self {
         Self {
             storage,
             owner,
@@ -101,17 +97,17 @@ impl Locks {
     }
 
     /// How long a lock is good for without being renewed.
-    pub(in crate::server) fn lease(&self) -> Duration {
+    pub(crate) fn lease(&self) -> Duration {
         self.lease
     }
 
     /// How often it may be looked at for somebody who waits, and by somebody who waits.
-    pub(in crate::server) fn look_every(&self) -> Duration {
+    pub(crate) fn look_every(&self) -> Duration {
         self.storage.look_every(self.lease)
     }
 
     /// Takes the lock, if it is free or the time of its owner is over.
-    pub(in crate::server) fn acquire(
+    pub(crate) fn acquire(
         &self,
         id: &SandboxId,
         token: &TokenHash,
@@ -145,7 +141,7 @@ impl Locks {
     }
 
     /// Renews a lock; false when another has taken it, or it was given up.
-    pub(in crate::server) fn renew(
+    pub(crate) fn renew(
         &self,
         lock: &Lock,
         token: &TokenHash,
@@ -155,17 +151,17 @@ impl Locks {
     }
 
     /// Whether nobody has taken the lock since.
-    pub(in crate::server) fn is_mine(&self, lock: &Lock) -> io::Result<bool> {
+    pub(crate) fn is_mine(&self, lock: &Lock) -> io::Result<bool> {
         Ok(self.current(&lock.id)? == Some(lock.epoch))
     }
 
     /// Gives the lock up.
-    pub(in crate::server) fn release(&self, lock: &Lock, token: &TokenHash) -> io::Result<()> {
+    pub(crate) fn release(&self, lock: &Lock, token: &TokenHash) -> io::Result<()> {
         self.replace(lock, token, 0).map(drop)
     }
 
     /// Removes the lock of a sandbox that is no more.
-    pub(in crate::server) fn remove(&self, lock: &Lock) -> io::Result<()> {
+    pub(crate) fn remove(&self, lock: &Lock) -> io::Result<()> {
         match self.is_mine(lock)? {
             true => self.storage.remove_all(&directory(&lock.id)),
             false => Ok(()),
@@ -173,7 +169,7 @@ impl Locks {
     }
 
     /// What the owner of a lock knows of the sandbox's token. `None`: nobody has the lock.
-    pub(in crate::server) fn held_with(
+    pub(crate) fn held_with(
         &self,
         id: &SandboxId,
         now: SystemTime,
@@ -193,11 +189,7 @@ impl Locks {
     }
 
     /// Lets the owner of a lock know that somebody waits for it. To be refreshed within a lease.
-    pub(in crate::server) fn wait_for(
-        &self,
-        id: &SandboxId,
-        now: SystemTime,
-    ) -> io::Result<Waiting> {
+    pub(crate) fn wait_for(&self, id: &SandboxId, now: SystemTime) -> io::Result<Waiting> {
         let number = self.waited.fetch_add(1, Ordering::Relaxed);
         let waiting = Waiting {
             storage: self.storage.clone(),
@@ -207,13 +199,13 @@ impl Locks {
         Ok(waiting)
     }
 
-    pub(in crate::server) fn refresh(&self, waiting: &Waiting, now: SystemTime) -> io::Result<()> {
+    pub(crate) fn refresh(&self, waiting: &Waiting, now: SystemTime) -> io::Result<()> {
         let until = millis(now + self.lease).to_string();
         self.storage.write(&waiting.file, until.as_bytes())
     }
 
     /// The sandboxes that somebody waits for. Removes what is left of those who died waiting.
-    pub(in crate::server) fn waited_for(&self, now: SystemTime) -> io::Result<HashSet<SandboxId>> {
+    pub(crate) fn waited_for(&self, now: SystemTime) -> io::Result<HashSet<SandboxId>> {
         let mut ids = HashSet::new();
         for name in self.storage.list(WAITING)? {
             let Some((id, _)) = name.split_once('.') else {
@@ -318,8 +310,9 @@ fn millis_of(duration: Duration) -> u64 {
 mod tests {
     use std::sync::atomic::AtomicU32;
 
-    use super::{super::directory::Directory, *};
+    use super::*;
     use crate::protocol::SandboxToken;
+    use crate::server::store::directory::Directory;
 
     const LEASE: Duration = Duration::from_secs(10);
 

@@ -16,7 +16,7 @@ const EXPECTED: &str = "expected s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or file:
 
 /// Where the state is kept.
 #[derive(Clone, Debug)]
-pub(in crate::server) enum Place {
+pub(crate) enum Place {
     Directory(PathBuf),
     /// What holds it is found out when it is opened.
     Url(ShownUrl),
@@ -24,7 +24,7 @@ pub(in crate::server) enum Place {
 
 /// A URL that is shown without what may be a secret.
 #[derive(Clone)]
-pub(in crate::server) struct ShownUrl(pub(in crate::server) String);
+pub(crate) struct ShownUrl(pub(crate) String);
 
 impl std::fmt::Debug for ShownUrl {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -33,7 +33,7 @@ impl std::fmt::Debug for ShownUrl {
 }
 
 /// A URL without user, password, query and fragment.
-pub(in crate::server) fn shown(url: &str) -> String {
+pub(crate) fn shown(url: &str) -> String {
     let end = url.find(['?', '#']).unwrap_or(url.len());
     let (scheme, rest) = url[..end].split_once("://").unwrap_or(("", &url[..end]));
     // Whatever stands before an `@` could be a password, wherever the `@` is.
@@ -46,7 +46,7 @@ pub(in crate::server) fn shown(url: &str) -> String {
 
 /// The storage at a place. `workplace`: a directory of this server alone, where archives are packed. `lease`: of the locks.
 /// Blocking.
-pub(in crate::server) fn open(
+pub(crate) fn open(
     place: &Place,
     workplace: &Path,
     lease: Duration,

@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{
-    archive::{Bounds, Packed},
+    archive::{layout::Bounds, pack::Packed},
     turns::Turn,
 };
 
@@ -23,7 +23,7 @@ pub(super) type Fence<'a> = Box<dyn FnOnce() -> io::Result<()> + 'a>;
 /// called where futures are polled, but for [`forget`](Self::forget).
 ///
 /// What is not there is an error of the kind `NotFound`, unless it says otherwise.
-pub(in crate::server) trait Storage: Send + Sync {
+pub(crate) trait Storage: Send + Sync {
     /// The names of the files right below a directory; none for a directory that is not there.
     fn list(&self, directory: &str) -> io::Result<Vec<String>>;
 
@@ -69,7 +69,7 @@ pub(in crate::server) trait Storage: Send + Sync {
 
 /// Tells a file from another that takes its place.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::server) struct Stamp {
+pub(crate) struct Stamp {
     /// The storage's own mark of what it holds.
     pub(super) tag: Option<String>,
     pub(super) version: Option<String>,

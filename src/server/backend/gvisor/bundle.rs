@@ -5,14 +5,14 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use super::super::{
-    confine::{CODE_INSIDE, ENVIRONMENT, HOME_INSIDE, TEMPORARY_INSIDE},
-    etc,
-};
 use super::scripts::INIT;
 use crate::server::{
+    backend::{
+        confine::{CODE_INSIDE, ENVIRONMENT, HOME_INSIDE, TEMPORARY_INSIDE},
+        etc,
+    },
     choice::Confines,
-    store::archive::{HOME, ROOT, TEMPORARY},
+    store::archive::layout::{HOME, ROOT, TEMPORARY},
 };
 
 /// Whom code runs as, inside and outside: nobody else. It is the same in every sandbox, so that one that is restored

@@ -19,10 +19,13 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::super::{confine::PATH, spawn, sweep::pids};
 use crate::{
     protocol::excerpt,
-    server::{choice::GvisorOptions, store::blocking},
+    server::{
+        backend::{confine::PATH, spawn, sweep::pids},
+        choice::GvisorOptions,
+        store::checkpoints::blocking,
+    },
 };
 
 /// Longest time that one call may take. The longest is a checkpoint, of much memory to a slow disk.

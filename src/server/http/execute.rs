@@ -1,0 +1,267 @@
+//! `POST /execute`: code that runs once in a fresh sandbox, which is deleted after it. Its output is the
+//! body of the answer, as it comes.
+//!
+//! That a client is gone shows when there is output for it: a connection that is closed in one direction
+//! may still be read from. Code that prints nothing runs until its time limit.
+
+use std::{io, sync::Arc, time::Duration};
+
+use actix_web::{
+    HttpRequest, HttpResponse,
+    http::StatusCode,
+    web::{self, Bytes, Payload},
+};
+use futures::StreamExt;
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::timeout,
+};
+
+use super::{
+    client_address::ClientAddress,
+    routes::{check_caller, client, query_value},
+};
+use crate::server::{
+    backend::api::{BackendSandbox, Job, Language},
+    exec::{
+        execution::{Ending, ExecEvent, Execution},
+        output_pump::Drains,
+        stdin_queue::StdinQueue,
+    },
+    identity::TokenHash,
+    sandbox::{
+        handle::Command,
+        manager::{Manager, Place, clean_up, new_identity},
+    },
+};
+
+/// Pieces of output on their way to the client.
+const PIECES_IN_FLIGHT: usize = 2;
+
+/// An answer that is no output: its status, and the reason.
+type Refusal = (StatusCode, String);
+
+type Pieces = mpsc::Receiver<io::Result<Bytes>>;
+
+/// The endpoint.
+pub(crate) async fn execute(
+    manager: web::Data<Manager>,
+    request: HttpRequest,
+    body: Payload,
+) -> HttpResponse {
+    if let Err(refusal) = check_caller(&manager, &request) {
+        return refusal.response();
+    }
+    let started = async {
+        let language = language(request.query_string())?;
+        let (most, limit) = (
+            manager.options.max_message_bytes,
+            manager.options.request_timeout,
+        );
+        let code = timeout(limit, code(body, most));
+        let code = code.await.unwrap_or_else(|_| Err(too_slow(limit)))?;
+        let client = client(&request);
+        manager.into_inner().run_once(language, code, client).await
+    };
+    match started.await {
+        Ok(pieces) => HttpResponse::Ok()
+            .content_type("text/plain; charset=utf-8")
+            .streaming(futures::stream::unfold(pieces, |mut pieces| async {
+                let piece = pieces.recv().await?;
+                if piece.is_err() {
+                    // At an error actix drops what it has not written yet: a turn for it to write.
+                    tokio::task::yield_now().await;
+                }
+                Some((piece, pieces))
+            })),
+        Err((status, reason)) => HttpResponse::build(status)
+            .content_type("text/plain; charset=utf-8")
+            .body(reason),
+    }
+}
+
+fn too_slow(limit: Duration) -> Refusal {
+    let reason = format!("The code did not come in whole within {limit:?}.");
+    (StatusCode::REQUEST_TIMEOUT, reason)
+}
+
+/// The language that the query names; python where it names none.
+fn language(query: &str) -> Result<Language, Refusal> {
+    let Some(name) = query_value(query, "language") else {
+        return Ok(Language::Python);
+    };
+    Language::from_name(&name).ok_or_else(|| {
+        let name: String = name.chars().take(100).collect();
+        let names = Language::NAMES;
+        let reason = format!("Unsupported language: '{name}'. Supported languages are: {names}");
+        (StatusCode::UNPROCESSABLE_ENTITY, reason)
+    })
+}
+
+/// The whole body, if it is text and not larger than a message may be.
+async fn code(mut body: Payload, most: usize) -> Result<String, Refusal> {
+    let mut code = Vec::new();
+    while let Some(chunk) = body.next().await {
+        let chunk = chunk.map_err(|error| {
+            let reason = format!("The code could not be read: {error}");
+            (StatusCode::BAD_REQUEST, reason)
+        })?;
+        if code.len() + chunk.len() > most {
+            let reason = format!("The code is larger than {most} bytes.");
+            return Err((StatusCode::PAYLOAD_TOO_LARGE, reason));
+        }
+        code.extend_from_slice(&chunk);
+    }
+    if code.is_empty() {
+        let reason = "The body is empty; it must be the code to run.".to_owned();
+        return Err((StatusCode::UNPROCESSABLE_ENTITY, reason));
+    }
+    String::from_utf8(code).map_err(|_| {
+        (
+            StatusCode::BAD_REQUEST,
+            "The code is not UTF-8 text.".to_owned(),
+        )
+    })
+}
+
+impl Manager {
+    /// Starts code in a fresh sandbox, and gives its output. When nobody takes that any more, the code
+    /// is killed; in any case the sandbox is deleted.
+    async fn run_once(
+        self: Arc<Self>,
+        language: Language,
+        code: String,
+        client: Option<ClientAddress>,
+    ) -> Result<Pieces, Refusal> {
+        let unavailable = |reason| (StatusCode::SERVICE_UNAVAILABLE, reason);
+        let (id, token) = new_identity().map_err(|error| unavailable(error.to_string()))?;
+        let place = self
+            .reserve(&id, TokenHash::of(&token), client)
+            .map_err(unavailable)?;
+        let (sender, pieces) = mpsc::channel(PIECES_IN_FLIGHT);
+        let (started, is_started) = oneshot::channel();
+        let manager = self.clone();
+        self.runtime.spawn(async move {
+            match manager.backend.create(&id).await {
+                Ok(backend) => {
+                    let backend: Arc<dyn BackendSandbox> = backend.into();
+                    let once = Once {
+                        place,
+                        sender,
+                        started: Some(started),
+                    };
+                    let stdin = StdinQueue::new(0);
+                    // Nobody can write to it: the code finds its end at once.
+                    stdin.close();
+                    let exec = Execution::start(
+                        backend.clone(),
+                        Job::new(language, code),
+                        manager.options.max_run_time,
+                        Arc::new(stdin),
+                        Drains::default(),
+                    );
+                    let place = once.run(exec).await;
+                    clean_up(&*backend).await;
+                    drop(place);
+                }
+                Err(error) => {
+                    let reason = format!("Failed to create the sandbox: {error}");
+                    let _ = started.send(Err(reason));
+                }
+            }
+        });
+        match is_started.await {
+            Ok(Ok(())) => Ok(pieces),
+            Ok(Err(reason)) => Err((StatusCode::INTERNAL_SERVER_ERROR, reason)),
+            Err(_panicked) => Err(unavailable("The server lost the execution.".to_owned())),
+        }
+    }
+}
+
+/// One run of code.
+struct Once {
+    place: Place,
+    sender: mpsc::Sender<io::Result<Bytes>>,
+    started: Option<oneshot::Sender<Result<(), String>>>,
+}
+
+impl Once {
+    /// Passes the output on until the code has ended, the client is gone, or the server stops.
+    async fn run(mut self, mut exec: Execution) -> Place {
+        let sender = self.sender.clone();
+        loop {
+            let event = tokio::select! {
+                biased;
+                stop = self.stops() => {
+                    if stop {
+                        // A client that doesn't read loses its connection anyway.
+                        let _ = sender.try_send(Err(io::Error::other("the server stops")));
+                        break;
+                    }
+                    continue;
+                }
+                () = sender.closed() => break,
+                event = exec.events.recv() => event,
+            };
+            let (last, rest) = match event {
+                Some(ExecEvent::Exited(_)) => continue,
+                Some(ExecEvent::Started) => {
+                    if let Some(started) = self.started.take() {
+                        let _ = started.send(Ok(()));
+                    }
+                    continue;
+                }
+                Some(ExecEvent::Output(_, text)) => (None, Some(text)),
+                Some(ExecEvent::NotStarted(reason)) => {
+                    if let Some(started) = self.started.take() {
+                        let _ = started.send(Err(reason));
+                    }
+                    break;
+                }
+                Some(ExecEvent::Ended {
+                    ending: Ending::Exited(_),
+                    ..
+                }) => break,
+                Some(ExecEvent::Ended {
+                    ending: Ending::TimedOut(_),
+                    ..
+                }) => (
+                    Some("it ran longer than this server allows"),
+                    Some("\n[killed: it ran longer than this server allows]\n".to_owned()),
+                ),
+                Some(ExecEvent::Ended {
+                    ending: Ending::Killed(_),
+                    ..
+                })
+                | None => (Some("it was lost"), None),
+            };
+            if let Some(text) = rest
+                && !self.give(Ok(text.into())).await
+            {
+                break;
+            }
+            if let Some(why) = last {
+                // An answer that just ended would say that this was all.
+                self.give(Err(io::Error::other(why))).await;
+                break;
+            }
+        }
+        exec.abandon().await;
+        self.place
+    }
+
+    /// Whether the server stops; resolves only when there is something new.
+    async fn stops(&mut self) -> bool {
+        matches!(self.place.commands.recv().await, Some(Command::Stop) | None)
+    }
+
+    /// Whether the client took the piece: not if it is gone or the server stops.
+    async fn give(&mut self, piece: io::Result<Bytes>) -> bool {
+        let sender = self.sender.clone();
+        tokio::select! {
+            biased;
+            sent = sender.send(piece) => sent.is_ok(),
+            _ = self.stops() => false,
+        }
+    }
+}

@@ -1,0 +1,340 @@
+//! One client's session, in two halves: [`Session`] writes, [`Conversation`] reads.
+//!
+//! The writer is an actor of actix-web-actors, fed by the [`Link`] one message at a time, because
+//! its own queue has no bound. An actor whose peer does not read is not polled at all, so it does
+//! nothing else: reading is a task of its own, and everything that must happen in time is with the
+//! sandbox.
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use actix::{Actor, ActorContext, AsyncContext, StreamHandler};
+use actix_http::ws::{CloseCode, CloseReason, Codec, Message, ProtocolError};
+use actix_web::{HttpRequest, HttpResponse, http::header::SEC_WEBSOCKET_PROTOCOL, web};
+// Its successor, actix-ws, has no actors.
+use actix_web_actors::ws;
+use futures::{Stream, stream};
+use tokio::time::timeout;
+
+use super::{
+    client_link::{Link, Outgoing},
+    message_reader::{Event, Incoming},
+};
+use crate::{
+    protocol::{
+        ClientMessage, NamedMessage, SandboxToken, Status, Version,
+        names::{CLOSE_ERROR, CLOSE_TOO_BIG, SUBPROTOCOL_V2},
+    },
+    rest::Rest,
+    server::{
+        escaped::Escaped,
+        http::routes::client,
+        sandbox::{
+            execs::NamedRequest,
+            handle::Request,
+            manager::{Manager, SandboxHandle},
+        },
+    },
+};
+
+/// Time that a client has to answer a close frame.
+const CLOSE_WITHIN: Duration = Duration::from_secs(5);
+
+/// Close code of a peer that does not keep to the framing (RFC 6455, 7.4.1).
+const CLOSE_PROTOCOL: u16 = 1002;
+
+/// How a session begins.
+pub(crate) enum Opening {
+    /// With a configuration.
+    Create,
+    /// With the sandbox of this id.
+    Attach { id: String, token: SandboxToken },
+}
+
+/// Upgrades a request to a session.
+pub(crate) fn open(
+    manager: Arc<Manager>,
+    opening: Opening,
+    request: &HttpRequest,
+    payload: web::Payload,
+) -> actix_web::Result<HttpResponse> {
+    let version = version(&manager, request);
+    let spoken: &[&str] = match version {
+        Version::V1 => &[],
+        Version::V2 => &[SUBPROTOCOL_V2],
+    };
+    let mut response = ws::handshake_with_protocols(request, spoken)?;
+    let link = Arc::new(Link::new(version, client(request)));
+    let incoming = Incoming::new(payload, manager.options.max_message_bytes);
+    let session = Session { link: link.clone() };
+    // The payload is read by the conversation; the actor gets none.
+    let body = ws::WebsocketContext::with_codec(session, stream::pending(), Codec::new());
+    let conversation = Conversation {
+        manager,
+        incoming,
+        link: Guard(link),
+    };
+    actix_web::rt::spawn(conversation.hold(opening));
+    Ok(response.streaming(body))
+}
+
+/// The newest version that both sides speak.
+fn version(manager: &Manager, request: &HttpRequest) -> Version {
+    let offers = request.headers().get_all(SEC_WEBSOCKET_PROTOCOL);
+    let is_offered = offers
+        .filter_map(|offer| offer.to_str().ok())
+        .flat_map(|offer| offer.split(','))
+        .any(|name| name.trim() == SUBPROTOCOL_V2);
+    match is_offered {
+        true => manager.options.max_protocol,
+        false => Version::V1,
+    }
+}
+
+/// The link, which is dead as soon as nobody reads from the client, or nobody writes to it.
+struct Guard(Arc<Link>);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.0.die();
+    }
+}
+
+/// The reading half.
+struct Conversation {
+    manager: Arc<Manager>,
+    incoming: Incoming,
+    link: Guard,
+}
+
+impl Conversation {
+    async fn hold(mut self, opening: Opening) {
+        let link = self.link.0.clone();
+        let limit = self.manager.options.request_timeout;
+        let mut early = None;
+        let sandbox = match opening {
+            Opening::Create => match timeout(limit, self.next()).await {
+                Ok(Some(frame)) => self.manager.create(&frame, &link),
+                Ok(None) => None,
+                Err(_elapsed) => {
+                    let reason = format!("No configuration came within {limit:?}.");
+                    link.refuse(Status::SandboxCreationError, reason);
+                    link.close(CLOSE_ERROR);
+                    None
+                }
+            },
+            Opening::Attach { id, token } => {
+                let manager = self.manager.clone();
+                let mut attach = std::pin::pin!(manager.attach(&id, &token, &link));
+                // A restore takes its time. Meanwhile pings are answered, and a client that goes is
+                // noticed; one that speaks before it is let in is heard after that.
+                loop {
+                    tokio::select! {
+                        biased;
+                        sandbox = &mut attach => break sandbox,
+                        frame = self.next(), if early.is_none() => match frame {
+                            Some(frame) => early = Some(frame),
+                            None => break None,
+                        }
+                    }
+                }
+            }
+        };
+        if let Some(sandbox) = sandbox {
+            while let Some(frame) = match early.take() {
+                Some(frame) => Some(frame),
+                None => self.next().await,
+            } {
+                if !self.hand_on(&frame, &sandbox).await {
+                    break;
+                }
+            }
+        }
+        if !link.is_dead() {
+            // A close frame is on its way: wait for the answer, so that it is not lost by a reset.
+            let _ = timeout(CLOSE_WITHIN, self.incoming.drain()).await;
+        }
+    }
+
+    /// The next text message; `None` when the session is over.
+    async fn next(&mut self) -> Option<bytes::Bytes> {
+        let link = &self.link.0;
+        loop {
+            let event = tokio::select! {
+                biased;
+                () = link.ends() => return None,
+                event = self.incoming.next() => event,
+            };
+            match event {
+                Event::Text(frame) => return Some(frame),
+                Event::Ping(payload) => link.pong(payload),
+                Event::Close(code) => link.closed_by_client(code),
+                Event::TooLarge => {
+                    tracing::info!("a message over the size limit; the session is closed");
+                    link.close(CLOSE_TOO_BIG);
+                }
+                Event::Broken(problem) => {
+                    tracing::info!(problem = %Escaped(problem), "not a WebSocket frame; the session is closed");
+                    link.close(CLOSE_PROTOCOL);
+                }
+                Event::Binary => {
+                    tracing::info!("a binary message; the session is dropped");
+                    link.die();
+                }
+                Event::Lost => link.die(),
+            }
+        }
+    }
+
+    /// Gives a message to the sandbox; false for one that ends the session.
+    async fn hand_on(&self, frame: &[u8], sandbox: &SandboxHandle) -> bool {
+        let link = &self.link.0;
+        let text = |text: Option<std::borrow::Cow<'_, str>>| text.map(std::borrow::Cow::into_owned);
+        let request = match ClientMessage::parse_as(frame, link.version()) {
+            Ok(ClientMessage::Exec(exec)) => Request::Exec {
+                language: text(exec.language),
+                code: text(exec.code),
+            },
+            Ok(ClientMessage::Stdin { data }) => Request::Stdin(text(data)),
+            Ok(ClientMessage::KillProcess) => Request::KillProcess,
+            Ok(ClientMessage::KillSandbox) => Request::KillSandbox,
+            Ok(ClientMessage::SnapshotFilesystem { name }) => {
+                Request::SnapshotFilesystem(text(name))
+            }
+            Ok(ClientMessage::Checkpoint) => Request::Checkpoint,
+            Ok(ClientMessage::Reconnect) => Request::Reconnect,
+            Ok(ClientMessage::Named(exec, message)) => Request::Named(exec, named(message)),
+            // As recorded: what is nothing else is an exec without a language.
+            Ok(ClientMessage::Unknown { .. }) => Request::Exec {
+                language: None,
+                code: None,
+            },
+            Err(_quotes_the_frame) => {
+                // As recorded: the socket is dropped without a close frame, the sandbox lives on.
+                tracing::info!("a malformed frame; the session is dropped");
+                link.die();
+                return false;
+            }
+        };
+        let is_stdin = matches!(request, Request::Stdin(_));
+        sandbox.say(link, request).await;
+        if is_stdin && let Some(queue) = sandbox.stdin.get() {
+            queue.make_way().await;
+        }
+        !link.is_ending()
+    }
+}
+
+/// What a client says about a named exec.
+fn named(message: NamedMessage<'_>) -> NamedRequest {
+    match message {
+        NamedMessage::Exec(exec, options) => NamedRequest::Exec {
+            language: exec.language.map(std::borrow::Cow::into_owned),
+            code: exec.code.map(std::borrow::Cow::into_owned),
+            options,
+        },
+        NamedMessage::Malformed(why) => NamedRequest::Malformed(why),
+        NamedMessage::MalformedStdin(why) => NamedRequest::MalformedStdin(why),
+        NamedMessage::Unknown => NamedRequest::Unknown,
+        NamedMessage::Stdin { offset, data, eof } => NamedRequest::Stdin {
+            offset,
+            data: data.into_owned(),
+            eof,
+        },
+        NamedMessage::Ack { offsets, done } => NamedRequest::Ack { offsets, done },
+        NamedMessage::Kill => NamedRequest::Kill,
+        NamedMessage::Reconnect { offsets } => NamedRequest::Reconnect { offsets },
+    }
+}
+
+/// The writing half.
+struct Session {
+    link: Arc<Link>,
+}
+
+impl Actor for Session {
+    type Context = ws::WebsocketContext<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.add_stream(Outbound {
+            link: Guard(self.link.clone()),
+            paused: false,
+            since_rest: 0,
+            resting: None,
+        });
+    }
+}
+
+impl StreamHandler<Outgoing> for Session {
+    fn handle(&mut self, outgoing: Outgoing, ctx: &mut Self::Context) {
+        match outgoing {
+            Outgoing::Text(text) => ctx.text(text),
+            Outgoing::Pong(payload) => ctx.pong(&payload),
+            Outgoing::Close(code) => ctx.close(code.map(|code| CloseReason {
+                code: CloseCode::from(code),
+                description: None,
+            })),
+        }
+    }
+
+    fn finished(&mut self, ctx: &mut Self::Context) {
+        // Without a close frame before it this drops the socket, which is meant.
+        ctx.stop();
+    }
+}
+
+impl StreamHandler<Result<Message, ProtocolError>> for Session {
+    fn handle(&mut self, _: Result<Message, ProtocolError>, _: &mut Self::Context) {
+        // Nothing comes this way: the conversation reads.
+    }
+}
+
+/// Output that is written before the thread looks at its other sockets, in bytes.
+const REST_AFTER: usize = 256 * 1024;
+
+/// What the link holds, one message for each time the connection can take more.
+///
+/// A client that reads as fast as its process prints keeps this ready all the time, so it takes a
+/// [`Rest`] now and then: or else a kill would wait for seconds to be read.
+struct Outbound {
+    link: Guard,
+    paused: bool,
+    since_rest: usize,
+    resting: Option<Rest>,
+}
+
+impl Stream for Outbound {
+    type Item = Outgoing;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Outgoing>> {
+        if std::mem::take(&mut self.paused) {
+            // The connection asks again if it has room for more.
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        if self.since_rest >= REST_AFTER {
+            self.since_rest = 0;
+            self.resting = Some(Rest::begin());
+        }
+        if let Some(resting) = &self.resting {
+            ready!(resting.poll(cx));
+            self.resting = None;
+        }
+        let next = self.link.0.poll_pop(cx);
+        match &next {
+            Poll::Ready(Some(outgoing)) => {
+                self.paused = true;
+                if let Outgoing::Text(text) = outgoing {
+                    self.since_rest += text.len();
+                }
+            }
+            Poll::Ready(None) => {}
+            Poll::Pending => self.since_rest = 0,
+        }
+        next
+    }
+}
