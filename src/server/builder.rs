@@ -6,10 +6,7 @@ use secrecy::SecretString;
 
 use super::{
     choice::Backend,
-    error::ServerError,
-    http::{secret::SecretSource, service::SandboxService},
-    identity::AccessToken,
-    local::LocalServer,
+    http::secret::{AccessToken, SecretSource},
     store::{
         archive::layout::Bounds,
         place::{Place, ShownUrl},
@@ -390,25 +387,5 @@ impl ServerBuilder {
     pub fn allowed_host(mut self, host: impl Into<String>) -> Self {
         self.options.allowed_hosts.push(host.into());
         self
-    }
-
-    /// Starts a server with its own listener and threads. Works on any executor, and without one.
-    ///
-    /// # Errors
-    ///
-    /// Fails if the address can't be bound, if the directory, the state or the secret can't be
-    /// used, if the backend doesn't work here, or if a thread can't be started.
-    pub async fn start(self) -> Result<LocalServer, ServerError> {
-        LocalServer::start_with(self).await
-    }
-
-    /// Starts the server without a listener, to mount into an actix-web application.
-    ///
-    /// # Errors
-    ///
-    /// Fails if the directory or the state can't be used, if the backend doesn't work here, or if a
-    /// thread can't be started.
-    pub async fn service(self) -> Result<SandboxService, ServerError> {
-        SandboxService::start(self.options).await
     }
 }

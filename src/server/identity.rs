@@ -1,54 +1,31 @@
-//! [`TokenHash`]: what the server keeps of a sandbox's token. It tells whether a token is right, also
-//! after a restart, and gives nothing away to whoever reads the state directory.
+//! The id and the token of a sandbox. Of the token, the server keeps only its hash: [`TokenHash`].
 
-use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
-use crate::protocol::SandboxToken;
-
-/// The token that every request has to carry.
-#[derive(Clone)]
-pub(super) struct AccessToken(SecretString);
-
-impl AccessToken {
-    pub(super) fn new(token: SecretString) -> Self {
-        Self(token)
-    }
-
-    /// Whether this is the token.
-    pub(super) fn matches(&self, sent: &[u8]) -> bool {
-        self.0.expose_secret().as_bytes().ct_eq(sent).into()
-    }
-}
-
-impl std::fmt::Debug for AccessToken {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("AccessToken(…)")
-    }
-}
+use crate::protocol::{SandboxId, SandboxToken};
 
 /// The SHA-256 of a token. A token is 192 random bits, so it needs no salt.
 #[derive(Clone)]
-pub(super) struct TokenHash([u8; 32]);
+pub(crate) struct TokenHash([u8; 32]);
 
 impl TokenHash {
-    pub(super) fn of(token: &SandboxToken) -> Self {
+    pub(crate) fn of(token: &SandboxToken) -> Self {
         Self(Sha256::digest(token.expose_secret()).into())
     }
 
     /// Whether this is the token; takes the same time whatever it is.
-    pub(super) fn matches(&self, token: &SandboxToken) -> bool {
+    pub(crate) fn matches(&self, token: &SandboxToken) -> bool {
         self.0.ct_eq(&Self::of(token).0).into()
     }
 
     /// As hexadecimal digits.
-    pub(super) fn to_hex(&self) -> String {
+    pub(crate) fn to_hex(&self) -> String {
         self.0.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
     /// From hexadecimal digits; `None` for what is not 32 bytes of them.
-    pub(super) fn from_hex(text: &str) -> Option<Self> {
+    pub(crate) fn from_hex(text: &str) -> Option<Self> {
         let digits = text.as_bytes();
         if digits.len() != 64 {
             return None;
@@ -60,6 +37,33 @@ impl TokenHash {
         }
         Some(Self(bytes))
     }
+}
+
+/// A new id, and a token of 192 random bits.
+pub(crate) fn new_identity() -> Result<(SandboxId, SandboxToken), getrandom::Error> {
+    Ok((
+        SandboxId::new(format!("sandbox-{}", random_hex::<8>()?)),
+        SandboxToken::new(random_hex::<24>()?),
+    ))
+}
+
+/// Random bytes, as hexadecimal digits.
+pub(crate) fn random_hex<const BYTES: usize>() -> Result<String, getrandom::Error> {
+    let mut bytes = [0; BYTES];
+    getrandom::fill(&mut bytes)?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// Longest sandbox id that is looked up, in bytes.
+const MAX_ID_BYTES: usize = 128;
+
+/// Whether an id could be one of ours. What could not is never looked for anywhere.
+pub(crate) fn is_well_formed(id: &str) -> bool {
+    !id.is_empty()
+        && id.len() <= MAX_ID_BYTES
+        && id
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
 }
 
 #[cfg(test)]
@@ -79,5 +83,24 @@ mod tests {
         assert!(TokenHash::from_hex("12").is_none());
         assert!(TokenHash::from_hex(&"zz".repeat(32)).is_none());
         assert!(TokenHash::from_hex(&"é".repeat(32)).is_none());
+    }
+
+    #[test]
+    fn identities_are_long_and_never_the_same() {
+        let (id, token) = new_identity().unwrap();
+        let (other_id, other_token) = new_identity().unwrap();
+        assert!(is_well_formed(id.as_str()));
+        assert_eq!(token.expose_secret().len(), 48);
+        assert_ne!(id, other_id);
+        assert_ne!(token, other_token);
+    }
+
+    #[test]
+    fn ids_that_look_like_paths_are_not_ids() {
+        for id in ["../../etc/passwd", "a/b", "..", "a\0b", "a b", "é"] {
+            assert!(!is_well_formed(id), "{id}");
+        }
+        assert!(!is_well_formed(&"a".repeat(MAX_ID_BYTES + 1)));
+        assert!(is_well_formed("sandbox-9182"));
     }
 }

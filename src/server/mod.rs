@@ -239,6 +239,7 @@
 //! never blocks: neither on a client nor on a process that doesn't read.
 
 mod backend;
+mod blocking;
 mod builder;
 mod choice;
 mod error;
@@ -251,6 +252,7 @@ mod private;
 mod sandbox;
 mod session;
 mod store;
+mod thread;
 
 pub use builder::ServerBuilder;
 pub use choice::{Backend, GvisorOptions, NamespaceOptions};

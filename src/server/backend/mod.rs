@@ -1,17 +1,20 @@
 //! What runs the code: the traits that a sandbox needs of a backend, and the backends.
 
 pub(crate) mod api;
+pub(crate) mod code_file;
 #[cfg(target_os = "linux")]
 pub(crate) mod confine;
+pub(crate) mod context;
 #[cfg(target_os = "linux")]
 pub(crate) mod etc;
-pub(crate) mod files;
 #[cfg(target_os = "linux")]
 pub(crate) mod gvisor;
 pub(crate) mod host;
+pub(crate) mod job;
 pub(crate) mod launch;
 #[cfg(target_os = "linux")]
 pub(crate) mod namespace;
+pub(crate) mod programs;
 pub(crate) mod remove;
 pub(crate) mod server_directory;
 pub(crate) mod site;

@@ -2,8 +2,7 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use super::server_directory::Root;
-use super::{api::Backend, host::HostBackend, launch::Ground};
+use super::{api::Backend, context::ServerContext, host::HostBackend, server_directory::Root};
 #[cfg(target_os = "linux")]
 use super::{gvisor::sandbox::GvisorBackend, namespace::sandbox::NamespaceBackend};
 use crate::server::{
@@ -27,12 +26,12 @@ pub(crate) async fn start(
         None => named()?,
     };
     chosen.check()?;
-    let ground =
-        Ground::start(root, state, server).map_err(|source| ServerError::Watchdog { source })?;
-    ground.begin_to_clear_abandoned();
-    let begun = begin(&chosen, &ground).await;
+    let context = ServerContext::start(root, state, server)
+        .map_err(|source| ServerError::Watchdog { source })?;
+    context.begin_to_clear_abandoned();
+    let begun = begin(&chosen, &context).await;
     if begun.is_err() {
-        ground.clear().await;
+        context.clear().await;
     }
     begun
 }
@@ -51,21 +50,21 @@ fn named() -> Result<choice::Backend, ServerError> {
 
 async fn begin(
     chosen: &choice::Backend,
-    ground: &Arc<Ground>,
+    context: &Arc<ServerContext>,
 ) -> Result<Arc<dyn Backend>, ServerError> {
     match chosen {
-        choice::Backend::Host => host(ground),
-        choice::Backend::Namespace(options) => namespace(options, ground)
+        choice::Backend::Host => host(context),
+        choice::Backend::Namespace(options) => namespace(options, context)
             .await
             .map_err(unusable("namespace")),
         choice::Backend::Gvisor(options) => {
-            gvisor(options, ground).await.map_err(unusable("gvisor"))
+            gvisor(options, context).await.map_err(unusable("gvisor"))
         }
         choice::Backend::Confined => {
-            let confined = confined(ground).await;
+            let confined = confined(context).await;
             confined.map_err(|reason| ServerError::NotConfined { reason })
         }
-        choice::Backend::Auto => match confined(ground).await {
+        choice::Backend::Auto => match confined(context).await {
             Ok(backend) => Ok(backend),
             Err(reason) => {
                 tracing::warn!(
@@ -73,22 +72,22 @@ async fn begin(
                     reason,
                     "sandboxes run as this user, unconfined"
                 );
-                host(ground)
+                host(context)
             }
         },
     }
 }
 
 /// The best backend that confines, or what each of them lacks.
-async fn confined(ground: &Arc<Ground>) -> Result<Arc<dyn Backend>, String> {
-    let no_gvisor = match gvisor(&GvisorOptions::default(), ground).await {
+async fn confined(context: &Arc<ServerContext>) -> Result<Arc<dyn Backend>, String> {
+    let no_gvisor = match gvisor(&GvisorOptions::default(), context).await {
         Ok(backend) => {
             tracing::info!(backend = "gvisor", "sandboxes run in gVisor");
             return Ok(backend);
         }
         Err(reason) => reason,
     };
-    match namespace(&NamespaceOptions::default(), ground).await {
+    match namespace(&NamespaceOptions::default(), context).await {
         Ok(backend) => {
             tracing::info!(
                 backend = "namespace",
@@ -103,8 +102,8 @@ async fn confined(ground: &Arc<Ground>) -> Result<Arc<dyn Backend>, String> {
     }
 }
 
-fn host(ground: &Arc<Ground>) -> Result<Arc<dyn Backend>, ServerError> {
-    let backend = HostBackend::start(ground.clone()).map_err(unusable("host"))?;
+fn host(context: &Arc<ServerContext>) -> Result<Arc<dyn Backend>, ServerError> {
+    let backend = HostBackend::start(context.clone()).map_err(unusable("host"))?;
     Ok(Arc::new(backend))
 }
 
@@ -115,24 +114,30 @@ fn unusable(backend: &'static str) -> impl FnOnce(String) -> ServerError {
 #[cfg(target_os = "linux")]
 async fn namespace(
     options: &NamespaceOptions,
-    ground: &Arc<Ground>,
+    context: &Arc<ServerContext>,
 ) -> Result<Arc<dyn Backend>, String> {
-    let backend = NamespaceBackend::start(options.clone(), ground.clone()).await?;
+    let backend = NamespaceBackend::start(options.clone(), context.clone()).await?;
     Ok(Arc::new(backend))
 }
 
 #[cfg(target_os = "linux")]
-async fn gvisor(options: &GvisorOptions, ground: &Arc<Ground>) -> Result<Arc<dyn Backend>, String> {
-    let backend = GvisorBackend::start(options.clone(), ground.clone()).await?;
+async fn gvisor(
+    options: &GvisorOptions,
+    context: &Arc<ServerContext>,
+) -> Result<Arc<dyn Backend>, String> {
+    let backend = GvisorBackend::start(options.clone(), context.clone()).await?;
     Ok(Arc::new(backend))
 }
 
 #[cfg(not(target_os = "linux"))]
-async fn namespace(_: &NamespaceOptions, _: &Arc<Ground>) -> Result<Arc<dyn Backend>, String> {
+async fn namespace(
+    _: &NamespaceOptions,
+    _: &Arc<ServerContext>,
+) -> Result<Arc<dyn Backend>, String> {
     Err("it needs Linux".to_owned())
 }
 
 #[cfg(not(target_os = "linux"))]
-async fn gvisor(_: &GvisorOptions, _: &Arc<Ground>) -> Result<Arc<dyn Backend>, String> {
+async fn gvisor(_: &GvisorOptions, _: &Arc<ServerContext>) -> Result<Arc<dyn Backend>, String> {
     Err("it needs Linux".to_owned())
 }

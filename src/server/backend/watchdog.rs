@@ -12,7 +12,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use super::{launch::search_path, spawn};
+use super::{programs::search_path, spawn};
 
 /// `$1` is the variable that marks the processes of this server, `$2` its value, `$3` the directory.
 ///

@@ -7,7 +7,6 @@
 use std::{future::Future, sync::Arc, time::Duration};
 
 use tokio::{
-    io::AsyncWrite,
     sync::{mpsc, watch},
     task::JoinHandle,
     time::{Instant, sleep, timeout},
@@ -20,7 +19,10 @@ use super::{
 use crate::{
     protocol::StdStream,
     server::{
-        backend::api::{BackendSandbox, Exit, Job, Process, Started},
+        backend::{
+            api::{BackendSandbox, Exit, Input, Process, Started},
+            job::Job,
+        },
         escaped::Escaped,
     },
 };
@@ -78,9 +80,6 @@ pub(crate) enum Ending {
     /// It ran into its time limit.
     TimedOut(Exit),
 }
-
-/// A pipe that takes input.
-pub(crate) type Input = Box<dyn AsyncWrite + Send + Unpin>;
 
 /// What an exec is connected to.
 pub(crate) trait Outlet: Send + Sync + 'static {

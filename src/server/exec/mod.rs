@@ -2,5 +2,6 @@
 
 pub(crate) mod execution;
 pub(crate) mod named_exec;
+pub(crate) mod named_execs;
 pub(crate) mod output_pump;
 pub(crate) mod stdin_queue;

@@ -3,7 +3,9 @@
 //! The state is a [`ServedExec`], shared: the process's pipes push into it, the writer of the client's session
 //! pulls from it. Nobody waits for a client but the pipes, and only for room in the window.
 
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures::task::AtomicWaker;
 
 use tokio::{
     io::AsyncWriteExt,
@@ -11,16 +13,13 @@ use tokio::{
 };
 
 use super::{
-    execution::{Ending, ExecEvent, Input, Outlet},
-    output_pump::{MAX_PIPE_BYTES, Taker},
+    execution::{Ending, ExecEvent, Outlet},
+    output_pump::{MAX_PIECE_BYTES, MAX_PIPE_BYTES, Taker},
 };
 use crate::{
     machine::ServedExec,
     protocol::{EndReason, ExecEnd, ExecId, ServerMessage, StdStream},
-    server::{
-        backend::api::Exit,
-        session::client_link::{Link, MAX_PIECE_BYTES},
-    },
+    server::backend::api::{Exit, Input},
 };
 
 /// A named exec.
@@ -34,7 +33,8 @@ pub(crate) struct NamedExec {
 
 struct State {
     exec: ServedExec,
-    link: Weak<Link>,
+    /// The task that writes to the client.
+    writer: Option<Arc<AtomicWaker>>,
     /// Why it ends with its sandbox, once it is to.
     lost: Option<String>,
     /// Its main process is gone: what its pipes held is taken whatever the window says.
@@ -48,7 +48,7 @@ impl NamedExec {
         Arc::new(Self {
             state: Mutex::new(State {
                 exec,
-                link: Weak::new(),
+                writer: None,
                 lost: None,
                 exited: false,
                 dying: false,
@@ -67,29 +67,19 @@ impl NamedExec {
     pub(crate) fn change<T>(&self, change: impl FnOnce(&mut ServedExec) -> T) -> T {
         let mut state = self.lock();
         let changed = change(&mut state.exec);
-        let link = state.link.upgrade();
+        let writer = state.writer.clone();
         drop(state);
         self.room.notify_waiters();
         self.input.notify_one();
-        // Not under the lock: the writer of the link takes both the other way round.
-        if let Some(link) = link {
-            link.wake();
+        if let Some(writer) = writer {
+            writer.wake();
         }
         changed
     }
 
-    /// The client at the other end of this link asks for it.
-    pub(crate) fn attach(self: &Arc<Self>, link: &Arc<Link>, offsets: Option<[u64; 2]>) {
-        self.change(|exec| exec.attach(offsets));
-        self.join(link);
-    }
-
-    /// From now on it goes out over this link, and what it has to say already: after that is known, since a link forgets one that
-    /// is settled and has nothing to say.
-    pub(crate) fn join(self: &Arc<Self>, link: &Arc<Link>) {
-        self.lock().link = Arc::downgrade(link);
-        link.add(self.clone());
-        link.wake();
+    /// From now on, the writer that this waker belongs to sends what the exec has to say.
+    pub(crate) fn set_writer(&self, writer: Arc<AtomicWaker>) {
+        self.lock().writer = Some(writer);
     }
 
     /// It is about to be killed. With a reason: because its sandbox goes.

@@ -10,7 +10,7 @@ use std::{
 
 use bytes::{BufMut, BytesMut};
 use tokio::{
-    io::{AsyncRead, AsyncReadExt},
+    io::AsyncReadExt,
     sync::{mpsc, watch},
     task::AbortHandle,
     time::{Instant, sleep, sleep_until, timeout},
@@ -18,8 +18,11 @@ use tokio::{
 
 use crate::{
     protocol::{StdStream, Utf8Decoder},
-    server::session::client_link::MAX_PIECE_BYTES,
+    server::backend::api::Pipe,
 };
+
+/// Largest piece of output in one message, in bytes.
+pub(crate) const MAX_PIECE_BYTES: usize = 64 * 1024;
 
 /// Most pipes that [`Drains`] of one sandbox keep open.
 const MAX_DRAINS: usize = 32;
@@ -87,9 +90,6 @@ const HOLD_BACK: Duration = Duration::from_millis(250);
 
 /// The most that a pipe holds, in bytes, when its reader comes (`/proc/sys/fs/pipe-max-size`).
 pub(crate) const MAX_PIPE_BYTES: usize = 1024 * 1024;
-
-/// A pipe that carries output.
-pub(crate) type Pipe = Box<dyn AsyncRead + Send + Unpin>;
 
 /// Reads `pipe` to its end and hands on what it carries.
 ///

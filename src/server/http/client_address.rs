@@ -2,10 +2,19 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
+use actix_web::HttpRequest;
+
 /// The address of a client. Of an IPv6 address its first 64 bits count, since one client usually
 /// has all the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct ClientAddress(IpAddr);
+
+impl ClientAddress {
+    /// The address of a caller.
+    pub(crate) fn of(request: &HttpRequest) -> Option<Self> {
+        Some(request.peer_addr()?.ip().into())
+    }
+}
 
 impl From<IpAddr> for ClientAddress {
     fn from(address: IpAddr) -> Self {

@@ -8,6 +8,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
+    net::SocketAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU8, Ordering},
@@ -253,6 +254,15 @@ pub(crate) struct Ticket {
 }
 
 impl Ticket {
+    /// What requests on the connection know of it.
+    pub(super) fn info(&self, bound: SocketAddr) -> ConnectionInfo {
+        ConnectionInfo {
+            bound,
+            id: self.id,
+            connections: self.connections.clone(),
+        }
+    }
+
     /// Whether the connection is evicted and must close unless it has a request to read. If not,
     /// `waker` is woken when it becomes evicted.
     pub(crate) fn is_evicted(&self, waker: &Waker) -> bool {
@@ -281,6 +291,22 @@ impl Ticket {
 impl Drop for Ticket {
     fn drop(&mut self) {
         self.connections.ledger().leave(self.id);
+    }
+}
+
+/// What a request knows of the connection that it came on.
+pub(crate) struct ConnectionInfo {
+    /// The address that the server listens on.
+    pub(super) bound: SocketAddr,
+    id: Id,
+    connections: Arc<Connections>,
+}
+
+impl ConnectionInfo {
+    /// Admits the connection, because its caller has passed every check. Returns false if the limit
+    /// on admitted connections is reached.
+    pub(super) fn admit(&self) -> bool {
+        self.connections.admit(self.id)
     }
 }
 

@@ -18,20 +18,24 @@ use tokio::{
 };
 
 use super::{
+    access::{check_caller, query_value},
     client_address::ClientAddress,
-    routes::{check_caller, client, query_value},
 };
 use crate::server::{
-    backend::api::{BackendSandbox, Job, Language},
+    backend::{
+        api::BackendSandbox,
+        job::{Job, Language},
+    },
     exec::{
         execution::{Ending, ExecEvent, Execution},
         output_pump::Drains,
         stdin_queue::StdinQueue,
     },
-    identity::TokenHash,
+    identity::{TokenHash, new_identity},
     sandbox::{
         handle::Command,
-        manager::{Manager, Place, clean_up, new_identity},
+        manager::{Manager, clean_up},
+        registry::Reservation,
     },
 };
 
@@ -60,7 +64,7 @@ pub(crate) async fn execute(
         );
         let code = timeout(limit, code(body, most));
         let code = code.await.unwrap_or_else(|_| Err(too_slow(limit)))?;
-        let client = client(&request);
+        let client = ClientAddress::of(&request);
         manager.into_inner().run_once(language, code, client).await
     };
     match started.await {
@@ -136,6 +140,7 @@ impl Manager {
         let unavailable = |reason| (StatusCode::SERVICE_UNAVAILABLE, reason);
         let (id, token) = new_identity().map_err(|error| unavailable(error.to_string()))?;
         let place = self
+            .registry
             .reserve(&id, TokenHash::of(&token), client)
             .map_err(unavailable)?;
         let (sender, pieces) = mpsc::channel(PIECES_IN_FLIGHT);
@@ -180,14 +185,14 @@ impl Manager {
 
 /// One run of code.
 struct Once {
-    place: Place,
+    place: Reservation,
     sender: mpsc::Sender<io::Result<Bytes>>,
     started: Option<oneshot::Sender<Result<(), String>>>,
 }
 
 impl Once {
     /// Passes the output on until the code has ended, the client is gone, or the server stops.
-    async fn run(mut self, mut exec: Execution) -> Place {
+    async fn run(mut self, mut exec: Execution) -> Reservation {
         let sender = self.sender.clone();
         loop {
             let event = tokio::select! {

@@ -29,7 +29,7 @@ use tokio::{
 };
 
 use super::{
-    connections::{Connections, Id, Ticket},
+    connections::{Connections, Ticket},
     secret::Secret,
     service::SandboxService,
 };
@@ -85,7 +85,7 @@ pub(crate) fn serve(
                 .client_disconnect_timeout(Duration::ZERO)
                 .local_addr(bound)
                 .on_connect_ext(move |connection: &Connection, data: &mut Extensions| {
-                    data.insert(connection.info(bound));
+                    data.insert(connection.ticket.info(bound));
                 })
                 .finish(map_config(app(&service, secret.clone()), |()| {
                     AppConfig::default()
@@ -131,22 +131,6 @@ fn app(
     app.into_factory()
 }
 
-/// What a request knows of the connection that it came on.
-pub(crate) struct ConnectionInfo {
-    /// The address that the server listens on.
-    pub(crate) bound: SocketAddr,
-    id: Id,
-    connections: Arc<Connections>,
-}
-
-impl ConnectionInfo {
-    /// Admits the connection, because its caller has passed every check. Returns false if the limit
-    /// on admitted connections is reached.
-    pub(crate) fn admit(&self) -> bool {
-        self.connections.admit(self.id)
-    }
-}
-
 /// A connection of a client. The server closes it early if it is evicted.
 struct Connection {
     socket: TcpStream,
@@ -163,14 +147,6 @@ impl Connection {
             .with_interval(Duration::from_secs(10));
         let _ = SockRef::from(&socket).set_tcp_keepalive(&keepalive);
         Self { socket, ticket }
-    }
-
-    fn info(&self, bound: SocketAddr) -> ConnectionInfo {
-        ConnectionInfo {
-            bound,
-            id: self.ticket.id,
-            connections: self.ticket.connections.clone(),
-        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! The endpoints over HTTP: who may call them, which connections are kept, the service to mount.
 
+pub(crate) mod access;
 pub(crate) mod client_address;
 pub(crate) mod connections;
 pub(crate) mod execute;

@@ -1,4 +1,5 @@
-//! [`Secret`]: the first segment of the server's URL. Requests without it are answered 404.
+//! What callers must show: the [`Secret`], which is the first segment of the server's URL, and the
+//! [`AccessToken`]. Requests without the secret are answered 404.
 //!
 //! The secret is generated at start, given by the user, read from a file, or stored in the state
 //! and shared by the servers that use it.
@@ -13,9 +14,7 @@ use std::{
 use secrecy::{ExposeSecret, SecretString};
 use subtle::ConstantTimeEq;
 
-use crate::server::{
-    error::ServerError, private, sandbox::manager::random_hex, store::storage::Storage,
-};
+use crate::server::{error::ServerError, identity::random_hex, private, store::storage::Storage};
 
 /// Minimum length of a secret, in characters: 128 bits in base64.
 const MIN_LENGTH: usize = 22;
@@ -164,6 +163,27 @@ impl Secret {
     }
 }
 
+/// The token that every request has to carry.
+#[derive(Clone)]
+pub(crate) struct AccessToken(SecretString);
+
+impl AccessToken {
+    pub(crate) fn new(token: SecretString) -> Self {
+        Self(token)
+    }
+
+    /// Whether this is the token.
+    pub(crate) fn matches(&self, sent: &[u8]) -> bool {
+        self.0.expose_secret().as_bytes().ct_eq(sent).into()
+    }
+}
+
+impl std::fmt::Debug for AccessToken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("AccessToken(…)")
+    }
+}
+
 /// Creates the file atomically. Keeps the file if another process has created it meanwhile.
 fn create(path: &Path, secret: &Secret) -> io::Result<()> {
     // Mode 0600.
@@ -186,7 +206,7 @@ mod tests {
     use std::{os::unix::fs::PermissionsExt, sync::Arc};
 
     use super::*;
-    use crate::server::store::place::{self, Place};
+    use crate::server::store::{open, place::Place};
 
     const TEXT: &str = "0123456789-ABCDEF_abcdef";
 
@@ -197,7 +217,7 @@ mod tests {
 
     fn state(directory: &Path) -> Arc<dyn Storage> {
         let place = Place::Directory(directory.join("state"));
-        place::open(&place, directory, std::time::Duration::from_secs(10)).unwrap()
+        open::open(&place, directory, std::time::Duration::from_secs(10)).unwrap()
     }
 
     #[test]

@@ -1,10 +1,6 @@
 //! [`SandboxService`]: the sandboxes and the thread they live on, without a listener.
 
-use std::{
-    sync::{Arc, Mutex, PoisonError, mpsc},
-    thread,
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use actix_web::web::ServiceConfig;
 use tokio::{
@@ -18,17 +14,13 @@ use super::{
 };
 use crate::server::{
     backend::{api::Backend, server_directory::Root, start},
+    blocking::blocking,
     builder::{Options, ServerBuilder},
     error::ServerError,
-    sandbox::{
-        leases::Leases,
-        manager::{Manager, random_hex},
-    },
-    store::{
-        checkpoints::{Store, blocking},
-        lock::Locks,
-        place::{self, Place},
-    },
+    identity::random_hex,
+    sandbox::{leases::Leases, manager::Manager},
+    store::{checkpoints::Store, lock::Locks, open, place::Place},
+    thread::ServerThread,
 };
 
 /// Longest time that a drop waits for the sandboxes to be deleted.
@@ -102,25 +94,10 @@ impl SandboxService {
     pub(crate) async fn start(options: Options) -> Result<Self, ServerError> {
         let (ready, is_ready) = oneshot::channel();
         let (stop, stopping) = watch::channel(false);
-        let (stopped, is_stopped) = watch::channel(false);
-        let (done, is_done) = mpsc::sync_channel(1);
-        thread::Builder::new()
-            .name("actix-sandbox".to_owned())
-            .spawn(move || {
-                live(options, ready, stopping);
-                stopped.send_replace(true);
-                let _ = done.send(());
-            })
-            .map_err(|source| ServerError::Runtime { source })?;
+        let thread = ServerThread::start("actix-sandbox", move || live(options, ready, stopping))?;
         let manager = is_ready.await.map_err(|_| ServerError::Died)??;
-        Ok(Self {
-            manager,
-            engine: Arc::new(Engine {
-                stop,
-                is_stopped,
-                is_done: Mutex::new(is_done),
-            }),
-        })
+        let engine = Arc::new(Engine { stop, thread });
+        Ok(Self { manager, engine })
     }
 
     /// What [`App::configure`](actix_web::App::configure) takes: adds `/create`, `/attach/…`,
@@ -158,42 +135,44 @@ impl SandboxService {
 
     /// How many sandboxes there are, those being created or deleted included.
     pub fn sandbox_count(&self) -> usize {
-        self.manager.count()
+        self.manager.registry.count()
     }
 
     /// Deletes all sandboxes: their processes are dead and their files removed when this returns,
     /// within some ten seconds. New sandboxes are refused from now on.
     pub async fn stop(&self) {
         self.engine.stop.send_replace(true);
-        let _ = self
-            .engine
-            .is_stopped
-            .clone()
-            .wait_for(|&stopped| stopped)
-            .await;
+        self.engine.thread.ended().await;
     }
-}
 
-impl SandboxService {
     /// [`stop`](Self::stop) for a place that cannot wait for a future; bounded in time.
     pub(crate) fn stop_blocking(&self) {
         self.engine.stop_blocking();
     }
 }
 
+impl ServerBuilder {
+    /// Starts the server without a listener, to mount into an actix-web application.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the directory or the state can't be used, if the backend doesn't work here, or if a
+    /// thread can't be started.
+    pub async fn service(self) -> Result<SandboxService, ServerError> {
+        SandboxService::start(self.options).await
+    }
+}
+
 /// The thread of the sandboxes, seen from outside.
 struct Engine {
     stop: watch::Sender<bool>,
-    is_stopped: watch::Receiver<bool>,
-    is_done: Mutex<mpsc::Receiver<()>>,
+    thread: ServerThread,
 }
 
 impl Engine {
     fn stop_blocking(&self) {
         self.stop.send_replace(true);
-        let is_done = self.is_done.lock().unwrap_or_else(PoisonError::into_inner);
-        // An error also means that the thread is done: then the other end is gone.
-        let _ = is_done.recv_timeout(DROP_WITHIN);
+        self.thread.wait(DROP_WITHIN);
     }
 }
 
@@ -228,7 +207,12 @@ fn live(
         match prepare(options).await {
             Ok(manager) => {
                 let manager = Arc::new(manager);
-                tokio::spawn(manager.leases.clone().keep(Arc::downgrade(&manager)));
+                tokio::spawn(
+                    manager
+                        .leases
+                        .clone()
+                        .keep(Arc::downgrade(&manager.registry)),
+                );
                 if ready.send(Ok(manager.clone())).is_ok() {
                     // An error means that the last handle is gone.
                     let _ = stopping.wait_for(|&stop| stop).await;
@@ -281,7 +265,7 @@ async fn open(
     let storage = {
         let (place, workplace) = (place.clone(), root.path.join("archives"));
         let lease = options.handoff_lease;
-        blocking(move || place::open(&place, &workplace, lease)).await
+        blocking(move || open::open(&place, &workplace, lease)).await
     };
     let storage = storage.map_err(|source| match &place {
         Place::Directory(path) => ServerError::StateDirectory {

@@ -5,10 +5,10 @@ use std::{io, sync::Arc, time::Duration};
 use tokio::sync::oneshot;
 
 use super::{
-    handle::{Attached, Command},
-    manager::{Manager, Place, SandboxHandle, clean_up},
+    handle::{Attached, Command, SandboxHandle},
+    manager::{Manager, clean_up},
+    registry::Reservation,
     state::State,
-    storing::reason,
 };
 use crate::{
     protocol::{
@@ -16,17 +16,18 @@ use crate::{
         names::{CLOSE_ERROR, CLOSE_REFUSED},
     },
     server::{
-        backend::api::BackendSandbox, escaped::Escaped, http::client_address::ClientAddress,
-        identity::TokenHash, session::client_link::Link,
+        backend::api::BackendSandbox,
+        escaped::Escaped,
+        http::client_address::ClientAddress,
+        identity::{TokenHash, is_well_formed},
+        session::client_link::Link,
+        store::checkpoints::reason,
     },
 };
 
-/// Longest sandbox id that is looked up, in bytes.
-const MAX_ID_BYTES: usize = 128;
-
 /// What a checkpoint was made into.
 type Revived = (
-    Place,
+    Reservation,
     SandboxConfig,
     Duration,
     Box<dyn BackendSandbox>,
@@ -91,7 +92,7 @@ impl Manager {
         let mut restoring = false;
         loop {
             let known = is_well_formed(id).then(|| SandboxId::new(id));
-            let live = known.as_ref().and_then(|id| self.find(id));
+            let live = known.as_ref().and_then(|id| self.registry.find(id));
             let handle = match live {
                 Some(handle) => handle,
                 None => {
@@ -153,7 +154,7 @@ impl Manager {
         if handoff {
             link.push(ServerMessage::status(Status::SandboxLockAcquiring));
             let patience = self.options.handoff_timeout;
-            let here = || self.find(id).is_some();
+            let here = || self.registry.find(id).is_some();
             let acquired = self.leases.acquire(id, &hash, patience, here).await;
             lease = acquired.map_err(|error| failed(&reason(&error)))?;
             if lease.is_none() {
@@ -167,7 +168,7 @@ impl Manager {
             }
             link.push(ServerMessage::status(Status::SandboxLockAcquired));
         }
-        if self.find(id).is_some() {
+        if self.registry.find(id).is_some() {
             return Ok(None);
         }
         // On the thread of the sandboxes, so that it is there for the next client when this one goes.
@@ -179,7 +180,7 @@ impl Manager {
                 Ok((place, config, idle_timeout, backend, state)) => {
                     tracing::info!(sandbox = %its_id, "restored");
                     let handle = place.handle.clone();
-                    let (sandbox, _alive) =
+                    let sandbox =
                         manager.settle(place, config, idle_timeout, backend.into(), lease, state);
                     let _ = done.send(Ok(handle));
                     sandbox.run().await;
@@ -198,7 +199,7 @@ impl Manager {
         match is_done.await {
             Ok(Ok(handle)) => Ok(Some(handle)),
             // Somebody else was quicker by a moment.
-            Ok(Err(_)) if self.find(id).is_some() => Ok(None),
+            Ok(Err(_)) if self.registry.find(id).is_some() => Ok(None),
             Ok(Err(why)) => Err(failed(&why)),
             Err(_panicked) => Err(failed("the server lost it.")),
         }
@@ -224,7 +225,7 @@ impl Manager {
         };
         let stamp = stamp.map_err(|error| reason(&error))?;
         let idle_timeout = self.idle_timeout(&config)?;
-        let place = self.reserve(id, token, client)?;
+        let place = self.registry.reserve(id, token, client)?;
         let backend = self
             .backend
             .create(id)
@@ -240,28 +241,5 @@ impl Manager {
                 Err(reason(&error))
             }
         }
-    }
-}
-
-/// Whether an id could be one of ours. What could not is never looked for anywhere.
-pub(crate) fn is_well_formed(id: &str) -> bool {
-    !id.is_empty()
-        && id.len() <= MAX_ID_BYTES
-        && id
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ids_that_look_like_paths_are_not_ids() {
-        for id in ["../../etc/passwd", "a/b", "..", "a\0b", "a b", "é"] {
-            assert!(!is_well_formed(id), "{id}");
-        }
-        assert!(!is_well_formed(&"a".repeat(MAX_ID_BYTES + 1)));
-        assert!(is_well_formed("sandbox-9182"));
     }
 }

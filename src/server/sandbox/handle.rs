@@ -1,14 +1,40 @@
-//! What a sandbox is told, and the one thing that a session sees of it from outside.
+//! [`SandboxHandle`]: the way to a sandbox, and the commands that go it.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
-use super::execs::NamedRequest;
 use crate::{
-    protocol::ExecId,
-    server::{exec::stdin_queue::StdinQueue, session::client_link::Link},
+    protocol::{ExecId, ExecOptions},
+    server::{exec::stdin_queue::StdinQueue, identity::TokenHash, session::client_link::Link},
 };
+
+/// The way to a sandbox.
+#[derive(Clone)]
+pub(crate) struct SandboxHandle {
+    pub(crate) commands: mpsc::Sender<Command>,
+    pub(crate) token: TokenHash,
+    pub(crate) stdin: Arc<StdinSlot>,
+}
+
+impl SandboxHandle {
+    /// Hands on what a client says, and waits until the sandbox has taken it: a client that sends
+    /// faster has its socket read slower, and what waits is one message, not a queue of them.
+    /// Nothing happens when the sandbox is gone.
+    pub(crate) async fn say(&self, link: &Arc<Link>, request: Request) {
+        let link = link.clone();
+        let (obeyed, is_obeyed) = oneshot::channel();
+        let command = Command::Say {
+            link,
+            request,
+            obeyed,
+        };
+        if self.commands.send(command).await.is_ok() {
+            // It is never sent, only dropped.
+            let _ = is_obeyed.await;
+        }
+    }
+}
 
 /// Commands on their way to a sandbox.
 pub(crate) const COMMANDS_IN_FLIGHT: usize = 16;
@@ -56,6 +82,32 @@ pub(crate) enum Request {
     Reconnect,
     /// Something about a named exec.
     Named(ExecId, NamedRequest),
+}
+
+/// What a client says about a named exec.
+#[derive(Debug)]
+pub(crate) enum NamedRequest {
+    Exec {
+        language: Option<String>,
+        code: Option<String>,
+        options: ExecOptions,
+    },
+    Malformed(String),
+    MalformedStdin(String),
+    Unknown,
+    Stdin {
+        offset: u64,
+        data: Vec<u8>,
+        eof: bool,
+    },
+    Ack {
+        offsets: [u64; 2],
+        done: bool,
+    },
+    Kill,
+    Reconnect {
+        offsets: [u64; 2],
+    },
 }
 
 /// Where a session finds the input queue of its sandbox's current exec.

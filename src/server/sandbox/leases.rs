@@ -14,16 +14,14 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use super::{handle::Command, manager::Manager};
+use super::{handle::Command, registry::Registry};
 use crate::{
     protocol::SandboxId,
     server::{
+        blocking::blocking,
         escaped::Escaped,
         identity::TokenHash,
-        store::{
-            checkpoints::blocking,
-            lock::{Attempt, Lock, Locks},
-        },
+        store::lock::{Attempt, Lock, Locks},
     },
 };
 
@@ -182,13 +180,13 @@ impl Leases {
     }
 
     /// Renews what is held, looks who waits, and tells sandboxes that they are waited for or lost. Ends with the manager.
-    pub(crate) async fn keep(self: Arc<Self>, manager: Weak<Manager>) {
+    pub(crate) async fn keep(self: Arc<Self>, registry: Weak<Registry>) {
         loop {
             if self.held().is_empty() {
                 self.work.notified().await;
             }
             sleep(self.locks.look_every()).await;
-            let Some(manager) = manager.upgrade() else {
+            let Some(registry) = registry.upgrade() else {
                 return;
             };
             let every = self.locks.lease() / RENEWALS;
@@ -200,7 +198,7 @@ impl Leases {
             });
             let mut renewals = stream::iter(renewals).buffer_unordered(RENEWED_AT_ONCE);
             while let Some((held, renewed)) = renewals.next().await {
-                self.on_renewed(&manager, held, renewed);
+                self.on_renewed(&registry, held, renewed);
             }
             let locks = self.locks.clone();
             let waited_for = blocking(move || locks.waited_for(now())).await;
@@ -209,7 +207,7 @@ impl Leases {
                     for id in ids {
                         if self.held().contains_key(&id) {
                             // If it does not hear that now, it will hear it the next time.
-                            tell(&manager, &id, Command::HandOver);
+                            tell(&registry, &id, Command::HandOver);
                         }
                     }
                 }
@@ -220,7 +218,7 @@ impl Leases {
         }
     }
 
-    fn on_renewed(&self, manager: &Manager, held: Held, renewed: io::Result<bool>) {
+    fn on_renewed(&self, registry: &Registry, held: Held, renewed: io::Result<bool>) {
         let id = &held.lock.id;
         match renewed {
             Ok(true) => {
@@ -233,10 +231,10 @@ impl Leases {
                 }
             }
             // Others take it for free from now on.
-            Ok(false) => tell(manager, id, Command::LockLost),
+            Ok(false) => tell(registry, id, Command::LockLost),
             Err(error) if held.renewed.elapsed() >= self.locks.lease() => {
                 tracing::warn!(sandbox = %id, error = %Escaped(error), "a lock could not be renewed in time");
-                tell(manager, id, Command::LockLost);
+                tell(registry, id, Command::LockLost);
             }
             Err(error) => {
                 tracing::info!(sandbox = %id, error = %Escaped(error), "a lock is not renewed yet");
@@ -258,8 +256,8 @@ fn renew(locks: &Locks, held: &Held) -> io::Result<bool> {
     })
 }
 
-fn tell(manager: &Manager, id: &SandboxId, command: Command) {
-    if let Some(handle) = manager.find(id) {
+fn tell(registry: &Registry, id: &SandboxId, command: Command) {
+    if let Some(handle) = registry.find(id) {
         let _ = handle.commands.try_send(command);
     }
 }

@@ -1,39 +1,28 @@
 //! [`Manager`]: which sandboxes there are, who may have one, who may attach. Knows no HTTP.
 
-use std::{
-    collections::{HashMap, hash_map::Entry},
-    io,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{io, sync::Arc, time::Duration};
 
-use futures::future::join_all;
-use tokio::{
-    runtime::Handle,
-    sync::{mpsc, oneshot},
-    time::timeout,
-};
+use tokio::{runtime::Handle, time::timeout};
 
 use super::{
-    handle::{COMMANDS_IN_FLIGHT, Command, Request, StdinSlot},
+    handle::SandboxHandle,
     leases::{Lease, Leases},
+    registry::{Registry, Reservation},
     state::State,
-    storing::reason,
     task::Sandbox,
 };
 use crate::{
     protocol::{
-        ConfigError, SandboxConfig, SandboxId, SandboxToken, ServerMessage, Status,
+        ConfigError, SandboxConfig, SandboxId, ServerMessage, Status,
         names::{CLOSE_ERROR, CONFIG_IDLE_TIMEOUT},
     },
     server::{
         backend::api::{Backend, BackendSandbox},
         builder::Options,
         escaped::Escaped,
-        http::client_address::ClientAddress,
-        identity::TokenHash,
+        identity::{TokenHash, new_identity},
         session::client_link::Link,
-        store::checkpoints::{SnapshotName, Store},
+        store::checkpoints::{SnapshotName, Store, reason},
     },
 };
 
@@ -48,74 +37,7 @@ pub(crate) struct Manager {
     pub(crate) leases: Arc<Leases>,
     /// Sandboxes live here, not on the threads that serve connections.
     pub(crate) runtime: Handle,
-    registry: Mutex<Registry>,
-}
-
-struct Registry {
-    sandboxes: HashMap<SandboxId, SandboxHandle>,
-    /// How many of them each client has.
-    of_clients: HashMap<ClientAddress, usize>,
-    /// One clone is with every sandbox; gone once the server stops.
-    alive: Option<mpsc::Sender<()>>,
-    /// Ends when the last clone is dropped.
-    all_ended: Option<mpsc::Receiver<()>>,
-}
-
-/// The place of a sandbox in the registry; it ends when this is dropped.
-pub(crate) struct Registration {
-    manager: Arc<Manager>,
-    id: SandboxId,
-    client: Option<ClientAddress>,
-}
-
-impl Drop for Registration {
-    fn drop(&mut self) {
-        let mut registry = self.manager.lock();
-        registry.sandboxes.remove(&self.id);
-        if let Some(client) = self.client
-            && let Entry::Occupied(mut entry) = registry.of_clients.entry(client)
-        {
-            *entry.get_mut() -= 1;
-            if *entry.get() == 0 {
-                entry.remove();
-            }
-        }
-    }
-}
-
-/// A place in the registry for a sandbox that is being made. Dropped, it is free again.
-pub(crate) struct Place {
-    pub(crate) handle: SandboxHandle,
-    pub(crate) commands: mpsc::Receiver<Command>,
-    registration: Registration,
-    alive: mpsc::Sender<()>,
-}
-
-/// The way to a sandbox.
-#[derive(Clone)]
-pub(crate) struct SandboxHandle {
-    pub(crate) commands: mpsc::Sender<Command>,
-    pub(crate) token: TokenHash,
-    pub(crate) stdin: Arc<StdinSlot>,
-}
-
-impl SandboxHandle {
-    /// Hands on what a client says, and waits until the sandbox has taken it: a client that sends
-    /// faster has its socket read slower, and what waits is one message, not a queue of them.
-    /// Nothing happens when the sandbox is gone.
-    pub(crate) async fn say(&self, link: &Arc<Link>, request: Request) {
-        let link = link.clone();
-        let (obeyed, is_obeyed) = oneshot::channel();
-        let command = Command::Say {
-            link,
-            request,
-            obeyed,
-        };
-        if self.commands.send(command).await.is_ok() {
-            // It is never sent, only dropped.
-            let _ = is_obeyed.await;
-        }
-    }
+    pub(crate) registry: Arc<Registry>,
 }
 
 impl Manager {
@@ -126,34 +48,14 @@ impl Manager {
         store: Store,
         leases: Leases,
     ) -> Self {
-        let (alive, all_ended) = mpsc::channel(1);
         Self {
+            registry: Arc::new(Registry::new(options.clone())),
             options,
             backend,
             store: Arc::new(store),
             leases: Arc::new(leases),
             runtime: Handle::current(),
-            registry: Mutex::new(Registry {
-                sandboxes: HashMap::new(),
-                of_clients: HashMap::new(),
-                alive: Some(alive),
-                all_ended: Some(all_ended),
-            }),
         }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Registry> {
-        self.registry.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Whether no more sandboxes are made.
-    pub(crate) fn is_stopping(&self) -> bool {
-        self.lock().alive.is_none()
-    }
-
-    /// How many sandboxes there are, those being created or deleted included.
-    pub(crate) fn count(&self) -> usize {
-        self.lock().sandboxes.len()
     }
 
     /// Answers a configuration: makes the sandbox, or says why not and closes the link.
@@ -196,7 +98,9 @@ impl Manager {
         let (id, token) = new_identity().map_err(|error| {
             format!("Failed to create the sandbox: no random numbers to be had ({error}).")
         })?;
-        let place = self.reserve(&id, TokenHash::of(&token), link.client())?;
+        let place = self
+            .registry
+            .reserve(&id, TokenHash::of(&token), link.client())?;
         let handle = place.handle.clone();
 
         let (manager, link) = (self.clone(), link.clone());
@@ -219,7 +123,7 @@ impl Manager {
             match made.await {
                 Ok((lease, backend)) => {
                     let state = State::attached(link);
-                    let (sandbox, _alive) =
+                    let sandbox =
                         manager.settle(place, config, idle_timeout, backend, lease, state);
                     sandbox.greet(token);
                     sandbox.run().await;
@@ -232,57 +136,6 @@ impl Manager {
             }
         });
         Ok(handle)
-    }
-
-    /// Takes a place in the registry, or gives the reason why there is none.
-    pub(crate) fn reserve(
-        self: &Arc<Self>,
-        id: &SandboxId,
-        token: TokenHash,
-        client: Option<ClientAddress>,
-    ) -> Result<Place, String> {
-        let (commands, receiver) = mpsc::channel(COMMANDS_IN_FLIGHT);
-        let handle = SandboxHandle {
-            commands,
-            token,
-            stdin: Arc::default(),
-        };
-        let mut registry = self.lock();
-        let Some(alive) = registry.alive.clone() else {
-            return Err("The server is stopping.".to_owned());
-        };
-        let limit = self.options.max_sandboxes;
-        if registry.sandboxes.len() >= limit {
-            return Err(format!(
-                "This server has its limit of {limit} sandboxes: kill one, or wait for one to be deleted."
-            ));
-        }
-        if registry.sandboxes.contains_key(id) {
-            return Err("It is here already.".to_owned());
-        }
-        if let Some(client) = client {
-            let count = registry.of_clients.get(&client).copied().unwrap_or(0);
-            if let Some(limit) = self.options.max_sandboxes_per_client
-                && count >= limit
-            {
-                return Err(format!(
-                    "The clients of this address have their limit of {limit} sandboxes: kill one, or wait for one to be deleted."
-                ));
-            }
-            registry.of_clients.insert(client, count + 1);
-        }
-        registry.sandboxes.insert(id.clone(), handle.clone());
-        let registration = Registration {
-            manager: self.clone(),
-            id: id.clone(),
-            client,
-        };
-        Ok(Place {
-            handle,
-            commands: receiver,
-            registration,
-            alive,
-        })
     }
 
     /// Takes the lock of a new sandbox.
@@ -333,23 +186,23 @@ impl Manager {
         }
     }
 
-    /// A sandbox in its place, and what keeps the server from being done before it.
+    /// A sandbox in the place that is reserved for it.
     pub(crate) fn settle(
         &self,
-        place: Place,
+        place: Reservation,
         config: SandboxConfig,
         idle_timeout: Duration,
         backend: Arc<dyn BackendSandbox>,
         lease: Option<Lease>,
         state: State,
-    ) -> (Sandbox, mpsc::Sender<()>) {
-        let Place {
+    ) -> Sandbox {
+        let Reservation {
             handle,
             commands,
             registration,
             alive,
         } = place;
-        let sandbox = Sandbox {
+        Sandbox {
             id: registration.id.clone(),
             token: handle.token,
             config,
@@ -362,10 +215,11 @@ impl Manager {
             stdin_slot: handle.stdin,
             registration: Some(registration),
             state,
-        };
-        (sandbox, alive)
+            _alive: alive,
+        }
     }
 
+    /// The idle timeout of a sandbox: what its client asks for, within the limit of the server.
     pub(crate) fn idle_timeout(&self, config: &SandboxConfig) -> Result<Duration, String> {
         // Some 136 years, which every clock can still add.
         const MOST: u64 = u32::MAX as u64;
@@ -384,31 +238,9 @@ impl Manager {
         Ok(Duration::from_secs(seconds).min(limit))
     }
 
-    /// The sandbox of this id, if it lives here.
-    pub(crate) fn find(&self, id: &SandboxId) -> Option<SandboxHandle> {
-        self.lock().sandboxes.get(id).cloned()
-    }
-
     /// Deletes all sandboxes and ends the backend; bounded in time.
     pub(crate) async fn stop(&self) {
-        let (handles, all_ended) = {
-            let mut registry = self.lock();
-            registry.alive = None;
-            let handles: Vec<_> = registry.sandboxes.values().cloned().collect();
-            (handles, registry.all_ended.take())
-        };
-        let everything = async {
-            join_all(
-                handles
-                    .iter()
-                    .map(|handle| handle.commands.send(Command::Stop)),
-            )
-            .await;
-            if let Some(mut all_ended) = all_ended {
-                all_ended.recv().await;
-            }
-        };
-        if timeout(STOP_WITHIN, everything).await.is_err() {
+        if timeout(STOP_WITHIN, self.registry.close()).await.is_err() {
             tracing::warn!("not every sandbox was deleted within {STOP_WITHIN:?}");
         }
         // Whatever is still being stored would miss the files that go now.
@@ -426,35 +258,5 @@ fn refuse_creation(link: &Link, reason: String) {
 pub(crate) async fn clean_up(backend: &dyn BackendSandbox) {
     if let Err(why) = backend.delete().await {
         tracing::warn!(why = %Escaped(why), "what was made of a sandbox could not be removed");
-    }
-}
-
-/// A new id, and a token of 192 random bits.
-pub(crate) fn new_identity() -> Result<(SandboxId, SandboxToken), getrandom::Error> {
-    Ok((
-        SandboxId::new(format!("sandbox-{}", random_hex::<8>()?)),
-        SandboxToken::new(random_hex::<24>()?),
-    ))
-}
-
-/// Random bytes, as hexadecimal digits.
-pub(crate) fn random_hex<const BYTES: usize>() -> Result<String, getrandom::Error> {
-    let mut bytes = [0; BYTES];
-    getrandom::fill(&mut bytes)?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn identities_are_long_and_never_the_same() {
-        let (id, token) = new_identity().unwrap();
-        let (other_id, other_token) = new_identity().unwrap();
-        assert!(super::super::attach::is_well_formed(id.as_str()));
-        assert_eq!(token.expose_secret().len(), 48);
-        assert_ne!(id, other_id);
-        assert_ne!(token, other_token);
     }
 }

@@ -9,7 +9,7 @@ use super::{
 use crate::{
     protocol::{ServerMessage, Status, Version},
     server::{
-        backend::api::{Job, Language},
+        backend::job::{Job, Language},
         exec::{
             execution::Execution,
             stdin_queue::{StdinQueue, StdinRefused},

@@ -2,16 +2,18 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
-use tokio::time::Instant;
+use tokio::{
+    sync::oneshot::{self, error::RecvError},
+    time::Instant,
+};
 
-use super::{execs::NamedExecs, storing::Snapshot};
 use crate::{
     machine::StoredExec,
     protocol::{Status, names::CLOSE_ERROR},
     server::{
-        exec::{execution::Execution, output_pump::Drains},
+        exec::{execution::Execution, named_execs::NamedExecs, output_pump::Drains},
         session::client_link::{ExecItem, Link},
-        store::storage::Stamp,
+        store::{storage::Stamp, turns::Stop},
     },
 };
 
@@ -94,5 +96,31 @@ impl Drop for State {
             );
             link.close(CLOSE_ERROR);
         }
+    }
+}
+
+/// A snapshot that is being taken. Dropped, it is given up.
+pub(super) struct Snapshot {
+    pub(super) asked_by: Arc<Link>,
+    pub(super) done: oneshot::Receiver<Result<(), String>>,
+    pub(super) stop: Stop,
+}
+
+impl Snapshot {
+    /// The result; an error means that the task panicked.
+    pub(super) async fn done(&mut self) -> Result<Result<(), String>, RecvError> {
+        (&mut self.done).await
+    }
+
+    /// Gives it up, and waits until nothing of it is left.
+    pub(super) async fn abandon(mut self) {
+        self.stop.stop();
+        let _ = self.done().await;
+    }
+}
+
+impl Drop for Snapshot {
+    fn drop(&mut self) {
+        self.stop.stop();
     }
 }

@@ -13,7 +13,7 @@ use tokio::{
 use super::{
     handle::{Attached, Command, StdinSlot},
     leases::Lease,
-    manager::Registration,
+    registry::Registration,
     state::State,
 };
 use crate::{
@@ -59,6 +59,8 @@ pub(crate) struct Sandbox {
     /// Dropped when the sandbox ends: from then on nobody finds it.
     pub(super) registration: Option<Registration>,
     pub(super) state: State,
+    /// Dropped last: the server waits for it when it stops.
+    pub(super) _alive: mpsc::Sender<()>,
 }
 
 /// Why a sandbox ends.

@@ -7,22 +7,23 @@
 use std::{
     collections::VecDeque,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::{Context, Poll, Waker},
+    task::{Context, Poll},
 };
 
 use bytes::Bytes;
+use futures::task::AtomicWaker;
 use tokio::sync::Notify;
 
 use crate::{
     protocol::{ServerMessage, Status, StdStream, Version},
-    server::{exec::named_exec::NamedExec, http::client_address::ClientAddress},
+    server::{
+        exec::{named_exec::NamedExec, output_pump::MAX_PIECE_BYTES},
+        http::client_address::ClientAddress,
+    },
 };
 
 /// Answers that may wait for a client that does not read; then it is cut off.
 const MAX_WAITING_ANSWERS: usize = 1_024;
-
-/// Largest piece of output in one message, in bytes.
-pub(crate) const MAX_PIECE_BYTES: usize = 64 * 1024;
 
 /// What a queued piece costs beside its bytes.
 const PIECE_OVERHEAD: usize = 128;
@@ -76,7 +77,6 @@ struct State {
     pong: Option<Bytes>,
     /// What to close with after the client closed.
     farewell: Option<Option<u16>>,
-    writer: Option<Waker>,
     /// The sandbox waits until less than this is queued.
     low_water: Option<usize>,
     /// A close frame is in the queue or was popped: nothing is taken any more.
@@ -113,6 +113,8 @@ pub(crate) struct Link {
     version: Version,
     client: Option<ClientAddress>,
     state: Mutex<State>,
+    /// The task that takes what is queued.
+    writer: Arc<AtomicWaker>,
     ended: Notify,
     room: Notify,
 }
@@ -122,9 +124,7 @@ pub(crate) struct Cork(Arc<Link>);
 
 impl Drop for Cork {
     fn drop(&mut self) {
-        let mut state = self.0.lock();
-        state.corked = false;
-        wake(state);
+        self.0.change(|state| state.corked = false);
     }
 }
 
@@ -152,6 +152,12 @@ impl Link {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Changes the state, and wakes the writer.
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        change(&mut self.lock());
+        self.writer.wake();
+    }
+
     /// Queues something of an exec; gives it back when the link is at its end.
     pub(crate) fn push_exec(&self, item: ExecItem) -> Result<(), ExecItem> {
         let mut state = self.lock();
@@ -171,7 +177,8 @@ impl Link {
                 state.queue.push_back(Entry::Exec(item));
             }
         }
-        wake(state);
+        drop(state);
+        self.writer.wake();
         Ok(())
     }
 
@@ -188,7 +195,8 @@ impl Link {
         }
         state.answers += 1;
         state.queue.push_back(Entry::Answer(message));
-        wake(state);
+        drop(state);
+        self.writer.wake();
     }
 
     /// Queues an error status and its reason.
@@ -208,37 +216,34 @@ impl Link {
         Cork(self.clone())
     }
 
-    /// From now on, this exec goes out here.
-    pub(crate) fn add(&self, exec: Arc<NamedExec>) {
-        let mut state = self.lock();
-        if !state.dead && !state.named.iter().any(|known| Arc::ptr_eq(known, &exec)) {
-            state.named.push_back(exec);
-        }
-    }
-
-    /// A named exec may have something to say.
-    pub(crate) fn wake(&self) {
-        wake(self.lock());
+    /// From now on, this exec goes out here, beginning with what it has to say already. A link
+    /// forgets an exec that is settled and has nothing to say.
+    pub(crate) fn add(&self, exec: &Arc<NamedExec>) {
+        exec.set_writer(self.writer.clone());
+        self.change(|state| {
+            if !state.dead && !state.named.iter().any(|known| Arc::ptr_eq(known, exec)) {
+                state.named.push_back(exec.clone());
+            }
+        });
     }
 
     /// Queues a close frame; what is pushed later is dropped.
     pub(crate) fn close(&self, code: u16) {
-        let mut state = self.lock();
-        if state.closing || state.dead {
-            return;
-        }
-        state.closing = true;
-        state.queue.push_back(Entry::Close(code));
-        wake(state);
+        self.change(|state| {
+            if !state.closing && !state.dead {
+                state.closing = true;
+                state.queue.push_back(Entry::Close(code));
+            }
+        });
         self.ended.notify_waiters();
     }
 
     /// Ends the link without a close frame.
     pub(crate) fn die(&self) {
-        let mut state = self.lock();
-        state.dead = true;
-        state.named.clear();
-        wake(state);
+        self.change(|state| {
+            state.dead = true;
+            state.named.clear();
+        });
         self.ended.notify_waiters();
     }
 
@@ -254,9 +259,7 @@ impl Link {
 
     /// Answers a ping.
     pub(crate) fn pong(&self, payload: Bytes) {
-        let mut state = self.lock();
-        state.pong = Some(payload);
-        wake(state);
+        self.change(|state| state.pong = Some(payload));
     }
 
     /// Whether the link is dead.
@@ -317,6 +320,8 @@ impl Link {
 
     /// The next thing to write; `None` when the session is over.
     pub(crate) fn poll_pop(&self, cx: &Context<'_>) -> Poll<Option<Outgoing>> {
+        // Before the state is read: what changes after that wakes the writer again.
+        self.writer.register(cx.waker());
         let mut state = self.lock();
         if state.dead {
             // What else is queued stays where it is: the sandbox takes it back.
@@ -365,22 +370,14 @@ impl Link {
                 return Poll::Ready(Some(Outgoing::Text(message.encode())));
             }
         }
-        state.writer = Some(cx.waker().clone());
         Poll::Pending
-    }
-}
-
-/// Wakes the writer once the lock is released.
-fn wake(mut state: MutexGuard<'_, State>) {
-    let writer = state.writer.take();
-    drop(state);
-    if let Some(writer) = writer {
-        writer.wake();
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::task::Waker;
+
     use super::*;
     use crate::protocol::Status;
 
@@ -450,7 +447,7 @@ mod tests {
     fn one_without_a_name_that_prints_without_end_does_not_keep_the_others_waiting() {
         let link = Arc::new(Link::new(Version::V2, None));
         let exec = NamedExec::new(crate::machine::ServedExec::new("named".into(), 1_024));
-        exec.join(&link);
+        link.add(&exec);
         exec.change(|exec| {
             exec.handle_started();
             exec.handle_output(StdStream::Stdout, b"heard");

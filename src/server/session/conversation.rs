@@ -32,11 +32,10 @@ use crate::{
     rest::Rest,
     server::{
         escaped::Escaped,
-        http::routes::client,
+        http::client_address::ClientAddress,
         sandbox::{
-            execs::NamedRequest,
-            handle::Request,
-            manager::{Manager, SandboxHandle},
+            handle::{NamedRequest, Request, SandboxHandle},
+            manager::Manager,
         },
     },
 };
@@ -68,7 +67,7 @@ pub(crate) fn open(
         Version::V2 => &[SUBPROTOCOL_V2],
     };
     let mut response = ws::handshake_with_protocols(request, spoken)?;
-    let link = Arc::new(Link::new(version, client(request)));
+    let link = Arc::new(Link::new(version, ClientAddress::of(request)));
     let incoming = Incoming::new(payload, manager.options.max_message_bytes);
     let session = Session { link: link.clone() };
     // The payload is read by the conversation; the actor gets none.

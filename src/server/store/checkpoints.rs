@@ -15,8 +15,7 @@ use std::{
     time::Duration,
 };
 
-use serde::{Deserialize, Serialize};
-use tokio::{sync::Semaphore, task::spawn_blocking, time::timeout};
+use tokio::{sync::Semaphore, time::timeout};
 
 use super::{
     archive::{
@@ -25,13 +24,14 @@ use super::{
         unpack::{read_execs, read_record, unpack},
     },
     exec_record,
-    storage::{Stamp, Storage},
+    record::Record,
+    storage::{CHECKPOINTS, SNAPSHOTS, Stamp, Storage, UNFINISHED},
     turns::{Stop, Turn, Turns},
 };
 use crate::{
     machine::StoredExec,
-    protocol::{SandboxConfig, SandboxId, excerpt},
-    server::{backend::api::BackendSandbox, identity::TokenHash},
+    protocol::{SandboxId, excerpt},
+    server::{backend::api::BackendSandbox, blocking::blocking},
 };
 
 /// Small requests to the storage at the same time. They do not wait behind archives. Those that hang
@@ -40,13 +40,6 @@ const SMALL_AT_ONCE: usize = 4;
 
 /// Longest name of a snapshot, in bytes.
 const MAX_NAME_BYTES: usize = 128;
-
-/// The beginning of the names of files that are being written.
-pub(super) const UNFINISHED: &str = ".unfinished-";
-
-/// The directories of archives.
-pub(super) const SNAPSHOTS: &str = "snapshots";
-pub(super) const CHECKPOINTS: &str = "checkpoints";
 
 const EXTENSION: &str = "tar.zst";
 
@@ -83,51 +76,6 @@ impl SnapshotName {
 
     pub(crate) fn as_str(&self) -> &str {
         &self.0
-    }
-}
-
-/// The settings of a checkpointed sandbox.
-#[derive(Clone)]
-pub(crate) struct Record {
-    pub(crate) token: TokenHash,
-    pub(crate) config: SandboxConfig,
-}
-
-/// A [`Record`] as it is written. A later version may add keys.
-#[derive(Serialize, Deserialize)]
-struct Written {
-    version: u32,
-    sandbox_id: String,
-    token_sha256: String,
-    config: serde_json::Value,
-}
-
-const VERSION: u32 = 1;
-
-impl Record {
-    fn write(&self, id: &SandboxId) -> io::Result<Vec<u8>> {
-        Ok(serde_json::to_vec(&Written {
-            version: VERSION,
-            sandbox_id: id.as_str().to_owned(),
-            token_sha256: self.token.to_hex(),
-            config: serde_json::from_str(&self.config.encode())?,
-        })?)
-    }
-
-    fn read(text: &[u8], id: &SandboxId) -> io::Result<Self> {
-        let damaged = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what);
-        let written: Written = serde_json::from_slice(text)?;
-        if written.version != VERSION {
-            return Err(damaged("its record is of another version"));
-        }
-        if written.sandbox_id != id.as_str() {
-            return Err(damaged("it belongs to another sandbox"));
-        }
-        let config = SandboxConfig::parse(written.config.to_string().as_bytes())
-            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
-        let token = TokenHash::from_hex(&written.token_sha256)
-            .ok_or_else(|| damaged("its record holds no token"))?;
-        Ok(Self { token, config })
     }
 }
 
@@ -331,17 +279,16 @@ fn checkpoint_file(id: &SandboxId) -> String {
     format!("{CHECKPOINTS}/{id}.{EXTENSION}")
 }
 
-/// Does what blocks on a thread for that.
-pub(crate) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> io::Result<T> + Send + 'static,
-) -> io::Result<T> {
-    spawn_blocking(work).await.map_err(io::Error::other)?
+/// An error of the store as a client is told: not without end, whatever files are called.
+pub(crate) fn reason(error: &io::Error) -> String {
+    format!("{}.", excerpt(error.to_string().as_bytes()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::server::store::directory::Directory;
+    use crate::{protocol::SandboxConfig, server::identity::TokenHash};
 
     #[test]
     fn names_that_could_lead_elsewhere_are_no_names() {

@@ -18,9 +18,8 @@ use super::{
         layout::Bounds,
         pack::{Packed, remove_if_left_behind},
     },
-    checkpoints::{CHECKPOINTS, SNAPSHOTS, UNFINISHED},
     lock::{LOCKS, WAITING},
-    storage::{Fence, MAX_SMALL_BYTES, Stamp, Storage},
+    storage::{CHECKPOINTS, Fence, MAX_SMALL_BYTES, SNAPSHOTS, Stamp, Storage, UNFINISHED},
     turns::Turn,
 };
 use crate::server::private;

@@ -13,6 +13,13 @@ use super::{
     turns::Turn,
 };
 
+/// The beginning of the names of files that are being written.
+pub(super) const UNFINISHED: &str = ".unfinished-";
+
+/// The directories of archives.
+pub(super) const SNAPSHOTS: &str = "snapshots";
+pub(super) const CHECKPOINTS: &str = "checkpoints";
+
 /// Most bytes of a small file that are read: a lock takes a few hundred.
 pub(super) const MAX_SMALL_BYTES: u64 = 64 * 1024;
 

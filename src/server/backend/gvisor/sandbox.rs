@@ -21,47 +21,38 @@ use futures::future::BoxFuture;
 use tokio::sync::{Mutex, OnceCell};
 
 use super::{
-    bundle::{self, EXIT, MOUNT_POINTS, SOURCE, SOURCE_INSIDE, USER},
+    bundle::{self, EXIT, MOUNT_POINTS, SOURCE, USER},
     container::Container,
     process::GvisorProcess,
     runsc::{self, Runsc},
-    scripts::{self, FREEZE, RUN},
+    scripts::{self, FREEZE, RUN, SOURCE_INSIDE},
 };
 use crate::{
     protocol::SandboxId,
     server::{
         backend::{
-            api::{Backend, BackendSandbox, Job, Started},
+            api::{Backend, BackendSandbox, Started},
+            code_file::{CodeFile, make_private, write_private},
             confine::{
-                CODE_INSIDE, HOME_INSIDE, PATH, hidden, interpreter, make_directory,
-                make_mount_point, write_for,
+                CODE_INSIDE, HOME_INSIDE, hidden, interpreter, make_directory, make_mount_point,
+                write_for,
             },
-            etc, files,
-            launch::{
-                CodeFile, Ground, Launcher, check, find, make_private, mark, no_directory,
-                search_path, write_private,
-            },
-            remove::remove_tree,
+            context::ServerContext,
+            etc,
+            job::{Job, check, no_directory},
+            launch::{Launcher, mark},
+            programs::{PATH, find, search_path},
+            remove::{remove_sandbox, remove_tree},
             site,
         },
+        blocking::blocking,
         choice::{Confines, GvisorOptions},
         escaped::Escaped,
-        store::{
-            archive::layout::{HOME, MEMORY, ROOT, TEMPORARY, Tree, Trees},
-            checkpoints::blocking,
-        },
+        store::archive::layout::{HOME, MEMORY, ROOT, TEMPORARY, Tree, Trees},
     },
 };
 
 const BUNDLE: &str = "bundle";
-
-/// Where `runsc` keeps its records, in the directory of a server.
-const RECORDS: &str = "runsc";
-
-/// Kills what runs of all containers of the server that has this directory.
-pub(crate) async fn end_all(root: &Path) -> io::Result<()> {
-    runsc::end_all(&root.join(RECORDS)).await
-}
 
 /// Runs code in gVisor.
 pub(crate) struct GvisorBackend {
@@ -69,16 +60,19 @@ pub(crate) struct GvisorBackend {
 }
 
 struct Shared {
-    ground: Arc<Ground>,
+    context: Arc<ServerContext>,
     confines: Confines,
     hidden: Vec<PathBuf>,
     runsc: Arc<Runsc>,
 }
 
 impl GvisorBackend {
-    /// A backend on this ground, once a sandbox was seen to work. The error says what is in the way.
-    pub(crate) async fn start(options: GvisorOptions, ground: Arc<Ground>) -> Result<Self, String> {
-        let hidden = hidden(&options.confines, &ground)?;
+    /// A backend on this context, once a sandbox was seen to work. The error says what is in the way.
+    pub(crate) async fn start(
+        options: GvisorOptions,
+        context: Arc<ServerContext>,
+    ) -> Result<Self, String> {
+        let hidden = hidden(&options.confines, &context)?;
         if !nix::unistd::geteuid().is_root() {
             return Err("`runsc` needs the server to run as root".to_owned());
         }
@@ -86,11 +80,11 @@ impl GvisorBackend {
             return Err(format!("`perl` is not installed, or not on {PATH}"));
         }
         let binary = binary(&options.binary)?;
-        let records = ground.root.join(RECORDS);
+        let records = context.root.join(runsc::RECORDS);
         make_private(&records).map_err(|error| format!("{}: {error}", records.display()))?;
         let backend = Self {
             shared: Arc::new(Shared {
-                ground,
+                context,
                 runsc: Arc::new(Runsc::new(binary, &options, &records)),
                 confines: options.confines,
                 hidden,
@@ -115,10 +109,10 @@ impl GvisorBackend {
     }
 
     async fn sandbox(&self, id: &SandboxId) -> io::Result<GvisorSandbox> {
-        let ground = &self.shared.ground;
-        let directory = ground.root.join(id.as_str());
+        let context = &self.shared.context;
+        let directory = context.root.join(id.as_str());
         let sandbox = GvisorSandbox {
-            launcher: Launcher::new(id.clone(), directory.clone(), ground.clone())?,
+            launcher: Launcher::new(id.clone(), directory.clone(), context.clone())?,
             directory,
             shared: self.shared.clone(),
             trusted: OnceCell::new(),
@@ -128,7 +122,7 @@ impl GvisorBackend {
         match blocking(move || prepare(&directory)).await {
             Ok(()) => Ok(sandbox),
             Err(error) => {
-                let _ = files::remove(&sandbox.directory).await;
+                let _ = remove_sandbox(&sandbox.directory).await;
                 Err(error)
             }
         }
@@ -206,10 +200,10 @@ impl Backend for GvisorBackend {
     fn shutdown(&self) -> BoxFuture<'_, ()> {
         Box::pin(async {
             // A last chance for those that could not be deleted.
-            if let Err(error) = end_all(&self.shared.ground.root).await {
+            if let Err(error) = runsc::end_all(&self.shared.context.root).await {
                 tracing::warn!(error = %Escaped(error), "sandboxes are left behind");
             }
-            self.shared.ground.clear().await;
+            self.shared.context.clear().await;
         })
     }
 }
@@ -334,7 +328,7 @@ impl BackendSandbox for GvisorSandbox {
                 container.end().await?;
             }
             self.launcher.end_processes().await?;
-            files::remove(&self.directory).await
+            remove_sandbox(&self.directory).await
         })
     }
 }

@@ -35,20 +35,23 @@ use crate::{
     protocol::{SandboxId, excerpt},
     server::{
         backend::{
-            api::{Backend, BackendSandbox, Job, Started},
+            api::{Backend, BackendSandbox, Started},
+            code_file::CodeFile,
             confine::{
-                CODE_INSIDE, ENVIRONMENT, HOME_INSIDE, PATH, hidden, interpreter, make_directory,
+                CODE_INSIDE, ENVIRONMENT, HOME_INSIDE, hidden, interpreter, make_directory,
                 write_for,
             },
-            etc, files,
-            launch::{CodeFile, Ground, Launcher, check, find, no_directory},
+            context::ServerContext,
+            etc,
+            job::{Job, check, no_directory},
+            launch::Launcher,
+            programs::{PATH, find},
+            remove::remove_sandbox,
             site, spawn,
         },
+        blocking::blocking,
         choice::{Confines, NamespaceOptions},
-        store::{
-            archive::layout::{HOME, ROOT, TEMPORARY, Tree, Trees},
-            checkpoints::blocking,
-        },
+        store::archive::layout::{HOME, ROOT, TEMPORARY, Tree, Trees},
     },
 };
 
@@ -94,7 +97,7 @@ pub(crate) struct NamespaceBackend {
 }
 
 struct Shared {
-    ground: Arc<Ground>,
+    context: Arc<ServerContext>,
     confines: Confines,
     hidden: Vec<PathBuf>,
     tools: Tools,
@@ -105,12 +108,12 @@ struct Shared {
 }
 
 impl NamespaceBackend {
-    /// A backend on this ground, once a sandbox was seen to work. The error says what is in the way.
+    /// A backend on this context, once a sandbox was seen to work. The error says what is in the way.
     pub(crate) async fn start(
         options: NamespaceOptions,
-        ground: Arc<Ground>,
+        context: Arc<ServerContext>,
     ) -> Result<Self, String> {
-        let hidden = hidden(&options.confines, &ground)?;
+        let hidden = hidden(&options.confines, &context)?;
         let tool = |name: &str| {
             find(name, PATH.as_ref())
                 .ok_or_else(|| {
@@ -136,7 +139,7 @@ impl NamespaceBackend {
         let first = u32::from_le_bytes(random);
         let backend = Self {
             shared: Arc::new(Shared {
-                ground,
+                context,
                 confines: options.confines,
                 hidden,
                 tools,
@@ -164,14 +167,14 @@ impl NamespaceBackend {
     }
 
     async fn sandbox(&self, id: &SandboxId) -> io::Result<NamespaceSandbox> {
-        let ground = &self.shared.ground;
-        let directory = ground.root.join(id.as_str());
+        let context = &self.shared.context;
+        let directory = context.root.join(id.as_str());
         let user = self.shared.next_user.as_ref().map(|next| {
             let number = next.fetch_add(1, Ordering::Relaxed);
             FIRST_USER + number % USERS
         });
         let sandbox = NamespaceSandbox {
-            launcher: Launcher::new(id.clone(), directory.clone(), ground.clone())?,
+            launcher: Launcher::new(id.clone(), directory.clone(), context.clone())?,
             directory,
             user,
             shared: self.shared.clone(),
@@ -182,7 +185,7 @@ impl NamespaceBackend {
         match blocking(move || prepare(&directory, user)).await {
             Ok(()) => Ok(sandbox),
             Err(error) => {
-                let _ = files::remove(&sandbox.directory).await;
+                let _ = remove_sandbox(&sandbox.directory).await;
                 Err(error)
             }
         }
@@ -228,7 +231,7 @@ impl Backend for NamespaceBackend {
     }
 
     fn shutdown(&self) -> BoxFuture<'_, ()> {
-        Box::pin(self.shared.ground.clear())
+        Box::pin(self.shared.context.clear())
     }
 }
 
@@ -308,7 +311,7 @@ impl BackendSandbox for NamespaceSandbox {
     fn delete(&self) -> BoxFuture<'_, Result<(), String>> {
         Box::pin(async move {
             let frozen = self.freeze().await;
-            let removed = files::remove(&self.directory).await;
+            let removed = remove_sandbox(&self.directory).await;
             frozen.and(removed)
         })
     }

@@ -20,8 +20,8 @@ async fn sandboxes_with(
     options: NamespaceOptions,
 ) -> Option<(NamespaceBackend, [NamespaceSandbox; 2])> {
     let root = Root::make(folder, "init-test").unwrap();
-    let ground = Ground::start(root, None, "init-test".to_owned()).unwrap();
-    let backend = match NamespaceBackend::start(options, ground).await {
+    let context = ServerContext::start(root, None, "init-test".to_owned()).unwrap();
+    let backend = match NamespaceBackend::start(options, context).await {
         Ok(backend) => backend,
         Err(error) => {
             println!("not tried: {error}");

@@ -7,6 +7,8 @@
     reason = "a test that cannot go on fails"
 )]
 
+mod imports;
+
 use std::{fs, path::Path};
 
 /// The text of every Rust file below a directory.
