@@ -14,6 +14,8 @@ pub(crate) mod job;
 pub(crate) mod launch;
 #[cfg(target_os = "linux")]
 pub(crate) mod namespace;
+#[cfg(target_os = "linux")]
+pub(crate) mod proc;
 pub(crate) mod programs;
 pub(crate) mod remove;
 pub(crate) mod server_directory;

@@ -35,12 +35,14 @@ use crate::server::{
     sandbox::{
         handle::Command,
         manager::{Manager, clean_up},
-        registry::Reservation,
     },
 };
 
 /// Pieces of output on their way to the client.
 const PIECES_IN_FLIGHT: usize = 2;
+
+/// Why code was killed.
+const TOO_LONG: &str = "it ran longer than this server allows";
 
 /// An answer that is no output: its status, and the reason.
 type Refusal = (StatusCode, String);
@@ -139,7 +141,7 @@ impl Manager {
     ) -> Result<Pieces, Refusal> {
         let unavailable = |reason| (StatusCode::SERVICE_UNAVAILABLE, reason);
         let (id, token) = new_identity().map_err(|error| unavailable(error.to_string()))?;
-        let place = self
+        let mut place = self
             .registry
             .reserve(&id, TokenHash::of(&token), client)
             .map_err(unavailable)?;
@@ -147,33 +149,25 @@ impl Manager {
         let (started, is_started) = oneshot::channel();
         let manager = self.clone();
         self.runtime.spawn(async move {
-            match manager.backend.create(&id).await {
-                Ok(backend) => {
-                    let backend: Arc<dyn BackendSandbox> = backend.into();
-                    let once = Once {
-                        place,
-                        sender,
-                        started: Some(started),
-                    };
-                    let stdin = StdinQueue::new(0);
-                    // Nobody can write to it: the code finds its end at once.
-                    stdin.close();
-                    let exec = Execution::start(
-                        backend.clone(),
-                        Job::new(language, code),
-                        manager.options.max_run_time,
-                        Arc::new(stdin),
-                        Drains::default(),
-                    );
-                    let place = once.run(exec).await;
-                    clean_up(&*backend).await;
-                    drop(place);
-                }
+            let backend: Arc<dyn BackendSandbox> = match manager.backend.create(&id).await {
+                Ok(backend) => backend.into(),
                 Err(error) => {
                     let reason = format!("Failed to create the sandbox: {error}");
-                    let _ = started.send(Err(reason));
+                    return drop(started.send(Err(reason)));
                 }
-            }
+            };
+            let stdin = StdinQueue::new(0);
+            // No client can write to it: the code finds its end at once.
+            stdin.close();
+            let exec = Execution::start(
+                backend.clone(),
+                Job::new(language, code),
+                manager.options.max_run_time,
+                Arc::new(stdin),
+                Drains::default(),
+            );
+            pass_on(exec, &mut place.commands, sender, started).await;
+            clean_up(&*backend).await;
         });
         match is_started.await {
             Ok(Ok(())) => Ok(pieces),
@@ -183,90 +177,53 @@ impl Manager {
     }
 }
 
-/// One run of code.
-struct Once {
-    place: Reservation,
+/// Passes the output on until the code has ended, the client is gone, or the server stops.
+async fn pass_on(
+    mut exec: Execution,
+    commands: &mut mpsc::Receiver<Command>,
     sender: mpsc::Sender<io::Result<Bytes>>,
-    started: Option<oneshot::Sender<Result<(), String>>>,
-}
-
-impl Once {
-    /// Passes the output on until the code has ended, the client is gone, or the server stops.
-    async fn run(mut self, mut exec: Execution) -> Reservation {
-        let sender = self.sender.clone();
+    started: oneshot::Sender<Result<(), String>>,
+) {
+    let stopped = async { while !matches!(commands.recv().await, Some(Command::Stop) | None) {} };
+    let output = async {
+        let mut started = Some(started);
+        let mut tell = |result| drop(started.take().map(|started| started.send(result)));
         loop {
-            let event = tokio::select! {
-                biased;
-                stop = self.stops() => {
-                    if stop {
-                        // A client that doesn't read loses its connection anyway.
-                        let _ = sender.try_send(Err(io::Error::other("the server stops")));
-                        break;
-                    }
-                    continue;
-                }
-                () = sender.closed() => break,
-                event = exec.events.recv() => event,
-            };
-            let (last, rest) = match event {
+            let piece = match exec.events.recv().await {
                 Some(ExecEvent::Exited(_)) => continue,
                 Some(ExecEvent::Started) => {
-                    if let Some(started) = self.started.take() {
-                        let _ = started.send(Ok(()));
-                    }
+                    tell(Ok(()));
                     continue;
                 }
-                Some(ExecEvent::Output(_, text)) => (None, Some(text)),
-                Some(ExecEvent::NotStarted(reason)) => {
-                    if let Some(started) = self.started.take() {
-                        let _ = started.send(Err(reason));
+                Some(ExecEvent::NotStarted(reason)) => return tell(Err(reason)),
+                Some(ExecEvent::Output(_, text)) => Ok(text.into()),
+                Some(ExecEvent::Ended { ending, .. }) => match ending {
+                    Ending::Exited(_) => return,
+                    Ending::TimedOut(_) => {
+                        let text = format!("\n[killed: {TOO_LONG}]\n");
+                        let _ = sender.send(Ok(text.into())).await;
+                        Err(TOO_LONG)
                     }
-                    break;
-                }
-                Some(ExecEvent::Ended {
-                    ending: Ending::Exited(_),
-                    ..
-                }) => break,
-                Some(ExecEvent::Ended {
-                    ending: Ending::TimedOut(_),
-                    ..
-                }) => (
-                    Some("it ran longer than this server allows"),
-                    Some("\n[killed: it ran longer than this server allows]\n".to_owned()),
-                ),
-                Some(ExecEvent::Ended {
-                    ending: Ending::Killed(_),
-                    ..
-                })
-                | None => (Some("it was lost"), None),
+                    Ending::Killed(_) => Err("it was lost"),
+                },
+                None => Err("it was lost"),
             };
-            if let Some(text) = rest
-                && !self.give(Ok(text.into())).await
-            {
-                break;
-            }
-            if let Some(why) = last {
-                // An answer that just ended would say that this was all.
-                self.give(Err(io::Error::other(why))).await;
-                break;
+            // An answer that just ended would say that this was all.
+            let is_last = piece.is_err();
+            let sent = sender.send(piece.map_err(io::Error::other)).await;
+            if is_last || sent.is_err() {
+                return;
             }
         }
-        exec.abandon().await;
-        self.place
-    }
-
-    /// Whether the server stops; resolves only when there is something new.
-    async fn stops(&mut self) -> bool {
-        matches!(self.place.commands.recv().await, Some(Command::Stop) | None)
-    }
-
-    /// Whether the client took the piece: not if it is gone or the server stops.
-    async fn give(&mut self, piece: io::Result<Bytes>) -> bool {
-        let sender = self.sender.clone();
-        tokio::select! {
-            biased;
-            sent = sender.send(piece) => sent.is_ok(),
-            _ = self.stops() => false,
+    };
+    tokio::select! {
+        biased;
+        () = stopped => {
+            // A client that doesn't read loses its connection anyway.
+            let _ = sender.try_send(Err(io::Error::other("the server stops")));
         }
+        () = sender.closed() => {}
+        () = output => {}
     }
+    exec.abandon().await;
 }

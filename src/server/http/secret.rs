@@ -101,15 +101,8 @@ impl Secret {
                 _ => return Err(error),
             }
         }
-        let named = fs::symlink_metadata(path)?;
-        if !named.is_file() {
-            return Err(invalid("it is a link, or it is no regular file".to_owned()));
-        }
-        let file = fs::File::open(path)?;
+        let file = private::open(path)?;
         let opened = file.metadata()?;
-        if (named.dev(), named.ino()) != (opened.dev(), opened.ino()) {
-            return Err(invalid("it was replaced while it was opened".to_owned()));
-        }
         if opened.uid() != nix::unistd::geteuid().as_raw() {
             return Err(invalid(format!(
                 "it belongs to another user (uid {}): `chown` it to the user of the server",
@@ -306,11 +299,11 @@ mod tests {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
         let link = folder.path().join("link");
         std::os::unix::fs::symlink(&path, &link).unwrap();
-        assert!(file_error(&link).contains("it is a link"));
+        assert!(file_error(&link).contains("is a symbolic link"));
         let dangling = folder.path().join("dangling");
         std::os::unix::fs::symlink(folder.path().join("nothing"), &dangling).unwrap();
-        assert!(file_error(&dangling).contains("it is a link"));
-        assert!(file_error(folder.path()).contains("no regular file"));
+        assert!(file_error(&dangling).contains("is a symbolic link"));
+        assert!(file_error(folder.path()).contains("is not a file"));
         assert!(file_error(&folder.path().join("no/such")).contains("No such file"));
         for text in ["", "short", &"a".repeat(4_096)] {
             fs::write(&path, text).unwrap();

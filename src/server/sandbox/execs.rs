@@ -4,11 +4,11 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use super::{handle::NamedRequest, requests::unsupported, task::Sandbox};
+use super::{requests::unsupported, task::Sandbox};
 use crate::{
     machine::ServedExec,
     protocol::{
-        ExecEnd, ExecId, ExecOptions, ExecUpdate, ServerMessage, Status,
+        ExecEnd, ExecId, ExecOptions, ExecRequest, ExecUpdate, NamedMessage, ServerMessage, Status,
         limits::{DEFAULT_OUTPUT_GRACE, DEFAULT_WINDOW, MIN_WINDOW},
     },
     server::{
@@ -28,48 +28,41 @@ const UNKNOWN: &str =
 
 impl Sandbox {
     /// Does what the client asked of a named exec.
-    pub(super) fn answer_named(&mut self, id: ExecId, request: NamedRequest) {
+    pub(super) fn answer_named(&mut self, id: ExecId, request: NamedMessage<'_>) {
         let Some(link) = self.state.link.clone() else {
             return;
         };
         let entry = self.state.named.entries.get(&id);
         match (request, entry) {
-            (NamedRequest::Exec { .. } | NamedRequest::Malformed(_), Some(entry)) => {
+            (NamedMessage::Exec(..) | NamedMessage::Malformed(_), Some(entry)) => {
                 // It is not run twice.
                 entry.exec.change(|exec| exec.attach(None));
                 link.add(&entry.exec);
             }
-            (NamedRequest::Exec { .. }, None) if !id.is_valid() => self.refuse_named(
+            (NamedMessage::Exec(..), None) if !id.is_valid() => self.refuse_named(
                 &link,
                 id,
                 Status::ExecutionError,
                 format!("'exec' must be text of 1 to {} bytes.", ExecId::MAX_BYTES),
             ),
-            (NamedRequest::Malformed(why), None) => {
+            (NamedMessage::Malformed(why), None) => {
                 self.refuse_named(&link, id, Status::ExecutionError, why);
             }
-            (
-                NamedRequest::Exec {
-                    language,
-                    code,
-                    options,
-                },
-                None,
-            ) => match self.job(language.as_deref(), code, &options) {
+            (NamedMessage::Exec(exec, options), None) => match self.job(exec, &options) {
                 Ok(job) => self.start_named(&link, id, job, &options),
                 Err((status, why)) => self.refuse_named(&link, id, status, why),
             },
-            (NamedRequest::Stdin { offset, data, eof }, Some(entry)) => {
+            (NamedMessage::Stdin { offset, data, eof }, Some(entry)) => {
                 entry.exec.change(|exec| exec.stdin(offset, &data, eof));
                 link.add(&entry.exec);
             }
-            (NamedRequest::MalformedStdin(why), _) => {
+            (NamedMessage::MalformedStdin(why), _) => {
                 self.refuse_named(&link, id, Status::StdinError, why);
             }
-            (NamedRequest::Ack { offsets, done }, Some(entry)) => {
+            (NamedMessage::Ack { offsets, done }, Some(entry)) => {
                 entry.exec.change(|exec| exec.ack(offsets, done));
             }
-            (NamedRequest::Kill, Some(entry)) => {
+            (NamedMessage::Kill, Some(entry)) => {
                 if let Some(control) = &entry.control {
                     entry.exec.will_die(None);
                     control.kill();
@@ -77,11 +70,11 @@ impl Sandbox {
                 entry.exec.change(ServedExec::kill);
                 link.add(&entry.exec);
             }
-            (NamedRequest::Reconnect { offsets }, Some(entry)) => {
+            (NamedMessage::Reconnect { offsets }, Some(entry)) => {
                 entry.exec.change(|exec| exec.attach(Some(offsets)));
                 link.add(&entry.exec);
             }
-            (NamedRequest::Kill, None) => {
+            (NamedMessage::Kill, None) => {
                 let update = ExecUpdate::new(id);
                 link.push(ServerMessage::exec_status(
                     Status::ExecutionForceKilled,
@@ -89,7 +82,7 @@ impl Sandbox {
                     None,
                 ));
             }
-            (NamedRequest::Reconnect { .. }, None) => {
+            (NamedMessage::Reconnect { .. }, None) => {
                 let mut update = ExecUpdate::new(id);
                 update.end = Some(ExecEnd::lost());
                 link.push(ServerMessage::exec_status(
@@ -98,26 +91,21 @@ impl Sandbox {
                     Some(UNKNOWN.to_owned()),
                 ));
             }
-            (NamedRequest::Stdin { .. }, None) => {
+            (NamedMessage::Stdin { .. }, None) => {
                 self.refuse_named(&link, id, Status::StdinError, UNKNOWN.to_owned());
             }
-            (NamedRequest::Ack { .. }, None) => {}
-            (NamedRequest::Unknown, _) => {
+            (NamedMessage::Ack { .. }, None) => {}
+            (NamedMessage::Unknown, _) => {
                 tracing::debug!(sandbox = %self.id, exec = %Escaped(&id), "a message about an exec is not known");
             }
         }
     }
 
     /// The job that was asked for, or why there is none.
-    fn job(
-        &self,
-        language: Option<&str>,
-        code: Option<String>,
-        options: &ExecOptions,
-    ) -> Result<Job, (Status, String)> {
-        let name = language.unwrap_or("None");
+    fn job(&self, exec: ExecRequest<'_>, options: &ExecOptions) -> Result<Job, (Status, String)> {
+        let name = exec.language.as_deref().unwrap_or("None");
         let language = Language::from_name(name).ok_or_else(|| unsupported(name))?;
-        let Some(code) = code else {
+        let Some(code) = exec.code else {
             let why = "'code' is missing, or is no text.".to_owned();
             return Err((Status::ExecutionError, why));
         };
@@ -130,7 +118,7 @@ impl Sandbox {
         }
         Ok(Job {
             language,
-            code,
+            code: code.into_owned(),
             args: options.args.clone(),
             env: options.env.clone(),
             cwd: options.cwd.clone(),

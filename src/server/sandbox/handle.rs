@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
-    protocol::{ExecId, ExecOptions},
+    protocol::ClientMessage,
     server::{exec::stdin_queue::StdinQueue, identity::TokenHash, session::client_link::Link},
 };
 
@@ -21,7 +21,7 @@ impl SandboxHandle {
     /// Hands on what a client says, and waits until the sandbox has taken it: a client that sends
     /// faster has its socket read slower, and what waits is one message, not a queue of them.
     /// Nothing happens when the sandbox is gone.
-    pub(crate) async fn say(&self, link: &Arc<Link>, request: Request) {
+    pub(crate) async fn say(&self, link: &Arc<Link>, request: ClientMessage<'static>) {
         let link = link.clone();
         let (obeyed, is_obeyed) = oneshot::channel();
         let command = Command::Say {
@@ -49,7 +49,7 @@ pub(crate) enum Command {
     /// A client says something. `obeyed` is dropped when that is done.
     Say {
         link: Arc<Link>,
-        request: Request,
+        request: ClientMessage<'static>,
         obeyed: oneshot::Sender<()>,
     },
     /// Another server waits for the sandbox.
@@ -65,49 +65,6 @@ pub(crate) enum Attached {
     Yes,
     /// Another client is attached.
     InUse,
-}
-
-/// What a client says after the configuration.
-#[derive(Debug)]
-pub(crate) enum Request {
-    Exec {
-        language: Option<String>,
-        code: Option<String>,
-    },
-    Stdin(Option<String>),
-    KillProcess,
-    KillSandbox,
-    SnapshotFilesystem(Option<String>),
-    Checkpoint,
-    Reconnect,
-    /// Something about a named exec.
-    Named(ExecId, NamedRequest),
-}
-
-/// What a client says about a named exec.
-#[derive(Debug)]
-pub(crate) enum NamedRequest {
-    Exec {
-        language: Option<String>,
-        code: Option<String>,
-        options: ExecOptions,
-    },
-    Malformed(String),
-    MalformedStdin(String),
-    Unknown,
-    Stdin {
-        offset: u64,
-        data: Vec<u8>,
-        eof: bool,
-    },
-    Ack {
-        offsets: [u64; 2],
-        done: bool,
-    },
-    Kill,
-    Reconnect {
-        offsets: [u64; 2],
-    },
 }
 
 /// Where a session finds the input queue of its sandbox's current exec.

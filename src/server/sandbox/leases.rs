@@ -106,13 +106,22 @@ impl Leases {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Asks the storage, off this thread.
+    async fn ask<T: Send + 'static>(
+        &self,
+        ask: impl FnOnce(&Locks) -> io::Result<T> + Send + 'static,
+    ) -> io::Result<T> {
+        let locks = self.locks.clone();
+        blocking(move || ask(&locks)).await
+    }
+
     /// What another server that has the sandbox knows of its token. `None`: none has it.
     pub(crate) async fn held_elsewhere(&self, id: &SandboxId) -> io::Result<Option<TokenHash>> {
         if self.held().contains_key(id) {
             return Ok(None);
         }
-        let (locks, id) = (self.locks.clone(), id.clone());
-        blocking(move || locks.held_with(&id, now())).await
+        let id = id.clone();
+        self.ask(move |locks| locks.held_with(&id, now())).await
     }
 
     /// Takes the lock of a sandbox, if it is free.
@@ -121,11 +130,9 @@ impl Leases {
         id: &SandboxId,
         token: &TokenHash,
     ) -> io::Result<Option<Lease>> {
-        let attempt = {
-            let (locks, id, token) = (self.locks.clone(), id.clone(), token.clone());
-            blocking(move || locks.acquire(&id, &token, now())).await?
-        };
-        let Attempt::Taken(lock) = attempt else {
+        let asked = (id.clone(), token.clone());
+        let attempt = self.ask(move |locks| locks.acquire(&asked.0, &asked.1, now()));
+        let Attempt::Taken(lock) = attempt.await? else {
             return Ok(None);
         };
         self.held().insert(
@@ -155,10 +162,9 @@ impl Leases {
         enough: impl Fn() -> bool,
     ) -> io::Result<Option<Lease>> {
         let until = Instant::now() + patience;
-        let waiting = {
-            let (locks, id) = (self.locks.clone(), id.clone());
-            Arc::new(blocking(move || locks.wait_for(&id, now())).await?)
-        };
+        let waited_for = id.clone();
+        let waiting = self.ask(move |locks| locks.wait_for(&waited_for, now()));
+        let waiting = Arc::new(waiting.await?);
         let mut refreshed = Instant::now();
         loop {
             if enough() {
@@ -173,8 +179,9 @@ impl Leases {
             sleep(self.locks.look_every()).await;
             if refreshed.elapsed() > self.locks.lease() / RENEWALS {
                 refreshed = Instant::now();
-                let (locks, waiting) = (self.locks.clone(), waiting.clone());
-                blocking(move || locks.refresh(&waiting, now())).await?;
+                let waiting = waiting.clone();
+                self.ask(move |locks| locks.refresh(&waiting, now()))
+                    .await?;
             }
         }
     }
@@ -193,16 +200,14 @@ impl Leases {
             let mut due: Vec<Held> = self.held().values().cloned().collect();
             due.retain(|held| held.renewed.elapsed() >= every);
             let renewals = due.into_iter().map(|held| {
-                let (locks, lock) = (self.locks.clone(), held.clone());
-                async move { (held, blocking(move || renew(&locks, &lock)).await) }
+                let lock = held.clone();
+                async { (held, self.ask(move |locks| renew(locks, &lock)).await) }
             });
             let mut renewals = stream::iter(renewals).buffer_unordered(RENEWED_AT_ONCE);
             while let Some((held, renewed)) = renewals.next().await {
                 self.on_renewed(&registry, held, renewed);
             }
-            let locks = self.locks.clone();
-            let waited_for = blocking(move || locks.waited_for(now())).await;
-            match waited_for {
+            match self.ask(|locks| locks.waited_for(now())).await {
                 Ok(ids) => {
                     for id in ids {
                         if self.held().contains_key(&id) {

@@ -1,13 +1,10 @@
 //! What a sandbox does when its client asks for something, and what it answers: in the recorded words.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
-use super::{
-    handle::Request,
-    task::{End, Sandbox},
-};
+use super::task::{End, Sandbox};
 use crate::{
-    protocol::{ServerMessage, Status, Version},
+    protocol::{ClientMessage, ServerMessage, Status, Version},
     server::{
         backend::job::{Job, Language},
         exec::{
@@ -20,28 +17,30 @@ use crate::{
 
 impl Sandbox {
     /// Does what was asked; says so when the sandbox ends by it.
-    pub(super) fn answer(&mut self, request: Request) -> Option<End> {
+    pub(super) fn answer(&mut self, request: ClientMessage<'static>) -> Option<End> {
         let _together = self.state.link.as_ref().map(Link::cork);
         match request {
-            Request::Exec { language, code } => self.exec(language, code),
-            Request::Stdin(data) => self.stdin(data),
-            Request::KillProcess => match &self.state.exec {
+            ClientMessage::Exec(exec) => self.exec(exec.language, exec.code),
+            // As recorded: what is nothing else is an exec without a language.
+            ClientMessage::Unknown { .. } => self.exec(None, None),
+            ClientMessage::Stdin { data } => self.stdin(data),
+            ClientMessage::KillProcess => match &self.state.exec {
                 Some(exec) => {
                     exec.control.kill();
                     self.state.kills += 1;
                 }
                 None => self.status(Status::ExecutionForceKilled),
             },
-            Request::KillSandbox => return Some(End::Killed),
-            Request::SnapshotFilesystem(name) => self.snapshot(name.as_deref()),
-            Request::Checkpoint => return self.checkpoint(),
-            Request::Reconnect => self.reconnect(),
-            Request::Named(exec, request) => self.answer_named(exec, request),
+            ClientMessage::KillSandbox => return Some(End::Killed),
+            ClientMessage::SnapshotFilesystem { name } => self.snapshot(name.as_deref()),
+            ClientMessage::Checkpoint => return self.checkpoint(),
+            ClientMessage::Reconnect => self.reconnect(),
+            ClientMessage::Named(exec, request) => self.answer_named(exec, request),
         }
         None
     }
 
-    fn exec(&mut self, language: Option<String>, code: Option<String>) {
+    fn exec(&mut self, language: Option<Cow<'_, str>>, code: Option<Cow<'_, str>>) {
         if self.state.exec.is_some() {
             return self.refuse(
                 Status::ExecutionError,
@@ -74,7 +73,7 @@ impl Sandbox {
         self.state.announced = false;
         self.state.exec = Some(Execution::start(
             self.backend.clone(),
-            Job::new(language, code),
+            Job::new(language, code.into_owned()),
             self.options.max_run_time,
             stdin,
             self.state.drains.clone(),
@@ -82,7 +81,7 @@ impl Sandbox {
         tracing::debug!(sandbox = %self.id, ?language, "exec");
     }
 
-    fn stdin(&mut self, data: Option<String>) {
+    fn stdin(&mut self, data: Option<Cow<'_, str>>) {
         let Some(data) = data else {
             return self.refuse(
                 Status::StdinError,
@@ -94,7 +93,7 @@ impl Sandbox {
             .exec
             .as_ref()
             .filter(|exec| exec.control.is_alive());
-        match alive.map(|exec| exec.stdin.push(data)) {
+        match alive.map(|exec| exec.stdin.push(data.into_owned())) {
             Some(Ok(())) => {}
             Some(Err(refused @ (StdinRefused::Full { .. } | StdinRefused::Closed))) => {
                 self.refuse(Status::StdinError, refused.to_string());

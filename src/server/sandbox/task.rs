@@ -158,7 +158,7 @@ impl Sandbox {
             let link = state.link.clone();
             let snapshot = state.snapshot.as_mut();
             let is_idle = !is_busy && snapshot.is_none();
-            let (mut events, mut gone) = match &mut state.exec {
+            let (events, gone) = match &mut state.exec {
                 Some(exec) => (Some(&mut exec.events), Some(&mut exec.control.gone)),
                 None => (None, None),
             };
@@ -170,36 +170,11 @@ impl Sandbox {
                     },
                     None => return End::ServerStops,
                 },
-                () = async {
-                    match &link {
-                        Some(link) => link.ends().await,
-                        None => std::future::pending().await,
-                    }
-                } => self.detach(),
-                _ = async {
-                    match gone.as_mut() {
-                        Some(gone) => gone.wait_for(|&gone| gone).await.map(drop),
-                        None => std::future::pending().await,
-                    }
-                }, if alive => {}
-                event = async {
-                    match events.as_mut() {
-                        Some(events) => events.recv().await,
-                        None => std::future::pending().await,
-                    }
-                }, if room => self.on_event(event),
-                () = async {
-                    match &link {
-                        Some(link) => link.drained_below(low_water).await,
-                        None => std::future::pending().await,
-                    }
-                }, if !room && drains => {}
-                result = async {
-                    match snapshot {
-                        Some(snapshot) => snapshot.done().await,
-                        None => std::future::pending().await,
-                    }
-                } => self.on_snapshot(result),
+                () = or_pending(link.as_ref().map(|link| link.ends())) => self.detach(),
+                () = or_pending(gone.map(|gone| async { drop(gone.wait_for(|&gone| gone).await) })), if alive => {}
+                event = or_pending(events.map(|events| events.recv())), if room => self.on_event(event),
+                () = or_pending(link.as_ref().map(|link| link.drained_below(low_water))), if !room && drains => {}
+                result = or_pending(snapshot.map(|snapshot| snapshot.done())) => self.on_snapshot(result),
                 event = state.named.event() => self.on_named(event),
                 () = sleep_until(idle_at), if is_idle => return End::Idle,
             }
@@ -469,5 +444,13 @@ impl Sandbox {
         }
         self.state.named.detach();
         self.state.resumed = false;
+    }
+}
+
+/// Never resolves if there is no future.
+async fn or_pending<F: Future>(future: Option<F>) -> F::Output {
+    match future {
+        Some(future) => future.await,
+        None => std::future::pending().await,
     }
 }

@@ -6,6 +6,7 @@
 //! sandbox.
 
 use std::{
+    borrow::Cow,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -26,17 +27,14 @@ use super::{
 };
 use crate::{
     protocol::{
-        ClientMessage, NamedMessage, SandboxToken, Status, Version,
+        ClientMessage, ExecRequest, NamedMessage, SandboxToken, Status, Version,
         names::{CLOSE_ERROR, CLOSE_TOO_BIG, SUBPROTOCOL_V2},
     },
     rest::Rest,
     server::{
         escaped::Escaped,
         http::client_address::ClientAddress,
-        sandbox::{
-            handle::{NamedRequest, Request, SandboxHandle},
-            manager::Manager,
-        },
+        sandbox::{handle::SandboxHandle, manager::Manager},
     },
 };
 
@@ -192,26 +190,8 @@ impl Conversation {
     /// Gives a message to the sandbox; false for one that ends the session.
     async fn hand_on(&self, frame: &[u8], sandbox: &SandboxHandle) -> bool {
         let link = &self.link.0;
-        let text = |text: Option<std::borrow::Cow<'_, str>>| text.map(std::borrow::Cow::into_owned);
         let request = match ClientMessage::parse_as(frame, link.version()) {
-            Ok(ClientMessage::Exec(exec)) => Request::Exec {
-                language: text(exec.language),
-                code: text(exec.code),
-            },
-            Ok(ClientMessage::Stdin { data }) => Request::Stdin(text(data)),
-            Ok(ClientMessage::KillProcess) => Request::KillProcess,
-            Ok(ClientMessage::KillSandbox) => Request::KillSandbox,
-            Ok(ClientMessage::SnapshotFilesystem { name }) => {
-                Request::SnapshotFilesystem(text(name))
-            }
-            Ok(ClientMessage::Checkpoint) => Request::Checkpoint,
-            Ok(ClientMessage::Reconnect) => Request::Reconnect,
-            Ok(ClientMessage::Named(exec, message)) => Request::Named(exec, named(message)),
-            // As recorded: what is nothing else is an exec without a language.
-            Ok(ClientMessage::Unknown { .. }) => Request::Exec {
-                language: None,
-                code: None,
-            },
+            Ok(message) => owned(message),
             Err(_quotes_the_frame) => {
                 // As recorded: the socket is dropped without a close frame, the sandbox lives on.
                 tracing::info!("a malformed frame; the session is dropped");
@@ -219,7 +199,7 @@ impl Conversation {
                 return false;
             }
         };
-        let is_stdin = matches!(request, Request::Stdin(_));
+        let is_stdin = matches!(request, ClientMessage::Stdin { .. });
         sandbox.say(link, request).await;
         if is_stdin && let Some(queue) = sandbox.stdin.get() {
             queue.make_way().await;
@@ -228,25 +208,41 @@ impl Conversation {
     }
 }
 
-/// What a client says about a named exec.
-fn named(message: NamedMessage<'_>) -> NamedRequest {
+/// A message that outlives its frame.
+fn owned(message: ClientMessage<'_>) -> ClientMessage<'static> {
+    let text = |text: Option<Cow<'_, str>>| text.map(|it| Cow::Owned(it.into_owned()));
+    let exec = |exec: ExecRequest<'_>| ExecRequest {
+        language: text(exec.language),
+        code: text(exec.code),
+    };
     match message {
-        NamedMessage::Exec(exec, options) => NamedRequest::Exec {
-            language: exec.language.map(std::borrow::Cow::into_owned),
-            code: exec.code.map(std::borrow::Cow::into_owned),
-            options,
-        },
-        NamedMessage::Malformed(why) => NamedRequest::Malformed(why),
-        NamedMessage::MalformedStdin(why) => NamedRequest::MalformedStdin(why),
-        NamedMessage::Unknown => NamedRequest::Unknown,
-        NamedMessage::Stdin { offset, data, eof } => NamedRequest::Stdin {
-            offset,
-            data: data.into_owned(),
-            eof,
-        },
-        NamedMessage::Ack { offsets, done } => NamedRequest::Ack { offsets, done },
-        NamedMessage::Kill => NamedRequest::Kill,
-        NamedMessage::Reconnect { offsets } => NamedRequest::Reconnect { offsets },
+        ClientMessage::Exec(request) => ClientMessage::Exec(exec(request)),
+        ClientMessage::Stdin { data } => ClientMessage::Stdin { data: text(data) },
+        ClientMessage::KillProcess => ClientMessage::KillProcess,
+        ClientMessage::KillSandbox => ClientMessage::KillSandbox,
+        ClientMessage::SnapshotFilesystem { name } => {
+            ClientMessage::SnapshotFilesystem { name: text(name) }
+        }
+        ClientMessage::Checkpoint => ClientMessage::Checkpoint,
+        ClientMessage::Reconnect => ClientMessage::Reconnect,
+        ClientMessage::Named(id, message) => ClientMessage::Named(
+            id,
+            match message {
+                NamedMessage::Exec(request, options) => NamedMessage::Exec(exec(request), options),
+                NamedMessage::Malformed(why) => NamedMessage::Malformed(why),
+                NamedMessage::MalformedStdin(why) => NamedMessage::MalformedStdin(why),
+                NamedMessage::Unknown => NamedMessage::Unknown,
+                NamedMessage::Stdin { offset, data, eof } => NamedMessage::Stdin {
+                    offset,
+                    data: Cow::Owned(data.into_owned()),
+                    eof,
+                },
+                NamedMessage::Ack { offsets, done } => NamedMessage::Ack { offsets, done },
+                NamedMessage::Kill => NamedMessage::Kill,
+                NamedMessage::Reconnect { offsets } => NamedMessage::Reconnect { offsets },
+            },
+        ),
+        ClientMessage::Unknown { extra } => ClientMessage::Unknown { extra },
     }
 }
 

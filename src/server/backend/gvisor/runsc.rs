@@ -22,7 +22,7 @@ use tokio::{
 use crate::{
     protocol::excerpt,
     server::{
-        backend::{programs::PATH, spawn, sweep::pids},
+        backend::{proc::pids, programs::PATH, spawn},
         blocking::blocking,
         choice::GvisorOptions,
     },

@@ -21,8 +21,9 @@ use crate::{
     protocol::excerpt,
     server::backend::{
         etc::{self, EtcFile},
+        proc::parse_stat,
         spawn,
-        sweep::{PidNamespace, parse_stat},
+        sweep::PidNamespace,
     },
 };
 
