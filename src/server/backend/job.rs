@@ -23,6 +23,17 @@ impl Language {
         }
     }
 
+    /// Why a language that a client names can't be used.
+    pub(crate) fn unsupported(name: &str) -> String {
+        const MOST: usize = 100;
+        let shown = match name.char_indices().nth(MOST) {
+            Some((end, _)) => format!("{}…", &name[..end]),
+            None => name.to_owned(),
+        };
+        let names = Self::NAMES;
+        format!("Unsupported language: '{shown}'. Supported languages are: {names}")
+    }
+
     /// The language that a client names, also by an alias.
     pub(crate) fn from_name(name: &str) -> Option<Self> {
         match name {

@@ -1,21 +1,16 @@
 //! One exec, in a task of its own: starts the code, moves its input and output, ends it when told to.
 //!
-//! Where its output goes and where its input comes from is its [`Outlet`]'s affair. The exec without a name,
-//! of protocol v1, has a [`Channel`]: bounded, and read by the sandbox only while there is room for output, so that a full one stops
-//! the reading of the pipes, and so the process. The way back, [`Control`], is never blocked by that.
+//! Where its output goes and where its input comes from is the affair of its [`Outlet`].
 
 use std::{future::Future, sync::Arc, time::Duration};
 
 use tokio::{
-    sync::{mpsc, watch},
+    sync::watch,
     task::JoinHandle,
     time::{Instant, sleep, timeout},
 };
 
-use super::{
-    output_pump::{Deadline, Drains, Taker, TextTaker, pump},
-    stdin_queue::StdinQueue,
-};
+use super::output_pump::{Deadline, Drains, Taker, pump};
 use crate::{
     protocol::StdStream,
     server::{
@@ -27,19 +22,12 @@ use crate::{
     },
 };
 
-/// Pieces of output on their way to the sandbox; each is at most 64 KiB.
-const EVENTS_IN_FLIGHT: usize = 2;
-
 /// An end whose output is complete within this time is told together with it.
 const JOIN_ENDS_WITHIN: Duration = Duration::from_millis(5);
 
 /// How long output is read after its end when nothing of the exec is left, or its sandbox is stored
 /// or goes.
 const SHORT_GRACE: Duration = Duration::from_millis(250);
-
-/// How long the output of an exec of v1 is read after the end of its main process, while other
-/// processes hold it.
-pub(crate) const V1_GRACE: Duration = Duration::from_secs(30);
 
 /// How long an exec may take.
 #[derive(Clone, Copy, Debug)]
@@ -178,75 +166,6 @@ impl Control {
     /// Resolves at the end of the task.
     pub(crate) async fn ended(&mut self) {
         let _ = (&mut self.task).await;
-    }
-}
-
-/// The sandbox's handle of the exec without a name. When it is dropped the exec is killed.
-pub(crate) struct Execution {
-    pub(crate) events: mpsc::Receiver<ExecEvent>,
-    pub(crate) stdin: Arc<StdinQueue>,
-    pub(crate) control: Control,
-}
-
-impl Execution {
-    /// Starts a job in a sandbox.
-    pub(crate) fn start(
-        sandbox: Arc<dyn BackendSandbox>,
-        job: Job,
-        run_time: Duration,
-        stdin: Arc<StdinQueue>,
-        drains: Drains,
-    ) -> Self {
-        let limits = Limits {
-            run_time,
-            output_grace: V1_GRACE.min(run_time),
-        };
-        let (sender, events) = mpsc::channel(EVENTS_IN_FLIGHT);
-        let channel = Channel {
-            events: sender,
-            stdin: stdin.clone(),
-        };
-        Self {
-            events,
-            stdin,
-            control: Control::start(sandbox, job, limits, channel, drains),
-        }
-    }
-
-    /// Kills the exec and waits for its end; output that was not told yet is dropped.
-    pub(crate) async fn abandon(mut self) {
-        self.control.kill();
-        drop(self.events);
-        self.control.ended().await;
-    }
-}
-
-/// The outlet of the exec without a name.
-struct Channel {
-    events: mpsc::Sender<ExecEvent>,
-    stdin: Arc<StdinQueue>,
-}
-
-impl Outlet for Channel {
-    fn taker(&self, stream: StdStream) -> impl Taker {
-        TextTaker::new(stream, self.events.clone(), ExecEvent::Output)
-    }
-
-    async fn tell(&self, event: ExecEvent) {
-        let _ = self.events.send(event).await;
-    }
-
-    async fn feed(&self, pipe: Input) {
-        self.stdin.feed(pipe).await;
-    }
-
-    /// The sandbox makes room for it.
-    fn exited(&self) {}
-
-    fn dying(&self) {}
-
-    fn close_stdin(&self) {
-        self.stdin.close();
     }
 }
 

@@ -11,15 +11,12 @@ use std::{
 use bytes::{BufMut, BytesMut};
 use tokio::{
     io::AsyncReadExt,
-    sync::{mpsc, watch},
+    sync::watch,
     task::AbortHandle,
     time::{Instant, sleep, sleep_until, timeout},
 };
 
-use crate::{
-    protocol::{StdStream, Utf8Decoder},
-    server::backend::api::Pipe,
-};
+use crate::server::backend::api::Pipe;
 
 /// Largest piece of output in one message, in bytes.
 pub(crate) const MAX_PIECE_BYTES: usize = 64 * 1024;
@@ -40,43 +37,6 @@ pub(crate) trait Taker: Send + 'static {
 
     /// No more came for a while.
     fn handle_silence(&mut self) {}
-}
-
-/// Hands output on as text, which may be cut anywhere but inside a code point.
-pub(crate) struct TextTaker<T> {
-    stream: StdStream,
-    decoder: Utf8Decoder,
-    pieces: mpsc::Sender<T>,
-    wrap: fn(StdStream, String) -> T,
-}
-
-impl<T> TextTaker<T> {
-    pub(crate) fn new(
-        stream: StdStream,
-        pieces: mpsc::Sender<T>,
-        wrap: fn(StdStream, String) -> T,
-    ) -> Self {
-        Self {
-            stream,
-            decoder: Utf8Decoder::default(),
-            pieces,
-            wrap,
-        }
-    }
-}
-
-impl<T: Send + 'static> Taker for TextTaker<T> {
-    async fn take(&mut self, bytes: &[u8], last: bool) -> bool {
-        let mut text = self.decoder.decode(bytes);
-        if last {
-            text.push_str(&self.decoder.finish());
-        }
-        if text.is_empty() {
-            return true;
-        }
-        let piece = (self.wrap)(self.stream, text);
-        self.pieces.send(piece).await.is_ok()
-    }
 }
 
 /// Pieces that are written closer together than this leave as one message.
@@ -256,7 +216,10 @@ impl Drains {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use tokio::sync::mpsc;
+
+    use super::{super::v1_exec::TextTaker, *};
+    use crate::protocol::StdStream;
     use tokio::io::{AsyncWriteExt, DuplexStream};
 
     fn start(

@@ -27,9 +27,10 @@ use crate::server::{
         job::{Job, Language},
     },
     exec::{
-        execution::{Ending, ExecEvent, Execution},
+        execution::{Ending, ExecEvent},
         output_pump::Drains,
         stdin_queue::StdinQueue,
+        v1_exec::V1Exec,
     },
     identity::{TokenHash, new_identity},
     sandbox::{
@@ -96,12 +97,13 @@ fn language(query: &str) -> Result<Language, Refusal> {
     let Some(name) = query_value(query, "language") else {
         return Ok(Language::Python);
     };
-    Language::from_name(&name).ok_or_else(|| {
-        let name: String = name.chars().take(100).collect();
-        let names = Language::NAMES;
-        let reason = format!("Unsupported language: '{name}'. Supported languages are: {names}");
-        (StatusCode::UNPROCESSABLE_ENTITY, reason)
-    })
+    let unsupported = || {
+        (
+            StatusCode::UNPROCESSABLE_ENTITY,
+            Language::unsupported(&name),
+        )
+    };
+    Language::from_name(&name).ok_or_else(unsupported)
 }
 
 /// The whole body, if it is text and not larger than a message may be.
@@ -159,7 +161,7 @@ impl Manager {
             let stdin = StdinQueue::new(0);
             // No client can write to it: the code finds its end at once.
             stdin.close();
-            let exec = Execution::start(
+            let exec = V1Exec::start(
                 backend.clone(),
                 Job::new(language, code),
                 manager.options.max_run_time,
@@ -179,7 +181,7 @@ impl Manager {
 
 /// Passes the output on until the code has ended, the client is gone, or the server stops.
 async fn pass_on(
-    mut exec: Execution,
+    mut exec: V1Exec,
     commands: &mut mpsc::Receiver<Command>,
     sender: mpsc::Sender<io::Result<Bytes>>,
     started: oneshot::Sender<Result<(), String>>,

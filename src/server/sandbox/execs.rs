@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-use super::{requests::unsupported, task::Sandbox};
+use super::task::Sandbox;
 use crate::{
     machine::ServedExec,
     protocol::{
@@ -104,7 +104,10 @@ impl Sandbox {
     /// The job that was asked for, or why there is none.
     fn job(&self, exec: ExecRequest<'_>, options: &ExecOptions) -> Result<Job, (Status, String)> {
         let name = exec.language.as_deref().unwrap_or("None");
-        let language = Language::from_name(name).ok_or_else(|| unsupported(name))?;
+        let language = Language::from_name(name).ok_or_else(|| {
+            let status = Status::ExecutionUnsupportedLanguageError;
+            (status, Language::unsupported(name))
+        })?;
         let Some(code) = exec.code else {
             let why = "'code' is missing, or is no text.".to_owned();
             return Err((Status::ExecutionError, why));

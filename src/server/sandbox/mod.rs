@@ -10,3 +10,4 @@ pub(crate) mod requests;
 pub(crate) mod state;
 pub(crate) mod storing;
 pub(crate) mod task;
+pub(crate) mod v1_exec;

@@ -11,7 +11,7 @@ use crate::{
     machine::StoredExec,
     protocol::{Status, names::CLOSE_ERROR},
     server::{
-        exec::{execution::Execution, named_execs::NamedExecs, output_pump::Drains},
+        exec::{named_execs::NamedExecs, output_pump::Drains, v1_exec::V1Exec},
         session::client_link::{ExecItem, Link},
         store::{storage::Stamp, turns::Stop},
     },
@@ -25,7 +25,7 @@ pub(crate) struct State {
     /// What belongs to the exec while no client has taken it over.
     pub(super) held: VecDeque<ExecItem>,
     pub(super) held_bytes: usize,
-    pub(super) exec: Option<Execution>,
+    pub(super) exec: Option<V1Exec>,
     /// The execs that have a name.
     pub(super) named: NamedExecs,
     /// Output of execs that ended, which processes in the background still hold.

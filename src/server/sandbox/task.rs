@@ -25,7 +25,6 @@ use crate::{
         backend::api::BackendSandbox,
         builder::Options,
         escaped::Escaped,
-        exec::execution::{Ending, ExecEvent},
         identity::TokenHash,
         session::client_link::{ExecItem, Link},
         store::checkpoints::Store,
@@ -229,68 +228,6 @@ impl Sandbox {
         }
     }
 
-    fn on_event(&mut self, event: Option<ExecEvent>) {
-        let message = |status| ExecItem::Message(ServerMessage::status(status));
-        let reason = |text| ExecItem::Message(ServerMessage::error(text));
-        match event {
-            Some(ExecEvent::Output(stream, text)) => self.tell(ExecItem::Output(stream, text)),
-            Some(ExecEvent::Started) => {
-                self.state.announced = true;
-                if self.state.resumed {
-                    // `reconnect` says it again, so it is not kept.
-                    self.status(Status::ExecutionRunning);
-                }
-            }
-            Some(ExecEvent::NotStarted(why)) => {
-                tracing::warn!(sandbox = %self.id, reason = %Escaped(&why), "an exec did not start");
-                self.tell(message(Status::ExecutionError));
-                self.tell(reason(why));
-                self.exec_ended(None);
-            }
-            Some(ExecEvent::Exited(_)) => {}
-            Some(ExecEvent::Ended { ending, .. }) => {
-                if let Ending::TimedOut(_) = ending {
-                    self.tell(message(Status::ExecutionError));
-                    self.tell(reason(format!(
-                        "The execution was killed: it ran longer than the {} seconds that this server allows.",
-                        self.options.max_run_time.as_secs_f64()
-                    )));
-                    self.tell(message(Status::ExecutionForceKilled));
-                }
-                self.exec_ended(match ending {
-                    Ending::Killed(Err(why)) => Some(why),
-                    _ => None,
-                });
-            }
-            // The task of the exec panicked.
-            None => {
-                self.tell(message(Status::ExecutionError));
-                self.tell(reason("The server lost the execution.".to_owned()));
-                self.exec_ended(None);
-            }
-        }
-    }
-
-    fn exec_ended(&mut self, kill_failed: Option<String>) {
-        self.state.exec = None;
-        self.state.idle_since = Instant::now();
-        self.stdin_slot.set(None);
-        // Deployed clients take a kill as confirmed by the end that follows its answer.
-        for _ in 0..std::mem::take(&mut self.state.kills) {
-            match &kill_failed {
-                None => self.status(Status::ExecutionForceKilled),
-                Some(why) => self.refuse(
-                    Status::ExecutionForceKillError,
-                    format!("Failed to kill the process: {why}."),
-                ),
-            }
-        }
-        self.tell(ExecItem::Message(ServerMessage::status(
-            Status::ExecutionDone,
-        )));
-        tracing::debug!(sandbox = %self.id, "exec ended");
-    }
-
     /// The link is lost or closing: what was not sent on it waits for the next.
     fn detach(&mut self) {
         let Some(link) = self.state.link.take() else {
@@ -403,19 +340,6 @@ impl Sandbox {
             End::Lost => link.close(CLOSE_ERROR),
             // As recorded: the socket stays open and silent.
             End::Idle => {}
-        }
-    }
-
-    /// Something of the exec, for the client that has taken it over or will.
-    pub(super) fn tell(&mut self, item: ExecItem) {
-        let refused = match &self.state.link {
-            Some(link) if self.state.resumed => link.push_exec(item).err(),
-            _ => Some(item),
-        };
-        // Also when the link was lost a moment ago: `detach` puts it behind what was queued there.
-        if let Some(item) = refused {
-            self.state.held_bytes += item.cost();
-            self.state.held.push_back(item);
         }
     }
 

@@ -320,8 +320,17 @@ impl Link {
 
     /// The next thing to write; `None` when the session is over.
     pub(crate) fn poll_pop(&self, cx: &Context<'_>) -> Poll<Option<Outgoing>> {
-        // Before the state is read: what changes after that wakes the writer again.
-        self.writer.register(cx.waker());
+        // The waker is only left where there is nothing: a writer that rests must not be woken.
+        match self.pop() {
+            Poll::Pending => {
+                self.writer.register(cx.waker());
+                self.pop()
+            }
+            popped => popped,
+        }
+    }
+
+    fn pop(&self) -> Poll<Option<Outgoing>> {
         let mut state = self.lock();
         if state.dead {
             // What else is queued stays where it is: the sandbox takes it back.
@@ -371,6 +380,15 @@ impl Link {
             }
         }
         Poll::Pending
+    }
+}
+
+/// The link, which is dead as soon as nobody reads from the client, or nobody writes to it.
+pub(super) struct Guard(pub(super) Arc<Link>);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.0.die();
     }
 }
 

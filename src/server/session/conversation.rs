@@ -1,36 +1,26 @@
-//! One client's session, in two halves: [`Session`] writes, [`Conversation`] reads.
+//! [`Conversation`]: reads what one client says, and hands it to its sandbox. [`open`] begins one.
 //!
-//! The writer is an actor of actix-web-actors, fed by the [`Link`] one message at a time, because
-//! its own queue has no bound. An actor whose peer does not read is not polled at all, so it does
-//! nothing else: reading is a task of its own, and everything that must happen in time is with the
-//! sandbox.
+//! Reading is a task of its own beside the [`Session`], which writes. Everything that must happen in
+//! time is with the sandbox.
 
-use std::{
-    borrow::Cow,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll, ready},
-    time::Duration,
-};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
-use actix::{Actor, ActorContext, AsyncContext, StreamHandler};
-use actix_http::ws::{CloseCode, CloseReason, Codec, Message, ProtocolError};
+use actix_http::ws::Codec;
 use actix_web::{HttpRequest, HttpResponse, http::header::SEC_WEBSOCKET_PROTOCOL, web};
-// Its successor, actix-ws, has no actors.
 use actix_web_actors::ws;
-use futures::{Stream, stream};
+use futures::stream;
 use tokio::time::timeout;
 
 use super::{
-    client_link::{Link, Outgoing},
+    client_link::{Guard, Link},
     message_reader::{Event, Incoming},
+    socket_writer::Session,
 };
 use crate::{
     protocol::{
         ClientMessage, ExecRequest, NamedMessage, SandboxToken, Status, Version,
         names::{CLOSE_ERROR, CLOSE_TOO_BIG, SUBPROTOCOL_V2},
     },
-    rest::Rest,
     server::{
         escaped::Escaped,
         http::client_address::ClientAddress,
@@ -89,15 +79,6 @@ fn version(manager: &Manager, request: &HttpRequest) -> Version {
     match is_offered {
         true => manager.options.max_protocol,
         false => Version::V1,
-    }
-}
-
-/// The link, which is dead as soon as nobody reads from the client, or nobody writes to it.
-struct Guard(Arc<Link>);
-
-impl Drop for Guard {
-    fn drop(&mut self) {
-        self.0.die();
     }
 }
 
@@ -243,93 +224,5 @@ fn owned(message: ClientMessage<'_>) -> ClientMessage<'static> {
             },
         ),
         ClientMessage::Unknown { extra } => ClientMessage::Unknown { extra },
-    }
-}
-
-/// The writing half.
-struct Session {
-    link: Arc<Link>,
-}
-
-impl Actor for Session {
-    type Context = ws::WebsocketContext<Self>;
-
-    fn started(&mut self, ctx: &mut Self::Context) {
-        ctx.add_stream(Outbound {
-            link: Guard(self.link.clone()),
-            paused: false,
-            since_rest: 0,
-            resting: None,
-        });
-    }
-}
-
-impl StreamHandler<Outgoing> for Session {
-    fn handle(&mut self, outgoing: Outgoing, ctx: &mut Self::Context) {
-        match outgoing {
-            Outgoing::Text(text) => ctx.text(text),
-            Outgoing::Pong(payload) => ctx.pong(&payload),
-            Outgoing::Close(code) => ctx.close(code.map(|code| CloseReason {
-                code: CloseCode::from(code),
-                description: None,
-            })),
-        }
-    }
-
-    fn finished(&mut self, ctx: &mut Self::Context) {
-        // Without a close frame before it this drops the socket, which is meant.
-        ctx.stop();
-    }
-}
-
-impl StreamHandler<Result<Message, ProtocolError>> for Session {
-    fn handle(&mut self, _: Result<Message, ProtocolError>, _: &mut Self::Context) {
-        // Nothing comes this way: the conversation reads.
-    }
-}
-
-/// Output that is written before the thread looks at its other sockets, in bytes.
-const REST_AFTER: usize = 256 * 1024;
-
-/// What the link holds, one message for each time the connection can take more.
-///
-/// A client that reads as fast as its process prints keeps this ready all the time, so it takes a
-/// [`Rest`] now and then: or else a kill would wait for seconds to be read.
-struct Outbound {
-    link: Guard,
-    paused: bool,
-    since_rest: usize,
-    resting: Option<Rest>,
-}
-
-impl Stream for Outbound {
-    type Item = Outgoing;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Outgoing>> {
-        if std::mem::take(&mut self.paused) {
-            // The connection asks again if it has room for more.
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
-        }
-        if self.since_rest >= REST_AFTER {
-            self.since_rest = 0;
-            self.resting = Some(Rest::begin());
-        }
-        if let Some(resting) = &self.resting {
-            ready!(resting.poll(cx));
-            self.resting = None;
-        }
-        let next = self.link.0.poll_pop(cx);
-        match &next {
-            Poll::Ready(Some(outgoing)) => {
-                self.paused = true;
-                if let Outgoing::Text(text) = outgoing {
-                    self.since_rest += text.len();
-                }
-            }
-            Poll::Ready(None) => {}
-            Poll::Pending => self.since_rest = 0,
-        }
-        next
     }
 }

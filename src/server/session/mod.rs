@@ -3,3 +3,4 @@
 pub(crate) mod client_link;
 pub(crate) mod conversation;
 pub(crate) mod message_reader;
+pub(crate) mod socket_writer;
