@@ -143,7 +143,7 @@ impl Manager {
     ) -> Result<Pieces, Refusal> {
         let unavailable = |reason| (StatusCode::SERVICE_UNAVAILABLE, reason);
         let (id, token) = new_identity().map_err(|error| unavailable(error.to_string()))?;
-        let mut place = self
+        let place = self
             .registry
             .reserve(&id, TokenHash::of(&token), client)
             .map_err(unavailable)?;
@@ -151,6 +151,8 @@ impl Manager {
         let (started, is_started) = oneshot::channel();
         let manager = self.clone();
         self.runtime.spawn(async move {
+            // All of it: the place is taken until the sandbox is deleted.
+            let mut place = place;
             let backend: Arc<dyn BackendSandbox> = match manager.backend.create(&id).await {
                 Ok(backend) => backend.into(),
                 Err(error) => {
