@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, str::FromStr};
 
-use super::ServerError;
+use super::error::ServerError;
 
 /// What runs the code of sandboxes.
 ///
@@ -93,24 +93,14 @@ impl Default for Confines {
     }
 }
 
-/// Smaller limits than these keep every program from starting.
-const LEAST: Confines = Confines {
-    readable: Vec::new(),
-    memory_bytes: 32 << 20,
-    processes: 8,
-    file_bytes: 4 << 10,
-    open_files: 16,
-    network: false,
-};
-
 impl Confines {
     /// Whether programs can start within these limits.
     pub(super) fn check(&self) -> Result<(), ServerError> {
         let limits = [
-            ("memory", self.memory_bytes, LEAST.memory_bytes, " bytes"),
-            ("processes", self.processes, LEAST.processes, ""),
-            ("file_size", self.file_bytes, LEAST.file_bytes, " bytes"),
-            ("open_files", self.open_files, LEAST.open_files, ""),
+            ("memory", self.memory_bytes, 32 << 20, " bytes"),
+            ("processes", self.processes, 8, ""),
+            ("file_size", self.file_bytes, 4 << 10, " bytes"),
+            ("open_files", self.open_files, 16, ""),
         ];
         match limits
             .into_iter()

@@ -2,21 +2,24 @@
 
 use std::{
     fmt, io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    sync::{Mutex, PoisonError, mpsc},
-    thread,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener},
     time::Duration,
 };
 
 use actix_web::dev::ServerHandle;
 use nix::sys::resource::{Resource, getrlimit};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 
 use super::{
-    SandboxService, ServerBuilder, ServerError,
-    connections::{Connections, Limits},
-    listener,
-    secret::Secret,
+    builder::ServerBuilder,
+    error::ServerError,
+    http::{
+        connections::{Connections, Limits},
+        listener,
+        secret::Secret,
+        service::SandboxService,
+    },
+    thread::ServerThread,
 };
 
 /// Longest time that a drop waits for the listener to end.
@@ -53,7 +56,9 @@ pub struct LocalServer {
     /// It holds the secret: never log it.
     url: String,
     service: Option<SandboxService>,
-    http: Http,
+    listening: Listening,
+    /// Runs the listener and its workers.
+    thread: ServerThread,
 }
 
 impl fmt::Debug for LocalServer {
@@ -63,14 +68,6 @@ impl fmt::Debug for LocalServer {
             .field("address", &self.address)
             .finish_non_exhaustive()
     }
-}
-
-/// The listener and its workers.
-struct Http {
-    handle: Listening,
-    ended: watch::Receiver<bool>,
-    /// The same, for a place that cannot wait for a future.
-    is_done: Mutex<mpsc::Receiver<()>>,
 }
 
 /// The listener, which ends when this is dropped, wherever that is: also on the way to somebody who
@@ -119,18 +116,11 @@ impl LocalServer {
             .as_ref()
             .map(|secret| format!("/{}", secret.expose()));
         let (ready, is_ready) = oneshot::channel();
-        let (end, ended) = watch::channel(false);
-        let (done, is_done) = mpsc::sync_channel(1);
         let mounted = service.clone();
-        thread::Builder::new()
-            .name("actix-sandbox-http".to_owned())
-            .spawn(move || {
-                serve(builder, mounted, secret, ready);
-                end.send_replace(true);
-                let _ = done.send(());
-            })
-            .map_err(|source| ServerError::Runtime { source })?;
-        let (address, handle) = is_ready.await.map_err(|_| ServerError::Died)??;
+        let thread = ServerThread::start("actix-sandbox-http", move || {
+            serve(builder, mounted, secret, ready);
+        })?;
+        let (address, listening) = is_ready.await.map_err(|_| ServerError::Died)??;
         tracing::info!(%address, "listening");
         let mut reachable = address;
         if address.ip().is_unspecified() {
@@ -143,11 +133,8 @@ impl LocalServer {
             address,
             url: format!("http://{reachable}{}", path.unwrap_or_default()),
             service: Some(service),
-            http: Http {
-                handle,
-                ended,
-                is_done: Mutex::new(is_done),
-            },
+            listening,
+            thread,
         })
     }
 
@@ -184,8 +171,20 @@ impl LocalServer {
             // First the sandboxes, while their clients can still be told.
             service.stop().await;
         }
-        self.http.handle.stop();
-        let _ = self.http.ended.wait_for(|&ended| ended).await;
+        self.listening.stop();
+        self.thread.ended().await;
+    }
+}
+
+impl ServerBuilder {
+    /// Starts a server with its own listener and threads. Works on any executor, and without one.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the address can't be bound, if the directory, the state or the secret can't be
+    /// used, if the backend doesn't work here, or if a thread can't be started.
+    pub async fn start(self) -> Result<LocalServer, ServerError> {
+        LocalServer::start_with(self).await
     }
 }
 
@@ -194,13 +193,8 @@ impl Drop for LocalServer {
         if let Some(service) = self.service.take() {
             service.stop_blocking();
         }
-        self.http.handle.stop();
-        let is_done = &self.http.is_done;
-        // An error also means that the thread is done: after `stop` it is.
-        let _ = is_done
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .recv_timeout(DROP_WITHIN);
+        self.listening.stop();
+        self.thread.wait(DROP_WITHIN);
     }
 }
 
@@ -214,7 +208,7 @@ fn serve(
     actix_web::rt::System::new().block_on(async move {
         let address = builder.address.clone();
         let server = listener::bind(&address).and_then(|listeners| {
-            let bound = listeners.first().map(std::net::TcpListener::local_addr);
+            let bound = listeners.first().map(TcpListener::local_addr);
             let bound = bound.ok_or_else(|| io::Error::other("no address"))??;
             let limits = Limits::new(open_files(), builder.max_connections);
             tracing::debug!(?limits, "connections");

@@ -237,38 +237,24 @@
 //! All sandboxes run on one dedicated thread, sessions on the workers of the HTTP server. A sandbox
 //! never blocks: neither on a client nor on a process that doesn't read.
 
-mod attach;
 mod backend;
+mod blocking;
+mod builder;
 mod choice;
-mod client;
-mod config;
-mod connections;
 mod error;
 mod escaped;
-mod execute;
-mod execution;
-mod handoff;
-mod incoming;
-mod link;
-mod listener;
+mod exec;
+mod http;
+mod identity;
 mod local;
-mod manager;
-mod named;
-mod output;
 mod private;
-mod root;
-mod routes;
 mod sandbox;
-mod secret;
-mod service;
 mod session;
-mod stdin;
 mod store;
-mod token;
-mod watchdog;
+mod thread;
 
+pub use builder::ServerBuilder;
 pub use choice::{Backend, GvisorOptions, NamespaceOptions};
-pub use config::ServerBuilder;
 pub use error::ServerError;
+pub use http::service::SandboxService;
 pub use local::LocalServer;
-pub use service::SandboxService;

@@ -50,6 +50,7 @@ mod execs;
 mod peer;
 mod plan;
 mod player;
+mod player_builder;
 mod proxy;
 mod recording;
 mod script;
@@ -57,6 +58,7 @@ mod upgrade;
 
 pub use deviation::Deviation;
 pub use plan::Plan;
-pub use player::{Player, PlayerBuilder};
+pub use player::Player;
+pub use player_builder::PlayerBuilder;
 pub use proxy::{Proxy, ProxyBuilder, Record};
 pub use recording::{Event, Line, Recording, RecordingError, Side};

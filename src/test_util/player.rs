@@ -4,7 +4,7 @@ use std::{io, net::SocketAddr, time::Duration};
 
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
 
-use super::{Deviation, Recording, script::Script};
+use super::{Deviation, PlayerBuilder, Recording, script::Script};
 
 /// A server that plays one recording: it answers each dial as recorded, says what the server said, and waits
 /// for the client to say what was recorded before it goes on.
@@ -34,28 +34,7 @@ pub struct Player {
     name: String,
 }
 
-/// Options of a [`Player`].
-#[derive(Clone, Debug)]
-#[must_use = "the player listens when it is started"]
-pub struct PlayerBuilder {
-    pub(super) recording: Recording,
-    pub(super) patience: Duration,
-    pub(super) keep_time: bool,
-}
-
 impl PlayerBuilder {
-    /// How long the client may let the player wait, before that is a deviation. Default: 30 s.
-    pub fn patience(mut self, patience: Duration) -> Self {
-        self.patience = patience;
-        self
-    }
-
-    /// Whether what the server does comes after the time that was recorded, not at once. Default: no.
-    pub fn keep_time(mut self, keep: bool) -> Self {
-        self.keep_time = keep;
-        self
-    }
-
     /// Listens on 127.0.0.1 at a free port. Must be awaited in a tokio runtime, which runs the player.
     ///
     /// # Errors

@@ -87,7 +87,7 @@ fn unsafe_secret_files_are_refused_with_the_reason() {
     for (path, says) in [
         (&*open, "mode 0644"),
         (&short, "expected 22 to 128"),
-        (link, "it is a link"),
+        (link, "is a symbolic link"),
         ("/no/such/directory/secret", "No such file"),
     ] {
         let (status, said) = refused(&["--secret-file", path]);

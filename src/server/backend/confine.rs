@@ -7,14 +7,15 @@ use std::{
 };
 
 use super::{
-    Language,
-    etc::USER_NAME,
-    launch::{CodeFile, Ground, find, is_script},
+    code_file::CodeFile,
+    context::ServerContext,
+    job::Language,
+    programs::{PATH, find, is_script},
 };
-use crate::server::{choice::Confines, store::blocking};
+use crate::server::{blocking::blocking, choice::Confines};
 
-/// Where programs are looked for, in the sandbox as well.
-pub(super) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+/// The name of the user that code runs as.
+pub(super) const USER_NAME: &str = "sandbox";
 
 /// Where the directories of a sandbox are in it.
 pub(super) const HOME_INSIDE: &str = "/home/sandbox";
@@ -44,7 +45,7 @@ const OWN: [&str; 6] = [
 
 /// Where the directories of the server itself would be seen in those that sandboxes are to read, and which are to be empty
 /// there. The error says what is wrong with those directories.
-pub(super) fn hidden(confines: &Confines, ground: &Ground) -> Result<Vec<PathBuf>, String> {
+pub(super) fn hidden(confines: &Confines, context: &ServerContext) -> Result<Vec<PathBuf>, String> {
     if let Some(path) = confines.readable.iter().find(|path| !is_mountable(path)) {
         return Err(format!(
             "the directory {} cannot be made readable: expected an absolute path other than `/`, without `.` and `..`, and not where \
@@ -54,7 +55,7 @@ pub(super) fn hidden(confines: &Confines, ground: &Ground) -> Result<Vec<PathBuf
         ));
     }
     let mut hidden = Vec::new();
-    for own in ground.state.iter().chain([&ground.root]) {
+    for own in context.state.iter().chain([&context.root]) {
         let own = own
             .canonicalize()
             .map_err(|error| format!("{}: {error}", own.display()))?;

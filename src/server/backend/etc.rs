@@ -8,13 +8,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::confine::{HOME_INSIDE, make_directory};
+use super::confine::{HOME_INSIDE, USER_NAME, make_directory};
 
 /// The directory of these files, in the directory of a sandbox.
 pub(super) const ETC: &str = "etc";
-
-/// The name of the user that code runs as.
-pub(super) const USER_NAME: &str = "sandbox";
 
 /// A file, and its path in the sandbox.
 pub(super) struct EtcFile {

@@ -15,27 +15,30 @@ use nix::unistd::{User, geteuid};
 use tokio::{process::Command, sync::OnceCell};
 
 use super::{
-    Backend, BackendSandbox, Job, Language, Started, files,
-    launch::{
-        CodeFile, Ground, Launcher, check, find, is_script, make_private, no_directory, search_path,
-    },
+    api::{Backend, BackendSandbox, Started},
+    code_file::{CodeFile, make_private},
+    context::ServerContext,
+    job::{Job, Language, check, no_directory},
+    launch::Launcher,
+    programs::{find, is_script, search_path},
+    remove::remove_sandbox,
     site, spawn,
 };
 use crate::{
     protocol::SandboxId,
-    server::store::{
-        archive::{HOME, TEMPORARY, Tree, Trees},
-        blocking,
+    server::{
+        blocking::blocking,
+        store::archive::layout::{HOME, TEMPORARY, Tree, Trees},
     },
 };
 
 /// Runs code with the interpreters of this machine.
-pub(in crate::server) struct HostBackend {
+pub(crate) struct HostBackend {
     shared: Arc<Shared>,
 }
 
 struct Shared {
-    ground: Arc<Ground>,
+    context: Arc<ServerContext>,
     path: OsString,
     /// The name of the user that code runs as, if that user has one.
     user: Option<String>,
@@ -45,15 +48,15 @@ struct Shared {
 }
 
 impl HostBackend {
-    /// A backend on this ground. The error says why it does not work here.
-    pub(super) fn start(ground: Arc<Ground>) -> Result<Self, String> {
+    /// A backend on this context. The error says why it does not work here.
+    pub(super) fn start(context: Arc<ServerContext>) -> Result<Self, String> {
         // The other backends need none: code there cannot use the kernel's keys.
         #[cfg(target_os = "linux")]
         spawn::own_keyring()?;
-        let site = site::write(&ground.root).map_err(|error| error.to_string())?;
+        let site = site::write(&context.root).map_err(|error| error.to_string())?;
         Ok(Self {
             shared: Arc::new(Shared {
-                ground,
+                context,
                 path: search_path(),
                 user: User::from_uid(geteuid())
                     .ok()
@@ -74,14 +77,14 @@ impl Backend for HostBackend {
     fn create(&self, id: &SandboxId) -> BoxFuture<'_, io::Result<Box<dyn BackendSandbox>>> {
         let id = id.clone();
         Box::pin(async move {
-            let ground = &self.shared.ground;
-            let root = ground.root.join(id.as_str());
+            let context = &self.shared.context;
+            let root = context.root.join(id.as_str());
             make_private(&root)?;
             let sandbox = HostSandbox {
                 home: root.join(HOME),
                 temporary: root.join(TEMPORARY),
                 code: root.join("code"),
-                launcher: Launcher::new(id, root.clone(), ground.clone())?,
+                launcher: Launcher::new(id, root.clone(), context.clone())?,
                 root,
                 shared: self.shared.clone(),
             };
@@ -90,7 +93,7 @@ impl Backend for HostBackend {
     }
 
     fn shutdown(&self) -> BoxFuture<'_, ()> {
-        Box::pin(self.shared.ground.clear())
+        Box::pin(self.shared.context.clear())
     }
 }
 
@@ -140,7 +143,7 @@ impl BackendSandbox for HostSandbox {
     fn delete(&self) -> BoxFuture<'_, Result<(), String>> {
         Box::pin(async move {
             self.freeze().await?;
-            files::remove(&self.root).await
+            remove_sandbox(&self.root).await
         })
     }
 }

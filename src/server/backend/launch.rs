@@ -2,14 +2,9 @@
 //! environment by which the [`Sweeper`] finds them.
 
 use std::{
-    ffi::{OsStr, OsString},
-    fs,
-    io::{self, Read, Write},
-    os::unix::{
-        fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, fchown},
-        process::ExitStatusExt,
-    },
-    path::{Path, PathBuf},
+    io,
+    os::unix::{fs::fchown, process::ExitStatusExt},
+    path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -28,137 +23,21 @@ use tokio::{
 };
 
 use super::{
-    Exit, Job, Language, Process, Started,
-    remove::remove_tree,
+    api::{Exit, Process, Started},
+    context::ServerContext,
     sweep::{
-        EXEC_MARKER, ID_VARIABLE, PidNamespace, SANDBOX_MARKER, SERVER_MARKER, Sweeper, Target,
-        Within,
+        EXEC_MARKER, ID_VARIABLE, PidNamespace, SANDBOX_MARKER, SERVER_MARKER, Target, Within,
     },
 };
-use crate::{
-    protocol::{SandboxId, excerpt},
-    server::{
-        escaped::Escaped,
-        manager::random_hex,
-        root::{Abandoned, Root, roots},
-        store::blocking,
-        watchdog::Watchdog,
-    },
-};
+use crate::{protocol::SandboxId, server::identity::random_hex};
 
 /// Process groups of a sandbox that are remembered before those without a process are forgotten.
 const MANY_GROUPS: usize = 256;
-
-/// The search path if this process has no `PATH`.
-const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin";
-
-/// The `PATH` of this process, or [`DEFAULT_PATH`] if it is not set.
-pub(in crate::server) fn search_path() -> OsString {
-    std::env::var_os("PATH")
-        .filter(|path| !path.is_empty())
-        .unwrap_or_else(|| DEFAULT_PATH.into())
-}
 
 /// A random marker value. Code must not guess the marker of another sandbox: a process that carries
 /// it is killed with that sandbox, and could keep the kill from finishing.
 pub(super) fn mark() -> io::Result<String> {
     random_hex::<16>().map_err(io::Error::from)
-}
-
-/// State that all sandboxes of a server share.
-pub(super) struct Ground {
-    /// The directory of this server, with one directory for each sandbox.
-    pub(super) root: PathBuf,
-    /// The state directory, if the server has one.
-    pub(super) state: Option<PathBuf>,
-    /// Marks the processes of this server.
-    server: String,
-    watchdog: Watchdog,
-    sweeper: Sweeper,
-    /// A lock on the directory, held until this is dropped.
-    _owner: Option<fs::File>,
-}
-
-impl Ground {
-    /// Starts the watchdog and the sweeper for sandboxes in `root`. Must be called on a tokio
-    /// runtime.
-    pub(super) fn start(
-        root: Root,
-        state: Option<PathBuf>,
-        server: String,
-    ) -> io::Result<Arc<Self>> {
-        let watchdog = Watchdog::start(SERVER_MARKER, &server, &root.path)?;
-        Ok(Arc::new(Self {
-            root: root.path,
-            _owner: root.owner,
-            state,
-            server,
-            watchdog,
-            sweeper: Sweeper::start(),
-        }))
-    }
-
-    /// Removes, in the background, the processes and files of servers that were killed together
-    /// with their watchdogs. If this hangs, it doesn't affect the server. It is cancelled with the
-    /// runtime.
-    pub(super) fn begin_to_clear_abandoned(self: &Arc<Self>) {
-        let ground = Arc::downgrade(self);
-        let parent = self.root.parent().unwrap_or(&self.root).to_owned();
-        tokio::spawn(async move {
-            let found = blocking(move || roots(&parent)).await;
-            for path in found.unwrap_or_default() {
-                let Some(ground) = ground.upgrade() else {
-                    return;
-                };
-                let directory = Escaped(path.display().to_string());
-                let found = blocking(move || Ok(Abandoned::find(path))).await;
-                let Ok(Some(left)) = found else { continue };
-                match ground.remove_abandoned(left).await {
-                    Ok(()) => tracing::info!(%directory, "removed the files of a killed server"),
-                    Err(reason) => {
-                        tracing::warn!(
-                            %directory,
-                            reason = %Escaped(reason),
-                            "cannot remove the files of a killed server"
-                        );
-                    }
-                }
-            }
-        });
-    }
-
-    async fn remove_abandoned(&self, left: Abandoned) -> Result<(), String> {
-        let target = Target::Server(left.server.clone());
-        self.sweeper.sweep(target).await?;
-        #[cfg(target_os = "linux")]
-        super::gvisor::end_all(&left.path)
-            .await
-            .map_err(|error| error.to_string())?;
-        // The directory stays locked until it is removed, even if this future is dropped.
-        blocking(move || left.remove())
-            .await
-            .map_err(|error| format!("the files could not be removed: {error}"))
-    }
-
-    /// Kills the remaining processes of this server and removes its directory.
-    pub(super) async fn clear(self: &Arc<Self>) {
-        // Retries the kill for sandboxes that could not be deleted.
-        let target = Target::Server(self.server.clone());
-        if let Err(reason) = self.sweeper.sweep(target).await {
-            tracing::warn!(reason = %Escaped(reason), "cannot kill all processes at shutdown");
-        }
-        let ground = self.clone();
-        let removed = tokio::task::spawn_blocking(move || {
-            let removed = remove_tree(&ground.root);
-            ground.watchdog.quit();
-            removed
-        })
-        .await;
-        if let Ok(Err(error)) = removed {
-            let directory = self.root.display();
-            tracing::warn!(%error, %directory, "cannot remove a directory");
-        }
-    }
 }
 
 /// Starts the processes of one sandbox.
@@ -169,7 +48,7 @@ pub(super) struct Launcher {
     name: String,
     /// The directory of this sandbox.
     root: PathBuf,
-    ground: Arc<Ground>,
+    context: Arc<ServerContext>,
     execs: AtomicU64,
     /// The process group of each exec, which may still hold background processes.
     groups: Mutex<Vec<Pid>>,
@@ -177,12 +56,16 @@ pub(super) struct Launcher {
 
 impl Launcher {
     /// For a sandbox with this directory.
-    pub(super) fn new(id: SandboxId, root: PathBuf, ground: Arc<Ground>) -> io::Result<Self> {
+    pub(super) fn new(
+        id: SandboxId,
+        root: PathBuf,
+        context: Arc<ServerContext>,
+    ) -> io::Result<Self> {
         Ok(Self {
             id,
             name: mark()?,
             root,
-            ground,
+            context,
             execs: AtomicU64::new(0),
             groups: Mutex::default(),
         })
@@ -201,7 +84,7 @@ impl Launcher {
     /// The environment variables that mark the processes of an exec.
     pub(super) fn marks<'a>(&'a self, exec: &'a str) -> [(&'static str, &'a str); 4] {
         [
-            (SERVER_MARKER, &self.ground.server),
+            (SERVER_MARKER, &self.context.server),
             (ID_VARIABLE, self.id.as_str()),
             (SANDBOX_MARKER, &self.name),
             (EXEC_MARKER, exec),
@@ -231,7 +114,7 @@ impl Launcher {
         drop(command);
         let ended = || io::Error::other("the process ended before the watchdog knew of it");
         let pid = child.id().ok_or_else(ended)?;
-        self.ground.watchdog.group_began(pid);
+        self.context.watchdog.group_began(pid);
         let group = Pid::from_raw(pid.cast_signed());
         let mut groups = self.groups.lock().unwrap_or_else(PoisonError::into_inner);
         if groups.len() >= MANY_GROUPS {
@@ -248,7 +131,7 @@ impl Launcher {
                 group: Some(group),
                 exec,
                 namespace,
-                ground: self.ground.clone(),
+                context: self.context.clone(),
                 _needs: Box::new(needs),
             }),
         })
@@ -276,7 +159,7 @@ impl Launcher {
             directory: self.root.clone(),
             groups: groups.into_iter().map(Pid::as_raw).collect(),
         };
-        self.ground.sweeper.sweep(sandbox).await
+        self.context.sweeper.sweep(sandbox).await
     }
 }
 
@@ -288,7 +171,7 @@ struct MarkedProcess {
     group: Option<Pid>,
     exec: String,
     namespace: Option<PidNamespace>,
-    ground: Arc<Ground>,
+    context: Arc<ServerContext>,
     _needs: Box<dyn Send>,
 }
 
@@ -297,7 +180,7 @@ impl Process for MarkedProcess {
         Box::pin(async move {
             let status = self.child.wait().await?;
             if let Some(group) = self.group.take() {
-                self.ground
+                self.context
                     .watchdog
                     .group_ended(group.as_raw().cast_unsigned());
             }
@@ -321,7 +204,7 @@ impl Process for MarkedProcess {
                 let _ = killpg(group, signal);
             }
             let swept = self
-                .ground
+                .context
                 .sweeper
                 .sweep(Target::Exec {
                     mark: self.exec.clone(),
@@ -359,154 +242,4 @@ fn pipe_of(user: Option<u32>) -> io::Result<(io::PipeReader, io::PipeWriter)> {
         fchown(&reader, user, None)?;
     }
     Ok((reader, writer))
-}
-
-/// A file with the code of an exec. Dropping it removes the file.
-pub(super) struct CodeFile(pub(super) PathBuf);
-
-impl Drop for CodeFile {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.0);
-    }
-}
-
-impl CodeFile {
-    /// The path for the code of an exec.
-    pub(super) fn new(directory: &Path, language: Language, number: u64) -> Self {
-        Self(directory.join(match language {
-            Language::Python => format!("main-{number}.py"),
-            Language::Bash => format!("main-{number}.sh"),
-        }))
-    }
-
-    /// Writes the code to the file, which no other user can read. Creates these directories first
-    /// if they are missing, because an earlier exec may have removed them.
-    pub(super) async fn write(&self, code: &str, directories: &[&Path]) -> io::Result<()> {
-        let (file, code) = (self.0.clone(), code.to_owned());
-        let directories: Vec<_> = directories.iter().map(|it| it.to_path_buf()).collect();
-        let write = move || {
-            directories
-                .iter()
-                .try_for_each(|directory| make_private(directory))?;
-            write_private(&file, code.as_bytes())
-        };
-        blocking(write).await
-    }
-}
-
-/// Fails with the reason if no backend can run this job.
-pub(super) fn check(job: &Job) -> Result<(), String> {
-    let is_name = |name: &str| !name.is_empty() && !name.contains(['=', '\0']);
-    if let Some((name, _)) = job.env.iter().find(|(name, _)| !is_name(name)) {
-        return Err(format!(
-            "'{}' is not a valid name for an environment variable.",
-            excerpt(name.as_bytes())
-        ));
-    }
-    let values = job.env.iter().map(|(_, value)| value).chain(&job.args);
-    if values.chain(&job.cwd).any(|text| text.contains('\0')) {
-        return Err(
-            "An argument, an environment variable or the working directory contains a NUL byte."
-                .to_owned(),
-        );
-    }
-    check_size(job)
-}
-
-/// Maximum bytes of one argument, or of one environment variable with its name (`MAX_ARG_STRLEN` in
-/// execve(2)).
-const MAX_WORD_BYTES: usize = 128 * 1024 - 1;
-
-/// Maximum bytes of all arguments and variables: a quarter of the usual stack (execve(2)), less
-/// what the server adds.
-const MAX_WORDS_BYTES: usize = 2 * 1024 * 1024 - 64 * 1024;
-
-/// Fails if the kernel would not start a process with these arguments and variables.
-fn check_size(job: &Job) -> Result<(), String> {
-    // A variable also takes a `=`; every word also takes a NUL byte and a pointer.
-    let variables = job
-        .env
-        .iter()
-        .map(|(name, value)| name.len() + 1 + value.len());
-    let words: Vec<usize> = job.args.iter().map(String::len).chain(variables).collect();
-    let largest = words.iter().copied().max().unwrap_or(0);
-    let total: usize = words
-        .iter()
-        .map(|bytes| bytes + 1 + size_of::<usize>())
-        .sum();
-    if largest > MAX_WORD_BYTES || total > MAX_WORDS_BYTES {
-        return Err(format!(
-            "The arguments and environment variables are too large: {total} bytes in all, \
-             {largest} bytes in the largest. \
-             A process takes at most {MAX_WORDS_BYTES} bytes in all and {MAX_WORD_BYTES} in each; \
-             pass more data in its input or in a file."
-        ));
-    }
-    Ok(())
-}
-
-/// The error for a job whose working directory can't be used.
-pub(super) fn no_directory(cwd: &str) -> String {
-    format!(
-        "The working directory '{}' does not exist or is not a directory.",
-        excerpt(cwd.as_bytes())
-    )
-}
-
-/// Creates a directory that no other user may enter, unless it exists.
-pub(super) fn make_private(directory: &Path) -> io::Result<()> {
-    fs::DirBuilder::new()
-        .mode(0o700)
-        .recursive(true)
-        .create(directory)
-}
-
-/// Writes a new file that no other user may read.
-pub(super) fn write_private(file: &Path, text: &[u8]) -> io::Result<()> {
-    fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(file)?
-        .write_all(text)
-}
-
-/// Finds a program on the search path.
-pub(super) fn find(name: &str, path: &OsStr) -> Option<PathBuf> {
-    std::env::split_paths(path)
-        .filter(|directory| directory.is_absolute())
-        .map(|directory| directory.join(name))
-        .find(|file| {
-            fs::metadata(file)
-                .is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
-        })
-}
-
-/// Whether a program is a script with an interpreter line (`#!`).
-pub(super) fn is_script(file: &Path) -> bool {
-    let mut start = [0; 2];
-    fs::File::open(file)
-        .and_then(|mut file| file.read_exact(&mut start))
-        .is_ok()
-        && start == *b"#!"
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_program_is_found_on_the_path_and_nowhere_else() {
-        let directory = tempfile::tempdir().unwrap();
-        let program = directory.path().join("program");
-        fs::write(&program, "#!/bin/sh\n").unwrap();
-        assert_eq!(find("program", directory.path().as_os_str()), None);
-        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
-        assert_eq!(
-            find("program", directory.path().as_os_str()),
-            Some(program.clone())
-        );
-        assert!(is_script(&program));
-        assert_eq!(find("program", OsStr::new("/nowhere:relative")), None);
-    }
 }

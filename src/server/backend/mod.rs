@@ -1,184 +1,26 @@
 //! What runs the code: the traits that a sandbox needs of a backend, and the backends.
 
-mod choose;
+pub(crate) mod api;
+pub(crate) mod code_file;
 #[cfg(target_os = "linux")]
-mod confine;
+pub(crate) mod confine;
+pub(crate) mod context;
 #[cfg(target_os = "linux")]
-mod etc;
-mod files;
+pub(crate) mod etc;
 #[cfg(target_os = "linux")]
-mod gvisor;
-mod host;
-pub(super) mod launch;
+pub(crate) mod gvisor;
+pub(crate) mod host;
+pub(crate) mod job;
+pub(crate) mod launch;
 #[cfg(target_os = "linux")]
-mod namespace;
-mod remove;
-mod site;
-pub(super) mod spawn;
-mod sweep;
-
-use std::{borrow::Cow, io};
-
-use futures::future::BoxFuture;
-use tokio::io::AsyncWrite;
-
-pub(super) use choose::start;
-pub(super) use remove::remove_tree;
-
-use super::{output::Pipe, store::archive::Trees};
-use crate::protocol::SandboxId;
-
-/// A language that a backend runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Language {
-    Python,
-    Bash,
-}
-
-impl Language {
-    /// The supported languages, as error messages name them.
-    pub(super) const NAMES: &'static str = "python, bash";
-
-    /// The program that runs it.
-    pub(super) fn program(self) -> &'static str {
-        match self {
-            Self::Python => "python3",
-            Self::Bash => "bash",
-        }
-    }
-
-    /// The language that a client names, also by an alias.
-    pub(super) fn from_name(name: &str) -> Option<Self> {
-        match name {
-            "python" | "python3" | "py" => Some(Self::Python),
-            "bash" | "sh" => Some(Self::Bash),
-            _ => None,
-        }
-    }
-}
-
-/// Makes sandboxes.
-pub(super) trait Backend: Send + Sync + 'static {
-    /// Its name, as it is chosen by.
-    fn name(&self) -> &'static str;
-
-    /// Makes a sandbox.
-    fn create(&self, id: &SandboxId) -> BoxFuture<'_, io::Result<Box<dyn BackendSandbox>>>;
-
-    /// Ends the backend, once every sandbox is deleted.
-    fn shutdown(&self) -> BoxFuture<'_, ()>;
-}
-
-/// Code to run, and how.
-#[derive(Debug)]
-pub(super) struct Job {
-    pub(super) language: Language,
-    pub(super) code: String,
-    pub(super) args: Vec<String>,
-    /// Additions to the environment.
-    pub(super) env: Vec<(String, String)>,
-    /// The working directory, from the usual one.
-    pub(super) cwd: Option<String>,
-}
-
-impl Job {
-    /// Code, run as usual.
-    pub(super) fn new(language: Language, code: String) -> Self {
-        Self {
-            language,
-            code,
-            args: Vec::new(),
-            env: Vec::new(),
-            cwd: None,
-        }
-    }
-
-    /// The variables that code gets in addition to the usual ones. `site` is the directory of [`site`] as code sees it:
-    /// Python can import from its working directory, as with `python3 -c`, though the code is in a file elsewhere.
-    fn variables(&self, site: &str) -> Vec<(&str, Cow<'_, str>)> {
-        const SEARCHED: &str = "PYTHONPATH";
-        let mut variables: Vec<_> = self
-            .env
-            .iter()
-            .map(|(name, value)| (name.as_str(), Cow::from(value)))
-            .collect();
-        if self.language == Language::Python {
-            match variables.iter_mut().rfind(|(name, _)| *name == SEARCHED) {
-                Some((_, value)) if !value.is_empty() => *value = format!("{site}:{value}").into(),
-                _ => variables.push((SEARCHED, site.to_owned().into())),
-            }
-        }
-        variables
-    }
-
-    /// The [`variables`](Self::variables) as the file that a confined process reads them from: on a command line, every
-    /// user of the machine could read them, and the helpers that start the code must not have them. The marks come last,
-    /// so that the caller cannot replace them.
-    #[cfg(target_os = "linux")]
-    fn pairs<'a>(
-        &'a self,
-        site: &str,
-        marks: impl IntoIterator<Item = (&'a str, &'a str)>,
-    ) -> String {
-        let marks = marks.into_iter().map(|(name, mark)| (name, mark.into()));
-        let variables = self.variables(site).into_iter();
-        let pairs: Vec<_> = variables
-            .chain(marks)
-            .map(|(name, value)| format!("{name}={value}"))
-            .collect();
-        pairs.join("\0")
-    }
-}
-
-/// How a main process ended, as far as that is known.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Exit {
-    pub(super) code: Option<i32>,
-    pub(super) signal: Option<i32>,
-}
-
-/// One sandbox.
-pub(super) trait BackendSandbox: Send + Sync + 'static {
-    /// Starts code. The error is the reason for the client.
-    fn start(&self, job: Job) -> BoxFuture<'_, Result<Started, String>>;
-
-    /// Ends every process of the sandbox before a checkpoint, so that its files stay as they are. A backend that can store
-    /// memory puts that beside the files first; the processes go on when the files are unpacked, or when code is next
-    /// started. The error is the reason for the client.
-    fn freeze(&self) -> BoxFuture<'_, Result<(), String>>;
-
-    /// The checkpoint failed: what [`freeze`](Self::freeze) has stored goes on. The error is the reason for the log.
-    fn thaw(&self) -> BoxFuture<'_, Result<(), String>> {
-        Box::pin(async { Ok(()) })
-    }
-
-    /// The directories that its archives hold. Nothing that the server trusts is in them.
-    fn trees(&self) -> Trees;
-
-    /// Its trees were filled from an archive, before anything has run in it. The error is the reason for
-    /// the client.
-    fn unpacked(&self) -> BoxFuture<'_, Result<(), String>> {
-        Box::pin(async { Ok(()) })
-    }
-
-    /// Ends every process of the sandbox and removes its files. The error is the reason for the client.
-    fn delete(&self) -> BoxFuture<'_, Result<(), String>>;
-}
-
-/// Code that was started.
-pub(super) struct Started {
-    pub(super) stdin: Box<dyn AsyncWrite + Send + Unpin>,
-    pub(super) stdout: Pipe,
-    pub(super) stderr: Pipe,
-    pub(super) process: Box<dyn Process>,
-}
-
-/// The processes of one exec.
-pub(super) trait Process: Send {
-    /// Resolves when the main process ended. May be called again, and may be dropped.
-    fn wait(&mut self) -> BoxFuture<'_, io::Result<Exit>>;
-
-    /// Ends the main process and all its children; resolves when none is left. The error is the
-    /// reason for the client.
-    fn kill(&mut self) -> BoxFuture<'_, Result<(), String>>;
-}
+pub(crate) mod namespace;
+#[cfg(target_os = "linux")]
+pub(crate) mod proc;
+pub(crate) mod programs;
+pub(crate) mod remove;
+pub(crate) mod server_directory;
+pub(crate) mod site;
+pub(crate) mod spawn;
+pub(crate) mod start;
+pub(crate) mod sweep;
+pub(crate) mod watchdog;

@@ -3,6 +3,8 @@
 
 use std::{fs, io, os::unix::fs::PermissionsExt, path::Path};
 
+use crate::server::blocking::blocking;
+
 /// Longest path that is walked down to, in bytes, beyond that of the tree itself: the system takes
 /// about 4096 for the whole.
 const MAX_PATH_BYTES: usize = 2_048;
@@ -11,12 +13,20 @@ const MAX_PATH_BYTES: usize = 2_048;
 const MAX_LEVELS: usize = 64;
 
 /// Removes `path` and everything in it. A path that does not exist is no error.
-pub(in crate::server) fn remove_tree(path: &Path) -> io::Result<()> {
+pub(crate) fn remove_tree(path: &Path) -> io::Result<()> {
     prepare(path)?;
     match fs::remove_dir_all(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,
     }
+}
+
+/// Removes the directory of a sandbox. The error is the reason for the client.
+pub(super) async fn remove_sandbox(directory: &Path) -> Result<(), String> {
+    let directory = directory.to_owned();
+    blocking(move || remove_tree(&directory))
+        .await
+        .map_err(|error| format!("the files could not be removed: {error}"))
 }
 
 /// Gives the owner every permission on each directory of the tree, and moves what is very deep in

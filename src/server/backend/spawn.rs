@@ -15,6 +15,8 @@
 
 #[cfg(target_os = "linux")]
 mod filter;
+#[cfg(target_os = "linux")]
+mod limits;
 
 use std::{
     ffi::OsStr,
@@ -27,12 +29,12 @@ use nix::libc;
 
 /// A command whose process starts clean. By default it has no environment, the working directory
 /// `/`, and `/dev/null` as stdin, stdout and stderr.
-pub(in crate::server) fn command(program: impl AsRef<OsStr>) -> tokio::process::Command {
+pub(crate) fn command(program: impl AsRef<OsStr>) -> tokio::process::Command {
     blocking_command(program).into()
 }
 
 /// [`command`] for callers without a runtime.
-pub(in crate::server) fn blocking_command(program: impl AsRef<OsStr>) -> Command {
+pub(crate) fn blocking_command(program: impl AsRef<OsStr>) -> Command {
     // The process inherits the keyring of this thread. A backend that depends on it calls
     // `own_keyring` and reports the error.
     #[cfg(target_os = "linux")]
@@ -93,7 +95,10 @@ fn reset_signals() {
 }
 
 #[cfg(target_os = "linux")]
-pub(super) use linux::{deny_keys, hard_limit, own_keyring};
+pub(super) use self::{
+    limits::hard_limit,
+    linux::{deny_keys, own_keyring},
+};
 
 #[cfg(target_os = "linux")]
 mod linux {
@@ -108,39 +113,14 @@ mod linux {
     use rustix::{
         fs::{Mode, OFlags, RawDir, open},
         io::{Errno, FdFlags, fcntl_setfd, read, write},
-        process::{
-            Resource, Rlimit, getpriority_process, getrlimit, setpriority_process, setrlimit, umask,
-        },
+        process::{getpriority_process, setpriority_process, umask},
         thread::{
             CapabilitySet, capabilities, clear_ambient_capability_set, set_capabilities,
             set_current_timer_slack, set_no_new_privs, set_thread_groups,
         },
     };
 
-    use super::filter;
-
-    const MIB: u64 = 1 << 20;
-    const UNLIMITED: Option<u64> = None;
-
-    /// The soft and hard limits of every process: the usual limits of a login shell.
-    const LIMITS: [(Resource, Option<u64>, Option<u64>); 16] = [
-        (Resource::As, UNLIMITED, UNLIMITED),
-        (Resource::Core, Some(0), Some(0)),
-        (Resource::Cpu, UNLIMITED, UNLIMITED),
-        (Resource::Data, UNLIMITED, UNLIMITED),
-        (Resource::Fsize, UNLIMITED, UNLIMITED),
-        (Resource::Locks, UNLIMITED, UNLIMITED),
-        (Resource::Memlock, Some(8 * MIB), Some(8 * MIB)),
-        (Resource::Msgqueue, Some(819_200), Some(819_200)),
-        (Resource::Nice, Some(0), Some(0)),
-        (Resource::Nofile, Some(1_024), Some(524_288)),
-        (Resource::Nproc, UNLIMITED, UNLIMITED),
-        (Resource::Rss, UNLIMITED, UNLIMITED),
-        (Resource::Rtprio, Some(0), Some(0)),
-        (Resource::Rttime, UNLIMITED, UNLIMITED),
-        (Resource::Sigpending, UNLIMITED, UNLIMITED),
-        (Resource::Stack, Some(8 * MIB), UNLIMITED),
-    ];
+    use super::{filter, limits};
 
     /// The kernel's default timer slack, in nanoseconds.
     const TIMER_SLACK: u64 = 50_000;
@@ -153,52 +133,7 @@ mod linux {
         reset_personality()?;
         reset_oom_score()?;
         // Last: the descriptors of the server are still open, and may be more than the process may open.
-        for (resource, soft, hard) in LIMITS {
-            let current = getrlimit(resource);
-            set_limit(resource, current, limit(soft, hard, current.maximum))?;
-        }
-        Ok(())
-    }
-
-    /// Sets a limit. Where the kernel refuses that, a current limit that allows no more is kept, and
-    /// one that allows more is an error: gVisor has some limits that no process can change.
-    fn set_limit(resource: Resource, current: Rlimit, wanted: Rlimit) -> io::Result<()> {
-        if current == wanted {
-            return Ok(());
-        }
-        match setrlimit(resource, wanted) {
-            Err(Errno::PERM | Errno::INVAL) if !allows_more(current, wanted) => Ok(()),
-            set => Ok(set?),
-        }
-    }
-
-    /// Whether one limit allows more than the other, by its soft or its hard value.
-    pub(super) fn allows_more(one: Rlimit, other: Rlimit) -> bool {
-        let exceeds = |one: Option<u64>, other: Option<u64>| {
-            other.is_some_and(|other| one.is_none_or(|one| one > other))
-        };
-        exceeds(one.current, other.current) || exceeds(one.maximum, other.maximum)
-    }
-
-    /// Caps a limit at the hard limit of the server, which an administrator may have lowered.
-    fn limit(soft: Option<u64>, hard: Option<u64>, most: Option<u64>) -> Rlimit {
-        let least = |one: Option<u64>, other: Option<u64>| match (one, other) {
-            (Some(one), Some(other)) => Some(one.min(other)),
-            (one, other) => one.or(other),
-        };
-        let hard = least(hard, most);
-        Rlimit {
-            current: least(soft, hard),
-            maximum: hard,
-        }
-    }
-
-    /// The hard limit of the processes that [`command`](super::command) starts. `None` means no
-    /// limit.
-    pub(in super::super) fn hard_limit(resource: Resource) -> Option<u64> {
-        let most = getrlimit(resource).maximum;
-        let row = LIMITS.iter().find(|(it, ..)| *it == resource);
-        limit(None, row.and_then(|&(_, _, hard)| hard), most).maximum
+        limits::reset()
     }
 
     /// Sets close-on-exec on every file descriptor above 2. They must stay open until exec, because
@@ -445,7 +380,8 @@ mod other {
     }
 }
 
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(test)]
+#[cfg(target_os = "linux")]
 mod tests {
     use std::os::fd::AsRawFd;
 
@@ -469,25 +405,6 @@ mod tests {
         // SAFETY: it only makes system calls. The forked child has no other thread.
         unsafe { command.pre_exec(linux::close_on_exec_one_by_one) };
         assert!(!has_it(command));
-    }
-
-    #[test]
-    fn a_limit_that_allows_more_in_either_value_is_found() {
-        let limit = |current, maximum| Rlimit { current, maximum };
-        let asked = limit(Some(1), Some(2));
-        for more in [
-            limit(Some(2), Some(2)),
-            limit(Some(1), Some(3)),
-            limit(Some(1), None),
-            limit(None, None),
-        ] {
-            assert!(linux::allows_more(more, asked), "{more:?}");
-        }
-        for no_more in [asked, limit(Some(0), Some(2)), limit(Some(1), Some(1))] {
-            assert!(!linux::allows_more(no_more, asked), "{no_more:?}");
-        }
-        let unlimited = limit(None, None);
-        assert!(!linux::allows_more(unlimited, unlimited));
     }
 
     #[test]

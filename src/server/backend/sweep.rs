@@ -10,21 +10,15 @@
 //! only at processes in that namespace. The `host` backend has none, and its code can read the
 //! markers of other sandboxes. There, markers only protect against mistakes.
 
-#[cfg(target_os = "linux")]
-use std::io;
-#[cfg(target_os = "linux")]
-use std::io::Read;
-use std::{
-    fs::Metadata,
-    os::unix::fs::MetadataExt,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{fs::Metadata, os::unix::fs::MetadataExt, path::PathBuf, time::Duration};
 
 use tokio::{
     sync::{mpsc, oneshot},
     time::{Instant, sleep},
 };
+
+#[cfg(target_os = "linux")]
+use super::proc::{Observed, is_gone_or_foreign, is_in, pids};
 
 /// Environment variable that names the server instance.
 pub(super) const SERVER_MARKER: &str = "ACTIX_SANDBOX_SERVER";
@@ -270,7 +264,7 @@ fn pass(targets: &[Target]) -> Seen {
             }
         };
         uncertain |= process.shows_nothing;
-        let mut markers: Vec<_> = process.markers().collect();
+        let mut markers: Vec<_> = markers(&process).collect();
         let is_marked = !markers.is_empty();
         let exec = markers.iter().find(|(name, _)| *name == EXEC_MARKER);
         let sandbox = exec.and_then(|(_, exec)| exec.split(|&byte| byte == b'.').next());
@@ -363,148 +357,18 @@ fn pid_namespace(pid: i32) -> Option<PidNamespace> {
     file.ok().as_ref().map(PidNamespace::of)
 }
 
-/// Whether the working directory of a process really is `directory`. `/proc` shows only a path,
-/// which may be another directory in the mount namespace of the process.
 #[cfg(target_os = "linux")]
-fn is_in(pid: i32, directory: &Path) -> bool {
-    let of = |path: &Path| {
-        let meta = std::fs::metadata(path).ok()?;
-        Some((meta.dev(), meta.ino()))
-    };
-    let process = Path::new("/proc").join(pid.to_string());
-    let is_same = |one: Option<_>, other| one.is_some() && one == other;
-    // In the server's mount namespace the path is right, even if the directory has been removed.
-    is_same(
-        of(&process.join("ns/mnt")),
-        of("/proc/self/ns/mnt".as_ref()),
-    ) || is_same(of(&process.join("cwd")), of(directory))
-}
-
-#[cfg(target_os = "linux")]
-pub(super) fn pids() -> io::Result<Vec<i32>> {
-    let mut pids = Vec::new();
-    for entry in std::fs::read_dir("/proc")? {
-        let name = entry?.file_name();
-        pids.extend(name.to_str().and_then(|name| name.parse::<i32>().ok()));
-    }
-    Ok(pids)
-}
-
-/// Whether a read failed because the process has ended or belongs to another user.
-#[cfg(target_os = "linux")]
-fn is_gone_or_foreign(error: &io::Error) -> bool {
-    use io::ErrorKind::{NotFound, PermissionDenied};
-
-    matches!(error.kind(), NotFound | PermissionDenied)
-        || error.raw_os_error() == Some(nix::errno::Errno::ESRCH as i32)
-}
-
-/// Returns the parent, the process group and whether there is a terminal. `None` if the process is
-/// dead.
-#[cfg(target_os = "linux")]
-pub(super) fn parse_stat(stat: &[u8]) -> Option<(i32, i32, bool)> {
-    // The program name in parentheses may hold any bytes, including invalid UTF-8.
-    let end_of_name = stat.iter().rposition(|&byte| byte == b')')?;
-    let rest = std::str::from_utf8(&stat[end_of_name + 1..]).ok()?;
-    let mut fields = rest.split_ascii_whitespace();
-    let state = fields.next()?;
-    if state == "Z" || state == "X" {
-        return None;
-    }
-    let parent = fields.next()?.parse().ok()?;
-    let group = fields.next()?.parse().ok()?;
-    let has_terminal = fields.nth(1)? != "0";
-    Some((parent, group, has_terminal))
-}
-
-/// A process as `/proc` shows it. A zombie has neither environment nor directory.
-#[cfg(target_os = "linux")]
-struct Observed {
-    parent: i32,
-    group: i32,
-    has_terminal: bool,
-    shows_nothing: bool,
-    environment: Vec<u8>,
-    directory: Option<PathBuf>,
-}
-
-/// Maximum bytes to read of an environment, because code can make the environment of many processes
-/// very large. A process whose markers lie beyond this is found by its parents.
-#[cfg(target_os = "linux")]
-const MAX_ENVIRONMENT_BYTES: u64 = 64 * 1024;
-
-#[cfg(target_os = "linux")]
-fn read_start(file: &str) -> io::Result<Vec<u8>> {
-    let mut start = Vec::new();
-    let file = std::fs::File::open(file)?;
-    file.take(MAX_ENVIRONMENT_BYTES).read_to_end(&mut start)?;
-    Ok(start)
-}
-
-#[cfg(target_os = "linux")]
-impl Observed {
-    /// Reads a process from `/proc`. `None` if the process is dead.
-    fn read(pid: i32, with_directory: bool) -> io::Result<Option<Self>> {
-        let stat = std::fs::read(format!("/proc/{pid}/stat"))?;
-        let Some((parent, group, has_terminal)) = parse_stat(&stat) else {
-            return Ok(None);
-        };
-        // The environments of other users' processes can't be read. Those processes carry no
-        // markers.
-        let environment = match read_start(&format!("/proc/{pid}/environ")) {
-            Err(error) if !is_gone_or_foreign(&error) => return Err(error),
-            read => read,
-        };
-        Ok(Some(Self {
-            parent,
-            group,
-            has_terminal,
-            shows_nothing: environment.as_ref().is_ok_and(Vec::is_empty)
-                // Kernel threads have no program.
-                && std::fs::read_link(format!("/proc/{pid}/exe")).is_ok(),
-            environment: environment.unwrap_or_default(),
-            directory: with_directory
-                .then(|| std::fs::read_link(format!("/proc/{pid}/cwd")).ok())
-                .flatten(),
-        }))
-    }
-
-    /// The markers of the process, as pairs of variable and value.
-    fn markers(&self) -> impl Iterator<Item = (&'static str, &[u8])> {
-        self.environment
-            .split(|&byte| byte == 0)
-            .filter_map(|entry| {
-                [SERVER_MARKER, SANDBOX_MARKER, EXEC_MARKER]
-                    .into_iter()
-                    .find_map(|name| {
-                        let value = entry.strip_prefix(name.as_bytes())?.strip_prefix(b"=")?;
-                        Some((name, value))
-                    })
-            })
-    }
-}
-
-#[cfg(all(test, target_os = "linux"))]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn stat_is_parsed_whatever_the_program_name() {
-        assert_eq!(
-            parse_stat(b"7 (a) S 1 (\xc3) S 5 6 7 0 -1"),
-            Some((5, 6, false))
-        );
-        assert_eq!(parse_stat(b"7 (sh) T 5 6 7 34816 -1"), Some((5, 6, true)));
-        assert_eq!(parse_stat(b"7 (sh) Z 5 6 7 0 -1"), None);
-    }
-
-    #[test]
-    fn a_gone_process_is_not_an_error_but_emfile_is() {
-        assert!(is_gone_or_foreign(&io::Error::from_raw_os_error(
-            nix::errno::Errno::ESRCH as i32
-        )));
-        assert!(!is_gone_or_foreign(&io::Error::from_raw_os_error(
-            nix::errno::Errno::EMFILE as i32
-        )));
-    }
+/// The markers of the process, as pairs of variable and value.
+fn markers(process: &Observed) -> impl Iterator<Item = (&'static str, &[u8])> {
+    process
+        .environment
+        .split(|&byte| byte == 0)
+        .filter_map(|entry| {
+            [SERVER_MARKER, SANDBOX_MARKER, EXEC_MARKER]
+                .into_iter()
+                .find_map(|name| {
+                    let value = entry.strip_prefix(name.as_bytes())?.strip_prefix(b"=")?;
+                    Some((name, value))
+                })
+        })
 }

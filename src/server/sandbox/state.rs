@@ -2,29 +2,30 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
-use tokio::time::Instant;
+use tokio::{
+    sync::oneshot::{self, error::RecvError},
+    time::Instant,
+};
 
-use super::{named::NamedExecs, storing::Snapshot};
 use crate::{
     machine::StoredExec,
     protocol::{Status, names::CLOSE_ERROR},
     server::{
-        execution::Execution,
-        link::{ExecItem, Link},
-        output::Drains,
-        store::Stamp,
+        exec::{named_execs::NamedExecs, output_pump::Drains, v1_exec::V1Exec},
+        session::client_link::{ExecItem, Link},
+        store::{storage::Stamp, turns::Stop},
     },
 };
 
 /// What changes in the life of a sandbox.
-pub(in crate::server) struct State {
+pub(crate) struct State {
     pub(super) link: Option<Arc<Link>>,
     /// The attached client has taken over the exec, or there is none to take over.
     pub(super) resumed: bool,
     /// What belongs to the exec while no client has taken it over.
     pub(super) held: VecDeque<ExecItem>,
     pub(super) held_bytes: usize,
-    pub(super) exec: Option<Execution>,
+    pub(super) exec: Option<V1Exec>,
     /// The execs that have a name.
     pub(super) named: NamedExecs,
     /// Output of execs that ended, which processes in the background still hold.
@@ -69,7 +70,7 @@ impl State {
     }
 
     /// The state of a sandbox that was just restored, and that nobody is attached to yet.
-    pub(in crate::server) fn restored(from: Stamp, execs: Vec<StoredExec>) -> Self {
+    pub(crate) fn restored(from: Stamp, execs: Vec<StoredExec>) -> Self {
         let mut state = Self::unattached();
         state.named = NamedExecs::restored(execs);
         state.restored_from = Some(from);
@@ -77,7 +78,7 @@ impl State {
     }
 
     /// The state of a sandbox that was just made for the client at the other end of `link`.
-    pub(in crate::server) fn attached(link: Arc<Link>) -> Self {
+    pub(crate) fn attached(link: Arc<Link>) -> Self {
         let mut state = Self::unattached();
         state.link = Some(link);
         state
@@ -95,5 +96,31 @@ impl Drop for State {
             );
             link.close(CLOSE_ERROR);
         }
+    }
+}
+
+/// A snapshot that is being taken. Dropped, it is given up.
+pub(super) struct Snapshot {
+    pub(super) asked_by: Arc<Link>,
+    pub(super) done: oneshot::Receiver<Result<(), String>>,
+    pub(super) stop: Stop,
+}
+
+impl Snapshot {
+    /// The result; an error means that the task panicked.
+    pub(super) async fn done(&mut self) -> Result<Result<(), String>, RecvError> {
+        (&mut self.done).await
+    }
+
+    /// Gives it up, and waits until nothing of it is left.
+    pub(super) async fn abandon(mut self) {
+        self.stop.stop();
+        let _ = self.done().await;
+    }
+}
+
+impl Drop for Snapshot {
+    fn drop(&mut self) {
+        self.stop.stop();
     }
 }

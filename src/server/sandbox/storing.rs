@@ -7,42 +7,20 @@ use tokio::{
     time::Instant,
 };
 
-use super::Sandbox;
+use super::{leases::Lease, state::Snapshot, task::Sandbox};
 use crate::{
-    protocol::{ServerMessage, Status, excerpt},
+    protocol::{ServerMessage, Status},
     server::{
+        blocking::blocking,
         escaped::Escaped,
-        handoff::Lease,
-        link::Link,
-        store::{Record, SnapshotName, Stop, blocking},
+        session::client_link::Link,
+        store::{
+            checkpoints::{SnapshotName, reason},
+            record::Record,
+            turns::Stop,
+        },
     },
 };
-
-/// A snapshot that is being taken. Dropped, it is given up.
-pub(super) struct Snapshot {
-    asked_by: Arc<Link>,
-    done: oneshot::Receiver<Result<(), String>>,
-    stop: Stop,
-}
-
-impl Snapshot {
-    /// The result; an error means that the task panicked.
-    pub(super) async fn done(&mut self) -> Result<Result<(), String>, RecvError> {
-        (&mut self.done).await
-    }
-
-    /// Gives it up, and waits until nothing of it is left.
-    pub(super) async fn abandon(mut self) {
-        self.stop.stop();
-        let _ = self.done().await;
-    }
-}
-
-impl Drop for Snapshot {
-    fn drop(&mut self) {
-        self.stop.stop();
-    }
-}
 
 impl Sandbox {
     /// Begins a filesystem snapshot. The sandbox goes on meanwhile.
@@ -182,9 +160,4 @@ impl Sandbox {
         }
         status(Status::SandboxLockReleased);
     }
-}
-
-/// An error of the store as a client is told: not without end, whatever files are called.
-pub(in crate::server) fn reason(error: &io::Error) -> String {
-    format!("{}.", excerpt(error.to_string().as_bytes()))
 }

@@ -10,8 +10,10 @@
 //! The requests run on a thread of their own, so that whoever waits for them may end at any time, and neither encryption
 //! nor a slow network is felt by the sandboxes.
 
+mod errors;
+mod ranges;
+
 use std::{
-    error::Error as _,
     fs,
     io::{self, Read, Seek},
     path::{Path as FilePath, PathBuf},
@@ -19,10 +21,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use futures::{StreamExt, stream::FuturesUnordered};
 use object_store::{
-    Error, GetOptions, GetRange, MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode,
+    Error, GetOptions, MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode,
     RetryConfig, UpdateVersion, aws::AmazonS3Builder, gcp::GoogleCloudStorageBuilder, path::Path,
 };
 use rustls::crypto::{CryptoProvider, ring};
@@ -33,13 +35,19 @@ use tokio::{
 use url::Url;
 
 use super::{
-    archive::{Bounds, Packed},
+    archive::{layout::Bounds, pack::Packed},
     lock::{LOCKS, WAITING},
     place::shown,
     storage::{Fence, MAX_SMALL_BYTES, Stamp, Storage},
     turns::Turn,
 };
-use crate::server::escaped::Escaped;
+use crate::server::{
+    escaped::Escaped,
+    store::bucket::{
+        errors::{explain, kind},
+        ranges::{PART_BYTES, Ranges},
+    },
+};
 
 /// Longest time that a request takes that moves a part of an archive, or completes one.
 const PART_WITHIN: Duration = Duration::from_secs(60);
@@ -49,12 +57,6 @@ const START_WITHIN: Duration = Duration::from_secs(20);
 
 /// Longest time that a small request takes: no longer than half a lease, but within these.
 const SMALL_WITHIN: [Duration; 2] = [Duration::from_secs(2), START_WITHIN];
-
-/// Size of a part of an upload, and most of what is downloaded by one request.
-const PART_BYTES: u64 = 8 * 1024 * 1024;
-
-/// What is downloaded at first: who wants to see the record only needs no more.
-const FIRST_BYTES: u64 = 256 * 1024;
 
 /// Parts of one archive that are under way at the same time.
 const PARTS_AT_ONCE: usize = 2;
@@ -235,17 +237,21 @@ impl Bucket {
         self.wait("write", name, within, put)
     }
 
-    /// An object, from its beginning.
     fn ranges(&self, name: &str) -> io::Result<Ranges<'_>> {
-        let mut ranges = Ranges {
-            bucket: self,
-            name: name.to_owned(),
-            object: None,
-            next: 0,
-            data: Bytes::new(),
-        };
-        ranges.fetch()?;
-        Ok(ranges)
+        let (name, place) = (name.to_owned(), self.at(name));
+        Ranges::open(Box::new(move |range, if_match| {
+            let options = GetOptions {
+                range: Some(range.into()),
+                if_match,
+                ..GetOptions::default()
+            };
+            let get = async {
+                let got = self.store.get_opts(&place, options).await?;
+                let meta = got.meta.clone();
+                Ok((meta, got.bytes().await?))
+            };
+            self.wait("read", &name, PART_WITHIN, get)
+        }))
     }
 
     /// Uploads a file in parts, until it was told to stop.
@@ -388,9 +394,13 @@ impl Storage for Bucket {
         if ranges.size() > bounds.compressed_bytes() {
             return Err(bounds.too_many_bytes());
         }
-        while !ranges.is_at_end()? {
+        loop {
             turn.check()?;
-            io::Write::write_all(&mut file, &ranges.data.split_off(0))?;
+            let data = std::mem::take(ranges.data()?);
+            if data.is_empty() {
+                break;
+            }
+            io::Write::write_all(&mut file, &data)?;
         }
         file.rewind()?;
         Ok(file)
@@ -402,114 +412,12 @@ impl Storage for Bucket {
     }
 }
 
-/// An object, fetched in ranges as it is read.
-struct Ranges<'a> {
-    bucket: &'a Bucket,
-    name: String,
-    /// Which one it is, once its beginning was fetched.
-    object: Option<ObjectMeta>,
-    /// The first byte that was not fetched yet.
-    next: u64,
-    data: Bytes,
-}
-
-impl Ranges<'_> {
-    fn fetch(&mut self) -> io::Result<()> {
-        let (length, if_match) = match &self.object {
-            Some(object) => (PART_BYTES, object.e_tag.clone()),
-            None => (FIRST_BYTES, None),
-        };
-        let options = GetOptions {
-            range: Some(GetRange::Bounded(self.next..self.next + length)),
-            // Not the beginning of one and the end of another.
-            if_match,
-            ..GetOptions::default()
-        };
-        let place = self.bucket.at(&self.name);
-        let get = async {
-            let got = self.bucket.store.get_opts(&place, options).await?;
-            let meta = got.meta.clone();
-            Ok((meta, got.bytes().await?))
-        };
-        let (object, data) = self.bucket.wait("read", &self.name, PART_WITHIN, get)?;
-        self.next += data.len() as u64;
-        self.data = data;
-        self.object = Some(object);
-        Ok(())
-    }
-}
-
-impl Ranges<'_> {
-    fn size(&self) -> u64 {
-        self.object.as_ref().map_or(0, |object| object.size)
-    }
-
-    /// Whether all was read. If not, there is some data now.
-    fn is_at_end(&mut self) -> io::Result<bool> {
-        if self.data.is_empty() && self.next < self.size() {
-            self.fetch()?;
-            if self.data.is_empty() {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-        }
-        Ok(self.data.is_empty())
-    }
-}
-
-impl Read for Ranges<'_> {
-    fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
-        if self.is_at_end()? {
-            return Ok(0);
-        }
-        let length = self.data.len().min(to.len());
-        self.data.copy_to_slice(&mut to[..length]);
-        Ok(length)
-    }
-}
-
 fn stamp(meta: &ObjectMeta) -> Stamp {
     Stamp {
         tag: meta.e_tag.clone(),
         version: meta.version.clone(),
         modified: meta.last_modified.into(),
     }
-}
-
-/// A bucket that is not there is no file that is not there.
-fn kind(error: &Error) -> io::ErrorKind {
-    match error {
-        Error::NotFound { .. } if !error.to_string().contains("NoSuchBucket") => {
-            io::ErrorKind::NotFound
-        }
-        Error::PermissionDenied { .. } | Error::Unauthenticated { .. } => {
-            io::ErrorKind::PermissionDenied
-        }
-        _ => io::ErrorKind::Other,
-    }
-}
-
-/// What an error says, and what is behind it. Of an answer in XML or HTML its code alone: such answers repeat the
-/// request, with the name of the key and what was signed.
-fn explain(error: &Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let more = error.to_string();
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        cause = error.source();
-    }
-    if let (Some(begin), Some(end)) = (text.find('<'), text.rfind('>')) {
-        let code = text
-            .split_once("<Code>")
-            .and_then(|(_, rest)| rest.split_once("</Code>"))
-            .map_or("", |(code, _)| code)
-            .to_owned();
-        let rest = text.get(end + 1..).unwrap_or_default();
-        text = format!("{}{code}{rest}", &text[..begin.min(end)]);
-    }
-    text.trim().to_owned()
 }
 
 #[cfg(test)]
@@ -530,139 +438,4 @@ impl Bucket {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::{
-        super::{
-            archive::{Packer, Tree, Trees},
-            turns::Stop,
-        },
-        *,
-    };
-
-    const BOUNDS: Bounds = Bounds {
-        bytes: 1 << 30,
-        files: 10,
-    };
-
-    /// A bucket in memory, with its workplace.
-    fn bucket() -> (tempfile::TempDir, Bucket) {
-        let workplace = tempfile::tempdir().unwrap();
-        let bucket = Bucket::in_memory(workplace.path());
-        bucket.check().unwrap();
-        (workplace, bucket)
-    }
-
-    /// An archive of several parts that cannot be compressed.
-    fn packed(workplace: &tempfile::TempDir, stop: &Stop) -> Packed {
-        let tree = tempfile::tempdir().unwrap();
-        let mut state = 1_u64;
-        let noise: Vec<u8> = std::iter::repeat_with(|| {
-            state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(1);
-            (state >> 56) as u8
-        })
-        .take(PART_BYTES as usize * 5 / 2)
-        .collect();
-        fs::write(tree.path().join("noise"), noise).unwrap();
-        let stops = vec![Stop::default(), stop.clone()];
-        let turn = Turn::until(stops);
-        let mut packer =
-            Packer::create(workplace.path(), ".unfinished-", None, BOUNDS, &turn).unwrap();
-        fs::rename(tree.path(), workplace.path().join("home")).unwrap();
-        let trees = Trees {
-            directory: workplace.path().to_owned(),
-            trees: vec![Tree::new("home", None)],
-        };
-        packer.add_trees(&trees).unwrap();
-        fs::remove_dir_all(workplace.path().join("home")).unwrap();
-        packer.finish().unwrap()
-    }
-
-    #[test]
-    fn an_archive_of_several_parts_comes_back_byte_for_byte() {
-        let (workplace, bucket) = bucket();
-        let archive = packed(&workplace, &Stop::default());
-        let mut expected = Vec::new();
-        archive.open().unwrap().read_to_end(&mut expected).unwrap();
-        assert!(expected.len() as u64 > 2 * PART_BYTES);
-        bucket
-            .put(archive, "snapshots/a", Box::new(|| Ok(())))
-            .unwrap();
-        let mut found = Vec::new();
-        let mut file = bucket
-            .fetch("snapshots/a", &BOUNDS, &Turn::default())
-            .unwrap();
-        file.read_to_end(&mut found).unwrap();
-        assert!(found == expected);
-        drop(file);
-        assert_eq!(fs::read_dir(workplace.path()).unwrap().count(), 0);
-        let none = bucket
-            .fetch("snapshots/b", &BOUNDS, &Turn::default())
-            .unwrap_err();
-        assert_eq!(none.kind(), io::ErrorKind::NotFound);
-    }
-
-    #[test]
-    fn what_was_stopped_or_is_forbidden_at_the_last_moment_is_not_seen() {
-        let (workplace, bucket) = bucket();
-        let stop = Stop::default();
-        let archive = packed(&workplace, &stop);
-        let stopped_meanwhile = || {
-            stop.stop();
-            Ok(())
-        };
-        let error = bucket.put(archive, "snapshots/a", Box::new(stopped_meanwhile));
-        assert!(error.unwrap_err().to_string().contains("given up"));
-        let archive = packed(&workplace, &Stop::default());
-        let forbidden = || Err(io::Error::other("another server has it"));
-        let error = bucket.put(archive, "snapshots/a", Box::new(forbidden));
-        assert!(error.unwrap_err().to_string().contains("another server"));
-        // Before the first part.
-        let stop = Stop::default();
-        let archive = packed(&workplace, &stop);
-        stop.stop();
-        let unasked = || panic!("there is nothing to complete");
-        bucket
-            .put(archive, "snapshots/a", Box::new(unasked))
-            .unwrap_err();
-        assert!(bucket.list("snapshots").unwrap().is_empty());
-    }
-
-    /// Two reads of one object are not of two archives.
-    #[test]
-    fn an_archive_that_is_replaced_while_it_is_read_is_an_error() {
-        let (workplace, bucket) = bucket();
-        let put = || {
-            let archive = packed(&workplace, &Stop::default());
-            bucket.put(archive, "snapshots/a", Box::new(|| Ok(())))
-        };
-        put().unwrap();
-        let mut reader = bucket.open("snapshots/a").unwrap();
-        put().unwrap();
-        let error = reader.read_to_end(&mut Vec::new()).unwrap_err();
-        assert!(
-            error.to_string().contains("memory://test/snapshots/a"),
-            "{error}"
-        );
-    }
-
-    #[test]
-    fn answers_are_told_without_what_they_repeat() {
-        let error = |text: &str| {
-            explain(&Error::Generic {
-                store: "S3",
-                source: text.into(),
-            })
-        };
-        let answer = "status 403: <?xml version=\"1.0\"?><Error><Code>SignatureDoesNotMatch</Code>\
-            <AWSAccessKeyId>AKIA1</AWSAccessKeyId><StringToSign>abc</StringToSign></Error> in 3 ms";
-        let told = error(answer);
-        assert!(
-            told.contains("SignatureDoesNotMatch") && told.contains("3 ms"),
-            "{told}"
-        );
-        assert!(!told.contains("AKIA1") && !told.contains("abc"), "{told}");
-        for odd in ["", "<", ">", "> <", "<Code>", "</Code><Code>", "a < b"] {
-            error(odd);
-        }
-    }
-}
+mod tests;

@@ -14,10 +14,12 @@ use std::{
 use tempfile::NamedTempFile;
 
 use super::{
-    CHECKPOINTS, SNAPSHOTS, UNFINISHED,
-    archive::{self, Bounds, Packed},
+    archive::{
+        layout::Bounds,
+        pack::{Packed, remove_if_left_behind},
+    },
     lock::{LOCKS, WAITING},
-    storage::{Fence, MAX_SMALL_BYTES, Stamp, Storage},
+    storage::{CHECKPOINTS, Fence, MAX_SMALL_BYTES, SNAPSHOTS, Stamp, Storage, UNFINISHED},
     turns::Turn,
 };
 use crate::server::private;
@@ -28,17 +30,17 @@ const LEFT_BEHIND: Duration = Duration::from_secs(24 * 60 * 60);
 /// Files are looked at for nothing.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
-pub(in crate::server) struct Directory(PathBuf);
+pub(crate) struct Directory(PathBuf);
 
 impl Directory {
     /// The storage in this directory, which is made if it is missing. Fails if other users could read
     /// or replace what is stored there.
-    pub(in crate::server) fn open(directory: &Path) -> io::Result<Self> {
+    pub(crate) fn open(directory: &Path) -> io::Result<Self> {
         let directory = &private::own(directory)?;
         for name in [SNAPSHOTS, CHECKPOINTS] {
             let directory = directory.join(name);
             private::ensure(&directory)?;
-            remove_left_behind(&directory, archive::remove_if_left_behind)?;
+            remove_left_behind(&directory, remove_if_left_behind)?;
         }
         let locks = directory.join(LOCKS);
         private::ensure(&locks)?;
@@ -185,7 +187,8 @@ fn remove_left_behind(directory: &Path, remove: impl Fn(&Path) -> Option<bool>) 
 mod tests {
     use std::os::unix::fs::{PermissionsExt, symlink};
 
-    use super::{super::archive::Packer, *};
+    use super::*;
+    use crate::server::store::archive::pack::Packer;
 
     fn set_age(file: &Path, age: Duration) {
         let file = fs::File::options().write(true).open(file).unwrap();

@@ -29,7 +29,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::storage::Storage;
-use crate::{protocol::SandboxId, server::token::TokenHash};
+use crate::{protocol::SandboxId, server::identity::TokenHash};
 
 /// The directory of the locks.
 pub(super) const LOCKS: &str = "locks";
@@ -41,7 +41,7 @@ pub(super) const WAITING: &str = "locks/.waiting";
 const TRIES: usize = 3;
 
 /// The locks in a storage, seen by one server.
-pub(in crate::server) struct Locks {
+pub(crate) struct Locks {
     storage: Arc<dyn Storage>,
     owner: String,
     lease: Duration,
@@ -51,14 +51,14 @@ pub(in crate::server) struct Locks {
 
 /// A lock that this server has.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::server) struct Lock {
-    pub(in crate::server) id: SandboxId,
+pub(crate) struct Lock {
+    pub(crate) id: SandboxId,
     epoch: u64,
 }
 
 /// How an attempt to take a lock went.
 #[derive(Debug, PartialEq, Eq)]
-pub(in crate::server) enum Attempt {
+pub(crate) enum Attempt {
     Taken(Lock),
     /// Another has it, and its time is not over.
     Held,
@@ -74,7 +74,7 @@ struct Written {
 }
 
 /// Somebody waits, until it is dropped.
-pub(in crate::server) struct Waiting {
+pub(crate) struct Waiting {
     storage: Arc<dyn Storage>,
     file: String,
 }
@@ -87,11 +87,7 @@ impl Drop for Waiting {
 
 impl Locks {
     /// The locks in this storage, for the server of this name.
-    pub(in crate::server) fn new(
-        storage: Arc<dyn Storage>,
-        owner: String,
-        lease: Duration,
-    ) -> Self {
+    pub(crate) fn new(storage: Arc<dyn Storage>, owner: String, lease: Duration) -> Self {
         Self {
             storage,
             owner,
@@ -101,17 +97,17 @@ impl Locks {
     }
 
     /// How long a lock is good for without being renewed.
-    pub(in crate::server) fn lease(&self) -> Duration {
+    pub(crate) fn lease(&self) -> Duration {
         self.lease
     }
 
     /// How often it may be looked at for somebody who waits, and by somebody who waits.
-    pub(in crate::server) fn look_every(&self) -> Duration {
+    pub(crate) fn look_every(&self) -> Duration {
         self.storage.look_every(self.lease)
     }
 
     /// Takes the lock, if it is free or the time of its owner is over.
-    pub(in crate::server) fn acquire(
+    pub(crate) fn acquire(
         &self,
         id: &SandboxId,
         token: &TokenHash,
@@ -145,7 +141,7 @@ impl Locks {
     }
 
     /// Renews a lock; false when another has taken it, or it was given up.
-    pub(in crate::server) fn renew(
+    pub(crate) fn renew(
         &self,
         lock: &Lock,
         token: &TokenHash,
@@ -155,17 +151,17 @@ impl Locks {
     }
 
     /// Whether nobody has taken the lock since.
-    pub(in crate::server) fn is_mine(&self, lock: &Lock) -> io::Result<bool> {
+    pub(crate) fn is_mine(&self, lock: &Lock) -> io::Result<bool> {
         Ok(self.current(&lock.id)? == Some(lock.epoch))
     }
 
     /// Gives the lock up.
-    pub(in crate::server) fn release(&self, lock: &Lock, token: &TokenHash) -> io::Result<()> {
+    pub(crate) fn release(&self, lock: &Lock, token: &TokenHash) -> io::Result<()> {
         self.replace(lock, token, 0).map(drop)
     }
 
     /// Removes the lock of a sandbox that is no more.
-    pub(in crate::server) fn remove(&self, lock: &Lock) -> io::Result<()> {
+    pub(crate) fn remove(&self, lock: &Lock) -> io::Result<()> {
         match self.is_mine(lock)? {
             true => self.storage.remove_all(&directory(&lock.id)),
             false => Ok(()),
@@ -173,7 +169,7 @@ impl Locks {
     }
 
     /// What the owner of a lock knows of the sandbox's token. `None`: nobody has the lock.
-    pub(in crate::server) fn held_with(
+    pub(crate) fn held_with(
         &self,
         id: &SandboxId,
         now: SystemTime,
@@ -193,11 +189,7 @@ impl Locks {
     }
 
     /// Lets the owner of a lock know that somebody waits for it. To be refreshed within a lease.
-    pub(in crate::server) fn wait_for(
-        &self,
-        id: &SandboxId,
-        now: SystemTime,
-    ) -> io::Result<Waiting> {
+    pub(crate) fn wait_for(&self, id: &SandboxId, now: SystemTime) -> io::Result<Waiting> {
         let number = self.waited.fetch_add(1, Ordering::Relaxed);
         let waiting = Waiting {
             storage: self.storage.clone(),
@@ -207,13 +199,13 @@ impl Locks {
         Ok(waiting)
     }
 
-    pub(in crate::server) fn refresh(&self, waiting: &Waiting, now: SystemTime) -> io::Result<()> {
+    pub(crate) fn refresh(&self, waiting: &Waiting, now: SystemTime) -> io::Result<()> {
         let until = millis(now + self.lease).to_string();
         self.storage.write(&waiting.file, until.as_bytes())
     }
 
     /// The sandboxes that somebody waits for. Removes what is left of those who died waiting.
-    pub(in crate::server) fn waited_for(&self, now: SystemTime) -> io::Result<HashSet<SandboxId>> {
+    pub(crate) fn waited_for(&self, now: SystemTime) -> io::Result<HashSet<SandboxId>> {
         let mut ids = HashSet::new();
         for name in self.storage.list(WAITING)? {
             let Some((id, _)) = name.split_once('.') else {
@@ -315,212 +307,4 @@ fn millis_of(duration: Duration) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::atomic::AtomicU32;
-
-    use super::{super::directory::Directory, *};
-    use crate::protocol::SandboxToken;
-
-    const LEASE: Duration = Duration::from_secs(10);
-
-    /// What the locks are tried on, each with a directory that is its own.
-    fn storages() -> Vec<(tempfile::TempDir, Arc<dyn Storage>)> {
-        let directory = || tempfile::tempdir().unwrap();
-        let here = directory();
-        let storage: Arc<dyn Storage> = Arc::new(Directory::open(here.path()).unwrap());
-        #[allow(unused_mut, reason = "without the feature there is no more")]
-        let mut storages = vec![(here, storage)];
-        #[cfg(feature = "object-store")]
-        {
-            let workplace = directory();
-            let bucket = super::super::bucket::Bucket::in_memory(workplace.path());
-            storages.push((workplace, Arc::new(bucket)));
-        }
-        storages
-    }
-
-    fn open(storage: &Arc<dyn Storage>, owner: &str) -> Locks {
-        Locks::new(storage.clone(), owner.to_owned(), LEASE)
-    }
-
-    fn token() -> TokenHash {
-        TokenHash::of(&SandboxToken::new("secret"))
-    }
-
-    fn start() -> SystemTime {
-        SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000)
-    }
-
-    fn taken(locks: &Locks, id: &str, now: SystemTime) -> Option<Lock> {
-        match locks.acquire(&SandboxId::new(id), &token(), now).unwrap() {
-            Attempt::Taken(lock) => Some(lock),
-            Attempt::Held => None,
-        }
-    }
-
-    #[test]
-    fn a_lock_is_held_until_it_is_released_or_its_time_is_over() {
-        for (_directory, storage) in storages() {
-            let (a, b) = (open(&storage, "a"), open(&storage, "b"));
-            let id = SandboxId::new("sandbox-1");
-            let lock = taken(&a, "sandbox-1", start()).unwrap();
-            assert!(
-                a.held_with(&id, start())
-                    .unwrap()
-                    .unwrap()
-                    .matches(&SandboxToken::new("secret"))
-            );
-            assert_eq!(taken(&b, "sandbox-1", start()), None);
-            assert_eq!(
-                taken(&a, "sandbox-1", start()),
-                None,
-                "nor again by its owner"
-            );
-            let late = start() + LEASE - Duration::from_millis(1);
-            assert_eq!(taken(&b, "sandbox-1", late), None);
-            assert!(a.renew(&lock, &token(), late).unwrap());
-            assert_eq!(taken(&b, "sandbox-1", start() + LEASE), None);
-
-            a.release(&lock, &token()).unwrap();
-            assert!(a.held_with(&id, late).unwrap().is_none());
-            let second = taken(&b, "sandbox-1", late).unwrap();
-            assert!(!a.is_mine(&lock).unwrap() && b.is_mine(&second).unwrap());
-            // What comes late undoes nothing.
-            a.release(&lock, &token()).unwrap();
-            a.remove(&lock).unwrap();
-            assert!(!a.renew(&lock, &token(), late).unwrap());
-            assert!(b.is_mine(&second).unwrap());
-
-            b.remove(&second).unwrap();
-            assert!(b.held_with(&id, late).unwrap().is_none());
-            taken(&a, "sandbox-1", late).unwrap();
-        }
-    }
-
-    #[test]
-    fn an_owner_that_slept_through_its_lease_sees_that_it_has_lost() {
-        for (_directory, storage) in storages() {
-            let (a, b) = (open(&storage, "a"), open(&storage, "b"));
-            let lock = taken(&a, "sandbox-1", start()).unwrap();
-            // Nobody has taken it: late is not too late.
-            assert!(a.renew(&lock, &token(), start() + 3 * LEASE).unwrap());
-            let second = taken(&b, "sandbox-1", start() + 5 * LEASE).unwrap();
-            assert!(!a.is_mine(&lock).unwrap());
-            assert!(!a.renew(&lock, &token(), start() + 5 * LEASE).unwrap());
-            assert!(b.is_mine(&second).unwrap());
-            assert_eq!(taken(&a, "sandbox-1", start() + 5 * LEASE), None);
-        }
-    }
-
-    #[test]
-    fn a_damaged_lock_is_over_a_lease_after_it_was_written() {
-        for (_directory, storage) in storages() {
-            let a = open(&storage, "a");
-            for text in ["", "{", "{\"owner\":1}"] {
-                let file = file(&SandboxId::new("sandbox-1"), 7);
-                assert!(storage.create(&file, text.as_bytes()).unwrap());
-                let written = storage.stamp(&file).unwrap().modified;
-                assert_eq!(taken(&a, "sandbox-1", written + LEASE / 2), None);
-                let lock = taken(&a, "sandbox-1", written + LEASE).unwrap();
-                assert_eq!(lock.epoch, 8);
-                a.remove(&lock).unwrap();
-            }
-        }
-    }
-
-    #[test]
-    fn whoever_waits_is_seen_until_it_goes_or_dies() {
-        for (_directory, storage) in storages() {
-            let (a, b) = (open(&storage, "a"), open(&storage, "b"));
-            let id = SandboxId::new("sandbox-1");
-            let left = || storage.list(WAITING).unwrap().len();
-            assert!(a.waited_for(start()).unwrap().is_empty());
-            let waiting = b.wait_for(&id, start()).unwrap();
-            assert_eq!(a.waited_for(start()).unwrap(), HashSet::from([id.clone()]));
-            assert!(a.waited_for(start() + LEASE).unwrap().is_empty());
-            b.refresh(&waiting, start() + LEASE).unwrap();
-            assert_eq!(a.waited_for(start() + LEASE).unwrap().len(), 1);
-            drop(waiting);
-            // A bucket is told so by another thread.
-            let gone = || a.waited_for(start()).unwrap().is_empty();
-            let is_told = (0..1_000_000).any(|_| {
-                std::thread::yield_now();
-                gone()
-            });
-            assert!(is_told);
-
-            std::mem::forget(b.wait_for(&id, start()).unwrap());
-            assert_eq!(left(), 1);
-            a.waited_for(start() + 3 * LEASE).unwrap();
-            assert_eq!(left(), 0);
-        }
-    }
-
-    /// A renewal that has read the lock before it was released, and writes only now.
-    #[cfg(feature = "object-store")]
-    #[test]
-    fn a_renewal_that_comes_late_does_not_undo_a_release() {
-        let workplace = tempfile::tempdir().unwrap();
-        let bucket = super::super::bucket::Bucket::in_memory(workplace.path());
-        let storage: Arc<dyn Storage> = Arc::new(bucket);
-        let (a, b) = (open(&storage, "a"), open(&storage, "b"));
-        let lock = taken(&a, "sandbox-1", start()).unwrap();
-        let file = file(&lock.id, lock.epoch);
-        let (text, stamp) = storage.read(&file).unwrap();
-        a.release(&lock, &token()).unwrap();
-        assert!(!storage.replace(&file, &text, &stamp).unwrap());
-        assert!(!a.renew(&lock, &token(), start()).unwrap());
-        assert!(taken(&b, "sandbox-1", start()).is_some());
-    }
-
-    /// Eight threads take, renew and release the same lock as fast as they can; the lease is never over.
-    #[test]
-    fn a_lock_never_has_two_owners() {
-        for (_directory, storage) in storages() {
-            let owners = AtomicU32::new(0);
-            let times = AtomicU32::new(0);
-            std::thread::scope(|scope| {
-                for thread in 0..8 {
-                    let locks = open(&storage, &format!("server-{thread}"));
-                    let (owners, times) = (&owners, &times);
-                    scope.spawn(move || {
-                        for _ in 0..200 {
-                            let Some(lock) = taken(&locks, "sandbox-1", start()) else {
-                                std::thread::yield_now();
-                                continue;
-                            };
-                            assert_eq!(owners.fetch_add(1, Ordering::SeqCst), 0);
-                            times.fetch_add(1, Ordering::SeqCst);
-                            assert!(locks.renew(&lock, &token(), start()).unwrap());
-                            assert_eq!(owners.fetch_sub(1, Ordering::SeqCst), 1);
-                            locks.release(&lock, &token()).unwrap();
-                        }
-                    });
-                }
-            });
-            assert!(times.load(Ordering::SeqCst) > 8, "{times:?}");
-        }
-    }
-
-    /// The same where every lease is over at once: of those that take the next epoch, one wins.
-    #[test]
-    fn of_many_that_take_over_one_wins() {
-        for (_directory, storage) in (0..50).flat_map(|_| storages()) {
-            let open = |owner: &str| open(&storage, owner);
-            taken(&open("dead"), "sandbox-1", start()).unwrap();
-            let winners = AtomicU32::new(0);
-            std::thread::scope(|scope| {
-                for thread in 0..8 {
-                    let locks = open(&format!("server-{thread}"));
-                    let winners = &winners;
-                    scope.spawn(move || {
-                        if taken(&locks, "sandbox-1", start() + LEASE).is_some() {
-                            winners.fetch_add(1, Ordering::SeqCst);
-                        }
-                    });
-                }
-            });
-            assert_eq!(winners.load(Ordering::SeqCst), 1);
-        }
-    }
-}
+mod tests;

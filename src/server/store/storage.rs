@@ -9,9 +9,16 @@ use std::{
 };
 
 use super::{
-    archive::{Bounds, Packed},
+    archive::{layout::Bounds, pack::Packed},
     turns::Turn,
 };
+
+/// The beginning of the names of files that are being written.
+pub(super) const UNFINISHED: &str = ".unfinished-";
+
+/// The directories of archives.
+pub(super) const SNAPSHOTS: &str = "snapshots";
+pub(super) const CHECKPOINTS: &str = "checkpoints";
 
 /// Most bytes of a small file that are read: a lock takes a few hundred.
 pub(super) const MAX_SMALL_BYTES: u64 = 64 * 1024;
@@ -23,7 +30,7 @@ pub(super) type Fence<'a> = Box<dyn FnOnce() -> io::Result<()> + 'a>;
 /// called where futures are polled, but for [`forget`](Self::forget).
 ///
 /// What is not there is an error of the kind `NotFound`, unless it says otherwise.
-pub(in crate::server) trait Storage: Send + Sync {
+pub(crate) trait Storage: Send + Sync {
     /// The names of the files right below a directory; none for a directory that is not there.
     fn list(&self, directory: &str) -> io::Result<Vec<String>>;
 
@@ -69,7 +76,7 @@ pub(in crate::server) trait Storage: Send + Sync {
 
 /// Tells a file from another that takes its place.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::server) struct Stamp {
+pub(crate) struct Stamp {
     /// The storage's own mark of what it holds.
     pub(super) tag: Option<String>,
     pub(super) version: Option<String>,

@@ -39,7 +39,7 @@ const STOPS_WITHIN: Duration = Duration::from_secs(2);
 
 /// Tells operations to stop, from another thread.
 #[derive(Clone, Debug)]
-pub(in crate::server) struct Stop {
+pub(crate) struct Stop {
     reason: Arc<str>,
     stopped: Arc<watch::Sender<bool>>,
 }
@@ -59,7 +59,7 @@ impl Stop {
         }
     }
 
-    pub(in crate::server) fn stop(&self) {
+    pub(crate) fn stop(&self) {
         self.stopped.send_replace(true);
     }
 
@@ -80,7 +80,7 @@ impl Stop {
 
 /// The permission of one operation to work.
 #[derive(Clone, Default)]
-pub(in crate::server) struct Turn(Arc<Inner>);
+pub(crate) struct Turn(Arc<Inner>);
 
 #[derive(Default)]
 struct Inner {

@@ -13,8 +13,8 @@ use tokio::{
 
 use super::{
     INTERRUPTED,
-    arguments::Plan,
     measure::Measured,
+    plan::Plan,
     schedule::Schedule,
     session::{self, Common, Fatal, Reconnects, Session, Shared},
 };

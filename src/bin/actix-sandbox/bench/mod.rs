@@ -3,7 +3,9 @@
 mod arguments;
 mod load;
 mod measure;
+mod outputs;
 mod page;
+mod plan;
 mod plot;
 mod report;
 mod schedule;
@@ -17,9 +19,10 @@ use actix_sandbox::{LocalServer, server::ServerError};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::shared;
-use arguments::{Outputs, Plan, Target};
 use load::Stopped;
 use measure::Measured;
+use outputs::Outputs;
+use plan::{Plan, Target};
 use report::Report;
 
 /// What the shell gives for a program that was interrupted.

@@ -7,9 +7,9 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use super::{
-    arguments::Plan,
     load::Stopped,
     measure::{Counts, Measured},
+    plan::Plan,
     session::Phase,
 };
 

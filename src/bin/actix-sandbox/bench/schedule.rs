@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::arguments::Plan;
+use super::plan::Plan;
 
 /// When sandboxes begin.
 pub(super) struct Schedule {

@@ -18,7 +18,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use super::{arguments::Plan, schedule::Arrival};
+use super::{plan::Plan, schedule::Arrival};
 use crate::shared;
 
 /// A step of a sandbox.

@@ -5,14 +5,14 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use super::super::{
-    confine::{CODE_INSIDE, ENVIRONMENT, HOME_INSIDE, TEMPORARY_INSIDE},
-    etc,
-};
-use super::scripts::INIT;
+use super::scripts::{INIT, SOURCE_INSIDE};
 use crate::server::{
+    backend::{
+        confine::{CODE_INSIDE, ENVIRONMENT, HOME_INSIDE, TEMPORARY_INSIDE},
+        etc,
+    },
     choice::Confines,
-    store::archive::{HOME, ROOT, TEMPORARY},
+    store::archive::layout::{HOME, ROOT, TEMPORARY},
 };
 
 /// Whom code runs as, inside and outside: nobody else. It is the same in every sandbox, so that one that is restored
@@ -23,8 +23,6 @@ pub(super) const USER: u32 = 0x7000_0000;
 pub(super) const SOURCE: &str = "source";
 pub(super) const EXIT: &str = "exit";
 
-/// Where they are in it.
-pub(super) const SOURCE_INSIDE: &str = "/run/source";
 pub(super) const EXIT_INSIDE: &str = "/run/exit";
 
 /// Where a sandbox has directories for what is mounted, but for those that are readable.

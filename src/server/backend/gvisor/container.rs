@@ -17,7 +17,8 @@ use rustix::fs::{MemfdFlags, memfd_create};
 use serde_json::Value;
 use tokio::{process::Command, time::timeout};
 
-use super::{super::confine::HOME_INSIDE, bundle, runsc::Runsc, scripts::Script};
+use super::{bundle, runsc::Runsc, scripts::Script};
+use crate::server::backend::confine::HOME_INSIDE;
 
 /// Longest time that what is run beside code may take.
 const ENDS_WITHIN: Duration = Duration::from_secs(20);

@@ -5,10 +5,10 @@ use std::{fs, io, path::PathBuf, sync::Arc, time::Duration};
 use futures::future::BoxFuture;
 use tokio::time::timeout;
 
-use super::{
-    super::{Exit, Process, sweep::EXEC_MARKER},
-    container::Container,
-    scripts::KILL,
+use super::{container::Container, scripts::KILL};
+use crate::server::backend::{
+    api::{Exit, Process},
+    sweep::EXEC_MARKER,
 };
 
 /// What `runsc exec` adds to the number of a signal, as shells do.

@@ -19,10 +19,13 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::super::{confine::PATH, spawn, sweep::pids};
 use crate::{
     protocol::excerpt,
-    server::{choice::GvisorOptions, store::blocking},
+    server::{
+        backend::{proc::pids, programs::PATH, spawn},
+        blocking::blocking,
+        choice::GvisorOptions,
+    },
 };
 
 /// Longest time that one call may take. The longest is a checkpoint, of much memory to a slow disk.
@@ -147,9 +150,12 @@ impl Runsc {
     }
 }
 
-/// Kills what runs of all containers that have their records in this directory.
-pub(super) async fn end_all(records: &Path) -> io::Result<()> {
-    end_processes(records, None).await
+/// Where `runsc` keeps its records, in the directory of a server.
+pub(super) const RECORDS: &str = "runsc";
+
+/// Kills what runs of all containers of the server that has this directory.
+pub(crate) async fn end_all(root: &Path) -> io::Result<()> {
+    end_processes(&root.join(RECORDS), None).await
 }
 
 /// Kills the processes of containers with these records, or of the one that has these words on its command lines, until there is

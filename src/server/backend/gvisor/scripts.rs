@@ -1,6 +1,7 @@
 //! What is run inside of a sandbox beside its code, by perl: it starts fast, and is on every Debian.
 
-use super::bundle::SOURCE_INSIDE;
+/// Where they are in it.
+pub(super) const SOURCE_INSIDE: &str = "/run/source";
 
 /// A script, and the name of its file.
 #[derive(Clone, Copy)]

@@ -14,12 +14,15 @@ use tempfile::TempPath;
 use zstd::Encoder;
 
 use super::{
-    super::{tree, turns::Turn},
-    Bounds, EXECS, Head, MAX_EXECS_BYTES, MAX_RECORD_BYTES, MTIME, RECORD, Trees,
+    layout::{
+        Bounds, EXECS, Head, MAX_EXECS_BYTES, MAX_RECORD_BYTES, MTIME, RECORD, Trees, too_large,
+    },
     pieces::{self, Pieces},
-    too_large,
 };
-use crate::server::private;
+use crate::server::{
+    private,
+    store::{tree, turns::Turn},
+};
 
 /// zstd's fastest regular level, because a sandbox waits for the archive.
 pub(super) const LEVEL: i32 = 1;
@@ -53,7 +56,7 @@ impl Write for Bounded {
 }
 
 /// Writes an archive. If it is dropped before [`finish`](Self::finish), the file is removed.
-pub(in crate::server::store) struct Packer {
+pub(crate) struct Packer {
     builder: Builder<Bounded>,
     unfinished: TempPath,
     bounds: Bounds,
@@ -64,7 +67,7 @@ pub(in crate::server::store) struct Packer {
 impl Packer {
     /// Starts an archive in a temporary file in `directory`. Writes the head first, if there is
     /// one.
-    pub(in crate::server::store) fn create(
+    pub(crate) fn create(
         directory: &Path,
         prefix: &str,
         head: Option<&Head>,
@@ -104,7 +107,7 @@ impl Packer {
     }
 
     /// Adds the trees of a sandbox. Skips trees that don't exist.
-    pub(in crate::server::store) fn add_trees(&mut self, trees: &Trees) -> io::Result<()> {
+    pub(crate) fn add_trees(&mut self, trees: &Trees) -> io::Result<()> {
         let mut trees = trees
             .trees
             .iter()
@@ -254,7 +257,7 @@ impl Packer {
     }
 
     /// Completes the archive.
-    pub(in crate::server::store) fn finish(self) -> io::Result<Packed> {
+    pub(crate) fn finish(self) -> io::Result<Packed> {
         let packed = self.builder.into_inner()?.encoder.finish()?;
         let written = packed.into_inner().map_err(|error| error.into_error())?;
         written.sync_all()?;
@@ -267,7 +270,7 @@ impl Packer {
 }
 
 /// A complete archive that is not yet in its final place. Dropping it removes the file.
-pub(in crate::server) struct Packed {
+pub(crate) struct Packed {
     file: TempPath,
     turn: Turn,
     /// The lock that keeps another server from removing the file as abandoned.
@@ -277,7 +280,7 @@ pub(in crate::server) struct Packed {
 impl Packed {
     /// Moves the archive to its final place and replaces an older one. Fails if `fence` fails,
     /// which is called just before.
-    pub(in crate::server::store) fn put(
+    pub(crate) fn put(
         self,
         place: &Path,
         fence: impl FnOnce() -> io::Result<()>,
@@ -296,13 +299,13 @@ impl Packed {
 
     /// Opens the archive for reading from its beginning.
     #[cfg(feature = "object-store")]
-    pub(in crate::server::store) fn open(&self) -> io::Result<fs::File> {
+    pub(crate) fn open(&self) -> io::Result<fs::File> {
         fs::File::open(&self.file)
     }
 
     /// The turn of the operation that stores it.
     #[cfg(feature = "object-store")]
-    pub(in crate::server::store) fn turn(&self) -> &Turn {
+    pub(crate) fn turn(&self) -> &Turn {
         &self.turn
     }
 }
@@ -329,7 +332,7 @@ fn begin(directory: &Path, prefix: &str) -> io::Result<(fs::File, TempPath)> {
 
 /// Removes an unfinished file if its writer is gone, which releases the lock. Returns whether the
 /// file was removed, or `None` if the storage has no locks.
-pub(in crate::server::store) fn remove_if_left_behind(unfinished: &Path) -> Option<bool> {
+pub(crate) fn remove_if_left_behind(unfinished: &Path) -> Option<bool> {
     let file = fs::File::open(unfinished).ok()?;
     match file.try_lock() {
         // Remove the file while it is locked here, so that no other server can start to use it.

@@ -3,12 +3,12 @@
 use std::{
     ffi::OsStr,
     fs,
-    io::Write,
+    io::{self, Write},
     os::unix::{
         ffi::OsStrExt,
         fs::{MetadataExt, PermissionsExt, symlink},
     },
-    path::Path,
+    path::{Path, PathBuf},
     sync::atomic::{AtomicBool, Ordering},
     time::{Duration, SystemTime},
 };
@@ -17,10 +17,11 @@ use tar::{Builder, EntryType, Header};
 use zstd::Encoder;
 
 use super::{
-    super::turns::{Stop, Turn},
-    pack::{LEVEL, MAX_PIECES, is_replaced},
-    *,
+    layout::*,
+    pack::{LEVEL, MAX_PIECES, Packer, is_replaced},
+    unpack::{self, read_record},
 };
+use crate::server::store::turns::{Stop, Turn};
 
 const BOUNDS: Bounds = Bounds {
     bytes: 4 << 30,
@@ -67,7 +68,7 @@ fn unpack_into(bounds: Bounds, place: &Path, directory: &Path) -> io::Result<()>
         directory: directory.to_owned(),
         trees: vec![Tree::new("home", None), memory],
     };
-    super::unpack(fs::File::open(place)?, &trees, bounds, &Turn::default())
+    unpack::unpack(fs::File::open(place)?, &trees, bounds, &Turn::default())
 }
 
 fn mode(path: &Path) -> u32 {

@@ -20,11 +20,13 @@ use std::{
 use tar::{Archive, Entry, EntryType, Unpacked};
 use zstd::Decoder;
 
-use super::{
-    super::turns::Turn, Bounds, EXECS, MAX_EXECS_BYTES, MAX_RECORD_BYTES, MEMORY, MTIME, RECORD,
-    ROOT, Tree, Trees,
+use super::layout::{
+    Bounds, EXECS, MAX_EXECS_BYTES, MAX_RECORD_BYTES, MEMORY, MTIME, RECORD, ROOT, Tree, Trees,
 };
-use crate::{protocol::excerpt, server::private};
+use crate::{
+    protocol::excerpt,
+    server::{private, store::turns::Turn},
+};
 
 /// Maximum bytes of the headers of one entry: its name, the target of a link, the list of holes.
 /// They are read into memory.
@@ -116,7 +118,7 @@ fn archive<'a, R: Read>(
 }
 
 /// Reads the record of an archive.
-pub(in crate::server::store) fn read_record(from: impl Read, turn: &Turn) -> io::Result<Vec<u8>> {
+pub(crate) fn read_record(from: impl Read, turn: &Turn) -> io::Result<Vec<u8>> {
     let no_record = || damaged("it does not begin with a record".to_owned());
     let budget = Budget::new(Bounds {
         bytes: MAX_HEADER_BYTES + MAX_RECORD_BYTES,
@@ -133,10 +135,7 @@ pub(in crate::server::store) fn read_record(from: impl Read, turn: &Turn) -> io:
 }
 
 /// Reads the execs of an archive. `None` if an older version of this crate wrote the archive.
-pub(in crate::server::store) fn read_execs(
-    from: impl Read,
-    turn: &Turn,
-) -> io::Result<Option<Vec<u8>>> {
+pub(crate) fn read_execs(from: impl Read, turn: &Turn) -> io::Result<Option<Vec<u8>>> {
     let budget = Budget::new(Bounds {
         bytes: 2 * MAX_HEADER_BYTES + MAX_RECORD_BYTES + MAX_EXECS_BYTES,
         files: 0,
@@ -157,7 +156,7 @@ pub(in crate::server::store) fn read_execs(
 
 /// Unpacks everything but the head into these trees. No code may have run in the sandbox yet. After
 /// an error, some entries may be on the disk.
-pub(in crate::server::store) fn unpack(
+pub(crate) fn unpack(
     from: impl Read,
     trees: &Trees,
     bounds: Bounds,

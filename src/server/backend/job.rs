@@ -1,0 +1,165 @@
+//! [`Job`]: code to run, and how.
+
+use std::borrow::Cow;
+
+use crate::protocol::excerpt;
+
+/// A language that a backend runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Language {
+    Python,
+    Bash,
+}
+
+impl Language {
+    /// The supported languages, as error messages name them.
+    pub(crate) const NAMES: &'static str = "python, bash";
+
+    /// The program that runs it.
+    pub(crate) fn program(self) -> &'static str {
+        match self {
+            Self::Python => "python3",
+            Self::Bash => "bash",
+        }
+    }
+
+    /// Why a language that a client names can't be used.
+    pub(crate) fn unsupported(name: &str) -> String {
+        const MOST: usize = 100;
+        let shown = match name.char_indices().nth(MOST) {
+            Some((end, _)) => format!("{}…", &name[..end]),
+            None => name.to_owned(),
+        };
+        let names = Self::NAMES;
+        format!("Unsupported language: '{shown}'. Supported languages are: {names}")
+    }
+
+    /// The language that a client names, also by an alias.
+    pub(crate) fn from_name(name: &str) -> Option<Self> {
+        match name {
+            "python" | "python3" | "py" => Some(Self::Python),
+            "bash" | "sh" => Some(Self::Bash),
+            _ => None,
+        }
+    }
+}
+
+/// Code to run, and how.
+#[derive(Debug)]
+pub(crate) struct Job {
+    pub(crate) language: Language,
+    pub(crate) code: String,
+    pub(crate) args: Vec<String>,
+    /// Additions to the environment.
+    pub(crate) env: Vec<(String, String)>,
+    /// The working directory, from the usual one.
+    pub(crate) cwd: Option<String>,
+}
+
+impl Job {
+    /// Code, run as usual.
+    pub(crate) fn new(language: Language, code: String) -> Self {
+        Self {
+            language,
+            code,
+            args: Vec::new(),
+            env: Vec::new(),
+            cwd: None,
+        }
+    }
+
+    /// The variables that code gets in addition to the usual ones. `site` is the directory of [`site`] as code sees it:
+    /// Python can import from its working directory, as with `python3 -c`, though the code is in a file elsewhere.
+    pub(super) fn variables(&self, site: &str) -> Vec<(&str, Cow<'_, str>)> {
+        const SEARCHED: &str = "PYTHONPATH";
+        let mut variables: Vec<_> = self
+            .env
+            .iter()
+            .map(|(name, value)| (name.as_str(), Cow::from(value)))
+            .collect();
+        if self.language == Language::Python {
+            match variables.iter_mut().rfind(|(name, _)| *name == SEARCHED) {
+                Some((_, value)) if !value.is_empty() => *value = format!("{site}:{value}").into(),
+                _ => variables.push((SEARCHED, site.to_owned().into())),
+            }
+        }
+        variables
+    }
+
+    /// The [`variables`](Self::variables) as the file that a confined process reads them from: on a command line, every
+    /// user of the machine could read them, and the helpers that start the code must not have them. The marks come last,
+    /// so that the caller cannot replace them.
+    #[cfg(target_os = "linux")]
+    pub(super) fn pairs<'a>(
+        &'a self,
+        site: &str,
+        marks: impl IntoIterator<Item = (&'a str, &'a str)>,
+    ) -> String {
+        let marks = marks.into_iter().map(|(name, mark)| (name, mark.into()));
+        let variables = self.variables(site).into_iter();
+        let pairs: Vec<_> = variables
+            .chain(marks)
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect();
+        pairs.join("\0")
+    }
+}
+
+/// Fails with the reason if no backend can run this job.
+pub(super) fn check(job: &Job) -> Result<(), String> {
+    let is_name = |name: &str| !name.is_empty() && !name.contains(['=', '\0']);
+    if let Some((name, _)) = job.env.iter().find(|(name, _)| !is_name(name)) {
+        return Err(format!(
+            "'{}' is not a valid name for an environment variable.",
+            excerpt(name.as_bytes())
+        ));
+    }
+    let values = job.env.iter().map(|(_, value)| value).chain(&job.args);
+    if values.chain(&job.cwd).any(|text| text.contains('\0')) {
+        return Err(
+            "An argument, an environment variable or the working directory contains a NUL byte."
+                .to_owned(),
+        );
+    }
+    check_size(job)
+}
+
+/// Maximum bytes of one argument, or of one environment variable with its name (`MAX_ARG_STRLEN` in
+/// execve(2)).
+const MAX_WORD_BYTES: usize = 128 * 1024 - 1;
+
+/// Maximum bytes of all arguments and variables: a quarter of the usual stack (execve(2)), less
+/// what the server adds.
+const MAX_WORDS_BYTES: usize = 2 * 1024 * 1024 - 64 * 1024;
+
+/// Fails if the kernel would not start a process with these arguments and variables.
+fn check_size(job: &Job) -> Result<(), String> {
+    // A variable also takes a `=`; every word also takes a NUL byte and a pointer.
+    let variables = job
+        .env
+        .iter()
+        .map(|(name, value)| name.len() + 1 + value.len());
+    let words: Vec<usize> = job.args.iter().map(String::len).chain(variables).collect();
+    let largest = words.iter().copied().max().unwrap_or(0);
+    let total: usize = words
+        .iter()
+        .map(|bytes| bytes + 1 + size_of::<usize>())
+        .sum();
+    if largest > MAX_WORD_BYTES || total > MAX_WORDS_BYTES {
+        return Err(format!(
+            "The arguments and environment variables are too large: {total} bytes in all, \
+             {largest} bytes in the largest. \
+             A process takes at most {MAX_WORDS_BYTES} bytes in all and {MAX_WORD_BYTES} in each; \
+             pass more data in its input or in a file."
+        ));
+    }
+    Ok(())
+}
+
+/// The error for a job whose working directory can't be used.
+pub(super) fn no_directory(cwd: &str) -> String {
+    format!(
+        "The working directory '{}' does not exist or is not a directory.",
+        excerpt(cwd.as_bytes())
+    )
+}

@@ -1,0 +1,279 @@
+//! The server's own directory: made at its start, and of servers that are gone, with what they have left, removed.
+//!
+//! A server holds the lock of a file in there for as long as it lives. Where that is free, neither the server nor its watchdog
+//! came to tidy up: somebody killed both.
+
+use std::{
+    fs,
+    io::{self, Read, Write},
+    os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt},
+    path::{Path, PathBuf},
+};
+
+use nix::sys::utsname::uname;
+
+use super::remove::remove_tree;
+use crate::server::private;
+
+const PREFIX: &str = "actix-sandbox-";
+
+/// The file with the name of the server, by which its processes are marked, and its machine.
+const OWNER: &str = "owner";
+/// Longest such file that is read, in bytes.
+const OWNER_LENGTH: u64 = 512;
+
+/// How long that name is: 16 bytes in hexadecimal.
+const NAME_LENGTH: usize = 32;
+
+/// The directory of a server.
+pub(crate) struct Root {
+    pub(crate) path: PathBuf,
+    /// Locked while this lives; `None` where the storage has no locks.
+    pub(crate) owner: Option<fs::File>,
+}
+
+impl Root {
+    /// Makes the directory of this server, which no other user may enter, replace or list, in this one.
+    pub(crate) fn make(parent: &Path, server: &str) -> io::Result<Self> {
+        // Without symbolic links, as `/proc` will name it.
+        let parent = private::shared(parent)?;
+        let closed = fs::Permissions::from_mode(0o700);
+        let root = tempfile::Builder::new()
+            .prefix(PREFIX)
+            .permissions(closed.clone())
+            .tempdir_in(parent)?;
+        // The umask may have taken some of it away.
+        fs::set_permissions(root.path(), closed)?;
+        let mut file = private::unfinished(root.path(), ".unfinished-")?;
+        write!(file, "{server}\n{}", Machine::this())?;
+        // It has its name only once it is locked, or others would take it for one left behind. One that cannot be locked is
+        // nobody's to remove.
+        let owner = match file.as_file().lock() {
+            Ok(()) => Some(file.persist(root.path().join(OWNER))),
+            Err(_) => None,
+        };
+        Ok(Self {
+            owner: owner.transpose().map_err(|error| error.error)?,
+            path: root.keep(),
+        })
+    }
+}
+
+/// A machine, as far as one can be told from another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Machine {
+    /// Since it was started; empty where the system does not say.
+    boot: String,
+    /// Its name in the network and its number; empty where these are no names.
+    name: String,
+}
+
+impl Machine {
+    fn this() -> Self {
+        let read = |file| {
+            let said = fs::read_to_string(file).unwrap_or_default();
+            said.trim().to_owned()
+        };
+        let name = uname().map(|it| it.nodename().to_string_lossy().replace('\n', " "));
+        Self {
+            boot: read("/proc/sys/kernel/random/boot_id"),
+            name: match name {
+                // Many have that one.
+                Ok(name) if !["", "localhost"].contains(&&*name) => {
+                    format!("{name} {}", read("/etc/machine-id"))
+                }
+                _ => String::new(),
+            },
+        }
+    }
+
+    fn read(said: &str) -> Option<Self> {
+        let (boot, name) = said.split_once('\n')?;
+        Some(Self {
+            boot: boot.to_owned(),
+            name: name.to_owned(),
+        })
+    }
+
+    /// Whether a lock that is free here says that its server is gone, and whether the processes of that server, if there are any,
+    /// are here: on shared storage (NFS) locks may be of one machine alone. Started anew, a machine has its name still.
+    fn is_known_here(&self) -> bool {
+        let here = Self::this();
+        let is = |one: &str, other: &str| !one.is_empty() && one == other;
+        is(&self.boot, &here.boot) || is(&self.name, &here.name)
+    }
+}
+
+impl std::fmt::Display for Machine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}\n{}", self.boot, self.name)
+    }
+}
+
+/// A directory that a server has left.
+pub(crate) struct Abandoned {
+    pub(crate) path: PathBuf,
+    /// The name of that server.
+    pub(crate) server: String,
+    /// Locked, so that no other server removes it as well.
+    _owner: fs::File,
+}
+
+impl Abandoned {
+    /// Looks at the directory of a server. `None`: it lives, or is none of this machine.
+    pub(crate) fn find(path: PathBuf) -> Option<Self> {
+        let mut options = fs::File::options();
+        // Whatever else has that name, it is neither followed nor waited for. On NFS it is locked only where it can be written.
+        let no_trap = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
+        let open = options.read(true).write(true).custom_flags(no_trap);
+        let owner = open.open(path.join(OWNER)).ok()?;
+        let meta = owner.metadata().ok()?;
+        if !meta.is_file() || meta.len() > OWNER_LENGTH {
+            return None;
+        }
+        owner.try_lock().ok()?;
+        let mut said = String::new();
+        (&owner).take(OWNER_LENGTH).read_to_string(&mut said).ok()?;
+        let (server, machine) = said.split_once('\n')?;
+        let is_name =
+            server.len() == NAME_LENGTH && server.bytes().all(|it| it.is_ascii_hexdigit());
+        let is_known_here = Machine::read(machine)?.is_known_here();
+        (is_name && is_known_here).then(|| Self {
+            path,
+            server: server.to_owned(),
+            _owner: owner,
+        })
+    }
+
+    /// Removes it. By that file it is found again when this does not come to its end, so it goes last.
+    pub(crate) fn remove(&self) -> io::Result<()> {
+        for entry in fs::read_dir(&self.path)? {
+            let entry = entry?;
+            match entry.file_type()?.is_dir() {
+                true => remove_tree(&entry.path())?,
+                false if entry.file_name() == OWNER => {}
+                false => fs::remove_file(entry.path())?,
+            }
+        }
+        remove_tree(&self.path)
+    }
+}
+
+/// The directories of servers of this user in this one.
+pub(crate) fn roots(parent: &Path) -> io::Result<Vec<PathBuf>> {
+    let me = nix::unistd::geteuid().as_raw();
+    let is_own = |path: &Path| {
+        let meta = fs::symlink_metadata(path);
+        meta.is_ok_and(|it| it.is_dir() && it.uid() == me && it.mode() & 0o077 == 0)
+    };
+    let mut found = Vec::new();
+    for entry in fs::read_dir(parent)? {
+        let entry = entry?;
+        let path = entry.path();
+        if entry.file_name().to_string_lossy().starts_with(PREFIX) && is_own(&path) {
+            found.push(path);
+        }
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::backend::spawn;
+
+    fn abandoned(parent: &Path) -> io::Result<Vec<Abandoned>> {
+        let found = roots(parent)?.into_iter();
+        Ok(found.filter_map(Abandoned::find).collect())
+    }
+
+    const NAME: &str = "0123456789abcdef0123456789abcdef";
+
+    #[test]
+    fn a_directory_is_left_behind_when_its_server_is_gone_and_not_before() {
+        let parent = tempfile::tempdir().unwrap();
+        let root = Root::make(parent.path(), NAME).unwrap();
+        // Nobody's, and somebody else's.
+        fs::create_dir(parent.path().join("actix-sandbox-other")).unwrap();
+        fs::create_dir(parent.path().join("other")).unwrap();
+        assert_eq!(abandoned(parent.path()).unwrap().len(), 0);
+        drop(root.owner);
+        let found = abandoned(parent.path()).unwrap();
+        assert_eq!(found.len(), 1);
+        assert_eq!((&found[0].path, &*found[0].server), (&root.path, NAME));
+        // One server alone removes it.
+        assert_eq!(abandoned(parent.path()).unwrap().len(), 0);
+    }
+
+    #[test]
+    fn a_removal_that_does_not_come_to_its_end_is_begun_again() {
+        let parent = tempfile::tempdir().unwrap();
+        let root = Root::make(parent.path(), NAME).unwrap();
+        drop(root.owner);
+        fs::create_dir(root.path.join("sandbox")).unwrap();
+        fs::write(root.path.join("sandbox/file"), "").unwrap();
+        // What nobody can remove: something is mounted there.
+        let mounted = root.path.join("zz");
+        fs::create_dir(&mounted).unwrap();
+        let mount = |program: &str, arguments: &[&str]| {
+            let mut command = spawn::blocking_command(program);
+            let output = command.args(arguments).arg(&mounted).output();
+            output.is_ok_and(|output| output.status.success())
+        };
+        if !mount("mount", &["-t", "tmpfs", "of-a-test"]) {
+            println!("not tried: this user may not mount anything");
+            return;
+        }
+        let mut found = abandoned(parent.path()).unwrap();
+        let first = found.remove(0).remove();
+        assert!(mount("umount", &[]));
+        first.unwrap_err();
+        assert!(root.path.join(OWNER).exists());
+        let found = abandoned(parent.path()).unwrap();
+        found[0].remove().unwrap();
+        assert!(!root.path.exists());
+    }
+
+    /// What is left of a server that was locked and is not any more, with this in its file.
+    fn is_left_behind(owner: &str) -> bool {
+        let parent = tempfile::tempdir().unwrap();
+        let root = Root::make(parent.path(), NAME).unwrap();
+        drop(root.owner);
+        fs::write(root.path.join(OWNER), owner).unwrap();
+        !abandoned(parent.path()).unwrap().is_empty()
+    }
+
+    #[test]
+    fn a_directory_of_another_machine_is_left_alone() {
+        let Machine { boot, name } = Machine::this();
+        assert!(is_left_behind(&format!("{NAME}\n{boot}\n{name}")));
+        assert!(is_left_behind(&format!(
+            "{NAME}\nbefore it was started anew\n{name}"
+        )));
+        assert!(!is_left_behind(&format!("{NAME}\nother\nother")));
+        for garbled in ["", NAME, "\n\n", &format!("{NAME}\n\n")] {
+            assert!(!is_left_behind(garbled), "{garbled:?}");
+        }
+        let long = "x".repeat(OWNER_LENGTH as usize);
+        assert!(!is_left_behind(&format!("{NAME}\n{boot}\n{long}")));
+    }
+
+    #[test]
+    fn whatever_is_in_the_place_of_the_file_is_neither_followed_nor_waited_for() {
+        let parent = tempfile::tempdir().unwrap();
+        let root = Root::make(parent.path(), NAME).unwrap();
+        drop(root.owner);
+        let owner = root.path.join(OWNER);
+        let elsewhere = parent.path().join("elsewhere");
+        fs::rename(&owner, &elsewhere).unwrap();
+        std::os::unix::fs::symlink(&elsewhere, &owner).unwrap();
+        assert_eq!(abandoned(parent.path()).unwrap().len(), 0);
+        fs::remove_file(&owner).unwrap();
+        let made = spawn::blocking_command("mkfifo").arg(&owner).status();
+        assert!(made.unwrap().success());
+        assert_eq!(abandoned(parent.path()).unwrap().len(), 0);
+        fs::remove_file(&owner).unwrap();
+        fs::rename(&elsewhere, &owner).unwrap();
+        assert_eq!(abandoned(parent.path()).unwrap().len(), 1);
+    }
+}

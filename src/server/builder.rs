@@ -1,0 +1,391 @@
+//! [`ServerBuilder`]: every option of the server, its default and its unit. No IO.
+
+use std::{fmt, path::PathBuf, time::Duration};
+
+use secrecy::SecretString;
+
+use super::{
+    choice::Backend,
+    http::secret::{AccessToken, SecretSource},
+    store::{
+        archive::layout::Bounds,
+        place::{Place, ShownUrl},
+    },
+};
+use crate::protocol::{Version, limits};
+
+/// Options of a server.
+///
+/// ```no_run
+/// use std::time::Duration;
+/// use actix_sandbox::server::LocalServer;
+///
+/// # async fn start() -> Result<(), actix_sandbox::server::ServerError> {
+/// let server = LocalServer::builder()
+///     .address("127.0.0.1:8080")
+///     .max_sandboxes(10)
+///     .max_run_time(Duration::from_secs(60))
+///     .start()
+///     .await?;
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Debug)]
+#[must_use = "a builder does nothing until `start` or `service` is called"]
+pub struct ServerBuilder {
+    pub(super) address: String,
+    pub(super) workers: usize,
+    pub(super) max_connections: usize,
+    pub(super) secret: SecretSource,
+    pub(super) options: Options,
+}
+
+/// The options that sandboxes and sessions use.
+#[derive(Clone, Debug)]
+pub(crate) struct Options {
+    pub(super) backend: Option<Backend>,
+    pub(super) directory: Option<PathBuf>,
+    pub(super) state: Option<Place>,
+    pub(super) archives: Bounds,
+    pub(super) store_timeout: Duration,
+    pub(super) handoff_lease: Duration,
+    pub(super) handoff_timeout: Duration,
+    pub(super) max_sandboxes: usize,
+    pub(super) max_sandboxes_per_client: Option<usize>,
+    pub(super) request_timeout: Duration,
+    pub(super) max_message_bytes: usize,
+    pub(super) default_idle_timeout: Duration,
+    pub(super) max_idle_timeout: Duration,
+    pub(super) max_run_time: Duration,
+    pub(super) max_execs: usize,
+    pub(super) max_protocol: Version,
+    pub(super) output_buffer_bytes: usize,
+    pub(super) stdin_buffer_bytes: usize,
+    pub(super) access_token: Option<AccessToken>,
+    pub(super) allowed_origins: Vec<String>,
+    pub(super) allowed_hosts: Vec<String>,
+}
+
+impl Default for ServerBuilder {
+    fn default() -> Self {
+        Self {
+            address: "127.0.0.1:0".to_owned(),
+            workers: 2,
+            max_connections: 50_000,
+            secret: SecretSource::default(),
+            options: Options {
+                backend: None,
+                directory: None,
+                state: None,
+                archives: Bounds {
+                    bytes: 8 << 30,
+                    files: 1_000_000,
+                },
+                store_timeout: Duration::from_secs(5 * 60),
+                handoff_lease: Duration::from_secs(10),
+                handoff_timeout: Duration::from_secs(60),
+                max_sandboxes: 1_024,
+                max_sandboxes_per_client: None,
+                request_timeout: Duration::from_secs(30),
+                max_message_bytes: limits::DEFAULT_MAX_MESSAGE_BYTES,
+                default_idle_timeout: limits::DEFAULT_SERVER_IDLE_TIMEOUT,
+                max_idle_timeout: Duration::from_secs(24 * 60 * 60),
+                max_run_time: Duration::from_secs(60 * 60),
+                max_execs: 64,
+                max_protocol: Version::V2,
+                output_buffer_bytes: 1024 * 1024,
+                stdin_buffer_bytes: limits::DEFAULT_MAX_MESSAGE_BYTES,
+                access_token: None,
+                allowed_origins: Vec::new(),
+                allowed_hosts: Vec::new(),
+            },
+        }
+    }
+}
+
+impl ServerBuilder {
+    /// The address to listen on, as `host:port`. Port 0 selects a free port. Default:
+    /// `127.0.0.1:0`.
+    ///
+    /// The [secret](Self::secret) in the URL and the [access token](Self::access_token) travel in
+    /// clear text. Put a TLS proxy in front of an address that other machines can reach.
+    /// Has no effect on [`service`](Self::service).
+    pub fn address(mut self, address: impl fmt::Display) -> Self {
+        self.address = address.to_string();
+        self
+    }
+
+    /// The secret, which is the first path segment of the server's URL: 22 to 128 letters, digits,
+    /// `-` and `_`. A request without it is answered 404. Default: 128 random bits, new at each
+    /// start. With a [`state_directory`](Self::state_directory) or [`state_url`](Self::state_url),
+    /// the default is a secret that is stored there and shared by every server that uses that
+    /// state.
+    ///
+    /// Has no effect on [`service`](Self::service).
+    pub fn secret(mut self, secret: impl Into<String>) -> Self {
+        self.secret = SecretSource::Given(SecretString::from(secret.into()));
+        self
+    }
+
+    /// A file with the [`secret`](Self::secret), so that the URL stays the same when the server
+    /// starts again. A missing file is created, for its owner alone. Starting fails if the file
+    /// belongs to another user, if others may open or replace it, or if it is a link. Has no effect
+    /// on [`service`](Self::service).
+    pub fn secret_file(mut self, file: impl Into<PathBuf>) -> Self {
+        self.secret = SecretSource::File(file.into());
+        self
+    }
+
+    /// Starts the server without a [`secret`](Self::secret). Without an
+    /// [`access_token`](Self::access_token), **every user of this machine, and every other caller
+    /// that reaches the address, can run code here**; the server logs a warning at start. Has no
+    /// effect on [`service`](Self::service).
+    pub fn no_secret(mut self) -> Self {
+        self.secret = SecretSource::Disabled;
+        self
+    }
+
+    /// The backend that runs the code. Default: the one that the environment variable
+    /// `ACTIX_SANDBOX_BACKEND` names (`auto`, `confined`, `host`, `namespace` or `gvisor`), or
+    /// [`Backend::Host`] if the variable is not set.
+    pub fn backend(mut self, backend: Backend) -> Self {
+        self.options.backend = Some(backend);
+        self
+    }
+
+    /// The directory that holds the sandboxes. The server creates it if it is missing. It creates
+    /// one subdirectory for itself and removes that when it stops. Default: the directory for
+    /// temporary files.
+    ///
+    /// The directory and each of its parents must belong to the user of the server or to root.
+    /// Other users must not be able to write to them, unless they are sticky, like `/tmp`.
+    pub fn directory(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.options.directory = Some(directory.into());
+        self
+    }
+
+    /// The directory that holds filesystem snapshots and checkpoints. The server creates it with
+    /// mode 0700 if it is missing, and keeps it when it stops. A later server, or another one that
+    /// runs at the same time, can use the same directory. Default: a directory beside the
+    /// sandboxes, which the server removes when it stops.
+    ///
+    /// The directory must belong to the user of the server and must not be a symbolic link. Each of
+    /// its parents must belong to that user or to root. Other users must not be able to write to
+    /// the directory or to its parents; a parent may be sticky, like `/tmp`. Otherwise the server
+    /// refuses to start. If other users may read the directory, it keeps its mode, but they can't
+    /// read the files that the server creates in it.
+    ///
+    /// With a state directory, a server that stops also checkpoints the sandboxes with
+    /// `enable_idle_timeout_auto_checkpoint`, for about ten seconds in all. It kills their
+    /// processes and deletes all other sandboxes.
+    ///
+    /// A checkpoint holds files and settings, and **memory only with the backend `gvisor`**: see
+    /// [what is stored](crate::server#what-is-stored).
+    pub fn state_directory(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.options.state = Some(Place::Directory(directory.into()));
+        self
+    }
+
+    /// The URL of the place that holds filesystem snapshots and checkpoints. It replaces the
+    /// [`state_directory`](Self::state_directory) and otherwise works like it:
+    ///
+    /// - `s3://BUCKET/PREFIX`: an S3 or S3-compatible bucket. Needs the feature `object-store`.
+    /// - `gs://BUCKET/PREFIX`: a Google Cloud Storage bucket. Needs the feature `object-store`.
+    /// - `file:///DIRECTORY`: the same as a state directory.
+    ///
+    /// Servers that share only a bucket can hand sandboxes over to each other.
+    ///
+    /// The server reads credentials and the endpoint from the environment variables that
+    /// [`object_store`](https://docs.rs/object_store) defines:
+    ///
+    /// - S3: `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_REGION`, `AWS_ENDPOINT`,
+    ///   `AWS_ALLOW_HTTP=true` for an endpoint without TLS, and others.
+    /// - Google Cloud Storage: `GOOGLE_SERVICE_ACCOUNT` with the path of a key,
+    ///   `GOOGLE_APPLICATION_CREDENTIALS`, and others.
+    ///
+    /// Without these variables it uses the credentials of the cloud instance that it runs on. With
+    /// the [host backend](Backend::Host), code in a sandbox can read the environment of the server.
+    ///
+    /// The bucket must exist, and the server needs permission to list, read, write and delete
+    /// objects in it. It checks this at start. The server packs each archive in the
+    /// [`directory`](Self::directory) before it uploads it. An interrupted upload leaves no visible
+    /// object, but its parts cost money until they are removed. Add a lifecycle rule to the bucket
+    /// that aborts incomplete multipart uploads.
+    ///
+    /// Handoff locks also cost requests while a server has sandboxes that may be handed over: one
+    /// list request about every second, and four requests for each such sandbox in every third of
+    /// the [`handoff_lease`](Self::handoff_lease).
+    ///
+    /// ```no_run
+    /// # use actix_sandbox::server::LocalServer;
+    /// # async fn start() -> Result<(), actix_sandbox::server::ServerError> {
+    /// let server = LocalServer::builder().state_url("s3://sandboxes/production").start().await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn state_url(mut self, url: impl Into<String>) -> Self {
+        self.options.state = Some(Place::Url(ShownUrl(url.into())));
+        self
+    }
+
+    /// The maximum size of the archive of a snapshot or a checkpoint, in bytes before compression.
+    /// The server refuses to store or restore anything larger, and tells the client. Holes in files
+    /// don't count. Default: 8 GiB.
+    pub fn max_archive_size(mut self, bytes: u64) -> Self {
+        self.options.archives.bytes = bytes;
+        self
+    }
+
+    /// The maximum number of files, directories and links in the archive of a snapshot or a
+    /// checkpoint. The server refuses to store or restore anything with more, and tells the client.
+    /// Default: 1,000,000.
+    pub fn max_archive_files(mut self, files: u64) -> Self {
+        self.options.archives.files = files;
+        self
+    }
+
+    /// Longest time that storing or restoring a sandbox may take. The time that it waits for other
+    /// snapshots, checkpoints and restores counts; with more than 64 of them at once it waits for one
+    /// to end. An operation that reaches the limit ends, and the client is told. Default: 5 min.
+    pub fn store_timeout(mut self, timeout: Duration) -> Self {
+        self.options.store_timeout = timeout;
+        self
+    }
+
+    /// The lease on a sandbox that may be handed over. The server renews it while it runs. If the
+    /// server dies, another server on the same state may take the sandbox once the lease has
+    /// expired. The clocks of the servers must differ by much less than the lease. At least 100 ms.
+    /// Default: 10 s.
+    pub fn handoff_lease(mut self, lease: Duration) -> Self {
+        self.options.handoff_lease = lease.max(Duration::from_millis(100));
+        self
+    }
+
+    /// How long to wait for another server to release a sandbox that a client attaches to. Should
+    /// be longer than the [`handoff_lease`](Self::handoff_lease). Default: 60 s.
+    pub fn handoff_timeout(mut self, timeout: Duration) -> Self {
+        self.options.handoff_timeout = timeout;
+        self
+    }
+
+    /// The number of threads that serve connections. Default: 2. Has no effect on
+    /// [`service`](Self::service).
+    pub fn workers(mut self, workers: usize) -> Self {
+        self.workers = workers.max(1);
+        self
+    }
+
+    /// The maximum number of concurrent connections of authenticated clients. A request on one more
+    /// connection is answered 503. Default: 50,000. The server uses at most three eighths of its
+    /// limit on open files (`ulimit -n`) for these connections, and reserves half of it for the
+    /// sandboxes. Connections that have not yet sent the secret have a limit of their own; the
+    /// oldest are closed when there are too many. Has no effect on [`service`](Self::service).
+    pub fn max_connections(mut self, connections: usize) -> Self {
+        self.max_connections = connections.max(1);
+        self
+    }
+
+    /// The maximum number of sandboxes. The server refuses to create more, with a reason. Default:
+    /// 1,024.
+    pub fn max_sandboxes(mut self, sandboxes: usize) -> Self {
+        self.options.max_sandboxes = sandboxes;
+        self
+    }
+
+    /// The maximum number of sandboxes for each client IP address. The server refuses to create
+    /// more, with a reason. IPv6 addresses with the same first 64 bits count as one. A sandbox
+    /// counts for the client that created or restored it. Behind a proxy, all clients share the
+    /// proxy's address. Default: no limit.
+    pub fn max_sandboxes_per_client(mut self, sandboxes: usize) -> Self {
+        self.options.max_sandboxes_per_client = Some(sandboxes);
+        self
+    }
+
+    /// How long a client may take to send the code for `/execute`, or the configuration of a new
+    /// sandbox. Default: 30 s.
+    pub fn request_timeout(mut self, timeout: Duration) -> Self {
+        self.options.request_timeout = timeout;
+        self
+    }
+
+    /// The maximum size of a message from a client, in bytes. The server doesn't read a frame that
+    /// announces more; it closes the session with code 1009. Default: 16 MiB.
+    pub fn max_message_size(mut self, bytes: usize) -> Self {
+        self.options.max_message_bytes = bytes.max(1);
+        self
+    }
+
+    /// The idle timeout of sandboxes whose client requests none. An idle sandbox is deleted after
+    /// it. Default: 5 min.
+    pub fn default_idle_timeout(mut self, timeout: Duration) -> Self {
+        self.options.default_idle_timeout = timeout;
+        self
+    }
+
+    /// The maximum idle timeout. A longer one that a client requests is reduced to it. Default: 24
+    /// h.
+    pub fn max_idle_timeout(mut self, timeout: Duration) -> Self {
+        self.options.max_idle_timeout = timeout;
+        self
+    }
+
+    /// The maximum run time of an exec. After that the server kills it and tells the client.
+    /// Default: 1 h.
+    pub fn max_run_time(mut self, limit: Duration) -> Self {
+        self.options.max_run_time = limit;
+        self
+    }
+
+    /// The maximum number of named execs that run at once in one sandbox. The one exec of a v1
+    /// client doesn't count. Default: 64.
+    pub fn max_execs(mut self, limit: usize) -> Self {
+        self.options.max_execs = limit;
+        self
+    }
+
+    /// The newest protocol version that the server speaks. Client and server negotiate the version
+    /// for each connection. Default: v2.
+    pub fn max_protocol_version(mut self, version: Version) -> Self {
+        self.options.max_protocol = version;
+        self
+    }
+
+    /// The buffer for output that the client has not taken yet, in bytes. Under v1 there is one
+    /// buffer for each sandbox. Under v2 there is one for each exec, and the client may ask for a
+    /// smaller one. While the buffer is full, the server doesn't read the pipes of the process, so
+    /// the process blocks when it writes. Default: 1 MiB.
+    pub fn output_buffer(mut self, bytes: usize) -> Self {
+        self.options.output_buffer_bytes = bytes.max(1);
+        self
+    }
+
+    /// The buffer for input that a process has not read yet, in bytes. The server refuses more, and
+    /// tells the client. Default: 16 MiB.
+    pub fn stdin_buffer(mut self, bytes: usize) -> Self {
+        self.options.stdin_buffer_bytes = bytes.max(1);
+        self
+    }
+
+    /// The access token, which every request must carry as `Authorization: Bearer …`. A request
+    /// with no token or a wrong one is answered 401. Clients send the token with
+    /// [`bearer_token_source`](crate::SandboxBuilder::bearer_token_source). It travels in clear
+    /// text: put a TLS proxy in front of an address that other machines can reach. Default: none.
+    pub fn access_token(mut self, token: impl Into<String>) -> Self {
+        self.options.access_token = Some(AccessToken::new(SecretString::from(token.into())));
+        self
+    }
+
+    /// Allows requests from web pages of this origin, for example `https://example.org`. May be
+    /// called more than once. Default: none; every request with an `Origin` header is refused.
+    pub fn allowed_origin(mut self, origin: impl Into<String>) -> Self {
+        self.options.allowed_origins.push(origin.into());
+        self
+    }
+
+    /// Accepts this host name, without a port, in the `Host` header. May be called more than once.
+    /// Default: `localhost`, loopback addresses and the address that the server listens on (any IP
+    /// address if it listens on all). The server refuses every other host, which prevents DNS
+    /// rebinding.
+    pub fn allowed_host(mut self, host: impl Into<String>) -> Self {
+        self.options.allowed_hosts.push(host.into());
+        self
+    }
+}

@@ -1,0 +1,349 @@
+//! The way of output from a pipe to pieces of text: read as it comes, joined when it comes close
+//! together, never cut inside a code point. Uses `protocol` alone.
+
+use std::{
+    collections::VecDeque,
+    future::Future,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use bytes::{BufMut, BytesMut};
+use tokio::{
+    io::AsyncReadExt,
+    sync::watch,
+    task::AbortHandle,
+    time::{Instant, sleep, sleep_until, timeout},
+};
+
+use crate::server::backend::api::Pipe;
+
+/// Largest piece of output in one message, in bytes.
+pub(crate) const MAX_PIECE_BYTES: usize = 64 * 1024;
+
+/// Most pipes that [`Drains`] of one sandbox keep open.
+const MAX_DRAINS: usize = 32;
+
+/// Where output goes.
+pub(crate) trait Taker: Send + 'static {
+    /// Takes a piece, which may be empty, when there is room for it; false when nothing is taken any more. After the
+    /// last no other comes.
+    fn take(&mut self, bytes: &[u8], last: bool) -> impl Future<Output = bool> + Send;
+
+    /// Whether something of what was taken is held back until more comes.
+    fn holds_back(&self) -> bool {
+        false
+    }
+
+    /// No more came for a while.
+    fn handle_silence(&mut self) {}
+}
+
+/// Pieces that are written closer together than this leave as one message.
+const JOIN_WITHIN: Duration = Duration::from_millis(1);
+
+/// Longest time that a piece waits for more to join it.
+const JOIN_AT_MOST: Duration = Duration::from_millis(10);
+
+/// How long the beginning of a code point waits for the rest of it.
+const HOLD_BACK: Duration = Duration::from_millis(250);
+
+/// The most that a pipe holds, in bytes, when its reader comes (`/proc/sys/fs/pipe-max-size`).
+pub(crate) const MAX_PIPE_BYTES: usize = 1024 * 1024;
+
+/// Reads `pipe` to its end and hands on what it carries.
+///
+/// Once the deadline is set, the main process is gone, and the end of the pipe is waited for until
+/// then at most. What is in the pipe by then is still read. The pipe is given back if other
+/// processes hold it.
+pub(crate) async fn pump(
+    mut pipe: Pipe,
+    deadline: Arc<Deadline>,
+    mut taker: impl Taker,
+) -> Option<Pipe> {
+    let mut buffer = BytesMut::with_capacity(MAX_PIECE_BYTES);
+    let mut changes = deadline.0.subscribe();
+    let (mut open, mut read_late) = (true, 0);
+
+    // Another process may fill the pipe faster than it is read.
+    while open && read_late < MAX_PIPE_BYTES {
+        let read = tokio::select! {
+            biased;
+            read = read_more(&mut pipe, &mut buffer) => read,
+            Ok(()) = changes.changed() => continue,
+            () = deadline.over() => break,
+            () = sleep(HOLD_BACK), if taker.holds_back() => {
+                taker.handle_silence();
+                continue;
+            }
+        };
+        open = read && join_more(&mut pipe, &mut buffer).await;
+        if deadline.at().is_some_and(|at| Instant::now() >= at) {
+            read_late += buffer.len();
+        }
+        deadline.stop();
+        let is_taken = taker.take(&buffer, !open).await;
+        deadline.go_on();
+        if !is_taken {
+            // Without a deadline the process lives, and is told by a closed pipe that its output
+            // goes nowhere.
+            open &= deadline.at().is_some();
+            break;
+        }
+        buffer.clear();
+    }
+    if open {
+        // The taker may hold the beginning of a code point.
+        taker.take(&[], true).await;
+    }
+    open.then_some(pipe)
+}
+
+/// Until when the output of an exec is read, once its main process has ended. The clock stands
+/// still while one of the streams has no room.
+pub(crate) struct Deadline(watch::Sender<Clock>);
+
+#[derive(Clone, Copy, Default)]
+struct Clock {
+    at: Option<Instant>,
+    /// Streams without room, and since when there is one.
+    full: usize,
+    full_since: Option<Instant>,
+}
+
+/// The clock stands still for a client that doesn't read for this long. A client that reads, but
+/// slower than a child writes without end, must not delay the end of the exec.
+const STANDS_STILL: Duration = Duration::from_millis(100);
+
+/// For a grace that no clock can count.
+const LONGEST_GRACE: Duration = Duration::from_secs(24 * 60 * 60);
+
+impl Deadline {
+    /// None yet.
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self(watch::Sender::default()))
+    }
+
+    /// When it is, as far as that is known.
+    pub(crate) fn at(&self) -> Option<Instant> {
+        self.0.borrow().at
+    }
+
+    /// Sets it to so long from now, or leaves an earlier one.
+    pub(crate) fn set(&self, grace: Duration) {
+        let now = Instant::now();
+        let at = now.checked_add(grace).unwrap_or(now + LONGEST_GRACE);
+        self.0.send_modify(|clock| {
+            clock.at = Some(clock.at.map_or(at, |earlier| earlier.min(at)));
+            clock.full_since = clock.full_since.map(|_| now);
+        });
+    }
+
+    fn stop(&self) {
+        self.0.send_if_modified(|clock| {
+            clock.full += 1;
+            clock.full_since.get_or_insert_with(Instant::now);
+            false
+        });
+    }
+
+    fn go_on(&self) {
+        self.0.send_if_modified(|clock| {
+            clock.full -= 1;
+            if clock.full > 0 {
+                return false;
+            }
+            let stood = clock.full_since.take().map(|since| since.elapsed());
+            let stood = stood.filter(|&stood| stood >= STANDS_STILL);
+            clock.at = clock.at.map(|at| at + stood.unwrap_or_default());
+            clock.at.is_some()
+        });
+    }
+
+    /// Resolves when it is over. To be asked anew when it has changed.
+    async fn over(&self) {
+        if let Some(at) = self.at() {
+            sleep_until(at).await;
+            if self.0.borrow().full == 0 {
+                return;
+            }
+        }
+        std::future::pending().await
+    }
+}
+
+/// Reads what comes shortly after the first bytes; false at the end of the pipe.
+async fn join_more(pipe: &mut Pipe, buffer: &mut BytesMut) -> bool {
+    let last = Instant::now() + JOIN_AT_MOST;
+    while buffer.len() < MAX_PIECE_BYTES && Instant::now() < last {
+        match timeout(JOIN_WITHIN, read_more(pipe, buffer)).await {
+            Ok(true) => {}
+            Ok(false) => return false,
+            Err(_elapsed) => break,
+        }
+    }
+    true
+}
+
+/// Reads some bytes; false at the end of the pipe. A pipe that fails is at its end.
+async fn read_more(pipe: &mut Pipe, buffer: &mut BytesMut) -> bool {
+    let room = MAX_PIECE_BYTES.saturating_sub(buffer.len());
+    matches!(pipe.read_buf(&mut buffer.limit(room)).await, Ok(read) if read > 0)
+}
+
+/// Reads the pipes of execs that ended while processes in the background still hold them, so that
+/// those processes are not stopped by a full pipe. Each takes a file descriptor of the server.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Drains(Arc<Mutex<VecDeque<AbortHandle>>>);
+
+impl Drains {
+    /// Reads a pipe to its end and drops what it carries. Closes the oldest pipe if there are more
+    /// than [`MAX_DRAINS`]: a process that writes to that one later gets SIGPIPE or EPIPE.
+    pub(crate) fn add(&self, mut pipe: Pipe) {
+        let drain = tokio::spawn(async move {
+            let _ = tokio::io::copy(&mut pipe, &mut tokio::io::sink()).await;
+        });
+        let mut drains = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        drains.retain(|drain| !drain.is_finished());
+        drains.push_back(drain.abort_handle());
+        if drains.len() > MAX_DRAINS
+            && let Some(oldest) = drains.pop_front()
+        {
+            oldest.abort();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::mpsc;
+
+    use super::{super::v1_exec::TextTaker, *};
+    use crate::protocol::StdStream;
+    use tokio::io::{AsyncWriteExt, DuplexStream};
+
+    fn start(
+        capacity: usize,
+    ) -> (
+        DuplexStream,
+        Arc<Deadline>,
+        mpsc::Receiver<String>,
+        tokio::task::JoinHandle<Option<Pipe>>,
+    ) {
+        let (writer, reader) = tokio::io::duplex(1 << 20);
+        let deadline = Deadline::new();
+        let (sender, pieces) = mpsc::channel(capacity);
+        let taker = TextTaker::new(StdStream::Stdout, sender, |_, text| text);
+        let pump = tokio::spawn(pump(Box::new(reader), deadline.clone(), taker));
+        (writer, deadline, pieces, pump)
+    }
+
+    #[tokio::test]
+    async fn of_too_many_abandoned_pipes_the_oldest_is_closed() {
+        let drains = Drains::default();
+        let mut writers = VecDeque::new();
+        for _ in 0..MAX_DRAINS {
+            let (writer, reader) = tokio::io::duplex(1);
+            drains.add(Box::new(reader));
+            writers.push_back(writer);
+        }
+        // More than the pipe holds: this ends only if it is read.
+        for writer in &mut writers {
+            writer.write_all(b"read to the end").await.unwrap();
+        }
+        let (mut writer, reader) = tokio::io::duplex(1);
+        drains.add(Box::new(reader));
+        writer.write_all(b"read").await.unwrap();
+        let mut oldest = writers.pop_front().unwrap();
+        let refused = oldest.write_all(b"read to the end").await.unwrap_err();
+        assert_eq!(refused.kind(), std::io::ErrorKind::BrokenPipe);
+        for writer in &mut writers {
+            writer.write_all(b"read to the end").await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn abandoned_pipes_that_ended_make_no_other_close() {
+        let drains = Drains::default();
+        let (mut kept, reader) = tokio::io::duplex(1);
+        drains.add(Box::new(reader));
+        for _ in 0..2 * MAX_DRAINS {
+            drains.add(Box::new(tokio::io::empty()));
+            tokio::task::yield_now().await;
+        }
+        kept.write_all(b"read to the end").await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn writes_close_together_leave_as_one_piece_and_later_ones_do_not() {
+        let (mut writer, _end, mut pieces, _pump) = start(8);
+        for word in ["one ", "two ", "three"] {
+            writer.write_all(word.as_bytes()).await.unwrap();
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(pieces.recv().await.as_deref(), Some("one two three"));
+        writer.write_all(b"later").await.unwrap();
+        assert_eq!(pieces.recv().await.as_deref(), Some("later"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_code_point_written_in_two_halves_is_one() {
+        let (mut writer, _end, mut pieces, _pump) = start(8);
+        writer.write_all(b"a\xc3").await.unwrap();
+        assert_eq!(pieces.recv().await.as_deref(), Some("a"));
+        writer.write_all(b"\xa9").await.unwrap();
+        assert_eq!(pieces.recv().await.as_deref(), Some("é"));
+        writer.write_all(b"\xff\xe2\x82").await.unwrap();
+        drop(writer);
+        assert_eq!(pieces.recv().await.as_deref(), Some("\u{FFFD}\u{FFFD}"));
+        assert_eq!(pieces.recv().await, None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pipe_that_a_child_holds_is_given_back_after_what_is_in_it() {
+        let (mut writer, end, mut pieces, pump) = start(8);
+        writer.write_all(b"last words").await.unwrap();
+        end.set(Duration::ZERO);
+        assert_eq!(pieces.recv().await.as_deref(), Some("last words"));
+        assert!(pump.await.unwrap().is_some());
+        assert_eq!(pieces.recv().await, None);
+    }
+
+    #[tokio::test]
+    async fn a_pipe_that_a_child_never_stops_filling_is_given_back_after_what_is_in_it() {
+        let (mut writer, end, mut pieces, pump) = start(8);
+        writer.write_all(&[b'a'; 300_000]).await.unwrap();
+        end.set(Duration::ZERO);
+        let child = tokio::spawn(async move {
+            let chunk = [b'b'; 128 * 1024];
+            while writer.write_all(&chunk).await.is_ok() {}
+        });
+        let mut heard = 0;
+        while let Some(piece) = pieces.recv().await {
+            heard += piece.bytes().filter(|&byte| byte == b'a').count();
+        }
+        assert_eq!(heard, 300_000);
+        assert!(pump.await.unwrap().is_some());
+        child.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reader_that_does_not_take_pieces_stops_the_writer() {
+        let (mut writer, _end, mut pieces, _pump) = start(1);
+        let written = tokio::spawn(async move {
+            let mut written = 0;
+            let chunk = [b'x'; 32 * 1024];
+            while timeout(Duration::from_secs(1), writer.write_all(&chunk))
+                .await
+                .is_ok_and(|write| write.is_ok())
+            {
+                written += chunk.len();
+            }
+            written
+        })
+        .await
+        .unwrap();
+        assert!(written < 2 << 20, "{written}");
+        assert!(pieces.recv().await.is_some());
+    }
+}

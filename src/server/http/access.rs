@@ -1,0 +1,208 @@
+//! Who may call the endpoints: no web page of another origin, no web page that had its own name
+//! resolved to this machine, and with an access token only callers that send it. The secret of a
+//! [`LocalServer`](crate::server::LocalServer) comes before all of these: see `listener`.
+
+use std::net::IpAddr;
+
+use actix_web::{
+    HttpRequest, HttpResponse,
+    http::header::{self, HeaderValue},
+};
+use percent_encoding::percent_decode_str;
+
+use super::{connections::ConnectionInfo, secret::AccessToken};
+use crate::server::sandbox::manager::Manager;
+
+/// Why a caller is sent away.
+pub(crate) enum Refusal {
+    /// What it may not do, whoever it is.
+    Foreign(&'static str),
+    /// It does not carry the access token.
+    Token(&'static str),
+    /// The server has as many connections as it may have.
+    Full,
+}
+
+impl Refusal {
+    pub(crate) fn response(&self) -> HttpResponse {
+        match self {
+            Self::Foreign(reason) => forbidden((*reason).to_owned()),
+            Self::Token(reason) => HttpResponse::Unauthorized()
+                .insert_header((header::WWW_AUTHENTICATE, "Bearer"))
+                .content_type("text/plain; charset=utf-8")
+                .body(*reason),
+            Self::Full => HttpResponse::ServiceUnavailable()
+                .content_type("text/plain; charset=utf-8")
+                .body(
+                    "This server has as many connections as it may have: close one, or raise its limit on open files \
+                     (`ulimit -n`) or on connections (`max_connections`).",
+                ),
+        }
+    }
+}
+
+/// Whether the caller may call at all, or the reason why not. The connection of one that may is
+/// kept.
+pub(crate) fn check_caller(manager: &Manager, request: &HttpRequest) -> Result<(), Refusal> {
+    let options = &manager.options;
+    let headers = request.headers();
+    for origin in headers.get_all(header::ORIGIN) {
+        let allowed = origin.to_str().is_ok_and(|origin| {
+            options
+                .allowed_origins
+                .iter()
+                .any(|allowed| allowed.eq_ignore_ascii_case(origin))
+        });
+        if !allowed {
+            tracing::info!("refused: a request with an Origin");
+            return Err(Refusal::Foreign(
+                "Requests of web pages are refused: this server runs code. \
+                 The server's option `allowed_origin` lets an origin in.",
+            ));
+        }
+    }
+    // A user's own application has no such data.
+    let connection = request.conn_data::<ConnectionInfo>();
+    let bound = match connection {
+        Some(connection) => connection.bound.ip(),
+        None => request.app_config().local_addr().ip(),
+    };
+    let is_own = |host: &HeaderValue| {
+        host.to_str()
+            .is_ok_and(|host| is_own_host(host, bound, &options.allowed_hosts))
+    };
+    if !headers.contains_key(header::HOST) || !headers.get_all(header::HOST).all(is_own) {
+        tracing::info!("refused: a request for another host");
+        return Err(Refusal::Foreign(
+            "Requests for this host name are refused: the name might have been pointed at this \
+             machine by a web page. The server's option `allowed_host` lets a host name in.",
+        ));
+    }
+    if let Some(token) = &options.access_token {
+        check_token(token, headers.get(header::AUTHORIZATION))?;
+    }
+    match connection.is_none_or(ConnectionInfo::admit) {
+        true => Ok(()),
+        false => {
+            tracing::warn!("refused: as many connections as there may be");
+            Err(Refusal::Full)
+        }
+    }
+}
+
+/// Whether a request carries the access token. Takes the same time for every wrong one of the same length.
+fn check_token(token: &AccessToken, sent: Option<&HeaderValue>) -> Result<(), Refusal> {
+    let Some(sent) = sent else {
+        return Err(Refusal::Token(
+            "This server asks for its access token: send it as `Authorization: Bearer …`.",
+        ));
+    };
+    let bearer = sent.as_bytes().split_at_checked(7);
+    let bearer = bearer.filter(|(scheme, _)| scheme.eq_ignore_ascii_case(b"bearer "));
+    match bearer {
+        Some((_, sent)) if token.matches(sent.trim_ascii()) => Ok(()),
+        _ => {
+            tracing::info!("refused: a request with another access token");
+            Err(Refusal::Token(
+                "The access token is not that of this server: expected `Authorization: Bearer …` with \
+                 the token that the server was started with.",
+            ))
+        }
+    }
+}
+
+/// Whether a `Host` header names this server. Names other than `localhost` must be in the list: a
+/// web page can have its own name resolved to any address, but it cannot take over an address.
+fn is_own_host(host: &str, bound: IpAddr, allowed: &[String]) -> bool {
+    let name = without_port(host);
+    if name.eq_ignore_ascii_case("localhost")
+        || allowed
+            .iter()
+            .any(|allowed| allowed.eq_ignore_ascii_case(name) || allowed.eq_ignore_ascii_case(host))
+    {
+        return true;
+    }
+    let literal = name
+        .strip_prefix('[')
+        .and_then(|name| name.strip_suffix(']'))
+        .unwrap_or(name);
+    literal
+        .parse::<IpAddr>()
+        .is_ok_and(|ip| ip.is_loopback() || ip == bound || bound.is_unspecified())
+}
+
+fn without_port(host: &str) -> &str {
+    match host.rsplit_once(':') {
+        // In `[::1]` the last colon is part of the address.
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    }
+}
+
+/// The value of a key in a query string. A repeated key counts once, the first.
+pub(crate) fn query_value(query: &str, key: &str) -> Option<String> {
+    query.split('&').find_map(|pair| {
+        let (name, value) = pair.split_once('=')?;
+        (name == key).then(|| decode(value))
+    })
+}
+
+pub(super) fn decode(text: &str) -> String {
+    percent_decode_str(text).decode_utf8_lossy().into_owned()
+}
+
+pub(crate) fn forbidden(reason: String) -> HttpResponse {
+    HttpResponse::Forbidden()
+        .content_type("text/plain; charset=utf-8")
+        .body(reason)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_own_names_and_addresses_are_accepted() {
+        let loopback = "127.0.0.1".parse().unwrap();
+        let all = "0.0.0.0".parse().unwrap();
+        let lan = "192.168.1.7".parse().unwrap();
+        let allowed = ["sandbox.example".to_owned()];
+        for host in [
+            "127.0.0.1:8080",
+            "127.0.0.1",
+            "localhost:1",
+            "LOCALHOST",
+            "[::1]:80",
+            "[::1]",
+            "sandbox.example:443",
+        ] {
+            assert!(is_own_host(host, loopback, &allowed), "{host}");
+        }
+        for host in [
+            "evil.example",
+            "evil.example:8080",
+            "192.168.1.7",
+            "127.0.0.1.evil.example",
+            "localhost.evil.example",
+            "",
+            "[::1",
+            "@127.0.0.1:1",
+        ] {
+            assert!(!is_own_host(host, loopback, &allowed), "{host}");
+        }
+        assert!(is_own_host("192.168.1.7:80", all, &[]));
+        assert!(is_own_host("192.168.1.7:80", lan, &[]));
+        assert!(!is_own_host("192.168.1.8:80", lan, &[]));
+        assert!(!is_own_host("evil.example", all, &[]));
+    }
+
+    #[test]
+    fn query_values_are_decoded() {
+        assert_eq!(
+            query_value("a=b&sandbox_token=%2F%20x+y", "sandbox_token").as_deref(),
+            Some("/ x+y")
+        );
+        assert_eq!(query_value("sandbox_token", "sandbox_token"), None);
+        assert_eq!(query_value("", "sandbox_token"), None);
+    }
+}

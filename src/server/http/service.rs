@@ -1,0 +1,293 @@
+//! [`SandboxService`]: the sandboxes and the thread they live on, without a listener.
+
+use std::{sync::Arc, time::Duration};
+
+use actix_web::web::ServiceConfig;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::{oneshot, watch},
+};
+
+use super::{
+    routes,
+    secret::{Secret, SecretSource},
+};
+use crate::server::{
+    backend::{api::Backend, server_directory::Root, start},
+    blocking::blocking,
+    builder::{Options, ServerBuilder},
+    error::ServerError,
+    identity::random_hex,
+    sandbox::{leases::Leases, manager::Manager},
+    store::{checkpoints::Store, lock::Locks, open, place::Place},
+    thread::ServerThread,
+};
+
+/// Longest time that a drop waits for the sandboxes to be deleted.
+const DROP_WITHIN: Duration = Duration::from_secs(15);
+
+/// Sandboxes to be mounted into an actix-web application.
+///
+/// The sandboxes live on a thread of their own, so they outlive the workers of the application. They
+/// are deleted by [`stop`](Self::stop), or when the last clone of the service is dropped; the
+/// application holds clones as long as it runs.
+///
+/// The application decides who may call: the service has neither the
+/// [secret](crate::server#who-may-call) nor the limits on connections of a
+/// [`LocalServer`](super::LocalServer). Unless there is an [access
+/// token](ServerBuilder::access_token), put it behind the application's own authentication, or
+/// below a secret path:
+///
+/// ```
+/// # use actix_sandbox::server::SandboxService;
+/// # use actix_web::{App, guard, web};
+/// # fn mount(service: SandboxService, secret: String) {
+/// // `secret` is at least 128 random bits. The guard compares all of it, whatever the router does.
+/// let opens = guard::fn_guard(move |request| {
+///     let path = request.head().uri.path();
+///     let segment = path.split('/').nth(1).unwrap_or_default();
+///     subtle::ConstantTimeEq::ct_eq(segment.as_bytes(), secret.as_bytes()).into()
+/// });
+/// let app = App::new().service(
+///     web::scope("/{secret}").guard(opens).configure(service.configure()),
+/// );
+/// # }
+/// ```
+///
+/// ```
+/// use actix_sandbox::server::SandboxService;
+/// use actix_web::{App, HttpServer};
+///
+/// # #[actix_web::main]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let service = SandboxService::builder().max_sandboxes(10).service().await?;
+/// let mounted = service.clone();
+/// let server = HttpServer::new(move || App::new().configure(mounted.configure()))
+///     .tcp_nodelay(true)
+///     .disable_signals()
+///     .bind(("127.0.0.1", 0))?
+///     .run();
+/// # let handle = server.handle();
+/// # actix_web::rt::spawn(async move { handle.stop(false).await });
+/// server.await?;
+/// service.stop().await;
+/// # Ok(()) }
+/// ```
+#[derive(Clone)]
+pub struct SandboxService {
+    manager: Arc<Manager>,
+    engine: Arc<Engine>,
+}
+
+impl std::fmt::Debug for SandboxService {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SandboxService").finish_non_exhaustive()
+    }
+}
+
+impl SandboxService {
+    /// Options, all at their defaults; [`ServerBuilder::service`] starts it.
+    pub fn builder() -> ServerBuilder {
+        ServerBuilder::default()
+    }
+
+    pub(crate) async fn start(options: Options) -> Result<Self, ServerError> {
+        let (ready, is_ready) = oneshot::channel();
+        let (stop, stopping) = watch::channel(false);
+        let thread = ServerThread::start("actix-sandbox", move || live(options, ready, stopping))?;
+        let manager = is_ready.await.map_err(|_| ServerError::Died)??;
+        let engine = Arc::new(Engine { stop, thread });
+        Ok(Self { manager, engine })
+    }
+
+    /// What [`App::configure`](actix_web::App::configure) takes: adds `/create`, `/attach/…`,
+    /// `/execute`, `/status` and `/`.
+    pub fn configure(&self) -> impl FnOnce(&mut ServiceConfig) + use<> {
+        let manager = self.manager.clone();
+        // The application keeps the sandboxes alive.
+        let engine = self.engine.clone();
+        move |config| {
+            config.app_data(engine);
+            routes::add(config, manager);
+        }
+    }
+
+    /// Adds `/healthz` and `/readyz`.
+    pub(crate) fn configure_health(&self) -> impl FnOnce(&mut ServiceConfig) + use<> {
+        let manager = self.manager.clone();
+        move |config| routes::add_health(config, manager)
+    }
+
+    /// The secret of a server whose state this is.
+    pub(crate) async fn secret(&self, source: SecretSource) -> Result<Option<Secret>, ServerError> {
+        let store = self.manager.store.clone();
+        let resolved = self
+            .manager
+            .runtime
+            .spawn_blocking(move || source.resolve(store.is_lasting().then(|| store.storage())));
+        resolved.await.map_err(|_| ServerError::Died)?
+    }
+
+    /// What runs the code: `host`, `namespace` or `gvisor`. Of interest where the server was to choose.
+    pub fn backend(&self) -> &'static str {
+        self.manager.backend.name()
+    }
+
+    /// How many sandboxes there are, those being created or deleted included.
+    pub fn sandbox_count(&self) -> usize {
+        self.manager.registry.count()
+    }
+
+    /// Deletes all sandboxes: their processes are dead and their files removed when this returns,
+    /// within some ten seconds. New sandboxes are refused from now on.
+    pub async fn stop(&self) {
+        self.engine.stop.send_replace(true);
+        self.engine.thread.ended().await;
+    }
+
+    /// [`stop`](Self::stop) for a place that cannot wait for a future; bounded in time.
+    pub(crate) fn stop_blocking(&self) {
+        self.engine.stop_blocking();
+    }
+}
+
+impl ServerBuilder {
+    /// Starts the server without a listener, to mount into an actix-web application.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the directory or the state can't be used, if the backend doesn't work here, or if a
+    /// thread can't be started.
+    pub async fn service(self) -> Result<SandboxService, ServerError> {
+        SandboxService::start(self.options).await
+    }
+}
+
+/// The thread of the sandboxes, seen from outside.
+struct Engine {
+    stop: watch::Sender<bool>,
+    thread: ServerThread,
+}
+
+impl Engine {
+    fn stop_blocking(&self) {
+        self.stop.send_replace(true);
+        self.thread.wait(DROP_WITHIN);
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.stop_blocking();
+    }
+}
+
+/// The life of the thread.
+fn live(
+    options: Options,
+    ready: oneshot::Sender<Result<Arc<Manager>, ServerError>>,
+    mut stopping: watch::Receiver<bool>,
+) {
+    let runtime = match tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .thread_name("actix-sandbox-files")
+        .max_blocking_threads(16)
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(source) => return drop(ready.send(Err(ServerError::Runtime { source }))),
+    };
+    runtime.block_on(async move {
+        // A process that was started with SIGCHLD ignored would lose the exit statuses of its
+        // children: the kernel reaps them. With a handler it does not.
+        let _children = match signal(SignalKind::child()) {
+            Ok(children) => children,
+            Err(source) => return drop(ready.send(Err(ServerError::Runtime { source }))),
+        };
+        match prepare(options).await {
+            Ok(manager) => {
+                let manager = Arc::new(manager);
+                tokio::spawn(
+                    manager
+                        .leases
+                        .clone()
+                        .keep(Arc::downgrade(&manager.registry)),
+                );
+                if ready.send(Ok(manager.clone())).is_ok() {
+                    // An error means that the last handle is gone.
+                    let _ = stopping.wait_for(|&stop| stop).await;
+                }
+                manager.stop().await;
+            }
+            Err(error) => drop(ready.send(Err(error))),
+        }
+    });
+    // A blocking task that hangs must not hold this thread.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+}
+
+async fn prepare(options: Options) -> Result<Manager, ServerError> {
+    let parent = options.directory.clone().unwrap_or_else(std::env::temp_dir);
+    let server = random_hex::<16>().map_err(|error| ServerError::Runtime {
+        source: error.into(),
+    })?;
+    let root = {
+        let (parent, server) = (parent.clone(), server.clone());
+        blocking(move || Root::make(&parent, &server)).await
+    };
+    let root = root.map_err(|source| ServerError::Directory {
+        path: parent,
+        source,
+    })?;
+    let path = root.path.clone();
+    match open(&options, root, server).await {
+        Ok((backend, store, locks)) => Ok(Manager::new(
+            Arc::new(options),
+            backend,
+            store,
+            Leases::new(locks),
+        )),
+        Err(error) => {
+            let _ = std::fs::remove_dir_all(path);
+            Err(error)
+        }
+    }
+}
+
+async fn open(
+    options: &Options,
+    root: Root,
+    server: String,
+) -> Result<(Arc<dyn Backend>, Store, Locks), ServerError> {
+    let place = options.state.clone();
+    let lasting = place.is_some();
+    let place = place.unwrap_or_else(|| Place::Directory(root.path.join("state")));
+    let storage = {
+        let (place, workplace) = (place.clone(), root.path.join("archives"));
+        let lease = options.handoff_lease;
+        blocking(move || open::open(&place, &workplace, lease)).await
+    };
+    let storage = storage.map_err(|source| match &place {
+        Place::Directory(path) => ServerError::StateDirectory {
+            path: path.clone(),
+            source,
+        },
+        Place::Url(url) => ServerError::StateUrl {
+            url: format!("{url:?}"),
+            source,
+        },
+    })?;
+    let store = Store::new(
+        storage.clone(),
+        lasting,
+        options.archives,
+        options.store_timeout,
+    );
+    let locks = Locks::new(storage, server.clone(), options.handoff_lease);
+    let state = match place {
+        Place::Directory(path) => Some(path),
+        Place::Url(_) => None,
+    };
+    let backend = start::start(options.backend.as_ref(), root, state, server).await?;
+    Ok((backend, store, locks))
+}

@@ -1,0 +1,162 @@
+//! [`Registry`]: which sandboxes there are, and who may have one more.
+
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use futures::future::join_all;
+use tokio::sync::mpsc;
+
+use super::handle::{COMMANDS_IN_FLIGHT, Command, SandboxHandle};
+use crate::{
+    protocol::SandboxId,
+    server::{builder::Options, http::client_address::ClientAddress, identity::TokenHash},
+};
+
+/// The sandboxes of a server, by id.
+pub(crate) struct Registry {
+    options: Arc<Options>,
+    entries: Mutex<Entries>,
+}
+
+struct Entries {
+    sandboxes: HashMap<SandboxId, SandboxHandle>,
+    /// How many of them each client has.
+    of_clients: HashMap<ClientAddress, usize>,
+    /// One clone is with every sandbox; `None` once the server stops.
+    alive: Option<mpsc::Sender<()>>,
+    /// Ends when the last clone is dropped.
+    all_ended: Option<mpsc::Receiver<()>>,
+}
+
+/// The place of a sandbox in the registry, which is free again when this is dropped.
+pub(crate) struct Registration {
+    registry: Arc<Registry>,
+    pub(super) id: SandboxId,
+    client: Option<ClientAddress>,
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        let mut entries = self.registry.lock();
+        entries.sandboxes.remove(&self.id);
+        if let Some(client) = self.client
+            && let Entry::Occupied(mut entry) = entries.of_clients.entry(client)
+        {
+            *entry.get_mut() -= 1;
+            if *entry.get() == 0 {
+                entry.remove();
+            }
+        }
+    }
+}
+
+/// A place in the registry for a sandbox that is being made.
+pub(crate) struct Reservation {
+    pub(crate) handle: SandboxHandle,
+    pub(crate) commands: mpsc::Receiver<Command>,
+    pub(super) registration: Registration,
+    /// Tells the registry, once it is dropped, that the sandbox has ended.
+    pub(super) alive: mpsc::Sender<()>,
+}
+
+impl Registry {
+    pub(crate) fn new(options: Arc<Options>) -> Self {
+        let (alive, all_ended) = mpsc::channel(1);
+        Self {
+            options,
+            entries: Mutex::new(Entries {
+                sandboxes: HashMap::new(),
+                of_clients: HashMap::new(),
+                alive: Some(alive),
+                all_ended: Some(all_ended),
+            }),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Entries> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether no more sandboxes are made.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.lock().alive.is_none()
+    }
+
+    /// How many sandboxes there are, those being created or deleted included.
+    pub(crate) fn count(&self) -> usize {
+        self.lock().sandboxes.len()
+    }
+
+    /// The sandbox of this id, if it lives here.
+    pub(crate) fn find(&self, id: &SandboxId) -> Option<SandboxHandle> {
+        self.lock().sandboxes.get(id).cloned()
+    }
+
+    /// Takes a place in the registry, or gives the reason why there is none.
+    pub(crate) fn reserve(
+        self: &Arc<Self>,
+        id: &SandboxId,
+        token: TokenHash,
+        client: Option<ClientAddress>,
+    ) -> Result<Reservation, String> {
+        let (commands, receiver) = mpsc::channel(COMMANDS_IN_FLIGHT);
+        let handle = SandboxHandle {
+            commands,
+            token,
+            stdin: Arc::default(),
+        };
+        let mut entries = self.lock();
+        let Some(alive) = entries.alive.clone() else {
+            return Err("The server is stopping.".to_owned());
+        };
+        let limit = self.options.max_sandboxes;
+        if entries.sandboxes.len() >= limit {
+            return Err(format!(
+                "This server has its limit of {limit} sandboxes: kill one, or wait for one to be deleted."
+            ));
+        }
+        if entries.sandboxes.contains_key(id) {
+            return Err("It is here already.".to_owned());
+        }
+        if let Some(client) = client {
+            let count = entries.of_clients.get(&client).copied().unwrap_or(0);
+            if let Some(limit) = self.options.max_sandboxes_per_client
+                && count >= limit
+            {
+                return Err(format!(
+                    "The clients of this address have their limit of {limit} sandboxes: kill one, or wait for one to be deleted."
+                ));
+            }
+            entries.of_clients.insert(client, count + 1);
+        }
+        entries.sandboxes.insert(id.clone(), handle.clone());
+        let registration = Registration {
+            registry: self.clone(),
+            id: id.clone(),
+            client,
+        };
+        Ok(Reservation {
+            handle,
+            commands: receiver,
+            registration,
+            alive,
+        })
+    }
+
+    /// Refuses further sandboxes, tells all to stop and waits until they have ended.
+    pub(super) async fn close(&self) {
+        let (handles, all_ended) = {
+            let mut entries = self.lock();
+            entries.alive = None;
+            let handles: Vec<_> = entries.sandboxes.values().cloned().collect();
+            (handles, entries.all_ended.take())
+        };
+        let stops = handles.iter().map(|it| it.commands.send(Command::Stop));
+        join_all(stops).await;
+        if let Some(mut all_ended) = all_ended {
+            all_ended.recv().await;
+        }
+    }
+}

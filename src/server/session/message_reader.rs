@@ -1,0 +1,138 @@
+//! [`Incoming`]: whole messages from the bytes of an upgraded request.
+//!
+//! The *declared* length of each frame is looked at before the frame is buffered; fragments are put
+//! together under the same limit.
+
+use actix_codec::Decoder;
+use actix_http::ws::{Codec, Frame, Item, ProtocolError};
+use actix_web::web;
+use bytes::{Bytes, BytesMut};
+use futures::StreamExt;
+
+use crate::protocol::{Fragment, FrameGuard, Reassembly, ReassemblyError};
+
+/// What came from the client.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Event {
+    /// A text message.
+    Text(Bytes),
+    /// A binary message, which the protocol has none of.
+    Binary,
+    Ping(Bytes),
+    /// The close frame, with its code.
+    Close(Option<u16>),
+    /// A message over the limit.
+    TooLarge,
+    /// Bytes that are no WebSocket frames, and what is wrong with them.
+    Broken(String),
+    /// The connection is lost.
+    Lost,
+}
+
+/// The incoming half of a session.
+pub(crate) struct Incoming {
+    payload: web::Payload,
+    buffer: BytesMut,
+    codec: Codec,
+    guard: FrameGuard,
+    reassembly: Reassembly,
+    /// The message in fragments is a binary one.
+    binary: bool,
+    /// A frame in the buffer announces more than the limit.
+    over: bool,
+    /// Nothing more can be read as frames.
+    unreadable: bool,
+}
+
+impl Incoming {
+    /// Reads messages of at most `limit` bytes.
+    pub(crate) fn new(payload: web::Payload, limit: usize) -> Self {
+        Self {
+            payload,
+            buffer: BytesMut::new(),
+            codec: Codec::new().max_size(limit),
+            guard: FrameGuard::new(limit),
+            reassembly: Reassembly::new(limit),
+            binary: false,
+            over: false,
+            unreadable: false,
+        }
+    }
+
+    /// The next event. The future may be dropped; nothing is lost by that.
+    pub(crate) async fn next(&mut self) -> Event {
+        loop {
+            match self.codec.decode(&mut self.buffer) {
+                Ok(Some(frame)) => {
+                    if self.buffer.is_empty() {
+                        // The rest of it is in one piece with the frame, and would be kept as long.
+                        self.buffer = BytesMut::new();
+                    }
+                    if let Some(event) = self.accept(frame) {
+                        return event;
+                    }
+                    continue;
+                }
+                Ok(None) if self.over => return self.give_up(Event::TooLarge),
+                Ok(None) => {}
+                Err(ProtocolError::Overflow) => return self.give_up(Event::TooLarge),
+                Err(error) => return self.give_up(Event::Broken(error.to_string())),
+            }
+            match self.payload.next().await {
+                Some(Ok(chunk)) => {
+                    // Frames before the one that is too large are still taken.
+                    self.over = self.guard.feed(&chunk).is_err();
+                    self.buffer.extend_from_slice(&chunk);
+                }
+                Some(Err(_)) | None => return Event::Lost,
+            }
+        }
+    }
+
+    /// Reads and drops what comes until the client closes or is lost.
+    pub(crate) async fn drain(&mut self) {
+        while !self.unreadable {
+            if let Event::Close(_) | Event::Lost = self.next().await {
+                return;
+            }
+        }
+        self.buffer = BytesMut::new();
+        while let Some(Ok(_)) = self.payload.next().await {}
+    }
+
+    fn give_up(&mut self, event: Event) -> Event {
+        self.unreadable = true;
+        event
+    }
+
+    fn accept(&mut self, frame: Frame) -> Option<Event> {
+        let fragment = match frame {
+            Frame::Text(text) => return Some(Event::Text(text)),
+            Frame::Binary(_) => return Some(Event::Binary),
+            Frame::Ping(payload) => return Some(Event::Ping(payload)),
+            Frame::Pong(_) => return None,
+            Frame::Close(reason) => {
+                return Some(Event::Close(reason.map(|reason| reason.code.into())));
+            }
+            Frame::Continuation(Item::FirstText(data)) => {
+                self.binary = false;
+                Fragment::First(data)
+            }
+            Frame::Continuation(Item::FirstBinary(data)) => {
+                self.binary = true;
+                Fragment::First(data)
+            }
+            Frame::Continuation(Item::Continue(data)) => Fragment::Middle(data),
+            Frame::Continuation(Item::Last(data)) => Fragment::Last(data),
+        };
+        match self.reassembly.push(fragment) {
+            Ok(None) => None,
+            Ok(Some(_)) if self.binary => Some(Event::Binary),
+            Ok(Some(message)) => Some(Event::Text(message)),
+            Err(ReassemblyError::TooLarge { .. }) => Some(self.give_up(Event::TooLarge)),
+            Err(error @ ReassemblyError::OutOfOrder) => {
+                Some(self.give_up(Event::Broken(error.to_string())))
+            }
+        }
+    }
+}

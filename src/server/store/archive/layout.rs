@@ -1,0 +1,118 @@
+//! The archives of the store: directory trees as a tar archive, compressed by zstd. Blocking.
+//! [`Packer`] writes one, [`unpack`] reads one.
+//!
+//! Neither the trees nor the archives are trusted:
+//!
+//! - Links are stored, never followed. Pipes are never opened. Files may grow and shrink while they
+//!   are stored.
+//! - An archive may hold only the [`Trees`] of its backend. Nothing is unpacked outside of them,
+//!   whatever the archive contains.
+//! - [`Bounds`] limit the size of archives when they are packed and unpacked. Memory is limited
+//!   too.
+//!
+//! What is kept:
+//!
+//! - Kept: directories, files, symbolic links, permissions except set-user-id, set-group-id and
+//!   sticky bits, timestamps to the nanosecond, and holes. Each hard link becomes a file of its
+//!   own.
+//! - Skipped: sockets, pipes and devices.
+//! - If a file or directory can't be read, the whole operation fails with its name.
+
+use std::{io, path::PathBuf};
+
+/// The trees that archives hold: `HOME`, and the directory for temporary files.
+pub(crate) const HOME: &str = "home";
+pub(crate) const TEMPORARY: &str = "tmp";
+
+/// The tree with all other files in `/`, for backends in which a sandbox has its own root.
+pub(crate) const ROOT: &str = "root";
+
+/// The tree with the memory of processes, for backends that can store it.
+pub(crate) const MEMORY: &str = "memory";
+
+/// Name of the record of a checkpoint, the first entry of its archive.
+pub(super) const RECORD: &str = "record.json";
+
+/// Name of the second entry, with the execs that were not acknowledged. Older archives lack it.
+pub(super) const EXECS: &str = "execs.json";
+
+/// The PAX key of the time of an entry, in seconds with a fraction (POSIX.1-2017, pax).
+pub(super) const MTIME: &str = "mtime";
+
+/// Largest record, in bytes.
+pub(super) const MAX_RECORD_BYTES: u64 = 64 * 1024;
+
+/// Most bytes of the stored execs.
+pub(super) const MAX_EXECS_BYTES: u64 = 256 * 1024 * 1024;
+
+/// The directories of a sandbox that its archives hold.
+#[derive(Clone, Debug)]
+pub(crate) struct Trees {
+    /// The directory of the sandbox, which holds them.
+    pub(crate) directory: PathBuf,
+    pub(crate) trees: Vec<Tree>,
+}
+
+/// One directory tree of a sandbox.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tree {
+    pub(crate) name: &'static str,
+    /// The user who owns what is unpacked; `None`: the user of this process.
+    pub(crate) owner: Option<u32>,
+    /// Whether it holds files only: neither directories nor links.
+    pub(crate) files_only: bool,
+}
+
+impl Tree {
+    pub(crate) fn new(name: &'static str, owner: Option<u32>) -> Self {
+        Self {
+            name,
+            owner,
+            files_only: false,
+        }
+    }
+}
+
+/// Limits of one archive. They are the same for packing and unpacking, so that every stored archive
+/// can be restored.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bounds {
+    /// Maximum bytes of the archive before compression.
+    pub(crate) bytes: u64,
+    /// Maximum number of files, directories and links.
+    pub(crate) files: u64,
+}
+
+impl Bounds {
+    /// Maximum bytes of the compressed archive. zstd adds little to data that it can't compress.
+    #[cfg(feature = "object-store")]
+    pub(crate) fn compressed_bytes(&self) -> u64 {
+        self.bytes
+            .saturating_add(self.bytes / 128)
+            .saturating_add(64 * 1024)
+    }
+
+    pub(crate) fn too_many_bytes(&self) -> io::Error {
+        too_large(format!(
+            "it holds more than {} bytes, this server's limit for an archive (`max_archive_size`)",
+            self.bytes
+        ))
+    }
+
+    pub(super) fn too_many_files(&self) -> io::Error {
+        too_large(format!(
+            "it holds more than {} files, this server's limit for an archive (`max_archive_files`)",
+            self.files
+        ))
+    }
+}
+
+pub(super) fn too_large(what: String) -> io::Error {
+    io::Error::new(io::ErrorKind::FileTooLarge, what)
+}
+
+/// The entries that precede the files in the archive of a checkpoint.
+pub(crate) struct Head {
+    pub(crate) record: Vec<u8>,
+    pub(crate) execs: Vec<u8>,
+}

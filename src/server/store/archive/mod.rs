@@ -1,0 +1,9 @@
+//! The archives of the store: how they are laid out, written and read.
+
+pub(crate) mod layout;
+pub(crate) mod pack;
+pub(crate) mod pieces;
+pub(crate) mod unpack;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,55 @@
+//! [`Record`]: what a checkpoint holds of a sandbox beside its files.
+
+use std::io;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    protocol::{SandboxConfig, SandboxId},
+    server::identity::TokenHash,
+};
+
+/// The settings of a checkpointed sandbox.
+#[derive(Clone)]
+pub(crate) struct Record {
+    pub(crate) token: TokenHash,
+    pub(crate) config: SandboxConfig,
+}
+
+/// A [`Record`] as it is written. A later version may add keys.
+#[derive(Serialize, Deserialize)]
+struct Written {
+    version: u32,
+    sandbox_id: String,
+    token_sha256: String,
+    config: serde_json::Value,
+}
+
+const VERSION: u32 = 1;
+
+impl Record {
+    pub(super) fn write(&self, id: &SandboxId) -> io::Result<Vec<u8>> {
+        Ok(serde_json::to_vec(&Written {
+            version: VERSION,
+            sandbox_id: id.as_str().to_owned(),
+            token_sha256: self.token.to_hex(),
+            config: serde_json::from_str(&self.config.encode())?,
+        })?)
+    }
+
+    pub(super) fn read(text: &[u8], id: &SandboxId) -> io::Result<Self> {
+        let damaged = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what);
+        let written: Written = serde_json::from_slice(text)?;
+        if written.version != VERSION {
+            return Err(damaged("its record is of another version"));
+        }
+        if written.sandbox_id != id.as_str() {
+            return Err(damaged("it belongs to another sandbox"));
+        }
+        let config = SandboxConfig::parse(written.config.to_string().as_bytes())
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+        let token = TokenHash::from_hex(&written.token_sha256)
+            .ok_or_else(|| damaged("its record holds no token"))?;
+        Ok(Self { token, config })
+    }
+}
