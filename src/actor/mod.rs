@@ -55,7 +55,7 @@ pub use messages::{
     Wait, WriteStdin,
 };
 pub(crate) use messages::{Start, StartKey};
-pub use output::{OutputStream, ProcessOutput};
+pub use output::{MergedOutput, OutputStream, ProcessOutput};
 pub use process::ProcessActor;
 pub(crate) use process::Unclaimed;
 pub(crate) use random::random_bits;

@@ -1,25 +1,24 @@
-//! [`ProcessOutput`] and [`OutputStream`]: the output of one process, from its actor to its readers.
+//! [`ProcessOutput`]: the output of one process, from its actor to its readers.
 //!
 //! The buffer is shared rather than asked for piece by piece: a message to an actor on another thread
 //! costs more than a piece of output. Its rules are those of
 //! [`OutputBuffer`](crate::machine::OutputBuffer); this file adds the lock and the wakers.
 
+mod streams;
+
 use std::{
-    any::Any,
     fmt,
-    pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::{Context, Poll, Waker},
+    task::{Context, Waker},
     time::Instant,
 };
 
 use bytes::Bytes;
-use futures::Stream;
 
+pub use self::streams::{MergedOutput, OutputStream};
 use super::driver::now;
 use crate::{
-    Error,
-    machine::{Finish, OutputBuffer, OutputPolicy, Piece, ProcessEnd},
+    machine::{Finish, OutputBuffer, OutputPolicy, ProcessEnd},
     protocol::StdStream,
     transport::Credit,
 };
@@ -204,18 +203,12 @@ impl ProcessOutput {
 
     /// A reader of one stream.
     pub fn stream(&self, stream: StdStream) -> OutputStream {
-        let mut shared = lock(&self.0);
-        shared.buffer.add_reader(stream);
-        let reader = shared.next_reader;
-        shared.next_reader += 1;
-        drop(shared);
-        OutputStream {
-            output: self.clone(),
-            stream,
-            reader,
-            done: false,
-            kept: None,
-        }
+        OutputStream::new(self.clone(), stream)
+    }
+
+    /// A reader of both streams, in order of arrival.
+    pub fn merged(&self) -> MergedOutput {
+        MergedOutput::new(self.clone())
     }
 
     /// How the process ended; `None` while that is not known.
@@ -258,114 +251,6 @@ impl fmt::Debug for ProcessOutput {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ProcessOutput")
             .field("buffered", &self.buffered())
-            .finish_non_exhaustive()
-    }
-}
-
-/// One stream of a process's output, in bytes, as they come.
-///
-/// It ends (`None`) when everything was read and no process holds it any more. A background process
-/// may hold it after the end of the main one; then it ends after a
-/// [grace](crate::Command::output_grace), and [`is_cut`](Self::is_cut) says so. An item is an error
-///
-/// - with [`ErrorKind::OutputLost`](crate::ErrorKind::OutputLost) where output was dropped; the stream goes on after it;
-/// - with another kind, once, at the end, when the sandbox was lost and there may have been more.
-///
-/// A stream of a [`Process`](crate::Process) is a handle of it: as long as it lives, the process's
-/// handles are not all gone.
-///
-/// Cancellation safe: a read that is dropped loses nothing.
-pub struct OutputStream {
-    output: ProcessOutput,
-    stream: StdStream,
-    /// What must not go before the stream: the process's handle.
-    kept: Option<Box<dyn Any + Send + Sync>>,
-    /// Which of the readers this is.
-    reader: u64,
-    done: bool,
-}
-
-impl OutputStream {
-    /// Which stream this is.
-    pub fn name(&self) -> StdStream {
-        self.stream
-    }
-
-    /// Whether output was cut off: the process has ended, another one in the background still held
-    /// its stdout or stderr when the [grace](crate::Command::output_grace) was over, and what that
-    /// prints is dropped. `false` as long as more may come; ask at the end of the stream. Protocol
-    /// v1 cannot tell.
-    pub fn is_cut(&self) -> bool {
-        self.output.is_cut()
-    }
-
-    /// Keeps something for as long as the stream lives.
-    pub(crate) fn keeping(mut self, kept: impl Any + Send + Sync) -> Self {
-        self.kept = Some(Box::new(kept));
-        self
-    }
-
-    fn end(&mut self, shared: &Shared) -> Option<Option<Error>> {
-        let error = match shared.buffer.finished()? {
-            Finish::Complete | Finish::Cut => None,
-            Finish::SandboxLost(end) => Some(Error::sandbox_lost(end.clone())),
-            Finish::Overflowed => Some(Error::output_overflow(shared.budget)),
-            Finish::ActorGone => Some(Error::actor_gone("read the output")),
-        };
-        self.done = true;
-        Some(error)
-    }
-}
-
-impl Stream for OutputStream {
-    type Item = Result<Bytes, Error>;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        if self.done {
-            return Poll::Ready(None);
-        }
-        let output = Arc::clone(&self.output.0);
-        let mut shared = lock(&output);
-        let stream = self.stream;
-        let before = shared.buffer.used();
-        let piece = shared.buffer.read(stream, now());
-        // Read, or dropped from the other stream to make room for this one.
-        let taken = before - shared.buffer.used();
-        if let Some(actor) = shared.count_taken(taken as u64) {
-            actor.wake();
-        }
-        match piece {
-            Some(Piece::Data(data)) => return Poll::Ready(Some(Ok(data))),
-            Some(Piece::Gap(bytes)) => return Poll::Ready(Some(Err(Error::output_lost(bytes)))),
-            None => {}
-        }
-        if let Some(error) = self.end(&shared) {
-            return Poll::Ready(error.map(Err));
-        }
-        let wakers = &mut shared.wakers[stream as usize];
-        match wakers.iter_mut().find(|(reader, _)| *reader == self.reader) {
-            Some((_, waker)) => waker.clone_from(cx.waker()),
-            None => wakers.push((self.reader, cx.waker().clone())),
-        }
-        Poll::Pending
-    }
-}
-
-impl Drop for OutputStream {
-    fn drop(&mut self) {
-        let mut shared = lock(&self.output.0);
-        shared.buffer.remove_reader(self.stream);
-        // Without a reader, what is in the way of somebody who waits may be dropped.
-        let actor = shared.count_taken(u64::MAX);
-        actor.into_iter().for_each(Waker::wake);
-        shared.wakers[self.stream as usize].retain(|(reader, _)| *reader != self.reader);
-    }
-}
-
-impl fmt::Debug for OutputStream {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("OutputStream")
-            .field("stream", &self.stream)
             .finish_non_exhaustive()
     }
 }

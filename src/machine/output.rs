@@ -15,28 +15,25 @@
 //! In v2 the server keeps to a window for each exec, and the link is always read. What held the link back holds the
 //! process back, by the window: nothing but a `wait` and a reader of the other stream can wait behind the output then.
 
-use std::{
-    collections::VecDeque,
-    time::{Duration, Instant},
-};
+mod order;
+mod stream;
 
-use bytes::{Buf, Bytes, BytesMut};
+use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+
+pub use self::stream::Piece;
+use self::{order::Order, stream::StreamBuffer};
 use super::SandboxEnd;
 use crate::protocol::{StdStream, limits::MIN_WINDOW, utf8_boundary};
 
-/// Pieces shorter than this are gathered, so that many small ones cost no more than a few large ones.
-const SMALL: usize = 1024;
-/// A gathered piece is closed when it reaches this size.
-const GATHERED: usize = 16 * 1024;
-/// With more gaps than this the output before the oldest is dropped: a gap costs more than the few bytes that may be
-/// around it.
-const MAX_GAPS: usize = 1024;
+/// With more, the length of a run in [`Order`] could overflow.
+const MAX_BUDGET: usize = 1 << 31;
 
 /// How much output of one process is kept for its readers, and what happens to more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OutputPolicy {
-    /// Bytes of stdout and stderr together. Default: 4 MiB.
+    /// Bytes of stdout and stderr together, at most 2 GiB. Default: 4 MiB.
     ///
     /// What is already on its way when the budget is reached comes on top: at most two batches of
     /// 64 KiB, or one message where that is larger.
@@ -85,15 +82,6 @@ impl Default for Overflow {
     }
 }
 
-/// What a reader gets.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Piece {
-    /// Output.
-    Data(Bytes),
-    /// This many bytes were dropped here.
-    Gap(u64),
-}
-
 /// Why no more output comes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Finish {
@@ -110,133 +98,13 @@ pub enum Finish {
     ActorGone,
 }
 
-#[derive(Debug, Default)]
-struct StreamBuffer {
-    /// Dropped before `pieces`.
-    gap: u64,
-    /// Output, and gaps in it.
-    pieces: VecDeque<Piece>,
-    /// How many of the pieces are gaps.
-    gaps: usize,
-    /// Small pieces, gathered.
-    tail: BytesMut,
-    /// Bytes kept.
-    kept: usize,
-    /// How many readers hold the stream.
-    readers: usize,
-    /// A reader found nothing and waits.
-    starved: bool,
-}
-
-impl StreamBuffer {
-    fn push(&mut self, data: Bytes) {
-        self.kept += data.len();
-        if data.len() < SMALL {
-            self.tail.extend_from_slice(&data);
-            if self.tail.len() >= GATHERED {
-                self.close_tail();
-            }
-        } else {
-            self.close_tail();
-            self.pieces.push_back(Piece::Data(data));
-        }
-    }
-
-    /// Output that never came. Gives how many bytes were dropped for it.
-    fn push_gap(&mut self, bytes: u64) -> usize {
-        self.close_tail();
-        match self.pieces.back_mut() {
-            None => self.gap = self.gap.saturating_add(bytes),
-            Some(Piece::Gap(gap)) => *gap = gap.saturating_add(bytes),
-            Some(Piece::Data(_)) => {
-                self.pieces.push_back(Piece::Gap(bytes));
-                self.gaps += 1;
-            }
-        }
-        let mut dropped = 0;
-        while self.gaps > MAX_GAPS {
-            match self.pieces.pop_front() {
-                Some(Piece::Data(data)) => dropped += data.len(),
-                Some(Piece::Gap(bytes)) => self.take_gap(bytes),
-                None => break,
-            }
-        }
-        self.kept -= dropped;
-        self.gap = self.gap.saturating_add(dropped as u64);
-        dropped
-    }
-
-    /// A gap that was the first piece is before all of them.
-    fn take_gap(&mut self, bytes: u64) {
-        self.gaps -= 1;
-        self.gap = self.gap.saturating_add(bytes);
-    }
-
-    fn close_tail(&mut self) {
-        if !self.tail.is_empty() {
-            let data = self.tail.split().freeze();
-            self.pieces.push_back(Piece::Data(data));
-        }
-    }
-
-    /// The next output, behind the gaps before it.
-    fn pop_data(&mut self) -> Option<Bytes> {
-        if self.pieces.is_empty() {
-            self.close_tail();
-        }
-        loop {
-            match self.pieces.pop_front()? {
-                Piece::Gap(bytes) => self.take_gap(bytes),
-                Piece::Data(data) => {
-                    self.kept -= data.len();
-                    return Some(data);
-                }
-            }
-        }
-    }
-
-    /// The next piece for a reader.
-    fn pop(&mut self) -> Option<Piece> {
-        if self.gap == 0
-            && let Some(&Piece::Gap(bytes)) = self.pieces.front()
-        {
-            self.pieces.pop_front();
-            self.take_gap(bytes);
-        }
-        match std::mem::take(&mut self.gap) {
-            0 => self.pop_data().map(Piece::Data),
-            bytes => Some(Piece::Gap(bytes)),
-        }
-    }
-
-    /// Drops at least `bytes` from the front, up to the next code point; gives how many it were.
-    fn evict(&mut self, bytes: usize) -> usize {
-        let mut evicted = 0;
-        while evicted < bytes {
-            let Some(mut piece) = self.pop_data() else {
-                break;
-            };
-            let mut cut = (bytes - evicted).min(piece.len());
-            while piece.get(cut).is_some_and(|byte| byte & 0xC0 == 0x80) {
-                cut += 1;
-            }
-            piece.advance(cut);
-            evicted += cut;
-            if !piece.is_empty() {
-                self.kept += piece.len();
-                self.pieces.push_front(Piece::Data(piece));
-            }
-        }
-        self.gap = self.gap.saturating_add(evicted as u64);
-        evicted
-    }
-}
-
 /// The output of one exec. `P` is a permit to read the link, given back by being dropped.
 #[derive(Debug)]
 pub struct OutputBuffer<P> {
     policy: OutputPolicy,
     streams: [StreamBuffer; 2],
+    /// In which order the bytes in `streams` arrived.
+    order: Order,
     used: usize,
     permits: Vec<P>,
     /// Somebody waits for something behind the output.
@@ -259,10 +127,11 @@ impl<P> OutputBuffer<P> {
     pub fn new(policy: OutputPolicy) -> Self {
         Self {
             policy: OutputPolicy {
-                budget: policy.budget.max(1),
+                budget: policy.budget.clamp(1, MAX_BUDGET),
                 ..policy
             },
             streams: Default::default(),
+            order: Order::default(),
             used: 0,
             permits: Vec::new(),
             awaited: false,
@@ -298,6 +167,7 @@ impl<P> OutputBuffer<P> {
             return;
         }
         self.used += data.len();
+        self.order.push(stream, data.len());
         let buffer = &mut self.streams[stream as usize];
         buffer.starved = false;
         buffer.push(data);
@@ -306,8 +176,15 @@ impl<P> OutputBuffer<P> {
     /// Output that never came, and never will.
     pub fn handle_gap(&mut self, stream: StdStream, bytes: u64) {
         if bytes > 0 && self.finish.is_none() && !self.unreadable {
-            self.used -= self.streams[stream as usize].push_gap(bytes);
+            let dropped = self.streams[stream as usize].push_gap(bytes);
+            self.forget(stream, dropped);
         }
+    }
+
+    /// Bytes were taken from the front of a stream.
+    fn forget(&mut self, stream: StdStream, bytes: usize) {
+        self.used -= bytes;
+        self.order.remove(stream, bytes);
     }
 
     /// Takes the permit of a batch from the link; it is given back once there is room. In v2 there is no need
@@ -376,6 +253,7 @@ impl<P> OutputBuffer<P> {
     pub fn set_unreadable(&mut self) {
         self.unreadable = true;
         self.streams = Default::default();
+        self.order = Order::default();
         self.used = 0;
         self.resume();
     }
@@ -395,12 +273,16 @@ impl<P> OutputBuffer<P> {
 
     /// The next piece of a stream. `None`: nothing is there now; see [`finished`](Self::finished).
     pub fn read(&mut self, stream: StdStream, now: Instant) -> Option<Piece> {
-        let buffer = &mut self.streams[stream as usize];
-        let piece = buffer.pop();
+        self.read_at_most(stream, usize::MAX, now)
+    }
+
+    /// The next piece of a stream, of at most so many bytes.
+    pub fn read_at_most(&mut self, stream: StdStream, most: usize, now: Instant) -> Option<Piece> {
+        let piece = self.streams[stream as usize].pop(most);
         if let Some(Piece::Data(data)) = &piece {
-            self.used -= data.len();
+            self.forget(stream, data.len());
         }
-        buffer.starved = piece.is_none() && self.finish.is_none();
+        self.streams[stream as usize].starved = piece.is_none() && self.finish.is_none();
         if piece.is_some() {
             self.stalled = false;
             self.paused_since = self.paused_since.map(|_| now);
@@ -408,6 +290,17 @@ impl<P> OutputBuffer<P> {
         self.make_room();
         self.update_pause(now);
         piece
+    }
+
+    /// The next piece of both streams, in order of arrival. A gap is found where its stream goes on.
+    pub fn read_either(&mut self, now: Instant) -> Option<(StdStream, Piece)> {
+        let of = |stream| move |piece| (stream, piece);
+        match self.order.first() {
+            Some((stream, run)) => self.read_at_most(stream, run, now).map(of(stream)),
+            None => [StdStream::Stdout, StdStream::Stderr]
+                .into_iter()
+                .find_map(|stream| self.read(stream, now).map(of(stream))),
+        }
     }
 
     /// Why no more output comes, once that is known.
@@ -450,11 +343,7 @@ impl<P> OutputBuffer<P> {
             Overflow::Fail => false,
             Overflow::DropOldest => true,
             Overflow::Pause { .. } => {
-                let other = match stream {
-                    StdStream::Stdout => StdStream::Stderr,
-                    StdStream::Stderr => StdStream::Stdout,
-                };
-                let awaited = self.awaited || self.streams[other as usize].starved;
+                let awaited = self.awaited || self.streams[order::other(stream) as usize].starved;
                 // In v2 the word of a kill does not wait for room, and what was printed before it is not lost.
                 let killed = self.killed && !self.windowed;
                 killed || self.stalled || awaited && self.streams[stream as usize].readers == 0
@@ -474,11 +363,11 @@ impl<P> OutputBuffer<P> {
                 .into_iter()
                 .filter(|&stream| self.may_evict(stream))
                 .max_by_key(|&stream| self.streams[stream as usize].kept);
-            let evicted = fullest.map_or(0, |stream| self.streams[stream as usize].evict(excess));
-            if evicted == 0 {
-                return;
+            let Some(stream) = fullest else { return };
+            match self.streams[stream as usize].evict(excess) {
+                0 => return,
+                evicted => self.forget(stream, evicted),
             }
-            self.used -= evicted;
         }
         self.resume();
     }
