@@ -9,7 +9,7 @@
 //! # #[cfg(all(unix, feature = "client", feature = "server"))]
 //! # #[actix::main]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! use actix_sandbox::{Language, LocalServer, OutputExt, Sandbox};
+//! use actix_sandbox::{Language, LocalServer, Sandbox};
 //! use futures::StreamExt;
 //!
 //! let server = LocalServer::start().await?; // or the URL of a service
@@ -35,7 +35,7 @@
 //! | | |
 //! | --- | --- |
 //! | [`Sandbox`], [`SandboxBuilder`] | create, attach, run code, store, kill |
-//! | [`Process`], [`OutputStream`], [`OutputExt`] | one exec: its streams, its stdin, its end |
+//! | [`Process`], [`OutputStream`], [`MergedOutput`], [`ProcessStdin`] | one exec: its streams, its stdin, its end |
 //! | [`Command`], [`Output`] | code with arguments, environment, directory, input and timeout |
 //! | [`ProcessRef`] | a process that another program goes on with |
 //! | [`OutputPolicy`] | what happens to output that nobody reads |
@@ -67,7 +67,7 @@
 //! # Cancellation and dropping
 //!
 //! Dropping a handle kills nothing, except where it says so
-//! ([`kill_on_drop`](ExecBuilder::kill_on_drop)). With the last handle of a sandbox its connection is
+//! ([`kill_on_drop`](Command::kill_on_drop)). With the last handle of a sandbox its connection is
 //! closed. Dropping the future of a creation or an exec before it resolves kills what it would have
 //! given: nobody could get a handle to it. Dropping that of an attach only closes the connection.
 //!
@@ -101,11 +101,11 @@ pub mod test_util;
 mod transport;
 
 #[cfg(feature = "client")]
-pub use actor::{OutputStream, ProcessActor, ProcessOutput, SandboxActor};
+pub use actor::{MergedOutput, OutputStream, ProcessActor, ProcessOutput, SandboxActor};
 #[cfg(feature = "client")]
 pub use client::{
-    Command, ExecBuilder, ExistingSandbox, Language, LineStream, NewSandbox, OpenMode, Output,
-    OutputExt, Process, ProcessRef, RunBuilder, Runtime, Sandbox, SandboxBuilder, TextStream,
+    Command, EventStream, ExistingSandbox, Language, LineStream, NewSandbox, OpenMode, Output,
+    Process, ProcessRef, ProcessStdin, Runtime, Sandbox, SandboxBuilder, TextStream,
 };
 #[cfg(feature = "client")]
 pub use error::{Error, ErrorKind};

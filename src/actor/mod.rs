@@ -6,8 +6,8 @@
 //! | [`ProcessActor`] | one exec: output, stdin, how it ended | its sandbox |
 //! | [`ConnectionActor`] | the link, and when to dial it again | its sandbox |
 //!
-//! The handles of [`Sandbox`](crate::Sandbox) and [`Process`](crate::Process) are a thin coat over
-//! exactly these messages. See the example `actor_messages` for a program that uses the actors alone.
+//! The handles of [`Sandbox`](crate::Sandbox) and [`Process`](crate::Process) are a thin wrapper
+//! around exactly these messages. See the example `actor_messages` for a program that uses the actors alone.
 //!
 //! **Lifetime.** A [`SandboxActor`] lives as long as an address of it; with the last one it closes the
 //! connection and ends, also in the middle of an outage. A [`ProcessActor`] lives until its process
@@ -43,6 +43,7 @@ mod random;
 mod reply;
 mod sandbox;
 mod settings;
+mod state;
 mod subscribers;
 #[cfg(test)]
 mod tests;
@@ -62,6 +63,7 @@ pub(crate) use random::random_bits;
 pub use reply::Deferred;
 pub use sandbox::SandboxActor;
 pub(crate) use settings::Settings;
+pub(crate) use state::StateReader;
 
 /// Kills a process without waiting for the answer, for a handle that is being dropped.
 ///
@@ -73,6 +75,15 @@ pub(crate) fn kill_in_background(process: ProcessId, sandbox: &actix::Addr<Sandb
 /// Nobody waits for a start any more: it is not sent, or what it starts is killed.
 pub(crate) fn cancel_in_background(start: StartKey, sandbox: &actix::Addr<SandboxActor>) {
     sandbox.do_send(sandbox::CancelStart(start));
+}
+
+/// Subscribes the reader of a stream to the events of a sandbox.
+pub(crate) fn subscribe_stream(
+    sandbox: &actix::Addr<SandboxActor>,
+) -> tokio::sync::mpsc::Receiver<crate::SandboxEvent> {
+    let (sink, events) = subscribers::queue();
+    sandbox.do_send(sandbox::AddSubscriber(sink));
+    events
 }
 
 /// Kills a sandbox to which no handle is left, now or as soon as it is there.

@@ -1,7 +1,7 @@
 //! [`ProcessOutput`]: the output of one process, from its actor to its readers.
 //!
-//! The buffer is shared rather than asked for piece by piece: a message to an actor on another thread
-//! costs more than a piece of output. Its rules are those of
+//! The buffer is shared rather than asked for piece by piece: a message to an actor on another
+//! thread costs more than a piece of output. Its rules are those of
 //! [`OutputBuffer`](crate::machine::OutputBuffer); this file adds the lock and the wakers.
 
 mod streams;
@@ -26,7 +26,7 @@ use crate::{
 struct Shared {
     buffer: OutputBuffer<Credit>,
     budget: usize,
-    /// Readers that found nothing, each at most once.
+    /// Readers that wait for output, each at most once.
     wakers: [Vec<(u64, Waker)>; 2],
     next_reader: u64,
     /// The process's actor, which is woken when readers have taken so much (v2).
@@ -34,20 +34,20 @@ struct Shared {
     wake_after: u64,
     /// Handles and streams that could still read.
     holders: usize,
-    /// How the process ended, for whoever waits later.
+    /// How the process ended, for later callers of `wait`.
     end: Option<ProcessEnd>,
 }
 
 type SharedOutput = Arc<Mutex<Shared>>;
 
-/// A poisoned lock is taken all the same: nothing in here is left half done by a panic.
 impl Shared {
     fn taken(&self, received: [u64; 2]) -> [u64; 2] {
         let untaken = self.buffer.untaken();
         [0, 1].map(|it| received[it].saturating_sub(untaken[it] as u64))
     }
 
-    /// Bytes were taken: the actor is to be woken when they are enough.
+    /// Counts bytes that were taken. Returns the actor's waker once there are enough to
+    /// acknowledge.
     fn count_taken(&mut self, bytes: u64) -> Option<Waker> {
         self.wake_after = self.wake_after.saturating_sub(bytes);
         match self.wake_after {
@@ -57,6 +57,7 @@ impl Shared {
     }
 }
 
+/// Ignores poisoning: a panic leaves nothing half done in here.
 fn lock(shared: &SharedOutput) -> MutexGuard<'_, Shared> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -90,8 +91,8 @@ impl OutputWriter {
         (Self(Arc::clone(&shared)), ProcessOutput(shared))
     }
 
-    /// Takes a batch, each piece with the number of bytes before it that never came. `false`: the budget is
-    /// exceeded and the process is to be killed.
+    /// Takes a batch, each piece with the number of bytes before it that never came. `false`: the
+    /// budget is exceeded and the process is to be killed.
     pub(crate) fn write(&self, pieces: impl Iterator<Item = (u64, StdStream, Bytes)>) -> bool {
         let mut shared = lock(&self.0);
         let mut within = true;
@@ -132,7 +133,7 @@ impl OutputWriter {
         lock(&self.0).taken(received)
     }
 
-    /// The same; the task is woken after so many more bytes.
+    /// What readers have taken. The task is woken after so many more bytes.
     pub(crate) fn poll_taken(
         &self,
         received: [u64; 2],
@@ -181,13 +182,13 @@ impl OutputWriter {
 }
 
 impl Drop for OutputWriter {
-    /// The actor is gone; if it did not say how the process ended, nobody will.
+    /// The actor is gone. If it did not publish how the process ended, that stays unknown.
     fn drop(&mut self) {
         self.finish(Finish::ActorGone);
     }
 }
 
-/// The output of one process. Clones share it: each piece goes to one reader.
+/// The output of one process. Clones share it: each byte goes to one reader.
 pub struct ProcessOutput(SharedOutput);
 
 impl ProcessOutput {
@@ -211,17 +212,17 @@ impl ProcessOutput {
         MergedOutput::new(self.clone())
     }
 
-    /// How the process ended; `None` while that is not known.
+    /// How the process ended. `None` until the client knows.
     pub fn process_end(&self) -> Option<ProcessEnd> {
         lock(&self.0).end.clone()
     }
 
-    /// Whether output was cut off: see [`OutputStream::is_cut`].
+    /// Whether the output was cut off: see [`OutputStream::is_cut`].
     pub fn is_cut(&self) -> bool {
         matches!(lock(&self.0).buffer.finished(), Some(Finish::Cut))
     }
 
-    /// Bytes that are kept now, of both streams together.
+    /// How many bytes are buffered now, of both streams together.
     pub fn buffered(&self) -> usize {
         lock(&self.0).buffer.used()
     }

@@ -19,7 +19,8 @@ use super::{
     process::{KillUnheld, NewProcess, ProcessEvent, ProcessInput, ProcessReport},
     random::random_bits,
     reply::{Deferred, Settler, Undelivered, deferred},
-    subscribers::Subscribers,
+    state::StatePublisher,
+    subscribers::{Sink, Subscribers},
 };
 use crate::{
     Error, SandboxEvent,
@@ -73,6 +74,8 @@ impl Drop for ProcessLink {
 /// dials as soon as it is started. It lives as long as an address of it: with the last one the
 /// connection is closed, and a sandbox that is still being created is killed.
 pub struct SandboxActor {
+    /// Goes first, so that a caller whose request fails by it reads the end in the state.
+    state: StatePublisher,
     machine: Sandbox,
     settings: Settings,
     connection: Option<Addr<ConnectionActor>>,
@@ -103,6 +106,7 @@ impl SandboxActor {
         let mut machine = Sandbox::new(config);
         machine.set_observed(!span.is_disabled());
         Self {
+            state: StatePublisher::new(machine.state(), machine.version()),
             machine,
             span,
             settings,
@@ -160,6 +164,8 @@ impl SandboxActor {
 
     /// Carries out what the machine wants; what is for processes is only gathered.
     fn run_actions_into(&mut self, outgoing: &mut Outgoing) {
+        self.state
+            .publish(self.machine.state(), self.machine.version());
         while let Some(action) = self.machine.poll_action() {
             match action {
                 SandboxAction::Output(process, piece) => {
@@ -341,6 +347,7 @@ impl SandboxActor {
                             Some((id, token)) => Ok(Opened {
                                 sandbox_id: id.clone(),
                                 sandbox_token: token.clone(),
+                                state: self.state.reader(),
                             }),
                             None => Err(Error::actor_gone("open the sandbox")),
                         });
@@ -596,8 +603,7 @@ impl Handler<AttachProcess> for SandboxActor {
         } = attach.place;
         let process = self.machine.adopt(exec.clone())?;
         let machine = Process::adopted(self.settings.process, exec, window, offsets);
-        let policy = attach.output.unwrap_or(self.settings.output);
-        self.spawn_process(process, machine, policy, ctx);
+        self.spawn_process(process, machine, self.settings.output, ctx);
         let started = self.started(&SandboxReply::Started(process));
         self.run_actions(ctx);
         started
@@ -704,8 +710,25 @@ impl Handler<Subscribe> for SandboxActor {
     type Result = ();
 
     fn handle(&mut self, Subscribe(recipient): Subscribe, ctx: &mut Context<Self>) {
-        self.subscribers.add(recipient);
+        self.handle(AddSubscriber(Sink::Actor(recipient)), ctx);
+    }
+}
+
+/// A subscriber of any kind.
+#[derive(actix::Message)]
+#[rtype(result = "()")]
+pub(super) struct AddSubscriber(pub(super) Sink);
+
+impl Handler<AddSubscriber> for SandboxActor {
+    type Result = ();
+
+    fn handle(&mut self, AddSubscriber(sink): AddSubscriber, ctx: &mut Context<Self>) {
+        self.subscribers.add(sink);
         self.machine.set_observed(true);
+        if let (SandboxState::Ended(end), None) = (self.machine.state(), &self.last_event) {
+            // The others have heard of it.
+            self.subscribers.send(&SandboxEvent::Ended(end.clone()));
+        }
         self.run_actions(ctx);
     }
 }

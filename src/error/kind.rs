@@ -7,7 +7,7 @@ use crate::{
     protocol::Status,
 };
 
-/// The category of an [`Error`], for programs.
+/// The category of an [`Error`](super::Error), for programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {

@@ -2,18 +2,21 @@
 //!
 //! Protocol v1 has no flow control: output, statuses and answers come down one TCP stream. When a
 //! process prints faster than its output is read, a client can stop reading the link (and a status
-//! waits behind the output), or drop output, or grow. Growing is never done here. Which of the other
-//! two happens is the [`OutputPolicy`], and under [`Overflow::Pause`] it depends on who waits:
+//! waits behind the output), or drop output, or grow. Growing is never done here. Which of the
+//! other two happens is the [`OutputPolicy`], and under [`Overflow::Pause`] it depends on who
+//! waits:
 //!
-//! - while nobody waits for anything behind the output, the link is not read, and the process stops;
-//! - as soon as somebody does (a `kill`, a `wait`, a request to the sandbox, a subscriber, a reader of
-//!   the *other* stream), the link is read on, and what does not fit is dropped from a stream that
-//!   nobody reads, oldest first. The reader of it sees the gap as an error.
+//! - while nobody waits for anything behind the output, the link is not read, and the process
+//!   stops;
+//! - as soon as somebody does (a `kill`, a `wait`, a request to the sandbox, a subscriber, a reader
+//!   of the *other* stream), the link is read on, and what does not fit is dropped from a stream
+//!   that nobody reads, oldest first. The reader of it sees the gap as an error.
 //! - A stream that has a reader is dropped from only after a kill, or when the reader took nothing
 //!   for the longest pause.
 //!
-//! In v2 the server keeps to a window for each exec, and the link is always read. What held the link back holds the
-//! process back, by the window: nothing but a `wait` and a reader of the other stream can wait behind the output then.
+//! In v2 the server keeps to a window for each exec, and the link is always read. What held the
+//! link back holds the process back, by the window: nothing but a `wait` and a reader of the other
+//! stream can wait behind the output then.
 
 mod order;
 mod stream;
@@ -52,7 +55,8 @@ impl Default for OutputPolicy {
 }
 
 impl OutputPolicy {
-    /// What a server is to send unacknowledged (v2), so that it is noticed here when the budget is reached.
+    /// What a server is to send unacknowledged (v2), so that it is noticed here when the budget is
+    /// reached.
     pub fn window(&self) -> u64 {
         (self.budget as u64).saturating_add(4).max(MIN_WINDOW)
     }
@@ -61,8 +65,8 @@ impl OutputPolicy {
 /// What happens to output over the budget.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Overflow {
-    /// The link is not read, so that the process stops, until somebody reads the output or waits for
-    /// something behind it.
+    /// The link is not read, so that the process stops, until somebody reads the output or waits
+    /// for something behind it.
     Pause {
         /// Longest pause without a byte read, after which output is dropped rather than the link
         /// left unread (servers drop a client that answers no ping). Default: 10 s.
@@ -123,7 +127,8 @@ pub struct OutputBuffer<P> {
 }
 
 impl<P> OutputBuffer<P> {
-    /// An empty buffer. A budget of nothing counts as one byte: with less there would never be room.
+    /// An empty buffer. A budget of nothing counts as one byte: with less there would never be
+    /// room.
     pub fn new(policy: OutputPolicy) -> Self {
         Self {
             policy: OutputPolicy {
@@ -187,8 +192,8 @@ impl<P> OutputBuffer<P> {
         self.order.remove(stream, bytes);
     }
 
-    /// Takes the permit of a batch from the link; it is given back once there is room. In v2 there is no need
-    /// to hold the link back.
+    /// Takes the permit of a batch from the link; it is given back once there is room. In v2 there
+    /// is no need to hold the link back.
     pub fn handle_permit(&mut self, permit: P, now: Instant) {
         if self.windowed || self.has_room() {
             return;
@@ -197,8 +202,8 @@ impl<P> OutputBuffer<P> {
         self.paused_since.get_or_insert(now);
     }
 
-    /// The server sends at most so much that is not taken (v2). From now on the link is not held back: under
-    /// [`Overflow::Pause`] the server stops the process.
+    /// The server sends at most so much that is not taken (v2). From now on the link is not held
+    /// back: under [`Overflow::Pause`] the server stops the process.
     pub fn set_window(&mut self, window: u64) {
         self.windowed = true;
         if let Overflow::Pause { .. } = self.policy.overflow {
@@ -211,8 +216,8 @@ impl<P> OutputBuffer<P> {
         self.make_room();
     }
 
-    /// Bytes of each stream that no reader has taken and that were not dropped. What is kept under another
-    /// policy than [`Overflow::Pause`] does not hold the process back, and counts as taken.
+    /// Bytes of each stream that no reader has taken and that were not dropped. What is kept under
+    /// another policy than [`Overflow::Pause`] does not hold the process back, and counts as taken.
     pub fn untaken(&self) -> [usize; 2] {
         match self.policy.overflow {
             Overflow::Pause { .. } => [self.streams[0].kept, self.streams[1].kept],
@@ -292,7 +297,8 @@ impl<P> OutputBuffer<P> {
         piece
     }
 
-    /// The next piece of both streams, in order of arrival. A gap is found where its stream goes on.
+    /// The next piece of both streams, in order of arrival. A gap is found where its stream goes
+    /// on.
     pub fn read_either(&mut self, now: Instant) -> Option<(StdStream, Piece)> {
         let of = |stream| move |piece| (stream, piece);
         match self.order.first() {
@@ -344,7 +350,8 @@ impl<P> OutputBuffer<P> {
             Overflow::DropOldest => true,
             Overflow::Pause { .. } => {
                 let awaited = self.awaited || self.streams[order::other(stream) as usize].starved;
-                // In v2 the word of a kill does not wait for room, and what was printed before it is not lost.
+                // In v2 the word of a kill does not wait for room, and what was printed before it
+                // is not lost.
                 let killed = self.killed && !self.windowed;
                 killed || self.stalled || awaited && self.streams[stream as usize].readers == 0
             }

@@ -211,8 +211,8 @@ impl fmt::Debug for OutputStream {
     }
 }
 
-/// Both streams of a process's output in one, in the order in which they arrived at the client. Each
-/// piece comes with the name of its stream.
+/// Both streams of a process's output in one, in the order in which they arrived at the client.
+/// Each piece comes with the name of its stream.
 ///
 /// It ends, and fails, as an [`OutputStream`] does. An
 /// [`OutputLost`](crate::ErrorKind::OutputLost) comes where the next piece of its stream would, and

@@ -19,8 +19,9 @@ use crate::{
 
 /// Options of a sandbox. Await the builder to open the sandbox.
 ///
-/// [`Sandbox::create`] and [`Sandbox::attach`] return a builder. Every option takes the builder and
-/// returns it. Awaiting the builder fails with an invalid option before anything is dialled.
+/// [`Sandbox::create`](crate::Sandbox::create) and [`Sandbox::attach`](crate::Sandbox::attach)
+/// return a builder. Every option takes the builder and returns it. Awaiting the builder fails with
+/// an invalid option before anything is dialled.
 ///
 /// Dropping the future of a creation cancels it: if the server has already created the sandbox, the
 /// sandbox is killed, not leaked. Dropping the future of an attach closes the connection; the

@@ -195,13 +195,14 @@ impl<S> SandboxBuilder<S> {
     ///
     /// The threads of the sandbox's actors send the kill in the background. A program that exits
     /// right after the drop may exit before the kill is sent, and an actix System stops its actors
-    /// when its main function returns. Call [`Sandbox::kill`] in these cases.
+    /// when its main function returns. Call [`Sandbox::kill`](crate::Sandbox::kill) in these cases.
     ///
-    /// If the connection is lost at that moment and [auto reconnect](Self::auto_reconnect)
-    /// is on, the sandbox is killed once the connection is back, within
+    /// If the connection is lost at that moment and [auto reconnect](Self::auto_reconnect) is on,
+    /// the sandbox is killed once the connection is back, within
     /// [`kill_timeout`](Self::kill_timeout). If the connection doesn't come back, the sandbox lives
-    /// until its idle timeout. During a checkpoint, the sandbox is killed only if the server refuses
-    /// the checkpoint. Has no effect on [`into_actor`](Self::into_actor), which returns no handle.
+    /// until its idle timeout. During a checkpoint, the sandbox is killed only if the server
+    /// refuses the checkpoint. Has no effect on [`into_actor`](Self::into_actor), which returns no
+    /// handle.
     ///
     /// ```
     /// # #[cfg(all(unix, feature = "server"))]

@@ -4,6 +4,9 @@ use std::collections::VecDeque;
 
 use crate::protocol::StdStream::{self, Stderr, Stdout};
 
+/// Memory for more runs than this is given back when no run is left.
+const KEPT_RUNS: usize = 1024;
+
 /// Runs of bytes of one stream. A run takes four bytes, so that output that changes its stream with
 /// every byte needs at most five times its size.
 #[derive(Debug)]
@@ -58,6 +61,9 @@ impl Order {
             self.runs.remove(at);
             if at == 0 {
                 self.first = other(self.first);
+                if self.runs.is_empty() && self.runs.capacity() > KEPT_RUNS {
+                    self.runs = VecDeque::new();
+                }
             } else if let Some(next) = self.runs.remove(1) {
                 // The runs around it are one now.
                 self.runs[0] = self.runs[0].saturating_add(next);

@@ -4,12 +4,13 @@ use std::collections::VecDeque;
 
 use bytes::{Buf, Bytes, BytesMut};
 
-/// Pieces shorter than this are gathered, so that many small ones cost no more than a few large ones.
+/// Pieces shorter than this are gathered, so that many small ones cost no more than a few large
+/// ones.
 const SMALL: usize = 1024;
 /// A gathered piece is closed when it reaches this size.
 const GATHERED: usize = 16 * 1024;
-/// With more gaps than this the output before the oldest is dropped: a gap costs more than the few bytes that may be
-/// around it.
+/// With more gaps than this the output before the oldest is dropped: a gap costs more than the few
+/// bytes that may be around it.
 pub(super) const MAX_GAPS: usize = 1024;
 
 /// What a reader gets.
