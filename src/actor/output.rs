@@ -34,6 +34,8 @@ struct Shared {
     wake_after: u64,
     /// Handles and streams that could still read.
     holders: usize,
+    /// Another client may read on from here: output that is not read stays on the server.
+    handed_on: bool,
     /// How the process ended, for later callers of `wait`.
     end: Option<ProcessEnd>,
 }
@@ -86,6 +88,7 @@ impl OutputWriter {
             actor: None,
             wake_after: 0,
             holders: 1,
+            handed_on: false,
             end: None,
         }));
         (Self(Arc::clone(&shared)), ProcessOutput(shared))
@@ -128,9 +131,12 @@ impl OutputWriter {
         lock(&self.0).buffer.set_window(window);
     }
 
-    /// What readers have taken, where everything before these offsets has come.
-    pub(crate) fn taken(&self, received: [u64; 2]) -> [u64; 2] {
-        lock(&self.0).taken(received)
+    /// What readers have taken, where everything before these offsets has come. Another client is
+    /// to read on from there.
+    pub(crate) fn hand_on(&self, received: [u64; 2]) -> [u64; 2] {
+        let mut shared = lock(&self.0);
+        shared.handed_on = true;
+        shared.taken(received)
     }
 
     /// What readers have taken. The task is woken after so many more bytes.
@@ -239,7 +245,7 @@ impl Drop for ProcessOutput {
     fn drop(&mut self) {
         let mut shared = lock(&self.0);
         shared.holders -= 1;
-        if shared.holders == 0 {
+        if shared.holders == 0 && !shared.handed_on {
             shared.buffer.set_unreadable();
             let actor = shared.count_taken(u64::MAX);
             drop(shared);

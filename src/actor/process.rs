@@ -478,7 +478,7 @@ impl Handler<GetPlace> for ProcessActor {
             what: "name the process",
             feature: "process that another client could go on with",
         })?;
-        let taken = self.output.taken(received);
+        let taken = self.output.hand_on(received);
         self.machine.handle_taken(taken);
         let place = self.machine.place().zip(self.machine.window());
         let place = place.map(|((exec, offsets), window)| ProcessPlace {

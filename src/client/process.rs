@@ -186,7 +186,8 @@ impl Process {
     /// another program can resume it: see [`Sandbox::attach_process`].
     ///
     /// Call it after the last read. Output that this program reads later may be missing in the
-    /// other program.
+    /// other program. From now on, dropping the last handle does not drop unread output: the
+    /// process pauses when its output fills the budget, until the other program reads.
     ///
     /// # Errors
     ///
