@@ -1,18 +1,25 @@
-//! Creates a sandbox, runs python and bash in it, streams both outputs as they come, and answers on stdin.
-//!
-//! Starts a local server, unless `SANDBOX_URL` names another:
+//! Creates a sandbox, runs Python and bash in it, shows output as it comes, and writes to stdin.
 //!
 //! ```text
-//! cargo run --example basic
+//! cargo run --example basic               # starts a local server
 //! SANDBOX_URL=wss://my-service.run.app cargo run --example basic
 //! ```
 
 mod shared;
 
-use std::{error::Error, io::Write, process::ExitCode};
+use std::io::{Write, stderr, stdout};
+use std::{error::Error, process::ExitCode};
 
-use actix_sandbox::{Language, LocalServer, OutputExt, OutputStream, Process, Sandbox};
-use futures::{StreamExt, future::try_join};
+use actix_sandbox::{Language, Process, Sandbox, StdStream};
+use futures::StreamExt;
+
+const COUNT: &str = "
+import sys, time
+for i in range(3):
+    print('tick', i, flush=True)
+    time.sleep(0.2)
+print('this goes to stderr', file=sys.stderr)
+";
 
 #[actix::main]
 async fn main() -> ExitCode {
@@ -20,70 +27,34 @@ async fn main() -> ExitCode {
 }
 
 async fn run() -> Result<(), Box<dyn Error>> {
-    let mut stdout = std::io::stdout();
-    let (url, _server) = match std::env::var("SANDBOX_URL") {
-        Ok(url) => (url, None),
-        Err(_) => {
-            let server = LocalServer::start().await?;
-            writeln!(stdout, "local server at {}", server.url())?;
-            (server.url().to_owned(), Some(server))
-        }
-    };
-
+    let (url, _server) = shared::server().await?;
     let sandbox = Sandbox::create(url).await?;
-    writeln!(stdout, "created {}", sandbox.sandbox_id())?;
+    writeln!(stdout(), "created {}", sandbox.sandbox_id())?;
 
-    writeln!(stdout, "--- python, output as it comes")?;
-    let code = "
-import sys, time
-for i in range(3):
-    print('tick', i, flush=True)
-    time.sleep(0.2)
-print('this goes to stderr', file=sys.stderr)
-";
-    show(&sandbox.exec(Language::Python, code).await?).await?;
-
-    writeln!(stdout, "--- bash, with stdin")?;
-    let process = sandbox
-        .exec(
-            Language::Bash,
-            "read -p 'name? ' name; echo \"hello, $name\"; exit 3",
-        )
-        .await?;
+    show(&sandbox.exec(Language::Python, COUNT).await?).await?;
+    let greet = "read name; echo hello, $name; exit 3";
+    let process = sandbox.exec(Language::Bash, greet).await?;
     process.write_to_stdin("world\n").await?;
     show(&process).await?;
 
-    writeln!(stdout, "--- all at once")?;
-    let output = sandbox
-        .run(Language::Bash, "echo one; echo two >&2")
-        .await?;
-    writeln!(
-        stdout,
-        "stdout {:?}, stderr {:?}",
-        output.stdout, output.stderr
-    )?;
+    let code = "echo one; echo two >&2";
+    let output = sandbox.run(Language::Bash, code).await?;
+    let (out, err) = (output.stdout_str()?, output.stderr_str()?);
+    writeln!(stdout(), "stdout {out:?}, stderr {err:?}")?;
 
     sandbox.kill().await?;
-    writeln!(stdout, "killed {}", sandbox.sandbox_id())?;
-    Ok(())
+    Ok(writeln!(stdout(), "killed {}", sandbox.sandbox_id())?)
 }
 
-/// Prints both streams line by line as they come, then how the process ended.
+/// Passes both streams on in order of arrival, then shows how the process ended.
 async fn show(process: &Process) -> Result<(), Box<dyn Error>> {
-    let print = async |name, output: OutputStream| {
-        let mut stdout = std::io::stdout();
-        let mut lines = output.lines();
-        while let Some(line) = lines.next().await {
-            writeln!(stdout, "{name} {}", line?)?;
+    let mut output = process.merged_output();
+    while let Some(piece) = output.next().await {
+        match piece? {
+            (StdStream::Stdout, bytes) => stdout().write_all(&bytes)?,
+            (StdStream::Stderr, bytes) => stderr().write_all(&bytes)?,
         }
-        Ok::<(), Box<dyn Error>>(())
-    };
-    try_join(
-        print("stdout>", process.stdout()),
-        print("stderr>", process.stderr()),
-    )
-    .await?;
-    let end = process.wait().await?;
-    writeln!(std::io::stdout(), "the process {end}")?;
+    }
+    writeln!(stdout(), "the process {}", process.wait().await?)?;
     Ok(())
 }

@@ -1,30 +1,28 @@
-//! A sandbox goes from one server to another, with its files; the client that had it is told.
+//! A sandbox moves from one server to another with its files, and its first client learns of it.
 //!
 //! ```text
 //! cargo run --example handoff
 //! ```
 //!
-//! With `SANDBOX_URL` and `OTHER_SANDBOX_URL` two instances of a service do the same.
+//! With `SANDBOX_URL` and `OTHER_SANDBOX_URL`, two instances of a service do the same.
 
 mod shared;
 
-use std::{io::Write, process::ExitCode};
+use std::{env, error::Error, io::Write, io::stdout, process::ExitCode};
 
-use actix_sandbox::{Language, LocalServer, ProcessEnd, Sandbox};
+use actix_sandbox::{Language, LocalServer, Sandbox};
 
 #[actix::main]
 async fn main() -> ExitCode {
     shared::exit_code(run().await)
 }
 
-async fn run() -> Result<(), Box<dyn std::error::Error>> {
-    let mut stdout = std::io::stdout();
+async fn run() -> Result<(), Box<dyn Error>> {
     // Two servers that share a state directory.
     let state = tempfile::tempdir()?;
-    let mut servers = Vec::new();
-    let mut urls = Vec::new();
+    let (mut urls, mut servers) = (Vec::new(), Vec::new());
     for variable in ["SANDBOX_URL", "OTHER_SANDBOX_URL"] {
-        if let Ok(url) = std::env::var(variable) {
+        if let Ok(url) = env::var(variable) {
             urls.push(url);
             continue;
         }
@@ -34,38 +32,25 @@ async fn run() -> Result<(), Box<dyn std::error::Error>> {
         servers.push(server);
     }
 
-    let first = Sandbox::create(&urls[0])
-        .enable_sandbox_checkpoint(true)
-        .enable_sandbox_handoff(true)
-        .enable_auto_reconnect(true)
-        .await?;
+    let create = Sandbox::create(&urls[0]).checkpoint(true).handoff(true);
+    let first = create.auto_reconnect(true).await?;
     let write = "echo 'written on the first server' > note";
     first.run(Language::Bash, write).await?;
     let process = first.exec(Language::Bash, "sleep 1000").await?;
-    writeln!(
-        stdout,
-        "the first client's sandbox is {}",
-        first.state().await?
-    )?;
+    writeln!(stdout(), "the first client's sandbox is {}", first.state())?;
 
     // Another client asks the other server for it.
     let (id, token) = (first.sandbox_id().clone(), first.sandbox_token().clone());
     let second = Sandbox::attach(&urls[1], id, token).await?;
     let note = second.run(Language::Bash, "cat note").await?;
-    write!(stdout, "the second client reads: {}", note.stdout)?;
+    write!(stdout(), "the second client reads: {}", note.stdout_str()?)?;
 
-    // The first was told, its process was killed, and it does not take the sandbox back.
-    match process.wait().await? {
-        ProcessEnd::Killed => writeln!(stdout, "the first client's process was killed")?,
-        other => writeln!(stdout, "the first client's process: {other}")?,
-    }
-    writeln!(
-        stdout,
-        "the first client's sandbox is {}",
-        first.state().await?
-    )?;
+    // The first client is told, and does not take the sandbox back.
+    let end = process.wait().await?;
+    writeln!(stdout(), "the first client's process: {end}")?;
+    writeln!(stdout(), "the first client's sandbox is {}", first.state())?;
     if let Err(error) = first.run(Language::Bash, "cat note").await {
-        writeln!(stdout, "the first client is refused: {error}")?;
+        writeln!(stdout(), "the first client is refused: {error}")?;
     }
     second.kill().await?;
     Ok(())

@@ -1,4 +1,4 @@
-//! A shell in a sandbox: what is typed goes to its stdin, both its streams are shown as they come. Ctrl-C
+//! A shell in a sandbox. Typed lines go to its stdin, and its output is shown as it comes. Ctrl-C
 //! interrupts the command that runs; the end of input ends the shell.
 //!
 //! ```text
@@ -8,25 +8,17 @@
 
 mod shared;
 
-use std::{
-    error::Error,
-    io::{self, BufRead, Write},
-    process::ExitCode,
-};
+use std::{error::Error, pin::pin, process::ExitCode};
 
-use actix_sandbox::{Language, LocalServer, OutputStream, Sandbox};
-use futures::{StreamExt, future::try_join};
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    sync::mpsc,
-};
+use actix_sandbox::{Language, Sandbox};
+use futures::future::try_join;
+use tokio::io::copy;
+use tokio::signal::unix::{SignalKind, signal};
 
 /// The shell, which leads a process group, and says which.
 const SHELL: &str = "echo $$ > .shell; exec bash";
-
-/// A shell that handles SIGINT goes on after it. Its commands don't inherit that.
+/// A shell that handles SIGINT survives it. Its commands don't inherit the handler.
 const HANDLE_SIGINT: &str = "trap : INT\n";
-
 /// What Ctrl-C does in a terminal: SIGINT to the process group.
 const INTERRUPT: &str = "kill -INT -- -$(cat .shell)";
 
@@ -36,75 +28,32 @@ async fn main() -> ExitCode {
 }
 
 async fn run() -> Result<(), Box<dyn Error>> {
-    let (url, _server) = match std::env::var("SANDBOX_URL") {
-        Ok(url) => (url, None),
-        Err(_) => {
-            let server = LocalServer::start().await?;
-            (server.url().to_owned(), Some(server))
-        }
-    };
+    let (url, _server) = shared::server().await?;
     let sandbox = Sandbox::create(url).await?;
     // From now on Ctrl-C does not end this program.
     let mut interrupts = signal(SignalKind::interrupt())?;
-    let mut input = typed_lines();
+    let mut input = shared::typed_lines();
     let shell = sandbox.exec(Language::Bash, SHELL).await?;
     shell.write_to_stdin(HANDLE_SIGINT).await?;
-    let hint = "a shell; Ctrl-C interrupts a command, Ctrl-D ends the shell\n";
-    io::stderr().write_all(hint.as_bytes())?;
 
-    // The streams end with the shell.
-    let streams = try_join(
-        show(shell.stdout(), io::stdout()),
-        show(shell.stderr(), io::stderr()),
-    );
-    tokio::pin!(streams);
-    let mut is_typing = true;
+    // The streams implement tokio's `AsyncRead`. They end with the shell.
+    let (mut out, mut err) = (shell.stdout(), shell.stderr());
+    let (mut to, mut err_to) = (tokio::io::stdout(), tokio::io::stderr());
+    let streams = try_join(copy(&mut out, &mut to), copy(&mut err, &mut err_to));
+    let mut streams = pin!(streams);
     loop {
         tokio::select! {
-            shown = &mut streams => {
-                shown?;
-                break;
-            }
-            line = input.recv(), if is_typing => {
-                is_typing = line.is_some();
-                // Protocol v1 cannot close stdin, but a shell can be told.
-                let line = line.unwrap_or_else(|| "exit\n".into());
-                // A shell that has ended takes no more, and its streams end.
+            shown = &mut streams => break shown.map(drop)?,
+            Some(line) = input.recv() => {
+                // If the shell has ended, its streams end.
                 let _ = shell.write_to_stdin(line).await;
             }
-            _ = interrupts.recv() => {
-                // Protocol v1 runs one process at a time, and can only kill it.
-                if sandbox.run(Language::Bash, INTERRUPT).await.is_err() {
-                    shell.kill().await?;
-                }
+            // Protocol v1 runs one process at a time, and can only kill it.
+            _ = interrupts.recv() => if sandbox.run(Language::Bash, INTERRUPT).await.is_err() {
+                shell.kill().await?;
             }
         }
     }
     sandbox.kill().await?;
-    Ok(())
-}
-
-/// Lines of this program's own stdin, read on a thread that nothing has to wait for.
-fn typed_lines() -> mpsc::Receiver<String> {
-    let (sender, lines) = mpsc::channel(16);
-    std::thread::spawn(move || {
-        for line in io::stdin().lock().lines().map_while(Result::ok) {
-            if sender.blocking_send(line + "\n").is_err() {
-                break;
-            }
-        }
-    });
-    lines
-}
-
-/// Shows a stream as it comes. A gap in it is reported, not hidden.
-async fn show(mut stream: OutputStream, mut to: impl Write) -> io::Result<()> {
-    while let Some(piece) = stream.next().await {
-        match piece {
-            Ok(bytes) => to.write_all(&bytes)?,
-            Err(error) => writeln!(to, "({error})")?,
-        }
-        to.flush()?;
-    }
     Ok(())
 }

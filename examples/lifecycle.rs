@@ -6,9 +6,9 @@
 
 mod shared;
 
-use std::{io::Write, process::ExitCode};
+use std::{error::Error, io::Write, io::stdout, process::ExitCode};
 
-use actix_sandbox::{Error, Language, LocalServer, OutputExt, Sandbox};
+use actix_sandbox::{Language, Sandbox};
 use futures::StreamExt;
 
 #[actix::main]
@@ -16,60 +16,42 @@ async fn main() -> ExitCode {
     shared::exit_code(run().await)
 }
 
-async fn run() -> Result<(), Box<dyn std::error::Error>> {
-    let mut stdout = std::io::stdout();
-    let (url, _server) = match std::env::var("SANDBOX_URL") {
-        Ok(url) => (url, None),
-        Err(_) => {
-            let server = LocalServer::start().await?;
-            (server.url().to_owned(), Some(server))
-        }
-    };
+async fn run() -> Result<(), Box<dyn Error>> {
+    let (url, _server) = shared::server().await?;
     let sandbox = Sandbox::create(url).await?;
-    writeln!(stdout, "the sandbox is {}", sandbox.state().await?)?;
+    writeln!(stdout(), "the sandbox is {}", sandbox.state())?;
 
-    // A process that would run forever, and is killed with its children.
-    let process = sandbox
-        .exec(Language::Bash, "sleep 1000 & echo started; wait")
-        .await?;
-    let first_line = process.stdout().lines().next().await;
-    writeln!(stdout, "the first process printed {first_line:?}")?;
+    // A process that would run forever. A kill ends its children, too.
+    let code = "sleep 1000 & echo started; wait";
+    let process = sandbox.exec(Language::Bash, code).await?;
+    let line = process.stdout().lines().next().await;
+    writeln!(stdout(), "the first process printed {line:?}")?;
 
-    // A server that speaks protocol v1 runs one at a time, and refuses.
-    match sandbox.run(Language::Bash, "echo me too").await {
-        Ok(second) => write!(
-            stdout,
-            "a second one at the same time printed {}",
-            second.stdout
-        )?,
-        Err(error) => writeln!(stdout, "a second one at the same time: {error}")?,
-    }
+    // A server that speaks protocol v1 refuses a second one at the same time.
+    let second = match sandbox.run(Language::Bash, "printf 'me too'").await {
+        Ok(output) => format!(" printed {}", output.stdout_str()?),
+        Err(error) => format!(": {error}"),
+    };
+    writeln!(stdout(), "a second one at the same time{second}")?;
 
     process.kill().await?;
-    writeln!(stdout, "the first process was {}", process.wait().await?)?;
+    writeln!(stdout(), "the first process was {}", process.wait().await?)?;
 
-    // The sandbox goes on.
     let output = sandbox.run(Language::Python, "print(6 * 7)").await?;
-    write!(stdout, "the next process printed {}", output.stdout)?;
-
-    let refused = sandbox.exec("cobol", "DISPLAY 'HI'.").await;
-    writeln!(
-        stdout,
-        "a language that it does not have: {}",
-        reason(refused)
+    write!(
+        stdout(),
+        "the next process printed {}",
+        output.stdout_str()?
     )?;
 
-    sandbox.kill().await?;
-    writeln!(stdout, "the sandbox is {}", sandbox.state().await?)?;
-    let refused = sandbox.exec(Language::Bash, "echo too late").await;
-    writeln!(stdout, "after that: {}", reason(refused))?;
-    Ok(())
-}
-
-/// What the error of something refused says.
-fn reason<T>(refused: Result<T, Error>) -> String {
-    match refused {
-        Ok(_) => "was granted, against all expectation".to_owned(),
-        Err(error) => error.to_string(),
+    if let Err(error) = sandbox.exec("cobol", "DISPLAY 'HI'.").await {
+        writeln!(stdout(), "a language that the server lacks: {error}")?;
     }
+
+    sandbox.kill().await?;
+    writeln!(stdout(), "the sandbox is {}", sandbox.state())?;
+    if let Err(error) = sandbox.exec(Language::Bash, "echo too late").await {
+        writeln!(stdout(), "after that: {error}")?;
+    }
+    Ok(())
 }

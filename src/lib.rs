@@ -8,7 +8,7 @@
 //! # #[cfg(all(unix, feature = "client", feature = "server"))]
 //! # #[actix::main]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! use actix_sandbox::{Language, LocalServer, OutputExt, Sandbox};
+//! use actix_sandbox::{Language, LocalServer, Sandbox};
 //! use futures::StreamExt;
 //!
 //! let server = LocalServer::start().await?; // or the URL of a service
@@ -36,9 +36,10 @@
 //! | | |
 //! | --- | --- |
 //! | [`Sandbox`], [`SandboxBuilder`] | create or attach, run code, store, kill |
-//! | [`Command`], [`Process`], [`Output`] | start a process; its streams, stdin and exit status |
+//! | [`Command`], [`Output`] | code with arguments, environment, directory, input and timeout |
+//! | [`Process`], [`OutputStream`], [`MergedOutput`], [`ProcessStdin`] | one process: its streams, stdin and exit status |
 //! | [`OutputPolicy`] | backpressure: what happens to output that isn't read |
-//! | [`ReconnectPolicy`], [`SandboxEvent`] | when a lost connection is dialled again; events |
+//! | [`ReconnectPolicy`], [`SandboxEvent`], [`EventStream`] | when a lost connection is dialled again; events |
 //! | [`ProcessRef`] | another program can resume a process where the first left off |
 //! | [`Error`], [`ErrorKind`], [`Effect`] | why a request failed, and whether it took effect |
 //! | [`actor`] | the actors and their messages |
@@ -130,13 +131,13 @@ pub mod protocol_v2 {}
 
 #[cfg(feature = "client")]
 #[doc(inline)]
-pub use actor::OutputStream;
+pub use actor::{MergedOutput, OutputStream};
 #[cfg(feature = "client")]
 pub(crate) use actor::{ProcessActor, ProcessOutput, SandboxActor};
 #[cfg(feature = "client")]
 pub use client::{
-    Command, ExecBuilder, ExistingSandbox, Language, LineStream, NewSandbox, OpenMode, Output,
-    OutputExt, Process, ProcessRef, RunBuilder, Runtime, Sandbox, SandboxBuilder, TextStream,
+    Command, EventStream, ExistingSandbox, Language, LineStream, NewSandbox, OpenMode, Output,
+    Process, ProcessRef, ProcessStdin, Runtime, Sandbox, SandboxBuilder, TextStream,
 };
 #[cfg(feature = "client")]
 pub use error::{Error, ErrorKind};

@@ -15,8 +15,7 @@ use std::future::IntoFuture;
 
 use actix::Actor;
 use actix_sandbox::{
-    Effect, Error, ErrorKind, Language, LocalServer, OutputExt, ProtocolVersion, Sandbox,
-    SandboxState, actor,
+    Effect, Error, ErrorKind, Language, LocalServer, ProtocolVersion, Sandbox, SandboxState, actor,
 };
 use futures::future::join;
 use scripted::{Heard, ID, PATIENCE, Scripted, TOKEN, assert_no_secret, shown, within};
@@ -56,7 +55,7 @@ async fn another_client_goes_on_where_the_first_stopped() {
     let second = attach_again(&server, id.as_str(), token.expose_secret()).await;
     assert_eq!(*second.sandbox_id(), id);
     assert_eq!(*second.sandbox_token(), token);
-    assert_eq!(second.state().await.expect("state"), SandboxState::Running);
+    assert_eq!(second.state(), SandboxState::Running);
     let output = second.run(Language::Bash, "cat file").await.expect("ran");
     assert_eq!(output.stdout, "kept\n");
     second.kill().await.expect("killed");

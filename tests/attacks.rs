@@ -345,7 +345,7 @@ async fn call(server: &LocalServer, caller: Caller, state: &Path) -> bool {
             let command = command.args([&port]).timeout(Duration::from_secs(100));
             let output = within("the code", command.output()).await.unwrap();
             within("the kill", sandbox.kill()).await.unwrap();
-            format!("{}{}", output.stdout, output.stderr)
+            format!("{}{}", output.stdout_lossy(), output.stderr_lossy())
         }
         Caller::LocalUser => {
             let mut command = tokio::process::Command::new("setpriv");
@@ -442,7 +442,7 @@ async fn python(sandbox: &Sandbox, code: &str) -> String {
     )
     .await;
     let output = output.unwrap();
-    format!("{}{}", output.stdout, output.stderr)
+    format!("{}{}", output.stdout_lossy(), output.stderr_lossy())
 }
 
 /// What comes of an attack. The other sandbox goes on.
@@ -461,7 +461,7 @@ async fn attack(server: &LocalServer, attack: &Attack, names: &[(&str, String)])
         });
     let said = if attack.name == "fork bomb" {
         let process = attacker.exec(Language::Python, code).await.unwrap();
-        let mut lines = actix_sandbox::OutputExt::lines(process.stdout());
+        let mut lines = process.stdout().lines();
         let line = within("the bomb", futures::StreamExt::next(&mut lines)).await;
         within("the bomb's kill", process.kill()).await.unwrap();
         line.unwrap().unwrap()
@@ -476,7 +476,7 @@ async fn attack(server: &LocalServer, attack: &Attack, names: &[(&str, String)])
     );
 
     lasting.write_to_stdin("well\n").await.unwrap();
-    let line = actix_sandbox::OutputExt::read_all(lasting.stdout());
+    let line = lasting.stdout().read_all();
     let line = within("the other sandbox", line).await.unwrap();
     assert_eq!(line, "still here, well\n", "after {}", attack.name);
     let after = attacker.run(Language::Bash, "echo and I").await;
@@ -492,13 +492,13 @@ async fn flood(server: &LocalServer, attack: &Attack) -> bool {
     let victim = Sandbox::create(server.url()).await.unwrap();
     let code = "echo $ACTIX_SANDBOX_EXEC; exec sleep 1000";
     let process = victim.exec(Language::Bash, code).await.unwrap();
-    let mut lines = actix_sandbox::OutputExt::lines(process.stdout());
+    let mut lines = process.stdout().lines();
     let mark = within("the mark", futures::StreamExt::next(&mut lines)).await;
     let code = attack.code.replace("{mark}", &mark.unwrap().unwrap());
 
     let attacker = Sandbox::create(server.url()).await.unwrap();
     let attacking = attacker.exec(Language::Python, code).await.unwrap();
-    let mut lines = actix_sandbox::OutputExt::lines(attacking.stdout());
+    let mut lines = attacking.stdout().lines();
     within("the flood", futures::StreamExt::next(&mut lines)).await;
     let killed = tokio::time::timeout(Duration::from_secs(5), process.kill()).await;
     for sandbox in [attacker, victim] {
@@ -515,7 +515,7 @@ async fn fill(server: &LocalServer, disk: &Path, attack: &Attack) -> bool {
     let lasting = lasting.await.unwrap();
     let attacker = Sandbox::create(server.url()).await.unwrap();
     let process = attacker.exec(Language::Python, attack.code).await.unwrap();
-    let mut lines = actix_sandbox::OutputExt::lines(process.stdout());
+    let mut lines = process.stdout().lines();
     let line = within(attack.name, futures::StreamExt::next(&mut lines)).await;
     let succeeded = line.unwrap().unwrap() == "done";
     within("the kill of the process", process.kill())
@@ -523,7 +523,7 @@ async fn fill(server: &LocalServer, disk: &Path, attack: &Attack) -> bool {
         .unwrap();
 
     lasting.write_to_stdin("well\n").await.unwrap();
-    let line = actix_sandbox::OutputExt::read_all(lasting.stdout());
+    let line = lasting.stdout().read_all();
     let line = within("the other sandbox", line).await.unwrap();
     assert_eq!(line, "still here, well\n", "after {}", attack.name);
     let stored = within("the snapshot", attacker.snapshot_filesystem("large")).await;
@@ -756,7 +756,7 @@ while True:
         outside.display()
     );
     let racer = sandbox.exec(Language::Python, code).await.unwrap();
-    let mut lines = actix_sandbox::OutputExt::lines(racer.stdout());
+    let mut lines = racer.stdout().lines();
     within("ready", futures::StreamExt::next(&mut lines)).await;
     for number in 0..40 {
         within(

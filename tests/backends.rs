@@ -46,7 +46,7 @@ async fn bash(sandbox: &Sandbox, code: &str) -> String {
         .await
         .unwrap();
     assert_eq!(output.stderr, "", "of {code}");
-    output.stdout
+    output.stdout_lossy().into_owned()
 }
 
 #[actix::test]
@@ -78,7 +78,7 @@ async fn what_a_sandbox_is_given_in_its_environment_is_in_no_process_list() {
         let secret = format!("secret-{}-{}", std::process::id(), server.backend());
         let command = sandbox.command(Language::Bash, "echo $MINE; read line; echo $line");
         let process = command.env("MINE", &*secret).spawn().await.unwrap();
-        let mut lines = actix_sandbox::OutputExt::lines(process.stdout());
+        let mut lines = process.stdout().lines();
         let line = within("a line", futures::StreamExt::next(&mut lines)).await;
         assert_eq!(line.unwrap().unwrap(), secret);
         assert_eq!(processes_with(&secret), Vec::<String>::new());
@@ -129,7 +129,7 @@ os._exit(0)";
             "memory stopped\nfile stopped\nfiles stopped\nprocesses stopped\nend\n",
             "{}: {}",
             server.backend(),
-            output.stderr
+            output.stderr_lossy()
         );
         within("the kill", sandbox.kill()).await.unwrap();
         server.stop().await;
@@ -153,10 +153,11 @@ print('stopped after', written >> 20)";
             .await
             .unwrap();
         // 64 MiB of `/dev/shm`, and in gVisor as much where the code is.
-        let said: Vec<_> = output.stdout.split_whitespace().collect();
+        let said = output.stdout_lossy();
+        let said: Vec<_> = said.split_whitespace().collect();
         assert_eq!(said[..2], ["stopped", "after"], "{output:?}");
         let written: u32 = said[2].parse().unwrap();
-        assert!((60..=128).contains(&written), "{}", output.stdout);
+        assert!((60..=128).contains(&written), "{output:?}");
         server.stop().await;
     }
 }
@@ -392,11 +393,7 @@ async fn links_in_a_restored_tree_lead_nowhere() {
         let prepared = within("the code", first.run(Language::Bash, prepare))
             .await
             .unwrap();
-        assert!(
-            prepared.stdout.ends_with("prepared\n"),
-            "{}",
-            prepared.stdout
-        );
+        assert!(prepared.stdout.ends_with(b"prepared\n"), "{prepared:?}");
         within("the snapshot", first.snapshot_filesystem("links"))
             .await
             .unwrap();
@@ -428,7 +425,7 @@ except OSError: print('no terminal')";
     for server in of([namespace], |it| it).await {
         let sandbox = Sandbox::create(server.url()).await.unwrap();
         let output = sandbox.run(Language::Python, code).await.unwrap();
-        assert_eq!(output.stdout, "refused\nno terminal\n", "{}", output.stderr);
+        assert_eq!(output.stdout, "refused\nno terminal\n", "{output:?}");
         server.stop().await;
     }
 }

@@ -19,9 +19,7 @@ mod proxy;
 
 use std::time::Duration;
 
-use actix_sandbox::{
-    Language, LocalServer, OutputExt, ProcessEnd, ProtocolVersion, ReconnectPolicy, Sandbox,
-};
+use actix_sandbox::{Language, LocalServer, ProcessEnd, ProtocolVersion, ReconnectPolicy, Sandbox};
 use futures::{StreamExt, stream};
 use proxy::{Chance, Plan, Proxy, all_over};
 
@@ -132,7 +130,7 @@ async fn run(server: &LocalServer, seed: u64) -> Result<Seen, String> {
     let _ = sandbox.kill().await;
     drop((process, sandbox));
     all_over(&proxy).await;
-    check(&proxy, &received)
+    check(&proxy, &String::from_utf8_lossy(&received))
 }
 
 /// Sees that the server gave everything once and in order, and that the client received of each

@@ -76,10 +76,10 @@ async fn a_client_process_of_its_own() {
     };
     let mut events = events(&sandbox).await;
     let output = sandbox.run(Language::Bash, "echo first").await.unwrap();
-    say(output.stdout.trim());
+    say(output.stdout_lossy().trim());
     while within("an event", events.recv()).await != Some(SandboxEvent::Reconnected) {}
     let output = sandbox.run(Language::Bash, "echo again").await.unwrap();
-    say(output.stdout.trim());
+    say(output.stdout_lossy().trim());
 }
 
 struct ClientProcess {

@@ -13,7 +13,7 @@ mod server_common;
 use std::{path::Path, time::Duration};
 
 use actix_sandbox::{
-    ErrorKind, Language, LocalServer, OutputExt, ProcessEnd, Sandbox, SandboxEnd, SandboxEvent,
+    ErrorKind, Language, LocalServer, ProcessEnd, Sandbox, SandboxEnd, SandboxEvent,
 };
 use common::{events, within};
 use serde_json::json;
@@ -42,7 +42,7 @@ async fn attach(server: &LocalServer, old: &Sandbox) -> Sandbox {
 
 async fn bash(sandbox: &Sandbox, code: &str) -> String {
     let output = within("the run", sandbox.run(Language::Bash, code)).await;
-    output.expect("ran").stdout
+    output.expect("ran").stdout_lossy().into_owned()
 }
 
 /// A client whose sandbox was taken sees it as such, and does not dial again.

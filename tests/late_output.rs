@@ -16,8 +16,7 @@ use std::{
 };
 
 use actix_sandbox::{
-    Language, LocalServer, Output, OutputExt, ProcessEnd, ProtocolVersion, Sandbox,
-    server::ServerBuilder,
+    Language, LocalServer, Output, ProcessEnd, ProtocolVersion, Sandbox, server::ServerBuilder,
 };
 use common::{VERSIONS, backend, patient, sandbox, sandbox_of, within};
 
@@ -155,7 +154,7 @@ async fn output_that_a_daemon_holds_is_cut_after_the_grace() {
     let code = "sleep 1000 & echo $! > pid; echo main";
     let command = sandbox.command(Language::Bash, code);
     let cut = output(command.output_grace(Duration::from_millis(300))).await;
-    assert_eq!((cut.stdout.as_str(), cut.cut), ("main\n", true));
+    assert_eq!((&*cut.stdout_lossy(), cut.cut), ("main\n", true));
     assert_eq!(cut.end, ProcessEnd::Exited(0));
     // By default, too.
     let process = sandbox.exec(Language::Bash, code).await.expect("started");
@@ -227,7 +226,7 @@ async fn a_kill_after_the_end_ends_what_holds_the_output() {
 async fn kill_on_drop_spares_what_is_left_in_the_background() {
     let (server, sandbox) = sandbox().await;
     let command = sandbox.command(Language::Bash, "sleep 1000 & echo $! > pid");
-    let end = within("the end", command.status()).await.expect("ran");
+    let end = within("the end", command.run_to_end()).await.expect("ran");
     assert_eq!(end, ProcessEnd::Exited(0));
     assert_eq!(
         bash(&sandbox, "kill $(cat pid)").await.end,

@@ -12,8 +12,8 @@ mod common;
 use std::time::Duration;
 
 use actix_sandbox::{
-    ErrorKind, Language, LocalServer, OutputExt, ProcessEnd, ProtocolVersion, Runtime, Sandbox,
-    SandboxEvent, SandboxState,
+    ErrorKind, Language, LocalServer, ProcessEnd, ProtocolVersion, Runtime, Sandbox, SandboxEvent,
+    SandboxState,
 };
 use common::{processes_with, visible_sandbox as sandbox, within};
 use futures::StreamExt;
@@ -85,8 +85,9 @@ async fn dropping_a_process_kills_it_only_when_asked_to() {
 
     let (_server, sandbox) = common::visible_sandbox().await;
     let process = sandbox
-        .exec(Language::Bash, code)
+        .command(Language::Bash, code)
         .kill_on_drop(true)
+        .spawn()
         .await
         .expect("started");
     let another = process.clone();
@@ -125,7 +126,8 @@ async fn a_cancelled_run_leaves_no_process_and_a_free_sandbox() {
 #[actix::test]
 async fn the_call_after_a_failed_or_cancelled_run_just_works() {
     let (_server, sandbox) = sandbox().await;
-    let failed = sandbox.run(Language::Bash, "yes").output_limit(10).await;
+    let failed = sandbox.command(Language::Bash, "yes").output_limit(10);
+    let failed = failed.output().await;
     assert_eq!(
         failed.expect_err("too large").kind(),
         ErrorKind::OutputTooLarge
@@ -136,7 +138,7 @@ async fn the_call_after_a_failed_or_cancelled_run_just_works() {
     for _ in 0..5 {
         let marker = format!("left-by-a-run-{}", std::process::id());
         let code = format!("(exec -a {marker} sleep 1000)");
-        let run = Box::pin(sandbox.run(Language::Bash, code).into_future());
+        let run = Box::pin(sandbox.run(Language::Bash, code));
         let started = until("it runs", async || {
             !processes_with(&format!("{marker} 1000")).is_empty()
         });
@@ -146,8 +148,9 @@ async fn the_call_after_a_failed_or_cancelled_run_just_works() {
     }
 
     let process = sandbox
-        .exec(Language::Bash, "cat")
+        .command(Language::Bash, "cat")
         .kill_on_drop(true)
+        .spawn()
         .await
         .expect("started");
     drop(process);
@@ -190,9 +193,8 @@ async fn an_exec_that_is_dropped_with_its_answer_leaves_no_process() {
     let (_server, sandbox) = sandbox().await;
     let mut events = common::events(&sandbox).await;
     let marker = format!("untaken-{}", std::process::id());
-    let mut exec = sandbox
-        .exec(Language::Bash, format!("(exec -a {marker} sleep 1000)"))
-        .into_future();
+    let code = format!("(exec -a {marker} sleep 1000)");
+    let mut exec = Box::pin(sandbox.exec(Language::Bash, code));
     assert!(futures::poll!(&mut exec).is_pending());
     within("the start", async {
         while !matches!(events.recv().await, Some(SandboxEvent::ProcessStarted(_))) {}
@@ -216,8 +218,9 @@ async fn a_process_that_is_dropped_with_its_sandbox_is_killed_before_the_connect
     let (server, sandbox) = sandbox().await;
     let marker = format!("both-{}", std::process::id());
     let process = sandbox
-        .exec(Language::Bash, format!("(exec -a {marker} sleep 1000)"))
+        .command(Language::Bash, format!("(exec -a {marker} sleep 1000)"))
         .kill_on_drop(true)
+        .spawn()
         .await
         .expect("started");
     until("it runs", async || {
@@ -226,7 +229,7 @@ async fn a_process_that_is_dropped_with_its_sandbox_is_killed_before_the_connect
     .await;
     {
         // The sandbox's actor has something to do already, so that its turn comes first.
-        let mut state = Box::pin(sandbox.state());
+        let mut state = Box::pin(sandbox.addr().send(actix_sandbox::actor::GetState));
         assert!(futures::poll!(&mut state).is_pending());
     }
     drop((process, sandbox));
@@ -370,10 +373,7 @@ async fn the_last_handle_closes_the_connection_and_a_process_is_a_handle() {
             .expect("read"),
         "still here\n"
     );
-    assert_eq!(
-        process.sandbox().state().await.expect("state"),
-        SandboxState::Running
-    );
+    assert_eq!(process.sandbox().state(), SandboxState::Running);
     drop(process);
     until("the actor is gone", async || {
         addr.upgrade().is_none_or(|addr| !addr.connected())
@@ -579,7 +579,10 @@ async fn a_server_that_stops_fails_what_is_pending_and_the_next_create_names_the
 /// What handles, streams and their futures promise, checked by the compiler.
 #[test]
 fn handles_and_futures_can_be_sent_anywhere() {
-    use actix_sandbox::{Error, ExecBuilder, OutputStream, Process, RunBuilder, SandboxBuilder};
+    use actix_sandbox::{
+        Command, Error, EventStream, MergedOutput, OutputStream, Process, ProcessStdin,
+        SandboxBuilder,
+    };
     fn shared<T: Send + Sync + Clone + 'static>() {}
     fn sent<T: Send>(_: &T) {}
     shared::<Sandbox>();
@@ -587,17 +590,19 @@ fn handles_and_futures_can_be_sent_anywhere() {
     shared::<Runtime>();
     shared::<Error>();
     shared::<SandboxBuilder>();
-    shared::<ExecBuilder>();
-    shared::<RunBuilder>();
+    shared::<Command>();
     fn stream<T: Send + Sync + Unpin + 'static>() {}
     stream::<OutputStream>();
+    stream::<MergedOutput>();
+    stream::<ProcessStdin>();
+    stream::<EventStream>();
     let _ = |sandbox: &Sandbox, process: &Process| {
         sent(&sandbox.kill());
         sent(&sandbox.checkpoint());
-        sent(&sandbox.state());
         sent(&sandbox.snapshot_filesystem("name"));
-        sent(&sandbox.exec(Language::Bash, "").into_future());
-        sent(&sandbox.run(Language::Bash, "").into_future());
+        sent(&sandbox.exec(Language::Bash, ""));
+        sent(&sandbox.run(Language::Bash, ""));
+        sent(&sandbox.command(Language::Bash, "").run_to_end());
         sent(&process.wait());
         sent(&process.kill());
         sent(&process.write_to_stdin(""));

@@ -27,7 +27,7 @@ async fn said(sandbox: &Sandbox, language: Language, code: &str) -> String {
         "exited with code 0" => String::new(),
         end => end.to_owned(),
     };
-    format!("{}{}{end}", output.stdout, output.stderr)
+    format!("{}{}{end}", output.stdout_lossy(), output.stderr_lossy())
 }
 
 #[actix::test]
@@ -45,12 +45,18 @@ async fn python_imports_from_its_working_directory() {
         )
         .env("PYTHONPATH", "sub");
     let output = within("the code", command.output()).await.unwrap();
-    assert_eq!((&*output.stdout, &*output.stderr), ("1 2\n", ""));
+    assert_eq!(
+        (&*output.stdout_lossy(), &*output.stderr_lossy()),
+        ("1 2\n", "")
+    );
     let command = sandbox
         .command(Language::Python, "import other; print(other.X)")
         .cwd("sub");
     let output = within("the code", command.output()).await.unwrap();
-    assert_eq!((&*output.stdout, &*output.stderr), ("2\n", ""));
+    assert_eq!(
+        (&*output.stdout_lossy(), &*output.stderr_lossy()),
+        ("2\n", "")
+    );
     server.stop().await;
 }
 
@@ -96,7 +102,10 @@ async fn wrapped_python_imports_from_its_working_directory() {
         .command(Language::Python, "import helper; print(helper.X)")
         .wrap_for_v1(true);
     let output = within("the code", command.output()).await.unwrap();
-    assert_eq!((&*output.stdout, &*output.stderr), ("1\n", ""));
+    assert_eq!(
+        (&*output.stdout_lossy(), &*output.stderr_lossy()),
+        ("1\n", "")
+    );
     server.stop().await;
 }
 
@@ -190,7 +199,7 @@ async fn variables_of_the_caller_reach_the_code_alone() {
         .env("PERL5OPT", "-Mnot::there");
     let output = within("the code", command.output()).await.unwrap();
     let all = ("/opt/venv/bin tlh -Mnot::there\n", "");
-    assert_eq!((&*output.stdout, &*output.stderr), all);
+    assert_eq!((&*output.stdout_lossy(), &*output.stderr_lossy()), all);
     server.stop().await;
 }
 

@@ -21,8 +21,8 @@ use std::{
 };
 
 use actix_sandbox::{
-    Effect, Error, ErrorKind, Language, LocalServer, OutputExt, ProcessEnd, Sandbox,
-    SandboxBuilder, SandboxEnd,
+    Effect, Error, ErrorKind, Language, LocalServer, ProcessEnd, Sandbox, SandboxBuilder,
+    SandboxEnd,
 };
 use common::{LONG, within};
 use futures::StreamExt;
@@ -77,7 +77,7 @@ async fn attach(server: &ServerProcess, old: &Sandbox) -> Result<Sandbox, Error>
 
 async fn bash(sandbox: &Sandbox, code: &str) -> String {
     let output = within("the run", sandbox.run(Language::Bash, code)).await;
-    output.expect("ran").stdout
+    output.expect("ran").stdout_lossy().into_owned()
 }
 
 /// A snapshot and a checkpoint are taken up by a server that shares nothing else with the first, which is dead.

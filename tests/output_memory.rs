@@ -41,8 +41,9 @@ async fn flood(sandbox: &Sandbox, overflow: Overflow) -> Process {
         overflow,
     };
     sandbox
-        .exec(Language::Python, FLOOD)
+        .command(Language::Python, FLOOD)
         .output_policy(policy)
+        .spawn()
         .await
         .expect("started")
 }

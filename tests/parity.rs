@@ -15,7 +15,7 @@ mod scripted;
 use std::{future::IntoFuture, time::Duration};
 
 use actix_sandbox::{
-    ErrorKind, Language, LocalServer, OutputExt, ProtocolVersion, Sandbox, SandboxEnd, SandboxEvent,
+    ErrorKind, Language, LocalServer, ProtocolVersion, Sandbox, SandboxEnd, SandboxEvent,
 };
 use futures::{FutureExt, StreamExt, future::join};
 use scripted::{Scripted, Watched, within};
@@ -104,7 +104,7 @@ async fn exec_resolves_when_the_server_says_that_it_runs() {
     )
     .await;
     let sandbox = sandbox.expect("a sandbox");
-    let mut exec = sandbox.exec(Language::Bash, "true").into_future();
+    let mut exec = Box::pin(sandbox.exec(Language::Bash, "true"));
     let asked = peer.expect(json!({"language": "bash", "code": "true"}));
     let ((), still_waits) = join(asked, async { (&mut exec).now_or_never().is_none() }).await;
     assert!(still_waits, "the server has said nothing yet");
@@ -123,13 +123,10 @@ async fn a_kill_that_nobody_confirms_is_an_error() {
     let builder = Sandbox::create(server.url()).kill_timeout(Duration::from_millis(100));
     let (sandbox, mut peer) = join(builder.into_future(), server.running()).await;
     let sandbox = sandbox.expect("a sandbox");
-    let (process, ()) = join(
-        sandbox.exec(Language::Bash, "sleep 1000").into_future(),
-        async {
-            peer.heard().await;
-            peer.status("SANDBOX_EXECUTION_RUNNING").await;
-        },
-    )
+    let (process, ()) = join(sandbox.exec(Language::Bash, "sleep 1000"), async {
+        peer.heard().await;
+        peer.status("SANDBOX_EXECUTION_RUNNING").await;
+    })
     .await;
     let process = process.expect("started");
 

@@ -15,7 +15,7 @@ mod scripted;
 use std::{future::IntoFuture, time::Duration};
 
 use actix_sandbox::{
-    ErrorKind, Language, LinkError, LocalServer, OutputExt, Process, ProcessEnd, ProtocolVersion,
+    ErrorKind, Language, LinkError, LocalServer, Process, ProcessEnd, ProtocolVersion,
     ReconnectPolicy, Sandbox, SandboxEnd, SandboxEvent, SandboxState, server::Backend,
 };
 use common::{events, within};
@@ -77,7 +77,7 @@ async fn is_lost(events: &mut mpsc::Receiver<SandboxEvent>) {
 }
 
 async fn bash(sandbox: &Sandbox, code: &str) -> Process {
-    let exec = sandbox.exec(Language::Bash, code).into_future();
+    let exec = sandbox.exec(Language::Bash, code);
     within("the exec", exec).await.expect("started")
 }
 
@@ -90,7 +90,7 @@ async fn a_sandbox_that_runs_nothing_comes_back() {
         proxy.cut();
         is_lost(&mut events).await;
         is_back(&mut events).await;
-        assert_eq!(sandbox.state().await.unwrap(), SandboxState::Running);
+        assert_eq!(sandbox.state(), SandboxState::Running);
     }
     let output = sandbox.run(Language::Bash, "echo still here").await;
     assert_eq!(output.expect("ran").stdout, "still here\n");
@@ -383,12 +383,12 @@ async fn a_process_whose_start_was_not_heard_of_does_not_keep_the_sandbox_busy()
         .await
         .expect("a sandbox");
     let mut events = events(&sandbox).await;
-    let exec = sandbox.exec(Language::Bash, "sleep 1000").into_future();
+    let exec = sandbox.exec(Language::Bash, "sleep 1000");
     let error = within("the exec", exec).await.expect_err("not heard of");
     assert_eq!(error.kind(), ErrorKind::LinkLost, "{error}");
     is_back(&mut events).await;
     // It waits until the first is gone.
-    let next = sandbox.run(Language::Bash, "echo next").into_future();
+    let next = sandbox.run(Language::Bash, "echo next");
     let output = within("the next", next).await.expect("ran");
     assert_eq!(output.stdout, "next\n");
 }
@@ -408,7 +408,7 @@ async fn reconnect_is_sent_only_when_an_exec_is_in_flight() {
     let mut peer = server.peer().await;
     peer.status("SANDBOX_RUNNING").await;
     is_back(&mut events).await;
-    let exec = sandbox.exec(Language::Bash, "x").into_future();
+    let exec = sandbox.exec(Language::Bash, "x");
     let (process, ()) = join(exec, async {
         // The first that is heard is the exec.
         assert_eq!(

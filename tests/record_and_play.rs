@@ -16,8 +16,8 @@ mod scripted;
 use std::{future::Future, os::unix::fs::PermissionsExt, path::Path, time::Duration};
 
 use actix_sandbox::{
-    BearerToken, Error, ErrorKind, Language, LocalServer, OutputExt, OutputPolicy, Overflow,
-    ProtocolVersion, ReconnectPolicy, Sandbox, SandboxBuilder, SandboxEvent, SandboxState,
+    BearerToken, Error, ErrorKind, Language, LocalServer, OutputPolicy, Overflow, ProtocolVersion,
+    ReconnectPolicy, Sandbox, SandboxBuilder, SandboxEvent, SandboxState,
     test_util::{Deviation, Event, Player, Recording, Side},
 };
 use common::{LONG, events, within};
@@ -110,7 +110,9 @@ async fn eventful(builder: SandboxBuilder, proxy: Option<Proxy>) -> Result<Vec<S
     let output = output.await?;
     told.push(format!(
         "{} {} {}",
-        output.end, output.stdout, output.stderr
+        output.end,
+        output.stdout_lossy(),
+        output.stderr_lossy()
     ));
     sandbox.kill().await?;
     Ok(told)
@@ -160,7 +162,12 @@ async fn processes_at_once_with_much_input_and_output_are_played_whatever_their_
         let outputs = try_join_all(all).await?;
         sandbox.kill().await?;
         let told = |output: &actix_sandbox::Output| {
-            format!("{} {} {}", output.end, output.stderr, output.stdout)
+            format!(
+                "{} {} {}",
+                output.end,
+                output.stderr_lossy(),
+                output.stdout_lossy()
+            )
         };
         Ok(outputs.iter().map(told).collect::<Vec<_>>())
     })
@@ -231,7 +238,7 @@ async fn no_secret_is_recorded_however_the_server_repeats_it() {
     let client = async {
         let builder = builder(&server.url(), ProtocolVersion::V1).record_to(&file);
         let sandbox = builder.await.unwrap();
-        while !matches!(sandbox.state().await, Ok(SandboxState::Ended(_))) {
+        while !matches!(sandbox.state(), SandboxState::Ended(_)) {
             tokio::task::yield_now().await;
         }
     };
@@ -295,7 +302,7 @@ async fn a_full_disk_ends_the_recording_and_not_the_session() {
     let sandbox = sandbox.await.unwrap();
     for _ in 0..3 {
         let output = sandbox.run(Language::Bash, "seq 100000").await.unwrap();
-        assert_eq!(output.stdout.lines().count(), 100_000);
+        assert_eq!(output.stdout_lossy().lines().count(), 100_000);
     }
     sandbox.kill().await.unwrap();
 }

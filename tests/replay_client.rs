@@ -13,8 +13,8 @@ mod recording;
 use std::{future::Future, time::Duration};
 
 use actix_sandbox::{
-    Error, ErrorKind, Language, OutputExt, ProcessEnd, ReconnectPolicy, Sandbox, SandboxBuilder,
-    SandboxEnd, SandboxState,
+    Error, ErrorKind, Language, ProcessEnd, ReconnectPolicy, Sandbox, SandboxBuilder, SandboxEnd,
+    SandboxState,
     test_util::{Player, Recording},
 };
 use common::within;
@@ -58,7 +58,7 @@ async fn create(url: &str) -> Sandbox {
 async fn run(sandbox: &Sandbox, language: Language, code: &str) -> [String; 2] {
     let output = sandbox.run(language, code).await.expect("ran");
     assert_eq!(output.end, ProcessEnd::Unknown);
-    [output.stdout, output.stderr]
+    [output.stdout_lossy(), output.stderr_lossy()].map(Into::into)
 }
 
 async fn kill(sandbox: Sandbox) {
@@ -67,7 +67,7 @@ async fn kill(sandbox: Sandbox) {
 }
 
 async fn ended(sandbox: &Sandbox) -> SandboxEnd {
-    match sandbox.state().await.expect("state") {
+    match sandbox.state() {
         SandboxState::Ended(end) => end,
         other => panic!("it is {other}"),
     }
@@ -265,7 +265,7 @@ async fn idle_timeout_delete() {
     replay("idle_timeout_delete", &[], async |url| {
         let sandbox = Sandbox::create(&url).idle_timeout(Duration::from_secs(1));
         let sandbox = sandbox.await.expect("a sandbox");
-        while sandbox.state().await.expect("state") != SandboxState::Ended(SandboxEnd::Deleted) {
+        while sandbox.state() != SandboxState::Ended(SandboxEnd::Deleted) {
             tokio::task::yield_now().await;
         }
         let (id, token) = (
@@ -321,7 +321,7 @@ async fn malformed_frames() {
         for _ in 0..2 {
             let sandbox = create(&url).await;
             loop {
-                match sandbox.state().await.expect("state") {
+                match sandbox.state() {
                     SandboxState::Ended(SandboxEnd::LinkLost { attempts: 0, .. }) => break,
                     SandboxState::Running => tokio::task::yield_now().await,
                     other => panic!("it is {other}"),

@@ -59,7 +59,7 @@ async fn five_hundred_sandboxes_each_run_a_script_and_are_gone_after_kill() {
                     .await
                     .expect("ran");
                 assert_eq!(output.stdout, format!("{}\n", sandbox.sandbox_id()));
-                output.stdout
+                output.stdout_lossy().into_owned()
             }
         })
         .buffer_unordered(AT_ONCE)

@@ -15,8 +15,8 @@ mod server_process;
 use std::{path::Path, time::Duration};
 
 use actix_sandbox::{
-    ErrorKind, Language, LocalServer, OutputExt, ProcessEnd, ReconnectPolicy, Sandbox,
-    SandboxBuilder, SandboxEnd, SandboxEvent, SandboxState,
+    ErrorKind, Language, LocalServer, ProcessEnd, ReconnectPolicy, Sandbox, SandboxBuilder,
+    SandboxEnd, SandboxEvent, SandboxState,
 };
 use common::{events, within};
 use serde_json::json;
@@ -95,7 +95,7 @@ async fn a_client_comes_back_to_a_checkpointed_sandbox_after_its_server_was_kill
         }
     };
     assert_eq!(output.stdout, "kept\n");
-    assert_eq!(sandbox.state().await.unwrap(), SandboxState::Running);
+    assert_eq!(sandbox.state(), SandboxState::Running);
 }
 
 /// "or fails every pending call with the reason; never hangs": the process of before is in no checkpoint.

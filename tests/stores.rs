@@ -21,7 +21,7 @@ fn checkpointable(server: &LocalServer) -> SandboxBuilder {
 
 async fn bash(sandbox: &Sandbox, code: &str) -> String {
     let output = sandbox.run(Language::Bash, code).await;
-    output.expect("ran").stdout
+    output.expect("ran").stdout_lossy().into_owned()
 }
 
 async fn attach(server: &LocalServer, old: &Sandbox) -> Result<Sandbox, Error> {
@@ -146,7 +146,7 @@ async fn a_fatal_checkpoint_error_closes_the_sandbox_for_its_client() {
         reason.contains("is not configured for checkpointing"),
         "{reason}"
     );
-    let state = sandbox.state().await.expect("state");
+    let state = sandbox.state();
     assert!(
         matches!(state, SandboxState::Ended(SandboxEnd::Failed { .. })),
         "{state:?}"

@@ -87,7 +87,7 @@ async fn a_thousand_sandboxes_that_lose_their_links_at_once_all_come_back() {
         .map(|(i, (sandbox, _))| async move {
             let code = format!("echo {i}");
             let output = within("a script", sandbox.run(Language::Bash, code)).await;
-            output.expect("ran").stdout
+            output.expect("ran").stdout_lossy().into_owned()
         })
         .buffered(AT_ONCE)
         .collect()

@@ -77,7 +77,8 @@ impl Ours {
 
     /// Writes to stdin, and reads it back.
     pub(crate) async fn echo(&self, (process, stdout): &mut (Process, OutputStream), data: &str) {
-        process.write_to_stdin(data).await.expect("written");
+        let input = Bytes::copy_from_slice(data.as_bytes());
+        process.write_to_stdin(input).await.expect("written");
         let mut bytes = 0;
         while bytes < data.len() {
             let data = stdout.next().await.expect("output");

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use actix::{Addr, Message, Recipient};
 use bytes::Bytes;
 
-use super::{ProcessActor, ProcessOutput, Unclaimed};
+use super::{ProcessActor, ProcessOutput, StateReader, Unclaimed};
 use crate::{
     Error, Language, SandboxEvent,
     machine::{OutputPolicy, ProcessEnd, ProcessId, SandboxState, Stdin},
@@ -18,30 +18,33 @@ use crate::{
 pub struct Open;
 
 /// Answer to [`Open`]: the sandbox runs.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Opened {
     /// Its id.
     pub sandbox_id: SandboxId,
-    /// Its token, which opens it to another client.
+    /// Its token, with which another client can attach.
     pub sandbox_token: SandboxToken,
+    /// Its state, for handles.
+    pub(crate) state: StateReader,
 }
 
-/// To a [`SandboxActor`](super::SandboxActor): run code. Answers when the server says that it runs.
+/// To a [`SandboxActor`](super::SandboxActor): run code. Answers when the server reports that it
+/// runs.
 ///
-/// When nobody takes the answer, because the caller stopped waiting, the process is killed.
+/// If the caller stops waiting before the answer, the process is killed.
 #[derive(Clone, Debug, Message)]
 #[rtype(result = "Result<StartedProcess, Error>")]
 pub struct Exec {
-    /// The language; the server decides which it runs.
+    /// The language. The server decides which it supports.
     pub language: Language,
     /// The code.
     pub code: String,
-    /// Arguments, environment, working directory and timeout. Protocol v1 has none of them by itself. The window is that
-    /// of the output policy, whatever it says here.
+    /// Arguments, environment, working directory and time limit. Protocol v1 supports none of them
+    /// without a wrapper. The window is that of the output policy; the value here is ignored.
     pub options: ExecOptions,
     /// Its input.
     pub stdin: Stdin,
-    /// How much output is kept; `None` for the sandbox's own policy.
+    /// How much unread output to buffer. `None`: the policy of the sandbox.
     pub output: Option<OutputPolicy>,
     /// Whether to wrap the code on a server that speaks protocol v1: see
     /// [`Command::wrap_for_v1`](crate::Command::wrap_for_v1).
@@ -62,17 +65,17 @@ impl Exec {
     }
 }
 
-/// The same for a handle: an answer that gets lost on its way kills the process, too.
+/// [`Exec`] for a handle: if the answer is lost on its way, the process is killed, too.
 #[derive(Message)]
 #[rtype(result = "Result<Unclaimed, Error>")]
 pub(crate) struct Start(pub(crate) Exec, pub(crate) StartKey);
 
-/// Names a [`Start`] for whoever asked, who has no other name for it until the answer is there.
+/// Names a [`Start`] until its answer arrives, so that the caller can cancel it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct StartKey(u64);
 
 impl StartKey {
-    /// A key that this program uses once.
+    /// Returns a key that no other call returns.
     pub(crate) fn unique() -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         Self(NEXT.fetch_add(1, Ordering::Relaxed))
@@ -90,7 +93,8 @@ pub struct StartedProcess {
     pub output: ProcessOutput,
 }
 
-/// To a [`SandboxActor`](super::SandboxActor): kill the sandbox. Answers when the server confirmed it.
+/// To a [`SandboxActor`](super::SandboxActor): kill the sandbox. Answers when the server confirms
+/// it.
 #[derive(Clone, Copy, Debug, Message)]
 #[rtype(result = "Result<(), Error>")]
 pub struct KillSandbox;
@@ -103,25 +107,27 @@ pub struct SnapshotFilesystem {
     pub name: String,
 }
 
-/// To a [`SandboxActor`](super::SandboxActor): store the sandbox, memory included where the server can, and end it.
+/// To a [`SandboxActor`](super::SandboxActor): store the sandbox and end it. Servers that can also
+/// store its memory.
 #[derive(Clone, Copy, Debug, Message)]
 #[rtype(result = "Result<(), Error>")]
 pub struct Checkpoint;
 
-/// To a [`SandboxActor`](super::SandboxActor): where the sandbox stands.
+/// To a [`SandboxActor`](super::SandboxActor): the state of the sandbox.
 #[derive(Clone, Copy, Debug, Message)]
 #[rtype(result = "SandboxState")]
 pub struct GetState;
 
-/// To a [`SandboxActor`](super::SandboxActor): which version of the protocol its server speaks.
+/// To a [`SandboxActor`](super::SandboxActor): the protocol version of its connection.
 #[derive(Clone, Copy, Debug, Message)]
 #[rtype(result = "Version")]
 pub struct GetVersion;
 
-/// To a [`SandboxActor`](super::SandboxActor): send every [`SandboxEvent`] from now on to the recipient.
+/// To a [`SandboxActor`](super::SandboxActor): send every later [`SandboxEvent`] to the recipient.
 ///
-/// A recipient that is slow gets [`SandboxEvent::Lagged`] with the number of events that it missed.
-/// One that is gone is forgotten.
+/// A recipient whose mailbox is full misses events, and gets [`SandboxEvent::Lagged`] with their
+/// number once there is room. The last event is [`SandboxEvent::Ended`], which is always delivered.
+/// A recipient that subscribes after it gets it at once.
 #[derive(Clone, Debug, Message)]
 #[rtype(result = "()")]
 pub struct Subscribe(pub Recipient<SandboxEvent>);
@@ -130,12 +136,14 @@ impl Message for SandboxEvent {
     type Result = ();
 }
 
-/// To a [`ProcessActor`]: answer when the process has ended, with how. Any number may ask.
+/// To a [`ProcessActor`]: answer how the process ended, once it has. Any number of callers may ask.
+/// [`ProcessOutput::process_end`] tells without a message.
 #[derive(Clone, Copy, Debug, Message)]
 #[rtype(result = "Result<ProcessEnd, Error>")]
 pub struct Wait;
 
-/// To a [`ProcessActor`]: kill the process. Answers when the server confirmed its end. Any number may ask.
+/// To a [`ProcessActor`]: kill the process. Answers when the server confirms its end. Any number of
+/// callers may ask.
 #[derive(Clone, Copy, Debug, Message)]
 #[rtype(result = "Result<(), Error>")]
 pub struct Kill;
@@ -155,40 +163,39 @@ impl std::fmt::Debug for WriteStdin {
     }
 }
 
-/// To a [`ProcessActor`]: answer when all stdin accepted so far was taken: by the process's pipe in protocol v2,
-/// by the connection in v1.
+/// To a [`ProcessActor`]: answer when everything that was accepted before is sent: under protocol
+/// v2 to the pipe of the process, under v1 to the connection.
 #[derive(Clone, Copy, Debug, Message)]
 #[rtype(result = "Result<(), Error>")]
 pub struct FlushStdin;
 
-/// To a [`ProcessActor`]: close stdin after all that was written before. Protocol v2.
+/// To a [`ProcessActor`]: close stdin after everything that was written before. Needs protocol v2.
 #[derive(Clone, Copy, Debug, Message)]
 #[rtype(result = "Result<(), Error>")]
 pub struct CloseStdin;
 
-/// To a [`ProcessActor`]: where its output stands, for another program that is to go on with it. Protocol v2.
+/// To a [`ProcessActor`]: the position up to which its output was read, for another program that
+/// resumes it. Needs protocol v2.
 #[derive(Clone, Copy, Debug, Message)]
 #[rtype(result = "Result<ProcessPlace, Error>")]
 pub struct GetPlace;
 
-/// Answer to [`GetPlace`], and what [`AttachProcess`] begins with.
+/// Answer to [`GetPlace`], and where [`AttachProcess`] starts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProcessPlace {
     /// The id of the exec in its sandbox.
     pub exec: ExecId,
-    /// Bytes of stdout and stderr that readers have taken.
+    /// How many bytes of stdout and of stderr were read.
     pub offsets: [u64; 2],
-    /// Bytes of output that the server sends unacknowledged.
+    /// How many bytes of output the server sends before it needs an acknowledgement.
     pub window: u64,
 }
 
-/// To a [`SandboxActor`](super::SandboxActor): take over a process that another client started, where its readers
-/// stopped. Answers at once; what became of the process is said by it. Protocol v2.
+/// To a [`SandboxActor`](super::SandboxActor): resume a process that another client started, where
+/// its readers stopped. Answers at once; ask the process how it ended. Needs protocol v2.
 #[derive(Clone, Debug, Message)]
 #[rtype(result = "Result<StartedProcess, Error>")]
 pub struct AttachProcess {
-    /// Which, and where.
+    /// The process, and where its readers stopped.
     pub place: ProcessPlace,
-    /// What happens to output over the window; `None` for the sandbox's own policy.
-    pub output: Option<OutputPolicy>,
 }

@@ -47,6 +47,7 @@ mod reply;
 mod requests;
 mod sandbox;
 mod settings;
+mod state;
 mod subscribers;
 #[cfg(test)]
 mod tests;
@@ -59,7 +60,7 @@ pub use messages::{
     WriteStdin,
 };
 pub(crate) use messages::{Start, StartKey};
-pub use output::{OutputStream, ProcessOutput};
+pub use output::{MergedOutput, OutputStream, ProcessOutput};
 pub use process::ProcessActor;
 pub(crate) use process::Unclaimed;
 pub(crate) use random::random_bits;
@@ -67,6 +68,7 @@ pub use reply::Deferred;
 use requests::Background;
 pub use sandbox::SandboxActor;
 pub(crate) use settings::Settings;
+pub(crate) use state::StateReader;
 
 /// Kills a process without waiting for the answer, for a handle that is being dropped.
 ///
@@ -78,6 +80,15 @@ pub(crate) fn kill_in_background(process: ProcessId, sandbox: &actix::Addr<Sandb
 /// Cancels a start whose caller stopped waiting: it is not sent, or the process that it starts is killed.
 pub(crate) fn cancel_in_background(start: StartKey, sandbox: &actix::Addr<SandboxActor>) {
     sandbox.do_send(Background::CancelStart(start));
+}
+
+/// Subscribes the reader of a stream to the events of a sandbox.
+pub(crate) fn subscribe_stream(
+    sandbox: &actix::Addr<SandboxActor>,
+) -> tokio::sync::mpsc::Receiver<crate::SandboxEvent> {
+    let (sink, events) = subscribers::queue();
+    sandbox.do_send(requests::AddSubscriber(sink));
+    events
 }
 
 /// Kills a sandbox to which no handle is left, now or as soon as it is created.

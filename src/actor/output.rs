@@ -1,25 +1,24 @@
-//! [`ProcessOutput`] and [`OutputStream`]: the output of one process, from its actor to its readers.
+//! [`ProcessOutput`]: the output of one process, from its actor to its readers.
 //!
-//! The buffer is shared rather than asked for piece by piece: a message to an actor on another thread
-//! costs more than a piece of output. Its rules are those of
+//! The buffer is shared rather than asked for piece by piece: a message to an actor on another
+//! thread costs more than a piece of output. Its rules are those of
 //! [`OutputBuffer`](crate::machine::OutputBuffer); this file adds the lock and the wakers.
 
+mod streams;
+
 use std::{
-    any::Any,
     fmt,
-    pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::{Context, Poll, Waker},
+    task::{Context, Waker},
     time::Instant,
 };
 
 use bytes::Bytes;
-use futures::Stream;
 
+pub use self::streams::{MergedOutput, OutputStream};
 use super::driver::now;
 use crate::{
-    Error,
-    machine::{Finish, OutputBuffer, OutputPolicy, Piece, ProcessEnd},
+    machine::{Finish, OutputBuffer, OutputPolicy, ProcessEnd},
     protocol::StdStream,
     transport::Credit,
 };
@@ -27,7 +26,7 @@ use crate::{
 struct Shared {
     buffer: OutputBuffer<Credit>,
     budget: usize,
-    /// Readers that found nothing, each at most once.
+    /// Readers that wait for output, each at most once.
     wakers: [Vec<(u64, Waker)>; 2],
     next_reader: u64,
     /// The process's actor, which is woken when readers have taken so much (v2).
@@ -35,20 +34,22 @@ struct Shared {
     wake_after: u64,
     /// Handles and streams that could still read.
     holders: usize,
-    /// How the process ended, for whoever waits later.
+    /// Another client may read on from here: output that is not read stays on the server.
+    handed_on: bool,
+    /// How the process ended, for later callers of `wait`.
     end: Option<ProcessEnd>,
 }
 
 type SharedOutput = Arc<Mutex<Shared>>;
 
-/// A poisoned lock is taken all the same: nothing in here is left half done by a panic.
 impl Shared {
     fn taken(&self, received: [u64; 2]) -> [u64; 2] {
         let untaken = self.buffer.untaken();
         [0, 1].map(|it| received[it].saturating_sub(untaken[it] as u64))
     }
 
-    /// Bytes were taken: the actor is to be woken when they are enough.
+    /// Counts bytes that were taken. Returns the actor's waker once there are enough to
+    /// acknowledge.
     fn count_taken(&mut self, bytes: u64) -> Option<Waker> {
         self.wake_after = self.wake_after.saturating_sub(bytes);
         match self.wake_after {
@@ -58,6 +59,7 @@ impl Shared {
     }
 }
 
+/// Ignores poisoning: a panic leaves nothing half done in here.
 fn lock(shared: &SharedOutput) -> MutexGuard<'_, Shared> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -86,13 +88,14 @@ impl OutputWriter {
             actor: None,
             wake_after: 0,
             holders: 1,
+            handed_on: false,
             end: None,
         }));
         (Self(Arc::clone(&shared)), ProcessOutput(shared))
     }
 
-    /// Takes a batch, each piece with the number of bytes before it that never came. `false`: the budget is
-    /// exceeded and the process is to be killed.
+    /// Takes a batch, each piece with the number of bytes before it that never came. `false`: the
+    /// budget is exceeded and the process is to be killed.
     pub(crate) fn write(&self, pieces: impl Iterator<Item = (u64, StdStream, Bytes)>) -> bool {
         let mut shared = lock(&self.0);
         let mut within = true;
@@ -128,12 +131,15 @@ impl OutputWriter {
         lock(&self.0).buffer.set_window(window);
     }
 
-    /// What readers have taken, where everything before these offsets has come.
-    pub(crate) fn taken(&self, received: [u64; 2]) -> [u64; 2] {
-        lock(&self.0).taken(received)
+    /// What readers have taken, where everything before these offsets has come. Another client is
+    /// to read on from there.
+    pub(crate) fn hand_on(&self, received: [u64; 2]) -> [u64; 2] {
+        let mut shared = lock(&self.0);
+        shared.handed_on = true;
+        shared.taken(received)
     }
 
-    /// The same; the task is woken after so many more bytes.
+    /// What readers have taken. The task is woken after so many more bytes.
     pub(crate) fn poll_taken(
         &self,
         received: [u64; 2],
@@ -182,13 +188,13 @@ impl OutputWriter {
 }
 
 impl Drop for OutputWriter {
-    /// The actor is gone; if it did not say how the process ended, nobody will.
+    /// The actor is gone. If it did not publish how the process ended, that stays unknown.
     fn drop(&mut self) {
         self.finish(Finish::ActorGone);
     }
 }
 
-/// The output of one process. Clones share it: each piece goes to one reader.
+/// The output of one process. Clones share it: each byte goes to one reader.
 pub struct ProcessOutput(SharedOutput);
 
 impl ProcessOutput {
@@ -204,31 +210,25 @@ impl ProcessOutput {
 
     /// A reader of one stream.
     pub fn stream(&self, stream: StdStream) -> OutputStream {
-        let mut shared = lock(&self.0);
-        shared.buffer.add_reader(stream);
-        let reader = shared.next_reader;
-        shared.next_reader += 1;
-        drop(shared);
-        OutputStream {
-            output: self.clone(),
-            stream,
-            reader,
-            done: false,
-            kept: None,
-        }
+        OutputStream::new(self.clone(), stream)
     }
 
-    /// How the process ended; `None` while that is not known.
+    /// A reader of both streams, in order of arrival.
+    pub fn merged(&self) -> MergedOutput {
+        MergedOutput::new(self.clone())
+    }
+
+    /// How the process ended. `None` until the client knows.
     pub fn process_end(&self) -> Option<ProcessEnd> {
         lock(&self.0).end.clone()
     }
 
-    /// Whether output was cut off: see [`OutputStream::is_cut`].
+    /// Whether the output was cut off: see [`OutputStream::is_cut`].
     pub fn is_cut(&self) -> bool {
         matches!(lock(&self.0).buffer.finished(), Some(Finish::Cut))
     }
 
-    /// Bytes that are kept now, of both streams together.
+    /// How many bytes are buffered now, of both streams together.
     pub fn buffered(&self) -> usize {
         lock(&self.0).buffer.used()
     }
@@ -245,7 +245,7 @@ impl Drop for ProcessOutput {
     fn drop(&mut self) {
         let mut shared = lock(&self.0);
         shared.holders -= 1;
-        if shared.holders == 0 {
+        if shared.holders == 0 && !shared.handed_on {
             shared.buffer.set_unreadable();
             let actor = shared.count_taken(u64::MAX);
             drop(shared);
@@ -258,114 +258,6 @@ impl fmt::Debug for ProcessOutput {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ProcessOutput")
             .field("buffered", &self.buffered())
-            .finish_non_exhaustive()
-    }
-}
-
-/// One stream of a process's output, in bytes, as they come.
-///
-/// It ends (`None`) when everything was read and no process holds it any more. A background process
-/// may hold it after the end of the main one; then it ends after a
-/// [grace](crate::Command::output_grace), and [`is_cut`](Self::is_cut) says so. An item is an error
-///
-/// - with [`ErrorKind::OutputLost`](crate::ErrorKind::OutputLost) where output was dropped; the stream goes on after it;
-/// - with another kind, once, at the end, when the sandbox was lost and there may have been more.
-///
-/// A stream of a [`Process`](crate::Process) is a handle of it: as long as it lives, the process's
-/// handles are not all gone.
-///
-/// Cancellation safe: a read that is dropped loses nothing.
-pub struct OutputStream {
-    output: ProcessOutput,
-    stream: StdStream,
-    /// What must not go before the stream: the process's handle.
-    kept: Option<Box<dyn Any + Send + Sync>>,
-    /// Which of the readers this is.
-    reader: u64,
-    done: bool,
-}
-
-impl OutputStream {
-    /// Which stream this is.
-    pub fn name(&self) -> StdStream {
-        self.stream
-    }
-
-    /// Whether output was cut off: the process has ended, another one in the background still held
-    /// its stdout or stderr when the [grace](crate::Command::output_grace) was over, and what that
-    /// prints is dropped. `false` as long as more may come; ask at the end of the stream. Protocol
-    /// v1 cannot tell.
-    pub fn is_cut(&self) -> bool {
-        self.output.is_cut()
-    }
-
-    /// Keeps something for as long as the stream lives.
-    pub(crate) fn keeping(mut self, kept: impl Any + Send + Sync) -> Self {
-        self.kept = Some(Box::new(kept));
-        self
-    }
-
-    fn end(&mut self, shared: &Shared) -> Option<Option<Error>> {
-        let error = match shared.buffer.finished()? {
-            Finish::Complete | Finish::Cut => None,
-            Finish::SandboxLost(end) => Some(Error::sandbox_lost(end.clone())),
-            Finish::Overflowed => Some(Error::output_overflow(shared.budget)),
-            Finish::ActorGone => Some(Error::actor_gone("read the output")),
-        };
-        self.done = true;
-        Some(error)
-    }
-}
-
-impl Stream for OutputStream {
-    type Item = Result<Bytes, Error>;
-
-    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        if self.done {
-            return Poll::Ready(None);
-        }
-        let output = Arc::clone(&self.output.0);
-        let mut shared = lock(&output);
-        let stream = self.stream;
-        let before = shared.buffer.used();
-        let piece = shared.buffer.read(stream, now());
-        // Read, or dropped from the other stream to make room for this one.
-        let taken = before - shared.buffer.used();
-        if let Some(actor) = shared.count_taken(taken as u64) {
-            actor.wake();
-        }
-        match piece {
-            Some(Piece::Data(data)) => return Poll::Ready(Some(Ok(data))),
-            Some(Piece::Gap(bytes)) => return Poll::Ready(Some(Err(Error::output_lost(bytes)))),
-            None => {}
-        }
-        if let Some(error) = self.end(&shared) {
-            return Poll::Ready(error.map(Err));
-        }
-        let wakers = &mut shared.wakers[stream as usize];
-        match wakers.iter_mut().find(|(reader, _)| *reader == self.reader) {
-            Some((_, waker)) => waker.clone_from(cx.waker()),
-            None => wakers.push((self.reader, cx.waker().clone())),
-        }
-        Poll::Pending
-    }
-}
-
-impl Drop for OutputStream {
-    fn drop(&mut self) {
-        let mut shared = lock(&self.output.0);
-        shared.buffer.remove_reader(self.stream);
-        // Without a reader, what is in the way of somebody who waits may be dropped.
-        let actor = shared.count_taken(u64::MAX);
-        actor.into_iter().for_each(Waker::wake);
-        shared.wakers[self.stream as usize].retain(|(reader, _)| *reader != self.reader);
-    }
-}
-
-impl fmt::Debug for OutputStream {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("OutputStream")
-            .field("stream", &self.stream)
             .finish_non_exhaustive()
     }
 }

@@ -406,7 +406,8 @@ impl Handler<GetPlace> for ProcessActor {
 
     fn handle(&mut self, _: GetPlace, _: &mut Context<Self>) -> Self::Result {
         if let Some((received, _)) = self.machine.acknowledgeable() {
-            self.machine.handle_taken(self.output.taken(received));
+            let taken = self.output.hand_on(received);
+            self.machine.handle_taken(taken);
         }
         let place = self.machine.place().zip(self.machine.window());
         let place = place.map(|((exec, offsets), window)| ProcessPlace {

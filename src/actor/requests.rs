@@ -9,10 +9,11 @@ use super::{
     process::KillInBackground,
     random::random_bits,
     reply::{Deferred, Settler, Undelivered, deferred},
+    subscribers::Sink,
 };
 use crate::{
-    Error,
-    machine::{NewExec, Nonce, ProcessId, RequestId, Sandbox, SandboxReply},
+    Error, SandboxEvent,
+    machine::{NewExec, Nonce, ProcessId, RequestId, Sandbox, SandboxReply, SandboxState},
 };
 
 /// A caller that waits for its answer.
@@ -55,6 +56,7 @@ impl SandboxActor {
                     Some((sandbox_id, sandbox_token)) => Ok(Opened {
                         sandbox_id,
                         sandbox_token,
+                        state: self.state.reader(),
                     }),
                     None => Err(Error::actor_gone("open the sandbox")),
                 });
@@ -156,9 +158,9 @@ impl Handler<AttachProcess> for SandboxActor {
             window,
         } = attach.place;
         let (process, machine) = self.machine.adopt(exec, window, offsets)?;
-        let policy = attach.output.unwrap_or(self.settings.output);
         let sandbox = self.address(ctx);
-        self.processes.spawn((process, machine), policy, sandbox);
+        self.processes
+            .spawn((process, machine), self.settings.output, sandbox);
         let started = self.processes.started(process);
         self.run_actions(ctx);
         started
@@ -249,8 +251,25 @@ impl Handler<Subscribe> for SandboxActor {
     type Result = ();
 
     fn handle(&mut self, Subscribe(recipient): Subscribe, ctx: &mut Context<Self>) {
-        self.subscribers.add(recipient);
+        self.handle(AddSubscriber(Sink::Actor(recipient)), ctx);
+    }
+}
+
+/// A subscriber of any kind.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) struct AddSubscriber(pub(super) Sink);
+
+impl Handler<AddSubscriber> for SandboxActor {
+    type Result = ();
+
+    fn handle(&mut self, AddSubscriber(sink): AddSubscriber, ctx: &mut Context<Self>) {
+        self.subscribers.add(sink);
         self.machine.set_observed(true);
+        if let (SandboxState::Ended(end), None) = (self.machine.state(), &self.last_event) {
+            // The other subscribers have received this event.
+            self.subscribers.send(&SandboxEvent::Ended(end.clone()));
+        }
         self.run_actions(ctx);
     }
 }

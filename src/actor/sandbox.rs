@@ -17,6 +17,7 @@ use super::{
     process::{ProcessEvent, ProcessInput, ProcessReport},
     processes::Processes,
     requests::Waiter,
+    state::StatePublisher,
     subscribers::Subscribers,
 };
 use crate::{
@@ -36,6 +37,9 @@ use crate::{
 /// dials as soon as it is started. It lives as long as an address of it: with the last one the
 /// connection is closed, and a sandbox that is still being created is killed.
 pub struct SandboxActor {
+    /// First, so that it is dropped first: a caller whose request fails with the actor then reads the
+    /// end in the state.
+    pub(super) state: StatePublisher,
     pub(super) machine: Sandbox,
     pub(super) settings: Settings,
     connection: Option<Addr<ConnectionActor>>,
@@ -47,7 +51,7 @@ pub struct SandboxActor {
     pub(super) next_request: u64,
     pub(super) subscribers: Subscribers,
     /// The last event, while processes that end with the sandbox have not said so.
-    last_event: Option<SandboxEvent>,
+    pub(super) last_event: Option<SandboxEvent>,
     orphaned: bool,
     span: Span,
     /// Of this actor. To create one for each process would cost more.
@@ -66,6 +70,7 @@ impl SandboxActor {
         let mut machine = Sandbox::new(config);
         machine.set_observed(!span.is_disabled());
         Self {
+            state: StatePublisher::new(machine.state(), machine.version()),
             machine,
             span,
             settings,
@@ -102,6 +107,8 @@ impl SandboxActor {
 
     /// Carries out what the machine wants; what is for processes is only gathered.
     fn run_actions_into(&mut self, batch: &mut InboundBatch) {
+        self.state
+            .publish(self.machine.state(), self.machine.version());
         while let Some(action) = self.machine.poll_action() {
             match action {
                 SandboxAction::Output(process, piece) => {

@@ -1,66 +1,105 @@
-//! [`Subscribers`]: events to whoever asked for them, without waiting for a slow one and without a queue that grows.
+//! [`Subscribers`]: who gets the events of a sandbox. A slow subscriber holds up neither the actor
+//! nor the others, and its queue is bounded.
 
 use actix::{Recipient, dev::SendError};
+use tokio::sync::mpsc::{self, error::TrySendError};
 
 use crate::SandboxEvent;
 
-/// Who gets events, and how many each of them missed.
+/// The most events that an event stream keeps for its reader.
+pub(crate) const STREAM_CAPACITY: usize = 256;
+
+/// Room that a stream keeps for its last two events: how many were missed, and the end.
+const RESERVED: usize = 2;
+
+/// The subscribers of one sandbox.
 #[derive(Default)]
-pub(crate) struct Subscribers(Vec<Subscriber>);
+pub(super) struct Subscribers(Vec<Subscriber>);
 
 struct Subscriber {
-    recipient: Recipient<SandboxEvent>,
+    sink: Sink,
     missed: u64,
 }
 
+/// Where the events of a subscriber go.
+pub(super) enum Sink {
+    Actor(Recipient<SandboxEvent>),
+    Stream(mpsc::Sender<SandboxEvent>),
+}
+
+/// A queue of events, from the actor to the reader of a stream.
+pub(super) fn queue() -> (Sink, mpsc::Receiver<SandboxEvent>) {
+    let (sender, receiver) = mpsc::channel(STREAM_CAPACITY + RESERVED);
+    (Sink::Stream(sender), receiver)
+}
+
 impl Subscribers {
-    pub(crate) fn add(&mut self, recipient: Recipient<SandboxEvent>) {
-        self.0.push(Subscriber {
-            recipient,
-            missed: 0,
-        });
+    pub(super) fn add(&mut self, sink: Sink) {
+        self.0.push(Subscriber { sink, missed: 0 });
     }
 
-    /// Whether nobody listens. One that is gone does not.
-    pub(crate) fn is_empty(&mut self) -> bool {
-        self.0.retain(|subscriber| subscriber.recipient.connected());
+    /// Whether no subscriber is left.
+    pub(super) fn is_empty(&mut self) -> bool {
+        self.0.retain(|subscriber| subscriber.sink.is_connected());
         self.0.is_empty()
     }
 
-    /// Sends an event to everybody whose mailbox has room. The last event always goes out.
-    pub(crate) fn send(&mut self, event: &SandboxEvent) {
+    /// Sends an event to every subscriber that has room. `Ended` is always delivered, and is the
+    /// last.
+    pub(super) fn send(&mut self, event: &SandboxEvent) {
         self.0.retain_mut(|subscriber| subscriber.send(event));
     }
 }
 
 impl Subscriber {
-    /// `false`: the recipient is gone.
+    /// Returns whether to keep the subscriber.
     fn send(&mut self, event: &SandboxEvent) -> bool {
-        if self.missed > 0 {
-            match self.recipient.try_send(SandboxEvent::Lagged {
-                missed: self.missed,
-            }) {
+        let is_last = matches!(event, SandboxEvent::Ended(_));
+        let missed = self.missed;
+        let lagged = (missed > 0).then_some(SandboxEvent::Lagged { missed });
+        for event in lagged.into_iter().chain([event.clone()]) {
+            match self.sink.send(event, is_last) {
                 Ok(()) => self.missed = 0,
-                Err(SendError::Closed(_)) => return false,
-                Err(SendError::Full(_)) => {}
+                Err(SendError::Full(())) => {
+                    self.missed += 1;
+                    break;
+                }
+                Err(SendError::Closed(())) => return false,
             }
         }
-        if matches!(event, SandboxEvent::Ended(_)) {
-            // One message, once: no bound is at stake, and nobody must wait for it in vain.
-            self.recipient.do_send(event.clone());
-            return true;
+        !is_last
+    }
+}
+
+impl Sink {
+    fn is_connected(&self) -> bool {
+        match self {
+            Self::Actor(recipient) => recipient.connected(),
+            Self::Stream(sender) => !sender.is_closed(),
         }
-        if self.missed > 0 {
-            self.missed += 1;
-            return true;
-        }
-        match self.recipient.try_send(event.clone()) {
-            Ok(()) => true,
-            Err(SendError::Closed(_)) => false,
-            Err(SendError::Full(_)) => {
-                self.missed += 1;
-                true
+    }
+
+    /// The last events fit always: they are two at most, and come once.
+    fn send(&self, event: SandboxEvent, is_last: bool) -> Result<(), SendError<()>> {
+        match self {
+            Self::Actor(recipient) if is_last => {
+                recipient.do_send(event);
+                Ok(())
             }
+            Self::Actor(recipient) => recipient.try_send(event).map_err(|error| match error {
+                SendError::Full(_) => SendError::Full(()),
+                SendError::Closed(_) => SendError::Closed(()),
+            }),
+            Self::Stream(sender) if !is_last && sender.capacity() <= RESERVED => {
+                match sender.is_closed() {
+                    true => Err(SendError::Closed(())),
+                    false => Err(SendError::Full(())),
+                }
+            }
+            Self::Stream(sender) => sender.try_send(event).map_err(|error| match error {
+                TrySendError::Full(_) => SendError::Full(()),
+                TrySendError::Closed(_) => SendError::Closed(()),
+            }),
         }
     }
 }

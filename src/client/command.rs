@@ -1,15 +1,11 @@
-//! [`Command`]: code and the options to run it. [`ExecBuilder`] and [`RunBuilder`] are short forms.
+//! [`Command`]: code and the options to run it.
 
-use std::{
-    future::{Future, IntoFuture},
-    pin::Pin,
-    time::Duration,
-};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::try_join3;
 
-use super::{Language, Output, OutputExt, Process, Sandbox, streams::READ_LIMIT};
+use super::{Language, Output, Process, Sandbox, streams::READ_LIMIT};
 use crate::{
     Error, OutputPolicy, ProcessEnd,
     actor::{Exec, Start, StartKey, Stdin},
@@ -17,9 +13,10 @@ use crate::{
 
 /// Code to run in a sandbox: its arguments, environment, working directory, input and time limit.
 ///
-/// [`Sandbox::command`] returns it. Works like [`std::process::Command`], except that every option
-/// takes the command and returns it. Run it with [`spawn`](Self::spawn), [`output`](Self::output)
-/// or [`status`](Self::status).
+/// [`Sandbox::command`] returns it; [`Sandbox::exec`] and [`Sandbox::run`] are its short forms.
+/// Works like [`std::process::Command`], except that every option takes the command and returns it.
+/// Run it with [`spawn`](Self::spawn), [`output`](Self::output) or
+/// [`run_to_end`](Self::run_to_end).
 ///
 /// Arguments, environment, working directory, time limit, output grace and [`stdin`](Self::stdin)
 /// need protocol v2. On a v1 server, such a command fails with
@@ -134,7 +131,7 @@ impl Command {
     }
 
     /// Sends this input and then closes stdin. Default: with [`spawn`](Self::spawn) stdin stays
-    /// open; with [`output`](Self::output) and [`status`](Self::status) there is no input.
+    /// open; with [`output`](Self::output) and [`run_to_end`](Self::run_to_end) there is no input.
     pub fn stdin(mut self, input: impl Into<Bytes>) -> Self {
         self.exec.stdin = Stdin::Bytes(input.into());
         self
@@ -180,7 +177,7 @@ impl Command {
     }
 
     /// Whether to kill the process when its last handle is dropped. Default: no.
-    /// [`output`](Self::output) and [`status`](Self::status) always do.
+    /// [`output`](Self::output) and [`run_to_end`](Self::run_to_end) always do.
     pub fn kill_on_drop(mut self, kill: bool) -> Self {
         self.kill_on_drop = kill;
         self
@@ -188,7 +185,8 @@ impl Command {
 
     /// Starts the process. Resolves when the server reports that it runs.
     ///
-    /// Dropping the future kills the process if it starts, because there is no handle to it.
+    /// **Cancel safety.** Dropping the future cancels the exec: the request is not sent, or the
+    /// process is killed as soon as it starts, because there is no handle to it.
     ///
     /// # Errors
     ///
@@ -213,10 +211,10 @@ impl Command {
         Ok(Process::new(self.sandbox, started, self.kill_on_drop))
     }
 
-    /// Runs the process to its end and collects its output. If a background process still holds the
-    /// output open after the [grace period](Self::output_grace), [`Output::cut`] is set.
+    /// Runs the process to its end and collects its output, in bytes. If a background process still
+    /// holds the output open after the [grace period](Self::output_grace), [`Output::cut`] is set.
     ///
-    /// Dropping the future kills the process.
+    /// **Cancel safety.** Dropping the future kills the process.
     ///
     /// # Errors
     ///
@@ -236,9 +234,12 @@ impl Command {
         .await;
         match collected {
             Ok((_, _, ProcessEnd::SandboxLost { end })) => Err(Error::sandbox_lost(end)),
-            Ok((stdout, stderr, end)) => {
-                Ok(Output::new(end, &stdout, &stderr, process.is_output_cut()))
-            }
+            Ok((stdout, stderr, end)) => Ok(Output {
+                end,
+                stdout,
+                stderr,
+                cut: process.is_output_cut(),
+            }),
             Err(error) => {
                 // Wait for the kill, so that the sandbox is free again. The first error matters
                 // more than an error of the kill.
@@ -250,13 +251,14 @@ impl Command {
 
     /// Runs the process to its end, drops its output and returns how it ended.
     ///
-    /// Dropping the future kills the process.
+    /// **Cancel safety.** Dropping the future kills the process.
     ///
     /// # Errors
     ///
     /// The errors of [`spawn`](Self::spawn). Neither a non-zero exit code nor a lost sandbox is an
     /// error: see [`ProcessEnd`].
-    pub async fn status(self) -> Result<ProcessEnd, Error> {
+    #[doc(alias = "status")]
+    pub async fn run_to_end(self) -> Result<ProcessEnd, Error> {
         let command = self.without_input().kill_on_drop(true);
         let policy = OutputPolicy {
             overflow: crate::Overflow::DropOldest,
@@ -287,68 +289,5 @@ impl Drop for Starting {
         if let Some((sandbox, key)) = self.0.take() {
             crate::actor::cancel_in_background(key, sandbox.addr());
         }
-    }
-}
-
-/// Options of [`Sandbox::exec`]. Await the builder to start the process. [`Sandbox::command`] has
-/// more options.
-///
-/// The builder implements [`IntoFuture`], not [`Future`]. Call `.into_future()` where a future is
-/// needed, for example in `futures::join!`.
-#[must_use = "code runs when the builder is awaited"]
-#[derive(Clone, Debug)]
-pub struct ExecBuilder(Command);
-
-impl ExecBuilder {
-    pub(super) fn new(command: Command) -> Self {
-        Self(command)
-    }
-
-    /// How much unread output the client buffers. Default: the policy of the sandbox.
-    pub fn output_policy(self, policy: OutputPolicy) -> Self {
-        Self(self.0.output_policy(policy))
-    }
-
-    /// Whether the process is killed when its last handle is dropped. Default: no.
-    pub fn kill_on_drop(self, kill: bool) -> Self {
-        Self(self.0.kill_on_drop(kill))
-    }
-}
-
-impl IntoFuture for ExecBuilder {
-    type Output = Result<Process, Error>;
-    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
-
-    fn into_future(self) -> Self::IntoFuture {
-        Box::pin(self.0.spawn())
-    }
-}
-
-/// Options of [`Sandbox::run`]. Await the builder to run the code to its end. [`Sandbox::command`]
-/// has more options.
-///
-/// The builder implements [`IntoFuture`], not [`Future`]. Call `.into_future()` where a future is
-/// needed, for example in `futures::join!`.
-#[must_use = "code runs when the builder is awaited"]
-#[derive(Clone, Debug)]
-pub struct RunBuilder(Command);
-
-impl RunBuilder {
-    pub(super) fn new(command: Command) -> Self {
-        Self(command)
-    }
-
-    /// The maximum number of bytes to collect of each stream. Default: 64 MiB.
-    pub fn output_limit(self, bytes: usize) -> Self {
-        Self(self.0.output_limit(bytes))
-    }
-}
-
-impl IntoFuture for RunBuilder {
-    type Output = Result<Output, Error>;
-    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
-
-    fn into_future(self) -> Self::IntoFuture {
-        Box::pin(self.0.output())
     }
 }

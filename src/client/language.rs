@@ -1,8 +1,8 @@
-//! [`Language`]: what an exec is written in.
+//! [`Language`]: the language of an exec.
 
 use std::{borrow::Cow, fmt};
 
-/// The language of an exec. Open: the server decides which names it knows.
+/// The language of an exec. The server decides which names it supports.
 ///
 /// ```
 /// use actix_sandbox::Language;
@@ -10,7 +10,7 @@ use std::{borrow::Cow, fmt};
 /// assert_eq!(Language::Python.as_str(), "python");
 /// assert_eq!(Language::from("ruby").as_str(), "ruby");
 /// assert_eq!(Language::from("bash"), Language::Bash);
-/// // Aliases that every server understands, since the client resolves them:
+/// // The client resolves aliases:
 /// assert_eq!(Language::from("python3"), Language::Python);
 /// assert_eq!(Language::from("py"), Language::Python);
 /// assert_eq!(Language::from("sh"), Language::Bash);

@@ -1,22 +1,42 @@
-//! Layer 4: what users see. Handles, builders and streams: a thin coat over the messages of
+//! Layer 4: what users see. Handles, builders and streams: a thin wrapper around the messages of
 //! [`actor`](crate::actor).
 
 mod builder;
 mod command;
+mod events;
 mod language;
 mod output;
 mod process;
 mod process_ref;
 mod runtime;
 mod sandbox;
+mod stdin;
 mod streams;
 
+use actix::{Actor, Addr, Context, Handler, Message};
+
 pub use builder::{ExistingSandbox, NewSandbox, OpenMode, SandboxBuilder};
-pub use command::{Command, ExecBuilder, RunBuilder};
+pub use command::Command;
+pub use events::EventStream;
 pub use language::Language;
 pub use output::Output;
 pub use process::Process;
 pub use process_ref::ProcessRef;
 pub use runtime::Runtime;
 pub use sandbox::Sandbox;
-pub use streams::{LineStream, OutputExt, TextStream};
+pub use stdin::ProcessStdin;
+pub use streams::{LineStream, TextStream};
+
+/// Sends a message and waits for the answer. `what` names the request in an error.
+async fn ask<A, M>(
+    actor: &Addr<A>,
+    message: M,
+    what: &'static str,
+) -> Result<M::Result, crate::Error>
+where
+    A: Actor<Context = Context<A>> + Handler<M>,
+    M: Message<Result: Send> + Send + 'static,
+{
+    let answer = actor.send(message).await;
+    answer.map_err(crate::Error::mailbox(what))
+}

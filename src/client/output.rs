@@ -1,48 +1,79 @@
 //! [`Output`]: what a process printed, and how it ended.
 
+use std::{borrow::Cow, str::Utf8Error};
+
+use bytes::Bytes;
+
 use crate::{Error, ProcessEnd};
 
-/// What a process printed, and how it ended.
+/// What a process printed, in bytes, and how it ended.
 ///
-/// Under protocol v1 [`end`](Self::end) does not tell whether the code succeeded: a failed script ends
-/// as [`ProcessEnd::Unknown`] like any other. Where that matters, let the code print it, for example
-/// with `…; echo "exit $?"`, or use [`Command::wrap_for_v1`](crate::Command::wrap_for_v1).
+/// Under protocol v1 [`end`](Self::end) does not tell whether the code succeeded: a failed script
+/// ends as [`ProcessEnd::Unknown`] like any other. Where that matters, let the code print it, for
+/// example with `…; echo "exit $?"`, or use
+/// [`Command::wrap_for_v1`](crate::Command::wrap_for_v1).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Output {
     /// How it ended.
     pub end: ProcessEnd,
-    /// Its stdout; what is not UTF-8 is replaced by U+FFFD.
-    pub stdout: String,
-    /// Its stderr, likewise.
-    pub stderr: String,
-    /// Whether output was cut off: the process has ended, another one in the background still held
-    /// its stdout or stderr when the [grace](crate::Command::output_grace) was over, and what that
-    /// prints is dropped. Protocol v1 cannot tell: there it is `false`.
+    /// All of its stdout.
+    pub stdout: Bytes,
+    /// All of its stderr.
+    pub stderr: Bytes,
+    /// Whether the output was cut off: see
+    /// [`OutputStream::is_cut`](crate::OutputStream::is_cut).
     pub cut: bool,
 }
 
 impl Output {
-    pub(super) fn new(end: ProcessEnd, stdout: &[u8], stderr: &[u8], cut: bool) -> Self {
-        let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
-        Self {
-            end,
-            stdout: text(stdout),
-            stderr: text(stderr),
-            cut,
-        }
+    /// Whether the process exited with code 0: see [`ProcessEnd::success`].
+    pub fn success(&self) -> bool {
+        self.end.success()
     }
 
-    /// The output of a process that exited with code 0, and an error for every other end.
+    /// Its stdout as text.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::ProcessFailed`](crate::ErrorKind::ProcessFailed), with how it ended and the last lines of its
-    /// stderr; also for [`ProcessEnd::Unknown`]: nobody said that it succeeded.
+    /// Fails if stdout is not UTF-8.
+    pub fn stdout_str(&self) -> Result<&str, Utf8Error> {
+        std::str::from_utf8(&self.stdout)
+    }
+
+    /// Its stderr as text.
+    ///
+    /// # Errors
+    ///
+    /// Fails if stderr is not UTF-8.
+    pub fn stderr_str(&self) -> Result<&str, Utf8Error> {
+        std::str::from_utf8(&self.stderr)
+    }
+
+    /// Its stdout as text. U+FFFD replaces bytes that are not UTF-8.
+    pub fn stdout_lossy(&self) -> Cow<'_, str> {
+        String::from_utf8_lossy(&self.stdout)
+    }
+
+    /// Its stderr as text. U+FFFD replaces bytes that are not UTF-8.
+    pub fn stderr_lossy(&self) -> Cow<'_, str> {
+        String::from_utf8_lossy(&self.stderr)
+    }
+
+    /// Returns the output if the process exited with code 0, and an error for every other end.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::ProcessFailed`](crate::ErrorKind::ProcessFailed), with how the process ended
+    /// and the last lines of its stderr. Also for [`ProcessEnd::Unknown`]: the server did not say
+    /// that the process succeeded.
     pub fn error_for_status(self) -> Result<Self, Error> {
-        match &self.end {
-            ProcessEnd::Exited(0) => Ok(self),
-            end => Err(Error::process_failed(end.clone(), &self.stderr)),
+        match self.success() {
+            true => Ok(self),
+            false => Err(Error::process_failed(
+                self.end.clone(),
+                &self.stderr_lossy(),
+            )),
         }
     }
 }

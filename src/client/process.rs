@@ -5,24 +5,29 @@ use std::{fmt, sync::Arc};
 use actix::Addr;
 use bytes::Bytes;
 
-use super::{ProcessRef, Sandbox};
+use super::{ProcessRef, ProcessStdin, Sandbox, ask};
 use crate::{
-    Error, OutputStream, ProcessActor, ProcessEnd, ProcessId, ProcessOutput,
+    Error, MergedOutput, OutputStream, ProcessActor, ProcessEnd, ProcessId, ProcessOutput,
     actor::{CloseStdin, FlushStdin, GetPlace, Kill, StartedProcess, Wait, WriteStdin},
 };
 
 /// A process in a sandbox.
 ///
-/// A handle is cheap to clone and can be sent anywhere. Its streams can be read both at once, one
-/// after the other, or not at all: see [`OutputPolicy`](crate::OutputPolicy) for what happens to output that nobody reads.
+/// A handle is cheap to clone and can be sent to any thread. Its streams can be read concurrently,
+/// one after the other, or not at all: [`OutputPolicy`](crate::OutputPolicy) says what happens to
+/// unread output.
 ///
-/// **Dropping** the last handle (a stream is one, too) does not kill the process, unless
-/// [`kill_on_drop`](crate::ExecBuilder::kill_on_drop) was set. It runs on, its output is dropped, and under
-/// protocol v1 the sandbox runs nothing else until it ends.
+/// **Dropping** the last handle does not kill the process, unless
+/// [`kill_on_drop`](crate::Command::kill_on_drop) was set. Its streams and its
+/// [`stdin`](Self::stdin) count as handles. Without a handle, the process continues, its output is
+/// dropped, and under protocol v1 the sandbox runs nothing else until the process ends.
 ///
-/// Processes that the code leaves in the background live on after its end, and die with the
+/// Processes that the code leaves in the background continue after its end, and end with the
 /// sandbox. What they print to its stdout and stderr is delivered for a
-/// [grace](crate::Command::output_grace).
+/// [grace period](crate::Command::output_grace).
+///
+/// **Cancel safety.** Every future here can be dropped. A request that was already sent still takes
+/// effect, but its result is lost. [`write_to_stdin`](Self::write_to_stdin) says how it differs.
 ///
 /// ```
 /// # #[cfg(all(unix, feature = "server"))]
@@ -30,7 +35,7 @@ use crate::{
 /// # futures::executor::block_on(async {
 /// # let server = actix_sandbox::LocalServer::start().await?;
 /// # let sandbox = actix_sandbox::Sandbox::create(server.url()).await?;
-/// use actix_sandbox::{Language, OutputExt};
+/// use actix_sandbox::Language;
 ///
 /// let process = sandbox.exec(Language::Python, "print('got', input())").await?;
 /// process.write_to_stdin("hello\n").await?;
@@ -76,8 +81,8 @@ impl Process {
         self.0.process
     }
 
-    /// A reader of stdout. What was printed before is read first; of several readers each gets what
-    /// the others do not.
+    /// A reader of stdout. It starts with the output that is not read yet. If there are several
+    /// readers, each byte goes to one of them.
     pub fn stdout(&self) -> OutputStream {
         self.0.output.stdout().keeping(self.clone())
     }
@@ -87,7 +92,43 @@ impl Process {
         self.0.output.stderr().keeping(self.clone())
     }
 
-    /// Bytes of output that are kept for readers now, of both streams together.
+    /// A reader of both streams in one, in the order in which they arrived at the client. A stream
+    /// from [`stdout`](Self::stdout) or [`stderr`](Self::stderr) may read at the same time: each
+    /// byte goes to one reader.
+    ///
+    /// ```
+    /// # #[cfg(all(unix, feature = "server"))]
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # futures::executor::block_on(async {
+    /// # let server = actix_sandbox::LocalServer::start().await?;
+    /// # let sandbox = actix_sandbox::Sandbox::create(server.url()).await?;
+    /// use actix_sandbox::Language;
+    /// use futures::StreamExt;
+    ///
+    /// let process = sandbox.exec(Language::Bash, "echo out; echo err >&2").await?;
+    /// let mut output = process.merged_output();
+    /// while let Some(piece) = output.next().await {
+    ///     let (stream, bytes) = piece?;
+    ///     println!("{stream}: {}", String::from_utf8_lossy(&bytes));
+    /// }
+    /// # sandbox.kill().await?;
+    /// # Ok(())
+    /// # })
+    /// # }
+    /// # #[cfg(not(all(unix, feature = "server")))]
+    /// # fn main() {}
+    /// ```
+    pub fn merged_output(&self) -> MergedOutput {
+        self.0.output.merged().keeping(self.clone())
+    }
+
+    /// The stdin of the process, for `tokio::io::copy` and the like.
+    /// [`write_to_stdin`](Self::write_to_stdin) does the same without a copy.
+    pub fn stdin(&self) -> ProcessStdin {
+        ProcessStdin::new(self.clone())
+    }
+
+    /// How many bytes of output are buffered now, of both streams together.
     pub fn buffered_output(&self) -> usize {
         self.0.output.buffered()
     }
@@ -97,112 +138,117 @@ impl Process {
         self.0.output.is_cut()
     }
 
-    /// Sends bytes to stdin, after all bytes before them. Resolves when they are accepted into the
-    /// stdin budget; [`flush_stdin`](Self::flush_stdin) tells when they were taken.
+    /// Sends bytes to stdin, after all bytes before them, without a copy. Resolves when they are
+    /// accepted into the [budget](crate::SandboxBuilder::stdin_budget), which counts bytes that are
+    /// not sent yet. [`flush_stdin`](Self::flush_stdin) waits until they are sent.
     ///
-    /// Under protocol v2 every byte arrives once, in order, whatever happens to the connection. Protocol v1 carries
-    /// UTF-8 only.
+    /// Under protocol v2 every byte arrives once and in order, even if the connection is lost
+    /// meanwhile.
     ///
     /// # Errors
     ///
-    /// The process has ended, before or while the write waited; it, or
-    /// [`close_stdin`](Self::close_stdin), has closed its stdin.
+    /// - [`ErrorKind::ProcessEnded`](crate::ErrorKind::ProcessEnded): the process ended before or
+    ///   during the write.
+    /// - [`ErrorKind::StdinClosed`](crate::ErrorKind::StdinClosed): the process, or
+    ///   [`close_stdin`](Self::close_stdin), has closed its stdin.
+    /// - [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported): protocol v1 carries only UTF-8,
+    ///   and the bytes are not.
     ///
-    /// Dropped while it waits for the budget, the bytes may be sent or not.
-    pub async fn write_to_stdin(&self, data: impl AsRef<[u8]>) -> Result<(), Error> {
-        let data = Bytes::copy_from_slice(data.as_ref());
-        self.0
-            .actor
-            .send(WriteStdin(data))
-            .await
-            .map_err(Error::mailbox("write to stdin"))?
+    /// **Cancel safety.** Not cancel safe: if the future is dropped while it waits for the budget,
+    /// the bytes may be sent or not.
+    pub async fn write_to_stdin(&self, data: impl Into<Bytes>) -> Result<(), Error> {
+        ask(&self.0.actor, WriteStdin(data.into()), "write to stdin").await?
     }
 
-    /// Resolves when everything accepted so far was taken: under protocol v2 by the pipe of the process, under v1 by the
-    /// connection. Whether the program read it, nobody knows.
+    /// Resolves when everything that was accepted before is sent: under protocol v2 to the pipe of
+    /// the process, under v1 to the connection. The program may read it later.
     ///
     /// # Errors
     ///
     /// The process ended before, or closed its stdin.
     pub async fn flush_stdin(&self) -> Result<(), Error> {
-        self.0
-            .actor
-            .send(FlushStdin)
-            .await
-            .map_err(Error::mailbox("flush stdin"))?
+        ask(&self.0.actor, FlushStdin, "flush stdin").await?
     }
 
-    /// Closes stdin after everything that was written before, so that a program that reads to the end of its
-    /// input goes on. Any number may ask. Resolves when the end is accepted behind what waits for the budget.
+    /// Closes stdin after everything that was written before. The program then reads the end of its
+    /// input. Resolves when the request is accepted; it waits behind earlier writes. Closing again
+    /// is not an error.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported): protocol v1 cannot close stdin. Let the program read
-    /// a line, or a length first.
+    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported): protocol v1 can't close stdin.
+    /// Let the program read a line, or a length first.
     pub async fn close_stdin(&self) -> Result<(), Error> {
-        self.0
-            .actor
-            .send(CloseStdin)
-            .await
-            .map_err(Error::mailbox("close stdin"))?
+        ask(&self.0.actor, CloseStdin, "close stdin").await?
     }
 
-    /// Names the process and the place up to which its output was read, so that another program can go on with it:
-    /// see [`Sandbox::attach_process`].
+    /// Returns the name of the process and the position up to which its output was read, so that
+    /// another program can resume it: see [`Sandbox::attach_process`].
     ///
-    /// Take it when this program is done reading: of what is read here later, the other program gets what it is still
-    /// told, and no more.
+    /// Call it after the last read. Output that this program reads later may be missing in the
+    /// other program. From now on, dropping the last handle does not drop unread output: the
+    /// process pauses when its output fills the budget, until the other program reads.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported): under protocol v1 processes have no names.
+    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported): under protocol v1 processes have
+    /// no names.
     pub async fn to_ref(&self) -> Result<ProcessRef, Error> {
-        let place = self
-            .0
-            .actor
-            .send(GetPlace)
-            .await
-            .map_err(Error::mailbox("name the process"))??;
+        let place = ask(&self.0.actor, GetPlace, "name the process").await??;
         Ok(ProcessRef::new(self.sandbox().sandbox_id(), place))
     }
 
-    /// Resolves when the process has ended, with how. Any number may wait, before and after.
-    ///
-    /// Under protocol v2 that is the end of the main process: its streams may go on, while another
-    /// process in the background holds them. Under v1 it is the end of its output as well.
+    /// Returns how the process ended, or `None` while the client has not heard of its end. Does not
+    /// wait and needs no executor.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::ActorGone`](crate::ErrorKind::ActorGone). A lost sandbox is no error but
+    /// [`ErrorKind::ActorGone`](crate::ErrorKind::ActorGone): an actor of the sandbox is gone, so
+    /// the end can't be known.
+    pub fn try_wait(&self) -> Result<Option<ProcessEnd>, Error> {
+        // Asked first: an actor that is gone has said before how the process ended, if it knew.
+        let is_alive = self.0.actor.connected();
+        match self.0.output.process_end() {
+            None if !is_alive => Err(Error::actor_gone("ask for the end of the process")),
+            end => Ok(end),
+        }
+    }
+
+    /// Waits until the process has ended, and returns how. Any number of callers may wait, also
+    /// after the end.
+    ///
+    /// Under protocol v2 that is the end of the main process. Its streams may continue while a
+    /// background process holds them open. Under v1 it is the end of its output as well.
+    ///
+    /// **Cancel safety.** Cancel safe.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::ActorGone`](crate::ErrorKind::ActorGone). A lost sandbox is not an error: see
     /// [`ProcessEnd::SandboxLost`].
     pub async fn wait(&self) -> Result<ProcessEnd, Error> {
         if let Some(end) = self.0.output.process_end() {
             return Ok(end);
         }
-        self.0
-            .actor
-            .send(Wait)
-            .await
-            .map_err(Error::mailbox("wait for the process"))?
+        ask(&self.0.actor, Wait, "wait for the process").await?
     }
 
-    /// Kills the process and its children. Resolves when the server confirmed that; at once if the
+    /// Kills the process and its children. Resolves when the server confirms it, or at once if the
     /// process and its output ended before. Under protocol v2, it also kills a background process
-    /// that still holds the output. Any number may ask. Under protocol v1, output beyond the budget
-    /// is dropped from now on.
+    /// that still holds the output open. Any number of callers may ask. Under protocol v1, output
+    /// beyond the budget is dropped from now on.
     ///
     /// # Errors
     ///
-    /// The server could not kill it, or did not confirm within
-    /// [`kill_timeout`](crate::SandboxBuilder::kill_timeout); the sandbox was lost; the process
-    /// ended, and the server stopped reading the output while a background process held it (that
-    /// process may still run).
+    /// Fails if:
+    ///
+    /// - the server could not kill it, or did not confirm within
+    ///   [`kill_timeout`](crate::SandboxBuilder::kill_timeout);
+    /// - the sandbox was lost;
+    /// - the process ended, and the server stopped reading the output while a background process
+    ///   held it open. That process may still run.
     pub async fn kill(&self) -> Result<(), Error> {
-        self.0
-            .actor
-            .send(Kill)
-            .await
-            .map_err(Error::mailbox("kill the process"))?
+        ask(&self.0.actor, Kill, "kill the process").await?
     }
 
     /// The sandbox that the process runs in.

@@ -1,4 +1,4 @@
-//! [`ProcessRef`]: a process for another program to go on with.
+//! [`ProcessRef`]: a process for another program to resume.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,11 +8,12 @@ use crate::{
     protocol::{ExecId, limits::MIN_WINDOW},
 };
 
-/// Names a process of a sandbox, and the place in its output up to which it was read.
+/// The name of a process in a sandbox, and the position up to which its output was read.
 ///
-/// It can be stored and sent, as JSON for example, and holds no secret: who goes on with the process attaches to the
-/// sandbox first, with its token. Made by [`Process::to_ref`](crate::Process::to_ref), taken by
-/// [`Sandbox::attach_process`](crate::Sandbox::attach_process).
+/// It can be stored and sent, for example as JSON. It holds no secret: a program that resumes the
+/// process needs the sandbox's token to attach to the sandbox first.
+/// [`Process::to_ref`](crate::Process::to_ref) returns it, and
+/// [`Sandbox::attach_process`](crate::Sandbox::attach_process) takes it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProcessRef {
     sandbox: String,
@@ -39,12 +40,12 @@ impl ProcessRef {
         SandboxId::from(self.sandbox.clone())
     }
 
-    /// Bytes of stdout that were read.
+    /// How many bytes of stdout were read.
     pub fn stdout_offset(&self) -> u64 {
         self.stdout
     }
 
-    /// Bytes of stderr that were read.
+    /// How many bytes of stderr were read.
     pub fn stderr_offset(&self) -> u64 {
         self.stderr
     }

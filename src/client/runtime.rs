@@ -16,9 +16,9 @@ use crate::{Error, SandboxActor, actor::Settings};
 
 /// Threads for the actors of sandboxes, shared by all clones.
 ///
-/// Rarely needed: in an actix System the actors run on the current arbiter, and everywhere else on a
-/// runtime that the process shares, with one arbiter for each core (eight at most). A runtime of
-/// one's own bounds the threads of a part of a program, or ends them early.
+/// Rarely needed. In an actix System the actors run on the current arbiter. Everywhere else they
+/// run on a runtime that the process shares, with one arbiter for each core, eight at most. A
+/// separate runtime limits the threads of a part of a program, or ends them early.
 ///
 /// When the last clone and the last sandbox on it are gone, its threads end.
 ///
@@ -53,11 +53,13 @@ struct Seat {
 }
 
 impl Runtime {
-    /// Starts a thread for a System, and this many arbiters, each with a thread of its own; at least one.
+    /// Starts a thread for a System, and this many arbiters, each with its own thread. At least
+    /// one.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Runtime`](crate::ErrorKind::Runtime): the operating system gives no thread.
+    /// [`ErrorKind::Runtime`](crate::ErrorKind::Runtime): the operating system can't start a
+    /// thread.
     pub fn new(arbiters: usize) -> Result<Self, Error> {
         let count = arbiters.max(1);
         let (sender, receiver) = mpsc::sync_channel(1);
@@ -116,7 +118,8 @@ impl Runtime {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        // Its threads end by themselves; to wait for them here could be to wait for this very thread.
+        // Its threads end by themselves; to wait for them here could be to wait for this very
+        // thread.
         self.system.stop();
     }
 }
@@ -143,8 +146,8 @@ impl fmt::Debug for Runtime {
     }
 }
 
-/// Starts the actor of a sandbox: on the runtime given, else in the current System, else on the shared
-/// runtime. Its actors keep their place there for as long as they live.
+/// Starts the actor of a sandbox: on the runtime given, else in the current System, else on the
+/// shared runtime. Its actors keep their place there for as long as they live.
 pub(crate) fn start(
     mut settings: Settings,
     runtime: Option<&Runtime>,

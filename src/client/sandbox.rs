@@ -5,15 +5,12 @@ use std::{fmt, sync::Arc};
 use actix::{Addr, Recipient};
 
 use super::{
-    Command, ExecBuilder, ExistingSandbox, Language, NewSandbox, Process, ProcessRef, RunBuilder,
-    SandboxBuilder,
+    Command, EventStream, ExistingSandbox, Language, NewSandbox, Output, Process, ProcessRef,
+    SandboxBuilder, ask,
 };
 use crate::{
     Error, SandboxActor, SandboxEvent, SandboxId, SandboxState, SandboxToken,
-    actor::{
-        AttachProcess, Checkpoint, GetState, GetVersion, KillSandbox, Opened, SnapshotFilesystem,
-        Subscribe,
-    },
+    actor::{self, AttachProcess, Checkpoint, KillSandbox, Opened, SnapshotFilesystem, Subscribe},
     protocol::Version,
 };
 
@@ -27,7 +24,7 @@ use crate::{
 /// and the actors stop, even during a reconnect. The sandbox itself lives on the server until its
 /// idle timeout. [`kill`](Self::kill) ends it.
 ///
-/// **Cancellation.** Every future here can be dropped. A request that was already sent still takes
+/// **Cancel safety.** Every future here can be dropped. A request that was already sent still takes
 /// effect, but its result is lost. Methods that behave differently say so.
 ///
 /// ```
@@ -60,7 +57,7 @@ struct Inner {
 impl Drop for Inner {
     fn drop(&mut self) {
         if self.kill_on_drop {
-            crate::actor::abandon_in_background(&self.addr);
+            actor::abandon_in_background(&self.addr);
         }
     }
 }
@@ -92,7 +89,8 @@ impl Sandbox {
     ///
     /// # async fn attach(token: String) -> Result<(), Error> {
     /// let sandbox = Sandbox::attach("https://sandbox.example", "sandbox-9182", token).await?;
-    /// println!("{}", sandbox.run(Language::Bash, "ls").await?.stdout);
+    /// let output = sandbox.run(Language::Bash, "ls").await?;
+    /// println!("{}", output.stdout_lossy());
     /// # Ok(())
     /// # }
     /// ```
@@ -134,19 +132,20 @@ impl Sandbox {
         &self.0.opened.sandbox_token
     }
 
-    /// Starts code. Await the builder to start it; it resolves when the server reports that the
-    /// code runs.
+    /// Starts code. Resolves when the server reports that the code runs. Short for
+    /// [`command`](Self::command) and [`spawn`](Command::spawn).
     ///
     /// While the client reconnects, the exec waits, and the code starts exactly once when the
     /// connection is back. Under protocol v2 several processes run at once, each with its own
     /// streams. Under v1 one process runs at a time, and the exec also waits for the end of a
     /// process that is being killed.
     ///
-    /// Dropping the future kills the process if it starts, because there is no handle to it.
+    /// **Cancel safety.** Dropping the future cancels the exec: the request is not sent, or the
+    /// process is killed as soon as it starts, because there is no handle to it.
     ///
     /// # Errors
     ///
-    /// Awaiting the builder fails if:
+    /// Fails if:
     ///
     /// - the sandbox isn't running, or, under v1, another process runs;
     /// - the server doesn't support the language or can't start the process (the sandbox lives on);
@@ -154,25 +153,34 @@ impl Sandbox {
     ///   starts later, it is killed;
     /// - the connection is lost before the answer. If the process started, it is killed once the
     ///   connection is back.
-    pub fn exec(&self, language: impl Into<Language>, code: impl Into<String>) -> ExecBuilder {
-        ExecBuilder::new(self.command(language, code))
+    pub async fn exec(
+        &self,
+        language: impl Into<Language>,
+        code: impl Into<String>,
+    ) -> Result<Process, Error> {
+        self.command(language, code).spawn().await
     }
 
-    /// Runs code to its end and collects its output. Await the builder to run it.
+    /// Runs code to its end and collects its output, at most 64 MiB of each stream. Short for
+    /// [`command`](Self::command) and [`output`](Command::output).
     ///
-    /// Dropping the future kills the process.
+    /// **Cancel safety.** Dropping the future kills the process.
     ///
     /// # Errors
     ///
-    /// The errors of [`exec`](Self::exec). Also fails if the output exceeds
-    /// [`output_limit`](RunBuilder::output_limit) or the sandbox is lost. A non-zero exit code is
-    /// not an error.
-    pub fn run(&self, language: impl Into<Language>, code: impl Into<String>) -> RunBuilder {
-        RunBuilder::new(self.command(language, code))
+    /// The errors of [`exec`](Self::exec). Also fails if there is more output or the sandbox is
+    /// lost. A non-zero exit code is not an error: see
+    /// [`Output::error_for_status`].
+    pub async fn run(
+        &self,
+        language: impl Into<Language>,
+        code: impl Into<String>,
+    ) -> Result<Output, Error> {
+        self.command(language, code).output().await
     }
 
-    /// Returns a command, which has more options than [`exec`](Self::exec) and [`run`](Self::run):
-    /// arguments, environment, working directory, input, time limit.
+    /// Returns a command, which has the options that [`exec`](Self::exec) and [`run`](Self::run)
+    /// lack: arguments, environment, working directory, input, time limit, output policy.
     pub fn command(&self, language: impl Into<Language>, code: impl Into<String>) -> Command {
         Command::new(self.clone(), language.into(), code.into())
     }
@@ -188,7 +196,7 @@ impl Sandbox {
     /// # #[cfg(all(unix, feature = "server"))]
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # futures::executor::block_on(async {
-    /// use actix_sandbox::{Language, LocalServer, OutputExt, ProcessRef, Sandbox};
+    /// use actix_sandbox::{Language, LocalServer, ProcessRef, Sandbox};
     ///
     /// let server = LocalServer::start().await?;
     /// let sandbox = Sandbox::create(server.url()).await?;
@@ -231,41 +239,36 @@ impl Sandbox {
             );
             return Err(Error::option("process", problem));
         }
-        let message = AttachProcess {
-            place: process.place(),
-            output: None,
-        };
-        let started = self
-            .addr()
-            .send(message)
-            .await
-            .map_err(Error::mailbox("attach to the process"))??;
+        let place = process.place();
+        let started = ask(
+            self.addr(),
+            AttachProcess { place },
+            "attach to the process",
+        )
+        .await??;
         Ok(Process::new(self.clone(), started, false))
     }
 
-    /// Kills the sandbox with everything in it. Resolves when the server confirmed it. Any number
-    /// may ask.
+    /// Kills the sandbox with everything in it. Resolves when the server confirms it. Any number of
+    /// callers may ask.
     ///
-    /// Resolves at once if the server said before that nothing is left to kill here: the sandbox was
-    /// killed, deleted, checkpointed or handed over to another client. A checkpoint stays: attach to
-    /// the sandbox and kill it then.
+    /// Resolves at once if the server said before that nothing is left to kill here: the sandbox
+    /// was killed, deleted, checkpointed or handed over to another client. A checkpoint stays:
+    /// attach to the sandbox and kill it then.
     ///
     /// # Errors
     ///
     /// Fails if the server refuses, if it doesn't confirm within
-    /// [`kill_timeout`](SandboxBuilder::kill_timeout), or if the connection is lost before. Also fails
-    /// if the session ended with an error such as `SANDBOX_ERROR` or `SANDBOX_CHECKPOINT_ERROR`, after
-    /// which the sandbox may still run. Then [`Error::effect`] is [`Unknown`](crate::Effect::Unknown):
-    /// attach to the sandbox and kill it.
+    /// [`kill_timeout`](SandboxBuilder::kill_timeout), or if the connection is lost before. Also
+    /// fails if the session ended with an error such as `SANDBOX_ERROR` or
+    /// `SANDBOX_CHECKPOINT_ERROR`, after which the sandbox may still run. Then [`Error::effect`] is
+    /// [`Unknown`](crate::Effect::Unknown): attach to the sandbox and kill it.
     pub async fn kill(&self) -> Result<(), Error> {
-        self.addr()
-            .send(KillSandbox)
-            .await
-            .map_err(Error::mailbox("kill the sandbox"))?
+        ask(self.addr(), KillSandbox, "kill the sandbox").await?
     }
 
     /// Stores the files of the sandbox under a name. New sandboxes can start from it with
-    /// [`filesystem_snapshot_name`](SandboxBuilder::filesystem_snapshot_name). The sandbox keeps
+    /// [`snapshot`](SandboxBuilder::snapshot). The sandbox keeps
     /// running.
     ///
     /// # Errors
@@ -274,66 +277,73 @@ impl Sandbox {
     /// take the snapshot.
     pub async fn snapshot_filesystem(&self, name: impl Into<String>) -> Result<(), Error> {
         let message = SnapshotFilesystem { name: name.into() };
-        self.addr()
-            .send(message)
-            .await
-            .map_err(Error::mailbox("snapshot the filesystem"))?
+        ask(self.addr(), message, "snapshot the filesystem").await?
     }
 
-    /// Stores the sandbox and ends it here; it is taken up again by attaching to it.
+    /// Stores the sandbox and ends the session. To resume it, attach to it.
     ///
     /// # Errors
     ///
-    /// The sandbox is not running; a process runs (the sandbox goes on); it was created without
-    /// [`enable_sandbox_checkpoint`](SandboxBuilder::enable_sandbox_checkpoint), and nothing is
-    /// sent (the sandbox goes on); the server could not make the checkpoint. The last ends the
+    /// The sandbox is not running; a process runs (the sandbox continues); it was created without
+    /// [`checkpoint`](SandboxBuilder::checkpoint), and nothing is
+    /// sent (the sandbox continues); the server could not make the checkpoint. The last ends the
     /// session. The sandbox may still run, so [`Error::effect`] is
-    /// [`Unknown`](crate::Effect::Unknown): attach to it to go on or to kill it.
+    /// [`Unknown`](crate::Effect::Unknown): attach to it to use or kill it.
     ///
     /// For a sandbox that it attached to, the client does not know whether that option was set. It
     /// asks the server. If the option was not set, the server refuses with an error that **ends the
     /// session**.
     pub async fn checkpoint(&self) -> Result<(), Error> {
-        self.addr()
-            .send(Checkpoint)
-            .await
-            .map_err(Error::mailbox("checkpoint the sandbox"))?
+        ask(self.addr(), Checkpoint, "checkpoint the sandbox").await?
     }
 
-    /// The state of the sandbox and its connection.
+    /// The state of the sandbox and its connection, as far as the client knows. It includes what
+    /// every call that has returned has learned.
     ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::ActorGone`](crate::ErrorKind::ActorGone).
-    pub async fn state(&self) -> Result<SandboxState, Error> {
-        self.addr()
-            .send(GetState)
-            .await
-            .map_err(Error::mailbox("ask for the state"))
+    /// If an actor of the sandbox is gone, the state is [`Ended`](SandboxState::Ended).
+    pub fn state(&self) -> SandboxState {
+        self.0.opened.state.state()
     }
 
     /// The protocol version of the connection, or of the last one while the connection is lost.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::ActorGone`](crate::ErrorKind::ActorGone).
-    pub async fn protocol_version(&self) -> Result<Version, Error> {
-        self.addr()
-            .send(GetVersion)
-            .await
-            .map_err(Error::mailbox("ask for the protocol version"))
+    pub fn protocol_version(&self) -> Version {
+        self.0.opened.state.version()
     }
 
-    /// Subscribes an actor to every later [`SandboxEvent`].
+    /// The later events of the sandbox, as a stream. If the sandbox has ended, its only item is
+    /// [`SandboxEvent::Ended`].
+    ///
+    /// ```
+    /// # #[cfg(all(unix, feature = "server"))]
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # futures::executor::block_on(async {
+    /// # let server = actix_sandbox::LocalServer::start().await?;
+    /// # let sandbox = actix_sandbox::Sandbox::create(server.url()).await?;
+    /// use futures::StreamExt;
+    ///
+    /// let mut events = sandbox.events();
+    /// sandbox.kill().await?;
+    /// while let Some(event) = events.next().await {
+    ///     println!("{event:?}");
+    /// }
+    /// # Ok(())
+    /// # })
+    /// # }
+    /// # #[cfg(not(all(unix, feature = "server")))]
+    /// # fn main() {}
+    /// ```
+    pub fn events(&self) -> EventStream {
+        EventStream(actor::subscribe_stream(self.addr()))
+    }
+
+    /// Subscribes an actor to every later [`SandboxEvent`]: see [`Subscribe`].
+    /// [`events`](Self::events) returns them as a stream.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::ActorGone`](crate::ErrorKind::ActorGone).
     pub async fn subscribe(&self, recipient: Recipient<SandboxEvent>) -> Result<(), Error> {
-        self.addr()
-            .send(Subscribe(recipient))
-            .await
-            .map_err(Error::mailbox("subscribe"))
+        ask(self.addr(), Subscribe(recipient), "subscribe").await
     }
 
     /// The address of the actor behind this handle, for programs that use actors. An address keeps

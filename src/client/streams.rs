@@ -1,8 +1,8 @@
-//! Text from output: [`TextStream`] and [`LineStream`], and `read_all` in [`OutputExt`].
+//! Other ways to read an [`OutputStream`]: all at once, as text ([`TextStream`]) or by lines
+//! ([`LineStream`]).
 
 use std::{
     collections::VecDeque,
-    future::Future,
     pin::Pin,
     task::{Context, Poll, ready},
 };
@@ -12,52 +12,33 @@ use futures::{Stream, StreamExt};
 
 use crate::{Error, OutputStream, protocol::Utf8Decoder};
 
-/// Most bytes that `read_all` and `run` collect unless told otherwise.
+/// The most bytes of one stream that `read_all`, `run` and `output` collect by default.
 pub(super) const READ_LIMIT: usize = 64 * 1024 * 1024;
 
 /// Longest line that [`LineStream`] gives in one piece, in bytes.
 const MAX_LINE: usize = 1024 * 1024;
 
-/// Ways to read an [`OutputStream`] other than piece by piece.
-pub trait OutputExt: Sized {
-    /// Everything up to the end, as text; what is not UTF-8 is replaced by U+FFFD.
+impl OutputStream {
+    /// Reads everything up to the end, at most 64 MiB.
     ///
     /// # Errors
     ///
-    /// More than 64 MiB ([`ErrorKind::OutputTooLarge`](crate::ErrorKind::OutputTooLarge)), a gap, or a
-    /// lost sandbox. What was read before is gone with the error; to keep it, read piece by piece.
+    /// [`ErrorKind::OutputTooLarge`](crate::ErrorKind::OutputTooLarge) if there is more, and the
+    /// errors of the stream. What was read before the error is lost; to keep it, read piece by
+    /// piece.
     ///
-    /// Not cancellation safe: what was read when the future is dropped is gone.
-    fn read_all(self) -> impl Future<Output = Result<String, Error>> + Send;
-
-    /// Everything up to the end, in bytes, at most `limit`.
-    ///
-    /// # Errors
-    ///
-    /// As [`read_all`](Self::read_all).
-    fn read_to_limit(self, limit: usize) -> impl Future<Output = Result<Bytes, Error>> + Send;
-
-    /// Text as it comes, never split inside a code point. Cancellation safe.
-    ///
-    /// The stream reads ahead by up to one piece: keep it for as long as you read, since what it has
-    /// read and not given is gone with it.
-    fn text(self) -> TextStream;
-
-    /// Line by line, without the line ends (`\n` or `\r\n`). The last line may have none. A line
-    /// longer than 1 MiB may come in several pieces. Cancellation safe.
-    ///
-    /// The stream reads ahead by up to one piece: keep it for as long as you read, since what it has
-    /// read and not given is gone with it.
-    fn lines(self) -> LineStream;
-}
-
-impl OutputExt for OutputStream {
-    async fn read_all(self) -> Result<String, Error> {
-        let bytes = self.read_to_limit(READ_LIMIT).await?;
-        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    /// **Cancel safety.** Not cancel safe: dropping the future loses what it has read.
+    pub async fn read_all(self) -> Result<Bytes, Error> {
+        self.read_to_limit(READ_LIMIT).await
     }
 
-    async fn read_to_limit(mut self, limit: usize) -> Result<Bytes, Error> {
+    /// Reads everything up to the end, at most `limit` bytes. Otherwise like
+    /// [`read_all`](Self::read_all).
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`read_all`](Self::read_all).
+    pub async fn read_to_limit(mut self, limit: usize) -> Result<Bytes, Error> {
         let mut all = BytesMut::new();
         while let Some(piece) = self.next().await {
             let piece = piece?;
@@ -69,14 +50,23 @@ impl OutputExt for OutputStream {
         Ok(all.freeze())
     }
 
-    fn text(self) -> TextStream {
+    /// Text as it comes, never split inside a code point. U+FFFD replaces bytes that are not UTF-8.
+    ///
+    /// **Cancel safety.** Dropping a read loses nothing. Dropping the text stream loses the
+    /// beginning of a code point that it has read.
+    pub fn text(self) -> TextStream {
         TextStream {
             output: self,
             decoder: Utf8Decoder::default(),
         }
     }
 
-    fn lines(self) -> LineStream {
+    /// Text line by line, without the line ends (`\n` or `\r\n`). The last line may have none. A
+    /// line longer than 1 MiB may come in several items.
+    ///
+    /// **Cancel safety.** Dropping a read loses nothing. Dropping the line stream loses what it has
+    /// read ahead, at most one piece and one line.
+    pub fn lines(self) -> LineStream {
         LineStream {
             text: self.text(),
             line: String::new(),
@@ -85,7 +75,7 @@ impl OutputExt for OutputStream {
     }
 }
 
-/// Output as text, as it comes. Made by [`OutputExt::text`].
+/// Output as text, as it comes. Returned by [`OutputStream::text`].
 #[derive(Debug)]
 pub struct TextStream {
     output: OutputStream,
@@ -112,7 +102,7 @@ impl Stream for TextStream {
     }
 }
 
-/// Output line by line. Made by [`OutputExt::lines`].
+/// Output line by line. Returned by [`OutputStream::lines`].
 #[derive(Debug)]
 pub struct LineStream {
     text: TextStream,

@@ -75,8 +75,8 @@ pub enum SandboxEnd {
         /// What was waited for, and how long.
         waited: String,
     },
-    /// The sandbox lives, but a process in it ended with the sandbox's life on another server, or was forgotten
-    /// (protocol v2). Only processes end by this.
+    /// The sandbox lives, but a process in it ended with the sandbox's life on another server, or
+    /// was forgotten (protocol v2). Only processes end by this.
     ProcessLost {
         /// The server's own reason.
         reason: Option<String>,
@@ -185,41 +185,55 @@ impl fmt::Display for SandboxEnd {
 
 /// How a process ended.
 ///
-/// A non-zero exit is no error of this crate, and a lost sandbox is no end of the process: the two
-/// are told apart here.
+/// A non-zero exit code is not an [`Error`](std::error::Error), and a lost sandbox is not the end
+/// of the process: the variants tell the two apart.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ProcessEnd {
-    /// It exited with this code. Protocol v1 cannot tell, but for a wrapper around the code: see
-    /// [`Unknown`](Self::Unknown).
+    /// It exited with this code. Protocol v1 reports it only with
+    /// `Command::wrap_for_v1`.
     Exited(i32),
-    /// It was ended by this signal. Protocol v1 cannot tell, but for a wrapper.
+    /// This signal ended it. Protocol v1 reports it only with `Command::wrap_for_v1`.
     Signaled(i32),
-    /// It was killed: a kill was asked for while it ran, by this client or by the server, and the
-    /// server said that the process is no more.
+    /// It was killed: this client or the server asked for a kill while it ran, and the server
+    /// confirmed its end.
     Killed,
-    /// It ran longer than its timeout and was killed for that. Protocol v1 cannot tell.
+    /// It exceeded its time limit and was killed. Protocol v1 never reports it.
     TimedOut,
-    /// The sandbox was lost while the process ran: nobody knows how, or whether, it ended.
+    /// The sandbox was lost while the process ran. Whether and how the process ended is unknown.
     SandboxLost {
         /// Why the sandbox is over.
         end: SandboxEnd,
     },
-    /// The server said that it ended, and not how. That is all that protocol v1 can say; the client can wrap the code so
-    /// that its output says more (`Command::wrap_for_v1`).
+    /// The server said that it ended, but not how. Protocol v1 says no more, except with
+    /// `Command::wrap_for_v1`.
     Unknown,
 }
 
 impl ProcessEnd {
-    /// Whether the server said that the process ended. `false` means that nobody knows.
+    /// Whether the server said that the process ended. `false` if the sandbox was lost.
     pub fn is_confirmed(&self) -> bool {
         !matches!(self, Self::SandboxLost { .. })
     }
 
-    /// The exit code, where the server told it.
+    /// Whether the process exited with code 0. `false` for [`Unknown`](Self::Unknown).
+    pub fn success(&self) -> bool {
+        matches!(self, Self::Exited(0))
+    }
+
+    /// The exit code. `None` if the process did not exit by itself, or the server did not say.
     pub fn code(&self) -> Option<i32> {
         match self {
             Self::Exited(code) => Some(*code),
+            _ => None,
+        }
+    }
+
+    /// The signal that ended the process, if it was not [`Killed`](Self::Killed) or
+    /// [`TimedOut`](Self::TimedOut) by the server. `None` if the server did not say.
+    pub fn signal(&self) -> Option<i32> {
+        match self {
+            Self::Signaled(signal) => Some(*signal),
             _ => None,
         }
     }

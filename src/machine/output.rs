@@ -2,41 +2,41 @@
 //!
 //! Protocol v1 has no flow control: output, statuses and answers come down one TCP stream. When a
 //! process prints faster than its output is read, a client can stop reading the link (and a status
-//! waits behind the output), or drop output, or grow. Growing is never done here. Which of the other
-//! two happens is the [`OutputPolicy`], and under [`Overflow::Pause`] it depends on who waits:
+//! waits behind the output), or drop output, or grow. Growing is never done here. Which of the
+//! other two happens is the [`OutputPolicy`], and under [`Overflow::Pause`] it depends on who
+//! waits:
 //!
-//! - while nobody waits for anything behind the output, the link is not read, and the process stops;
-//! - as soon as somebody does (a `kill`, a `wait`, a request to the sandbox, a subscriber, a reader of
-//!   the *other* stream), the link is read on, and what does not fit is dropped from a stream that
-//!   nobody reads, oldest first. The reader of it sees the gap as an error.
+//! - while nobody waits for anything behind the output, the link is not read, and the process
+//!   stops;
+//! - as soon as somebody does (a `kill`, a `wait`, a request to the sandbox, a subscriber, a reader
+//!   of the *other* stream), the link is read on, and what does not fit is dropped from a stream
+//!   that nobody reads, oldest first. The reader of it sees the gap as an error.
 //! - A stream that has a reader is dropped from only after a kill, or when the reader took nothing
 //!   for the longest pause.
 //!
-//! In v2 the server keeps to a window for each exec, and the link is always read. What held the link back holds the
-//! process back, by the window: nothing but a `wait` and a reader of the other stream can wait behind the output then.
+//! In v2 the server keeps to a window for each exec, and the link is always read. What held the
+//! link back holds the process back, by the window: nothing but a `wait` and a reader of the other
+//! stream can wait behind the output then.
 
-use std::{
-    collections::VecDeque,
-    time::{Duration, Instant},
-};
+mod order;
+mod stream;
 
-use bytes::{Buf, Bytes, BytesMut};
+use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+
+pub use self::stream::Piece;
+use self::{order::Order, stream::StreamBuffer};
 use super::SandboxEnd;
 use crate::protocol::{StdStream, limits::MIN_WINDOW, utf8_boundary};
 
-/// Pieces shorter than this are gathered, so that many small ones cost no more than a few large ones.
-const SMALL: usize = 1024;
-/// A gathered piece is closed when it reaches this size.
-const GATHERED: usize = 16 * 1024;
-/// With more gaps than this the output before the oldest is dropped: a gap costs more than the few bytes that may be
-/// around it.
-const MAX_GAPS: usize = 1024;
+/// With more, the length of a run in [`Order`] could overflow.
+const MAX_BUDGET: usize = 1 << 31;
 
 /// How much output of one process is kept for its readers, and what happens to more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OutputPolicy {
-    /// Bytes of stdout and stderr together. Default: 4 MiB.
+    /// Bytes of stdout and stderr together, at most 2 GiB. Default: 4 MiB.
     ///
     /// What is already on its way when the budget is reached comes on top: at most two batches of
     /// 64 KiB, or one message where that is larger.
@@ -55,7 +55,8 @@ impl Default for OutputPolicy {
 }
 
 impl OutputPolicy {
-    /// What a server is to send unacknowledged (v2), so that it is noticed here when the budget is reached.
+    /// What a server is to send unacknowledged (v2), so that it is noticed here when the budget is
+    /// reached.
     pub(crate) fn window(&self) -> u64 {
         (self.budget as u64).saturating_add(4).max(MIN_WINDOW)
     }
@@ -64,8 +65,8 @@ impl OutputPolicy {
 /// What happens to output over the budget.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Overflow {
-    /// The link is not read, so that the process stops, until somebody reads the output or waits for
-    /// something behind it.
+    /// The link is not read, so that the process stops, until somebody reads the output or waits
+    /// for something behind it.
     Pause {
         /// Longest pause without a byte read, after which output is dropped rather than the link
         /// left unread (servers drop a client that answers no ping). Default: 10 s.
@@ -85,15 +86,6 @@ impl Default for Overflow {
     }
 }
 
-/// What a reader gets.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Piece {
-    /// Output.
-    Data(Bytes),
-    /// This many bytes were dropped here.
-    Gap(u64),
-}
-
 /// Why no more output comes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Finish {
@@ -110,133 +102,13 @@ pub enum Finish {
     ActorGone,
 }
 
-#[derive(Debug, Default)]
-struct StreamBuffer {
-    /// Dropped before `pieces`.
-    gap: u64,
-    /// Output, and gaps in it.
-    pieces: VecDeque<Piece>,
-    /// How many of the pieces are gaps.
-    gaps: usize,
-    /// Small pieces, gathered.
-    tail: BytesMut,
-    /// Bytes kept.
-    kept: usize,
-    /// How many readers hold the stream.
-    readers: usize,
-    /// A reader found nothing and waits.
-    starved: bool,
-}
-
-impl StreamBuffer {
-    fn push(&mut self, data: Bytes) {
-        self.kept += data.len();
-        if data.len() < SMALL {
-            self.tail.extend_from_slice(&data);
-            if self.tail.len() >= GATHERED {
-                self.close_tail();
-            }
-        } else {
-            self.close_tail();
-            self.pieces.push_back(Piece::Data(data));
-        }
-    }
-
-    /// Output that never came. Gives how many bytes were dropped for it.
-    fn push_gap(&mut self, bytes: u64) -> usize {
-        self.close_tail();
-        match self.pieces.back_mut() {
-            None => self.gap = self.gap.saturating_add(bytes),
-            Some(Piece::Gap(gap)) => *gap = gap.saturating_add(bytes),
-            Some(Piece::Data(_)) => {
-                self.pieces.push_back(Piece::Gap(bytes));
-                self.gaps += 1;
-            }
-        }
-        let mut dropped = 0;
-        while self.gaps > MAX_GAPS {
-            match self.pieces.pop_front() {
-                Some(Piece::Data(data)) => dropped += data.len(),
-                Some(Piece::Gap(bytes)) => self.take_gap(bytes),
-                None => break,
-            }
-        }
-        self.kept -= dropped;
-        self.gap = self.gap.saturating_add(dropped as u64);
-        dropped
-    }
-
-    /// A gap that was the first piece is before all of them.
-    fn take_gap(&mut self, bytes: u64) {
-        self.gaps -= 1;
-        self.gap = self.gap.saturating_add(bytes);
-    }
-
-    fn close_tail(&mut self) {
-        if !self.tail.is_empty() {
-            let data = self.tail.split().freeze();
-            self.pieces.push_back(Piece::Data(data));
-        }
-    }
-
-    /// The next output, behind the gaps before it.
-    fn pop_data(&mut self) -> Option<Bytes> {
-        if self.pieces.is_empty() {
-            self.close_tail();
-        }
-        loop {
-            match self.pieces.pop_front()? {
-                Piece::Gap(bytes) => self.take_gap(bytes),
-                Piece::Data(data) => {
-                    self.kept -= data.len();
-                    return Some(data);
-                }
-            }
-        }
-    }
-
-    /// The next piece for a reader.
-    fn pop(&mut self) -> Option<Piece> {
-        if self.gap == 0
-            && let Some(&Piece::Gap(bytes)) = self.pieces.front()
-        {
-            self.pieces.pop_front();
-            self.take_gap(bytes);
-        }
-        match std::mem::take(&mut self.gap) {
-            0 => self.pop_data().map(Piece::Data),
-            bytes => Some(Piece::Gap(bytes)),
-        }
-    }
-
-    /// Drops at least `bytes` from the front, up to the next code point; gives how many it were.
-    fn evict(&mut self, bytes: usize) -> usize {
-        let mut evicted = 0;
-        while evicted < bytes {
-            let Some(mut piece) = self.pop_data() else {
-                break;
-            };
-            let mut cut = (bytes - evicted).min(piece.len());
-            while piece.get(cut).is_some_and(|byte| byte & 0xC0 == 0x80) {
-                cut += 1;
-            }
-            piece.advance(cut);
-            evicted += cut;
-            if !piece.is_empty() {
-                self.kept += piece.len();
-                self.pieces.push_front(Piece::Data(piece));
-            }
-        }
-        self.gap = self.gap.saturating_add(evicted as u64);
-        evicted
-    }
-}
-
 /// The output of one exec. `P` is a permit to read the link, given back by being dropped.
 #[derive(Debug)]
 pub struct OutputBuffer<P> {
     policy: OutputPolicy,
     streams: [StreamBuffer; 2],
+    /// In which order the bytes in `streams` arrived.
+    order: Order,
     used: usize,
     permits: Vec<P>,
     /// Somebody waits for something behind the output.
@@ -255,14 +127,16 @@ pub struct OutputBuffer<P> {
 }
 
 impl<P> OutputBuffer<P> {
-    /// An empty buffer. A budget of nothing counts as one byte: with less there would never be room.
+    /// An empty buffer. A budget of nothing counts as one byte: with less there would never be
+    /// room.
     pub fn new(policy: OutputPolicy) -> Self {
         Self {
             policy: OutputPolicy {
-                budget: policy.budget.max(1),
+                budget: policy.budget.clamp(1, MAX_BUDGET),
                 ..policy
             },
             streams: Default::default(),
+            order: Order::default(),
             used: 0,
             permits: Vec::new(),
             awaited: false,
@@ -298,6 +172,7 @@ impl<P> OutputBuffer<P> {
             return;
         }
         self.used += data.len();
+        self.order.push(stream, data.len());
         let buffer = &mut self.streams[stream as usize];
         buffer.starved = false;
         buffer.push(data);
@@ -306,12 +181,19 @@ impl<P> OutputBuffer<P> {
     /// Output that never came, and never will.
     pub fn handle_gap(&mut self, stream: StdStream, bytes: u64) {
         if bytes > 0 && self.finish.is_none() && !self.unreadable {
-            self.used -= self.streams[stream as usize].push_gap(bytes);
+            let dropped = self.streams[stream as usize].push_gap(bytes);
+            self.forget(stream, dropped);
         }
     }
 
-    /// Takes the permit of a batch from the link; it is given back once there is room. In v2 there is no need
-    /// to hold the link back.
+    /// Bytes were taken from the front of a stream.
+    fn forget(&mut self, stream: StdStream, bytes: usize) {
+        self.used -= bytes;
+        self.order.remove(stream, bytes);
+    }
+
+    /// Takes the permit of a batch from the link; it is given back once there is room. In v2 there
+    /// is no need to hold the link back.
     pub fn handle_permit(&mut self, permit: P, now: Instant) {
         if self.windowed || self.has_room() {
             return;
@@ -320,8 +202,8 @@ impl<P> OutputBuffer<P> {
         self.paused_since.get_or_insert(now);
     }
 
-    /// The server sends at most so much that is not taken (v2). From now on the link is not held back: under
-    /// [`Overflow::Pause`] the server stops the process.
+    /// The server sends at most so much that is not taken (v2). From now on the link is not held
+    /// back: under [`Overflow::Pause`] the server stops the process.
     pub fn set_window(&mut self, window: u64) {
         self.windowed = true;
         if let Overflow::Pause { .. } = self.policy.overflow {
@@ -334,8 +216,8 @@ impl<P> OutputBuffer<P> {
         self.make_room();
     }
 
-    /// Bytes of each stream that no reader has taken and that were not dropped. What is kept under another
-    /// policy than [`Overflow::Pause`] does not hold the process back, and counts as taken.
+    /// Bytes of each stream that no reader has taken and that were not dropped. What is kept under
+    /// another policy than [`Overflow::Pause`] does not hold the process back, and counts as taken.
     pub fn untaken(&self) -> [usize; 2] {
         match self.policy.overflow {
             Overflow::Pause { .. } => [self.streams[0].kept, self.streams[1].kept],
@@ -376,6 +258,7 @@ impl<P> OutputBuffer<P> {
     pub fn set_unreadable(&mut self) {
         self.unreadable = true;
         self.streams = Default::default();
+        self.order = Order::default();
         self.used = 0;
         self.resume();
     }
@@ -395,12 +278,16 @@ impl<P> OutputBuffer<P> {
 
     /// The next piece of a stream. `None`: nothing is there now; see [`finished`](Self::finished).
     pub fn read(&mut self, stream: StdStream, now: Instant) -> Option<Piece> {
-        let buffer = &mut self.streams[stream as usize];
-        let piece = buffer.pop();
+        self.read_at_most(stream, usize::MAX, now)
+    }
+
+    /// The next piece of a stream, of at most so many bytes.
+    pub fn read_at_most(&mut self, stream: StdStream, most: usize, now: Instant) -> Option<Piece> {
+        let piece = self.streams[stream as usize].pop(most);
         if let Some(Piece::Data(data)) = &piece {
-            self.used -= data.len();
+            self.forget(stream, data.len());
         }
-        buffer.starved = piece.is_none() && self.finish.is_none();
+        self.streams[stream as usize].starved = piece.is_none() && self.finish.is_none();
         if piece.is_some() {
             self.stalled = false;
             self.paused_since = self.paused_since.map(|_| now);
@@ -408,6 +295,18 @@ impl<P> OutputBuffer<P> {
         self.make_room();
         self.update_pause(now);
         piece
+    }
+
+    /// The next piece of both streams, in order of arrival. A gap is found where its stream goes
+    /// on.
+    pub fn read_either(&mut self, now: Instant) -> Option<(StdStream, Piece)> {
+        let of = |stream| move |piece| (stream, piece);
+        match self.order.first() {
+            Some((stream, run)) => self.read_at_most(stream, run, now).map(of(stream)),
+            None => [StdStream::Stdout, StdStream::Stderr]
+                .into_iter()
+                .find_map(|stream| self.read(stream, now).map(of(stream))),
+        }
     }
 
     /// Why no more output comes, once that is known.
@@ -451,12 +350,9 @@ impl<P> OutputBuffer<P> {
             Overflow::Fail => false,
             Overflow::DropOldest => true,
             Overflow::Pause { .. } => {
-                let other = match stream {
-                    StdStream::Stdout => StdStream::Stderr,
-                    StdStream::Stderr => StdStream::Stdout,
-                };
-                let awaited = self.awaited || self.streams[other as usize].starved;
-                // In v2 the word of a kill does not wait for room, and what was printed before it is not lost.
+                let awaited = self.awaited || self.streams[order::other(stream) as usize].starved;
+                // In v2 the word of a kill does not wait for room, and what was printed before it
+                // is not lost.
                 let killed = self.killed && !self.windowed;
                 killed || self.stalled || awaited && self.streams[stream as usize].readers == 0
             }
@@ -475,11 +371,11 @@ impl<P> OutputBuffer<P> {
                 .into_iter()
                 .filter(|&stream| self.may_evict(stream))
                 .max_by_key(|&stream| self.streams[stream as usize].kept);
-            let evicted = fullest.map_or(0, |stream| self.streams[stream as usize].evict(excess));
-            if evicted == 0 {
-                return;
+            let Some(stream) = fullest else { return };
+            match self.streams[stream as usize].evict(excess) {
+                0 => return,
+                evicted => self.forget(stream, evicted),
             }
-            self.used -= evicted;
         }
         self.resume();
     }

@@ -22,7 +22,7 @@
 //!     let sandbox = Sandbox::create(url).await?;
 //!     let output = sandbox.run(Language::Bash, "echo hello").await?;
 //!     sandbox.kill().await?;
-//!     Ok(output.stdout)
+//!     Ok(output.stdout_lossy().into_owned())
 //! }
 //!
 //! let recording = Recording::parse("greeting", r#"

@@ -98,7 +98,7 @@ struct Shared {
 ///     .enable_auto_reconnect(true)
 ///     .await?;
 /// let output = sandbox.run(Language::Bash, "seq 1000").await?;
-/// assert_eq!(output.stdout.lines().count(), 1000); // protocol v2 loses nothing
+/// assert_eq!(output.stdout_lossy().lines().count(), 1000); // protocol v2 loses nothing
 /// assert_eq!(proxy.accepted(), 2);
 /// # sandbox.kill().await?;
 /// # Ok(())

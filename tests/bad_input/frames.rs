@@ -297,7 +297,7 @@ async fn a_fragmented_message_with_pings_between_is_put_together() {
     let sandbox = sandbox.unwrap();
     let text = "grüße 😀 ".repeat(50);
     let (output, ()) = join(
-        within("the output", sandbox.run(Language::Bash, "x").into_future()),
+        within("the output", sandbox.run(Language::Bash, "x")),
         async {
             peer.heard().await;
             peer.status("SANDBOX_EXECUTION_RUNNING").await;
@@ -431,7 +431,7 @@ async fn what_is_said_twice_is_no_error() {
 
 /// The sandbox works: a process runs to its end.
 async fn runs(sandbox: &Sandbox, peer: &mut Peer) {
-    let run = sandbox.run(Language::Bash, "echo ok").into_future();
+    let run = sandbox.run(Language::Bash, "echo ok");
     let (output, ()) = join(within("the output", run), async {
         peer.expect(json!({"language": "bash", "code": "echo ok"}))
             .await;
@@ -536,7 +536,7 @@ async fn garbage_while_a_process_runs_ends_every_call_with_a_protocol_error() {
             .into_future();
         let (sandbox, mut peer) = join(within("the sandbox", create), server.running()).await;
         let sandbox = sandbox.unwrap();
-        let exec = sandbox.exec(Language::Bash, "x").into_future();
+        let exec = sandbox.exec(Language::Bash, "x");
         let (process, ()) = join(within("the process", exec), async {
             peer.heard().await;
             peer.status("SANDBOX_EXECUTION_RUNNING").await;
@@ -582,12 +582,9 @@ async fn garbage_while_a_process_runs_ends_every_call_with_a_protocol_error() {
             assert!(error.to_string().contains(part), "{error}");
         }
         // And whoever comes later.
-        let error = within(
-            "the refusal",
-            sandbox.exec(Language::Bash, "x").into_future(),
-        )
-        .await
-        .unwrap_err();
+        let error = within("the refusal", sandbox.exec(Language::Bash, "x"))
+            .await
+            .unwrap_err();
         assert_eq!(error.kind(), ErrorKind::WrongState, "{error}");
         assert!(error.to_string().contains(part), "{error}");
         server.assert_not_dialled().await;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use actix_sandbox::{Error, ErrorKind, Language, OutputExt, Sandbox};
+use actix_sandbox::{Error, ErrorKind, Language, Sandbox};
 use futures::StreamExt;
 use serde_json::json;
 
@@ -169,11 +169,11 @@ async fn call(server: &Scripted) -> Result<(), Error> {
     );
     let (ended, second, snapshot) = futures::join!(
         process.wait(),
-        sandbox.exec(Language::Python, "z").into_future(),
+        sandbox.exec(Language::Python, "z"),
         sandbox.snapshot_filesystem("s")
     );
     let sandbox_killed = sandbox.kill().await;
-    let _ = sandbox.state().await?;
+    let _ = sandbox.state();
     if let Some(first) = first {
         first?;
     }

@@ -39,7 +39,7 @@ async fn a_quiet_link_is_pinged_and_stays() {
     for _ in 0..3 {
         assert_eq!(peer.any().await, Heard::Ping);
     }
-    assert_eq!(sandbox.state().await.unwrap(), SandboxState::Running);
+    assert_eq!(sandbox.state(), SandboxState::Running);
 }
 
 /// Issue 2, transport: "a half-open link is noticed within a stated time": interval and timeout together.
@@ -73,7 +73,7 @@ async fn calls_on_a_half_open_link_end_with_it() {
         .into_future();
     let (sandbox, mut peer) = join(within("the sandbox", create), server.running()).await;
     let sandbox = sandbox.unwrap();
-    let exec = sandbox.exec(Language::Bash, "sleep 60").into_future();
+    let exec = sandbox.exec(Language::Bash, "sleep 60");
     let (process, ()) = join(within("the process", exec), async {
         peer.heard().await;
         peer.status("SANDBOX_EXECUTION_RUNNING").await;
@@ -129,10 +129,7 @@ async fn after_a_kill_the_client_closes_with_1000() {
     })
     .await;
     killed.unwrap();
-    assert_eq!(
-        sandbox.state().await.unwrap(),
-        SandboxState::Ended(SandboxEnd::Killed)
-    );
+    assert_eq!(sandbox.state(), SandboxState::Ended(SandboxEnd::Killed));
     // Again: it was killed.
     within("the second kill", sandbox.kill()).await.unwrap();
 }

@@ -48,7 +48,7 @@ async fn a_link_that_is_dialled_again_is_read_from_the_start() {
         .into_future();
     let (sandbox, mut peer) = join(within("the sandbox", create), server.running()).await;
     let sandbox = sandbox.unwrap();
-    let exec = sandbox.exec(Language::Bash, "x").into_future();
+    let exec = sandbox.exec(Language::Bash, "x");
     let (process, ()) = join(exec, async {
         assert!(matches!(peer.heard().await, Heard::Json(_)));
         peer.status("SANDBOX_EXECUTION_RUNNING").await;

@@ -250,7 +250,7 @@ async fn an_exec_while_the_link_is_lost_waits_for_it() {
     drop(peer);
     // Accepted and not answered: the client is in the middle of the outage.
     let stream = server.tcp().await;
-    let run = sandbox.run(Language::Bash, "echo hi").into_future();
+    let run = sandbox.run(Language::Bash, "echo hi");
     let script = async {
         let mut peer = crate::scripted::Peer::upgrade(stream).await;
         peer.status("SANDBOX_RUNNING").await;

@@ -122,17 +122,14 @@ async fn debug_of_handles_never_shows_the_token_or_a_header() {
         "{sandbox:?} {sandbox:#?} {:?}",
         sandbox.sandbox_token()
     ));
-    let exec = sandbox.exec(Language::Bash, "true").into_future();
+    let exec = sandbox.exec(Language::Bash, "true");
     let (process, ()) = join(within("the process", exec), async {
         peer.heard().await;
         peer.status("SANDBOX_EXECUTION_RUNNING").await;
     })
     .await;
     let process = process.unwrap();
-    assert_no_secret(&format!(
-        "{process:?} {process:#?} {:?}",
-        sandbox.state().await
-    ));
+    assert_no_secret(&format!("{process:?} {process:#?} {:?}", sandbox.state()));
 }
 
 /// Invariant 4: the path of a URL may be the secret of a server.
@@ -280,7 +277,7 @@ async fn logged(debug: bool) -> String {
     )
     .await;
     let sandbox = sandbox.unwrap();
-    let run = sandbox.run(Language::Bash, "echo hi").into_future();
+    let run = sandbox.run(Language::Bash, "echo hi");
     let (output, ()) = join(within("the output", run), async {
         peer.heard().await;
         peer.status("SANDBOX_EXECUTION_RUNNING").await;

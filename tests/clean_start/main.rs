@@ -19,7 +19,7 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use actix_sandbox::{Language, OutputExt, Sandbox};
+use actix_sandbox::{Language, Sandbox};
 use common::{patient, within};
 use futures::StreamExt;
 use nix::{
@@ -153,7 +153,7 @@ async fn run(sandbox: &Sandbox, language: Language, code: &str) -> String {
     let output = within("the code", sandbox.run(language, code)).await;
     let output = output.unwrap();
     assert_eq!(output.stderr, "");
-    output.stdout
+    output.stdout_lossy().into_owned()
 }
 
 #[actix::test]

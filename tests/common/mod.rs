@@ -61,7 +61,7 @@ pub(crate) async fn sandbox_of(version: ProtocolVersion) -> (LocalServer, Sandbo
         .max_protocol_version(version)
         .await
         .expect("a sandbox");
-    let spoken = sandbox.protocol_version().await.expect("a version");
+    let spoken = sandbox.protocol_version();
     assert_eq!(spoken, version);
     (server, sandbox)
 }

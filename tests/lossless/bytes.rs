@@ -19,7 +19,7 @@ async fn echoed(sandbox: &Sandbox, data: &[u8], piece: usize) -> Vec<u8> {
     let process = sandbox.exec(Language::Python, ECHO).await.expect("started");
     let write = async {
         for piece in data.chunks(piece) {
-            process.write_to_stdin(piece).await?;
+            process.write_to_stdin(piece.to_vec()).await?;
         }
         process.close_stdin().await
     };
@@ -77,7 +77,7 @@ async fn a_hundred_mebibytes_of_random_bytes_come_through_broken_links_unchanged
     let stored = sandbox
         .command(Language::Bash, "cat > block")
         .stdin(block.clone())
-        .status();
+        .run_to_end();
     within("the block", stored).await.expect("stored");
     let code = "import sys
 block = open('block', 'rb').read()

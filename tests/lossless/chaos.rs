@@ -162,7 +162,8 @@ async fn run(server: &LocalServer, seed: u64, processes: usize) -> Result<Seen, 
 
     // Each exec noted its start, once.
     let starts = sandbox.run(Language::Bash, "cat starts-*").await;
-    let starts = starts.map_err(|error| format!("count: {error}"))?.stdout;
+    let starts = starts.map_err(|error| format!("count: {error}"))?;
+    let starts = starts.stdout_lossy();
     if starts.lines().count() != 3 * processes {
         return Err(format!("{} starts of {}", starts.len(), 3 * processes));
     }
@@ -211,7 +212,7 @@ async fn one(sandbox: &Sandbox, seed: u64) -> Result<usize, String> {
         .command(Language::Bash, noted(r#"cat > "$1""#))
         .arg(&file)
         .stdin(data.clone())
-        .status()
+        .run_to_end()
         .await
         .map_err(|error| format!("input: {error}"))?;
     if end != ProcessEnd::Exited(0) {
@@ -250,7 +251,7 @@ async fn one(sandbox: &Sandbox, seed: u64) -> Result<usize, String> {
     let write = async {
         let size = 1 + chance.below(9_000) as usize;
         for piece in data.chunks(size.max(data.len() / 1_000)) {
-            process.write_to_stdin(piece).await?;
+            process.write_to_stdin(piece.to_vec()).await?;
         }
         process.close_stdin().await
     };

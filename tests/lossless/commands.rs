@@ -35,7 +35,10 @@ async fn arguments_environment_and_directory_reach_the_code() {
         let output = within("the command", command).await.expect("ran");
         let expected: String = odd.iter().map(|arg| format!("{arg}\0")).collect();
         assert_eq!(output.stdout, expected + odd[2], "{language}");
-        assert!(output.stderr.trim_end().ends_with("/a dir/b"), "{output:?}");
+        assert!(
+            output.stderr_lossy().trim_end().ends_with("/a dir/b"),
+            "{output:?}"
+        );
         assert_eq!(output.end, ProcessEnd::Exited(0));
     }
 }
@@ -96,7 +99,7 @@ async fn input_that_the_process_closed_is_refused() {
         .exec(Language::Bash, "exec <&-; echo closed; sleep 1000")
         .await
         .expect("started");
-    let mut lines = actix_sandbox::OutputExt::lines(process.stdout());
+    let mut lines = process.stdout().lines();
     let line = within("a line", futures::StreamExt::next(&mut lines)).await;
     assert_eq!(line.expect("some").expect("text"), "closed");
     let error = within("the refusal", async {
@@ -156,7 +159,10 @@ async fn what_v1_cannot_carry_is_refused_by_name() {
         .expect("started");
     let error = process.close_stdin().await.expect_err("refused");
     assert_eq!(error.kind(), ErrorKind::Unsupported);
-    let error = process.write_to_stdin([0xff]).await.expect_err("refused");
+    let error = process
+        .write_to_stdin(vec![0xff])
+        .await
+        .expect_err("refused");
     assert_eq!(error.kind(), ErrorKind::Unsupported);
     let error = process.to_ref().await.expect_err("refused");
     assert_eq!(error.kind(), ErrorKind::Unsupported);

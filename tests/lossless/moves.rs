@@ -25,7 +25,7 @@ async fn create(server: &LocalServer, data: &[u8]) -> Sandbox {
     let stored = sandbox
         .command(Language::Bash, "cat > data")
         .stdin(data.to_vec())
-        .status();
+        .run_to_end();
     let stored = within("the file", stored).await;
     assert_eq!(stored.expect("ran"), ProcessEnd::Exited(0));
     sandbox
@@ -90,11 +90,12 @@ async fn a_handoff_in_the_middle_loses_no_output_and_says_why_it_ended() {
     let sandbox = create(&first, &data).await;
     // More than the window, so that a part of it is in the pipe, and a process that never ends.
     let process = sandbox
-        .exec(Language::Bash, "cat data; cat >> nowhere")
+        .command(Language::Bash, "cat data; cat >> nowhere")
         .output_policy(OutputPolicy {
             budget: 32 * 1024,
             overflow: Overflow::default(),
         })
+        .spawn()
         .await
         .expect("started");
     let before = read_some(&process, 150_000).await;

@@ -40,6 +40,13 @@ async fn another_program_reads_on_where_the_first_stopped() {
         let piece = within("output", stdout.next()).await.expect("some");
         read_here.extend_from_slice(&piece.expect("no gap"));
     }
+    // All of the rest has arrived here, and is read by the other program all the same.
+    within("the output", async {
+        while read_here.len() + process.buffered_output() < 288_894 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
     process.write_to_stdin("th").await.expect("written");
     within("the flush", process.flush_stdin())
         .await

@@ -46,7 +46,7 @@ async fn moved(
         .reconnect_policy(eager())
         .await
         .expect("a sandbox");
-    assert_eq!(sandbox.protocol_version().await.expect("one"), before);
+    assert_eq!(sandbox.protocol_version(), before);
     let mut events = events(&sandbox).await;
     let process = sandbox.exec(Language::Bash, "echo begun; sleep 1000").await;
     let process = process.expect("started");
@@ -77,17 +77,15 @@ async fn a_peer_that_speaks_v1_now_loses_the_process_and_the_sandbox_goes_on() {
     let (_server, sandbox, end) = moved(ProtocolVersion::V2, ProtocolVersion::V1).await;
     assert!(matches!(end, ProcessEnd::SandboxLost { .. }), "{end:?}");
     assert!(end.to_string().contains("protocol v1"), "{end}");
-    assert_eq!(
-        sandbox.protocol_version().await.expect("one"),
-        ProtocolVersion::V1
-    );
+    assert_eq!(sandbox.protocol_version(), ProtocolVersion::V1);
     let next = within("the next", sandbox.run(Language::Bash, "echo next")).await;
     let next = next.expect("ran");
-    assert_eq!((&*next.stdout, next.end), ("next\n", ProcessEnd::Unknown));
+    assert_eq!(next.stdout, "next\n");
+    assert_eq!(next.end, ProcessEnd::Unknown);
     let error = sandbox
         .command(Language::Bash, "true")
         .arg("x")
-        .status()
+        .run_to_end()
         .await;
     assert_eq!(error.expect_err("v1").kind(), ErrorKind::Unsupported);
     sandbox.kill().await.expect("killed");
@@ -97,10 +95,7 @@ async fn a_peer_that_speaks_v1_now_loses_the_process_and_the_sandbox_goes_on() {
 async fn a_peer_that_speaks_v2_now_loses_the_process_of_v1_and_the_sandbox_goes_on() {
     let (_server, sandbox, end) = moved(ProtocolVersion::V1, ProtocolVersion::V2).await;
     assert!(matches!(end, ProcessEnd::SandboxLost { .. }), "{end:?}");
-    assert_eq!(
-        sandbox.protocol_version().await.expect("one"),
-        ProtocolVersion::V2
-    );
+    assert_eq!(sandbox.protocol_version(), ProtocolVersion::V2);
     let next = within("the next", sandbox.run(Language::Bash, "exit 4")).await;
     assert_eq!(next.expect("ran").end, ProcessEnd::Exited(4));
     sandbox.kill().await.expect("killed");
@@ -124,10 +119,7 @@ async fn either_version_is_offered_and_selected() {
             .max_protocol_version(client_offers)
             .await
             .expect("a sandbox");
-        assert_eq!(
-            sandbox.protocol_version().await.expect("one"),
-            server_speaks.min(client_offers)
-        );
+        assert_eq!(sandbox.protocol_version(), server_speaks.min(client_offers));
         let output = sandbox.run(Language::Bash, "echo hello").await;
         assert_eq!(output.expect("ran").stdout, "hello\n");
         sandbox.kill().await.expect("killed");

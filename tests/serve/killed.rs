@@ -204,7 +204,7 @@ async fn what_a_server_has_left_whose_watchdog_was_killed_as_well_is_removed_by_
         "echo text > file; setsid sleep {mark} & (sleep {mark} &); echo begun; sleep {mark}"
     );
     let process = sandbox.exec(Language::Bash, code).await.unwrap();
-    let mut lines = actix_sandbox::OutputExt::lines(process.stdout());
+    let mut lines = process.stdout().lines();
     within("begun", futures::StreamExt::next(&mut lines)).await;
     let left = program.killed_with_its_watchdog();
     let name = fs::read_dir(left.path()).unwrap().next().unwrap().unwrap();

@@ -389,7 +389,7 @@ async fn what_asked_for_it_is_checkpointed_when_it_ends_and_goes_on_in_the_next(
 
     let program = Program::start(&["--state", state]);
     let again = Sandbox::attach(&program.url, kept.0, kept.1).await.unwrap();
-    assert_eq!(again.state().await.unwrap(), SandboxState::Running);
+    assert_eq!(again.state(), SandboxState::Running);
     let output = again.run(Language::Bash, "cat file").await.unwrap();
     assert_eq!(output.stdout, "mine\n");
     let gone = Sandbox::attach(&program.url, other.0, other.1)

@@ -23,7 +23,7 @@ async fn bash(program: &Program, code: &str) -> String {
     let sandbox = Sandbox::create(&program.url).await.unwrap();
     let output = within("the code", sandbox.run(Language::Bash, code)).await;
     let output = output.unwrap();
-    format!("{}{}", output.stdout, output.stderr)
+    format!("{}{}", output.stdout_lossy(), output.stderr_lossy())
 }
 
 /// As in a container, where files of `/etc` are mounts.

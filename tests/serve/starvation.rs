@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use actix_sandbox::{ErrorKind, Language, OutputExt, Sandbox};
+use actix_sandbox::{ErrorKind, Language, Sandbox};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -150,8 +150,8 @@ async fn execs_that_ended_keep_few_descriptors_of_the_server() {
     assert!(after <= before + MOST_KEPT + OTHERS, "{before}, {after}");
     let alive =
         "jobs=(/proc/[0-9]*/cmdline); grep -lz '^sleep$' \"${jobs[@]}\" 2>/dev/null | wc -l";
-    let alive = sandbox.run(Language::Bash, alive).await.unwrap().stdout;
-    let alive: usize = alive.trim().parse().unwrap();
+    let alive = sandbox.run(Language::Bash, alive).await.unwrap();
+    let alive: usize = alive.stdout_lossy().trim().parse().unwrap();
     assert!(alive >= EXECS, "{alive} processes live on");
 }
 

@@ -11,7 +11,7 @@ use std::rc::Rc;
 
 use StdStream::{Stderr, Stdout};
 
-use super::*;
+use super::{stream::MAX_GAPS, *};
 
 const KIB: usize = 1024;
 
@@ -316,4 +316,62 @@ fn gaps_without_number_are_bounded_and_every_byte_is_accounted_for() {
     let lost = 3 * MAX_GAPS as u64 + 4 * MAX_GAPS as u64;
     assert_eq!(link.read_all(Stdout), (kept, lost));
     assert_eq!(link.buffer.used(), 0);
+}
+
+/// Whatever is read, dropped and left: a reader of both streams gets the oldest byte that is left.
+#[test]
+fn both_streams_are_read_in_the_order_of_arrival() {
+    use proptest::prelude::*;
+    #[derive(Clone, Debug)]
+    enum Step {
+        Deliver(StdStream, usize),
+        Read(StdStream, usize),
+        ReadEither,
+    }
+    let stream = || prop_oneof![Just(Stdout), Just(Stderr)];
+    let step = prop_oneof![
+        6 => (stream(), prop_oneof![1usize..5, 1000usize..3000]).prop_map(|(s, n)| Step::Deliver(s, n)),
+        1 => (stream(), 1usize..2000).prop_map(|(s, n)| Step::Read(s, n)),
+        3 => Just(Step::ReadEither),
+    ];
+    let overflow = prop_oneof![Just(Overflow::default()), Just(Overflow::DropOldest)];
+    proptest!(|(overflow in overflow, steps in prop::collection::vec(step, 0..200))| {
+        let mut link = Link::new(overflow);
+        // What is unread, in the order of arrival, numbered.
+        let mut unread: Vec<(StdStream, u8)> = Vec::new();
+        let mut number = 0u8;
+        for step in steps {
+            match step {
+                Step::Deliver(s, n) if link.buffer.used() < 8 * KIB => {
+                    let data: Vec<u8> = (0..n).map(|_| { number = number.wrapping_add(1); number }).collect();
+                    unread.extend(data.iter().map(|&byte| (s, byte)));
+                    prop_assert!(link.buffer.handle_output(s, data.into()));
+                }
+                Step::Deliver(..) => {}
+                Step::Read(s, most) => {
+                    if let Some(Piece::Data(data)) = link.buffer.read_at_most(s, most, link.now) {
+                        prop_assert!(data.len() <= most);
+                    }
+                }
+                Step::ReadEither => match link.buffer.read_either(link.now) {
+                    Some((s, Piece::Data(data))) => {
+                        let next = unread.drain(..data.len());
+                        prop_assert!(next.eq(data.iter().map(|&byte| (s, byte))));
+                    }
+                    Some((_, Piece::Gap(_))) => {}
+                    None => prop_assert!(unread.is_empty()),
+                },
+            }
+            // What was read of one stream, or dropped, was the oldest of it.
+            for s in [Stdout, Stderr] {
+                let left = unread.iter().filter(|(of, _)| *of == s).count();
+                let mut gone = left - link.buffer.streams[s as usize].kept;
+                unread.retain(|(of, _)| {
+                    let goes = *of == s && gone > 0;
+                    gone -= usize::from(goes);
+                    !goes
+                });
+            }
+        }
+    });
 }

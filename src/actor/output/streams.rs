@@ -1,0 +1,265 @@
+//! [`OutputStream`] and [`MergedOutput`]: the readers of a process's output.
+
+use std::{
+    any::Any,
+    fmt, io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use futures::Stream;
+use tokio::io::{AsyncRead, ReadBuf};
+
+use super::{ProcessOutput, lock};
+use crate::{
+    Error,
+    actor::driver::now,
+    machine::{Finish, OutputBuffer, Piece},
+    protocol::StdStream,
+    transport::Credit,
+};
+
+const BOTH: [StdStream; 2] = [StdStream::Stdout, StdStream::Stderr];
+
+/// One reader of one or both streams.
+struct Reader {
+    output: ProcessOutput,
+    streams: &'static [StdStream],
+    /// Which of the readers this is.
+    id: u64,
+    /// The end was told.
+    done: bool,
+    /// What must not go before the reader: the process's handle.
+    kept: Option<Box<dyn Any + Send + Sync>>,
+}
+
+impl Reader {
+    fn new(output: ProcessOutput, streams: &'static [StdStream]) -> Self {
+        let mut shared = lock(&output.0);
+        let id = shared.next_reader;
+        shared.next_reader += 1;
+        for &stream in streams {
+            shared.buffer.add_reader(stream);
+        }
+        drop(shared);
+        Self {
+            output,
+            streams,
+            id,
+            done: false,
+            kept: None,
+        }
+    }
+
+    /// Reads, or registers to be woken. Tells once why no more comes.
+    fn poll<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        read: impl FnOnce(&mut OutputBuffer<Credit>) -> Option<T>,
+    ) -> Poll<Option<Result<T, Error>>> {
+        if self.done {
+            return Poll::Ready(None);
+        }
+        let mut shared = lock(&self.output.0);
+        let before = shared.buffer.used();
+        let read = read(&mut shared.buffer);
+        // Read, or dropped from the other stream to make room for this one.
+        let taken = before - shared.buffer.used();
+        if let Some(actor) = shared.count_taken(taken as u64) {
+            actor.wake();
+        }
+        if let Some(read) = read {
+            return Poll::Ready(Some(Ok(read)));
+        }
+        if let Some(finish) = shared.buffer.finished() {
+            self.done = true;
+            let error = match finish {
+                Finish::Complete | Finish::Cut => return Poll::Ready(None),
+                Finish::SandboxLost(end) => Error::sandbox_lost(end.clone()),
+                Finish::Overflowed => Error::output_overflow(shared.budget),
+                Finish::ActorGone => Error::actor_gone("read the output"),
+            };
+            return Poll::Ready(Some(Err(error)));
+        }
+        for &stream in self.streams {
+            let wakers = &mut shared.wakers[stream as usize];
+            match wakers.iter_mut().find(|(reader, _)| *reader == self.id) {
+                Some((_, waker)) => waker.clone_from(cx.waker()),
+                None => wakers.push((self.id, cx.waker().clone())),
+            }
+        }
+        Poll::Pending
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        let mut shared = lock(&self.output.0);
+        for &stream in self.streams {
+            shared.buffer.remove_reader(stream);
+            shared.wakers[stream as usize].retain(|(reader, _)| *reader != self.id);
+        }
+        // Without a reader, what is in the way of somebody who waits may be dropped.
+        let actor = shared.count_taken(u64::MAX);
+        drop(shared);
+        if let Some(actor) = actor {
+            actor.wake();
+        }
+    }
+}
+
+fn data(stream: StdStream, piece: Piece) -> Result<Bytes, Error> {
+    match piece {
+        Piece::Data(data) => Ok(data),
+        Piece::Gap(bytes) => Err(Error::output_lost(stream, bytes)),
+    }
+}
+
+/// One stream of a process's output, in bytes, as they come.
+///
+/// It is a [`Stream`] of pieces and implements tokio's [`AsyncRead`], without a tokio runtime.
+/// [`lines`](Self::lines), [`text`](Self::text) and [`read_all`](Self::read_all) read it in other
+/// ways.
+///
+/// The stream ends when everything was read and no process holds it open. A background process may
+/// hold it open after the end of the main process. Then the stream ends after a
+/// [grace period](crate::Command::output_grace), and [`is_cut`](Self::is_cut) reports it.
+///
+/// # Errors
+///
+/// - [`ErrorKind::OutputLost`](crate::ErrorKind::OutputLost) where output was dropped. The stream
+///   continues after it.
+/// - Any other kind is the last item. The sandbox was lost, or the output exceeded its budget, so
+///   the output may be incomplete.
+///
+/// A read as `AsyncRead` fails with an [`io::Error`] that holds the same error.
+///
+/// A stream counts as a handle of its [`Process`](crate::Process).
+///
+/// **Cancel safety.** Dropping a read or the stream loses nothing: another stream of the same
+/// process reads on from there.
+pub struct OutputStream {
+    reader: Reader,
+    stream: StdStream,
+}
+
+impl OutputStream {
+    pub(super) fn new(output: ProcessOutput, stream: StdStream) -> Self {
+        let streams = match stream {
+            StdStream::Stdout => &BOTH[..1],
+            StdStream::Stderr => &BOTH[1..],
+        };
+        Self {
+            reader: Reader::new(output, streams),
+            stream,
+        }
+    }
+
+    /// Which stream this is.
+    pub fn name(&self) -> StdStream {
+        self.stream
+    }
+
+    /// Whether the output was cut off: a background process still held stdout or stderr open when
+    /// the [grace period](crate::Command::output_grace) was over, and its later output is dropped.
+    /// `false` until the stream ends. Protocol v1 can't tell: there it is always `false`.
+    pub fn is_cut(&self) -> bool {
+        self.reader.output.is_cut()
+    }
+
+    /// Keeps something for as long as the stream lives.
+    pub(crate) fn keeping(mut self, kept: impl Any + Send + Sync) -> Self {
+        self.reader.kept = Some(Box::new(kept));
+        self
+    }
+}
+
+impl Stream for OutputStream {
+    type Item = Result<Bytes, Error>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let stream = self.stream;
+        let piece = ready!(self.reader.poll(cx, |buffer| buffer.read(stream, now())));
+        Poll::Ready(piece.map(|piece| data(stream, piece?)))
+    }
+}
+
+impl AsyncRead for OutputStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let (stream, most) = (self.stream, buf.remaining());
+        if most == 0 {
+            return Poll::Ready(Ok(()));
+        }
+        let read = |buffer: &mut OutputBuffer<_>| buffer.read_at_most(stream, most, now());
+        if let Some(piece) = ready!(self.reader.poll(cx, read)) {
+            buf.put_slice(&data(stream, piece?)?);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl fmt::Debug for OutputStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OutputStream")
+            .field("stream", &self.stream)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Both streams of a process's output in one, in the order in which they arrived at the client.
+/// Each piece comes with the name of its stream.
+///
+/// It ends, and fails, as an [`OutputStream`] does. An
+/// [`OutputLost`](crate::ErrorKind::OutputLost) comes where the next piece of its stream would, and
+/// its text names the stream. The budget is that of the [`OutputPolicy`](crate::OutputPolicy): both
+/// streams share it anyway.
+///
+/// A process may have other readers at the same time. Each byte goes to one of them, and the order
+/// of the bytes that are left stays.
+///
+/// **Cancel safety.** Dropping a read or the stream loses nothing.
+pub struct MergedOutput {
+    reader: Reader,
+}
+
+impl MergedOutput {
+    pub(super) fn new(output: ProcessOutput) -> Self {
+        Self {
+            reader: Reader::new(output, &BOTH),
+        }
+    }
+
+    /// Whether the output was cut off: see [`OutputStream::is_cut`].
+    pub fn is_cut(&self) -> bool {
+        self.reader.output.is_cut()
+    }
+
+    /// Keeps something for as long as the stream lives.
+    pub(crate) fn keeping(mut self, kept: impl Any + Send + Sync) -> Self {
+        self.reader.kept = Some(Box::new(kept));
+        self
+    }
+}
+
+impl Stream for MergedOutput {
+    type Item = Result<(StdStream, Bytes), Error>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let piece = ready!(self.reader.poll(cx, |buffer| buffer.read_either(now())));
+        Poll::Ready(piece.map(|piece| {
+            let (stream, piece) = piece?;
+            Ok((stream, data(stream, piece)?))
+        }))
+    }
+}
+
+impl fmt::Debug for MergedOutput {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MergedOutput").finish_non_exhaustive()
+    }
+}

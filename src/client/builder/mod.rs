@@ -1,0 +1,191 @@
+//! [`SandboxBuilder`]: the options of a new or existing sandbox, all checked before the first dial.
+
+mod open;
+mod options;
+mod reference_names;
+mod settings;
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use super::Runtime;
+use crate::{
+    machine::{KeepaliveConfig, OutputPolicy, ProcessConfig, ReconnectPolicy, Timeouts},
+    protocol::{
+        SandboxConfig as Configuration, SandboxId, SandboxToken, Version,
+        limits::{DEFAULT_CLIENT_IDLE_TIMEOUT, DEFAULT_MAX_MESSAGE_BYTES},
+    },
+    transport::{Endpoint, TokenSource},
+};
+
+/// Options of a sandbox. Await the builder to open the sandbox.
+///
+/// [`Sandbox::create`](crate::Sandbox::create) and [`Sandbox::attach`](crate::Sandbox::attach)
+/// return a builder. Every option takes the builder and returns it. Awaiting the builder fails with
+/// an invalid option before anything is dialled.
+///
+/// Dropping the future of a creation cancels it: if the server has already created the sandbox, the
+/// sandbox is killed, not leaked. Dropping the future of an attach closes the connection; the
+/// sandbox lives on.
+#[must_use = "a sandbox is opened when the builder is awaited"]
+#[derive(Clone)]
+pub struct SandboxBuilder<S = NewSandbox> {
+    url: String,
+    sandbox: S,
+    auto_reconnect: bool,
+    policy: ReconnectPolicy,
+    debug: bool,
+    debug_label: Option<String>,
+    headers: Vec<(String, String)>,
+    tokens: Option<Arc<dyn TokenSource>>,
+    #[cfg(feature = "google-auth")]
+    google: bool,
+    #[cfg(feature = "tls")]
+    tls: Option<Arc<rustls::ClientConfig>>,
+    connect_timeout: Duration,
+    timeouts: Timeouts,
+    process: ProcessConfig,
+    keepalive: KeepaliveConfig,
+    max_message_bytes: usize,
+    output: OutputPolicy,
+    max_protocol: Version,
+    record_to: Option<PathBuf>,
+    runtime: Option<Runtime>,
+    kill_on_drop: bool,
+}
+
+/// The state of a builder that creates a sandbox, with the options that only a new sandbox has.
+#[derive(Clone, Debug)]
+pub struct NewSandbox {
+    idle_timeout: Duration,
+    configuration: Configuration,
+}
+
+/// The state of a builder that attaches to an existing sandbox.
+#[derive(Clone, Debug)]
+pub struct ExistingSandbox {
+    id: SandboxId,
+    token: SandboxToken,
+}
+
+/// What a builder opens: [`NewSandbox`] or [`ExistingSandbox`].
+pub trait OpenMode: sealed::OpenMode {}
+
+impl OpenMode for NewSandbox {}
+impl OpenMode for ExistingSandbox {}
+
+mod sealed {
+    use crate::{Error, machine::Mode};
+
+    /// What differs between the sandboxes that a builder opens.
+    pub trait OpenMode {
+        /// Whether to kill the sandbox if the caller drops the future before it gets a handle.
+        const KILL_UNCLAIMED: bool;
+
+        /// Returns how to open the sandbox. Fails if an option is invalid.
+        fn mode(self) -> Result<Mode, Error>;
+    }
+}
+
+impl SandboxBuilder<NewSandbox> {
+    pub(super) fn create(url: String) -> Self {
+        let sandbox = NewSandbox {
+            idle_timeout: DEFAULT_CLIENT_IDLE_TIMEOUT,
+            configuration: Configuration::default(),
+        };
+        Self::new(url, sandbox)
+    }
+
+    /// The idle time after which the server deletes the sandbox, or checkpoints it. Must be whole
+    /// seconds, at least 1 s. Default: 60 s.
+    pub fn idle_timeout(mut self, timeout: Duration) -> Self {
+        self.sandbox.idle_timeout = timeout;
+        self
+    }
+
+    /// Whether the sandbox may be checkpointed. Default: no.
+    #[doc(alias = "enable_sandbox_checkpoint")]
+    pub fn checkpoint(mut self, enable: bool) -> Self {
+        self.sandbox.configuration.enable_checkpoint = enable;
+        self
+    }
+
+    /// Whether an idle sandbox is checkpointed instead of deleted; needs
+    /// [`checkpoint`](Self::checkpoint). Default: no.
+    #[doc(alias = "enable_idle_timeout_auto_checkpoint")]
+    pub fn checkpoint_when_idle(mut self, enable: bool) -> Self {
+        let configuration = &mut self.sandbox.configuration;
+        configuration.enable_idle_timeout_auto_checkpoint = enable;
+        self
+    }
+
+    /// Whether another instance of the service may take the sandbox over; needs
+    /// [`checkpoint`](Self::checkpoint). Default: no.
+    #[doc(alias = "enable_sandbox_handoff")]
+    pub fn handoff(mut self, enable: bool) -> Self {
+        self.sandbox.configuration.enable_sandbox_handoff = enable;
+        self
+    }
+
+    /// The filesystem snapshot to start from. Default: none; the sandbox starts empty.
+    #[doc(alias = "filesystem_snapshot_name")]
+    pub fn snapshot(mut self, name: impl Into<String>) -> Self {
+        self.sandbox.configuration.filesystem_snapshot_name = Some(name.into());
+        self
+    }
+}
+
+impl SandboxBuilder<ExistingSandbox> {
+    pub(super) fn attach(url: String, id: SandboxId, token: SandboxToken) -> Self {
+        Self::new(url, ExistingSandbox { id, token })
+    }
+}
+
+impl<S> SandboxBuilder<S> {
+    fn new(url: String, sandbox: S) -> Self {
+        Self {
+            url,
+            sandbox,
+            auto_reconnect: false,
+            policy: ReconnectPolicy::default(),
+            debug: false,
+            debug_label: None,
+            headers: Vec::new(),
+            tokens: None,
+            #[cfg(feature = "google-auth")]
+            google: false,
+            #[cfg(feature = "tls")]
+            tls: None,
+            connect_timeout: Duration::from_secs(10),
+            timeouts: Timeouts::default(),
+            process: ProcessConfig::default(),
+            keepalive: KeepaliveConfig::default(),
+            max_message_bytes: DEFAULT_MAX_MESSAGE_BYTES,
+            output: OutputPolicy::default(),
+            max_protocol: Version::V2,
+            record_to: None,
+            runtime: None,
+            kill_on_drop: false,
+        }
+    }
+}
+
+impl<S: std::fmt::Debug> std::fmt::Debug for SandboxBuilder<S> {
+    /// Shows no header values.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SandboxBuilder")
+            .field(
+                "url",
+                &Endpoint::parse(&self.url).map(|endpoint| endpoint.authority().to_owned()),
+            )
+            .field("sandbox", &self.sandbox)
+            .field(
+                "headers",
+                &self
+                    .headers
+                    .iter()
+                    .map(|(name, _)| name)
+                    .collect::<Vec<_>>(),
+            )
+            .finish_non_exhaustive()
+    }
+}

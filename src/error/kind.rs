@@ -1,0 +1,192 @@
+//! [`ErrorKind`]: the category of an error, and where it comes from.
+
+use std::{fmt, io};
+
+use crate::{
+    machine::{Failure, LinkError, SandboxEnd},
+    protocol::Status,
+};
+
+/// The category of an [`Error`](super::Error), for programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The URL is invalid. Nothing was dialled.
+    InvalidUrl,
+    /// An option is invalid, or two options contradict each other. Nothing was dialled.
+    InvalidOption,
+    /// The host name does not resolve.
+    Resolve,
+    /// The TCP connection failed: nothing listens, or the network is down.
+    Connect,
+    /// The TLS handshake failed.
+    Tls,
+    /// The token source returned no bearer token. Nothing was dialled.
+    NoToken,
+    /// The server answered the WebSocket upgrade with an HTTP status other than 101.
+    UpgradeRefused,
+    /// The peer is no WebSocket server.
+    NotWebSocket,
+    /// No answer came in time.
+    Timeout,
+    /// The server violated the protocol.
+    Protocol,
+    /// The server could not create the sandbox.
+    CreationFailed,
+    /// No sandbox has this id.
+    NotFound,
+    /// Another client is attached to the sandbox.
+    InUse,
+    /// The token is wrong.
+    PermissionDenied,
+    /// The sandbox could not be restored.
+    RestoreFailed,
+    /// The sandbox is not in a state that allows this.
+    WrongState,
+    /// A process runs in the sandbox, and protocol v1 allows only one at a time.
+    ProcessRunning,
+    /// The process has ended.
+    ProcessEnded,
+    /// The process, or this client, has closed its stdin.
+    StdinClosed,
+    /// The server speaks protocol v1, which cannot do this.
+    Unsupported,
+    /// The sandbox was created without the option that this needs. Nothing was sent.
+    NotEnabled,
+    /// The process failed; see [`Output::error_for_status`](crate::Output::error_for_status).
+    ProcessFailed,
+    /// The server does not run this language.
+    UnsupportedLanguage,
+    /// The server could not start the process.
+    ExecFailed,
+    /// The server refused the request for another reason.
+    Refused,
+    /// The connection was lost before the answer, or could not be re-established.
+    LinkLost,
+    /// The sandbox is over.
+    SandboxEnded,
+    /// Output was dropped at this point, because the budget was exceeded. The stream continues
+    /// after it.
+    OutputLost,
+    /// The output budget was exceeded under [`Overflow::Fail`](crate::Overflow::Fail).
+    OutputOverflow,
+    /// The output exceeded the limit of `read_all`, `run` or `output`.
+    OutputTooLarge,
+    /// An actor of the sandbox is gone: it panicked, or its System was stopped.
+    ActorGone,
+    /// The operating system provided no thread for the actors, or no random bytes.
+    Runtime,
+}
+
+impl fmt::Display for ErrorKind {
+    /// Writes a short name of the kind, for tables and counters.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::InvalidUrl => "invalid URL",
+            Self::InvalidOption => "invalid option",
+            Self::Resolve => "host not found",
+            Self::Connect => "no connection",
+            Self::Tls => "TLS failed",
+            Self::NoToken => "no bearer token",
+            Self::UpgradeRefused => "upgrade refused",
+            Self::NotWebSocket => "not a WebSocket server",
+            Self::Timeout => "timeout",
+            Self::Protocol => "protocol violated",
+            Self::CreationFailed => "creation failed",
+            Self::NotFound => "sandbox not found",
+            Self::InUse => "sandbox in use",
+            Self::PermissionDenied => "permission denied",
+            Self::RestoreFailed => "restore failed",
+            Self::WrongState => "wrong state",
+            Self::ProcessRunning => "another process runs",
+            Self::ProcessEnded => "process ended",
+            Self::StdinClosed => "stdin closed",
+            Self::Unsupported => "not supported by the server",
+            Self::NotEnabled => "not enabled",
+            Self::ProcessFailed => "process failed",
+            Self::UnsupportedLanguage => "unsupported language",
+            Self::ExecFailed => "exec failed",
+            Self::Refused => "refused",
+            Self::LinkLost => "connection lost",
+            Self::SandboxEnded => "sandbox ended",
+            Self::OutputLost => "output lost",
+            Self::OutputOverflow => "output budget exceeded",
+            Self::OutputTooLarge => "output too large",
+            Self::ActorGone => "actor gone",
+            Self::Runtime => "no runtime",
+        })
+    }
+}
+
+impl ErrorKind {
+    /// The kind of a request's failure.
+    pub(super) fn of_failure(failure: &Failure) -> Self {
+        match failure {
+            Failure::NotOpened { end } | Failure::SandboxEnded { end, .. } => Self::of_end(end),
+            Failure::WrongState { .. } | Failure::AlreadyUnderWay { .. } => Self::WrongState,
+            Failure::ProcessRunning { .. } => Self::ProcessRunning,
+            Failure::ProcessEnded { .. } | Failure::OutputHeld { .. } => Self::ProcessEnded,
+            Failure::StdinClosed { .. } => Self::StdinClosed,
+            Failure::Unsupported { .. } => Self::Unsupported,
+            Failure::NotEnabled { .. } => Self::NotEnabled,
+            Failure::Refused { status, .. } => match status {
+                Status::ExecutionUnsupportedLanguageError => Self::UnsupportedLanguage,
+                Status::ExecutionError => Self::ExecFailed,
+                _ => Self::Refused,
+            },
+            Failure::Timeout { .. } => Self::Timeout,
+            Failure::LinkLost { .. } => Self::LinkLost,
+            Failure::ActorGone { .. } | Failure::Cancelled { .. } => Self::ActorGone,
+        }
+    }
+
+    /// The kind of a sandbox's end.
+    pub(super) fn of_end(end: &SandboxEnd) -> Self {
+        match end {
+            SandboxEnd::Failed { status, .. } => match status {
+                Status::SandboxCreationError => Self::CreationFailed,
+                Status::SandboxNotFound => Self::NotFound,
+                Status::SandboxInUse => Self::InUse,
+                Status::SandboxPermissionDenialError => Self::PermissionDenied,
+                Status::SandboxRestoreError => Self::RestoreFailed,
+                _ => Self::SandboxEnded,
+            },
+            SandboxEnd::LinkLost { cause, .. } => match cause {
+                LinkError::Resolve { .. } => Self::Resolve,
+                LinkError::Connect { .. } => Self::Connect,
+                LinkError::Tls { .. } | LinkError::TlsUnavailable { .. } => Self::Tls,
+                LinkError::NoToken { .. } => Self::NoToken,
+                LinkError::UpgradeRefused { .. } => Self::UpgradeRefused,
+                LinkError::NotWebSocket { .. } => Self::NotWebSocket,
+                LinkError::ConnectTimeout { .. } => Self::Timeout,
+                LinkError::Protocol { .. } => Self::Protocol,
+                LinkError::InUse => Self::InUse,
+                LinkError::ActorGone => Self::ActorGone,
+                _ => Self::LinkLost,
+            },
+            SandboxEnd::NotReady { .. } => Self::Timeout,
+            _ => Self::SandboxEnded,
+        }
+    }
+
+    /// The nearest kind of the standard library, for [`AsyncRead`](tokio::io::AsyncRead) and
+    /// [`AsyncWrite`](tokio::io::AsyncWrite).
+    pub(super) fn to_io(self) -> io::ErrorKind {
+        match self {
+            Self::InvalidUrl | Self::InvalidOption => io::ErrorKind::InvalidInput,
+            Self::Resolve | Self::NotFound => io::ErrorKind::NotFound,
+            Self::Connect => io::ErrorKind::ConnectionRefused,
+            Self::LinkLost | Self::SandboxEnded => io::ErrorKind::ConnectionReset,
+            Self::ActorGone => io::ErrorKind::ConnectionAborted,
+            Self::ProcessEnded | Self::StdinClosed => io::ErrorKind::BrokenPipe,
+            Self::InUse | Self::ProcessRunning => io::ErrorKind::ResourceBusy,
+            Self::PermissionDenied => io::ErrorKind::PermissionDenied,
+            Self::Timeout => io::ErrorKind::TimedOut,
+            Self::Protocol => io::ErrorKind::InvalidData,
+            Self::Unsupported | Self::UnsupportedLanguage => io::ErrorKind::Unsupported,
+            Self::OutputOverflow => io::ErrorKind::QuotaExceeded,
+            Self::OutputTooLarge => io::ErrorKind::FileTooLarge,
+            _ => io::ErrorKind::Other,
+        }
+    }
+}

@@ -1,0 +1,284 @@
+//! [`Error`]: the error type of the public API.
+//!
+//! The lower layers have small errors of their own and don't know this type. This module converts
+//! them to the error that the user sees.
+
+mod kind;
+#[cfg(test)]
+mod tests;
+mod text;
+
+use std::{io, sync::Arc};
+
+use actix::MailboxError;
+
+pub use self::kind::ErrorKind;
+use crate::{
+    machine::{Effect, Failure, LinkError, ProcessEnd, SandboxEnd, SandboxState},
+    protocol::{ConfigError, StdStream},
+    transport::UrlError,
+};
+
+#[derive(Clone, Debug)]
+enum Repr {
+    Url(UrlError),
+    Option {
+        option: &'static str,
+        problem: String,
+    },
+    Config(ConfigError),
+    Failure(Failure),
+    OutputLost {
+        stream: StdStream,
+        bytes: u64,
+    },
+    OutputOverflow {
+        budget: usize,
+    },
+    OutputTooLarge {
+        limit: usize,
+    },
+    SandboxLost(SandboxEnd),
+    ActorGone {
+        what: &'static str,
+    },
+    Runtime(String),
+    ProcessFailed {
+        end: ProcessEnd,
+        stderr: String,
+    },
+}
+
+/// An error of the client. Cheap to clone.
+///
+/// The message says which request failed, why (with the server's own reason) and, if possible, what
+/// to do. Programs should use [`kind`](Self::kind). [`effect`](Self::effect) tells whether the
+/// request took effect anyway.
+///
+/// It converts to [`io::Error`], with a matching [`io::ErrorKind`]: the streams that implement
+/// tokio's `AsyncRead` and `AsyncWrite` return that. [`io::Error::downcast`] gives this error back.
+///
+/// ```
+/// use actix_sandbox::{ErrorKind, Sandbox};
+///
+/// # futures::executor::block_on(async {
+/// let error = Sandbox::create("ftp://example.com").await.unwrap_err();
+/// assert_eq!(error.kind(), ErrorKind::InvalidUrl);
+/// assert!(error.to_string().contains("expected ws://, wss://, http:// or https://"));
+/// # });
+/// ```
+#[derive(Clone)]
+pub struct Error(Arc<Repr>);
+
+impl Error {
+    /// The category of this error.
+    pub fn kind(&self) -> ErrorKind {
+        match &*self.0 {
+            Repr::Url(_) => ErrorKind::InvalidUrl,
+            Repr::Option { .. } | Repr::Config(_) => ErrorKind::InvalidOption,
+            Repr::Failure(failure) => ErrorKind::of_failure(failure),
+            Repr::OutputLost { .. } => ErrorKind::OutputLost,
+            Repr::OutputOverflow { .. } => ErrorKind::OutputOverflow,
+            Repr::OutputTooLarge { .. } => ErrorKind::OutputTooLarge,
+            Repr::SandboxLost(end) => ErrorKind::of_end(end),
+            Repr::ActorGone { .. } => ErrorKind::ActorGone,
+            Repr::Runtime(_) => ErrorKind::Runtime,
+            Repr::ProcessFailed { .. } => ErrorKind::ProcessFailed,
+        }
+    }
+
+    /// Whether the request took effect on the server, as far as the client knows.
+    pub fn effect(&self) -> Effect {
+        match &*self.0 {
+            Repr::Url(_) | Repr::Option { .. } | Repr::Config(_) | Repr::Runtime(_) => {
+                Effect::NotApplied
+            }
+            Repr::Failure(failure) => failure.effect(),
+            Repr::OutputLost { .. }
+            | Repr::OutputOverflow { .. }
+            | Repr::OutputTooLarge { .. }
+            | Repr::ProcessFailed { .. } => Effect::Applied,
+            Repr::SandboxLost(_) | Repr::ActorGone { .. } => Effect::Unknown,
+        }
+    }
+
+    /// Whether a retry is safe, because the call had no effect.
+    /// [`is_retryable`](Self::is_retryable) tells whether a retry may succeed.
+    pub fn is_safe_to_retry(&self) -> bool {
+        self.effect() == Effect::NotApplied
+    }
+
+    /// Whether a retry of the same call may succeed. Unless a retry
+    /// [is safe](Self::is_safe_to_retry), the call may then take effect twice.
+    pub fn is_retryable(&self) -> bool {
+        // The sandbox is over and refuses every further call.
+        if matches!(
+            &*self.0,
+            Repr::SandboxLost(_) | Repr::Failure(Failure::SandboxEnded { .. })
+        ) {
+            return false;
+        }
+        match self.kind() {
+            ErrorKind::Timeout
+            | ErrorKind::InUse
+            | ErrorKind::ProcessRunning
+            | ErrorKind::LinkLost => true,
+            ErrorKind::WrongState => matches!(
+                &*self.0,
+                Repr::Failure(Failure::WrongState {
+                    state: SandboxState::Reconnecting,
+                    ..
+                })
+            ),
+            _ => self.link_error().is_some_and(LinkError::is_retryable),
+        }
+    }
+
+    /// The server's own reason, if it gave one.
+    pub fn server_reason(&self) -> Option<&str> {
+        match &*self.0 {
+            Repr::Failure(Failure::Refused { reason, .. }) => reason.as_deref(),
+            _ => match self.end()? {
+                SandboxEnd::Failed { reason, .. } => reason.as_deref(),
+                _ => None,
+            },
+        }
+    }
+
+    /// The HTTP status with which the server refused the WebSocket upgrade.
+    pub fn http_status(&self) -> Option<u16> {
+        match self.link_error()? {
+            LinkError::UpgradeRefused { status, .. } => Some(*status),
+            _ => None,
+        }
+    }
+
+    /// How many bytes of output were dropped, for [`ErrorKind::OutputLost`].
+    pub fn lost_bytes(&self) -> Option<u64> {
+        match &*self.0 {
+            Repr::OutputLost { bytes, .. } => Some(*bytes),
+            _ => None,
+        }
+    }
+
+    fn end(&self) -> Option<&SandboxEnd> {
+        match &*self.0 {
+            Repr::SandboxLost(end)
+            | Repr::Failure(Failure::NotOpened { end } | Failure::SandboxEnded { end, .. }) => {
+                Some(end)
+            }
+            _ => None,
+        }
+    }
+
+    fn link_error(&self) -> Option<&LinkError> {
+        match self.end()? {
+            SandboxEnd::LinkLost { cause, .. } => Some(cause),
+            _ => None,
+        }
+    }
+
+    fn new(repr: Repr) -> Self {
+        Self(Arc::new(repr))
+    }
+
+    pub(crate) fn option(option: &'static str, problem: impl Into<String>) -> Self {
+        Self::new(Repr::Option {
+            option,
+            problem: problem.into(),
+        })
+    }
+
+    pub(crate) fn output_lost(stream: StdStream, bytes: u64) -> Self {
+        Self::new(Repr::OutputLost { stream, bytes })
+    }
+
+    pub(crate) fn output_overflow(budget: usize) -> Self {
+        Self::new(Repr::OutputOverflow { budget })
+    }
+
+    pub(crate) fn output_too_large(limit: usize) -> Self {
+        Self::new(Repr::OutputTooLarge { limit })
+    }
+
+    pub(crate) fn sandbox_lost(end: SandboxEnd) -> Self {
+        Self::new(Repr::SandboxLost(end))
+    }
+
+    pub(crate) fn actor_gone(what: &'static str) -> Self {
+        Self::new(Repr::ActorGone { what })
+    }
+
+    /// Includes the end of stderr, where most programs report errors.
+    pub(crate) fn process_failed(end: ProcessEnd, stderr: &str) -> Self {
+        const MOST: usize = 2_000;
+        let stderr = stderr.trim_end();
+        let from = stderr.len().saturating_sub(MOST);
+        let from = (from..).find(|&at| stderr.is_char_boundary(at));
+        let stderr = stderr.get(from.unwrap_or(stderr.len())..);
+        Self::new(Repr::ProcessFailed {
+            end,
+            stderr: stderr.unwrap_or_default().to_owned(),
+        })
+    }
+
+    pub(crate) fn runtime(problem: impl Into<String>) -> Self {
+        Self::new(Repr::Runtime(problem.into()))
+    }
+
+    pub(crate) fn random(error: &io::Error) -> Self {
+        Self::runtime(format!(
+            "the operating system provided no random bytes: {error}"
+        ))
+    }
+
+    /// Converts a closed mailbox to "the actor is gone".
+    pub(crate) fn mailbox(what: &'static str) -> impl Fn(MailboxError) -> Self {
+        move |_| Self::actor_gone(what)
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match &*self.0 {
+            Repr::Url(error) => Some(error),
+            Repr::Config(error) => Some(error),
+            Repr::Failure(failure) => match self.link_error() {
+                Some(cause) => Some(cause),
+                None => Some(failure),
+            },
+            _ => self.link_error().map(|cause| cause as _),
+        }
+    }
+}
+
+impl From<UrlError> for Error {
+    fn from(error: UrlError) -> Self {
+        Self::new(Repr::Url(error))
+    }
+}
+
+impl From<ConfigError> for Error {
+    fn from(error: ConfigError) -> Self {
+        Self::new(Repr::Config(error))
+    }
+}
+
+/// For `actor.send(message).await??`: a closed mailbox means that the actor is gone.
+impl From<MailboxError> for Error {
+    fn from(_: MailboxError) -> Self {
+        Self::actor_gone("get an answer")
+    }
+}
+
+impl From<Error> for io::Error {
+    fn from(error: Error) -> Self {
+        Self::new(error.kind().to_io(), error)
+    }
+}
+
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Self {
+        Self::new(Repr::Failure(failure))
+    }
+}

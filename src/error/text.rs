@@ -1,0 +1,89 @@
+//! The text of an [`Error`]: what failed, why, and what to do.
+
+use std::fmt;
+
+use super::{Error, Repr};
+use crate::machine::LinkError;
+
+/// The advice if the service refuses the upgrade with 401 or 403 and gives no reason.
+const AUTHENTICATE: &str = "; the service may need authentication: turn on \
+     `.use_google_auth(true)`, or add a `.bearer_token_source(…)` or an `Authorization` header (on \
+     Cloud Run the caller needs the role roles/run.invoker)";
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &*self.0 {
+            Repr::Url(error) => error.fmt(f),
+            Repr::Option { option, problem } => write!(f, "the option `{option}` {problem}"),
+            Repr::Config(error) => {
+                write!(
+                    f,
+                    "{error} Add `.enable_sandbox_checkpoint(true)`, or remove the other option."
+                )
+            }
+            Repr::Failure(failure) => {
+                failure.fmt(f)?;
+                match self.link_error() {
+                    Some(LinkError::UpgradeRefused {
+                        status: 401 | 403,
+                        reason: None,
+                        ..
+                    }) => f.write_str(AUTHENTICATE),
+                    _ => Ok(()),
+                }
+            }
+            Repr::OutputLost { stream, bytes } => write!(
+                f,
+                "{bytes} bytes of {stream} were dropped here, because they were not read in time; \
+                 read the output while the process runs, or raise the budget (`.output_policy(…)`)"
+            ),
+            Repr::OutputOverflow { budget } => {
+                write!(
+                    f,
+                    "the process was killed, because its unread output exceeded the budget of \
+                     {budget} bytes; read the output while the process runs, or raise the budget \
+                     (`.output_policy(…)`)"
+                )
+            }
+            Repr::OutputTooLarge { limit } => write!(
+                f,
+                "the output is larger than the limit of {limit} bytes; read it as a stream, or \
+                 raise the limit"
+            ),
+            Repr::SandboxLost(end) => write!(
+                f,
+                "the output may be incomplete, because the sandbox is over: {end}"
+            ),
+            Repr::ActorGone { what } => {
+                write!(
+                    f,
+                    "cannot {what}: the sandbox's actor is gone, because it panicked or its System \
+                     was stopped"
+                )
+            }
+            Repr::Runtime(problem) => write!(f, "cannot start the runtime: {problem}"),
+            Repr::ProcessFailed { end, stderr } => {
+                write!(f, "the process did not succeed: {end}")?;
+                match stderr.as_str() {
+                    "" => Ok(()),
+                    stderr => write!(f, "; the end of its stderr:\n{stderr}"),
+                }
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Error {
+    /// Writes the message, because a `main` that returns the error prints `Debug`. `{:#?}` also
+    /// shows the kind and the effect.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !f.alternate() {
+            return fmt::Display::fmt(self, f);
+        }
+        f.debug_struct("Error")
+            .field("kind", &self.kind())
+            .field("effect", &self.effect())
+            .field("message", &self.to_string())
+            .finish()
+    }
+}
