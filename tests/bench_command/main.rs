@@ -237,7 +237,7 @@ async fn arguments_that_cannot_be_used_are_refused_before_anything_runs() {
         (
             &["ws://ann:s3cret@localhost", "--json", &file],
             1,
-            "holds a user name or password",
+            "contains a user name or password",
         ),
         (
             &["ws://ann:s3cret@local host", "--html", &file],
