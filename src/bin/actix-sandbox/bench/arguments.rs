@@ -1,4 +1,4 @@
-//! The arguments of `bench`, and what is made of them before anything runs.
+//! The arguments of `bench`, and their validation before the run.
 
 use std::{
     fs::{File, OpenOptions},
@@ -15,92 +15,97 @@ use crate::shared::{self, backend};
 
 #[derive(Args)]
 pub(crate) struct Bench {
-    /// The service, as wss://…, ws://…, https://… or http://…, or the variable ACTIX_SANDBOX_URL:
-    /// every user of this machine can read arguments, and the path of the URL may be a secret
-    /// [default: a local server in this process].
+    /// URL of the service: wss://…, ws://…, https://… or http://…. If the path of the URL is a
+    /// secret, set the variable ACTIX_SANDBOX_URL instead, because every user of this machine can
+    /// read arguments [default: a local server in this process].
     #[arg(env = "ACTIX_SANDBOX_URL", hide_env = true)]
     url: Option<String>,
 
-    /// What runs the code of the local server: auto, host, namespace or gvisor [default: auto].
+    /// Backend of the local server: auto, confined, host, namespace or gvisor [default: auto].
     #[arg(long, conflicts_with = "url", value_parser = backend)]
     backend: Option<Backend>,
 
-    /// How many sandboxes to measure [default: 100, or as many as --duration permits].
+    /// Number of sandboxes to measure [default: 100, or no limit with --duration].
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(1..))]
     sandboxes: Option<u64>,
 
-    /// How long to measure, for example 30s. What runs then is waited for.
+    /// How long to measure, for example 30s. The benchmark then waits for the sandboxes that still
+    /// run.
     #[arg(long, value_name = "TIME", value_parser = some_time)]
     duration: Option<Duration>,
 
-    /// Most sandboxes at once. Without --rate: exactly so many, each followed by the next (a closed loop).
+    /// Maximum number of sandboxes at once. Without --rate, exactly this many run all the time, and
+    /// each is followed by the next (a closed loop).
     #[arg(long, value_name = "NUMBER", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     concurrency: u32,
 
-    /// Sandboxes that arrive in a second, whether the ones before are done or not (an open loop). One that has to wait because
-    /// --concurrency is reached is measured from its arrival, so that a slow server cannot hide it.
+    /// Number of sandboxes that arrive per second, whether or not earlier ones are done (an open
+    /// loop). If --concurrency makes a sandbox wait, its times still count from its arrival, so a
+    /// slow server can't hide the wait.
     #[arg(long, value_name = "PER SECOND", value_parser = rate)]
     rate: Option<f64>,
 
-    /// How long to run before anything is measured, for example 5s.
+    /// How long to run before measuring starts, for example 5s.
     #[arg(long, value_name = "TIME", default_value = "0s", value_parser = humantime::parse_duration)]
     warm_up: Duration,
 
-    /// How often each sandbox runs the script, one after the other; at most 10000, whose times are held until its end.
+    /// How many times each sandbox runs the script, one after the other; at most 10000.
     #[arg(long, value_name = "NUMBER", default_value_t = 1, value_parser = clap::value_parser!(u32).range(0..=10_000))]
     execs: u32,
 
-    /// The language of the script.
+    /// Language of the script.
     #[arg(long, value_name = "NAME", default_value = "bash")]
     language: String,
 
-    /// The code that each sandbox runs [default: one that prints a line].
+    /// Code that each sandbox runs [default: code that prints a line].
     #[arg(long, value_name = "CODE", conflicts_with = "script_file")]
     script: Option<String>,
 
-    /// A file with that code.
+    /// File with the code that each sandbox runs.
     #[arg(long, value_name = "FILE")]
     script_file: Option<PathBuf>,
 
-    /// Longest time of each step of a sandbox, for example 60s.
+    /// Timeout of each step of a sandbox, for example 60s.
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = some_time)]
     timeout: Duration,
 
-    /// Reconnects a lost connection, and counts it, where otherwise it is an error.
+    /// Reconnects lost connections and counts them. Without this, a lost connection is an error.
     #[arg(long)]
     reconnect: bool,
 
-    /// A file with the token that the service wants as `Authorization: Bearer …`. Or the variable ACTIX_SANDBOX_TOKEN.
+    /// File with the access token, which is sent as `Authorization: Bearer …`. The default is the
+    /// token in the variable ACTIX_SANDBOX_TOKEN.
     #[arg(long, value_name = "FILE", requires = "url")]
     token_file: Option<PathBuf>,
 
-    /// Writes the results as JSON, to a file or, for -, to the standard output instead of the table.
+    /// Writes the results as JSON to this file. With -, writes them to standard output, and the
+    /// table to standard error.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 
-    /// Writes the results as a web page with plots, in one file.
+    /// Writes the results to this file as a web page with plots.
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
 
-    /// Shows no progress.
+    /// Hides the progress bar.
     #[arg(long)]
     quiet: bool,
 }
 
-/// What is measured.
+/// The service to measure.
 pub(super) enum Target {
     Url(String),
     Local(Backend),
 }
 
-/// What is to be done.
+/// A validated benchmark.
 pub(super) struct Plan {
     pub(super) target: Target,
     pub(super) token: Option<BearerToken>,
     pub(super) sandboxes: Option<u64>,
     pub(super) duration: Option<Duration>,
     pub(super) concurrency: usize,
-    /// Arrivals in a second, of an open loop.
+    /// Arrivals per second of an open loop. `None` for a closed loop.
     pub(super) rate: Option<f64>,
     pub(super) warm_up: Duration,
     pub(super) execs: u32,
@@ -110,10 +115,10 @@ pub(super) struct Plan {
     pub(super) reconnect: bool,
 }
 
-/// Sandboxes that are measured where nothing else is said.
+/// Default number of sandboxes to measure.
 const SANDBOXES: u64 = 100;
 
-/// A rate above which arrivals have no time between them.
+/// Maximum arrivals per second: one per microsecond.
 const MAX_RATE: f64 = 1_000_000.0;
 
 fn rate(text: &str) -> Result<f64, String> {
@@ -127,14 +132,14 @@ fn rate(text: &str) -> Result<f64, String> {
 
 fn some_time(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {
-        Ok(Duration::ZERO) => Err("expected more than no time".to_owned()),
+        Ok(Duration::ZERO) => Err("expected a time longer than 0".to_owned()),
         Ok(time) => Ok(time),
         Err(error) => Err(error.to_string()),
     }
 }
 
 impl Bench {
-    /// What is to be done, and where the results go. Everything that can be wrong is wrong before anything runs.
+    /// Validates the arguments. Returns the plan and the outputs, or an error before anything runs.
     pub(super) fn plan(self) -> Result<(Plan, Outputs), String> {
         let code = match (self.script, &self.script_file) {
             (Some(code), _) => code,
@@ -184,14 +189,15 @@ impl Bench {
     }
 }
 
-/// Where the results go.
+/// The destinations of the results.
 pub(super) struct Outputs {
     json: Option<Place>,
     html: Option<Place>,
     pub(super) quiet: bool,
 }
 
-/// A file that was opened before the run: what cannot be written is known then, and what is there is kept until there is more.
+/// A destination of results. A file is opened before the run, so an unusable path fails early. The
+/// file keeps its contents until there are results to write.
 enum Place {
     Stdout,
     File(File, PathBuf),
@@ -215,7 +221,7 @@ impl Place {
 
     fn write(&self, text: &str) -> Result<(), String> {
         match self {
-            // The benchmark does not fail if its reader is gone.
+            // Ignore errors: a closed pipe must not fail the benchmark.
             Self::Stdout => _ = io::stdout().write_all(text.as_bytes()),
             Self::File(file, path) => replace(file, text)
                 .map_err(|error| format!("cannot write to {}: {error}", path.display()))?,
@@ -223,7 +229,7 @@ impl Place {
         Ok(())
     }
 
-    /// Where it is, if it holds the results of an earlier run.
+    /// Returns the path of a file that already has contents, such as the results of an earlier run.
     fn with_results(&self) -> Option<&Path> {
         match self {
             Self::File(file, path) if file.metadata().is_ok_and(|it| it.len() > 0) => Some(path),
@@ -237,7 +243,7 @@ impl Place {
 }
 
 fn replace(mut file: &File, text: &str) -> io::Result<()> {
-    // What is no file of a disk has no length.
+    // Only regular files can be truncated.
     if file.metadata()?.is_file() {
         file.set_len(0)?;
         file.seek(SeekFrom::Start(0))?;
@@ -246,12 +252,13 @@ fn replace(mut file: &File, text: &str) -> io::Result<()> {
 }
 
 impl Outputs {
-    /// Writes the table to the standard output, and what else was asked for.
+    /// Writes the table and the other results. The table goes to standard output, or to standard
+    /// error if other results go to standard output.
     pub(super) fn write(&self, report: &Report, measured: &Measured) -> Result<(), String> {
         let places = [&self.json, &self.html];
         let is_taken = places.into_iter().flatten().any(Place::is_stdout);
         match is_taken {
-            // What went wrong is all that there is to say.
+            // No sandbox was created, so the error says everything.
             _ if report.stopped == "unreachable" => {}
             false => Place::Stdout.write(&report.to_string())?,
             true => _ = write!(io::stderr(), "{report}"),
@@ -260,7 +267,7 @@ impl Outputs {
         Self::put(&self.html, report, || Ok(page::page(report, measured)))
     }
 
-    /// A run in which nothing was created is no reason to lose the results of another.
+    /// Writes the results to `place`. Keeps an existing file if nothing was measured.
     fn put(
         place: &Option<Place>,
         report: &Report,
@@ -269,7 +276,7 @@ impl Outputs {
         let Some(place) = place else { return Ok(()) };
         match place.with_results().filter(|_| report.phases.is_empty()) {
             Some(path) => shared::say(format_args!(
-                "{} is left as it was: nothing was measured",
+                "nothing was measured, so {} is unchanged",
                 path.display()
             )),
             None => place.write(&text()?)?,
