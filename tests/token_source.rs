@@ -77,8 +77,10 @@ async fn a_source_that_fails_is_told_with_its_reason_and_nothing_is_dialled() {
         ("the vault is sealed", || {
             Box::pin(async { Err("the vault is sealed".into()) })
         }),
-        ("it gave none within", || Box::pin(std::future::pending())),
-        ("it panicked", || {
+        ("the source took longer than", || {
+            Box::pin(std::future::pending())
+        }),
+        ("the source panicked", || {
             Box::pin(async { panic!("a bug in the source") })
         }),
         ("such as a line break", || {

@@ -1,15 +1,15 @@
-//! [`Deviation`]: where a client did something else than the recording says.
+//! [`Deviation`]: where a client deviates from a recording.
 
 use std::fmt;
 
 use super::Line;
 
-/// Most characters of a frame that are shown.
+/// Most characters of a frame in a message.
 const MOST: usize = 400;
 
-/// Where a client deviated from a recording: which line, what it says, and what came instead.
+/// Where a client deviated from a recording: the line, what it expects, and what happened instead.
 ///
-/// Frames are quoted: code and input of the program under test are in it.
+/// The message quotes frames, so it can contain code and input of the program under test.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Deviation {
     recording: String,
@@ -33,17 +33,17 @@ impl Deviation {
         }
     }
 
-    /// The number of the line in the recording, from 1; none, where the whole was played before.
+    /// The number of the line in the recording, from 1. `None` if the whole recording was played.
     pub fn line(&self) -> Option<usize> {
         self.line.as_ref().map(|(number, _)| *number)
     }
 
-    /// What the recording says.
+    /// What the recording expects.
     pub fn expected(&self) -> &str {
         &self.expected
     }
 
-    /// What came instead.
+    /// What happened instead.
     pub fn found(&self) -> &str {
         &self.found
     }
@@ -63,7 +63,7 @@ impl fmt::Display for Deviation {
 
 impl std::error::Error for Deviation {}
 
-/// A frame, or its beginning.
+/// A frame in backticks, cut to [`MOST`] characters.
 pub(super) fn quoted(frame: impl fmt::Display) -> String {
     let text = frame.to_string();
     match text.char_indices().nth(MOST) {

@@ -1,8 +1,8 @@
-//! [`Execs`]: what a player knows of the named execs of protocol v2.
+//! [`Execs`]: the named execs of protocol v2 in a recording that is replayed.
 //!
-//! Their ids are chosen by the client at random, so those of the recording stand for those that the client
-//! really uses. And how input is cut into messages, and when output is acknowledged, depends on time; so input is
-//! compared by its bytes, and acknowledgements only open the window for what is to be sent.
+//! The client chooses random ids, so the player maps the recorded ids to them. Time decides how input is
+//! cut into messages and when output is acknowledged. So the player compares input by its bytes, and
+//! acknowledgements only open the window.
 
 use std::collections::{HashMap, HashSet};
 
@@ -18,21 +18,21 @@ use crate::{
     transport::RECORDED_TOKEN,
 };
 
-/// What is expected, and what was found.
+/// A deviation: what was expected, and what was found.
 pub(super) struct Wrong(pub(super) String, pub(super) String);
 
 /// The execs of a recording.
 #[derive(Default)]
 pub(super) struct Execs {
-    /// The ids that the client uses, by those of the recording.
+    /// The client's ids, by recorded id.
     real: HashMap<String, String>,
-    /// And the reverse.
+    /// The recorded ids, by the client's id.
     recorded: HashMap<String, String>,
     inputs: HashMap<String, Input>,
     outputs: HashMap<String, Output>,
 }
 
-/// The input of an exec: all that was recorded, and how much of it was heard.
+/// The input of an exec: what was recorded, and how much of it arrived.
 #[derive(Default)]
 struct Input {
     pieces: Vec<(u64, Vec<u8>)>,
@@ -43,7 +43,7 @@ struct Input {
     heard_eof: bool,
 }
 
-/// How much output of an exec was sent and acknowledged, in stdout and stderr.
+/// The offsets of an exec's output that were sent and acknowledged, for stdout and stderr.
 #[derive(Default)]
 struct Output {
     window: Option<u64>,
@@ -52,7 +52,7 @@ struct Output {
 }
 
 impl Input {
-    /// Puts together what follows on each other.
+    /// Joins adjacent pieces.
     fn join(&mut self) {
         self.pieces.sort();
         for (offset, data) in std::mem::take(&mut self.pieces) {
@@ -73,7 +73,7 @@ impl Input {
     fn hear(&mut self, offset: u64, data: &[u8], eof: bool) -> Result<(), Wrong> {
         let end = offset.saturating_add(data.len() as u64);
         let most = self.begin + self.bytes.len() as u64;
-        // What comes again from before the recording is nothing new.
+        // Skip bytes from before the recording.
         let skip = usize::try_from(self.begin.saturating_sub(offset)).unwrap_or(usize::MAX);
         let new = data.get(skip.min(data.len())..).unwrap_or_default();
         let at = usize::try_from(offset.saturating_sub(self.begin)).unwrap_or(usize::MAX);
@@ -103,7 +103,7 @@ impl Input {
 }
 
 impl Execs {
-    /// With the input of all execs of a recording.
+    /// Collects the input of all execs of a recording.
     pub(super) fn new(recording: &Recording) -> Self {
         let mut execs = Self::default();
         let mut v2 = HashSet::new();
@@ -126,7 +126,7 @@ impl Execs {
         execs
     }
 
-    /// Takes in what is not compared frame by frame. `false`: it is to be compared.
+    /// Handles a frame that is not compared as a whole. `false`: compare it.
     pub(super) fn hear(&mut self, frame: &str) -> Result<bool, Wrong> {
         let Some((real, message)) = named(frame) else {
             return Ok(false);
@@ -153,7 +153,8 @@ impl Execs {
         }
     }
 
-    /// Whether a recorded frame is one of those that are not compared, and then, whether there is nothing to wait for.
+    /// For a recorded frame that is not compared as a whole: whether its content has arrived. `None`: compare
+    /// it.
     pub(super) fn is_heard(&self, frame: &str) -> Option<bool> {
         match named(frame)? {
             (_, NamedMessage::Ack { .. }) => Some(true),
@@ -166,7 +167,7 @@ impl Execs {
         }
     }
 
-    /// Whether a client said what was recorded. An id that was not met yet stands for whatever the client uses.
+    /// Whether a client sent what was recorded. An unmapped recorded id matches any unmapped id.
     pub(super) fn is_like(&self, recorded: &Value, heard: &Value) -> bool {
         let (Some(left), Some(right)) = (exec_of(recorded), exec_of(heard)) else {
             return like(recorded, heard, false);
@@ -178,7 +179,7 @@ impl Execs {
         may_be && like(recorded, heard, true)
     }
 
-    /// They are alike: from now on the one id stands for the other.
+    /// Maps the recorded id to the client's id, after two frames were found alike.
     pub(super) fn bind(&mut self, recorded: &Value, heard: &Value) {
         if let (Some(left), Some(right)) = (exec_of(recorded), exec_of(heard)) {
             self.real.insert(left.to_owned(), right.to_owned());
@@ -186,7 +187,7 @@ impl Execs {
         }
     }
 
-    /// Whether two frames have an order between each other: those about different execs have none.
+    /// Whether the order of two frames counts. It doesn't for frames of different execs.
     pub(super) fn are_ordered(&self, recorded: &Value, heard: &Value) -> bool {
         match (exec_of(recorded), exec_of(heard)) {
             (None, None) => true,
@@ -195,7 +196,7 @@ impl Execs {
         }
     }
 
-    /// A frame of the server's, in parts that fit into a window, each with the exec whose window it needs.
+    /// Splits a frame of the server into parts that fit into the window, each with the exec of that window.
     pub(super) fn parts(&mut self, frame: &str) -> Vec<(String, Option<Part>)> {
         let whole = || vec![(frame.to_owned(), None)];
         let Ok(mut value) = serde_json::from_str::<Value>(frame) else {
@@ -254,12 +255,12 @@ impl Execs {
         vec![(value.to_string(), None)]
     }
 
-    /// Whether the window allows a part; then it counts as sent.
+    /// Whether the window permits a part. If so, counts it as sent.
     pub(super) fn try_send(&mut self, part: &Part) -> bool {
         let output = self.outputs.entry(part.exec.clone()).or_default();
         let mut sent = output.sent;
         if sent[part.stream].is_none() {
-            // What was before is no concern of this client.
+            // Earlier output belongs to another client.
             output.acked[part.stream] = part.begin;
         }
         sent[part.stream] = sent[part.stream].max(Some(part.end));
@@ -293,7 +294,7 @@ fn exec_of(frame: &Value) -> Option<&str> {
     frame.get(KEY_EXEC)?.as_str()
 }
 
-/// Equal, but for what a recorder has redacted, and, where it is to be so, for the exec.
+/// Whether two frames are equal, apart from redacted tokens and, with `any_exec`, from the exec id.
 fn like(recorded: &Value, heard: &Value, any_exec: bool) -> bool {
     match (recorded, heard) {
         (Value::Object(left), Value::Object(right)) => {

@@ -1,13 +1,14 @@
-//! To test programs that use this crate, without a service and without luck (feature `test-util`).
+//! Test programs that use this crate, without a service and with reproducible faults (feature
+//! `test-util`).
 //!
 //! | | |
 //! | --- | --- |
-//! | [`Recording`] | what passed in a session, written by [`record_to`](crate::SandboxBuilder::record_to) or by hand |
-//! | [`Player`] | a server that plays a recording to your program, and tells where it deviated |
-//! | [`Proxy`], [`Plan`] | a TCP proxy in front of a server that cuts, resets, stalls, splits and refuses |
+//! | [`Recording`] | the messages of a session, written by [`record_to`](crate::SandboxBuilder::record_to) or by hand |
+//! | [`Player`] | a server that replays a recording to your program, and reports where the program deviates |
+//! | [`Proxy`], [`Plan`] | a TCP proxy in front of a server that cuts, resets, stalls, splits and refuses connections |
 //!
-//! Everything listens on `127.0.0.1` at a free port, and needs a tokio runtime (that of actix is one). Nothing
-//! here panics: what cannot be done is an error.
+//! Players and proxies listen on `127.0.0.1` at a free port. They need a tokio runtime, such as that of
+//! actix. Nothing here panics; failures are errors.
 //!
 //! ```
 //! # #[actix::main]

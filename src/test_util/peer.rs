@@ -1,4 +1,4 @@
-//! [`Peer`]: the server's end of one connection that is played.
+//! [`Peer`]: the server's end of one replayed connection.
 
 use std::{
     collections::VecDeque,
@@ -15,33 +15,33 @@ use tokio::{io::AsyncWriteExt, net::TcpStream};
 
 use crate::protocol::{Fragment, Reassembly, limits::DEFAULT_MAX_MESSAGE_BYTES};
 
-/// How far a connection has been played.
+/// How far a connection has been replayed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
     Open,
-    /// The client cannot know yet that it is cut.
+    /// Cut; the client may not have noticed yet.
     Cut,
-    /// Closed by the server, or left to the client.
+    /// Closing, by the server or the client.
     Ending,
 }
 
-/// What is heard from a client.
+/// What a client did.
 pub(super) enum Heard {
     Text(String),
-    /// Nothing more comes.
+    /// Ended the connection.
     Gone,
 }
 
 /// A connection.
 pub(super) struct Peer {
     pub(super) conn: String,
-    /// Protocol v2 was selected: execs have names.
+    /// Whether protocol v2 was selected.
     pub(super) is_v2: bool,
     pub(super) stage: Stage,
     pub(super) is_gone: bool,
-    /// Frames that no line has asked for yet; text that is no JSON as a JSON string.
+    /// Frames that no line has expected yet. Text that isn't JSON is stored as a JSON string.
     pub(super) said: VecDeque<Value>,
-    /// Input by the messages of v1 that no line has asked for yet.
+    /// Input from v1 messages that no line has expected yet.
     pub(super) input: String,
     framed: Framed<TcpStream, Codec>,
     reassembly: Reassembly,
@@ -103,7 +103,7 @@ impl Peer {
         Poll::Ready(Heard::Gone)
     }
 
-    /// Puts an answer behind what is being written. A client that takes nothing gets none.
+    /// Queues an answer. A client that doesn't read gets none.
     fn answer(&mut self, message: Message, cx: &mut Context<'_>) {
         let mut framed = Pin::new(&mut self.framed);
         if let Poll::Ready(Ok(())) = Sink::<Message>::poll_ready(framed.as_mut(), cx)
@@ -118,18 +118,19 @@ impl Peer {
         sent.map_err(io::Error::other)
     }
 
-    /// Begins the close handshake.
+    /// Starts the close handshake.
     pub(super) async fn close(&mut self, code: u16) {
         self.stage = Stage::Ending;
         let reason = CloseReason {
             code: CloseCode::from(code),
             description: None,
         };
-        // A client that is gone needs no more.
+        // The client may be gone already.
         let _ = self.framed.send(Message::Close(Some(reason))).await;
     }
 
-    /// Ends without a close frame. What was sent before arrives: the socket itself stays until the client is gone.
+    /// Ends the connection without a close frame. Earlier messages still arrive, because the socket stays open
+    /// until the client is gone.
     pub(super) async fn cut(&mut self) {
         self.stage = Stage::Cut;
         let _ = self.framed.io_mut().shutdown().await;

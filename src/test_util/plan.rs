@@ -1,69 +1,69 @@
 //! [`Plan`]: what a [`Proxy`](super::Proxy) does to one connection.
 
-/// What is to happen to one connection. Nothing, unless it says so.
+/// The faults of one connection. The default has none.
 ///
 /// ```
 /// use actix_sandbox::test_util::Plan;
 ///
-/// // The upgrade passes; then, in the middle of a frame, the client finds its connection reset.
+/// // The upgrade passes. Then, in the middle of a frame, the connection is reset.
 /// let plan = Plan::default().cut_down(1_000).reset();
-/// // A half-open link: from there on nothing comes, and nobody is told.
+/// // A half-open link: after 1,000 bytes nothing arrives, and the client sees no end.
 /// let silent = Plan::default().cut_down(1_000).stall();
 /// # let _ = (plan, silent);
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
-    /// Cut after this many bytes from the server, those of the upgrade counted.
+    /// Cut after this many bytes from the server, including the upgrade response.
     pub cut_down: Option<u64>,
-    /// Cut after this many bytes from the client, those of the upgrade counted.
+    /// Cut after this many bytes from the client, including the upgrade request.
     pub cut_up: Option<u64>,
-    /// Instead of the cut after bytes from the server, nothing comes from there any more, and nobody is told.
+    /// Stall at `cut_down` instead of cutting: no more bytes arrive, and the client sees no end.
     pub stall: bool,
-    /// The client's end is reset instead of closed.
+    /// Reset the client's end instead of closing it.
     pub reset: bool,
-    /// Most bytes from the server that are passed on in one piece; all there are, unless it says so.
+    /// Most bytes from the server to pass in one write. Default: no limit.
     pub piece: Option<usize>,
-    /// The connection is taken and reset at once, before anything passes.
+    /// Accept the connection and reset it at once.
     pub refuse: bool,
 }
 
 impl Plan {
-    /// Cut after this many bytes from the server.
+    /// Cuts after this many bytes from the server, including the upgrade response.
     #[must_use]
     pub fn cut_down(mut self, bytes: u64) -> Self {
         self.cut_down = Some(bytes);
         self
     }
 
-    /// Cut after this many bytes from the client.
+    /// Cuts after this many bytes from the client, including the upgrade request.
     #[must_use]
     pub fn cut_up(mut self, bytes: u64) -> Self {
         self.cut_up = Some(bytes);
         self
     }
 
-    /// Where it would be cut after bytes from the server, it becomes silent instead: a half-open link.
+    /// Stalls where [`cut_down`](Self::cut_down) would cut: a half-open link.
     #[must_use]
     pub fn stall(mut self) -> Self {
         self.stall = true;
         self
     }
 
-    /// The client's end is reset instead of closed.
+    /// Reset the client's end instead of closing it.
     #[must_use]
     pub fn reset(mut self) -> Self {
         self.reset = true;
         self
     }
 
-    /// What comes from the server is passed on in pieces of so many bytes, at least one.
+    /// Passes bytes from the server in writes of at most this many bytes, and at least one.
     #[must_use]
     pub fn piece(mut self, bytes: usize) -> Self {
         self.piece = Some(bytes);
         self
     }
 
-    /// The connection is reset at once.
+    /// Resets the connection at once.
     #[must_use]
     pub fn refuse(mut self) -> Self {
         self.refuse = true;

@@ -1,4 +1,4 @@
-//! [`Player`]: a server that plays a recording to a client.
+//! [`Player`]: a server that replays a recording to a client.
 
 use std::{io, net::SocketAddr, time::Duration};
 
@@ -6,27 +6,29 @@ use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
 
 use super::{Deviation, PlayerBuilder, Recording, script::Script};
 
-/// A server that plays one recording: it answers each dial as recorded, says what the server said, and waits
-/// for the client to say what was recorded before it goes on.
+/// A server that replays one recording. It answers each dial as recorded, sends the recorded messages of
+/// the server, and waits for the recorded messages of the client.
 ///
-/// So your program gets the same results, and the same faults, each time, without a service; and
-/// [`finish`](Self::finish) tells whether it still does what it did when it was recorded. What is compared:
+/// So your program gets the same results and the same faults each time, without a service.
+/// [`finish`](Self::finish) reports whether the program still behaves as recorded. The player compares:
 ///
-/// - every frame of the client's, as JSON, in order; in protocol v2 frames about different processes have
-///   no order between each other;
-/// - input (stdin) by its bytes, not by the messages it comes in. A v1 message that crossed a cut counts for the
-///   next connection;
-/// - the path of each dial. A redacted token stands for every token, and a recorded exec id for the one that
-///   the client has chosen. Headers are not looked at.
+/// - the client's frames, as JSON, in order. Under protocol v2, the order of frames of different processes
+///   is free.
+/// - input (stdin), by its bytes and not by its messages. A v1 message that crossed a cut counts for the
+///   next connection.
+/// - the path of each dial. A redacted token matches any token, and a recorded exec id the one that the
+///   client chose. The player ignores headers.
 ///
-/// Acknowledgements of output (v2) depend on time and are not compared: they open the window for more output.
+/// Acknowledgements of output (v2) depend on time. They open the window for more output, and are not
+/// compared.
 ///
-/// Time is not kept, unless [`PlayerBuilder::keep_time`] says so: what is recorded comes as soon as it may. Whatever
-/// your program does by time, such as to kill after five seconds, comes later in comparison.
+/// The player sends each message as soon as the order permits, unless [`PlayerBuilder::keep_time`] is set.
+/// So an action that your program takes after a fixed time, such as a kill after five seconds, happens
+/// later in the recording's order.
 ///
-/// Dropped, it ends, and its connections with it. There is an example [above](super).
+/// Dropping the player closes its connections. See the [module](super) for an example.
 #[derive(Debug)]
-#[must_use = "the player ends when this is dropped"]
+#[must_use = "dropping the player stops it"]
 pub struct Player {
     address: SocketAddr,
     finish: Option<oneshot::Sender<()>>,
@@ -35,11 +37,12 @@ pub struct Player {
 }
 
 impl PlayerBuilder {
-    /// Listens on 127.0.0.1 at a free port. Must be awaited in a tokio runtime, which runs the player.
+    /// Starts to listen on `127.0.0.1` at a free port. Must be called in a tokio runtime, which runs the
+    /// player.
     ///
     /// # Errors
     ///
-    /// The system gives no port.
+    /// The port can't be bound.
     pub async fn start(self) -> io::Result<Player> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
@@ -56,7 +59,7 @@ impl PlayerBuilder {
 }
 
 impl Player {
-    /// A player of this recording, with options.
+    /// A builder for a player of this recording.
     pub fn builder(recording: Recording) -> PlayerBuilder {
         PlayerBuilder {
             recording,
@@ -65,34 +68,34 @@ impl Player {
         }
     }
 
-    /// A player of this recording. Must be awaited in a tokio runtime, which runs the player.
+    /// Starts a player with default options. Must be called in a tokio runtime, which runs the player.
     ///
     /// # Errors
     ///
-    /// The system gives no port.
+    /// The port can't be bound.
     pub async fn start(recording: Recording) -> io::Result<Self> {
         Self::builder(recording).start().await
     }
 
-    /// Where your program finds it: `ws://127.0.0.1:port`.
+    /// The URL of the player: `ws://127.0.0.1:port`.
     pub fn url(&self) -> String {
         format!("ws://{}", self.address)
     }
 
-    /// Where it listens.
+    /// The address that the player listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Your program is done: waits until the rest is played.
+    /// Call this when your program is done. Waits until the rest of the recording is played.
     ///
     /// # Errors
     ///
-    /// The first deviation: the client said, dialled or ended something else than recorded, more than that, or
-    /// nothing for [so long](PlayerBuilder::patience). At that point all connections were ended.
+    /// The first deviation: the client sent, dialled or ended something that was not recorded, or did nothing
+    /// for [`patience`](PlayerBuilder::patience). The player closed all connections at that point.
     pub async fn finish(mut self) -> Result<(), Deviation> {
         if let Some(finish) = self.finish.take() {
-            // A player that has ended before tells why below.
+            // A player that has already ended reports why below.
             let _ = finish.send(());
         }
         match (&mut self.playing).await {

@@ -6,7 +6,7 @@ use super::Recording;
 
 /// Options of a [`Player`](super::Player).
 #[derive(Clone, Debug)]
-#[must_use = "the player listens when it is started"]
+#[must_use = "the player doesn't listen until it is started"]
 pub struct PlayerBuilder {
     pub(super) recording: Recording,
     pub(super) patience: Duration,
@@ -14,13 +14,13 @@ pub struct PlayerBuilder {
 }
 
 impl PlayerBuilder {
-    /// How long the client may let the player wait, before that is a deviation. Default: 30 s.
+    /// How long the player waits for the client before it reports a deviation. Default: 30 s.
     pub fn patience(mut self, patience: Duration) -> Self {
         self.patience = patience;
         self
     }
 
-    /// Whether what the server does comes after the time that was recorded, not at once. Default: no.
+    /// Whether the server's messages keep their recorded times. Default: no.
     pub fn keep_time(mut self, keep: bool) -> Self {
         self.keep_time = keep;
         self

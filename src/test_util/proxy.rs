@@ -1,5 +1,5 @@
-//! [`Proxy`]: a TCP proxy between client and server that does what networks do: cuts at a byte, resets,
-//! stalls, splits what is written, refuses. It can write down what the server has handed to each connection.
+//! [`Proxy`]: a TCP proxy with the faults of networks. It cuts connections at a byte, resets, stalls,
+//! splits and refuses them. It can record the bytes that the server sent on each connection.
 
 use std::{
     fmt, io,
@@ -23,20 +23,20 @@ use tokio::{
 
 use super::Plan;
 
-/// Connections whose records are kept: the first ones.
+/// Most connections that are recorded: the first ones.
 const MAX_RECORDS: usize = 10_000;
 
 /// What happened on one connection.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct Record {
-    /// What was taken from the server, also after the cut, up to [`ProxyBuilder::record`] bytes.
+    /// The first [`ProxyBuilder::record`] bytes from the server, including bytes after a cut.
     pub from_server: Vec<u8>,
-    /// How many bytes were taken from the server.
+    /// Number of bytes received from the server.
     pub taken: u64,
-    /// How many of them were passed on.
+    /// Number of bytes passed to the client.
     pub delivered: usize,
-    /// Both ends are closed.
+    /// Whether both ends are closed.
     pub over: bool,
 }
 
@@ -49,13 +49,13 @@ impl Record {
     }
 }
 
-/// What is to be done to all connections now.
+/// What happens to all connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Order {
     Pass,
-    /// Nothing passes, and nobody is told: a half-open link.
+    /// No bytes pass, and neither side sees an end: a half-open link.
     Stall,
-    /// The nth time that all are cut.
+    /// All connections are cut, for the nth time.
     Cut(usize),
 }
 
@@ -66,14 +66,14 @@ struct Shared {
     planner: Box<Planner>,
     records: Mutex<Vec<Arc<Mutex<Record>>>>,
     accepted: AtomicUsize,
-    /// Connections that are not over.
+    /// Number of open connections.
     open: watch::Sender<usize>,
     order: watch::Sender<Order>,
-    /// Bytes of each connection that are written down.
+    /// Bytes to record of each connection.
     record: usize,
 }
 
-/// A proxy with faults. Dropped, it stops to listen; its connections go on.
+/// A TCP proxy with faults. When dropped, it stops listening; its connections continue.
 ///
 /// ```
 /// # #[cfg(all(unix, feature = "server"))]
@@ -85,7 +85,7 @@ struct Shared {
 /// };
 ///
 /// let server = LocalServer::start().await?;
-/// // The first connection is cut in the middle; those after it are left alone.
+/// // Cuts the first connection in the middle, and no later one.
 /// let proxy = Proxy::builder(server.address())
 ///     .plan(|number| match number {
 ///         0 => Plan::default().cut_down(2_000).reset(),
@@ -113,7 +113,7 @@ pub struct Proxy {
 }
 
 /// Options of a [`Proxy`].
-#[must_use = "the proxy listens when it is started"]
+#[must_use = "the proxy doesn't listen until it is started"]
 pub struct ProxyBuilder {
     target: SocketAddr,
     planner: Box<Planner>,
@@ -121,24 +121,25 @@ pub struct ProxyBuilder {
 }
 
 impl ProxyBuilder {
-    /// What happens to each connection, asked by its number from 0. Default: nothing does.
+    /// Returns the faults of each connection, by its number from 0. Default: none.
     pub fn plan(mut self, planner: impl Fn(usize) -> Plan + Send + Sync + 'static) -> Self {
         self.planner = Box::new(planner);
         self
     }
 
-    /// How many bytes from the server are written down of each connection, for [`Proxy::records`]; of
-    /// the first 10,000 connections. Default: 0, nothing is.
+    /// How many bytes from the server to record of each connection, for [`Proxy::records`]. Only the first
+    /// 10,000 connections are recorded. Default: 0, no recording.
     pub fn record(mut self, bytes: usize) -> Self {
         self.record = bytes;
         self
     }
 
-    /// Listens on 127.0.0.1 at a free port. Must be awaited in a tokio runtime, which runs the proxy.
+    /// Starts to listen on `127.0.0.1` at a free port. Must be called in a tokio runtime, which runs the
+    /// proxy.
     ///
     /// # Errors
     ///
-    /// The system gives no port.
+    /// The port can't be bound.
     pub async fn start(self) -> io::Result<Proxy> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
@@ -170,30 +171,30 @@ impl Proxy {
         }
     }
 
-    /// Where a client finds it: `ws://127.0.0.1:port`.
+    /// The URL of the proxy: `ws://127.0.0.1:port`.
     pub fn url(&self) -> String {
         format!("ws://{}", self.address)
     }
 
-    /// The URL of a service behind the proxy, as a client dials it through the proxy: with the same
-    /// path, which may be the secret of a local server.
+    /// The URL by which a client reaches `service` through the proxy. It keeps the path, which contains the
+    /// secret of a local server.
     pub fn url_for(&self, service: &str) -> String {
         let (_, rest) = service.split_once("://").unwrap_or(("", service));
         let path = rest.find('/').map_or("", |at| &rest[at..]);
         self.url() + path
     }
 
-    /// Where it listens.
+    /// The address that the proxy listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// How many connections there have been.
+    /// Number of connections accepted so far.
     pub fn accepted(&self) -> usize {
         self.shared.accepted.load(Ordering::SeqCst)
     }
 
-    /// Cuts every connection there is.
+    /// Cuts every open connection.
     pub fn cut(&self) {
         self.shared.order.send_modify(|order| {
             *order = Order::Cut(match order {
@@ -203,17 +204,18 @@ impl Proxy {
         });
     }
 
-    /// From now on nothing passes, on old and new connections, and no end is told.
+    /// Stalls all open and new connections: no bytes pass, and neither side sees an end.
     pub fn stall(&self) {
         self.shared.order.send_replace(Order::Stall);
     }
 
-    /// New connections pass again. Those that stalled stay as they are until they are cut.
+    /// Lets new connections pass again. Connections that stalled stay stalled until they are cut.
     pub fn pass(&self) {
         self.shared.order.send_replace(Order::Pass);
     }
 
-    /// New connections are refused from now on; the port is kept in mind.
+    /// Stops listening, so new connections are refused. [`accept`](Self::accept) listens again at the same
+    /// port.
     pub async fn refuse(&mut self) {
         if let Some(listening) = self.listening.take() {
             listening.abort();
@@ -221,11 +223,11 @@ impl Proxy {
         }
     }
 
-    /// Listens again, at the same address.
+    /// Listens again at the same address.
     ///
     /// # Errors
     ///
-    /// Another program took the port meanwhile.
+    /// Another program has taken the port meanwhile.
     pub async fn accept(&mut self) -> io::Result<()> {
         if self.listening.is_none() {
             let listener = TcpListener::bind(self.address).await?;
@@ -234,8 +236,7 @@ impl Proxy {
         Ok(())
     }
 
-    /// What happened on each connection, in the order in which they came. Nothing, unless
-    /// [`ProxyBuilder::record`] says so.
+    /// The records of all connections, in order of arrival. Empty unless [`ProxyBuilder::record`] is set.
     pub fn records(&self) -> Vec<Record> {
         let records = lock(&self.shared.records);
         records.iter().map(|record| lock(record).clone()).collect()
@@ -275,7 +276,7 @@ impl Drop for Proxy {
     }
 }
 
-/// The data is whole after a panic elsewhere: nothing here stops in the middle of a change.
+/// Ignores poisoning: no panic can happen in the middle of a change here.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -308,7 +309,7 @@ async fn listen(listener: TcpListener, shared: Arc<Shared>) {
         }
         let open = Open::new(&shared);
         tokio::spawn(async move {
-            // A connection that cannot be made is over; its client sees that.
+            // On an error the connection closes, which its client sees.
             let _ = connection(client, number, &record, &open.0).await;
             lock(&record).over = true;
             drop(open);
@@ -338,7 +339,7 @@ async fn connection(
     let began_with = *order.borrow_and_update();
 
     let cut = async {
-        // Only what is ordered from now on.
+        // Ignore cuts ordered before this connection.
         let cut = |order: &Order| matches!(order, Order::Cut(_)) && *order != began_with;
         let _ = order.wait_for(cut).await;
     };
@@ -363,7 +364,7 @@ async fn connection(
         let cut = std::pin::pin!(cut);
         select(select(down, up), cut).await;
     }
-    // The client is told first, so that it is back before the server knows that it was gone.
+    // Close the client's end first, so that it reconnects before the server notices.
     drop((from_client, to_client));
     let _ = to_server.shutdown().await;
     let mut buffer = vec![0; 64 * 1024];
@@ -378,7 +379,7 @@ async fn connection(
 /// One direction of a connection.
 struct Pass<'a> {
     most: Option<u64>,
-    /// What happens behind the last byte that may pass: nothing, or the end.
+    /// Whether the direction stalls after its last byte, instead of ending.
     stall: bool,
     piece: Option<usize>,
     order: watch::Receiver<Order>,
@@ -386,13 +387,13 @@ struct Pass<'a> {
 }
 
 impl Pass<'_> {
-    /// Passes bytes on until one end closes, or as many as allowed have passed.
+    /// Passes bytes until one end closes or the allowed number has passed.
     async fn run(mut self, from: &mut OwnedReadHalf, to: &mut OwnedWriteHalf) {
         let mut left = self.most.unwrap_or(u64::MAX);
         let mut buffer = vec![0; 16 * 1024];
         while left > 0 {
             if *self.order.borrow_and_update() == Order::Stall {
-                // For good: whatever comes later is on a new connection.
+                // A stalled connection never passes bytes again.
                 std::future::pending::<()>().await;
             }
             let read = {

@@ -1,4 +1,4 @@
-//! [`Recording`]: what passed between clients and a server, read from lines of JSON.
+//! [`Recording`]: the messages between clients and a server, read from lines of JSON.
 
 use std::{
     collections::HashMap,
@@ -11,25 +11,26 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::transport::{By, Dir, Line as Raw};
 
-/// How often [`Recording::load_complete`] looks at the file.
+/// How often [`Recording::load_complete`] reads the file.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
-/// A session, or several, in the order in which things happened.
+/// One or more sessions, in the order in which their messages passed.
 ///
 /// Written by [`record_to`](crate::SandboxBuilder::record_to), or by hand. Each line is a JSON object:
 ///
 /// | `dir` | other keys | |
 /// | --- | --- | --- |
-/// | `connect` | `path`, `protocol` | the client dialled this path; the server selected this subprotocol, or none (v1) |
-/// | `refused` | `error` | the upgrade was refused, with the HTTP status that the text ends with (`HTTP 403`), or the connection ended before |
+/// | `connect` | `path`, `protocol` | the client dialled `path`; the server selected the subprotocol `protocol`, or none (v1) |
+/// | `refused` | `error` | the upgrade was refused. `error` ends with the HTTP status (`HTTP 403`); without one, the connection ended before a response |
 /// | `send` | `frame` | the client sent this text |
 /// | `recv` | `frame` | the server sent this text |
 /// | `close` | `code`, `reason`, `by` | closed by the `server` (the default) or the `client`; 1006: without a close frame |
-/// | `cut` | `by` | the connection ended without a word |
-/// | `quiet` | | nothing came for some time |
-/// | `end` | `error` | the last line of a recorder; with an error, where it had to stop before |
+/// | `cut` | `by` | the connection ended without a close frame |
+/// | `quiet` | | no message passed for some time |
+/// | `end` | `error` | the last line that a recorder writes; `error` is present if it had to stop early |
 ///
-/// And all: `t`, milliseconds since the first line, and `conn`, the name of the connection, such as `A`.
+/// Every line also has `t`, the milliseconds since the first line, and `conn`, the name of the
+/// connection, such as `A`.
 #[derive(Clone, Debug)]
 pub struct Recording {
     name: String,
@@ -37,21 +38,21 @@ pub struct Recording {
     end: Option<Option<String>>,
 }
 
-/// Something that happened on a connection.
+/// One line of a recording.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Line {
     /// The line's number in the recording, from 1.
     pub number: usize,
-    /// Since the first line.
+    /// Time since the first line.
     pub at: Duration,
-    /// The connection.
+    /// The name of the connection.
     pub conn: String,
     /// What happened.
     pub event: Event,
 }
 
-/// What a line tells.
+/// What happened on a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Event {
@@ -62,17 +63,17 @@ pub enum Event {
         /// The subprotocol that the server selected.
         protocol: Option<String>,
     },
-    /// The upgrade was refused: with this HTTP status, or by the end of the connection.
+    /// The upgrade was refused with this HTTP status. `None`: the connection ended without a response.
     Refused(Option<u16>),
-    /// The client sent this.
+    /// The client sent this text.
     Send(String),
-    /// The server sent this.
+    /// The server sent this text.
     Recv(String),
     /// Closed with this code; 1006: without a close frame.
     Close(u16, Side),
-    /// The connection ended without a word.
+    /// The connection ended without a close frame.
     Cut(Side),
-    /// Nothing came for some time.
+    /// No message passed for some time.
     Quiet,
 }
 
@@ -85,7 +86,7 @@ pub enum Side {
     Server,
 }
 
-/// Why a recording cannot be read. Names its file, and the line.
+/// Why a recording can't be read. The message names the file and the line.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{place}: {problem}")]
 pub struct RecordingError {
@@ -98,7 +99,7 @@ impl Recording {
     ///
     /// # Errors
     ///
-    /// It cannot be read, or a line is none of a recording.
+    /// The file can't be read, or a line is not a valid line of a recording.
     pub fn load(path: impl AsRef<Path>) -> Result<Self, RecordingError> {
         let path = path.as_ref();
         let place = path.display().to_string();
@@ -106,17 +107,18 @@ impl Recording {
             Ok(text) => Self::parse(place, &text),
             Err(error) => Err(RecordingError {
                 place,
-                problem: format!("the recording cannot be read: {error}"),
+                problem: format!("the recording can't be read: {error}"),
             }),
         }
     }
 
-    /// Reads a file that [`record_to`](crate::SandboxBuilder::record_to) may still be writing, once it is
-    /// complete: when the actors of the sandbox are gone.
+    /// Waits until [`record_to`](crate::SandboxBuilder::record_to) has completed a file, then reads it. The
+    /// file is complete when all handles of the sandbox are dropped and its actors have stopped.
     ///
     /// # Errors
     ///
-    /// As [`load`](Self::load); it is not complete in time; the recorder had to stop, and says why.
+    /// Fails like [`load`](Self::load), if the file isn't complete within the given time, or if the recorder
+    /// had to stop early; the error contains its reason.
     pub async fn load_complete(
         path: impl Into<PathBuf>,
         within: Duration,
@@ -124,7 +126,7 @@ impl Recording {
         let path = path.into();
         let deadline = Instant::now() + within;
         loop {
-            // While it is written, its last line may be half a line.
+            // While the file is being written, its last line may be incomplete.
             let loaded = Self::load(&path);
             if let Ok(recording) = &loaded
                 && let Some(stopped) = &recording.end
@@ -138,7 +140,7 @@ impl Recording {
             if timeout_at(deadline, pause).await.is_err() {
                 let incomplete = |recording: Self| {
                     let problem = format!(
-                        "the recording is not complete after {within:?}: is a handle of the sandbox still there?"
+                        "the recording is not complete after {within:?}; drop all handles of the sandbox first"
                     );
                     Err(recording.error(problem))
                 };
@@ -147,11 +149,11 @@ impl Recording {
         }
     }
 
-    /// Reads lines; the name is that which errors use. Empty lines are left out.
+    /// Parses lines of JSON. Errors use `name`. Skips empty lines.
     ///
     /// # Errors
     ///
-    /// A line is none of a recording.
+    /// A line is not a valid line of a recording.
     pub fn parse(name: impl Into<String>, text: &str) -> Result<Self, RecordingError> {
         let name = name.into();
         let mut recording = Self {
@@ -175,7 +177,7 @@ impl Recording {
         Ok(recording)
     }
 
-    /// Adds a line, if it can follow those before it.
+    /// Adds a line. Fails if it can't follow the lines before it.
     fn add(
         &mut self,
         number: usize,
@@ -184,7 +186,7 @@ impl Recording {
     ) -> Result<(), String> {
         let raw: Raw = serde_json::from_str(text).map_err(|error| error.to_string())?;
         if self.end.is_some() {
-            return Err("there is something after the `end`".to_owned());
+            return Err("a line follows the `end` line".to_owned());
         }
         if raw.dir == Dir::End {
             self.end = Some(raw.error);
@@ -240,17 +242,17 @@ impl Recording {
         Ok(())
     }
 
-    /// Its name: the path of the file, where it came from one.
+    /// The name of the recording: the path of its file, or the name passed to [`parse`](Self::parse).
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// What happened, in order.
+    /// The lines, in order.
     pub fn lines(&self) -> &[Line] {
         &self.lines
     }
 
-    /// Leaves out lines: of a client that is not under test, or what your program says otherwise.
+    /// Removes lines, for example those of a client that is not under test.
     ///
     /// ```
     /// use actix_sandbox::test_util::Recording;
@@ -268,7 +270,8 @@ impl Recording {
         self.lines.retain(keep);
     }
 
-    /// Whether its recorder wrote it to the end of the sandbox's actors. One that was written by hand has no such end.
+    /// Whether the recorder wrote the recording to its end. `false` for recordings that are written by hand
+    /// without an `end` line.
     pub fn is_complete(&self) -> bool {
         self.end == Some(None)
     }
@@ -318,7 +321,7 @@ mod tests {
         let error = Recording::load("/nowhere/some.jsonl")
             .unwrap_err()
             .to_string();
-        assert!(error.starts_with("/nowhere/some.jsonl: the recording cannot be read"));
+        assert!(error.starts_with("/nowhere/some.jsonl: the recording can't be read"));
     }
 
     #[test]

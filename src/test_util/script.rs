@@ -1,4 +1,4 @@
-//! [`Script`]: a recording being played, line by line.
+//! [`Script`]: a recording being replayed, line by line.
 
 use std::{
     collections::HashMap,
@@ -30,24 +30,24 @@ use crate::{
     transport::RECORDED_TOKEN,
 };
 
-/// Most frames, and bytes of input, that may wait for the line that asks for them.
+/// Most frames, and most bytes of input, that may arrive before the line that expects them.
 const MAX_AHEAD: usize = 100_000;
 const MAX_INPUT_AHEAD: usize = 64 * 1024 * 1024;
 
-/// What a client does when it is done with a connection, or with all.
+/// What is expected of a client that is done with one connection or with all.
 const NOTHING_MORE: &str = "nothing more from the client";
 
 pub(super) struct Script {
     recording: Arc<Recording>,
     options: PlayerBuilder,
     listener: TcpListener,
-    /// Dials that a later line asks for.
+    /// Dials that arrived before the line that expects them.
     early: Vec<Dial>,
-    /// Dials that are to be refused.
+    /// Dials that a later line refuses, by connection.
     refused: HashMap<String, Dial>,
     peers: Vec<Peer>,
     execs: Execs,
-    /// What a v1 client said while its connection was cut: for the next one.
+    /// What a v1 client sent while its connection was being cut. It counts for the next connection.
     carried: Vec<Value>,
     carried_input: String,
 }
@@ -67,7 +67,7 @@ impl Script {
         }
     }
 
-    /// Plays all lines, then looks that nothing more is said until the program is done.
+    /// Plays all lines, then checks that the client sends nothing more until the program is done.
     pub(super) async fn run(mut self, finish: oneshot::Receiver<()>) -> Result<(), Deviation> {
         let recording = self.recording.clone();
         let mut before = None;
@@ -107,7 +107,7 @@ impl Script {
                 self.look(line)?;
                 self.says_nothing_more(peer, Some(line))?;
                 let closing = self.peers[peer].close(*code);
-                // A client that takes nothing learns of it by the end of the connection.
+                // A client that doesn't read notices the end of the connection.
                 let _ = timeout(self.options.patience, closing).await;
                 Ok(())
             }
@@ -184,14 +184,14 @@ impl Script {
         }
     }
 
-    /// The next dial. `None`: it was none, or its client went.
+    /// The next dial. `None` if the connection wasn't an upgrade request, or its client left.
     async fn accept(&mut self, line: &Line, expected: &str) -> Result<Option<Dial>, Deviation> {
         let patience = self.options.patience;
         let accepted = poll_fn(|cx| {
             if let Poll::Ready(accepted) = self.listener.poll_accept(cx) {
                 return Poll::Ready(Ok(accepted));
             }
-            // Those who are there already are answered.
+            // Meanwhile, answer the clients that are connected.
             match self.poll_heard(cx) {
                 Poll::Ready(Err(wrong)) => Poll::Ready(Err(wrong)),
                 Poll::Ready(Ok(())) => {
@@ -216,7 +216,7 @@ impl Script {
         Ok(read(stream, patience).await)
     }
 
-    /// The client is to say this.
+    /// Waits until the client has sent this frame.
     async fn expect(&mut self, index: usize, line: &Line, frame: &str) -> Result<(), Deviation> {
         let peer = self.peer(line)?;
         let recorded = value(frame);
@@ -233,7 +233,7 @@ impl Script {
         }
     }
 
-    /// Whether the client has said it; then it is taken.
+    /// Whether the client has sent this frame. If so, removes it from what was heard.
     fn is_said(
         &mut self,
         index: usize,
@@ -281,7 +281,7 @@ impl Script {
                 break;
             }
         }
-        // A v1 client may have said it when the connection before was cut.
+        // A v1 client may have sent it while its previous connection was being cut.
         if let Some(at) = self.carried.iter().position(|heard| heard == recorded) {
             self.carried.remove(at);
             return Ok(true);
@@ -296,7 +296,7 @@ impl Script {
         }
     }
 
-    /// The server says this.
+    /// Sends this frame to the client.
     async fn say(&mut self, index: usize, line: &Line, frame: &str) -> Result<(), Deviation> {
         let peer = self.peer(line)?;
         let parts = match self.peers[peer].is_v2 {
@@ -330,7 +330,8 @@ impl Script {
         Ok(())
     }
 
-    /// Whether the client was free to go: it said nothing more, and it ended the connection.
+    /// Whether the client may end this connection now: the recording has no later frame of it, and the client
+    /// ended it.
     fn may_leave(&self, index: usize, conn: &str) -> bool {
         let later = self.recording.lines()[index..].iter();
         let mut later = later.filter(|line| line.conn == conn);
@@ -344,7 +345,7 @@ impl Script {
             })
     }
 
-    /// Waits until something is heard.
+    /// Waits until a client sends something or leaves.
     async fn hear(&mut self, line: &Line, expected: &str) -> Result<(), Deviation> {
         let patience = self.options.patience;
         match timeout(patience, poll_fn(|cx| self.poll_heard(cx))).await {
@@ -357,7 +358,7 @@ impl Script {
         }
     }
 
-    /// Hears what is there already.
+    /// Reads what has arrived, without waiting.
     fn look(&mut self, line: &Line) -> Result<(), Deviation> {
         match poll_fn(|cx| self.poll_heard(cx)).now_or_never() {
             Some(Err(wrong)) => Err(self.wrong(Some(line), wrong)),
@@ -365,7 +366,7 @@ impl Script {
         }
     }
 
-    /// Lets time pass; those who are there are answered meanwhile.
+    /// Waits for `pause`, and answers clients meanwhile.
     async fn rest(&mut self, pause: std::time::Duration, line: &Line) -> Result<(), Deviation> {
         let mut pause = Box::pin(sleep(pause));
         let wrong = poll_fn(|cx| {
@@ -380,7 +381,7 @@ impl Script {
         }
     }
 
-    /// Hears all peers. Ready when there was something.
+    /// Reads from all peers. Ready if something arrived.
     fn poll_heard(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Wrong>> {
         let mut any = false;
         for at in 0..self.peers.len() {
@@ -400,7 +401,7 @@ impl Script {
         }
     }
 
-    /// A frame of the client's: counted, or kept until a line asks for it.
+    /// Takes a frame of a client: counts it, or keeps it until a line expects it.
     fn take(&mut self, at: usize, text: &str) -> Result<(), Wrong> {
         let peer = &mut self.peers[at];
         if peer.is_v2 && self.execs.hear(text)? {
@@ -413,7 +414,7 @@ impl Script {
             peer.said.push_back(frame);
         }
         if peer.said.len() > MAX_AHEAD || peer.input.len() > MAX_INPUT_AHEAD {
-            let found = "it says more and more, and no line asks for it";
+            let found = "the client sends more and more that no line expects";
             return Err(Wrong(NOTHING_MORE.to_owned(), found.to_owned()));
         }
         if peer.stage == Stage::Cut {
@@ -422,7 +423,8 @@ impl Script {
         Ok(())
     }
 
-    /// The connection is cut. A v2 client says again what matters; for a v1 client it counts on the next one.
+    /// The connection is cut. A v2 client repeats what matters. Frames of a v1 client count for the next
+    /// connection.
     fn carry(&mut self, at: usize) {
         let peer = &mut self.peers[at];
         let (said, input) = (
@@ -445,7 +447,7 @@ impl Script {
         Err(self.deviation(line, NOTHING_MORE, found))
     }
 
-    /// The whole is played. Until the program is done, nothing more is to be said or dialled.
+    /// All lines are played. Checks that the client sends and dials nothing more until the program is done.
     async fn finish(mut self, finish: oneshot::Receiver<()>) -> Result<(), Deviation> {
         let mut finish = finish.fuse();
         let mut is_done = false;
@@ -484,7 +486,7 @@ impl Script {
                 return Err(self.deviation(None, "no more dials", found));
             }
             if is_done {
-                // Where the end was recorded, it is waited for, so that whatever comes before it is seen.
+                // If the end was recorded, wait for it, to see everything before it.
                 let patience =
                     patience.get_or_insert_with(|| Box::pin(sleep(self.options.patience)));
                 let mut ending = self.peers.iter().filter(|peer| peer.stage != Stage::Open);
@@ -498,7 +500,7 @@ impl Script {
     fn peer(&self, line: &Line) -> Result<usize, Deviation> {
         let peer = self.peers.iter().position(|peer| peer.conn == line.conn);
         peer.ok_or_else(|| {
-            let found = "no line before says so";
+            let found = "no earlier line has this connection";
             self.deviation(Some(line), "a connection that was dialled", found)
         })
     }
@@ -517,23 +519,23 @@ impl Script {
     }
 }
 
-/// What dialled, if it is a client.
+/// The dial of a client. `None` if it sends no valid upgrade request in time.
 async fn read(stream: TcpStream, patience: std::time::Duration) -> Option<Dial> {
     timeout(patience, Dial::read(stream)).await.ok()?.ok()
 }
 
-/// A frame as JSON; text that is none, as a JSON string.
+/// A frame as JSON. Text that isn't JSON becomes a JSON string.
 fn value(frame: &str) -> Value {
     serde_json::from_str(frame).unwrap_or_else(|_| frame.into())
 }
 
-/// Input in the words of v1.
+/// The input of a v1 stdin message.
 fn input_of(frame: &Value) -> Option<&str> {
     let is_input = frame.get(KEY_EVENT)? == EVENT_STDIN && frame.get(KEY_EXEC).is_none();
     is_input.then(|| frame.get(KEY_DATA)?.as_str())?
 }
 
-/// Whether a path is the recorded one. A redacted token stands for every token.
+/// Whether a path is the recorded one. A redacted token matches any token.
 fn is_path(recorded: &str, path: &str) -> bool {
     match recorded.strip_suffix(RECORDED_TOKEN) {
         Some(before) if before.ends_with('=') => path.starts_with(before),

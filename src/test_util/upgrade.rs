@@ -1,4 +1,4 @@
-//! [`Dial`]: an upgrade request, read, and answered or refused.
+//! [`Dial`]: an upgrade request that is answered or refused.
 
 use std::io;
 
@@ -9,13 +9,13 @@ use tokio::{
     net::TcpStream,
 };
 
-/// Longest request head that is read.
+/// Longest request head, in bytes.
 const MAX_HEAD: usize = 64 * 1024;
 
-/// Largest frame that is taken from a client.
+/// Largest frame from a client, in bytes.
 const MAX_FRAME: usize = 64 * 1024 * 1024;
 
-/// A client that dialled and waits for the answer.
+/// A client that waits for the response to its upgrade.
 pub(super) struct Dial {
     stream: TcpStream,
     /// Path and query.
@@ -30,16 +30,16 @@ impl Dial {
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
             if head.len() >= MAX_HEAD {
-                return Err(io::Error::other("the head of the request has no end"));
+                return Err(io::Error::other("the request head is too long"));
             }
-            // A client waits for the answer before it says more; small reads take nothing of that.
+            // Byte by byte, to leave the bytes after the head in the socket.
             head.push(stream.read_u8().await?);
         }
         let head = String::from_utf8_lossy(&head);
         let mut lines = head.lines();
         let mut request = lines.next().unwrap_or_default().split(' ');
         let (Some("GET"), Some(path)) = (request.next(), request.next()) else {
-            return Err(io::Error::other("the request is no GET"));
+            return Err(io::Error::other("the request isn't a GET"));
         };
         let headers: Vec<(&str, &str)> = lines.filter_map(|line| line.split_once(':')).collect();
         let values = |wanted: &'static str| {
@@ -48,7 +48,7 @@ impl Dial {
             named.map(|(_, value)| value.trim())
         };
         let Some(key) = values("sec-websocket-key").next() else {
-            return Err(io::Error::other("the request is no WebSocket upgrade"));
+            return Err(io::Error::other("the request isn't a WebSocket upgrade"));
         };
         Ok(Self {
             path: path.to_owned(),
@@ -83,13 +83,13 @@ impl Dial {
         Ok(Framed::new(self.stream, Codec::new().max_size(MAX_FRAME)))
     }
 
-    /// Answers with a status, or ends the connection without an answer.
+    /// Responds with a status, or closes the connection without a response.
     pub(super) async fn refuse(mut self, status: Option<u16>) {
         if let Some(status) = status {
             let answer = format!(
                 "HTTP/1.1 {status} Refused\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
             );
-            // A client that is gone by now is refused as well.
+            // The client may be gone already.
             let _ = self.stream.write_all(answer.as_bytes()).await;
         }
         let _ = self.stream.shutdown().await;

@@ -1,4 +1,4 @@
-//! [`GuardedCodec`]: the WebSocket codec, which refuses a frame by its declared length.
+//! [`GuardedCodec`]: a WebSocket codec that rejects an oversized frame by the length in its header.
 
 use std::io;
 
@@ -11,7 +11,7 @@ use crate::{
     protocol::{FrameHeader, FrameTooLarge},
 };
 
-/// Why no more frames come.
+/// The error of a [`GuardedCodec`]. It ends the link.
 #[derive(Debug)]
 pub(crate) struct CodecError(pub(crate) LinkError);
 
@@ -34,12 +34,13 @@ impl From<ProtocolError> for CodecError {
     }
 }
 
-/// A client's codec with a limit on the payload of one frame, checked before the payload is buffered.
+/// A client-side codec that checks the length of a payload against a limit before it buffers the
+/// payload.
 #[derive(Debug)]
 pub(crate) struct GuardedCodec {
     inner: Codec,
     limit: usize,
-    /// The first frame of a message came, and not its last.
+    /// Whether the first frame of a fragmented message has arrived and the last one has not.
     fragmented: bool,
 }
 
@@ -52,7 +53,8 @@ impl GuardedCodec {
         }
     }
 
-    /// Takes the frame at the front, where it is all of a text message. Most are, and need none of what the codec looks at.
+    /// The fast path: takes a complete, unfragmented text message from the front of `src`. Most
+    /// messages are of this kind. Returns `None` if the inner codec must decode `src`.
     fn whole_text(&self, src: &mut BytesMut) -> Option<Frame> {
         const WHOLE_TEXT: u8 = 0x81;
         if self.fragmented || *src.first()? != WHOLE_TEXT || *src.get(1)? & 0x80 != 0 {
@@ -78,7 +80,7 @@ impl Decoder for GuardedCodec {
         if let Some(frame) = self.whole_text(src) {
             return Ok(Some(frame));
         }
-        // The codec takes whole frames only, so a header is always at the front.
+        // The inner codec consumes whole frames, so `src` always starts with a header.
         if let Some(header) = FrameHeader::parse(src)
             && header.payload_len > self.limit as u64
         {
@@ -152,7 +154,7 @@ mod tests {
                 let [one, other] = &mut sources;
                 match (guarded.decode(one), plain.decode(other)) {
                     (Ok(one), Ok(other)) => assert_eq!(one, other),
-                    // By its header alone.
+                    // The guarded codec rejects the frame by its header alone.
                     (Err(_), Err(_) | Ok(None)) => break,
                     other => panic!("{other:?} of {end} bytes"),
                 }

@@ -1,4 +1,4 @@
-//! [`Cookies`]: session affinity. What the server set is sent back on every later dial.
+//! [`Cookies`]: session affinity. The client sends the cookies of the server on every later dial.
 
 use std::time::SystemTime;
 
@@ -7,11 +7,12 @@ use awc::{
     http::header::{HeaderMap, SET_COOKIE},
 };
 
-/// Most cookies kept, and most bytes of one: a server cannot make every dial larger without end.
+/// Limits on the number of cookies and on the size of one. Without them, a server could grow the
+/// client's request headers without bound.
 const MAX_COOKIES: usize = 32;
 const MAX_COOKIE_BYTES: usize = 4096;
 
-/// The cookies that the server last set.
+/// The cookies that the server has set, one per name.
 #[derive(Clone, Default)]
 pub(crate) struct Cookies(Vec<Kept>);
 
@@ -19,7 +20,7 @@ pub(crate) struct Cookies(Vec<Kept>);
 struct Kept {
     name: String,
     value: String,
-    /// `None` for a cookie of the session, which does not expire.
+    /// `None` for a session cookie, which doesn't expire.
     expires: Option<SystemTime>,
 }
 
@@ -30,8 +31,8 @@ impl Kept {
 }
 
 impl Cookies {
-    /// Keeps the cookies of an upgrade response. A newer one replaces the older of the same name,
-    /// and one that has expired removes it.
+    /// Stores the cookies of an upgrade response. A cookie replaces an earlier one of the same
+    /// name, and an expired cookie deletes it. Ignores cookies beyond the limits.
     pub(crate) fn update(&mut self, headers: &HeaderMap, now: SystemTime) {
         self.0.retain(|kept| kept.is_valid(now));
         for header in headers.get_all(SET_COOKIE) {
@@ -56,7 +57,7 @@ impl Cookies {
         }
     }
 
-    /// The value of the `Cookie` header, attributes and expired cookies left out.
+    /// Returns the value of the `Cookie` header. `None` if no cookie is valid.
     pub(crate) fn header(&self, now: SystemTime) -> Option<String> {
         let valid = self.0.iter().filter(|kept| kept.is_valid(now));
         let pairs: Vec<_> = valid
@@ -66,10 +67,11 @@ impl Cookies {
     }
 }
 
-/// When a cookie expires. `Max-Age` takes precedence over `Expires` (RFC 6265, section 4.1.2.2).
+/// Returns the expiry time of a cookie. `Max-Age` takes precedence over `Expires` (RFC 6265,
+/// section 4.1.2.2).
 fn expires(cookie: &Cookie<'_>, now: SystemTime) -> Option<SystemTime> {
     match cookie.max_age() {
-        // A lifetime that no clock can represent has no end.
+        // A cookie whose expiry time overflows the clock never expires.
         Some(age) => now.checked_add(age.try_into().unwrap_or_default()),
         None => cookie.expires_datetime().map(SystemTime::from),
     }

@@ -1,6 +1,7 @@
-//! [`Credit`]: leave to read the link. It travels with what was read, and is given back by being dropped.
+//! [`Credit`]: permission to read one batch of frames from a link.
 //!
-//! That is how backpressure reaches the socket: whoever cannot take more keeps the credit.
+//! Credits carry backpressure to the socket. A batch holds a credit, and dropping the credit
+//! returns it to the link. While a slow consumer holds all credits, the link stops reading.
 
 use std::{
     sync::{
@@ -18,11 +19,11 @@ struct Pool {
     waker: AtomicWaker,
 }
 
-/// Leave to read one batch of frames. Dropping it gives it back, from any thread.
+/// Permission to read one batch of frames. Dropping it returns it to the link, from any thread.
 #[derive(Debug)]
 pub(crate) struct Credit(Arc<Pool>);
 
-/// The credits of one link.
+/// The pool of credits of one link.
 #[derive(Debug)]
 pub(crate) struct Credits(Arc<Pool>);
 
@@ -34,13 +35,13 @@ impl Credits {
         }))
     }
 
-    /// Takes a credit; pending while all are out.
+    /// Takes a credit. Pending until one is free.
     pub(crate) fn poll_take(&self, cx: &mut Context<'_>) -> Poll<Credit> {
         if let Some(credit) = self.take() {
             return Poll::Ready(credit);
         }
         self.0.waker.register(cx.waker());
-        // One may have come back before the waker was there.
+        // A credit may have been returned before the waker was registered.
         self.take().map_or(Poll::Pending, Poll::Ready)
     }
 

@@ -1,4 +1,4 @@
-//! [`dial`]: from a target to an open WebSocket, with every failure told apart.
+//! [`dial`]: opens a WebSocket to a target, and classifies each failure as a [`LinkError`].
 
 use std::{
     cmp::Reverse,
@@ -32,29 +32,31 @@ use crate::{
     protocol::{SandboxToken, Version, names::SUBPROTOCOL_V2},
 };
 
-/// Long enough to leave every timeout to [`Refusals`], which bounds all steps together.
+/// Effectively disables awc's own timeouts. [`Refusals`] applies one timeout to all steps together.
 const FOREVER: Duration = Duration::from_secs(24 * 3600);
 
-/// How a link is dialled.
+/// Options of a dial.
 #[derive(Clone)]
 pub(crate) struct DialConfig {
     pub(crate) endpoint: Endpoint,
     pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
-    /// Asked for a bearer token at every dial.
+    /// The source of bearer tokens, called once for each dial.
     pub(crate) tokens: Option<Arc<dyn TokenSource>>,
-    /// Bound on lookup, TCP, TLS and upgrade together, and as much again for a bearer token.
+    /// Timeout of DNS lookup, TCP, TLS and upgrade together. The bearer token source has the same
+    /// timeout, counted separately.
     pub(crate) connect_timeout: Duration,
-    /// The newest version of the protocol that is offered.
+    /// The newest protocol version to offer.
     pub(crate) max_protocol: Version,
-    /// Largest message taken, in bytes.
+    /// Maximum size of a message, in bytes.
     pub(crate) max_message_bytes: usize,
     #[cfg(feature = "tls")]
     pub(crate) tls: Option<Arc<rustls::ClientConfig>>,
 }
 
 impl DialConfig {
-    /// What this client sends and a server may repeat, the longest first: the token, the path of
-    /// the URL and the values of the headers. A bearer token is not among them.
+    /// The secrets that this client sends and that a server may repeat: the sandbox's token, the
+    /// path of the URL and the values of the headers. The longest come first. The bearer token is
+    /// not included, because it is fetched later.
     pub(crate) fn secrets(&self, target: &Target) -> Vec<SandboxToken> {
         let mut secrets = target.secrets();
         secrets.extend(self.endpoint.secrets());
@@ -64,17 +66,17 @@ impl DialConfig {
     }
 }
 
-/// What a dial leads to.
+/// The result of a successful dial.
 pub(crate) struct Dialled {
     pub(crate) socket: Socket,
     pub(crate) cookies: Cookies,
-    /// What the server selected.
+    /// The protocol version that the server selected.
     pub(crate) version: Version,
 }
 
-/// Opens a WebSocket. Cookies are sent, and what the server sets is kept.
+/// Opens a WebSocket. Sends `cookies`, and adds the cookies of the response to them.
 ///
-/// Must run on an actix or tokio `LocalSet`: awc's client is not `Send`.
+/// Must run in an actix `System` or a tokio `LocalSet`, because awc's client is not `Send`.
 pub(crate) async fn dial(
     config: DialConfig,
     target: Target,
@@ -112,13 +114,13 @@ pub(crate) async fn dial(
             Ok(Dialled {
                 socket: Socket::new(framed, limit),
                 cookies,
-                // What was not offered cannot be selected.
+                // A server can't select a version that the client didn't offer.
                 version: Version::selected(selected).min(config.max_protocol),
             })
         }
         Err(error) => {
             let error = classify(error, address, config.connect_timeout);
-            // A server may repeat in its answer what it was sent.
+            // A server may repeat secrets of the request in its response.
             Err(secrets.iter().fold(error, LinkError::redact))
         }
     }
@@ -139,7 +141,7 @@ fn client(config: &DialConfig) -> Result<Client, LinkError> {
     })
 }
 
-/// The value of a header, and what follows a scheme such as `Bearer` in it.
+/// Returns the value of a header, and the credentials after a scheme such as `Bearer`.
 fn secrets_of(value: &HeaderValue) -> impl Iterator<Item = SandboxToken> {
     let value = value.to_str().unwrap_or_default();
     let credentials = value.split_once(' ').map(|(_scheme, rest)| rest.trim());
@@ -147,8 +149,8 @@ fn secrets_of(value: &HeaderValue) -> impl Iterator<Item = SandboxToken> {
     secrets.map(SandboxToken::from)
 }
 
-/// A client without a connection limit (each WebSocket holds a place for life, the default is 100),
-/// with the `connect_timeout` as its only timeout, and that follows no redirect.
+/// Builds a client that follows no redirects and has `connect_timeout` as its only timeout. It has
+/// no connection limit (the default is 100), because a WebSocket counts for as long as it is open.
 fn client_on<S, Io>(connector: S, config: &DialConfig) -> Client
 where
     S: Service<ConnectInfo<Uri>, Response = Connection<Uri, Io>, Error = TcpConnectError>
@@ -233,7 +235,7 @@ fn connect_error(error: ConnectError, address: String) -> LinkError {
             detail: format!("{address} closed the connection before it answered the upgrade"),
         },
         ConnectError::Io(error) => match error.kind() {
-            // TCP was there, and went in the TLS handshake.
+            // The TCP connection was established, and ended during the TLS handshake.
             io::ErrorKind::UnexpectedEof
             | io::ErrorKind::ConnectionReset
             | io::ErrorKind::ConnectionAborted
@@ -252,7 +254,8 @@ fn connect_error(error: ConnectError, address: String) -> LinkError {
     }
 }
 
-/// The connection was there and is no more. A restart of the server looks like this.
+/// Classifies a connection that ended before the response, for example because the server
+/// restarted.
 fn broken(error: &io::Error, address: String) -> LinkError {
     tls_error(error, &address).unwrap_or_else(|| LinkError::Dropped {
         detail: format!("{address} closed the connection before it answered the upgrade ({error})"),

@@ -1,4 +1,4 @@
-//! [`Endpoint`]: the address of a service, checked before anything is dialled.
+//! [`Endpoint`]: the address of a service, validated before a dial.
 
 use std::{fmt, iter, net::SocketAddr};
 
@@ -10,77 +10,77 @@ use crate::protocol::{
     names::{KEY_SANDBOX_TOKEN, PATH_ATTACH, PATH_CREATE},
 };
 
-/// The scheme of every URL that is given to awc. For `wss`, awc would use its own TLS connector.
+/// The scheme of every URL that is passed to awc. With `wss`, awc would use its own TLS connector.
 const SCHEME: &str = "ws://";
 
-/// Everything but the unreserved characters of RFC 3986.
+/// All characters except the unreserved ones of RFC 3986.
 pub(super) const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'.')
     .remove(b'_')
     .remove(b'~');
 
-/// Why a URL cannot be used.
+/// The reason why a URL can't be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub(crate) enum UrlError {
-    /// It is no URL.
+    /// The text is not a URL.
     #[error(
         "`{url}` is not a URL ({problem}); expected something like wss://host or http://127.0.0.1:8080"
     )]
     Invalid {
-        /// The URL.
+        /// The URL, with secrets removed.
         url: String,
-        /// What the parser found.
+        /// The error of the URL parser.
         problem: String,
     },
-    /// Its scheme is none of the accepted ones.
+    /// The scheme is not `ws`, `wss`, `http` or `https`.
     #[error("`{url}` has the scheme `{scheme}`; expected ws://, wss://, http:// or https://")]
     Scheme {
-        /// The URL.
+        /// The URL, with secrets removed.
         url: String,
-        /// The scheme.
+        /// The scheme of the URL.
         scheme: String,
     },
-    /// It names no host.
+    /// The URL has no host.
     #[error("`{url}` names no host; expected something like wss://host or http://127.0.0.1:8080")]
     NoHost {
-        /// The URL.
+        /// The URL, with secrets removed.
         url: String,
     },
-    /// It holds a user name or a password, which would end up in logs.
+    /// The URL contains a user name or a password, which could leak into logs.
     #[error(
-        "the URL of {host} holds a user name or password; leave them out and send a header instead"
+        "the URL of {host} contains a user name or password; remove them and send a header instead"
     )]
     Credentials {
-        /// The host.
+        /// The host of the URL.
         host: String,
     },
-    /// It holds a query or a fragment, which have no meaning here.
+    /// The URL contains a query or a fragment, which have no meaning here.
     #[error(
-        "the URL of {host} holds a query or a fragment; leave them out (the service's paths are added by the client)"
+        "the URL of {host} contains a query or a fragment; remove them (the client adds the service's paths)"
     )]
     Query {
-        /// The host.
+        /// The host of the URL.
         host: String,
     },
 }
 
-/// Where a service is.
+/// The address of a service.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Endpoint {
-    /// `ws://host:port/path`, without a trailing slash, also where the connector speaks TLS. The
-    /// path may be a secret: never log it.
+    /// `ws://host:port/path` without a trailing slash. The scheme is `ws` even with TLS. The path
+    /// may be a secret: never log it.
     base: String,
-    /// Host and port, for errors.
+    /// `host:port`, for error texts.
     authority: String,
-    /// The address itself, where the host is one. Saves the lookup.
+    /// The socket address, if the host is an IP address. It saves the DNS lookup.
     address: Option<SocketAddr>,
     tls: bool,
 }
 
 impl fmt::Debug for Endpoint {
-    /// Shows no path, which may be a secret.
+    /// Omits the path, which may be a secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Endpoint")
             .field("authority", &self.authority)
@@ -89,7 +89,7 @@ impl fmt::Debug for Endpoint {
     }
 }
 
-/// What to ask of the service.
+/// The request of a dial: create a sandbox, or attach to one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Target {
     Create,
@@ -97,7 +97,8 @@ pub(crate) enum Target {
 }
 
 impl Target {
-    /// The path and query, below the service's own path. It holds the token: never log it.
+    /// Returns the path and query to append to the service's base path. They contain the token:
+    /// never log them.
     pub(crate) fn path(&self) -> String {
         match self {
             Self::Create => PATH_CREATE.to_owned(),
@@ -111,7 +112,7 @@ impl Target {
 }
 
 impl Target {
-    /// The token, as it is and as it stands in the path.
+    /// Returns the token, plain and percent-encoded as in the path.
     pub(super) fn secrets(&self) -> Vec<SandboxToken> {
         match self {
             Self::Create => Vec::new(),
@@ -126,7 +127,7 @@ impl Target {
 impl Endpoint {
     pub(crate) fn parse(text: &str) -> Result<Self, UrlError> {
         let shown = || without_secrets(text);
-        // A password must not be quoted, so that case comes before every other.
+        // An error must not quote a password, so errors use `shown`.
         let url = Url::parse(text.trim()).map_err(|error| match error {
             url::ParseError::EmptyHost => UrlError::NoHost { url: shown() },
             error => UrlError::Invalid {
@@ -170,13 +171,14 @@ impl Endpoint {
         })
     }
 
-    /// The URL for a target, as it is given to awc. It holds the token: never log it.
+    /// Returns the URL of a target, in the form that awc needs. It contains the token: never log
+    /// it.
     pub(crate) fn url(&self, target: &Target) -> String {
         self.base.clone() + &target.path()
     }
 
-    /// The service's own path, which may be a secret: whole, each segment of it, and what their
-    /// percent-encoding stands for.
+    /// Returns the service's base path, which may be a secret, and each segment of it. Each is
+    /// returned percent-encoded and decoded.
     pub(super) fn secrets(&self) -> Vec<SandboxToken> {
         let path = &self.base[SCHEME.len() + self.authority.len()..];
         let path = path.trim_start_matches('/');
@@ -188,7 +190,7 @@ impl Endpoint {
         forms.map(SandboxToken::from).collect()
     }
 
-    /// Host and port, for errors.
+    /// `host:port`, for error texts.
     pub(crate) fn authority(&self) -> &str {
         &self.authority
     }
@@ -197,7 +199,7 @@ impl Endpoint {
         self.address
     }
 
-    /// Whether the service is on this machine.
+    /// Whether the host is a loopback address or `localhost`.
     #[cfg(feature = "google-auth")]
     pub(crate) fn is_loopback(&self) -> bool {
         match self.address {
@@ -209,7 +211,8 @@ impl Endpoint {
         }
     }
 
-    /// The origin that Google knows the service by: always `https`, the port only where it is another.
+    /// Returns the origin, which is the audience of an ID token. Google expects `https` in it, and
+    /// a port only if it is not the default one.
     #[cfg(feature = "google-auth")]
     pub(crate) fn origin(&self) -> String {
         let usual = if self.tls { ":443" } else { ":80" };
@@ -222,12 +225,12 @@ impl Endpoint {
     }
 }
 
-/// The text of a URL that cannot be used: its scheme, host and port. Passwords, tokens and secrets
-/// may be in all the rest.
+/// Returns the scheme, host and port of an unusable URL, for an error text. Omits all other parts,
+/// which may contain passwords, tokens and other secrets.
 ///
-/// In a text that is not a URL, any `@` may end a password and any `/` may begin a path. So
-/// everything between the scheme and the last `@` is left out, and everything from the first slash,
-/// query or fragment after that.
+/// In text that is not a URL, any `@` may end a password and any `/` may start a path. So this
+/// omits the text between the scheme and the last `@`, and the text from the next slash, `?` or `#`
+/// to the end.
 fn without_secrets(text: &str) -> String {
     let text = text.trim();
     let scheme = text.find("://").map_or(0, |at| at + 3);
@@ -238,7 +241,7 @@ fn without_secrets(text: &str) -> String {
     };
     match rest.find(['/', '\\', '?', '#']) {
         None => format!("{start}{user}{rest}"),
-        // A slash alone hides nothing.
+        // A trailing slash alone is no secret.
         Some(at) if rest[at..] == *"/" => format!("{start}{user}{rest}"),
         Some(at) => format!("{start}{user}{}/…", &rest[..at]),
     }
@@ -317,7 +320,7 @@ mod tests {
                 "http://h:99999",
                 vec!["`http://h:99999` is not a URL", "port"],
             ),
-            ("http://h?x=1", vec!["URL of h holds a query"]),
+            ("http://h?x=1", vec!["URL of h contains a query"]),
         ] {
             let error = Endpoint::parse(url).expect_err(url).to_string();
             for part in parts {
@@ -339,7 +342,7 @@ mod tests {
             "http://me:a/secret@h:99999",
             "http://me:secret?x@h:99999",
             "me:secret@h://x",
-            // The path of a server's URL is its secret.
+            // The path of a local server's URL is a secret.
             "http://h:99999/secret",
             "http://h:99999/secret/create?x",
             "ftp://h/secret",

@@ -1,4 +1,4 @@
-//! [`GoogleTokens`]: ID tokens of Google, by the official library.
+//! [`GoogleTokens`]: Google ID tokens, fetched with Google's official library.
 
 use std::path::PathBuf;
 
@@ -9,12 +9,13 @@ use tokio::sync::Mutex;
 
 use super::{BearerToken, TokenError, TokenSource};
 
-/// ID tokens for one audience, from Application Default Credentials: a service account key, the metadata
-/// server, or a developer's own login. The library keeps a token until shortly before its end.
+/// Fetches ID tokens for one audience with Application Default Credentials: a service account key,
+/// the metadata server, or a developer's own login. The library caches a token until shortly before
+/// it expires.
 pub(crate) struct GoogleTokens {
     audience: String,
-    /// Made at the first dial, since it needs a runtime, and anew after a failure: the library asks no
-    /// more after an error that it takes for permanent.
+    /// Created at the first dial, because they need a runtime. Created again after a failure,
+    /// because the library doesn't retry after an error that it considers permanent.
     credentials: Mutex<Option<IDTokenCredentials>>,
 }
 
@@ -28,7 +29,8 @@ impl GoogleTokens {
     }
 
     async fn credentials(&self) -> Result<IDTokenCredentials, TokenError> {
-        // The library panics without one. Whatever the program has chosen itself is left.
+        // The library panics without a default provider. Keep the program's own choice if there is
+        // one.
         if CryptoProvider::get_default().is_none() {
             let _ = ring::default_provider().install_default();
         }
@@ -60,7 +62,7 @@ impl TokenSource for GoogleTokens {
     }
 }
 
-/// Every cause, and what to do: the library's own text seldom says it.
+/// Adds the causes of an error and a hint, which the library's own text often lacks.
 fn explain(error: TokenError) -> TokenError {
     let mut text = error.to_string();
     let mut source = error.source();
@@ -72,14 +74,15 @@ fn explain(error: TokenError) -> TokenError {
         source = cause.source();
     }
     format!(
-        "Google gave no ID token ({text}); on Google Cloud attach a service account, elsewhere run \
-         `gcloud auth application-default login` or set GOOGLE_APPLICATION_CREDENTIALS"
+        "cannot get an ID token from Google ({text}); on Google Cloud, attach a service account; \
+         elsewhere, run `gcloud auth application-default login` or set \
+         GOOGLE_APPLICATION_CREDENTIALS"
     )
     .into()
 }
 
-/// The credentials file, if it is a developer's own login: the library's builder for all kinds does not
-/// take those for ID tokens.
+/// Returns the credentials file if it is a developer's own login. The library's general builder
+/// doesn't support these for ID tokens.
 async fn own_login() -> Option<serde_json::Value> {
     let file = match std::env::var_os("GOOGLE_APPLICATION_CREDENTIALS") {
         Some(file) => PathBuf::from(file),

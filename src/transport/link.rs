@@ -1,4 +1,5 @@
-//! [`Link`]: one open WebSocket. Reads while there is credit, writes when the peer takes it, pings when it is quiet.
+//! [`Link`]: one open WebSocket. It reads while it has credit, writes while the socket accepts
+//! data, and pings a quiet peer.
 
 use std::{
     collections::VecDeque,
@@ -26,31 +27,31 @@ use crate::{
     yield_now::Yield,
 };
 
-/// Batches that may be under way at once: one being worked on while the next is read.
+/// Maximum number of batches in flight: the consumer processes one while the link reads the next.
 const CREDITS: usize = 2;
-/// A batch is handed on when it has this many bytes or frames.
+/// A batch ends at this many bytes or frames.
 const BATCH_BYTES: usize = 64 * 1024;
 const BATCH_FRAMES: usize = 256;
-/// Messages that may wait for the socket. What is sent is bounded by who sends it (for each process one exec, one
-/// stdin message, and acknowledgements of what came; a few actions), so that this is never reached while the
-/// peer takes anything.
+/// Maximum number of queued messages. The senders limit themselves: for each process to one exec,
+/// one stdin message and the acknowledgements of its output, and to a few actions. So the queue
+/// only reaches this limit if the peer stops reading.
 const MAX_OUTGOING: usize = 16_384;
 
-/// How a link behaves.
+/// Options of a link.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LinkConfig {
     pub(crate) keepalive: KeepaliveConfig,
     pub(crate) max_message_bytes: usize,
 }
 
-/// What a link has to say.
+/// An event of a link.
 #[derive(Debug)]
 pub(crate) enum LinkEvent {
-    /// Text frames, in order. The next batch is read when the credit is given back.
+    /// Text messages, in order. Dropping the credit lets the link read another batch.
     Frames(Vec<Bytes>, Credit),
-    /// The socket took the messages with these tags, and everything before them.
+    /// The socket has accepted the messages with these tags and all earlier ones.
     Written(Vec<u64>),
-    /// The link is no more. The last event.
+    /// The link is lost. This is the last event.
     Lost(LinkError),
 }
 
@@ -60,10 +61,10 @@ pub(crate) struct Link {
     reassembly: Reassembly,
 
     outgoing: VecDeque<(Message, Option<u64>)>,
-    /// Tags of messages that are encoded and not flushed.
+    /// Tags of messages that are encoded but not flushed.
     unflushed: Vec<u64>,
     dirty: bool,
-    /// The latest ping to answer. An older one need not be (RFC 6455, 5.5.3).
+    /// The payload of the latest unanswered ping. Earlier pings need no answer (RFC 6455, 5.5.3).
     pong: Option<Bytes>,
     closing: bool,
 
@@ -73,11 +74,12 @@ pub(crate) struct Link {
     batch: Vec<Bytes>,
     batch_bytes: usize,
     lost: Option<LinkError>,
-    /// Set while there is more to read after the thread has yielded.
+    /// Set after a full batch. The link reads on once the thread has polled its other sockets and
+    /// timers.
     yielding: Option<Yield>,
-    /// Nothing can be written any more. What came before that is read first.
+    /// The error of a failed write. The link reads all remaining frames before it reports it.
     broken: Option<LinkError>,
-    /// The last look at the socket found nothing to read.
+    /// Whether the last read found nothing to read.
     drained: bool,
 
     keepalive: Keepalive,
@@ -114,26 +116,27 @@ impl Link {
         }
     }
 
-    /// Whatever passes from now on is recorded.
+    /// Records all messages from now on.
     pub(crate) fn record(&mut self, recorded: Option<RecordedLink>) {
         self.recorded = recorded;
     }
 
-    /// Queues a text frame. With a tag, [`LinkEvent::Written`] tells when the socket took it.
+    /// Queues a text message. With a tag, [`LinkEvent::Written`] reports when the socket has
+    /// accepted it.
     pub(crate) fn send(&mut self, text: String, tag: Option<u64>) {
         if self.closing {
             return;
         }
         if self.outgoing.len() >= MAX_OUTGOING {
             self.lost.get_or_insert(LinkError::Dropped {
-                detail: format!("the server took nothing while {MAX_OUTGOING} messages waited"),
+                detail: format!("the server stopped reading; {MAX_OUTGOING} messages are queued"),
             });
             return;
         }
         self.outgoing.push_back((Message::Text(text.into()), tag));
     }
 
-    /// Begins the close handshake. What was queued before is sent first.
+    /// Starts the close handshake. Sends all queued messages first.
     pub(crate) fn close(&mut self) {
         if !self.closing {
             self.closing = true;
@@ -149,7 +152,7 @@ impl Link {
         }
     }
 
-    /// Makes progress in both directions. Neither waits for the other.
+    /// Makes progress on reads and on writes, independently of each other.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<LinkEvent> {
         self.write(cx);
         if !self.dirty && !self.unflushed.is_empty() {
@@ -162,7 +165,7 @@ impl Link {
         if let Some(error) = self.lost.take().or_else(|| broken(self)) {
             return Poll::Ready(self.ended(error));
         }
-        // A ping may be what could not be written.
+        // The write error may come from the ping that the keepalive just sent.
         match self.poll_keepalive(cx).or_else(|| broken(self)) {
             Some(error) => Poll::Ready(self.ended(error)),
             None => Poll::Pending,
@@ -176,7 +179,8 @@ impl Link {
         LinkEvent::Lost(error)
     }
 
-    /// Writes what the peer takes. A peer that takes no more may have said why before.
+    /// Writes queued messages. Stores an error instead of returning it, because the peer may have
+    /// sent a close frame with the reason before the write failed.
     fn write(&mut self, cx: &mut Context<'_>) {
         if self.broken.is_none()
             && let Err(error) = self.poll_write(cx)
@@ -190,7 +194,8 @@ impl Link {
             if self.pong.is_none() && self.outgoing.is_empty() {
                 break;
             }
-            // First: what does not fit stays where it is, and a newer pong takes the place of an older.
+            // Check the socket before taking a message. A message that does not fit stays queued,
+            // and a newer pong replaces an older one.
             match self.socket.poll_ready(cx) {
                 Poll::Ready(ready) => ready?,
                 Poll::Pending => {
@@ -221,7 +226,7 @@ impl Link {
         Ok(())
     }
 
-    /// Reads frames into a batch, as long as there is credit for it.
+    /// Reads frames into a batch while the link has credit.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Option<LinkEvent> {
         if let Some(yielding) = &self.yielding {
             if yielding.poll(cx).is_pending() {
@@ -249,12 +254,13 @@ impl Link {
                 }
             }
             if std::mem::take(&mut self.paused) {
-                // Silence while nobody listened says nothing.
+                // The link was not reading, so the silence says nothing about the peer.
                 self.keepalive.handle_alive(Instant::now().into_std());
             }
             match self.socket.poll_frame(cx) {
                 Poll::Pending => {
-                    // Without budget, tokio says so of a socket that it did not ask, and wakes the task again.
+                    // When the coop budget of the task is used up, tokio returns `Pending` without
+                    // reading the socket, and wakes the task again.
                     self.drained = has_budget_remaining();
                     break;
                 }
@@ -271,7 +277,7 @@ impl Link {
                     }
                 }
             }
-            // Frames that are for nobody count as well.
+            // Control frames count as well.
             frames += 1;
             if self.batch_bytes >= BATCH_BYTES || frames >= BATCH_FRAMES {
                 self.yielding = Some(Yield::begin());
@@ -320,7 +326,8 @@ impl Link {
             }
             Frame::Pong(_) => {}
             Frame::Close(reason) => {
-                // The handshake is complete when our close frame is out; it is small, one try is enough.
+                // Our close frame completes the handshake. It is small, so one attempt to write it
+                // is enough.
                 if !self.closing {
                     self.outgoing.clear();
                     self.outgoing
@@ -343,7 +350,7 @@ impl Link {
     }
 
     fn take(&mut self, text: Bytes) {
-        // While closing, nobody is there to listen any more.
+        // Without credit, the link is closing: it drops the message, because nothing consumes it.
         if self.credit.is_some() {
             if let Some(recorded) = &self.recorded {
                 recorded.received(&text);
@@ -355,7 +362,8 @@ impl Link {
 
     fn poll_keepalive(&mut self, cx: &mut Context<'_>) -> Option<LinkError> {
         loop {
-            // After an answer to a ping the next look is due sooner than the one that it answered.
+            // After the answer to a ping, the next deadline may be earlier than the one that is
+            // set.
             let due = self.keepalive.poll_timeout().into();
             if due < self.timer.deadline() {
                 self.timer.as_mut().reset(due);
@@ -388,7 +396,7 @@ impl Link {
 
 fn binary(data: &[u8]) -> String {
     format!(
-        "a binary frame, where the protocol has text only: {}",
+        "unexpected binary frame (the protocol uses text frames only): {}",
         excerpt(data)
     )
 }
@@ -444,7 +452,7 @@ mod tests {
         futures::future::select(Box::pin(pings), link_polled).await;
     }
 
-    /// Nothing can be written any more, but something is there to be read.
+    /// A stream whose writes fail, but which still has data to read.
     struct HalfDead(&'static [u8]);
 
     impl AsyncRead for HalfDead {

@@ -1,7 +1,8 @@
-//! Layer 2: from bytes to frames. Dialling with awc, TLS, cookies, the frame guard, the link, its recorder.
+//! Layer 2, transport: dials a server with awc, and turns the bytes of a WebSocket into frames. It
+//! covers TLS, cookies, bearer tokens, the frame size limit, keepalive and recording.
 //!
-//! Uses [`protocol`](crate::protocol) for names and limits and [`machine`](crate::machine) for
-//! [`LinkError`](crate::machine::LinkError) and the keepalive; knows nothing of actors.
+//! Uses [`protocol`](crate::protocol) for names and limits, and [`machine`](crate::machine) for
+//! [`LinkError`](crate::machine::LinkError) and the keepalive. Does not depend on actors.
 
 mod codec;
 mod connector;

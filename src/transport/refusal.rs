@@ -1,6 +1,6 @@
-//! [`Refusals`]: what the server says when it refuses the WebSocket upgrade.
+//! [`Refusals`]: reads the server's response when it refuses the WebSocket upgrade.
 //!
-//! awc drops the response and reports the status alone. This layer sits between awc's WebSocket
+//! awc drops the response and only reports the status. This middleware sits between awc's WebSocket
 //! request and its connector, and reads the response before awc drops it.
 
 use std::time::{Duration, SystemTime};
@@ -28,10 +28,10 @@ use url::Url;
 
 use crate::protocol::excerpt;
 
-/// Maximum bytes to read of a body. The reason is at its beginning.
+/// Maximum bytes to read of a body, which has the reason at its start.
 const MAX_BODY: usize = 4 * 1024;
 
-/// Longest time to wait for the body once the head is there.
+/// How long to wait for the body after the head has arrived.
 const MAX_BODY_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The response to an upgrade that the server refused.
@@ -47,10 +47,11 @@ pub(super) struct Refusal {
     pub(super) retry_after: Option<Duration>,
 }
 
-/// Turns every response but `101 Switching Protocols` into a [`Refusal`], and bounds the dial.
+/// Turns every response except `101 Switching Protocols` into a [`Refusal`], and applies the
+/// connect timeout.
 pub(super) struct Refusals {
-    /// Longest time for lookup, TCP, TLS and upgrade together, the body of a refusal included. A
-    /// head that comes within it is never lost to a slow body.
+    /// Timeout of DNS lookup, TCP, TLS and upgrade together, including the body of a refusal. If
+    /// the head arrives in time, the refusal is reported even if the body is late.
     pub(super) connect_timeout: Duration,
 }
 
@@ -69,7 +70,7 @@ where
     }
 }
 
-/// The service that [`Refusals`] makes.
+/// The service that [`Refusals`] wraps around a connector.
 pub(super) struct Refusing<S> {
     inner: S,
     connect_timeout: Duration,
@@ -115,7 +116,7 @@ where
 }
 
 impl Refusal {
-    /// `whole` tells whether `body` is all of it.
+    /// `whole` says whether `body` is complete.
     fn new(head: &ResponseHead, body: &[u8], whole: bool, now: SystemTime) -> Self {
         Self {
             status: head.status.as_u16(),
@@ -127,7 +128,7 @@ impl Refusal {
     }
 }
 
-/// Reads the beginning of the body, and returns whether that is all of it.
+/// Reads at most [`MAX_BODY`] bytes of the body. Returns whether the body is complete.
 async fn read_body(
     head: &ResponseHead,
     framed: Framed<BoxedSocket, ClientCodec>,
@@ -137,7 +138,8 @@ async fn read_body(
     if empty || matches!(head.status.as_u16(), 204 | 304) {
         return true;
     }
-    // Without a length, the body ends with the connection. The codec knows that of HTTP/1.0 only.
+    // Without a length, the body ends with the connection. The codec supports that for HTTP/1.0
+    // only.
     let closes = matches!(framed.codec_ref().message_type(), MessageType::None);
     let mut chunks = if closes {
         let chunks = framed.replace_codec(BytesCodec).map_err(drop);
@@ -160,9 +162,10 @@ async fn read_body(
     false
 }
 
-/// The first line of the body with a letter or a digit in it, or the message of a body in JSON.
+/// Returns the message of a JSON body, or else the first line that contains a letter or a digit.
 ///
-/// `None` for a web page, whose first line is markup, and for a body that only repeats the status.
+/// Returns `None` for a web page, whose first line is markup, and for a body that only repeats the
+/// status.
 fn reason(status: StatusCode, body: &[u8], whole: bool) -> Option<String> {
     let body = String::from_utf8_lossy(body);
     let body = body.trim_start_matches('\u{feff}').trim_start();
@@ -172,11 +175,11 @@ fn reason(status: StatusCode, body: &[u8], whole: bool) -> Option<String> {
     let text = match message(body) {
         Some(message) => message,
         None if whole => body.to_owned(),
-        // The mark lets a secret be recognised that the end of the body cuts off.
+        // Redaction recognises a truncated secret by the ellipsis after it.
         None => format!("{}…", body.trim_end_matches('\u{fffd}')),
     };
     let mut lines = text.lines().map(str::trim);
-    // The line that opens an object or a list of JSON says nothing.
+    // A line that only opens a JSON object or array is no reason.
     let opens = |line: &str| line.trim_end_matches('…').ends_with(['{', '[']);
     let line = lines.find(|line| line.contains(char::is_alphanumeric) && !opens(line))?;
     let words = line.trim_start_matches(status.as_str()).trim();
@@ -188,7 +191,7 @@ fn reason(status: StatusCode, body: &[u8], whole: bool) -> Option<String> {
     Some(excerpt(line.as_bytes()))
 }
 
-/// The message of a body in JSON, in the places where services put it.
+/// Returns the message of a JSON body, from the fields that services commonly use.
 fn message(body: &str) -> Option<String> {
     let body: Value = serde_json::from_str(body).ok()?;
     let texts = ["/error/message", "/message", "/error", "/detail"];
@@ -198,20 +201,21 @@ fn message(body: &str) -> Option<String> {
     texts.next().map(str::to_owned)
 }
 
-/// The value of a header, if it is visible ASCII.
+/// Returns the value of a header if it is visible ASCII.
 fn text(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
     headers.get(name)?.to_str().ok()
 }
 
-/// Scheme, host and port of a `Location` header. All the rest may be a secret.
+/// Returns the scheme, host and port of a `Location` header. All other parts may be secrets.
 fn without_secrets(location: &str) -> String {
     const HIDDEN: &str = "/…";
     let Ok(url) = Url::parse(location) else {
-        // A path of the same server, or nonsense.
+        // A relative or invalid URL.
         return HIDDEN.to_owned();
     };
     let origin = url.origin();
-    // An `@` below the host may end a password with a slash in it, before which stands no host.
+    // An `@` in the path may end a password that contains a slash. Then the parsed host is not the
+    // real one.
     if !origin.is_tuple() || url.path().contains('@') {
         return HIDDEN.to_owned();
     }
@@ -223,7 +227,7 @@ fn without_secrets(location: &str) -> String {
     excerpt(format!("{}{rest}", origin.ascii_serialization()).as_bytes())
 }
 
-/// The wait of a `Retry-After` header: a number of seconds, or a date.
+/// Parses a `Retry-After` header: a number of seconds, or a date.
 fn parse_retry_after(value: &str, now: SystemTime) -> Option<Duration> {
     let value = value.trim();
     match value.parse() {
@@ -231,7 +235,7 @@ fn parse_retry_after(value: &str, now: SystemTime) -> Option<Duration> {
         Err(_) => {
             let date = SystemTime::from(value.parse::<HttpDate>().ok()?);
             let wait = date.duration_since(now).unwrap_or_default();
-            // Rounded up: dates have no fractions.
+            // Round up, because an HTTP date has no fractions of a second.
             Some(Duration::from_secs(wait.as_secs_f64().ceil() as u64))
         }
     }

@@ -1,7 +1,7 @@
-//! [`Socket`]: the frames of one open WebSocket.
+//! [`Socket`]: reads and writes the frames of one open WebSocket.
 //!
-//! Its buffers are there only while something passes, so that a link on which nothing happens costs none. What is read goes
-//! first into a buffer that all links of a thread share, which is large: a peer that sends much is read in few calls.
+//! A socket allocates its buffers only while data passes, so an idle link has none. It reads into a
+//! large buffer that all links of the thread share, so that fast peers need few system calls.
 
 use std::{
     cell::Cell,
@@ -20,45 +20,45 @@ use tokio::io::AsyncReadExt;
 use super::codec::GuardedCodec;
 use crate::{machine::LinkError, protocol::FrameHeader};
 
-/// Bytes that are read at once.
+/// Free space of the shared buffer for one read, in bytes.
 const READ: usize = 64 * 1024;
-/// Fewer bytes than these are copied out of the shared buffer. With more, the buffer itself goes on, so that what somebody
-/// keeps of it is never a small part of the memory that is kept.
+/// Shorter reads are copied out of the shared buffer. For longer reads, the socket takes the buffer
+/// itself. So a frame that the consumer keeps never holds on to a mostly unused buffer.
 const SMALL: usize = READ / 4;
-/// Bytes that are encoded before they must be written.
+/// The number of unwritten bytes at which the socket must write before it accepts more.
 const WRITE: usize = 8 * 1024;
 
 thread_local! {
-    /// Empty, and taken out while it is in use.
+    /// The shared read buffer of the thread. It is empty, and taken out during a read.
     static SHARED: Cell<BytesMut> = Cell::default();
 }
 
-/// An open WebSocket, frame by frame.
+/// An open WebSocket, as a sequence of frames in each direction.
 pub(crate) struct Socket {
     io: BoxedSocket,
     codec: GuardedCodec,
-    /// Read, and not taken as frames.
+    /// Bytes that are read but not decoded.
     unread: BytesMut,
-    /// Encoded, and not written.
+    /// Bytes that are encoded but not written.
     unwritten: BytesMut,
     ended: bool,
 }
 
 impl Socket {
-    /// The socket of a dial, with frames of at most `limit` bytes.
+    /// Wraps the stream of a dial. A frame may have at most `limit` bytes.
     pub(crate) fn new(framed: Framed<BoxedSocket, Codec>, limit: usize) -> Self {
         let parts = framed.into_parts();
         Self {
             io: parts.io,
             codec: GuardedCodec::new(limit),
-            // What came together with the answer to the dial.
+            // The bytes that arrived together with the upgrade response.
             unread: BytesMut::from(&*parts.read_buf),
             unwritten: parts.write_buf,
             ended: false,
         }
     }
 
-    /// The next frame. `None`: the stream ended, between two frames.
+    /// Returns the next frame. `None` if the stream ended between two frames.
     pub(crate) fn poll_frame(
         &mut self,
         cx: &mut Context<'_>,
@@ -75,7 +75,7 @@ impl Socket {
                 return Poll::Ready(None);
             }
             if self.ended {
-                return Poll::Ready(Some(Err(dropped("the stream ended in a frame"))));
+                return Poll::Ready(Some(Err(dropped("the stream ended inside a frame"))));
             }
             match ready!(self.poll_read(cx)) {
                 Ok(bytes) => self.ended = bytes == 0,
@@ -94,12 +94,13 @@ impl Socket {
                 }
                 None => FrameHeader::MAX_LEN,
             };
-            // The memory follows what came, not what was announced.
+            // Grow the buffer with the bytes received, not with the length that the header
+            // declares.
             self.unread
                 .reserve(missing.min(READ.max(self.unread.len())));
             return pin!(self.io.read_buf(&mut self.unread)).poll(cx);
         }
-        // A thread that ends has no shared buffer any more.
+        // A thread that is exiting has already dropped its shared buffer.
         let mut buffer = SHARED.try_with(Cell::take).unwrap_or_default();
         buffer.reserve(READ);
         let read = pin!(self.io.read_buf(&mut buffer)).poll(cx);
@@ -113,7 +114,7 @@ impl Socket {
         read
     }
 
-    /// Whether a message can be put to those that are to be written.
+    /// Ready when the socket accepts another message.
     pub(crate) fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LinkError>> {
         if self.unwritten.len() < WRITE {
             return Poll::Ready(Ok(()));
@@ -121,18 +122,18 @@ impl Socket {
         self.poll_flush(cx)
     }
 
-    /// Puts a message to those that are to be written.
+    /// Encodes a message into the write buffer.
     pub(crate) fn send(&mut self, message: Message) -> Result<(), LinkError> {
         let encoded = self.codec.encode(message, &mut self.unwritten);
         encoded.map_err(|error| error.0)
     }
 
-    /// Writes what is to be written.
+    /// Writes all buffered bytes and flushes the stream.
     pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LinkError>> {
         let mut io = Pin::new(&mut self.io);
         while !self.unwritten.is_empty() {
             match ready!(io.as_mut().poll_write(cx, &self.unwritten)) {
-                Ok(0) => return Poll::Ready(Err(dropped("the stream takes nothing more"))),
+                Ok(0) => return Poll::Ready(Err(dropped("the stream accepts no more data"))),
                 Ok(bytes) => self.unwritten.advance(bytes),
                 Err(error) => return Poll::Ready(Err(dropped(error))),
             }
@@ -181,7 +182,7 @@ mod tests {
             let (mut socket, mut far) = pair();
             let lengths = [0, 1, 300, 20_000, 200_000, 3, 70_000];
             let stream: Vec<u8> = lengths.iter().flat_map(|&length| text(length)).collect();
-            // With a byte at a time, the long ones are left out.
+            // Leave out the long frames when the stream is written byte by byte.
             let stream = if cut == 1 { &stream[..1_000] } else { &stream };
             let mut came = Vec::new();
             for chunk in stream.chunks(cut) {
@@ -214,7 +215,7 @@ mod tests {
         let Poll::Ready(Some(Err(LinkError::Dropped { detail }))) = next(&mut socket) else {
             panic!("the end is not seen")
         };
-        assert!(detail.contains("in a frame"), "{detail}");
+        assert!(detail.contains("inside a frame"), "{detail}");
     }
 
     #[tokio::test]

@@ -1,7 +1,7 @@
-//! TLS by rustls, with the ring provider named explicitly.
+//! TLS with rustls and an explicit crypto provider, ring.
 //!
-//! A provider that is looked up in the process makes `awc::Client::new()` panic when there is none or
-//! when another crate brought a second one.
+//! With the default provider of the process, `awc::Client::new()` panics if there is none, or if
+//! another crate enables a second one.
 
 use std::{
     io,
@@ -23,10 +23,11 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::connector::TunedConnector;
 
-/// WebSocket upgrades need HTTP/1.1; awc's default offers h2 first, and the upgrade fails.
+/// WebSocket upgrades need HTTP/1.1. awc offers h2 first by default, and then the upgrade fails.
 const ALPN: &[u8] = b"http/1.1";
 
-/// The configuration to dial with: the user's, or the webpki roots. ALPN is always HTTP/1.1.
+/// Returns the user's configuration, or else a default with the webpki roots. ALPN is always
+/// HTTP/1.1.
 pub(crate) fn client_config(custom: Option<&Arc<ClientConfig>>) -> Arc<ClientConfig> {
     static DEFAULT: OnceLock<Arc<ClientConfig>> = OnceLock::new();
     match custom {
@@ -47,7 +48,8 @@ fn default_config() -> Arc<ClientConfig> {
     let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
     let builder = match builder.with_safe_default_protocol_versions() {
         Ok(builder) => builder,
-        // The ring provider has suites for every version that this build of rustls knows.
+        // The ring provider has cipher suites for every TLS version that this build of rustls
+        // supports.
         Err(_) => unreachable!("ring supports TLS 1.2 and 1.3"),
     };
     let mut config = builder.with_root_certificates(roots).with_no_client_auth();
@@ -55,10 +57,10 @@ fn default_config() -> Arc<ClientConfig> {
     Arc::new(config)
 }
 
-/// Connects as [`TunedConnector`] does, then makes the TLS handshake.
+/// Connects with [`TunedConnector`], then performs the TLS handshake.
 ///
-/// awc's own TLS connector takes the name in the certificate from the URL. There an IPv6 address
-/// stands in brackets, which no certificate has.
+/// awc's own TLS connector takes the server name from the URL, where an IPv6 address is in
+/// brackets. Certificates contain the address without brackets.
 #[derive(Clone)]
 pub(crate) struct TlsConnector {
     tcp: TunedConnector,
@@ -95,7 +97,7 @@ impl Service<ConnectInfo<Uri>> for TlsConnector {
     }
 }
 
-/// The name that the certificate must have.
+/// The name that the certificate must be valid for.
 struct ServerName(String);
 
 impl Host for ServerName {
@@ -104,7 +106,8 @@ impl Host for ServerName {
     }
 }
 
-/// A TLS stream over TCP, with the trait that awc wants of a connector's streams.
+/// A TLS stream over TCP that implements [`ActixStream`], which awc requires of a connector's
+/// streams.
 #[derive(Debug)]
 pub(crate) struct TlsStream(AsyncTlsStream<TcpStream>);
 

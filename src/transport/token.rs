@@ -1,4 +1,4 @@
-//! [`TokenSource`]: where the bearer token of a dial comes from.
+//! [`TokenSource`]: provides the bearer token of a dial.
 
 use std::{fmt, future::Future, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
@@ -8,7 +8,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 use crate::machine::LinkError;
 
-/// A token for the header `Authorization: Bearer …`. Its `Debug` shows nothing.
+/// A token for the header `Authorization: Bearer …`. Its `Debug` output omits the token.
 ///
 /// ```
 /// use actix_sandbox::BearerToken;
@@ -19,7 +19,7 @@ use crate::machine::LinkError;
 pub struct BearerToken(SecretString);
 
 impl BearerToken {
-    /// A token, without `Bearer `.
+    /// Creates a token from its text, without the prefix `Bearer `.
     pub fn new(token: impl Into<String>) -> Self {
         Self(SecretString::from(token.into()))
     }
@@ -31,17 +31,19 @@ impl fmt::Debug for BearerToken {
     }
 }
 
-/// Why a [`TokenSource`] gives no token. Its text is shown to users: it must not hold a secret.
+/// The error of a [`TokenSource`]. Its text is shown to users, so it must not contain a secret.
 pub type TokenError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Gives the bearer token for each dial of a sandbox, those after a lost link included.
+/// Provides the bearer token for each dial of a sandbox, including reconnects.
 ///
-/// Tokens of such services are good for an hour or so, a sandbox may live longer: so the source is asked
-/// every time, and keeps what is still good itself. It has as long as the
-/// [`connect_timeout`](crate::SandboxBuilder::connect_timeout). A failure counts like a port that
-/// refuses: it is tried again under the reconnect policy, where there is one. The future may be dropped.
+/// A sandbox may outlive a token. So the client calls the source for every dial, and the source
+/// caches a token while it is valid.
 ///
-/// Any function that gives such a future is a source:
+/// Each call must complete within the [`connect_timeout`](crate::SandboxBuilder::connect_timeout).
+/// The client treats a failure like a refused connection: it retries as far as the reconnect policy
+/// permits. The client may drop the future before it completes.
+///
+/// Any function that returns such a future is a token source:
 ///
 /// ```
 /// use actix_sandbox::{BearerToken, Sandbox, TokenError};
@@ -55,7 +57,7 @@ pub type TokenError = Box<dyn std::error::Error + Send + Sync>;
 /// # drop(builder);
 /// ```
 pub trait TokenSource: Send + Sync + 'static {
-    /// A token that is good now.
+    /// Returns a token that is valid now.
     fn token(&self) -> BoxFuture<'_, Result<BearerToken, TokenError>>;
 }
 
@@ -69,23 +71,24 @@ where
     }
 }
 
-/// The value of the header for one dial.
+/// Returns the `Authorization` header of one dial. Fails if the source fails, panics or takes
+/// longer than `within`.
 pub(super) async fn authorization(
     source: &Arc<dyn TokenSource>,
     within: Duration,
 ) -> Result<HeaderValue, LinkError> {
     let failed = |detail: String| LinkError::NoToken { detail };
-    // A source is other people's code: when it panics, that is its failure, not the connection's.
+    // The source is user code: report its panic as a failure of the source.
     let asked = AssertUnwindSafe(async { source.token().await }).catch_unwind();
     let token = match tokio::time::timeout(within, asked).await {
         Ok(Ok(Ok(token))) => token,
         Ok(Ok(Err(error))) => return Err(failed(error.to_string())),
-        Ok(Err(_panic)) => return Err(failed("it panicked".to_owned())),
-        Err(_) => return Err(failed(format!("it gave none within {within:?}"))),
+        Ok(Err(_panic)) => return Err(failed("the source panicked".to_owned())),
+        Err(_) => return Err(failed(format!("the source took longer than {within:?}"))),
     };
     let mut value =
         HeaderValue::try_from(format!("Bearer {}", token.0.expose_secret())).map_err(|_| {
-            failed("its token holds characters that no header can, such as a line break".to_owned())
+            failed("its token has characters invalid in a header, such as a line break".to_owned())
         })?;
     value.set_sensitive(true);
     Ok(value)

@@ -216,7 +216,7 @@ async fn arguments_that_cannot_be_used_are_refused_before_anything_runs() {
         (&["--concurrency", "0"], 2, "1..=100000"),
         (&["--sandboxes", "0"], 2, "--sandboxes"),
         (&["--execs", "10001"], 2, "0..=10000"),
-        (&["--duration", "0s"], 2, "more than no time"),
+        (&["--duration", "0s"], 2, "longer than 0"),
         (&["--duration", "5"], 2, "time unit needed"),
         (
             &["--backend", "docker"],
@@ -237,7 +237,7 @@ async fn arguments_that_cannot_be_used_are_refused_before_anything_runs() {
         (
             &["ws://ann:s3cret@localhost", "--json", &file],
             1,
-            "holds a user name or password",
+            "contains a user name or password",
         ),
         (
             &["ws://ann:s3cret@local host", "--html", &file],
@@ -368,7 +368,7 @@ async fn a_server_that_is_not_there_is_told_at_once_and_not_for_each_sandbox() {
     fs::write(&file, "of another run").unwrap();
     let (code, _, stderr) = run(&arguments).await;
     assert_eq!(code, Some(1));
-    assert!(stderr.contains("is left as it was"), "{stderr}");
+    assert!(stderr.contains("is unchanged"), "{stderr}");
     assert_eq!(fs::read_to_string(&file).unwrap(), "of another run");
 }
 

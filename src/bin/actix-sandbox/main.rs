@@ -14,7 +14,7 @@ use std::process::ExitCode;
 #[cfg(unix)]
 use clap::{Parser, Subcommand};
 
-/// Sandboxes for untrusted code.
+/// Runs sandboxes for untrusted code: a local server and a benchmark.
 #[cfg(unix)]
 #[derive(Parser)]
 #[command(name = "actix-sandbox", version)]

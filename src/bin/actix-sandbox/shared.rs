@@ -1,5 +1,4 @@
-//! What the commands have in common: arguments that mean the same in each, and errors in their
-//! terms.
+//! Code that `serve` and `bench` share: argument parsers, error texts that name flags, and signals.
 
 use std::{
     error::Error as _, fmt::Display, io::Write, ops::RangeInclusive, os::unix::fs::MetadataExt,
@@ -15,12 +14,13 @@ use futures::FutureExt;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// The variable with the access token. It is no argument: those are seen by everybody on the machine.
+/// The environment variable with the access token. The token itself is not an argument, because
+/// every user of the machine can read arguments.
 pub(crate) const TOKEN: &str = "ACTIX_SANDBOX_TOKEN";
-/// Shorter tokens can be guessed.
+/// Minimum length of an access token. Shorter tokens can be guessed.
 const SHORTEST_TOKEN: usize = 16;
 
-/// The backend of this name. An empty variable is none, as it is for the library.
+/// Parses the name of a backend. An empty value means `auto`, as in the library.
 pub(crate) fn backend(name: &str) -> Result<Backend, String> {
     match name {
         "" => Ok(Backend::Auto),
@@ -28,17 +28,17 @@ pub(crate) fn backend(name: &str) -> Result<Backend, String> {
     }
 }
 
-/// A number of at least 1.
+/// Parses a whole number of at least 1.
 pub(crate) fn positive(text: &str) -> Result<usize, String> {
     within(text, 1..=usize::MAX)
 }
 
-/// [`positive`], of another type.
+/// Like [`positive`], for `u64`.
 pub(crate) fn positive_u64(text: &str) -> Result<u64, String> {
     within(text, 1..=u64::MAX)
 }
 
-/// A number of worker threads.
+/// Parses a number of worker threads.
 pub(crate) fn workers(text: &str) -> Result<usize, String> {
     within(text, 1..=512)
 }
@@ -54,7 +54,7 @@ fn within<T: FromStr + PartialOrd + Display + Copy>(
     })
 }
 
-/// A size of at least 1 byte.
+/// Parses a size of at least 1 byte.
 pub(crate) fn size(text: &str) -> Result<ByteSize, String> {
     let size = text
         .parse()
@@ -63,14 +63,15 @@ pub(crate) fn size(text: &str) -> Result<ByteSize, String> {
     size.ok_or_else(|| "expected a size of at least 1 byte, for example 8GiB".to_owned())
 }
 
-/// A time longer than 0.
+/// Parses a time longer than 0.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let time = humantime::parse_duration(text).ok();
     let time = time.filter(|time| !time.is_zero());
     time.ok_or_else(|| "expected a time longer than 0, for example 30s or 5m".to_owned())
 }
 
-/// The access token, of a file or else of the variable, where there is one.
+/// Reads the access token from `file`, or else from the variable [`TOKEN`]. Returns `None` if
+/// neither is set.
 pub(crate) fn token(file: Option<&Path>) -> Result<Option<String>, String> {
     let (token, place) = match file {
         Some(file) => (read(file)?, file.display().to_string()),
@@ -85,13 +86,15 @@ pub(crate) fn token(file: Option<&Path>) -> Result<Option<String>, String> {
     match token.len() >= SHORTEST_TOKEN && is_sendable {
         true => Ok(Some(token.to_owned())),
         false => Err(format!(
-            "the access token in {place} cannot be used: expected at least {SHORTEST_TOKEN} characters, of ASCII, without \
-             spaces; `head -c 24 /dev/urandom | base64` makes one"
+            "the access token in {place} cannot be used: expected at least \
+             {SHORTEST_TOKEN} ASCII characters without spaces; `head -c 24 /dev/urandom | base64` \
+             generates one"
         )),
     }
 }
 
-/// Why a server did not start, with the flags that change it: the library names its methods.
+/// Describes why a server did not start, with the flags to change. The library names its methods
+/// instead.
 pub(crate) fn not_started(error: &ServerError) -> String {
     match error {
         ServerError::Bind { address, source } => format!(
@@ -99,13 +102,13 @@ pub(crate) fn not_started(error: &ServerError) -> String {
              for a free port"
         ),
         ServerError::Directory { path, source } => format!(
-            "cannot use {} for the sandboxes: {source}; name a directory that this user may write to \
-             (`--directory`)",
+            "cannot use {} for the sandboxes: {source}; choose a directory that this user can write \
+             to (`--directory`)",
             path.display()
         ),
         ServerError::StateDirectory { path, source } => format!(
-            "cannot use {} for snapshots and checkpoints: {source}; name a directory that belongs to \
-             this user (`--state`)",
+            "cannot use {} for snapshots and checkpoints: {source}; choose a directory that \
+             this user owns (`--state`)",
             path.display()
         ),
         ServerError::StateUrl { url, source } => {
@@ -113,7 +116,7 @@ pub(crate) fn not_started(error: &ServerError) -> String {
         }
         ServerError::Backend { backend, reason } => format!(
             "the backend `{backend}` does not work here: {reason}; choose another (`--backend host` runs \
-             code as this user, `--backend auto` takes the best that works)"
+             code as this user, `--backend auto` uses the best backend that works)"
         ),
         ServerError::NotConfined { reason } => format!(
             "no backend that confines code works here: {reason}; to run trusted code as this user, \
@@ -132,7 +135,8 @@ pub(crate) fn not_started(error: &ServerError) -> String {
     }
 }
 
-/// Why a call of the client failed, with the flags that change it: the library names its methods.
+/// Describes why a client call failed, with the flags to change. The library names its methods
+/// instead.
 pub(crate) fn failed(error: &Error) -> String {
     let cause = error.source().and_then(|it| it.downcast_ref());
     match cause {
@@ -143,14 +147,14 @@ pub(crate) fn failed(error: &Error) -> String {
                 ..
             },
         ) => format!(
-            "cannot open the sandbox: {cause}; the service may want a token: give it in a file \
-             (`--token-file`) or the variable {TOKEN}"
+            "cannot open the sandbox: {cause}; the service may require a token: pass it in a file \
+             (`--token-file`) or in the variable {TOKEN}"
         ),
         _ => error.to_string(),
     }
 }
 
-/// Writes a line to the standard error. `eprintln!` would panic where the reader of that is gone.
+/// Writes a line to standard error. `eprintln!` would panic if standard error is a closed pipe.
 pub(crate) fn say(line: impl Display) {
     let _ = writeln!(std::io::stderr(), "actix-sandbox: {line}");
 }
@@ -172,20 +176,20 @@ fn read(file: &Path) -> Result<String, String> {
     std::fs::read_to_string(file).map_err(|error| failed(error.to_string()))
 }
 
-/// Lets this process open as many files as its hard limit permits. Many shells start programs with
-/// a soft limit of 1024.
+/// Raises the soft limit on open files to the hard limit. Many shells set a soft limit of 1024.
 pub(crate) fn raise_open_files() {
     let raised = getrlimit(Resource::RLIMIT_NOFILE)
         .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
     if let Err(error) = raised {
-        tracing::warn!(%error, "the limit on open files stays as it was");
+        tracing::warn!(%error, "cannot raise the limit on open files");
     }
 }
 
-/// Signals that come so soon after the first are part of it: `timeout` and cargo send two at once.
+/// A signal that follows the first one within this time counts as the same one: `timeout` and cargo
+/// send two at once.
 pub(crate) const SAME_WITHIN: Duration = Duration::from_secs(2);
 
-/// The signals that end a command.
+/// The signals that stop a command: SIGTERM and SIGINT.
 pub(crate) struct Signals {
     terminate: Signal,
     interrupt: Signal,
@@ -199,7 +203,7 @@ impl Signals {
         })
     }
 
-    /// Those that came so far are not waited for.
+    /// Discards the signals that have already arrived.
     pub(crate) fn forget(&mut self) {
         while self.next().now_or_never().is_some() {}
     }

@@ -1,23 +1,24 @@
-//! [`Line`]: one line of a recording, as JSON. The writer and the reader of `test_util` share it.
+//! [`Line`]: one line of a recording, as JSON. Shared by the recorder and the reader in
+//! `test_util`.
 
 use serde::{Deserialize, Serialize};
 
-/// What stands in a recording where the sandbox's token was.
+/// Replaces the sandbox's token in a recording.
 pub(crate) const RECORDED_TOKEN: &str = "recorded-token";
 
-/// One line. Keys that an event does not have are left out.
+/// One line of a recording. A line omits the keys that its event does not have.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Line {
     /// Milliseconds since the first line.
     pub(crate) t: u64,
-    /// The connection: `A`, `B` and on, one for each dial.
+    /// The connection: `A`, `B` and so on, one for each dial.
     #[serde(default)]
     pub(crate) conn: String,
-    /// What happened.
+    /// The kind of event.
     pub(crate) dir: Dir,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) path: Option<String>,
-    /// The subprotocol that the server selected; none for v1.
+    /// The subprotocol that the server selected. `None` for v1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) protocol: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -28,12 +29,12 @@ pub(crate) struct Line {
     pub(crate) reason: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) error: Option<String>,
-    /// Who ended the connection; the server, unless it says so.
+    /// The side that ended the connection. `None` stands for the server.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) by: Option<By>,
 }
 
-/// The kind of a line.
+/// The kind of event of a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Dir {
@@ -44,11 +45,12 @@ pub(crate) enum Dir {
     Close,
     Cut,
     Quiet,
-    /// The last line of a recorder; with an error, where it had to stop before the session ended.
+    /// The last line of a recording. It has an error if the recording stopped before the session
+    /// ended.
     End,
 }
 
-/// One of the two sides.
+/// A side of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum By {

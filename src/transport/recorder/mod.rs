@@ -1,8 +1,9 @@
-//! [`Recorder`]: what passes on the links of one sandbox, written to a file.
+//! [`Recorder`]: writes the messages on the links of one sandbox to a file.
 //!
-//! Links hand events to a thread, through a queue that is bounded in events and in bytes. When it is half full a
-//! link reads no further, so that a session goes at the pace of the disk. Where that takes too long, and where the disk takes
-//! nothing at all, the recording stops and the session goes on.
+//! Links send events to a writer thread, through a queue that is bounded in events and in bytes.
+//! When the queue is half full, a link stops reading: backpressure slows the session down to the
+//! pace of the disk. If a link waits for too long, or if the queue is full, the recording stops and
+//! the session continues.
 
 mod line;
 mod redact;
@@ -37,37 +38,37 @@ use crate::{
     protocol::{SandboxToken, Version, names::SUBPROTOCOL_V2},
 };
 
-/// Events that may wait for the thread.
+/// Maximum number of queued events.
 const MAX_EVENTS: usize = 16 * 1024;
-/// Bytes of frames that may wait for the thread; one frame may always.
+/// Maximum bytes of queued frames. A single frame may exceed it.
 const MAX_BYTES: usize = 32 * 1024 * 1024;
-/// Longest time that a link waits for the thread, until the recording is given up.
+/// How long a link waits for the writer thread before it stops the recording.
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
 
 const TOO_SLOW: &str = "the disk is slower than the session";
 
-/// The recorder of a sandbox. The recording ends with its last clone.
+/// The recorder of a sandbox. The recording ends when the last clone is dropped.
 #[derive(Clone)]
 pub(crate) struct Recorder {
     queue: SyncSender<Item>,
     shared: Arc<Shared>,
 }
 
-/// What the links and the thread both look at.
+/// The state that the links and the writer thread share.
 struct Shared {
     path: PathBuf,
     events: AtomicUsize,
     bytes: AtomicUsize,
-    /// The link that waits for room.
+    /// Wakes the link that waits for room in the queue.
     room: AtomicWaker,
     stopped: OnceLock<String>,
     began: OnceLock<Instant>,
     dials: AtomicUsize,
 }
 
-/// An event on its way to the thread.
+/// An event in the queue.
 struct Item {
-    /// Milliseconds since the first.
+    /// Milliseconds since the first event.
     t: u64,
     conn: Arc<str>,
     what: What,
@@ -115,7 +116,8 @@ impl Shared {
         })
     }
 
-    /// Whether a link may read on. What is sent needs room, too.
+    /// Whether a link may read more. Links stop reading when the queue is half full, so that sent
+    /// messages still fit.
     fn has_room(&self) -> bool {
         self.is_stopped()
             || (self.events.load(Ordering::Relaxed) < MAX_EVENTS / 2
@@ -133,12 +135,12 @@ impl Shared {
     fn stop(&self, why: &str) {
         if self.stopped.set(why.to_owned()).is_ok() {
             let path = self.path.display();
-            tracing::warn!(%path, why, "the recording of a sandbox stops; the session goes on");
+            tracing::warn!(%path, why, "the recording of a sandbox stopped; the session continues");
             self.room.wake();
         }
     }
 
-    /// The thread took an event from the queue.
+    /// Frees the space of an event that the writer thread has taken from the queue.
     fn taken(&self, bytes: usize) {
         self.events.fetch_sub(1, Ordering::Relaxed);
         self.bytes.fetch_sub(bytes, Ordering::Relaxed);
@@ -149,7 +151,8 @@ impl Shared {
 }
 
 impl Recorder {
-    /// A recording in a new file, or in the place of what a file held. `token`: the secret that is known already.
+    /// Starts a recording in `path`, and overwrites an existing file. `token` is the sandbox's
+    /// token, if it is already known.
     pub(crate) fn create(path: &Path, token: Option<&SandboxToken>) -> io::Result<Self> {
         let file = create(path)?;
         let mut secrets = Secrets::default();
@@ -165,7 +168,7 @@ impl Recorder {
         Ok(Self { queue, shared })
     }
 
-    /// A dial begins.
+    /// Records a dial that starts now.
     pub(crate) fn dialling(&self, target: &Target) -> RecordedDial {
         let target = match target {
             Target::Create => Target::Create,
@@ -183,7 +186,7 @@ impl Recorder {
         began.elapsed().as_millis().try_into().unwrap_or(u64::MAX)
     }
 
-    /// Never waits.
+    /// Queues an event without blocking. Stops the recording if the queue is full.
     fn push(&self, t: u64, conn: &Arc<str>, what: What) {
         if self.shared.is_stopped() {
             return;
@@ -204,7 +207,7 @@ impl Recorder {
     }
 }
 
-/// A dial whose outcome is not known yet. Dropped, it was given up.
+/// A dial in progress. Dropping it records that the client gave up.
 pub(crate) struct RecordedDial {
     recorder: Recorder,
     at: u64,
@@ -218,22 +221,22 @@ impl RecordedDial {
 
     pub(crate) fn failed(mut self, error: &LinkError) {
         let why = match error {
-            // In the words of the recordings: the status is read from them.
+            // The reader of recordings parses the status from this text.
             LinkError::UpgradeRefused { status, .. } => {
                 format!("server rejected WebSocket connection: HTTP {status}")
             }
             LinkError::NoToken { .. } => {
-                // Nobody was dialled.
+                // The client did not dial, so there is nothing to record.
                 self.path = None;
                 return;
             }
-            // Without details: they are for the session's own error, which is read by whom it concerns.
-            LinkError::Resolve { .. } => "the host name is not known".to_owned(),
+            // These texts omit details such as host names. The session's own error contains them.
+            LinkError::Resolve { .. } => "the host name does not resolve".to_owned(),
             LinkError::Connect { kind, .. } => format!("no connection: {kind}"),
-            LinkError::Tls { .. } | LinkError::TlsUnavailable { .. } => "no TLS".to_owned(),
-            LinkError::ConnectTimeout { .. } => "no answer in time".to_owned(),
-            LinkError::NotWebSocket { .. } => "the answer is not that of a WebSocket".to_owned(),
-            _ => "the connection ended before the upgrade was answered".to_owned(),
+            LinkError::Tls { .. } | LinkError::TlsUnavailable { .. } => "TLS failed".to_owned(),
+            LinkError::ConnectTimeout { .. } => "the connect timeout expired".to_owned(),
+            LinkError::NotWebSocket { .. } => "the server does not speak WebSocket".to_owned(),
+            _ => "the connection ended before the upgrade response".to_owned(),
         };
         let mut link = self.connected(None);
         link.is_over = true;
@@ -259,30 +262,32 @@ impl RecordedDial {
 impl Drop for RecordedDial {
     fn drop(&mut self) {
         if self.path.is_some() {
-            // Its own drop says that the client went.
+            // Dropping the link records that the client ended the connection.
             drop(self.connected(None));
         }
     }
 }
 
-/// An open link. Dropped before it was lost, the client went without a word.
+/// A recorder of one open link. Dropping it before [`lost`](Self::lost) records that the client
+/// ended the connection without a close frame.
 pub(crate) struct RecordedLink {
     recorder: Recorder,
     conn: Arc<str>,
-    /// The client has begun to close it.
+    /// Whether the client started the close handshake.
     by_client: bool,
     is_over: bool,
-    /// The end of the time that it waits for room.
+    /// Limits the current wait for room.
     waits: Option<Pin<Box<Sleep>>>,
 }
 
 impl RecordedLink {
-    /// Ready when the link may read on: for a while it waits for the thread.
+    /// Ready when the link may read more. Waits at most [`LONGEST_WAIT`] for room in the queue,
+    /// then stops the recording.
     pub(crate) fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let shared = &self.recorder.shared;
         if !shared.has_room() {
             shared.room.register(cx.waker());
-            // The thread may have made room just before.
+            // The writer thread may have made room before the waker was registered.
             if !shared.has_room() {
                 let waits = &mut self.waits;
                 let waits = waits.get_or_insert_with(|| Box::pin(sleep(LONGEST_WAIT)));
@@ -303,7 +308,7 @@ impl RecordedLink {
     }
 
     pub(crate) fn received(&self, frame: &[u8]) {
-        // A copy: a slice would hold on to all that was read with it.
+        // Copy the frame, because a slice would keep the whole read buffer alive.
         if !self.recorder.shared.is_stopped() {
             self.push(What::Recv(frame.into()));
         }
@@ -345,10 +350,10 @@ impl Drop for RecordedLink {
     }
 }
 
-/// An empty file that only its owner can read, where that can be said.
+/// Opens a file for writing and truncates it. On Unix, only its owner can read it.
 fn create(path: &Path) -> io::Result<File> {
     if fs::metadata(path).is_ok_and(|found| is_pipe(&found)) {
-        // To open it would wait for a reader, here.
+        // Opening a pipe would block until it has a reader.
         return Err(io::Error::other("it is a pipe, not a file"));
     }
     let mut options = OpenOptions::new();
@@ -356,7 +361,7 @@ fn create(path: &Path) -> io::Result<File> {
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     let file = options.open(path)?;
-    // A device is written as it is.
+    // Leave devices as they are.
     if file.metadata()?.is_file() {
         #[cfg(unix)]
         file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
@@ -375,7 +380,7 @@ fn is_pipe(_: &fs::Metadata) -> bool {
     false
 }
 
-/// `A` to `Z`, then `AA` and on.
+/// Returns `A` to `Z`, then `AA` and so on.
 fn letters(number: usize) -> String {
     let last = char::from(b'A' + (number % 26) as u8);
     match number / 26 {
@@ -394,7 +399,7 @@ mod tests {
         assert_eq!(named, ["A", "B", "Z", "AA", "AB", "ZZ", "AAA"]);
     }
 
-    /// Nobody takes anything: as a disk that hangs.
+    /// A recorder whose writer never takes an event, as if the disk hung.
     fn stuck() -> (Recorder, std::sync::mpsc::Receiver<Item>) {
         let (queue, items) = sync_channel(MAX_EVENTS);
         let shared = Shared::new(Path::new(""));
@@ -436,7 +441,7 @@ mod tests {
         while !is_full(&mut link) {
             link.received(&[b'x'; 1 << 20]);
         }
-        // It takes something, late.
+        // The writer is slow.
         tokio::time::advance(LONGEST_WAIT / 2).await;
         let mut taken = 0;
         while is_full(&mut link) {
@@ -446,7 +451,7 @@ mod tests {
             taken += 1;
         }
         assert!(taken < 5 && !recorder.shared.is_stopped());
-        // It takes nothing any more.
+        // The writer hangs.
         link.received(&[b'x'; 1 << 20]);
         let began = Instant::now();
         std::future::poll_fn(|cx| link.poll_room(cx)).await;

@@ -1,4 +1,4 @@
-//! [`Secrets`]: takes the sandbox's token out of whatever is written to a recording.
+//! [`Secrets`]: removes the sandbox's token from everything that is written to a recording.
 
 use percent_encoding::utf8_percent_encode;
 use serde_json::Value;
@@ -9,20 +9,20 @@ use crate::protocol::{
     names::{EVENT_SANDBOX_ID, KEY_EVENT, KEY_SANDBOX_TOKEN},
 };
 
-/// Shorter ones are no secrets: to take them out wherever they turn up would only garble the recording.
+/// Minimum length of a token to redact. Replacing a shorter one would garble the recording.
 const SHORTEST: usize = 8;
 
-/// Most forms of tokens that are kept in mind. A sandbox has one token.
+/// Maximum number of known forms of tokens. A sandbox has one token, in two forms.
 const MOST: usize = 16;
 
-/// In the place of a frame that names a token and cannot be read.
-const NOT_RECORDED: &str = "(not recorded: it may hold a token)";
+/// Replaces a frame that contains the key of a token and is not valid JSON.
+const NOT_RECORDED: &str = "(not recorded: may contain a token)";
 
-/// The tokens that are known so far.
+/// The known tokens, plain and percent-encoded.
 #[derive(Default)]
 pub(super) struct Secrets {
     known: Vec<String>,
-    /// One of them may be written with an escape other than `\u`.
+    /// Whether a known token contains characters that JSON can escape without `\u`.
     odd: bool,
 }
 
@@ -42,7 +42,7 @@ impl Secrets {
         }
     }
 
-    /// A text without the tokens.
+    /// Replaces the known tokens in a text.
     pub(super) fn clean(&self, mut text: String) -> String {
         for token in &self.known {
             if text.contains(token) {
@@ -52,7 +52,8 @@ impl Secrets {
         text
     }
 
-    /// A frame without the tokens, however JSON writes them; learns the one that a `sandbox_id` tells.
+    /// Replaces all tokens in a frame, even if JSON escapes hide them. Learns the token of a
+    /// `sandbox_id` event.
     pub(super) fn clean_frame(&mut self, frame: String) -> String {
         let names_one = frame.contains(KEY_SANDBOX_TOKEN);
         let may_hide_one = frame.contains("\\u") || (self.odd && frame.contains('\\'));
@@ -76,7 +77,7 @@ impl Secrets {
         }
     }
 
-    /// Whether anything was taken out.
+    /// Replaces all tokens in a JSON value. Returns whether it changed the value.
     fn clean_value(&self, value: &mut Value) -> bool {
         match value {
             Value::String(text) => {
@@ -88,7 +89,7 @@ impl Secrets {
             }
             Value::Array(list) => {
                 let found = list.iter_mut().map(|value| self.clean_value(value));
-                // All of them, not up to the first.
+                // Use `fold`, because `any` would stop at the first match.
                 found.fold(false, |any, found| any | found)
             }
             Value::Object(map) => {

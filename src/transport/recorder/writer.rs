@@ -1,4 +1,4 @@
-//! The thread of a recorder: takes events, redacts them, writes lines.
+//! The writer thread of a recorder. It redacts events and writes them as lines.
 
 use std::{
     fs::File,
@@ -15,10 +15,10 @@ use super::{
     redact::Secrets,
 };
 
-/// Lines are collected up to so many bytes, while there are more.
+/// Bytes to buffer before a write, as long as the queue has more events.
 const BUFFER: usize = 256 * 1024;
 
-/// Writes until all senders are gone, or nothing more can be written.
+/// Writes events until all senders are dropped or the recording stops.
 pub(super) fn run(file: File, items: &Receiver<Item>, mut secrets: Secrets, shared: &Arc<Shared>) {
     let mut output = Output {
         file,
@@ -29,10 +29,10 @@ pub(super) fn run(file: File, items: &Receiver<Item>, mut secrets: Secrets, shar
     loop {
         let item = match items.try_recv() {
             Ok(item) => item,
-            // What came up to here is in the file, however long the next takes.
+            // The queue is empty. Flush now, because the next event may take long to arrive.
             Err(TryRecvError::Empty) => {
                 if let Err(error) = output.flush() {
-                    shared.stop(&format!("it cannot be written: {error}"));
+                    shared.stop(&format!("cannot write to the file: {error}"));
                 }
                 if shared.is_stopped() {
                     break;
@@ -50,14 +50,14 @@ pub(super) fn run(file: File, items: &Receiver<Item>, mut secrets: Secrets, shar
         if output.buffer.len() >= BUFFER
             && let Err(error) = output.flush()
         {
-            shared.stop(&format!("it cannot be written: {error}"));
+            shared.stop(&format!("cannot write to the file: {error}"));
             break;
         }
     }
     let mut end = Line::new(latest, "", Dir::End);
     end.error = shared.why_stopped().map(str::to_owned);
     output.push(&end);
-    // Where the disk is full this fails as well; the recording then ends with its last whole line.
+    // If the disk is full, this fails too. Then the recording ends with its last complete line.
     let _ = output.flush();
 }
 
@@ -102,17 +102,17 @@ fn line(item: Item, secrets: &mut Secrets) -> Line {
     }
 }
 
-/// A file that only ever holds whole lines.
+/// An output file that contains complete lines only.
 struct Output {
     file: File,
-    /// Bytes of the file that are whole lines.
+    /// Length of the complete lines in the file, in bytes.
     written: u64,
     buffer: Vec<u8>,
 }
 
 impl Output {
     fn push(&mut self, line: &Line) {
-        // Into memory, and of plain strings and numbers: this does not fail.
+        // Serializing strings and numbers into memory does not fail.
         if serde_json::to_writer(&mut self.buffer, line).is_ok() {
             self.buffer.push(b'\n');
         }
@@ -126,7 +126,7 @@ impl Output {
         match &wrote {
             Ok(()) => self.written += self.buffer.len() as u64,
             Err(_) => {
-                // Half a line would make the whole recording unreadable.
+                // A partial line would make the whole recording unreadable.
                 let _ = self.file.set_len(self.written);
                 let _ = self.file.seek(SeekFrom::Start(self.written));
             }

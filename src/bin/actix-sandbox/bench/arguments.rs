@@ -1,4 +1,4 @@
-//! The arguments of `bench`, and what is made of them before anything runs.
+//! The arguments of `bench`, and their validation before the run.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -14,82 +14,87 @@ use crate::shared::{self, backend};
 
 #[derive(Args)]
 pub(crate) struct Bench {
-    /// The service, as wss://…, ws://…, https://… or http://…, or the variable ACTIX_SANDBOX_URL:
-    /// every user of this machine can read arguments, and the path of the URL may be a secret
-    /// [default: a local server in this process].
+    /// URL of the service: wss://…, ws://…, https://… or http://…. If the path of the URL is a
+    /// secret, set the variable ACTIX_SANDBOX_URL instead, because every user of this machine can
+    /// read arguments [default: a local server in this process].
     #[arg(env = "ACTIX_SANDBOX_URL", hide_env = true)]
     url: Option<String>,
 
-    /// What runs the code of the local server: auto, host, namespace or gvisor [default: auto].
+    /// Backend of the local server: auto, confined, host, namespace or gvisor [default: auto].
     #[arg(long, conflicts_with = "url", value_parser = backend)]
     backend: Option<Backend>,
 
-    /// How many sandboxes to measure [default: 100, or as many as --duration permits].
+    /// Number of sandboxes to measure [default: 100, or no limit with --duration].
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(1..))]
     sandboxes: Option<u64>,
 
-    /// How long to measure, for example 30s. What runs then is waited for.
+    /// How long to measure, for example 30s. The benchmark then waits for the sandboxes that still
+    /// run.
     #[arg(long, value_name = "TIME", value_parser = some_time)]
     duration: Option<Duration>,
 
-    /// Most sandboxes at once. Without --rate: exactly so many, each followed by the next (a closed loop).
+    /// Maximum number of sandboxes at once. Without --rate, exactly this many run all the time, and
+    /// each is followed by the next (a closed loop).
     #[arg(long, value_name = "NUMBER", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     concurrency: u32,
 
-    /// Sandboxes that arrive in a second, whether the ones before are done or not (an open loop). One that has to wait because
-    /// --concurrency is reached is measured from its arrival, so that a slow server cannot hide it.
+    /// Number of sandboxes that arrive per second, whether or not earlier ones are done (an open
+    /// loop). If --concurrency makes a sandbox wait, its times still count from its arrival, so a
+    /// slow server can't hide the wait.
     #[arg(long, value_name = "PER SECOND", value_parser = rate)]
     rate: Option<f64>,
 
-    /// How long to run before anything is measured, for example 5s.
+    /// How long to run before measuring starts, for example 5s.
     #[arg(long, value_name = "TIME", default_value = "0s", value_parser = humantime::parse_duration)]
     warm_up: Duration,
 
-    /// How often each sandbox runs the script, one after the other; at most 10000, whose times are held until its end.
+    /// How many times each sandbox runs the script, one after the other; at most 10000.
     #[arg(long, value_name = "NUMBER", default_value_t = 1, value_parser = clap::value_parser!(u32).range(0..=10_000))]
     execs: u32,
 
-    /// The language of the script.
+    /// Language of the script.
     #[arg(long, value_name = "NAME", default_value = "bash")]
     language: String,
 
-    /// The code that each sandbox runs [default: one that prints a line].
+    /// Code that each sandbox runs [default: code that prints a line].
     #[arg(long, value_name = "CODE", conflicts_with = "script_file")]
     script: Option<String>,
 
-    /// A file with that code.
+    /// File with the code that each sandbox runs.
     #[arg(long, value_name = "FILE")]
     script_file: Option<PathBuf>,
 
-    /// Longest time of each step of a sandbox, for example 60s.
+    /// Timeout of each step of a sandbox, for example 60s.
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = some_time)]
     timeout: Duration,
 
-    /// Reconnects a lost connection, and counts it, where otherwise it is an error.
+    /// Reconnects lost connections and counts them. Without this, a lost connection is an error.
     #[arg(long)]
     reconnect: bool,
 
-    /// A file with the token that the service wants as `Authorization: Bearer …`. Or the variable ACTIX_SANDBOX_TOKEN.
+    /// File with the access token, which is sent as `Authorization: Bearer …`. The default is the
+    /// token in the variable ACTIX_SANDBOX_TOKEN.
     #[arg(long, value_name = "FILE", requires = "url")]
     token_file: Option<PathBuf>,
 
-    /// Writes the results as JSON, to a file or, for -, to the standard output instead of the table.
+    /// Writes the results as JSON to this file. With -, writes them to standard output, and the
+    /// table to standard error.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 
-    /// Writes the results as a web page with plots, in one file.
+    /// Writes the results to this file as a web page with plots.
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
 
-    /// Shows no progress.
+    /// Hides the progress bar.
     #[arg(long)]
     quiet: bool,
 }
 
-/// Sandboxes that are measured where nothing else is said.
+/// Default number of sandboxes to measure.
 const SANDBOXES: u64 = 100;
 
-/// A rate above which arrivals have no time between them.
+/// Maximum arrivals per second: one per microsecond.
 const MAX_RATE: f64 = 1_000_000.0;
 
 fn rate(text: &str) -> Result<f64, String> {
@@ -103,14 +108,14 @@ fn rate(text: &str) -> Result<f64, String> {
 
 fn some_time(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {
-        Ok(Duration::ZERO) => Err("expected more than no time".to_owned()),
+        Ok(Duration::ZERO) => Err("expected a time longer than 0".to_owned()),
         Ok(time) => Ok(time),
         Err(error) => Err(error.to_string()),
     }
 }
 
 impl Bench {
-    /// What is to be done, and where the results go. Everything that can be wrong is wrong before anything runs.
+    /// Validates the arguments. Returns the plan and the outputs, or an error before anything runs.
     pub(super) fn plan(self) -> Result<(Plan, Outputs), String> {
         let code = match (self.script, &self.script_file) {
             (Some(code), _) => code,

@@ -1,4 +1,4 @@
-//! Begins sandboxes as scheduled, and takes in what became of them.
+//! Starts sandboxes on schedule, and collects their results.
 
 use std::{cell::Cell, process, rc::Rc, time::Duration};
 
@@ -20,20 +20,20 @@ use super::{
 };
 use crate::shared::{self, SAME_WITHIN, Signals};
 
-/// Why a run came to its end.
+/// Why a run ended.
 pub(super) enum Stopped {
     Done,
     Interrupted,
-    /// Nothing was ever created.
+    /// No sandbox could be created.
     Unreachable(String),
-    /// Nothing is created any more.
+    /// The server went away during the run.
     ServerLost(String),
 }
 
-/// Creations in a row that fail because nobody is there, after which the server is taken to be gone.
+/// Number of creations in a row that must fail to connect before the server counts as gone.
 const LOST_AFTER: u32 = 5;
 
-/// How often progress is shown.
+/// Interval between updates of the progress bar.
 const SHOWN_EVERY: Duration = Duration::from_millis(200);
 
 struct Load<'a> {
@@ -45,9 +45,9 @@ struct Load<'a> {
     stop: watch::Sender<bool>,
     running: JoinSet<Session>,
     measured: Measured,
-    /// Creations in a row that failed because nobody was there.
+    /// Number of creations in a row that failed to connect.
     unreachable: u32,
-    /// Why nothing more is begun, and since when.
+    /// Why and when the run stopped starting sandboxes.
     stopped: Option<(Stopped, Instant)>,
     interrupted: Option<Instant>,
 }
@@ -60,7 +60,7 @@ pub(super) async fn run(
 ) -> Result<(Measured, Stopped), String> {
     let cores = std::thread::available_parallelism().map_or(1, |it| it.get());
     let runtime = Runtime::new(cores.min(8)).map_err(|error| error.to_string())?;
-    let mut signals = Signals::new().map_err(|error| format!("cannot start: {error}"))?;
+    let mut signals = Signals::new().map_err(|error| format!("cannot handle signals: {error}"))?;
     let (lost, back) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(0)));
     let events = Reconnects {
         lost: lost.clone(),
@@ -107,7 +107,7 @@ impl Load<'_> {
                 () = signals.next() => self.interrupt(),
                 Some(done) = self.running.join_next() => match done {
                     Ok(session) => self.take(session),
-                    Err(error) => self.stop(Stopped::ServerLost(format!("a task of this program failed: {error}"))),
+                    Err(error) => self.stop(Stopped::ServerLost(format!("a task of the benchmark failed: {error}"))),
                 },
                 () = due(next.map(|next| next.due)) => if let Some(next) = next {
                     self.schedule.begin(next);
@@ -123,11 +123,12 @@ impl Load<'_> {
         (self.measured, stopped)
     }
 
-    /// The first time, what runs is killed; the second time nothing is waited for.
+    /// The first signal stops the run and kills its sandboxes. A second one, after [`SAME_WITHIN`],
+    /// exits at once.
     fn interrupt(&mut self) {
         let first = *self.interrupted.get_or_insert_with(Instant::now);
         if first.elapsed() > SAME_WITHIN {
-            shared::say("ended at once by a second signal; nothing was written");
+            shared::say("ended at once by a second signal; no results were written");
             process::exit(i32::from(INTERRUPTED));
         }
         self.stop(Stopped::Interrupted);
@@ -171,7 +172,7 @@ impl Load<'_> {
     }
 }
 
-/// Resolves when the next one is to begin, which may be never.
+/// Waits until the next sandbox is due. Never resolves if there is none.
 async fn due(next: Option<Instant>) {
     match next {
         Some(next) => sleep_until(next).await,

@@ -1,4 +1,5 @@
-//! [`Measured`]: what the sandboxes of a run took, bounded whatever their number and however long it runs.
+//! [`Measured`]: the measurements of a run. Their memory is bounded for any number of sandboxes and
+//! any duration.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -7,34 +8,34 @@ use tokio::time::Instant;
 
 use super::session::{Phase, Session};
 
-/// The longest time that is told apart, in microseconds: an hour.
+/// The longest time that a histogram distinguishes, in microseconds: one hour.
 const LONGEST: u64 = 3_600_000_000;
 
-/// Significant digits of the times.
+/// Significant digits of the recorded times.
 const DIGITS: u8 = 3;
 
-/// What was measured.
+/// The measurements of a run.
 pub(super) struct Measured {
     from: Instant,
     until: Instant,
-    /// What the histogram of a step is at first.
+    /// An empty histogram, which is cloned for each step.
     empty: Histogram<u64>,
     histograms: BTreeMap<Phase, Histogram<u64>>,
     failures: BTreeMap<(Phase, String), Failures>,
     timeline: Timeline,
     counts: Counts,
-    /// The longest time that one had to wait until there was a place for it.
+    /// The longest time that a sandbox waited for its start after it was due.
     longest_wait: Duration,
 }
 
 /// Failures of one kind in one step.
 pub(super) struct Failures {
     pub(super) count: u64,
-    /// What the first of them said.
+    /// The text of the first failure.
     pub(super) example: String,
 }
 
-/// How many there were.
+/// Counters of a run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Counts {
     pub(super) completed: u64,
@@ -49,7 +50,8 @@ pub(super) struct Counts {
 }
 
 impl Measured {
-    /// Nothing yet. Fails where there is no memory.
+    /// Creates an empty set of measurements that starts at `from`. Fails if the histogram can't be
+    /// created.
     pub(super) fn new(from: Instant) -> Result<Self, String> {
         let empty = Histogram::new_with_bounds(1, LONGEST, DIGITS);
         Ok(Self {
@@ -64,7 +66,7 @@ impl Measured {
         })
     }
 
-    /// What became of one.
+    /// Adds the result of one sandbox.
     pub(super) fn add(&mut self, session: &Session) {
         let arrival = session.arrival;
         if !arrival.measured {
@@ -112,7 +114,7 @@ impl Measured {
         histogram.saturating_record(micros.max(1));
     }
 
-    /// The run is over.
+    /// Records when the run ended.
     pub(super) fn finish(&mut self, now: Instant, never_begun: u64) {
         self.until = now;
         self.counts.never_begun = never_begun;
@@ -123,7 +125,7 @@ impl Measured {
         self.counts.links_back = back;
     }
 
-    /// How long was measured.
+    /// How long the run was measured.
     pub(super) fn elapsed(&self) -> Duration {
         self.until.saturating_duration_since(self.from)
     }
@@ -132,7 +134,7 @@ impl Measured {
         self.counts.completed
     }
 
-    /// Steps that failed.
+    /// The number of failed steps.
     pub(super) fn failures(&self) -> u64 {
         self.failures.values().map(|it| it.count).sum()
     }
@@ -158,13 +160,13 @@ impl Measured {
     }
 }
 
-/// What was done in each stretch of time.
+/// Counters for each slot of time.
 pub(super) struct Timeline {
     width: Duration,
     slots: Vec<Slot>,
 }
 
-/// What was done in one of them.
+/// Counters for one slot of time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Slot {
     pub(super) completed: u64,
@@ -172,7 +174,7 @@ pub(super) struct Slot {
     pub(super) execs: u64,
 }
 
-/// Most stretches of time; with more, two become one.
+/// Maximum number of slots. A longer run doubles the width of the slots.
 const MOST_SLOTS: usize = 300;
 
 impl Timeline {
@@ -201,7 +203,7 @@ impl Timeline {
         &mut self.slots[index]
     }
 
-    /// How long each stretch is.
+    /// The duration of each slot.
     pub(super) fn width(&self) -> Duration {
         self.width
     }

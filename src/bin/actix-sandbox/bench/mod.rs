@@ -1,4 +1,4 @@
-//! `actix-sandbox bench`: many sandboxes at once, and how long each step of them takes.
+//! `actix-sandbox bench`: runs many sandboxes at once, and measures how long each step takes.
 
 mod arguments;
 mod load;
@@ -25,7 +25,7 @@ use outputs::Outputs;
 use plan::{Plan, Target};
 use report::Report;
 
-/// What the shell gives for a program that was interrupted.
+/// The exit status that a shell reports for a program that SIGINT ended.
 const INTERRUPTED: u8 = 130;
 
 impl Bench {
@@ -76,7 +76,7 @@ async fn bench(plan: Plan, outputs: Outputs) -> Result<ExitCode, String> {
     )
 }
 
-/// A URL without its path, which may hold a secret.
+/// Returns the URL without its path, which may be a secret.
 fn shown(url: &str) -> String {
     let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
     match rest.split_once('/') {
@@ -85,7 +85,7 @@ fn shown(url: &str) -> String {
     }
 }
 
-/// Writes what was measured, whatever stopped it, and says how it went.
+/// Writes the results, including those of a run that ended early, and returns the exit status.
 fn finish(
     report: &Report,
     outputs: &Outputs,
@@ -101,16 +101,16 @@ fn finish(
         )),
         Stopped::Done if measured.failures() == 0 => Ok(ExitCode::SUCCESS),
         Stopped::Done => Err(format!(
-            "{} steps failed, see above by kind",
+            "{} steps failed; the errors are listed above",
             measured.failures()
         )),
         Stopped::Interrupted => {
-            shared::say("interrupted; what was measured until then is above");
+            shared::say("interrupted; the results up to then are listed above");
             Ok(ExitCode::from(INTERRUPTED))
         }
         Stopped::Unreachable(why) => Err(format!("no sandbox could be created: {why}")),
         Stopped::ServerLost(why) => Err(format!(
-            "the server is gone, what was measured until then is above: {why}"
+            "the server is gone: {why}; the results up to then are listed above"
         )),
     }
 }

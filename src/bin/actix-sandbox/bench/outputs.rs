@@ -9,14 +9,15 @@ use std::{
 use super::{measure::Measured, page, report::Report};
 use crate::shared;
 
-/// Where the results go.
+/// The destinations of the results.
 pub(super) struct Outputs {
     pub(super) json: Option<Place>,
     pub(super) html: Option<Place>,
     pub(super) quiet: bool,
 }
 
-/// A file that was opened before the run: what cannot be written is known then, and what is there is kept until there is more.
+/// A destination of results. A file is opened before the run, so an unusable path fails early. The
+/// file keeps its contents until there are results to write.
 pub(super) enum Place {
     Stdout,
     File(File, PathBuf),
@@ -40,7 +41,7 @@ impl Place {
 
     fn write(&self, text: &str) -> Result<(), String> {
         match self {
-            // The benchmark does not fail if its reader is gone.
+            // Ignore errors: a closed pipe must not fail the benchmark.
             Self::Stdout => _ = io::stdout().write_all(text.as_bytes()),
             Self::File(file, path) => replace(file, text)
                 .map_err(|error| format!("cannot write to {}: {error}", path.display()))?,
@@ -48,7 +49,7 @@ impl Place {
         Ok(())
     }
 
-    /// Where it is, if it holds the results of an earlier run.
+    /// Returns the path of a file that already has contents, such as the results of an earlier run.
     fn with_results(&self) -> Option<&Path> {
         match self {
             Self::File(file, path) if file.metadata().is_ok_and(|it| it.len() > 0) => Some(path),
@@ -62,7 +63,7 @@ impl Place {
 }
 
 fn replace(mut file: &File, text: &str) -> io::Result<()> {
-    // What is no file of a disk has no length.
+    // Only regular files can be truncated.
     if file.metadata()?.is_file() {
         file.set_len(0)?;
         file.seek(SeekFrom::Start(0))?;
@@ -71,12 +72,13 @@ fn replace(mut file: &File, text: &str) -> io::Result<()> {
 }
 
 impl Outputs {
-    /// Writes the table to the standard output, and what else was asked for.
+    /// Writes the table and the other results. The table goes to standard output, or to standard
+    /// error if other results go to standard output.
     pub(super) fn write(&self, report: &Report, measured: &Measured) -> Result<(), String> {
         let places = [&self.json, &self.html];
         let is_taken = places.into_iter().flatten().any(Place::is_stdout);
         match is_taken {
-            // What went wrong is all that there is to say.
+            // No sandbox was created, so the error says everything.
             _ if report.stopped == "unreachable" => {}
             false => Place::Stdout.write(&report.to_string())?,
             true => _ = write!(io::stderr(), "{report}"),
@@ -85,7 +87,7 @@ impl Outputs {
         Self::put(&self.html, report, || Ok(page::page(report, measured)))
     }
 
-    /// A run in which nothing was created is no reason to lose the results of another.
+    /// Writes the results to `place`. Keeps an existing file if nothing was measured.
     fn put(
         place: &Option<Place>,
         report: &Report,
@@ -94,7 +96,7 @@ impl Outputs {
         let Some(place) = place else { return Ok(()) };
         match place.with_results().filter(|_| report.phases.is_empty()) {
             Some(path) => shared::say(format_args!(
-                "{} is left as it was: nothing was measured",
+                "nothing was measured, so {} is unchanged",
                 path.display()
             )),
             None => place.write(&text()?)?,

@@ -1,4 +1,4 @@
-//! The results as a web page: one file, that asks nobody for anything and runs nothing.
+//! The results as a web page: one file without scripts and external resources.
 
 use super::{
     measure::Measured,
@@ -8,38 +8,38 @@ use super::{
 
 const STYLE: &str = include_str!("page.css");
 
-/// The page.
+/// Renders the page.
 pub(super) fn page(report: &Report, measured: &Measured) -> String {
     let histograms = measured.histograms().iter();
     let histograms = histograms.map(|(&phase, histogram)| (phase, histogram));
     let stopped = match (report.stopped, &report.why) {
         ("done", _) => String::new(),
         ("interrupted", _) => {
-            notice("The run was interrupted: this is what was measured until then.")
+            notice("The run was interrupted. The page shows the results up to then.")
         }
         (_, why) => notice(&format!(
-            "The run ended early, and this is what was measured until then: {}",
+            "The run ended early. The page shows the results up to then. Reason: {}",
             why.as_deref().unwrap_or(report.stopped)
         )),
     };
     let caution = report.caution().map(|it| notice(&format!("{it}.")));
     let charts = [
         (
-            "How long the steps took",
+            "Latency of each step",
             plot::distribution(histograms),
             legend(report),
         ),
         (
-            "Sandboxes done in a second",
+            "Sandboxes per second",
             plot::throughput(report),
             "<p class=\"legend\"><span class=\"key done\"></span>completed <span class=\"key failed\"></span>failed</p>"
                 .to_owned(),
         ),
         (
-            "The steps of a sandbox, at their medians",
+            "Steps of a sandbox, at their median latencies",
             plot::waterfall(report),
-            "<p class=\"legend\">The thin line ends where nine in ten did. First output and end count from the request to run the \
-             script.</p>"
+            "<p class=\"legend\">Whiskers show the 90th percentile. First output and end count from the \
+             request to run the script.</p>"
                 .to_owned(),
         ),
     ];
@@ -121,7 +121,7 @@ fn errors(report: &Report) -> String {
         )
     });
     format!(
-        "<h2>Errors</h2>\n<div class=\"wide\"><table>\n<tr><th>count</th><th>kind</th><th>step</th><th>the first said</th></tr>\n{}</table></div>\n",
+        "<h2>Errors</h2>\n<div class=\"wide\"><table>\n<tr><th>count</th><th>kind</th><th>step</th><th>first error</th></tr>\n{}</table></div>\n",
         rows.collect::<String>()
     )
 }

@@ -4,20 +4,20 @@ use std::time::Duration;
 
 use actix_sandbox::{BearerToken, Language, server::Backend};
 
-/// What is measured.
+/// The service to measure.
 pub(super) enum Target {
     Url(String),
     Local(Backend),
 }
 
-/// What is to be done.
+/// A validated benchmark.
 pub(super) struct Plan {
     pub(super) target: Target,
     pub(super) token: Option<BearerToken>,
     pub(super) sandboxes: Option<u64>,
     pub(super) duration: Option<Duration>,
     pub(super) concurrency: usize,
-    /// Arrivals in a second, of an open loop.
+    /// Arrivals per second of an open loop. `None` for a closed loop.
     pub(super) rate: Option<f64>,
     pub(super) warm_up: Duration,
     pub(super) execs: u32,

@@ -1,4 +1,4 @@
-//! Plots as SVG, whose colours are those of the page around them.
+//! Plots as SVG. The stylesheet of the page sets their colours.
 
 use std::fmt::Write;
 
@@ -9,7 +9,8 @@ use super::{
     session::Phase,
 };
 
-/// The drawing, in its own units: as wide as a phone, so that its letters can be read there.
+/// Size of a plot in its own units. A plot is about as wide as a phone, so that its text is
+/// readable there.
 const WIDTH: f64 = 400.0;
 const HEIGHT: f64 = 260.0;
 const LEFT: f64 = 46.0;
@@ -17,10 +18,10 @@ const RIGHT: f64 = 12.0;
 const TOP: f64 = 12.0;
 const BOTTOM: f64 = 40.0;
 
-/// Points of a curve.
+/// Number of points of a curve.
 const POINTS: usize = 200;
 
-/// Text as it is in HTML and SVG.
+/// Escapes text for HTML and SVG.
 pub(super) fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for character in text.chars() {
@@ -30,7 +31,7 @@ pub(super) fn escape(text: &str) -> String {
             '>' => escaped += "&gt;",
             '"' => escaped += "&quot;",
             '\'' => escaped += "&#39;",
-            // Not in XML, and of no use in HTML.
+            // XML forbids most control characters, and HTML has no use for them.
             it if it.is_control() && it != '\n' && it != '\t' => escaped.push('\u{fffd}'),
             it => escaped.push(it),
         }
@@ -38,7 +39,7 @@ pub(super) fn escape(text: &str) -> String {
     escaped
 }
 
-/// A scale from values to places in the drawing.
+/// Maps values to positions in a plot.
 #[derive(Clone, Copy)]
 struct Scale {
     values: (f64, f64),
@@ -95,7 +96,7 @@ fn line(from: (f64, f64), to: (f64, f64), class: &str) -> String {
     )
 }
 
-/// Lines across with their values at the left.
+/// Draws horizontal grid lines, with their values on the left.
 fn levels(up: Scale, levels: &[(f64, String)]) -> String {
     levels.iter().fold(String::new(), |drawn, (value, name)| {
         let y = up.at(*value);
@@ -105,12 +106,12 @@ fn levels(up: Scale, levels: &[(f64, String)]) -> String {
     })
 }
 
-/// The class that colours a phase.
+/// Returns the CSS class that sets the colour of a phase.
 pub(super) fn colour(phase: Phase) -> String {
     format!("c{}", phase as usize)
 }
 
-/// For each phase, the share of it that took no longer than a time.
+/// Plots the cumulative distribution of the latencies of each phase.
 pub(super) fn distribution<'a>(
     phases: impl Iterator<Item = (Phase, &'a Histogram<u64>)> + Clone,
 ) -> String {
@@ -154,16 +155,16 @@ pub(super) fn distribution<'a>(
         (LEFT + WIDTH - RIGHT) / 2.0,
         HEIGHT - 4.0,
         "middle",
-        "took no longer than",
+        "latency",
     );
     svg(
-        "Share of steps that took no longer than a time",
+        "Cumulative distribution of the latency of each step",
         HEIGHT,
         &drawn,
     )
 }
 
-/// 1, 2 and 5 of each power of ten between two values.
+/// Returns the ticks between two values: 1, 2 and 5 times each power of ten.
 fn decades(least: f64, most: f64) -> impl Iterator<Item = f64> {
     let first = least.log10().floor() as i32;
     let last = most.log10().ceil() as i32;
@@ -171,7 +172,7 @@ fn decades(least: f64, most: f64) -> impl Iterator<Item = f64> {
     values.filter(move |value| (least..=most).contains(value))
 }
 
-/// A time of a round number, given in milliseconds.
+/// Formats a tick, given in milliseconds, with a unit.
 fn short(millis: f64) -> String {
     let whole = |number: f64, unit: &str| format!("{} {unit}", (number * 10.0).round() / 10.0);
     match millis {
@@ -181,7 +182,7 @@ fn short(millis: f64) -> String {
     }
 }
 
-/// A number that is round and no less.
+/// Rounds up to 1, 2, 2.5 or 5 times a power of ten.
 fn round_up(number: f64) -> f64 {
     let power = 10f64.powf(number.max(1e-9).log10().floor());
     let steps = [1.0, 2.0, 2.5, 5.0, 10.0];
@@ -192,7 +193,7 @@ fn round_up(number: f64) -> f64 {
         .unwrap_or(number)
 }
 
-/// Sandboxes that were done in each second of the run.
+/// Plots the completed and failed sandboxes per second over the run.
 pub(super) fn throughput(report: &Report) -> String {
     let timeline = &report.timeline;
     let count = timeline.completed.len();
@@ -217,7 +218,7 @@ pub(super) fn throughput(report: &Report) -> String {
         let mut bar = |from_rate: f64, to_rate: f64, class: &str| {
             if to_rate > from_rate {
                 let (top, bottom) = (up.at(to_rate), up.at(from_rate));
-                // A gap between bars where there is place for one.
+                // Leave a gap between bars that are wide enough.
                 let width = (to - from) * if to - from > 3.0 { 0.9 } else { 1.0 };
                 drawn += &format!(
                     "<rect x=\"{from:.2}\" y=\"{top:.1}\" width=\"{width:.2}\" height=\"{:.1}\" class=\"{class}\"/>",
@@ -240,14 +241,11 @@ pub(super) fn throughput(report: &Report) -> String {
         "middle",
         "time since measuring began",
     );
-    svg(
-        "Sandboxes done in a second, over the time of the run",
-        HEIGHT,
-        &drawn,
-    )
+    svg("Sandboxes per second over the run", HEIGHT, &drawn)
 }
 
-/// The steps of a sandbox one after the other, at their medians, with the time that nine in ten did not exceed.
+/// Plots the steps of a sandbox in sequence. A bar shows the median of a step, and a whisker its
+/// 90th percentile.
 pub(super) fn waterfall(report: &Report) -> String {
     const ROW: f64 = 34.0;
     const NAMES: f64 = 92.0;
@@ -258,7 +256,7 @@ pub(super) fn waterfall(report: &Report) -> String {
         rows.push((create, 0.0));
         at += create.p50_ms;
     }
-    // All three count from the request to run the script.
+    // These phases count from the request to run the script.
     let of_exec = [Phase::ExecStart, Phase::FirstOutput, Phase::End];
     rows.extend(of_exec.into_iter().filter_map(find).map(|it| (it, at)));
     at += find(Phase::End).map_or(0.0, |it| it.p50_ms);
@@ -291,7 +289,7 @@ pub(super) fn waterfall(report: &Report) -> String {
             &format!("whisker {class}"),
         );
         let said = time(phase.p50_ms);
-        // Where there is place for it.
+        // Put the label behind the whisker, before the bar or on the bar, wherever it fits.
         drawn += &match p90 < WIDTH - 74.0 {
             true => text(p90 + 6.0, y + 14.0, "start", &said),
             false if start > NAMES + 74.0 => text(start - 6.0, y + 14.0, "end", &said),
@@ -299,7 +297,7 @@ pub(super) fn waterfall(report: &Report) -> String {
         };
     }
     svg(
-        "The steps of a sandbox, one after the other",
+        "The steps of a sandbox, in sequence",
         8.0 + rows.len() as f64 * ROW,
         &drawn,
     )

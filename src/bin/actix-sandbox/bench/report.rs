@@ -13,7 +13,7 @@ use super::{
     session::Phase,
 };
 
-/// The percentiles that are told.
+/// The percentiles to report.
 pub(super) const PERCENTILES: [(&str, f64); 5] = [
     ("p50", 50.0),
     ("p90", 90.0),
@@ -22,18 +22,18 @@ pub(super) const PERCENTILES: [(&str, f64); 5] = [
     ("p99.9", 99.9),
 ];
 
-/// The results.
+/// The results of a run.
 #[derive(Serialize)]
 pub(super) struct Report {
     pub(super) target: String,
-    /// When it ended, in UTC.
+    /// When the run ended, in UTC.
     pub(super) at: String,
     /// The version of this program.
     pub(super) version: &'static str,
     pub(super) plan: PlanReport,
-    /// `done`, `interrupted`, `unreachable` or `server_lost`.
+    /// How the run ended: `done`, `interrupted`, `unreachable` or `server_lost`.
     pub(super) stopped: &'static str,
-    /// Why, where that needs words.
+    /// The reason, if `stopped` is `unreachable` or `server_lost`.
     pub(super) why: Option<String>,
     pub(super) measured_seconds: f64,
     pub(super) sandboxes: Sandboxes,
@@ -42,7 +42,8 @@ pub(super) struct Report {
     pub(super) sandboxes_per_second: f64,
     pub(super) execs_per_second: f64,
     pub(super) output_bytes_per_second: f64,
-    /// The times leave out those that were due and never begun: they are better than the truth.
+    /// Whether the times omit sandboxes that were due but never started. Then the times are better
+    /// than the real ones.
     pub(super) times_too_good: bool,
     pub(super) phases: Vec<PhaseReport>,
     pub(super) errors: Vec<ErrorReport>,
@@ -50,7 +51,7 @@ pub(super) struct Report {
     pub(super) timeline: TimelineReport,
 }
 
-/// What was asked for.
+/// The plan of the run.
 #[derive(Serialize)]
 pub(super) struct PlanReport {
     /// `open` or `closed`.
@@ -67,21 +68,21 @@ pub(super) struct PlanReport {
     pub(super) timeout_seconds: f64,
 }
 
-/// How many sandboxes there were.
+/// Number of sandboxes, by outcome.
 #[derive(Serialize)]
 pub(super) struct Sandboxes {
     pub(super) completed: u64,
     pub(super) failed: u64,
-    /// Ended because the run was.
+    /// Stopped before their end, because the run stopped.
     pub(super) cancelled: u64,
-    /// Not measured.
+    /// Started during the warm-up, and not measured.
     pub(super) warm_up: u64,
-    /// Due in the time of the run, and there was no place for them until its end.
+    /// Due during the run, but never started because `concurrency` was reached.
     pub(super) never_begun: u64,
     pub(super) longest_wait_ms: f64,
 }
 
-/// How long a step took, in milliseconds.
+/// The latency of a step, in milliseconds.
 #[derive(Serialize)]
 pub(super) struct PhaseReport {
     pub(super) phase: Phase,
@@ -97,7 +98,7 @@ pub(super) struct PhaseReport {
     pub(super) max_ms: f64,
 }
 
-/// Failures of one kind.
+/// Failures of one kind in one step.
 #[derive(Serialize)]
 pub(super) struct ErrorReport {
     pub(super) phase: Phase,
@@ -106,14 +107,14 @@ pub(super) struct ErrorReport {
     pub(super) example: String,
 }
 
-/// Connections that were lost and made again (`--reconnect`).
+/// Connections that were lost, and those that were reconnected (`--reconnect`).
 #[derive(Serialize)]
 pub(super) struct Connections {
     pub(super) lost: u64,
     pub(super) reconnected: u64,
 }
 
-/// What was done in each stretch of time.
+/// Counters for each slot of time.
 #[derive(Serialize)]
 pub(super) struct TimelineReport {
     pub(super) width_seconds: f64,
@@ -148,7 +149,7 @@ impl Report {
         };
         let errors = measured.by_kind().iter();
         let slots = measured.timeline().slots();
-        #[allow(clippy::disallowed_methods, reason = "the time of day, for people")]
+        #[allow(clippy::disallowed_methods, reason = "the wall clock, shown to users")]
         let now = std::time::SystemTime::now();
         Self {
             target,
@@ -204,12 +205,12 @@ impl Report {
         Ok(text + "\n")
     }
 
-    /// What was done, in one line.
+    /// The plan, in one line.
     pub(super) fn headline(&self) -> String {
         let plan = &self.plan;
         let how = match plan.rate {
             Some(rate) => format!(
-                "{rate} arrive in a second (open loop), at most {} at once",
+                "{rate} arrive per second (open loop), at most {} at once",
                 plan.concurrency
             ),
             None => format!("{} at once (closed loop)", plan.concurrency),
@@ -221,7 +222,7 @@ impl Report {
         format!("Sandboxes on {}: {how}, {runs}", self.target)
     }
 
-    /// How many there were, in one line.
+    /// The number of sandboxes by outcome, in one line.
     pub(super) fn outcome(&self) -> String {
         let Sandboxes {
             completed,
@@ -234,45 +235,42 @@ impl Report {
         let mut text = format!("{completed} completed, {failed} failed");
         let more = [
             (cancelled, "stopped"),
-            (warm_up, "before measuring"),
-            (never_begun, "never begun for want of a place"),
+            (warm_up, "during the warm-up"),
+            (never_begun, "never started (--concurrency was reached)"),
         ];
         for (count, what) in more.into_iter().filter(|(count, _)| *count > 0) {
             text += &format!(", {count} {what}");
         }
         if longest_wait_ms >= 1.0 && self.plan.rate.is_some() {
-            text += &format!(
-                ", the longest wait for a place was {}",
-                time(longest_wait_ms)
-            );
+            text += &format!(", the longest wait to start was {}", time(longest_wait_ms));
         }
         text
     }
 
-    /// How fast it went, in one line.
+    /// The throughput, in one line.
     pub(super) fn throughput(&self) -> String {
         let bytes = ByteSize::b(self.output_bytes_per_second as u64);
         format!(
-            "{:.1} sandboxes, {:.1} execs and {bytes} of output a second, over {:.1} s",
+            "{:.1} sandboxes, {:.1} execs and {bytes} of output per second, over {:.1} s",
             self.sandboxes_per_second, self.execs_per_second, self.measured_seconds
         )
     }
 
-    /// What to know before the times are believed.
+    /// A warning if the times are too good.
     pub(super) fn caution(&self) -> Option<String> {
         self.times_too_good.then(|| {
             format!(
-                "The times are too good: {} sandboxes were due and never begun, and their waits are in none of them; raise \
-                 --concurrency or lower --rate",
+                "The times are too good: they omit {} sandboxes that were due but never started; \
+                 raise --concurrency or lower --rate",
                 self.sandboxes.never_begun
             )
         })
     }
 
-    /// What became of the connections, in one line.
+    /// The numbers of lost and reconnected connections, in one line.
     pub(super) fn connections(&self) -> String {
         let Connections { lost, reconnected } = self.connections;
-        format!("{lost} connections lost, {reconnected} made again")
+        format!("{lost} connections lost, {reconnected} reconnected")
     }
 }
 
@@ -314,7 +312,7 @@ impl PhaseReport {
         }
     }
 
-    /// Its columns, as they are headed.
+    /// The columns of the table, with their headings.
     pub(super) fn columns(&self) -> [(&'static str, f64); 7] {
         let [p50, p90, p95, p99, p99_9] = PERCENTILES.map(|(name, _)| name);
         [
@@ -333,7 +331,7 @@ fn millis(time: Duration) -> f64 {
     time.as_secs_f64() * 1000.0
 }
 
-/// A time that is given in milliseconds, with three digits that matter.
+/// Formats a time in milliseconds, with three significant digits and a unit.
 pub(super) fn time(millis: f64) -> String {
     let (number, unit) = match millis {
         it if it >= 60_000.0 => (it / 60_000.0, "min"),

@@ -1,4 +1,4 @@
-//! [`Schedule`]: when the next sandbox begins, and whether it is measured.
+//! [`Schedule`]: decides when the next sandbox starts, and whether it is measured.
 
 use std::time::Duration;
 
@@ -6,26 +6,26 @@ use tokio::time::Instant;
 
 use super::plan::Plan;
 
-/// When sandboxes begin.
+/// The schedule of a run.
 pub(super) struct Schedule {
     start: Instant,
-    /// Of an open loop.
+    /// Arrivals per second of an open loop. `None` for a closed loop.
     rate: Option<f64>,
     measured_from: Instant,
-    /// Nothing begins any more.
+    /// When the run stops starting sandboxes.
     until: Option<Instant>,
-    /// How many are measured at most.
+    /// Maximum number of sandboxes to measure.
     most: Option<u64>,
     begun: u64,
     measured: u64,
 }
 
-/// A sandbox that is to begin.
+/// The planned start of a sandbox.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Arrival {
-    /// When it was to begin; in a closed loop, when it does.
+    /// When the sandbox is due. In a closed loop, when it starts.
     pub(super) due: Instant,
-    /// Whether it counts.
+    /// `false` during the warm-up.
     pub(super) measured: bool,
 }
 
@@ -43,7 +43,7 @@ impl Schedule {
         }
     }
 
-    /// The next one, as of now. `None`: none begins any more.
+    /// Returns the next arrival, as of `now`. `None` if the run starts no more sandboxes.
     pub(super) fn next(&self, now: Instant) -> Option<Arrival> {
         let due = match self.rate {
             Some(rate) => self.arrival(rate),
@@ -57,13 +57,13 @@ impl Schedule {
         })
     }
 
-    /// It has begun.
+    /// Records that a sandbox has started.
     pub(super) fn begin(&mut self, arrival: Arrival) {
         self.begun += 1;
         self.measured += u64::from(arrival.measured);
     }
 
-    /// Those of an open loop that were due and for which there was no place until the end.
+    /// Returns how many sandboxes of an open loop were due but never started.
     pub(super) fn never_begun(&self, now: Instant) -> u64 {
         let Some(rate) = self.rate else {
             return 0;
@@ -76,7 +76,7 @@ impl Schedule {
         missed.min(left.unwrap_or(u64::MAX))
     }
 
-    /// When measuring begins.
+    /// When measuring starts.
     pub(super) fn measured_from(&self) -> Instant {
         self.measured_from
     }
@@ -90,7 +90,7 @@ impl Schedule {
     }
 }
 
-/// Some time later; a hundred years where that cannot be said.
+/// Adds `time` to `start`. Caps `time` at a hundred years, so that the sum can't overflow.
 fn later(start: Instant, time: Duration) -> Instant {
     const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
     start + time.min(FOR_EVER)
@@ -121,7 +121,8 @@ mod tests {
         }
     }
 
-    /// When each begins that there is a place for from a time on, in seconds.
+    /// Starts the sandboxes that are due at `now`, at most five. Returns when each was due, in
+    /// seconds, and whether it is measured.
     fn begins(schedule: &mut Schedule, now: u64) -> Vec<(f64, bool)> {
         let now = schedule.start + SECOND * now as u32;
         let start = schedule.start;
@@ -138,7 +139,7 @@ mod tests {
     fn arrivals_of_an_open_loop_do_not_wait_for_anybody() {
         let mut schedule = schedule(Some(2.0), None, None, 0);
         assert_eq!(begins(&mut schedule, 0), [(0.0, true)]);
-        // The server was slow: each counts from when it was to begin.
+        // The server was slow. Each sandbox still counts from when it was due.
         let expected = [(0.5, true), (1.0, true), (1.5, true), (2.0, true)];
         assert_eq!(begins(&mut schedule, 2), expected);
     }

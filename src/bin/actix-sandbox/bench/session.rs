@@ -1,4 +1,4 @@
-//! One sandbox of a benchmark, from its creation to its kill, and how long each step took.
+//! Runs one sandbox of a benchmark, from its creation to its kill, and measures each step.
 
 use std::{
     cell::{Cell, RefCell},
@@ -21,21 +21,21 @@ use tokio::{
 use super::{plan::Plan, schedule::Arrival};
 use crate::shared;
 
-/// A step of a sandbox.
+/// A step of a sandbox whose latency is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Phase {
-    /// From when it was to begin until it runs.
+    /// From the arrival until the sandbox runs.
     Create,
-    /// From the request to run the script until the server says that it runs.
+    /// From the request to run the script until the server reports that it runs.
     ExecStart,
-    /// From that request until something is printed.
+    /// From the request to run the script until its first output.
     FirstOutput,
-    /// From that request until the script has ended and all of its output is here.
+    /// From the request to run the script until it has ended and all of its output has arrived.
     End,
-    /// From the request to kill the sandbox until it is gone.
+    /// From the request to kill the sandbox until the sandbox is gone.
     Kill,
-    /// From when it was to begin until it is gone.
+    /// From the arrival until the sandbox is gone.
     Whole,
 }
 
@@ -56,24 +56,24 @@ impl Phase {
 #[derive(Debug)]
 pub(super) struct Failure {
     pub(super) phase: Phase,
-    /// The kind, by which failures are counted.
+    /// The kind of error. Failures are counted by kind.
     pub(super) kind: String,
     pub(super) text: String,
-    /// That nothing is there to speak to, or that nothing can ever be created so.
+    /// Whether later creations are likely to fail as well.
     pub(super) is_fatal: Fatal,
 }
 
-/// What a failed creation says about the next ones.
+/// What a failure says about later creations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fatal {
     No,
-    /// Nobody is there; perhaps only now.
+    /// The server can't be reached, perhaps only now.
     Unreachable,
-    /// It will always fail.
+    /// Every creation fails, because the URL or an option is invalid.
     Always,
 }
 
-/// What became of one sandbox.
+/// The result of one sandbox.
 #[derive(Debug)]
 pub(super) struct Session {
     pub(super) arrival: Arrival,
@@ -82,24 +82,24 @@ pub(super) struct Session {
     pub(super) steps: Vec<(Phase, Duration)>,
     pub(super) failures: Vec<Failure>,
     pub(super) output_bytes: u64,
-    /// It was created.
+    /// Whether the sandbox was created.
     pub(super) created: bool,
-    /// It was stopped before its end.
+    /// Whether the run stopped the sandbox before its end.
     pub(super) cancelled: bool,
 }
 
-/// What all sandboxes have in common.
+/// The state that all sandboxes of a run share.
 #[derive(Clone)]
 pub(super) struct Common {
     pub(super) plan: Rc<Shared>,
     pub(super) events: Recipient<SandboxEvent>,
-    /// True when all are to stop.
+    /// Becomes `true` when the run stops.
     pub(super) stopping: watch::Receiver<bool>,
-    /// A sandbox was created.
+    /// Whether any sandbox was created.
     pub(super) any_created: Rc<Cell<bool>>,
 }
 
-/// What is done with each.
+/// The part of the plan that applies to each sandbox.
 pub(super) struct Shared {
     pub(super) url: String,
     pub(super) runtime: Runtime,
@@ -126,13 +126,13 @@ impl Shared {
     }
 }
 
-/// Why a step gave no result.
+/// Why a step has no result.
 enum Broken {
     Cancelled,
     Failed(Failure),
 }
 
-/// Runs one sandbox.
+/// Runs one sandbox, and returns its result.
 pub(super) async fn run(common: Common, arrival: Arrival) -> Session {
     let began = Instant::now();
     let mut session = Session {
@@ -173,7 +173,8 @@ impl Session {
             Err(broken) => Err(broken),
         };
         if done.is_err() {
-            // Nothing is left behind, whatever went wrong; what went wrong first is what counts.
+            // Delete the sandbox after any failure. Report the first failure, not that of the
+            // deletion.
             let _ = timeout(LAST_KILL, sandbox.kill()).await;
             return done;
         }
@@ -211,7 +212,7 @@ impl Session {
         let ((), (), end) = ended?;
         self.step(Phase::End, begin);
         match end {
-            // A service of protocol v1 does not say how.
+            // Protocol v1 doesn't report how a process ended.
             ProcessEnd::Exited(0) | ProcessEnd::Unknown => {}
             end => self.failures.push(Failure {
                 phase: Phase::End,
@@ -227,10 +228,10 @@ impl Session {
     }
 }
 
-/// Longest time that the kill of a sandbox may take in which something failed.
+/// Timeout of the kill that cleans up after a failure.
 const LAST_KILL: Duration = Duration::from_secs(5);
 
-/// Whether a sandbox could be asked for with these, before anything is dialled. The error shows no password.
+/// Validates the URL and the token without dialling. The error omits passwords.
 pub(super) fn check(url: &str, token: Option<&BearerToken>) -> Result<(), Error> {
     let builder = with_token(Sandbox::create(url), token);
     builder.into_actor().map(drop)
@@ -256,13 +257,14 @@ async fn create(plan: &Shared) -> Result<Sandbox, Error> {
         .connect_timeout(plan.timeout)
         .create_timeout(plan.timeout)
         .exec_timeout(plan.timeout)
-        // The step of the kill has its own limit; the last one may take longer.
+        // The kill step has its own timeout in `Common::step`. The kill that cleans up may take
+        // longer.
         .kill_timeout(plan.timeout.max(LAST_KILL));
     with_token(builder, plan.token.as_ref()).await
 }
 
 impl Common {
-    /// One step, as long as it may take, unless all are to stop.
+    /// Runs one step with the timeout of the plan. Cancels it when the run stops.
     async fn step<T>(
         &self,
         phase: Phase,
@@ -279,7 +281,7 @@ impl Common {
                 Err(_elapsed) => Err(Broken::Failed(Failure {
                     phase,
                     kind: ErrorKind::Timeout.to_string(),
-                    text: format!("not within {limit:?}"),
+                    text: format!("timed out after {limit:?}"),
                     is_fatal: Fatal::No,
                 })),
             },
@@ -309,16 +311,16 @@ impl Failure {
     }
 }
 
-/// What was heard of a process.
+/// The output of a process, as far as it is measured.
 #[derive(Default)]
 struct Heard {
     first: Cell<Option<Instant>>,
     bytes: Cell<u64>,
-    /// The end of stderr.
+    /// The last bytes of stderr, at most [`LAST`].
     last: RefCell<Vec<u8>>,
 }
 
-/// Most bytes of stderr that are kept.
+/// Maximum bytes of stderr to keep.
 const LAST: usize = 1024;
 
 impl Heard {
@@ -342,7 +344,7 @@ impl Heard {
         last.drain(..excess);
     }
 
-    /// The last line of stderr that is not blank, fit for a terminal.
+    /// Returns the last line of stderr that is not blank, with control characters replaced.
     fn last_line(&self) -> Option<String> {
         let last = self.last.borrow();
         let text = String::from_utf8_lossy(&last);
@@ -351,14 +353,14 @@ impl Heard {
     }
 }
 
-/// Counts lost connections that came back, and those that did not.
+/// Counts lost and reconnected connections.
 #[derive(Default)]
 pub(super) struct Reconnects {
     pub(super) lost: Rc<Cell<u64>>,
     pub(super) back: Rc<Cell<u64>>,
 }
 
-/// Events of all sandboxes that may wait to be counted.
+/// Mailbox capacity for the events of all sandboxes.
 const EVENTS: usize = 65_536;
 
 impl Actor for Reconnects {
