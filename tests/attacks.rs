@@ -730,7 +730,7 @@ fn server_directory() -> String {
 
 /// Code swaps a directory of its own for a link to a place that it cannot read, over and over, while it is stored.
 #[actix::test]
-async fn a_link_that_is_put_in_place_of_a_directory_is_not_followed_into_a_snapshot() {
+async fn a_symlink_swapped_for_a_directory_is_not_followed() {
     let folder = tempfile::tempdir().unwrap();
     let outside = folder.path().join("outside");
     fs::create_dir(&outside).unwrap();

@@ -72,7 +72,7 @@ async fn a_snapshot_holds_what_was_written_anywhere() {
 }
 
 #[actix::test]
-async fn what_a_sandbox_is_given_in_its_environment_is_in_no_process_list() {
+async fn no_process_list_shows_the_environment_of_a_sandbox() {
     for server in each(|it| it).await {
         let sandbox = Sandbox::create(server.url()).await.unwrap();
         let secret = format!("secret-{}-{}", std::process::id(), server.backend());
@@ -220,7 +220,7 @@ async fn a_directory_that_is_made_readable_is_read_and_no_other() {
 
 /// A server whose state and sandboxes are below a directory that sandboxes read.
 #[actix::test]
-async fn the_servers_own_directories_are_empty_in_one_that_is_readable() {
+async fn the_servers_directories_look_empty_inside_a_readable_one() {
     let shown = tempfile::Builder::new()
         .permissions(mode(0o755))
         .tempdir_in("/var/tmp")
@@ -313,7 +313,7 @@ async fn a_checkpoint_of_gvisor_holds_what_runs_in_the_background() {
 }
 
 #[actix::test]
-async fn a_backend_that_does_not_work_says_what_was_run_and_what_it_said() {
+async fn an_unusable_backend_names_the_failed_command_and_its_output() {
     for (options, says) in [
         (
             GvisorOptions::default().binary("/no/runsc"),

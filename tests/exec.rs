@@ -103,7 +103,7 @@ async fn exec_after_kill_names_the_state() {
 
 /// "unsupported language, or a start failure: `exec` fails with the reason, the sandbox goes on"
 #[actix::test]
-async fn an_unsupported_language_fails_with_the_servers_reason_and_the_sandbox_goes_on() {
+async fn an_unsupported_language_fails_with_the_servers_reason() {
     for version in VERSIONS {
         let (_server, sandbox) = sandbox_of(version).await;
         for language in ["ruby", "", "Python", "../../bin/sh", "p\"y\n"] {
@@ -131,7 +131,7 @@ async fn an_unsupported_language_fails_with_the_servers_reason_and_the_sandbox_g
 
 /// "streams end when the process ends, when it is killed, and when the sandbox is killed or lost"
 #[actix::test]
-async fn streams_end_with_the_process_with_a_kill_and_with_the_sandbox() {
+async fn streams_end_with_the_process_a_kill_or_the_sandbox() {
     for version in VERSIONS {
         let (server, sandbox) = sandbox_of(version).await;
         let forever = "echo begun; sleep 1000";
@@ -487,7 +487,7 @@ async fn bytes_text_and_lines_tell_the_same() {
 
 /// A stream that is not UTF-8, or cut inside a code point, is whole. Protocol v1 replaces bytes.
 #[actix::test]
-async fn output_that_is_not_text_is_replaced_visibly_and_the_rest_comes() {
+async fn invalid_utf8_in_output_is_replaced_and_the_rest_arrives() {
     for version in VERSIONS {
         let (_server, sandbox) = sandbox_of(version).await;
         let output = sandbox
@@ -509,7 +509,7 @@ async fn output_that_is_not_text_is_replaced_visibly_and_the_rest_comes() {
 
 /// Nothing comes after the end, of which a subscriber may be rid then.
 #[actix::test]
-async fn the_end_of_a_process_comes_before_that_of_the_sandbox_it_ends_with() {
+async fn a_process_ends_before_its_sandbox_does() {
     use actix_sandbox::SandboxEvent;
     for version in VERSIONS {
         let (_server, sandbox) = sandbox_of(version).await;

@@ -284,7 +284,7 @@ async fn service(audience: Option<&str>) -> Service {
 }
 
 #[tokio::test]
-async fn a_link_that_is_lost_later_comes_back_with_a_token_that_is_not_stale() {
+async fn a_reconnect_dials_with_a_fresh_token() {
     let (metadata, given) = metadata_server().await;
     let service = service(None).await;
     let url = service.url.clone();
@@ -347,7 +347,7 @@ async fn without_credentials_it_says_how_to_get_some() {
 }
 
 #[actix::test]
-async fn a_token_is_not_sent_where_anybody_can_read_it() {
+async fn a_token_is_not_sent_in_the_clear() {
     let error = Sandbox::create("ws://sandbox.example")
         .use_google_auth(true)
         .await;

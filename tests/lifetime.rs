@@ -214,7 +214,7 @@ async fn an_exec_that_is_dropped_with_its_answer_leaves_no_process() {
 
 /// `kill_on_drop` also holds for a process that goes together with its sandbox's last handle.
 #[actix::test]
-async fn a_process_that_is_dropped_with_its_sandbox_is_killed_before_the_connection_closes() {
+async fn a_process_dropped_with_its_sandbox_is_killed_first() {
     let (server, sandbox) = sandbox().await;
     let marker = format!("both-{}", std::process::id());
     let process = sandbox
@@ -238,7 +238,7 @@ async fn a_process_that_is_dropped_with_its_sandbox_is_killed_before_the_connect
 }
 
 #[actix::test]
-async fn dropping_the_last_handle_kills_the_sandbox_only_when_asked_to() {
+async fn dropping_the_last_handle_kills_only_with_kill_on_drop() {
     let server = LocalServer::start().await.expect("a server");
     let kept = Sandbox::create(server.url()).await.expect("a sandbox");
     let killed = Sandbox::create(server.url()).kill_on_drop(true);
@@ -355,7 +355,7 @@ async fn a_cancelled_create_leaks_no_sandbox() {
 /// "Dropping the last handle of a sandbox closes the connection and ends its actors"; its processes'
 /// handles are handles of it.
 #[actix::test]
-async fn the_last_handle_closes_the_connection_and_a_process_is_a_handle() {
+async fn the_last_handle_closes_the_connection() {
     let (server, sandbox) = sandbox().await;
     let addr = sandbox.addr().downgrade();
     let process = sandbox
@@ -552,7 +552,7 @@ fn a_stopped_system_fails_the_calls_that_wait() {
 
 /// A server that dies in the middle is an error soon, not a hang.
 #[actix::test]
-async fn a_server_that_stops_fails_what_is_pending_and_the_next_create_names_the_address() {
+async fn a_stopped_server_fails_pending_calls_and_later_creates() {
     let server = common::server_apart().await;
     let (url, address) = (server.url().to_owned(), server.address().to_string());
     let sandbox = Sandbox::create(&url).await.expect("a sandbox");

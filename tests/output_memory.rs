@@ -82,7 +82,7 @@ async fn drain(mut stream: actix_sandbox::OutputStream) -> (u64, u64) {
 }
 
 #[actix::test]
-async fn output_that_nobody_reads_stays_within_its_budget() {
+async fn unread_output_stays_within_its_budget() {
     for version in VERSIONS {
         println!("protocol {version}");
         stays_within_its_budget(version).await;

@@ -118,7 +118,7 @@ async fn exec_resolves_when_the_server_says_that_it_runs() {
 
 /// "a kill that nobody confirmed in time is an error, not a success": of a process, then of the sandbox.
 #[actix::test]
-async fn a_kill_that_nobody_confirms_is_an_error() {
+async fn an_unconfirmed_kill_is_an_error() {
     let server = Scripted::bind().await;
     let builder = Sandbox::create(server.url()).kill_timeout(Duration::from_millis(100));
     let (sandbox, mut peer) = join(builder.into_future(), server.running()).await;

@@ -136,7 +136,7 @@ async fn streams_stdin_and_wait_go_on_over_an_outage() {
 
 /// The end of the process is delivered though it came while nobody was there.
 #[actix::test]
-async fn an_end_that_came_meanwhile_is_delivered_with_the_output_before_it() {
+async fn an_end_during_an_outage_is_delivered_after_its_output() {
     // It waits for a file of this machine.
     let server = LocalServer::builder().backend(Backend::Host).start();
     let (server, mut proxy, sandbox) = proxied(server.await.unwrap()).await;
@@ -266,7 +266,7 @@ async fn without_the_option_a_lost_link_is_final() {
 
 /// "disarmed by every fatal status, by `checkpoint` and by `kill`"
 #[actix::test]
-async fn after_a_kill_or_a_fatal_status_nobody_dials_again() {
+async fn after_a_kill_or_a_fatal_status_nothing_is_dialled() {
     let (server, proxy, sandbox) = behind_a_proxy().await;
     let mut seen = events(&sandbox).await;
     sandbox.kill().await.expect("killed");
@@ -364,7 +364,7 @@ async fn cookies_of_every_answer_are_sent_on_each_later_dial() {
 
 /// The link breaks in the middle of the word that an exec runs: nobody has a handle to the process.
 #[actix::test]
-async fn a_process_whose_start_was_not_heard_of_does_not_keep_the_sandbox_busy() {
+async fn a_process_with_a_lost_start_frees_the_sandbox() {
     let server = LocalServer::start().await.expect("a local server");
     let measured = Proxy::start(&server, |_| Plan::default()).await;
     // In v1: the request of v2 is sent again, and its process is heard of.

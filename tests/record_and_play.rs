@@ -119,7 +119,7 @@ async fn eventful(builder: SandboxBuilder, proxy: Option<Proxy>) -> Result<Vec<S
 }
 
 #[actix::test]
-async fn a_v1_session_with_input_a_cut_and_a_kill_is_played_to_the_same_end() {
+async fn a_v1_session_with_a_cut_and_a_kill_is_replayed() {
     let (first, second, recording) = twice(ProtocolVersion::V1, eventful).await;
     assert_eq!(first, second);
     assert_eq!(first[2], "got three");
@@ -129,7 +129,7 @@ async fn a_v1_session_with_input_a_cut_and_a_kill_is_played_to_the_same_end() {
 }
 
 #[actix::test]
-async fn a_v2_session_with_input_a_cut_and_a_kill_is_played_to_the_same_end() {
+async fn a_v2_session_with_a_cut_and_a_kill_is_replayed() {
     let (first, second, recording) = twice(ProtocolVersion::V2, eventful).await;
     assert_eq!(first, second);
     assert_eq!(first[2], "got three");
@@ -146,7 +146,7 @@ async fn a_v2_session_with_input_a_cut_and_a_kill_is_played_to_the_same_end() {
 /// How input is cut into messages, which process speaks first, and when output is acknowledged is never the same
 /// twice. The window is small, so that all three matter.
 #[actix::test]
-async fn processes_at_once_with_much_input_and_output_are_played_whatever_their_order() {
+async fn concurrent_processes_are_replayed_in_any_order() {
     let (first, second, _) = twice(ProtocolVersion::V2, async |builder: SandboxBuilder, _| {
         let sandbox = builder
             .output_policy(OutputPolicy {
@@ -212,7 +212,7 @@ async fn an_attach_is_played_to_whatever_token() {
 }
 
 #[actix::test]
-async fn no_secret_is_recorded_however_the_server_repeats_it() {
+async fn no_secret_is_recorded() {
     let server = Scripted::bind().await;
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("session.jsonl");
@@ -251,7 +251,7 @@ async fn no_secret_is_recorded_however_the_server_repeats_it() {
 }
 
 #[actix::test]
-async fn a_file_that_cannot_be_created_is_an_error_that_names_it_before_anything_is_dialled() {
+async fn an_uncreatable_recording_is_an_error_before_dialling() {
     let server = Scripted::bind().await;
     let directory = tempfile::tempdir().unwrap();
     let pipe = directory.path().join("pipe");
@@ -273,7 +273,7 @@ async fn a_file_that_cannot_be_created_is_an_error_that_names_it_before_anything
 }
 
 #[actix::test]
-async fn only_its_owner_can_read_a_recording_also_where_there_was_a_file_before() {
+async fn only_the_owner_can_read_a_recording() {
     let server = LocalServer::start().await.unwrap();
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("session.jsonl");

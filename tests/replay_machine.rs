@@ -406,7 +406,7 @@ fn attach_errors_are_told_apart() {
 }
 
 #[test]
-fn a_checkpoint_is_refused_while_an_exec_runs_and_restored_after_it_worked() {
+fn a_checkpoint_waits_for_execs_and_can_be_restored() {
     check(
         "checkpoint_and_restore",
         &[("A", "over: it was checkpointed"), ("B", KILLED)],
@@ -418,7 +418,7 @@ fn a_checkpoint_is_refused_while_an_exec_runs_and_restored_after_it_worked() {
 }
 
 #[test]
-fn a_checkpoint_that_is_not_enabled_ends_the_session_with_the_reason() {
+fn a_checkpoint_not_enabled_ends_the_session_with_the_reason() {
     check(
         "checkpoint_not_enabled_for_sandbox",
         &[(
@@ -477,7 +477,7 @@ fn a_failed_snapshot_leaves_the_sandbox_alive() {
 }
 
 #[test]
-fn a_handoff_ends_the_session_of_the_one_and_may_fail_for_the_other() {
+fn a_handoff_ends_the_old_session_and_can_fail_for_the_new() {
     check(
         "handoff",
         &[
@@ -566,7 +566,7 @@ fn a_second_exec_is_refused_and_the_first_goes_on() {
 }
 
 #[test]
-fn stdin_is_sent_and_a_late_force_killed_is_not_taken_for_the_next_process() {
+fn a_late_force_killed_does_not_end_the_next_process() {
     check(
         "stdin_and_kill_process",
         &[("A", KILLED)],
@@ -579,7 +579,7 @@ fn stdin_is_sent_and_a_late_force_killed_is_not_taken_for_the_next_process() {
 }
 
 #[test]
-fn an_unsupported_language_fails_with_the_reason_and_the_sandbox_goes_on() {
+fn an_unsupported_language_keeps_the_sandbox_running() {
     let refused = (DONE, "");
     check(
         "unsupported_language",

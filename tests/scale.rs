@@ -18,7 +18,7 @@ const COUNT: usize = 500;
 const AT_ONCE: usize = 64;
 
 #[actix::test]
-async fn five_hundred_sandboxes_each_run_a_script_and_are_gone_after_kill() {
+async fn five_hundred_sandboxes_run_scripts_and_are_killed() {
     // Both ends of every connection are in this process.
     allow_open_files(8192);
     let directory = tempfile::tempdir().expect("a directory");

@@ -91,7 +91,7 @@ async fn ask_for_snapshot(client: &mut Client, name: &str) {
 
 /// On f587439 the first one of these runs `id` as root on the host, by the backend `gvisor`.
 #[tokio::test]
-async fn an_archive_with_files_of_the_server_is_refused_and_nothing_of_it_runs() {
+async fn an_archive_with_server_files_is_refused_and_never_runs() {
     let place = Place::new();
     let server = place.builder().start().await.unwrap();
     let made = place.0.path().join("made-on-the-host");
@@ -235,7 +235,7 @@ async fn with_endless_tree(server: &LocalServer) -> (Client, Identity) {
 
 /// As many endless ones as are stored at the same time, and one small one after them.
 #[tokio::test]
-async fn a_small_snapshot_is_done_before_large_ones_that_began_earlier() {
+async fn a_small_snapshot_overtakes_large_ones() {
     let place = Place::new();
     let server = place
         .builder()

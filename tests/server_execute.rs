@@ -107,7 +107,7 @@ async fn code_without_a_language_is_python() {
 }
 
 #[tokio::test]
-async fn output_comes_while_the_code_runs_and_a_client_that_does_not_take_it_ends_it() {
+async fn execute_streams_output_and_kills_for_a_stalled_client() {
     let server = LocalServer::start().await.unwrap();
     let mut socket = ask(
         &server,
@@ -133,7 +133,7 @@ async fn output_comes_while_the_code_runs_and_a_client_that_does_not_take_it_end
 
 /// A client that does not read stops the process, and nothing piles up; the server stops all the same.
 #[tokio::test]
-async fn a_client_that_does_not_read_holds_nobody_up() {
+async fn a_client_that_does_not_read_delays_no_other() {
     let server = LocalServer::start().await.unwrap();
     let _socket = ask(&server, "?language=bash", "", b"yes").await;
     eventually("it runs", || server.sandbox_count() == 1).await;
@@ -143,7 +143,7 @@ async fn a_client_that_does_not_read_holds_nobody_up() {
 }
 
 #[tokio::test]
-async fn what_runs_too_long_is_killed_and_the_answer_says_that_it_is_not_whole() {
+async fn execute_kills_code_that_runs_too_long_and_says_so() {
     let builder = LocalServer::builder().max_run_time(backend::LONG_ENOUGH_TO_BEGIN);
     let server = builder.start().await.unwrap();
     let (status, body) = run(&server, "?language=bash", "echo begun; sleep 1000").await;

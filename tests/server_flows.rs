@@ -275,7 +275,7 @@ async fn a_second_exec_is_refused_and_disturbs_nothing() {
 }
 
 #[tokio::test]
-async fn an_idle_sandbox_is_deleted_and_the_socket_stays_open_and_silent() {
+async fn an_idle_sandbox_is_deleted_and_its_socket_stays_open() {
     let server = LocalServer::start().await.unwrap();
     let (mut client, identity) = Client::create_with(&server, json!({"idle_timeout": 4})).await;
     // A running exec is not idleness.

@@ -26,7 +26,7 @@ fn threads_of_servers() -> usize {
 }
 
 #[tokio::test]
-async fn a_start_that_is_given_up_leaves_neither_listener_nor_directory() {
+async fn a_cancelled_start_leaves_neither_listener_nor_directory() {
     let directory = tempfile::tempdir().unwrap();
     for polls in 1..=2 {
         for pause in [0, 1, 3, 300] {

@@ -44,7 +44,7 @@ async fn an_exec_ends_though_a_background_child_never_stops_writing() {
 }
 
 #[tokio::test]
-async fn a_kill_is_confirmed_though_nobody_took_over_the_output() {
+async fn a_kill_is_confirmed_with_unclaimed_output() {
     let server = backend::with_visible_processes()
         .output_buffer(64 * 1024)
         .start()
@@ -85,7 +85,7 @@ async fn a_process_whose_name_is_no_text_is_killed_too() {
 }
 
 #[tokio::test]
-async fn children_that_left_environment_group_and_directory_are_killed_with_their_exec() {
+async fn children_that_left_their_group_are_killed_with_their_exec() {
     let server = backend::with_visible_processes().start().await.unwrap();
     let (mut client, _) = Client::create(&server).await;
     let argument = format!("1000.0{}", std::process::id());

@@ -67,7 +67,7 @@ async fn restored(server: &ServerProcess, code: &str) -> Sandbox {
 
 /// "an attached client with auto-reconnect comes back to a checkpointed sandbox"
 #[actix::test]
-async fn a_client_comes_back_to_a_checkpointed_sandbox_after_its_server_was_killed() {
+async fn a_client_restores_its_checkpoint_after_its_server_was_killed() {
     let state = tempfile::tempdir().unwrap();
     let server = start(state.path(), "127.0.0.1:0");
     let sandbox = restored(&server, "echo kept > file").await;
@@ -215,7 +215,7 @@ async fn holder(server: &ServerProcess) -> (Client, Identity) {
 
 /// "killing the owner with SIGKILL lets the waiter in after expiry"
 #[tokio::test]
-async fn whoever_waits_is_let_in_when_the_lease_of_a_killed_owner_is_over() {
+async fn a_waiting_server_gets_the_lock_of_a_killed_owner() {
     let state = tempfile::tempdir().unwrap();
     let [a, b] = [(); 2].map(|()| start(state.path(), "127.0.0.1:0"));
     let (_first, identity) = holder(&a).await;

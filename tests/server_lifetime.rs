@@ -96,7 +96,7 @@ async fn a_server_stops_though_its_clients_neither_read_nor_close() {
 }
 
 #[tokio::test]
-async fn a_server_on_all_interfaces_names_an_address_that_can_be_dialled() {
+async fn a_server_on_all_interfaces_prints_a_dialable_address() {
     let server = LocalServer::builder()
         .address("0.0.0.0:0")
         .start()
@@ -117,7 +117,7 @@ async fn a_server_on_all_interfaces_names_an_address_that_can_be_dialled() {
 }
 
 #[test]
-fn a_server_starts_on_a_plain_thread_in_an_actix_system_and_on_many_threads() {
+fn a_server_starts_on_threads_and_in_actix_systems() {
     futures::executor::block_on(async {
         let server = LocalServer::start().await.unwrap();
         assert!(server.url().starts_with("http://127.0.0.1:"));
@@ -330,7 +330,7 @@ async fn nothing_is_left_when_the_server_process_is_killed() {
 }
 
 #[tokio::test]
-async fn nothing_is_left_when_the_server_process_is_interrupted_at_the_terminal() {
+async fn ctrl_c_at_the_terminal_leaves_nothing_behind() {
     nothing_is_left_after("INT").await;
 }
 

@@ -16,7 +16,7 @@ use futures::future::join_all;
 use server_common::{Client, PATIENCE, backend, eventually, processes_of};
 
 #[tokio::test]
-async fn a_killed_script_leaves_no_child_behind_not_even_one_of_another_session() {
+async fn a_kill_also_ends_children_in_other_sessions() {
     let server = backend::with_visible_processes().start().await.unwrap();
     let (mut client, identity) = Client::create(&server).await;
     client
@@ -297,7 +297,7 @@ async fn an_exec_that_runs_too_long_is_killed_and_the_client_told() {
 }
 
 #[tokio::test]
-async fn a_client_that_does_not_read_stops_its_process_and_nothing_else() {
+async fn a_client_that_does_not_read_pauses_only_its_process() {
     let server = backend::with_visible_processes()
         .output_buffer(256 * 1024)
         .start()
@@ -402,7 +402,7 @@ async fn many_sandboxes_are_killed_at_once() {
 }
 
 #[tokio::test]
-async fn an_exec_that_could_not_start_says_why_and_the_sandbox_goes_on() {
+async fn a_failed_start_gives_the_reason_and_keeps_the_sandbox() {
     let server = backend::on_the_host().start().await.unwrap();
     let (mut client, _) = Client::create(&server).await;
     // There is no place for the code any more.

@@ -15,7 +15,7 @@ use actix_sandbox::server::LocalServer;
 use server_common::{Client, eventually, processes_of};
 
 #[tokio::test]
-async fn output_written_while_nobody_is_attached_is_kept_in_order() {
+async fn detached_output_is_kept_in_order() {
     let server = LocalServer::start().await.unwrap();
     let (mut client, identity) = Client::create(&server).await;
     client
@@ -87,7 +87,7 @@ async fn a_reconnect_in_the_middle_goes_on_with_what_comes() {
 }
 
 #[tokio::test]
-async fn a_reconnect_without_any_exec_ends_the_session_not_the_sandbox() {
+async fn a_reconnect_without_an_exec_ends_only_the_session() {
     let server = LocalServer::start().await.unwrap();
     let (client, identity) = Client::create(&server).await;
     drop(client);
@@ -107,7 +107,7 @@ async fn a_reconnect_without_any_exec_ends_the_session_not_the_sandbox() {
 }
 
 #[tokio::test]
-async fn output_that_nobody_takes_over_is_bounded_and_nothing_of_it_is_lost() {
+async fn unread_output_is_bounded_and_not_lost() {
     let server = LocalServer::builder()
         .output_buffer(128 * 1024)
         .start()

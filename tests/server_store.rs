@@ -236,7 +236,7 @@ async fn a_restored_sandbox_that_is_deleted_for_being_idle_is_gone() {
 
 /// Two servers on one directory: what one has stored is not deleted with what the other had of it before.
 #[tokio::test]
-async fn a_newer_checkpoint_outlives_an_older_sandbox_that_is_deleted_for_being_idle() {
+async fn deleting_an_idle_sandbox_keeps_a_newer_checkpoint() {
     let state = tempfile::tempdir().unwrap();
     let (first, second) = (on(state.path()).await, on(state.path()).await);
     let config = json!({"idle_timeout": 5, "enable_checkpoint": true});
@@ -321,7 +321,7 @@ async fn what_is_not_configured_is_refused_and_the_sandbox_lives_on() {
 }
 
 #[tokio::test]
-async fn a_checkpoint_is_refused_while_an_exec_runs_and_the_exec_goes_on() {
+async fn a_checkpoint_during_an_exec_is_refused_and_the_exec_runs_on() {
     let server = LocalServer::start().await.unwrap();
     let (mut client, _) = Client::create_with(&server, checkpointable()).await;
     client.exec("bash", "read line; echo $line").await;
@@ -408,7 +408,7 @@ async fn a_wrong_token_restores_nothing_and_loses_nothing() {
 }
 
 #[tokio::test]
-async fn a_damaged_checkpoint_is_a_restore_error_and_stays_to_be_looked_at() {
+async fn a_damaged_checkpoint_is_a_restore_error_and_is_kept() {
     let state = tempfile::tempdir().unwrap();
     let server = on(state.path()).await;
     let identity = checkpointed(
@@ -445,7 +445,7 @@ async fn a_damaged_checkpoint_is_a_restore_error_and_stays_to_be_looked_at() {
 
 /// Somebody has put an archive into the state directory that leads out of the sandbox by a link.
 #[tokio::test]
-async fn a_snapshot_that_leads_out_of_the_sandbox_is_refused_and_writes_nothing_there() {
+async fn a_snapshot_that_escapes_the_sandbox_writes_nothing() {
     let state = tempfile::tempdir().unwrap();
     let outside = tempfile::tempdir().unwrap();
     let server = on(state.path()).await;
@@ -551,8 +551,8 @@ const DISK_IS_FULL: &str = "ACTIX_SANDBOX_TEST_DISK_IS_FULL";
 
 /// No file can grow over 64 KiB in this process, so that no archive of more can be written.
 #[test]
-fn a_full_disk_is_an_error_with_its_reason_and_the_old_archives_stay() {
-    let name = "a_full_disk_is_an_error_with_its_reason_and_the_old_archives_stay";
+fn a_full_disk_is_an_error_and_old_archives_are_kept() {
+    let name = "a_full_disk_is_an_error_and_old_archives_are_kept";
     if std::env::var_os(DISK_IS_FULL).is_none() {
         let limited = format!("trap '' XFSZ; ulimit -f 64; exec \"$0\" --exact {name} --nocapture");
         let output = std::process::Command::new("bash")

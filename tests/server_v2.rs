@@ -105,7 +105,7 @@ async fn v2_is_spoken_where_it_is_offered_and_nowhere_else() {
 }
 
 #[tokio::test]
-async fn an_exec_is_announced_with_its_window_and_ends_with_its_lengths() {
+async fn an_exec_announces_its_window_and_ends_with_its_lengths() {
     let server = LocalServer::start().await.unwrap();
     let (mut client, _) = Client::create_v2(&server).await;
     exec(
@@ -167,7 +167,7 @@ async fn the_same_id_never_runs_twice() {
 }
 
 #[tokio::test]
-async fn bytes_that_are_no_text_come_in_base64_and_no_code_point_is_split() {
+async fn binary_output_is_base64_and_code_points_stay_whole() {
     let server = LocalServer::start().await.unwrap();
     let (mut client, _) = Client::create_v2(&server).await;
     let code = r"printf 'a\303'; sleep 0.05; printf '\251z'; sleep 0.05; printf '\377\n'";
@@ -208,7 +208,7 @@ async fn bytes_that_are_no_text_come_in_base64_and_no_code_point_is_split() {
 }
 
 #[tokio::test]
-async fn the_beginning_of_a_code_point_is_sent_when_the_process_waits_after_it() {
+async fn a_partial_code_point_is_sent_after_a_pause() {
     let server = LocalServer::start().await.unwrap();
     let (mut client, _) = Client::create_v2(&server).await;
     let code = r"printf 'a\xc3'; read x; printf '\xa9b'";
@@ -501,7 +501,7 @@ async fn a_full_window_stops_the_process_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn what_was_not_acknowledged_is_sent_again_from_where_the_client_says() {
+async fn unacknowledged_output_is_resent_from_the_given_offset() {
     let server = LocalServer::start().await.unwrap();
     let (mut client, identity) = Client::create_v2(&server).await;
     exec(
@@ -601,7 +601,7 @@ async fn input_is_taken_once_and_ends_where_it_is_said_to() {
 }
 
 #[tokio::test]
-async fn input_that_nobody_reads_any_more_is_refused_once() {
+async fn input_to_a_closed_stdin_is_refused_once() {
     let server = backend::with_visible_processes().start().await.unwrap();
     let (mut client, _) = Client::create_v2(&server).await;
     exec(
@@ -654,7 +654,7 @@ async fn acknowledgements_of_input_say_what_the_pipe_took() {
 }
 
 #[tokio::test]
-async fn options_that_cannot_be_used_are_refused_and_the_id_stays_free() {
+async fn bad_options_are_refused_and_the_id_stays_free() {
     let server = LocalServer::start().await.unwrap();
     let (mut client, identity) = Client::create_v2(&server).await;
     let many: Vec<String> = vec!["x".into(); ExecOptions::MAX_VALUES + 1];
@@ -700,7 +700,7 @@ async fn options_that_cannot_be_used_are_refused_and_the_id_stays_free() {
 }
 
 #[tokio::test]
-async fn a_time_limit_kills_all_of_it_and_says_so_though_nobody_reads() {
+async fn a_timeout_kills_every_process_of_an_unread_exec() {
     let server = LocalServer::start().await.unwrap();
     let (mut client, identity) = Client::create_v2(&server).await;
     let code = "(sleep 1000 &) ; yes & yes >&2 & wait";
@@ -754,7 +754,7 @@ async fn a_checkpoint_waits_for_no_exec_and_an_idle_sandbox_has_none() {
 }
 
 #[tokio::test]
-async fn nothing_is_left_of_named_execs_when_their_sandbox_or_server_ends() {
+async fn named_execs_end_with_their_sandbox_or_server() {
     let server = LocalServer::start().await.unwrap();
     let (mut client, identity) = Client::create_v2(&server).await;
     for id in ["1", "2"] {
@@ -799,7 +799,7 @@ async fn a_client_that_reads_nothing_stops_its_processes_alone() {
 }
 
 #[tokio::test]
-async fn garbage_about_execs_harms_nobody() {
+async fn garbage_about_unknown_execs_is_ignored() {
     let server = LocalServer::start().await.unwrap();
     let (mut client, _) = Client::create_v2(&server).await;
     exec(&mut client, "a", "read x; echo $x", json!({})).await;

@@ -90,7 +90,7 @@ async fn a_checkpointed_sandbox_is_taken_up_again() {
 
 /// "only when running, otherwise a state error naming the state; not twice at once"
 #[actix::test]
-async fn only_a_running_sandbox_is_stored_and_not_twice_at_once() {
+async fn only_a_running_sandbox_is_stored_and_once_at_a_time() {
     let server = LocalServer::start().await.expect("a local server");
     let sandbox = checkpointable(&server).await.expect("a sandbox");
     bash(&sandbox, "head -c 100000000 /dev/urandom > noise").await;
@@ -230,7 +230,7 @@ async fn a_checkpoint_that_was_not_enabled_leaves_the_sandbox_running() {
 
 /// As programs for other clients do in their `finally`.
 #[actix::test]
-async fn a_kill_after_a_checkpoint_is_granted_and_leaves_the_checkpoint() {
+async fn a_kill_after_a_checkpoint_succeeds_and_keeps_the_checkpoint() {
     let server = LocalServer::start().await.expect("a local server");
     let sandbox = checkpointable(&server).await.expect("a sandbox");
     bash(&sandbox, "echo kept > file").await;

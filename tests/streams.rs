@@ -226,7 +226,7 @@ fn try_wait_knows_the_end_without_waiting() {
 }
 
 #[test]
-fn a_stopped_system_is_an_error_of_try_wait_and_an_end_of_the_state() {
+fn a_stopped_system_fails_try_wait_and_ends_the_state() {
     let (sender, receiver) = std::sync::mpsc::sync_channel(1);
     let system = std::thread::spawn(move || {
         actix::System::new().block_on(async {

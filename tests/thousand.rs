@@ -23,7 +23,7 @@ const COUNT: usize = 1_000;
 const AT_ONCE: usize = 64;
 
 #[actix::test]
-async fn a_thousand_sandboxes_that_lose_their_links_at_once_all_come_back() {
+async fn a_thousand_sandboxes_reconnect_after_a_common_outage() {
     // Both ends of the connection, and of that to the proxy; the listener's backlog is not a limit.
     allow_open_files(4 * COUNT as u64 + 2_000);
     let server = common::backend::with_visible_processes().max_sandboxes(COUNT);

@@ -70,7 +70,7 @@ async fn every_dial_carries_a_token_that_was_asked_for_then() {
 }
 
 #[actix::test]
-async fn a_source_that_fails_is_told_with_its_reason_and_nothing_is_dialled() {
+async fn a_failing_token_source_is_reported_and_nothing_is_dialled() {
     let server = Scripted::bind().await;
     type Source = fn() -> futures::future::BoxFuture<'static, Result<BearerToken, TokenError>>;
     let sources: [(&str, Source); 4] = [
@@ -139,7 +139,7 @@ async fn a_source_that_fails_for_a_while_is_asked_again() {
 }
 
 #[actix::test]
-async fn options_that_contradict_each_other_are_refused_before_dialling() {
+async fn contradictory_options_are_refused_before_dialling() {
     let server = Scripted::bind().await;
     let builder = Sandbox::create(server.url())
         .header("Authorization", "Bearer own")
@@ -155,7 +155,7 @@ async fn options_that_contradict_each_other_are_refused_before_dialling() {
 
 /// "401 and 403 add the authentication hint"
 #[actix::test]
-async fn a_refused_token_says_what_to_turn_on_and_which_role_is_needed() {
+async fn a_refused_token_names_the_option_and_the_role() {
     for status in ["401 Unauthorized", "403 Forbidden"] {
         let server = Scripted::bind().await;
         let builder = Sandbox::create(server.url())

@@ -365,7 +365,7 @@ async fn a_kill_is_a_kill() {
 
 /// Deployed servers kill the process that they started and no other; here the code does it.
 #[actix::test]
-async fn without_its_wrapper_the_code_does_not_go_on_and_the_end_is_unknown() {
+async fn code_dies_with_its_wrapper_and_the_end_is_unknown() {
     let (_server, sandbox) = v1_sandbox_on(common::backend::on_the_host()).await;
     let bash = (
         Language::Bash,
@@ -438,7 +438,7 @@ async fn a_full_pipe_takes_the_trailer_when_it_is_read() {
 }
 
 #[actix::test]
-async fn what_is_not_asked_for_or_not_possible_is_refused_by_name_and_nothing_runs() {
+async fn impossible_requests_are_refused_and_run_nothing() {
     let (_server, sandbox) = v1_sandbox().await;
     let directory = tempfile::tempdir().unwrap();
     let trace = directory.path().join("ran");

@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn a_piece_that_is_kept_keeps_no_memory_that_is_many_times_its_size() {
+    fn a_kept_piece_does_not_retain_a_much_larger_buffer() {
         let view = |data: &'static [u8]| OutputView {
             stream: StdStream::Stdout,
             place: None,

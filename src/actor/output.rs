@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_is_woken_where_it_was_polled_last_and_leaves_nothing_behind() {
+    fn a_reader_is_woken_by_its_last_waker_and_leaks_nothing() {
         let (writer, output) = OutputWriter::new(OutputPolicy::default(), None);
         let (mut one, mut two) = (output.stdout(), output.stdout());
         // As when each read is a task of its own, with a timeout.

@@ -80,7 +80,7 @@ async fn running() -> (LocalServer, Sandbox, Process) {
 }
 
 #[actix::test]
-async fn a_panic_in_the_process_actor_fails_its_callers_and_the_sandbox_goes_on() {
+async fn a_panic_in_the_process_actor_fails_only_its_callers() {
     let (_server, sandbox, process) = running().await;
     let waits = join_all((0..3).map(|_| process.wait()));
     let kill_of_another_kind = process.addr().send(Panic);
@@ -161,7 +161,7 @@ async fn a_panic_in_the_sandbox_actor_fails_every_caller() {
 }
 
 #[actix::test]
-async fn a_panic_in_the_connection_actor_fails_every_caller_and_ends_the_sandbox() {
+async fn a_panic_in_the_connection_actor_fails_every_caller() {
     let (_server, sandbox, process) = running().await;
     let mut stdout = process.stdout();
     let pending = async {

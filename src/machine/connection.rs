@@ -371,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn a_busy_server_is_dialled_again_after_the_time_that_it_asks_for() {
+    fn a_busy_server_is_redialled_after_retry_after() {
         let now = Instant::now();
         for status in [429, 503] {
             for (retry_after, delay) in [(Some(7), 7_000), (Some(0), 200), (None, 200)] {

@@ -183,7 +183,7 @@ proptest! {
 
     /// A re-dial that lands on a peer of v1 ends what it does not know, and says so.
     #[test]
-    fn a_peer_of_another_version_after_a_cut_leaves_nothing_unsettled(
+    fn a_version_change_after_a_cut_settles_everything(
         seed in any::<u64>(),
         before in prop::collection::vec(step(), 1..20),
         after in prop::collection::vec(step(), 0..20),

@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reason_in_the_status_itself_counts_and_its_repetition_is_dropped() {
+    fn a_reason_in_the_status_wins_and_its_repetition_is_dropped() {
         let update = ServerMessage::Status(StatusUpdate {
             status: Status::SandboxError,
             message: Some("why".into()),

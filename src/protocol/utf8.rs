@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_are_no_text_are_replaced_visibly_and_hold_nothing_back() {
+    fn invalid_utf8_is_replaced_and_delays_nothing() {
         let mut decoder = Utf8Decoder::default();
         assert_eq!(decoder.decode(b"\xff\xfeEND"), "\u{FFFD}\u{FFFD}END");
         assert_eq!(

@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_hash_knows_its_token_and_no_other_also_when_it_was_written_down() {
+    fn a_stored_hash_matches_only_its_own_token() {
         let token = SandboxToken::new("66fa8982d57a");
         let hash = TokenHash::of(&token);
         let read = TokenHash::from_hex(&hash.to_hex()).unwrap();

@@ -339,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_is_refused_at_the_end_of_a_path_and_resolved_before_it() {
+    fn a_symlink_is_refused_at_the_end_of_a_path_only() {
         let folder = tempfile::tempdir().unwrap();
         let (real, link) = (folder.path().join("real"), folder.path().join("link"));
         own(&real).unwrap();

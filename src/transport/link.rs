@@ -483,7 +483,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_a_peer_said_before_it_went_is_heard_though_nothing_can_be_written() {
+    async fn a_peers_last_message_is_read_after_a_failed_write() {
         let mut cx = Context::from_waker(Waker::noop());
         let mut link = link(HalfDead(b"\x81\x02hi\x88\x05\x0f\xa0why"));
         link.send("too late".to_owned(), None);
@@ -499,7 +499,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_task_without_budget_takes_no_link_for_one_with_nothing_to_read() {
+    async fn a_task_out_of_budget_does_not_mistake_a_link_for_idle() {
         let (near, mut far) = tokio::io::duplex(1024);
         let mut link = link(near);
         far.write_all(b"\x81\x02hi").await.expect("room");

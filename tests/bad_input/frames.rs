@@ -514,7 +514,7 @@ async fn unknown_events_statuses_and_keys_reach_subscribers_and_go_on() {
 
 /// Bad input: garbage while a process runs: every call that waits is told, and nobody dials again.
 #[actix::test]
-async fn garbage_while_a_process_runs_ends_every_call_with_a_protocol_error() {
+async fn garbage_during_a_process_fails_every_call() {
     for (bytes, part) in [
         (frame(TEXT, b"garbage"), "garbage"),
         (frame(BINARY, b"garbage"), "binary"),

@@ -121,7 +121,7 @@ async fn a_password_in_a_url_is_refused_and_never_shown() {
 /// Parity: `idleTimeout` ("sub-second or zero is refused"), the options that need checkpoint
 /// ("refused before dialling without checkpoint"); issue 2: every option refused by name.
 #[actix::test]
-async fn options_that_cannot_be_used_are_refused_by_name_before_dialling() {
+async fn bad_options_are_refused_by_name_before_dialling() {
     let server = Scripted::bind().await;
     let zero = Duration::ZERO;
     let second = Duration::from_secs(1);

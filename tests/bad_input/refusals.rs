@@ -70,7 +70,7 @@ async fn the_body_of_a_refusal_is_in_the_error() {
 }
 
 #[actix::test]
-async fn authentication_is_advised_only_where_the_body_gives_no_other_reason() {
+async fn authentication_is_advised_only_without_a_reason_in_the_body() {
     let page = "<!doctype html><title>403</title>";
     for (status, body, advised) in [
         ("401 Unauthorized", "", true),
@@ -87,7 +87,7 @@ async fn authentication_is_advised_only_where_the_body_gives_no_other_reason() {
 }
 
 #[actix::test]
-async fn a_redirect_is_not_followed_and_names_its_target_without_secrets() {
+async fn a_redirect_is_not_followed_and_named_without_secrets() {
     for status in [301, 302, 307, 308] {
         let elsewhere = Scripted::bind().await;
         let to = elsewhere.address();
@@ -133,7 +133,7 @@ async fn a_refusal_without_its_body_is_told_all_the_same() {
 }
 
 #[actix::test]
-async fn a_busy_service_is_dialled_again_after_the_time_that_it_asks_for() {
+async fn a_busy_service_is_redialled_after_retry_after() {
     for (status, wait) in [
         ("429 Too Many Requests", "retry-after: 1\r\n"),
         ("503 Service Unavailable", "retry-after: 1\r\n"),

@@ -176,7 +176,7 @@ async fn an_open_loop_measures_what_was_due_before_there_was_a_place() {
 }
 
 #[actix::test]
-async fn times_without_those_that_never_began_are_marked_in_the_table_the_json_and_the_page() {
+async fn latencies_without_unstarted_sandboxes_are_marked() {
     let (_folder, html) = place("page.html");
     let arguments = [
         "--backend",
@@ -205,7 +205,7 @@ async fn times_without_those_that_never_began_are_marked_in_the_table_the_json_a
 }
 
 #[actix::test]
-async fn arguments_that_cannot_be_used_are_refused_before_anything_runs() {
+async fn bad_arguments_are_refused_before_code_runs() {
     let (folder, file) = place("report");
     fs::write(&file, "of another run").unwrap();
     let nowhere = folder.path().join("missing/report");
@@ -323,7 +323,7 @@ async fn a_reader_that_goes_is_no_failure() {
 }
 
 #[actix::test]
-async fn the_path_of_the_url_is_in_no_report_and_the_variable_keeps_it_out_of_the_arguments() {
+async fn no_report_contains_the_path_of_the_url() {
     let server = actix_sandbox::LocalServer::start().await.unwrap();
     let (_, secret) = server.url().rsplit_once('/').unwrap();
     let (_folder, page) = place("report.html");
@@ -348,7 +348,7 @@ async fn the_path_of_the_url_is_in_no_report_and_the_variable_keeps_it_out_of_th
 }
 
 #[actix::test]
-async fn a_server_that_is_not_there_is_told_at_once_and_not_for_each_sandbox() {
+async fn an_absent_server_is_reported_once() {
     let (_folder, file) = place("report.json");
     // A port on which nobody listens: it was free a moment ago.
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -373,7 +373,7 @@ async fn a_server_that_is_not_there_is_told_at_once_and_not_for_each_sandbox() {
 }
 
 #[actix::test]
-async fn scripts_that_fail_are_counted_by_kind_and_the_program_says_so() {
+async fn failed_scripts_are_counted_by_kind() {
     let (_folder, file) = place("report.json");
     let arguments = [
         "--backend",
@@ -408,7 +408,7 @@ async fn marks(file: &str, count: usize) {
 
 #[cfg(target_os = "linux")]
 #[actix::test]
-async fn a_server_that_dies_in_the_middle_ends_the_run_with_what_was_measured() {
+async fn a_server_that_dies_ends_the_run_with_partial_results() {
     let (folder, file) = place("report.json");
     let marked = folder.path().join("marks");
     let marked = marked.to_str().unwrap();
@@ -440,7 +440,7 @@ async fn a_server_that_dies_in_the_middle_ends_the_run_with_what_was_measured() 
 }
 
 #[actix::test]
-async fn a_signal_ends_the_run_with_what_was_measured_and_leaves_no_sandbox() {
+async fn a_signal_ends_the_run_with_partial_results_and_no_sandbox() {
     let (folder, file) = place("report.json");
     let marked = folder.path().join("marks");
     let marked = marked.to_str().unwrap();

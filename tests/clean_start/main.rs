@@ -221,7 +221,7 @@ async fn code_starts_the_same_however_the_server_was_started() {
 }
 
 #[actix::test]
-async fn no_process_of_a_sandbox_or_the_server_has_a_foreign_descriptor() {
+async fn no_process_inherits_a_foreign_descriptor() {
     for backend in BACKENDS {
         let Some(server) = Server::start(Start::Dirty, backend) else {
             continue;

@@ -26,7 +26,7 @@ fn policy(overflow: Overflow) -> OutputPolicy {
 }
 
 #[actix::test]
-async fn a_process_that_nobody_reads_is_stopped_and_nothing_else_is() {
+async fn only_the_unread_process_pauses() {
     let (_server, sandbox) = sandbox().await;
     let process = sandbox
         .command(Language::Python, FOREVER)
@@ -131,7 +131,7 @@ async fn more_than_the_budget_fails_where_that_is_asked_for() {
 
 /// Budgets and windows are per process: those that nobody reads slow no other.
 #[actix::test]
-async fn many_that_nobody_reads_slow_no_other() {
+async fn many_unread_execs_slow_no_other() {
     let (_server, sandbox) = sandbox().await;
     let mut unread = Vec::new();
     for _ in 0..20 {

@@ -77,7 +77,7 @@ async fn only_a_success_is_one() {
 
 /// One that nobody reads and whose last output finds no room ends all the same.
 #[actix::test]
-async fn an_end_is_told_though_nobody_reads() {
+async fn an_end_is_reported_with_unread_output() {
     let (_server, sandbox) = sandbox().await;
     let process = sandbox
         .command(Language::Bash, "head -c 3000000 /dev/zero; sleep 1000")

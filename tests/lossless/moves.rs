@@ -49,7 +49,7 @@ async fn read_some(process: &Process, least: usize) -> Vec<u8> {
 }
 
 #[actix::test]
-async fn output_that_was_not_read_before_a_checkpoint_is_read_after_it() {
+async fn unread_output_survives_a_checkpoint() {
     let state = tempfile::tempdir().unwrap();
     let first = server(state.path()).await;
     let data = random(1, 300_000);
@@ -83,7 +83,7 @@ async fn output_that_was_not_read_before_a_checkpoint_is_read_after_it() {
 }
 
 #[actix::test]
-async fn a_handoff_in_the_middle_loses_no_output_and_says_why_it_ended() {
+async fn a_handoff_loses_no_output_and_gives_the_reason_of_the_end() {
     let state = tempfile::tempdir().unwrap();
     let (first, second) = (server(state.path()).await, server(state.path()).await);
     let data = random(2, 200_000);

@@ -73,7 +73,7 @@ async fn moved(
 }
 
 #[actix::test]
-async fn a_peer_that_speaks_v1_now_loses_the_process_and_the_sandbox_goes_on() {
+async fn a_peer_that_falls_back_to_v1_loses_only_the_process() {
     let (_server, sandbox, end) = moved(ProtocolVersion::V2, ProtocolVersion::V1).await;
     assert!(matches!(end, ProcessEnd::SandboxLost { .. }), "{end:?}");
     assert!(end.to_string().contains("protocol v1"), "{end}");
@@ -92,7 +92,7 @@ async fn a_peer_that_speaks_v1_now_loses_the_process_and_the_sandbox_goes_on() {
 }
 
 #[actix::test]
-async fn a_peer_that_speaks_v2_now_loses_the_process_of_v1_and_the_sandbox_goes_on() {
+async fn a_peer_that_moves_to_v2_loses_only_the_v1_process() {
     let (_server, sandbox, end) = moved(ProtocolVersion::V1, ProtocolVersion::V2).await;
     assert!(matches!(end, ProcessEnd::SandboxLost { .. }), "{end:?}");
     assert_eq!(sandbox.protocol_version(), ProtocolVersion::V2);

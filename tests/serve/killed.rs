@@ -196,7 +196,7 @@ async fn while_it_hands_a_sandbox_over_nothing_is_left() {
 }
 
 #[actix::test]
-async fn what_a_server_has_left_whose_watchdog_was_killed_as_well_is_removed_by_the_next() {
+async fn the_next_server_cleans_up_without_a_watchdog() {
     let program = Program::start(&[]);
     let sandbox = Sandbox::create(&program.url).await.unwrap();
     let mark = format!("1000.{}", std::process::id());

@@ -140,7 +140,7 @@ async fn a_second_signal_some_time_later_ends_it_at_once() {
 
 #[cfg(target_os = "linux")]
 #[actix::test]
-async fn when_the_time_to_stop_is_over_it_ends_and_the_watchdog_cleans_up() {
+async fn after_the_grace_the_server_ends_and_the_watchdog_cleans_up() {
     let mut program = Program::start(&["--grace", "0s"]);
     let sandbox = Sandbox::create(&program.url).await.unwrap();
     let _process = sandbox.exec(Language::Bash, "sleep 1000").await.unwrap();
@@ -152,7 +152,7 @@ async fn when_the_time_to_stop_is_over_it_ends_and_the_watchdog_cleans_up() {
 }
 
 #[actix::test]
-async fn with_a_token_only_who_has_it_gets_in_and_nobody_else_reads_it() {
+async fn only_holders_of_the_access_token_get_in() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("token");
     fs::write(&file, format!("{TOKEN}\n")).unwrap();
@@ -313,7 +313,7 @@ fn help_groups_the_options_and_shows_the_default_of_each_limit() {
 
 /// As in `actix-sandbox serve | head -0`.
 #[test]
-fn it_ends_quietly_where_nobody_reads_its_address() {
+fn it_ends_quietly_if_stdout_is_closed() {
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
     let output = std::process::Command::new(env!("CARGO_BIN_EXE_actix-sandbox"))
@@ -329,7 +329,7 @@ fn it_ends_quietly_where_nobody_reads_its_address() {
 
 /// As in `actix-sandbox serve 2>&1 | head -1`.
 #[actix::test]
-async fn it_serves_on_without_a_word_where_nobody_reads_its_log() {
+async fn it_keeps_serving_if_stderr_is_closed() {
     let program = Program::start_with(&["--log-format", "json"], &[("RUST_LOG", "trace")]);
     let mut program = program.without_its_log();
     let sandbox = Sandbox::create(&program.url).await.unwrap();
@@ -361,7 +361,7 @@ fn a_variable_that_names_no_backend_is_named() {
 }
 
 #[actix::test]
-async fn what_asked_for_it_is_checkpointed_when_it_ends_and_goes_on_in_the_next() {
+async fn a_graceful_shutdown_checkpoints_for_the_next_server() {
     let state = tempfile::tempdir().unwrap();
     let state = state.path().to_str().unwrap();
     let mut program = Program::start(&["--state", state]);
@@ -400,7 +400,7 @@ async fn what_asked_for_it_is_checkpointed_when_it_ends_and_goes_on_in_the_next(
 
 /// What the server makes is closed to others, however it was started.
 #[actix::test]
-async fn with_any_umask_its_files_and_directories_are_closed_to_others() {
+async fn with_any_umask_others_cannot_read_the_servers_files() {
     use std::os::unix::fs::PermissionsExt;
 
     for umask in ["0", "0277"] {

@@ -28,7 +28,7 @@ async fn bash(program: &Program, code: &str) -> String {
 
 /// As in a container, where files of `/etc` are mounts.
 #[actix::test]
-async fn what_is_mounted_below_a_readable_directory_is_read_and_not_written() {
+async fn mounts_below_a_readable_directory_are_read_only() {
     let Some(backends) = backends() else { return };
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("file");

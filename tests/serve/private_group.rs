@@ -36,7 +36,7 @@ fn give(directory: &Path, user: u32, group: u32) {
 }
 
 #[actix::test]
-async fn it_starts_below_a_directory_that_its_private_group_may_write_to() {
+async fn a_state_below_a_directory_of_its_private_group_is_accepted() {
     let Some(user) = user() else { return };
     let folder = tempfile::tempdir().unwrap();
     give(folder.path(), user.uid, user.gid);
@@ -47,7 +47,7 @@ async fn it_starts_below_a_directory_that_its_private_group_may_write_to() {
 }
 
 #[test]
-fn it_does_not_start_below_a_directory_that_another_group_may_write_to() {
+fn a_state_below_a_directory_writable_by_others_is_refused() {
     let Some(user) = user() else { return };
     let folder = tempfile::tempdir().unwrap();
     give(folder.path(), user.uid, user.gid + 1);

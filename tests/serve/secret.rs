@@ -19,7 +19,7 @@ async fn works(program: &Program) {
 }
 
 #[actix::test]
-async fn the_url_that_it_prints_holds_a_secret_that_nothing_else_shows() {
+async fn only_the_printed_url_contains_the_secret() {
     let first = Program::start(&[]);
     let second = Program::start(&[]);
     assert!(first.secret().len() > 32, "{}", first.url);
@@ -115,7 +115,7 @@ async fn without_a_secret_it_warns_that_every_user_may_run_code() {
 }
 
 #[actix::test]
-async fn on_all_interfaces_the_secret_suffices_and_a_warning_asks_for_tls() {
+async fn on_all_interfaces_a_warning_asks_for_tls() {
     let program = Program::start(&["--address", "0.0.0.0:0"]);
     works(&program).await;
     let log = program.log_at_the_end().await;

@@ -78,7 +78,7 @@ fn small_pieces_are_gathered_and_order_is_kept() {
 }
 
 #[test]
-fn pause_holds_the_link_until_somebody_reads_and_loses_nothing() {
+fn pause_holds_the_link_until_a_read_and_loses_nothing() {
     let mut link = Link::new(pause());
     link.buffer.add_reader(Stdout);
     assert_eq!(link.flood(Stdout), 8);
@@ -92,7 +92,7 @@ fn pause_holds_the_link_until_somebody_reads_and_loses_nothing() {
 }
 
 #[test]
-fn a_waiter_behind_unread_output_gets_it_drained_within_the_budget() {
+fn unread_output_before_a_waiter_is_drained_within_budget() {
     let mut link = Link::new(pause());
     assert_eq!(link.flood(Stdout), 8);
     link.buffer.set_awaited(true);
@@ -116,7 +116,7 @@ fn a_waiter_does_not_cost_a_live_reader_its_output() {
 }
 
 #[test]
-fn a_reader_of_one_stream_is_not_held_back_by_the_other_that_nobody_reads() {
+fn an_unread_stream_does_not_block_the_reader_of_the_other() {
     let mut link = Link::new(pause());
     link.buffer.add_reader(Stdout);
     assert_eq!(link.flood(Stderr), 8);
@@ -129,7 +129,7 @@ fn a_reader_of_one_stream_is_not_held_back_by_the_other_that_nobody_reads() {
 }
 
 #[test]
-fn a_kill_drains_whoever_reads() {
+fn a_kill_drains_output_under_any_policy() {
     let mut link = Link::new(pause());
     link.buffer.add_reader(Stdout);
     assert_eq!(link.flood(Stdout), 8);
@@ -138,7 +138,7 @@ fn a_kill_drains_whoever_reads() {
 }
 
 #[test]
-fn a_reader_that_takes_nothing_for_the_longest_pause_counts_as_gone() {
+fn a_reader_idle_for_the_longest_pause_counts_as_gone() {
     let mut link = Link::new(pause());
     link.buffer.add_reader(Stdout);
     link.flood(Stdout);
@@ -208,7 +208,7 @@ fn fail_keeps_what_it_has_and_asks_for_the_kill_once() {
 }
 
 #[test]
-fn output_that_nobody_can_read_is_not_kept() {
+fn abandoned_output_is_not_kept() {
     let mut link = Link::new(pause());
     link.flood(Stdout);
     link.buffer.set_unreadable();
@@ -303,7 +303,7 @@ fn memory_stays_within_the_budget_under_any_sequence() {
 }
 
 #[test]
-fn gaps_without_number_are_bounded_and_every_byte_is_accounted_for() {
+fn many_gaps_are_bounded_and_every_byte_is_counted() {
     let mut link = Link::new(Overflow::default());
     for _ in 0..3 * MAX_GAPS {
         assert!(link.buffer.handle_output(Stdout, vec![b'x'; 2].into()));

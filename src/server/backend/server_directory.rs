@@ -190,7 +190,7 @@ mod tests {
     const NAME: &str = "0123456789abcdef0123456789abcdef";
 
     #[test]
-    fn a_directory_is_left_behind_when_its_server_is_gone_and_not_before() {
+    fn a_directory_is_orphaned_only_once_its_server_is_gone() {
         let parent = tempfile::tempdir().unwrap();
         let root = Root::make(parent.path(), NAME).unwrap();
         // Nobody's, and somebody else's.
@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_is_in_the_place_of_the_file_is_neither_followed_nor_waited_for() {
+    fn a_recording_path_is_neither_followed_nor_waited_for() {
         let parent = tempfile::tempdir().unwrap();
         let root = Root::make(parent.path(), NAME).unwrap();
         drop(root.owner);

@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn writes_close_together_leave_as_one_piece_and_later_ones_do_not() {
+    async fn writes_close_together_are_sent_as_one_message() {
         let (mut writer, _end, mut pieces, _pump) = start(8);
         for word in ["one ", "two ", "three"] {
             writer.write_all(word.as_bytes()).await.unwrap();
@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_pipe_that_a_child_never_stops_filling_is_given_back_after_what_is_in_it() {
+    async fn a_pipe_that_a_child_keeps_filling_is_drained_and_closed() {
         let (mut writer, end, mut pieces, pump) = start(8);
         writer.write_all(&[b'a'; 300_000]).await.unwrap();
         end.set(Duration::ZERO);

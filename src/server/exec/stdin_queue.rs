@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_process_that_does_not_read_slows_the_session_down_once_only() {
+    async fn a_process_that_ignores_stdin_slows_the_session_once() {
         let queue = StdinQueue::new(4 << 20);
         let chunk = "x".repeat(1 << 19);
         let started = tokio::time::Instant::now();

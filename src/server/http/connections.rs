@@ -363,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn admitted_connections_have_a_limit_and_waiting_ones_keep_their_places() {
+    fn admitted_connections_are_limited_and_waiting_ones_kept() {
         let mut ledger = ledger();
         let ids: Vec<_> = (0..3).map(|_| ledger.enter("in").0).collect();
         assert!(ids.iter().all(|id| ledger.admit(*id)));

@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_killed_server_left_unfinished_is_removed_and_what_is_being_written_is_not() {
+    fn unfinished_files_of_a_killed_server_are_removed() {
         let directory = tempfile::tempdir().unwrap();
         Directory::open(directory.path()).unwrap();
         let snapshots = directory.path().join(SNAPSHOTS);

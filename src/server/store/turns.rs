@@ -388,7 +388,7 @@ mod tests {
 
     /// More endless operations than work at the same time, and one short one after them.
     #[tokio::test]
-    async fn a_short_operation_ends_before_endless_ones_that_began_earlier() {
+    async fn a_short_operation_overtakes_endless_ones() {
         let turns = Turns::new(Duration::from_secs(3600));
         let (stop, ended) = (Stop::default(), Arc::new(AtomicBool::new(false)));
         let (begun, all_begun) = mpsc::sync_channel(2 * AT_ONCE);

@@ -407,7 +407,7 @@ mod tests {
     }
 
     #[test]
-    fn what_waits_for_a_disk_that_hangs_is_bounded_and_the_recording_says_that_it_stopped() {
+    fn a_hanging_disk_bounds_and_stops_the_recording() {
         for frame in ["x".repeat(1 << 20), "x".to_owned()] {
             let (recorder, items) = stuck();
             let link = recorder.dialling(&Target::Create).opened(Version::V1);

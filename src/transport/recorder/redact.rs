@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn a_short_token_is_replaced_where_it_is_told_and_garbles_nothing_else() {
+    fn a_short_token_is_redacted_without_garbling_other_text() {
         let mut secrets = Secrets::default();
         let told = secrets.clean_frame(r#"{"event":"sandbox_id","sandbox_token":"e"}"#.to_owned());
         assert_eq!(

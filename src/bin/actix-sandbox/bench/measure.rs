@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_run_has_no_more_stretches_of_time_than_a_short_one_and_loses_none() {
+    fn a_long_run_merges_time_buckets_and_loses_none() {
         let mut timeline = Timeline::new();
         for second in 0..100_000u64 {
             timeline.slot(Duration::from_secs(second)).completed += 1;

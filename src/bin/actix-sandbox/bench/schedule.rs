@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn arrivals_of_an_open_loop_do_not_wait_for_anybody() {
+    fn arrivals_of_an_open_loop_do_not_wait() {
         let mut schedule = schedule(Some(2.0), None, None, 0);
         assert_eq!(begins(&mut schedule, 0), [(0.0, true)]);
         // The server was slow. Each sandbox still counts from when it was due.

@@ -63,7 +63,7 @@ impl Flood {
 }
 
 #[test]
-fn the_window_fills_and_nothing_is_lost_while_nobody_waits() {
+fn a_full_window_loses_nothing_without_waiters() {
     let mut link = Flood::pause();
     assert_eq!(link.flood(Stdout), WINDOW);
     assert_eq!(link.buffer.poll_timeout(), None);
@@ -76,7 +76,7 @@ fn the_window_fills_and_nothing_is_lost_while_nobody_waits() {
 }
 
 #[test]
-fn who_waits_for_the_end_lets_output_go_that_nobody_reads() {
+fn a_waiter_for_the_end_releases_unread_output() {
     let mut link = Flood::pause();
     link.flood(Stdout);
     link.buffer.set_awaited(true);
@@ -91,7 +91,7 @@ fn who_waits_for_the_end_lets_output_go_that_nobody_reads() {
 }
 
 #[test]
-fn a_reader_that_finds_nothing_makes_room_in_the_stream_that_nobody_reads() {
+fn a_waiting_reader_makes_room_in_the_unread_stream() {
     for left in 0..8 {
         let mut link = Flood::pause();
         link.flood(Stderr);
@@ -109,7 +109,7 @@ fn a_reader_that_finds_nothing_makes_room_in_the_stream_that_nobody_reads() {
 }
 
 #[test]
-fn a_reader_that_takes_nothing_for_the_longest_pause_loses_its_oldest_output() {
+fn a_reader_idle_for_the_longest_pause_loses_old_output() {
     let mut link = Flood::pause();
     link.buffer.add_reader(Stderr);
     link.buffer.add_reader(Stdout);

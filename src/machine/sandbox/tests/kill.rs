@@ -20,7 +20,7 @@ fn kill_is_idempotent_and_answers_when_the_server_confirmed_it() {
 }
 
 #[test]
-fn a_kill_that_nobody_confirms_is_an_error_and_can_be_tried_again() {
+fn an_unconfirmed_kill_is_an_error_and_can_be_retried() {
     let mut fixture = Fixture::running();
     let first = fixture.kill();
     fixture.pass(Duration::from_secs(10));
@@ -198,7 +198,7 @@ fn a_kill_during_an_outage_that_does_not_end_was_not_applied() {
 }
 
 #[test]
-fn a_kill_that_times_out_in_an_outage_is_still_sent_after_it_and_says_so() {
+fn a_kill_that_times_out_in_an_outage_is_still_sent_after_it() {
     let mut fixture = Fixture::reconnecting();
     let kill = fixture.kill();
     fixture.pass_until_due();
@@ -286,7 +286,7 @@ fn the_kill_of_a_dropped_sandbox_is_bounded_in_time() {
 
 /// Dropped in the moment in which it was opened, and the link as well.
 #[test]
-fn a_sandbox_dropped_in_an_outage_before_anybody_had_it_is_killed_after_it() {
+fn an_unclaimed_sandbox_dropped_in_an_outage_is_killed_after_it() {
     let dropped = || {
         let mut fixture = Fixture::running();
         fixture.cut();
@@ -316,7 +316,7 @@ fn a_lost_link_is_no_word_for_the_kill_of_a_dropped_sandbox() {
 }
 
 #[test]
-fn a_refused_kill_ends_a_sandbox_that_nobody_holds() {
+fn a_refused_kill_ends_an_unclaimed_sandbox() {
     let mut fixture = Fixture::running();
     fixture.kill();
     fixture.say("SANDBOX_KILLING");
@@ -340,7 +340,7 @@ fn dropped_while_checkpointing() -> Fixture {
 }
 
 #[test]
-fn a_sandbox_dropped_during_a_checkpoint_is_killed_if_that_is_refused() {
+fn a_sandbox_dropped_in_a_refused_checkpoint_is_killed() {
     let mut refused = dropped_while_checkpointing();
     refused.say_because("SANDBOX_EXECUTION_IN_PROGRESS_ERROR", "no");
     assert_eq!(refused.sent(), [KILL_SANDBOX]);

@@ -42,7 +42,7 @@ fn every_state() -> Vec<(SandboxState, Fixture)> {
 }
 
 #[test]
-fn create_sends_its_configuration_and_answers_when_the_sandbox_runs() {
+fn create_sends_its_configuration_and_resolves_on_running() {
     let config = Configuration {
         idle_timeout: Some(60),
         ..Configuration::default()
@@ -146,7 +146,7 @@ fn a_fatal_status_that_waits_for_its_reason_outlives_the_link() {
 }
 
 #[test]
-fn the_last_words_of_the_server_are_a_better_reason_than_its_silence() {
+fn the_last_message_of_a_server_is_the_reason_of_its_loss() {
     let (mut fixture, _) = Fixture::creating();
     fixture.pass(Duration::from_millis(59_500));
     fixture.say("SANDBOX_CREATION_ERROR");
@@ -199,7 +199,7 @@ fn an_early_close_fails_create_and_attach_once() {
 }
 
 #[test]
-fn malformed_frames_end_the_session_and_quote_at_most_200_characters() {
+fn malformed_frames_end_the_session_with_a_short_excerpt() {
     let long = "x".repeat(100_000);
     let other =
         format!(r#"{{"event":"sandbox_id","sandbox_id":"{long}\u001b","sandbox_token":"s3cret"}}"#);
@@ -427,7 +427,7 @@ fn a_sandbox_deleted_while_idle_is_over_at_once() {
 }
 
 #[test]
-fn a_sandbox_that_is_deleted_may_have_been_checkpointed_where_it_was_asked_for() {
+fn a_deleted_sandbox_may_be_checkpointed_if_that_was_enabled() {
     let (mut asked, _) = Fixture::creating_with(Configuration {
         enable_checkpoint: true,
         enable_idle_timeout_auto_checkpoint: true,

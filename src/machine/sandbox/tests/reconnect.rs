@@ -47,7 +47,7 @@ fn reconnect_is_never_sent_without_an_exec() {
 }
 
 #[test]
-fn what_an_exec_without_an_answer_may_have_started_is_killed_after_the_outage() {
+fn an_unanswered_exec_is_killed_after_the_outage() {
     let starting = Fixture::running;
     let (mut asked, mut cancelled, mut late) = (starting(), starting(), starting());
     asked.exec();
@@ -168,7 +168,7 @@ fn an_exec_during_an_outage_waits_for_the_link() {
 }
 
 #[test]
-fn an_exec_during_an_outage_of_a_busy_sandbox_is_refused_unless_that_is_killed() {
+fn an_exec_in_an_outage_of_a_busy_sandbox_is_refused() {
     let mut fixture = Fixture::reconnecting();
     let exec = fixture.exec();
     assert!(matches!(
@@ -186,7 +186,7 @@ fn an_exec_during_an_outage_of_a_busy_sandbox_is_refused_unless_that_is_killed()
 }
 
 #[test]
-fn an_exec_that_waits_for_the_link_is_settled_by_its_timeout_a_kill_or_the_loss() {
+fn an_exec_waiting_for_a_link_settles_in_every_case() {
     let waiting = || {
         let mut fixture = Fixture::running();
         fixture.cut();
@@ -241,7 +241,7 @@ fn what_was_asked_and_not_answered_fails_with_the_link() {
 }
 
 #[test]
-fn in_use_while_reconnecting_refuses_the_link_and_is_tried_again() {
+fn in_use_during_a_reconnect_is_retried() {
     let mut fixture = Fixture::reconnecting();
     for epoch in 2..5 {
         fixture.link();
@@ -306,7 +306,7 @@ fn a_process_abandoned_during_an_outage_is_killed_after_it() {
 }
 
 #[test]
-fn the_answer_to_a_kill_before_an_outage_is_no_news_of_a_later_process() {
+fn a_late_kill_answer_does_not_concern_a_later_process() {
     let mut fixture = Fixture::executing();
     fixture.call(|sandbox| sandbox.kill_process(P1));
     fixture.cut();
@@ -347,7 +347,7 @@ fn nothing_but_running_arms_the_connection() {
 /// `SANDBOX_RUNNING` on a link that runs says that there is nothing to go on with. It is about the process that was asked for, and
 /// not about one that has begun since.
 #[test]
-fn a_process_that_begins_after_the_resumed_one_ended_is_answered() {
+fn a_process_started_after_the_resumed_one_is_answered() {
     let mut fixture = Fixture::executing();
     fixture.cut();
     fixture.link();

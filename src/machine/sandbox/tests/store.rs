@@ -6,7 +6,7 @@ use ProcessFact::{Done, ForceKilled};
 // ----- checkpoint
 
 #[test]
-fn checkpoint_answers_when_the_server_confirmed_it_and_ends_the_session() {
+fn a_confirmed_checkpoint_resolves_and_ends_the_session() {
     let mut fixture = Fixture::running();
     let checkpoint = fixture.checkpoint();
     assert_eq!(fixture.sent(), [r#"{"action":"checkpoint"}"#]);
@@ -21,7 +21,7 @@ fn checkpoint_answers_when_the_server_confirmed_it_and_ends_the_session() {
 }
 
 #[test]
-fn checkpoint_and_snapshot_are_for_a_running_sandbox_and_not_twice_at_once() {
+fn only_a_running_sandbox_is_stored_one_operation_at_a_time() {
     for (mut fixture, part) in [
         (Fixture::creating().0, "being created"),
         (Fixture::reconnecting(), "reconnecting"),
@@ -49,7 +49,7 @@ fn checkpoint_and_snapshot_are_for_a_running_sandbox_and_not_twice_at_once() {
 }
 
 #[test]
-fn a_checkpoint_refused_because_an_exec_runs_fails_and_the_sandbox_goes_on() {
+fn a_checkpoint_refused_for_an_exec_leaves_the_sandbox_running() {
     let mut fixture = Fixture::executing();
     let checkpoint = fixture.checkpoint();
     fixture.say("SANDBOX_CHECKPOINTING");
@@ -67,7 +67,7 @@ fn a_checkpoint_refused_because_an_exec_runs_fails_and_the_sandbox_goes_on() {
 }
 
 #[test]
-fn a_checkpoint_refused_in_the_middle_of_a_kill_does_not_arm_the_connection() {
+fn a_checkpoint_refused_during_a_kill_does_not_arm_reconnection() {
     let mut fixture = Fixture::executing();
     fixture.checkpoint();
     fixture.kill();
@@ -90,7 +90,7 @@ fn a_fatal_checkpoint_error_fails_with_the_reason_and_closes() {
 }
 
 #[test]
-fn a_checkpoint_that_was_not_enabled_is_refused_before_it_is_sent() {
+fn a_checkpoint_not_enabled_is_refused_before_it_is_sent() {
     let (mut fixture, _) = Fixture::creating_with(Configuration::default());
     fixture.frame(IDENTITY);
     fixture.say("SANDBOX_RUNNING");
@@ -147,7 +147,7 @@ fn deleted_alone_is_no_word_for_a_checkpoint() {
 }
 
 #[test]
-fn a_checkpoint_is_bounded_in_time_and_never_comes_back_by_itself() {
+fn a_checkpoint_times_out_and_never_reconnects() {
     let mut silent = Fixture::running();
     let checkpoint = silent.checkpoint();
     assert_eq!(silent.pass_until_due(), Duration::from_secs(600));
@@ -185,7 +185,7 @@ fn snapshot_answers_as_the_server_does_and_the_sandbox_goes_on() {
 }
 
 #[test]
-fn the_answer_to_a_snapshot_that_timed_out_is_not_that_of_the_next() {
+fn a_timed_out_snapshots_answer_is_not_the_next_ones() {
     let mut fixture = Fixture::running();
     let first = fixture.snapshot();
     assert_eq!(fixture.pass_until_due(), Duration::from_secs(600));
@@ -198,7 +198,7 @@ fn the_answer_to_a_snapshot_that_timed_out_is_not_that_of_the_next() {
 }
 
 #[test]
-fn a_snapshot_whose_answer_never_comes_does_not_take_that_of_the_next() {
+fn an_unanswered_snapshot_does_not_take_the_next_answer() {
     for lost in [false, true] {
         let mut fixture = Fixture::running();
         fixture.snapshot();
@@ -219,7 +219,7 @@ fn a_snapshot_whose_answer_never_comes_does_not_take_that_of_the_next() {
 }
 
 #[test]
-fn the_answer_to_a_snapshot_before_an_outage_is_not_that_of_the_next() {
+fn a_snapshot_answer_before_an_outage_is_not_the_next_ones() {
     let mut fixture = Fixture::running();
     fixture.snapshot();
     fixture.say("SANDBOX_FILESYSTEM_SNAPSHOT_CREATING");
@@ -288,7 +288,7 @@ fn a_sandbox_handed_to_another_client_does_not_take_itself_back() {
 }
 
 #[test]
-fn nothing_arms_the_connection_again_after_a_handoff_was_asked_for() {
+fn nothing_rearms_reconnection_after_a_handoff() {
     let mut refused = Fixture::executing();
     refused.say("SANDBOX_LOCK_RELEASE_REQUESTED");
     refused.checkpoint();

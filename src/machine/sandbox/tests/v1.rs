@@ -141,7 +141,7 @@ fn an_error_while_a_process_runs_does_not_end_it() {
 }
 
 #[test]
-fn the_answer_to_stdin_of_an_ended_process_is_not_the_refusal_of_the_next() {
+fn a_stdin_answer_does_not_refuse_the_next_process() {
     let mut fixture = Fixture::executing();
     fixture.say("SANDBOX_EXECUTION_DONE");
     let next = fixture.exec();
@@ -165,7 +165,7 @@ fn output_of_no_process_is_an_event() {
 }
 
 #[test]
-fn a_kill_of_the_process_goes_out_for_the_process_that_runs_only() {
+fn a_kill_is_sent_only_for_the_running_process() {
     let mut fixture = Fixture::executing();
     fixture.call(|sandbox| sandbox.kill_process(P2));
     assert_eq!(fixture.sent(), [""; 0]);
@@ -245,7 +245,7 @@ fn an_exec_waits_for_the_end_of_one_that_is_being_killed() {
 }
 
 #[test]
-fn an_exec_that_waits_for_a_kill_is_refused_when_the_kill_is_or_comes_to_nothing() {
+fn an_exec_behind_a_failed_kill_is_refused() {
     let waiting = || {
         let mut fixture = Fixture::executing();
         fixture.call(|sandbox| sandbox.kill_process(P1));
@@ -278,7 +278,7 @@ fn an_exec_that_waits_for_a_kill_is_refused_when_the_kill_is_or_comes_to_nothing
 }
 
 #[test]
-fn an_abandoned_process_whose_kill_comes_to_nothing_does_not_keep_the_sandbox_busy() {
+fn an_abandoned_process_with_a_failed_kill_frees_the_sandbox() {
     let mut refused = Fixture::executing();
     refused.call(|sandbox| sandbox.abandon_process(P1));
     let waiting = refused.exec();
@@ -311,7 +311,7 @@ fn an_abandoned_process_whose_kill_comes_to_nothing_does_not_keep_the_sandbox_bu
 }
 
 #[test]
-fn an_exec_that_starts_too_late_is_killed_and_the_sandbox_is_free_again() {
+fn an_exec_that_starts_too_late_is_killed() {
     let mut fixture = start_timed_out();
     fixture.say_all("EXECUTION_RUNNING EXECUTION_FORCE_KILLED");
     assert_eq!(fixture.sent(), [KILL_PROCESS], "now there is one to kill");
@@ -337,7 +337,7 @@ fn a_kill_before_the_start_is_no_end_of_what_starts_after_it() {
 }
 
 #[test]
-fn the_kill_of_an_exec_that_was_refused_late_is_no_news_of_the_next() {
+fn a_kill_of_a_refused_exec_does_not_concern_the_next() {
     let mut fixture = start_timed_out();
     fixture.say_because("SANDBOX_EXECUTION_ERROR", "no memory");
     assert_eq!(fixture.told(), [(P1, Done)]);
@@ -347,7 +347,7 @@ fn the_kill_of_an_exec_that_was_refused_late_is_no_news_of_the_next() {
 }
 
 #[test]
-fn an_exec_that_is_abandoned_before_it_starts_is_answered_and_killed() {
+fn an_exec_abandoned_before_its_start_is_answered_and_killed() {
     let mut fixture = Fixture::running();
     let exec = fixture.exec();
     fixture.forget();
@@ -364,7 +364,7 @@ fn an_exec_that_is_abandoned_before_it_starts_is_answered_and_killed() {
 }
 
 #[test]
-fn a_process_that_is_over_before_it_started_leaves_no_request_behind() {
+fn a_process_that_ends_before_its_start_leaves_no_request() {
     let mut fixture = Fixture::running();
     let exec = fixture.exec();
     fixture.call(|sandbox| sandbox.process_ended(P1));
@@ -463,7 +463,7 @@ fn each_error_status_has_its_own_wait_for_its_reason() {
 }
 
 #[test]
-fn detach_kills_what_was_being_started_for_nobody() {
+fn detach_kills_unclaimed_starts() {
     let mut fixture = Fixture::running();
     fixture.exec();
     fixture.sent();

@@ -68,7 +68,7 @@ fn output_that_waits_is_joined_within_a_stream() {
 }
 
 #[test]
-fn one_without_a_name_that_prints_without_end_does_not_keep_the_others_waiting() {
+fn endless_v1_output_does_not_delay_named_execs() {
     let link = Arc::new(Link::new(Version::V2, None));
     let exec = NamedExec::new(crate::machine::ServedExec::new("named".into(), 1_024));
     link.add(&exec);

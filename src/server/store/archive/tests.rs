@@ -146,7 +146,7 @@ fn holes_are_kept() {
 }
 
 #[test]
-fn a_pipe_and_a_socket_are_left_out_and_nobody_waits_for_them() {
+fn pipes_and_sockets_are_skipped_without_blocking() {
     let tree = tempfile::tempdir().unwrap();
     let made = std::process::Command::new("mkfifo")
         .arg(tree.path().join("pipe"))
@@ -573,7 +573,7 @@ fn the_times_of_directories_come_back() {
 
 /// Its code puts a link in the place of a directory that was just listed.
 #[test]
-fn the_target_of_a_link_outside_is_not_read_through_a_directory_that_was_replaced() {
+fn a_replaced_directory_does_not_leak_outside_files() {
     let outside = tempfile::tempdir().unwrap();
     symlink("secret", outside.path().join("link")).unwrap();
     let tree = tempfile::tempdir().unwrap();
@@ -615,7 +615,7 @@ fn a_damaged_archive_is_noticed_wherever_the_damage_is() {
 }
 
 #[test]
-fn an_archive_that_is_not_finished_leaves_nothing_and_the_old_one_stays() {
+fn an_unfinished_archive_leaves_the_old_one_in_place() {
     let tree = tempfile::tempdir().unwrap();
     fs::write(tree.path().join("file"), "old").unwrap();
     let (directory, archive) = place();
@@ -643,7 +643,7 @@ fn an_archive_that_is_not_finished_leaves_nothing_and_the_old_one_stays() {
 
 /// When a sandbox is deleted while it is stored, files that are gone are no reason to store it without.
 #[test]
-fn an_archive_that_is_stopped_at_the_last_moment_does_not_replace_the_old_one() {
+fn an_archive_stopped_before_its_rename_replaces_nothing() {
     let tree = tempfile::tempdir().unwrap();
     fs::write(tree.path().join("file"), "old").unwrap();
     let (directory, archive) = place();

@@ -71,7 +71,7 @@ fn an_archive_of_several_parts_comes_back_byte_for_byte() {
 }
 
 #[test]
-fn what_was_stopped_or_is_forbidden_at_the_last_moment_is_not_seen() {
+fn an_archive_stopped_or_fenced_late_never_appears() {
     let (workplace, bucket) = bucket();
     let stop = Stop::default();
     let archive = packed(&workplace, &stop);

@@ -113,7 +113,7 @@ fn a_damaged_lock_is_over_a_lease_after_it_was_written() {
 }
 
 #[test]
-fn whoever_waits_is_seen_until_it_goes_or_dies() {
+fn a_waiting_server_is_seen_until_it_leaves_or_dies() {
     for (_directory, storage) in storages() {
         let (a, b) = (open(&storage, "a"), open(&storage, "b"));
         let id = SandboxId::new("sandbox-1");

@@ -35,7 +35,7 @@ async fn sandboxes_with(
 
 /// Others, also the namespaces of another sandbox, would be opened at the numbers that those of the first had.
 #[tokio::test]
-async fn what_is_about_to_begin_in_a_sandbox_that_ends_begins_in_no_other() {
+async fn a_pending_start_ends_with_its_sandbox() {
     let folder = tempfile::tempdir().unwrap();
     let Some((backend, [one, two])) = sandboxes(folder.path()).await else {
         return;
@@ -62,7 +62,7 @@ async fn what_is_about_to_begin_in_a_sandbox_that_ends_begins_in_no_other() {
 
 /// Its parent is not there yet to say so.
 #[tokio::test]
-async fn a_first_process_that_is_dead_is_replaced_though_its_parent_lives() {
+async fn a_dead_first_process_is_replaced_while_its_parent_lives() {
     let folder = tempfile::tempdir().unwrap();
     let Some((backend, [one, two])) = sandboxes(folder.path()).await else {
         return;
@@ -108,7 +108,7 @@ impl Drop for Mounted<'_> {
 }
 
 #[tokio::test]
-async fn what_is_mounted_where_nobody_else_comes_is_no_reason_not_to_start() {
+async fn private_mounts_of_others_do_not_prevent_a_start() {
     use std::os::unix::fs::PermissionsExt;
 
     // Not below `/tmp`: sandboxes have their own.

@@ -130,7 +130,7 @@ fn output_that_another_client_acknowledged_is_a_gap() {
 }
 
 #[test]
-fn stdin_of_an_earlier_client_fills_the_window_until_it_is_taken() {
+fn stdin_of_an_earlier_client_fills_the_window() {
     let mut exec = Exec::adopted([0, 0]);
     exec.fact(ProcessFact::LinkUp);
     assert_eq!(exec.announced(STDIN_WINDOW - 3), NOTHING);
