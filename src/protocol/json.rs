@@ -67,10 +67,15 @@ pub(super) fn parse_object<'a, T: Deserialize<'a>>(frame: &'a [u8]) -> Result<T,
             Err(error) => error,
         }
     };
-    Err(ParseError::NotJson {
+    Err(not_json(frame, problem))
+}
+
+/// The error for a frame that is not JSON.
+pub(super) fn not_json(frame: &[u8], problem: impl ToString) -> ParseError {
+    ParseError::NotJson {
         problem: problem.to_string(),
-        excerpt: excerpt(),
-    })
+        excerpt: excerpt(frame),
+    }
 }
 
 /// The JSON text of one value. An absent key and `null` are `None` in the struct.

@@ -8,7 +8,7 @@ use super::{
     super::{
         ExecId, ParseError, Version,
         data::read_data,
-        json::{Raw, parse_object},
+        json::{Raw, not_json, parse_object},
     },
     ClientMessage, ExecOptions, ExecRequest, NamedMessage,
 };
@@ -43,7 +43,8 @@ impl<'a> ClientMessage<'a> {
     ///
     /// # Errors
     ///
-    /// Fails if the frame is not a JSON object, or if a known key occurs twice.
+    /// Fails if the frame is not a JSON object, or if a known key occurs twice. `null` counts as an
+    /// absent key.
     pub fn parse(frame: &'a [u8]) -> Result<Self, ParseError> {
         Self::parse_as(frame, Version::V1)
     }
@@ -56,9 +57,14 @@ impl<'a> ClientMessage<'a> {
     pub fn parse_as(frame: &'a [u8], version: Version) -> Result<Self, ParseError> {
         let keys: Keys<'a> = parse_object(frame)?;
         if version == Version::V2
-            && let Some(exec) = keys.exec.and_then(Raw::text)
+            && let Some(exec) = keys.exec
         {
-            return Ok(Self::Named(ExecId::new(exec), keys.named()));
+            match exec.text() {
+                Some(exec) => return Ok(Self::Named(ExecId::new(exec), keys.named())),
+                // The message must not reach the exec without a name.
+                None if exec.json().starts_with('"') => return Err(not_json(frame, "bad escape")),
+                None => {}
+            }
         }
         let event = keys.event.and_then(Raw::text);
         let action = keys.action.and_then(Raw::text);

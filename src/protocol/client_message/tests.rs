@@ -130,6 +130,22 @@ fn input_that_cannot_be_read_is_refused_with_the_reason() {
     );
 }
 
+/// Otherwise a message about a named exec would reach the exec without a name.
+#[test]
+fn an_exec_id_that_cannot_be_decoded_is_refused() {
+    for rest in [
+        r#""action":"kill_process""#,
+        r#""language":"bash","code":"x""#,
+    ] {
+        let text = format!(r#"{{"exec":"\ud800",{rest}}}"#);
+        let parsed = ClientMessage::parse_as(text.as_bytes(), Version::V2);
+        assert!(
+            matches!(parsed, Err(ParseError::NotJson { .. })),
+            "{text}: {parsed:?}"
+        );
+    }
+}
+
 #[test]
 fn missing_values_and_wrong_types_are_left_to_the_server() {
     let parse = |text: &'static str| ClientMessage::parse(text.as_bytes()).expect(text);

@@ -8,7 +8,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Where programs are looked for, in the sandbox as well.
+/// The search path inside a confined sandbox.
+#[cfg(target_os = "linux")]
 pub(super) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// The search path if this process has no `PATH`.

@@ -186,7 +186,8 @@ impl Leases {
         }
     }
 
-    /// Renews what is held, looks who waits, and tells sandboxes that they are waited for or lost. Ends with the manager.
+    /// Renews the leases that this server holds, and tells sandboxes that another server waits for them
+    /// or that their lease is lost. Ends when the registry is dropped.
     pub(crate) async fn keep(self: Arc<Self>, registry: Weak<Registry>) {
         loop {
             if self.held().is_empty() {
