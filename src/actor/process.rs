@@ -91,7 +91,10 @@ impl Unclaimed {
 
 impl Drop for Unclaimed {
     fn drop(&mut self) {
-        if let (Some(started), Some(sandbox)) = (self.started.take(), self.sandbox.upgrade()) {
+        // An upgrade allocates, and most are claimed.
+        if let Some(started) = self.started.take()
+            && let Some(sandbox) = self.sandbox.upgrade()
+        {
             sandbox.do_send(Background::KillProcess(started.process));
         }
     }
