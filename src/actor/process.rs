@@ -21,6 +21,7 @@ use crate::{
     },
     protocol::StdStream,
     transport::Credit,
+    yield_now::Yield,
 };
 
 /// What a process gets from its sandbox, in order.
@@ -115,6 +116,25 @@ pub(super) struct NewProcess {
     pub(super) sandbox_awaited: bool,
 }
 
+/// The report with the last acknowledgement. It is sent when this is dropped.
+///
+/// A caller that learns of the end often starts the next process. After one yield of the thread, the
+/// request for it and the acknowledgement are written together. The address keeps the connection
+/// open until then.
+struct LateReport {
+    sandbox: Addr<SandboxActor>,
+    report: Option<ProcessReport>,
+    yielding: Yield,
+}
+
+impl Drop for LateReport {
+    fn drop(&mut self) {
+        if let Some(report) = self.report.take() {
+            self.sandbox.do_send(report);
+        }
+    }
+}
+
 /// Owns the output, the stdin and the end of one exec.
 ///
 /// Answers [`Wait`], [`Kill`], [`WriteStdin`], [`FlushStdin`], [`CloseStdin`] and [`GetPlace`]. It
@@ -124,6 +144,7 @@ pub struct ProcessActor {
     machine: Box<Process>,
     output: OutputWriter,
     sandbox: WeakAddr<SandboxActor>,
+    late: Option<LateReport>,
     /// Whether everything was said about the process.
     settled: bool,
     waiters: BTreeMap<RequestId, Waiter>,
@@ -159,6 +180,7 @@ impl ProcessActor {
             machine,
             output,
             sandbox,
+            late: None,
             settled: false,
             waiters: BTreeMap::new(),
             next_request: 0,
@@ -178,6 +200,7 @@ impl ProcessActor {
 
     fn run_actions(&mut self) {
         let mut actions = Vec::new();
+        let mut acknowledged = false;
         while let Some(action) = self.machine.poll_action() {
             match action {
                 ProcessAction::Settle(request, result) => {
@@ -207,7 +230,10 @@ impl ProcessActor {
                 action => {
                     match &action {
                         ProcessAction::Ended { end, .. } => self.output.set_end(end.clone()),
-                        ProcessAction::Settled => self.settled = true,
+                        ProcessAction::Settled => {
+                            self.settled = true;
+                            acknowledged = matches!(actions.last(), Some(ProcessAction::Send(_)));
+                        }
                         _ => {}
                     }
                     actions.push(action);
@@ -215,7 +241,11 @@ impl ProcessActor {
             }
         }
         if !actions.is_empty() {
-            self.report(ProcessReport::Actions(self.process, actions));
+            let report = ProcessReport::Actions(self.process, actions);
+            match acknowledged {
+                true => self.report_late(report),
+                false => self.report(report),
+            }
         }
         self.update_demand();
     }
@@ -224,6 +254,15 @@ impl ProcessActor {
         if let Some(sandbox) = self.sandbox.upgrade() {
             sandbox.do_send(report);
         }
+    }
+
+    /// Sends the report after the thread has yielded.
+    fn report_late(&mut self, report: ProcessReport) {
+        self.late = self.sandbox.upgrade().map(|sandbox| LateReport {
+            sandbox,
+            report: Some(report),
+            yielding: Yield::begin(),
+        });
     }
 
     /// Tells the output whether a caller waits for a message behind it.
@@ -320,6 +359,8 @@ impl Driven for ProcessActor {
                 .for_each(|request| self.machine.cancel(request));
             self.run_actions();
         }
+        self.late
+            .take_if(|late| late.yielding.poll(task).is_ready());
     }
 }
 

@@ -8,8 +8,7 @@ use super::{Sandbox, SandboxAction};
 use crate::{
     machine::{Epoch, LinkError, ProcessId, SandboxEnd, SandboxEvent, SandboxState},
     protocol::{
-        OutputPiece, OutputView, Received, ServerMessage, Severity, Status, StatusUpdate,
-        StdStream,
+        OutputPiece, OutputView, Received, ServerMessage, Severity, Status, StatusUpdate, StdStream,
     },
 };
 
