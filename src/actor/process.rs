@@ -2,7 +2,9 @@
 
 use std::{collections::BTreeMap, task::Context as TaskContext, time::Instant};
 
-use actix::{Actor, ActorContext, Addr, AsyncContext, Context, Handler, Message, WeakAddr};
+use actix::{
+    Actor, ActorContext, Addr, AsyncContext, Context, Handler, Message, WeakAddr, dev::channel,
+};
 
 use super::{
     CloseStdin, FlushStdin, GetPlace, Kill, ProcessPlace, SandboxActor, StartedProcess, Wait,
@@ -116,6 +118,21 @@ pub(super) struct NewProcess {
     pub(super) sandbox_awaited: bool,
 }
 
+/// The capacity of the mailbox: the default of actix.
+const MAILBOX: usize = 16;
+
+/// The actor of a process that has no message yet. It runs from its first message on: a task that
+/// waits for the answer of the server would be polled once for nothing.
+pub(super) struct Unstarted(Box<(Context<ProcessActor>, ProcessActor)>);
+
+impl Unstarted {
+    /// Runs the actor in the current arbiter.
+    pub(super) fn run(self) {
+        let (context, actor) = *self.0;
+        actix_rt::spawn(context.into_future(actor));
+    }
+}
+
 /// The report with the last acknowledgement. It is sent when this is dropped.
 ///
 /// A caller that learns of the end often starts the next process. After one yield of the thread, the
@@ -165,8 +182,8 @@ impl Drop for ProcessActor {
 }
 
 impl ProcessActor {
-    /// Starts the actor of a process in the current arbiter.
-    pub(super) fn spawn(new: NewProcess) -> (Addr<Self>, ProcessOutput) {
+    /// The actor of a process, which is yet to be [run](Unstarted::run).
+    pub(super) fn create(new: NewProcess) -> (Addr<Self>, Unstarted, ProcessOutput) {
         let NewProcess {
             process,
             machine,
@@ -188,7 +205,10 @@ impl ProcessActor {
             awaited: false,
             killed: false,
         };
-        (actor.start(), reader)
+        // `Actor::start` makes a second address, which is two allocations.
+        let (sender, receiver) = channel::channel(MAILBOX);
+        let unstarted = Unstarted(Box::new((Context::with_receiver(receiver), actor)));
+        (Addr::new(sender), unstarted, reader)
     }
 
     fn request(&mut self, waiter: Waiter) -> RequestId {
