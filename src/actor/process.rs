@@ -1,10 +1,11 @@
 //! [`ProcessActor`]: one exec. Its output, its stdin, and how it ended.
 
-use std::{collections::BTreeMap, task::Context as TaskContext, time::Instant};
+use std::{task::Context as TaskContext, time::Instant};
 
 use actix::{
     Actor, ActorContext, Addr, AsyncContext, Context, Handler, Message, WeakAddr, dev::channel,
 };
+use litemap::LiteMap;
 
 use super::{
     CloseStdin, FlushStdin, GetPlace, Kill, ProcessPlace, SandboxActor, StartedProcess, Wait,
@@ -164,7 +165,7 @@ pub struct ProcessActor {
     late: Option<LateReport>,
     /// Whether everything was said about the process.
     settled: bool,
-    waiters: BTreeMap<RequestId, Waiter>,
+    waiters: LiteMap<RequestId, Waiter>,
     next_request: u64,
     /// A caller waits for a status of the sandbox.
     sandbox_awaited: bool,
@@ -199,7 +200,7 @@ impl ProcessActor {
             sandbox,
             late: None,
             settled: false,
-            waiters: BTreeMap::new(),
+            waiters: LiteMap::new(),
             next_request: 0,
             sandbox_awaited,
             awaited: false,

@@ -1,8 +1,7 @@
 //! [`Processes`]: the actors of a sandbox's processes, and what is passed on to them.
 
-use std::collections::BTreeMap;
-
 use actix::{Addr, WeakAddr};
+use litemap::LiteMap;
 
 use super::{
     ProcessActor, SandboxActor, StartedProcess,
@@ -19,7 +18,7 @@ use crate::{
 /// The processes about which something may still be said.
 #[derive(Default)]
 pub(super) struct Processes {
-    links: BTreeMap<ProcessId, ProcessLink>,
+    links: LiteMap<ProcessId, ProcessLink>,
     /// Whether a status of the sandbox, which may stand behind output, is waited for.
     awaited: bool,
 }
@@ -137,7 +136,7 @@ impl Processes {
         }
         // An empty map keeps its memory, which an idle sandbox does not need.
         if self.links.is_empty() {
-            self.links.clear();
+            self.links = LiteMap::new();
         }
     }
 }
