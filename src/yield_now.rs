@@ -6,7 +6,7 @@
 //! it had arrived. tokio delivers the wake of `yield_now` only after such a poll. So a task that waits
 //! for that wake, and for no other, lets the rest of the thread run.
 //!
-//! The client's link and the server's sessions use it.
+//! The client's link and processes, and the server's sessions use it.
 
 use std::{
     future::Future,

@@ -118,6 +118,35 @@ async fn eventful(builder: SandboxBuilder, proxy: Option<Proxy>) -> Result<Vec<S
     Ok(told)
 }
 
+/// The acknowledgement waits for what the caller sends next; here the caller sends nothing more.
+#[actix::test]
+async fn the_last_end_is_acknowledged_before_the_connection_closes() {
+    let server = LocalServer::start().await.unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("session.jsonl");
+    let sandbox = builder(server.url(), ProtocolVersion::V2).record_to(&file);
+    let sandbox = within("the sandbox", sandbox).await.unwrap();
+    let process = within("the exec", sandbox.exec(Language::Bash, "true")).await;
+    let process = process.unwrap();
+    // The end of the process may come before that of its output, which is acknowledged with it.
+    let output = within("the output", process.stdout().read_all()).await;
+    assert_eq!(output.unwrap(), "");
+    drop((process, sandbox));
+
+    let recording = Recording::load_complete(&file, LONG).await.unwrap();
+    let mut sent = recording
+        .lines()
+        .iter()
+        .filter_map(|line| match &line.event {
+            Event::Send(text) => Some(text.as_str()),
+            _ => None,
+        });
+    let last = sent.next_back().unwrap();
+    assert!(last.contains(r#""done":true"#), "{last}");
+    let end = &recording.lines().last().unwrap().event;
+    assert_eq!(*end, Event::Close(1000, Side::Client));
+}
+
 #[actix::test]
 async fn a_v1_session_with_a_cut_and_a_kill_is_replayed() {
     let (first, second, recording) = twice(ProtocolVersion::V1, eventful).await;

@@ -1,8 +1,11 @@
 //! [`ProcessActor`]: one exec. Its output, its stdin, and how it ended.
 
-use std::{collections::BTreeMap, task::Context as TaskContext, time::Instant};
+use std::{task::Context as TaskContext, time::Instant};
 
-use actix::{Actor, ActorContext, Addr, AsyncContext, Context, Handler, Message, WeakAddr};
+use actix::{
+    Actor, ActorContext, Addr, AsyncContext, Context, Handler, Message, WeakAddr, dev::channel,
+};
+use litemap::LiteMap;
 
 use super::{
     CloseStdin, FlushStdin, GetPlace, Kill, ProcessPlace, SandboxActor, StartedProcess, Wait,
@@ -21,6 +24,7 @@ use crate::{
     },
     protocol::StdStream,
     transport::Credit,
+    yield_now::Yield,
 };
 
 /// What a process gets from its sandbox, in order.
@@ -91,7 +95,10 @@ impl Unclaimed {
 
 impl Drop for Unclaimed {
     fn drop(&mut self) {
-        if let (Some(started), Some(sandbox)) = (self.started.take(), self.sandbox.upgrade()) {
+        // An upgrade allocates, and most are claimed.
+        if let Some(started) = self.started.take()
+            && let Some(sandbox) = self.sandbox.upgrade()
+        {
             sandbox.do_send(Background::KillProcess(started.process));
         }
     }
@@ -112,6 +119,40 @@ pub(super) struct NewProcess {
     pub(super) sandbox_awaited: bool,
 }
 
+/// The capacity of the mailbox: the default of actix.
+const MAILBOX: usize = 16;
+
+/// The actor of a process that has no message yet. It runs from its first message on: a task that
+/// waits for the answer of the server would be polled once for nothing.
+pub(super) struct Unstarted(Box<(Context<ProcessActor>, ProcessActor)>);
+
+impl Unstarted {
+    /// Runs the actor in the current arbiter.
+    pub(super) fn run(self) {
+        let (context, actor) = *self.0;
+        actix_rt::spawn(context.into_future(actor));
+    }
+}
+
+/// The report with the last acknowledgement. It is sent when this is dropped.
+///
+/// A caller that learns of the end often starts the next process. After one yield of the thread, the
+/// request for it and the acknowledgement are written together. The address keeps the connection
+/// open until then.
+struct LateReport {
+    sandbox: Addr<SandboxActor>,
+    report: Option<ProcessReport>,
+    yielding: Yield,
+}
+
+impl Drop for LateReport {
+    fn drop(&mut self) {
+        if let Some(report) = self.report.take() {
+            self.sandbox.do_send(report);
+        }
+    }
+}
+
 /// Owns the output, the stdin and the end of one exec.
 ///
 /// Answers [`Wait`], [`Kill`], [`WriteStdin`], [`FlushStdin`], [`CloseStdin`] and [`GetPlace`]. It
@@ -121,9 +162,10 @@ pub struct ProcessActor {
     machine: Box<Process>,
     output: OutputWriter,
     sandbox: WeakAddr<SandboxActor>,
+    late: Option<LateReport>,
     /// Whether everything was said about the process.
     settled: bool,
-    waiters: BTreeMap<RequestId, Waiter>,
+    waiters: LiteMap<RequestId, Waiter>,
     next_request: u64,
     /// A caller waits for a status of the sandbox.
     sandbox_awaited: bool,
@@ -141,8 +183,8 @@ impl Drop for ProcessActor {
 }
 
 impl ProcessActor {
-    /// Starts the actor of a process in the current arbiter.
-    pub(super) fn spawn(new: NewProcess) -> (Addr<Self>, ProcessOutput) {
+    /// The actor of a process, which is yet to be [run](Unstarted::run).
+    pub(super) fn create(new: NewProcess) -> (Addr<Self>, Unstarted, ProcessOutput) {
         let NewProcess {
             process,
             machine,
@@ -156,14 +198,18 @@ impl ProcessActor {
             machine,
             output,
             sandbox,
+            late: None,
             settled: false,
-            waiters: BTreeMap::new(),
+            waiters: LiteMap::new(),
             next_request: 0,
             sandbox_awaited,
             awaited: false,
             killed: false,
         };
-        (actor.start(), reader)
+        // `Actor::start` makes a second address, which is two allocations.
+        let (sender, receiver) = channel::channel(MAILBOX);
+        let unstarted = Unstarted(Box::new((Context::with_receiver(receiver), actor)));
+        (Addr::new(sender), unstarted, reader)
     }
 
     fn request(&mut self, waiter: Waiter) -> RequestId {
@@ -175,6 +221,7 @@ impl ProcessActor {
 
     fn run_actions(&mut self) {
         let mut actions = Vec::new();
+        let mut acknowledged = false;
         while let Some(action) = self.machine.poll_action() {
             match action {
                 ProcessAction::Settle(request, result) => {
@@ -204,7 +251,10 @@ impl ProcessActor {
                 action => {
                     match &action {
                         ProcessAction::Ended { end, .. } => self.output.set_end(end.clone()),
-                        ProcessAction::Settled => self.settled = true,
+                        ProcessAction::Settled => {
+                            self.settled = true;
+                            acknowledged = matches!(actions.last(), Some(ProcessAction::Send(_)));
+                        }
                         _ => {}
                     }
                     actions.push(action);
@@ -212,7 +262,11 @@ impl ProcessActor {
             }
         }
         if !actions.is_empty() {
-            self.report(ProcessReport::Actions(self.process, actions));
+            let report = ProcessReport::Actions(self.process, actions);
+            match acknowledged {
+                true => self.report_late(report),
+                false => self.report(report),
+            }
         }
         self.update_demand();
     }
@@ -221,6 +275,15 @@ impl ProcessActor {
         if let Some(sandbox) = self.sandbox.upgrade() {
             sandbox.do_send(report);
         }
+    }
+
+    /// Sends the report after the thread has yielded.
+    fn report_late(&mut self, report: ProcessReport) {
+        self.late = self.sandbox.upgrade().map(|sandbox| LateReport {
+            sandbox,
+            report: Some(report),
+            yielding: Yield::begin(),
+        });
     }
 
     /// Tells the output whether a caller waits for a message behind it.
@@ -317,6 +380,8 @@ impl Driven for ProcessActor {
                 .for_each(|request| self.machine.cancel(request));
             self.run_actions();
         }
+        self.late
+            .take_if(|late| late.yielding.poll(task).is_ready());
     }
 }
 

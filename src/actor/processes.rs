@@ -1,14 +1,13 @@
 //! [`Processes`]: the actors of a sandbox's processes, and what is passed on to them.
 
-use std::collections::BTreeMap;
-
 use actix::{Addr, WeakAddr};
+use litemap::LiteMap;
 
 use super::{
     ProcessActor, SandboxActor, StartedProcess,
     inbound::InboundBatch,
     output::ProcessOutput,
-    process::{NewProcess, ProcessEvent, ProcessInput},
+    process::{NewProcess, ProcessEvent, ProcessInput, Unstarted},
 };
 use crate::{
     Error,
@@ -19,13 +18,15 @@ use crate::{
 /// The processes about which something may still be said.
 #[derive(Default)]
 pub(super) struct Processes {
-    links: BTreeMap<ProcessId, ProcessLink>,
+    links: LiteMap<ProcessId, ProcessLink>,
     /// Whether a status of the sandbox, which may stand behind output, is waited for.
     awaited: bool,
 }
 
 struct ProcessLink {
     actor: Addr<ProcessActor>,
+    /// The actor itself, until there is something to tell it.
+    unstarted: Option<Unstarted>,
     /// For the caller, once the server said that the process runs.
     output: Option<ProcessOutput>,
     /// Whether it has been told everything.
@@ -57,7 +58,7 @@ impl Processes {
         policy: OutputPolicy,
         sandbox: WeakAddr<SandboxActor>,
     ) {
-        let (actor, output) = ProcessActor::spawn(NewProcess {
+        let (actor, unstarted, output) = ProcessActor::create(NewProcess {
             process,
             machine: Box::new(machine),
             policy,
@@ -66,6 +67,7 @@ impl Processes {
         });
         let link = ProcessLink {
             actor,
+            unstarted: Some(unstarted),
             output: Some(output),
             settled: false,
         };
@@ -95,14 +97,15 @@ impl Processes {
         self.links.get(&process).map(|link| &link.actor)
     }
 
-    pub(super) fn tell(&self, process: ProcessId, input: ProcessInput) {
-        if let Some(actor) = self.actor(process) {
-            actor.do_send(input);
+    pub(super) fn tell(&mut self, process: ProcessId, input: ProcessInput) {
+        if let Some(link) = self.links.get_mut(&process) {
+            link.actor.do_send(input);
+            link.unstarted.take().into_iter().for_each(Unstarted::run);
         }
     }
 
     /// Delivers what was gathered for another process: what comes next is for this one.
-    pub(super) fn turn_to(&self, process: ProcessId, batch: &mut InboundBatch) {
+    pub(super) fn turn_to(&mut self, process: ProcessId, batch: &mut InboundBatch) {
         if batch.process() != process {
             self.deliver(batch, None);
             batch.begin(process);
@@ -110,7 +113,7 @@ impl Processes {
     }
 
     /// Delivers what was gathered. The process keeps the credit for as long as it has no room.
-    pub(super) fn deliver(&self, batch: &mut InboundBatch, credit: Option<Credit>) {
+    pub(super) fn deliver(&mut self, batch: &mut InboundBatch, credit: Option<Credit>) {
         let events = batch.take();
         if !events.is_empty() || credit.is_some() {
             self.tell(batch.process(), ProcessInput { events, credit });
@@ -133,7 +136,7 @@ impl Processes {
         }
         // An empty map keeps its memory, which an idle sandbox does not need.
         if self.links.is_empty() {
-            self.links.clear();
+            self.links = LiteMap::new();
         }
     }
 }

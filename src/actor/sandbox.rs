@@ -1,12 +1,10 @@
 //! [`SandboxActor`]: one sandbox. Routes between its callers, its connection and its processes.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    time::Instant,
-};
+use std::{collections::VecDeque, time::Instant};
 
 use actix::{Actor, ActorContext, Addr, AsyncContext, Context, Handler, WeakAddr};
 use bytes::Bytes;
+use litemap::LiteMap;
 use tracing::Span;
 
 use super::{
@@ -47,7 +45,7 @@ pub struct SandboxActor {
     /// Stdin messages on their way to the link: tag, process, number.
     stdin: VecDeque<(u64, ProcessId, u64)>,
     next_tag: u64,
-    pub(super) waiters: BTreeMap<RequestId, Waiter>,
+    pub(super) waiters: LiteMap<RequestId, Waiter>,
     pub(super) next_request: u64,
     pub(super) subscribers: Subscribers,
     /// The last event, while processes that end with the sandbox have not said so.
@@ -78,7 +76,7 @@ impl SandboxActor {
             processes: Processes::default(),
             stdin: VecDeque::new(),
             next_tag: 0,
-            waiters: BTreeMap::new(),
+            waiters: LiteMap::new(),
             next_request: 0,
             subscribers: Subscribers::default(),
             last_event: None,
@@ -148,7 +146,7 @@ impl SandboxActor {
         self.processes.set_awaited(awaited);
         // An empty map keeps its memory, which an idle sandbox does not need.
         if self.waiters.is_empty() {
-            self.waiters.clear();
+            self.waiters = LiteMap::new();
         }
         let over = matches!(self.machine.state(), SandboxState::Ended(_));
         if self.orphaned && over && self.last_event.is_none() {

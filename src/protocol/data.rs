@@ -1,13 +1,10 @@
 //! Bytes of a stream on the wire: `data` if they are UTF-8, otherwise `data_b64` (v2).
 
-use std::{borrow::Cow, io::Write};
+use std::borrow::Cow;
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 
-use super::{
-    ExecId,
-    json::{Raw, into_text, print_plain, print_text},
-};
+use super::json::{Object, Raw};
 
 /// Reads the bytes of a v2 message. Without `data` and `data_b64`, there are none. `None` if both
 /// are present, or if the bytes can't be decoded.
@@ -34,36 +31,21 @@ pub(super) fn into_bytes(text: Cow<'_, str>) -> Cow<'_, [u8]> {
     }
 }
 
-/// A piece of a stream as JSON. This is the most frequent message, and the longest, so it has no
-/// derived form.
+/// A piece of a stream as JSON. This is the most frequent message, and the longest.
 pub(super) fn print_piece(
     event: &str,
-    place: Option<(&ExecId, u64)>,
+    place: Option<(&str, u64)>,
     data: &[u8],
     eof: bool,
 ) -> String {
-    let mut json = Vec::with_capacity(data.len() + data.len() / 16 + 128);
-    json.extend_from_slice(br#"{"event":"#);
-    print_plain(&mut json, event);
+    let room = data.len() + data.len() / 16 + 128;
+    let mut json = Object::with_capacity(room).plain("event", event);
     if let Some((exec, offset)) = place {
-        json.extend_from_slice(br#","exec":"#);
-        print_text(&mut json, exec.as_str());
-        // Writing to memory can't fail.
-        let _ = write!(json, r#","offset":{offset}"#);
+        json = json.text("exec", exec).value("offset", offset);
     }
-    match std::str::from_utf8(data) {
-        Ok(text) => {
-            json.extend_from_slice(br#","data":"#);
-            print_text(&mut json, text);
-        }
-        Err(_) => {
-            json.extend_from_slice(br#","data_b64":"#);
-            print_plain(&mut json, &BASE64_STANDARD.encode(data));
-        }
-    }
-    if eof {
-        json.extend_from_slice(br#","eof":true"#);
-    }
-    json.push(b'}');
-    into_text(json)
+    json = match std::str::from_utf8(data) {
+        Ok(text) => json.text("data", text),
+        Err(_) => json.plain("data_b64", &BASE64_STANDARD.encode(data)),
+    };
+    json.optional("eof", eof.then_some(true)).end()
 }

@@ -134,27 +134,70 @@ pub(super) fn print(message: &impl Serialize) -> String {
     into_text(json)
 }
 
-/// A text as JSON, quick if there is nothing to escape.
-pub(super) fn print_text(json: &mut Vec<u8>, text: &str) {
-    match plain_length(text.as_bytes()) < text.len() {
-        true => {
-            let printed = serde_json::to_writer(json, text);
-            debug_assert!(printed.is_ok(), "printing to memory can't fail");
+/// A JSON object that is being printed. Its keys have nothing to escape.
+///
+/// A derived form costs three times as many instructions, which is 5 % of an exec round trip. So the
+/// messages of a busy link have none.
+pub(super) struct Object(Vec<u8>);
+
+impl Object {
+    pub(super) fn with_capacity(bytes: usize) -> Self {
+        Self(Vec::with_capacity(bytes))
+    }
+
+    fn key(&mut self, key: &str) {
+        let before = if self.0.is_empty() { b"{\"" } else { b",\"" };
+        self.0.extend_from_slice(before);
+        self.0.extend_from_slice(key.as_bytes());
+        self.0.extend_from_slice(b"\":");
+    }
+
+    /// A value in its derived form.
+    pub(super) fn value(mut self, key: &str, value: impl Serialize) -> Self {
+        self.key(key);
+        let printed = serde_json::to_writer(&mut self.0, &value);
+        debug_assert!(printed.is_ok(), "printing to memory can't fail");
+        self
+    }
+
+    /// A value in its derived form, if there is one.
+    pub(super) fn optional(self, key: &str, value: Option<impl Serialize>) -> Self {
+        match value {
+            Some(value) => self.value(key, value),
+            None => self,
         }
-        false => print_plain(json, text),
+    }
+
+    /// A text, quick if there is nothing to escape.
+    pub(super) fn text(self, key: &str, text: &str) -> Self {
+        match plain_length(text.as_bytes()) < text.len() {
+            true => self.value(key, text),
+            false => self.plain(key, text),
+        }
+    }
+
+    /// A text that has nothing to escape.
+    pub(super) fn plain(mut self, key: &str, text: &str) -> Self {
+        self.key(key);
+        self.0.reserve(text.len() + 2);
+        self.0.push(b'"');
+        self.0.extend_from_slice(text.as_bytes());
+        self.0.push(b'"');
+        self
+    }
+
+    /// The object as text.
+    pub(super) fn end(mut self) -> String {
+        if self.0.is_empty() {
+            self.0.push(b'{');
+        }
+        self.0.push(b'}');
+        into_text(self.0)
     }
 }
 
-/// A text that has nothing to escape.
-pub(super) fn print_plain(json: &mut Vec<u8>, text: &str) {
-    json.reserve(text.len() + 2);
-    json.push(b'"');
-    json.extend_from_slice(text.as_bytes());
-    json.push(b'"');
-}
-
 /// JSON that was printed, which is UTF-8.
-pub(super) fn into_text(json: Vec<u8>) -> String {
+fn into_text(json: Vec<u8>) -> String {
     String::from_utf8(json).unwrap_or_default()
 }
 

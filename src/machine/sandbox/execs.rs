@@ -3,7 +3,9 @@
 //! An exec request that was lost with its link is sent again on the next one. A running exec is asked
 //! for on the next link; its process knows where its output stands.
 
-use std::{collections::BTreeMap, fmt::Write, time::Instant};
+use std::{fmt::Write, time::Instant};
+
+use litemap::LiteMap;
 
 use super::{
     Pending, Sandbox, SandboxAction, SandboxReply,
@@ -35,8 +37,8 @@ const UNKNOWN_END: ExecEnd = ExecEnd {
 /// Set by a start or an adoption. Cleared when nothing more will be said about the process.
 #[derive(Debug, Default)]
 pub(super) struct Execs {
-    by_process: BTreeMap<ProcessId, Exec>,
-    by_id: BTreeMap<ExecId, ProcessId>,
+    by_process: LiteMap<ProcessId, Exec>,
+    by_id: LiteMap<ExecId, ProcessId>,
 }
 
 #[derive(Debug)]

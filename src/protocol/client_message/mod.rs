@@ -5,9 +5,7 @@ mod read;
 
 use std::borrow::Cow;
 
-use serde::Serialize;
-
-use super::{ExecId, data::print_piece, json::print};
+use super::{ExecId, data::print_piece, json::Object};
 
 pub use options::ExecOptions;
 
@@ -45,13 +43,11 @@ pub enum ClientMessage<'a> {
 }
 
 /// A request to run code.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ExecRequest<'a> {
     /// The language. A value that is not text is given as its JSON.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub language: Option<Cow<'a, str>>,
     /// The code.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub code: Option<Cow<'a, str>>,
 }
 
@@ -93,42 +89,24 @@ pub enum NamedMessage<'a> {
 }
 
 /// A message with an `action`.
-#[derive(Default, Serialize)]
-struct Action<'a> {
-    action: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    name: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    exec: Option<&'a ExecId>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    stdout: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    stderr: Option<u64>,
-}
-
-fn print_action(action: &'static str) -> String {
-    print(&Action {
-        action,
-        ..Action::default()
-    })
+fn action(action: &str) -> Object {
+    Object::with_capacity(128).plain("action", action)
 }
 
 impl<'a> ClientMessage<'a> {
     /// The message as the text of a frame.
     pub fn encode(&self) -> String {
         match self {
-            Self::Exec(request) => print(request),
+            Self::Exec(request) => request.print().end(),
             Self::Stdin { data: Some(data) } => print_piece("stdin", None, data.as_bytes(), false),
             Self::Stdin { data: None } => r#"{"event":"stdin"}"#.to_owned(),
-            Self::KillProcess => print_action("kill_process"),
-            Self::KillSandbox => print_action("kill_sandbox"),
-            Self::SnapshotFilesystem { name } => print(&Action {
-                action: "snapshot_filesystem",
-                name: name.as_deref(),
-                ..Action::default()
-            }),
-            Self::Checkpoint => print_action("checkpoint"),
-            Self::Reconnect => print_action("reconnect"),
+            Self::KillProcess => action("kill_process").end(),
+            Self::KillSandbox => action("kill_sandbox").end(),
+            Self::SnapshotFilesystem { name } => action("snapshot_filesystem")
+                .optional("name", name.as_deref())
+                .end(),
+            Self::Checkpoint => action("checkpoint").end(),
+            Self::Reconnect => action("reconnect").end(),
             Self::Named(exec, message) => message.encode(exec),
             Self::Unknown => "{}".to_owned(),
         }
@@ -155,65 +133,50 @@ impl<'a> ExecRequest<'a> {
             code: Some(code.into()),
         }
     }
+
+    fn print(&self) -> Object {
+        let room = self.code.as_ref().map_or(0, |code| code.len()) + 256;
+        let mut json = Object::with_capacity(room);
+        if let Some(language) = &self.language {
+            json = json.text("language", language);
+        }
+        if let Some(code) = &self.code {
+            json = json.text("code", code);
+        }
+        json
+    }
 }
 
 impl NamedMessage<'_> {
     fn encode(&self, exec: &ExecId) -> String {
-        #[derive(Serialize)]
-        struct Exec<'a> {
-            #[serde(flatten)]
-            request: &'a ExecRequest<'a>,
-            exec: &'a ExecId,
-            #[serde(flatten)]
-            options: &'a ExecOptions,
-        }
-        #[derive(Serialize)]
-        #[serde(tag = "event", rename = "ack")]
-        struct Ack<'a> {
-            exec: &'a ExecId,
-            stdout: u64,
-            stderr: u64,
-            #[serde(skip_serializing_if = "std::ops::Not::not")]
-            done: bool,
-        }
-        let about = |action| Action {
-            action,
-            exec: Some(exec),
-            ..Action::default()
-        };
+        let exec = exec.as_str();
         match self {
-            Self::Exec(request, options) => print(&Exec {
-                request,
-                exec,
-                options,
-            }),
+            Self::Exec(request, options) => options.print(request.print().text("exec", exec)).end(),
             Self::Stdin { offset, data, eof } => {
                 print_piece("stdin", Some((exec, *offset)), data, *eof)
             }
             &Self::Ack {
                 offsets: [stdout, stderr],
                 done,
-            } => print(&Ack {
-                exec,
-                stdout,
-                stderr,
-                done,
-            }),
-            Self::Kill => print(&about("kill_process")),
+            } => Object::with_capacity(128)
+                .plain("event", "ack")
+                .text("exec", exec)
+                .value("stdout", stdout)
+                .value("stderr", stderr)
+                .optional("done", done.then_some(true))
+                .end(),
+            Self::Kill => action("kill_process").text("exec", exec).end(),
             &Self::Reconnect {
                 offsets: [stdout, stderr],
-            } => print(&Action {
-                stdout: Some(stdout),
-                stderr: Some(stderr),
-                ..about("reconnect")
-            }),
+            } => action("reconnect")
+                .text("exec", exec)
+                .value("stdout", stdout)
+                .value("stderr", stderr)
+                .end(),
             // A reader makes these. They have no other form.
             Self::Malformed(_) | Self::MalformedStdin(_) | Self::Unknown => {
-                format!(r#"{{"exec":{}}}"#, print(exec))
+                Object::with_capacity(128).text("exec", exec).end()
             }
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

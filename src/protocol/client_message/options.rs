@@ -8,34 +8,27 @@ use serde::{
 };
 
 use super::{
-    super::json::Raw,
+    super::json::{Object, Raw},
     read::{Keys, wrong},
 };
 
 /// The options of a named exec (v2).
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ExecOptions {
     /// The arguments of the code.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub args: Vec<String>,
     /// Variables that are added to the environment.
-    #[serde(skip_serializing_if = "Vec::is_empty", serialize_with = "print_env")]
     pub env: Vec<(String, String)>,
     /// The working directory. A relative path starts at the default directory.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub cwd: Option<String>,
     /// The time limit in milliseconds, after which the server kills the exec.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub timeout_ms: Option<u64>,
     /// How long the server reads output after the main process has exited while another process
     /// holds it open, in milliseconds.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub output_grace_ms: Option<u64>,
     /// Bytes of output that may be unacknowledged.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub window: Option<u64>,
     /// Whether the input will end, which v1 can't express. Not part of the message: `eof` says it.
-    #[serde(skip)]
     pub input_ends: bool,
 }
 
@@ -81,6 +74,19 @@ impl ExecOptions {
         })
     }
 
+    /// Adds the options to a message.
+    pub(super) fn print(&self, message: Object) -> Object {
+        let args = Some(&self.args).filter(|args| !args.is_empty());
+        let env = Some(PrintedEnv(&self.env)).filter(|env| !env.0.is_empty());
+        message
+            .optional("args", args)
+            .optional("env", env)
+            .optional("cwd", self.cwd.as_deref())
+            .optional("timeout_ms", self.timeout_ms)
+            .optional("output_grace_ms", self.output_grace_ms)
+            .optional("window", self.window)
+    }
+
     fn check_count(count: usize) -> Result<(), String> {
         match count > Self::MAX_VALUES {
             true => Err(format!(
@@ -92,8 +98,12 @@ impl ExecOptions {
     }
 }
 
-fn print_env<S: Serializer>(env: &[(String, String)], to: S) -> Result<S::Ok, S::Error> {
-    to.collect_map(env.iter().map(|(name, value)| (name, value)))
+struct PrintedEnv<'a>(&'a [(String, String)]);
+
+impl Serialize for PrintedEnv<'_> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_map(self.0.iter().map(|(name, value)| (name, value)))
+    }
 }
 
 /// The environment, in order. Beyond the limit, it holds one variable more.

@@ -34,7 +34,7 @@ impl OutputPiece {
         let event = self.stream.as_str();
         match &self.place {
             Some(place) => {
-                let place = Some((&place.exec, place.offset));
+                let place = Some((place.exec.as_str(), place.offset));
                 print_piece(event, place, &self.data, false)
             }
             None => {
