@@ -46,7 +46,7 @@ fn from_client(data: &[u8], version: Version) {
     };
     let nothing = |request: &ExecRequest<'_>| request.language.is_none() && request.code.is_none();
     match &message {
-        ClientMessage::Unknown { .. }
+        ClientMessage::Unknown
         | ClientMessage::Named(
             _,
             NamedMessage::Malformed(_) | NamedMessage::MalformedStdin(_) | NamedMessage::Unknown,

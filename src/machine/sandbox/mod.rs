@@ -193,8 +193,9 @@ impl Sandbox {
     pub fn handle_timeout(&mut self, now: Instant) {
         self.handle_v1_timeout(now);
         self.handle_execs_timeout(now);
-        self.handle_kill_timeout(now);
+        // A deletion that is due answers the kills that are due, too.
         self.handle_life_timeout(now);
+        self.handle_kill_timeout(now);
         self.handle_store_timeout(now);
     }
 

@@ -40,7 +40,6 @@ impl Sandbox {
                 let process = self.process_of_output(exec, output.stream, output.data.len());
                 return process.map(|process| (process, output));
             }
-            Ok(Received::Message(ServerMessage::Output(piece))) => self.handle_output(piece),
             Ok(Received::Message(message)) => {
                 let is_status = matches!(message, ServerMessage::Status(_));
                 for message in self.v1.pairing.accept(message).into_iter().flatten() {

@@ -13,7 +13,7 @@ impl Sandbox {
         match request {
             ClientMessage::Exec(exec) => self.exec(exec.language, exec.code),
             // As recorded: what is nothing else is an exec without a language.
-            ClientMessage::Unknown { .. } => self.exec(None, None),
+            ClientMessage::Unknown => self.exec(None, None),
             ClientMessage::Stdin { data } => self.stdin(data),
             ClientMessage::KillProcess => match &self.state.exec {
                 Some(exec) => {

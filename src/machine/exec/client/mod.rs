@@ -178,10 +178,15 @@ impl Process {
             return (0, Bytes::new());
         }
         let mut gap = 0;
-        if let Some(offset) = offset {
-            let (missing, known) = self.output.receive(stream as usize, offset, data.len());
-            data.advance(known);
-            gap = missing;
+        match (offset, &self.wire) {
+            (Some(offset), _) => {
+                let (missing, known) = self.output.receive(stream as usize, offset, data.len());
+                data.advance(known);
+                gap = missing;
+            }
+            (None, Wire::V1(_)) => {}
+            // Without an offset, the window could not bound it.
+            (None, Wire::V2(_)) => return (0, Bytes::new()),
         }
         (gap, self.wire.filter_output(stream, data))
     }
@@ -295,8 +300,17 @@ impl Process {
         // A server that does not know the exec does not announce it.
         self.link_up = true;
         let kill_answer = match &end {
-            // The server did not say that the process is gone.
-            ProcessEnd::SandboxLost { end } => Err(self.kill_unconfirmed(end.clone())),
+            // The server did not say that the process is gone. With its sandbox it will be.
+            ProcessEnd::SandboxLost { end } => {
+                let unconfirmed = Err(self.kill_unconfirmed(end.clone()));
+                match end {
+                    SandboxEnd::Deleted => {
+                        self.settle_kills(&unconfirmed);
+                        Ok(ProcessReply::Done)
+                    }
+                    _ => unconfirmed,
+                }
+            }
             end if cut && !leaves_no_process(end) => self.kill_after_cut(),
             _ => Ok(ProcessReply::Done),
         };

@@ -144,3 +144,13 @@ fn a_kill_of_what_the_server_lost_is_no_success() {
     assert_eq!(said[1], "1 failed: SandboxEnded Unknown");
     assert_eq!(exec.kill(2), ["2 failed: SandboxEnded Unknown"]);
 }
+
+#[test]
+fn a_kill_after_the_sandbox_is_deleted_succeeds() {
+    let mut exec = Exec::running();
+    exec.kill(1);
+    let end = SandboxEnd::Deleted;
+    let said = exec.ended(ProcessEnd::SandboxLost { end }, None);
+    assert_eq!(said[0], "1 failed: SandboxEnded Unknown");
+    assert_eq!(exec.kill(2), ["2 done"]);
+}
