@@ -28,6 +28,9 @@ const SMALL: usize = READ / 4;
 /// Bytes that are encoded before they must be written.
 const WRITE: usize = 8 * 1024;
 
+/// Room for messages to write, as long as they are short: an acknowledgement and a request.
+const SMALL_MESSAGES: usize = 512;
+
 thread_local! {
     /// Empty, and taken out while it is in use.
     static SHARED: Cell<BytesMut> = Cell::default();
@@ -123,6 +126,10 @@ impl Socket {
 
     /// Puts a message to those that are to be written.
     pub(crate) fn send(&mut self, message: Message) -> Result<(), LinkError> {
+        if self.unwritten.is_empty() {
+            // With room for more short messages: to grow costs more than to allocate.
+            self.unwritten.reserve(SMALL_MESSAGES);
+        }
         let encoded = self.codec.encode(message, &mut self.unwritten);
         encoded.map_err(|error| error.0)
     }
