@@ -11,13 +11,13 @@ use std::{
     time::Instant,
 };
 
-use actix::{Actor, ActorContext, AsyncContext, Context, Handler, Message, WeakRecipient};
+use actix::{Actor, ActorContext, AsyncContext, Context, Handler, Message, WeakAddr};
 use bytes::Bytes;
 use futures::future::LocalBoxFuture;
 use tracing::Span;
 
 use super::{
-    Settings,
+    SandboxActor, Settings,
     driver::{Driven, Driver, now},
 };
 use crate::{
@@ -82,7 +82,7 @@ pub(super) struct ConnectionActor {
     recorded: Option<RecordedDial>,
     /// A link that is lost, while the owner hears the last of it.
     drained: Option<(Epoch, LinkError)>,
-    owner: WeakRecipient<ConnectionReport>,
+    owner: WeakAddr<SandboxActor>,
     /// Whether the owner was told that the link is lost for good or closed.
     finished: bool,
     span: Span,
@@ -91,11 +91,7 @@ pub(super) struct ConnectionActor {
 }
 
 impl ConnectionActor {
-    pub(super) fn new(
-        settings: &Settings,
-        owner: WeakRecipient<ConnectionReport>,
-        span: Span,
-    ) -> Self {
+    pub(super) fn new(settings: &Settings, owner: WeakAddr<SandboxActor>, span: Span) -> Self {
         Self {
             machine: Connection::new(settings.connection.clone()),
             dial_config: settings.dial.clone(),

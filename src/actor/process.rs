@@ -5,6 +5,7 @@ use std::{task::Context as TaskContext, time::Instant};
 use actix::{
     Actor, ActorContext, Addr, AsyncContext, Context, Handler, Message, WeakAddr, dev::channel,
 };
+use futures::future::LocalBoxFuture;
 use litemap::LiteMap;
 
 use super::{
@@ -124,13 +125,12 @@ const MAILBOX: usize = 16;
 
 /// The actor of a process that has no message yet. It runs from its first message on: a task that
 /// waits for the answer of the server would be polled once for nothing.
-pub(super) struct Unstarted(Box<(Context<ProcessActor>, ProcessActor)>);
+pub(super) struct Unstarted(LocalBoxFuture<'static, ()>);
 
 impl Unstarted {
     /// Runs the actor in the current arbiter.
     pub(super) fn run(self) {
-        let (context, actor) = *self.0;
-        actix_rt::spawn(context.into_future(actor));
+        actix_rt::spawn(self.0);
     }
 }
 
@@ -208,7 +208,8 @@ impl ProcessActor {
         };
         // `Actor::start` makes a second address, which is two allocations.
         let (sender, receiver) = channel::channel(MAILBOX);
-        let unstarted = Unstarted(Box::new((Context::with_receiver(receiver), actor)));
+        let unstarted = Context::with_receiver(receiver).into_future(actor);
+        let unstarted = Unstarted(Box::pin(unstarted));
         (Addr::new(sender), unstarted, reader)
     }
 

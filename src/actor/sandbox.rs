@@ -238,7 +238,7 @@ impl Actor for SandboxActor {
 
     fn started(&mut self, ctx: &mut Context<Self>) {
         ctx.spawn(Driver::default());
-        let owner = ctx.address().downgrade().recipient();
+        let owner = self.address(ctx);
         let connection = ConnectionActor::new(&self.settings, owner, self.span.clone());
         self.connection = Some(connection.start());
     }

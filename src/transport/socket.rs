@@ -28,6 +28,9 @@ const SMALL: usize = READ / 4;
 /// The number of unwritten bytes at which the socket must write before it accepts more.
 const WRITE: usize = 8 * 1024;
 
+/// Room for messages to write, as long as they are short: an acknowledgement and a request.
+const SMALL_MESSAGES: usize = 512;
+
 thread_local! {
     /// The shared read buffer of the thread. It is empty, and taken out during a read.
     static SHARED: Cell<BytesMut> = Cell::default();
@@ -124,6 +127,10 @@ impl Socket {
 
     /// Encodes a message into the write buffer.
     pub(crate) fn send(&mut self, message: Message) -> Result<(), LinkError> {
+        if self.unwritten.is_empty() {
+            // With room for more short messages: to grow costs more than to allocate.
+            self.unwritten.reserve(SMALL_MESSAGES);
+        }
         let encoded = self.codec.encode(message, &mut self.unwritten);
         encoded.map_err(|error| error.0)
     }

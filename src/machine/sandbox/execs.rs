@@ -188,9 +188,9 @@ impl Sandbox {
         &mut self,
         status: Status,
         reason: Option<String>,
-        update: ExecUpdate,
+        update: ExecUpdate<&str>,
     ) {
-        let Some(process) = self.execs.find(update.exec.as_str()) else {
+        let Some(process) = self.execs.find(update.exec) else {
             return;
         };
         let fact = match status {

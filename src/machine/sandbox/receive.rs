@@ -8,7 +8,8 @@ use super::{Sandbox, SandboxAction};
 use crate::{
     machine::{Epoch, LinkError, ProcessId, SandboxEnd, SandboxEvent, SandboxState},
     protocol::{
-        OutputPiece, OutputView, Received, ServerMessage, Severity, Status, StatusUpdate, StdStream,
+        ExecId, OutputPiece, OutputView, Received, ServerMessage, Severity, Status, StatusUpdate,
+        StdStream,
     },
 };
 
@@ -34,24 +35,32 @@ impl Sandbox {
         if self.life.link != Some(epoch) || self.life.is_over() {
             return None;
         }
-        match ServerMessage::read(frame, self.version()) {
+        let message = match ServerMessage::read(frame, self.version()) {
             Ok(Received::Output(output)) => {
                 let exec = output.place.map(|(exec, _)| exec);
                 let process = self.process_of_output(exec, output.stream, output.data.len());
                 return process.map(|process| (process, output));
             }
-            Ok(Received::Message(message)) => {
-                let is_status = matches!(message, ServerMessage::Status(_));
-                for message in self.v1.pairing.accept(message).into_iter().flatten() {
-                    self.handle_message(message, now);
+            Ok(Received::ExecStatus(status, update)) if !status.expects_reason() => {
+                self.flush_pairing(now);
+                if !self.life.is_over() {
+                    let status = self.observe_status(status, None);
+                    self.handle_exec_status(status, None, update);
                 }
-                self.update_reason_due(is_status, now);
+                return None;
             }
+            Ok(received) => received.into_message(frame),
             Err(error) => {
                 self.flush_pairing(now);
                 self.violation(error.to_string());
+                return None;
             }
+        };
+        let is_status = matches!(message, ServerMessage::Status(_));
+        for message in self.v1.pairing.accept(message).into_iter().flatten() {
+            self.handle_message(message, now);
         }
+        self.update_reason_due(is_status, now);
         None
     }
 
@@ -98,20 +107,26 @@ impl Sandbox {
         }
     }
 
-    fn handle_status(&mut self, update: StatusUpdate, now: Instant) {
-        let reason = update.message.map(|reason| self.life.redact(reason));
-        let status = match update.status {
+    /// Tells observers about a status. Returns it without secrets.
+    fn observe_status(&mut self, status: Status, reason: Option<&str>) -> Status {
+        let status = match status {
             Status::Unknown(name) => Status::from_wire(&self.life.redact(name.into())),
             known => known,
         };
         if self.actions.observed {
             self.actions.event(SandboxEvent::Status {
                 status: status.clone(),
-                reason: reason.clone(),
+                reason: reason.map(str::to_owned),
             });
         }
+        status
+    }
+
+    fn handle_status(&mut self, update: StatusUpdate, now: Instant) {
+        let reason = update.message.map(|reason| self.life.redact(reason));
+        let status = self.observe_status(update.status, reason.as_deref());
         if let Some(exec) = update.exec {
-            return self.handle_exec_status(status, reason, *exec);
+            return self.handle_exec_status(status, reason, exec.map(ExecId::as_str));
         }
         match status {
             Status::SandboxRunning => self.handle_running(now),

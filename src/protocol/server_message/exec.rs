@@ -6,9 +6,9 @@ use super::super::ExecId;
 
 /// What a status says about a named exec (v2).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct ExecUpdate {
+pub struct ExecUpdate<Id = ExecId> {
     /// The exec.
-    pub exec: ExecId,
+    pub exec: Id,
     /// Bytes of input that the server has taken, with `SANDBOX_EXECUTION_RUNNING`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stdin: Option<u64>,
@@ -20,14 +20,24 @@ pub struct ExecUpdate {
     pub end: Option<ExecEnd>,
 }
 
-impl ExecUpdate {
+impl<Id> ExecUpdate<Id> {
     /// An update that only names the exec.
-    pub fn new(exec: ExecId) -> Self {
+    pub fn new(exec: Id) -> Self {
         Self {
             exec,
             stdin: None,
             window: None,
             end: None,
+        }
+    }
+
+    /// The same update with another form of the id.
+    pub(crate) fn map<'a, To>(&'a self, exec: impl FnOnce(&'a Id) -> To) -> ExecUpdate<To> {
+        ExecUpdate {
+            exec: exec(&self.exec),
+            stdin: self.stdin,
+            window: self.window,
+            end: self.end,
         }
     }
 }

@@ -12,7 +12,7 @@ use super::{
         data::{decode, into_bytes},
         plain::plain_length,
     },
-    EndReason, ExecEnd, ExecUpdate, OutputView, Received, ServerMessage, StatusUpdate,
+    EndReason, ExecEnd, ExecUpdate, OutputView, Received, ServerMessage,
 };
 
 /// Reads a frame. `None`: the frame needs the general reader.
@@ -24,7 +24,7 @@ pub(super) fn read(frame: &[u8], version: Version) -> Option<Received<'_>> {
     } else if cursor.literal(r#"stderr","#).is_some() {
         Received::Output(output(&mut cursor, StdStream::Stderr, version)?)
     } else if cursor.literal(r#"status_update","status":""#).is_some() {
-        Received::Message(ServerMessage::Status(status(&mut cursor, version)?))
+        status(&mut cursor, version)?
     } else if version == Version::V2 && cursor.literal(r#"stdin_ack","exec":""#).is_some() {
         let exec = ExecId::new(cursor.plain()?);
         let offset = cursor.number(r#","offset":"#)?;
@@ -61,11 +61,10 @@ fn output<'a>(
     })
 }
 
-fn status(cursor: &mut Cursor<'_>, version: Version) -> Option<StatusUpdate> {
+fn status<'a>(cursor: &mut Cursor<'a>, version: Version) -> Option<Received<'a>> {
     let status = Status::from_wire(cursor.plain()?);
-    let mut exec = None;
     if version == Version::V2 && cursor.literal(r#","exec":""#).is_some() {
-        let mut update = ExecUpdate::new(ExecId::new(cursor.plain()?));
+        let mut update = ExecUpdate::new(cursor.plain()?);
         update.stdin = cursor.number(r#","stdin":"#);
         update.window = cursor.number(r#","window":"#);
         let code = |code: Option<u64>| code.map(i32::try_from).transpose().ok();
@@ -84,13 +83,9 @@ fn status(cursor: &mut Cursor<'_>, version: Version) -> Option<StatusUpdate> {
         } else if end != ExecEnd::lost() {
             return None;
         }
-        exec = Some(Box::new(update));
+        return Some(Received::ExecStatus(status, update));
     }
-    Some(StatusUpdate {
-        status,
-        message: None,
-        exec,
-    })
+    Some(Received::Message(ServerMessage::status(status)))
 }
 
 /// The rest of a JSON text. A read that returns `None` leaves the cursor where it was, or the frame

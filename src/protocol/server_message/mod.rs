@@ -98,13 +98,10 @@ impl ServerMessage {
     ///
     /// As [`parse`](Self::parse).
     pub fn parse_as(frame: &Bytes, version: Version) -> Result<Self, ParseError> {
-        Ok(match Self::read(frame, version)? {
-            Received::Output(output) => Self::Output(output.into_piece(frame)),
-            Received::Message(message) => message,
-        })
+        Self::read(frame, version).map(|received| received.into_message(frame))
     }
 
-    /// Reads a text frame like [`parse_as`](Self::parse_as), and leaves output in the frame.
+    /// Reads a text frame like [`parse_as`](Self::parse_as), and leaves frequent messages in the frame.
     ///
     /// # Errors
     ///

@@ -5,8 +5,8 @@ use std::borrow::Cow;
 use bytes::Bytes;
 
 use super::{
-    super::{ExecId, StdStream, data::print_piece},
-    ServerMessage,
+    super::{ExecId, Status, StdStream, data::print_piece},
+    ExecUpdate, ServerMessage,
 };
 
 /// `stdout` or `stderr`: a piece of output.
@@ -50,8 +50,23 @@ impl OutputPiece {
 pub enum Received<'a> {
     /// A piece of output.
     Output(OutputView<'a>),
-    /// Any other message, or output in an unusual form.
+    /// A status of an exec without a reason (v2).
+    ExecStatus(Status, ExecUpdate<&'a str>),
+    /// Any other message, or one of these in an unusual form.
     Message(ServerMessage),
+}
+
+impl Received<'_> {
+    /// The message without the frame that it was read from.
+    pub fn into_message(self, frame: &Bytes) -> ServerMessage {
+        match self {
+            Self::Output(output) => ServerMessage::Output(output.into_piece(frame)),
+            Self::ExecStatus(status, update) => {
+                ServerMessage::exec_status(status, update.map(ExecId::new), None)
+            }
+            Self::Message(message) => message,
+        }
+    }
 }
 
 /// A piece of output, borrowed from its frame.

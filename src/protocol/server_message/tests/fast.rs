@@ -15,10 +15,7 @@ fn compare(frame: &[u8]) {
         let Some(received) = read(&frame, version) else {
             continue;
         };
-        let fast = match received {
-            Received::Output(output) => ServerMessage::Output(output.into_piece(&frame)),
-            Received::Message(message) => message,
-        };
+        let fast = received.into_message(&frame);
         let general = read_any(&frame, version);
         assert_eq!(general, Ok(fast), "{version}: {frame:?}");
     }
