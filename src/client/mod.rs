@@ -1,6 +1,9 @@
 //! Layer 4: what users see. Handles, builders and streams: a thin wrapper around the messages of
 //! [`actor`](crate::actor).
 
+// First, because rustdoc lists the methods of a type in the order of the modules.
+mod sandbox;
+
 mod builder;
 mod command;
 mod events;
@@ -9,7 +12,6 @@ mod output;
 mod process;
 mod process_ref;
 mod runtime;
-mod sandbox;
 mod stdin;
 mod streams;
 
