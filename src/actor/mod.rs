@@ -38,6 +38,7 @@ use crate::machine::ProcessId;
 mod connection;
 mod driver;
 mod inbound;
+mod language;
 mod messages;
 mod output;
 mod process;
@@ -54,6 +55,7 @@ mod tests;
 
 pub use crate::machine::Stdin;
 pub use crate::protocol::{ExecId, ExecOptions};
+pub use language::Language;
 pub use messages::{
     AttachProcess, Checkpoint, CloseStdin, Exec, FlushStdin, GetPlace, GetState, GetVersion, Kill,
     KillSandbox, Open, Opened, ProcessPlace, SnapshotFilesystem, StartedProcess, Subscribe, Wait,
