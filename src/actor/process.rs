@@ -1,131 +1,74 @@
 //! [`ProcessActor`]: one exec. Its output, its stdin, and how it ended.
 
-use std::{collections::BTreeMap, task::Context as TaskContext, time::Instant};
+use std::{collections::BTreeMap, rc::Rc, task::Context as TaskContext, time::Instant};
 
-use actix::{Actor, ActorContext, Addr, AsyncContext, Context, Handler, Message, WeakAddr};
+use actix::{Actor, ActorContext, Addr, AsyncContext, Context, Handler, Message, Recipient};
 
 use super::{
-    CloseStdin, FlushStdin, GetPlace, Kill, ProcessPlace, SandboxActor, StartedProcess, Wait,
-    WriteStdin,
+    CloseStdin, FlushStdin, GetPlace, Kill, ProcessPlace, Wait, WriteStdin,
     driver::{Driven, Driver, now},
-    inbound::Chunk,
+    inbound::{Chunk, ProcessEvent, ProcessInput},
     output::{OutputWriter, ProcessOutput},
     reply::{Deferred, Settler, deferred},
-    requests::Background,
 };
 use crate::{
     Error,
     machine::{
-        Failure, OutputPolicy, Process, ProcessAction, ProcessEnd, ProcessFact, ProcessId,
-        ProcessReply, RequestId,
+        Failure, OutputPolicy, Process, ProcessAction, ProcessEnd, ProcessId, ProcessReply,
+        RequestId,
     },
     protocol::StdStream,
-    transport::Credit,
 };
 
-/// What a process gets from its sandbox, in order.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-pub(crate) struct ProcessInput {
-    pub(super) events: Vec<ProcessEvent>,
-    /// The leave to read more from the link, which is kept for as long as there is no room.
-    pub(super) credit: Option<Credit>,
-}
-
-impl ProcessInput {
-    /// Something happened.
-    pub(super) fn one(event: ProcessEvent) -> Self {
-        Self {
-            events: vec![event],
-            credit: None,
-        }
-    }
-}
-
-/// What happens to a process.
-#[derive(Debug)]
-pub(crate) enum ProcessEvent {
-    /// Output came.
-    Output(Vec<Chunk>),
-    /// The sandbox knows something.
-    Fact(ProcessFact),
-    /// Whether a caller waits for a status of the sandbox, which may stand behind the output.
-    Awaited(bool),
-}
-
-/// What a process tells its sandbox.
+/// A report of a process to its sandbox.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub(crate) enum ProcessReport {
-    /// What its machine wants of the sandbox, in order.
+    /// Actions of its machine for the sandbox to execute, in order.
     Actions(ProcessId, Vec<ProcessAction>),
-    /// Its actor is gone before everything was said about it.
+    /// Its actor is gone before the process was settled.
     Gone(ProcessId),
 }
 
-/// Kills the process without an answer. Keeps the sandbox's actor until the kill is on its way.
+/// Sends a report to the sandbox's actor, if that still exists.
+///
+/// A function, because a `WeakRecipient` allocates for each report.
+pub(super) type SendReport = Rc<dyn Fn(ProcessReport)>;
+
+/// Kills the process without an answer. Keeps the sandbox's actor alive until the kill is sent.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub(super) struct KillInBackground(pub(super) Addr<SandboxActor>);
-
-/// A started process whose caller may be gone. If it is dropped before it is claimed, the process
-/// is killed: no other handle to it exists.
-pub(crate) struct Unclaimed {
-    started: Option<StartedProcess>,
-    sandbox: WeakAddr<SandboxActor>,
-}
-
-impl Unclaimed {
-    pub(super) fn new(started: StartedProcess, sandbox: WeakAddr<SandboxActor>) -> Self {
-        Self {
-            started: Some(started),
-            sandbox,
-        }
-    }
-
-    /// The caller has it.
-    pub(crate) fn claim(mut self) -> Option<StartedProcess> {
-        self.started.take()
-    }
-}
-
-impl Drop for Unclaimed {
-    fn drop(&mut self) {
-        if let (Some(started), Some(sandbox)) = (self.started.take(), self.sandbox.upgrade()) {
-            sandbox.do_send(Background::KillProcess(started.process));
-        }
-    }
-}
+pub(super) struct KillInBackground(pub(super) Recipient<ProcessReport>);
 
 enum Waiter {
     End(Settler<Result<ProcessEnd, Error>>),
     Unit(Settler<Result<(), Error>>),
 }
 
-/// What a process's actor begins with.
+/// The arguments of [`ProcessActor::spawn`].
 pub(super) struct NewProcess {
     pub(super) process: ProcessId,
-    /// In a box, as it is handed on some times until the actor is where it stays.
+    /// Boxed, because it is moved several times before the actor starts.
     pub(super) machine: Box<Process>,
     pub(super) policy: OutputPolicy,
-    pub(super) sandbox: WeakAddr<SandboxActor>,
+    pub(super) send_report: SendReport,
     pub(super) sandbox_awaited: bool,
 }
 
 /// Owns the output, the stdin and the end of one exec.
 ///
 /// Answers [`Wait`], [`Kill`], [`WriteStdin`], [`FlushStdin`], [`CloseStdin`] and [`GetPlace`]. It
-/// is started by [`SandboxActor`] for every [`Exec`](super::Exec).
+/// is started by [`SandboxActor`](super::SandboxActor) for every [`Exec`](super::Exec).
 pub struct ProcessActor {
     process: ProcessId,
     machine: Box<Process>,
     output: OutputWriter,
-    sandbox: WeakAddr<SandboxActor>,
-    /// Whether everything was said about the process.
+    send_report: SendReport,
+    /// Whether the machine has reported everything about the process.
     settled: bool,
     waiters: BTreeMap<RequestId, Waiter>,
     next_request: u64,
-    /// A caller waits for a status of the sandbox.
+    /// Whether a caller waits for a status of the sandbox.
     sandbox_awaited: bool,
     awaited: bool,
     killed: bool,
@@ -135,7 +78,7 @@ impl Drop for ProcessActor {
     /// Tells the sandbox if the actor ends early, as in a panic.
     fn drop(&mut self) {
         if !self.settled {
-            self.report(ProcessReport::Gone(self.process));
+            (self.send_report)(ProcessReport::Gone(self.process));
         }
     }
 }
@@ -147,7 +90,7 @@ impl ProcessActor {
             process,
             machine,
             policy,
-            sandbox,
+            send_report,
             sandbox_awaited,
         } = new;
         let (output, reader) = OutputWriter::new(policy, machine.window());
@@ -155,7 +98,7 @@ impl ProcessActor {
             process,
             machine,
             output,
-            sandbox,
+            send_report,
             settled: false,
             waiters: BTreeMap::new(),
             next_request: 0,
@@ -195,7 +138,7 @@ impl ProcessActor {
                 ProcessAction::OutputEnded(finish) => {
                     let held = self.machine.take_held_output();
                     if !held.is_empty() {
-                        // A budget that is exceeded at the end kills nothing any more.
+                        // The process has ended: exceeding the budget has no effect any more.
                         let held = (0, StdStream::Stdout, held);
                         self.output.write(std::iter::once(held));
                     }
@@ -212,18 +155,12 @@ impl ProcessActor {
             }
         }
         if !actions.is_empty() {
-            self.report(ProcessReport::Actions(self.process, actions));
+            (self.send_report)(ProcessReport::Actions(self.process, actions));
         }
         self.update_demand();
     }
 
-    fn report(&self, report: ProcessReport) {
-        if let Some(sandbox) = self.sandbox.upgrade() {
-            sandbox.do_send(report);
-        }
-    }
-
-    /// Tells the output whether a caller waits for a message behind it.
+    /// Tells the output whether a caller waits for a message that queues behind it.
     fn update_demand(&mut self) {
         let awaited = self.machine.is_awaited(self.sandbox_awaited);
         if awaited != self.awaited {
@@ -237,7 +174,8 @@ impl ProcessActor {
         }
     }
 
-    /// Takes a batch of output. `false`: the budget is exceeded and the process is to be killed.
+    /// Takes a batch of output. Returns `false` if it exceeds the budget: the caller then kills the
+    /// process.
     fn take_output(&mut self, chunks: Vec<Chunk>) -> bool {
         let machine = &mut self.machine;
         let new = chunks.into_iter().filter_map(|chunk| {
@@ -249,7 +187,7 @@ impl ProcessActor {
         within
     }
 
-    /// Lets the server know what of the output readers have taken.
+    /// Acknowledges to the server the output that readers have taken.
     fn acknowledge(&mut self, task: &mut TaskContext<'_>) {
         if let Some((received, after)) = self.machine.acknowledgeable() {
             let taken = self.output.poll_taken(received, after, task);
@@ -296,8 +234,8 @@ impl Driven for ProcessActor {
         ctx.stop();
     }
 
-    /// Callers that stopped waiting are forgotten, so that they do not pile up, and so that no
-    /// output is dropped for a caller that is gone.
+    /// Also removes callers that stopped waiting. They would pile up, and output would be dropped
+    /// for their sake.
     fn poll_io(&mut self, _: &mut Context<Self>, task: &mut TaskContext<'_>) {
         self.acknowledge(task);
         self.run_actions();

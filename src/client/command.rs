@@ -204,10 +204,7 @@ impl Command {
         let starting = Starting(Some((self.sandbox.clone(), key)));
         let answer = self.sandbox.addr().send(Start(self.exec, key)).await;
         starting.answered();
-        let started = answer
-            .map_err(Error::mailbox("run code"))??
-            .claim()
-            .ok_or_else(|| Error::actor_gone("run code"))?;
+        let started = answer.map_err(Error::mailbox("run code"))??;
         Ok(Process::new(self.sandbox, started, self.kill_on_drop))
     }
 
