@@ -131,13 +131,13 @@ pub mod protocol_v2 {}
 
 #[cfg(feature = "client")]
 #[doc(inline)]
-pub use actor::{MergedOutput, OutputStream};
+pub use actor::{Language, MergedOutput, OutputStream};
 #[cfg(feature = "client")]
 pub(crate) use actor::{ProcessActor, ProcessOutput, SandboxActor};
 #[cfg(feature = "client")]
 pub use client::{
-    Command, EventStream, ExistingSandbox, Language, LineStream, NewSandbox, OpenMode, Output,
-    Process, ProcessRef, ProcessStdin, Runtime, Sandbox, SandboxBuilder, TextStream,
+    Command, EventStream, ExistingSandbox, LineStream, NewSandbox, OpenMode, Output, Process,
+    ProcessRef, ProcessStdin, Runtime, Sandbox, SandboxBuilder, TextStream,
 };
 #[cfg(feature = "client")]
 pub use error::{Error, ErrorKind};

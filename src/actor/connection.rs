@@ -1,8 +1,8 @@
 //! [`ConnectionActor`]: the supervisor of one link at a time.
 //!
 //! actix's own supervisor restarts an actor at once and forever; a link must be restarted under a
-//! policy. So this actor lives as long as its sandbox and restarts its *link*. What a link delivers is
-//! tagged with the link's epoch, and a late event of a dead link is ignored.
+//! policy. So this actor lives as long as its sandbox and restarts its *link*. Every event of a
+//! link is tagged with the link's epoch, and a late event of a dead link is ignored.
 
 use std::{
     any::Any,
@@ -11,14 +11,15 @@ use std::{
     time::Instant,
 };
 
-use actix::{Actor, ActorContext, AsyncContext, Context, Handler, Message, WeakAddr};
+use actix::{Actor, ActorContext, AsyncContext, Context, Handler, Message};
 use bytes::Bytes;
 use futures::future::LocalBoxFuture;
 use tracing::Span;
 
 use super::{
-    SandboxActor, Settings,
+    Settings,
     driver::{Driven, Driver, now},
+    owner::Owner,
 };
 use crate::{
     machine::{
@@ -32,7 +33,7 @@ use crate::{
     },
 };
 
-/// What a connection is told to do.
+/// A command to a connection.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(super) enum ConnectionCommand {
@@ -40,28 +41,28 @@ pub(super) enum ConnectionCommand {
     Send { text: String, tag: Option<u64> },
     /// From now on, dial this sandbox.
     Resume(SandboxId, SandboxToken),
-    /// What its machine is asked.
+    /// A command for its machine.
     Link(LinkCommand),
     /// The answer to [`ConnectionReport::Drained`].
     Heard(Epoch),
 }
 
-/// What a connection tells its owner.
+/// A report of a connection to its owner.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(super) enum ConnectionReport {
-    /// What its machine says.
+    /// A fact from its machine.
     Link(LinkFact),
-    /// Text frames, in order. The credit allows to read the next batch when it is dropped.
+    /// Text frames, in order. Dropping the credit lets the link read the next batch.
     Frames {
         epoch: Epoch,
         frames: Vec<Bytes>,
         credit: Credit,
     },
-    /// The link took the frames with these tags.
+    /// The link has written the frames with these tags.
     Written(Vec<u64>),
-    /// The link is lost, and this report is behind the last frame that came over it. The consequences
-    /// of the loss wait for [`ConnectionCommand::Heard`]: the server may just have said why.
+    /// The link is lost. This report follows the last frame of the link, in which the server may
+    /// have said why. So the connection acts on the loss only after [`ConnectionCommand::Heard`].
     Drained(Epoch),
 }
 
@@ -78,20 +79,24 @@ pub(super) struct ConnectionActor {
     /// Polled together with the link: a link is read in the same turn in which it is opened.
     dialling: Option<(Epoch, Dialling)>,
     recorder: Option<Recorder>,
-    /// The dial that is under way, where it is recorded.
+    /// The recording of the dial that is in progress.
     recorded: Option<RecordedDial>,
-    /// A link that is lost, while the owner hears the last of it.
+    /// A lost link whose last frames the owner has not read yet.
     drained: Option<(Epoch, LinkError)>,
-    owner: WeakAddr<SandboxActor>,
+    owner: Box<dyn Owner<ConnectionReport>>,
     /// Whether the owner was told that the link is lost for good or closed.
     finished: bool,
     span: Span,
-    /// The connection is the last of the sandbox's actors: it closes with a handshake.
+    /// Kept here because the connection is the last of the sandbox's actors to stop.
     _kept: Option<Arc<dyn Any + Send + Sync>>,
 }
 
 impl ConnectionActor {
-    pub(super) fn new(settings: &Settings, owner: WeakAddr<SandboxActor>, span: Span) -> Self {
+    pub(super) fn new(
+        settings: &Settings,
+        owner: Box<dyn Owner<ConnectionReport>>,
+        span: Span,
+    ) -> Self {
         Self {
             machine: Connection::new(settings.connection.clone()),
             dial_config: settings.dial.clone(),
@@ -117,10 +122,8 @@ impl ConnectionActor {
     }
 
     fn report(&self, report: ConnectionReport) {
-        if let Some(owner) = self.owner.upgrade() {
-            // The number of reports in flight is bounded by the link's credits.
-            owner.do_send(report);
-        }
+        // The number of reports in flight is bounded by the link's credits.
+        self.owner.report(report);
     }
 
     fn run_actions(&mut self, ctx: &mut Context<Self>) {
@@ -251,7 +254,7 @@ impl Driven for ConnectionActor {
         self.run_actions(ctx);
     }
 
-    /// The sandbox's actor is gone, whether it said so or not.
+    /// The sandbox's actor is gone.
     fn handle_orphaned(&mut self, ctx: &mut Context<Self>) {
         self.machine.handle_command(LinkCommand::Close, now());
         self.run_actions(ctx);

@@ -1,7 +1,8 @@
-//! [`Driver`]: what drives an actor besides its messages: its timer, its IO, and the loss of its last address.
+//! [`Driver`]: drives an actor beside its messages: its timer, its IO, and the loss of its last
+//! address.
 //!
-//! One future for each actor's whole life: no task and no timer is made for a call. actix polls it
-//! after the mailbox, on every wake.
+//! Each actor has one such future for its whole life. A call creates no task and no timer. actix
+//! polls the future after the mailbox, on every wake.
 
 use std::{
     future::Future,
@@ -27,7 +28,7 @@ pub(crate) trait Driven: Actor<Context = Context<Self>> {
     fn poll_io(&mut self, _ctx: &mut Context<Self>, _task: &mut TaskContext<'_>) {}
 }
 
-/// The future. It never ends; it goes with the actor.
+/// The future of an actor. It never completes, and is dropped with the actor.
 #[derive(Default)]
 pub(crate) struct Driver {
     timer: Option<Pin<Box<Sleep>>>,
@@ -51,7 +52,7 @@ impl<A: Driven> ActorFuture<A> for Driver {
         self.poll_timer(actor, ctx, task);
         if A::HAS_IO {
             actor.poll_io(ctx, task);
-            // Once more, for what the IO brought about.
+            // Once more, because the IO may have set a timeout.
             self.poll_timer(actor, ctx, task);
         }
         Poll::Pending
@@ -65,7 +66,7 @@ impl Driver {
         ctx: &mut Context<A>,
         task: &mut TaskContext<'_>,
     ) {
-        // A timer that is too early costs one look; moving it at every change would cost more.
+        // A timer that fires too early costs one check. Moving it at every change would cost more.
         while let Some(due) = actor.poll_timeout() {
             let due = tokio::time::Instant::from_std(due);
             match &mut self.timer {
@@ -81,7 +82,7 @@ impl Driver {
             let now = tokio::time::Instant::now();
             if now >= due {
                 actor.handle_timeout(now.into_std(), ctx);
-                // What is due next, if anything, is due later: a machine clears what it has handled.
+                // The machine has cleared what it handled. If more is due already, yield first.
                 if actor
                     .poll_timeout()
                     .is_some_and(|next| next <= now.into_std())
@@ -94,7 +95,7 @@ impl Driver {
     }
 }
 
-/// The one clock of the actors; tests can pause it.
+/// The clock of the actors. Tests can pause it.
 pub(crate) fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }

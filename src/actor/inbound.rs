@@ -1,18 +1,52 @@
-//! [`InboundBatch`]: what the frames of one batch bring for a process, sent to it in one message.
+//! [`ProcessInput`]: what a process gets from its sandbox. [`InboundBatch`] gathers it from the
+//! frames of one batch, so that one message carries it.
 
 use std::borrow::Cow;
 
+use actix::Message;
 use bytes::{Bytes, BytesMut};
 
-use super::process::ProcessEvent;
 use crate::{
     machine::{ProcessFact, ProcessId},
     protocol::{OutputPiece, OutputView, StdStream},
+    transport::Credit,
 };
 
-/// Pieces shorter than this are put together, up to as much, so that many small ones cost no more than a few large ones. And so that
-/// none of them keeps the 64 KiB that were read at once, of which it may be a small part.
+/// Output pieces shorter than this are copied into chunks of at most this size. Many small pieces
+/// then cost little more than a few large ones, and none of them keeps its whole read buffer of
+/// 64 KiB alive.
 const SMALL: usize = 16 * 1024;
+
+/// What a process gets from its sandbox, in order.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub(crate) struct ProcessInput {
+    pub(super) events: Vec<ProcessEvent>,
+    /// Allows the link to read more once it is dropped. The process keeps it while its buffer is
+    /// full.
+    pub(super) credit: Option<Credit>,
+}
+
+impl ProcessInput {
+    /// An input with one event.
+    pub(super) fn one(event: ProcessEvent) -> Self {
+        Self {
+            events: vec![event],
+            credit: None,
+        }
+    }
+}
+
+/// What happened to a process.
+#[derive(Debug)]
+pub(crate) enum ProcessEvent {
+    /// Output arrived.
+    Output(Vec<Chunk>),
+    /// The sandbox reports a fact.
+    Fact(ProcessFact),
+    /// Whether a caller waits for a status of the sandbox, which may queue behind the output.
+    Awaited(bool),
+}
 
 /// Output of a process, in one piece.
 #[derive(Debug)]
@@ -23,21 +57,21 @@ pub(super) struct Chunk<D = Bytes> {
     pub(super) data: D,
 }
 
-/// What is for one process, gathered from the frames of one batch.
+/// Gathers the events of one process from the frames of one batch.
 #[derive(Default)]
 pub(super) struct InboundBatch {
     process: ProcessId,
     events: Vec<ProcessEvent>,
-    /// Output behind the events.
+    /// Output that came after the events.
     chunks: Vec<Chunk>,
-    /// Small pieces that follow one another.
+    /// Small pieces of one stream, without a gap between them.
     gathered: Option<Chunk<BytesMut>>,
-    /// Bytes of frames that are not looked at: there is no more output in them.
+    /// The size of the frames that are not read yet. They hold at most so much output.
     ahead: usize,
 }
 
 impl InboundBatch {
-    /// Of frames with so many bytes.
+    /// A batch of frames with this total size.
     pub(super) fn of(bytes: usize) -> Self {
         Self {
             ahead: bytes,
@@ -45,22 +79,22 @@ impl InboundBatch {
         }
     }
 
-    /// A frame with so many bytes is looked at now.
+    /// The next frame, of this size, is read now.
     pub(super) fn advance(&mut self, bytes: usize) {
         self.ahead = self.ahead.saturating_sub(bytes);
     }
 
-    /// Whom it is for.
+    /// The process that gets the events.
     pub(super) fn process(&self) -> ProcessId {
         self.process
     }
 
-    /// What follows is for this process; all that is for another was taken before.
+    /// Later events are for this process. The events of another were [taken](Self::take) before.
     pub(super) fn begin(&mut self, process: ProcessId) {
         self.process = process;
     }
 
-    /// Output that is still in its frame.
+    /// Adds output that is still part of its frame.
     pub(super) fn push_view(&mut self, output: OutputView<'_>, frame: &Bytes) {
         let offset = output.place.map(|(_, offset)| offset);
         let stream = output.stream;
@@ -110,7 +144,7 @@ impl InboundBatch {
     fn close(&mut self) {
         if let Some(gathered) = self.gathered.take() {
             let data = gathered.data;
-            // Room that was not filled would be kept with them.
+            // A mostly empty buffer would waste memory for as long as the output is kept.
             let data = match data.len() * 4 < data.capacity() {
                 true => Bytes::copy_from_slice(&data),
                 false => data.freeze(),
@@ -136,14 +170,14 @@ impl InboundBatch {
         }
     }
 
-    /// All that is here, in order.
+    /// Takes the events, in order.
     pub(super) fn take(&mut self) -> Vec<ProcessEvent> {
         self.close_output();
         std::mem::take(&mut self.events)
     }
 }
 
-/// Whether a piece of a frame may stay there: whoever keeps it keeps all of the frame.
+/// Whether a piece is a large enough part of its frame to share the frame's memory.
 fn keeps_little_else(data: usize, frame: usize) -> bool {
     data.saturating_mul(4) >= frame
 }

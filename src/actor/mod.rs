@@ -2,25 +2,27 @@
 //!
 //! | actor | owns | created by |
 //! | --- | --- | --- |
-//! | [`SandboxActor`] | the sandbox's life, its connection | [`into_actor`](crate::SandboxBuilder::into_actor) |
+//! | [`SandboxActor`] | the sandbox's life, its connection | [`into_actor`] |
 //! | [`ProcessActor`] | one exec: output, stdin, exit status | [`Exec`], [`AttachProcess`] |
+//!
+//! [`into_actor`]: crate::SandboxBuilder::into_actor
 //!
 //! [`Sandbox`](crate::Sandbox) and [`Process`](crate::Process) are thin wrappers around these
 //! messages. The example `actor_messages` uses the actors alone.
 //!
-//! **Lifetime.** A [`SandboxActor`] lives as long as an address of it exists. When the last address is
-//! dropped, it closes the connection and stops, even while the client reconnects. A [`ProcessActor`]
-//! lives until its process has ended and no address of it exists.
+//! **Lifetime.** A [`SandboxActor`] lives as long as an address of it exists. When the last address
+//! is dropped, it closes the connection and stops, even while the client reconnects. A
+//! [`ProcessActor`] lives until its process has ended and no address of it exists.
 //!
-//! **Panics.** A panic stops the actor. Callers that wait for its answer get an error. The other actors
-//! of the sandbox end what depended on it.
+//! **Panics.** A panic stops the actor. Callers that wait for its answer get an error. The other
+//! actors of the sandbox end what depended on it.
 
-// Layer 3: IO and routing. `machine` decides what happens. A third actor, `ConnectionActor`, owns the
-// link and dials it again; only its sandbox talks to it.
+// Layer 3: IO and routing. `machine` decides what happens. A third actor, `ConnectionActor`, owns
+// the link and dials it again; only its sandbox talks to it.
 
 #![expect(
     clippy::disallowed_methods,
-    reason = "do_send is what actors have; what is in flight is bounded by credits, budgets and one-at-a-time rules"
+    reason = "actors send with do_send; credits and budgets bound what is in flight"
 )]
 
 /// A debug event under the sandbox's span. A span that is off does not keep its events from being
@@ -38,14 +40,17 @@ use crate::machine::ProcessId;
 mod connection;
 mod driver;
 mod inbound;
-mod messages;
+mod language;
 mod output;
+mod owner;
 mod process;
+mod process_messages;
 mod processes;
 mod random;
 mod reply;
 mod requests;
 mod sandbox;
+mod sandbox_messages;
 mod settings;
 mod state;
 mod subscribers;
@@ -54,30 +59,33 @@ mod tests;
 
 pub use crate::machine::Stdin;
 pub use crate::protocol::{ExecId, ExecOptions};
-pub use messages::{
-    AttachProcess, Checkpoint, CloseStdin, Exec, FlushStdin, GetPlace, GetState, GetVersion, Kill,
-    KillSandbox, Open, Opened, ProcessPlace, SnapshotFilesystem, StartedProcess, Subscribe, Wait,
-    WriteStdin,
-};
-pub(crate) use messages::{Start, StartKey};
+pub use language::Language;
 pub use output::{MergedOutput, OutputStream, ProcessOutput};
 pub use process::ProcessActor;
-pub(crate) use process::Unclaimed;
+pub use process_messages::{
+    CloseStdin, FlushStdin, GetPlace, Kill, ProcessPlace, Wait, WriteStdin,
+};
 pub(crate) use random::random_bits;
 pub use reply::Deferred;
 use requests::Background;
 pub use sandbox::SandboxActor;
+pub use sandbox_messages::{
+    AttachProcess, Checkpoint, Exec, GetState, GetVersion, KillSandbox, Open, Opened,
+    SnapshotFilesystem, StartedProcess, Subscribe,
+};
+pub(crate) use sandbox_messages::{Start, StartKey};
 pub(crate) use settings::Settings;
 pub(crate) use state::StateReader;
 
 /// Kills a process without waiting for the answer, for a handle that is being dropped.
 ///
-/// It goes through the sandbox's actor, so that an exec that is asked for next comes after it.
+/// The message goes to the sandbox's actor, so that a later exec comes after the kill.
 pub(crate) fn kill_in_background(process: ProcessId, sandbox: &actix::Addr<SandboxActor>) {
     sandbox.do_send(Background::KillProcess(process));
 }
 
-/// Cancels a start whose caller stopped waiting: it is not sent, or the process that it starts is killed.
+/// Cancels a [`Start`] whose caller stopped waiting. The request is not sent, or the process that
+/// it starts is killed.
 pub(crate) fn cancel_in_background(start: StartKey, sandbox: &actix::Addr<SandboxActor>) {
     sandbox.do_send(Background::CancelStart(start));
 }

@@ -1,8 +1,8 @@
 //! [`ProcessOutput`]: the output of one process, from its actor to its readers.
 //!
-//! The buffer is shared rather than asked for piece by piece: a message to an actor on another
-//! thread costs more than a piece of output. Its rules are those of
-//! [`OutputBuffer`](crate::machine::OutputBuffer); this file adds the lock and the wakers.
+//! The buffer is shared memory, because a message to an actor on another thread costs more than a
+//! piece of output. [`OutputBuffer`](crate::machine::OutputBuffer) holds the rules; this file adds
+//! the lock and the wakers.
 
 mod streams;
 
@@ -29,12 +29,12 @@ struct Shared {
     /// Readers that wait for output, each at most once.
     wakers: [Vec<(u64, Waker)>; 2],
     next_reader: u64,
-    /// The process's actor, which is woken when readers have taken so much (v2).
+    /// Wakes the process's actor when readers have taken `wake_after` bytes (v2).
     actor: Option<Waker>,
     wake_after: u64,
-    /// Handles and streams that could still read.
+    /// The number of handles and streams that can still read.
     holders: usize,
-    /// Another client may read on from here: output that is not read stays on the server.
+    /// Whether another client may resume the output. Unread output then stays on the server.
     handed_on: bool,
     /// How the process ended, for later callers of `wait`.
     end: Option<ProcessEnd>,
@@ -59,7 +59,7 @@ impl Shared {
     }
 }
 
-/// Ignores poisoning: a panic leaves nothing half done in here.
+/// Ignores poisoning: a panic leaves the buffer consistent.
 fn lock(shared: &SharedOutput) -> MutexGuard<'_, Shared> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -74,7 +74,7 @@ fn wake(wakers: [Vec<(u64, Waker)>; 2]) {
 pub(crate) struct OutputWriter(SharedOutput);
 
 impl OutputWriter {
-    /// With the window of a named exec (v2).
+    /// Creates both halves. A named exec (v2) has a window.
     pub(crate) fn new(policy: OutputPolicy, window: Option<u64>) -> (Self, ProcessOutput) {
         let mut buffer = OutputBuffer::new(policy);
         if let Some(window) = window {
@@ -94,8 +94,8 @@ impl OutputWriter {
         (Self(Arc::clone(&shared)), ProcessOutput(shared))
     }
 
-    /// Takes a batch, each piece with the number of bytes before it that never came. `false`: the
-    /// budget is exceeded and the process is to be killed.
+    /// Takes a batch of pieces, each with the number of bytes that were lost before it. Returns
+    /// `false` if the batch exceeds the budget: the caller then kills the process.
     pub(crate) fn write(&self, pieces: impl Iterator<Item = (u64, StdStream, Bytes)>) -> bool {
         let mut shared = lock(&self.0);
         let mut within = true;
@@ -109,7 +109,7 @@ impl OutputWriter {
             }
         }
         if !within {
-            // Neither stream goes on after that.
+            // Both streams end here.
             wakers[0].append(&mut shared.wakers[0]);
             wakers[1].append(&mut shared.wakers[1]);
         }
@@ -119,27 +119,28 @@ impl OutputWriter {
         within
     }
 
-    /// Takes the credit of a batch, until there is room.
+    /// Keeps the credit of a batch while the buffer is full.
     pub(crate) fn hold(&self, credit: Credit) {
         let mut shared = lock(&self.0);
         shared.buffer.handle_permit(credit, now());
         shared.buffer.update_pause(now());
     }
 
-    /// The server sends at most so much that is not taken (v2).
+    /// Sets how many bytes the server sends before it needs an acknowledgement (v2).
     pub(crate) fn set_window(&self, window: u64) {
         lock(&self.0).buffer.set_window(window);
     }
 
-    /// What readers have taken, where everything before these offsets has come. Another client is
-    /// to read on from there.
+    /// Returns the offsets up to which readers have taken the output, given those up to which it
+    /// was received. Another client resumes there.
     pub(crate) fn hand_on(&self, received: [u64; 2]) -> [u64; 2] {
         let mut shared = lock(&self.0);
         shared.handed_on = true;
         shared.taken(received)
     }
 
-    /// What readers have taken. The task is woken after so many more bytes.
+    /// Like [`hand_on`](Self::hand_on), but this client keeps reading. Wakes the task after so many
+    /// more bytes.
     pub(crate) fn poll_taken(
         &self,
         received: [u64; 2],
@@ -188,7 +189,7 @@ impl OutputWriter {
 }
 
 impl Drop for OutputWriter {
-    /// The actor is gone. If it did not publish how the process ended, that stays unknown.
+    /// The actor is gone. If it has not published the end of the process, the end stays unknown.
     fn drop(&mut self) {
         self.finish(Finish::ActorGone);
     }
@@ -296,7 +297,7 @@ mod tests {
     fn a_reader_is_woken_by_its_last_waker_and_leaks_nothing() {
         let (writer, output) = OutputWriter::new(OutputPolicy::default(), None);
         let (mut one, mut two) = (output.stdout(), output.stdout());
-        // As when each read is a task of its own, with a timeout.
+        // A read in a new task each time, as with a timeout.
         let old = poll(&mut one);
         for _ in 0..100 {
             poll(&mut one);

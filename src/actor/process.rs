@@ -1,122 +1,58 @@
 //! [`ProcessActor`]: one exec. Its output, its stdin, and how it ended.
 
-use std::{task::Context as TaskContext, time::Instant};
+use std::{rc::Rc, task::Context as TaskContext, time::Instant};
 
 use actix::{
-    Actor, ActorContext, Addr, AsyncContext, Context, Handler, Message, WeakAddr, dev::channel,
+    Actor, ActorContext, Addr, AsyncContext, Context, Handler, Message, Recipient, dev::channel,
 };
 use futures::future::LocalBoxFuture;
 use litemap::LiteMap;
 
 use super::{
-    CloseStdin, FlushStdin, GetPlace, Kill, ProcessPlace, SandboxActor, StartedProcess, Wait,
-    WriteStdin,
+    CloseStdin, FlushStdin, GetPlace, Kill, ProcessPlace, Wait, WriteStdin,
     driver::{Driven, Driver, now},
-    inbound::Chunk,
+    inbound::{Chunk, ProcessEvent, ProcessInput},
     output::{OutputWriter, ProcessOutput},
+    owner::Owner,
     reply::{Deferred, Settler, deferred},
-    requests::Background,
 };
 use crate::{
     Error,
     machine::{
-        Failure, OutputPolicy, Process, ProcessAction, ProcessEnd, ProcessFact, ProcessId,
-        ProcessReply, RequestId,
+        Failure, OutputPolicy, Process, ProcessAction, ProcessEnd, ProcessId, ProcessReply,
+        RequestId,
     },
     protocol::StdStream,
-    transport::Credit,
     yield_now::Yield,
 };
 
-/// What a process gets from its sandbox, in order.
-#[derive(Debug, Message)]
-#[rtype(result = "()")]
-pub(crate) struct ProcessInput {
-    pub(super) events: Vec<ProcessEvent>,
-    /// The leave to read more from the link, which is kept for as long as there is no room.
-    pub(super) credit: Option<Credit>,
-}
-
-impl ProcessInput {
-    /// Something happened.
-    pub(super) fn one(event: ProcessEvent) -> Self {
-        Self {
-            events: vec![event],
-            credit: None,
-        }
-    }
-}
-
-/// What happens to a process.
-#[derive(Debug)]
-pub(crate) enum ProcessEvent {
-    /// Output came.
-    Output(Vec<Chunk>),
-    /// The sandbox knows something.
-    Fact(ProcessFact),
-    /// Whether a caller waits for a status of the sandbox, which may stand behind the output.
-    Awaited(bool),
-}
-
-/// What a process tells its sandbox.
+/// A report of a process to its sandbox.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub(crate) enum ProcessReport {
-    /// What its machine wants of the sandbox, in order.
+    /// Actions of its machine for the sandbox to execute, in order.
     Actions(ProcessId, Vec<ProcessAction>),
-    /// Its actor is gone before everything was said about it.
+    /// Its actor is gone before the process was settled.
     Gone(ProcessId),
 }
 
-/// Kills the process without an answer. Keeps the sandbox's actor until the kill is on its way.
+/// Kills the process without an answer. Keeps the sandbox's actor alive until the kill is sent.
 #[derive(Message)]
 #[rtype(result = "()")]
-pub(super) struct KillInBackground(pub(super) Addr<SandboxActor>);
-
-/// A started process whose caller may be gone. If it is dropped before it is claimed, the process
-/// is killed: no other handle to it exists.
-pub(crate) struct Unclaimed {
-    started: Option<StartedProcess>,
-    sandbox: WeakAddr<SandboxActor>,
-}
-
-impl Unclaimed {
-    pub(super) fn new(started: StartedProcess, sandbox: WeakAddr<SandboxActor>) -> Self {
-        Self {
-            started: Some(started),
-            sandbox,
-        }
-    }
-
-    /// The caller has it.
-    pub(crate) fn claim(mut self) -> Option<StartedProcess> {
-        self.started.take()
-    }
-}
-
-impl Drop for Unclaimed {
-    fn drop(&mut self) {
-        // An upgrade allocates, and most are claimed.
-        if let Some(started) = self.started.take()
-            && let Some(sandbox) = self.sandbox.upgrade()
-        {
-            sandbox.do_send(Background::KillProcess(started.process));
-        }
-    }
-}
+pub(super) struct KillInBackground(pub(super) Recipient<ProcessReport>);
 
 enum Waiter {
     End(Settler<Result<ProcessEnd, Error>>),
     Unit(Settler<Result<(), Error>>),
 }
 
-/// What a process's actor begins with.
+/// The arguments of [`ProcessActor::spawn`].
 pub(super) struct NewProcess {
     pub(super) process: ProcessId,
-    /// In a box, as it is handed on some times until the actor is where it stays.
+    /// Boxed, because it is moved several times before the actor starts.
     pub(super) machine: Box<Process>,
     pub(super) policy: OutputPolicy,
-    pub(super) sandbox: WeakAddr<SandboxActor>,
+    pub(super) sandbox: Rc<dyn Owner<ProcessReport>>,
     pub(super) sandbox_awaited: bool,
 }
 
@@ -140,7 +76,7 @@ impl Unstarted {
 /// request for it and the acknowledgement are written together. The address keeps the connection
 /// open until then.
 struct LateReport {
-    sandbox: Addr<SandboxActor>,
+    sandbox: Recipient<ProcessReport>,
     report: Option<ProcessReport>,
     yielding: Yield,
 }
@@ -156,18 +92,18 @@ impl Drop for LateReport {
 /// Owns the output, the stdin and the end of one exec.
 ///
 /// Answers [`Wait`], [`Kill`], [`WriteStdin`], [`FlushStdin`], [`CloseStdin`] and [`GetPlace`]. It
-/// is started by [`SandboxActor`] for every [`Exec`](super::Exec).
+/// is started by [`SandboxActor`](super::SandboxActor) for every [`Exec`](super::Exec).
 pub struct ProcessActor {
     process: ProcessId,
     machine: Box<Process>,
     output: OutputWriter,
-    sandbox: WeakAddr<SandboxActor>,
+    sandbox: Rc<dyn Owner<ProcessReport>>,
     late: Option<LateReport>,
-    /// Whether everything was said about the process.
+    /// Whether the machine has reported everything about the process.
     settled: bool,
     waiters: LiteMap<RequestId, Waiter>,
     next_request: u64,
-    /// A caller waits for a status of the sandbox.
+    /// Whether a caller waits for a status of the sandbox.
     sandbox_awaited: bool,
     awaited: bool,
     killed: bool,
@@ -177,7 +113,7 @@ impl Drop for ProcessActor {
     /// Tells the sandbox if the actor ends early, as in a panic.
     fn drop(&mut self) {
         if !self.settled {
-            self.report(ProcessReport::Gone(self.process));
+            self.sandbox.report(ProcessReport::Gone(self.process));
         }
     }
 }
@@ -243,7 +179,7 @@ impl ProcessActor {
                 ProcessAction::OutputEnded(finish) => {
                     let held = self.machine.take_held_output();
                     if !held.is_empty() {
-                        // A budget that is exceeded at the end kills nothing any more.
+                        // The process has ended: exceeding the budget has no effect any more.
                         let held = (0, StdStream::Stdout, held);
                         self.output.write(std::iter::once(held));
                     }
@@ -266,28 +202,22 @@ impl ProcessActor {
             let report = ProcessReport::Actions(self.process, actions);
             match acknowledged {
                 true => self.report_late(report),
-                false => self.report(report),
+                false => self.sandbox.report(report),
             }
         }
         self.update_demand();
     }
 
-    fn report(&self, report: ProcessReport) {
-        if let Some(sandbox) = self.sandbox.upgrade() {
-            sandbox.do_send(report);
-        }
-    }
-
     /// Sends the report after the thread has yielded.
     fn report_late(&mut self, report: ProcessReport) {
-        self.late = self.sandbox.upgrade().map(|sandbox| LateReport {
+        self.late = self.sandbox.hold().map(|sandbox| LateReport {
             sandbox,
             report: Some(report),
             yielding: Yield::begin(),
         });
     }
 
-    /// Tells the output whether a caller waits for a message behind it.
+    /// Tells the output whether a caller waits for a message that queues behind it.
     fn update_demand(&mut self) {
         let awaited = self.machine.is_awaited(self.sandbox_awaited);
         if awaited != self.awaited {
@@ -301,7 +231,8 @@ impl ProcessActor {
         }
     }
 
-    /// Takes a batch of output. `false`: the budget is exceeded and the process is to be killed.
+    /// Takes a batch of output. Returns `false` if it exceeds the budget: the caller then kills the
+    /// process.
     fn take_output(&mut self, chunks: Vec<Chunk>) -> bool {
         let machine = &mut self.machine;
         let new = chunks.into_iter().filter_map(|chunk| {
@@ -313,7 +244,7 @@ impl ProcessActor {
         within
     }
 
-    /// Lets the server know what of the output readers have taken.
+    /// Acknowledges to the server the output that readers have taken.
     fn acknowledge(&mut self, task: &mut TaskContext<'_>) {
         if let Some((received, after)) = self.machine.acknowledgeable() {
             let taken = self.output.poll_taken(received, after, task);
@@ -360,8 +291,8 @@ impl Driven for ProcessActor {
         ctx.stop();
     }
 
-    /// Callers that stopped waiting are forgotten, so that they do not pile up, and so that no
-    /// output is dropped for a caller that is gone.
+    /// Also removes callers that stopped waiting. They would pile up, and output would be dropped
+    /// for their sake.
     fn poll_io(&mut self, _: &mut Context<Self>, task: &mut TaskContext<'_>) {
         self.acknowledge(task);
         self.run_actions();

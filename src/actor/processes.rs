@@ -1,13 +1,16 @@
-//! [`Processes`]: the actors of a sandbox's processes, and what is passed on to them.
+//! [`Processes`]: the actors of a sandbox's processes, and what the sandbox sends them.
 
-use actix::{Addr, WeakAddr};
+use std::rc::Rc;
+
+use actix::Addr;
 use litemap::LiteMap;
 
 use super::{
-    ProcessActor, SandboxActor, StartedProcess,
-    inbound::InboundBatch,
+    ProcessActor, StartKey, StartedProcess,
+    inbound::{InboundBatch, ProcessEvent, ProcessInput},
     output::ProcessOutput,
-    process::{NewProcess, ProcessEvent, ProcessInput, Unstarted},
+    owner::Owner,
+    process::{NewProcess, ProcessReport, Unstarted},
 };
 use crate::{
     Error,
@@ -15,21 +18,23 @@ use crate::{
     transport::Credit,
 };
 
-/// The processes about which something may still be said.
+/// The processes that are not settled.
 #[derive(Default)]
 pub(super) struct Processes {
     links: LiteMap<ProcessId, ProcessLink>,
-    /// Whether a status of the sandbox, which may stand behind output, is waited for.
+    /// Whether a caller waits for a status of the sandbox, which may queue behind output.
     awaited: bool,
 }
 
 struct ProcessLink {
     actor: Addr<ProcessActor>,
-    /// The actor itself, until there is something to tell it.
+    /// The actor itself, until it gets its first message.
     unstarted: Option<Unstarted>,
-    /// For the caller, once the server said that the process runs.
+    /// For the caller, once the server reports that the process runs.
     output: Option<ProcessOutput>,
-    /// Whether it has been told everything.
+    /// The key of the [`Start`](super::Start) that started the process.
+    start: Option<StartKey>,
+    /// Whether the process has reported everything.
     settled: bool,
 }
 
@@ -56,7 +61,7 @@ impl Processes {
         &mut self,
         (process, machine): (ProcessId, Process),
         policy: OutputPolicy,
-        sandbox: WeakAddr<SandboxActor>,
+        sandbox: Rc<dyn Owner<ProcessReport>>,
     ) {
         let (actor, unstarted, output) = ProcessActor::create(NewProcess {
             process,
@@ -69,15 +74,21 @@ impl Processes {
             actor,
             unstarted: Some(unstarted),
             output: Some(output),
+            start: None,
             settled: false,
         };
         self.links.insert(process, link);
     }
 
-    /// The process for the caller that asked for it.
-    pub(super) fn started(&mut self, process: ProcessId) -> Result<StartedProcess, Error> {
+    /// The process, for the caller that asked for it.
+    pub(super) fn started(
+        &mut self,
+        process: ProcessId,
+        start: Option<StartKey>,
+    ) -> Result<StartedProcess, Error> {
         let link = self.links.get_mut(&process);
         link.and_then(|link| {
+            link.start = start;
             Some(StartedProcess {
                 process,
                 actor: link.actor.clone(),
@@ -93,6 +104,13 @@ impl Processes {
         link.is_some_and(|link| link.output.is_none())
     }
 
+    /// The process that a [`Start`](super::Start) started.
+    pub(super) fn started_by(&self, start: StartKey) -> Option<ProcessId> {
+        let mut links = self.links.iter();
+        let found = links.find(|(_, link)| link.start == Some(start));
+        found.map(|(process, _)| *process)
+    }
+
     pub(super) fn actor(&self, process: ProcessId) -> Option<&Addr<ProcessActor>> {
         self.links.get(&process).map(|link| &link.actor)
     }
@@ -104,7 +122,7 @@ impl Processes {
         }
     }
 
-    /// Delivers what was gathered for another process: what comes next is for this one.
+    /// Begins the batch of a process. Delivers the batch of another process first.
     pub(super) fn turn_to(&mut self, process: ProcessId, batch: &mut InboundBatch) {
         if batch.process() != process {
             self.deliver(batch, None);
@@ -112,7 +130,7 @@ impl Processes {
         }
     }
 
-    /// Delivers what was gathered. The process keeps the credit for as long as it has no room.
+    /// Delivers a batch. The process keeps the credit while its output buffer is full.
     pub(super) fn deliver(&mut self, batch: &mut InboundBatch, credit: Option<Credit>) {
         let events = batch.take();
         if !events.is_empty() || credit.is_some() {

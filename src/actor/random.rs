@@ -2,7 +2,7 @@
 
 use std::io;
 
-/// 128 bits that cannot be guessed.
+/// Returns 128 random bits that can't be guessed.
 pub(crate) fn random_bits() -> io::Result<u128> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes)?;

@@ -8,31 +8,32 @@ use actix::{
 };
 
 enum Slot<T> {
-    /// Neither the answer nor the place to send it is there yet.
+    /// The handler has not returned, and the answer is not known.
     Empty,
-    /// Somebody waits, or sent the message without wanting an answer.
+    /// The handler has returned. The caller waits, or wants no answer.
     Asked(Option<OneshotSender<T>>),
-    /// The answer came before the handler returned.
+    /// The answer is known, and the handler has not returned.
     Answered(T),
 }
 
 /// What a handler returns when the answer follows later.
 pub struct Deferred<T>(Rc<RefCell<Slot<T>>>);
 
-/// Gives the answer, once. Dropped without one, as in a panic, the caller learns that the actor is gone.
+/// Gives the answer, once. If it is dropped without an answer, as in a panic, the caller gets the
+/// error that the actor is gone.
 pub(crate) struct Settler<T>(Rc<RefCell<Slot<T>>>);
 
-/// Nobody was left to take the answer. Here it is again.
+/// The answer, given back because the caller stopped waiting.
 pub(crate) struct Undelivered<T>(pub(crate) T);
 
-/// An answer to be, and the means to give it.
+/// Returns a deferred answer and its settler.
 pub(crate) fn deferred<T>() -> (Settler<T>, Deferred<T>) {
     let slot = Rc::new(RefCell::new(Slot::Empty));
     (Settler(Rc::clone(&slot)), Deferred(slot))
 }
 
 impl<T> Settler<T> {
-    /// Whether the caller stopped waiting; the task is woken when it does.
+    /// Whether the caller stopped waiting. Wakes the task when it does.
     pub(crate) fn is_cancelled(&self, task: &mut Context<'_>) -> bool {
         match &mut *self.0.borrow_mut() {
             Slot::Asked(Some(sender)) => sender.poll_closed(task).is_ready(),
@@ -63,7 +64,7 @@ where
         match std::mem::replace(&mut *slot, Slot::Empty) {
             Slot::Answered(answer) => {
                 if let Some(sender) = sender {
-                    // The caller may have stopped waiting; that is its right.
+                    // A caller that stopped waiting is not an error.
                     let _ = sender.send(answer);
                 }
             }

@@ -1,32 +1,21 @@
-//! What callers ask of a [`SandboxActor`], and how they are answered.
+//! The requests of callers to a [`SandboxActor`], and their answers.
 
-use actix::{AsyncContext, Context, Handler, Message, MessageResult, WeakAddr};
+use actix::{AsyncContext, Context, Handler, Message, MessageResult};
 
 use super::{
     AttachProcess, Checkpoint, Exec, GetState, GetVersion, KillSandbox, Open, Opened, ProcessPlace,
-    SandboxActor, SnapshotFilesystem, Start, StartKey, StartedProcess, Subscribe, Unclaimed,
+    SandboxActor, SnapshotFilesystem, Start, StartKey, StartedProcess, Subscribe,
     driver::now,
     process::KillInBackground,
     random::random_bits,
-    reply::{Deferred, Settler, Undelivered, deferred},
+    reply::{Deferred, Undelivered, deferred},
+    sandbox::Waiter,
     subscribers::Sink,
 };
 use crate::{
     Error, SandboxEvent,
     machine::{NewExec, Nonce, ProcessId, RequestId, Sandbox, SandboxReply, SandboxState},
 };
-
-/// A caller that waits for its answer.
-pub(super) enum Waiter {
-    Open(Settler<Result<Opened, Error>>),
-    Exec(Settler<Result<StartedProcess, Error>>),
-    Start(
-        Settler<Result<Unclaimed, Error>>,
-        WeakAddr<SandboxActor>,
-        StartKey,
-    ),
-    Unit(Settler<Result<(), Error>>),
-}
 
 impl SandboxActor {
     fn request(&mut self, waiter: Waiter) -> RequestId {
@@ -48,7 +37,7 @@ impl SandboxActor {
         answer
     }
 
-    /// Answers a caller. One that stopped waiting is no error, but leaves its process behind.
+    /// Answers a caller. If it stopped waiting for a process, the process is killed.
     pub(super) fn answer(&mut self, waiter: Waiter, result: Result<SandboxReply, Error>) {
         match waiter {
             Waiter::Open(settler) => {
@@ -62,18 +51,11 @@ impl SandboxActor {
                 });
                 let _ = settler.settle(opened);
             }
-            Waiter::Exec(settler) => {
-                let started = result.and_then(|reply| self.started(&reply));
-                if let Err(Undelivered(Ok(started))) = settler.settle(started) {
-                    self.machine.abandon_process(started.process);
-                }
-            }
-            Waiter::Start(settler, sandbox, _) => {
-                let started = result.and_then(|reply| self.started(&reply));
-                let unclaimed = started.map(|started| Unclaimed::new(started, sandbox));
-                if let Err(Undelivered(Ok(unclaimed))) = settler.settle(unclaimed)
-                    && let Some(started) = unclaimed.claim()
-                {
+            Waiter::Exec(settler, start) => {
+                let started = result.and_then(|reply| self.started(&reply, start));
+                let undelivered = settler.settle(started);
+                // A caller of `Start` that stopped waiting also sends `CancelStart`.
+                if let (Err(Undelivered(Ok(started))), None) = (undelivered, start) {
                     self.machine.abandon_process(started.process);
                 }
             }
@@ -83,10 +65,22 @@ impl SandboxActor {
         }
     }
 
-    fn started(&mut self, reply: &SandboxReply) -> Result<StartedProcess, Error> {
+    fn started(
+        &mut self,
+        reply: &SandboxReply,
+        start: Option<StartKey>,
+    ) -> Result<StartedProcess, Error> {
         match *reply {
-            SandboxReply::Started(process) => self.processes.started(process),
+            SandboxReply::Started(process) => self.processes.started(process, start),
             _ => Err(Error::actor_gone("run code")),
+        }
+    }
+
+    fn kill_in_background(&mut self, process: ProcessId, ctx: &Context<Self>) {
+        if let Some(actor) = self.processes.actor(process) {
+            self.machine.expect_kill(process);
+            // The address keeps the connection open until the kill is sent.
+            actor.do_send(KillInBackground(ctx.address().recipient()));
         }
     }
 
@@ -132,18 +126,17 @@ impl Handler<Exec> for SandboxActor {
 
     fn handle(&mut self, exec: Exec, ctx: &mut Context<Self>) -> Self::Result {
         let (settler, answer) = deferred();
-        self.exec(exec, Waiter::Exec(settler), ctx);
+        self.exec(exec, Waiter::Exec(settler, None), ctx);
         answer
     }
 }
 
 impl Handler<Start> for SandboxActor {
-    type Result = Deferred<Result<Unclaimed, Error>>;
+    type Result = Deferred<Result<StartedProcess, Error>>;
 
     fn handle(&mut self, Start(exec, key): Start, ctx: &mut Context<Self>) -> Self::Result {
         let (settler, answer) = deferred();
-        let waiter = Waiter::Start(settler, self.address(ctx), key);
-        self.exec(exec, waiter, ctx);
+        self.exec(exec, Waiter::Exec(settler, Some(key)), ctx);
         answer
     }
 }
@@ -161,21 +154,21 @@ impl Handler<AttachProcess> for SandboxActor {
         let sandbox = self.address(ctx);
         self.processes
             .spawn((process, machine), self.settings.output, sandbox);
-        let started = self.processes.started(process);
+        let started = self.processes.started(process, None);
         self.run_actions(ctx);
         started
     }
 }
 
-/// What a handle that is dropped asks for, without an answer.
+/// A request of a handle that is dropped. It has no answer.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(super) enum Background {
     /// The caller of this start stopped waiting.
     CancelStart(StartKey),
-    /// The process is to be killed with its last handle.
+    /// Kill the process: its last handle was dropped.
     KillProcess(ProcessId),
-    /// No handle to the sandbox is left, or ever was: it is to be killed.
+    /// Kill the sandbox: no caller has a handle to it.
     Abandon,
 }
 
@@ -185,20 +178,16 @@ impl Handler<Background> for SandboxActor {
     fn handle(&mut self, message: Background, ctx: &mut Context<Self>) {
         match message {
             Background::CancelStart(key) => {
-                let started =
-                    |waiter: &Waiter| matches!(waiter, Waiter::Start(_, _, it) if *it == key);
+                let is_start =
+                    |waiter: &Waiter| matches!(waiter, Waiter::Exec(_, Some(it)) if *it == key);
                 let mut waiters = self.waiters.iter();
-                if let Some((&request, _)) = waiters.find(|(_, waiter)| started(waiter)) {
+                if let Some((&request, _)) = waiters.find(|(_, waiter)| is_start(waiter)) {
                     self.machine.cancel_exec(request);
+                } else if let Some(process) = self.processes.started_by(key) {
+                    self.kill_in_background(process, ctx);
                 }
             }
-            Background::KillProcess(process) => {
-                if let Some(actor) = self.processes.actor(process) {
-                    self.machine.expect_kill(process);
-                    // With an address of this actor: the kill is sent before the connection is closed.
-                    actor.do_send(KillInBackground(ctx.address()));
-                }
-            }
+            Background::KillProcess(process) => self.kill_in_background(process, ctx),
             Background::Abandon => self.machine.abandon(now()),
         }
         self.run_actions(ctx);

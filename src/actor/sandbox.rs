@@ -1,20 +1,21 @@
 //! [`SandboxActor`]: one sandbox. Routes between its callers, its connection and its processes.
 
-use std::{collections::VecDeque, time::Instant};
+use std::{collections::VecDeque, rc::Rc, time::Instant};
 
-use actix::{Actor, ActorContext, Addr, AsyncContext, Context, Handler, WeakAddr};
+use actix::{Actor, ActorContext, Addr, AsyncContext, Context, Handler};
 use bytes::Bytes;
 use litemap::LiteMap;
 use tracing::Span;
 
 use super::{
-    Settings,
+    Opened, Settings, StartKey, StartedProcess,
     connection::{ConnectionActor, ConnectionCommand, ConnectionReport},
     driver::{Driven, Driver, now},
-    inbound::InboundBatch,
-    process::{ProcessEvent, ProcessInput, ProcessReport},
+    inbound::{InboundBatch, ProcessEvent, ProcessInput},
+    owner::Owner,
+    process::ProcessReport,
     processes::Processes,
-    requests::Waiter,
+    reply::Settler,
     state::StatePublisher,
     subscribers::Subscribers,
 };
@@ -31,12 +32,14 @@ use crate::{
 ///
 /// Answers [`Open`](super::Open), [`Exec`](super::Exec), [`KillSandbox`](super::KillSandbox),
 /// [`SnapshotFilesystem`](super::SnapshotFilesystem), [`Checkpoint`](super::Checkpoint),
-/// [`GetState`](super::GetState) and [`Subscribe`](super::Subscribe). It is made by [`SandboxBuilder::into_actor`](crate::SandboxBuilder::into_actor), and
-/// dials as soon as it is started. It lives as long as an address of it: with the last one the
-/// connection is closed, and a sandbox that is still being created is killed.
+/// [`GetState`](super::GetState) and [`Subscribe`](super::Subscribe).
+///
+/// [`SandboxBuilder::into_actor`](crate::SandboxBuilder::into_actor) returns it. It dials as soon
+/// as it is started, and lives as long as an address of it. When the last address is dropped, the
+/// connection closes, and a sandbox that is still being created is killed.
 pub struct SandboxActor {
-    /// First, so that it is dropped first: a caller whose request fails with the actor then reads the
-    /// end in the state.
+    /// The first field, because it must be dropped first: a caller whose request fails with the
+    /// actor then finds the end in the state.
     pub(super) state: StatePublisher,
     pub(super) machine: Sandbox,
     pub(super) settings: Settings,
@@ -48,12 +51,20 @@ pub struct SandboxActor {
     pub(super) waiters: LiteMap<RequestId, Waiter>,
     pub(super) next_request: u64,
     pub(super) subscribers: Subscribers,
-    /// The last event, while processes that end with the sandbox have not said so.
+    /// The last event, until every process has reported its end.
     pub(super) last_event: Option<SandboxEvent>,
     orphaned: bool,
     span: Span,
-    /// Of this actor. To create one for each process would cost more.
-    address: Option<WeakAddr<SandboxActor>>,
+    /// Shared by the processes: creating one for each would cost more.
+    address: Option<Rc<dyn Owner<ProcessReport>>>,
+}
+
+/// A caller that waits for its answer.
+pub(super) enum Waiter {
+    Open(Settler<Result<Opened, Error>>),
+    /// With the key of a [`Start`](super::Start).
+    Exec(Settler<Result<StartedProcess, Error>>, Option<StartKey>),
+    Unit(Settler<Result<(), Error>>),
 }
 
 impl SandboxActor {
@@ -85,10 +96,12 @@ impl SandboxActor {
         }
     }
 
-    pub(super) fn address(&mut self, ctx: &Context<Self>) -> WeakAddr<Self> {
-        let address = &mut self.address;
-        let address = address.get_or_insert_with(|| ctx.address().downgrade());
-        address.clone()
+    /// The address for the reports of processes. It doesn't keep this actor alive.
+    pub(super) fn address(&mut self, ctx: &Context<Self>) -> Rc<dyn Owner<ProcessReport>> {
+        let address = self
+            .address
+            .get_or_insert_with(|| Rc::new(ctx.address().downgrade()));
+        Rc::clone(address)
     }
 
     #[cfg(test)]
@@ -103,7 +116,7 @@ impl SandboxActor {
         self.after_actions(ctx);
     }
 
-    /// Carries out what the machine wants; what is for processes is only gathered.
+    /// Executes the actions of the machine. Facts and output for processes go into the batch.
     fn run_actions_into(&mut self, batch: &mut InboundBatch) {
         self.state
             .publish(self.machine.state(), self.machine.version());
@@ -179,7 +192,7 @@ impl SandboxActor {
         self.processes.deliver(&mut batch, Some(credit));
     }
 
-    /// The link took the messages with these tags, the last of them the highest.
+    /// The link has written the messages with these tags. The last tag is the highest.
     fn written(&mut self, tags: &[u64]) {
         while let Some(&(tag, process, number)) = self.stdin.front()
             && tags.last().is_some_and(|last| tag <= *last)
@@ -190,11 +203,11 @@ impl SandboxActor {
         }
     }
 
-    /// The machine of a process wants this of the sandbox.
+    /// Executes an action of a process's machine.
     fn run_process_action(&mut self, process: ProcessId, action: ProcessAction) {
         match action {
             ProcessAction::SendKill => self.machine.kill_process(process),
-            // If the link is lost meanwhile, the process sends the message again on the next.
+            // If the link was lost, the process sends the message again on the next link.
             ProcessAction::Send(text) => {
                 if self.machine.can_send(process) {
                     self.send(text, None);
@@ -222,7 +235,7 @@ impl SandboxActor {
                 self.processes.remove(process, true);
                 self.machine.process_settled(process);
             }
-            // The actor of the process does these.
+            // The process's actor executes these.
             ProcessAction::Settle(..) | ProcessAction::OutputEnded(_) => {}
         }
     }
@@ -238,7 +251,7 @@ impl Actor for SandboxActor {
 
     fn started(&mut self, ctx: &mut Context<Self>) {
         ctx.spawn(Driver::default());
-        let owner = self.address(ctx);
+        let owner = Box::new(ctx.address().downgrade());
         let connection = ConnectionActor::new(&self.settings, owner, self.span.clone());
         self.connection = Some(connection.start());
     }

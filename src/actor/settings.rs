@@ -1,4 +1,4 @@
-//! [`Settings`]: everything an actor needs to know, checked.
+//! [`Settings`]: the checked options of a builder, for the actors.
 
 use std::{any::Any, sync::Arc};
 
@@ -9,7 +9,7 @@ use crate::{
     transport::{DialConfig, Endpoint, Recorder},
 };
 
-/// What a builder made of its options.
+/// The options of a sandbox, checked.
 #[derive(Clone)]
 pub(crate) struct Settings {
     pub(crate) mode: Mode,
@@ -21,9 +21,9 @@ pub(crate) struct Settings {
     pub(crate) output: OutputPolicy,
     /// Where the session's frames are written.
     pub(crate) recorder: Option<Recorder>,
-    /// The beginning of the ids of this client's execs.
+    /// The prefix of the ids of this client's execs.
     pub(crate) exec_prefix: String,
-    /// What must not go before the last actor of the sandbox: its place in a runtime.
+    /// Dropped with the last actor of the sandbox: its place in a runtime.
     pub(crate) kept: Option<Arc<dyn Any + Send + Sync>>,
     /// The debug label; `None` when debugging is off.
     pub(crate) debug: Option<Arc<str>>,

@@ -7,10 +7,10 @@ use crate::{
     protocol::Version,
 };
 
-/// The half of the actor. Dropped before the end, it publishes that the actor is gone.
+/// The actor's half. If it is dropped before the end, it publishes that the actor is gone.
 pub(super) struct StatePublisher(watch::Sender<(SandboxState, Version)>);
 
-/// The half of a handle.
+/// A handle's half.
 #[derive(Clone, Debug)]
 pub(crate) struct StateReader(watch::Receiver<(SandboxState, Version)>);
 
@@ -23,7 +23,8 @@ impl StatePublisher {
         StateReader(self.0.subscribe())
     }
 
-    /// Publishes what changed. Comes before an answer, so that its receiver reads the new state.
+    /// Publishes a change. The actor calls this before it answers, so that the caller reads the new
+    /// state.
     pub(super) fn publish(&self, state: &SandboxState, version: Version) {
         let is_same = {
             let last = self.0.borrow();

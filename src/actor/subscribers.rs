@@ -1,5 +1,5 @@
-//! [`Subscribers`]: who gets the events of a sandbox. A slow subscriber holds up neither the actor
-//! nor the others, and its queue is bounded.
+//! [`Subscribers`]: the subscribers to the events of a sandbox. Their queues are bounded. A slow
+//! subscriber delays neither the actor nor the others.
 
 use actix::{Recipient, dev::SendError};
 use tokio::sync::mpsc::{self, error::TrySendError};
@@ -79,7 +79,7 @@ impl Sink {
         }
     }
 
-    /// The last events fit always: they are two at most, and come once.
+    /// The last events always fit: there are at most two of them, and they have reserved room.
     fn send(&self, event: SandboxEvent, is_last: bool) -> Result<(), SendError<()>> {
         match self {
             Self::Actor(recipient) if is_last => {

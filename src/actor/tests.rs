@@ -1,4 +1,4 @@
-//! A panic forced inside each actor: whoever waits gets an error, and soon.
+//! A panic inside each actor: every caller that waits gets an error.
 //!
 //! Here rather than in `tests/`, because a panic can only be forced from within.
 
@@ -22,7 +22,7 @@ use crate::{
 #[rtype(result = "()")]
 struct Panic;
 
-/// Where a sandbox's actor passes a panic on to.
+/// Makes the connection of a sandbox panic.
 #[derive(Message)]
 #[rtype(result = "()")]
 struct PanicInConnection;
@@ -109,7 +109,7 @@ async fn a_panic_in_the_process_actor_fails_only_its_callers() {
         ErrorKind::ActorGone
     );
 
-    // Nobody can manage the process any more, so it is killed, and the sandbox is free again.
+    // Without its actor the process is killed, and the sandbox is free again.
     let output = soon("the next", async {
         loop {
             match sandbox.run(Language::Bash, "echo next").await {

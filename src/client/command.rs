@@ -5,9 +5,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::try_join3;
 
-use super::{Language, Output, Process, Sandbox, streams::READ_LIMIT};
+use super::{Output, Process, Sandbox, streams::READ_LIMIT};
 use crate::{
-    Error, OutputPolicy, ProcessEnd,
+    Error, Language, OutputPolicy, ProcessEnd,
     actor::{Exec, Start, StartKey, Stdin},
 };
 
@@ -204,10 +204,7 @@ impl Command {
         let starting = Starting(Some((self.sandbox.clone(), key)));
         let answer = self.sandbox.addr().send(Start(self.exec, key)).await;
         starting.answered();
-        let started = answer
-            .map_err(Error::mailbox("run code"))??
-            .claim()
-            .ok_or_else(|| Error::actor_gone("run code"))?;
+        let started = answer.map_err(Error::mailbox("run code"))??;
         Ok(Process::new(self.sandbox, started, self.kill_on_drop))
     }
 
@@ -272,6 +269,61 @@ impl Command {
             self.exec.stdin = Stdin::Null;
         }
         self
+    }
+}
+
+impl Sandbox {
+    /// Starts code. Resolves when the server reports that the code runs. Short for
+    /// [`command`](Self::command) and [`spawn`](Command::spawn).
+    ///
+    /// While the client reconnects, the exec waits, and the code starts exactly once when the
+    /// connection is back. Under protocol v2 several processes run at once, each with its own
+    /// streams. Under v1 one process runs at a time, and the exec also waits for the end of a
+    /// process that is being killed.
+    ///
+    /// **Cancel safety.** Dropping the future cancels the exec: the request is not sent, or the
+    /// process is killed as soon as it starts, because there is no handle to it.
+    ///
+    /// # Errors
+    ///
+    /// Fails if:
+    ///
+    /// - the sandbox isn't running, or, under v1, another process runs;
+    /// - the server doesn't support the language or can't start the process (the sandbox lives on);
+    /// - no answer arrives within [`exec_timeout`](crate::SandboxBuilder::exec_timeout). If the
+    ///   process starts later, it is killed;
+    /// - the connection is lost before the answer. If the process started, it is killed once the
+    ///   connection is back.
+    pub async fn exec(
+        &self,
+        language: impl Into<Language>,
+        code: impl Into<String>,
+    ) -> Result<Process, Error> {
+        self.command(language, code).spawn().await
+    }
+
+    /// Runs code to its end and collects its output, at most 64 MiB of each stream. Short for
+    /// [`command`](Self::command) and [`output`](Command::output).
+    ///
+    /// **Cancel safety.** Dropping the future kills the process.
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`exec`](Self::exec). Also fails if there is more output or the sandbox is
+    /// lost. A non-zero exit code is not an error: see
+    /// [`Output::error_for_status`].
+    pub async fn run(
+        &self,
+        language: impl Into<Language>,
+        code: impl Into<String>,
+    ) -> Result<Output, Error> {
+        self.command(language, code).output().await
+    }
+
+    /// Returns a command, which has the options that [`exec`](Self::exec) and [`run`](Self::run)
+    /// lack: arguments, environment, working directory, input, time limit, output policy.
+    pub fn command(&self, language: impl Into<Language>, code: impl Into<String>) -> Command {
+        Command::new(self.clone(), language.into(), code.into())
     }
 }
 

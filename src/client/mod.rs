@@ -1,15 +1,16 @@
 //! Layer 4: what users see. Handles, builders and streams: a thin wrapper around the messages of
 //! [`actor`](crate::actor).
 
+// First, because rustdoc lists the methods of a type in the order of the modules.
+mod sandbox;
+
 mod builder;
 mod command;
 mod events;
-mod language;
 mod output;
 mod process;
 mod process_ref;
 mod runtime;
-mod sandbox;
 mod stdin;
 mod streams;
 
@@ -18,7 +19,6 @@ use actix::{Actor, Addr, Context, Handler, Message};
 pub use builder::{ExistingSandbox, NewSandbox, OpenMode, SandboxBuilder};
 pub use command::Command;
 pub use events::EventStream;
-pub use language::Language;
 pub use output::Output;
 pub use process::Process;
 pub use process_ref::ProcessRef;

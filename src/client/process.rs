@@ -5,10 +5,10 @@ use std::{fmt, sync::Arc};
 use actix::Addr;
 use bytes::Bytes;
 
-use super::{ProcessRef, ProcessStdin, Sandbox, ask};
+use super::{Sandbox, ask};
 use crate::{
     Error, MergedOutput, OutputStream, ProcessActor, ProcessEnd, ProcessId, ProcessOutput,
-    actor::{CloseStdin, FlushStdin, GetPlace, Kill, StartedProcess, Wait, WriteStdin},
+    actor::{CloseStdin, FlushStdin, Kill, StartedProcess, Wait, WriteStdin},
 };
 
 /// A process in a sandbox.
@@ -122,12 +122,6 @@ impl Process {
         self.0.output.merged().keeping(self.clone())
     }
 
-    /// The stdin of the process, for `tokio::io::copy` and the like.
-    /// [`write_to_stdin`](Self::write_to_stdin) does the same without a copy.
-    pub fn stdin(&self) -> ProcessStdin {
-        ProcessStdin::new(self.clone())
-    }
-
     /// How many bytes of output are buffered now, of both streams together.
     pub fn buffered_output(&self) -> usize {
         self.0.output.buffered()
@@ -180,22 +174,6 @@ impl Process {
     /// Let the program read a line, or a length first.
     pub async fn close_stdin(&self) -> Result<(), Error> {
         ask(&self.0.actor, CloseStdin, "close stdin").await?
-    }
-
-    /// Returns the name of the process and the position up to which its output was read, so that
-    /// another program can resume it: see [`Sandbox::attach_process`].
-    ///
-    /// Call it after the last read. Output that this program reads later may be missing in the
-    /// other program. From now on, dropping the last handle does not drop unread output: the
-    /// process pauses when its output fills the budget, until the other program reads.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported): under protocol v1 processes have
-    /// no names.
-    pub async fn to_ref(&self) -> Result<ProcessRef, Error> {
-        let place = ask(&self.0.actor, GetPlace, "name the process").await??;
-        Ok(ProcessRef::new(self.sandbox().sandbox_id(), place))
     }
 
     /// Returns how the process ended, or `None` while the client has not heard of its end. Does not

@@ -2,18 +2,18 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::{Process, Sandbox, ask};
 use crate::{
-    SandboxId,
-    actor::ProcessPlace,
+    Error, SandboxId,
+    actor::{AttachProcess, GetPlace, ProcessPlace},
     protocol::{ExecId, limits::MIN_WINDOW},
 };
 
 /// The name of a process in a sandbox, and the position up to which its output was read.
 ///
 /// It can be stored and sent, for example as JSON. It holds no secret: a program that resumes the
-/// process needs the sandbox's token to attach to the sandbox first.
-/// [`Process::to_ref`](crate::Process::to_ref) returns it, and
-/// [`Sandbox::attach_process`](crate::Sandbox::attach_process) takes it.
+/// process needs the sandbox's token to attach to the sandbox first. [`Process::to_ref`] returns
+/// it, and [`Sandbox::attach_process`] takes it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProcessRef {
     sandbox: String,
@@ -56,5 +56,89 @@ impl ProcessRef {
             offsets: [self.stdout, self.stderr],
             window: self.window.max(MIN_WINDOW),
         }
+    }
+}
+
+impl Process {
+    /// Returns the name of the process and the position up to which its output was read, so that
+    /// another program can resume it: see [`Sandbox::attach_process`].
+    ///
+    /// Call it after the last read. Output that this program reads later may be missing in the
+    /// other program. From now on, dropping the last handle does not drop unread output: the
+    /// process pauses when its output fills the budget, until the other program reads.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported): under protocol v1 processes have
+    /// no names.
+    pub async fn to_ref(&self) -> Result<ProcessRef, Error> {
+        let place = ask(self.addr(), GetPlace, "name the process").await??;
+        Ok(ProcessRef::new(self.sandbox().sandbox_id(), place))
+    }
+}
+
+impl Sandbox {
+    /// Resumes a process that another client started in this sandbox. Its output continues where
+    /// that client stopped reading.
+    ///
+    /// The other client must have detached first, because only one client can be attached at a
+    /// time. [`Process::wait`] returns how the process ended; a process that the server doesn't
+    /// know ends as [`ProcessEnd::SandboxLost`](crate::ProcessEnd::SandboxLost).
+    ///
+    /// ```
+    /// # #[cfg(all(unix, feature = "server"))]
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # futures::executor::block_on(async {
+    /// use actix_sandbox::{Language, LocalServer, ProcessRef, Sandbox};
+    ///
+    /// let server = LocalServer::start().await?;
+    /// let sandbox = Sandbox::create(server.url()).await?;
+    /// let process = sandbox.exec(Language::Bash, "read x; echo got $x").await?;
+    /// // Keep these three, in a database for example.
+    /// let (id, token) = (sandbox.sandbox_id().clone(), sandbox.sandbox_token().clone());
+    /// let reference = process.to_ref().await?;
+    /// drop((process, sandbox));
+    ///
+    /// // Another program resumes the process.
+    /// # let sandbox = loop {
+    /// #     match Sandbox::attach(server.url(), id.clone(), token.clone()).await {
+    /// #         Err(error) if error.is_retryable() => continue,
+    /// #         attached => break attached?,
+    /// #     }
+    /// # };
+    /// # #[cfg(any())]
+    /// let sandbox = Sandbox::attach(server.url(), id, token).await?;
+    /// let process = sandbox.attach_process(&reference).await?;
+    /// process.write_to_stdin("this\n").await?;
+    /// assert_eq!(process.stdout().read_all().await?, "got this\n");
+    /// # sandbox.kill().await?;
+    /// # Ok(())
+    /// # })
+    /// # }
+    /// # #[cfg(not(all(unix, feature = "server")))]
+    /// # fn main() {}
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Fails if the reference belongs to another sandbox, this sandbox isn't running, the server
+    /// speaks protocol v1, or this client already has a handle to the process.
+    pub async fn attach_process(&self, process: &ProcessRef) -> Result<Process, Error> {
+        if process.sandbox_id() != *self.sandbox_id() {
+            let problem = format!(
+                "belongs to the sandbox {}; this sandbox is {}",
+                process.sandbox_id(),
+                self.sandbox_id()
+            );
+            return Err(Error::option("process", problem));
+        }
+        let place = process.place();
+        let started = ask(
+            self.addr(),
+            AttachProcess { place },
+            "attach to the process",
+        )
+        .await??;
+        Ok(Process::new(self.clone(), started, false))
     }
 }

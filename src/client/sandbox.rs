@@ -4,13 +4,10 @@ use std::{fmt, sync::Arc};
 
 use actix::{Addr, Recipient};
 
-use super::{
-    Command, EventStream, ExistingSandbox, Language, NewSandbox, Output, Process, ProcessRef,
-    SandboxBuilder, ask,
-};
+use super::{EventStream, ExistingSandbox, NewSandbox, SandboxBuilder, ask};
 use crate::{
     Error, SandboxActor, SandboxEvent, SandboxId, SandboxState, SandboxToken,
-    actor::{self, AttachProcess, Checkpoint, KillSandbox, Opened, SnapshotFilesystem, Subscribe},
+    actor::{self, Checkpoint, KillSandbox, Opened, SnapshotFilesystem, Subscribe},
     protocol::Version,
 };
 
@@ -130,123 +127,6 @@ impl Sandbox {
     /// The secret with which another client can attach. Its `Debug` output hides it.
     pub fn sandbox_token(&self) -> &SandboxToken {
         &self.0.opened.sandbox_token
-    }
-
-    /// Starts code. Resolves when the server reports that the code runs. Short for
-    /// [`command`](Self::command) and [`spawn`](Command::spawn).
-    ///
-    /// While the client reconnects, the exec waits, and the code starts exactly once when the
-    /// connection is back. Under protocol v2 several processes run at once, each with its own
-    /// streams. Under v1 one process runs at a time, and the exec also waits for the end of a
-    /// process that is being killed.
-    ///
-    /// **Cancel safety.** Dropping the future cancels the exec: the request is not sent, or the
-    /// process is killed as soon as it starts, because there is no handle to it.
-    ///
-    /// # Errors
-    ///
-    /// Fails if:
-    ///
-    /// - the sandbox isn't running, or, under v1, another process runs;
-    /// - the server doesn't support the language or can't start the process (the sandbox lives on);
-    /// - no answer arrives within [`exec_timeout`](SandboxBuilder::exec_timeout). If the process
-    ///   starts later, it is killed;
-    /// - the connection is lost before the answer. If the process started, it is killed once the
-    ///   connection is back.
-    pub async fn exec(
-        &self,
-        language: impl Into<Language>,
-        code: impl Into<String>,
-    ) -> Result<Process, Error> {
-        self.command(language, code).spawn().await
-    }
-
-    /// Runs code to its end and collects its output, at most 64 MiB of each stream. Short for
-    /// [`command`](Self::command) and [`output`](Command::output).
-    ///
-    /// **Cancel safety.** Dropping the future kills the process.
-    ///
-    /// # Errors
-    ///
-    /// The errors of [`exec`](Self::exec). Also fails if there is more output or the sandbox is
-    /// lost. A non-zero exit code is not an error: see
-    /// [`Output::error_for_status`].
-    pub async fn run(
-        &self,
-        language: impl Into<Language>,
-        code: impl Into<String>,
-    ) -> Result<Output, Error> {
-        self.command(language, code).output().await
-    }
-
-    /// Returns a command, which has the options that [`exec`](Self::exec) and [`run`](Self::run)
-    /// lack: arguments, environment, working directory, input, time limit, output policy.
-    pub fn command(&self, language: impl Into<Language>, code: impl Into<String>) -> Command {
-        Command::new(self.clone(), language.into(), code.into())
-    }
-
-    /// Resumes a process that another client started in this sandbox. Its output continues where
-    /// that client stopped reading.
-    ///
-    /// The other client must have detached first, because only one client can be attached at a
-    /// time. [`Process::wait`] returns how the process ended; a process that the server doesn't
-    /// know ends as [`ProcessEnd::SandboxLost`](crate::ProcessEnd::SandboxLost).
-    ///
-    /// ```
-    /// # #[cfg(all(unix, feature = "server"))]
-    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
-    /// # futures::executor::block_on(async {
-    /// use actix_sandbox::{Language, LocalServer, ProcessRef, Sandbox};
-    ///
-    /// let server = LocalServer::start().await?;
-    /// let sandbox = Sandbox::create(server.url()).await?;
-    /// let process = sandbox.exec(Language::Bash, "read x; echo got $x").await?;
-    /// // Keep these three, in a database for example.
-    /// let (id, token) = (sandbox.sandbox_id().clone(), sandbox.sandbox_token().clone());
-    /// let reference = process.to_ref().await?;
-    /// drop((process, sandbox));
-    ///
-    /// // Another program resumes the process.
-    /// # let sandbox = loop {
-    /// #     match Sandbox::attach(server.url(), id.clone(), token.clone()).await {
-    /// #         Err(error) if error.is_retryable() => continue,
-    /// #         attached => break attached?,
-    /// #     }
-    /// # };
-    /// # #[cfg(any())]
-    /// let sandbox = Sandbox::attach(server.url(), id, token).await?;
-    /// let process = sandbox.attach_process(&reference).await?;
-    /// process.write_to_stdin("this\n").await?;
-    /// assert_eq!(process.stdout().read_all().await?, "got this\n");
-    /// # sandbox.kill().await?;
-    /// # Ok(())
-    /// # })
-    /// # }
-    /// # #[cfg(not(all(unix, feature = "server")))]
-    /// # fn main() {}
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// Fails if the reference belongs to another sandbox, this sandbox isn't running, the server
-    /// speaks protocol v1, or this client already has a handle to the process.
-    pub async fn attach_process(&self, process: &ProcessRef) -> Result<Process, Error> {
-        if process.sandbox_id() != *self.sandbox_id() {
-            let problem = format!(
-                "belongs to the sandbox {}; this sandbox is {}",
-                process.sandbox_id(),
-                self.sandbox_id()
-            );
-            return Err(Error::option("process", problem));
-        }
-        let place = process.place();
-        let started = ask(
-            self.addr(),
-            AttachProcess { place },
-            "attach to the process",
-        )
-        .await??;
-        Ok(Process::new(self.clone(), started, false))
     }
 
     /// Kills the sandbox with everything in it. Resolves when the server confirms it. Any number of

@@ -59,13 +59,6 @@ enum Step {
 }
 
 impl ProcessStdin {
-    pub(super) fn new(process: Process) -> Self {
-        Self {
-            process,
-            pending: None,
-        }
-    }
-
     fn start(&mut self, step: Step, data: Bytes) -> &mut Request {
         let process = self.process.clone();
         let request = async move {
@@ -102,6 +95,17 @@ impl ProcessStdin {
         let result = ready!(request.as_mut().poll(cx));
         self.pending = None;
         Poll::Ready(Ok(result?))
+    }
+}
+
+impl Process {
+    /// The stdin of the process, for `tokio::io::copy` and the like.
+    /// [`write_to_stdin`](Self::write_to_stdin) does the same without a copy.
+    pub fn stdin(&self) -> ProcessStdin {
+        ProcessStdin {
+            process: self.clone(),
+            pending: None,
+        }
     }
 }
 

@@ -1,8 +1,9 @@
 //! The imports of the crate: no cycle between files, and layers import downwards only.
 //!
-//! The graph has a node for each file of `src` and an edge for each import. An import is a path in a
-//! `use` item, in code, in a type or in a macro call. A path is followed through re-exports and
-//! imported modules to the file that defines the item.
+//! The graph has a node for each file of `src` and an edge for each import. An import is a path in
+//! a `use` item, in code, in a type or in a macro call. A path is followed through re-exports and
+//! imported modules to the file that defines the item. A file may import what the module file of
+//! its folder defines: `x/mod.rs`, or `x.rs` for the folder `x`.
 //!
 //! Not seen: names that a glob brings into scope (`use module::*` is an edge to that module's file
 //! alone), methods and trait implementations that need no path, paths that a macro builds, and
@@ -225,13 +226,16 @@ fn is_test(attributes: &[Attribute]) -> bool {
     })
 }
 
-/// Whether a file is the `mod.rs` of a folder that holds another file.
+/// Whether a file is the module file of a folder that holds another file: `x/mod.rs`, or `x.rs`
+/// where the folder is `x`.
 fn is_mod_of(file: &Path, other: &Path) -> bool {
     let names = ["mod.rs", "lib.rs", "main.rs"];
-    names.iter().any(|it| file.ends_with(it))
-        && file
+    match names.iter().any(|it| file.ends_with(it)) {
+        true => file
             .parent()
-            .is_some_and(|folder| other.starts_with(folder))
+            .is_some_and(|folder| other.starts_with(folder)),
+        false => other.starts_with(file.with_extension("")),
+    }
 }
 
 /// A shortest cycle through each file that is on one, each cycle once.
@@ -241,7 +245,7 @@ fn cycles<'a>(imports: &BTreeMap<&'a Path, BTreeSet<&'a Path>>) -> Vec<Vec<&'a P
         let mut from = BTreeMap::new();
         let mut todo = VecDeque::from([start]);
         while let Some(file) = todo.pop_front() {
-            // A file may import what the `mod.rs` of its folder defines.
+            // A file may import what the module file of its folder defines.
             for &next in imports[file].iter().filter(|it| !is_mod_of(it, file)) {
                 if from.contains_key(next) {
                     continue;
@@ -337,7 +341,11 @@ fn imports_are_followed_to_the_file_that_defines_them() {
         "d.rs",
         "pub type Type = u8; #[cfg(test)] mod tests { use crate::a::f; }",
     );
-    write("e.rs", "fn f() { fn g() { use crate::d::Type; } }");
+    write(
+        "e.rs",
+        "mod inner; pub struct Outer; fn f(_: inner::Inner) { fn g() { use crate::d::Type; } }",
+    );
+    write("e/inner.rs", "pub struct Inner(super::Outer);");
     let tree = Crate::read(folder.path(), &folder.path().join("lib.rs"));
     let imports = tree.imports();
     let of = |file: &str| -> Vec<_> {
@@ -348,7 +356,8 @@ fn imports_are_followed_to_the_file_that_defines_them() {
     assert_eq!(of("b/inner.rs"), ["c.rs"]);
     assert_eq!(of("c.rs"), ["d.rs"]);
     assert!(of("d.rs").is_empty());
-    assert_eq!(of("e.rs"), ["d.rs"]);
+    assert_eq!(of("e.rs"), ["d.rs", "e/inner.rs"]);
+    assert_eq!(of("e/inner.rs"), ["e.rs"]);
     assert!(cycles(&imports).is_empty());
 
     write("d.rs", "pub type Type = u8; use crate::b::Inner;");

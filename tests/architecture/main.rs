@@ -23,11 +23,11 @@ fn sources(directory: &Path, text: &mut String) {
     }
 }
 
-/// The names of tests in a text: the last part of each path in backticks.
+/// The names of tests in the tables of a text: the last part of each path in backticks.
 fn named_tests(text: &str) -> Vec<&str> {
-    text.split('`')
-        .skip(1)
-        .step_by(2)
+    text.lines()
+        .filter(|line| line.starts_with("| "))
+        .flat_map(|row| row.split('`').skip(1).step_by(2))
         .filter_map(|name| name.rsplit("::").next())
         .filter(|name| {
             name.contains('_')

@@ -26,11 +26,11 @@ const BOTH: [StdStream; 2] = [StdStream::Stdout, StdStream::Stderr];
 struct Reader {
     output: ProcessOutput,
     streams: &'static [StdStream],
-    /// Which of the readers this is.
+    /// The number of this reader, by which its wakers are found.
     id: u64,
-    /// The end was told.
+    /// Whether the end was returned.
     done: bool,
-    /// What must not go before the reader: the process's handle.
+    /// Dropped with the reader: the process's handle.
     kept: Option<Box<dyn Any + Send + Sync>>,
 }
 
@@ -52,7 +52,7 @@ impl Reader {
         }
     }
 
-    /// Reads, or registers to be woken. Tells once why no more comes.
+    /// Reads, or registers to be woken. Returns the error that ended the output once.
     fn poll<T>(
         &mut self,
         cx: &mut Context<'_>,
@@ -64,7 +64,7 @@ impl Reader {
         let mut shared = lock(&self.output.0);
         let before = shared.buffer.used();
         let read = read(&mut shared.buffer);
-        // Read, or dropped from the other stream to make room for this one.
+        // Counts bytes that were read here, or dropped from the other stream to make room.
         let taken = before - shared.buffer.used();
         if let Some(actor) = shared.count_taken(taken as u64) {
             actor.wake();
@@ -100,7 +100,7 @@ impl Drop for Reader {
             shared.buffer.remove_reader(stream);
             shared.wakers[stream as usize].retain(|(reader, _)| *reader != self.id);
         }
-        // Without a reader, what is in the way of somebody who waits may be dropped.
+        // Without a reader, the buffer may drop output that a caller's status queues behind.
         let actor = shared.count_taken(u64::MAX);
         drop(shared);
         if let Some(actor) = actor {
@@ -219,8 +219,8 @@ impl fmt::Debug for OutputStream {
 /// its text names the stream. The budget is that of the [`OutputPolicy`](crate::OutputPolicy): both
 /// streams share it anyway.
 ///
-/// A process may have other readers at the same time. Each byte goes to one of them, and the order
-/// of the bytes that are left stays.
+/// A process may have other readers at the same time. Each byte goes to one of them; the rest keeps
+/// its order.
 ///
 /// **Cancel safety.** Dropping a read or the stream loses nothing.
 pub struct MergedOutput {

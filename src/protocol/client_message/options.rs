@@ -1,16 +1,8 @@
 //! [`ExecOptions`]: the options of a named exec (v2).
 
-use std::fmt;
+use serde::{Serialize, Serializer};
 
-use serde::{
-    Deserialize, Deserializer, Serialize, Serializer,
-    de::{IgnoredAny, MapAccess, Visitor},
-};
-
-use super::{
-    super::json::{Object, Raw},
-    read::{Keys, wrong},
-};
+use super::super::json::Object;
 
 /// The options of a named exec (v2).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -36,44 +28,6 @@ impl ExecOptions {
     /// The maximum number of arguments and environment variables together.
     pub const MAX_VALUES: usize = 1_000;
 
-    /// Reads the options of an exec request, or says why they can't be read.
-    pub(super) fn read(keys: &Keys<'_>) -> Result<Self, String> {
-        let number = |key, value: Option<Raw<'_>>| {
-            let number = value.map(|value| value.number().ok_or(value)).transpose();
-            number.map_err(|_| wrong(key, "a whole number, not negative"))
-        };
-        let args = match keys.args {
-            None => Vec::new(),
-            Some(args) => {
-                // These elements take no memory, however many there are.
-                let count = args.read::<Vec<IgnoredAny>>().map_or(0, |args| args.len());
-                Self::check_count(count)?;
-                args.read().ok_or_else(|| wrong("args", "a list of text"))?
-            }
-        };
-        let env = match keys.env {
-            None => Vec::new(),
-            Some(env) => match env.read() {
-                Some(Env(env)) => env,
-                None => return Err(wrong("env", "an object of text")),
-            },
-        };
-        Self::check_count(args.len() + env.len())?;
-        let cwd = match keys.cwd {
-            None => None,
-            Some(cwd) => Some(cwd.text().ok_or_else(|| wrong("cwd", "text"))?),
-        };
-        Ok(Self {
-            args,
-            env,
-            cwd: cwd.map(Into::into),
-            timeout_ms: number("timeout_ms", keys.timeout_ms)?,
-            output_grace_ms: number("output_grace_ms", keys.output_grace_ms)?,
-            window: number("window", keys.window)?,
-            input_ends: false,
-        })
-    }
-
     /// Adds the options to a message.
     pub(super) fn print(&self, message: Object) -> Object {
         let args = Some(&self.args).filter(|args| !args.is_empty());
@@ -86,16 +40,6 @@ impl ExecOptions {
             .optional("output_grace_ms", self.output_grace_ms)
             .optional("window", self.window)
     }
-
-    fn check_count(count: usize) -> Result<(), String> {
-        match count > Self::MAX_VALUES {
-            true => Err(format!(
-                "There are more than {} arguments and environment variables.",
-                Self::MAX_VALUES
-            )),
-            false => Ok(()),
-        }
-    }
 }
 
 struct PrintedEnv<'a>(&'a [(String, String)]);
@@ -103,34 +47,5 @@ struct PrintedEnv<'a>(&'a [(String, String)]);
 impl Serialize for PrintedEnv<'_> {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         to.collect_map(self.0.iter().map(|(name, value)| (name, value)))
-    }
-}
-
-/// The environment, in order. Beyond the limit, it holds one variable more.
-struct Env(Vec<(String, String)>);
-
-impl<'de> Deserialize<'de> for Env {
-    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
-        struct EnvVisitor;
-
-        impl<'de> Visitor<'de> for EnvVisitor {
-            type Value = Env;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object of text")
-            }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Env, A::Error> {
-                let mut env = Vec::new();
-                while env.len() <= ExecOptions::MAX_VALUES {
-                    match map.next_entry()? {
-                        Some(variable) => env.push(variable),
-                        None => return Ok(Env(env)),
-                    }
-                }
-                while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-                Ok(Env(env))
-            }
-        }
-        from.deserialize_map(EnvVisitor)
     }
 }

@@ -1,8 +1,11 @@
 //! The reader of a client's messages.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, fmt};
 
-use serde::Deserialize;
+use serde::{
+    Deserialize, Deserializer,
+    de::{IgnoredAny, MapAccess, Visitor},
+};
 
 use super::{
     super::{
@@ -16,7 +19,7 @@ use super::{
 /// Every key that a message of a client can have.
 #[derive(Deserialize)]
 #[serde(bound(deserialize = "'de: 'a"))]
-pub(super) struct Keys<'a> {
+struct Keys<'a> {
     event: Option<Raw<'a>>,
     action: Option<Raw<'a>>,
     language: Option<Raw<'a>>,
@@ -30,12 +33,12 @@ pub(super) struct Keys<'a> {
     stdout: Option<Raw<'a>>,
     stderr: Option<Raw<'a>>,
     done: Option<Raw<'a>>,
-    pub(super) args: Option<Raw<'a>>,
-    pub(super) env: Option<Raw<'a>>,
-    pub(super) cwd: Option<Raw<'a>>,
-    pub(super) timeout_ms: Option<Raw<'a>>,
-    pub(super) output_grace_ms: Option<Raw<'a>>,
-    pub(super) window: Option<Raw<'a>>,
+    args: Option<Raw<'a>>,
+    env: Option<Raw<'a>>,
+    cwd: Option<Raw<'a>>,
+    timeout_ms: Option<Raw<'a>>,
+    output_grace_ms: Option<Raw<'a>>,
+    window: Option<Raw<'a>>,
 }
 
 impl<'a> ClientMessage<'a> {
@@ -112,7 +115,7 @@ impl<'a> Keys<'a> {
             },
             (_, Some("kill_process")) => NamedMessage::Kill,
             (_, Some("reconnect")) => NamedMessage::Reconnect { offsets: offsets() },
-            _ if self.is_exec() => match ExecOptions::read(self) {
+            _ if self.is_exec() => match self.options() {
                 Ok(options) => NamedMessage::Exec(self.request(), options),
                 Err(why) => NamedMessage::Malformed(why),
             },
@@ -132,9 +135,86 @@ impl<'a> Keys<'a> {
             ),
         }
     }
+
+    /// Reads the options of an exec request, or says why they can't be read.
+    fn options(&self) -> Result<ExecOptions, String> {
+        let number = |key, value: Option<Raw<'_>>| {
+            let number = value.map(|value| value.number().ok_or(value)).transpose();
+            number.map_err(|_| wrong(key, "a whole number, not negative"))
+        };
+        let args = match self.args {
+            None => Vec::new(),
+            Some(args) => {
+                // These elements take no memory, however many there are.
+                let count = args.read::<Vec<IgnoredAny>>().map_or(0, |args| args.len());
+                check_count(count)?;
+                args.read().ok_or_else(|| wrong("args", "a list of text"))?
+            }
+        };
+        let env = match self.env {
+            None => Vec::new(),
+            Some(env) => match env.read() {
+                Some(Env(env)) => env,
+                None => return Err(wrong("env", "an object of text")),
+            },
+        };
+        check_count(args.len() + env.len())?;
+        let cwd = match self.cwd {
+            None => None,
+            Some(cwd) => Some(cwd.text().ok_or_else(|| wrong("cwd", "text"))?),
+        };
+        Ok(ExecOptions {
+            args,
+            env,
+            cwd: cwd.map(Into::into),
+            timeout_ms: number("timeout_ms", self.timeout_ms)?,
+            output_grace_ms: number("output_grace_ms", self.output_grace_ms)?,
+            window: number("window", self.window)?,
+            input_ends: false,
+        })
+    }
+}
+
+fn check_count(count: usize) -> Result<(), String> {
+    match count > ExecOptions::MAX_VALUES {
+        true => Err(format!(
+            "There are more than {} arguments and environment variables.",
+            ExecOptions::MAX_VALUES
+        )),
+        false => Ok(()),
+    }
 }
 
 /// Why a value is refused.
-pub(super) fn wrong(key: &str, expected: &str) -> String {
+fn wrong(key: &str, expected: &str) -> String {
     format!("'{key}' must be {expected}.")
+}
+
+/// The environment, in order. Beyond the limit, it holds one variable more.
+struct Env(Vec<(String, String)>);
+
+impl<'de> Deserialize<'de> for Env {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        struct EnvVisitor;
+
+        impl<'de> Visitor<'de> for EnvVisitor {
+            type Value = Env;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object of text")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Env, A::Error> {
+                let mut env = Vec::new();
+                while env.len() <= ExecOptions::MAX_VALUES {
+                    match map.next_entry()? {
+                        Some(variable) => env.push(variable),
+                        None => return Ok(Env(env)),
+                    }
+                }
+                while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+                Ok(Env(env))
+            }
+        }
+        from.deserialize_map(EnvVisitor)
+    }
 }

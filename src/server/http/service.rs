@@ -34,7 +34,7 @@ const DROP_WITHIN: Duration = Duration::from_secs(15);
 ///
 /// The application decides who may call: the service has neither the
 /// [secret](crate::server#who-may-call) nor the limits on connections of a
-/// [`LocalServer`](super::LocalServer). Unless there is an [access
+/// [`LocalServer`](crate::LocalServer). Unless there is an [access
 /// token](ServerBuilder::access_token), put it behind the application's own authentication, or
 /// below a secret path:
 ///

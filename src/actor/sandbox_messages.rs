@@ -1,15 +1,14 @@
-//! The messages that users send to the actors, with their answers.
+//! The messages to a [`SandboxActor`](super::SandboxActor), with their answers.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use actix::{Addr, Message, Recipient};
-use bytes::Bytes;
 
-use super::{ProcessActor, ProcessOutput, StateReader, Unclaimed};
+use super::{Language, ProcessActor, ProcessOutput, ProcessPlace, StateReader};
 use crate::{
-    Error, Language, SandboxEvent,
-    machine::{OutputPolicy, ProcessEnd, ProcessId, SandboxState, Stdin},
-    protocol::{ExecId, ExecOptions, SandboxId, SandboxToken, Version},
+    Error, SandboxEvent,
+    machine::{OutputPolicy, ProcessId, SandboxState, Stdin},
+    protocol::{ExecOptions, SandboxId, SandboxToken, Version},
 };
 
 /// To a [`SandboxActor`](super::SandboxActor): answer when the sandbox runs.
@@ -65,12 +64,13 @@ impl Exec {
     }
 }
 
-/// [`Exec`] for a handle: if the answer is lost on its way, the process is killed, too.
+/// [`Exec`] for a handle. Its caller can cancel it until it has received the answer, and must do so
+/// when it stops waiting: see `cancel_in_background`.
 #[derive(Message)]
-#[rtype(result = "Result<Unclaimed, Error>")]
+#[rtype(result = "Result<StartedProcess, Error>")]
 pub(crate) struct Start(pub(crate) Exec, pub(crate) StartKey);
 
-/// Names a [`Start`] until its answer arrives, so that the caller can cancel it.
+/// The name of a [`Start`], by which its caller can cancel it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct StartKey(u64);
 
@@ -134,61 +134,6 @@ pub struct Subscribe(pub Recipient<SandboxEvent>);
 
 impl Message for SandboxEvent {
     type Result = ();
-}
-
-/// To a [`ProcessActor`]: answer how the process ended, once it has. Any number of callers may ask.
-/// [`ProcessOutput::process_end`] tells without a message.
-#[derive(Clone, Copy, Debug, Message)]
-#[rtype(result = "Result<ProcessEnd, Error>")]
-pub struct Wait;
-
-/// To a [`ProcessActor`]: kill the process. Answers when the server confirms its end. Any number of
-/// callers may ask.
-#[derive(Clone, Copy, Debug, Message)]
-#[rtype(result = "Result<(), Error>")]
-pub struct Kill;
-
-/// To a [`ProcessActor`]: send bytes to stdin, after all bytes before them. Answers when they are
-/// accepted into the stdin budget. Protocol v1 carries UTF-8 only.
-#[derive(Clone, Message)]
-#[rtype(result = "Result<(), Error>")]
-pub struct WriteStdin(pub Bytes);
-
-impl std::fmt::Debug for WriteStdin {
-    /// Shows no input: it may hold anything.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("WriteStdin")
-            .field("bytes", &self.0.len())
-            .finish()
-    }
-}
-
-/// To a [`ProcessActor`]: answer when everything that was accepted before is sent: under protocol
-/// v2 to the pipe of the process, under v1 to the connection.
-#[derive(Clone, Copy, Debug, Message)]
-#[rtype(result = "Result<(), Error>")]
-pub struct FlushStdin;
-
-/// To a [`ProcessActor`]: close stdin after everything that was written before. Needs protocol v2.
-#[derive(Clone, Copy, Debug, Message)]
-#[rtype(result = "Result<(), Error>")]
-pub struct CloseStdin;
-
-/// To a [`ProcessActor`]: the position up to which its output was read, for another program that
-/// resumes it. Needs protocol v2.
-#[derive(Clone, Copy, Debug, Message)]
-#[rtype(result = "Result<ProcessPlace, Error>")]
-pub struct GetPlace;
-
-/// Answer to [`GetPlace`], and where [`AttachProcess`] starts.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ProcessPlace {
-    /// The id of the exec in its sandbox.
-    pub exec: ExecId,
-    /// How many bytes of stdout and of stderr were read.
-    pub offsets: [u64; 2],
-    /// How many bytes of output the server sends before it needs an acknowledgement.
-    pub window: u64,
 }
 
 /// To a [`SandboxActor`](super::SandboxActor): resume a process that another client started, where
