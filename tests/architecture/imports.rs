@@ -27,7 +27,10 @@ const LAYERS: [(&str, &[&str]); 9] = [
     ("yield_now", &[]),
     ("transport", &["protocol", "machine", "yield_now"]),
     ("error", &["protocol", "machine", "transport"]),
-    ("actor", &["protocol", "machine", "transport", "error"]),
+    (
+        "actor",
+        &["protocol", "machine", "transport", "error", "yield_now"],
+    ),
     (
         "client",
         &["protocol", "machine", "transport", "error", "actor"],
