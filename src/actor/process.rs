@@ -113,7 +113,6 @@ enum Waiter {
 /// What a process's actor begins with.
 pub(super) struct NewProcess {
     pub(super) process: ProcessId,
-    /// In a box, as it is handed on some times until the actor is where it stays.
     pub(super) machine: Box<Process>,
     pub(super) policy: OutputPolicy,
     pub(super) sandbox: WeakAddr<SandboxActor>,
