@@ -81,7 +81,7 @@ impl World {
     }
 
     /// Asks for code to be run, and hears that it runs.
-    fn start(&mut self) -> (ProcessId, Process, Option<ExecId>) {
+    fn start(&mut self) -> (ProcessId, Box<Process>, Option<ExecId>) {
         let request = self.request();
         let options = ExecOptions {
             window: Some(WINDOW),

@@ -33,7 +33,7 @@ struct Client {
     sandbox: Sandbox,
     epoch: Epoch,
     now: Instant,
-    processes: BTreeMap<ProcessId, Process>,
+    processes: BTreeMap<ProcessId, Box<Process>>,
     ends: BTreeMap<ProcessId, ProcessEnd>,
     output: BTreeMap<ProcessId, String>,
     sent: Vec<Value>,

@@ -28,7 +28,7 @@ const MOST: usize = 12;
 
 /// An exec, and what is known of it.
 struct Exec {
-    machine: Process,
+    machine: Box<Process>,
     buffer: OutputBuffer<()>,
     ended: bool,
     finished: bool,

@@ -46,10 +46,9 @@ enum Waiter {
     Unit(Settler<Result<(), Error>>),
 }
 
-/// The arguments of [`ProcessActor::spawn`].
+/// The arguments of [`ProcessActor::create`].
 pub(super) struct NewProcess {
     pub(super) process: ProcessId,
-    /// Boxed, because it is moved several times before the actor starts.
     pub(super) machine: Box<Process>,
     pub(super) policy: OutputPolicy,
     pub(super) sandbox: Rc<dyn Owner<ProcessReport>>,

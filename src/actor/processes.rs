@@ -59,13 +59,13 @@ impl Processes {
 
     pub(super) fn spawn(
         &mut self,
-        (process, machine): (ProcessId, Process),
+        (process, machine): (ProcessId, Box<Process>),
         policy: OutputPolicy,
         sandbox: Rc<dyn Owner<ProcessReport>>,
     ) {
         let (actor, unstarted, output) = ProcessActor::create(NewProcess {
             process,
-            machine: Box::new(machine),
+            machine,
             policy,
             sandbox,
             sandbox_awaited: self.awaited,

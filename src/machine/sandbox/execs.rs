@@ -129,11 +129,12 @@ impl Sandbox {
         request: RequestId,
         exec: NewExec<'_>,
         now: Instant,
-    ) -> (ProcessId, Process) {
+    ) -> (ProcessId, Box<Process>) {
         let process = self.next_process();
         let id = self.exec_id(process);
         let window = exec.options.window.unwrap_or(DEFAULT_WINDOW);
-        let mut machine = Process::named(self.config.process, id.clone(), window);
+        let machine = Process::named(self.config.process, id.clone(), window);
+        let mut machine = Box::new(machine);
         match exec.stdin {
             Stdin::Open => {}
             Stdin::Null => machine.give_input(&[]),
@@ -162,7 +163,7 @@ impl Sandbox {
         id: ExecId,
         window: u64,
         received: [u64; 2],
-    ) -> Result<(ProcessId, Process), Failure> {
+    ) -> Result<(ProcessId, Box<Process>), Failure> {
         let what = "attach to the process";
         if self.version() != Version::V2 {
             let feature = "named processes";
@@ -180,7 +181,7 @@ impl Sandbox {
         if self.life.state == SandboxState::Running {
             self.actions.tell(process, ProcessFact::LinkUp);
         }
-        Ok((process, machine))
+        Ok((process, Box::new(machine)))
     }
 
     /// The server says something about an exec.

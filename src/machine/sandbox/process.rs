@@ -68,7 +68,7 @@ impl Sandbox {
         request: RequestId,
         exec: NewExec<'_>,
         now: Instant,
-    ) -> Option<(ProcessId, Process)> {
+    ) -> Option<(ProcessId, Box<Process>)> {
         if self.runs_v2() {
             return Some(self.start_exec(request, exec, now));
         }

@@ -26,7 +26,7 @@ struct Reader {
 
 pub(super) struct Exec {
     pub(super) id: ExecId,
-    pub(super) machine: Process,
+    pub(super) machine: Box<Process>,
     buffer: OutputBuffer<()>,
     readers: [Reader; 2],
     /// All that readers got.
@@ -54,7 +54,7 @@ pub(super) struct Exec {
 }
 
 impl Exec {
-    pub(super) fn new(id: ExecId, machine: Process) -> Self {
+    pub(super) fn new(id: ExecId, machine: Box<Process>) -> Self {
         let policy = OutputPolicy {
             // None loses output by it here.
             overflow: Overflow::Pause {

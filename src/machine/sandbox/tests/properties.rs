@@ -109,7 +109,7 @@ enum Mail {
 
 /// A process, and what the world knows of it.
 struct Watched {
-    machine: Process,
+    machine: Box<Process>,
     /// It was told that it, or the sandbox, is over.
     told_end: bool,
     ended: u32,

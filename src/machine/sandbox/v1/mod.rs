@@ -189,7 +189,7 @@ impl Sandbox {
         request: RequestId,
         exec: NewExec<'_>,
         now: Instant,
-    ) -> Result<(ProcessId, Process), Failure> {
+    ) -> Result<(ProcessId, Box<Process>), Failure> {
         let what = RUN_CODE;
         if self.life.state != SandboxState::Reconnecting {
             self.require_running(what)?;
@@ -218,6 +218,7 @@ impl Sandbox {
             Some(nonce) => Process::wrapped(config, nonce),
             None => Process::new(config),
         };
+        let machine = Box::new(machine);
         let phase = Phase::Starting(Pending::new(request, now, self.config.timeouts.exec));
         let text = ClientMessage::exec(language, wrapped.as_deref().unwrap_or(code)).encode();
         self.v1.queued = Some((Exec { process, phase }, text));
