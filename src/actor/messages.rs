@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use actix::{Addr, Message, Recipient};
 use bytes::Bytes;
+use futures::channel::oneshot;
 
 use super::{ProcessActor, ProcessOutput, StateReader, Unclaimed};
 use crate::{
@@ -32,8 +33,9 @@ pub struct Opened {
 /// runs.
 ///
 /// If the caller stops waiting before the answer, the process is killed.
-#[derive(Clone, Debug, Message)]
+#[derive(Clone, Message)]
 #[rtype(result = "Result<StartedProcess, Error>")]
+#[non_exhaustive]
 pub struct Exec {
     /// The language. The server decides which it supports.
     pub language: Language,
@@ -49,6 +51,8 @@ pub struct Exec {
     /// Whether to wrap the code on a server that speaks protocol v1: see
     /// [`Command::wrap_for_v1`](crate::Command::wrap_for_v1).
     pub wrap_for_v1: bool,
+    /// Whether the caller reads no output.
+    pub(crate) discards_output: bool,
 }
 
 impl Exec {
@@ -61,7 +65,22 @@ impl Exec {
             stdin: Stdin::Open,
             output: None,
             wrap_for_v1: false,
+            discards_output: false,
         }
+    }
+}
+
+impl std::fmt::Debug for Exec {
+    /// Shows no code: it may hold secrets.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Exec")
+            .field("language", &self.language)
+            .field("code_bytes", &self.code.len())
+            .field("options", &self.options)
+            .field("stdin", &self.stdin)
+            .field("output", &self.output)
+            .field("wrap_for_v1", &self.wrap_for_v1)
+            .finish_non_exhaustive()
     }
 }
 
@@ -162,6 +181,15 @@ impl std::fmt::Debug for WriteStdin {
             .finish()
     }
 }
+
+/// [`WriteStdin`] for a [`ProcessStdin`](crate::ProcessStdin): writes the bytes even if the caller
+/// doesn't wait for the answer.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct WriteTaken(
+    pub(crate) Bytes,
+    pub(crate) oneshot::Sender<Result<(), Error>>,
+);
 
 /// To a [`ProcessActor`]: answer when everything that was accepted before is sent: under protocol
 /// v2 to the pipe of the process, under v1 to the connection.

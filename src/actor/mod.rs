@@ -59,7 +59,7 @@ pub use messages::{
     KillSandbox, Open, Opened, ProcessPlace, SnapshotFilesystem, StartedProcess, Subscribe, Wait,
     WriteStdin,
 };
-pub(crate) use messages::{Start, StartKey};
+pub(crate) use messages::{Start, StartKey, WriteTaken};
 pub use output::{MergedOutput, OutputStream, ProcessOutput};
 pub use process::ProcessActor;
 pub(crate) use process::Unclaimed;

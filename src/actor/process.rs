@@ -3,10 +3,11 @@
 use std::{collections::BTreeMap, task::Context as TaskContext, time::Instant};
 
 use actix::{Actor, ActorContext, Addr, AsyncContext, Context, Handler, Message, WeakAddr};
+use futures::channel::oneshot;
 
 use super::{
     CloseStdin, FlushStdin, GetPlace, Kill, ProcessPlace, SandboxActor, StartedProcess, Wait,
-    WriteStdin,
+    WriteStdin, WriteTaken,
     driver::{Driven, Driver, now},
     inbound::Chunk,
     output::{OutputWriter, ProcessOutput},
@@ -100,6 +101,8 @@ impl Drop for Unclaimed {
 enum Waiter {
     End(Settler<Result<ProcessEnd, Error>>),
     Unit(Settler<Result<(), Error>>),
+    /// A write that goes on without its caller.
+    Taken(oneshot::Sender<Result<(), Error>>),
 }
 
 /// What a process's actor begins with.
@@ -188,6 +191,9 @@ impl ProcessActor {
                         }
                         (Some(Waiter::Unit(settler)), result) => {
                             let _ = settler.settle(result.map(drop).map_err(Error::from));
+                        }
+                        (Some(Waiter::Taken(sender)), result) => {
+                            let _ = sender.send(result.map(drop).map_err(Error::from));
                         }
                         (Some(Waiter::End(_)), Ok(ProcessReply::Done)) | (None, _) => {}
                     }
@@ -306,6 +312,7 @@ impl Driven for ProcessActor {
             let waits = !match waiter {
                 Waiter::End(settler) => settler.is_cancelled(task),
                 Waiter::Unit(settler) => settler.is_cancelled(task),
+                Waiter::Taken(_) => false,
             };
             if !waits {
                 gone.push(request);
@@ -385,6 +392,16 @@ impl Handler<WriteStdin> for ProcessActor {
     }
 }
 
+impl Handler<WriteTaken> for ProcessActor {
+    type Result = ();
+
+    fn handle(&mut self, WriteTaken(data, answer): WriteTaken, _: &mut Context<Self>) {
+        let request = self.request(Waiter::Taken(answer));
+        self.machine.write_stdin(request, data);
+        self.run_actions();
+    }
+}
+
 impl Handler<FlushStdin> for ProcessActor {
     type Result = Deferred<Result<(), Error>>;
 
@@ -405,8 +422,14 @@ impl Handler<GetPlace> for ProcessActor {
     type Result = Result<ProcessPlace, Error>;
 
     fn handle(&mut self, _: GetPlace, _: &mut Context<Self>) -> Self::Result {
-        if let Some((received, _)) = self.machine.acknowledgeable() {
-            let taken = self.output.hand_on(received);
+        if let Some(received) = self.machine.received() {
+            let taken = self.output.hand_on(received).ok_or_else(|| {
+                Error::option(
+                    "output_policy",
+                    "of the process lets go of unread output, so that no other program can \
+                     resume the process; use `Overflow::Pause`",
+                )
+            })?;
             self.machine.handle_taken(taken);
         }
         let place = self.machine.place().zip(self.machine.window());

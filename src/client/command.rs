@@ -132,6 +132,9 @@ impl Command {
 
     /// Sends this input and then closes stdin. Default: with [`spawn`](Self::spawn) stdin stays
     /// open; with [`output`](Self::output) and [`run_to_end`](Self::run_to_end) there is no input.
+    ///
+    /// Protocol v1 can't close stdin. It stays open there, so that a program that reads its stdin
+    /// to the end, like `cat`, waits forever. Give it an empty stdin in the code: `cat </dev/null`.
     pub fn stdin(mut self, input: impl Into<Bytes>) -> Self {
         self.exec.stdin = Stdin::Bytes(input.into());
         self
@@ -213,6 +216,7 @@ impl Command {
 
     /// Runs the process to its end and collects its output, in bytes. If a background process still
     /// holds the output open after the [grace period](Self::output_grace), [`Output::cut`] is set.
+    /// Under protocol v1, stdin [stays open](Self::stdin).
     ///
     /// **Cancel safety.** Dropping the future kills the process.
     ///
@@ -249,7 +253,8 @@ impl Command {
         }
     }
 
-    /// Runs the process to its end, drops its output and returns how it ended.
+    /// Runs the process to its end, drops its output and returns how it ended. Under protocol v1,
+    /// stdin [stays open](Self::stdin).
     ///
     /// **Cancel safety.** Dropping the future kills the process.
     ///
@@ -259,12 +264,11 @@ impl Command {
     /// error: see [`ProcessEnd`].
     #[doc(alias = "status")]
     pub async fn run_to_end(self) -> Result<ProcessEnd, Error> {
-        let command = self.without_input().kill_on_drop(true);
-        let policy = OutputPolicy {
-            overflow: crate::Overflow::DropOldest,
-            ..command.exec.output.unwrap_or_default()
-        };
-        command.output_policy(policy).spawn().await?.wait().await
+        let mut command = self.without_input().kill_on_drop(true);
+        command.exec.discards_output = true;
+        let process = command.spawn().await?;
+        process.discard_output();
+        process.wait().await
     }
 
     fn without_input(mut self) -> Self {

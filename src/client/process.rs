@@ -133,6 +133,10 @@ impl Process {
         self.0.output.buffered()
     }
 
+    pub(super) fn discard_output(&self) {
+        self.0.output.discard();
+    }
+
     /// Whether output was cut off: see [`OutputStream::is_cut`].
     pub fn is_output_cut(&self) -> bool {
         self.0.output.is_cut()
@@ -186,13 +190,18 @@ impl Process {
     /// another program can resume it: see [`Sandbox::attach_process`].
     ///
     /// Call it after the last read. Output that this program reads later may be missing in the
-    /// other program. From now on, dropping the last handle does not drop unread output: the
-    /// process pauses when its output fills the budget, until the other program reads.
+    /// other program. From now on, neither a [`wait`](Self::wait) nor dropping the last handle drops
+    /// unread output: the process pauses when its output fills the budget, until the other program
+    /// reads.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported): under protocol v1 processes have
-    /// no names.
+    /// - [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported): under protocol v1 processes have
+    ///   no names.
+    /// - [`ErrorKind::InvalidOption`](crate::ErrorKind::InvalidOption): the process's
+    ///   [`OutputPolicy`](crate::OutputPolicy) is not [`Overflow::Pause`](crate::Overflow::Pause).
+    ///   Under the others the client takes all output at once, so that none is left for the other
+    ///   program.
     pub async fn to_ref(&self) -> Result<ProcessRef, Error> {
         let place = ask(&self.0.actor, GetPlace, "name the process").await??;
         Ok(ProcessRef::new(self.sandbox().sandbox_id(), place))
@@ -219,6 +228,10 @@ impl Process {
     ///
     /// Under protocol v2 that is the end of the main process. Its streams may continue while a
     /// background process holds them open. Under v1 it is the end of its output as well.
+    ///
+    /// It leaves stdin open: a program that reads its input to the end needs
+    /// [`close_stdin`](Self::close_stdin) first. While a caller waits, output over the budget that
+    /// has no reader is dropped, so that the process can end.
     ///
     /// **Cancel safety.** Cancel safe.
     ///

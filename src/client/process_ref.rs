@@ -14,6 +14,10 @@ use crate::{
 /// process needs the sandbox's token to attach to the sandbox first.
 /// [`Process::to_ref`](crate::Process::to_ref) returns it, and
 /// [`Sandbox::attach_process`](crate::Sandbox::attach_process) takes it.
+///
+/// It also holds the process's window: how many bytes of output the server sends before the client
+/// acknowledges them. The program that resumes the process keeps to this window, whatever its own
+/// [`OutputPolicy`](crate::OutputPolicy) is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProcessRef {
     sandbox: String,
@@ -40,12 +44,12 @@ impl ProcessRef {
         SandboxId::from(self.sandbox.clone())
     }
 
-    /// How many bytes of stdout were read.
+    /// How many bytes of stdout were read or dropped.
     pub fn stdout_offset(&self) -> u64 {
         self.stdout
     }
 
-    /// How many bytes of stderr were read.
+    /// How many bytes of stderr were read or dropped.
     pub fn stderr_offset(&self) -> u64 {
         self.stderr
     }

@@ -162,7 +162,8 @@ impl Sandbox {
     }
 
     /// Runs code to its end and collects its output, at most 64 MiB of each stream. Short for
-    /// [`command`](Self::command) and [`output`](Command::output).
+    /// [`command`](Self::command) and [`output`](Command::output). Under protocol v1, stdin
+    /// [stays open](Command::stdin): a program that reads it to the end needs `</dev/null`.
     ///
     /// **Cancel safety.** Dropping the future kills the process.
     ///

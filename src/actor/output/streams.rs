@@ -61,6 +61,8 @@ impl Reader {
         if self.done {
             return Poll::Ready(None);
         }
+        // Dropped without the lock, as `stop_waiting` says.
+        let mut replaced = Vec::new();
         let mut shared = lock(&self.output.0);
         let before = shared.buffer.used();
         let read = read(&mut shared.buffer);
@@ -70,6 +72,9 @@ impl Reader {
             actor.wake();
         }
         if let Some(read) = read {
+            replaced = shared.stop_waiting(self.id, self.streams);
+            drop(shared);
+            drop(replaced);
             return Poll::Ready(Some(Ok(read)));
         }
         if let Some(finish) = shared.buffer.finished() {
@@ -85,7 +90,7 @@ impl Reader {
         for &stream in self.streams {
             let wakers = &mut shared.wakers[stream as usize];
             match wakers.iter_mut().find(|(reader, _)| *reader == self.id) {
-                Some((_, waker)) => waker.clone_from(cx.waker()),
+                Some((_, waker)) => replaced.push(std::mem::replace(waker, cx.waker().clone())),
                 None => wakers.push((self.id, cx.waker().clone())),
             }
         }
@@ -98,11 +103,12 @@ impl Drop for Reader {
         let mut shared = lock(&self.output.0);
         for &stream in self.streams {
             shared.buffer.remove_reader(stream);
-            shared.wakers[stream as usize].retain(|(reader, _)| *reader != self.id);
         }
+        let wakers = shared.stop_waiting(self.id, self.streams);
         // Without a reader, what is in the way of somebody who waits may be dropped.
         let actor = shared.count_taken(u64::MAX);
         drop(shared);
+        drop(wakers);
         if let Some(actor) = actor {
             actor.wake();
         }

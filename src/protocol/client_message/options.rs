@@ -13,7 +13,7 @@ use super::{
 };
 
 /// The options of a named exec (v2).
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Default, PartialEq, Eq, Serialize)]
 pub struct ExecOptions {
     /// The arguments of the code.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -37,6 +37,27 @@ pub struct ExecOptions {
     /// Whether the input will end, which v1 can't express. Not part of the message: `eof` says it.
     #[serde(skip)]
     pub input_ends: bool,
+}
+
+impl fmt::Debug for ExecOptions {
+    /// Shows no values of arguments and variables: they may hold secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let lengths: Vec<_> = self.args.iter().map(String::len).collect();
+        let env: Vec<_> = self
+            .env
+            .iter()
+            .map(|(name, value)| (name, value.len()))
+            .collect();
+        f.debug_struct("ExecOptions")
+            .field("arg_bytes", &lengths)
+            .field("env_bytes", &env)
+            .field("cwd", &self.cwd)
+            .field("timeout_ms", &self.timeout_ms)
+            .field("output_grace_ms", &self.output_grace_ms)
+            .field("window", &self.window)
+            .field("input_ends", &self.input_ends)
+            .finish()
+    }
 }
 
 impl ExecOptions {
