@@ -447,6 +447,42 @@ fn output_that_is_not_utf8_is_whole() {
     });
 }
 
+#[actix::test]
+async fn text_ends_with_what_came_before_an_error() {
+    let (_server, sandbox) = sandbox().await;
+    let policy = OutputPolicy {
+        budget: 8,
+        overflow: Overflow::DropOldest,
+    };
+    let code = "printf '\\xc3'; read; printf 0123456789";
+    let command = sandbox.command(Language::Bash, code).output_policy(policy);
+    let process = within("the start", command.spawn()).await.expect("started");
+    arrived(&process, 1).await;
+    let mut text = process.stdout().text();
+    assert!(futures::poll!(text.next()).is_pending());
+    process.write_to_stdin("\n").await.expect("written");
+    within("the end", process.wait()).await.expect("an end");
+    let items = within("the text", text.collect::<Vec<_>>()).await;
+    let [Ok(begun), Err(error), Ok(_)] = &items[..] else {
+        panic!("{items:?}");
+    };
+    assert_eq!(begun, "\u{FFFD}");
+    assert_eq!(error.kind(), ErrorKind::OutputLost);
+}
+
+#[actix::test]
+async fn a_line_that_is_split_has_no_empty_rest() {
+    let (_server, sandbox) = sandbox().await;
+    let code = "head -c 1048576 /dev/zero; read; echo; echo; echo next";
+    let process = start(&sandbox, code).await;
+    let mut lines = process.stdout().lines();
+    let long = within("the line", lines.next()).await.unwrap().unwrap();
+    assert_eq!(long.len(), 1 << 20);
+    process.write_to_stdin("\n").await.expect("written");
+    let rest: Vec<_> = within("the rest", lines.map(Result::unwrap).collect()).await;
+    assert_eq!(rest, ["", "next"]);
+}
+
 /// Both halves at once, on one task, with a program that answers late.
 #[actix::test]
 async fn a_flush_waits_for_the_pipe_and_a_write_goes_before_it() {

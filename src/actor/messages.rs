@@ -20,6 +20,7 @@ pub struct Open;
 
 /// Answer to [`Open`]: the sandbox runs.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Opened {
     /// Its id.
     pub sandbox_id: SandboxId,
@@ -103,6 +104,7 @@ impl StartKey {
 
 /// Answer to [`Exec`]: the process runs.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct StartedProcess {
     /// Its number in the sandbox.
     pub process: ProcessId,

@@ -54,15 +54,16 @@ mod tests;
 
 pub use crate::machine::Stdin;
 pub use crate::protocol::{ExecId, ExecOptions};
+use messages::WriteTaken;
 pub use messages::{
     AttachProcess, Checkpoint, CloseStdin, Exec, FlushStdin, GetPlace, GetState, GetVersion, Kill,
     KillSandbox, Open, Opened, ProcessPlace, SnapshotFilesystem, StartedProcess, Subscribe, Wait,
     WriteStdin,
 };
-pub(crate) use messages::{Start, StartKey, WriteTaken};
+pub(crate) use messages::{Start, StartKey};
 pub use output::{MergedOutput, OutputStream, ProcessOutput};
 pub use process::ProcessActor;
-pub(crate) use process::Unclaimed;
+pub(crate) use process::{Unclaimed, write_taken};
 pub(crate) use random::random_bits;
 pub use reply::Deferred;
 use requests::Background;

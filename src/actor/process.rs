@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, task::Context as TaskContext, time::Instant};
 
 use actix::{Actor, ActorContext, Addr, AsyncContext, Context, Handler, Message, WeakAddr};
+use bytes::Bytes;
 use futures::channel::oneshot;
 
 use super::{
@@ -68,6 +69,17 @@ pub(crate) enum ProcessReport {
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(super) struct KillInBackground(pub(super) Addr<SandboxActor>);
+
+/// Writes to stdin even if the answer is dropped.
+pub(crate) fn write_taken(
+    actor: &Addr<ProcessActor>,
+    data: Bytes,
+) -> oneshot::Receiver<Result<(), Error>> {
+    let (sender, answer) = oneshot::channel();
+    // Each handle of stdin sends one at a time.
+    actor.do_send(WriteTaken(data, sender));
+    answer
+}
 
 /// A started process whose caller may be gone. If it is dropped before it is claimed, the process
 /// is killed: no other handle to it exists.

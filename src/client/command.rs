@@ -104,6 +104,7 @@ impl Command {
 
     /// The working directory, which must exist. A relative path starts at the sandbox's own working
     /// directory. Default: that directory.
+    #[doc(alias = "current_dir")]
     pub fn cwd(mut self, directory: impl Into<String>) -> Self {
         self.exec.options.cwd = Some(directory.into());
         self
@@ -197,11 +198,8 @@ impl Command {
     /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) if the server speaks v1 and the
     /// command needs v2.
     pub async fn spawn(self) -> Result<Process, Error> {
-        if self.exec.output.is_some_and(|policy| policy.budget == 0) {
-            return Err(Error::option(
-                "output_policy",
-                "has a budget of 0 bytes; at least 1 is needed",
-            ));
+        if let Some(problem) = self.exec.output.and_then(|policy| policy.problem()) {
+            return Err(Error::option("output_policy", problem));
         }
         let key = StartKey::unique();
         let starting = Starting(Some((self.sandbox.clone(), key)));
@@ -225,6 +223,7 @@ impl Command {
     /// The errors of [`spawn`](Self::spawn). Also fails if the output exceeds
     /// [`output_limit`](Self::output_limit) or the sandbox is lost. A non-zero exit code is not an
     /// error: see [`Output::error_for_status`].
+    #[doc(alias = "wait_with_output")]
     pub async fn output(self) -> Result<Output, Error> {
         let limit = self.limit;
         let process = self.without_input().kill_on_drop(true).spawn().await?;

@@ -123,7 +123,7 @@ impl Process {
     }
 
     /// The stdin of the process, for `tokio::io::copy` and the like.
-    /// [`write_to_stdin`](Self::write_to_stdin) does the same without a copy.
+    /// [`write_to_stdin`](Self::write_to_stdin) copies less.
     pub fn stdin(&self) -> ProcessStdin {
         ProcessStdin::new(self.clone())
     }
@@ -142,8 +142,7 @@ impl Process {
         self.0.output.is_cut()
     }
 
-    /// Sends bytes to stdin, after all bytes before them, without a copy. Resolves when they are
-    /// accepted into the [budget](crate::SandboxBuilder::stdin_budget), which counts bytes that are
+    /// Sends bytes to stdin, after all bytes before them. Resolves when they are accepted into the [budget](crate::SandboxBuilder::stdin_budget), which counts bytes that are
     /// not sent yet. [`flush_stdin`](Self::flush_stdin) waits until they are sent.
     ///
     /// Under protocol v2 every byte arrives once and in order, even if the connection is lost

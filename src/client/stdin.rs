@@ -9,13 +9,13 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use futures::{FutureExt, channel::oneshot};
+use futures::FutureExt;
 use tokio::io::AsyncWrite;
 
 use super::Process;
 use crate::{
     Error,
-    actor::WriteTaken,
+    actor::write_taken,
     machine::Failure,
     protocol::{Version, utf8_boundary},
 };
@@ -28,7 +28,7 @@ const MAX_WRITE: usize = 64 * 1024;
 type Request = Pin<Box<dyn Future<Output = Result<(), Error>> + Send + Sync>>;
 
 /// Writes to the stdin of a process, as tokio's [`AsyncWrite`]: for `tokio::io::copy` and the like.
-/// It needs no tokio runtime. [`Process::write_to_stdin`] writes without a copy.
+/// It needs no tokio runtime. [`Process::write_to_stdin`] copies less.
 ///
 /// - A write takes at most 64 KiB, and waits until the write before it was accepted into the
 ///   [budget](crate::SandboxBuilder::stdin_budget). So a process that doesn't read holds its
@@ -84,8 +84,7 @@ impl ProcessStdin {
     }
 
     fn write(&self, data: Bytes) -> Request {
-        let (sender, answer) = oneshot::channel();
-        self.process.addr().do_send(WriteTaken(data, sender));
+        let answer = write_taken(self.process.addr(), data);
         Box::pin(answer.map(|answer| answer.unwrap_or_else(|_| Err(Error::actor_gone(WRITE)))))
     }
 

@@ -55,6 +55,15 @@ impl Default for OutputPolicy {
 }
 
 impl OutputPolicy {
+    /// What is wrong with it.
+    pub(crate) fn problem(&self) -> Option<&'static str> {
+        match self.budget {
+            0 => Some("has a budget of 0 bytes; at least 1 is needed"),
+            1..=MAX_BUDGET => None,
+            _ => Some("has a budget of more than 2 GiB; choose a smaller one"),
+        }
+    }
+
     /// What a server is to send unacknowledged (v2), so that it is noticed here when the budget is
     /// reached.
     pub(crate) fn window(&self) -> u64 {
@@ -64,6 +73,7 @@ impl OutputPolicy {
 
 /// What happens to output over the budget.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Overflow {
     /// The link is not read, so that the process stops, until somebody reads the output or waits
     /// for something behind it.

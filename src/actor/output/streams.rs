@@ -139,12 +139,14 @@ fn data(stream: StdStream, piece: Piece) -> Result<Bytes, Error> {
 /// - Any other kind is the last item. The sandbox was lost, or the output exceeded its budget, so
 ///   the output may be incomplete.
 ///
-/// A read as `AsyncRead` fails with an [`io::Error`] that holds the same error.
+/// A read as `AsyncRead` fails with an [`io::Error`] that holds the same error. `tokio::io::copy`
+/// and `read_to_end` stop at the first error, also where output was dropped.
 ///
 /// A stream counts as a handle of its [`Process`](crate::Process).
 ///
 /// **Cancel safety.** Dropping a read or the stream loses nothing: another stream of the same
 /// process reads on from there.
+#[must_use = "streams do nothing unless they are polled"]
 pub struct OutputStream {
     reader: Reader,
     stream: StdStream,
@@ -229,6 +231,7 @@ impl fmt::Debug for OutputStream {
 /// of the bytes that are left stays.
 ///
 /// **Cancel safety.** Dropping a read or the stream loses nothing.
+#[must_use = "streams do nothing unless they are polled"]
 pub struct MergedOutput {
     reader: Reader,
 }
