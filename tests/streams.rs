@@ -142,9 +142,9 @@ const PIPE: usize = 64 << 10;
 
 /// A process that waits for [`release`] and then runs the code. Its stdin pipe is full, and the
 /// next write is accepted and not taken.
-async fn held_back(code: &str) -> (LocalServer, Process, ProcessStdin) {
+async fn held_back(code: &str, budget: usize) -> (LocalServer, Process, ProcessStdin) {
     let server = LocalServer::start().await.expect("a server");
-    let sandbox = patient(server.url()).stdin_budget(1);
+    let sandbox = patient(server.url()).stdin_budget(budget);
     let sandbox = sandbox.await.expect("a sandbox");
     let code = format!("mkfifo gate; echo; read < gate; {code}");
     let process = start(&sandbox, &code).await;
@@ -163,7 +163,7 @@ async fn release(process: &Process) {
 
 #[actix::test]
 async fn a_dropped_stdin_handle_loses_no_accepted_write() {
-    let (_server, process, mut stdin) = held_back("cat").await;
+    let (_server, process, mut stdin) = held_back("cat", 1).await;
     // It waits for room in the budget.
     stdin.write_all(&[b'y'; PIPE]).await.expect("written");
     drop(stdin);
@@ -175,7 +175,7 @@ async fn a_dropped_stdin_handle_loses_no_accepted_write() {
 
 #[actix::test]
 async fn a_shutdown_reports_input_that_the_process_did_not_read() {
-    let (_server, process, mut stdin) = held_back("true").await;
+    let (_server, process, mut stdin) = held_back("true", 1 << 20).await;
     let (shutdown, ()) = within("the end", join(stdin.shutdown(), release(&process))).await;
     let error = shutdown.expect_err("the process read nothing");
     assert_eq!(error.kind(), io::ErrorKind::BrokenPipe, "{error}");
