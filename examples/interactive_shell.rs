@@ -11,7 +11,7 @@ mod shared;
 use std::{error::Error, pin::pin, process::ExitCode};
 
 use actix_sandbox::{Language, Sandbox};
-use futures::future::try_join;
+use futures::{FutureExt, future::try_join};
 use tokio::io::copy;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -41,13 +41,18 @@ async fn run() -> Result<(), Box<dyn Error>> {
     let (mut to, mut err_to) = (tokio::io::stdout(), tokio::io::stderr());
     let streams = try_join(copy(&mut out, &mut to), copy(&mut err, &mut err_to));
     let mut streams = pin!(streams);
+    // A future of its own: while the shell doesn't read its input, its output is still shown.
+    let writes = async {
+        while let Some(line) = input.recv().await {
+            // If the shell has ended, its streams end.
+            let _ = shell.write_to_stdin(line).await;
+        }
+    };
+    let mut writes = pin!(writes.fuse());
     loop {
         tokio::select! {
             shown = &mut streams => break shown.map(drop)?,
-            Some(line) = input.recv() => {
-                // If the shell has ended, its streams end.
-                let _ = shell.write_to_stdin(line).await;
-            }
+            () = &mut writes => {}
             // Protocol v1 runs one process at a time, and can only kill it.
             _ = interrupts.recv() => if sandbox.run(Language::Bash, INTERRUPT).await.is_err() {
                 shell.kill().await?;

@@ -55,6 +55,8 @@ async fn an_end_that_v1_does_not_tell_is_unknown() {
         assert_eq!(output.end, ProcessEnd::Unknown);
         let error = output.error_for_status().expect_err("nobody said so");
         assert_eq!(error.kind(), ErrorKind::ProcessFailed);
+        let text = "the server did not report whether the process succeeded";
+        assert!(error.to_string().starts_with(text), "{error}");
     }
 }
 

@@ -13,10 +13,10 @@ mod common;
 use std::io;
 
 use actix_sandbox::{
-    Error, ErrorKind, Language, Process, ProcessEnd, ProtocolVersion, Sandbox, SandboxEnd,
-    SandboxEvent, SandboxState, StdStream,
+    Error, ErrorKind, Language, LocalServer, OutputPolicy, Overflow, Process, ProcessEnd,
+    ProcessStdin, ProtocolVersion, Sandbox, SandboxEnd, SandboxEvent, SandboxState, StdStream,
 };
-use common::{VERSIONS, sandbox, sandbox_of, within};
+use common::{VERSIONS, patient, sandbox, sandbox_of, within};
 use futures::{
     StreamExt,
     future::{join, try_join},
@@ -110,6 +110,121 @@ async fn what_v1_cannot_write_is_unsupported() {
     assert_eq!(error.kind(), ErrorKind::Unsupported);
     let error = within("the shutdown", stdin.shutdown()).await;
     assert_eq!(error.expect_err("v1").kind(), io::ErrorKind::Unsupported);
+}
+
+#[actix::test]
+async fn v1_takes_text_that_is_cut_inside_a_code_point() {
+    let (_server, sandbox) = sandbox_of(ProtocolVersion::V1).await;
+    let process = start(&sandbox, "cat").await;
+    let (mut stdin, mut stdout) = (process.stdin(), process.stdout());
+    for half in [&b"\xc3"[..], b"\xa9"] {
+        stdin.write_all(half).await.expect("taken");
+        within("the flush", stdin.flush()).await.expect("flushed");
+    }
+    let text = format!("x{}", "\u{1F600}".repeat(100_000));
+    let write = async {
+        tokio::io::copy(&mut text.as_bytes(), &mut stdin).await?;
+        stdin.flush().await
+    };
+    let mut echo = vec![0; 2 + text.len()];
+    let read = stdout.read_exact(&mut echo);
+    within("the copy", try_join(write, read))
+        .await
+        .expect("copied");
+    assert!(
+        echo == format!("é{text}").as_bytes(),
+        "the bytes are the same"
+    );
+    process.kill().await.expect("killed");
+}
+
+const PIPE: usize = 64 << 10;
+
+/// A process that waits for [`release`] and then runs the code. Its stdin pipe is full, and the
+/// next write is accepted and not taken.
+async fn held_back(code: &str, budget: usize) -> (LocalServer, Process, ProcessStdin) {
+    let server = LocalServer::start().await.expect("a server");
+    let sandbox = patient(server.url()).stdin_budget(budget);
+    let sandbox = sandbox.await.expect("a sandbox");
+    let code = format!("mkfifo gate; echo; read < gate; {code}");
+    let process = start(&sandbox, &code).await;
+    arrived(&process, 1).await;
+    let mut stdin = process.stdin();
+    stdin.write_all(&[b'x'; PIPE]).await.expect("written");
+    within("the flush", stdin.flush()).await.expect("taken");
+    stdin.write_all(&[b'x'; PIPE]).await.expect("written");
+    (server, process, stdin)
+}
+
+async fn release(process: &Process) {
+    let run = process.sandbox().run(Language::Bash, "echo > gate");
+    within("the release", run).await.expect("released");
+}
+
+#[actix::test]
+async fn a_dropped_stdin_handle_loses_no_accepted_write() {
+    let (_server, process, mut stdin) = held_back("cat", 1).await;
+    // It waits for room in the budget.
+    stdin.write_all(&[b'y'; PIPE]).await.expect("written");
+    drop(stdin);
+    let close = join(process.close_stdin(), release(&process));
+    within("the close", close).await.0.expect("accepted");
+    let echo = within("the echo", process.stdout().read_all()).await;
+    assert_eq!(echo.expect("read").len(), 1 + 3 * PIPE);
+}
+
+#[actix::test]
+async fn a_shutdown_reports_input_that_the_process_did_not_read() {
+    let (_server, process, mut stdin) = held_back("true", 1 << 20).await;
+    let (shutdown, ()) = within("the end", join(stdin.shutdown(), release(&process))).await;
+    let error = shutdown.expect_err("the process read nothing");
+    assert_eq!(error.kind(), io::ErrorKind::BrokenPipe, "{error}");
+}
+
+#[actix::test]
+async fn a_write_after_a_shutdown_or_the_end_fails_at_once() {
+    let (_server, sandbox) = sandbox().await;
+    let process = start(&sandbox, "cat").await;
+    let (mut one, mut two) = (process.stdin(), process.stdin());
+    within("the shutdown", one.shutdown())
+        .await
+        .expect("closed");
+    let error = one.write(b"x").await.expect_err("closed");
+    assert_eq!(error.kind(), io::ErrorKind::BrokenPipe, "{error}");
+    within("the end", process.wait()).await.expect("an end");
+    let error = two.write(b"x").await.expect_err("ended");
+    assert_eq!(error.kind(), io::ErrorKind::BrokenPipe, "{error}");
+}
+
+#[actix::test]
+async fn run_to_end_drops_output_under_every_policy() {
+    let server = LocalServer::start().await.expect("a server");
+    for overflow in [Overflow::default(), Overflow::DropOldest, Overflow::Fail] {
+        let policy = OutputPolicy {
+            budget: 1,
+            overflow,
+        };
+        let sandbox = patient(server.url()).output_policy(policy);
+        let sandbox = sandbox.await.expect("a sandbox");
+        let command = sandbox.command(Language::Bash, "head -c 1000000 /dev/zero");
+        let end = within("the end", command.run_to_end()).await;
+        assert_eq!(end.expect("ran").code(), Some(0));
+    }
+}
+
+#[actix::test]
+async fn debug_of_a_command_shows_no_code_and_no_values() {
+    let (_server, sandbox) = sandbox().await;
+    let command = sandbox
+        .command(Language::Bash, "echo secret")
+        .arg("a secret")
+        .env("NAME", "the secret")
+        .stdin("another secret");
+    let debug = format!("{command:?}");
+    assert!(
+        debug.contains("NAME") && !debug.contains("secret"),
+        "{debug}"
+    );
 }
 
 #[actix::test]
@@ -330,6 +445,42 @@ fn output_that_is_not_utf8_is_whole() {
         let end = sandbox.command(Language::Bash, "exit 4").run_to_end();
         assert_eq!(within("the end", end).await.expect("ran").code(), Some(4));
     });
+}
+
+#[actix::test]
+async fn text_ends_with_what_came_before_an_error() {
+    let (_server, sandbox) = sandbox().await;
+    let policy = OutputPolicy {
+        budget: 8,
+        overflow: Overflow::DropOldest,
+    };
+    let code = "printf '\\xc3'; read; printf 0123456789";
+    let command = sandbox.command(Language::Bash, code).output_policy(policy);
+    let process = within("the start", command.spawn()).await.expect("started");
+    arrived(&process, 1).await;
+    let mut text = process.stdout().text();
+    assert!(futures::poll!(text.next()).is_pending());
+    process.write_to_stdin("\n").await.expect("written");
+    within("the end", process.wait()).await.expect("an end");
+    let items = within("the text", text.collect::<Vec<_>>()).await;
+    let [Ok(begun), Err(error), Ok(_)] = &items[..] else {
+        panic!("{items:?}");
+    };
+    assert_eq!(begun, "\u{FFFD}");
+    assert_eq!(error.kind(), ErrorKind::OutputLost);
+}
+
+#[actix::test]
+async fn a_line_that_is_split_has_no_empty_rest() {
+    let (_server, sandbox) = sandbox().await;
+    let code = "head -c 1048576 /dev/zero; read; echo; echo; echo next";
+    let process = start(&sandbox, code).await;
+    let mut lines = process.stdout().lines();
+    let long = within("the line", lines.next()).await.unwrap().unwrap();
+    assert_eq!(long.len(), 1 << 20);
+    process.write_to_stdin("\n").await.expect("written");
+    let rest: Vec<_> = within("the rest", lines.map(Result::unwrap).collect()).await;
+    assert_eq!(rest, ["", "next"]);
 }
 
 /// Both halves at once, on one task, with a program that answers late.

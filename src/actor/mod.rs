@@ -62,6 +62,8 @@ pub use crate::protocol::{ExecId, ExecOptions};
 pub use language::Language;
 pub use output::{MergedOutput, OutputStream, ProcessOutput};
 pub use process::ProcessActor;
+pub(crate) use process::write_taken;
+use process_messages::WriteTaken;
 pub use process_messages::{
     CloseStdin, FlushStdin, GetPlace, Kill, ProcessPlace, Wait, WriteStdin,
 };

@@ -34,8 +34,6 @@ struct Shared {
     wake_after: u64,
     /// The number of handles and streams that can still read.
     holders: usize,
-    /// Whether another client may resume the output. Unread output then stays on the server.
-    handed_on: bool,
     /// How the process ended, for later callers of `wait`.
     end: Option<ProcessEnd>,
 }
@@ -46,6 +44,27 @@ impl Shared {
     fn taken(&self, received: [u64; 2]) -> [u64; 2] {
         let untaken = self.buffer.untaken();
         [0, 1].map(|it| received[it].saturating_sub(untaken[it] as u64))
+    }
+
+    /// A reader waits no longer. Returns its wakers, to be dropped without the lock: with a waker, a
+    /// future that holds another reader may be dropped.
+    fn stop_waiting(&mut self, reader: u64, streams: &[StdStream]) -> Vec<Waker> {
+        let mut gone = Vec::new();
+        for &stream in streams {
+            let wakers = &mut self.wakers[stream as usize];
+            if let Some(at) = wakers.iter().position(|(it, _)| *it == reader) {
+                gone.push(wakers.swap_remove(at).1);
+            }
+            self.buffer.set_starved(stream, !wakers.is_empty());
+        }
+        self.buffer.update_pause(now());
+        gone
+    }
+
+    /// No reader can come any more. Returns the actor's waker.
+    fn abandon(&mut self) -> Option<Waker> {
+        self.buffer.set_unreadable();
+        self.count_taken(u64::MAX)
     }
 
     /// Counts bytes that were taken. Returns the actor's waker once there are enough to
@@ -88,7 +107,6 @@ impl OutputWriter {
             actor: None,
             wake_after: 0,
             holders: 1,
-            handed_on: false,
             end: None,
         }));
         (Self(Arc::clone(&shared)), ProcessOutput(shared))
@@ -132,11 +150,10 @@ impl OutputWriter {
     }
 
     /// Returns the offsets up to which readers have taken the output, given those up to which it
-    /// was received. Another client resumes there.
-    pub(crate) fn hand_on(&self, received: [u64; 2]) -> [u64; 2] {
+    /// was received. Another client resumes there. `None`: the policy counts unread output as taken.
+    pub(crate) fn hand_on(&self, received: [u64; 2]) -> Option<[u64; 2]> {
         let mut shared = lock(&self.0);
-        shared.handed_on = true;
-        shared.taken(received)
+        shared.buffer.hand_on().then(|| shared.taken(received))
     }
 
     /// Like [`hand_on`](Self::hand_on), but this client keeps reading. Wakes the task after so many
@@ -229,6 +246,12 @@ impl ProcessOutput {
         matches!(lock(&self.0).buffer.finished(), Some(Finish::Cut))
     }
 
+    /// Drops what is buffered, and all later output. Does not hold the process back.
+    pub(crate) fn discard(&self) {
+        let actor = lock(&self.0).abandon();
+        actor.into_iter().for_each(Waker::wake);
+    }
+
     /// How many bytes are buffered now, of both streams together.
     pub fn buffered(&self) -> usize {
         lock(&self.0).buffer.used()
@@ -246,9 +269,8 @@ impl Drop for ProcessOutput {
     fn drop(&mut self) {
         let mut shared = lock(&self.0);
         shared.holders -= 1;
-        if shared.holders == 0 && !shared.handed_on {
-            shared.buffer.set_unreadable();
-            let actor = shared.count_taken(u64::MAX);
+        if shared.holders == 0 && !shared.buffer.is_handed_on() {
+            let actor = shared.abandon();
             drop(shared);
             actor.into_iter().for_each(Waker::wake);
         }
@@ -309,6 +331,44 @@ mod tests {
         assert_eq!(counts, [0, 1, 1]);
         poll(&mut output.stderr());
         assert_eq!(lock(&output.0).wakers[1].len(), 0);
+    }
+
+    #[test]
+    fn a_reader_that_read_or_is_gone_holds_up_no_output() {
+        let (writer, output) = OutputWriter::new(OutputPolicy::default(), Some(1024));
+        let is_waited_for = || lock(&output.0).buffer.poll_timeout().is_some();
+        let mut merged = output.merged();
+        let waker = Waker::noop();
+        let mut read = || merged.poll_next_unpin(&mut Context::from_waker(waker));
+        assert!(read().is_pending());
+        let full = || (0, StdStream::Stdout, vec![b'x'; 2000].into());
+        let both = [full(), full()].into_iter();
+        assert!(writer.write(both));
+        assert!(is_waited_for(), "for stderr");
+        assert!(read().is_ready());
+        assert!(!is_waited_for());
+        // Another reader still waits.
+        let mut stderr = output.stderr();
+        poll(&mut stderr);
+        assert!(writer.write([full(), full()].into_iter()));
+        assert!(is_waited_for());
+        assert!(read().is_ready());
+        assert!(is_waited_for());
+        drop(stderr);
+        assert!(!is_waited_for());
+    }
+
+    #[test]
+    fn discarded_output_is_not_buffered() {
+        let policy = OutputPolicy {
+            budget: 2,
+            overflow: Overflow::Fail,
+        };
+        let (writer, output) = OutputWriter::new(policy, None);
+        assert!(writer.write(piece("x")));
+        output.discard();
+        assert!(writer.write(piece("xyz")));
+        assert_eq!(output.buffered(), 0);
     }
 
     #[test]

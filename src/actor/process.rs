@@ -5,11 +5,12 @@ use std::{rc::Rc, task::Context as TaskContext, time::Instant};
 use actix::{
     Actor, ActorContext, Addr, AsyncContext, Context, Handler, Message, Recipient, dev::channel,
 };
-use futures::future::LocalBoxFuture;
+use bytes::Bytes;
+use futures::{channel::oneshot, future::LocalBoxFuture};
 use litemap::LiteMap;
 
 use super::{
-    CloseStdin, FlushStdin, GetPlace, Kill, ProcessPlace, Wait, WriteStdin,
+    CloseStdin, FlushStdin, GetPlace, Kill, ProcessPlace, Wait, WriteStdin, WriteTaken,
     driver::{Driven, Driver, now},
     inbound::{Chunk, ProcessEvent, ProcessInput},
     output::{OutputWriter, ProcessOutput},
@@ -41,9 +42,22 @@ pub(crate) enum ProcessReport {
 #[rtype(result = "()")]
 pub(super) struct KillInBackground(pub(super) Recipient<ProcessReport>);
 
+/// Writes to stdin even if the answer is dropped.
+pub(crate) fn write_taken(
+    actor: &Addr<ProcessActor>,
+    data: Bytes,
+) -> oneshot::Receiver<Result<(), Error>> {
+    let (sender, answer) = oneshot::channel();
+    // Each handle of stdin sends one at a time.
+    actor.do_send(WriteTaken(data, sender));
+    answer
+}
+
 enum Waiter {
     End(Settler<Result<ProcessEnd, Error>>),
     Unit(Settler<Result<(), Error>>),
+    /// A write that goes on without its caller.
+    Taken(oneshot::Sender<Result<(), Error>>),
 }
 
 /// The arguments of [`ProcessActor::create`].
@@ -171,6 +185,9 @@ impl ProcessActor {
                         }
                         (Some(Waiter::Unit(settler)), result) => {
                             let _ = settler.settle(result.map(drop).map_err(Error::from));
+                        }
+                        (Some(Waiter::Taken(sender)), result) => {
+                            let _ = sender.send(result.map(drop).map_err(Error::from));
                         }
                         (Some(Waiter::End(_)), Ok(ProcessReply::Done)) | (None, _) => {}
                     }
@@ -300,6 +317,7 @@ impl Driven for ProcessActor {
             let waits = !match waiter {
                 Waiter::End(settler) => settler.is_cancelled(task),
                 Waiter::Unit(settler) => settler.is_cancelled(task),
+                Waiter::Taken(_) => false,
             };
             if !waits {
                 gone.push(request);
@@ -381,6 +399,16 @@ impl Handler<WriteStdin> for ProcessActor {
     }
 }
 
+impl Handler<WriteTaken> for ProcessActor {
+    type Result = ();
+
+    fn handle(&mut self, WriteTaken(data, answer): WriteTaken, _: &mut Context<Self>) {
+        let request = self.request(Waiter::Taken(answer));
+        self.machine.write_stdin(request, data);
+        self.run_actions();
+    }
+}
+
 impl Handler<FlushStdin> for ProcessActor {
     type Result = Deferred<Result<(), Error>>;
 
@@ -401,8 +429,14 @@ impl Handler<GetPlace> for ProcessActor {
     type Result = Result<ProcessPlace, Error>;
 
     fn handle(&mut self, _: GetPlace, _: &mut Context<Self>) -> Self::Result {
-        if let Some((received, _)) = self.machine.acknowledgeable() {
-            let taken = self.output.hand_on(received);
+        if let Some(received) = self.machine.received() {
+            let taken = self.output.hand_on(received).ok_or_else(|| {
+                Error::option(
+                    "output_policy",
+                    "of the process lets go of unread output, so that no other program can \
+                     resume the process; use `Overflow::Pause`",
+                )
+            })?;
             self.machine.handle_taken(taken);
         }
         let place = self.machine.place().zip(self.machine.window());

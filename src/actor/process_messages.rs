@@ -2,6 +2,7 @@
 
 use actix::Message;
 use bytes::Bytes;
+use futures::channel::oneshot;
 
 use crate::{Error, machine::ProcessEnd, protocol::ExecId};
 
@@ -32,6 +33,15 @@ impl std::fmt::Debug for WriteStdin {
             .finish()
     }
 }
+
+/// [`WriteStdin`] for a [`ProcessStdin`](crate::ProcessStdin): writes the bytes even if the caller
+/// doesn't wait for the answer.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct WriteTaken(
+    pub(crate) Bytes,
+    pub(crate) oneshot::Sender<Result<(), Error>>,
+);
 
 /// To a [`ProcessActor`](super::ProcessActor): answer when everything that was accepted before is
 /// sent: under protocol v2 to the pipe of the process, under v1 to the connection.

@@ -14,7 +14,9 @@ use super::{
 };
 use crate::{
     Error, SandboxEvent,
-    machine::{NewExec, Nonce, ProcessId, RequestId, Sandbox, SandboxReply, SandboxState},
+    machine::{
+        NewExec, Nonce, Overflow, ProcessId, RequestId, Sandbox, SandboxReply, SandboxState,
+    },
 };
 
 impl SandboxActor {
@@ -91,7 +93,10 @@ impl SandboxActor {
             Err(error) => return self.answer(waiter, Err(error)),
         };
         let request = self.request(waiter);
-        let policy = exec.output.unwrap_or(self.settings.output);
+        let mut policy = exec.output.unwrap_or(self.settings.output);
+        if exec.discards_output {
+            policy.overflow = Overflow::DropOldest;
+        }
         let mut options = exec.options;
         options.window = Some(policy.window());
         let exec = NewExec {

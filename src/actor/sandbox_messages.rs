@@ -18,6 +18,7 @@ pub struct Open;
 
 /// Answer to [`Open`]: the sandbox runs.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Opened {
     /// Its id.
     pub sandbox_id: SandboxId,
@@ -31,8 +32,9 @@ pub struct Opened {
 /// runs.
 ///
 /// If the caller stops waiting before the answer, the process is killed.
-#[derive(Clone, Debug, Message)]
+#[derive(Clone, Message)]
 #[rtype(result = "Result<StartedProcess, Error>")]
+#[non_exhaustive]
 pub struct Exec {
     /// The language. The server decides which it supports.
     pub language: Language,
@@ -48,6 +50,8 @@ pub struct Exec {
     /// Whether to wrap the code on a server that speaks protocol v1: see
     /// [`Command::wrap_for_v1`](crate::Command::wrap_for_v1).
     pub wrap_for_v1: bool,
+    /// Whether the caller reads no output.
+    pub(crate) discards_output: bool,
 }
 
 impl Exec {
@@ -60,7 +64,22 @@ impl Exec {
             stdin: Stdin::Open,
             output: None,
             wrap_for_v1: false,
+            discards_output: false,
         }
+    }
+}
+
+impl std::fmt::Debug for Exec {
+    /// Shows no code, because it may contain secrets.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Exec")
+            .field("language", &self.language)
+            .field("code_bytes", &self.code.len())
+            .field("options", &self.options)
+            .field("stdin", &self.stdin)
+            .field("output", &self.output)
+            .field("wrap_for_v1", &self.wrap_for_v1)
+            .finish_non_exhaustive()
     }
 }
 
@@ -84,6 +103,7 @@ impl StartKey {
 
 /// Answer to [`Exec`]: the process runs.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct StartedProcess {
     /// Its number in the sandbox.
     pub process: ProcessId,

@@ -104,6 +104,7 @@ impl Command {
 
     /// The working directory, which must exist. A relative path starts at the sandbox's own working
     /// directory. Default: that directory.
+    #[doc(alias = "current_dir")]
     pub fn cwd(mut self, directory: impl Into<String>) -> Self {
         self.exec.options.cwd = Some(directory.into());
         self
@@ -132,6 +133,9 @@ impl Command {
 
     /// Sends this input and then closes stdin. Default: with [`spawn`](Self::spawn) stdin stays
     /// open; with [`output`](Self::output) and [`run_to_end`](Self::run_to_end) there is no input.
+    ///
+    /// Protocol v1 can't close stdin. It stays open there, so that a program that reads its stdin
+    /// to the end, like `cat`, waits forever. Give it an empty stdin in the code: `cat </dev/null`.
     pub fn stdin(mut self, input: impl Into<Bytes>) -> Self {
         self.exec.stdin = Stdin::Bytes(input.into());
         self
@@ -194,11 +198,8 @@ impl Command {
     /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) if the server speaks v1 and the
     /// command needs v2.
     pub async fn spawn(self) -> Result<Process, Error> {
-        if self.exec.output.is_some_and(|policy| policy.budget == 0) {
-            return Err(Error::option(
-                "output_policy",
-                "has a budget of 0 bytes; at least 1 is needed",
-            ));
+        if let Some(problem) = self.exec.output.and_then(|policy| policy.problem()) {
+            return Err(Error::option("output_policy", problem));
         }
         let key = StartKey::unique();
         let starting = Starting(Some((self.sandbox.clone(), key)));
@@ -210,6 +211,7 @@ impl Command {
 
     /// Runs the process to its end and collects its output, in bytes. If a background process still
     /// holds the output open after the [grace period](Self::output_grace), [`Output::cut`] is set.
+    /// Under protocol v1, stdin [stays open](Self::stdin).
     ///
     /// **Cancel safety.** Dropping the future kills the process.
     ///
@@ -218,6 +220,7 @@ impl Command {
     /// The errors of [`spawn`](Self::spawn). Also fails if the output exceeds
     /// [`output_limit`](Self::output_limit) or the sandbox is lost. A non-zero exit code is not an
     /// error: see [`Output::error_for_status`].
+    #[doc(alias = "wait_with_output")]
     pub async fn output(self) -> Result<Output, Error> {
         let limit = self.limit;
         let process = self.without_input().kill_on_drop(true).spawn().await?;
@@ -246,7 +249,8 @@ impl Command {
         }
     }
 
-    /// Runs the process to its end, drops its output and returns how it ended.
+    /// Runs the process to its end, drops its output and returns how it ended. Under protocol v1,
+    /// stdin [stays open](Self::stdin).
     ///
     /// **Cancel safety.** Dropping the future kills the process.
     ///
@@ -256,12 +260,11 @@ impl Command {
     /// error: see [`ProcessEnd`].
     #[doc(alias = "status")]
     pub async fn run_to_end(self) -> Result<ProcessEnd, Error> {
-        let command = self.without_input().kill_on_drop(true);
-        let policy = OutputPolicy {
-            overflow: crate::Overflow::DropOldest,
-            ..command.exec.output.unwrap_or_default()
-        };
-        command.output_policy(policy).spawn().await?.wait().await
+        let mut command = self.without_input().kill_on_drop(true);
+        command.exec.discards_output = true;
+        let process = command.spawn().await?;
+        process.discard_output();
+        process.wait().await
     }
 
     fn without_input(mut self) -> Self {
@@ -303,7 +306,8 @@ impl Sandbox {
     }
 
     /// Runs code to its end and collects its output, at most 64 MiB of each stream. Short for
-    /// [`command`](Self::command) and [`output`](Command::output).
+    /// [`command`](Self::command) and [`output`](Command::output). Under protocol v1, stdin
+    /// [stays open](Command::stdin): a program that reads it to the end needs `</dev/null`.
     ///
     /// **Cancel safety.** Dropping the future kills the process.
     ///

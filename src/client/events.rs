@@ -20,6 +20,7 @@ use crate::SandboxEvent;
 ///
 /// **Cancel safety.** Dropping a read loses nothing.
 #[derive(Debug)]
+#[must_use = "streams do nothing unless they are polled"]
 pub struct EventStream(pub(super) mpsc::Receiver<SandboxEvent>);
 
 impl Stream for EventStream {

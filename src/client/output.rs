@@ -65,8 +65,8 @@ impl Output {
     /// # Errors
     ///
     /// [`ErrorKind::ProcessFailed`](crate::ErrorKind::ProcessFailed), with how the process ended
-    /// and the last lines of its stderr. Also for [`ProcessEnd::Unknown`]: the server did not say
-    /// that the process succeeded.
+    /// and the last lines of its stderr. Also for [`ProcessEnd::Unknown`], the end of every process
+    /// under protocol v1: use [`Command::wrap_for_v1`](crate::Command::wrap_for_v1) there.
     pub fn error_for_status(self) -> Result<Self, Error> {
         match self.success() {
             true => Ok(self),

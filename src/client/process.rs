@@ -127,14 +127,17 @@ impl Process {
         self.0.output.buffered()
     }
 
+    pub(super) fn discard_output(&self) {
+        self.0.output.discard();
+    }
+
     /// Whether output was cut off: see [`OutputStream::is_cut`].
     pub fn is_output_cut(&self) -> bool {
         self.0.output.is_cut()
     }
 
-    /// Sends bytes to stdin, after all bytes before them, without a copy. Resolves when they are
-    /// accepted into the [budget](crate::SandboxBuilder::stdin_budget), which counts bytes that are
-    /// not sent yet. [`flush_stdin`](Self::flush_stdin) waits until they are sent.
+    /// Sends bytes to stdin, after all bytes before them. Resolves when they are accepted into the
+    /// [budget](crate::SandboxBuilder::stdin_budget), which counts bytes that are not sent yet. [`flush_stdin`](Self::flush_stdin) waits until they are sent.
     ///
     /// Under protocol v2 every byte arrives once and in order, even if the connection is lost
     /// meanwhile.
@@ -197,6 +200,10 @@ impl Process {
     ///
     /// Under protocol v2 that is the end of the main process. Its streams may continue while a
     /// background process holds them open. Under v1 it is the end of its output as well.
+    ///
+    /// It leaves stdin open: a program that reads its input to the end needs
+    /// [`close_stdin`](Self::close_stdin) first. While a caller waits, output over the budget that
+    /// has no reader is dropped, so that the process can end.
     ///
     /// **Cancel safety.** Cancel safe.
     ///

@@ -14,6 +14,10 @@ use crate::{
 /// It can be stored and sent, for example as JSON. It holds no secret: a program that resumes the
 /// process needs the sandbox's token to attach to the sandbox first. [`Process::to_ref`] returns
 /// it, and [`Sandbox::attach_process`] takes it.
+///
+/// It also holds the process's window: how many bytes of output the server sends before the client
+/// acknowledges them. The program that resumes the process keeps to this window, whatever its own
+/// [`OutputPolicy`](crate::OutputPolicy) is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProcessRef {
     sandbox: String,
@@ -40,12 +44,12 @@ impl ProcessRef {
         SandboxId::from(self.sandbox.clone())
     }
 
-    /// How many bytes of stdout were read.
+    /// How many bytes of stdout were read or dropped.
     pub fn stdout_offset(&self) -> u64 {
         self.stdout
     }
 
-    /// How many bytes of stderr were read.
+    /// How many bytes of stderr were read or dropped.
     pub fn stderr_offset(&self) -> u64 {
         self.stderr
     }
@@ -64,13 +68,18 @@ impl Process {
     /// another program can resume it: see [`Sandbox::attach_process`].
     ///
     /// Call it after the last read. Output that this program reads later may be missing in the
-    /// other program. From now on, dropping the last handle does not drop unread output: the
-    /// process pauses when its output fills the budget, until the other program reads.
+    /// other program. From now on, neither a [`wait`](Self::wait) nor dropping the last handle drops
+    /// unread output: the process pauses when its output fills the budget, until the other program
+    /// reads.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported): under protocol v1 processes have
-    /// no names.
+    /// - [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported): under protocol v1 processes have
+    ///   no names.
+    /// - [`ErrorKind::InvalidOption`](crate::ErrorKind::InvalidOption): the process's
+    ///   [`OutputPolicy`](crate::OutputPolicy) is not [`Overflow::Pause`](crate::Overflow::Pause).
+    ///   With the other policies the client takes all output at once, so none is left for the other
+    ///   program.
     pub async fn to_ref(&self) -> Result<ProcessRef, Error> {
         let place = ask(self.addr(), GetPlace, "name the process").await??;
         Ok(ProcessRef::new(self.sandbox().sandbox_id(), place))

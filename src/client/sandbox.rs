@@ -190,7 +190,8 @@ impl Sandbox {
         self.0.opened.state.version()
     }
 
-    /// The later events of the sandbox, as a stream. If the sandbox has ended, its only item is
+    /// The later events of the sandbox, as a stream. It buffers at most 256 events that are not read,
+    /// and does not keep the connection: see [`EventStream`]. If the sandbox has ended, its only item is
     /// [`SandboxEvent::Ended`].
     ///
     /// ```

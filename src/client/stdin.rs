@@ -8,11 +8,19 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
+use futures::FutureExt;
 use tokio::io::AsyncWrite;
 
 use super::Process;
-use crate::{Error, protocol::utf8_boundary};
+use crate::{
+    Error,
+    actor::write_taken,
+    machine::Failure,
+    protocol::{Version, utf8_boundary},
+};
+
+const WRITE: &str = "write to stdin";
 
 /// The most bytes that one write takes.
 const MAX_WRITE: usize = 64 * 1024;
@@ -20,35 +28,42 @@ const MAX_WRITE: usize = 64 * 1024;
 type Request = Pin<Box<dyn Future<Output = Result<(), Error>> + Send + Sync>>;
 
 /// Writes to the stdin of a process, as tokio's [`AsyncWrite`]: for `tokio::io::copy` and the like.
-/// It needs no tokio runtime. [`Process::write_to_stdin`] writes without a copy.
+/// It needs no tokio runtime. [`Process::write_to_stdin`] copies less.
 ///
 /// - A write takes at most 64 KiB, and waits until the write before it was accepted into the
 ///   [budget](crate::SandboxBuilder::stdin_budget). So a process that doesn't read holds its
-///   writer back.
+///   writer back. The last write of each handle may wait outside the budget.
 /// - A flush waits until the process's pipe has taken everything (protocol v2), or the connection
 ///   (v1).
-/// - A shutdown closes stdin after everything that was written. Dropping the handle does not close
-///   it, because other handles may write.
+/// - A shutdown closes stdin after everything that was written, and then flushes. Dropping the
+///   handle does not close stdin, because other handles may write.
+///
+/// Protocol v1 carries only UTF-8. There, the first bytes of a code point wait in the handle for
+/// the rest of it, also during a flush. They are lost if the rest never comes.
 ///
 /// # Errors
 ///
 /// An error of a write is returned by the next write, flush or shutdown. [`io::Error::downcast`]
 /// gives the [`Error`] that it holds. Its [`kind`](io::ErrorKind) is
 ///
-/// - `BrokenPipe`: the process has ended, or its stdin is closed.
-/// - `Unsupported`: protocol v1 can't close stdin, and carries only UTF-8. A write may end inside a
-///   code point, so under v1 write whole lines with [`Process::write_to_stdin`] if they may hold
-///   other characters than ASCII.
+/// - `BrokenPipe`: the process has ended, or its stdin is closed. A flush or shutdown returns it if
+///   the process did not read everything, which is normal for a program like `head`.
+/// - `Unsupported`: protocol v1 can't close stdin, and carries only UTF-8.
 /// - `ConnectionAborted`: an actor of the sandbox is gone.
 ///
 /// It counts as a handle of its [`Process`].
 ///
-/// **Cancel safety.** A dropped write was accepted if it was polled to `Ready`, and otherwise had
-/// no effect. A handle that is dropped before a flush may lose its last write.
+/// **Cancel safety.** If a write returned `Ready`, its bytes are sent, even if the handle is dropped
+/// before a flush: as long as the process runs and a handle to its [`Sandbox`](crate::Sandbox) is
+/// left. A write that is dropped before had no effect.
 pub struct ProcessStdin {
     process: Process,
     /// The write, flush or shutdown that is not answered yet.
     pending: Option<(Step, Request)>,
+    /// The beginning of a code point (v1).
+    tail: BytesMut,
+    /// A shutdown closed stdin.
+    closed: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -59,53 +74,60 @@ enum Step {
 }
 
 impl ProcessStdin {
-    fn start(&mut self, step: Step, data: Bytes) -> &mut Request {
-        let process = self.process.clone();
-        let request = async move {
-            match step {
-                Step::Write => process.write_to_stdin(data).await,
-                Step::Flush => process.flush_stdin().await,
-                Step::Close => process.close_stdin().await,
-            }
+    pub(super) fn new(process: Process) -> Self {
+        Self {
+            process,
+            pending: None,
+            tail: BytesMut::new(),
+            closed: false,
+        }
+    }
+
+    fn write(&self, data: Bytes) -> Request {
+        let answer = write_taken(self.process.addr(), data);
+        Box::pin(answer.map(|answer| answer.unwrap_or_else(|_| Err(Error::actor_gone(WRITE)))))
+    }
+
+    /// Waits for the answer to the step.
+    fn poll_pending(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        let Some((step, request)) = &mut self.pending else {
+            return Poll::Ready(Ok(()));
         };
-        &mut self.pending.insert((step, Box::pin(request))).1
+        let result = ready!(request.as_mut().poll(cx));
+        self.closed |= *step == Step::Close && result.is_ok();
+        self.pending = None;
+        Poll::Ready(result)
     }
 
     /// Waits for the write that is not answered. A flush that nobody waits for is given up.
     fn poll_written(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        let Some((step, request)) = &mut self.pending else {
-            return Poll::Ready(Ok(()));
-        };
-        let result = match step {
-            Step::Flush => Ok(()),
-            Step::Write | Step::Close => ready!(request.as_mut().poll(cx)),
-        };
-        self.pending = None;
-        Poll::Ready(result)
+        if let Some((Step::Flush, _)) = self.pending {
+            self.pending = None;
+        }
+        self.poll_pending(cx)
     }
 
     fn poll_step(&mut self, cx: &mut Context<'_>, step: Step) -> Poll<io::Result<()>> {
         if !matches!(&self.pending, Some((pending, _)) if *pending == step) {
             ready!(self.poll_written(cx))?;
-            self.start(step, Bytes::new());
+            let process = self.process.clone();
+            let request = async move {
+                match step {
+                    Step::Close => process.close_stdin().await,
+                    Step::Write | Step::Flush => process.flush_stdin().await,
+                }
+            };
+            self.pending = Some((step, Box::pin(request)));
         }
-        let Some((_, request)) = &mut self.pending else {
-            return Poll::Ready(Ok(()));
-        };
-        let result = ready!(request.as_mut().poll(cx));
-        self.pending = None;
-        Poll::Ready(Ok(result?))
+        Poll::Ready(Ok(ready!(self.poll_pending(cx))?))
     }
 }
 
 impl Process {
     /// The stdin of the process, for `tokio::io::copy` and the like.
-    /// [`write_to_stdin`](Self::write_to_stdin) does the same without a copy.
+    /// [`write_to_stdin`](Self::write_to_stdin) copies less.
     pub fn stdin(&self) -> ProcessStdin {
-        ProcessStdin {
-            process: self.clone(),
-            pending: None,
-        }
+        ProcessStdin::new(self.clone())
     }
 }
 
@@ -116,21 +138,29 @@ impl AsyncWrite for ProcessStdin {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         ready!(self.poll_written(cx))?;
-        if buf.is_empty() {
-            return Poll::Ready(Ok(0));
+        if self.closed {
+            let closed = Failure::StdinClosed { what: WRITE };
+            return Poll::Ready(Err(Error::from(closed).into()));
         }
-        let taken = match buf.get(..MAX_WRITE) {
-            // Protocol v1 carries no half of a code point.
-            Some(most) => &most[..utf8_boundary(most).max(1)],
-            None => buf,
-        };
-        let request = self.start(Step::Write, Bytes::copy_from_slice(taken));
-        // Polled once, so that it is sent: what is taken is on its way.
-        if let Poll::Ready(result) = request.as_mut().poll(cx) {
-            self.pending = None;
-            result?;
+        if self.process.try_wait()?.is_some() {
+            let ended = Failure::ProcessEnded { what: WRITE };
+            return Poll::Ready(Err(Error::from(ended).into()));
         }
-        Poll::Ready(Ok(taken.len()))
+        let mut taken = buf.len().min(MAX_WRITE);
+        let mut data = std::mem::take(&mut self.tail);
+        data.extend_from_slice(&buf[..taken]);
+        let whole = utf8_boundary(&data);
+        if self.process.sandbox().protocol_version() == Version::V1 {
+            self.tail = data.split_off(whole);
+        } else if taken < buf.len() {
+            // Text is sent more cheaply if no code point is split.
+            data.truncate(whole);
+            taken = whole;
+        }
+        if !data.is_empty() {
+            self.pending = Some((Step::Write, self.write(data.freeze())));
+        }
+        Poll::Ready(Ok(taken))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -138,7 +168,10 @@ impl AsyncWrite for ProcessStdin {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.poll_step(cx, Step::Close)
+        if !self.closed {
+            ready!(self.poll_step(cx, Step::Close))?;
+        }
+        self.poll_step(cx, Step::Flush)
     }
 }
 

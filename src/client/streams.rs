@@ -58,6 +58,7 @@ impl OutputStream {
         TextStream {
             output: self,
             decoder: Utf8Decoder::default(),
+            error: None,
         }
     }
 
@@ -70,6 +71,7 @@ impl OutputStream {
         LineStream {
             text: self.text(),
             line: String::new(),
+            is_rest: false,
             ready: VecDeque::new(),
         }
     }
@@ -77,9 +79,12 @@ impl OutputStream {
 
 /// Output as text, as it comes. Returned by [`OutputStream::text`].
 #[derive(Debug)]
+#[must_use = "streams do nothing unless they are polled"]
 pub struct TextStream {
     output: OutputStream,
     decoder: Utf8Decoder,
+    /// Comes after the text before it.
+    error: Option<Error>,
 }
 
 impl Stream for TextStream {
@@ -87,9 +92,15 @@ impl Stream for TextStream {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         loop {
+            if let Some(error) = self.error.take() {
+                return Poll::Ready(Some(Err(error)));
+            }
             let text = match ready!(self.output.poll_next_unpin(cx)) {
                 Some(Ok(piece)) => self.decoder.decode(&piece),
-                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                Some(Err(error)) => {
+                    self.error = Some(error);
+                    self.decoder.finish()
+                }
                 None => {
                     let rest = self.decoder.finish();
                     return Poll::Ready((!rest.is_empty()).then_some(Ok(rest)));
@@ -104,10 +115,13 @@ impl Stream for TextStream {
 
 /// Output line by line. Returned by [`OutputStream::lines`].
 #[derive(Debug)]
+#[must_use = "streams do nothing unless they are polled"]
 pub struct LineStream {
     text: TextStream,
     /// The beginning of a line.
     line: String,
+    /// The line before was given without its end, because it is long.
+    is_rest: bool,
     /// Lines that are complete.
     ready: VecDeque<Result<String, Error>>,
 }
@@ -121,8 +135,12 @@ impl LineStream {
                 if self.line.ends_with('\r') {
                     self.line.pop();
                 }
-                self.ready.push_back(Ok(std::mem::take(&mut self.line)));
+                let is_rest = std::mem::take(&mut self.is_rest);
+                if !is_rest || !self.line.is_empty() {
+                    self.ready.push_back(Ok(std::mem::take(&mut self.line)));
+                }
             } else if self.line.len() >= MAX_LINE {
+                self.is_rest = true;
                 self.ready.push_back(Ok(std::mem::take(&mut self.line)));
             }
         }

@@ -3,11 +3,11 @@
 use std::fmt;
 
 use super::{Error, Repr};
-use crate::machine::LinkError;
+use crate::machine::{LinkError, ProcessEnd};
 
 /// The advice if the service refuses the upgrade with 401 or 403 and gives no reason.
 const AUTHENTICATE: &str = "; the service may need authentication: turn on \
-     `.use_google_auth(true)`, or add a `.bearer_token_source(…)` or an `Authorization` header (on \
+     `.google_auth(true)` (the same as `.use_google_auth(true)`), or add a `.bearer_token_source(…)` or an `Authorization` header (on \
      Cloud Run the caller needs the role roles/run.invoker)";
 
 impl fmt::Display for Error {
@@ -18,7 +18,8 @@ impl fmt::Display for Error {
             Repr::Config(error) => {
                 write!(
                     f,
-                    "{error} Add `.enable_sandbox_checkpoint(true)`, or remove the other option."
+                    "{error} Add `.checkpoint(true)` (the same as `.enable_sandbox_checkpoint(true)`), \
+                     or remove the other option."
                 )
             }
             Repr::Failure(failure) => {
@@ -63,7 +64,13 @@ impl fmt::Display for Error {
             }
             Repr::Runtime(problem) => write!(f, "cannot start the runtime: {problem}"),
             Repr::ProcessFailed { end, stderr } => {
-                write!(f, "the process did not succeed: {end}")?;
+                match end {
+                    ProcessEnd::Unknown => f.write_str(
+                        "the server did not report whether the process succeeded; under protocol v1, \
+                         use `.wrap_for_v1(true)`",
+                    )?,
+                    end => write!(f, "the process did not succeed: {end}")?,
+                }
                 match stderr.as_str() {
                     "" => Ok(()),
                     stderr => write!(f, "; the end of its stderr:\n{stderr}"),

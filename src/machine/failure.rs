@@ -7,6 +7,7 @@ use crate::protocol::Status;
 
 /// What is known of the effect of a request that failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Effect {
     /// It did not take effect: it was refused, or never left.
     NotApplied,
@@ -51,7 +52,8 @@ pub enum Failure {
     },
     /// The sandbox was created without the option that this needs. Nothing was sent.
     #[error(
-        "cannot {what}: the sandbox was created without `{option}`; turn that on when it is created"
+        "cannot {what}: the sandbox was created without `.checkpoint(true)` (`{option}`); turn that on \
+         when it is created"
     )]
     NotEnabled {
         /// What was asked for.

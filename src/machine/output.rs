@@ -55,6 +55,15 @@ impl Default for OutputPolicy {
 }
 
 impl OutputPolicy {
+    /// What is wrong with it.
+    pub(crate) fn problem(&self) -> Option<&'static str> {
+        match self.budget {
+            0 => Some("has a budget of 0 bytes; at least 1 is needed"),
+            1..=MAX_BUDGET => None,
+            _ => Some("has a budget of more than 2 GiB; choose a smaller one"),
+        }
+    }
+
     /// What a server is to send unacknowledged (v2), so that it is noticed here when the budget is
     /// reached.
     pub(crate) fn window(&self) -> u64 {
@@ -64,6 +73,7 @@ impl OutputPolicy {
 
 /// What happens to output over the budget.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Overflow {
     /// The link is not read, so that the process stops, until somebody reads the output or waits
     /// for something behind it.
@@ -119,6 +129,8 @@ pub struct OutputBuffer<P> {
     unreadable: bool,
     /// In v2 the server keeps to a window, and the link is always read.
     windowed: bool,
+    /// Another client is to read on from here: what no reader has taken is never dropped.
+    handed_on: bool,
     /// Since when the link, in v2 the process, is held back and nobody reads here.
     paused_since: Option<Instant>,
     /// The longest pause is over; until the next read, everything may be dropped.
@@ -143,6 +155,7 @@ impl<P> OutputBuffer<P> {
             killed: false,
             unreadable: false,
             windowed: false,
+            handed_on: false,
             paused_since: None,
             stalled: false,
             finish: None,
@@ -225,6 +238,24 @@ impl<P> OutputBuffer<P> {
         }
     }
 
+    /// Leaves the output that no reader has taken to another client (v2). `false`: under this policy
+    /// it counts as taken.
+    #[must_use]
+    pub fn hand_on(&mut self) -> bool {
+        self.handed_on |= matches!(self.policy.overflow, Overflow::Pause { .. });
+        self.handed_on
+    }
+
+    /// Whether another client may read on from here.
+    pub fn is_handed_on(&self) -> bool {
+        self.handed_on
+    }
+
+    /// Whether a reader found nothing in a stream and still waits. Set by a read as well.
+    pub fn set_starved(&mut self, stream: StdStream, starved: bool) {
+        self.streams[stream as usize].starved = starved;
+    }
+
     /// Somebody waits, or nobody waits any more, while the process is held back (v2).
     pub fn update_pause(&mut self, now: Instant) {
         if self.windowed {
@@ -301,12 +332,19 @@ impl<P> OutputBuffer<P> {
     /// on.
     pub fn read_either(&mut self, now: Instant) -> Option<(StdStream, Piece)> {
         let of = |stream| move |piece| (stream, piece);
-        match self.order.first() {
+        let piece = match self.order.first() {
             Some((stream, run)) => self.read_at_most(stream, run, now).map(of(stream)),
             None => [StdStream::Stdout, StdStream::Stderr]
                 .into_iter()
                 .find_map(|stream| self.read(stream, now).map(of(stream))),
+        };
+        if piece.is_some() {
+            // The reader of both waits for neither. Its owner knows whether another reader does.
+            self.set_starved(StdStream::Stdout, false);
+            self.set_starved(StdStream::Stderr, false);
+            self.update_pause(now);
         }
+        piece
     }
 
     /// Why no more output comes, once that is known.
@@ -330,6 +368,9 @@ impl<P> OutputBuffer<P> {
         let Overflow::Pause { max } = self.policy.overflow else {
             return None;
         };
+        if self.handed_on {
+            return None;
+        }
         self.paused_since.and_then(|since| since.checked_add(max))
     }
 
@@ -349,6 +390,7 @@ impl<P> OutputBuffer<P> {
         match self.policy.overflow {
             Overflow::Fail => false,
             Overflow::DropOldest => true,
+            Overflow::Pause { .. } if self.handed_on => false,
             Overflow::Pause { .. } => {
                 let awaited = self.awaited || self.streams[order::other(stream) as usize].starved;
                 // In v2 the word of a kill does not wait for room, and what was printed before it

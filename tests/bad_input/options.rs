@@ -165,6 +165,13 @@ async fn bad_options_are_refused_by_name_before_dialling() {
             &["`output_policy`", "at least 1"],
         ),
         (
+            create().output_policy(OutputPolicy {
+                budget: (2 << 30) + 1,
+                ..OutputPolicy::default()
+            }),
+            &["`output_policy`", "2 GiB"],
+        ),
+        (
             create().enable_idle_timeout_auto_checkpoint(true),
             &["auto", "enable_sandbox_checkpoint(true)"],
         ),

@@ -1,12 +1,14 @@
 //! [`ProcessRef`]: another program goes on with a process.
 
 use actix_sandbox::{
-    ErrorKind, Language, LocalServer, ProcessEnd, ProcessRef, Sandbox, SandboxEnd,
+    ErrorKind, Language, LocalServer, OutputPolicy, Overflow, Process, ProcessEnd, ProcessRef,
+    Sandbox, SandboxEnd,
 };
 use futures::StreamExt;
+use tokio::io::AsyncReadExt;
 
 use super::{
-    common::{sandbox, within},
+    common::{patient, sandbox, within},
     read,
 };
 
@@ -74,6 +76,84 @@ async fn another_program_reads_on_where_the_first_stopped() {
     let twice = sandbox.attach_process(&reference).await;
     drop(twice);
     sandbox.kill().await.expect("killed");
+}
+
+/// Starts a process that prints so many bytes, and waits until they have arrived.
+async fn printed(sandbox: &Sandbox, bytes: usize) -> Process {
+    let code = format!("head -c {bytes} /dev/zero; read; exit 9");
+    let process = sandbox.exec(Language::Bash, code).await.expect("started");
+    within("the output", async {
+        while process.buffered_output() < bytes {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    process
+}
+
+#[actix::test]
+async fn a_reference_is_exact_after_the_sandbox_is_lost() {
+    let server = LocalServer::start().await.expect("a server");
+    let sandbox = patient(server.url()).auto_reconnect(false);
+    let sandbox = sandbox.await.expect("a sandbox");
+    let process = printed(&sandbox, 3_000).await;
+    let mut stdout = process.stdout();
+    stdout.read_exact(&mut [0; 1_000]).await.expect("read");
+    drop(server);
+    within("the end", process.wait()).await.expect("lost");
+    stdout.read_exact(&mut [0; 1_000]).await.expect("read");
+    let reference = within("a name", process.to_ref()).await.expect("a name");
+    assert_eq!(reference.stdout_offset(), 2_000);
+}
+
+#[actix::test]
+async fn a_wait_drops_no_output_that_was_handed_on() {
+    let (server, sandbox) = sandbox().await;
+    let policy = OutputPolicy {
+        budget: 10_000,
+        ..OutputPolicy::default()
+    };
+    let code = "head -c 1000000 /dev/zero";
+    let command = sandbox.command(Language::Bash, code).output_policy(policy);
+    let process = command.spawn().await.expect("started");
+    within("the output", async {
+        while process.buffered_output() < 10_000 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let reference = process.to_ref().await.expect("a name");
+    let mut wait = Box::pin(process.wait());
+    assert!(futures::poll!(&mut wait).is_pending());
+    // The actor has taken the `wait` when it answers this.
+    within("the flush", process.flush_stdin())
+        .await
+        .expect("none");
+    drop(wait);
+    drop(process);
+
+    let sandbox = attach(&server, sandbox).await;
+    let process = sandbox.attach_process(&reference).await.expect("attached");
+    let all = within("the output", process.stdout().read_all()).await;
+    assert_eq!(all.expect("no gap").len(), 1_000_000);
+}
+
+#[actix::test]
+async fn a_process_whose_output_is_dropped_is_not_handed_on() {
+    let (_server, sandbox) = sandbox().await;
+    for overflow in [Overflow::DropOldest, Overflow::Fail] {
+        let policy = OutputPolicy {
+            overflow,
+            ..OutputPolicy::default()
+        };
+        let command = sandbox
+            .command(Language::Bash, "read")
+            .output_policy(policy);
+        let process = command.spawn().await.expect("started");
+        let error = process.to_ref().await.expect_err("refused");
+        assert_eq!(error.kind(), ErrorKind::InvalidOption);
+        assert!(error.to_string().contains("Overflow::Pause"), "{error}");
+    }
 }
 
 #[actix::test]

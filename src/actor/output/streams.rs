@@ -61,6 +61,8 @@ impl Reader {
         if self.done {
             return Poll::Ready(None);
         }
+        // Dropped without the lock, as `stop_waiting` says.
+        let mut replaced = Vec::new();
         let mut shared = lock(&self.output.0);
         let before = shared.buffer.used();
         let read = read(&mut shared.buffer);
@@ -70,6 +72,9 @@ impl Reader {
             actor.wake();
         }
         if let Some(read) = read {
+            replaced = shared.stop_waiting(self.id, self.streams);
+            drop(shared);
+            drop(replaced);
             return Poll::Ready(Some(Ok(read)));
         }
         if let Some(finish) = shared.buffer.finished() {
@@ -85,7 +90,7 @@ impl Reader {
         for &stream in self.streams {
             let wakers = &mut shared.wakers[stream as usize];
             match wakers.iter_mut().find(|(reader, _)| *reader == self.id) {
-                Some((_, waker)) => waker.clone_from(cx.waker()),
+                Some((_, waker)) => replaced.push(std::mem::replace(waker, cx.waker().clone())),
                 None => wakers.push((self.id, cx.waker().clone())),
             }
         }
@@ -98,11 +103,12 @@ impl Drop for Reader {
         let mut shared = lock(&self.output.0);
         for &stream in self.streams {
             shared.buffer.remove_reader(stream);
-            shared.wakers[stream as usize].retain(|(reader, _)| *reader != self.id);
         }
+        let wakers = shared.stop_waiting(self.id, self.streams);
         // Without a reader, the buffer may drop output that a caller's status queues behind.
         let actor = shared.count_taken(u64::MAX);
         drop(shared);
+        drop(wakers);
         if let Some(actor) = actor {
             actor.wake();
         }
@@ -133,12 +139,14 @@ fn data(stream: StdStream, piece: Piece) -> Result<Bytes, Error> {
 /// - Any other kind is the last item. The sandbox was lost, or the output exceeded its budget, so
 ///   the output may be incomplete.
 ///
-/// A read as `AsyncRead` fails with an [`io::Error`] that holds the same error.
+/// A read as `AsyncRead` fails with an [`io::Error`] that holds the same error. `tokio::io::copy`
+/// and `read_to_end` stop at the first error, also where output was dropped.
 ///
 /// A stream counts as a handle of its [`Process`](crate::Process).
 ///
 /// **Cancel safety.** Dropping a read or the stream loses nothing: another stream of the same
 /// process reads on from there.
+#[must_use = "streams do nothing unless they are polled"]
 pub struct OutputStream {
     reader: Reader,
     stream: StdStream,
@@ -223,6 +231,7 @@ impl fmt::Debug for OutputStream {
 /// its order.
 ///
 /// **Cancel safety.** Dropping a read or the stream loses nothing.
+#[must_use = "streams do nothing unless they are polled"]
 pub struct MergedOutput {
     reader: Reader,
 }

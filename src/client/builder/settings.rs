@@ -67,11 +67,8 @@ impl<S: OpenMode> SandboxBuilder<S> {
             );
             return Err(Error::option("max_message_bytes", problem));
         }
-        if self.output.budget == 0 {
-            return Err(Error::option(
-                "output_policy",
-                "has a budget of 0 bytes; at least 1 is needed",
-            ));
+        if let Some(problem) = self.output.problem() {
+            return Err(Error::option("output_policy", problem));
         }
         let headers = self
             .headers

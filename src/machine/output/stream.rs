@@ -93,10 +93,10 @@ impl StreamBuffer {
 
     /// The next output, behind the gaps before it: at most so many bytes.
     fn pop_data(&mut self, most: usize) -> Option<Bytes> {
-        if self.pieces.is_empty() {
-            self.close_tail();
-        }
         loop {
+            if self.pieces.is_empty() {
+                self.close_tail();
+            }
             match self.pieces.pop_front()? {
                 Piece::Gap(bytes) => self.take_gap(bytes),
                 Piece::Data(mut data) => {

@@ -303,6 +303,19 @@ fn memory_stays_within_the_budget_under_any_sequence() {
 }
 
 #[test]
+fn output_behind_a_gap_makes_room_too() {
+    let mut link = Link::new(Overflow::DropOldest);
+    assert!(link.deliver(Stdout, b'a', 1));
+    link.buffer.handle_gap(Stdout, 1);
+    let first = link.buffer.read(Stdout, link.now);
+    assert_eq!(first, Some(Piece::Data("a".into())));
+    for _ in 0..9 * KIB {
+        assert!(link.deliver(Stdout, b'x', 1));
+    }
+    assert!(link.buffer.used() < 8 * KIB);
+}
+
+#[test]
 fn many_gaps_are_bounded_and_every_byte_is_counted() {
     let mut link = Link::new(Overflow::default());
     for _ in 0..3 * MAX_GAPS {

@@ -1,11 +1,13 @@
 //! [`ExecOptions`]: the options of a named exec (v2).
 
+use std::fmt;
+
 use serde::{Serialize, Serializer};
 
 use super::super::json::Object;
 
 /// The options of a named exec (v2).
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct ExecOptions {
     /// The arguments of the code.
     pub args: Vec<String>,
@@ -22,6 +24,27 @@ pub struct ExecOptions {
     pub window: Option<u64>,
     /// Whether the input will end, which v1 can't express. Not part of the message: `eof` says it.
     pub input_ends: bool,
+}
+
+impl fmt::Debug for ExecOptions {
+    /// Shows no values of arguments and variables: they may hold secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let lengths: Vec<_> = self.args.iter().map(String::len).collect();
+        let env: Vec<_> = self
+            .env
+            .iter()
+            .map(|(name, value)| (name, value.len()))
+            .collect();
+        f.debug_struct("ExecOptions")
+            .field("arg_bytes", &lengths)
+            .field("env_bytes", &env)
+            .field("cwd", &self.cwd)
+            .field("timeout_ms", &self.timeout_ms)
+            .field("output_grace_ms", &self.output_grace_ms)
+            .field("window", &self.window)
+            .field("input_ends", &self.input_ends)
+            .finish()
+    }
 }
 
 impl ExecOptions {

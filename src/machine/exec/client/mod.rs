@@ -118,6 +118,11 @@ impl Process {
         Some((exec, self.output.taken()))
     }
 
+    /// The offsets up to which output has come (v2).
+    pub fn received(&self) -> Option<[u64; 2]> {
+        self.wire.exec().map(|_| self.output.received())
+    }
+
     /// The offsets up to which output has come (v2), and after how many more bytes that the
     /// consumer takes an acknowledgement is due. `None` if the server needs no more of them.
     pub fn acknowledgeable(&self) -> Option<([u64; 2], u64)> {

@@ -130,6 +130,32 @@ fn a_reader_idle_for_the_longest_pause_loses_old_output() {
 }
 
 #[test]
+fn a_slow_reader_of_both_streams_loses_nothing() {
+    let mut link = Flood::pause();
+    link.buffer.add_reader(Stdout);
+    link.buffer.add_reader(Stderr);
+    assert_eq!(link.buffer.read_either(link.now), None);
+    assert!(link.buffer.handle_output(Stdout, "first".into()));
+    assert!(link.buffer.read_either(link.now).is_some());
+    link.flood(Stdout);
+    assert_eq!(link.buffer.poll_timeout(), None, "no reader waits");
+}
+
+#[test]
+fn output_that_was_handed_on_is_never_dropped() {
+    let mut link = Flood::pause();
+    link.flood(Stdout);
+    link.buffer.add_reader(Stderr);
+    assert!(link.buffer.hand_on());
+    assert_eq!(link.buffer.read(Stderr, link.now), None);
+    link.buffer.set_awaited(true);
+    link.buffer.update_pause(link.now);
+    assert_eq!(link.buffer.poll_timeout(), None);
+    assert_eq!(link.read_all(Stdout), (WINDOW, 0));
+    assert!(!Flood::new(WINDOW, Overflow::DropOldest).buffer.hand_on());
+}
+
+#[test]
 fn gaps_stand_where_the_bytes_are_missing_and_count_as_taken() {
     let mut link = Flood::pause();
     assert!(link.buffer.handle_output(Stdout, "abc".into()));
