@@ -11,7 +11,7 @@
 //! | [`Process`] | one exec: how it ended, its stdin, who waits for it |
 //! | [`OutputBuffer`] | one exec's output under a byte budget |
 //! | [`ServedExec`] | one named exec on the side of the server (v2): what is not acknowledged |
-//! | [`TrailerFilter`] | how wrapped code ended (v1), taken out of its output |
+//! | `exec::v1::TrailerFilter` | how wrapped code ended (v1), taken out of its output |
 //! | [`Backoff`], [`Keepalive`] | when to dial again, when to call a link dead |
 
 #![cfg_attr(
@@ -44,8 +44,8 @@ pub use connection::{
 pub use end::{ProcessEnd, SandboxEnd, SandboxState};
 pub use event::SandboxEvent;
 pub use exec::{
-    FAILED as WRAPPER_FAILED, Nonce, Process, ProcessAction, ProcessConfig, ProcessFact,
-    ProcessReply, ServedExec, StoredExec, TrailerFilter, wrap,
+    Nonce, Process, ProcessAction, ProcessConfig, ProcessFact, ProcessReply, ServedExec,
+    StoredExec, wrap,
 };
 pub use failure::{Effect, Failure};
 pub use keepalive::{Keepalive, KeepaliveAction, KeepaliveConfig};

@@ -53,8 +53,8 @@ pub use json::ParseError;
 pub use pairing::Pairing;
 pub use reassembly::{Fragment, Reassembly, ReassemblyError};
 pub use server_message::{
-    EndReason, ErrorMessage, ExecEnd, ExecUpdate, Identity, OutputPiece, OutputPlace, OutputView,
-    Received, ServerMessage, StatusUpdate, UnknownMessage,
+    EndReason, ExecEnd, ExecUpdate, Identity, OutputPiece, OutputPlace, OutputView, Received,
+    ServerMessage, StatusUpdate,
 };
 pub(crate) use status::Severity;
 pub use status::Status;

@@ -7,12 +7,15 @@
 /// `event`: the id and the token of a created sandbox.
 pub const EVENT_SANDBOX_ID: &str = "sandbox_id";
 /// `event`, client to server: data for standard input.
+#[cfg(any(test, feature = "test-util", feature = "unstable-internals"))]
 pub const EVENT_STDIN: &str = "stdin";
 /// Key: the kind of the message.
 pub const KEY_EVENT: &str = "event";
 /// Key: output or input text.
+#[cfg(any(test, feature = "test-util", feature = "unstable-internals"))]
 pub const KEY_DATA: &str = "data";
 /// Key, v2: the id of an exec.
+#[cfg(any(test, feature = "test-util", feature = "unstable-internals"))]
 pub const KEY_EXEC: &str = "exec";
 /// Key, and name of the query parameter of `/attach`: the token of a sandbox.
 pub const KEY_SANDBOX_TOKEN: &str = "sandbox_token";

@@ -14,4 +14,4 @@ mod v1;
 
 pub use client::{Process, ProcessAction, ProcessConfig, ProcessFact, ProcessReply};
 pub use server::{ServedExec, StoredExec};
-pub use v1::{FAILED, Nonce, TrailerFilter, wrap};
+pub use v1::{Nonce, wrap};

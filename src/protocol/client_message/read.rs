@@ -48,6 +48,7 @@ impl<'a> ClientMessage<'a> {
     ///
     /// Fails if the frame is not a JSON object, or if a known key occurs twice. `null` counts as an
     /// absent key.
+    #[cfg(any(test, feature = "unstable-internals"))]
     pub fn parse(frame: &'a [u8]) -> Result<Self, ParseError> {
         Self::parse_as(frame, Version::V1)
     }

@@ -88,6 +88,7 @@ impl ServerMessage {
     /// Fails if the frame is not a JSON object, if a known key occurs twice, or if a known event
     /// lacks a required key or has a value of the wrong type there. Ignores unknown keys; unknown
     /// events and statuses are messages.
+    #[cfg(any(test, feature = "unstable-internals"))]
     pub fn parse(frame: &Bytes) -> Result<Self, ParseError> {
         Self::parse_as(frame, Version::V1)
     }
@@ -97,6 +98,7 @@ impl ServerMessage {
     /// # Errors
     ///
     /// As [`parse`](Self::parse).
+    #[cfg(any(test, feature = "test-util", feature = "unstable-internals"))]
     pub fn parse_as(frame: &Bytes, version: Version) -> Result<Self, ParseError> {
         Self::read(frame, version).map(|received| received.into_message(frame))
     }

@@ -140,6 +140,7 @@ impl Process {
     }
 
     /// How the process ended, once it has.
+    #[cfg(any(test, feature = "unstable-internals"))]
     pub fn end(&self) -> Option<&ProcessEnd> {
         self.end.as_ref()
     }

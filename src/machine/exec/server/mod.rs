@@ -120,6 +120,7 @@ impl ServedExec {
     }
 
     /// Bytes of output that are kept.
+    #[cfg(any(test, feature = "unstable-internals"))]
     pub fn kept(&self) -> u64 {
         let partial = self.partial.iter().map(|it| it.len() as u64);
         self.output.kept() + partial.sum::<u64>()

@@ -9,8 +9,8 @@
 mod trailer;
 mod wrap;
 
-pub use trailer::TrailerFilter;
-pub use wrap::{FAILED, Nonce, wrap};
+pub(super) use trailer::TrailerFilter;
+pub use wrap::{Nonce, wrap};
 
 use std::time::Instant;
 

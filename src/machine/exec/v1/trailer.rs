@@ -15,7 +15,7 @@ const MAX_ENDING: usize = 16;
 
 /// Passes output on at once, except what may be the beginning of the trailer. The first trailer
 /// counts.
-pub struct TrailerFilter {
+pub(crate) struct TrailerFilter {
     /// The bytes of the trailer before the ending. Cleared when it was found, or the stream is
     /// over.
     beginning: Option<Vec<u8>>,
@@ -46,7 +46,7 @@ enum Found {
 
 impl TrailerFilter {
     /// Looks for the trailer with this nonce.
-    pub fn new(nonce: &Nonce) -> Self {
+    pub(crate) fn new(nonce: &Nonce) -> Self {
         let beginning = format!("\u{1e}actix-sandbox {nonce} ").into_bytes();
         Self {
             beginning: Some(beginning),
@@ -56,12 +56,12 @@ impl TrailerFilter {
     }
 
     /// What the trailer said, once it has come.
-    pub fn end(&self) -> Option<&ProcessEnd> {
+    pub(crate) fn end(&self) -> Option<&ProcessEnd> {
         self.end.as_ref()
     }
 
     /// Output came. Returns what of it, and of what was held back, is no trailer.
-    pub fn handle_output(&mut self, data: Bytes) -> Bytes {
+    pub(crate) fn handle_output(&mut self, data: Bytes) -> Bytes {
         let Some(beginning) = &self.beginning else {
             return data;
         };
@@ -90,7 +90,7 @@ impl TrailerFilter {
     }
 
     /// The stream is over: what was held back was output.
-    pub fn finish(&mut self) -> Bytes {
+    pub(crate) fn finish(&mut self) -> Bytes {
         self.beginning = None;
         std::mem::take(&mut self.held)
     }

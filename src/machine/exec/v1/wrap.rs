@@ -33,7 +33,7 @@ const SUPERVISOR: &str = include_str!("wrap/supervisor.py");
 
 /// The exit code of the wrapper if it could not run the code. Stderr says why. `env` and `timeout`
 /// use the same code.
-pub const FAILED: i32 = 125;
+pub(super) const FAILED: i32 = 125;
 
 /// 128 random bits that identify the trailer of one exec.
 #[derive(Clone, Copy, PartialEq, Eq)]
