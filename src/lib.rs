@@ -4,6 +4,9 @@
 //! exit status. Each sandbox has one WebSocket to a service, such as Cloud Run Sandbox, or to the
 //! [`LocalServer`] of this crate, which runs bash and Python on this machine.
 //!
+//! **By default the [`LocalServer`] confines nothing**: code runs as your user. For untrusted code use
+//! `LocalServer::builder().backend(Backend::Confined)`.
+//!
 //! ```
 //! # #[cfg(all(unix, feature = "client", feature = "server"))]
 //! # #[actix::main]

@@ -134,8 +134,10 @@ impl Command {
     /// Sends this input and then closes stdin. Default: with [`spawn`](Self::spawn) stdin stays
     /// open; with [`output`](Self::output) and [`run_to_end`](Self::run_to_end) there is no input.
     ///
-    /// Protocol v1 can't close stdin. It stays open there, so that a program that reads its stdin
-    /// to the end, like `cat`, waits forever. Give it an empty stdin in the code: `cat </dev/null`.
+    /// Under protocol v1, which can't close stdin, this option fails with
+    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported). Without the option, stdin stays open
+    /// under v1, also with `output` and `run_to_end`: a program that reads its stdin to the end, like
+    /// `cat`, waits forever. Give it an empty stdin in the code: `cat </dev/null`.
     pub fn stdin(mut self, input: impl Into<Bytes>) -> Self {
         self.exec.stdin = Stdin::Bytes(input.into());
         self

@@ -28,11 +28,12 @@ const MAX_WRITE: usize = 64 * 1024;
 type Request = Pin<Box<dyn Future<Output = Result<(), Error>> + Send + Sync>>;
 
 /// Writes to the stdin of a process, as tokio's [`AsyncWrite`]: for `tokio::io::copy` and the like.
-/// It needs no tokio runtime. [`Process::write_to_stdin`] copies less.
+/// It needs no tokio runtime. Prefer [`Process::write_to_stdin`] for `Bytes`.
 ///
 /// - A write takes at most 64 KiB, and waits until the write before it was accepted into the
 ///   [budget](crate::SandboxBuilder::stdin_budget). So a process that doesn't read holds its
-///   writer back. The last write of each handle may wait outside the budget.
+///   writer back. Each handle may hold one more write, of at most 64 KiB, beyond
+///   the budget.
 /// - A flush waits until the process's pipe has taken everything (protocol v2), or the connection
 ///   (v1).
 /// - A shutdown closes stdin after everything that was written, and then flushes. Dropping the
@@ -55,7 +56,7 @@ type Request = Pin<Box<dyn Future<Output = Result<(), Error>> + Send + Sync>>;
 ///
 /// **Cancel safety.** If a write returned `Ready`, its bytes are sent, even if the handle is dropped
 /// before a flush: as long as the process runs and a handle to its [`Sandbox`](crate::Sandbox) is
-/// left. A write that is dropped before had no effect.
+/// left. A write that never returned `Ready` sent nothing.
 pub struct ProcessStdin {
     process: Process,
     /// The write, flush or shutdown that is not answered yet.
@@ -125,7 +126,7 @@ impl ProcessStdin {
 
 impl Process {
     /// The stdin of the process, for `tokio::io::copy` and the like.
-    /// [`write_to_stdin`](Self::write_to_stdin) copies less.
+    /// Prefer [`write_to_stdin`](Self::write_to_stdin) for `Bytes`.
     pub fn stdin(&self) -> ProcessStdin {
         ProcessStdin::new(self.clone())
     }

@@ -1,11 +1,11 @@
-//! How things stand and how they ended: [`SandboxState`], [`SandboxEnd`], [`ProcessEnd`].
+//! States and ends: [`SandboxState`], [`SandboxEnd`], [`ProcessEnd`].
 
 use std::fmt;
 
 use super::LinkError;
 use crate::protocol::Status;
 
-/// Where a sandbox stands.
+/// The state of a sandbox.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SandboxState {
@@ -13,15 +13,15 @@ pub enum SandboxState {
     Creating,
     /// It is being attached to, or restored.
     Attaching,
-    /// It is there and ready.
+    /// It is ready.
     Running,
-    /// The link is lost and is being dialled again; the sandbox is believed to live.
+    /// The link is lost and is being dialled again. The sandbox may still run.
     Reconnecting,
-    /// It is being checkpointed, after which it is gone from the server.
+    /// It is being checkpointed. Then the server ends it.
     Checkpointing,
     /// It is being killed.
     Killing,
-    /// It is over.
+    /// It has ended.
     Ended(SandboxEnd),
 }
 
@@ -70,7 +70,7 @@ pub enum SandboxEnd {
         /// Attempts that were made to get the link back.
         attempts: u32,
     },
-    /// The server said nothing that would make it ready.
+    /// The server didn't report the sandbox as ready in time.
     NotReady {
         /// What was waited for, and how long.
         waited: String,
@@ -185,8 +185,8 @@ impl fmt::Display for SandboxEnd {
 
 /// How a process ended.
 ///
-/// A non-zero exit code is not an [`Error`](std::error::Error), and a lost sandbox is not the end
-/// of the process: the variants tell the two apart.
+/// A non-zero exit code is not an [`Error`](std::error::Error), and neither is a lost sandbox: then
+/// it is unknown whether and how the process ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ProcessEnd {

@@ -14,7 +14,7 @@ pub enum SandboxEvent {
         /// The id.
         sandbox_id: SandboxId,
     },
-    /// The sandbox stands differently now.
+    /// The state of the sandbox changed.
     State(SandboxState),
     /// The server reported a status.
     Status {
@@ -23,7 +23,7 @@ pub enum SandboxEvent {
         /// The server's own reason, with an error status.
         reason: Option<String>,
     },
-    /// The server gave a reason too late for its status, or without any.
+    /// An error text from the server that belongs to no status.
     Reason(String),
     /// The server sent an event that this version does not know.
     UnknownEvent {

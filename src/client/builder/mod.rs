@@ -95,8 +95,9 @@ impl SandboxBuilder<NewSandbox> {
         Self::new(url, sandbox)
     }
 
-    /// The idle time after which the server deletes the sandbox, or checkpoints it. Must be whole
-    /// seconds, at least 1 s. Default: 60 s.
+    /// The time without a running process after which the server deletes the sandbox, or
+    /// checkpoints it. An open connection doesn't keep a sandbox alive. Must be whole seconds, at
+    /// least 1 s. Default: 60 s.
     pub fn idle_timeout(mut self, timeout: Duration) -> Self {
         self.sandbox.idle_timeout = timeout;
         self
