@@ -1,60 +1,61 @@
 //! The state of a sandbox, from its actor to its handles, without a message.
 
-use tokio::sync::watch;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::{
     machine::{LinkError, SandboxEnd, SandboxState},
     protocol::Version,
 };
 
-/// The actor's half. If it is dropped before the end, it publishes that the actor is gone.
-pub(super) struct StatePublisher(watch::Sender<(SandboxState, Version)>);
+type Shared = Arc<Mutex<(SandboxState, Version)>>;
 
-/// A handle's half.
+/// The half of the actor. If it is dropped before the end, it publishes that the actor is gone.
+pub(super) struct StatePublisher(Shared);
+
+/// The half of a handle.
 #[derive(Clone, Debug)]
-pub(crate) struct StateReader(watch::Receiver<(SandboxState, Version)>);
+pub(crate) struct StateReader(Shared);
+
+/// Ignores poisoning: no panic can happen while the state is changed.
+fn lock(shared: &Shared) -> MutexGuard<'_, (SandboxState, Version)> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 impl StatePublisher {
     pub(super) fn new(state: &SandboxState, version: Version) -> Self {
-        Self(watch::Sender::new((state.clone(), version)))
+        Self(Arc::new(Mutex::new((state.clone(), version))))
     }
 
     pub(super) fn reader(&self) -> StateReader {
-        StateReader(self.0.subscribe())
+        StateReader(Arc::clone(&self.0))
     }
 
-    /// Publishes a change. The actor calls this before it answers, so that the caller reads the new
-    /// state.
+    /// Publishes what changed. Comes before an answer, so that its receiver reads the new state.
     pub(super) fn publish(&self, state: &SandboxState, version: Version) {
-        let is_same = {
-            let last = self.0.borrow();
-            last.0 == *state && last.1 == version
-        };
-        if !is_same {
-            self.0.send_replace((state.clone(), version));
+        let mut last = lock(&self.0);
+        if last.0 != *state {
+            last.0 = state.clone();
         }
+        last.1 = version;
     }
 }
 
 impl Drop for StatePublisher {
     fn drop(&mut self) {
-        self.0.send_if_modified(|(state, _)| {
-            let is_over = matches!(state, SandboxState::Ended(_));
-            if !is_over {
-                let cause = LinkError::ActorGone;
-                *state = SandboxState::Ended(SandboxEnd::LinkLost { cause, attempts: 0 });
-            }
-            !is_over
-        });
+        let (state, _) = &mut *lock(&self.0);
+        if !matches!(state, SandboxState::Ended(_)) {
+            let cause = LinkError::ActorGone;
+            *state = SandboxState::Ended(SandboxEnd::LinkLost { cause, attempts: 0 });
+        }
     }
 }
 
 impl StateReader {
     pub(crate) fn state(&self) -> SandboxState {
-        self.0.borrow().0.clone()
+        lock(&self.0).0.clone()
     }
 
     pub(crate) fn version(&self) -> Version {
-        self.0.borrow().1
+        lock(&self.0).1
     }
 }
