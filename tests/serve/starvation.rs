@@ -158,12 +158,10 @@ async fn execs_that_ended_keep_few_descriptors_of_the_server() {
 #[actix::test]
 async fn connections_of_callers_have_a_limit_with_a_reason() {
     let program = Program::start(&["--max-connections", "2"]);
-    let first = within("a sandbox", Sandbox::create(&program.url))
-        .await
-        .unwrap();
-    let second = within("a sandbox", Sandbox::create(&program.url))
-        .await
-        .unwrap();
+    // On a busy machine this takes longer than the default of 60 s.
+    let create = || Sandbox::create(&program.url).idle_timeout(Duration::from_secs(600));
+    let first = within("a sandbox", create()).await.unwrap();
+    let second = within("a sandbox", create()).await.unwrap();
     let refused = within("a refusal", Sandbox::create(&program.url))
         .await
         .unwrap_err();
