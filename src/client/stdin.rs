@@ -100,7 +100,7 @@ impl ProcessStdin {
         Poll::Ready(result)
     }
 
-    /// Waits for the write that is not answered. A flush that nobody waits for is given up.
+    /// Waits for the write that is not answered. A flush without a waiting caller is abandoned.
     fn poll_written(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         if let Some((Step::Flush, _)) = self.pending {
             self.pending = None;

@@ -1,3 +1,5 @@
+//! What errors say: kinds, effects, texts.
+
 use super::*;
 use crate::protocol::Status;
 

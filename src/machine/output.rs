@@ -6,11 +6,11 @@
 //! other two happens is the [`OutputPolicy`], and under [`Overflow::Pause`] it depends on who
 //! waits:
 //!
-//! - while nobody waits for anything behind the output, the link is not read, and the process
+//! - while no caller waits for anything behind the output, the link is not read, and the process
 //!   stops;
 //! - as soon as somebody does (a `kill`, a `wait`, a request to the sandbox, a subscriber, a reader
 //!   of the *other* stream), the link is read on, and what does not fit is dropped from a stream
-//!   that nobody reads, oldest first. The reader of it sees the gap as an error.
+//!   that has no reader, oldest first. A later reader sees the gap as an error.
 //! - A stream that has a reader is dropped from only after a kill, or when the reader took nothing
 //!   for the longest pause.
 //!
@@ -273,7 +273,7 @@ impl<P> OutputBuffer<P> {
         self.resume();
     }
 
-    /// Somebody waits, or nobody waits any more, for something behind the output.
+    /// Sets whether a caller waits for something behind the output.
     pub fn set_awaited(&mut self, awaited: bool) {
         self.awaited = awaited;
         self.make_room();
@@ -285,7 +285,7 @@ impl<P> OutputBuffer<P> {
         self.make_room();
     }
 
-    /// Nobody can read this buffer any more.
+    /// No reader can read this buffer any more.
     pub fn set_unreadable(&mut self) {
         self.unreadable = true;
         self.streams = Default::default();

@@ -59,12 +59,12 @@ impl NamedExec {
         })
     }
 
-    /// Looks at the exec, or changes what nobody waits for.
+    /// Looks at the exec, or makes a change that no task waits for.
     pub(crate) fn look<T>(&self, look: impl FnOnce(&mut ServedExec) -> T) -> T {
         look(&mut self.lock().exec)
     }
 
-    /// Changes the exec, and lets everybody know who waits for that.
+    /// Changes the exec, and wakes the tasks that wait for that.
     pub(crate) fn change<T>(&self, change: impl FnOnce(&mut ServedExec) -> T) -> T {
         let mut state = self.lock();
         let changed = change(&mut state.exec);

@@ -1,4 +1,5 @@
-//! [`StdinQueue`]: input on its way to a process, bounded, in order, in nobody's way.
+//! [`StdinQueue`]: input on its way to a process, bounded and in order. A full queue blocks no
+//! other exec.
 //!
 //! A process that never reads must hold up neither a kill nor the socket it comes by, so the queue
 //! takes or refuses, and never waits. Its fullness is visible from outside ([`StdinQueue::make_way`]),

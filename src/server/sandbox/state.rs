@@ -48,7 +48,7 @@ pub(crate) struct State {
 }
 
 impl State {
-    /// The state of a sandbox that nobody is attached to.
+    /// The state of a sandbox without an attached client.
     fn unattached() -> Self {
         Self {
             link: None,
@@ -69,7 +69,7 @@ impl State {
         }
     }
 
-    /// The state of a sandbox that was just restored, and that nobody is attached to yet.
+    /// The state of a sandbox that was just restored, before a client attaches.
     pub(crate) fn restored(from: Stamp, execs: Vec<StoredExec>) -> Self {
         let mut state = Self::unattached();
         state.named = NamedExecs::restored(execs);

@@ -54,7 +54,7 @@ impl Sandbox {
         });
     }
 
-    /// A snapshot is done: tells whoever asked for it, if that client is still there.
+    /// A snapshot is done: tells the client that asked for it, if it is still attached.
     pub(super) fn on_snapshot(&mut self, result: Result<Result<(), String>, RecvError>) {
         let Some(snapshot) = self.state.snapshot.take() else {
             return;

@@ -1,7 +1,8 @@
-//! One sandbox, in a task of its own: the owner of its state, whoever is attached or not.
+//! One sandbox, in a task of its own: the owner of its state, with or without an attached
+//! client.
 //!
 //! The task never waits for a client. Commands come by a bounded channel, answers go to the
-//! [`Link`] of the attached client, and output that nobody takes is held here up to a bound.
+//! [`Link`] of the attached client, and output that no client takes is kept here up to a bound.
 
 use std::{sync::Arc, time::Duration};
 
@@ -55,7 +56,7 @@ pub(crate) struct Sandbox {
     pub(super) commands: mpsc::Receiver<Command>,
     /// The input of the current exec, where the session can see how full it is.
     pub(super) stdin_slot: Arc<StdinSlot>,
-    /// Dropped when the sandbox ends: from then on nobody finds it.
+    /// Dropped when the sandbox ends: clients no longer find it then.
     pub(super) registration: Option<Registration>,
     pub(super) state: State,
     /// Dropped last: the server waits for it when it stops.
@@ -304,7 +305,7 @@ impl Sandbox {
             forgotten.map_err(|error| format!("its checkpoint could not be removed: {error}")),
         );
         self.release(link.as_ref()).await;
-        // Whoever has tried to attach meanwhile looks again: it may be restored.
+        // Clients that tried to attach meanwhile look again: it may be restored.
         self.registration = None;
         self.commands.close();
         match &deleted {

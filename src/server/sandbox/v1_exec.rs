@@ -102,7 +102,7 @@ impl Sandbox {
                 "An execution is already in progress.".to_owned(),
             );
         }
-        // A new exec: nobody will ask for what is left of the one before.
+        // A new exec: the output that is left of the one before is dropped.
         self.state.held.clear();
         self.state.held_bytes = 0;
         self.state.resumed = true;

@@ -383,7 +383,7 @@ impl Link {
     }
 }
 
-/// The link, which is dead as soon as nobody reads from the client, or nobody writes to it.
+/// The link. It is dead as soon as its reader or its writer has stopped.
 pub(super) struct Guard(pub(super) Arc<Link>);
 
 impl Drop for Guard {

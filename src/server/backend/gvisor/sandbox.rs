@@ -145,7 +145,7 @@ fn binary(named: &Path) -> Result<PathBuf, String> {
 
 /// Makes the directory of a sandbox, and its trees.
 fn prepare(directory: &Path) -> io::Result<()> {
-    // Its processes are nobody on this machine: those that serve its files are root.
+    // On this machine its processes run as the user `nobody`; those that serve its files run as root.
     make_directory(directory, 0o700)?;
     for (tree, mode) in [(ROOT, 0o755), (HOME, 0o700), (TEMPORARY, 0o700)] {
         make_for_user(&directory.join(tree), mode)?;

@@ -1,7 +1,7 @@
 //! [`NamespaceBackend`]: runs code in Linux namespaces, by the tools of util-linux.
 //!
 //! Each sandbox has a user, mount, pid, ipc, uts and network namespace of its own. Where the server runs as root, each
-//! also has a user of its own, that nobody else is. What is in its directory:
+//! also has a user of its own. What is in its directory:
 //!
 //! | | in the sandbox |
 //! | --- | --- |
