@@ -1,11 +1,13 @@
 //! Run untrusted code in remote sandboxes.
 //!
-//! A client creates a sandbox, runs code in it, streams the output, writes to stdin and learns the
-//! exit status. Each sandbox has one WebSocket to a service, such as Cloud Run Sandbox, or to the
-//! [`LocalServer`] of this crate, which runs bash and Python on this machine.
+//! A client creates a sandbox, runs code in it, streams the output, writes to stdin and gets the
+//! exit status. It opens one WebSocket per sandbox, either to a hosted service, such as Cloud Run
+//! Sandbox, or to the [`LocalServer`] of this crate, which runs bash and Python on this machine.
 //!
-//! **By default the [`LocalServer`] confines nothing**: code runs as your user. For untrusted code use
-//! `LocalServer::builder().backend(Backend::Confined)`.
+//! **By default the [`LocalServer`] confines nothing**: code runs as your user. For untrusted code,
+//! use `LocalServer::builder().backend(Backend::Confined)`.
+//!
+//! This program needs the feature `server`:
 //!
 //! ```
 //! # #[cfg(all(unix, feature = "client", feature = "server"))]
@@ -32,7 +34,8 @@
 //! # fn main() {}
 //! ```
 //!
-//! The handles are `Send`. They work in an actix System, in any tokio runtime and in a plain thread.
+//! Handles such as [`Sandbox`] and [`Process`] are `Send + Sync`. They work in an actix System, in
+//! any tokio runtime and in a plain thread.
 //!
 //! # Where to look
 //!
@@ -42,8 +45,8 @@
 //! | [`Command`], [`Output`] | code with arguments, environment, directory, input and timeout |
 //! | [`Process`], [`OutputStream`], [`MergedOutput`], [`ProcessStdin`] | one process: its streams, stdin and exit status |
 //! | [`OutputPolicy`] | backpressure: what happens to output that isn't read |
-//! | [`ReconnectPolicy`], [`SandboxEvent`], [`EventStream`] | when a lost connection is dialled again; events |
-//! | [`ProcessRef`] | another program can resume a process where the first left off |
+//! | [`ReconnectPolicy`], [`SandboxEvent`], [`EventStream`] | how a lost connection is dialled again; what happens to a sandbox |
+//! | [`ProcessRef`] | a process that another program can resume where the first left off |
 //! | [`Error`], [`ErrorKind`], [`Effect`] | why a request failed, and whether it took effect |
 //! | [`actor`] | the actors and their messages |
 //! | [`server`] | the local server, its backends and its threat model |
@@ -51,30 +54,32 @@
 //!
 //! # Errors
 //!
-//! Every future of this crate resolves: with a result, or with an error that states the reason. This
-//! holds when an actor panics, when the network fails and when the last handle is dropped.
+//! Every future of this crate resolves, either with a result or with an error that states the
+//! reason. This holds even if an actor panics, the network fails or the last handle is dropped.
 //!
-//! The text of an [`Error`] contains the reason that the server gave, and what to do. Programs match
-//! on [`Error::kind`]. [`Error::effect`] tells whether a failed request took effect on the server.
+//! The text of an [`Error`] says what failed, why (in the server's words, if it gave a reason) and
+//! what to do. Programs match on [`Error::kind`]. [`Error::effect`] tells whether a failed request
+//! took effect on the server.
 //!
-//! A non-zero exit status is not an error. If the sandbox is lost while a process runs, the process
-//! ends with [`ProcessEnd::SandboxLost`], not with an error.
+//! A non-zero exit status is not an error. Neither is a sandbox that is lost while a process runs:
+//! [`Process::wait`] then returns [`ProcessEnd::SandboxLost`].
 //!
 //! # Protocol versions
 //!
 //! Deployed services speak protocol v1. This crate adds [v2](protocol_v2): exactly-once output and
 //! stdin across reconnects, idempotent execs, exit statuses, and concurrent processes. The client
-//! offers v2 at each dial and falls back to v1. [`Sandbox::protocol_version`] returns the version in
-//! use. A request that v1 can't express fails with [`ErrorKind::Unsupported`].
+//! offers v2 at each dial and falls back to v1. [`Sandbox::protocol_version`] returns the version
+//! in use. A request that v1 can't express fails with [`ErrorKind::Unsupported`].
 //!
-//! # Cancellation
+//! # Dropping and cancellation
 //!
-//! - Dropping a handle doesn't kill anything, unless
-//!   [`kill_on_drop`](SandboxBuilder::kill_on_drop) is set.
+//! - Dropping a handle kills nothing, unless [`kill_on_drop`](SandboxBuilder::kill_on_drop) is set.
 //! - Dropping the last handle of a sandbox closes its connection.
-//! - Dropping the future of a creation or an exec cancels it. If the server has already created the
-//!   sandbox or started the process, the client kills it.
-//! - Dropping the future of an attach closes the connection.
+//! - Dropping the future of a creation or of an exec cancels it. If the server has already created
+//!   the sandbox or started the process, the client kills it.
+//! - Dropping the future of an attach closes the connection; the sandbox lives on.
+//! - Dropping the future of another call doesn't withdraw a request that was already sent. The
+//!   section "Cancel safety" of a method lists exceptions.
 //!
 //! # Secrets
 //!
@@ -118,8 +123,8 @@ mod transport;
 #[cfg(any(feature = "client", all(unix, feature = "server")))]
 mod yield_now;
 
-// The pure core. A build with the client and the server, and without `unstable-internals`, warns of
-// what neither of them uses.
+// The pure core. These modules are private without `unstable-internals`, so a build with the client
+// and the server warns about items that neither of them uses.
 #[cfg(not(feature = "unstable-internals"))]
 mod machine;
 #[cfg(feature = "unstable-internals")]

@@ -1,12 +1,13 @@
-//! [`Yield`]: yields the thread until the runtime has polled its sockets and timers.
+//! [`Yield`]: lets a task wait until the runtime has polled its sockets and timers.
 //!
-//! While a task of a thread is ready, tokio rarely polls sockets and timers (with a `LocalSet`, after
-//! thousands of turns). A peer that floods one socket, or takes all that is written, keeps its task
-//! ready, and everything else on the thread waits: in a measurement, a kill was read 8 seconds after
-//! it had arrived. tokio delivers the wake of `yield_now` only after such a poll. So a task that waits
-//! for that wake, and for no other, lets the rest of the thread run.
+//! While any task of a thread is ready, tokio rarely polls sockets and timers (with a `LocalSet`,
+//! only after thousands of polls of tasks). A peer that floods one socket, or reads as fast as a
+//! task writes, keeps that task ready, so everything else on the thread waits: in a measurement, a
+//! kill was read 8 seconds after it had arrived. tokio delivers the wake of `yield_now` only after
+//! it has polled sockets and timers. So a task that waits for this wake, and for nothing else, lets
+//! the rest of the thread run.
 //!
-//! The client's link and processes, and the server's sessions use it.
+//! The client's link and process actors and the server's sessions use it.
 
 use std::{
     future::Future,
@@ -38,11 +39,11 @@ impl Wake for Turn {
 pub(crate) struct Yield(Arc<Turn>);
 
 impl Yield {
-    /// Starts to yield. It ends after the runtime's next poll of sockets and timers.
+    /// Starts a yield, which ends after the runtime's next poll of sockets and timers.
     pub(crate) fn begin() -> Self {
         let turn = Arc::new(Turn::default());
         let waker = Waker::from(Arc::clone(&turn));
-        // The first poll requests the deferred wake; the future is not needed after that.
+        // The first poll requests the deferred wake. After that, the future isn't needed.
         if pin!(tokio::task::yield_now())
             .poll(&mut Context::from_waker(&waker))
             .is_ready()

@@ -46,8 +46,8 @@ impl Shared {
         [0, 1].map(|it| received[it].saturating_sub(untaken[it] as u64))
     }
 
-    /// A reader waits no longer. Returns its wakers, to be dropped without the lock: with a waker, a
-    /// future that holds another reader may be dropped.
+    /// A reader waits no longer. Returns its wakers, to be dropped without the lock: with a waker,
+    /// a future that holds another reader may be dropped.
     fn stop_waiting(&mut self, reader: u64, streams: &[StdStream]) -> Vec<Waker> {
         let mut gone = Vec::new();
         for &stream in streams {
@@ -150,7 +150,8 @@ impl OutputWriter {
     }
 
     /// Returns the offsets up to which readers have taken the output, given those up to which it
-    /// was received. Another client resumes there. `None`: the policy counts unread output as taken.
+    /// was received. Another client resumes there. `None`: the policy counts unread output as
+    /// taken.
     pub(crate) fn hand_on(&self, received: [u64; 2]) -> Option<[u64; 2]> {
         let mut shared = lock(&self.0);
         shared.buffer.hand_on().then(|| shared.taken(received))

@@ -7,8 +7,8 @@ use actix::{
 
 /// The actor that receives the reports `R`. Doesn't keep that actor alive.
 ///
-/// A trait, so that an actor doesn't depend on the type of its owner. A `WeakRecipient` would do, but
-/// allocates for each report.
+/// A trait, so that an actor doesn't depend on the type of its owner. A `WeakRecipient` would do,
+/// but allocates for each report.
 pub(super) trait Owner<R: Message + Send>
 where
     R::Result: Send,

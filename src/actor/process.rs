@@ -85,9 +85,9 @@ impl Unstarted {
 
 /// The report with the last acknowledgement. It is sent when this is dropped.
 ///
-/// A caller that learns of the end often starts the next process. After one yield of the thread, the
-/// request for it and the acknowledgement are written together. The address keeps the connection
-/// open until then.
+/// A caller that learns of the end often starts the next process. After one yield of the thread,
+/// the request for it and the acknowledgement are written together. The address keeps the
+/// connection open until then.
 struct LateReport {
     sandbox: Recipient<ProcessReport>,
     report: Option<ProcessReport>,

@@ -1,4 +1,4 @@
-//! [`Command`]: code and the options to run it.
+//! [`Command`]: code to run, with its options.
 
 use std::time::Duration;
 
@@ -13,9 +13,9 @@ use crate::{
 
 /// Code to run in a sandbox: its arguments, environment, working directory, input and time limit.
 ///
-/// [`Sandbox::command`] returns it; [`Sandbox::exec`] and [`Sandbox::run`] are its short forms.
-/// Works like [`std::process::Command`], except that every option takes the command and returns it.
-/// Run it with [`spawn`](Self::spawn), [`output`](Self::output) or
+/// [`Sandbox::command`] returns it; [`Sandbox::exec`] and [`Sandbox::run`] are short forms. It
+/// works like [`std::process::Command`], except that each option consumes the command and returns
+/// it. Run it with [`spawn`](Self::spawn), [`output`](Self::output) or
 /// [`run_to_end`](Self::run_to_end).
 ///
 /// Arguments, environment, working directory, time limit, output grace and [`stdin`](Self::stdin)
@@ -77,7 +77,7 @@ impl Command {
         self
     }
 
-    /// Adds several arguments.
+    /// Adds several arguments, in order.
     pub fn args<A: Into<String>>(mut self, args: impl IntoIterator<Item = A>) -> Self {
         let args = args.into_iter().map(Into::into);
         self.exec.options.args.extend(args);
@@ -102,96 +102,100 @@ impl Command {
             .fold(self, |command, (name, value)| command.env(name, value))
     }
 
-    /// The working directory, which must exist. A relative path starts at the sandbox's own working
-    /// directory. Default: that directory.
+    /// The working directory, which must exist. A relative path starts at the sandbox's default
+    /// directory. Default: the sandbox's default directory.
     #[doc(alias = "current_dir")]
     pub fn cwd(mut self, directory: impl Into<String>) -> Self {
         self.exec.options.cwd = Some(directory.into());
         self
     }
 
-    /// The time limit of the process. After it, the server kills the process and its children, and
-    /// the process ends as [`ProcessEnd::TimedOut`]. Rounded down to whole milliseconds, at least 1
-    /// ms. Default: the server's limit.
+    /// The time limit of the process. When it is exceeded, the server kills the process and its
+    /// children, and the process ends as [`ProcessEnd::TimedOut`]. Rounded down to whole
+    /// milliseconds, at least 1 ms. Default: the server's limit.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         let millis = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
         self.exec.options.timeout_ms = Some(millis.max(1));
         self
     }
 
-    /// How long the server reads output after the main process has exited, while a background
-    /// process holds stdout or stderr open. Then the streams end, [`Output::cut`] and
-    /// [`OutputStream::is_cut`](crate::OutputStream::is_cut) report it, and later output is
-    /// dropped. Time in which the output budget is full doesn't count. Rounded down to whole
-    /// milliseconds. Default: the server's grace period, 2 s on the server of this crate. Protocol
-    /// v1 has no such option; the server decides.
+    /// The grace period for output: how long the server keeps reading after the main process has
+    /// exited while a background process holds stdout or stderr open. When it is over, the streams
+    /// end, [`Output::cut`] and [`OutputStream::is_cut`](crate::OutputStream::is_cut) return
+    /// `true`, and the server drops later output. Time in which the output budget is full doesn't
+    /// count. Rounded down to whole milliseconds. Default: the server's grace period, 2 s on the
+    /// server of this crate.
     pub fn output_grace(mut self, grace: Duration) -> Self {
         let millis = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
         self.exec.options.output_grace_ms = Some(millis);
         self
     }
 
-    /// Sends this input and then closes stdin. Default: with [`spawn`](Self::spawn) stdin stays
-    /// open; with [`output`](Self::output) and [`run_to_end`](Self::run_to_end) there is no input.
+    /// Sends this input and then closes stdin. Default: with [`spawn`](Self::spawn), stdin stays
+    /// open; with [`output`](Self::output) and [`run_to_end`](Self::run_to_end), stdin is empty.
     ///
-    /// Under protocol v1, which can't close stdin, this option fails with
-    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported). Without the option, stdin stays open
-    /// under v1, also with `output` and `run_to_end`: a program that reads its stdin to the end, like
-    /// `cat`, waits forever. Give it an empty stdin in the code: `cat </dev/null`.
+    /// Protocol v1 can't close stdin. There, a command with this option fails with
+    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported). Without the option, stdin stays
+    /// open under v1, even with `output` and `run_to_end`, so a program that reads stdin to the
+    /// end, such as `cat`, waits forever. Give it an empty stdin in the code: `cat </dev/null`.
     pub fn stdin(mut self, input: impl Into<Bytes>) -> Self {
         self.exec.stdin = Stdin::Bytes(input.into());
         self
     }
 
-    /// How much unread output the client buffers. Default: the policy of the sandbox.
+    /// How much unread output the client buffers, and what happens to more. Default: the [policy of
+    /// the sandbox](crate::SandboxBuilder::output_policy).
     pub fn output_policy(mut self, policy: OutputPolicy) -> Self {
         self.exec.output = Some(policy);
         self
     }
 
-    /// The maximum number of bytes of each stream that [`output`](Self::output) collects. Default:
-    /// 64 MiB.
+    /// The maximum number of bytes of each stream that [`output`](Self::output) collects. If a
+    /// stream has more, `output` kills the process and fails. Default: 64 MiB.
     pub fn output_limit(mut self, bytes: usize) -> Self {
         self.limit = bytes;
         self
     }
 
     /// Whether to wrap the code on a server that speaks protocol v1, so that arguments,
-    /// environment, working directory and the exit status work there too. Has no effect on v2,
-    /// where the protocol supports all of them. Default: no.
+    /// environment, working directory and exit status work there, too. Has no effect under v2,
+    /// which supports all of them. Default: no.
     ///
-    /// The client then sends a wrapper program. The wrapper runs the code in a child `bash` or
-    /// `python` and writes the exit status to stdout, as a line with a random number that the
-    /// client removes. The consequences:
+    /// The client sends a wrapper program instead of the code. The wrapper runs the code in a child
+    /// `bash` or `python`. Then it writes the exit status and a random number to stdout, as a line
+    /// that the client removes. The consequences:
     ///
     /// - The process ends as [`Exited`](ProcessEnd::Exited) or [`Signaled`](ProcessEnd::Signaled).
-    ///   It ends as [`Unknown`](ProcessEnd::Unknown) if the line is missing: the connection was
-    ///   lost, the server stopped reading stdout (some do at bytes that are not UTF-8), or the code
-    ///   killed the wrapper.
-    /// - If the working directory is missing or the arguments are too long, the process ends as
+    ///   It ends as [`Unknown`](ProcessEnd::Unknown) if this line is missing, because the
+    ///   connection was lost, the server stopped reading stdout (some servers do so at bytes that
+    ///   are not UTF-8), or the code killed the wrapper.
+    /// - If the working directory doesn't exist or the arguments are too long, the process ends as
     ///   `Exited(125)`, with the reason in stderr.
-    /// - A time limit, an output grace, [`stdin`](Self::stdin) and other languages stay
-    ///   unsupported.
-    /// - The code is a child of another shell or Python. Python's `__file__` and bash's `$0` name
-    ///   the wrapper, and Python shows no source lines in tracebacks.
-    /// - For bash, the wrapper needs `env` to set variables, and `python3` to tell signals from
-    ///   exit codes: without it, signal 9 is `Exited(137)`.
+    /// - [`timeout`](Self::timeout), [`output_grace`](Self::output_grace), [`stdin`](Self::stdin)
+    ///   and other languages stay unsupported.
+    /// - The code runs in a child process. Python's `__file__` and bash's `$0` name the wrapper,
+    ///   and Python tracebacks show no source lines.
+    /// - For bash, the wrapper needs `env` to set variables and `python3` to distinguish signals
+    ///   from exit codes. Without `python3`, signal 9 is reported as `Exited(137)`.
     /// - **The exit status is not trustworthy**: code that reads the wrapper can forge it.
     pub fn wrap_for_v1(mut self, wrap: bool) -> Self {
         self.exec.wrap_for_v1 = wrap;
         self
     }
 
-    /// Whether to kill the process when its last handle is dropped. Default: no.
-    /// [`output`](Self::output) and [`run_to_end`](Self::run_to_end) always do.
+    /// Whether to kill the process when its last handle is dropped. Has no effect on
+    /// [`output`](Self::output) and [`run_to_end`](Self::run_to_end), which always kill it if they
+    /// are dropped. Default: no.
     pub fn kill_on_drop(mut self, kill: bool) -> Self {
         self.kill_on_drop = kill;
         self
     }
 
-    /// Starts the process. Resolves when the server reports that it runs.
+    /// Starts the process. Resolves when the server reports that the process runs.
     ///
-    /// **Cancel safety.** Dropping the future cancels the exec: the request is not sent, or the
+    /// # Cancel safety
+    ///
+    /// Dropping the future cancels the exec: the request is not sent, or the
     /// process is killed as soon as it starts, because there is no handle to it.
     ///
     /// # Errors
@@ -212,16 +216,19 @@ impl Command {
     }
 
     /// Runs the process to its end and collects its output, in bytes. If a background process still
-    /// holds the output open after the [grace period](Self::output_grace), [`Output::cut`] is set.
-    /// Under protocol v1, stdin [stays open](Self::stdin).
+    /// holds the output open after the [grace period](Self::output_grace), [`Output::cut`] is
+    /// `true`. Under protocol v1, stdin [stays open](Self::stdin).
     ///
-    /// **Cancel safety.** Dropping the future kills the process.
+    /// # Cancel safety
+    ///
+    /// Dropping the future kills the process.
     ///
     /// # Errors
     ///
-    /// The errors of [`spawn`](Self::spawn). Also fails if the output exceeds
-    /// [`output_limit`](Self::output_limit) or the sandbox is lost. A non-zero exit code is not an
-    /// error: see [`Output::error_for_status`].
+    /// The errors of [`spawn`](Self::spawn). Also fails if a stream exceeds
+    /// [`output_limit`](Self::output_limit), if output was dropped under the
+    /// [`output_policy`](Self::output_policy), or if the sandbox is lost. A non-zero exit code is
+    /// not an error: see [`Output::error_for_status`].
     #[doc(alias = "wait_with_output")]
     pub async fn output(self) -> Result<Output, Error> {
         let limit = self.limit;
@@ -243,8 +250,8 @@ impl Command {
                 cut: process.is_output_cut(),
             }),
             Err(error) => {
-                // Wait for the kill, so that the sandbox is free again. The first error matters
-                // more than an error of the kill.
+                // Wait for the kill, so that the sandbox can run the next process. The first error
+                // matters more than an error of the kill.
                 let _ = process.kill().await;
                 Err(error)
             }
@@ -254,12 +261,14 @@ impl Command {
     /// Runs the process to its end, drops its output and returns how it ended. Under protocol v1,
     /// stdin [stays open](Self::stdin).
     ///
-    /// **Cancel safety.** Dropping the future kills the process.
+    /// # Cancel safety
+    ///
+    /// Dropping the future kills the process.
     ///
     /// # Errors
     ///
     /// The errors of [`spawn`](Self::spawn). Neither a non-zero exit code nor a lost sandbox is an
-    /// error: see [`ProcessEnd`].
+    /// error: the returned [`ProcessEnd`] tells.
     #[doc(alias = "status")]
     pub async fn run_to_end(self) -> Result<ProcessEnd, Error> {
         let mut command = self.without_input().kill_on_drop(true);
@@ -279,26 +288,28 @@ impl Command {
 
 impl Sandbox {
     /// Starts code. Resolves when the server reports that the code runs. Short for
-    /// [`command`](Self::command) and [`spawn`](Command::spawn).
+    /// [`command`](Self::command) followed by [`spawn`](Command::spawn).
     ///
-    /// While the client reconnects, the exec waits, and the code starts exactly once when the
-    /// connection is back. Under protocol v2 several processes run at once, each with its own
-    /// streams. Under v1 one process runs at a time, and the exec also waits for the end of a
-    /// process that is being killed.
+    /// During a reconnect, the exec waits, and the code starts once when the connection is back.
+    /// Under protocol v2, several processes can run at once, each with its own streams. Under v1,
+    /// one process can run at a time; if it is being killed, the exec waits for its end.
     ///
-    /// **Cancel safety.** Dropping the future cancels the exec: the request is not sent, or the
+    /// # Cancel safety
+    ///
+    /// Dropping the future cancels the exec: the request is not sent, or the
     /// process is killed as soon as it starts, because there is no handle to it.
     ///
     /// # Errors
     ///
     /// Fails if:
     ///
-    /// - the sandbox isn't running, or, under v1, another process runs;
+    /// - the sandbox is neither running nor reconnecting;
+    /// - another process runs (v1 only);
     /// - the server doesn't support the language or can't start the process (the sandbox lives on);
-    /// - no answer arrives within [`exec_timeout`](crate::SandboxBuilder::exec_timeout). If the
-    ///   process starts later, it is killed;
-    /// - the connection is lost before the answer. If the process started, it is killed once the
-    ///   connection is back.
+    /// - the server doesn't answer within [`exec_timeout`](crate::SandboxBuilder::exec_timeout). If
+    ///   the process starts later, it is killed;
+    /// - the connection is lost before the answer. If the process has started, it is killed once
+    ///   the connection is back.
     pub async fn exec(
         &self,
         language: impl Into<Language>,
@@ -308,16 +319,18 @@ impl Sandbox {
     }
 
     /// Runs code to its end and collects its output, at most 64 MiB of each stream. Short for
-    /// [`command`](Self::command) and [`output`](Command::output). Under protocol v1, stdin
-    /// [stays open](Command::stdin): a program that reads it to the end needs `</dev/null`.
+    /// [`command`](Self::command) followed by [`output`](Command::output). Under protocol v1, stdin
+    /// [stays open](Command::stdin), so a program that reads it to the end needs `</dev/null`.
     ///
-    /// **Cancel safety.** Dropping the future kills the process.
+    /// # Cancel safety
+    ///
+    /// Dropping the future kills the process.
     ///
     /// # Errors
     ///
-    /// The errors of [`exec`](Self::exec). Also fails if there is more output or the sandbox is
-    /// lost. A non-zero exit code is not an error: see
-    /// [`Output::error_for_status`].
+    /// The errors of [`exec`](Self::exec). Also fails if a stream exceeds 64 MiB, if output was
+    /// dropped under the [`output_policy`](crate::SandboxBuilder::output_policy), or if the sandbox
+    /// is lost. A non-zero exit code is not an error: see [`Output::error_for_status`].
     pub async fn run(
         &self,
         language: impl Into<Language>,
@@ -326,14 +339,15 @@ impl Sandbox {
         self.command(language, code).output().await
     }
 
-    /// Returns a command, which has the options that [`exec`](Self::exec) and [`run`](Self::run)
-    /// lack: arguments, environment, working directory, input, time limit, output policy.
+    /// Returns a [`Command`] for this code, with options that [`exec`](Self::exec) and
+    /// [`run`](Self::run) lack: arguments, environment, working directory, input, time limit and
+    /// output policy.
     pub fn command(&self, language: impl Into<Language>, code: impl Into<String>) -> Command {
         Command::new(self.clone(), language.into(), code.into())
     }
 }
 
-/// An exec request without an answer yet. Dropping it cancels the exec.
+/// An exec request that the actor has not answered. Dropping it cancels the exec.
 struct Starting(Option<(Sandbox, StartKey)>);
 
 impl Starting {

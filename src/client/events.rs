@@ -10,15 +10,18 @@ use tokio::sync::mpsc;
 
 use crate::SandboxEvent;
 
-/// The events of a sandbox, from the call of [`Sandbox::events`](crate::Sandbox::events) on.
+/// The events of a sandbox that happen after the call to
+/// [`Sandbox::events`](crate::Sandbox::events).
 ///
-/// Keeps at most 256 events that are not read. More are dropped, and [`SandboxEvent::Lagged`]
-/// stands in their place with their number. The last event is [`SandboxEvent::Ended`], which is
-/// never dropped; then the stream ends. It ends without that event if the sandbox's actor is gone.
+/// Buffers at most 256 unread events. Further events are dropped, and a [`SandboxEvent::Lagged`]
+/// reports how many. The last event is [`SandboxEvent::Ended`], which is never dropped. Then the
+/// stream ends. If the sandbox's actor is gone, the stream ends without that event.
 ///
-/// The stream does not count as a handle of the sandbox.
+/// The stream doesn't count as a handle of the sandbox, so it doesn't keep the connection open.
 ///
-/// **Cancel safety.** Dropping a read loses nothing.
+/// # Cancel safety
+///
+/// Cancel safe: dropping a read loses no event.
 #[derive(Debug)]
 #[must_use = "streams do nothing unless they are polled"]
 pub struct EventStream(pub(super) mpsc::Receiver<SandboxEvent>);

@@ -1,5 +1,5 @@
-//! Layer 4: what users see. Handles, builders and streams: a thin wrapper around the messages of
-//! [`actor`](crate::actor).
+//! Layer 4, the public API: handles, builders and streams. They are thin wrappers around the
+//! messages of [`actor`](crate::actor).
 
 // First, because rustdoc lists the methods of a type in the order of the modules.
 mod sandbox;

@@ -1,4 +1,4 @@
-//! [`Output`]: what a process printed, and how it ended.
+//! [`Output`]: the collected output of a process, and how it ended.
 
 use std::{borrow::Cow, str::Utf8Error};
 
@@ -6,20 +6,20 @@ use bytes::Bytes;
 
 use crate::{Error, ProcessEnd};
 
-/// What a process printed, in bytes, and how it ended.
+/// The collected output of a process, in bytes, and how the process ended.
 ///
-/// Under protocol v1 [`end`](Self::end) does not tell whether the code succeeded: a failed script
-/// ends as [`ProcessEnd::Unknown`] like any other. Where that matters, let the code print it, for
-/// example with `…; echo "exit $?"`, or use
-/// [`Command::wrap_for_v1`](crate::Command::wrap_for_v1).
+/// Under protocol v1, [`end`](Self::end) doesn't tell whether the code succeeded: every script ends
+/// as [`ProcessEnd::Unknown`]. If you need the exit code there, use
+/// [`Command::wrap_for_v1`](crate::Command::wrap_for_v1), or let the code print it, for example
+/// with `…; echo "exit $?"`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Output {
-    /// How it ended.
+    /// How the process ended.
     pub end: ProcessEnd,
-    /// All of its stdout.
+    /// Everything that the process wrote to stdout.
     pub stdout: Bytes,
-    /// All of its stderr.
+    /// Everything that the process wrote to stderr.
     pub stderr: Bytes,
     /// Whether the output was cut off: see
     /// [`OutputStream::is_cut`](crate::OutputStream::is_cut).
@@ -64,9 +64,10 @@ impl Output {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::ProcessFailed`](crate::ErrorKind::ProcessFailed), with how the process ended
-    /// and the last lines of its stderr. Also for [`ProcessEnd::Unknown`], the end of every process
-    /// under protocol v1: use [`Command::wrap_for_v1`](crate::Command::wrap_for_v1) there.
+    /// [`ErrorKind::ProcessFailed`](crate::ErrorKind::ProcessFailed). The text says how the process
+    /// ended and contains the end of its stderr, at most 2,000 bytes. [`ProcessEnd::Unknown`] is
+    /// such an error, too. Under protocol v1, every process ends like that: use
+    /// [`Command::wrap_for_v1`](crate::Command::wrap_for_v1) there.
     pub fn error_for_status(self) -> Result<Self, Error> {
         match self.success() {
             true => Ok(self),

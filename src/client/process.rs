@@ -13,21 +13,25 @@ use crate::{
 
 /// A process in a sandbox.
 ///
-/// A handle is cheap to clone and can be sent to any thread. Its streams can be read concurrently,
-/// one after the other, or not at all: [`OutputPolicy`](crate::OutputPolicy) says what happens to
-/// unread output.
+/// A handle is cheap to clone and can be sent to any thread. Its output streams can be read
+/// concurrently, one after the other, or not at all. [`OutputPolicy`](crate::OutputPolicy) decides
+/// what happens to unread output.
 ///
-/// **Dropping** the last handle does not kill the process, unless
-/// [`kill_on_drop`](crate::Command::kill_on_drop) was set. Its streams and its
-/// [`stdin`](Self::stdin) count as handles. Without a handle, the process continues, its output is
-/// dropped, and under protocol v1 the sandbox runs nothing else until the process ends.
+/// **Dropping** the last handle doesn't kill the process, unless
+/// [`kill_on_drop`](crate::Command::kill_on_drop) was set. Output streams and
+/// [`stdin`](Self::stdin) count as handles. Without a handle, the process continues and its output
+/// is dropped. Under protocol v1, the sandbox then runs nothing else until the process ends.
 ///
-/// Processes that the code leaves in the background continue after its end, and end with the
-/// sandbox. What they print to its stdout and stderr is delivered for a
-/// [grace period](crate::Command::output_grace).
+/// **Background processes** that the code leaves behind continue after its end, at most until the
+/// sandbox ends. Their output is delivered until a [grace period](crate::Command::output_grace) is
+/// over.
 ///
-/// **Cancel safety.** Every future here can be dropped. A request that was already sent still takes
-/// effect, but its result is lost. [`write_to_stdin`](Self::write_to_stdin) says how it differs.
+/// # Cancel safety
+///
+/// Every future of this type can be dropped. A request that was already sent still takes effect,
+/// but its result is lost. [`write_to_stdin`](Self::write_to_stdin) is an exception.
+///
+/// # Examples
 ///
 /// ```
 /// # #[cfg(all(unix, feature = "server"))]
@@ -52,7 +56,7 @@ use crate::{
 pub struct Process(Arc<Inner>);
 
 struct Inner {
-    /// Keeps the sandbox's connection.
+    /// Keeps the sandbox's connection open.
     sandbox: Sandbox,
     process: ProcessId,
     actor: Addr<ProcessActor>,
@@ -76,25 +80,25 @@ impl Process {
         }))
     }
 
-    /// The number of the process in its sandbox.
+    /// The number of the process. The client counts the processes of a sandbox from 1.
     pub fn id(&self) -> ProcessId {
         self.0.process
     }
 
-    /// A reader of stdout. It starts with the output that is not read yet. If there are several
-    /// readers, each byte goes to one of them.
+    /// Returns a reader of stdout. It starts with the output that has not been read. If there are
+    /// several readers, each byte goes to one of them.
     pub fn stdout(&self) -> OutputStream {
         self.0.output.stdout().keeping(self.clone())
     }
 
-    /// A reader of stderr.
+    /// Returns a reader of stderr. Otherwise like [`stdout`](Self::stdout).
     pub fn stderr(&self) -> OutputStream {
         self.0.output.stderr().keeping(self.clone())
     }
 
-    /// A reader of both streams in one, in the order in which they arrived at the client. A stream
-    /// from [`stdout`](Self::stdout) or [`stderr`](Self::stderr) may read at the same time: each
-    /// byte goes to one reader.
+    /// Returns a reader of stdout and stderr together, in the order in which the output arrived at
+    /// the client. Streams from [`stdout`](Self::stdout) and [`stderr`](Self::stderr) may read at
+    /// the same time: each byte goes to one reader.
     ///
     /// ```
     /// # #[cfg(all(unix, feature = "server"))]
@@ -122,7 +126,7 @@ impl Process {
         self.0.output.merged().keeping(self.clone())
     }
 
-    /// How many bytes of output are buffered now, of both streams together.
+    /// The number of unread bytes of stdout and stderr together that the client buffers now.
     pub fn buffered_output(&self) -> usize {
         self.0.output.buffered()
     }
@@ -131,63 +135,70 @@ impl Process {
         self.0.output.discard();
     }
 
-    /// Whether output was cut off: see [`OutputStream::is_cut`].
+    /// Whether the output was cut off: see [`OutputStream::is_cut`].
     pub fn is_output_cut(&self) -> bool {
         self.0.output.is_cut()
     }
 
-    /// Sends bytes to stdin, after all bytes before them. Resolves when they are accepted into the
-    /// [budget](crate::SandboxBuilder::stdin_budget), which counts bytes that are not sent yet. [`flush_stdin`](Self::flush_stdin) waits until they are sent.
+    /// Sends bytes to stdin, after all earlier writes. Resolves when the bytes are accepted into
+    /// the [budget](crate::SandboxBuilder::stdin_budget). A write waits while the budget is full. A
+    /// write that is larger than the budget is accepted when the budget is empty.
+    /// [`flush_stdin`](Self::flush_stdin) waits until everything is sent.
     ///
-    /// Under protocol v2 every byte arrives once and in order, even if the connection is lost
-    /// meanwhile.
+    /// Under protocol v2, every byte arrives once and in order, even if the connection is lost in
+    /// between.
     ///
     /// # Errors
     ///
     /// - [`ErrorKind::ProcessEnded`](crate::ErrorKind::ProcessEnded): the process ended before or
     ///   during the write.
     /// - [`ErrorKind::StdinClosed`](crate::ErrorKind::StdinClosed): the process, or
-    ///   [`close_stdin`](Self::close_stdin), has closed its stdin.
-    /// - [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported): protocol v1 carries only UTF-8,
-    ///   and the bytes are not.
+    ///   [`close_stdin`](Self::close_stdin), has closed stdin.
+    /// - [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported): the bytes are not valid UTF-8,
+    ///   and protocol v1 carries nothing else.
     ///
-    /// **Cancel safety.** Not cancel safe: if the future is dropped while it waits for the budget,
-    /// the bytes may be sent or not.
+    /// # Cancel safety
+    ///
+    /// Not cancel safe: if the future is dropped while it waits for the budget, the bytes may or
+    /// may not be sent. [`stdin`](Self::stdin) returns a writer that tells.
     pub async fn write_to_stdin(&self, data: impl Into<Bytes>) -> Result<(), Error> {
         ask(&self.0.actor, WriteStdin(data.into()), "write to stdin").await?
     }
 
-    /// Resolves when everything that was accepted before is sent: under protocol v2 to the pipe of
-    /// the process, under v1 to the connection. The program may read it later.
+    /// Resolves when everything that was accepted before is written: under protocol v2 to the pipe
+    /// of the process, under v1 to the connection. The program may read it later.
     ///
     /// # Errors
     ///
-    /// The process ended before, or closed its stdin.
+    /// - [`ErrorKind::ProcessEnded`](crate::ErrorKind::ProcessEnded): the process ended before.
+    /// - [`ErrorKind::StdinClosed`](crate::ErrorKind::StdinClosed): the process closed its stdin
+    ///   before.
     pub async fn flush_stdin(&self) -> Result<(), Error> {
         ask(&self.0.actor, FlushStdin, "flush stdin").await?
     }
 
-    /// Closes stdin after everything that was written before. The program then reads the end of its
-    /// input. Resolves when the request is accepted; it waits behind earlier writes. Closing again
-    /// is not an error.
+    /// Closes stdin after all earlier writes, so that the program reads the end of its input.
+    /// Resolves when the request is accepted, which happens after all earlier writes are accepted.
+    /// Closing stdin again, or after the end of the process, is not an error.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported): protocol v1 can't close stdin.
-    /// Let the program read a line, or a length first.
+    /// There, let the program read up to a line end or a length that it reads first.
     pub async fn close_stdin(&self) -> Result<(), Error> {
         ask(&self.0.actor, CloseStdin, "close stdin").await?
     }
 
-    /// Returns how the process ended, or `None` while the client has not heard of its end. Does not
-    /// wait and needs no executor.
+    /// Returns how the process ended, or `None` if the client doesn't know of its end. Doesn't wait
+    /// and needs no executor.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::ActorGone`](crate::ErrorKind::ActorGone): an actor of the sandbox is gone, so
     /// the end can't be known.
     pub fn try_wait(&self) -> Result<Option<ProcessEnd>, Error> {
-        // Asked first: an actor that is gone has said before how the process ended, if it knew.
+        // This check comes first: an actor publishes the end of the process, if it knows it, before
+        // it stops.
         let is_alive = self.0.actor.connected();
         match self.0.output.process_end() {
             None if !is_alive => Err(Error::actor_gone("ask for the end of the process")),
@@ -195,22 +206,25 @@ impl Process {
         }
     }
 
-    /// Waits until the process has ended, and returns how. Any number of callers may wait, also
-    /// after the end.
+    /// Waits until the process has ended, and returns how it ended. Any number of callers may wait,
+    /// even after the end.
     ///
-    /// Under protocol v2 that is the end of the main process. Its streams may continue while a
-    /// background process holds them open. Under v1 it is the end of its output as well.
+    /// Under protocol v2, this is the end of the main process; the output streams may continue
+    /// while a background process holds them open. Under v1, the process and its output end
+    /// together.
     ///
-    /// It leaves stdin open: a program that reads its input to the end needs
-    /// [`close_stdin`](Self::close_stdin) first. While a caller waits, output over the budget that
-    /// has no reader is dropped, so that the process can end.
+    /// This method leaves stdin open: a program that reads its input to the end needs
+    /// [`close_stdin`](Self::close_stdin) first. While a caller waits, unread output beyond the
+    /// budget is dropped from streams without a reader, so that the process can end.
     ///
-    /// **Cancel safety.** Cancel safe.
+    /// # Cancel safety
+    ///
+    /// Cancel safe: a later call returns the same end.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::ActorGone`](crate::ErrorKind::ActorGone). A lost sandbox is not an error: see
-    /// [`ProcessEnd::SandboxLost`].
+    /// [`ErrorKind::ActorGone`](crate::ErrorKind::ActorGone): an actor of the sandbox is gone. A
+    /// lost sandbox is not an error: see [`ProcessEnd::SandboxLost`].
     pub async fn wait(&self) -> Result<ProcessEnd, Error> {
         if let Some(end) = self.0.output.process_end() {
             return Ok(end);
@@ -218,20 +232,22 @@ impl Process {
         ask(&self.0.actor, Wait, "wait for the process").await?
     }
 
-    /// Kills the process and its children. Resolves when the server confirms it, or at once if the
-    /// process and its output ended before. Under protocol v2, it also kills a background process
-    /// that still holds the output open. Any number of callers may ask. Under protocol v1, output
-    /// beyond the budget is dropped from now on.
+    /// Kills the process and its children. Resolves when the server confirms the kill, or at once
+    /// if the process and its output have ended. Any number of callers may ask.
+    ///
+    /// Under protocol v2, this also kills background processes that hold the output open. Under v1,
+    /// unread output beyond the budget is dropped from now on.
     ///
     /// # Errors
     ///
     /// Fails if:
     ///
-    /// - the server could not kill it, or did not confirm within
-    ///   [`kill_timeout`](crate::SandboxBuilder::kill_timeout);
-    /// - the sandbox was lost;
-    /// - the process ended, and the server stopped reading the output while a background process
-    ///   held it open. That process may still run.
+    /// - the server can't kill the process, or doesn't confirm within
+    ///   [`kill_timeout`](crate::SandboxBuilder::kill_timeout). The kill may then still take
+    ///   effect;
+    /// - the sandbox is lost;
+    /// - the process has ended, and the server stopped reading the output while a background
+    ///   process held it open. The background process may still run.
     pub async fn kill(&self) -> Result<(), Error> {
         ask(&self.0.actor, Kill, "kill the process").await?
     }
@@ -241,7 +257,7 @@ impl Process {
         &self.0.sandbox
     }
 
-    /// The actor behind this handle, for programs made of actors.
+    /// The address of the actor behind this handle, for programs that use actors.
     pub fn addr(&self) -> &Addr<ProcessActor> {
         &self.0.actor
     }

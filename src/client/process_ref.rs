@@ -1,4 +1,4 @@
-//! [`ProcessRef`]: a process for another program to resume.
+//! [`ProcessRef`]: the name of a process that another program can resume.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,13 +11,13 @@ use crate::{
 
 /// The name of a process in a sandbox, and the position up to which its output was read.
 ///
-/// It can be stored and sent, for example as JSON. It holds no secret: a program that resumes the
-/// process needs the sandbox's token to attach to the sandbox first. [`Process::to_ref`] returns
-/// it, and [`Sandbox::attach_process`] takes it.
+/// [`Process::to_ref`] returns it, and [`Sandbox::attach_process`] takes it. It can be stored and
+/// sent, for example as JSON. It holds no secret: a program that resumes the process must first
+/// attach to the sandbox with the sandbox's token.
 ///
-/// It also holds the process's window: how many bytes of output the server sends before the client
-/// acknowledges them. The program that resumes the process keeps to this window, whatever its own
-/// [`OutputPolicy`](crate::OutputPolicy) is.
+/// It also holds the window of the process: how many unacknowledged bytes of output the server may
+/// send. The program that resumes the process uses this window, not the budget of its own
+/// [`OutputPolicy`](crate::OutputPolicy).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProcessRef {
     sandbox: String,
@@ -39,17 +39,19 @@ impl ProcessRef {
         }
     }
 
-    /// The sandbox that the process is in.
+    /// The id of the sandbox in which the process runs.
     pub fn sandbox_id(&self) -> SandboxId {
         SandboxId::from(self.sandbox.clone())
     }
 
-    /// How many bytes of stdout were read or dropped.
+    /// The offset in stdout at which reading resumes: the number of bytes that were read or
+    /// dropped.
     pub fn stdout_offset(&self) -> u64 {
         self.stdout
     }
 
-    /// How many bytes of stderr were read or dropped.
+    /// The offset in stderr at which reading resumes: the number of bytes that were read or
+    /// dropped.
     pub fn stderr_offset(&self) -> u64 {
         self.stderr
     }
@@ -67,19 +69,20 @@ impl Process {
     /// Returns the name of the process and the position up to which its output was read, so that
     /// another program can resume it: see [`Sandbox::attach_process`].
     ///
-    /// Call it after the last read. Output that this program reads later may be missing in the
-    /// other program. From now on, neither a [`wait`](Self::wait) nor dropping the last handle drops
-    /// unread output: the process pauses when its output fills the budget, until the other program
-    /// reads.
+    /// Call it after the last read: the other program doesn't get output that this program reads
+    /// later. After the call, unread output is kept even during a [`wait`](Self::wait) and after
+    /// the last handle is dropped. When unread output fills the budget, the process pauses until
+    /// the other program reads.
     ///
     /// # Errors
     ///
-    /// - [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported): under protocol v1 processes have
-    ///   no names.
+    /// - [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported): under protocol v1 processes
+    ///   have no names.
     /// - [`ErrorKind::InvalidOption`](crate::ErrorKind::InvalidOption): the process's
     ///   [`OutputPolicy`](crate::OutputPolicy) is not [`Overflow::Pause`](crate::Overflow::Pause).
-    ///   With the other policies the client takes all output at once, so none is left for the other
-    ///   program.
+    ///   Under the other policies, the client takes all output from the server at once, so none is
+    ///   left for the other program.
+    /// - [`ErrorKind::ActorGone`](crate::ErrorKind::ActorGone): an actor of the sandbox is gone.
     pub async fn to_ref(&self) -> Result<ProcessRef, Error> {
         let place = ask(self.addr(), GetPlace, "name the process").await??;
         Ok(ProcessRef::new(self.sandbox().sandbox_id(), place))
@@ -91,8 +94,8 @@ impl Sandbox {
     /// that client stopped reading.
     ///
     /// The other client must have detached first, because only one client can be attached at a
-    /// time. [`Process::wait`] returns how the process ended; a process that the server doesn't
-    /// know ends as [`ProcessEnd::SandboxLost`](crate::ProcessEnd::SandboxLost).
+    /// time. The call doesn't ask the server: a process that the server doesn't know is returned,
+    /// too, and ends as [`ProcessEnd::SandboxLost`](crate::ProcessEnd::SandboxLost).
     ///
     /// ```
     /// # #[cfg(all(unix, feature = "server"))]
@@ -103,7 +106,7 @@ impl Sandbox {
     /// let server = LocalServer::start().await?;
     /// let sandbox = Sandbox::create(server.url()).await?;
     /// let process = sandbox.exec(Language::Bash, "read x; echo got $x").await?;
-    /// // Keep these three, in a database for example.
+    /// // Store these three, for example in a database.
     /// let (id, token) = (sandbox.sandbox_id().clone(), sandbox.sandbox_token().clone());
     /// let reference = process.to_ref().await?;
     /// drop((process, sandbox));
@@ -130,8 +133,12 @@ impl Sandbox {
     ///
     /// # Errors
     ///
-    /// Fails if the reference belongs to another sandbox, this sandbox isn't running, the server
-    /// speaks protocol v1, or this client already has a handle to the process.
+    /// - [`ErrorKind::InvalidOption`](crate::ErrorKind::InvalidOption): the reference belongs to
+    /// another sandbox.
+    /// - [`ErrorKind::WrongState`](crate::ErrorKind::WrongState): the sandbox is neither running
+    ///   nor reconnecting, or this client already has a handle to the process.
+    /// - [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported): the server speaks protocol v1.
+    /// - [`ErrorKind::ActorGone`](crate::ErrorKind::ActorGone): the sandbox's actor is gone.
     pub async fn attach_process(&self, process: &ProcessRef) -> Result<Process, Error> {
         if process.sandbox_id() != *self.sandbox_id() {
             let problem = format!(

@@ -1,4 +1,4 @@
-//! [`Runtime`]: the threads that the actors run on.
+//! [`Runtime`]: the threads that run the actors.
 
 use std::{
     fmt, io,
@@ -16,11 +16,12 @@ use crate::{Error, SandboxActor, actor::Settings};
 
 /// Threads for the actors of sandboxes, shared by all clones.
 ///
-/// Rarely needed. In an actix System the actors run on the current arbiter. Everywhere else they
-/// run on a runtime that the process shares, with one arbiter for each core, eight at most. A
-/// separate runtime limits the threads of a part of a program, or ends them early.
+/// Most programs don't need one. In an actix System, the actors run on the current arbiter.
+/// Elsewhere they run on one runtime for the whole program, with one arbiter per core, eight at
+/// most. Use a separate runtime to limit the number of threads for a part of the program, or to end
+/// its threads early.
 ///
-/// When the last clone and the last sandbox on it are gone, its threads end.
+/// The threads end when the last clone of the runtime and the last sandbox on it are gone.
 ///
 /// ```
 /// # #[cfg(all(unix, feature = "server"))]
@@ -46,20 +47,19 @@ struct Inner {
     system: System,
 }
 
-/// A place on an arbiter, given back by being dropped.
+/// A place on an arbiter. Dropping it frees the place.
 struct Seat {
     runtime: Runtime,
     index: usize,
 }
 
 impl Runtime {
-    /// Starts a thread for a System, and this many arbiters, each with its own thread. At least
-    /// one.
+    /// Starts a thread for a System, and `arbiters` arbiters with one thread each. 0 counts as 1.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Runtime`](crate::ErrorKind::Runtime): the operating system can't start a
-    /// thread.
+    /// Fails with [`ErrorKind::Runtime`](crate::ErrorKind::Runtime) if the operating system can't
+    /// start a thread.
     pub fn new(arbiters: usize) -> Result<Self, Error> {
         let count = arbiters.max(1);
         let (sender, receiver) = mpsc::sync_channel(1);
@@ -70,7 +70,7 @@ impl Runtime {
                 let arbiters = (0..count)
                     .map(|_| (Arbiter::new().handle(), AtomicUsize::new(0)))
                     .collect::<Vec<_>>();
-                // The receiver waits for this; a failed send means that it was cancelled.
+                // The receiver blocks on this. A send fails only if the receiver is gone.
                 let _ = sender.send((System::current(), arbiters));
                 if let Err(error) = runner.run() {
                     tracing::error!(%error, "the System of the sandbox runtime failed");
@@ -83,7 +83,7 @@ impl Runtime {
         }
     }
 
-    /// The runtime that the process shares. It is started at the first use and never ends.
+    /// The runtime of the whole program. It starts at the first use and never ends.
     fn shared() -> Result<Self, Error> {
         static SHARED: OnceLock<Runtime> = OnceLock::new();
         static STARTING: Mutex<()> = Mutex::new(());
@@ -118,8 +118,8 @@ impl Runtime {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        // Its threads end by themselves; to wait for them here could be to wait for this very
-        // thread.
+        // The threads end by themselves. Joining them here could deadlock, because the last clone
+        // may be dropped on one of them.
         self.system.stop();
     }
 }
@@ -146,8 +146,9 @@ impl fmt::Debug for Runtime {
     }
 }
 
-/// Starts the actor of a sandbox: on the runtime given, else in the current System, else on the
-/// shared runtime. Its actors keep their place there for as long as they live.
+/// Starts the actor of a sandbox on the given runtime, otherwise in the current System, otherwise
+/// on the runtime of the whole program. The sandbox's actors keep their place on the arbiter for as
+/// long as they live.
 pub(crate) fn start(
     mut settings: Settings,
     runtime: Option<&Runtime>,
@@ -164,7 +165,7 @@ pub(crate) fn start(
 }
 
 fn start_on(arbiter: &ArbiterHandle, settings: Settings) -> Addr<SandboxActor> {
-    // Made in the thread that it runs in: a link is not `Send`.
+    // The actor is created in the thread that runs it, because a link is not `Send`.
     SandboxActor::start_in_arbiter(arbiter, move |_: &mut Context<SandboxActor>| {
         SandboxActor::new(settings)
     })

@@ -11,18 +11,22 @@ use crate::{
     protocol::Version,
 };
 
-/// A handle to a sandbox: an isolated place on a server that runs untrusted code.
+/// A handle to a sandbox: an environment on a server in which code runs.
 ///
 /// A handle is cheap to clone and can be sent to any thread. It works in an actix System, in any
-/// tokio runtime and on a plain thread (with an executor such as `futures::executor::block_on`).
+/// tokio runtime and in a plain thread, with an executor such as `futures::executor::block_on`.
 ///
 /// **Dropping** a handle kills nothing, unless [`kill_on_drop`](SandboxBuilder::kill_on_drop) is
 /// set. When the last handle to the sandbox and to its processes is dropped, the connection closes
 /// and the actors stop, even during a reconnect. The sandbox itself lives on the server until its
-/// idle timeout. [`kill`](Self::kill) ends it.
+/// idle timeout, or until [`kill`](Self::kill) ends it.
 ///
-/// **Cancel safety.** Every future here can be dropped. A request that was already sent still takes
-/// effect, but its result is lost. Methods that behave differently say so.
+/// # Cancel safety
+///
+/// Every future of this type can be dropped. A request that was already sent still takes effect,
+/// but its result is lost. Methods that behave differently say so.
+///
+/// # Examples
 ///
 /// ```
 /// # #[cfg(all(unix, feature = "server"))]
@@ -60,24 +64,35 @@ impl Drop for Inner {
 }
 
 impl Sandbox {
-    /// Creates a sandbox on the service at this URL. Await the builder to create it.
+    /// Returns a builder that creates a sandbox on the service at this URL. Await the builder to
+    /// create the sandbox.
     ///
     /// The URL may start with `ws://`, `wss://`, `http://` or `https://`. It may have a path and a
     /// trailing slash.
     ///
     /// # Errors
     ///
-    /// Awaiting the builder fails if the URL or an option is invalid, the service can't be reached
-    /// or isn't a WebSocket server, the service refuses the request, or the sandbox isn't ready
-    /// within [`create_timeout`](SandboxBuilder::create_timeout). See
-    /// [`ErrorKind`](crate::ErrorKind).
+    /// Awaiting the builder fails if:
+    ///
+    /// - the URL or an option is invalid; then nothing was dialled;
+    /// - the service can't be reached or isn't a WebSocket server;
+    /// - the service refuses the request;
+    /// - the sandbox isn't ready within [`create_timeout`](SandboxBuilder::create_timeout).
+    ///
+    /// [`ErrorKind`](crate::ErrorKind) distinguishes these cases.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future cancels the creation. If the server has already created the sandbox, the
+    /// client kills it.
     pub fn create(url: impl AsRef<str>) -> SandboxBuilder<NewSandbox> {
         SandboxBuilder::create(url.as_ref().to_owned())
     }
 
-    /// Attaches to an existing sandbox on the service at this URL. Await the builder to attach.
+    /// Returns a builder that attaches to an existing sandbox on the service at this URL. Await the
+    /// builder to attach.
     ///
-    /// Pass the id and token that [`sandbox_id`](Self::sandbox_id) and
+    /// `id` and `token` are those that [`sandbox_id`](Self::sandbox_id) and
     /// [`sandbox_token`](Self::sandbox_token) returned to the client that created the sandbox. A
     /// checkpointed sandbox is restored. Only one client can be attached at a time.
     ///
@@ -92,11 +107,13 @@ impl Sandbox {
     /// # }
     /// ```
     ///
-    /// Dropping the future closes the connection; the sandbox lives on.
+    /// # Cancel safety
+    ///
+    /// Dropping the future closes the connection. The sandbox lives on.
     ///
     /// # Errors
     ///
-    /// The errors of [`create`](Self::create), and these [kinds](crate::ErrorKind):
+    /// The errors of [`create`](Self::create), and errors of these [kinds](crate::ErrorKind):
     ///
     /// - `NotFound`: no sandbox has this id.
     /// - `InUse`: another client is attached, or the server has not yet noticed that its connection
@@ -119,79 +136,96 @@ impl Sandbox {
         }))
     }
 
-    /// The id that the server gave the sandbox.
+    /// The id that the server gave to the sandbox.
     pub fn sandbox_id(&self) -> &SandboxId {
         &self.0.opened.sandbox_id
     }
 
-    /// The secret with which another client can attach. Its `Debug` output hides it.
+    /// The secret that another client needs to attach to the sandbox. Its `Debug` output doesn't
+    /// show it.
     pub fn sandbox_token(&self) -> &SandboxToken {
         &self.0.opened.sandbox_token
     }
 
-    /// Kills the sandbox with everything in it. Resolves when the server confirms it. Any number of
-    /// callers may ask.
+    /// Kills the sandbox with everything in it. Resolves when the server confirms the kill. Any
+    /// number of callers may ask. During a reconnect, the kill is sent when the connection is back.
     ///
-    /// Resolves at once if the server said before that nothing is left to kill here: the sandbox
-    /// was killed, deleted, checkpointed or handed over to another client. A checkpoint stays:
-    /// attach to the sandbox and kill it then.
+    /// Resolves at once if the server reported earlier that the sandbox was killed, deleted,
+    /// checkpointed or handed over to another client. The kill doesn't remove a checkpoint. To
+    /// remove it, attach to the sandbox and then kill it.
     ///
     /// # Errors
     ///
-    /// Fails if the server refuses, if it doesn't confirm within
-    /// [`kill_timeout`](SandboxBuilder::kill_timeout), or if the connection is lost before. Also
-    /// fails if the session ended with an error such as `SANDBOX_ERROR` or
-    /// `SANDBOX_CHECKPOINT_ERROR`, after which the sandbox may still run. Then [`Error::effect`] is
-    /// [`Unknown`](crate::Effect::Unknown): attach to the sandbox and kill it.
+    /// Fails if:
+    ///
+    /// - the server refuses the kill;
+    /// - the server doesn't confirm within [`kill_timeout`](SandboxBuilder::kill_timeout);
+    /// - the connection is lost before the server confirms;
+    /// - the session ended with an error such as `SANDBOX_ERROR` or `SANDBOX_CHECKPOINT_ERROR`,
+    ///   after which the sandbox may still run.
+    ///
+    /// If [`Error::effect`] is [`Unknown`](crate::Effect::Unknown), the sandbox may still run:
+    /// attach to it and kill it.
     pub async fn kill(&self) -> Result<(), Error> {
         ask(self.addr(), KillSandbox, "kill the sandbox").await?
     }
 
-    /// Stores the files of the sandbox under a name. New sandboxes can start from it with
-    /// [`snapshot`](SandboxBuilder::snapshot). The sandbox keeps
-    /// running.
+    /// Stores a snapshot of the sandbox's files under this name. New sandboxes can start from it
+    /// with [`snapshot`](SandboxBuilder::snapshot). The sandbox keeps running.
     ///
     /// # Errors
     ///
-    /// Fails if the sandbox isn't running, another snapshot is in progress, or the server can't
-    /// take the snapshot.
+    /// Fails if:
+    ///
+    /// - the sandbox isn't running, or another snapshot is in progress;
+    /// - the server can't take the snapshot, or doesn't confirm within
+    ///   [`store_timeout`](SandboxBuilder::store_timeout);
+    /// - the connection is lost before the server confirms. The snapshot may exist.
     pub async fn snapshot_filesystem(&self, name: impl Into<String>) -> Result<(), Error> {
         let message = SnapshotFilesystem { name: name.into() };
         ask(self.addr(), message, "snapshot the filesystem").await?
     }
 
-    /// Stores the sandbox and ends the session. To resume it, attach to it.
+    /// Stores the sandbox on the server and ends the session. To resume the sandbox, attach to it.
     ///
     /// # Errors
     ///
-    /// The sandbox is not running; a process runs (the sandbox continues); it was created without
-    /// [`checkpoint`](SandboxBuilder::checkpoint), and nothing is
-    /// sent (the sandbox continues); the server could not make the checkpoint. The last ends the
-    /// session. The sandbox may still run, so [`Error::effect`] is
-    /// [`Unknown`](crate::Effect::Unknown): attach to it to use or kill it.
+    /// - [`ErrorKind::WrongState`](crate::ErrorKind::WrongState): the sandbox isn't running, or
+    /// another checkpoint is in progress.
+    /// - [`ErrorKind::NotEnabled`](crate::ErrorKind::NotEnabled): the sandbox was created without
+    ///   [`checkpoint`](SandboxBuilder::checkpoint). Nothing was sent, and the sandbox continues.
+    /// - [`ErrorKind::Refused`](crate::ErrorKind::Refused): a process runs in the sandbox. The
+    ///   sandbox continues.
+    /// - [`ErrorKind::SandboxEnded`](crate::ErrorKind::SandboxEnded): the server failed to make the
+    ///   checkpoint, which ends the session. The sandbox may still run, so [`Error::effect`] is
+    ///   [`Unknown`](crate::Effect::Unknown): attach to it to use or kill it.
+    /// - [`ErrorKind::Timeout`](crate::ErrorKind::Timeout): the server didn't answer within
+    ///   [`store_timeout`](SandboxBuilder::store_timeout).
+    /// - [`ErrorKind::LinkLost`](crate::ErrorKind::LinkLost): the connection was lost before the
+    ///   answer. The client doesn't reconnect during a checkpoint.
     ///
-    /// For a sandbox that it attached to, the client does not know whether that option was set. It
-    /// asks the server. If the option was not set, the server refuses with an error that **ends the
-    /// session**.
+    /// If the client attached to the sandbox, it doesn't know whether
+    /// [`checkpoint`](SandboxBuilder::checkpoint) was set, so it asks the server. If the option was
+    /// not set, the server refuses with an error that **ends the session**.
     pub async fn checkpoint(&self) -> Result<(), Error> {
         ask(self.addr(), Checkpoint, "checkpoint the sandbox").await?
     }
 
-    /// The state of the sandbox and its connection, as far as the client knows. It includes what
-    /// every call that has returned has learned.
+    /// The state of the sandbox and its connection, as far as the client knows. It reflects the
+    /// results of all calls that have returned.
     ///
     /// If an actor of the sandbox is gone, the state is [`Ended`](SandboxState::Ended).
     pub fn state(&self) -> SandboxState {
         self.0.opened.state.state()
     }
 
-    /// The protocol version of the connection, or of the last one while the connection is lost.
+    /// The protocol version of the current connection or, while there is none, of the last one.
     pub fn protocol_version(&self) -> Version {
         self.0.opened.state.version()
     }
 
-    /// The later events of the sandbox, as a stream. It buffers at most 256 events that are not read,
-    /// and does not keep the connection: see [`EventStream`]. If the sandbox has ended, its only item is
+    /// Returns a stream of all events from now on. It buffers at most 256 unread events and doesn't
+    /// keep the connection open: see [`EventStream`]. If the sandbox has ended, the only item is
     /// [`SandboxEvent::Ended`].
     ///
     /// ```
@@ -217,12 +251,12 @@ impl Sandbox {
         EventStream(actor::subscribe_stream(self.addr()))
     }
 
-    /// Subscribes an actor to every later [`SandboxEvent`]: see [`Subscribe`].
-    /// [`events`](Self::events) returns them as a stream.
+    /// Subscribes an actor to every [`SandboxEvent`] from now on: see [`Subscribe`].
+    /// [`events`](Self::events) returns the events as a stream instead.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::ActorGone`](crate::ErrorKind::ActorGone).
+    /// [`ErrorKind::ActorGone`](crate::ErrorKind::ActorGone): the sandbox's actor is gone.
     pub async fn subscribe(&self, recipient: Recipient<SandboxEvent>) -> Result<(), Error> {
         ask(self.addr(), Subscribe(recipient), "subscribe").await
     }

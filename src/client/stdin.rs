@@ -22,48 +22,50 @@ use crate::{
 
 const WRITE: &str = "write to stdin";
 
-/// The most bytes that one write takes.
+/// The maximum number of bytes that one write takes.
 const MAX_WRITE: usize = 64 * 1024;
 
 type Request = Pin<Box<dyn Future<Output = Result<(), Error>> + Send + Sync>>;
 
-/// Writes to the stdin of a process, as tokio's [`AsyncWrite`]: for `tokio::io::copy` and the like.
-/// It needs no tokio runtime. Prefer [`Process::write_to_stdin`] for `Bytes`.
+/// The stdin of a process as tokio's [`AsyncWrite`], for `tokio::io::copy` and the like. It needs
+/// no tokio runtime. To send `Bytes`, prefer [`Process::write_to_stdin`].
 ///
-/// - A write takes at most 64 KiB, and waits until the write before it was accepted into the
-///   [budget](crate::SandboxBuilder::stdin_budget). So a process that doesn't read holds its
-///   writer back. Each handle may hold one more write, of at most 64 KiB, beyond
-///   the budget.
-/// - A flush waits until the process's pipe has taken everything (protocol v2), or the connection
-///   (v1).
+/// - A write takes at most 64 KiB. It waits until the previous write was accepted into the
+///   [budget](crate::SandboxBuilder::stdin_budget), so a process that doesn't read blocks its
+///   writer. Each handle may hold one more write, of at most 64 KiB, beyond the budget.
+/// - A flush waits until everything was written to the process's pipe (protocol v2) or to the
+///   connection (v1).
 /// - A shutdown closes stdin after everything that was written, and then flushes. Dropping the
-///   handle does not close stdin, because other handles may write.
+///   handle doesn't close stdin, because other handles may still write.
 ///
-/// Protocol v1 carries only UTF-8. There, the first bytes of a code point wait in the handle for
-/// the rest of it, also during a flush. They are lost if the rest never comes.
-///
-/// # Errors
-///
-/// An error of a write is returned by the next write, flush or shutdown. [`io::Error::downcast`]
-/// gives the [`Error`] that it holds. Its [`kind`](io::ErrorKind) is
-///
-/// - `BrokenPipe`: the process has ended, or its stdin is closed. A flush or shutdown returns it if
-///   the process did not read everything, which is normal for a program like `head`.
-/// - `Unsupported`: protocol v1 can't close stdin, and carries only UTF-8.
-/// - `ConnectionAborted`: an actor of the sandbox is gone.
+/// Protocol v1 carries only UTF-8. There, the handle keeps the first bytes of an incomplete code
+/// point until the rest is written, even during a flush. If the rest is never written, these bytes
+/// are lost.
 ///
 /// It counts as a handle of its [`Process`].
 ///
-/// **Cancel safety.** If a write returned `Ready`, its bytes are sent, even if the handle is dropped
-/// before a flush: as long as the process runs and a handle to its [`Sandbox`](crate::Sandbox) is
+/// # Errors
+///
+/// The next write, flush or shutdown returns the error of a write. [`io::Error::downcast`] recovers
+/// the [`Error`] of this crate. The [`kind`](io::ErrorKind) of the [`io::Error`] is
+///
+/// - `BrokenPipe`: the process has ended, or its stdin is closed. A flush or shutdown also returns
+///   it if the process did not read everything, which is normal for a program like `head`.
+/// - `Unsupported`: the server speaks protocol v1, which can't close stdin and carries only UTF-8.
+/// - `ConnectionAborted`: an actor of the sandbox is gone.
+///
+/// # Cancel safety
+///
+/// If a write returned `Ready`, its bytes are sent, even if the handle is dropped before a flush.
+/// This requires that the process runs and that a handle to its [`Sandbox`](crate::Sandbox) is
 /// left. A write that never returned `Ready` sent nothing.
 pub struct ProcessStdin {
     process: Process,
-    /// The write, flush or shutdown that is not answered yet.
+    /// The write, flush or shutdown that waits for its answer.
     pending: Option<(Step, Request)>,
-    /// The beginning of a code point (v1).
+    /// The first bytes of an incomplete code point (v1).
     tail: BytesMut,
-    /// A shutdown closed stdin.
+    /// Whether a shutdown has closed stdin.
     closed: bool,
 }
 
@@ -89,7 +91,7 @@ impl ProcessStdin {
         Box::pin(answer.map(|answer| answer.unwrap_or_else(|_| Err(Error::actor_gone(WRITE)))))
     }
 
-    /// Waits for the answer to the step.
+    /// Waits for the answer to the pending step.
     fn poll_pending(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         let Some((step, request)) = &mut self.pending else {
             return Poll::Ready(Ok(()));
@@ -100,7 +102,8 @@ impl ProcessStdin {
         Poll::Ready(result)
     }
 
-    /// Waits for the write that is not answered. A flush without a waiting caller is abandoned.
+    /// Waits for the answer to the pending write. Abandons a pending flush, because its caller
+    /// stopped polling it.
     fn poll_written(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         if let Some((Step::Flush, _)) = self.pending {
             self.pending = None;
@@ -125,8 +128,8 @@ impl ProcessStdin {
 }
 
 impl Process {
-    /// The stdin of the process, for `tokio::io::copy` and the like.
-    /// Prefer [`write_to_stdin`](Self::write_to_stdin) for `Bytes`.
+    /// The stdin of the process as tokio's `AsyncWrite`, for `tokio::io::copy` and the like. To
+    /// send `Bytes`, prefer [`write_to_stdin`](Self::write_to_stdin).
     pub fn stdin(&self) -> ProcessStdin {
         ProcessStdin::new(self.clone())
     }
@@ -154,7 +157,7 @@ impl AsyncWrite for ProcessStdin {
         if self.process.sandbox().protocol_version() == Version::V1 {
             self.tail = data.split_off(whole);
         } else if taken < buf.len() {
-            // Text is sent more cheaply if no code point is split.
+            // Text is cheaper to send than base64, so no code point is split.
             data.truncate(whole);
             taken = whole;
         }

@@ -1,4 +1,4 @@
-//! Other ways to read an [`OutputStream`]: all at once, as text ([`TextStream`]) or by lines
+//! Other ways to read an [`OutputStream`]: all at once, as text ([`TextStream`]) or line by line
 //! ([`LineStream`]).
 
 use std::{
@@ -12,27 +12,30 @@ use futures::{Stream, StreamExt};
 
 use crate::{Error, OutputStream, protocol::Utf8Decoder};
 
-/// The most bytes of one stream that `read_all`, `run` and `output` collect by default.
+/// The maximum number of bytes of one stream that `read_all`, `run` and `output` collect by
+/// default.
 pub(super) const READ_LIMIT: usize = 64 * 1024 * 1024;
 
-/// Longest line that [`LineStream`] gives in one piece, in bytes.
+/// The size in bytes from which [`LineStream`] may split a line.
 const MAX_LINE: usize = 1024 * 1024;
 
 impl OutputStream {
-    /// Reads everything up to the end, at most 64 MiB.
+    /// Reads the stream to its end, at most 64 MiB.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::OutputTooLarge`](crate::ErrorKind::OutputTooLarge) if there is more, and the
-    /// errors of the stream. What was read before the error is lost; to keep it, read piece by
-    /// piece.
+    /// Fails with [`ErrorKind::OutputTooLarge`](crate::ErrorKind::OutputTooLarge) if there is more,
+    /// and with the [errors of the stream](Self#errors). Output that was read before the error is
+    /// lost; to keep it, read piece by piece.
     ///
-    /// **Cancel safety.** Not cancel safe: dropping the future loses what it has read.
+    /// # Cancel safety
+    ///
+    /// Not cancel safe: dropping the future loses the output that it has read.
     pub async fn read_all(self) -> Result<Bytes, Error> {
         self.read_to_limit(READ_LIMIT).await
     }
 
-    /// Reads everything up to the end, at most `limit` bytes. Otherwise like
+    /// Reads the stream to its end, at most `limit` bytes. Otherwise like
     /// [`read_all`](Self::read_all).
     ///
     /// # Errors
@@ -50,10 +53,13 @@ impl OutputStream {
         Ok(all.freeze())
     }
 
-    /// Text as it comes, never split inside a code point. U+FFFD replaces bytes that are not UTF-8.
+    /// Converts the stream to text. Items are as long as the pieces that arrive, and never split a
+    /// code point. U+FFFD replaces bytes that are not UTF-8.
     ///
-    /// **Cancel safety.** Dropping a read loses nothing. Dropping the text stream loses the
-    /// beginning of a code point that it has read.
+    /// # Cancel safety
+    ///
+    /// Dropping a read loses nothing. Dropping the text stream loses the first bytes of an
+    /// incomplete code point, if it has read any.
     pub fn text(self) -> TextStream {
         TextStream {
             output: self,
@@ -62,11 +68,13 @@ impl OutputStream {
         }
     }
 
-    /// Text line by line, without the line ends (`\n` or `\r\n`). The last line may have none. A
-    /// line longer than 1 MiB may come in several items.
+    /// Converts the stream to lines of text, without the line ends (`\n` or `\r\n`). The last line
+    /// needs no line end. A line longer than 1 MiB may be split into several items.
     ///
-    /// **Cancel safety.** Dropping a read loses nothing. Dropping the line stream loses what it has
-    /// read ahead, at most one piece and one line.
+    /// # Cancel safety
+    ///
+    /// Dropping a read loses nothing. Dropping the line stream loses the output that it has read
+    /// ahead, at most one piece and one line.
     pub fn lines(self) -> LineStream {
         LineStream {
             text: self.text(),
@@ -77,13 +85,13 @@ impl OutputStream {
     }
 }
 
-/// Output as text, as it comes. Returned by [`OutputStream::text`].
+/// Output as text. Returned by [`OutputStream::text`].
 #[derive(Debug)]
 #[must_use = "streams do nothing unless they are polled"]
 pub struct TextStream {
     output: OutputStream,
     decoder: Utf8Decoder,
-    /// Comes after the text before it.
+    /// An error that follows the text before it.
     error: Option<Error>,
 }
 
@@ -118,11 +126,11 @@ impl Stream for TextStream {
 #[must_use = "streams do nothing unless they are polled"]
 pub struct LineStream {
     text: TextStream,
-    /// The beginning of a line.
+    /// The incomplete line.
     line: String,
-    /// The line before was given without its end, because it is long.
+    /// Whether `line` continues a long line, whose beginning was already returned.
     is_rest: bool,
-    /// Lines that are complete.
+    /// Complete lines, and errors between them.
     ready: VecDeque<Result<String, Error>>,
 }
 
@@ -158,7 +166,7 @@ impl Stream for LineStream {
             match ready!(self.text.poll_next_unpin(cx)) {
                 Some(Ok(text)) => self.absorb(&text),
                 Some(Err(error)) => {
-                    // The line that the gap is in is given first, as far as it came.
+                    // The incomplete line comes before the error.
                     if !self.line.is_empty() {
                         let begun = std::mem::take(&mut self.line);
                         self.ready.push_back(Ok(begun));

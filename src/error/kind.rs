@@ -7,7 +7,7 @@ use crate::{
     protocol::Status,
 };
 
-/// The category of an [`Error`](super::Error), for programs.
+/// The category of an [`Error`](super::Error), to match on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
@@ -17,17 +17,17 @@ pub enum ErrorKind {
     InvalidOption,
     /// The host name does not resolve.
     Resolve,
-    /// The TCP connection failed: nothing listens, or the network is down.
+    /// The TCP connection failed: nothing listens at the address, or the network is down.
     Connect,
-    /// The TLS handshake failed.
+    /// The TLS handshake failed, or this build lacks the feature `tls`.
     Tls,
     /// The token source returned no bearer token. Nothing was dialled.
     NoToken,
     /// The server answered the WebSocket upgrade with an HTTP status other than 101.
     UpgradeRefused,
-    /// The peer is no WebSocket server.
+    /// The peer is not a WebSocket server.
     NotWebSocket,
-    /// No answer came in time.
+    /// A dial or a request took longer than its timeout.
     Timeout,
     /// The server violated the protocol.
     Protocol,
@@ -37,44 +37,47 @@ pub enum ErrorKind {
     NotFound,
     /// Another client is attached to the sandbox.
     InUse,
-    /// The token is wrong.
+    /// The sandbox's token is wrong.
     PermissionDenied,
-    /// The sandbox could not be restored.
+    /// The sandbox's checkpoint could not be restored.
     RestoreFailed,
-    /// The sandbox is not in a state that allows this.
+    /// The state of the sandbox doesn't allow the request, or the same request is already in
+    /// progress.
     WrongState,
-    /// A process runs in the sandbox, and protocol v1 allows only one at a time.
+    /// Another process runs in the sandbox, and protocol v1 allows only one at a time.
     ProcessRunning,
     /// The process has ended.
     ProcessEnded,
     /// The process, or this client, has closed its stdin.
     StdinClosed,
-    /// The server speaks protocol v1, which cannot do this.
+    /// The server speaks protocol v1, which can't express the request.
     Unsupported,
-    /// The sandbox was created without the option that this needs. Nothing was sent.
+    /// The sandbox was created without the option that the request needs. Nothing was sent.
     NotEnabled,
-    /// The process failed; see [`Output::error_for_status`](crate::Output::error_for_status).
+    /// The process did not exit with code 0. Only
+    /// [`Output::error_for_status`](crate::Output::error_for_status) returns this kind.
     ProcessFailed,
     /// The server does not run this language.
     UnsupportedLanguage,
     /// The server could not start the process.
     ExecFailed,
-    /// The server refused the request for another reason.
+    /// The server refused the request for a reason that has no kind here.
     Refused,
-    /// The connection was lost before the answer, or could not be re-established.
+    /// The connection was lost before the server answered, or could not be re-established.
     LinkLost,
-    /// The sandbox is over.
+    /// The sandbox, or this client's session with it, has ended.
     SandboxEnded,
-    /// Output was dropped at this point, because the budget was exceeded. The stream continues
-    /// after it.
+    /// Output was dropped at this point of the stream, because it was not read in time. The stream
+    /// continues after the gap.
     OutputLost,
-    /// The output budget was exceeded under [`Overflow::Fail`](crate::Overflow::Fail).
+    /// Unread output exceeded the budget under [`Overflow::Fail`](crate::Overflow::Fail), so the
+    /// process was killed.
     OutputOverflow,
-    /// The output exceeded the limit of `read_all`, `run` or `output`.
+    /// The output exceeded the size limit of the call that collected it.
     OutputTooLarge,
-    /// An actor of the sandbox is gone: it panicked, or its System was stopped.
+    /// An actor of the sandbox is gone, because it panicked or its System was stopped.
     ActorGone,
-    /// The operating system provided no thread for the actors, or no random bytes.
+    /// The operating system could not start a thread for the actors, or provided no random bytes.
     Runtime,
 }
 
@@ -119,7 +122,7 @@ impl fmt::Display for ErrorKind {
 }
 
 impl ErrorKind {
-    /// The kind of a request's failure.
+    /// The kind of a failed request.
     pub(super) fn of_failure(failure: &Failure) -> Self {
         match failure {
             Failure::NotOpened { end } | Failure::SandboxEnded { end, .. } => Self::of_end(end),
@@ -140,7 +143,7 @@ impl ErrorKind {
         }
     }
 
-    /// The kind of a sandbox's end.
+    /// The kind for a sandbox that ended.
     pub(super) fn of_end(end: &SandboxEnd) -> Self {
         match end {
             SandboxEnd::Failed { status, .. } => match status {

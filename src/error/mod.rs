@@ -1,7 +1,7 @@
 //! [`Error`]: the error type of the public API.
 //!
-//! The lower layers have small errors of their own and don't know this type. This module converts
-//! them to the error that the user sees.
+//! The lower layers define their own errors and don't know this type. This module converts them to
+//! the error that the user sees.
 
 mod kind;
 #[cfg(test)]
@@ -51,12 +51,13 @@ enum Repr {
 
 /// An error of the client. Cheap to clone.
 ///
-/// The message says which request failed, why (with the server's own reason) and, if possible, what
-/// to do. Programs should use [`kind`](Self::kind). [`effect`](Self::effect) tells whether the
-/// request took effect anyway.
+/// The message says which request failed, why (in the server's words, if it gave a reason) and,
+/// where possible, what to do. Programs match on [`kind`](Self::kind). [`effect`](Self::effect)
+/// tells whether the request took effect on the server all the same.
 ///
-/// It converts to [`io::Error`], with a matching [`io::ErrorKind`]: the streams that implement
-/// tokio's `AsyncRead` and `AsyncWrite` return that. [`io::Error::downcast`] gives this error back.
+/// It converts to an [`io::Error`] with a matching [`io::ErrorKind`]. The types that implement
+/// tokio's `AsyncRead` and `AsyncWrite` return it in that form; [`io::Error::downcast`] recovers
+/// this error.
 ///
 /// ```
 /// use actix_sandbox::{ErrorKind, Sandbox};
@@ -102,16 +103,16 @@ impl Error {
         }
     }
 
-    /// Whether a retry is safe, because the call had no effect.
+    /// Whether the call certainly had no effect, so that a retry can't apply it twice.
     /// [`is_retryable`](Self::is_retryable) tells whether a retry may succeed.
     pub fn is_safe_to_retry(&self) -> bool {
         self.effect() == Effect::NotApplied
     }
 
-    /// Whether a retry of the same call may succeed. Unless a retry
-    /// [is safe](Self::is_safe_to_retry), the call may then take effect twice.
+    /// Whether a retry of the same call may succeed, because the cause may be temporary. If the
+    /// retry is not [safe](Self::is_safe_to_retry), the call may take effect twice.
     pub fn is_retryable(&self) -> bool {
-        // The sandbox is over and refuses every further call.
+        // The sandbox has ended and refuses every further call.
         if matches!(
             &*self.0,
             Repr::SandboxLost(_) | Repr::Failure(Failure::SandboxEnded { .. })
@@ -134,7 +135,7 @@ impl Error {
         }
     }
 
-    /// The server's own reason, if it gave one.
+    /// The reason in the server's words, or `None` if the server gave none.
     pub fn server_reason(&self) -> Option<&str> {
         match &*self.0 {
             Repr::Failure(Failure::Refused { reason, .. }) => reason.as_deref(),
@@ -145,7 +146,8 @@ impl Error {
         }
     }
 
-    /// The HTTP status with which the server refused the WebSocket upgrade.
+    /// The HTTP status with which the server refused the WebSocket upgrade. `None` for every other
+    /// error.
     pub fn http_status(&self) -> Option<u16> {
         match self.link_error()? {
             LinkError::UpgradeRefused { status, .. } => Some(*status),
@@ -153,7 +155,7 @@ impl Error {
         }
     }
 
-    /// How many bytes of output were dropped, for [`ErrorKind::OutputLost`].
+    /// How many bytes of output were dropped. `None` unless the kind is [`ErrorKind::OutputLost`].
     pub fn lost_bytes(&self) -> Option<u64> {
         match &*self.0 {
             Repr::OutputLost { bytes, .. } => Some(*bytes),
@@ -209,7 +211,7 @@ impl Error {
         Self::new(Repr::ActorGone { what })
     }
 
-    /// Includes the end of stderr, where most programs report errors.
+    /// Includes the last 2,000 bytes of stderr, where most programs report errors.
     pub(crate) fn process_failed(end: ProcessEnd, stderr: &str) -> Self {
         const MOST: usize = 2_000;
         let stderr = stderr.trim_end();
@@ -232,7 +234,7 @@ impl Error {
         ))
     }
 
-    /// Converts a closed mailbox to "the actor is gone".
+    /// Returns a function that converts a closed mailbox to [`ErrorKind::ActorGone`].
     pub(crate) fn mailbox(what: &'static str) -> impl Fn(MailboxError) -> Self {
         move |_| Self::actor_gone(what)
     }

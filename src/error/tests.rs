@@ -1,4 +1,4 @@
-//! What errors say: kinds, effects, texts.
+//! Kinds, effects and texts of errors.
 
 use super::*;
 use crate::protocol::Status;

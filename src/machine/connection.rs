@@ -8,7 +8,8 @@ use std::{
 use super::{Backoff, LinkError, ReconnectPolicy, later};
 use crate::protocol::Version;
 
-/// The number of a link. What a link delivers is tagged with it, so that a late event of a dead link is ignored.
+/// The number of a link. What a link delivers is tagged with it, so that a late event of a dead
+/// link is ignored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Epoch(pub u64);
 

@@ -31,7 +31,8 @@ pub enum KeepaliveAction {
     Dead(Duration),
 }
 
-/// Watches one link. A half-open link is called dead `interval + timeout` after the last sign of life.
+/// Watches one link. A half-open link is called dead `interval + timeout` after the last sign of
+/// life.
 #[derive(Debug)]
 pub struct Keepalive {
     config: KeepaliveConfig,
@@ -49,7 +50,8 @@ impl Keepalive {
         }
     }
 
-    /// Something came; or the link was not read for a while on purpose, and is read again from now on.
+    /// Something came; or the link was not read for a while on purpose, and is read again from now
+    /// on.
     pub fn handle_alive(&mut self, now: Instant) {
         self.heard = now;
         self.pinged = None;

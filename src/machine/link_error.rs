@@ -145,7 +145,8 @@ impl LinkError {
         )
     }
 
-    /// Whether the server closed because a message of this client was too large for it (RFC 6455, 7.4.1).
+    /// Whether the server closed because a message of this client was too large for it (RFC 6455,
+    /// 7.4.1).
     pub(super) fn is_too_large(&self) -> bool {
         let code = crate::protocol::names::CLOSE_TOO_BIG;
         matches!(self, Self::Closed { code: Some(given), .. } if *given == code)
@@ -171,7 +172,8 @@ impl LinkError {
         }
     }
 
-    /// Whether dialling again can help. A refusal that will be repeated, and a broken protocol, are not worth it.
+    /// Whether dialling again can help. A refusal that will be repeated, and a broken protocol, are
+    /// not worth it.
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Resolve { .. }

@@ -238,8 +238,8 @@ impl<P> OutputBuffer<P> {
         }
     }
 
-    /// Leaves the output that no reader has taken to another client (v2). `false`: under this policy
-    /// it counts as taken.
+    /// Leaves the output that no reader has taken to another client (v2). `false`: under this
+    /// policy it counts as taken.
     #[must_use]
     pub fn hand_on(&mut self) -> bool {
         self.handed_on |= matches!(self.policy.overflow, Overflow::Pause { .. });

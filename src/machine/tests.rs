@@ -41,7 +41,8 @@ enum Step {
     Wait(usize),
     Kill(usize),
     Read(usize, StdStream, Speed),
-    /// The link breaks: so many messages of those under way still arrive, and so long it takes until that is noticed.
+    /// The link breaks: so many messages of those under way still arrive, and so long it takes
+    /// until that is noticed.
     Cut {
         up: usize,
         down: usize,
@@ -165,8 +166,8 @@ fn config(cases: u32) -> ProptestConfig {
 proptest! {
     #![proptest_config(config(150))]
 
-    /// The invariants 1 to 3 of the design: everything settles once, nothing is lost and nothing comes twice, and no
-    /// success is told without the word of the server.
+    /// The invariants 1 to 3 of the design: everything settles once, nothing is lost and nothing
+    /// comes twice, and no success is told without the word of the server.
     #[test]
     fn nothing_is_lost_nothing_comes_twice_and_everything_settles(
         seed in any::<u64>(),

@@ -1,4 +1,5 @@
-//! Identifiers: [`SandboxId`] names a sandbox, [`SandboxToken`] opens it, [`ExecId`] names an exec in it.
+//! Identifiers: [`SandboxId`] names a sandbox, [`SandboxToken`] opens it, [`ExecId`] names an exec
+//! in it.
 
 use std::{borrow::Borrow, fmt, sync::Arc};
 

@@ -136,8 +136,8 @@ pub(super) fn print(message: &impl Serialize) -> String {
 
 /// A JSON object that is being printed. Its keys have nothing to escape.
 ///
-/// A derived form costs three times as many instructions, which is 5 % of an exec round trip. So the
-/// messages of a busy link have none.
+/// A derived form costs three times as many instructions, which is 5 % of an exec round trip. So
+/// the messages of a busy link have none.
 pub(super) struct Object(Vec<u8>);
 
 impl Object {

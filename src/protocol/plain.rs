@@ -5,7 +5,8 @@ const LONG: usize = 64;
 /// The same of a short one, as most are.
 const SHORT: usize = 16;
 
-/// How many bytes there are before the next that ends a string, begins an escape, or may not stand in a string.
+/// How many bytes there are before the next that ends a string, begins an escape, or may not stand
+/// in a string.
 pub(super) fn plain_length(bytes: &[u8]) -> usize {
     let (begin, rest) = bytes.split_at(bytes.len().min(LONG));
     let mut plain = plain_blocks::<SHORT>(begin);
@@ -16,7 +17,8 @@ pub(super) fn plain_length(bytes: &[u8]) -> usize {
     plain + plain_length_of_few(&bytes[plain..bytes.len().min(plain + SHORT)])
 }
 
-/// How many bytes there are in the blocks before the first that is not plain as a whole. The compiler looks at many bytes at once.
+/// How many bytes there are in the blocks before the first that is not plain as a whole. The
+/// compiler looks at many bytes at once.
 fn plain_blocks<const LENGTH: usize>(bytes: &[u8]) -> usize {
     let is_plain = |block: &&[u8; LENGTH]| {
         let bytes = block.iter();
@@ -30,7 +32,8 @@ fn plain_blocks<const LENGTH: usize>(bytes: &[u8]) -> usize {
 fn plain_length_of_few(bytes: &[u8]) -> usize {
     const ONES: u64 = u64::from_ne_bytes([0x01; 8]);
     const HIGHS: u64 = u64::from_ne_bytes([0x80; 8]);
-    // The high bit of each byte that is less than `limit`, which is at most 0x80; above the first it may be wrong.
+    // The high bit of each byte that is less than `limit`, which is at most 0x80; above the first
+    // it may be wrong.
     let less = |word: u64, limit: u8| word.wrapping_sub(ONES * u64::from(limit)) & !word & HIGHS;
     let equal = |word: u64, byte: u8| less(word ^ (ONES * u64::from(byte)), 1);
     let (words, last) = bytes.as_chunks::<8>();

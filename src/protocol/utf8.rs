@@ -41,8 +41,8 @@ impl Utf8Decoder {
     }
 }
 
-/// Where bytes can be cut so that no code point is split: the length without a code point that is begun
-/// at the end and that more bytes could complete.
+/// Where bytes can be cut so that no code point is split: the length without a code point that is
+/// begun at the end and that more bytes could complete.
 pub fn utf8_boundary(bytes: &[u8]) -> usize {
     bytes.len() - incomplete_tail(bytes)
 }

@@ -2,7 +2,8 @@
 
 use super::names::SUBPROTOCOL_V2;
 
-/// A version of the protocol, agreed on for each link. See [the specification of v2](crate::protocol_v2).
+/// A version of the protocol, agreed on for each link. See [the specification of
+/// v2](crate::protocol_v2).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Version {
     /// What deployed services speak.
@@ -13,8 +14,8 @@ pub enum Version {
 }
 
 impl Version {
-    /// The version that a `Sec-WebSocket-Protocol` header of an answer selects; v1 for none, and for
-    /// one that was not offered.
+    /// The version that a `Sec-WebSocket-Protocol` header of an answer selects; v1 for none, and
+    /// for one that was not offered.
     pub(crate) fn selected(header: Option<&str>) -> Self {
         match header {
             Some(name) if name.trim() == SUBPROTOCOL_V2 => Self::V2,

@@ -144,7 +144,9 @@ fn data(stream: StdStream, piece: Piece) -> Result<Bytes, Error> {
 ///
 /// A stream counts as a handle of its [`Process`](crate::Process).
 ///
-/// **Cancel safety.** Dropping a read or the stream loses nothing: another stream of the same
+/// # Cancel safety
+///
+/// Dropping a read or the stream loses nothing: another stream of the same
 /// process reads on from there.
 #[must_use = "streams do nothing unless they are polled"]
 pub struct OutputStream {
@@ -230,7 +232,9 @@ impl fmt::Debug for OutputStream {
 /// A process may have other readers at the same time. Each byte goes to one of them; the rest keeps
 /// its order.
 ///
-/// **Cancel safety.** Dropping a read or the stream loses nothing.
+/// # Cancel safety
+///
+/// Dropping a read or the stream loses nothing.
 #[must_use = "streams do nothing unless they are polled"]
 pub struct MergedOutput {
     reader: Reader,

@@ -1,4 +1,5 @@
-//! [`SandboxBuilder`]: the options of a new or existing sandbox, all checked before the first dial.
+//! [`SandboxBuilder`]: the options of a new or existing sandbox. All are checked before the first
+//! dial.
 
 mod open;
 mod options;
@@ -20,12 +21,14 @@ use crate::{
 /// Options of a sandbox. Await the builder to open the sandbox.
 ///
 /// [`Sandbox::create`](crate::Sandbox::create) and [`Sandbox::attach`](crate::Sandbox::attach)
-/// return a builder. Every option takes the builder and returns it. Awaiting the builder fails with
-/// an invalid option before anything is dialled.
+/// return a builder. Each option consumes the builder and returns it. If an option is invalid,
+/// awaiting the builder fails with [`ErrorKind::InvalidOption`](crate::ErrorKind::InvalidOption)
+/// and nothing is dialled.
 ///
-/// Dropping the future of a creation cancels it: if the server has already created the sandbox, the
-/// sandbox is killed, not leaked. Dropping the future of an attach closes the connection; the
-/// sandbox lives on.
+/// # Cancel safety
+///
+/// Dropping the future of a creation cancels it. If the server has already created the sandbox, the
+/// client kills it. Dropping the future of an attach closes the connection; the sandbox lives on.
 #[must_use = "a sandbox is opened when the builder is awaited"]
 #[derive(Clone)]
 pub struct SandboxBuilder<S = NewSandbox> {
@@ -53,21 +56,21 @@ pub struct SandboxBuilder<S = NewSandbox> {
     kill_on_drop: bool,
 }
 
-/// The state of a builder that creates a sandbox, with the options that only a new sandbox has.
+/// The mode of a builder that creates a sandbox. It holds the options that only a new sandbox has.
 #[derive(Clone, Debug)]
 pub struct NewSandbox {
     idle_timeout: Duration,
     configuration: Configuration,
 }
 
-/// The state of a builder that attaches to an existing sandbox.
+/// The mode of a builder that attaches to an existing sandbox.
 #[derive(Clone, Debug)]
 pub struct ExistingSandbox {
     id: SandboxId,
     token: SandboxToken,
 }
 
-/// What a builder opens: [`NewSandbox`] or [`ExistingSandbox`].
+/// The mode of a builder: [`NewSandbox`] or [`ExistingSandbox`].
 pub trait OpenMode: sealed::OpenMode {}
 
 impl OpenMode for NewSandbox {}
@@ -76,7 +79,7 @@ impl OpenMode for ExistingSandbox {}
 mod sealed {
     use crate::{Error, machine::Mode};
 
-    /// What differs between the sandboxes that a builder opens.
+    /// What differs between the modes.
     pub trait OpenMode {
         /// Whether to kill the sandbox if the caller drops the future before it gets a handle.
         const KILL_UNCLAIMED: bool;
@@ -95,22 +98,22 @@ impl SandboxBuilder<NewSandbox> {
         Self::new(url, sandbox)
     }
 
-    /// The time without a running process after which the server deletes the sandbox, or
-    /// checkpoints it. An open connection doesn't keep a sandbox alive. Must be whole seconds, at
-    /// least 1 s. Default: 60 s.
+    /// The idle timeout: after this time without a running process, the server deletes the sandbox,
+    /// or [checkpoints](Self::checkpoint_when_idle) it. An open connection doesn't keep a sandbox
+    /// alive. Must be whole seconds, at least 1 s. Default: 60 s.
     pub fn idle_timeout(mut self, timeout: Duration) -> Self {
         self.sandbox.idle_timeout = timeout;
         self
     }
 
-    /// Whether the sandbox may be checkpointed. Default: no.
+    /// Whether the sandbox may be [checkpointed](crate::Sandbox::checkpoint). Default: no.
     #[doc(alias = "enable_sandbox_checkpoint")]
     pub fn checkpoint(mut self, enable: bool) -> Self {
         self.sandbox.configuration.enable_checkpoint = enable;
         self
     }
 
-    /// Whether an idle sandbox is checkpointed instead of deleted; needs
+    /// Whether the server checkpoints an idle sandbox instead of deleting it. Requires
     /// [`checkpoint`](Self::checkpoint). Default: no.
     #[doc(alias = "enable_idle_timeout_auto_checkpoint")]
     pub fn checkpoint_when_idle(mut self, enable: bool) -> Self {
@@ -119,15 +122,16 @@ impl SandboxBuilder<NewSandbox> {
         self
     }
 
-    /// Whether another instance of the service may take the sandbox over; needs
-    /// [`checkpoint`](Self::checkpoint). Default: no.
+    /// Whether another instance of the service may take over the sandbox when a client attaches
+    /// there. Requires [`checkpoint`](Self::checkpoint). Default: no.
     #[doc(alias = "enable_sandbox_handoff")]
     pub fn handoff(mut self, enable: bool) -> Self {
         self.sandbox.configuration.enable_sandbox_handoff = enable;
         self
     }
 
-    /// The filesystem snapshot to start from. Default: none; the sandbox starts empty.
+    /// The name of the [filesystem snapshot](crate::Sandbox::snapshot_filesystem) to start from.
+    /// Default: none, so the sandbox starts empty.
     #[doc(alias = "filesystem_snapshot_name")]
     pub fn snapshot(mut self, name: impl Into<String>) -> Self {
         self.sandbox.configuration.filesystem_snapshot_name = Some(name.into());
@@ -171,7 +175,7 @@ impl<S> SandboxBuilder<S> {
 }
 
 impl<S: std::fmt::Debug> std::fmt::Debug for SandboxBuilder<S> {
-    /// Shows no header values.
+    /// Doesn't show header values.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("SandboxBuilder")
             .field(

@@ -30,10 +30,10 @@ impl<S: OpenMode> SandboxBuilder<S> {
         Ok(Sandbox::new(addr, opened, kill_on_drop))
     }
 }
-/// A sandbox without a handle yet.
+/// A sandbox that has no handle yet.
 ///
-/// Dropping this kills a new sandbox, at once if it runs, or as soon as it is created. An existing
-/// sandbox lives on; only the connection is closed.
+/// Dropping this kills a new sandbox, as soon as it is created. It only closes the connection of an
+/// existing sandbox.
 struct Unopened {
     addr: Option<Addr<SandboxActor>>,
     kill: bool,

@@ -11,27 +11,28 @@ use crate::{
 };
 
 impl<S> SandboxBuilder<S> {
-    /// Whether to reconnect when the connection of a running sandbox is lost. The client retries
-    /// for up to five minutes, unless [`reconnect_policy`](Self::reconnect_policy) says otherwise.
-    /// Default: no.
+    /// Whether to reconnect when the connection of a running sandbox is lost.
+    /// [`reconnect_policy`](Self::reconnect_policy) sets the delays and the time limit, by default
+    /// five minutes. Default: no.
     ///
-    /// Meanwhile execs, writes to stdin and kills wait for the connection, within their timeouts. A
-    /// checkpoint or a filesystem snapshot fails with [`ErrorKind::WrongState`](crate::ErrorKind)
-    /// and can be retried.
+    /// During a reconnect, execs, writes to stdin and kills wait for the connection, within their
+    /// timeouts. A checkpoint or a filesystem snapshot fails with
+    /// [`ErrorKind::WrongState`](crate::ErrorKind::WrongState) and can be retried later.
     #[doc(alias = "enable_auto_reconnect")]
     pub fn auto_reconnect(mut self, enable: bool) -> Self {
         self.auto_reconnect = enable;
         self
     }
 
-    /// The delays and the time limit of reconnection. Default: [`ReconnectPolicy::default`].
+    /// The delays and the time limit of reconnects, for [`auto_reconnect`](Self::auto_reconnect).
+    /// Default: [`ReconnectPolicy::default`].
     pub fn reconnect_policy(mut self, policy: ReconnectPolicy) -> Self {
         self.policy = policy;
         self
     }
 
-    /// Whether to emit `tracing` events, at the level DEBUG, in one span for the sandbox. They
-    /// never contain output, tokens or headers. Default: no; no events are emitted.
+    /// Whether to emit `tracing` events at the level DEBUG, in one span for the sandbox. They never
+    /// contain output, tokens or headers. Default: no.
     #[doc(alias = "enable_debug")]
     pub fn debug(mut self, enable: bool) -> Self {
         self.debug = enable;
@@ -44,15 +45,16 @@ impl<S> SandboxBuilder<S> {
         self
     }
 
-    /// Adds a header to every connection request, for example `Authorization`. Its value is never
-    /// logged.
+    /// Adds a header, for example `Authorization`, to the HTTP request of every dial. Its value is
+    /// never logged. Default: no additional headers.
     pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.headers.push((name.into(), value.into()));
         self
     }
 
-    /// The source of the bearer token. The client asks it before each dial and sends the token as
-    /// `Authorization: Bearer …`. The token is never logged. Default: no token is sent.
+    /// The source of the bearer token. The client calls it before each dial and sends the token as
+    /// `Authorization: Bearer …`. The token is never logged. Can't be combined with an
+    /// `Authorization` header. Default: none, so no token is sent.
     pub fn bearer_token_source(mut self, source: impl TokenSource) -> Self {
         self.tokens = Some(Arc::new(source));
         self
@@ -62,7 +64,8 @@ impl<S> SandboxBuilder<S> {
     /// from Application Default Credentials (a service account key, the metadata server, or a
     /// developer's own login), and its audience is the service's origin, `https://host`. The caller
     /// needs the role `roles/run.invoker`. Requires `https://` or `wss://`, except for a service on
-    /// this machine. Default: no.
+    /// this machine. Can't be combined with [`bearer_token_source`](Self::bearer_token_source) or
+    /// an `Authorization` header. Default: no.
     ///
     /// See <https://cloud.google.com/run/docs/authenticating/service-to-service>.
     #[cfg(feature = "google-auth")]
@@ -73,8 +76,8 @@ impl<S> SandboxBuilder<S> {
         self
     }
 
-    /// The TLS configuration. The client sets ALPN to HTTP/1.1, which WebSocket needs. Default: a
-    /// configuration that trusts the webpki roots.
+    /// The TLS configuration. The client overrides its ALPN with HTTP/1.1, which WebSocket needs.
+    /// Default: a configuration that trusts the webpki roots.
     #[cfg(feature = "tls")]
     #[cfg_attr(docsrs, doc(cfg(feature = "tls")))]
     pub fn tls_config(mut self, config: rustls::ClientConfig) -> Self {
@@ -82,18 +85,19 @@ impl<S> SandboxBuilder<S> {
         self
     }
 
-    /// The timeout of a dial: DNS lookup, TCP, TLS and WebSocket upgrade together. Default: 10 s.
+    /// The timeout of a dial, which covers DNS lookup, TCP, TLS and WebSocket upgrade together.
+    /// Default: 10 s.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout;
         self
     }
 
-    /// How long to wait, from the open connection, until the server reports that the sandbox runs.
-    /// Default: 60 s.
+    /// How long to wait for the server to report that the sandbox runs, once the connection is
+    /// open. Default: 60 s.
     ///
-    /// Also limits how long the client retries if the service answers 429 or 503. The delays are
-    /// those of [`reconnect_policy`](Self::reconnect_policy), or longer if the service asks for
-    /// that (`Retry-After`).
+    /// This also limits how long the client retries while the service answers the first dial with
+    /// 429 or 503. The delays are those of [`reconnect_policy`](Self::reconnect_policy), or longer
+    /// if the service asks for that (`Retry-After`).
     pub fn create_timeout(mut self, timeout: Duration) -> Self {
         self.timeouts.ready = timeout;
         self
@@ -105,7 +109,7 @@ impl<S> SandboxBuilder<S> {
         self
     }
 
-    /// How long to wait for the server to confirm a kill. Sets the timeout for a process (default:
+    /// How long to wait for the server to confirm a kill. Sets the timeout for processes (default:
     /// 10 s) and for the sandbox (default: 30 s).
     pub fn kill_timeout(mut self, timeout: Duration) -> Self {
         self.timeouts.kill = timeout;
@@ -119,9 +123,10 @@ impl<S> SandboxBuilder<S> {
         self
     }
 
-    /// After `interval` without a message from the server, the client sends a ping. If nothing
-    /// arrives within `timeout` after that, the connection is lost. So a half-open connection is
-    /// detected after `interval` plus `timeout`. Default: 15 s each.
+    /// The health check of the connection. After `interval` without a message from the server, the
+    /// client sends a ping. If nothing arrives within `timeout` after the ping, the client treats
+    /// the connection as lost. So it detects a half-open connection after `interval` plus
+    /// `timeout`. Default: 15 s each.
     pub fn keepalive(mut self, interval: Duration, timeout: Duration) -> Self {
         self.keepalive = KeepaliveConfig { interval, timeout };
         self
@@ -134,22 +139,23 @@ impl<S> SandboxBuilder<S> {
         self
     }
 
-    /// The maximum size of a message from the server, in bytes. At least 1,024. The client refuses
-    /// a larger message by its declared length, before it allocates memory, and ends the session.
-    /// Default: 16 MiB.
+    /// The maximum size of a message from the server, in bytes, at least 1,024. If a message
+    /// declares a greater length, the client ends the session before it allocates memory for the
+    /// message. Default: 16 MiB.
     pub fn max_message_bytes(mut self, bytes: usize) -> Self {
         self.max_message_bytes = bytes;
         self
     }
 
-    /// How much unread output of each process the client buffers, and what happens if there is
-    /// more. Default: 4 MiB, then the process is paused. See [`OutputPolicy`].
+    /// How much unread output of each process the client buffers, and what happens to more.
+    /// Default: the client buffers 4 MiB, then pauses the process. See [`OutputPolicy`].
     pub fn output_policy(mut self, policy: OutputPolicy) -> Self {
         self.output = policy;
         self
     }
 
-    /// The buffer for stdin of each process that is not sent yet, in bytes. While it is full,
+    /// The buffer for each process's stdin, in bytes. It holds input that was not written yet,
+    /// under protocol v2 to the pipe of the process, under v1 to the connection. While it is full,
     /// writes wait. Default: 1 MiB.
     pub fn stdin_budget(mut self, bytes: usize) -> Self {
         self.process.stdin_budget = bytes;
@@ -157,20 +163,23 @@ impl<S> SandboxBuilder<S> {
     }
 
     /// Records the sandbox's connections to this file. Each frame, dial and disconnect is one line
-    /// of JSON. `test_util::Player` can replay the file. Use one file for each sandbox. Default: no
-    /// recording.
+    /// of JSON. `test_util::Player` can replay the file. Each sandbox needs its own file. Default:
+    /// no recording.
     ///
     /// **The file contains code, input and output.** It contains no headers, cookies or bearer
     /// tokens. The sandbox's token is replaced by `recorded-token`, even where the server echoes
-    /// it. The file is created before anything is dialled, and replaces an existing file. On Unix
-    /// its mode is 0600. If the file can't be created, opening the sandbox fails.
+    /// it. The file is created before anything is dialled, and replaces an existing file. On Unix,
+    /// its mode is 0600. If it can't be created, opening the sandbox fails with
+    /// [`ErrorKind::InvalidOption`](crate::ErrorKind::InvalidOption).
     ///
-    /// A dedicated thread writes the file. A session that is faster than the disk is slowed down,
-    /// but waits at most 2 s. If the disk hangs or is full, the *recording* stops with a `tracing`
-    /// warning, and the session continues. While the session is quiet, the file is up to date. The
-    /// recording is complete once its last line is `"dir":"end"`, which is written when the
-    /// sandbox's actors are gone and holds an `error` if the recording stopped early
-    /// (`test_util::Recording::load_complete` waits for it).
+    /// A dedicated thread writes the file. If the session produces data faster than the disk takes
+    /// it, the session waits for the disk, at most 2 s. If the disk hangs or is full, the
+    /// *recording* stops with a `tracing` warning, and the session continues. While the session is
+    /// quiet, the file is up to date.
+    ///
+    /// The recording is complete when its last line is `"dir":"end"`. This line is written when the
+    /// sandbox's actors are gone, and holds an `error` if the recording stopped early.
+    /// `test_util::Recording::load_complete` waits for it.
     ///
     /// ```no_run
     /// # async fn record() -> Result<(), actix_sandbox::Error> {
@@ -189,20 +198,20 @@ impl<S> SandboxBuilder<S> {
         self
     }
 
-    /// Whether to kill the sandbox when the last handle is dropped, also while the thread panics.
-    /// Handles to its processes and their streams count too. Default: no; the sandbox lives until
-    /// its idle timeout.
+    /// Whether to kill the sandbox when its last handle is dropped, even by a panic. Handles to its
+    /// processes and their streams count, too. Default: no; the sandbox lives until its idle
+    /// timeout.
     ///
-    /// The threads of the sandbox's actors send the kill in the background. A program that exits
-    /// right after the drop may exit before the kill is sent, and an actix System stops its actors
-    /// when its main function returns. Call [`Sandbox::kill`](crate::Sandbox::kill) in these cases.
+    /// The kill is sent in the background, by the threads of the sandbox's actors. If the program
+    /// exits right after the drop, it may exit before the kill is sent. An actix System stops its
+    /// actors when its main function returns, with the same result. Call
+    /// [`Sandbox::kill`](crate::Sandbox::kill) in these cases.
     ///
-    /// If the connection is lost at that moment and [auto reconnect](Self::auto_reconnect) is on,
-    /// the sandbox is killed once the connection is back, within
+    /// During a reconnect, the kill waits for the connection, at most for
     /// [`kill_timeout`](Self::kill_timeout). If the connection doesn't come back, the sandbox lives
     /// until its idle timeout. During a checkpoint, the sandbox is killed only if the server
-    /// refuses the checkpoint. Has no effect on [`into_actor`](Self::into_actor), which returns no
-    /// handle.
+    /// refuses the checkpoint. The option has no effect on [`into_actor`](Self::into_actor), which
+    /// returns no handle.
     ///
     /// ```
     /// # #[cfg(all(unix, feature = "server"))]
@@ -226,8 +235,8 @@ impl<S> SandboxBuilder<S> {
         self
     }
 
-    /// The runtime for the sandbox's actors. Default: the current actix System, or without one a
-    /// runtime that the whole process shares.
+    /// The runtime for the sandbox's actors. Default: the current arbiter of an actix System;
+    /// without a System, one runtime for the whole program.
     pub fn runtime(mut self, runtime: &Runtime) -> Self {
         self.runtime = Some(runtime.clone());
         self

@@ -1,4 +1,5 @@
-//! The names of options in the TypeScript and Python clients, for programs that come from there.
+//! Options under their names in the TypeScript and Python clients, for programs that are ported
+//! from there.
 
 use super::{NewSandbox, SandboxBuilder};
 

@@ -1,4 +1,4 @@
-//! The check of all options, before anything is dialled.
+//! Checks all options before anything is dialled.
 
 use std::{sync::Arc, time::Duration};
 
@@ -29,12 +29,15 @@ const RESERVED_HEADERS: &[&str] = &[
 ];
 
 impl<S: OpenMode> SandboxBuilder<S> {
-    /// Returns the actor instead of a handle, for programs that use actors. It dials when it is
-    /// started, and answers [`Open`](crate::actor::Open) when the sandbox runs.
+    /// Returns the actor of the sandbox instead of a handle, for programs that use actors. The
+    /// actor dials when it is started, and answers [`Open`](crate::actor::Open) when the sandbox
+    /// runs.
     ///
     /// # Errors
     ///
-    /// Fails if an option is invalid.
+    /// Fails if the URL or an option is invalid, if the [recording](Self::record_to) can't be
+    /// created, or with [`ErrorKind::Runtime`](crate::ErrorKind::Runtime) if the operating system
+    /// provides no random bytes.
     pub fn into_actor(self) -> Result<SandboxActor, Error> {
         Ok(SandboxActor::new(self.settings()?))
     }
@@ -76,7 +79,7 @@ impl<S: OpenMode> SandboxBuilder<S> {
             .map(|(name, value)| header(name, value))
             .collect::<Result<_, _>>()?;
 
-        // Comes last, so that no file is created if another option is invalid.
+        // This check comes last, so that no file is created if another option is invalid.
         let recorder = match &self.record_to {
             None => None,
             Some(path) => {
@@ -127,7 +130,7 @@ impl<S: OpenMode> SandboxBuilder<S> {
         })
     }
 
-    /// The token source. Fails if the authentication options contradict each other.
+    /// Returns the token source. Fails if the authentication options contradict each other.
     fn token_source(&self, endpoint: &Endpoint) -> Result<Option<Arc<dyn TokenSource>>, Error> {
         #[cfg(feature = "google-auth")]
         let google = self.google;

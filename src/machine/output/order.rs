@@ -7,9 +7,9 @@ use crate::protocol::StdStream::{self, Stderr, Stdout};
 /// Memory for more runs than this is given back when no run is left.
 const KEPT_RUNS: usize = 1024;
 
-/// Runs of bytes of one stream. A run takes four bytes, and the queue may have room for twice as many
-/// runs as it holds. So output that changes its stream with every byte needs at most nine times its
-/// size. That memory is given back when everything was read or dropped.
+/// Runs of bytes of one stream. A run takes four bytes, and the queue may have room for twice as
+/// many runs as it holds. So output that changes its stream with every byte needs at most nine
+/// times its size. That memory is given back when everything was read or dropped.
 #[derive(Debug)]
 pub(super) struct Order {
     /// The stream of the first run. The streams of the runs alternate.

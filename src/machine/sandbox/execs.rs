@@ -1,7 +1,7 @@
 //! The execs of protocol v2: any number at once, each with an id.
 //!
-//! An exec request that was lost with its link is sent again on the next one. A running exec is asked
-//! for on the next link; its process knows where its output stands.
+//! An exec request that was lost with its link is sent again on the next one. A running exec is
+//! asked for on the next link; its process knows where its output stands.
 
 use std::{fmt::Write, time::Instant};
 

@@ -17,11 +17,13 @@ pub(super) struct Kill {
     wanted: bool,
     /// Whether it was sent on this link. Cleared by a refusal, a timeout and the loss of the link.
     sent: bool,
-    /// Whether it was sent on any link, so that its effect is unknown. Cleared when the server refuses it.
+    /// Whether it was sent on any link, so that its effect is unknown. Cleared when the server
+    /// refuses it.
     ever_sent: bool,
     /// The callers that wait for it. Cleared by the answer, a refusal, their timeouts and the end.
     requests: Vec<Pending>,
-    /// Whether no handle is left, or ever was: the sandbox is killed as soon as possible. Never cleared.
+    /// Whether no handle is left, or ever was: the sandbox is killed as soon as possible. Never
+    /// cleared.
     pub(super) abandoned: bool,
     /// When the kill of an abandoned sandbox is no longer waited for. Cleared by the end.
     abandoned_due: Option<Instant>,
@@ -78,8 +80,8 @@ impl Sandbox {
         self.actions.settle(request, result);
     }
 
-    /// No caller got a handle to the sandbox, or can get one: it is killed as soon as the server can be
-    /// asked to, within the timeouts of getting ready and of a kill.
+    /// No caller got a handle to the sandbox, or can get one: it is killed as soon as the server
+    /// can be asked to, within the timeouts of getting ready and of a kill.
     pub fn abandon(&mut self, now: Instant) {
         match self.life.state {
             SandboxState::Creating => self.kill.abandoned = true,

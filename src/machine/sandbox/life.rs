@@ -25,7 +25,8 @@ pub(super) struct Life {
     pub(super) version: Version,
     /// Callers that wait for the sandbox to run. Cleared when it runs or ends.
     opens: Vec<RequestId>,
-    /// When `SANDBOX_RUNNING` is due. Set when a link opens, cleared by the status and with the link.
+    /// When `SANDBOX_RUNNING` is due. Set when a link opens, cleared by the status and with the
+    /// link.
     ready_due: Option<Instant>,
     /// Whether the server has begun to delete the sandbox. Never cleared.
     pub(super) deleting: bool,
@@ -86,8 +87,8 @@ impl Sandbox {
         self.actions.settle(request, result);
     }
 
-    /// The last handle was dropped: the connection is closed. A sandbox that is still being created is
-    /// killed as soon as the server can be asked to.
+    /// The last handle was dropped: the connection is closed. A sandbox that is still being created
+    /// is killed as soon as the server can be asked to.
     pub fn detach(&mut self) {
         match self.life.state {
             SandboxState::Creating if self.life.link.is_some() => self.kill.abandoned = true,
@@ -329,7 +330,8 @@ impl Sandbox {
         }
     }
 
-    /// The server deleted the sandbox. If it checkpointed the idle sandbox first, it does not say so.
+    /// The server deleted the sandbox. If it checkpointed the idle sandbox first, it does not say
+    /// so.
     pub(super) fn deleted(&self) -> SandboxEnd {
         match &self.config.mode {
             Mode::Create(it) if !it.enable_idle_timeout_auto_checkpoint => SandboxEnd::Deleted,

@@ -81,7 +81,8 @@ pub struct SandboxConfig {
     pub timeouts: Timeouts,
     /// How its processes behave.
     pub process: ProcessConfig,
-    /// The beginning of the ids of this client's execs: no other client of the sandbox has the same.
+    /// The beginning of the ids of this client's execs: no other client of the sandbox has the
+    /// same.
     pub exec_prefix: String,
 }
 

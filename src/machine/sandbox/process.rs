@@ -28,8 +28,8 @@ pub struct NewExec<'a> {
     pub options: ExecOptions,
     /// The input.
     pub stdin: Stdin,
-    /// On a server that speaks v1, [wraps](crate::machine::wrap) the code, so that its output tells how
-    /// it ended.
+    /// On a server that speaks v1, [wraps](crate::machine::wrap) the code, so that its output tells
+    /// how it ended.
     pub wrapper: Option<Nonce>,
 }
 
@@ -93,7 +93,8 @@ impl Sandbox {
         self.last_process
     }
 
-    /// The caller stopped waiting for its exec: it is not sent, or the process that it starts is killed.
+    /// The caller stopped waiting for its exec: it is not sent, or the process that it starts is
+    /// killed.
     pub fn cancel_exec(&mut self, request: RequestId) {
         let process = self.execs.starting(request);
         if let Some(process) = process.or_else(|| self.v1.starting(request)) {
@@ -107,8 +108,8 @@ impl Sandbox {
         self.abandon_v1(process);
     }
 
-    /// The owner of the process's machine is gone before the process was settled: it is killed, if the
-    /// server can be told.
+    /// The owner of the process's machine is gone before the process was settled: it is killed, if
+    /// the server can be told.
     pub fn process_gone(&mut self, process: ProcessId) {
         self.abandon_process(process);
         self.kill_exec(process);

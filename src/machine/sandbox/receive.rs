@@ -23,8 +23,8 @@ impl Sandbox {
         }
     }
 
-    /// A frame came over a link. Output, by far the most frequent and never held back, is returned at
-    /// once and still in its frame, with its process: it belongs after all earlier actions.
+    /// A frame came over a link. Output, by far the most frequent and never held back, is returned
+    /// at once and still in its frame, with its process: it belongs after all earlier actions.
     #[must_use]
     pub fn handle_frame_or_output<'a>(
         &mut self,

@@ -16,10 +16,11 @@ const CHECKPOINT: &str = "checkpoint the sandbox";
 pub(super) struct Store {
     /// The checkpoint in progress. Cleared by a refusal, its timeout and the end.
     checkpoint: Option<Pending>,
-    /// The snapshot in progress. Cleared by its answer, its timeout, the loss of the link and the end.
+    /// The snapshot in progress. Cleared by its answer, its timeout, the loss of the link and the
+    /// end.
     snapshot: Option<Pending>,
-    /// Snapshots that are no longer waited for. Their answers may still come, until the server starts
-    /// with the next snapshot.
+    /// Snapshots that are no longer waited for. Their answers may still come, until the server
+    /// starts with the next snapshot.
     late_snapshots: u32,
     /// Whether another client has asked the server for the sandbox. Never cleared.
     pub(super) handing_off: bool,
@@ -61,7 +62,8 @@ impl Sandbox {
 
     /// Stores the sandbox and ends it.
     ///
-    /// Refused if the sandbox was created without that option: a server would end it for the request.
+    /// Refused if the sandbox was created without that option: a server would end it for the
+    /// request.
     pub fn checkpoint(&mut self, request: RequestId, now: Instant) {
         let what = CHECKPOINT;
         let allowed = match &self.config.mode {

@@ -1,4 +1,5 @@
-//! One exec at the client: what its actor does with the machine and with the output, and its readers.
+//! One exec at the client: what its actor does with the machine and with the output, and its
+//! readers.
 
 use std::time::Instant;
 
@@ -46,7 +47,8 @@ pub(super) struct Exec {
     pub(super) claimed: bool,
     /// Nobody will have one.
     pub(super) abandoned: bool,
-    /// It ended for another reason than by the word of the server: it never was, or a peer of another version came.
+    /// It ended for another reason than by the word of the server: it never was, or a peer of
+    /// another version came.
     pub(super) left: bool,
     pub(super) ended: Option<ProcessEnd>,
     pub(super) output_ended: Option<Finish>,

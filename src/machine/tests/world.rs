@@ -453,7 +453,8 @@ impl World {
 
     // ----- the end
 
-    /// The link stays up, everybody reads, and what waits for input or for its end gets it: everything comes to rest.
+    /// The link stays up, everybody reads, and what waits for input or for its end gets it:
+    /// everything comes to rest.
     pub(super) fn finish(&mut self) {
         self.dials_fail = 0;
         if self

@@ -103,7 +103,8 @@ impl ServerMessage {
         Self::read(frame, version).map(|received| received.into_message(frame))
     }
 
-    /// Reads a text frame like [`parse_as`](Self::parse_as), and leaves frequent messages in the frame.
+    /// Reads a text frame like [`parse_as`](Self::parse_as), and leaves frequent messages in the
+    /// frame.
     ///
     /// # Errors
     ///

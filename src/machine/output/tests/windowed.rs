@@ -29,13 +29,15 @@ impl Flood {
         Self::new(64 * KIB, pause())
     }
 
-    /// Bytes that the window has room for, as the server sees it when it hears of everything at once.
+    /// Bytes that the window has room for, as the server sees it when it hears of everything at
+    /// once.
     fn room(&self) -> usize {
         let untaken: usize = self.buffer.untaken().iter().sum();
         WINDOW - untaken
     }
 
-    /// Fills the window, as far as code points of four bytes go; gives how many bytes that were, at most 100 windows.
+    /// Fills the window, as far as code points of four bytes go; gives how many bytes that were, at
+    /// most 100 windows.
     fn flood(&mut self, stream: StdStream) -> usize {
         let before = self.sent;
         while self.room() >= 4 && self.sent - before < 100 * WINDOW {

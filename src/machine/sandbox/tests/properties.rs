@@ -398,7 +398,8 @@ impl World {
         }
     }
 
-    /// Does what the machines want; what goes between sandbox and connection stays in the mailboxes.
+    /// Does what the machines want; what goes between sandbox and connection stays in the
+    /// mailboxes.
     fn act(&mut self) {
         loop {
             if let Some(action) = self.sandbox.poll_action() {
@@ -568,7 +569,8 @@ impl World {
         }
     }
 
-    /// The last handle goes, the network is silent, and time passes: everything must come to its end.
+    /// The last handle goes, the network is silent, and time passes: everything must come to its
+    /// end.
     fn finish(&mut self) {
         self.deliver();
         self.ask(Step::Detach);

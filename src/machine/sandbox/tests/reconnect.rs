@@ -344,8 +344,8 @@ fn nothing_but_running_arms_the_connection() {
     }
 }
 
-/// `SANDBOX_RUNNING` on a link that runs says that there is nothing to go on with. It is about the process that was asked for, and
-/// not about one that has begun since.
+/// `SANDBOX_RUNNING` on a link that runs says that there is nothing to go on with. It is about the
+/// process that was asked for, and not about one that has begun since.
 #[test]
 fn a_process_started_after_the_resumed_one_is_answered() {
     let mut fixture = Fixture::executing();

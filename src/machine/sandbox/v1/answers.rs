@@ -1,4 +1,5 @@
-//! Protocol v1: what the server and the connection say about the exec of the sandbox, its timeouts and end.
+//! Protocol v1: what the server and the connection say about the exec of the sandbox, its timeouts
+//! and end.
 
 use std::time::{Duration, Instant};
 
@@ -125,8 +126,8 @@ impl Sandbox {
         }
     }
 
-    /// The sandbox runs on a new link. The server sends the output of the exec only when asked to, and
-    /// must not be asked when there is none.
+    /// The sandbox runs on a new link. The server sends the output of the exec only when asked to,
+    /// and must not be asked when there is none.
     pub(in crate::machine::sandbox) fn resume_v1(&mut self) {
         self.v1.resuming = self.process();
         if let Some(leftover) = &mut self.v1.leftover {
@@ -144,7 +145,8 @@ impl Sandbox {
         }
     }
 
-    /// `SANDBOX_RUNNING` on a link that runs: a v2 server answers a `reconnect` of v1 so if it has no exec.
+    /// `SANDBOX_RUNNING` on a link that runs: a v2 server answers a `reconnect` of v1 so if it has
+    /// no exec.
     pub(in crate::machine::sandbox) fn handle_nothing_to_resume(&mut self) {
         // An exec that has begun since is another one.
         if let Some(resuming) = self.v1.resuming.take()

@@ -1,12 +1,14 @@
 //! What protocol v1 lacks, and how the client makes up for it.
 //!
-//! - **An exec has no id**, so one runs at a time. A further exec is refused while a process runs. It
-//!   waits, within its timeout, for a process that is being killed (after a cancelled `run` no handle to
-//!   that process is left, so the caller could not wait for its end), and for a lost link.
-//! - **Answers name no request.** The answers to kills are counted. A `DONE` also follows a refused exec.
-//! - **A lost answer does not come again.** What an exec may have started whose answer was lost with its
-//!   link is killed after the outage. Until then the next exec waits: a server refuses a second process
-//!   while the first is dying.
+//! - **An exec has no id**, so one runs at a time. A further exec is refused while a process runs.
+//!   It waits, within its timeout, for a process that is being killed (after a cancelled `run` no
+//!   handle to that process is left, so the caller could not wait for its end), and for a lost
+//!   link.
+//! - **Answers name no request.** The answers to kills are counted. A `DONE` also follows a refused
+//!   exec.
+//! - **A lost answer does not come again.** What an exec may have started whose answer was lost
+//!   with its link is killed after the outage. Until then the next exec waits: a server refuses a
+//!   second process while the first is dying.
 //! - **An error and its reason are two messages.** The error waits for its reason.
 //!
 //! | file | |
@@ -34,19 +36,20 @@ pub(super) const MAX_KILLS: usize = 64;
 
 #[derive(Debug, Default)]
 pub(super) struct V1 {
-    /// The exec of the sandbox. Set when its request is sent; cleared when it ended, was refused, or its
-    /// answer was lost.
+    /// The exec of the sandbox. Set when its request is sent; cleared when it ended, was refused,
+    /// or its answer was lost.
     exec: Option<Exec>,
-    /// The exec that was not sent yet, and the frame of its request. Cleared when it is sent or refused.
+    /// The exec that was not sent yet, and the frame of its request. Cleared when it is sent or
+    /// refused.
     queued: Option<(Exec, String)>,
-    /// Whose kills the next answers are for. Survives the link, as a server keeps answers for the next:
-    /// an answer too many that is expected costs little, but one that is not expected would be taken for
-    /// the end of a later process.
+    /// Whose kills the next answers are for. Survives the link, as a server keeps answers for the
+    /// next: an answer too many that is expected costs little, but one that is not expected would
+    /// be taken for the end of a later process.
     pub(super) kills: VecDeque<ProcessId>,
     /// The process that was last killed. Cleared if the server refuses that kill.
     dying: Option<ProcessId>,
-    /// What an exec may have started whose answer was lost. Cleared when that was killed, or when the
-    /// next exec has waited for too long.
+    /// What an exec may have started whose answer was lost. Cleared when that was killed, or when
+    /// the next exec has waited for too long.
     leftover: Option<Leftover>,
     /// The process whose output was asked for on this link. Cleared when the server answers.
     resuming: Option<ProcessId>,
@@ -276,8 +279,8 @@ impl Sandbox {
         }
     }
 
-    /// The kill of a process came to nothing. If no caller can try again, the sandbox does not wait for
-    /// its end: the server decides whether it runs another.
+    /// The kill of a process came to nothing. If no caller can try again, the sandbox does not wait
+    /// for its end: the server decides whether it runs another.
     fn drop_abandoned(&mut self, process: ProcessId) {
         let exec = &mut self.v1.exec;
         let is_it = |it: &mut Exec| {
@@ -288,7 +291,8 @@ impl Sandbox {
         }
     }
 
-    /// The process ended by its own account, for example because it was killed and `DONE` never came.
+    /// The process ended by its own account, for example because it was killed and `DONE` never
+    /// came.
     pub fn process_ended(&mut self, process: ProcessId) {
         if let Some(exec) = self.v1.exec.take_if(|exec| exec.process == process) {
             let what = "run the code";
