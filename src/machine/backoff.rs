@@ -1,12 +1,13 @@
-//! [`Backoff`]: when to try again. Exponential, capped, spread by jitter, bounded in number and time.
+//! [`Backoff`]: the delays between attempts. Exponential with a cap and jitter, bounded in number
+//! and time.
 
 use std::time::{Duration, Instant};
 
-/// How a lost link is dialled again.
+/// When a lost connection is dialled again, and when the client gives up.
 ///
-/// The delay before attempt *n* is `initial * factor^(n-1)`, at most `max`, and then made shorter
-/// at random by up to the fraction `jitter`, so that many clients that lose a server together do
-/// not come back together.
+/// The delay before attempt *n* is `initial * factor^(n-1)`, at most `max`. Then it is reduced at
+/// random, by up to the fraction `jitter`, so that clients that lose a server at the same time
+/// don't all reconnect at the same time.
 ///
 /// ```
 /// use std::time::Duration;
@@ -17,20 +18,25 @@ use std::time::{Duration, Instant};
 /// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct ReconnectPolicy {
-    /// Delay before the first attempt, before jitter. Default: 200 ms.
+    /// The delay before the first attempt, before jitter. Must be longer than zero. Default: 200
+    /// ms.
     pub initial: Duration,
-    /// Longest delay, unless the server asks for a longer one (`Retry-After`). At most 5 minutes of
-    /// that count, and never more than what is left of `max_elapsed`. Default: 10 s.
+    /// The maximum delay, before jitter. Must be longer than zero. If the server asks for a longer
+    /// delay (`Retry-After`), the client waits that long, at most 5 minutes and at most what is
+    /// left of `max_elapsed`. Default: 10 s.
     pub max: Duration,
-    /// Growth of the delay from one attempt to the next. Default: 2. Less than 1 counts as 1.
+    /// The factor by which the delay grows from one attempt to the next. Less than 1 counts as 1.
+    /// Default: 2.
     pub factor: f64,
-    /// Fraction of the delay, from 0 to 1, that chance may take away. Default: 0.5.
+    /// The maximum fraction, from 0 to 1, by which a delay is reduced at random. Default: 0.5.
     pub jitter: f64,
-    /// Most attempts in a row. Default: no limit.
+    /// The maximum number of attempts. Default: no limit.
     pub max_attempts: Option<u32>,
-    /// Longest time from the loss of the link to the last attempt. Default: 5 minutes.
+    /// The maximum time from the loss of the connection to the last attempt. `None`: no limit.
+    /// Default: 5 minutes.
     pub max_elapsed: Option<Duration>,
-    /// How long a link must last for the counting to start anew. Default: 10 s.
+    /// How long a connection must last before its loss resets the count of attempts and the elapsed
+    /// time. Default: 10 s.
     pub stable_after: Duration,
 }
 
@@ -68,10 +74,10 @@ impl ReconnectPolicy {
     }
 }
 
-/// Longest wait that a server can ask for: a `Retry-After` of years is a mistake or an attack.
+/// The maximum delay that a server can ask for: a `Retry-After` of years is a mistake or an attack.
 const MAX_ASKED: Duration = Duration::from_secs(300);
 
-/// Counts attempts under a [`ReconnectPolicy`]. Time and the seed of chance are arguments.
+/// Counts attempts under a [`ReconnectPolicy`]. Time and the seed of the jitter are arguments.
 #[derive(Debug)]
 pub struct Backoff {
     policy: ReconnectPolicy,
@@ -81,7 +87,7 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// A counter that starts with no attempts. The same seed gives the same delays.
+    /// Creates a counter without attempts. The same seed gives the same delays.
     pub fn new(policy: ReconnectPolicy, seed: u64) -> Self {
         Self {
             policy,
@@ -91,7 +97,7 @@ impl Backoff {
         }
     }
 
-    /// Attempts since the counting last started anew.
+    /// The number of attempts since the last reset.
     pub fn attempts(&self) -> u32 {
         self.attempts
     }
@@ -105,10 +111,10 @@ impl Backoff {
         Some(longest.saturating_sub(elapsed))
     }
 
-    /// How long to wait before the next attempt, or `None` when the policy gives up.
+    /// Returns the delay before the next attempt, or `None` if the policy gives up.
     ///
-    /// The delay is at least `asked`, the time that the server asks clients to wait, of which
-    /// 5 minutes count.
+    /// `asked` is the delay that the server asks for. The returned delay is at least that long, or
+    /// at least 5 minutes if the server asks for more.
     pub fn next(&mut self, asked: Duration, now: Instant) -> Option<Duration> {
         self.since.get_or_insert(now);
         let attempt = self.attempts.saturating_add(1);
@@ -125,7 +131,7 @@ impl Backoff {
         Some(delay)
     }
 
-    /// A link that was good is lost: the counting starts anew if it lasted long enough.
+    /// Records how long a lost link had lasted. If it was long enough, the count is reset.
     pub fn link_lasted(&mut self, lasted: Duration) {
         if lasted >= self.policy.stable_after {
             self.attempts = 0;
@@ -133,7 +139,7 @@ impl Backoff {
         }
     }
 
-    /// The next number of the sequence, from 0 to 1 (SplitMix64, Steele et al. 2014).
+    /// Returns the next pseudo-random number from 0 to 1 (SplitMix64, Steele et al. 2014).
     fn chance(&mut self) -> f64 {
         self.random = self.random.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.random;

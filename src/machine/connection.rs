@@ -1,4 +1,4 @@
-//! [`Connection`]: dialling, open, backing off, closed. The supervisor of one link at a time.
+//! [`Connection`]: dials, supervises one link at a time, backs off and closes.
 
 use std::{
     collections::VecDeque,
@@ -8,31 +8,30 @@ use std::{
 use super::{Backoff, LinkError, ReconnectPolicy, later};
 use crate::protocol::Version;
 
-/// The number of a link. What a link delivers is tagged with it, so that a late event of a dead
-/// link is ignored.
+/// The number of a link. Everything that a link delivers is tagged with its number, so that late
+/// events of a dead link are ignored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Epoch(pub u64);
 
 /// How a [`Connection`] behaves.
 #[derive(Clone, Debug)]
 pub struct ConnectionConfig {
-    /// Whether a lost link is dialled again once the sandbox has run on it.
+    /// Whether to dial again after the loss of a link on which the sandbox ran.
     pub auto_reconnect: bool,
-    /// How it is dialled again.
+    /// The delays and limits of dialling again.
     pub policy: ReconnectPolicy,
-    /// Longest time for which the first link is dialled again while the server says that it is
-    /// busy.
+    /// How long to retry the first dial while the server reports that it is busy.
     pub busy_timeout: Duration,
-    /// How long the peer may take to answer a close frame.
+    /// How long to wait for the peer's answer to a close frame.
     pub close_timeout: Duration,
-    /// Seed of the jitter.
+    /// The seed of the jitter.
     pub seed: u64,
 }
 
-/// Where a connection stands.
+/// The state of a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ConnectionState {
-    /// Nothing was asked of it yet.
+    /// The connection has not been started.
     Idle,
     /// A link is being dialled.
     Dialling(Epoch),
@@ -43,57 +42,57 @@ pub enum ConnectionState {
         /// When the next attempt is due.
         until: Instant,
     },
-    /// The close handshake is under way.
+    /// The close handshake is in progress.
     Closing {
         /// The link being closed.
         epoch: Epoch,
-        /// When it is dropped instead.
+        /// When to drop the link if the peer hasn't answered.
         until: Instant,
     },
-    /// Nothing more will happen.
+    /// The connection is closed for good.
     Closed,
 }
 
-/// What a sandbox asks of its connection.
+/// A command of a sandbox to its connection.
 #[derive(Clone, Debug, PartialEq)]
 pub enum LinkCommand {
-    /// The sandbox runs on this link. From now on a lost link is dialled again, if
+    /// The sandbox runs on this link. From now on, a lost link is dialled again if
     /// [`auto_reconnect`](ConnectionConfig::auto_reconnect) is set.
     Confirm(Epoch),
-    /// From now on a loss is final. An attempt that is already scheduled is still made.
+    /// From now on, a loss is final. An attempt that is already scheduled is still made.
     DisableReconnect,
-    /// The server does not let the sandbox be used on this link yet: drop it and dial again later.
+    /// The sandbox can't be used on this link yet: drop the link and dial again later.
     Refuse(Epoch, LinkError),
-    /// Close the connection: with a handshake where a link is open, at once otherwise.
+    /// Close the connection. An open link is closed with a handshake.
     Close,
 }
 
-/// What a connection tells its sandbox.
+/// A report of a connection to its sandbox.
 #[derive(Clone, Debug, PartialEq)]
 pub enum LinkFact {
     /// A link is open and speaks this version.
     Opened(Epoch, Version),
-    /// The link is lost, and another attempt follows after the delay.
+    /// The link was lost, and the connection dials again after the delay.
     Reconnecting {
         /// The number of the attempt, from 1.
         attempt: u32,
-        /// How long until the attempt.
+        /// The delay before the attempt.
         delay: Duration,
         /// Why the link was lost.
         cause: LinkError,
     },
-    /// The link is lost for good.
+    /// The link was lost, and the connection does not dial again.
     Lost {
         /// Why the last link was lost, or the last dial failed.
         cause: LinkError,
-        /// How many attempts were made to get it back.
+        /// The number of attempts to dial again.
         attempts: u32,
     },
     /// The connection was closed on request.
     Closed,
 }
 
-/// What a [`Connection`] wants done.
+/// An action for the owner of a [`Connection`] to perform.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ConnectionAction {
     /// Dial a link with this number.
@@ -102,7 +101,7 @@ pub enum ConnectionAction {
     Drop(Epoch),
     /// Close the link with a handshake.
     Close(Epoch),
-    /// Tell the sandbox.
+    /// Report this to the sandbox.
     Tell(LinkFact),
 }
 
@@ -123,7 +122,7 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// A connection that does nothing yet.
+    /// Creates a connection, which does nothing until [`start`](Self::start).
     pub fn new(config: ConnectionConfig) -> Self {
         let backoff = Backoff::new(config.policy.clone(), config.seed);
         let first = ReconnectPolicy {
@@ -143,7 +142,7 @@ impl Connection {
         }
     }
 
-    /// Where the connection stands.
+    /// The state of the connection.
     pub fn state(&self) -> &ConnectionState {
         &self.state
     }
@@ -160,7 +159,7 @@ impl Connection {
         }
     }
 
-    /// Does what the sandbox asks.
+    /// Handles a command of the sandbox.
     pub fn handle_command(&mut self, command: LinkCommand, now: Instant) {
         match command {
             LinkCommand::Confirm(epoch) if self.state == ConnectionState::Open(epoch) => {
@@ -220,7 +219,7 @@ impl Connection {
         }
     }
 
-    /// Time has passed.
+    /// Handles the passage of time.
     pub fn handle_timeout(&mut self, now: Instant) {
         match self.state {
             ConnectionState::BackingOff { until } if now >= until => self.dial(),
@@ -242,7 +241,7 @@ impl Connection {
         }
     }
 
-    /// What to do now.
+    /// The next action to perform.
     pub fn poll_action(&mut self) -> Option<ConnectionAction> {
         self.actions.pop_front()
     }
@@ -265,10 +264,11 @@ impl Connection {
         }
         let asked = cause.retry_after().unwrap_or_default();
         let backoff = match &mut self.first {
-            // Fails at once if the server asks to wait for longer than the caller does.
+            // Gives up at once if the server asks for a longer delay than the caller allows.
             Some(first) if cause.is_busy() => Some((first, asked)),
             _ if self.reconnect && cause.is_retryable() => {
-                // The sandbox may be lost: make a last attempt, even if it is too early.
+                // If the server asks for more time than is left, make a last attempt earlier,
+                // because otherwise the sandbox would be lost.
                 let left = self.backoff.time_left(now).unwrap_or(asked);
                 Some((&mut self.backoff, asked.min(left)))
             }

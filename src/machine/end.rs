@@ -9,19 +9,19 @@ use crate::protocol::Status;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SandboxState {
-    /// It is being created.
+    /// The sandbox is being created.
     Creating,
-    /// It is being attached to, or restored.
+    /// The client attaches to the sandbox, which may have to be restored.
     Attaching,
-    /// It is ready.
+    /// The sandbox is ready for requests.
     Running,
-    /// The link is lost and is being dialled again. The sandbox may still run.
+    /// The link is lost, and the client dials again. The sandbox may still run.
     Reconnecting,
-    /// It is being checkpointed. Then the server ends it.
+    /// The sandbox is being checkpointed. After that, the session ends.
     Checkpointing,
-    /// It is being killed.
+    /// The sandbox is being killed.
     Killing,
-    /// It has ended.
+    /// The sandbox, or this client's session with it, has ended.
     Ended(SandboxEnd),
 }
 
@@ -39,54 +39,55 @@ impl fmt::Display for SandboxState {
     }
 }
 
-/// Why a sandbox is over for this client.
+/// Why a sandbox, or this client's session with it, ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SandboxEnd {
-    /// It was killed, and the server confirmed it.
+    /// A client killed the sandbox, and the server confirmed the kill.
     Killed,
-    /// It was checkpointed; attach to it to go on.
+    /// The sandbox was checkpointed. Attach to it to resume it.
     Checkpointed,
-    /// Another client took it over.
+    /// Another client took over the sandbox.
     HandedOff,
-    /// The server deleted it, usually because it was idle too long.
+    /// The server deleted the sandbox, usually because it was idle for too long.
     Deleted,
-    /// As [`Deleted`](Self::Deleted), but the server may have checkpointed it first: the sandbox
-    /// was created with `enable_idle_timeout_auto_checkpoint`, or it was attached to and its
-    /// options are not known. Attach to it to find out.
+    /// Like [`Deleted`](Self::Deleted), but the server may have checkpointed the sandbox first: it
+    /// was created with `checkpoint_when_idle`, or this client attached to it and doesn't know its
+    /// options. Attach to it to find out.
     MaybeCheckpointed,
     /// The server reported an error that ends the session. After `SANDBOX_ERROR` and
-    /// `SANDBOX_CHECKPOINT_ERROR` the sandbox may live on; attach to it to find out.
+    /// `SANDBOX_CHECKPOINT_ERROR`, the sandbox may still run. Attach to it to find out.
     Failed {
-        /// The status.
+        /// The error status.
         status: Status,
         /// The server's own reason.
         reason: Option<String>,
     },
-    /// The link was lost and not got back. The sandbox itself may still live on the server.
+    /// The link was lost and could not be re-established. The sandbox may still run on the server.
     LinkLost {
-        /// What happened last.
+        /// Why the link was lost, or why the last dial failed.
         cause: LinkError,
-        /// Attempts that were made to get the link back.
+        /// The number of attempts to dial again.
         attempts: u32,
     },
-    /// The server didn't report the sandbox as ready in time.
+    /// The server did not report in time that the sandbox runs.
     NotReady {
-        /// What was waited for, and how long.
+        /// The status that the client expected, and the timeout.
         waited: String,
     },
-    /// The sandbox lives, but a process in it ended with the sandbox's life on another server, or
-    /// was forgotten (protocol v2). Only processes end by this.
+    /// The sandbox still exists, but the server doesn't have the process any more, for example
+    /// because the sandbox moved to another server. Only in [`ProcessEnd::SandboxLost`].
     ProcessLost {
         /// The server's own reason.
         reason: Option<String>,
     },
-    /// Every handle was dropped, or the sandbox was closed. It may still live on the server.
+    /// The client closed the connection, usually because every handle was dropped. The sandbox may
+    /// still run on the server.
     Closed,
 }
 
 impl SandboxEnd {
-    /// Whether a later attach may find the sandbox again.
+    /// Whether the sandbox may still exist, so that attaching to it may succeed.
     pub fn is_reattachable(&self) -> bool {
         matches!(
             self,
@@ -99,7 +100,8 @@ impl SandboxEnd {
         ) || self.is_session_failure()
     }
 
-    /// Whether the server reported an error that ends the session and says nothing of the sandbox.
+    /// Whether the server reported an error that ends the session and doesn't tell whether the
+    /// sandbox still runs.
     fn is_session_failure(&self) -> bool {
         matches!(
             self,
@@ -110,13 +112,14 @@ impl SandboxEnd {
         )
     }
 
-    /// Whether the sandbox may still run, or may be restored without this client's doing: the
-    /// server did not say that it is gone. A kill is no success then.
+    /// Whether the sandbox may still run, or may be restored by another client, because the server
+    /// did not report that it is gone. In that case, a kill is not confirmed.
     pub(super) fn may_live(&self) -> bool {
         match self {
             Self::Killed | Self::Checkpointed | Self::Deleted => false,
-            // The server creates nothing, or deletes the sandbox. Another fatal error ends the
-            // session alone; `SANDBOX_NOT_FOUND` speaks for one instance of the service.
+            // With these two statuses, the server creates no sandbox or deletes it. Every other
+            // fatal status only ends the session. `SANDBOX_NOT_FOUND` may hold for one instance of
+            // the service only.
             Self::Failed { status, .. } => !matches!(
                 status,
                 Status::SandboxCreationError | Status::SandboxLockRenewalError
@@ -130,8 +133,8 @@ impl SandboxEnd {
         }
     }
 
-    /// Whether the server said that this client has nothing left to kill: the sandbox is gone, is
-    /// stored, or belongs to another client now. A kill asked for after that succeeds.
+    /// Whether this client has nothing left to kill, because the sandbox is gone, is checkpointed,
+    /// or belongs to another client. A later kill succeeds at once.
     pub(super) fn leaves_nothing_to_kill(&self) -> bool {
         !self.may_live() || matches!(self, Self::HandedOff | Self::MaybeCheckpointed)
     }
@@ -152,7 +155,7 @@ impl fmt::Display for SandboxEnd {
             ),
             Self::Failed { status, reason } => match (reason, status) {
                 (Some(reason), _) => write!(f, "{}: {reason}", status.as_str()),
-                // What the server sends no reason with.
+                // The server sends no reason with these statuses.
                 (None, Status::SandboxNotFound) => f.write_str(
                     "no sandbox has this id (SANDBOX_NOT_FOUND): it was killed or deleted, \
                      or the id is of another service",
@@ -185,33 +188,33 @@ impl fmt::Display for SandboxEnd {
 
 /// How a process ended.
 ///
-/// A non-zero exit code is not an [`Error`](std::error::Error), and neither is a lost sandbox: then
-/// it is unknown whether and how the process ended.
+/// Neither a non-zero exit code nor a lost sandbox is an [`Error`](std::error::Error).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ProcessEnd {
-    /// It exited with this code. Protocol v1 reports it only with
+    /// The process exited with this code. Under protocol v1, only reported with
     /// `Command::wrap_for_v1`.
     Exited(i32),
-    /// This signal ended it. Protocol v1 reports it only with `Command::wrap_for_v1`.
+    /// A signal with this number ended the process. Under protocol v1, only reported with
+    /// `Command::wrap_for_v1`.
     Signaled(i32),
-    /// It was killed: this client or the server asked for a kill while it ran, and the server
-    /// confirmed its end.
+    /// A client or the server killed the process, or the process was killed with its sandbox.
     Killed,
-    /// It exceeded its time limit and was killed. Protocol v1 never reports it.
+    /// The process exceeded its time limit, and the server killed it. Never reported under protocol
+    /// v1.
     TimedOut,
     /// The sandbox was lost while the process ran. Whether and how the process ended is unknown.
     SandboxLost {
-        /// Why the sandbox is over.
+        /// Why the sandbox, or the process in it, was lost.
         end: SandboxEnd,
     },
-    /// The server said that it ended, but not how. Protocol v1 says no more, except with
-    /// `Command::wrap_for_v1`.
+    /// The process ended, but the server did not report how. Under protocol v1, every process ends
+    /// like this, unless it was killed or `Command::wrap_for_v1` is set.
     Unknown,
 }
 
 impl ProcessEnd {
-    /// Whether the server said that the process ended. `false` if the sandbox was lost.
+    /// Whether the process is known to have ended. `false` if the sandbox was lost.
     pub fn is_confirmed(&self) -> bool {
         !matches!(self, Self::SandboxLost { .. })
     }
@@ -221,7 +224,8 @@ impl ProcessEnd {
         matches!(self, Self::Exited(0))
     }
 
-    /// The exit code. `None` if the process did not exit by itself, or the server did not say.
+    /// The exit code. `None` if the process did not exit by itself, or if the server did not report
+    /// how it ended.
     pub fn code(&self) -> Option<i32> {
         match self {
             Self::Exited(code) => Some(*code),
@@ -229,8 +233,9 @@ impl ProcessEnd {
         }
     }
 
-    /// The signal that ended the process, if it was not [`Killed`](Self::Killed) or
-    /// [`TimedOut`](Self::TimedOut) by the server. `None` if the server did not say.
+    /// The number of the signal that ended the process. `None` for [`Killed`](Self::Killed) and
+    /// [`TimedOut`](Self::TimedOut), if the process exited, or if the server did not report how it
+    /// ended.
     pub fn signal(&self) -> Option<i32> {
         match self {
             Self::Signaled(signal) => Some(*signal),

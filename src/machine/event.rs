@@ -1,17 +1,17 @@
-//! [`SandboxEvent`]: what happens to a sandbox, for whoever subscribes.
+//! [`SandboxEvent`]: what subscribers learn about a sandbox.
 
 use std::time::Duration;
 
 use super::{LinkError, ProcessEnd, ProcessId, SandboxEnd, SandboxState};
 use crate::protocol::{SandboxId, Status};
 
-/// Something happened to a sandbox.
+/// An event of a sandbox, for subscribers.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum SandboxEvent {
     /// The server gave the sandbox its id.
     Created {
-        /// The id.
+        /// The id of the sandbox.
         sandbox_id: SandboxId,
     },
     /// The state of the sandbox changed.
@@ -20,19 +20,19 @@ pub enum SandboxEvent {
     Status {
         /// The status.
         status: Status,
-        /// The server's own reason, with an error status.
+        /// The reason in the server's words, if the status is an error.
         reason: Option<String>,
     },
-    /// An error text from the server that belongs to no status.
+    /// An error message of the server that belongs to no status.
     Reason(String),
-    /// The server sent an event that this version does not know.
+    /// The server sent an event that this version of the crate doesn't know.
     UnknownEvent {
-        /// Its name, where it has one.
+        /// The name of the event, if it has one.
         event: Option<String>,
     },
-    /// Output came that belongs to no process of this client.
+    /// Output arrived that belongs to no process of this client. It was dropped.
     StrayOutput {
-        /// How many bytes.
+        /// The number of bytes.
         bytes: usize,
     },
     /// A process started.
@@ -43,32 +43,33 @@ pub enum SandboxEvent {
         process: ProcessId,
         /// How.
         end: ProcessEnd,
-        /// Bytes of stdin that were accepted and never sent.
+        /// The number of bytes of stdin that were accepted but never sent.
         stdin_unsent: usize,
     },
-    /// The link is lost, or the server is too busy for the first one; another attempt follows.
+    /// The link was lost, or the server was too busy for the first dial. The client will dial
+    /// again.
     Reconnecting {
         /// The number of the attempt, from 1.
         attempt: u32,
-        /// How long until it.
+        /// The delay before this attempt.
         delay: Duration,
-        /// What happened.
+        /// Why the link was lost, or why the last dial failed.
         cause: LinkError,
     },
     /// The link is back and the sandbox runs.
     Reconnected,
-    /// The link is lost for good.
+    /// The client does not dial again, so the loss of the link is final.
     GaveUp {
-        /// What happened last.
+        /// Why the link was lost, or why the last dial failed.
         cause: LinkError,
-        /// Attempts that were made.
+        /// The number of attempts.
         attempts: u32,
     },
-    /// The sandbox is over. The last event.
+    /// The sandbox, or this client's session with it, has ended. This is the last event.
     Ended(SandboxEnd),
-    /// The subscriber was too slow, and this many events before this one were not delivered.
+    /// The subscriber was too slow, so earlier events were dropped.
     Lagged {
-        /// How many.
+        /// The number of dropped events.
         missed: u64,
     },
 }

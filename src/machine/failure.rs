@@ -1,56 +1,56 @@
-//! [`Failure`]: why a request was not granted, and what is known of its effect.
+//! [`Failure`]: why a request failed, and whether it took effect.
 
 use std::time::Duration;
 
 use super::{SandboxEnd, SandboxState};
 use crate::protocol::Status;
 
-/// What is known of the effect of a request that failed.
+/// Whether a failed request took effect on the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Effect {
-    /// It did not take effect: it was refused, or never left.
+    /// The request did not take effect: the server refused it, or the client never sent it.
     NotApplied,
-    /// It took effect, though the answer is an error: the code ran, and its output was lost, or
-    /// its exit code was not 0.
+    /// The request took effect, although the call returned an error. For example, the code ran, but
+    /// its output was lost or its exit code was not 0.
     Applied,
-    /// It was sent and no answer came, or it may still be sent.
+    /// The client can't know: it sent the request and got no answer, or may still send it.
     Unknown,
 }
 
-/// Why a request was not granted.
+/// Why a request failed. `what` names the request, as in "cannot {what}".
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Failure {
     /// The sandbox could not be created or attached to.
     #[error("cannot open the sandbox: {}", match end { SandboxEnd::LinkLost { cause, .. } => cause as &dyn std::fmt::Display, end => end })]
     NotOpened {
-        /// What happened instead.
+        /// Why opening failed.
         end: SandboxEnd,
     },
-    /// The sandbox is not in a state that allows it.
+    /// The state of the sandbox doesn't allow the request.
     #[error("cannot {what}: the sandbox is {state}")]
     WrongState {
         /// What was asked for.
         what: &'static str,
-        /// The state.
+        /// The state of the sandbox.
         state: SandboxState,
     },
-    /// A process runs, and this version of the protocol runs one at a time.
+    /// Another process runs, and protocol v1 allows only one at a time.
     #[error("cannot {what}: a process is running in the sandbox; wait for it or kill it first")]
     ProcessRunning {
         /// What was asked for.
         what: &'static str,
     },
-    /// The server speaks a version of the protocol that cannot do it.
+    /// The server speaks protocol v1, which can't express the request.
     #[error("cannot {what}: the server speaks protocol v1, which has no {feature}")]
     Unsupported {
         /// What was asked for.
         what: &'static str,
-        /// What the version lacks.
+        /// The feature that v1 lacks.
         feature: &'static str,
     },
-    /// The sandbox was created without the option that this needs. Nothing was sent.
+    /// The sandbox was created without the option that the request needs. Nothing was sent.
     #[error(
         "cannot {what}: the sandbox was created without `.checkpoint(true)` (`{option}`); turn that on \
          when it is created"
@@ -58,7 +58,7 @@ pub enum Failure {
     NotEnabled {
         /// What was asked for.
         what: &'static str,
-        /// The option.
+        /// The name of the option.
         option: &'static str,
     },
     /// The process, or this client, has closed its stdin.
@@ -73,28 +73,28 @@ pub enum Failure {
         /// What was asked for.
         what: &'static str,
     },
-    /// The same request is already under way.
+    /// The same request is already in progress.
     #[error("cannot {what}: it is already under way")]
     AlreadyUnderWay {
         /// What was asked for.
         what: &'static str,
     },
-    /// The server refused it.
+    /// The server refused the request.
     #[error("cannot {what}: {}{status}", reason.as_ref().map(|reason| format!("{reason} ")).unwrap_or_default(), status = Parenthesised(status, reason.is_some()))]
     Refused {
         /// What was asked for.
         what: &'static str,
-        /// The status.
+        /// The error status of the server.
         status: Status,
-        /// The server's own reason.
+        /// The reason in the server's words.
         reason: Option<String>,
     },
-    /// No answer came in time.
+    /// The server did not answer in time.
     #[error("cannot confirm {what}: the server did not answer within {after:?}")]
     Timeout {
         /// What was asked for.
         what: &'static str,
-        /// How long was waited.
+        /// The timeout.
         after: Duration,
     },
     /// The sandbox ended, or was lost, before the answer.
@@ -102,12 +102,12 @@ pub enum Failure {
     SandboxEnded {
         /// What was asked for.
         what: &'static str,
-        /// Why the sandbox is over.
+        /// Why the sandbox ended.
         end: SandboxEnd,
         /// Whether the request had been sent.
         effect: Effect,
     },
-    /// The link was lost before the answer; the sandbox may still be got back.
+    /// The link was lost before the answer. The client may still reconnect to the sandbox.
     #[error("cannot {what}: the link was lost before the server answered")]
     LinkLost {
         /// What was asked for.
@@ -115,7 +115,8 @@ pub enum Failure {
         /// Whether the request had been sent.
         effect: Effect,
     },
-    /// The process ended, and another one held its output when the server stopped reading it.
+    /// The process has ended, but a background process held its output when the server stopped
+    /// reading.
     #[error(
         "cannot {what}: it ended, and a process that it left in the background held its output \
          and may still run; kill the sandbox to end that"
@@ -126,7 +127,7 @@ pub enum Failure {
         /// Whether the request had been sent.
         effect: Effect,
     },
-    /// The actor that managed the process is gone.
+    /// The actor of the process is gone.
     #[error(
         "cannot {what}: the actor of the process is gone: it panicked, or its System was stopped"
     )]
@@ -134,7 +135,7 @@ pub enum Failure {
         /// What was asked for.
         what: &'static str,
     },
-    /// The caller stopped waiting.
+    /// The caller cancelled the request.
     #[error("cannot {what}: it was cancelled")]
     Cancelled {
         /// What was asked for.
@@ -164,7 +165,7 @@ impl Failure {
         Self::Timeout { what, after }
     }
 
-    /// What is known of the effect of the request.
+    /// Whether the request took effect on the server.
     pub fn effect(&self) -> Effect {
         match self {
             Self::NotOpened {

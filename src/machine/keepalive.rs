@@ -31,8 +31,7 @@ pub enum KeepaliveAction {
     Dead(Duration),
 }
 
-/// Watches one link. A half-open link is called dead `interval + timeout` after the last sign of
-/// life.
+/// Watches one link. Reports a half-open link as dead `interval + timeout` after the last message.
 #[derive(Debug)]
 pub struct Keepalive {
     config: KeepaliveConfig,
@@ -50,8 +49,7 @@ impl Keepalive {
         }
     }
 
-    /// Something came; or the link was not read for a while on purpose, and is read again from now
-    /// on.
+    /// A message arrived, or the link is read again after it was paused on purpose.
     pub fn handle_alive(&mut self, now: Instant) {
         self.heard = now;
         self.pinged = None;

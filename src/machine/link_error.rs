@@ -1,4 +1,4 @@
-//! [`LinkError`]: why there is no link. Plain data, so that the machines can carry it.
+//! [`LinkError`]: why a link failed. Plain data, so that the machines can carry it.
 
 use std::{fmt, io, time::Duration};
 
@@ -12,10 +12,10 @@ pub enum LinkError {
     Resolve {
         /// The host.
         host: String,
-        /// What the resolver said.
+        /// The message of the resolver.
         detail: String,
     },
-    /// The TCP connection failed, for example because nothing listens.
+    /// The TCP connection failed, for example because nothing listens at the address.
     Connect {
         /// Host and port.
         address: String,
@@ -28,7 +28,7 @@ pub enum LinkError {
     Tls {
         /// Host and port.
         address: String,
-        /// What the TLS library said.
+        /// The message of the TLS library.
         detail: String,
     },
     /// This build has no TLS: the feature `tls` is off.
@@ -36,26 +36,26 @@ pub enum LinkError {
         /// Host and port.
         address: String,
     },
-    /// The token source gave no bearer token for the dial.
+    /// The token source returned no bearer token for the dial.
     NoToken {
-        /// Why, in the words of the source.
+        /// The message of the token source.
         detail: String,
     },
-    /// The server answered the upgrade with another status than 101.
+    /// The server answered the WebSocket upgrade with an HTTP status other than 101.
     UpgradeRefused {
         /// Host and port.
         address: String,
         /// The HTTP status.
         status: u16,
-        /// The first line of the body, where it says more than the status.
+        /// The first line of the body, if it says more than the status.
         reason: Option<String>,
-        /// The target of a redirect, which is not followed. Without user, password, query and
-        /// fragment.
+        /// The target of a redirect, without user, password, query and fragment. The client doesn't
+        /// follow redirects.
         location: Option<String>,
         /// How long the server asks clients to wait (`Retry-After`).
         retry_after: Option<Duration>,
     },
-    /// The peer does not speak HTTP, or not WebSocket.
+    /// The peer doesn't speak HTTP or WebSocket.
     NotWebSocket {
         /// Host and port.
         address: String,
@@ -71,31 +71,31 @@ pub enum LinkError {
     },
     /// The peer closed the WebSocket.
     Closed {
-        /// The close code, where the peer gave one.
+        /// The close code, if the peer sent one.
         code: Option<u16>,
         /// The peer's reason, often empty.
         reason: String,
     },
     /// The connection ended without a close frame.
     Dropped {
-        /// What the operating system said, or that the stream just ended.
+        /// The message of the operating system, or a note that the stream ended.
         detail: String,
     },
-    /// Nothing came for so long, not even an answer to a ping, that the link counts as dead.
+    /// Nothing arrived for the time of the health check, not even an answer to a ping.
     Silent {
-        /// How long.
+        /// The time without a message.
         after: Duration,
     },
-    /// The link was there, but the server did not say that the sandbox runs.
+    /// The link was open, but the server did not report in time that the sandbox runs.
     NotReady {
-        /// How long was waited.
+        /// The timeout.
         after: Duration,
     },
     /// The server still believes that another client is attached.
     InUse,
-    /// The peer sent something that is no message of the protocol.
+    /// The peer violated the protocol.
     Protocol {
-        /// What, with at most 200 characters of it.
+        /// What the peer sent, with an excerpt of at most 200 characters.
         detail: String,
     },
     /// The actor that owned the link is gone: it panicked, or its System was stopped.
@@ -103,7 +103,7 @@ pub enum LinkError {
 }
 
 impl LinkError {
-    /// The same without the token of the sandbox, wherever the peer repeats it.
+    /// Removes the token of the sandbox from all texts of the peer.
     pub(crate) fn redact(self, token: &SandboxToken) -> Self {
         match self {
             Self::UpgradeRefused {
@@ -130,7 +130,7 @@ impl LinkError {
         }
     }
 
-    /// Whether there never was a link, so that nothing was asked of the service.
+    /// Whether the dial failed, so that nothing was requested from the service.
     pub(crate) fn is_dial_failure(&self) -> bool {
         matches!(
             self,
@@ -145,15 +145,15 @@ impl LinkError {
         )
     }
 
-    /// Whether the server closed because a message of this client was too large for it (RFC 6455,
+    /// Whether the server closed the link because a message of this client was too large (RFC 6455,
     /// 7.4.1).
     pub(super) fn is_too_large(&self) -> bool {
         let code = crate::protocol::names::CLOSE_TOO_BIG;
         matches!(self, Self::Closed { code: Some(given), .. } if *given == code)
     }
 
-    /// Whether the server refused the upgrade for now: it is overloaded, limits the rate of its
-    /// clients, or is being deployed.
+    /// Whether the server refused the upgrade temporarily, because it is overloaded, limits the
+    /// rate of requests or is being deployed.
     pub(super) fn is_busy(&self) -> bool {
         matches!(
             self,
@@ -172,8 +172,8 @@ impl LinkError {
         }
     }
 
-    /// Whether dialling again can help. A refusal that will be repeated, and a broken protocol, are
-    /// not worth it.
+    /// Whether dialling again may succeed. A server that refused for good or broke the protocol
+    /// will do so again.
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Resolve { .. }

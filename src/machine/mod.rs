@@ -1,8 +1,8 @@
-//! Layer 1: the state machines. Pure: fed with messages and instants, polled for actions.
+//! Layer 1: the state machines. They are pure: they take messages and instants, and return actions.
 //!
-//! Every machine has four kinds of method: `handle_*` (the network said), commands (the user said),
-//! `poll_*` (what to do now), getters. Time and seeds come in as arguments, so every order of
-//! events can be tested without a socket and without waiting.
+//! Every machine has four kinds of method: `handle_*` (the network reports something), commands
+//! (the user requests something), `poll_*` (what to do next) and getters. Time and seeds are
+//! arguments, so every order of events can be tested without a socket and without waiting.
 //!
 //! | machine | owns |
 //! | --- | --- |
@@ -55,12 +55,12 @@ pub use sandbox::{
     Mode, NewExec, Sandbox, SandboxAction, SandboxConfig, SandboxReply, Stdin, Timeouts,
 };
 
-/// The number of a request that waits for an answer. Its owner gives it; a machine settles it
+/// The number of a request, chosen by the owner of the machine. The machine settles each request
 /// exactly once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RequestId(pub u64);
 
-/// The number of an exec in a sandbox, counted by the client.
+/// The number of a process in its sandbox. The client counts from 1.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ProcessId(pub u64);
 
@@ -70,8 +70,8 @@ impl std::fmt::Display for ProcessId {
     }
 }
 
-/// The instant after this wait. A wait that is too long for the clock, such as `Duration::MAX`, is
-/// a wait of a hundred years rather than a panic.
+/// Returns `now + wait`. Limits the wait to a hundred years, because a longer one, such as
+/// `Duration::MAX`, could overflow the clock and panic.
 fn later(now: std::time::Instant, wait: std::time::Duration) -> std::time::Instant {
     const HUNDRED_YEARS: std::time::Duration = std::time::Duration::from_secs(100 * 365 * 86_400);
     now + wait.min(HUNDRED_YEARS)

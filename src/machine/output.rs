@@ -1,22 +1,22 @@
 //! [`OutputBuffer`]: the output of one exec under a byte budget.
 //!
-//! Protocol v1 has no flow control: output, statuses and answers come down one TCP stream. When a
-//! process prints faster than its output is read, a client can stop reading the link (and a status
-//! waits behind the output), or drop output, or grow. Growing is never done here. Which of the
-//! other two happens is the [`OutputPolicy`], and under [`Overflow::Pause`] it depends on who
-//! waits:
+//! Protocol v1 has no flow control: output, statuses and answers share one TCP stream. If a process
+//! prints faster than its output is read, a client can stop reading the link (then statuses queue
+//! behind the output), drop output, or use more memory. This buffer never exceeds its budget. The
+//! [`OutputPolicy`] selects one of the other two. Under [`Overflow::Pause`], the choice depends on
+//! who waits:
 //!
-//! - while no caller waits for anything behind the output, the link is not read, and the process
-//!   stops;
-//! - as soon as somebody does (a `kill`, a `wait`, a request to the sandbox, a subscriber, a reader
-//!   of the *other* stream), the link is read on, and what does not fit is dropped from a stream
-//!   that has no reader, oldest first. A later reader sees the gap as an error.
-//! - A stream that has a reader is dropped from only after a kill, or when the reader took nothing
-//!   for the longest pause.
+//! - While no caller waits for a message behind the output, the link is not read, so the process
+//!   blocks.
+//! - When a caller waits (in a `kill`, a `wait`, a request to the sandbox, or a read of the *other*
+//!   stream), the link is read again. Output over the budget is dropped from a stream that has no
+//!   reader, oldest first. A later reader gets an error at the gap.
+//! - Output of a stream that has a reader is dropped only after a kill, or if the reader has read
+//!   nothing for the maximum pause.
 //!
-//! In v2 the server keeps to a window for each exec, and the link is always read. What held the
-//! link back holds the process back, by the window: nothing but a `wait` and a reader of the other
-//! stream can wait behind the output then.
+//! Under v2, each exec has a window, and the link is always read. A full window pauses the process
+//! instead of the link. Then only a `wait` and a reader of the other stream can wait behind the
+//! output.
 
 mod order;
 mod stream;
@@ -30,18 +30,19 @@ use self::{order::Order, stream::StreamBuffer};
 use super::SandboxEnd;
 use crate::protocol::{StdStream, limits::MIN_WINDOW, utf8_boundary};
 
-/// With more, the length of a run in [`Order`] could overflow.
+/// With a larger budget, the length of a run in [`Order`] could overflow.
 const MAX_BUDGET: usize = 1 << 31;
 
-/// How much output of one process is kept for its readers, and what happens to more.
+/// How much unread output of a process the client buffers, and what happens to more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OutputPolicy {
-    /// Bytes of stdout and stderr together, at most 2 GiB. Default: 4 MiB.
+    /// The maximum number of unread bytes of stdout and stderr together, from 1 byte to 2 GiB.
+    /// Default: 4 MiB.
     ///
-    /// What is already on its way when the budget is reached comes on top: at most two batches of
-    /// 64 KiB, or one message where that is larger.
+    /// Output that is already on its way when the budget is reached may exceed it: by at most two
+    /// batches of 64 KiB, or by one message if that is larger.
     pub budget: usize,
-    /// What happens to more. Default: [`Overflow::Pause`].
+    /// What happens to output over the budget. Default: [`Overflow::Pause`].
     pub overflow: Overflow,
 }
 
@@ -55,7 +56,7 @@ impl Default for OutputPolicy {
 }
 
 impl OutputPolicy {
-    /// What is wrong with it.
+    /// Returns what is wrong with the policy. `None` if it is valid.
     pub(crate) fn problem(&self) -> Option<&'static str> {
         match self.budget {
             0 => Some("has a budget of 0 bytes; at least 1 is needed"),
@@ -64,8 +65,8 @@ impl OutputPolicy {
         }
     }
 
-    /// What a server is to send unacknowledged (v2), so that it is noticed here when the budget is
-    /// reached.
+    /// The window to ask the server for (v2). It is a little larger than the budget, so that the
+    /// client notices when the budget is reached.
     pub(crate) fn window(&self) -> u64 {
         (self.budget as u64).saturating_add(4).max(MIN_WINDOW)
     }
@@ -75,16 +76,20 @@ impl OutputPolicy {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Overflow {
-    /// The link is not read, so that the process stops, until somebody reads the output or waits
-    /// for something behind it.
+    /// Backpressure: the process pauses until its output is read. While a caller waits for a
+    /// message that queues behind the output, for example in `Process::wait`, output of streams
+    /// without a reader is dropped instead, oldest first. A later reader gets an error with the
+    /// number of bytes.
     Pause {
-        /// Longest pause without a byte read, after which output is dropped rather than the link
-        /// left unread (servers drop a client that answers no ping). Default: 10 s.
+        /// The maximum pause while no byte is read. After it, the oldest output is dropped and the
+        /// process continues. The limit exists because servers drop clients that don't answer
+        /// pings. Under protocol v2, where pings are always answered, it applies only while a
+        /// caller waits. Default: 10 s.
         max: Duration,
     },
-    /// The oldest output is dropped; its reader sees an error with the number of bytes.
+    /// The oldest output is dropped. Its reader gets an error with the number of bytes.
     DropOldest,
-    /// The process is killed, and its readers see an error after as much as fits.
+    /// The process is killed. Its readers get the output that fits into the budget, then an error.
     Fail,
 }
 
@@ -96,15 +101,15 @@ impl Default for Overflow {
     }
 }
 
-/// Why no more output comes.
+/// Why the output ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Finish {
-    /// The process ended, and this was all.
+    /// The process ended, and the output is complete.
     Complete,
-    /// The process ended, and the server stopped reading while another process still held the
-    /// output.
+    /// The process ended, and the server stopped reading while a background process still held the
+    /// output open.
     Cut,
-    /// The sandbox was lost: there may have been more.
+    /// The sandbox was lost. Output may be missing.
     SandboxLost(SandboxEnd),
     /// The budget was exceeded under [`Overflow::Fail`].
     Overflowed,
@@ -112,34 +117,34 @@ pub enum Finish {
     ActorGone,
 }
 
-/// The output of one exec. `P` is a permit to read the link, given back by being dropped.
+/// The unread output of one exec. `P` is a permit to read the link; dropping it returns the permit.
 #[derive(Debug)]
 pub struct OutputBuffer<P> {
     policy: OutputPolicy,
     streams: [StreamBuffer; 2],
-    /// In which order the bytes in `streams` arrived.
+    /// The order in which the bytes in `streams` arrived.
     order: Order,
     used: usize,
     permits: Vec<P>,
-    /// Somebody waits for something behind the output.
+    /// Whether a caller waits for a message that may queue behind the output.
     awaited: bool,
-    /// A kill was asked for: in v1 everything may be dropped.
+    /// Whether a kill was requested. Then, under v1, all output may be dropped.
     killed: bool,
-    /// No reader is left and none can come.
+    /// Whether no reader exists and none can be created.
     unreadable: bool,
-    /// In v2 the server keeps to a window, and the link is always read.
+    /// Whether the server keeps to a window (v2). Then the link is always read.
     windowed: bool,
-    /// Another client is to read on from here: what no reader has taken is never dropped.
+    /// Whether another client may resume the exec. Then unread output is never dropped.
     handed_on: bool,
-    /// Since when the link, in v2 the process, is held back and nobody reads here.
+    /// Since when the link (under v2, the process) is paused and no reader reads.
     paused_since: Option<Instant>,
-    /// The longest pause is over; until the next read, everything may be dropped.
+    /// Whether the maximum pause is over. Then all output may be dropped until the next read.
     stalled: bool,
     finish: Option<Finish>,
 }
 
 impl<P> OutputBuffer<P> {
-    /// An empty buffer. A budget of nothing counts as one byte: with less there would never be
+    /// Creates an empty buffer. A budget of 0 counts as 1, because otherwise there would never be
     /// room.
     pub fn new(policy: OutputPolicy) -> Self {
         Self {
@@ -162,7 +167,8 @@ impl<P> OutputBuffer<P> {
         }
     }
 
-    /// Takes output from the link. `false`: the budget is exceeded and the process is to be killed.
+    /// Takes output from the link. Returns `false` if the output exceeds the budget and the process
+    /// must be killed.
     #[must_use]
     pub fn handle_output(&mut self, stream: StdStream, data: Bytes) -> bool {
         if self.finish.is_some() || self.unreadable {
@@ -191,7 +197,7 @@ impl<P> OutputBuffer<P> {
         buffer.push(data);
     }
 
-    /// Output that never came, and never will.
+    /// Records that bytes of a stream were lost on the way.
     pub fn handle_gap(&mut self, stream: StdStream, bytes: u64) {
         if bytes > 0 && self.finish.is_none() && !self.unreadable {
             let dropped = self.streams[stream as usize].push_gap(bytes);
@@ -199,14 +205,14 @@ impl<P> OutputBuffer<P> {
         }
     }
 
-    /// Bytes were taken from the front of a stream.
+    /// Accounts for bytes that were removed from the front of a stream.
     fn forget(&mut self, stream: StdStream, bytes: usize) {
         self.used -= bytes;
         self.order.remove(stream, bytes);
     }
 
-    /// Takes the permit of a batch from the link; it is given back once there is room. In v2 there
-    /// is no need to hold the link back.
+    /// Takes the permit of a batch from the link, and returns it once there is room. Under v2,
+    /// returns it at once, because the link is never paused.
     pub fn handle_permit(&mut self, permit: P, now: Instant) {
         if self.windowed || self.has_room() {
             return;
@@ -215,12 +221,12 @@ impl<P> OutputBuffer<P> {
         self.paused_since.get_or_insert(now);
     }
 
-    /// The server sends at most so much that is not taken (v2). From now on the link is not held
-    /// back: under [`Overflow::Pause`] the server stops the process.
+    /// Sets how many bytes the server sends that readers have not taken (v2). From now on, the link
+    /// is never paused. Under [`Overflow::Pause`], the server pauses the process instead.
     pub fn set_window(&mut self, window: u64) {
         self.windowed = true;
         if let Overflow::Pause { .. } = self.policy.overflow {
-            // Less than 4 bytes of the window may be left over: a code point is not split.
+            // Up to 3 bytes of the window may stay unused, because a code point is not split.
             let full = usize::try_from(window)
                 .unwrap_or(usize::MAX)
                 .saturating_sub(3);
@@ -229,8 +235,9 @@ impl<P> OutputBuffer<P> {
         self.make_room();
     }
 
-    /// Bytes of each stream that no reader has taken and that were not dropped. What is kept under
-    /// another policy than [`Overflow::Pause`] does not hold the process back, and counts as taken.
+    /// The number of bytes of each stream that no reader has taken and that were not dropped. Under
+    /// another policy than [`Overflow::Pause`], unread output doesn't pause the process and counts
+    /// as taken.
     pub fn untaken(&self) -> [usize; 2] {
         match self.policy.overflow {
             Overflow::Pause { .. } => [self.streams[0].kept, self.streams[1].kept],
@@ -238,25 +245,26 @@ impl<P> OutputBuffer<P> {
         }
     }
 
-    /// Leaves the output that no reader has taken to another client (v2). `false`: under this
-    /// policy it counts as taken.
+    /// Keeps the unread output for another client (v2). Returns `false` if the policy counts unread
+    /// output as taken.
     #[must_use]
     pub fn hand_on(&mut self) -> bool {
         self.handed_on |= matches!(self.policy.overflow, Overflow::Pause { .. });
         self.handed_on
     }
 
-    /// Whether another client may read on from here.
+    /// Whether another client may resume the exec.
     pub fn is_handed_on(&self) -> bool {
         self.handed_on
     }
 
-    /// Whether a reader found nothing in a stream and still waits. Set by a read as well.
+    /// Sets whether a reader waits for output of this stream. A read sets it, too.
     pub fn set_starved(&mut self, stream: StdStream, starved: bool) {
         self.streams[stream as usize].starved = starved;
     }
 
-    /// Somebody waits, or nobody waits any more, while the process is held back (v2).
+    /// Starts or stops the clock of the pause (v2). It runs while the process is paused and a
+    /// caller waits.
     pub fn update_pause(&mut self, now: Instant) {
         if self.windowed {
             let waits = self.awaited || self.streams.iter().any(|stream| stream.starved);
@@ -267,25 +275,25 @@ impl<P> OutputBuffer<P> {
         }
     }
 
-    /// No more output comes. What is kept stays readable.
+    /// Ends the output. Buffered output stays readable.
     pub fn finish(&mut self, finish: Finish) {
         self.finish.get_or_insert(finish);
         self.resume();
     }
 
-    /// Sets whether a caller waits for something behind the output.
+    /// Sets whether a caller waits for a message that may queue behind the output.
     pub fn set_awaited(&mut self, awaited: bool) {
         self.awaited = awaited;
         self.make_room();
     }
 
-    /// A kill was asked for, or was refused.
+    /// Sets whether a kill was requested. A refused kill clears it.
     pub fn set_killed(&mut self, killed: bool) {
         self.killed = killed;
         self.make_room();
     }
 
-    /// No reader can read this buffer any more.
+    /// Drops all output, because no reader can exist any more.
     pub fn set_unreadable(&mut self) {
         self.unreadable = true;
         self.streams = Default::default();
@@ -294,12 +302,12 @@ impl<P> OutputBuffer<P> {
         self.resume();
     }
 
-    /// A reader holds a stream.
+    /// Counts a new reader of a stream.
     pub fn add_reader(&mut self, stream: StdStream) {
         self.streams[stream as usize].readers += 1;
     }
 
-    /// A reader let go of a stream.
+    /// Counts a dropped reader of a stream.
     pub fn remove_reader(&mut self, stream: StdStream) {
         let buffer = &mut self.streams[stream as usize];
         buffer.readers = buffer.readers.saturating_sub(1);
@@ -307,12 +315,13 @@ impl<P> OutputBuffer<P> {
         self.make_room();
     }
 
-    /// The next piece of a stream. `None`: nothing is there now; see [`finished`](Self::finished).
+    /// Reads the next piece of a stream. `None` if there is none now: see
+    /// [`finished`](Self::finished).
     pub fn read(&mut self, stream: StdStream, now: Instant) -> Option<Piece> {
         self.read_at_most(stream, usize::MAX, now)
     }
 
-    /// The next piece of a stream, of at most so many bytes.
+    /// Reads the next piece of a stream, at most `most` bytes.
     pub fn read_at_most(&mut self, stream: StdStream, most: usize, now: Instant) -> Option<Piece> {
         let piece = self.streams[stream as usize].pop(most);
         if let Some(Piece::Data(data)) = &piece {
@@ -328,8 +337,8 @@ impl<P> OutputBuffer<P> {
         piece
     }
 
-    /// The next piece of both streams, in order of arrival. A gap is found where its stream goes
-    /// on.
+    /// Reads the next piece of either stream, in order of arrival. A gap is returned before the
+    /// next piece of its stream.
     pub fn read_either(&mut self, now: Instant) -> Option<(StdStream, Piece)> {
         let of = |stream| move |piece| (stream, piece);
         let piece = match self.order.first() {
@@ -339,7 +348,8 @@ impl<P> OutputBuffer<P> {
                 .find_map(|stream| self.read(stream, now).map(of(stream))),
         };
         if piece.is_some() {
-            // The reader of both waits for neither. Its owner knows whether another reader does.
+            // This reader doesn't wait any more. The owner sets the flags again if another reader
+            // waits.
             self.set_starved(StdStream::Stdout, false);
             self.set_starved(StdStream::Stderr, false);
             self.update_pause(now);
@@ -347,17 +357,17 @@ impl<P> OutputBuffer<P> {
         piece
     }
 
-    /// Why no more output comes, once that is known.
+    /// Why the output ended, once it has.
     pub fn finished(&self) -> Option<&Finish> {
         self.finish.as_ref()
     }
 
-    /// Bytes kept.
+    /// The number of buffered bytes.
     pub fn used(&self) -> usize {
         self.used
     }
 
-    /// Whether the link is held back.
+    /// Whether the link is paused.
     #[cfg(test)]
     pub(super) fn is_paused(&self) -> bool {
         !self.permits.is_empty()
@@ -374,7 +384,7 @@ impl<P> OutputBuffer<P> {
         self.paused_since.and_then(|since| since.checked_add(max))
     }
 
-    /// Time has passed.
+    /// Handles the passage of time.
     pub fn handle_timeout(&mut self, now: Instant) {
         if self.poll_timeout().is_some_and(|due| now >= due) {
             self.stalled = true;
@@ -393,20 +403,20 @@ impl<P> OutputBuffer<P> {
             Overflow::Pause { .. } if self.handed_on => false,
             Overflow::Pause { .. } => {
                 let awaited = self.awaited || self.streams[order::other(stream) as usize].starved;
-                // In v2 the word of a kill does not wait for room, and what was printed before it
-                // is not lost.
+                // Under v2, the confirmation of a kill doesn't queue behind output, so earlier
+                // output needn't be dropped.
                 let killed = self.killed && !self.windowed;
                 killed || self.stalled || awaited && self.streams[stream as usize].readers == 0
             }
         }
     }
 
-    /// Drops output where that is allowed and needed, and gives permits back where there is room.
+    /// Drops output if that is necessary and allowed. Returns the permits if there is room.
     fn make_room(&mut self) {
         while !self.has_room() {
             let mut excess = self.used - self.policy.budget + 1;
             if self.windowed && self.policy.overflow != Overflow::DropOldest {
-                // Enough for an acknowledgement, so that the process goes on.
+                // Drop enough to make an acknowledgement due, so that the process continues.
                 excess = excess.max(self.policy.budget / 3);
             }
             let fullest = [StdStream::Stdout, StdStream::Stderr]

@@ -1,15 +1,16 @@
-//! [`Order`]: in which order the unread bytes of the two streams arrived.
+//! [`Order`]: the order in which the unread bytes of the two streams arrived.
 
 use std::collections::VecDeque;
 
 use crate::protocol::StdStream::{self, Stderr, Stdout};
 
-/// Memory for more runs than this is given back when no run is left.
+/// If the queue has room for more runs than this, its memory is freed when it is empty.
 const KEPT_RUNS: usize = 1024;
 
-/// Runs of bytes of one stream. A run takes four bytes, and the queue may have room for twice as
-/// many runs as it holds. So output that changes its stream with every byte needs at most nine
-/// times its size. That memory is given back when everything was read or dropped.
+/// A queue of runs, each of consecutive bytes of one stream. A run takes four bytes, and the queue
+/// may have room for twice as many runs as it holds. So output that alternates between the streams
+/// with every byte needs at most nine times its size. This memory is freed when everything was read
+/// or dropped.
 #[derive(Debug)]
 pub(super) struct Order {
     /// The stream of the first run. The streams of the runs alternate.
@@ -28,7 +29,8 @@ impl Default for Order {
 }
 
 impl Order {
-    /// Bytes arrived. At most `MAX_BUDGET` and one message are kept, which `u32` holds.
+    /// Records that bytes arrived. A `u32` suffices: at most `MAX_BUDGET` plus one message is
+    /// buffered.
     pub(super) fn push(&mut self, stream: StdStream, bytes: usize) {
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
         let last = match self.runs.len() % 2 {
@@ -45,7 +47,7 @@ impl Order {
         }
     }
 
-    /// The oldest bytes of a stream were read or dropped.
+    /// Records that the oldest bytes of a stream were read or dropped.
     pub(super) fn remove(&mut self, stream: StdStream, mut bytes: usize) {
         while bytes > 0 {
             // The oldest run of the stream is the first or the second of all.
@@ -66,13 +68,13 @@ impl Order {
                     self.runs = VecDeque::new();
                 }
             } else if let Some(next) = self.runs.remove(1) {
-                // The runs around it are one now.
+                // The runs before and after it join.
                 self.runs[0] = self.runs[0].saturating_add(next);
             }
         }
     }
 
-    /// The stream of the oldest bytes, and how many follow one another.
+    /// The stream of the oldest bytes, and the length of the first run.
     pub(super) fn first(&self) -> Option<(StdStream, usize)> {
         self.runs.front().map(|&run| (self.first, run as usize))
     }

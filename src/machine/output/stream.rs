@@ -4,16 +4,16 @@ use std::collections::VecDeque;
 
 use bytes::{Buf, Bytes, BytesMut};
 
-/// Pieces shorter than this are gathered, so that many small ones cost no more than a few large
+/// Pieces shorter than this are joined, so that many small pieces cost no more than a few large
 /// ones.
 const SMALL: usize = 1024;
-/// A gathered piece is closed when it reaches this size.
+/// A joined piece is complete when it reaches this size.
 const GATHERED: usize = 16 * 1024;
-/// With more gaps than this the output before the oldest is dropped: a gap costs more than the few
-/// bytes that may be around it.
+/// With more gaps than this, the output before the oldest gap is dropped: a gap takes more memory
+/// than the few bytes that may lie between gaps.
 pub(super) const MAX_GAPS: usize = 1024;
 
-/// What a reader gets.
+/// A piece of a stream, for a reader.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Piece {
     /// Output.
@@ -24,19 +24,19 @@ pub enum Piece {
 
 #[derive(Debug, Default)]
 pub(super) struct StreamBuffer {
-    /// Dropped before `pieces`.
+    /// The number of bytes that were dropped before `pieces`.
     gap: u64,
     /// Output, and gaps in it.
     pub(super) pieces: VecDeque<Piece>,
     /// How many of the pieces are gaps.
     gaps: usize,
-    /// Small pieces, gathered.
+    /// Small pieces, joined.
     tail: BytesMut,
-    /// Bytes kept.
+    /// The number of buffered bytes.
     pub(super) kept: usize,
-    /// How many readers hold the stream.
+    /// The number of readers of the stream.
     pub(super) readers: usize,
-    /// A reader found nothing and waits.
+    /// Whether a reader waits for output.
     pub(super) starved: bool,
 }
 
@@ -54,7 +54,7 @@ impl StreamBuffer {
         }
     }
 
-    /// Output that never came. Gives how many bytes were dropped for it.
+    /// Records a gap. Returns how many buffered bytes were dropped to bound the number of gaps.
     pub(super) fn push_gap(&mut self, bytes: u64) -> usize {
         self.close_tail();
         match self.pieces.back_mut() {
@@ -78,7 +78,7 @@ impl StreamBuffer {
         dropped
     }
 
-    /// A gap that was the first piece is before all of them.
+    /// Moves a gap that was the first piece before the pieces.
     fn take_gap(&mut self, bytes: u64) {
         self.gaps -= 1;
         self.gap = self.gap.saturating_add(bytes);
@@ -91,7 +91,7 @@ impl StreamBuffer {
         }
     }
 
-    /// The next output, behind the gaps before it: at most so many bytes.
+    /// Returns at most `most` bytes of output, from behind the gaps before it.
     fn pop_data(&mut self, most: usize) -> Option<Bytes> {
         loop {
             if self.pieces.is_empty() {
@@ -111,7 +111,7 @@ impl StreamBuffer {
         }
     }
 
-    /// The next piece for a reader, of at most so many bytes.
+    /// Returns the next piece for a reader, at most `most` bytes.
     pub(super) fn pop(&mut self, most: usize) -> Option<Piece> {
         if self.gap == 0
             && let Some(&Piece::Gap(bytes)) = self.pieces.front()
@@ -125,7 +125,8 @@ impl StreamBuffer {
         }
     }
 
-    /// Drops at least `bytes` from the front, up to the next code point; gives how many it were.
+    /// Drops at least `bytes` from the front, up to the next code point. Returns the number of
+    /// dropped bytes.
     pub(super) fn evict(&mut self, bytes: usize) -> usize {
         let mut evicted = 0;
         while evicted < bytes {
