@@ -392,7 +392,7 @@ fn attach_errors_are_told_apart() {
             ("C", "over: no sandbox has this id (SANDBOX_NOT_FOUND)"),
             (
                 "D",
-                "over: the link was lost: host:1 refused the WebSocket upgrade with HTTP status 403",
+                "over: the connection was lost: host:1 refused the WebSocket upgrade with HTTP status 403",
             ),
             (
                 "E",
@@ -522,7 +522,7 @@ fn output_that_the_server_loses_loses_nothing_else() {
 
 #[test]
 fn a_close_without_a_close_frame_is_a_lost_link() {
-    let lost = "over: the link was lost: the server closed the connection with code 1006";
+    let lost = "over: the connection was lost: the server closed the connection with code 1006";
     check("malformed_frames", &[("A", lost), ("B", lost)], &[]);
 }
 

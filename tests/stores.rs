@@ -102,7 +102,7 @@ async fn only_a_running_sandbox_is_stored_and_once_at_a_time() {
     assert_eq!(results.iter().filter(|result| result.is_ok()).count(), 1);
     let error = results.into_iter().find_map(Result::err).expect("one");
     assert_eq!(error.kind(), ErrorKind::WrongState);
-    assert!(error.to_string().contains("already under way"), "{error}");
+    assert!(error.to_string().contains("already in progress"), "{error}");
 
     let (first, second) = futures::join!(sandbox.checkpoint(), sandbox.checkpoint());
     first.expect("stored");

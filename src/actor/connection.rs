@@ -1,8 +1,8 @@
 //! [`ConnectionActor`]: the supervisor of one link at a time.
 //!
-//! actix's own supervisor restarts an actor at once and forever; a link must be restarted under a
-//! policy. So this actor lives as long as its sandbox and restarts its *link*. Every event of a
-//! link is tagged with the link's epoch, and a late event of a dead link is ignored.
+//! actix's own supervisor restarts an actor at once and forever, but a link must be restarted under
+//! a policy. So this actor lives as long as its sandbox and restarts its *link*. Every event of a
+//! link is tagged with the epoch of the link. Late events of a dead link are ignored.
 
 use std::{
     any::Any,
@@ -68,7 +68,7 @@ pub(super) enum ConnectionReport {
 
 type Dialling = LocalBoxFuture<'static, Result<Dialled, LinkError>>;
 
-/// Dials, watches, and restarts the link of one sandbox.
+/// Dials, watches and restarts the link of one sandbox.
 pub(super) struct ConnectionActor {
     machine: Connection,
     dial_config: DialConfig,
@@ -76,7 +76,8 @@ pub(super) struct ConnectionActor {
     target: Target,
     cookies: Cookies,
     link: Option<Link>,
-    /// Polled together with the link: a link is read in the same turn in which it is opened.
+    /// The dial in progress. It is polled together with the link, so that a new link is read in the
+    /// turn in which it opens.
     dialling: Option<(Epoch, Dialling)>,
     recorder: Option<Recorder>,
     /// The recording of the dial that is in progress.
@@ -84,7 +85,7 @@ pub(super) struct ConnectionActor {
     /// A lost link whose last frames the owner has not read yet.
     drained: Option<(Epoch, LinkError)>,
     owner: Box<dyn Owner<ConnectionReport>>,
-    /// Whether the owner was told that the link is lost for good or closed.
+    /// Whether the actor has reported that the link is closed or lost for good.
     finished: bool,
     span: Span,
     /// Kept here because the connection is the last of the sandbox's actors to stop.
@@ -221,7 +222,7 @@ impl ConnectionActor {
 }
 
 impl Drop for ConnectionActor {
-    /// Tells the owner if the actor ends early, as in a panic.
+    /// Reports to the owner if the actor stops early, for example by a panic.
     fn drop(&mut self) {
         if !self.finished {
             self.report(ConnectionReport::Link(LinkFact::Lost {

@@ -1,7 +1,7 @@
-//! [`Driver`]: drives an actor beside its messages: its timer, its IO, and the loss of its last
+//! [`Driver`]: the background work of an actor: its timer, its IO, and the loss of its last
 //! address.
 //!
-//! Each actor has one such future for its whole life. A call creates no task and no timer. actix
+//! Each actor has one such future for its whole life, so a call creates no task and no timer. actix
 //! polls the future after the mailbox, on every wake.
 
 use std::{
@@ -14,15 +14,15 @@ use std::{
 use actix::{Actor, Context, fut::ActorFuture};
 use tokio::time::Sleep;
 
-/// What a [`Driver`] does for an actor.
+/// The background work of an actor, for its [`Driver`].
 pub(crate) trait Driven: Actor<Context = Context<Self>> {
     /// Whether [`poll_io`](Self::poll_io) does anything.
     const HAS_IO: bool;
     /// When [`handle_timeout`](Self::handle_timeout) is due.
     fn poll_timeout(&self) -> Option<Instant>;
-    /// Time has passed.
+    /// Handles the passage of time.
     fn handle_timeout(&mut self, now: Instant, ctx: &mut Context<Self>);
-    /// No address is left.
+    /// Handles the loss of the last address.
     fn handle_orphaned(&mut self, ctx: &mut Context<Self>);
     /// Makes progress with IO, if it [has](Self::HAS_IO) any.
     fn poll_io(&mut self, _ctx: &mut Context<Self>, _task: &mut TaskContext<'_>) {}
@@ -48,7 +48,8 @@ impl<A: Driven> ActorFuture<A> for Driver {
             self.orphaned = true;
             actor.handle_orphaned(ctx);
         }
-        // First the timer: IO may use up tokio's budget for this turn, after which no timer fires.
+        // The timer comes first: IO may use up tokio's budget for this turn, and then no timer
+        // fires.
         self.poll_timer(actor, ctx, task);
         if A::HAS_IO {
             actor.poll_io(ctx, task);
@@ -82,7 +83,8 @@ impl Driver {
             let now = tokio::time::Instant::now();
             if now >= due {
                 actor.handle_timeout(now.into_std(), ctx);
-                // The machine has cleared what it handled. If more is due already, yield first.
+                // The machine has cleared the timeout that it handled. If the next one is already
+                // due, yield first.
                 if actor
                     .poll_timeout()
                     .is_some_and(|next| next <= now.into_std())

@@ -1,5 +1,5 @@
-//! [`ProcessInput`]: what a process gets from its sandbox. [`InboundBatch`] gathers it from the
-//! frames of one batch, so that one message carries it.
+//! [`ProcessInput`]: a message from a sandbox to a process. [`InboundBatch`] collects its events
+//! from the frames of one batch.
 
 use std::borrow::Cow;
 
@@ -17,13 +17,12 @@ use crate::{
 /// 64 KiB alive.
 const SMALL: usize = 16 * 1024;
 
-/// What a process gets from its sandbox, in order.
+/// Events for a process, in order.
 #[derive(Debug, Message)]
 #[rtype(result = "()")]
 pub(crate) struct ProcessInput {
     pub(super) events: Vec<ProcessEvent>,
-    /// Allows the link to read more once it is dropped. The process keeps it while its buffer is
-    /// full.
+    /// Lets the link read more when it is dropped. The process keeps it while its buffer is full.
     pub(super) credit: Option<Credit>,
 }
 
@@ -37,7 +36,7 @@ impl ProcessInput {
     }
 }
 
-/// What happened to a process.
+/// An event for a process.
 #[derive(Debug)]
 pub(crate) enum ProcessEvent {
     /// Output arrived.
@@ -48,25 +47,25 @@ pub(crate) enum ProcessEvent {
     Awaited(bool),
 }
 
-/// Output of a process, in one piece.
+/// A piece of a process's output.
 #[derive(Debug)]
 pub(super) struct Chunk<D = Bytes> {
     pub(super) stream: StdStream,
-    /// Bytes of the stream before it (v2).
+    /// The offset of the piece in its stream (v2).
     pub(super) offset: Option<u64>,
     pub(super) data: D,
 }
 
-/// Gathers the events of one process from the frames of one batch.
+/// Collects the events of one process from the frames of one batch.
 #[derive(Default)]
 pub(super) struct InboundBatch {
     process: ProcessId,
     events: Vec<ProcessEvent>,
     /// Output that came after the events.
     chunks: Vec<Chunk>,
-    /// Small pieces of one stream, without a gap between them.
+    /// Joined small pieces of one stream, without a gap between them.
     gathered: Option<Chunk<BytesMut>>,
-    /// The size of the frames that are not read yet. They hold at most so much output.
+    /// The size of the frames that are still to be read, which bounds the output in them.
     ahead: usize,
 }
 
@@ -79,17 +78,18 @@ impl InboundBatch {
         }
     }
 
-    /// The next frame, of this size, is read now.
+    /// Counts the next frame, of this size, as read.
     pub(super) fn advance(&mut self, bytes: usize) {
         self.ahead = self.ahead.saturating_sub(bytes);
     }
 
-    /// The process that gets the events.
+    /// The process that receives the events.
     pub(super) fn process(&self) -> ProcessId {
         self.process
     }
 
-    /// Later events are for this process. The events of another were [taken](Self::take) before.
+    /// Sets the process that receives later events. The events of the previous process must have
+    /// been [taken](Self::take).
     pub(super) fn begin(&mut self, process: ProcessId) {
         self.process = process;
     }
@@ -177,7 +177,7 @@ impl InboundBatch {
     }
 }
 
-/// Whether a piece is a large enough part of its frame to share the frame's memory.
+/// Whether a piece is at least a quarter of its frame, so that it may share the frame's memory.
 fn keeps_little_else(data: usize, frame: usize) -> bool {
     data.saturating_mul(4) >= frame
 }

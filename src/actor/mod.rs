@@ -1,32 +1,32 @@
-//! The actors and their messages, for programs made of actors.
+//! The actors and their messages, for programs that use actix actors directly.
 //!
 //! | actor | owns | created by |
 //! | --- | --- | --- |
-//! | [`SandboxActor`] | the sandbox's life, its connection | [`into_actor`] |
-//! | [`ProcessActor`] | one exec: output, stdin, exit status | [`Exec`], [`AttachProcess`] |
+//! | [`SandboxActor`] | one sandbox: its state and its connection | [`into_actor`] |
+//! | [`ProcessActor`] | one exec: its output, stdin and exit status | [`Exec`], [`AttachProcess`] |
 //!
 //! [`into_actor`]: crate::SandboxBuilder::into_actor
 //!
-//! [`Sandbox`](crate::Sandbox) and [`Process`](crate::Process) are thin wrappers around these
-//! messages. The example `actor_messages` uses the actors alone.
+//! The handles [`Sandbox`](crate::Sandbox) and [`Process`](crate::Process) are thin wrappers around
+//! these messages. The example `actor_messages` uses the actors without the handles.
 //!
 //! **Lifetime.** A [`SandboxActor`] lives as long as an address of it exists. When the last address
 //! is dropped, it closes the connection and stops, even while the client reconnects. A
 //! [`ProcessActor`] lives until its process has ended and no address of it exists.
 //!
 //! **Panics.** A panic stops the actor. Callers that wait for its answer get an error. The other
-//! actors of the sandbox end what depended on it.
+//! actors of the sandbox end the processes and requests that depended on it.
 
-// Layer 3: IO and routing. `machine` decides what happens. A third actor, `ConnectionActor`, owns
-// the link and dials it again; only its sandbox talks to it.
+// Layer 3: IO and routing. The machines decide what happens. A third actor, `ConnectionActor`, owns
+// the link and dials again after a loss. Only the sandbox's actor sends messages to it.
 
 #![expect(
     clippy::disallowed_methods,
     reason = "actors send with do_send; credits and budgets bound what is in flight"
 )]
 
-/// A debug event under the sandbox's span. A span that is off does not keep its events from being
-/// emitted, so that is asked first.
+/// Emits a debug event under the sandbox's span. The macro checks the span first, because a
+/// disabled span doesn't disable events in it.
 macro_rules! debug_in {
     ($span:expr, $($event:tt)+) => {
         if !$span.is_disabled() {
@@ -79,20 +79,20 @@ pub(crate) use sandbox_messages::{Start, StartKey};
 pub(crate) use settings::Settings;
 pub(crate) use state::StateReader;
 
-/// Kills a process without waiting for the answer, for a handle that is being dropped.
+/// Kills a process without waiting for an answer, when its last handle is dropped.
 ///
-/// The message goes to the sandbox's actor, so that a later exec comes after the kill.
+/// The message goes to the sandbox's actor, so that the kill is handled before any later exec.
 pub(crate) fn kill_in_background(process: ProcessId, sandbox: &actix::Addr<SandboxActor>) {
     sandbox.do_send(Background::KillProcess(process));
 }
 
-/// Cancels a [`Start`] whose caller stopped waiting. The request is not sent, or the process that
-/// it starts is killed.
+/// Cancels a [`Start`] whose future was dropped. The request is not sent, or the process that it
+/// starts is killed.
 pub(crate) fn cancel_in_background(start: StartKey, sandbox: &actix::Addr<SandboxActor>) {
     sandbox.do_send(Background::CancelStart(start));
 }
 
-/// Subscribes the reader of a stream to the events of a sandbox.
+/// Returns a queue that receives the events of a sandbox from now on.
 pub(crate) fn subscribe_stream(
     sandbox: &actix::Addr<SandboxActor>,
 ) -> tokio::sync::mpsc::Receiver<crate::SandboxEvent> {
@@ -101,7 +101,7 @@ pub(crate) fn subscribe_stream(
     events
 }
 
-/// Kills a sandbox to which no handle is left, now or as soon as it is created.
+/// Kills a sandbox without a handle, at once or as soon as it is created.
 pub(crate) fn abandon_in_background(sandbox: &actix::Addr<SandboxActor>) {
     sandbox.do_send(Background::Abandon);
 }

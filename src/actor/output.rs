@@ -1,4 +1,4 @@
-//! [`ProcessOutput`]: the output of one process, from its actor to its readers.
+//! [`ProcessOutput`]: passes the output of a process from its actor to its readers.
 //!
 //! The buffer is shared memory, because a message to an actor on another thread costs more than a
 //! piece of output. [`OutputBuffer`](crate::machine::OutputBuffer) holds the rules; this file adds
@@ -46,8 +46,8 @@ impl Shared {
         [0, 1].map(|it| received[it].saturating_sub(untaken[it] as u64))
     }
 
-    /// A reader waits no longer. Returns its wakers, to be dropped without the lock: with a waker,
-    /// a future that holds another reader may be dropped.
+    /// Removes the wakers of a reader that stopped waiting. Returns them, so that the caller drops
+    /// them without the lock: dropping a waker may drop a future that holds another reader.
     fn stop_waiting(&mut self, reader: u64, streams: &[StdStream]) -> Vec<Waker> {
         let mut gone = Vec::new();
         for &stream in streams {
@@ -61,14 +61,13 @@ impl Shared {
         gone
     }
 
-    /// No reader can come any more. Returns the actor's waker.
+    /// Drops the output, because no reader can exist any more. Returns the actor's waker.
     fn abandon(&mut self) -> Option<Waker> {
         self.buffer.set_unreadable();
         self.count_taken(u64::MAX)
     }
 
-    /// Counts bytes that were taken. Returns the actor's waker once there are enough to
-    /// acknowledge.
+    /// Counts bytes that readers took. Returns the actor's waker once an acknowledgement is due.
     fn count_taken(&mut self, bytes: u64) -> Option<Waker> {
         self.wake_after = self.wake_after.saturating_sub(bytes);
         match self.wake_after {
@@ -93,7 +92,7 @@ fn wake(wakers: [Vec<(u64, Waker)>; 2]) {
 pub(crate) struct OutputWriter(SharedOutput);
 
 impl OutputWriter {
-    /// Creates both halves. A named exec (v2) has a window.
+    /// Creates both halves. `window` is that of a named exec (v2).
     pub(crate) fn new(policy: OutputPolicy, window: Option<u64>) -> (Self, ProcessOutput) {
         let mut buffer = OutputBuffer::new(policy);
         if let Some(window) = window {
@@ -113,7 +112,7 @@ impl OutputWriter {
     }
 
     /// Takes a batch of pieces, each with the number of bytes that were lost before it. Returns
-    /// `false` if the batch exceeds the budget: the caller then kills the process.
+    /// `false` if the batch exceeds the budget. The caller must then kill the process.
     pub(crate) fn write(&self, pieces: impl Iterator<Item = (u64, StdStream, Bytes)>) -> bool {
         let mut shared = lock(&self.0);
         let mut within = true;
@@ -149,16 +148,16 @@ impl OutputWriter {
         lock(&self.0).buffer.set_window(window);
     }
 
-    /// Returns the offsets up to which readers have taken the output, given those up to which it
-    /// was received. Another client resumes there. `None`: the policy counts unread output as
-    /// taken.
+    /// Keeps the unread output for another client. Returns the offsets up to which readers have
+    /// taken the output, where the other client resumes. `received` holds the offsets up to which
+    /// output was received. Returns `None` if the policy counts unread output as taken.
     pub(crate) fn hand_on(&self, received: [u64; 2]) -> Option<[u64; 2]> {
         let mut shared = lock(&self.0);
         shared.buffer.hand_on().then(|| shared.taken(received))
     }
 
-    /// Like [`hand_on`](Self::hand_on), but this client keeps reading. Wakes the task after so many
-    /// more bytes.
+    /// Returns the same offsets as [`hand_on`](Self::hand_on), but for this client. Wakes the task
+    /// when readers have taken `after` more bytes.
     pub(crate) fn poll_taken(
         &self,
         received: [u64; 2],
@@ -174,7 +173,7 @@ impl OutputWriter {
         shared.taken(received)
     }
 
-    /// The process ended.
+    /// Publishes how the process ended.
     pub(crate) fn set_end(&self, end: ProcessEnd) {
         lock(&self.0).end = Some(end);
     }
@@ -207,37 +206,37 @@ impl OutputWriter {
 }
 
 impl Drop for OutputWriter {
-    /// The actor is gone. If it has not published the end of the process, the end stays unknown.
+    /// Ends the output, because the actor is gone.
     fn drop(&mut self) {
         self.finish(Finish::ActorGone);
     }
 }
 
-/// The output of one process. Clones share it: each byte goes to one reader.
+/// The output of one process. Clones share the output: each byte goes to one reader.
 pub struct ProcessOutput(SharedOutput);
 
 impl ProcessOutput {
-    /// A reader of stdout.
+    /// Returns a reader of stdout.
     pub fn stdout(&self) -> OutputStream {
         self.stream(StdStream::Stdout)
     }
 
-    /// A reader of stderr.
+    /// Returns a reader of stderr.
     pub fn stderr(&self) -> OutputStream {
         self.stream(StdStream::Stderr)
     }
 
-    /// A reader of one stream.
+    /// Returns a reader of one stream.
     pub fn stream(&self, stream: StdStream) -> OutputStream {
         OutputStream::new(self.clone(), stream)
     }
 
-    /// A reader of both streams, in order of arrival.
+    /// Returns a reader of stdout and stderr together, in order of arrival.
     pub fn merged(&self) -> MergedOutput {
         MergedOutput::new(self.clone())
     }
 
-    /// How the process ended. `None` until the client knows.
+    /// How the process ended. `None` if the client doesn't know of its end.
     pub fn process_end(&self) -> Option<ProcessEnd> {
         lock(&self.0).end.clone()
     }
@@ -247,13 +246,13 @@ impl ProcessOutput {
         matches!(lock(&self.0).buffer.finished(), Some(Finish::Cut))
     }
 
-    /// Drops what is buffered, and all later output. Does not hold the process back.
+    /// Drops the buffered output and all later output, so that the process never pauses.
     pub(crate) fn discard(&self) {
         let actor = lock(&self.0).abandon();
         actor.into_iter().for_each(Waker::wake);
     }
 
-    /// How many bytes are buffered now, of both streams together.
+    /// The number of unread bytes of stdout and stderr together that are buffered now.
     pub fn buffered(&self) -> usize {
         lock(&self.0).buffer.used()
     }
@@ -320,7 +319,7 @@ mod tests {
     fn a_reader_is_woken_by_its_last_waker_and_leaks_nothing() {
         let (writer, output) = OutputWriter::new(OutputPolicy::default(), None);
         let (mut one, mut two) = (output.stdout(), output.stdout());
-        // A read in a new task each time, as with a timeout.
+        // Each read uses a new task, as with a timeout.
         let old = poll(&mut one);
         for _ in 0..100 {
             poll(&mut one);

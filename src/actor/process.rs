@@ -1,4 +1,4 @@
-//! [`ProcessActor`]: one exec. Its output, its stdin, and how it ended.
+//! [`ProcessActor`]: one exec, with its output, its stdin and its end.
 
 use std::{rc::Rc, task::Context as TaskContext, time::Instant};
 
@@ -33,7 +33,7 @@ use crate::{
 pub(crate) enum ProcessReport {
     /// Actions of its machine for the sandbox to execute, in order.
     Actions(ProcessId, Vec<ProcessAction>),
-    /// Its actor is gone before the process was settled.
+    /// Its actor stopped before the process was settled.
     Gone(ProcessId),
 }
 
@@ -48,7 +48,7 @@ pub(crate) fn write_taken(
     data: Bytes,
 ) -> oneshot::Receiver<Result<(), Error>> {
     let (sender, answer) = oneshot::channel();
-    // Each handle of stdin sends one at a time.
+    // Each stdin handle sends one message at a time, so the mailbox stays bounded.
     actor.do_send(WriteTaken(data, sender));
     answer
 }
@@ -56,7 +56,7 @@ pub(crate) fn write_taken(
 enum Waiter {
     End(Settler<Result<ProcessEnd, Error>>),
     Unit(Settler<Result<(), Error>>),
-    /// A write that goes on without its caller.
+    /// A write that continues if its caller stops waiting.
     Taken(oneshot::Sender<Result<(), Error>>),
 }
 
@@ -72,8 +72,8 @@ pub(super) struct NewProcess {
 /// The capacity of the mailbox: the default of actix.
 const MAILBOX: usize = 16;
 
-/// The actor of a process that has no message yet. It runs from its first message on: a task that
-/// waits for the answer of the server would be polled once for nothing.
+/// The actor of a process that has not received a message. It starts to run with its first message,
+/// because polling it earlier would do nothing.
 pub(super) struct Unstarted(LocalBoxFuture<'static, ()>);
 
 impl Unstarted {
@@ -83,10 +83,10 @@ impl Unstarted {
     }
 }
 
-/// The report with the last acknowledgement. It is sent when this is dropped.
+/// The report with the last acknowledgement. Dropping this sends it.
 ///
-/// A caller that learns of the end often starts the next process. After one yield of the thread,
-/// the request for it and the acknowledgement are written together. The address keeps the
+/// A caller that learns of the end often starts another process at once. Delaying the report by one
+/// yield lets the link write the acknowledgement and that request together. The address keeps the
 /// connection open until then.
 struct LateReport {
     sandbox: Recipient<ProcessReport>,
@@ -102,10 +102,11 @@ impl Drop for LateReport {
     }
 }
 
-/// Owns the output, the stdin and the end of one exec.
+/// The actor of one exec. Owns its output, its stdin and its end.
 ///
-/// Answers [`Wait`], [`Kill`], [`WriteStdin`], [`FlushStdin`], [`CloseStdin`] and [`GetPlace`]. It
-/// is started by [`SandboxActor`](super::SandboxActor) for every [`Exec`](super::Exec).
+/// Answers [`Wait`], [`Kill`], [`WriteStdin`], [`FlushStdin`], [`CloseStdin`] and [`GetPlace`]. The
+/// [`SandboxActor`](super::SandboxActor) starts it for each [`Exec`](super::Exec) and each
+/// [`AttachProcess`](super::AttachProcess).
 pub struct ProcessActor {
     process: ProcessId,
     machine: Box<Process>,
@@ -123,7 +124,7 @@ pub struct ProcessActor {
 }
 
 impl Drop for ProcessActor {
-    /// Tells the sandbox if the actor ends early, as in a panic.
+    /// Reports to the sandbox if the actor stops early, for example by a panic.
     fn drop(&mut self) {
         if !self.settled {
             self.sandbox.report(ProcessReport::Gone(self.process));
@@ -132,7 +133,7 @@ impl Drop for ProcessActor {
 }
 
 impl ProcessActor {
-    /// The actor of a process, which is yet to be [run](Unstarted::run).
+    /// Creates the actor of a process. The caller must [run](Unstarted::run) it.
     pub(super) fn create(new: NewProcess) -> (Addr<Self>, Unstarted, ProcessOutput) {
         let NewProcess {
             process,
@@ -155,7 +156,7 @@ impl ProcessActor {
             awaited: false,
             killed: false,
         };
-        // `Actor::start` makes a second address, which is two allocations.
+        // `Actor::start` would create a second address, which costs two allocations.
         let (sender, receiver) = channel::channel(MAILBOX);
         let unstarted = Context::with_receiver(receiver).into_future(actor);
         let unstarted = Unstarted(Box::pin(unstarted));
@@ -195,7 +196,8 @@ impl ProcessActor {
                 ProcessAction::OutputEnded(finish) => {
                     let held = self.machine.take_held_output();
                     if !held.is_empty() {
-                        // The process has ended: exceeding the budget has no effect any more.
+                        // The process has ended, so the result doesn't matter: there is nothing
+                        // left to kill.
                         let held = (0, StdStream::Stdout, held);
                         self.output.write(std::iter::once(held));
                     }
@@ -307,8 +309,8 @@ impl Driven for ProcessActor {
         ctx.stop();
     }
 
-    /// Also removes callers that stopped waiting. They would pile up, and output would be dropped
-    /// for their sake.
+    /// Also removes callers that stopped waiting. Otherwise they would accumulate, and output would
+    /// be dropped because of them.
     fn poll_io(&mut self, _: &mut Context<Self>, task: &mut TaskContext<'_>) {
         self.acknowledge(task);
         self.run_actions();
@@ -433,8 +435,8 @@ impl Handler<GetPlace> for ProcessActor {
             let taken = self.output.hand_on(received).ok_or_else(|| {
                 Error::option(
                     "output_policy",
-                    "of the process lets go of unread output, so that no other program can \
-                     resume the process; use `Overflow::Pause`",
+                    "of the process does not keep unread output, so no other program can resume \
+                     the process; use `Overflow::Pause`",
                 )
             })?;
             self.machine.handle_taken(taken);
@@ -448,7 +450,7 @@ impl Handler<GetPlace> for ProcessActor {
         self.run_actions();
         let unsupported = Failure::Unsupported {
             what: "name the process",
-            feature: "process that another client could go on with",
+            feature: "process that another client can resume",
         };
         place.ok_or_else(|| unsupported.into())
     }

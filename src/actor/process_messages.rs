@@ -6,21 +6,21 @@ use futures::channel::oneshot;
 
 use crate::{Error, machine::ProcessEnd, protocol::ExecId};
 
-/// To a [`ProcessActor`](super::ProcessActor): answer how the process ended, once it has. Any
-/// number of callers may ask. [`ProcessOutput::process_end`](super::ProcessOutput::process_end)
-/// returns it without a message.
+/// Asks a [`ProcessActor`](super::ProcessActor) how the process ended. Answered when it has ended.
+/// Any number of callers may ask. [`ProcessOutput::process_end`](super::ProcessOutput::process_end)
+/// returns the end without a message.
 #[derive(Clone, Copy, Debug, Message)]
 #[rtype(result = "Result<ProcessEnd, Error>")]
 pub struct Wait;
 
-/// To a [`ProcessActor`](super::ProcessActor): kill the process. Answers when the server confirms
-/// its end. Any number of callers may ask.
+/// Tells a [`ProcessActor`](super::ProcessActor) to kill the process. Answered when the server
+/// confirms the kill. Any number of callers may ask. See [`Process::kill`](crate::Process::kill).
 #[derive(Clone, Copy, Debug, Message)]
 #[rtype(result = "Result<(), Error>")]
 pub struct Kill;
 
-/// To a [`ProcessActor`](super::ProcessActor): send bytes to stdin, after all bytes before them.
-/// Answers when they are accepted into the stdin budget. Protocol v1 carries UTF-8 only.
+/// Tells a [`ProcessActor`](super::ProcessActor) to send bytes to stdin, after all earlier writes.
+/// Answered when they are accepted into the stdin budget. Protocol v1 carries only UTF-8.
 #[derive(Clone, Message)]
 #[rtype(result = "Result<(), Error>")]
 pub struct WriteStdin(pub Bytes);
@@ -43,31 +43,34 @@ pub(crate) struct WriteTaken(
     pub(crate) oneshot::Sender<Result<(), Error>>,
 );
 
-/// To a [`ProcessActor`](super::ProcessActor): answer when everything that was accepted before is
-/// sent: under protocol v2 to the pipe of the process, under v1 to the connection.
+/// Asks a [`ProcessActor`](super::ProcessActor) to flush stdin. Answered when everything that was
+/// accepted before is written: under protocol v2 to the pipe of the process, under v1 to the
+/// connection.
 #[derive(Clone, Copy, Debug, Message)]
 #[rtype(result = "Result<(), Error>")]
 pub struct FlushStdin;
 
-/// To a [`ProcessActor`](super::ProcessActor): close stdin after everything that was written
-/// before. Needs protocol v2.
+/// Tells a [`ProcessActor`](super::ProcessActor) to close stdin after all earlier writes. Requires
+/// protocol v2.
 #[derive(Clone, Copy, Debug, Message)]
 #[rtype(result = "Result<(), Error>")]
 pub struct CloseStdin;
 
-/// To a [`ProcessActor`](super::ProcessActor): the position up to which its output was read, for
-/// another program that resumes it. Needs protocol v2.
+/// Asks a [`ProcessActor`](super::ProcessActor) for the position up to which its output was read,
+/// so that another program can resume the process. Requires protocol v2. See
+/// [`Process::to_ref`](crate::Process::to_ref).
 #[derive(Clone, Copy, Debug, Message)]
 #[rtype(result = "Result<ProcessPlace, Error>")]
 pub struct GetPlace;
 
-/// Answer to [`GetPlace`], and where [`AttachProcess`](super::AttachProcess) starts.
+/// The answer to [`GetPlace`], and the position at which [`AttachProcess`](super::AttachProcess)
+/// resumes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProcessPlace {
     /// The id of the exec in its sandbox.
     pub exec: ExecId,
-    /// How many bytes of stdout and of stderr were read.
+    /// The offsets in stdout and stderr up to which output was read or dropped.
     pub offsets: [u64; 2],
-    /// How many bytes of output the server sends before it needs an acknowledgement.
+    /// How many unacknowledged bytes of output the server may send.
     pub window: u64,
 }

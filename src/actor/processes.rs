@@ -1,4 +1,4 @@
-//! [`Processes`]: the actors of a sandbox's processes, and what the sandbox sends them.
+//! [`Processes`]: the actors of a sandbox's processes, and the messages to them.
 
 use std::rc::Rc;
 
@@ -28,9 +28,9 @@ pub(super) struct Processes {
 
 struct ProcessLink {
     actor: Addr<ProcessActor>,
-    /// The actor itself, until it gets its first message.
+    /// The actor itself, until its first message.
     unstarted: Option<Unstarted>,
-    /// For the caller, once the server reports that the process runs.
+    /// The output, for the caller. Taken when the server reports that the process runs.
     output: Option<ProcessOutput>,
     /// The key of the [`Start`](super::Start) that started the process.
     start: Option<StartKey>,
@@ -39,7 +39,7 @@ struct ProcessLink {
 }
 
 impl Drop for ProcessLink {
-    /// The sandbox's actor is gone.
+    /// Tells the process that the sandbox's actor is gone.
     fn drop(&mut self) {
         if !self.settled {
             let end = SandboxEnd::LinkLost {
@@ -80,7 +80,7 @@ impl Processes {
         self.links.insert(process, link);
     }
 
-    /// The process, for the caller that asked for it.
+    /// Returns the process to the caller that requested it.
     pub(super) fn started(
         &mut self,
         process: ProcessId,
@@ -98,7 +98,7 @@ impl Processes {
         .ok_or_else(|| Error::actor_gone("run code"))
     }
 
-    /// Whether a caller got the process.
+    /// Whether a caller has received the process.
     pub(super) fn has_started(&self, process: ProcessId) -> bool {
         let link = self.links.get(&process);
         link.is_some_and(|link| link.output.is_none())
@@ -122,7 +122,8 @@ impl Processes {
         }
     }
 
-    /// Begins the batch of a process. Delivers the batch of another process first.
+    /// Makes a batch collect the events of this process. Delivers the events of another process
+    /// first.
     pub(super) fn turn_to(&mut self, process: ProcessId, batch: &mut InboundBatch) {
         if batch.process() != process {
             self.deliver(batch, None);
@@ -152,7 +153,7 @@ impl Processes {
         if let Some(mut link) = self.links.remove(&process) {
             link.settled = settled;
         }
-        // An empty map keeps its memory, which an idle sandbox does not need.
+        // An empty map keeps its memory, which an idle sandbox doesn't need.
         if self.links.is_empty() {
             self.links = LiteMap::new();
         }

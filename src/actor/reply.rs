@@ -1,4 +1,4 @@
-//! [`Deferred`]: an answer that a handler gives later, without a future or a task of its own.
+//! [`Deferred`]: an answer that follows later, without a future or a task for it.
 
 use std::{cell::RefCell, rc::Rc, task::Context};
 
@@ -10,20 +10,20 @@ use actix::{
 enum Slot<T> {
     /// The handler has not returned, and the answer is not known.
     Empty,
-    /// The handler has returned. The caller waits, or wants no answer.
+    /// The handler has returned. The caller waits, or did not ask for an answer.
     Asked(Option<OneshotSender<T>>),
     /// The answer is known, and the handler has not returned.
     Answered(T),
 }
 
-/// What a handler returns when the answer follows later.
+/// The result of a handler whose answer follows later.
 pub struct Deferred<T>(Rc<RefCell<Slot<T>>>);
 
-/// Gives the answer, once. If it is dropped without an answer, as in a panic, the caller gets the
-/// error that the actor is gone.
+/// Answers the caller, once. If it is dropped without an answer, for example by a panic, the caller
+/// gets an error: the actor is gone.
 pub(crate) struct Settler<T>(Rc<RefCell<Slot<T>>>);
 
-/// The answer, given back because the caller stopped waiting.
+/// The answer, returned because the caller stopped waiting.
 pub(crate) struct Undelivered<T>(pub(crate) T);
 
 /// Returns a deferred answer and its settler.
@@ -33,7 +33,7 @@ pub(crate) fn deferred<T>() -> (Settler<T>, Deferred<T>) {
 }
 
 impl<T> Settler<T> {
-    /// Whether the caller stopped waiting. Wakes the task when it does.
+    /// Whether the caller stopped waiting. Registers the task to be woken when it does.
     pub(crate) fn is_cancelled(&self, task: &mut Context<'_>) -> bool {
         match &mut *self.0.borrow_mut() {
             Slot::Asked(Some(sender)) => sender.poll_closed(task).is_ready(),

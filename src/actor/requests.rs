@@ -56,7 +56,8 @@ impl SandboxActor {
             Waiter::Exec(settler, start) => {
                 let started = result.and_then(|reply| self.started(&reply, start));
                 let undelivered = settler.settle(started);
-                // A caller of `Start` that stopped waiting also sends `CancelStart`.
+                // A caller of `Start` that stopped waiting sends `CancelStart`, which kills the
+                // process.
                 if let (Err(Undelivered(Ok(started))), None) = (undelivered, start) {
                     self.machine.abandon_process(started.process);
                 }
@@ -165,7 +166,7 @@ impl Handler<AttachProcess> for SandboxActor {
     }
 }
 
-/// A request of a handle that is dropped. It has no answer.
+/// A request of a dropped handle. It has no answer.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(super) enum Background {

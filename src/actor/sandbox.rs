@@ -1,4 +1,5 @@
-//! [`SandboxActor`]: one sandbox. Routes between its callers, its connection and its processes.
+//! [`SandboxActor`]: one sandbox. Routes messages between its callers, its connection and its
+//! processes.
 
 use std::{collections::VecDeque, rc::Rc, time::Instant};
 
@@ -28,24 +29,25 @@ use crate::{
     transport::Credit,
 };
 
-/// Owns the life of one sandbox.
+/// The actor of one sandbox. Owns its state, its connection and its processes.
 ///
 /// Answers [`Open`](super::Open), [`Exec`](super::Exec), [`KillSandbox`](super::KillSandbox),
 /// [`SnapshotFilesystem`](super::SnapshotFilesystem), [`Checkpoint`](super::Checkpoint),
-/// [`GetState`](super::GetState) and [`Subscribe`](super::Subscribe).
+/// [`AttachProcess`](super::AttachProcess), [`GetState`](super::GetState),
+/// [`GetVersion`](super::GetVersion) and [`Subscribe`](super::Subscribe).
 ///
 /// [`SandboxBuilder::into_actor`](crate::SandboxBuilder::into_actor) returns it. It dials as soon
-/// as it is started, and lives as long as an address of it. When the last address is dropped, the
-/// connection closes, and a sandbox that is still being created is killed.
+/// as it is started, and lives as long as an address of it exists. When the last address is
+/// dropped, the connection closes, and a sandbox that is still being created is killed.
 pub struct SandboxActor {
-    /// The first field, because it must be dropped first: a caller whose request fails with the
-    /// actor then finds the end in the state.
+    /// The first field, because it must be dropped first: a caller whose request fails because the
+    /// actor is gone then finds the end in the state.
     pub(super) state: StatePublisher,
     pub(super) machine: Sandbox,
     pub(super) settings: Settings,
     connection: Option<Addr<ConnectionActor>>,
     pub(super) processes: Processes,
-    /// Stdin messages on their way to the link: tag, process, number.
+    /// Stdin messages that the link has not written: tag, process, number.
     stdin: VecDeque<(u64, ProcessId, u64)>,
     next_tag: u64,
     pub(super) waiters: LiteMap<RequestId, Waiter>,
@@ -55,14 +57,14 @@ pub struct SandboxActor {
     pub(super) last_event: Option<SandboxEvent>,
     orphaned: bool,
     span: Span,
-    /// Shared by the processes: creating one for each would cost more.
+    /// The address for the reports of processes. All processes share it, to save allocations.
     address: Option<Rc<dyn Owner<ProcessReport>>>,
 }
 
 /// A caller that waits for its answer.
 pub(super) enum Waiter {
     Open(Settler<Result<Opened, Error>>),
-    /// With the key of a [`Start`](super::Start).
+    /// The key is that of a [`Start`](super::Start).
     Exec(Settler<Result<StartedProcess, Error>>, Option<StartKey>),
     Unit(Settler<Result<(), Error>>),
 }
@@ -157,7 +159,7 @@ impl SandboxActor {
         }
         let awaited = self.machine.is_awaited() || !self.subscribers.is_empty();
         self.processes.set_awaited(awaited);
-        // An empty map keeps its memory, which an idle sandbox does not need.
+        // An empty map keeps its memory, which an idle sandbox doesn't need.
         if self.waiters.is_empty() {
             self.waiters = LiteMap::new();
         }

@@ -11,25 +11,25 @@ use crate::{
     protocol::{ExecOptions, SandboxId, SandboxToken, Version},
 };
 
-/// To a [`SandboxActor`](super::SandboxActor): answer when the sandbox runs.
+/// Asks a [`SandboxActor`](super::SandboxActor) to answer when the sandbox runs.
 #[derive(Clone, Copy, Debug, Message)]
 #[rtype(result = "Result<Opened, Error>")]
 pub struct Open;
 
-/// Answer to [`Open`]: the sandbox runs.
+/// The answer to [`Open`]: the sandbox runs.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Opened {
-    /// Its id.
+    /// The id of the sandbox.
     pub sandbox_id: SandboxId,
-    /// Its token, with which another client can attach.
+    /// The secret that another client needs to attach to the sandbox.
     pub sandbox_token: SandboxToken,
-    /// Its state, for handles.
+    /// The state of the sandbox, for handles.
     pub(crate) state: StateReader,
 }
 
-/// To a [`SandboxActor`](super::SandboxActor): run code. Answers when the server reports that it
-/// runs.
+/// Tells a [`SandboxActor`](super::SandboxActor) to run code. Answered when the server reports that
+/// the code runs.
 ///
 /// If the caller stops waiting before the answer, the process is killed.
 #[derive(Clone, Message)]
@@ -41,9 +41,9 @@ pub struct Exec {
     /// The code.
     pub code: String,
     /// Arguments, environment, working directory and time limit. Protocol v1 supports none of them
-    /// without a wrapper. The window is that of the output policy; the value here is ignored.
+    /// without a wrapper. `window` is ignored: the actor derives it from the output policy.
     pub options: ExecOptions,
-    /// Its input.
+    /// The input.
     pub stdin: Stdin,
     /// How much unread output to buffer. `None`: the policy of the sandbox.
     pub output: Option<OutputPolicy>,
@@ -55,7 +55,8 @@ pub struct Exec {
 }
 
 impl Exec {
-    /// Runs `code` with the sandbox's own output policy.
+    /// Creates a request without options: stdin stays open, and the output policy is that of the
+    /// sandbox.
     pub fn new(language: impl Into<Language>, code: impl Into<String>) -> Self {
         Self {
             language: language.into(),
@@ -70,7 +71,7 @@ impl Exec {
 }
 
 impl std::fmt::Debug for Exec {
-    /// Shows no code, because it may contain secrets.
+    /// Doesn't show the code, because it may contain secrets.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Exec")
             .field("language", &self.language)
@@ -83,13 +84,13 @@ impl std::fmt::Debug for Exec {
     }
 }
 
-/// [`Exec`] for a handle. Its caller can cancel it until it has received the answer, and must do so
-/// when it stops waiting: see `cancel_in_background`.
+/// [`Exec`] for a handle. The caller can cancel it until the answer arrives, and must do so when it
+/// stops waiting: see `cancel_in_background`.
 #[derive(Message)]
 #[rtype(result = "Result<StartedProcess, Error>")]
 pub(crate) struct Start(pub(crate) Exec, pub(crate) StartKey);
 
-/// The name of a [`Start`], by which its caller can cancel it.
+/// Identifies a [`Start`], so that its caller can cancel it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct StartKey(u64);
 
@@ -101,53 +102,56 @@ impl StartKey {
     }
 }
 
-/// Answer to [`Exec`]: the process runs.
+/// The answer to [`Exec`]: the process runs.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct StartedProcess {
-    /// Its number in the sandbox.
+    /// The number of the process in its sandbox.
     pub process: ProcessId,
-    /// Its actor.
+    /// The actor of the process.
     pub actor: Addr<ProcessActor>,
-    /// Its output.
+    /// The output of the process.
     pub output: ProcessOutput,
 }
 
-/// To a [`SandboxActor`](super::SandboxActor): kill the sandbox. Answers when the server confirms
-/// it.
+/// Tells a [`SandboxActor`](super::SandboxActor) to kill the sandbox. Answered when the server
+/// confirms the kill. See [`Sandbox::kill`](crate::Sandbox::kill).
 #[derive(Clone, Copy, Debug, Message)]
 #[rtype(result = "Result<(), Error>")]
 pub struct KillSandbox;
 
-/// To a [`SandboxActor`](super::SandboxActor): store the files of the sandbox under a name.
+/// Tells a [`SandboxActor`](super::SandboxActor) to store a snapshot of the sandbox's files.
+/// Answered when the snapshot is stored.
 #[derive(Clone, Debug, Message)]
 #[rtype(result = "Result<(), Error>")]
 pub struct SnapshotFilesystem {
-    /// The name.
+    /// The name of the snapshot.
     pub name: String,
 }
 
-/// To a [`SandboxActor`](super::SandboxActor): store the sandbox and end it. Servers that can also
-/// store its memory.
+/// Tells a [`SandboxActor`](super::SandboxActor) to checkpoint the sandbox and end the session.
+/// Some servers store the memory of the sandbox, too. See
+/// [`Sandbox::checkpoint`](crate::Sandbox::checkpoint).
 #[derive(Clone, Copy, Debug, Message)]
 #[rtype(result = "Result<(), Error>")]
 pub struct Checkpoint;
 
-/// To a [`SandboxActor`](super::SandboxActor): the state of the sandbox.
+/// Asks a [`SandboxActor`](super::SandboxActor) for the state of the sandbox.
 #[derive(Clone, Copy, Debug, Message)]
 #[rtype(result = "SandboxState")]
 pub struct GetState;
 
-/// To a [`SandboxActor`](super::SandboxActor): the protocol version of its connection.
+/// Asks a [`SandboxActor`](super::SandboxActor) for the protocol version of its connection.
 #[derive(Clone, Copy, Debug, Message)]
 #[rtype(result = "Version")]
 pub struct GetVersion;
 
-/// To a [`SandboxActor`](super::SandboxActor): send every later [`SandboxEvent`] to the recipient.
+/// Tells a [`SandboxActor`](super::SandboxActor) to send every [`SandboxEvent`] from now on to this
+/// recipient.
 ///
-/// A recipient whose mailbox is full misses events, and gets [`SandboxEvent::Lagged`] with their
-/// number once there is room. The last event is [`SandboxEvent::Ended`], which is always delivered.
-/// A recipient that subscribes after it gets it at once.
+/// If the recipient's mailbox is full, events are dropped, and a [`SandboxEvent::Lagged`] reports
+/// how many once there is room. The last event is [`SandboxEvent::Ended`], which is always
+/// delivered. If the sandbox has already ended, it is delivered at once.
 #[derive(Clone, Debug, Message)]
 #[rtype(result = "()")]
 pub struct Subscribe(pub Recipient<SandboxEvent>);
@@ -156,11 +160,12 @@ impl Message for SandboxEvent {
     type Result = ();
 }
 
-/// To a [`SandboxActor`](super::SandboxActor): resume a process that another client started, where
-/// its readers stopped. Answers at once; ask the process how it ended. Needs protocol v2.
+/// Tells a [`SandboxActor`](super::SandboxActor) to resume a process that another client started,
+/// at the position where its readers stopped. Answered at once, before the server knows:
+/// [`Wait`](super::Wait) tells whether the process was lost. Requires protocol v2.
 #[derive(Clone, Debug, Message)]
 #[rtype(result = "Result<StartedProcess, Error>")]
 pub struct AttachProcess {
-    /// The process, and where its readers stopped.
+    /// The process, and the position where its readers stopped.
     pub place: ProcessPlace,
 }

@@ -1,4 +1,4 @@
-//! [`Settings`]: the checked options of a builder, for the actors.
+//! [`Settings`]: the validated options of a builder, for the actors.
 
 use std::{any::Any, sync::Arc};
 
@@ -9,7 +9,7 @@ use crate::{
     transport::{DialConfig, Endpoint, Recorder},
 };
 
-/// The options of a sandbox, checked.
+/// The validated options of a sandbox.
 #[derive(Clone)]
 pub(crate) struct Settings {
     pub(crate) mode: Mode,
@@ -19,11 +19,11 @@ pub(crate) struct Settings {
     pub(crate) timeouts: Timeouts,
     pub(crate) process: ProcessConfig,
     pub(crate) output: OutputPolicy,
-    /// Where the session's frames are written.
+    /// Records the session, if enabled.
     pub(crate) recorder: Option<Recorder>,
     /// The prefix of the ids of this client's execs.
     pub(crate) exec_prefix: String,
-    /// Dropped with the last actor of the sandbox: its place in a runtime.
+    /// The place of the sandbox in a runtime. Dropped with the last actor of the sandbox.
     pub(crate) kept: Option<Arc<dyn Any + Send + Sync>>,
     /// The debug label; `None` when debugging is off.
     pub(crate) debug: Option<Arc<str>>,
@@ -34,7 +34,7 @@ impl Settings {
         &self.dial.endpoint
     }
 
-    /// The span that all debug events of the sandbox are under; disabled when debugging is off.
+    /// Returns the span of the sandbox's debug events. It is disabled if debugging is off.
     pub(crate) fn span(&self) -> Span {
         let Some(label) = &self.debug else {
             return Span::none();

@@ -1,4 +1,4 @@
-//! The state of a sandbox, from its actor to its handles, without a message.
+//! Shares the state of a sandbox between its actor and its handles, without messages.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -30,7 +30,8 @@ impl StatePublisher {
         StateReader(Arc::clone(&self.0))
     }
 
-    /// Publishes what changed. Comes before an answer, so that its receiver reads the new state.
+    /// Publishes the state. Must be called before an answer is sent, so that the receiver reads the
+    /// new state.
     pub(super) fn publish(&self, state: &SandboxState, version: Version) {
         let mut last = lock(&self.0);
         if last.0 != *state {

@@ -6,10 +6,10 @@ use tokio::sync::mpsc::{self, error::TrySendError};
 
 use crate::SandboxEvent;
 
-/// The most events that an event stream keeps for its reader.
+/// The maximum number of events that an event stream buffers for its reader.
 pub(crate) const STREAM_CAPACITY: usize = 256;
 
-/// Room that a stream keeps for its last two events: how many were missed, and the end.
+/// Room that a stream reserves for its last two events, `Lagged` and `Ended`.
 const RESERVED: usize = 2;
 
 /// The subscribers of one sandbox.

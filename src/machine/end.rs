@@ -144,13 +144,13 @@ impl fmt::Display for SandboxEnd {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Killed => f.write_str("it was killed"),
-            Self::Checkpointed => f.write_str("it was checkpointed; attach to it to go on"),
+            Self::Checkpointed => f.write_str("it was checkpointed; attach to it to resume it"),
             Self::HandedOff => f.write_str("another client took it over"),
             Self::Deleted => f.write_str(
-                "the server deleted it (it was idle too long, or the server was stopped)",
+                "the server deleted it (it was idle for too long, or the server was stopped)",
             ),
             Self::MaybeCheckpointed => f.write_str(
-                "the server deleted it (it was idle too long, or the server was stopped); if it was \
+                "the server deleted it (it was idle for too long, or the server was stopped); if it was \
                  created with `enable_idle_timeout_auto_checkpoint`, attach to it to restore it",
             ),
             Self::Failed { status, reason } => match (reason, status) {
@@ -166,16 +166,16 @@ impl fmt::Display for SandboxEnd {
                 ),
                 (None, _) => f.write_str(status.as_str()),
             },
-            Self::LinkLost { cause, attempts: 0 } => write!(f, "the link was lost: {cause}"),
+            Self::LinkLost { cause, attempts: 0 } => write!(f, "the connection was lost: {cause}"),
             Self::LinkLost { cause, attempts } => {
                 write!(
                     f,
-                    "the link was lost and not got back in {attempts} attempts: {cause}"
+                    "the connection was lost, and {attempts} attempts to reconnect failed: {cause}"
                 )
             }
-            Self::NotReady { waited } => write!(f, "the server did not get ready: {waited}"),
+            Self::NotReady { waited } => write!(f, "the sandbox did not get ready: {waited}"),
             Self::ProcessLost { reason } => {
-                f.write_str("the process did not outlive a move of the sandbox")?;
+                f.write_str("the server no longer has the process")?;
                 match reason {
                     Some(reason) => write!(f, ": {reason}"),
                     None => Ok(()),

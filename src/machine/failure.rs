@@ -74,7 +74,7 @@ pub enum Failure {
         what: &'static str,
     },
     /// The same request is already in progress.
-    #[error("cannot {what}: it is already under way")]
+    #[error("cannot {what}: the same request is already in progress")]
     AlreadyUnderWay {
         /// What was asked for.
         what: &'static str,
@@ -108,7 +108,7 @@ pub enum Failure {
         effect: Effect,
     },
     /// The link was lost before the answer. The client may still reconnect to the sandbox.
-    #[error("cannot {what}: the link was lost before the server answered")]
+    #[error("cannot {what}: the connection was lost before the server answered")]
     LinkLost {
         /// What was asked for.
         what: &'static str,

@@ -230,7 +230,7 @@ impl fmt::Display for LinkError {
             Self::NoToken { detail } => {
                 write!(
                     f,
-                    "there is no bearer token for the dial, from its token source: {detail}"
+                    "the token source returned no bearer token for the dial: {detail}"
                 )
             }
             Self::UpgradeRefused {
@@ -265,7 +265,7 @@ impl fmt::Display for LinkError {
             Self::NotWebSocket { address, detail } => {
                 write!(
                     f,
-                    "{address} is no WebSocket server: {detail}; is the port right?"
+                    "{address} is not a WebSocket server: {detail}; is the port right?"
                 )
             }
             Self::ConnectTimeout { address, after } => {
@@ -301,7 +301,7 @@ impl fmt::Display for LinkError {
             Self::InUse => {
                 f.write_str("the server says that another client is attached (SANDBOX_IN_USE)")
             }
-            Self::Protocol { detail } => write!(f, "the server broke the protocol: {detail}"),
+            Self::Protocol { detail } => write!(f, "the server violated the protocol: {detail}"),
             Self::ActorGone => f.write_str(
                 "the actor of the connection is gone: it panicked, or its System was stopped",
             ),

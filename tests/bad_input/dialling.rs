@@ -138,7 +138,7 @@ async fn a_peer_that_speaks_no_http_is_no_websocket_server() {
             &error,
             ErrorKind::NotWebSocket,
             &server.address(),
-            "is no WebSocket server: ",
+            "is not a WebSocket server: ",
         );
         assert!(!error.is_retryable(), "{error}");
     }

@@ -42,7 +42,10 @@ fn assert_protocol(error: &Error, parts: &[&str]) {
     let text = error.to_string();
     assert_eq!(error.kind(), ErrorKind::Protocol, "{text}");
     assert!(!error.is_retryable(), "{text}");
-    assert!(text.contains("the server broke the protocol: "), "{text}");
+    assert!(
+        text.contains("the server violated the protocol: "),
+        "{text}"
+    );
     // The error's own words, and at most 200 characters of the server's.
     assert!(
         text.chars().count() < 400,

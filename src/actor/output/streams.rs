@@ -26,11 +26,11 @@ const BOTH: [StdStream; 2] = [StdStream::Stdout, StdStream::Stderr];
 struct Reader {
     output: ProcessOutput,
     streams: &'static [StdStream],
-    /// The number of this reader, by which its wakers are found.
+    /// The number of this reader, which identifies its wakers.
     id: u64,
-    /// Whether the end was returned.
+    /// Whether the reader has returned the end.
     done: bool,
-    /// Dropped with the reader: the process's handle.
+    /// The process's handle, which is dropped with the reader.
     kept: Option<Box<dyn Any + Send + Sync>>,
 }
 
@@ -52,7 +52,7 @@ impl Reader {
         }
     }
 
-    /// Reads, or registers to be woken. Returns the error that ended the output once.
+    /// Reads, or registers the task to be woken. Returns the error that ended the output, once.
     fn poll<T>(
         &mut self,
         cx: &mut Context<'_>,
@@ -61,7 +61,7 @@ impl Reader {
         if self.done {
             return Poll::Ready(None);
         }
-        // Dropped without the lock, as `stop_waiting` says.
+        // Wakers to drop after the lock is released: see `stop_waiting`.
         let mut replaced = Vec::new();
         let mut shared = lock(&self.output.0);
         let before = shared.buffer.used();
@@ -105,7 +105,7 @@ impl Drop for Reader {
             shared.buffer.remove_reader(stream);
         }
         let wakers = shared.stop_waiting(self.id, self.streams);
-        // Without a reader, the buffer may drop output that a caller's status queues behind.
+        // Without a reader, the buffer may have dropped output, so an acknowledgement may be due.
         let actor = shared.count_taken(u64::MAX);
         drop(shared);
         drop(wakers);
@@ -122,32 +122,32 @@ fn data(stream: StdStream, piece: Piece) -> Result<Bytes, Error> {
     }
 }
 
-/// One stream of a process's output, in bytes, as they come.
+/// A reader of stdout or stderr of a process, in bytes.
 ///
-/// It is a [`Stream`] of pieces and implements tokio's [`AsyncRead`], without a tokio runtime.
-/// [`lines`](Self::lines), [`text`](Self::text) and [`read_all`](Self::read_all) read it in other
-/// ways.
+/// It is a [`Stream`] of byte pieces, as they arrive, and implements tokio's [`AsyncRead`]. It
+/// needs no tokio runtime. [`lines`](Self::lines), [`text`](Self::text) and
+/// [`read_all`](Self::read_all) convert it.
 ///
-/// The stream ends when everything was read and no process holds it open. A background process may
-/// hold it open after the end of the main process. Then the stream ends after a
-/// [grace period](crate::Command::output_grace), and [`is_cut`](Self::is_cut) reports it.
+/// The stream ends when everything was read and no process holds it open. If a background process
+/// holds it open after the end of the main process, it ends after a [grace
+/// period](crate::Command::output_grace), and [`is_cut`](Self::is_cut) returns `true`.
 ///
 /// # Errors
 ///
-/// - [`ErrorKind::OutputLost`](crate::ErrorKind::OutputLost) where output was dropped. The stream
-///   continues after it.
-/// - Any other kind is the last item. The sandbox was lost, or the output exceeded its budget, so
-///   the output may be incomplete.
+/// - [`ErrorKind::OutputLost`](crate::ErrorKind::OutputLost) marks a place where output was
+///   dropped. The stream continues after it.
+/// - An error of any other kind is the last item: the sandbox was lost, an actor is gone, or the
+///   output exceeded its budget. The output may be incomplete.
 ///
-/// A read as `AsyncRead` fails with an [`io::Error`] that holds the same error. `tokio::io::copy`
-/// and `read_to_end` stop at the first error, also where output was dropped.
+/// As `AsyncRead`, it returns the same error inside an [`io::Error`]. `tokio::io::copy` and
+/// `read_to_end` stop at the first error, even at `OutputLost`.
 ///
 /// A stream counts as a handle of its [`Process`](crate::Process).
 ///
 /// # Cancel safety
 ///
-/// Dropping a read or the stream loses nothing: another stream of the same
-/// process reads on from there.
+/// Cancel safe: dropping a read or the stream loses no output. Another stream of the same process
+/// continues from there.
 #[must_use = "streams do nothing unless they are polled"]
 pub struct OutputStream {
     reader: Reader,
@@ -166,14 +166,15 @@ impl OutputStream {
         }
     }
 
-    /// Which stream this is.
+    /// Whether this is stdout or stderr.
     pub fn name(&self) -> StdStream {
         self.stream
     }
 
-    /// Whether the output was cut off: a background process still held stdout or stderr open when
-    /// the [grace period](crate::Command::output_grace) was over, and its later output is dropped.
-    /// `false` until the stream ends. Protocol v1 can't tell: there it is always `false`.
+    /// Whether the output was cut off, because a background process still held stdout or stderr
+    /// open when the [grace period](crate::Command::output_grace) was over. Later output of that
+    /// process is dropped. `false` until the stream ends. Always `false` under protocol v1, which
+    /// can't report it.
     pub fn is_cut(&self) -> bool {
         self.reader.output.is_cut()
     }
@@ -221,20 +222,20 @@ impl fmt::Debug for OutputStream {
     }
 }
 
-/// Both streams of a process's output in one, in the order in which they arrived at the client.
+/// A reader of stdout and stderr together, in the order in which the output arrived at the client.
 /// Each piece comes with the name of its stream.
-///
-/// It ends, and fails, as an [`OutputStream`] does. An
-/// [`OutputLost`](crate::ErrorKind::OutputLost) comes where the next piece of its stream would, and
-/// its text names the stream. The budget is that of the [`OutputPolicy`](crate::OutputPolicy): both
-/// streams share it anyway.
 ///
 /// A process may have other readers at the same time. Each byte goes to one of them; the rest keeps
 /// its order.
 ///
+/// # Errors
+///
+/// The errors of [`OutputStream`]. An [`OutputLost`](crate::ErrorKind::OutputLost) comes before the
+/// next piece of the stream that lost output, and its text names the stream.
+///
 /// # Cancel safety
 ///
-/// Dropping a read or the stream loses nothing.
+/// Cancel safe: dropping a read or the stream loses no output.
 #[must_use = "streams do nothing unless they are polled"]
 pub struct MergedOutput {
     reader: Reader,

@@ -214,7 +214,7 @@ fn header(name: &str, value: &str) -> Result<(HeaderName, HeaderValue), Error> {
     let parsed = HeaderName::try_from(name).map_err(|_| {
         Error::option(
             "header",
-            format!("has the name `{shown}`, which is no header name (RFC 9110)"),
+            format!("has the name `{shown}`, which is not a valid header name (RFC 9110)"),
         )
     })?;
     if RESERVED_HEADERS.contains(&parsed.as_str()) {
@@ -227,7 +227,7 @@ fn header(name: &str, value: &str) -> Result<(HeaderName, HeaderValue), Error> {
         Error::option(
             "header",
             format!(
-                "has a value for `{shown}` that holds control characters, such as a line break"
+                "has a value for `{shown}` that contains control characters, such as a line break"
             ),
         )
     })?;

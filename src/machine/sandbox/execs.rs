@@ -299,8 +299,8 @@ impl Sandbox {
     /// The sandbox runs on a new link.
     pub(super) fn resume_execs(&mut self) {
         if self.version() == Version::V1 {
-            let detail = "the server speaks protocol v1 since the link was lost, \
-                          and cannot go on with a process of v2"
+            let detail = "since the reconnect, the server speaks protocol v1, \
+                          which cannot resume a process of v2"
                 .to_owned();
             let end = SandboxEnd::LinkLost {
                 cause: LinkError::Protocol { detail },

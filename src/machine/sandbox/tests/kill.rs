@@ -74,7 +74,7 @@ fn kill_of_a_sandbox_that_may_still_live_names_the_state() {
     for (mut fixture, part) in [
         (Fixture::creating().0, "being created"),
         (Fixture::attaching().0, "being attached"),
-        (lost, "link was lost"),
+        (lost, "connection was lost"),
         (in_use, "another client is attached"),
     ] {
         let kill = fixture.kill();

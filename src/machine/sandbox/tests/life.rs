@@ -249,7 +249,9 @@ fn frames_out_of_order_end_the_session() {
         let (mut fixture, open) = Fixture::creating();
         fixture.frame(frame);
         assert!(
-            fixture.says(open).contains("the server broke the protocol"),
+            fixture
+                .says(open)
+                .contains("the server violated the protocol"),
             "{frame}"
         );
         assert_over(&mut fixture, frame);
@@ -423,7 +425,7 @@ fn a_sandbox_deleted_while_idle_is_over_at_once() {
     let kill = fixture.kill();
     assert_eq!(fixture.answer(kill), Some(Ok(SandboxReply::Done)));
     let exec = fixture.exec();
-    assert!(fixture.says(exec).contains("it was idle too long"));
+    assert!(fixture.says(exec).contains("it was idle for too long"));
 }
 
 #[test]

@@ -287,7 +287,7 @@ fn giving_up_fails_everything_with_the_last_cause() {
     assert!(
         fixture
             .says(kill)
-            .contains("not got back in 7 attempts: the server says that another")
+            .contains("7 attempts to reconnect failed: the server says that another")
     );
     assert_eq!(fixture.told(), [(P1, ProcessFact::SandboxEnded(end))]);
 }

@@ -34,12 +34,12 @@ fn only_a_running_sandbox_is_stored_one_operation_at_a_time() {
     }
     let mut fixture = Fixture::running();
     let (snapshot, again) = (fixture.snapshot(), fixture.snapshot());
-    assert!(fixture.says(again).contains("already under way"));
+    assert!(fixture.says(again).contains("already in progress"));
     let (checkpoint, again) = (fixture.checkpoint(), fixture.checkpoint());
-    assert!(fixture.says(again).contains("already under way"));
+    assert!(fixture.says(again).contains("already in progress"));
     fixture.say("SANDBOX_CHECKPOINTING");
     let again = fixture.checkpoint();
-    assert!(fixture.says(again).contains("already under way"));
+    assert!(fixture.says(again).contains("already in progress"));
     let late = fixture.snapshot();
     assert!(fixture.says(late).contains("being checkpointed"));
     fixture.say_all("FILESYSTEM_SNAPSHOT_CREATED CHECKPOINTED");
