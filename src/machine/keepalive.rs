@@ -1,15 +1,15 @@
-//! [`Keepalive`]: a ping on a quiet link, so that a half-open one is noticed.
+//! [`Keepalive`]: pings a quiet link to detect a half-open connection.
 
 use std::time::{Duration, Instant};
 
 use super::later;
 
-/// When to ping, and when to call a link dead.
+/// When to send a ping, and when to treat a link as dead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KeepaliveConfig {
-    /// Quiet time after which a ping is sent. Default: 15 s.
+    /// The time without a message after which a ping is sent. Default: 15 s.
     pub interval: Duration,
-    /// Time after the ping in which anything at all must come. Default: 15 s.
+    /// How long to wait for any message after the ping. Default: 15 s.
     pub timeout: Duration,
 }
 
@@ -22,12 +22,12 @@ impl Default for KeepaliveConfig {
     }
 }
 
-/// What a [`Keepalive`] wants done.
+/// An action for the owner of a [`Keepalive`] to perform.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeepaliveAction {
     /// Send a ping.
     Ping,
-    /// The link is dead: nothing came for this long.
+    /// The link is dead: nothing arrived for this long.
     Dead(Duration),
 }
 
@@ -40,7 +40,7 @@ pub struct Keepalive {
 }
 
 impl Keepalive {
-    /// A watch over a link that opened just now.
+    /// Starts to watch a link that has just opened.
     pub fn new(config: KeepaliveConfig, now: Instant) -> Self {
         Self {
             config,
@@ -63,7 +63,7 @@ impl Keepalive {
         }
     }
 
-    /// What to do now.
+    /// The next action to perform, if one is due.
     pub fn poll(&mut self, now: Instant) -> Option<KeepaliveAction> {
         if now < self.poll_timeout() {
             return None;

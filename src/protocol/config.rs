@@ -7,55 +7,57 @@ use super::{
     json::{Raw, parse_object, print},
 };
 
-/// The options of a new sandbox. Options that have their default are not part of the message.
+/// The options of a new sandbox. The message omits options that have their default value.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct SandboxConfig {
-    /// Idle time in seconds after which the sandbox is deleted, or checkpointed. `None`: the
-    /// server's default.
+    /// The time in seconds without a running process after which the server deletes or checkpoints
+    /// the sandbox. `None`: the server's default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub idle_timeout: Option<u64>,
     /// Whether the sandbox may be checkpointed.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub enable_checkpoint: bool,
-    /// Whether an idle sandbox is checkpointed instead of deleted. Needs `enable_checkpoint`.
+    /// Whether the server checkpoints an idle sandbox instead of deleting it. Requires
+    /// `enable_checkpoint`.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub enable_idle_timeout_auto_checkpoint: bool,
-    /// Whether another instance may take the sandbox over. Needs `enable_checkpoint`.
+    /// Whether another instance of the service may take over the sandbox. Requires
+    /// `enable_checkpoint`.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub enable_sandbox_handoff: bool,
-    /// The filesystem snapshot to start from.
+    /// The name of the filesystem snapshot to start from.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub filesystem_snapshot_name: Option<String>,
 }
 
-/// Why a configuration is refused.
+/// Why a configuration is invalid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigError {
     /// The frame is not a JSON object.
     #[error(transparent)]
     Malformed(#[from] ParseError),
-    /// A key holds a value of another type or out of range.
+    /// The value of a key has the wrong type or is out of range.
     #[error("Invalid configuration: '{key}' must be {expected}, got {found}.")]
     WrongValue {
         /// The key.
         key: &'static str,
-        /// What it may hold.
+        /// The values that the key may have.
         expected: &'static str,
-        /// What it holds, as JSON, at most 200 characters.
+        /// The value in the message as JSON, at most 200 characters.
         found: String,
     },
-    /// Idle auto-checkpoint was asked for without checkpointing.
+    /// Automatic checkpoints are enabled, but checkpoints are not.
     #[error("Idle timeout auto checkpoint requires checkpointing to be enabled.")]
     AutoCheckpointWithoutCheckpoint,
-    /// Handoff was asked for without checkpointing.
+    /// Handoff is enabled, but checkpoints are not.
     #[error("Sandbox handoff requires checkpointing to be enabled.")]
     HandoffWithoutCheckpoint,
 }
 
 impl SandboxConfig {
     /// Reads a configuration. Ignores unknown keys. [`check`](Self::check) tells whether the
-    /// options fit together.
+    /// options are consistent.
     ///
     /// # Errors
     ///
@@ -99,7 +101,8 @@ impl SandboxConfig {
         })
     }
 
-    /// Checks whether the options fit together. The errors are those of deployed servers.
+    /// Checks whether the options are consistent. The texts of the errors are those of deployed
+    /// servers.
     ///
     /// # Errors
     ///

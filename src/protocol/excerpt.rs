@@ -1,15 +1,15 @@
-//! [`excerpt`]: the piece of a frame that an error may quote.
+//! [`excerpt`]: the part of a frame that an error may quote.
 
 use super::{limits::EXCERPT_CHARS, names::KEY_SANDBOX_TOKEN};
 
-/// At most [`EXCERPT_CHARS`] characters of a frame, on one line, for an error message.
+/// Returns at most [`EXCERPT_CHARS`] characters of a frame, on one line, for an error message.
 ///
-/// A frame that may hold a token is not quoted at all: no secret ends up in an error.
+/// A frame that may contain a token is not quoted at all, so that no secret gets into an error.
 pub fn excerpt(frame: &[u8]) -> String {
     if contains(frame, KEY_SANDBOX_TOKEN.as_bytes()) {
         return "(not quoted: it may hold a token)".to_owned();
     }
-    // Four bytes hold a character at most; one more tells whether anything was cut.
+    // A character has at most four bytes. Four more bytes tell whether anything was cut.
     let head = &frame[..frame.len().min(4 * EXCERPT_CHARS + 4)];
     let text = String::from_utf8_lossy(head);
     let mut quoted: String = text

@@ -1,23 +1,23 @@
-//! Frame headers of WebSocket (RFC 6455, 5.2), looked at before the payload is there.
+//! WebSocket frame headers (RFC 6455, 5.2), checked before the payload arrives.
 //!
-//! A peer says in the first bytes of a frame how long it is. Libraries that check the length only
-//! once the whole frame is in memory can be made to buffer without end, so both of our sides check
+//! The first bytes of a frame declare its length. A library that checks the length only when the
+//! whole frame is in memory can be made to buffer without limit. So the client and the server check
 //! the *declared* length first.
 
 /// The header of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FrameHeader {
-    /// Bytes of the header itself, mask included.
+    /// The length of the header in bytes, including the mask.
     pub header_len: usize,
-    /// Bytes of the payload that the header announces.
+    /// The declared length of the payload in bytes.
     pub payload_len: u64,
 }
 
 impl FrameHeader {
-    /// Most bytes that a header can have.
+    /// The maximum length of a header, in bytes.
     pub const MAX_LEN: usize = 14;
 
-    /// Reads the header at the beginning of `bytes`; `None` while it is not complete.
+    /// Reads the header at the beginning of `bytes`. `None` if it is incomplete.
     pub fn parse(bytes: &[u8]) -> Option<Self> {
         let second = *bytes.get(1)?;
         let mask_len = if second & 0x80 == 0 { 0 } else { 4 };
@@ -37,17 +37,18 @@ impl FrameHeader {
     }
 }
 
-/// A frame announces more bytes than the limit allows.
+/// A frame declares more bytes than the limit allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a frame of {declared} bytes was announced, the limit is {limit} bytes")]
 pub struct FrameTooLarge {
-    /// What the header announces, in bytes.
+    /// The declared length, in bytes.
     pub declared: u64,
     /// The limit, in bytes.
     pub limit: usize,
 }
 
-/// Follows a stream of frames, chunk by chunk, and refuses a frame by its header.
+/// Follows a stream of frames, chunk by chunk, and refuses a frame that is too large when its
+/// header arrives.
 #[derive(Debug)]
 pub struct FrameGuard {
     limit: usize,
@@ -57,7 +58,7 @@ pub struct FrameGuard {
 }
 
 impl FrameGuard {
-    /// A guard for payloads of at most `limit` bytes.
+    /// Creates a guard for payloads of at most `limit` bytes.
     pub fn new(limit: usize) -> Self {
         Self {
             limit,
@@ -67,11 +68,12 @@ impl FrameGuard {
         }
     }
 
-    /// Looks at the next bytes of the stream.
+    /// Checks the next bytes of the stream.
     ///
     /// # Errors
     ///
-    /// A header in them announces more than the limit. The stream must not be read any further.
+    /// Fails if a header in them declares more than the limit. The stream must not be read any
+    /// further then.
     pub fn feed(&mut self, mut bytes: &[u8]) -> Result<(), FrameTooLarge> {
         while !bytes.is_empty() {
             if self.payload_left > 0 {

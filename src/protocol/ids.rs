@@ -1,17 +1,17 @@
-//! Identifiers: [`SandboxId`] names a sandbox, [`SandboxToken`] opens it, [`ExecId`] names an exec
-//! in it.
+//! Identifiers: [`SandboxId`] names a sandbox, [`SandboxToken`] authorizes a client to attach to
+//! it, [`ExecId`] names an exec in it.
 
 use std::{borrow::Borrow, fmt, sync::Arc};
 
 use secrecy::{ExposeSecret, SecretString};
 use subtle::ConstantTimeEq;
 
-/// The id that the server gave a sandbox, for example `sandbox-9182`.
+/// The id that a server gave to a sandbox, for example `sandbox-9182`.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SandboxId(Box<str>);
 
 impl SandboxId {
-    /// An id as the server gave it. Any text is accepted; the server decides what it knows.
+    /// Creates an id from any text. The server decides whether a sandbox has this id.
     pub fn new(id: impl Into<String>) -> Self {
         Self(id.into().into_boxed_str())
     }
@@ -28,15 +28,16 @@ impl<T: Into<String>> From<T> for SandboxId {
     }
 }
 
-/// The id that a client gave an exec, unique in its sandbox (protocol v2).
+/// The id that a client gave to an exec (protocol v2). Unique in the sandbox.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ExecId(Arc<str>);
 
 impl ExecId {
-    /// Longest id, in bytes.
+    /// The maximum length of an id, in bytes.
     pub const MAX_BYTES: usize = 128;
 
-    /// An id. Any text is accepted; a server takes 1 to [`MAX_BYTES`](Self::MAX_BYTES) bytes.
+    /// Creates an id from any text. A server accepts ids of 1 to [`MAX_BYTES`](Self::MAX_BYTES)
+    /// bytes.
     pub fn new(id: impl AsRef<str>) -> Self {
         Self(Arc::from(id.as_ref()))
     }
@@ -46,7 +47,7 @@ impl ExecId {
         &self.0
     }
 
-    /// Whether a server takes it.
+    /// Whether a server accepts this id.
     pub(crate) fn is_valid(&self) -> bool {
         (1..=Self::MAX_BYTES).contains(&self.0.len())
     }
@@ -64,7 +65,7 @@ impl<T: AsRef<str>> From<T> for ExecId {
     }
 }
 
-/// Shows an id as its text.
+/// Implements `Display` and `Debug` that show the id as text.
 macro_rules! show_as_text {
     ($($id:ty)*) => {$(
         impl fmt::Display for $id {
@@ -82,9 +83,9 @@ macro_rules! show_as_text {
 }
 show_as_text!(SandboxId ExecId);
 
-/// The secret that a client must show to attach to a sandbox.
+/// The secret that a client needs to attach to a sandbox.
 ///
-/// `Debug` shows nothing of it, there is no `Display`, comparison takes constant time, and the
+/// `Debug` doesn't show the secret, and there is no `Display`. Comparison takes constant time. The
 /// memory is wiped on drop.
 ///
 /// ```
@@ -98,18 +99,18 @@ show_as_text!(SandboxId ExecId);
 pub struct SandboxToken(SecretString);
 
 impl SandboxToken {
-    /// A token as the server gave it.
+    /// Creates a token from the text that the server gave.
     pub fn new(token: impl Into<String>) -> Self {
         Self(SecretString::from(token.into()))
     }
 
-    /// The secret itself. The name is meant to be found by a search for where secrets leave.
+    /// Returns the secret. The name makes it easy to find the places where secrets are used.
     pub fn expose_secret(&self) -> &str {
         self.0.expose_secret()
     }
 
-    /// Removes the token from a peer's text, also where an `excerpt` cuts it off.
-    /// Leaves a token that is too short to be a secret: removing it would garble the text.
+    /// Removes the token from a peer's text, even if an `excerpt` cut the token off. Ignores a
+    /// token that is too short to be a secret, because removing it would garble the text.
     pub(crate) fn redact(&self, mut text: String) -> String {
         const SECRET: usize = 8;
         let token = self.expose_secret();

@@ -1,8 +1,8 @@
-//! JSON text to a struct and back, and [`ParseError`].
+//! Parses and prints JSON, and defines [`ParseError`].
 //!
-//! A message is read in two steps. A derived struct holds the values of the known keys as [`Raw`]
-//! text, borrowed from the frame. Once the kind of message is known, the values that it needs are
-//! read. So a peer that sends large, deeply nested or unknown values makes nothing allocate.
+//! A message is read in two steps. First, a derived struct holds the values of the known keys as
+//! [`Raw`] text, borrowed from the frame. When the kind of message is known, its values are parsed.
+//! So large, deeply nested or unknown values of a peer cause no allocation.
 
 use std::{borrow::Cow, str::FromStr};
 
@@ -21,10 +21,10 @@ pub enum ParseError {
         /// The beginning of the frame, at most 200 characters.
         excerpt: String,
     },
-    /// The frame is not JSON, or has a known key twice.
+    /// The frame is not JSON, or contains a known key twice.
     #[error("the frame is not JSON ({problem}): {excerpt}")]
     NotJson {
-        /// What the JSON parser found.
+        /// The message of the JSON parser.
         problem: String,
         /// The beginning of the frame, at most 200 characters.
         excerpt: String,
@@ -49,8 +49,8 @@ pub enum ParseError {
     },
 }
 
-/// Reads a frame that must hold one JSON object. Ignores keys that `T` doesn't have. A key of `T`
-/// that occurs twice is an error.
+/// Reads a frame that must contain one JSON object. Ignores keys that `T` doesn't have. Fails if a
+/// key of `T` occurs twice.
 pub(super) fn parse_object<'a, T: Deserialize<'a>>(frame: &'a [u8]) -> Result<T, ParseError> {
     let excerpt = || excerpt(frame);
     let text =
@@ -104,7 +104,7 @@ impl<'a> Raw<'a> {
 
     /// The value, if it is a whole number in the range of the type.
     pub(super) fn number<T: FromStr>(self) -> Option<T> {
-        // The JSON grammar was checked: a string or a fraction is no number for `FromStr`.
+        // The JSON grammar was checked. `FromStr` refuses strings and fractions.
         self.json().parse().ok()
     }
 
@@ -136,8 +136,8 @@ pub(super) fn print(message: &impl Serialize) -> String {
 
 /// A JSON object that is being printed. Its keys have nothing to escape.
 ///
-/// A derived form costs three times as many instructions, which is 5 % of an exec round trip. So
-/// the messages of a busy link have none.
+/// A derived `Serialize` needs three times as many instructions, which would be 5 % of an exec
+/// round trip. So frequent messages are printed with this type.
 pub(super) struct Object(Vec<u8>);
 
 impl Object {
@@ -152,7 +152,7 @@ impl Object {
         self.0.extend_from_slice(b"\":");
     }
 
-    /// A value in its derived form.
+    /// Adds a value by its `Serialize`.
     pub(super) fn value(mut self, key: &str, value: impl Serialize) -> Self {
         self.key(key);
         let printed = serde_json::to_writer(&mut self.0, &value);
@@ -160,7 +160,7 @@ impl Object {
         self
     }
 
-    /// A value in its derived form, if there is one.
+    /// Adds a value by its `Serialize`, if there is one.
     pub(super) fn optional(self, key: &str, value: Option<impl Serialize>) -> Self {
         match value {
             Some(value) => self.value(key, value),
@@ -168,7 +168,7 @@ impl Object {
         }
     }
 
-    /// A text, quick if there is nothing to escape.
+    /// Adds a text. Fast if there is nothing to escape.
     pub(super) fn text(self, key: &str, text: &str) -> Self {
         match plain_length(text.as_bytes()) < text.len() {
             true => self.value(key, text),
@@ -176,7 +176,7 @@ impl Object {
         }
     }
 
-    /// A text that has nothing to escape.
+    /// Adds a text without characters to escape.
     pub(super) fn plain(mut self, key: &str, text: &str) -> Self {
         self.key(key);
         self.0.reserve(text.len() + 2);
@@ -196,7 +196,7 @@ impl Object {
     }
 }
 
-/// JSON that was printed, which is UTF-8.
+/// Converts printed JSON, which is always UTF-8.
 fn into_text(json: Vec<u8>) -> String {
     String::from_utf8(json).unwrap_or_default()
 }

@@ -1,17 +1,18 @@
-//! Layer 0: the wire. Message types, statuses, ids, limits, and parsing and printing of messages.
+//! Layer 0: the wire. Messages with their parsing and printing, statuses, ids and limits.
 //!
-//! Everything here is pure: no IO, no clock, no runtime. Client and server are both written against
-//! it, so that the two sides cannot drift apart.
+//! Everything here is pure: no IO, no clock, no runtime. Client and server share this code, so they
+//! can't diverge.
 //!
-//! The names in messages are the field names of structs with a derived form ([`ServerMessage`],
-//! [`ClientMessage`], [`SandboxConfig`]); a test compares each message with its JSON. Statuses,
-//! paths and close codes stand in the table [`names`].
+//! The names in messages are the field names of the structs ([`ServerMessage`], [`ClientMessage`],
+//! [`SandboxConfig`]). A test compares each message with its JSON. Statuses, paths and close codes
+//! are in [`names`].
 //!
 //! ```
 //! use actix_sandbox::protocol::{ServerMessage, Status, Version};
 //!
 //! let frame = br#"{"event":"status_update","status":"SANDBOX_RUNNING"}"#;
-//! let ServerMessage::Status(update) = ServerMessage::parse_as(&frame[..].into(), Version::V1)? else {
+//! let message = ServerMessage::parse_as(&frame[..].into(), Version::V1)?;
+//! let ServerMessage::Status(update) = message else {
 //!     panic!("a status update");
 //! };
 //! assert_eq!(update.status, Status::SandboxRunning);

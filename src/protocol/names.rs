@@ -1,8 +1,8 @@
-//! Names on the wire outside the messages, and the statuses.
+//! The statuses, and names on the wire outside the messages.
 //!
-//! The keys, events and actions of messages are the field names of the derived structs in
-//! `server_message`, `client_message` and `config`. `tests.rs` freezes them as JSON. The few that
-//! other layers look for in raw JSON are here, too.
+//! The keys, events and actions of messages are field names of structs in `server_message`,
+//! `client_message` and `config`. `tests.rs` freezes them as JSON. A few that other layers search
+//! for in raw JSON are here, too.
 
 /// `event`: the id and the token of a created sandbox.
 pub const EVENT_SANDBOX_ID: &str = "sandbox_id";
@@ -29,14 +29,14 @@ pub const SUBPROTOCOL_V2: &str = "sandbox.v2";
 pub const PATH_CREATE: &str = "/create";
 /// Path of the endpoint that attaches to a sandbox; the id follows after a slash.
 pub const PATH_ATTACH: &str = "/attach";
-/// Path of the endpoint that says whether the server is well.
+/// Path of the endpoint for health checks.
 pub const PATH_STATUS: &str = "/status";
-/// Path that runs code once, in a sandbox of its own.
+/// Path of the endpoint that runs code once, in a new sandbox.
 pub const PATH_EXECUTE: &str = "/execute";
 
-/// Close code of a session that ended as it should.
+/// Close code of a session that ended normally.
 pub const CLOSE_NORMAL: u16 = 1000;
-/// Close code of a message over the size limit (RFC 6455, 7.4.1).
+/// Close code after a message over the size limit (RFC 6455, 7.4.1).
 pub const CLOSE_TOO_BIG: u16 = 1009;
 /// Close code after `SANDBOX_NOT_FOUND` and `SANDBOX_IN_USE`.
 pub const CLOSE_REFUSED: u16 = 1011;
@@ -45,7 +45,7 @@ pub const CLOSE_ERROR: u16 = 4000;
 
 /// Calls a macro with the table of statuses: variant, name on the wire, severity, documentation.
 ///
-/// The severity is that of protocol v1, see [`Severity`](super::Severity).
+/// The severity is that of protocol v1: see [`Severity`](super::Severity).
 macro_rules! status_table {
     ($callback:ident) => {
         $callback! {
@@ -53,37 +53,37 @@ macro_rules! status_table {
             SandboxRunning = "SANDBOX_RUNNING", Progress, "Created, attached, or restored, and ready.";
             SandboxCreationError = "SANDBOX_CREATION_ERROR", Fatal, "The sandbox could not be created.";
             SandboxNotFound = "SANDBOX_NOT_FOUND", FatalWithoutReason, "No sandbox has this id.";
-            SandboxInUse = "SANDBOX_IN_USE", FatalWithoutReason, "Another client is attached. After a dropped link the server may still believe that the old connection is.";
+            SandboxInUse = "SANDBOX_IN_USE", FatalWithoutReason, "Another client is attached. After a lost connection, the server may still treat the old one as attached.";
             SandboxPermissionDenialError = "SANDBOX_PERMISSION_DENIAL_ERROR", Fatal, "The token is wrong.";
-            SandboxRestoring = "SANDBOX_RESTORING", Progress, "The sandbox is not in memory and is being looked for.";
+            SandboxRestoring = "SANDBOX_RESTORING", Progress, "The sandbox is not in memory; the server looks for its checkpoint.";
             SandboxRestoreError = "SANDBOX_RESTORE_ERROR", Fatal, "The sandbox could not be restored.";
-            ExecutionRunning = "SANDBOX_EXECUTION_RUNNING", Progress, "The exec started; said again after `reconnect`.";
+            ExecutionRunning = "SANDBOX_EXECUTION_RUNNING", Progress, "The exec started. Repeated after `reconnect`.";
             ExecutionDone = "SANDBOX_EXECUTION_DONE", Progress, "The exec ended. Protocol v1 carries no exit code.";
-            ExecutionError = "SANDBOX_EXECUTION_ERROR", Refused, "The exec could not start, another one runs, or stdin came while nothing runs.";
+            ExecutionError = "SANDBOX_EXECUTION_ERROR", Refused, "The exec could not start, another one runs, or stdin arrived while none runs.";
             ExecutionUnsupportedLanguageError = "SANDBOX_EXECUTION_UNSUPPORTED_LANGUAGE_ERROR", Refused, "The server does not run this language.";
             ExecutionForceKilled = "SANDBOX_EXECUTION_FORCE_KILLED", Progress, "Answer to a kill of the process.";
             ExecutionForceKillError = "SANDBOX_EXECUTION_FORCE_KILL_ERROR", Refused, "The kill of the process failed.";
             ExecutionInProgressError = "SANDBOX_EXECUTION_IN_PROGRESS_ERROR", Refused, "Checkpoint refused because an exec runs.";
-            StdinError = "SANDBOX_STDIN_ERROR", Refused, "A stdin message was malformed.";
+            StdinError = "SANDBOX_STDIN_ERROR", Refused, "A stdin message was malformed, or, under v2, the process does not take the input.";
             SandboxCheckpointing = "SANDBOX_CHECKPOINTING", Progress, "The checkpoint began.";
             SandboxCheckpointed = "SANDBOX_CHECKPOINTED", End, "The sandbox is stored and no longer on this instance.";
-            SandboxCheckpointError = "SANDBOX_CHECKPOINT_ERROR", Fatal, "The checkpoint failed, and the session with it.";
+            SandboxCheckpointError = "SANDBOX_CHECKPOINT_ERROR", Fatal, "The checkpoint failed, which ends the session.";
             FilesystemSnapshotCreating = "SANDBOX_FILESYSTEM_SNAPSHOT_CREATING", Progress, "The filesystem snapshot began.";
             FilesystemSnapshotCreated = "SANDBOX_FILESYSTEM_SNAPSHOT_CREATED", Progress, "The filesystem snapshot is stored.";
-            FilesystemSnapshotError = "SANDBOX_FILESYSTEM_SNAPSHOT_ERROR", Refused, "The filesystem snapshot failed; the session goes on.";
+            FilesystemSnapshotError = "SANDBOX_FILESYSTEM_SNAPSHOT_ERROR", Refused, "The filesystem snapshot failed; the session continues.";
             SandboxKilling = "SANDBOX_KILLING", Progress, "The kill of the sandbox began.";
-            SandboxKilled = "SANDBOX_KILLED", End, "The sandbox is gone because it was killed.";
+            SandboxKilled = "SANDBOX_KILLED", End, "The sandbox was killed.";
             SandboxKillError = "SANDBOX_KILL_ERROR", Refused, "The kill of the sandbox failed.";
             SandboxDeleting = "SANDBOX_DELETING", Progress, "The sandbox is being deleted; also part of kill, checkpoint and idle timeout.";
             SandboxDeleted = "SANDBOX_DELETED", End, "The sandbox is deleted; also part of kill, checkpoint and idle timeout.";
             SandboxLockAcquiring = "SANDBOX_LOCK_ACQUIRING", Progress, "Handoff: this instance waits for the sandbox.";
             SandboxLockAcquired = "SANDBOX_LOCK_ACQUIRED", Progress, "Handoff: this instance owns the sandbox.";
-            SandboxLockReleaseRequested = "SANDBOX_LOCK_RELEASE_REQUESTED", Progress, "Handoff: another instance asks for the sandbox.";
-            SandboxLockReleasing = "SANDBOX_LOCK_RELEASING", Progress, "Handoff: this instance gives the sandbox away.";
-            SandboxLockReleased = "SANDBOX_LOCK_RELEASED", Progress, "Handoff: this instance gave the sandbox away.";
+            SandboxLockReleaseRequested = "SANDBOX_LOCK_RELEASE_REQUESTED", Progress, "Handoff: another instance requests the sandbox.";
+            SandboxLockReleasing = "SANDBOX_LOCK_RELEASING", Progress, "Handoff: this instance releases the sandbox.";
+            SandboxLockReleased = "SANDBOX_LOCK_RELEASED", Progress, "Handoff: this instance released the sandbox.";
             SandboxLockRenewalError = "SANDBOX_LOCK_RENEWAL_ERROR", Fatal, "The instance lost its lock and deletes the sandbox.";
-            SandboxError = "SANDBOX_ERROR", Fatal, "Anything else that ends the session.";
-            ExecutionExited = "SANDBOX_EXECUTION_EXITED", Progress, "The main process of a named exec ended; its output may go on (v2).";
+            SandboxError = "SANDBOX_ERROR", Fatal, "Another error that ends the session.";
+            ExecutionExited = "SANDBOX_EXECUTION_EXITED", Progress, "The main process of a named exec ended; its output may continue (v2).";
         }
     };
 }

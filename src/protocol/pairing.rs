@@ -1,8 +1,8 @@
 //! [`Pairing`]: joins an error status and the `error` message after it.
 //!
-//! A v1 server says *that* something failed in one message and *why* in the next. Deployed clients
-//! report the first alone. Here the status waits for its reason. The reason may also come in the
-//! status itself, late, or not at all.
+//! A v1 server reports *that* something failed in one message and *why* in the next. Deployed
+//! clients report only the first. Here, the status waits for its reason. The reason may also be
+//! part of the status, come late, or be missing.
 
 use super::{ServerMessage, StatusUpdate};
 
@@ -11,7 +11,8 @@ use super::{ServerMessage, StatusUpdate};
 #[derive(Debug, Default)]
 pub struct Pairing {
     held: Option<StatusUpdate>,
-    /// The status had its reason in itself. A separate `error` that follows repeats it.
+    /// Whether the last status contained its reason, so that a separate `error` after it is a
+    /// repetition.
     repeat_expected: bool,
 }
 

@@ -1,33 +1,34 @@
-//! [`Reassembly`]: one message from its fragments, under a limit.
+//! [`Reassembly`]: joins the fragments of a message, up to a limit.
 
 use bytes::{Bytes, BytesMut};
 
 /// A fragment of a message (RFC 6455, 5.4).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fragment {
-    /// The first, of a text message.
+    /// The first fragment of a text message.
     First(Bytes),
-    /// One in the middle.
+    /// A fragment that is neither the first nor the last.
     Middle(Bytes),
-    /// The last.
+    /// The last fragment.
     Last(Bytes),
 }
 
-/// Fragments that make no message.
+/// Why fragments can't be joined to a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ReassemblyError {
-    /// All fragments together are over the limit.
+    /// The fragments together exceed the limit.
     #[error("a fragmented message is over the limit of {limit} bytes")]
     TooLarge {
         /// The limit, in bytes.
         limit: usize,
     },
-    /// A fragment that belongs to no message, or a new message before the last fragment of the old.
+    /// A fragment belongs to no message, or a new message begins before the last fragment of the
+    /// previous one.
     #[error("a fragment out of order")]
     OutOfOrder,
 }
 
-/// Puts fragments together.
+/// Joins the fragments of messages.
 #[derive(Debug)]
 pub struct Reassembly {
     limit: usize,
@@ -35,7 +36,7 @@ pub struct Reassembly {
 }
 
 impl Reassembly {
-    /// A reassembly of messages of at most `limit` bytes.
+    /// Joins messages of at most `limit` bytes.
     pub fn new(limit: usize) -> Self {
         Self {
             limit,
@@ -43,11 +44,11 @@ impl Reassembly {
         }
     }
 
-    /// Takes a fragment, and gives the message once it is complete.
+    /// Takes a fragment. Returns the message once it is complete.
     ///
     /// # Errors
     ///
-    /// The message grows over the limit, or the fragment does not continue it.
+    /// Fails if the message exceeds the limit or the fragment is out of order.
     pub fn push(&mut self, fragment: Fragment) -> Result<Option<Bytes>, ReassemblyError> {
         let (data, last) = match (fragment, &mut self.message) {
             (Fragment::First(data), message @ None) => {

@@ -1,21 +1,21 @@
-//! [`Status`]: every status of both versions, and unknown ones by their name.
+//! [`Status`]: the statuses of both versions, and unknown statuses by their names.
 
 use std::fmt;
 
 use super::names::status_table;
 
-/// What a status means for the session that receives it.
+/// The effect of a status on the session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Severity {
-    /// Something began or is done; the session goes on.
+    /// Something began or was done. The session continues.
     Progress,
-    /// A request failed, a reason follows; the session goes on.
+    /// A request failed. A reason follows, and the session continues.
     Refused,
-    /// The session ends and is never reconnected; a reason follows.
+    /// The session ends, and the client doesn't reconnect. A reason follows.
     Fatal,
-    /// The session ends; no reason follows.
+    /// The session ends. No reason follows.
     FatalWithoutReason,
-    /// The sandbox came to its regular end; the session is never reconnected.
+    /// The sandbox ended normally, and the client doesn't reconnect.
     End,
 }
 
@@ -73,7 +73,7 @@ impl Status {
         )
     }
 
-    /// Whether the session is over after this status, for good or ill.
+    /// Whether the session ends after this status, with or without an error.
     #[cfg(test)]
     pub(crate) fn ends_session(&self) -> bool {
         matches!(
@@ -98,7 +98,7 @@ impl fmt::Display for Status {
 mod tests {
     use super::*;
 
-    /// Frozen: lines may be added, none may change.
+    /// Frozen: names may be added, but none may change.
     const FROZEN: &str = "\
 SANDBOX_CREATING SANDBOX_RUNNING SANDBOX_CREATION_ERROR SANDBOX_NOT_FOUND SANDBOX_IN_USE \
 SANDBOX_PERMISSION_DENIAL_ERROR SANDBOX_RESTORING SANDBOX_RESTORE_ERROR SANDBOX_EXECUTION_RUNNING \

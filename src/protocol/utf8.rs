@@ -1,9 +1,9 @@
-//! [`Utf8Decoder`]: text from bytes that come in pieces, never split inside a code point.
+//! [`Utf8Decoder`]: converts pieces of bytes to text without splitting a code point.
 
-/// Turns pieces of bytes into text.
+/// Converts pieces of bytes to text.
 ///
-/// A code point that is cut by the end of a piece waits for the next. Bytes that are not UTF-8
-/// become U+FFFD, as in [`String::from_utf8_lossy`].
+/// A code point that is cut by the end of a piece waits for the next piece. Bytes that are not
+/// UTF-8 become U+FFFD, as in [`String::from_utf8_lossy`].
 ///
 /// ```
 /// use actix_sandbox::protocol::Utf8Decoder;
@@ -15,12 +15,12 @@
 /// ```
 #[derive(Clone, Debug, Default)]
 pub struct Utf8Decoder {
-    /// The beginning of a code point: at most three bytes.
+    /// The first bytes of an incomplete code point: at most three.
     pending: Vec<u8>,
 }
 
 impl Utf8Decoder {
-    /// All text that is complete after this piece.
+    /// Returns all text that is complete after this piece.
     pub fn decode(&mut self, piece: &[u8]) -> String {
         let joined;
         let bytes = if self.pending.is_empty() {
@@ -35,19 +35,20 @@ impl Utf8Decoder {
         String::from_utf8_lossy(&bytes[..complete]).into_owned()
     }
 
-    /// What is left at the end: nothing, or U+FFFD for a code point that was never completed.
+    /// Ends the text. Returns U+FFFD if a code point is incomplete, otherwise an empty string.
     pub fn finish(&mut self) -> String {
         String::from_utf8_lossy(&std::mem::take(&mut self.pending)).into_owned()
     }
 }
 
-/// Where bytes can be cut so that no code point is split: the length without a code point that is
-/// begun at the end and that more bytes could complete.
+/// Returns the length of `bytes` without an incomplete code point at the end. Cutting there splits
+/// no code point.
 pub fn utf8_boundary(bytes: &[u8]) -> usize {
     bytes.len() - incomplete_tail(bytes)
 }
 
-/// How many bytes at the end are the beginning of a code point that more bytes could complete.
+/// The number of bytes at the end that form an incomplete code point, which more bytes could
+/// complete.
 fn incomplete_tail(bytes: &[u8]) -> usize {
     // A code point has at most four bytes, so its beginning is among the last three.
     for back in 1..=bytes.len().min(3) {

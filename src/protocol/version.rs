@@ -1,21 +1,22 @@
-//! [`Version`]: which of the two versions of the protocol a link speaks.
+//! [`Version`]: the version of the protocol that a link speaks.
 
 use super::names::SUBPROTOCOL_V2;
 
-/// A version of the protocol, agreed on for each link. See [the specification of
-/// v2](crate::protocol_v2).
+/// A version of the protocol. Client and server negotiate it for each connection. See [the
+/// specification of v2](crate::protocol_v2).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Version {
-    /// What deployed services speak.
+    /// The protocol of deployed services.
     #[default]
     V1,
-    /// The additions of this crate: nothing lost, nothing twice, nothing unknown.
+    /// Adds exactly-once output and stdin, idempotent execs, exit statuses and concurrent
+    /// processes.
     V2,
 }
 
 impl Version {
-    /// The version that a `Sec-WebSocket-Protocol` header of an answer selects; v1 for none, and
-    /// for one that was not offered.
+    /// Returns the version that the `Sec-WebSocket-Protocol` header of an upgrade response selects.
+    /// v1 if there is no header, or if it names another subprotocol.
     pub(crate) fn selected(header: Option<&str>) -> Self {
         match header {
             Some(name) if name.trim() == SUBPROTOCOL_V2 => Self::V2,

@@ -11,8 +11,8 @@ pub use options::ExecOptions;
 
 /// A message from the client to the server.
 ///
-/// Parsing is as lenient as deployed servers are. A required value that is missing or has the wrong
-/// type is `None`, so that a server can report it in its own words.
+/// Parsing is as lenient as that of deployed servers. A required value that is missing or has the
+/// wrong type is `None`, so that the server can report it.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum ClientMessage<'a> {
@@ -32,20 +32,21 @@ pub enum ClientMessage<'a> {
         /// The name.
         name: Option<Cow<'a, str>>,
     },
-    /// Store the whole sandbox and end it.
+    /// Store the whole sandbox and end the session.
     Checkpoint,
-    /// Resume the output of the exec after a new attach.
+    /// Resume the output of the v1 exec after a new attach.
     Reconnect,
     /// A message about a named exec (v2).
     Named(ExecId, NamedMessage<'a>),
-    /// A message without a language, code, or an event or action that this version knows.
+    /// A message that has neither `language` nor `code`, nor an event or action that this version
+    /// knows.
     Unknown,
 }
 
 /// A request to run code.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ExecRequest<'a> {
-    /// The language. A value that is not text is given as its JSON.
+    /// The language. A value that is not text is kept as its JSON.
     pub language: Option<Cow<'a, str>>,
     /// The code.
     pub code: Option<Cow<'a, str>>,
@@ -57,15 +58,15 @@ pub struct ExecRequest<'a> {
 pub enum NamedMessage<'a> {
     /// Run code under this id, once.
     Exec(ExecRequest<'a>, ExecOptions),
-    /// An exec request whose options cannot be read, and why.
+    /// An exec request whose options can't be read, with the reason.
     Malformed(String),
-    /// Input that cannot be read, and why.
+    /// Input that can't be read, with the reason.
     MalformedStdin(String),
     /// A message that this version doesn't know.
     Unknown,
     /// Bytes for standard input.
     Stdin {
-        /// Bytes before these.
+        /// The number of input bytes before these.
         offset: u64,
         /// The bytes.
         data: Cow<'a, [u8]>,
@@ -79,7 +80,7 @@ pub enum NamedMessage<'a> {
         /// Whether the client has taken the end, too.
         done: bool,
     },
-    /// Kill it.
+    /// Kill the exec.
     Kill,
     /// Resume the output at these offsets.
     Reconnect {
@@ -88,7 +89,7 @@ pub enum NamedMessage<'a> {
     },
 }
 
-/// A message with an `action`.
+/// Starts a message with an `action`.
 fn action(action: &str) -> Object {
     Object::with_capacity(128).plain("action", action)
 }
@@ -173,7 +174,7 @@ impl NamedMessage<'_> {
                 .value("stdout", stdout)
                 .value("stderr", stderr)
                 .end(),
-            // A reader makes these. They have no other form.
+            // Only the reader creates these. They are encoded without content.
             Self::Malformed(_) | Self::MalformedStdin(_) | Self::Unknown => {
                 Object::with_capacity(128).text("exec", exec).end()
             }

@@ -20,14 +20,15 @@ pub struct ExecOptions {
     /// How long the server reads output after the main process has exited while another process
     /// holds it open, in milliseconds.
     pub output_grace_ms: Option<u64>,
-    /// Bytes of output that may be unacknowledged.
+    /// The number of bytes of output that may be unacknowledged.
     pub window: Option<u64>,
-    /// Whether the input will end, which v1 can't express. Not part of the message: `eof` says it.
+    /// Whether the client will close stdin, which v1 can't express. Not part of the message: v2
+    /// sends `eof` with the input.
     pub input_ends: bool,
 }
 
 impl fmt::Debug for ExecOptions {
-    /// Shows no values of arguments and variables: they may hold secrets.
+    /// Doesn't show arguments and values of variables, because they may be secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let lengths: Vec<_> = self.args.iter().map(String::len).collect();
         let env: Vec<_> = self

@@ -65,7 +65,7 @@ impl<'a> ClientMessage<'a> {
         {
             match exec.text() {
                 Some(exec) => return Ok(Self::Named(ExecId::new(exec), keys.named())),
-                // The message must not reach the exec without a name.
+                // The message must not be taken for one about the v1 exec.
                 None if exec.json().starts_with('"') => return Err(not_json(frame, "bad escape")),
                 None => {}
             }
@@ -137,7 +137,7 @@ impl<'a> Keys<'a> {
         }
     }
 
-    /// Reads the options of an exec request, or says why they can't be read.
+    /// Reads the options of an exec request. Fails with the reason why they can't be read.
     fn options(&self) -> Result<ExecOptions, String> {
         let number = |key, value: Option<Raw<'_>>| {
             let number = value.map(|value| value.number().ok_or(value)).transpose();
@@ -146,7 +146,7 @@ impl<'a> Keys<'a> {
         let args = match self.args {
             None => Vec::new(),
             Some(args) => {
-                // These elements take no memory, however many there are.
+                // Counts the elements without allocating memory for them.
                 let count = args.read::<Vec<IgnoredAny>>().map_or(0, |args| args.len());
                 check_count(count)?;
                 args.read().ok_or_else(|| wrong("args", "a list of text"))?
@@ -186,12 +186,12 @@ fn check_count(count: usize) -> Result<(), String> {
     }
 }
 
-/// Why a value is refused.
+/// The reason why a value is refused.
 fn wrong(key: &str, expected: &str) -> String {
     format!("'{key}' must be {expected}.")
 }
 
-/// The environment, in order. Beyond the limit, it holds one variable more.
+/// The environment, in order. If it exceeds the limit, holds one variable more than the limit.
 struct Env(Vec<(String, String)>);
 
 impl<'de> Deserialize<'de> for Env {

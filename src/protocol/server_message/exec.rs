@@ -9,13 +9,14 @@ use super::super::ExecId;
 pub struct ExecUpdate<Id = ExecId> {
     /// The exec.
     pub exec: Id,
-    /// Bytes of input that the server has taken, with `SANDBOX_EXECUTION_RUNNING`.
+    /// With `SANDBOX_EXECUTION_RUNNING`: the number of bytes of input that the server has taken.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stdin: Option<u64>,
-    /// Bytes of output that the server sends unacknowledged, with `SANDBOX_EXECUTION_RUNNING`.
+    /// With `SANDBOX_EXECUTION_RUNNING`: the number of unacknowledged bytes of output that the
+    /// server sends.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub window: Option<u64>,
-    /// How it ended, with `SANDBOX_EXECUTION_EXITED` and `SANDBOX_EXECUTION_DONE`.
+    /// With `SANDBOX_EXECUTION_EXITED` and `SANDBOX_EXECUTION_DONE`: how the exec ended.
     #[serde(flatten)]
     pub end: Option<ExecEnd>,
 }

@@ -1,4 +1,5 @@
-//! [`ServerMessage`]: the messages of a server. A struct's derived form is its form on the wire.
+//! [`ServerMessage`]: the messages of a server. The `Serialize` of a struct is its form on the
+//! wire.
 
 mod exec;
 mod fast;
@@ -19,7 +20,7 @@ pub use output::{OutputPiece, OutputPlace, OutputView, Received};
 pub enum ServerMessage {
     /// A status changed.
     Status(StatusUpdate),
-    /// The sandbox that was created.
+    /// The id and the token of the created sandbox.
     Identity(Identity),
     /// A piece of output.
     Output(OutputPiece),
@@ -29,7 +30,7 @@ pub enum ServerMessage {
     StdinAck {
         /// The exec.
         exec: ExecId,
-        /// The number of bytes in total.
+        /// The total number of bytes that the process has taken.
         offset: u64,
     },
     /// An event that this version doesn't know. It is never fatal.
@@ -85,9 +86,9 @@ impl ServerMessage {
     ///
     /// # Errors
     ///
-    /// Fails if the frame is not a JSON object, if a known key occurs twice, or if a known event
-    /// lacks a required key or has a value of the wrong type there. Ignores unknown keys; unknown
-    /// events and statuses are messages.
+    /// Fails if the frame is not a JSON object, if a known key occurs twice, or if a required key
+    /// of a known event is missing or has a value of the wrong type. Ignores unknown keys. Unknown
+    /// events and statuses are not errors.
     #[cfg(any(test, feature = "unstable-internals"))]
     pub fn parse(frame: &Bytes) -> Result<Self, ParseError> {
         Self::parse_as(frame, Version::V1)
@@ -103,7 +104,7 @@ impl ServerMessage {
         Self::read(frame, version).map(|received| received.into_message(frame))
     }
 
-    /// Reads a text frame like [`parse_as`](Self::parse_as), and leaves frequent messages in the
+    /// Reads a text frame like [`parse_as`](Self::parse_as). Frequent messages borrow from the
     /// frame.
     ///
     /// # Errors
