@@ -1,10 +1,10 @@
-//! An exec: code that runs in a sandbox, as each end of the link sees it.
+//! An exec is code that runs in a sandbox. These are its state machines at both ends of the link.
 //!
 //! | file | |
 //! | --- | --- |
 //! | `client/` | [`Process`]: the exec at the client. Sends one stream and receives two |
 //! | `server/` | [`ServedExec`]: the exec at the server (v2). Receives one stream and sends two |
-//! | `v1/` | what an exec of v1 lacks, and how the client makes up for it |
+//! | `v1/` | how the client makes up for what v1 execs lack |
 //!
 //! Both ends keep their offsets in [`stream`](super::stream).
 

@@ -1,7 +1,7 @@
 //! The execs of protocol v2: any number at once, each with an id.
 //!
-//! An exec request that was lost with its link is sent again on the next one. A running exec is
-//! asked for on the next link; its process knows where its output stands.
+//! An exec request that was lost with its link is sent again on the next link. A running exec is
+//! resumed on the next link by its process, which knows the offsets of its output.
 
 use std::{fmt::Write, time::Instant};
 
@@ -22,10 +22,10 @@ use crate::{
     },
 };
 
-/// On how many links an exec request is sent, if each breaks before the answer.
+/// The maximum number of links on which an exec request is sent, if each is lost before the answer.
 const MAX_SENDS: u32 = 10;
 
-/// The end of an exec if the server does not say how it ended.
+/// The end of an exec if the server doesn't report how it ended.
 const UNKNOWN_END: ExecEnd = ExecEnd {
     reason: EndReason::Unknown,
     exit_code: None,
@@ -34,7 +34,8 @@ const UNKNOWN_END: ExecEnd = ExecEnd {
     output_cut: false,
 };
 
-/// Set by a start or an adoption. Cleared when nothing more will be said about the process.
+/// The execs about which the server may still report something. An exec is added by a start or an
+/// adoption, and removed when it is settled.
 #[derive(Debug, Default)]
 pub(super) struct Execs {
     by_process: LiteMap<ProcessId, Exec>,
@@ -44,22 +45,22 @@ pub(super) struct Execs {
 #[derive(Debug)]
 struct Exec {
     id: ExecId,
-    /// Set until the server says that the exec runs.
+    /// Set until the server reports that the exec runs.
     start: Option<Start>,
 }
 
 #[derive(Debug)]
 struct Start {
-    /// The caller. Cleared when it gave up or was answered.
+    /// The caller. Cleared when the caller was answered or stopped waiting.
     caller: Option<Pending>,
     /// The frame of the request.
     text: String,
-    /// On how many links it was sent.
+    /// The number of links on which the request was sent.
     sent: u32,
 }
 
 impl Start {
-    /// What failed if it is not confirmed, and what is known of its effect.
+    /// What failed if the start is not confirmed, and whether it took effect.
     fn unconfirmed(&self) -> (&'static str, Effect) {
         match self.sent {
             0 => (RUN_CODE, Effect::NotApplied),
@@ -116,7 +117,7 @@ impl Execs {
 impl Sandbox {
     fn exec_id(&self, process: ProcessId) -> ExecId {
         let prefix = &self.config.exec_prefix;
-        // In one allocation: `format!` would need three.
+        // One allocation; `format!` would need three.
         let mut id = String::with_capacity(prefix.len() + 21);
         id.push_str(prefix);
         // Writing to a string cannot fail.
@@ -156,8 +157,8 @@ impl Sandbox {
         (process, machine)
     }
 
-    /// Resumes an exec that another client started, and of whose output that client took everything
-    /// before these offsets. The server announces it when the sandbox runs.
+    /// Resumes an exec that another client started. `received` holds the offsets up to which that
+    /// client took the output. The server announces the exec when the sandbox runs.
     pub fn adopt(
         &mut self,
         id: ExecId,
@@ -184,7 +185,7 @@ impl Sandbox {
         Ok((process, Box::new(machine)))
     }
 
-    /// The server says something about an exec.
+    /// Handles a status about an exec.
     pub(super) fn handle_exec_status(
         &mut self,
         status: Status,
@@ -212,7 +213,7 @@ impl Sandbox {
             }
             Status::ExecutionDone => {
                 let end = update.end.unwrap_or(UNKNOWN_END);
-                // Its announcement may have been lost with a link.
+                // The announcement of the exec may have been lost with a link.
                 self.exec_started(process);
                 let (lengths, cut) = (end.lengths, end.output_cut);
                 let end = self.process_end(end, reason);
@@ -269,7 +270,8 @@ impl Sandbox {
         }
     }
 
-    /// The exec was not started, as far as this client can know. One that runs goes on.
+    /// Removes an exec that did not start, as far as this client can know. If the exec already
+    /// runs, it continues.
     fn drop_start(&mut self, process: ProcessId, failure: Failure) {
         let exec = self.execs.by_process.get_mut(&process);
         if let Some(start) = exec.and_then(|exec| exec.start.take()) {
@@ -286,7 +288,7 @@ impl Sandbox {
         if !cause.is_too_large() {
             return;
         }
-        // The server refused a message: that of the largest start that was sent.
+        // The server refused a message. This is most likely the largest start that was sent.
         let sent = self.execs.starts().filter(|(_, start)| start.sent > 0);
         let sizes = sent.map(|(process, start)| (start.text.len(), process));
         if let Some((bytes, process)) = sizes.max() {
@@ -317,13 +319,14 @@ impl Sandbox {
                     self.actions.push(SandboxAction::Send(start.text.clone()));
                     continue;
                 }
-                // The request may be what breaks the links.
+                // The request itself may be the reason why the links are lost.
                 let (what, effect) = start.unconfirmed();
                 let failure = Failure::link_lost(what, effect);
                 self.actions.fail(start.caller.take(), failure);
                 self.actions.tell(process, ProcessFact::Abandoned);
             }
-            // One without a caller is not started any more, only asked for, to be killed.
+            // A start without a caller is not repeated. The exec is only resumed in order to be
+            // killed.
             self.actions.tell(process, ProcessFact::LinkUp);
         }
     }
@@ -332,7 +335,8 @@ impl Sandbox {
         self.give_up(process, Failure::Cancelled { what: RUN_CODE });
     }
 
-    /// No caller waits for the exec any more: it is not started, or its process is killed.
+    /// Gives up an exec for which no caller waits any more. It is not started, or its process is
+    /// killed.
     fn give_up(&mut self, process: ProcessId, failure: Failure) {
         let Some(exec) = self.execs.by_process.get_mut(&process) else {
             return;
@@ -346,7 +350,7 @@ impl Sandbox {
         self.actions.tell(process, ProcessFact::Abandoned);
     }
 
-    /// Kills the starts that the server may have heard of.
+    /// Kills the starting execs whose requests were sent.
     pub(super) fn kill_exec_starts(&mut self) {
         let sent = self.execs.starts().filter(|(_, start)| start.sent > 0);
         let sent: Vec<_> = sent.map(|(process, _)| process).collect();

@@ -1,4 +1,4 @@
-//! The kill of a sandbox: asked for by callers, or because the sandbox was abandoned.
+//! The kill of a sandbox, requested by callers or because the sandbox was abandoned.
 
 use std::time::Instant;
 
@@ -13,19 +13,21 @@ const CONFIRM: &str = "confirm the kill of the sandbox";
 
 #[derive(Debug, Default)]
 pub(super) struct Kill {
-    /// Whether a kill was asked for. Cleared when the server refuses it.
+    /// Whether a kill was requested. Cleared when the server refuses it.
     wanted: bool,
-    /// Whether it was sent on this link. Cleared by a refusal, a timeout and the loss of the link.
+    /// Whether the kill was sent on this link. Cleared by a refusal, a timeout and the loss of the
+    /// link.
     sent: bool,
-    /// Whether it was sent on any link, so that its effect is unknown. Cleared when the server
-    /// refuses it.
+    /// Whether the kill was sent on any link, so that its effect is unknown. Cleared when the
+    /// server refuses it.
     ever_sent: bool,
-    /// The callers that wait for it. Cleared by the answer, a refusal, their timeouts and the end.
+    /// The callers that wait for the kill. Cleared by the answer, a refusal, their timeouts and the
+    /// end.
     requests: Vec<Pending>,
-    /// Whether no handle is left, or ever was: the sandbox is killed as soon as possible. Never
-    /// cleared.
+    /// Whether no handle exists and none will, so that the sandbox is killed as soon as possible.
+    /// Never cleared.
     pub(super) abandoned: bool,
-    /// When the kill of an abandoned sandbox is no longer waited for. Cleared by the end.
+    /// When the kill of an abandoned sandbox times out. Cleared by the end.
     abandoned_due: Option<Instant>,
 }
 
@@ -43,12 +45,12 @@ impl Kill {
         first.into_iter().chain(self.abandoned_due).min()
     }
 
-    /// A kill that may have been lost with the link is sent again on the next.
+    /// The kill may be lost with the link, so it is sent again on the next link.
     pub(super) fn handle_link_down(&mut self) {
         self.sent = false;
     }
 
-    /// What is known of a kill that this end left without a confirmation.
+    /// The effect of a kill that was not confirmed before this end.
     fn effect(&self, end: &SandboxEnd) -> Effect {
         match end {
             SandboxEnd::LinkLost { .. } | SandboxEnd::NotReady { .. } | SandboxEnd::Closed
@@ -62,9 +64,9 @@ impl Kill {
 }
 
 impl Sandbox {
-    /// Kills the sandbox, and answers when the server confirmed it. Any number of callers may ask.
+    /// Kills the sandbox. Answers when the server confirms the kill. Any number of callers may ask.
     ///
-    /// After the end, the answer is immediate: success if the server left nothing to kill.
+    /// After the end of the sandbox, answers at once: with success if nothing is left to kill.
     pub fn kill(&mut self, request: RequestId, now: Instant) {
         let result = match &self.life.state {
             SandboxState::Running | SandboxState::Killing | SandboxState::Reconnecting => {
@@ -80,8 +82,8 @@ impl Sandbox {
         self.actions.settle(request, result);
     }
 
-    /// No caller got a handle to the sandbox, or can get one: it is killed as soon as the server
-    /// can be asked to, within the timeouts of getting ready and of a kill.
+    /// Kills a sandbox to which no caller has, or can get, a handle. The kill is sent as soon as
+    /// the server accepts it, within the timeouts for getting ready and for a kill.
     pub fn abandon(&mut self, now: Instant) {
         match self.life.state {
             SandboxState::Creating => self.kill.abandoned = true,
@@ -89,7 +91,7 @@ impl Sandbox {
                 self.kill.abandoned = true;
                 self.kill_abandoned(now);
             }
-            // It is killed if the checkpoint is refused. A checkpoint that is made stays.
+            // The sandbox is killed if the checkpoint is refused. A successful checkpoint is kept.
             SandboxState::Checkpointing => {
                 self.kill.abandoned = true;
                 self.kill.abandoned_due = Some(later(now, self.config.timeouts.kill));
@@ -127,7 +129,7 @@ impl Sandbox {
             self.actions.fail(Some(kill), failure);
         }
         if self.kill.abandoned {
-            // No caller is left to try again.
+            // No caller is left that could retry.
             return self.finish(SandboxEnd::Closed);
         }
         self.return_from(SandboxState::Killing);
@@ -138,7 +140,7 @@ impl Sandbox {
             let kill = self.kill.requests.remove(0);
             self.kill.sent = false;
             let failure = match self.life.state {
-                // It stays asked for, and is sent when the link is back.
+                // The kill stays requested, and is sent when the link is back.
                 SandboxState::Reconnecting => Failure::link_lost(CONFIRM, Effect::Unknown),
                 _ => Failure::timeout("the kill of the sandbox", self.config.timeouts.kill),
             };
@@ -154,7 +156,7 @@ impl Sandbox {
 
     pub(super) fn end_kill(&mut self, end: &SandboxEnd) {
         self.kill.abandoned_due = None;
-        // A kill that came after a checkpoint is not confirmed: the checkpoint can be restored.
+        // A checkpoint doesn't confirm a kill, because the sandbox can be restored.
         let gone = !end.may_live() && *end != SandboxEnd::Checkpointed;
         let result = match gone {
             true => Ok(SandboxReply::Done),

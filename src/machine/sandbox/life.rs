@@ -1,4 +1,4 @@
-//! The life of a sandbox: create, attach, the link and its outages, deletion, the end.
+//! The life of a sandbox: create, attach, loss of the link, deletion and the end.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,8 @@ use crate::{
     protocol::{ClientMessage, Identity, Pairing, SandboxId, SandboxToken, Version, excerpt},
 };
 
-/// How long after `DELETED` the `KILLED` or `CHECKPOINTED` that it is part of may take.
+/// How long to wait, after a `DELETED` that is part of a kill or a checkpoint, for the `KILLED` or
+/// `CHECKPOINTED`.
 const AFTER_DELETED: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
@@ -21,16 +22,16 @@ pub(super) struct Life {
     pub(super) identity: Option<(SandboxId, SandboxToken)>,
     /// The open link. Cleared when it is lost.
     pub(super) link: Option<Epoch>,
-    /// What the link speaks; while there is none, what the last one spoke.
+    /// The version of the link or, while there is none, of the last link.
     pub(super) version: Version,
-    /// Callers that wait for the sandbox to run. Cleared when it runs or ends.
+    /// Callers that wait for the sandbox to run. Cleared when the sandbox runs or ends.
     opens: Vec<RequestId>,
     /// When `SANDBOX_RUNNING` is due. Set when a link opens, cleared by the status and with the
     /// link.
     ready_due: Option<Instant>,
     /// Whether the server has begun to delete the sandbox. Never cleared.
     pub(super) deleting: bool,
-    /// When the status after `DELETED` is due. Set by `DELETED` during a kill or checkpoint.
+    /// When the status after `DELETED` is due. Set by a `DELETED` during a kill or a checkpoint.
     deleted_due: Option<Instant>,
 }
 
@@ -56,7 +57,7 @@ impl Life {
         matches!(self.state, SandboxState::Ended(_))
     }
 
-    /// Whether the server takes messages about the sandbox now.
+    /// Whether the server accepts messages about the sandbox now.
     pub(super) fn is_linked(&self) -> bool {
         self.link.is_some() && self.state != SandboxState::Reconnecting && !self.is_over()
     }
@@ -65,7 +66,7 @@ impl Life {
         self.ready_due.into_iter().chain(self.deleted_due).min()
     }
 
-    /// A text of the server's without the token of the sandbox, wherever it repeats it.
+    /// Removes the token of the sandbox from a text of the server.
     pub(super) fn redact(&self, text: String) -> String {
         match &self.identity {
             Some((_, token)) => token.redact(text),
@@ -87,20 +88,20 @@ impl Sandbox {
         self.actions.settle(request, result);
     }
 
-    /// The last handle was dropped: the connection is closed. A sandbox that is still being created
-    /// is killed as soon as the server can be asked to.
+    /// The last handle was dropped, so the connection closes. A sandbox that is still being created
+    /// is killed as soon as the server accepts a kill.
     pub fn detach(&mut self) {
         match self.life.state {
             SandboxState::Creating if self.life.link.is_some() => self.kill.abandoned = true,
-            // It is killed after the outage, or if the checkpoint is refused.
+            // An abandoned sandbox is killed after the reconnect, or if the checkpoint is refused.
             SandboxState::Reconnecting | SandboxState::Checkpointing if self.kill.abandoned => {}
-            // A kill under way is seen through, within its timeout.
+            // The connection stays open until a kill in progress is confirmed or times out.
             SandboxState::Killing if self.kill.abandoned || self.kill.is_awaited() => {
                 self.kill.abandoned = true;
             }
             SandboxState::Ended(_) => self.actions.link(LinkCommand::Close),
             _ => {
-                // The callers that asked for these are gone, too.
+                // The callers of these execs are gone, too.
                 self.kill_v1_start();
                 self.kill_exec_starts();
                 self.finish(SandboxEnd::Closed);
@@ -108,7 +109,7 @@ impl Sandbox {
         }
     }
 
-    /// The connection says something.
+    /// Handles a report of the connection.
     pub fn handle_link(&mut self, fact: LinkFact, now: Instant) {
         match fact {
             LinkFact::Opened(epoch, version) => self.handle_opened(epoch, version, now),
@@ -152,9 +153,10 @@ impl Sandbox {
     fn handle_outage(&mut self, cause: &LinkError, attempt: u32, now: Instant) {
         self.drop_link(now);
         match self.life.state {
-            // In the first two states the server was too busy for the first link.
+            // In the first two states, the server was too busy for the first link.
             SandboxState::Creating | SandboxState::Attaching | SandboxState::Ended(_) => {}
-            // The request to make a loss final and the loss may have crossed.
+            // The connection may have lost the link before it received the command that makes a
+            // loss final.
             _ if self.store.is_leaving() || self.life.deleted_due.is_some() => {
                 self.handle_lost(cause.clone(), attempt.saturating_sub(1), now);
             }
@@ -180,14 +182,14 @@ impl Sandbox {
             self.actions.event(SandboxEvent::GaveUp { cause, attempts });
         }
         self.finish(match self.life.deleted_due {
-            // The server's last status counts.
+            // The last status of the server decides.
             Some(_) => self.end_after_deleted(),
             None => SandboxEnd::LinkLost { cause, attempts },
         });
     }
 
     fn drop_link(&mut self, now: Instant) {
-        // First: nothing that follows from the held status can be sent any more.
+        // Clear the link first: nothing that follows from the held status can be sent any more.
         self.life.link = None;
         self.flush_pairing(now);
         self.v1.pairing = Pairing::default();
@@ -252,7 +254,7 @@ impl Sandbox {
     pub(super) fn handle_life_timeout(&mut self, now: Instant) {
         if is_due(self.life.ready_due, now) {
             self.life.ready_due = None;
-            // What the server said last is a better reason than its silence.
+            // The last error of the server is a better reason than a timeout.
             self.flush_pairing(now);
             self.handle_not_ready();
         }
@@ -266,7 +268,7 @@ impl Sandbox {
         match self.life.state {
             SandboxState::Creating | SandboxState::Attaching => {
                 if matches!(self.config.mode, Mode::Create(_)) && self.life.identity.is_some() {
-                    // It exists, and no caller will get a handle to it.
+                    // The sandbox exists, but no caller will get a handle to it.
                     self.actions.send(&ClientMessage::KillSandbox);
                 }
                 let waited = format!("no SANDBOX_RUNNING within {after:?} of the connection");
@@ -286,14 +288,16 @@ impl Sandbox {
         }
     }
 
-    /// The server began to kill or checkpoint the sandbox, for this client or another.
+    /// The server began to kill or checkpoint the sandbox, at the request of this client or
+    /// another.
     pub(super) fn leave_running(&mut self, state: SandboxState) {
         if self.runs() {
             self.set_state(state);
         }
     }
 
-    /// The server refused the kill or checkpoint behind this state. A kill may still be under way.
+    /// The server refused the kill or the checkpoint of this state. Another kill may still be in
+    /// progress.
     pub(super) fn return_from(&mut self, refused: SandboxState) {
         if self.life.state == refused {
             self.set_state(match self.kill.is_sent() {
@@ -311,7 +315,8 @@ impl Sandbox {
         )
     }
 
-    /// The link works. A loss is mended from now on, unless it would be final.
+    /// Confirms that the sandbox runs on this link. From now on, a lost link is dialled again,
+    /// unless the sandbox is leaving.
     fn confirm_link(&mut self) {
         if let Some(epoch) = self.life.link.filter(|_| self.runs()) {
             self.actions.link(LinkCommand::Confirm(epoch));
@@ -321,7 +326,8 @@ impl Sandbox {
         }
     }
 
-    /// The end after `DELETED` alone, which confirms a kill and does not confirm a checkpoint.
+    /// The end after a `DELETED` without a further status. It confirms a kill, but not a
+    /// checkpoint.
     fn end_after_deleted(&self) -> SandboxEnd {
         match self.life.state {
             SandboxState::Killing => SandboxEnd::Killed,
@@ -330,8 +336,8 @@ impl Sandbox {
         }
     }
 
-    /// The server deleted the sandbox. If it checkpointed the idle sandbox first, it does not say
-    /// so.
+    /// The end after the server deleted the sandbox. The server doesn't report whether it
+    /// checkpointed the idle sandbox first.
     pub(super) fn deleted(&self) -> SandboxEnd {
         match &self.config.mode {
             Mode::Create(it) if !it.enable_idle_timeout_auto_checkpoint => SandboxEnd::Deleted,
@@ -339,7 +345,7 @@ impl Sandbox {
         }
     }
 
-    /// The server broke the protocol.
+    /// Ends the sandbox because the server violated the protocol.
     pub(super) fn violation(&mut self, detail: String) {
         let detail = self.life.redact(detail);
         self.finish(SandboxEnd::LinkLost {
@@ -348,7 +354,7 @@ impl Sandbox {
         });
     }
 
-    /// The sandbox is over: every request is settled, the processes are told, the link is closed.
+    /// Ends the sandbox: settles every request, tells the processes and closes the link.
     pub(super) fn finish(&mut self, end: SandboxEnd) {
         if self.life.is_over() {
             return;

@@ -1,15 +1,15 @@
-//! [`Sandbox`]: a sandbox's life, and which requests wait for what.
+//! [`Sandbox`]: the state of a sandbox, and the requests that wait for answers.
 //!
-//! | file | what it has: state, commands, what the server says about it, timeouts, end |
+//! | file | concern (state, commands, messages of the server, timeouts and the end) |
 //! | --- | --- |
 //! | `mod.rs` | the configuration and the actions of the machine |
-//! | `life.rs` | create, attach, the link, deletion, the end |
-//! | `kill.rs` | kill of the sandbox, also of one that is abandoned |
+//! | `life.rs` | create, attach, loss of the link, deletion, the end |
+//! | `kill.rs` | kill of the sandbox |
 //! | `store.rs` | snapshot, checkpoint, handoff |
 //! | `process.rs` | commands about a process, for both versions of the protocol |
 //! | `execs.rs` | the execs of protocol v2 |
 //! | `v1/` | what protocol v1 lacks: exec ids, parallel execs, an answer for each request |
-//! | `receive.rs` | messages of the server: which of the above each is for |
+//! | `receive.rs` | passes each message of the server to its concern |
 
 mod execs;
 mod kill;
@@ -45,7 +45,7 @@ pub enum Mode {
     Attach(SandboxId, SandboxToken),
 }
 
-/// How long the server may take to answer.
+/// How long to wait for answers of the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
     /// From the open link to `SANDBOX_RUNNING`. Default: 60 s.
@@ -56,7 +56,7 @@ pub struct Timeouts {
     pub kill: Duration,
     /// From a checkpoint or snapshot request to its end. Default: 10 minutes.
     pub store: Duration,
-    /// How long an error status waits for its reason. Default: 1 s.
+    /// From an error status to its reason. Default: 1 s.
     pub reason: Duration,
 }
 
@@ -72,47 +72,46 @@ impl Default for Timeouts {
     }
 }
 
-/// How a [`Sandbox`] behaves.
+/// The options of a [`Sandbox`].
 #[derive(Clone, Debug)]
 pub struct SandboxConfig {
-    /// Create or attach.
+    /// Whether to create the sandbox or attach to it.
     pub mode: Mode,
-    /// How long the server may take.
+    /// How long to wait for answers of the server.
     pub timeouts: Timeouts,
-    /// How its processes behave.
+    /// The options of the processes.
     pub process: ProcessConfig,
-    /// The beginning of the ids of this client's execs: no other client of the sandbox has the
-    /// same.
+    /// The prefix of the ids of this client's execs. Unique among the clients of the sandbox.
     pub exec_prefix: String,
 }
 
-/// The answer to a granted request.
+/// The answer to a successful request.
 #[derive(Clone, Debug, PartialEq)]
 pub enum SandboxReply {
     /// The sandbox runs.
     Ready,
     /// The exec runs.
     Started(ProcessId),
-    /// It is done.
+    /// The request was carried out.
     Done,
 }
 
-/// What a [`Sandbox`] wants done.
+/// An action for the owner of a [`Sandbox`] to perform.
 #[derive(Clone, Debug, PartialEq)]
 pub enum SandboxAction {
     /// Send a frame on the current link.
     Send(String),
     /// Answer a request.
     Settle(RequestId, Result<SandboxReply, Failure>),
-    /// Tell a process.
+    /// Report a fact to a process.
     Tell(ProcessId, ProcessFact),
     /// Pass output to a process.
     Output(ProcessId, OutputPiece),
-    /// From now on, dial this sandbox instead of creating one.
+    /// From now on, attach to this sandbox when dialling, instead of creating one.
     Resume(SandboxId, SandboxToken),
-    /// Ask the connection.
+    /// Pass a command to the connection.
     Link(LinkCommand),
-    /// Tell the subscribers.
+    /// Report an event to the subscribers.
     Event(SandboxEvent),
 }
 
@@ -125,13 +124,13 @@ pub struct Sandbox {
     store: store::Store,
     execs: execs::Execs,
     v1: v1::V1,
-    /// The newest process, of either version.
+    /// The newest process, of v1 or v2.
     last_process: ProcessId,
     actions: Actions,
 }
 
 impl Sandbox {
-    /// A sandbox that waits for its first link.
+    /// Creates a sandbox that waits for its first link.
     pub fn new(config: SandboxConfig) -> Self {
         Self {
             life: life::Life::new(&config.mode),
@@ -153,27 +152,27 @@ impl Sandbox {
         &self.life.state
     }
 
-    /// The id and the token, once known.
+    /// The id and the token, or `None` if the server has not sent them.
     pub fn identity(&self) -> Option<&(SandboxId, SandboxToken)> {
         self.life.identity.as_ref()
     }
 
-    /// The protocol version of the link, or of the last one while there is none.
+    /// The protocol version of the link or, while there is none, of the last link.
     pub fn version(&self) -> Version {
         self.life.version
     }
 
-    /// Whether a request waits for a status, which may stand behind unread output.
+    /// Whether a request waits for a status, which may queue behind unread output.
     pub fn is_awaited(&self) -> bool {
         self.kill.is_awaited() || self.store.is_awaited()
     }
 
-    /// Whether every event is wanted. If not, only the last one is reported.
+    /// Sets whether to report every event. If not, only the last event is reported.
     pub fn set_observed(&mut self, observed: bool) {
         self.actions.observed = observed;
     }
 
-    /// What to do now.
+    /// The next action to perform.
     pub fn poll_action(&mut self) -> Option<SandboxAction> {
         self.actions.queue.pop_front()
     }
@@ -190,11 +189,11 @@ impl Sandbox {
         timeouts.into_iter().flatten().min()
     }
 
-    /// Time has passed.
+    /// Handles the passage of time.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.handle_v1_timeout(now);
         self.handle_execs_timeout(now);
-        // A deletion that is due answers the kills that are due, too.
+        // This comes before the kills, because a deletion that timed out also answers kills.
         self.handle_life_timeout(now);
         self.handle_kill_timeout(now);
         self.handle_store_timeout(now);
@@ -217,7 +216,7 @@ impl Sandbox {
 #[derive(Debug)]
 struct Pending {
     request: RequestId,
-    /// When it is no longer waited for.
+    /// When the request times out.
     due: Instant,
 }
 
@@ -236,11 +235,11 @@ fn is_due(due: Option<Instant>, now: Instant) -> bool {
     due.is_some_and(|due| now >= due)
 }
 
-/// What the machine wants done, in order.
+/// The actions of the machine, in order.
 #[derive(Debug)]
 struct Actions {
     queue: VecDeque<SandboxAction>,
-    /// Whether every event is wanted.
+    /// Whether to report every event.
     observed: bool,
 }
 
@@ -257,7 +256,7 @@ impl Actions {
         self.push(SandboxAction::Settle(request, result));
     }
 
-    /// The request behind this failed, if a caller waits for one.
+    /// Settles a request with a failure, if there is one.
     fn fail(&mut self, pending: Option<Pending>, failure: Failure) {
         if let Some(Pending { request, .. }) = pending {
             self.settle(request, Err(failure));
@@ -268,7 +267,8 @@ impl Actions {
         self.push(SandboxAction::Tell(process, fact));
     }
 
-    /// The process is over with its sandbox, or it never was: then its actor has to end.
+    /// Tells a process that its sandbox ended, or that it was never started, so that its actor
+    /// stops.
     fn end(&mut self, process: ProcessId, end: SandboxEnd) {
         self.tell(process, ProcessFact::SandboxEnded(end));
     }

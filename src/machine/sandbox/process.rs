@@ -1,4 +1,4 @@
-//! Commands about a process. Protocol v2 has it in `execs.rs`, v1 in `v1/`.
+//! Commands about a process. The execs of v2 are in `execs.rs`, those of v1 in `v1/`.
 
 use std::time::Instant;
 
@@ -10,25 +10,26 @@ use crate::{
     protocol::{ExecOptions, Version},
 };
 
-/// What a request to run code is called in errors.
+/// A request to run code, in errors.
 pub(super) const RUN_CODE: &str = "run code";
-/// What an exec waits for.
+/// The event that an exec request waits for, in errors.
 pub(super) const START: &str = "the start of the process";
-/// What a lost answer leaves unconfirmed.
+/// A request whose answer was lost, in errors.
 pub(super) const CONFIRM_START: &str = "confirm the start of the process";
 
 /// Code to run.
 #[derive(Clone, Debug, Default)]
 pub struct NewExec<'a> {
-    /// The language; the server decides which it runs.
+    /// The language. The server decides which languages it supports.
     pub language: &'a str,
     /// The code.
     pub code: &'a str,
-    /// Arguments, environment, working directory, timeout and window. Protocol v1 has none of them.
+    /// Arguments, environment, working directory, timeout and window. Protocol v1 supports none of
+    /// them.
     pub options: ExecOptions,
     /// The input.
     pub stdin: Stdin,
-    /// On a server that speaks v1, [wraps](crate::machine::wrap) the code, so that its output tells
+    /// If set, code for a v1 server is [wrapped](crate::machine::wrap), so that its output reports
     /// how it ended.
     pub wrapper: Option<Nonce>,
 }
@@ -37,17 +38,17 @@ pub struct NewExec<'a> {
 #[derive(Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Stdin {
-    /// Open for writes.
+    /// Stdin stays open for writes.
     #[default]
     Open,
-    /// Closed from the start. Protocol v1 cannot close it and leaves it open.
+    /// Stdin is closed from the start. Protocol v1 can't close it and leaves it open.
     Null,
-    /// These bytes, then the end. Protocol v1 refuses it.
+    /// The process reads these bytes, then the end of input. Not supported by protocol v1.
     Bytes(Bytes),
 }
 
 impl std::fmt::Debug for Stdin {
-    /// Shows no input: it may hold anything.
+    /// Doesn't show the input, because it may be secret.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Open => f.write_str("Open"),
@@ -58,11 +59,11 @@ impl std::fmt::Debug for Stdin {
 }
 
 impl Sandbox {
-    /// Runs code, and answers when the server says that it runs. Returns the process, unless the
-    /// request is refused at once.
+    /// Runs code. Answers when the server reports that the code runs. Returns the process, unless
+    /// the request fails at once.
     ///
-    /// Under v1, where one process runs at a time, the exec waits for the end of a process that is
-    /// being killed, and for the link while that is lost.
+    /// Under v1, one process can run at a time: the exec waits for the end of a process that is
+    /// being killed. While the link is lost, it waits for the next link.
     pub fn exec(
         &mut self,
         request: RequestId,
@@ -81,7 +82,7 @@ impl Sandbox {
         }
     }
 
-    /// Whether an exec of v2 can be started now, or is started after the outage.
+    /// Whether a v2 exec can be started, now or after the reconnect.
     pub(super) fn runs_v2(&self) -> bool {
         let state = &self.life.state;
         matches!(state, SandboxState::Running | SandboxState::Reconnecting)
@@ -93,7 +94,7 @@ impl Sandbox {
         self.last_process
     }
 
-    /// The caller stopped waiting for its exec: it is not sent, or the process that it starts is
+    /// Cancels an exec whose caller stopped waiting. The request is not sent, or the process is
     /// killed.
     pub fn cancel_exec(&mut self, request: RequestId) {
         let process = self.execs.starting(request);
@@ -102,14 +103,14 @@ impl Sandbox {
         }
     }
 
-    /// No caller has a handle to the process, or can get one: it is killed.
+    /// Kills a process to which no caller has, or can get, a handle.
     pub fn abandon_process(&mut self, process: ProcessId) {
         self.abandon_exec(process);
         self.abandon_v1(process);
     }
 
-    /// The owner of the process's machine is gone before the process was settled: it is killed, if
-    /// the server can be told.
+    /// The actor of the process stopped before the process was settled. Kills the process if a link
+    /// is open.
     pub fn process_gone(&mut self, process: ProcessId) {
         self.abandon_process(process);
         self.kill_exec(process);
@@ -122,7 +123,7 @@ impl Sandbox {
             && (self.execs.contains(process) || self.v1.running() == Some(process))
     }
 
-    /// Nothing more will be said about the process.
+    /// Forgets a process about which nothing more will be reported.
     pub fn process_settled(&mut self, process: ProcessId) {
         self.execs.remove(process);
     }

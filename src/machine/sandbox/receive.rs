@@ -1,4 +1,4 @@
-//! The messages of the server: which concern each is for.
+//! Passes each message of the server to its concern.
 
 use std::time::Instant;
 
@@ -14,7 +14,7 @@ use crate::{
 };
 
 impl Sandbox {
-    /// A frame came over a link.
+    /// Handles a frame of a link. Output becomes an action.
     #[cfg(any(test, feature = "unstable-internals"))]
     pub fn handle_frame(&mut self, epoch: Epoch, frame: &Bytes, now: Instant) {
         if let Some((process, output)) = self.handle_frame_or_output(epoch, frame, now) {
@@ -23,8 +23,9 @@ impl Sandbox {
         }
     }
 
-    /// A frame came over a link. Output, by far the most frequent and never held back, is returned
-    /// at once and still in its frame, with its process: it belongs after all earlier actions.
+    /// Handles a frame of a link. Output is by far the most frequent message and is never held
+    /// back, so it is returned at once, still in its frame, with its process. The caller must
+    /// deliver it after all earlier actions.
     #[must_use]
     pub fn handle_frame_or_output<'a>(
         &mut self,
@@ -107,7 +108,7 @@ impl Sandbox {
         }
     }
 
-    /// Tells observers about a status. Returns it without secrets.
+    /// Reports a status to subscribers. Returns the status without secrets.
     fn observe_status(&mut self, status: Status, reason: Option<&str>) -> Status {
         let status = match status {
             Status::Unknown(name) => Status::from_wire(&self.life.redact(name.into())),

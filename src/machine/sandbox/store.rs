@@ -1,4 +1,4 @@
-//! What is stored of a sandbox: its files by a snapshot, all of it by a checkpoint or a handoff.
+//! Storing a sandbox: its files by a snapshot, all of it by a checkpoint or a handoff.
 
 use std::time::Instant;
 
@@ -19,8 +19,8 @@ pub(super) struct Store {
     /// The snapshot in progress. Cleared by its answer, its timeout, the loss of the link and the
     /// end.
     snapshot: Option<Pending>,
-    /// Snapshots that are no longer waited for. Their answers may still come, until the server
-    /// starts with the next snapshot.
+    /// The number of snapshots that were given up. Their answers may still arrive until the server
+    /// starts the next snapshot.
     late_snapshots: u32,
     /// Whether another client has asked the server for the sandbox. Never cleared.
     pub(super) handing_off: bool,
@@ -31,7 +31,7 @@ impl Store {
         self.checkpoint.is_some() || self.snapshot.is_some()
     }
 
-    /// Whether the sandbox leaves this client: after a loss of the link it must not be taken back.
+    /// Whether the sandbox is leaving this client. Then the client must not reconnect to it.
     pub(super) fn is_leaving(&self) -> bool {
         self.handing_off || self.checkpoint.is_some()
     }
@@ -60,10 +60,10 @@ impl Sandbox {
             .send(&ClientMessage::SnapshotFilesystem { name });
     }
 
-    /// Stores the sandbox and ends it.
+    /// Stores the sandbox and ends the session.
     ///
-    /// Refused if the sandbox was created without that option: a server would end it for the
-    /// request.
+    /// Fails if the sandbox was created without that option, because a server would end the
+    /// session.
     pub fn checkpoint(&mut self, request: RequestId, now: Instant) {
         let what = CHECKPOINT;
         let allowed = match &self.config.mode {
@@ -104,7 +104,7 @@ impl Sandbox {
         self.kill_abandoned(now);
     }
 
-    /// Another client takes the sandbox.
+    /// Another client takes over the sandbox.
     pub(super) fn handle_lock_release(&mut self) {
         self.store.handing_off = true;
         self.actions.link(LinkCommand::DisableReconnect);
@@ -112,7 +112,7 @@ impl Sandbox {
 
     pub(super) fn handle_snapshot_status(&mut self, status: Status, reason: Option<String>) {
         if status == Status::FilesystemSnapshotCreating {
-            // The server starts with this one: no answer to an earlier one follows.
+            // The server starts this snapshot, so no answer to an earlier one follows.
             if self.store.snapshot.is_some() {
                 self.store.late_snapshots = 0;
             }

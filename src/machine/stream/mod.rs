@@ -3,7 +3,7 @@
 //! | file | |
 //! | --- | --- |
 //! | `send.rs` | [`SendStreams`]: keeps bytes until the peer acknowledges them, and sends them within a window |
-//! | `recv.rs` | [`RecvStreams`]: takes each byte once, and says when an acknowledgement is due |
+//! | `recv.rs` | [`RecvStreams`]: takes each byte once, and decides when an acknowledgement is due |
 //!
 //! A half holds `N` streams that share one window. The client of an exec sends one stream (stdin)
 //! and receives two (stdout and stderr); its server does the reverse. Each stream has its own
@@ -14,8 +14,7 @@
 //!              └ window ┘                                 └──── window ────┘
 //! ```
 //!
-//! A new link resumes at the offset up to which the receiver has the bytes: the sender sends from
-//! there.
+//! On a new link, the sender resumes at the offset up to which the receiver has the bytes.
 
 mod recv;
 mod send;
@@ -27,7 +26,7 @@ pub(crate) use recv::RecvStreams;
 pub(crate) use send::MAX_PIECE;
 pub(crate) use send::{Chunk, SendStreams};
 
-/// The bytes between two places, summed over all streams.
+/// The number of bytes between two positions, summed over all streams.
 fn distance<const N: usize>(from: [u64; N], to: [u64; N]) -> u64 {
     let distances = from.into_iter().zip(to);
     distances.fold(0, |sum, (from, to)| {

@@ -2,28 +2,28 @@
 
 use super::distance;
 
-/// `N` streams that a peer sends within one window. Holds their offsets; the owner keeps the bytes.
+/// `N` streams that share one window. Tracks their offsets; the owner keeps the bytes.
 #[derive(Debug)]
 pub(crate) struct RecvStreams<const N: usize> {
-    /// Bytes that the peer may send past the last acknowledgement.
+    /// The number of bytes that the peer may send past the last acknowledgement.
     window: u64,
-    /// Everything before has come, or is known to be lost.
+    /// For each stream, the offset up to which bytes have arrived or are known to be lost.
     received: [u64; N],
-    /// Everything before was taken by the consumer.
+    /// For each stream, the offset up to which the consumer has taken the bytes.
     taken: [u64; N],
-    /// Everything before was acknowledged, on this link or an earlier one.
+    /// For each stream, the offset that was acknowledged last, on this link or an earlier one.
     acked: [u64; N],
-    /// The last acknowledgement is to be repeated, because it may be lost with its link.
-    /// Set by a new link, cleared by the next acknowledgement.
+    /// Whether to repeat the last acknowledgement, because it may have been lost with its link. Set
+    /// by a new link, cleared by the next acknowledgement.
     ack_again: bool,
-    /// The consumer is gone: all bytes count as taken. Never cleared.
+    /// Whether the consumer is gone, so that all bytes count as taken. Never cleared.
     abandoned: bool,
-    /// How long the streams are, once the peer has said that.
+    /// The lengths of the streams, if the peer has reported their end.
     end: Option<[u64; N]>,
 }
 
 impl<const N: usize> RecvStreams<N> {
-    /// Streams of which everything before these offsets was received earlier.
+    /// Creates streams of which everything before these offsets was received earlier.
     pub(crate) fn new(window: u64, received: [u64; N]) -> Self {
         Self {
             window,
@@ -40,7 +40,7 @@ impl<const N: usize> RecvStreams<N> {
         self.window
     }
 
-    /// The peer keeps to a smaller window. A larger one has no effect.
+    /// Reduces the window. A larger one has no effect.
     pub(crate) fn limit_window(&mut self, window: u64) {
         self.window = self.window.min(window);
     }
@@ -53,17 +53,18 @@ impl<const N: usize> RecvStreams<N> {
         self.taken
     }
 
-    /// Whether the consumer has taken everything that has come.
+    /// Whether the consumer has taken everything that has arrived.
     pub(crate) fn is_taken(&self) -> bool {
         self.taken == self.received
     }
 
-    /// The link is new. What was acknowledged on the last one may not have arrived.
+    /// Resumes on a new link. The last acknowledgement may have been lost with the previous link.
     pub(crate) fn resume(&mut self) {
         self.ack_again = self.taken != [0; N];
     }
 
-    /// How many bytes are missing before a piece, and how many at its front have come before.
+    /// Returns how many bytes are missing before a piece, and how many bytes at its front arrived
+    /// earlier.
     fn fit(&self, stream: usize, offset: u64, length: usize) -> (u64, usize) {
         let received = self.received[stream];
         let known = received.saturating_sub(offset);
@@ -76,11 +77,11 @@ impl<const N: usize> RecvStreams<N> {
         unacked.saturating_add(more) <= self.window
     }
 
-    /// A piece came. Returns how many bytes are missing before it, and how many at its front are
-    /// not new.
+    /// Handles a piece. Returns how many bytes are missing before it, and how many bytes at its
+    /// front are not new.
     ///
-    /// Missing bytes are not waited for. Bytes past the window are dropped and count as missing, so
-    /// that the peer cannot make this side grow.
+    /// Missing bytes count as lost. Bytes past the window are dropped and count as missing, so that
+    /// the peer can't exhaust memory.
     pub(crate) fn receive(&mut self, stream: usize, offset: u64, length: usize) -> (u64, usize) {
         let (mut gap, mut known) = self.fit(stream, offset, length);
         let new = (length - known) as u64;
@@ -103,15 +104,15 @@ impl<const N: usize> RecvStreams<N> {
         (gap, known)
     }
 
-    /// A piece came that counts only in order. Returns how many bytes at its front are not new;
-    /// `None` if bytes are missing before it, or if all of it lies before bytes that have come.
+    /// Checks a piece that must arrive in order. Returns how many bytes at its front are not new.
+    /// `None` if bytes are missing before it, or if it ends before the bytes that have arrived.
     pub(crate) fn skip_known(&self, stream: usize, offset: u64, length: usize) -> Option<usize> {
         let (gap, known) = self.fit(stream, offset, length);
         let end = offset.saturating_add(length as u64);
         (gap == 0 && end >= self.received[stream]).then_some(known)
     }
 
-    /// Accepts bytes behind those that have come. `false`: they exceed the window.
+    /// Accepts bytes after those that have arrived. Returns `false` if they exceed the window.
     pub(crate) fn accept(&mut self, stream: usize, length: usize) -> bool {
         let fits = self.is_within_window(length as u64);
         if fits {
@@ -120,7 +121,7 @@ impl<const N: usize> RecvStreams<N> {
         fits
     }
 
-    /// The consumer has taken everything before these offsets.
+    /// The consumer took everything before these offsets.
     pub(crate) fn take(&mut self, taken: [u64; N]) {
         for (stream, taken) in taken.into_iter().enumerate() {
             let known = &mut self.taken[stream];
@@ -128,45 +129,48 @@ impl<const N: usize> RecvStreams<N> {
         }
     }
 
-    /// The consumer is gone.
+    /// The consumer is gone, so all bytes count as taken.
     pub(crate) fn abandon(&mut self) {
         self.abandoned = true;
         self.taken = self.received;
     }
 
-    /// The peer said how long the streams are. `None`: no more comes than has come.
+    /// The peer reported the end of the streams, with their lengths. `None`: they end with the
+    /// bytes that have arrived.
     pub(crate) fn end(&mut self, lengths: Option<[u64; N]>) {
         self.end = Some(lengths.unwrap_or(self.received));
     }
 
-    /// Whether the peer said how long the streams are.
+    /// Whether the peer has reported the end of the streams.
     pub(crate) fn is_ended(&self) -> bool {
         self.end.is_some()
     }
 
-    /// Whether everything has come.
+    /// Whether the streams have ended and all of their bytes have arrived.
     pub(crate) fn is_complete(&self) -> bool {
         self.end
             .is_some_and(|end| (0..N).all(|it| self.received[it] >= end[it]))
     }
 
-    /// A quarter of the window that is not filled with bytes that the consumer has not taken.
+    /// The number of bytes after which an acknowledgement is due: a quarter of the part of the
+    /// window that untaken bytes don't use.
     ///
-    /// A quarter of the whole window would not do: one stream that is not read may fill most of it.
-    /// Then the other can never take as much as a quarter, and the peer would wait for ever.
+    /// A quarter of the whole window could be too much: an unread stream may use most of the
+    /// window. Then the other stream could never advance by a quarter, and the peer would wait
+    /// forever.
     pub(crate) fn ack_step(&self) -> u64 {
         let untaken = distance(self.taken, self.received);
         (self.window.saturating_sub(untaken) / 4).max(1)
     }
 
-    /// How many more bytes the consumer takes until such an acknowledgement is due.
+    /// The number of bytes that the consumer can take before an acknowledgement is due.
     pub(crate) fn ack_after(&self) -> u64 {
         let unacked = distance(self.acked, self.taken);
         self.ack_step().saturating_sub(unacked).max(1)
     }
 
-    /// The acknowledgement to send. It is due when the consumer has taken this many bytes since the
-    /// last one.
+    /// Returns the acknowledgement to send, if the consumer has taken `step` bytes since the last
+    /// one.
     pub(crate) fn poll_ack(&mut self, step: u64) -> Option<[u64; N]> {
         if !self.ack_again && distance(self.acked, self.taken) < step {
             return None;

@@ -7,14 +7,14 @@ use bytes::{Bytes, BytesMut};
 use super::distance;
 use crate::protocol::utf8_boundary;
 
-/// Most bytes in one message.
+/// The maximum number of bytes in one message.
 pub(crate) const MAX_PIECE: usize = 64 * 1024;
 
-/// From this many chunks on, bytes that alternate between streams are gathered by stream: a chunk
-/// costs more memory than the few bytes that may be in it.
+/// From this many chunks on, bytes that alternate between streams are joined by stream, because a
+/// chunk takes more memory than the few bytes in it.
 pub(super) const MANY_CHUNKS: usize = 256;
 
-/// Bytes of one stream that are kept, in one piece.
+/// Consecutive bytes of one stream.
 #[derive(Debug)]
 pub(crate) struct Chunk {
     pub(crate) stream: usize,
@@ -36,39 +36,41 @@ impl Chunk {
     }
 }
 
-/// What the next message carries.
+/// The content of the next message.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Piece<'a> {
     pub(crate) stream: usize,
     pub(crate) offset: u64,
     pub(crate) data: &'a [u8],
-    /// The stream ends behind these bytes.
+    /// Whether the stream ends after these bytes.
     pub(crate) eof: bool,
 }
 
-/// `N` streams that a peer receives within one window. Bytes are kept until they are acknowledged,
-/// and sent in the order in which they were pushed, whichever stream they belong to.
+/// `N` streams that share one window. Bytes are kept until the peer acknowledges them. They are
+/// sent in the order in which they were pushed, across all streams.
 #[derive(Debug)]
 pub(crate) struct SendStreams<const N: usize> {
-    /// Bytes that may be sent past the last acknowledgement.
+    /// The number of bytes that may be sent past the last acknowledgement.
     window: u64,
-    /// Bytes of the window that an earlier sender fills. Lowered as the peer takes them.
+    /// The number of bytes of the window that an earlier sender uses. Decreases as the peer takes
+    /// them.
     reserved: u64,
-    /// Everything before was acknowledged.
+    /// For each stream, the offset up to which the peer has acknowledged the bytes.
     acked: [u64; N],
-    /// Everything before was sent on this link, or was received by the peer before.
+    /// For each stream, the offset up to which bytes were sent on this link or received by the peer
+    /// earlier.
     sent: [u64; N],
-    /// Where the bytes that were pushed end.
+    /// For each stream, the end of the bytes that were pushed.
     end: [u64; N],
-    /// Whether no more bytes are pushed. Never cleared.
+    /// For each stream, whether it has ended. Never cleared.
     eof: [bool; N],
-    /// Whether the peer was told so on this link. Cleared by each new link.
+    /// For each stream, whether its end was sent on this link. Cleared by each new link.
     eof_sent: [bool; N],
     /// The bytes that are not acknowledged, in the order in which they were pushed.
     chunks: VecDeque<Chunk>,
     /// The first chunk that may hold bytes to send.
     next: usize,
-    /// The peer takes no more bytes: none are kept or sent. Never cleared.
+    /// Whether the peer takes no more bytes, so that none are kept or sent. Never cleared.
     abandoned: bool,
 }
 
@@ -88,11 +90,11 @@ impl<const N: usize> SendStreams<N> {
         }
     }
 
-    /// Streams that were stored: all that is not acknowledged of them. `None` if the chunks are not
-    /// the last bytes of streams of these lengths.
+    /// Restores streams from their unacknowledged bytes. Returns `None` if the chunks are not the
+    /// last bytes of streams of these lengths.
     pub(crate) fn restored(window: u64, end: [u64; N], chunks: VecDeque<Chunk>) -> Option<Self> {
         let mut acked = end;
-        // Backwards: each chunk ends where the one behind it begins.
+        // Walk backwards: each chunk must end where the next chunk of its stream begins.
         for chunk in chunks.iter().rev() {
             let acked = &mut acked[chunk.stream];
             if chunk.offset.checked_add(chunk.data.len() as u64) != Some(*acked) {
@@ -109,7 +111,7 @@ impl<const N: usize> SendStreams<N> {
         })
     }
 
-    /// What is kept and not acknowledged: stream, offset and bytes.
+    /// The unacknowledged bytes: stream, offset and bytes.
     pub(crate) fn unacked(&self) -> impl Iterator<Item = (usize, u64, Bytes)> {
         self.chunks.iter().map(|chunk| {
             // The front of a chunk may be acknowledged.
@@ -136,7 +138,7 @@ impl<const N: usize> SendStreams<N> {
         self.end
     }
 
-    /// Bytes of all streams that are kept.
+    /// The number of unacknowledged bytes of all streams.
     pub(crate) fn kept(&self) -> u64 {
         distance(self.acked, self.end)
     }
@@ -162,7 +164,7 @@ impl<const N: usize> SendStreams<N> {
             && last.data.len() + data.len() <= MAX_PIECE
         {
             last.data.extend_from_slice(&data);
-            // All that was in it may be sent already.
+            // The earlier bytes of this chunk may have been sent already.
             self.next = self.next.min(index);
             return;
         }
@@ -173,18 +175,18 @@ impl<const N: usize> SendStreams<N> {
         });
     }
 
-    /// An earlier sender fills this much of the window.
+    /// Sets how many bytes of the window an earlier sender uses.
     pub(crate) fn reserve(&mut self, bytes: u64) {
         self.reserved = bytes;
     }
 
-    /// Ends a stream: no bytes are pushed any more.
+    /// Ends a stream. No more bytes may be pushed.
     pub(crate) fn finish(&mut self, stream: usize) {
         self.eof[stream] = true;
     }
 
-    /// The link is new, and the peer has everything before this offset. Returns whether the bytes
-    /// there are gone and none are kept behind them.
+    /// Resumes a stream on a new link, at the offset up to which the peer has the bytes. Returns
+    /// whether the bytes at this offset are gone and no later bytes are kept.
     pub(crate) fn resume(&mut self, stream: usize, offset: u64) -> bool {
         let (acked, end) = (self.acked[stream], self.end[stream]);
         self.sent[stream] = offset.clamp(acked, end);
@@ -193,8 +195,8 @@ impl<const N: usize> SendStreams<N> {
         offset < acked && acked == end
     }
 
-    /// The peer has taken everything before these offsets. Offsets past the bytes that were sent
-    /// count as the end of those.
+    /// Handles an acknowledgement of everything before these offsets. An offset beyond the bytes
+    /// that were sent counts as their end.
     pub(crate) fn handle_ack(&mut self, offsets: [u64; N]) {
         let before = self.acked;
         for (stream, offset) in offsets.into_iter().enumerate() {
@@ -213,7 +215,7 @@ impl<const N: usize> SendStreams<N> {
             self.chunks.pop_front();
             self.next = self.next.saturating_sub(1);
         }
-        // One stream may be far ahead of another, so that acknowledged chunks stand between others.
+        // One stream may be far ahead of another, so acknowledged chunks may lie between others.
         if N > 1 && self.chunks.len() > 1 {
             let sent = self.chunks.iter().take(self.next);
             self.next -= sent.filter(|chunk| is_acked(chunk)).count();
@@ -221,7 +223,7 @@ impl<const N: usize> SendStreams<N> {
         }
     }
 
-    /// The peer has taken everything that was pushed.
+    /// Counts everything that was pushed as acknowledged.
     pub(crate) fn ack_all(&mut self) {
         self.acked = self.end;
         self.sent = self.end;
@@ -229,7 +231,7 @@ impl<const N: usize> SendStreams<N> {
         self.next = 0;
     }
 
-    /// The peer takes no more bytes. Those that it has not taken are dropped, and still count as
+    /// Drops all bytes, because the peer takes no more. Bytes that it has not taken still count as
     /// [kept](Self::kept).
     pub(crate) fn abandon(&mut self) {
         self.abandoned = true;
@@ -241,13 +243,13 @@ impl<const N: usize> SendStreams<N> {
         self.abandoned
     }
 
-    /// Whether the stream takes no more bytes.
+    /// Whether no more bytes can be pushed to the stream.
     pub(crate) fn is_closed(&self, stream: usize) -> bool {
         self.eof[stream] || self.abandoned
     }
 
-    /// The next piece to send. `None`: nothing is left, or the window is full. A code point is not
-    /// split.
+    /// Returns the next piece to send. `None` if nothing is left, or the window is full. Doesn't
+    /// split a code point.
     pub(crate) fn poll(&mut self) -> Option<Piece<'_>> {
         if self.abandoned {
             return None;
@@ -283,7 +285,7 @@ impl<const N: usize> SendStreams<N> {
         })
     }
 
-    /// Sends bytes of a chunk.
+    /// Returns bytes of a chunk as the next piece.
     fn send(&mut self, index: usize, length: usize) -> Piece<'_> {
         let chunk = &self.chunks[index];
         let stream = chunk.stream;

@@ -5,26 +5,26 @@ use std::time::Instant;
 use super::{Answer, Process, ProcessReply};
 use crate::machine::{Effect, Failure, RequestId, SandboxEnd, later};
 
-/// The kills that were asked for.
+/// The kills that were requested.
 #[derive(Debug, Default)]
 pub(super) struct Kills {
-    /// Callers that wait for an answer, each with the time at which it stops waiting.
+    /// Callers that wait for an answer, each with its timeout.
     pub(super) waiting: Vec<(RequestId, Instant)>,
-    /// The process is to be killed, or another client killed it. Cleared when the server refuses.
+    /// Whether a kill was requested, or another client killed the process. Cleared when the server
+    /// refuses the kill.
     pub(super) wanted: bool,
-    /// A kill was sent, on this link or an earlier one. Never cleared.
+    /// Whether a kill was sent, on this link or an earlier one. Never cleared.
     sent: bool,
-    /// A caller asked for a kill that the server has not answered, whether or not the caller still
-    /// waits.
+    /// Whether the server has not answered a caller's kill, even if the caller stopped waiting.
     pub(super) unanswered: bool,
-    /// The server said that it killed the process. Never cleared.
+    /// Whether the server has confirmed a kill. Never cleared.
     confirmed: bool,
     /// The answer to all later kills. Set when no kill can have an effect any more.
     answer: Option<Answer>,
 }
 
 impl Kills {
-    /// What is known of a kill that the server did not confirm.
+    /// The effect of a kill that the server did not confirm.
     fn effect(&self) -> Effect {
         match self.sent {
             true => Effect::Unknown,
@@ -34,17 +34,17 @@ impl Kills {
 }
 
 impl Process {
-    /// Kills the process, and answers when the server confirmed that. Any number of callers may
-    /// ask.
+    /// Kills the process. Answers when the server confirms the kill. Any number of callers may ask.
+    /// The table shows when a kill is sent, and what else happens:
     ///
-    /// | the process | a caller asks | no caller waits (`None`) |
+    /// | the process | request of a caller | no request (`None`) |
     /// | --- | --- | --- |
-    /// | runs | is sent, unless another caller waits for one | is sent, unless one was |
-    /// | has ended, others hold its output | is sent for them, unless a caller waits for one | spares them |
-    /// | is over | gets the answer that was kept | has no effect |
+    /// | runs | sent, unless another caller waits for a kill | sent, unless a kill was requested |
+    /// | has ended, but others hold its output | sent to kill those, unless another caller waits for a kill | not sent |
+    /// | has ended with its output | not sent; the kept answer is given | not sent |
     pub fn kill(&mut self, request: Option<RequestId>, now: Instant) {
         let kills = &self.kills;
-        // After a kill that timed out no caller waits, and the next kill is sent.
+        // After a kill that timed out, no caller waits, so the next kill is sent.
         let is_first = kills.waiting.is_empty();
         let send = match (&kills.answer, &self.end, request) {
             (Some(answer), _, Some(request)) => return self.settle(request, answer.clone()),
@@ -64,12 +64,12 @@ impl Process {
         }
     }
 
-    /// Whether a kill was asked for.
+    /// Whether a kill was requested.
     pub fn is_kill_wanted(&self) -> bool {
         self.kills.wanted
     }
 
-    /// Sends the kill that an earlier link may have lost.
+    /// Sends the kill again, because it may have been lost with an earlier link.
     pub(super) fn resend_kill(&mut self) {
         let is_due = match self.end {
             None => self.kills.wanted,
@@ -91,7 +91,7 @@ impl Process {
         self.kills.confirmed = true;
         self.kills.unanswered = false;
         match self.end {
-            // Callers wait for the end, which follows.
+            // Callers get their answer at the end of the process, which follows.
             None => {
                 self.kills.wanted = true;
                 let due = later(now, self.config.kill_grace);
@@ -102,14 +102,14 @@ impl Process {
     }
 
     pub(super) fn handle_kill_refused(&mut self, failure: Failure) {
-        // One kill worked, and another was refused because of that.
+        // If a kill was confirmed, the server refused this one only because the process is gone.
         if self.end.is_some() || !self.kills.confirmed {
             self.kills.wanted = false;
             self.settle_kills(&Err(failure));
         }
     }
 
-    /// The kills so far are answered.
+    /// Answers all waiting kills.
     pub(super) fn settle_kills(&mut self, answer: &Answer) {
         self.kills.unanswered = false;
         for (request, _) in std::mem::take(&mut self.kills.waiting) {
@@ -117,7 +117,7 @@ impl Process {
         }
     }
 
-    /// All kills are answered, later ones as well. The first answer counts.
+    /// Answers all kills, including later ones. Only the first call counts.
     pub(super) fn answer_kills(&mut self, answer: Answer) {
         if self.kills.answer.is_none() {
             self.settle_kills(&answer);
@@ -125,7 +125,8 @@ impl Process {
         }
     }
 
-    /// The answer where the server stopped reading output that another process still held.
+    /// The answer to kills if the server stopped reading output that another process still held
+    /// open.
     pub(super) fn kill_after_cut(&self) -> Answer {
         match self.kills.confirmed {
             true => Ok(ProcessReply::Done),
@@ -136,7 +137,8 @@ impl Process {
         }
     }
 
-    /// The answer where the sandbox ended, and the server did not say that the process is gone.
+    /// The answer to kills if the sandbox ended and the server did not confirm that the process is
+    /// gone.
     pub(super) fn kill_unconfirmed(&self, end: SandboxEnd) -> Failure {
         Failure::SandboxEnded {
             what: "confirm the kill",
@@ -145,7 +147,7 @@ impl Process {
         }
     }
 
-    /// Answers the callers whose time is over. The kill stays asked for.
+    /// Answers the callers whose kill timed out. The kill stays requested.
     pub(super) fn time_kills(&mut self, now: Instant) {
         while let Some(&(request, due)) = self.kills.waiting.first()
             && now >= due
@@ -156,7 +158,7 @@ impl Process {
                     what: "the kill of the process",
                     after: self.config.kill_timeout,
                 },
-                // It is sent when the link is back.
+                // The kill is sent when the link is back.
                 false => Failure::LinkLost {
                     what: "confirm the kill of the process",
                     effect: Effect::Unknown,

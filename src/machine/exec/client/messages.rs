@@ -1,17 +1,17 @@
-//! What goes into a [`Process`](super::Process) and what comes out of it.
+//! The inputs and outputs of a [`Process`](super::Process).
 
 use std::time::Duration;
 
 use crate::machine::{Failure, Finish, ProcessEnd, RequestId, SandboxEnd};
 
-/// How a [`Process`](super::Process) behaves.
+/// The options of a [`Process`](super::Process).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ProcessConfig {
-    /// How long the server may take to confirm a kill. Default: 10 s.
+    /// How long to wait for the server to confirm a kill. Default: 10 s.
     pub kill_timeout: Duration,
-    /// How long after `FORCE_KILLED` the last output and `DONE` may take (v1). Default: 2 s.
+    /// How long to wait for the last output and `DONE` after `FORCE_KILLED` (v1). Default: 2 s.
     pub kill_grace: Duration,
-    /// Bytes of stdin that are kept for the server. Further writes wait for room. Default: 1 MiB.
+    /// The maximum number of buffered bytes of stdin. Further writes wait for room. Default: 1 MiB.
     pub stdin_budget: usize,
 }
 
@@ -25,86 +25,87 @@ impl Default for ProcessConfig {
     }
 }
 
-/// What the sandbox tells a process.
+/// A report of the sandbox to a process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ProcessFact {
-    /// The server takes messages for this process, or takes them again after an outage.
+    /// The server accepts messages about this process, for the first time or after a reconnect.
     LinkUp,
     /// The link is lost and is being dialled again.
     LinkDown,
-    /// The link took the stdin message with this number.
+    /// The link has written the stdin message with this number.
     StdinWritten(u64),
     /// The server killed the process.
     ForceKilled,
     /// The server could not kill the process.
     KillRefused(Failure),
-    /// The server said that the process ended (v1). It does not say how; wrapped code says that in
-    /// its output.
+    /// The process ended (v1). The server doesn't report how it ended; wrapped code does so in its
+    /// output.
     Done,
     /// The server announced the process on this link (v2).
     Announced {
-        /// Bytes of stdin that the server has received.
+        /// The number of bytes of stdin that the server has received.
         stdin: u64,
-        /// Bytes of output that the server sends past the last acknowledgement.
+        /// The number of bytes of output that the server sends past the last acknowledgement.
         window: Option<u64>,
     },
     /// The process has taken its stdin up to this offset (v2).
     StdinTaken(u64),
     /// The process has closed its stdin (v2).
     StdinClosed,
-    /// The server said how the main process ended (v2). Output may follow.
+    /// The main process ended (v2). Output may follow.
     Exited(ProcessEnd),
-    /// The server said how the process and its output ended (v2).
+    /// The process and its output ended (v2).
     Ended {
         /// How the process ended.
         end: ProcessEnd,
-        /// The lengths of stdout and stderr, where the server knows them.
+        /// The lengths of stdout and stderr, if the server knows them.
         lengths: Option<[u64; 2]>,
-        /// Whether another process still held stdout or stderr.
+        /// Whether another process still held stdout or stderr open.
         cut: bool,
     },
-    /// No caller has a handle to the process, and none can get one: it is to be killed.
+    /// No caller has a handle to the process, and none can get one, so it must be killed.
     Abandoned,
-    /// The sandbox is over.
+    /// The sandbox ended.
     SandboxEnded(SandboxEnd),
 }
 
-/// The answer to a granted request.
+/// The answer to a successful request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ProcessReply {
     /// How the process ended.
     End(ProcessEnd),
-    /// The request is carried out.
+    /// The request was carried out.
     Done,
 }
 
-/// What a [`Process`](super::Process) asks its owner to do.
+/// An action for the owner of a [`Process`](super::Process) to perform.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ProcessAction {
     /// Answer a request.
     Settle(RequestId, Result<ProcessReply, Failure>),
     /// Ask the server to kill the process (v1).
     SendKill,
-    /// Send a stdin message, and report when the link took it. There is one at a time.
+    /// Send a stdin message, and report when the link has written it. One is in flight at a time.
     SendStdin {
         /// The number of the message.
         number: u64,
         /// The frame.
         text: String,
     },
-    /// Send a message about a named exec (v2). If it is lost with its link, the next link repairs
-    /// that.
+    /// Send a message about a named exec (v2). If it is lost with its link, the machine makes up
+    /// for that on the next link.
     Send(String),
-    /// The process ended. In v2, output may follow.
+    /// The process ended. Under v2, output may follow.
     Ended {
         /// How the process ended.
         end: ProcessEnd,
-        /// Bytes of stdin that were accepted and that the server did not take.
+        /// The number of bytes of stdin that were accepted but not taken by the server.
         stdin_unsent: usize,
     },
-    /// No more output comes, except [what was held back](super::Process::take_held_output).
+    /// The output ended, except for [the part that was held
+    /// back](super::Process::take_held_output).
     OutputEnded(Finish),
-    /// No action about the process follows, except answers to later requests.
+    /// No further action follows, except answers to later requests.
     Settled,
 }

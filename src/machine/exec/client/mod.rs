@@ -1,12 +1,12 @@
-//! [`Process`]: one exec at the client. How it ended, its stdin, and the callers that wait.
+//! [`Process`]: one exec at the client, with its end, its stdin and the callers that wait.
 //!
 //! | file | |
 //! | --- | --- |
 //! | `mod.rs` | output, facts and the end |
 //! | `stdin.rs` | writes to stdin, and the callers that wait for them |
 //! | `kill.rs` | kills, and the callers that wait for them |
-//! | `messages.rs` | what goes in and comes out: [`ProcessFact`], [`ProcessAction`], … |
-//! | `wire.rs` | what an exec says and hears in each version of the protocol |
+//! | `messages.rs` | inputs and outputs of the machine: [`ProcessFact`], [`ProcessAction`], … |
+//! | `wire.rs` | the differences between the versions of the protocol |
 
 mod kill;
 mod messages;
@@ -40,52 +40,54 @@ type Answer = Result<ProcessReply, Failure>;
 #[derive(Debug)]
 pub struct Process {
     config: ProcessConfig,
-    /// What depends on the version of the protocol.
+    /// The parts that depend on the version of the protocol.
     wire: Wire,
-    /// The server takes messages about the exec. Cleared when the link is lost.
+    /// Whether the server accepts messages about the exec. Cleared when the link is lost.
     link_up: bool,
 
-    /// How the process ended, once the server or the end of the sandbox said that.
+    /// How the process ended. Set by the server's report or by the end of the sandbox.
     end: Option<ProcessEnd>,
     /// Callers that wait for the end.
     waits: Vec<RequestId>,
     kills: Kills,
 
     stdin: SendStreams<1>,
-    /// Bytes of stdin that an earlier client sent: ours begin there (v2). Set when the server first
-    /// tells where stdin stands.
+    /// The number of bytes of stdin that an earlier client sent, after which those of this client
+    /// begin (v2). Set by the first announcement of the exec.
     stdin_base: Option<u64>,
     stdin_requests: StdinRequests,
 
     /// The offsets of stdout and stderr (v2).
     output: RecvStreams<2>,
-    /// Why the output ends, once the server said that it does. Cleared when all of it has come.
+    /// Why the output ends. Set by the server's report of the end, cleared when all output has
+    /// arrived.
     finish: Option<Finish>,
-    /// The owner was told that no more output comes.
+    /// Whether the owner was told that the output ended.
     output_ended: bool,
-    /// The owner was told that nothing more is to be said.
+    /// Whether the owner was told that nothing more will be reported.
     settled: bool,
 
     actions: VecDeque<ProcessAction>,
 }
 
 impl Process {
-    /// A process that is being started (v1).
+    /// Creates a process that is being started (v1).
     pub fn new(config: ProcessConfig) -> Self {
         Self::with(config, Wire::V1(UnnamedExec::default()), 0, [0, 0])
     }
 
-    /// A process that is being started with its code [wrapped](crate::machine::wrap) (v1).
+    /// Creates a process that is being started with [wrapped](crate::machine::wrap) code (v1).
     pub fn wrapped(config: ProcessConfig, nonce: &Nonce) -> Self {
         Self::with(config, Wire::V1(UnnamedExec::wrapped(nonce)), 0, [0, 0])
     }
 
-    /// A named exec that is being started (v2).
+    /// Creates a named exec that is being started (v2).
     pub fn named(config: ProcessConfig, exec: ExecId, window: u64) -> Self {
         Self::adopted(config, exec, window, [0, 0])
     }
 
-    /// A named exec that another client started, and whose output it took up to these offsets (v2).
+    /// Creates a named exec that another client started (v2). `received` holds the offsets up to
+    /// which that client took the output.
     pub fn adopted(config: ProcessConfig, exec: ExecId, window: u64, received: [u64; 2]) -> Self {
         Self::with(config, Wire::V2(exec), window.max(MIN_WINDOW), received)
     }
@@ -112,19 +114,20 @@ impl Process {
         }
     }
 
-    /// The id of a named exec (v2), and the offsets up to which its consumer has taken its output.
+    /// The id of a named exec, and the offsets up to which its consumer has taken the output (v2).
     pub fn place(&self) -> Option<(&ExecId, [u64; 2])> {
         let exec = self.wire.exec()?;
         Some((exec, self.output.taken()))
     }
 
-    /// The offsets up to which output has come (v2).
+    /// The offsets up to which output has arrived (v2).
     pub fn received(&self) -> Option<[u64; 2]> {
         self.wire.exec().map(|_| self.output.received())
     }
 
-    /// The offsets up to which output has come (v2), and after how many more bytes that the
-    /// consumer takes an acknowledgement is due. `None` if the server needs no more of them.
+    /// The offsets up to which output has arrived, and the number of bytes that the consumer can
+    /// take before an acknowledgement is due (v2). `None` if the server needs no more
+    /// acknowledgements.
     pub fn acknowledgeable(&self) -> Option<([u64; 2], u64)> {
         self.wire.exec().filter(|_| !self.settled)?;
         let after = match self.output_ended {
@@ -134,7 +137,7 @@ impl Process {
         Some((self.output.received(), after))
     }
 
-    /// Bytes of output that the server sends past the last acknowledgement (v2).
+    /// The number of bytes of output that the server sends past the last acknowledgement (v2).
     pub fn window(&self) -> Option<u64> {
         self.wire.exec().map(|_| self.output.window())
     }
@@ -145,17 +148,17 @@ impl Process {
         self.end.as_ref()
     }
 
-    /// Whether a caller waits for a message that may stand behind the output: of the process, or
-    /// `by_sandbox`, of its sandbox.
+    /// Whether a caller waits for a message that may queue behind the output. `by_sandbox`: whether
+    /// a caller waits for such a message about the sandbox.
     ///
-    /// In v2 only a [`wait`](Self::wait) can: its server reads on from a process that is being
-    /// killed.
+    /// Under v2, only a [`wait`](Self::wait) can wait behind output. A kill can't, because the
+    /// server keeps reading the output of a process that it kills.
     pub fn is_awaited(&self, by_sandbox: bool) -> bool {
         let behind = by_sandbox || self.kills.wanted;
         !self.waits.is_empty() || behind && self.wire.has_status_behind_output()
     }
 
-    /// Answers when the process has ended.
+    /// Waits for the end of the process. Answers when it has ended.
     pub fn wait(&mut self, request: RequestId) {
         match &self.end {
             Some(end) => self.settle(request, Ok(ProcessReply::End(end.clone()))),
@@ -163,17 +166,17 @@ impl Process {
         }
     }
 
-    /// The caller of a request stopped waiting: it gets no answer. A write that waits for room is
-    /// not sent. A kill stays asked for.
+    /// Cancels a request whose caller stopped waiting. It is not answered. A write that waits for
+    /// room is not sent. A kill stays requested.
     pub fn cancel(&mut self, request: RequestId) {
         self.waits.retain(|&wait| wait != request);
         self.kills.waiting.retain(|&(kill, _)| kill != request);
         self.cancel_stdin(request);
     }
 
-    /// A piece of output came, with its offset in v2. Returns how many bytes before it never came,
-    /// and what of it is new. [`handle_output_kept`](Self::handle_output_kept) is due when readers
-    /// can find that.
+    /// Handles a piece of output, with its offset under v2. Returns the number of bytes that are
+    /// missing before it, and the part that is new. The caller must call
+    /// [`handle_output_kept`](Self::handle_output_kept) when readers can read that part.
     pub fn handle_output(
         &mut self,
         stream: StdStream,
@@ -191,13 +194,13 @@ impl Process {
                 gap = missing;
             }
             (None, Wire::V1(_)) => {}
-            // Without an offset, the window could not bound it.
+            // Drop output without an offset: the window could not bound it.
             (None, Wire::V2(_)) => return (0, Bytes::new()),
         }
         (gap, self.wire.filter_output(stream, data))
     }
 
-    /// The output that came is where readers find it.
+    /// Readers can read the output that has arrived.
     pub fn handle_output_kept(&mut self) {
         if self.output.is_complete()
             && let Some(finish) = self.finish.take()
@@ -207,18 +210,19 @@ impl Process {
         self.send_ack();
     }
 
-    /// The output is over: the bytes of stdout that were held back belong to it after all.
+    /// Returns the bytes of stdout that were held back. Called when the output has ended, so that
+    /// they can't be a trailer.
     pub fn take_held_output(&mut self) -> Bytes {
         self.wire.take_held_output()
     }
 
-    /// The consumer has taken the output up to these offsets.
+    /// The consumer took the output up to these offsets.
     pub fn handle_taken(&mut self, taken: [u64; 2]) {
         self.output.take(taken);
         self.send_ack();
     }
 
-    /// The sandbox tells something.
+    /// Handles a report of the sandbox.
     pub fn handle_fact(&mut self, fact: ProcessFact, now: Instant) {
         if self.settled {
             return;
@@ -229,7 +233,8 @@ impl Process {
                 self.output.resume();
                 self.output.limit_window(window.unwrap_or(u64::MAX));
                 let base = *self.stdin_base.get_or_insert_with(|| {
-                    // How much of it the process has taken is told later.
+                    // Reserve the window for all of it: the server reports later how much the
+                    // process has taken.
                     self.stdin.reserve(stdin);
                     stdin
                 });
@@ -242,14 +247,14 @@ impl Process {
             ProcessFact::ForceKilled => self.handle_force_killed(now),
             ProcessFact::KillRefused(failure) => self.handle_kill_refused(failure),
             ProcessFact::Abandoned => {
-                // No reader is left, so that all output counts as taken.
+                // No reader is left, so all output counts as taken.
                 self.output.abandon();
                 self.send_ack();
                 self.kill(None, now);
             }
             ProcessFact::Ended { end, lengths, cut } => self.handle_ended(end, lengths, cut),
             ProcessFact::SandboxEnded(end) => self.handle_sandbox_ended(end),
-            // The rest says nothing new about a process that has ended.
+            // The other facts don't concern a process that has ended.
             _ if self.end.is_some() => {}
             ProcessFact::StdinWritten(number) => self.handle_stdin_written(number),
             ProcessFact::StdinTaken(offset) => {
@@ -269,7 +274,8 @@ impl Process {
         }
     }
 
-    /// There is a new link. In v2 the server is asked for the exec, and announces it.
+    /// A new link is open. Under v2, the process sends `reconnect`, and the server announces the
+    /// exec.
     fn handle_link_up(&mut self) {
         let offsets = self.output.received();
         match self.wire.encode(NamedMessage::Reconnect { offsets }) {
@@ -281,7 +287,7 @@ impl Process {
         }
     }
 
-    /// The server takes messages about the exec, and has stdin up to this offset.
+    /// The server accepts messages about the exec, and has received stdin up to this offset.
     fn handle_link_ready(&mut self, stdin: u64) {
         self.link_up = true;
         self.stdin.resume(0, stdin);
@@ -290,7 +296,7 @@ impl Process {
         self.send_ack();
     }
 
-    /// The main process ended. Others may hold its output.
+    /// The main process ended. Other processes may hold its output open.
     fn handle_exited(&mut self, end: ProcessEnd) {
         let kills_answered = leaves_no_process(&end) || !self.kills.unanswered;
         self.set_end(end);
@@ -300,13 +306,15 @@ impl Process {
         self.settle_waits();
     }
 
-    /// The process and its output ended. That comes after [`handle_exited`](Self::handle_exited) or
-    /// in its place, and again on a new link. The server may have dropped the output meanwhile.
+    /// The process and its output ended. Follows or replaces
+    /// [`handle_exited`](Self::handle_exited), and is repeated on a new link. The server may have
+    /// dropped the output in between.
     fn handle_ended(&mut self, end: ProcessEnd, lengths: Option<[u64; 2]>, cut: bool) {
-        // A server that does not know the exec does not announce it.
+        // A server that doesn't know the exec sends this without an announcement.
         self.link_up = true;
         let kill_answer = match &end {
-            // The server did not say that the process is gone. With its sandbox it will be.
+            // The server did not confirm that the process is gone. If the sandbox is deleted, it
+            // will be.
             ProcessEnd::SandboxLost { end } => {
                 let unconfirmed = Err(self.kill_unconfirmed(end.clone()));
                 match end {
@@ -333,7 +341,7 @@ impl Process {
 
     fn handle_sandbox_ended(&mut self, end: SandboxEnd) {
         let kill_answer = match &end {
-            // With the sandbox, every process in it is gone.
+            // The sandbox is gone, and every process with it.
             SandboxEnd::Killed | SandboxEnd::Deleted => Ok(ProcessReply::Done),
             end => Err(self.kill_unconfirmed(end.clone())),
         };
@@ -352,7 +360,7 @@ impl Process {
         first_kill.into_iter().chain(kill_due).min()
     }
 
-    /// Time has passed.
+    /// Handles the passage of time.
     pub fn handle_timeout(&mut self, now: Instant) {
         if self.end.is_none() && self.wire.kill_due().is_some_and(|due| now >= due) {
             let killed = ProcessEnd::Killed;
@@ -361,7 +369,7 @@ impl Process {
         self.time_kills(now);
     }
 
-    /// What to do now.
+    /// The next action to perform.
     pub fn poll_action(&mut self) -> Option<ProcessAction> {
         self.actions.pop_front()
     }
@@ -371,21 +379,21 @@ impl Process {
             .push_back(ProcessAction::Settle(request, answer));
     }
 
-    /// The process and its output are over, and nothing more will be said.
+    /// Ends the process and its output. Nothing more will be reported.
     fn finish_all(&mut self, end: ProcessEnd, finish: Finish, kill_answer: Answer) {
         self.finish_process(end, kill_answer);
         self.end_output(finish);
         self.settle_all();
     }
 
-    /// The process is over, and no kill can have an effect any more.
+    /// Ends the process. Later kills have no effect.
     fn finish_process(&mut self, end: ProcessEnd, kill_answer: Answer) {
         self.set_end(end);
         self.answer_kills(kill_answer);
         self.settle_waits();
     }
 
-    /// The first end counts.
+    /// Sets how the process ended. Only the first call counts.
     fn set_end(&mut self, end: ProcessEnd) {
         if self.end.is_none() {
             let stdin_unsent = usize::try_from(self.stdin.kept()).unwrap_or(usize::MAX);
@@ -395,7 +403,7 @@ impl Process {
         }
     }
 
-    /// Answers the callers that wait for the end or for stdin.
+    /// Answers the callers that wait for the end of the process or for stdin.
     fn settle_waits(&mut self) {
         for request in std::mem::take(&mut self.waits) {
             self.wait(request);
@@ -415,7 +423,7 @@ impl Process {
         }
     }
 
-    /// Sends the acknowledgement that is due, if one is.
+    /// Sends an acknowledgement if one is due.
     fn send_ack(&mut self) {
         if self.settled || !self.link_up {
             return;
@@ -436,7 +444,7 @@ impl Process {
     }
 }
 
-/// Whether such an end says that neither the process nor a child of it is left.
+/// Whether this end implies that neither the process nor any of its children is left.
 fn leaves_no_process(end: &ProcessEnd) -> bool {
     matches!(end, ProcessEnd::Killed | ProcessEnd::TimedOut)
 }

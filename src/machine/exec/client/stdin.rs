@@ -15,11 +15,11 @@ const FLUSH: &str = "flush stdin";
 struct Write {
     request: RequestId,
     data: Bytes,
-    /// Closes stdin behind the data.
+    /// Whether stdin closes after the data.
     eof: bool,
 }
 
-/// Requests about stdin, and the message on its way.
+/// Requests about stdin, and the message in flight.
 #[derive(Debug, Default)]
 pub(super) struct StdinRequests {
     /// Writes that wait for room in the budget, in order.
@@ -28,28 +28,29 @@ pub(super) struct StdinRequests {
     flushes: VecDeque<(RequestId, u64)>,
     /// The number of the last message.
     message: u64,
-    /// The link has not taken the last message. Cleared when it has, or is lost.
+    /// Whether the link has not written the last message yet. Cleared when the link has written it,
+    /// or is lost.
     pub(super) in_flight: bool,
 }
 
 impl Process {
-    /// Sends bytes to stdin, after all bytes before them. Answers when they are accepted.
+    /// Sends bytes to stdin, after all earlier writes. Answers when they are accepted.
     ///
-    /// In v1 they must be UTF-8.
+    /// Under v1, they must be UTF-8.
     pub fn write_stdin(&mut self, request: RequestId, data: impl Into<Bytes>) {
         let data = data.into();
         let eof = false;
         self.write(WRITE, Write { request, data, eof });
     }
 
-    /// Closes stdin after all writes before. Not supported in v1.
+    /// Closes stdin after all earlier writes. Not supported under v1.
     pub fn close_stdin(&mut self, request: RequestId) {
         let data = Bytes::new();
         let eof = true;
         self.write(CLOSE, Write { request, data, eof });
     }
 
-    /// Gives a process that is being started all of its stdin. Has no effect in v1.
+    /// Sets all input of a process that is being started. Has no effect under v1.
     pub fn give_input(&mut self, data: &[u8]) {
         if self.wire.unsupported_stdin(data, true).is_none() {
             self.stdin.push(0, data.into());
@@ -59,8 +60,7 @@ impl Process {
 
     fn write(&mut self, what: &'static str, write: Write) {
         let mut waiting = self.stdin_requests.writes.iter();
-        // A close that waits for its turn may yet be cancelled, so that another close waits as
-        // well.
+        // A waiting close may still be cancelled, so another close waits, too.
         let will_close = !write.eof && waiting.any(|write| write.eof);
         let is_closed = self.stdin.is_closed(0);
         let answer = if let Some(feature) = self.wire.unsupported_stdin(&write.data, write.eof) {
@@ -80,8 +80,8 @@ impl Process {
         self.settle(write.request, answer);
     }
 
-    /// Answers when the server has everything that was accepted so far: in v1, when the link took
-    /// it; in v2, when the process took it.
+    /// Flushes stdin. Answers when everything that was accepted before is written: under v1 to the
+    /// link, under v2 to the pipe of the process.
     pub fn flush_stdin(&mut self, request: RequestId) {
         let what = FLUSH;
         let answer = if self.stdin.kept() == 0 {
@@ -106,7 +106,7 @@ impl Process {
         self.accept_writes();
     }
 
-    /// Accepts the writes for which there is room, and sends what can be sent.
+    /// Accepts the waiting writes for which there is room, and sends the next message.
     fn accept_writes(&mut self) {
         while let Some(write) = self.stdin_requests.writes.front()
             && self.has_room(write.data.len())
@@ -125,14 +125,15 @@ impl Process {
         self.settle(write.request, Ok(ProcessReply::Done));
     }
 
-    /// A write larger than the budget is accepted alone.
+    /// Whether a write fits into the budget. A write that is larger than the budget is accepted
+    /// when nothing else is buffered.
     fn has_room(&self, length: usize) -> bool {
         let kept = self.stdin.kept();
         kept == 0 || kept.saturating_add(length as u64) <= self.config.stdin_budget as u64
     }
 
-    /// Sends the next message. There is one at a time: deployed servers do not keep the order of
-    /// two.
+    /// Sends the next message. One message is in flight at a time, because deployed servers may
+    /// reorder two.
     pub(super) fn send_stdin(&mut self) {
         let requests = &mut self.stdin_requests;
         if self.link_up
@@ -176,7 +177,7 @@ impl Process {
         self.accept_writes();
     }
 
-    /// The process takes no more: nothing is sent, and requests that wait fail.
+    /// The process takes no more input. Nothing more is sent, and waiting requests fail.
     pub(super) fn abandon_stdin(&mut self, failure: impl Fn(&'static str) -> Failure) {
         self.stdin.abandon();
         while let Some(write) = self.stdin_requests.writes.pop_front() {

@@ -1,4 +1,4 @@
-//! [`Wire`]: what an exec says and hears in each version of the protocol.
+//! [`Wire`]: the differences between the versions of the protocol, for an exec.
 
 use std::time::Instant;
 
@@ -10,17 +10,17 @@ use crate::{
     protocol::{ClientMessage, ExecId, NamedMessage, StdStream},
 };
 
-/// The version of the protocol in which an exec was started. It keeps that version for life.
+/// The version of the protocol under which an exec was started. It never changes.
 #[derive(Debug)]
 pub(super) enum Wire {
-    /// Without a name, offsets and acknowledgements.
+    /// Without an id, offsets and acknowledgements.
     V1(UnnamedExec),
-    /// With a name, and offsets in each stream.
+    /// With an id, and offsets in each stream.
     V2(ExecId),
 }
 
 impl Wire {
-    /// The name, if it has one.
+    /// The id, if the exec has one.
     pub(super) fn exec(&self) -> Option<&ExecId> {
         match self {
             Self::V1(_) => None,
@@ -28,7 +28,7 @@ impl Wire {
         }
     }
 
-    /// Encodes a message about a named exec. `None`: v1 has no such message.
+    /// Encodes a message about a named exec. `None` under v1, which has no such messages.
     pub(super) fn encode(&self, message: NamedMessage<'_>) -> Option<String> {
         let exec = self.exec()?.clone();
         Some(ClientMessage::Named(exec, message).encode())
@@ -40,7 +40,8 @@ impl Wire {
         kill.map_or(ProcessAction::SendKill, ProcessAction::Send)
     }
 
-    /// The feature that is missing to send such bytes, or the end of stdin.
+    /// The feature that v1 lacks to send these bytes, or the end of stdin. `None` if nothing is
+    /// missing.
     pub(super) fn unsupported_stdin(&self, data: &[u8], eof: bool) -> Option<&'static str> {
         match self {
             Self::V1(_) => UnnamedExec::unsupported_stdin(data, eof),
@@ -48,7 +49,7 @@ impl Wire {
         }
     }
 
-    /// A message with stdin.
+    /// Encodes a message with stdin.
     pub(super) fn stdin(&self, offset: u64, data: &[u8], eof: bool) -> String {
         let named = self.encode(NamedMessage::Stdin {
             offset,
@@ -58,19 +59,18 @@ impl Wire {
         named.unwrap_or_else(|| UnnamedExec::stdin(data))
     }
 
-    /// Whether the server tells what the process took of stdin. If not, bytes count as taken when
-    /// the link took them.
+    /// Whether the server acknowledges stdin. If not, bytes count as taken when the link has
+    /// written them.
     pub(super) fn acks_stdin(&self) -> bool {
         matches!(self, Self::V2(_))
     }
 
-    /// Whether a status stands behind the output on the wire, so that output that is not read
-    /// delays it.
+    /// Whether statuses queue behind output on the wire, so that unread output delays them.
     pub(super) fn has_status_behind_output(&self) -> bool {
         matches!(self, Self::V1(_))
     }
 
-    /// What of a piece of output is for readers now.
+    /// Returns the part of a piece of output that readers may read now.
     pub(super) fn filter_output(&mut self, stream: StdStream, data: Bytes) -> Bytes {
         match self {
             Self::V1(unnamed) => unnamed.filter_output(stream, data),
@@ -78,7 +78,7 @@ impl Wire {
         }
     }
 
-    /// The output that the filter held back.
+    /// Returns the output that the filter held back.
     pub(super) fn take_held_output(&mut self) -> Bytes {
         match self {
             Self::V1(unnamed) => unnamed.take_held_output(),
@@ -86,15 +86,15 @@ impl Wire {
         }
     }
 
-    /// The server killed the process, whose end follows. In v1 the process ends at `due` at the
-    /// latest.
+    /// The server killed the process, whose end follows. Under v1, the process counts as ended at
+    /// `due`, even without a `DONE`.
     pub(super) fn handle_force_killed(&mut self, due: Instant) {
         if let Self::V1(unnamed) = self {
             unnamed.handle_force_killed(due);
         }
     }
 
-    /// When the process ends although the server did not say so.
+    /// When a killed process counts as ended without a report of the server (v1).
     pub(super) fn kill_due(&self) -> Option<Instant> {
         match self {
             Self::V1(unnamed) => unnamed.kill_due(),
@@ -102,7 +102,7 @@ impl Wire {
         }
     }
 
-    /// How the process ended, where the server said no more than that it did.
+    /// How the process ended, if the server only reported that it ended.
     pub(super) fn end(&self) -> ProcessEnd {
         match self {
             Self::V1(unnamed) => unnamed.end(),
@@ -110,11 +110,10 @@ impl Wire {
         }
     }
 
-    /// Why no more output comes, where the sandbox ended before the exec.
+    /// Why the output ends if the sandbox ends before the exec.
     pub(super) fn finish(&self, end: SandboxEnd) -> Finish {
         match (self, end) {
-            // A v1 server sends what was printed before the kill, and does not say how much that
-            // is.
+            // A v1 server sends the output from before the kill, without its length.
             (Self::V1(_), SandboxEnd::Killed) => Finish::Complete,
             (_, end) => Finish::SandboxLost(end),
         }

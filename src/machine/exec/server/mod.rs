@@ -1,11 +1,11 @@
-//! [`ServedExec`]: a named exec at its server (protocol v2).
+//! [`ServedExec`]: a named exec at the server (protocol v2).
 //!
-//! Output is kept until the client has acknowledged it. On each link it is sent from where the
-//! client asks for it, at most the window past the last acknowledgement. Stdin is taken once, and
-//! the end is kept until it is acknowledged.
+//! Output is kept until the client has acknowledged it. On each link, it is sent from the offsets
+//! that the client requests, at most the window past the last acknowledgement. Each byte of stdin
+//! is taken once. The end is kept until the client acknowledges it.
 //!
-//! An exec ends in two steps: its main process [exits](ServedExec::handle_exited), and its output
-//! [ends](ServedExec::handle_done), which other processes may hold open for a while.
+//! An exec ends in two steps: first its main process [exits](ServedExec::handle_exited), then its
+//! output [ends](ServedExec::handle_done). In between, other processes may hold the output open.
 
 mod stored;
 
@@ -25,7 +25,7 @@ use crate::{
 
 const STREAMS: [StdStream; 2] = [StdStream::Stdout, StdStream::Stderr];
 
-/// What the client was told since it last asked for the exec.
+/// The statuses that were sent since the client last requested the exec.
 #[derive(Debug, Default)]
 struct Told {
     /// `RUNNING`.
@@ -36,52 +36,53 @@ struct Told {
     done: bool,
 }
 
-/// The state machine of a named exec at its server.
+/// The state machine of a named exec at the server.
 #[derive(Debug)]
 pub struct ServedExec {
     exec: ExecId,
     output: SendStreams<2>,
-    /// Of each stream, the beginning of a code point that was printed last. Cleared when the rest
-    /// comes, or nothing for a while.
+    /// For each stream, an incomplete code point at its end. Cleared when the rest arrives, or when
+    /// nothing arrives for a while.
     partial: [Vec<u8>; 2],
-    /// Of each stream, whether the client asked on this link for bytes that are gone, and none are
-    /// kept that would show it where the stream stands. Cleared when it is told.
+    /// For each stream, whether the client requested bytes that are gone and no later bytes are
+    /// kept that would show the position of the stream. Cleared when the client is told the
+    /// position.
     gone: [bool; 2],
 
     stdin: RecvStreams<1>,
-    /// Bytes of stdin that were received and not given to the pipe of the process.
+    /// Bytes of stdin that were received and not yet passed to the pipe of the process.
     stdin_data: BytesMut,
-    /// The process takes no more stdin. Never cleared.
+    /// Whether the process takes no more stdin. Never cleared.
     stdin_closed: bool,
-    /// The client was told on this link that stdin is refused. Cleared when the link is lost.
+    /// Whether the client was told on this link that stdin is refused. Cleared when the link is
+    /// lost.
     stdin_refused: bool,
 
-    /// The client asked for the exec on this link. Cleared when the link is lost.
+    /// Whether the client requested the exec on this link. Cleared when the link is lost.
     attached: bool,
-    /// The code runs, or ran. Never cleared.
+    /// Whether the code was started. Never cleared.
     started: bool,
-    /// The code could not be started. Never cleared.
+    /// Whether the code could not be started. Never cleared.
     not_started: bool,
     told: Told,
     /// Answers to send. Cleared when the link is lost.
     statuses: VecDeque<ServerMessage>,
-    /// Kills that are not answered. Cleared when the link is lost.
+    /// The number of unanswered kills. Cleared when the link is lost.
     kills: usize,
 
-    /// How the main process ended, and the reason where that needs one. Set by the exit.
+    /// How the main process ended, and a message if the end needs one. Set by the exit.
     end: Option<(ExecEnd, Option<String>)>,
-    /// No more output comes, and `end` has its lengths. Never cleared.
+    /// Whether the output has ended, so that `end` contains its lengths. Never cleared.
     done: bool,
-    /// The client has acknowledged the end. Never cleared.
+    /// Whether the client has acknowledged the end. Never cleared.
     end_acked: bool,
 }
 
 impl ServedExec {
-    /// Most statuses that wait for a link, beside those that are sent once on each. They answer a
-    /// kill that comes then.
+    /// The maximum number of queued answers to kills.
     const MAX_STATUSES: usize = 64;
 
-    /// An exec that is being started for the client on this link.
+    /// Creates an exec that is being started for the client on this link.
     pub fn new(exec: ExecId, window: u64) -> Self {
         Self {
             exec,
@@ -104,37 +105,37 @@ impl ServedExec {
         }
     }
 
-    /// How its main process ended.
+    /// How the main process ended.
     pub fn end(&self) -> Option<&ExecEnd> {
         self.end.as_ref().map(|(end, _)| end)
     }
 
-    /// Whether its main process and its output have ended.
+    /// Whether the main process and the output have ended.
     pub fn is_done(&self) -> bool {
         self.done
     }
 
-    /// Whether no client needs more of it than its id and its end.
+    /// Whether clients need only the id and the end of this exec any more.
     pub fn is_settled(&self) -> bool {
         self.end_acked
     }
 
-    /// Bytes of output that are kept.
+    /// The number of bytes of output that are kept.
     #[cfg(any(test, feature = "unstable-internals"))]
     pub fn kept(&self) -> u64 {
         let partial = self.partial.iter().map(|it| it.len() as u64);
         self.output.kept() + partial.sum::<u64>()
     }
 
-    /// Bytes of output that may be sent past the last acknowledgement.
+    /// The number of bytes of output that may be sent past the last acknowledgement.
     pub fn window(&self) -> u64 {
         self.output.window()
     }
 
-    /// Bytes that may be read from the process now.
+    /// The number of bytes that may be read from the process now.
     ///
-    /// The beginning of a code point does not count: it is not sent, so that the client cannot make
-    /// room by an acknowledgement.
+    /// An incomplete code point doesn't use room: it is not sent, so the client could not make room
+    /// by acknowledging it.
     pub fn room(&self) -> u64 {
         self.output.window().saturating_sub(self.output.kept())
     }
@@ -159,20 +160,20 @@ impl ServedExec {
         self.output.push(stream as usize, data);
     }
 
-    /// Whether the beginning of a code point is held back until the rest of it comes, or
-    /// [nothing](Self::handle_silence) for a while.
+    /// Whether an incomplete code point is held back until the rest of it arrives, or until
+    /// [nothing arrives](Self::handle_silence) for a while.
     pub fn holds_back(&self, stream: StdStream) -> bool {
         !self.partial[stream as usize].is_empty()
     }
 
-    /// The process printed nothing for a while: the beginning of a code point is sent as it is,
-    /// since the client may wait for it.
+    /// The process printed nothing for a while. An incomplete code point is sent, because the
+    /// client may wait for it.
     pub fn handle_silence(&mut self, stream: StdStream) {
         let partial = std::mem::take(&mut self.partial[stream as usize]);
         self.output.push(stream as usize, BytesMut::from(&*partial));
     }
 
-    /// Its main process ended. Other processes may hold its pipes, and print more.
+    /// The main process ended. Other processes may hold its pipes open and print more.
     pub fn handle_exited(&mut self, end: ExecEnd, message: Option<String>) {
         if self.end.is_some() {
             return;
@@ -181,12 +182,13 @@ impl ServedExec {
         self.end = Some((end, message));
         self.handle_stdin_closed();
         if !by_itself {
-            // No process is left. After an exit by itself others may be, and a kill is for them.
+            // After a kill or a timeout, no process is left. After any other exit, others may be
+            // left, and a kill is for them.
             self.answer_kills();
         }
     }
 
-    /// Its output ended, after its main process. `cut`: another process still held it.
+    /// The output ended, after the main process. `cut`: whether another process still held it open.
     pub fn handle_done(&mut self, cut: bool) {
         if self.done {
             return;
@@ -202,14 +204,14 @@ impl ServedExec {
         self.answer_kills();
     }
 
-    /// It could not be killed.
+    /// The exec could not be killed.
     pub fn handle_kill_failed(&mut self, why: &str) {
         for _ in 0..std::mem::take(&mut self.kills) {
             self.answer(Status::ExecutionForceKillError, Some(why.to_owned()));
         }
     }
 
-    /// It could not be started. From now on it only answers kills.
+    /// The exec could not be started. From now on, it only answers kills.
     pub fn handle_not_started(&mut self) {
         self.attached = false;
         self.not_started = true;
@@ -219,15 +221,15 @@ impl ServedExec {
         self.answer_kills();
     }
 
-    /// None of its processes is left.
+    /// Answers the kills, because no process of the exec is left.
     fn answer_kills(&mut self) {
         for _ in 0..std::mem::take(&mut self.kills) {
             self.answer(Status::ExecutionForceKilled, None);
         }
     }
 
-    /// Drops the output of an exec that is over. A client that asks for it, or waits for the rest
-    /// of it, is told that it is lost.
+    /// Drops the unacknowledged output of an exec that is done. A client that requests the exec, or
+    /// waits for more output, is told that it is lost.
     pub fn abandon(&mut self, why: &str) {
         if let Some((end, message)) = &mut self.end
             && self.done
@@ -245,7 +247,7 @@ impl ServedExec {
     /// Queues the answer to a request of the client.
     fn answer(&mut self, status: Status, reason: Option<String>) {
         if self.statuses.len() >= Self::MAX_STATUSES && status == Status::ExecutionForceKilled {
-            // The answers that wait say the same.
+            // The queued answers report the same.
             return;
         }
         let update = ExecUpdate::new(self.exec.clone());
@@ -254,7 +256,7 @@ impl ServedExec {
         self.statuses.extend(reason.map(ServerMessage::error));
     }
 
-    /// The pipe of the process took bytes of stdin.
+    /// The pipe of the process took this many bytes of stdin.
     pub fn handle_stdin_taken(&mut self, bytes: usize) {
         let [taken] = self.stdin.taken();
         self.stdin.take([taken.saturating_add(bytes as u64)]);
@@ -267,8 +269,8 @@ impl ServedExec {
         self.refuse_lost_stdin();
     }
 
-    /// Tells at once that stdin is lost that the server had received and the process will not take:
-    /// the client need not send more to hear of it.
+    /// Refuses stdin if the server has received bytes that the process will not take. So the client
+    /// learns of it without sending more.
     fn refuse_lost_stdin(&mut self) {
         let is_lost = self.stdin_closed && !self.stdin.is_taken();
         if self.attached && self.end.is_none() && is_lost {
@@ -276,7 +278,7 @@ impl ServedExec {
         }
     }
 
-    /// Once on each link.
+    /// Tells the client that stdin is refused, once on each link.
     fn refuse_stdin(&mut self) {
         if !std::mem::replace(&mut self.stdin_refused, true) {
             let reason = "The process has closed its standard input, or has ended.";
@@ -284,7 +286,8 @@ impl ServedExec {
         }
     }
 
-    /// Stdin for the pipe of the process. `None`: there is none now, or it was closed.
+    /// Returns stdin for the pipe of the process. `None` if there is none now, or if stdin is
+    /// closed.
     pub fn poll_stdin(&mut self) -> Option<Bytes> {
         match self.stdin_data.is_empty() {
             true => None,
@@ -292,18 +295,18 @@ impl ServedExec {
         }
     }
 
-    /// Whether the stdin of the process is to be closed, because no more comes.
+    /// Whether to close the stdin of the process, because no more follows.
     pub fn is_stdin_over(&self) -> bool {
         self.stdin_closed || self.stdin.is_ended() && self.stdin_data.is_empty()
     }
 
     // From the client.
 
-    /// The client asks for the exec: by `reconnect` from these offsets, or by its request once
-    /// more.
+    /// The client requests the exec, by `reconnect` from these offsets, or by repeating its exec
+    /// request.
     pub fn attach(&mut self, offsets: Option<[u64; 2]>) {
         if self.not_started {
-            // The client is told so, and then the id is free.
+            // The client was told so, and the id is free.
             return;
         }
         self.attached = true;
@@ -324,7 +327,7 @@ impl ServedExec {
         self.statuses.clear();
     }
 
-    /// The client asks for a kill. Answered when none of the processes is left.
+    /// The client requests a kill. Answered when no process of the exec is left.
     pub fn handle_kill(&mut self) {
         match self.done {
             true => self.answer(Status::ExecutionForceKilled, None),
@@ -332,7 +335,7 @@ impl ServedExec {
         }
     }
 
-    /// The client has taken output up to these offsets, and perhaps the end.
+    /// The client has taken the output up to these offsets and, if `done`, the end.
     pub fn handle_ack(&mut self, offsets: [u64; 2], done: bool) {
         self.output.handle_ack(offsets);
         self.end_acked |= done && self.done;
@@ -361,7 +364,7 @@ impl ServedExec {
 
     // To the client.
 
-    /// The next message to the client. `None`: there is none now.
+    /// Returns the next message to the client. `None` if there is none now.
     pub fn poll_message(&mut self) -> Option<ServerMessage> {
         if self.attached && self.started && !std::mem::replace(&mut self.told.running, true) {
             let [stdin] = self.stdin.received();
@@ -384,8 +387,8 @@ impl ServedExec {
             .or_else(|| self.poll_end())
     }
 
-    /// Says that the main process ended, while its output goes on. Later, the end says both. It
-    /// alone says that the exec is lost.
+    /// Reports the exit of the main process while the output continues. If the output has ended,
+    /// too, or the exec is lost, `DONE` reports it instead.
     fn poll_exited(&mut self) -> Option<ServerMessage> {
         let end = self.end().filter(|_| !self.done && !self.told.exited)?;
         if end.reason == EndReason::SandboxLost {
@@ -401,7 +404,8 @@ impl ServedExec {
         Some(ServerMessage::StdinAck { exec, offset })
     }
 
-    /// Says where a stream stands of which nothing is kept: the client would wait for it.
+    /// Tells the client the position of a stream of which nothing is kept. Otherwise the client
+    /// would wait for the bytes that are gone.
     fn poll_gone(&mut self) -> Option<ServerMessage> {
         let stream = self.gone.iter().position(|&gone| gone)?;
         self.gone[stream] = false;

@@ -1,4 +1,4 @@
-//! [`StoredExec`]: what is stored of an exec that is over.
+//! [`StoredExec`]: the stored form of an exec that is done.
 
 use bytes::{Bytes, BytesMut};
 
@@ -8,24 +8,24 @@ use crate::{
     protocol::{ExecEnd, ExecId, StdStream, limits::MIN_WINDOW},
 };
 
-/// A server stores this of an exec that is over: the end, and the output that was not acknowledged.
+/// The stored form of an exec that is done: its end and its unacknowledged output.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredExec {
     /// The id.
     pub exec: ExecId,
-    /// Bytes of output that may be sent past the last acknowledgement.
+    /// The number of bytes of output that may be sent past the last acknowledgement.
     pub window: u64,
-    /// How it ended.
+    /// How the exec ended.
     pub end: ExecEnd,
-    /// The reason, where the end needs one.
+    /// The message, if the end needs one.
     pub message: Option<String>,
     /// Stream, offset and bytes, in the order in which they were printed.
     pub output: Vec<(StdStream, u64, Bytes)>,
 }
 
 impl ServedExec {
-    /// An exec that was stored, and that no client has asked for yet. If what was stored of it
-    /// makes no sense, it is lost.
+    /// Restores an exec, which no client has requested yet. If the stored form is inconsistent, the
+    /// exec is lost.
     pub fn restored(stored: StoredExec) -> Self {
         let window = stored.window.max(MIN_WINDOW);
         let chunks = stored.output.iter().map(|(stream, offset, data)| Chunk {
@@ -54,7 +54,7 @@ impl ServedExec {
         }
     }
 
-    /// The part of it that is to be stored, once it is over.
+    /// Returns the stored form of an exec, or `None` if it is not done.
     pub fn store(&self) -> Option<StoredExec> {
         let (end, message) = self.end.clone().filter(|_| self.done)?;
         let output = self.output.unacked();

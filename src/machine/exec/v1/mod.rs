@@ -1,4 +1,4 @@
-//! What an exec of protocol v1 lacks, and how that is made up for.
+//! How the client makes up for what v1 execs lack.
 //!
 //! | file | |
 //! | --- | --- |
@@ -21,17 +21,18 @@ use crate::{
     protocol::{ClientMessage, StdStream},
 };
 
-/// The client's side of an exec of v1, as it is on the wire.
+/// The client's side of a v1 exec on the wire.
 #[derive(Debug, Default)]
 pub(super) struct UnnamedExec {
-    /// Of wrapped code.
+    /// The filter of wrapped code.
     trailer: Option<TrailerFilter>,
-    /// When the process counts as killed although no `DONE` came. Set by the first `FORCE_KILLED`.
+    /// When the process counts as killed even if no `DONE` arrives. Set by the first
+    /// `FORCE_KILLED`.
     kill_due: Option<Instant>,
 }
 
 impl UnnamedExec {
-    /// An exec whose code is [wrapped](wrap).
+    /// Creates an exec whose code is [wrapped](wrap).
     pub(super) fn wrapped(nonce: &Nonce) -> Self {
         Self {
             trailer: Some(TrailerFilter::new(nonce)),
@@ -39,8 +40,8 @@ impl UnnamedExec {
         }
     }
 
-    /// What of a piece of output is for readers now: not the trailer, nor what may be its
-    /// beginning.
+    /// Returns the part of a piece of output that readers may read now, without the trailer and
+    /// without bytes that may be its beginning.
     pub(super) fn filter_output(&mut self, stream: StdStream, data: Bytes) -> Bytes {
         match &mut self.trailer {
             Some(trailer) if stream == StdStream::Stdout => trailer.handle_output(data),
@@ -48,7 +49,8 @@ impl UnnamedExec {
         }
     }
 
-    /// The output is over: what was held back is no trailer.
+    /// Returns the bytes that were held back. Called when the output has ended, so that they can't
+    /// be a trailer.
     pub(super) fn take_held_output(&mut self) -> Bytes {
         let held = self.trailer.as_mut().map(TrailerFilter::finish);
         held.unwrap_or_default()
@@ -63,7 +65,7 @@ impl UnnamedExec {
     }
 
     pub(super) fn stdin(data: &[u8]) -> String {
-        // Only UTF-8 was accepted, and it was not cut within a code point.
+        // Only UTF-8 was accepted, and no code point was split.
         ClientMessage::stdin(String::from_utf8_lossy(data)).encode()
     }
 
@@ -75,7 +77,7 @@ impl UnnamedExec {
         self.kill_due
     }
 
-    /// How the process ended, as far as its output says that.
+    /// How the process ended, as reported by the trailer in its output.
     pub(super) fn end(&self) -> ProcessEnd {
         let said = self.trailer.as_ref().and_then(TrailerFilter::end);
         said.cloned().unwrap_or(ProcessEnd::Unknown)

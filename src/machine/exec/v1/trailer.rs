@@ -1,4 +1,4 @@
-//! [`TrailerFilter`]: takes the trailer out of stdout, wherever the stream is cut into pieces.
+//! [`TrailerFilter`]: removes the trailer from stdout, however the stream is cut into pieces.
 
 use std::fmt;
 
@@ -7,26 +7,26 @@ use bytes::Bytes;
 use super::wrap::Nonce;
 use crate::machine::ProcessEnd;
 
-/// Begins and ends a trailer. It is rare in text, so that output is rarely held back.
+/// The first and last byte of a trailer. It is rare in text, so output is rarely held back.
 const MARK: u8 = 0x1e;
 
-/// Most bytes of `exit 255` and the like.
+/// The maximum length of an ending such as `exit 255`, in bytes.
 const MAX_ENDING: usize = 16;
 
-/// Passes output on at once, except what may be the beginning of the trailer. The first trailer
-/// counts.
+/// Passes output on at once, except bytes that may be the beginning of the trailer. Only the first
+/// trailer counts.
 pub(crate) struct TrailerFilter {
-    /// The bytes of the trailer before the ending. Cleared when it was found, or the stream is
-    /// over.
+    /// The bytes of the trailer before the ending. Cleared when the trailer was found, or the
+    /// stream has ended.
     beginning: Option<Vec<u8>>,
     /// Output that may be the beginning of the trailer.
     held: Bytes,
-    /// What the trailer said, once it has come.
+    /// The end that the trailer reported, once it has arrived.
     end: Option<ProcessEnd>,
 }
 
 impl fmt::Debug for TrailerFilter {
-    /// Shows neither the nonce nor output.
+    /// Shows neither the nonce nor the output.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("TrailerFilter")
             .field("end", &self.end)
@@ -34,7 +34,7 @@ impl fmt::Debug for TrailerFilter {
     }
 }
 
-/// What begins at a mark.
+/// The meaning of the bytes from a mark on.
 enum Found {
     /// Output.
     Nothing,
@@ -55,12 +55,13 @@ impl TrailerFilter {
         }
     }
 
-    /// What the trailer said, once it has come.
+    /// The end that the trailer reported, once it has arrived.
     pub(crate) fn end(&self) -> Option<&ProcessEnd> {
         self.end.as_ref()
     }
 
-    /// Output came. Returns what of it, and of what was held back, is no trailer.
+    /// Handles output. Returns the bytes, including those held back earlier, that are not part of a
+    /// trailer.
     pub(crate) fn handle_output(&mut self, data: Bytes) -> Bytes {
         let Some(beginning) = &self.beginning else {
             return data;
@@ -89,7 +90,7 @@ impl TrailerFilter {
         data
     }
 
-    /// The stream is over: what was held back was output.
+    /// Ends the stream. Returns the bytes that were held back, which are output.
     pub(crate) fn finish(&mut self) -> Bytes {
         self.beginning = None;
         std::mem::take(&mut self.held)

@@ -1,4 +1,4 @@
-//! [`wrap`]: a program around code on a v1 peer that reports how the code ended.
+//! [`wrap`]: puts code for a v1 server into a program that reports how the code ended.
 //!
 //! | file | |
 //! | --- | --- |
@@ -7,20 +7,22 @@
 //! | `wrap/python.py`, `wrap/start.py` | the program for Python, and how it starts the code |
 //! | `wrap/supervisor.py` | the part of both that waits for the code |
 //!
-//! The wrapper runs the code in a fresh interpreter: a child that inherits the stdin, stdout and
-//! stderr of the exec. It waits for the child, and then prints the trailer: a nonce, and the exit
-//! code or the signal. So it reports every end: `exec`, `os._exit`, a syntax error, a signal. It
-//! forwards signals that end a process to the code. Its second child, a guard, kills the code when
-//! the wrapper itself is killed: servers kill only the process that they started.
+//! The wrapper runs the code in a new interpreter: a child that inherits the stdin, stdout and
+//! stderr of the exec. It waits for the child and then prints the trailer, which contains a nonce
+//! and the exit code or the signal. So it reports every kind of end: `exec`, `os._exit`, a syntax
+//! error, a signal. It forwards terminating signals to the code. A second child, the guard, kills
+//! the code if the wrapper itself is killed, because servers kill only the process that they
+//! started.
 //!
-//! Python waits for bash code as well. Bash cannot tell `exit 137` from SIGKILL, and its `wait` may
-//! hang if a signal arrives with the end. Without `python3`, bash waits: there is no guard, and
-//! every end is an exit code.
+//! Python waits for bash code, too, because bash can't distinguish `exit 137` from SIGKILL, and its
+//! `wait` may hang if a signal arrives at the same time as the end. Without `python3`, bash itself
+//! waits. Then there is no guard, and every end is reported as an exit code.
 //!
-//! The code reads its text from a pipe or an unlinked file, so only the size of a message bounds
-//! it. The nonce and the wrapper's options are not in its arguments, environment or memory. They
-//! are in the file and the arguments of its parent, which `$0` and `__file__` name. Code that looks
-//! there can forge its end. **The wrapper reports; it does not protect.**
+//! The interpreter reads the code from a pipe or an unlinked file, so only the size of a message
+//! limits its length. The arguments, the environment and the memory of the code contain neither the
+//! nonce nor the wrapper's options. But the file and the arguments of its parent do, and `$0` and
+//! `__file__` name that file. Code that reads it can forge its end. **The wrapper reports; it does
+//! not protect.**
 //!
 //! [`FAILED`] is the exit code if the code did not run, for example because the directory does not
 //! exist or the arguments are too long.
@@ -53,7 +55,7 @@ impl fmt::Display for Nonce {
 }
 
 impl fmt::Debug for Nonce {
-    /// Does not show it.
+    /// Doesn't show the nonce.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Nonce(..)")
     }
@@ -64,8 +66,8 @@ impl fmt::Debug for Nonce {
 ///
 /// # Errors
 ///
-/// Fails with the name of a feature that is not supported: another language, a time limit, the end
-/// of input, or a value that no process can be given.
+/// Fails with the name of a feature that the wrapper doesn't support: another language, a time
+/// limit, the end of input, or a value that can't be passed to a process.
 pub fn wrap(
     language: &str,
     code: &str,
@@ -108,7 +110,8 @@ pub fn wrap(
 }
 
 fn bash(code: &str, options: &ExecOptions, nonce: &Nonce) -> String {
-    // Not every name can be exported by bash, and some would change the wrapper.
+    // `env` sets the variables: bash can't export every name, and some names would change the
+    // wrapper.
     let env = match options.env.as_slice() {
         [] => String::new(),
         env => env
@@ -121,7 +124,7 @@ fn bash(code: &str, options: &ExecOptions, nonce: &Nonce) -> String {
         .args
         .iter()
         .fold(String::new(), |text, arg| text + " " + &quote(arg));
-    // Never an option, nor looked for in CDPATH.
+    // The prefix `./` keeps `cd` from taking the directory for an option or searching it in CDPATH.
     let cwd = options.cwd.as_deref().map(|cwd| {
         let directory = match cwd.starts_with('/') {
             true => quote(cwd),
@@ -132,7 +135,7 @@ fn bash(code: &str, options: &ExecOptions, nonce: &Nonce) -> String {
         )
     });
     fill(include_str!("wrap/bash.sh"), |name, program| match name {
-        // The template has the newline at its end.
+        // The template adds the newline at the end.
         "code" => program.push_str(code.strip_suffix('\n').unwrap_or(code)),
         "supervisor" => program.push_str(SUPERVISOR.trim_end()),
         "env" => program.push_str(&env),
@@ -164,7 +167,7 @@ fn python(code: &str, options: &ExecOptions, nonce: &Nonce) -> String {
             program.push_str("),");
         }),
         "cwd" => match &options.cwd {
-            // An empty one is the usual one.
+            // An empty directory means the default directory.
             Some(cwd) if !cwd.is_empty() => push_bytes(program, cwd),
             _ => program.push_str("None"),
         },
@@ -174,7 +177,7 @@ fn python(code: &str, options: &ExecOptions, nonce: &Nonce) -> String {
     })
 }
 
-/// The template with something in the place of each `@@name@@`.
+/// Replaces each `@@name@@` in the template.
 fn fill(template: &str, mut put: impl FnMut(&str, &mut String)) -> String {
     let mut program = String::new();
     for (number, part) in template.split("@@").enumerate() {
@@ -186,12 +189,12 @@ fn fill(template: &str, mut put: impl FnMut(&str, &mut String)) -> String {
     program
 }
 
-/// As one word of bash.
+/// Quotes text as one word of bash.
 fn quote(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
 
-/// As a bytes literal of Python, in ASCII whatever the text.
+/// Appends text as a bytes literal of Python, in ASCII.
 fn push_bytes(program: &mut String, text: &str) {
     program.push_str("b'");
     for byte in text.bytes() {

@@ -1,5 +1,5 @@
-//! Protocol v1: what the server and the connection say about the exec of the sandbox, its timeouts
-//! and end.
+//! Protocol v1: messages of the server and reports of the connection about the exec, its timeouts
+//! and its end.
 
 use std::time::{Duration, Instant};
 
@@ -15,12 +15,13 @@ use crate::{
     protocol::{ClientMessage, Status},
 };
 
-/// How long after `FORCE_KILLED` the `DONE` of a process may take. No `DONE` comes if no process
-/// ran, or if the server keeps it for a `reconnect`, which must not be sent if no process ran.
+/// How long to wait for the `DONE` of a process after `FORCE_KILLED`. No `DONE` arrives if no
+/// process ran, or if the server keeps it for a `reconnect`, which must not be sent if no process
+/// ran.
 const DONE_GRACE: Duration = Duration::from_millis(500);
 
-/// Deployed servers answer stdin that comes after the end of a process with `EXECUTION_ERROR` and
-/// this reason. It must not be taken for the answer to the next exec.
+/// Deployed servers answer stdin that arrives after the end of a process with `EXECUTION_ERROR` and
+/// this reason. The client must not take it for the answer to the next exec.
 const NO_PROCESS: &str = "No process is running";
 
 impl Sandbox {
@@ -49,7 +50,7 @@ impl Sandbox {
         let Some(exec) = &mut self.v1.exec else {
             return;
         };
-        // After a `reconnect` the server says it again.
+        // After a `reconnect`, the server repeats the status.
         if exec.has_started() {
             return;
         }
@@ -63,14 +64,14 @@ impl Sandbox {
             }
             None => {
                 exec.phase = Phase::Abandoned { running: true };
-                // The first kill may have come before there was anything to kill.
+                // The first kill may have arrived before the process started.
                 self.kill_process(process);
             }
         }
     }
 
     fn handle_execution_done(&mut self) {
-        // `DONE` also follows a refused exec; one that is still starting cannot be done.
+        // `DONE` also follows a refused exec. An exec that is still starting can't be done.
         if let Some(exec) = self.v1.exec.take_if(|exec| exec.has_started()) {
             self.actions.tell(exec.process, ProcessFact::Done);
             self.run_queued();
@@ -83,8 +84,9 @@ impl Sandbox {
     }
 
     fn handle_force_killed(&mut self, now: Instant) {
-        // Answers come in the order of the kills. The answer to a kill of a process that has ended
-        // meanwhile must not be taken for news of the next one; a handoff kills whatever runs.
+        // Answers arrive in the order of the kills. If a killed process had already ended, the
+        // answer must not be attributed to the next process. During a handoff, the server kills the
+        // running process without a request.
         let killed = self.v1.kills.pop_front();
         let killed = killed.filter(|_| !self.store.handing_off);
         if let Some(leftover) = &mut self.v1.leftover
@@ -94,7 +96,7 @@ impl Sandbox {
             leftover.done_due.get_or_insert(now + DONE_GRACE);
             self.drop_killed_leftover();
         }
-        // One that the server has not started was not killed by it.
+        // A process that the server has not started can't have been killed.
         if let Some(exec) = self.v1.exec.as_ref().filter(|exec| exec.has_started())
             && killed.is_none_or(|killed| killed == exec.process)
         {
@@ -116,7 +118,7 @@ impl Sandbox {
         self.run_queued();
     }
 
-    /// The server refused an exec. While a process runs, it is the refusal of something else.
+    /// The server refused an exec. While a process runs, the status refers to another request.
     fn handle_not_started(&mut self, status: Status, reason: Option<String>) {
         if let Some(exec) = self.v1.exec.take_if(|exec| !exec.has_started()) {
             let failure = Failure::refused("run the code", status, reason);
@@ -126,8 +128,8 @@ impl Sandbox {
         }
     }
 
-    /// The sandbox runs on a new link. The server sends the output of the exec only when asked to,
-    /// and must not be asked when there is none.
+    /// The sandbox runs on a new link. The server sends the output of the exec only after a
+    /// `reconnect`, which must not be sent if there is no exec.
     pub(in crate::machine::sandbox) fn resume_v1(&mut self) {
         self.v1.resuming = self.process();
         if let Some(leftover) = &mut self.v1.leftover {
@@ -145,10 +147,10 @@ impl Sandbox {
         }
     }
 
-    /// `SANDBOX_RUNNING` on a link that runs: a v2 server answers a `reconnect` of v1 so if it has
-    /// no exec.
+    /// `SANDBOX_RUNNING` arrived while the sandbox runs: a v2 server answers a v1 `reconnect` like
+    /// this if it has no exec.
     pub(in crate::machine::sandbox) fn handle_nothing_to_resume(&mut self) {
-        // An exec that has begun since is another one.
+        // An exec that started after the `reconnect` is not concerned.
         if let Some(resuming) = self.v1.resuming.take()
             && let Some(exec) = self.v1.exec.take_if(|it| it.process == resuming)
         {
@@ -161,7 +163,7 @@ impl Sandbox {
     }
 
     pub(in crate::machine::sandbox) fn handle_v1_link_down(&mut self) {
-        // A kill that was not answered is sent again on the next link.
+        // An unanswered kill is sent again on the next link.
         self.v1.leftover.take_if(|it| it.done_due.is_some());
         if let Some(leftover) = &mut self.v1.leftover {
             (leftover.is_killed, leftover.is_done) = (false, false);
@@ -181,7 +183,7 @@ impl Sandbox {
         }
     }
 
-    /// The error that waits for its reason does not wait any longer.
+    /// Handles the error that waits for its reason, without a reason.
     pub(in crate::machine::sandbox) fn flush_pairing(&mut self, now: Instant) {
         self.v1.reason_due = None;
         if let Some(message) = self.v1.pairing.flush() {
@@ -189,7 +191,7 @@ impl Sandbox {
         }
     }
 
-    /// After a message: an error waits for its reason from the status on.
+    /// Updates the timeout for the reason, after each message. It starts with the error status.
     pub(in crate::machine::sandbox) fn update_reason_due(&mut self, is_status: bool, now: Instant) {
         if !self.v1.pairing.is_waiting() || self.life.is_over() {
             self.v1.reason_due = None;
@@ -215,7 +217,7 @@ impl Sandbox {
         }
         let queued = self.v1.queued();
         if queued.is_some_and(|(_, caller)| caller.is_due(now)) {
-            // The next exec does not wait for the leftover.
+            // The next exec no longer waits for the leftover.
             self.v1.leftover.take_if(|it| it.is_killed);
             if self.life.state == SandboxState::Reconnecting {
                 self.refuse_queued(self.wrong_state(RUN_CODE));

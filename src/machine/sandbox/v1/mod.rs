@@ -1,20 +1,21 @@
 //! What protocol v1 lacks, and how the client makes up for it.
 //!
-//! - **An exec has no id**, so one runs at a time. A further exec is refused while a process runs.
-//!   It waits, within its timeout, for a process that is being killed (after a cancelled `run` no
-//!   handle to that process is left, so the caller could not wait for its end), and for a lost
-//!   link.
-//! - **Answers name no request.** The answers to kills are counted. A `DONE` also follows a refused
-//!   exec.
-//! - **A lost answer does not come again.** What an exec may have started whose answer was lost
-//!   with its link is killed after the outage. Until then the next exec waits: a server refuses a
-//!   second process while the first is dying.
-//! - **An error and its reason are two messages.** The error waits for its reason.
+//! - **An exec has no id**, so one process can run at a time. Another exec is refused while a
+//!   process runs. If the process is being killed, or the link is lost, the other exec waits,
+//!   within its timeout. The caller could not wait itself: after a cancelled `run`, no handle to
+//!   the killed process is left.
+//! - **Answers don't name their request.** The client counts kills and their answers. A `DONE` also
+//!   follows a refused exec.
+//! - **A lost answer is not repeated.** If the answer to an exec was lost with its link, the exec
+//!   may have started a process. This process is killed after the reconnect. Until then, the next
+//!   exec waits, because a server refuses a second process while the first is being killed.
+//! - **An error and its reason are two messages.** The client holds the error back until the reason
+//!   arrives.
 //!
 //! | file | |
 //! | --- | --- |
 //! | `mod.rs` | the state, commands, the exec that waits, kills |
-//! | `answers.rs` | what the server and the connection say, timeouts, the end |
+//! | `answers.rs` | messages of the server, reports of the connection, timeouts, the end |
 
 mod answers;
 
@@ -31,31 +32,31 @@ use crate::{
     protocol::{ClientMessage, ExecOptions, Pairing, StdStream},
 };
 
-/// Most kills whose answers are remembered as due.
+/// The maximum number of kills whose answers are tracked.
 pub(super) const MAX_KILLS: usize = 64;
 
 #[derive(Debug, Default)]
 pub(super) struct V1 {
-    /// The exec of the sandbox. Set when its request is sent; cleared when it ended, was refused,
-    /// or its answer was lost.
+    /// The exec of the sandbox. Set when its request is sent. Cleared when it ends or is refused,
+    /// or when its answer is lost.
     exec: Option<Exec>,
-    /// The exec that was not sent yet, and the frame of its request. Cleared when it is sent or
+    /// The exec that waits to be sent, and the frame of its request. Cleared when it is sent or
     /// refused.
     queued: Option<(Exec, String)>,
-    /// Whose kills the next answers are for. Survives the link, as a server keeps answers for the
-    /// next: an answer too many that is expected costs little, but one that is not expected would
-    /// be taken for the end of a later process.
+    /// The processes whose kills the next answers belong to, in order. Kept when the link is lost,
+    /// because a server may deliver the answers on the next link. Expecting an answer that never
+    /// arrives is harmless. An unexpected answer would be taken for the end of a later process.
     pub(super) kills: VecDeque<ProcessId>,
-    /// The process that was last killed. Cleared if the server refuses that kill.
+    /// The last process for which a kill was sent. Cleared if the server refuses the kill.
     dying: Option<ProcessId>,
-    /// What an exec may have started whose answer was lost. Cleared when that was killed, or when
-    /// the next exec has waited for too long.
+    /// The process that an exec may have started whose answer was lost. Cleared when the process
+    /// was killed, or when the next exec has waited for too long.
     leftover: Option<Leftover>,
-    /// The process whose output was asked for on this link. Cleared when the server answers.
+    /// The process whose output was requested on this link. Cleared when the server answers.
     resuming: Option<ProcessId>,
     /// The error that waits for its reason. Cleared with the link.
     pub(super) pairing: Pairing,
-    /// When that error no longer waits.
+    /// When that error stops waiting.
     reason_due: Option<Instant>,
 }
 
@@ -67,27 +68,27 @@ struct Exec {
 
 #[derive(Debug)]
 enum Phase {
-    /// The server has not said that it runs.
+    /// The server has not reported that the exec runs.
     Starting(Pending),
-    /// It runs.
+    /// The exec runs.
     Running,
-    /// No caller waits for it. It is being killed, and the sandbox is busy until it ends.
+    /// No caller waits for the exec. It is being killed, and the sandbox is busy until it ends.
     Abandoned { running: bool },
 }
 
 #[derive(Debug)]
 struct Leftover {
     process: ProcessId,
-    /// Whether its kill was sent on this link.
+    /// Whether a kill was sent on this link.
     is_killed: bool,
-    /// Whether `DONE` came for it.
+    /// Whether its `DONE` arrived.
     is_done: bool,
-    /// When its `DONE` is no longer waited for. Set by its `FORCE_KILLED`.
+    /// When the wait for its `DONE` times out. Set by its `FORCE_KILLED`.
     done_due: Option<Instant>,
 }
 
 impl Exec {
-    /// Whether the server said that it runs.
+    /// Whether the server has reported that the exec runs.
     fn has_started(&self) -> bool {
         matches!(
             self.phase,
@@ -106,7 +107,7 @@ impl Exec {
         }
     }
 
-    /// Abandons it; gives the caller that waits for its start.
+    /// Abandons the exec. Returns the caller that waited for its start.
     fn abandon(&mut self) -> Option<Pending> {
         let running = self.has_started();
         std::mem::replace(&mut self.phase, Phase::Abandoned { running }).caller()
@@ -123,7 +124,7 @@ impl Phase {
 }
 
 impl V1 {
-    /// The process that is running, and that its caller has a handle to.
+    /// The running process, if a caller has a handle to it.
     pub(super) fn running(&self) -> Option<ProcessId> {
         let exec = self.exec.as_ref()?;
         matches!(exec.phase, Phase::Running).then_some(exec.process)
@@ -150,14 +151,14 @@ impl V1 {
         starts.chain(self.reason_due).chain(leftover).min()
     }
 
-    /// Whether the next exec waits for the end of this one.
+    /// Whether the current process is being killed, so that the next exec waits for its end.
     fn is_dying(&self) -> bool {
         let exec = self.exec.as_ref();
         exec.is_some_and(|it| it.is_abandoned() || self.dying == Some(it.process))
     }
 }
 
-/// What v1 cannot carry of these options.
+/// Returns an option that v1 doesn't support, if one is set.
 fn unsupported(options: &ExecOptions) -> Option<&'static str> {
     let ExecOptions {
         args,
@@ -166,7 +167,7 @@ fn unsupported(options: &ExecOptions) -> Option<&'static str> {
         timeout_ms,
         output_grace_ms,
         input_ends,
-        // It concerns v2 alone.
+        // Only v2 has windows.
         window: _,
     } = options;
     let features = [
@@ -182,7 +183,7 @@ fn unsupported(options: &ExecOptions) -> Option<&'static str> {
 }
 
 impl Sandbox {
-    /// The process that occupies the sandbox, in v1.
+    /// The v1 process of the sandbox, if there is one.
     pub fn process(&self) -> Option<ProcessId> {
         self.v1.exec.as_ref().map(|exec| exec.process)
     }
@@ -229,7 +230,7 @@ impl Sandbox {
         Ok((process, machine))
     }
 
-    /// Sends the exec that waits, or refuses it, unless it has to wait longer.
+    /// Sends or refuses the waiting exec, unless it must wait longer.
     pub(super) fn run_queued(&mut self) {
         let is_running = self.life.state == SandboxState::Running;
         let waits = self.v1.is_dying() || is_running && self.v1.leftover.is_some();
@@ -270,7 +271,7 @@ impl Sandbox {
         }
     }
 
-    /// The caller of the exec gets this failure if it waits for the start, and the exec is killed.
+    /// Kills the current exec. A caller that waits for its start gets this failure.
     fn abandon_current(&mut self, failure: Failure) {
         if let Some(exec) = self.v1.exec.as_mut().filter(|exec| !exec.is_abandoned()) {
             let process = exec.process;
@@ -279,8 +280,8 @@ impl Sandbox {
         }
     }
 
-    /// The kill of a process came to nothing. If no caller can try again, the sandbox does not wait
-    /// for its end: the server decides whether it runs another.
+    /// The kill of a process failed. If no caller can retry, the sandbox stops waiting for the end
+    /// of the process, and the server decides whether it accepts another exec.
     fn drop_abandoned(&mut self, process: ProcessId) {
         let exec = &mut self.v1.exec;
         let is_it = |it: &mut Exec| {
@@ -291,8 +292,8 @@ impl Sandbox {
         }
     }
 
-    /// The process ended by its own account, for example because it was killed and `DONE` never
-    /// came.
+    /// The machine of the process decided that it ended, for example because it was killed and no
+    /// `DONE` arrived.
     pub fn process_ended(&mut self, process: ProcessId) {
         if let Some(exec) = self.v1.exec.take_if(|exec| exec.process == process) {
             let what = "run the code";
@@ -318,7 +319,7 @@ impl Sandbox {
         None
     }
 
-    /// Asks the server to kill the process. Under v2 the process does that itself.
+    /// Sends a kill of the process. Under v2, the machine of the process does this itself.
     pub fn kill_process(&mut self, process: ProcessId) {
         if self.life.is_linked() && self.process() == Some(process) {
             self.v1.dying = Some(process);
@@ -334,19 +335,20 @@ impl Sandbox {
         self.actions.send(&ClientMessage::KillProcess);
     }
 
-    /// A kill of the process is about to be asked for: the next exec waits for its end.
+    /// A kill of the process will follow. The next exec waits for its end.
     pub fn expect_kill(&mut self, process: ProcessId) {
         self.v1.dying = Some(process);
     }
 
-    /// The last handle is dropped while an exec is starting: its process is killed.
+    /// Kills an exec that is starting when the last handle is dropped.
     pub(super) fn kill_v1_start(&mut self) {
         if let Some((process, _)) = self.v1.start() {
             self.kill_process(process);
         }
     }
 
-    /// The next exec waits for a leftover until both answers to its kill are there.
+    /// Forgets the leftover once both answers to its kill have arrived, so that the next exec can
+    /// start.
     fn drop_killed_leftover(&mut self) {
         let is_over = |it: &mut Leftover| it.is_done && it.done_due.is_some();
         if self.v1.leftover.take_if(is_over).is_some() {
