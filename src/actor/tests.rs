@@ -1,6 +1,6 @@
-//! A panic inside each actor: every caller that waits gets an error.
+//! A panic in each actor: every waiting caller gets an error.
 //!
-//! Here rather than in `tests/`, because a panic can only be forced from within.
+//! These tests aren't in `tests/`, because only the crate itself can force a panic.
 
 #![cfg(all(unix, feature = "server"))]
 
@@ -109,7 +109,7 @@ async fn a_panic_in_the_process_actor_fails_only_its_callers() {
         ErrorKind::ActorGone
     );
 
-    // Without its actor the process is killed, and the sandbox is free again.
+    // A process without its actor is killed, so the sandbox can run the next one.
     let output = soon("the next", async {
         loop {
             match sandbox.run(Language::Bash, "echo next").await {
@@ -140,7 +140,7 @@ async fn a_panic_in_the_sandbox_actor_fails_every_caller() {
         )
     };
     let (wait, kill, item, _, sandbox_kill, exec) = soon("the callers", pending).await;
-    // The process's own actor lives: it says what it knows.
+    // The actor of the process still runs and reports the end.
     let end = wait.expect("an end");
     let gone = SandboxEnd::LinkLost {
         cause: LinkError::ActorGone,
@@ -207,7 +207,7 @@ async fn a_panic_in_the_connection_actor_fails_every_caller() {
 #[actix::test]
 async fn a_panic_while_the_sandbox_is_opened_fails_the_opening() {
     use actix::Actor;
-    // A listener that never answers: the opening is pending for as long as is needed.
+    // The listener never answers, so opening stays pending.
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let url = format!("ws://{}", listener.local_addr().expect("bound"));
     for in_connection in [false, true] {
@@ -231,7 +231,7 @@ async fn a_panic_while_the_sandbox_is_opened_fails_the_opening() {
     }
 }
 
-/// Messages alone do what the handles do.
+/// Everything that handles do also works with messages alone.
 #[actix::test]
 async fn nothing_a_handle_does_is_out_of_an_actors_reach() {
     use actix::Actor;

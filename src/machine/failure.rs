@@ -31,7 +31,7 @@ pub enum Failure {
     /// The state of the sandbox doesn't allow the request.
     #[error("cannot {what}: the sandbox is {state}")]
     WrongState {
-        /// What was asked for.
+        /// The request.
         what: &'static str,
         /// The state of the sandbox.
         state: SandboxState,
@@ -39,13 +39,13 @@ pub enum Failure {
     /// Another process runs, and protocol v1 allows only one at a time.
     #[error("cannot {what}: a process is running in the sandbox; wait for it or kill it first")]
     ProcessRunning {
-        /// What was asked for.
+        /// The request.
         what: &'static str,
     },
     /// The server speaks protocol v1, which can't express the request.
     #[error("cannot {what}: the server speaks protocol v1, which has no {feature}")]
     Unsupported {
-        /// What was asked for.
+        /// The request.
         what: &'static str,
         /// The feature that v1 lacks.
         feature: &'static str,
@@ -56,7 +56,7 @@ pub enum Failure {
          when it is created"
     )]
     NotEnabled {
-        /// What was asked for.
+        /// The request.
         what: &'static str,
         /// The name of the option.
         option: &'static str,
@@ -64,25 +64,25 @@ pub enum Failure {
     /// The process, or this client, has closed its stdin.
     #[error("cannot {what}: stdin is closed")]
     StdinClosed {
-        /// What was asked for.
+        /// The request.
         what: &'static str,
     },
     /// The process has ended.
     #[error("cannot {what}: the process has ended")]
     ProcessEnded {
-        /// What was asked for.
+        /// The request.
         what: &'static str,
     },
     /// The same request is already in progress.
     #[error("cannot {what}: the same request is already in progress")]
     AlreadyUnderWay {
-        /// What was asked for.
+        /// The request.
         what: &'static str,
     },
     /// The server refused the request.
     #[error("cannot {what}: {}{status}", reason.as_ref().map(|reason| format!("{reason} ")).unwrap_or_default(), status = Parenthesised(status, reason.is_some()))]
     Refused {
-        /// What was asked for.
+        /// The request.
         what: &'static str,
         /// The error status of the server.
         status: Status,
@@ -92,7 +92,7 @@ pub enum Failure {
     /// The server did not answer in time.
     #[error("cannot confirm {what}: the server did not answer within {after:?}")]
     Timeout {
-        /// What was asked for.
+        /// The request.
         what: &'static str,
         /// The timeout.
         after: Duration,
@@ -100,7 +100,7 @@ pub enum Failure {
     /// The sandbox ended, or was lost, before the answer.
     #[error("cannot {what}: the sandbox {end}", end = Ended(end))]
     SandboxEnded {
-        /// What was asked for.
+        /// The request.
         what: &'static str,
         /// Why the sandbox ended.
         end: SandboxEnd,
@@ -110,7 +110,7 @@ pub enum Failure {
     /// The link was lost before the answer. The client may still reconnect to the sandbox.
     #[error("cannot {what}: the connection was lost before the server answered")]
     LinkLost {
-        /// What was asked for.
+        /// The request.
         what: &'static str,
         /// Whether the request had been sent.
         effect: Effect,
@@ -122,7 +122,7 @@ pub enum Failure {
          and may still run; kill the sandbox to end that"
     )]
     OutputHeld {
-        /// What was asked for.
+        /// The request.
         what: &'static str,
         /// Whether the request had been sent.
         effect: Effect,
@@ -132,13 +132,13 @@ pub enum Failure {
         "cannot {what}: the actor of the process is gone: it panicked, or its System was stopped"
     )]
     ActorGone {
-        /// What was asked for.
+        /// The request.
         what: &'static str,
     },
     /// The caller cancelled the request.
     #[error("cannot {what}: it was cancelled")]
     Cancelled {
-        /// What was asked for.
+        /// The request.
         what: &'static str,
     },
 }

@@ -6,13 +6,13 @@
 //!
 //! | machine | owns |
 //! | --- | --- |
-//! | [`Connection`] | the link: dialling, open, backing off, closed |
-//! | [`Sandbox`] | the sandbox's life, and which requests wait for what |
-//! | [`Process`] | one exec: how it ended, its stdin, who waits for it |
-//! | [`OutputBuffer`] | one exec's output under a byte budget |
-//! | [`ServedExec`] | one named exec on the side of the server (v2): what is not acknowledged |
-//! | `exec::v1::TrailerFilter` | how wrapped code ended (v1), taken out of its output |
-//! | [`Backoff`], [`Keepalive`] | when to dial again, when to call a link dead |
+//! | [`Connection`] | the state of the link: dialling, open, backing off or closed |
+//! | [`Sandbox`] | the state of a sandbox, and the requests that wait for answers |
+//! | [`Process`] | one exec at the client: its end, its stdin and the callers that wait |
+//! | [`OutputBuffer`] | the unread output of one exec, within a budget |
+//! | [`ServedExec`] | one named exec at the server (v2): its unacknowledged output, its stdin and its end |
+//! | `exec::v1::TrailerFilter` | the report of how wrapped code ended (v1), removed from its output |
+//! | [`Backoff`], [`Keepalive`] | when to dial again, and when to treat a link as dead |
 
 #![cfg_attr(
     not(feature = "unstable-internals"),

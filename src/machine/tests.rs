@@ -2,13 +2,13 @@
 //!
 //! | file | |
 //! | --- | --- |
-//! | `tests.rs` | what is tried, and how often |
-//! | `tests/program.rs` | what runs on the server: prints, echoes its input, ends |
+//! | `tests.rs` | the steps of a history, and how many histories to try |
+//! | `tests/program.rs` | a program on the server, which prints, echoes its input and ends |
 //! | `tests/server.rs` | a server around [`ServedExec`](super::ServedExec) |
 //! | `tests/process.rs` | one exec at the client: [`Process`](super::Process), its output and its readers |
 //! | `tests/client.rs` | a client: [`Connection`](super::Connection), [`Sandbox`](super::Sandbox) and processes |
-//! | `tests/world.rs` | both, the link between them, and time |
-//! | `tests/verdict.rs` | what must hold, on the way and in the end |
+//! | `tests/world.rs` | a client, a server, the link between them, and time |
+//! | `tests/verdict.rs` | the invariants, during a history and at its end |
 
 mod client;
 mod process;
@@ -24,7 +24,7 @@ use process::Speed;
 use program::Do;
 use world::World;
 
-/// What happens to the world. Execs are picked by number, modulo those that there are.
+/// A step of a history. A number selects an exec, modulo the number of execs.
 #[derive(Clone, Debug)]
 enum Step {
     Exec {
@@ -41,21 +41,21 @@ enum Step {
     Wait(usize),
     Kill(usize),
     Read(usize, StdStream, Speed),
-    /// The link breaks: so many messages of those under way still arrive, and so long it takes
-    /// until that is noticed.
+    /// The link breaks. The fields are the number of messages in flight that still arrive, in each
+    /// direction, and the time until each end notices the loss.
     Cut {
         up: usize,
         down: usize,
         client: u64,
         server: u64,
     },
-    /// The next dials fail.
+    /// This many next dials fail.
     DialsFail(u32),
     /// The link breaks, and the sandbox is checkpointed and restored elsewhere.
     Restore,
-    /// The link breaks, and the next leads to a peer that speaks v1.
+    /// The link breaks, and the next link leads to a server that speaks v1.
     Downgrade,
-    /// Another client goes on where this one is.
+    /// Another client resumes where this one left off.
     Handover,
     Time(u64),
 }
@@ -64,7 +64,7 @@ fn stream() -> impl Strategy<Value = StdStream> {
     prop_oneof![Just(StdStream::Stdout), Just(StdStream::Stderr)]
 }
 
-/// Text and what is none, with code points cut anywhere.
+/// Valid and invalid UTF-8, with code points cut anywhere.
 fn bytes(pieces: usize) -> impl Strategy<Value = Vec<u8>> {
     let piece = prop_oneof![
         4 => "[a-z\"\\\\\n]{1,60}".prop_map(String::into_bytes),
@@ -150,7 +150,7 @@ fn run(seed: u64, steps: Vec<Step>) {
     world.finish();
 }
 
-/// `MODEL_TIMES=100 cargo test --lib machine::tests` tries a hundred times as much.
+/// `MODEL_TIMES=100 cargo test --lib machine::tests` tries a hundred times as many histories.
 fn config(cases: u32) -> ProptestConfig {
     let times = std::env::var("MODEL_TIMES")
         .ok()
@@ -166,8 +166,8 @@ fn config(cases: u32) -> ProptestConfig {
 proptest! {
     #![proptest_config(config(150))]
 
-    /// The invariants 1 to 3 of the design: everything settles once, nothing is lost and nothing
-    /// comes twice, and no success is told without the word of the server.
+    /// The invariants 1 to 3 of the design: everything settles once, no byte is lost or duplicated,
+    /// and no success is reported without a confirmation of the server.
     #[test]
     fn nothing_is_lost_nothing_comes_twice_and_everything_settles(
         seed in any::<u64>(),
@@ -182,7 +182,7 @@ proptest! {
 proptest! {
     #![proptest_config(config(40))]
 
-    /// A re-dial that lands on a peer of v1 ends what it does not know, and says so.
+    /// A reconnect to a v1 server ends the v2 execs, and reports it.
     #[test]
     fn a_version_change_after_a_cut_settles_everything(
         seed in any::<u64>(),

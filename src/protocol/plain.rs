@@ -1,12 +1,12 @@
-//! [`plain_length`]: how far a JSON string goes without an escape.
+//! [`plain_length`]: the length of the part of a JSON string that has no escapes.
 
-/// Bytes of a long string that are looked at together.
+/// The size of a block of a long string, in bytes.
 const LONG: usize = 64;
-/// The same of a short one, as most are.
+/// The size of a block of a short string, in bytes. Most strings are short.
 const SHORT: usize = 16;
 
-/// How many bytes there are before the next that ends a string, begins an escape, or may not stand
-/// in a string.
+/// Returns the number of bytes before the first byte that ends the string, begins an escape, or
+/// isn't allowed in a string.
 pub(super) fn plain_length(bytes: &[u8]) -> usize {
     let (begin, rest) = bytes.split_at(bytes.len().min(LONG));
     let mut plain = plain_blocks::<SHORT>(begin);
@@ -17,8 +17,8 @@ pub(super) fn plain_length(bytes: &[u8]) -> usize {
     plain + plain_length_of_few(&bytes[plain..bytes.len().min(plain + SHORT)])
 }
 
-/// How many bytes there are in the blocks before the first that is not plain as a whole. The
-/// compiler looks at many bytes at once.
+/// Returns the number of bytes in the leading blocks without special bytes. The compiler vectorizes
+/// this loop.
 fn plain_blocks<const LENGTH: usize>(bytes: &[u8]) -> usize {
     let is_plain = |block: &&[u8; LENGTH]| {
         let bytes = block.iter();
@@ -28,12 +28,12 @@ fn plain_blocks<const LENGTH: usize>(bytes: &[u8]) -> usize {
     blocks.iter().take_while(is_plain).count() * LENGTH
 }
 
-/// The same, eight bytes at once.
+/// Like [`plain_length`], eight bytes at a time.
 fn plain_length_of_few(bytes: &[u8]) -> usize {
     const ONES: u64 = u64::from_ne_bytes([0x01; 8]);
     const HIGHS: u64 = u64::from_ne_bytes([0x80; 8]);
-    // The high bit of each byte that is less than `limit`, which is at most 0x80; above the first
-    // it may be wrong.
+    // Sets the high bit of each byte that is less than `limit`, which is at most 0x80. Bits above
+    // the first that is set may be wrong.
     let less = |word: u64, limit: u8| word.wrapping_sub(ONES * u64::from(limit)) & !word & HIGHS;
     let equal = |word: u64, byte: u8| less(word ^ (ONES * u64::from(byte)), 1);
     let (words, last) = bytes.as_chunks::<8>();

@@ -1,4 +1,4 @@
-//! The wire is frozen: every message and its JSON. Entries may be added, none may change.
+//! Freezes the wire: every message with its JSON. Entries may be added, but none may change.
 
 use bytes::Bytes;
 

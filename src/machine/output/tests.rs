@@ -33,7 +33,7 @@ impl Link {
             now: Instant::now(),
         }
     }
-    /// A batch of output, if the link is being read.
+    /// Delivers a batch of output, if the link is being read.
     fn deliver(&mut self, stream: StdStream, byte: u8, len: usize) -> bool {
         if Rc::strong_count(&self.permit) > 1 {
             return false;
@@ -42,7 +42,7 @@ impl Link {
         self.buffer.handle_permit(self.permit.clone(), self.now);
         true
     }
-    /// Delivers until the link is held back; gives how many KiB came through.
+    /// Delivers output until the link is paused. Returns the number of KiB.
     fn flood(&mut self, stream: StdStream) -> usize {
         (0..1000)
             .take_while(|_| self.deliver(stream, b'x', KIB))
@@ -331,7 +331,7 @@ fn many_gaps_are_bounded_and_every_byte_is_counted() {
     assert_eq!(link.buffer.used(), 0);
 }
 
-/// Whatever is read, dropped and left: a reader of both streams gets the oldest byte that is left.
+/// A reader of both streams always gets the oldest remaining byte.
 #[test]
 fn both_streams_are_read_in_the_order_of_arrival() {
     use proptest::prelude::*;
@@ -350,7 +350,7 @@ fn both_streams_are_read_in_the_order_of_arrival() {
     let overflow = prop_oneof![Just(Overflow::default()), Just(Overflow::DropOldest)];
     proptest!(|(overflow in overflow, steps in prop::collection::vec(step, 0..200))| {
         let mut link = Link::new(overflow);
-        // What is unread, in the order of arrival, numbered.
+        // The unread bytes, numbered, in order of arrival.
         let mut unread: Vec<(StdStream, u8)> = Vec::new();
         let mut number = 0u8;
         for step in steps {
@@ -375,7 +375,7 @@ fn both_streams_are_read_in_the_order_of_arrival() {
                     None => prop_assert!(unread.is_empty()),
                 },
             }
-            // What was read of one stream, or dropped, was the oldest of it.
+            // The bytes that were read or dropped were the oldest of their stream.
             for s in [Stdout, Stderr] {
                 let left = unread.iter().filter(|(of, _)| *of == s).count();
                 let mut gone = left - link.buffer.streams[s as usize].kept;

@@ -379,7 +379,7 @@ impl Sandbox {
         }
     }
 
-    /// The sandbox is over.
+    /// The sandbox ended, so every exec ends.
     pub(super) fn end_execs(&mut self, end: &SandboxEnd) {
         self.drop_execs(end, |what, effect| Failure::ended(what, end, effect));
     }

@@ -41,7 +41,7 @@ use crate::protocol::{
 pub enum Mode {
     /// A new sandbox with this configuration.
     Create(Configuration),
-    /// An existing one.
+    /// An existing sandbox.
     Attach(SandboxId, SandboxToken),
 }
 

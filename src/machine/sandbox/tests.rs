@@ -1,7 +1,7 @@
 //! Tables and properties of the sandbox machine.
 //!
-//! A [`Fixture`] feeds it frames as the text that a server sends, and sorts what it wants done. It
-//! refuses a second answer to a request wherever one is given.
+//! A [`Fixture`] feeds the machine with frames as a server sends them, and sorts its actions. It
+//! fails if a request is answered twice.
 
 #![allow(
     clippy::disallowed_methods,
@@ -27,7 +27,7 @@ use crate::{
 
 type Answer = Result<SandboxReply, Failure>;
 
-/// What the machine wants of the connection.
+/// A command of the machine to the connection.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Control {
     Resume(String),
@@ -105,7 +105,7 @@ impl Fixture {
         }
     }
 
-    /// A sandbox to be created, with its link open.
+    /// A sandbox that is being created, with an open link.
     pub(super) fn creating() -> (Self, RequestId) {
         Self::creating_with(Configuration {
             enable_checkpoint: true,
@@ -113,7 +113,7 @@ impl Fixture {
         })
     }
 
-    /// A sandbox to be created with these options, with its link open.
+    /// A sandbox that is being created with these options, with an open link.
     pub(super) fn creating_with(configuration: Configuration) -> (Self, RequestId) {
         let mut fixture = Self::new(Mode::Create(configuration));
         let open = fixture.ask(Sandbox::open);
@@ -121,7 +121,7 @@ impl Fixture {
         (fixture, open)
     }
 
-    /// A sandbox to be attached to, with its link open.
+    /// A sandbox that is being attached to, with an open link.
     pub(super) fn attaching() -> (Self, RequestId) {
         let mode = Mode::Attach("sandbox-1".into(), SandboxToken::new("s3cret"));
         let mut fixture = Self::new(mode);
@@ -151,7 +151,7 @@ impl Fixture {
         fixture
     }
 
-    /// A sandbox whose process runs on without a link.
+    /// A sandbox without a link, in which a process runs.
     pub(super) fn reconnecting() -> Self {
         let mut fixture = Self::executing();
         fixture.cut();
@@ -193,7 +193,7 @@ impl Fixture {
 
     // ----- the network
 
-    /// The next link is open.
+    /// Opens the next link.
     pub(super) fn link(&mut self) {
         self.epoch += 1;
         let opened = LinkFact::Opened(Epoch(self.epoch), Version::V1);
@@ -217,7 +217,7 @@ impl Fixture {
             r#"{{"event":"status_update","status":"{status}"}}"#
         ));
     }
-    /// Statuses, shortened by `SANDBOX_`.
+    /// Sends statuses, named without the prefix `SANDBOX_`.
     pub(super) fn say_all(&mut self, statuses: &str) {
         for status in statuses.split_whitespace() {
             self.say(&format!("SANDBOX_{status}"));
@@ -233,7 +233,7 @@ impl Fixture {
     pub(super) fn print(&mut self, text: &str) {
         self.frame(&format!(r#"{{"event":"stdout","data":"{text}"}}"#));
     }
-    /// The link breaks and is to be dialled again.
+    /// The link breaks, and the connection dials again.
     pub(super) fn cut(&mut self) {
         let reconnecting = LinkFact::Reconnecting {
             attempt: 1,
@@ -253,7 +253,7 @@ impl Fixture {
         self.sandbox.handle_timeout(self.now);
         self.collect();
     }
-    /// Time passes until the machine wants to be called.
+    /// Advances the time to the machine's next timeout.
     pub(super) fn pass_until_due(&mut self) -> Duration {
         let due = self
             .sandbox
@@ -264,7 +264,7 @@ impl Fixture {
         time
     }
 
-    // ----- what came of it
+    // ----- results
 
     fn collect(&mut self) {
         while let Some(action) = self.sandbox.poll_action() {
@@ -295,7 +295,7 @@ impl Fixture {
         let answer = self.answer(request).expect("an answer");
         answer.expect_err("a failure")
     }
-    /// The reason in the failure, as the user reads it.
+    /// The text of the failure that answered a request.
     pub(super) fn says(&self, request: RequestId) -> String {
         self.failure(request).to_string()
     }
@@ -332,7 +332,7 @@ impl Fixture {
     }
 }
 
-/// The sandbox is over, every request is settled, and nothing is due.
+/// Asserts that the sandbox has ended, every request is settled and no timeout is due.
 pub(super) fn assert_over(fixture: &mut Fixture, what: &str) {
     let control = fixture.control();
     assert_eq!(control.last(), Some(&CLOSE), "{what}: {control:?}");

@@ -1,4 +1,4 @@
-//! Tables of each half, and a property of both, joined by a link that breaks.
+//! Tables of each half, and a property of both halves over a link that breaks.
 
 use bytes::BytesMut;
 use proptest::prelude::*;
@@ -250,15 +250,15 @@ fn offsets_at_the_largest_number_are_no_panic() {
 
 // ----- both
 
-/// What happens between the two.
+/// A step between the two halves.
 #[derive(Clone, Debug)]
 enum Step {
     Push(usize, Vec<u8>),
-    /// Up to so many messages arrive.
+    /// Up to this many messages arrive.
     Pass(usize),
     Take(usize, u64),
     Ack,
-    /// The link breaks, and so many messages on their way are lost.
+    /// The link breaks, and this many messages in flight are lost.
     Cut(usize),
 }
 

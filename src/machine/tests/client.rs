@@ -1,4 +1,4 @@
-//! A client: its machines, joined by mailboxes as its actors are.
+//! A client: its machines, connected by mailboxes like its actors.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -18,14 +18,14 @@ use crate::{
     protocol::{ExecId, ExecOptions, OutputPiece, SandboxToken, Version},
 };
 
-/// What was asked, and about which exec.
+/// A request of the user.
 #[derive(Clone, Debug)]
 pub(super) enum Asked {
     Exec,
-    /// So many bytes.
+    /// A write of this many bytes.
     Write(usize),
     Close,
-    /// With the bytes that were written before.
+    /// A flush, with the number of bytes that were written before.
     Flush(u64),
     Wait,
     Kill,
@@ -36,16 +36,16 @@ pub(super) enum Answer {
     Process(Result<ProcessReply, Failure>),
 }
 
-/// What a client wants of the world.
+/// An action of the client for the world to perform.
 pub(super) enum Out {
     Send(String),
-    /// The link was gone before it could be sent.
+    /// A message that could not be sent, because the link was gone.
     Lost(String),
     Dial(Epoch),
     Drop(Epoch),
 }
 
-/// What actors send each other.
+/// A message between actors.
 enum Mail {
     Fact(ProcessId, ProcessFact),
     Output(ProcessId, OutputPiece),
@@ -57,7 +57,7 @@ pub(super) struct Client {
     pub(super) sandbox: Sandbox,
     pub(super) execs: BTreeMap<ProcessId, Exec>,
     mail: VecDeque<(u64, Mail)>,
-    /// How long mail takes.
+    /// The delivery time of mail.
     delay: u64,
     pub(super) out: VecDeque<Out>,
     requests: u64,
@@ -96,7 +96,7 @@ impl Client {
         }
     }
 
-    // What the user does.
+    // Requests of the user.
 
     pub(super) fn exec(
         &mut self,
@@ -137,7 +137,7 @@ impl Client {
         self.execs.entry(process).or_insert(exec)
     }
 
-    /// Asks something of a process that somebody has a handle to.
+    /// Sends a request to a process to which the user has a handle.
     pub(super) fn ask(
         &mut self,
         pick: usize,
@@ -168,7 +168,7 @@ impl Client {
         *self.sandbox.state() != SandboxState::Attaching
     }
 
-    // What the world does.
+    // Events of the world.
 
     pub(super) fn opened(&mut self, epoch: Epoch, version: Version, now: Instant) {
         self.connection.handle_opened(epoch, version);
@@ -202,7 +202,7 @@ impl Client {
         self.join(now);
     }
 
-    /// Between connection and sandbox nothing takes time.
+    /// Delivers between the connection and the sandbox, which takes no time.
     fn join(&mut self, now: Instant) {
         while let Some(action) = self.connection.poll_action() {
             match action {
@@ -221,7 +221,7 @@ impl Client {
         self.mail.front().map(|&(due, _)| due)
     }
 
-    /// Does what is to be done now; says whether that was anything.
+    /// Does everything that is due now. Returns whether anything was.
     pub(super) fn run(&mut self, time: u64, now: Instant) -> bool {
         let mut ran = false;
         self.join(now);

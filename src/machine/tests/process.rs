@@ -1,5 +1,5 @@
-//! One exec at the client: what its actor does with the machine and with the output, and its
-//! readers.
+//! One exec at the client: its readers, and the part of its actor that drives the machine and the
+//! output.
 
 use std::time::Instant;
 
@@ -11,11 +11,11 @@ use crate::{
     protocol::{ExecId, OutputPiece, StdStream},
 };
 
-/// How a stream is read.
+/// The speed of a reader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Speed {
     Fast,
-    /// A piece in so many milliseconds.
+    /// One piece in this many milliseconds.
     Slow(u64),
     Stopped,
 }
@@ -30,25 +30,25 @@ pub(super) struct Exec {
     pub(super) machine: Box<Process>,
     buffer: OutputBuffer<()>,
     readers: [Reader; 2],
-    /// All that readers got.
+    /// Everything that readers read.
     pub(super) heard: [Vec<u8>; 2],
-    /// The actor is woken when readers have taken so much.
+    /// The number of bytes after whose reading the actor is woken.
     wake_after: Option<u64>,
     woken: bool,
-    /// All that was written to its input, accepted or not.
+    /// Everything that was written to stdin, accepted or not.
     pub(super) written: Vec<u8>,
-    /// Its input was closed by this client.
+    /// Whether this client closed stdin.
     pub(super) closed: bool,
-    /// Its input may have been closed by an earlier client: then nothing more of it is taken.
+    /// Whether an earlier client may have closed stdin, so that no more input is taken.
     pub(super) closed_before: bool,
-    /// How many bytes of that were accepted.
+    /// The number of written bytes that were accepted.
     pub(super) accepted: usize,
-    /// Somebody has a handle.
+    /// Whether the user has a handle.
     pub(super) claimed: bool,
-    /// Nobody will have one.
+    /// Whether no handle will ever exist.
     pub(super) abandoned: bool,
-    /// It ended for another reason than by the word of the server: it never was, or a peer of
-    /// another version came.
+    /// Whether it ended without a report of the server: it never started, or the link now leads to
+    /// a server of another version.
     pub(super) left: bool,
     pub(super) ended: Option<ProcessEnd>,
     pub(super) output_ended: Option<Finish>,
@@ -58,7 +58,7 @@ pub(super) struct Exec {
 impl Exec {
     pub(super) fn new(id: ExecId, machine: Box<Process>) -> Self {
         let policy = OutputPolicy {
-            // None loses output by it here.
+            // The pause is so long that no output is dropped.
             overflow: Overflow::Pause {
                 max: std::time::Duration::from_secs(1_000_000),
             },
@@ -101,7 +101,7 @@ impl Exec {
         }
     }
 
-    // What the actor does.
+    // The actor.
 
     pub(super) fn handle_fact(&mut self, fact: ProcessFact, now: Instant) {
         self.left |= matches!(fact, ProcessFact::SandboxEnded(_));
@@ -128,7 +128,7 @@ impl Exec {
         self.woken = true;
     }
 
-    /// Something was asked of the machine.
+    /// Wakes the actor after a request to the machine.
     pub(super) fn wake(&mut self) {
         self.woken = true;
     }
@@ -144,7 +144,7 @@ impl Exec {
         self.woken = true;
     }
 
-    /// What the actor does when it was woken; gives what its machine wants.
+    /// Runs the actor when it was woken. Returns the actions of its machine.
     pub(super) fn poll(&mut self) -> Vec<ProcessAction> {
         if !std::mem::take(&mut self.woken) {
             return Vec::new();
@@ -165,14 +165,14 @@ impl Exec {
         [0, 1].map(|it| received[it] - untaken[it] as u64)
     }
 
-    /// The output is over.
+    /// Ends the output.
     pub(super) fn finish(&mut self, finish: Finish) {
         self.buffer.finish(finish.clone());
         let earlier = self.output_ended.replace(finish);
         assert_eq!(earlier, None, "the output of {:?} ended twice", self.id);
     }
 
-    /// For another client: where it goes on.
+    /// Returns the position at which another client resumes.
     pub(super) fn place(&mut self) -> (ExecId, [u64; 2], u64) {
         if let Some((received, _)) = self.machine.acknowledgeable() {
             self.machine.handle_taken(self.taken(received));
@@ -183,7 +183,7 @@ impl Exec {
         (id.clone(), taken, window)
     }
 
-    // What readers do.
+    // The readers.
 
     pub(super) fn set_speed(&mut self, stream: StdStream, speed: Speed) {
         self.readers[stream as usize].speed = speed;
@@ -198,7 +198,7 @@ impl Exec {
             .min()
     }
 
-    /// Lets the readers read what is due; says whether they got anything.
+    /// Lets the readers read. Returns whether they read anything.
     pub(super) fn read(&mut self, time: u64, now: Instant) -> bool {
         if !self.claimed || self.abandoned {
             return false;

@@ -1,28 +1,28 @@
-//! What runs on the server: a process that prints, echoes its input, and ends. It may leave a child
+//! A program on the server: a process that prints, echoes its input and ends. It may leave a child
 //! behind.
 
 use std::collections::VecDeque;
 
 use crate::protocol::StdStream;
 
-/// Bytes that a pipe for output holds.
+/// The capacity of a pipe for output, in bytes.
 pub(super) const OUTPUT_PIPE: usize = 512;
-/// Bytes that the pipe for input holds.
+/// The capacity of the pipe for input, in bytes.
 const INPUT_PIPE: usize = 64;
 
 #[derive(Clone, Debug)]
 pub(super) enum Do {
     Print(StdStream, Vec<u8>),
-    /// Prints so many bytes of text.
+    /// Prints this many bytes of text.
     Flood(StdStream, usize),
-    /// Prints so many bytes to each stream in turn, one by one.
+    /// Prints this many bytes, one at a time, alternating between the streams.
     Alternate(usize),
-    /// Prints its input until that ends.
+    /// Echoes its input until the input ends.
     Echo(StdStream),
     CloseInput,
     Sleep(u64),
     Exit(i32),
-    /// The main process exits. A child that holds its output does the rest.
+    /// The main process exits. A child that holds its output open runs the remaining steps.
     Leave(i32),
     Signal(i32),
     /// Does nothing until it is killed.
@@ -40,21 +40,21 @@ pub(super) enum Exit {
 pub(super) struct Program {
     script: VecDeque<Do>,
     pub(super) pipes: [VecDeque<u8>; 2],
-    /// All that ever went into the pipes.
+    /// Everything that was written to the pipes.
     pub(super) printed: [Vec<u8>; 2],
     input: VecDeque<u8>,
-    /// All that it ever read.
+    /// Everything that the program read.
     pub(super) read: Vec<u8>,
-    /// It came to the end of its input.
+    /// Whether the program reached the end of its input.
     pub(super) read_all: bool,
-    /// The other end of its input is closed.
+    /// Whether the other end of its input is closed.
     pub(super) input_over: bool,
-    /// It closed its input.
+    /// Whether the program closed its input.
     pub(super) input_closed: bool,
     wakes_at: Option<u64>,
     /// How the main process ended.
     pub(super) exit: Option<Exit>,
-    /// A child goes on after the main process, and holds its output.
+    /// Whether a child outlives the main process and holds its output open.
     pub(super) is_held: bool,
 }
 
@@ -89,13 +89,13 @@ impl Program {
         self.wakes_at.filter(|_| self.runs())
     }
 
-    /// The end of the main process, or of its child.
+    /// Ends the main process or, after it, its child.
     fn end(&mut self, exit: Exit) {
         self.exit.get_or_insert(exit);
         self.is_held = false;
     }
 
-    /// Takes input; gives how much of it.
+    /// Takes input. Returns how many bytes.
     pub(super) fn feed(&mut self, data: &[u8]) -> usize {
         let room = INPUT_PIPE - self.input.len();
         let count = room.min(data.len());
@@ -111,7 +111,7 @@ impl Program {
         count
     }
 
-    /// Runs until it has to wait; says whether it did anything.
+    /// Runs until the program must wait. Returns whether it did anything.
     pub(super) fn run(&mut self, now: u64) -> bool {
         let mut ran = false;
         while self.runs() {
@@ -129,7 +129,7 @@ impl Program {
         ran
     }
 
-    /// Whether it did anything, and what is left of the step when it has to wait.
+    /// Runs a step. Returns whether it did anything, and the rest of the step if it must wait.
     fn run_step(&mut self, step: Do, now: u64) -> (bool, Option<Do>) {
         match step {
             Do::Print(stream, mut data) => {

@@ -1,4 +1,4 @@
-//! A server: execs, each a [`ServedExec`] around a program, and what a sandbox does with them.
+//! A server: execs, each a [`ServedExec`] around a program, and the sandbox that drives them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,24 +14,24 @@ use crate::{
     },
 };
 
-/// Most bytes that are read from a pipe at once.
+/// The maximum number of bytes that are read from a pipe at once.
 const READ: usize = 700;
-/// No window is larger.
+/// The largest window.
 pub(super) const MAX_WINDOW: u64 = 4_096;
 
 pub(super) struct Served {
     pub(super) exec: ServedExec,
     pub(super) program: Program,
     starts_at: u64,
-    /// Input on its way into the pipe.
+    /// Input that the pipe has not taken.
     feeding: Bytes,
     pub(super) fed: u64,
     deadline: Option<u64>,
-    /// How long its output is read after its end.
+    /// The grace period of the output.
     grace: u64,
-    /// Until when that is.
+    /// The end of the grace period.
     reads_until: Option<u64>,
-    /// Why it is killed.
+    /// The reason of the kill in progress.
     dying: Option<EndReason>,
     started: bool,
 }
@@ -43,7 +43,7 @@ impl Served {
     }
 }
 
-/// Numbers without much order.
+/// A simple pseudo-random generator.
 pub(super) struct Random(pub(super) u64);
 
 impl Random {
@@ -58,13 +58,13 @@ impl Random {
 
 pub(super) struct Server {
     pub(super) execs: BTreeMap<ExecId, Served>,
-    /// Those that were acknowledged and that it does not know any more.
+    /// Acknowledged execs that the server no longer knows.
     pub(super) forgotten: BTreeMap<ExecId, Served>,
-    /// The scripts that execs ask for, by number.
+    /// The scripts of the execs, by number.
     pub(super) scripts: Vec<Vec<Do>>,
-    /// Every exec that ever ran.
+    /// Every exec that was started.
     pub(super) ran: BTreeSet<ExecId>,
-    /// The texts that wait for the link beside those of execs.
+    /// Messages that wait for the link, other than those of execs.
     pub(super) answers: Vec<ServerMessage>,
     random: Random,
 }
@@ -81,14 +81,14 @@ impl Server {
         }
     }
 
-    /// A client is there.
+    /// A client attaches.
     pub(super) fn attach(&mut self) {
         self.detach();
         self.answers
             .push(ServerMessage::status(Status::SandboxRunning));
     }
 
-    /// What became of an exec, known to the client or not.
+    /// The actual state of an exec, whether or not the client knows it.
     pub(super) fn truth(&self, id: &ExecId) -> Option<&Served> {
         self.execs.get(id).or_else(|| self.forgotten.get(id))
     }
@@ -100,7 +100,7 @@ impl Server {
         }
     }
 
-    /// It is checkpointed and restored.
+    /// Checkpoints and restores the sandbox.
     pub(super) fn restore(&mut self) {
         self.detach();
         for served in self.execs.values_mut() {
@@ -136,7 +136,7 @@ impl Server {
             }
             (NamedMessage::Kill, Some(served)) => {
                 served.kill(EndReason::Killed);
-                // Once it is over, what holds its output is killed.
+                // After the exit, the processes that hold the output open are killed.
                 served.program.kill();
                 served.exec.handle_kill();
             }
@@ -187,7 +187,7 @@ impl Server {
         self.execs.insert(id, served);
     }
 
-    /// Lets everything run; says whether anything happened.
+    /// Runs everything. Returns whether anything happened.
     pub(super) fn run(&mut self, now: u64) -> bool {
         let random = &mut self.random;
         let mut ran = false;
@@ -210,7 +210,7 @@ impl Server {
         due.flatten().min()
     }
 
-    /// The next message to the client.
+    /// Returns the next message to the client.
     pub(super) fn poll_message(&mut self) -> Option<ServerMessage> {
         if !self.answers.is_empty() {
             return Some(self.answers.remove(0));
@@ -261,7 +261,7 @@ impl Served {
             ran = true;
         }
         if self.reads_until.is_some_and(|until| now >= until) {
-            // What is left is in the pipes.
+            // The remaining output is in the pipes.
             self.reads_until = None;
         }
         ran
@@ -319,7 +319,8 @@ impl Served {
         read
     }
 
-    /// Reads all that is left, and tells the end. What holds the output is not heard any more.
+    /// Reads the remaining output and ends the exec. Later output of processes that hold it open is
+    /// dropped.
     fn drain(&mut self, random: &mut Random) {
         if !self.exec.is_done() {
             self.dying.get_or_insert(EndReason::Exited);

@@ -1,4 +1,4 @@
-//! What must hold: on the way, and in the end.
+//! The invariants, during a history and at its end.
 
 use super::{
     client::{Answer, Asked},
@@ -12,7 +12,7 @@ use crate::{
 };
 
 impl World {
-    /// Holds the answers of the client against what the server knows.
+    /// Compares the answers that the client gave with the state of the server.
     pub(super) fn judge(&mut self) {
         for (id, asked, answer) in std::mem::take(&mut self.client.answers) {
             match answer {
@@ -78,7 +78,7 @@ impl World {
         }
     }
 
-    /// Everything is at rest.
+    /// Checks the invariants at the end of a history.
     pub(super) fn verdict(&self) {
         let pending = &self.client.pending;
         assert!(pending.is_empty(), "never answered: {pending:?}");
@@ -117,7 +117,8 @@ impl World {
         );
     }
 
-    /// Of what each client wrote the process read a beginning, and all of the last, in order.
+    /// Checks that the process read a prefix of each client's input, in order, and all input of the
+    /// last client.
     fn verdict_of_input(&self, exec: &Exec, served: &Served) {
         let none = Vec::new();
         let before = self.written_before.get(&exec.id).unwrap_or(&none);

@@ -16,9 +16,9 @@ use crate::{
     protocol::{ExecId, ExecOptions, StdStream, Version},
 };
 
-/// Messages that the server's side of a link holds, before it waits.
+/// The number of messages that the server's side of a link buffers.
 const LINK: usize = 6;
-/// More at one instant is a hang.
+/// More turns than this at one instant are a hang.
 const MOST_TURNS: usize = 100_000;
 
 struct Wire {
@@ -26,13 +26,13 @@ struct Wire {
     version: Version,
     up: VecDeque<(u64, String)>,
     down: VecDeque<(u64, String)>,
-    /// What is sent now is lost.
+    /// Whether the link is dead, so that messages are lost.
     dead: bool,
     client_notices: Option<u64>,
     server_notices: Option<u64>,
 }
 
-/// An exec that another client goes on with.
+/// An exec that another client resumes.
 pub(super) struct Carried {
     offsets: [u64; 2],
     window: u64,
@@ -49,16 +49,16 @@ pub(super) struct World {
     wire: Option<Wire>,
     dial: Option<(u64, Epoch)>,
     dials_fail: u32,
-    /// What the next link speaks.
+    /// The protocol version of the next link.
     next_version: Version,
     latency: u64,
     random: Random,
     adopt: BTreeMap<ExecId, Carried>,
-    /// What earlier clients wrote to the input of each exec.
+    /// The input that earlier clients wrote to each exec.
     pub(super) written_before: BTreeMap<ExecId, Vec<Vec<u8>>>,
-    /// What was sent to the server and did not arrive.
+    /// Messages to the server that were lost.
     lost: Vec<String>,
-    /// Execs that, by the word of the client, never ran.
+    /// Execs that the client reported as never started.
     pub(super) never_ran: Vec<ExecId>,
 }
 
@@ -95,7 +95,7 @@ impl World {
 
     fn millis(&self, at: Instant) -> u64 {
         let since = at.saturating_duration_since(self.start);
-        // Not before what is waited for.
+        // Rounds up, so that the timeout is due at that time.
         u64::try_from(since.as_nanos().div_ceil(1_000_000)).expect("a time")
     }
 
@@ -177,7 +177,7 @@ impl World {
             Step::Restore => {
                 self.cut(2, 2, 0, 0);
                 self.server.restore();
-                // What was on its way does not arrive any more.
+                // Messages in flight are lost.
                 if let Some(wire) = &mut self.wire {
                     wire.server_notices = Some(self.time);
                     self.lose(0);
@@ -206,7 +206,7 @@ impl World {
         }
     }
 
-    /// Of what is on its way to the server, all but the first messages is lost.
+    /// Loses all messages in flight to the server except the first `but`.
     fn lose(&mut self, but: usize) {
         if let Some(wire) = &mut self.wire {
             let lost = wire.up.drain(but.min(wire.up.len())..);
@@ -214,7 +214,7 @@ impl World {
         }
     }
 
-    /// Whether the last word about an exec was lost, after which nobody says it again.
+    /// Whether the last message about an exec was lost. It is never repeated.
     pub(super) fn is_farewell_lost(&self, id: &ExecId) -> bool {
         let names = |text: &&String| text.contains(&format!("\"{}\"", id.as_str()));
         let lost = self.lost.iter().filter(names);
@@ -258,7 +258,7 @@ impl World {
     }
 
     fn adopt(&mut self) {
-        // A peer of v1 knows none of them.
+        // A v1 server doesn't know v2 execs.
         if self.client.is_running() && self.client.sandbox.version() == Version::V2 {
             for (id, carried) in std::mem::take(&mut self.adopt) {
                 let Carried {
@@ -276,7 +276,7 @@ impl World {
 
     // ----- time
 
-    /// So much time passes.
+    /// Advances the time by this many milliseconds.
     pub(super) fn pass(&mut self, millis: u64) {
         let until = self.time + millis;
         self.settle();
@@ -310,7 +310,7 @@ impl World {
         .min()
     }
 
-    /// Does all that is to be done at this instant.
+    /// Does everything that is due at this instant.
     pub(super) fn settle(&mut self) {
         for _ in 0..MOST_TURNS {
             let ran = self.turn();
@@ -387,7 +387,7 @@ impl World {
         true
     }
 
-    /// What arrives now.
+    /// Delivers messages that arrive now.
     fn deliver(&mut self, now: Instant) -> bool {
         let Some(wire) = &mut self.wire else {
             return false;
@@ -410,7 +410,7 @@ impl World {
         arrived
     }
 
-    /// The server writes.
+    /// Lets the server write.
     fn serve(&mut self) -> bool {
         let Some(wire) = &mut self.wire else {
             return false;
@@ -429,7 +429,7 @@ impl World {
         served
     }
 
-    /// Who notices now that the link is dead.
+    /// Lets the ends notice that the link is dead, if it is time.
     fn notice(&mut self, now: Instant) -> bool {
         let Some(wire) = &mut self.wire else {
             return false;
@@ -453,8 +453,8 @@ impl World {
 
     // ----- the end
 
-    /// The link stays up, everybody reads, and what waits for input or for its end gets it:
-    /// everything comes to rest.
+    /// Ends the history: the link stays up, all output is read, and all input is closed, until
+    /// nothing more happens.
     pub(super) fn finish(&mut self) {
         self.dials_fail = 0;
         if self

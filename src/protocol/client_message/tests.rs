@@ -1,4 +1,4 @@
-//! Messages of a client, from text and to text.
+//! Parsing and printing of a client's messages.
 
 use super::{
     super::{ParseError, Version},
@@ -21,7 +21,7 @@ fn encoded_messages_parse_back() {
         let text = message.encode();
         let parsed = ClientMessage::parse(text.as_bytes());
         assert_eq!(parsed.as_ref(), Ok(&message));
-        // A message without an exec means the same in v2.
+        // A message without `exec` means the same under v2.
         let parsed = ClientMessage::parse_as(text.as_bytes(), Version::V2);
         assert_eq!(parsed, Ok(message));
     }
@@ -130,7 +130,7 @@ fn input_that_cannot_be_read_is_refused_with_the_reason() {
     );
 }
 
-/// Otherwise a message about a named exec would reach the exec without a name.
+/// Otherwise, a message about a named exec would be taken for one about the v1 exec.
 #[test]
 fn an_exec_id_that_cannot_be_decoded_is_refused() {
     for rest in [

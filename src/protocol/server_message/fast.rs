@@ -1,8 +1,9 @@
-//! The fast path: output, statuses and `stdin_ack`, in exactly the form that servers print.
+//! The fast path: reads output, statuses and `stdin_ack` in exactly the form that servers print.
 //!
-//! These are nearly all messages of a busy link. The general reader takes three times as many
-//! instructions for a status, which is 15 % of an exec round trip. It reads every other frame. The
-//! fast path accepts no frame that the general reader refuses, and reads the same from it.
+//! Nearly all messages of a busy link have this form. For a status, the general reader needs three
+//! times as many instructions, which would be 15 % of an exec round trip. The general reader
+//! handles all other frames. The fast path accepts no frame that the general reader refuses, and
+//! returns the same result.
 
 use std::borrow::Cow;
 
@@ -15,7 +16,7 @@ use super::{
     EndReason, ExecEnd, ExecUpdate, OutputView, Received, ServerMessage,
 };
 
-/// Reads a frame. `None`: the frame needs the general reader.
+/// Reads a frame. Returns `None` if the frame needs the general reader.
 pub(super) fn read(frame: &[u8], version: Version) -> Option<Received<'_>> {
     let mut cursor = Cursor(std::str::from_utf8(frame).ok()?);
     cursor.literal(r#"{"event":""#)?;
@@ -76,7 +77,7 @@ fn status<'a>(cursor: &mut Cursor<'a>, version: Version) -> Option<Received<'a>>
         if let Some(stdout) = cursor.number(r#","stdout":"#) {
             end.lengths = Some([stdout, cursor.number(r#","stderr":"#)?]);
         }
-        // Servers name a reason with every end.
+        // Servers send a reason with every end.
         if cursor.literal(r#","reason":""#).is_some() {
             end.reason = EndReason::from_wire(cursor.plain()?);
             update.end = Some(end);
@@ -88,8 +89,8 @@ fn status<'a>(cursor: &mut Cursor<'a>, version: Version) -> Option<Received<'a>>
     Some(Received::Message(ServerMessage::status(status)))
 }
 
-/// The rest of a JSON text. A read that returns `None` leaves the cursor where it was, or the frame
-/// is refused.
+/// The rest of a JSON text. After a read that returns `None`, the cursor has not moved, or the
+/// caller refuses the frame.
 struct Cursor<'a>(&'a str);
 
 impl<'a> Cursor<'a> {
@@ -117,7 +118,7 @@ impl<'a> Cursor<'a> {
             end += 2;
             end += plain_length(bytes.get(end..)?);
         }
-        // Another byte than a quote must not be in a string.
+        // Every other byte is not allowed in a string.
         let rest = self.0.get(end..)?.strip_prefix('"')?;
         let string = std::mem::replace(&mut self.0, rest).get(..=end)?;
         match escaped {

@@ -39,7 +39,7 @@ impl Fixture {
     }
     fn actions(&mut self) -> Vec<ProcessAction> {
         let mut actions: Vec<_> = std::iter::from_fn(|| self.process.poll_action()).collect();
-        // In v1 the end is that of the output, too, and nothing is said after it.
+        // Under v1, the end of the process is also the end of the output, and nothing follows it.
         if actions
             .iter()
             .any(|it| matches!(it, ProcessAction::Ended { .. }))
@@ -432,7 +432,7 @@ fn wrapped() -> (Fixture, Bytes) {
     (fixture, trailer.into())
 }
 
-/// Over an outage, too: v1 sends what it has not sent.
+/// Also across a reconnect: v1 sends the bytes that it has not sent.
 #[test]
 fn wrapped_code_ends_as_its_trailer_says() {
     let (mut fixture, trailer) = wrapped();

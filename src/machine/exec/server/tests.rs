@@ -1,4 +1,4 @@
-//! What the server owes to a named exec: windows, acknowledgements, input and the end.
+//! A named exec at the server: windows, acknowledgements, input and the end.
 
 use super::*;
 use crate::protocol::EndReason;
@@ -22,13 +22,13 @@ fn exited() -> ExecEnd {
     }
 }
 
-/// Its main process and its output end together.
+/// Ends the main process and the output together.
 fn end(exec: &mut ServedExec, end: ExecEnd, message: Option<String>) {
     exec.handle_exited(end, message);
     exec.handle_done(false);
 }
 
-/// What goes to the client, in short.
+/// The messages to the client, in short form.
 fn said(exec: &mut ServedExec) -> Vec<String> {
     std::iter::from_fn(|| exec.poll_message())
         .map(|message| match message {
@@ -88,16 +88,16 @@ fn unacknowledged_output_is_sent_from_where_the_client_asks() {
 
     exec.attach(Some([6, 3]));
     assert_eq!(said(&mut exec), [RUNNING, "stdout@6 6789", "stdout@10 +"]);
-    // Another program, which goes on from what the first one's consumer took.
+    // Another program resumes at the offsets that the first one's consumer took.
     exec.attach(Some([4, 0]));
     assert_eq!(
         said(&mut exec),
         [RUNNING, "stdout@4 456789", "stderr@0 abc", "stdout@10 +"]
     );
-    // What was acknowledged is gone, and what was not printed yet is not asked for.
+    // Acknowledged bytes are gone, and an offset beyond the output counts as its end.
     exec.attach(Some([0, 99]));
     assert_eq!(said(&mut exec), [RUNNING, "stdout@4 456789", "stdout@10 +"]);
-    // The same exec request once more.
+    // The exec request is repeated.
     exec.attach(None);
     assert_eq!(
         said(&mut exec),
@@ -118,7 +118,7 @@ fn at_most_the_window_is_sent_past_the_last_acknowledgement() {
     exec.handle_ack([6, 0], false);
     assert_eq!(said(&mut exec), ["stderr@4 efgh"]);
     assert_eq!(exec.room(), 2);
-    // Less than before, and more than was sent, change nothing by that.
+    // A lower offset has no effect, and one beyond the sent bytes counts as their end.
     exec.handle_ack([2, 999], false);
     assert_eq!((exec.kept(), exec.room()), (0, 10));
 }
@@ -176,7 +176,7 @@ fn a_kill_after_an_exit_is_answered_when_the_output_ends() {
     exec.handle_done(false);
     let killed = "SANDBOX_EXECUTION_FORCE_KILLED None";
     assert_eq!(said(&mut exec), [killed, killed, "done [0, 0]"]);
-    // One that was killed has nothing left.
+    // After a kill, no process is left.
     let mut exec = self::exec(100);
     exec.handle_kill();
     let killed_end = ExecEnd {
@@ -208,7 +208,7 @@ fn a_code_point_is_split_neither_by_pieces_nor_by_the_window() {
         }
         assert_eq!(heard, text, "{window}");
     }
-    // What never becomes a code point is there all the same, at the latest at the end.
+    // An incomplete code point is sent at the end at the latest.
     let mut exec = exec(100);
     exec.handle_output(OUT, b"\xe2\x82");
     assert_eq!(said(&mut exec), [RUNNING]);
@@ -236,7 +236,7 @@ fn each_byte_of_stdin_is_taken_once() {
     assert!(exec.is_stdin_over());
     let said = said(&mut exec);
     assert_eq!(said[0], "SANDBOX_EXECUTION_RUNNING Some(6)");
-    // Who writes behind the end, as another client may, hears of it.
+    // A write after `eof`, for example by another client, is refused.
     assert_eq!(said[1], "SANDBOX_STDIN_ERROR None");
     assert_eq!(said[3..], ["taken 6"]);
 }
@@ -393,7 +393,7 @@ fn huge_offsets_do_not_panic() {
     };
     let mut exec = ServedExec::restored(stored);
     exec.attach(None);
-    // What cannot be is lost.
+    // An inconsistent stored exec is lost.
     assert_eq!(std::iter::from_fn(|| exec.poll_message()).count(), 2);
     assert_eq!(exec.end().unwrap().reason, EndReason::SandboxLost);
 }

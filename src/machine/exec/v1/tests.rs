@@ -1,4 +1,4 @@
-//! Wrapped code of v1: its trailer in any pieces, and output that only looks like one.
+//! Wrapped code (v1): trailers cut into any pieces, and output that resembles a trailer.
 
 use bytes::Bytes;
 use proptest::prelude::*;
@@ -12,7 +12,7 @@ fn trailer(ending: &str) -> Vec<u8> {
     format!("\u{1e}actix-sandbox {NONCE} {ending}\u{1e}").into_bytes()
 }
 
-/// What comes out of the filter, and the end it found.
+/// The output of the filter, and the end that it found.
 fn filter<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> (Vec<u8>, Option<ProcessEnd>) {
     let mut filter = TrailerFilter::new(&NONCE);
     let mut out = Vec::new();
@@ -75,7 +75,8 @@ fn what_only_looks_like_a_trailer_is_output() {
             let found = filter([&text[..cut], &text[cut..]]);
             assert_eq!(found, (text.clone(), None), "{}", text.escape_ascii());
         }
-        // One that is none does not hide the one after it; but that ends one that had no end.
+        // A false trailer doesn't hide the one after it, unless it is incomplete and the mark of
+        // the next one ends it.
         if text.ends_with(b"exit 3") {
             continue;
         }
@@ -98,7 +99,7 @@ fn only_what_may_be_the_trailer_is_held_back() {
     assert_eq!(&*filter.finish(), b"");
 }
 
-/// The first counts; the nonce that it showed is worth nothing after it.
+/// Only the first trailer counts: code that saw its nonce can't forge another.
 #[test]
 fn a_second_trailer_is_output() {
     let (one, two) = (trailer("exit 1"), trailer("exit 2"));
@@ -158,7 +159,7 @@ fn a_feature_that_cannot_be_wrapped_is_named() {
     }
 }
 
-/// Output may well hold the program: it must not hold the trailer.
+/// Code may print the wrapper program, so the program must not contain the trailer.
 #[test]
 fn the_program_does_not_hold_its_own_trailer() {
     for language in ["bash", "python"] {
@@ -181,7 +182,7 @@ fn the_nonce_is_not_shown() {
     assert_eq!(filter, "TrailerFilter { end: None, .. }");
 }
 
-/// Bytes that come near to a trailer.
+/// Bytes that resemble a trailer.
 fn near() -> impl Strategy<Value = Vec<u8>> {
     let part = prop_oneof![
         proptest::collection::vec(any::<u8>(), 0..20),

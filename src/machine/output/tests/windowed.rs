@@ -1,11 +1,11 @@
-//! The output of a named exec (v2): the link is always read, and the window holds the process back.
+//! The output of a named exec (v2): the link is always read, and the window pauses the process.
 
 use super::*;
 use crate::machine::SandboxEnd;
 
 const WINDOW: usize = 8 * KIB;
 
-/// A server that keeps to the window, and prints as much as it may.
+/// A server that prints as much as the window allows.
 struct Flood {
     buffer: OutputBuffer<Rc<()>>,
     permit: Rc<()>,
@@ -29,15 +29,14 @@ impl Flood {
         Self::new(64 * KIB, pause())
     }
 
-    /// Bytes that the window has room for, as the server sees it when it hears of everything at
-    /// once.
+    /// The room in the window, in bytes, if the server receives every acknowledgement at once.
     fn room(&self) -> usize {
         let untaken: usize = self.buffer.untaken().iter().sum();
         WINDOW - untaken
     }
 
-    /// Fills the window, as far as code points of four bytes go; gives how many bytes that were, at
-    /// most 100 windows.
+    /// Fills the window with code points of four bytes. Returns the number of bytes, at most 100
+    /// windows.
     fn flood(&mut self, stream: StdStream) -> usize {
         let before = self.sent;
         while self.room() >= 4 && self.sent - before < 100 * WINDOW {
@@ -69,7 +68,7 @@ fn a_full_window_loses_nothing_without_waiters() {
     let mut link = Flood::pause();
     assert_eq!(link.flood(Stdout), WINDOW);
     assert_eq!(link.buffer.poll_timeout(), None);
-    // Also a kill does not cost anything: its word does not stand behind the output.
+    // A kill drops no output either, because its confirmation doesn't queue behind output.
     link.buffer.set_killed(true);
     link.buffer
         .handle_timeout(link.now + Duration::from_secs(1000));

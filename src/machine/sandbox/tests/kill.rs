@@ -1,4 +1,4 @@
-//! The kill of the sandbox, also of one that is abandoned.
+//! The kill of the sandbox, including an abandoned one.
 
 use super::*;
 
@@ -99,7 +99,7 @@ fn kill_of_a_sandbox_that_the_server_said_is_gone_is_granted() {
     }
 }
 
-/// These end the session. The server did not say that the sandbox is gone.
+/// Errors that end the session without a report that the sandbox is gone.
 const SESSION_ERRORS: &[&str] = &[
     "SANDBOX_ERROR",
     "SANDBOX_CHECKPOINT_ERROR",
@@ -147,7 +147,7 @@ fn a_kill_after_a_handoff_has_nothing_to_kill() {
     assert!(matches!(fixture.answer(kill), Some(Ok(_))));
 }
 
-/// A kill asked for in an outage, and the idle timeout during it.
+/// A kill is requested during a reconnect, and the idle timeout deletes the sandbox meanwhile.
 #[test]
 fn a_kill_of_what_may_be_checkpointed_has_an_unknown_effect() {
     let mut fixture = Fixture::attaching().0;
@@ -158,7 +158,7 @@ fn a_kill_of_what_may_be_checkpointed_has_an_unknown_effect() {
     fixture.say_all("DELETING DELETED");
     assert_eq!(fixture.end(), Some(SandboxEnd::MaybeCheckpointed));
     assert_eq!(fixture.failure(kill).effect(), Effect::Unknown);
-    // Later, there is nothing left to kill.
+    // A later kill finds nothing left to kill.
     let kill = fixture.kill();
     assert!(matches!(fixture.answer(kill), Some(Ok(_))));
 }
@@ -239,7 +239,7 @@ fn deleted_is_the_word_for_a_kill_whose_own_end_never_comes() {
 
 // ----- abandoned
 
-/// Dropped while it was created, and running now.
+/// A sandbox that was dropped while it was created, and now runs.
 fn abandoned() -> Fixture {
     let (mut fixture, _) = Fixture::creating();
     fixture.call(Sandbox::detach);
@@ -284,7 +284,7 @@ fn the_kill_of_a_dropped_sandbox_is_bounded_in_time() {
     assert_over(&mut never_ready, "never ready");
 }
 
-/// Dropped in the moment in which it was opened, and the link as well.
+/// The handle is dropped and the link is lost just when the sandbox was opened.
 #[test]
 fn an_unclaimed_sandbox_dropped_in_an_outage_is_killed_after_it() {
     let dropped = || {
@@ -326,7 +326,7 @@ fn a_refused_kill_ends_an_unclaimed_sandbox() {
     assert_eq!(fixture.end(), Some(SandboxEnd::Closed));
 }
 
-/// A sandbox with `kill_on_drop` whose last handle goes during a checkpoint.
+/// A sandbox with `kill_on_drop` whose last handle is dropped during a checkpoint.
 fn dropped_while_checkpointing() -> Fixture {
     let mut fixture = Fixture::running();
     fixture.checkpoint();

@@ -369,7 +369,8 @@ fn timeouts_without_end_are_no_panic() {
     assert_eq!(fixture.state(), SandboxState::Killing);
 }
 
-/// What the server says of a named exec that runs, and what its process is told in the end.
+/// Deletes a sandbox in which a named exec runs. Returns the end that the process was told, and the
+/// end of the sandbox.
 fn told_end_of_a_lost_exec(configuration: Configuration) -> (ProcessEnd, Option<SandboxEnd>) {
     let (mut fixture, _) = Fixture::creating_with(configuration);
     fixture.sandbox.life.version = Version::V2;
@@ -436,7 +437,7 @@ fn a_deleted_sandbox_may_be_checkpointed_if_that_was_enabled() {
         ..Configuration::default()
     });
     asked.frame(IDENTITY);
-    // Of a sandbox that was attached to, the client does not know.
+    // The client doesn't know the options of a sandbox that it attached to.
     for mut fixture in [asked, Fixture::attaching().0] {
         fixture.say_all("RUNNING DELETING DELETED");
         let end = fixture.end().expect("the end");

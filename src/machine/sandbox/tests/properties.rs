@@ -1,7 +1,7 @@
 //! Sandbox, processes and connection joined with a random server, user and network in virtual time.
 //!
-//! As between actors, what the machines want of each other stands in a mailbox and may cross. The
-//! [`World`] checks each action as it comes; see [`World::finish`] for what must hold in the end.
+//! As between actors, messages between the machines wait in mailboxes and may cross. The [`World`]
+//! checks each action; [`World::finish`] checks the state at the end.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -51,7 +51,7 @@ fn status() -> impl Strategy<Value = Status> {
         2 => Just(Status::ExecutionError),
         2 => Just(Status::SandboxInUse),
         2 => Just(Status::ExecutionInProgressError),
-        // Those after which the session goes on.
+        // Statuses that don't end the session.
         6 => prop::sample::select(
             Status::KNOWN.iter().filter(|s| !s.ends_session()).cloned().collect::<Vec<_>>()
         ),
@@ -97,20 +97,20 @@ fn rare() -> impl Strategy<Value = Step> {
 
 fn steps() -> impl Strategy<Value = Vec<(Step, bool)>> {
     let step = prop_oneof![60 => step(), 1 => rare()];
-    // Mostly the mailboxes are emptied after a step.
+    // The mailboxes are emptied after most steps.
     prop::collection::vec((step, prop::bool::weighted(0.85)), 0..120)
 }
 
-/// What the connection lets the sandbox know.
+/// A message from the connection to the sandbox.
 enum Mail {
     Frame(Epoch, String),
     Fact(LinkFact),
 }
 
-/// A process, and what the world knows of it.
+/// A process, and what the world knows about it.
 struct Watched {
     machine: Box<Process>,
-    /// It was told that it, or the sandbox, is over.
+    /// Whether the process was told that it, or the sandbox, has ended.
     told_end: bool,
     ended: u32,
     last_output: Option<u64>,
@@ -132,12 +132,12 @@ struct World {
     open: Option<Epoch>,
     /// The link that the sandbox knows of.
     known_link: Option<Epoch>,
-    /// The connection was told to close.
+    /// Whether the connection was told to close.
     closed: bool,
     ended: bool,
-    /// The server said at least once that an exec runs.
+    /// The processes that the server reported as running.
     started: BTreeSet<ProcessId>,
-    /// What the server said, on links that were in use.
+    /// The messages of the server on links that were in use.
     heard: String,
 
     requests: u64,
@@ -212,7 +212,7 @@ impl World {
                 "SANDBOX_DELETED",
                 "SANDBOX_CREATION_ERROR",
                 "SANDBOX_LOCK_RENEWAL_ERROR",
-                // Asked for after the end: a checkpoint stays.
+                // A kill after a checkpoint succeeds; the checkpoint stays.
                 "SANDBOX_CHECKPOINTED",
             ],
             Some("checkpoint") => &["SANDBOX_CHECKPOINTED"],
@@ -222,7 +222,7 @@ impl World {
                 "EXECUTION_FORCE_KILLED",
                 "SANDBOX_KILLED",
                 "SANDBOX_DELETED",
-                // A process that never was.
+                // The process never started.
                 "EXECUTION_ERROR",
                 "LANGUAGE_ERROR",
             ],
@@ -238,7 +238,7 @@ impl World {
         );
     }
 
-    /// The newest process, which need not run any more.
+    /// The newest process, which may have ended.
     fn newest(&mut self) -> Option<(ProcessId, &mut Watched)> {
         self.processes
             .iter_mut()
@@ -398,8 +398,8 @@ impl World {
         }
     }
 
-    /// Does what the machines want; what goes between sandbox and connection stays in the
-    /// mailboxes.
+    /// Performs the actions of the machines. Messages between the sandbox and the connection stay
+    /// in the mailboxes.
     fn act(&mut self) {
         loop {
             if let Some(action) = self.sandbox.poll_action() {
@@ -445,7 +445,7 @@ impl World {
                         watched.told_end = true;
                     }
                     ProcessFact::ForceKilled => {
-                        // What is pending is the start of the newest.
+                        // The pending request is the start of the newest process.
                         let starting = self.pending.values().any(|&what| what == "exec");
                         let waits = starting && newest == Some(process) && !started;
                         assert!(!waits, "killed before it started");
@@ -484,7 +484,7 @@ impl World {
                 .processes
                 .values()
                 .filter(|p| !p.told_end && p.ended == 0);
-            // The new one is not watched yet, or is the only one.
+            // The new process is not watched yet, or is the only one.
             assert!(running.count() <= 1, "a second exec was sent");
         }
     }
@@ -569,8 +569,7 @@ impl World {
         }
     }
 
-    /// The last handle goes, the network is silent, and time passes: everything must come to its
-    /// end.
+    /// Drops the last handle, keeps the network silent and lets time pass. Everything must end.
     fn finish(&mut self) {
         self.deliver();
         self.ask(Step::Detach);
@@ -632,7 +631,7 @@ proptest! {
         world.finish();
     }
 
-    /// A server that keeps to the protocol: nothing but the output of the process is at stake.
+    /// The server follows the protocol, so only the output of the process can be lost.
     #[test]
     fn no_output_is_lost_while_the_link_holds(
         pieces in prop::collection::vec("[^\"\\\\\u{0}-\u{1f}]{1,20}", 0..50),

@@ -1,4 +1,4 @@
-//! The link is lost and comes back.
+//! Loss of the link, and reconnects.
 
 use super::*;
 use ProcessFact::{Done, ForceKilled, LinkDown, LinkUp};
@@ -62,7 +62,7 @@ fn an_unanswered_exec_is_killed_after_the_outage() {
         fixture.link();
         fixture.forget();
         fixture.say("SANDBOX_RUNNING");
-        // To ask for the output of what the server never heard of would be fatal.
+        // A `reconnect` for an exec that the server doesn't know would be fatal.
         assert_eq!(fixture.sent(), [KILL_PROCESS]);
         fixture.cut();
         fixture.link();
@@ -81,7 +81,7 @@ fn an_unanswered_exec_is_killed_after_the_outage() {
     }
 }
 
-/// An exec was cut off, and another waits for the link. The server still has the first.
+/// The link was lost while an exec started, and another exec waits. The server still has the first.
 fn after_a_lost_start() -> (Fixture, RequestId) {
     let mut fixture = Fixture::running();
     fixture.exec();
@@ -111,7 +111,7 @@ fn an_exec_waits_for_the_kill_of_an_exec_that_was_cut_off() {
         assert_eq!(fixture.told(), [(P2, LinkUp)]);
     }
 
-    // Nothing ran: no `DONE` follows.
+    // If nothing ran, no `DONE` follows.
     let (mut fixture, _) = after_a_lost_start();
     fixture.say_all("EXECUTION_FORCE_KILLED");
     assert_eq!(fixture.pass_until_due(), Duration::from_millis(500));
@@ -132,7 +132,7 @@ fn an_exec_waits_for_a_kill_no_longer_than_its_timeout() {
     assert_eq!(fixture.sent().len(), 1, "the next one does not wait");
     assert_eq!(fixture.answer(third), None);
 
-    // One that is asked for after the outage waits as well.
+    // An exec that is requested after the reconnect waits, too.
     let mut fixture = Fixture::running();
     fixture.exec();
     fixture.cut();
@@ -314,7 +314,7 @@ fn a_late_kill_answer_does_not_concern_a_later_process() {
     fixture.say("SANDBOX_RUNNING");
     fixture.call(|sandbox| sandbox.kill_process(P1));
     fixture.forget();
-    // Both answers come: one was queued by the server.
+    // Both answers arrive, because the server had queued one.
     fixture.say_all("EXECUTION_RUNNING EXECUTION_FORCE_KILLED EXECUTION_DONE");
     fixture.exec();
     fixture.say_all("EXECUTION_RUNNING EXECUTION_FORCE_KILLED");
@@ -344,8 +344,8 @@ fn nothing_but_running_arms_the_connection() {
     }
 }
 
-/// `SANDBOX_RUNNING` on a link that runs says that there is nothing to go on with. It is about the
-/// process that was asked for, and not about one that has begun since.
+/// `SANDBOX_RUNNING` while the sandbox runs means that there is no exec to resume. It concerns the
+/// process of the `reconnect`, not one that started later.
 #[test]
 fn a_process_started_after_the_resumed_one_is_answered() {
     let mut fixture = Fixture::executing();

@@ -105,7 +105,7 @@ fn a_checkpoint_not_enabled_is_refused_before_it_is_sent() {
     assert_eq!((fixture.sent(), fixture.control()), (vec![], vec![]));
     assert_eq!(fixture.state(), SandboxState::Running);
 
-    // What an attached sandbox was created with is not known: the server decides.
+    // The options of an attached sandbox are unknown, so the server decides.
     let (mut attached, _) = Fixture::attaching();
     attached.say("SANDBOX_RUNNING");
     attached.forget();
@@ -156,7 +156,7 @@ fn a_checkpoint_times_out_and_never_reconnects() {
         Failure::Timeout { .. }
     ));
 
-    // The loss of the link and the news that it is final crossed.
+    // The loss of the link crossed with the command that makes a loss final.
     let mut crossed = Fixture::running();
     let checkpoint = crossed.checkpoint();
     crossed.cut();

@@ -101,7 +101,7 @@ fn a_refused_exec_fails_with_the_reason_and_the_sandbox_goes_on() {
         assert_eq!(fixture.failure(exec).effect(), Effect::NotApplied);
         assert_eq!(fixture.told(), [(P1, Done)], "its actor must end");
 
-        // The DONE that follows a refusal is not that of the next exec.
+        // The `DONE` after a refusal doesn't belong to the next exec.
         let next = fixture.exec();
         fixture.say("SANDBOX_EXECUTION_DONE");
         assert_eq!((fixture.answer(next), fixture.told()), (None, vec![]));
@@ -213,7 +213,7 @@ fn force_killed_is_no_news_of_a_process_that_has_not_started() {
     assert!(fixture.answer(exec).is_some_and(|answer| answer.is_ok()));
 }
 
-/// An exec that did not start in time, and the kill that was sent for it.
+/// A sandbox whose exec did not start in time, so that a kill was sent.
 fn start_timed_out() -> Fixture {
     let mut fixture = Fixture::running();
     let exec = fixture.exec();
@@ -292,7 +292,7 @@ fn an_abandoned_process_with_a_failed_kill_frees_the_sandbox() {
         ]
     ));
     assert_eq!(refused.sent().len(), 1, "the server decides");
-    // The end of the first is not that of the second.
+    // The end of the first exec doesn't end the second.
     refused.say_all("EXECUTION_DONE EXECUTION_RUNNING");
     assert_eq!(refused.answer(waiting), Some(Ok(SandboxReply::Started(P2))));
 
@@ -329,7 +329,7 @@ fn a_kill_before_the_start_is_no_end_of_what_starts_after_it() {
     let next = fixture.exec();
     fixture.say("SANDBOX_EXECUTION_FORCE_KILLED");
     assert_eq!((fixture.told(), fixture.sent()), (vec![], vec![]));
-    // However late: it would be taken for the start of the next.
+    // A late start must not be taken for the start of the next exec.
     fixture.say("SANDBOX_EXECUTION_RUNNING");
     assert_eq!((fixture.answer(next), fixture.sent().len()), (None, 1));
     fixture.say_all("EXECUTION_FORCE_KILLED EXECUTION_DONE EXECUTION_RUNNING");

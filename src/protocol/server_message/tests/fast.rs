@@ -1,4 +1,4 @@
-//! The fast path reads what the general reader reads.
+//! The fast path returns the same results as the general reader.
 
 use std::{fs, path::Path};
 
@@ -8,7 +8,7 @@ use super::super::{fast::read, read::message as read_any, *};
 
 const VERSIONS: [Version; 2] = [Version::V1, Version::V2];
 
-/// A frame that the fast path reads, the general reader reads, with the same result.
+/// Asserts that the general reader returns the same result for a frame that the fast path reads.
 fn compare(frame: &[u8]) {
     let frame = Bytes::copy_from_slice(frame);
     for version in VERSIONS {
@@ -21,7 +21,7 @@ fn compare(frame: &[u8]) {
     }
 }
 
-/// The texts in a JSON value, however deep.
+/// Finds the texts in a JSON value, at any depth.
 fn texts(value: &serde_json::Value, found: &mut dyn FnMut(&str)) {
     match value {
         serde_json::Value::String(text) => found(text),
@@ -65,7 +65,7 @@ fn recorded_frames_are_read_alike_by_both_readers() {
 #[test]
 fn fuzz_seeds_are_read_alike_by_both_readers() {
     for target in ["codec", "client_machine", "server_machine"] {
-        // The package of the crate is without them.
+        // The published package doesn't contain the corpus.
         let folder = format!("fuzz/corpus/{target}");
         if !Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz").exists() {
             return;
@@ -130,7 +130,7 @@ fn other_frames_are_left_to_the_general_reader() {
     }
 }
 
-/// A key and a value as they may stand in a message, right or wrong.
+/// A key and a value that may occur in a message, valid or invalid.
 fn entry() -> impl Strategy<Value = String> {
     let key = prop::sample::select(vec![
         "event",
@@ -190,7 +190,7 @@ fn entry() -> impl Strategy<Value = String> {
     (key, value, space).prop_map(|(key, value, space)| format!("\"{key}\"{space}:{space}{value}"))
 }
 
-/// The keys of one kind of message, in their usual order or in any, with one more or one less.
+/// The keys of one kind of message, in the usual or any order, with one key more or less.
 fn message() -> impl Strategy<Value = Vec<String>> {
     let output = [
         r#""event":"stdout""#,

@@ -1,4 +1,4 @@
-//! Messages of a server, from text and to text.
+//! Parsing and printing of a server's messages.
 
 mod fast;
 
@@ -198,7 +198,7 @@ fn encoded_messages_about_an_exec_parse_back_in_v2() {
         let parsed = ServerMessage::parse_as(&frame, Version::V2);
         assert_eq!(parsed, Ok(message), "{frame:?}");
     }
-    // In v1 these are unknown keys.
+    // Under v1, these are unknown keys.
     let frame = r#"{"event":"stdout","exec":"e","offset":3,"data":"x"}"#;
     let Ok(ServerMessage::Output(piece)) = parse(frame) else {
         panic!()

@@ -1,4 +1,4 @@
-//! Tables of a named exec (v2): its output, its end, and what a new link repairs.
+//! Tables of a named exec (v2): its output, its end, and new links.
 
 mod kill;
 mod stdin;
@@ -10,11 +10,11 @@ const OUT: StdStream = StdStream::Stdout;
 const ERR: StdStream = StdStream::Stderr;
 const WINDOW: u64 = 1024;
 
-/// A named exec, whose actions are read as words.
+/// A named exec, whose actions are shown as words.
 pub(super) struct Exec {
     pub(super) process: Process,
     now: Instant,
-    /// The number of the message with input that waits for the link.
+    /// The number of the stdin message in flight.
     number: u64,
 }
 
@@ -31,7 +31,7 @@ impl Exec {
         Self::new(Process::named(ProcessConfig::default(), "e".into(), WINDOW))
     }
 
-    /// One that the server has announced.
+    /// An exec that the server has announced.
     fn running() -> Self {
         let mut exec = Self::starting();
         assert_eq!(exec.announced(0), NOTHING);
@@ -61,13 +61,14 @@ impl Exec {
         })
     }
 
-    /// The link breaks, and another is there.
+    /// Replaces the link.
     fn relink(&mut self) -> Vec<String> {
         assert_eq!(self.fact(ProcessFact::LinkDown), NOTHING);
         self.fact(ProcessFact::LinkUp)
     }
 
-    /// Output comes; gives the bytes that never came before it, and how many of it are not wanted.
+    /// Handles output. Returns the number of missing bytes before it, and the number of its bytes
+    /// that are not new.
     fn output(&mut self, stream: StdStream, offset: u64, length: usize) -> (u64, usize) {
         let data = vec![b'x'; length].into();
         let (gap, new) = self.process.handle_output(stream, Some(offset), data);
@@ -138,7 +139,7 @@ impl Exec {
     }
 }
 
-/// What a frame says, in short.
+/// The content of a frame, in short form.
 fn words(text: &str) -> String {
     let message = ClientMessage::parse_as(text.as_bytes(), Version::V2);
     let Ok(ClientMessage::Named(exec, message)) = message else {
@@ -184,7 +185,7 @@ fn an_acknowledgement_is_due_for_each_quarter_of_the_window() {
     assert_eq!(exec.taken([600, 400]), ["ack [600, 400]"]);
     assert_eq!(exec.process.acknowledgeable(), Some(([600, 400], 256)));
     assert_eq!(exec.taken([600, 400]), NOTHING);
-    // Less than before says nothing, nor does what never came.
+    // Neither lower offsets nor offsets beyond the received output are acknowledged.
     assert_eq!(exec.taken([0, 0]), NOTHING);
     exec.output(OUT, 600, 256);
     assert_eq!(exec.taken([854, 400]), NOTHING);
@@ -197,7 +198,7 @@ fn an_unread_stream_does_not_delay_the_acks_of_the_other() {
         let mut exec = Exec::running();
         exec.output(ERR, 0, unread);
         let mut offset = 0;
-        // A server sends what the window lets it, and stops with fewer than 4 bytes left.
+        // A server sends up to the window, and stops when fewer than 4 bytes are left.
         for _ in 0..20 {
             let room = WINDOW - unread as u64;
             assert_eq!(exec.output(OUT, offset, room as usize), (0, 0), "{unread}");
@@ -325,7 +326,7 @@ fn the_end_comes_first_then_the_output_ends_then_all_settles() {
     assert_eq!(exec.process.acknowledgeable(), Some(([20, 5], 1)));
     assert_eq!(exec.taken([20, 4]), NOTHING);
     assert_eq!(exec.taken([20, 5]), ["ack [20, 5] done", "settled"]);
-    // Nothing is said twice, whatever comes.
+    // Nothing is reported twice.
     assert_eq!(exec.process.acknowledgeable(), None);
     assert_eq!(exec.relink(), NOTHING);
     assert_eq!(exec.announced(0), NOTHING);
@@ -360,7 +361,7 @@ fn output_of_unknown_length_is_reported_as_lost() {
     let said = exec.ended(lost(), None);
     assert_eq!(said[1..], ["output lost"]);
     assert_eq!(exec.taken([10, 0]), ["ack [10, 0] done", "settled"]);
-    // Also where that shows only later: the server gave the rest of the output up.
+    // The same if the loss is reported later, because the server dropped the rest of the output.
     let mut exec = Exec::running();
     exec.ended(ProcessEnd::Exited(0), Some([10, 0]));
     let said = exec.ended(lost(), None);
@@ -374,11 +375,11 @@ fn the_end_of_the_sandbox_ends_what_is_left() {
     let mut exec = Exec::running();
     let said = exec.fact(deleted());
     assert_eq!(said[1..], ["output lost", "settled"]);
-    // After the end, with output still to come.
+    // After the end, while output is missing.
     let mut exec = Exec::running();
     exec.ended(ProcessEnd::Exited(0), Some([1, 0]));
     assert_eq!(exec.fact(deleted()), ["output lost", "settled"]);
-    // With all of it here and not taken.
+    // After all output has arrived, but was not taken.
     let mut exec = Exec::running();
     exec.output(OUT, 0, 1);
     exec.ended(ProcessEnd::Exited(0), Some([1, 0]));
@@ -405,7 +406,7 @@ fn after_a_cut_it_is_asked_for_from_what_was_received() {
     exec.output(ERR, 0, 3);
     exec.taken([4, 0]);
     assert_eq!(exec.relink(), ["reconnect [10, 3]"]);
-    // Neither an acknowledgement nor input before the server has announced it.
+    // Neither an acknowledgement nor input is sent before the server has announced the exec.
     assert_eq!(exec.taken([10, 3]), NOTHING);
     assert_eq!(exec.write(1, b"a"), ["1 done"]);
     assert_eq!(exec.announced(0), ["stdin@0 a", "ack [10, 3]"]);
@@ -416,7 +417,8 @@ fn an_acknowledgement_that_the_dead_link_lost_is_said_again() {
     let mut exec = Exec::running();
     exec.output(OUT, 0, 1024);
     assert_eq!(exec.taken([1024, 0]), ["ack [1024, 0]"]);
-    // The server, whose window is full, sends nothing until it has heard that.
+    // The acknowledgement is repeated: with a full window, the server sends nothing until it
+    // arrives.
     exec.relink();
     assert_eq!(exec.announced(0), ["ack [1024, 0]"]);
     assert_eq!(exec.taken([1024, 0]), NOTHING, "once on each link");
@@ -432,7 +434,7 @@ fn a_cut_after_the_end_asks_for_the_rest_or_acknowledges() {
     exec.output(OUT, 0, 10);
     assert_eq!(exec.said(), ["output ended"]);
     assert_eq!(exec.ended(ProcessEnd::Exited(0), Some([10, 0])), NOTHING);
-    // All is here, and not taken.
+    // All output has arrived, but was not taken.
     assert_eq!(exec.relink(), NOTHING);
     assert_eq!(exec.taken([10, 0]), ["ack [10, 0] done", "settled"]);
     // Taken while there is no link.

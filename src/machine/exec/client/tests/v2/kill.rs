@@ -1,4 +1,4 @@
-//! Kills of a named exec: when one is sent, and by which message it is answered.
+//! Kills of a named exec: when they are sent, and which message answers them.
 
 use super::*;
 
@@ -71,7 +71,7 @@ fn a_kill_that_crosses_the_cut_of_the_output_is_unknown() {
         let said = exec.fact(cut());
         let failed = "1 failed: OutputHeld Unknown".to_owned();
         assert!(said.contains(&failed), "{said:?}");
-        // The answer of a server that has let go of the exec.
+        // The answer of a server that has forgotten the exec.
         assert_eq!(exec.fact(ProcessFact::ForceKilled), NOTHING);
         assert_eq!(exec.kill(2), ["2 failed: OutputHeld Unknown"]);
 

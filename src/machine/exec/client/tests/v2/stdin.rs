@@ -47,7 +47,7 @@ fn stdin_is_sent_within_its_window_and_cut_at_code_points() {
     let (mut sent, mut taken) = (0, 0);
     while sent < data.len() as u64 {
         let Some(message) = said.iter().find(|it| it.starts_with("stdin")) else {
-            // The process takes one byte, which makes no room for a code point, and so on.
+            // The process takes one byte at a time, which leaves no room for a whole code point.
             taken += 1;
             said = exec.fact(ProcessFact::StdinTaken(taken));
             continue;
@@ -112,7 +112,8 @@ fn an_adopted_exec_writes_behind_the_stdin_of_its_first_client() {
     assert_eq!(exec.write(1, b"new"), ["1 done"]);
     exec.flush(2);
     assert_eq!(exec.fact(ProcessFact::LinkUp), ["reconnect [7, 2]"]);
-    // The offsets so far are acknowledged again: the first client may not have done that.
+    // The current offsets are acknowledged again, because the first client may not have
+    // acknowledged them.
     assert_eq!(exec.announced(10), ["stdin@10 new", "ack [7, 2]"]);
     exec.written();
     assert_eq!(exec.fact(ProcessFact::StdinTaken(8)), NOTHING);
