@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn pieces_that_are_put_together_keep_no_room_for_many_more() {
+    fn joined_pieces_do_not_retain_large_buffers() {
         let mut batch = InboundBatch::of(64 * 1024);
         for number in 0..8 {
             let frame = Bytes::from(vec![b'x'; 1_024]);

@@ -334,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_that_read_or_is_gone_holds_up_no_output() {
+    fn a_reader_that_read_or_is_gone_does_not_wait() {
         let (writer, output) = OutputWriter::new(OutputPolicy::default(), Some(1024));
         let is_waited_for = || lock(&output.0).buffer.poll_timeout().is_some();
         let mut merged = output.merged();

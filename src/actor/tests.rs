@@ -233,7 +233,7 @@ async fn a_panic_while_the_sandbox_is_opened_fails_the_opening() {
 
 /// Everything that handles do also works with messages alone.
 #[actix::test]
-async fn nothing_a_handle_does_is_out_of_an_actors_reach() {
+async fn messages_can_do_everything_that_handles_do() {
     use actix::Actor;
     let server = LocalServer::start().await.expect("a server");
     let addr = Sandbox::create(server.url())

@@ -195,8 +195,8 @@ impl Command {
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future cancels the exec: the request is not sent, or the
-    /// process is killed as soon as it starts, because there is no handle to it.
+    /// Dropping the future cancels the exec: the request is not sent, or the process is killed as
+    /// soon as it starts, because there is no handle to it.
     ///
     /// # Errors
     ///
@@ -268,7 +268,7 @@ impl Command {
     /// # Errors
     ///
     /// The errors of [`spawn`](Self::spawn). Neither a non-zero exit code nor a lost sandbox is an
-    /// error: the returned [`ProcessEnd`] tells.
+    /// error: see [`ProcessEnd`].
     #[doc(alias = "status")]
     pub async fn run_to_end(self) -> Result<ProcessEnd, Error> {
         let mut command = self.without_input().kill_on_drop(true);
@@ -296,8 +296,8 @@ impl Sandbox {
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future cancels the exec: the request is not sent, or the
-    /// process is killed as soon as it starts, because there is no handle to it.
+    /// Dropping the future cancels the exec: the request is not sent, or the process is killed as
+    /// soon as it starts, because there is no handle to it.
     ///
     /// # Errors
     ///
@@ -308,8 +308,9 @@ impl Sandbox {
     /// - the server doesn't support the language or can't start the process (the sandbox lives on);
     /// - the server doesn't answer within [`exec_timeout`](crate::SandboxBuilder::exec_timeout). If
     ///   the process starts later, it is killed;
-    /// - the connection is lost before the answer. If the process has started, it is killed once
-    ///   the connection is back.
+    /// - the connection is lost for good before the answer. Under v1, every loss counts; if the
+    ///   process has started, it is killed once the connection is back. Under v2, a client that
+    ///   reconnects repeats the request instead, and the code still starts once.
     pub async fn exec(
         &self,
         language: impl Into<Language>,

@@ -134,7 +134,7 @@ impl Sandbox {
     /// # Errors
     ///
     /// - [`ErrorKind::InvalidOption`](crate::ErrorKind::InvalidOption): the reference belongs to
-    /// another sandbox.
+    ///   another sandbox.
     /// - [`ErrorKind::WrongState`](crate::ErrorKind::WrongState): the sandbox is neither running
     ///   nor reconnecting, or this client already has a handle to the process.
     /// - [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported): the server speaks protocol v1.

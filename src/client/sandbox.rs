@@ -191,7 +191,7 @@ impl Sandbox {
     /// # Errors
     ///
     /// - [`ErrorKind::WrongState`](crate::ErrorKind::WrongState): the sandbox isn't running, or
-    /// another checkpoint is in progress.
+    ///   another checkpoint is in progress.
     /// - [`ErrorKind::NotEnabled`](crate::ErrorKind::NotEnabled): the sandbox was created without
     ///   [`checkpoint`](SandboxBuilder::checkpoint). Nothing was sent, and the sandbox continues.
     /// - [`ErrorKind::Refused`](crate::ErrorKind::Refused): a process runs in the sandbox. The

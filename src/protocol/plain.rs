@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whatever_is_special_is_found_at_every_place() {
+    fn special_bytes_are_found_at_every_position() {
         for length in (0..40).chain(60..70).chain(120..140) {
             for byte in 0..=255_u8 {
                 let special = byte < 0x20 || byte == b'"' || byte == b'\\';

@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn any_cut_gives_what_the_whole_gives() {
+    fn any_cut_decodes_like_the_whole() {
         use proptest::prelude::*;
         proptest!(|(bytes in prop::collection::vec(prop::sample::select(vec![b'a', 0xC3, 0xA9, 0xE2, 0x82, 0xF0, 0x9F, 0x80, 0xFF]), 0..24), cut in 0usize..24)| {
             let cut = cut.min(bytes.len());

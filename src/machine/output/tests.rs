@@ -178,7 +178,7 @@ fn drop_oldest_keeps_the_newest_and_counts_the_rest() {
 }
 
 #[test]
-fn what_is_dropped_is_whole_code_points() {
+fn only_whole_code_points_are_dropped() {
     let mut link = Link::new(Overflow::DropOldest);
     for _ in 0..10 {
         assert!(
@@ -193,7 +193,7 @@ fn what_is_dropped_is_whole_code_points() {
 }
 
 #[test]
-fn fail_keeps_what_it_has_and_asks_for_the_kill_once() {
+fn fail_keeps_buffered_output_and_requests_one_kill() {
     let mut link = Link::new(Overflow::Fail);
     assert_eq!(
         (0..8)
@@ -217,7 +217,7 @@ fn abandoned_output_is_not_kept() {
 }
 
 #[test]
-fn a_budget_of_nothing_holds_no_link_for_ever() {
+fn a_zero_budget_does_not_pause_the_link_forever() {
     let mut buffer = OutputBuffer::new(OutputPolicy {
         budget: 0,
         overflow: pause(),
@@ -240,7 +240,7 @@ fn a_refused_kill_costs_a_reader_nothing() {
 }
 
 #[test]
-fn finish_gives_the_link_back_and_keeps_what_is_there() {
+fn finish_resumes_the_link_and_keeps_the_output() {
     let mut link = Link::new(pause());
     link.flood(Stderr);
     link.buffer.finish(Finish::Complete);

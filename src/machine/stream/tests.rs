@@ -223,7 +223,7 @@ fn abandoned_streams_take_everything() {
 }
 
 #[test]
-fn the_end_without_lengths_is_what_has_come() {
+fn an_end_without_lengths_is_what_has_arrived() {
     let mut recv = RecvStreams::new(WINDOW, [0, 0]);
     recv.receive(0, 0, 10);
     assert!(!recv.is_complete());
@@ -234,7 +234,7 @@ fn the_end_without_lengths_is_what_has_come() {
 }
 
 #[test]
-fn offsets_at_the_largest_number_are_no_panic() {
+fn maximum_offsets_do_not_panic() {
     let mut recv = RecvStreams::new(WINDOW, [0, 0]);
     assert_eq!(recv.receive(0, u64::MAX, 10), (u64::MAX, 0));
     assert_eq!(recv.receive(0, u64::MAX - 1, 10), (0, 1));

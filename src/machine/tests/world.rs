@@ -319,7 +319,7 @@ impl World {
                 return;
             }
         }
-        panic!("it goes on for ever");
+        panic!("the history does not end");
     }
 
     fn turn(&mut self) -> bool {

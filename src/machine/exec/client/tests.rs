@@ -195,7 +195,7 @@ fn a_lost_sandbox_ends_a_process_as_lost_and_fails_its_kills() {
 }
 
 #[test]
-fn stdin_goes_one_message_at_a_time_and_gathers_meanwhile() {
+fn stdin_sends_one_message_and_buffers_the_rest() {
     let mut process = Fixture::running();
     assert_eq!(process.write(1, "a"), [done(1), stdin(1, "a")]);
     assert_eq!(process.write(2, "b"), [done(2)]);
@@ -339,7 +339,7 @@ fn large_stdin_is_cut_between_code_points() {
 }
 
 #[test]
-fn a_kill_after_the_sandbox_was_lost_is_no_success_either() {
+fn a_kill_after_the_sandbox_was_lost_is_not_confirmed() {
     for (sandbox, granted) in [
         (SandboxEnd::Killed, true),
         (SandboxEnd::Deleted, true),
@@ -394,7 +394,7 @@ fn a_kill_that_times_out_in_an_outage_is_sent_after_it() {
 }
 
 #[test]
-fn the_refusal_of_a_second_kill_does_not_take_the_first_back() {
+fn a_refused_second_kill_does_not_undo_the_first() {
     let mut process = Fixture::running();
     process.process.kill(Some(RequestId(1)), process.now);
     process.fact(ProcessFact::ForceKilled);
@@ -407,7 +407,7 @@ fn the_refusal_of_a_second_kill_does_not_take_the_first_back() {
 }
 
 #[test]
-fn timeouts_without_end_are_no_panic() {
+fn endless_timeouts_do_not_panic() {
     let mut process = Process::new(ProcessConfig {
         kill_timeout: Duration::MAX,
         kill_grace: Duration::MAX,

@@ -327,7 +327,7 @@ fn output_that_another_client_acknowledged_is_reported_as_gone() {
 }
 
 #[test]
-fn a_client_that_waits_for_abandoned_output_is_told() {
+fn a_client_learns_that_output_was_dropped() {
     let mut exec = exec(4);
     exec.handle_output(OUT, b"abcdefgh");
     end(&mut exec, exited(), None);

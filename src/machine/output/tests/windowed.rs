@@ -82,7 +82,7 @@ fn a_waiter_for_the_end_releases_unread_output() {
     link.flood(Stdout);
     link.buffer.set_awaited(true);
     assert!(link.room() >= WINDOW / 4, "enough for an acknowledgement");
-    assert!(link.flood(Stdout) >= 100 * WINDOW, "the process goes on");
+    assert!(link.flood(Stdout) >= 100 * WINDOW, "the process continues");
     let (bytes, lost) = link.read_all(Stdout);
     assert_eq!(
         bytes + lost as usize,
@@ -115,7 +115,7 @@ fn a_reader_idle_for_the_longest_pause_loses_old_output() {
     link.buffer.add_reader(Stderr);
     link.buffer.add_reader(Stdout);
     link.flood(Stderr);
-    assert_eq!(link.buffer.poll_timeout(), None, "nobody waits");
+    assert_eq!(link.buffer.poll_timeout(), None, "no caller waits");
     assert_eq!(link.buffer.read(Stdout, link.now), None);
     let due = link
         .buffer
@@ -175,7 +175,7 @@ fn gaps_stand_where_the_bytes_are_missing_and_count_as_taken() {
 }
 
 #[test]
-fn what_other_policies_keep_does_not_hold_the_process_back() {
+fn other_policies_do_not_pause_the_process() {
     let mut link = Flood::new(4 * KIB, Overflow::DropOldest);
     assert!(link.flood(Stdout) >= 100 * WINDOW);
     assert!(link.buffer.used() <= 4 * KIB);

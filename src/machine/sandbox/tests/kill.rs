@@ -38,7 +38,7 @@ fn an_unconfirmed_kill_is_an_error_and_can_be_retried() {
 }
 
 #[test]
-fn a_kill_that_was_sent_is_never_said_not_to_have_been_applied() {
+fn a_sent_kill_never_counts_as_not_applied() {
     let mut fixture = Fixture::running();
     let first = fixture.kill();
     fixture.pass(Duration::from_secs(10));
@@ -50,7 +50,7 @@ fn a_kill_that_was_sent_is_never_said_not_to_have_been_applied() {
 }
 
 #[test]
-fn a_failed_kill_says_why_and_the_sandbox_goes_on_armed() {
+fn a_failed_kill_reports_why_and_reconnects_stay_armed() {
     let mut fixture = Fixture::running();
     let kills = [fixture.kill(), fixture.kill()];
     fixture.say("SANDBOX_KILLING");
@@ -164,7 +164,7 @@ fn a_kill_of_what_may_be_checkpointed_has_an_unknown_effect() {
 }
 
 #[test]
-fn a_kill_that_a_checkpoint_overtakes_is_no_success() {
+fn a_checkpoint_does_not_confirm_a_kill() {
     let mut fixture = Fixture::running();
     let kill = fixture.kill();
     fixture.say_all("CHECKPOINTING DELETED CHECKPOINTED");
@@ -209,7 +209,7 @@ fn a_kill_that_times_out_in_an_outage_is_still_sent_after_it() {
 }
 
 #[test]
-fn a_kill_whose_news_crossed_the_loss_of_the_link_is_sent_again() {
+fn a_kill_that_crosses_the_loss_of_the_link_is_sent_again() {
     let mut fixture = Fixture::executing();
     let kill = fixture.kill();
     fixture.cut();
@@ -222,7 +222,7 @@ fn a_kill_whose_news_crossed_the_loss_of_the_link_is_sent_again() {
 }
 
 #[test]
-fn deleted_is_the_word_for_a_kill_whose_own_end_never_comes() {
+fn deleted_confirms_a_kill_without_killed() {
     for lost in [false, true] {
         let mut fixture = Fixture::running();
         let kill = fixture.kill();
@@ -309,7 +309,7 @@ fn an_unclaimed_sandbox_dropped_in_an_outage_is_killed_after_it() {
 }
 
 #[test]
-fn a_lost_link_is_no_word_for_the_kill_of_a_dropped_sandbox() {
+fn a_lost_link_does_not_confirm_the_kill_of_a_dropped_sandbox() {
     let mut fixture = abandoned();
     fixture.lose();
     assert!(matches!(fixture.end(), Some(SandboxEnd::LinkLost { .. })));

@@ -346,7 +346,7 @@ fn detach_closes_at_once_but_sees_a_creation_and_a_kill_through() {
 }
 
 #[test]
-fn timeouts_without_end_are_no_panic() {
+fn endless_timeouts_do_not_panic() {
     let max = Duration::MAX;
     let timeouts = Timeouts {
         ready: max,

@@ -224,7 +224,7 @@ fn a_busy_server_leaves_the_creation_waiting() {
 }
 
 #[test]
-fn what_was_asked_and_not_answered_fails_with_the_link() {
+fn unanswered_requests_fail_with_the_link() {
     let mut fixture = Fixture::running();
     let (exec, snapshot) = (fixture.exec(), fixture.snapshot());
     fixture.cut();

@@ -131,7 +131,7 @@ fn the_effect_of_a_checkpoint_is_unknown_after_a_fatal_error() {
 }
 
 #[test]
-fn deleted_alone_is_no_word_for_a_checkpoint() {
+fn deleted_alone_does_not_confirm_a_checkpoint() {
     for lost in [false, true] {
         let mut fixture = Fixture::running();
         let checkpoint = fixture.checkpoint();
@@ -168,7 +168,7 @@ fn a_checkpoint_times_out_and_never_reconnects() {
 // ----- snapshot
 
 #[test]
-fn snapshot_answers_as_the_server_does_and_the_sandbox_goes_on() {
+fn a_snapshot_is_answered_and_the_sandbox_continues() {
     let mut fixture = Fixture::executing();
     let good = fixture.snapshot();
     assert_eq!(
@@ -308,7 +308,7 @@ fn nothing_rearms_reconnection_after_a_handoff() {
 }
 
 #[test]
-fn a_handoff_whose_last_word_never_comes_is_a_handoff() {
+fn a_handoff_without_its_last_status_is_a_handoff() {
     for lost in [false, true] {
         let mut fixture = Fixture::running();
         fixture.say_all("LOCK_RELEASE_REQUESTED CHECKPOINTING LOCK_RELEASED DELETED");

@@ -39,7 +39,7 @@ fn several_run_in_sequence_each_with_its_own_number() {
 }
 
 #[test]
-fn a_second_exec_is_refused_here_and_disturbs_nothing() {
+fn a_second_exec_is_refused_by_the_client() {
     let mut fixture = Fixture::running();
     let first = fixture.exec();
     fixture.forget();
@@ -85,7 +85,7 @@ fn exec_elsewhere_than_in_a_running_sandbox_names_the_state() {
 }
 
 #[test]
-fn a_refused_exec_fails_with_the_reason_and_the_sandbox_goes_on() {
+fn a_refused_exec_fails_and_the_sandbox_continues() {
     for status in [
         "SANDBOX_EXECUTION_ERROR",
         "SANDBOX_EXECUTION_UNSUPPORTED_LANGUAGE_ERROR",
@@ -187,12 +187,12 @@ fn a_refused_kill_of_the_process_goes_to_the_process() {
         panic!("{told:?}")
     };
     assert!(failure.to_string().contains("no such pid"));
-    fixture.say_because("SANDBOX_EXECUTION_FORCE_KILL_ERROR", "nobody asked");
+    fixture.say_because("SANDBOX_EXECUTION_FORCE_KILL_ERROR", "not requested");
     assert_eq!(fixture.told(), []);
 }
 
 #[test]
-fn force_killed_after_done_is_no_news_of_the_next_process() {
+fn force_killed_after_done_does_not_concern_the_next_process() {
     let mut fixture = Fixture::executing();
     fixture.call(|sandbox| sandbox.kill_process(P1));
     fixture.say("SANDBOX_EXECUTION_DONE");
@@ -204,7 +204,7 @@ fn force_killed_after_done_is_no_news_of_the_next_process() {
 }
 
 #[test]
-fn force_killed_is_no_news_of_a_process_that_has_not_started() {
+fn force_killed_does_not_concern_a_process_not_started() {
     let mut fixture = Fixture::running();
     let exec = fixture.exec();
     fixture.say("SANDBOX_EXECUTION_FORCE_KILLED");
@@ -315,7 +315,7 @@ fn an_exec_that_starts_too_late_is_killed() {
     let mut fixture = start_timed_out();
     fixture.say_all("EXECUTION_RUNNING EXECUTION_FORCE_KILLED");
     assert_eq!(fixture.sent(), [KILL_PROCESS], "now there is one to kill");
-    fixture.print("nobody wants it");
+    fixture.print("unwanted output");
     assert_eq!((fixture.output(), fixture.events().len()), (vec![], 2));
     fixture.say_all("EXECUTION_FORCE_KILLED EXECUTION_DONE");
     let next = fixture.exec();
@@ -385,7 +385,7 @@ fn an_abandoned_process_is_killed_and_gives_no_output() {
 }
 
 #[test]
-fn the_account_of_kills_is_bounded() {
+fn the_number_of_tracked_kills_is_bounded() {
     let mut fixture = Fixture::executing();
     for _ in 0..10_000 {
         fixture.call(|sandbox| sandbox.kill_process(P1));

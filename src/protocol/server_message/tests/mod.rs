@@ -31,7 +31,7 @@ fn escaped_output_is_unescaped() {
 }
 
 #[test]
-fn unknown_keys_events_and_statuses_are_no_errors() {
+fn unknown_keys_events_and_statuses_are_not_errors() {
     assert_eq!(
         parse(r#"{"event":"status_update","status":"SANDBOX_RUNNING","region":"eu","n":[1]}"#),
         Ok(ServerMessage::status(Status::SandboxRunning))
@@ -73,7 +73,7 @@ fn a_repeated_key_is_an_error_that_names_it() {
 }
 
 #[test]
-fn a_frame_that_is_no_message_is_refused_with_the_reason() {
+fn an_invalid_frame_is_refused_with_the_reason() {
     for (frame, part) in [
         ("this is not json", "is not JSON"),
         ("", "is not JSON"),

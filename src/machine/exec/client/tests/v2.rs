@@ -245,7 +245,7 @@ fn huge_offsets_do_not_panic_or_pass_the_window() {
 }
 
 #[test]
-fn an_exit_settles_waits_and_output_goes_on() {
+fn an_exit_settles_waits_and_output_continues() {
     let mut exec = Exec::running();
     exec.process.wait(RequestId(1));
     let said = exec.fact(ProcessFact::Exited(ProcessEnd::Exited(3)));
@@ -258,7 +258,7 @@ fn an_exit_settles_waits_and_output_goes_on() {
 }
 
 #[test]
-fn output_that_was_cut_off_is_told_when_all_of_it_is_here() {
+fn cut_output_is_reported_when_all_of_it_has_arrived() {
     let mut exec = Exec::running();
     exec.fact(ProcessFact::Exited(ProcessEnd::Exited(0)));
     let ended = ProcessFact::Ended {
@@ -274,7 +274,7 @@ fn output_that_was_cut_off_is_told_when_all_of_it_is_here() {
 }
 
 #[test]
-fn output_that_goes_on_is_lost_with_its_sandbox() {
+fn output_after_the_exit_is_lost_with_its_sandbox() {
     let mut exec = Exec::running();
     exec.fact(ProcessFact::Exited(ProcessEnd::Exited(0)));
     assert_eq!(exec.kill(1), ["kill"]);
@@ -295,7 +295,7 @@ fn output_past_the_window_is_dropped_and_the_exec_ends() {
 }
 
 #[test]
-fn a_window_that_the_server_makes_smaller_is_kept_to() {
+fn a_smaller_window_of_the_server_is_respected() {
     let mut exec = Exec::new(Process::named(ProcessConfig::default(), "e".into(), 8192));
     let window = Some(2048);
     exec.fact(ProcessFact::Announced { stdin: 0, window });
@@ -370,7 +370,7 @@ fn output_of_unknown_length_is_reported_as_lost() {
 }
 
 #[test]
-fn the_end_of_the_sandbox_ends_what_is_left() {
+fn the_end_of_the_sandbox_settles_everything() {
     let deleted = || ProcessFact::SandboxEnded(SandboxEnd::Deleted);
     let mut exec = Exec::running();
     let said = exec.fact(deleted());
@@ -400,7 +400,7 @@ fn output_of_an_abandoned_exec_counts_as_taken() {
 // ----- cuts
 
 #[test]
-fn after_a_cut_it_is_asked_for_from_what_was_received() {
+fn after_a_cut_output_resumes_at_the_received_offsets() {
     let mut exec = Exec::running();
     exec.output(OUT, 0, 10);
     exec.output(ERR, 0, 3);
@@ -413,7 +413,7 @@ fn after_a_cut_it_is_asked_for_from_what_was_received() {
 }
 
 #[test]
-fn an_acknowledgement_that_the_dead_link_lost_is_said_again() {
+fn a_lost_acknowledgement_is_repeated() {
     let mut exec = Exec::running();
     exec.output(OUT, 0, 1024);
     assert_eq!(exec.taken([1024, 0]), ["ack [1024, 0]"]);

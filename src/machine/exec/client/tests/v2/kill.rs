@@ -137,7 +137,7 @@ fn a_kill_is_sent_once_on_each_link() {
 }
 
 #[test]
-fn a_kill_of_what_the_server_lost_is_no_success() {
+fn a_kill_of_a_lost_exec_is_not_confirmed() {
     let mut exec = Exec::running();
     exec.kill(1);
     let said = exec.ended(lost(), None);

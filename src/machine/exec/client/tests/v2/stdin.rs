@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn input_goes_on_from_where_the_server_has_it() {
+fn input_resumes_where_the_server_has_it() {
     let mut exec = Exec::running();
     assert_eq!(exec.write(1, b"abcdef"), ["1 done", "stdin@0 abcdef"]);
     exec.written();
