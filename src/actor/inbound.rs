@@ -61,7 +61,7 @@ pub(super) struct Chunk<D = Bytes> {
 pub(super) struct InboundBatch {
     process: ProcessId,
     events: Vec<ProcessEvent>,
-    /// Output that came after the events.
+    /// Output that follows the events.
     chunks: Vec<Chunk>,
     /// Joined small pieces of one stream, without a gap between them.
     gathered: Option<Chunk<BytesMut>>,

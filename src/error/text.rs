@@ -7,8 +7,9 @@ use crate::machine::{LinkError, ProcessEnd};
 
 /// What to do if the service refuses the upgrade with 401 or 403 and gives no reason.
 const AUTHENTICATE: &str = "; the service may need authentication: turn on \
-     `.google_auth(true)` (the same as `.use_google_auth(true)`), or add a `.bearer_token_source(…)` or an `Authorization` header (on \
-     Cloud Run the caller needs the role roles/run.invoker)";
+     `.google_auth(true)` (the same as `.use_google_auth(true)`), or add a \
+     `.bearer_token_source(…)` or an `Authorization` header (on Cloud Run the caller needs the role \
+     roles/run.invoker)";
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -413,7 +413,7 @@ mod tests {
         };
         assert!(now - begin <= Duration::from_secs(60));
         assert_eq!(attempts, 6);
-        // A wait that is too long is not begun.
+        // The connection doesn't begin a wait that is too long.
         let mut connection = self::connection(false);
         connection.start();
         connection.handle_lost(Epoch(1), busy(429, Some(61)), now);
@@ -425,7 +425,7 @@ mod tests {
     }
 
     /// The delays before the next attempts if the server answers with these waits, in seconds. The
-    /// first answer comes 2 seconds into the outage.
+    /// first answer arrives 2 seconds after the loss.
     fn redials(policy: ReconnectPolicy, asked: &[u64]) -> Vec<Option<Duration>> {
         let mut now = Instant::now();
         let mut connection = connection(true);

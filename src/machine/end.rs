@@ -150,8 +150,8 @@ impl fmt::Display for SandboxEnd {
                 "the server deleted it (it was idle for too long, or the server was stopped)",
             ),
             Self::MaybeCheckpointed => f.write_str(
-                "the server deleted it (it was idle for too long, or the server was stopped); if it was \
-                 created with `enable_idle_timeout_auto_checkpoint`, attach to it to restore it",
+                "the server deleted it (it was idle for too long, or the server was stopped); if it \
+                 was created with `enable_idle_timeout_auto_checkpoint`, attach to it to restore it",
             ),
             Self::Failed { status, reason } => match (reason, status) {
                 (Some(reason), _) => write!(f, "{}: {reason}", status.as_str()),

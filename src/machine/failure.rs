@@ -118,8 +118,8 @@ pub enum Failure {
     /// The process has ended, but a background process held its output when the server stopped
     /// reading.
     #[error(
-        "cannot {what}: it ended, and a process that it left in the background held its output \
-         and may still run; kill the sandbox to end that"
+        "cannot {what}: it ended, but a background process held its output open and may still \
+         run; kill the sandbox to end it"
     )]
     OutputHeld {
         /// The request.

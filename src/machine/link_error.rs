@@ -21,7 +21,7 @@ pub enum LinkError {
         address: String,
         /// The kind of failure.
         kind: io::ErrorKind,
-        /// What the operating system said.
+        /// The message of the operating system.
         detail: String,
     },
     /// The TLS handshake failed.
@@ -59,7 +59,7 @@ pub enum LinkError {
     NotWebSocket {
         /// Host and port.
         address: String,
-        /// What was wrong with the answer.
+        /// Why the answer is invalid.
         detail: String,
     },
     /// TCP, TLS and upgrade together took longer than the connect timeout.
@@ -224,7 +224,8 @@ impl fmt::Display for LinkError {
             Self::TlsUnavailable { address } => {
                 write!(
                     f,
-                    "cannot connect to {address} with TLS: build actix-sandbox with the feature `tls`, or use ws://"
+                    "cannot connect to {address} with TLS: build actix-sandbox with the feature `tls`, \
+                     or use ws://"
                 )
             }
             Self::NoToken { detail } => {
@@ -250,15 +251,18 @@ impl fmt::Display for LinkError {
                 if let Some(location) = location {
                     write!(
                         f,
-                        "; it redirects to {location}, which is not followed, since the credentials \
-                         would go there; if that is the service, use its URL"
+                        "; it redirects to {location}; redirects are not followed, because the \
+                         credentials would go there; if that is the service, use its URL"
                     )?;
                 }
                 if let Some(wait) = retry_after {
                     write!(f, "; it asks to wait {wait:?} before the next attempt")?;
                 }
                 if *status == 404 {
-                    f.write_str("; is this the URL of a sandbox service? That of a local server includes a secret path")?;
+                    f.write_str(
+                        "; is this the URL of a sandbox service? The URL of a local server \
+                         includes a secret path",
+                    )?;
                 }
                 Ok(())
             }
@@ -290,12 +294,13 @@ impl fmt::Display for LinkError {
             Self::Dropped { detail } => write!(f, "the connection broke: {detail}"),
             Self::Silent { after } => write!(
                 f,
-                "nothing came from the server for {after:?}, not even an answer to a ping"
+                "nothing arrived from the server for {after:?}, not even an answer to a ping"
             ),
             Self::NotReady { after } => {
                 write!(
                     f,
-                    "the server accepted the connection, but did not say SANDBOX_RUNNING within {after:?}"
+                    "the server accepted the connection, but did not report SANDBOX_RUNNING within \
+                     {after:?}"
                 )
             }
             Self::InUse => {

@@ -1,10 +1,10 @@
-//! What a status says about a named exec (v2).
+//! The part of a status that concerns a named exec (v2).
 
 use serde::{Serialize, Serializer};
 
 use super::super::ExecId;
 
-/// What a status says about a named exec (v2).
+/// The part of a status that concerns a named exec (v2).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ExecUpdate<Id = ExecId> {
     /// The exec.
