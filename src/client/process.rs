@@ -243,8 +243,8 @@ impl Process {
     /// Fails if:
     ///
     /// - the server can't kill the process, or doesn't confirm within
-    ///   [`kill_timeout`](crate::SandboxBuilder::kill_timeout). The kill may then still take
-    ///   effect;
+    ///   [`kill_timeout`](crate::SandboxBuilder::kill_timeout) (then the kill may still take
+    ///   effect);
     /// - the sandbox is lost;
     /// - the process has ended, and the server stopped reading the output while a background
     ///   process held it open. The background process may still run.

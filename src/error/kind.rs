@@ -1,4 +1,4 @@
-//! [`ErrorKind`]: the category of an error, and where it comes from.
+//! [`ErrorKind`]: the category of an error.
 
 use std::{fmt, io};
 
@@ -172,7 +172,7 @@ impl ErrorKind {
         }
     }
 
-    /// The nearest kind of the standard library, for [`AsyncRead`](tokio::io::AsyncRead) and
+    /// The nearest [`io::ErrorKind`], for [`AsyncRead`](tokio::io::AsyncRead) and
     /// [`AsyncWrite`](tokio::io::AsyncWrite).
     pub(super) fn to_io(self) -> io::ErrorKind {
         match self {

@@ -224,8 +224,8 @@ impl fmt::Display for LinkError {
             Self::TlsUnavailable { address } => {
                 write!(
                     f,
-                    "cannot connect to {address} with TLS: build actix-sandbox with the feature `tls`, \
-                     or use ws://"
+                    "cannot connect to {address} with TLS: build actix-sandbox with the feature \
+                     `tls`, or use ws://"
                 )
             }
             Self::NoToken { detail } => {
@@ -251,8 +251,8 @@ impl fmt::Display for LinkError {
                 if let Some(location) = location {
                     write!(
                         f,
-                        "; it redirects to {location}; redirects are not followed, because the \
-                         credentials would go there; if that is the service, use its URL"
+                        "; it redirects to {location}; redirects are not followed, because \
+                         the credentials would go there; if that is the service, use its URL"
                     )?;
                 }
                 if let Some(wait) = retry_after {

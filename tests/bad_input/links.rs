@@ -102,7 +102,9 @@ async fn a_half_open_link_is_noticed_during_create() {
     let error = error.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::LinkLost, "{error}");
     assert!(
-        error.to_string().contains("nothing arrived from the server"),
+        error
+            .to_string()
+            .contains("nothing arrived from the server"),
         "{error}"
     );
     drop(peer);

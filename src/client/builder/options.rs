@@ -15,8 +15,8 @@ impl<S> SandboxBuilder<S> {
     /// [`reconnect_policy`](Self::reconnect_policy) sets the delays and the time limit, by default
     /// five minutes. Default: no.
     ///
-    /// During a reconnect, execs, writes to stdin and kills wait for the connection, within their
-    /// timeouts. A checkpoint or a filesystem snapshot fails with
+    /// During a reconnect, execs and kills wait for the connection, within their timeouts. Writes
+    /// to stdin wait without a timeout. A checkpoint or a filesystem snapshot fails with
     /// [`ErrorKind::WrongState`](crate::ErrorKind::WrongState) and can be retried later.
     #[doc(alias = "enable_auto_reconnect")]
     pub fn auto_reconnect(mut self, enable: bool) -> Self {
