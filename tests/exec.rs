@@ -1,5 +1,5 @@
-//! parity.md, "Exec", row by row, and the rows of "Bad input" about exec: the real client, the real
-//! local server, real bash and python.
+//! The section "Exec" of parity.md, and the rows of "Bad input" about execs, with the client, the
+//! local server, bash and python.
 #![cfg(unix)]
 #![allow(
     clippy::unwrap_used,
@@ -16,7 +16,7 @@ use actix_sandbox::{
 use common::{VERSIONS, events, sandbox_of, within};
 use futures::{StreamExt, future::join_all};
 
-/// The end of a process that returned 0: v1 tells no exit code.
+/// The end of a process that returned 0. v1 doesn't report exit codes.
 fn exited(version: ProtocolVersion) -> ProcessEnd {
     match version {
         ProtocolVersion::V1 => ProcessEnd::Unknown,
@@ -45,7 +45,7 @@ async fn several_execs_run_one_after_the_other() {
     }
 }
 
-/// v1 tells no exit code, and it is said so.
+/// v1 doesn't report exit codes, and the error says so.
 #[actix::test]
 async fn an_end_that_v1_does_not_tell_is_unknown() {
     let (_server, sandbox) = sandbox_of(ProtocolVersion::V1).await;
@@ -53,7 +53,7 @@ async fn an_end_that_v1_does_not_tell_is_unknown() {
         let output = within("run", sandbox.run(Language::Bash, code)).await;
         let output = output.expect("ran");
         assert_eq!(output.end, ProcessEnd::Unknown);
-        let error = output.error_for_status().expect_err("nobody said so");
+        let error = output.error_for_status().expect_err("unknown success");
         assert_eq!(error.kind(), ErrorKind::ProcessFailed);
         let text = "the server did not report whether the process succeeded";
         assert!(error.to_string().starts_with(text), "{error}");
@@ -184,7 +184,7 @@ async fn streams_end_with_the_process_a_kill_or_the_sandbox() {
         );
         assert_eq!(process.wait().await.expect("end"), ProcessEnd::Killed);
 
-        // In v2 the server says how much there was, and the stream ends in peace.
+        // v1 only: a v2 server reports the length of the output, so the stream ends without error.
         let sandbox = actix_sandbox::Sandbox::create(server.url())
             .max_protocol_version(ProtocolVersion::V1)
             .await
@@ -199,7 +199,7 @@ async fn streams_end_with_the_process_a_kill_or_the_sandbox() {
             "begun\n"
         );
         server.stop().await;
-        // A lost process and a finished one do not look the same.
+        // A lost process must not look like a finished one.
         let error = within("end after the server went", stdout.next())
             .await
             .expect("an error")
@@ -226,7 +226,7 @@ async fn writing_to_a_finished_process_is_a_state_error() {
         process.wait().await.expect("ended");
         let error = process.write_to_stdin("x").await.expect_err("refused");
         assert_eq!(error.kind(), ErrorKind::ProcessEnded);
-        // Nor does it harm what comes next.
+        // The next exec still works.
         assert_eq!(
             sandbox
                 .run(Language::Bash, "echo next")
@@ -275,7 +275,7 @@ async fn kill_is_idempotent_and_any_number_may_ask_and_wait() {
     }
 }
 
-/// A process ended by the server's own limit is killed, not finished.
+/// A process that the server's time limit ends counts as killed, not as finished.
 #[actix::test]
 async fn a_process_killed_by_someone_else_ends_with_that_cause() {
     let server = actix_sandbox::LocalServer::builder()
@@ -304,7 +304,8 @@ async fn a_process_killed_by_someone_else_ends_with_that_cause() {
     }
 }
 
-/// "exec with … empty code, 10 MiB of code, NUL bytes": runs, or the server's reason; the sandbox goes on.
+/// "exec with … empty code, 10 MiB of code, NUL bytes": the code runs or the server gives a reason,
+/// and the sandbox stays usable.
 #[actix::test]
 async fn odd_code_runs_or_is_refused_with_a_reason() {
     for version in VERSIONS {
@@ -341,7 +342,7 @@ async fn odd_code_runs_or_is_refused_with_a_reason() {
     }
 }
 
-/// Code over the server's message limit: the reason is in the error, nothing hangs.
+/// Code over the server's message limit ends the session. The call fails instead of hanging.
 #[actix::test]
 async fn code_over_the_message_limit_ends_the_session_with_the_reason() {
     for version in VERSIONS {
@@ -353,7 +354,7 @@ async fn code_over_the_message_limit_ends_the_session_with_the_reason() {
     }
 }
 
-/// A kill goes through however much is printed, whoever reads.
+/// A kill gets through a flood of output, whether the output is read or not.
 #[actix::test]
 async fn a_kill_goes_through_while_output_floods() {
     for version in VERSIONS {
@@ -383,7 +384,7 @@ async fn a_kill_goes_through_while_output_floods() {
     }
 }
 
-/// Stdin arrives in order and whole, however it is cut.
+/// Stdin arrives complete and in order, in pieces of any size.
 #[actix::test]
 async fn stdin_arrives_in_order_and_whole() {
     for version in VERSIONS {
@@ -418,7 +419,7 @@ async fn stdin_arrives_in_order_and_whole() {
     }
 }
 
-/// Output comes as it is printed, not at the end.
+/// Output arrives while the process runs, not only at its end.
 #[actix::test]
 async fn output_is_live() {
     for version in VERSIONS {
@@ -448,7 +449,6 @@ async fn output_is_live() {
     }
 }
 
-/// Text and lines of the same output.
 #[actix::test]
 async fn bytes_text_and_lines_tell_the_same() {
     for version in VERSIONS {
@@ -487,7 +487,8 @@ async fn bytes_text_and_lines_tell_the_same() {
     }
 }
 
-/// A stream that is not UTF-8, or cut inside a code point, is whole. Protocol v1 replaces bytes.
+/// Output arrives complete even if it is not UTF-8 or is written in parts of code points. v1
+/// replaces invalid bytes.
 #[actix::test]
 async fn invalid_utf8_in_output_is_replaced_and_the_rest_arrives() {
     for version in VERSIONS {
@@ -509,7 +510,7 @@ async fn invalid_utf8_in_output_is_replaced_and_the_rest_arrives() {
     }
 }
 
-/// Nothing comes after the end, of which a subscriber may be rid then.
+/// The end of the sandbox is the last event, so a subscriber can stop there.
 #[actix::test]
 async fn a_process_ends_before_its_sandbox_does() {
     use actix_sandbox::SandboxEvent;
@@ -528,7 +529,7 @@ async fn a_process_ends_before_its_sandbox_does() {
         let is_end = |event: &SandboxEvent| matches!(event, SandboxEvent::ProcessEnded { .. });
         let ends: Vec<_> = (0..seen.len()).filter(|&at| is_end(&seen[at])).collect();
         match version {
-            // All that v1 says of it is the end of the sandbox.
+            // v1 only reports the end of the sandbox, so the process ends right before it.
             ProtocolVersion::V1 => assert_eq!(ends, [seen.len() - 2], "{seen:?}"),
             ProtocolVersion::V2 => assert_eq!(ends.len(), 1, "{seen:?}"),
         }
@@ -539,7 +540,7 @@ async fn a_process_ends_before_its_sandbox_does() {
     }
 }
 
-/// Events tell the life of a process.
+/// Subscribers get the start and the end of a process, all statuses, and the end of the sandbox.
 #[actix::test]
 async fn subscribers_learn_of_processes_and_the_end() {
     for version in VERSIONS {
@@ -575,7 +576,7 @@ async fn subscribers_learn_of_processes_and_the_end() {
                 SandboxEvent::Status { status, .. } => Some(status.to_string()),
                 _ => None,
             })
-            // Left out where the output ends at once as well.
+            // A server leaves it out if the output ends together with the process.
             .filter(|status| status != "SANDBOX_EXECUTION_EXITED")
             .collect();
         assert_eq!(

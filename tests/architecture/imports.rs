@@ -305,7 +305,7 @@ fn layers_import_downwards_only() {
             continue;
         }
         let row = LAYERS.iter().find(|(name, _)| *name == from);
-        let (_, allowed) = row.unwrap_or_else(|| panic!("{from} is not a layer: add it to the table"));
+        let (_, allowed) = row.unwrap_or_else(|| panic!("{from} has no row in the table"));
         for import in imports {
             let to = layer(import);
             let line = format!("{} -> {}", file.display(), import.display());

@@ -15,7 +15,7 @@ add_key, request_key, keyctl, ioprio_set = CALLS[platform.machine()]
 
 
 def attempt(action, *args):
-    """Runs an action, and ignores that only root may do it."""
+    """Runs an action. Ignores a failure, because some actions need root."""
     try:
         return action(*args)
     except OSError:

@@ -14,7 +14,7 @@ while :; do
 done
 echo reaped";
 
-/// Ends orphans by signals, two real-time signals among them, and waits until none is a zombie.
+/// Ends orphans by signals, three real-time signals among them, and waits until none is a zombie.
 const SIGNALED: &str = "
 for signal in 1 9 15 34 40 64; do
   (setsid bash -c \"kill -$signal \\$\\$\" &)
