@@ -396,8 +396,8 @@ libc.syscall(keyctl, 1, None)
 libc.syscall(add_key, b'user', b'of-the-user', b'secret', 6, -3)
 os.execv(sys.argv[1], sys.argv[1:])";
 
-/// The small disk of this process. A process without one starts this test in a mount namespace with
-/// a small disk, if it may, and returns `None`.
+/// The small disk of this process. Without one, starts this test again in a mount namespace with a
+/// small disk, if it may, and returns `None`.
 fn small_disk(test: &str) -> Option<PathBuf> {
     if let Some(disk) = std::env::var_os(SMALL_DISK) {
         return Some(disk.into());

@@ -1,5 +1,5 @@
-//! The section "Exec" of parity.md, and the rows of "Bad input" about execs, with the client, the
-//! local server, bash and python.
+//! Execs: the client against the local server, with bash and python. docs/parity.md names many of
+//! these tests.
 #![cfg(unix)]
 #![allow(
     clippy::unwrap_used,
@@ -24,7 +24,6 @@ fn exited(version: ProtocolVersion) -> ProcessEnd {
     }
 }
 
-/// "several in sequence on one sandbox"
 #[actix::test]
 async fn several_execs_run_one_after_the_other() {
     for version in VERSIONS {
@@ -60,7 +59,7 @@ async fn an_end_that_v1_does_not_tell_is_unknown() {
     }
 }
 
-/// "a second while one runs fails with a state error and disturbs nothing"
+/// v1 only: a second exec at the same time is a state error and doesn't disturb the first.
 #[actix::test]
 async fn a_second_exec_is_refused_and_disturbs_nothing() {
     let (_server, sandbox) = sandbox_of(ProtocolVersion::V1).await;
@@ -87,7 +86,7 @@ async fn a_second_exec_is_refused_and_disturbs_nothing() {
     );
 }
 
-/// "exec when the sandbox is not running: state error naming the state"
+/// An exec in a sandbox that isn't running is a state error that names the state.
 #[actix::test]
 async fn exec_after_kill_names_the_state() {
     for version in VERSIONS {
@@ -103,7 +102,7 @@ async fn exec_after_kill_names_the_state() {
     }
 }
 
-/// "unsupported language, or a start failure: `exec` fails with the reason, the sandbox goes on"
+/// `exec` fails with the server's reason, and the sandbox stays usable.
 #[actix::test]
 async fn an_unsupported_language_fails_with_the_servers_reason() {
     for version in VERSIONS {
@@ -131,7 +130,7 @@ async fn an_unsupported_language_fails_with_the_servers_reason() {
     }
 }
 
-/// "streams end when the process ends, when it is killed, and when the sandbox is killed or lost"
+/// Streams end when the process ends or is killed, and when the sandbox is killed or lost.
 #[actix::test]
 async fn streams_end_with_the_process_a_kill_or_the_sandbox() {
     for version in VERSIONS {
@@ -217,7 +216,6 @@ async fn streams_end_with_the_process_a_kill_or_the_sandbox() {
     }
 }
 
-/// "writing to a finished process: state error"
 #[actix::test]
 async fn writing_to_a_finished_process_is_a_state_error() {
     for version in VERSIONS {
@@ -238,7 +236,7 @@ async fn writing_to_a_finished_process_is_a_state_error() {
     }
 }
 
-/// "kill is idempotent; kill of a finished process succeeds at once"
+/// Concurrent and repeated kills succeed. A kill of a finished process succeeds at once.
 #[actix::test]
 async fn kill_is_idempotent_and_any_number_may_ask_and_wait() {
     for version in VERSIONS {
@@ -304,8 +302,8 @@ async fn a_process_killed_by_someone_else_ends_with_that_cause() {
     }
 }
 
-/// "exec with … empty code, 10 MiB of code, NUL bytes": the code runs or the server gives a reason,
-/// and the sandbox stays usable.
+/// Empty code, 10 MiB of code and NUL bytes: the code runs or the server gives a reason, and the
+/// sandbox stays usable.
 #[actix::test]
 async fn odd_code_runs_or_is_refused_with_a_reason() {
     for version in VERSIONS {

@@ -61,7 +61,8 @@ fn handoff() -> serde_json::Value {
     json!({"idle_timeout": 60, "enable_checkpoint": true, "enable_sandbox_handoff": true})
 }
 
-/// "A → B → A ten times with its files; the previous holder's client stays away each time"
+/// Ten handoffs between two servers. The files move along, and the previous client doesn't
+/// reconnect.
 #[actix::test]
 async fn a_sandbox_goes_to_and_fro_and_its_previous_client_stays_away() {
     let state = tempfile::tempdir().unwrap();
@@ -97,7 +98,6 @@ async fn a_sandbox_goes_to_and_fro_and_its_previous_client_stays_away() {
     );
 }
 
-/// "a process killed by someone else (handoff) ends with that cause"
 #[actix::test]
 async fn a_process_that_a_handoff_killed_ends_with_that_cause() {
     let state = tempfile::tempdir().unwrap();

@@ -28,8 +28,6 @@ async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
     .await;
 }
 
-/// "A script that forks ten sleeping children and is killed: after the kill no process of it is
-/// left."
 #[actix::test]
 async fn a_killed_script_leaves_none_of_its_ten_children() {
     let (_server, sandbox) = sandbox().await;
@@ -56,7 +54,7 @@ async fn a_killed_script_leaves_none_of_its_ten_children() {
     assert_eq!(process.wait().await.expect("ended"), ProcessEnd::Killed);
 }
 
-/// "Dropping a handle never kills; `kill_on_drop` is opt-in."
+/// Dropping a handle doesn't kill the process unless `kill_on_drop` is set.
 #[actix::test]
 async fn dropping_a_process_kills_it_only_when_asked_to() {
     let server = common::backend::with_visible_processes().start().await;
@@ -317,7 +315,7 @@ async fn a_cancelled_wait_costs_no_output() {
     assert_eq!(read.expect("no gap").len(), BYTES);
 }
 
-/// "dropping the future of `create` cancels it; + a sandbox already created is killed, not leaked"
+/// Dropping the future of `create` cancels it. If the sandbox exists already, it is killed.
 #[actix::test]
 async fn a_cancelled_create_leaks_no_sandbox() {
     let server = LocalServer::start().await.expect("a server");
@@ -353,8 +351,8 @@ async fn a_cancelled_create_leaks_no_sandbox() {
     until("no sandbox is left", async || server.sandbox_count() == 0).await;
 }
 
-/// "Dropping the last handle of a sandbox closes the connection and ends its actors". The handle of
-/// a process also counts as a handle of its sandbox.
+/// Dropping the last handle closes the connection and ends the actors. A process handle counts as a
+/// handle of its sandbox, too.
 #[actix::test]
 async fn the_last_handle_closes_the_connection() {
     let (server, sandbox) = sandbox().await;

@@ -28,7 +28,7 @@ async fn on_local_server(version: ProtocolVersion) -> (LocalServer, Sandbox) {
     (server, sandbox)
 }
 
-/// "trailing `/` of the URL accepted; `http(s)://` accepted as `ws(s)://`"
+/// The scheme may be `http` or `ws`, and the URL may end with `/`.
 #[actix::test]
 async fn every_form_of_the_url_reaches_the_server() {
     let server = LocalServer::start().await.expect("a local server");
@@ -47,7 +47,7 @@ async fn every_form_of_the_url_reaches_the_server() {
     }
 }
 
-/// "idleTimeout": the server deletes the sandbox, and subscribers learn it.
+/// `idle_timeout`: the server deletes the sandbox, and subscribers learn it.
 #[actix::test]
 async fn an_idle_sandbox_is_deleted_and_its_client_is_told() {
     let server = LocalServer::start().await.expect("a local server");
@@ -62,7 +62,7 @@ async fn an_idle_sandbox_is_deleted_and_its_client_is_told() {
     assert_eq!(server.sandbox_count(), 0);
 }
 
-/// "both can be consumed at once, or not at all"
+/// A caller may read both streams at once, or none.
 #[actix::test]
 async fn both_streams_are_read_at_once_or_neither() {
     for version in [ProtocolVersion::V1, ProtocolVersion::V2] {
@@ -94,7 +94,6 @@ async fn both_streams_are_read_at_once_or_neither() {
     }
 }
 
-/// "resolves when the server says it runs"
 #[actix::test]
 async fn exec_resolves_when_the_server_says_that_it_runs() {
     let server = Scripted::bind().await;

@@ -65,7 +65,6 @@ async fn restored(server: &ServerProcess, code: &str) -> Sandbox {
     attach.await.expect("restored")
 }
 
-/// "an attached client with auto-reconnect comes back to a checkpointed sandbox"
 #[actix::test]
 async fn a_client_restores_its_checkpoint_after_its_server_was_killed() {
     let state = tempfile::tempdir().unwrap();
@@ -98,8 +97,8 @@ async fn a_client_restores_its_checkpoint_after_its_server_was_killed() {
     assert_eq!(sandbox.state(), SandboxState::Running);
 }
 
-/// "or fails every pending call with the reason; never hangs". The checkpoint doesn't contain the
-/// process, so the process is lost.
+/// The checkpoint doesn't contain the process, so pending calls fail with the reason instead of
+/// hanging.
 #[actix::test]
 async fn what_a_checkpoint_does_not_hold_fails_with_the_reason() {
     let state = tempfile::tempdir().unwrap();
@@ -214,7 +213,7 @@ async fn holder(server: &ServerProcess) -> (Client, Identity) {
     (client, identity)
 }
 
-/// "killing the owner with SIGKILL lets the waiter in after expiry"
+/// The waiting server gets the lock when the lease of the killed owner expires.
 #[tokio::test]
 async fn a_waiting_server_gets_the_lock_of_a_killed_owner() {
     let state = tempfile::tempdir().unwrap();

@@ -1,4 +1,5 @@
-//! The section "Checkpoint and snapshot" of parity.md, with the client and the local server.
+//! Snapshots and checkpoints: the client against the local server. docs/parity.md names many of
+//! these tests.
 #![cfg(unix)]
 #![allow(
     clippy::unwrap_used,
@@ -29,7 +30,7 @@ async fn attach(server: &LocalServer, old: &Sandbox) -> Result<Sandbox, Error> {
     within("the attach", Sandbox::attach(server.url(), id, token)).await
 }
 
-/// `snapshotFilesystem`, `filesystemSnapshotName`
+/// `snapshotFilesystem` and `filesystemSnapshotName` of the reference clients.
 #[actix::test]
 async fn a_sandbox_starts_from_the_snapshot_of_another() {
     let server = LocalServer::start().await.expect("a local server");
@@ -51,7 +52,6 @@ async fn a_sandbox_starts_from_the_snapshot_of_another() {
     assert!(reason.contains("'missing'"), "{reason}");
 }
 
-/// "snapshot error: fails, the sandbox goes on"
 #[actix::test]
 async fn a_failed_snapshot_says_why_and_the_sandbox_goes_on() {
     let server = LocalServer::start().await.expect("a local server");
@@ -88,7 +88,7 @@ async fn a_checkpointed_sandbox_is_taken_up_again() {
     assert_eq!(gone.kind(), ErrorKind::NotFound);
 }
 
-/// "only when running, otherwise a state error naming the state; not twice at once"
+/// A second operation at the same time is a state error. So is any after the checkpoint.
 #[actix::test]
 async fn only_a_running_sandbox_is_stored_and_once_at_a_time() {
     let server = LocalServer::start().await.expect("a local server");
@@ -117,7 +117,7 @@ async fn only_a_running_sandbox_is_stored_and_once_at_a_time() {
     }
 }
 
-/// "fatal checkpoint error: fails, the sandbox is closed"
+/// The client's sandbox ends, but the sandbox on the server doesn't.
 #[actix::test]
 async fn a_fatal_checkpoint_error_closes_the_sandbox_for_its_client() {
     let server = LocalServer::start().await.expect("a local server");
@@ -171,7 +171,6 @@ async fn a_fatal_checkpoint_error_closes_the_sandbox_for_its_client() {
     again.kill().await.expect("killed");
 }
 
-/// "refused because an exec runs: fails, the sandbox goes on"
 #[actix::test]
 async fn a_checkpoint_is_refused_while_a_process_runs_and_it_goes_on() {
     let server = LocalServer::start().await.expect("a local server");
@@ -189,7 +188,6 @@ async fn a_checkpoint_is_refused_while_a_process_runs_and_it_goes_on() {
     sandbox.checkpoint().await.expect("stored");
 }
 
-/// "after success no exec, and never a reconnect"
 #[actix::test]
 async fn after_a_checkpoint_there_is_no_exec_and_never_a_reconnect() {
     let server = LocalServer::start().await.expect("a local server");
@@ -241,7 +239,7 @@ async fn a_kill_after_a_checkpoint_succeeds_and_keeps_the_checkpoint() {
     again.kill().await.expect("killed");
 }
 
-/// `enableIdleTimeoutAutoCheckpoint`
+/// `enableIdleTimeoutAutoCheckpoint` of the reference clients.
 #[actix::test]
 async fn an_idle_sandbox_is_checkpointed_instead_of_deleted() {
     let server = LocalServer::start().await.expect("a local server");

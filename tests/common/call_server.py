@@ -65,6 +65,6 @@ def texts():
 health = ask("GET", "/healthz")
 print("reached" if health.startswith(b"HTTP/1.1 200") else f"not reached: {health}")
 found = {text for it in texts() for text in could_be_a_secret.findall(it)}
-# Most of these texts are not a secret, so one cheap request sorts them out.
+# Most of these texts are not a secret, so one cheap request rules them out.
 bases = [f"/{it}" for it in found if ask("GET", f"/{it}/status").startswith(b"HTTP/1.1 200")]
 print("done" if any(works(base) for base in ["", *bases]) else "stopped")
