@@ -4,9 +4,9 @@
 //! cargo run --example filesystem_snapshot
 //! ```
 //!
-//! A snapshot holds the root directory of the sandbox. With `host`, the default backend of the local
-//! server, `/` is the root directory of this machine, so a snapshot holds only `HOME` and `TMPDIR`.
-//! `ACTIX_SANDBOX_BACKEND=auto` selects the strongest backend that works.
+//! A snapshot holds the root directory of the sandbox. With `host`, the default backend of the
+//! local server, `/` is the root directory of this machine, so a snapshot holds only `HOME` and
+//! `TMPDIR`. `ACTIX_SANDBOX_BACKEND=auto` selects the strongest backend that works.
 
 mod shared;
 

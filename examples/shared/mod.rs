@@ -20,8 +20,8 @@ pub(crate) async fn server() -> Result<(String, Option<LocalServer>), Box<dyn Er
     Ok((server.url().to_owned(), Some(server)))
 }
 
-/// Returns the lines of this program's stdin, then `exit`, because protocol v1 can't close the stdin
-/// of the shell. A thread reads the lines. The program doesn't wait for the thread when it ends.
+/// Returns the lines of this program's stdin, then `exit`, because protocol v1 can't close the
+/// stdin of the shell. A thread reads the lines. The program doesn't wait for it when it ends.
 #[allow(dead_code, reason = "not every example uses all of this")]
 pub(crate) fn typed_lines() -> mpsc::Receiver<String> {
     let (sender, lines) = mpsc::channel(16);
@@ -38,8 +38,8 @@ pub(crate) fn typed_lines() -> mpsc::Receiver<String> {
 
 /// Returns the exit code of the program. Prints an error to stderr.
 ///
-/// If the reader of its output is gone, as in `cargo run --example basic | head -1`, an example ends
-/// without an error message. `println!` would panic, so examples use `writeln!(stdout(), …)?`.
+/// If the reader of its output is gone, as in `cargo run --example basic | head -1`, an example
+/// ends without an error message. `println!` would panic, so examples use `writeln!(stdout(), …)?`.
 pub(crate) fn exit_code(result: Result<(), Box<dyn Error>>) -> ExitCode {
     let Err(error) = result else {
         return ExitCode::SUCCESS;
