@@ -81,7 +81,7 @@ pub(super) fn hidden(confines: &Confines, context: &ServerContext) -> Result<Vec
     Ok(hidden)
 }
 
-/// Whether sandboxes can have a mount at this path.
+/// Whether a directory at this path can be made readable.
 fn is_mountable(path: &Path) -> bool {
     use std::path::Component::{Normal, RootDir};
     path.is_absolute()

@@ -23,7 +23,7 @@ pub(super) struct EtcFile {
 }
 
 impl EtcFile {
-    /// `NAME=PLACE`.
+    /// The argument `NAME=PATH` for the script of the namespace backend.
     pub(super) fn to_argument(&self) -> OsString {
         let mut argument = OsString::from(self.name);
         argument.push("=");

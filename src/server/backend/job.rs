@@ -90,9 +90,9 @@ impl Job {
     /// The contents of the file from which a confined process reads its
     /// [`variables`](Self::variables).
     ///
-    /// They are not on a command line, where every user of the machine could read them. They are
-    /// not in the environment of the helpers that start the code, which must not get them. The
-    /// marks come last, so that the caller cannot replace them.
+    /// On a command line, every user of the machine could read the variables. The helpers that
+    /// start the code must not have them in their environment: `PERL5OPT`, for example, would
+    /// change what they do. The marks come last, so that the caller cannot replace them.
     #[cfg(target_os = "linux")]
     pub(super) fn pairs<'a>(
         &'a self,

@@ -71,7 +71,7 @@ impl Launcher {
         })
     }
 
-    /// The number of the next exec, from 1.
+    /// The number of the next exec. The first is 1.
     pub(super) fn next(&self) -> u64 {
         self.execs.fetch_add(1, Ordering::Relaxed) + 1
     }
@@ -236,7 +236,7 @@ impl Drop for MarkedProcess {
     }
 }
 
-/// A pipe that belongs to this user, if it is another one: only the owner of a pipe may open it
+/// Creates a pipe, which belongs to `user` if one is given. Only the owner of a pipe may open it
 /// again, as `/dev/stdout`.
 fn pipe_of(user: Option<u32>) -> io::Result<(io::PipeReader, io::PipeWriter)> {
     let (reader, writer) = io::pipe()?;

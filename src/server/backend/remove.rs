@@ -21,7 +21,7 @@ pub(crate) fn remove_tree(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Removes the directory of a sandbox. The error is the reason for the client.
+/// Removes the directory of a sandbox. The error is the reason to report to the client.
 pub(super) async fn remove_sandbox(directory: &Path) -> Result<(), String> {
     let directory = directory.to_owned();
     blocking(move || remove_tree(&directory))

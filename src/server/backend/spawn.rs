@@ -418,7 +418,7 @@ mod tests {
         };
         rustix::process::setrlimit(Resource::Nofile, more).unwrap();
         let open = || std::fs::File::open("/dev/null");
-        // More than the soft limit of the process itself.
+        // More than the soft limit of the new process.
         let files: Result<Vec<_>, _> = (0..1_100).map(|_| open()).collect();
         if files.is_err() {
             println!("not tried: the hard limit on open files is too low");

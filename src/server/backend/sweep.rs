@@ -357,8 +357,8 @@ fn pid_namespace(pid: i32) -> Option<PidNamespace> {
     file.ok().as_ref().map(PidNamespace::of)
 }
 
-#[cfg(target_os = "linux")]
 /// The markers of the process, as pairs of variable and value.
+#[cfg(target_os = "linux")]
 fn markers(process: &Observed) -> impl Iterator<Item = (&'static str, &[u8])> {
     process
         .environment

@@ -9,8 +9,8 @@
 //!   operation and the error code of the storage, but not the full text of its answer, which
 //!   repeats parts of the request.
 //!
-//! The requests run on a separate thread. So a caller can stop waiting at any time, and
-//! neither encryption nor a slow network delays sandboxes.
+//! The requests run on a separate thread. So a caller can stop waiting at any time, and neither
+//! encryption nor a slow network delays sandboxes.
 
 mod errors;
 mod ranges;

@@ -61,7 +61,7 @@ pub(crate) struct Store {
 pub(crate) struct SnapshotName(String);
 
 impl SnapshotName {
-    /// Checks a name. The error is the reason for the client.
+    /// Checks a name. The error is the reason to report to the client.
     pub(crate) fn new(name: &str) -> Result<Self, String> {
         let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
         if name.is_empty()

@@ -354,9 +354,8 @@ impl GvisorSandbox {
             blocking(move || make_mount_points(&root, &shared.confines)).await
         };
         let prepared: io::Result<()> = prepared.await;
-        prepared.map_err(|error| {
-            format!("the directories of the sandbox could not be created: {error}")
-        })
+        prepared
+            .map_err(|error| format!("the directories of the sandbox could not be made: {error}"))
     }
 
     /// Removes the stored memory.

@@ -35,9 +35,9 @@ sleep while 1;
 ///
 /// - The file ENVIRONMENT holds variables for the environment of the code. This script doesn't get
 ///   them: variables such as `PERL5OPT` would break it.
-/// - The code is copied from SOURCE, a file of the machine, to CODE, a file of the sandbox. A file
-///   may be removed while a process has it open. A checkpoint can hold such a file only if it
-///   belongs to the sandbox.
+/// - The code is copied from SOURCE, a file of the machine, to CODE, a file of the sandbox. Either
+///   file may be removed while a process still has it open. A checkpoint can't hold a removed file
+///   of the machine that is open.
 /// - The script forwards data between the pipes of the exec, which belong to the machine, and pipes
 ///   of the sandbox, which the code gets. A checkpoint can hold the latter if children of the code
 ///   still have them open. A blocking write to them is never cut short, which programs rely on,
@@ -45,8 +45,8 @@ sleep while 1;
 /// - If children still have these pipes open when the code ends, a process stays that forwards
 ///   their output. A checkpoint ends that process, because it has pipes of the machine open. Then a
 ///   second process takes over, and drops the output.
-/// - If an exit code is 128 or more, the script creates the file `/run/exit/NUMBER`. Without it,
-///   such a code looks like a signal from outside of the sandbox.
+/// - If an exit code is 128 or more, the script creates the file `/run/exit/NUMBER`. Without this
+///   file, the server takes such a code for a signal.
 pub(super) const RUN: Script = Script {
     name: "run.pl",
     text: r#"

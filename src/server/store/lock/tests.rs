@@ -12,7 +12,7 @@ fn storages() -> Vec<(tempfile::TempDir, Arc<dyn Storage>)> {
     let directory = || tempfile::tempdir().unwrap();
     let here = directory();
     let storage: Arc<dyn Storage> = Arc::new(Directory::open(here.path()).unwrap());
-    #[allow(unused_mut, reason = "without the feature there is no more")]
+    #[allow(unused_mut, reason = "changed only with the feature `object-store`")]
     let mut storages = vec![(here, storage)];
     #[cfg(feature = "object-store")]
     {

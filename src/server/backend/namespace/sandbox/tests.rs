@@ -33,8 +33,8 @@ async fn sandboxes_with(
     Some((backend, [one, two]))
 }
 
-/// Otherwise files that are opened later could get the descriptor numbers of this sandbox's
-/// namespaces. They could be the namespaces of another sandbox.
+/// A pending start keeps the namespaces of its sandbox open. Otherwise their descriptor numbers
+/// could be reused, even for the namespaces of another sandbox.
 #[tokio::test]
 async fn a_pending_start_ends_with_its_sandbox() {
     let folder = tempfile::tempdir().unwrap();
