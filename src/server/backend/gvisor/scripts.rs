@@ -126,7 +126,7 @@ until (defined $status) {
 shut($ways[0]) if $ways[0]{to};
 my @outputs = grep { $_->{to} } @ways[1, 2];
 
-# Waits for data, at most $wait seconds if that is defined, and forwards it. Returns 0 on a timeout.
+# Waits for data, at most $wait seconds if defined, and forwards it. Returns 0 on a timeout.
 sub pass {
   my ($readable, $writable) = ('', '');
   for (@outputs) {

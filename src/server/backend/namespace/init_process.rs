@@ -110,8 +110,8 @@ while read -r _ _ _ _ place options _; do
   esac
   # Keep `noexec`: in a user namespace, the kernel refuses to remove it.
   case ,$options, in *,noexec,*) noexec=,noexec ;; *) noexec= ;; esac
-  # Use a relative path. For the path in mountinfo, `mount` would add the options that it finds there,
-  # including those of the whole file system.
+  # Use a relative path. For the path in mountinfo, `mount` would add the options that it finds
+  # there, including those of the whole file system.
   mount -c -o "remount,bind,ro,nosuid,nodev$noexec" ".${place#"$PWD"}"
 done < /proc/self/mountinfo
 for path; do mount -c -t tmpfs -o ro,mode=555,size=4k,nosuid,nodev,noexec hidden ".$path"; done
