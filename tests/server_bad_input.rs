@@ -47,7 +47,7 @@ async fn wrong_values_in_the_configuration_are_refused_by_name() {
         ),
         (
             json!({"filesystem_snapshot_name": "../../etc"}),
-            "'../../etc' is no name for a filesystem snapshot",
+            "'../../etc' is not a valid name for a filesystem snapshot",
         ),
     ] {
         let mut client = Client::connect(&server, "/create").await;
