@@ -371,7 +371,8 @@ async fn a_sandbox_whose_create_was_dropped_is_killed_once_it_runs() {
     }
 }
 
-/// The drop races with the server's `SANDBOX_RUNNING`. Each round drops the future at another point.
+/// The drop races with the server's `SANDBOX_RUNNING`. Each round drops the future at another
+/// point.
 #[actix::test]
 async fn a_create_dropped_in_the_moment_of_running_leaks_no_sandbox() {
     for turns in 0..40 {

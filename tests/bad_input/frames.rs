@@ -256,7 +256,8 @@ async fn the_message_limit_is_the_users() {
     sandbox.expect("a sandbox");
 }
 
-/// Returns the frames of a text in fragments of `size` bytes. A fragment may end inside a character.
+/// Returns the frames of a text in fragments of `size` bytes. A fragment may end inside a
+/// character.
 fn fragments(text: &str, size: usize) -> Vec<u8> {
     let chunks: Vec<_> = text.as_bytes().chunks(size).collect();
     let last = chunks.len() - 1;
@@ -441,7 +442,8 @@ async fn runs(sandbox: &Sandbox, peer: &mut Peer) {
     assert_eq!(output.unwrap().stdout, "ok\n");
 }
 
-/// The client reports unknown events, statuses and keys to its subscribers, and the session goes on.
+/// The client reports unknown events, statuses and keys to its subscribers, and the session goes
+/// on.
 #[actix::test]
 async fn unknown_events_statuses_and_keys_reach_subscribers_and_go_on() {
     let server = Scripted::bind().await;
@@ -589,8 +591,8 @@ async fn garbage_during_a_process_fails_every_call() {
     }
 }
 
-/// An endless flood of pings, small messages or empty fragments delays neither the timeout of a call
-/// nor the close of the connection.
+/// An endless flood of pings, small messages or empty fragments delays neither the timeout of a
+/// call nor the close of the connection.
 #[actix::test]
 async fn floods_do_not_keep_create_from_its_timeout() {
     let floods = [

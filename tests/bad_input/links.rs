@@ -169,7 +169,8 @@ async fn a_close_that_is_never_answered_does_not_keep_the_connection() {
     assert_eq!(heard[0], 0x88, "a close frame: {heard:?}");
 }
 
-/// The server closes while the sandbox runs. The error of a later call gives the code and the reason.
+/// The server closes while the sandbox runs. The error of a later call gives the code and the
+/// reason.
 #[actix::test]
 async fn calls_after_the_link_is_lost_say_so() {
     let server = Scripted::bind().await;

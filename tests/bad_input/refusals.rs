@@ -1,5 +1,5 @@
-//! Refused upgrades. The error contains the server's reason, and the client retries if the server is
-//! busy.
+//! Refused upgrades. The error contains the server's reason, and the client retries if the server
+//! is busy.
 
 use std::time::{Duration, SystemTime};
 

@@ -27,10 +27,7 @@ async fn an_untrusted_certificate_is_a_tls_error_that_says_so() {
     let error = error.expect_err("an untrusted certificate");
     check(&error, ErrorKind::Tls, &server, "UnknownIssuer");
     assert!(!error.is_retryable(), "{error}");
-    assert!(
-        accepted.is_err(),
-        "the handshake succeeded for the server"
-    );
+    assert!(accepted.is_err(), "the handshake succeeded for the server");
 }
 
 #[actix::test]
