@@ -1,4 +1,4 @@
-//! What it costs to read and to print each message of the protocol.
+//! The cost of parsing and encoding each message of the protocol.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

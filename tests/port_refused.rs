@@ -1,5 +1,5 @@
 //! A port refuses connections for a minute of virtual time. The dials follow the reconnect policy,
-//! and dropping the last handle ends them. This has its own binary, because it pauses the clock.
+//! and dropping the last handle ends them.
 #![cfg(unix)]
 #![allow(
     clippy::unwrap_used,

@@ -30,11 +30,12 @@ use crate::{
     transport::RECORDED_TOKEN,
 };
 
-/// Most frames, and most bytes of input, that may arrive before the line that expects them.
+/// Maximum number of frames, and of bytes of input, that may arrive before the line that expects
+/// them.
 const MAX_AHEAD: usize = 100_000;
 const MAX_INPUT_AHEAD: usize = 64 * 1024 * 1024;
 
-/// What is expected of a client that is done with one connection or with all.
+/// The expectation after the last line of a connection or of the recording.
 const NOTHING_MORE: &str = "nothing more from the client";
 
 pub(super) struct Script {
@@ -47,7 +48,8 @@ pub(super) struct Script {
     refused: HashMap<String, Dial>,
     peers: Vec<Peer>,
     execs: Execs,
-    /// What a v1 client sent while its connection was being cut. It counts for the next connection.
+    /// Frames that a v1 client sent while its connection was being cut. They count for the next
+    /// connection.
     carried: Vec<Value>,
     carried_input: String,
 }
@@ -184,14 +186,14 @@ impl Script {
         }
     }
 
-    /// The next dial. `None` if the connection wasn't an upgrade request, or its client left.
+    /// Accepts the next dial. `None` if the client sent no upgrade request, or left.
     async fn accept(&mut self, line: &Line, expected: &str) -> Result<Option<Dial>, Deviation> {
         let patience = self.options.patience;
         let accepted = poll_fn(|cx| {
             if let Poll::Ready(accepted) = self.listener.poll_accept(cx) {
                 return Poll::Ready(Ok(accepted));
             }
-            // Meanwhile, answer the clients that are connected.
+            // Meanwhile, answer the connected clients.
             match self.poll_heard(cx) {
                 Poll::Ready(Err(wrong)) => Poll::Ready(Err(wrong)),
                 Poll::Ready(Ok(())) => {
@@ -233,7 +235,7 @@ impl Script {
         }
     }
 
-    /// Whether the client has sent this frame. If so, removes it from what was heard.
+    /// Whether the client has sent this frame. If so, removes it from the received frames.
     fn is_said(
         &mut self,
         index: usize,
@@ -330,8 +332,8 @@ impl Script {
         Ok(())
     }
 
-    /// Whether the client may end this connection now: the recording has no later frame of it, and the client
-    /// ended it.
+    /// Whether the client may end this connection now: the recording has no later frame of it, and
+    /// the client ended it.
     fn may_leave(&self, index: usize, conn: &str) -> bool {
         let later = self.recording.lines()[index..].iter();
         let mut later = later.filter(|line| line.conn == conn);
@@ -423,8 +425,8 @@ impl Script {
         Ok(())
     }
 
-    /// The connection is cut. A v2 client repeats what matters. Frames of a v1 client count for the next
-    /// connection.
+    /// The connection is cut. A v2 client repeats what matters. Frames of a v1 client count for the
+    /// next connection.
     fn carry(&mut self, at: usize) {
         let peer = &mut self.peers[at];
         let (said, input) = (
@@ -447,7 +449,8 @@ impl Script {
         Err(self.deviation(line, NOTHING_MORE, found))
     }
 
-    /// All lines are played. Checks that the client sends and dials nothing more until the program is done.
+    /// All lines are played. Checks that the client sends and dials nothing more until the program
+    /// is done.
     async fn finish(mut self, finish: oneshot::Receiver<()>) -> Result<(), Deviation> {
         let mut finish = finish.fuse();
         let mut is_done = false;
@@ -519,17 +522,17 @@ impl Script {
     }
 }
 
-/// The dial of a client. `None` if it sends no valid upgrade request in time.
+/// Reads the upgrade request of a client. `None` if no valid one arrives in time.
 async fn read(stream: TcpStream, patience: std::time::Duration) -> Option<Dial> {
     timeout(patience, Dial::read(stream)).await.ok()?.ok()
 }
 
-/// A frame as JSON. Text that isn't JSON becomes a JSON string.
+/// Parses a frame as JSON. Text that isn't JSON becomes a JSON string.
 fn value(frame: &str) -> Value {
     serde_json::from_str(frame).unwrap_or_else(|_| frame.into())
 }
 
-/// The input of a v1 stdin message.
+/// Returns the input of a v1 stdin message.
 fn input_of(frame: &Value) -> Option<&str> {
     let is_input = frame.get(KEY_EVENT)? == EVENT_STDIN && frame.get(KEY_EXEC).is_none();
     is_input.then(|| frame.get(KEY_DATA)?.as_str())?

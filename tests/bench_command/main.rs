@@ -201,9 +201,9 @@ async fn latencies_without_unstarted_sandboxes_are_marked() {
     let report: Value = serde_json::from_str(&stdout).unwrap();
     assert!(report["sandboxes"]["never_begun"].as_u64().unwrap() > 0);
     assert_eq!(report["times_too_good"], true);
-    assert!(stderr.contains("The times are too good"), "{stderr}");
+    assert!(stderr.contains("The latencies are too low"), "{stderr}");
     let page = fs::read_to_string(&html).unwrap();
-    assert!(page.contains("The times are too good"));
+    assert!(page.contains("The latencies are too low"));
 }
 
 #[actix::test]

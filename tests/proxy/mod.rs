@@ -13,8 +13,7 @@ use actix_sandbox::{LocalServer, test_util};
 /// More than any test sends over one connection.
 const WHOLE: usize = 256 * 1024 * 1024;
 
-/// A proxy in front of a local server. After a drop, it accepts no connection, and open connections
-/// go on.
+/// A proxy in front of a local server. Dropping it stops the listener, but not open connections.
 pub(crate) struct Proxy {
     proxy: test_util::Proxy,
     url: String,
