@@ -10,7 +10,7 @@
 //!
 //! The latencies include client and server, which share a process. They depend on the machine, so
 //! compare only columns of the same run.
-#![allow(clippy::unwrap_used, reason = "a benchmark that cannot go on fails")]
+#![allow(clippy::unwrap_used, reason = "a benchmark fails by panicking")]
 #![allow(clippy::disallowed_methods, reason = "it measures real time")]
 
 use std::time::{Duration, Instant};

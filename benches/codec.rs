@@ -2,7 +2,7 @@
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
-    reason = "a benchmark that cannot go on fails"
+    reason = "a benchmark fails by panicking"
 )]
 
 use std::{hint::black_box, time::Duration};

@@ -3,7 +3,7 @@
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
-    reason = "a benchmark that cannot go on fails"
+    reason = "a benchmark fails by panicking"
 )]
 
 use std::time::{Duration, Instant};
@@ -78,7 +78,7 @@ impl World {
         self.frame(&Bytes::from(text));
     }
 
-    /// Requests an exec, and handles the status that it runs.
+    /// Requests an exec, and handles its `SANDBOX_EXECUTION_RUNNING`.
     fn start(&mut self) -> (ProcessId, Box<Process>, Option<ExecId>) {
         let request = self.request();
         let options = ExecOptions {

@@ -5,7 +5,7 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "a test that cannot go on fails"
+    reason = "a test fails by panicking"
 )]
 
 mod common;
@@ -100,7 +100,7 @@ async fn dropping_the_last_handle_in_the_middle_ends_everything() {
     while let Some(event) = events.recv().await {
         assert!(
             !matches!(event, SandboxEvent::Reconnecting { .. }),
-            "it dials again"
+            "the client dials again"
         );
         last = Some(event);
     }

@@ -5,7 +5,7 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "a test that cannot go on fails"
+    reason = "a test fails by panicking"
 )]
 
 mod common;
@@ -274,7 +274,7 @@ async fn after_a_kill_or_a_fatal_status_nothing_is_dialled() {
         loop {
             match seen.recv().await.expect("the end") {
                 SandboxEvent::Ended(end) => break end,
-                SandboxEvent::Reconnecting { .. } => panic!("it dials again"),
+                SandboxEvent::Reconnecting { .. } => panic!("the client reconnects"),
                 _ => {}
             }
         }
@@ -310,7 +310,7 @@ async fn after_a_kill_or_a_fatal_status_nothing_is_dialled() {
             loop {
                 match seen.recv().await.expect("the end") {
                     SandboxEvent::Ended(_) => break,
-                    SandboxEvent::Reconnecting { .. } => panic!("{status}: it dials again"),
+                    SandboxEvent::Reconnecting { .. } => panic!("{status}: the client reconnects"),
                     _ => {}
                 }
             }

@@ -21,7 +21,7 @@ use super::{
     table::{Pairs, Row, Target, short},
 };
 
-/// The first argument of such a process. Its role follows.
+/// The first argument of a child process of this benchmark. The role follows it.
 pub(crate) const ROLE: &str = "--role";
 /// Number of sandboxes in the processes that serve as the baseline for growth.
 const FEW: usize = 10;

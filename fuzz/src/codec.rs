@@ -3,7 +3,7 @@
 use actix_sandbox::protocol::{ClientMessage, ExecRequest, NamedMessage, ServerMessage, Version};
 use bytes::Bytes;
 
-/// Parses a frame as each side and in each version.
+/// Parses a frame as the client and the server do, under each protocol version.
 pub fn codec(data: &[u8]) {
     for version in [Version::V1, Version::V2] {
         from_server(data, version);

@@ -188,7 +188,7 @@ impl World {
                     let offset = piece.place.expect("a place").offset;
                     if piece.data.is_empty() {
                         // An empty piece gives the final offset of a stream whose output is gone.
-                        // It doesn't count the held-back bytes of a code point, at most three.
+                        // The offset omits up to three held-back bytes of a code point.
                         let kept_back = self.acked[index].checked_sub(offset);
                         assert!(kept_back.is_some_and(|bytes| bytes < 4), "at most 3 bytes");
                         continue;

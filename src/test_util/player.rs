@@ -107,7 +107,7 @@ impl Player {
             Err(error) => Err(Deviation::new(
                 &self.name,
                 None,
-                "the player to play",
+                "the player to run",
                 format!("its runtime ended it: {error}"),
             )),
         }

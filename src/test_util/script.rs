@@ -180,7 +180,7 @@ impl Script {
                 Ok(())
             }
             Err(error) => {
-                let found = format!("it did not take the answer: {error}");
+                let found = format!("the answer could not be sent: {error}");
                 Err(self.deviation(Some(line), "a client that waits for the upgrade", found))
             }
         }
@@ -206,7 +206,7 @@ impl Script {
         let stream = match timeout(patience, accepted).await {
             Ok(Ok(Ok((stream, _)))) => stream,
             Ok(Ok(Err(error))) => {
-                let found = format!("nothing can be accepted: {error}");
+                let found = format!("the player cannot accept a connection: {error}");
                 return Err(self.deviation(Some(line), expected, found));
             }
             Ok(Err(wrong)) => return Err(self.wrong(Some(line), wrong)),
@@ -315,8 +315,8 @@ impl Script {
             let sending = self.peers[peer].send(text);
             let patience = self.options.patience;
             let Ok(sent) = timeout(patience, sending).await else {
-                let found = format!("it took nothing for {patience:?}");
-                let expected = format!("the client to take {}", quoted(frame));
+                let found = format!("it read nothing for {patience:?}");
+                let expected = format!("the client to receive {}", quoted(frame));
                 return Err(self.deviation(Some(line), expected, found));
             };
             if sent.is_err() || self.peers[peer].is_gone {
@@ -324,7 +324,7 @@ impl Script {
                 if self.may_leave(index, &line.conn) {
                     return Ok(());
                 }
-                let expected = format!("the client to hear {}", quoted(frame));
+                let expected = format!("the client to receive {}", quoted(frame));
                 let found = "it had ended the connection";
                 return Err(self.deviation(Some(line), expected, found));
             }
@@ -416,7 +416,7 @@ impl Script {
             peer.said.push_back(frame);
         }
         if peer.said.len() > MAX_AHEAD || peer.input.len() > MAX_INPUT_AHEAD {
-            let found = "the client sends more and more that no line expects";
+            let found = "the client sent too much that no line expects";
             return Err(Wrong(NOTHING_MORE.to_owned(), found.to_owned()));
         }
         if peer.stage == Stage::Cut {

@@ -53,7 +53,7 @@ pub(crate) const TOKEN: &str = "tok-5e1f0c7a9b-secret";
 pub(crate) async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
     timeout(PATIENCE, future)
         .await
-        .unwrap_or_else(|_| panic!("waited {PATIENCE:?} in vain for: {what}"))
+        .unwrap_or_else(|_| panic!("timed out after {PATIENCE:?} waiting for {what}"))
 }
 
 /// The real time, for tests that measure durations as a user would.
