@@ -1,12 +1,12 @@
 //! A wrapper around the crate's fault-injecting proxy that fails the test if the proxy can't start.
-#![allow(dead_code, reason = "each test binary uses only a part")]
+#![allow(dead_code, reason = "every test file uses a part of it")]
 
 use std::{
     ops::{Deref, DerefMut},
     time::Duration,
 };
 
-#[allow(unused_imports, reason = "each test binary uses only a part")]
+#[allow(unused_imports, reason = "every test file uses a part of it")]
 pub(crate) use actix_sandbox::test_util::Plan;
 use actix_sandbox::{LocalServer, test_util};
 

@@ -1,8 +1,8 @@
 //! The recordings of a real server in `tests/transcripts/`. Each line is one event.
-#![allow(dead_code, reason = "each test binary uses only a part")]
+#![allow(dead_code, reason = "every test file uses a part of it")]
 
 use actix_sandbox::test_util::Recording;
-#[allow(unused_imports, reason = "each test binary uses only a part")]
+#[allow(unused_imports, reason = "every test file uses a part of it")]
 pub(crate) use actix_sandbox::test_util::{Event, Line};
 
 /// Returns the names of all recordings, sorted.

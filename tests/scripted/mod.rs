@@ -1,6 +1,6 @@
 //! A scripted server on a real socket. A test writes each message or raw byte that it sends, and
 //! reads each message of the client.
-#![allow(dead_code, reason = "each test binary uses only a part")]
+#![allow(dead_code, reason = "every test file uses a part of it")]
 
 use std::{
     future::Future,
