@@ -11,7 +11,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 #[path = "../serve/program.rs"]
-#[allow(dead_code, reason = "only `tests/serve` uses all of it")]
+#[allow(dead_code, reason = "the tests of serve use the rest")]
 mod program;
 
 use std::{
