@@ -76,7 +76,7 @@ const DIFFERENCES: &[Difference] = &[
         ours: &["SANDBOX_EXECUTION_FORCE_KILLED", "SANDBOX_EXECUTION_DONE"],
         why: "Deployed clients wait for the end after the answer to their kill. The recorded \
               server sometimes sends the end first. This crate's client accepts that \
-              (`replay_client::stdin_and_kill_process`), but its server never does it.",
+              (its replay test `stdin_and_kill_process`), but its server never does it.",
     },
 ];
 
