@@ -1,13 +1,16 @@
-//! How long a sandbox takes to be created with its first code, code to run in it, a filesystem snapshot, a sandbox to start from
-//! one, a checkpoint, to go on from that, and its kill, on each backend that works here: medians of 50. What is checkpointed has a
-//! process in the background, whose memory `gvisor` stores and restores; the others end it.
+//! The latency of each operation of a sandbox, on each backend that works on this machine: create,
+//! exec, snapshot, create from a snapshot, checkpoint, restore, kill. Prints medians of 50.
+//!
+//! The checkpointed sandbox has a background process. `gvisor` stores and restores its memory; the
+//! other backends end it.
 //!
 //! ```text
 //! cargo bench --bench backends
 //! ```
 //!
-//! These are times of the whole, client and server in one process, and those of the machine: compare the columns, of one run.
-#![allow(clippy::unwrap_used, reason = "a benchmark that cannot go on fails")]
+//! The latencies include client and server, which share a process. They depend on the machine, so
+//! compare only columns of the same run.
+#![allow(clippy::unwrap_used, reason = "a benchmark fails by panicking")]
 #![allow(clippy::disallowed_methods, reason = "it measures real time")]
 
 use std::time::{Duration, Instant};
@@ -36,7 +39,7 @@ const PHASES: [&str; 7] = [
 
 #[actix::main]
 async fn main() {
-    // `cargo test --benches` builds it, and looks whether it runs.
+    // cargo passes `--bench` to measure. `cargo test --benches` only checks that this runs.
     let times = match std::env::args().any(|arg| arg == "--bench") {
         true => TIMES,
         false => 1,

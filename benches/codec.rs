@@ -1,8 +1,8 @@
-//! What it costs to read and to print each message of the protocol.
+//! The cost of parsing and encoding each message of the protocol.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
-    reason = "a benchmark that cannot go on fails"
+    reason = "a benchmark fails by panicking"
 )]
 
 use std::{hint::black_box, time::Duration};

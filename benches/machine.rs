@@ -1,8 +1,9 @@
-//! Events a second through the client's state machines, without a socket, an actor or a clock.
+//! The throughput of the client's state machines, in events per second, without sockets, actors or
+//! a clock.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
-    reason = "a benchmark that cannot go on fails"
+    reason = "a benchmark fails by panicking"
 )]
 
 use std::time::{Duration, Instant};
@@ -19,21 +20,18 @@ use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
 const LINK: Epoch = Epoch(1);
-/// What the client asks for under the default output policy.
+/// The window that the client requests under the default output policy.
 const WINDOW: u64 = 4 * 1024 * 1024 + 4;
-/// Frames that are handled before output is read.
+/// Number of frames to handle before the output is read.
 const BATCH: u64 = 256;
 
-/// The clock of the machines, which need no more than some instant.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the one instant of a benchmark without a clock"
-)]
+/// The instant that the machines get as the current time. It never advances.
+#[expect(clippy::disallowed_methods, reason = "virtual time needs an origin")]
 fn some_instant() -> Instant {
     Instant::now()
 }
 
-/// A sandbox that runs, and what belongs to one exec of it.
+/// A running sandbox.
 struct World {
     sandbox: Sandbox,
     now: Instant,
@@ -80,7 +78,7 @@ impl World {
         self.frame(&Bytes::from(text));
     }
 
-    /// Asks for code to be run, and hears that it runs.
+    /// Requests an exec, and handles its `SANDBOX_EXECUTION_RUNNING`.
     fn start(&mut self) -> (ProcessId, Box<Process>, Option<ExecId>) {
         let request = self.request();
         let options = ExecOptions {
@@ -105,7 +103,7 @@ impl World {
         (id, process, exec)
     }
 
-    /// Carries out what the sandbox wants: what concerns the process is told it.
+    /// Performs the actions of the sandbox: passes facts to the process.
     fn tell(&mut self, process: &mut Process) {
         while let Some(action) = self.sandbox.poll_action() {
             if let SandboxAction::Tell(_, fact) = action {
@@ -114,7 +112,7 @@ impl World {
         }
     }
 
-    /// A whole exec, and its end.
+    /// Runs an exec to its end.
     fn exec(&mut self) {
         let (id, mut process, exec) = self.start();
         process.wait(RequestId(0));
@@ -137,7 +135,7 @@ impl World {
                 _ => {}
             }
         }
-        assert!(settled, "nobody learned of its end");
+        assert!(settled, "`wait` has no answer");
         self.tell(&mut process);
     }
 }
@@ -154,7 +152,7 @@ fn execs(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// From the frame to the reader, as the actors pass it on.
+/// The path of output from the frame to the reader, as the actors pass it on.
 fn output(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("machine/output");
     for (version, size) in [(Version::V1, 64), (Version::V2, 64), (Version::V2, 16_384)] {
@@ -169,7 +167,7 @@ fn output(criterion: &mut Criterion) {
             buffer.add_reader(StdStream::Stdout);
             let data = "x".repeat(size);
             let mut offset = 0;
-            // Made before they are measured.
+            // Frames are created outside the measurement.
             let frames = |from: u64| -> Vec<Bytes> {
                 let place = |at| match &exec {
                     Some(exec) => format!(
@@ -223,7 +221,7 @@ fn output(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// Input that is written, sent and taken.
+/// Stdin that is written, sent and acknowledged.
 fn stdin(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("machine/stdin");
     group.throughput(Throughput::Elements(1));

@@ -1,4 +1,4 @@
-//! A program made of actors: one of its own drives a sandbox by messages, and receives its events.
+//! An actor that drives a sandbox by messages and receives its events.
 
 mod shared;
 
@@ -23,7 +23,7 @@ impl Handler<SandboxEvent> for Grader {
     }
 }
 
-/// Grades a script. The answer is what the script printed, and how it ended.
+/// Runs a script. The reply contains its output and how it ended.
 #[derive(Message)]
 #[rtype(result = "Result<String, Error>")]
 struct Grade(&'static str);

@@ -1,4 +1,4 @@
-//! Creates a sandbox, runs Python and bash in it, shows output as it comes, and writes to stdin.
+//! Creates a sandbox, runs Python and bash in it, streams the output, and writes to stdin.
 //!
 //! ```text
 //! cargo run --example basic               # starts a local server
@@ -46,7 +46,7 @@ async fn run() -> Result<(), Box<dyn Error>> {
     Ok(writeln!(stdout(), "killed {}", sandbox.sandbox_id())?)
 }
 
-/// Passes both streams on in order of arrival, then shows how the process ended.
+/// Prints both streams in order of arrival, then how the process ended.
 async fn show(process: &Process) -> Result<(), Box<dyn Error>> {
     let mut output = process.merged_output();
     while let Some(piece) = output.next().await {

@@ -4,9 +4,9 @@
 //! cargo run --example checkpoint
 //! ```
 //!
-//! With gVisor, a checkpoint holds the processes in the background, as on the deployed service:
-//! `ACTIX_SANDBOX_BACKEND=gvisor`, as root, with `runsc` installed. Other backends store only
-//! files.
+//! On a deployed service, a checkpoint also holds background processes. On the local server it does
+//! so with `ACTIX_SANDBOX_BACKEND=gvisor`, which needs root and `runsc`. The other backends store
+//! only files.
 
 mod shared;
 
@@ -14,7 +14,7 @@ use std::{error::Error, io::Write, io::stdout, process::ExitCode};
 
 use actix_sandbox::{Language, Sandbox};
 
-/// Counts in the background. The file is complete at any time.
+/// Counts in the background. `mv` replaces the file at once, so a reader never sees half of it.
 const COUNT: &str = "setsid bash -c \
      'while :; do echo $((++i)) > new; mv new count; sleep 0.01; done' &
 until [ -s count ]; do sleep 0.01; done";
@@ -35,7 +35,7 @@ async fn run() -> Result<(), Box<dyn Error>> {
     let code = format!("echo 'day one' > diary; {COUNT}");
     sandbox.run(Language::Bash, code).await?;
 
-    // A process that runs prevents a checkpoint.
+    // The server refuses a checkpoint while a process runs.
     let process = sandbox.exec(Language::Bash, "read line").await?;
     if let Err(error) = sandbox.checkpoint().await {
         writeln!(stdout(), "not now: {error}")?;
@@ -45,7 +45,7 @@ async fn run() -> Result<(), Box<dyn Error>> {
     sandbox.checkpoint().await?;
     writeln!(stdout(), "the sandbox is {}", sandbox.state())?;
 
-    // Any program can attach at any time. It needs the id and the token.
+    // Any program that has the id and the token can attach, at any time.
     let (id, token) = (sandbox.sandbox_id(), sandbox.sandbox_token());
     let again = Sandbox::attach(&url, id.clone(), token.clone()).await?;
     writeln!(stdout(), "the sandbox is {} again", again.state())?;
@@ -53,7 +53,7 @@ async fn run() -> Result<(), Box<dyn Error>> {
     let output = again.run(Language::Bash, code).await?;
     write!(stdout(), "{}", output.stdout_str()?)?;
 
-    // A kill removes the checkpoint as well.
+    // A kill also removes the checkpoint.
     again.kill().await?;
     writeln!(stdout(), "the sandbox is {}", again.state())?;
     Ok(())

@@ -4,8 +4,9 @@
 //! cargo run --example filesystem_snapshot
 //! ```
 //!
-//! A snapshot holds the sandbox's whole root directory. The default backend of the local server has
-//! none: there `/` is this machine's. `ACTIX_SANDBOX_BACKEND=auto` selects the best backend.
+//! A snapshot holds the root directory of the sandbox. With `host`, the default backend of the
+//! local server, `/` is the root directory of this machine, so a snapshot holds only `HOME` and
+//! `TMPDIR`. `ACTIX_SANDBOX_BACKEND=auto` selects the strongest backend that works.
 
 mod shared;
 
@@ -32,7 +33,7 @@ async fn run() -> Result<(), Box<dyn Error>> {
     prepared.snapshot_filesystem("prepared").await?;
     writeln!(stdout(), "its files are stored as `prepared`")?;
 
-    // Each starts from the same files, and changes only its own.
+    // Each sandbox starts from the same files, and changes only its own copy.
     for _ in 0..2 {
         let sandbox = Sandbox::create(&url).snapshot("prepared").await?;
         let sum = "print(sum(map(int, open('data/numbers'))))";

@@ -1,10 +1,10 @@
-//! A sandbox moves from one server to another with its files, and its first client learns of it.
+//! Moves a sandbox with its files from one server to another. Its first client gets the reason.
 //!
 //! ```text
 //! cargo run --example handoff
 //! ```
 //!
-//! With `SANDBOX_URL` and `OTHER_SANDBOX_URL`, two instances of a service do the same.
+//! To use two instances of a service, set `SANDBOX_URL` and `OTHER_SANDBOX_URL`.
 
 mod shared;
 
@@ -39,13 +39,13 @@ async fn run() -> Result<(), Box<dyn Error>> {
     let process = first.exec(Language::Bash, "sleep 1000").await?;
     writeln!(stdout(), "the first client's sandbox is {}", first.state())?;
 
-    // Another client asks the other server for it.
+    // Another client attaches to the sandbox through the other server.
     let (id, token) = (first.sandbox_id().clone(), first.sandbox_token().clone());
     let second = Sandbox::attach(&urls[1], id, token).await?;
     let note = second.run(Language::Bash, "cat note").await?;
     write!(stdout(), "the second client reads: {}", note.stdout_str()?)?;
 
-    // The first client is told, and does not take the sandbox back.
+    // The first client gets the reason, and doesn't reconnect to the sandbox.
     let end = process.wait().await?;
     writeln!(stdout(), "the first client's process: {end}")?;
     writeln!(stdout(), "the first client's sandbox is {}", first.state())?;

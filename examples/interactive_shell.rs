@@ -1,5 +1,5 @@
-//! A shell in a sandbox. Typed lines go to its stdin, and its output is shown as it comes. Ctrl-C
-//! interrupts the command that runs; the end of input ends the shell.
+//! A shell in a sandbox. Typed lines go to the stdin of the shell, and its output appears at once.
+//! Ctrl-C interrupts the running command. The end of the input ends the shell.
 //!
 //! ```text
 //! cargo run --example interactive_shell
@@ -15,11 +15,11 @@ use futures::{FutureExt, future::try_join};
 use tokio::io::copy;
 use tokio::signal::unix::{SignalKind, signal};
 
-/// The shell, which leads a process group, and says which.
+/// The shell. It leads a process group, and writes the id of the group to a file.
 const SHELL: &str = "echo $$ > .shell; exec bash";
 /// A shell that handles SIGINT survives it. Its commands don't inherit the handler.
 const HANDLE_SIGINT: &str = "trap : INT\n";
-/// What Ctrl-C does in a terminal: SIGINT to the process group.
+/// Sends SIGINT to the process group, as Ctrl-C does in a terminal.
 const INTERRUPT: &str = "kill -INT -- -$(cat .shell)";
 
 #[actix::main]
@@ -30,7 +30,7 @@ async fn main() -> ExitCode {
 async fn run() -> Result<(), Box<dyn Error>> {
     let (url, _server) = shared::server().await?;
     let sandbox = Sandbox::create(url).await?;
-    // From now on Ctrl-C does not end this program.
+    // From now on, Ctrl-C doesn't end this program.
     let mut interrupts = signal(SignalKind::interrupt())?;
     let mut input = shared::typed_lines();
     let shell = sandbox.exec(Language::Bash, SHELL).await?;
@@ -41,10 +41,10 @@ async fn run() -> Result<(), Box<dyn Error>> {
     let (mut to, mut err_to) = (tokio::io::stdout(), tokio::io::stderr());
     let streams = try_join(copy(&mut out, &mut to), copy(&mut err, &mut err_to));
     let mut streams = pin!(streams);
-    // A future of its own: while the shell doesn't read its input, its output is still shown.
+    // A separate future, so that output still appears while the shell doesn't read its input.
     let writes = async {
         while let Some(line) = input.recv().await {
-            // If the shell has ended, its streams end.
+            // If the write fails because the shell has ended, `streams` ends, too.
             let _ = shell.write_to_stdin(line).await;
         }
     };

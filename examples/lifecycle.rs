@@ -21,13 +21,13 @@ async fn run() -> Result<(), Box<dyn Error>> {
     let sandbox = Sandbox::create(url).await?;
     writeln!(stdout(), "the sandbox is {}", sandbox.state())?;
 
-    // A process that would run forever. A kill ends its children, too.
+    // This process would run forever. A kill also ends its children.
     let code = "sleep 1000 & echo started; wait";
     let process = sandbox.exec(Language::Bash, code).await?;
     let line = process.stdout().lines().next().await;
     writeln!(stdout(), "the first process printed {line:?}")?;
 
-    // A server that speaks protocol v1 refuses a second one at the same time.
+    // A server that speaks protocol v1 refuses a second process at the same time.
     let second = match sandbox.run(Language::Bash, "printf 'me too'").await {
         Ok(output) => format!(" printed {}", output.stdout_str()?),
         Err(error) => format!(": {error}"),

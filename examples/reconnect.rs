@@ -1,5 +1,5 @@
-//! A connection that breaks in the middle of the output, and comes back. A proxy with faults stands
-//! between the client and the local server, and cuts the connection.
+//! A connection breaks in the middle of the output, and the client reconnects. A fault-injecting
+//! proxy between the client and the local server cuts the connection.
 //!
 //! ```text
 //! cargo run --example reconnect
@@ -31,7 +31,7 @@ async fn run() -> Result<(), Box<dyn Error>> {
                 SandboxEvent::Reconnected => "back".to_owned(),
                 _ => continue,
             };
-            // If the reader of the output is gone, `run` fails.
+            // If stdout is closed, `run` returns the error.
             let _ = writeln!(stdout(), "[link] {line}");
         }
     });
@@ -40,7 +40,7 @@ async fn run() -> Result<(), Box<dyn Error>> {
     let process = sandbox.exec(Language::Bash, echo).await?;
     let mut lines = process.stdout().lines();
     for word in ["one", "two", "three"] {
-        // While the connection is lost, input waits for it.
+        // While the connection is lost, the client queues the input.
         process.write_to_stdin(format!("{word}\n")).await?;
         if let Some(line) = lines.next().await {
             writeln!(stdout(), "{}", line?)?;

@@ -1,12 +1,12 @@
-//! parity.md, the rows about attach: the real client against the real local server, and against a
-//! scripted one for what the real one does not say.
+//! `Sandbox::attach` against the local server, and against a scripted server for messages that the
+//! local server doesn't send.
 
 #![cfg(unix)]
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "a test that cannot go on fails"
+    reason = "a test fails by panicking"
 )]
 
 mod scripted;
@@ -20,7 +20,7 @@ use actix_sandbox::{
 use futures::future::join;
 use scripted::{Heard, ID, PATIENCE, Scripted, TOKEN, assert_no_secret, shown, within};
 
-/// Attaches as soon as the server knows that the client before is gone.
+/// Attaches as soon as the server notices that the previous client is gone.
 async fn attach_again(server: &LocalServer, id: &str, token: &str) -> Sandbox {
     attach_again_as(ProtocolVersion::V2, server, id, token).await
 }
@@ -65,7 +65,8 @@ async fn another_client_goes_on_where_the_first_stopped() {
     assert_eq!(gone.expect_err("gone").kind(), ErrorKind::NotFound);
 }
 
-/// "attach: `NOT_FOUND`, `IN_USE`, `RESTORE_ERROR`, `PERMISSION_DENIAL_ERROR` are each a distinct error"
+/// Each of `NOT_FOUND`, `IN_USE`, `RESTORE_ERROR` and `PERMISSION_DENIAL_ERROR` has its own kind of
+/// error.
 #[actix::test]
 async fn every_refusal_of_an_attach_is_an_error_of_its_own() {
     let server = LocalServer::start().await.expect("a local server");
@@ -94,7 +95,8 @@ async fn every_refusal_of_an_attach_is_an_error_of_its_own() {
     let output = holder.run(Language::Bash, "echo undisturbed").await;
     assert_eq!(output.expect("ran").stdout, "undisturbed\n");
 
-    // The local server restores nothing here, so a scripted one fails to.
+    // The local server has no checkpoint to restore here, so a scripted server reports this
+    // failure.
     let server = Scripted::bind().await;
     let script = async {
         let mut peer = server.peer().await;
@@ -123,7 +125,7 @@ async fn an_empty_id_or_token_is_refused_before_dialling() {
     server.assert_not_dialled().await;
 }
 
-/// Fault (l): "id and token pasted into the URL unescaped".
+/// The client escapes the id and the token in the URL.
 #[actix::test]
 async fn ids_and_tokens_arrive_unchanged_whatever_is_in_them() {
     let server = Scripted::bind().await;
@@ -153,13 +155,13 @@ async fn ids_and_tokens_arrive_unchanged_whatever_is_in_them() {
     assert!(!value.contains(['&', '=', '+', '#']), "{value}");
     assert_eq!(decode(value), token);
 
-    // And the local server reads them back: it knows no such sandbox, and says only that.
+    // The local server decodes them: its only complaint is that it has no such sandbox.
     let server = LocalServer::start().await.expect("a local server");
     let error = Sandbox::attach(server.url(), id, token).await;
     assert_eq!(error.expect_err("unknown").kind(), ErrorKind::NotFound);
 }
 
-/// An attach fails on the first of: error status, socket error, early close, timeout.
+/// An attach fails on an error status, a socket error, an early close or a timeout.
 #[actix::test]
 async fn an_attach_that_gets_no_answer_fails() {
     type Script = (&'static str, ErrorKind);
@@ -197,19 +199,20 @@ async fn an_attach_that_gets_no_answer_fails() {
         let error: Error = failed.expect_err(script);
         assert_eq!(error.kind(), kind, "{script}: {error}");
         assert_no_secret(&shown(&error));
-        // The client asked for nothing.
+        // The client sent no request.
         let asked = |heard: &Heard| matches!(heard, Heard::Json(_));
         assert!(!heard.iter().any(asked), "{script}: {heard:?}");
     }
 }
 
-/// Nobody got a handle; but the sandbox was there before, and is somebody's.
+/// A cancelled create kills its sandbox. A cancelled attach doesn't, because the sandbox existed
+/// before and may have another user.
 #[actix::test]
 async fn a_cancelled_attach_kills_nothing() {
     let server = Scripted::bind().await;
     let mut attach = Sandbox::attach(server.url(), ID, TOKEN).into_future();
     let mut peer = tokio::select! {
-        _ = &mut attach => panic!("nobody said that the sandbox runs"),
+        _ = &mut attach => panic!("attached before the sandbox runs"),
         peer = server.peer() => peer,
     };
     drop(attach);
@@ -221,7 +224,7 @@ async fn a_cancelled_attach_kills_nothing() {
 #[actix::test]
 async fn programs_made_of_actors_attach_too() {
     let server = LocalServer::start().await.expect("a local server");
-    // In v1, where one process runs at a time.
+    // Under v1, a sandbox runs one process at a time.
     let first = Sandbox::create(server.url())
         .max_protocol_version(ProtocolVersion::V1)
         .await
@@ -231,7 +234,8 @@ async fn programs_made_of_actors_attach_too() {
         .exec(Language::Bash, "read line; echo got $line")
         .await;
     let process = started.expect("started");
-    // Somebody else's process is not this client's, but its sandbox is busy with it.
+    // The second client doesn't own the first client's process, but its exec is refused while that
+    // process runs.
     drop((process, first));
     let (id, token) = (id.as_str(), token.expose_secret());
     let sandbox = attach_again_as(ProtocolVersion::V1, &server, id, token).await;

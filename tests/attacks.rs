@@ -1,7 +1,10 @@
-//! What code in a sandbox may try, on each backend that this machine has, and what comes of it. The server and the
-//! other sandboxes go on in every case. `cargo test --test attacks -- --nocapture` prints the table of the documentation.
+//! Attacks by code in a sandbox, by callers without the secret and by other users of the machine,
+//! on each backend that works here. After each attack, the server and the other sandboxes still
+//! work. `cargo test what_each_backend_stops -- --nocapture` prints the table in
+//! `src/server/mod.rs`.
 //!
-//! On the host backend only what harms nobody is tried: as root, `kill -9 -1` there would be the end of this test.
+//! On the host backend, the tests skip attacks that would harm the machine: as root, `kill -9 -1`
+//! would kill the test itself.
 #![cfg(target_os = "linux")]
 #![allow(
     clippy::unwrap_used,
@@ -14,7 +17,7 @@
 mod archives;
 mod common;
 #[path = "serve/program.rs"]
-#[allow(dead_code, reason = "most of it is for the tests of the command")]
+#[allow(dead_code, reason = "this binary uses a part of it")]
 mod program;
 
 use std::{
@@ -33,14 +36,14 @@ use common::within;
 use program::Program;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-/// A secret of the user of the server, in a place that others may read.
+/// The content of a file of the server's user, in a directory that other users may read.
 const SECRET: &str = "a secret of the server's user";
 
 struct Attack {
     name: &'static str,
-    /// Python that prints `done` where it succeeds. `{…}` is replaced.
+    /// Python that prints `done` if the attack succeeds. Placeholders like `{pid}` are replaced.
     code: &'static str,
-    /// Whether it may be tried on the host, and what comes of it there.
+    /// What is expected on the host backend.
     host: Host,
 }
 
@@ -175,7 +178,7 @@ print('done' if mounts or nested else 'stopped')",
     },
 ];
 
-/// It goes on until it is killed.
+/// Runs until it is killed.
 const FLOOD: Attack = Attack {
     name: "stall a kill in another sandbox by copying its markers",
     code: "import os, signal, time
@@ -191,7 +194,7 @@ while True:
     host: Host::NotTried,
 };
 
-/// On a small disk of its own, and they go on until they are killed.
+/// Attacks that run on a separate small disk, until they are killed.
 const FILLS: [Attack; 2] = [
     Attack {
         name: "fill the disk",
@@ -214,26 +217,26 @@ time.sleep(1000)",
     },
 ];
 
-/// By what is stored; in the order of `stored`.
+/// Attacks by stored archives, in the order of [`stored`].
 const STORED: [&str; 3] = [
     "an archive in the state with files that the server trusts",
     "an archive that unpacks to more than `max_archive_size`",
     "delay other snapshots with four endless ones",
 ];
 
-/// What callers do who know the port of the server and not its secret: they search everything that
-/// they can read for it.
+/// The attack of callers that know the port of the server but not its secret: they search
+/// everything that they can read for the secret.
 const CALL_SERVER: &str = include_str!("common/call_server.py");
 
-/// An attack of a caller without the secret.
+/// Who attacks without the secret.
 #[derive(Clone, Copy)]
 enum Caller {
-    /// Code in a sandbox that may use the network of this machine. On the host it can read the
-    /// memory of the server.
+    /// Code in a sandbox with access to this machine's network. On the host backend it isn't tried:
+    /// code there can read the memory of the server.
     Code,
     /// Another user of this machine.
     LocalUser,
-    /// One who opens connections and sends nothing.
+    /// A caller that opens connections and sends nothing.
     Idle,
 }
 
@@ -252,7 +255,7 @@ const CALLERS: [(Caller, &str); 3] = [
     ),
 ];
 
-/// What callers and other users take from the operator, in the order of `taken`.
+/// Attacks of callers and other users on the operator, in the order of [`taken`].
 const TAKEN: [&str; 4] = [
     "another user of this machine: replace the state of the server",
     "slow bodies of `/execute` without end",
@@ -260,7 +263,7 @@ const TAKEN: [&str; 4] = [
     "forge lines of the server's log",
 ];
 
-/// Which of them succeed.
+/// Which attacks of [`TAKEN`] succeed.
 async fn taken(backend: Backend, name: &str, folder: &Path) -> [bool; 4] {
     let state = folder.join(format!("{name}-open"));
     fs::create_dir(&state).unwrap();
@@ -309,9 +312,9 @@ async fn taken(backend: Backend, name: &str, folder: &Path) -> [bool; 4] {
     [replaced, slow, second.is_ok(), forged]
 }
 
-/// Whether idle connections keep an exec or a health check from a server.
+/// Whether idle connections make an exec or a health check fail.
 async fn starve(backend: &str) -> bool {
-    // `runsc` needs file descriptors above 256.
+    // `runsc` needs more than 256 file descriptors.
     let files = if backend == "gvisor" { 512 } else { 256 };
     let program = Program::start_with_open_files(files, &["--backend", backend]);
     let sandbox = within("a sandbox", Sandbox::create(&program.url)).await;
@@ -334,7 +337,7 @@ async fn starve(backend: &str) -> bool {
         || exec.is_ok_and(|output| output.stdout == "still\n").not()
 }
 
-/// What comes of such a caller. The server is one whose sandboxes have a network.
+/// Whether the attack of this caller succeeds. The sandboxes of the server have a network.
 async fn call(server: &LocalServer, caller: Caller, state: &Path) -> bool {
     let port = server.address().port().to_string();
     let said = match caller {
@@ -353,7 +356,7 @@ async fn call(server: &LocalServer, caller: Caller, state: &Path) -> bool {
                 .args(["--reuid", "65534", "--regid", "65534", "--clear-groups"])
                 .args(["python3", "-c", CALL_SERVER, &port])
                 .args([state, &std::env::temp_dir()])
-                // Of the programs on the PATH of these tests some may be for their user alone.
+                // Programs on the PATH of these tests may be executable only for their user.
                 .env("PATH", "/usr/local/bin:/usr/bin:/bin")
                 .current_dir("/");
             let output = within("the other user", command.output()).await.unwrap();
@@ -367,7 +370,7 @@ async fn call(server: &LocalServer, caller: Caller, state: &Path) -> bool {
     succeeded
 }
 
-/// Servers whose sandboxes have a network: one as it is started by default, with a state, and one
+/// Two servers whose sandboxes have a network: one with a secret and a state directory, and one
 /// without a secret.
 async fn servers_with_a_network(name: &str, state: &Path) -> Option<[LocalServer; 2]> {
     let backend = match name {
@@ -382,10 +385,10 @@ async fn servers_with_a_network(name: &str, state: &Path) -> Option<[LocalServer
     Some([closed, open])
 }
 
-/// Where the small disk is, for the process that has one.
+/// The variable with the path of the small disk, in the process that has one.
 const SMALL_DISK: &str = "ACTIX_SANDBOX_TEST_SMALL_DISK";
 
-/// Becomes the program in its arguments, in a session keyring with a key.
+/// Executes the program in its arguments, in a session keyring that holds a key.
 const WITH_KEY: &str = "import ctypes, os, platform, sys
 libc = ctypes.CDLL(None)
 add_key, keyctl = {'x86_64': (248, 250), 'aarch64': (217, 219)}[platform.machine()]
@@ -393,7 +396,8 @@ libc.syscall(keyctl, 1, None)
 libc.syscall(add_key, b'user', b'of-the-user', b'secret', 6, -3)
 os.execv(sys.argv[1], sys.argv[1:])";
 
-/// A small disk, which this process alone sees. `None`: this test runs, or cannot run, in another process that has one.
+/// The small disk of this process. Without one, starts this test again in a mount namespace with a
+/// small disk, if it may, and returns `None`.
 fn small_disk(test: &str) -> Option<PathBuf> {
     if let Some(disk) = std::env::var_os(SMALL_DISK) {
         return Some(disk.into());
@@ -417,7 +421,7 @@ fn small_disk(test: &str) -> Option<PathBuf> {
     None
 }
 
-/// A server with this backend; `None`, and a line that says why, where it does not work on this machine.
+/// A server with this backend. `None` if the backend doesn't work on this machine.
 async fn server(backend: Backend, state: &Path) -> Option<LocalServer> {
     let builder = LocalServer::builder()
         .backend(backend)
@@ -425,7 +429,7 @@ async fn server(backend: Backend, state: &Path) -> Option<LocalServer> {
     common::backend::start_if_possible(builder).await
 }
 
-/// A server like that, whose sandboxes and state are on this disk.
+/// Like [`server`], with sandboxes and state on this disk.
 async fn server_on(disk: &Path, backend: Backend) -> Option<LocalServer> {
     let builder = LocalServer::builder()
         .backend(backend)
@@ -445,7 +449,7 @@ async fn python(sandbox: &Sandbox, code: &str) -> String {
     format!("{}{}", output.stdout_lossy(), output.stderr_lossy())
 }
 
-/// What comes of an attack. The other sandbox goes on.
+/// Whether an attack succeeds. Checks that another sandbox still works.
 async fn attack(server: &LocalServer, attack: &Attack, names: &[(&str, String)]) -> bool {
     let other = Sandbox::create(server.url()).await.unwrap();
     let lasting = other.exec(Language::Bash, "read line; echo still here, $line");
@@ -487,7 +491,8 @@ async fn attack(server: &LocalServer, attack: &Attack, names: &[(&str, String)])
     succeeded
 }
 
-/// What comes of a flood of processes with the mark of another sandbox's process, which is killed meanwhile.
+/// Whether the attack succeeds: it starts processes with the marker of a process in another
+/// sandbox, while that process is killed.
 async fn flood(server: &LocalServer, attack: &Attack) -> bool {
     let victim = Sandbox::create(server.url()).await.unwrap();
     let code = "echo $ACTIX_SANDBOX_EXEC; exec sleep 1000";
@@ -507,8 +512,8 @@ async fn flood(server: &LocalServer, attack: &Attack) -> bool {
     !matches!(killed, Ok(Ok(_)))
 }
 
-/// What comes of an attack that fills the disk. What runs goes on; what does not fit is refused, with the reason; and the kill
-/// of the sandbox frees the disk.
+/// Whether an attack fills the disk. Checks that running code continues, that operations without
+/// space fail with the reason, and that killing the sandbox frees the disk.
 async fn fill(server: &LocalServer, disk: &Path, attack: &Attack) -> bool {
     let other = Sandbox::create(server.url()).await.unwrap();
     let lasting = other.exec(Language::Bash, "read line; echo still here, $line");
@@ -533,7 +538,7 @@ async fn fill(server: &LocalServer, disk: &Path, attack: &Attack) -> bool {
         let said = error.to_string();
         assert!(said.contains("No space left"), "{}: {said}", attack.name);
     }
-    // What does not compress is not stored beside itself.
+    // Random bytes don't compress, so there is no space for their snapshot.
     assert!(attack.name != FILLS[0].name || stored.is_err());
     let names = || -> Vec<_> {
         let entries = fs::read_dir(disk.join("state/snapshots")).unwrap();
@@ -554,12 +559,12 @@ async fn fill(server: &LocalServer, disk: &Path, attack: &Attack) -> bool {
     succeeded
 }
 
-/// Which attacks by what is stored succeed.
+/// Which attacks of [`STORED`] succeed.
 async fn stored(backend: Backend, state: &Path) -> [bool; 3] {
     let builder = LocalServer::builder()
         .backend(backend)
         .state_directory(state);
-    // Both on one state.
+    // Both servers use the same state directory.
     let limited = builder.clone().max_archive_size(256 << 20).start().await;
     let (server, limited) = (builder.max_archive_size(1 << 50), limited.unwrap());
     let server = server.start().await.unwrap();
@@ -722,20 +727,21 @@ async fn what_each_backend_stops_is_as_documented() {
     );
 }
 
-/// Where the server has the directories of its sandboxes.
+/// A glob for the directories of servers.
 fn server_directory() -> String {
     let place = std::env::temp_dir().canonicalize().unwrap();
     format!("{}/actix-sandbox-*", place.display())
 }
 
-/// Code swaps a directory of its own for a link to a place that it cannot read, over and over, while it is stored.
+/// While snapshots are taken, code keeps swapping a directory for a symlink to a directory that it
+/// can't read.
 #[actix::test]
 async fn a_symlink_swapped_for_a_directory_is_not_followed() {
     let folder = tempfile::tempdir().unwrap();
     let outside = folder.path().join("outside");
     fs::create_dir(&outside).unwrap();
     fs::write(outside.join("file"), SECRET).unwrap();
-    // Many, so that the directory is replaced between two of them.
+    // Many entries, so that swaps happen while the directory is being read.
     for number in 0..200 {
         std::os::unix::fs::symlink(SECRET, outside.join(format!("link-{number}"))).unwrap();
     }

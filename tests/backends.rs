@@ -1,5 +1,5 @@
-//! What the backends promise beyond what every test shows of the one that it runs on: `namespace` and `gvisor`, where this machine
-//! has what they need. CI has both.
+//! Properties of the backends `namespace` and `gvisor` that the other tests don't cover. A backend
+//! is skipped if it doesn't work on this machine; CI has both.
 #![cfg(target_os = "linux")]
 #![allow(
     clippy::unwrap_used,
@@ -18,7 +18,7 @@ use actix_sandbox::{
 };
 use common::{processes_with, within};
 
-/// A server on each backend that confines and that works here.
+/// A server on each confining backend that works on this machine.
 async fn each(with: impl Fn(ServerBuilder) -> ServerBuilder) -> Vec<LocalServer> {
     let namespace = NamespaceOptions::default();
     let gvisor = GvisorOptions::default();
@@ -136,7 +136,7 @@ os._exit(0)";
     }
 }
 
-/// It is memory that belongs to no process, so the limit of none counts.
+/// Files in a tmpfs are memory of no process, so limits of processes don't bound them.
 #[actix::test]
 async fn files_in_memory_are_bounded() {
     let code = "written = 0
@@ -152,7 +152,7 @@ print('stopped after', written >> 20)";
         let output = within("the code", sandbox.run(Language::Python, code))
             .await
             .unwrap();
-        // 64 MiB of `/dev/shm`, and in gVisor as much where the code is.
+        // `/dev/shm` holds 64 MiB. In gVisor, `/run/code` holds as much.
         let said = output.stdout_lossy();
         let said: Vec<_> = said.split_whitespace().collect();
         assert_eq!(said[..2], ["stopped", "after"], "{output:?}");
@@ -162,7 +162,7 @@ print('stopped after', written >> 20)";
     }
 }
 
-/// Each name takes memory of the kernel, whatever the files hold.
+/// Each name takes kernel memory, even for an empty file.
 #[actix::test]
 async fn the_number_of_files_in_memory_is_bounded() {
     let code = "import os
@@ -218,7 +218,7 @@ async fn a_directory_that_is_made_readable_is_read_and_no_other() {
     assert_eq!(fs::read_dir(shown.path()).unwrap().count(), 1);
 }
 
-/// A server whose state and sandboxes are below a directory that sandboxes read.
+/// The state and the sandboxes of the server are below a directory that sandboxes can read.
 #[actix::test]
 async fn the_servers_directories_look_empty_inside_a_readable_one() {
     let shown = tempfile::Builder::new()
@@ -267,7 +267,7 @@ fn mode(mode: u32) -> fs::Permissions {
     std::os::unix::fs::PermissionsExt::from_mode(mode)
 }
 
-/// A counter in memory goes on where it was, on another server; one whose output nobody takes any more, too.
+/// A counter in memory keeps counting on another server, although its output is no longer read.
 #[actix::test]
 async fn a_checkpoint_of_gvisor_holds_what_runs_in_the_background() {
     let state = tempfile::tempdir().unwrap();
@@ -284,12 +284,12 @@ async fn a_checkpoint_of_gvisor_holds_what_runs_in_the_background() {
         .enable_sandbox_handoff(true)
         .await
         .unwrap();
-    let count = "(while :; do echo $((++i)) > new; mv new count; echo nobody; sleep 0.01; done) & until [ -s count ]; do :; done";
+    let count = "(while :; do echo $((++i)) > new; mv new count; echo unread; sleep 0.01; done) & until [ -s count ]; do :; done";
     within("the counter", sandbox.run(Language::Bash, count))
         .await
         .unwrap();
     let reached: u64 = bash(&sandbox, "cat count").await.trim().parse().unwrap();
-    // Another server takes it over: checkpoint, and restore.
+    // The handoff stores a checkpoint and restores it.
     let (id, token) = (
         sandbox.sandbox_id().clone(),
         sandbox.sandbox_token().clone(),
@@ -299,7 +299,7 @@ async fn a_checkpoint_of_gvisor_holds_what_runs_in_the_background() {
         Sandbox::attach(two.url(), id, token).into_future(),
     );
     let again = again.await.unwrap();
-    // The first exec here is not the first one there.
+    // The restored sandbox already had execs: new ones must not collide with them.
     let process = again.exec(Language::Bash, "sleep 1000").await.unwrap();
     within("the kill", process.kill()).await.unwrap();
     let goes_on = format!(
@@ -375,13 +375,13 @@ async fn confined_never_means_the_host() {
     }
 }
 
-/// What code has left in its tree must not lead the next start elsewhere: links where something is mounted, and a program of its
-/// own where those are looked for that make the sandbox.
+/// Code leaves symlinks at mount points, and its own `mount` in a directory that may be on the
+/// PATH. Neither may redirect the start of a sandbox from that tree.
 #[actix::test]
 async fn links_in_a_restored_tree_lead_nowhere() {
     for server in each(|it| it).await {
         let first = Sandbox::create(server.url()).await.unwrap();
-        // Anybody may write there.
+        // Any user may write there.
         let outside = tempfile::tempdir_in("/var/tmp").unwrap();
         fs::set_permissions(outside.path(), mode(0o777)).unwrap();
         let prepare = format!(
@@ -399,11 +399,11 @@ async fn links_in_a_restored_tree_lead_nowhere() {
             .unwrap();
         let second = Sandbox::create(server.url()).filesystem_snapshot_name("links");
         if let Ok(second) = within("the creation", second.into_future()).await {
-            // It works, or says that it does not; it is nobody else's, and its home is no `/usr`.
-            let code = "[ ! -e ~/lib ] && echo of its own";
+            // The sandbox works or reports an error, but its home is never `/usr`.
+            let code = "[ ! -e ~/lib ] && echo own home";
             if let Ok(output) = within("the code", second.run(Language::Bash, code)).await {
                 let fails = matches!(output.end, ProcessEnd::Unknown | ProcessEnd::Exited(1));
-                assert!(output.stdout == "of its own\n" || fails, "{output:?}");
+                assert!(output.stdout == "own home\n" || fails, "{output:?}");
             }
         }
         let left = fs::read_dir(outside.path()).unwrap().count();
@@ -412,7 +412,7 @@ async fn links_in_a_restored_tree_lead_nowhere() {
     }
 }
 
-/// Code may not attach to the first process of its sandbox, and has no terminal of the server's.
+/// Code can't ptrace the first process of its sandbox, and doesn't get the server's terminal.
 #[actix::test]
 async fn the_first_process_is_out_of_reach() {
     let code = "import ctypes

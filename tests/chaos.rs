@@ -1,16 +1,16 @@
-//! Links that are cut at random bytes while a script prints: 200 runs with seeds (fewer in gVisor), through a proxy, against
-//! the real local server.
+//! A proxy cuts links at random bytes while a script prints: 200 seeded runs (fewer in gVisor)
+//! against the local server.
 //!
-//! Protocol v1 loses what was in flight at a cut. Here it is seen that nothing else is lost: the proxy
-//! writes down what the server has handed to each connection, and goes on taking after the cut. The
-//! client must have received a beginning of what each connection was given, one after the other, and
-//! the server must have given everything, once and in order.
+//! Under protocol v1, a cut loses what is in flight. This test checks that it loses nothing else.
+//! The proxy records what the server writes to each connection, also after the cut. Together, these
+//! records must be the whole output, once and in order. The output that the client received must be
+//! a prefix of the first record, followed by a prefix of the second, and so on.
 #![cfg(unix)]
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "a test that cannot go on fails"
+    reason = "a test fails by panicking"
 )]
 
 #[path = "common/backend.rs"]
@@ -23,7 +23,8 @@ use actix_sandbox::{Language, LocalServer, ProcessEnd, ProtocolVersion, Reconnec
 use futures::{StreamExt, stream};
 use proxy::{Chance, Plan, Proxy, all_over};
 
-/// Runs, and how many go on at the same time. In gVisor each has a kernel of its own to start.
+/// The number of runs, and how many run concurrently. There are fewer in gVisor, where each sandbox
+/// starts a kernel.
 fn amount() -> (u64, usize) {
     match backend::is("gvisor") {
         true => (20, 2),
@@ -33,10 +34,10 @@ fn amount() -> (u64, usize) {
 
 const LINES: usize = 20_000;
 
-/// Far longer than a run takes; one that hangs fails instead.
+/// The timeout of a run. A run takes far less.
 const LONG: Duration = Duration::from_secs(120);
 
-/// What happened in a run.
+/// The counts of a run.
 #[derive(Debug, Default)]
 struct Seen {
     dials: usize,
@@ -83,12 +84,12 @@ async fn run(server: &LocalServer, seed: u64) -> Result<Seen, String> {
             ..Plan::default()
         };
         if number == 0 {
-            // Not before the script runs.
+            // The first link lasts until the script runs.
             plan.cut_down = Some(1_500 + chance.below(60_000));
         } else if chance.below(8) == 0 {
             plan.cut_up = Some(1 + chance.below(300));
         } else if chance.below(4) == 0 {
-            // In the middle of coming back.
+            // During a reconnect.
             plan.cut_down = Some(1 + chance.below(400));
         } else {
             plan.cut_down = Some(1 + chance.below(60_000));
@@ -111,7 +112,8 @@ async fn run(server: &LocalServer, seed: u64) -> Result<Seen, String> {
         })
         .await
         .map_err(|error| format!("create: {error}"))?;
-    // At once, or over some time, so that there is always something in flight or that there is not.
+    // Most scripts print at once, so that a cut finds output in flight. Every fourth one pauses, so
+    // that often nothing is in flight.
     let pause = ["", "; i % 500 or time.sleep(0.005)"][usize::from(!seed.is_multiple_of(4))];
     let code = format!("import time\nfor i in range({LINES}): print('%07d' % i){pause}");
     let process = sandbox
@@ -133,8 +135,8 @@ async fn run(server: &LocalServer, seed: u64) -> Result<Seen, String> {
     check(&proxy, &String::from_utf8_lossy(&received))
 }
 
-/// Sees that the server gave everything once and in order, and that the client received of each
-/// connection a beginning.
+/// Checks that the server wrote the whole output once and in order, and that the client received a
+/// prefix of each connection's part.
 fn check(proxy: &Proxy, received: &str) -> Result<Seen, String> {
     let records = proxy.records();
     let given: Vec<String> = records
@@ -144,10 +146,10 @@ fn check(proxy: &Proxy, received: &str) -> Result<Seen, String> {
     let printed: String = (0..LINES).map(|i| format!("{i:07}\n")).collect();
     if given.concat() != printed {
         let lengths: Vec<_> = given.iter().map(String::len).collect();
-        return Err(format!("the server gave {lengths:?} of {}", printed.len()));
+        return Err(format!("the server wrote {lengths:?} of {}", printed.len()));
     }
     if !is_made_of_beginnings(received.as_bytes(), &given) {
-        return Err("what was received is not in order, or came twice".to_owned());
+        return Err("the client received output out of order or twice".to_owned());
     }
     Ok(Seen {
         dials: records.len(),
@@ -155,8 +157,8 @@ fn check(proxy: &Proxy, received: &str) -> Result<Seen, String> {
     })
 }
 
-/// The data of the stdout messages in what a server has sent, from the answer to the upgrade on. A
-/// frame whose end is missing was not handed over as a whole, and counts nonetheless.
+/// Returns the data of the stdout messages in the bytes that a server sent, which start with the
+/// answer to the upgrade. Ignores an incomplete frame at the end.
 fn stdout_in(sent: &[u8]) -> String {
     let head = sent.windows(4).position(|four| four == b"\r\n\r\n");
     let mut rest = head.map_or(&[][..], |head| &sent[head + 4..]);
@@ -194,7 +196,7 @@ fn stdout_in(sent: &[u8]) -> String {
     text
 }
 
-/// Whether `received` is a beginning of the first, then one of the second, and so on.
+/// Whether `received` is a prefix of the first of `given`, then a prefix of the second, and so on.
 fn is_made_of_beginnings(received: &[u8], given: &[String]) -> bool {
     let Some((first, others)) = given.split_first() else {
         return received.is_empty();
@@ -204,7 +206,8 @@ fn is_made_of_beginnings(received: &[u8], given: &[String]) -> bool {
         .zip(first.as_bytes())
         .take_while(|(received, given)| received == given)
         .count();
-    // The next may go on with the same digits by chance, so not always the longest is meant.
+    // The longest common prefix may be too long: the next part can start with the same digits. So
+    // try shorter prefixes, too.
     (0..=common)
         .rev()
         .take(16)

@@ -1,11 +1,11 @@
-//! Everything that is logged in a whole session, by this crate and by what it uses, client and server, at
-//! the level TRACE: searched for every secret in it. In a binary of its own: there is one global subscriber.
+//! Searches the TRACE logs of a whole session for each of its secrets: client, server, and the
+//! crates below them. The test needs its own binary, because it sets the global subscriber.
 #![cfg(unix)]
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "a test that cannot go on fails"
+    reason = "a test fails by panicking"
 )]
 
 mod common;
@@ -80,7 +80,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Collect {
     }
 }
 
-/// What is logged by crates that use `log`.
+/// Collects the logs of crates that use `log`.
 impl log::Log for Collect {
     fn enabled(&self, _: &log::Metadata<'_>) -> bool {
         true
@@ -100,7 +100,8 @@ fn take_log() -> Vec<String> {
     std::mem::take(&mut LOG.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
-/// A secret as it may turn up: as it is, in a URL, in hexadecimal digits, in base64 at each of the three places.
+/// Returns the forms in which a log may show a secret: verbatim, percent-encoded, as hexadecimal or
+/// decimal bytes, and in base64 at each of the three alignments.
 fn forms(secret: &str) -> Vec<String> {
     let escaped: String = secret.bytes().map(|byte| format!("%{byte:02X}")).collect();
     let hex: String = secret.bytes().map(|byte| format!("{byte:02x}")).collect();
@@ -113,13 +114,13 @@ fn forms(secret: &str) -> Vec<String> {
     ];
     for shift in 0..3 {
         let encoded = STANDARD.encode(format!("{}{secret}", &"xx"[..shift.min(2)]));
-        // Without the ends, which depend on what is beside it.
+        // Remove both ends, which depend on the neighbouring bytes.
         forms.push(encoded[4..encoded.len() - 4].to_owned());
     }
     forms
 }
 
-/// One session with everything in it. Gives its secrets.
+/// Runs a session with a reconnect, stdin, output and refusals. Returns its secrets.
 async fn session(debug: bool) -> Vec<String> {
     let server = LocalServer::start().await.expect("a local server");
     let proxy = Proxy::plain(&server).await;
@@ -145,7 +146,7 @@ async fn session(debug: bool) -> Vec<String> {
     process.write_to_stdin(input).await.expect("written");
     within("the end", process.wait()).await.expect("ended");
 
-    // Refusals, with the token in what was asked.
+    // Refused requests that contain the token.
     let id = sandbox.sandbox_id().clone();
     let attach = |url: String, token: &str| {
         Sandbox::attach(url, id.clone(), token)
@@ -161,7 +162,7 @@ async fn session(debug: bool) -> Vec<String> {
     let error = attach(nowhere, &token).await.expect_err("refused");
     assert_eq!(error.kind(), ErrorKind::Connect);
 
-    // The path of a URL is the secret of a server.
+    // The path of a URL is the server's secret.
     let (_, secret) = server.url().rsplit_once('/').expect("a secret");
     let secret = secret.to_owned();
     let (base, _) = server.url().rsplit_once('/').expect("a secret");
@@ -194,7 +195,7 @@ async fn nothing_that_is_logged_holds_a_secret() {
     log::set_max_level(log::LevelFilter::Trace);
     let secrets = session(true).await;
     let log = take_log();
-    // What the crates below say is in it, too.
+    // The log contains the lines of the crates below, too.
     for target in ["actix", "tokio", "mio"] {
         println!(
             "{target}: {} lines",
@@ -212,7 +213,7 @@ async fn nothing_that_is_logged_holds_a_secret() {
         }
     }
 
-    // The session can be followed by it: one span with label, id and epochs, and each step in it.
+    // The log shows each step of the session, in a span with label, id and epoch.
     let ours: Vec<_> = log
         .iter()
         .filter(|line| line.starts_with("actix_sandbox::"))
@@ -232,10 +233,10 @@ async fn nothing_that_is_logged_holds_a_secret() {
     ] {
         assert!(has(part), "{part} is not in {ours:#?}");
     }
-    // What has a place in the log is there: an address is none of the secrets.
+    // Addresses are logged: they are not secrets.
     assert!(has("127.0.0.1"));
 
-    // And without debugging the client says nothing at all.
+    // With debugging off, the client logs nothing.
     session(false).await;
     let log = take_log();
     let of_client = |line: &&String| {

@@ -1,5 +1,5 @@
-//! parity.md, "Exec", row by row, and the rows of "Bad input" about exec: the real client, the real
-//! local server, real bash and python.
+//! Execs: the client against the local server, with bash and python. docs/parity.md names many of
+//! these tests.
 #![cfg(unix)]
 #![allow(
     clippy::unwrap_used,
@@ -16,7 +16,7 @@ use actix_sandbox::{
 use common::{VERSIONS, events, sandbox_of, within};
 use futures::{StreamExt, future::join_all};
 
-/// The end of a process that returned 0: v1 tells no exit code.
+/// The end of a process that returned 0. v1 doesn't report exit codes.
 fn exited(version: ProtocolVersion) -> ProcessEnd {
     match version {
         ProtocolVersion::V1 => ProcessEnd::Unknown,
@@ -24,7 +24,6 @@ fn exited(version: ProtocolVersion) -> ProcessEnd {
     }
 }
 
-/// "several in sequence on one sandbox"
 #[actix::test]
 async fn several_execs_run_one_after_the_other() {
     for version in VERSIONS {
@@ -45,7 +44,7 @@ async fn several_execs_run_one_after_the_other() {
     }
 }
 
-/// v1 tells no exit code, and it is said so.
+/// v1 doesn't report exit codes, and the error says so.
 #[actix::test]
 async fn an_end_that_v1_does_not_tell_is_unknown() {
     let (_server, sandbox) = sandbox_of(ProtocolVersion::V1).await;
@@ -53,14 +52,14 @@ async fn an_end_that_v1_does_not_tell_is_unknown() {
         let output = within("run", sandbox.run(Language::Bash, code)).await;
         let output = output.expect("ran");
         assert_eq!(output.end, ProcessEnd::Unknown);
-        let error = output.error_for_status().expect_err("nobody said so");
+        let error = output.error_for_status().expect_err("unknown success");
         assert_eq!(error.kind(), ErrorKind::ProcessFailed);
         let text = "the server did not report whether the process succeeded";
         assert!(error.to_string().starts_with(text), "{error}");
     }
 }
 
-/// "a second while one runs fails with a state error and disturbs nothing"
+/// v1 only: a second exec at the same time is a state error and doesn't disturb the first.
 #[actix::test]
 async fn a_second_exec_is_refused_and_disturbs_nothing() {
     let (_server, sandbox) = sandbox_of(ProtocolVersion::V1).await;
@@ -87,7 +86,7 @@ async fn a_second_exec_is_refused_and_disturbs_nothing() {
     );
 }
 
-/// "exec when the sandbox is not running: state error naming the state"
+/// An exec in a sandbox that isn't running is a state error that names the state.
 #[actix::test]
 async fn exec_after_kill_names_the_state() {
     for version in VERSIONS {
@@ -103,7 +102,7 @@ async fn exec_after_kill_names_the_state() {
     }
 }
 
-/// "unsupported language, or a start failure: `exec` fails with the reason, the sandbox goes on"
+/// `exec` fails with the server's reason, and the sandbox stays usable.
 #[actix::test]
 async fn an_unsupported_language_fails_with_the_servers_reason() {
     for version in VERSIONS {
@@ -131,7 +130,7 @@ async fn an_unsupported_language_fails_with_the_servers_reason() {
     }
 }
 
-/// "streams end when the process ends, when it is killed, and when the sandbox is killed or lost"
+/// Streams end when the process ends or is killed, and when the sandbox is killed or lost.
 #[actix::test]
 async fn streams_end_with_the_process_a_kill_or_the_sandbox() {
     for version in VERSIONS {
@@ -184,7 +183,7 @@ async fn streams_end_with_the_process_a_kill_or_the_sandbox() {
         );
         assert_eq!(process.wait().await.expect("end"), ProcessEnd::Killed);
 
-        // In v2 the server says how much there was, and the stream ends in peace.
+        // v1 only: a v2 server reports the length of the output, so the stream ends without error.
         let sandbox = actix_sandbox::Sandbox::create(server.url())
             .max_protocol_version(ProtocolVersion::V1)
             .await
@@ -199,7 +198,7 @@ async fn streams_end_with_the_process_a_kill_or_the_sandbox() {
             "begun\n"
         );
         server.stop().await;
-        // A lost process and a finished one do not look the same.
+        // A lost process must not look like a finished one.
         let error = within("end after the server went", stdout.next())
             .await
             .expect("an error")
@@ -217,7 +216,6 @@ async fn streams_end_with_the_process_a_kill_or_the_sandbox() {
     }
 }
 
-/// "writing to a finished process: state error"
 #[actix::test]
 async fn writing_to_a_finished_process_is_a_state_error() {
     for version in VERSIONS {
@@ -226,7 +224,7 @@ async fn writing_to_a_finished_process_is_a_state_error() {
         process.wait().await.expect("ended");
         let error = process.write_to_stdin("x").await.expect_err("refused");
         assert_eq!(error.kind(), ErrorKind::ProcessEnded);
-        // Nor does it harm what comes next.
+        // The next exec still works.
         assert_eq!(
             sandbox
                 .run(Language::Bash, "echo next")
@@ -238,7 +236,7 @@ async fn writing_to_a_finished_process_is_a_state_error() {
     }
 }
 
-/// "kill is idempotent; kill of a finished process succeeds at once"
+/// Concurrent and repeated kills succeed. A kill of a finished process succeeds at once.
 #[actix::test]
 async fn kill_is_idempotent_and_any_number_may_ask_and_wait() {
     for version in VERSIONS {
@@ -275,7 +273,7 @@ async fn kill_is_idempotent_and_any_number_may_ask_and_wait() {
     }
 }
 
-/// A process ended by the server's own limit is killed, not finished.
+/// A process that the server's time limit ends counts as killed, not as finished.
 #[actix::test]
 async fn a_process_killed_by_someone_else_ends_with_that_cause() {
     let server = actix_sandbox::LocalServer::builder()
@@ -304,7 +302,8 @@ async fn a_process_killed_by_someone_else_ends_with_that_cause() {
     }
 }
 
-/// "exec with … empty code, 10 MiB of code, NUL bytes": runs, or the server's reason; the sandbox goes on.
+/// Empty code, 10 MiB of code and NUL bytes: the code runs or the server gives a reason, and the
+/// sandbox stays usable.
 #[actix::test]
 async fn odd_code_runs_or_is_refused_with_a_reason() {
     for version in VERSIONS {
@@ -341,7 +340,7 @@ async fn odd_code_runs_or_is_refused_with_a_reason() {
     }
 }
 
-/// Code over the server's message limit: the reason is in the error, nothing hangs.
+/// Code over the server's message limit ends the session. The call fails instead of hanging.
 #[actix::test]
 async fn code_over_the_message_limit_ends_the_session_with_the_reason() {
     for version in VERSIONS {
@@ -353,7 +352,7 @@ async fn code_over_the_message_limit_ends_the_session_with_the_reason() {
     }
 }
 
-/// A kill goes through however much is printed, whoever reads.
+/// A kill gets through a flood of output, whether the output is read or not.
 #[actix::test]
 async fn a_kill_goes_through_while_output_floods() {
     for version in VERSIONS {
@@ -383,7 +382,7 @@ async fn a_kill_goes_through_while_output_floods() {
     }
 }
 
-/// Stdin arrives in order and whole, however it is cut.
+/// Stdin arrives complete and in order, in pieces of any size.
 #[actix::test]
 async fn stdin_arrives_in_order_and_whole() {
     for version in VERSIONS {
@@ -418,7 +417,7 @@ async fn stdin_arrives_in_order_and_whole() {
     }
 }
 
-/// Output comes as it is printed, not at the end.
+/// Output arrives while the process runs, not only at its end.
 #[actix::test]
 async fn output_is_live() {
     for version in VERSIONS {
@@ -448,7 +447,6 @@ async fn output_is_live() {
     }
 }
 
-/// Text and lines of the same output.
 #[actix::test]
 async fn bytes_text_and_lines_tell_the_same() {
     for version in VERSIONS {
@@ -487,7 +485,8 @@ async fn bytes_text_and_lines_tell_the_same() {
     }
 }
 
-/// A stream that is not UTF-8, or cut inside a code point, is whole. Protocol v1 replaces bytes.
+/// Output arrives complete even if it is not UTF-8 or is written in parts of code points. v1
+/// replaces invalid bytes.
 #[actix::test]
 async fn invalid_utf8_in_output_is_replaced_and_the_rest_arrives() {
     for version in VERSIONS {
@@ -509,7 +508,7 @@ async fn invalid_utf8_in_output_is_replaced_and_the_rest_arrives() {
     }
 }
 
-/// Nothing comes after the end, of which a subscriber may be rid then.
+/// The end of the sandbox is the last event, so a subscriber can stop there.
 #[actix::test]
 async fn a_process_ends_before_its_sandbox_does() {
     use actix_sandbox::SandboxEvent;
@@ -528,7 +527,7 @@ async fn a_process_ends_before_its_sandbox_does() {
         let is_end = |event: &SandboxEvent| matches!(event, SandboxEvent::ProcessEnded { .. });
         let ends: Vec<_> = (0..seen.len()).filter(|&at| is_end(&seen[at])).collect();
         match version {
-            // All that v1 says of it is the end of the sandbox.
+            // v1 only reports the end of the sandbox, so the process ends right before it.
             ProtocolVersion::V1 => assert_eq!(ends, [seen.len() - 2], "{seen:?}"),
             ProtocolVersion::V2 => assert_eq!(ends.len(), 1, "{seen:?}"),
         }
@@ -539,7 +538,7 @@ async fn a_process_ends_before_its_sandbox_does() {
     }
 }
 
-/// Events tell the life of a process.
+/// Subscribers get the start and the end of a process, all statuses, and the end of the sandbox.
 #[actix::test]
 async fn subscribers_learn_of_processes_and_the_end() {
     for version in VERSIONS {
@@ -575,7 +574,7 @@ async fn subscribers_learn_of_processes_and_the_end() {
                 SandboxEvent::Status { status, .. } => Some(status.to_string()),
                 _ => None,
             })
-            // Left out where the output ends at once as well.
+            // A server leaves it out if the output ends together with the process.
             .filter(|status| status != "SANDBOX_EXECUTION_EXITED")
             .collect();
         assert_eq!(

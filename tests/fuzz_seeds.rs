@@ -1,17 +1,18 @@
-//! The seeds of the fuzz targets (`fuzz/`), and random bytes besides, on the toolchain that the crate is built with.
+//! Runs the fuzz targets of `fuzz/` on their corpus and on random bytes, with the crate's own
+//! toolchain.
 
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "a test that cannot go on fails"
+    reason = "a test fails by panicking"
 )]
 
 #[path = "../fuzz/src/lib.rs"]
 #[allow(
     clippy::disallowed_methods,
     unreachable_pub,
-    reason = "any instant is the origin of virtual time; there it is a library"
+    reason = "virtual time needs an origin, and `fuzz` is a crate where these items are public"
 )]
 mod fuzz;
 
@@ -19,7 +20,8 @@ use std::{fs, path::Path};
 
 use proptest::prelude::*;
 
-/// Runs what is kept in `fuzz/corpus`; the name of the seed that fails is printed.
+/// Runs a target on each seed in `fuzz/corpus`. Prints the name of each seed first, so that a
+/// failure shows which one it was.
 fn seeds(target: &str, run: fn(&[u8])) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
     let mut seeds = 0;

@@ -1,17 +1,18 @@
-//! Google authentication by the official library: against a metadata server played on loopback, and a
-//! service that takes only tokens for its own origin that are not stale.
+//! Google authentication with the official library, against a fake metadata server on loopback and
+//! a service that accepts only fresh tokens for its own origin.
 //!
 //! ```text
 //! cargo test --features google-auth --test google_auth
 //! ```
 //!
-//! The library finds the metadata server by an environment variable, so the client is a process of its own.
+//! The library reads the address of the metadata server from the environment, so each client is a
+//! separate process.
 #![cfg(unix)]
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "a test that cannot go on fails"
+    reason = "a test fails by panicking"
 )]
 
 mod common;
@@ -40,8 +41,8 @@ use tokio::{
 /// The variable that makes [`a_client_process_of_its_own`] a client of the service with this URL.
 const SERVICE: &str = "ACTIX_SANDBOX_TEST_SERVICE";
 
-/// How long the tokens are good, in seconds. The library takes 10 off for clocks that disagree, and then
-/// asks again every 10 s.
+/// The lifetime of tokens, in seconds. The library subtracts 10 s for clock skew. After that, it
+/// requests a new token every 10 s.
 const GOOD_FOR: u64 = 25;
 
 fn now() -> u64 {
@@ -51,7 +52,7 @@ fn now() -> u64 {
         .as_secs()
 }
 
-/// No test: the process that the tests below start from this same binary.
+/// Not a test, but the client process: the tests below start this binary with [`SERVICE`] set.
 #[actix::test]
 async fn a_client_process_of_its_own() {
     let Ok(url) = std::env::var(SERVICE) else {
@@ -65,7 +66,7 @@ async fn a_client_process_of_its_own() {
         .use_google_auth(true)
         .enable_auto_reconnect(true)
         .reconnect_policy(ReconnectPolicy {
-            // The library has a moment to take over the token that it was just given.
+            // Gives the library time to store the token that it just received.
             initial: Duration::from_millis(500),
             jitter: 0.0,
             ..ReconnectPolicy::default()
@@ -162,12 +163,13 @@ fn header<'a>(head: &'a str, name: &str) -> Option<&'a str> {
     })
 }
 
-/// A metadata server that gives tokens for the audience that is asked for. They are good for a short time.
+/// Starts a metadata server that issues short-lived tokens for the requested audience. Returns its
+/// address and the issued tokens.
 async fn metadata_server() -> (SocketAddr, Arc<Mutex<Vec<String>>>) {
     metadata_server_with(None).await
 }
 
-/// The same; it knows of no account when it is asked for the time with this number, from 0.
+/// Like [`metadata_server`], but answers 404 to the request with the number `failing`, from 0.
 async fn metadata_server_with(failing: Option<u64>) -> (SocketAddr, Arc<Mutex<Vec<String>>>) {
     let asked = Arc::new(AtomicU64::new(0));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -213,10 +215,11 @@ async fn metadata_server_with(failing: Option<u64>) -> (SocketAddr, Arc<Mutex<Ve
     (address, given)
 }
 
-/// A service that lets in whoever has a good token for `audience`, in front of a local server.
+/// A proxy in front of a local server that admits only requests with a valid token for its
+/// audience.
 struct Service {
     url: String,
-    /// The tokens that were let in.
+    /// The tokens of the admitted requests.
     let_in: Arc<Mutex<Vec<String>>>,
     /// Tokens before this one are stale.
     oldest: Arc<AtomicU64>,
@@ -263,7 +266,7 @@ async fn service(audience: Option<&str>) -> Service {
                 }
                 tokens.lock().unwrap().push(token.unwrap().to_owned());
                 let mut server = TcpStream::connect(target).await.unwrap();
-                // The server knows itself by its own address.
+                // The local server checks the `Host` header against its own address.
                 let host = header(&head, "host").unwrap();
                 let head = head.replace(host, &target.to_string());
                 server.write_all(head.as_bytes()).await.unwrap();
@@ -290,7 +293,7 @@ async fn a_reconnect_dials_with_a_fresh_token() {
     let url = service.url.clone();
     let mut client = ClientProcess::start(&url, metadata);
     assert_eq!(client.line().await, "first");
-    // The library asks for another one in time.
+    // The library requests the next token before the first expires.
     let asked_again = async {
         while given.lock().unwrap().len() < 2 {
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -303,7 +306,7 @@ async fn a_reconnect_dials_with_a_fresh_token() {
     assert_eq!(*service.let_in.lock().unwrap(), given.lock().unwrap()[..2]);
 }
 
-/// After an error that the library takes for permanent it never asks again by itself.
+/// After an error that the library considers permanent, it doesn't retry by itself.
 #[tokio::test]
 async fn a_failure_of_the_metadata_server_passes() {
     let (metadata, given) = metadata_server_with(Some(1)).await;
@@ -311,7 +314,7 @@ async fn a_failure_of_the_metadata_server_passes() {
     let url = service.url.clone();
     let mut client = ClientProcess::start(&url, metadata);
     assert_eq!(client.line().await, "first");
-    // The first token has to be over: until then the library gives it.
+    // The library returns the first token until it expires.
     let over = now() + GOOD_FOR;
     while now() <= over {
         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -335,13 +338,13 @@ async fn a_token_for_another_service_is_refused_with_the_hint() {
 }
 
 #[tokio::test]
-async fn without_credentials_it_says_how_to_get_some() {
+async fn without_credentials_no_token_is_the_error() {
     let service = service(None).await;
     let url = service.url.clone();
-    // Nobody plays the metadata server at this address.
-    let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = nobody.local_addr().unwrap();
-    drop(nobody);
+    // No metadata server listens at this address.
+    let unused = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = unused.local_addr().unwrap();
+    drop(unused);
     let line = ClientProcess::start(&url, address).line().await;
     assert!(line.starts_with("refused: NoToken"), "{line}");
 }

@@ -1,4 +1,5 @@
-//! Handoff between two local servers on one state directory: real clients, and raw ones for the words.
+//! Handoff between two local servers on one state directory, with the client of this crate and with
+//! raw clients that check each message.
 #![cfg(unix)]
 #![allow(
     clippy::unwrap_used,
@@ -45,7 +46,7 @@ async fn bash(sandbox: &Sandbox, code: &str) -> String {
     output.expect("ran").stdout_lossy().into_owned()
 }
 
-/// A client whose sandbox was taken sees it as such, and does not dial again.
+/// Checks that a client learns that its sandbox was handed off, and doesn't reconnect.
 async fn is_told_that_it_was_taken(mut events: mpsc::Receiver<SandboxEvent>) {
     loop {
         match within("an event", events.recv()).await.expect("the end") {
@@ -60,7 +61,8 @@ fn handoff() -> serde_json::Value {
     json!({"idle_timeout": 60, "enable_checkpoint": true, "enable_sandbox_handoff": true})
 }
 
-/// "A → B → A ten times with its files; the previous holder's client stays away each time"
+/// Ten handoffs between two servers. The files move along, and the previous client doesn't
+/// reconnect.
 #[actix::test]
 async fn a_sandbox_goes_to_and_fro_and_its_previous_client_stays_away() {
     let state = tempfile::tempdir().unwrap();
@@ -87,7 +89,7 @@ async fn a_sandbox_goes_to_and_fro_and_its_previous_client_stays_away() {
         holder = next;
     }
     holder.kill().await.expect("killed");
-    // Nothing is left of it.
+    // The kill removed the checkpoint and the lock.
     assert_eq!(entries(&state.path().join("checkpoints")).len(), 0);
     let locks = entries(&state.path().join("locks"));
     assert!(
@@ -96,7 +98,6 @@ async fn a_sandbox_goes_to_and_fro_and_its_previous_client_stays_away() {
     );
 }
 
-/// "a process killed by someone else (handoff) ends with that cause"
 #[actix::test]
 async fn a_process_that_a_handoff_killed_ends_with_that_cause() {
     let state = tempfile::tempdir().unwrap();
@@ -119,7 +120,6 @@ async fn a_process_that_a_handoff_killed_ends_with_that_cause() {
     bash(&second, "true").await;
 }
 
-/// As recorded, on both sides.
 #[tokio::test]
 async fn both_sides_hear_the_recorded_words_in_the_recorded_order() {
     let state = tempfile::tempdir().unwrap();
@@ -218,7 +218,7 @@ async fn a_wrong_token_takes_nothing_away() {
     assert_eq!(holder.bash("echo undisturbed").await, "undisturbed\n");
 }
 
-/// Without the option a sandbox stays where it is.
+/// Without `enable_sandbox_handoff`, another server doesn't find the sandbox.
 #[tokio::test]
 async fn what_may_not_be_handed_over_is_not_found_elsewhere() {
     let state = tempfile::tempdir().unwrap();
@@ -233,10 +233,10 @@ async fn what_may_not_be_handed_over_is_not_found_elsewhere() {
     assert_eq!(holder.bash("echo undisturbed").await, "undisturbed\n");
 }
 
-/// Several clients want it at the same time, at the same server and at another: each gets it, one
-/// after the other, or is told who has it; it is never in two places, and no file is lost.
+/// Several clients attach at the same time, to both servers. Each gets the sandbox in turn, or
+/// learns that it is in use. The sandbox is never on two servers, and no file is lost.
 #[actix::test]
-async fn many_that_want_it_at_once_never_have_it_twice() {
+async fn concurrent_attaches_never_run_a_sandbox_twice() {
     let state = tempfile::tempdir().unwrap();
     let servers = two_servers(state.path()).await;
     let first = create(&servers[0]).await;
@@ -269,7 +269,7 @@ async fn many_that_want_it_at_once_never_have_it_twice() {
     assert_eq!(bash(&last, "cat file").await, "kept\n");
 }
 
-/// Nobody gives the sandbox up, because its server is gone without a word and its lease is long.
+/// The sandbox is not released: its server has crashed, and the lease is long.
 #[tokio::test]
 async fn a_wait_for_a_handoff_is_bounded_and_can_be_left() {
     let state = tempfile::tempdir().unwrap();
@@ -297,7 +297,7 @@ async fn a_wait_for_a_handoff_is_bounded_and_can_be_left() {
     assert_eq!(client.line().await, "SANDBOX_RESTORING");
     assert_eq!(client.line().await, "SANDBOX_LOCK_ACQUIRING");
     eventually("it waits", || waiting() == 1).await;
-    // While it waits, the link is looked after.
+    // While it waits, the server still answers pings.
     client.ping("still there").await;
     assert_eq!(client.line().await, "pong still there");
     drop(client);

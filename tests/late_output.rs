@@ -1,5 +1,5 @@
-//! What processes in the background print after the end of the main one: delivered, or reported as
-//! cut off. On the backend that the tests run on.
+//! Output that background processes print after the main process has ended: it is delivered, or
+//! reported as cut.
 #![cfg(unix)]
 #![allow(
     clippy::unwrap_used,
@@ -20,7 +20,7 @@ use actix_sandbox::{
 };
 use common::{VERSIONS, backend, patient, sandbox, sandbox_of, within};
 
-/// Code that waits for a file, without another process that could hold the output.
+/// Code that waits for the file `go`. It starts no process that would hold the output open.
 const UNTIL_GO: &str = "until [ -e go ]; do read -t 0.01 <> <(:); done";
 
 async fn output(command: actix_sandbox::Command) -> Output {
@@ -37,7 +37,7 @@ async fn sandbox_on(builder: ServerBuilder) -> (LocalServer, Sandbox) {
     (server, sandbox)
 }
 
-/// Runs code that prints through a filter, again and again.
+/// Repeatedly runs code that prints through a filter.
 async fn filters_lose_nothing(version: ProtocolVersion, runs: usize) {
     let (server, sandbox) = sandbox_of(version).await;
     for filter in ["sed s/^/x/", "awk '{ print \"x\" $0 }'"] {
@@ -51,7 +51,7 @@ async fn filters_lose_nothing(version: ProtocolVersion, runs: usize) {
     server.stop().await;
 }
 
-/// How often code runs; the variable `RUNS` says otherwise.
+/// The number of runs: the variable `RUNS`, or `many`, or a tenth of it on gVisor.
 fn runs(many: usize) -> usize {
     if let Some(runs) = std::env::var("RUNS")
         .ok()
@@ -87,7 +87,7 @@ async fn output_through_a_filter_is_whole_on_a_busy_machine() {
     }
     STOP.store(true, Ordering::Relaxed);
     for thread in busy {
-        thread.join().expect("it spins");
+        thread.join().expect("joined");
     }
 }
 
@@ -140,7 +140,7 @@ async fn wait_resolves_at_the_end_of_the_main_process() {
     let process = command.spawn().await.expect("started");
     let end = within("the end", process.wait()).await.expect("an end");
     assert_eq!(end, ProcessEnd::Exited(3));
-    // It goes on only now.
+    // Only now does the background process continue.
     bash(&sandbox, "touch go").await;
     let stdout = within("its output", process.stdout().read_all()).await;
     assert_eq!(stdout.expect("whole"), "main\nlate\n");
@@ -156,7 +156,7 @@ async fn output_that_a_daemon_holds_is_cut_after_the_grace() {
     let cut = output(command.output_grace(Duration::from_millis(300))).await;
     assert_eq!((&*cut.stdout_lossy(), cut.cut), ("main\n", true));
     assert_eq!(cut.end, ProcessEnd::Exited(0));
-    // By default, too.
+    // The default grace cuts the output, too.
     let process = sandbox.exec(Language::Bash, code).await.expect("started");
     let (stdout, is_cut) = {
         let mut stream = process.stdout();
@@ -167,7 +167,7 @@ async fn output_that_a_daemon_holds_is_cut_after_the_grace() {
         (all, stream.is_cut())
     };
     assert_eq!((stdout.as_slice(), is_cut), (&b"main\n"[..], true));
-    // It lives on.
+    // The daemon is still alive.
     assert_eq!(
         bash(&sandbox, "kill $(cat pid)").await.end,
         ProcessEnd::Exited(0)
@@ -175,7 +175,7 @@ async fn output_that_a_daemon_holds_is_cut_after_the_grace() {
     server.stop().await;
 }
 
-/// One that prints without end is no reason to read without end.
+/// The server doesn't read endless output forever.
 #[actix::test]
 async fn output_that_a_daemon_floods_is_cut_after_the_grace() {
     let (server, sandbox) = sandbox().await;
@@ -212,7 +212,7 @@ async fn a_kill_after_the_end_ends_what_holds_the_output() {
     let end = within("the end", process.wait()).await.expect("an end");
     assert_eq!(end, ProcessEnd::Exited(0));
     within("the kill", process.kill()).await.expect("killed");
-    // A zombie waits for the first process of the machine.
+    // A zombie doesn't count: PID 1 has yet to reap it.
     let runs = "grep -s '^State:.[^Z]' /proc/$(cat pid)/status";
     assert_eq!(bash(&sandbox, runs).await.stdout, "");
     let stdout = within("its output", process.stdout().read_all()).await;
@@ -221,7 +221,7 @@ async fn a_kill_after_the_end_ends_what_holds_the_output() {
     server.stop().await;
 }
 
-/// As tokio's: after the end there is nothing that a drop could kill.
+/// As in tokio, a drop after the end of the process kills nothing.
 #[actix::test]
 async fn kill_on_drop_spares_what_is_left_in_the_background() {
     let (server, sandbox) = sandbox().await;
@@ -271,9 +271,9 @@ async fn a_sandbox_with_late_output_is_not_idle() {
     server.stop().await;
 }
 
-/// Each holds pipes and memory of the server.
+/// Each exec with late output holds pipes and memory of the server.
 #[actix::test]
-async fn output_that_goes_on_is_bounded_in_number() {
+async fn execs_with_late_output_are_limited_in_number() {
     let (server, sandbox) = sandbox_on(LocalServer::builder().max_execs(2)).await;
     let mut processes = Vec::new();
     for _ in 0..3 {
@@ -290,7 +290,7 @@ async fn output_that_goes_on_is_bounded_in_number() {
     server.stop().await;
 }
 
-/// A reader that is slow is no reason to cut anything.
+/// A slow reader doesn't cause a cut.
 #[actix::test]
 async fn the_grace_does_not_run_while_the_window_is_full() {
     let (server, sandbox) = sandbox().await;
@@ -304,11 +304,11 @@ async fn the_grace_does_not_run_while_the_window_is_full() {
     let process = command.spawn().await.expect("started");
     let stdout = process.stdout();
     within("the end", process.wait()).await.expect("an end");
-    // Longer than the grace, with nothing read.
+    // Sleep longer than the grace, without reading.
     bash(&sandbox, "sleep 3; [ ! -e through ]")
         .await
         .error_for_status()
-        .expect("it stands still");
+        .expect("the writer is paused");
     let all = within("its output", stdout.read_to_limit(usize::MAX)).await;
     assert_eq!(all.expect("whole").len(), 2_500_000);
     assert!(!process.is_output_cut());

@@ -1,4 +1,4 @@
-//! What lives how long: handles, actors, processes, sandboxes; and where a program may run.
+//! Lifetimes of handles, actors, processes and sandboxes, and the executors that programs run on.
 #![cfg(target_os = "linux")]
 #![allow(
     clippy::unwrap_used,
@@ -18,7 +18,7 @@ use actix_sandbox::{
 use common::{processes_with, visible_sandbox as sandbox, within};
 use futures::StreamExt;
 
-/// Waits until something is so that no event tells of.
+/// Polls a condition that no event reports.
 async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
     within(what, async {
         while !condition().await {
@@ -28,7 +28,6 @@ async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
     .await;
 }
 
-/// "A script that forks ten sleeping children and is killed: after the kill no process of it is left."
 #[actix::test]
 async fn a_killed_script_leaves_none_of_its_ten_children() {
     let (_server, sandbox) = sandbox().await;
@@ -55,7 +54,7 @@ async fn a_killed_script_leaves_none_of_its_ten_children() {
     assert_eq!(process.wait().await.expect("ended"), ProcessEnd::Killed);
 }
 
-/// "Dropping a handle never kills; `kill_on_drop` is opt-in."
+/// Dropping a handle doesn't kill the process unless `kill_on_drop` is set.
 #[actix::test]
 async fn dropping_a_process_kills_it_only_when_asked_to() {
     let server = common::backend::with_visible_processes().start().await;
@@ -105,7 +104,7 @@ async fn dropping_a_process_kills_it_only_when_asked_to() {
     until("it is gone", async || processes_with(&marker).is_empty()).await;
 }
 
-/// A `run` that is dropped in the middle kills its process: nobody has a handle to it.
+/// Dropping a `run` future kills the process, because no handle to it exists.
 #[actix::test]
 async fn a_cancelled_run_leaves_no_process_and_a_free_sandbox() {
     let (_server, sandbox) = sandbox().await;
@@ -122,7 +121,7 @@ async fn a_cancelled_run_leaves_no_process_and_a_free_sandbox() {
     .await;
 }
 
-/// Nobody has a handle to what a failed or cancelled run leaves; the next call works all the same.
+/// A failed or cancelled run may leave a process without a handle. The next call still works.
 #[actix::test]
 async fn the_call_after_a_failed_or_cancelled_run_just_works() {
     let (_server, sandbox) = sandbox().await;
@@ -158,7 +157,7 @@ async fn the_call_after_a_failed_or_cancelled_run_just_works() {
     assert_eq!(next.expect("ran").stdout, "next\n");
 }
 
-/// An `exec` that is dropped before its answer kills what it started.
+/// An `exec` future that is dropped before the answer kills the process.
 #[actix::test]
 async fn a_cancelled_exec_leaves_no_process_and_a_free_sandbox() {
     let (_server, sandbox) = sandbox().await;
@@ -171,7 +170,7 @@ async fn a_cancelled_exec_leaves_no_process_and_a_free_sandbox() {
         );
         for _ in 0..polls {
             if let std::task::Poll::Ready(process) = futures::poll!(&mut exec) {
-                // Not cancelled after all: there is a handle, and dropping it would not kill.
+                // The exec has completed: dropping its handle wouldn't kill the process.
                 process.expect("started").kill().await.expect("killed");
                 break;
             }
@@ -182,14 +181,14 @@ async fn a_cancelled_exec_leaves_no_process_and_a_free_sandbox() {
             sandbox.run(Language::Bash, "true").await.is_ok()
         })
         .await;
-        // In v2 the sandbox is free though it is not killed yet.
+        // In v2, the sandbox accepts an exec before the old process is dead.
         until("it is killed", async || processes_with(&marker).is_empty()).await;
     }
 }
 
-/// An answer to `exec` that is there and not taken is no handle either.
+/// The answer to `exec` has arrived, but the future is dropped before it returns the handle.
 #[actix::test]
-async fn an_exec_that_is_dropped_with_its_answer_leaves_no_process() {
+async fn an_exec_dropped_after_its_answer_leaves_no_process() {
     let (_server, sandbox) = sandbox().await;
     let mut events = common::events(&sandbox).await;
     let marker = format!("untaken-{}", std::process::id());
@@ -212,7 +211,7 @@ async fn an_exec_that_is_dropped_with_its_answer_leaves_no_process() {
     .await;
 }
 
-/// `kill_on_drop` also holds for a process that goes together with its sandbox's last handle.
+/// `kill_on_drop` also works if the process is dropped together with the sandbox's last handle.
 #[actix::test]
 async fn a_process_dropped_with_its_sandbox_is_killed_first() {
     let (server, sandbox) = sandbox().await;
@@ -228,7 +227,7 @@ async fn a_process_dropped_with_its_sandbox_is_killed_first() {
     })
     .await;
     {
-        // The sandbox's actor has something to do already, so that its turn comes first.
+        // With a message in its mailbox, the actor of the sandbox runs first.
         let mut state = Box::pin(sandbox.addr().send(actix_sandbox::actor::GetState));
         assert!(futures::poll!(&mut state).is_pending());
     }
@@ -262,7 +261,7 @@ async fn dropping_the_last_handle_kills_only_with_kill_on_drop() {
 }
 
 #[actix::test]
-async fn a_panic_kills_the_sandbox_that_is_killed_on_drop() {
+async fn kill_on_drop_kills_the_sandbox_on_a_panic() {
     let server = LocalServer::start().await.expect("a server");
     let url = server.url().to_owned();
     let thread = std::thread::spawn(move || {
@@ -284,7 +283,7 @@ async fn a_sandbox_that_is_attached_to_can_be_killed_on_drop() {
     let id = created.sandbox_id().clone();
     let token = created.sandbox_token().clone();
     drop(created);
-    until("it is killed by the one who attached", async || {
+    until("the attached client kills it", async || {
         let attach = Sandbox::attach(server.url(), id.clone(), token.clone());
         drop(attach.kill_on_drop(true).await);
         server.sandbox_count() == 0
@@ -292,9 +291,9 @@ async fn a_sandbox_that_is_attached_to_can_be_killed_on_drop() {
     .await;
 }
 
-/// Whoever stopped waiting for the end counts no more: output that is read later is not dropped.
+/// A cancelled `wait` no longer causes output to be dropped: all of it can be read later.
 #[actix::test]
-async fn a_wait_that_was_given_up_costs_no_output() {
+async fn a_cancelled_wait_costs_no_output() {
     const BYTES: usize = 6_000_000;
     let (_server, sandbox) = sandbox().await;
     let process = sandbox
@@ -304,7 +303,7 @@ async fn a_wait_that_was_given_up_costs_no_output() {
     {
         let mut wait = Box::pin(process.wait());
         assert!(futures::poll!(&mut wait).is_pending());
-        // Behind it in the mailbox: once this is answered, the actor knows of the wait.
+        // The actor handles messages in order: after this answer, it has seen the wait.
         process.flush_stdin().await.expect("nothing to flush");
     }
     process.write_to_stdin("go\n").await.expect("written");
@@ -316,17 +315,17 @@ async fn a_wait_that_was_given_up_costs_no_output() {
     assert_eq!(read.expect("no gap").len(), BYTES);
 }
 
-/// "dropping the future of `create` cancels it; + a sandbox already created is killed, not leaked"
+/// Dropping the future of `create` cancels it. If the sandbox exists already, it is killed.
 #[actix::test]
 async fn a_cancelled_create_leaks_no_sandbox() {
     let server = LocalServer::start().await.expect("a server");
-    // Dropped at many points of the creation: before the server has the sandbox, and after.
+    // Cancel at many points of the creation, before and after the server has the sandbox.
     for polls in 0..60 {
         let mut create = Box::pin(Sandbox::create(server.url()).into_future());
         let mut polls_left = polls;
         while polls_left > 0 {
             if let std::task::Poll::Ready(sandbox) = futures::poll!(&mut create) {
-                // Not cancelled after all: there is a handle, and the sandbox is its owner's.
+                // The creation has completed: the handle owns the sandbox.
                 sandbox.expect("created").kill().await.expect("killed");
                 break;
             }
@@ -338,7 +337,7 @@ async fn a_cancelled_create_leaks_no_sandbox() {
         drop(create);
         until("no sandbox is left", async || server.sandbox_count() == 0).await;
     }
-    // One that is created and used meanwhile is not disturbed.
+    // Later creations are not affected.
     let sandbox = Sandbox::create(server.url()).await.expect("created");
     assert_eq!(
         sandbox
@@ -352,8 +351,8 @@ async fn a_cancelled_create_leaks_no_sandbox() {
     until("no sandbox is left", async || server.sandbox_count() == 0).await;
 }
 
-/// "Dropping the last handle of a sandbox closes the connection and ends its actors"; its processes'
-/// handles are handles of it.
+/// Dropping the last handle closes the connection and ends the actors. A process handle counts as a
+/// handle of its sandbox, too.
 #[actix::test]
 async fn the_last_handle_closes_the_connection() {
     let (server, sandbox) = sandbox().await;
@@ -379,11 +378,11 @@ async fn the_last_handle_closes_the_connection() {
         addr.upgrade().is_none_or(|addr| !addr.connected())
     })
     .await;
-    // The sandbox itself lives on until it is idle for too long, as the docs say.
+    // The sandbox itself exists until its idle timeout.
     assert_eq!(server.sandbox_count(), 1);
 }
 
-/// An output stream alone reads to the end: it is a handle of its process, and so of the sandbox.
+/// An output stream counts as a handle of its process and sandbox, so it can be read to its end.
 #[actix::test]
 async fn a_stream_outlives_its_process_handle() {
     let (_server, sandbox) = sandbox().await;
@@ -400,7 +399,6 @@ async fn a_stream_outlives_its_process_handle() {
     );
 }
 
-/// From a multi-threaded tokio runtime, handles used from any task.
 #[test]
 fn works_from_a_multi_threaded_tokio_runtime() {
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -441,7 +439,7 @@ fn works_from_a_multi_threaded_tokio_runtime() {
     });
 }
 
-/// From a thread without any runtime.
+/// The thread has no runtime.
 #[test]
 fn works_from_a_plain_thread() {
     futures::executor::block_on(async {
@@ -462,7 +460,6 @@ fn works_from_a_plain_thread() {
     });
 }
 
-/// From an actix System with several arbiters, and handles that travel between them.
 #[actix::test]
 async fn handles_travel_between_arbiters() {
     let (_server, sandbox) = sandbox().await;
@@ -481,9 +478,9 @@ async fn handles_travel_between_arbiters() {
     arbiter.stop();
 }
 
-/// A runtime of one's own runs the actors, and its threads end with it.
+/// The actors run on a `Runtime` that the caller created, until their last handle is gone.
 #[test]
-fn a_runtime_of_ones_own_ends_with_its_last_user() {
+fn a_custom_runtime_ends_with_its_last_user() {
     let runtime = Runtime::new(2).expect("threads");
     futures::executor::block_on(async {
         let server = LocalServer::start().await.expect("a server");
@@ -516,7 +513,7 @@ fn a_runtime_of_ones_own_ends_with_its_last_user() {
     });
 }
 
-/// A System that ends takes its actors along; whoever still waits elsewhere gets an error.
+/// The actors end with their System. Calls that wait on other threads fail.
 #[test]
 fn a_stopped_system_fails_the_calls_that_wait() {
     let (sender, receiver) = std::sync::mpsc::sync_channel(1);
@@ -530,7 +527,7 @@ fn a_stopped_system_fails_the_calls_that_wait() {
             sender
                 .send((server, sandbox, process))
                 .expect("the test waits");
-            // The System ends here, with everything in it.
+            // The System ends here, with its actors.
         });
     });
     let (server, sandbox, process) = receiver.recv().expect("sent");
@@ -550,7 +547,7 @@ fn a_stopped_system_fails_the_calls_that_wait() {
     });
 }
 
-/// A server that dies in the middle is an error soon, not a hang.
+/// When the server stops, calls fail soon instead of hanging.
 #[actix::test]
 async fn a_stopped_server_fails_pending_calls_and_later_creates() {
     let server = common::server_apart().await;
@@ -566,17 +563,17 @@ async fn a_stopped_server_fails_pending_calls_and_later_creates() {
     )
     .await;
     assert!(matches!(end, Ok(ProcessEnd::SandboxLost { .. })), "{end:?}");
-    // The server said that it deleted the sandbox before it went.
+    // The server reported the deletion of the sandbox before it stopped.
     within("kill", sandbox.kill()).await.expect("gone");
     let error = Sandbox::create(&url)
         .connect_timeout(Duration::from_secs(5))
         .await
-        .expect_err("nobody listens");
+        .expect_err("the port is closed");
     assert_eq!(error.kind(), ErrorKind::Connect);
     assert!(error.to_string().contains(&address), "{error}");
 }
 
-/// What handles, streams and their futures promise, checked by the compiler.
+/// The compiler checks the auto traits of handles, streams and futures.
 #[test]
 fn handles_and_futures_can_be_sent_anywhere() {
     use actix_sandbox::{

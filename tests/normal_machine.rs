@@ -1,4 +1,4 @@
-//! A sandbox is like the machine that programs expect: users, names, terminals, imports, limits.
+//! A sandbox offers what programs expect of a machine: users, names, terminals, imports, limits.
 #![cfg(unix)]
 #![allow(
     clippy::unwrap_used,
@@ -18,7 +18,7 @@ async fn started() -> (LocalServer, Sandbox) {
     (server, sandbox)
 }
 
-/// What code prints, both streams, and how it ended where that is not by exit code 0.
+/// Runs code. Returns its stdout and stderr, and its end unless that is exit code 0.
 async fn said(sandbox: &Sandbox, language: Language, code: &str) -> String {
     let output = within("the code", sandbox.run(language, code))
         .await
@@ -37,7 +37,7 @@ async fn python_imports_from_its_working_directory() {
     assert_eq!(said(&sandbox, Language::Bash, made).await, "");
     let code = "import helper; print(helper.X)";
     assert_eq!(said(&sandbox, Language::Python, code).await, "1\n");
-    // Beside what the caller asks for.
+    // A `PYTHONPATH` of the caller works as well.
     let command = sandbox
         .command(
             Language::Python,
@@ -60,7 +60,7 @@ async fn python_imports_from_its_working_directory() {
     server.stop().await;
 }
 
-/// `json.py` would break a tool that a program starts, if it were found there as well.
+/// If child processes also searched the working directory, `json.py` there would break tools.
 #[actix::test]
 async fn only_the_code_itself_imports_from_its_working_directory() {
     let (server, sandbox) = started().await;

@@ -1,5 +1,5 @@
-//! State in a bucket: local servers in processes of their own, which share nothing but the storage. The bucket is in
-//! moto, which the tests start themselves; the same by `file://`.
+//! State in a bucket: local servers in separate processes share only the storage, a bucket in moto
+//! (an S3 emulator that the tests start) or a `file://` URL.
 #![cfg(unix)]
 #![allow(
     clippy::unwrap_used,
@@ -33,11 +33,11 @@ use server_process::ServerProcess;
 /// The variable that makes [`a_server_process_of_its_own`] a server.
 const STATE: &str = "ACTIX_SANDBOX_TEST_STATE_URL";
 
-/// More than one part of an upload, in bytes that cannot be compressed.
+/// Random bytes, which don't compress: the upload takes more than one part.
 const NOISE: &str = "head -c 20000000 /dev/urandom > noise; sha256sum noise";
 
-/// No test: the process that the tests below start from this same binary. It says its address and
-/// serves until its input ends.
+/// Not a test: tests start this binary again, and this function is the server in the new process.
+/// It prints its URL and serves until stdin ends.
 #[test]
 fn a_server_process_of_its_own() {
     let Ok(state) = std::env::var(STATE) else {
@@ -50,7 +50,7 @@ fn a_server_process_of_its_own() {
     );
 }
 
-/// A server with its state at a URL. `endpoint`: where S3 is.
+/// Starts a server with its state at a URL, and S3 at this endpoint.
 fn start(state: &str, endpoint: SocketAddr) -> ServerProcess {
     let mut command = server_process::command();
     ServerProcess::start(moto::with_credentials(command.env(STATE, state), endpoint))
@@ -80,7 +80,8 @@ async fn bash(sandbox: &Sandbox, code: &str) -> String {
     output.expect("ran").stdout_lossy().into_owned()
 }
 
-/// A snapshot and a checkpoint are taken up by a server that shares nothing else with the first, which is dead.
+/// One server stores a snapshot and a checkpoint and is killed. A server that only shares the
+/// storage restores both.
 async fn archives_come_back_elsewhere(state: &str) {
     let [first, second] = two_servers(state);
     let sandbox = checkpointable(&first).await.expect("a sandbox");
@@ -114,7 +115,7 @@ async fn archives_come_back_elsewhere(state: &str) {
     assert_eq!(gone.kind(), ErrorKind::NotFound);
 }
 
-/// A sandbox goes to and fro, with its files and what its processes wrote.
+/// Two servers hand a sandbox back and forth, with its files and the output of its processes.
 async fn a_sandbox_goes_to_and_fro(state: &str) -> Sandbox {
     let servers = two_servers(state);
     let mut holder = create_for_handoff(&servers[0]).await;
@@ -153,7 +154,7 @@ async fn a_sandbox_goes_to_and_fro(state: &str) -> Sandbox {
 async fn archives_come_back_on_a_server_that_shares_a_bucket() {
     let bucket = Moto::shared().bucket("archives");
     archives_come_back_elsewhere(&bucket.url("pre/fix")).await;
-    // The snapshot is left, and the secret of the servers.
+    // Only the snapshot and the secret of the servers remain.
     assert_eq!(
         bucket.names(),
         [
@@ -173,7 +174,7 @@ async fn archives_come_back_on_a_server_that_shares_a_file_url() {
 async fn a_sandbox_is_handed_over_through_a_bucket() {
     let bucket = Moto::shared().bucket("handoff");
     a_sandbox_goes_to_and_fro(&bucket.url("")).await;
-    // Neither a checkpoint nor a lock is left; the mark of who waited goes soon.
+    // No checkpoint or lock remains. The mark of the waiting server is removed soon.
     within("the marks", async {
         while bucket.names() != ["server/secret"] {
             tokio::task::yield_now().await;
@@ -188,9 +189,9 @@ async fn a_sandbox_is_handed_over_through_a_file_url() {
     a_sandbox_goes_to_and_fro(&format!("file://{}", state.path().display())).await;
 }
 
-/// Two servers want the lock of a sandbox that nobody has, at the same time: one has it in the end.
+/// Two servers try to lock an unowned sandbox at the same time. In the end, one has it.
 #[actix::test]
-async fn of_two_servers_that_want_a_lock_one_has_it() {
+async fn of_two_servers_one_gets_the_lock() {
     let bucket = Moto::shared().bucket("race");
     let servers = two_servers(&bucket.url("state"));
     let mut last = create_for_handoff(&servers[0]).await;
@@ -207,7 +208,7 @@ async fn of_two_servers_that_want_a_lock_one_has_it() {
             match attached {
                 Ok(sandbox) => have.extend(match sandbox.run(Language::Bash, "cat file").await {
                     Ok(output) => Some((sandbox, output.stdout)),
-                    // The other one took it over.
+                    // The other server has taken it over.
                     Err(error) => {
                         assert_eq!(error.kind(), ErrorKind::WrongState, "{error}");
                         None
@@ -217,7 +218,7 @@ async fn of_two_servers_that_want_a_lock_one_has_it() {
             }
         }
         let Ok([(winner, files)]) = <[_; 1]>::try_from(have) else {
-            panic!("one has it, and no other");
+            panic!("exactly one server must have it");
         };
         assert_eq!(files, expected);
         let locks = bucket.names();
@@ -229,7 +230,7 @@ async fn of_two_servers_that_want_a_lock_one_has_it() {
     }
 }
 
-/// The link to the storage breaks in the middle of an upload, and the server dies in the middle of one.
+/// First the link to the storage breaks during an upload. Later, the server is killed during one.
 #[actix::test]
 async fn an_interrupted_upload_leaves_nothing_that_is_seen() {
     let bucket = Moto::shared().bucket("interrupted");
@@ -289,7 +290,8 @@ async fn an_interrupted_upload_leaves_nothing_that_is_seen() {
     assert_eq!(bash(&old, "cat file; ls").await, "old\nfile\n");
 }
 
-/// Runs the command until it ends, or says that it listens; what it said then, the log at its most talkative included.
+/// Runs the command until it exits or listens. Returns whether it listens, and its log with all
+/// traces.
 fn serve(state: &str, endpoint: SocketAddr) -> (bool, String) {
     let mut child = moto::with_credentials(
         Command::new(env!("CARGO_BIN_EXE_actix-sandbox"))
@@ -339,7 +341,7 @@ fn the_command_takes_a_url() {
     let bucket = Moto::shared().bucket("command");
     let (listens, told) = serve(&bucket.url("state"), Moto::shared().address);
     assert!(listens, "{told}");
-    // What was tried is gone; the secret stays.
+    // The objects of the check at the start are gone; the secret stays.
     assert_eq!(bucket.names(), ["state/server/secret"]);
 }
 
@@ -352,7 +354,7 @@ fn a_bucket_that_is_not_there_is_an_error_at_the_start() {
 
 #[test]
 fn wrong_credentials_are_an_error_at_the_start() {
-    // It knows no keys, and from the second request on it looks at them.
+    // From the second request on, this emulator checks keys, and it knows none.
     let moto = Moto::start(&[("INITIAL_NO_AUTH_ACTION_COUNT", "1")]);
     let bucket = moto.bucket("closed");
     cannot_serve(&bucket.url(""), moto.address, &["InvalidAccessKeyId"]);
@@ -369,7 +371,7 @@ fn an_endpoint_that_is_down_is_an_error_at_the_start() {
 
 #[test]
 fn an_endpoint_that_never_answers_is_an_error_at_the_start() {
-    // Connections wait to be accepted.
+    // The kernel accepts connections, but no server answers.
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let begun = std::time::SystemTime::now();
     let endpoint = listener.local_addr().unwrap();
@@ -378,7 +380,7 @@ fn an_endpoint_that_never_answers_is_an_error_at_the_start() {
     assert!(begun.elapsed().unwrap() < LONG);
 }
 
-/// As older storages do that speak like S3: a lock would be taken by two.
+/// Some older S3-compatible storages ignore conditions: two servers could take the same lock.
 #[test]
 fn a_storage_that_ignores_conditions_is_an_error_at_the_start() {
     let bucket = Moto::shared().bucket("careless");
@@ -394,7 +396,7 @@ fn a_storage_that_ignores_conditions_is_an_error_at_the_start() {
 }
 
 #[test]
-fn what_is_no_such_url_is_an_error_at_the_start() {
+fn an_invalid_state_url_is_an_error_at_the_start() {
     let endpoint = Moto::shared().address;
     for state in ["https://bucket/a", "s3:///a"] {
         cannot_serve(state, endpoint, &["expected s3://BUCKET/PREFIX"]);

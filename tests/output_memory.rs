@@ -1,6 +1,6 @@
-//! A process that prints 100 MiB while nobody reads: memory stays within the budget, a kill still
-//! works, a status still arrives. One test in a binary of its own, because it measures the memory of
-//! the whole process, server included.
+//! A process prints 100 MiB of output that isn't read. Memory stays within the budget, a kill still
+//! works, and statuses still arrive. One test in a separate binary, because it measures the memory
+//! of the whole process, server included.
 #![cfg(target_os = "linux")]
 #![allow(
     clippy::unwrap_used,
@@ -23,8 +23,8 @@ use futures::StreamExt;
 const MIB: usize = 1 << 20;
 const PRINTED: u64 = 100 << 20;
 const BUDGET: usize = 4 * MIB;
-/// Both budgets (client, server), socket buffers, pipes, allocator slack; far below the 100 MiB that
-/// a buffer without bound would hold.
+/// Room for the buffers of client and server, sockets, pipes and allocator slack. An unbounded
+/// buffer would hold 100 MiB.
 const ALLOWED: usize = 48 * MIB;
 
 /// Prints 100 MiB to stdout in lines, then says so on stderr.
@@ -48,14 +48,15 @@ async fn flood(sandbox: &Sandbox, overflow: Overflow) -> Process {
         .expect("started")
 }
 
-/// What the local server keeps of a process's output, and so the largest window that it grants in v2.
+/// The output buffer of the local server, which is also the largest window that it grants in v2.
 const WINDOW: usize = MIB;
 
-/// The budget, or in v2 the window, is used up: the process prints against a full buffer.
+/// Waits until the client's budget (v1) or the window (v2) is used up, so that the process is
+/// blocked.
 async fn full(process: &Process, version: ProtocolVersion) {
     let most = match version {
         ProtocolVersion::V1 => BUDGET,
-        // Fewer than 4 bytes may be left over.
+        // Up to 3 bytes may stay free: the server doesn't split a code point.
         ProtocolVersion::V2 => WINDOW - 3,
     };
     within("a full buffer", async {
@@ -66,7 +67,7 @@ async fn full(process: &Process, version: ProtocolVersion) {
     .await;
 }
 
-/// Reads a stream to its end: bytes that came, bytes that were dropped.
+/// Reads a stream to its end. Returns the number of bytes that arrived and that were dropped.
 async fn drain(mut stream: actix_sandbox::OutputStream) -> (u64, u64) {
     let (mut came, mut lost) = (0, 0);
     while let Some(item) = within("output", stream.next()).await {
@@ -105,7 +106,7 @@ async fn stays_within_its_budget(version: ProtocolVersion) {
         assert!(grown < ALLOWED, "{what}: memory grew by {grown} bytes");
     };
 
-    // Nobody reads and nobody waits: the process is paused. A kill works at once all the same.
+    // Without a reader or a waiting caller, the process is paused. A kill still works at once.
     let never = Overflow::Pause { max: Duration::MAX };
     let process = flood(&sandbox, never).await;
     full(&process, version).await;
@@ -126,7 +127,7 @@ async fn stays_within_its_budget(version: ProtocolVersion) {
     check("killed");
     drop(process);
 
-    // Nobody reads, but somebody waits for the end: it comes, and what was dropped is counted.
+    // Without a reader, a caller waits for the end. The end comes, and dropped bytes are counted.
     let process = flood(&sandbox, never).await;
     full(&process, version).await;
     assert_eq!(
@@ -146,7 +147,7 @@ async fn stays_within_its_budget(version: ProtocolVersion) {
     assert!(came > 0 && came <= BUDGET as u64);
     drop(process);
 
-    // Nobody reads and nobody waits, for longer than the longest pause: statuses come again.
+    // The longest pause is over, still without a reader or a waiting caller: statuses come again.
     let process = flood(
         &sandbox,
         Overflow::Pause {
@@ -166,7 +167,7 @@ async fn stays_within_its_budget(version: ProtocolVersion) {
     within("end", process.wait()).await.expect("ended");
     drop((process, stderr));
 
-    // The oldest is dropped: the process runs on at full speed.
+    // `DropOldest`: the process runs at full speed.
     let process = flood(&sandbox, Overflow::DropOldest).await;
     within("the end", process.wait()).await.expect("ended");
     check("oldest dropped");
@@ -174,7 +175,7 @@ async fn stays_within_its_budget(version: ProtocolVersion) {
     assert_eq!(came + lost, PRINTED);
     drop(process);
 
-    // The process fails.
+    // `Fail`: the process is killed.
     let process = flood(&sandbox, Overflow::Fail).await;
     assert_eq!(
         within("the end", process.wait()).await.expect("ended"),
@@ -192,7 +193,7 @@ async fn stays_within_its_budget(version: ProtocolVersion) {
     check("failed");
     drop((process, stdout));
 
-    // A reader that is slow loses nothing, and holds nothing but its own process.
+    // A slow reader loses nothing.
     let process = flood(&sandbox, Overflow::default()).await;
     let stdout = process.stdout();
     full(&process, version).await;
@@ -200,8 +201,8 @@ async fn stays_within_its_budget(version: ProtocolVersion) {
     assert_eq!(drain(stdout).await, (PRINTED, 0));
     drop(process);
 
-    // Somebody listens for statuses: they come, though nobody reads. In v2 they do not stand behind output,
-    // and the process stays paused, until somebody waits for it.
+    // A subscriber gets statuses although output isn't read. In v2, statuses don't queue behind
+    // output, so the process stays paused until a caller waits for its end.
     let mut events = events(&sandbox).await;
     let process = flood(&sandbox, never).await;
     if version == ProtocolVersion::V2 {

@@ -1,6 +1,5 @@
-//! Rows of parity.md that no other test shows: the real client against the real local server, and
-//! against a scripted one where the server has to misbehave. The README's table names the test of
-//! every row; here it is also seen that the table is right.
+//! Rows of docs/parity.md that no other file tests: the client against the local server, or against
+//! a scripted server where the server must misbehave.
 
 #![cfg(unix)]
 #![allow(
@@ -21,7 +20,7 @@ use futures::{FutureExt, StreamExt, future::join};
 use scripted::{Scripted, Watched, within};
 use serde_json::json;
 
-/// A server, and a sandbox that runs on it; their link speaks this version.
+/// A local server, and a running sandbox whose link speaks this version.
 async fn on_local_server(version: ProtocolVersion) -> (LocalServer, Sandbox) {
     let server = LocalServer::start().await.expect("a local server");
     let builder = Sandbox::create(server.url()).max_protocol_version(version);
@@ -29,7 +28,7 @@ async fn on_local_server(version: ProtocolVersion) -> (LocalServer, Sandbox) {
     (server, sandbox)
 }
 
-/// "trailing `/` of the URL accepted; `http(s)://` accepted as `ws(s)://`"
+/// The scheme may be `http` or `ws`, and the URL may end with `/`.
 #[actix::test]
 async fn every_form_of_the_url_reaches_the_server() {
     let server = LocalServer::start().await.expect("a local server");
@@ -48,7 +47,7 @@ async fn every_form_of_the_url_reaches_the_server() {
     }
 }
 
-/// "idleTimeout": the server deletes the sandbox, and whoever waits for it is told.
+/// `idle_timeout`: the server deletes the sandbox, and subscribers learn it.
 #[actix::test]
 async fn an_idle_sandbox_is_deleted_and_its_client_is_told() {
     let server = LocalServer::start().await.expect("a local server");
@@ -63,12 +62,13 @@ async fn an_idle_sandbox_is_deleted_and_its_client_is_told() {
     assert_eq!(server.sandbox_count(), 0);
 }
 
-/// "both can be consumed at once, or not at all"
+/// A caller may read both streams at once, or none.
 #[actix::test]
 async fn both_streams_are_read_at_once_or_neither() {
     for version in [ProtocolVersion::V1, ProtocolVersion::V2] {
         let (_server, sandbox) = on_local_server(version).await;
-        // Far more than the pipes and sockets hold, in turns: reading one alone would not end.
+        // Alternate lines, far more than pipes and sockets hold: reading only one stream would
+        // never end.
         let script = "for i in range(20000):\n  print('out', i)\n  import sys; print('err', i, file=sys.stderr)";
         let process = sandbox
             .exec(Language::Python, script)
@@ -94,7 +94,6 @@ async fn both_streams_are_read_at_once_or_neither() {
     }
 }
 
-/// "resolves when the server says it runs"
 #[actix::test]
 async fn exec_resolves_when_the_server_says_that_it_runs() {
     let server = Scripted::bind().await;
@@ -116,7 +115,7 @@ async fn exec_resolves_when_the_server_says_that_it_runs() {
     assert_eq!(line.expect("a line").expect("text"), "live");
 }
 
-/// "a kill that nobody confirmed in time is an error, not a success": of a process, then of the sandbox.
+/// A kill without a timely confirmation is an error: first of a process, then of the sandbox.
 #[actix::test]
 async fn an_unconfirmed_kill_is_an_error() {
     let server = Scripted::bind().await;
@@ -138,7 +137,7 @@ async fn an_unconfirmed_kill_is_an_error() {
     assert_eq!(killed.expect_err("unconfirmed").kind(), ErrorKind::Timeout);
     assert!(
         process.wait().now_or_never().is_none(),
-        "nobody said that it ended"
+        "no end was reported"
     );
 
     let (killed, ()) = join(

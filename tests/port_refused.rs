@@ -1,11 +1,11 @@
-//! A port that refuses for a minute of virtual time: the dials follow the policy, and the last handle
-//! ends them. In a binary of its own, with one clock for each test.
+//! A port refuses connections for a minute of virtual time. The dials follow the reconnect policy,
+//! and dropping the last handle ends them.
 #![cfg(unix)]
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "a test that cannot go on fails"
+    reason = "a test fails by panicking"
 )]
 
 mod common;
@@ -18,7 +18,7 @@ use common::events;
 use proxy::Proxy;
 use tokio::time::{Instant, advance, pause};
 
-/// The delays of this are 1, 2, 4, 8, 10, 10, … seconds.
+/// A policy with the delays 1, 2, 4, 8, 10, 10, … seconds.
 fn policy() -> ReconnectPolicy {
     ReconnectPolicy {
         initial: Duration::from_secs(1),
@@ -31,7 +31,7 @@ fn policy() -> ReconnectPolicy {
     }
 }
 
-/// A sandbox whose server cannot be reached any more.
+/// Creates a sandbox, then makes its server unreachable and pauses the clock.
 async fn unreachable() -> (
     LocalServer,
     Proxy,
@@ -65,7 +65,7 @@ async fn the_number_and_spacing_of_dials_follow_the_policy() {
             break Instant::now();
         }
     };
-    // Each attempt after the first is announced when the one before was refused.
+    // The event of each later attempt arrives when the previous dial was refused.
     let attempts = loop {
         match events.recv().await.unwrap() {
             SandboxEvent::Reconnecting { cause, .. } => {
@@ -100,13 +100,13 @@ async fn dropping_the_last_handle_in_the_middle_ends_everything() {
     while let Some(event) = events.recv().await {
         assert!(
             !matches!(event, SandboxEvent::Reconnecting { .. }),
-            "it dials again"
+            "the client dials again"
         );
         last = Some(event);
     }
     assert!(matches!(last, Some(SandboxEvent::Ended(_))), "{last:?}");
     assert!(actor.upgrade().is_none(), "the actor is gone");
-    // The port is open again, and for two minutes nobody comes.
+    // The port accepts again, and for two minutes the client doesn't dial.
     let dials = proxy.accepted();
     proxy.accept().await;
     for _ in 0..120 {

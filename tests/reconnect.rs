@@ -1,11 +1,11 @@
-//! parity.md, "Reconnect and handoff", row by row: the real client and the real local server, with a
-//! proxy between them that cuts, stalls and refuses; a scripted server where the real one says nothing.
+//! Reconnects: the client and the local server, with a proxy between them that cuts, stalls and
+//! refuses links. A scripted server sends what the local server never does.
 #![cfg(unix)]
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "a test that cannot go on fails"
+    reason = "a test fails by panicking"
 )]
 
 mod common;
@@ -33,7 +33,7 @@ fn soon() -> ReconnectPolicy {
     }
 }
 
-/// A server, a proxy in front of it, and a sandbox behind both.
+/// Starts a server and a proxy in front of it, and creates a sandbox through the proxy.
 async fn behind_a_proxy() -> (LocalServer, Proxy, Sandbox) {
     proxied(LocalServer::start().await.expect("a local server")).await
 }
@@ -48,7 +48,7 @@ async fn proxied(server: LocalServer) -> (LocalServer, Proxy, Sandbox) {
     (server, proxy, sandbox)
 }
 
-/// The first event of a kind; others before it are dropped.
+/// Waits for an event that `is_it` accepts, and skips the others.
 async fn event_like(
     events: &mut mpsc::Receiver<SandboxEvent>,
     what: &str,
@@ -81,7 +81,8 @@ async fn bash(sandbox: &Sandbox, code: &str) -> Process {
     within("the exec", exec).await.expect("started")
 }
 
-/// No exec was ever asked for: a `reconnect` would end the session with an error.
+/// Without an exec in flight, the client must not send `reconnect`: the server would end the
+/// session.
 #[actix::test]
 async fn a_sandbox_that_runs_nothing_comes_back() {
     let (_server, proxy, sandbox) = behind_a_proxy().await;
@@ -96,8 +97,8 @@ async fn a_sandbox_that_runs_nothing_comes_back() {
     assert_eq!(output.expect("ran").stdout, "still here\n");
 }
 
-/// "output goes on in the same streams; `wait` goes on waiting"; "while reconnecting, stdin is queued and
-/// flushed in order once `RUNNING` arrives"
+/// The streams and `wait` continue. Stdin that is written during the outage is queued, and sent in
+/// order after it.
 #[actix::test]
 async fn streams_stdin_and_wait_go_on_over_an_outage() {
     let (_server, mut proxy, sandbox) = behind_a_proxy().await;
@@ -119,7 +120,7 @@ async fn streams_stdin_and_wait_go_on_over_an_outage() {
             let written = process.write_to_stdin(format!("{outage}-{i}\n"));
             within("the write", written).await.expect("queued");
         }
-        assert!((&mut wait).now_or_never().is_none(), "it goes on waiting");
+        assert!((&mut wait).now_or_never().is_none(), "the process runs");
         proxy.accept().await;
         is_back(&mut events).await;
         for i in 0..50 {
@@ -134,10 +135,10 @@ async fn streams_stdin_and_wait_go_on_over_an_outage() {
     );
 }
 
-/// The end of the process is delivered though it came while nobody was there.
+/// The process ends while no client is connected.
 #[actix::test]
 async fn an_end_during_an_outage_is_delivered_after_its_output() {
-    // It waits for a file of this machine.
+    // The host backend lets the script wait for a file of the test.
     let server = LocalServer::builder().backend(Backend::Host).start();
     let (server, mut proxy, sandbox) = proxied(server.await.unwrap()).await;
     let mut events = events(&sandbox).await;
@@ -174,8 +175,8 @@ async fn an_end_during_an_outage_is_delivered_after_its_output() {
     assert_eq!(output.expect("ran").stdout, "next\n");
 }
 
-/// "a re-dial that finds `SANDBOX_IN_USE` is retried under the same policy": a half-open link is noticed by
-/// the client alone; the server believes in it until it is told.
+/// Only the client detects that the link is half-open. The server still considers it attached and
+/// answers each dial with `SANDBOX_IN_USE`, so the client retries.
 #[actix::test]
 async fn a_half_open_link_is_left_and_the_server_asked_until_it_knows() {
     let server = LocalServer::start().await.expect("a local server");
@@ -195,22 +196,22 @@ async fn a_half_open_link_is_left_and_the_server_asked_until_it_knows() {
     for _ in 0..3 {
         let told =
             |event: &SandboxEvent| matches!(event, SandboxEvent::Reconnecting { attempt: 2.., .. });
-        match event_like(&mut events, "the server believes in the old link", told).await {
+        match event_like(&mut events, "a refusal because of the old link", told).await {
             SandboxEvent::Reconnecting { cause, .. } => assert_eq!(cause, LinkError::InUse),
             _ => unreachable!(),
         }
     }
     process.write_to_stdin("it\n").await.expect("queued");
-    // Now the server hears that the old link is gone.
+    // Now the server learns that the old link is gone.
     proxy.cut();
     is_back(&mut events).await;
     let output = within("its output", process.stdout().read_all()).await;
     assert_eq!(output.expect("whole"), "got it\n");
 }
 
-/// A port that refuses for a while: each attempt is told, with its delay and the cause.
+/// The port refuses for a while. An event reports each attempt, with its delay and the cause.
 #[actix::test]
-async fn refused_dials_are_repeated_and_told() {
+async fn refused_dials_are_retried_and_reported() {
     let (_server, mut proxy, sandbox) = behind_a_proxy().await;
     let mut events = events(&sandbox).await;
     proxy.refuse().await;
@@ -239,7 +240,7 @@ async fn refused_dials_are_repeated_and_told() {
     is_back(&mut events).await;
 }
 
-/// Without the option a lost link is the end, and every call is told.
+/// Without auto-reconnect, a lost link ends the sandbox and every waiting call.
 #[actix::test]
 async fn without_the_option_a_lost_link_is_final() {
     let server = LocalServer::start().await.expect("a local server");
@@ -264,7 +265,6 @@ async fn without_the_option_a_lost_link_is_final() {
     assert_eq!(proxy.accepted(), 1);
 }
 
-/// "disarmed by every fatal status, by `checkpoint` and by `kill`"
 #[actix::test]
 async fn after_a_kill_or_a_fatal_status_nothing_is_dialled() {
     let (server, proxy, sandbox) = behind_a_proxy().await;
@@ -274,7 +274,7 @@ async fn after_a_kill_or_a_fatal_status_nothing_is_dialled() {
         loop {
             match seen.recv().await.expect("the end") {
                 SandboxEvent::Ended(end) => break end,
-                SandboxEvent::Reconnecting { .. } => panic!("it dials again"),
+                SandboxEvent::Reconnecting { .. } => panic!("the client reconnects"),
                 _ => {}
             }
         }
@@ -310,7 +310,7 @@ async fn after_a_kill_or_a_fatal_status_nothing_is_dialled() {
             loop {
                 match seen.recv().await.expect("the end") {
                     SandboxEvent::Ended(_) => break,
-                    SandboxEvent::Reconnecting { .. } => panic!("{status}: it dials again"),
+                    SandboxEvent::Reconnecting { .. } => panic!("{status}: the client reconnects"),
                     _ => {}
                 }
             }
@@ -320,8 +320,7 @@ async fn after_a_kill_or_a_fatal_status_nothing_is_dialled() {
     }
 }
 
-/// "cookies of every upgrade response are kept and sent on each later dial"; a newer one of the same name
-/// replaces the older, and attributes are not sent back.
+/// A newer cookie replaces an older one of the same name. The client doesn't send attributes back.
 #[actix::test]
 async fn cookies_of_every_answer_are_sent_on_each_later_dial() {
     let server = Scripted::bind().await;
@@ -362,12 +361,13 @@ async fn cookies_of_every_answer_are_sent_on_each_later_dial() {
     assert_eq!(sorted(&peer), ["GAESA=second", "other=kept", "unrelated=x"]);
 }
 
-/// The link breaks in the middle of the word that an exec runs: nobody has a handle to the process.
+/// The link breaks in the middle of the frame that reports the start of an exec. The caller gets no
+/// handle to the process, so the client kills it.
 #[actix::test]
 async fn a_process_with_a_lost_start_frees_the_sandbox() {
     let server = LocalServer::start().await.expect("a local server");
     let measured = Proxy::start(&server, |_| Plan::default()).await;
-    // In v1: the request of v2 is sent again, and its process is heard of.
+    // Under v1 only: a v2 client resends the request and learns of the process.
     let create = |url| Sandbox::create(url).max_protocol_version(ProtocolVersion::V1);
     let sandbox = create(measured.url()).await.expect("a sandbox");
     let to_running = measured.records()[0].delivered as u64;
@@ -387,13 +387,12 @@ async fn a_process_with_a_lost_start_frees_the_sandbox() {
     let error = within("the exec", exec).await.expect_err("not heard of");
     assert_eq!(error.kind(), ErrorKind::LinkLost, "{error}");
     is_back(&mut events).await;
-    // It waits until the first is gone.
+    // The next exec waits until the first process is gone.
     let next = sandbox.run(Language::Bash, "echo next");
     let output = within("the next", next).await.expect("ran");
     assert_eq!(output.stdout, "next\n");
 }
 
-/// With an exec in flight `reconnect` is sent once the sandbox runs, without one it is not.
 #[actix::test]
 async fn reconnect_is_sent_only_when_an_exec_is_in_flight() {
     let server = Scripted::bind().await;
@@ -410,7 +409,7 @@ async fn reconnect_is_sent_only_when_an_exec_is_in_flight() {
     is_back(&mut events).await;
     let exec = sandbox.exec(Language::Bash, "x");
     let (process, ()) = join(exec, async {
-        // The first that is heard is the exec.
+        // The first message is the exec, not `reconnect`.
         assert_eq!(
             peer.heard().await,
             Heard::Json(json!({"language": "bash", "code": "x"}))

@@ -1,11 +1,11 @@
-//! Sessions against the real local server are recorded, and played to the same program again: it gets the same
-//! results. What is recorded holds no secret, and a disk that takes nothing disturbs nobody.
+//! Records sessions with the local server, and plays them back to the same program, which gets the
+//! same results. Recordings contain no secret, and a full disk doesn't disturb the session.
 #![cfg(unix)]
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "a test that cannot go on fails"
+    reason = "a test fails by panicking"
 )]
 
 mod common;
@@ -44,8 +44,8 @@ fn builder(url: &str, version: ProtocolVersion) -> SandboxBuilder {
         })
 }
 
-/// Records what a program does behind a proxy, and plays it to the same program. Gives what it came to, both
-/// times, and the recording.
+/// Records a program behind a proxy, and plays the recording back to the same program. Returns both
+/// results and the recording.
 async fn twice<T, F: Future<Output = Result<T, Error>>>(
     version: ProtocolVersion,
     program: impl Fn(SandboxBuilder, Option<Proxy>) -> F,
@@ -85,7 +85,7 @@ async fn is_back(events: &mut tokio::sync::mpsc::Receiver<SandboxEvent>) {
     while within("the link is back", events.recv()).await.unwrap() != SandboxEvent::Reconnected {}
 }
 
-/// Input, a cut in the middle of a process, a kill, and a process after it.
+/// A session with stdin, a cut while a process runs, a kill, and another process.
 async fn eventful(builder: SandboxBuilder, proxy: Option<Proxy>) -> Result<Vec<String>, Error> {
     let sandbox = builder.await?;
     let mut events = events(&sandbox).await;
@@ -97,7 +97,7 @@ async fn eventful(builder: SandboxBuilder, proxy: Option<Proxy>) -> Result<Vec<S
         process.write_to_stdin(format!("{word}\n")).await?;
         told.push(lines.next().await.unwrap()?);
         if word == "two" {
-            // In the playback this happens by itself.
+            // During playback, the player cuts the link.
             if let Some(proxy) = &proxy {
                 proxy.cut();
             }
@@ -118,7 +118,7 @@ async fn eventful(builder: SandboxBuilder, proxy: Option<Proxy>) -> Result<Vec<S
     Ok(told)
 }
 
-/// The acknowledgement waits for what the caller sends next; here the caller sends nothing more.
+/// An acknowledgement usually travels with the next message. Here no message follows.
 #[actix::test]
 async fn the_last_end_is_acknowledged_before_the_connection_closes() {
     let server = LocalServer::start().await.unwrap();
@@ -128,7 +128,7 @@ async fn the_last_end_is_acknowledged_before_the_connection_closes() {
     let sandbox = within("the sandbox", sandbox).await.unwrap();
     let process = within("the exec", sandbox.exec(Language::Bash, "true")).await;
     let process = process.unwrap();
-    // The end of the process may come before that of its output, which is acknowledged with it.
+    // Read the output to its end first: the client acknowledges the process only after that.
     let output = within("the output", process.stdout().read_all()).await;
     assert_eq!(output.unwrap(), "");
     drop((process, sandbox));
@@ -172,8 +172,8 @@ async fn a_v2_session_with_a_cut_and_a_kill_is_replayed() {
     assert_eq!(protocol.as_deref(), Some("sandbox.v2"));
 }
 
-/// How input is cut into messages, which process speaks first, and when output is acknowledged is never the same
-/// twice. The window is small, so that all three matter.
+/// The split of stdin into messages, the order of the processes and the times of acknowledgements
+/// differ between runs. The window is small, so that all three occur.
 #[actix::test]
 async fn concurrent_processes_are_replayed_in_any_order() {
     let (first, second, _) = twice(ProtocolVersion::V2, async |builder: SandboxBuilder, _| {
@@ -205,9 +205,9 @@ async fn concurrent_processes_are_replayed_in_any_order() {
     assert!(first[2].len() > 200_000);
 }
 
-/// Another client takes a sandbox over, with a token that is not in the recording.
+/// The player accepts any token, because the recording doesn't contain the real one.
 #[actix::test]
-async fn an_attach_is_played_to_whatever_token() {
+async fn an_attach_is_played_to_any_token() {
     let server = LocalServer::start().await.unwrap();
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("attach.jsonl");
@@ -219,7 +219,7 @@ async fn an_attach_is_played_to_whatever_token() {
     drop(sandbox);
     let program = async |builder: SandboxBuilder<actix_sandbox::ExistingSandbox>| {
         let sandbox = loop {
-            // Until the server knows that the first is gone.
+            // Retry until the server notices that the first client is gone.
             match builder.clone().await {
                 Err(error) if error.kind() == ErrorKind::InUse => tokio::task::yield_now().await,
                 opened => break opened.unwrap(),
@@ -336,7 +336,7 @@ async fn a_full_disk_ends_the_recording_and_not_the_session() {
     sandbox.kill().await.unwrap();
 }
 
-/// Plays the recording `stdin_and_kill_process` to a client that does something else.
+/// Plays a recording to a client that behaves differently, and returns the player's error.
 async fn deviation<F: Future<Output = ()>>(
     name: &str,
     program: impl FnOnce(String) -> F,
@@ -353,7 +353,7 @@ async fn deviation<F: Future<Output = ()>>(
 
 #[actix::test]
 async fn a_deviation_says_where_what_was_expected_and_what_came() {
-    // Other code.
+    // The client sends other code.
     let other = deviation("exec_python_and_bash", async |url| {
         let sandbox = Sandbox::create(&url).await.unwrap();
         let _ = sandbox.run(Language::Python, "print('other')").await;
@@ -365,7 +365,7 @@ async fn a_deviation_says_where_what_was_expected_and_what_came() {
     assert!(other.expected().contains("print('hi')"), "{text}");
     assert!(other.found().contains("print('other')"), "{text}");
 
-    // Other input.
+    // The client writes other stdin.
     let other = deviation("stdin_and_kill_process", async |url| {
         let sandbox = Sandbox::create(&url).await.unwrap();
         let code = "import sys\nfor l in sys.stdin: print('got', l.strip(), flush=True)";
@@ -377,14 +377,14 @@ async fn a_deviation_says_where_what_was_expected_and_what_came() {
     assert!(other.expected().contains("line 0"), "{other}");
     assert!(other.found().contains("line 7"), "{other}");
 
-    // It says nothing, and goes.
+    // The client sends nothing and disconnects.
     let gone = deviation("exec_python_and_bash", async |url| {
         drop(Sandbox::create(&url).await.unwrap());
     });
     let gone = gone.await;
     assert!(gone.found().contains("ended the connection"), "{gone}");
 
-    // It says nothing, and stays.
+    // The client sends nothing and stays connected.
     let url = deviation("exec_python_and_bash", async |url| {
         let sandbox = Sandbox::create(&url).await.unwrap();
         tokio::spawn(async move {
@@ -395,7 +395,7 @@ async fn a_deviation_says_where_what_was_expected_and_what_came() {
     let silent = url.await;
     assert!(silent.found().contains("nothing came for 2s"), "{silent}");
 
-    // It never dials.
+    // The client never dials.
     let never = deviation("idle_timeout_delete", async |_| {}).await;
     assert_eq!(never.line(), Some(1));
     assert!(never.found().contains("did not dial"), "{never}");
@@ -416,7 +416,7 @@ async fn more_than_was_recorded_is_a_deviation() {
     sandbox.run(Language::Bash, code).await.unwrap();
     let code = "raise ValueError('boom')";
     sandbox.run(Language::Python, code).await.unwrap();
-    // The player ends the connection, since it has no line for that.
+    // The player closes the connection, because the recording has no line for this request.
     assert!(sandbox.kill().await.is_err());
     let deviation = player.finish().await.unwrap_err();
     assert_eq!(deviation.line(), None);
@@ -441,7 +441,7 @@ async fn a_refusal_is_played_with_its_status() {
     player.finish().await.unwrap();
 }
 
-/// Dials that fail are recorded, and played as dials that fail.
+/// Failed dials are recorded and played back as failed dials.
 #[actix::test]
 async fn an_outage_is_played() {
     let program = async |builder: SandboxBuilder, proxy: Option<Proxy>| {
@@ -487,7 +487,6 @@ fn the_recordings_of_a_deployed_server_load() {
     }
 }
 
-/// Many sandboxes that are recorded at once do not disturb each other.
 #[actix::test]
 async fn each_sandbox_has_its_own_recording() {
     let server = LocalServer::start().await.unwrap();

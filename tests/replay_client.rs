@@ -1,10 +1,10 @@
-//! The recordings of a real server, played by the crate's own player over real sockets to the real client: the
-//! client says what the recorded client said, and ends in the state that the recording implies.
+//! The crate's player plays recordings of a real server to the client over real sockets. The client
+//! sends what the recorded client sent, and ends in the state that the recording implies.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "a test that cannot go on fails"
+    reason = "a test fails by panicking"
 )]
 
 mod common;
@@ -21,8 +21,9 @@ use common::within;
 use futures::future::join;
 use recording::{Event, load, names};
 
-/// Plays a recording while a client does what `scenario` says. What is in `unsaid` no client of this crate says;
-/// the server answers it nonetheless. Nor does one dial without a token, which is refused.
+/// Plays a recording while `scenario` runs the client. Removes two things from the recording that
+/// this crate's client never does: sending the messages in `unsaid`, whose answers remain, and
+/// dialling without a token.
 async fn replay<S: Future<Output = ()>>(
     name: &str,
     unsaid: &[&str],
@@ -54,7 +55,7 @@ async fn create(url: &str) -> Sandbox {
     Sandbox::create(url).await.expect("a sandbox")
 }
 
-/// Runs code, and gives what came on both streams.
+/// Runs code, and returns its stdout and stderr.
 async fn run(sandbox: &Sandbox, language: Language, code: &str) -> [String; 2] {
     let output = sandbox.run(language, code).await.expect("ran");
     assert_eq!(output.end, ProcessEnd::Unknown);
@@ -75,7 +76,7 @@ async fn ended(sandbox: &Sandbox) -> SandboxEnd {
 
 fn refused<T>(result: Result<T, Error>, kind: ErrorKind, reason: Option<&str>) {
     let Err(error) = result else {
-        panic!("it was granted");
+        panic!("expected a refusal");
     };
     assert_eq!(error.kind(), kind, "{error}");
     match (error.server_reason(), reason) {
@@ -85,7 +86,7 @@ fn refused<T>(result: Result<T, Error>, kind: ErrorKind, reason: Option<&str>) {
     }
 }
 
-/// Comes back at once after a cut.
+/// A builder whose client reconnects at once.
 fn reconnecting(url: &str) -> SandboxBuilder {
     Sandbox::create(url)
         .enable_auto_reconnect(true)
@@ -153,7 +154,8 @@ async fn checkpoint_and_restore() {
 
 #[actix::test]
 async fn checkpoint_not_enabled_for_sandbox() {
-    // The recorded client asked for a checkpoint that it had not enabled, which this one refuses.
+    // The recorded client requested a checkpoint without enabling checkpoints. This crate's client
+    // refuses that, so the test enables them in the recording.
     let path = concat!(
         env!("CARGO_MANIFEST_DIR"),
         "/tests/transcripts/checkpoint_not_enabled_for_sandbox.jsonl"
@@ -173,7 +175,7 @@ async fn checkpoint_not_enabled_for_sandbox() {
     .await;
 }
 
-/// Two of the three configurations are refused by the client itself, so that only the first is played.
+/// The client itself refuses two of the three recorded configurations. Only the first is played.
 #[actix::test]
 async fn create_errors() {
     let mut recording = load("create_errors");
@@ -188,7 +190,7 @@ async fn create_errors() {
         ] {
             let error = create.await.expect_err("refused");
             assert_eq!(error.kind(), ErrorKind::InvalidOption);
-            // In the words of the recording.
+            // The text is the recorded server's.
             assert!(
                 error
                     .to_string()
@@ -237,7 +239,7 @@ async fn filesystem_snapshot_failure() {
     .await;
 }
 
-/// The one loses the sandbox, and the other does not get it.
+/// The first client loses the sandbox, and the second fails to restore it.
 #[actix::test]
 async fn handoff() {
     replay("handoff", &[], async |url| {
@@ -278,7 +280,8 @@ async fn idle_timeout_delete() {
     .await;
 }
 
-/// No client of this crate kills or feeds what does not run; the answers disturb nothing.
+/// The recorded client killed and wrote to a process although none ran. This crate's client never
+/// does, and ignores the answers.
 #[actix::test]
 async fn kill_process_when_idle() {
     let unsaid = [
@@ -292,7 +295,7 @@ async fn kill_process_when_idle() {
     .await;
 }
 
-/// Fault (a): the server lost the output of two of them. The client tells what it got.
+/// The recorded server lost the output of two execs. The client reports what it received.
 #[actix::test]
 async fn large_and_unicode_output() {
     replay("large_and_unicode_output", &[], async |url| {
@@ -309,7 +312,8 @@ async fn large_and_unicode_output() {
     .await;
 }
 
-/// No client of this crate sends what is no message; a close without a close frame is a lost link.
+/// The recorded client sent malformed frames, which this crate's client never does. The server then
+/// closed without a close frame, which is a lost link.
 #[actix::test]
 async fn malformed_frames() {
     let unsaid = [
@@ -358,7 +362,8 @@ async fn reconnect_mid_stream() {
     .await;
 }
 
-/// The client refuses the second exec itself; the server's refusal ends nothing.
+/// The recorded client sent a second exec, and the server refused it. The refusal doesn't affect
+/// the first.
 #[actix::test]
 async fn second_exec_while_running() {
     let unsaid = [r#"{"language": "bash", "code": "echo second"}"#];
@@ -374,7 +379,7 @@ async fn second_exec_while_running() {
     .await;
 }
 
-/// The late `FORCE_KILLED` is not taken for news of the next process.
+/// The client doesn't attribute the late `FORCE_KILLED` to the next process.
 #[actix::test]
 async fn stdin_and_kill_process() {
     replay("stdin_and_kill_process", &[], async |url| {
@@ -410,7 +415,7 @@ async fn unsupported_language() {
             ErrorKind::UnsupportedLanguage,
             Some("Unsupported language: 'ruby'"),
         );
-        // What no client of this crate sends is answered before the next exec is asked for.
+        // The answers to the `unsaid` messages arrive before the next exec.
         let output = run(&sandbox, Language::Bash, "echo still alive").await;
         assert_eq!(output, ["still alive\n", ""]);
         kill(sandbox).await;

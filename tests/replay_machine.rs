@@ -1,16 +1,14 @@
 //! Replays the recordings of deployed servers into the client's machines, in virtual time.
 //!
-//! What the server said comes from the recording; what the client said is asked of the machines at
-//! the same moments, and must be what the recorded client sent. See `tests/transcripts/`.
+//! The machines receive the server's messages from the recording. Where the recorded client sent a
+//! message, the test issues the matching command, and the machines must send the same message. The
+//! recordings are in `tests/transcripts/`.
 
-#![allow(
-    clippy::disallowed_methods,
-    reason = "any instant will do as the origin of virtual time"
-)]
+#![allow(clippy::disallowed_methods, reason = "virtual time needs an origin")]
 #![allow(
     clippy::expect_used,
     clippy::panic,
-    reason = "the helpers of a test, which clippy does not take for one"
+    reason = "a test fails by panicking, also in its helpers"
 )]
 
 use std::{
@@ -28,7 +26,7 @@ use actix_sandbox::{
 };
 use serde_json::Value;
 
-/// A client: its machines, and what came of them.
+/// The machines of a client, and their results.
 struct Client {
     sandbox: Sandbox,
     epoch: Epoch,
@@ -38,7 +36,7 @@ struct Client {
     output: BTreeMap<ProcessId, String>,
     sent: Vec<Value>,
     asked: Vec<&'static str>,
-    /// Whether the request was granted.
+    /// The result of each request.
     answers: BTreeMap<RequestId, Result<(), Failure>>,
 }
 
@@ -100,7 +98,8 @@ impl Client {
         self.run();
     }
 
-    /// Asks of the machines what the recorded client said. `false`: no client of this crate says it.
+    /// Issues the command for a message that the recorded client sent. Returns `false` if this
+    /// crate's client never sends it.
     fn say(&mut self, frame: &str) -> bool {
         let process = self.sandbox.process();
         match ClientMessage::parse_as(frame.as_bytes(), Version::V1) {
@@ -145,7 +144,7 @@ impl Client {
                 let request = self.request("snapshot");
                 self.sandbox.snapshot_filesystem(request, &name, self.now);
             }
-            // The machine says it by itself, as soon as the sandbox runs.
+            // The machine sends this by itself once the sandbox runs.
             Ok(ClientMessage::Reconnect) => {}
             _ => return false,
         }
@@ -206,7 +205,8 @@ impl Client {
     }
 }
 
-/// Replays a recording. Gives the clients by the connection on which each began, as they stand after it.
+/// Replays a recording. Returns the clients in their final state, by the name of the connection on
+/// which each started.
 fn replay(name: &str) -> BTreeMap<String, Client> {
     let path = format!(
         "{}/tests/transcripts/{name}.jsonl",
@@ -214,8 +214,8 @@ fn replay(name: &str) -> BTreeMap<String, Client> {
     );
     let mut text = std::fs::read_to_string(&path).expect(&path);
     if name == "checkpoint_not_enabled_for_sandbox" {
-        // The recorded client asked for a checkpoint that it had not enabled, which this one
-        // refuses.
+        // The recorded client requested a checkpoint without enabling checkpoints. This crate's
+        // client refuses that, so the test enables them in the recording.
         let enabled = r#"\"idle_timeout\": 60, \"enable_checkpoint\": true"#;
         text = text.replace(r#"\"idle_timeout\": 60"#, enabled);
     }
@@ -227,7 +227,7 @@ fn replay(name: &str) -> BTreeMap<String, Client> {
     let start = Instant::now();
 
     let mut clients = BTreeMap::<String, Client>::new();
-    // The client that a connection belongs to, and the client that lost its link by a cut.
+    // The client of each connection, and the client whose link was cut.
     let mut owners = HashMap::<String, String>::new();
     let mut without_link: Option<String> = None;
     for (number, line) in lines.iter().enumerate() {
@@ -304,7 +304,7 @@ fn replay(name: &str) -> BTreeMap<String, Client> {
     clients
 }
 
-/// Checks how the clients of a recording stand, and that everything asked for is answered in the end.
+/// Checks the final states of the clients of a recording, and that each request is answered.
 fn check(name: &str, states: &[(&str, &str)], processes: &[(&str, &str)]) {
     let mut clients = replay(name);
     let found: Vec<_> = clients
@@ -345,7 +345,7 @@ fn check(name: &str, states: &[(&str, &str)], processes: &[(&str, &str)]) {
     }
 }
 
-/// The failures of a kind of request, in the words of the error, for all clients.
+/// Returns the error texts of all failed requests of one kind, for all clients.
 fn failures(name: &str, what: &str) -> Vec<String> {
     let mut failures = Vec::new();
     for client in replay(name).values() {

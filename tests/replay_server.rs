@@ -1,11 +1,11 @@
-//! The local server, driven with the client's side of each recording of a deployed one: it says the same
-//! in the same order, but for the differences that are listed here.
+//! Sends the client's side of each recording of a deployed server to the local server. It must
+//! answer like the deployed server, in the same order, except for the listed differences.
 #![cfg(unix)]
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "a test that cannot go on fails"
+    reason = "a test fails by panicking"
 )]
 
 mod recording;
@@ -18,12 +18,12 @@ use recording::{Event, Line, lines, names};
 use serde_json::Value;
 use server_common::{Client, dial};
 
-/// What the local server says in the place of something recorded. (One recording is played by itself,
-/// since most of it differs: `output_that_the_recorded_server_lost`.)
+/// Lines that the local server sends instead of recorded ones. One recording has its own test,
+/// because most of it differs: `output_that_the_recorded_server_lost`.
 struct Difference {
     recording: &'static str,
     conn: &'static str,
-    /// How the recorded lines begin.
+    /// The beginnings of the recorded lines.
     recorded: &'static [&'static str],
     ours: &'static [&'static str],
     why: &'static str,
@@ -35,7 +35,7 @@ const DIFFERENCES: &[Difference] = &[
         conn: "A0",
         recorded: &["error: Failed to create gVisor container: Filesystem snapshot not found at"],
         ours: &["error: Filesystem snapshot not found: 'nope'"],
-        why: "paths of the server are none of the client's business",
+        why: "the local server doesn't reveal its paths",
     },
     Difference {
         recording: "filesystem_snapshot_failure",
@@ -67,19 +67,20 @@ const DIFFERENCES: &[Difference] = &[
         ours: &[
             "stderr: Traceback (most recent call last):\n  File \"main.py\", line 1, in <module>\n    raise ValueError('boom')\nValueError: boom\n",
         ],
-        why: "the code is a file with another name",
+        why: "the local server stores the code in a file with another name",
     },
     Difference {
         recording: "stdin_and_kill_process",
         conn: "A",
         recorded: &["SANDBOX_EXECUTION_DONE", "SANDBOX_EXECUTION_FORCE_KILLED"],
         ours: &["SANDBOX_EXECUTION_FORCE_KILLED", "SANDBOX_EXECUTION_DONE"],
-        why: "deployed clients wait for an end after the answer to their kill; the recorded server sends it before in some \
-              runs, which this crate's client accepts (`replay_client::stdin_and_kill_process`) and its server never does",
+        why: "Deployed clients wait for the end after the answer to their kill. The recorded \
+              server sometimes sends the end first. This crate's client accepts that \
+              (its replay test `stdin_and_kill_process`), but its server never does it.",
     },
 ];
 
-/// What a connection says: statuses, reasons, streams, its close.
+/// Returns an event of the server as a line: a status, a reason, output, an identity or a close.
 fn said(event: &Event) -> Option<String> {
     match event {
         Event::Recv(frame) => {
@@ -102,7 +103,7 @@ fn said(event: &Event) -> Option<String> {
     }
 }
 
-/// Joins pieces of a stream that follow each other.
+/// Appends a line. Joins consecutive pieces of the same stream.
 fn add(lines: &mut Vec<String>, line: String) {
     if let (Some(last), Some((stream @ ("stdout" | "stderr"), data))) =
         (lines.last_mut(), line.split_once(": "))
@@ -113,19 +114,19 @@ fn add(lines: &mut Vec<String>, line: String) {
     lines.push(line);
 }
 
-/// A recording on its way against a server.
+/// The state of a replay against the local server.
 struct Replay {
     name: String,
     server: LocalServer,
-    /// Another instance on the same state directory, for a handoff.
+    /// Another server with the same state directory, for a handoff.
     other: LocalServer,
     clients: HashMap<String, Client>,
-    /// Recorded ids and tokens, and ours in their place.
+    /// Recorded ids and tokens, each with its replacement.
     identities: Vec<(String, String)>,
-    /// What is still to be heard on each connection.
+    /// The lines that each connection must still receive.
     due: HashMap<String, Vec<String>>,
     heard: Vec<(String, String)>,
-    /// Code waits for input, which is not recorded.
+    /// Whether the code waits for stdin, which the recording doesn't contain.
     waits: bool,
 }
 
@@ -135,10 +136,11 @@ impl Replay {
         for (recorded, own) in &self.identities {
             text = text.replace(recorded, own);
         }
-        // A sandbox of the local server has no file system of its own.
+        // Sandboxes of the local server can't write to `/`.
         text.replace("/test.txt", "test.txt")
             .replace("/t.txt", "t.txt")
-            // What the client did within a second, it does before the code is fed.
+            // Instead of sleeping, the code waits for stdin, which it gets after the client's next
+            // message.
             .replace("sleep 1; ", "read x; ")
             .replace("echo L$i; ", "echo L$i; [ $i != 8 ] || read x; ")
     }
@@ -155,7 +157,7 @@ impl Replay {
         self.clients.insert(conn.to_owned(), client);
     }
 
-    /// Hears what is due on a connection.
+    /// Receives the lines that are due on a connection, and checks them.
     async fn hear(&mut self, conn: &str) {
         let due = std::mem::take(self.due.entry(conn.to_owned()).or_default());
         let mut lines: Vec<String> = Vec::new();
@@ -183,12 +185,13 @@ impl Replay {
     }
 }
 
-/// Whether a stream has said a beginning of what is due.
+/// Whether the output received so far is a proper prefix of the expected output.
 fn is_part_of(heard: &str, due: Option<&String>) -> bool {
     due.is_some_and(|due| due.len() > heard.len() && due.starts_with(heard) && heard.contains(": "))
 }
 
-/// Two streams have no order between each other; statuses have one among them and to the streams.
+/// Groups lines for comparison: stdout and stderr are not ordered relative to each other, all other
+/// lines are ordered.
 fn sorted(lines: &[String]) -> Vec<Vec<&String>> {
     let mut groups: Vec<Vec<&String>> = vec![Vec::new()];
     for line in lines {
@@ -203,7 +206,7 @@ fn sorted(lines: &[String]) -> Vec<Vec<&String>> {
     groups
 }
 
-/// Without the directory that a traceback names.
+/// Removes the directory from the file name in a traceback.
 fn shortened(line: String) -> String {
     match (line.find("File \""), line.find("\", line")) {
         (Some(begin), Some(end)) if begin < end => {
@@ -213,7 +216,7 @@ fn shortened(line: String) -> String {
     }
 }
 
-/// The recorded lines of a connection up to its next turn, with the differences applied.
+/// Returns the lines to expect for these recorded lines, with the differences applied.
 fn due(name: &str, conn: &str, said: Vec<String>) -> Vec<String> {
     let mut due = Vec::new();
     for line in said {
@@ -237,9 +240,11 @@ fn due(name: &str, conn: &str, said: Vec<String>) -> Vec<String> {
     due
 }
 
-/// In this recording the kill was sent while the last output was on its way; sent at once, it would
-/// come before the process has read anything. And the next exec was asked for between the two
-/// answers to the kill, which come in the other order here: it follows both.
+/// Reorders the recording `stdin_and_kill_process`. There, the client sent the kill while the last
+/// output was in flight. Replayed at the recorded line, the kill would arrive before the process
+/// has read its stdin, so it moves behind the output. The client sent the next exec between the two
+/// answers to the kill. The local server sends these in the other order, so the exec moves behind
+/// both.
 fn in_order(name: &str, mut lines: Vec<Line>) -> Vec<Line> {
     if name == "stdin_and_kill_process" {
         let is_kill = |line: &Line| matches!(&line.event, Event::Send(frame) if frame.contains("kill_process"));
@@ -277,10 +282,11 @@ async fn replay(name: &str) -> Vec<(String, String)> {
         let conn = &line.conn;
         if let Some(text) = said(&line.event) {
             let said = said_on.entry(conn.clone()).or_default();
-            // A traceback is joined later; the name of the file is in one piece.
+            // A traceback may arrive in pieces, but never with a split file name.
             said.push(shortened(text));
         }
-        // What was said is heard before the client's next word on this connection, or any other's dial.
+        // Receive what is due before the client's next message on this connection, and before any
+        // dial.
         let is_over = lines[index + 1..].iter().all(|later| later.conn != *conn);
         let turns: Vec<String> = match &line.event {
             Event::Connect { .. } => said_on.keys().cloned().collect(),
@@ -303,7 +309,7 @@ async fn replay(name: &str) -> Vec<(String, String)> {
                 let is_cut = |line: &Line| matches!(line.event, Event::Cut(_));
                 let follows_a_cut = lines[..index].iter().any(is_cut);
                 if name == "attach_errors" && conn == "F" || follows_a_cut {
-                    // The client before had left without a word.
+                    // The previous client disconnected without a close frame.
                     replay.clients.remove("A");
                     let path = replay.ours(path);
                     let client = attached(&replay.server, &path).await;
@@ -339,8 +345,8 @@ async fn replay(name: &str) -> Vec<(String, String)> {
     replay.heard
 }
 
-/// A client that is attached as soon as the server knows that the one before is gone. What it heard first
-/// is still to be heard.
+/// Attaches a client as soon as the server notices that the previous one is gone. Puts the first
+/// line back, so that the caller receives it.
 async fn attached(server: &LocalServer, path: &str) -> Client {
     loop {
         let mut client = Client::connect(server, path).await;
@@ -352,7 +358,7 @@ async fn attached(server: &LocalServer, path: &str) -> Client {
     }
 }
 
-/// Feeds what waits, without taking its output.
+/// Attaches a client that writes to the waiting code and doesn't read its output.
 async fn feed(server: &LocalServer, path: &str) {
     let mut client = attached(server, path).await;
     assert_eq!(client.line().await, "SANDBOX_RUNNING");
@@ -371,7 +377,8 @@ async fn the_local_server_says_what_the_recorded_one_said() {
     }
 }
 
-/// Fault (a): where the recorded server lost all output, the local one shows what no text can say.
+/// The recorded server lost output that is not valid UTF-8. The local server sends replacement
+/// characters instead.
 #[tokio::test]
 async fn output_that_the_recorded_server_lost() {
     let name = "large_and_unicode_output";

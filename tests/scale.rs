@@ -1,4 +1,4 @@
-//! 500 sandboxes open at once from one client. In a binary of its own: it uses most of the machine.
+//! One client has 500 sandboxes open at once. In a separate binary, because it loads the machine.
 #![cfg(target_os = "linux")]
 #![allow(
     clippy::unwrap_used,
@@ -14,7 +14,7 @@ use common::{allow_open_files, patient, processes_with, within};
 use futures::{StreamExt, stream};
 
 const COUNT: usize = 500;
-/// Creations and execs under way at once; all sandboxes are open at once all the same.
+/// Limit on concurrent creations and execs. All sandboxes are still open at the same time.
 const AT_ONCE: usize = 64;
 
 #[actix::test]
@@ -32,7 +32,7 @@ async fn five_hundred_sandboxes_run_scripts_and_are_killed() {
 
     let sandboxes: Vec<Sandbox> = stream::iter(0..COUNT)
         .map(|_| async move {
-            // Each waits for its turn, which in a namespace may take minutes.
+            // In the namespace backend, a sandbox may wait minutes for its turn.
             let create = patient(url).idle_timeout(std::time::Duration::from_secs(1_800));
             within("create", create).await.expect("created")
         })
@@ -67,7 +67,7 @@ async fn five_hundred_sandboxes_run_scripts_and_are_killed() {
         .await;
     let distinct: std::collections::HashSet<_> = outputs.iter().collect();
     assert_eq!(distinct.len(), COUNT, "each sandbox answered for itself");
-    // A script may be over before what it has left has its name.
+    // A script may end before its background process has executed `sleep`.
     let left = async {
         while processes_with(&marker).len() < COUNT {
             tokio::time::sleep(std::time::Duration::from_millis(50)).await;

@@ -1,5 +1,5 @@
-//! Archives that the server must not trust, limits of what it packs and unpacks, and turns that are fair to
-//! all sandboxes; by a raw client.
+//! With a raw client: hostile archives, limits on packing and unpacking, and store operations that
+//! take turns fairly.
 #![cfg(unix)]
 #![allow(
     clippy::unwrap_used,
@@ -23,10 +23,10 @@ use actix_sandbox::server::{LocalServer, ServerBuilder};
 use serde_json::json;
 use server_common::{Client, Identity, entries};
 
-/// No entries.
+/// An empty list of directory entries.
 const NONE: [PathBuf; 0] = [];
 
-/// The state of a server, the directory of its sandboxes, and a way to start it.
+/// A temporary directory with the state and the sandboxes of a server.
 struct Place(tempfile::TempDir);
 
 impl Place {
@@ -52,7 +52,7 @@ impl Place {
         self.state().join(format!("snapshots/{name}.tar.zst"))
     }
 
-    /// The directories of sandboxes.
+    /// The directories of sandboxes that exist.
     fn left(&self) -> Vec<PathBuf> {
         let servers = entries(&self.sandboxes());
         let all = servers.iter().flat_map(|server| entries(server));
@@ -66,7 +66,7 @@ impl Place {
     }
 }
 
-/// The last words of the server about a sandbox that is made from a snapshot: an error, or that it runs.
+/// Creates a sandbox from a snapshot. Returns the error, or `SANDBOX_RUNNING`.
 async fn create_from(server: &LocalServer, name: &str) -> (Client, String) {
     let mut client = Client::connect(server, "/create").await;
     client.send(json!({"filesystem_snapshot_name": name})).await;
@@ -89,7 +89,7 @@ async fn ask_for_snapshot(client: &mut Client, name: &str) {
     assert_eq!(client.line().await, "SANDBOX_FILESYSTEM_SNAPSHOT_CREATING");
 }
 
-/// On f587439 the first one of these runs `id` as root on the host, by the backend `gvisor`.
+/// In commit f587439, the first of these archives ran `id` as root on the host (backend `gvisor`).
 #[tokio::test]
 async fn an_archive_with_server_files_is_refused_and_never_runs() {
     let place = Place::new();
@@ -114,7 +114,7 @@ async fn an_archive_with_server_files_is_refused_and_never_runs() {
         let (mut client, said) = create_from(&server, "evil").await;
         if said == "SANDBOX_RUNNING" {
             client.exec("bash", "true").await;
-            // Whatever comes of it.
+            // Give the code time to run: two messages, whatever they are.
             client.line().await;
             client.line().await;
         }
@@ -129,11 +129,11 @@ async fn an_archive_with_server_files_is_refused_and_never_runs() {
     server.stop().await;
 }
 
-/// What is mounted in a sandbox is mounted where the server says, whatever the tree has there.
+/// Mount points in the restored tree are symlinks. The server must not follow them.
 #[tokio::test]
 async fn a_restored_root_cannot_redirect_what_is_mounted_in_it() {
     if server_common::backend::is("host") || std::env::var_os("ACTIX_SANDBOX_BACKEND").is_none() {
-        // It has no root of its own.
+        // The host backend has no separate root.
         return;
     }
     let place = Place::new();
@@ -176,7 +176,7 @@ async fn archives_that_exceed_a_limit_are_refused_and_leave_nothing() {
         assert!(said.contains(option), "{name}: {said}");
         client.until("close 4000").await;
         assert_eq!(place.left(), NONE, "{name}");
-        // The same as the checkpoint of a sandbox, behind its record.
+        // The same entries in the checkpoint of a sandbox, after the checkpoint's own record.
         let (mut client, identity) =
             Client::create_with(&server, json!({"enable_checkpoint": true})).await;
         client.bash("echo small > file").await;
@@ -233,7 +233,8 @@ async fn with_endless_tree(server: &LocalServer) -> (Client, Identity) {
     (client, identity)
 }
 
-/// As many endless ones as are stored at the same time, and one small one after them.
+/// Four endless snapshots are under way, as many as the server runs at once, when a small one
+/// starts.
 #[tokio::test]
 async fn a_small_snapshot_overtakes_large_ones() {
     let place = Place::new();
@@ -254,7 +255,7 @@ async fn a_small_snapshot_overtakes_large_ones() {
         snapshot(&mut client, "small").await,
         "SANDBOX_FILESYSTEM_SNAPSHOT_CREATED"
     );
-    // None of the others was done before it.
+    // None of the endless snapshots has ended.
     for mut client in endless {
         client.ping("done?").await;
         assert_eq!(client.line().await, "pong done?");
@@ -318,7 +319,7 @@ async fn a_state_directory_that_others_could_replace_is_refused() {
         error.contains("symbolic link") && error.contains("link"),
         "{error}"
     );
-    // In it, too.
+    // A symlink inside the state directory is refused, too.
     fs::remove_dir(state.join("snapshots")).unwrap();
     symlink("/tmp", state.join("snapshots")).unwrap();
     let error = start(&state).await.unwrap_err();
@@ -342,7 +343,7 @@ async fn a_state_directory_that_others_could_replace_is_refused() {
     let error = error.start().await.unwrap_err().to_string();
     assert!(error.contains("`chmod go-w "), "{error}");
     mode(folder.path(), 0o700);
-    // Only root can give it away.
+    // Only root can change the owner.
     if std::os::unix::fs::chown(&state, Some(4711), None).is_ok() {
         let error = start(&state).await.unwrap_err();
         assert!(

@@ -1,5 +1,5 @@
-//! Whatever a client says: the recorded answer or a refusal with a reason, other sandboxes
-//! unaffected, the server up.
+//! Malformed and hostile messages of a client. The server gives the recorded answer or refuses with
+//! a reason, it stays up, and other sandboxes are unaffected.
 
 #![allow(
     clippy::unwrap_used,
@@ -22,7 +22,7 @@ use tokio_tungstenite::tungstenite::{
     },
 };
 
-/// Memory of this process that is really there, in bytes.
+/// Resident memory of this process, in bytes.
 fn resident() -> usize {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
     let pages: usize = statm.split_whitespace().nth(1).unwrap().parse().unwrap();
@@ -47,7 +47,7 @@ async fn wrong_values_in_the_configuration_are_refused_by_name() {
         ),
         (
             json!({"filesystem_snapshot_name": "../../etc"}),
-            "'../../etc' is no name for a filesystem snapshot",
+            "'../../etc' is not a valid name for a filesystem snapshot",
         ),
     ] {
         let mut client = Client::connect(&server, "/create").await;
@@ -197,13 +197,13 @@ async fn a_frame_that_announces_too_much_is_not_read() {
     let (mut other, _) = Client::create(&server).await;
     let (mut client, identity) = Client::create(&server).await;
     let before = resident();
-    // A text frame of 1 GiB, masked with zeros, of which 64 MiB come.
+    // The header of a text frame of 1 GiB, masked with zeros. Only 64 MiB follow.
     let header = [0x81, 0xFF, 0, 0, 0, 0, 0x40, 0, 0, 0, 0, 0, 0, 0];
     let socket = client.socket();
     socket.write_all(&header).await.unwrap();
     let chunk = vec![b' '; 1 << 20];
     for _ in 0..64 {
-        // The server may hang up in between, which is fine.
+        // The server may close the connection meanwhile.
         if !matches!(
             timeout(PATIENCE, socket.write_all(&chunk)).await,
             Ok(Ok(()))
@@ -215,7 +215,7 @@ async fn a_frame_that_announces_too_much_is_not_read() {
     assert!(grown < 32 << 20, "{grown}");
     assert_eq!(client.line().await, "close 1009");
     drop(client);
-    // Only the session ended.
+    // Only the session has ended, not the sandbox.
     Client::attach(&server, &identity).await;
     assert_eq!(other.bash("echo fine").await, "fine\n");
     server.stop().await;
@@ -260,14 +260,14 @@ async fn fragments_are_one_message_and_are_limited_together() {
 }
 
 #[tokio::test]
-async fn bytes_that_are_no_frames_end_the_session_alone() {
+async fn invalid_frames_end_only_their_session() {
     let server = LocalServer::start().await.unwrap();
     let (mut other, _) = Client::create(&server).await;
     for bytes in [
         &[0x81, 0x05, b'h', b'e', b'l', b'l', b'o'][..], // not masked
-        &[0x8F, 0x80, 0, 0, 0, 0],                       // an opcode that there is not
+        &[0x8F, 0x80, 0, 0, 0, 0],                       // an unknown opcode
         &[0xF1, 0x80, 0, 0, 0, 0],                       // reserved bits
-        &[0x80, 0x80, 0, 0, 0, 0],                       // the end of no message
+        &[0x80, 0x80, 0, 0, 0, 0],                       // a continuation without a message
         b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
     ] {
         let (mut client, identity) = Client::create(&server).await;
@@ -295,7 +295,7 @@ async fn text_that_is_not_utf8_is_a_malformed_frame() {
 }
 
 #[tokio::test]
-async fn a_sandbox_too_many_is_refused_with_a_reason() {
+async fn a_sandbox_over_the_limit_is_refused_with_a_reason() {
     let server = LocalServer::builder()
         .max_sandboxes(2)
         .start()
@@ -318,7 +318,7 @@ async fn answers_that_are_never_read_end_the_session_not_the_server() {
     let server = LocalServer::start().await.unwrap();
     let (mut deaf, identity) = Client::create(&server).await;
     let mut said = 0;
-    // Some fit into the buffers of the sockets; in the end the server has enough.
+    // The socket buffers take some of the messages. Then the server ends the session.
     let flood = async {
         let message = Message::text(format!(r#"{{"language":"{}","code":""}}"#, "x".repeat(90)));
         loop {

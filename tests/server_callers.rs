@@ -1,4 +1,4 @@
-//! Who may call the server, and how much of it one caller may take.
+//! Access to the server, and limits for each caller.
 #![cfg(unix)]
 #![allow(
     clippy::unwrap_used,
@@ -21,7 +21,7 @@ use tokio::{
     time::timeout,
 };
 
-/// What the server answers to these bytes, until it closes; without the line of the date.
+/// Sends these bytes. Returns all that the server answers until it closes, without the date header.
 async fn answer(address: SocketAddr, request: &str) -> String {
     let mut socket = TcpStream::connect(address).await.unwrap();
     socket.write_all(request.as_bytes()).await.unwrap();
@@ -97,7 +97,7 @@ async fn requests_without_the_secret_all_get_the_same_empty_404() {
             );
         }
     }
-    // With it, the other checks follow.
+    // With the secret, the server makes the other checks.
     for (headers, status) in [
         ("Origin: https://evil.example\r\n", 403),
         ("", 401),
@@ -188,7 +188,7 @@ async fn slow_uploads_are_answered_408_and_closed() {
         );
     }
     assert_eq!(server.sandbox_count(), 0);
-    // A client that never says what it wants is told, too.
+    // A client that never sends its configuration gets a reason, too.
     let mut silent = Client::connect(&server, "/create").await;
     assert_eq!(silent.line().await, "SANDBOX_CREATION_ERROR");
     let reason = silent.line().await;
@@ -199,7 +199,7 @@ async fn slow_uploads_are_answered_408_and_closed() {
     server.stop().await;
 }
 
-/// A client with a running sandbox, or the reason why it has none.
+/// Creates a sandbox from this local address. The error is the reason of a refusal.
 async fn create_from(server: &LocalServer, from: &str) -> Result<(Client, Identity), String> {
     let (_, secret) = parts(server.url());
     let socket = TcpSocket::new_v4().unwrap();
@@ -220,7 +220,7 @@ async fn create_from(server: &LocalServer, from: &str) -> Result<(Client, Identi
     Ok((client, Identity { id, token }))
 }
 
-/// Other addresses of the loopback interface are only there on Linux.
+/// Only on Linux can a process bind any address of 127.0.0.0/8.
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn one_address_does_not_take_the_places_of_others() {
@@ -235,7 +235,7 @@ async fn one_address_does_not_take_the_places_of_others() {
     let refused = create_from(&server, greedy).await.err().unwrap();
     assert!(refused.contains("limit of 2 sandboxes"), "{refused}");
     let _other = create_from(&server, modest).await.unwrap();
-    // The limit is the same by way of `/execute`.
+    // `/execute` counts against the same limit.
     let _own = [Client::create(&server).await, Client::create(&server).await];
     let (_, secret) = parts(server.url());
     let request = format!(
@@ -245,7 +245,7 @@ async fn one_address_does_not_take_the_places_of_others() {
     assert!(said.starts_with("HTTP/1.1 503 "), "{said}");
     assert!(said.contains("limit of 2 sandboxes"), "{said}");
     first.0.kill_sandbox().await;
-    eventually("it is gone", || server.sandbox_count() == 4).await;
+    eventually("the killed sandbox is gone", || server.sandbox_count() == 4).await;
     let _again = create_from(&server, greedy).await.unwrap();
     server.stop().await;
 }

@@ -1,4 +1,4 @@
-//! `POST /execute`: code that runs once, with the same limits and checks as everything else.
+//! `POST /execute`: runs code once, with the same limits and checks as other requests.
 #![cfg(unix)]
 #![allow(
     clippy::unwrap_used,
@@ -17,7 +17,7 @@ use tokio::{
     time::timeout,
 };
 
-/// Sends a request; the answer comes over the socket.
+/// Sends a request, and returns the socket to read the answer from.
 async fn ask(server: &LocalServer, query: &str, headers: &str, body: &[u8]) -> TcpStream {
     let mut socket = TcpStream::connect(server.address()).await.unwrap();
     let (_, secret) = parts(server.url());
@@ -27,12 +27,12 @@ async fn ask(server: &LocalServer, query: &str, headers: &str, body: &[u8]) -> T
         body.len()
     );
     socket.write_all(head.as_bytes()).await.unwrap();
-    // A server that refuses by the head alone may close before the body.
+    // A server that refuses the headers may close before it reads the body.
     let _ = socket.write_all(body).await;
     socket
 }
 
-/// Status and body of an answer; `Err` is a body that broke off.
+/// Status and body of an answer. `Err` is the part of a body that was cut off.
 async fn answer(mut socket: TcpStream) -> (u16, Result<String, String>) {
     let mut bytes = Vec::new();
     let read = timeout(PATIENCE, socket.read_to_end(&mut bytes)).await;
@@ -131,7 +131,7 @@ async fn execute_streams_output_and_kills_for_a_stalled_client() {
     eventually("the sandbox is gone", || server.sandbox_count() == 0).await;
 }
 
-/// A client that does not read stops the process, and nothing piles up; the server stops all the same.
+/// The output of a client that doesn't read pauses its process. The server still stops.
 #[tokio::test]
 async fn a_client_that_does_not_read_delays_no_other() {
     let server = LocalServer::start().await.unwrap();
@@ -216,7 +216,7 @@ async fn what_cannot_run_is_refused_with_the_reason() {
 }
 
 #[tokio::test]
-async fn an_answer_that_a_stop_cuts_off_breaks_off() {
+async fn stopping_the_server_leaves_the_answer_incomplete() {
     let server = LocalServer::start().await.unwrap();
     let code = b"echo begun; sleep 1000";
     let mut socket = ask(&server, "?language=bash", "", code).await;
@@ -229,7 +229,7 @@ async fn an_answer_that_a_stop_cuts_off_breaks_off() {
         timeout(PATIENCE, socket.read_to_end(&mut rest)),
         server.stop()
     );
-    // However the connection ended, the last chunk is missing.
+    // The last chunk is missing, however the connection ended.
     let _ = read.expect("the answer ends");
     assert!(!rest.ends_with(b"0\r\n\r\n"), "{rest:?}");
 }

@@ -1,4 +1,4 @@
-//! The server says what deployed servers were recorded to say, in the same order and words.
+//! The server sends the same messages as the recorded deployed servers, in the same order.
 
 #![allow(
     clippy::unwrap_used,
@@ -148,7 +148,7 @@ async fn attach_errors_are_as_recorded() {
             "close 4000"
         ]
     );
-    // The old socket is known to be dead: no waiting.
+    // The server knows that the old socket is dead, so it lets the client in.
     let mut attached = Client::attach(&server, &identity).await;
     assert_eq!(attached.bash("echo attached").await, "attached\n");
     attached.kill_sandbox().await;
@@ -230,12 +230,12 @@ async fn stdin_arrives_in_order_and_the_process_is_killed() {
 }
 
 #[tokio::test]
-async fn what_is_said_with_nothing_running_is_answered_as_recorded() {
+async fn requests_without_an_exec_are_answered_as_recorded() {
     let server = LocalServer::start().await.unwrap();
     let (mut client, _) = Client::create(&server).await;
     client.action("kill_process").await;
     assert_eq!(client.line().await, "SANDBOX_EXECUTION_FORCE_KILLED");
-    client.stdin("nobody\n").await;
+    client.stdin("unread\n").await;
     assert_eq!(client.line().await, "SANDBOX_EXECUTION_ERROR");
     assert_eq!(
         client.line().await,
@@ -278,11 +278,11 @@ async fn a_second_exec_is_refused_and_disturbs_nothing() {
 async fn an_idle_sandbox_is_deleted_and_its_socket_stays_open() {
     let server = LocalServer::start().await.unwrap();
     let (mut client, identity) = Client::create_with(&server, json!({"idle_timeout": 4})).await;
-    // A running exec is not idleness.
+    // A sandbox with a running exec is not idle.
     assert_eq!(client.bash("sleep 4.5; echo awake").await, "awake\n");
     assert_eq!(client.line().await, "SANDBOX_DELETING");
     assert_eq!(client.line().await, "SANDBOX_DELETED");
-    client.exec("bash", "echo nobody hears").await;
+    client.exec("bash", "echo unheard").await;
     client.stays_silent(Duration::from_millis(100)).await;
     let mut late = Client::connect(&server, &identity.attach_path()).await;
     assert_eq!(

@@ -1,4 +1,5 @@
-//! A start that is given up half-way. One test, since it counts the threads of the process.
+//! A start of a server that is cancelled half-way. It needs a process of its own, because it counts
+//! threads.
 
 #![allow(
     clippy::unwrap_used,

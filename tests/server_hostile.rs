@@ -1,4 +1,5 @@
-//! Code that makes it hard for the server: to end an exec, to find its processes, to remove its files.
+//! Code that tries to hinder the server: in ending an exec, in finding its processes, in removing
+//! its files.
 
 #![allow(
     clippy::unwrap_used,
@@ -14,7 +15,7 @@ use std::time::Duration;
 use server_common::{Client, PATIENCE, backend, entries, eventually, processes_of};
 use tokio::time::timeout;
 
-/// The processes that were started with this argument, zombies left out.
+/// Counts the processes that have this argument on their command line. Zombies are left out.
 fn processes_called_with(argument: &str) -> usize {
     std::fs::read_dir("/proc")
         .unwrap()
@@ -55,7 +56,7 @@ async fn a_kill_is_confirmed_with_unclaimed_output() {
     client.line().await;
     drop(client);
     let mut client = Client::attach(&server, &identity).await;
-    // Until the server holds all it may hold, and the process stands still.
+    // By then the server's output buffer is full, and the process is paused.
     client.stays_silent(Duration::from_millis(300)).await;
     client.action("kill_process").await;
     assert_eq!(client.line().await, "SANDBOX_EXECUTION_FORCE_KILLED");
@@ -65,7 +66,7 @@ async fn a_kill_is_confirmed_with_unclaimed_output() {
 }
 
 #[tokio::test]
-async fn a_process_whose_name_is_no_text_is_killed_too() {
+async fn a_process_with_a_non_utf8_name_is_killed() {
     let server = backend::with_visible_processes().start().await.unwrap();
     let (mut client, identity) = Client::create(&server).await;
     // The kernel cuts the second name inside a character.

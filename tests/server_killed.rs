@@ -1,5 +1,5 @@
-//! Servers that die without a word, or sleep too long, with a state directory that lasts: what their
-//! clients see, and who gets the sandboxes.
+//! Servers that are killed, or suspended for longer than their lease, while the state directory
+//! stays: what their clients see, and which server gets the sandboxes.
 #![cfg(unix)]
 #![allow(
     clippy::unwrap_used,
@@ -23,15 +23,15 @@ use serde_json::json;
 use server_common::{Client, Identity, attach_at, entries};
 use server_process::ServerProcess;
 
-/// The lease of all servers here.
+/// The lease of all servers in these tests.
 const LEASE: Duration = Duration::from_secs(5);
 
 /// The variables that make [`a_server_process_of_its_own`] a server.
 const STATE: &str = "ACTIX_SANDBOX_TEST_STATE";
 const ADDRESS: &str = "ACTIX_SANDBOX_TEST_ADDRESS";
 
-/// No test: the process that the tests below start from this same binary. It says its address and
-/// serves until its input ends.
+/// Not a test: tests start this binary again, and this function is the server in the new process.
+/// It prints its URL and serves until stdin ends.
 #[test]
 fn a_server_process_of_its_own() {
     let Some(state) = std::env::var_os(STATE) else {
@@ -65,7 +65,6 @@ async fn restored(server: &ServerProcess, code: &str) -> Sandbox {
     attach.await.expect("restored")
 }
 
-/// "an attached client with auto-reconnect comes back to a checkpointed sandbox"
 #[actix::test]
 async fn a_client_restores_its_checkpoint_after_its_server_was_killed() {
     let state = tempfile::tempdir().unwrap();
@@ -81,7 +80,7 @@ async fn a_client_restores_its_checkpoint_after_its_server_was_killed() {
         }
     }
     let _server = start(state.path(), &address);
-    // What is asked during the outage waits for the end of it.
+    // A call during the outage waits until the outage is over.
     let run = sandbox.run(Language::Bash, "cat file");
     let output = match within("the run", run).await {
         Ok(output) => output,
@@ -98,7 +97,8 @@ async fn a_client_restores_its_checkpoint_after_its_server_was_killed() {
     assert_eq!(sandbox.state(), SandboxState::Running);
 }
 
-/// "or fails every pending call with the reason; never hangs": the process of before is in no checkpoint.
+/// The checkpoint doesn't contain the process, so pending calls fail with the reason instead of
+/// hanging.
 #[actix::test]
 async fn what_a_checkpoint_does_not_hold_fails_with_the_reason() {
     let state = tempfile::tempdir().unwrap();
@@ -124,11 +124,11 @@ async fn what_a_checkpoint_does_not_hold_fails_with_the_reason() {
     let output = within("the output", process.stdout().read_all()).await;
     assert!(
         output.is_err(),
-        "nobody knows whether that was all: {output:?}"
+        "the rest of the output may be missing: {output:?}"
     );
 }
 
-/// The same without a checkpoint: the sandbox is gone, and everybody is told.
+/// Without a checkpoint, the sandbox is gone, and calls and subscribers learn it.
 #[actix::test]
 async fn a_sandbox_without_a_checkpoint_is_gone_with_its_server() {
     let state = tempfile::tempdir().unwrap();
@@ -145,7 +145,7 @@ async fn a_sandbox_without_a_checkpoint_is_gone_with_its_server() {
         futures::future::join(process.kill(), process.wait()),
     )
     .await;
-    assert!(kill.is_err(), "nobody confirmed it");
+    assert!(kill.is_err(), "the kill was not confirmed");
     assert!(matches!(end, Ok(ProcessEnd::SandboxLost { .. })), "{end:?}");
     let over = loop {
         let event = within("an event", events.recv()).await.expect("the end");
@@ -156,7 +156,7 @@ async fn a_sandbox_without_a_checkpoint_is_gone_with_its_server() {
     assert!(over.to_string().contains("SANDBOX_NOT_FOUND"), "{over}");
 }
 
-/// The server never comes back: giving up fails every pending call with the last cause.
+/// When the client gives up, every pending call fails with the last cause.
 #[actix::test]
 async fn a_server_that_never_comes_back_is_given_up() {
     let state = tempfile::tempdir().unwrap();
@@ -192,7 +192,7 @@ async fn a_server_that_never_comes_back_is_given_up() {
     assert_eq!(attempts, [1, 2, 3, 4, 5]);
 }
 
-/// A raw client at such a server, with a sandbox that may be handed over and has a checkpoint.
+/// A raw client, attached to a sandbox that has a checkpoint and may be handed over.
 async fn holder(server: &ServerProcess) -> (Client, Identity) {
     let mut client = Client::connect_to(server.url(), "/create").await;
     let config =
@@ -213,7 +213,7 @@ async fn holder(server: &ServerProcess) -> (Client, Identity) {
     (client, identity)
 }
 
-/// "killing the owner with SIGKILL lets the waiter in after expiry"
+/// The waiting server gets the lock when the lease of the killed owner expires.
 #[tokio::test]
 async fn a_waiting_server_gets_the_lock_of_a_killed_owner() {
     let state = tempfile::tempdir().unwrap();
@@ -233,7 +233,7 @@ async fn a_waiting_server_gets_the_lock_of_a_killed_owner() {
     assert_eq!(second.bash("cat file").await, "kept\n");
 }
 
-/// Without a checkpoint there is nothing to take over, and that is said.
+/// Without a checkpoint, another server can't restore the sandbox, and says so.
 #[tokio::test]
 async fn a_killed_owner_without_a_checkpoint_leaves_nothing() {
     let state = tempfile::tempdir().unwrap();
@@ -263,7 +263,8 @@ async fn a_killed_owner_without_a_checkpoint_leaves_nothing() {
     assert!(end[3].contains("has left no checkpoint"), "{lines:?}");
 }
 
-/// An owner that slept through its lease finds out before it does anything with the sandbox.
+/// The lease of an owner expires while the owner is suspended. The owner must notice that before it
+/// touches the sandbox.
 #[tokio::test]
 async fn an_owner_that_slept_too_long_lets_go_and_destroys_nothing() {
     let state = tempfile::tempdir().unwrap();
@@ -273,7 +274,7 @@ async fn an_owner_that_slept_too_long_lets_go_and_destroys_nothing() {
     let mut second = attach_at(b.url(), &identity).await;
     second.until("SANDBOX_RUNNING").await;
     second.bash("echo newer > file").await;
-    // Not even when its client asks for it.
+    // The client's kill must not delete the newer checkpoint either.
     first.action("kill_sandbox").await;
     a.signal("CONT");
     let lines = first.until("close 4000").await;

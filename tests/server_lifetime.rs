@@ -1,4 +1,4 @@
-//! How a server begins and ends: on any executor, and without leaving anything behind.
+//! Start and end of a server: it runs on any executor and leaves nothing behind.
 
 #![allow(
     clippy::unwrap_used,
@@ -23,14 +23,14 @@ use server_common::{
     processes_with,
 };
 
-/// A client in a sandbox with processes in the foreground and in the background.
+/// A sandbox with processes in the foreground and in the background, and its client.
 async fn busy(server: &LocalServer) -> (Client, Identity) {
     let (mut client, identity) = Client::create(server).await;
     client
         .exec("bash", "sleep 1000 & setsid sleep 1000 & echo busy; wait")
         .await;
     client.until("stdout: busy\n").await;
-    // The backend may have others, that started them.
+    // At least three: the backend may have started helper processes.
     eventually("all have begun", || processes_of(&identity).len() >= 3).await;
     (client, identity)
 }
@@ -38,7 +38,8 @@ async fn busy(server: &LocalServer) -> (Client, Identity) {
 #[tokio::test]
 async fn a_stopped_server_leaves_neither_process_nor_directory() {
     let directory = tempfile::tempdir().unwrap();
-    // An address of its own: on a shared one, another test's server may be given the port next.
+    // A loopback address of its own: on a shared one, the server of another test could get the port
+    // next.
     let [.., high, low] = std::process::id().to_be_bytes();
     let server = backend::with_visible_processes()
         .address(format!("127.77.{high}.{}:0", low | 1))
@@ -53,9 +54,10 @@ async fn a_stopped_server_leaves_neither_process_nor_directory() {
     assert_eq!(entries(directory.path()).len(), 1);
     let address = server.address();
     server.stop().await;
-    // A process that another test begins just now has all that this one has open until it is another program.
+    // A process that another test is just starting may hold the listener open, between its fork and
+    // its exec.
     let is_refused = || std::net::TcpStream::connect(address).is_err();
-    eventually("nobody listens any more", is_refused).await;
+    eventually("connections are refused", is_refused).await;
     assert_eq!(entries(directory.path()).len(), 0);
     for (mut client, identity) in clients {
         assert_eq!(processes_of(&identity), [0_u32; 0]);
@@ -87,7 +89,7 @@ async fn a_server_stops_though_its_clients_neither_read_nor_close() {
     deaf.exec("bash", "yes").await;
     eventually("it runs", || processes_of(&identity).len() >= 2).await;
     let (mut idle, _) = Client::create(&server).await;
-    // Before the server would give up, after 10 s.
+    // The server gives up on a client after 10 s: it must stop before.
     tokio::time::timeout(Duration::from_secs(9), server.stop())
         .await
         .expect("an end");
@@ -142,7 +144,7 @@ fn a_server_starts_on_threads_and_in_actix_systems() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_used_is_named() {
+async fn unusable_addresses_and_directories_are_named() {
     let server = LocalServer::start().await.unwrap();
     let taken = server.address();
     let error = LocalServer::builder()
@@ -218,8 +220,8 @@ async fn the_service_is_mounted_into_an_application() {
 /// The variable that makes [`a_server_process_of_its_own`] a server.
 const BE_A_SERVER_IN: &str = "ACTIX_SANDBOX_TEST_BE_A_SERVER_IN";
 
-/// No test: the process that the tests below start from this same binary. It says its address and
-/// serves until its input ends.
+/// Not a test: tests start this binary again, and this function is the server in the new process.
+/// It prints its URL and serves until stdin ends.
 #[test]
 fn a_server_process_of_its_own() {
     let Some(directory) = std::env::var_os(BE_A_SERVER_IN) else {
@@ -228,7 +230,7 @@ fn a_server_process_of_its_own() {
     server_process::serve(backend::with_visible_processes().directory(directory));
 }
 
-/// Starts that process and gives what it said.
+/// Starts the server process. Returns it with its URL.
 fn server_process(directory: &std::path::Path, path: Option<&std::path::Path>) -> (Child, String) {
     let mut command = server_process::command();
     command
@@ -236,7 +238,7 @@ fn server_process(directory: &std::path::Path, path: Option<&std::path::Path>) -
         .stderr(Stdio::null())
         .process_group(0);
     if let Some(path) = path {
-        // The other backends look elsewhere.
+        // The other backends ignore this `PATH`.
         command
             .env("PATH", path)
             .env("ACTIX_SANDBOX_BACKEND", "host");
@@ -268,7 +270,7 @@ async fn exec(url: &str, code: serde_json::Value, until: &str) -> Vec<String> {
             break;
         }
     }
-    // The socket stays open as long as its server.
+    // Keep the socket open until the server ends.
     std::mem::forget(client);
     messages
 }
@@ -305,7 +307,7 @@ async fn nothing_is_left_after(signal: &str) {
     };
     assert_eq!(watchdogs(), 1);
 
-    // To the whole group, as the terminal does it.
+    // Signal the whole process group, as a terminal does.
     let group = format!("-{}", server.id());
     let sent = Command::new("kill")
         .args(["-s", signal, "--", &group])

@@ -1,4 +1,5 @@
-//! How much a client can make the server hold. One test, since memory is that of the whole process.
+//! Limits on the memory that a client can make the server use. One test in its own binary, because
+//! it measures the memory of the whole process.
 
 #![allow(
     clippy::unwrap_used,
@@ -17,14 +18,14 @@ use server_common::Client;
 use tokio::io::AsyncWriteExt;
 use tokio_tungstenite::tungstenite::Message;
 
-/// Memory of this process that is really there, in bytes.
+/// Resident memory of this process, in bytes.
 fn resident() -> usize {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
     let pages: usize = statm.split_whitespace().nth(1).unwrap().parse().unwrap();
     pages * 4096
 }
 
-/// The most memory that this process ever had, in bytes.
+/// Peak resident memory of this process, in bytes.
 fn peak_resident() -> usize {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status
@@ -46,7 +47,7 @@ async fn clients_cannot_make_the_server_hold_more_than_they_send() {
     an_archive_takes_no_memory_beyond_its_limits().await;
 }
 
-/// A name of a gigabyte, which the server must not read into memory.
+/// The archive has a name of 1 GiB, which the server must not read into memory.
 async fn an_archive_takes_no_memory_beyond_its_limits() {
     let state = tempfile::tempdir().unwrap();
     let builder = LocalServer::builder().state_directory(state.path());
@@ -67,7 +68,7 @@ async fn a_message_takes_no_memory_beyond_its_size() {
     let server = LocalServer::start().await.unwrap();
     let before = peak_resident();
     let (mut client, _) = Client::create(&server).await;
-    // What every object of these would cost as a tree is a hundred times what it costs here.
+    // As a parsed tree, each of these objects would take about 100 times the memory of its text.
     let objects = "{\"\":0},".repeat(2_000_000);
     let message = format!("{{\"action\":\"kill_process\",\"x\":[{objects}0]}}");
     client.send_raw(Message::text(message)).await;
@@ -85,7 +86,7 @@ async fn a_session_that_is_quiet_holds_no_memory() {
     let server = LocalServer::start().await.unwrap();
     let code = format!("# {}\necho done", "x".repeat(8 << 20));
     let message = json!({"language": "bash", "code": code}).to_string();
-    // Written past the WebSocket of the client, which would keep a buffer of its own.
+    // Written directly to the socket: the client's WebSocket would keep a buffer, too.
     let mut frame = vec![0x81, 0xFF];
     frame.extend((message.len() as u64).to_be_bytes());
     frame.extend([0; 4]);

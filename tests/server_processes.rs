@@ -1,4 +1,4 @@
-//! What happens to the processes: their output, their input, their end, and what they leave behind.
+//! The processes of an exec: their output, their input, their end, and what they leave behind.
 
 #![allow(
     clippy::unwrap_used,
@@ -33,12 +33,12 @@ async fn a_kill_also_ends_children_in_other_sessions() {
     assert_eq!(client.line().await, "stdout: ready\n");
     eventually("all have begun", || processes_of(&identity).len() >= 14).await;
     client.action("kill_process").await;
-    // No shell saw its child die before itself, or it would have said so.
+    // The shell died before its children: otherwise it would have reported their deaths.
     assert_eq!(
         client.until("SANDBOX_EXECUTION_FORCE_KILLED").await,
         ["SANDBOX_EXECUTION_FORCE_KILLED"]
     );
-    // The kill is not confirmed before they are gone.
+    // The confirmation comes only after all of them are gone.
     assert_eq!(processes_of(&identity), [0_u32; 0]);
     assert_eq!(client.line().await, "SANDBOX_EXECUTION_DONE");
     assert_eq!(client.bash("echo next").await, "next\n");
@@ -49,8 +49,8 @@ async fn a_kill_also_ends_children_in_other_sessions() {
 async fn a_killed_sandbox_takes_its_background_processes_with_it() {
     let server = backend::with_visible_processes().start().await.unwrap();
     let (mut client, identity) = Client::create(&server).await;
-    // One of them forgets its environment, too, and is found by where it is; one names another exec.
-    // Its time is unlike that of any other process of the machine.
+    // One process clears its environment: the server finds it by its directory. One names another
+    // exec in its environment. The unusual sleep time identifies the former on this machine.
     let unlike = format!("987.{}", std::process::id());
     let code = format!(
         "exec > log 2>&1; sleep 1000 & setsid sleep 1000 & env -i setsid sleep {unlike} &
@@ -62,7 +62,7 @@ async fn a_killed_sandbox_takes_its_background_processes_with_it() {
     );
     let all = format!("until [ $({count}) = 1 ]; do sleep 0.01; done");
     assert_eq!(client.bash(&all).await, "");
-    eventually("one has forgotten", || processes_of(&identity).len() == 3).await;
+    eventually("three are marked", || processes_of(&identity).len() == 3).await;
     client.kill_sandbox().await;
     assert_eq!(processes_of(&identity), [0_u32; 0]);
 
@@ -81,7 +81,7 @@ async fn a_background_child_that_holds_the_output_lives_on() {
     let (mut client, identity) = Client::create(&server).await;
     let code = "(until [ -e go ]; do sleep 0.01; done; echo ignored; touch survived; exec sleep 1000) & echo now";
     assert_eq!(client.bash(code).await, "now\n");
-    // Writing to a pipe that is not read any more does not kill it.
+    // The child still writes to a pipe that is no longer read. That must not kill it.
     assert_eq!(
         client
             .bash("touch go; until [ -e survived ]; do sleep 0.01; done; echo it did")
@@ -102,7 +102,7 @@ for word in ['one ', 'two ', 'three']: sys.stdout.write(word); sys.stdout.flush(
 time.sleep(0.3)
 print('later')";
     let mut joined = false;
-    // The machine may be busy in between: one of a few attempts must do.
+    // On a busy machine, the writes may be far apart. One of the attempts must succeed.
     for _ in 0..20 {
         client.exec("python", code).await;
         assert_eq!(client.line().await, "SANDBOX_EXECUTION_RUNNING");
@@ -229,7 +229,7 @@ async fn a_process_that_never_reads_can_be_killed_behind_much_input() {
     client.action("kill_process").await;
     let lines = client.until("SANDBOX_EXECUTION_DONE").await;
     assert_eq!(lines[lines.len() - 2], "SANDBOX_EXECUTION_FORCE_KILLED");
-    // What did not fit was not lost in silence.
+    // Input that didn't fit is reported, not lost silently.
     assert!(
         lines.contains(&"SANDBOX_STDIN_ERROR".to_owned()),
         "{lines:?}"
@@ -310,10 +310,10 @@ async fn a_client_that_does_not_read_pauses_only_its_process() {
     )
     .await;
 
-    // Others are not affected: neither their output nor their end.
+    // Other sandboxes are not affected.
     let (mut other, other_identity) = Client::create(&server).await;
     assert_eq!(other.bash("echo fine").await, "fine\n");
-    // The writer has come to a stop: it sleeps in the write to a full pipe.
+    // The writer is paused: it sleeps in a write to a full pipe.
     let writer_sleeps = || {
         processes_of(&identity).into_iter().any(|pid| {
             let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
@@ -322,15 +322,15 @@ async fn a_client_that_does_not_read_pauses_only_its_process() {
                     .is_ok_and(|wchan| wchan.contains("pipe") || wchan == "0")
         })
     };
-    eventually("the writer stands still", writer_sleeps).await;
+    eventually("the writer is paused", writer_sleeps).await;
 
-    // A kill gets through, though the answer cannot.
+    // The kill gets through, although its answer can't be delivered yet.
     deaf.action("kill_process").await;
     eventually("the process is dead", || processes_of(&identity).is_empty()).await;
     other.kill_sandbox().await;
     assert_eq!(processes_of(&other_identity), [0_u32; 0]);
 
-    // The answer is there for whoever begins to read, after what was written before.
+    // When the client starts to read, it gets the earlier output, then the answer.
     let lines = tokio::time::timeout(PATIENCE, deaf.until("SANDBOX_EXECUTION_DONE"))
         .await
         .unwrap();
@@ -365,7 +365,7 @@ async fn a_client_that_does_not_read_runs_into_the_limits_too() {
         .unwrap();
     let (mut deaf, identity) = Client::create(&server).await;
     deaf.exec("bash", "yes").await;
-    // Not by looking for it: on a busy machine it is killed before it is seen.
+    // Wait for the status: on a busy machine, the kill may come before the process is seen.
     assert_eq!(deaf.line().await, "SANDBOX_EXECUTION_RUNNING");
     eventually("it was killed", || processes_of(&identity).is_empty()).await;
     let mut late = Client::connect(&server, &identity.attach_path()).await;
@@ -405,7 +405,7 @@ async fn many_sandboxes_are_killed_at_once() {
 async fn a_failed_start_gives_the_reason_and_keeps_the_sandbox() {
     let server = backend::on_the_host().start().await.unwrap();
     let (mut client, _) = Client::create(&server).await;
-    // There is no place for the code any more.
+    // The server can no longer store the code of an exec.
     assert_eq!(
         client.bash("rm -r ../code; touch ../code; echo gone").await,
         "gone\n"

@@ -1,4 +1,4 @@
-//! A link is lost, the sandbox lives on, and another link takes over.
+//! A link is lost, the sandbox stays alive, and another link takes over its exec.
 
 #![allow(
     clippy::unwrap_used,
@@ -30,7 +30,7 @@ async fn detached_output_is_kept_in_order() {
         heard += client.line().await.strip_prefix("stdout: ").unwrap();
     }
     drop(client);
-    // One who only feeds it takes none of the output.
+    // A client that only writes to stdin receives no output.
     let mut feeder = Client::attach(&server, &identity).await;
     feeder.feed().await;
     drop(feeder);
@@ -55,7 +55,7 @@ async fn detached_output_is_kept_in_order() {
 }
 
 #[tokio::test]
-async fn a_reconnect_in_the_middle_goes_on_with_what_comes() {
+async fn a_reconnect_in_the_middle_continues_the_output() {
     let server = LocalServer::start().await.unwrap();
     let (mut client, identity) = Client::create(&server).await;
     client
@@ -77,7 +77,7 @@ async fn a_reconnect_in_the_middle_goes_on_with_what_comes() {
         client.until("SANDBOX_EXECUTION_DONE").await,
         ["stdout: three\nfour\n", "SANDBOX_EXECUTION_DONE"]
     );
-    // Its end may have been lost on the way: who asks again is told again.
+    // The end may have been lost on the way, so the server repeats it on request.
     client.action("reconnect").await;
     assert_eq!(
         client.until("SANDBOX_EXECUTION_DONE").await,
@@ -122,7 +122,7 @@ async fn unread_output_is_bounded_and_not_lost() {
     assert_eq!(client.line().await.split('\n').next(), Some("stdout: 1"));
     drop(client);
 
-    // Attached, but not taken over yet: kill and the like are answered, output waits.
+    // Before `reconnect`, the server answers requests, but holds back the output.
     let mut client = Client::attach(&server, &identity).await;
     client.exec("bash", "echo second").await;
     assert_eq!(client.line().await, "SANDBOX_EXECUTION_ERROR");
@@ -133,8 +133,8 @@ async fn unread_output_is_bounded_and_not_lost() {
     client.stays_silent(Duration::from_millis(100)).await;
     client.action("reconnect").await;
     let lines = client.until("SANDBOX_EXECUTION_DONE").await;
-    // What was on the wire when the link was lost is lost (v1 has no acknowledgement); what the
-    // server held back is whole, and in order.
+    // Output that was on the wire when the link broke is lost: v1 has no acknowledgements. Output
+    // that the server still had is complete and in order.
     let numbers: Vec<u32> = lines[1]
         .strip_prefix("stdout: ")
         .unwrap()
@@ -167,7 +167,7 @@ async fn a_kill_by_a_client_that_did_not_take_over_is_confirmed() {
 }
 
 #[tokio::test]
-async fn what_is_asked_just_before_the_link_is_lost_is_done() {
+async fn a_request_sent_just_before_a_cut_is_served() {
     let server = LocalServer::start().await.unwrap();
     let (mut client, identity) = Client::create(&server).await;
     client.exec("bash", "echo done > file").await;

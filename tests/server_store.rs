@@ -1,5 +1,5 @@
-//! Snapshots and checkpoints of the local server, by a raw client: the recorded words in the recorded
-//! order, and what must not happen when something is wrong.
+//! Snapshots and checkpoints with a raw client: messages are as recorded, and failures lose no data
+//! and restore nothing that they must not.
 #![cfg(unix)]
 #![allow(
     clippy::unwrap_used,
@@ -37,7 +37,7 @@ async fn snapshot(client: &mut Client, name: &str) -> Vec<String> {
     lines
 }
 
-/// A client that checkpoints its sandbox.
+/// Creates a sandbox, runs code in it and checkpoints it.
 async fn checkpointed(server: &LocalServer, code: &str) -> Identity {
     let (mut client, identity) = Client::create_with(server, checkpointable()).await;
     client.bash(code).await;
@@ -55,7 +55,7 @@ async fn checkpointed(server: &LocalServer, code: &str) -> Identity {
     identity
 }
 
-/// A client that is let in to a sandbox that had to be restored.
+/// Attaches to a checkpointed sandbox. Checks that the server restores it.
 async fn restored(server: &LocalServer, identity: &Identity) -> Client {
     let mut client = Client::connect(server, &identity.attach_path()).await;
     assert_eq!(client.line().await, "SANDBOX_RESTORING");
@@ -84,7 +84,7 @@ async fn a_new_sandbox_starts_from_a_snapshot_and_the_old_one_goes_on() {
     client.bash("echo two > d/file").await;
     assert_eq!(snapshot(&mut client, "later").await, created);
     assert_eq!(client.bash("cat d/file").await, "two\n");
-    // The same name again is the newer one.
+    // A snapshot replaces an older one with the same name.
     client.bash("echo three > d/file").await;
     assert_eq!(snapshot(&mut client, "later").await, created);
     server.stop().await;
@@ -153,7 +153,8 @@ async fn names_that_lead_elsewhere_are_refused_with_what_is_allowed() {
     assert_eq!(server.sandbox_count(), 1);
 }
 
-/// While much is packed, the sandbox runs code; a second snapshot is refused; a kill is not held up.
+/// During a large snapshot, the sandbox runs code, a second snapshot is refused, and a kill doesn't
+/// wait.
 #[tokio::test]
 async fn a_snapshot_holds_up_nothing_and_a_kill_ends_it() {
     let state = tempfile::tempdir().unwrap();
@@ -205,10 +206,10 @@ async fn a_checkpoint_is_restored_also_by_a_server_started_later() {
     let server = on(state.path()).await;
     let mut client = restored(&server, &identity).await;
     assert_eq!(client.bash("cat file").await, "kept\nmore\n");
-    // It is as it was configured: it can be checkpointed.
+    // The restored sandbox keeps its configuration, so it can be checkpointed.
     client.action("checkpoint").await;
     client.until("close 1000").await;
-    // A kill is the end of it.
+    // A kill deletes the checkpoint, too.
     restored(&server, &identity).await.kill_sandbox().await;
     let gone = ["SANDBOX_RESTORING", "SANDBOX_NOT_FOUND", "close 1011"];
     assert_eq!(refused(&server, &identity, "close 1011").await, gone);
@@ -216,7 +217,7 @@ async fn a_checkpoint_is_restored_also_by_a_server_started_later() {
     server.stop().await;
 }
 
-/// What is deleted is gone: it does not come back as it was before.
+/// Deleting the sandbox deletes its old checkpoint, too.
 #[tokio::test]
 async fn a_restored_sandbox_that_is_deleted_for_being_idle_is_gone() {
     let state = tempfile::tempdir().unwrap();
@@ -234,7 +235,8 @@ async fn a_restored_sandbox_that_is_deleted_for_being_idle_is_gone() {
     assert_eq!(entries(&state.path().join("checkpoints")).len(), 0);
 }
 
-/// Two servers on one directory: what one has stored is not deleted with what the other had of it before.
+/// Two servers share a state directory. When one deletes its copy of a sandbox, the newer
+/// checkpoint of the other stays.
 #[tokio::test]
 async fn deleting_an_idle_sandbox_keeps_a_newer_checkpoint() {
     let state = tempfile::tempdir().unwrap();
@@ -244,7 +246,7 @@ async fn deleting_an_idle_sandbox_keeps_a_newer_checkpoint() {
     client.action("checkpoint").await;
     client.until("close 1000").await;
     let mut old = restored(&first, &identity).await;
-    // It is not idle before the other has stored more.
+    // The exec keeps the old copy from idling until the other server has stored more.
     old.exec("bash", "read x").await;
     assert_eq!(old.line().await, "SANDBOX_EXECUTION_RUNNING");
     let mut new = restored(&second, &identity).await;
@@ -259,7 +261,7 @@ async fn deleting_an_idle_sandbox_keeps_a_newer_checkpoint() {
     assert_eq!(client.bash("cat file").await, "newer\n");
 }
 
-/// The same: each has its own processes.
+/// Two servers share a state directory. Each has its own processes of the sandbox.
 #[tokio::test]
 async fn kills_end_nothing_of_the_same_sandbox_on_another_server() {
     let state = tempfile::tempdir().unwrap();
@@ -279,7 +281,8 @@ async fn kills_end_nothing_of_the_same_sandbox_on_another_server() {
     one.kill_sandbox().await;
 }
 
-/// Killed without a word after a restore, a server has lost what came since, not the checkpoint.
+/// A restore keeps the checkpoint, so a server that is killed after a restore only loses later
+/// changes.
 #[tokio::test]
 async fn a_restored_sandbox_still_has_its_checkpoint() {
     let state = tempfile::tempdir().unwrap();
@@ -342,9 +345,10 @@ async fn a_checkpoint_during_an_exec_is_refused_and_the_exec_runs_on() {
     client.until("SANDBOX_CHECKPOINTED").await;
 }
 
-/// A snapshot that is being taken is answered before the sandbox ends, and its file is not there.
+/// The checkpoint cancels a snapshot that is under way. The snapshot is answered before the sandbox
+/// ends, and leaves no file.
 #[tokio::test]
-async fn a_checkpoint_gives_up_a_snapshot_and_says_so() {
+async fn a_checkpoint_cancels_a_snapshot_and_reports_it() {
     let state = tempfile::tempdir().unwrap();
     let server = on(state.path()).await;
     let (mut client, identity) = Client::create_with(&server, checkpointable()).await;
@@ -398,7 +402,7 @@ async fn a_wrong_token_restores_nothing_and_loses_nothing() {
         restored(&server, &identity).await.bash("cat file").await,
         "kept\n"
     );
-    // What is on the disk opens nothing.
+    // The stored checkpoint doesn't contain the token.
     for file in entries(&state.path().join("checkpoints")) {
         let packed = std::fs::File::open(file).unwrap();
         let plain = zstd::decode_all(packed).unwrap();
@@ -427,7 +431,7 @@ async fn a_damaged_checkpoint_is_a_restore_error_and_is_kept() {
         assert_eq!(std::fs::read(&file).unwrap(), damaged);
         assert_eq!(server.sandbox_count(), 0);
     }
-    // Another sandbox's checkpoint is not taken for this one's.
+    // The checkpoint of another sandbox is not restored as this one.
     let other = checkpointed(&server, "true").await;
     let others = entries(&state.path().join("checkpoints"));
     let others = others.iter().find(|path| **path != file).unwrap();
@@ -443,7 +447,7 @@ async fn a_damaged_checkpoint_is_a_restore_error_and_is_kept() {
     );
 }
 
-/// Somebody has put an archive into the state directory that leads out of the sandbox by a link.
+/// An attacker has put an archive into the state directory with a symlink out of the sandbox.
 #[tokio::test]
 async fn a_snapshot_that_escapes_the_sandbox_writes_nothing() {
     let state = tempfile::tempdir().unwrap();
@@ -477,7 +481,7 @@ archive.close()";
     assert_eq!(server.sandbox_count(), 0);
 }
 
-/// Eight clients at once: one restores and gets it, the others are told that it is in use.
+/// Of eight clients, one restores the sandbox. The others learn that it is in use.
 #[tokio::test]
 async fn of_many_that_attach_at_once_one_gets_the_sandbox() {
     let server = LocalServer::start().await.unwrap();
@@ -493,7 +497,7 @@ async fn of_many_that_attach_at_once_one_gets_the_sandbox() {
                 "SANDBOX_RESTORING" => {}
                 "SANDBOX_RUNNING" => return Some(client),
                 "SANDBOX_IN_USE" => return None,
-                // Whoever lost the race to restore it tries again by itself.
+                // A session that loses the race to restore the sandbox tries again by itself.
                 other => panic!("{other}"),
             }
         }
@@ -522,7 +526,7 @@ async fn an_idle_sandbox_is_checkpointed_when_that_was_asked_for() {
     assert_eq!(client.bash("cat file; echo two > file").await, "kept\n");
     drop(client);
 
-    // A server that stops keeps it, too.
+    // A graceful shutdown stores a checkpoint, too.
     server.stop().await;
     let server = on(state.path()).await;
     assert_eq!(
@@ -546,10 +550,11 @@ async fn a_server_that_is_full_restores_nothing_and_says_so() {
     restored(&server, &identity).await;
 }
 
-/// The variable that makes the test below the process with the full disk.
+/// The variable that marks the process in which the disk is full.
 const DISK_IS_FULL: &str = "ACTIX_SANDBOX_TEST_DISK_IS_FULL";
 
-/// No file can grow over 64 KiB in this process, so that no archive of more can be written.
+/// The test runs in a process that can't write more than 64 KiB to a file, so larger archives
+/// fail.
 #[test]
 fn a_full_disk_is_an_error_and_old_archives_are_kept() {
     let name = "a_full_disk_is_an_error_and_old_archives_are_kept";
@@ -559,7 +564,7 @@ fn a_full_disk_is_an_error_and_old_archives_are_kept() {
             .args(["-c", &limited])
             .arg(std::env::current_exe().unwrap())
             .env(DISK_IS_FULL, "1")
-            // gVisor needs larger files itself.
+            // `runsc` itself needs larger files.
             .env("ACTIX_SANDBOX_BACKEND", "host")
             .output()
             .unwrap();
@@ -592,7 +597,7 @@ fn a_full_disk_is_an_error_and_old_archives_are_kept() {
         assert_eq!(lines[1], "SANDBOX_CHECKPOINT_ERROR");
         assert!(lines[2].contains("File too large"), "{lines:?}");
         assert_eq!(entries(&state.path().join("checkpoints")).len(), 0);
-        // The files are not lost with the checkpoint that could not be made.
+        // The failed checkpoint doesn't end the sandbox.
         let mut again = Client::attach(&server, &identity).await;
         assert_eq!(again.bash("cat file; rm {1..20}").await, "large\n");
         again.action("checkpoint").await;

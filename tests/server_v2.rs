@@ -1,4 +1,4 @@
-//! The local server on links that speak v2, word for word: what `src/protocol/V2.md` says.
+//! The local server on v2 links, message by message: it does what `src/protocol/V2.md` specifies.
 
 #![allow(
     clippy::unwrap_used,
@@ -16,7 +16,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
 use server_common::{Client, PATIENCE, V2, backend, dial, eventually, processes_of};
 
-/// Asks for code to be run under a name.
+/// Sends a request for an exec with this id.
 async fn exec(client: &mut Client, id: &str, code: &str, more: Value) {
     let mut message = json!({"language": "bash", "code": code, "exec": id});
     let more = more.as_object().expect("an object").clone();
@@ -24,7 +24,7 @@ async fn exec(client: &mut Client, id: &str, code: &str, more: Value) {
     client.send(message).await;
 }
 
-/// The next message with this status about this exec; others are dropped.
+/// The next message with this status about this exec. Skips other messages.
 async fn status(client: &mut Client, id: &str, status: &str) -> Value {
     loop {
         let message = client.json().await;
@@ -51,7 +51,7 @@ async fn ack(client: &mut Client, id: &str, stdout: u64, stderr: u64, done: bool
     client.send(ack).await;
 }
 
-/// The bytes of a message with output, and where they stand.
+/// The offset and the bytes of a message with output.
 fn piece(message: &Value) -> (u64, Vec<u8>) {
     let data = match (&message["data"], &message["data_b64"]) {
         (Value::String(text), Value::Null) => text.clone().into_bytes(),
@@ -61,7 +61,8 @@ fn piece(message: &Value) -> (u64, Vec<u8>) {
     (message["offset"].as_u64().expect("an offset"), data)
 }
 
-/// So many bytes of a stream, each once and in its place, from an offset on.
+/// Reads at least `most` bytes of a stream, from an offset on. Panics if a byte is missing,
+/// repeated or out of order.
 async fn hears(client: &mut Client, id: &str, stream: &str, from: u64, most: u64) -> Vec<u8> {
     let mut heard = Vec::new();
     while (heard.len() as u64) < most {
@@ -80,7 +81,7 @@ async fn hears(client: &mut Client, id: &str, stream: &str, from: u64, most: u64
 async fn v2_is_spoken_where_it_is_offered_and_nowhere_else() {
     let server = LocalServer::start().await.unwrap();
     let (mut client, _) = Client::create(&server).await;
-    // Without the offer nothing of v2 is understood or said.
+    // On a link without the offer, the server ignores v2 keys and sends none.
     exec(&mut client, "x", "echo v1", json!({"args": ["y"]})).await;
     for expected in [
         json!({"event": "status_update", "status": "SANDBOX_EXECUTION_RUNNING"}),
@@ -92,7 +93,7 @@ async fn v2_is_spoken_where_it_is_offered_and_nowhere_else() {
     client.exec("cobol", "x").await;
     assert_eq!(client.json().await.get("message"), None);
 
-    // Among others, and on a server that does not speak it.
+    // The offer may be one of several, and a v1 server may ignore it.
     let offers = ("sec-websocket-protocol", "chat, sandbox.v2");
     assert!(dial(&server, "/create", &[offers]).await.is_ok());
     let old = LocalServer::builder()
@@ -128,7 +129,7 @@ async fn an_exec_announces_its_window_and_ends_with_its_lengths() {
             "exit_code": 3, "stdout": 3, "stderr": 4, "reason": "exited"
         })
     );
-    // No less than 1 KiB, and no more than the server keeps.
+    // The window is at least 1 KiB, and at most the server's output buffer.
     for (asked, granted) in [(1, 1_024), (u64::MAX, 1 << 20)] {
         let id = format!("w{asked}");
         exec(&mut client, &id, "true", json!({"window": asked})).await;
@@ -160,7 +161,7 @@ async fn the_same_id_never_runs_twice() {
         .await;
     assert_eq!(hears(&mut client, "once", "stdout", 0, 4).await, b"ran\n");
     done(&mut client, "once").await;
-    // Nor when it is over, and nobody wants its output any more.
+    // It doesn't run again after its end was acknowledged either.
     ack(&mut client, "once", 4, 0, true).await;
     exec(&mut client, "once", code, json!({})).await;
     assert_eq!(done(&mut client, "once").await["exit_code"], 0);
@@ -172,7 +173,7 @@ async fn binary_output_is_base64_and_code_points_stay_whole() {
     let (mut client, _) = Client::create_v2(&server).await;
     let code = r"printf 'a\303'; sleep 0.05; printf '\251z'; sleep 0.05; printf '\377\n'";
     let mut seen = false;
-    // The machine may be busy in between: one of a few attempts must do.
+    // On a busy machine, the writes may be far apart. One of the attempts must succeed.
     for attempt in 0..20 {
         let id = format!("b{attempt}");
         exec(&mut client, &id, code, json!({})).await;
@@ -215,7 +216,7 @@ async fn a_partial_code_point_is_sent_after_a_pause() {
     exec(&mut client, "half", code, json!({})).await;
     started(&mut client, "half").await;
     assert_eq!(hears(&mut client, "half", "stdout", 0, 2).await, b"a\xc3");
-    // It waits, and what it is told is what it waits for.
+    // The process still waits, and the input lets it continue.
     client
         .send(json!({"event": "stdin", "exec": "half", "offset": 0, "data": "\n"}))
         .await;
@@ -234,7 +235,7 @@ async fn the_end_does_not_wait_for_output_that_the_window_holds_back() {
         (&end["stdout"], &end["reason"], &end["exit_code"]),
         (&json!(50_000), &json!("exited"), &json!(0))
     );
-    // Nothing of it is lost.
+    // The output that was held back is not lost.
     let (mut heard, mut step) = (1_024, 0);
     while heard < 50_000 {
         ack(&mut client, "big", heard, 0, false).await;
@@ -246,10 +247,10 @@ async fn the_end_does_not_wait_for_output_that_the_window_holds_back() {
 }
 
 #[tokio::test]
-async fn a_flood_of_a_child_takes_nothing_from_its_process() {
+async fn a_flooding_child_costs_its_parent_no_output() {
     let server = LocalServer::start().await.unwrap();
     let (mut client, _) = Client::create_v2(&server).await;
-    // Both pipes hold something that the window has no room for; then one of them is flooded.
+    // Both pipes hold more than the window has room for. Then a child floods stdout.
     let code = "printf '%30000s' '' >&2; yes & echo $! > pid; exit 1";
     exec(&mut client, "parent", code, json!({"window": 1_024})).await;
     let exited = status(&mut client, "parent", "SANDBOX_EXECUTION_EXITED").await;
@@ -270,7 +271,7 @@ async fn a_flood_of_a_child_takes_nothing_from_its_process() {
     assert_eq!(end["stderr"], 30_000);
 }
 
-/// The end of the main process, and of what holds its output, are each told again on a new link.
+/// The server repeats the exit of the main process, and the end of the exec, on a new link.
 #[tokio::test]
 async fn an_exit_is_told_at_once_and_again_after_a_cut() {
     let server = LocalServer::start().await.unwrap();
@@ -292,7 +293,7 @@ async fn an_exit_is_told_at_once_and_again_after_a_cut() {
         status(&mut client, "a", "SANDBOX_EXECUTION_EXITED").await,
         exited
     );
-    // An end that is not there yet cannot be acknowledged.
+    // The server ignores an acknowledgement of an end that it hasn't sent.
     ack(&mut client, "a", 0, 0, true).await;
     assert_eq!(hears(&mut client, "a", "stdout", 0, 5).await, b"main\n");
     exec(&mut client, "b", "touch go", json!({})).await;
@@ -303,7 +304,7 @@ async fn an_exit_is_told_at_once_and_again_after_a_cut() {
         (&end["exit_code"], &end["stdout"], &end["output_cut"]),
         expected
     );
-    // The end says what the exit said.
+    // On another link, the same end comes again.
     drop(client);
     let mut client = Client::attach_v2(&server, &identity).await;
     client.send(reconnect).await;
@@ -327,17 +328,18 @@ async fn output_that_is_still_held_after_the_grace_is_cut() {
         (&end["exit_code"], &end["stdout"], &end["output_cut"]),
         expected
     );
-    // What ends with its output is not.
+    // Output that ends with the process is not reported as cut.
     exec(&mut client, "b", "echo main", json!({"output_grace_ms": 0})).await;
     assert_eq!(done(&mut client, "b").await["output_cut"], Value::Null);
 }
 
 #[tokio::test]
-async fn a_checkpoint_holds_an_exec_whose_last_output_is_on_its_way() {
+async fn a_checkpoint_keeps_an_exec_with_output_in_flight() {
     let server = LocalServer::start().await.unwrap();
     let config = json!({"idle_timeout": 60, "enable_checkpoint": true});
     let (mut client, identity) = Client::create_v2_with(&server, config).await;
-    // The child holds the pipe, so that the end is told a while after the process is gone: no exec is in progress then.
+    // The child holds the pipe, so the end comes some time after the process is gone. Meanwhile no
+    // exec is in progress, and the checkpoint is accepted.
     let code = "echo kept; sleep 1000 & exit 3";
     exec(&mut client, "last", code, json!({})).await;
     loop {
@@ -396,7 +398,7 @@ async fn a_kill_and_input_are_answered_after_the_end_on_any_link() {
 }
 
 #[tokio::test]
-async fn input_that_cannot_be_read_is_refused_by_the_name_of_its_exec() {
+async fn invalid_input_is_refused_with_the_id_of_its_exec() {
     let server = LocalServer::start().await.unwrap();
     let (mut client, _) = Client::create_v2(&server).await;
     exec(&mut client, "a", "cat", json!({})).await;
@@ -422,7 +424,7 @@ async fn input_that_cannot_be_read_is_refused_by_the_name_of_its_exec() {
         assert!(why.contains(named), "{why}");
         assert_eq!(client.json().await["message"], refusal["message"]);
     }
-    // What is not known is nothing at all, and above all no exec without a name.
+    // An unknown action is ignored. In particular, it is not an exec without an id.
     client.send(json!({"action": "dance", "exec": "a"})).await;
     client
         .send(json!({"event": "stdin", "exec": "a", "offset": 0, "data": "x", "eof": true}))
@@ -431,12 +433,12 @@ async fn input_that_cannot_be_read_is_refused_by_the_name_of_its_exec() {
 }
 
 #[tokio::test]
-async fn what_ended_last_is_kept_whenever_it_began() {
+async fn the_execs_that_ended_last_are_kept() {
     let server = LocalServer::start().await.unwrap();
     let (mut client, identity) = Client::create_v2(&server).await;
     exec(&mut client, "long", "read x; echo kept", json!({})).await;
     started(&mut client, "long").await;
-    // So many that are not acknowledged that the first of them is given up.
+    // One more than the server keeps unacknowledged, so it drops the first.
     for number in 0..65 {
         let id = format!("short{number}");
         exec(&mut client, &id, "echo x", json!({})).await;
@@ -467,7 +469,7 @@ async fn a_full_window_stops_the_process_and_nothing_else() {
     exec(&mut client, "full", "yes", json!({"window": 10_000})).await;
     let heard = hears(&mut client, "full", "stdout", 0, 9_997).await;
     assert!(heard.len() <= 10_000, "{} bytes", heard.len());
-    // Others pass: an exec of its own, one of v1, a kill.
+    // Others aren't blocked: another exec, a v1 exec, a kill.
     exec(&mut client, "other", "echo other", json!({})).await;
     assert_eq!(done(&mut client, "other").await["exit_code"], 0);
     client.exec("bash", "echo v1").await;
@@ -478,12 +480,12 @@ async fn a_full_window_stops_the_process_and_nothing_else() {
             break;
         }
     }
-    // It goes on as far as is acknowledged.
+    // An acknowledgement lets the exec send as many bytes again.
     let mut taken = heard.len() as u64;
     ack(&mut client, "full", taken - 5_000, 0, false).await;
     let more = hears(&mut client, "full", "stdout", taken, 4_900).await;
     taken += more.len() as u64;
-    // An acknowledgement that says less, or more than was sent, changes nothing by that.
+    // A lower acknowledgement, or one beyond what was sent, has no effect.
     ack(&mut client, "full", 0, u64::MAX, false).await;
     client
         .send(json!({"action": "kill_process", "exec": "full"}))
@@ -491,7 +493,7 @@ async fn a_full_window_stops_the_process_and_nothing_else() {
     status(&mut client, "full", "SANDBOX_EXECUTION_FORCE_KILLED").await;
     let end = done(&mut client, "full").await;
     assert_eq!(end["reason"], "killed");
-    // What it wrote before its death comes as it is acknowledged.
+    // Output from before the kill still comes, as fast as it is acknowledged.
     let length = end["stdout"].as_u64().unwrap();
     while taken < length {
         ack(&mut client, "full", taken, 0, false).await;
@@ -521,14 +523,14 @@ async fn unacknowledged_output_is_resent_from_the_given_offset() {
             .send(json!({"action": "reconnect", "exec": "r", "stdout": from, "stderr": 2}))
             .await;
         assert_eq!(client.json().await["status"], "SANDBOX_EXECUTION_RUNNING");
-        // What was acknowledged is gone.
+        // The server has dropped acknowledged bytes.
         let from = from.max(100);
         let rest = &all[from as usize..];
         let heard = hears(&mut client, "r", "stdout", from, rest.len() as u64).await;
         assert_eq!(String::from_utf8_lossy(&heard), rest);
         assert_eq!(done(&mut client, "r").await, end);
     }
-    // The end is kept until it is acknowledged, and the id after that.
+    // The end can be requested again, even after its acknowledgement.
     let mut client = Client::attach_v2(&server, &identity).await;
     client
         .send(json!({"action": "reconnect", "exec": "r"}))
@@ -542,7 +544,7 @@ async fn unacknowledged_output_is_resent_from_the_given_offset() {
 }
 
 #[tokio::test]
-async fn nothing_comes_about_an_exec_until_it_is_asked_for() {
+async fn a_new_link_gets_nothing_of_an_exec_before_reconnect() {
     let server = LocalServer::start().await.unwrap();
     let (mut client, identity) = Client::create_v2(&server).await;
     exec(&mut client, "quiet", "read x; seq 1 100", json!({})).await;
@@ -552,7 +554,8 @@ async fn nothing_comes_about_an_exec_until_it_is_asked_for() {
     client
         .send(json!({"event": "stdin", "exec": "quiet", "offset": 0, "data": "\n"}))
         .await;
-    // With nothing of v1 ever run, this `reconnect` is harmless on a link of v2.
+    // A `reconnect` without an id means the v1 exec. There is none, so the server answers
+    // `SANDBOX_RUNNING`.
     client.action("reconnect").await;
     assert_eq!(client.json().await["status"], "SANDBOX_RUNNING");
     client
@@ -561,7 +564,7 @@ async fn nothing_comes_about_an_exec_until_it_is_asked_for() {
     assert_eq!(client.json().await["status"], "SANDBOX_EXECUTION_RUNNING");
     let end = done(&mut client, "quiet").await;
     assert_eq!(end["stdout"], 292);
-    // And of one that it does not know, that it is lost.
+    // An exec that the server doesn't know is reported as lost.
     client
         .send(json!({"action": "reconnect", "exec": "unknown"}))
         .await;
@@ -572,7 +575,7 @@ async fn nothing_comes_about_an_exec_until_it_is_asked_for() {
 }
 
 #[tokio::test]
-async fn input_is_taken_once_and_ends_where_it_is_said_to() {
+async fn input_is_applied_once_and_ends_at_eof() {
     let server = LocalServer::start().await.unwrap();
     let (mut client, identity) = Client::create_v2(&server).await;
     exec(&mut client, "in", "cat", json!({})).await;
@@ -580,7 +583,7 @@ async fn input_is_taken_once_and_ends_where_it_is_said_to() {
     let stdin = |offset: u64, data: &str| json!({"event": "stdin", "exec": "in", "offset": offset, "data": data});
     client.send(stdin(0, "hello")).await;
     assert_eq!(hears(&mut client, "in", "stdout", 0, 5).await, b"hello");
-    // What it has is dropped, what leaves a gap is ignored.
+    // Duplicate bytes are dropped. A message after a gap is ignored.
     client.send(stdin(0, "hello")).await;
     client.send(stdin(3, "lo, w")).await;
     client.send(stdin(100, "never")).await;
@@ -628,7 +631,7 @@ async fn acknowledgements_of_input_say_what_the_pipe_took() {
     let (mut client, _) = Client::create_v2(&server).await;
     exec(&mut client, "p", "sleep 1000", json!({})).await;
     started(&mut client, "p").await;
-    // The pipe takes 64 KiB; what is on the way past that is at most 256 KiB, and more is ignored.
+    // The pipe takes 64 KiB, and the server buffers at most 256 KiB more. It ignores the rest.
     let piece = "x".repeat(64 * 1024);
     for number in 0..8_u64 {
         client
@@ -734,7 +737,7 @@ async fn no_more_than_the_limit_run_at_once() {
 }
 
 #[tokio::test]
-async fn a_checkpoint_waits_for_no_exec_and_an_idle_sandbox_has_none() {
+async fn a_running_exec_refuses_checkpoints_and_is_not_idle() {
     let server = LocalServer::start().await.unwrap();
     let config = json!({"idle_timeout": 4, "enable_checkpoint": true});
     let (mut client, identity) = Client::create_v2_with(&server, config).await;
@@ -748,7 +751,7 @@ async fn a_checkpoint_waits_for_no_exec_and_an_idle_sandbox_has_none() {
     assert!(refused["message"].is_string(), "{refused}");
     let stdin = json!({"event": "stdin", "exec": "busy", "offset": 0, "data": "\n"});
     client.send(stdin).await;
-    // Longer than the idle timeout: what runs is not idle.
+    // The exec ran longer than the idle timeout.
     assert_eq!(done(&mut client, "busy").await["stdout"], 5);
     assert_eq!(processes_of(&identity), [0_u32; 0]);
 }
@@ -777,19 +780,19 @@ async fn named_execs_end_with_their_sandbox_or_server() {
     exec(&mut client, "1", "yes", json!({"window": 1_024})).await;
     started(&mut client, "1").await;
     let stop = tokio::time::timeout(PATIENCE, server.stop());
-    stop.await.expect("it stops, whoever reads");
+    stop.await.expect("it stops without a reader");
     assert_eq!(processes_of(&identity), [0_u32; 0]);
 }
 
 #[tokio::test]
-async fn a_client_that_reads_nothing_stops_its_processes_alone() {
+async fn a_kill_gets_through_though_the_client_never_reads() {
     let server = LocalServer::start().await.unwrap();
     let (mut client, identity) = Client::create_v2(&server).await;
     for number in 0..20 {
         let id = number.to_string();
         exec(&mut client, &id, "yes", json!({"window": 1 << 20})).await;
     }
-    // It never reads; the kill is heard all the same.
+    // The client never reads. The server still receives the kill.
     client.action("kill_sandbox").await;
     eventually("all are gone", || {
         server.sandbox_count() == 0 && processes_of(&identity).is_empty()
@@ -812,9 +815,9 @@ async fn garbage_about_unknown_execs_is_ignored() {
         json!({"event": "stdin", "exec": "a", "offset": u64::MAX, "data": "x"}),
         json!({"event": "stdin", "exec": "a", "offset": -1, "data": "x"}),
         json!({"event": "stdin", "exec": "a", "data_b64": "***"}),
-        json!({"event": "stdin", "exec": "nobody", "offset": 0, "data": "x", "eof": true}),
+        json!({"event": "stdin", "exec": "unknown", "offset": 0, "data": "x", "eof": true}),
         json!({"action": "reconnect", "exec": "a", "stdout": u64::MAX, "stderr": "x"}),
-        json!({"action": "kill_process", "exec": "nobody"}),
+        json!({"action": "kill_process", "exec": "unknown"}),
         json!({"action": "kill_process", "exec": {}}),
         json!({"action": "dance", "exec": "a"}),
     ] {
@@ -844,7 +847,7 @@ async fn an_exec_of_v1_runs_beside_named_ones() {
     client.exec("bash", "echo plain; sleep 1000").await;
     assert_eq!(client.line().await, "SANDBOX_EXECUTION_RUNNING");
     client.hears("plain\n").await;
-    // Without a name, the kill means the one that has none.
+    // A kill without an id means the v1 exec.
     client.action("kill_process").await;
     assert_eq!(client.line().await, "SANDBOX_EXECUTION_FORCE_KILLED");
     assert_eq!(client.line().await, "SANDBOX_EXECUTION_DONE");
@@ -856,6 +859,6 @@ async fn an_exec_of_v1_runs_beside_named_ones() {
 }
 
 #[test]
-fn the_offer_is_the_one_of_the_specification() {
+fn the_tests_offer_the_specified_subprotocol() {
     assert_eq!(V2.1, actix_sandbox::protocol::names::SUBPROTOCOL_V2);
 }

@@ -1,4 +1,5 @@
-//! parity.md, "Checkpoint and snapshot", row by row: the real client, the real local server.
+//! Snapshots and checkpoints: the client against the local server. docs/parity.md names many of
+//! these tests.
 #![cfg(unix)]
 #![allow(
     clippy::unwrap_used,
@@ -29,7 +30,7 @@ async fn attach(server: &LocalServer, old: &Sandbox) -> Result<Sandbox, Error> {
     within("the attach", Sandbox::attach(server.url(), id, token)).await
 }
 
-/// `snapshotFilesystem`, `filesystemSnapshotName`
+/// `snapshotFilesystem` and `filesystemSnapshotName` of the reference clients.
 #[actix::test]
 async fn a_sandbox_starts_from_the_snapshot_of_another() {
     let server = LocalServer::start().await.expect("a local server");
@@ -51,7 +52,6 @@ async fn a_sandbox_starts_from_the_snapshot_of_another() {
     assert!(reason.contains("'missing'"), "{reason}");
 }
 
-/// "snapshot error: fails, the sandbox goes on"
 #[actix::test]
 async fn a_failed_snapshot_says_why_and_the_sandbox_goes_on() {
     let server = LocalServer::start().await.expect("a local server");
@@ -65,7 +65,7 @@ async fn a_failed_snapshot_says_why_and_the_sandbox_goes_on() {
     assert_eq!(bash(&sandbox, "echo on").await, "on\n");
 }
 
-/// `checkpoint`, and `attach` to what was checkpointed; also by a server that was started later.
+/// `checkpoint`, then `attach`: on the same server, and on a server that started later.
 #[actix::test]
 async fn a_checkpointed_sandbox_is_taken_up_again() {
     let state = tempfile::tempdir().expect("a directory");
@@ -88,7 +88,7 @@ async fn a_checkpointed_sandbox_is_taken_up_again() {
     assert_eq!(gone.kind(), ErrorKind::NotFound);
 }
 
-/// "only when running, otherwise a state error naming the state; not twice at once"
+/// A second operation at the same time is a state error. So is any after the checkpoint.
 #[actix::test]
 async fn only_a_running_sandbox_is_stored_and_once_at_a_time() {
     let server = LocalServer::start().await.expect("a local server");
@@ -117,12 +117,12 @@ async fn only_a_running_sandbox_is_stored_and_once_at_a_time() {
     }
 }
 
-/// "fatal checkpoint error: fails, the sandbox is closed"
+/// The client's sandbox ends, but the sandbox on the server doesn't.
 #[actix::test]
 async fn a_fatal_checkpoint_error_closes_the_sandbox_for_its_client() {
     let server = LocalServer::start().await.expect("a local server");
     let created = Sandbox::create(server.url()).await.expect("a sandbox");
-    // What it was created with is not known to a client that attaches.
+    // A client that attaches doesn't know the options that the sandbox was created with.
     let (id, token) = (
         created.sandbox_id().clone(),
         created.sandbox_token().clone(),
@@ -131,7 +131,7 @@ async fn a_fatal_checkpoint_error_closes_the_sandbox_for_its_client() {
     let attached = async {
         loop {
             match Sandbox::attach(server.url(), id.clone(), token.clone()).await {
-                // The server has not noticed that the first is gone.
+                // The server has not noticed yet that the first client is gone.
                 Err(error) if error.kind() == ErrorKind::InUse => tokio::task::yield_now().await,
                 attached => break attached.expect("attached"),
             }
@@ -154,7 +154,7 @@ async fn a_fatal_checkpoint_error_closes_the_sandbox_for_its_client() {
     let exec = sandbox.exec(Language::Bash, "echo").await;
     assert_eq!(exec.expect_err("over").kind(), ErrorKind::WrongState);
 
-    // The sandbox lives on at the server, so a kill here is no success.
+    // The sandbox still exists on the server, so a kill here must not succeed.
     let error = sandbox.kill().await.expect_err("it was not killed");
     assert_eq!(error.effect(), Effect::Unknown);
     assert!(error.to_string().contains("attach to it"), "{error}");
@@ -171,7 +171,6 @@ async fn a_fatal_checkpoint_error_closes_the_sandbox_for_its_client() {
     again.kill().await.expect("killed");
 }
 
-/// "refused because an exec runs: fails, the sandbox goes on"
 #[actix::test]
 async fn a_checkpoint_is_refused_while_a_process_runs_and_it_goes_on() {
     let server = LocalServer::start().await.expect("a local server");
@@ -189,7 +188,6 @@ async fn a_checkpoint_is_refused_while_a_process_runs_and_it_goes_on() {
     sandbox.checkpoint().await.expect("stored");
 }
 
-/// "after success no exec, and never a reconnect"
 #[actix::test]
 async fn after_a_checkpoint_there_is_no_exec_and_never_a_reconnect() {
     let server = LocalServer::start().await.expect("a local server");
@@ -208,11 +206,11 @@ async fn after_a_checkpoint_there_is_no_exec_and_never_a_reconnect() {
             _ => {}
         }
     }
-    // Nobody took it back: another client gets it.
+    // The client did not reconnect, so another client can attach.
     attach(&server, &sandbox).await.expect("restored");
 }
 
-/// A server would end the sandbox for being asked.
+/// The client refuses the request itself: the server would answer it with a fatal error.
 #[actix::test]
 async fn a_checkpoint_that_was_not_enabled_leaves_the_sandbox_running() {
     let server = LocalServer::start().await.expect("a local server");
@@ -228,7 +226,7 @@ async fn a_checkpoint_that_was_not_enabled_leaves_the_sandbox_running() {
     sandbox.kill().await.expect("killed");
 }
 
-/// As programs for other clients do in their `finally`.
+/// Programs often kill the sandbox in a `finally` block, even after a checkpoint.
 #[actix::test]
 async fn a_kill_after_a_checkpoint_succeeds_and_keeps_the_checkpoint() {
     let server = LocalServer::start().await.expect("a local server");
@@ -241,7 +239,7 @@ async fn a_kill_after_a_checkpoint_succeeds_and_keeps_the_checkpoint() {
     again.kill().await.expect("killed");
 }
 
-/// `enableIdleTimeoutAutoCheckpoint`
+/// `enableIdleTimeoutAutoCheckpoint` of the reference clients.
 #[actix::test]
 async fn an_idle_sandbox_is_checkpointed_instead_of_deleted() {
     let server = LocalServer::start().await.expect("a local server");
@@ -255,7 +253,7 @@ async fn an_idle_sandbox_is_checkpointed_instead_of_deleted() {
     loop {
         let event = tokio::time::timeout(LONG, events.recv()).await;
         if let SandboxEvent::Ended(end) = event.expect("the end").expect("events") {
-            // The client sees no more than a deletion.
+            // The server only reports a deletion.
             assert_eq!(end, SandboxEnd::MaybeCheckpointed);
             let says = end.to_string();
             break assert!(says.contains("attach to it to restore it"), "{says}");

@@ -1,11 +1,11 @@
-//! What a process prints and reads, and what happens to a sandbox, as users of std and tokio expect
-//! it: `AsyncRead`, `AsyncWrite`, streams, and getters that need no executor.
+//! The shapes that users of std and tokio expect: `AsyncRead` and `AsyncWrite` for the streams of a
+//! process, events as a stream, and getters that need no executor.
 #![cfg(unix)]
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "a test that cannot go on fails"
+    reason = "a test fails by panicking"
 )]
 
 mod common;
@@ -25,7 +25,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 
 /// Runs a test in an actix System, and in a tokio runtime without one.
 fn everywhere(test: impl AsyncFn() + Copy + Send + 'static) {
-    // A thread of its own, because a System stays registered in its thread.
+    // Use a new thread, because a System stays registered in its thread.
     let in_a_system = std::thread::spawn(move || actix::System::new().block_on(test()));
     in_a_system.join().expect("the test in a System");
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -40,7 +40,7 @@ async fn start(sandbox: &Sandbox, code: &str) -> Process {
     within("the start", exec).await.expect("started")
 }
 
-/// Waits until so many bytes of output have arrived.
+/// Waits until the client has `bytes` bytes of unread output.
 async fn arrived(process: &Process, bytes: usize) {
     within("the output", async {
         while process.buffered_output() < bytes {
@@ -97,7 +97,7 @@ fn both_versions_read_and_write_lines_by_tokio() {
 }
 
 #[actix::test]
-async fn what_v1_cannot_write_is_unsupported() {
+async fn writes_that_v1_cannot_send_are_unsupported() {
     let (_server, sandbox) = sandbox_of(ProtocolVersion::V1).await;
     let process = start(&sandbox, "cat").await;
     let mut stdin = process.stdin();
@@ -140,8 +140,8 @@ async fn v1_takes_text_that_is_cut_inside_a_code_point() {
 
 const PIPE: usize = 64 << 10;
 
-/// A process that waits for [`release`] and then runs the code. Its stdin pipe is full, and the
-/// next write is accepted and not taken.
+/// Starts a process that waits for [`release`] before it runs `code`. Fills its stdin pipe, and
+/// queues one more write, which the process hasn't taken yet.
 async fn held_back(code: &str, budget: usize) -> (LocalServer, Process, ProcessStdin) {
     let server = LocalServer::start().await.expect("a server");
     let sandbox = patient(server.url()).stdin_budget(budget);
@@ -164,7 +164,7 @@ async fn release(process: &Process) {
 #[actix::test]
 async fn a_dropped_stdin_handle_loses_no_accepted_write() {
     let (_server, process, mut stdin) = held_back("cat", 1).await;
-    // It waits for room in the budget.
+    // This write waits for room in the stdin budget.
     stdin.write_all(&[b'y'; PIPE]).await.expect("written");
     drop(stdin);
     let close = join(process.close_stdin(), release(&process));
@@ -238,7 +238,7 @@ async fn a_process_that_does_not_read_holds_its_writer_back() {
         let process = start(&sandbox, "sleep 0.5").await;
         let mut stdin = process.stdin();
         let data = vec![b'x'; 64 << 20];
-        // It would be written whole before the process ends, if nothing held it back.
+        // Without backpressure, the whole write would succeed before the process ends.
         let error = within("the write", stdin.write_all(&data)).await;
         let error = error.expect_err("the process ended before");
         assert_eq!(
@@ -267,7 +267,8 @@ fn a_read_of_a_part_leaves_the_rest() {
     });
 }
 
-/// Prints `o1`, `e1`, `o2`, …, each when the client has what was printed before.
+/// Starts a process that prints `o1`, `e1`, `o2`, …, each after the client has received the one
+/// before.
 async fn alternate(sandbox: &Sandbox) -> Process {
     let code = "for i in {1..9}; do read; echo -n o$i; read; echo -n e$i >&2; done; read; exit 7";
     let process = start(sandbox, code).await;
@@ -356,11 +357,11 @@ fn a_stopped_system_fails_try_wait_and_ends_the_state() {
     });
     let process = receiver.recv().expect("a process");
     system.join().expect("the System stopped");
-    let error = process.try_wait().expect_err("nobody knows");
+    let error = process.try_wait().expect_err("the actor is gone");
     assert_eq!(error.kind(), ErrorKind::ActorGone);
     let state = process.sandbox().state();
     assert!(matches!(state, SandboxState::Ended(_)), "{state}");
-    // Its events are over, too.
+    // The stream of events ends, too.
     let events = process.sandbox().events();
     assert_eq!(futures::executor::block_on(events.count()), 0);
 }
@@ -379,7 +380,7 @@ fn events_are_a_stream_that_ends_with_the_sandbox() {
         let last = SandboxEvent::Ended(SandboxEnd::Killed);
         assert_eq!(events.last(), Some(&last));
 
-        // A sandbox that is over says so to a stream that comes late.
+        // A stream that is opened after the end yields the end.
         let late: Vec<_> = within("the end", sandbox.events().collect()).await;
         assert_eq!(late, [last]);
     });
@@ -426,7 +427,7 @@ fn state_and_version_are_read_on_a_plain_thread() {
             assert_eq!(read(sandbox.clone()), (SandboxState::Running, version));
             let killed = within("the kill", sandbox.kill());
             killed.await.expect("killed");
-            // What a call has learned is in the state when it returns.
+            // When a call returns, the state already reflects its result.
             let over = SandboxState::Ended(SandboxEnd::Killed);
             assert_eq!(read(sandbox), (over, version));
         }
@@ -487,7 +488,7 @@ async fn a_line_that_is_split_has_no_empty_rest() {
     assert_eq!(rest, ["", "next"]);
 }
 
-/// Both halves at once, on one task, with a program that answers late.
+/// One task flushes, writes and reads. The program reads the second line before it answers.
 #[actix::test]
 async fn a_flush_waits_for_the_pipe_and_a_write_goes_before_it() {
     let (_server, sandbox) = sandbox().await;

@@ -1,5 +1,5 @@
-//! 1,000 sandboxes lose their links at once, and all come back. In a binary of its own: it uses most of
-//! the machine.
+//! 1,000 sandboxes lose their links at once, and all reconnect. In a separate binary, because it
+//! loads the machine.
 #![cfg(target_os = "linux")]
 #![allow(
     clippy::unwrap_used,
@@ -19,12 +19,12 @@ use futures::{StreamExt, future::join_all, stream};
 use proxy::Proxy;
 
 const COUNT: usize = 1_000;
-/// Creations and execs under way at once; all sandboxes are open at once all the same.
+/// Limit on concurrent creations and execs. All sandboxes are still open at the same time.
 const AT_ONCE: usize = 64;
 
 #[actix::test]
 async fn a_thousand_sandboxes_reconnect_after_a_common_outage() {
-    // Both ends of the connection, and of that to the proxy; the listener's backlog is not a limit.
+    // Both ends of the connections to the proxy, and of those from the proxy to the server.
     allow_open_files(4 * COUNT as u64 + 2_000);
     let server = common::backend::with_visible_processes().max_sandboxes(COUNT);
     let server = server.start().await.expect("a server");
@@ -37,7 +37,7 @@ async fn a_thousand_sandboxes_reconnect_after_a_common_outage() {
     let sandboxes: Vec<_> = stream::iter(0..COUNT)
         .map(|_| async {
             let create = patient(url)
-                // Each waits for its turn, which in a namespace may take minutes.
+                // In the namespace backend, a sandbox may wait minutes for its turn.
                 .idle_timeout(Duration::from_secs(1_800))
                 .enable_auto_reconnect(true)
                 .reconnect_policy(policy.clone());
@@ -69,7 +69,7 @@ async fn a_thousand_sandboxes_reconnect_after_a_common_outage() {
         });
     let back = join_all(back).await;
 
-    // Spread over the half of the delay that chance may take away, evenly enough.
+    // Jitter takes away up to half of the delay. The first dials must spread evenly over it.
     let (low, high) = (Duration::from_millis(250), Duration::from_millis(500));
     let mut slots = [0; 10];
     for (_, delay) in &back {

@@ -1,9 +1,10 @@
-//! Bearer tokens of a source: asked for at every dial, never shown, and its failures told.
+//! Bearer tokens from a token source. The client requests one for each dial, never shows it, and
+//! reports failures of the source.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "a test that cannot go on fails"
+    reason = "a test fails by panicking"
 )]
 
 mod scripted;
@@ -99,7 +100,7 @@ async fn a_failing_token_source_is_reported_and_nothing_is_dialled() {
     server.assert_not_dialled().await;
 }
 
-/// "retried under the same policy": the source may be as unreachable as the server.
+/// While the source fails, the client retries under the reconnect policy.
 #[actix::test]
 async fn a_source_that_fails_for_a_while_is_asked_again() {
     let server = Scripted::bind().await;
@@ -153,7 +154,6 @@ async fn contradictory_options_are_refused_before_dialling() {
     server.assert_not_dialled().await;
 }
 
-/// "401 and 403 add the authentication hint"
 #[actix::test]
 async fn a_refused_token_names_the_option_and_the_role() {
     for status in ["401 Unauthorized", "403 Forbidden"] {

@@ -1,4 +1,5 @@
-//! `Command::wrap_for_v1`: the real client, the real local server limited to protocol v1, real bash and python.
+//! `Command::wrap_for_v1`, with the client, the local server limited to protocol v1, bash and
+//! python.
 #![cfg(unix)]
 #![allow(
     clippy::unwrap_used,
@@ -24,7 +25,7 @@ use common::{events, within};
 use futures::StreamExt;
 use proxy::{Plan, Proxy};
 
-/// What the wrapper ends with when it could not run the code.
+/// The end that the wrapper reports when it can't run the code.
 const FAILED: ProcessEnd = Exited(125);
 
 async fn v1_server(builder: ServerBuilder) -> LocalServer {
@@ -60,7 +61,7 @@ async fn ends(sandbox: &Sandbox, language: Language, cases: &[(&str, &str, Proce
 }
 
 #[actix::test]
-async fn bash_ends_as_it_ended() {
+async fn wrapped_bash_reports_how_it_ended() {
     let (_server, sandbox) = v1_sandbox().await;
     let cases = [
         ("echo hi", "hi\n", Exited(0)),
@@ -79,11 +80,11 @@ async fn bash_ends_as_it_ended() {
         ("kill -TERM $$", "", Signaled(15)),
         ("kill -INT $$", "", Signaled(2)),
         ("kill -SEGV $$", "", Signaled(11)),
-        // What is a code stays a code, though a shell that waits for it cannot tell.
+        // An exit code over 128 stays a code, although a shell can't tell it from a signal.
         ("exit 137", "", Exited(137)),
         ("exit 130", "", Exited(130)),
         ("sh -c 'kill -KILL $$'; exit $?", "", Exited(137)),
-        // The whole process group, in which the wrapper is, too.
+        // The signal goes to the whole process group, the wrapper included.
         (
             "trap 'exit 7' TERM; kill -TERM 0; sleep 1000",
             "",
@@ -92,7 +93,7 @@ async fn bash_ends_as_it_ended() {
         ("kill -USR1 0", "", Signaled(10)),
         ("echo $LINENO\necho $LINENO $#", "1\n2 0\n", Exited(0)),
         (
-            // What is ignored was so before, see above.
+            // Signals that were ignored before the code started don't count.
             r#"compgen -v | grep actix_sandbox; declare -F; trap | grep -v "^trap -- '' SIG"; jobs"#,
             "",
             Exited(0),
@@ -102,7 +103,7 @@ async fn bash_ends_as_it_ended() {
 }
 
 #[actix::test]
-async fn python_ends_as_it_ended() {
+async fn wrapped_python_reports_how_it_ended() {
     let (_server, sandbox) = v1_sandbox().await;
     let cases = [
         ("print('hi')", "hi\n", Exited(0)),
@@ -139,7 +140,7 @@ async fn python_ends_as_it_ended() {
             "[]\n",
             Exited(0),
         ),
-        // Started anew, it imports the program for `square`.
+        // `spawn` starts Python anew, which imports the program to find `square`.
         (
             "import multiprocessing as m\ndef square(x): return x * x\nif __name__ == '__main__':\n  m.set_start_method('spawn')\n  with m.Pool(2) as pool: print(pool.map(square, [2, 3]))",
             "[4, 9]\n",
@@ -208,7 +209,7 @@ async fn arguments_and_variables_arrive_as_they_are() {
             (expected.into(), "".into(), Exited(0))
         );
     }
-    // More than the system takes in one argument.
+    // Larger than the kernel's limit for one argument.
     for (language, code) in [
         (Language::Bash, "echo ran"),
         (Language::Python, "print('ran')"),
@@ -217,7 +218,7 @@ async fn arguments_and_variables_arrive_as_they_are() {
         let stderr = output.stderr_lossy();
         assert!(
             stderr.contains("rgument list too long")
-                // So gVisor says.
+                // The error on gVisor.
                 || stderr.contains("File name too long"),
             "{stderr}"
         );
@@ -227,7 +228,7 @@ async fn arguments_and_variables_arrive_as_they_are() {
 }
 
 #[actix::test]
-async fn a_directory_is_gone_to_or_is_the_reason() {
+async fn code_runs_in_its_directory_or_the_error_names_it() {
     let (_server, sandbox) = v1_sandbox_on(common::backend::on_the_host()).await;
     let directory = tempfile::tempdir().unwrap();
     let real = directory.path().canonicalize().unwrap();
@@ -297,7 +298,7 @@ async fn the_code_reads_its_input() {
     }
 }
 
-/// One mebibyte of code, and of characters that need quoting.
+/// 1 MiB of code with characters that need quoting.
 #[actix::test]
 async fn large_code_runs() {
     let (_server, sandbox) = v1_sandbox().await;
@@ -316,7 +317,7 @@ async fn large_code_runs() {
     }
 }
 
-/// The text of the wrapper, which `$0` and `__file__` name, in the output; and what looks like a trailer.
+/// The code prints the wrapper's source (`$0`, `__file__`) and a text that looks like a trailer.
 #[actix::test]
 async fn a_program_that_prints_its_own_source_is_no_trailer() {
     let (_server, sandbox) = v1_sandbox().await;
@@ -340,7 +341,7 @@ async fn a_program_that_prints_its_own_source_is_no_trailer() {
 }
 
 #[actix::test]
-async fn a_kill_is_a_kill() {
+async fn wrapped_code_can_be_killed() {
     let (_server, sandbox) = v1_sandbox_on(common::backend::on_the_host()).await;
     let bash = (Language::Bash, "echo $$; while :; do :; done");
     let python = (
@@ -363,7 +364,8 @@ async fn a_kill_is_a_kill() {
     }
 }
 
-/// Deployed servers kill the process that they started and no other; here the code does it.
+/// Deployed servers kill only the process that they started, which is the wrapper. Here the code
+/// itself kills the wrapper.
 #[actix::test]
 async fn code_dies_with_its_wrapper_and_the_end_is_unknown() {
     let (_server, sandbox) = v1_sandbox_on(common::backend::on_the_host()).await;
@@ -380,12 +382,12 @@ async fn code_dies_with_its_wrapper_and_the_end_is_unknown() {
         assert_eq!(output.end, ProcessEnd::Unknown);
         is_gone(output.stdout_lossy().trim()).await;
     }
-    // One that only asks it to end is heard by the code.
+    // The wrapper passes SIGTERM on to the code.
     let code = "trap 'echo asked; exit 8' TERM; kill -TERM $PPID; while :; do sleep 0.01; done";
     ends(&sandbox, Language::Bash, &[(code, "asked\n", Exited(8))]).await;
 }
 
-/// A process is no more, or waits for somebody to collect it.
+/// Waits until a process is gone or is a zombie.
 async fn is_gone(pid: &str) {
     let number: u32 = pid.parse().expect("a pid");
     let runs = || {
@@ -413,7 +415,7 @@ async fn output_after_the_end_of_wrapped_code_is_delivered() {
     }
 }
 
-/// A full pipe that a child has made one that does not wait.
+/// A child fills the stdout pipe and makes it non-blocking.
 #[actix::test]
 async fn a_full_pipe_takes_the_trailer_when_it_is_read() {
     let (_server, sandbox) = v1_sandbox().await;
@@ -495,7 +497,7 @@ async fn impossible_requests_are_refused_and_run_nothing() {
     assert_eq!(error.expect_err("over").kind(), ErrorKind::WrongState);
 }
 
-/// All of it is in the protocol there.
+/// v2 has all of these options in the protocol.
 #[actix::test]
 async fn on_v2_nothing_is_wrapped() {
     let (_server, sandbox) = common::sandbox().await;
@@ -508,9 +510,9 @@ async fn on_v2_nothing_is_wrapped() {
     );
 }
 
-/// In the middle, and when the end comes while nobody is there.
+/// One cut while the code runs, and one during which the code ends.
 #[actix::test]
-async fn the_end_comes_over_a_cut() {
+async fn the_exit_code_survives_reconnects() {
     let server = v1_server(common::backend::on_the_host()).await;
     let mut proxy = Proxy::start(&server, |_| Plan::default()).await;
     let sandbox = Sandbox::create(proxy.url())
@@ -568,7 +570,8 @@ async fn the_end_comes_over_a_cut() {
     assert_eq!(within("the end", process.wait()).await.unwrap(), Exited(5));
 }
 
-/// The wrapper by itself, as a file or as an argument, with nothing in its environment but `PATH`.
+/// Runs a wrapped program directly, as a file or as an argument, with only `PATH` in its
+/// environment.
 fn run_alone(interpreter: &str, program: &str, path: &str, as_argument: bool) -> (String, String) {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("main");
@@ -592,7 +595,7 @@ fn run_alone(interpreter: &str, program: &str, path: &str, as_argument: bool) ->
 }
 
 #[test]
-fn the_code_finds_the_nonce_nowhere_about_itself() {
+fn wrapped_code_cannot_find_the_nonce() {
     let path = std::env::var("PATH").unwrap();
     let nonce = Nonce::new(0xfeed_beef_0123_4567_89ab_cdef_dead_c0de);
     let options = ExecOptions {
@@ -616,12 +619,12 @@ fn the_code_finds_the_nonce_nowhere_about_itself() {
             let printed = stdout.strip_suffix(&trailer).expect(&stdout);
             assert!(printed.contains("an argument") && printed.contains("A_VARIABLE"));
             assert!(!printed.contains(&nonce.to_string()), "{printed}");
-            // What Python sets for itself, and leaves to what it starts.
+            // Python sets `LC_CTYPE`, and its children would inherit it.
             assert!(
                 language == "python" || !printed.contains("LC_CTYPE"),
                 "{printed}"
             );
-            // The file that bash got the code by.
+            // The descriptor through which bash got the code is closed.
             assert!(!stderr.contains(" 9 -> "), "{stderr}");
         }
     }

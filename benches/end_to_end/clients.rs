@@ -1,5 +1,5 @@
-//! The two sides of every ratio: [`Ours`], this crate, and [`Bare`], a loop around awc that sends the same frames and
-//! reads the same frames, and looks at none.
+//! The two sides of each ratio: [`Ours`] is this crate. [`Bare`] is a loop around awc that sends
+//! and receives the same frames, without parsing them.
 
 use actix_codec::Framed;
 use actix_http::ws::{Codec, Frame, Message};
@@ -56,7 +56,7 @@ async fn ended(process: &Process) {
 }
 
 impl Ours {
-    /// Reads the output of a process that prints so many messages of so many bytes.
+    /// Reads the output of a process that prints `count` messages of `size` bytes.
     pub(crate) async fn print(&self, sandbox: &Sandbox, count: usize, size: usize) {
         let process = run(sandbox, &format!("print {count} {size}")).await;
         let mut stdout = process.stdout();
@@ -68,14 +68,14 @@ impl Ours {
         ended(&process).await;
     }
 
-    /// A process that gives its input back.
+    /// Starts a process that echoes its stdin.
     pub(crate) async fn cat(&self, sandbox: &Sandbox) -> (Process, OutputStream) {
         let process = run(sandbox, "cat").await;
         let stdout = process.stdout();
         (process, stdout)
     }
 
-    /// Writes to stdin, and reads it back.
+    /// Writes to stdin, and reads the echo.
     pub(crate) async fn echo(&self, (process, stdout): &mut (Process, OutputStream), data: &str) {
         let input = Bytes::copy_from_slice(data.as_bytes());
         process.write_to_stdin(input).await.expect("written");
@@ -103,7 +103,8 @@ pub(crate) struct BareLink {
 
 impl Bare {
     pub(crate) fn new(url: &str, version: ProtocolVersion) -> Self {
-        // As the crate does. Without it, an acknowledgement and the exec after it wait for each other for 40 ms.
+        // Set `TCP_NODELAY`, as the crate does. Otherwise Nagle's algorithm delays the exec after
+        // an acknowledgement by 40 ms.
         let tuned = actix_tls::connect::Connector::default()
             .service()
             .map(|connection| {
@@ -158,11 +159,11 @@ impl BareLink {
     async fn text(&mut self) -> Bytes {
         match self.socket.next().await {
             Some(Ok(Frame::Text(text))) => text,
-            other => panic!("instead of a text frame came {other:?}"),
+            other => panic!("expected a text frame, not {other:?}"),
         }
     }
 
-    /// Starts code, and waits until it runs. Gives its name, in v2.
+    /// Starts an exec, and waits until it runs. Returns its id, which is empty in v1.
     async fn run(&mut self, code: &str) -> String {
         self.execs += 1;
         let (exec, named) = match self.version {
@@ -192,7 +193,7 @@ impl BareLink {
         self.acknowledge(exec, stdout, r#","done":true"#).await;
     }
 
-    /// Reads the output of a process that prints so many messages of so many bytes.
+    /// Reads the output of a process that prints `count` messages of `size` bytes.
     pub(crate) async fn print(&mut self, count: usize, size: usize) {
         let exec = self.run(&format!("print {count} {size}")).await;
         let (mut bytes, mut acknowledged) = (0, 0);
@@ -208,19 +209,19 @@ impl BareLink {
         self.done(&exec, bytes).await;
     }
 
-    /// A process that gives its input back: its name, and how much input it had.
+    /// Starts a process that echoes its stdin. Returns its id, and the offset of the next input.
     pub(crate) async fn cat(&mut self) -> (String, usize) {
         (self.run("cat").await, 0)
     }
 
-    /// Writes to stdin, and reads it back.
+    /// Writes to stdin, and reads the echo.
     pub(crate) async fn echo(&mut self, (exec, offset): &mut (String, usize), data: &str) {
         self.send(format!(
             r#"{{"event":"stdin","exec":"{exec}","offset":{offset},"data":"{data}"}}"#
         ))
         .await;
         *offset += data.len();
-        // That it was taken, and itself.
+        // The acknowledgement, then the echo.
         self.text().await;
         self.text().await;
     }

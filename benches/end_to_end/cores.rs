@@ -1,7 +1,8 @@
-//! Which cores the two sides run on. The server has one for itself and the client another: where the scheduler puts threads that
-//! wake each other decides more of a round trip than what they do, and differently for each side of a ratio.
+//! Pins the server to one core and the client to another. Otherwise the placement of threads by the
+//! scheduler affects a round trip more than the code does, and differently for each side of a
+//! ratio.
 //!
-//! Threads and processes that are begun run where the thread does that begins them.
+//! New threads and processes inherit the cores of the thread that starts them.
 
 #[cfg(target_os = "linux")]
 mod linux {
@@ -22,7 +23,7 @@ mod linux {
         for core in (0..number).filter(|&core| chosen(core, number)) {
             cores.set(core).expect("a core");
         }
-        // Where this is not allowed, the scheduler decides for both sides.
+        // If the system doesn't allow this, the scheduler places both sides.
         let _ = sched_setaffinity(Pid::from_raw(0), &cores);
     }
 }
@@ -32,17 +33,17 @@ mod linux {
     pub(super) fn run_on(_: impl Fn(usize, usize) -> bool) {}
 }
 
-/// From now on this thread is one of the client's.
+/// Pins this thread to the client's core.
 pub(crate) fn of_the_client() {
     linux::run_on(|core, _| core == 0);
 }
 
-/// From now on this thread is one of the server's.
+/// Pins this thread to the server's core.
 pub(crate) fn of_the_server() {
     linux::run_on(|core, number| core + 1 == number);
 }
 
-/// From now on this thread runs anywhere.
+/// Lets this thread run on any core.
 pub(crate) fn all() {
     linux::run_on(|_, _| true);
 }

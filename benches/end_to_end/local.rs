@@ -1,4 +1,4 @@
-//! The local server: what it adds to the process that it starts.
+//! The overhead of the local server over starting a process directly.
 
 use std::process::Stdio;
 
@@ -10,9 +10,9 @@ use super::{
     table::{Pairs, Row, Target, interleave},
 };
 
-/// `true`, run by bash from a file, in a sandbox and directly.
+/// Runs `true` in bash, from a file: in a sandbox, and directly.
 pub(crate) fn exec(scale: Scale) -> Row {
-    // What the server starts runs beside it.
+    // Processes of the server inherit its cores, and must not share one core with it.
     cores::all();
     let row = actix::System::new().block_on(async {
         let server = LocalServer::builder().backend(Backend::Host).start().await;
@@ -44,7 +44,7 @@ pub(crate) fn exec(scale: Scale) -> Row {
         server.stop().await;
         let pairs = Pairs::new(&times, count as f64);
         let each = |rate: f64| format!("{:.2} ms", 1e3 / rate);
-        let what = "local server: exec of `true`, beside spawning it";
+        let what = "local server: exec of `true`; comparison: spawning it directly";
         Row::new(what, each(pairs.ours), each(pairs.beside))
             .ratio(1.0 / pairs.ratio, Target::AtMost(1.5))
     });
@@ -52,7 +52,7 @@ pub(crate) fn exec(scale: Scale) -> Row {
     row
 }
 
-/// Runs a process to the end of its output and its own, as the server does.
+/// Runs a process until its output has ended and it has exited, as the server does.
 async fn spawn(mut command: Command) {
     let mut child = command
         .env_clear()

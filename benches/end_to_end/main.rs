@@ -1,17 +1,18 @@
-//! The client beside a bare awc loop that does the same exchange with the same server in the same run, and the table of
-//! the ratios.
+//! Compares the client with a bare awc loop that does the same exchange with the same server, and
+//! prints a table of the ratios.
 //!
-//! `cargo bench --bench end_to_end -- [--quick] [FILTER…]`. A filter is a part of a name that `--list` prints. Samples of
-//! the two sides are taken in turn, which criterion cannot: see `table.rs`.
+//! `cargo bench --bench end_to_end -- [--quick] [FILTER…]`. A filter is a part of a name that
+//! `--list` prints. The two sides are sampled alternately, which criterion doesn't support: see
+//! `table.rs`.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "a benchmark that cannot go on fails"
+    reason = "a benchmark fails by panicking"
 )]
 #![allow(
     clippy::await_holding_refcell_ref,
-    reason = "one closure of the two runs at a time, and nobody else has it"
+    reason = "the two closures that borrow it run in turn"
 )]
 
 #[cfg(unix)]
@@ -29,17 +30,17 @@ mod server;
 #[cfg(unix)]
 mod table;
 
-/// How much is measured.
+/// How much to measure.
 #[derive(Clone, Copy, PartialEq)]
 enum Scale {
-    /// Everything once, to see that it works: what `cargo test --benches` wants.
+    /// Each benchmark once, to check that it works, for `cargo test --benches`.
     Test,
     Quick,
     Full,
 }
 
 impl Scale {
-    /// Samples of each side.
+    /// Number of samples of each side.
     fn samples(self) -> usize {
         match self {
             Self::Test => 1,
@@ -48,7 +49,7 @@ impl Scale {
         }
     }
 
-    /// How many of what there are this many in a full sample.
+    /// Scales the number of operations of a full sample.
     fn of(self, full: usize) -> usize {
         match self {
             Self::Test => (full / 100).max(2),
@@ -56,7 +57,7 @@ impl Scale {
         }
     }
 
-    /// Sandboxes that are open at once.
+    /// Number of sandboxes that are open at the same time.
     fn many(self) -> usize {
         match self {
             Self::Test => 20,
@@ -76,7 +77,7 @@ fn main() {
         return many::play(&arguments[at + 1..]);
     }
     let given = |option: &str| arguments.iter().any(|it| it == option);
-    // cargo says `--bench` to benches that it is to measure.
+    // cargo passes `--bench` to measure.
     let scale = match (given("--bench") && !given("--test"), given("--quick")) {
         (false, _) => Scale::Test,
         (true, true) => Scale::Quick,

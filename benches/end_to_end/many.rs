@@ -1,5 +1,6 @@
-//! Many sandboxes in one process. Both sides run in processes of their own, which do what they are told line by line: so
-//! that their memory is theirs alone, and each has all the file descriptors that a user may have.
+//! Many sandboxes in one process. Each side runs in its own process and reads commands from stdin.
+//! So the memory of a process belongs to one side, and each side has its own limit on file
+//! descriptors.
 
 use std::{
     cell::RefCell,
@@ -20,18 +21,18 @@ use super::{
     table::{Pairs, Row, Target, short},
 };
 
-/// The first argument of a process that is told what to do.
+/// The first argument of a child process of this benchmark. The role follows it.
 pub(crate) const ROLE: &str = "--role";
-/// Sandboxes of the process that others are compared with.
+/// Number of sandboxes in the processes that serve as the baseline for growth.
 const FEW: usize = 10;
-/// Creations under way at once.
+/// Number of concurrent creations.
 const CREATE_AT_ONCE: usize = 32;
-/// Samples in which all sandboxes are created, and in which each runs a script.
+/// Number of samples in which to create all sandboxes, and in which each runs a script.
 const CHUNKS: usize = 50;
-/// Execs under way at once: no more than there are sandboxes, where there are few.
+/// Number of concurrent execs, at most one for each sandbox.
 const EXEC_AT_ONCE: usize = 10;
 
-/// What a process does that was started in this role.
+/// Runs a process in this role.
 pub(crate) fn play(role: &[String]) {
     allow_open_files();
     let url = role.get(1).cloned().unwrap_or_default();
@@ -40,7 +41,7 @@ pub(crate) fn play(role: &[String]) {
         Some("serve") => {
             let server = Server::start();
             println!("{}", server.url());
-            // Until the one who started it closes this.
+            // Runs until the parent closes the pipe.
             let _ = std::io::stdin().lines().count();
         }
         Some("ours") => actix::System::new().block_on(obey(Ours { url, version })),
@@ -51,8 +52,8 @@ pub(crate) fn play(role: &[String]) {
     }
 }
 
-/// Does what it reads, and prints how many nanoseconds it took by the clock and of the processor; or how many bytes there
-/// are.
+/// Executes the commands on stdin. After `open` and `exec`, prints the wall time and the CPU time
+/// in nanoseconds. After `memory`, prints the resident memory in bytes.
 async fn obey(client: impl Client) {
     let links = RefCell::new(VecDeque::new());
     let mut lines = tokio::io::BufReader::new(tokio::io::stdin()).lines();
@@ -93,14 +94,14 @@ async fn obey(client: impl Client) {
     }
 }
 
-/// Memory of this process that is in RAM, in bytes; 0 where there is no procfs.
+/// Returns the resident memory of this process in bytes, or 0 without procfs.
 fn resident_memory() -> usize {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
     let pages = statm.split_whitespace().nth(1);
     pages.and_then(|pages| pages.parse().ok()).unwrap_or(0) * 4096
 }
 
-/// Time of the processor that this process has used.
+/// Returns the CPU time that this process has used.
 fn processor_time() -> Duration {
     use nix::sys::resource::{UsageWho, getrusage};
     let usage = getrusage(UsageWho::RUSAGE_SELF).expect("the usage");
@@ -109,11 +110,11 @@ fn processor_time() -> Duration {
     Duration::from_micros(microseconds.iter().sum::<i64>().cast_unsigned())
 }
 
-/// Lets this process open as many files as its user may. Gives how many.
+/// Raises the limit on open files as far as permitted, to at most 20,000. Returns the new limit.
 fn allow_open_files() -> usize {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
-    // Some systems say that there is no limit, and have one all the same.
+    // Some systems report an infinite limit, but accept only a finite one.
     let wanted = hard.min(20_000);
     match setrlimit(Resource::RLIMIT_NOFILE, wanted, hard) {
         Ok(()) => wanted as usize,
@@ -121,7 +122,7 @@ fn allow_open_files() -> usize {
     }
 }
 
-/// How long something took, and what of it the process itself worked.
+/// The wall time and the CPU time of a command.
 struct Took {
     time: Duration,
     processor: Duration,
@@ -179,7 +180,7 @@ impl Actor {
         }
     }
 
-    /// Lets it end.
+    /// Closes the stdin of the process, and waits until it has ended.
     fn end(self) {
         let Self {
             mut child,
@@ -191,7 +192,7 @@ impl Actor {
     }
 }
 
-/// A process in a role, and a server of its own.
+/// A client process and its server process.
 struct Pair {
     client: Actor,
     server: Actor,
@@ -211,8 +212,8 @@ impl Pair {
     }
 }
 
-/// So many sandboxes open at once, each of which runs a script; what one costs, and what it costs more than where there
-/// are few.
+/// Opens many sandboxes, and runs a script in each. Measures the cost of a sandbox, and how much
+/// the cost grows with their number.
 pub(crate) fn many(scale: Scale) -> Vec<Row> {
     let count = scale.many().min(allow_open_files().saturating_sub(100));
     let step = (count / CHUNKS).max(1);
@@ -257,7 +258,7 @@ pub(crate) fn many(scale: Scale) -> Vec<Row> {
     };
     let (begin, end) = created.split_at(created.len() / 2);
     let step = step as f64;
-    // The time with many, by the time with few.
+    // The time with many sandboxes divided by the time with few.
     let [growth, bare_growth] = growth.map(|it| Pairs::new(&processor(&it), step).ratio);
     let [begin, end] = [begin, end].map(|half| Pairs::new(&processor(half), step));
     let times = |growth: f64| format!("{growth:.2} times");
@@ -299,7 +300,8 @@ fn memory(ours: &mut Pair, bare: &mut Pair) -> [u64; 2] {
     [ours, bare].map(|pair| pair.client.ask("memory").parse().expect("a number"))
 }
 
-/// Instructions of a client for each exec, counted by callgrind: the difference between a run with few and one with many.
+/// The number of instructions of a client for each exec, counted by callgrind as the difference
+/// between a run with few execs and one with many.
 pub(crate) fn instructions(scale: Scale) -> Row {
     let few = scale.of(200);
     let many = 5 * few;
@@ -311,12 +313,12 @@ pub(crate) fn instructions(scale: Scale) -> Row {
     };
     match (each("ours"), each("bare")) {
         (Some(ours), Some(bare)) => {
-            // The first measurement found 71,000: what was won since is not to be lost.
+            // The target prevents regressions: the first version needed 71,000 instructions.
             Row::new(what, short(ours), short(bare))
                 .ratio(ours / bare, Target::None)
                 .target(ours, Target::AtMost(55e3))
         }
-        _ => Row::new(what, "not counted: valgrind does not run here", ""),
+        _ => Row::new(what, "not measured: valgrind doesn't run here", ""),
     }
 }
 

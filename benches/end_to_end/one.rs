@@ -1,4 +1,4 @@
-//! One sandbox at a time: round trips, output, creation; each beside the same exchange by the bare loop.
+//! Round trips, output and creation, each compared with the same exchange by the bare loop.
 
 use std::{cell::RefCell, time::Duration};
 
@@ -17,10 +17,10 @@ use super::{
     table::{Pairs, Row, Target, interleave, short},
 };
 
-/// What is written to stdin.
+/// A line for stdin.
 const INPUT: &str = "0123456789012345678901234567890123456789012345678901234567890123";
 
-/// A server, and both clients of it.
+/// A server and both of its clients.
 struct Stage {
     server: Server,
     ours: Ours,
@@ -44,7 +44,7 @@ impl Stage {
     }
 }
 
-/// Execs one after the other; everything in one System.
+/// Execs in sequence. The caller and the actors share a System.
 pub(crate) fn exec(scale: Scale, version: ProtocolVersion) -> Row {
     actix::System::new().block_on(async {
         let stage = Stage::new(version);
@@ -69,8 +69,9 @@ pub(crate) fn exec(scale: Scale, version: ProtocolVersion) -> Row {
     })
 }
 
-/// Execs one after the other; the caller is a task of a tokio runtime with threads, the actors are on the crate's own. And what
-/// two threads cost by themselves: the bare loop on a thread of its own, that is asked through a channel.
+/// Execs in sequence. The caller is a task of a multi-threaded tokio runtime, the actors run on the
+/// crate's threads. A second row shows the cost of two threads alone: it sends requests through a
+/// channel to a bare loop on another thread.
 pub(crate) fn exec_from_tokio(scale: Scale, version: ProtocolVersion) -> Vec<Row> {
     let system = actix::System::new();
     let runtime = Runtime::new().expect("a runtime");
@@ -123,13 +124,14 @@ pub(crate) fn exec_from_tokio(scale: Scale, version: ProtocolVersion) -> Vec<Row
         row(&times, &what, Target::AtLeast(0.7)),
         row(
             &floor,
-            "its floor: the bare loop, asked through a channel",
+            "for comparison: the bare loop, each request sent through a channel",
             Target::None,
         ),
     ]
 }
 
-/// The bare loop on a thread of its own: answers after an exec. Ends when nobody asks any more.
+/// Starts a bare loop on its own thread. It runs an exec for each request, then answers. It ends
+/// when the sender is dropped.
 fn asked(url: String, version: ProtocolVersion) -> mpsc::Sender<oneshot::Sender<()>> {
     let (ask, mut asked) = mpsc::channel::<oneshot::Sender<()>>(1);
     std::thread::spawn(move || {
@@ -138,7 +140,7 @@ fn asked(url: String, version: ProtocolVersion) -> mpsc::Sender<oneshot::Sender<
             let mut link = bare.open().await;
             while let Some(answer) = asked.recv().await {
                 bare.exec(&mut link).await;
-                // Nobody may wait for the last one.
+                // The caller may have stopped waiting.
                 let _ = answer.send(());
             }
         });
@@ -146,7 +148,7 @@ fn asked(url: String, version: ProtocolVersion) -> mpsc::Sender<oneshot::Sender<
     ask
 }
 
-/// A line to stdin and back, one after the other.
+/// Lines that are written to stdin and echoed, in sequence.
 pub(crate) fn stdin(scale: Scale) -> Row {
     actix::System::new().block_on(async {
         let stage = Stage::new(ProtocolVersion::V2);
@@ -172,7 +174,7 @@ pub(crate) fn stdin(scale: Scale) -> Row {
     })
 }
 
-/// Output of one process, in messages of this size.
+/// The output of one process, in messages of `size` bytes.
 pub(crate) fn output(
     scale: Scale,
     version: ProtocolVersion,
@@ -210,7 +212,7 @@ fn bytes(size: usize) -> String {
     }
 }
 
-/// Sandboxes that are created, some at once, and kept until all are there.
+/// Creates sandboxes, 16 at a time, and keeps them open until all are created.
 pub(crate) fn create(scale: Scale) -> Row {
     const AT_ONCE: usize = 16;
     actix::System::new().block_on(async {
@@ -242,7 +244,7 @@ async fn create_all<C: Client>(
         .await;
     let elapsed = begin.elapsed();
     drop(links);
-    // What closing costs is in neither side.
+    // Neither sample includes the cost of closing.
     stage.server.at_most(0).await;
     elapsed
 }

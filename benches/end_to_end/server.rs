@@ -1,8 +1,8 @@
-//! [`Server`]: a scripted server that answers at once. It parses as little as it can: what it costs is in both sides of
-//! every ratio.
+//! [`Server`]: a scripted server that answers at once. It parses as little as possible, because
+//! both sides of each ratio include its cost.
 //!
-//! It knows these scripts: `true` ends at once, `cat` gives its input back, `print COUNT SIZE` prints so many messages of so
-//! many bytes. It runs none of them.
+//! It simulates these scripts: `true` ends at once, `cat` echoes its stdin, and `print COUNT SIZE`
+//! prints COUNT messages of SIZE bytes.
 
 use std::{io, thread};
 
@@ -16,21 +16,22 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::cores;
 
-/// Bytes that are written at once.
+/// Number of bytes to collect before a write.
 const BATCH: usize = 64 * 1024;
-/// What the output of this client's execs may be unacknowledged: what the client asks for by default.
+/// Maximum number of unacknowledged bytes of output: the window that the client requests by
+/// default.
 pub(crate) const WINDOW: u64 = 4 * 1024 * 1024 + 4;
 
-/// A server on a thread of its own.
+/// A server on its own thread.
 pub(crate) struct Server {
     url: String,
     open: watch::Receiver<usize>,
-    /// Dropped, the server ends.
+    /// Dropping it stops the server.
     _stop: oneshot::Sender<()>,
 }
 
 impl Server {
-    /// Starts it on a port of its own.
+    /// Starts a server on a free port.
     pub(crate) fn start() -> Self {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
         listener.set_nonblocking(true).expect("a listener");
@@ -60,7 +61,7 @@ impl Server {
         &self.url
     }
 
-    /// Resolves when no more than so many connections are open.
+    /// Waits until at most `connections` connections are open.
     pub(crate) async fn at_most(&self, connections: usize) {
         let mut open = self.open.clone();
         let waited = open.wait_for(|open| *open <= connections).await;
@@ -74,7 +75,7 @@ async fn accept(listener: TcpListener, open: watch::Sender<usize>) {
         open.send_modify(|open| *open += 1);
         let open = open.clone();
         tokio::spawn(async move {
-            // A client that goes is no error.
+            // Ignore the error of a client that disconnects.
             let _ = Session::serve(stream).await;
             open.send_modify(|open| *open -= 1);
         });
@@ -178,7 +179,7 @@ impl Session {
         }
     }
 
-    /// Puts so much output behind what is to be written as the window and the batch allow.
+    /// Appends as much output as the window and the batch size permit.
     fn print(&mut self, output: &mut Vec<u8>) {
         let Some(printing) = &mut self.printing else {
             return;
@@ -202,7 +203,7 @@ impl Printing {
     }
 }
 
-/// Reads the request, and answers it.
+/// Reads the upgrade request, and accepts it.
 async fn upgrade(stream: &mut TcpStream, input: &mut BytesMut) -> io::Result<()> {
     let end = loop {
         if let Some(end) = input.windows(4).position(|it| it == b"\r\n\r\n") {
@@ -231,7 +232,7 @@ async fn upgrade(stream: &mut TcpStream, input: &mut BytesMut) -> io::Result<()>
     stream.write_all(answer.as_bytes()).await
 }
 
-/// Takes a whole frame of a client: its opcode and its payload.
+/// Removes a complete frame of a client from the input. Returns its opcode and its payload.
 fn next_frame(input: &mut BytesMut) -> Option<(u8, BytesMut)> {
     let (&first, &second) = (input.first()?, input.get(1)?);
     let (header, length) = match second & 0x7f {
@@ -313,7 +314,7 @@ fn piece(output: &mut Vec<u8>, exec: &str, offset: u64, data: &[u8]) {
     );
 }
 
-/// A number as text, without what formatting costs.
+/// Formats a number as text, faster than `format!`.
 fn decimal(mut number: u64, digits: &mut [u8; 20]) -> &[u8] {
     let mut at = digits.len();
     loop {
@@ -326,7 +327,7 @@ fn decimal(mut number: u64, digits: &mut [u8; 20]) -> &[u8] {
     }
 }
 
-/// What stands between this beginning and this end; nothing, where it is not there.
+/// Returns the text between `begin` and `end`, or an empty text if `begin` is absent.
 fn field<'a>(text: &'a [u8], begin: &str, end: u8) -> &'a str {
     let at = text
         .windows(begin.len())

@@ -1,13 +1,13 @@
 //! Interleaved samples of the two sides, and the table of their medians.
 //!
-//! Whatever else the machine does meanwhile hits neighbouring samples alike, so each sample of one side is divided by its
-//! neighbour of the other, and the median of these ratios is what counts.
+//! Other load on the machine affects neighbouring samples alike. So each sample of one side is
+//! divided by its neighbour of the other side, and the table shows the median of these ratios.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// A target of issue 6.
+/// The target of a row.
 #[derive(Clone, Copy)]
 pub(crate) enum Target {
     None,
@@ -25,16 +25,16 @@ pub(crate) struct Row {
     met: Option<bool>,
 }
 
-/// Medians of interleaved samples, in units a second.
+/// Medians of interleaved samples, in units per second.
 pub(crate) struct Pairs {
     pub(crate) ours: f64,
     pub(crate) beside: f64,
-    /// The median of the ratios of neighbours.
+    /// The median of the ratios of neighbouring samples.
     pub(crate) ratio: f64,
 }
 
 impl Pairs {
-    /// From the times of samples that lie side by side, each of so many units.
+    /// Creates the medians from the times of neighbouring samples, each of `units` units.
     pub(crate) fn new(times: &[(Duration, Duration)], units: f64) -> Self {
         let rate = |time: Duration| units / time.as_secs_f64();
         Self {
@@ -48,12 +48,12 @@ impl Pairs {
         }
     }
 
-    /// As a row about rates, the larger the better.
+    /// Returns a row of rates, whose ratio should be at least `target`.
     pub(crate) fn row(&self, what: &str, unit: &str, target: f64) -> Row {
         self.rated(what, unit, Target::AtLeast(target))
     }
 
-    /// The same, with another target or none.
+    /// Like [`row`](Self::row), with any target or none.
     pub(crate) fn rated(&self, what: &str, unit: &str, target: Target) -> Row {
         let rate = |rate| format!("{} {unit}", short(rate));
         let row = Row::new(what, rate(self.ours), rate(self.beside));
@@ -82,7 +82,7 @@ impl Row {
         self.target(ratio, target)
     }
 
-    /// What is measured, where that is no ratio, and its target.
+    /// Sets the target of a measured value, which need not be the ratio.
     pub(crate) fn target(mut self, value: f64, target: Target) -> Self {
         self.target = target;
         self.met = match target {
@@ -94,7 +94,7 @@ impl Row {
     }
 }
 
-/// Takes samples in turn, first one of each that does not count.
+/// Takes samples of both sides alternately. Discards the first pair, which is the warm-up.
 pub(crate) async fn interleave(
     samples: usize,
     mut ours: impl AsyncFnMut(),
@@ -116,14 +116,14 @@ async fn timed(sample: &mut impl AsyncFnMut()) -> Duration {
     begin.elapsed()
 }
 
-/// The middle of some values, of which there is at least one.
+/// Returns the median of at least one value.
 fn median(values: impl Iterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
 }
 
-/// A number with three digits that matter.
+/// Formats a number with about three significant digits.
 pub(crate) fn short(number: f64) -> String {
     match number {
         n if n >= 1e6 => format!("{:.2} M", n / 1e6),
@@ -133,9 +133,8 @@ pub(crate) fn short(number: f64) -> String {
     }
 }
 
-/// Prints the table.
 pub(crate) fn print(rows: &[Row]) {
-    let header = ["", "this crate", "beside it", "ratio", "target", ""];
+    let header = ["", "this crate", "comparison", "ratio", "target", ""];
     let mut lines = vec![header.map(str::to_owned)];
     for row in rows {
         let number = |number: f64| format!("{number:.2}");

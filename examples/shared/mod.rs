@@ -1,4 +1,4 @@
-//! What the examples share: a server, the lines that are typed, and how a program ends.
+//! Shared code of the examples: the server, typed lines, and the exit code.
 
 use std::{
     error::Error,
@@ -9,8 +9,8 @@ use std::{
 use actix_sandbox::LocalServer;
 use tokio::sync::mpsc;
 
-/// The URL of the service that `SANDBOX_URL` names, or else of a local server, which stops when it
-/// is dropped.
+/// Returns the URL in `SANDBOX_URL`. Without that variable, starts a local server, which stops when
+/// it is dropped.
 #[allow(dead_code, reason = "not every example uses all of this")]
 pub(crate) async fn server() -> Result<(String, Option<LocalServer>), Box<dyn Error>> {
     if let Ok(url) = std::env::var("SANDBOX_URL") {
@@ -20,8 +20,8 @@ pub(crate) async fn server() -> Result<(String, Option<LocalServer>), Box<dyn Er
     Ok((server.url().to_owned(), Some(server)))
 }
 
-/// Lines for a shell: those of this program's own stdin, then `exit`, because protocol v1 can't
-/// close the shell's stdin. A thread reads them, which the end of the program does not wait for.
+/// Returns the lines of this program's stdin, then `exit`, because protocol v1 can't close the
+/// stdin of the shell. A thread reads the lines. The program doesn't wait for it when it ends.
 #[allow(dead_code, reason = "not every example uses all of this")]
 pub(crate) fn typed_lines() -> mpsc::Receiver<String> {
     let (sender, lines) = mpsc::channel(16);
@@ -36,10 +36,10 @@ pub(crate) fn typed_lines() -> mpsc::Receiver<String> {
     lines
 }
 
-/// The exit code of a program, and on stderr why it failed.
+/// Returns the exit code of the program. Prints an error to stderr.
 ///
-/// Like other programs, an example ends quietly when the reader of its output is gone, as in
-/// `cargo run --example basic | head -1`. `println!` would panic: use `writeln!(stdout(), …)?`.
+/// If the reader of its output is gone, as in `cargo run --example basic | head -1`, an example
+/// ends without an error message. `println!` would panic, so examples use `writeln!(stdout(), …)?`.
 pub(crate) fn exit_code(result: Result<(), Box<dyn Error>>) -> ExitCode {
     let Err(error) = result else {
         return ExitCode::SUCCESS;
@@ -49,7 +49,7 @@ pub(crate) fn exit_code(result: Result<(), Box<dyn Error>>) -> ExitCode {
         Ok(error) => error,
         Err(error) => error,
     };
-    // Nothing can be reported if stderr is closed, too.
+    // If stderr is closed, the error can't be reported.
     let _ = io::Write::write_all(&mut io::stderr(), format!("error: {error}\n").as_bytes());
     ExitCode::FAILURE
 }

@@ -1,4 +1,5 @@
-//! [`Connection`], [`Sandbox`], [`Process`] and [`OutputBuffer`] under whatever a server, a network and a user may do.
+//! [`Connection`], [`Sandbox`], [`Process`] and [`OutputBuffer`] under random actions of a server,
+//! a network and a user.
 
 use std::{
     collections::BTreeMap,
@@ -23,17 +24,17 @@ use super::input::Input;
 
 const STREAMS: [StdStream; 2] = [StdStream::Stdout, StdStream::Stderr];
 const WINDOW: usize = 4_096;
-/// Most execs of one input.
+/// Maximum number of execs for one input.
 const MOST: usize = 12;
 
-/// An exec, and what is known of it.
+/// An exec: its machine, its output, and which of its ends were reported.
 struct Exec {
     machine: Box<Process>,
     buffer: OutputBuffer<()>,
     ended: bool,
     finished: bool,
     settled: bool,
-    /// A stdin message that the link did not take yet.
+    /// The number of a stdin message that the link hasn't written yet.
     in_flight: Option<u64>,
 }
 
@@ -44,16 +45,16 @@ struct World {
     execs: BTreeMap<ProcessId, Exec>,
     dialling: Option<Epoch>,
     open: Option<Epoch>,
-    /// What the links speak.
+    /// The protocol version of the next links.
     version: Version,
     closed: bool,
     over: bool,
     requests: u64,
-    /// Who was asked: a process, or the sandbox.
+    /// Unanswered requests, each with the process that it was sent to. `None` for the sandbox.
     pending: BTreeMap<RequestId, Option<ProcessId>>,
 }
 
-/// A sequence of inputs.
+/// Runs the machines on a sequence of actions, then checks that everything settles.
 pub fn client_machine(data: &[u8]) {
     let mut input = Input(data);
     let mut world = World::new(&mut input);
@@ -131,7 +132,7 @@ impl World {
         self.execs.keys().nth(index).copied()
     }
 
-    // What happens.
+    // Actions of the server, the network and the user.
 
     fn step(&mut self, input: &mut Input<'_>) {
         let now = self.now;
@@ -290,7 +291,7 @@ impl World {
         assert!(self.execs.insert(process, exec).is_none());
     }
 
-    /// Somebody asks something of a process, reads its output or takes its input.
+    /// Sends a request to a process, reads its output, or reports a stdin message as written.
     fn ask(&mut self, input: &mut Input<'_>) {
         let Some(process) = self.pick(input) else {
             return;
@@ -316,7 +317,7 @@ impl World {
             (7, _) => {
                 let request = RequestId(input.number(self.requests));
                 exec.machine.cancel(request);
-                // Of one that waits nothing more is heard.
+                // A cancelled request gets no answer.
                 if self.pending.get(&request) == Some(&Some(process)) {
                     self.pending.remove(&request);
                 }
@@ -336,11 +337,11 @@ impl World {
         }
     }
 
-    // What the machines want.
+    // Actions of the machines.
 
     fn run(&mut self) {
         for turn in 0.. {
-            assert!(turn < 100_000, "it goes on for ever");
+            assert!(turn < 100_000, "the machines never become idle");
             for exec in self.execs.values_mut() {
                 exec.acknowledge();
             }
@@ -385,7 +386,7 @@ impl World {
                 let exec = self.execs.get_mut(&process).expect("a process");
                 exec.machine.handle_fact(fact, now);
                 if let Some(window) = exec.machine.window() {
-                    assert!(window <= WINDOW as u64, "over what was asked for");
+                    assert!(window <= WINDOW as u64, "larger than requested");
                     exec.buffer.set_window(window);
                 }
             }
@@ -410,7 +411,7 @@ impl World {
         let exec = self.execs.get_mut(&process).expect("a process");
         assert!(
             !exec.settled || matches!(action, ProcessAction::Settle(..)),
-            "after all: {action:?}"
+            "an action after `Settled`: {action:?}"
         );
         match action {
             ProcessAction::Settle(request, _) => self.settled(request),
@@ -444,7 +445,8 @@ impl World {
         }
     }
 
-    /// The last handle goes, the network is silent, readers read, and time passes: everything comes to its end.
+    /// Drops the last handle, lets readers read and time pass while the network is silent, and
+    /// checks that everything ends.
     fn finish(&mut self) {
         self.sandbox.detach();
         self.run();
@@ -498,13 +500,13 @@ impl Exec {
         self.machine.handle_output_kept();
     }
 
-    /// As the actor does when it was woken.
+    /// Acknowledges the output that was read, as the actor does when it is woken.
     fn acknowledge(&mut self) {
         if let Some((received, _)) = self.machine.acknowledgeable() {
             let untaken = self.buffer.untaken();
             let taken = [0, 1].map(|it| {
                 let taken = received[it].checked_sub(untaken[it] as u64);
-                taken.expect("what was not taken was received")
+                taken.expect("unread output was received")
             });
             self.machine.handle_taken(taken);
         }
@@ -523,12 +525,12 @@ impl Exec {
     }
 }
 
-/// The name of an exec: mostly one that there is.
+/// Returns the id of an exec, which usually exists.
 fn name(input: &mut Input<'_>) -> String {
     format!("f-{}", input.byte() % (MOST as u8 + 2))
 }
 
-/// What is sent can be read by its peer. A configuration without a setting is empty.
+/// Checks that the peer can parse a message. `{}` is a configuration without settings.
 fn check_sent(text: &str, version: Version) {
     let message = ClientMessage::parse_as(text.as_bytes(), version);
     let is_read = !matches!(message, Err(_) | Ok(ClientMessage::Unknown));

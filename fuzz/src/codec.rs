@@ -1,9 +1,9 @@
-//! The codec: nothing is a panic, and what is written is read back.
+//! The codec never panics, and parses what it encodes to the same message.
 
 use actix_sandbox::protocol::{ClientMessage, ExecRequest, NamedMessage, ServerMessage, Version};
 use bytes::Bytes;
 
-/// A frame, read as each side and version reads it.
+/// Parses a frame as the client and the server do, under each protocol version.
 pub fn codec(data: &[u8]) {
     for version in [Version::V1, Version::V2] {
         from_server(data, version);
@@ -21,7 +21,7 @@ fn from_server(data: &[u8], version: Version) {
     }
     let text = message.encode();
     let again = ServerMessage::parse_as(&Bytes::from(text.clone()), version);
-    // Keys that nobody knows are not written.
+    // Unknown keys are not encoded again, so compare the second encoding.
     let again = again.unwrap_or_else(|error| panic!("{text}: {error}"));
     assert_eq!(again.encode(), text);
     match (&message, &again) {
@@ -51,7 +51,7 @@ fn from_client(data: &[u8], version: Version) {
             _,
             NamedMessage::Malformed(_) | NamedMessage::MalformedStdin(_) | NamedMessage::Unknown,
         ) => return,
-        // Its code was no text, and is not written.
+        // The code was not text, so it is not encoded again.
         ClientMessage::Exec(request) if nothing(request) => return,
         ClientMessage::Named(_, NamedMessage::Exec(request, _)) if nothing(request) => return,
         _ => {}

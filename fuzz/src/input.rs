@@ -1,4 +1,4 @@
-//! [`Input`]: decisions, read from bytes. When there are no more, all of them are zero.
+//! [`Input`]: reads decisions from bytes. After the last byte, every decision is zero.
 
 pub(crate) struct Input<'a>(pub(crate) &'a [u8]);
 
@@ -13,7 +13,7 @@ impl<'a> Input<'a> {
         *first
     }
 
-    /// A number that is mostly small, sometimes just below or above another, and sometimes without measure.
+    /// Returns a number: usually a small one, sometimes one close to `near`, sometimes any `u64`.
     pub(crate) fn number(&mut self, near: u64) -> u64 {
         match self.byte() {
             byte @ 0..=127 => byte.into(),
@@ -26,7 +26,7 @@ impl<'a> Input<'a> {
         }
     }
 
-    /// At most so many bytes.
+    /// Returns at most `most` bytes.
     pub(crate) fn bytes(&mut self, most: usize) -> &'a [u8] {
         let length = usize::from(self.byte()) * usize::from(1 + self.byte() % 8);
         let (bytes, rest) = self.0.split_at(length.min(most).min(self.0.len()));

@@ -1,5 +1,4 @@
-//! What the fuzz targets do with their input. `tests/fuzz_seeds.rs` of the crate does the same with the seeds that are
-//! kept in `corpus`.
+//! The code of the fuzz targets. The crate's test `fuzz_seeds` runs it on the seeds in `corpus`.
 
 mod client_machine;
 mod codec;

@@ -1,4 +1,4 @@
-//! [`ServedExec`] under whatever a process and a client may do.
+//! [`ServedExec`] under random actions of a process and a client.
 
 use actix_sandbox::{
     machine::ServedExec,
@@ -10,22 +10,23 @@ use super::input::Input;
 
 const STREAMS: [StdStream; 2] = [StdStream::Stdout, StdStream::Stderr];
 
-/// What is known of the exec from without.
+/// The exec, and what its process and its client have observed.
 struct World {
     exec: ServedExec,
     printed: [Vec<u8>; 2],
-    /// Where the next output of this link stands.
+    /// The offsets of the next output on this link.
     sent: [u64; 2],
     acked: [u64; 2],
-    /// What of its input is the process's, and what the client sent.
+    /// The stdin that the process has taken.
     taken: Vec<u8>,
+    /// The stdin that the client has sent.
     input: Vec<u8>,
     exits: usize,
     ends: usize,
     discarded: bool,
 }
 
-/// A sequence of inputs.
+/// Runs the machine on a sequence of actions, then checks that the exec settles.
 pub fn server_machine(data: &[u8]) {
     let mut input = Input(data);
     let window = MIN_WINDOW + input.number(0) % 4_096;
@@ -68,7 +69,7 @@ impl World {
                     _ => EndReason::SandboxLost,
                 };
                 exec.handle_exited(end(reason), None);
-                // Most end with their output.
+                // In most cases, the output ends with the process.
                 if choice < 192 {
                     exec.handle_done(choice >= 128);
                 }
@@ -121,7 +122,7 @@ impl World {
         let offset = input.number(self.input.len() as u64);
         let data = input.bytes(1_000);
         let eof = input.byte().is_multiple_of(16);
-        // A client that says the same about the same bytes, whatever else it says.
+        // The client repeats the same bytes at the same offsets.
         let Ok(from) = usize::try_from(offset) else {
             return self.exec.handle_stdin(offset, data, eof);
         };
@@ -158,7 +159,7 @@ impl World {
         }
     }
 
-    /// Nothing is kept of the output of one that is over.
+    /// A settled or abandoned exec keeps no output.
     fn forget(&mut self) {
         self.acked = [0, 1].map(|it| self.printed[it].len() as u64);
         self.sent = self.acked;
@@ -167,13 +168,12 @@ impl World {
     fn restore(&mut self) {
         if let Some(stored) = self.exec.store() {
             self.exec = ServedExec::restored(stored);
-            assert_eq!(self.exec.poll_message(), None, "nobody asked");
+            assert_eq!(self.exec.poll_message(), None, "no client is attached");
             self.attach(None);
-            // Of one that was acknowledged no more is stored.
         }
     }
 
-    /// Takes so many messages and looks at each.
+    /// Takes at most `most` messages and checks each.
     fn poll(&mut self, most: usize) {
         for _ in 0..most {
             let Some(message) = self.exec.poll_message() else {
@@ -187,13 +187,14 @@ impl World {
                     let index = piece.stream as usize;
                     let offset = piece.place.expect("a place").offset;
                     if piece.data.is_empty() {
-                        // Before what begins a code point and is kept back.
+                        // An empty piece gives the final offset of a stream whose output is gone.
+                        // The offset omits up to three held-back bytes of a code point.
                         let kept_back = self.acked[index].checked_sub(offset);
-                        assert!(kept_back.is_some_and(|bytes| bytes < 4), "it goes on there");
+                        assert!(kept_back.is_some_and(|bytes| bytes < 4), "at most 3 bytes");
                         continue;
                     }
-                    // What begins a code point is behind what a client may ask for.
-                    assert!(offset <= self.sent[index], "nothing is left out");
+                    // The offset may be lower than `sent`, which counts held-back bytes.
+                    assert!(offset <= self.sent[index], "a gap in the output");
                     let from = usize::try_from(offset).expect("an offset");
                     let data = self.printed[index].get(from..from + piece.data.len());
                     assert_eq!(data, Some(&piece.data[..]), "the bytes of the process");
@@ -221,7 +222,7 @@ impl World {
         }
     }
 
-    /// A client comes that takes everything: it gets everything.
+    /// Attaches a client that reads and acknowledges everything, and checks that it gets the rest.
     fn finish(mut self) {
         self.exec.handle_started();
         self.exec.handle_exited(end(EndReason::Exited), None);
@@ -260,7 +261,8 @@ fn end(reason: EndReason) -> ExecEnd {
     }
 }
 
-/// A client may say that it has more than it acknowledged, and more than was ever sent.
+/// How much may be unacknowledged after an attach: a client may attach at an offset beyond the
+/// acknowledged one, or even beyond all output.
 fn unacked_at_attach(world: &World) -> u64 {
     let printed: usize = world.printed.iter().map(Vec::len).sum();
     printed as u64

@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::Line;
 
-/// Most characters of a frame in a message.
+/// Maximum number of characters to quote of a frame.
 const MOST: usize = 400;
 
 /// Where a client deviated from a recording: the line, what it expects, and what happened instead.

@@ -1,8 +1,8 @@
 //! [`Execs`]: the named execs of protocol v2 in a recording that is replayed.
 //!
-//! The client chooses random ids, so the player maps the recorded ids to them. Time decides how input is
-//! cut into messages and when output is acknowledged. So the player compares input by its bytes, and
-//! acknowledgements only open the window.
+//! The client chooses random ids, so the player maps the recorded ids to them. How input is split
+//! into messages, and when output is acknowledged, depends on timing. So the player compares input
+//! by its bytes, and acknowledgements only open the window.
 
 use std::collections::{HashMap, HashSet};
 
@@ -32,7 +32,7 @@ pub(super) struct Execs {
     outputs: HashMap<String, Output>,
 }
 
-/// The input of an exec: what was recorded, and how much of it arrived.
+/// The recorded input of an exec, and how much of it has arrived.
 #[derive(Default)]
 struct Input {
     pieces: Vec<(u64, Vec<u8>)>,
@@ -126,7 +126,8 @@ impl Execs {
         execs
     }
 
-    /// Handles a frame that is not compared as a whole. `false`: compare it.
+    /// Handles input and acknowledgements, which are not compared as whole frames. Returns `false`
+    /// for any other frame.
     pub(super) fn hear(&mut self, frame: &str) -> Result<bool, Wrong> {
         let Some((real, message)) = named(frame) else {
             return Ok(false);
@@ -153,8 +154,8 @@ impl Execs {
         }
     }
 
-    /// For a recorded frame that is not compared as a whole: whether its content has arrived. `None`: compare
-    /// it.
+    /// Whether the content of a recorded input or acknowledgement has arrived. `None` for any other
+    /// frame, which is compared as a whole.
     pub(super) fn is_heard(&self, frame: &str) -> Option<bool> {
         match named(frame)? {
             (_, NamedMessage::Ack { .. }) => Some(true),
@@ -167,7 +168,8 @@ impl Execs {
         }
     }
 
-    /// Whether a client sent what was recorded. An unmapped recorded id matches any unmapped id.
+    /// Whether a client's frame matches a recorded one. An unmapped recorded id matches any
+    /// unmapped id.
     pub(super) fn is_like(&self, recorded: &Value, heard: &Value) -> bool {
         let (Some(left), Some(right)) = (exec_of(recorded), exec_of(heard)) else {
             return like(recorded, heard, false);
@@ -187,7 +189,7 @@ impl Execs {
         }
     }
 
-    /// Whether the order of two frames counts. It doesn't for frames of different execs.
+    /// Whether two frames must arrive in the recorded order. Frames of different execs need not.
     pub(super) fn are_ordered(&self, recorded: &Value, heard: &Value) -> bool {
         match (exec_of(recorded), exec_of(heard)) {
             (None, None) => true,
@@ -196,7 +198,7 @@ impl Execs {
         }
     }
 
-    /// Splits a frame of the server into parts that fit into the window, each with the exec of that window.
+    /// Splits a frame of the server into parts that fit into the window of their exec.
     pub(super) fn parts(&mut self, frame: &str) -> Vec<(String, Option<Part>)> {
         let whole = || vec![(frame.to_owned(), None)];
         let Ok(mut value) = serde_json::from_str::<Value>(frame) else {

@@ -25,10 +25,10 @@ pub(super) enum Stage {
     Ending,
 }
 
-/// What a client did.
+/// An action of a client.
 pub(super) enum Heard {
     Text(String),
-    /// Ended the connection.
+    /// The client ended the connection.
     Gone,
 }
 
@@ -61,12 +61,12 @@ impl Peer {
         }
     }
 
-    /// The next thing that is heard. Pings and the close frame are answered.
+    /// Returns the next action of the client. Answers pings and the close frame.
     pub(super) fn poll_heard(&mut self, cx: &mut Context<'_>) -> Poll<Heard> {
         while !self.is_gone {
             let frame = match Pin::new(&mut self.framed).poll_next(cx) {
                 Poll::Pending => {
-                    // What was answered before goes out.
+                    // Send the answers that are still buffered.
                     let _ = Sink::<Message>::poll_flush(Pin::new(&mut self.framed), cx);
                     return Poll::Pending;
                 }
@@ -129,8 +129,8 @@ impl Peer {
         let _ = self.framed.send(Message::Close(Some(reason))).await;
     }
 
-    /// Ends the connection without a close frame. Earlier messages still arrive, because the socket stays open
-    /// until the client is gone.
+    /// Ends the connection without a close frame. Earlier messages still arrive, because the socket
+    /// stays open until the client is gone.
     pub(super) async fn cut(&mut self) {
         self.stage = Stage::Cut;
         let _ = self.framed.io_mut().shutdown().await;

@@ -21,7 +21,7 @@ pub struct Plan {
     pub stall: bool,
     /// Reset the client's end instead of closing it.
     pub reset: bool,
-    /// Most bytes from the server to pass in one write. Default: no limit.
+    /// Maximum number of bytes from the server to pass in one write. Default: no limit.
     pub piece: Option<usize>,
     /// Accept the connection and reset it at once.
     pub refuse: bool,
@@ -49,7 +49,7 @@ impl Plan {
         self
     }
 
-    /// Reset the client's end instead of closing it.
+    /// Resets the client's end instead of closing it.
     #[must_use]
     pub fn reset(mut self) -> Self {
         self.reset = true;

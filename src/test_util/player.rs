@@ -6,25 +6,27 @@ use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
 
 use super::{Deviation, PlayerBuilder, Recording, script::Script};
 
-/// A server that replays one recording. It answers each dial as recorded, sends the recorded messages of
-/// the server, and waits for the recorded messages of the client.
+/// A server that replays one recording. It answers each dial as recorded, sends the recorded
+/// messages of the server, and waits for the recorded messages of the client.
 ///
 /// So your program gets the same results and the same faults each time, without a service.
-/// [`finish`](Self::finish) reports whether the program still behaves as recorded. The player compares:
+/// [`finish`](Self::finish) reports whether the program still behaves as recorded. The player
+/// compares:
 ///
-/// - the client's frames, as JSON, in order. Under protocol v2, the order of frames of different processes
-///   is free.
-/// - input (stdin), by its bytes and not by its messages. A v1 message that crossed a cut counts for the
-///   next connection.
-/// - the path of each dial. A redacted token matches any token, and a recorded exec id the one that the
-///   client chose. The player ignores headers.
+/// - the client's frames, as JSON, in order. Under protocol v2, frames of different processes may
+///   arrive in any order.
+/// - input (stdin), by its bytes and not by its messages. A v1 message that was sent during a cut
+///   counts for the next connection.
+/// - the path of each dial. A redacted token matches any token, and a recorded exec id matches the
+///   id that the client chose. The player ignores headers.
 ///
-/// Acknowledgements of output (v2) depend on time. They open the window for more output, and are not
-/// compared.
+/// Acknowledgements of output (v2) depend on timing. They open the window for more output, and are
+/// not compared.
 ///
-/// The player sends each message as soon as the order permits, unless [`PlayerBuilder::keep_time`] is set.
-/// So an action that your program takes after a fixed time, such as a kill after five seconds, happens
-/// later in the recording's order.
+/// The player sends each message as soon as the order permits, unless [`PlayerBuilder::keep_time`]
+/// is set. The playback is then faster than the recording. So an action that your program takes
+/// after a fixed time, such as a kill after five seconds, happens after more messages than
+/// recorded.
 ///
 /// Dropping the player closes its connections. See the [module](super) for an example.
 #[derive(Debug)]
@@ -37,8 +39,8 @@ pub struct Player {
 }
 
 impl PlayerBuilder {
-    /// Starts to listen on `127.0.0.1` at a free port. Must be called in a tokio runtime, which runs the
-    /// player.
+    /// Starts to listen on `127.0.0.1` at a free port. Must be called in a tokio runtime, which
+    /// runs the player.
     ///
     /// # Errors
     ///
@@ -68,7 +70,8 @@ impl Player {
         }
     }
 
-    /// Starts a player with default options. Must be called in a tokio runtime, which runs the player.
+    /// Starts a player with default options. Must be called in a tokio runtime, which runs the
+    /// player.
     ///
     /// # Errors
     ///
@@ -91,8 +94,9 @@ impl Player {
     ///
     /// # Errors
     ///
-    /// The first deviation: the client sent, dialled or ended something that was not recorded, or did nothing
-    /// for [`patience`](PlayerBuilder::patience). The player closed all connections at that point.
+    /// The first deviation: the client sent, dialled or ended something that was not recorded, or
+    /// did nothing for [`patience`](PlayerBuilder::patience). The player closed all connections at
+    /// that point.
     pub async fn finish(mut self) -> Result<(), Deviation> {
         if let Some(finish) = self.finish.take() {
             // A player that has already ended reports why below.
@@ -103,7 +107,7 @@ impl Player {
             Err(error) => Err(Deviation::new(
                 &self.name,
                 None,
-                "the player to play",
+                "the player to run",
                 format!("its runtime ended it: {error}"),
             )),
         }

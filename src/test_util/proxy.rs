@@ -1,5 +1,6 @@
-//! [`Proxy`]: a TCP proxy with the faults of networks. It cuts connections at a byte, resets, stalls,
-//! splits and refuses them. It can record the bytes that the server sent on each connection.
+//! [`Proxy`]: a TCP proxy with the faults of networks. It cuts connections at a byte, resets,
+//! stalls, splits and refuses them. It can record the bytes that the server sent on each
+//! connection.
 
 use std::{
     fmt, io,
@@ -23,10 +24,10 @@ use tokio::{
 
 use super::Plan;
 
-/// Most connections that are recorded: the first ones.
+/// Maximum number of connections to record. Later connections are not recorded.
 const MAX_RECORDS: usize = 10_000;
 
-/// What happened on one connection.
+/// The record of one connection.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct Record {
@@ -49,7 +50,7 @@ impl Record {
     }
 }
 
-/// What happens to all connections.
+/// A command to all connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Order {
     Pass,
@@ -121,21 +122,22 @@ pub struct ProxyBuilder {
 }
 
 impl ProxyBuilder {
-    /// Returns the faults of each connection, by its number from 0. Default: none.
+    /// Sets the faults of each connection. `planner` gets the number of the connection, from 0.
+    /// Default: no faults.
     pub fn plan(mut self, planner: impl Fn(usize) -> Plan + Send + Sync + 'static) -> Self {
         self.planner = Box::new(planner);
         self
     }
 
-    /// How many bytes from the server to record of each connection, for [`Proxy::records`]. Only the first
-    /// 10,000 connections are recorded. Default: 0, no recording.
+    /// How many bytes from the server to record of each connection, for [`Proxy::records`]. Only
+    /// the first 10,000 connections are recorded. Default: 0, no recording.
     pub fn record(mut self, bytes: usize) -> Self {
         self.record = bytes;
         self
     }
 
-    /// Starts to listen on `127.0.0.1` at a free port. Must be called in a tokio runtime, which runs the
-    /// proxy.
+    /// Starts to listen on `127.0.0.1` at a free port. Must be called in a tokio runtime, which
+    /// runs the proxy.
     ///
     /// # Errors
     ///
@@ -176,8 +178,8 @@ impl Proxy {
         format!("ws://{}", self.address)
     }
 
-    /// The URL by which a client reaches `service` through the proxy. It keeps the path, which contains the
-    /// secret of a local server.
+    /// The URL by which a client reaches `service` through the proxy. It keeps the path, which
+    /// contains the secret of a local server.
     pub fn url_for(&self, service: &str) -> String {
         let (_, rest) = service.split_once("://").unwrap_or(("", service));
         let path = rest.find('/').map_or("", |at| &rest[at..]);
@@ -214,8 +216,8 @@ impl Proxy {
         self.shared.order.send_replace(Order::Pass);
     }
 
-    /// Stops listening, so new connections are refused. [`accept`](Self::accept) listens again at the same
-    /// port.
+    /// Stops listening, so new connections are refused. [`accept`](Self::accept) listens again at
+    /// the same port.
     pub async fn refuse(&mut self) {
         if let Some(listening) = self.listening.take() {
             listening.abort();
@@ -236,7 +238,8 @@ impl Proxy {
         Ok(())
     }
 
-    /// The records of all connections, in order of arrival. Empty unless [`ProxyBuilder::record`] is set.
+    /// The records of all connections, in order of arrival. Empty unless [`ProxyBuilder::record`]
+    /// is set.
     pub fn records(&self) -> Vec<Record> {
         let records = lock(&self.shared.records);
         records.iter().map(|record| lock(record).clone()).collect()
@@ -281,7 +284,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Counts an open connection, however it ends.
+/// Counts as an open connection until it is dropped.
 struct Open(Arc<Shared>);
 
 impl Open {

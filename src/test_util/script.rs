@@ -30,11 +30,12 @@ use crate::{
     transport::RECORDED_TOKEN,
 };
 
-/// Most frames, and most bytes of input, that may arrive before the line that expects them.
+/// Maximum number of frames, and of bytes of input, that may arrive before the line that expects
+/// them.
 const MAX_AHEAD: usize = 100_000;
 const MAX_INPUT_AHEAD: usize = 64 * 1024 * 1024;
 
-/// What is expected of a client that is done with one connection or with all.
+/// The expectation after the last line of a connection or of the recording.
 const NOTHING_MORE: &str = "nothing more from the client";
 
 pub(super) struct Script {
@@ -47,7 +48,8 @@ pub(super) struct Script {
     refused: HashMap<String, Dial>,
     peers: Vec<Peer>,
     execs: Execs,
-    /// What a v1 client sent while its connection was being cut. It counts for the next connection.
+    /// Frames that a v1 client sent while its connection was being cut. They count for the next
+    /// connection.
     carried: Vec<Value>,
     carried_input: String,
 }
@@ -178,20 +180,20 @@ impl Script {
                 Ok(())
             }
             Err(error) => {
-                let found = format!("it did not take the answer: {error}");
+                let found = format!("the answer could not be sent: {error}");
                 Err(self.deviation(Some(line), "a client that waits for the upgrade", found))
             }
         }
     }
 
-    /// The next dial. `None` if the connection wasn't an upgrade request, or its client left.
+    /// Accepts the next dial. `None` if the client sent no upgrade request, or left.
     async fn accept(&mut self, line: &Line, expected: &str) -> Result<Option<Dial>, Deviation> {
         let patience = self.options.patience;
         let accepted = poll_fn(|cx| {
             if let Poll::Ready(accepted) = self.listener.poll_accept(cx) {
                 return Poll::Ready(Ok(accepted));
             }
-            // Meanwhile, answer the clients that are connected.
+            // Meanwhile, answer the connected clients.
             match self.poll_heard(cx) {
                 Poll::Ready(Err(wrong)) => Poll::Ready(Err(wrong)),
                 Poll::Ready(Ok(())) => {
@@ -204,7 +206,7 @@ impl Script {
         let stream = match timeout(patience, accepted).await {
             Ok(Ok(Ok((stream, _)))) => stream,
             Ok(Ok(Err(error))) => {
-                let found = format!("nothing can be accepted: {error}");
+                let found = format!("the player cannot accept a connection: {error}");
                 return Err(self.deviation(Some(line), expected, found));
             }
             Ok(Err(wrong)) => return Err(self.wrong(Some(line), wrong)),
@@ -233,7 +235,7 @@ impl Script {
         }
     }
 
-    /// Whether the client has sent this frame. If so, removes it from what was heard.
+    /// Whether the client has sent this frame. If so, removes it from the received frames.
     fn is_said(
         &mut self,
         index: usize,
@@ -313,8 +315,8 @@ impl Script {
             let sending = self.peers[peer].send(text);
             let patience = self.options.patience;
             let Ok(sent) = timeout(patience, sending).await else {
-                let found = format!("it took nothing for {patience:?}");
-                let expected = format!("the client to take {}", quoted(frame));
+                let found = format!("it read nothing for {patience:?}");
+                let expected = format!("the client to receive {}", quoted(frame));
                 return Err(self.deviation(Some(line), expected, found));
             };
             if sent.is_err() || self.peers[peer].is_gone {
@@ -322,7 +324,7 @@ impl Script {
                 if self.may_leave(index, &line.conn) {
                     return Ok(());
                 }
-                let expected = format!("the client to hear {}", quoted(frame));
+                let expected = format!("the client to receive {}", quoted(frame));
                 let found = "it had ended the connection";
                 return Err(self.deviation(Some(line), expected, found));
             }
@@ -330,8 +332,8 @@ impl Script {
         Ok(())
     }
 
-    /// Whether the client may end this connection now: the recording has no later frame of it, and the client
-    /// ended it.
+    /// Whether the client may end this connection now: the recording has no later frame of it, and
+    /// the client ended it.
     fn may_leave(&self, index: usize, conn: &str) -> bool {
         let later = self.recording.lines()[index..].iter();
         let mut later = later.filter(|line| line.conn == conn);
@@ -414,7 +416,7 @@ impl Script {
             peer.said.push_back(frame);
         }
         if peer.said.len() > MAX_AHEAD || peer.input.len() > MAX_INPUT_AHEAD {
-            let found = "the client sends more and more that no line expects";
+            let found = "the client sent too much that no line expects";
             return Err(Wrong(NOTHING_MORE.to_owned(), found.to_owned()));
         }
         if peer.stage == Stage::Cut {
@@ -423,8 +425,8 @@ impl Script {
         Ok(())
     }
 
-    /// The connection is cut. A v2 client repeats what matters. Frames of a v1 client count for the next
-    /// connection.
+    /// The connection is cut. A v2 client repeats what matters. Frames of a v1 client count for the
+    /// next connection.
     fn carry(&mut self, at: usize) {
         let peer = &mut self.peers[at];
         let (said, input) = (
@@ -447,7 +449,8 @@ impl Script {
         Err(self.deviation(line, NOTHING_MORE, found))
     }
 
-    /// All lines are played. Checks that the client sends and dials nothing more until the program is done.
+    /// All lines are played. Checks that the client sends and dials nothing more until the program
+    /// is done.
     async fn finish(mut self, finish: oneshot::Receiver<()>) -> Result<(), Deviation> {
         let mut finish = finish.fuse();
         let mut is_done = false;
@@ -519,17 +522,17 @@ impl Script {
     }
 }
 
-/// The dial of a client. `None` if it sends no valid upgrade request in time.
+/// Reads the upgrade request of a client. `None` if no valid one arrives in time.
 async fn read(stream: TcpStream, patience: std::time::Duration) -> Option<Dial> {
     timeout(patience, Dial::read(stream)).await.ok()?.ok()
 }
 
-/// A frame as JSON. Text that isn't JSON becomes a JSON string.
+/// Parses a frame as JSON. Text that isn't JSON becomes a JSON string.
 fn value(frame: &str) -> Value {
     serde_json::from_str(frame).unwrap_or_else(|_| frame.into())
 }
 
-/// The input of a v1 stdin message.
+/// Returns the input of a v1 stdin message.
 fn input_of(frame: &Value) -> Option<&str> {
     let is_input = frame.get(KEY_EVENT)? == EVENT_STDIN && frame.get(KEY_EXEC).is_none();
     is_input.then(|| frame.get(KEY_DATA)?.as_str())?

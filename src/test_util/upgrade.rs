@@ -1,4 +1,4 @@
-//! [`Dial`]: an upgrade request that is answered or refused.
+//! [`Dial`]: an upgrade request that the player accepts or refuses.
 
 use std::io;
 
@@ -9,10 +9,10 @@ use tokio::{
     net::TcpStream,
 };
 
-/// Longest request head, in bytes.
+/// Maximum length of a request head, in bytes.
 const MAX_HEAD: usize = 64 * 1024;
 
-/// Largest frame from a client, in bytes.
+/// Maximum size of a frame from a client, in bytes.
 const MAX_FRAME: usize = 64 * 1024 * 1024;
 
 /// A client that waits for the response to its upgrade.

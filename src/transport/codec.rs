@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn text_is_taken_as_the_codec_takes_it() {
+    fn the_fast_path_decodes_like_the_inner_codec() {
         let mut stream = Vec::new();
         for length in [0, 1, 125, 126, 1024, 1025] {
             stream.extend([0x81, 126]);

@@ -362,8 +362,7 @@ impl Link {
 
     fn poll_keepalive(&mut self, cx: &mut Context<'_>) -> Option<LinkError> {
         loop {
-            // After the answer to a ping, the next deadline may be earlier than the one that is
-            // set.
+            // The answer to a ping can move the next deadline forward.
             let due = self.keepalive.poll_timeout().into();
             if due < self.timer.deadline() {
                 self.timer.as_mut().reset(due);

@@ -22,13 +22,15 @@ use crate::{machine::LinkError, protocol::FrameHeader};
 
 /// Free space of the shared buffer for one read, in bytes.
 const READ: usize = 64 * 1024;
-/// Shorter reads are copied out of the shared buffer. For longer reads, the socket takes the buffer
-/// itself. So a frame that the consumer keeps never holds on to a mostly unused buffer.
+/// A read of fewer bytes is copied out of the shared buffer. For a longer read, the socket takes
+/// over the buffer. So a frame that the consumer keeps never holds a mostly unused buffer in
+/// memory.
 const SMALL: usize = READ / 4;
 /// The number of unwritten bytes at which the socket must write before it accepts more.
 const WRITE: usize = 8 * 1024;
 
-/// Room for messages to write, as long as they are short: an acknowledgement and a request.
+/// Initial size of the write buffer, in bytes: room for short messages, such as an acknowledgement
+/// and a request.
 const SMALL_MESSAGES: usize = 512;
 
 thread_local! {
@@ -128,7 +130,7 @@ impl Socket {
     /// Encodes a message into the write buffer.
     pub(crate) fn send(&mut self, message: Message) -> Result<(), LinkError> {
         if self.unwritten.is_empty() {
-            // With room for more short messages: to grow costs more than to allocate.
+            // Reserve room for several short messages, because growing the buffer later costs more.
             self.unwritten.reserve(SMALL_MESSAGES);
         }
         let encoded = self.codec.encode(message, &mut self.unwritten);
@@ -184,7 +186,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn frames_come_whole_however_they_are_cut_and_leave_no_buffer() {
+    async fn frames_arrive_whole_however_the_stream_is_cut() {
         for cut in [1, 7, 5_000, 70_000, LIMIT] {
             let (mut socket, mut far) = pair();
             let lengths = [0, 1, 300, 20_000, 200_000, 3, 70_000];
@@ -209,7 +211,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_end_between_two_frames_is_told_from_one_in_a_frame() {
+    async fn an_end_inside_a_frame_is_an_error() {
         let (mut socket, mut far) = pair();
         far.write_all(&text(5)).await.expect("room");
         drop(far);
@@ -220,13 +222,13 @@ mod tests {
         far.write_all(&text(5)[..12]).await.expect("room");
         drop(far);
         let Poll::Ready(Some(Err(LinkError::Dropped { detail }))) = next(&mut socket) else {
-            panic!("the end is not seen")
+            panic!("expected an error")
         };
         assert!(detail.contains("inside a frame"), "{detail}");
     }
 
     #[tokio::test]
-    async fn what_is_sent_is_written_and_leaves_no_buffer() {
+    async fn sent_messages_are_written_and_leave_no_buffer() {
         use tokio::io::AsyncReadExt;
 
         let (mut socket, mut far) = pair();

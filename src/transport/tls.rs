@@ -166,7 +166,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn alpn_is_http_1_1_whatever_the_user_gave() {
+    fn alpn_is_always_http_1_1() {
         assert_eq!(client_config(None).alpn_protocols, [ALPN]);
         let mut custom = ClientConfig::clone(&client_config(None));
         custom.alpn_protocols = vec![b"h2".to_vec()];

@@ -5,9 +5,9 @@
 //! imported modules to the file that defines the item. A file may import what the module file of
 //! its folder defines: `x/mod.rs`, or `x.rs` for the folder `x`.
 //!
-//! Not seen: names that a glob brings into scope (`use module::*` is an edge to that module's file
-//! alone), methods and trait implementations that need no path, paths that a macro builds, and
-//! intra-doc links. Items under `#[cfg(test)]` are left out: tests may import anything.
+//! The graph lacks names that a glob brings into scope (`use module::*` is an edge to that module's
+//! file only), methods and trait implementations that need no path, paths that a macro builds, and
+//! intra-doc links. It leaves out items under `#[cfg(test)]`: tests may import anything.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -20,7 +20,7 @@ use syn::{
     visit::{self, Visit},
 };
 
-/// Each layer, and the layers that it may import.
+/// Each layer with the layers that it may import.
 const LAYERS: [(&str, &[&str]); 9] = [
     ("protocol", &[]),
     ("machine", &["protocol"]),
@@ -47,17 +47,17 @@ struct Module {
     file: PathBuf,
     /// The names of the items that the file defines.
     items: BTreeSet<String>,
-    /// What the names stand for that `use` items bring into scope, as written.
+    /// Names that `use` items bring into scope, with the path of each as written.
     uses: BTreeMap<String, Vec<String>>,
     globs: Vec<Vec<String>>,
-    /// Other paths, as written.
+    /// Paths outside `use` items, as written.
     paths: Vec<Vec<String>>,
 }
 
 struct Crate(BTreeMap<ModulePath, Module>);
 
 impl Crate {
-    /// Reads the module in a file, and the modules below it.
+    /// Reads the module in a file and all modules below it.
     fn read(root: &Path, file: &Path) -> Self {
         let mut modules = BTreeMap::new();
         let mut todo = vec![(ModulePath::new(), file.to_owned())];
@@ -90,7 +90,7 @@ impl Crate {
         Self(modules)
     }
 
-    /// The file that defines what a path in a module stands for. `None` for other crates.
+    /// The file that defines the item that a path in a module names. `None` for other crates.
     fn resolve(&self, module: &ModulePath, path: &[String], depth: usize) -> Option<&Path> {
         let (mut at, mut rest) = (module.clone(), path);
         match rest.first()?.as_str() {
@@ -118,7 +118,7 @@ impl Crate {
             } else if let Some(target) = here.uses.get(name).filter(|_| depth < 16) {
                 return self.resolve(&at, &[target, below].concat(), depth + 1);
             } else {
-                // A name that a glob brings into scope, or none of this crate.
+                // The name comes from a glob, or from another crate.
                 let through = |glob: &Vec<String>| {
                     let target = [glob, rest].concat();
                     self.resolve(&at, &target, depth + 1)
@@ -166,7 +166,7 @@ impl Module {
             }
             UseTree::Rename(tree) => {
                 let name = (tree.rename != "_").then(|| tree.rename.to_string());
-                // `_` binds nothing, but imports all the same.
+                // `as _` binds no name, but it is an import.
                 let name = name.unwrap_or_else(|| format!("_ {}", tree.ident));
                 self.uses.insert(name, with(&tree.ident));
             }
@@ -181,7 +181,7 @@ impl Visit<'_> for Module {
             Item::Enum(it) => (&it.attrs, Some(&it.ident)),
             Item::Fn(it) => (&it.attrs, Some(&it.sig.ident)),
             Item::Macro(it) => (&it.attrs, it.ident.as_ref()),
-            // The items of an inline module are taken for those of its file.
+            // Items of an inline module count as items of the file.
             Item::Mod(it) => (&it.attrs, it.content.as_ref().map(|_| &it.ident)),
             Item::Static(it) => (&it.attrs, Some(&it.ident)),
             Item::Struct(it) => (&it.attrs, Some(&it.ident)),
@@ -209,7 +209,7 @@ impl Visit<'_> for Module {
         visit::visit_path(self, path);
     }
 
-    // `pub(in path)` imports nothing.
+    // The path in `pub(in path)` is not an import.
     fn visit_visibility(&mut self, _: &syn::Visibility) {}
 
     fn visit_macro(&mut self, call: &syn::Macro) {
@@ -241,7 +241,7 @@ fn is_mod_of(file: &Path, other: &Path) -> bool {
     }
 }
 
-/// A shortest cycle through each file that is on one, each cycle once.
+/// For each file on a cycle, a shortest cycle through it. Each cycle appears once.
 fn cycles<'a>(imports: &BTreeMap<&'a Path, BTreeSet<&'a Path>>) -> Vec<Vec<&'a Path>> {
     let mut cycles = BTreeMap::new();
     for &start in imports.keys() {
@@ -305,7 +305,7 @@ fn layers_import_downwards_only() {
             continue;
         }
         let row = LAYERS.iter().find(|(name, _)| *name == from);
-        let (_, allowed) = row.unwrap_or_else(|| panic!("{from} is no layer: add it to the table"));
+        let (_, allowed) = row.unwrap_or_else(|| panic!("{from} has no row in the table"));
         for import in imports {
             let to = layer(import);
             let line = format!("{} -> {}", file.display(), import.display());
@@ -317,7 +317,7 @@ fn layers_import_downwards_only() {
     assert!(found.is_empty(), "upward imports:\n{}", found.join("\n"));
 }
 
-/// The graph itself: paths are followed through groups, renames, re-exports and macros.
+/// Checks the graph itself, with groups, renames, re-exports and macros.
 #[test]
 fn imports_are_followed_to_the_file_that_defines_them() {
     let folder = tempfile::tempdir().expect("a directory");

@@ -1,4 +1,4 @@
-//! Checks that the tests exist which the documents name: ARCHITECTURE.md for each invariant,
+//! Checks that the tests exist that the documents name: ARCHITECTURE.md for each invariant,
 //! docs/threats.md for each defence, docs/parity.md for each row.
 
 #![allow(
@@ -11,7 +11,7 @@ mod imports;
 
 use std::{fs, path::Path};
 
-/// The text of every Rust file below a directory.
+/// Appends the text of every Rust file below a directory.
 fn sources(directory: &Path, text: &mut String) {
     for entry in fs::read_dir(directory).expect("a directory") {
         let path = entry.expect("an entry").path();
@@ -23,7 +23,7 @@ fn sources(directory: &Path, text: &mut String) {
     }
 }
 
-/// The names of tests in the tables of a text: the last part of each path in backticks.
+/// The names of tests in the tables of a document: the last segment of each path in backticks.
 fn named_tests(text: &str) -> Vec<&str> {
     text.lines()
         .filter(|line| line.starts_with("| "))
@@ -61,13 +61,13 @@ fn every_test_that_the_documents_name_exists() {
         for name in named {
             assert!(
                 code.contains(&format!("fn {name}(")),
-                "{document} names a test `{name}` that does not exist"
+                "{document} names a missing test: {name}"
             );
         }
     }
 }
 
-/// Every row names a test, as `file::test`, that exists.
+/// Each row must name an existing test as `file::test`.
 #[test]
 fn every_row_of_the_parity_tables_has_a_test() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));

@@ -1,4 +1,5 @@
-//! The upgrade succeeded, and then: silence, an early close, an error, or nobody who waits any more.
+//! Failures of `create` after the upgrade succeeded: the server is silent, closes early or reports
+//! an error, or the caller drops the future.
 
 use std::{pin::pin, time::Duration};
 
@@ -15,19 +16,19 @@ async fn failed(builder: SandboxBuilder) -> Error {
         .expect_err("no sandbox")
 }
 
-/// The client said goodbye, and nothing else after its configuration.
+/// Asserts that the client sends a close frame with code 1000, and nothing before it.
 async fn assert_closed(peer: &mut Peer) {
     assert_eq!(peer.rest().await, [Heard::Close(Some(1000))]);
 }
 
-/// Everything that the server said is worked on by the client when this returns.
+/// Waits until the client has processed every earlier message: it answers a ping.
 async fn settled(peer: &mut Peer) {
     assert!(peer.try_send(Message::Ping("now".into())).await);
     assert_eq!(peer.heard().await, Heard::Pong(b"now".to_vec()));
 }
 
-/// Bad input: "the server accepts and says nothing": the create timeout, saying what was waited for;
-/// parity: "the socket is closed after a failure". The same with half of what is due.
+/// The server accepts, then sends none or some of the expected messages. The error is the create
+/// timeout and names the missing status, and the client closes the connection.
 #[actix::test]
 async fn silence_after_the_upgrade_is_the_create_timeout() {
     for said in 0..3 {
@@ -40,7 +41,7 @@ async fn silence_after_the_upgrade_is_the_create_timeout() {
                 peer.status("SANDBOX_CREATING").await;
             }
             if said > 1 {
-                // It is there by then, and nobody gets a handle to it.
+                // Now the sandbox exists. The caller gets no handle, so the client kills it.
                 peer.identity().await;
                 peer.expect(json!({"action": "kill_sandbox"})).await;
             }
@@ -57,7 +58,7 @@ async fn silence_after_the_upgrade_is_the_create_timeout() {
     }
 }
 
-/// Pings and output of nobody are no sign that the sandbox gets ready.
+/// Pings from the server don't extend the create timeout.
 #[actix::test]
 async fn a_server_that_only_pings_runs_into_the_create_timeout() {
     let server = Scripted::bind().await;
@@ -77,7 +78,7 @@ async fn a_server_that_only_pings_runs_into_the_create_timeout() {
     assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
 }
 
-/// Parity: create "fails once on the first of: … early close": with a code, with a reason, without.
+/// The close frame has a code, a code and a reason, or neither.
 #[actix::test]
 async fn an_early_close_is_a_lost_link_with_its_code_and_reason() {
     for (code, reason, parts) in [
@@ -104,12 +105,13 @@ async fn an_early_close_is_a_lost_link_with_its_code_and_reason() {
         for part in parts {
             assert!(error.to_string().contains(part), "{part}: {error}");
         }
-        // The close handshake is completed, with the same code.
+        // The client completes the close handshake with the same code.
         assert_eq!(heard, [Heard::Close(code)], "{error}");
     }
 }
 
-/// Parity: "early close": right after the upgrade, before and after the configuration, without a frame.
+/// The server drops the TCP connection after the upgrade without a close frame: before or after it
+/// has read the configuration.
 #[actix::test]
 async fn a_connection_that_just_ends_is_a_lost_link() {
     for read in [false, true] {
@@ -130,7 +132,7 @@ async fn a_connection_that_just_ends_is_a_lost_link() {
     }
 }
 
-/// Bad input: a close frame that is none: a reason that is not UTF-8, half a code, a huge reason.
+/// The close frame is malformed: half a code, a reason that is not UTF-8, an invalid code.
 #[actix::test]
 async fn a_broken_close_frame_ends_the_session_like_any_other() {
     for payload in [&b"\x03"[..], b"\x03\xe8\xff\xfe", b"\x00\x00", b"\xff\xff"] {
@@ -149,7 +151,7 @@ async fn a_broken_close_frame_ends_the_session_like_any_other() {
     }
 }
 
-/// When the reason of an error status comes.
+/// When and where the server gives the reason of an error status.
 #[derive(Clone, Copy, Debug)]
 enum Reason {
     Next,
@@ -162,8 +164,8 @@ enum Reason {
     TooLate,
 }
 
-/// Parity: "the error carries the server's own reason": in the next message, in the status itself,
-/// late, or never; "fails once"; "the socket is closed after a failure".
+/// The server sends the reason in the next message, in the status itself, late, or never. `create`
+/// fails once, and the client closes the connection.
 #[actix::test]
 async fn a_creation_error_carries_the_servers_reason() {
     for reason in [
@@ -233,7 +235,7 @@ async fn a_creation_error_carries_the_servers_reason() {
             "{error}"
         );
 
-        // It fails once, and whoever asks again is told the same.
+        // `create` fails once. A second `Open` gets the same error.
         let events = watched.rest().await;
         let ends = events
             .iter()
@@ -244,7 +246,7 @@ async fn a_creation_error_carries_the_servers_reason() {
     }
 }
 
-/// Parity: "fails once on the first of: error status, socket error, …": what comes after the first changes nothing.
+/// Messages after the first error don't change the result.
 #[actix::test]
 async fn create_fails_once_on_the_first_error() {
     let server = Scripted::bind().await;
@@ -271,7 +273,7 @@ async fn create_fails_once_on_the_first_error() {
     assert_eq!(reason.as_deref(), Some("the first"));
 }
 
-/// Protocol 1.4: every status that ends the session before the sandbox runs fails `create` at once.
+/// Every status that ends the session before the sandbox runs fails `create` at once.
 #[actix::test]
 async fn every_fatal_status_fails_create_with_its_own_kind() {
     for (status, kind) in [
@@ -304,7 +306,6 @@ async fn every_fatal_status_fails_create_with_its_own_kind() {
     }
 }
 
-/// Parity: "resolves on `SANDBOX_RUNNING`", and not before.
 #[actix::test]
 async fn create_resolves_on_running_and_not_before() {
     let server = Scripted::bind().await;
@@ -326,7 +327,7 @@ async fn create_resolves_on_running_and_not_before() {
     assert_eq!(sandbox.sandbox_id().as_str(), ID);
 }
 
-/// The half of a session up to a point at which the future of `create` is dropped.
+/// Runs the start of a session, then drops the future of `create`.
 async fn dropped_after(server: &Scripted, identity: bool, builder: SandboxBuilder) -> Peer {
     let create = builder.into_future();
     let script = async {
@@ -345,7 +346,7 @@ async fn dropped_after(server: &Scripted, identity: bool, builder: SandboxBuilde
     }
 }
 
-/// Parity: "dropping the future of `create` cancels it; a sandbox already created is killed, not leaked".
+/// Dropping the future of `create` cancels it. A sandbox that was already created is killed.
 #[actix::test]
 async fn a_sandbox_whose_create_was_dropped_is_killed_once_it_runs() {
     for identity in [false, true] {
@@ -356,7 +357,7 @@ async fn a_sandbox_whose_create_was_dropped_is_killed_once_it_runs() {
         }
         peer.status("SANDBOX_RUNNING").await;
         peer.expect(json!({"action": "kill_sandbox"})).await;
-        // The client stays until it has the server's word.
+        // The client keeps the connection open until the server confirms the kill.
         settled(&mut peer).await;
         for status in [
             "SANDBOX_KILLING",
@@ -370,7 +371,8 @@ async fn a_sandbox_whose_create_was_dropped_is_killed_once_it_runs() {
     }
 }
 
-/// The same, when the drop and the server's `SANDBOX_RUNNING` cross: at every point in between.
+/// The drop races with the server's `SANDBOX_RUNNING`. Each round drops the future at another
+/// point.
 #[actix::test]
 async fn a_create_dropped_in_the_moment_of_running_leaks_no_sandbox() {
     for turns in 0..40 {
@@ -381,7 +383,7 @@ async fn a_create_dropped_in_the_moment_of_running_leaks_no_sandbox() {
             Either::Right((peer, _)) => peer,
         };
         peer.run().await;
-        // The actors run between these turns; the future itself is polled in none of them.
+        // The actors run during these yields. The future itself is not polled.
         for _ in 0..turns {
             tokio::task::yield_now().await;
         }
@@ -393,7 +395,7 @@ async fn a_create_dropped_in_the_moment_of_running_leaks_no_sandbox() {
     }
 }
 
-/// The same from another runtime than the actors': the future is dropped by its executor.
+/// The future runs on a tokio runtime, the actors on an arbiter.
 #[test]
 fn a_create_dropped_on_another_runtime_leaks_no_sandbox() {
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -411,7 +413,8 @@ fn a_create_dropped_on_another_runtime_leaks_no_sandbox() {
     });
 }
 
-/// A dropped `create` waits for its sandbox no longer than a create does, and for its kill no longer than a kill.
+/// After a drop, the client waits at most the create timeout for the sandbox, and at most the kill
+/// timeout for the confirmation of the kill.
 #[actix::test]
 async fn a_dropped_create_does_not_stay_forever() {
     let short = Duration::from_secs(1);
@@ -428,7 +431,7 @@ async fn a_dropped_create_does_not_stay_forever() {
     assert_closed(&mut peer).await;
 }
 
-/// A dropped `create` whose sandbox fails after all is over with that.
+/// If the creation fails after the drop, the client closes the connection.
 #[actix::test]
 async fn a_dropped_create_that_fails_after_all_closes() {
     let server = Scripted::bind().await;
@@ -438,7 +441,7 @@ async fn a_dropped_create_that_fails_after_all_closes() {
     assert_closed(&mut peer).await;
 }
 
-/// Parity: several at once: each fails, or succeeds, on its own.
+/// Of several concurrent creates, each succeeds or fails on its own.
 #[actix::test]
 async fn creates_that_fail_do_not_disturb_one_that_succeeds() {
     let server = Scripted::bind().await;
@@ -468,11 +471,11 @@ async fn creates_that_fail_do_not_disturb_one_that_succeeds() {
     }
 }
 
-/// A failure is told when it happens, not at some timeout.
+/// A failure is reported when it happens, not when a timeout expires.
 #[actix::test]
-async fn a_failure_is_told_at_once() {
+async fn a_failure_is_reported_at_once() {
     let server = Scripted::bind().await;
-    // Every timeout is longer than the test's patience.
+    // The create timeout is longer than the test waits.
     let create = Sandbox::create(server.url()).create_timeout(10 * PATIENCE);
     let (error, _) = join(failed(create), async {
         let mut peer = server.peer().await;

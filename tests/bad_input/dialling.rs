@@ -1,5 +1,5 @@
-//! Peers that are not there, or that are no sandbox service: a distinct error each, with the address
-//! and the cause.
+//! Peers that can't be reached, or that are not a sandbox service. Each gives a distinct error with
+//! the address and the cause.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ async fn create(server: &Scripted) -> Error {
     .expect_err("no sandbox")
 }
 
-/// The kind, and an error that names the address and the cause.
+/// Asserts the kind of an error, and that its text names the address and the cause.
 fn check(error: &Error, kind: ErrorKind, address: &str, cause: &str) {
     let text = error.to_string();
     assert_eq!(error.kind(), kind, "{text}");
@@ -30,7 +30,6 @@ fn check(error: &Error, kind: ErrorKind, address: &str, cause: &str) {
     );
 }
 
-/// Bad input: "nothing listens".
 #[actix::test]
 async fn a_port_where_nothing_listens_says_so() {
     let address = {
@@ -48,7 +47,6 @@ async fn a_port_where_nothing_listens_says_so() {
     assert!(error.is_retryable());
 }
 
-/// Bad input: "host does not resolve".
 #[actix::test]
 async fn a_host_that_does_not_resolve_says_so() {
     let create = Sandbox::create("ws://no-such-host.invalid:8080")
@@ -63,8 +61,8 @@ async fn a_host_that_does_not_resolve_says_so() {
     );
 }
 
-/// Bad input: "the upgrade is refused (status)"; parity: "a refused upgrade says the HTTP status; 401
-/// and 403 add the authentication hint".
+/// The error of a refused upgrade gives the HTTP status. For 401 and 403, it adds how to
+/// authenticate.
 #[actix::test]
 async fn a_refused_upgrade_says_the_status_and_what_to_do() {
     for (status, hint) in [
@@ -101,7 +99,6 @@ async fn a_refused_upgrade_says_the_status_and_what_to_do() {
     }
 }
 
-/// The connection of a failed upgrade is given up, not kept.
 #[actix::test]
 async fn the_connection_of_a_refused_upgrade_is_closed() {
     let server = Scripted::bind().await;
@@ -112,7 +109,7 @@ async fn the_connection_of_a_refused_upgrade_is_closed() {
     assert_eq!(drain(&mut stream).await, 0);
 }
 
-/// Bad input: "the peer is no WebSocket server": no HTTP at all.
+/// The answer to the upgrade request is not valid HTTP.
 #[actix::test]
 async fn a_peer_that_speaks_no_http_is_no_websocket_server() {
     let long = vec![b'A'; 300_000];
@@ -130,7 +127,7 @@ async fn a_peer_that_speaks_no_http_is_no_websocket_server() {
         let (error, _stream) = futures::join!(create(&server), async {
             let mut stream = server.tcp().await;
             read_head(&mut stream).await;
-            // The client may be gone before it has taken a long answer.
+            // The client may close before it has read all of a long answer.
             let _ = stream.write_all(answer).await;
             stream
         });
@@ -144,8 +141,8 @@ async fn a_peer_that_speaks_no_http_is_no_websocket_server() {
     }
 }
 
-/// Bad input: "the peer is no WebSocket server": HTTP, status 101, and yet no WebSocket. The text
-/// quotes none of it at length.
+/// The answer has status 101, but its headers don't complete a WebSocket upgrade. The error quotes
+/// at most an excerpt of them.
 #[actix::test]
 async fn a_wrong_upgrade_answer_is_no_websocket_server() {
     let huge = format!("connection: {}", "x".repeat(50_000));
@@ -171,13 +168,13 @@ async fn a_wrong_upgrade_answer_is_no_websocket_server() {
         assert_eq!(
             drain(&mut stream).await,
             0,
-            "a configuration was sent all the same"
+            "the client sent a configuration"
         );
     }
 }
 
-/// Bad input: the peer accepts TCP and closes, before or after it read the request, or in the middle of
-/// its answer. That can be a restart: dialling again may help.
+/// The peer accepts TCP and closes: before or after it reads the request, or in the middle of its
+/// answer. It may be restarting, so the error is retryable.
 #[actix::test]
 async fn a_peer_that_closes_instead_of_an_answer_is_a_lost_link() {
     let partial = b"HTTP/1.1 101 Switching Pro";
@@ -193,7 +190,7 @@ async fn a_peer_that_closes_instead_of_an_answer_is_a_lost_link() {
             if read {
                 read_head(&mut stream).await;
             }
-            // Unread, the request makes this a reset instead of an end.
+            // If the request is unread, the kernel resets the connection instead of closing it.
             let _ = stream.write_all(answer).await;
         });
         check(
@@ -206,7 +203,7 @@ async fn a_peer_that_closes_instead_of_an_answer_is_a_lost_link() {
     }
 }
 
-/// Bad input: the peer accepts TCP and says nothing, or never ends its answer.
+/// The peer accepts TCP, then sends nothing or never completes its answer.
 #[actix::test]
 async fn a_peer_that_never_answers_the_upgrade_is_a_timeout() {
     for answer in [
@@ -228,12 +225,12 @@ async fn a_peer_that_never_answers_the_upgrade_is_a_timeout() {
         );
         assert!(error.to_string().contains("200ms"), "{error}");
         assert!(error.is_retryable());
-        // The connection is given up with the call.
+        // The client closes the connection when the call fails.
         drain(&mut stream).await;
     }
 }
 
-/// What the server says in the same breath as its answer to the upgrade counts.
+/// The server sends frames in the same write as its answer to the upgrade.
 #[actix::test]
 async fn frames_right_behind_the_upgrade_answer_are_not_lost() {
     use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
@@ -270,7 +267,7 @@ async fn frames_right_behind_the_upgrade_answer_are_not_lost() {
     assert_eq!(sandbox.unwrap().sandbox_id().as_str(), "a");
 }
 
-/// Parity: "dropping the future of `create` cancels it": while the upgrade is waited for.
+/// The future is dropped while the client waits for the answer to the upgrade.
 #[actix::test]
 async fn dropping_create_during_the_dial_ends_the_connection() {
     let server = Scripted::bind().await;
@@ -283,14 +280,14 @@ async fn dropping_create_during_the_dial_ends_the_connection() {
         };
         let accepted = std::pin::pin!(accepted);
         match futures::future::select(create, accepted).await {
-            futures::future::Either::Left((result, _)) => panic!("nobody answered, yet {result:?}"),
+            futures::future::Either::Left((result, _)) => panic!("no answer, yet {result:?}"),
             futures::future::Either::Right((stream, _create)) => stream,
         }
     };
     assert_eq!(drain(&mut stream).await, 0);
 }
 
-/// Parity: "dropping the future of `create` cancels it": an upgrade that succeeds at that moment.
+/// The future is dropped as soon as the server has accepted the TCP connection.
 #[actix::test]
 async fn dropping_create_during_the_upgrade_leaves_nothing_open() {
     let server = Scripted::bind().await;
@@ -298,7 +295,7 @@ async fn dropping_create_during_the_upgrade_leaves_nothing_open() {
         let create = Sandbox::create(server.url()).into_future();
         let accepted = std::pin::pin!(server.tcp());
         match futures::future::select(create, accepted).await {
-            futures::future::Either::Left((result, _)) => panic!("nobody answered, yet {result:?}"),
+            futures::future::Either::Left((result, _)) => panic!("no answer, yet {result:?}"),
             futures::future::Either::Right((stream, _create)) => stream,
         }
     };
@@ -306,7 +303,7 @@ async fn dropping_create_during_the_upgrade_leaves_nothing_open() {
     drain(&mut stream).await;
 }
 
-/// A server that lets one connection fail serves the next: nothing of the first is left behind.
+/// A failed create leaves no state behind that could affect the next one.
 #[actix::test]
 async fn a_failed_create_does_not_disturb_the_next() {
     let server = Scripted::bind().await;

@@ -1,4 +1,4 @@
-//! Frames that a server must not send, and frames that it may.
+//! Invalid frames end the session with a protocol error. Unusual but valid frames don't.
 
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ const LAST: u8 = 0x80;
 const PING: u8 = 0x89;
 const PONG: u8 = 0x8A;
 
-/// What came of a create that was answered by these bytes.
+/// Returns the error of a create that the server answers with these bytes.
 async fn create(builder: impl FnOnce(SandboxBuilder) -> SandboxBuilder, bytes: &[u8]) -> Error {
     let server = Scripted::bind().await;
     let builder = builder(Sandbox::create(server.url()));
@@ -31,7 +31,7 @@ async fn create(builder: impl FnOnce(SandboxBuilder) -> SandboxBuilder, bytes: &
         let mut peer = server.peer().await;
         peer.configuration().await;
         peer.try_raw(bytes).await;
-        // The client ends it, whichever way: the peer itself says no more and stays.
+        // The peer stays connected and sends no more, so it is the client that ends the session.
         peer.rest().await;
     })
     .await;
@@ -46,7 +46,7 @@ fn assert_protocol(error: &Error, parts: &[&str]) {
         text.contains("the server violated the protocol: "),
         "{text}"
     );
-    // The error's own words, and at most 200 characters of the server's.
+    // The error has its own text and quotes at most 200 characters of the server's.
     assert!(
         text.chars().count() < 400,
         "{} characters: {text}",
@@ -58,10 +58,9 @@ fn assert_protocol(error: &Error, parts: &[&str]) {
     crate::scripted::assert_no_secret(&shown(error));
 }
 
-/// Bad input: "a frame that is not JSON, not an object": the session ends with a protocol error that
-/// quotes it.
+/// A text frame that is not JSON, or not an object, ends the session with an error that quotes it.
 #[actix::test]
-async fn text_frames_that_are_no_message_are_protocol_errors() {
+async fn text_frames_without_a_json_object_are_protocol_errors() {
     let deep = format!("{{\"event\":\"x\",\"a\":{}", "[".repeat(100_000));
     for (text, parts) in [
         ("this is not JSON", &["not JSON", "this is not JSON"][..]),
@@ -89,7 +88,7 @@ async fn text_frames_that_are_no_message_are_protocol_errors() {
     }
 }
 
-/// Bad input: "quotes at most 200 characters of it", however long, wide, or unprintable it is.
+/// The limit counts characters, also if they are wide or unprintable.
 #[actix::test]
 async fn long_frames_are_quoted_with_at_most_200_characters() {
     for unit in ["q", "é", "😀", "\u{1b}", "\u{fffd}"] {
@@ -101,7 +100,7 @@ async fn long_frames_are_quoted_with_at_most_200_characters() {
     }
 }
 
-/// Bad input: missing keys and wrong types in messages that the client knows.
+/// Messages that the client knows, with missing keys or values of the wrong type.
 #[actix::test]
 async fn known_messages_without_their_keys_are_protocol_errors() {
     for (message, part) in [
@@ -140,7 +139,6 @@ async fn known_messages_without_their_keys_are_protocol_errors() {
     }
 }
 
-/// Bad input: "binary", and text that is not UTF-8.
 #[actix::test]
 async fn binary_and_invalid_utf_8_are_protocol_errors() {
     for (bytes, part) in [
@@ -157,7 +155,7 @@ async fn binary_and_invalid_utf_8_are_protocol_errors() {
     }
 }
 
-/// Bad input: bytes that break RFC 6455.
+/// Bytes that violate RFC 6455.
 #[actix::test]
 async fn broken_websocket_frames_are_protocol_errors() {
     let message = br#"{"event":"x"}"#;
@@ -191,8 +189,8 @@ async fn broken_websocket_frames_are_protocol_errors() {
     }
 }
 
-/// Bad input: "over the limit": a frame of 1 GiB is refused by its header. The peer pours what it
-/// announced, and the client neither takes nor keeps it.
+/// The client refuses a frame of 1 GiB when it reads the header. The peer goes on to send the
+/// payload, and the client neither reads nor buffers it.
 #[actix::test]
 async fn a_frame_of_1_gib_is_refused_by_its_header() {
     for first in [TEXT, BINARY, FIRST_TEXT, PING] {
@@ -215,21 +213,21 @@ async fn a_frame_of_1_gib_is_refused_by_its_header() {
     })
     .await;
     assert_protocol(&error.unwrap_err(), &["1073741824 bytes"]);
-    assert!(taken < 64 << 20, "{taken} bytes went through");
+    assert!(taken < 64 << 20, "the client took {taken} bytes");
     if let (Some(before), Some(after)) = (before, resident()) {
         let grown = after.saturating_sub(before);
         assert!(grown < 128 << 20, "memory grew by {grown} bytes");
     }
 }
 
-/// Memory of this process that is really there, in bytes, where the system tells.
+/// Returns the resident memory of this process in bytes, where `/proc` provides it.
 fn resident() -> Option<usize> {
     let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
     let pages: usize = statm.split_whitespace().nth(1)?.parse().ok()?;
     Some(pages * 4096)
 }
 
-/// A message of exactly this many bytes, which the client ignores.
+/// Returns a message of exactly this many bytes, with an event that the client ignores.
 fn filler(bytes: usize) -> String {
     let text = json!({"event": "filler", "x": ""}).to_string();
     let text = text.replace(
@@ -240,14 +238,14 @@ fn filler(bytes: usize) -> String {
     text
 }
 
-/// Bad input: "over the limit", where the limit is the user's.
+/// The limit is `max_message_bytes`.
 #[actix::test]
 async fn the_message_limit_is_the_users() {
     let limit = |builder: SandboxBuilder| builder.max_message_bytes(2_048);
     let error = create(limit, &frame(TEXT, filler(2_049).as_bytes())).await;
     assert_protocol(&error, &["2049 bytes", "limit is 2048"]);
 
-    // One byte less passes, in one frame and in many.
+    // A message of exactly the limit passes, in one frame and in fragments.
     let server = Scripted::bind().await;
     let builder = limit(Sandbox::create(server.url()));
     let (sandbox, _peer) = join(within("the sandbox", builder.into_future()), async {
@@ -261,7 +259,8 @@ async fn the_message_limit_is_the_users() {
     sandbox.expect("a sandbox");
 }
 
-/// A text in fragments of this many bytes, which may fall between the bytes of a character.
+/// Returns the frames of a text in fragments of `size` bytes. A fragment may end inside a
+/// character.
 fn fragments(text: &str, size: usize) -> Vec<u8> {
     let chunks: Vec<_> = text.as_bytes().chunks(size).collect();
     let last = chunks.len() - 1;
@@ -277,13 +276,13 @@ fn fragments(text: &str, size: usize) -> Vec<u8> {
     bytes
 }
 
-/// Bad input: "over the limit": each fragment is within the limit, their sum is not.
+/// Each fragment is within the limit, but their sum is not.
 #[actix::test]
 async fn a_fragmented_message_is_limited_by_its_sum() {
     let limit = |builder: SandboxBuilder| builder.max_message_bytes(2_048);
     let whole = fragments(&filler(2_049), 1_000);
     assert_protocol(&create(limit, &whole).await, &["over the limit of 2048"]);
-    // It need not be complete for that.
+    // The client refuses the message before its last fragment arrives.
     let mut endless = frame(FIRST_TEXT, b"{");
     for _ in 0..100 {
         endless.extend(frame(CONTINUE, &[b' '; 100]));
@@ -291,7 +290,7 @@ async fn a_fragmented_message_is_limited_by_its_sum() {
     assert_protocol(&create(limit, &endless).await, &["over the limit of 2048"]);
 }
 
-/// Issue 2, transport: "fragment reassembly": pings in between are answered, characters may be split.
+/// The client answers pings between fragments. Fragments may split characters.
 #[actix::test]
 async fn a_fragmented_message_with_pings_between_is_put_together() {
     let server = Scripted::bind().await;
@@ -319,7 +318,7 @@ async fn a_fragmented_message_with_pings_between_is_put_together() {
                 peer.raw(&frame(PING, &[index as u8])).await;
                 assert_eq!(peer.heard().await, Heard::Pong(vec![index as u8]));
             }
-            // Empty fragments are fragments too.
+            // Empty fragments are valid.
             let event = json!({"event": "stdout", "data": "!"}).to_string();
             peer.raw(&frame(FIRST_TEXT, b"")).await;
             peer.raw(&frame(CONTINUE, event.as_bytes())).await;
@@ -336,7 +335,7 @@ async fn created(peer: &mut Peer) {
     peer.status("SANDBOX_CREATING").await;
 }
 
-/// Bad input: "out of order": what cannot be before the sandbox is there.
+/// Messages that are not valid before the sandbox runs, and identities that contradict each other.
 #[actix::test]
 async fn messages_out_of_order_are_protocol_errors() {
     let status = |status: &str| json!({"event": "status_update", "status": status});
@@ -411,9 +410,9 @@ async fn messages_out_of_order_are_protocol_errors() {
     }
 }
 
-/// Said twice is not out of order: the same id again, `SANDBOX_RUNNING` again.
+/// The server repeats the identity and statuses.
 #[actix::test]
-async fn what_is_said_twice_is_no_error() {
+async fn repeated_messages_are_not_an_error() {
     let server = Scripted::bind().await;
     let create = Sandbox::create(server.url()).into_future();
     let (sandbox, mut peer) = join(within("the sandbox", create), async {
@@ -432,7 +431,7 @@ async fn what_is_said_twice_is_no_error() {
     runs(&sandbox, &mut peer).await;
 }
 
-/// The sandbox works: a process runs to its end.
+/// Checks that the sandbox works: runs a process to its end.
 async fn runs(sandbox: &Sandbox, peer: &mut Peer) {
     let run = sandbox.run(Language::Bash, "echo ok");
     let (output, ()) = join(within("the output", run), async {
@@ -446,7 +445,8 @@ async fn runs(sandbox: &Sandbox, peer: &mut Peer) {
     assert_eq!(output.unwrap().stdout, "ok\n");
 }
 
-/// Issue 2, protocol: "unknown events, statuses and keys are carried, not refused": to the subscribers.
+/// The client reports unknown events, statuses and keys to its subscribers, and the session goes
+/// on.
 #[actix::test]
 async fn unknown_events_statuses_and_keys_reach_subscribers_and_go_on() {
     let server = Scripted::bind().await;
@@ -505,7 +505,7 @@ async fn unknown_events_statuses_and_keys_reach_subscribers_and_go_on() {
         "{events:?}"
     );
 
-    // Output of nobody, once there is a sandbox, is told and harmless.
+    // Once the sandbox runs, output that belongs to no process is reported, and changes nothing.
     peer.stdout("stray").await;
     let stray = watched
         .event_like("the stray output", |event| {
@@ -515,7 +515,7 @@ async fn unknown_events_statuses_and_keys_reach_subscribers_and_go_on() {
     assert_eq!(stray, SandboxEvent::StrayOutput { bytes: 5 });
 }
 
-/// Bad input: garbage while a process runs: every call that waits is told, and nobody dials again.
+/// Invalid frames while a process runs: every waiting call fails, and the client doesn't reconnect.
 #[actix::test]
 async fn garbage_during_a_process_fails_every_call() {
     for (bytes, part) in [
@@ -561,7 +561,7 @@ async fn garbage_during_a_process_fails_every_call() {
                 process.kill(),
                 sandbox.snapshot_filesystem("s"),
                 async {
-                    // Both requests are out before the garbage comes in.
+                    // The client has sent both requests before the garbage arrives.
                     peer.heard().await;
                     peer.heard().await;
                     peer.raw(&bytes).await;
@@ -584,7 +584,7 @@ async fn garbage_during_a_process_fails_every_call() {
             assert_eq!(error.kind(), ErrorKind::Protocol, "{error}");
             assert!(error.to_string().contains(part), "{error}");
         }
-        // And whoever comes later.
+        // Later calls fail, too.
         let error = within("the refusal", sandbox.exec(Language::Bash, "x"))
             .await
             .unwrap_err();
@@ -594,8 +594,8 @@ async fn garbage_during_a_process_fails_every_call() {
     }
 }
 
-/// Bad input: a flood that never ends (pings, empty messages, fragments of nothing) does not keep a call
-/// from its end, nor the connection from being given up.
+/// An endless flood of pings, small messages or empty fragments delays neither the timeout of a
+/// call nor the close of the connection.
 #[actix::test]
 async fn floods_do_not_keep_create_from_its_timeout() {
     let floods = [
@@ -620,7 +620,7 @@ async fn flood(unit: Vec<u8>) {
         if unit[0] == CONTINUE {
             peer.raw(&frame(FIRST_TEXT, b"")).await;
         }
-        // From threads of their own, so that the client never finds its socket empty.
+        // Dedicated threads send the flood, so that the client always finds data in its socket.
         let stream = peer.into_inner().into_std().unwrap();
         stream.set_nonblocking(false).unwrap();
         let mut drained = stream.try_clone().unwrap();
@@ -638,7 +638,7 @@ async fn flood(unit: Vec<u8>) {
         });
         assert!(
             pour.await.unwrap(),
-            "the client stays in a flood of {unit:?}"
+            "the client doesn't leave a flood of {unit:?}"
         );
         drain.await.unwrap().ok();
     };

@@ -1,4 +1,4 @@
-//! Hundreds of peers that say whatever comes to their mind: every call settles, no actor panics.
+//! Hundreds of peers that send random frames: every call settles, and no actor panics.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::scripted::{
     Heard, ID, Peer, Scripted, TOKEN, assert_no_secret, frame, header, shown, within,
 };
 
-/// SplitMix64: the same seed, the same peer.
+/// A SplitMix64 generator: the same seed gives the same peer.
 struct Dice(u64);
 
 impl Dice {
@@ -35,7 +35,7 @@ impl Dice {
         (0..count).map(|_| self.roll() as u8).collect()
     }
 
-    /// A message, often a good one.
+    /// Returns a message, which is usually valid.
     fn message(&mut self) -> String {
         let status = self.pick(&[
             "SANDBOX_CREATING",
@@ -81,7 +81,7 @@ impl Dice {
         .to_string()
     }
 
-    /// Some frames: good, cut, changed, or nothing of the kind.
+    /// Returns the bytes of up to 11 frames: valid, truncated, corrupted or random.
     fn stream(&mut self) -> Vec<u8> {
         let mut stream = Vec::new();
         for _ in 0..self.below(12) {
@@ -110,7 +110,7 @@ impl Dice {
     }
 }
 
-/// The server's part. Gives up when the client is gone.
+/// Plays the server. Returns when the client is gone.
 async fn play(dice: &mut Dice, server: &Scripted) {
     let mut peer: Peer = server.peer().await;
     if peer.heard().await == Heard::End {
@@ -149,7 +149,7 @@ async fn play(dice: &mut Dice, server: &Scripted) {
     }
 }
 
-/// The client's part: every call of the API, one after the other and some at once.
+/// Plays the client: makes every call of the API, some of them concurrently.
 async fn call(server: &Scripted) -> Result<(), Error> {
     let short = Duration::from_millis(150);
     let sandbox = Sandbox::create(server.url())
@@ -184,8 +184,7 @@ async fn call(server: &Scripted) -> Result<(), Error> {
     second.map(drop)
 }
 
-/// Bad input: "a peer can never make the client panic, hang, or grow without bound". A seed that fails is
-/// named, and plays the same game again.
+/// A failure names its seed, which reproduces the peer.
 #[actix::test]
 async fn whatever_a_peer_sends_every_call_settles() {
     let mut kinds = std::collections::HashMap::new();
@@ -214,7 +213,7 @@ async fn whatever_a_peer_sends_every_call_settles() {
             }
         }
     }
-    // The games are worth their time only if they end in many ways.
+    // The test covers something only if the sessions end in many ways.
     assert!(kinds.len() >= 6, "{kinds:?}");
     println!("{kinds:?}");
 }

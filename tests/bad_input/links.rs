@@ -12,7 +12,6 @@ use tokio_tungstenite::tungstenite::Message;
 
 use crate::scripted::{Heard, PATIENCE, Scripted, Watched, within};
 
-/// Issue 2, transport: a ping is answered with its own payload, also by a busy client.
 #[actix::test]
 async fn a_ping_is_answered_with_its_payload() {
     let server = Scripted::bind().await;
@@ -26,12 +25,12 @@ async fn a_ping_is_answered_with_its_payload() {
     drop(sandbox);
 }
 
-/// Issue 2, transport: a quiet link is pinged; one whose server answers stays.
+/// The client pings a quiet link, and keeps it while the server answers.
 #[actix::test]
 async fn a_quiet_link_is_pinged_and_stays() {
     let server = Scripted::bind().await;
     let create = Sandbox::create(server.url())
-        // A ping every interval, not every timeout: that would be longer than the test's patience.
+        // Pings follow the interval. The timeout is longer than the test waits.
         .keepalive(Duration::from_millis(50), 10 * PATIENCE)
         .into_future();
     let (sandbox, mut peer) = join(within("the sandbox", create), server.running()).await;
@@ -42,7 +41,7 @@ async fn a_quiet_link_is_pinged_and_stays() {
     assert_eq!(sandbox.state(), SandboxState::Running);
 }
 
-/// Issue 2, transport: "a half-open link is noticed within a stated time": interval and timeout together.
+/// The client detects a half-open link within the sum of interval and timeout.
 #[actix::test]
 async fn a_half_open_link_is_noticed() {
     let (interval, timeout) = (Duration::from_millis(500), Duration::from_secs(1));
@@ -51,8 +50,8 @@ async fn a_half_open_link_is_noticed() {
         Watched::start(Sandbox::create(server.url()).keepalive(interval, timeout)).await;
     let (opened, peer) = join(watched.open(), server.running()).await;
     opened.expect("a sandbox");
-    // The peer is held and never read: no ping is answered. Without the keepalive the end would not
-    // come within the test's patience.
+    // The test never reads from the peer, so the peer answers no ping. Without the keepalive, the
+    // test would time out here.
     let events = watched.rest().await;
     let Some(SandboxEvent::Ended(SandboxEnd::LinkLost { cause, .. })) = events.last() else {
         panic!("{events:?}");
@@ -64,7 +63,7 @@ async fn a_half_open_link_is_noticed() {
     drop(peer);
 }
 
-/// The same with a process running and a kill waited for: every call ends with the link.
+/// The link becomes half-open while a process runs and a kill waits: every call ends with the link.
 #[actix::test]
 async fn calls_on_a_half_open_link_end_with_it() {
     let server = Scripted::bind().await;
@@ -86,12 +85,15 @@ async fn calls_on_a_half_open_link_end_with_it() {
     )
     .await;
     assert!(matches!(end.unwrap(), ProcessEnd::SandboxLost { .. }));
-    assert!(kill.is_err(), "nobody confirmed the kill of the process");
+    assert!(
+        kill.is_err(),
+        "the server didn't confirm the kill of the process"
+    );
     assert_eq!(killed.unwrap_err().kind(), ErrorKind::LinkLost);
     drop(peer);
 }
 
-/// A silent link is noticed during create too, before the create timeout.
+/// The keepalive detects a silent link during `create`, before the create timeout expires.
 #[actix::test]
 async fn a_half_open_link_is_noticed_during_create() {
     let server = Scripted::bind().await;
@@ -110,7 +112,7 @@ async fn a_half_open_link_is_noticed_during_create() {
     drop(peer);
 }
 
-/// Issue 2, transport: close handshake: after the kill is confirmed the client closes with 1000.
+/// The client starts the close handshake once the server has confirmed the kill.
 #[actix::test]
 async fn after_a_kill_the_client_closes_with_1000() {
     let server = Scripted::bind().await;
@@ -132,11 +134,11 @@ async fn after_a_kill_the_client_closes_with_1000() {
     .await;
     killed.unwrap();
     assert_eq!(sandbox.state(), SandboxState::Ended(SandboxEnd::Killed));
-    // Again: it was killed.
+    // A second kill succeeds, because the sandbox was killed.
     within("the second kill", sandbox.kill()).await.unwrap();
 }
 
-/// The close handshake, begun by the server at the same moment.
+/// The server starts the close handshake when the client does.
 #[actix::test]
 async fn a_server_that_closes_after_the_kill_is_answered() {
     let server = Scripted::bind().await;
@@ -153,14 +155,14 @@ async fn a_server_that_closes_after_the_kill_is_answered() {
     assert_eq!(heard, [Heard::Close(Some(1000))]);
 }
 
-/// A server that never answers the client's close frame is left all the same.
+/// The server never answers the client's close frame, and the client closes the connection.
 #[actix::test]
 async fn a_close_that_is_never_answered_does_not_keep_the_connection() {
     let server = Scripted::bind().await;
     let create = Sandbox::create(server.url()).into_future();
     let (sandbox, peer) = join(within("the sandbox", create), server.running()).await;
     drop(sandbox.unwrap());
-    // Read below the WebSocket, nothing is answered.
+    // This reads below the WebSocket layer, which would answer the close frame.
     let mut stream = peer.into_inner();
     let mut heard = Vec::new();
     within("the end of the connection", stream.read_to_end(&mut heard))
@@ -169,7 +171,8 @@ async fn a_close_that_is_never_answered_does_not_keep_the_connection() {
     assert_eq!(heard[0], 0x88, "a close frame: {heard:?}");
 }
 
-/// Parity: early close, after the sandbox runs: every later call says what happened.
+/// The server closes while the sandbox runs. The error of a later call gives the code and the
+/// reason.
 #[actix::test]
 async fn calls_after_the_link_is_lost_say_so() {
     let server = Scripted::bind().await;

@@ -1,6 +1,5 @@
-//! Whatever a server does, the client's answer is one error that says why: never a panic, a hang,
-//! or memory without a bound. One test for each row of "Bad input", and of "Create and attach" in the
-//! table of parity as far as it is about creating.
+//! The client against a scripted server that misbehaves. Each failure is one error that gives the
+//! cause. The client never panics, never hangs and never allocates without bound.
 
 #![allow(
     clippy::unwrap_used,
@@ -10,7 +9,7 @@
 )]
 #![allow(
     clippy::large_futures,
-    reason = "whole sessions are joined in one test; nothing depends on the size"
+    reason = "a test joins the futures of whole sessions, and their size doesn't matter"
 )]
 
 #[path = "../scripted/mod.rs"]

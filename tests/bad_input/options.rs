@@ -1,4 +1,4 @@
-//! URLs and options that cannot be used: refused before anything is dialled.
+//! Invalid URLs and options are refused before the client dials.
 
 use std::time::Duration;
 
@@ -15,7 +15,6 @@ async fn refused(builder: SandboxBuilder) -> Error {
     error
 }
 
-/// Bad input: "a URL that does not parse, has another scheme, no host".
 #[actix::test]
 async fn urls_that_cannot_be_used_are_refused_by_name() {
     for (url, parts) in [
@@ -63,7 +62,6 @@ async fn urls_that_cannot_be_used_are_refused_by_name() {
     }
 }
 
-/// Bad input: the URL row, "error before dialling".
 #[actix::test]
 async fn nothing_is_dialled_for_a_url_that_cannot_be_used() {
     let server = Scripted::bind().await;
@@ -82,7 +80,7 @@ async fn nothing_is_dialled_for_a_url_that_cannot_be_used() {
     server.assert_not_dialled().await;
 }
 
-/// Bad input: the URL row; invariant 4, no secret in an error or a `Debug`.
+/// Invariant 4: no secret in an error or a `Debug`.
 #[actix::test]
 async fn a_password_in_a_url_is_refused_and_never_shown() {
     for url in [
@@ -118,8 +116,7 @@ async fn a_password_in_a_url_is_refused_and_never_shown() {
     }
 }
 
-/// Parity: `idleTimeout` ("sub-second or zero is refused"), the options that need checkpoint
-/// ("refused before dialling without checkpoint"); issue 2: every option refused by name.
+/// Each error names the option, also where the option needs another one.
 #[actix::test]
 async fn bad_options_are_refused_by_name_before_dialling() {
     let server = Scripted::bind().await;
@@ -189,7 +186,7 @@ async fn bad_options_are_refused_by_name_before_dialling() {
     server.assert_not_dialled().await;
 }
 
-/// Parity: `wsOptions` as `.header(k, v)`; invariant 4: the value of a header is never shown.
+/// Invariant 4: errors and `Debug` never show the value of a header.
 #[actix::test]
 async fn headers_that_cannot_be_used_are_refused_without_their_value() {
     let server = Scripted::bind().await;
@@ -240,7 +237,7 @@ async fn headers_that_cannot_be_used_are_refused_without_their_value() {
     server.assert_not_dialled().await;
 }
 
-/// Parity: what is good is sent: headers, configuration, trailing slash, `http://`.
+/// The client sends headers and configuration, and accepts `http://` and a trailing slash.
 #[actix::test]
 async fn good_options_reach_the_server() {
     let server = Scripted::bind().await;

@@ -1,4 +1,4 @@
-//! Links that are dialled again.
+//! Reconnects.
 
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ async fn a_sandbox_dropped_during_an_outage_is_killed_after_it() {
     let (sandbox, peer) = join(within("the sandbox", create), server.running()).await;
     let sandbox = sandbox.unwrap();
     drop(peer);
-    // Accepted, and not answered before the drop.
+    // The server accepts the dial, and answers it only after the drop.
     let stream = server.tcp().await;
     drop(sandbox);
     let mut peer = Peer::upgrade(stream).await;
@@ -36,9 +36,8 @@ async fn a_sandbox_dropped_during_an_outage_is_killed_after_it() {
     assert_eq!(peer.heard().await, Heard::Close(Some(1000)));
 }
 
-/// Nothing is sent on a link that is dialled again until its server says that the sandbox runs. It is
-/// read from the start all the same: also when that comes together with the upgrade, and when it comes
-/// later.
+/// On a new link, the client sends nothing until the server reports that the sandbox runs. But it
+/// reads the link from the start, whether `SANDBOX_RUNNING` arrives with the upgrade or later.
 #[actix::test]
 async fn a_link_that_is_dialled_again_is_read_from_the_start() {
     let server = Scripted::bind().await;

@@ -1,5 +1,5 @@
-//! Upgrades that the server refuses: the error says what the server said, and a server that is busy
-//! is dialled again.
+//! Refused upgrades. The error contains the server's reason, and the client retries if the server
+//! is busy.
 
 use std::time::{Duration, SystemTime};
 
@@ -11,7 +11,7 @@ use tokio::io::AsyncWriteExt;
 
 use crate::scripted::{Heard, Scripted, TOKEN, clock, drain, read_head, shown, within};
 
-/// The error of a creation that is answered so.
+/// Returns the error of a `create` whose upgrade request gets this answer.
 async fn refused(answer: &str) -> Error {
     let server = Scripted::bind().await;
     let create = within(
@@ -56,7 +56,7 @@ async fn the_body_of_a_refusal_is_in_the_error() {
                    6\r\nquota \r\n7\r\nused up\r\n0\r\n\r\n";
     let error = refused(chunked).await.to_string();
     assert!(error.contains("403: quota used up"), "{error}");
-    // Ends with the connection, and begins with the mark of UTF-8.
+    // This body ends with the connection, and starts with a byte order mark.
     let closed = "HTTP/1.1 403 Forbidden\r\nconnection: close\r\n\r\n\u{feff}quota used up";
     let server = Scripted::bind().await;
     let create = Sandbox::create(server.url()).into_future();
@@ -106,7 +106,7 @@ async fn a_redirect_is_not_followed_and_named_without_secrets() {
     }
 }
 
-/// A server may send back what it was sent.
+/// The server repeats a header or the token in the body of its refusal.
 #[actix::test]
 async fn a_refusal_that_repeats_secrets_shows_none() {
     let key = "key-7c1b9e-secret";
@@ -125,9 +125,9 @@ async fn a_refusal_that_repeats_secrets_shows_none() {
     crate::scripted::assert_no_secret(&shown(&error.unwrap_err()));
 }
 
-/// The head is the answer: a body that never comes does not hold it up for long.
+/// The client waits for the body only briefly, because the head is enough for the error.
 #[actix::test]
-async fn a_refusal_without_its_body_is_told_all_the_same() {
+async fn a_refusal_with_an_incomplete_body_is_reported() {
     let error = refused("HTTP/1.1 403 Forbidden\r\ncontent-length: 100\r\n\r\nquota").await;
     assert!(error.to_string().contains("403: quota"), "{error}");
 }
@@ -190,9 +190,9 @@ async fn a_busy_service_is_given_up_within_the_create_timeout() {
     assert!(error.is_safe_to_retry() && error.is_retryable());
 }
 
-/// Longer than the create timeout: that is not worth waiting for.
+/// The server asks for a wait that is longer than the create timeout, so the client doesn't wait.
 #[actix::test]
-async fn a_wait_that_is_too_long_is_told_at_once() {
+async fn a_retry_after_over_the_create_timeout_fails_at_once() {
     let date = SystemTime::now() + Duration::from_secs(3600);
     for wait in ["3600".to_owned(), HttpDate::from(date).to_string()] {
         let server = Scripted::bind().await;
@@ -234,7 +234,7 @@ async fn a_dial_after_a_lost_link_honours_retry_after() {
     peer.heard().await;
 }
 
-/// Under protocol v1, too: this scripted server speaks no other.
+/// This also holds under protocol v1, which is all that the scripted server speaks.
 #[actix::test]
 async fn an_exec_while_the_link_is_lost_waits_for_it() {
     let server = Scripted::bind().await;
@@ -248,7 +248,7 @@ async fn an_exec_while_the_link_is_lost_waits_for_it() {
     let (sandbox, peer) = join(within("the sandbox", create), server.running()).await;
     let sandbox = sandbox.unwrap();
     drop(peer);
-    // Accepted and not answered: the client is in the middle of the outage.
+    // The server accepts the dial and doesn't answer it yet, so the outage goes on.
     let stream = server.tcp().await;
     let run = sandbox.run(Language::Bash, "echo hi");
     let script = async {

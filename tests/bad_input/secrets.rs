@@ -1,4 +1,4 @@
-//! The token and the headers turn up in no error, no `Debug`, no event, and no log.
+//! No error, `Debug` output, event or log contains the token or a header.
 
 use std::{
     io,
@@ -18,7 +18,8 @@ fn builder(server: &Scripted) -> SandboxBuilder {
     Sandbox::create(server.url()).header("Authorization", HEADER)
 }
 
-/// What a server may say with the token in it, before the sandbox runs.
+/// Returns invalid messages that contain the token, as a server may send them before the sandbox
+/// runs.
 fn sayings() -> Vec<Message> {
     let identity = json!({"event": "sandbox_id", "sandbox_id": "a", "sandbox_token": TOKEN});
     let whole = identity.to_string();
@@ -38,7 +39,7 @@ fn sayings() -> Vec<Message> {
     sayings
 }
 
-/// Invariant 4: no secret in an error, also when the server's own frame is quoted.
+/// Invariant 4: an error that quotes a frame of the server shows no secret.
 #[actix::test]
 async fn a_quoted_frame_never_shows_the_token() {
     for saying in sayings() {
@@ -57,7 +58,7 @@ async fn a_quoted_frame_never_shows_the_token() {
     }
 }
 
-/// Invariant 4: once the token is known, it is not quoted under any other name either.
+/// Invariant 4: once the client knows the token, it redacts the token under every key.
 #[actix::test]
 async fn a_known_token_is_never_shown_wherever_the_server_repeats_it() {
     let status = |status: &str| json!({"event": "status_update", "status": status, "message": format!("bad {TOKEN}!")});
@@ -105,7 +106,7 @@ async fn a_known_token_is_never_shown_wherever_the_server_repeats_it() {
     }
 }
 
-/// Invariant 4: `Debug` of everything that a user holds.
+/// Invariant 4: `Debug` of every type that holds a secret and that users have.
 #[actix::test]
 async fn debug_of_handles_never_shows_the_token_or_a_header() {
     let server = Scripted::bind().await;
@@ -132,7 +133,7 @@ async fn debug_of_handles_never_shows_the_token_or_a_header() {
     assert_no_secret(&format!("{process:?} {process:#?} {:?}", sandbox.state()));
 }
 
-/// Invariant 4: the path of a URL may be the secret of a server.
+/// Invariant 4: the path of a URL may be a server's secret.
 #[actix::test]
 async fn errors_and_debug_never_show_the_path_of_a_url() {
     let refusals = [
@@ -198,7 +199,7 @@ async fn errors_and_debug_never_show_the_path_of_a_url() {
     assert_no_secret(&recorded());
 }
 
-/// Invariant 4: the path is also left out of what the server says when it closes.
+/// Invariant 4: the path is also redacted in the reason of a close frame.
 #[actix::test]
 async fn a_close_reason_never_shows_the_path_of_a_url() {
     const PATH: &str = "9f3c2b1a7d-path";
@@ -240,8 +241,7 @@ impl Log {
     }
 }
 
-/// Parity: `enableDebug`: one span carries the label; "output frames are not logged; tokens and auth
-/// headers never are".
+/// With debug logging on, the span has the label. The log never contains output, tokens or headers.
 #[actix::test]
 async fn the_debug_log_holds_no_token_header_or_output() {
     let text = logged(true).await;
@@ -253,13 +253,12 @@ async fn the_debug_log_holds_no_token_header_or_output() {
     );
 }
 
-/// Parity: `enableDebug`: "off: nothing is emitted".
 #[actix::test]
 async fn without_debug_nothing_is_logged() {
     assert_eq!(logged(false).await, "");
 }
 
-/// What a session with a bad end leaves in the log of this crate.
+/// Returns what this crate logs in a session that ends with a protocol error.
 async fn logged(debug: bool) -> String {
     let log = Log::default();
     let writer = log.clone();
@@ -267,7 +266,7 @@ async fn logged(debug: bool) -> String {
         .with_env_filter("actix_sandbox=trace")
         .with_writer(move || writer.clone())
         .finish();
-    // Everything runs on this thread.
+    // The subscriber is thread-local: the whole session runs on this thread.
     let _guard = tracing::subscriber::set_default(subscriber);
     let server = Scripted::bind().await;
     let builder = builder(&server).enable_debug(debug).debug_label("my-label");

@@ -1,4 +1,4 @@
-//! TLS that fails, and TLS that works.
+//! TLS: failures of the handshake, and whole sessions.
 
 use actix_sandbox::{Error, ErrorKind, Language, Sandbox};
 use serde_json::json;
@@ -13,7 +13,7 @@ fn check(error: &Error, kind: ErrorKind, server: &Scripted, cause: &str) {
     assert!(text.contains(cause), "no {cause:?} in: {text}");
 }
 
-/// Bad input: "TLS fails": a certificate that nobody vouches for.
+/// The certificate is self-signed.
 #[actix::test]
 async fn an_untrusted_certificate_is_a_tls_error_that_says_so() {
     let (server, tls) = (Scripted::bind().await, Tls::self_signed());
@@ -24,20 +24,16 @@ async fn an_untrusted_certificate_is_a_tls_error_that_says_so() {
         ),
         async { tls.accept(server.tcp().await).await }
     );
-    let error = error.expect_err("nobody vouches for it");
+    let error = error.expect_err("an untrusted certificate");
     check(&error, ErrorKind::Tls, &server, "UnknownIssuer");
     assert!(!error.is_retryable(), "{error}");
-    assert!(
-        accepted.is_err(),
-        "the server thinks that the handshake went well"
-    );
+    assert!(accepted.is_err(), "the handshake succeeded for the server");
 }
 
-/// Bad input: "TLS fails": a certificate for another host.
 #[actix::test]
 async fn a_certificate_for_another_host_is_a_tls_error() {
     let tls = Tls::self_signed();
-    // Only Linux has all of 127/8.
+    // Only Linux accepts connections on all of 127.0.0.0/8.
     let Ok(listener) = TcpListener::bind("127.0.0.2:0").await else {
         return;
     };
@@ -45,7 +41,7 @@ async fn a_certificate_for_another_host_is_a_tls_error() {
     let builder = Sandbox::create(format!("wss://{address}")).tls_config(tls.trusting_client());
     let (error, ()) = futures::join!(within("the end of create", builder.into_future()), async {
         let (stream, _) = within("a connection", listener.accept()).await.unwrap();
-        // The client turns away in the middle of it.
+        // The client aborts the handshake.
         let _ = tls.accept(stream).await;
     });
     let error = error.expect_err("a certificate for 127.0.0.1");
@@ -53,7 +49,7 @@ async fn a_certificate_for_another_host_is_a_tls_error() {
     assert!(error.to_string().contains("127.0.0.2"), "{error}");
 }
 
-/// Bad input: "TLS fails": a port that speaks plain HTTP.
+/// The port speaks plain HTTP.
 #[actix::test]
 async fn tls_to_a_plain_port_is_a_tls_error() {
     let server = Scripted::bind().await;
@@ -79,7 +75,7 @@ async fn tls_to_a_plain_port_is_a_tls_error() {
     );
 }
 
-/// Bad input: "TLS fails": the peer closes in the middle of the handshake. That can be a restart.
+/// The peer may be restarting, so the error is retryable.
 #[actix::test]
 async fn a_peer_that_closes_in_the_tls_handshake_is_a_lost_link() {
     let server = Scripted::bind().await;
@@ -100,7 +96,7 @@ async fn a_peer_that_closes_in_the_tls_handshake_is_a_lost_link() {
     assert!(error.is_retryable(), "{error}");
 }
 
-/// Bad input: a plain client at a TLS port gets an alert, which is no HTTP.
+/// The answer of a TLS port to a plain client is a TLS alert, which is not HTTP.
 #[actix::test]
 async fn plain_to_a_tls_port_is_no_websocket_server() {
     let (server, tls) = (Scripted::bind().await, Tls::self_signed());
@@ -119,7 +115,7 @@ async fn plain_to_a_tls_port_is_no_websocket_server() {
     assert!(error.to_string().contains(&server.address()), "{error}");
 }
 
-/// Parity: `.tls_config(rustls::ClientConfig)`: a certificate that the user trusts, end to end.
+/// `.tls_config` makes the client trust the certificate.
 #[actix::test]
 async fn wss_works_end_to_end_with_a_trusted_certificate() {
     let (server, tls) = (Scripted::bind().await, Tls::self_signed());
@@ -193,7 +189,7 @@ async fn a_certificate_without_the_ipv6_address_is_a_tls_error() {
     );
 }
 
-/// Bad input: what came over TLS and broke is told like what came over TCP.
+/// Invalid frames over TLS are reported like invalid frames over plain TCP.
 #[actix::test]
 async fn garbage_inside_tls_is_a_protocol_error() {
     let (server, tls) = (Scripted::bind().await, Tls::self_signed());

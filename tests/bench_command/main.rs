@@ -1,10 +1,11 @@
-//! The command `actix-sandbox bench`, as people run it: what it reports, what it refuses, and what is left of a run that ends early.
+//! The command `actix-sandbox bench`: its reports, its errors, and the results of a run that ends
+//! early.
 #![cfg(unix)]
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "a test that cannot go on fails"
+    reason = "a test fails by panicking"
 )]
 
 #[path = "../common/mod.rs"]
@@ -70,7 +71,7 @@ fn phase<'a>(report: &'a Value, name: &str) -> &'a Value {
     named.next().unwrap_or_else(|| panic!("no {name}"))
 }
 
-/// A folder, and the name of a file in it.
+/// Returns a temporary directory, and the path of a file in it.
 fn place(name: &str) -> (TempDir, String) {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join(name).to_str().unwrap().to_owned();
@@ -78,7 +79,7 @@ fn place(name: &str) -> (TempDir, String) {
 }
 
 #[actix::test]
-async fn what_is_reported_adds_up_in_the_table_the_json_and_the_page() {
+async fn the_table_the_json_and_the_page_report_the_same_totals() {
     let (_folder, html) = place("page.html");
     let hostile = "echo '</pre><script>alert(1)</script>' & wait";
     let arguments = [
@@ -122,13 +123,13 @@ async fn what_is_reported_adds_up_in_the_table_the_json_and_the_page() {
         let times = names.map(|it| phase[format!("{it}_ms")].as_f64().unwrap());
         assert!(times[0] > 0.0 && times.is_sorted(), "{name}: {times:?}");
     }
-    // The table went to the standard error, since the JSON has the other.
+    // The JSON goes to stdout, so the table goes to stderr.
     assert!(stderr.contains("20 completed, 0 failed"), "{stderr}");
     assert!(stderr.contains("first output"), "{stderr}");
 
     let page = fs::read_to_string(&html).unwrap();
     assert!(page.contains("default-src 'none'"));
-    assert!(!page.contains("<script"), "what a script says is text");
+    assert!(!page.contains("<script"), "output is escaped");
     for reference in ["http://", "https://", "src=", "url(", "@import"] {
         assert!(!page.contains(reference), "{reference}");
     }
@@ -148,7 +149,7 @@ async fn what_is_reported_adds_up_in_the_table_the_json_and_the_page() {
 }
 
 #[actix::test]
-async fn an_open_loop_measures_what_was_due_before_there_was_a_place() {
+async fn an_open_loop_measures_from_the_scheduled_start() {
     let arguments = [
         "--backend",
         "host",
@@ -168,7 +169,8 @@ async fn an_open_loop_measures_what_was_due_before_there_was_a_place() {
     let report: Value = serde_json::from_str(&stdout).unwrap();
     assert_eq!(report["plan"]["loop"], "open");
     assert_eq!(report["times_too_good"], false);
-    // One after the other, and all were due within 12 ms: the last waited for eleven scripts.
+    // The sandboxes run in sequence and were all due within 12 ms, so the last one waited for
+    // eleven scripts.
     let least = 11.0 * 50.0 - 12.0;
     assert!(report["sandboxes"]["longest_wait_ms"].as_f64().unwrap() > least);
     assert!(phase(&report, "create")["max_ms"].as_f64().unwrap() > least);
@@ -199,9 +201,9 @@ async fn latencies_without_unstarted_sandboxes_are_marked() {
     let report: Value = serde_json::from_str(&stdout).unwrap();
     assert!(report["sandboxes"]["never_begun"].as_u64().unwrap() > 0);
     assert_eq!(report["times_too_good"], true);
-    assert!(stderr.contains("The times are too good"), "{stderr}");
+    assert!(stderr.contains("The latencies are too low"), "{stderr}");
     let page = fs::read_to_string(&html).unwrap();
-    assert!(page.contains("The times are too good"));
+    assert!(page.contains("The latencies are too low"));
 }
 
 #[actix::test]
@@ -260,7 +262,7 @@ async fn bad_arguments_are_refused_before_code_runs() {
 }
 
 #[actix::test]
-async fn a_script_that_fails_is_told_with_the_last_line_of_its_stderr() {
+async fn a_failed_script_is_reported_with_the_last_line_of_stderr() {
     let script = "import sys; print('x' * 5000, file=sys.stderr); raise ValueError('b\x1boom')";
     let arguments = [
         "--backend",
@@ -281,7 +283,7 @@ async fn a_script_that_fails_is_told_with_the_last_line_of_its_stderr() {
 }
 
 #[actix::test]
-async fn a_service_that_wants_a_token_is_told_with_the_flag() {
+async fn a_refusal_without_a_token_names_the_flag() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let service = async {
@@ -289,7 +291,7 @@ async fn a_service_that_wants_a_token_is_told_with_the_flag() {
             let (mut stream, _) = listener.accept().await.unwrap();
             let answer = b"HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\n\r\n";
             let _ = tokio::io::AsyncWriteExt::write_all(&mut stream, answer).await;
-            // Until the client is gone: unread requests would reset the connection.
+            // Read to the end: closing with unread requests would reset the connection.
             let _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
         }
     };
@@ -303,9 +305,9 @@ async fn a_service_that_wants_a_token_is_told_with_the_flag() {
     assert!(!stderr.contains("google_auth"), "{stderr}");
 }
 
-/// As in `actix-sandbox bench 2>&1 | head -1`.
+/// The reader of the output exits early, as in `actix-sandbox bench 2>&1 | head -1`.
 #[actix::test]
-async fn a_reader_that_goes_is_no_failure() {
+async fn a_closed_pipe_is_not_a_failure() {
     for (arguments, code) in [
         (&[][..], 0),
         (&["--script", "exit 1"], 1),
@@ -317,7 +319,7 @@ async fn a_reader_that_goes_is_no_failure() {
         command.args(arguments);
         command.stdout(writer.try_clone().unwrap()).stderr(writer);
         let ended = ended(command.spawn().unwrap()).await;
-        // A panic would be 101.
+        // A panic would exit with 101.
         assert_eq!(ended.status.code(), Some(code), "{arguments:?}");
     }
 }
@@ -350,7 +352,7 @@ async fn no_report_contains_the_path_of_the_url() {
 #[actix::test]
 async fn an_absent_server_is_reported_once() {
     let (_folder, file) = place("report.json");
-    // A port on which nobody listens: it was free a moment ago.
+    // A port without a listener.
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", free.local_addr().unwrap());
     drop(free);
@@ -395,7 +397,7 @@ async fn failed_scripts_are_counted_by_kind() {
     assert_eq!(report["errors"][0]["kind"], "process failed");
 }
 
-/// Waits until so many scripts have left their mark.
+/// Waits until `count` scripts have appended a line to the file.
 async fn marks(file: &str, count: usize) {
     let marked = async {
         while fs::read_to_string(file).unwrap_or_default().lines().count() < count {
@@ -449,7 +451,7 @@ async fn a_signal_ends_the_run_with_partial_results_and_no_sandbox() {
         .start()
         .await
         .unwrap();
-    // From the tenth on, they stay.
+    // The scripts from the tenth on don't end.
     let script = format!("echo x >> {marked}; (( $(wc -l < {marked}) < 10 )) || sleep 1000");
     let arguments = [
         server.url(),

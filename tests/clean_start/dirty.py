@@ -1,4 +1,5 @@
-"""Becomes the program in its arguments, from a state as unclean as this user can make it. Prints its process id first."""
+"""Sets up as much inherited process state as this user may, prints its process id, and executes the
+program in its arguments."""
 
 import ctypes
 import os
@@ -14,21 +15,21 @@ add_key, request_key, keyctl, ioprio_set = CALLS[platform.machine()]
 
 
 def attempt(action, *args):
-    """Some of it only root may do."""
+    """Runs an action. Ignores a failure, because some actions need root."""
     try:
         return action(*args)
     except OSError:
         return None
 
 
-# Descriptors that exec passes on, one of them of the terminal.
+# Descriptors that exec passes on, among them the terminal.
 for number, path in ((9, "/"), (8, "/etc/shadow"), (21, "/dev/tty")):
     descriptor = attempt(os.open, path, os.O_RDONLY)
     if descriptor is not None:
         os.dup2(descriptor, number)
 os.umask(0)
 
-# A session keyring with a key of the user.
+# A session keyring that holds a key.
 libc.syscall(keyctl, 1, None)
 SESSION_KEYRING = -3
 libc.syscall(add_key, b"user", b"of-the-user", b"secret", 6, SESSION_KEYRING)

@@ -1,5 +1,6 @@
-//! Code and the helpers of the server start from the same state, however the server was started. Each test starts
-//! `actix-sandbox serve` from an unclean state (`dirty.py`), inside a terminal.
+//! Code, and the server's own child processes, start from the same clean process state however the
+//! server was started. Each test starts `actix-sandbox serve` inside a terminal, with inherited
+//! descriptors, keys, limits and signal masks (`dirty.py`).
 #![cfg(target_os = "linux")]
 #![allow(
     clippy::unwrap_used,
@@ -32,14 +33,14 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_actix-sandbox");
 const BACKENDS: [&str; 3] = ["host", "namespace", "gvisor"];
 const CONFINING: [&str; 2] = ["namespace", "gvisor"];
 
-/// Without the scripts that version managers put in the place of python3: those change `PATH`.
+/// System directories only: the wrappers of version managers for `python3` change `PATH`.
 const PATH: &str = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin";
 
-/// What a shell and a terminal add to `dirty.py`.
+/// Inherited state that a shell sets up before it starts `dirty.py`.
 const SHELL: &str =
     "exec 9</ 8</etc/shadow; umask 0; ulimit -c unlimited; trap '' HUP; exec python3 \"$@\"";
 
-/// Prints what code has inherited.
+/// Prints the process state that code has inherited.
 const REPORT: &str = include_str!("report.sh");
 
 #[derive(Clone, Copy)]
@@ -48,7 +49,7 @@ enum Start {
     Dirty,
 }
 
-/// `actix-sandbox serve`, running.
+/// A running `actix-sandbox serve`.
 struct Server {
     child: Child,
     pid: i32,
@@ -57,7 +58,8 @@ struct Server {
 }
 
 impl Server {
-    /// Starts it. `None`, and a line that says why, where the backend does not work on this machine.
+    /// Starts the server. If the backend doesn't work on this machine, prints why and returns
+    /// `None`.
     fn start(start: Start, backend: &str) -> Option<Self> {
         let directory = tempfile::tempdir().unwrap();
         let place = directory.path().to_str().unwrap();
@@ -107,7 +109,8 @@ impl Server {
         patient(&self.url).await.unwrap()
     }
 
-    /// Its processes: its descendants, and those of `runsc`, which leave it but name its records.
+    /// The descendants of the server, and the processes of `runsc`. The latter leave the process
+    /// tree, but have the server's `--root` on their command line.
     fn processes(&self) -> Vec<i32> {
         let all: Vec<_> = fs::read_dir("/proc")
             .unwrap()
@@ -138,13 +141,13 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // All of its other signals may be blocked. Its watchdog removes what it leaves.
+        // All other signals may be blocked. The server's watchdog cleans up.
         let _ = kill(Pid::from_raw(self.pid), Signal::SIGKILL);
         let _ = self.child.wait();
     }
 }
 
-/// A word for a shell.
+/// Quotes a word for a shell.
 fn quoted(word: &str) -> String {
     format!("'{}'", word.replace('\'', r"'\''"))
 }
@@ -170,7 +173,7 @@ async fn code_starts_the_same_however_the_server_was_started() {
         let [clean, dirty] = &reports[..] else {
             continue;
         };
-        // A low priority may be meant to bound the server, so it stays.
+        // The server keeps a low priority, which an operator may set on purpose.
         let compared = |report: &str| -> Vec<String> {
             let lines = report.lines().filter(|it| !it.starts_with("nice "));
             lines.map(str::to_owned).collect()
@@ -196,7 +199,7 @@ async fn code_starts_the_same_however_the_server_was_started() {
             has("groups []");
         }
         if backend == "gvisor" {
-            // Its kernel shows no more.
+            // The kernel of gVisor doesn't show the rest.
             continue;
         }
         for signals in ["SigPnd", "ShdPnd", "SigBlk", "SigIgn", "SigCgt"] {
@@ -227,13 +230,14 @@ async fn no_process_inherits_a_foreign_descriptor() {
             continue;
         };
         let sandbox = server.sandbox().await;
-        // Not by bash itself, which keeps the file of its script open until it has become `sleep`.
+        // `sh` prints the line, because bash keeps its script open until it executes another
+        // program.
         let code = "exec sh -c 'echo started; exec sleep 1000'";
         let process = sandbox.exec(Language::Bash, code).await.unwrap();
         let mut lines = process.stdout().lines();
         within("a line", lines.next()).await.unwrap().unwrap();
         let processes = server.processes();
-        // The watchdog, and the code or what stands for it.
+        // The watchdog, and the code or the process of the backend that runs it.
         assert!(processes.len() >= 2, "{backend}: {processes:?}");
         for pid in processes {
             let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap();
@@ -264,7 +268,7 @@ fn descriptors(pid: i32) -> Vec<(u32, PathBuf)> {
         .collect()
 }
 
-/// Puts a key where another sandbox may look for it, and prints its number.
+/// Adds a key to each keyring that another sandbox might share, and prints the key's number.
 const SEND: &str = "import ctypes, platform
 libc = ctypes.CDLL(None)
 add_key, _, keyctl = {'x86_64': (248, 249, 250), 'aarch64': (217, 218, 219)}[platform.machine()]
@@ -273,7 +277,7 @@ for keyring in -3, -4, -5:
     libc.syscall(keyctl, 5, key, 0x3f3f3f3f)
     print(key)";
 
-/// Looks for such a key, by its name and by its numbers.
+/// Looks for the key of another sandbox by its name and by its numbers (`KEYS`).
 const RECEIVE: &str = "import ctypes, platform
 libc = ctypes.CDLL(None)
 _, request_key, keyctl = {'x86_64': (248, 249, 250), 'aarch64': (217, 218, 219)}[platform.machine()]
@@ -300,7 +304,7 @@ async fn sandboxes_share_no_key() {
     }
 }
 
-/// Uses up the keys that the kernel allows a user, and becomes the program in its arguments.
+/// Uses up the user's quota of kernel keys, then executes the program in its arguments.
 const EXHAUST: &str = "import ctypes, os, platform, sys
 libc = ctypes.CDLL(None)
 add_key, _, keyctl = {'x86_64': (248, 249, 250), 'aarch64': (217, 218, 219)}[platform.machine()]
@@ -309,16 +313,17 @@ number = 0
 while libc.syscall(add_key, b'user', b'%d' % number, b'x', 1, -3) > 0: number += 1
 os.execv(sys.argv[1], sys.argv[1:])";
 
-/// On the host nothing but a session keyring of its own keeps the keys of the user from code.
+/// On the host backend, only a new session keyring keeps code away from the user's keys. So a
+/// server that can't create one must not start.
 #[test]
-fn a_server_that_can_have_no_keyring_says_so() {
+fn a_server_without_a_keyring_refuses_to_start() {
     if !geteuid().is_root() {
         println!("not tried: only root may become a user whose keys are used up");
         return;
     }
     let directory = tempfile::tempdir().unwrap();
     fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o1777)).unwrap();
-    // The directory of the build may be closed to other users.
+    // Other users may not be able to read the build directory.
     let program = directory.path().join("program");
     fs::copy(PROGRAM, &program).unwrap();
     let mut child = Command::new("/usr/bin/python3")

@@ -1,5 +1,5 @@
-# Prints what this process has inherited, a line for each thing.
-# `grep` has a handler of its own.
+# Prints the process state that code has inherited, one item a line.
+# `cat` reads the status, because `grep` installs a signal handler.
 cat /proc/self/status | grep -E '^(Sig(Pnd|Blk|Ign|Cgt)|ShdPnd|Groups|CapInh|CapAmb):'
 cat /proc/self/limits 2> /dev/null
 ulimit -a -S
@@ -33,11 +33,11 @@ def content(path):
 
 for number in sorted(os.listdir("/proc/self/fd"), key=int):
     try:
-        # Python reads its program from 0, which is a pipe or a file of bash's own.
+        # Python reads this program from 0, which is a pipe or temporary file of bash.
         if number != "0":
             print("descriptor", number, re.sub(r"\d+", "N", os.readlink(f"/proc/self/fd/{number}")))
     except OSError:
-        # It was that of the list.
+        # The descriptor of the directory listing itself is closed by now.
         pass
 parent, group, session, terminal = content("/proc/self/stat").rpartition(")")[2].split()[1:5]
 print("terminal", terminal, content("/dev/tty"))

@@ -1,10 +1,10 @@
-//! Archives made by hand, as an attacker puts them into the storage of a server, and trees without end.
+//! Archives as an attacker would craft them, and directory trees that take minutes to pack.
 #![allow(dead_code, reason = "each test binary uses its part")]
 
 use std::{fs, path::Path, process::Command};
 
-/// Writes an archive with these entries, each in Python: a name, a type of `tarfile`, the target of a link
-/// or the text of a file.
+/// Writes an archive with these entries. Each entry is a name, the name of a type in Python's
+/// `tarfile`, and the text of the file or the target of the link.
 pub(crate) fn by_hand(archive: &Path, entries: &[(&str, &str, &str)]) {
     let make = "
 import io, json, sys, tarfile
@@ -29,7 +29,7 @@ archive.close()";
     fs::write(archive, zstd::encode_all(output, 1).unwrap()).unwrap();
 }
 
-/// An archive of some 33 KB that unpacks to a gigabyte.
+/// Writes an archive of about 33 KB that unpacks to 1 GiB.
 pub(crate) fn bomb(archive: &Path) {
     written_by(
         archive,
@@ -41,7 +41,7 @@ write(bytes(1024))",
     );
 }
 
-/// An archive with a name of a gigabyte.
+/// Writes an archive with one entry, whose name is 1 GiB long.
 pub(crate) fn long_name(archive: &Path) {
     written_by(
         archive,
@@ -52,7 +52,7 @@ for _ in range(1 << 10): write(b'a' * (1 << 20))",
     );
 }
 
-/// An archive that this Python writes.
+/// Writes an archive from the tar stream that this Python code prints with `write`.
 fn written_by(archive: &Path, code: &str) {
     let code = format!("import sys, tarfile; write = sys.stdout.buffer.write\n{code}");
     let mut made = Command::new("python3")
@@ -65,8 +65,9 @@ fn written_by(archive: &Path, code: &str) {
     assert!(made.wait().unwrap().success());
 }
 
-/// What takes over the host, on f587439 by the backend `gvisor`: a program that `runsc` runs outside of the
-/// sandbox makes this file.
+/// An OCI bundle with a `prestart` hook, which `runsc` runs as a program on the host: it creates
+/// this file. In commit f587439, a restored archive could replace the bundle of the backend
+/// `gvisor`.
 pub(crate) fn bundle_that_makes(file: &Path) -> String {
     serde_json::json!({
         "ociVersion": "1.0.2",
@@ -83,7 +84,8 @@ pub(crate) fn bundle_that_makes(file: &Path) -> String {
     .to_string()
 }
 
-/// Python that makes a tree of which an archive takes minutes, and hardly any disk: one file with many names.
+/// Python that makes a tree of one 16 MiB file with 4,000 hard links. It takes little disk, but
+/// minutes to pack.
 pub(crate) const ENDLESS: &str = "import os
 with open('large', 'wb') as file: file.write(bytes(16 << 20))
 for number in range(4_000): os.link('large', str(number))";

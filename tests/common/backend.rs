@@ -1,15 +1,18 @@
-//! The backend that tests run on: the one that `ACTIX_SANDBOX_BACKEND` names, or `host`. Some need another, and say why.
+//! The backend that tests run on: the one in `ACTIX_SANDBOX_BACKEND`, or `host` by default. Tests
+//! that need another one choose it with these functions.
 #![allow(dead_code, reason = "not every test binary needs all of them")]
 
 use std::time::Duration;
 
 use actix_sandbox::server::{Backend, LocalServer, ServerBuilder};
 
-/// A limit of time for code that is to have said something before it: on a busy machine even bash takes a while to.
+/// A time limit for code that must print something before the limit ends it. On a busy machine,
+/// even bash takes a while to start.
 pub(crate) const LONG_ENOUGH_TO_BEGIN: Duration = Duration::from_secs(5);
 
-/// For tests that look for processes of a sandbox on this machine: those in gVisor are not seen there; and for those with many
-/// sandboxes at once: in gVisor each has a kernel of its own, of some 30 MB.
+/// A server whose sandboxes have processes that this machine sees. On gVisor, `host` replaces it:
+/// gVisor hides the processes, and its kernel costs about 30 MB per sandbox, too much for tests
+/// with many sandboxes.
 pub(crate) fn with_visible_processes() -> ServerBuilder {
     let builder = LocalServer::builder();
     match is("gvisor") {
@@ -18,12 +21,14 @@ pub(crate) fn with_visible_processes() -> ServerBuilder {
     }
 }
 
-/// For tests of what is so on the host alone: directories of this machine, its `PATH`, what a sandbox can do to the server.
+/// A server for tests that need the host backend: code there uses directories of this machine and
+/// its `PATH`, and can remove what the server relies on.
 pub(crate) fn on_the_host() -> ServerBuilder {
     LocalServer::builder().backend(Backend::Host)
 }
 
-/// Starts a server on a backend that this machine may not have: then a line says why. CI has all, and says so.
+/// Starts a server. If the backend doesn't work on this machine, prints why and returns `None`.
+/// With `CI_BACKENDS` set, panics instead: CI has every backend.
 pub(crate) async fn start_if_possible(builder: ServerBuilder) -> Option<LocalServer> {
     match builder.start().await {
         Ok(server) => Some(server),
@@ -35,7 +40,7 @@ pub(crate) async fn start_if_possible(builder: ServerBuilder) -> Option<LocalSer
     }
 }
 
-/// Whether the tests run on this backend.
+/// Whether `ACTIX_SANDBOX_BACKEND` names this backend.
 pub(crate) fn is(name: &str) -> bool {
     std::env::var_os("ACTIX_SANDBOX_BACKEND").is_some_and(|named| named == name)
 }

@@ -1,8 +1,8 @@
-# Tries to use a server at a port of this machine, without being told its secret: every text that
-# could be one, and that this process can find, is tried. Prints "reached" if the server answers at
-# all, then "done" or "stopped".
+# Tries to use a server on a port of this machine without knowing its secret. Searches everything
+# that this process can read for texts that look like a secret, and tries each. Prints "reached" if
+# the server answers at all, then "done" if a call succeeded, otherwise "stopped".
 #
-# python3 call_server.py PORT [PLACE...]: files below the places are searched as well.
+# python3 call_server.py PORT [PLACE...]: also searches the files below these places.
 import glob, os, re, socket, sys
 
 port, places = int(sys.argv[1]), sys.argv[2:]
@@ -10,7 +10,7 @@ could_be_a_secret = re.compile(r"[A-Za-z0-9_-]{22,128}")
 
 
 def ask(method, path, headers="Connection: close\r\n", body=""):
-    """The answer: of an upgrade its beginning, of anything else all of it."""
+    """Returns the whole answer, or the first bytes of it if the request is an upgrade."""
     head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n{headers}\r\n"
     answer = b""
     try:
@@ -26,7 +26,7 @@ def ask(method, path, headers="Connection: close\r\n", body=""):
 
 
 def works(base):
-    """Whether code runs, a sandbox is created, or anything is said."""
+    """Whether the server runs code, creates a sandbox or answers a request below this path."""
     upgrade = (
         "Upgrade: websocket\r\nConnection: Upgrade\r\n"
         "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
@@ -65,6 +65,6 @@ def texts():
 health = ask("GET", "/healthz")
 print("reached" if health.startswith(b"HTTP/1.1 200") else f"not reached: {health}")
 found = {text for it in texts() for text in could_be_a_secret.findall(it)}
-# Most of what is found names something else: one request for each.
+# Most of these texts are not a secret, so one cheap request rules them out.
 bases = [f"/{it}" for it in found if ask("GET", f"/{it}/status").startswith(b"HTTP/1.1 200")]
 print("done" if any(works(base) for base in ["", *bases]) else "stopped")

@@ -1,4 +1,4 @@
-//! What the tests share.
+//! Helpers that the tests share.
 #![allow(dead_code, reason = "each test binary uses its part")]
 #![allow(
     clippy::unwrap_used,
@@ -15,10 +15,10 @@ use actix::prelude::*;
 use actix_sandbox::{LocalServer, ProtocolVersion, Sandbox, SandboxBuilder, SandboxEvent};
 use tokio::sync::mpsc;
 
-/// Far longer than anything takes; a test that hangs fails instead.
+/// Far longer than any step takes. A test that waits longer fails instead of hanging.
 pub(crate) const LONG: Duration = Duration::from_secs(120);
 
-/// Awaits, and fails instead of hanging.
+/// Awaits a future. Panics with the name of the step after [`LONG`].
 pub(crate) async fn within<T>(what: &str, future: impl IntoFuture<Output = T>) -> T {
     match tokio::time::timeout(LONG, future).await {
         Ok(value) => value,
@@ -26,7 +26,8 @@ pub(crate) async fn within<T>(what: &str, future: impl IntoFuture<Output = T>) -
     }
 }
 
-/// A new sandbox whose limits of time are no shorter than those of the tests: a busy machine is no failure.
+/// A builder whose timeouts are as long as those of the tests, so that a busy machine fails no
+/// test.
 pub(crate) fn patient(url: &str) -> SandboxBuilder {
     Sandbox::create(url)
         .connect_timeout(LONG)
@@ -36,14 +37,14 @@ pub(crate) fn patient(url: &str) -> SandboxBuilder {
         .store_timeout(LONG)
 }
 
-/// A local server and a sandbox on it.
+/// Starts a local server and creates a sandbox on it.
 pub(crate) async fn sandbox() -> (LocalServer, Sandbox) {
     let server = LocalServer::start().await.expect("a local server");
     let sandbox = patient(server.url()).await.expect("a sandbox");
     (server, sandbox)
 }
 
-/// The same, on a backend whose processes are seen on this machine.
+/// Like [`sandbox`], on a backend whose processes this machine sees.
 pub(crate) async fn visible_sandbox() -> (LocalServer, Sandbox) {
     let server = backend::with_visible_processes().start().await;
     let server = server.expect("a local server");
@@ -54,7 +55,7 @@ pub(crate) async fn visible_sandbox() -> (LocalServer, Sandbox) {
 /// Both versions of the protocol.
 pub(crate) const VERSIONS: [ProtocolVersion; 2] = [ProtocolVersion::V1, ProtocolVersion::V2];
 
-/// A local server and a sandbox on it, whose link speaks this version.
+/// Like [`sandbox`], with a link that speaks this version of the protocol.
 pub(crate) async fn sandbox_of(version: ProtocolVersion) -> (LocalServer, Sandbox) {
     let server = LocalServer::start().await.expect("a local server");
     let sandbox = patient(server.url())
@@ -66,8 +67,8 @@ pub(crate) async fn sandbox_of(version: ProtocolVersion) -> (LocalServer, Sandbo
     (server, sandbox)
 }
 
-/// A server at an address of its own: on a shared one, another test's server may be given the port when this
-/// one has stopped. For one test of each test binary.
+/// A server on a loopback address of its own. On a shared address, the server of another test could
+/// get the same port after this one stopped. Only one test of each binary may use it.
 pub(crate) async fn server_apart() -> LocalServer {
     let [.., high, low] = std::process::id().to_be_bytes();
     LocalServer::builder()
@@ -93,12 +94,12 @@ impl Handler<SandboxEvent> for Events {
 
     fn handle(&mut self, event: SandboxEvent, _: &mut Self::Context) {
         if let Err(mpsc::error::TrySendError::Full(_)) = self.0.try_send(event) {
-            panic!("the test takes its events, or drops them all");
+            panic!("the test does not read its events");
         }
     }
 }
 
-/// Subscribes to a sandbox.
+/// Subscribes to the events of a sandbox.
 pub(crate) async fn events(sandbox: &Sandbox) -> mpsc::Receiver<SandboxEvent> {
     let (sender, receiver) = mpsc::channel(10_000);
     let recipient = Events(sender).start().recipient();
@@ -106,7 +107,7 @@ pub(crate) async fn events(sandbox: &Sandbox) -> mpsc::Receiver<SandboxEvent> {
     receiver
 }
 
-/// Lets this process open so many files; many shells allow 1024 only.
+/// Raises this process's limit on open files. Many shells allow only 1024.
 #[cfg(unix)]
 pub(crate) fn allow_open_files(wanted: u64) {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -121,7 +122,7 @@ pub(crate) fn allow_open_files(wanted: u64) {
     }
 }
 
-/// Memory of this process that is in RAM, in bytes.
+/// Resident memory of this process, in bytes.
 #[cfg(target_os = "linux")]
 pub(crate) fn resident_memory() -> usize {
     let statm = std::fs::read_to_string("/proc/self/statm").expect("procfs");
@@ -133,7 +134,7 @@ pub(crate) fn resident_memory() -> usize {
     pages * 4096
 }
 
-/// Processes whose command line holds this text.
+/// The processes whose command line contains this text, each as `PID: COMMAND LINE`.
 #[cfg(target_os = "linux")]
 pub(crate) fn processes_with(text: &str) -> Vec<String> {
     let Ok(entries) = std::fs::read_dir("/proc") else {

@@ -1,5 +1,5 @@
-//! A gate between a server and its storage, on threads of its own: it passes everything on, and closes when the server has sent
-//! so much.
+//! [`Gate`]: a TCP proxy between a server and its storage. It forwards all bytes until the server
+//! has sent a set number of them, and holds back the rest. It runs on its own threads.
 
 use std::{
     io::{Read, Write},
@@ -23,9 +23,9 @@ struct Inside {
     /// Bytes that may pass to the target.
     left: AtomicU64,
     held: watch::Sender<bool>,
-    /// Headers that the target is not to know, by what they become: it must be as long.
+    /// Headers to hide from the target, each with its replacement of the same length.
     renamed: &'static [(&'static str, &'static str)],
-    /// Nobody comes in.
+    /// Whether the gate ignores new connections.
     cut: AtomicBool,
     open: Mutex<Vec<TcpStream>>,
 }
@@ -35,7 +35,8 @@ impl Gate {
         Self::start_renaming(target, &[])
     }
 
-    /// One behind which the target does not know these headers.
+    /// Starts a gate that replaces the names of these headers, so that the target doesn't know
+    /// them.
     pub(crate) fn start_renaming(
         target: SocketAddr,
         renamed: &'static [(&'static str, &'static str)],
@@ -62,20 +63,20 @@ impl Gate {
         Self { address, inside }
     }
 
-    /// Opens it, for so many bytes to the target: then it holds back the rest.
+    /// Opens the gate for `bytes` bytes to the target. After these, it holds back the rest.
     pub(crate) fn hold_after(&self, bytes: u64) {
         self.inside.left.store(bytes, Ordering::SeqCst);
         self.inside.held.send_replace(false);
         self.inside.cut.store(false, Ordering::SeqCst);
     }
 
-    /// Resolves once it holds something back.
+    /// Waits until the gate holds bytes back.
     pub(crate) async fn is_held(&self) {
         let mut held = self.inside.held.subscribe();
         held.wait_for(|&held| held).await.unwrap();
     }
 
-    /// Cuts every connection, and those to come until it is opened.
+    /// Shuts every connection down, and ignores new ones until [`hold_after`](Self::hold_after).
     pub(crate) fn cut(&self) {
         self.inside.cut.store(true, Ordering::SeqCst);
         for socket in self.inside.open.lock().unwrap().drain(..) {
@@ -106,7 +107,7 @@ impl Inside {
                 .left
                 .fetch_update(Ordering::SeqCst, Ordering::SeqCst, enough);
             if passes.is_err() {
-                // The sockets stay open, and nobody reads any more.
+                // The sockets stay open, but this thread stops reading.
                 self.held.send_replace(true);
                 return;
             }

@@ -1,4 +1,4 @@
-//! A process that prints without end while nobody reads: it is stopped, and nothing else is.
+//! A process whose output isn't read pauses. Other processes keep running.
 
 use actix_sandbox::{
     ErrorKind, Language, OutputPolicy, Overflow, ProcessEnd, SandboxEvent, SandboxState,
@@ -8,7 +8,8 @@ use futures::StreamExt;
 use super::common::{backend::LONG_ENOUGH_TO_BEGIN, events, sandbox, within};
 
 const BUDGET: usize = 64 * 1024;
-/// What a process can print past the window: its pipe, and what is on its way through the server.
+/// How much a process can print beyond the window: the size of its pipe and of the server's
+/// buffers.
 const ON_THE_WAY: usize = 256 * 1024;
 
 const FOREVER: &str = "import os
@@ -40,7 +41,7 @@ async fn only_the_unread_process_pauses() {
         }
     })
     .await;
-    // Others run meanwhile, as long as it takes for the process to come to its stop and further.
+    // Other processes run meanwhile. The first has paused once its progress stays the same.
     let progress = async || {
         let output = within("another", sandbox.run(Language::Bash, "cat progress")).await;
         output
@@ -61,7 +62,7 @@ async fn only_the_unread_process_pauses() {
     assert!(process.buffered_output() <= BUDGET + 4);
     assert_eq!(sandbox.state(), SandboxState::Running);
 
-    // It goes on when somebody reads.
+    // The process resumes when its output is read.
     let mut stdout = process.stdout();
     let mut taken = 0;
     while taken < 10 * BUDGET {
@@ -70,7 +71,7 @@ async fn only_the_unread_process_pauses() {
     }
     within("the kill", process.kill()).await.expect("killed");
     assert_eq!(process.wait().await.expect("an end"), ProcessEnd::Killed);
-    // What was printed before the kill is read to its end, without a gap.
+    // Output that was printed before the kill is complete.
     within("the rest", async {
         while let Some(piece) = stdout.next().await {
             piece.expect("no gap");
@@ -80,7 +81,7 @@ async fn only_the_unread_process_pauses() {
     sandbox.kill().await.expect("killed");
 }
 
-/// Of what is dropped every byte is counted, and the process runs on at full speed.
+/// Every dropped byte is counted, and the process never pauses.
 #[actix::test]
 async fn the_oldest_output_is_dropped_and_counted() {
     const BYTES: u64 = 5_000_000;
@@ -118,7 +119,7 @@ async fn more_than_the_budget_fails_where_that_is_asked_for() {
     assert_eq!(end, ProcessEnd::Killed);
     let error = super::read(process.stdout()).await.expect_err("too much");
     assert_eq!(error.kind(), ErrorKind::OutputOverflow);
-    // One that prints less does not.
+    // A process that prints no more than the budget succeeds.
     let within_budget = sandbox
         .command(Language::Bash, format!("yes | head -c {BUDGET}"))
         .output_policy(policy(Overflow::Fail))
@@ -129,7 +130,7 @@ async fn more_than_the_budget_fails_where_that_is_asked_for() {
     assert_eq!(end.expect("an end"), ProcessEnd::Exited(0));
 }
 
-/// Budgets and windows are per process: those that nobody reads slow no other.
+/// Each process has its own budget and window, so unread processes don't slow the others.
 #[actix::test]
 async fn many_unread_execs_slow_no_other() {
     let (_server, sandbox) = sandbox().await;
@@ -147,7 +148,8 @@ async fn many_unread_execs_slow_no_other() {
     sandbox.kill().await.expect("killed");
 }
 
-/// What a server keeps for its clients is bounded; whoever waits for what is gone is told.
+/// The server keeps the output of a bounded number of ended processes. Reading output that it has
+/// dropped is an error.
 #[actix::test]
 async fn output_that_the_server_gave_up_is_an_error_and_no_hang() {
     let (_server, sandbox) = sandbox().await;
@@ -162,7 +164,8 @@ async fn output_that_the_server_gave_up_is_an_error_and_no_hang() {
         .spawn()
         .await
         .expect("started");
-    // Nobody waits for it, so that nothing of its output makes way. What its pipe held is kept by the server.
+    // The test listens to events and doesn't call `wait`, which would drop unread output. The
+    // server keeps the rest of the output, which was in the pipe.
     let ended = |event: &SandboxEvent| matches!(event, SandboxEvent::ProcessEnded { .. });
     while !ended(&within("its end", events.recv()).await.expect("an event")) {}
     drop(events);

@@ -1,4 +1,4 @@
-//! Every byte comes through unchanged, both ways.
+//! Every byte of stdin and of the output arrives unchanged.
 
 use actix_sandbox::{Language, LocalServer, Sandbox};
 use futures::future::try_join;
@@ -14,7 +14,7 @@ while data := sys.stdin.buffer.read1():
     sys.stdout.buffer.write(data)
     sys.stdout.buffer.flush()";
 
-/// Through a program that echoes, in pieces of this many bytes.
+/// Writes `data` to a program that echoes it, in pieces of this many bytes, and returns the echo.
 async fn echoed(sandbox: &Sandbox, data: &[u8], piece: usize) -> Vec<u8> {
     let process = sandbox.exec(Language::Python, ECHO).await.expect("started");
     let write = async {
@@ -47,7 +47,7 @@ async fn a_code_point_cut_at_every_position_comes_through_unchanged() {
             text.as_bytes()
         );
     }
-    // By the program itself, each piece on its own.
+    // Here the program writes each byte on its own.
     let code = format!(
         "import sys, time\nfor byte in {:?}:\n  sys.stdout.buffer.write(bytes([byte])); sys.stdout.flush(); time.sleep(0.003)",
         text.as_bytes()
@@ -62,7 +62,7 @@ async fn random_bytes_survive_broken_links_unchanged() {
     const BYTES: usize = 100 << 20;
     let server = LocalServer::start().await.expect("a server");
     let proxy = Proxy::start_unrecorded(&server, |number| Plan {
-        // The links get longer and longer, so that it comes to an end.
+        // Each link carries more bytes than the one before, so that the process can finish.
         cut_down: Some((5 + 10 * number as u64) << 20),
         ..Plan::default()
     })

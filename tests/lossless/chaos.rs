@@ -1,5 +1,8 @@
-//! A thousand seeded runs through links that are cut, reset, stall, and are written to in small pieces: during output, during
-//! stdin, during exec itself, at the end, and in the middle of coming back. Everything comes through unchanged, once.
+//! A thousand seeded runs through faulty links. The proxy cuts, resets and stalls links, and splits
+//! writes: during output, stdin, exec, the end of a process and a reconnect. Every byte arrives
+//! exactly once and in order.
+//!
+//! `RUNS=n` sets the number of runs. `SEED=n` repeats one run and logs it.
 
 use std::time::Duration;
 
@@ -19,8 +22,8 @@ use super::{
     random, read,
 };
 
-/// Runs of one process, and of eight at once, and how many go on at the same time. In gVisor each has a kernel of its own to start,
-/// and in a namespace a row of programs.
+/// The number of runs with one process and with eight, and how many run concurrently. The confined
+/// backends get fewer, because they take longer to start a sandbox.
 struct Amount {
     runs: u64,
     of_eight: u64,
@@ -41,7 +44,7 @@ fn amount() -> Amount {
     }
 }
 
-/// What happened in all runs.
+/// Totals over all runs.
 #[derive(Debug, Default)]
 struct Seen {
     dials: usize,
@@ -62,11 +65,11 @@ async fn run_all(runs: u64, processes: usize) {
     let asked = std::env::var("RUNS").ok();
     let runs = asked.map_or(runs, |runs| runs.parse().expect("RUNS is a number"));
     let server = LocalServer::start().await.unwrap();
-    // One of its own for each seed, or all with the one that is named.
+    // Each run has its own seed. `SEED` selects one.
     let only = std::env::var("SEED").ok();
     let only = only.map(|seed| seed.parse::<u64>().expect("SEED is a number"));
     if only.is_some() {
-        // Then it is to be looked at.
+        // A single run is for debugging.
         let _ = tracing_subscriber::fmt()
             .with_max_level(tracing_subscriber::filter::LevelFilter::DEBUG)
             .try_init();
@@ -95,7 +98,7 @@ async fn run_all(runs: u64, processes: usize) {
             });
     let seen = seen.await;
     println!(
-        "{} dials, {} bytes, each of them once and in its place",
+        "{} dials, {} bytes, each exactly once and in order",
         seen.dials, seen.bytes
     );
     assert!(
@@ -106,7 +109,7 @@ async fn run_all(runs: u64, processes: usize) {
     server.stop().await;
 }
 
-/// What is to happen to the connections of a run; those after the last are left alone.
+/// The faults of the first connections of a run. Later connections have none.
 fn plans(chance: &mut Chance) -> Vec<Plan> {
     let mut plans = Vec::new();
     for number in 0..3 + chance.below(5) {
@@ -116,11 +119,11 @@ fn plans(chance: &mut Chance) -> Vec<Plan> {
             piece: (chance.below(4) == 0).then(|| 1 + chance.below(700) as usize),
             ..Plan::default()
         };
-        // Not before the sandbox runs, whose creation nobody tries again.
+        // The client doesn't retry a lost create, so the first link lasts until the sandbox runs.
         let least = if number == 0 { 900 } else { 1 };
         match chance.below(8) {
             0..2 => plan.cut_up = Some(least + chance.below(40_000)),
-            // In the middle of coming back, or of an exec.
+            // During a reconnect or an exec.
             2 => plan.cut_down = Some(least + chance.below(600)),
             3 => plan.cut_up = Some(least + chance.below(900)),
             _ => plan.cut_down = Some(least + chance.below(40_000)),
@@ -137,15 +140,15 @@ async fn run(server: &LocalServer, seed: u64, processes: usize) -> Result<Seen, 
         plans.get(number).cloned().unwrap_or_default()
     })
     .await;
-    // Windows from the smallest to one that is never full.
+    // Windows from the smallest to one that never fills.
     let budget = [1_024, 5_000, 64 << 10, 4 << 20][chance.below(4) as usize];
     let sandbox = Sandbox::create(proxy.url())
         .enable_debug(true)
         .debug_label(format!("seed {seed}"))
         .enable_auto_reconnect(true)
         .reconnect_policy(eager())
-        // A half-open link is noticed soon, and a busy machine is not taken for one while the sandbox is created, which nobody
-        // tries again.
+        // Short enough to detect a half-open link soon. Long enough that a busy machine doesn't
+        // fail the create, which the client doesn't retry.
         .keepalive(Duration::from_millis(100), Duration::from_millis(900))
         .output_policy(OutputPolicy {
             budget,
@@ -160,7 +163,7 @@ async fn run(server: &LocalServer, seed: u64, processes: usize) -> Result<Seen, 
     });
     let bytes = try_join_all(all).await?.iter().sum();
 
-    // Each exec noted its start, once.
+    // Each exec writes one line when it starts: none started twice.
     let starts = sandbox.run(Language::Bash, "cat starts-*").await;
     let starts = starts.map_err(|error| format!("count: {error}"))?;
     let starts = starts.stdout_lossy();
@@ -174,7 +177,8 @@ async fn run(server: &LocalServer, seed: u64, processes: usize) -> Result<Seen, 
     })
 }
 
-/// Kills the sandbox. A kill is not sent again on another link: where its own broke, it is asked for without the proxy.
+/// Kills the sandbox. The client doesn't resend a kill on a new link, so if the link broke, this
+/// attaches without the proxy and kills the sandbox again.
 async fn end(server: &LocalServer, sandbox: Sandbox) -> Result<(), String> {
     let Err(error) = sandbox.kill().await else {
         return Ok(());
@@ -201,7 +205,8 @@ async fn end(server: &LocalServer, sandbox: Sandbox) -> Result<(), String> {
     }
 }
 
-/// Input into a file, the file to both outputs, and an echo.
+/// Runs three processes: one stores stdin in a file, one prints the file on both streams, and one
+/// echoes stdin. Returns the number of bytes transferred.
 async fn one(sandbox: &Sandbox, seed: u64) -> Result<usize, String> {
     let mut chance = Chance::new(seed ^ 0x0ec0);
     let data = random(seed, 1 + chance.below(60_000) as usize);

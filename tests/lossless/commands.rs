@@ -1,4 +1,4 @@
-//! [`Command`](actix_sandbox::Command): arguments, environment, directory, input, several at once.
+//! [`Command`](actix_sandbox::Command): arguments, environment, directory, stdin, concurrency.
 
 use actix_sandbox::{
     Effect, ErrorKind, Language, LocalServer, ProcessEnd, ProtocolVersion, Sandbox,
@@ -44,7 +44,7 @@ async fn arguments_environment_and_directory_reach_the_code() {
 }
 
 #[actix::test]
-async fn what_cannot_be_started_says_why_and_nothing_runs() {
+async fn a_command_that_cannot_start_gives_the_reason() {
     let (_server, sandbox) = sandbox().await;
     let refused = [
         sandbox.command(Language::Bash, "touch ran").cwd("nowhere"),
@@ -69,11 +69,11 @@ async fn what_cannot_be_started_says_why_and_nothing_runs() {
 }
 
 #[actix::test]
-async fn input_ends_where_it_is_said_to() {
+async fn stdin_ends_where_the_caller_closes_it() {
     let (_server, sandbox) = sandbox().await;
     let given = sandbox.command(Language::Bash, "cat").stdin("all of it");
     assert_eq!(given.output().await.expect("ran").stdout, "all of it");
-    // Without any, there is none to wait for.
+    // Without stdin, the process reads the end of its input at once.
     let none = within("no input", sandbox.run(Language::Bash, "cat; echo over")).await;
     assert_eq!(none.expect("ran").stdout, "over\n");
 
@@ -90,10 +90,10 @@ async fn input_ends_where_it_is_said_to() {
     assert_eq!(end, ProcessEnd::Exited(0));
 }
 
-/// A process that closes its input says so, and more input harms nothing.
+/// Writes fail once the process has closed its stdin, and the process goes on.
 #[actix::test]
 async fn input_that_the_process_closed_is_refused() {
-    // With gVisor that is seen when the process ends.
+    // In gVisor, the server learns this only when the process ends.
     let (_server, sandbox) = super::common::visible_sandbox().await;
     let process = sandbox
         .exec(Language::Bash, "exec <&-; echo closed; sleep 1000")
@@ -123,7 +123,7 @@ async fn several_run_at_once_each_for_itself() {
             .into_future()
     });
     let processes = try_join_all(processes).await.expect("started");
-    // In another order than they were started in.
+    // In the reverse order of their start.
     for (number, process) in processes.iter().enumerate().rev() {
         process
             .write_to_stdin(format!("{number}\n"))
@@ -136,9 +136,10 @@ async fn several_run_at_once_each_for_itself() {
     }
 }
 
-/// "On a v1 peer … the rest is `Unsupported { feature }`", and nothing runs.
+/// Options that v1 can't transmit fail with `Unsupported` and the name of the feature. No code
+/// runs.
 #[actix::test]
-async fn what_v1_cannot_carry_is_refused_by_name() {
+async fn features_that_v1_lacks_are_refused_by_name() {
     let (_server, sandbox) = sandbox_of(ProtocolVersion::V1).await;
     let command = || sandbox.command(Language::Bash, "touch ran");
     for (command, feature) in [
@@ -171,7 +172,8 @@ async fn what_v1_cannot_carry_is_refused_by_name() {
     assert_eq!(left.stdout, "");
 }
 
-/// One that the server does not take fails by itself: it is not sent again and again, and the sandbox goes on.
+/// Only the exec whose request is too large fails. The client doesn't resend it on each new link,
+/// and the sandbox keeps running.
 #[actix::test]
 async fn code_larger_than_a_message_fails_alone() {
     let server = LocalServer::start().await.expect("a server");

@@ -1,4 +1,4 @@
-//! How a process ended, told by its cause.
+//! The end of a process reports its cause.
 
 use std::time::Duration;
 
@@ -75,7 +75,7 @@ async fn only_a_success_is_one() {
     );
 }
 
-/// One that nobody reads and whose last output finds no room ends all the same.
+/// A process ends even if its output is unread and doesn't fit into the window.
 #[actix::test]
 async fn an_end_is_reported_with_unread_output() {
     let (_server, sandbox) = sandbox().await;

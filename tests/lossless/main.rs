@@ -1,11 +1,12 @@
-//! Protocol v2 end to end: nothing lost, nothing twice, nothing unknown. The real client, the real local server
-//! and real code, over real sockets, through a proxy that breaks links.
+//! Protocol v2 end to end: every byte arrives exactly once, and every process ends with its status.
+//! The client talks to the local server over real sockets, some of them through a proxy that breaks
+//! links.
 #![cfg(unix)]
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "a test that cannot go on fails"
+    reason = "a test fails by panicking"
 )]
 
 #[path = "../common/mod.rs"]
@@ -27,7 +28,7 @@ use std::time::Duration;
 use actix_sandbox::{OutputStream, ReconnectPolicy};
 use futures::StreamExt;
 
-/// Comes back at once, again and again.
+/// A policy that reconnects almost at once, and for a long time.
 fn eager() -> ReconnectPolicy {
     ReconnectPolicy {
         initial: Duration::from_millis(2),
@@ -37,7 +38,7 @@ fn eager() -> ReconnectPolicy {
     }
 }
 
-/// Everything up to the end.
+/// Reads a stream to its end.
 async fn read(mut stream: OutputStream) -> Result<Vec<u8>, actix_sandbox::Error> {
     let mut all = Vec::new();
     while let Some(piece) = stream.next().await {
@@ -46,7 +47,7 @@ async fn read(mut stream: OutputStream) -> Result<Vec<u8>, actix_sandbox::Error>
     Ok(all)
 }
 
-/// Bytes that look random, the same for the same seed.
+/// Returns pseudo-random bytes. The same seed gives the same bytes.
 fn random(seed: u64, length: usize) -> Vec<u8> {
     let mut chance = proxy::Chance::new(seed ^ 0xb17e5);
     let mut bytes = Vec::with_capacity(length + 8);

@@ -1,5 +1,5 @@
-//! Handoff, and checkpoint and restore, in the middle: what was acknowledged is not repeated, what was not is
-//! delivered, the ending says why.
+//! Handoff, and checkpoint and restore, while output is unread. The server delivers each byte that
+//! the reader hasn't acknowledged, and no other. The end gives the reason.
 
 use std::path::Path;
 
@@ -15,7 +15,7 @@ async fn server(state: &Path) -> LocalServer {
     server.await.expect("a server")
 }
 
-/// A sandbox whose files are these.
+/// Creates a sandbox with the file `data`.
 async fn create(server: &LocalServer, data: &[u8]) -> Sandbox {
     let sandbox = Sandbox::create(server.url())
         .enable_sandbox_checkpoint(true)
@@ -37,7 +37,7 @@ async fn attach(server: &LocalServer, old: &Sandbox) -> Sandbox {
     within("the attach", attach).await.expect("attached")
 }
 
-/// Reads at least so much of stdout.
+/// Reads at least `least` bytes of stdout.
 async fn read_some(process: &Process, least: usize) -> Vec<u8> {
     let mut stdout = process.stdout();
     let mut some = Vec::new();
@@ -67,7 +67,7 @@ async fn unread_output_survives_a_checkpoint() {
     within("the checkpoint", sandbox.checkpoint())
         .await
         .expect("stored");
-    // Another server process takes it up.
+    // Another server restores the sandbox.
     first.stop().await;
     let second = server(state.path()).await;
     let again = attach(&second, &sandbox).await;
@@ -88,7 +88,8 @@ async fn a_handoff_loses_no_output_and_gives_the_reason_of_the_end() {
     let (first, second) = (server(state.path()).await, server(state.path()).await);
     let data = random(2, 200_000);
     let sandbox = create(&first, &data).await;
-    // More than the window, so that a part of it is in the pipe, and a process that never ends.
+    // The output is larger than the window, so a part of it stays in the pipe. The process is still
+    // running.
     let process = sandbox
         .command(Language::Bash, "cat data; cat >> nowhere")
         .output_policy(OutputPolicy {
@@ -102,14 +103,14 @@ async fn a_handoff_loses_no_output_and_gives_the_reason_of_the_end() {
     let reference = process.to_ref().await.expect("a name");
     let again = attach(&second, &sandbox).await;
 
-    // The first client knows, and has what it was sent.
+    // The first client learns the reason, and keeps the output that it received.
     let lost = ProcessEnd::SandboxLost {
         end: SandboxEnd::HandedOff,
     };
     let end = within("the end", process.wait()).await;
     assert_eq!(end.expect("an end"), lost);
 
-    // The second goes on from where the first's reader stopped.
+    // The second client resumes where the reader of the first left off.
     let process = again.attach_process(&reference).await.expect("attached");
     let rest = within("the rest", read(process.stdout())).await;
     let all = [before, rest.expect("whole")].concat();

@@ -1,4 +1,4 @@
-//! [`ProcessRef`]: another program goes on with a process.
+//! [`ProcessRef`]: another program can resume a process where the first left off.
 
 use actix_sandbox::{
     ErrorKind, Language, LocalServer, OutputPolicy, Overflow, Process, ProcessEnd, ProcessRef,
@@ -42,7 +42,7 @@ async fn another_program_reads_on_where_the_first_stopped() {
         let piece = within("output", stdout.next()).await.expect("some");
         read_here.extend_from_slice(&piece.expect("no gap"));
     }
-    // All of the rest has arrived here, and is read by the other program all the same.
+    // The first client has buffered the rest, but hasn't read it. So the server delivers it again.
     within("the output", async {
         while read_here.len() + process.buffered_output() < 288_894 {
             tokio::task::yield_now().await;
@@ -78,7 +78,7 @@ async fn another_program_reads_on_where_the_first_stopped() {
     sandbox.kill().await.expect("killed");
 }
 
-/// Starts a process that prints so many bytes, and waits until they have arrived.
+/// Starts a process that prints this many bytes, and waits until the client has them.
 async fn printed(sandbox: &Sandbox, bytes: usize) -> Process {
     let code = format!("head -c {bytes} /dev/zero; read; exit 9");
     let process = sandbox.exec(Language::Bash, code).await.expect("started");
@@ -107,7 +107,7 @@ async fn a_reference_is_exact_after_the_sandbox_is_lost() {
 }
 
 #[actix::test]
-async fn a_wait_drops_no_output_that_was_handed_on() {
+async fn a_wait_keeps_output_after_a_reference_was_made() {
     let (server, sandbox) = sandbox().await;
     let policy = OutputPolicy {
         budget: 10_000,
@@ -125,7 +125,7 @@ async fn a_wait_drops_no_output_that_was_handed_on() {
     let reference = process.to_ref().await.expect("a name");
     let mut wait = Box::pin(process.wait());
     assert!(futures::poll!(&mut wait).is_pending());
-    // The actor has taken the `wait` when it answers this.
+    // When the actor answers the flush, it has already handled the `wait`.
     within("the flush", process.flush_stdin())
         .await
         .expect("none");
@@ -139,7 +139,7 @@ async fn a_wait_drops_no_output_that_was_handed_on() {
 }
 
 #[actix::test]
-async fn a_process_whose_output_is_dropped_is_not_handed_on() {
+async fn a_process_whose_output_may_be_lost_has_no_reference() {
     let (_server, sandbox) = sandbox().await;
     for overflow in [Overflow::DropOldest, Overflow::Fail] {
         let policy = OutputPolicy {
@@ -157,7 +157,7 @@ async fn a_process_whose_output_is_dropped_is_not_handed_on() {
 }
 
 #[actix::test]
-async fn what_cannot_be_gone_on_with_says_why() {
+async fn a_reference_that_cannot_be_resumed_gives_the_reason() {
     let (server, sandbox) = sandbox().await;
     let process = sandbox.exec(Language::Bash, "sleep 1000").await;
     let process = process.expect("started");
@@ -177,7 +177,7 @@ async fn what_cannot_be_gone_on_with_says_why() {
         "{error}"
     );
 
-    // One that the server does not know is lost, and says so.
+    // If the server doesn't know the exec, the process is lost, with the reason.
     let mut json = serde_json::to_value(&reference).expect("JSON");
     json["exec"] = "no such exec".into();
     let unknown: ProcessRef = serde_json::from_value(json).expect("a reference");
@@ -190,9 +190,9 @@ async fn what_cannot_be_gone_on_with_says_why() {
         panic!("{end:?}");
     };
     let output = within("its output", read(unknown.stdout())).await;
-    assert!(output.is_err(), "nobody knows whether there was any");
+    assert!(output.is_err(), "the process may have had output");
 
-    // None of that disturbed the one that runs.
+    // The running process is undisturbed.
     within("the kill", process.kill()).await.expect("killed");
     sandbox.kill().await.expect("killed");
 }

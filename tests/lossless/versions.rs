@@ -1,4 +1,4 @@
-//! A link that is dialled again and finds a peer of another version.
+//! A reconnect that reaches a server with another protocol version.
 
 use std::path::Path;
 
@@ -27,13 +27,15 @@ async fn until(events: &mut mpsc::Receiver<SandboxEvent>, is_it: fn(&SandboxEven
     while !is_it(&within("an event", events.recv()).await.expect("an event")) {}
 }
 
-/// A sandbox with a running process moves, while its client is away, to a server that speaks another version.
+/// Moves a sandbox with a running process to a server with another version, while the link is down.
+/// Returns the end of the process.
 async fn moved(
     before: ProtocolVersion,
     after: ProtocolVersion,
 ) -> (LocalServer, Sandbox, ProcessEnd) {
     let state = tempfile::tempdir().unwrap();
-    // An address of its own: another test's server may be given the port meanwhile.
+    // Use an address that is unique to this test: otherwise another test's server could take the
+    // port before the second server binds it.
     let [.., high, low] = std::process::id().to_be_bytes();
     let own = format!("127.{}.{high}.{}", 80 + before as u8, low | 1);
     let first = server(state.path(), &format!("{own}:0"), before).await;
@@ -64,10 +66,7 @@ async fn moved(
     proxy.accept().await;
     let end = within("the end", process.wait()).await.expect("an end");
     let output = within("the output", read(process.stdout())).await;
-    assert!(
-        output.is_err(),
-        "nobody knows whether that was all: {output:?}"
-    );
+    assert!(output.is_err(), "the output may be incomplete: {output:?}");
     drop(proxy);
     (second, sandbox, end)
 }
@@ -101,7 +100,7 @@ async fn a_peer_that_moves_to_v2_loses_only_the_v1_process() {
     sandbox.kill().await.expect("killed");
 }
 
-/// The newest version that both speak.
+/// The server selects the newest version that both support.
 #[actix::test]
 async fn either_version_is_offered_and_selected() {
     for (server_speaks, client_offers) in [

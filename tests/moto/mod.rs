@@ -1,4 +1,4 @@
-//! moto, an emulator of S3, in a process of its own.
+//! moto, an emulator of S3, in a separate process.
 
 use std::{
     io::{BufRead, BufReader, Write},
@@ -10,12 +10,12 @@ use std::{
 use futures::TryStreamExt;
 use object_store::{ObjectStore, aws::AmazonS3Builder};
 
-/// The secret key of all clients.
+/// The secret access key that all clients use.
 pub(crate) const SECRET: &str = "never-to-be-seen";
 const KEY: &str = "AKIATEST";
 const REGION: &str = "us-east-1";
 
-/// Gives a command the environment with which it finds S3 at this endpoint, and nothing else of S3.
+/// Sets the `AWS_*` variables of a command to this endpoint, and removes all others.
 pub(crate) fn with_credentials(command: &mut Command, endpoint: SocketAddr) -> &mut Command {
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("AWS_") {
@@ -30,7 +30,7 @@ pub(crate) fn with_credentials(command: &mut Command, endpoint: SocketAddr) -> &
         .env("AWS_SECRET_ACCESS_KEY", SECRET)
 }
 
-/// The emulator. It ends with this process, however that ends.
+/// A running emulator. It ends with this process, even if the process is killed.
 pub(crate) struct Moto {
     pub(crate) address: SocketAddr,
     child: Mutex<Child>,
@@ -45,15 +45,15 @@ impl Drop for Moto {
 }
 
 impl Moto {
-    /// The one of all tests in this process.
+    /// The emulator that all tests of this process share.
     pub(crate) fn shared() -> &'static Self {
         static SHARED: OnceLock<Moto> = OnceLock::new();
         SHARED.get_or_init(|| Self::start(&[]))
     }
 
-    /// One of its own, with these variables.
+    /// Starts another emulator, with these environment variables.
     pub(crate) fn start(variables: &[(&str, &str)]) -> Self {
-        // The shell kills it when the other end of its input is closed.
+        // The shell kills the emulator when its stdin ends.
         let script = "moto_server -H 127.0.0.1 -p 0 & cat > /dev/null; kill $!";
         let mut child = Command::new("sh")
             .args(["-c", script])
@@ -70,13 +70,13 @@ impl Moto {
             let is_over = log.read_line(&mut said).unwrap() == 0;
             assert!(
                 !is_over && !said.contains("not found"),
-                "the emulator of S3 does not start; install it by `pip install 'moto[server]'`. It said: {said}"
+                "the S3 emulator did not start; install it with `pip install 'moto[server]'`: {said}"
             );
             if let Some((_, address)) = said[before..].split_once("Running on http://") {
                 break address.trim().parse().expect("an address");
             }
         };
-        // It goes on to say what it does.
+        // The emulator keeps logging: an unread pipe would block it.
         std::thread::spawn(move || std::io::copy(&mut log, &mut std::io::sink()));
         TcpStream::connect(address).expect("it listens");
         Self {
@@ -85,7 +85,7 @@ impl Moto {
         }
     }
 
-    /// A new bucket.
+    /// Creates a bucket.
     pub(crate) fn bucket(&self, name: &'static str) -> Bucket {
         let mut connection = TcpStream::connect(self.address).unwrap();
         let host = self.address;
@@ -103,7 +103,7 @@ impl Moto {
     }
 }
 
-/// A bucket, seen by a test.
+/// A bucket of the emulator.
 pub(crate) struct Bucket {
     address: SocketAddr,
     name: &'static str,
@@ -114,10 +114,10 @@ impl Bucket {
         format!("s3://{}/{prefix}", self.name)
     }
 
-    /// The names of all objects, in order.
+    /// The sorted names of all objects.
     pub(crate) fn names(&self) -> Vec<String> {
         let (endpoint, name) = (format!("http://{}", self.address), self.name);
-        // On a thread of its own: a test may wait in a runtime.
+        // On another thread, because the test may block inside a runtime.
         let list = move || {
             let store = AmazonS3Builder::new()
                 .with_endpoint(endpoint)

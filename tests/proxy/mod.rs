@@ -1,4 +1,4 @@
-//! The crate's own proxy with faults, as tests use it: it starts, or the test fails.
+//! A wrapper around the crate's fault-injecting proxy that fails the test if the proxy can't start.
 #![allow(dead_code, reason = "every test file uses a part of it")]
 
 use std::{
@@ -13,14 +13,15 @@ use actix_sandbox::{LocalServer, test_util};
 /// More than any test sends over one connection.
 const WHOLE: usize = 256 * 1024 * 1024;
 
-/// A proxy in front of a local server. Dropped, it stops to listen; its connections go on.
+/// A proxy in front of a local server. Dropping it stops the listener, but not open connections.
 pub(crate) struct Proxy {
     proxy: test_util::Proxy,
     url: String,
 }
 
 impl Proxy {
-    /// `planner` is asked about every connection, by its number from 0.
+    /// Starts a proxy that records its connections. `planner` gets the number of each connection,
+    /// from 0.
     pub(crate) async fn start(
         server: &LocalServer,
         planner: impl Fn(usize) -> Plan + Send + Sync + 'static,
@@ -35,12 +36,12 @@ impl Proxy {
         Self { proxy, url }
     }
 
-    /// Where a client finds the server, through this.
+    /// The URL of the server through this proxy.
     pub(crate) fn url(&self) -> String {
         self.url.clone()
     }
 
-    /// The same; it writes nothing down.
+    /// Like [`start`](Self::start), without recording.
     pub(crate) async fn start_unrecorded(
         server: &LocalServer,
         planner: impl Fn(usize) -> Plan + Send + Sync + 'static,
@@ -49,12 +50,12 @@ impl Proxy {
         Self::begin(server, builder).await
     }
 
-    /// One that only passes on, and does what it is told; it writes nothing down.
+    /// Starts a proxy that injects no fault by itself and records nothing.
     pub(crate) async fn plain(server: &LocalServer) -> Self {
         Self::start_unrecorded(server, |_| Plan::default()).await
     }
 
-    /// Listens again, at the same address.
+    /// Listens again on the same address.
     pub(crate) async fn accept(&mut self) {
         self.proxy.accept().await.expect("the port");
     }
@@ -74,7 +75,7 @@ impl DerefMut for Proxy {
     }
 }
 
-/// A small generator of chance, so that a run can be repeated by its seed.
+/// A seeded random number generator, so that a seed reproduces a run.
 pub(crate) struct Chance(u64);
 
 impl Chance {
@@ -82,9 +83,9 @@ impl Chance {
         Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
     }
 
-    /// From 0 to `most - 1`.
+    /// Returns a number from 0 to `most - 1`.
     pub(crate) fn below(&mut self, most: u64) -> u64 {
-        // xorshift64*, good enough to choose where to cut.
+        // xorshift64*
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
@@ -92,7 +93,7 @@ impl Chance {
     }
 }
 
-/// Waits until a proxy's connections have all come to their end.
+/// Waits until all connections of a proxy have ended.
 pub(crate) async fn all_over(proxy: &Proxy) {
     let over = tokio::time::timeout(Duration::from_secs(120), proxy.all_over()).await;
     over.expect("the connections end");

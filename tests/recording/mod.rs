@@ -1,11 +1,11 @@
-//! The recordings of a real server, in `tests/transcripts/`: one event in each line, in order.
+//! The recordings of a real server in `tests/transcripts/`. Each line is one event.
 #![allow(dead_code, reason = "every test file uses a part of it")]
 
 use actix_sandbox::test_util::Recording;
 #[allow(unused_imports, reason = "every test file uses a part of it")]
 pub(crate) use actix_sandbox::test_util::{Event, Line};
 
-/// The names of all recordings.
+/// Returns the names of all recordings, sorted.
 pub(crate) fn names() -> Vec<String> {
     let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/transcripts");
     let mut names: Vec<String> = std::fs::read_dir(directory)
@@ -19,13 +19,11 @@ pub(crate) fn names() -> Vec<String> {
     names
 }
 
-/// One recording.
 pub(crate) fn load(name: &str) -> Recording {
     let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/transcripts");
     Recording::load(format!("{directory}/{name}.jsonl")).expect("a recording")
 }
 
-/// Its lines.
 pub(crate) fn lines(name: &str) -> Vec<Line> {
     load(name).lines().to_vec()
 }

@@ -1,5 +1,5 @@
-//! A server that does exactly what a test tells it to, good or bad, over a real socket: WebSocket peers
-//! that say what they like and write down what they hear, and TCP peers below them.
+//! A scripted server on a real socket. A test writes each message or raw byte that it sends, and
+//! reads each message of the client.
 #![allow(dead_code, reason = "every test file uses a part of it")]
 
 use std::{
@@ -40,32 +40,29 @@ use tokio_tungstenite::{
     },
 };
 
-/// How long a test waits for anything before it fails.
+/// How long a test waits for an event before it fails.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The id that scripted sandboxes have.
+/// The id of scripted sandboxes.
 pub(crate) const ID: &str = "sandbox-9182";
 
-/// The token that scripted sandboxes have. It must turn up nowhere.
+/// The token of scripted sandboxes. No output of the crate may contain it.
 pub(crate) const TOKEN: &str = "tok-5e1f0c7a9b-secret";
 
-/// The end of the future, or a failed test that says what was waited for.
+/// Awaits a future for at most [`PATIENCE`]. Then the test fails with `what` in the message.
 pub(crate) async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
     timeout(PATIENCE, future)
         .await
-        .unwrap_or_else(|_| panic!("waited {PATIENCE:?} in vain for: {what}"))
+        .unwrap_or_else(|_| panic!("timed out after {PATIENCE:?} waiting for {what}"))
 }
 
-/// The time now. A test measures what a user would.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the real clock is what is measured"
-)]
+/// The real time, for tests that measure durations as a user would.
+#[expect(clippy::disallowed_methods, reason = "the test measures real time")]
 pub(crate) fn clock() -> Instant {
     Instant::now()
 }
 
-/// A listener on a port of its own, behind which nobody answers yet.
+/// A listener on a free port. It answers a connection only when the test does.
 pub(crate) struct Scripted {
     listener: TcpListener,
     address: SocketAddr,
@@ -82,7 +79,7 @@ impl Scripted {
         Self { listener, address }
     }
 
-    /// `127.0.0.1:port`.
+    /// The address as `127.0.0.1:port`.
     pub(crate) fn address(&self) -> String {
         self.address.to_string()
     }
@@ -95,7 +92,7 @@ impl Scripted {
         format!("wss://{}", self.address)
     }
 
-    /// The next TCP connection.
+    /// Accepts the next TCP connection.
     pub(crate) async fn tcp(&self) -> TcpStream {
         let (stream, _) = within("a TCP connection", self.listener.accept())
             .await
@@ -104,19 +101,19 @@ impl Scripted {
         stream
     }
 
-    /// The next WebSocket.
+    /// Accepts the next WebSocket.
     pub(crate) async fn peer(&self) -> Peer {
         Peer::upgrade(self.tcp().await).await
     }
 
-    /// The next WebSocket, with a sandbox that runs.
+    /// Accepts the next WebSocket, and reports a running sandbox.
     pub(crate) async fn running(&self) -> Peer {
         let mut peer = self.peer().await;
         peer.run().await;
         peer
     }
 
-    /// The next TCP connection, after its upgrade request was read and answered with these bytes.
+    /// Accepts the next TCP connection, reads its upgrade request and answers it with these bytes.
     pub(crate) async fn answer(&self, answer: &[u8]) -> TcpStream {
         let mut stream = self.tcp().await;
         read_head(&mut stream).await;
@@ -124,7 +121,7 @@ impl Scripted {
         stream
     }
 
-    /// Proves that nobody dialled so far: the first connection in the queue is our own.
+    /// Asserts that the client hasn't dialled: the first connection in the queue is the test's own.
     pub(crate) async fn assert_not_dialled(&self) {
         let own = within("our own connection", TcpStream::connect(self.address))
             .await
@@ -133,7 +130,7 @@ impl Scripted {
         assert_eq!(
             first,
             own.local_addr().expect("bound"),
-            "the client dialled all the same"
+            "the client dialled"
         );
     }
 }
@@ -150,7 +147,7 @@ pub(crate) async fn read_head(stream: &mut TcpStream) -> String {
     String::from_utf8(head).expect("a request in ASCII")
 }
 
-/// Reads until the other side is gone, and tells how many bytes came.
+/// Reads until the connection ends, and returns the number of bytes read.
 pub(crate) async fn drain(stream: &mut TcpStream) -> usize {
     let mut buffer = vec![0; 64 * 1024];
     let mut total = 0;
@@ -162,10 +159,10 @@ pub(crate) async fn drain(stream: &mut TcpStream) -> usize {
     }
 }
 
-/// What a peer hears.
+/// A message that a peer receives.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Heard {
-    /// A text frame with JSON in it.
+    /// A text frame that contains JSON.
     Json(Value),
     Ping,
     Pong(Vec<u8>),
@@ -178,9 +175,9 @@ pub(crate) enum Heard {
 /// The server's end of a WebSocket.
 pub(crate) struct Peer<S = TcpStream> {
     ws: WebSocketStream<S>,
-    /// What was asked for.
+    /// The path and query of the upgrade request.
     pub(crate) path: String,
-    /// The headers of the upgrade.
+    /// The headers of the upgrade request.
     pub(crate) headers: Vec<(String, String)>,
 }
 
@@ -189,7 +186,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
         Self::upgrade_with(stream, &[]).await
     }
 
-    /// The same, with `Set-Cookie` headers in the answer.
+    /// Like [`upgrade`](Self::upgrade), with `Set-Cookie` headers in the answer.
     #[expect(
         clippy::result_large_err,
         reason = "the shape of tungstenite's callback"
@@ -220,7 +217,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
         Self { ws, path, headers }
     }
 
-    /// Sends a message; the client may be gone.
+    /// Sends a message. Returns whether the client is still connected.
     pub(crate) async fn try_send(&mut self, message: Message) -> bool {
         within("the socket to take a message", self.ws.send(message))
             .await
@@ -257,7 +254,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
         self.json(json!({"event": "stdout", "data": data})).await;
     }
 
-    /// Bytes below the WebSocket; the client may be gone.
+    /// Writes bytes below the WebSocket layer. Returns whether the client is still connected.
     pub(crate) async fn try_raw(&mut self, bytes: &[u8]) -> bool {
         let stream = self.ws.get_mut();
         within("the socket to take bytes", async {
@@ -270,7 +267,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
         assert!(self.try_raw(bytes).await, "the client is gone");
     }
 
-    /// Reads the configuration, and answers like a server with a sandbox that runs.
+    /// Reads the configuration, and reports a running sandbox.
     pub(crate) async fn run(&mut self) {
         self.configuration().await;
         self.status("SANDBOX_CREATING").await;
@@ -278,15 +275,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
         self.status("SANDBOX_RUNNING").await;
     }
 
-    /// The first message of a client.
+    /// Reads the configuration, which is the first message of a client.
     pub(crate) async fn configuration(&mut self) -> Value {
         match self.heard().await {
             Heard::Json(configuration) => configuration,
-            other => panic!("instead of the configuration came {other:?}"),
+            other => panic!("expected the configuration, not {other:?}"),
         }
     }
 
-    /// The next thing but pings.
+    /// Returns the next message, and skips pings.
     pub(crate) async fn heard(&mut self) -> Heard {
         loop {
             match self.any().await {
@@ -296,7 +293,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
         }
     }
 
-    /// The next thing, pings (which are answered) included.
+    /// Returns the next message. It may be a ping, which tungstenite answers.
     pub(crate) async fn any(&mut self) -> Heard {
         match within("something from the client", self.ws.next()).await {
             None | Some(Err(_)) => Heard::End,
@@ -312,12 +309,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
         }
     }
 
-    /// The next message must be this one.
+    /// Asserts that the next message is `message`.
     pub(crate) async fn expect(&mut self, message: Value) {
         assert_eq!(self.heard().await, Heard::Json(message));
     }
 
-    /// Everything until the connection is gone.
+    /// Returns all messages until the connection ends.
     pub(crate) async fn rest(&mut self) -> Vec<Heard> {
         let mut all = Vec::new();
         loop {
@@ -328,7 +325,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
         }
     }
 
-    /// A close frame, and whatever follows until the connection is gone.
+    /// Sends a close frame, and returns all messages until the connection ends.
     pub(crate) async fn close(mut self, code: u16, reason: &str) -> Vec<Heard> {
         let frame = CloseFrame {
             code: CloseCode::from(code),
@@ -338,7 +335,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
         self.rest().await
     }
 
-    /// What is under the WebSocket.
+    /// The stream below the WebSocket layer.
     pub(crate) fn into_inner(self) -> S {
         self.ws.into_inner()
     }
@@ -351,14 +348,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
     }
 }
 
-/// A frame as a server sends it: first byte, length, payload.
+/// Returns a frame as a server sends it: first byte, length, payload.
 pub(crate) fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     let mut bytes = header(first, payload.len() as u64);
     bytes.extend(payload);
     bytes
 }
 
-/// The header of a frame, which may announce more than there is.
+/// Returns the header of a frame. `length` may differ from the length of the payload that follows.
 pub(crate) fn header(first: u8, length: u64) -> Vec<u8> {
     let mut bytes = vec![first];
     match length {
@@ -375,7 +372,7 @@ pub(crate) fn header(first: u8, length: u64) -> Vec<u8> {
     bytes
 }
 
-/// A certificate for localhost that nobody vouches for.
+/// A self-signed certificate for localhost.
 pub(crate) struct Tls {
     certificate: CertificateDer<'static>,
     acceptor: TlsAcceptor,
@@ -399,12 +396,12 @@ impl Tls {
         }
     }
 
-    /// The server's half of a handshake.
+    /// Performs the server's side of the handshake.
     pub(crate) async fn accept(&self, stream: TcpStream) -> std::io::Result<TlsStream<TcpStream>> {
         within("a TLS handshake", self.acceptor.accept(stream)).await
     }
 
-    /// A client's configuration that trusts this certificate alone.
+    /// Returns a client configuration that trusts only this certificate.
     pub(crate) fn trusting_client(&self) -> ClientConfig {
         let mut roots = RootCertStore::empty();
         roots.add(self.certificate.clone()).expect("a certificate");
@@ -430,7 +427,7 @@ impl Handler<SandboxEvent> for Recorder {
     }
 }
 
-/// A sandbox's actor, with everything that it tells its subscribers, from before the first frame on.
+/// The actor of a sandbox and all its events. The subscription starts before the client dials.
 pub(crate) struct Watched {
     pub(crate) addr: Addr<SandboxActor>,
     events: mpsc::Receiver<SandboxEvent>,
@@ -462,7 +459,7 @@ impl Watched {
             .expect("another event")
     }
 
-    /// Waits for an event like this.
+    /// Waits for an event that `wanted` accepts, and skips the others.
     pub(crate) async fn event_like(
         &mut self,
         what: &str,
@@ -479,7 +476,7 @@ impl Watched {
         .await
     }
 
-    /// All events to the last.
+    /// Returns all events up to the end of the sandbox.
     pub(crate) async fn rest(&mut self) -> Vec<SandboxEvent> {
         let mut all = Vec::new();
         loop {
@@ -493,7 +490,7 @@ impl Watched {
     }
 }
 
-/// Everything that an error can be made to show.
+/// Returns every text of an error: `Display`, `Debug`, and those of its sources.
 pub(crate) fn shown(error: &Error) -> String {
     let mut text = format!("{error}\n{error:?}\n{error:#?}");
     let mut source = std::error::Error::source(error);
@@ -504,7 +501,7 @@ pub(crate) fn shown(error: &Error) -> String {
     text
 }
 
-/// Fails when the text holds the token, whole or the tell-tale part of it.
+/// Asserts that the text contains neither the token nor its distinctive part.
 pub(crate) fn assert_no_secret(text: &str) {
     assert!(
         !text.contains(TOKEN) && !text.contains("5e1f0c7a9b"),

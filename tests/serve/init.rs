@@ -1,10 +1,10 @@
-//! `actix-sandbox serve` as PID 1, as it is in a container.
+//! `actix-sandbox serve` as PID 1, as in a container.
 
 use actix_sandbox::{Language, Sandbox};
 
 use super::{common::within, program::Program};
 
-/// Counts zombies until there is none, or until the process that runs it is out of time.
+/// Orphans 80 processes and waits until none of them runs or is a zombie.
 const REAPED: &str = "
 for i in {1..80}; do (setsid sleep 0.1 &); done
 while :; do
@@ -14,7 +14,7 @@ while :; do
 done
 echo reaped";
 
-/// Ends an orphan by each signal that ends a process, the real-time ones included.
+/// Ends orphans by signals, three real-time signals among them, and waits until none is a zombie.
 const SIGNALED: &str = "
 for signal in 1 9 15 34 40 64; do
   (setsid bash -c \"kill -$signal \\$\\$\" &)

@@ -1,4 +1,5 @@
-//! SIGKILL of the server, in the middle of everything it does: nothing is left over, and what was complete is usable.
+//! The server is killed with SIGKILL during each of its operations. No process, directory or mount
+//! is left behind, and what was stored before stays usable.
 
 use std::{fs, path::Path, time::Duration};
 
@@ -10,12 +11,12 @@ use super::{
     program::Program,
 };
 
-/// How often a server is killed in each phase, each time a little later.
+/// How many times a server is killed during each operation, each time a little later.
 const TIMES: u32 = 8;
-/// A lease that is over soon, so that a server after a crash need not wait for it long.
+/// A short lease: after a crash, the next server waits until the lease expires.
 const LEASE: [&str; 2] = ["--handoff-lease", "1s"];
 
-/// What was complete before the server was killed.
+/// A snapshot and a checkpoint that were complete before the server was killed.
 struct Complete {
     state: TempDir,
     id: SandboxId,
@@ -28,7 +29,7 @@ impl Complete {
         [&LEASE[..], &["--state", state]].concat()
     }
 
-    /// A server with a snapshot and a checkpoint.
+    /// Starts a server and stores a snapshot and a checkpoint with it.
     async fn prepare() -> (Program, Self) {
         let state = tempfile::tempdir().unwrap();
         let path = state.path().to_str().unwrap();
@@ -47,7 +48,7 @@ impl Complete {
         (program, Self { state, id, token })
     }
 
-    /// Another server finds it whole, and nothing half.
+    /// Checks that another server restores both, and that no unfinished file is left.
     async fn can_be_used(self) {
         let mut program = Program::start(&self.arguments());
         let from_snapshot = Sandbox::create(&program.url).filesystem_snapshot_name("complete");
@@ -73,7 +74,7 @@ async fn checkpointing(program: &Program) -> Sandbox {
     sandbox.await.unwrap()
 }
 
-/// No process, directory or mount of a server that had this directory is left, soon.
+/// Waits until no process, directory or mount of the server with this directory is left.
 pub(super) async fn nothing_is_left_in(directory: &Path) {
     let name = directory.to_str().unwrap();
     let left = || {
@@ -89,7 +90,7 @@ pub(super) async fn nothing_is_left_in(directory: &Path) {
     within("all of it is gone", gone).await;
 }
 
-/// Kills the server some time after `begin` has begun what it does.
+/// Kills the server while `begin` runs, at a different moment each time.
 async fn killed_while(begin: impl AsyncFn(&Program)) {
     for time in 0..TIMES {
         let (program, complete) = Complete::prepare().await;
@@ -97,7 +98,7 @@ async fn killed_while(begin: impl AsyncFn(&Program)) {
         {
             let work = begin(&program);
             let moment = tokio::time::sleep(Duration::from_millis(u64::from(time * time * 3)));
-            // The time is what varies; nothing is waited for by it.
+            // The sleep only varies the moment of the kill. No check depends on it.
             tokio::select! {
                 () = work => {}
                 () = moment => {}
@@ -111,7 +112,7 @@ async fn killed_while(begin: impl AsyncFn(&Program)) {
 }
 
 #[actix::test]
-async fn while_it_creates_nothing_is_left() {
+async fn a_kill_during_creation_leaves_nothing_behind() {
     killed_while(async |program| {
         let many = (0..4).map(|_| Sandbox::create(&program.url).into_future());
         let _ = futures::future::join_all(many).await;
@@ -120,7 +121,7 @@ async fn while_it_creates_nothing_is_left() {
 }
 
 #[actix::test]
-async fn while_code_runs_nothing_is_left() {
+async fn a_kill_during_an_exec_leaves_nothing_behind() {
     killed_while(async |program| {
         let Ok(sandbox) = Sandbox::create(&program.url).await else {
             return;
@@ -132,7 +133,7 @@ async fn while_code_runs_nothing_is_left() {
 }
 
 #[actix::test]
-async fn while_it_takes_a_snapshot_nothing_is_left() {
+async fn a_kill_during_a_snapshot_leaves_nothing_behind() {
     killed_while(async |program| {
         let Ok(sandbox) = Sandbox::create(&program.url).await else {
             return;
@@ -140,7 +141,7 @@ async fn while_it_takes_a_snapshot_nothing_is_left() {
         let _ = sandbox
             .run(Language::Bash, "head -c 20000000 /dev/urandom > large")
             .await;
-        // Also over the one that is complete: that one stays until then.
+        // Not `complete`, which must stay as it is.
         for name in ["another", "one-more"] {
             let _ = sandbox.snapshot_filesystem(name).await;
         }
@@ -149,7 +150,7 @@ async fn while_it_takes_a_snapshot_nothing_is_left() {
 }
 
 #[actix::test]
-async fn while_it_stores_a_checkpoint_nothing_is_left() {
+async fn a_kill_during_a_checkpoint_leaves_nothing_behind() {
     killed_while(async |program| {
         let sandbox = Sandbox::create(&program.url).enable_sandbox_checkpoint(true);
         let Ok(sandbox) = sandbox.await else { return };
@@ -160,9 +161,9 @@ async fn while_it_stores_a_checkpoint_nothing_is_left() {
     .await;
 }
 
-/// Either server of a handoff.
+/// Kills the server that has the sandbox, or the one that takes it over, in turns.
 #[actix::test]
-async fn while_it_hands_a_sandbox_over_nothing_is_left() {
+async fn a_kill_during_a_handoff_leaves_nothing_behind() {
     for time in 0..TIMES {
         let (holder, complete) = Complete::prepare().await;
         let arguments = complete.arguments();
@@ -211,7 +212,7 @@ async fn the_next_server_cleans_up_without_a_watchdog() {
     let root = name.path().to_str().unwrap().to_owned();
 
     let next = Program::start_in(left, &[]);
-    // The next one is ready before that is done.
+    // The next server is ready before its cleanup is complete.
     let gone = async {
         while Path::new(&root).exists()
             || [&root, &mark]
@@ -221,7 +222,7 @@ async fn the_next_server_cleans_up_without_a_watchdog() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    within("what the first has left is gone", gone).await;
+    within("the cleanup of the first server", gone).await;
     let directory = next.killed();
     nothing_is_left_in(directory.path()).await;
 }

@@ -1,4 +1,5 @@
-//! The command `actix-sandbox serve`, as people run it: the real program, its arguments, signals and what it leaves behind.
+//! The command `actix-sandbox serve` as users run it: its arguments and its output, how it reacts
+//! to signals, and what it leaves behind.
 #![cfg(unix)]
 #![allow(
     clippy::unwrap_used,
@@ -37,12 +38,12 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const TOKEN: &str = "a-token-for-these-tests-alone";
 
-/// A source that always gives this token.
+/// A token source that always returns this token.
 fn source(token: &'static str) -> impl actix_sandbox::TokenSource {
     move || async move { Ok::<_, TokenError>(BearerToken::new(token)) }
 }
 
-/// An answer of the server to a request: the status line and the rest.
+/// Sends a request. Returns the status line and the rest of the answer.
 async fn ask(program: &Program, request: &str) -> (String, String) {
     let address = program.address();
     let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
@@ -57,7 +58,7 @@ async fn ask(program: &Program, request: &str) -> (String, String) {
 }
 
 #[actix::test]
-async fn code_runs_through_it_and_a_signal_ends_it_in_good_order() {
+async fn code_runs_and_a_signal_shuts_the_server_down_gracefully() {
     for signal in ["TERM", "INT"] {
         let mut program = Program::start(&[]);
         assert_eq!(ask(&program, "GET /healthz").await.0, "HTTP/1.1 200 OK");
@@ -72,9 +73,9 @@ async fn code_runs_through_it_and_a_signal_ends_it_in_good_order() {
     }
 }
 
-/// On each backend that this machine has.
+/// Runs on each backend that works on this machine.
 #[actix::test]
-async fn exit_codes_are_told_where_sigchld_was_ignored() {
+async fn exit_codes_are_reported_with_sigchld_ignored() {
     for backend in ["host", "namespace", "gvisor"] {
         let builder = LocalServer::builder().backend(backend.parse().unwrap());
         let Some(server) = start_if_possible(builder).await else {
@@ -90,9 +91,9 @@ async fn exit_codes_are_told_where_sigchld_was_ignored() {
     }
 }
 
-/// `timeout` and cargo send two at once.
+/// `timeout` and cargo send two signals at once.
 #[actix::test]
-async fn a_signal_that_comes_twice_ends_it_in_good_order() {
+async fn two_signals_at_once_still_shut_down_gracefully() {
     let mut program = Program::start(&[]);
     let sandbox = Sandbox::create(&program.url).await.unwrap();
     let _process = sandbox.exec(Language::Bash, "sleep 1000").await.unwrap();
@@ -104,10 +105,10 @@ async fn a_signal_that_comes_twice_ends_it_in_good_order() {
     assert_eq!(fs::read_dir(&directory).unwrap().count(), 0);
 }
 
-/// Whoever looks after what is left stands still, so that it cannot stop.
+/// The test suspends the watchdog, so that the server can't finish its shutdown.
 #[cfg(target_os = "linux")]
 #[actix::test]
-async fn a_second_signal_some_time_later_ends_it_at_once() {
+async fn a_later_second_signal_ends_the_server_at_once() {
     let mut program = Program::start(&[]);
     let directory = program.directory.path().to_owned();
     let watchdog = common::processes_with("actix-sandbox-watchdog");
@@ -147,7 +148,7 @@ async fn after_the_grace_the_server_ends_and_the_watchdog_cleans_up() {
     program.signal("TERM");
     let (status, said) = program.end().await;
     assert_eq!(status.code(), Some(1), "{said}");
-    assert!(said.contains("not over within 0ns"), "{said}");
+    assert!(said.contains("took longer than 0ns"), "{said}");
     killed::nothing_is_left_in(program.directory.path()).await;
 }
 
@@ -173,7 +174,7 @@ async fn only_holders_of_the_access_token_get_in() {
         let (status, rest) = ask(&program, &format!("POST {}/execute", program.secret())).await;
         assert_eq!(status, "HTTP/1.1 401 Unauthorized");
         assert!(rest.to_lowercase().contains("www-authenticate: bearer"));
-        // Whoever looks after the machine has none, and sees no more than that it lives.
+        // Health checks need no token. They only show that the server is up.
         assert_eq!(ask(&program, "GET /healthz").await.0, "HTTP/1.1 200 OK");
         #[cfg(target_os = "linux")]
         assert_eq!(common::processes_with(TOKEN), Vec::<String>::new());
@@ -297,7 +298,7 @@ fn help_groups_the_options_and_shows_the_default_of_each_limit() {
     };
     let limits = group("Limits");
     assert!(limits.contains("--max-sandboxes") && limits.contains("--output-buffer"));
-    // The text is on the line of the option, or on the next.
+    // The default is on the line of the option or on the next one.
     for option in limits.split("\n      --") {
         assert!(option.contains("[default: "), "{option}");
     }
@@ -339,7 +340,7 @@ async fn it_keeps_serving_if_stderr_is_closed() {
 }
 
 #[test]
-fn a_variable_that_names_no_backend_is_named() {
+fn an_unknown_backend_in_the_variable_is_named() {
     let run = |name: &str| {
         std::process::Command::new(env!("CARGO_BIN_EXE_actix-sandbox"))
             .args(["serve", "--address", "nowhere"])
@@ -354,7 +355,7 @@ fn a_variable_that_names_no_backend_is_named() {
         said.contains("`docker`") && said.contains("--backend"),
         "{said}"
     );
-    // Empty, it is as if it were not there: what is wrong is the address.
+    // An empty variable counts as unset, so the address is the error.
     let empty = run("");
     let said = String::from_utf8_lossy(&empty.stderr);
     assert!(said.contains("`nowhere`"), "{said}");
@@ -398,7 +399,7 @@ async fn a_graceful_shutdown_checkpoints_for_the_next_server() {
     assert_eq!(gone.kind(), ErrorKind::NotFound, "{gone}");
 }
 
-/// What the server makes is closed to others, however it was started.
+/// Other users can't read the server's files, whatever the umask of the process is.
 #[actix::test]
 async fn with_any_umask_others_cannot_read_the_servers_files() {
     use std::os::unix::fs::PermissionsExt;

@@ -1,4 +1,4 @@
-//! Where something is mounted, as in a container, and where the server's own directories are among those that sandboxes read.
+//! Machines with mounts below the directories that sandboxes can read, as in a container.
 
 use std::{fs, os::unix::fs::PermissionsExt};
 
@@ -6,7 +6,8 @@ use actix_sandbox::{Language, Sandbox};
 
 use super::{common::within, program::Program};
 
-/// The backends that confine. `None`, and a line that says why, where mounts for one server alone cannot be made.
+/// The backends that confine code. If this process can't create a mount namespace for the server,
+/// prints that and returns `None`.
 fn backends() -> Option<[&'static str; 2]> {
     let tried = std::process::Command::new("unshare")
         .args(["--mount", "true"])
@@ -26,7 +27,7 @@ async fn bash(program: &Program, code: &str) -> String {
     format!("{}{}", output.stdout_lossy(), output.stderr_lossy())
 }
 
-/// As in a container, where files of `/etc` are mounts.
+/// In a container, files in `/etc` are mounts.
 #[actix::test]
 async fn mounts_below_a_readable_directory_are_read_only() {
     let Some(backends) = backends() else { return };
@@ -50,7 +51,7 @@ async fn mounts_below_a_readable_directory_are_read_only() {
     assert_eq!(fs::read_to_string(file).unwrap(), "of the container\n");
 }
 
-/// As on Ubuntu and Fedora, where `/etc/resolv.conf` is a link into `/run`.
+/// On Ubuntu and Fedora, `/etc/resolv.conf` is a symlink into `/run`.
 #[actix::test]
 async fn names_resolve_where_the_resolvers_file_is_a_link() {
     let Some(backends) = backends() else { return };
@@ -67,7 +68,7 @@ async fn names_resolve_where_the_resolvers_file_is_a_link() {
     }
 }
 
-/// Where neither `runsc` nor `unshare` is installed.
+/// `/dev/null` is mounted over `runsc` and `unshare`, so neither backend can start.
 #[test]
 fn confined_says_what_each_backend_lacks() {
     if backends().is_none() {

@@ -1,5 +1,5 @@
-//! Where each user has a private group and the umask 002, the directories of a user are writable by
-//! that group.
+//! On systems where each user has a private group and the umask 002, directories of a user are
+//! writable by that group. The server accepts them.
 
 use std::{
     fs,
@@ -9,8 +9,8 @@ use std::{
 
 use super::program::{Program, User, refused_as};
 
-/// A user with a private group. `None`, and a line that says so, where the machine has none or where
-/// this process cannot become that user.
+/// A user with a private group. If the machine has none, or this process can't become that user,
+/// prints that and returns `None`.
 fn user() -> Option<User> {
     let groups = fs::read_to_string("/etc/group").unwrap();
     let passwd = fs::read_to_string("/etc/passwd").unwrap();

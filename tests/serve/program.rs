@@ -1,4 +1,4 @@
-//! [`Program`]: `actix-sandbox serve`, running.
+//! [`Program`]: a running `actix-sandbox serve`.
 
 use std::{
     io::{BufRead, BufReader, Read},
@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 use super::common::within;
 
-/// `actix-sandbox serve`, on a free port, with a directory of its own.
+/// A running `actix-sandbox serve`, on a free port and with a temporary directory.
 pub(crate) struct Program {
     child: Option<Child>,
     pub(crate) url: String,
@@ -27,7 +27,7 @@ fn command(arguments: &[&str]) -> Command {
 
 fn told(mut command: Command, arguments: &[&str]) -> Command {
     command.arg("serve").args(arguments).stdin(Stdio::null());
-    // As the tests are, not as it is when people start it.
+    // The default of the tests is `host`; the default of the command is another one.
     if std::env::var_os("ACTIX_SANDBOX_BACKEND").is_none() && !arguments.contains(&"--backend") {
         command.args(["--backend", "host"]);
     }
@@ -41,12 +41,12 @@ fn told(mut command: Command, arguments: &[&str]) -> Command {
 }
 
 impl Program {
-    /// Where it listens.
+    /// The host and port of the URL.
     pub(crate) fn address(&self) -> &str {
         self.parts().0
     }
 
-    /// The secret, with the slash before it; empty if there is none.
+    /// The secret with the slash before it. Empty if the server has none.
     pub(crate) fn secret(&self) -> &str {
         self.parts().1
     }
@@ -66,7 +66,7 @@ impl Program {
         Self::begin(command, tempfile::tempdir().unwrap())
     }
 
-    /// Starts it in a directory that others had.
+    /// Starts it with a directory that another server used before.
     #[cfg(target_os = "linux")]
     pub(crate) fn start_in(directory: TempDir, arguments: &[&str]) -> Self {
         Self::begin(command(arguments), directory)
@@ -77,7 +77,7 @@ impl Program {
         Self::start_after(&format!("ulimit -n {limit}"), arguments)
     }
 
-    /// Starts it from a shell that has run this.
+    /// Starts it from a shell, after this setup.
     pub(crate) fn start_after(setup: &str, arguments: &[&str]) -> Self {
         let script = format!("{setup}; exec \"$@\"");
         let mut command = Command::new("bash");
@@ -87,7 +87,7 @@ impl Program {
 
     /// Starts it from a program that ignores this signal.
     pub(crate) fn start_ignoring(signal: &str, arguments: &[&str]) -> Self {
-        // A shell may keep SIGCHLD for itself.
+        // Not by a shell, which may handle SIGCHLD itself.
         let script = format!(
             "import os, signal, sys\n\
              signal.signal(signal.{signal}, signal.SIG_IGN)\n\
@@ -98,7 +98,8 @@ impl Program {
         Self::begin(told(command, arguments), tempfile::tempdir().unwrap())
     }
 
-    /// Starts it where this shell script has mounted something, which nobody else sees. Needs root.
+    /// Starts it in a mount namespace of its own, after this shell script made mounts there. Needs
+    /// root.
     #[cfg(target_os = "linux")]
     pub(crate) fn start_where(mounts: &str, arguments: &[&str]) -> Self {
         let script = format!("set -e; {mounts}; exec \"$@\"");
@@ -107,8 +108,8 @@ impl Program {
         Self::begin(told(command, arguments), tempfile::tempdir().unwrap())
     }
 
-    /// Starts it as another user, with the umask 002, in a directory that this user can enter. Needs
-    /// root.
+    /// Starts it as another user with the umask 002. The user must be able to enter the directory.
+    /// Needs root.
     #[cfg(target_os = "linux")]
     pub(crate) fn start_as(user: &User, directory: TempDir, arguments: &[&str]) -> Self {
         let command = told(user.command(directory.path()), arguments);
@@ -168,13 +169,13 @@ impl Program {
         assert!(sent.unwrap().success());
     }
 
-    /// Lets go of the reading end of its log.
+    /// Closes the reading end of the pipe that is its stderr.
     pub(crate) fn without_its_log(mut self) -> Self {
         drop(self.child.as_mut().unwrap().stderr.take());
         self
     }
 
-    /// Sends it a signal and waits for its end.
+    /// Sends a signal and waits until the program exits.
     pub(crate) async fn ended_by(&mut self, signal: &str) -> ExitStatus {
         self.signal(signal);
         let mut child = self.child.take().unwrap();
@@ -185,12 +186,12 @@ impl Program {
             .unwrap()
     }
 
-    /// Whether it has ended.
+    /// Whether the program has exited.
     pub(crate) fn is_over(&mut self) -> bool {
         self.child.as_mut().unwrap().try_wait().unwrap().is_some()
     }
 
-    /// Waits for its end; gives how it ended, and what it wrote to its log.
+    /// Waits until the program exits. Returns its exit status and its log.
     pub(crate) async fn end(&mut self) -> (ExitStatus, String) {
         let child = self.child.take().unwrap();
         let ended = tokio::task::spawn_blocking(move || child.wait_with_output());
@@ -201,8 +202,8 @@ impl Program {
         (output.status, String::from_utf8(output.stderr).unwrap())
     }
 
-    /// Asks it to run code under this id, word for word as protocol v2 has it, and waits for an answer
-    /// that repeats the last word of the id.
+    /// Sends a raw v2 request for an exec with this id, which must contain `forged`. Waits for an
+    /// answer that repeats it.
     pub(crate) async fn exec_with_id(&self, id: &str) {
         use futures::{SinkExt, StreamExt};
         use tokio_tungstenite::tungstenite::{Message, client::IntoClientRequest};
@@ -237,13 +238,13 @@ impl Program {
         within("an answer about the exec", answered).await;
     }
 
-    /// Ends it, and gives what it wrote to its log.
+    /// Stops the program and returns its log.
     pub(crate) async fn log_at_the_end(mut self) -> String {
         self.signal("TERM");
         self.end().await.1
     }
 
-    /// Kills it without a word, and gives its directory, which is not removed by this.
+    /// Sends SIGKILL and returns its directory, which is not removed.
     #[cfg(target_os = "linux")]
     pub(crate) fn killed(mut self) -> TempDir {
         let mut child = self.child.take().unwrap();
@@ -252,7 +253,7 @@ impl Program {
         std::mem::replace(&mut self.directory, tempfile::tempdir().unwrap())
     }
 
-    /// Kills it and its watchdog without a word, the watchdog first.
+    /// Sends SIGKILL to its watchdog, then to the program.
     #[cfg(target_os = "linux")]
     pub(crate) fn killed_with_its_watchdog(self) -> TempDir {
         let place = self.directory.path().to_str().unwrap();
@@ -265,7 +266,7 @@ impl Program {
     }
 }
 
-/// A user of the machine, by number, and its group.
+/// The numeric ids of a user of the machine and its group.
 #[cfg(target_os = "linux")]
 pub(crate) struct User {
     pub(crate) uid: u32,
@@ -274,7 +275,7 @@ pub(crate) struct User {
 
 #[cfg(target_os = "linux")]
 impl User {
-    /// A command that runs a copy of the program. The program itself may be out of reach of the user.
+    /// A command that runs a copy of the program: the user may not have access to the original.
     fn command(&self, directory: &Path) -> Command {
         let copy = directory.join("program");
         std::fs::copy(PROGRAM, &copy).unwrap();
@@ -300,12 +301,12 @@ impl Drop for Program {
     }
 }
 
-/// Runs it with arguments with which it does not start; gives how it ended, and what it said.
+/// Runs it with arguments that it must refuse. Returns its exit status and its stderr.
 pub(crate) fn refused(arguments: &[&str]) -> (ExitStatus, String) {
     refused_by(command(arguments), arguments)
 }
 
-/// The same as another user.
+/// Like [`refused`], as another user.
 #[cfg(target_os = "linux")]
 pub(crate) fn refused_as(
     user: &User,

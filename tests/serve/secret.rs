@@ -1,4 +1,4 @@
-//! Who may call `actix-sandbox serve`: callers that have the secret in its URL.
+//! Only callers that know the secret in the URL may call `actix-sandbox serve`.
 
 use std::{fs, os::unix::fs::PermissionsExt, path::Path};
 
@@ -11,7 +11,7 @@ use super::{
     source,
 };
 
-/// Runs code, by the URL that it printed.
+/// Checks that code runs through the URL that the server printed.
 async fn works(program: &Program) {
     let sandbox = within("a sandbox", Sandbox::create(&program.url)).await;
     let output = sandbox.unwrap().run(Language::Bash, "echo in").await;
@@ -106,7 +106,7 @@ async fn without_a_secret_it_warns_that_every_user_may_run_code() {
     works(&program).await;
     let log = program.log_at_the_end().await;
     assert!(log.contains("WARN") && log.contains("every user"), "{log}");
-    // With a token only its owners may.
+    // With a token, only its holders may run code, so there is no warning.
     let variables = [("ACTIX_SANDBOX_TOKEN", TOKEN)];
     let program = Program::start_with(&["--no-secret"], &variables);
     let sandbox = Sandbox::create(&program.url).bearer_token_source(source(TOKEN));
@@ -122,8 +122,8 @@ async fn on_all_interfaces_a_warning_asks_for_tls() {
     assert!(log.contains("WARN") && log.contains("TLS"), "{log}");
 }
 
-/// The code of an attack, for a user of the machine who has no more than the port: whatever looks
-/// like a secret and can be found is tried.
+/// An attack by another user of the machine, who knows only the port. It searches for texts that
+/// look like a secret, and tries them all.
 const OTHER_USER: &str = include_str!("../common/call_server.py");
 
 #[cfg(target_os = "linux")]
@@ -148,7 +148,8 @@ async fn another_user_of_the_machine_cannot_use_it() {
     }
 }
 
-/// What the attack says; it looks at the server's directories as well.
+/// Runs the attack as another user, and returns its output. It also searches the server's
+/// directories.
 #[cfg(target_os = "linux")]
 async fn as_another_user(program: &Program, state: &Path) -> String {
     let (_, port) = program.address().rsplit_once(':').unwrap();
@@ -158,7 +159,7 @@ async fn as_another_user(program: &Program, state: &Path) -> String {
         .args(["python3", "-c", OTHER_USER, port])
         .arg(state)
         .arg(program.directory.path())
-        // Of the programs on the PATH of these tests some may be for their user alone.
+        // Programs on the PATH of these tests may be executable only for their user.
         .env("PATH", "/usr/local/bin:/usr/bin:/bin")
         .current_dir("/");
     let output = within("the attack", command.output()).await.unwrap();

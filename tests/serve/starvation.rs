@@ -1,4 +1,5 @@
-//! One caller does not take the server from the others: idle connections, slow uploads, the log.
+//! One caller can't starve the others: idle connections, busy connections and left-over processes.
+//! Nor can it forge lines of the log.
 
 use std::time::{Duration, Instant};
 
@@ -16,8 +17,8 @@ use super::{
 
 #[actix::test]
 async fn idle_connections_starve_neither_execs_nor_health_checks() {
-    // More connections than the server may open files, and they stay open. `runsc` needs file
-    // descriptors above 256.
+    // More connections than the server may have open files, and they stay open. `runsc` needs more
+    // than 256 file descriptors.
     let (files, connections) = match backend::is("gvisor") {
         true => (512, 1_000),
         false => (256, 500),
@@ -56,7 +57,7 @@ async fn idle_connections_starve_neither_execs_nor_health_checks() {
         "with {connections} idle connections: exec {of_exec:?}, health check {:?}",
         began.elapsed()
     );
-    // A new client as well, and what ran goes on.
+    // A new client gets in, and the exec from before still runs.
     let other = within("another sandbox", Sandbox::create(&program.url))
         .await
         .unwrap();
@@ -67,14 +68,14 @@ async fn idle_connections_starve_neither_execs_nor_health_checks() {
     waiting.write_to_stdin("kept\n").await.unwrap();
     let kept = within("the first exec", waiting.stdout().read_all()).await;
     assert_eq!(kept.unwrap(), "kept\n");
-    // Places were taken from the oldest.
+    // The server evicted the oldest connections.
     let oldest = within("the end of the oldest", idle[0].read(&mut [0; 16])).await;
     assert!(matches!(oldest, Ok(0) | Err(_)), "{oldest:?}");
     let log = program.log_at_the_end().await;
     assert!(!log.contains("Too many open files"), "{log}");
 }
 
-/// Callers without the secret that send request after request, faster than the answers come.
+/// The callers send requests faster than the server answers.
 #[actix::test]
 async fn busy_callers_without_the_secret_starve_no_health_check() {
     let program = Program::start_with_open_files(256, &["--backend", "host"]);
@@ -94,7 +95,8 @@ async fn busy_callers_without_the_secret_starve_no_health_check() {
             })
         })
         .collect();
-    // A connection may be evicted before its request is read; a caller that tries again gets through.
+    // The server may evict a connection before it reads the request. A caller that retries gets
+    // through.
     let health = async || -> std::io::Result<String> {
         let mut stream = TcpStream::connect(&address).await?;
         let request = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
@@ -126,14 +128,12 @@ async fn busy_callers_without_the_secret_starve_no_health_check() {
     }
 }
 
-/// Those of callers who may call are not closed: they have a limit, and the health check has places
-/// of its own.
 /// Each exec leaves a process behind that holds both pipes of its output.
 #[actix::test]
 async fn execs_that_ended_keep_few_descriptors_of_the_server() {
     const EXECS: usize = 40;
     const MOST_KEPT: usize = 32;
-    /// For what comes and goes beside them.
+    /// Descriptors that the server opens and closes for other things meanwhile.
     const OTHERS: usize = 8;
     let program = Program::start(&[]);
     let sandbox = Sandbox::create(&program.url).await.unwrap();
@@ -152,13 +152,15 @@ async fn execs_that_ended_keep_few_descriptors_of_the_server() {
         "jobs=(/proc/[0-9]*/cmdline); grep -lz '^sleep$' \"${jobs[@]}\" 2>/dev/null | wc -l";
     let alive = sandbox.run(Language::Bash, alive).await.unwrap();
     let alive: usize = alive.stdout_lossy().trim().parse().unwrap();
-    assert!(alive >= EXECS, "{alive} processes live on");
+    assert!(alive >= EXECS, "only {alive} processes are alive");
 }
 
+/// Connections with the secret are never evicted. They have a limit, and health checks have places
+/// of their own.
 #[actix::test]
 async fn connections_of_callers_have_a_limit_with_a_reason() {
     let program = Program::start(&["--max-connections", "2"]);
-    // On a busy machine this takes longer than the default of 60 s.
+    // On a busy machine, the test takes longer than the default idle timeout of 60 s.
     let create = || Sandbox::create(&program.url).idle_timeout(Duration::from_secs(600));
     let first = within("a sandbox", create()).await.unwrap();
     let second = within("a sandbox", create()).await.unwrap();

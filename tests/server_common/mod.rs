@@ -1,6 +1,6 @@
-//! A raw WebSocket client for the tests of the server: it says exactly what it is told, and writes
-//! down what it hears, one line for each message.
-#![allow(dead_code, reason = "every test file uses a part of it")]
+//! A raw WebSocket client for the tests of the server. It sends exactly what the test says and
+//! turns each message that it receives into one line.
+#![allow(dead_code, reason = "each test binary uses its part")]
 
 #[allow(
     clippy::duplicate_mod,
@@ -23,13 +23,13 @@ use tokio_tungstenite::{
 /// How long a test waits for anything before it fails.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
-/// What offers v2.
+/// The header that offers protocol v2.
 pub(crate) const V2: (&str, &str) = ("sec-websocket-protocol", "sandbox.v2");
 
 /// A WebSocket connection.
 pub(crate) struct Client {
     ws: WebSocketStream<TcpStream>,
-    /// A line that was heard and is to be heard again.
+    /// A line that [`Self::unhear`] put back.
     unheard: Option<String>,
 }
 
@@ -46,7 +46,8 @@ impl Identity {
     }
 }
 
-/// Dials, with more headers; the error is the HTTP status and the body of a refused upgrade.
+/// Dials with additional headers. If the server refuses the upgrade, the error is its HTTP status
+/// and body.
 pub(crate) async fn dial(
     server: &LocalServer,
     path: &str,
@@ -55,7 +56,7 @@ pub(crate) async fn dial(
     dial_to(server.url(), path, headers).await
 }
 
-/// The authority of a server's URL, and its path: the secret.
+/// Splits the URL of a server into its authority and its path, which is the secret.
 pub(crate) fn parts(url: &str) -> (&str, &str) {
     let rest = url.strip_prefix("http://").expect("a URL");
     rest.split_at(rest.find('/').unwrap_or(rest.len()))
@@ -93,7 +94,7 @@ async fn dial_to(
     }
 }
 
-/// A client that asks a server in another process to be attached.
+/// Attaches to a sandbox of a server in another process.
 pub(crate) async fn attach_at(url: &str, identity: &Identity) -> Client {
     Client::connect_to(url, &identity.attach_path()).await
 }
@@ -103,12 +104,12 @@ impl Client {
         dial(server, path, &[]).await.expect("an upgrade")
     }
 
-    /// The same for a server in another process.
+    /// Like [`Self::connect`], to a server in another process.
     pub(crate) async fn connect_to(url: &str, path: &str) -> Self {
         dial_to(url, path, &[]).await.expect("an upgrade")
     }
 
-    /// A client on this socket.
+    /// Upgrades this socket to a WebSocket.
     pub(crate) async fn upgrade(url: &str, socket: TcpStream) -> Self {
         let upgrade = tokio_tungstenite::client_async(url, socket);
         let upgraded = timeout(PATIENCE, upgrade).await.expect("an answer");
@@ -116,7 +117,7 @@ impl Client {
         Self { ws, unheard: None }
     }
 
-    /// A client with a running sandbox, as configured.
+    /// Creates a sandbox with this configuration, and waits until it runs.
     pub(crate) async fn create_with(server: &LocalServer, config: Value) -> (Self, Identity) {
         let mut client = Self::connect(server, "/create").await;
         client.send(config).await;
@@ -132,17 +133,17 @@ impl Client {
         (client, identity)
     }
 
-    /// A client with a running sandbox.
+    /// Creates a sandbox, and waits until it runs.
     pub(crate) async fn create(server: &LocalServer) -> (Self, Identity) {
         Self::create_with(server, json!({"idle_timeout": 60})).await
     }
 
-    /// A client with a running sandbox, on a link that speaks v2.
+    /// Like [`Self::create`], on a link that speaks v2.
     pub(crate) async fn create_v2(server: &LocalServer) -> (Self, Identity) {
         Self::create_v2_with(server, json!({"idle_timeout": 60})).await
     }
 
-    /// The same, as configured.
+    /// Like [`Self::create_with`], on a link that speaks v2.
     pub(crate) async fn create_v2_with(server: &LocalServer, config: Value) -> (Self, Identity) {
         let mut client = dial(server, "/create", &[V2]).await.expect("an upgrade");
         client.send(config).await;
@@ -161,7 +162,8 @@ impl Client {
         (client, identity)
     }
 
-    /// A client attached to a sandbox, on a link that speaks v2, as soon as the server lets it in.
+    /// Attaches to a sandbox on a link that speaks v2. Tries again while the server still considers
+    /// the previous client connected.
     pub(crate) async fn attach_v2(server: &LocalServer, identity: &Identity) -> Self {
         loop {
             let path = identity.attach_path();
@@ -176,7 +178,7 @@ impl Client {
         }
     }
 
-    /// A client with a running sandbox that may be handed over to another server.
+    /// Creates a sandbox that may be handed over to another server.
     pub(crate) async fn create_for_handoff(server: &LocalServer) -> (Self, Identity) {
         let mut client = Self::connect(server, "/create").await;
         let config =
@@ -192,7 +194,8 @@ impl Client {
         (client, identity)
     }
 
-    /// A client attached to a sandbox, as soon as the server knows that the one before is gone.
+    /// Attaches to a sandbox. Tries again while the server still considers the previous client
+    /// connected.
     pub(crate) async fn attach(server: &LocalServer, identity: &Identity) -> Self {
         loop {
             let mut client = Self::connect(server, &identity.attach_path()).await;
@@ -228,7 +231,7 @@ impl Client {
             .await;
     }
 
-    /// Gives a line to the code that waits for one, and is sure that the server has it.
+    /// Sends the line that the code waits for. The pong shows that the server has received it.
     pub(crate) async fn feed(&mut self) {
         self.stdin("\n").await;
         self.ping("fed").await;
@@ -239,7 +242,7 @@ impl Client {
         self.send(json!({"event": "stdin", "data": data})).await;
     }
 
-    /// The bytes under the WebSocket.
+    /// The socket below the WebSocket, to write raw bytes.
     pub(crate) fn socket(&mut self) -> &mut TcpStream {
         self.ws.get_mut()
     }
@@ -248,12 +251,12 @@ impl Client {
         self.send_raw(Message::text(text)).await;
     }
 
-    /// Hears a line again.
+    /// Puts a line back: [`Self::line`] returns it next.
     pub(crate) fn unhear(&mut self, line: String) {
         self.unheard = Some(line);
     }
 
-    /// The next thing that happens, in one line.
+    /// The next message, close or pong as one line. `lost`: the connection ended.
     pub(crate) async fn line(&mut self) -> String {
         if let Some(line) = self.unheard.take() {
             return line;
@@ -263,7 +266,7 @@ impl Client {
             .expect("the server says something")
     }
 
-    /// The next message, as it is. `null`: the session is over.
+    /// The next message as JSON. `null`: the session is over.
     pub(crate) async fn json(&mut self) -> Value {
         loop {
             let next = timeout(PATIENCE, self.ws.next()).await;
@@ -306,7 +309,8 @@ impl Client {
         }
     }
 
-    /// Everything up to and with a line; pieces of one stream that follow each other are joined.
+    /// All lines up to and including this one. Consecutive pieces of the same stream are joined.
+    /// Panics if the session ends before.
     pub(crate) async fn until(&mut self, last: &str) -> Vec<String> {
         let mut lines: Vec<String> = Vec::new();
         loop {
@@ -330,7 +334,7 @@ impl Client {
         }
     }
 
-    /// Hears exactly this much of stdout, in however many pieces.
+    /// Reads this text from stdout, in any number of pieces. Panics if anything else comes.
     pub(crate) async fn hears(&mut self, expected: &str) {
         let mut heard = String::new();
         while heard.len() < expected.len() {
@@ -342,13 +346,13 @@ impl Client {
         assert_eq!(heard, expected);
     }
 
-    /// Runs code to its end; what was heard.
+    /// Runs code to its end. Returns all lines.
     pub(crate) async fn run(&mut self, language: &str, code: &str) -> Vec<String> {
         self.exec(language, code).await;
         self.until("SANDBOX_EXECUTION_DONE").await
     }
 
-    /// Runs bash to its end; what it wrote to stdout.
+    /// Runs bash to its end. Returns its stdout.
     pub(crate) async fn bash(&mut self, code: &str) -> String {
         let lines = self.run("bash", code).await;
         let stdout: String = lines
@@ -362,21 +366,21 @@ impl Client {
         stdout
     }
 
-    /// That nothing is said for a while.
+    /// Panics if the server sends anything within this time.
     pub(crate) async fn stays_silent(&mut self, duration: Duration) {
         if let Ok(line) = timeout(duration, self.line_in_any_time()).await {
             panic!("the server said {line}");
         }
     }
 
-    /// Kills the sandbox and hears it out.
+    /// Kills the sandbox and waits until the server closes the session.
     pub(crate) async fn kill_sandbox(mut self) {
         self.action("kill_sandbox").await;
         self.until("close 1000").await;
     }
 }
 
-/// An HTTP request without upgrade, below the secret: status and body.
+/// A plain GET request below the secret. Returns status and body.
 pub(crate) async fn get(
     server: &LocalServer,
     path: &str,
@@ -410,7 +414,7 @@ pub(crate) async fn get(
     (status, body)
 }
 
-/// The processes whose environment holds `NAME=value`, zombies left out.
+/// The processes whose environment contains this `NAME=value`. Zombies are left out.
 pub(crate) fn processes_with(variable: &str) -> Vec<u32> {
     let entry = variable.as_bytes();
     std::fs::read_dir("/proc")
@@ -432,7 +436,7 @@ pub(crate) fn processes_of(identity: &Identity) -> Vec<u32> {
     processes_with(&format!("ACTIX_SANDBOX_ID={}", identity.id))
 }
 
-/// The directories of servers in a directory.
+/// The paths of the entries of a directory.
 pub(crate) fn entries(directory: &std::path::Path) -> Vec<PathBuf> {
     std::fs::read_dir(directory)
         .expect("the directory")
@@ -440,7 +444,7 @@ pub(crate) fn entries(directory: &std::path::Path) -> Vec<PathBuf> {
         .collect()
 }
 
-/// Waits until something is true; the test's own clock is not involved in what is waited for.
+/// Polls a condition until it holds. Panics after [`PATIENCE`].
 pub(crate) async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let wait = async {
         while !condition() {

@@ -1,4 +1,4 @@
-//! [`ServerProcess`]: a local server in a process of its own, which can be killed.
+//! [`ServerProcess`]: a local server in a separate process, so that a test can kill it.
 #![allow(dead_code, reason = "not every test binary needs all of it")]
 
 use std::{
@@ -8,8 +8,8 @@ use std::{
 
 use actix_sandbox::server::ServerBuilder;
 
-/// What the test `a_server_process_of_its_own` of a binary does where it is to be a server: says
-/// its URL, and serves until its input ends.
+/// The body of the test `a_server_process_of_its_own` in the process that is the server: prints the
+/// URL and serves until stdin ends.
 pub(crate) fn serve(builder: ServerBuilder) {
     futures::executor::block_on(async {
         let server = builder.start().await.unwrap();
@@ -21,7 +21,8 @@ pub(crate) fn serve(builder: ServerBuilder) {
     });
 }
 
-/// How to run this same binary as that process; the variables are to be added that make it a server.
+/// A command that runs `a_server_process_of_its_own` of this test binary. The caller adds the
+/// variables that make it a server.
 pub(crate) fn command() -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command
@@ -51,7 +52,7 @@ impl ServerProcess {
         &self.url
     }
 
-    /// Where it listens.
+    /// The host and port of the URL.
     pub(crate) fn address(&self) -> &str {
         let rest = self.url.trim_start_matches("http://");
         rest.split_once('/').map_or(rest, |(address, _)| address)
@@ -63,7 +64,7 @@ impl ServerProcess {
         assert!(sent.unwrap().success());
     }
 
-    /// Killed without a word.
+    /// Sends SIGKILL.
     pub(crate) fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();

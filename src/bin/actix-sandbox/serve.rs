@@ -1,4 +1,4 @@
-//! `actix-sandbox serve`: a server of sandboxes.
+//! `actix-sandbox serve`: a sandbox server.
 
 use std::{
     ffi::OsString,
@@ -30,9 +30,9 @@ pub(crate) struct Serve {
     #[arg(long, env = "ACTIX_SANDBOX_ADDRESS", default_value = "127.0.0.1:8080")]
     address: String,
 
-    /// Backend that runs the code: gvisor or namespace, which confine it; host, which confines
-    /// nothing; confined, the best that confines and works here; auto, like confined, but host if
-    /// none works.
+    /// Backend that runs the code. gvisor and namespace confine the code, host confines nothing.
+    /// confined selects the best backend that confines code and works on this machine. auto does
+    /// the same, but falls back to host if none works.
     #[arg(long, env = "ACTIX_SANDBOX_BACKEND", default_value = "auto", value_parser = backend)]
     backend: Backend,
 
@@ -41,18 +41,19 @@ pub(crate) struct Serve {
     #[arg(long, help_heading = CALLERS, value_name = "FILE")]
     token_file: Option<PathBuf>,
 
-    /// File with the secret in the URL, so that the URL stays the same after a restart. Created if
-    /// missing. Must belong to the user of the server and be closed to other users (mode 0600)
-    /// [default: a new secret at each start, or with --state the one that is stored there].
+    /// File with the secret of the URL, so that the URL stays the same after a restart. The server
+    /// creates the file if it is missing. The file must belong to the user of the server and be
+    /// closed to other users (mode 0600) [default: a new secret at each start, or with --state the
+    /// secret that is stored there].
     #[arg(long, help_heading = CALLERS, value_name = "FILE")]
     secret_file: Option<PathBuf>,
 
     /// Leaves the secret out of the URL. Without an access token, every user of this machine can
-    /// then run code here. Needs an access token if other machines can reach the address.
+    /// then run code here. If other machines can reach the address, an access token is required.
     #[arg(long, help_heading = CALLERS, conflicts_with = "secret_file")]
     no_secret: bool,
 
-    /// Directory that holds the sandboxes [default: the directory for temporary files].
+    /// Directory for the files of running sandboxes [default: the directory for temporary files].
     #[arg(long, value_name = "DIRECTORY")]
     directory: Option<PathBuf>,
 
@@ -75,7 +76,7 @@ pub(crate) struct Serve {
     #[arg(long, help_heading = LIMITS, value_name = "TIME", value_parser = duration)]
     store_timeout: Option<Duration>,
 
-    /// Lease on a sandbox that may be handed over. If a server dies, another server with the same
+    /// Lease on a sandbox with handoff enabled. If its server dies, another server with the same
     /// --state can take the sandbox after this time [default: 10s].
     #[arg(long, help_heading = HANDOFF, value_name = "TIME", value_parser = duration)]
     handoff_lease: Option<Duration>,
@@ -107,7 +108,7 @@ pub(crate) struct Serve {
     #[arg(long, help_heading = LIMITS, value_name = "NUMBER", value_parser = workers)]
     workers: Option<usize>,
 
-    /// Maximum number of execs that run at once in one sandbox [default: 64].
+    /// Maximum number of execs that run concurrently in one sandbox [default: 64].
     #[arg(long, help_heading = LIMITS, value_name = "NUMBER", value_parser = positive)]
     max_execs: Option<usize>,
 
@@ -115,7 +116,7 @@ pub(crate) struct Serve {
     #[arg(long, help_heading = LIMITS, value_name = "TIME", value_parser = duration)]
     max_run_time: Option<Duration>,
 
-    /// Idle timeout of sandboxes whose client requests none [default: 5m].
+    /// Idle timeout of sandboxes whose client doesn't request one [default: 5m].
     #[arg(long, help_heading = LIMITS, value_name = "TIME", value_parser = duration)]
     default_idle_timeout: Option<Duration>,
 
@@ -127,8 +128,8 @@ pub(crate) struct Serve {
     #[arg(long, help_heading = LIMITS, value_name = "SIZE", value_parser = size)]
     max_message_size: Option<ByteSize>,
 
-    /// Buffer for output that the client has not taken yet; while it is full, the process is paused
-    /// [default: 1MiB].
+    /// Size of the buffer for output that the client hasn't received yet. A process pauses while
+    /// its buffer is full [default: 1MiB].
     #[arg(long, help_heading = LIMITS, value_name = "SIZE", value_parser = size)]
     output_buffer: Option<ByteSize>,
 
@@ -136,11 +137,13 @@ pub(crate) struct Serve {
     #[arg(long, help_heading = LIMITS, value_name = "TIME", value_parser = duration)]
     request_timeout: Option<Duration>,
 
-    /// Allows requests from web pages of this origin. May be given more than once.
+    /// Allows requests from web pages of this origin, for example `https://example.com`. May be
+    /// given more than once.
     #[arg(long, help_heading = CALLERS, value_name = "ORIGIN")]
     allowed_origin: Vec<String>,
 
-    /// Accepts this host name in the `Host` header. May be given more than once.
+    /// Accepts requests with this host name in the `Host` header, for example behind a proxy. May
+    /// be given more than once.
     #[arg(long, help_heading = CALLERS, value_name = "NAME")]
     allowed_host: Vec<String>,
 
@@ -181,7 +184,7 @@ struct Confines {
     #[arg(long, value_name = "DIRECTORY")]
     readable: Vec<PathBuf>,
 
-    /// gVisor's program. Only with --backend gvisor [default: runsc].
+    /// gVisor's program, as a name or a path. Only with --backend gvisor [default: runsc].
     #[arg(long, value_name = "PROGRAM")]
     runsc: Option<PathBuf>,
 
@@ -314,7 +317,7 @@ impl Serve {
             stopped = tokio::time::timeout(grace, server.stop()) => match stopped {
                 Ok(()) => Ok(ExitCode::SUCCESS),
                 Err(_) => end_at_once(&format!(
-                    "the shutdown was not over within {grace:?} (`--grace`)"
+                    "the shutdown took longer than {grace:?} (`--grace`)"
                 )),
             },
             () = impatient => end_at_once("ended at once by a second signal"),
@@ -326,7 +329,7 @@ impl Serve {
             .unwrap_or_else(|_| EnvFilter::new("info,actix_server=warn"));
         let log = tracing_subscriber::fmt()
             .with_env_filter(filter)
-            // Otherwise the logger panics when the reader of stderr is gone.
+            // Otherwise the logger panics if stderr is a closed pipe.
             .log_internal_errors(false)
             .with_writer(std::io::stderr);
         match self.log_format {

@@ -185,8 +185,8 @@ pub(crate) fn raise_open_files() {
     }
 }
 
-/// A signal that follows the first one within this time counts as the same one: `timeout` and cargo
-/// send two at once.
+/// A second signal within this time after the first is ignored: `timeout` and cargo send two at
+/// once.
 pub(crate) const SAME_WITHIN: Duration = Duration::from_secs(2);
 
 /// The signals that stop a command: SIGTERM and SIGINT.

@@ -1,4 +1,4 @@
-//! What runs the code: the traits that a sandbox needs of a backend, and the backends.
+//! The traits that each backend implements.
 
 use std::io;
 
@@ -8,25 +8,24 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::job::Job;
 use crate::{protocol::SandboxId, server::store::archive::layout::Trees};
 
-/// A pipe that carries output.
+/// The server's end of a process's stdout or stderr.
 pub(crate) type Pipe = Box<dyn AsyncRead + Send + Unpin>;
 
-/// A pipe that takes input.
+/// The server's end of a process's stdin.
 pub(crate) type Input = Box<dyn AsyncWrite + Send + Unpin>;
 
-/// Makes sandboxes.
+/// Creates sandboxes.
 pub(crate) trait Backend: Send + Sync + 'static {
-    /// Its name, as it is chosen by.
+    /// The name by which users choose this backend.
     fn name(&self) -> &'static str;
 
-    /// Makes a sandbox.
     fn create(&self, id: &SandboxId) -> BoxFuture<'_, io::Result<Box<dyn BackendSandbox>>>;
 
-    /// Ends the backend, once every sandbox is deleted.
+    /// Shuts the backend down. Call it after every sandbox was deleted.
     fn shutdown(&self) -> BoxFuture<'_, ()>;
 }
 
-/// How a main process ended, as far as that is known.
+/// How a main process ended. Both fields are `None` if that is unknown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Exit {
     pub(crate) code: Option<i32>,
@@ -35,29 +34,32 @@ pub(crate) struct Exit {
 
 /// One sandbox.
 pub(crate) trait BackendSandbox: Send + Sync + 'static {
-    /// Starts code. The error is the reason for the client.
+    /// Starts code. The error is the reason to report to the client.
     fn start(&self, job: Job) -> BoxFuture<'_, Result<Started, String>>;
 
-    /// Ends every process of the sandbox before a checkpoint, so that its files stay as they are. A backend that can store
-    /// memory puts that beside the files first; the processes go on when the files are unpacked, or when code is next
-    /// started. The error is the reason for the client.
+    /// Ends every process of the sandbox before a checkpoint, so that its files no longer change. A
+    /// backend that can store memory first saves it beside the files. The processes then continue
+    /// when the checkpoint is restored or when code is next started. The error is the reason to
+    /// report to the client.
     fn freeze(&self) -> BoxFuture<'_, Result<(), String>>;
 
-    /// The checkpoint failed: what [`freeze`](Self::freeze) has stored goes on. The error is the reason for the log.
+    /// Continues the processes that [`freeze`](Self::freeze) has stored, because the checkpoint
+    /// failed. The error is the reason for the log.
     fn thaw(&self) -> BoxFuture<'_, Result<(), String>> {
         Box::pin(async { Ok(()) })
     }
 
-    /// The directories that its archives hold. Nothing that the server trusts is in them.
+    /// The directories that archives of this sandbox hold. The server trusts no file in them.
     fn trees(&self) -> Trees;
 
-    /// Its trees were filled from an archive, before anything has run in it. The error is the reason for
-    /// the client.
+    /// Called after the trees were filled from an archive and before any code runs in the sandbox.
+    /// The error is the reason to report to the client.
     fn unpacked(&self) -> BoxFuture<'_, Result<(), String>> {
         Box::pin(async { Ok(()) })
     }
 
-    /// Ends every process of the sandbox and removes its files. The error is the reason for the client.
+    /// Ends every process of the sandbox and removes its files. The error is the reason to report
+    /// to the client.
     fn delete(&self) -> BoxFuture<'_, Result<(), String>>;
 }
 
@@ -71,10 +73,10 @@ pub(crate) struct Started {
 
 /// The processes of one exec.
 pub(crate) trait Process: Send {
-    /// Resolves when the main process ended. May be called again, and may be dropped.
+    /// Resolves when the main process has ended. May be called again. Cancel safe.
     fn wait(&mut self) -> BoxFuture<'_, io::Result<Exit>>;
 
-    /// Ends the main process and all its children; resolves when none is left. The error is the
-    /// reason for the client.
+    /// Ends the main process and all its children. Resolves when none is left. The error is the
+    /// reason to report to the client.
     fn kill(&mut self) -> BoxFuture<'_, Result<(), String>>;
 }

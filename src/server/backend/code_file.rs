@@ -1,4 +1,4 @@
-//! [`CodeFile`]: the file that code is run from.
+//! [`CodeFile`]: the file from which an interpreter runs code.
 
 use std::{
     fs,

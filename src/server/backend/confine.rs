@@ -1,4 +1,4 @@
-//! What the backends that confine have in common: what a sandbox sees, and where.
+//! What the confining backends share: which files a sandbox sees, and at which paths.
 
 use std::{
     fs, io,
@@ -17,12 +17,12 @@ use crate::server::{blocking::blocking, choice::Confines};
 /// The name of the user that code runs as.
 pub(super) const USER_NAME: &str = "sandbox";
 
-/// Where the directories of a sandbox are in it.
+/// The paths of a sandbox's directories, as code sees them.
 pub(super) const HOME_INSIDE: &str = "/home/sandbox";
 pub(super) const TEMPORARY_INSIDE: &str = "/tmp";
 pub(super) const CODE_INSIDE: &str = "/run/code";
 
-/// The environment of code, before what is asked for.
+/// The default environment of code. A job can add variables and replace these.
 pub(super) const ENVIRONMENT: [(&str, &str); 7] = [
     ("PATH", PATH),
     ("LANG", "C.UTF-8"),
@@ -33,7 +33,7 @@ pub(super) const ENVIRONMENT: [(&str, &str); 7] = [
     ("PYTHONUNBUFFERED", "1"),
 ];
 
-/// What a sandbox does not share with the machine.
+/// The directories of which each sandbox has its own.
 const OWN: [&str; 6] = [
     TEMPORARY_INSIDE,
     HOME_INSIDE,
@@ -43,13 +43,14 @@ const OWN: [&str; 6] = [
     "/sys",
 ];
 
-/// Where the directories of the server itself would be seen in those that sandboxes are to read, and which are to be empty
-/// there. The error says what is wrong with those directories.
+/// The paths below readable directories at which sandboxes would see the server's own directories.
+/// Sandboxes must see empty directories there. The error says why a readable directory is refused.
 pub(super) fn hidden(confines: &Confines, context: &ServerContext) -> Result<Vec<PathBuf>, String> {
     if let Some(path) = confines.readable.iter().find(|path| !is_mountable(path)) {
         return Err(format!(
-            "the directory {} cannot be made readable: expected an absolute path other than `/`, without `.` and `..`, and not where \
-             sandboxes have their own ({})",
+            "the directory {} cannot be made readable: expected an absolute path other than `/`, \
+             without `.` and `..`, and outside of the directories of which each sandbox has its \
+             own ({})",
             path.display(),
             OWN.join(", ")
         ));
@@ -60,13 +61,14 @@ pub(super) fn hidden(confines: &Confines, context: &ServerContext) -> Result<Vec
             .canonicalize()
             .map_err(|error| format!("{}: {error}", own.display()))?;
         for path in &confines.readable {
-            // One that is not there is not seen either.
+            // Sandboxes don't see a directory that doesn't exist.
             let Ok(real) = path.canonicalize() else {
                 continue;
             };
             if real.starts_with(&own) {
                 return Err(format!(
-                    "the directory {} cannot be made readable: it is one of the server's own, in {}; expected one that is not",
+                    "the directory {} cannot be made readable: it is in the server's own directory \
+                     {}; choose another directory",
                     path.display(),
                     own.display()
                 ));
@@ -79,7 +81,7 @@ pub(super) fn hidden(confines: &Confines, context: &ServerContext) -> Result<Vec
     Ok(hidden)
 }
 
-/// Whether a directory can be shown to sandboxes.
+/// Whether a directory at this path can be made readable.
 fn is_mountable(path: &Path) -> bool {
     use std::path::Component::{Normal, RootDir};
     path.is_absolute()
@@ -90,15 +92,17 @@ fn is_mountable(path: &Path) -> bool {
             .all(|it| matches!(it, RootDir | Normal(_)))
 }
 
-/// Makes a directory with exactly these permissions, whatever the umask. Fails if there is anything of this name, a
-/// link included.
+/// Creates a directory with exactly these permissions, regardless of the umask. Fails if the path
+/// exists, even as a symbolic link.
 pub(super) fn make_directory(path: &Path, mode: u32) -> io::Result<()> {
     fs::create_dir(path)?;
     fs::set_permissions(path, fs::Permissions::from_mode(mode))
 }
 
-/// Makes a directory to mount on at this path of a tree in which nothing runs, and the directories that lead there. Code or an
-/// archive may have filled the tree: links and files in the place of directories are replaced, never followed.
+/// Creates a mount point at this path of a tree, with its parents. No code may run in the tree now.
+///
+/// Code or an archive may have filled the tree. So links and files on the path are replaced by
+/// directories, and links are never followed.
 pub(super) fn make_mount_point(tree: &Path, inside: &Path, owner: u32) -> io::Result<()> {
     let mut at = tree.to_owned();
     for part in inside.iter().filter(|part| *part != "/") {
@@ -115,7 +119,7 @@ pub(super) fn make_mount_point(tree: &Path, inside: &Path, owner: u32) -> io::Re
     Ok(())
 }
 
-/// Writes a file that the user of a sandbox, or else that of this process, may read alone.
+/// Writes a file that only `user` may read. `None` means the user of this process.
 pub(super) async fn write_for(user: Option<u32>, file: &CodeFile, text: &str) -> io::Result<()> {
     file.write(text, &[]).await?;
     match user {
@@ -127,8 +131,8 @@ pub(super) async fn write_for(user: Option<u32>, file: &CodeFile, text: &str) ->
     }
 }
 
-/// Where the interpreter is, or the reason why there is none. A script that a version manager put in its place may
-/// lead to where the sandbox cannot read.
+/// The path of the interpreter, or the reason why there is none. Ignores scripts of version
+/// managers, because they may start a program in a directory that the sandbox can't read.
 pub(super) fn interpreter(language: Language) -> Result<PathBuf, String> {
     let name = language.program();
     let mut directories = PATH.split(':');

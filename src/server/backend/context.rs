@@ -1,4 +1,5 @@
-//! [`ServerContext`]: what all sandboxes of a server share, and how its processes and files are removed.
+//! [`ServerContext`]: what all sandboxes of a server share, and how its processes and files are
+//! removed.
 
 use std::{fs, io, path::PathBuf, sync::Arc};
 

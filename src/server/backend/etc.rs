@@ -23,7 +23,7 @@ pub(super) struct EtcFile {
 }
 
 impl EtcFile {
-    /// `NAME=PLACE`.
+    /// The argument `NAME=PATH` for the script of the namespace backend.
     pub(super) fn to_argument(&self) -> OsString {
         let mut argument = OsString::from(self.name);
         argument.push("=");
@@ -32,8 +32,8 @@ impl EtcFile {
     }
 }
 
-/// Those files of [`write`] that must replace the machine's own, because the sandbox can see these
-/// directories of the machine.
+/// The files of [`write`] that replace those of the machine in a sandbox that can see the
+/// directories in `readable`.
 pub(super) fn files(readable: &[PathBuf]) -> Vec<EtcFile> {
     let is_shown = |path: &Path| {
         path.starts_with("/run") || readable.iter().any(|directory| path.starts_with(directory))

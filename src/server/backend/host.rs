@@ -1,7 +1,7 @@
 //! [`HostBackend`]: runs code with the `bash` and `python3` of this machine.
 //!
-//! It keeps sandboxes apart and tidies up after them; it does not confine them. Code runs as the
-//! user of this process and can do what that user can.
+//! Each sandbox has its own directory and processes, which are removed with it. Sandboxes are not
+//! confined: code runs as the user of this process and can do everything that this user can.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -40,7 +40,7 @@ pub(crate) struct HostBackend {
 struct Shared {
     context: Arc<ServerContext>,
     path: OsString,
-    /// The name of the user that code runs as, if that user has one.
+    /// The name of the user that code runs as, if the user database has one.
     user: Option<String>,
     /// The directory that lets Python import from its working directory.
     site: String,
@@ -48,9 +48,10 @@ struct Shared {
 }
 
 impl HostBackend {
-    /// A backend on this context. The error says why it does not work here.
+    /// Starts the backend. The error says why it does not work on this machine.
     pub(super) fn start(context: Arc<ServerContext>) -> Result<Self, String> {
-        // The other backends need none: code there cannot use the kernel's keys.
+        // The other backends need no session keyring, because their code can't use the kernel's
+        // keys.
         #[cfg(target_os = "linux")]
         spawn::own_keyring()?;
         let site = site::write(&context.root).map_err(|error| error.to_string())?;
@@ -104,7 +105,7 @@ struct HostSandbox {
     home: PathBuf,
     /// `TMPDIR`.
     temporary: PathBuf,
-    /// The code of each exec, as a file.
+    /// Holds the code of each exec as a file.
     code: PathBuf,
     launcher: Launcher,
     shared: Arc<Shared>,
@@ -149,20 +150,21 @@ impl BackendSandbox for HostSandbox {
 }
 
 impl HostSandbox {
-    /// Where the interpreter is, or the reason why it cannot be used.
+    /// The path of the interpreter, or the reason why there is none.
     async fn interpreter(&self, language: Language) -> Result<PathBuf, String> {
         let name = language.program();
         let missing = || {
             format!(
-                "{name} is not installed on the machine that the server runs on, or not on its PATH."
+                "{name} is not installed on the machine that the server runs on, or not on the \
+                 server's PATH."
             )
         };
         let found = find(name, &self.shared.path).ok_or_else(missing)?;
         if language != Language::Python || !is_script(&found) {
             return Ok(found);
         }
-        // A version manager put a script in front of python3. It costs more than python3 itself, so
-        // it is asked once what it stands for.
+        // `python3` is the script of a version manager. It takes longer than Python itself, so ask
+        // it once for the path of the interpreter.
         let python = self
             .shared
             .python
@@ -174,7 +176,7 @@ impl HostSandbox {
         Ok(python.clone())
     }
 
-    /// Where the code is to run, or the reason why it cannot.
+    /// The working directory of the code, or the reason why it can't be used.
     async fn working_directory(&self, cwd: Option<&str>) -> Result<PathBuf, String> {
         let Some(cwd) = cwd else {
             return Ok(self.home.clone());
@@ -188,7 +190,7 @@ impl HostSandbox {
         }
     }
 
-    /// How to run a job, or the reason why it cannot be run.
+    /// The command that runs a job, or the reason why the job can't be run.
     fn command(
         &self,
         interpreter: &Path,
@@ -222,7 +224,8 @@ impl HostSandbox {
     }
 }
 
-/// The python that a script stands for. The script gets `PATH`, and the home directory that the user database names.
+/// The path of the Python interpreter that the script of a version manager starts. The script gets
+/// `PATH` and the home directory from the user database.
 async fn ask_for_python(script: &Path, path: &OsStr) -> Option<PathBuf> {
     let user = blocking(|| Ok(User::from_uid(geteuid())?)).await;
     let home = user.ok().flatten().map(|user| user.dir);

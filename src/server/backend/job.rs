@@ -1,4 +1,4 @@
-//! [`Job`]: code to run, and how.
+//! [`Job`]: code to run, with its language, arguments, environment and working directory.
 
 use std::borrow::Cow;
 
@@ -15,7 +15,7 @@ impl Language {
     /// The supported languages, as error messages name them.
     pub(crate) const NAMES: &'static str = "python, bash";
 
-    /// The program that runs it.
+    /// The interpreter.
     pub(crate) fn program(self) -> &'static str {
         match self {
             Self::Python => "python3",
@@ -44,20 +44,20 @@ impl Language {
     }
 }
 
-/// Code to run, and how.
+/// Code to run, with its language, arguments, environment and working directory.
 #[derive(Debug)]
 pub(crate) struct Job {
     pub(crate) language: Language,
     pub(crate) code: String,
     pub(crate) args: Vec<String>,
-    /// Additions to the environment.
+    /// Variables to add to the default environment.
     pub(crate) env: Vec<(String, String)>,
-    /// The working directory, from the usual one.
+    /// The working directory, relative to the default one.
     pub(crate) cwd: Option<String>,
 }
 
 impl Job {
-    /// Code, run as usual.
+    /// Code without arguments, in the default environment and working directory.
     pub(crate) fn new(language: Language, code: String) -> Self {
         Self {
             language,
@@ -68,8 +68,9 @@ impl Job {
         }
     }
 
-    /// The variables that code gets in addition to the usual ones. `site` is the directory of [`site`] as code sees it:
-    /// Python can import from its working directory, as with `python3 -c`, though the code is in a file elsewhere.
+    /// The variables that code gets in addition to the default ones. `site` is the path of the
+    /// directory that [`site`](super::site) writes, as code sees it. It lets Python import from its
+    /// working directory, as with `python3 -c`, although the code is in a file elsewhere.
     pub(super) fn variables(&self, site: &str) -> Vec<(&str, Cow<'_, str>)> {
         const SEARCHED: &str = "PYTHONPATH";
         let mut variables: Vec<_> = self
@@ -86,9 +87,12 @@ impl Job {
         variables
     }
 
-    /// The [`variables`](Self::variables) as the file that a confined process reads them from: on a command line, every
-    /// user of the machine could read them, and the helpers that start the code must not have them. The marks come last,
-    /// so that the caller cannot replace them.
+    /// The contents of the file from which a confined process reads its
+    /// [`variables`](Self::variables).
+    ///
+    /// On a command line, every user of the machine could read the variables. The helpers that
+    /// start the code must not have them in their environment: `PERL5OPT`, for example, would
+    /// change what they do. The marks come last, so that the caller cannot replace them.
     #[cfg(target_os = "linux")]
     pub(super) fn pairs<'a>(
         &'a self,

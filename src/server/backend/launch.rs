@@ -31,7 +31,7 @@ use super::{
 };
 use crate::{protocol::SandboxId, server::identity::random_hex};
 
-/// Process groups of a sandbox that are remembered before those without a process are forgotten.
+/// Number of process groups of a sandbox at which its list drops those without a process.
 const MANY_GROUPS: usize = 256;
 
 /// A random marker value. Code must not guess the marker of another sandbox: a process that carries
@@ -55,7 +55,7 @@ pub(super) struct Launcher {
 }
 
 impl Launcher {
-    /// For a sandbox with this directory.
+    /// `root` is the directory of the sandbox.
     pub(super) fn new(
         id: SandboxId,
         root: PathBuf,
@@ -71,7 +71,7 @@ impl Launcher {
         })
     }
 
-    /// The number of the next exec, from 1.
+    /// The number of the next exec. The first is 1.
     pub(super) fn next(&self) -> u64 {
         self.execs.fetch_add(1, Ordering::Relaxed) + 1
     }
@@ -91,9 +91,11 @@ impl Launcher {
         ]
     }
 
-    /// Starts an exec with marked processes. `needs` is dropped when the exec is dropped.
-    /// `namespace` is the PID namespace of all processes but the first, if no other sandbox shares
-    /// it. `user` is the user that code runs as, if it differs from the user of this process.
+    /// Starts an exec with marked processes.
+    ///
+    /// `needs` is dropped when the exec is dropped. `namespace` is the PID namespace of all
+    /// processes but the first, if no other sandbox shares it. `user` is the user that code runs
+    /// as, if it differs from the user of this process.
     pub(super) fn spawn(
         &self,
         mut command: Command,
@@ -105,7 +107,8 @@ impl Launcher {
         let (stdin, input) = pipe_of(user)?;
         let (output, stdout) = pipe_of(user)?;
         let (errors, stderr) = pipe_of(user)?;
-        // Everything that can fail comes before the process starts: afterwards `MarkedProcess` kills its group.
+        // Do everything that can fail before the process starts: only `MarkedProcess`, which is
+        // made afterwards, kills its group.
         let stdin_sender = pipe::Sender::from_owned_fd(input.into())?;
         let stdout_receiver = pipe::Receiver::from_owned_fd(output.into())?;
         let stderr_receiver = pipe::Receiver::from_owned_fd(errors.into())?;
@@ -233,7 +236,7 @@ impl Drop for MarkedProcess {
     }
 }
 
-/// A pipe that belongs to this user, if it is another one: only the owner of a pipe may open it
+/// Creates a pipe, which belongs to `user` if one is given. Only the owner of a pipe may open it
 /// again, as `/dev/stdout`.
 fn pipe_of(user: Option<u32>) -> io::Result<(io::PipeReader, io::PipeWriter)> {
     let (reader, writer) = io::pipe()?;

@@ -1,4 +1,4 @@
-//! What runs the code: the traits that a sandbox needs of a backend, and the backends.
+//! The backends, which run the code of sandboxes, and the traits that they implement.
 
 pub(crate) mod api;
 pub(crate) mod code_file;

@@ -1,4 +1,4 @@
-//! What `/proc` says of processes. Linux only.
+//! Reads processes from `/proc`. Linux only.
 
 use std::{
     io::{self, Read},

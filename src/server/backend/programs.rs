@@ -1,4 +1,4 @@
-//! Where programs are: on this machine, and in a confined sandbox.
+//! Finds programs on the search path of this machine or of a confined sandbox.
 
 use std::{
     ffi::{OsStr, OsString},

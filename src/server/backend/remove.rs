@@ -1,15 +1,15 @@
-//! Removing a directory tree whose owner did what it liked in it: directories without permissions,
-//! without end, symbolic links. Nothing outside the tree is touched.
+//! Removes directory trees that untrusted code has filled. They may hold directories without
+//! permissions, very deep paths and symbolic links. Nothing outside of the tree is changed.
 
 use std::{fs, io, os::unix::fs::PermissionsExt, path::Path};
 
 use crate::server::blocking::blocking;
 
-/// Longest path that is walked down to, in bytes, beyond that of the tree itself: the system takes
-/// about 4096 for the whole.
+/// Maximum length of a path below the tree, in bytes. The system accepts about 4096 bytes for the
+/// whole path.
 const MAX_PATH_BYTES: usize = 2_048;
 
-/// Levels that are walked down. The system's own removal needs stack and an open file for each.
+/// Maximum depth of the tree. `remove_dir_all` needs stack and an open file for each level.
 const MAX_LEVELS: usize = 64;
 
 /// Removes `path` and everything in it. A path that does not exist is no error.
@@ -21,7 +21,7 @@ pub(crate) fn remove_tree(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Removes the directory of a sandbox. The error is the reason for the client.
+/// Removes the directory of a sandbox. The error is the reason to report to the client.
 pub(super) async fn remove_sandbox(directory: &Path) -> Result<(), String> {
     let directory = directory.to_owned();
     blocking(move || remove_tree(&directory))
@@ -29,13 +29,13 @@ pub(super) async fn remove_sandbox(directory: &Path) -> Result<(), String> {
         .map_err(|error| format!("the files could not be removed: {error}"))
 }
 
-/// Gives the owner every permission on each directory of the tree, and moves what is very deep in
-/// it up to the top.
+/// Gives the owner all permissions on every directory of the tree, and moves very deep directories
+/// to the top.
 fn prepare(tree: &Path) -> io::Result<()> {
     let mut moved = 0_u64;
     let mut todo = vec![(tree.to_owned(), 0)];
     while let Some((directory, level)) = todo.pop() {
-        // Not through a symbolic link: it is removed, not followed.
+        // Never follow a symbolic link: the link itself is removed.
         let Ok(meta) = fs::symlink_metadata(&directory) else {
             continue;
         };
@@ -43,7 +43,7 @@ fn prepare(tree: &Path) -> io::Result<()> {
             continue;
         }
         if meta.permissions().mode() & 0o700 != 0o700 {
-            // Where that fails the removal will say so.
+            // If this fails, the removal reports an error.
             let _ = fs::set_permissions(&directory, fs::Permissions::from_mode(0o700));
         }
         let length = directory.as_os_str().len() - tree.as_os_str().len();
@@ -84,7 +84,7 @@ mod tests {
         fs::set_permissions(&locked, fs::Permissions::from_mode(0o000)).unwrap();
         fs::set_permissions(tree.join("a"), fs::Permissions::from_mode(0o000)).unwrap();
 
-        // As root the first attempt already succeeds: the permissions are tried by themselves as well.
+        // As root, the removal succeeds despite the permissions, so also test `prepare` alone.
         prepare(&tree).unwrap();
         remove_tree(&tree).unwrap();
         assert!(!tree.exists());

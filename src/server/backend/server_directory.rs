@@ -1,7 +1,8 @@
-//! The server's own directory: made at its start, and of servers that are gone, with what they have left, removed.
+//! The server's own directory: [`Root`] creates it, and [`Abandoned`] removes those of dead
+//! servers.
 //!
-//! A server holds the lock of a file in there for as long as it lives. Where that is free, neither the server nor its watchdog
-//! came to tidy up: somebody killed both.
+//! A server holds a lock on a file in its directory while it lives. If the lock is free, the server
+//! and its watchdog were both killed before they could clean up.
 
 use std::{
     fs,
@@ -17,37 +18,39 @@ use crate::server::private;
 
 const PREFIX: &str = "actix-sandbox-";
 
-/// The file with the name of the server, by which its processes are marked, and its machine.
+/// The locked file. It holds the name of the server, which marks its processes, and its machine.
 const OWNER: &str = "owner";
-/// Longest such file that is read, in bytes.
+/// Maximum size of that file, in bytes.
 const OWNER_LENGTH: u64 = 512;
 
-/// How long that name is: 16 bytes in hexadecimal.
+/// Length of the name of a server: 16 bytes in hexadecimal.
 const NAME_LENGTH: usize = 32;
 
 /// The directory of a server.
 pub(crate) struct Root {
     pub(crate) path: PathBuf,
-    /// Locked while this lives; `None` where the storage has no locks.
+    /// The locked file. `None` if the file system has no locks.
     pub(crate) owner: Option<fs::File>,
 }
 
 impl Root {
-    /// Makes the directory of this server, which no other user may enter, replace or list, in this one.
+    /// Creates the directory of this server in `parent`. No other user may enter, replace or list
+    /// it.
     pub(crate) fn make(parent: &Path, server: &str) -> io::Result<Self> {
-        // Without symbolic links, as `/proc` will name it.
+        // A path without symbolic links, as `/proc` shows it.
         let parent = private::shared(parent)?;
         let closed = fs::Permissions::from_mode(0o700);
         let root = tempfile::Builder::new()
             .prefix(PREFIX)
             .permissions(closed.clone())
             .tempdir_in(parent)?;
-        // The umask may have taken some of it away.
+        // The umask may have removed some of these permissions.
         fs::set_permissions(root.path(), closed)?;
         let mut file = private::unfinished(root.path(), ".unfinished-")?;
         write!(file, "{server}\n{}", Machine::this())?;
-        // It has its name only once it is locked, or others would take it for one left behind. One that cannot be locked is
-        // nobody's to remove.
+        // Lock the file before it gets its name. Otherwise another server could take the directory
+        // for an abandoned one. If the file can't be locked, it gets no name, and no server removes
+        // the directory.
         let owner = match file.as_file().lock() {
             Ok(()) => Some(file.persist(root.path().join(OWNER))),
             Err(_) => None,
@@ -59,12 +62,12 @@ impl Root {
     }
 }
 
-/// A machine, as far as one can be told from another.
+/// Identifies a machine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Machine {
-    /// Since it was started; empty where the system does not say.
+    /// The ID of the current boot. Empty if the system has none.
     boot: String,
-    /// Its name in the network and its number; empty where these are no names.
+    /// The host name and the machine ID. Empty if the host name identifies no machine.
     name: String,
 }
 
@@ -78,7 +81,7 @@ impl Machine {
         Self {
             boot: read("/proc/sys/kernel/random/boot_id"),
             name: match name {
-                // Many have that one.
+                // Many machines are called `localhost`.
                 Ok(name) if !["", "localhost"].contains(&&*name) => {
                     format!("{name} {}", read("/etc/machine-id"))
                 }
@@ -95,8 +98,10 @@ impl Machine {
         })
     }
 
-    /// Whether a lock that is free here says that its server is gone, and whether the processes of that server, if there are any,
-    /// are here: on shared storage (NFS) locks may be of one machine alone. Started anew, a machine has its name still.
+    /// Whether this is the current machine. Only then does a free lock mean that its server is
+    /// gone, and only then are the remaining processes of that server on this machine: on shared
+    /// storage (NFS), locks may be visible to one machine only. After a reboot, the name still
+    /// matches.
     fn is_known_here(&self) -> bool {
         let here = Self::this();
         let is = |one: &str, other: &str| !one.is_empty() && one == other;
@@ -110,20 +115,21 @@ impl std::fmt::Display for Machine {
     }
 }
 
-/// A directory that a server has left.
+/// The directory of a dead server.
 pub(crate) struct Abandoned {
     pub(crate) path: PathBuf,
     /// The name of that server.
     pub(crate) server: String,
-    /// Locked, so that no other server removes it as well.
+    /// Locked, so that no other server removes the directory at the same time.
     _owner: fs::File,
 }
 
 impl Abandoned {
-    /// Looks at the directory of a server. `None`: it lives, or is none of this machine.
+    /// Checks the directory of a server. `None` if the server is alive or ran on another machine.
     pub(crate) fn find(path: PathBuf) -> Option<Self> {
         let mut options = fs::File::options();
-        // Whatever else has that name, it is neither followed nor waited for. On NFS it is locked only where it can be written.
+        // Don't follow a link with this name, and don't block on a pipe. NFS locks only files that
+        // are open for writing.
         let no_trap = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
         let open = options.read(true).write(true).custom_flags(no_trap);
         let owner = open.open(path.join(OWNER)).ok()?;
@@ -145,7 +151,8 @@ impl Abandoned {
         })
     }
 
-    /// Removes it. By that file it is found again when this does not come to its end, so it goes last.
+    /// Removes the directory. Removes the locked file last, so that another server finds the
+    /// directory again if this removal is interrupted.
     pub(crate) fn remove(&self) -> io::Result<()> {
         for entry in fs::read_dir(&self.path)? {
             let entry = entry?;
@@ -159,7 +166,7 @@ impl Abandoned {
     }
 }
 
-/// The directories of servers of this user in this one.
+/// The directories in `parent` that belong to servers of this user.
 pub(crate) fn roots(parent: &Path) -> io::Result<Vec<PathBuf>> {
     let me = nix::unistd::geteuid().as_raw();
     let is_own = |path: &Path| {
@@ -190,10 +197,10 @@ mod tests {
     const NAME: &str = "0123456789abcdef0123456789abcdef";
 
     #[test]
-    fn a_directory_is_orphaned_only_once_its_server_is_gone() {
+    fn a_directory_is_abandoned_only_once_its_server_is_gone() {
         let parent = tempfile::tempdir().unwrap();
         let root = Root::make(parent.path(), NAME).unwrap();
-        // Nobody's, and somebody else's.
+        // A directory without an owner file, and one that belongs to no server.
         fs::create_dir(parent.path().join("actix-sandbox-other")).unwrap();
         fs::create_dir(parent.path().join("other")).unwrap();
         assert_eq!(abandoned(parent.path()).unwrap().len(), 0);
@@ -201,18 +208,18 @@ mod tests {
         let found = abandoned(parent.path()).unwrap();
         assert_eq!(found.len(), 1);
         assert_eq!((&found[0].path, &*found[0].server), (&root.path, NAME));
-        // One server alone removes it.
+        // The first server has locked it, so a second one doesn't remove it.
         assert_eq!(abandoned(parent.path()).unwrap().len(), 0);
     }
 
     #[test]
-    fn a_removal_that_does_not_come_to_its_end_is_begun_again() {
+    fn an_interrupted_removal_can_be_repeated() {
         let parent = tempfile::tempdir().unwrap();
         let root = Root::make(parent.path(), NAME).unwrap();
         drop(root.owner);
         fs::create_dir(root.path.join("sandbox")).unwrap();
         fs::write(root.path.join("sandbox/file"), "").unwrap();
-        // What nobody can remove: something is mounted there.
+        // A mount point can't be removed.
         let mounted = root.path.join("zz");
         fs::create_dir(&mounted).unwrap();
         let mount = |program: &str, arguments: &[&str]| {
@@ -234,7 +241,7 @@ mod tests {
         assert!(!root.path.exists());
     }
 
-    /// What is left of a server that was locked and is not any more, with this in its file.
+    /// Whether the directory of a dead server is abandoned if its file has these contents.
     fn is_left_behind(owner: &str) -> bool {
         let parent = tempfile::tempdir().unwrap();
         let root = Root::make(parent.path(), NAME).unwrap();
@@ -259,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn a_recording_path_is_neither_followed_nor_waited_for() {
+    fn an_owner_file_that_is_a_link_or_a_pipe_is_ignored() {
         let parent = tempfile::tempdir().unwrap();
         let root = Root::make(parent.path(), NAME).unwrap();
         drop(root.owner);

@@ -1,4 +1,4 @@
-//! Lets Python import from its working directory: a `sitecustomize.py` in a directory of its own.
+//! Lets Python import from its working directory, by a `sitecustomize.py` in a separate directory.
 
 use std::{
     fs, io,
@@ -11,7 +11,7 @@ pub(super) const SITE: &str = "site";
 
 const SITECUSTOMIZE: &str = include_str!("site/sitecustomize.py");
 
-/// Makes the directory in this one, readable by every user. Returns its path.
+/// Creates the directory in `directory`, readable by every user. Returns its path.
 pub(super) fn write(directory: &Path) -> io::Result<PathBuf> {
     let site = directory.join(SITE);
     fs::create_dir(&site)?;

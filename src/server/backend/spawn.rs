@@ -132,7 +132,8 @@ mod linux {
         reset_scheduling()?;
         reset_personality()?;
         reset_oom_score()?;
-        // Last: the descriptors of the server are still open, and may be more than the process may open.
+        // Last, because the descriptors of the server are still open, and may be more than the new
+        // limit allows.
         limits::reset()
     }
 
@@ -188,7 +189,7 @@ mod linux {
     /// Resets a priority above normal. Keeps a lower one, which may limit the server on purpose.
     fn reset_scheduling() -> io::Result<()> {
         let this = 0_usize;
-        // SAFETY: takes a number alone.
+        // SAFETY: the argument is a number.
         let policy = unsafe { libc::syscall(libc::SYS_sched_getscheduler, this) };
         let policy = policy & !libc::c_long::from(libc::SCHED_RESET_ON_FORK);
         let real_time = [libc::SCHED_FIFO, libc::SCHED_RR, libc::SCHED_DEADLINE];
@@ -221,12 +222,12 @@ mod linux {
         const REAL_TIME: libc::c_long = 1;
         const BEST_EFFORT: libc::c_long = 2;
         const NORMAL_LEVEL: libc::c_long = 4;
-        // SAFETY: takes numbers alone.
+        // SAFETY: the arguments are numbers.
         let priority = unsafe { libc::syscall(libc::SYS_ioprio_get, WHO_PROCESS, 0_usize) };
         // If the call is not available, it returns -1, which matches no class.
         let (class, level) = (priority >> 13, priority & 7);
         if class == REAL_TIME || class == BEST_EFFORT && level < NORMAL_LEVEL {
-            // SAFETY: takes numbers alone.
+            // SAFETY: the arguments are numbers.
             let set = unsafe { libc::syscall(libc::SYS_ioprio_set, WHO_PROCESS, 0_usize, 0_usize) };
             succeeded(set)?;
         }
@@ -237,10 +238,10 @@ mod linux {
     /// layout randomisation (ASLR) for code.
     fn reset_personality() -> io::Result<()> {
         const QUERY: usize = 0xffff_ffff;
-        // SAFETY: takes a number alone.
+        // SAFETY: the argument is a number.
         let current = unsafe { libc::syscall(libc::SYS_personality, QUERY) };
         if current > 0 {
-            // SAFETY: takes a number alone.
+            // SAFETY: the argument is a number.
             succeeded(unsafe { libc::syscall(libc::SYS_personality, 0_usize) })?;
         }
         Ok(())
@@ -306,8 +307,8 @@ mod linux {
         if keyctl(libc::KEYCTL_GET_KEYRING_ID, session).is_err_and(is_refused) {
             return Ok(());
         }
-        // gVisor of 2022 has no keys, and refuses every operation like this. A kernel that has keys
-        // answers EOPNOTSUPP to an operation that does not exist.
+        // gVisor of 2022 has no keys, and refuses every operation with EACCES. A kernel with keys
+        // answers EOPNOTSUPP to an operation that doesn't exist.
         const NO_OPERATION: u32 = u32::MAX;
         let is_denied = |error: io::Error| error.raw_os_error() == Some(libc::EACCES);
         if keyctl(NO_OPERATION, 0).is_err_and(is_denied) {
@@ -352,7 +353,8 @@ mod linux {
         // Without this flag, older kernels turn on Spectre mitigations that slow the process down.
         let flags = libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW as usize;
         match install(flags) {
-            // gVisor and Linux before 4.17 lack the flag. A filter that they refuse is still an error.
+            // gVisor and Linux before 4.17 lack the flag. A filter that they refuse is still an
+            // error.
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => install(0),
             installed => installed,
         }
@@ -367,7 +369,7 @@ mod other {
     const MAX_DESCRIPTORS: u64 = 65_536;
 
     pub(super) fn clean() {
-        // SAFETY: takes a number alone.
+        // SAFETY: the argument is a number.
         unsafe { libc::umask(0o022) };
         let _ = resource::setrlimit(resource::Resource::RLIMIT_CORE, 0, 0);
         let limit = resource::getrlimit(resource::Resource::RLIMIT_NOFILE);
@@ -416,7 +418,7 @@ mod tests {
         };
         rustix::process::setrlimit(Resource::Nofile, more).unwrap();
         let open = || std::fs::File::open("/dev/null");
-        // More than the soft limit of the process itself.
+        // More than the soft limit of the new process.
         let files: Result<Vec<_>, _> = (0..1_100).map(|_| open()).collect();
         if files.is_err() {
             println!("not tried: the hard limit on open files is too low");

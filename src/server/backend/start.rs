@@ -1,4 +1,4 @@
-//! Starts the backend that was chosen, or the best one that works here.
+//! Starts the backend that the user chose, or the best one that works on this machine.
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -10,11 +10,11 @@ use crate::server::{
     error::ServerError,
 };
 
-/// Names the backend where the builder does not.
+/// Environment variable that names the backend if the builder does not.
 const VARIABLE: &str = "ACTIX_SANDBOX_BACKEND";
 
-/// Starts a backend that keeps its sandboxes in `root`, of a server with this state directory. Must be called on a tokio
-/// runtime.
+/// Starts a backend that keeps its sandboxes in `root`. `state` is the state directory of the
+/// server. Must be called on a tokio runtime.
 pub(crate) async fn start(
     chosen: Option<&choice::Backend>,
     root: Root,
@@ -78,7 +78,7 @@ async fn begin(
     }
 }
 
-/// The best backend that confines, or what each of them lacks.
+/// The best confining backend that works here. The error says why each of them does not.
 async fn confined(context: &Arc<ServerContext>) -> Result<Arc<dyn Backend>, String> {
     let no_gvisor = match gvisor(&GvisorOptions::default(), context).await {
         Ok(backend) => {

@@ -30,10 +30,10 @@ pub(super) const SANDBOX_MARKER: &str = "ACTIX_SANDBOX_NAME";
 /// Environment variable that names the exec: the name of its sandbox, a dot, and a random value.
 pub(super) const EXEC_MARKER: &str = "ACTIX_SANDBOX_EXEC";
 
-/// Sweeps that may wait for the next pass.
+/// Maximum number of sweeps that wait for the next pass.
 const QUEUE: usize = 256;
 
-/// Time after which a sweep gives up.
+/// How long a sweep tries before it fails.
 const GIVE_UP_AFTER: Duration = Duration::from_secs(10);
 
 /// Number of consecutive passes that must find nothing. A process shows no environment for a moment
@@ -45,18 +45,18 @@ const CLEAN_PASSES_IF_UNCERTAIN: u32 = 5;
 const PAUSE: Duration = Duration::from_millis(1);
 const MAX_PAUSE: Duration = Duration::from_millis(20);
 
-/// Whose processes to kill.
+/// The processes to kill.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Target {
-    /// Those of one exec.
+    /// The processes of one exec.
     Exec {
         mark: String,
         /// The PID namespace that holds all of them, if there is one.
         within: Option<Within>,
     },
-    /// Those of a whole server.
+    /// The processes of a whole server.
     Server(String),
-    /// Those of one sandbox.
+    /// The processes of one sandbox.
     Sandbox {
         /// The name that marks them.
         name: String,
@@ -357,8 +357,8 @@ fn pid_namespace(pid: i32) -> Option<PidNamespace> {
     file.ok().as_ref().map(PidNamespace::of)
 }
 
-#[cfg(target_os = "linux")]
 /// The markers of the process, as pairs of variable and value.
+#[cfg(target_os = "linux")]
 fn markers(process: &Observed) -> impl Iterator<Item = (&'static str, &[u8])> {
     process
         .environment

@@ -1,8 +1,8 @@
-//! [`Watchdog`]: a small child process that cleans up when the server process dies without a word.
+//! [`Watchdog`]: a small child process that cleans up if the server dies without a shutdown.
 //!
-//! It reads a pipe whose other end this process holds. `quit` ends it; the end of the pipe without
-//! that means that this process is gone (SIGKILL, a crash, Ctrl-C), and the watchdog kills what is
-//! left and removes the server's directory. It is in a session of its own, so that Ctrl-C at the
+//! The watchdog reads a pipe from the server. The line `quit` ends it. If the pipe closes without
+//! that line, the server is gone (SIGKILL, a crash, Ctrl-C). Then the watchdog kills the remaining
+//! processes and removes the server's directory. It has its own session, so that Ctrl-C at the
 //! terminal does not reach it.
 
 use std::{
@@ -14,11 +14,12 @@ use std::{
 
 use super::{programs::search_path, spawn};
 
-/// `$1` is the variable that marks the processes of this server, `$2` its value, `$3` the directory.
+/// `$1` is the environment variable that marks the processes of this server, `$2` its value, and
+/// `$3` the server's directory.
 ///
-/// The processes of gVisor have an empty environment; they are known by the place of their records.
-///
-/// Where there is no `/proc`, the process groups named on the pipe are killed instead.
+/// The processes of gVisor have an empty environment. The script finds them by the directory of
+/// their records, which is on their command lines. On systems without `/proc`, it kills the process
+/// groups that the server has named on the pipe.
 const SCRIPT: &str = include_str!("watchdog.sh");
 
 /// The child process.
@@ -45,12 +46,12 @@ impl Watchdog {
         })
     }
 
-    /// A process group began. Of use only where there is no `/proc`.
+    /// Reports a new process group. Only systems without `/proc` need this.
     pub(crate) fn group_began(&self, group: u32) {
         self.tell(&format!("+{group}\n"));
     }
 
-    /// A process group ended.
+    /// Reports the end of a process group.
     pub(crate) fn group_ended(&self, group: u32) {
         self.tell(&format!("-{group}\n"));
     }
@@ -64,14 +65,14 @@ impl Watchdog {
             && let Err(error) = pipe.write_all(line.as_bytes())
         {
             tracing::warn!(%error, "the watchdog is gone; a crash would leave processes behind");
-            // Its end was noticed here, and it is waited for, so no zombie stays.
+            // Reap the process, so that it doesn't stay as a zombie.
             if let Some((mut child, _)) = child.take() {
                 let _ = child.wait();
             }
         }
     }
 
-    /// Ends the child process: everything is cleaned up. Blocks for a moment.
+    /// Ends the child process, because the server has cleaned up itself. Blocks for a moment.
     pub(crate) fn quit(&self) {
         let child = self
             .child

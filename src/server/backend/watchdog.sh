@@ -16,7 +16,7 @@ if [ -r /proc/self/environ ]; then
         grep -l -s -a -F -e "--root=$3/runsc" /proc/[0-9]*/cmdline); do
       pid=${file#/proc/}
       pid=${pid%/*}
-      # That grep says what it looks for itself.
+      # grep also finds itself, by the pattern on its command line. It has ended by now.
       [ -d "/proc/$pid" ] && kill -9 "$pid" 2>/dev/null && found=1
     done
     [ -n "$found" ] || [ "$passes" -lt 3 ] || break
@@ -26,6 +26,6 @@ else
   for group in $groups; do kill -9 -- "-$group" 2>/dev/null; done
 fi
 rm -rf -- "$3" 2>/dev/null && exit
-# Directories alone: a file in there may be a hard link to one elsewhere.
+# Change only directories: a file may be a hard link to a file outside of "$3".
 find "$3" -type d ! -perm -700 -exec chmod u+rwx {} ';' 2>/dev/null
 rm -rf -- "$3"

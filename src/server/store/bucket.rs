@@ -1,14 +1,16 @@
-//! [`Bucket`]: a [`Storage`] in a bucket of S3 or of Google Cloud Storage, or of what speaks like them.
+//! [`Bucket`]: a [`Storage`] in a bucket of S3, Google Cloud Storage or a compatible service.
 //!
-//! - A file is an object. An object is whole or it is not there; an archive goes up in parts, which nobody sees before the
-//!   last request of the upload.
-//! - Files are made and replaced by conditional requests, which are tried when the server starts: a storage that ignores the
-//!   conditions would give a lock to two.
-//! - Credentials and endpoint are read from the environment. An error names the URL, what was attempted and what the storage
-//!   answered, but for the text of the answer: that repeats parts of the request.
+//! - A file is an object. An object is whole or absent. An archive is uploaded in parts, which stay
+//!   invisible until the request that completes the upload.
+//! - Files are created and replaced by conditional requests. The server checks at its start that
+//!   the storage honours the conditions: a storage that ignores them would give a lock to two
+//!   servers.
+//! - Credentials and the endpoint are read from the environment. An error names the URL, the
+//!   operation and the error code of the storage, but not the full text of its answer, which
+//!   repeats parts of the request.
 //!
-//! The requests run on a thread of their own, so that whoever waits for them may end at any time, and neither encryption
-//! nor a slow network is felt by the sandboxes.
+//! The requests run on a separate thread. So a caller can stop waiting at any time, and neither
+//! encryption nor a slow network delays sandboxes.
 
 mod errors;
 mod ranges;
@@ -49,54 +51,56 @@ use crate::server::{
     },
 };
 
-/// Longest time that a request takes that moves a part of an archive, or completes one.
+/// Time limit of a request that transfers a part of an archive or completes an upload.
 const PART_WITHIN: Duration = Duration::from_secs(60);
 
-/// Longest time that anything takes while the server starts: credentials may have to be found first.
+/// Time limit of a request while the server starts. The first request may also look up credentials.
 const START_WITHIN: Duration = Duration::from_secs(20);
 
-/// Longest time that a small request takes: no longer than half a lease, but within these.
+/// Bounds for the time limit of a small request, which is half a lease.
 const SMALL_WITHIN: [Duration; 2] = [Duration::from_secs(2), START_WITHIN];
 
-/// Parts of one archive that are under way at the same time.
+/// Parts of one archive that are uploaded concurrently.
 const PARTS_AT_ONCE: usize = 2;
 
-/// Most parts of an upload, of all storages.
+/// Maximum number of parts of an upload. Every storage accepts this many.
 const MAX_PARTS: u64 = 10_000;
 
-/// Looking costs money, and nobody notices that it takes longer.
+/// Bounds for the interval at which locks are polled. Each request to a bucket costs money, and
+/// users hardly notice a longer interval.
 const LOOK_EVERY: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(1)];
 
 pub(super) struct Bucket {
     store: Arc<dyn ObjectStore>,
     root: Path,
-    /// As it is shown, without a slash at its end.
+    /// The URL for messages, without a trailing slash.
     url: String,
-    /// A directory of this machine.
+    /// The directory on this machine where archives are packed and downloaded.
     workplace: PathBuf,
     small_within: Duration,
     requests: Handle,
-    /// What they run on; `None` once it is dropped.
+    /// The runtime behind `requests`. `None` only while `self` is dropped.
     runtime: Option<Runtime>,
 }
 
 impl Drop for Bucket {
     fn drop(&mut self) {
         if let Some(runtime) = self.runtime.take() {
-            // It may be dropped where nobody may wait.
+            // The drop may happen on a runtime, where blocking is not allowed.
             runtime.shutdown_background();
         }
     }
 }
 
 impl Bucket {
-    /// The bucket of this URL, after trying that it can be used.
+    /// Opens the bucket at this URL, and checks that it can be used.
     pub(super) fn open(url: &Url, workplace: &FilePath, lease: Duration) -> io::Result<Self> {
-        // The HTTP client panics without one. Whatever the program has chosen itself is left.
+        // The HTTP client panics without a crypto provider. Keeps the provider that the program has
+        // chosen, if any.
         if CryptoProvider::get_default().is_none() {
             let _ = ring::default_provider().install_default();
         }
-        // Small: what is tried again is also tried again by the server.
+        // Few retries, because the server also retries.
         let retry = RetryConfig {
             max_retries: 3,
             retry_timeout: Duration::from_secs(10),
@@ -149,7 +153,7 @@ impl Bucket {
         })
     }
 
-    /// Does once what the server will need: lists, writes by conditions, reads and removes.
+    /// Tries the operations that the server needs: list, conditional write, read and remove.
     fn check(&self) -> io::Result<()> {
         let within = START_WITHIN;
         self.list_within(WAITING, within)?;
@@ -171,19 +175,20 @@ impl Bucket {
         if !honours? {
             return Err(io::Error::new(
                 io::ErrorKind::Unsupported,
-                "this storage ignores conditions on writes (If-None-Match, If-Match), without which a lock could be taken by two servers",
+                "this storage ignores conditions on writes (If-None-Match, If-Match), \
+                 without which two servers could take the same lock",
             ));
         }
         removed
     }
 
-    /// Where the file of a name is. Names are ours: there is nothing in them to be encoded.
+    /// The path of the file with this name. The server chooses the names, so they need no encoding.
     fn at(&self, name: &str) -> Path {
         let parts = name.split('/');
         parts.fold(self.root.clone(), |path, part| path.join(part))
     }
 
-    /// Waits for a request, so long at most. `what` it is to do, for the error.
+    /// Waits for a request, with a time limit. `what` is the operation, for error messages.
     fn wait<T>(
         &self,
         what: &str,
@@ -200,7 +205,8 @@ impl Bucket {
             Err(_) => (
                 io::ErrorKind::TimedOut,
                 format!(
-                    "no answer within {} seconds: are the endpoint and the credentials in the environment, and right?",
+                    "no answer within {} seconds: \
+                     check the endpoint and the credentials in the environment",
                     within.as_secs_f32()
                 ),
             ),
@@ -217,7 +223,7 @@ impl Bucket {
         Ok(names.map(str::to_owned).collect())
     }
 
-    /// Whether the condition of the mode was met.
+    /// Writes a small file. Returns whether the condition of `mode` was met.
     fn put_within(
         &self,
         name: &str,
@@ -254,7 +260,7 @@ impl Bucket {
         }))
     }
 
-    /// Uploads a file in parts, until it was told to stop.
+    /// Uploads a file in parts. Fails if the operation is stopped.
     fn upload(
         &self,
         name: &str,
@@ -271,7 +277,8 @@ impl Bucket {
             if !is_last {
                 under_way.push(upload.put_part(part.into()));
             }
-            // A part that is under way must not pause with the operation.
+            // Finish the pending parts before the operation pauses, so that their requests don't
+            // time out.
             let is_drained = is_last || turn.is_over();
             while under_way.len() >= PARTS_AT_ONCE || (is_drained && !under_way.is_empty()) {
                 let next = async {
@@ -306,7 +313,7 @@ impl Storage for Bucket {
             if got.meta.size > MAX_SMALL_BYTES {
                 return Err(Error::Generic {
                     store: "bucket",
-                    source: format!("it is larger than {MAX_SMALL_BYTES} bytes").into(),
+                    source: format!("the file is larger than {MAX_SMALL_BYTES} bytes").into(),
                 });
             }
             let stamp = stamp(&got.meta);
@@ -315,8 +322,8 @@ impl Storage for Bucket {
         self.wait("read", name, self.small_within, get)
     }
 
-    /// When the answer to it is lost and it is asked again, it was made and is said not to be. A lock that was taken like
-    /// that is free after its time.
+    /// If the answer is lost, the retry finds the file that the first request has created, and this
+    /// returns false. A lock that was taken like this is free after its lease.
     fn create(&self, name: &str, data: &[u8]) -> io::Result<bool> {
         self.put_within(name, data, PutMode::Create, self.small_within)
     }
@@ -359,7 +366,7 @@ impl Storage for Bucket {
 
     fn stamp(&self, name: &str) -> io::Result<Stamp> {
         let place = self.at(name);
-        let meta = self.wait("look at", name, self.small_within, self.store.head(&place))?;
+        let meta = self.wait("inspect", name, self.small_within, self.store.head(&place))?;
         Ok(stamp(&meta))
     }
 
@@ -377,9 +384,18 @@ impl Storage for Bucket {
             .and_then(|()| archive.turn().check_stops())
             .and_then(|()| self.wait("store", name, PART_WITHIN, upload.complete()));
         if stored.is_err()
-            && let Err(error) = self.wait("give up", name, self.small_within, upload.abort())
+            && let Err(error) = self.wait(
+                "abort the upload of",
+                name,
+                self.small_within,
+                upload.abort(),
+            )
         {
-            tracing::warn!(error = %Escaped(error), "parts of an archive stay in the storage, unseen: let it remove unfinished uploads by age");
+            tracing::warn!(
+                error = %Escaped(error),
+                "invisible parts of an archive stay in the storage: \
+                 let it remove unfinished uploads by age"
+            );
         }
         stored.map(drop)
     }

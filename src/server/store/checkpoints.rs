@@ -1,12 +1,14 @@
-//! [`Store`]: what outlives a sandbox, as files of a [`Storage`]: the state directory of the server, or a bucket.
+//! [`Store`]: snapshots and checkpoints, as files of a [`Storage`]: the state directory of the
+//! server or a bucket.
 //!
 //! ```text
 //! snapshots/NAME.tar.zst     the files of a sandbox
-//! checkpoints/ID.tar.zst     the same, behind a record of its settings
-//! locks/                     which server has a sandbox, see `lock`
+//! checkpoints/ID.tar.zst     a record of the settings of a sandbox, then its files
+//! locks/                     which server owns a sandbox, see `lock`
 //! ```
 //!
-//! A file is whole or it is not there, and an older one stays until then. Several servers may share the storage.
+//! A file is whole or absent, and an older file stays until a new one replaces it. Several servers
+//! may share the storage.
 
 use std::{
     fs,
@@ -34,8 +36,9 @@ use crate::{
     server::{backend::api::BackendSandbox, blocking::blocking},
 };
 
-/// Small requests to the storage at the same time. They do not wait behind archives. Those that hang
-/// keep a thread of the engine each, of which there must be some left.
+/// Maximum number of concurrent small requests to the storage, which don't wait for archives. A
+/// request that hangs occupies a thread of the blocking pool, and the limit leaves threads for
+/// others.
 const SMALL_AT_ONCE: usize = 4;
 
 /// Longest name of a snapshot, in bytes.
@@ -46,19 +49,19 @@ const EXTENSION: &str = "tar.zst";
 /// Snapshots and checkpoints.
 pub(crate) struct Store {
     storage: Arc<dyn Storage>,
-    /// The storage stays when the server stops.
+    /// Whether the storage remains when the server stops.
     lasting: bool,
     bounds: Bounds,
     turns: Turns,
     small: Arc<Semaphore>,
 }
 
-/// The name of a filesystem snapshot: one that is safe as the name of a file.
+/// The name of a filesystem snapshot. It is safe as a file name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct SnapshotName(String);
 
 impl SnapshotName {
-    /// The name, or what is wrong with it.
+    /// Checks a name. The error is the reason to report to the client.
     pub(crate) fn new(name: &str) -> Result<Self, String> {
         let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
         if name.is_empty()
@@ -67,7 +70,8 @@ impl SnapshotName {
             || !name.bytes().all(fits)
         {
             return Err(format!(
-                "'{}' is no name for a filesystem snapshot: 1 to {MAX_NAME_BYTES} letters, digits, '-', '_' and '.' are, not beginning with '.'.",
+                "'{}' is not a valid name for a filesystem snapshot: use 1 to {MAX_NAME_BYTES} \
+                 letters, digits, '-', '_' and '.', and don't start with '.'.",
                 excerpt(name.as_bytes())
             ));
         }
@@ -80,8 +84,8 @@ impl SnapshotName {
 }
 
 impl Store {
-    /// What is stored in this storage. `lasting`: it stays when the server stops. `limit`: the longest
-    /// time that an operation may take.
+    /// Snapshots and checkpoints in this storage. `lasting` says whether the storage remains when
+    /// the server stops. `limit` is the time limit of an operation.
     pub(crate) fn new(
         storage: Arc<dyn Storage>,
         lasting: bool,
@@ -97,18 +101,18 @@ impl Store {
         }
     }
 
-    /// Whether what is stored is there after the server has stopped.
+    /// Whether snapshots and checkpoints remain when the server stops.
     pub(crate) fn is_lasting(&self) -> bool {
         self.lasting
     }
 
-    /// Where everything is stored.
+    /// The underlying storage, which also holds the locks.
     pub(crate) fn storage(&self) -> &dyn Storage {
         &*self.storage
     }
 
-    /// Nothing is stored any more, and what is being stored is given up: the files of the sandboxes are
-    /// about to go.
+    /// Stops all pending and later operations. The server calls this before it removes the files of
+    /// its sandboxes.
     pub(crate) fn close(&self) {
         self.turns.close();
     }
@@ -124,7 +128,7 @@ impl Store {
             .await
     }
 
-    /// Fills a new sandbox from a snapshot. `NotFound` when there is none of this name.
+    /// Fills a new sandbox from a snapshot. Fails with `NotFound` if no snapshot has this name.
     pub(crate) async fn load_snapshot(
         &self,
         name: &SnapshotName,
@@ -133,8 +137,8 @@ impl Store {
         self.load(snapshot_file(name), sandbox, |_, _| Ok(())).await
     }
 
-    /// Stores a sandbox with its settings, and what is over in it and not acknowledged. `fence` is asked at the last moment
-    /// whether that may be.
+    /// Stores the files and settings of a sandbox, and its ended execs that were not acknowledged.
+    /// `fence` checks at the last moment that this server may still write the checkpoint.
     pub(crate) async fn save_checkpoint(
         &self,
         id: &SandboxId,
@@ -152,7 +156,7 @@ impl Store {
             .await
     }
 
-    /// The settings of a checkpointed sandbox. `NotFound` when there is no checkpoint.
+    /// The settings of a checkpointed sandbox. Fails with `NotFound` if there is no checkpoint.
     pub(crate) async fn checkpoint(&self, id: &SandboxId) -> io::Result<Record> {
         let (storage, id) = (self.storage.clone(), id.clone());
         self.small(move || {
@@ -162,7 +166,7 @@ impl Store {
         .await
     }
 
-    /// Whether a sandbox has a checkpoint; also when that cannot be found out.
+    /// Whether a sandbox has a checkpoint. True if the storage can't tell.
     pub(crate) async fn has_checkpoint(&self, id: &SandboxId) -> bool {
         match self.stamp(id).await {
             Ok(_) => true,
@@ -170,7 +174,7 @@ impl Store {
         }
     }
 
-    /// Fills a new sandbox from a checkpoint; gives what was over in it and not acknowledged.
+    /// Fills a new sandbox from a checkpoint. Returns the ended execs that were not acknowledged.
     pub(crate) async fn load_checkpoint(
         &self,
         id: &SandboxId,
@@ -186,14 +190,14 @@ impl Store {
         self.load(checkpoint_file(id), sandbox, read).await
     }
 
-    /// Which checkpoint of a sandbox there is.
+    /// The stamp of the current checkpoint of a sandbox.
     pub(crate) async fn stamp(&self, id: &SandboxId) -> io::Result<Stamp> {
         let (storage, file) = (self.storage.clone(), checkpoint_file(id));
         self.small(move || storage.stamp(&file)).await
     }
 
-    /// Removes this checkpoint of a sandbox; not another that a server beside this one has put in its
-    /// place. `fence` is asked whether the sandbox is still this server's.
+    /// Removes the checkpoint with this stamp, but not one with which another server has replaced
+    /// it. `fence` checks that this server still owns the sandbox.
     pub(crate) async fn remove_old_checkpoint(
         &self,
         id: &SandboxId,
@@ -234,7 +238,7 @@ impl Store {
         self.turns.run(stop, pack).await
     }
 
-    /// Fills a new sandbox; gives what `then` reads of the archive.
+    /// Fills a new sandbox from an archive. Returns what `then` reads from the archive.
     async fn load<T: Send + 'static>(
         &self,
         file: String,
@@ -252,7 +256,7 @@ impl Store {
         Ok(read)
     }
 
-    /// Makes a small request to the storage.
+    /// Makes a small request to the storage, with the time limit of the store.
     async fn small<T: Send + 'static>(
         &self,
         request: impl FnOnce() -> io::Result<T> + Send + 'static,
@@ -279,7 +283,7 @@ fn checkpoint_file(id: &SandboxId) -> String {
     format!("{CHECKPOINTS}/{id}.{EXTENSION}")
 }
 
-/// An error of the store as a client is told: not without end, whatever files are called.
+/// The text of an error for the client. Limits its length, because it may hold long file names.
 pub(crate) fn reason(error: &io::Error) -> String {
     format!("{}.", excerpt(error.to_string().as_bytes()))
 }
@@ -291,7 +295,7 @@ mod tests {
     use crate::{protocol::SandboxConfig, server::identity::TokenHash};
 
     #[test]
-    fn names_that_could_lead_elsewhere_are_no_names() {
+    fn snapshot_names_that_could_be_paths_are_refused() {
         for name in [
             "",
             ".",
@@ -316,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_is_read_as_it_was_written_and_for_its_sandbox_alone() {
+    fn a_record_is_read_only_for_its_own_sandbox() {
         let id = SandboxId::new("sandbox-1");
         let token = crate::protocol::SandboxToken::new("secret-of-it");
         let record = Record {
@@ -342,7 +346,7 @@ mod tests {
         }
     }
 
-    /// A sandbox that is deleted does not wait for the archives of others.
+    /// Neither a deleted sandbox nor an attach waits for the archives of other sandboxes.
     #[tokio::test]
     async fn a_closed_store_and_a_stopped_operation_store_nothing() {
         use crate::server::backend::{server_directory::Root, start::start};
@@ -369,7 +373,7 @@ mod tests {
         let stop = Stop::default();
         stop.stop();
         assert!(store.save_snapshot(&name, &*sandbox, stop).await.is_err());
-        // An attach does not wait either.
+        // An attach looks up its checkpoint.
         let none = store.checkpoint(&SandboxId::new("none")).await.err();
         assert_eq!(none.unwrap().kind(), io::ErrorKind::NotFound);
 

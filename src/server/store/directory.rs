@@ -1,7 +1,8 @@
-//! [`Directory`]: a [`Storage`] in a directory of this machine, or of a disk that several share.
+//! [`Directory`]: a [`Storage`] in a directory, on a local disk or on one that several machines
+//! share.
 //!
-//! A file is written beside its place under another name and renamed: it is whole or it is not there, and an
-//! older one stays until then.
+//! A file is written under a temporary name and renamed, so it is whole or absent. An older file
+//! with its name stays until the rename.
 
 use std::{
     fs,
@@ -24,17 +25,17 @@ use super::{
 };
 use crate::server::private;
 
-/// Age at which an unfinished file was left behind by a server that was killed.
+/// Age at which an unfinished file counts as left behind by a killed server.
 const LEFT_BEHIND: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Files are looked at for nothing.
+/// How often locks are polled. Reading a local file costs almost nothing.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 pub(crate) struct Directory(PathBuf);
 
 impl Directory {
-    /// The storage in this directory, which is made if it is missing. Fails if other users could read
-    /// or replace what is stored there.
+    /// Opens the storage in this directory, and creates the directory if it is missing. Fails if
+    /// other users could read or replace the files in it.
     pub(crate) fn open(directory: &Path) -> io::Result<Self> {
         let directory = &private::own(directory)?;
         for name in [SNAPSHOTS, CHECKPOINTS] {
@@ -53,7 +54,7 @@ impl Directory {
         self.0.join(name)
     }
 
-    /// A small file that is not in its place yet.
+    /// Writes a small file under a temporary name.
     fn written(&self, name: &str, data: &[u8]) -> io::Result<NamedTempFile> {
         let top = name.split('/').next().unwrap_or_default();
         let mut file = private::unfinished(&self.place(top), UNFINISHED)?;
@@ -70,7 +71,7 @@ impl Storage for Directory {
         };
         let mut names = Vec::new();
         for entry in entries {
-            // What is no text is none of ours.
+            // Ignores names that are not valid UTF-8: the server never creates them.
             names.extend(entry?.file_name().into_string());
         }
         Ok(names)
@@ -96,7 +97,7 @@ impl Storage for Directory {
         }
     }
 
-    /// It cannot be told whether it is still the one that was read.
+    /// Always replaces the file, because file systems have no conditional rename.
     fn replace(&self, name: &str, data: &[u8], _old: &Stamp) -> io::Result<bool> {
         self.write(name, data).map(|()| true)
     }
@@ -122,7 +123,7 @@ impl Storage for Directory {
         stamp(&fs::symlink_metadata(self.place(name))?)
     }
 
-    /// Where it is to be: it is renamed.
+    /// The directory of the archive itself, because the finished archive is renamed.
     fn workplace(&self, name: &str) -> PathBuf {
         self.place(name)
             .parent()
@@ -161,8 +162,10 @@ fn unless_gone(removed: io::Result<()>) -> io::Result<()> {
     }
 }
 
-/// Removes what a server that was killed has not finished. Another server may be writing to the
-/// directory just now: `remove` knows, or else only what is old goes.
+/// Removes the unfinished files of killed servers.
+///
+/// Another server may be writing to the directory now. `remove` removes a file if it can tell that
+/// its server is gone. If it returns `None` because it can't tell, the file is removed by its age.
 fn remove_left_behind(directory: &Path, remove: impl Fn(&Path) -> Option<bool>) -> io::Result<()> {
     for entry in fs::read_dir(directory)? {
         let entry = entry?;
@@ -176,7 +179,7 @@ fn remove_left_behind(directory: &Path, remove: impl Fn(&Path) -> Option<bool>) 
         let modified = entry.metadata().and_then(|meta| meta.modified());
         let age = modified.map(|time| SystemTime::now().duration_since(time).unwrap_or_default());
         if age.is_ok_and(|age| age > LEFT_BEHIND) {
-            // Somebody else may have been quicker.
+            // Another server may have removed it first.
             let _ = fs::remove_file(entry.path());
         }
     }
@@ -200,7 +203,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         Directory::open(directory.path()).unwrap();
         let snapshots = directory.path().join(SNAPSHOTS);
-        // What a process that was killed leaves: the file, without its lock.
+        // A killed process leaves the file, but not its lock.
         let left = snapshots.join(format!("{UNFINISHED}left"));
         fs::write(&left, "half").unwrap();
         let kept = snapshots.join("kept.tar.zst");
@@ -228,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn where_there_are_no_locks_only_what_is_old_is_removed() {
+    fn without_locks_only_old_unfinished_files_are_removed() {
         let directory = tempfile::tempdir().unwrap();
         let unfinished = |name: &str| directory.path().join(format!("{UNFINISHED}{name}"));
         let (old, young) = (unfinished("old"), unfinished("young"));
@@ -241,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_stored_is_closed_to_others() {
+    fn other_users_cannot_enter_the_directories() {
         let folder = tempfile::tempdir().unwrap();
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
         let directory = folder.path().join("made");
@@ -256,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn links_in_the_place_of_files_are_not_followed() {
+    fn links_that_replace_archives_are_not_followed() {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("secret"), "secret").unwrap();
         let directory = folder.path().join("state");

@@ -1,5 +1,5 @@
-//! The execs in a checkpoint, as they are written: those that are over and whose client does not know it yet, each
-//! with the output that was not acknowledged (protocol v2).
+//! The JSON form of the execs in a checkpoint: those that have ended but whose end was not
+//! acknowledged, each with its unacknowledged output (protocol v2).
 
 use std::io;
 
@@ -11,7 +11,7 @@ use crate::{
     protocol::{EndReason, ExecEnd, ExecId, StdStream},
 };
 
-/// A [`StoredExec`]. A later version may add keys.
+/// The JSON form of a [`StoredExec`]. A later version may add keys.
 #[derive(Serialize, Deserialize)]
 struct Written {
     exec: String,
@@ -19,7 +19,7 @@ struct Written {
     reason: String,
     exit_code: Option<i32>,
     signal: Option<i32>,
-    /// Of stdout and stderr.
+    /// The lengths of stdout and stderr, in bytes.
     lengths: Option<[u64; 2]>,
     #[serde(default)]
     output_cut: bool,
@@ -27,7 +27,7 @@ struct Written {
     output: Vec<Piece>,
 }
 
-/// The bytes of a stream from this place on, in base64.
+/// Bytes of a stream from `offset` on, in base64.
 #[derive(Serialize, Deserialize)]
 struct Piece {
     stderr: bool,

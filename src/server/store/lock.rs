@@ -1,20 +1,25 @@
-//! [`Locks`]: which server has a sandbox that can be handed over. Leases, as files of a [`Storage`] that several
-//! servers share. Blocking; the time is an argument.
+//! [`Locks`]: leases on sandboxes, stored as files of a [`Storage`] that several servers share. A
+//! lease says which server owns a sandbox. All calls block; the time is an argument.
 //!
 //! ```text
-//! locks/ID/EPOCH       who has it, and until when; the highest epoch counts
-//! locks/.waiting/ID.X  somebody waits for it
+//! locks/ID/EPOCH       the owner and the expiry; the file with the highest epoch counts
+//! locks/.waiting/ID.X  a server waits for the lock
 //! ```
 //!
-//! - A lock is taken by making the file of the *next* epoch, which succeeds for one alone. That is
-//!   allowed when there is no lock, when it was released, or when its time is over.
-//! - Only its owner writes to a lock, to renew or release it. So nothing that comes late can undo what
-//!   another has done; an owner that slept too long sees that there is a higher epoch, and that it
-//!   has lost.
+//! - A server takes a lock by creating the file of the *next* epoch. Only one server can create it.
+//!   A server may take a lock that doesn't exist, was released or has expired.
+//! - Only the owner of an epoch writes to its file, to renew or release the lock. So a late write
+//!   can't undo what another server has done. An owner that was suspended for too long finds a
+//!   higher epoch, and knows that it has lost the lock.
 //!
-//! It needs of the storage that a file is made exclusively and replaced atomically, that a list shows what was
-//! made before, and clocks that agree to well within a lease. Where the storage can, a lock is only replaced if it is
-//! as it was read: a renewal that comes late does not undo a release.
+//! The locks rely on the following:
+//!
+//! - The storage creates files exclusively and replaces them atomically.
+//! - A list includes every file that was created before.
+//! - The clocks of the servers differ by much less than a lease.
+//!
+//! If the storage supports it, a lock is only replaced if it is unchanged since it was read. Then a
+//! late renewal doesn't undo a release.
 
 use std::{
     collections::HashSet,
@@ -34,46 +39,46 @@ use crate::{protocol::SandboxId, server::identity::TokenHash};
 /// The directory of the locks.
 pub(super) const LOCKS: &str = "locks";
 
-/// The directory of those who wait. No sandbox is called like that.
+/// The directory with a file for each waiting server. No sandbox has this name.
 pub(super) const WAITING: &str = "locks/.waiting";
 
-/// How often a lock that is being written by others is tried again.
+/// Attempts to replace a lock that changes between the read and the write.
 const TRIES: usize = 3;
 
-/// The locks in a storage, seen by one server.
+/// The locks in a storage, as one server uses them.
 pub(crate) struct Locks {
     storage: Arc<dyn Storage>,
     owner: String,
     lease: Duration,
-    /// How many have waited so far.
+    /// Number of waits so far. Makes the names of their files unique.
     waited: AtomicU64,
 }
 
-/// A lock that this server has.
+/// A lock that this server has taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Lock {
     pub(crate) id: SandboxId,
     epoch: u64,
 }
 
-/// How an attempt to take a lock went.
+/// The result of an attempt to take a lock.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Attempt {
     Taken(Lock),
-    /// Another has it, and its time is not over.
+    /// A server holds the lock, and the lease has not expired.
     Held,
 }
 
-/// A lock as it is written. A later version may add keys.
+/// The contents of a lock file. A later version may add keys.
 #[derive(Serialize, Deserialize)]
 struct Written {
     owner: String,
-    /// Milliseconds since 1970; 0: released.
+    /// Milliseconds since 1970. 0 means that the lock was released.
     expires: u64,
     token_sha256: String,
 }
 
-/// Somebody waits, until it is dropped.
+/// Announces that this server waits for a lock. Dropping it withdraws the announcement.
 pub(crate) struct Waiting {
     storage: Arc<dyn Storage>,
     file: String,
@@ -86,7 +91,7 @@ impl Drop for Waiting {
 }
 
 impl Locks {
-    /// The locks in this storage, for the server of this name.
+    /// `owner` is the name of this server.
     pub(crate) fn new(storage: Arc<dyn Storage>, owner: String, lease: Duration) -> Self {
         Self {
             storage,
@@ -96,17 +101,17 @@ impl Locks {
         }
     }
 
-    /// How long a lock is good for without being renewed.
+    /// How long a lock is valid after it was taken or renewed.
     pub(crate) fn lease(&self) -> Duration {
         self.lease
     }
 
-    /// How often it may be looked at for somebody who waits, and by somebody who waits.
+    /// How often an owner may look for waiting servers, and a waiting server for the lock.
     pub(crate) fn look_every(&self) -> Duration {
         self.storage.look_every(self.lease)
     }
 
-    /// Takes the lock, if it is free or the time of its owner is over.
+    /// Takes the lock if it is free or has expired.
     pub(crate) fn acquire(
         &self,
         id: &SandboxId,
@@ -124,11 +129,12 @@ impl Locks {
         };
         let written = self.written(token, millis(now + self.lease))?;
         if !self.storage.create(&file(id, epoch), &written)? {
-            // Another was quicker.
+            // Another server was faster.
             return Ok(Attempt::Held);
         }
         if !self.is_mine(&lock)? {
-            // The epoch was over long ago, and its file had been removed; or is again by now.
+            // A higher epoch exists. Either this epoch had ended long ago and its file had been
+            // removed, or another server has taken the lock since.
             let _ = self.storage.remove(&file(id, epoch));
             return Ok(Attempt::Held);
         }
@@ -140,7 +146,7 @@ impl Locks {
         Ok(Attempt::Taken(lock))
     }
 
-    /// Renews a lock; false when another has taken it, or it was given up.
+    /// Renews a lock. Returns false if another server has taken it, or if it was released.
     pub(crate) fn renew(
         &self,
         lock: &Lock,
@@ -150,17 +156,17 @@ impl Locks {
         Ok(self.replace(lock, token, millis(now + self.lease))? && self.is_mine(lock)?)
     }
 
-    /// Whether nobody has taken the lock since.
+    /// Whether this is still the highest epoch, so that no other server has taken the lock.
     pub(crate) fn is_mine(&self, lock: &Lock) -> io::Result<bool> {
         Ok(self.current(&lock.id)? == Some(lock.epoch))
     }
 
-    /// Gives the lock up.
+    /// Releases the lock, so that another server can take it at once.
     pub(crate) fn release(&self, lock: &Lock, token: &TokenHash) -> io::Result<()> {
         self.replace(lock, token, 0).map(drop)
     }
 
-    /// Removes the lock of a sandbox that is no more.
+    /// Removes the lock of a deleted sandbox.
     pub(crate) fn remove(&self, lock: &Lock) -> io::Result<()> {
         match self.is_mine(lock)? {
             true => self.storage.remove_all(&directory(&lock.id)),
@@ -168,7 +174,8 @@ impl Locks {
         }
     }
 
-    /// What the owner of a lock knows of the sandbox's token. `None`: nobody has the lock.
+    /// The hash of the sandbox's token, as the owner of the lock has written it. `None` if no
+    /// server holds the lock.
     pub(crate) fn held_with(
         &self,
         id: &SandboxId,
@@ -181,14 +188,15 @@ impl Locks {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             read => read?.0,
         };
-        // Of one that is damaged nobody knows whose it is.
+        // The token of a damaged lock is unknown.
         let written = serde_json::from_slice::<Written>(&text).ok();
         Ok(written
             .filter(|written| written.expires > millis(now))
             .and_then(|written| TokenHash::from_hex(&written.token_sha256)))
     }
 
-    /// Lets the owner of a lock know that somebody waits for it. To be refreshed within a lease.
+    /// Tells the owner of a lock that this server waits for it. Call [`refresh`](Self::refresh)
+    /// within each lease.
     pub(crate) fn wait_for(&self, id: &SandboxId, now: SystemTime) -> io::Result<Waiting> {
         let number = self.waited.fetch_add(1, Ordering::Relaxed);
         let waiting = Waiting {
@@ -204,7 +212,8 @@ impl Locks {
         self.storage.write(&waiting.file, until.as_bytes())
     }
 
-    /// The sandboxes that somebody waits for. Removes what is left of those who died waiting.
+    /// The sandboxes whose locks a server waits for. Removes the files of servers that died
+    /// while they waited.
     pub(crate) fn waited_for(&self, now: SystemTime) -> io::Result<HashSet<SandboxId>> {
         let mut ids = HashSet::new();
         for name in self.storage.list(WAITING)? {
@@ -214,7 +223,7 @@ impl Locks {
             let file = format!("{WAITING}/{name}");
             let until = match self.storage.read(&file) {
                 Ok((until, _)) => until,
-                // It waits no longer.
+                // This server no longer waits.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 Err(error) => return Err(error),
             };
@@ -222,7 +231,7 @@ impl Locks {
                 Ok(until) if until > millis(now) => {
                     ids.insert(SandboxId::new(id));
                 }
-                // It is over for a while.
+                // It expired more than a lease ago.
                 Ok(until) if until + millis_of(self.lease) < millis(now) => {
                     let _ = self.storage.remove(&file);
                 }
@@ -241,7 +250,7 @@ impl Locks {
         Ok(self.epochs(id)?.into_iter().max())
     }
 
-    /// Whether a lock may be taken over.
+    /// Whether a lock was released or has expired, so that another server may take it.
     fn is_over(&self, id: &SandboxId, epoch: u64, now: SystemTime) -> io::Result<bool> {
         let (text, stamp) = match self.storage.read(&file(id, epoch)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(true),
@@ -249,7 +258,7 @@ impl Locks {
         };
         Ok(match serde_json::from_slice::<Written>(&text) {
             Ok(written) => written.expires <= millis(now),
-            // Nobody can tell until when it was: a lease from when it was written.
+            // The expiry can't be read, so count a lease from the time of the write.
             Err(_) => stamp.modified + self.lease <= now,
         })
     }
@@ -262,7 +271,8 @@ impl Locks {
         })?)
     }
 
-    /// Writes to a lock of this server; false when it is no longer its own, or was given up.
+    /// Writes to a lock of this server. Returns false if another server has taken it, or if it was
+    /// released.
     fn replace(&self, lock: &Lock, token: &TokenHash, expires: u64) -> io::Result<bool> {
         let file = file(&lock.id, lock.epoch);
         for _ in 0..TRIES {
@@ -283,7 +293,9 @@ impl Locks {
                 return Ok(true);
             }
         }
-        Err(io::Error::other("the lock is written to all the time"))
+        Err(io::Error::other(
+            "the lock kept changing while it was written",
+        ))
     }
 }
 

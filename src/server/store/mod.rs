@@ -1,4 +1,4 @@
-//! What outlives a sandbox: snapshots, checkpoints and locks, in a directory or a bucket.
+//! State that outlives a sandbox: snapshots, checkpoints and locks, in a directory or a bucket.
 
 pub(crate) mod archive;
 #[cfg(feature = "object-store")]

@@ -1,4 +1,4 @@
-//! [`open`]: makes a [`Storage`] of the [`Place`] that the options name.
+//! [`open`]: opens the [`Storage`] at the [`Place`] that the options name.
 
 use std::{io, path::Path, sync::Arc, time::Duration};
 
@@ -6,11 +6,13 @@ use url::Url;
 
 use super::{directory::Directory, place::Place, storage::Storage};
 
-/// What is expected, for errors.
+/// The accepted forms, for error messages.
 const EXPECTED: &str = "expected s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or file:///DIRECTORY";
 
-/// The storage at a place. `workplace`: a directory of this server alone, where archives are packed. `lease`: of the locks.
-/// Blocking.
+/// Opens the storage at a place. Blocks.
+///
+/// `workplace` is a directory that only this server uses; archives for buckets are packed there.
+/// `lease` is the lease of the locks.
 pub(crate) fn open(
     place: &Place,
     workplace: &Path,
@@ -22,21 +24,22 @@ pub(crate) fn open(
     };
     let refused = |what: String| io::Error::new(io::ErrorKind::InvalidInput, what);
     let url = Url::parse(&url.0)
-        .map_err(|error| refused(format!("it is no URL ({error}): {EXPECTED}")))?;
+        .map_err(|error| refused(format!("not a valid URL ({error}): {EXPECTED}")))?;
     if !url.username().is_empty()
         || url.password().is_some()
         || url.query().is_some()
         || url.fragment().is_some()
     {
         return Err(refused(format!(
-            "it holds a user, a password, a query or a fragment: {EXPECTED}, and credentials in the environment"
+            "the URL has a user, a password, a query or a fragment: {EXPECTED}; \
+             set credentials in the environment"
         )));
     }
     match (url.scheme(), url.host_str()) {
         ("file", None) => {
             let directory = url.to_file_path();
             let directory =
-                directory.map_err(|()| refused(format!("it is no path: {EXPECTED}")))?;
+                directory.map_err(|()| refused(format!("not a local path: {EXPECTED}")))?;
             Ok(Arc::new(Directory::open(&directory)?))
         }
         #[cfg(feature = "object-store")]
@@ -48,7 +51,8 @@ pub(crate) fn open(
             let _ = (workplace, lease);
             Err(io::Error::new(
                 io::ErrorKind::Unsupported,
-                "buckets need the feature `object-store`: build actix-sandbox with `--features object-store`",
+                "buckets need the feature `object-store`: \
+                 build actix-sandbox with `--features object-store`",
             ))
         }
         _ => Err(refused(EXPECTED.to_owned())),
@@ -71,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_place_says_what_is_expected() {
+    fn an_invalid_place_is_refused_with_the_accepted_forms() {
         for url in [
             "s3:bucket",
             "s3://",
@@ -115,7 +119,7 @@ mod tests {
 
     #[cfg(not(feature = "object-store"))]
     #[test]
-    fn without_its_feature_a_bucket_says_which() {
+    fn a_bucket_without_its_feature_names_the_feature() {
         assert!(
             error("s3://bucket/a")
                 .to_string()

@@ -1,4 +1,4 @@
-//! [`Place`]: where the state is to be, as the options name it.
+//! [`Place`]: where the state is kept, as the options name it.
 
 use std::path::PathBuf;
 
@@ -6,11 +6,11 @@ use std::path::PathBuf;
 #[derive(Clone, Debug)]
 pub(crate) enum Place {
     Directory(PathBuf),
-    /// What holds it is found out when it is opened.
+    /// The URL of a bucket or a directory. It is parsed when the storage is opened.
     Url(ShownUrl),
 }
 
-/// A URL that is shown without what may be a secret.
+/// A URL whose `Debug` output leaves out the parts that may hold secrets.
 #[derive(Clone)]
 pub(crate) struct ShownUrl(pub(crate) String);
 
@@ -20,11 +20,11 @@ impl std::fmt::Debug for ShownUrl {
     }
 }
 
-/// A URL without user, password, query and fragment.
+/// The URL without its user, password, query and fragment.
 pub(crate) fn shown(url: &str) -> String {
     let end = url.find(['?', '#']).unwrap_or(url.len());
     let (scheme, rest) = url[..end].split_once("://").unwrap_or(("", &url[..end]));
-    // Whatever stands before an `@` could be a password, wherever the `@` is.
+    // Any text before an `@` could be a password, even if the URL is malformed.
     let rest = rest.rsplit_once('@').map_or(rest, |(_, rest)| rest);
     match scheme {
         "" => rest.to_owned(),

@@ -1,4 +1,4 @@
-//! [`Record`]: what a checkpoint holds of a sandbox beside its files.
+//! [`Record`]: the settings of a sandbox, which its checkpoint stores beside the files.
 
 use std::io;
 
@@ -16,7 +16,7 @@ pub(crate) struct Record {
     pub(crate) config: SandboxConfig,
 }
 
-/// A [`Record`] as it is written. A later version may add keys.
+/// The JSON form of a [`Record`]. A later version may add keys.
 #[derive(Serialize, Deserialize)]
 struct Written {
     version: u32,
@@ -41,7 +41,7 @@ impl Record {
         let damaged = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what);
         let written: Written = serde_json::from_slice(text)?;
         if written.version != VERSION {
-            return Err(damaged("its record is of another version"));
+            return Err(damaged("its record has another version"));
         }
         if written.sandbox_id != id.as_str() {
             return Err(damaged("it belongs to another sandbox"));
@@ -49,7 +49,7 @@ impl Record {
         let config = SandboxConfig::parse(written.config.to_string().as_bytes())
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
         let token = TokenHash::from_hex(&written.token_sha256)
-            .ok_or_else(|| damaged("its record holds no token"))?;
+            .ok_or_else(|| damaged("its record has no valid token hash"))?;
         Ok(Self { token, config })
     }
 }

@@ -1,5 +1,5 @@
-//! [`Storage`]: where the state of servers is kept, as files of a name. [`Directory`](super::directory::Directory) and
-//! `Bucket` are such.
+//! [`Storage`]: the trait of storages that keep the state of servers as named files.
+//! [`Directory`](super::directory::Directory) and `Bucket` implement it.
 
 use std::{
     fs,
@@ -13,71 +13,79 @@ use super::{
     turns::Turn,
 };
 
-/// The beginning of the names of files that are being written.
+/// Prefix of the names of unfinished files.
 pub(super) const UNFINISHED: &str = ".unfinished-";
 
 /// The directories of archives.
 pub(super) const SNAPSHOTS: &str = "snapshots";
 pub(super) const CHECKPOINTS: &str = "checkpoints";
 
-/// Most bytes of a small file that are read: a lock takes a few hundred.
+/// Maximum size of a small file, in bytes. A lock takes a few hundred.
 pub(super) const MAX_SMALL_BYTES: u64 = 64 * 1024;
 
-/// What is asked at the last moment before an archive is put in its place: an error forbids it.
+/// Checks, right before an archive is stored under its name, that this server may still store it.
+/// An error prevents that.
 pub(super) type Fence<'a> = Box<dyn FnOnce() -> io::Result<()> + 'a>;
 
-/// Files by names like `locks/ID/1`. Each is whole or not there, and several servers may share them. Blocking: not to be
-/// called where futures are polled, but for [`forget`](Self::forget).
+/// Files with names like `locks/ID/1`. Each file is whole or absent. Several servers may share a
+/// storage.
 ///
-/// What is not there is an error of the kind `NotFound`, unless it says otherwise.
+/// All methods except [`forget`](Self::forget) block, so a future must not call them. Unless a
+/// method says otherwise, it fails with the kind `NotFound` if the file doesn't exist.
 pub(crate) trait Storage: Send + Sync {
-    /// The names of the files right below a directory; none for a directory that is not there.
+    /// The names of the files directly in a directory. Empty if the directory doesn't exist.
     fn list(&self, directory: &str) -> io::Result<Vec<String>>;
 
-    /// A small file; no more than its first [`MAX_SMALL_BYTES`].
+    /// Reads a small file. If it is larger than [`MAX_SMALL_BYTES`], fails or returns only its
+    /// start.
     fn read(&self, name: &str) -> io::Result<(Vec<u8>, Stamp)>;
 
-    /// Makes a small file. False: there is one of this name. Of several that try at once one alone succeeds.
+    /// Creates a small file. Returns false if one with this name exists. If several callers try
+    /// concurrently, exactly one of them succeeds.
     fn create(&self, name: &str, data: &[u8]) -> io::Result<bool>;
 
-    /// Replaces the small file that was read. False: it is not that one any more, where that can be told.
+    /// Replaces the small file that was read. Returns false if it has changed since then, if the
+    /// storage can detect that.
     fn replace(&self, name: &str, data: &[u8], old: &Stamp) -> io::Result<bool>;
 
-    /// Makes a small file, or replaces it whatever it is.
+    /// Creates or replaces a small file.
     fn write(&self, name: &str, data: &[u8]) -> io::Result<()>;
 
-    /// Removes a file, if it is there.
+    /// Removes a file, if it exists.
     fn remove(&self, name: &str) -> io::Result<()>;
 
-    /// Removes all files right below a directory.
+    /// Removes all files directly in a directory.
     fn remove_all(&self, directory: &str) -> io::Result<()>;
 
-    /// Removes a file soon. Does not block, and nobody hears of a failure.
+    /// Removes a file, possibly in the background. Doesn't wait for the network, and ignores
+    /// errors.
     fn forget(&self, name: &str);
 
-    /// Which file of a name there is.
+    /// The stamp of the file that currently has this name.
     fn stamp(&self, name: &str) -> io::Result<Stamp>;
 
-    /// The directory of this machine in which an archive of this name is packed.
+    /// The directory on this machine in which an archive with this name is packed.
     fn workplace(&self, name: &str) -> PathBuf;
 
-    /// Puts an archive in its place, where it replaces another, unless it was told to stop or `fence` forbids it.
+    /// Stores an archive, which replaces an older one with this name. Fails, and replaces nothing,
+    /// if the operation was stopped or `fence` returns an error.
     fn put(&self, archive: Packed, name: &str, fence: Fence<'_>) -> io::Result<()>;
 
-    /// An archive, from its beginning; no more of it is fetched than is read.
+    /// A reader of an archive. Fetches data only as it is read.
     fn open(&self, name: &str) -> io::Result<Box<dyn Read + '_>>;
 
-    /// A whole archive, on this machine. Fails if it is larger than one within the bounds can be.
+    /// Fetches a whole archive to this machine. A download fails if the archive is larger than the
+    /// bounds allow.
     fn fetch(&self, name: &str, bounds: &Bounds, turn: &Turn) -> io::Result<fs::File>;
 
-    /// How often it may be looked at for somebody who waits, where locks are good for so long.
+    /// How often locks with this lease may be polled.
     fn look_every(&self, lease: Duration) -> Duration;
 }
 
-/// Tells a file from another that takes its place.
+/// Distinguishes a file from another that replaces it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Stamp {
-    /// The storage's own mark of what it holds.
+    /// The ETag of an object, or the inode number of a file.
     pub(super) tag: Option<String>,
     pub(super) version: Option<String>,
     pub(super) modified: SystemTime,

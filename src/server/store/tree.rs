@@ -1,4 +1,4 @@
-//! How the files of a sandbox are opened while its code changes them.
+//! Opens the files of a sandbox safely while its code may change them.
 
 use std::{
     ffi::OsString,
@@ -10,8 +10,10 @@ use std::{
 /// Size of a block of a tar archive, in bytes.
 const TAR_BLOCK: u64 = 512;
 
-/// Opens a file or directory to be read. A path that leads through a symbolic link is an error: its owner may have put
-/// one there a moment ago, to have something read to which it has no access. Nor is a pipe waited for.
+/// Opens a file or directory for reading.
+///
+/// Fails if any component of the path is a symbolic link: code may just have created it, to make
+/// the server read a file that code can't access. Doesn't block on a pipe.
 #[cfg(target_os = "linux")]
 pub(super) fn open(path: &Path) -> io::Result<fs::File> {
     use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
@@ -19,7 +21,7 @@ pub(super) fn open(path: &Path) -> io::Result<fs::File> {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
     match openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS) {
         Ok(file) => Ok(file.into()),
-        // Something that is no file any more: a link, or a socket.
+        // The file has been replaced by a link or a socket.
         Err(rustix::io::Errno::LOOP | rustix::io::Errno::NXIO) => {
             Err(io::ErrorKind::NotFound.into())
         }
@@ -38,7 +40,8 @@ pub(super) fn open(path: &Path) -> io::Result<fs::File> {
         .open(path)
 }
 
-/// What a symbolic link is and says. As with [`open`], a path that leads through another one is an error.
+/// The metadata and the target of a symbolic link. Like [`open`], fails if a parent in the path is
+/// a symbolic link.
 #[cfg(target_os = "linux")]
 pub(super) fn read_link(path: &Path) -> io::Result<(fs::Metadata, PathBuf)> {
     use std::os::{fd::AsFd, unix::ffi::OsStringExt};
@@ -54,7 +57,7 @@ pub(super) fn read_link(path: &Path) -> io::Result<(fs::Metadata, PathBuf)> {
         opened => fs::File::from(opened?),
     };
     let target = match readlinkat(link.as_fd(), "", Vec::new()) {
-        // It is no link any more.
+        // The link has been replaced.
         Err(Errno::NOENT | Errno::INVAL) => return Err(io::ErrorKind::NotFound.into()),
         read => OsString::from_vec(read?.into_bytes()),
     };
@@ -66,7 +69,7 @@ pub(super) fn read_link(path: &Path) -> io::Result<(fs::Metadata, PathBuf)> {
     Ok((fs::symlink_metadata(path)?, fs::read_link(path)?))
 }
 
-/// The names in a directory that is open.
+/// The names in an open directory.
 pub(super) fn names(
     directory: &fs::File,
     path: &Path,
@@ -86,7 +89,7 @@ pub(super) fn names(
 }
 
 /// The pieces of data between the holes of a file of this size, in order. `None` if there are more
-/// than `most`, if the file system does not tell, or if a tar archive cannot hold them.
+/// than `most`, if the file system doesn't report holes, or if a tar archive can't hold the pieces.
 pub(super) fn pieces(file: &fs::File, size: u64, most: usize) -> Option<Vec<Range<u64>>> {
     use rustix::{
         fs::{SeekFrom, seek},
@@ -97,7 +100,7 @@ pub(super) fn pieces(file: &fs::File, size: u64, most: usize) -> Option<Vec<Rang
     while at < size {
         let data = match seek(file, SeekFrom::Data(at)) {
             Ok(data) if data < size => data,
-            // There is no data after this place.
+            // There is no data after `at`.
             Ok(_) | Err(Errno::NXIO) => break,
             Err(_) => return None,
         };

@@ -1,10 +1,10 @@
-//! [`Turns`]: runs the long operations of the store, each on a thread of its own.
+//! [`Turns`]: runs the long operations of the store, each on its own thread.
 //!
 //! - At most [`AT_ONCE`] operations run at the same time. After about a [`QUANTUM`] of work, an
-//!   operation yields to the one that has waited longest. [`Queue`] decides which operations run; it
-//!   uses neither threads nor time.
-//! - At most [`MAX_THREADS`] operations take turns. A small one among them never waits for a large one
-//!   to finish. Further operations wait, in the order in which they came, until one ends.
+//!   operation yields to the one that has waited longest. [`Queue`] decides which operations run;
+//!   it uses neither threads nor time.
+//! - At most [`MAX_THREADS`] operations take turns. A small one among them never waits for a large
+//!   one to finish. Further operations wait, in the order in which they came, until one ends.
 //! - At safe points, an operation calls [`Turn::check`]. The call blocks while others have the
 //!   turn. It fails if the time limit is exceeded or the operation's [`Stop`] was told to stop.
 //! - If the thread of an operation hangs in a system call, the operation still ends for its caller.
@@ -24,11 +24,12 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-/// Operations that work at the same time.
+/// Maximum number of operations that work at the same time.
 const AT_ONCE: usize = 4;
 
-/// Operations that have a thread, those that pause or hang included. Later ones wait for one to end:
-/// a pausing operation keeps its memory and its files, so their number is bounded.
+/// Maximum number of operations that have a thread, including those that pause or hang. Later
+/// operations wait until one ends. This bounds the memory and the open files, which a pausing
+/// operation keeps.
 const MAX_THREADS: usize = 64;
 
 /// How long an operation works before it gives its turn to one that waits.
@@ -78,7 +79,7 @@ impl Stop {
     }
 }
 
-/// The permission of one operation to work.
+/// Permission for one operation to work.
 #[derive(Clone, Default)]
 pub(crate) struct Turn(Arc<Inner>);
 

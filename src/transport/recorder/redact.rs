@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_taken_out_however_it_is_written() {
+    fn a_token_is_redacted_in_every_encoding() {
         let mut secrets = secrets();
         for frame in [
             format!(r#"{{"event":"error","message":"{TOKEN} is wrong"}}"#),
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_without_a_token_stays_as_it_is_byte_by_byte() {
+    fn a_frame_without_a_token_is_unchanged() {
         let mut secrets = secrets();
         for frame in [
             r#"{ "event": "stdout", "data": "a\n\u00e9\\" }"#,
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn what_names_a_token_and_cannot_be_read_is_not_recorded() {
+    fn invalid_json_with_the_key_of_a_token_is_not_recorded() {
         let frame = r#"{"sandbox_token":"f2cd8996c7e7a43e/b7""#;
         assert_eq!(Secrets::default().clean_frame(frame.into()), NOT_RECORDED);
     }

@@ -1,4 +1,4 @@
-//! Tests of what is made of a refused upgrade.
+//! Tests of [`Refusal`].
 
 use std::{cell::Cell, rc::Rc};
 
@@ -15,7 +15,7 @@ fn reason_of(status: u16, body: &str) -> Option<String> {
 }
 
 #[test]
-fn the_reason_is_the_first_line_that_says_something() {
+fn the_reason_is_the_first_line_with_words() {
     assert_eq!(
         reason_of(403, "\n\n  quota used up \nmore").as_deref(),
         Some("quota used up")
@@ -56,7 +56,7 @@ fn the_reason_of_a_body_in_json_is_its_message() {
             "used up",
         ),
         (r#"{"detail": "not yours"}"#, "not yours"),
-        // Without a message, or cut off: a line that says something.
+        // Without a message, or in truncated JSON, the reason is the first line with words.
         ("[\n  {\n    \"why\": 1\n  }\n]", "\"why\": 1"),
         ("{\n  \"error\": {\n    \"code\": 403,", "\"code\": 403,"),
     ] {
@@ -130,8 +130,8 @@ fn retry_after_is_seconds_or_a_date() {
     }
 }
 
-/// The end of a dial in virtual time: the server answers so after `delay`. Then it keeps the
-/// connection open, or closes it.
+/// Dials in virtual time. The server sends `answer` after `delay` milliseconds, and then keeps the
+/// connection open if `open` is set, or else closes it.
 async fn dialled(answer: &str, delay: u64, open: bool) -> Result<Refusal, SendRequestError> {
     let (client, mut server) = tokio::io::duplex(64 * 1024);
     server.write_all(answer.as_bytes()).await.expect("room");

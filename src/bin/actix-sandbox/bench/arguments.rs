@@ -28,27 +28,27 @@ pub(crate) struct Bench {
     #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(1..))]
     sandboxes: Option<u64>,
 
-    /// How long to measure, for example 30s. The benchmark then waits for the sandboxes that still
-    /// run.
+    /// How long to start and measure sandboxes, for example 30s. The benchmark then waits for the
+    /// sandboxes that still run.
     #[arg(long, value_name = "TIME", value_parser = some_time)]
     duration: Option<Duration>,
 
-    /// Maximum number of sandboxes at once. Without --rate, exactly this many run all the time, and
-    /// each is followed by the next (a closed loop).
+    /// Maximum number of concurrent sandboxes. Without --rate, this many run all the time: a new
+    /// one starts whenever one ends (a closed loop).
     #[arg(long, value_name = "NUMBER", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     concurrency: u32,
 
     /// Number of sandboxes that arrive per second, whether or not earlier ones are done (an open
-    /// loop). If --concurrency makes a sandbox wait, its times still count from its arrival, so a
-    /// slow server can't hide the wait.
+    /// loop). If --concurrency makes a sandbox wait, its latencies still count from its arrival, so
+    /// that they show the wait.
     #[arg(long, value_name = "PER SECOND", value_parser = rate)]
     rate: Option<f64>,
 
-    /// How long to run before measuring starts, for example 5s.
+    /// How long to run sandboxes before measuring starts, for example 5s.
     #[arg(long, value_name = "TIME", default_value = "0s", value_parser = humantime::parse_duration)]
     warm_up: Duration,
 
-    /// How many times each sandbox runs the script, one after the other; at most 10000.
+    /// How many times each sandbox runs the script, in sequence; at most 10000.
     #[arg(long, value_name = "NUMBER", default_value_t = 1, value_parser = clap::value_parser!(u32).range(0..=10_000))]
     execs: u32,
 
@@ -68,7 +68,8 @@ pub(crate) struct Bench {
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = some_time)]
     timeout: Duration,
 
-    /// Reconnects lost connections and counts them. Without this, a lost connection is an error.
+    /// Reconnects lost connections and reports their number. Without this, a lost connection is an
+    /// error.
     #[arg(long)]
     reconnect: bool,
 
@@ -77,7 +78,7 @@ pub(crate) struct Bench {
     #[arg(long, value_name = "FILE", requires = "url")]
     token_file: Option<PathBuf>,
 
-    /// Writes the results as JSON to this file. With -, writes them to standard output, and the
+    /// Writes the results to this file as JSON. With -, the JSON goes to standard output and the
     /// table to standard error.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,

@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn the_wait_for_a_place_is_part_of_what_is_measured() {
+    fn latencies_include_the_wait_to_start() {
         let (mut measured, from) = measured();
         measured.add(&session(from, 0, 0, 10));
         measured.add(&session(from, 5, 1_000, 1_010));
@@ -268,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_counted_adds_up() {
+    fn sandboxes_are_counted_by_outcome() {
         let (mut measured, from) = measured();
         measured.add(&session(from, 0, 0, 10));
         let mut warm_up = session(from, 0, 0, 10);

@@ -1,4 +1,4 @@
-//! [`Plan`]: what a benchmark is to do.
+//! [`Plan`]: the validated settings of a benchmark.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ pub(super) enum Target {
     Local(Backend),
 }
 
-/// A validated benchmark.
+/// The settings of a benchmark, validated.
 pub(super) struct Plan {
     pub(super) target: Target,
     pub(super) token: Option<BearerToken>,

@@ -308,7 +308,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_could_be_markup_is_text() {
+    fn markup_and_control_characters_are_escaped() {
         assert_eq!(
             escape("<script>\"&'\u{0}</script>"),
             "&lt;script&gt;&quot;&amp;&#39;\u{fffd}&lt;/script&gt;"

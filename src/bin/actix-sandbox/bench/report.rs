@@ -42,8 +42,8 @@ pub(super) struct Report {
     pub(super) sandboxes_per_second: f64,
     pub(super) execs_per_second: f64,
     pub(super) output_bytes_per_second: f64,
-    /// Whether the times omit sandboxes that were due but never started. Then the times are better
-    /// than the real ones.
+    /// Whether the latencies omit sandboxes that were due but never started. Then they are lower
+    /// than the real latencies.
     pub(super) times_too_good: bool,
     pub(super) phases: Vec<PhaseReport>,
     pub(super) errors: Vec<ErrorReport>,
@@ -256,11 +256,11 @@ impl Report {
         )
     }
 
-    /// A warning if the times are too good.
+    /// A warning if the latencies omit sandboxes.
     pub(super) fn caution(&self) -> Option<String> {
         self.times_too_good.then(|| {
             format!(
-                "The times are too good: they omit {} sandboxes that were due but never started; \
+                "The latencies are too low: they omit {} sandboxes that were due but never started; \
                  raise --concurrency or lower --rate",
                 self.sandboxes.never_begun
             )

@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn what_begins_before_the_measuring_is_not_counted() {
+    fn sandboxes_of_the_warm_up_do_not_count() {
         let mut schedule = schedule(Some(1.0), Some(2), None, 2);
         let expected = [(0.0, false), (1.0, false), (2.0, true), (3.0, true)];
         assert_eq!(begins(&mut schedule, 9), expected);
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn arrivals_for_which_there_was_no_place_are_counted() {
+    fn arrivals_that_never_started_are_counted() {
         let mut schedule = schedule(Some(2.0), None, Some(10), 0);
         assert_eq!(begins(&mut schedule, 1).len(), 3);
         let end = schedule.start + 11 * SECOND;
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn a_closed_loop_begins_when_there_is_a_place() {
+    fn a_closed_loop_starts_a_sandbox_when_a_slot_is_free() {
         let mut schedule = schedule(None, None, Some(3), 1);
         assert_eq!(begins(&mut schedule, 0).first(), Some(&(0.0, false)));
         assert_eq!(begins(&mut schedule, 2).first(), Some(&(2.0, true)));

@@ -311,7 +311,7 @@ impl Failure {
     }
 }
 
-/// The output of a process, as far as it is measured.
+/// The measurements of a process's output.
 #[derive(Default)]
 struct Heard {
     first: Cell<Option<Instant>>,

@@ -1,5 +1,5 @@
-//! What `runsc` is told of a sandbox and of a process: the files of the OCI runtime specification.
-//! (<https://github.com/opencontainers/runtime-spec/blob/v1.0.2/config.md>)
+//! The descriptions of containers and processes for `runsc`, in the format of the [OCI runtime
+//! specification](https://github.com/opencontainers/runtime-spec/blob/v1.0.2/config.md).
 
 use std::path::{Path, PathBuf};
 
@@ -15,17 +15,18 @@ use crate::server::{
     store::archive::layout::{HOME, ROOT, TEMPORARY},
 };
 
-/// Whom code runs as, inside and outside: nobody else. It is the same in every sandbox, so that one that is restored
-/// finds its files.
+/// The user ID that code runs as in the sandbox, and that owns its files on this machine. No user
+/// of the machine has this ID. It is the same in every sandbox, so that a restored sandbox owns its
+/// files.
 pub(super) const USER: u32 = 0x7000_0000;
 
-/// The directories of a sandbox, in its own.
+/// Names in the directory of a sandbox.
 pub(super) const SOURCE: &str = "source";
 pub(super) const EXIT: &str = "exit";
 
 pub(super) const EXIT_INSIDE: &str = "/run/exit";
 
-/// Where a sandbox has directories for what is mounted, but for those that are readable.
+/// The mount points of every sandbox. The readable directories come in addition.
 pub(super) const MOUNT_POINTS: [&str; 9] = [
     "/proc",
     "/dev",
@@ -38,7 +39,8 @@ pub(super) const MOUNT_POINTS: [&str; 9] = [
     "/var/tmp",
 ];
 
-/// The configuration of the container of the sandbox in this directory. What is hidden of the directories that it reads is empty.
+/// The configuration of the container for the sandbox in `directory`. An empty file system is
+/// mounted over each path in `hidden`.
 pub(super) fn config(directory: &Path, confines: &Confines, hidden: &[PathBuf]) -> Value {
     let bind = |from: &Path, to: &Path, access: &str| {
         json!({
@@ -86,7 +88,7 @@ pub(super) fn config(directory: &Path, confines: &Confines, hidden: &[PathBuf]) 
     let limit = |name, most: u64| json!({ "type": name, "soft": most, "hard": most });
     let mut init = process(&["perl", &INIT.inside()], &[], "/");
     init["rlimits"] = json!([
-        // gVisor counts no other.
+        // gVisor enforces no other limit on memory.
         limit("RLIMIT_AS", confines.memory_bytes),
         limit("RLIMIT_NPROC", confines.processes),
         limit("RLIMIT_FSIZE", confines.file_bytes),
@@ -108,9 +110,9 @@ pub(super) fn config(directory: &Path, confines: &Confines, hidden: &[PathBuf]) 
     })
 }
 
-/// A process, without privileges.
+/// The description of a process without privileges.
 pub(super) fn process(args: &[&str], env: &[(&str, &str)], cwd: &str) -> Value {
-    // Where a name is given twice the last counts.
+    // If a name occurs twice, the last value counts.
     let is_replaced = |name: &str| env.iter().any(|(it, _)| *it == name);
     let mut variables: Vec<(&str, &str)> = ENVIRONMENT
         .into_iter()
@@ -135,8 +137,8 @@ pub(super) fn process(args: &[&str], env: &[(&str, &str)], cwd: &str) -> Value {
     })
 }
 
-/// A process that may look at all others and kill them, and nothing else. The limit on processes is not for it: that is one of
-/// the user's.
+/// The description of a process that may inspect and kill all others, and has no other privileges.
+/// The limit on the number of processes counts per user, so it doesn't apply to this process.
 pub(super) fn overseer(args: &[&str]) -> Value {
     let mut process = process(args, &[], "/");
     let capabilities = ["CAP_KILL", "CAP_SYS_PTRACE"];
@@ -147,7 +149,7 @@ pub(super) fn overseer(args: &[&str]) -> Value {
     process
 }
 
-/// The directories that are to be readable and that this machine has.
+/// The readable directories that exist on this machine.
 pub(super) fn readable(confines: &Confines) -> impl Iterator<Item = &Path> {
     confines
         .readable

@@ -1,4 +1,4 @@
-//! [`Container`]: a container of gVisor that runs.
+//! [`Container`]: a running container of gVisor.
 
 use std::{
     fs,
@@ -20,19 +20,20 @@ use tokio::{process::Command, time::timeout};
 use super::{bundle, runsc::Runsc, scripts::Script};
 use crate::server::backend::confine::HOME_INSIDE;
 
-/// Longest time that what is run beside code may take.
+/// Time limit for scripts and programs that run beside code.
 const ENDS_WITHIN: Duration = Duration::from_secs(20);
 
 pub(super) struct Container {
     runsc: Arc<Runsc>,
-    /// Random, and unknown to code: the processes of the container are found by it (`Runsc::end`).
+    /// Random, so that code can't guess it. [`Runsc::end`] finds the processes of the container by
+    /// it.
     name: String,
     bundle: PathBuf,
     suspected: AtomicBool,
 }
 
 impl Container {
-    /// Starts a container, or restores it from this image.
+    /// Starts a container, or restores it from `image`.
     pub(super) async fn start(
         runsc: Arc<Runsc>,
         name: String,
@@ -61,9 +62,10 @@ impl Container {
         }
     }
 
-    /// How to run a process inside, and the file that describes it, to be kept until it has ended.
+    /// The command that runs a process in the sandbox, and the file that describes the process.
+    /// Keep the file until the command has ended.
     ///
-    /// That is in memory: processes are also to be killed when the disk is full.
+    /// The file is in memory, because processes must be killed even if the disk is full.
     pub(super) fn exec(&self, process: &Value) -> Result<(Command, fs::File), String> {
         let described = || {
             let file = memfd_create("process.json", MemfdFlags::CLOEXEC)?;
@@ -72,7 +74,7 @@ impl Container {
             Ok(file)
         };
         let file = described().map_err(|error: io::Error| {
-            format!("the process to be run cannot be described: {error}")
+            format!("cannot write the description of the process: {error}")
         })?;
         let path = format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd());
         let mut command = self.runsc.command("exec");
@@ -80,8 +82,8 @@ impl Container {
         Ok((command, file))
     }
 
-    /// Runs a script inside, beside the code, and gives its exit code. It may look at all processes and kill them, also where
-    /// the code may not have another one.
+    /// Runs a script in the sandbox, beside the code, and returns its exit code. The script may
+    /// inspect and kill all processes. It runs even if the code has reached its limit of processes.
     pub(super) async fn script(&self, script: Script, args: &[&str]) -> Result<i32, String> {
         let file = script.inside();
         let mut words = vec!["perl", &file];
@@ -89,7 +91,7 @@ impl Container {
         self.run(&bundle::overseer(&words)).await
     }
 
-    /// Runs a program inside as the code would, and gives its exit code.
+    /// Runs a program in the sandbox with the rights of code, and returns its exit code.
     pub(super) async fn program(&self, args: &[&str]) -> Result<i32, String> {
         self.run(&bundle::process(args, &[], HOME_INSIDE)).await
     }
@@ -105,29 +107,26 @@ impl Container {
         let code = ended.ok().and_then(Result::ok).and_then(|it| it.code());
         match code {
             Some(code) if code < 128 => Ok(code),
-            _ => Err(format!(
-                "`runsc exec` of {} did not end well",
-                process["args"]
-            )),
+            _ => Err(format!("`runsc exec` of {} failed", process["args"])),
         }
     }
 
-    /// It may be gone.
+    /// Notes a sign that the container may be gone. [`is_gone`](Self::is_gone) then checks.
     pub(super) fn suspect(&self) {
         self.suspected.store(true, Ordering::Relaxed);
     }
 
-    /// Whether it is known to be gone. Looks only where there was a sign.
+    /// Whether the container is gone. Checks only after [`suspect`](Self::suspect) was called.
     pub(super) async fn is_gone(&self) -> bool {
         self.suspected.load(Ordering::Relaxed) && !self.is_there().await
     }
 
-    /// Whether it is there.
+    /// Whether the container runs. Starts a process in it to find out.
     pub(super) async fn is_there(&self) -> bool {
         matches!(self.run(&bundle::overseer(&["true"])).await, Ok(0))
     }
 
-    /// Stores memory and processes in this directory, and ends them.
+    /// Stores the memory and the processes in this directory, and ends the processes.
     pub(super) async fn store(&self, image: &Path) -> Result<(), String> {
         fs::create_dir_all(image).map_err(|error| error.to_string())?;
         let mut command = self.runsc.command("checkpoint");
@@ -136,7 +135,7 @@ impl Container {
             .await
     }
 
-    /// Ends it and all that runs in it.
+    /// Ends the container with all its processes.
     pub(super) async fn end(&self) -> Result<(), String> {
         self.runsc
             .end(&self.name, &self.bundle)

@@ -1,4 +1,4 @@
-//! Runs code in gVisor, by its program `runsc`.
+//! Runs code in gVisor, with its program `runsc`.
 
 pub(crate) mod bundle;
 pub(crate) mod container;

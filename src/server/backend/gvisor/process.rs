@@ -1,4 +1,5 @@
-//! [`GvisorProcess`]: one exec. What is seen of it on this machine is `runsc exec`, which ends as the process inside does.
+//! [`GvisorProcess`]: one exec. On this machine it is the process `runsc exec`, which ends with the
+//! exit status of the process in the sandbox.
 
 use std::{fs, io, path::PathBuf, sync::Arc, time::Duration};
 
@@ -11,10 +12,10 @@ use crate::server::backend::{
     sweep::EXEC_MARKER,
 };
 
-/// What `runsc exec` adds to the number of a signal, as shells do.
+/// `runsc exec` reports a signal as this number plus the number of the signal, as shells do.
 const SIGNALED: i32 = 128;
 
-/// How often the processes of an exec are looked for, and how long its end is waited for each time.
+/// How often a kill is tried, and how long each try waits for the end of `runsc exec`.
 const ROUNDS: u32 = 20;
 const ENDS_WITHIN: Duration = Duration::from_millis(500);
 
@@ -23,7 +24,7 @@ pub(super) struct GvisorProcess {
     pub(super) outer: Box<dyn Process>,
     pub(super) container: Arc<Container>,
     pub(super) exec: String,
-    /// Is there when a high exit code was one.
+    /// This file exists if a status of 128 or more was an exit code, not a signal.
     pub(super) exit: PathBuf,
 }
 
@@ -34,9 +35,7 @@ impl GvisorProcess {
             Some(code) if code >= SIGNALED && !was_exit() => {
                 if code == SIGNALED {
                     self.container.suspect();
-                    return Err(io::Error::other(
-                        "the sandbox ended under it: gVisor is gone",
-                    ));
+                    return Err(io::Error::other("gVisor ended while the code ran"));
                 }
                 Ok(Exit {
                     code: None,
@@ -44,7 +43,7 @@ impl GvisorProcess {
                 })
             }
             Some(_) => Ok(outer),
-            // That was no process of the sandbox.
+            // `runsc exec` itself was killed. How the process in the sandbox ended is unknown.
             None => Ok(Exit::default()),
         }
     }
@@ -63,18 +62,18 @@ impl Process for GvisorProcess {
             let mark = format!("{EXEC_MARKER}={}", self.exec);
             for _ in 0..ROUNDS {
                 let killed = self.container.script(KILL, &[&mark]).await;
-                // It may just be about to begin inside.
+                // The process may not have started in the sandbox yet. Then the next try finds it.
                 let ended = timeout(ENDS_WITHIN, self.outer.wait()).await;
                 match (killed, ended) {
                     (Ok(0), Ok(_)) => return Ok(()),
-                    // The sandbox is gone, and with it all that ran there.
+                    // The sandbox is gone, with all its processes.
                     (Err(_), Ok(_)) if !self.container.is_there().await => return Ok(()),
                     _ => {}
                 }
             }
-            // Nobody is to be left waiting for it.
+            // End `runsc exec`, so that no caller waits for it forever.
             let _ = self.outer.kill().await;
-            Err("its processes could not be ended".to_owned())
+            Err("its processes could not be killed".to_owned())
         })
     }
 }

@@ -1,4 +1,4 @@
-//! [`Runsc`]: calls the program `runsc`.
+//! [`Runsc`]: runs the program `runsc`.
 
 use std::{
     ffi::OsString,
@@ -28,26 +28,27 @@ use crate::{
     },
 };
 
-/// Longest time that one call may take. The longest is a checkpoint, of much memory to a slow disk.
+/// Time limit of one call. The slowest is a checkpoint of much memory to a slow disk.
 const ENDS_WITHIN: Duration = Duration::from_secs(60);
 
-/// Longest time that its processes may take to be gone once they are killed, and how often they are looked for.
+/// How long to wait until killed processes are gone, and how often to look for them.
 const GONE_WITHIN: Duration = Duration::from_secs(10);
 const LOOKED_AT_EVERY: Duration = Duration::from_millis(2);
 
-/// Most bytes of what it said that are looked at.
+/// Maximum bytes to read from the end of the log.
 const MAX_SAID_BYTES: u64 = 4_096;
 
-/// The program, with the flags that every call has.
+/// The program, with the flags of every call.
 pub(super) struct Runsc {
     binary: PathBuf,
     flags: Vec<OsString>,
-    /// Where it says what went wrong: the containers must not have pipes that end with a call.
+    /// The file with the errors of calls. Containers outlive a call, so they must not inherit a
+    /// pipe from which the call's errors could be read.
     log: PathBuf,
 }
 
 impl Runsc {
-    /// For the containers of one server, with their records in `directory`.
+    /// `directory` holds the records of the containers of this server.
     pub(super) fn new(binary: PathBuf, options: &GvisorOptions, directory: &Path) -> Self {
         let log = directory.join("log");
         let network = if options.confines.network {
@@ -61,7 +62,7 @@ impl Runsc {
             "--log".into(),
             log.clone().into(),
             "--log-format=text".into(),
-            // What is written is to be found in the directories of the sandbox.
+            // Without an overlay, writes go to the directories of the sandbox.
             "--overlay2=none".into(),
             "--ignore-cgroups".into(),
             format!("--network={network}").into(),
@@ -79,14 +80,15 @@ impl Runsc {
         &self.binary
     }
 
-    /// A call of a subcommand, whose arguments are to be added.
+    /// A command that calls a subcommand. The caller adds the arguments.
     pub(super) fn command(&self, subcommand: &str) -> Command {
         let mut command = spawn::command(&self.binary);
         command.args(&self.flags).arg(subcommand).env("PATH", PATH);
         command
     }
 
-    /// Makes a call that is to succeed. The error names it, and what it said.
+    /// Runs a command until it succeeds or fails. The error holds the command line, and the last
+    /// error in the log.
     pub(super) async fn call(&self, command: &mut Command) -> Result<(), String> {
         let before = fs::metadata(&self.log).map_or(0, |meta| meta.len());
         let mut child = command
@@ -102,15 +104,17 @@ impl Runsc {
             )),
             Ok(Err(error)) => Err(format!("`{}`: {error}", shown(command))),
             Err(_) => Err(format!(
-                "`{}` was not over within {ENDS_WITHIN:?}",
+                "`{}` did not end within {ENDS_WITHIN:?}",
                 shown(command)
             )),
         }
     }
 
-    /// Ends a container, its bundle in this directory, with all that runs in it. One that is gone is no error.
+    /// Kills all processes of a container, and removes its records. `bundle` is the directory of
+    /// its bundle. Succeeds if the container is already gone.
     ///
-    /// `runsc delete --force` does the same, but takes more than a second to look whether its processes are gone.
+    /// `runsc delete --force` does the same, but takes more than a second to notice that the
+    /// processes are gone.
     pub(super) async fn end(&self, container: &str, bundle: &Path) -> io::Result<()> {
         let words = [container.into(), bytes(bundle).to_owned()];
         end_processes(self.records(), Some(words)).await?;
@@ -123,12 +127,12 @@ impl Runsc {
         Ok(())
     }
 
-    /// Where it keeps its records.
+    /// The directory of the records of containers.
     fn records(&self) -> &Path {
         self.log.parent().unwrap_or(Path::new("/"))
     }
 
-    /// The last line that it wrote to its log beyond this place.
+    /// The last message in the log after this offset.
     fn said(&self, before: u64) -> String {
         let read = || {
             let mut file = fs::File::open(&self.log)?;
@@ -141,8 +145,8 @@ impl Runsc {
             io::Result::Ok(String::from_utf8_lossy(&said).into_owned())
         };
         let said = read().unwrap_or_default();
-        let last = said.lines().last().unwrap_or("it said nothing");
-        // Errors are written in the form that other programs read.
+        let last = said.lines().last().unwrap_or("no error in its log");
+        // Errors are logged as JSON.
         match serde_json::from_str::<Line>(last) {
             Ok(line) => line.msg,
             Err(_) => last.trim().to_owned(),
@@ -150,18 +154,19 @@ impl Runsc {
     }
 }
 
-/// Where `runsc` keeps its records, in the directory of a server.
+/// The directory in which `runsc` keeps its records, in the directory of a server.
 pub(super) const RECORDS: &str = "runsc";
 
-/// Kills what runs of all containers of the server that has this directory.
+/// Kills the processes of all containers of the server with this directory.
 pub(crate) async fn end_all(root: &Path) -> io::Result<()> {
     end_processes(&root.join(RECORDS), None).await
 }
 
-/// Kills the processes of containers with these records, or of the one that has these words on its command lines, until there is
-/// none.
+/// Kills gVisor's processes of the containers with these records, until none is left. With `words`,
+/// kills only those with one of the words on their command line: the processes of one container.
 async fn end_processes(records: &Path, words: Option<[Vec<u8>; 2]>) -> io::Result<()> {
-    // So they call themselves; their environment is empty.
+    // Each of them has this word on its command line. Their environments, in which markers could
+    // be, are empty.
     let root = [b"--root=", bytes(records)].concat();
     let wanted = Arc::new((root, words));
     let until_gone = async {
@@ -175,19 +180,21 @@ async fn end_processes(records: &Path, words: Option<[Vec<u8>; 2]>) -> io::Resul
     };
     timeout(GONE_WITHIN, until_gone)
         .await
-        .unwrap_or_else(|_| Err(io::Error::other("processes of gVisor do not end")))
+        .unwrap_or_else(|_| Err(io::Error::other("killed processes of gVisor did not end")))
 }
 
-/// Kills each process of this user that has `root` on its command line, and one of these words; gives how many there were.
+/// Kills each process that has `root` and one of the words on its command line. Returns how many
+/// were found.
 fn kill_once(root: &[u8], words: Option<&[Vec<u8>; 2]>) -> io::Result<usize> {
     let mut found = 0;
     for pid in pids()? {
-        // One that is gone has none.
+        // A process that is gone has no command line.
         let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         let line: Vec<_> = line.split(|&byte| byte == 0).collect();
         let has = |word: &[u8]| line.contains(&word);
         if has(root) && words.is_none_or(|words| words.iter().any(|word| has(word))) {
-            // One that is somebody else's only looks like those.
+            // Don't count a process that can't be killed: it belongs to another user, and only
+            // looks like one of gVisor.
             found += usize::from(kill(Pid::from_raw(pid), Signal::SIGKILL).is_ok());
         }
     }
@@ -204,7 +211,7 @@ struct Line {
     msg: String,
 }
 
-/// A call as it may be told.
+/// The command line, for error messages.
 fn shown(command: &Command) -> String {
     let command = command.as_std();
     let mut words = vec![command.get_program().to_string_lossy().into_owned()];

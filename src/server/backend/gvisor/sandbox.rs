@@ -1,14 +1,15 @@
-//! [`GvisorBackend`]: runs code in gVisor, by its program `runsc`.
+//! [`GvisorBackend`]: runs code in gVisor, with its program `runsc`.
 //!
-//! Each sandbox is a container without privileges, whose processes run on a kernel of its own. What is in its directory:
+//! Each sandbox is a container without privileges, whose processes run on a separate kernel. The
+//! directory of a sandbox holds:
 //!
-//! | | in the sandbox |
+//! | directory | path in the sandbox |
 //! | --- | --- |
 //! | `root` | `/` |
 //! | `home`, `tmp` | `/home/sandbox`, `/tmp` |
-//! | `source` | `/run/source`, which it cannot write to; code is copied from there to `/run/code`, in its memory |
+//! | `source` | `/run/source`, read-only; code is copied from there to `/run/code`, in memory |
 //! | `exit` | `/run/exit`, see `scripts` |
-//! | `bundle`, `memory` | not there: what `runsc` is told, and a checkpoint of its memory |
+//! | `bundle`, `memory` | none: the configuration for `runsc`, and a checkpoint of the memory |
 
 use std::{
     fs, io,
@@ -67,7 +68,7 @@ struct Shared {
 }
 
 impl GvisorBackend {
-    /// A backend on this context, once a sandbox was seen to work. The error says what is in the way.
+    /// Starts the backend, and checks that a sandbox works. The error says why it does not.
     pub(crate) async fn start(
         options: GvisorOptions,
         context: Arc<ServerContext>,
@@ -94,7 +95,7 @@ impl GvisorBackend {
         Ok(backend)
     }
 
-    /// Whether a sandbox works here.
+    /// Creates a sandbox, runs `true` in it, and deletes it.
     async fn try_out(&self) -> Result<(), String> {
         let sandbox = self
             .sandbox(&SandboxId::new("sandbox-probe"))
@@ -129,7 +130,7 @@ impl GvisorBackend {
     }
 }
 
-/// Where the program is.
+/// The path of `runsc`.
 fn binary(named: &Path) -> Result<PathBuf, String> {
     let found = match named.components().count() {
         1 => find(&named.to_string_lossy(), &search_path()),
@@ -137,15 +138,17 @@ fn binary(named: &Path) -> Result<PathBuf, String> {
     };
     found.ok_or_else(|| {
         format!(
-            "there is no program {} (expected gVisor's `runsc`: install Debian's package `runsc`, or say where it is)",
+            "the program {} was not found: install gVisor's `runsc` (Debian's package `runsc`), or \
+             set its path",
             named.display()
         )
     })
 }
 
-/// Makes the directory of a sandbox, and its trees.
+/// Creates the directory of a sandbox, and its trees.
 fn prepare(directory: &Path) -> io::Result<()> {
-    // On this machine its processes run as the user `nobody`; those that serve its files run as root.
+    // On this machine, the container's processes run as an unprivileged user (65534), and the
+    // processes that serve its files run as root. So only root has to enter this directory.
     make_directory(directory, 0o700)?;
     for (tree, mode) in [(ROOT, 0o755), (HOME, 0o700), (TEMPORARY, 0o700)] {
         make_for_user(&directory.join(tree), mode)?;
@@ -153,7 +156,7 @@ fn prepare(directory: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Writes what `runsc` and the scripts are told, beside the trees.
+/// Writes the files for `runsc` and the scripts, beside the trees. Code can't write to them.
 fn write_trusted(directory: &Path, confines: &Confines, hidden: &[PathBuf]) -> io::Result<()> {
     make_directory(&directory.join(SOURCE), 0o755)?;
     make_directory(&directory.join(BUNDLE), 0o700)?;
@@ -172,7 +175,7 @@ fn write_trusted(directory: &Path, confines: &Confines, hidden: &[PathBuf]) -> i
     )
 }
 
-/// Makes the directories in the root of a sandbox that something is mounted on.
+/// Creates the mount points in the root of a sandbox.
 fn make_mount_points(root: &Path, confines: &Confines) -> io::Result<()> {
     let own = MOUNT_POINTS.iter().map(Path::new);
     let mut points = own.chain(bundle::readable(confines));
@@ -199,9 +202,9 @@ impl Backend for GvisorBackend {
 
     fn shutdown(&self) -> BoxFuture<'_, ()> {
         Box::pin(async {
-            // A last chance for those that could not be deleted.
+            // Retry the end of sandboxes that could not be deleted.
             if let Err(error) = runsc::end_all(&self.shared.context.root).await {
-                tracing::warn!(error = %Escaped(error), "sandboxes are left behind");
+                tracing::warn!(error = %Escaped(error), "cannot end all sandboxes at shutdown");
             }
             self.shared.context.clear().await;
         })
@@ -212,9 +215,9 @@ struct GvisorSandbox {
     launcher: Launcher,
     directory: PathBuf,
     shared: Arc<Shared>,
-    /// What `runsc` and the scripts are told, written for the first container.
+    /// Set once [`write_trusted`] has run, before the first container starts.
     trusted: OnceCell<()>,
-    /// Made for the first exec.
+    /// Started for the first exec.
     container: Mutex<Option<Arc<Container>>>,
 }
 
@@ -281,8 +284,8 @@ impl BackendSandbox for GvisorSandbox {
             let stored = match running.script(FREEZE, &[]).await {
                 Ok(3) => running.store(&self.memory()).await,
                 Ok(0) => Ok(()),
-                Ok(_) => Err("its background processes do not end".to_owned()),
-                // There is nothing left to be stored.
+                Ok(_) => Err("its background processes could not be ended".to_owned()),
+                // The container is gone, so there is nothing to store.
                 Err(_) if !running.is_there().await => Ok(()),
                 Err(reason) => Err(reason),
             };
@@ -338,7 +341,7 @@ impl GvisorSandbox {
         self.directory.join(MEMORY)
     }
 
-    /// Writes what a container is started with. The trees are filled by now, and may hold anything.
+    /// Prepares the start of a container. The trees are filled by now, and may hold any files.
     async fn prepare_container(&self) -> Result<(), String> {
         let (directory, shared) = (self.directory.clone(), self.shared.clone());
         let write = || async {
@@ -347,7 +350,7 @@ impl GvisorSandbox {
         let (root, shared) = (self.directory.join(ROOT), self.shared.clone());
         let prepared = async {
             self.trusted.get_or_try_init(write).await?;
-            // Code may have replaced them since the last container was started.
+            // Code may have replaced the mount points since the last container was started.
             blocking(move || make_mount_points(&root, &shared.confines)).await
         };
         let prepared: io::Result<()> = prepared.await;
@@ -355,13 +358,13 @@ impl GvisorSandbox {
             .map_err(|error| format!("the directories of the sandbox could not be made: {error}"))
     }
 
-    /// Removes what was stored of the memory.
+    /// Removes the stored memory.
     async fn forget(&self) -> io::Result<()> {
         let memory = self.memory();
         blocking(move || remove_tree(&memory)).await
     }
 
-    /// The container, which is started if there is none. What was stored of its memory goes on.
+    /// The running container. If there is none, starts one from the stored memory, if any.
     async fn running(&self) -> Result<Arc<Container>, String> {
         let mut container = self.container.lock().await;
         if let Some(running) = &*container {
@@ -393,7 +396,7 @@ impl GvisorSandbox {
     }
 }
 
-/// A working directory as a path from the root, if the sandbox has it.
+/// The absolute path of a working directory. Fails if the sandbox doesn't have the directory.
 async fn working_directory(container: &Container, cwd: &str) -> Result<String, String> {
     let path = Path::new(HOME_INSIDE).join(cwd);
     let path = path.to_string_lossy().into_owned();

@@ -1,9 +1,10 @@
-//! What is run inside of a sandbox beside its code, by perl: it starts fast, and is on every Debian.
+//! The scripts that run in a sandbox beside its code. They are in perl, which starts fast and is
+//! part of every Debian system.
 
-/// Where they are in it.
+/// The directory of the scripts in the sandbox.
 pub(super) const SOURCE_INSIDE: &str = "/run/source";
 
-/// A script, and the name of its file.
+/// A script and the name of its file.
 #[derive(Clone, Copy)]
 pub(super) struct Script {
     pub(super) name: &'static str,
@@ -11,7 +12,7 @@ pub(super) struct Script {
 }
 
 impl Script {
-    /// Where it is in a sandbox.
+    /// The path of the script in the sandbox.
     pub(super) fn inside(self) -> String {
         format!("{SOURCE_INSIDE}/{}", self.name)
     }
@@ -19,7 +20,8 @@ impl Script {
 
 pub(super) const ALL: [Script; 4] = [INIT, RUN, KILL, FREEZE];
 
-/// The first process: there is none left of those that it inherits and that have ended.
+/// The first process of the container. It ignores SIGCHLD, so orphaned processes don't stay as
+/// zombies.
 pub(super) const INIT: Script = Script {
     name: "init.pl",
     text: r#"
@@ -28,17 +30,23 @@ sleep while 1;
 "#,
 };
 
-/// Runs code: `$0 NUMBER SOURCE ENVIRONMENT CODE INTERPRETER ARGUMENTS…`, and ends as that does.
+/// Runs code, and ends with the same exit code or signal. Its command line is
+/// `$0 NUMBER SOURCE ENVIRONMENT CODE INTERPRETER ARGUMENTS…`.
 ///
-/// - The file ENVIRONMENT holds what is added to the environment of the code, and of nothing else: `PERL5OPT` and its like
-///   would break this script.
-/// - The code is copied to where its file may be removed while it is open; a checkpoint cannot hold that of a file outside.
-/// - Between the code and the pipes of the exec are others, of the sandbox: those a checkpoint can hold, where children have
-///   them still, and on those a write that blocks is never cut short, on which programs rely (python without buffers does).
-/// - Where children hold them when the code ends, a process stays that passes on what they write,
-///   and another that takes over when a checkpoint ends the first, which has pipes of this machine.
-///   What they write then is dropped.
-/// - It says by a file of this number whether a high exit code was one: from the outside it looks like a signal.
+/// - The file ENVIRONMENT holds variables for the environment of the code. This script doesn't get
+///   them: variables such as `PERL5OPT` would break it.
+/// - The code is copied from SOURCE, a file of the machine, to CODE, a file of the sandbox. Either
+///   file may be removed while a process still has it open. A checkpoint can't hold a removed file
+///   of the machine that is open.
+/// - The script forwards data between the pipes of the exec, which belong to the machine, and pipes
+///   of the sandbox, which the code gets. A checkpoint can hold the latter if children of the code
+///   still have them open. A blocking write to them is never cut short, which programs rely on,
+///   such as unbuffered Python.
+/// - If children still have these pipes open when the code ends, a process stays that forwards
+///   their output. A checkpoint ends that process, because it has pipes of the machine open. Then a
+///   second process takes over, and drops the output.
+/// - If an exit code is 128 or more, the script creates the file `/run/exit/NUMBER`. Without this
+///   file, the server takes such a code for a signal.
 pub(super) const RUN: Script = Script {
     name: "run.pl",
     text: r#"
@@ -61,7 +69,7 @@ my $child = fork;
 defined $child or die "cannot start a process: $!\n";
 unless ($child) {
   $SIG{CHLD} = 'DEFAULT';
-  # It may signal its group.
+  # The code may send signals to its process group.
   setpgrp 0, 0;
   open STDIN, '<&', $in;
   open STDOUT, '>&', $out;
@@ -72,7 +80,7 @@ unless ($child) {
 }
 close $_ for $in, $out, $err;
 $SIG{PIPE} = 'IGNORE';
-# O_NONBLOCK
+# 4: F_SETFL, 3: F_GETFL, 2048: O_NONBLOCK
 fcntl $_, 4, fcntl($_, 3, 0) | 2048 for \*STDIN, $input, $output, \*STDOUT, $errors, \*STDERR;
 my @ways = map { { from => $_->[0], to => $_->[1], data => '' } }
   [\*STDIN, $input], [$output, \*STDOUT], [$errors, \*STDERR];
@@ -118,7 +126,7 @@ until (defined $status) {
 shut($ways[0]) if $ways[0]{to};
 my @outputs = grep { $_->{to} } @ways[1, 2];
 
-# Waits for a pipe, and passes on what it holds.
+# Waits for data, at most $wait seconds if defined, and forwards it. Returns 0 on a timeout.
 sub pass {
   my ($readable, $writable) = ('', '');
   for (@outputs) {
@@ -139,11 +147,11 @@ sub pass {
   @outputs = grep { $_->{to} } @outputs;
   return 1;
 }
-# More may come for ever, and the end is to be told.
+# Output may never stop, and the end must be reported. So forward only a limited amount now.
 for (1 .. 64) { last unless @outputs and pass(0) }
 my $relay = @outputs ? fork : 1;
 unless (defined $relay) {
-  # The sandbox has as many processes as it may. The end is told late, but no output is lost.
+  # The sandbox has reached its limit of processes. The end is reported late, but no output is lost.
   1 while @outputs and (pass(undef) or $!{EINTR});
 }
 if (defined $relay and $relay == 0) {
@@ -152,7 +160,7 @@ if (defined $relay and $relay == 0) {
   pipe my $gone, my $alive or exit 1;
   my $heir = fork;
   if ($heir or !defined $heir) {
-    # The children read no end of their output while one of both lives.
+    # The children's pipes stay open for reading as long as this process or its heir lives.
     close $gone;
     1 while @outputs and (pass(undef) or $!{EINTR});
     exit 0;
@@ -183,7 +191,8 @@ exit $exit;
 "#,
 };
 
-/// Kills the processes that have `$0 VARIABLE=VALUE` in their environment, and their descendants, until there is none.
+/// Kills processes by a variable in their environment, and their descendants, until none is left.
+/// Its command line is `$0 VARIABLE=VALUE`.
 pub(super) const KILL: Script = Script {
     name: "kill.pl",
     text: r#"
@@ -214,8 +223,8 @@ exit 1;
 "#,
 };
 
-/// Ends the processes that hold pipes of this machine, which a checkpoint cannot hold. Ends with 3 when there are others, and
-/// with 0 when there is none.
+/// Kills the processes that have pipes of the machine open, which a checkpoint can't hold. Exits
+/// with 3 if other processes are left, and with 0 if there are none.
 pub(super) const FREEZE: Script = Script {
     name: "freeze.pl",
     text: r#"

@@ -1,5 +1,5 @@
-//! [`Init`]: the first process of a sandbox's namespaces. It makes them, waits for the end of its input, and all others end
-//! with it.
+//! [`Init`]: the first process of a sandbox. It sets up the namespaces and waits for the end of its
+//! input. When it ends, all other processes of the sandbox end with it.
 
 use std::{
     fs::File,
@@ -27,27 +27,37 @@ use crate::{
     },
 };
 
-/// Longest time that namespaces may take to be made: a tenth of a second, or far more where a machine does much else.
+/// Time limit for the setup of the namespaces. It takes a tenth of a second, and far longer on a
+/// busy machine.
 const READY_WITHIN: Duration = Duration::from_secs(30);
-/// Longest time that the first process may take to see the end of its input.
+/// How long to wait for the first process to end after its input has ended.
 const ENDED_WITHIN: Duration = Duration::from_secs(2);
-/// Longest time that a kill may take until all processes in the namespaces are gone.
+/// How long to wait for the first process to be gone after a kill.
 const GONE_WITHIN: Duration = Duration::from_secs(10);
-/// Nothing says that a process has ended whose parent is another.
+/// How often to check whether the first process is gone. The server is not its parent, so the
+/// kernel doesn't report its end.
 const LOOKED_AT_EVERY: Duration = Duration::from_millis(10);
 
-/// What the first process does, in the directory of the sandbox: puts together the root of the file system, makes it its own, gives
-/// up all privileges, and waits. `$1` says whether there is a network. Then come three lists, with `--` between them: the files of
-/// `/etc` that the sandbox has of its own, as `NAME=PLACE`; the directories of this machine that can be read; those below them that
-/// are to be empty.
+/// The script of the first process. It runs in the directory of the sandbox: it builds the root
+/// file system, pivots into it, drops its privileges and waits for the end of its input.
 ///
-/// Those are mounts, with what is mounted below them (in a container `/etc/hosts` is a mount), also where this machine has a link (`/lib64`): what is a mount the code of the sandbox cannot replace,
-/// and programs that still have privileges are loaded from there. The tree may be one that code has left: where it has a link, a mount
-/// would end up elsewhere, and the next program with privileges would be one of its own. So what is mounted on is made anew, part
-/// by part, before anything is.
+/// `$1` is `yes` if the sandbox has a network. Three lists follow, separated by `--`:
 ///
-/// The first process keeps one capability, of no use in here: what has none may not attach to it by ptrace. It and the code are in
-/// sessions of their own, without the terminal of the server.
+/// 1. the sandbox's own `/etc` files, as `NAME=PATH`;
+/// 2. the directories of this machine that the sandbox can read;
+/// 3. the paths below them that must be empty.
+///
+/// - Each readable directory is mounted, with all mounts below it: in a container, `/etc/hosts` is
+///   a mount. A directory that is a symbolic link on this machine, such as `/lib64`, is mounted,
+///   too. Code can't replace a mount, and programs that still have privileges are loaded from
+///   there.
+/// - Code may have filled the tree before. If a mount point were a link, the mount would end up
+///   elsewhere, and the next program with privileges could be one that code has written. So links
+///   and files on the paths of mount points are replaced, component by component, before the first
+///   mount.
+/// - The first process keeps one capability, which is useless in the sandbox. Code has none, so it
+///   can't attach to the first process by ptrace.
+/// - The first process and the code have separate sessions, without the terminal of the server.
 const SCRIPT: &str = r#"
 set -eu
 read -r pid _ < /proc/self/stat
@@ -82,24 +92,26 @@ for path in "${readable[@]}"; do
 done
 for file in "${own[@]}"; do
   place=${file#*=}
-  # Where this machine has a link to it, it is written there below.
+  # If `/etc/NAME` is a link to `/run`, the file is written there below.
   case $place in /run/*) continue ;; esac
   [ ! -f ".$place" ] || mount -c --bind "../etc/${file%%=*}" ".$place"
 done
 while read -r _ _ _ _ place options _; do
-  # As it is written there: a space as \040.
+  # Decode the escapes of mountinfo: a space is written as \040.
   printf -v place %b "$place"
   case $place in "$PWD"/*) ;; *) continue ;; esac
-  # This tree is a mount as well, and may be below a directory that is read.
+  # Skip mounts below paths that are hidden later. The root of this sandbox is such a mount if the
+  # server's directory is below a readable one.
   for path; do case $place in "$PWD$path"/*) continue 2 ;; esac; done
-  # Where this user does not come, code does not either: below a directory that is somebody else's alone. Nor where something else is
-  # mounted over it.
+  # Skip mounts that this user can't reach, because code can't reach them either: those below a
+  # private directory of another user, and those that another mount covers.
   said=$(stat -L -- ".${place#"$PWD"}" 2>&1 > /dev/null) || case $said in
     *'Permission denied'*|*'No such file or directory'*) continue ;;
   esac
-  # What is locked about the mount stays as it is.
+  # Keep `noexec`: in a user namespace, the kernel refuses to remove it.
   case ,$options, in *,noexec,*) noexec=,noexec ;; *) noexec= ;; esac
-  # By another path than that: `mount` would add what it finds there, also the options of the whole file system.
+  # Use a relative path. For the path in mountinfo, `mount` would add the options that it finds
+  # there, including those of the whole file system.
   mount -c -o "remount,bind,ro,nosuid,nodev$noexec" ".${place#"$PWD"}"
 done < /proc/self/mountinfo
 for path; do mount -c -t tmpfs -o ro,mode=555,size=4k,nosuid,nodev,noexec hidden ".$path"; done
@@ -109,7 +121,7 @@ for device in null zero full random urandom; do
   : > "dev/$device"
   mount -c --bind "/dev/$device" "dev/$device"
 done
-# They list keys of the whole machine.
+# These files list the keys of the whole machine.
 for file in keys key-users; do [ ! -e "proc/$file" ] || mount -c --bind dev/null "proc/$file"; done
 ln -s /proc/self/fd dev/fd
 ln -s /proc/self/fd/0 dev/stdin
@@ -142,7 +154,7 @@ exec setsid setpriv --bounding-set=-all,+wake_alarm --inh-caps=-all --no-new-pri
   bash -c 'trap "" TERM INT HUP QUIT; while IFS= read -r _; do :; done' actix-sandbox-init
 "#;
 
-/// The namespaces of a sandbox, by the names that `nsenter` and `/proc` have for them.
+/// The namespaces of a sandbox: the options of `nsenter`, and the names in `/proc/PID/ns`.
 const NAMESPACES: [(&str, &str); 6] = [
     ("--user", "user"),
     ("--mount", "mnt"),
@@ -152,7 +164,8 @@ const NAMESPACES: [(&str, &str); 6] = [
     ("--net", "net"),
 ];
 
-/// The programs of this machine that are needed, and where they are. The code of a sandbox cannot put others in their place.
+/// The paths of the programs that this backend runs. They are programs of the machine, which code
+/// in a sandbox can't replace.
 pub(super) struct Tools {
     pub(super) unshare: PathBuf,
     pub(super) nsenter: PathBuf,
@@ -161,20 +174,22 @@ pub(super) struct Tools {
     pub(super) prlimit: PathBuf,
     pub(super) env: PathBuf,
     pub(super) perl: PathBuf,
-    /// Where the others are.
+    /// The search path for other programs.
     pub(super) path: &'static str,
 }
 
-/// The first process of a sandbox's namespaces. When it is dropped all processes in them die.
+/// The first process of a sandbox. Dropping this kills all processes of the sandbox.
 pub(super) struct Init {
     pub(super) child: Child,
     stdin: Option<ChildStdin>,
-    /// What `/proc` says of the first process itself. The file stays that of this one, whoever gets its number.
+    /// The open file `/proc/PID/stat` of the first process. It belongs to this process even if
+    /// another one gets the same PID.
     stat: File,
     namespaces: Arc<Namespaces>,
 }
 
-/// The namespaces of a sandbox, held open: the number of a process may be given away, a namespace not.
+/// The namespaces of a sandbox, as open files. A PID can be reused, but an open file always refers
+/// to the same namespace.
 pub(super) struct Namespaces(Vec<(&'static str, File)>);
 
 impl Namespaces {
@@ -182,14 +197,15 @@ impl Namespaces {
         let open = |(option, name)| Ok((option, File::open(format!("/proc/{pid}/ns/{name}"))?));
         NAMESPACES
             .into_iter()
-            // Nobody but root may enter that of the machine, where it is anyway.
+            // With a network, the sandbox uses the machine's network namespace. `nsenter` is
+            // already in it, and only root may enter it.
             .filter(|(_, name)| *name != "net" || !network)
             .map(open)
             .collect::<io::Result<_>>()
             .map(Self)
     }
 
-    /// The one of its processes.
+    /// The PID namespace.
     pub(super) fn pid(&self) -> io::Result<PidNamespace> {
         let mut files = self.0.iter();
         let file = files.find(|(option, _)| *option == "--pid");
@@ -197,8 +213,8 @@ impl Namespaces {
         Ok(PidNamespace::of(&file.metadata()?))
     }
 
-    /// The arguments of `nsenter` by which a process comes here. This must be kept until it has: then others are opened at
-    /// these numbers.
+    /// The arguments with which `nsenter` enters these namespaces. Keep `self` until it has entered
+    /// them: after the drop, other files may get these descriptor numbers.
     pub(super) fn enter(&self) -> impl Iterator<Item = String> + use<'_> {
         let me = std::process::id();
         self.0
@@ -208,7 +224,8 @@ impl Namespaces {
 }
 
 impl Init {
-    /// Makes the namespaces. `user` is whom code runs as, where that is not the user of this process.
+    /// Starts the first process, and waits until the namespaces are set up. `user` is the user that
+    /// code runs as, if it differs from the user of this process.
     pub(super) async fn start(
         tools: &Tools,
         directory: &Path,
@@ -262,9 +279,13 @@ impl Init {
                 let (stat, namespaces) = opened().map_err(|error: io::Error| {
                     format!("cannot open the namespaces of a sandbox: {error}")
                 })?;
-                // That the number is its own, and no other's, is not taken from what it says. Its parent has not waited for it.
+                // The PID that the script reports is not trusted. If the parent is `unshare`, the
+                // PID is right: `unshare` has not reaped the process, so its PID can't have been
+                // reused.
                 if parent(&stat) != child.id() {
-                    return Err(format!("the first process is not {pid}"));
+                    return Err(format!(
+                        "the first process of the sandbox does not have the PID {pid}"
+                    ));
                 }
                 Ok(Self {
                     child,
@@ -283,7 +304,7 @@ impl Init {
         }
     }
 
-    /// Whether it is alive.
+    /// Whether the first process is alive.
     pub(super) fn is_alive(&self) -> bool {
         parent(&self.stat).is_some()
     }
@@ -292,7 +313,7 @@ impl Init {
         self.namespaces.clone()
     }
 
-    /// Ends it, and with it every process in the namespaces. After an error it can be tried again.
+    /// Ends every process of the sandbox. Can be retried after an error.
     pub(super) async fn end(&mut self) -> Result<(), String> {
         drop(self.stdin.take());
         if timeout(ENDED_WITHIN, self.child.wait()).await.is_err() {
@@ -300,7 +321,8 @@ impl Init {
                 format!("the namespaces of the sandbox could not be ended: {error}")
             })?;
         }
-        // Where its parent was killed it is killed as well, which takes effect by itself.
+        // When `unshare` is killed, the kernel also kills the first process, but that takes a
+        // moment.
         timeout(GONE_WITHIN, self.gone()).await.map_err(|_| {
             format!(
                 "the first process of the sandbox did not end within {GONE_WITHIN:?} of its kill"
@@ -315,7 +337,8 @@ impl Init {
     }
 }
 
-/// The parent of the process whose file `stat` this is; `None` once it is dead.
+/// The parent of the process that this open `stat` file belongs to. `None` once the process is
+/// dead.
 fn parent(mut stat: &File) -> Option<u32> {
     let mut said = Vec::new();
     stat.rewind().ok()?;
@@ -324,7 +347,7 @@ fn parent(mut stat: &File) -> Option<u32> {
     u32::try_from(parent).ok()
 }
 
-/// The number of the first process, once it is ready; or what was said instead.
+/// Waits until the first process is ready. Returns its PID, or else its error output.
 async fn ready(child: &mut Child) -> Result<u32, String> {
     let (Some(stdout), Some(mut stderr)) = (child.stdout.take(), child.stderr.take()) else {
         return Err("it has no pipes".to_owned());

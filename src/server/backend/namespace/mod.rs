@@ -1,4 +1,4 @@
-//! Runs code in Linux namespaces, by the tools of util-linux.
+//! Runs code in Linux namespaces, with the tools of util-linux.
 
 pub(crate) mod init_process;
 pub(crate) mod sandbox;

@@ -1,13 +1,14 @@
-//! [`NamespaceBackend`]: runs code in Linux namespaces, by the tools of util-linux.
+//! [`NamespaceBackend`]: runs code in Linux namespaces, with the tools of util-linux.
 //!
-//! Each sandbox has a user, mount, pid, ipc, uts and network namespace of its own. Where the server runs as root, each
-//! also has a user of its own. What is in its directory:
+//! Each sandbox has its own user, mount, PID, IPC and UTS namespaces, and its own network namespace
+//! unless it may use the machine's network. If the server runs as root, each sandbox also has its
+//! own user. The directory of a sandbox holds:
 //!
-//! | | in the sandbox |
+//! | directory | path in the sandbox |
 //! | --- | --- |
 //! | `root` | `/` |
 //! | `home`, `tmp` | `/home/sandbox`, `/tmp` |
-//! | `code` | `/run/code`, which it cannot write to |
+//! | `code` | `/run/code`, read-only |
 
 use std::{
     io,
@@ -57,11 +58,12 @@ use crate::{
 
 const CODE: &str = "code";
 
-/// The id of the user inside the sandbox. It is the only user that is mapped.
+/// The user ID of code in the sandbox. The user namespace maps no other user.
 const USER_INSIDE: u32 = 0;
 
-/// Runs its arguments as a child, and ends as that does. The process that waits is outside of the sandbox, and must not hold the
-/// pipes: nobody would see the child close them, as with `nsenter` itself.
+/// Runs its arguments as a child process, and ends with the same exit code or signal. The waiting
+/// process is outside of the sandbox's PID namespace. It closes the pipes. Otherwise the server
+/// would not notice when the child closes them, which is the problem with `nsenter`'s own fork.
 const WAIT: &str = r#"
 my $child = fork;
 defined $child or die "cannot start a process: $!\n";
@@ -73,8 +75,9 @@ if ($signal) { kill $signal, $$; sleep }
 exit $code;
 "#;
 
-/// Runs the arguments behind the first with the environment in that file, without privileges: on a command line everybody on the
-/// machine would read it, and the programs with privileges must not have it.
+/// Runs the program in its second argument with the variables in the file that the first argument
+/// names. On a command line, every user of the machine could read the variables. This runs after
+/// privileges were dropped, because programs with privileges must not get the variables.
 const WITH_ENVIRONMENT: &str = r#"
 my $file = shift;
 open my $pairs, '<', $file or die "$file: $!\n";
@@ -84,10 +87,11 @@ close $pairs;
 exec { $ARGV[0] } @ARGV or die "$ARGV[0]: $!\n";
 "#;
 
-/// Longest time that looking for a directory may take.
+/// Time limit for the check whether a directory exists.
 const LOOKED_WITHIN: Duration = Duration::from_secs(5);
 
-/// The first number of the users that sandboxes have, and how many there are: far from those that people and services have.
+/// The first user ID of sandboxes, and how many IDs there are. No user or service of a usual
+/// machine has an ID in this range.
 const FIRST_USER: u32 = 0x6000_0000;
 const USERS: u32 = 0x1000_0000;
 
@@ -101,23 +105,26 @@ struct Shared {
     confines: Confines,
     hidden: Vec<PathBuf>,
     tools: Tools,
-    /// For those whose namespaces are being made: all at once, none would be ready in time.
+    /// Limits how many sandboxes create their namespaces concurrently. If all did so at once, none
+    /// would be ready in time.
     turns: Semaphore,
-    /// The user of the next sandbox, where this process is root.
+    /// The number of the next sandbox's user. `None` if this process is not root.
     next_user: Option<AtomicU32>,
 }
 
 impl NamespaceBackend {
-    /// A backend on this context, once a sandbox was seen to work. The error says what is in the way.
+    /// Starts the backend, and checks that a sandbox works. The error says why it does not.
     pub(crate) async fn start(
         options: NamespaceOptions,
         context: Arc<ServerContext>,
     ) -> Result<Self, String> {
         let hidden = hidden(&options.confines, &context)?;
         let tool = |name: &str| {
-            find(name, PATH.as_ref())
-                .ok_or_else(|| {
-                format!("`{name}` is not installed, or not on {PATH} (the backend needs util-linux and perl)")
+            find(name, PATH.as_ref()).ok_or_else(|| {
+                format!(
+                    "`{name}` is not installed, or not on {PATH} \
+                     (the backend needs util-linux and perl)"
+                )
             })
         };
         for name in ["mount", "umount", "pivot_root", "bash"] {
@@ -151,7 +158,7 @@ impl NamespaceBackend {
         Ok(backend)
     }
 
-    /// Whether a sandbox works here.
+    /// Creates a sandbox, checks that it has a root directory, and deletes it.
     async fn try_out(&self) -> Result<(), String> {
         let sandbox = self
             .sandbox(&SandboxId::new("sandbox-probe"))
@@ -192,7 +199,7 @@ impl NamespaceBackend {
     }
 }
 
-/// Makes the directory of a sandbox, and its trees for its user.
+/// Creates the directory of a sandbox, and its trees, which belong to `user`.
 fn prepare(directory: &Path, user: Option<u32>) -> io::Result<()> {
     let make = |path: &Path, mode| {
         make_directory(path, mode)?;
@@ -201,15 +208,16 @@ fn prepare(directory: &Path, user: Option<u32>) -> io::Result<()> {
             None => Ok(()),
         }
     };
-    // Its user has to come through, and nobody else can: the directory around it is closed.
+    // The user of the sandbox must be able to enter this directory. Other users can't reach it,
+    // because they can't enter its parent.
     make_directory(directory, 0o711)?;
     make(&directory.join(ROOT), 0o755)?;
     make(&directory.join(HOME), 0o700)?;
     make(&directory.join(TEMPORARY), 0o700)
 }
 
-/// Makes what the server alone writes to, once the trees are filled: the directory for code, and the
-/// sandbox's own files of `/etc`.
+/// Creates what only the server writes to: the directory for code and the `/etc` files of the
+/// sandbox. Runs after the trees are filled.
 fn prepare_trusted(directory: &Path, network: bool) -> io::Result<()> {
     let code = directory.join(CODE);
     make_directory(&code, 0o711)?;
@@ -238,12 +246,12 @@ impl Backend for NamespaceBackend {
 struct NamespaceSandbox {
     launcher: Launcher,
     directory: PathBuf,
-    /// Whom the code runs as, where this process is root.
+    /// The user that code runs as. `None` if this process is not root.
     user: Option<u32>,
     shared: Arc<Shared>,
-    /// What [`prepare_trusted`] makes, made for the first exec.
+    /// Set once [`prepare_trusted`] has run, before the first exec.
     trusted: OnceCell<()>,
-    /// Made for the first exec.
+    /// The first process. Started before the first exec.
     init: Mutex<Option<Init>>,
 }
 
@@ -318,8 +326,11 @@ impl BackendSandbox for NamespaceSandbox {
 }
 
 impl NamespaceSandbox {
-    /// A command that runs the program of its next argument in the sandbox, without privileges and within the limits, with the
-    /// additions to the environment that are in that file of the sandbox. The namespaces are to be kept until it has ended.
+    /// A command that runs a program in the sandbox, without privileges and within the limits. The
+    /// caller adds the program and its arguments.
+    ///
+    /// `environment` is the path, in the sandbox, of a file with additional environment variables.
+    /// Keep the returned namespaces until the command has ended.
     async fn enter(
         &self,
         cwd: Option<&str>,
@@ -384,7 +395,7 @@ impl NamespaceSandbox {
         let prepare = || async { blocking(move || prepare_trusted(&directory, network)).await };
         let made = self.trusted.get_or_try_init(prepare).await;
         made.copied()
-            .map_err(|error| format!("The directory for the code could not be made: {error}"))
+            .map_err(|error| format!("The directory for the code could not be created: {error}"))
     }
 
     async fn init(&self) -> Result<Init, String> {
@@ -402,7 +413,7 @@ impl NamespaceSandbox {
         .await
     }
 
-    /// Whether the sandbox has this directory.
+    /// Whether this directory exists in the sandbox.
     async fn is_there(&self, directory: &str) -> Result<bool, String> {
         let (mut command, _namespaces) = self.enter(None, None).await?;
         let test = command
@@ -413,10 +424,10 @@ impl NamespaceSandbox {
             .stderr(Stdio::piped())
             .kill_on_drop(true)
             .output();
-        // Code may stop whatever is in the sandbox.
+        // The time limit is needed because code can stop any process in the sandbox.
         let status = timeout(LOOKED_WITHIN, test)
             .await
-            .map_err(|_| format!("`nsenter … test -d` was not over within {LOOKED_WITHIN:?}"))?
+            .map_err(|_| format!("`nsenter … test -d` did not end within {LOOKED_WITHIN:?}"))?
             .map_err(|error| format!("cannot run `nsenter`: {error}"))?;
         match status.status.code() {
             Some(0) => Ok(true),
@@ -429,7 +440,7 @@ impl NamespaceSandbox {
     }
 }
 
-/// An argument of `prlimit`. It cannot raise the hard limit that the process starts with.
+/// An argument of `prlimit`, which can't raise the hard limit that the process starts with.
 fn limit(name: &str, resource: Resource, wanted: u64) -> String {
     let most = spawn::hard_limit(resource).map_or(wanted, |hard| wanted.min(hard));
     format!("--{name}={most}")

@@ -1,6 +1,7 @@
 # Python imports this when it starts: the server puts the directory of this file into PYTHONPATH.
-# Modules of the working directory can then be imported, as with `python3 -c`, though the code is in
-# a file elsewhere. Programs that the code starts find PYTHONPATH as the caller has set it.
+# It lets code import modules from the working directory, as with `python3 -c`, although the code is
+# in a file elsewhere. It then resets PYTHONPATH to the caller's value, for programs that the code
+# starts.
 def _():
     import os
     import sys
@@ -15,7 +16,7 @@ def _():
         del os.environ["PYTHONPATH"]
     place = sys.path.index(here)
     del sys.path[place]
-    # The machine may have a module of this name, too.
+    # The machine may have a `sitecustomize` module, too.
     this = sys.modules.pop("sitecustomize")
     try:
         import sitecustomize

@@ -1,16 +1,17 @@
-//! [`NO_KEYS`]: a filter of system calls, as a program for the kernel's seccomp.
+//! [`NO_KEYS`]: a seccomp filter, as a BPF program, that denies the system calls for keys.
 
 use nix::libc::{
     BPF_ABS, BPF_ALU, BPF_AND, BPF_JEQ, BPF_JGE, BPF_JGT, BPF_JMP, BPF_K, BPF_LD, BPF_RET, BPF_W,
     ENOSYS, SECCOMP_RET_ALLOW, SECCOMP_RET_ERRNO, sock_filter,
 };
 
-/// The interfaces by which a process may call the kernel, on every machine that is supported: the kernel's number
-/// of the architecture, and that of `add_key`. `request_key` and `keyctl` are the next two on all of them.
+/// The system call interfaces of all supported machines: the kernel's number of the architecture
+/// (`AUDIT_ARCH_*`) and the number of `add_key`. On each of them, `request_key` and `keyctl` have
+/// the next two numbers.
 ///
-/// A process may use the interface of 32 bits on a machine of 64, so each has a row.
+/// On a 64-bit machine, a process may also use the 32-bit interface, so both have a row.
 const INTERFACES: [(u32, u32); 10] = [
-    // x86_64, also with pointers of 32 bits; i386
+    // x86_64 and x32; i386
     (0xc000_003e, 248),
     (0x4000_0003, 286),
     // aarch64; arm
@@ -28,21 +29,21 @@ const INTERFACES: [(u32, u32); 10] = [
     (0x8000_0015, 269),
 ];
 
-/// Marks calls of x86_64 with pointers of 32 bits.
+/// The bit that marks calls of the x32 interface (x86_64 with 32-bit pointers).
 const X32: u32 = 0x4000_0000;
 
-/// Where the kernel puts the number of the call and the architecture.
+/// Offsets of the call number and of the architecture in `seccomp_data`.
 const NUMBER: u32 = 0;
 const ARCHITECTURE: u32 = 4;
 
 const ALLOW: sock_filter = step(BPF_RET | BPF_K, SECCOMP_RET_ALLOW, 0, 0);
 const DENY: sock_filter = step(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | ENOSYS as u32, 0, 0);
 
-/// How many steps each interface takes.
+/// Number of instructions for each row of [`INTERFACES`].
 const STEPS: usize = 7;
 
-/// Denies the calls for the kernel's keys, with the error of a kernel that has none, and allows every other. On an
-/// interface that is not in the table it denies all.
+/// Denies the calls for the kernel's keys with `ENOSYS`, as a kernel without keys does, and allows
+/// all other calls. Denies every call of an interface that is not in [`INTERFACES`].
 pub(super) static NO_KEYS: [sock_filter; 2 + STEPS * INTERFACES.len()] = no_keys();
 
 const fn no_keys() -> [sock_filter; 2 + STEPS * INTERFACES.len()] {
@@ -53,7 +54,7 @@ const fn no_keys() -> [sock_filter; 2 + STEPS * INTERFACES.len()] {
         let (architecture, first) = INTERFACES[row];
         let start = 1 + STEPS * row;
         let steps = [
-            // Another interface: to the next row.
+            // If the call uses another interface, jump to the next row.
             step(BPF_JMP | BPF_JEQ | BPF_K, architecture, 0, 6),
             step(BPF_LD | BPF_W | BPF_ABS, NUMBER, 0, 0),
             step(BPF_ALU | BPF_AND | BPF_K, !X32, 0, 0),
@@ -85,7 +86,7 @@ const fn step(code: u32, k: u32, jt: u8, jf: u8) -> sock_filter {
 mod tests {
     use super::*;
 
-    /// Runs the program as the kernel does.
+    /// Runs the program as the kernel does, and returns its verdict.
     fn decide(architecture: u32, number: u32) -> u32 {
         let (mut at, mut accumulator) = (0, 0);
         loop {

@@ -1,4 +1,5 @@
-//! The limits of every process that the server starts. Makes system calls only, as `spawn` demands.
+//! The resource limits of every process that the server starts. `reset` runs between fork and exec,
+//! so it only makes system calls (see `spawn`).
 
 use std::io;
 
@@ -39,8 +40,8 @@ pub(super) fn reset() -> io::Result<()> {
     Ok(())
 }
 
-/// Sets a limit. Where the kernel refuses that, a current limit that allows no more is kept, and
-/// one that allows more is an error: gVisor has some limits that no process can change.
+/// Sets a limit. gVisor has some limits that no process can change. If the kernel refuses, a
+/// current limit that allows no more than the wanted one is kept; one that allows more is an error.
 fn set_limit(resource: Resource, current: Rlimit, wanted: Rlimit) -> io::Result<()> {
     if current == wanted {
         return Ok(());

@@ -1,10 +1,10 @@
-//! Errors of a storage, as the server tells them.
+//! Converts errors of a bucket to errors that the server reports.
 
 use std::{error::Error as _, io};
 
 use object_store::Error;
 
-/// A bucket that is not there is no file that is not there.
+/// The kind of an error. A missing bucket is not `NotFound`: that would mean a missing file.
 pub(super) fn kind(error: &Error) -> io::ErrorKind {
     match error {
         Error::NotFound { .. } if !error.to_string().contains("NoSuchBucket") => {
@@ -17,8 +17,8 @@ pub(super) fn kind(error: &Error) -> io::ErrorKind {
     }
 }
 
-/// What an error says, and what is behind it. Of an answer in XML or HTML its code alone: such answers repeat the
-/// request, with the name of the key and what was signed.
+/// The text of an error and its causes. Reduces an answer in XML or HTML to its error code, because
+/// such an answer repeats the request, including the ID of the access key and the string to sign.
 pub(super) fn explain(error: &Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

@@ -1,4 +1,4 @@
-//! [`Ranges`]: an object, fetched in ranges as it is read.
+//! [`Ranges`]: a reader that fetches an object in ranges.
 
 use std::{
     io::{self, Read},
@@ -8,19 +8,19 @@ use std::{
 use bytes::{Buf, Bytes};
 use object_store::ObjectMeta;
 
-/// Size of a part of an upload, and most of what is downloaded by one request.
+/// Size of a part of an upload, and maximum size of a range of a download.
 pub(super) const PART_BYTES: u64 = 8 * 1024 * 1024;
 
-/// Size of the first range: a reader of the record alone needs no more.
+/// Size of the first range. It is enough for a reader that needs only the record.
 const FIRST_BYTES: u64 = 256 * 1024;
 
-/// Fetches a range of the object, which must have this ETag if one is given.
+/// Fetches a range of the object. Fails if the object doesn't have the ETag that is given.
 type Fetch<'a> = Box<dyn Fn(Range<u64>, Option<String>) -> io::Result<(ObjectMeta, Bytes)> + 'a>;
 
 pub(super) struct Ranges<'a> {
     fetch: Fetch<'a>,
     object: ObjectMeta,
-    /// The first byte that was not fetched yet.
+    /// Offset of the next byte to fetch.
     next: u64,
     data: Bytes,
 }
@@ -40,11 +40,13 @@ impl<'a> Ranges<'a> {
         self.object.size
     }
 
-    /// The data that was fetched and not read yet. Fetches more if there is none; empty at the end.
+    /// The data that was fetched and not yet read. Fetches more if it is empty. It is still empty
+    /// only at the end of the object.
     pub(super) fn data(&mut self) -> io::Result<&mut Bytes> {
         if self.data.is_empty() && self.next < self.object.size {
             let range = self.next..self.next + PART_BYTES;
-            // Not the beginning of one object and the end of another.
+            // The ETag keeps the reader from joining parts of two objects if the object is
+            // replaced.
             (_, self.data) = (self.fetch)(range, self.object.e_tag.clone())?;
             self.next += self.data.len() as u64;
             if self.data.is_empty() {

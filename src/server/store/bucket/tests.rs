@@ -1,4 +1,4 @@
-//! A bucket in memory.
+//! Tests with a bucket in memory.
 
 use super::*;
 use crate::server::store::{
@@ -22,7 +22,7 @@ fn bucket() -> (tempfile::TempDir, Bucket) {
     (workplace, bucket)
 }
 
-/// An archive of several parts that cannot be compressed.
+/// An archive of random bytes, which don't compress, so that its upload has several parts.
 fn packed(workplace: &tempfile::TempDir, stop: &Stop) -> Packed {
     let tree = tempfile::tempdir().unwrap();
     let mut state = 1_u64;
@@ -85,18 +85,18 @@ fn an_archive_stopped_or_fenced_late_never_appears() {
     let forbidden = || Err(io::Error::other("another server has it"));
     let error = bucket.put(archive, "snapshots/a", Box::new(forbidden));
     assert!(error.unwrap_err().to_string().contains("another server"));
-    // Before the first part.
+    // Stopped before the first part.
     let stop = Stop::default();
     let archive = packed(&workplace, &stop);
     stop.stop();
-    let unasked = || panic!("there is nothing to complete");
+    let unasked = || panic!("an upload without parts is not completed");
     bucket
         .put(archive, "snapshots/a", Box::new(unasked))
         .unwrap_err();
     assert!(bucket.list("snapshots").unwrap().is_empty());
 }
 
-/// Two reads of one object are not of two archives.
+/// One reader never joins parts of two archives.
 #[test]
 fn an_archive_that_is_replaced_while_it_is_read_is_an_error() {
     let (workplace, bucket) = bucket();
@@ -115,7 +115,7 @@ fn an_archive_that_is_replaced_while_it_is_read_is_an_error() {
 }
 
 #[test]
-fn answers_are_told_without_what_they_repeat() {
+fn errors_do_not_show_the_repeated_request() {
     let error = |text: &str| {
         explain(&Error::Generic {
             store: "S3",

@@ -7,12 +7,12 @@ use crate::{protocol::SandboxToken, server::store::directory::Directory};
 
 const LEASE: Duration = Duration::from_secs(10);
 
-/// What the locks are tried on, each with a directory that is its own.
+/// The storages to test, each with a temporary directory of its own.
 fn storages() -> Vec<(tempfile::TempDir, Arc<dyn Storage>)> {
     let directory = || tempfile::tempdir().unwrap();
     let here = directory();
     let storage: Arc<dyn Storage> = Arc::new(Directory::open(here.path()).unwrap());
-    #[allow(unused_mut, reason = "without the feature there is no more")]
+    #[allow(unused_mut, reason = "changed only with the feature `object-store`")]
     let mut storages = vec![(here, storage)];
     #[cfg(feature = "object-store")]
     {
@@ -58,7 +58,7 @@ fn a_lock_is_held_until_it_is_released_or_its_time_is_over() {
         assert_eq!(
             taken(&a, "sandbox-1", start()),
             None,
-            "nor again by its owner"
+            "its owner can't take it again"
         );
         let late = start() + LEASE - Duration::from_millis(1);
         assert_eq!(taken(&b, "sandbox-1", late), None);
@@ -69,7 +69,7 @@ fn a_lock_is_held_until_it_is_released_or_its_time_is_over() {
         assert!(a.held_with(&id, late).unwrap().is_none());
         let second = taken(&b, "sandbox-1", late).unwrap();
         assert!(!a.is_mine(&lock).unwrap() && b.is_mine(&second).unwrap());
-        // What comes late undoes nothing.
+        // A late write of the old owner undoes nothing.
         a.release(&lock, &token()).unwrap();
         a.remove(&lock).unwrap();
         assert!(!a.renew(&lock, &token(), late).unwrap());
@@ -86,7 +86,7 @@ fn an_owner_that_slept_through_its_lease_sees_that_it_has_lost() {
     for (_directory, storage) in storages() {
         let (a, b) = (open(&storage, "a"), open(&storage, "b"));
         let lock = taken(&a, "sandbox-1", start()).unwrap();
-        // Nobody has taken it: late is not too late.
+        // No other server has taken the lock, so a late renewal still succeeds.
         assert!(a.renew(&lock, &token(), start() + 3 * LEASE).unwrap());
         let second = taken(&b, "sandbox-1", start() + 5 * LEASE).unwrap();
         assert!(!a.is_mine(&lock).unwrap());
@@ -125,7 +125,7 @@ fn a_waiting_server_is_seen_until_it_leaves_or_dies() {
         b.refresh(&waiting, start() + LEASE).unwrap();
         assert_eq!(a.waited_for(start() + LEASE).unwrap().len(), 1);
         drop(waiting);
-        // A bucket is told so by another thread.
+        // A bucket removes the file on another thread.
         let gone = || a.waited_for(start()).unwrap().is_empty();
         let is_told = (0..1_000_000).any(|_| {
             std::thread::yield_now();
@@ -140,7 +140,7 @@ fn a_waiting_server_is_seen_until_it_leaves_or_dies() {
     }
 }
 
-/// A renewal that has read the lock before it was released, and writes only now.
+/// The renewal reads the lock before the release and writes after it.
 #[cfg(feature = "object-store")]
 #[test]
 fn a_renewal_that_comes_late_does_not_undo_a_release() {
@@ -157,7 +157,7 @@ fn a_renewal_that_comes_late_does_not_undo_a_release() {
     assert!(taken(&b, "sandbox-1", start()).is_some());
 }
 
-/// Eight threads take, renew and release the same lock as fast as they can; the lease is never over.
+/// Eight threads take, renew and release the same lock as fast as they can. No lease expires.
 #[test]
 fn a_lock_never_has_two_owners() {
     for (_directory, storage) in storages() {
@@ -186,9 +186,9 @@ fn a_lock_never_has_two_owners() {
     }
 }
 
-/// The same where every lease is over at once: of those that take the next epoch, one wins.
+/// Eight threads take over the same expired lock.
 #[test]
-fn of_many_that_take_over_one_wins() {
+fn only_one_of_many_takes_over_an_expired_lock() {
     for (_directory, storage) in (0..50).flat_map(|_| storages()) {
         let open = |owner: &str| open(&storage, owner);
         taken(&open("dead"), "sandbox-1", start()).unwrap();

@@ -1,4 +1,4 @@
-//! The first process of a namespace: what begins and ends with it, its replacement, and mounts of others.
+//! Tests of the first process of a sandbox: its end, its replacement, and mounts of other users.
 
 use std::fs;
 
@@ -10,7 +10,7 @@ use nix::{
 use super::*;
 use crate::server::backend::server_directory::Root;
 
-/// A backend and two of its sandboxes, where namespaces can be had.
+/// A backend with two sandboxes. `None` if namespaces don't work on this machine.
 async fn sandboxes(folder: &Path) -> Option<(NamespaceBackend, [NamespaceSandbox; 2])> {
     sandboxes_with(folder, NamespaceOptions::default()).await
 }
@@ -33,7 +33,8 @@ async fn sandboxes_with(
     Some((backend, [one, two]))
 }
 
-/// Others, also the namespaces of another sandbox, would be opened at the numbers that those of the first had.
+/// A pending start keeps the namespaces of its sandbox open. Otherwise their descriptor numbers
+/// could be reused, even for the namespaces of another sandbox.
 #[tokio::test]
 async fn a_pending_start_ends_with_its_sandbox() {
     let folder = tempfile::tempdir().unwrap();
@@ -60,7 +61,7 @@ async fn a_pending_start_ends_with_its_sandbox() {
     backend.shutdown().await;
 }
 
-/// Its parent is not there yet to say so.
+/// The parent, `unshare`, is stopped, so it can't report the death.
 #[tokio::test]
 async fn a_dead_first_process_is_replaced_while_its_parent_lives() {
     let folder = tempfile::tempdir().unwrap();
@@ -88,7 +89,7 @@ async fn a_dead_first_process_is_replaced_while_its_parent_lives() {
     backend.shutdown().await;
 }
 
-/// A file system that is mounted for a test.
+/// A file system that is mounted until this is dropped.
 struct Mounted<'a>(&'a Path);
 
 impl<'a> Mounted<'a> {
@@ -111,7 +112,7 @@ impl Drop for Mounted<'_> {
 async fn private_mounts_of_others_do_not_prevent_a_start() {
     use std::os::unix::fs::PermissionsExt;
 
-    // Not below `/tmp`: sandboxes have their own.
+    // Not below `/tmp`, because each sandbox has its own `/tmp`.
     let readable = tempfile::tempdir_in("/var/tmp").unwrap();
     fs::set_permissions(readable.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let [private, open] = ["private/mounted", "open"].map(|it| readable.path().join(it));
@@ -127,7 +128,7 @@ async fn private_mounts_of_others_do_not_prevent_a_start() {
     let folder = tempfile::tempdir().unwrap();
     let options = NamespaceOptions::default().readable(readable.path());
     let Some((backend, [one, two])) = sandboxes_with(folder.path(), options).await else {
-        panic!("namespaces cannot be had, which the test before would say as well")
+        panic!("namespaces don't work on this machine, or with these options")
     };
     assert_eq!(one.is_there(open.to_str().unwrap()).await, Ok(true));
     assert_eq!(one.is_there(private.to_str().unwrap()).await, Ok(false));
