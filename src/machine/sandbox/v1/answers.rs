@@ -154,7 +154,7 @@ impl Sandbox {
         if let Some(resuming) = self.v1.resuming.take()
             && let Some(exec) = self.v1.exec.take_if(|it| it.process == resuming)
         {
-            let reason = "the server that the new link leads to does not have it".to_owned();
+            let reason = "the new connection leads to another server".to_owned();
             let reason = Some(reason);
             self.actions
                 .end(exec.process, SandboxEnd::ProcessLost { reason });
