@@ -1,8 +1,8 @@
 //! [`Store`]: what outlives a sandbox, as files of a [`Storage`]: the state directory of the server, or a bucket.
 //!
 //! ```text
-//! snapshots/NAME.tar.zst     the files of a sandbox
-//! checkpoints/ID.tar.zst     the same, behind a record of its settings
+//! snapshots/NAME.tar.lz4     the files of a sandbox
+//! checkpoints/ID.tar.lz4     the same, behind a record of its settings
 //! locks/                     which server has a sandbox, see `lock`
 //! ```
 //!
@@ -41,7 +41,7 @@ const SMALL_AT_ONCE: usize = 4;
 /// Longest name of a snapshot, in bytes.
 const MAX_NAME_BYTES: usize = 128;
 
-const EXTENSION: &str = "tar.zst";
+const EXTENSION: &str = "tar.lz4";
 
 /// Snapshots and checkpoints.
 pub(crate) struct Store {
