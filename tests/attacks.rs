@@ -546,7 +546,7 @@ async fn fill(server: &LocalServer, disk: &Path, attack: &Attack) -> bool {
             .map(|it| it.unwrap().file_name().into_string().unwrap())
             .collect()
     };
-    let whole = stored.map_or(vec![], |()| vec!["large.tar.zst"]);
+    let whole = stored.map_or(vec![], |()| vec!["large.tar.lz4"]);
     assert_eq!(names(), whole, "after {}", attack.name);
     within("the kill", attacker.kill()).await.unwrap();
     let after = other.run(Language::Bash, "echo and I").await.unwrap();
@@ -570,7 +570,7 @@ async fn stored(backend: Backend, state: &Path) -> [bool; 3] {
     let server = server.start().await.unwrap();
     let made = state.join("made-on-the-host");
     let bundle = archives::bundle_that_makes(&made);
-    let snapshot = |name: &str| state.join(format!("snapshots/{name}.tar.zst"));
+    let snapshot = |name: &str| state.join(format!("snapshots/{name}.tar.lz4"));
     let entries = [
         ("home", "DIRTYPE", ""),
         ("bundle", "DIRTYPE", ""),
@@ -781,8 +781,7 @@ while True:
             match path.is_dir() {
                 true => todo.push(path),
                 false => {
-                    let archive = fs::File::open(&path).unwrap();
-                    let Ok(stored) = zstd::decode_all(archive) else {
+                    let Ok(stored) = archives::decompress(&path) else {
                         continue;
                     };
                     archives += 1;

@@ -159,7 +159,7 @@ async fn archives_come_back_on_a_server_that_shares_a_bucket() {
         bucket.names(),
         [
             "pre/fix/server/secret",
-            "pre/fix/snapshots/prepared.tar.zst"
+            "pre/fix/snapshots/prepared.tar.lz4"
         ]
     );
 }
@@ -255,7 +255,7 @@ async fn an_interrupted_upload_leaves_nothing_that_is_seen() {
     let reason = error.server_reason().expect("a reason").to_owned();
     assert!(
         reason.contains(&format!(
-            "cannot store {state}/snapshots/prepared.tar.zst: "
+            "cannot store {state}/snapshots/prepared.tar.lz4: "
         )),
         "{reason}"
     );
@@ -280,8 +280,8 @@ async fn an_interrupted_upload_leaves_nothing_that_is_seen() {
         bucket.names(),
         [
             "state/server/secret",
-            "state/snapshots/other.tar.zst",
-            "state/snapshots/prepared.tar.zst"
+            "state/snapshots/other.tar.lz4",
+            "state/snapshots/prepared.tar.lz4"
         ]
     );
     let server = start(&state, Moto::shared().address);

@@ -52,7 +52,7 @@ async fn an_archive_takes_no_memory_beyond_its_limits() {
     let state = tempfile::tempdir().unwrap();
     let builder = LocalServer::builder().state_directory(state.path());
     let server = builder.start().await.unwrap();
-    archives::long_name(&state.path().join("snapshots/long.tar.zst"));
+    archives::long_name(&state.path().join("snapshots/long.tar.lz4"));
     let before = peak_resident();
     let mut client = Client::connect(&server, "/create").await;
     let config = json!({"filesystem_snapshot_name": "long"});

@@ -9,6 +9,10 @@ use actix_sandbox::{Language, Sandbox, SandboxBuilder};
 use futures::future::join;
 use serde_json::json;
 use tokio_tungstenite::tungstenite::Message;
+use tracing_subscriber::{
+    filter::{LevelFilter, Targets},
+    layer::SubscriberExt as _,
+};
 
 use crate::scripted::{Scripted, TOKEN, Watched, assert_no_secret, frame, shown, within};
 
@@ -263,9 +267,10 @@ async fn logged(debug: bool) -> String {
     let log = Log::default();
     let writer = log.clone();
     let subscriber = tracing_subscriber::fmt()
-        .with_env_filter("actix_sandbox=trace")
+        .with_max_level(LevelFilter::TRACE)
         .with_writer(move || writer.clone())
-        .finish();
+        .finish()
+        .with(Targets::new().with_target("actix_sandbox", LevelFilter::TRACE));
     // The subscriber is thread-local: the whole session runs on this thread.
     let _guard = tracing::subscriber::set_default(subscriber);
     let server = Scripted::bind().await;

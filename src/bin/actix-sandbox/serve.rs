@@ -12,7 +12,10 @@ use std::{
 use actix_sandbox::server::{Backend, LocalServer, ServerBuilder};
 use bytesize::ByteSize;
 use clap::{Args, ValueEnum};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{
+    filter::{LevelFilter, Targets},
+    prelude::*,
+};
 
 use crate::shared::{
     self, SAME_WITHIN, Signals, TOKEN, backend, duration, not_started, positive, positive_u64,
@@ -325,16 +328,20 @@ impl Serve {
     }
 
     fn log(&self) {
-        let filter = EnvFilter::try_from_default_env()
-            .unwrap_or_else(|_| EnvFilter::new("info,actix_server=warn"));
+        let asked = std::env::var("RUST_LOG").unwrap_or_default();
+        let asked = Some(asked).filter(|it| !it.is_empty());
+        let filter = asked.and_then(|it| it.parse().ok()).unwrap_or_else(|| {
+            let default = Targets::new().with_default(LevelFilter::INFO);
+            default.with_target("actix_server", LevelFilter::WARN)
+        });
         let log = tracing_subscriber::fmt()
-            .with_env_filter(filter)
+            .with_max_level(LevelFilter::TRACE)
             // Otherwise the logger panics if stderr is a closed pipe.
             .log_internal_errors(false)
             .with_writer(std::io::stderr);
         match self.log_format {
-            LogFormat::Text => log.with_ansi(false).init(),
-            LogFormat::Json => log.json().init(),
+            LogFormat::Text => log.with_ansi(false).finish().with(filter).init(),
+            LogFormat::Json => log.json().finish().with(filter).init(),
         }
     }
 

@@ -2,8 +2,8 @@
 //! server or a bucket.
 //!
 //! ```text
-//! snapshots/NAME.tar.zst     the files of a sandbox
-//! checkpoints/ID.tar.zst     a record of the settings of a sandbox, then its files
+//! snapshots/NAME.tar.lz4     the files of a sandbox
+//! checkpoints/ID.tar.lz4     a record of the settings of a sandbox, then its files
 //! locks/                     which server owns a sandbox, see `lock`
 //! ```
 //!
@@ -44,7 +44,7 @@ const SMALL_AT_ONCE: usize = 4;
 /// Longest name of a snapshot, in bytes.
 const MAX_NAME_BYTES: usize = 128;
 
-const EXTENSION: &str = "tar.zst";
+const EXTENSION: &str = "tar.lz4";
 
 /// Snapshots and checkpoints.
 pub(crate) struct Store {

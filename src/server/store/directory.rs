@@ -206,9 +206,9 @@ mod tests {
         // A killed process leaves the file, but not its lock.
         let left = snapshots.join(format!("{UNFINISHED}left"));
         fs::write(&left, "half").unwrap();
-        let kept = snapshots.join("kept.tar.zst");
+        let kept = snapshots.join("kept.tar.lz4");
         fs::write(&kept, "whole").unwrap();
-        let file = snapshots.join("written.tar.zst");
+        let file = snapshots.join("written.tar.lz4");
         let packer = Packer::create(
             &snapshots,
             UNFINISHED,
@@ -264,7 +264,7 @@ mod tests {
         fs::write(folder.path().join("secret"), "secret").unwrap();
         let directory = folder.path().join("state");
         let storage = Directory::open(&directory).unwrap();
-        let name = format!("{SNAPSHOTS}/a.tar.zst");
+        let name = format!("{SNAPSHOTS}/a.tar.lz4");
         symlink(folder.path().join("secret"), directory.join(&name)).unwrap();
         let bounds = Bounds { bytes: 1, files: 1 };
         let fetched = storage.fetch(&name, &bounds, &Turn::default());

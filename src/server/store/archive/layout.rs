@@ -1,4 +1,4 @@
-//! The archives of the store: directory trees as a tar archive, compressed by zstd. Blocking.
+//! The archives of the store: directory trees as a tar archive, compressed by LZ4. Blocking.
 //! [`Packer`] writes one, [`unpack`] reads one.
 //!
 //! Neither the trees nor the archives are trusted:
@@ -84,7 +84,8 @@ pub(crate) struct Bounds {
 }
 
 impl Bounds {
-    /// Maximum bytes of the compressed archive. zstd adds little to data that it can't compress.
+    /// Maximum bytes of the compressed archive. LZ4 adds a few bytes to each
+    /// block that it can't compress.
     #[cfg(feature = "object-store")]
     pub(crate) fn compressed_bytes(&self) -> u64 {
         self.bytes

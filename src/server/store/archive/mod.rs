@@ -1,5 +1,6 @@
 //! The archives of the store: how they are laid out, written and read.
 
+mod codec;
 pub(crate) mod layout;
 pub(crate) mod pack;
 pub(crate) mod pieces;

@@ -9,11 +9,12 @@ use std::{
     path::Path,
 };
 
+use lz4_flex::frame::FrameEncoder;
 use tar::{Builder, EntryType, Header};
 use tempfile::TempPath;
-use zstd::Encoder;
 
 use super::{
+    codec,
     layout::{
         Bounds, EXECS, Head, MAX_EXECS_BYTES, MAX_RECORD_BYTES, MTIME, RECORD, Trees, too_large,
     },
@@ -24,18 +25,17 @@ use crate::server::{
     store::{tree, turns::Turn},
 };
 
-/// zstd's fastest regular level, because a sandbox waits for the archive.
-pub(super) const LEVEL: i32 = 1;
-
 /// Maximum number of data segments in a file that is stored with its holes. A file with more is
 /// stored without holes, because the reader keeps the list of segments in memory.
 pub(super) const MAX_PIECES: usize = 65_536;
 
 /// Compresses the data and limits its size before compression. Pauses and stops with the operation.
 struct Bounded {
-    encoder: Encoder<'static, BufWriter<fs::File>>,
+    encoder: FrameEncoder<BufWriter<fs::File>>,
     bounds: Bounds,
     written: u64,
+    /// Whether a write has failed. The encoder must not be used any more: it panics.
+    has_failed: bool,
     turn: Turn,
 }
 
@@ -45,9 +45,14 @@ impl Write for Bounded {
         if self.written + data.len() as u64 > self.bounds.bytes {
             return Err(self.bounds.too_many_bytes());
         }
-        let length = self.encoder.write(data)?;
-        self.written += length as u64;
-        Ok(length)
+        // `tar` writes once more when a builder is dropped.
+        if self.has_failed {
+            return Err(io::Error::other("an earlier write has failed"));
+        }
+        let written = self.encoder.write(data);
+        self.has_failed = written.is_err();
+        self.written += *written.as_ref().unwrap_or(&0) as u64;
+        written
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -75,12 +80,11 @@ impl Packer {
         turn: &Turn,
     ) -> io::Result<Self> {
         let (file, unfinished) = begin(directory, prefix)?;
-        let mut encoder = Encoder::new(BufWriter::new(file), LEVEL)?;
-        encoder.include_checksum(true)?;
         let mut builder = Builder::new(Bounded {
-            encoder,
+            encoder: codec::encoder(BufWriter::new(file)),
             bounds,
             written: 0,
+            has_failed: false,
             turn: turn.clone(),
         });
         if let Some(head) = head {

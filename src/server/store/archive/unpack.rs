@@ -11,17 +11,19 @@ use std::{
     error::Error as _,
     ffi::OsStr,
     fs,
-    io::{self, BufReader, Read},
+    io::{self, Read},
     os::unix::fs::{PermissionsExt, lchown},
     path::{Component, Path, PathBuf},
     time::{Duration, SystemTime},
 };
 
 use tar::{Archive, Entry, EntryType, Unpacked};
-use zstd::Decoder;
 
-use super::layout::{
-    Bounds, EXECS, MAX_EXECS_BYTES, MAX_RECORD_BYTES, MEMORY, MTIME, RECORD, ROOT, Tree, Trees,
+use super::{
+    codec::Decoder,
+    layout::{
+        Bounds, EXECS, MAX_EXECS_BYTES, MAX_RECORD_BYTES, MEMORY, MTIME, RECORD, ROOT, Tree, Trees,
+    },
 };
 use crate::{
     protocol::excerpt,
@@ -31,10 +33,6 @@ use crate::{
 /// Maximum bytes of the headers of one entry: its name, the target of a link, the list of holes.
 /// They are read into memory.
 const MAX_HEADER_BYTES: u64 = 2 * 1024 * 1024;
-
-/// Maximum memory for decompression, as a power of two: 8 MiB. The archives of
-/// [`Packer`](super::Packer) need less.
-const WINDOW_LOG: u32 = 23;
 
 /// Permission bits that are not restored: set-user-id, set-group-id, sticky.
 const MASKED: u32 = 0o7000;
@@ -103,11 +101,9 @@ fn archive<'a, R: Read>(
     archive: R,
     budget: &'a Budget,
     turn: &Turn,
-) -> io::Result<Archive<Metered<'a, Decoder<'static, BufReader<R>>>>> {
-    let mut decoder = Decoder::new(archive)?;
-    decoder.window_log_max(WINDOW_LOG)?;
+) -> io::Result<Archive<Metered<'a, Decoder<R>>>> {
     let mut archive = Archive::new(Metered {
-        inner: decoder,
+        inner: Decoder::new(archive),
         budget,
         turn: turn.clone(),
     });
@@ -199,7 +195,7 @@ pub(crate) fn unpack(
         .transpose()?
         .is_some()
     {}
-    // Read to the end, where zstd checks the checksum.
+    // Read to the end, where the decoder checks the checksum.
     budget.now.set(u64::MAX);
     io::copy(&mut archive.into_inner(), &mut io::sink()).map(drop)
 }
