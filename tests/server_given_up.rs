@@ -7,12 +7,12 @@
     reason = "a test fails by panicking"
 )]
 
-mod server_common;
+mod support;
 
 use std::time::Duration;
 
 use actix_sandbox::server::LocalServer;
-use server_common::{entries, eventually};
+use support::raw_client::{entries, eventually};
 use tokio::time::sleep;
 
 fn threads_of_servers() -> usize {

@@ -13,10 +13,9 @@ use futures::{
 };
 
 use super::{
-    common::LONG,
-    eager,
-    proxy::{Chance, Plan, Proxy},
-    random, read,
+    eager, random, read,
+    support::LONG,
+    support::proxy::{Chance, Plan, Proxy},
 };
 
 /// Runs of one process, and of eight at once, and how many go on at the same time. In gVisor each has a kernel of its own to start,
@@ -28,7 +27,7 @@ struct Amount {
 }
 
 fn amount() -> Amount {
-    let is = super::common::backend::is;
+    let is = super::support::backend::is;
     let (runs, of_eight, at_once) = match (is("namespace"), is("gvisor")) {
         (true, _) => (250, 15, 2),
         (_, true) => (24, 2, 2),
