@@ -29,7 +29,7 @@ struct Amount {
 fn amount() -> Amount {
     let is = super::support::backend::is;
     let (runs, of_eight, at_once) = match (is("namespace"), is("gvisor")) {
-        (true, _) => (250, 15, 2),
+        (true, _) => (100, 6, 2),
         (_, true) => (24, 2, 2),
         _ => (1_000, 125, 8),
     };

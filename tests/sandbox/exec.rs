@@ -356,11 +356,11 @@ async fn code_over_the_message_limit_ends_the_session_with_the_reason() {
 async fn a_kill_goes_through_while_output_floods() {
     for version in VERSIONS {
         let (_server, sandbox) = sandbox_of(version).await;
-        for read in [true, false, true, false, true, false] {
+        for read in [true, false, true, false] {
             let process = sandbox.exec(Language::Bash, "yes").await.expect("started");
             let mut stdout = process.stdout();
             let mut came = 0;
-            while came < 20 << 20 {
+            while came < 5 << 20 {
                 came += within("output", stdout.next())
                     .await
                     .expect("some")

@@ -101,13 +101,14 @@ fn said(event: &Event) -> Option<String> {
     }
 }
 
-/// Joins pieces of a stream that follow each other.
+/// Joins the pieces of a stream up to the next status.
 fn add(lines: &mut Vec<String>, line: String) {
-    if let (Some(last), Some((stream @ ("stdout" | "stderr"), data))) =
-        (lines.last_mut(), line.split_once(": "))
-        && last.starts_with(&format!("{stream}: "))
-    {
-        return last.push_str(data);
+    if let Some((stream @ ("stdout" | "stderr"), data)) = line.split_once(": ") {
+        // The other stream may have come between: the two have no order.
+        let mut streams = lines.iter_mut().rev().take_while(|line| is_stream(line));
+        if let Some(before) = streams.find(|it| it.starts_with(&format!("{stream}: "))) {
+            return before.push_str(data);
+        }
     }
     lines.push(line);
 }
@@ -158,11 +159,7 @@ impl Replay {
     async fn hear(&mut self, conn: &str) {
         let due = std::mem::take(self.due.entry(conn.to_owned()).or_default());
         let mut lines: Vec<String> = Vec::new();
-        while lines.len() < due.len()
-            || lines
-                .last()
-                .is_some_and(|last| is_part_of(last, due.last()))
-        {
+        while lines.len() < due.len() || lines.iter().any(|line| is_part(line, &due)) {
             let client = self.clients.get_mut(conn).expect("a connection");
             let line = client.line().await;
             if let Some(identity) = line.strip_prefix("sandbox_id ") {
@@ -183,17 +180,20 @@ impl Replay {
 }
 
 /// Whether a stream has said a beginning of what is due.
-fn is_part_of(heard: &str, due: Option<&String>) -> bool {
-    due.is_some_and(|due| due.len() > heard.len() && due.starts_with(heard) && heard.contains(": "))
+fn is_part(heard: &String, due: &[String]) -> bool {
+    is_stream(heard) && !due.contains(heard) && due.iter().any(|due| due.starts_with(heard))
+}
+
+fn is_stream(line: &str) -> bool {
+    line.starts_with("stdout: ") || line.starts_with("stderr: ")
 }
 
 /// Two streams have no order between each other; statuses have one among them and to the streams.
 fn sorted(lines: &[String]) -> Vec<Vec<&String>> {
     let mut groups: Vec<Vec<&String>> = vec![Vec::new()];
     for line in lines {
-        let is_stream = line.starts_with("stdout: ") || line.starts_with("stderr: ");
         match groups.last_mut() {
-            Some(group) if is_stream => group.push(line),
+            Some(group) if is_stream(line) => group.push(line),
             _ => groups.extend([vec![line], Vec::new()]),
         }
     }

@@ -159,9 +159,9 @@ async fn connections_of_callers_have_a_limit_with_a_reason() {
     let create = || Sandbox::create(&program.url).idle_timeout(Duration::from_secs(600));
     let first = within("a sandbox", create()).await.unwrap();
     let second = within("a sandbox", create()).await.unwrap();
-    let refused = within("a refusal", Sandbox::create(&program.url))
-        .await
-        .unwrap_err();
+    // The client retries after a 503, within this limit.
+    let third = Sandbox::create(&program.url).create_timeout(Duration::from_secs(5));
+    let refused = within("a refusal", third).await.unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::UpgradeRefused, "{refused}");
     let (status, rest) = ask(&program, &format!("GET {}/status", program.secret())).await;
     assert_eq!(status, "HTTP/1.1 503 Service Unavailable");
