@@ -11,7 +11,7 @@ use std::{path::Path, time::Duration};
 
 use crate::support::{
     events,
-    raw_client::{Client, Identity, entries, eventually},
+    raw_client::{Client, Identity, assert_empty, entries, eventually},
     within,
 };
 use actix_sandbox::{
@@ -88,7 +88,7 @@ async fn a_sandbox_goes_to_and_fro_and_its_previous_client_stays_away() {
     }
     holder.kill().await.expect("killed");
     // Nothing is left of it.
-    assert_eq!(entries(&state.path().join("checkpoints")).len(), 0);
+    assert_empty(&state.path().join("checkpoints"));
     let locks = entries(&state.path().join("locks"));
     assert!(
         locks.iter().all(|path| path.ends_with(".waiting")),

@@ -328,9 +328,10 @@ async fn a_full_disk_ends_the_recording_and_not_the_session() {
     let server = LocalServer::start().await.unwrap();
     let sandbox = Sandbox::create(server.url()).record_to("/dev/full");
     let sandbox = sandbox.await.unwrap();
+    let numbers: String = (1..=100_000).map(|number| format!("{number}\n")).collect();
     for _ in 0..3 {
         let output = sandbox.run(Language::Bash, "seq 100000").await.unwrap();
-        assert_eq!(output.stdout_lossy().lines().count(), 100_000);
+        assert!(output.stdout == numbers, "{} bytes", output.stdout.len());
     }
     sandbox.kill().await.unwrap();
 }

@@ -17,7 +17,8 @@ use std::{
 use crate::support::{
     backend,
     raw_client::{
-        Client, Identity, PATIENCE, entries, eventually, get, parts, processes_of, processes_with,
+        Client, Identity, PATIENCE, assert_empty, entries, eventually, get, parts, processes_of,
+        processes_with,
     },
     server_process,
 };
@@ -56,7 +57,7 @@ async fn a_stopped_server_leaves_neither_process_nor_directory() {
     // A process that another test begins just now has all that this one has open until it is another program.
     let is_refused = || std::net::TcpStream::connect(address).is_err();
     eventually("nobody listens any more", is_refused).await;
-    assert_eq!(entries(directory.path()).len(), 0);
+    assert_empty(directory.path());
     for (mut client, identity) in clients {
         assert_eq!(processes_of(&identity), [0_u32; 0]);
         assert_eq!(
@@ -77,7 +78,7 @@ async fn a_dropped_server_leaves_neither_process_nor_directory() {
     let (_client, identity) = busy(&server).await;
     drop(server);
     assert_eq!(processes_of(&identity), [0_u32; 0]);
-    assert_eq!(entries(directory.path()).len(), 0);
+    assert_empty(directory.path());
 }
 
 #[tokio::test]
@@ -210,7 +211,7 @@ async fn the_service_is_mounted_into_an_application() {
         assert!(message.to_text().unwrap().contains(expected), "{message}");
     }
     service.stop().await;
-    assert_eq!(entries(directory.path()).len(), 0);
+    assert_empty(directory.path());
     handle.stop(false).await;
     running.await.unwrap().unwrap();
 }
@@ -361,5 +362,5 @@ async fn a_missing_interpreter_is_named() {
     })
     .await
     .expect("the server stops");
-    assert_eq!(entries(directory.path()).len(), 0);
+    assert_empty(directory.path());
 }

@@ -10,7 +10,7 @@
 
 use std::path::Path;
 
-use crate::support::raw_client::{Client, Identity, entries, processes_of};
+use crate::support::raw_client::{Client, Identity, assert_empty, entries, processes_of};
 use actix_sandbox::server::LocalServer;
 use serde_json::{Value, json};
 
@@ -147,7 +147,7 @@ async fn names_that_lead_elsewhere_are_refused_with_what_is_allowed() {
     ];
     assert!(lines[2].contains("The name is missing."), "{lines:?}");
     assert_eq!(client.bash("echo goes on").await, "goes on\n");
-    assert_eq!(entries(&state.path().join("snapshots")).len(), 0);
+    assert_empty(&state.path().join("snapshots"));
     assert_eq!(server.sandbox_count(), 1);
 }
 
@@ -182,7 +182,7 @@ async fn a_snapshot_holds_up_nothing_and_a_kill_ends_it() {
     client.action("kill_sandbox").await;
     let lines = client.until("close 1000").await;
     assert_eq!(lines[lines.len() - 2], "SANDBOX_KILLED", "{lines:?}");
-    assert_eq!(entries(&state.path().join("snapshots")).len(), 0);
+    assert_empty(&state.path().join("snapshots"));
     server.stop().await;
 }
 
@@ -210,7 +210,7 @@ async fn a_checkpoint_is_restored_also_by_a_server_started_later() {
     restored(&server, &identity).await.kill_sandbox().await;
     let gone = ["SANDBOX_RESTORING", "SANDBOX_NOT_FOUND", "close 1011"];
     assert_eq!(refused(&server, &identity, "close 1011").await, gone);
-    assert_eq!(entries(&state.path().join("checkpoints")).len(), 0);
+    assert_empty(&state.path().join("checkpoints"));
     server.stop().await;
 }
 
@@ -229,7 +229,7 @@ async fn a_restored_sandbox_that_is_deleted_for_being_idle_is_gone() {
     assert_eq!(client.line().await, "SANDBOX_DELETED");
     let gone = ["SANDBOX_RESTORING", "SANDBOX_NOT_FOUND", "close 1011"];
     assert_eq!(refused(&server, &identity, "close 1011").await, gone);
-    assert_eq!(entries(&state.path().join("checkpoints")).len(), 0);
+    assert_empty(&state.path().join("checkpoints"));
 }
 
 /// Two servers on one directory: what one has stored is not deleted with what the other had of it before.
@@ -368,7 +368,7 @@ async fn a_checkpoint_gives_up_a_snapshot_and_says_so() {
             "close 1000"
         ]
     );
-    assert_eq!(entries(&state.path().join("snapshots")).len(), 0);
+    assert_empty(&state.path().join("snapshots"));
     let mut client = restored(&server, &identity).await;
     assert_eq!(client.bash("cat file").await, "kept\n");
 }
@@ -471,7 +471,7 @@ archive.close()";
     let lines = client.until("close 4000").await;
     assert_eq!(lines[..2], ["SANDBOX_CREATING", "SANDBOX_CREATION_ERROR"]);
     assert!(lines[2].contains("'evil'"), "{lines:?}");
-    assert_eq!(entries(outside.path()).len(), 0);
+    assert_empty(outside.path());
     assert_eq!(server.sandbox_count(), 0);
 }
 
@@ -589,7 +589,7 @@ fn a_full_disk_is_an_error_and_old_archives_are_kept() {
         let lines = client.until("close 4000").await;
         assert_eq!(lines[1], "SANDBOX_CHECKPOINT_ERROR");
         assert!(lines[2].contains("File too large"), "{lines:?}");
-        assert_eq!(entries(&state.path().join("checkpoints")).len(), 0);
+        assert_empty(&state.path().join("checkpoints"));
         // The files are not lost with the checkpoint that could not be made.
         let mut again = Client::attach(&server, &identity).await;
         assert_eq!(again.bash("cat file; rm {1..20}").await, "large\n");

@@ -432,6 +432,11 @@ pub(crate) fn entries(directory: &std::path::Path) -> Vec<PathBuf> {
         .collect()
 }
 
+/// Fails, and names the entries, if a directory has any.
+pub(crate) fn assert_empty(directory: &std::path::Path) {
+    assert_eq!(entries(directory), Vec::<PathBuf>::new());
+}
+
 /// Waits until something is true; the test's own clock is not involved in what is waited for.
 pub(crate) async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let wait = async {
