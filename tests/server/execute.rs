@@ -70,8 +70,12 @@ async fn code_runs_once_and_nothing_is_left_of_it() {
     let directory = tempfile::tempdir().unwrap();
     let builder = LocalServer::builder().directory(directory.path());
     let server = builder.start().await.unwrap();
-    let code =
-        "import sys; print('out'); print('err', file=sys.stderr); print(repr(sys.stdin.read()))";
+    // One write a line: `print` writes the end of a line separately, and the other stream may come
+    // between.
+    let code = r"import sys
+sys.stdout.write('out\n')
+sys.stderr.write('err\n')
+sys.stdout.write(repr(sys.stdin.read()) + '\n')";
     let (status, body) = run(&server, "?language=python", code).await;
     assert_eq!(status, 200);
     let body = body.unwrap();
