@@ -74,7 +74,7 @@ const DIFFERENCES: &[Difference] = &[
         recorded: &["SANDBOX_EXECUTION_DONE", "SANDBOX_EXECUTION_FORCE_KILLED"],
         ours: &["SANDBOX_EXECUTION_FORCE_KILLED", "SANDBOX_EXECUTION_DONE"],
         why: "deployed clients wait for an end after the answer to their kill; the recorded server sends it before in some \
-              runs, which this crate's client accepts (`replay_client::stdin_and_kill_process`) and its server never does",
+              runs, which this crate's client accepts (`client::replay::stdin_and_kill_process`) and its server never does",
     },
 ];
 
