@@ -8,8 +8,7 @@
     reason = "a test fails by panicking"
 )]
 
-mod common;
-mod proxy;
+mod support;
 
 use std::{
     fmt,
@@ -21,8 +20,7 @@ use actix_sandbox::{
     BearerToken, ErrorKind, Language, LocalServer, ReconnectPolicy, Sandbox, SandboxEvent,
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
-use common::{events, within};
-use proxy::Proxy;
+use support::{events, proxy::Proxy, within};
 use tracing::{
     Metadata, Subscriber,
     field::{Field, Visit},

@@ -15,7 +15,7 @@
     reason = "a test fails by panicking"
 )]
 
-mod common;
+mod support;
 
 use std::{
     io::{BufRead, BufReader, Write},
@@ -30,8 +30,8 @@ use std::{
 
 use actix_sandbox::{ErrorKind, Language, LocalServer, ReconnectPolicy, Sandbox, SandboxEvent};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use common::{events, within};
 use serde_json::{Value, json};
+use support::{events, within};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional},
     net::{TcpListener, TcpStream},

@@ -8,10 +8,7 @@
     reason = "a test that cannot go on fails"
 )]
 
-mod common;
-mod gate;
-mod moto;
-mod server_process;
+mod support;
 
 use std::{
     io::{BufRead, BufReader, Read},
@@ -24,11 +21,14 @@ use actix_sandbox::{
     Effect, Error, ErrorKind, Language, LocalServer, ProcessEnd, Sandbox, SandboxBuilder,
     SandboxEnd,
 };
-use common::{LONG, within};
 use futures::StreamExt;
-use gate::Gate;
-use moto::{Moto, SECRET};
-use server_process::ServerProcess;
+use support::{
+    LONG,
+    gate::Gate,
+    moto::{self, Moto, SECRET},
+    server_process::{self, ServerProcess},
+    within,
+};
 
 /// The variable that makes [`a_server_process_of_its_own`] a server.
 const STATE: &str = "ACTIX_SANDBOX_TEST_STATE_URL";
@@ -52,7 +52,7 @@ fn a_server_process_of_its_own() {
 
 /// Starts a server with its state at a URL, and S3 at this endpoint.
 fn start(state: &str, endpoint: SocketAddr) -> ServerProcess {
-    let mut command = server_process::command();
+    let mut command = server_process::command("a_server_process_of_its_own");
     ServerProcess::start(moto::with_credentials(command.env(STATE, state), endpoint))
 }
 

@@ -9,7 +9,7 @@
     reason = "a test that cannot go on fails"
 )]
 
-mod common;
+mod support;
 
 use std::time::Duration;
 
@@ -17,8 +17,8 @@ use actix_sandbox::{
     ErrorKind, Language, OutputPolicy, Overflow, Process, ProcessEnd, ProtocolVersion, Sandbox,
     SandboxEvent,
 };
-use common::{VERSIONS, events, resident_memory, sandbox_of, within};
 use futures::StreamExt;
+use support::{VERSIONS, events, resident_memory, sandbox_of, within};
 
 const MIB: usize = 1 << 20;
 const PRINTED: u64 = 100 << 20;

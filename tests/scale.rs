@@ -7,11 +7,11 @@
     reason = "a test that cannot go on fails"
 )]
 
-mod common;
+mod support;
 
 use actix_sandbox::{Language, Sandbox};
-use common::{allow_open_files, patient, processes_with, within};
 use futures::{StreamExt, stream};
+use support::{allow_open_files, patient, processes_with, within};
 
 const COUNT: usize = 500;
 /// Limit on concurrent creations and execs. All sandboxes are still open at the same time.
@@ -22,7 +22,7 @@ async fn five_hundred_sandboxes_run_scripts_and_are_killed() {
     // Both ends of every connection are in this process.
     allow_open_files(8192);
     let directory = tempfile::tempdir().expect("a directory");
-    let server = common::backend::with_visible_processes()
+    let server = support::backend::with_visible_processes()
         .max_sandboxes(COUNT)
         .directory(directory.path())
         .start()

@@ -8,12 +8,12 @@
     reason = "a test fails by panicking"
 )]
 
-mod server_common;
+mod support;
 
 use std::time::Duration;
 
 use actix_sandbox::server::LocalServer;
-use server_common::{entries, eventually};
+use support::raw_client::{assert_empty, eventually};
 use tokio::time::sleep;
 
 fn threads_of_servers() -> usize {
@@ -41,5 +41,5 @@ async fn a_cancelled_start_leaves_neither_listener_nor_directory() {
         }
     }
     eventually("no thread is left", || threads_of_servers() == 0).await;
-    assert_eq!(entries(directory.path()).len(), 0);
+    assert_empty(directory.path());
 }

@@ -8,13 +8,11 @@
     reason = "a test fails by panicking"
 )]
 
-#[path = "common/archives.rs"]
-mod archives;
-mod server_common;
+mod support;
 
 use actix_sandbox::server::LocalServer;
 use serde_json::json;
-use server_common::Client;
+use support::{archives, raw_client::Client};
 use tokio::io::AsyncWriteExt;
 use tokio_tungstenite::tungstenite::Message;
 

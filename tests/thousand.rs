@@ -8,15 +8,13 @@
     reason = "a test that cannot go on fails"
 )]
 
-mod common;
-mod proxy;
+mod support;
 
 use std::time::Duration;
 
 use actix_sandbox::{Language, ReconnectPolicy, SandboxEvent};
-use common::{allow_open_files, events, patient, within};
 use futures::{StreamExt, future::join_all, stream};
-use proxy::Proxy;
+use support::{allow_open_files, events, patient, proxy::Proxy, within};
 
 const COUNT: usize = 1_000;
 /// Limit on concurrent creations and execs. All sandboxes are still open at the same time.
@@ -26,7 +24,7 @@ const AT_ONCE: usize = 64;
 async fn a_thousand_sandboxes_reconnect_after_a_common_outage() {
     // Both ends of the connections to the proxy, and of those from the proxy to the server.
     allow_open_files(4 * COUNT as u64 + 2_000);
-    let server = common::backend::with_visible_processes().max_sandboxes(COUNT);
+    let server = support::backend::with_visible_processes().max_sandboxes(COUNT);
     let server = server.start().await.expect("a server");
     let proxy = Proxy::plain(&server).await;
     let url = &proxy.url();

@@ -17,7 +17,7 @@
 //! The table lists attacks, most of them by code in a sandbox, and whether each backend stops them.
 //! A test runs every attack, except those marked "not tried", which would harm the machine on the
 //! `host` backend. The server and the other sandboxes keep running in every case.
-//! `cargo test --test attacks -- --nocapture` prints the table.
+//! `cargo test --test confined attacks -- --nocapture` prints the table.
 //!
 //! | | host | namespace | gvisor |
 //! | --- | --- | --- | --- |

@@ -5,7 +5,7 @@ use actix_sandbox::{
 };
 use futures::StreamExt;
 
-use super::common::{backend::LONG_ENOUGH_TO_BEGIN, events, sandbox, within};
+use super::support::{backend::LONG_ENOUGH_TO_BEGIN, events, sandbox, within};
 
 const BUDGET: usize = 64 * 1024;
 /// How much a process can print beyond the window: the size of its pipe and of the server's

@@ -4,9 +4,9 @@ use actix_sandbox::{Language, LocalServer, Sandbox};
 use futures::future::try_join;
 
 use super::{
-    common::{sandbox, within},
-    proxy::{Plan, Proxy},
     random, read,
+    support::proxy::{Plan, Proxy},
+    support::{sandbox, within},
 };
 
 const ECHO: &str = "import sys

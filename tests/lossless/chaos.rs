@@ -16,10 +16,9 @@ use futures::{
 };
 
 use super::{
-    common::LONG,
-    eager,
-    proxy::{Chance, Plan, Proxy},
-    random, read,
+    eager, random, read,
+    support::LONG,
+    support::proxy::{Chance, Plan, Proxy},
 };
 
 /// The number of runs with one process and with eight, and how many run concurrently. The confined
@@ -31,9 +30,9 @@ struct Amount {
 }
 
 fn amount() -> Amount {
-    let is = super::common::backend::is;
+    let is = super::support::backend::is;
     let (runs, of_eight, at_once) = match (is("namespace"), is("gvisor")) {
-        (true, _) => (250, 15, 2),
+        (true, _) => (100, 6, 2),
         (_, true) => (24, 2, 2),
         _ => (1_000, 125, 8),
     };

@@ -5,7 +5,7 @@ use actix_sandbox::{
 };
 use futures::future::try_join_all;
 
-use super::common::{sandbox, sandbox_of, within};
+use super::support::{sandbox, sandbox_of, within};
 
 #[actix::test]
 async fn arguments_environment_and_directory_reach_the_code() {
@@ -94,7 +94,7 @@ async fn stdin_ends_where_the_caller_closes_it() {
 #[actix::test]
 async fn input_that_the_process_closed_is_refused() {
     // In gVisor, the server learns this only when the process ends.
-    let (_server, sandbox) = super::common::visible_sandbox().await;
+    let (_server, sandbox) = super::support::visible_sandbox().await;
     let process = sandbox
         .exec(Language::Bash, "exec <&-; echo closed; sleep 1000")
         .await
@@ -146,7 +146,7 @@ async fn features_that_v1_lacks_are_refused_by_name() {
         (command().arg("x"), "arguments"),
         (command().env("A", "x"), "environment variables"),
         (command().cwd("."), "working directory"),
-        (command().timeout(super::common::LONG), "timeout"),
+        (command().timeout(super::support::LONG), "timeout"),
         (command().stdin("x"), "end of input"),
     ] {
         let error = command.output().await.expect_err("refused");

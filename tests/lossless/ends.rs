@@ -5,7 +5,7 @@ use std::time::Duration;
 use actix_sandbox::{ErrorKind, Language, LocalServer, ProcessEnd, Sandbox, SandboxEnd};
 use futures::StreamExt;
 
-use super::common::{backend::LONG_ENOUGH_TO_BEGIN, sandbox, within};
+use super::support::{backend::LONG_ENOUGH_TO_BEGIN, sandbox, within};
 
 #[actix::test]
 async fn every_end_is_told_by_its_cause() {

@@ -9,10 +9,8 @@
     reason = "a test fails by panicking"
 )]
 
-#[path = "../common/mod.rs"]
-mod common;
-#[path = "../proxy/mod.rs"]
-mod proxy;
+#[path = "../support/mod.rs"]
+mod support;
 
 mod backpressure;
 mod bytes;
@@ -33,7 +31,7 @@ fn eager() -> ReconnectPolicy {
     ReconnectPolicy {
         initial: Duration::from_millis(2),
         max: Duration::from_millis(50),
-        max_elapsed: Some(common::LONG),
+        max_elapsed: Some(support::LONG),
         ..ReconnectPolicy::default()
     }
 }
@@ -49,7 +47,7 @@ async fn read(mut stream: OutputStream) -> Result<Vec<u8>, actix_sandbox::Error>
 
 /// Returns pseudo-random bytes. The same seed gives the same bytes.
 fn random(seed: u64, length: usize) -> Vec<u8> {
-    let mut chance = proxy::Chance::new(seed ^ 0xb17e5);
+    let mut chance = support::proxy::Chance::new(seed ^ 0xb17e5);
     let mut bytes = Vec::with_capacity(length + 8);
     while bytes.len() < length {
         bytes.extend_from_slice(&chance.below(1 << 48).to_le_bytes()[..6]);

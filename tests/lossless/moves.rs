@@ -8,7 +8,7 @@ use actix_sandbox::{
 };
 use futures::StreamExt;
 
-use super::{common::within, random, read};
+use super::{random, read, support::within};
 
 async fn server(state: &Path) -> LocalServer {
     let server = LocalServer::builder().state_directory(state).start();

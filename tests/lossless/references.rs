@@ -8,8 +8,8 @@ use futures::StreamExt;
 use tokio::io::AsyncReadExt;
 
 use super::{
-    common::{patient, sandbox, within},
     read,
+    support::{patient, sandbox, within},
 };
 
 async fn attach(server: &LocalServer, old: Sandbox) -> Sandbox {

@@ -8,10 +8,9 @@ use actix_sandbox::{
 use tokio::sync::mpsc;
 
 use super::{
-    common::{events, within},
-    eager,
-    proxy::Proxy,
-    read,
+    eager, read,
+    support::proxy::Proxy,
+    support::{events, within},
 };
 
 async fn server(state: &Path, address: &str, version: ProtocolVersion) -> LocalServer {

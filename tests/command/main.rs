@@ -1,0 +1,15 @@
+//! The command `actix-sandbox`, run as a process: its arguments, its output, its signals and the files
+//! that it leaves. `program` in `tests/support` starts it.
+#![cfg(unix)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a failed test panics"
+)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod bench;
+mod serve;

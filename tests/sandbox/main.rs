@@ -1,0 +1,27 @@
+//! The client of this crate on the local server, with real bash and python. A test belongs here if it
+//! is about what a user of the crate sees. Tests of v2 on broken links are in `tests/lossless`.
+#![cfg(unix)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a failed test panics"
+)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod attach;
+mod chaos;
+mod exec;
+mod handoff;
+mod late_output;
+mod lifetime;
+mod normal_machine;
+mod parity;
+mod port_refused;
+mod reconnect;
+mod record_and_play;
+mod stores;
+mod streams;
+mod wrapper;

@@ -1,0 +1,45 @@
+//! The backend that tests run on: the one in `ACTIX_SANDBOX_BACKEND`, or `host` by default. Tests
+//! that need another one choose it with these functions.
+
+use std::time::Duration;
+
+use actix_sandbox::server::{Backend, LocalServer, ServerBuilder};
+
+/// A time limit for code that must print something before the limit ends it. On a busy machine,
+/// even bash takes a while to start.
+pub(crate) const LONG_ENOUGH_TO_BEGIN: Duration = Duration::from_secs(5);
+
+/// A server whose sandboxes have processes that this machine sees. On gVisor, `host` replaces it:
+/// gVisor hides the processes, and its kernel costs about 30 MB per sandbox, too much for tests
+/// with many sandboxes.
+pub(crate) fn with_visible_processes() -> ServerBuilder {
+    let builder = LocalServer::builder();
+    match is("gvisor") {
+        true => builder.backend(Backend::Host),
+        false => builder,
+    }
+}
+
+/// A server for tests that need the host backend: code there uses directories of this machine and
+/// its `PATH`, and can remove what the server relies on.
+pub(crate) fn on_the_host() -> ServerBuilder {
+    LocalServer::builder().backend(Backend::Host)
+}
+
+/// Starts a server. If the backend doesn't work on this machine, prints why and returns `None`.
+/// With `CI_BACKENDS` set, panics instead: CI has every backend.
+pub(crate) async fn start_if_possible(builder: ServerBuilder) -> Option<LocalServer> {
+    match builder.start().await {
+        Ok(server) => Some(server),
+        Err(error) => {
+            println!("not tried: {error}");
+            assert!(std::env::var_os("CI_BACKENDS").is_none(), "{error}");
+            None
+        }
+    }
+}
+
+/// Whether `ACTIX_SANDBOX_BACKEND` names this backend.
+pub(crate) fn is(name: &str) -> bool {
+    std::env::var_os("ACTIX_SANDBOX_BACKEND").is_some_and(|named| named == name)
+}

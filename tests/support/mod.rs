@@ -1,0 +1,167 @@
+//! Helpers that the tests share.
+#![allow(
+    dead_code,
+    unused_imports,
+    reason = "each test binary uses a part of it"
+)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on fails"
+)]
+
+pub(crate) mod archives;
+pub(crate) mod backend;
+#[cfg(feature = "object-store")]
+pub(crate) mod gate;
+#[cfg(feature = "object-store")]
+pub(crate) mod moto;
+pub(crate) mod program;
+pub(crate) mod proxy;
+pub(crate) mod raw_client;
+pub(crate) mod recording;
+pub(crate) mod scripted;
+pub(crate) mod server_process;
+
+use std::{future::IntoFuture, time::Duration};
+
+use actix::prelude::*;
+use actix_sandbox::{LocalServer, ProtocolVersion, Sandbox, SandboxBuilder, SandboxEvent};
+use tokio::sync::mpsc;
+
+/// Far longer than any step takes. A test that waits longer fails instead of hanging.
+pub(crate) const LONG: Duration = Duration::from_secs(120);
+
+/// Awaits a future. Panics with the name of the step after [`LONG`].
+pub(crate) async fn within<T>(what: &str, future: impl IntoFuture<Output = T>) -> T {
+    match tokio::time::timeout(LONG, future).await {
+        Ok(value) => value,
+        Err(_) => panic!("{what}: not within {LONG:?}"),
+    }
+}
+
+/// A builder whose timeouts are as long as those of the tests, so that a busy machine fails no
+/// test.
+pub(crate) fn patient(url: &str) -> SandboxBuilder {
+    Sandbox::create(url)
+        .connect_timeout(LONG)
+        .create_timeout(LONG)
+        .exec_timeout(LONG)
+        .kill_timeout(LONG)
+        .store_timeout(LONG)
+}
+
+/// Starts a local server and creates a sandbox on it.
+pub(crate) async fn sandbox() -> (LocalServer, Sandbox) {
+    let server = LocalServer::start().await.expect("a local server");
+    let sandbox = patient(server.url()).await.expect("a sandbox");
+    (server, sandbox)
+}
+
+/// Like [`sandbox`], on a backend whose processes this machine sees.
+pub(crate) async fn visible_sandbox() -> (LocalServer, Sandbox) {
+    let server = backend::with_visible_processes().start().await;
+    let server = server.expect("a local server");
+    let sandbox = patient(server.url()).await.expect("a sandbox");
+    (server, sandbox)
+}
+
+/// Both versions of the protocol.
+pub(crate) const VERSIONS: [ProtocolVersion; 2] = [ProtocolVersion::V1, ProtocolVersion::V2];
+
+/// Like [`sandbox`], with a link that speaks this version of the protocol.
+pub(crate) async fn sandbox_of(version: ProtocolVersion) -> (LocalServer, Sandbox) {
+    let server = LocalServer::start().await.expect("a local server");
+    let sandbox = patient(server.url())
+        .max_protocol_version(version)
+        .await
+        .expect("a sandbox");
+    let spoken = sandbox.protocol_version();
+    assert_eq!(spoken, version);
+    (server, sandbox)
+}
+
+/// A server on a loopback address of its own. On a shared address, the server of another test could
+/// get the same port after this one stopped. Only one test of each binary may use it.
+pub(crate) async fn server_apart() -> LocalServer {
+    let [.., high, low] = std::process::id().to_be_bytes();
+    LocalServer::builder()
+        .address(format!("127.78.{high}.{}:0", low | 1))
+        .start()
+        .await
+        .expect("a local server")
+}
+
+/// Collects the events of a sandbox.
+pub(crate) struct Events(mpsc::Sender<SandboxEvent>);
+
+impl Actor for Events {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.set_mailbox_capacity(10_000);
+    }
+}
+
+impl Handler<SandboxEvent> for Events {
+    type Result = ();
+
+    fn handle(&mut self, event: SandboxEvent, _: &mut Self::Context) {
+        if let Err(mpsc::error::TrySendError::Full(_)) = self.0.try_send(event) {
+            panic!("the test does not read its events");
+        }
+    }
+}
+
+/// Subscribes to the events of a sandbox.
+pub(crate) async fn events(sandbox: &Sandbox) -> mpsc::Receiver<SandboxEvent> {
+    let (sender, receiver) = mpsc::channel(10_000);
+    let recipient = Events(sender).start().recipient();
+    sandbox.subscribe(recipient).await.expect("subscribed");
+    receiver
+}
+
+/// Raises this process's limit on open files. Many shells allow only 1024.
+#[cfg(unix)]
+pub(crate) fn allow_open_files(wanted: u64) {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
+    assert!(
+        hard >= wanted,
+        "this test needs {wanted} open files, and this user may have {hard} (ulimit -Hn)"
+    );
+    if soft < wanted {
+        setrlimit(Resource::RLIMIT_NOFILE, wanted, hard).expect("a higher limit");
+    }
+}
+
+/// Resident memory of this process, in bytes.
+#[cfg(target_os = "linux")]
+pub(crate) fn resident_memory() -> usize {
+    let statm = std::fs::read_to_string("/proc/self/statm").expect("procfs");
+    let pages: usize = statm
+        .split_whitespace()
+        .nth(1)
+        .and_then(|pages| pages.parse().ok())
+        .expect("statm");
+    pages * 4096
+}
+
+/// The processes whose command line contains this text, each as `PID: COMMAND LINE`.
+#[cfg(target_os = "linux")]
+pub(crate) fn processes_with(text: &str) -> Vec<String> {
+    let Ok(entries) = std::fs::read_dir("/proc") else {
+        return Vec::new();
+    };
+    entries
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .filter(|name| name.bytes().all(|byte| byte.is_ascii_digit()))
+        .filter_map(|pid| {
+            let line = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+            let line = String::from_utf8_lossy(&line).replace('\0', " ");
+            line.contains(text).then(|| format!("{pid}: {line}"))
+        })
+        .collect()
+}

@@ -1,0 +1,335 @@
+//! [`Program`]: a running `actix-sandbox serve`.
+
+use std::{
+    io::{BufRead, BufReader, Read},
+    process::{Child, Command, ExitStatus, Stdio},
+};
+
+#[cfg(target_os = "linux")]
+use std::path::Path;
+
+use tempfile::TempDir;
+
+use super::within;
+
+/// A running `actix-sandbox serve`, on a free port and with a temporary directory.
+pub(crate) struct Program {
+    child: Option<Child>,
+    pub(crate) url: String,
+    pub(crate) directory: TempDir,
+}
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_actix-sandbox");
+
+fn command(arguments: &[&str]) -> Command {
+    told(Command::new(PROGRAM), arguments)
+}
+
+fn told(mut command: Command, arguments: &[&str]) -> Command {
+    command.arg("serve").args(arguments).stdin(Stdio::null());
+    // The default of the tests is `host`; the default of the command is another one.
+    if std::env::var_os("ACTIX_SANDBOX_BACKEND").is_none() && !arguments.contains(&"--backend") {
+        command.args(["--backend", "host"]);
+    }
+    if !arguments.contains(&"--address") {
+        command.args(["--address", "127.0.0.1:0"]);
+    }
+    if !arguments.contains(&"--grace") {
+        command.args(["--grace", "100s"]);
+    }
+    command
+}
+
+impl Program {
+    /// The host and port of the URL.
+    pub(crate) fn address(&self) -> &str {
+        self.parts().0
+    }
+
+    /// The secret with the slash before it. Empty if the server has none.
+    pub(crate) fn secret(&self) -> &str {
+        self.parts().1
+    }
+
+    fn parts(&self) -> (&str, &str) {
+        let rest = self.url.trim_start_matches("http://");
+        rest.split_at(rest.find('/').unwrap_or(rest.len()))
+    }
+
+    pub(crate) fn start(arguments: &[&str]) -> Self {
+        Self::start_with(arguments, &[])
+    }
+
+    pub(crate) fn start_with(arguments: &[&str], variables: &[(&str, &str)]) -> Self {
+        let mut command = command(arguments);
+        command.envs(variables.iter().copied());
+        Self::begin(command, tempfile::tempdir().unwrap())
+    }
+
+    /// Starts it with a directory that another server used before.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn start_in(directory: TempDir, arguments: &[&str]) -> Self {
+        Self::begin(command(arguments), directory)
+    }
+
+    /// Starts it with this limit on open files.
+    pub(crate) fn start_with_open_files(limit: u32, arguments: &[&str]) -> Self {
+        Self::start_after(&format!("ulimit -n {limit}"), arguments)
+    }
+
+    /// Starts it from a shell, after this setup.
+    pub(crate) fn start_after(setup: &str, arguments: &[&str]) -> Self {
+        let script = format!("{setup}; exec \"$@\"");
+        let mut command = Command::new("bash");
+        command.args(["-c", &script, "bash", PROGRAM]);
+        Self::begin(told(command, arguments), tempfile::tempdir().unwrap())
+    }
+
+    /// Starts it from a program that ignores this signal.
+    pub(crate) fn start_ignoring(signal: &str, arguments: &[&str]) -> Self {
+        // Not by a shell, which may handle SIGCHLD itself.
+        let script = format!(
+            "import os, signal, sys\n\
+             signal.signal(signal.{signal}, signal.SIG_IGN)\n\
+             os.execv(sys.argv[1], sys.argv[1:])"
+        );
+        let mut command = Command::new("python3");
+        command.args(["-c", &script, PROGRAM]);
+        Self::begin(told(command, arguments), tempfile::tempdir().unwrap())
+    }
+
+    /// Starts it in a mount namespace of its own, after this shell script made mounts there. Needs
+    /// root.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn start_where(mounts: &str, arguments: &[&str]) -> Self {
+        let script = format!("set -e; {mounts}; exec \"$@\"");
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "--", "bash", "-c", &script, "bash", PROGRAM]);
+        Self::begin(told(command, arguments), tempfile::tempdir().unwrap())
+    }
+
+    /// Starts it as another user with the umask 002. The user must be able to enter the directory.
+    /// Needs root.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn start_as(user: &User, directory: TempDir, arguments: &[&str]) -> Self {
+        let command = told(user.command(directory.path()), arguments);
+        Self::begin(command, directory)
+    }
+
+    /// Starts it as PID 1 of a PID namespace. Needs root.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn start_as_pid_1(arguments: &[&str]) -> Self {
+        let mut command = Command::new("unshare");
+        command.args([
+            "--pid",
+            "--fork",
+            "--kill-child",
+            "--mount-proc",
+            "--",
+            PROGRAM,
+        ]);
+        Self::begin(told(command, arguments), tempfile::tempdir().unwrap())
+    }
+
+    fn begin(mut command: Command, directory: TempDir) -> Self {
+        command
+            .arg("--directory")
+            .arg(directory.path())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let mut line = String::new();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        stdout.read_line(&mut line).unwrap();
+        let Some(url) = line.strip_prefix("listening on ") else {
+            let _ = child.wait();
+            let mut said = String::new();
+            let _ = child.stderr.take().unwrap().read_to_string(&mut said);
+            panic!("it did not start: {said}");
+        };
+        Self {
+            url: url.trim().to_owned(),
+            child: Some(child),
+            directory,
+        }
+    }
+
+    /// How many file descriptors it has open.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn descriptors(&self) -> usize {
+        let pid = self.child.as_ref().unwrap().id();
+        std::fs::read_dir(format!("/proc/{pid}/fd"))
+            .unwrap()
+            .count()
+    }
+
+    pub(crate) fn signal(&self, signal: &str) {
+        let pid = self.child.as_ref().unwrap().id().to_string();
+        let sent = Command::new("kill").args(["-s", signal, &pid]).status();
+        assert!(sent.unwrap().success());
+    }
+
+    /// Closes the reading end of the pipe that is its stderr.
+    pub(crate) fn without_its_log(mut self) -> Self {
+        drop(self.child.as_mut().unwrap().stderr.take());
+        self
+    }
+
+    /// Sends a signal and waits until the program exits.
+    pub(crate) async fn ended_by(&mut self, signal: &str) -> ExitStatus {
+        self.signal(signal);
+        let mut child = self.child.take().unwrap();
+        let ended = tokio::task::spawn_blocking(move || child.wait());
+        within("the end of the program", ended)
+            .await
+            .unwrap()
+            .unwrap()
+    }
+
+    /// Whether the program has exited.
+    pub(crate) fn is_over(&mut self) -> bool {
+        self.child.as_mut().unwrap().try_wait().unwrap().is_some()
+    }
+
+    /// Waits until the program exits. Returns its exit status and its log.
+    pub(crate) async fn end(&mut self) -> (ExitStatus, String) {
+        let child = self.child.take().unwrap();
+        let ended = tokio::task::spawn_blocking(move || child.wait_with_output());
+        let output = within("the end of the program", ended)
+            .await
+            .unwrap()
+            .unwrap();
+        (output.status, String::from_utf8(output.stderr).unwrap())
+    }
+
+    /// Sends a raw v2 request for an exec with this id, which must contain `forged`. Waits for an
+    /// answer that repeats it.
+    pub(crate) async fn exec_with_id(&self, id: &str) {
+        use futures::{SinkExt, StreamExt};
+        use tokio_tungstenite::tungstenite::{Message, client::IntoClientRequest};
+
+        let url = self.url.replacen("http", "ws", 1) + "/create";
+        let mut request = url.into_client_request().unwrap();
+        let version = "sandbox.v2".parse().unwrap();
+        request
+            .headers_mut()
+            .insert("sec-websocket-protocol", version);
+        let socket = tokio::net::TcpStream::connect(self.address())
+            .await
+            .unwrap();
+        let (mut socket, _) = tokio_tungstenite::client_async(request, socket)
+            .await
+            .unwrap();
+        let exec = serde_json::json!({
+            "exec": id, "language": "bash", "code": "true", "cwd": format!("/{id}"),
+        });
+        for message in ["{\"idle_timeout\": 60}".to_owned(), exec.to_string()] {
+            socket.send(Message::text(message)).await.unwrap();
+        }
+        let answered = async {
+            while let Some(Ok(message)) = socket.next().await {
+                let text = message.into_text().unwrap_or_default();
+                if text.contains("forged") {
+                    return;
+                }
+            }
+            panic!("the server said nothing of the exec");
+        };
+        within("an answer about the exec", answered).await;
+    }
+
+    /// Stops the program and returns its log.
+    pub(crate) async fn log_at_the_end(mut self) -> String {
+        self.signal("TERM");
+        self.end().await.1
+    }
+
+    /// Sends SIGKILL and returns its directory, which is not removed.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn killed(mut self) -> TempDir {
+        let mut child = self.child.take().unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        std::mem::replace(&mut self.directory, tempfile::tempdir().unwrap())
+    }
+
+    /// Sends SIGKILL to its watchdog, then to the program.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn killed_with_its_watchdog(self) -> TempDir {
+        let place = self.directory.path().to_str().unwrap();
+        let watchdog = super::processes_with("actix-sandbox-watchdog");
+        let watchdog = watchdog.iter().find(|it| it.contains(place)).unwrap();
+        let (watchdog, _) = watchdog.split_once(':').unwrap();
+        let sent = Command::new("kill").args(["-s", "KILL", watchdog]).status();
+        assert!(sent.unwrap().success());
+        self.killed()
+    }
+}
+
+/// The numeric ids of a user of the machine and its group.
+#[cfg(target_os = "linux")]
+pub(crate) struct User {
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+}
+
+#[cfg(target_os = "linux")]
+impl User {
+    /// A command that runs a copy of the program: the user may not have access to the original.
+    fn command(&self, directory: &Path) -> Command {
+        let copy = directory.join("program");
+        std::fs::copy(PROGRAM, &copy).unwrap();
+        let mut command = Command::new("setpriv");
+        command
+            .args(["--reuid", &self.uid.to_string()])
+            .args(["--regid", &self.gid.to_string()])
+            .args(["--clear-groups", "--", "bash", "-c"])
+            .args(["umask 002; exec \"$@\"", "bash"])
+            .arg(copy)
+            .env("PATH", "/usr/local/bin:/usr/bin:/bin")
+            .current_dir("/");
+        command
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// Runs it with arguments that it must refuse. Returns its exit status and its stderr.
+pub(crate) fn refused(arguments: &[&str]) -> (ExitStatus, String) {
+    refused_by(command(arguments), arguments)
+}
+
+/// Like [`refused`], as another user.
+#[cfg(target_os = "linux")]
+pub(crate) fn refused_as(
+    user: &User,
+    directory: &Path,
+    arguments: &[&str],
+) -> (ExitStatus, String) {
+    refused_by(told(user.command(directory), arguments), arguments)
+}
+
+fn refused_by(mut command: Command, arguments: &[&str]) -> (ExitStatus, String) {
+    let mut child = command
+        .env_remove("ACTIX_SANDBOX_TOKEN")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    let mut stdout = BufReader::new(child.stdout.take().unwrap());
+    stdout.read_line(&mut line).unwrap();
+    if !line.is_empty() {
+        let _ = child.kill();
+        panic!("it started with {arguments:?}: {line}");
+    }
+    let output = child.wait_with_output().unwrap();
+    (output.status, String::from_utf8(output.stderr).unwrap())
+}
