@@ -151,7 +151,7 @@ pub use client::{
 pub use error::{Error, ErrorKind};
 pub use machine::{
     Effect, LinkError, OutputPolicy, Overflow, ProcessEnd, ProcessId, ReconnectPolicy, SandboxEnd,
-    SandboxEvent, SandboxState,
+    SandboxEvent, SandboxState, UpgradeRefusal,
 };
 pub use protocol::{SandboxId, SandboxToken, Status, StdStream, Version as ProtocolVersion};
 #[cfg(all(unix, feature = "server"))]

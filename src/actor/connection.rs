@@ -94,31 +94,31 @@ pub(super) struct ConnectionActor {
 
 impl ConnectionActor {
     pub(super) fn new(
-        settings: &Settings,
+        settings: Settings,
         owner: Box<dyn Owner<ConnectionReport>>,
         span: Span,
     ) -> Self {
         Self {
-            machine: Connection::new(settings.connection.clone()),
-            dial_config: settings.dial.clone(),
+            machine: Connection::new(settings.connection),
             link_config: LinkConfig {
                 keepalive: settings.keepalive,
                 max_message_bytes: settings.dial.max_message_bytes,
             },
-            target: match &settings.mode {
+            dial_config: settings.dial,
+            target: match settings.mode {
                 Mode::Create(_) => Target::Create,
-                Mode::Attach(id, token) => Target::Attach(id.clone(), token.clone()),
+                Mode::Attach(id, token) => Target::Attach(id, token),
             },
             cookies: Cookies::default(),
             link: None,
             dialling: None,
-            recorder: settings.recorder.clone(),
+            recorder: settings.recorder,
             recorded: None,
             drained: None,
             owner,
             finished: false,
             span,
-            _kept: settings.kept.clone(),
+            _kept: settings.kept,
         }
     }
 

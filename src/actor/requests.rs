@@ -94,7 +94,7 @@ impl SandboxActor {
             Err(error) => return self.answer(waiter, Err(error)),
         };
         let request = self.request(waiter);
-        let mut policy = exec.output.unwrap_or(self.settings.output);
+        let mut policy = exec.output.unwrap_or(self.output);
         if exec.discards_output {
             policy.overflow = Overflow::DropOldest;
         }
@@ -159,7 +159,7 @@ impl Handler<AttachProcess> for SandboxActor {
         let (process, machine) = self.machine.adopt(exec, window, offsets)?;
         let sandbox = self.address(ctx);
         self.processes
-            .spawn((process, machine), self.settings.output, sandbox);
+            .spawn((process, machine), self.output, sandbox);
         let started = self.processes.started(process, None);
         self.run_actions(ctx);
         started

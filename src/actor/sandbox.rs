@@ -23,8 +23,8 @@ use super::{
 use crate::{
     Error, SandboxEvent,
     machine::{
-        Epoch, LinkFact, ProcessAction, ProcessFact, ProcessId, RequestId, Sandbox, SandboxAction,
-        SandboxConfig, SandboxState,
+        Epoch, LinkFact, OutputPolicy, ProcessAction, ProcessFact, ProcessId, RequestId, Sandbox,
+        SandboxAction, SandboxConfig, SandboxState,
     },
     transport::Credit,
 };
@@ -44,7 +44,10 @@ pub struct SandboxActor {
     /// actor is gone then finds the end in the state.
     pub(super) state: StatePublisher,
     pub(super) machine: Sandbox,
-    pub(super) settings: Settings,
+    /// The output policy of processes that have none of their own.
+    pub(super) output: OutputPolicy,
+    /// The connection's settings, until this actor starts it.
+    settings: Option<Box<Settings>>,
     connection: Option<Addr<ConnectionActor>>,
     pub(super) processes: Processes,
     /// Stdin messages that the link has not written: tag, process, number.
@@ -84,7 +87,8 @@ impl SandboxActor {
             state: StatePublisher::new(machine.state(), machine.version()),
             machine,
             span,
-            settings,
+            output: settings.output,
+            settings: Some(Box::new(settings)),
             connection: None,
             processes: Processes::default(),
             stdin: VecDeque::new(),
@@ -253,9 +257,11 @@ impl Actor for SandboxActor {
 
     fn started(&mut self, ctx: &mut Context<Self>) {
         ctx.spawn(Driver::default());
-        let owner = Box::new(ctx.address().downgrade());
-        let connection = ConnectionActor::new(&self.settings, owner, self.span.clone());
-        self.connection = Some(connection.start());
+        if let Some(settings) = self.settings.take() {
+            let owner = Box::new(ctx.address().downgrade());
+            let connection = ConnectionActor::new(*settings, owner, self.span.clone());
+            self.connection = Some(connection.start());
+        }
     }
 }
 

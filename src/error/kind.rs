@@ -159,7 +159,7 @@ impl ErrorKind {
                 LinkError::Connect { .. } => Self::Connect,
                 LinkError::Tls { .. } | LinkError::TlsUnavailable { .. } => Self::Tls,
                 LinkError::NoToken { .. } => Self::NoToken,
-                LinkError::UpgradeRefused { .. } => Self::UpgradeRefused,
+                LinkError::UpgradeRefused(_) => Self::UpgradeRefused,
                 LinkError::NotWebSocket { .. } => Self::NotWebSocket,
                 LinkError::ConnectTimeout { .. } => Self::Timeout,
                 LinkError::Protocol { .. } => Self::Protocol,

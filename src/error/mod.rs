@@ -150,7 +150,7 @@ impl Error {
     /// error.
     pub fn http_status(&self) -> Option<u16> {
         match self.link_error()? {
-            LinkError::UpgradeRefused { status, .. } => Some(*status),
+            LinkError::UpgradeRefused(refusal) => Some(refusal.status),
             _ => None,
         }
     }

@@ -1,7 +1,7 @@
 //! Kinds, effects and texts of errors.
 
 use super::*;
-use crate::protocol::Status;
+use crate::{machine::UpgradeRefusal, protocol::Status};
 
 #[test]
 fn only_opening_is_retryable_after_the_sandbox_is_over() {
@@ -33,13 +33,13 @@ fn debug_shows_the_message_and_alternate_debug_the_kind() {
 }
 
 fn refused(status: u16, reason: Option<&str>) -> Error {
-    let cause = LinkError::UpgradeRefused {
+    let cause = LinkError::UpgradeRefused(Box::new(UpgradeRefusal {
         address: "host:1".into(),
         status,
         reason: reason.map(str::to_owned),
         location: None,
         retry_after: None,
-    };
+    }));
     let end = SandboxEnd::LinkLost { cause, attempts: 0 };
     Error::from(Failure::NotOpened { end })
 }

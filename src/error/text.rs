@@ -26,11 +26,9 @@ impl fmt::Display for Error {
             Repr::Failure(failure) => {
                 failure.fmt(f)?;
                 match self.link_error() {
-                    Some(LinkError::UpgradeRefused {
-                        status: 401 | 403,
-                        reason: None,
-                        ..
-                    }) => f.write_str(AUTHENTICATE),
+                    Some(LinkError::UpgradeRefused(refusal)) if refusal.needs_credentials() => {
+                        f.write_str(AUTHENTICATE)
+                    }
                     _ => Ok(()),
                 }
             }

@@ -303,6 +303,7 @@ impl Connection {
 )]
 mod tests {
     use super::*;
+    use crate::machine::UpgradeRefusal;
     use ConnectionAction::Tell;
 
     fn connection(auto_reconnect: bool) -> Connection {
@@ -362,13 +363,13 @@ mod tests {
     }
 
     fn busy(status: u16, retry_after: Option<u64>) -> LinkError {
-        LinkError::UpgradeRefused {
+        LinkError::UpgradeRefused(Box::new(UpgradeRefusal {
             address: "h:1".into(),
             status,
             reason: None,
             location: None,
             retry_after: retry_after.map(Duration::from_secs),
-        }
+        }))
     }
 
     #[test]

@@ -42,19 +42,7 @@ pub enum LinkError {
         detail: String,
     },
     /// The server answered the WebSocket upgrade with an HTTP status other than 101.
-    UpgradeRefused {
-        /// Host and port.
-        address: String,
-        /// The HTTP status.
-        status: u16,
-        /// The first line of the body, if it says more than the status.
-        reason: Option<String>,
-        /// The target of a redirect, without user, password, query and fragment. The client doesn't
-        /// follow redirects.
-        location: Option<String>,
-        /// How long the server asks clients to wait (`Retry-After`).
-        retry_after: Option<Duration>,
-    },
+    UpgradeRefused(Box<UpgradeRefusal>),
     /// The peer doesn't speak HTTP or WebSocket.
     NotWebSocket {
         /// Host and port.
@@ -102,23 +90,38 @@ pub enum LinkError {
     ActorGone,
 }
 
+/// The response to an upgrade that the server refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UpgradeRefusal {
+    /// Host and port.
+    pub address: String,
+    /// The HTTP status.
+    pub status: u16,
+    /// The first line of the body, if it says more than the status.
+    pub reason: Option<String>,
+    /// The target of a redirect, without user, password, query and fragment. The client doesn't
+    /// follow redirects.
+    pub location: Option<String>,
+    /// How long the server asks clients to wait (`Retry-After`).
+    pub retry_after: Option<Duration>,
+}
+
+impl UpgradeRefusal {
+    /// Whether the server wants credentials, or others than it got, and gives no other reason.
+    pub fn needs_credentials(&self) -> bool {
+        [401, 403].contains(&self.status) && self.reason.is_none()
+    }
+}
+
 impl LinkError {
     /// Removes the token of the sandbox from all texts of the peer.
     pub(crate) fn redact(self, token: &SandboxToken) -> Self {
         match self {
-            Self::UpgradeRefused {
-                address,
-                status,
-                reason,
-                location,
-                retry_after,
-            } => Self::UpgradeRefused {
-                address,
-                status,
-                reason: reason.map(|reason| token.redact(reason)),
-                location: location.map(|location| token.redact(location)),
-                retry_after,
-            },
+            Self::UpgradeRefused(mut refusal) => {
+                refusal.reason = refusal.reason.map(|reason| token.redact(reason));
+                refusal.location = refusal.location.map(|location| token.redact(location));
+                Self::UpgradeRefused(refusal)
+            }
             Self::Closed { code, reason } => Self::Closed {
                 code,
                 reason: token.redact(reason),
@@ -139,7 +142,7 @@ impl LinkError {
                 | Self::Tls { .. }
                 | Self::TlsUnavailable { .. }
                 | Self::NoToken { .. }
-                | Self::UpgradeRefused { .. }
+                | Self::UpgradeRefused(_)
                 | Self::NotWebSocket { .. }
                 | Self::ConnectTimeout { .. }
         )
@@ -155,19 +158,13 @@ impl LinkError {
     /// Whether the server refused the upgrade temporarily, because it is overloaded, limits the
     /// rate of requests or is being deployed.
     pub(super) fn is_busy(&self) -> bool {
-        matches!(
-            self,
-            Self::UpgradeRefused {
-                status: 429 | 503,
-                ..
-            }
-        )
+        matches!(self, Self::UpgradeRefused(refusal) if [429, 503].contains(&refusal.status))
     }
 
     /// How long the server asks clients to wait before they dial again.
     pub(super) fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::UpgradeRefused { retry_after, .. } => *retry_after,
+            Self::UpgradeRefused(refusal) => refusal.retry_after,
             _ => None,
         }
     }
@@ -185,8 +182,8 @@ impl LinkError {
             | Self::Silent { .. }
             | Self::NotReady { .. }
             | Self::InUse => true,
-            Self::UpgradeRefused { status, .. } => {
-                *status == 408 || *status == 429 || *status >= 500
+            Self::UpgradeRefused(refusal) => {
+                refusal.status == 408 || refusal.status == 429 || refusal.status >= 500
             }
             Self::Tls { .. }
             | Self::TlsUnavailable { .. }
@@ -234,38 +231,7 @@ impl fmt::Display for LinkError {
                     "the token source returned no bearer token for the dial: {detail}"
                 )
             }
-            Self::UpgradeRefused {
-                address,
-                status,
-                reason,
-                location,
-                retry_after,
-            } => {
-                write!(
-                    f,
-                    "{address} refused the WebSocket upgrade with HTTP status {status}"
-                )?;
-                if let Some(reason) = reason {
-                    write!(f, ": {reason}")?;
-                }
-                if let Some(location) = location {
-                    write!(
-                        f,
-                        "; it redirects to {location}; redirects are not followed, because \
-                         the credentials would go there; if that is the service, use its URL"
-                    )?;
-                }
-                if let Some(wait) = retry_after {
-                    write!(f, "; it asks to wait {wait:?} before the next attempt")?;
-                }
-                if *status == 404 {
-                    f.write_str(
-                        "; is this the URL of a sandbox service? The URL of a local server \
-                         includes a secret path",
-                    )?;
-                }
-                Ok(())
-            }
+            Self::UpgradeRefused(refusal) => refusal.fmt(f),
             Self::NotWebSocket { address, detail } => {
                 write!(
                     f,
@@ -313,5 +279,43 @@ impl fmt::Display for LinkError {
         }
     }
 }
+
+impl fmt::Display for UpgradeRefusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            address,
+            status,
+            reason,
+            location,
+            retry_after,
+        } = self;
+        write!(
+            f,
+            "{address} refused the WebSocket upgrade with HTTP status {status}"
+        )?;
+        if let Some(reason) = reason {
+            write!(f, ": {reason}")?;
+        }
+        if let Some(location) = location {
+            write!(
+                f,
+                "; it redirects to {location}; redirects are not followed, because \
+                 the credentials would go there; if that is the service, use its URL"
+            )?;
+        }
+        if let Some(wait) = retry_after {
+            write!(f, "; it asks to wait {wait:?} before the next attempt")?;
+        }
+        if *status == 404 {
+            f.write_str(
+                "; is this the URL of a sandbox service? The URL of a local server \
+                 includes a secret path",
+            )?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for UpgradeRefusal {}
 
 impl std::error::Error for LinkError {}

@@ -49,7 +49,7 @@ pub use exec::{
 };
 pub use failure::{Effect, Failure};
 pub use keepalive::{Keepalive, KeepaliveAction, KeepaliveConfig};
-pub use link_error::LinkError;
+pub use link_error::{LinkError, UpgradeRefusal};
 pub use output::{Finish, OutputBuffer, OutputPolicy, Overflow, Piece};
 pub use sandbox::{
     Mode, NewExec, Sandbox, SandboxAction, SandboxConfig, SandboxReply, Stdin, Timeouts,

@@ -21,14 +21,11 @@ use awc::{
 };
 
 use super::{
-    Cookies, Endpoint, Target, TokenSource,
-    connector::TunedConnector,
-    refusal::{Refusal, Refusals},
-    socket::Socket,
-    token::authorization,
+    Cookies, Endpoint, Target, TokenSource, connector::TunedConnector, refusal::Refusals,
+    socket::Socket, token::authorization,
 };
 use crate::{
-    machine::LinkError,
+    machine::{LinkError, UpgradeRefusal},
     protocol::{SandboxToken, Version, names::SUBPROTOCOL_V2},
 };
 
@@ -169,6 +166,7 @@ where
         .disable_redirects()
         .no_default_headers()
         .wrap(Refusals {
+            address: config.endpoint.authority().to_owned(),
             connect_timeout: config.connect_timeout,
         })
         .finish()
@@ -182,14 +180,8 @@ fn classify(error: WsClientError, address: &str, connect_timeout: Duration) -> L
     };
     match error {
         WsClientError::SendRequest(SendRequestError::Custom(error, _)) => {
-            match error.downcast::<Refusal>() {
-                Ok(refusal) => LinkError::UpgradeRefused {
-                    address,
-                    status: refusal.status,
-                    reason: refusal.reason,
-                    location: refusal.location,
-                    retry_after: refusal.retry_after,
-                },
+            match error.downcast::<UpgradeRefusal>() {
+                Ok(refusal) => LinkError::UpgradeRefused(refusal),
                 Err(error) => not_websocket(address, &error),
             }
         }

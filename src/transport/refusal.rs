@@ -26,7 +26,7 @@ use serde_json::Value;
 use tokio::time::{Instant, timeout};
 use url::Url;
 
-use crate::protocol::excerpt;
+use crate::{machine::UpgradeRefusal, protocol::excerpt};
 
 /// Maximum bytes to read of a body, which has the reason at its start.
 const MAX_BODY: usize = 4 * 1024;
@@ -34,22 +34,11 @@ const MAX_BODY: usize = 4 * 1024;
 /// How long to wait for the body after the head has arrived.
 const MAX_BODY_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The response to an upgrade that the server refused.
-#[derive(Debug, thiserror::Error)]
-#[error("the server refused the WebSocket upgrade with HTTP status {status}")]
-pub(super) struct Refusal {
-    pub(super) status: u16,
-    /// The reason in the body, if it says more than the status.
-    pub(super) reason: Option<String>,
-    /// Scheme, host and port of the target of a redirect.
-    pub(super) location: Option<String>,
-    /// The time that the server asks clients to wait.
-    pub(super) retry_after: Option<Duration>,
-}
-
-/// Turns every response except `101 Switching Protocols` into a [`Refusal`], and applies the
+/// Turns every response except `101 Switching Protocols` into an [`UpgradeRefusal`], and applies the
 /// connect timeout.
 pub(super) struct Refusals {
+    /// Host and port, for the error.
+    pub(super) address: String,
     /// Timeout of DNS lookup, TCP, TLS and upgrade together, including the body of a refusal. If
     /// the head arrives in time, the refusal is reported even if the body is late.
     pub(super) connect_timeout: Duration,
@@ -65,6 +54,7 @@ where
     fn new_transform(self, inner: S) -> Refusing<S> {
         Refusing {
             inner,
+            address: self.address,
             connect_timeout: self.connect_timeout,
         }
     }
@@ -73,6 +63,7 @@ where
 /// The service that [`Refusals`] wraps around a connector.
 pub(super) struct Refusing<S> {
     inner: S,
+    address: String,
     connect_timeout: Duration,
 }
 
@@ -89,7 +80,7 @@ where
 
     fn call(&self, request: ConnectRequest) -> Self::Future {
         let response = self.inner.call(request);
-        let connect_timeout = self.connect_timeout;
+        let (address, connect_timeout) = (self.address.clone(), self.connect_timeout);
         Box::pin(async move {
             let begin = Instant::now();
             let response = timeout(connect_timeout, response).await;
@@ -103,11 +94,9 @@ where
                     // Use the part of the body that arrived in time.
                     let read = timeout(left.min(MAX_BODY_TIMEOUT), read).await;
                     let whole = read.unwrap_or(false);
-                    let refusal = Refusal::new(&head, &body, whole, SystemTime::now());
-                    Err(SendRequestError::Custom(
-                        Box::new(refusal),
-                        Box::new("upgrade"),
-                    ))
+                    let refusal = refusal(address, &head, &body, whole, SystemTime::now());
+                    let refusal = Box::new(refusal);
+                    Err(SendRequestError::Custom(refusal, Box::new("upgrade")))
                 }
                 response => Ok(response),
             }
@@ -115,16 +104,21 @@ where
     }
 }
 
-impl Refusal {
-    /// `whole` says whether `body` is complete.
-    fn new(head: &ResponseHead, body: &[u8], whole: bool, now: SystemTime) -> Self {
-        Self {
-            status: head.status.as_u16(),
-            reason: reason(head.status, body, whole),
-            location: text(head.headers(), LOCATION).map(without_secrets),
-            retry_after: text(head.headers(), RETRY_AFTER)
-                .and_then(|value| parse_retry_after(value, now)),
-        }
+/// `whole` says whether `body` is complete.
+fn refusal(
+    address: String,
+    head: &ResponseHead,
+    body: &[u8],
+    whole: bool,
+    now: SystemTime,
+) -> UpgradeRefusal {
+    UpgradeRefusal {
+        address,
+        status: head.status.as_u16(),
+        reason: reason(head.status, body, whole),
+        location: text(head.headers(), LOCATION).map(without_secrets),
+        retry_after: text(head.headers(), RETRY_AFTER)
+            .and_then(|value| parse_retry_after(value, now)),
     }
 }
 

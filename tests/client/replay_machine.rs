@@ -20,7 +20,7 @@ use actix_sandbox::{
     machine::{
         Epoch, Failure, LinkError, LinkFact, Mode, NewExec, Process, ProcessAction, ProcessConfig,
         ProcessEnd, ProcessFact, ProcessId, RequestId, Sandbox, SandboxAction, SandboxConfig,
-        SandboxState, Timeouts,
+        SandboxState, Timeouts, UpgradeRefusal,
     },
     protocol::{ClientMessage, SandboxConfig as Configuration, SandboxToken, Version},
 };
@@ -279,13 +279,13 @@ fn replay(name: &str) -> BTreeMap<String, Client> {
                 code: line["code"].as_u64().and_then(|code| code.try_into().ok()),
                 reason: get(line, "reason"),
             }),
-            "refused" => client.lose(LinkError::UpgradeRefused {
+            "refused" => client.lose(LinkError::UpgradeRefused(Box::new(UpgradeRefusal {
                 address: address(),
                 status: 403,
                 reason: None,
                 location: None,
                 retry_after: None,
-            }),
+            }))),
             "cut" => {
                 let cause = LinkError::Dropped { detail: what };
                 let reconnecting = LinkFact::Reconnecting {

@@ -140,14 +140,8 @@ pub(crate) fn not_started(error: &ServerError) -> String {
 pub(crate) fn failed(error: &Error) -> String {
     let cause = error.source().and_then(|it| it.downcast_ref());
     match cause {
-        Some(
-            cause @ LinkError::UpgradeRefused {
-                status: 401 | 403,
-                reason: None,
-                ..
-            },
-        ) => format!(
-            "cannot open the sandbox: {cause}; the service may require a token: pass it in a file \
+        Some(LinkError::UpgradeRefused(refusal)) if refusal.needs_credentials() => format!(
+            "cannot open the sandbox: {refusal}; the service may require a token: pass it in a file \
              (`--token-file`) or in the variable {TOKEN}"
         ),
         _ => error.to_string(),

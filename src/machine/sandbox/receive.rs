@@ -36,12 +36,13 @@ impl Sandbox {
         if self.life.link != Some(epoch) || self.life.is_over() {
             return None;
         }
-        let message = match ServerMessage::read(frame, self.version()) {
-            Ok(Received::Output(output)) => {
-                let exec = output.place.map(|(exec, _)| exec);
-                let process = self.process_of_output(exec, output.stream, output.data.len());
-                return process.map(|process| (process, output));
-            }
+        let version = self.version();
+        if let Some(output) = OutputView::read(frame, version) {
+            let exec = output.place.map(|(exec, _)| exec);
+            let process = self.process_of_output(exec, output.stream, output.data.len());
+            return process.map(|process| (process, output));
+        }
+        let message = match ServerMessage::read(frame, version) {
             Ok(Received::ExecStatus(status, update)) if !status.expects_reason() => {
                 self.flush_pairing(now);
                 if !self.life.is_over() {
@@ -50,7 +51,7 @@ impl Sandbox {
                 }
                 return None;
             }
-            Ok(received) => received.into_message(frame),
+            Ok(received) => received.into_message(),
             Err(error) => {
                 self.flush_pairing(now);
                 self.violation(error.to_string());

@@ -16,31 +16,22 @@ use super::{
     EndReason, ExecEnd, ExecUpdate, OutputView, Received, ServerMessage,
 };
 
-/// Reads a frame. Returns `None` if the frame needs the general reader.
-pub(super) fn read(frame: &[u8], version: Version) -> Option<Received<'_>> {
-    let mut cursor = Cursor(std::str::from_utf8(frame).ok()?);
-    cursor.literal(r#"{"event":""#)?;
-    let received = if cursor.literal(r#"stdout","#).is_some() {
-        Received::Output(output(&mut cursor, StdStream::Stdout, version)?)
-    } else if cursor.literal(r#"stderr","#).is_some() {
-        Received::Output(output(&mut cursor, StdStream::Stderr, version)?)
-    } else if cursor.literal(r#"status_update","status":""#).is_some() {
-        status(&mut cursor, version)?
-    } else if version == Version::V2 && cursor.literal(r#"stdin_ack","exec":""#).is_some() {
-        let exec = ExecId::new(cursor.plain()?);
-        let offset = cursor.number(r#","offset":"#)?;
-        Received::Message(ServerMessage::StdinAck { exec, offset })
+const STDOUT: &str = r#"{"event":"stdout","#;
+const STDERR: &str = r#"{"event":"stderr","#;
+const STATUS: &str = r#"{"event":"status_update","status":""#;
+const STDIN_ACK: &str = r#"{"event":"stdin_ack","exec":""#;
+
+/// Reads a piece of output. Returns `None` if the frame is another message, or needs the general
+/// reader.
+pub(super) fn output(frame: &[u8], version: Version) -> Option<OutputView<'_>> {
+    let stream = if frame.starts_with(STDOUT.as_bytes()) {
+        StdStream::Stdout
+    } else if frame.starts_with(STDERR.as_bytes()) {
+        StdStream::Stderr
     } else {
         return None;
     };
-    (cursor.0 == "}").then_some(received)
-}
-
-fn output<'a>(
-    cursor: &mut Cursor<'a>,
-    stream: StdStream,
-    version: Version,
-) -> Option<OutputView<'a>> {
+    let mut cursor = Cursor(std::str::from_utf8(frame).ok()?.get(STDOUT.len()..)?);
     let mut place = None;
     if version == Version::V2 && cursor.literal(r#""exec":""#).is_some() {
         let exec = cursor.plain()?;
@@ -55,11 +46,27 @@ fn output<'a>(
     } else {
         return None;
     };
-    Some(OutputView {
+    let output = OutputView {
         stream,
         place,
         data,
-    })
+    };
+    (cursor.0 == "}").then_some(output)
+}
+
+/// Reads a frame that is no output. Returns `None` if it needs the general reader.
+pub(super) fn read(frame: &[u8], version: Version) -> Option<Received<'_>> {
+    let mut cursor = Cursor(std::str::from_utf8(frame).ok()?);
+    let received = if cursor.literal(STATUS).is_some() {
+        status(&mut cursor, version)?
+    } else if version == Version::V2 && cursor.literal(STDIN_ACK).is_some() {
+        let exec = ExecId::new(cursor.plain()?);
+        let offset = cursor.number(r#","offset":"#)?;
+        Received::Message(ServerMessage::StdinAck { exec, offset })
+    } else {
+        return None;
+    };
+    (cursor.0 == "}").then_some(received)
 }
 
 fn status<'a>(cursor: &mut Cursor<'a>, version: Version) -> Option<Received<'a>> {
@@ -95,6 +102,7 @@ struct Cursor<'a>(&'a str);
 
 impl<'a> Cursor<'a> {
     /// Reads exactly this text.
+    #[inline]
     fn literal(&mut self, expected: &str) -> Option<()> {
         self.0 = self.0.strip_prefix(expected)?;
         Some(())
@@ -128,11 +136,19 @@ impl<'a> Cursor<'a> {
     }
 
     /// Reads this text, and a whole number of at most 19 digits after it.
+    #[inline]
     fn number(&mut self, key: &str) -> Option<u64> {
-        let text = self.0.strip_prefix(key)?;
+        let mut after = Cursor(self.0.strip_prefix(key)?);
+        let number = after.digits()?;
+        *self = after;
+        Some(number)
+    }
+
+    fn digits(&mut self) -> Option<u64> {
+        let text = self.0.as_bytes();
         let mut number = 0;
         let mut digits = 0;
-        while let Some(digit @ b'0'..=b'9') = text.as_bytes().get(digits) {
+        while let Some(digit @ b'0'..=b'9') = text.get(digits) {
             digits += 1;
             if digits > 19 {
                 return None;
@@ -140,10 +156,10 @@ impl<'a> Cursor<'a> {
             // 19 digits always fit.
             number = number * 10 + u64::from(digit - b'0');
         }
-        if digits == 0 || (digits > 1 && text.starts_with('0')) {
+        if digits == 0 || (digits > 1 && text[0] == b'0') {
             return None;
         }
-        self.0 = &text[digits..];
+        self.0 = &self.0[digits..];
         Some(number)
     }
 }

@@ -101,11 +101,14 @@ impl ServerMessage {
     /// As [`parse`](Self::parse).
     #[cfg(any(test, feature = "test-util", feature = "unstable-internals"))]
     pub fn parse_as(frame: &Bytes, version: Version) -> Result<Self, ParseError> {
-        Self::read(frame, version).map(|received| received.into_message(frame))
+        match OutputView::read(frame, version) {
+            Some(output) => Ok(Self::Output(output.into_piece(frame))),
+            None => Self::read(frame, version).map(Received::into_message),
+        }
     }
 
-    /// Reads a text frame like [`parse_as`](Self::parse_as). Frequent messages borrow from the
-    /// frame.
+    /// Reads a text frame like [`parse_as`](Self::parse_as), if [`OutputView::read`] did not.
+    /// Frequent messages borrow from the frame.
     ///
     /// # Errors
     ///

@@ -5,8 +5,8 @@ use std::borrow::Cow;
 use bytes::Bytes;
 
 use super::{
-    super::{ExecId, Status, StdStream, data::print_piece},
-    ExecUpdate, ServerMessage,
+    super::{ExecId, Status, StdStream, Version, data::print_piece},
+    ExecUpdate, ServerMessage, fast,
 };
 
 /// `stdout` or `stderr`: a piece of output.
@@ -45,11 +45,9 @@ impl OutputPiece {
     }
 }
 
-/// A message of a server.
+/// A message of a server that is no output.
 #[derive(Debug)]
 pub enum Received<'a> {
-    /// A piece of output.
-    Output(OutputView<'a>),
     /// A status of an exec without a reason (v2).
     ExecStatus(Status, ExecUpdate<&'a str>),
     /// Any other message, or one of these in an unusual form.
@@ -58,9 +56,8 @@ pub enum Received<'a> {
 
 impl Received<'_> {
     /// The message without the frame that it was read from.
-    pub fn into_message(self, frame: &Bytes) -> ServerMessage {
+    pub fn into_message(self) -> ServerMessage {
         match self {
-            Self::Output(output) => ServerMessage::Output(output.into_piece(frame)),
             Self::ExecStatus(status, update) => {
                 ServerMessage::exec_status(status, update.map(ExecId::new), None)
             }
@@ -80,7 +77,14 @@ pub struct OutputView<'a> {
     pub data: Cow<'a, [u8]>,
 }
 
-impl OutputView<'_> {
+impl<'a> OutputView<'a> {
+    /// Reads a frame with output in the usual form. Returns `None` for any other frame, which
+    /// [`ServerMessage::read`] reads. A function of its own, because a larger result would be moved
+    /// several times for each piece.
+    pub fn read(frame: &'a Bytes, version: Version) -> Option<Self> {
+        fast::output(frame, version)
+    }
+
     /// The bytes without the view: a slice of the frame that they were read from, or their own.
     pub fn into_data(self, frame: &Bytes) -> Bytes {
         match self.data {

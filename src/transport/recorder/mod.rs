@@ -222,8 +222,11 @@ impl RecordedDial {
     pub(crate) fn failed(mut self, error: &LinkError) {
         let why = match error {
             // The reader of recordings parses the status from this text.
-            LinkError::UpgradeRefused { status, .. } => {
-                format!("server rejected WebSocket connection: HTTP {status}")
+            LinkError::UpgradeRefused(refusal) => {
+                format!(
+                    "server rejected WebSocket connection: HTTP {}",
+                    refusal.status
+                )
             }
             LinkError::NoToken { .. } => {
                 // The client did not dial, so there is nothing to record.

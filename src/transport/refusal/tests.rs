@@ -132,7 +132,7 @@ fn retry_after_is_seconds_or_a_date() {
 
 /// Dials in virtual time. The server sends `answer` after `delay` milliseconds, and then keeps the
 /// connection open if `open` is set, or else closes it.
-async fn dialled(answer: &str, delay: u64, open: bool) -> Result<Refusal, SendRequestError> {
+async fn dialled(answer: &str, delay: u64, open: bool) -> Result<UpgradeRefusal, SendRequestError> {
     let (client, mut server) = tokio::io::duplex(64 * 1024);
     server.write_all(answer.as_bytes()).await.expect("room");
     let _held = open.then_some(server);
@@ -147,7 +147,11 @@ async fn dialled(answer: &str, delay: u64, open: bool) -> Result<Refusal, SendRe
         }
     });
     let connect_timeout = Duration::from_secs(10);
-    let refusing = Refusals { connect_timeout }.new_transform(inner);
+    let refusals = Refusals {
+        address: "host:1".into(),
+        connect_timeout,
+    };
+    let refusing = refusals.new_transform(inner);
     let request = ConnectRequest::Tunnel(RequestHead::default(), None);
     // The codec's clock is a local task.
     let end = LocalSet::new().run_until(refusing.call(request)).await;

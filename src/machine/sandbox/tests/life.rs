@@ -1,7 +1,7 @@
 //! Create, attach, fatal statuses, malformed frames, detach.
 
 use super::*;
-use crate::machine::ProcessEnd;
+use crate::machine::{ProcessEnd, UpgradeRefusal};
 
 const FATAL: &[&str] = &[
     "SANDBOX_CREATION_ERROR",
@@ -186,13 +186,13 @@ fn an_early_close_fails_create_and_attach_once() {
     let mut refused = Fixture::new(Mode::Create(Configuration::default()));
     let open = refused.ask(Sandbox::open);
     refused.call(|sandbox| {
-        let cause = LinkError::UpgradeRefused {
+        let cause = LinkError::UpgradeRefused(Box::new(UpgradeRefusal {
             address: "host:1".into(),
             status: 403,
             reason: Some("not you".into()),
             location: None,
             retry_after: None,
-        };
+        }));
         sandbox.handle_link(lost(cause), Instant::now());
     });
     assert!(refused.says(open).ends_with("HTTP status 403: not you"));

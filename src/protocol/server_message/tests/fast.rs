@@ -4,18 +4,24 @@ use std::{fs, path::Path};
 
 use proptest::prelude::*;
 
-use super::super::{fast::read, read::message as read_any, *};
+use super::super::{fast, read::message as read_any, *};
 
 const VERSIONS: [Version; 2] = [Version::V1, Version::V2];
+
+/// Reads a frame by the fast path only.
+fn read(frame: &Bytes, version: Version) -> Option<ServerMessage> {
+    let output = OutputView::read(frame, version);
+    let output = output.map(|output| ServerMessage::Output(output.into_piece(frame)));
+    output.or_else(|| fast::read(frame, version).map(Received::into_message))
+}
 
 /// Asserts that the general reader returns the same result for a frame that the fast path reads.
 fn compare(frame: &[u8]) {
     let frame = Bytes::copy_from_slice(frame);
     for version in VERSIONS {
-        let Some(received) = read(&frame, version) else {
+        let Some(fast) = read(&frame, version) else {
             continue;
         };
-        let fast = received.into_message(&frame);
         let general = read_any(&frame, version);
         assert_eq!(general, Ok(fast), "{version}: {frame:?}");
     }
@@ -92,7 +98,10 @@ fn usual_messages_are_read_by_the_fast_path() {
         r#"{"event":"stdin_ack","exec":"e","offset":7}"#,
         r#"{"event":"stdout","data":"\ud83d\ude00 \" \\ \/ é"}"#,
     ] {
-        assert!(read(frame.as_bytes(), Version::V2).is_some(), "{frame}");
+        assert!(
+            read(&Bytes::from_static(frame.as_bytes()), Version::V2).is_some(),
+            "{frame}"
+        );
         compare(frame.as_bytes());
     }
 }
@@ -126,7 +135,10 @@ fn other_frames_are_left_to_the_general_reader() {
         r#"{"event":"status_update","status":"SANDBOX_RUNNING","message":"m"}"#,
         r#"{"event":"status_update","status":"X","exec":"e","exit_code":0}"#,
     ] {
-        assert!(read(frame.as_bytes(), Version::V2).is_none(), "{frame}");
+        assert!(
+            read(&Bytes::from_static(frame.as_bytes()), Version::V2).is_none(),
+            "{frame}"
+        );
     }
 }
 
