@@ -104,6 +104,14 @@ impl ServedExec {
         }
     }
 
+    /// The exec without a name (v1). Its client has no window for stdin: the caller limits stdin.
+    pub fn unnamed(window: u64) -> Self {
+        Self {
+            stdin: RecvStreams::new(u64::MAX, [0]),
+            ..Self::new(ExecId::from(""), window)
+        }
+    }
+
     /// How its main process ended.
     pub fn end(&self) -> Option<&ExecEnd> {
         self.end.as_ref().map(|(end, _)| end)
@@ -112,6 +120,11 @@ impl ServedExec {
     /// Whether its main process and its output have ended.
     pub fn is_done(&self) -> bool {
         self.done
+    }
+
+    /// Whether a client has asked for it on this link.
+    pub fn is_attached(&self) -> bool {
+        self.attached
     }
 
     /// Whether no client needs more of it than its id and its end.
@@ -290,6 +303,18 @@ impl ServedExec {
             true => None,
             false => Some(self.stdin_data.split().freeze()),
         }
+    }
+
+    /// Bytes of stdin that were received.
+    pub fn stdin_received(&self) -> u64 {
+        let [received] = self.stdin.received();
+        received
+    }
+
+    /// Bytes of stdin that were received and that the pipe of the process has not taken.
+    pub fn stdin_waiting(&self) -> u64 {
+        let [taken] = self.stdin.taken();
+        self.stdin_received() - taken
     }
 
     /// Whether the stdin of the process is to be closed, because no more comes.
