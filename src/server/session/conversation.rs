@@ -8,6 +8,7 @@ use std::{sync::Arc, time::Duration};
 use actix_http::ws::Codec;
 use actix_web::{HttpRequest, HttpResponse, http::header::SEC_WEBSOCKET_PROTOCOL, web};
 use actix_web_actors::ws;
+use bytes::Bytes;
 use futures::stream;
 use tokio::time::timeout;
 
@@ -124,7 +125,7 @@ impl Conversation {
                 early = self.next().await;
             }
             while let Some(frame) = early {
-                if !self.hand_on(&frame, &sandbox).await {
+                if !self.hand_on(frame, &sandbox).await {
                     break;
                 }
                 early = self.next().await;
@@ -137,7 +138,7 @@ impl Conversation {
     }
 
     /// The next text message; `None` when the session is over.
-    async fn next(&mut self) -> Option<bytes::Bytes> {
+    async fn next(&mut self) -> Option<Bytes> {
         let link = &self.link.0;
         loop {
             let event = tokio::select! {
@@ -162,9 +163,9 @@ impl Conversation {
     }
 
     /// Gives a message to the sandbox; false for one that ends the session.
-    async fn hand_on(&self, frame: &[u8], sandbox: &SandboxHandle) -> bool {
+    async fn hand_on(&self, frame: Bytes, sandbox: &SandboxHandle) -> bool {
         let link = &self.link.0;
-        let request = match ClientMessage::parse_as(frame, link.version) {
+        let request = match ClientMessage::parse_as(&frame, link.version) {
             Ok(message) => message,
             Err(_quotes_the_frame) => {
                 // As recorded: the socket is dropped without a close frame, the sandbox lives on.
@@ -173,6 +174,8 @@ impl Conversation {
                 return false;
             }
         };
+        // A session that waits must not keep a large frame.
+        drop(frame);
         sandbox.say(link, request).await;
         !link.is_ending()
     }
