@@ -7,6 +7,7 @@ use secrecy::SecretString;
 use super::{
     choice::Backend,
     http::secret::{AccessToken, SecretSource},
+    setters::setters,
     store::{
         archive::layout::Bounds,
         place::{Place, ShownUrl},
@@ -102,17 +103,16 @@ impl Default for ServerBuilder {
     }
 }
 
-impl ServerBuilder {
+setters! {
+    ServerBuilder
+
     /// The address to listen on, as `host:port`. Port 0 selects a free port. Default:
     /// `127.0.0.1:0`.
     ///
     /// The [secret](Self::secret) in the URL and the [access token](Self::access_token) travel in
     /// clear text. Put a TLS proxy in front of an address that other machines can reach.
     /// Has no effect on [`service`](Self::service).
-    pub fn address(mut self, address: impl fmt::Display) -> Self {
-        self.address = address.to_string();
-        self
-    }
+    address(address: impl fmt::Display): address = address.to_string();
 
     /// The secret, which is the first path segment of the server's URL: 22 to 128 letters, digits,
     /// `-` and `_`. A request without it is answered 404. Default: 128 random bits, new at each
@@ -121,36 +121,18 @@ impl ServerBuilder {
     /// state.
     ///
     /// Has no effect on [`service`](Self::service).
-    pub fn secret(mut self, secret: impl Into<String>) -> Self {
-        self.secret = SecretSource::Given(SecretString::from(secret.into()));
-        self
-    }
+    secret(secret: impl Into<String>): secret = SecretSource::Given(SecretString::from(secret.into()));
 
     /// A file with the [`secret`](Self::secret), so that the URL stays the same when the server
     /// starts again. A missing file is created, for its owner alone. Starting fails if the file
     /// belongs to another user, if others may open or replace it, or if it is a link. Has no effect
     /// on [`service`](Self::service).
-    pub fn secret_file(mut self, file: impl Into<PathBuf>) -> Self {
-        self.secret = SecretSource::File(file.into());
-        self
-    }
-
-    /// Starts the server without a [`secret`](Self::secret). Without an
-    /// [`access_token`](Self::access_token), **every user of this machine, and every other caller
-    /// that reaches the address, can run code here**; the server logs a warning at start. Has no
-    /// effect on [`service`](Self::service).
-    pub fn no_secret(mut self) -> Self {
-        self.secret = SecretSource::Disabled;
-        self
-    }
+    secret_file(file: impl Into<PathBuf>): secret = SecretSource::File(file.into());
 
     /// The backend that runs the code. Default: the one that the environment variable
     /// `ACTIX_SANDBOX_BACKEND` names (`auto`, `confined`, `host`, `namespace` or `gvisor`), or
     /// [`Backend::Host`] if the variable is not set.
-    pub fn backend(mut self, backend: Backend) -> Self {
-        self.options.backend = Some(backend);
-        self
-    }
+    backend(backend: Backend): options.backend = Some(backend);
 
     /// The directory that holds the sandboxes. The server creates it if it is missing. It creates
     /// one subdirectory for itself and removes that when it stops. Default: the directory for
@@ -158,10 +140,7 @@ impl ServerBuilder {
     ///
     /// The directory and each of its parents must belong to the user of the server or to root.
     /// Other users must not be able to write to them, unless they are sticky, like `/tmp`.
-    pub fn directory(mut self, directory: impl Into<PathBuf>) -> Self {
-        self.options.directory = Some(directory.into());
-        self
-    }
+    directory(directory: impl Into<PathBuf>): options.directory = Some(directory.into());
 
     /// The directory that holds filesystem snapshots and checkpoints. The server creates it with
     /// mode 0700 if it is missing, and keeps it when it stops. A later server, or another one that
@@ -180,10 +159,7 @@ impl ServerBuilder {
     ///
     /// A checkpoint holds files and settings, and **memory only with the backend `gvisor`**: see
     /// [what is stored](crate::server#what-is-stored).
-    pub fn state_directory(mut self, directory: impl Into<PathBuf>) -> Self {
-        self.options.state = Some(Place::Directory(directory.into()));
-        self
-    }
+    state_directory(directory: impl Into<PathBuf>): options.state = Some(Place::Directory(directory.into()));
 
     /// The URL of the place that holds filesystem snapshots and checkpoints. It replaces the
     /// [`state_directory`](Self::state_directory) and otherwise works like it:
@@ -221,155 +197,112 @@ impl ServerBuilder {
     /// let server = LocalServer::builder().state_url("s3://sandboxes/production").start().await?;
     /// # Ok(()) }
     /// ```
-    pub fn state_url(mut self, url: impl Into<String>) -> Self {
-        self.options.state = Some(Place::Url(ShownUrl(url.into())));
-        self
-    }
+    state_url(url: impl Into<String>): options.state = Some(Place::Url(ShownUrl(url.into())));
 
     /// The maximum size of the archive of a snapshot or a checkpoint, in bytes before compression.
     /// The server refuses to store or restore anything larger, and tells the client. Holes in files
     /// don't count. Default: 8 GiB.
-    pub fn max_archive_size(mut self, bytes: u64) -> Self {
-        self.options.archives.bytes = bytes;
-        self
-    }
+    max_archive_size(bytes: u64): options.archives.bytes = bytes;
 
     /// The maximum number of files, directories and links in the archive of a snapshot or a
     /// checkpoint. The server refuses to store or restore anything with more, and tells the client.
     /// Default: 1,000,000.
-    pub fn max_archive_files(mut self, files: u64) -> Self {
-        self.options.archives.files = files;
-        self
-    }
+    max_archive_files(files: u64): options.archives.files = files;
 
     /// Longest time that storing or restoring a sandbox may take. The time that it waits for other
-    /// snapshots, checkpoints and restores counts; with more than 64 of them at once it waits for one
-    /// to end. An operation that reaches the limit ends, and the client is told. Default: 5 min.
-    pub fn store_timeout(mut self, timeout: Duration) -> Self {
-        self.options.store_timeout = timeout;
-        self
-    }
+    /// snapshots, checkpoints and restores counts; with more than 64 of them at once it waits for
+    /// one to end. An operation that reaches the limit ends, and the client is told. Default: 5
+    /// min.
+    store_timeout(timeout: Duration): options.store_timeout = timeout;
 
     /// The lease on a sandbox that may be handed over. The server renews it while it runs. If the
     /// server dies, another server on the same state may take the sandbox once the lease has
     /// expired. The clocks of the servers must differ by much less than the lease. At least 100 ms.
     /// Default: 10 s.
-    pub fn handoff_lease(mut self, lease: Duration) -> Self {
-        self.options.handoff_lease = lease.max(Duration::from_millis(100));
-        self
-    }
+    handoff_lease(lease: Duration): options.handoff_lease = lease.max(Duration::from_millis(100));
 
     /// How long to wait for another server to release a sandbox that a client attaches to. Should
     /// be longer than the [`handoff_lease`](Self::handoff_lease). Default: 60 s.
-    pub fn handoff_timeout(mut self, timeout: Duration) -> Self {
-        self.options.handoff_timeout = timeout;
-        self
-    }
+    handoff_timeout(timeout: Duration): options.handoff_timeout = timeout;
 
     /// The number of threads that serve connections. Default: 2. Has no effect on
     /// [`service`](Self::service).
-    pub fn workers(mut self, workers: usize) -> Self {
-        self.workers = workers.max(1);
-        self
-    }
+    workers(workers: usize): workers = workers.max(1);
 
     /// The maximum number of concurrent connections of authenticated clients. A request on one more
     /// connection is answered 503. Default: 50,000. The server uses at most three eighths of its
     /// limit on open files (`ulimit -n`) for these connections, and reserves half of it for the
     /// sandboxes. Connections that have not yet sent the secret have a limit of their own; the
     /// oldest are closed when there are too many. Has no effect on [`service`](Self::service).
-    pub fn max_connections(mut self, connections: usize) -> Self {
-        self.max_connections = connections.max(1);
-        self
-    }
+    max_connections(connections: usize): max_connections = connections.max(1);
 
     /// The maximum number of sandboxes. The server refuses to create more, with a reason. Default:
     /// 1,024.
-    pub fn max_sandboxes(mut self, sandboxes: usize) -> Self {
-        self.options.max_sandboxes = sandboxes;
-        self
-    }
+    max_sandboxes(sandboxes: usize): options.max_sandboxes = sandboxes;
 
     /// The maximum number of sandboxes for each client IP address. The server refuses to create
     /// more, with a reason. IPv6 addresses with the same first 64 bits count as one. A sandbox
     /// counts for the client that created or restored it. Behind a proxy, all clients share the
     /// proxy's address. Default: no limit.
-    pub fn max_sandboxes_per_client(mut self, sandboxes: usize) -> Self {
-        self.options.max_sandboxes_per_client = Some(sandboxes);
-        self
-    }
+    max_sandboxes_per_client(sandboxes: usize): options.max_sandboxes_per_client = Some(sandboxes);
 
     /// How long a client may take to send the code for `/execute`, or the configuration of a new
     /// sandbox. Default: 30 s.
-    pub fn request_timeout(mut self, timeout: Duration) -> Self {
-        self.options.request_timeout = timeout;
-        self
-    }
+    request_timeout(timeout: Duration): options.request_timeout = timeout;
 
     /// The maximum size of a message from a client, in bytes. The server doesn't read a frame that
     /// announces more; it closes the session with code 1009. Default: 16 MiB.
-    pub fn max_message_size(mut self, bytes: usize) -> Self {
-        self.options.max_message_bytes = bytes.max(1);
-        self
-    }
+    max_message_size(bytes: usize): options.max_message_bytes = bytes.max(1);
 
     /// The idle timeout of sandboxes whose client requests none. An idle sandbox is deleted after
     /// it. Default: 5 min.
-    pub fn default_idle_timeout(mut self, timeout: Duration) -> Self {
-        self.options.default_idle_timeout = timeout;
-        self
-    }
+    default_idle_timeout(timeout: Duration): options.default_idle_timeout = timeout;
 
     /// The maximum idle timeout. A longer one that a client requests is reduced to it. Default: 24
     /// h.
-    pub fn max_idle_timeout(mut self, timeout: Duration) -> Self {
-        self.options.max_idle_timeout = timeout;
-        self
-    }
+    max_idle_timeout(timeout: Duration): options.max_idle_timeout = timeout;
 
     /// The maximum run time of an exec. After that the server kills it and tells the client.
     /// Default: 1 h.
-    pub fn max_run_time(mut self, limit: Duration) -> Self {
-        self.options.max_run_time = limit;
-        self
-    }
+    max_run_time(limit: Duration): options.max_run_time = limit;
 
     /// The maximum number of named execs that run at once in one sandbox. The one exec of a v1
     /// client doesn't count. Default: 64.
-    pub fn max_execs(mut self, limit: usize) -> Self {
-        self.options.max_execs = limit;
-        self
-    }
+    max_execs(limit: usize): options.max_execs = limit;
 
     /// The newest protocol version that the server speaks. Client and server negotiate the version
     /// for each connection. Default: v2.
-    pub fn max_protocol_version(mut self, version: Version) -> Self {
-        self.options.max_protocol = version;
-        self
-    }
+    max_protocol_version(version: Version): options.max_protocol = version;
 
     /// The buffer for output that the client has not taken yet, in bytes. Under v1 there is one
     /// buffer for each sandbox. Under v2 there is one for each exec, and the client may ask for a
     /// smaller one. While the buffer is full, the server doesn't read the pipes of the process, so
     /// the process blocks when it writes. Default: 1 MiB.
-    pub fn output_buffer(mut self, bytes: usize) -> Self {
-        self.options.output_buffer_bytes = bytes.max(1);
-        self
-    }
+    output_buffer(bytes: usize): options.output_buffer_bytes = bytes.max(1);
 
     /// The buffer for input that a process has not read yet, in bytes. The server refuses more, and
     /// tells the client. Default: 16 MiB.
-    pub fn stdin_buffer(mut self, bytes: usize) -> Self {
-        self.options.stdin_buffer_bytes = bytes.max(1);
-        self
-    }
+    stdin_buffer(bytes: usize): options.stdin_buffer_bytes = bytes.max(1);
 
+}
+
+impl ServerBuilder {
     /// The access token, which every request must carry as `Authorization: Bearer …`. A request
     /// with no token or a wrong one is answered 401. Clients send the token with
     /// [`bearer_token_source`](crate::SandboxBuilder::bearer_token_source). It travels in clear
     /// text: put a TLS proxy in front of an address that other machines can reach. Default: none.
     pub fn access_token(mut self, token: impl Into<String>) -> Self {
-        self.options.access_token = Some(AccessToken::new(SecretString::from(token.into())));
+        let token = SecretString::from(token.into());
+        self.options.access_token = Some(AccessToken(token));
+        self
+    }
+
+    /// Starts the server without a [`secret`](Self::secret). Without an
+    /// [`access_token`](Self::access_token), **every user of this machine, and every other caller
+    /// that reaches the address, can run code here**; the server logs a warning at start. Has no
+    /// effect on [`service`](Self::service).
+    pub fn no_secret(mut self) -> Self {
+        self.secret = SecretSource::Disabled;
         self
     }
 

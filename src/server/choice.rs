@@ -1,8 +1,8 @@
-//! [`Backend`]: what runs the code of sandboxes, as the user of a server chooses it. No IO.
+//! [`Backend`]: the option that selects what runs the code of sandboxes. No IO.
 
 use std::{path::PathBuf, str::FromStr};
 
-use super::error::ServerError;
+use super::{error::ServerError, setters::setters};
 
 /// What runs the code of sandboxes.
 ///
@@ -16,24 +16,27 @@ use super::error::ServerError;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Backend {
-    /// The first of `gvisor`, `namespace` and `host` that works here; a line of `tracing` says which, and why not those before: at the
-    /// level `INFO`, and at `WARN` where it is `host`, which confines nothing.
+    /// The first of `gvisor`, `namespace` and `host` that works on this machine. The server logs
+    /// which one, and why the others don't work: at the level `INFO`, or at `WARN` if it is `host`,
+    /// which confines nothing.
     Auto,
-    /// For untrusted code: `gvisor` if it works here, else `namespace`. If neither works, the server does not start,
-    /// and the error says what each of them lacks.
+    /// For untrusted code: `gvisor` if it works on this machine, else `namespace`. If neither
+    /// works, the server doesn't start, and the error says what each of them lacks.
     Confined,
-    /// The interpreters of this machine, as the user of the server. **It confines nothing.** Any Unix.
+    /// The interpreters of this machine, as the user of the server. **It confines nothing.** Any
+    /// Unix.
     #[default]
     Host,
-    /// Linux namespaces: each sandbox has processes, files and a network of its own, reads programs and libraries of
-    /// this machine and writes none of its files. Code runs without privileges and within limits. It needs no root, but the
-    /// tools of util-linux, and a kernel that lets users have user namespaces.
+    /// Linux namespaces. Each sandbox has its own processes, files and network. It can read
+    /// programs and libraries of this machine, and can write to none of its files. Code runs
+    /// without privileges and within limits. Needs no root, but the tools of util-linux, and a
+    /// kernel that lets users create user namespaces.
     ///
-    /// It shares the kernel with everybody else: a hole in that is a way out.
+    /// Sandboxes share the kernel of this machine: a vulnerability in it lets code escape.
     Namespace(NamespaceOptions),
-    /// gVisor: each sandbox has a kernel of its own, a program called `runsc`, which serves the system calls of the code. A checkpoint
-    /// holds the memory of what runs in the background. Linux, as root, with [`runsc`](https://gvisor.dev) installed (Debian's
-    /// package `runsc`) and perl.
+    /// gVisor. Each sandbox has its own kernel, a program called `runsc`, which serves the system
+    /// calls of the code. A checkpoint holds the memory of background processes. Linux, as root,
+    /// with [`runsc`](https://gvisor.dev) (Debian's package `runsc`) and perl.
     Gvisor(GvisorOptions),
 }
 
@@ -42,8 +45,8 @@ impl Backend {
     pub(super) fn check(&self) -> Result<(), ServerError> {
         match self {
             Self::Auto | Self::Confined | Self::Host => Ok(()),
-            Self::Namespace(options) => options.confines.check(),
-            Self::Gvisor(options) => options.confines.check(),
+            Self::Namespace(NamespaceOptions { confines })
+            | Self::Gvisor(GvisorOptions { confines, .. }) => confines.check(),
         }
     }
 }
@@ -117,55 +120,52 @@ impl Confines {
     }
 }
 
-/// The methods by which options set their `confines`.
+/// The methods of options that set their `confines`.
 macro_rules! confining {
     ($options:ident) => {
+        setters! {
+            $options
+
+            /// The maximum size of a process's own memory that it may write to, in bytes. In
+            /// gVisor: that it may map. Default: 2 GiB; at least 32 MiB.
+            memory(bytes: u64): confines.memory_bytes = bytes;
+
+            /// The maximum number of processes and threads in a sandbox. In a namespace, if the
+            /// server doesn't run as root, the limit on processes of its user also applies.
+            /// Default: 512; at least 8.
+            processes(processes: u64): confines.processes = processes;
+
+            /// The maximum size of a file, in bytes. Default: 4 GiB; at least 4 KiB.
+            file_size(bytes: u64): confines.file_bytes = bytes;
+
+            /// The maximum number of files that a process may have open. Default: 1,024; at least
+            /// 16.
+            open_files(files: u64): confines.open_files = files;
+
+            /// Whether sandboxes share the network of this machine, including its loopback
+            /// interface and, in a namespace, its abstract Unix sockets. Default: they have no
+            /// network.
+            network(network: bool): confines.network = network;
+        }
+
         impl $options {
-            /// Lets sandboxes read another directory of this machine, at the same place, with what is mounted below it: an
-            /// absolute path, not in `/tmp`, `/home/sandbox`, `/run`, `/proc`, `/dev` or `/sys`. Always there, where the machine has
-            /// them: `/usr`, `/bin`, `/sbin`, `/lib`, `/lib32`, `/lib64`, `/libx32`, `/etc` and `/opt`. Nothing else of the machine's
-            /// files is seen, and none of them can be written.
+            /// Lets sandboxes read another directory of this machine, with everything that is
+            /// mounted below it. The path must be absolute, and not in `/tmp`, `/home/sandbox`,
+            /// `/run`, `/proc`, `/dev` or `/sys`. Sandboxes can always read `/usr`, `/bin`,
+            /// `/sbin`, `/lib`, `/lib32`, `/lib64`, `/libx32`, `/etc` and `/opt`, if the machine
+            /// has them. They see no other file of the machine, and can write to none of them.
             ///
-            /// Code reads there what everybody may, and where the server does not run as root, what its user may. The server's own
-            /// directories, for sandboxes and state, are empty there; those of other servers are not, so keep them where nothing is
-            /// readable. What is mounted where the sandbox's user does not come is not shown. **Whoever listens on a Unix socket
-            /// below a readable directory can be talked to** in a namespace, by its permissions; there is none by default, for those
+            /// Code can read the files that every user may read. If the server doesn't run as root,
+            /// code can also read the files that the user of the server may read. The server's own
+            /// directories for sandboxes and state are empty inside. Those of other servers are
+            /// not: keep them outside of readable directories. A mount that the user of the sandbox
+            /// can't reach is not shown.
+            ///
+            /// **In a namespace, code can connect to a Unix socket below a readable directory**, if
+            /// the permissions of the socket allow it. By default there is none, because sockets
             /// are in `/run` and `/tmp`.
             pub fn readable(mut self, directory: impl Into<PathBuf>) -> Self {
                 self.confines.readable.push(directory.into());
-                self
-            }
-
-            /// Most bytes that one process may write to memory of its own; in gVisor, that it may
-            /// map. Default: 2 GiB; at least 32 MiB.
-            pub fn memory(mut self, bytes: u64) -> Self {
-                self.confines.memory_bytes = bytes;
-                self
-            }
-
-            /// Most processes and threads at once in a sandbox. In a namespace, where the server does not run as root, its user's limit
-            /// on processes counts as well. Default: 512; at least 8.
-            pub fn processes(mut self, processes: u64) -> Self {
-                self.confines.processes = processes;
-                self
-            }
-
-            /// Most bytes in one file. Default: 4 GiB; at least 4 KiB.
-            pub fn file_size(mut self, bytes: u64) -> Self {
-                self.confines.file_bytes = bytes;
-                self
-            }
-
-            /// Most files that one process may have open. Default: 1,024; at least 16.
-            pub fn open_files(mut self, files: u64) -> Self {
-                self.confines.open_files = files;
-                self
-            }
-
-            /// Whether sandboxes share the network of this machine, its loopback interface and, in a namespace, its abstract Unix
-            /// sockets included. Default: they have none.
-            pub fn network(mut self, network: bool) -> Self {
-                self.confines.network = network;
                 self
             }
         }
@@ -202,19 +202,16 @@ impl Default for GvisorOptions {
 
 confining!(GvisorOptions);
 
-impl GvisorOptions {
-    /// The program `runsc`: a path, or a name that is looked for on the `PATH`. Default: `runsc`.
-    pub fn binary(mut self, binary: impl Into<PathBuf>) -> Self {
-        self.binary = binary.into();
-        self
-    }
+setters! {
+    GvisorOptions
 
-    /// How system calls are caught, as `runsc --platform` names it: `ptrace` works anywhere, `systrap` is faster where `runsc` has it,
-    /// `kvm` needs `/dev/kvm`. Default: what `runsc` takes by itself.
-    pub fn platform(mut self, platform: impl Into<String>) -> Self {
-        self.platform = Some(platform.into());
-        self
-    }
+    /// The program `runsc`: a path, or a name that is looked up on the `PATH`. Default: `runsc`.
+    binary(binary: impl Into<PathBuf>): binary = binary.into();
+
+    /// The platform that intercepts system calls, as in `runsc --platform`. `ptrace` works on every
+    /// machine, `systrap` is faster but not in every release of `runsc`, and `kvm` needs
+    /// `/dev/kvm`. Default: the default of `runsc`.
+    platform(platform: impl Into<String>): platform = Some(platform.into());
 }
 
 #[cfg(test)]

@@ -77,7 +77,8 @@ pub enum ServerError {
         /// What it holds, and what was expected.
         reason: String,
     },
-    /// [`Backend::Confined`](super::Backend::Confined) was chosen, and no backend that confines works here.
+    /// [`Backend::Confined`](super::Backend::Confined) was chosen, and no backend that confines
+    /// works here.
     #[error("no backend that confines code works here: {reason}")]
     NotConfined {
         /// What each of them lacks.

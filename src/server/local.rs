@@ -1,4 +1,4 @@
-//! [`LocalServer`]: a whole server on threads of its own, for whoever has a runtime and whoever has not.
+//! [`LocalServer`]: a complete server on threads of its own. It needs no runtime of the caller.
 
 use std::{
     fmt, io,
@@ -35,7 +35,8 @@ const DROP_WITHIN: Duration = Duration::from_secs(5);
 /// The server ends with [`stop`](Self::stop) or when it is dropped: every sandbox is deleted, with
 /// its processes and files. That also holds when this process dies by a signal: a small watchdog
 /// process cleans up then. Where that was killed as well, the next server in the same
-/// [directory](ServerBuilder::directory) does. What is in a [state directory](ServerBuilder::state_directory) stays.
+/// [directory](ServerBuilder::directory) does. What is in a [state
+/// directory](ServerBuilder::state_directory) stays.
 ///
 /// Beside the endpoints of the protocol it answers `GET /healthz`, always, and `GET /readyz`: 200,
 /// or 503 while it is stopping or has as many sandboxes as it may have. Neither needs the secret.
@@ -55,7 +56,7 @@ pub struct LocalServer {
     address: SocketAddr,
     /// It holds the secret: never log it.
     url: String,
-    service: Option<SandboxService>,
+    service: SandboxService,
     listening: Listening,
     /// Runs the listener and its workers.
     thread: ServerThread,
@@ -70,8 +71,7 @@ impl fmt::Debug for LocalServer {
     }
 }
 
-/// The listener, which ends when this is dropped, wherever that is: also on the way to somebody who
-/// gave up waiting for it.
+/// The listener. It ends when this is dropped, also if the caller gave up waiting for the server.
 struct Listening(ServerHandle);
 
 impl Listening {
@@ -92,7 +92,8 @@ impl LocalServer {
     ///
     /// # Errors
     ///
-    /// The address, the directory, or the threads are not to be had.
+    /// Fails if the address can't be bound, if the directory can't be used, if the backend doesn't
+    /// work here, or if a thread can't be started.
     pub async fn start() -> Result<Self, ServerError> {
         Self::builder().start().await
     }
@@ -100,42 +101,6 @@ impl LocalServer {
     /// Options, all at their defaults.
     pub fn builder() -> ServerBuilder {
         ServerBuilder::default()
-    }
-
-    pub(super) async fn start_with(builder: ServerBuilder) -> Result<Self, ServerError> {
-        let service = SandboxService::start(builder.options.clone()).await?;
-        let secret = service.secret(builder.secret.clone()).await?;
-        if secret.is_none() && builder.options.access_token.is_none() {
-            tracing::warn!(
-                address = builder.address,
-                "neither a secret nor an access token: every user of this machine, and all that reaches the address, can \
-                 run code here"
-            );
-        }
-        let path = secret
-            .as_ref()
-            .map(|secret| format!("/{}", secret.expose()));
-        let (ready, is_ready) = oneshot::channel();
-        let mounted = service.clone();
-        let thread = ServerThread::start("actix-sandbox-http", move || {
-            serve(builder, mounted, secret, ready);
-        })?;
-        let (address, listening) = is_ready.await.map_err(|_| ServerError::Died)??;
-        tracing::info!(%address, "listening");
-        let mut reachable = address;
-        if address.ip().is_unspecified() {
-            reachable.set_ip(match address.ip() {
-                IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
-                IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
-            });
-        }
-        Ok(Self {
-            address,
-            url: format!("http://{reachable}{}", path.unwrap_or_default()),
-            service: Some(service),
-            listening,
-            thread,
-        })
     }
 
     /// The base URL for clients, for example `http://127.0.0.1:34567/0c5f…`. Its path is the
@@ -151,26 +116,22 @@ impl LocalServer {
         self.address
     }
 
-    /// What runs the code: `host`, `namespace` or `gvisor`. Of interest where the server was to choose.
+    /// What runs the code: `host`, `namespace` or `gvisor`. Of interest where the server was to
+    /// choose.
     pub fn backend(&self) -> &'static str {
-        // There is one until the server is stopped.
-        self.service.as_ref().map_or("", SandboxService::backend)
+        self.service.backend()
     }
 
     /// How many sandboxes there are, those being created or deleted included.
     pub fn sandbox_count(&self) -> usize {
-        self.service
-            .as_ref()
-            .map_or(0, SandboxService::sandbox_count)
+        self.service.sandbox_count()
     }
 
-    /// Stops the server. When this returns, within some ten seconds, nothing listens any more, every
-    /// process of every sandbox is dead, and their files are removed.
-    pub async fn stop(mut self) {
-        if let Some(service) = self.service.take() {
-            // First the sandboxes, while their clients can still be told.
-            service.stop().await;
-        }
+    /// Stops the server. When this returns, within some ten seconds, nothing listens any more,
+    /// every process of every sandbox is dead, and their files are removed.
+    pub async fn stop(self) {
+        // First the sandboxes, while their clients can still be told.
+        self.service.stop().await;
         self.listening.stop();
         self.thread.ended().await;
     }
@@ -184,15 +145,46 @@ impl ServerBuilder {
     /// Fails if the address can't be bound, if the directory, the state or the secret can't be
     /// used, if the backend doesn't work here, or if a thread can't be started.
     pub async fn start(self) -> Result<LocalServer, ServerError> {
-        LocalServer::start_with(self).await
+        let service = self.clone().service().await?;
+        let secret = service.secret(self.secret.clone()).await?;
+        if secret.is_none() && self.options.access_token.is_none() {
+            tracing::warn!(
+                address = self.address,
+                "neither a secret nor an access token: every user of this machine, and all that reaches the address, can \
+                 run code here"
+            );
+        }
+        let path = secret
+            .as_ref()
+            .map(|secret| format!("/{}", secret.expose()));
+        let (ready, is_ready) = oneshot::channel();
+        let mounted = service.clone();
+        let thread = ServerThread::start("actix-sandbox-http", move || {
+            serve(self, mounted, secret, ready);
+        })?;
+        let (address, listening) = is_ready.await.map_err(|_| ServerError::Died)??;
+        tracing::info!(%address, "listening");
+        let mut reachable = address;
+        if address.ip().is_unspecified() {
+            reachable.set_ip(match address.ip() {
+                IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+                IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+            });
+        }
+        Ok(LocalServer {
+            address,
+            url: format!("http://{reachable}{}", path.unwrap_or_default()),
+            service,
+            listening,
+            thread,
+        })
     }
 }
 
 impl Drop for LocalServer {
     fn drop(&mut self) {
-        if let Some(service) = self.service.take() {
-            service.stop_blocking();
-        }
+        // Returns at once after `stop`.
+        self.service.stop_blocking();
         self.listening.stop();
         self.thread.wait(DROP_WITHIN);
     }
@@ -225,7 +217,7 @@ fn serve(
                 return drop(ready.send(Err(ServerError::Bind { address, source })));
             }
         };
-        // If nobody waits any more, that stops it at once.
+        // If the caller doesn't wait any more, this stops the listener at once.
         drop(ready.send(Ok((bound, Listening(server.handle())))));
         if let Err(error) = server.await {
             tracing::error!(%error, "the listener failed");

@@ -79,8 +79,8 @@
 //! - Later releases (tested: 20240729) kill processes that an exec started when a checkpoint is
 //!   restored.
 //!
-//! The threat model, `docs/threats.md` in the repository, says who is trusted with what, and what is
-//! not defended.
+//! The threat model, `docs/threats.md` in the repository, says who is trusted with what, and what
+//! is not defended.
 //!
 //! # What code starts with
 //!
@@ -109,9 +109,9 @@
 //!   process starts.
 //! - Code inherits some restrictions of the server on purpose: a positive niceness or out-of-memory
 //!   score, the idle and batch scheduling policies, CPU affinity, and the cgroup.
-//! - The environment holds `PATH`, `LANG`, `HOME`, `USER`, `LOGNAME`, `TMPDIR`, `PYTHONUNBUFFERED` and
-//!   `ACTIX_SANDBOX_ID`, the id of the sandbox. `PATH` is the server's own on `host`, and fixed on
-//!   the other backends.
+//! - The environment holds `PATH`, `LANG`, `HOME`, `USER`, `LOGNAME`, `TMPDIR`, `PYTHONUNBUFFERED`
+//!   and `ACTIX_SANDBOX_ID`, the id of the sandbox. `PATH` is the server's own on `host`, and fixed
+//!   on the other backends.
 //! - The server finds the processes of a sandbox by three more variables, `ACTIX_SANDBOX_SERVER`,
 //!   `ACTIX_SANDBOX_NAME` and `ACTIX_SANDBOX_EXEC`. Their values are random, so code can't guess
 //!   those of another sandbox. With `namespace`, a kill looks only at processes in that sandbox.
@@ -180,7 +180,8 @@
 //!   so let daemons write to a file.
 //! - If a client doesn't read, the pipes of its process fill up and the process blocks. Other
 //!   processes are not affected.
-//! - Python imports from its working directory, as with `python3 -c`. Programs that it starts don't.
+//! - Python imports from its working directory, as with `python3 -c`. Programs that it starts
+//!   don't.
 //! - The server installs a SIGCHLD handler when it starts. A program that ignores that signal
 //!   afterwards (`SIG_IGN`) loses the exit statuses of processes.
 //! - A [v2](crate::protocol_v2) client runs up to [`ServerBuilder::max_execs`] execs at once. The
@@ -203,9 +204,9 @@
 //!   archive fails with the name of that file.
 //! - The sandbox and its processes keep running while a snapshot is taken, so a file may be stored
 //!   half-written. Each sandbox takes one snapshot at a time.
-//! - Up to 64 snapshots, checkpoints and restores take turns. Four work at the same time; after about
-//!   100 ms each yields to the one that has waited longest. So a small one among the 64 doesn't wait
-//!   for a large one to end. Further ones wait until one of the 64 ends, and may reach
+//! - Up to 64 snapshots, checkpoints and restores take turns. Four work at the same time; after
+//!   about 100 ms each yields to the one that has waited longest. So a small one among the 64
+//!   doesn't wait for a large one to end. Further ones wait until one of the 64 ends, and may reach
 //!   [`ServerBuilder::store_timeout`] while they wait.
 //! - [`ServerBuilder::max_archive_size`], [`ServerBuilder::max_archive_files`] and
 //!   [`ServerBuilder::store_timeout`] limit storing and restoring. If an operation exceeds a limit,
@@ -250,6 +251,7 @@ mod local;
 mod private;
 mod sandbox;
 mod session;
+mod setters;
 mod store;
 mod thread;
 

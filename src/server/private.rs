@@ -1,7 +1,7 @@
 //! Directories and files that no other user can read, write or replace.
 //!
-//! The rules for the path of a directory are those of OpenSSH's `StrictModes`: it, and each directory
-//! above it, belongs to this user or to root, and no other user may write to it.
+//! The rules for the path of a directory are those of OpenSSH's `StrictModes`: it, and each
+//! directory above it, belongs to this user or to root, and no other user may write to it.
 //!
 //! Two kinds of directories above it may be writable by others:
 //!
@@ -219,8 +219,8 @@ fn is_group_private(group: u32) -> bool {
             .is_ok_and(|passwd| is_primary_of_one(&passwd, &user.name, group.gid.as_raw()))
 }
 
-/// Whether a group is called like the user and lists no other member. A primary group that many users
-/// share, such as `users`, may list none.
+/// Whether a group is called like the user and lists no other member. A primary group that many
+/// users share, such as `users`, may list none.
 fn has_one_member(user: &str, group: &str, members: &[String]) -> bool {
     group == user && members.iter().all(|member| member == user)
 }

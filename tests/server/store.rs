@@ -10,7 +10,10 @@
 
 use std::path::Path;
 
-use crate::support::raw_client::{Client, Identity, assert_empty, entries, processes_of};
+use crate::support::{
+    archives,
+    raw_client::{Client, Identity, assert_empty, entries, processes_of},
+};
 use actix_sandbox::server::LocalServer;
 use serde_json::{Value, json};
 

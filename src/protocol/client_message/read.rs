@@ -41,7 +41,7 @@ struct Keys<'a> {
     window: Option<Raw<'a>>,
 }
 
-impl<'a> ClientMessage<'a> {
+impl ClientMessage<'static> {
     /// Reads a text frame of a v1 link.
     ///
     /// # Errors
@@ -49,7 +49,7 @@ impl<'a> ClientMessage<'a> {
     /// Fails if the frame is not a JSON object, or if a known key occurs twice. `null` counts as an
     /// absent key.
     #[cfg(any(test, feature = "unstable-internals"))]
-    pub fn parse(frame: &'a [u8]) -> Result<Self, ParseError> {
+    pub fn parse(frame: &[u8]) -> Result<Self, ParseError> {
         Self::parse_as(frame, Version::V1)
     }
 
@@ -58,8 +58,8 @@ impl<'a> ClientMessage<'a> {
     /// # Errors
     ///
     /// As [`parse`](Self::parse).
-    pub fn parse_as(frame: &'a [u8], version: Version) -> Result<Self, ParseError> {
-        let keys: Keys<'a> = parse_object(frame)?;
+    pub fn parse_as(frame: &[u8], version: Version) -> Result<Self, ParseError> {
+        let keys: Keys<'_> = parse_object(frame)?;
         if version == Version::V2
             && let Some(exec) = keys.exec
         {
@@ -74,12 +74,12 @@ impl<'a> ClientMessage<'a> {
         let action = keys.action.and_then(Raw::text);
         Ok(match (event.as_deref(), action.as_deref()) {
             (Some("stdin"), _) => Self::Stdin {
-                data: keys.data.and_then(Raw::text),
+                data: keys.data.and_then(text),
             },
             (_, Some("kill_process")) => Self::KillProcess,
             (_, Some("kill_sandbox")) => Self::KillSandbox,
             (_, Some("snapshot_filesystem")) => Self::SnapshotFilesystem {
-                name: keys.name.and_then(Raw::text),
+                name: keys.name.and_then(text),
             },
             (_, Some("checkpoint")) => Self::Checkpoint,
             (_, Some("reconnect")) => Self::Reconnect,
@@ -89,21 +89,21 @@ impl<'a> ClientMessage<'a> {
     }
 }
 
-impl<'a> Keys<'a> {
+impl Keys<'_> {
     fn is_exec(&self) -> bool {
         self.language.is_some() || self.code.is_some()
     }
 
-    fn request(&self) -> ExecRequest<'a> {
+    fn request(&self) -> ExecRequest<'static> {
         let language = self.language;
         ExecRequest {
-            language: language.map(|it| it.text().unwrap_or(Cow::Borrowed(it.json()))),
-            code: self.code.and_then(Raw::text),
+            language: language.map(|it| text(it).unwrap_or_else(|| it.json().to_owned().into())),
+            code: self.code.and_then(text),
         }
     }
 
     /// Reads a message about a named exec.
-    fn named(&self) -> NamedMessage<'a> {
+    fn named(&self) -> NamedMessage<'static> {
         let event = self.event.and_then(Raw::text);
         let action = self.action.and_then(Raw::text);
         let flag = |value: Option<Raw<'_>>| value.and_then(Raw::flag).unwrap_or(false);
@@ -124,10 +124,13 @@ impl<'a> Keys<'a> {
         }
     }
 
-    fn stdin(&self, eof: bool) -> NamedMessage<'a> {
+    fn stdin(&self, eof: bool) -> NamedMessage<'static> {
         let offset = self.offset.and_then(Raw::number);
         match (offset, read_data(self.data, self.data_b64)) {
-            (Some(offset), Some(data)) => NamedMessage::Stdin { offset, data, eof },
+            (Some(offset), Some(data)) => {
+                let data = Cow::Owned(data.into_owned());
+                NamedMessage::Stdin { offset, data, eof }
+            }
             (None, _) => {
                 NamedMessage::MalformedStdin(wrong("offset", "given: a whole number, not negative"))
             }
@@ -174,6 +177,11 @@ impl<'a> Keys<'a> {
             input_ends: false,
         })
     }
+}
+
+/// Text that outlives its frame.
+fn text(raw: Raw<'_>) -> Option<Cow<'static, str>> {
+    Some(Cow::Owned(raw.text()?.into_owned()))
 }
 
 fn check_count(count: usize) -> Result<(), String> {

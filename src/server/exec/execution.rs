@@ -1,8 +1,7 @@
-//! One exec, in a task of its own: starts the code, moves its input and output, ends it when told to.
-//!
-//! Where its output goes and where its input comes from is the affair of its [`Outlet`].
+//! One exec, in a task of its own: starts the code, moves its input and output, and ends it when
+//! it is told to.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use tokio::{
     sync::watch,
@@ -10,8 +9,12 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use super::output_pump::{Deadline, Drains, Taker, pump};
+use super::{
+    output_pump::{Deadline, Drains, pump},
+    shared_exec::{Ending, Outlet},
+};
 use crate::{
+    machine::ServedExec,
     protocol::StdStream,
     server::{
         backend::{
@@ -29,6 +32,10 @@ const JOIN_ENDS_WITHIN: Duration = Duration::from_millis(5);
 /// or goes.
 const SHORT_GRACE: Duration = Duration::from_millis(250);
 
+/// How long the output of an exec of v1 is read after the exit of its main process, while other
+/// processes hold it open.
+const V1_GRACE: Duration = Duration::from_secs(30);
+
 /// How long an exec may take.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
@@ -38,63 +45,18 @@ pub(crate) struct Limits {
     pub(crate) output_grace: Duration,
 }
 
-/// What becomes of an exec.
-#[derive(Debug)]
-pub(crate) enum ExecEvent {
-    /// The code runs.
-    Started,
-    /// The code could not be started, and why. It is the last event.
-    NotStarted(String),
-    /// A piece of output.
-    Output(StdStream, String),
-    /// The main process ended, and its output goes on. Not told where both end together.
-    Exited(Ending),
-    /// The exec is over and all its output was told. It is the last event.
-    Ended {
-        ending: Ending,
-        /// Other processes still hold its output.
-        cut: bool,
-    },
-}
-
-/// How an exec ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Ending {
-    /// By itself.
-    Exited(Exit),
-    /// It was killed because that was asked for, or what held its output was; a failure of that,
-    /// with the reason.
-    Killed(Result<Exit, String>),
-    /// It ran into its time limit.
-    TimedOut(Exit),
-}
-
-/// What an exec is connected to.
-pub(crate) trait Outlet: Send + Sync + 'static {
-    /// Where the output of a stream goes.
-    fn taker(&self, stream: StdStream) -> impl Taker;
-
-    /// Something became of the exec.
-    fn tell(&self, event: ExecEvent) -> impl Future<Output = ()> + Send;
-
-    /// Moves input to the pipe of the process, until there is none any more. May be dropped.
-    fn feed(&self, pipe: Input) -> impl Future<Output = ()> + Send;
-
-    /// Its main process is gone: what the pipes held then is taken whether there is room for it or
-    /// not.
-    fn exited(&self);
-
-    /// It is about to be killed, or its sandbox goes: what is not taken soon is dropped.
-    fn dying(&self);
-
-    /// The process takes no more input.
-    fn close_stdin(&self);
+impl Limits {
+    /// The limits of an exec without a name (v1).
+    pub(crate) fn v1(run_time: Duration) -> Self {
+        Self {
+            run_time,
+            output_grace: V1_GRACE.min(run_time),
+        }
+    }
 }
 
 /// The sandbox's handle of an exec. When it is dropped the exec is killed.
 pub(crate) struct Control {
-    /// True once no process of the exec is left in the foreground.
-    pub(crate) gone: watch::Receiver<bool>,
     kill: watch::Sender<bool>,
     deadline: Arc<Deadline>,
     task: JoinHandle<()>,
@@ -106,50 +68,43 @@ impl Control {
         sandbox: Arc<dyn BackendSandbox>,
         job: Job,
         limits: Limits,
-        outlet: impl Outlet,
+        outlet: Outlet,
         drains: Drains,
     ) -> Self {
         let deadline = Deadline::new();
-        let run_deadline = deadline.clone();
         let (kill, killed) = watch::channel(false);
-        let (gone_sender, gone) = watch::channel(false);
+        let run = Run {
+            killed,
+            deadline: deadline.clone(),
+            limits,
+            outlet,
+            drains,
+        };
         let task = tokio::spawn(async move {
             match sandbox.start(job).await {
-                Ok(started) => {
-                    let run = Run {
-                        killed,
-                        gone: gone_sender,
-                        deadline: run_deadline,
-                        limits,
-                        outlet,
-                        drains,
-                    };
-                    run.run(started).await;
-                }
+                Ok(started) => run.run(started).await,
                 Err(reason) => {
-                    outlet.close_stdin();
-                    gone_sender.send_replace(true);
-                    outlet.tell(ExecEvent::NotStarted(reason)).await;
+                    run.deadline.set(Duration::ZERO);
+                    run.outlet.not_started(reason).await;
                 }
             }
         });
         Self {
-            gone,
             kill,
             deadline,
             task,
         }
     }
 
-    /// Kills all processes of the exec. The answer is [`ExecEvent::Ended`].
+    /// Kills all processes of the exec.
     pub(crate) fn kill(&self) {
         self.kill.send_replace(true);
     }
 
     /// Whether a process of the exec is running in the foreground.
     pub(crate) fn is_alive(&self) -> bool {
-        // Without a sender the task panicked, and dropping the process killed it.
-        !*self.gone.borrow() && self.gone.has_changed().is_ok()
+        // If the task panicked, dropping the process killed it.
+        self.reads_until().is_none() && !self.task.is_finished()
     }
 
     /// Until when its output is read, once its main process has ended.
@@ -165,22 +120,23 @@ impl Control {
 
     /// Resolves at the end of the task.
     pub(crate) async fn ended(&mut self) {
-        let _ = (&mut self.task).await;
+        if !self.task.is_finished() {
+            let _ = (&mut self.task).await;
+        }
     }
 }
 
-struct Run<O> {
+struct Run {
     killed: watch::Receiver<bool>,
-    gone: watch::Sender<bool>,
     /// Until when output is read, once the main process has ended.
     deadline: Arc<Deadline>,
     limits: Limits,
-    outlet: O,
+    outlet: Outlet,
     /// For pipes that other processes of the sandbox still hold at its end.
     drains: Drains,
 }
 
-impl<O: Outlet> Run<O> {
+impl Run {
     async fn run(mut self, started: Started) {
         let Started {
             stdin,
@@ -188,11 +144,11 @@ impl<O: Outlet> Run<O> {
             stderr,
             mut process,
         } = started;
-        self.outlet.tell(ExecEvent::Started).await;
+        self.outlet.exec.change(ServedExec::handle_started);
 
         let pump = |pipe, stream| {
-            let taker = self.outlet.taker(stream);
-            tokio::spawn(pump(pipe, self.deadline.clone(), taker))
+            let keeper = self.outlet.keeper(stream);
+            tokio::spawn(pump(pipe, self.deadline.clone(), keeper))
         };
         let pumps = [
             pump(stdout, StdStream::Stdout),
@@ -205,9 +161,8 @@ impl<O: Outlet> Run<O> {
             false => SHORT_GRACE,
         };
         self.deadline.set(grace);
-        self.outlet.close_stdin();
-        self.outlet.exited();
-        self.gone.send_replace(true);
+        self.outlet.exec.change(ServedExec::handle_stdin_closed);
+        self.outlet.keep_rest();
 
         let mut output_cut = std::pin::pin!(async {
             let mut cut = false;
@@ -223,16 +178,12 @@ impl<O: Outlet> Run<O> {
         let cut = match timeout(JOIN_ENDS_WITHIN, &mut output_cut).await {
             Ok(cut) => cut,
             Err(_elapsed) => {
-                self.outlet.tell(ExecEvent::Exited(ending.clone())).await;
-                let ended = tokio::select! {
+                self.outlet.exited(ending.clone()).await;
+                tokio::select! {
                     biased;
-                    cut = &mut output_cut => Some(cut),
-                    _ = self.killed.wait_for(|&killed| killed), if by_itself => None,
-                };
-                match ended {
-                    Some(cut) => cut,
-                    None => {
-                        self.outlet.dying();
+                    cut = &mut output_cut => cut,
+                    () = asked(&mut self.killed), if by_itself => {
+                        self.outlet.exec.will_die(None);
                         ending = Ending::Killed(kill(&mut *process).await);
                         self.deadline.set(SHORT_GRACE);
                         output_cut.await
@@ -241,29 +192,33 @@ impl<O: Outlet> Run<O> {
             }
         };
         drop(process);
-        self.outlet.tell(ExecEvent::Ended { ending, cut }).await;
+        self.outlet.ended(ending, cut).await;
     }
 
     /// Feeds the main process until it ends, or ends it and its children when it is told to.
     async fn main(&mut self, stdin: Input, process: &mut dyn Process) -> Ending {
-        let ending = tokio::select! {
+        let is_late = tokio::select! {
             biased;
-            // An error means that the handle was dropped.
-            _ = self.killed.wait_for(|&killed| killed) => Ending::Killed(Ok(Exit::default())),
+            () = asked(&mut self.killed) => false,
             exit = wait(process) => return Ending::Exited(exit),
-            () = sleep(self.limits.run_time) => Ending::TimedOut(Exit::default()),
+            () = sleep(self.limits.run_time) => true,
             () = async {
                 self.outlet.feed(stdin).await;
                 std::future::pending().await
-            } => Ending::Exited(Exit::default()),
+            } => false,
         };
-        self.outlet.dying();
+        self.outlet.exec.will_die(None);
         let killed = kill(process).await;
-        match ending {
-            Ending::TimedOut(_) => Ending::TimedOut(killed.unwrap_or_default()),
-            _ => Ending::Killed(killed),
+        match is_late {
+            true => Ending::TimedOut(killed.unwrap_or_default()),
+            false => Ending::Killed(killed),
         }
     }
+}
+
+/// Resolves when a kill was asked for, or when the handle of the exec was dropped.
+async fn asked(killed: &mut watch::Receiver<bool>) {
+    let _ = killed.wait_for(|&killed| killed).await;
 }
 
 async fn wait(process: &mut dyn Process) -> Exit {

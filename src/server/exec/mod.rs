@@ -1,8 +1,7 @@
 //! One exec: its task, its output and its input.
 
+pub(crate) mod exec_table;
 pub(crate) mod execution;
-pub(crate) mod named_exec;
-pub(crate) mod named_execs;
 pub(crate) mod output_pump;
-pub(crate) mod stdin_queue;
-pub(crate) mod v1_exec;
+pub(crate) mod shared_exec;
+pub(crate) mod v1_adapter;

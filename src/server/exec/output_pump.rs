@@ -1,9 +1,7 @@
-//! The way of output from a pipe to pieces of text: read as it comes, joined when it comes close
-//! together, never cut inside a code point. Uses `protocol` alone.
+//! Reads the output of a process from a pipe: at once, joined if writes are close together.
 
 use std::{
     collections::VecDeque,
-    future::Future,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -16,28 +14,11 @@ use tokio::{
     time::{Instant, sleep, sleep_until, timeout},
 };
 
+use super::shared_exec::{Keeper, MAX_PIECE_BYTES, MAX_PIPE_BYTES};
 use crate::server::backend::api::Pipe;
-
-/// Largest piece of output in one message, in bytes.
-pub(crate) const MAX_PIECE_BYTES: usize = 64 * 1024;
 
 /// Most pipes that [`Drains`] of one sandbox keep open.
 const MAX_DRAINS: usize = 32;
-
-/// Where output goes.
-pub(crate) trait Taker: Send + 'static {
-    /// Takes a piece, which may be empty, when there is room for it; false when nothing is taken any more. After the
-    /// last no other comes.
-    fn take(&mut self, bytes: &[u8], last: bool) -> impl Future<Output = bool> + Send;
-
-    /// Whether something of what was taken is held back until more comes.
-    fn holds_back(&self) -> bool {
-        false
-    }
-
-    /// No more came for a while.
-    fn handle_silence(&mut self) {}
-}
 
 /// Pieces that are written closer together than this leave as one message.
 const JOIN_WITHIN: Duration = Duration::from_millis(1);
@@ -48,18 +29,15 @@ const JOIN_AT_MOST: Duration = Duration::from_millis(10);
 /// How long the beginning of a code point waits for the rest of it.
 const HOLD_BACK: Duration = Duration::from_millis(250);
 
-/// The most that a pipe holds, in bytes, when its reader comes (`/proc/sys/fs/pipe-max-size`).
-pub(crate) const MAX_PIPE_BYTES: usize = 1024 * 1024;
-
-/// Reads `pipe` to its end and hands on what it carries.
+/// Reads `pipe` to its end and gives the output to `keeper`.
 ///
-/// Once the deadline is set, the main process is gone, and the end of the pipe is waited for until
-/// then at most. What is in the pipe by then is still read. The pipe is given back if other
-/// processes hold it.
-pub(crate) async fn pump(
+/// The deadline is set when the main process is gone. It limits how long other processes may hold
+/// the pipe open. The bytes that are in the pipe at the deadline are still read. Returns the pipe
+/// if other processes hold it.
+pub(super) async fn pump(
     mut pipe: Pipe,
     deadline: Arc<Deadline>,
-    mut taker: impl Taker,
+    mut keeper: Keeper,
 ) -> Option<Pipe> {
     let mut buffer = BytesMut::with_capacity(MAX_PIECE_BYTES);
     let mut changes = deadline.0.subscribe();
@@ -72,8 +50,8 @@ pub(crate) async fn pump(
             read = read_more(&mut pipe, &mut buffer) => read,
             Ok(()) = changes.changed() => continue,
             () = deadline.over() => break,
-            () = sleep(HOLD_BACK), if taker.holds_back() => {
-                taker.handle_silence();
+            () = sleep(HOLD_BACK), if keeper.holds_back() => {
+                keeper.handle_silence();
                 continue;
             }
         };
@@ -81,20 +59,19 @@ pub(crate) async fn pump(
         if deadline.at().is_some_and(|at| Instant::now() >= at) {
             read_late += buffer.len();
         }
+        if buffer.is_empty() {
+            continue;
+        }
         deadline.stop();
-        let is_taken = taker.take(&buffer, !open).await;
-        deadline.go_on();
-        if !is_taken {
-            // Without a deadline the process lives, and is told by a closed pipe that its output
-            // goes nowhere.
+        let is_kept = keeper.take(&buffer).await;
+        deadline.resume();
+        if !is_kept {
+            // Without a deadline the process lives. The closed pipe tells it that its output is
+            // dropped.
             open &= deadline.at().is_some();
             break;
         }
         buffer.clear();
-    }
-    if open {
-        // The taker may hold the beginning of a code point.
-        taker.take(&[], true).await;
     }
     open.then_some(pipe)
 }
@@ -147,7 +124,7 @@ impl Deadline {
         });
     }
 
-    fn go_on(&self) {
+    fn resume(&self) {
         self.0.send_if_modified(|clock| {
             clock.full -= 1;
             if clock.full > 0 {
@@ -216,26 +193,78 @@ impl Drains {
 
 #[cfg(test)]
 mod tests {
-    use tokio::sync::mpsc;
+    use std::{future::poll_fn, task::Poll};
 
-    use super::{super::v1_exec::TextTaker, *};
-    use crate::protocol::StdStream;
+    use futures::task::AtomicWaker;
     use tokio::io::{AsyncWriteExt, DuplexStream};
 
-    fn start(
-        capacity: usize,
-    ) -> (
+    use super::{
+        super::{
+            shared_exec::{Outlet, SharedExec},
+            v1_adapter::V1Adapter,
+        },
+        *,
+    };
+    use crate::{
+        machine::ServedExec,
+        protocol::{ServerMessage, StdStream, Version},
+    };
+
+    /// The client of an exec of v1.
+    struct Client {
+        exec: Arc<SharedExec>,
+        waker: Arc<AtomicWaker>,
+    }
+
+    impl Client {
+        /// The next piece of output, or `None` at the end.
+        async fn recv(&mut self) -> Option<String> {
+            poll_fn(|cx| {
+                self.waker.register(cx.waker());
+                loop {
+                    match self.exec.poll_message() {
+                        Some(ServerMessage::Output(piece)) => {
+                            let text = String::from_utf8_lossy(&piece.data);
+                            return Poll::Ready(Some(text.into_owned()));
+                        }
+                        Some(_) => {}
+                        None if self.exec.look(|exec| exec.is_settled()) => {
+                            return Poll::Ready(None);
+                        }
+                        None => return Poll::Pending,
+                    }
+                }
+            })
+            .await
+        }
+    }
+
+    fn start() -> (
         DuplexStream,
         Arc<Deadline>,
-        mpsc::Receiver<String>,
+        Client,
         tokio::task::JoinHandle<Option<Pipe>>,
     ) {
         let (writer, reader) = tokio::io::duplex(1 << 20);
         let deadline = Deadline::new();
-        let (sender, pieces) = mpsc::channel(capacity);
-        let taker = TextTaker::new(StdStream::Stdout, sender, |_, text| text);
-        let pump = tokio::spawn(pump(Box::new(reader), deadline.clone(), taker));
-        (writer, deadline, pieces, pump)
+        let adapter = V1Adapter::new(Version::V1, Duration::from_secs(60), 1_024);
+        let exec = SharedExec::new(ServedExec::unnamed(64 * 1024), Some(adapter));
+        let waker = Arc::<AtomicWaker>::default();
+        exec.set_writer(waker.clone());
+        let outlet = Outlet {
+            id: None,
+            exec: exec.clone(),
+            events: tokio::sync::mpsc::channel(1).0,
+        };
+        let keeper = outlet.keeper(StdStream::Stdout);
+        let pump = pump(Box::new(reader), deadline.clone(), keeper);
+        let pump = tokio::spawn(async move {
+            let pipe = pump.await;
+            // The end of the exec.
+            drop(outlet);
+            pipe
+        });
+        (writer, deadline, Client { exec, waker }, pump)
     }
 
     #[tokio::test]
@@ -276,7 +305,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn writes_close_together_are_sent_as_one_message() {
-        let (mut writer, _end, mut pieces, _pump) = start(8);
+        let (mut writer, _end, mut pieces, _pump) = start();
         for word in ["one ", "two ", "three"] {
             writer.write_all(word.as_bytes()).await.unwrap();
             tokio::task::yield_now().await;
@@ -288,7 +317,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_code_point_written_in_two_halves_is_one() {
-        let (mut writer, _end, mut pieces, _pump) = start(8);
+        let (mut writer, _end, mut pieces, _pump) = start();
         writer.write_all(b"a\xc3").await.unwrap();
         assert_eq!(pieces.recv().await.as_deref(), Some("a"));
         writer.write_all(b"\xa9").await.unwrap();
@@ -301,7 +330,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_pipe_that_a_child_holds_is_given_back_after_what_is_in_it() {
-        let (mut writer, end, mut pieces, pump) = start(8);
+        let (mut writer, end, mut pieces, pump) = start();
         writer.write_all(b"last words").await.unwrap();
         end.set(Duration::ZERO);
         assert_eq!(pieces.recv().await.as_deref(), Some("last words"));
@@ -311,7 +340,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_pipe_that_a_child_keeps_filling_is_drained_and_closed() {
-        let (mut writer, end, mut pieces, pump) = start(8);
+        let (mut writer, end, mut pieces, pump) = start();
         writer.write_all(&[b'a'; 300_000]).await.unwrap();
         end.set(Duration::ZERO);
         let child = tokio::spawn(async move {
@@ -329,7 +358,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_reader_that_does_not_take_pieces_stops_the_writer() {
-        let (mut writer, _end, mut pieces, _pump) = start(1);
+        let (mut writer, _end, mut pieces, _pump) = start();
         let written = tokio::spawn(async move {
             let mut written = 0;
             let chunk = [b'x'; 32 * 1024];

@@ -5,45 +5,21 @@
 use std::net::IpAddr;
 
 use actix_web::{
-    HttpRequest, HttpResponse,
-    http::header::{self, HeaderValue},
+    Error, HttpRequest, HttpResponse,
+    error::InternalError,
+    http::{
+        StatusCode,
+        header::{self, HeaderValue},
+    },
 };
 use percent_encoding::percent_decode_str;
 
 use super::{connections::ConnectionInfo, secret::AccessToken};
 use crate::server::sandbox::manager::Manager;
 
-/// Why a caller is sent away.
-pub(crate) enum Refusal {
-    /// What it may not do, whoever it is.
-    Foreign(&'static str),
-    /// It does not carry the access token.
-    Token(&'static str),
-    /// The server has as many connections as it may have.
-    Full,
-}
-
-impl Refusal {
-    pub(crate) fn response(&self) -> HttpResponse {
-        match self {
-            Self::Foreign(reason) => forbidden((*reason).to_owned()),
-            Self::Token(reason) => HttpResponse::Unauthorized()
-                .insert_header((header::WWW_AUTHENTICATE, "Bearer"))
-                .content_type("text/plain; charset=utf-8")
-                .body(*reason),
-            Self::Full => HttpResponse::ServiceUnavailable()
-                .content_type("text/plain; charset=utf-8")
-                .body(
-                    "This server has as many connections as it may have: close one, or raise its limit on open files \
-                     (`ulimit -n`) or on connections (`max_connections`).",
-                ),
-        }
-    }
-}
-
-/// Whether the caller may call at all, or the reason why not. The connection of one that may is
-/// kept.
-pub(crate) fn check_caller(manager: &Manager, request: &HttpRequest) -> Result<(), Refusal> {
+/// Checks whether the caller may call. Fails with the response that says why not. Admits the
+/// connection of a caller that may.
+pub(super) fn check_caller(manager: &Manager, request: &HttpRequest) -> Result<(), Error> {
     let options = &manager.options;
     let headers = request.headers();
     for origin in headers.get_all(header::ORIGIN) {
@@ -55,7 +31,8 @@ pub(crate) fn check_caller(manager: &Manager, request: &HttpRequest) -> Result<(
         });
         if !allowed {
             tracing::info!("refused: a request with an Origin");
-            return Err(Refusal::Foreign(
+            return Err(refused(
+                StatusCode::FORBIDDEN,
                 "Requests of web pages are refused: this server runs code. \
                  The server's option `allowed_origin` lets an origin in.",
             ));
@@ -73,7 +50,8 @@ pub(crate) fn check_caller(manager: &Manager, request: &HttpRequest) -> Result<(
     };
     if !headers.contains_key(header::HOST) || !headers.get_all(header::HOST).all(is_own) {
         tracing::info!("refused: a request for another host");
-        return Err(Refusal::Foreign(
+        return Err(refused(
+            StatusCode::FORBIDDEN,
             "Requests for this host name are refused: the name might have been pointed at this \
              machine by a web page. The server's option `allowed_host` lets a host name in.",
         ));
@@ -81,19 +59,22 @@ pub(crate) fn check_caller(manager: &Manager, request: &HttpRequest) -> Result<(
     if let Some(token) = &options.access_token {
         check_token(token, headers.get(header::AUTHORIZATION))?;
     }
-    match connection.is_none_or(ConnectionInfo::admit) {
-        true => Ok(()),
-        false => {
-            tracing::warn!("refused: as many connections as there may be");
-            Err(Refusal::Full)
-        }
+    if connection.is_some_and(|it| !it.connections.admit(it.id)) {
+        tracing::warn!("refused: as many connections as there may be");
+        return Err(refused(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "This server has as many connections as it may have: close one, or raise its limit on open files \
+             (`ulimit -n`) or on connections (`max_connections`).",
+        ));
     }
+    Ok(())
 }
 
-/// Whether a request carries the access token. Takes the same time for every wrong one of the same length.
-fn check_token(token: &AccessToken, sent: Option<&HeaderValue>) -> Result<(), Refusal> {
+/// Checks the access token of a request. Compares in constant time for a given length.
+fn check_token(token: &AccessToken, sent: Option<&HeaderValue>) -> Result<(), Error> {
     let Some(sent) = sent else {
-        return Err(Refusal::Token(
+        return Err(refused(
+            StatusCode::UNAUTHORIZED,
             "This server asks for its access token: send it as `Authorization: Bearer …`.",
         ));
     };
@@ -103,7 +84,8 @@ fn check_token(token: &AccessToken, sent: Option<&HeaderValue>) -> Result<(), Re
         Some((_, sent)) if token.matches(sent.trim_ascii()) => Ok(()),
         _ => {
             tracing::info!("refused: a request with another access token");
-            Err(Refusal::Token(
+            Err(refused(
+                StatusCode::UNAUTHORIZED,
                 "The access token is not that of this server: expected `Authorization: Bearer …` with \
                  the token that the server was started with.",
             ))
@@ -140,7 +122,7 @@ fn without_port(host: &str) -> &str {
 }
 
 /// The value of a key in a query string. A repeated key counts once, the first.
-pub(crate) fn query_value(query: &str, key: &str) -> Option<String> {
+pub(super) fn query_value(query: &str, key: &str) -> Option<String> {
     query.split('&').find_map(|pair| {
         let (name, value) = pair.split_once('=')?;
         (name == key).then(|| decode(value))
@@ -151,10 +133,16 @@ pub(super) fn decode(text: &str) -> String {
     percent_decode_str(text).decode_utf8_lossy().into_owned()
 }
 
-pub(crate) fn forbidden(reason: String) -> HttpResponse {
-    HttpResponse::Forbidden()
+/// A response that says why a request was refused, as an error.
+pub(super) fn refused(status: StatusCode, reason: impl Into<String>) -> Error {
+    let mut response = HttpResponse::build(status);
+    if status == StatusCode::UNAUTHORIZED {
+        response.insert_header((header::WWW_AUTHENTICATE, "Bearer"));
+    }
+    let response = response
         .content_type("text/plain; charset=utf-8")
-        .body(reason)
+        .body(reason.into());
+    InternalError::from_response("the request was refused", response).into()
 }
 
 #[cfg(test)]

@@ -127,21 +127,19 @@ impl<T: Clone> Ledger<T> {
         Some(connection.clone())
     }
 
-    /// Queues an evicted connection again, because it has a request to read. Returns `None` if it
-    /// was rescued before and must close.
-    fn rescue(&mut self, id: Id) -> Option<Rescued<T>> {
-        let (standing, connection) = self.entries.get(&id)?;
+    /// Queues an evicted connection again, because it has a request to read. Returns the connection
+    /// to evict in its place, if any. Fails if it was rescued before and must close.
+    fn rescue(&mut self, id: Id) -> Result<Option<T>, Gone> {
+        let (standing, connection) = self.entries.get(&id).ok_or(Gone)?;
         if *standing != Standing::Evicted {
-            return Some(Rescued { victim: None });
+            return Ok(None);
         }
         let connection = connection.clone();
         if !self.rescued.insert(id) {
-            return None;
+            return Err(Gone);
         }
         self.wait(id, connection);
-        Some(Rescued {
-            victim: self.evict(),
-        })
+        Ok(self.evict())
     }
 
     /// Admits a connection. Returns false if the limit is reached or the connection is gone.
@@ -170,11 +168,9 @@ impl<T: Clone> Ledger<T> {
     }
 }
 
-/// The result of a rescue, with the connection to evict in its place, if any.
+/// A connection must close.
 #[derive(Debug, PartialEq, Eq)]
-struct Rescued<T> {
-    victim: Option<T>,
-}
+struct Gone;
 
 /// Tells a connection, on its own thread, whether it is admitted or evicted.
 #[derive(Default)]
@@ -224,7 +220,8 @@ impl Connections {
         }
     }
 
-    /// Admits a connection. Returns false if the limit is reached.
+    /// Admits a connection, because its caller has passed every check. Returns false if the limit
+    /// on admitted connections is reached.
     pub(crate) fn admit(&self, id: Id) -> bool {
         let mut ledger = self.ledger();
         let is_admitted = ledger.admit(id);
@@ -254,15 +251,6 @@ pub(crate) struct Ticket {
 }
 
 impl Ticket {
-    /// What requests on the connection know of it.
-    pub(super) fn info(&self, bound: SocketAddr) -> ConnectionInfo {
-        ConnectionInfo {
-            bound,
-            id: self.id,
-            connections: self.connections.clone(),
-        }
-    }
-
     /// Whether the connection is evicted and must close unless it has a request to read. If not,
     /// `waker` is woken when it becomes evicted.
     pub(crate) fn is_evicted(&self, waker: &Waker) -> bool {
@@ -277,14 +265,13 @@ impl Ticket {
     /// rescued before.
     pub(crate) fn is_rescued(&self) -> bool {
         let mut ledger = self.connections.ledger();
-        match ledger.rescue(self.id) {
-            None => false,
-            Some(Rescued { victim }) => {
-                self.signal.set(WAITING);
-                end(ledger, victim);
-                true
-            }
+        let rescued = ledger.rescue(self.id);
+        let is_rescued = rescued.is_ok();
+        if let Ok(victim) = rescued {
+            self.signal.set(WAITING);
+            end(ledger, victim);
         }
+        is_rescued
     }
 }
 
@@ -298,16 +285,8 @@ impl Drop for Ticket {
 pub(crate) struct ConnectionInfo {
     /// The address that the server listens on.
     pub(super) bound: SocketAddr,
-    id: Id,
-    connections: Arc<Connections>,
-}
-
-impl ConnectionInfo {
-    /// Admits the connection, because its caller has passed every check. Returns false if the limit
-    /// on admitted connections is reached.
-    pub(super) fn admit(&self) -> bool {
-        self.connections.admit(self.id)
-    }
+    pub(super) id: Id,
+    pub(super) connections: Arc<Connections>,
 }
 
 #[cfg(test)]
@@ -385,14 +364,13 @@ mod tests {
             .map(|it| ledger.enter(it).0)
             .to_vec();
         assert_eq!(ledger.enter("f").1, Some("a"));
-        let rescued = |victim| Some(Rescued { victim });
-        assert_eq!(ledger.rescue(ids[0]), rescued(Some("b")));
-        assert_eq!(ledger.rescue(ids[0]), rescued(None), "it waits");
+        assert_eq!(ledger.rescue(ids[0]), Ok(Some("b")));
+        assert_eq!(ledger.rescue(ids[0]), Ok(None), "it waits");
         for victim in ["c", "d", "e", "f", "a"] {
             assert_eq!(ledger.enter("more").1, Some(victim));
         }
-        assert_eq!(ledger.rescue(ids[0]), None, "it was rescued before");
-        assert_eq!(ledger.rescue(ids[1]), rescued(Some("more")));
+        assert_eq!(ledger.rescue(ids[0]), Err(Gone), "it was rescued before");
+        assert_eq!(ledger.rescue(ids[1]), Ok(Some("more")));
     }
 
     #[test]

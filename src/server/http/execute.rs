@@ -1,233 +1,232 @@
-//! `POST /execute`: code that runs once in a fresh sandbox, which is deleted after it. Its output is the
-//! body of the answer, as it comes.
+//! `POST /execute`: runs code once in a fresh sandbox, and deletes the sandbox. The body of the
+//! response is the output, sent as it is written.
 //!
-//! That a client is gone shows when there is output for it: a connection that is closed in one direction
-//! may still be read from. Code that prints nothing runs until its time limit.
+//! The server notices that a client is gone when it writes output to it, because a client may close
+//! one direction of the connection and still read. Code that prints nothing runs until its time
+//! limit.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{future::poll_fn, io, sync::Arc, task::Poll};
 
 use actix_web::{
     HttpRequest, HttpResponse,
     http::StatusCode,
     web::{self, Bytes, Payload},
 };
-use futures::StreamExt;
+use futures::{StreamExt, stream, task::AtomicWaker};
 use tokio::{
     sync::{mpsc, oneshot},
     time::timeout,
 };
 
 use super::{
-    access::{check_caller, query_value},
+    access::{check_caller, query_value, refused},
     client_address::ClientAddress,
 };
-use crate::server::{
-    backend::{
-        api::BackendSandbox,
-        job::{Job, Language},
-    },
-    exec::{
-        execution::{Ending, ExecEvent},
-        output_pump::Drains,
-        stdin_queue::StdinQueue,
-        v1_exec::V1Exec,
-    },
-    identity::{TokenHash, new_identity},
-    sandbox::{
-        handle::Command,
-        manager::{Manager, clean_up},
+use crate::{
+    machine::ServedExec,
+    protocol::{EndReason, ServerMessage, Status, Version},
+    server::{
+        backend::{
+            api::BackendSandbox,
+            job::{Job, Language},
+        },
+        exec::{
+            execution::{Control, Limits},
+            output_pump::Drains,
+            shared_exec::{Outlet, SharedExec},
+            v1_adapter::V1Adapter,
+        },
+        identity::{TokenHash, new_identity},
+        sandbox::{
+            handle::Command,
+            manager::{Manager, clean_up},
+        },
     },
 };
 
-/// Pieces of output on their way to the client.
-const PIECES_IN_FLIGHT: usize = 2;
+/// Output that the client has not taken, in bytes, above which the code is stopped.
+const WINDOW: u64 = 128 * 1024;
 
 /// Why code was killed.
 const TOO_LONG: &str = "it ran longer than this server allows";
 
-/// An answer that is no output: its status, and the reason.
-type Refusal = (StatusCode, String);
-
-type Pieces = mpsc::Receiver<io::Result<Bytes>>;
-
 /// The endpoint.
-pub(crate) async fn execute(
+pub(super) async fn execute(
     manager: web::Data<Manager>,
     request: HttpRequest,
     body: Payload,
-) -> HttpResponse {
-    if let Err(refusal) = check_caller(&manager, &request) {
-        return refusal.response();
-    }
-    let started = async {
-        let language = language(request.query_string())?;
-        let (most, limit) = (
-            manager.options.max_message_bytes,
-            manager.options.request_timeout,
-        );
-        let code = timeout(limit, code(body, most));
-        let code = code.await.unwrap_or_else(|_| Err(too_slow(limit)))?;
-        let client = ClientAddress::of(&request);
-        manager.into_inner().run_once(language, code, client).await
-    };
-    match started.await {
-        Ok(pieces) => HttpResponse::Ok()
-            .content_type("text/plain; charset=utf-8")
-            .streaming(futures::stream::unfold(pieces, |mut pieces| async {
-                let piece = pieces.recv().await?;
-                if piece.is_err() {
-                    // At an error actix drops what it has not written yet: a turn for it to write.
-                    tokio::task::yield_now().await;
-                }
-                Some((piece, pieces))
-            })),
-        Err((status, reason)) => HttpResponse::build(status)
-            .content_type("text/plain; charset=utf-8")
-            .body(reason),
-    }
-}
-
-fn too_slow(limit: Duration) -> Refusal {
-    let reason = format!("The code did not come in whole within {limit:?}.");
-    (StatusCode::REQUEST_TIMEOUT, reason)
-}
-
-/// The language that the query names; python where it names none.
-fn language(query: &str) -> Result<Language, Refusal> {
-    let Some(name) = query_value(query, "language") else {
-        return Ok(Language::Python);
-    };
+) -> actix_web::Result<HttpResponse> {
+    check_caller(&manager, &request)?;
+    let name = query_value(request.query_string(), "language");
+    let name = name.as_deref().unwrap_or("python");
     let unsupported = || {
-        (
+        refused(
             StatusCode::UNPROCESSABLE_ENTITY,
-            Language::unsupported(&name),
+            Language::unsupported(name),
         )
     };
-    Language::from_name(&name).ok_or_else(unsupported)
+    let language = Language::from_name(name).ok_or_else(unsupported)?;
+    let (most, limit) = (
+        manager.options.max_message_bytes,
+        manager.options.request_timeout,
+    );
+    let code = timeout(limit, code(body, most)).await.map_err(|_| {
+        let reason = format!("The code did not come in whole within {limit:?}.");
+        refused(StatusCode::REQUEST_TIMEOUT, reason)
+    })??;
+    let job = Job::new(language, code);
+    let mut output = run_once(manager.into_inner(), job, ClientAddress::of(&request))?;
+    output
+        .started()
+        .await
+        .map_err(|reason| refused(StatusCode::INTERNAL_SERVER_ERROR, reason))?;
+    Ok(HttpResponse::Ok()
+        .content_type("text/plain; charset=utf-8")
+        .streaming(stream::unfold(Some(output), |output| async {
+            let mut output = output?;
+            match output.next().await {
+                Ok(None) => None,
+                Ok(Some(piece)) => Some((Ok(piece), Some(output))),
+                Err(why) => {
+                    // At an error actix drops what it has not written yet: a turn for it to write.
+                    tokio::task::yield_now().await;
+                    Some((Err(io::Error::other(why)), None))
+                }
+            }
+        })))
 }
 
 /// The whole body, if it is text and not larger than a message may be.
-async fn code(mut body: Payload, most: usize) -> Result<String, Refusal> {
+async fn code(mut body: Payload, most: usize) -> actix_web::Result<String> {
     let mut code = Vec::new();
     while let Some(chunk) = body.next().await {
         let chunk = chunk.map_err(|error| {
             let reason = format!("The code could not be read: {error}");
-            (StatusCode::BAD_REQUEST, reason)
+            refused(StatusCode::BAD_REQUEST, reason)
         })?;
         if code.len() + chunk.len() > most {
             let reason = format!("The code is larger than {most} bytes.");
-            return Err((StatusCode::PAYLOAD_TOO_LARGE, reason));
+            return Err(refused(StatusCode::PAYLOAD_TOO_LARGE, reason));
         }
         code.extend_from_slice(&chunk);
     }
     if code.is_empty() {
-        let reason = "The body is empty; it must be the code to run.".to_owned();
-        return Err((StatusCode::UNPROCESSABLE_ENTITY, reason));
+        let reason = "The body is empty; it must be the code to run.";
+        return Err(refused(StatusCode::UNPROCESSABLE_ENTITY, reason));
     }
-    String::from_utf8(code).map_err(|_| {
-        (
-            StatusCode::BAD_REQUEST,
-            "The code is not UTF-8 text.".to_owned(),
-        )
-    })
+    String::from_utf8(code)
+        .map_err(|_| refused(StatusCode::BAD_REQUEST, "The code is not UTF-8 text."))
 }
 
-impl Manager {
-    /// Starts code in a fresh sandbox, and gives its output. When nobody takes that any more, the code
-    /// is killed; in any case the sandbox is deleted.
-    async fn run_once(
-        self: Arc<Self>,
-        language: Language,
-        code: String,
-        client: Option<ClientAddress>,
-    ) -> Result<Pieces, Refusal> {
-        let unavailable = |reason| (StatusCode::SERVICE_UNAVAILABLE, reason);
-        let (id, token) = new_identity().map_err(|error| unavailable(error.to_string()))?;
-        let place = self
-            .registry
-            .reserve(&id, TokenHash::of(&token), client)
-            .map_err(unavailable)?;
-        let (sender, pieces) = mpsc::channel(PIECES_IN_FLIGHT);
-        let (started, is_started) = oneshot::channel();
-        let manager = self.clone();
-        self.runtime.spawn(async move {
-            // All of it: the place is taken until the sandbox is deleted.
-            let mut place = place;
-            let backend: Arc<dyn BackendSandbox> = match manager.backend.create(&id).await {
-                Ok(backend) => backend.into(),
-                Err(error) => {
-                    let reason = format!("Failed to create the sandbox: {error}");
-                    return drop(started.send(Err(reason)));
-                }
-            };
-            let stdin = StdinQueue::new(0);
-            // No client can write to it: the code finds its end at once.
-            stdin.close();
-            let exec = V1Exec::start(
-                backend.clone(),
-                Job::new(language, code),
-                manager.options.max_run_time,
-                Arc::new(stdin),
-                Drains::default(),
-            );
-            pass_on(exec, &mut place.commands, sender, started).await;
-            clean_up(&*backend).await;
-        });
-        match is_started.await {
-            Ok(Ok(())) => Ok(pieces),
-            Ok(Err(reason)) => Err((StatusCode::INTERNAL_SERVER_ERROR, reason)),
-            Err(_panicked) => Err(unavailable("The server lost the execution.".to_owned())),
+/// Starts code in a fresh sandbox. If the output is dropped, the code is killed. The sandbox is
+/// deleted in any case.
+fn run_once(
+    manager: Arc<Manager>,
+    job: Job,
+    client: Option<ClientAddress>,
+) -> actix_web::Result<Output> {
+    let unavailable = |reason| refused(StatusCode::SERVICE_UNAVAILABLE, reason);
+    let (id, token) = new_identity().map_err(|error| unavailable(error.to_string()))?;
+    let place = manager
+        .registry
+        .reserve(&id, TokenHash::of(&token), client)
+        .map_err(unavailable)?;
+    let run_time = manager.options.max_run_time;
+    let adapter = V1Adapter::new(Version::V1, run_time, 0);
+    let exec = SharedExec::new(ServedExec::unnamed(WINDOW), Some(adapter));
+    // No client can write to it: the code reads the end of its input at once.
+    exec.change(|exec| exec.handle_stdin(0, b"", true));
+    let waker = Arc::<AtomicWaker>::default();
+    exec.set_writer(waker.clone());
+    let (taken, dropped) = oneshot::channel();
+    let output = Output {
+        exec: exec.clone(),
+        waker,
+        _taken: taken,
+    };
+    let outlet = Outlet {
+        id: None,
+        exec: exec.clone(),
+        // The output has the end as well.
+        events: mpsc::channel(1).0,
+    };
+    manager.clone().runtime.spawn(async move {
+        // All of it: the place is taken until the sandbox is deleted.
+        let mut place = place;
+        let backend: Arc<dyn BackendSandbox> = match manager.backend.create(&id).await {
+            Ok(backend) => backend.into(),
+            Err(error) => {
+                let reason = format!("Failed to create the sandbox: {error}");
+                return outlet.not_started(reason).await;
+            }
+        };
+        let limits = Limits::v1(run_time);
+        let mut control = Control::start(backend.clone(), job, limits, outlet, Drains::default());
+        let stopped =
+            async { while !matches!(place.commands.recv().await, Some(Command::Stop) | None) {} };
+        tokio::select! {
+            () = control.ended() => {}
+            _ = dropped => {}
+            () = stopped => {}
         }
-    }
+        exec.will_die(None);
+        control.kill();
+        control.ended().await;
+        clean_up(&*backend).await;
+    });
+    Ok(output)
 }
 
-/// Passes the output on until the code has ended, the client is gone, or the server stops.
-async fn pass_on(
-    mut exec: V1Exec,
-    commands: &mut mpsc::Receiver<Command>,
-    sender: mpsc::Sender<io::Result<Bytes>>,
-    started: oneshot::Sender<Result<(), String>>,
-) {
-    let stopped = async { while !matches!(commands.recv().await, Some(Command::Stop) | None) {} };
-    let output = async {
-        let mut started = Some(started);
-        let mut tell = |result| drop(started.take().map(|started| started.send(result)));
+/// The output of code.
+struct Output {
+    exec: Arc<SharedExec>,
+    waker: Arc<AtomicWaker>,
+    /// Dropped with the output.
+    _taken: oneshot::Sender<()>,
+}
+
+impl Output {
+    async fn message(&self) -> ServerMessage {
+        let next = poll_fn(|cx| {
+            self.waker.register(cx.waker());
+            self.exec.poll_message().map_or(Poll::Pending, Poll::Ready)
+        });
+        next.await
+    }
+
+    /// Waits until the code runs. Fails with the reason why it can't.
+    async fn started(&mut self) -> Result<(), String> {
         loop {
-            let piece = match exec.events.recv().await {
-                Some(ExecEvent::Exited(_)) => continue,
-                Some(ExecEvent::Started) => {
-                    tell(Ok(()));
-                    continue;
-                }
-                Some(ExecEvent::NotStarted(reason)) => return tell(Err(reason)),
-                Some(ExecEvent::Output(_, text)) => Ok(text.into()),
-                Some(ExecEvent::Ended { ending, .. }) => match ending {
-                    Ending::Exited(_) => return,
-                    Ending::TimedOut(_) => {
-                        let text = format!("\n[killed: {TOO_LONG}]\n");
-                        let _ = sender.send(Ok(text.into())).await;
-                        Err(TOO_LONG)
-                    }
-                    Ending::Killed(_) => Err("it was lost"),
-                },
-                None => Err("it was lost"),
-            };
-            // An answer that just ended would say that this was all.
-            let is_last = piece.is_err();
-            let sent = sender.send(piece.map_err(io::Error::other)).await;
-            if is_last || sent.is_err() {
-                return;
+            match self.message().await {
+                ServerMessage::Error(error) => return Err(error.message),
+                ServerMessage::Status(it) if it.status == Status::ExecutionRunning => return Ok(()),
+                _ => {}
             }
         }
-    };
-    tokio::select! {
-        biased;
-        () = stopped => {
-            // A client that doesn't read loses its connection anyway.
-            let _ = sender.try_send(Err(io::Error::other("the server stops")));
-        }
-        () = sender.closed() => {}
-        () = output => {}
     }
-    exec.abandon().await;
+
+    /// The next piece. `None` once the code has exited by itself. An error is the reason of another
+    /// end: a response that just ended would look complete.
+    async fn next(&mut self) -> Result<Option<Bytes>, &'static str> {
+        loop {
+            match self.message().await {
+                ServerMessage::Output(piece) => {
+                    let text = String::from_utf8_lossy(&piece.data).into_owned();
+                    return Ok(Some(text.into()));
+                }
+                ServerMessage::Status(it) if it.status == Status::ExecutionDone => {
+                    let end = self.exec.look(|exec| exec.end().map(|end| end.reason));
+                    return match end {
+                        Some(EndReason::Exited) => Ok(None),
+                        Some(EndReason::TimedOut) => Err(TOO_LONG),
+                        _ => Err("it was lost"),
+                    };
+                }
+                ServerMessage::Status(it) if it.status == Status::ExecutionForceKilled => {
+                    return Ok(Some(format!("\n[killed: {TOO_LONG}]\n").into()));
+                }
+                _ => {}
+            }
+        }
+    }
 }

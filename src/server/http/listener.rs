@@ -29,7 +29,7 @@ use tokio::{
 };
 
 use super::{
-    connections::{Connections, Ticket},
+    connections::{ConnectionInfo, Connections, Ticket},
     secret::Secret,
     service::SandboxService,
 };
@@ -40,16 +40,16 @@ const BACKLOG: u32 = 4_096;
 /// Listens on every address that a name resolves to. Fails only if none of them can be bound.
 pub(crate) fn bind(address: &str) -> io::Result<Vec<std::net::TcpListener>> {
     let mut listeners = Vec::new();
-    let mut failed = None;
+    let mut failed = io::Error::other("no address");
     for address in address.to_socket_addrs()? {
         match listen(address) {
             Ok(listener) => listeners.push(listener),
-            Err(error) => failed = Some(error),
+            Err(error) => failed = error,
         }
     }
-    match (listeners.is_empty(), failed) {
-        (false, _) => Ok(listeners),
-        (true, failed) => Err(failed.unwrap_or_else(|| io::Error::other("no address"))),
+    match listeners.is_empty() {
+        false => Ok(listeners),
+        true => Err(failed),
     }
 }
 
@@ -85,7 +85,11 @@ pub(crate) fn serve(
                 .client_disconnect_timeout(Duration::ZERO)
                 .local_addr(bound)
                 .on_connect_ext(move |connection: &Connection, data: &mut Extensions| {
-                    data.insert(connection.ticket.info(bound));
+                    data.insert(ConnectionInfo {
+                        bound,
+                        id: connection.ticket.id,
+                        connections: connection.ticket.connections.clone(),
+                    });
                 })
                 .finish(map_config(app(&service, secret.clone()), |()| {
                     AppConfig::default()

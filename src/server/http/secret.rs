@@ -56,22 +56,15 @@ impl SecretSource {
             (Self::Generated, Some(state)) => (Secret::shared(state), "in the state".to_owned()),
             (Self::Generated, None) => (Secret::generate(), "generated".to_owned()),
         };
-        match secret {
-            Ok(secret) => Ok(Some(secret)),
-            Err(source) => Err(ServerError::Secret { place, source }),
-        }
+        secret
+            .map(Some)
+            .map_err(|source| ServerError::Secret { place, source })
     }
 }
 
 /// The first segment of the server's URL.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(crate) struct Secret(SecretString);
-
-impl std::fmt::Debug for Secret {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Secret(…)")
-    }
-}
 
 impl Secret {
     /// 128 bits from the operating system, as hexadecimal digits.
@@ -91,8 +84,8 @@ impl Secret {
         }
     }
 
-    /// Reads the secret from a file. Creates the file with mode 0600 if it is missing. Fails if other
-    /// users can read or replace it.
+    /// Reads the secret from a file. Creates the file with mode 0600 if it is missing. Fails if
+    /// other users can read or replace it.
     fn from_file(path: &Path) -> io::Result<Self> {
         private::check_place(path)?;
         if let Err(error) = fs::symlink_metadata(path) {
@@ -157,23 +150,13 @@ impl Secret {
 }
 
 /// The token that every request has to carry.
-#[derive(Clone)]
-pub(crate) struct AccessToken(SecretString);
+#[derive(Clone, Debug)]
+pub(crate) struct AccessToken(pub(in crate::server) SecretString);
 
 impl AccessToken {
-    pub(crate) fn new(token: SecretString) -> Self {
-        Self(token)
-    }
-
     /// Whether this is the token.
     pub(crate) fn matches(&self, sent: &[u8]) -> bool {
         self.0.expose_secret().as_bytes().ct_eq(sent).into()
-    }
-}
-
-impl std::fmt::Debug for AccessToken {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("AccessToken(…)")
     }
 }
 
@@ -268,7 +251,12 @@ mod tests {
     fn debug_shows_no_secret() {
         let secret = Secret::parse(TEXT).unwrap();
         let source = SecretSource::Given(SecretString::from(TEXT));
-        for shown in [format!("{secret:?}"), format!("{source:?}")] {
+        let token = AccessToken(SecretString::from(TEXT));
+        for shown in [
+            format!("{secret:?}"),
+            format!("{source:?}"),
+            format!("{token:?}"),
+        ] {
             assert!(!shown.contains(TEXT), "{shown}");
         }
     }

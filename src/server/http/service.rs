@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use actix_web::web::ServiceConfig;
 use tokio::{
+    runtime::Handle,
     signal::unix::{SignalKind, signal},
     sync::{oneshot, watch},
 };
@@ -13,12 +14,12 @@ use super::{
     secret::{Secret, SecretSource},
 };
 use crate::server::{
-    backend::{api::Backend, server_directory::Root, start},
+    backend::{server_directory::Root, start},
     blocking::blocking,
     builder::{Options, ServerBuilder},
     error::ServerError,
     identity::random_hex,
-    sandbox::{leases::Leases, manager::Manager},
+    sandbox::{leases::Leases, manager::Manager, registry::Registry},
     store::{checkpoints::Store, lock::Locks, open, place::Place},
     thread::ServerThread,
 };
@@ -28,8 +29,8 @@ const DROP_WITHIN: Duration = Duration::from_secs(15);
 
 /// Sandboxes to be mounted into an actix-web application.
 ///
-/// The sandboxes live on a thread of their own, so they outlive the workers of the application. They
-/// are deleted by [`stop`](Self::stop), or when the last clone of the service is dropped; the
+/// The sandboxes live on a thread of their own, so they outlive the workers of the application.
+/// They are deleted by [`stop`](Self::stop), or when the last clone of the service is dropped; the
 /// application holds clones as long as it runs.
 ///
 /// The application decides who may call: the service has neither the
@@ -75,7 +76,6 @@ const DROP_WITHIN: Duration = Duration::from_secs(15);
 /// ```
 #[derive(Clone)]
 pub struct SandboxService {
-    manager: Arc<Manager>,
     engine: Arc<Engine>,
 }
 
@@ -91,51 +91,40 @@ impl SandboxService {
         ServerBuilder::default()
     }
 
-    pub(crate) async fn start(options: Options) -> Result<Self, ServerError> {
-        let (ready, is_ready) = oneshot::channel();
-        let (stop, stopping) = watch::channel(false);
-        let thread = ServerThread::start("actix-sandbox", move || live(options, ready, stopping))?;
-        let manager = is_ready.await.map_err(|_| ServerError::Died)??;
-        let engine = Arc::new(Engine { stop, thread });
-        Ok(Self { manager, engine })
-    }
-
     /// What [`App::configure`](actix_web::App::configure) takes: adds `/create`, `/attach/…`,
     /// `/execute`, `/status` and `/`.
     pub fn configure(&self) -> impl FnOnce(&mut ServiceConfig) + use<> {
-        let manager = self.manager.clone();
         // The application keeps the sandboxes alive.
         let engine = self.engine.clone();
         move |config| {
+            routes::add(config, engine.manager.clone());
             config.app_data(engine);
-            routes::add(config, manager);
         }
     }
 
     /// Adds `/healthz` and `/readyz`.
     pub(crate) fn configure_health(&self) -> impl FnOnce(&mut ServiceConfig) + use<> {
-        let manager = self.manager.clone();
+        let manager = self.engine.manager.clone();
         move |config| routes::add_health(config, manager)
     }
 
     /// The secret of a server whose state this is.
     pub(crate) async fn secret(&self, source: SecretSource) -> Result<Option<Secret>, ServerError> {
-        let store = self.manager.store.clone();
-        let resolved = self
-            .manager
-            .runtime
-            .spawn_blocking(move || source.resolve(store.is_lasting().then(|| store.storage())));
+        let store = self.engine.manager.store.clone();
+        let resolve = move || source.resolve(store.is_lasting().then(|| store.storage()));
+        let resolved = self.engine.manager.runtime.spawn_blocking(resolve);
         resolved.await.map_err(|_| ServerError::Died)?
     }
 
-    /// What runs the code: `host`, `namespace` or `gvisor`. Of interest where the server was to choose.
+    /// The backend that runs the code: `host`, `namespace` or `gvisor`. It tells which one the
+    /// server chose, if it was to choose.
     pub fn backend(&self) -> &'static str {
-        self.manager.backend.name()
+        self.engine.manager.backend.name()
     }
 
     /// How many sandboxes there are, those being created or deleted included.
     pub fn sandbox_count(&self) -> usize {
-        self.manager.registry.count()
+        self.engine.manager.registry.count()
     }
 
     /// Deletes all sandboxes: their processes are dead and their files removed when this returns,
@@ -159,12 +148,25 @@ impl ServerBuilder {
     /// Fails if the directory or the state can't be used, if the backend doesn't work here, or if a
     /// thread can't be started.
     pub async fn service(self) -> Result<SandboxService, ServerError> {
-        SandboxService::start(self.options).await
+        let (ready, is_ready) = oneshot::channel();
+        let (stop, stopping) = watch::channel(false);
+        let thread =
+            ServerThread::start("actix-sandbox", move || live(self.options, ready, stopping))?;
+        let manager = is_ready.await.map_err(|_| ServerError::Died)??;
+        let engine = Engine {
+            manager,
+            stop,
+            thread,
+        };
+        Ok(SandboxService {
+            engine: Arc::new(engine),
+        })
     }
 }
 
 /// The thread of the sandboxes, seen from outside.
 struct Engine {
+    manager: Arc<Manager>,
     stop: watch::Sender<bool>,
     thread: ServerThread,
 }
@@ -198,21 +200,11 @@ fn live(
         Err(source) => return drop(ready.send(Err(ServerError::Runtime { source }))),
     };
     runtime.block_on(async move {
-        // A process that was started with SIGCHLD ignored would lose the exit statuses of its
-        // children: the kernel reaps them. With a handler it does not.
-        let _children = match signal(SignalKind::child()) {
-            Ok(children) => children,
-            Err(source) => return drop(ready.send(Err(ServerError::Runtime { source }))),
-        };
         match prepare(options).await {
             Ok(manager) => {
                 let manager = Arc::new(manager);
-                tokio::spawn(
-                    manager
-                        .leases
-                        .clone()
-                        .keep(Arc::downgrade(&manager.registry)),
-                );
+                let registry = Arc::downgrade(&manager.registry);
+                tokio::spawn(manager.leases.clone().keep(registry));
                 if ready.send(Ok(manager.clone())).is_ok() {
                     // An error means that the last handle is gone.
                     let _ = stopping.wait_for(|&stop| stop).await;
@@ -226,7 +218,12 @@ fn live(
     runtime.shutdown_timeout(Duration::from_secs(1));
 }
 
+/// Makes the directory of the server and opens everything else. Removes the directory on failure.
 async fn prepare(options: Options) -> Result<Manager, ServerError> {
+    // If the process was started with SIGCHLD ignored, the kernel would reap its children, and
+    // their exit statuses would be lost. A handler prevents that. It stays for the life of the
+    // process.
+    let _ = signal(SignalKind::child()).map_err(|source| ServerError::Runtime { source })?;
     let parent = options.directory.clone().unwrap_or_else(std::env::temp_dir);
     let server = random_hex::<16>().map_err(|error| ServerError::Runtime {
         source: error.into(),
@@ -240,28 +237,13 @@ async fn prepare(options: Options) -> Result<Manager, ServerError> {
         source,
     })?;
     let path = root.path.clone();
-    match open(&options, root, server).await {
-        Ok((backend, store, locks)) => Ok(Manager::new(
-            Arc::new(options),
-            backend,
-            store,
-            Leases::new(locks),
-        )),
-        Err(error) => {
-            let _ = std::fs::remove_dir_all(path);
-            Err(error)
-        }
-    }
+    let opened = open(options, root, server).await;
+    opened.inspect_err(|_| drop(std::fs::remove_dir_all(path)))
 }
 
-async fn open(
-    options: &Options,
-    root: Root,
-    server: String,
-) -> Result<(Arc<dyn Backend>, Store, Locks), ServerError> {
-    let place = options.state.clone();
-    let lasting = place.is_some();
-    let place = place.unwrap_or_else(|| Place::Directory(root.path.join("state")));
+async fn open(options: Options, root: Root, server: String) -> Result<Manager, ServerError> {
+    let state = options.state.clone();
+    let place = state.unwrap_or_else(|| Place::Directory(root.path.join("state")));
     let storage = {
         let (place, workplace) = (place.clone(), root.path.join("archives"));
         let lease = options.handoff_lease;
@@ -277,17 +259,21 @@ async fn open(
             source,
         },
     })?;
-    let store = Store::new(
-        storage.clone(),
-        lasting,
-        options.archives,
-        options.store_timeout,
-    );
+    let (lasting, timeout) = (options.state.is_some(), options.store_timeout);
+    let store = Store::new(storage.clone(), lasting, options.archives, timeout);
     let locks = Locks::new(storage, server.clone(), options.handoff_lease);
     let state = match place {
         Place::Directory(path) => Some(path),
         Place::Url(_) => None,
     };
     let backend = start::start(options.backend.as_ref(), root, state, server).await?;
-    Ok((backend, store, locks))
+    let options = Arc::new(options);
+    Ok(Manager {
+        registry: Arc::new(Registry::new(options.clone())),
+        options,
+        backend,
+        store: Arc::new(store),
+        leases: Arc::new(Leases::new(locks)),
+        runtime: Handle::current(),
+    })
 }

@@ -1,22 +1,22 @@
-//! How the manager answers an attach: lets a client in to a sandbox that lives here, or restores it first.
+//! How the manager answers an attach: it lets the client in, and restores the sandbox first if it
+//! doesn't live here.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{io, sync::Arc};
 
 use tokio::sync::oneshot;
 
 use super::{
-    handle::{Attached, Command, SandboxHandle},
+    handle::{Command, SandboxHandle},
     manager::{Manager, clean_up},
-    registry::Reservation,
     state::State,
+    task::Sandbox,
 };
 use crate::{
     protocol::{
-        SandboxConfig, SandboxId, SandboxToken, ServerMessage, Status,
+        SandboxId, SandboxToken, ServerMessage, Status,
         names::{CLOSE_ERROR, CLOSE_REFUSED},
     },
     server::{
-        backend::api::BackendSandbox,
         escaped::Escaped,
         http::client_address::ClientAddress,
         identity::{TokenHash, is_well_formed},
@@ -25,62 +25,40 @@ use crate::{
     },
 };
 
-/// What a checkpoint was made into.
-type Revived = (
-    Reservation,
-    SandboxConfig,
-    Duration,
-    Box<dyn BackendSandbox>,
-    State,
-);
+/// Why a client is not let in: the status, its reason and the close code.
+struct Refusal(Status, Option<String>, u16);
 
-/// Why a client is not let in.
-enum Refusal {
-    NotFound,
-    InUse,
-    WrongToken,
-    NotRestored(String),
-}
+const NOT_FOUND: Refusal = Refusal(Status::SandboxNotFound, None, CLOSE_REFUSED);
 
-impl Refusal {
-    fn say(self, link: &Link) {
-        let (status, reason, code) = match self {
-            Self::NotFound => (Status::SandboxNotFound, None, CLOSE_REFUSED),
-            Self::InUse => (Status::SandboxInUse, None, CLOSE_REFUSED),
-            Self::WrongToken => (
-                Status::SandboxPermissionDenialError,
-                Some("Invalid sandbox token.".to_owned()),
-                CLOSE_ERROR,
-            ),
-            Self::NotRestored(why) => (Status::SandboxRestoreError, Some(why), CLOSE_ERROR),
-        };
-        match reason {
-            Some(reason) => link.refuse(status, reason),
-            None => link.push(ServerMessage::status(status)),
-        }
-        link.close(code);
-    }
+const IN_USE: Refusal = Refusal(Status::SandboxInUse, None, CLOSE_REFUSED);
+
+fn wrong_token(id: &SandboxId) -> Refusal {
+    tracing::info!(sandbox = %id, "attach refused: wrong token");
+    let reason = "Invalid sandbox token.".to_owned();
+    Refusal(
+        Status::SandboxPermissionDenialError,
+        Some(reason),
+        CLOSE_ERROR,
+    )
 }
 
 impl Manager {
-    /// Answers an attach: lets the client in, or says why not and closes the link. The future may be
-    /// dropped: what was begun for the client is then there for the next.
+    /// Answers an attach: lets the client in, or refuses it with a reason and closes the link. The
+    /// future may be dropped. A restored sandbox then waits for the next client.
     pub(crate) async fn attach(
         self: &Arc<Self>,
         id: &str,
         token: &SandboxToken,
         link: &Arc<Link>,
     ) -> Option<SandboxHandle> {
-        match self.let_in(id, token, link).await {
-            Ok(handle) => Some(handle),
-            Err(refusal) => {
-                if let Refusal::WrongToken = refusal {
-                    tracing::info!(sandbox = %Escaped(id), "attach refused: wrong token");
-                }
-                refusal.say(link);
-                None
+        let refused = |Refusal(status, reason, code)| {
+            match reason {
+                Some(reason) => link.refuse(status, reason),
+                None => link.push(ServerMessage::status(status)),
             }
-        }
+            link.close(code);
+        };
+        self.let_in(id, token, link).await.map_err(refused).ok()
     }
 
     async fn let_in(
@@ -89,26 +67,24 @@ impl Manager {
         token: &SandboxToken,
         link: &Arc<Link>,
     ) -> Result<SandboxHandle, Refusal> {
+        let known = is_well_formed(id);
+        let id = SandboxId::new(id);
         let mut restoring = false;
         loop {
-            let known = is_well_formed(id).then(|| SandboxId::new(id));
-            let live = known.as_ref().and_then(|id| self.registry.find(id));
+            let live = self.registry.find(&id).filter(|_| known);
+            if live.is_none() && !std::mem::replace(&mut restoring, true) {
+                link.push(ServerMessage::status(Status::SandboxRestoring));
+            }
             let handle = match live {
                 Some(handle) => handle,
-                None => {
-                    if !restoring {
-                        restoring = true;
-                        link.push(ServerMessage::status(Status::SandboxRestoring));
-                    }
-                    let id = known.ok_or(Refusal::NotFound)?;
-                    match self.restore(&id, token, link).await? {
-                        Some(handle) => handle,
-                        None => continue,
-                    }
-                }
+                None if !known => return Err(NOT_FOUND),
+                None => match self.restore(&id, token, link).await? {
+                    Some(handle) => handle,
+                    None => continue,
+                },
             };
             if !handle.token.matches(token) {
-                return Err(Refusal::WrongToken);
+                return Err(wrong_token(&id));
             }
             let (answer, answered) = oneshot::channel();
             let attach = Command::Attach {
@@ -117,38 +93,38 @@ impl Manager {
             };
             let sent = handle.commands.send(attach).await;
             match (sent, answered.await) {
-                (Ok(()), Ok(Attached::Yes)) => return Ok(handle),
-                (Ok(()), Ok(Attached::InUse)) => return Err(Refusal::InUse),
+                (Ok(()), Ok(true)) => return Ok(handle),
+                (Ok(()), Ok(false)) => return Err(IN_USE),
                 // It ended meanwhile: it may have been checkpointed.
                 _ => {}
             }
         }
     }
 
-    /// Makes a sandbox live here that was checkpointed, or that another server hands over; nobody is
-    /// attached to it yet. `None` when somebody else does that just now.
+    /// Restores a sandbox that was checkpointed, or that another server hands over. No client is
+    /// attached to it yet. `None` if another client restores it at the same time.
     async fn restore(
         self: &Arc<Self>,
         id: &SandboxId,
         token: &SandboxToken,
         link: &Arc<Link>,
     ) -> Result<Option<SandboxHandle>, Refusal> {
-        let failed =
-            |why: &str| Refusal::NotRestored(format!("Failed to restore sandbox {id}: {why}"));
+        let failed = |why: &str| {
+            let reason = format!("Failed to restore sandbox {id}: {why}");
+            Refusal(Status::SandboxRestoreError, Some(reason), CLOSE_ERROR)
+        };
         let elsewhere = self.leases.held_elsewhere(id).await;
         let (hash, handoff) = match elsewhere.map_err(|error| failed(&reason(&error)))? {
             Some(hash) => (hash, true),
             None => match self.store.checkpoint(id).await {
                 Ok(record) => (record.token, record.config.enable_sandbox_handoff),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    return Err(Refusal::NotFound);
-                }
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(NOT_FOUND),
                 Err(error) => return Err(failed(&reason(&error))),
             },
         };
-        // Before anybody is disturbed.
+        // Before another server is asked to hand it over.
         if !hash.matches(token) {
-            return Err(Refusal::WrongToken);
+            return Err(wrong_token(id));
         }
         let mut lease = None;
         if handoff {
@@ -171,19 +147,16 @@ impl Manager {
         if self.registry.find(id).is_some() {
             return Ok(None);
         }
-        // On the thread of the sandboxes, so that it is there for the next client when this one goes.
-        let (done, is_done) = oneshot::channel();
+        // A task of its own: if this client leaves, the sandbox waits for the next one.
         let (manager, link, its_id) = (self.clone(), link.clone(), id.clone());
-        self.runtime.spawn(async move {
-            let revived = manager.revive(&its_id, hash, lease.is_some(), link.client());
+        let restoring = self.runtime.spawn(async move {
+            let revived = manager.revive(&its_id, hash, lease.is_some(), link.client);
             match revived.await {
-                Ok((place, config, idle_timeout, backend, state)) => {
+                Ok((handle, mut sandbox)) => {
                     tracing::info!(sandbox = %its_id, "restored");
-                    let handle = place.handle.clone();
-                    let sandbox =
-                        manager.settle(place, config, idle_timeout, backend.into(), lease, state);
-                    let _ = done.send(Ok(handle));
-                    sandbox.run().await;
+                    sandbox.lease = lease;
+                    tokio::spawn(sandbox.run());
+                    Ok(handle)
                 }
                 Err(why) => {
                     tracing::warn!(sandbox = %its_id, why = %Escaped(&why), "not restored");
@@ -192,28 +165,28 @@ impl Manager {
                         let _ = lease.release(false).await;
                         link.push(ServerMessage::status(Status::SandboxLockReleased));
                     }
-                    let _ = done.send(Err(why));
+                    Err(why)
                 }
             }
         });
-        match is_done.await {
+        match restoring.await {
             Ok(Ok(handle)) => Ok(Some(handle)),
-            // Somebody else was quicker by a moment.
+            // Another client was faster.
             Ok(Err(_)) if self.registry.find(id).is_some() => Ok(None),
             Ok(Err(why)) => Err(failed(&why)),
             Err(_panicked) => Err(failed("the server lost it.")),
         }
     }
 
-    /// The sandbox of a checkpoint, in its place; or the reason why not.
+    /// Makes a sandbox of a checkpoint, or returns the reason why not.
     async fn revive(
         self: &Arc<Self>,
         id: &SandboxId,
         token: TokenHash,
         has_lock: bool,
         client: Option<ClientAddress>,
-    ) -> Result<Revived, String> {
-        // Before it is read: should another take its place meanwhile, that one is not taken for it.
+    ) -> Result<(SandboxHandle, Sandbox), String> {
+        // Before it is read: a checkpoint that replaces it meanwhile has another stamp.
         let stamp = self.store.stamp(id).await;
         // Another server may have written it since it was looked at.
         let config = match self.store.checkpoint(id).await {
@@ -226,6 +199,7 @@ impl Manager {
         let stamp = stamp.map_err(|error| reason(&error))?;
         let idle_timeout = self.idle_timeout(&config)?;
         let place = self.registry.reserve(id, token, client)?;
+        let handle = place.handle.clone();
         let backend = self
             .backend
             .create(id)
@@ -234,7 +208,9 @@ impl Manager {
         match self.store.load_checkpoint(id, &*backend).await {
             Ok(execs) => {
                 let state = State::restored(stamp, execs);
-                Ok((place, config, idle_timeout, backend, state))
+                let backend = backend.into();
+                let sandbox = self.settle(place, config, idle_timeout, backend, None, state);
+                Ok((handle, sandbox))
             }
             Err(error) => {
                 clean_up(&*backend).await;

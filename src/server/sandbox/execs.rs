@@ -15,8 +15,9 @@ use crate::{
         backend::job::{Job, Language},
         escaped::Escaped,
         exec::{
+            exec_table::Entry,
             execution::{Control, Limits},
-            named_exec::{Became, NamedEvent, NamedExec, NamedOutlet},
+            shared_exec::{Became, ExecEvent, Outlet, SharedExec},
         },
         session::client_link::Link,
     },
@@ -32,72 +33,70 @@ impl Sandbox {
         let Some(link) = self.state.link.clone() else {
             return;
         };
-        let entry = self.state.named.entries.get(&id);
-        match (request, entry) {
-            (NamedMessage::Exec(..) | NamedMessage::Malformed(_), Some(entry)) => {
-                // It is not run twice.
-                entry.exec.change(|exec| exec.attach(None));
-                link.add(&entry.exec);
+        let Some(entry) = self.state.execs.entries.get(&id) else {
+            return self.answer_unknown(&link, id, request);
+        };
+        let exec = &entry.exec;
+        match request {
+            // It is not run twice.
+            NamedMessage::Exec(..) | NamedMessage::Malformed(_) => {
+                exec.change(|exec| exec.attach(None));
             }
-            (NamedMessage::Exec(..), None) if !id.is_valid() => self.refuse_named(
-                &link,
-                id,
-                Status::ExecutionError,
-                format!("'exec' must be text of 1 to {} bytes.", ExecId::MAX_BYTES),
-            ),
-            (NamedMessage::Malformed(why), None) => {
-                self.refuse_named(&link, id, Status::ExecutionError, why);
+            NamedMessage::Reconnect { offsets } => exec.change(|exec| exec.attach(Some(offsets))),
+            NamedMessage::Stdin { offset, data, eof } => {
+                exec.change(|exec| exec.handle_stdin(offset, &data, eof));
             }
-            (NamedMessage::Exec(exec, options), None) => match self.job(exec, &options) {
-                Ok(job) => self.start_named(&link, id, job, &options),
-                Err((status, why)) => self.refuse_named(&link, id, status, why),
-            },
-            (NamedMessage::Stdin { offset, data, eof }, Some(entry)) => {
-                entry
-                    .exec
-                    .change(|exec| exec.handle_stdin(offset, &data, eof));
-                link.add(&entry.exec);
-            }
-            (NamedMessage::MalformedStdin(why), _) => {
-                self.refuse_named(&link, id, Status::StdinError, why);
-            }
-            (NamedMessage::Ack { offsets, done }, Some(entry)) => {
-                entry.exec.change(|exec| exec.handle_ack(offsets, done));
-            }
-            (NamedMessage::Kill, Some(entry)) => {
+            NamedMessage::Kill => {
                 if let Some(control) = &entry.control {
-                    entry.exec.will_die(None);
+                    exec.will_die(None);
                     control.kill();
                 }
-                entry.exec.change(ServedExec::handle_kill);
-                link.add(&entry.exec);
+                exec.change(ServedExec::handle_kill);
             }
-            (NamedMessage::Reconnect { offsets }, Some(entry)) => {
-                entry.exec.change(|exec| exec.attach(Some(offsets)));
-                link.add(&entry.exec);
+            NamedMessage::Ack { offsets, done } => {
+                return exec.change(|exec| exec.handle_ack(offsets, done));
             }
-            (NamedMessage::Kill, None) => {
-                let update = ExecUpdate::new(id);
-                link.push(ServerMessage::exec_status(
-                    Status::ExecutionForceKilled,
-                    update,
-                    None,
-                ));
+            NamedMessage::MalformedStdin(_) | NamedMessage::Unknown => {
+                return self.answer_unknown(&link, id, request);
             }
-            (NamedMessage::Reconnect { .. }, None) => {
-                let mut update = ExecUpdate::new(id);
-                update.end = Some(ExecEnd::lost());
-                link.push(ServerMessage::exec_status(
-                    Status::ExecutionDone,
-                    update,
-                    Some(UNKNOWN.to_owned()),
-                ));
+        }
+        link.add(exec);
+    }
+
+    /// Answers a request that needs no exec.
+    fn answer_unknown(&mut self, link: &Arc<Link>, id: ExecId, request: NamedMessage<'_>) {
+        match request {
+            NamedMessage::Exec(..) if !id.is_valid() => {
+                let why = format!("'exec' must be text of 1 to {} bytes.", ExecId::MAX_BYTES);
+                self.refuse_named(link, id, Status::ExecutionError, why);
             }
-            (NamedMessage::Stdin { .. }, None) => {
-                self.refuse_named(&link, id, Status::StdinError, UNKNOWN.to_owned());
+            NamedMessage::Exec(exec, options) => match self.job(exec, &options) {
+                Ok(job) => self.start_named(link, id, job, &options),
+                Err((status, why)) => self.refuse_named(link, id, status, why),
+            },
+            NamedMessage::Malformed(why) => {
+                self.refuse_named(link, id, Status::ExecutionError, why);
             }
-            (NamedMessage::Ack { .. }, None) => {}
-            (NamedMessage::Unknown, _) => {
+            NamedMessage::Stdin { .. } => {
+                self.refuse_named(link, id, Status::StdinError, UNKNOWN.to_owned());
+            }
+            NamedMessage::MalformedStdin(why) => {
+                self.refuse_named(link, id, Status::StdinError, why);
+            }
+            NamedMessage::Kill => {
+                let (status, update) = (Status::ExecutionForceKilled, ExecUpdate::new(id));
+                link.push(ServerMessage::exec_status(status, update, None));
+            }
+            NamedMessage::Reconnect { .. } => {
+                let update = ExecUpdate {
+                    end: Some(ExecEnd::lost()),
+                    ..ExecUpdate::new(id)
+                };
+                let (status, why) = (Status::ExecutionDone, UNKNOWN.to_owned());
+                link.push(ServerMessage::exec_status(status, update, Some(why)));
+            }
+            NamedMessage::Ack { .. } => {}
+            NamedMessage::Unknown => {
                 tracing::debug!(sandbox = %self.id, exec = %Escaped(&id), "a message about an exec is not known");
             }
         }
@@ -115,7 +114,7 @@ impl Sandbox {
             return Err((Status::ExecutionError, why));
         };
         let most = self.options.max_execs;
-        if self.state.named.alive().count() >= most {
+        if self.state.execs.count_alive() >= most {
             let why = format!(
                 "The sandbox has its limit of {most} executions at once: kill one, or wait for one to end."
             );
@@ -141,55 +140,66 @@ impl Sandbox {
             run_time: asked(options.timeout_ms).map_or(most, |asked| most.min(asked)),
             output_grace: most.min(output_grace),
         };
-        let exec = NamedExec::new(ServedExec::new(id.clone(), window));
+        let exec = SharedExec::new(ServedExec::new(id.clone(), window), None);
         link.add(&exec);
-        let outlet = NamedOutlet {
-            id: id.clone(),
-            exec: exec.clone(),
-            events: self.state.named.sender.clone(),
-        };
         tracing::debug!(sandbox = %self.id, exec = %Escaped(&id), language = ?job.language, "exec");
-        let control = Control::start(
-            self.backend.clone(),
-            job,
-            limits,
-            outlet,
-            self.state.drains.clone(),
-        );
-        self.state.named.insert(id, exec, Some(control));
+        let entry = self.start(Some(id.clone()), exec, job, limits);
+        self.state.execs.insert(id, entry);
+    }
+
+    /// Starts the task of an exec.
+    pub(super) fn start(
+        &self,
+        id: Option<ExecId>,
+        exec: Arc<SharedExec>,
+        job: Job,
+        limits: Limits,
+    ) -> Entry {
+        let outlet = Outlet {
+            id,
+            exec: exec.clone(),
+            events: self.state.execs.sender.clone(),
+        };
+        let (backend, drains) = (self.backend.clone(), self.state.drains.clone());
+        let control = Some(Control::start(backend, job, limits, outlet, drains));
+        Entry { exec, control }
     }
 
     fn refuse_named(&self, link: &Link, id: ExecId, status: Status, why: String) {
         let update = ExecUpdate::new(id);
-        link.push(ServerMessage::exec_status(
-            status,
-            update,
-            Some(why.clone()),
-        ));
-        link.push(ServerMessage::error(why));
+        let refusal = ServerMessage::exec_status(status, update, Some(why.clone()));
+        link.push_all([refusal, ServerMessage::error(why)]);
     }
 
-    /// Something became of a named exec.
-    pub(super) fn on_named(&mut self, (id, became): NamedEvent) {
+    /// Something became of an exec.
+    pub(super) fn on_event(&mut self, (id, became): ExecEvent) {
         self.state.idle_since = Instant::now();
-        match became {
-            Became::Exited => {
-                tracing::debug!(sandbox = %self.id, exec = %Escaped(&id), "exec exited, its output goes on");
-                self.state.named.limit_exited(self.options.max_execs);
+        // The exec of v1 has no id.
+        let shown = id.as_ref().map_or("", ExecId::as_str);
+        let execs = &mut self.state.execs;
+        match (became, id.clone()) {
+            (Became::Exited, _) => {
+                tracing::debug!(sandbox = %self.id, exec = %Escaped(shown), "exec exited, its output goes on");
+                execs.limit_exited(self.options.max_execs);
             }
-            Became::Ended => {
-                tracing::debug!(sandbox = %self.id, exec = %Escaped(&id), "exec ended");
-                self.state.named.ended(&id);
+            (Became::Ended, _) => {
+                tracing::debug!(sandbox = %self.id, exec = %Escaped(shown), "exec ended");
+                execs.ended(id.as_ref());
             }
-            Became::NotStarted(why) => {
-                tracing::warn!(sandbox = %self.id, exec = %Escaped(&id), reason = %Escaped(&why), "an exec did not start");
-                // It never was: the id is free.
-                self.state.named.remove(&id);
-                if let Some(link) = self.state.link.clone() {
-                    self.refuse_named(&link, id, Status::ExecutionError, why);
+            (Became::NotStarted(why), id) => {
+                tracing::warn!(sandbox = %self.id, exec = %Escaped(shown), reason = %Escaped(&why), "an exec did not start");
+                match id {
+                    None => execs.ended(None),
+                    Some(id) => {
+                        // It never ran: the id is free.
+                        execs.remove(&id);
+                        if let Some(link) = self.state.link.clone() {
+                            self.refuse_named(&link, id, Status::ExecutionError, why);
+                        }
+                    }
                 }
             }
         }
-        self.state.named.tidy();
+        self.state.execs.tidy();
     }
 }

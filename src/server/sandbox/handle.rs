@@ -1,12 +1,15 @@
-//! [`SandboxHandle`]: the way to a sandbox, and the commands that go it.
+//! [`SandboxHandle`]: sends commands to a sandbox.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
     protocol::ClientMessage,
-    server::{exec::stdin_queue::StdinQueue, identity::TokenHash, session::client_link::Link},
+    server::{
+        exec::shared_exec::SharedExec, http::client_address::ClientAddress, identity::TokenHash,
+        session::client_link::Link,
+    },
 };
 
 /// The way to a sandbox.
@@ -14,13 +17,14 @@ use crate::{
 pub(crate) struct SandboxHandle {
     pub(crate) commands: mpsc::Sender<Command>,
     pub(crate) token: TokenHash,
-    pub(crate) stdin: Arc<StdinSlot>,
+    /// The address of the client that created or restored the sandbox.
+    pub(super) client: Option<ClientAddress>,
 }
 
 impl SandboxHandle {
-    /// Hands on what a client says, and waits until the sandbox has taken it: a client that sends
-    /// faster has its socket read slower, and what waits is one message, not a queue of them.
-    /// Nothing happens when the sandbox is gone.
+    /// Passes a message of a client on, and waits until the sandbox has taken it. So the socket of
+    /// a client that sends faster is read slower, and one message waits instead of a queue. Does
+    /// nothing if the sandbox is gone.
     pub(crate) async fn say(&self, link: &Arc<Link>, request: ClientMessage<'static>) {
         let link = link.clone();
         let (obeyed, is_obeyed) = oneshot::channel();
@@ -29,9 +33,10 @@ impl SandboxHandle {
             request,
             obeyed,
         };
-        if self.commands.send(command).await.is_ok() {
-            // It is never sent, only dropped.
-            let _ = is_obeyed.await;
+        if self.commands.send(command).await.is_ok()
+            && let Ok(exec) = is_obeyed.await
+        {
+            exec.make_way().await;
         }
     }
 }
@@ -41,16 +46,17 @@ pub(crate) const COMMANDS_IN_FLIGHT: usize = 16;
 
 /// What a sandbox is told.
 pub(crate) enum Command {
-    /// A client wants to attach.
+    /// A client wants to attach. The answer is false if another client is attached.
     Attach {
         link: Arc<Link>,
-        answer: oneshot::Sender<Attached>,
+        answer: oneshot::Sender<bool>,
     },
-    /// A client says something. `obeyed` is dropped when that is done.
+    /// A message of a client. The sandbox drops `obeyed` when it has taken it. It sends the exec
+    /// that got input, so that the session waits for room.
     Say {
         link: Arc<Link>,
         request: ClientMessage<'static>,
-        obeyed: oneshot::Sender<()>,
+        obeyed: oneshot::Sender<Arc<SharedExec>>,
     },
     /// Another server waits for the sandbox.
     HandOver,
@@ -58,28 +64,4 @@ pub(crate) enum Command {
     LockLost,
     /// The server stops.
     Stop,
-}
-
-/// The answer to an attach.
-pub(crate) enum Attached {
-    Yes,
-    /// Another client is attached.
-    InUse,
-}
-
-/// Where a session finds the input queue of its sandbox's current exec.
-#[derive(Debug, Default)]
-pub(crate) struct StdinSlot(Mutex<Option<Arc<StdinQueue>>>);
-
-impl StdinSlot {
-    pub(crate) fn get(&self) -> Option<Arc<StdinQueue>> {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
-    }
-
-    pub(super) fn set(&self, queue: Option<Arc<StdinQueue>>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = queue;
-    }
 }

@@ -55,13 +55,12 @@ struct Held {
 /// renewed any more.
 pub(crate) struct Lease {
     leases: Arc<Leases>,
-    lock: Lock,
-    token: TokenHash,
+    held: Held,
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.leases.held().remove(&self.lock.id);
+        self.leases.held().remove(&self.held.lock.id);
     }
 }
 
@@ -69,7 +68,7 @@ impl Lease {
     /// What to ask before the state of the sandbox is written: an error when another server has it.
     /// Blocking.
     pub(crate) fn fence(&self) -> impl Fn() -> io::Result<()> + Send + Sync + use<> {
-        let (locks, lock) = (self.leases.locks.clone(), self.lock.clone());
+        let (locks, lock) = (self.leases.locks.clone(), self.held.lock.clone());
         move || match locks.is_mine(&lock)? {
             true => Ok(()),
             false => Err(io::Error::other("another server has taken the sandbox")),
@@ -78,16 +77,12 @@ impl Lease {
 
     /// Gives the lock up for others to take; or with the sandbox, for good.
     pub(crate) async fn release(self, for_good: bool) -> io::Result<()> {
-        let (locks, lock, token) = (
-            self.leases.locks.clone(),
-            self.lock.clone(),
-            self.token.clone(),
-        );
+        let (locks, held) = (self.leases.locks.clone(), self.held.clone());
         // First, or it might be renewed meanwhile.
         drop(self);
         blocking(move || match for_good {
-            true => locks.remove(&lock),
-            false => locks.release(&lock, &token),
+            true => locks.remove(&held.lock),
+            false => locks.release(&held.lock, &held.token),
         })
         .await
     }
@@ -135,25 +130,20 @@ impl Leases {
         let Attempt::Taken(lock) = attempt.await? else {
             return Ok(None);
         };
-        self.held().insert(
-            id.clone(),
-            Held {
-                lock: lock.clone(),
-                token: token.clone(),
-                renewed: Instant::now(),
-            },
-        );
-        self.work.notify_one();
-        Ok(Some(Lease {
-            leases: self.clone(),
+        let held = Held {
             lock,
             token: token.clone(),
-        }))
+            renewed: Instant::now(),
+        };
+        self.held().insert(id.clone(), held.clone());
+        self.work.notify_one();
+        let leases = self.clone();
+        Ok(Some(Lease { leases, held }))
     }
 
-    /// Takes the lock of a sandbox as soon as its owner gives it up, or its time is over. `None` when
-    /// that is not within `patience`, or when `enough` says that there is no need any more. Dropped, it
-    /// waits no longer.
+    /// Takes the lock of a sandbox as soon as its owner gives it up, or its time is over. `None`
+    /// when that is not within `patience`, or when `enough` says that there is no need any more.
+    /// Dropped, it waits no longer.
     pub(crate) async fn acquire(
         self: &Arc<Self>,
         id: &SandboxId,
@@ -186,8 +176,8 @@ impl Leases {
         }
     }
 
-    /// Renews the leases that this server holds, and tells sandboxes that another server waits for them
-    /// or that their lease is lost. Ends when the registry is dropped.
+    /// Renews the leases that this server holds, and tells sandboxes that another server waits for
+    /// them or that their lease is lost. Ends when the registry is dropped.
     pub(crate) async fn keep(self: Arc<Self>, registry: Weak<Registry>) {
         loop {
             if self.held().is_empty() {
@@ -228,11 +218,8 @@ impl Leases {
         let id = &held.lock.id;
         match renewed {
             Ok(true) => {
-                if let Some(kept) = self
-                    .held()
-                    .get_mut(id)
-                    .filter(|kept| kept.lock == held.lock)
-                {
+                let mut all = self.held();
+                if let Some(kept) = all.get_mut(id).filter(|kept| kept.lock == held.lock) {
                     kept.renewed = Instant::now();
                 }
             }

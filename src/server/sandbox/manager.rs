@@ -41,23 +41,6 @@ pub(crate) struct Manager {
 }
 
 impl Manager {
-    /// A manager whose sandboxes live on the current runtime.
-    pub(crate) fn new(
-        options: Arc<Options>,
-        backend: Arc<dyn Backend>,
-        store: Store,
-        leases: Leases,
-    ) -> Self {
-        Self {
-            registry: Arc::new(Registry::new(options.clone())),
-            options,
-            backend,
-            store: Arc::new(store),
-            leases: Arc::new(leases),
-            runtime: Handle::current(),
-        }
-    }
-
     /// Answers a configuration: makes the sandbox, or says why not and closes the link.
     pub(crate) fn create(
         self: &Arc<Self>,
@@ -71,16 +54,10 @@ impl Manager {
             return None;
         }
         link.push(ServerMessage::status(Status::SandboxCreating));
-        match parsed
-            .map_err(|error| error.to_string())
-            .and_then(|config| self.admit(config, link))
-        {
-            Ok(handle) => Some(handle),
-            Err(reason) => {
-                refuse_creation(link, reason);
-                None
-            }
-        }
+        let config = parsed.map_err(|error| error.to_string());
+        let admitted = config.and_then(|config| self.admit(config, link));
+        let refuse = |reason| refuse_creation(link, reason);
+        admitted.map_err(refuse).ok()
     }
 
     /// Makes the sandbox, or gives the reason why not.
@@ -91,51 +68,59 @@ impl Manager {
     ) -> Result<SandboxHandle, String> {
         config.check().map_err(|error| error.to_string())?;
         let idle_timeout = self.idle_timeout(&config)?;
-        let snapshot = match &config.filesystem_snapshot_name {
-            Some(name) => Some(SnapshotName::new(name)?),
-            None => None,
-        };
+        let snapshot = config.filesystem_snapshot_name.as_deref();
+        let snapshot = snapshot.map(SnapshotName::new).transpose()?;
         let (id, token) = new_identity().map_err(|error| {
             format!("Failed to create the sandbox: no random numbers to be had ({error}).")
         })?;
         let place = self
             .registry
-            .reserve(&id, TokenHash::of(&token), link.client())?;
+            .reserve(&id, TokenHash::of(&token), link.client)?;
         let handle = place.handle.clone();
 
         let (manager, link) = (self.clone(), link.clone());
         self.runtime.spawn(async move {
-            let made = async {
-                let lease = match config.enable_sandbox_handoff {
-                    true => Some(manager.claim(&id, &place.handle.token, &link).await?),
-                    false => None,
-                };
-                match manager.make(&id, snapshot.as_ref()).await {
-                    Ok(backend) => Ok((lease, backend)),
-                    Err(reason) => {
-                        if let Some(lease) = lease {
-                            let _ = lease.release(true).await;
-                        }
-                        Err(reason)
-                    }
-                }
-            };
+            let made = manager.make(place, config, idle_timeout, snapshot, &link);
             match made.await {
-                Ok((lease, backend)) => {
-                    let state = State::attached(link);
-                    let sandbox =
-                        manager.settle(place, config, idle_timeout, backend, lease, state);
+                Ok(sandbox) => {
                     sandbox.greet(token);
                     sandbox.run().await;
                 }
                 Err(reason) => {
-                    drop(place);
                     tracing::warn!(reason = %Escaped(&reason), "a sandbox could not be created");
                     refuse_creation(&link, reason);
                 }
             }
         });
         Ok(handle)
+    }
+
+    /// Makes a sandbox in its place, attached to the link, or returns the reason why not.
+    async fn make(
+        &self,
+        place: Reservation,
+        config: SandboxConfig,
+        idle_timeout: Duration,
+        snapshot: Option<SnapshotName>,
+        link: &Arc<Link>,
+    ) -> Result<Sandbox, String> {
+        let id = place.registration.id.clone();
+        let lease = match config.enable_sandbox_handoff {
+            true => Some(self.claim(&id, &place.handle.token, link).await?),
+            false => None,
+        };
+        match self.fill(&id, snapshot).await {
+            Ok(backend) => {
+                let state = State::attached(link.clone());
+                Ok(self.settle(place, config, idle_timeout, backend, lease, state))
+            }
+            Err(reason) => {
+                if let Some(lease) = lease {
+                    let _ = lease.release(true).await;
+                }
+                Err(reason)
+            }
+        }
     }
 
     /// Takes the lock of a new sandbox.
@@ -153,37 +138,28 @@ impl Manager {
         }
     }
 
-    /// A sandbox of the backend, filled from a snapshot where there is to be one; or the reason why not.
-    async fn make(
+    /// A sandbox of the backend, filled from a snapshot if there is one; or the reason why not.
+    async fn fill(
         &self,
         id: &SandboxId,
-        snapshot: Option<&SnapshotName>,
+        snapshot: Option<SnapshotName>,
     ) -> Result<Arc<dyn BackendSandbox>, String> {
-        let backend = self
-            .backend
-            .create(id)
-            .await
-            .map_err(|error| format!("Failed to create the sandbox: {error}"))?;
-        let Some(name) = snapshot else {
-            return Ok(backend.into());
-        };
-        let loaded = self.store.load_snapshot(name, &*backend).await;
-        let name = name.as_str();
-        match loaded {
-            Ok(()) => Ok(backend.into()),
-            Err(error) => {
-                clean_up(&*backend).await;
-                Err(match error.kind() {
-                    io::ErrorKind::NotFound => format!("Filesystem snapshot not found: '{name}'"),
-                    _ => {
-                        format!(
-                            "Failed to load the filesystem snapshot '{name}': {}",
-                            reason(&error)
-                        )
-                    }
-                })
-            }
+        let backend = self.backend.create(id).await;
+        let backend = backend.map_err(|error| format!("Failed to create the sandbox: {error}"))?;
+        if let Some(name) = &snapshot
+            && let Err(error) = self.store.load_snapshot(name, &*backend).await
+        {
+            clean_up(&*backend).await;
+            let name = name.as_str();
+            return Err(match error.kind() {
+                io::ErrorKind::NotFound => format!("Filesystem snapshot not found: '{name}'"),
+                _ => {
+                    let why = reason(&error);
+                    format!("Failed to load the filesystem snapshot '{name}': {why}")
+                }
+            });
         }
+        Ok(backend.into())
     }
 
     /// A sandbox in the place that is reserved for it.
@@ -212,7 +188,6 @@ impl Manager {
             store: self.store.clone(),
             lease,
             commands,
-            stdin_slot: handle.stdin,
             registration: Some(registration),
             state,
             _alive: alive,

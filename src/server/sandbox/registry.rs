@@ -1,7 +1,7 @@
 //! [`Registry`]: which sandboxes there are, and who may have one more.
 
 use std::{
-    collections::{HashMap, hash_map::Entry},
+    collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -22,8 +22,6 @@ pub(crate) struct Registry {
 
 struct Entries {
     sandboxes: HashMap<SandboxId, SandboxHandle>,
-    /// How many of them each client has.
-    of_clients: HashMap<ClientAddress, usize>,
     /// One clone is with every sandbox; `None` once the server stops.
     alive: Option<mpsc::Sender<()>>,
     /// Ends when the last clone is dropped.
@@ -34,21 +32,11 @@ struct Entries {
 pub(crate) struct Registration {
     registry: Arc<Registry>,
     pub(super) id: SandboxId,
-    client: Option<ClientAddress>,
 }
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        let mut entries = self.registry.lock();
-        entries.sandboxes.remove(&self.id);
-        if let Some(client) = self.client
-            && let Entry::Occupied(mut entry) = entries.of_clients.entry(client)
-        {
-            *entry.get_mut() -= 1;
-            if *entry.get() == 0 {
-                entry.remove();
-            }
-        }
+        self.registry.lock().sandboxes.remove(&self.id);
     }
 }
 
@@ -68,7 +56,6 @@ impl Registry {
             options,
             entries: Mutex::new(Entries {
                 sandboxes: HashMap::new(),
-                of_clients: HashMap::new(),
                 alive: Some(alive),
                 all_ended: Some(all_ended),
             }),
@@ -105,7 +92,7 @@ impl Registry {
         let handle = SandboxHandle {
             commands,
             token,
-            stdin: Arc::default(),
+            client,
         };
         let mut entries = self.lock();
         let Some(alive) = entries.alive.clone() else {
@@ -120,22 +107,19 @@ impl Registry {
         if entries.sandboxes.contains_key(id) {
             return Err("It is here already.".to_owned());
         }
-        if let Some(client) = client {
-            let count = entries.of_clients.get(&client).copied().unwrap_or(0);
-            if let Some(limit) = self.options.max_sandboxes_per_client
-                && count >= limit
-            {
-                return Err(format!(
-                    "The clients of this address have their limit of {limit} sandboxes: kill one, or wait for one to be deleted."
-                ));
-            }
-            entries.of_clients.insert(client, count + 1);
+        let all = entries.sandboxes.values();
+        if let Some(limit) = self.options.max_sandboxes_per_client
+            && client.is_some()
+            && all.filter(|it| it.client == client).count() >= limit
+        {
+            return Err(format!(
+                "The clients of this address have their limit of {limit} sandboxes: kill one, or wait for one to be deleted."
+            ));
         }
         entries.sandboxes.insert(id.clone(), handle.clone());
         let registration = Registration {
             registry: self.clone(),
             id: id.clone(),
-            client,
         };
         Ok(Reservation {
             handle,

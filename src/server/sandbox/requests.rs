@@ -1,27 +1,17 @@
-//! What a sandbox does when its client asks for something, and what it answers: in the recorded words.
+//! How a sandbox answers the requests of its client, in the words of the recordings.
 
 use super::task::{End, Sandbox};
-use crate::{
-    protocol::{ClientMessage, Status},
-    server::session::client_link::Link,
-};
+use crate::protocol::{ClientMessage, Status};
 
 impl Sandbox {
     /// Does what was asked; says so when the sandbox ends by it.
     pub(super) fn answer(&mut self, request: ClientMessage<'static>) -> Option<End> {
-        let _together = self.state.link.as_ref().map(Link::cork);
         match request {
             ClientMessage::Exec(exec) => self.exec(exec.language, exec.code),
             // As recorded: what is nothing else is an exec without a language.
             ClientMessage::Unknown => self.exec(None, None),
             ClientMessage::Stdin { data } => self.stdin(data),
-            ClientMessage::KillProcess => match &self.state.exec {
-                Some(exec) => {
-                    exec.control.kill();
-                    self.state.kills += 1;
-                }
-                None => self.status(Status::ExecutionForceKilled),
-            },
+            ClientMessage::KillProcess => self.kill_process(),
             ClientMessage::KillSandbox => return Some(End::Killed),
             ClientMessage::SnapshotFilesystem { name } => self.snapshot(name.as_deref()),
             ClientMessage::Checkpoint => return self.checkpoint(),
@@ -34,7 +24,9 @@ impl Sandbox {
     /// Whether the sandbox may be checkpointed now; says so when it is to end by that.
     fn checkpoint(&mut self) -> Option<End> {
         self.status(Status::SandboxCheckpointing);
-        if self.state.exec.is_some() || self.state.named.is_alive() {
+        let execs = &self.state.execs;
+        let v1 = execs.v1.as_ref();
+        if execs.is_alive() || v1.is_some_and(|it| it.exec.look(|exec| !exec.is_done())) {
             self.refuse(
                 Status::ExecutionInProgressError,
                 "Cannot checkpoint while an execution is in progress.".to_owned(),

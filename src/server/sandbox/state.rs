@@ -1,18 +1,15 @@
 //! [`State`]: what changes in the life of a sandbox.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::sync::Arc;
 
-use tokio::{
-    sync::oneshot::{self, error::RecvError},
-    time::Instant,
-};
+use tokio::{task::JoinHandle, time::Instant};
 
 use crate::{
     machine::StoredExec,
     protocol::{Status, names::CLOSE_ERROR},
     server::{
-        exec::{named_execs::NamedExecs, output_pump::Drains, v1_exec::V1Exec},
-        session::client_link::{ExecItem, Link},
+        exec::{exec_table::ExecTable, output_pump::Drains},
+        session::client_link::Link,
         store::{storage::Stamp, turns::Stop},
     },
 };
@@ -20,22 +17,9 @@ use crate::{
 /// What changes in the life of a sandbox.
 pub(crate) struct State {
     pub(super) link: Option<Arc<Link>>,
-    /// The attached client has taken over the exec, or there is none to take over.
-    pub(super) resumed: bool,
-    /// What belongs to the exec while no client has taken it over.
-    pub(super) held: VecDeque<ExecItem>,
-    pub(super) held_bytes: usize,
-    pub(super) exec: Option<V1Exec>,
-    /// The execs that have a name.
-    pub(super) named: NamedExecs,
+    pub(super) execs: ExecTable,
     /// Output of execs that ended, which processes in the background still hold.
     pub(super) drains: Drains,
-    /// The current exec was announced as running.
-    pub(super) announced: bool,
-    /// An exec was asked for at some time.
-    pub(super) ever_ran: bool,
-    /// Kills that wait for the end of the exec.
-    pub(super) kills: usize,
     /// A filesystem snapshot that is being taken.
     pub(super) snapshot: Option<Snapshot>,
     /// The checkpoint that it was restored from.
@@ -48,46 +32,33 @@ pub(crate) struct State {
 }
 
 impl State {
-    /// The state of a sandbox without an attached client.
-    fn unattached() -> Self {
+    /// The state of a sandbox that was just made for the client at the other end of `link`.
+    pub(crate) fn attached(link: Arc<Link>) -> Self {
+        Self::new(Some(link), ExecTable::new(), None)
+    }
+
+    /// The state of a sandbox that was just restored, before a client attaches.
+    pub(crate) fn restored(from: Stamp, execs: Vec<StoredExec>) -> Self {
+        Self::new(None, ExecTable::restored(execs), Some(from))
+    }
+
+    fn new(link: Option<Arc<Link>>, execs: ExecTable, restored_from: Option<Stamp>) -> Self {
         Self {
-            link: None,
-            resumed: true,
-            held: VecDeque::new(),
-            held_bytes: 0,
-            exec: None,
-            named: NamedExecs::new(),
+            link,
+            execs,
             drains: Drains::default(),
-            announced: false,
-            ever_ran: false,
-            kills: 0,
             snapshot: None,
-            restored_from: None,
+            restored_from,
             idle_since: Instant::now(),
             was_busy: false,
             keep_until: None,
         }
     }
-
-    /// The state of a sandbox that was just restored, before a client attaches.
-    pub(crate) fn restored(from: Stamp, execs: Vec<StoredExec>) -> Self {
-        let mut state = Self::unattached();
-        state.named = NamedExecs::restored(execs);
-        state.restored_from = Some(from);
-        state
-    }
-
-    /// The state of a sandbox that was just made for the client at the other end of `link`.
-    pub(crate) fn attached(link: Arc<Link>) -> Self {
-        let mut state = Self::unattached();
-        state.link = Some(link);
-        state
-    }
 }
 
 impl Drop for State {
-    /// A sandbox that ends as it should has taken its client out before: this is a panic, or the
-    /// end of the runtime. The client does not wait for ever.
+    /// A sandbox that ends normally has taken its link out before. So this is a panic, or the end
+    /// of the runtime: the client is told, so that it doesn't wait forever.
     fn drop(&mut self) {
         if let Some(link) = self.link.take() {
             link.refuse(
@@ -102,14 +73,15 @@ impl Drop for State {
 /// A snapshot that is being taken. Dropped, it is given up.
 pub(super) struct Snapshot {
     pub(super) asked_by: Arc<Link>,
-    pub(super) done: oneshot::Receiver<Result<(), String>>,
+    pub(super) task: JoinHandle<Result<(), String>>,
     pub(super) stop: Stop,
 }
 
 impl Snapshot {
-    /// The result; an error means that the task panicked.
-    pub(super) async fn done(&mut self) -> Result<Result<(), String>, RecvError> {
-        (&mut self.done).await
+    /// Waits for the result.
+    pub(super) async fn done(&mut self) -> Result<(), String> {
+        let lost = |_panic| Err("The server lost it.".to_owned());
+        (&mut self.task).await.unwrap_or_else(lost)
     }
 
     /// Gives it up, and waits until nothing of it is left.

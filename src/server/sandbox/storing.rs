@@ -1,15 +1,12 @@
-//! What a sandbox does to be stored: filesystem snapshots beside its life, and the checkpoint that ends it.
+//! How a sandbox is stored: filesystem snapshots while it runs, and the checkpoint that ends it.
 
 use std::{io, sync::Arc};
 
-use tokio::{
-    sync::oneshot::{self, error::RecvError},
-    time::Instant,
-};
+use tokio::time::Instant;
 
 use super::{leases::Lease, state::Snapshot, task::Sandbox};
 use crate::{
-    protocol::{ServerMessage, Status},
+    protocol::Status,
     server::{
         blocking::blocking,
         escaped::Escaped,
@@ -33,34 +30,31 @@ impl Sandbox {
             }
             Some(name) => SnapshotName::new(name),
         };
-        let (Some(link), name) = (self.state.link.clone(), name) else {
-            return;
-        };
-        let name = match name {
-            Ok(name) => name,
-            Err(why) => return self.snapshot_failed(&why),
+        let (link, name) = match (self.state.link.clone(), name) {
+            (Some(link), Ok(name)) => (link, name),
+            (_, Err(why)) => return self.snapshot_failed(&why),
+            (None, Ok(_)) => return,
         };
         let stop = Stop::default();
-        let (report, done) = oneshot::channel();
+        let stopped = stop.clone();
         let (store, backend) = (self.store.clone(), self.backend.clone());
+        let task = tokio::spawn(async move {
+            let saved = store.save_snapshot(&name, &*backend, stopped).await;
+            saved.map_err(|error| reason(&error))
+        });
         self.state.snapshot = Some(Snapshot {
             asked_by: link,
-            done,
-            stop: stop.clone(),
-        });
-        tokio::spawn(async move {
-            let saved = store.save_snapshot(&name, &*backend, stop).await;
-            let _ = report.send(saved.map_err(|error| reason(&error)));
+            task,
+            stop,
         });
     }
 
     /// A snapshot is done: tells the client that asked for it, if it is still attached.
-    pub(super) fn on_snapshot(&mut self, result: Result<Result<(), String>, RecvError>) {
+    pub(super) fn on_snapshot(&mut self, result: Result<(), String>) {
         let Some(snapshot) = self.state.snapshot.take() else {
             return;
         };
         self.state.idle_since = Instant::now();
-        let result = result.unwrap_or_else(|_| Err("The server lost it.".to_owned()));
         tracing::debug!(sandbox = %self.id, ?result, "filesystem snapshot");
         let asked_by_attached = |link: &Arc<Link>| Arc::ptr_eq(link, &snapshot.asked_by);
         if !self.state.link.as_ref().is_some_and(asked_by_attached) {
@@ -80,7 +74,8 @@ impl Sandbox {
         );
     }
 
-    /// What to ask before a checkpoint of the sandbox is touched: an error when another server has it.
+    /// What to ask before a checkpoint of the sandbox is touched: an error when another server has
+    /// it.
     pub(super) fn fence(&self) -> impl FnOnce() -> io::Result<()> + Send + use<> {
         let fence = self.lease.as_ref().map(Lease::fence);
         move || fence.map_or(Ok(()), |fence| fence())
@@ -101,14 +96,14 @@ impl Sandbox {
             self.on_snapshot(result);
         }
         // Before what holds their output is ended, so that output that ends with it is told as cut.
-        self.state.named.told().await;
+        self.state.execs.told().await;
         // What goes on in the background would change the files while they are stored.
         self.backend.freeze().await?;
         let record = Record {
             token: self.token.clone(),
             config: self.config.clone(),
         };
-        let execs = self.state.named.stored();
+        let execs = self.state.execs.stored();
         let fence = self.fence();
         let saved = self
             .store
@@ -121,43 +116,33 @@ impl Sandbox {
         }
         saved.map_err(|error| reason(&error))
     }
-}
 
-impl Sandbox {
-    /// Makes the sandbox ready for another server, as recorded: what runs is killed, the rest is stored.
+    /// Prepares the sandbox for another server, as recorded: kills what runs and stores the rest.
     pub(super) async fn hand_over(&mut self) -> Result<(), String> {
         self.status(Status::SandboxLockReleaseRequested);
         self.status(Status::SandboxCheckpointing);
-        if let Some(exec) = self.state.exec.take() {
-            exec.abandon().await;
-            self.stdin_slot.set(None);
+        let ran = self.abandon_exec();
+        let why = "The sandbox was handed over to another server.";
+        self.state.execs.end(why).await;
+        if ran {
             self.status(Status::ExecutionForceKilled);
             self.status(Status::ExecutionDone);
         }
-        self.state
-            .named
-            .end("The sandbox was handed over to another server.")
-            .await;
         self.store().await
     }
 
-    /// Gives up the lock of the sandbox that is deleted, if it has one.
-    pub(super) async fn release(&mut self, link: Option<&Arc<Link>>) {
+    /// Releases the lock of the deleted sandbox, if it has one.
+    pub(super) async fn release(&mut self) {
         let Some(lease) = self.lease.take() else {
             return;
         };
-        // Without a checkpoint it never comes back, anywhere.
+        // Without a checkpoint it never comes back, on any server.
         let for_good = !self.store.has_checkpoint(&self.id).await;
-        let status = |status| {
-            if let Some(link) = link {
-                link.push(ServerMessage::status(status));
-            }
-        };
-        status(Status::SandboxLockReleasing);
+        self.status(Status::SandboxLockReleasing);
         if let Err(error) = lease.release(for_good).await {
             // Its time will be over soon.
             tracing::warn!(sandbox = %self.id, error = %Escaped(error), "a lock could not be released");
         }
-        status(Status::SandboxLockReleased);
+        self.status(Status::SandboxLockReleased);
     }
 }

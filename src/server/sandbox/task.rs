@@ -1,8 +1,7 @@
-//! One sandbox, in a task of its own: the owner of its state, with or without an attached
-//! client.
+//! One sandbox, in a task of its own, which owns its state.
 //!
-//! The task never waits for a client. Commands come by a bounded channel, answers go to the
-//! [`Link`] of the attached client, and output that no client takes is kept here up to a bound.
+//! The task never waits for a client. Commands come through a bounded channel, and answers go to
+//! the [`Link`] of the attached client.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,35 +10,22 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use super::{
-    handle::{Attached, Command, StdinSlot},
-    leases::Lease,
-    registry::Registration,
-    state::State,
-};
+use super::{handle::Command, leases::Lease, registry::Registration, state::State};
 use crate::{
     protocol::{
-        SandboxConfig, SandboxId, SandboxToken, ServerMessage, Status,
+        ClientMessage, SandboxConfig, SandboxId, SandboxToken, ServerMessage, Status,
         names::{CLOSE_ERROR, CLOSE_NORMAL},
     },
     server::{
-        backend::api::BackendSandbox,
-        builder::Options,
-        escaped::Escaped,
-        identity::TokenHash,
-        session::client_link::{ExecItem, Link},
-        store::checkpoints::Store,
+        backend::api::BackendSandbox, builder::Options, escaped::Escaped, identity::TokenHash,
+        session::client_link::Link, store::checkpoints::Store,
     },
 };
 
 /// Close code of the sessions of a server that stops (RFC 6455, 7.4.1: going away).
 const CLOSE_GOING_AWAY: u16 = 1001;
 
-/// Room for what the pipes of a killed exec still hold, in bytes: at most 1 MiB each, which may
-/// become three times as much as text.
-const ROOM_AFTER_KILL: usize = 8 * 1024 * 1024;
-
-/// How long nobody is asked to be let go again, after the sandbox could not be stored for that.
+/// After a checkpoint for a handoff has failed, how long requests for the sandbox are ignored.
 const KEEP_AFTER_FAILURE: Duration = Duration::from_secs(5);
 
 /// The task of a sandbox.
@@ -54,8 +40,6 @@ pub(crate) struct Sandbox {
     /// The lock, of a sandbox that may be handed over.
     pub(super) lease: Option<Lease>,
     pub(super) commands: mpsc::Receiver<Command>,
-    /// The input of the current exec, where the session can see how full it is.
-    pub(super) stdin_slot: Arc<StdinSlot>,
     /// Dropped when the sandbox ends: clients no longer find it then.
     pub(super) registration: Option<Registration>,
     pub(super) state: State,
@@ -78,7 +62,9 @@ pub(super) enum End {
 impl Sandbox {
     /// Tells the client that created the sandbox its id and token.
     pub(super) fn greet(&self, token: SandboxToken) {
-        self.say(ServerMessage::identity(self.id.clone(), token));
+        if let Some(link) = &self.state.link {
+            link.push(ServerMessage::identity(self.id.clone(), token));
+        }
         self.status(Status::SandboxRunning);
     }
 
@@ -94,7 +80,7 @@ impl Sandbox {
                         End::Checkpointed => self.checkpoint_failed(&why),
                         End::HandedOver => {
                             self.checkpoint_failed(&why);
-                            // Whoever waits gets it when that succeeds, or gives up.
+                            // The server that waits tries again, or gives up.
                             self.state.keep_until = Some(Instant::now() + KEEP_AFTER_FAILURE);
                         }
                         End::ServerStops => return self.end(end).await,
@@ -115,10 +101,8 @@ impl Sandbox {
             End::HandedOver => self.hand_over().await,
             End::Idle if auto => self.store().await,
             End::ServerStops if auto && self.store.is_lasting() => {
-                if let Some(exec) = self.state.exec.take() {
-                    exec.abandon().await;
-                }
-                self.state.named.end("The server was stopped.").await;
+                self.abandon_exec();
+                self.state.execs.end("The server was stopped.").await;
                 self.store().await
             }
             End::Idle | End::ServerStops | End::Killed | End::Lost => Ok(()),
@@ -127,41 +111,17 @@ impl Sandbox {
 
     async fn live(&mut self) -> End {
         loop {
-            let now = Instant::now();
-            let alive = self
-                .state
-                .exec
-                .as_ref()
-                .is_some_and(|exec| exec.control.is_alive());
-            let is_busy = alive || self.state.named.is_alive();
+            let is_busy = self.state.execs.is_alive();
             if std::mem::replace(&mut self.state.was_busy, is_busy) && !is_busy {
-                self.state.idle_since = now;
+                self.state.idle_since = Instant::now();
             }
-            // While output may still come, it is not idle.
-            let exec = self.state.exec.as_ref();
-            let exec = exec.and_then(|exec| exec.control.reads_until());
-            let reads_until = exec.max(self.state.named.reads_until());
-            let mut most = self.options.output_buffer_bytes;
-            if self.state.kills > 0 && !alive {
-                // What is left of it is in its pipes, and behind that is the answer to the kill.
-                most = most.saturating_add(ROOM_AFTER_KILL);
-            }
-            let low_water = most / 2 + 1;
             let state = &mut self.state;
-            // Looked at once, since the link drains meanwhile.
-            let queued = state.link.as_ref().map_or(0, |link| link.queued_bytes());
-            let room = state.held_bytes + queued < most;
-            // What is held is taken over by a command alone: waiting for the link would be no waiting.
-            let drains = queued >= low_water;
             let idle_at = state.idle_since + self.idle_timeout;
-            let idle_at = Some(idle_at).max(reads_until).unwrap_or(idle_at);
+            // While output may still come, it is not idle.
+            let idle_at = state.execs.reads_until().unwrap_or(idle_at).max(idle_at);
             let link = state.link.clone();
             let snapshot = state.snapshot.as_mut();
             let is_idle = !is_busy && snapshot.is_none();
-            let (events, gone) = match &mut state.exec {
-                Some(exec) => (Some(&mut exec.events), Some(&mut exec.control.gone)),
-                None => (None, None),
-            };
             tokio::select! {
                 biased;
                 command = self.commands.recv() => match command {
@@ -171,11 +131,8 @@ impl Sandbox {
                     None => return End::ServerStops,
                 },
                 () = or_pending(link.as_ref().map(|link| link.ends())) => self.detach(),
-                () = or_pending(gone.map(|gone| async { drop(gone.wait_for(|&gone| gone).await) })), if alive => {}
-                event = or_pending(events.map(|events| events.recv())), if room => self.on_event(event),
-                () = or_pending(link.as_ref().map(|link| link.drained_below(low_water))), if !room && drains => {}
                 result = or_pending(snapshot.map(|snapshot| snapshot.done())) => self.on_snapshot(result),
-                event = state.named.event() => self.on_named(event),
+                event = state.execs.event() => self.on_event(event),
                 () = sleep_until(idle_at), if is_idle => return End::Idle,
             }
         }
@@ -187,36 +144,30 @@ impl Sandbox {
             Command::Stop => Some(End::ServerStops),
             Command::LockLost => Some(End::Lost),
             Command::HandOver => {
-                let keep = self
-                    .state
-                    .keep_until
-                    .is_some_and(|until| Instant::now() < until);
+                let keeps = |until| Instant::now() < until;
+                let keep = self.state.keep_until.is_some_and(keeps);
                 (!keep).then_some(End::HandedOver)
             }
             Command::Attach { link, answer } => {
-                if self
-                    .state
-                    .link
-                    .as_ref()
-                    .is_some_and(|link| link.is_ending())
-                {
+                let attached = self.state.link.as_ref();
+                if attached.is_some_and(|link| link.is_ending()) {
                     self.detach();
                 }
                 if self.state.link.is_some() {
-                    let _ = answer.send(Attached::InUse);
+                    let _ = answer.send(false);
                     return None;
                 }
                 self.state.link = Some(link);
                 self.state.idle_since = Instant::now();
                 self.status(Status::SandboxRunning);
                 tracing::debug!(sandbox = %self.id, "attached");
-                let _ = answer.send(Attached::Yes);
+                let _ = answer.send(true);
                 None
             }
             Command::Say {
                 link,
                 request,
-                obeyed: _obeyed,
+                obeyed,
             } => {
                 // Only the attached client is heard.
                 let is_attached = |attached: &Arc<Link>| Arc::ptr_eq(attached, &link);
@@ -224,23 +175,22 @@ impl Sandbox {
                     return None;
                 }
                 self.state.idle_since = Instant::now();
-                self.answer(request)
+                let is_stdin = matches!(request, ClientMessage::Stdin { .. });
+                let end = self.answer(request);
+                if is_stdin && let Some(v1) = &self.state.execs.v1 {
+                    let _ = obeyed.send(v1.exec.clone());
+                }
+                end
             }
         }
     }
 
     /// The link is lost or closing: what was not sent on it waits for the next.
     fn detach(&mut self) {
-        let Some(link) = self.state.link.take() else {
-            return;
-        };
-        let mut kept = link.take_back();
-        kept.append(&mut self.state.held);
-        self.state.held_bytes = kept.iter().map(ExecItem::cost).sum();
-        self.state.held = kept;
-        self.state.named.detach();
-        self.state.resumed = false;
-        self.state.kills = 0;
+        if let Some(link) = self.state.link.take() {
+            link.forget_execs();
+        }
+        self.state.execs.detach();
         // Time to come back.
         self.state.idle_since = Instant::now();
         tracing::debug!(sandbox = %self.id, "detached");
@@ -252,23 +202,11 @@ impl Sandbox {
             // Another server has it: it is not this one's to kill.
             end = End::Lost;
         }
-        let link = self.state.link.take();
-        let status = |status| {
-            if let Some(link) = &link {
-                link.push(ServerMessage::status(status));
-            }
-        };
         if end == End::Lost {
-            // Whatever is left here is not the sandbox any more.
-            if let Some(link) = &link {
-                let id = &self.id;
-                link.refuse(
-                    Status::SandboxLockRenewalError,
-                    format!(
-                        "This server has lost the lock of sandbox {id}: another one may have it."
-                    ),
-                );
-            }
+            let id = &self.id;
+            let why =
+                format!("This server has lost the lock of sandbox {id}: another one may have it.");
+            self.refuse(Status::SandboxLockRenewalError, why);
             self.lease = None;
         }
         let mut forgotten = Ok(());
@@ -277,34 +215,28 @@ impl Sandbox {
             && !auto
             && let Some(stamp) = self.state.restored_from.take()
         {
-            // It does not come back as it was at some time before.
+            // It must not come back in an older state.
             let fence = self.fence();
-            let removed = self
-                .store
-                .remove_old_checkpoint(&self.id, stamp, fence)
-                .await;
-            forgotten = removed;
+            let removed = self.store.remove_old_checkpoint(&self.id, stamp, fence);
+            forgotten = removed.await;
         }
         if end == End::Killed {
-            status(Status::SandboxKilling);
-            // Nobody is to bring it back, and from now on nobody finds it.
+            self.status(Status::SandboxKilling);
+            // It must not come back, and from now on no client finds it.
             forgotten = self.store.remove_checkpoint(&self.id).await;
             self.registration = None;
             self.commands.close();
         }
-        status(Status::SandboxDeleting);
-        if let Some(exec) = self.state.exec.take() {
-            exec.abandon().await;
-        }
-        self.state.named.end("The sandbox was deleted.").await;
+        self.status(Status::SandboxDeleting);
+        self.abandon_exec();
+        self.state.execs.end("The sandbox was deleted.").await;
         if let Some(snapshot) = self.state.snapshot.take() {
             snapshot.abandon().await;
         }
-        self.stdin_slot.set(None);
         let deleted = self.backend.delete().await.and(
             forgotten.map_err(|error| format!("its checkpoint could not be removed: {error}")),
         );
-        self.release(link.as_ref()).await;
+        self.release().await;
         // Clients that tried to attach meanwhile look again: it may be restored.
         self.registration = None;
         self.commands.close();
@@ -314,7 +246,7 @@ impl Sandbox {
                 tracing::warn!(sandbox = %self.id, why = %Escaped(&why), "not everything could be deleted")
             }
         }
-        let Some(link) = &link else {
+        let Some(link) = self.state.link.take() else {
             return;
         };
         if let Err(why) = deleted {
@@ -327,6 +259,7 @@ impl Sandbox {
             link.refuse(status, format!("Failed to delete sandbox {id}: {why}."));
             return link.close(CLOSE_ERROR);
         }
+        let status = |status| link.push(ServerMessage::status(status));
         status(Status::SandboxDeleted);
         match end {
             End::Killed => {
@@ -344,15 +277,10 @@ impl Sandbox {
         }
     }
 
-    /// Something for the attached client alone.
-    pub(super) fn say(&self, message: ServerMessage) {
-        if let Some(link) = &self.state.link {
-            link.push(message);
-        }
-    }
-
     pub(super) fn status(&self, status: Status) {
-        self.say(ServerMessage::status(status));
+        if let Some(link) = &self.state.link {
+            link.push(ServerMessage::status(status));
+        }
     }
 
     pub(super) fn refuse(&self, status: Status, reason: String) {
@@ -364,11 +292,10 @@ impl Sandbox {
     /// An error that ends the session, not the sandbox.
     pub(super) fn fail(&mut self, status: Status, reason: String) {
         self.refuse(status, reason);
-        if let Some(link) = self.state.link.take() {
+        if let Some(link) = self.state.link.clone() {
             link.close(CLOSE_ERROR);
         }
-        self.state.named.detach();
-        self.state.resumed = false;
+        self.detach();
     }
 }
 

@@ -1,8 +1,8 @@
-//! [`Link`]: what lies between one sandbox and the session of its client.
+//! [`Link`]: connects one sandbox with the session of its client.
 //!
-//! The sandbox pushes, the session's writer pops. The queue is shared, so that nothing of an exec is
-//! in anybody's hands but the socket's: when the link is lost, the sandbox takes back what was not
-//! popped. The sandbox never waits for the writer; it asks [`Link::queued_bytes`] first.
+//! The sandbox pushes answers, and the writer of the session pops them. It also polls the execs, so
+//! that their messages stay with them until the socket takes them. The sandbox never waits for the
+//! writer.
 
 use std::{
     collections::VecDeque,
@@ -15,36 +15,15 @@ use futures::task::AtomicWaker;
 use tokio::sync::Notify;
 
 use crate::{
-    protocol::{ServerMessage, Status, StdStream, Version},
+    protocol::{ServerMessage, Status, Version},
     server::{
-        exec::{named_exec::NamedExec, output_pump::MAX_PIECE_BYTES},
+        exec::{shared_exec::SharedExec, v1_adapter::refusal},
         http::client_address::ClientAddress,
     },
 };
 
 /// Answers that may wait for a client that does not read; then it is cut off.
 const MAX_WAITING_ANSWERS: usize = 1_024;
-
-/// What a queued piece costs beside its bytes.
-const PIECE_OVERHEAD: usize = 128;
-
-/// Something that belongs to an exec, and is kept for `reconnect` while there is no link.
-#[derive(Clone, Debug)]
-pub(crate) enum ExecItem {
-    /// A piece of output.
-    Output(StdStream, String),
-    /// A status, or the reason of one.
-    Message(ServerMessage),
-}
-
-impl ExecItem {
-    pub(crate) fn cost(&self) -> usize {
-        match self {
-            Self::Output(_, text) => text.len() + PIECE_OVERHEAD,
-            Self::Message(_) => PIECE_OVERHEAD,
-        }
-    }
-}
 
 /// What the writer of a session is to put on the wire.
 #[derive(Debug)]
@@ -55,49 +34,38 @@ pub(crate) enum Outgoing {
     Close(Option<u16>),
 }
 
-enum Entry {
-    Exec(ExecItem),
-    /// An answer to this client alone: of no use once its link is lost.
-    Answer(ServerMessage),
-    Close(u16),
-}
-
 #[derive(Default)]
 struct State {
-    queue: VecDeque<Entry>,
-    /// Cost of the exec items in the queue.
-    bytes: usize,
-    /// The last to go out was an item of the exec without a name: the named ones are next.
-    named_next: bool,
-    /// Number of the answers in the queue.
-    answers: usize,
-    /// The named execs that go out here, in the order of their turns.
-    named: VecDeque<Arc<NamedExec>>,
-    /// The latest ping alone is answered, which the protocol permits.
+    /// Answers to this client. They are useless once its link is lost.
+    queue: VecDeque<ServerMessage>,
+    /// The execs that send here, in the order of their turns.
+    execs: VecDeque<Arc<SharedExec>>,
+    /// The latest ping. The protocol permits to answer that one alone.
     pong: Option<Bytes>,
+    /// The code of the close frame to send after everything else.
+    close: Option<u16>,
     /// What to close with after the client closed.
     farewell: Option<Option<u16>>,
-    /// The sandbox waits until less than this is queued.
-    low_water: Option<usize>,
-    /// A close frame is in the queue or was popped: nothing is taken any more.
-    closing: bool,
     /// The close frame was popped.
     closed: bool,
     /// Nothing comes from the client any more, and nothing goes to it but a farewell.
     dead: bool,
-    /// More is about to be queued that belongs together with what is: see [`Link::cork`].
-    corked: bool,
 }
 
 impl State {
-    /// The next message of a named exec, each in its turn.
-    fn poll_named(&mut self) -> Option<ServerMessage> {
-        for _ in 0..self.named.len() {
-            let exec = self.named.pop_front()?;
+    /// Whether nothing more is taken.
+    fn is_ending(&self) -> bool {
+        self.dead || self.closed || self.close.is_some()
+    }
+
+    /// The next message of an exec, each in its turn.
+    fn poll_exec(&mut self) -> Option<ServerMessage> {
+        for _ in 0..self.execs.len() {
+            let exec = self.execs.pop_front()?;
             let message = exec.poll_message();
-            // One that is settled has said its last.
+            // A settled exec has sent its last message.
             if message.is_some() || !exec.look(|exec| exec.is_settled()) {
-                self.named.push_back(exec);
+                self.execs.push_back(exec);
             }
             if message.is_some() {
                 return message;
@@ -110,22 +78,14 @@ impl State {
 /// The queue to one client.
 #[derive(Default)]
 pub(crate) struct Link {
-    version: Version,
-    client: Option<ClientAddress>,
+    /// The version that the client speaks.
+    pub(crate) version: Version,
+    /// The address of the client, as far as it is known.
+    pub(crate) client: Option<ClientAddress>,
     state: Mutex<State>,
     /// The task that takes what is queued.
     writer: Arc<AtomicWaker>,
     ended: Notify,
-    room: Notify,
-}
-
-/// Holds back what a link has queued. See [`Link::cork`].
-pub(crate) struct Cork(Arc<Link>);
-
-impl Drop for Cork {
-    fn drop(&mut self) {
-        self.0.change(|state| state.corked = false);
-    }
 }
 
 impl Link {
@@ -138,16 +98,6 @@ impl Link {
         }
     }
 
-    /// The version that it speaks.
-    pub(crate) fn version(&self) -> Version {
-        self.version
-    }
-
-    /// The address of the client, as far as it is known.
-    pub(crate) fn client(&self) -> Option<ClientAddress> {
-        self.client
-    }
-
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -158,81 +108,53 @@ impl Link {
         self.writer.wake();
     }
 
-    /// Queues something of an exec; gives it back when the link is at its end.
-    pub(crate) fn push_exec(&self, item: ExecItem) -> Result<(), ExecItem> {
-        let mut state = self.lock();
-        if state.closing || state.dead {
-            return Err(item);
-        }
-        match (item, state.queue.back_mut()) {
-            // A client that does not keep up gets fewer, larger pieces.
-            (ExecItem::Output(stream, text), Some(Entry::Exec(ExecItem::Output(last, queued))))
-                if *last == stream && queued.len() + text.len() <= MAX_PIECE_BYTES =>
-            {
-                queued.push_str(&text);
-                state.bytes += text.len();
-            }
-            (item, _) => {
-                state.bytes += item.cost();
-                state.queue.push_back(Entry::Exec(item));
-            }
-        }
-        drop(state);
-        self.writer.wake();
-        Ok(())
-    }
-
     /// Queues an answer to this client.
     pub(crate) fn push(&self, message: ServerMessage) {
+        self.push_all([message]);
+    }
+
+    /// Queues messages that the client must receive together.
+    pub(crate) fn push_all(&self, messages: impl IntoIterator<Item = ServerMessage>) {
         let mut state = self.lock();
-        if state.closing || state.dead {
+        if state.is_ending() {
             return;
         }
-        if state.answers >= MAX_WAITING_ANSWERS {
+        if state.queue.len() >= MAX_WAITING_ANSWERS {
             tracing::info!("a client left {MAX_WAITING_ANSWERS} answers unread and is cut off");
             drop(state);
             return self.die();
         }
-        state.answers += 1;
-        state.queue.push_back(Entry::Answer(message));
+        state.queue.extend(messages);
         drop(state);
         self.writer.wake();
     }
 
     /// Queues an error status and its reason.
     pub(crate) fn refuse(&self, status: Status, reason: String) {
-        self.push(match self.version {
-            Version::V1 => ServerMessage::status(status),
-            Version::V2 => ServerMessage::status_because(status, reason.clone()),
-        });
-        self.push(ServerMessage::error(reason));
+        self.push_all(refusal(self.version, status, reason));
     }
 
-    /// Holds back what is queued until the guard is dropped, so that the client receives it at once.
-    ///
-    /// The Python client takes a `DONE` that comes a moment after a refusal for the end of its next exec.
-    pub(crate) fn cork(self: &Arc<Self>) -> Cork {
-        self.lock().corked = true;
-        Cork(self.clone())
-    }
-
-    /// From now on, this exec goes out here, beginning with what it has to say already. A link
-    /// forgets an exec that is settled and has nothing to say.
-    pub(crate) fn add(&self, exec: &Arc<NamedExec>) {
+    /// From now on, this exec sends its messages here. The link forgets an exec that is settled and
+    /// has no message.
+    pub(crate) fn add(&self, exec: &Arc<SharedExec>) {
         exec.set_writer(self.writer.clone());
         self.change(|state| {
-            if !state.dead && !state.named.iter().any(|known| Arc::ptr_eq(known, exec)) {
-                state.named.push_back(exec.clone());
+            if !state.dead && !state.execs.iter().any(|known| Arc::ptr_eq(known, exec)) {
+                state.execs.push_back(exec.clone());
             }
         });
     }
 
-    /// Queues a close frame; what is pushed later is dropped.
+    /// Sends no more messages of execs: another link may.
+    pub(crate) fn forget_execs(&self) {
+        self.lock().execs.clear();
+    }
+
+    /// Closes the link after everything that is queued. Messages that are pushed later are dropped.
     pub(crate) fn close(&self, code: u16) {
         self.change(|state| {
-            if !state.closing && !state.dead {
-                state.closing = true;
-                state.queue.push_back(Entry::Close(code));
+            if !state.is_ending() {
+                state.close = Some(code);
             }
         });
         self.ended.notify_waiters();
@@ -242,7 +164,7 @@ impl Link {
     pub(crate) fn die(&self) {
         self.change(|state| {
             state.dead = true;
-            state.named.clear();
+            state.execs.clear();
         });
         self.ended.notify_waiters();
     }
@@ -269,8 +191,7 @@ impl Link {
 
     /// Whether the link is dead or a close frame is on its way.
     pub(crate) fn is_ending(&self) -> bool {
-        let state = self.lock();
-        state.closing || state.dead
+        self.lock().is_ending()
     }
 
     /// Resolves when the link is dead or a close frame is on its way.
@@ -283,39 +204,6 @@ impl Link {
             }
             ended.await;
         }
-    }
-
-    /// Cost of the exec items that wait here.
-    pub(crate) fn queued_bytes(&self) -> usize {
-        self.lock().bytes
-    }
-
-    /// Resolves when the exec items that wait here cost less than `low_water`.
-    pub(crate) async fn drained_below(&self, low_water: usize) {
-        loop {
-            {
-                let mut state = self.lock();
-                if state.bytes < low_water {
-                    return;
-                }
-                state.low_water = Some(low_water);
-            }
-            self.room.notified().await;
-        }
-    }
-
-    /// Takes back what belongs to the exec and was not popped. Answers and a close frame stay.
-    pub(crate) fn take_back(&self) -> VecDeque<ExecItem> {
-        let mut state = self.lock();
-        state.bytes = 0;
-        let mut taken = VecDeque::new();
-        for entry in std::mem::take(&mut state.queue) {
-            match entry {
-                Entry::Exec(item) => taken.push_back(item),
-                other => state.queue.push_back(other),
-            }
-        }
-        taken
     }
 
     /// The next thing to write; `None` when the session is over.
@@ -333,53 +221,25 @@ impl Link {
     fn pop(&self) -> Poll<Option<Outgoing>> {
         let mut state = self.lock();
         if state.dead {
-            // What else is queued stays where it is: the sandbox takes it back.
             return Poll::Ready(state.farewell.take().map(Outgoing::Close));
         }
-        if !state.closed && !state.corked {
-            if let Some(payload) = state.pong.take() {
-                return Poll::Ready(Some(Outgoing::Pong(payload)));
-            }
-            // One that prints without end would keep the named ones waiting as long.
-            if matches!(state.queue.front(), Some(Entry::Exec(_)))
-                && std::mem::take(&mut state.named_next)
-                && let Some(message) = state.poll_named()
-            {
-                return Poll::Ready(Some(Outgoing::Text(message.encode())));
-            }
-            if let Some(entry) = state.queue.pop_front() {
-                let outgoing = match entry {
-                    Entry::Exec(item) => {
-                        state.named_next = true;
-                        state.bytes = state.bytes.saturating_sub(item.cost());
-                        if state.low_water.is_some_and(|low| state.bytes < low) {
-                            state.low_water = None;
-                            self.room.notify_one();
-                        }
-                        drop(state);
-                        Outgoing::Text(match item {
-                            ExecItem::Output(stream, text) => {
-                                ServerMessage::output(stream, text).encode()
-                            }
-                            ExecItem::Message(message) => message.encode(),
-                        })
-                    }
-                    Entry::Answer(message) => {
-                        state.answers = state.answers.saturating_sub(1);
-                        Outgoing::Text(message.encode())
-                    }
-                    Entry::Close(code) => {
-                        state.closed = true;
-                        Outgoing::Close(Some(code))
-                    }
-                };
-                return Poll::Ready(Some(outgoing));
-            }
-            if let Some(message) = state.poll_named() {
-                return Poll::Ready(Some(Outgoing::Text(message.encode())));
+        if state.closed {
+            return Poll::Pending;
+        }
+        if let Some(payload) = state.pong.take() {
+            return Poll::Ready(Some(Outgoing::Pong(payload)));
+        }
+        let message = state.queue.pop_front().or_else(|| state.poll_exec());
+        if let Some(message) = message {
+            return Poll::Ready(Some(Outgoing::Text(message.encode())));
+        }
+        match state.close.take() {
+            None => Poll::Pending,
+            Some(code) => {
+                state.closed = true;
+                Poll::Ready(Some(Outgoing::Close(Some(code))))
             }
         }
-        Poll::Pending
     }
 }
 

@@ -1,13 +1,14 @@
 //! [`Conversation`]: reads what one client says, and hands it to its sandbox. [`open`] begins one.
 //!
-//! Reading is a task of its own beside the [`Session`], which writes. Everything that must happen in
-//! time is with the sandbox.
+//! Reading is a task of its own beside the [`Session`], which writes. Everything that must happen
+//! in time is with the sandbox.
 
-use std::{borrow::Cow, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use actix_http::ws::Codec;
 use actix_web::{HttpRequest, HttpResponse, http::header::SEC_WEBSOCKET_PROTOCOL, web};
 use actix_web_actors::ws;
+use bytes::Bytes;
 use futures::stream;
 use tokio::time::timeout;
 
@@ -18,8 +19,8 @@ use super::{
 };
 use crate::{
     protocol::{
-        ClientMessage, ExecRequest, NamedMessage, SandboxToken, Status, Version,
-        names::{CLOSE_ERROR, CLOSE_TOO_BIG, SUBPROTOCOL_V2},
+        ClientMessage, SandboxToken, Status, Version,
+        names::{CLOSE_ERROR, SUBPROTOCOL_V2},
     },
     server::{
         escaped::Escaped,
@@ -30,9 +31,6 @@ use crate::{
 
 /// Time that a client has to answer a close frame.
 const CLOSE_WITHIN: Duration = Duration::from_secs(5);
-
-/// Close code of a peer that does not keep to the framing (RFC 6455, 7.4.1).
-const CLOSE_PROTOCOL: u16 = 1002;
 
 /// How a session begins.
 pub(crate) enum Opening {
@@ -123,13 +121,14 @@ impl Conversation {
             }
         };
         if let Some(sandbox) = sandbox {
-            while let Some(frame) = match early.take() {
-                Some(frame) => Some(frame),
-                None => self.next().await,
-            } {
-                if !self.hand_on(&frame, &sandbox).await {
+            if early.is_none() {
+                early = self.next().await;
+            }
+            while let Some(frame) = early {
+                if !self.hand_on(frame, &sandbox).await {
                     break;
                 }
+                early = self.next().await;
             }
         }
         if !link.is_dead() {
@@ -139,7 +138,7 @@ impl Conversation {
     }
 
     /// The next text message; `None` when the session is over.
-    async fn next(&mut self) -> Option<bytes::Bytes> {
+    async fn next(&mut self) -> Option<Bytes> {
         let link = &self.link.0;
         loop {
             let event = tokio::select! {
@@ -151,17 +150,12 @@ impl Conversation {
                 Event::Text(frame) => return Some(frame),
                 Event::Ping(payload) => link.pong(payload),
                 Event::Close(code) => link.closed_by_client(code),
-                Event::TooLarge => {
-                    tracing::info!("a message over the size limit; the session is closed");
-                    link.close(CLOSE_TOO_BIG);
-                }
-                Event::Broken(problem) => {
-                    tracing::info!(problem = %Escaped(problem), "not a WebSocket frame; the session is closed");
-                    link.close(CLOSE_PROTOCOL);
-                }
-                Event::Binary => {
-                    tracing::info!("a binary message; the session is dropped");
-                    link.die();
+                Event::Refused(why, code) => {
+                    tracing::info!(reason = %Escaped(why), "the session is closed");
+                    match code {
+                        Some(code) => link.close(code),
+                        None => link.die(),
+                    }
                 }
                 Event::Lost => link.die(),
             }
@@ -169,10 +163,10 @@ impl Conversation {
     }
 
     /// Gives a message to the sandbox; false for one that ends the session.
-    async fn hand_on(&self, frame: &[u8], sandbox: &SandboxHandle) -> bool {
+    async fn hand_on(&self, frame: Bytes, sandbox: &SandboxHandle) -> bool {
         let link = &self.link.0;
-        let request = match ClientMessage::parse_as(frame, link.version()) {
-            Ok(message) => owned(message),
+        let request = match ClientMessage::parse_as(&frame, link.version) {
+            Ok(message) => message,
             Err(_quotes_the_frame) => {
                 // As recorded: the socket is dropped without a close frame, the sandbox lives on.
                 tracing::info!("a malformed frame; the session is dropped");
@@ -180,49 +174,9 @@ impl Conversation {
                 return false;
             }
         };
-        let is_stdin = matches!(request, ClientMessage::Stdin { .. });
+        // A session that waits must not keep a large frame.
+        drop(frame);
         sandbox.say(link, request).await;
-        if is_stdin && let Some(queue) = sandbox.stdin.get() {
-            queue.make_way().await;
-        }
         !link.is_ending()
-    }
-}
-
-/// A message that outlives its frame.
-fn owned(message: ClientMessage<'_>) -> ClientMessage<'static> {
-    let text = |text: Option<Cow<'_, str>>| text.map(|it| Cow::Owned(it.into_owned()));
-    let exec = |exec: ExecRequest<'_>| ExecRequest {
-        language: text(exec.language),
-        code: text(exec.code),
-    };
-    match message {
-        ClientMessage::Exec(request) => ClientMessage::Exec(exec(request)),
-        ClientMessage::Stdin { data } => ClientMessage::Stdin { data: text(data) },
-        ClientMessage::KillProcess => ClientMessage::KillProcess,
-        ClientMessage::KillSandbox => ClientMessage::KillSandbox,
-        ClientMessage::SnapshotFilesystem { name } => {
-            ClientMessage::SnapshotFilesystem { name: text(name) }
-        }
-        ClientMessage::Checkpoint => ClientMessage::Checkpoint,
-        ClientMessage::Reconnect => ClientMessage::Reconnect,
-        ClientMessage::Named(id, message) => ClientMessage::Named(
-            id,
-            match message {
-                NamedMessage::Exec(request, options) => NamedMessage::Exec(exec(request), options),
-                NamedMessage::Malformed(why) => NamedMessage::Malformed(why),
-                NamedMessage::MalformedStdin(why) => NamedMessage::MalformedStdin(why),
-                NamedMessage::Unknown => NamedMessage::Unknown,
-                NamedMessage::Stdin { offset, data, eof } => NamedMessage::Stdin {
-                    offset,
-                    data: Cow::Owned(data.into_owned()),
-                    eof,
-                },
-                NamedMessage::Ack { offsets, done } => NamedMessage::Ack { offsets, done },
-                NamedMessage::Kill => NamedMessage::Kill,
-                NamedMessage::Reconnect { offsets } => NamedMessage::Reconnect { offsets },
-            },
-        ),
-        ClientMessage::Unknown => ClientMessage::Unknown,
     }
 }

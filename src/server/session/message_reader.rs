@@ -9,22 +9,21 @@ use actix_web::web;
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
 
-use crate::protocol::{Fragment, FrameGuard, Reassembly, ReassemblyError};
+use crate::protocol::{Fragment, FrameGuard, Reassembly, ReassemblyError, names::CLOSE_TOO_BIG};
+
+/// Close code for a peer that breaks the framing (RFC 6455, 7.4.1).
+const CLOSE_PROTOCOL: u16 = 1002;
 
 /// What came from the client.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Event {
     /// A text message.
     Text(Bytes),
-    /// A binary message, which the protocol has none of.
-    Binary,
     Ping(Bytes),
     /// The close frame, with its code.
     Close(Option<u16>),
-    /// A message over the limit.
-    TooLarge,
-    /// Bytes that are no WebSocket frames, and what is wrong with them.
-    Broken(String),
+    /// The session must end, for this reason. With a code: with a close frame.
+    Refused(String, Option<u16>),
     /// The connection is lost.
     Lost,
 }
@@ -36,8 +35,6 @@ pub(crate) struct Incoming {
     codec: Codec,
     guard: FrameGuard,
     reassembly: Reassembly,
-    /// The message in fragments is a binary one.
-    binary: bool,
     /// A frame in the buffer announces more than the limit.
     over: bool,
     /// Nothing more can be read as frames.
@@ -53,7 +50,6 @@ impl Incoming {
             codec: Codec::new().max_size(limit),
             guard: FrameGuard::new(limit),
             reassembly: Reassembly::new(limit),
-            binary: false,
             over: false,
             unreadable: false,
         }
@@ -73,10 +69,10 @@ impl Incoming {
                     }
                     continue;
                 }
-                Ok(None) if self.over => return self.give_up(Event::TooLarge),
+                Ok(None) if self.over => return self.too_large(),
                 Ok(None) => {}
-                Err(ProtocolError::Overflow) => return self.give_up(Event::TooLarge),
-                Err(error) => return self.give_up(Event::Broken(error.to_string())),
+                Err(ProtocolError::Overflow) => return self.too_large(),
+                Err(error) => return self.give_up(error.to_string(), CLOSE_PROTOCOL),
             }
             match self.payload.next().await {
                 Some(Ok(chunk)) => {
@@ -100,38 +96,37 @@ impl Incoming {
         while let Some(Ok(_)) = self.payload.next().await {}
     }
 
-    fn give_up(&mut self, event: Event) -> Event {
+    fn give_up(&mut self, why: String, code: u16) -> Event {
         self.unreadable = true;
-        event
+        Event::Refused(why, Some(code))
+    }
+
+    fn too_large(&mut self) -> Event {
+        self.give_up("a message over the size limit".to_owned(), CLOSE_TOO_BIG)
     }
 
     fn accept(&mut self, frame: Frame) -> Option<Event> {
         let fragment = match frame {
             Frame::Text(text) => return Some(Event::Text(text)),
-            Frame::Binary(_) => return Some(Event::Binary),
+            // The protocol has no binary messages.
+            Frame::Binary(_) | Frame::Continuation(Item::FirstBinary(_)) => {
+                return Some(Event::Refused("a binary message".to_owned(), None));
+            }
             Frame::Ping(payload) => return Some(Event::Ping(payload)),
             Frame::Pong(_) => return None,
             Frame::Close(reason) => {
                 return Some(Event::Close(reason.map(|reason| reason.code.into())));
             }
-            Frame::Continuation(Item::FirstText(data)) => {
-                self.binary = false;
-                Fragment::First(data)
-            }
-            Frame::Continuation(Item::FirstBinary(data)) => {
-                self.binary = true;
-                Fragment::First(data)
-            }
+            Frame::Continuation(Item::FirstText(data)) => Fragment::First(data),
             Frame::Continuation(Item::Continue(data)) => Fragment::Middle(data),
             Frame::Continuation(Item::Last(data)) => Fragment::Last(data),
         };
         match self.reassembly.push(fragment) {
             Ok(None) => None,
-            Ok(Some(_)) if self.binary => Some(Event::Binary),
             Ok(Some(message)) => Some(Event::Text(message)),
-            Err(ReassemblyError::TooLarge { .. }) => Some(self.give_up(Event::TooLarge)),
+            Err(ReassemblyError::TooLarge { .. }) => Some(self.too_large()),
             Err(error @ ReassemblyError::OutOfOrder) => {
-                Some(self.give_up(Event::Broken(error.to_string())))
+                Some(self.give_up(error.to_string(), CLOSE_PROTOCOL))
             }
         }
     }

@@ -1,7 +1,7 @@
 //! [`Session`]: writes what the [`Link`] holds to the client.
 //!
-//! An actor of actix-web-actors, fed by the link one message at a time, because its own queue has no
-//! bound. An actor whose peer does not read is not polled at all, so it does nothing else.
+//! An actor of actix-web-actors, fed by the link one message at a time, because its own queue has
+//! no bound. An actor whose peer does not read is not polled at all, so it does nothing else.
 
 use std::{
     pin::Pin,

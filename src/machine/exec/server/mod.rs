@@ -105,6 +105,14 @@ impl ServedExec {
         }
     }
 
+    /// The exec without a name (v1). Its client has no window for stdin: the caller limits stdin.
+    pub fn unnamed(window: u64) -> Self {
+        Self {
+            stdin: RecvStreams::new(u64::MAX, [0]),
+            ..Self::new(ExecId::from(""), window)
+        }
+    }
+
     /// How the main process ended.
     pub fn end(&self) -> Option<&ExecEnd> {
         self.end.as_ref().map(|(end, _)| end)
@@ -113,6 +121,11 @@ impl ServedExec {
     /// Whether the main process and the output have ended.
     pub fn is_done(&self) -> bool {
         self.done
+    }
+
+    /// Whether a client has asked for it on this link.
+    pub fn is_attached(&self) -> bool {
+        self.attached
     }
 
     /// Whether clients need only the id and the end of this exec any more.
@@ -293,6 +306,18 @@ impl ServedExec {
             true => None,
             false => Some(self.stdin_data.split().freeze()),
         }
+    }
+
+    /// Bytes of stdin that were received.
+    pub fn stdin_received(&self) -> u64 {
+        let [received] = self.stdin.received();
+        received
+    }
+
+    /// Bytes of stdin that were received and that the pipe of the process has not taken.
+    pub fn stdin_waiting(&self) -> u64 {
+        let [taken] = self.stdin.taken();
+        self.stdin_received() - taken
     }
 
     /// Whether to close the stdin of the process, because no more follows.

@@ -1,9 +1,13 @@
-//! What a link queues, gives back and lets go.
+//! What a link sends, and in which order.
 
-use std::task::Waker;
+use std::{task::Waker, time::Duration};
 
 use super::*;
-use crate::protocol::Status;
+use crate::{
+    machine::ServedExec,
+    protocol::{ExecEnd, Status, StdStream},
+    server::exec::v1_adapter::V1Adapter,
+};
 
 fn pop(link: &Link) -> Option<String> {
     match link.poll_pop(&Context::from_waker(Waker::noop())) {
@@ -14,79 +18,131 @@ fn pop(link: &Link) -> Option<String> {
     }
 }
 
-fn output(text: &str) -> ExecItem {
-    ExecItem::Output(StdStream::Stdout, text.to_owned())
+fn v1_exec(link: &Link) -> Arc<SharedExec> {
+    let adapter = V1Adapter::new(link.version, Duration::from_secs(60), 1_024);
+    let exec = SharedExec::new(ServedExec::unnamed(1 << 20), Some(adapter));
+    exec.change(ServedExec::handle_started);
+    link.add(&exec);
+    exec
 }
 
+fn print(exec: &SharedExec, stream: StdStream, text: &str) {
+    exec.change(|exec| exec.handle_output(stream, text.as_bytes()));
+}
+
+const RUNNING: &str = r#"{"event":"status_update","status":"SANDBOX_EXECUTION_RUNNING"}"#;
+
 #[test]
-fn what_was_not_popped_is_taken_back_and_answers_are_not() {
+fn output_that_was_not_popped_waits_for_the_next_link() {
     let link = Link::default();
-    link.push(ServerMessage::status(Status::SandboxRunning));
-    link.push_exec(output("first")).unwrap();
-    link.push(ServerMessage::status(Status::StdinError));
-    link.push_exec(output("second")).unwrap();
-    assert!(pop(&link).is_some_and(|text| text.contains("SANDBOX_RUNNING")));
+    let exec = v1_exec(&link);
+    print(&exec, StdStream::Stdout, "first");
+    assert_eq!(pop(&link).as_deref(), Some(RUNNING));
     assert!(pop(&link).is_some_and(|text| text.contains("first")));
+    print(&exec, StdStream::Stdout, "second");
+    link.push(ServerMessage::status(Status::StdinError));
     link.die();
-    assert!(link.push_exec(output("third")).is_err());
+    exec.detach();
     assert_eq!(pop(&link).as_deref(), Some("end"));
-    let back: Vec<_> = link.take_back().into_iter().collect();
-    assert!(matches!(&back[..], [ExecItem::Output(_, text)] if text == "second"));
-    assert_eq!(link.queued_bytes(), 0);
+    print(&exec, StdStream::Stdout, " third");
+
+    let link = Link::default();
+    link.add(&exec);
+    assert_eq!(pop(&link), None, "the client has not taken it over");
+    exec.reconnect(Version::V1);
+    assert_eq!(pop(&link).as_deref(), Some(RUNNING));
+    assert!(pop(&link).is_some_and(|text| text.contains("second third")));
+    assert_eq!(pop(&link), None);
 }
 
 #[test]
-fn a_corked_link_sends_its_messages_together() {
-    let link = Arc::new(Link::default());
-    let cork = link.cork();
-    link.push(ServerMessage::status(Status::ExecutionError));
+fn a_kill_is_answered_without_a_reconnect() {
+    let exec = v1_exec(&Link::default());
+    exec.detach();
+    let link = Link::default();
+    link.add(&exec);
+    assert!(exec.expect_kill());
     assert_eq!(pop(&link), None);
-    link.push(ServerMessage::status(Status::ExecutionDone));
-    drop(cork);
-    assert!(pop(&link).is_some_and(|text| text.contains("EXECUTION_ERROR")));
-    assert!(pop(&link).is_some_and(|text| text.contains("EXECUTION_DONE")));
+    exec.change(|exec| {
+        exec.handle_exited(ExecEnd::lost(), None);
+        exec.handle_done(false);
+    });
+    let killed = r#"{"event":"status_update","status":"SANDBOX_EXECUTION_FORCE_KILLED"}"#;
+    assert_eq!(pop(&link).as_deref(), Some(killed));
+    assert_eq!(pop(&link), None);
+    assert!(!exec.is_in_progress() && !exec.expect_kill());
+}
+
+#[test]
+fn output_and_the_end_come_before_the_close_frame() {
+    let link = Link::default();
+    let exec = v1_exec(&link);
+    print(&exec, StdStream::Stdout, "last");
+    link.close(1000);
+    print(&exec, StdStream::Stdout, " words");
+    exec.change(|exec| {
+        exec.handle_exited(ExecEnd::lost(), Some("why".to_owned()));
+        exec.handle_done(false);
+    });
+    let texts: Vec<_> = std::iter::from_fn(|| pop(&link)).collect();
+    let expected = [
+        RUNNING,
+        r#"{"event":"stdout","data":"last words"}"#,
+        r#"{"event":"status_update","status":"SANDBOX_EXECUTION_ERROR"}"#,
+        r#"{"event":"error","message":"why"}"#,
+        r#"{"event":"status_update","status":"SANDBOX_EXECUTION_DONE"}"#,
+        "Close(Some(1000))",
+    ];
+    assert_eq!(texts, expected);
+}
+
+#[test]
+fn a_refusal_carries_its_reason_and_under_v2_twice() {
+    for version in [Version::V1, Version::V2] {
+        let link = Link::new(version, None);
+        link.refuse(Status::ExecutionError, "why".to_owned());
+        let status = pop(&link).unwrap();
+        assert!(status.contains("EXECUTION_ERROR"), "{status}");
+        assert_eq!(status.contains("why"), version == Version::V2);
+        let reason = r#"{"event":"error","message":"why"}"#;
+        assert_eq!(pop(&link).as_deref(), Some(reason));
+        assert_eq!(pop(&link), None);
+    }
 }
 
 #[test]
 fn output_that_waits_is_joined_within_a_stream() {
     let link = Link::default();
-    link.push_exec(output("a")).unwrap();
-    link.push_exec(output("b")).unwrap();
-    link.push_exec(ExecItem::Output(StdStream::Stderr, "c".to_owned()))
-        .unwrap();
-    link.push_exec(output("d")).unwrap();
+    let exec = v1_exec(&link);
+    for (stream, text) in [
+        (StdStream::Stdout, "a"),
+        (StdStream::Stdout, "b"),
+        (StdStream::Stderr, "c"),
+        (StdStream::Stdout, "d"),
+    ] {
+        print(&exec, stream, text);
+    }
     let texts: Vec<_> = std::iter::from_fn(|| pop(&link)).collect();
-    assert_eq!(
-        texts,
-        [
-            r#"{"event":"stdout","data":"ab"}"#,
-            r#"{"event":"stderr","data":"c"}"#,
-            r#"{"event":"stdout","data":"d"}"#
-        ]
-    );
-    assert_eq!(link.queued_bytes(), 0);
+    let expected = [
+        RUNNING,
+        r#"{"event":"stdout","data":"ab"}"#,
+        r#"{"event":"stderr","data":"c"}"#,
+        r#"{"event":"stdout","data":"d"}"#,
+    ];
+    assert_eq!(texts, expected);
 }
 
 #[test]
 fn endless_v1_output_does_not_delay_named_execs() {
     let link = Arc::new(Link::new(Version::V2, None));
-    let exec = NamedExec::new(crate::machine::ServedExec::new("named".into(), 1_024));
+    let endless = v1_exec(&link);
+    let exec = SharedExec::new(ServedExec::new("named".into(), 1_024), None);
     link.add(&exec);
-    exec.change(|exec| {
-        exec.handle_started();
-        exec.handle_output(StdStream::Stdout, b"heard");
-    });
-    // One that cannot be joined to the last, so that the queue is never empty.
-    let mut streams = [StdStream::Stdout, StdStream::Stderr].into_iter().cycle();
-    let mut print = || {
-        let stream = streams.next().expect("one of two");
-        let item = ExecItem::Output(stream, "x".repeat(MAX_PIECE_BYTES));
-        link.push_exec(item).unwrap();
-    };
-    print();
+    exec.change(ServedExec::handle_started);
+    print(&exec, StdStream::Stdout, "heard");
     let mut named = Vec::new();
     for _ in 0..6 {
-        print();
+        print(&endless, StdStream::Stdout, &"x".repeat(1_024));
         named.extend(pop(&link).filter(|text| text.contains("named")));
     }
     assert!(named[0].contains("RUNNING") && named[1].contains("heard"));
@@ -111,18 +167,4 @@ fn a_client_that_reads_no_answers_is_cut_off() {
         link.push(ServerMessage::status(Status::ExecutionForceKilled));
     }
     assert!(link.is_dead());
-}
-
-#[tokio::test]
-async fn room_is_announced_when_the_writer_takes_output() {
-    let link = Arc::new(Link::default());
-    link.push_exec(output(&"x".repeat(1_000))).unwrap();
-    let waiting = tokio::spawn({
-        let link = link.clone();
-        async move { link.drained_below(500).await }
-    });
-    tokio::task::yield_now().await;
-    assert!(!waiting.is_finished());
-    pop(&link);
-    waiting.await.expect("no panic");
 }

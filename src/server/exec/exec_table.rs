@@ -1,5 +1,5 @@
-//! [`NamedExecs`]: the named execs of a sandbox (protocol v2). Each is kept until its client has
-//! acknowledged its end.
+//! [`ExecTable`]: the execs of a sandbox. A named exec (v2) is kept until its client has
+//! acknowledged its end, the exec without a name (v1) until the next one.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -10,7 +10,7 @@ use tokio::{sync::mpsc, time::Instant};
 
 use super::{
     execution::Control,
-    named_exec::{Became, NamedEvent, NamedExec},
+    shared_exec::{Became, ExecEvent, SharedExec},
 };
 use crate::{
     machine::{ServedExec, StoredExec},
@@ -27,8 +27,8 @@ const KEPT: usize = 64;
 const EVENTS_IN_FLIGHT: usize = 16;
 
 pub(crate) struct Entry {
-    pub(crate) exec: Arc<NamedExec>,
-    /// While it runs.
+    pub(crate) exec: Arc<SharedExec>,
+    /// Until its output has ended.
     pub(crate) control: Option<Control>,
 }
 
@@ -42,19 +42,23 @@ impl Entry {
     }
 }
 
-/// The named execs of a sandbox.
-pub(crate) struct NamedExecs {
+/// The execs of a sandbox.
+pub(crate) struct ExecTable {
+    /// The exec without a name.
+    pub(crate) v1: Option<Entry>,
+    /// The named execs.
     pub(crate) entries: HashMap<ExecId, Entry>,
     /// Those that are over in the order in which they ended, with those that run anywhere between.
     order: VecDeque<ExecId>,
-    events: mpsc::Receiver<NamedEvent>,
-    pub(crate) sender: mpsc::Sender<NamedEvent>,
+    events: mpsc::Receiver<ExecEvent>,
+    pub(crate) sender: mpsc::Sender<ExecEvent>,
 }
 
-impl NamedExecs {
+impl ExecTable {
     pub(crate) fn new() -> Self {
         let (sender, events) = mpsc::channel(EVENTS_IN_FLIGHT);
         Self {
+            v1: None,
             entries: HashMap::new(),
             order: VecDeque::new(),
             events,
@@ -67,30 +71,37 @@ impl NamedExecs {
         let mut execs = Self::new();
         for stored in stored {
             let id = stored.exec.clone();
-            execs.insert(id, NamedExec::new(ServedExec::restored(stored)), None);
+            let (exec, control) = (SharedExec::new(ServedExec::restored(stored), None), None);
+            execs.insert(id, Entry { exec, control });
         }
         execs
     }
 
-    /// What a checkpoint holds of them: those that are over and not acknowledged, the latest first to be kept.
+    /// What a checkpoint holds of them: those that are over and not acknowledged, the latest first
+    /// to be kept.
     pub(crate) fn stored(&self) -> Vec<StoredExec> {
         let entries = self.order.iter().filter_map(|id| self.entries.get(id));
-        let kept = entries.filter_map(|entry| {
-            entry.exec.look(|exec| match exec.is_settled() {
-                true => None,
-                false => exec.store(),
-            })
-        });
-        kept.collect()
+        let unsettled = entries.filter(|entry| !entry.exec.look(|exec| exec.is_settled()));
+        let stored = unsettled.filter_map(|entry| entry.exec.look(|exec| exec.store()));
+        stored.collect()
     }
 
-    pub(crate) fn insert(&mut self, id: ExecId, exec: Arc<NamedExec>, control: Option<Control>) {
+    pub(crate) fn insert(&mut self, id: ExecId, entry: Entry) {
         self.order.push_back(id.clone());
-        self.entries.insert(id, Entry { exec, control });
+        self.entries.insert(id, entry);
     }
 
-    /// One is over, as the last until now.
-    pub(crate) fn ended(&mut self, id: &ExecId) {
+    /// An exec has ended, as the last until now.
+    pub(crate) fn ended(&mut self, id: Option<&ExecId>) {
+        let Some(id) = id else {
+            // The next one may run already.
+            if let Some(v1) = &mut self.v1
+                && v1.exec.look(|exec| exec.is_done())
+            {
+                v1.control = None;
+            }
+            return;
+        };
         if let Some(entry) = self.entries.get_mut(id) {
             entry.control = None;
             self.order.retain(|other| other != id);
@@ -103,9 +114,20 @@ impl NamedExecs {
         self.order.retain(|other| other != id);
     }
 
-    /// Whether the processes of one run.
+    fn all(&self) -> impl Iterator<Item = &Entry> {
+        self.v1.iter().chain(self.entries.values())
+    }
+
+    /// Whether a process of an exec runs.
     pub(crate) fn is_alive(&self) -> bool {
-        self.alive().next().is_some()
+        let mut controls = self.all().filter_map(|it| it.control.as_ref());
+        controls.any(Control::is_alive)
+    }
+
+    /// How many named execs run.
+    pub(crate) fn count_alive(&self) -> usize {
+        let controls = self.entries.values().filter_map(|it| it.control.as_ref());
+        controls.filter(|control| control.is_alive()).count()
     }
 
     /// Bounds how many execs whose main process has ended have output that goes on. The first to
@@ -121,19 +143,14 @@ impl NamedExecs {
         exited.iter().take(over).for_each(|(_, it)| it.end_output());
     }
 
-    /// Until when the output of those is read whose main process has ended.
+    /// Until when output is read, of execs whose main process has exited.
     pub(crate) fn reads_until(&self) -> Option<Instant> {
-        let controls = self.entries.values().filter_map(|it| it.control.as_ref());
+        let controls = self.all().filter_map(|it| it.control.as_ref());
         controls.filter_map(Control::reads_until).max()
     }
 
-    pub(crate) fn alive(&self) -> impl Iterator<Item = &Control> {
-        let controls = self.entries.values().filter_map(|it| it.control.as_ref());
-        controls.filter(|control| control.is_alive())
-    }
-
     /// What became of one.
-    pub(crate) async fn event(&mut self) -> NamedEvent {
+    pub(crate) async fn event(&mut self) -> ExecEvent {
         match self.events.recv().await {
             Some(event) => event,
             // It cannot be: a sender is here.
@@ -143,15 +160,13 @@ impl NamedExecs {
 
     /// The link is lost.
     pub(crate) fn detach(&self) {
-        for entry in self.entries.values() {
-            entry.exec.look(ServedExec::detach);
-        }
+        self.all().for_each(|entry| entry.exec.detach());
     }
 
-    /// Kills all that run, because the sandbox goes; resolves when all are told. One that ended by
-    /// itself did, whatever is still to be told of it.
+    /// Kills all execs, because the sandbox ends. Resolves when their ends are known. An exec that
+    /// exited by itself keeps that end.
     pub(crate) async fn end(&mut self, why: &str) {
-        for entry in self.entries.values() {
+        for entry in self.all() {
             if let Some(control) = entry.control.as_ref().filter(|it| it.is_alive()) {
                 entry.exec.will_die(Some(why.to_owned()));
                 control.kill();
@@ -160,29 +175,30 @@ impl NamedExecs {
         self.told().await;
     }
 
-    /// Resolves when everything is told of all, none of which goes on. Output that other processes
-    /// hold ends soon.
+    /// Resolves when all execs have ended. None of them may run. Output that other processes hold
+    /// open ends soon.
     pub(crate) async fn told(&mut self) {
-        for entry in self.entries.values() {
-            entry.end_output();
-        }
-        let controlled =
-            |(id, entry): (&ExecId, &Entry)| entry.control.as_ref().map(|_| id.clone());
-        let ids: Vec<_> = self.entries.iter().filter_map(controlled).collect();
+        self.all().for_each(Entry::end_output);
+        let running = |(id, entry): (&ExecId, &Entry)| entry.control.is_some().then(|| id.clone());
+        let named = self.entries.iter().filter_map(running);
+        let ids: Vec<_> = named.map(Some).chain([None]).collect();
         for id in ids {
             loop {
-                let entry = self.entries.get_mut(&id);
+                let entry = match &id {
+                    Some(id) => self.entries.get_mut(id),
+                    None => self.v1.as_mut(),
+                };
                 let Some(control) = entry.and_then(|entry| entry.control.as_mut()) else {
                     break;
                 };
-                // Its last word must find room.
+                // The task sends its last event before it ends.
                 tokio::select! {
-                    () = control.ended() => self.ended(&id),
+                    () = control.ended() => self.ended(id.as_ref()),
                     event = self.events.recv() => match event {
-                        Some((id, Became::Ended)) => self.ended(&id),
-                        // It never was: the id is free.
-                        Some((id, Became::NotStarted(_))) => self.remove(&id),
+                        // It never ran: the id is free.
+                        Some((Some(id), Became::NotStarted(_))) => self.remove(&id),
                         Some((_, Became::Exited)) | None => {}
+                        Some((id, _)) => self.ended(id.as_ref()),
                     },
                 }
             }
@@ -199,7 +215,7 @@ impl NamedExecs {
             };
             kept += usize::from(entry.exec.look(|exec| !exec.is_settled()));
             if kept > KEPT {
-                let why = "Its output is gone: too many executions ended after it, and nobody acknowledged them.";
+                let why = "Its output is gone: too many executions ended after it and were not acknowledged.";
                 entry.exec.change(|exec| exec.abandon(why));
             }
         }
