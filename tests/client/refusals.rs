@@ -96,7 +96,10 @@ async fn a_redirect_is_not_followed_and_named_without_secrets() {
         let text = error.to_string();
         assert_eq!(error.http_status(), Some(status));
         assert!(!error.is_retryable());
-        assert!(text.contains(&format!("to http://{to}/…, which")), "{text}");
+        assert!(
+            text.contains(&format!("to http://{to}/…; redirects")),
+            "{text}"
+        );
         let shown = shown(&error);
         assert!(
             !shown.contains("pass-90a1") && !shown.contains("new"),

@@ -37,7 +37,7 @@ impl Sandbox {
             return None;
         }
         let version = self.version();
-        if let Some(output) = OutputView::read(frame, version) {
+        if let Some(output) = ServerMessage::read_output(frame, version) {
             let exec = output.place.map(|(exec, _)| exec);
             let process = self.process_of_output(exec, output.stream, output.data.len());
             return process.map(|process| (process, output));

@@ -101,13 +101,21 @@ impl ServerMessage {
     /// As [`parse`](Self::parse).
     #[cfg(any(test, feature = "test-util", feature = "unstable-internals"))]
     pub fn parse_as(frame: &Bytes, version: Version) -> Result<Self, ParseError> {
-        match OutputView::read(frame, version) {
+        match Self::read_output(frame, version) {
             Some(output) => Ok(Self::Output(output.into_piece(frame))),
             None => Self::read(frame, version).map(Received::into_message),
         }
     }
 
-    /// Reads a text frame like [`parse_as`](Self::parse_as), if [`OutputView::read`] did not.
+    /// Reads a frame with output in the usual form. Returns `None` for every other frame, which
+    /// [`read`](Self::read) reads. A separate function, because the larger result of `read` would be
+    /// moved several times for each piece.
+    pub fn read_output(frame: &Bytes, version: Version) -> Option<OutputView<'_>> {
+        fast::output(frame, version)
+    }
+
+    /// Reads a text frame like [`parse_as`](Self::parse_as), if [`read_output`](Self::read_output)
+    /// did not.
     /// Frequent messages borrow from the frame.
     ///
     /// # Errors

@@ -5,8 +5,8 @@ use std::borrow::Cow;
 use bytes::Bytes;
 
 use super::{
-    super::{ExecId, Status, StdStream, Version, data::print_piece},
-    ExecUpdate, ServerMessage, fast,
+    super::{ExecId, Status, StdStream, data::print_piece},
+    ExecUpdate, ServerMessage,
 };
 
 /// `stdout` or `stderr`: a piece of output.
@@ -77,14 +77,7 @@ pub struct OutputView<'a> {
     pub data: Cow<'a, [u8]>,
 }
 
-impl<'a> OutputView<'a> {
-    /// Reads a frame with output in the usual form. Returns `None` for any other frame, which
-    /// [`ServerMessage::read`] reads. A function of its own, because a larger result would be moved
-    /// several times for each piece.
-    pub fn read(frame: &'a Bytes, version: Version) -> Option<Self> {
-        fast::output(frame, version)
-    }
-
+impl OutputView<'_> {
     /// The bytes without the view: a slice of the frame that they were read from, or their own.
     pub fn into_data(self, frame: &Bytes) -> Bytes {
         match self.data {
