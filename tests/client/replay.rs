@@ -1,11 +1,5 @@
 //! The crate's player plays recordings of a real server to the client over real sockets. The client
 //! sends what the recorded client sent, and ends in the state that the recording implies.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
 
 use std::{future::Future, time::Duration};
 

@@ -1,11 +1,5 @@
 //! Bearer tokens from a token source. The client requests one for each dial, never shows it, and
 //! reports failures of the source.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
 
 use std::{
     future::IntoFuture,

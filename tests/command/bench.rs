@@ -1,12 +1,5 @@
 //! The command `actix-sandbox bench`: its reports, its errors, and the results of a run that ends
 //! early.
-#![cfg(unix)]
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
 
 use std::{
     fs,

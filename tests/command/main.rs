@@ -5,7 +5,7 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    reason = "a failed test panics"
+    reason = "a test fails by panicking"
 )]
 
 #[path = "../support/mod.rs"]

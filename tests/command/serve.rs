@@ -1,12 +1,5 @@
 //! The command `actix-sandbox serve` as users run it: its arguments and its output, how it reacts
 //! to signals, and what it leaves behind.
-#![cfg(unix)]
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test that cannot go on fails"
-)]
 
 #[cfg(target_os = "linux")]
 mod init;

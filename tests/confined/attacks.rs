@@ -5,13 +5,6 @@
 //!
 //! On the host backend, the tests skip attacks that would harm the machine: as root, `kill -9 -1`
 //! would kill the test itself.
-#![cfg(target_os = "linux")]
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test that cannot go on fails"
-)]
 
 use std::{
     fs,

@@ -1,12 +1,5 @@
 //! Properties of the backends `namespace` and `gvisor` that the other tests don't cover. A backend
 //! is skipped if it doesn't work on this machine; CI has both.
-#![cfg(target_os = "linux")]
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test that cannot go on fails"
-)]
 
 use std::fs;
 

@@ -1,13 +1,6 @@
 //! Code, and the server's own child processes, start from the same clean process state however the
 //! server was started. Each test starts `actix-sandbox serve` inside a terminal, with inherited
 //! descriptors, keys, limits and signal masks (`dirty.py`).
-#![cfg(target_os = "linux")]
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test that cannot go on fails"
-)]
 
 use std::{
     fs,

@@ -1,14 +1,6 @@
 //! `Sandbox::attach` against the local server, and against a scripted server for messages that the
 //! local server doesn't send.
 
-#![cfg(unix)]
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
-
 use std::future::IntoFuture;
 
 use crate::support::scripted::{

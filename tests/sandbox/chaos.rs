@@ -5,13 +5,6 @@
 //! The proxy records what the server writes to each connection, also after the cut. Together, these
 //! records must be the whole output, once and in order. The output that the client received must be
 //! a prefix of the first record, followed by a prefix of the second, and so on.
-#![cfg(unix)]
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
 
 use std::time::Duration;
 

@@ -1,12 +1,5 @@
 //! Execs: the client against the local server, with bash and python. docs/parity.md names many of
 //! these tests.
-#![cfg(unix)]
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test that cannot go on fails"
-)]
 
 use crate::support::{VERSIONS, events, sandbox_of, within};
 use actix_sandbox::{

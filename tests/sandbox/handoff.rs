@@ -1,12 +1,5 @@
 //! Handoff between two local servers on one state directory, with the client of this crate and with
 //! raw clients that check each message.
-#![cfg(unix)]
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test that cannot go on fails"
-)]
 
 use std::{path::Path, time::Duration};
 

@@ -1,12 +1,5 @@
 //! Output that background processes print after the main process has ended: it is delivered, or
 //! reported as cut.
-#![cfg(unix)]
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test that cannot go on fails"
-)]
 
 use std::{
     sync::atomic::{AtomicBool, Ordering},

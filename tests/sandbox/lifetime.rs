@@ -1,11 +1,5 @@
 //! Lifetimes of handles, actors, processes and sandboxes, and the executors that programs run on.
 #![cfg(target_os = "linux")]
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test that cannot go on fails"
-)]
 
 use std::time::Duration;
 

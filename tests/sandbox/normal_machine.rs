@@ -1,11 +1,4 @@
 //! A sandbox offers what programs expect of a machine: users, names, terminals, imports, limits.
-#![cfg(unix)]
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test that cannot go on fails"
-)]
 
 use crate::support::within;
 use actix_sandbox::{Error, Language, LocalServer, ProtocolVersion, Sandbox};

@@ -1,14 +1,6 @@
 //! Rows of docs/parity.md that no other file tests: the client against the local server, or against
 //! a scripted server where the server must misbehave.
 
-#![cfg(unix)]
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test that cannot go on fails"
-)]
-
 use std::{future::IntoFuture, time::Duration};
 
 use crate::support::scripted::{Scripted, Watched, within};

@@ -1,12 +1,5 @@
 //! A port refuses connections for a minute of virtual time. The dials follow the reconnect policy,
 //! and dropping the last handle ends them.
-#![cfg(unix)]
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
 
 use std::time::Duration;
 

@@ -1,12 +1,5 @@
 //! Reconnects: the client and the local server, with a proxy between them that cuts, stalls and
 //! refuses links. A scripted server sends what the local server never does.
-#![cfg(unix)]
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
 
 use std::{future::IntoFuture, time::Duration};
 

@@ -1,12 +1,5 @@
 //! Records sessions with the local server, and plays them back to the same program, which gets the
 //! same results. Recordings contain no secret, and a full disk doesn't disturb the session.
-#![cfg(unix)]
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
 
 use std::{future::Future, os::unix::fs::PermissionsExt, path::Path, time::Duration};
 

@@ -1,12 +1,5 @@
 //! Snapshots and checkpoints: the client against the local server. docs/parity.md names many of
 //! these tests.
-#![cfg(unix)]
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test that cannot go on fails"
-)]
 
 use crate::support::{LONG, events, within};
 use actix_sandbox::{

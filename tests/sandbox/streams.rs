@@ -1,12 +1,5 @@
 //! The shapes that users of std and tokio expect: `AsyncRead` and `AsyncWrite` for the streams of a
 //! process, events as a stream, and getters that need no executor.
-#![cfg(unix)]
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
 
 use std::io;
 

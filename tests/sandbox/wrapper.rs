@@ -1,12 +1,5 @@
 //! `Command::wrap_for_v1`, with the client, the local server limited to protocol v1, bash and
 //! python.
-#![cfg(unix)]
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test that cannot go on fails"
-)]
 
 use std::time::Duration;
 

@@ -1,12 +1,5 @@
 //! With a raw client: hostile archives, limits on packing and unpacking, and store operations that
 //! take turns fairly.
-#![cfg(unix)]
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test that cannot go on fails"
-)]
 
 use std::{
     fs,

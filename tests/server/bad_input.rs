@@ -1,13 +1,6 @@
 //! Malformed and hostile messages of a client. The server gives the recorded answer or refuses with
 //! a reason, it stays up, and other sandboxes are unaffected.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
-
 use crate::support::raw_client::{Client, PATIENCE, dial, get};
 use actix_sandbox::server::LocalServer;
 use serde_json::json;

@@ -1,11 +1,4 @@
 //! Access to the server, and limits for each caller.
-#![cfg(unix)]
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test that cannot go on fails"
-)]
 
 use std::{net::SocketAddr, time::Duration};
 

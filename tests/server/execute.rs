@@ -1,11 +1,4 @@
 //! `POST /execute`: runs code once, with the same limits and checks as other requests.
-#![cfg(unix)]
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test that cannot go on fails"
-)]
 
 use crate::support::{
     backend,

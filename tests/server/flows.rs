@@ -1,12 +1,5 @@
 //! The server sends the same messages as the recorded deployed servers, in the same order.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
-
 use std::time::Duration;
 
 use crate::support::raw_client::{Client, get};

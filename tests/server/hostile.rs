@@ -1,13 +1,6 @@
 //! Code that tries to hinder the server: in ending an exec, in finding its processes, in removing
 //! its files.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
-
 use std::time::Duration;
 
 use crate::support::{

@@ -1,12 +1,5 @@
 //! Servers that are killed, or suspended for longer than their lease, while the state directory
 //! stays: what their clients see, and which server gets the sandboxes.
-#![cfg(unix)]
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test that cannot go on fails"
-)]
 
 use std::{path::Path, time::Duration};
 

@@ -1,12 +1,5 @@
 //! Start and end of a server: it runs on any executor and leaves nothing behind.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
-
 use std::{
     io::{BufRead, BufReader},
     os::unix::process::CommandExt,

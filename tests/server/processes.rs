@@ -1,12 +1,5 @@
 //! The processes of an exec: their output, their input, their end, and what they leave behind.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
-
 use std::time::Duration;
 
 use crate::support::{

@@ -1,12 +1,5 @@
 //! A link is lost, the sandbox stays alive, and another link takes over its exec.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
-
 use std::time::Duration;
 
 use crate::support::raw_client::{Client, eventually, processes_of};

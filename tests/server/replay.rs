@@ -1,12 +1,5 @@
 //! Sends the client's side of each recording of a deployed server to the local server. It must
 //! answer like the deployed server, in the same order, except for the listed differences.
-#![cfg(unix)]
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
 
 use std::collections::HashMap;
 

@@ -1,12 +1,5 @@
 //! Snapshots and checkpoints with a raw client: messages are as recorded, and failures lose no data
 //! and restore nothing that they must not.
-#![cfg(unix)]
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test that cannot go on fails"
-)]
 
 use std::path::Path;
 

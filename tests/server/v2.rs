@@ -1,12 +1,5 @@
 //! The local server on v2 links, message by message: it does what `src/protocol/V2.md` specifies.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    reason = "a test fails by panicking"
-)]
-
 use std::time::Duration;
 
 use crate::support::{
