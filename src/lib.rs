@@ -1,8 +1,9 @@
 //! Run untrusted code in remote sandboxes.
 //!
 //! A client creates a sandbox, runs code in it, streams the output, writes to stdin and gets the
-//! exit status. It opens one WebSocket per sandbox, either to a hosted service, such as Cloud Run
-//! Sandbox, or to the [`LocalServer`] of this crate, which runs bash and Python on this machine.
+//! exit status. It opens one WebSocket per sandbox, either to a service deployed from
+//! [cloud-run-sandbox](https://github.com/GoogleCloudPlatform/cloud-run-sandbox), or to the
+//! [`LocalServer`] of this crate, which runs bash and Python on this machine.
 //!
 //! **By default the [`LocalServer`] confines nothing**: code runs as your user. For untrusted code,
 //! use `LocalServer::builder().backend(Backend::Confined)`.
@@ -45,8 +46,8 @@
 //! | [`Command`], [`Output`] | code with arguments, environment, directory, input and timeout |
 //! | [`Process`], [`OutputStream`], [`MergedOutput`], [`ProcessStdin`] | one process: its streams, stdin and exit status |
 //! | [`OutputPolicy`] | backpressure: what happens to output that isn't read |
-//! | [`ReconnectPolicy`], [`SandboxEvent`], [`EventStream`] | how a lost connection is dialled again; what happens to a sandbox |
-//! | [`ProcessRef`] | a process that another program can resume where the first left off |
+//! | [`ReconnectPolicy`], [`SandboxEvent`], [`EventStream`] | when the client redials a lost connection; the events of a sandbox |
+//! | [`ProcessRef`] | a reference with which another program resumes a process where this program stopped reading |
 //! | [`Error`], [`ErrorKind`], [`Effect`] | why a request failed, and whether it took effect |
 //! | [`actor`] | the actors and their messages |
 //! | [`server`] | the local server, its backends and its threat model |
@@ -54,27 +55,29 @@
 //!
 //! # Errors
 //!
-//! Every future of this crate resolves, either with a result or with an error that states the
-//! reason. This holds even if an actor panics, the network fails or the last handle is dropped.
+//! No future of this crate hangs because an actor panicked, the network failed or the last handle
+//! was dropped. Instead, the future resolves with an error that states the reason.
 //!
 //! The text of an [`Error`] says what failed, why (in the server's words, if it gave a reason) and
-//! what to do. Programs match on [`Error::kind`]. [`Error::effect`] tells whether a failed request
-//! took effect on the server.
+//! what to do. Programs match on [`Error::kind`]. [`Error::effect`] tells whether the failed
+//! request took effect on the server, if that is known.
 //!
 //! A non-zero exit status is not an error. Neither is a sandbox that is lost while a process runs:
 //! [`Process::wait`] then returns [`ProcessEnd::SandboxLost`].
 //!
 //! # Protocol versions
 //!
-//! Deployed services speak protocol v1. This crate adds [v2](protocol_v2): exactly-once output and
-//! stdin across reconnects, idempotent execs, exit statuses, and concurrent processes. The client
-//! offers v2 at each dial and falls back to v1. [`Sandbox::protocol_version`] returns the version
-//! in use. A request that v1 can't express fails with [`ErrorKind::Unsupported`].
+//! Services deployed from cloud-run-sandbox speak protocol v1. This crate adds [v2](protocol_v2):
+//! exactly-once output and stdin across reconnects, idempotent execs, exit statuses, and concurrent
+//! processes. The client offers v2 at each dial and falls back to v1. [`Sandbox::protocol_version`]
+//! returns the version in use. A request that v1 can't express fails with
+//! [`ErrorKind::Unsupported`].
 //!
 //! # Dropping and cancellation
 //!
 //! - Dropping a handle kills nothing, unless [`kill_on_drop`](SandboxBuilder::kill_on_drop) is set.
-//! - Dropping the last handle of a sandbox closes its connection.
+//! - When the last handle to a sandbox and its processes is dropped, the connection closes. The
+//!   sandbox lives on until its idle timeout.
 //! - Dropping the future of a creation or of an exec cancels it. If the server has already created
 //!   the sandbox or started the process, the client kills it.
 //! - Dropping the future of an attach closes the connection; the sandbox lives on.
@@ -90,13 +93,13 @@
 //! | feature | default | adds |
 //! | --- | --- | --- |
 //! | `client` | yes | the client (Linux, macOS, Windows) |
-//! | `tls` | yes | `wss://` and `https://`, by rustls |
-//! | `google-auth` | no | Google ID tokens for each dial |
+//! | `tls` | yes | `wss://` and `https://`, with rustls |
+//! | `google-auth` | no | a Google ID token on each dial |
 //! | `server` | no | the local server (Unix) |
-//! | `object-store` | no | state of the local server in a bucket of S3 or Google Cloud Storage |
-//! | `cli` | no | the command `actix-sandbox` |
+//! | `object-store` | no | server state in an S3 or Google Cloud Storage bucket |
+//! | `cli` | no | the command `actix-sandbox`: `serve` and `bench` |
 //! | `test-util` | no | the module [`test_util`], to test your own programs |
-//! | `unstable-internals` | no | the modules `protocol` and `machine`, without any stability |
+//! | `unstable-internals` | no | the modules `protocol` and `machine`, without a stability guarantee |
 
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(
@@ -123,8 +126,8 @@ mod transport;
 #[cfg(any(feature = "client", all(unix, feature = "server")))]
 mod yield_now;
 
-// The pure core. These modules are private without `unstable-internals`, so a build with the client
-// and the server warns about items that neither of them uses.
+// The pure core. These modules are private without `unstable-internals`, so the compiler warns
+// about items that neither the client nor the server uses.
 #[cfg(not(feature = "unstable-internals"))]
 mod machine;
 #[cfg(feature = "unstable-internals")]
@@ -160,7 +163,7 @@ pub use server::LocalServer;
 #[cfg(feature = "client")]
 pub use transport::{BearerToken, TokenError, TokenSource};
 
-/// The programs of the README, so that they compile.
+/// Compiles the programs in the README, as doc tests.
 #[cfg(all(doctest, unix, feature = "client", feature = "server"))]
 #[doc = include_str!("../README.md")]
 struct Readme;

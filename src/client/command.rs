@@ -13,16 +13,16 @@ use crate::{
 
 /// Code to run in a sandbox: its arguments, environment, working directory, input and time limit.
 ///
-/// [`Sandbox::command`] returns it; [`Sandbox::exec`] and [`Sandbox::run`] are short forms. It
-/// works like [`std::process::Command`], except that each option consumes the command and returns
-/// it. Run it with [`spawn`](Self::spawn), [`output`](Self::output) or
+/// [`Sandbox::command`] returns a command; [`Sandbox::exec`] and [`Sandbox::run`] are short forms.
+/// A command works like [`std::process::Command`], except that each option consumes the command and
+/// returns it. Run the command with [`spawn`](Self::spawn), [`output`](Self::output) or
 /// [`run_to_end`](Self::run_to_end).
 ///
 /// Arguments, environment, working directory, time limit, output grace and [`stdin`](Self::stdin)
-/// need protocol v2. On a v1 server, such a command fails with
-/// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) and nothing runs.
-/// [`wrap_for_v1`](Self::wrap_for_v1) makes arguments, environment and working directory work on
-/// v1, but not the other three.
+/// need protocol v2. On a v1 server, a command with one of these options fails with
+/// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported), and no code runs.
+/// [`wrap_for_v1`](Self::wrap_for_v1) adds arguments, environment and working directory on v1
+/// servers, but not the other three options.
 ///
 /// ```
 /// # #[cfg(all(unix, feature = "server"))]
@@ -112,19 +112,20 @@ impl Command {
 
     /// The time limit of the process. When it is exceeded, the server kills the process and its
     /// children, and the process ends as [`ProcessEnd::TimedOut`]. Rounded down to whole
-    /// milliseconds, at least 1 ms. Default: the server's limit.
+    /// milliseconds, at least 1 ms. The server's own limit applies as well. Default: the server's
+    /// limit.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         let millis = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
         self.exec.options.timeout_ms = Some(millis.max(1));
         self
     }
 
-    /// The grace period for output: how long the server keeps reading after the main process has
-    /// exited while a background process holds stdout or stderr open. When it is over, the streams
-    /// end, [`Output::cut`] and [`OutputStream::is_cut`](crate::OutputStream::is_cut) return
-    /// `true`, and the server drops later output. Time in which the output budget is full doesn't
-    /// count. Rounded down to whole milliseconds. Default: the server's grace period, 2 s on the
-    /// server of this crate.
+    /// The grace period for output. A background process can hold stdout or stderr open after the
+    /// main process has exited. The server then keeps reading for this long. When the grace period
+    /// is over, the streams end, and the server drops later output. [`Output::cut`] and
+    /// [`OutputStream::is_cut`](crate::OutputStream::is_cut) are then `true`. Time in which the
+    /// output budget is full doesn't count. The server may use a shorter period. Rounded down to
+    /// whole milliseconds. Default: the server's grace period, 2 s on the server of this crate.
     pub fn output_grace(mut self, grace: Duration) -> Self {
         let millis = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
         self.exec.options.output_grace_ms = Some(millis);
@@ -134,17 +135,18 @@ impl Command {
     /// Sends this input and then closes stdin. Default: with [`spawn`](Self::spawn), stdin stays
     /// open; with [`output`](Self::output) and [`run_to_end`](Self::run_to_end), stdin is empty.
     ///
-    /// Protocol v1 can't close stdin. There, a command with this option fails with
+    /// Protocol v1 can't close stdin: a command with this option fails there with
     /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported). Without the option, stdin stays
-    /// open under v1, even with `output` and `run_to_end`, so a program that reads stdin to the
-    /// end, such as `cat`, waits forever. Give it an empty stdin in the code: `cat </dev/null`.
+    /// open under v1, even with `output` and `run_to_end`. A program that reads stdin to the end,
+    /// such as `cat`, then waits forever. In the code, redirect the stdin of such a program with
+    /// `</dev/null`.
     pub fn stdin(mut self, input: impl Into<Bytes>) -> Self {
         self.exec.stdin = Stdin::Bytes(input.into());
         self
     }
 
-    /// How much unread output the client buffers, and what happens to more. Default: the [policy of
-    /// the sandbox](crate::SandboxBuilder::output_policy).
+    /// How much unread output the client buffers, and what happens to output over this budget.
+    /// Default: the [policy of the sandbox](crate::SandboxBuilder::output_policy).
     pub fn output_policy(mut self, policy: OutputPolicy) -> Self {
         self.exec.output = Some(policy);
         self
@@ -159,16 +161,16 @@ impl Command {
 
     /// Whether to wrap the code on a server that speaks protocol v1, so that arguments,
     /// environment, working directory and exit status work there, too. Has no effect under v2,
-    /// which supports all of them. Default: no.
+    /// which supports all four. Default: no.
     ///
     /// The client sends a wrapper program instead of the code. The wrapper runs the code in a child
     /// `bash` or `python`. Then it writes the exit status and a random number to stdout, as a line
-    /// that the client removes. The consequences:
+    /// that the client removes from the output. Consequences:
     ///
     /// - The process ends as [`Exited`](ProcessEnd::Exited) or [`Signaled`](ProcessEnd::Signaled).
-    ///   It ends as [`Unknown`](ProcessEnd::Unknown) if this line is missing, because the
-    ///   connection was lost, the server stopped reading stdout (some servers do so at bytes that
-    ///   are not UTF-8), or the code killed the wrapper.
+    ///   If the line doesn't arrive, the process ends as [`Unknown`](ProcessEnd::Unknown). Possible
+    ///   reasons: the connection was lost, the code killed the wrapper, or the server stopped
+    ///   reading stdout (some servers stop at bytes that are not UTF-8).
     /// - If the working directory doesn't exist or the arguments are too long, the process ends as
     ///   `Exited(125)`, with the reason in stderr.
     /// - [`timeout`](Self::timeout), [`output_grace`](Self::output_grace), [`stdin`](Self::stdin)
@@ -184,8 +186,8 @@ impl Command {
     }
 
     /// Whether to kill the process when its last handle is dropped. Has no effect on
-    /// [`output`](Self::output) and [`run_to_end`](Self::run_to_end), which always kill it if they
-    /// are dropped. Default: no.
+    /// [`output`](Self::output) and [`run_to_end`](Self::run_to_end), whose futures always kill the
+    /// process when they are dropped. Default: no.
     pub fn kill_on_drop(mut self, kill: bool) -> Self {
         self.kill_on_drop = kill;
         self
@@ -195,14 +197,15 @@ impl Command {
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future cancels the exec: the request is not sent, or the process is killed as
-    /// soon as it starts, because there is no handle to it.
+    /// Dropping the future cancels the exec. If the request was already sent, the client kills the
+    /// process as soon as it starts, because no handle to it exists.
     ///
     /// # Errors
     ///
-    /// The errors of [`Sandbox::exec`], and
-    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) if the server speaks v1 and the
-    /// command needs v2.
+    /// The errors of [`Sandbox::exec`], [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported)
+    /// if the server speaks v1 and the command needs v2, and
+    /// [`ErrorKind::InvalidOption`](crate::ErrorKind::InvalidOption) if the output policy is
+    /// invalid.
     pub async fn spawn(self) -> Result<Process, Error> {
         if let Some(problem) = self.exec.output.and_then(|policy| policy.problem()) {
             return Err(Error::option("output_policy", problem));
@@ -250,16 +253,16 @@ impl Command {
                 cut: process.is_output_cut(),
             }),
             Err(error) => {
-                // Wait for the kill, so that the sandbox can run the next process. The first error
-                // matters more than an error of the kill.
+                // Wait for the kill, because under v1, the sandbox can't run another process before
+                // it. Return the first error rather than an error of the kill.
                 let _ = process.kill().await;
                 Err(error)
             }
         }
     }
 
-    /// Runs the process to its end, drops its output and returns how it ended. Under protocol v1,
-    /// stdin [stays open](Self::stdin).
+    /// Runs the process to its end, drops the output, and returns how the process ended. Under
+    /// protocol v1, stdin [stays open](Self::stdin).
     ///
     /// # Cancel safety
     ///
@@ -290,14 +293,15 @@ impl Sandbox {
     /// Starts code. Resolves when the server reports that the code runs. Short for
     /// [`command`](Self::command) followed by [`spawn`](Command::spawn).
     ///
-    /// During a reconnect, the exec waits, and the code starts once when the connection is back.
-    /// Under protocol v2, several processes can run at once, each with its own streams. Under v1,
-    /// one process can run at a time; if it is being killed, the exec waits for its end.
+    /// During a reconnect, the exec waits. When the connection is back, the code starts, exactly
+    /// once. Under protocol v2, several processes can run at once, each with its own streams. Under
+    /// v1, one process can run at a time. If that process is being killed, the exec waits for its
+    /// end.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future cancels the exec: the request is not sent, or the process is killed as
-    /// soon as it starts, because there is no handle to it.
+    /// Dropping the future cancels the exec. If the request was already sent, the client kills the
+    /// process as soon as it starts, because no handle to it exists.
     ///
     /// # Errors
     ///
@@ -308,9 +312,10 @@ impl Sandbox {
     /// - the server doesn't support the language or can't start the process (the sandbox lives on);
     /// - the server doesn't answer within [`exec_timeout`](crate::SandboxBuilder::exec_timeout). If
     ///   the process starts later, it is killed;
-    /// - the connection is lost for good before the answer. Under v1, every loss counts; if the
-    ///   process has started, it is killed once the connection is back. Under v2, a client that
-    ///   reconnects repeats the request instead, and the code still starts once.
+    /// - the connection is lost while the request waits for the answer. Under v1, the exec always
+    ///   fails then. If the process has started, the client kills it after the reconnect. Under v2,
+    ///   the exec only fails if the connection can't be re-established: on the next connection, the
+    ///   client repeats the request, and the server still starts the code only once.
     pub async fn exec(
         &self,
         language: impl Into<Language>,
@@ -321,7 +326,7 @@ impl Sandbox {
 
     /// Runs code to its end and collects its output, at most 64 MiB of each stream. Short for
     /// [`command`](Self::command) followed by [`output`](Command::output). Under protocol v1, stdin
-    /// [stays open](Command::stdin), so a program that reads it to the end needs `</dev/null`.
+    /// [stays open](Command::stdin), so a program that reads stdin to the end needs `</dev/null`.
     ///
     /// # Cancel safety
     ///
@@ -341,14 +346,14 @@ impl Sandbox {
     }
 
     /// Returns a [`Command`] for this code, with options that [`exec`](Self::exec) and
-    /// [`run`](Self::run) lack: arguments, environment, working directory, input, time limit and
-    /// output policy.
+    /// [`run`](Self::run) lack, such as arguments, environment, working directory, input, time
+    /// limit and output policy.
     pub fn command(&self, language: impl Into<Language>, code: impl Into<String>) -> Command {
         Command::new(self.clone(), language.into(), code.into())
     }
 }
 
-/// An exec request that the actor has not answered. Dropping it cancels the exec.
+/// An exec request that the actor has not answered. Dropping this guard cancels the exec.
 struct Starting(Option<(Sandbox, StartKey)>);
 
 impl Starting {

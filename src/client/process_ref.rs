@@ -1,4 +1,4 @@
-//! [`ProcessRef`]: the name of a process that another program can resume.
+//! [`ProcessRef`]: a reference with which another program can resume a process.
 
 use serde::{Deserialize, Serialize};
 
@@ -9,15 +9,17 @@ use crate::{
     protocol::{ExecId, limits::MIN_WINDOW},
 };
 
-/// The name of a process in a sandbox, and the position up to which its output was read.
+/// A reference to a process: its sandbox, its name, and the position up to which its output was
+/// read.
 ///
-/// [`Process::to_ref`] returns it, and [`Sandbox::attach_process`] takes it. It can be stored and
-/// sent, for example as JSON. It holds no secret: a program that resumes the process must first
-/// attach to the sandbox with the sandbox's token.
+/// [`Process::to_ref`] returns a reference, and [`Sandbox::attach_process`] takes one. A program
+/// can store it or send it to another program, for example as JSON. The reference contains no
+/// secret: to resume the process, a program must first attach to the sandbox with the sandbox's
+/// token.
 ///
-/// It also holds the window of the process: how many unacknowledged bytes of output the server may
-/// send. The program that resumes the process uses this window, not the budget of its own
-/// [`OutputPolicy`](crate::OutputPolicy).
+/// The reference also contains the window of the process: how many unacknowledged bytes of output
+/// the server may send. The server keeps to this window, even if the program that resumes the
+/// process has another budget in its own [`OutputPolicy`](crate::OutputPolicy).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProcessRef {
     sandbox: String,
@@ -66,18 +68,18 @@ impl ProcessRef {
 }
 
 impl Process {
-    /// Returns the name of the process and the position up to which its output was read, so that
-    /// another program can resume it: see [`Sandbox::attach_process`].
+    /// Returns a reference with which another program can resume the process where this program
+    /// stopped reading: see [`Sandbox::attach_process`].
     ///
-    /// Call it after the last read: the other program doesn't get output that this program reads
-    /// later. After the call, unread output is kept even during a [`wait`](Self::wait) and after
-    /// the last handle is dropped. When unread output fills the budget, the process pauses until
-    /// the other program reads.
+    /// Call this method after the last read: if this program reads more output later, the other
+    /// program doesn't get that output. After the call, no unread output is dropped, even during a
+    /// [`wait`](Self::wait) and after the last handle is dropped. When unread output fills the
+    /// budget, the process pauses until the other program reads.
     ///
     /// # Errors
     ///
-    /// - [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported): under protocol v1 processes
-    ///   have no names.
+    /// - [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported): the server speaks protocol v1,
+    ///   in which processes have no names.
     /// - [`ErrorKind::InvalidOption`](crate::ErrorKind::InvalidOption): the process's
     ///   [`OutputPolicy`](crate::OutputPolicy) is not [`Overflow::Pause`](crate::Overflow::Pause).
     ///   Under the other policies, the client takes all output from the server at once, so none is
@@ -90,12 +92,13 @@ impl Process {
 }
 
 impl Sandbox {
-    /// Resumes a process that another client started in this sandbox. Its output continues where
-    /// that client stopped reading.
+    /// Resumes a process that another client started in this sandbox. The output continues at the
+    /// position in the reference, which is where that client stopped reading.
     ///
-    /// The other client must have detached first, because only one client can be attached at a
-    /// time. The call doesn't ask the server: a process that the server doesn't know is returned,
-    /// too, and ends as [`ProcessEnd::SandboxLost`](crate::ProcessEnd::SandboxLost).
+    /// Only one client can be attached to a sandbox at a time, so the other client must drop its
+    /// handles before this client can attach. This method doesn't wait for the server. If the
+    /// server doesn't know the process, the method still returns a handle, and the process ends as
+    /// [`ProcessEnd::SandboxLost`](crate::ProcessEnd::SandboxLost).
     ///
     /// ```
     /// # #[cfg(all(unix, feature = "server"))]
@@ -106,7 +109,7 @@ impl Sandbox {
     /// let server = LocalServer::start().await?;
     /// let sandbox = Sandbox::create(server.url()).await?;
     /// let process = sandbox.exec(Language::Bash, "read x; echo got $x").await?;
-    /// // Store these three, for example in a database.
+    /// // Store the id, the token and the reference, for example in a database.
     /// let (id, token) = (sandbox.sandbox_id().clone(), sandbox.sandbox_token().clone());
     /// let reference = process.to_ref().await?;
     /// drop((process, sandbox));

@@ -27,14 +27,14 @@ use crate::{
     yield_now::Yield,
 };
 
-/// Maximum number of batches in flight: the consumer processes one while the link reads the next.
+/// Maximum number of batches in flight: the consumer handles one while the link reads the next.
 const CREDITS: usize = 2;
 /// A batch ends at this many bytes or frames.
 const BATCH_BYTES: usize = 64 * 1024;
 const BATCH_FRAMES: usize = 256;
-/// Maximum number of queued messages. The senders limit themselves: for each process to one exec,
-/// one stdin message and the acknowledgements of its output, and to a few actions. So the queue
-/// only reaches this limit if the peer stops reading.
+/// Maximum number of queued messages. The senders limit what they queue: for each process, one exec
+/// request, one stdin message and the acknowledgements of its output; for the sandbox, a few other
+/// requests. So the queue reaches this limit only if the peer stops reading.
 const MAX_OUTGOING: usize = 16_384;
 
 /// Options of a link.
@@ -63,13 +63,17 @@ pub(crate) struct Link {
     outgoing: VecDeque<(Message, Option<u64>)>,
     /// Tags of messages that are encoded but not flushed.
     unflushed: Vec<u64>,
+    /// Whether messages wait for a flush, or for room in the socket.
     dirty: bool,
     /// The payload of the latest unanswered ping. Earlier pings need no answer (RFC 6455, 5.5.3).
     pong: Option<Bytes>,
+    /// Whether the close frame was sent or queued. No message is sent after it.
     closing: bool,
 
     credits: Credits,
+    /// The credit of the batch that is being read.
     credit: Option<Credit>,
+    /// Whether the link waits for a credit or for the recorder, and so doesn't read.
     paused: bool,
     batch: Vec<Bytes>,
     batch_bytes: usize,
@@ -77,9 +81,10 @@ pub(crate) struct Link {
     /// Set after a full batch. The link reads on once the thread has polled its other sockets and
     /// timers.
     yielding: Option<Yield>,
-    /// The error of a failed write. The link reads all remaining frames before it reports it.
+    /// The error of a failed write. The link reads all remaining frames before it reports the
+    /// error.
     broken: Option<LinkError>,
-    /// Whether the last read found nothing to read.
+    /// Whether the last read found the socket empty.
     drained: bool,
 
     keepalive: Keepalive,
@@ -116,7 +121,7 @@ impl Link {
         }
     }
 
-    /// Records all messages from now on.
+    /// Sets where all messages from now on are recorded, if anywhere.
     pub(crate) fn record(&mut self, recorded: Option<RecordedLink>) {
         self.recorded = recorded;
     }
@@ -152,7 +157,7 @@ impl Link {
         }
     }
 
-    /// Makes progress on reads and on writes, independently of each other.
+    /// Returns the next event. Reads and writes make progress independently of each other.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<LinkEvent> {
         self.write(cx);
         if !self.dirty && !self.unflushed.is_empty() {
@@ -254,7 +259,7 @@ impl Link {
                 }
             }
             if std::mem::take(&mut self.paused) {
-                // The link was not reading, so the silence says nothing about the peer.
+                // While the link doesn't read, the peer only seems silent.
                 self.keepalive.handle_alive(Instant::now().into_std());
             }
             match self.socket.poll_frame(cx) {
@@ -277,7 +282,7 @@ impl Link {
                     }
                 }
             }
-            // Control frames count as well.
+            // Control frames count towards the limit of a batch, too.
             frames += 1;
             if self.batch_bytes >= BATCH_BYTES || frames >= BATCH_FRAMES {
                 self.yielding = Some(Yield::begin());
@@ -350,7 +355,7 @@ impl Link {
     }
 
     fn take(&mut self, text: Bytes) {
-        // Without credit, the link is closing: it drops the message, because nothing consumes it.
+        // Without a credit, the link is closing. Drop the message, because no consumer reads it.
         if self.credit.is_some() {
             if let Some(recorded) = &self.recorded {
                 recorded.received(&text);
@@ -362,7 +367,7 @@ impl Link {
 
     fn poll_keepalive(&mut self, cx: &mut Context<'_>) -> Option<LinkError> {
         loop {
-            // The answer to a ping can move the next deadline forward.
+            // The answer to a ping can make the next deadline earlier.
             let due = self.keepalive.poll_timeout().into();
             if due < self.timer.deadline() {
                 self.timer.as_mut().reset(due);

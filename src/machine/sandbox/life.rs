@@ -11,8 +11,8 @@ use crate::{
     protocol::{ClientMessage, Identity, Pairing, SandboxId, SandboxToken, Version, excerpt},
 };
 
-/// How long to wait, after a `DELETED` that is part of a kill or a checkpoint, for the `KILLED` or
-/// `CHECKPOINTED`.
+/// How long to wait for `KILLED` or `CHECKPOINTED` after the `DELETED` that is part of a kill or a
+/// checkpoint.
 const AFTER_DELETED: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
@@ -26,8 +26,8 @@ pub(super) struct Life {
     pub(super) version: Version,
     /// Callers that wait for the sandbox to run. Cleared when the sandbox runs or ends.
     opens: Vec<RequestId>,
-    /// When `SANDBOX_RUNNING` is due. Set when a link opens, cleared by the status and with the
-    /// link.
+    /// When `SANDBOX_RUNNING` is due. Set when a link opens. Cleared when the status arrives or the
+    /// link is lost.
     ready_due: Option<Instant>,
     /// Whether the server has begun to delete the sandbox. Never cleared.
     pub(super) deleting: bool,
@@ -76,7 +76,7 @@ impl Life {
 }
 
 impl Sandbox {
-    /// Answers when the sandbox runs.
+    /// Waits until the sandbox runs. Fails if it ends first.
     pub fn open(&mut self, request: RequestId) {
         let result = match &self.life.state {
             SandboxState::Creating | SandboxState::Attaching => {
@@ -88,8 +88,8 @@ impl Sandbox {
         self.actions.settle(request, result);
     }
 
-    /// The last handle was dropped, so the connection closes. A sandbox that is still being created
-    /// is killed as soon as the server accepts a kill.
+    /// Handles the drop of the last handle: closes the connection. A sandbox that is still being
+    /// created is killed first, as soon as the server accepts a kill.
     pub fn detach(&mut self) {
         match self.life.state {
             SandboxState::Creating if self.life.link.is_some() => self.kill.abandoned = true,
@@ -101,7 +101,7 @@ impl Sandbox {
             }
             SandboxState::Ended(_) => self.actions.link(LinkCommand::Close),
             _ => {
-                // The callers of these execs are gone, too.
+                // Kill the execs that are still starting, because their callers are gone, too.
                 self.kill_v1_start();
                 self.kill_exec_starts();
                 self.finish(SandboxEnd::Closed);
@@ -153,10 +153,11 @@ impl Sandbox {
     fn handle_outage(&mut self, cause: &LinkError, attempt: u32, now: Instant) {
         self.drop_link(now);
         match self.life.state {
-            // In the first two states, the server was too busy for the first link.
+            // While the sandbox is created or attached to, only a first dial that a busy server
+            // refused is retried. So no link was lost.
             SandboxState::Creating | SandboxState::Attaching | SandboxState::Ended(_) => {}
-            // The connection may have lost the link before it received the command that makes a
-            // loss final.
+            // The connection may have lost the link before it received `DisableReconnect`, so this
+            // loss is final, too.
             _ if self.store.is_leaving() || self.life.deleted_due.is_some() => {
                 self.handle_lost(cause.clone(), attempt.saturating_sub(1), now);
             }
@@ -182,14 +183,15 @@ impl Sandbox {
             self.actions.event(SandboxEvent::GaveUp { cause, attempts });
         }
         self.finish(match self.life.deleted_due {
-            // The last status of the server decides.
+            // The server has already reported `DELETED`.
             Some(_) => self.end_after_deleted(),
             None => SandboxEnd::LinkLost { cause, attempts },
         });
     }
 
     fn drop_link(&mut self, now: Instant) {
-        // Clear the link first: nothing that follows from the held status can be sent any more.
+        // Clear the link first: handling the status that was held back must not send messages on
+        // the lost link.
         self.life.link = None;
         self.flush_pairing(now);
         self.v1.pairing = Pairing::default();
@@ -242,7 +244,7 @@ impl Sandbox {
 
     pub(super) fn handle_deleted(&mut self, now: Instant) {
         match self.life.state {
-            // Part of a kill or a checkpoint, whose own end follows.
+            // This status is part of a kill or a checkpoint. `KILLED` or `CHECKPOINTED` follows.
             SandboxState::Killing | SandboxState::Checkpointing => {
                 self.life.deleted_due.get_or_insert(now + AFTER_DELETED);
                 self.actions.link(LinkCommand::DisableReconnect);
@@ -254,7 +256,7 @@ impl Sandbox {
     pub(super) fn handle_life_timeout(&mut self, now: Instant) {
         if is_due(self.life.ready_due, now) {
             self.life.ready_due = None;
-            // The last error of the server is a better reason than a timeout.
+            // If the server reported an error, report that error instead of a timeout.
             self.flush_pairing(now);
             self.handle_not_ready();
         }
@@ -268,7 +270,7 @@ impl Sandbox {
         match self.life.state {
             SandboxState::Creating | SandboxState::Attaching => {
                 if matches!(self.config.mode, Mode::Create(_)) && self.life.identity.is_some() {
-                    // The sandbox exists, but no caller will get a handle to it.
+                    // Kill the sandbox, because no caller gets a handle to it.
                     self.actions.send(&ClientMessage::KillSandbox);
                 }
                 let waited = format!("no SANDBOX_RUNNING within {after:?} of the connection");
@@ -288,16 +290,16 @@ impl Sandbox {
         }
     }
 
-    /// The server began to kill or checkpoint the sandbox, at the request of this client or
-    /// another.
+    /// Enters a state in which the server kills or checkpoints the sandbox, as this client or
+    /// another client requested.
     pub(super) fn leave_running(&mut self, state: SandboxState) {
         if self.runs() {
             self.set_state(state);
         }
     }
 
-    /// The server refused the kill or the checkpoint of this state. Another kill may still be in
-    /// progress.
+    /// Leaves the state of a kill or a checkpoint that the server refused. If a kill is still in
+    /// progress, the state becomes `Killing`.
     pub(super) fn return_from(&mut self, refused: SandboxState) {
         if self.life.state == refused {
             self.set_state(match self.kill.is_sent() {
@@ -316,7 +318,7 @@ impl Sandbox {
     }
 
     /// Confirms that the sandbox runs on this link. From now on, a lost link is dialled again,
-    /// unless the sandbox is leaving.
+    /// unless a kill, a checkpoint or a handoff is in progress.
     fn confirm_link(&mut self) {
         if let Some(epoch) = self.life.link.filter(|_| self.runs()) {
             self.actions.link(LinkCommand::Confirm(epoch));
@@ -326,8 +328,8 @@ impl Sandbox {
         }
     }
 
-    /// The end after a `DELETED` without a further status. It confirms a kill, but not a
-    /// checkpoint.
+    /// The end after a `DELETED` without a further status. Such a `DELETED` confirms a kill, but
+    /// not a checkpoint.
     fn end_after_deleted(&self) -> SandboxEnd {
         match self.life.state {
             SandboxState::Killing => SandboxEnd::Killed,

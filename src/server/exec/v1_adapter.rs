@@ -1,8 +1,8 @@
-//! [`V1Adapter`]: makes the exec without a name (protocol v1) of a [`ServedExec`]. No IO.
+//! [`V1Adapter`]: turns a [`ServedExec`] into the unnamed exec of protocol v1. No IO.
 //!
-//! Under v1 a client acknowledges nothing and names no exec. So output counts as acknowledged once
-//! the writer of the session takes it, and the answers to kills come between the output and the
-//! end.
+//! Under v1, clients send no acknowledgements. So the adapter acknowledges output as soon as the
+//! writer of the session takes it. Deployed clients wait for the end after the answer to a kill. So
+//! the adapter sends the answers between the output and the end.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -11,31 +11,31 @@ use crate::{
     protocol::{EndReason, ExecEnd, OutputPiece, ServerMessage, Status, Version},
 };
 
-/// Why input is refused that the process can't read.
+/// The reason for refusing input after the process has closed its stdin.
 pub(super) const STDIN_CLOSED: &str =
     "The input was not accepted: the process has closed its standard input.";
 
-/// What v1 needs beside the state machine of v2.
+/// The state that v1 needs in addition to [`ServedExec`].
 #[derive(Debug)]
 pub(crate) struct V1Adapter {
-    /// The version of the link to the client. It decides the form of an error.
+    /// The version of the link to the client. Selects the form of error messages.
     pub(super) version: Version,
-    /// The time limit, for the text of the error.
+    /// The time limit of the exec, for the error text.
     pub(super) run_time: Duration,
-    /// Maximum size of the input that the process has not read, in bytes.
+    /// The maximum number of bytes of stdin that wait for the process.
     pub(super) stdin_limit: u64,
-    /// Kills that are not answered. Cleared when the link is lost.
+    /// The number of kills that are not answered. Cleared when the link is lost.
     pub(super) kills: usize,
-    /// Why the kills failed.
+    /// Why a kill failed, if one did. Then all kills get this answer.
     pub(super) kill_failed: Option<String>,
-    /// The rest of the messages about the end.
+    /// Answers to kills and messages about the end that are still to be sent, in order.
     last_words: VecDeque<ServerMessage>,
-    /// The reasons of the end were sent. Only its status is repeated.
+    /// Whether the reason of the end was sent. Later links get only `DONE`.
     explained: bool,
 }
 
 impl V1Adapter {
-    /// An exec for a client whose link has this version.
+    /// Creates the adapter of an exec. `version` is that of the link to its client.
     pub(crate) fn new(version: Version, run_time: Duration, stdin_limit: usize) -> Self {
         Self {
             version,
@@ -48,14 +48,15 @@ impl V1Adapter {
         }
     }
 
-    /// The next message to the client.
+    /// Returns the next message to the client. `None` if there is none now.
     pub(super) fn poll_message(&mut self, exec: &mut ServedExec) -> Option<ServerMessage> {
         loop {
             if let Some(message) = self.last_words.pop_front() {
                 return Some(message);
             }
             let Some(message) = exec.poll_message() else {
-                // Without `reconnect`, a client gets only the answers to its kills.
+                // A client that hasn't sent `reconnect` on this link gets only the answers to its
+                // kills.
                 if exec.is_done() && !exec.is_attached() {
                     self.answer_kills();
                 }
@@ -95,7 +96,8 @@ impl V1Adapter {
             }
             _ => {}
         }
-        // Deployed clients take a kill as confirmed by the end that follows its answer.
+        // Deployed clients treat a kill as confirmed only when the end follows the answer, so the
+        // answers come first.
         self.answer_kills();
         let done = ServerMessage::status(Status::ExecutionDone);
         self.last_words.push_back(done);
@@ -116,19 +118,21 @@ impl V1Adapter {
         }
     }
 
-    /// A client takes over the exec.
+    /// Attaches the client of a new link, which sent `reconnect`.
     pub(super) fn attach(&mut self, exec: &mut ServedExec, version: Version) {
         self.version = version;
         self.explained &= self.last_words.is_empty();
         self.last_words.clear();
         if exec.is_done() {
-            // The client waits for this answer, even if the code could not be started.
+            // Make the exec answer `RUNNING`, even if the code could not be started, because the
+            // client waits for this answer.
             exec.handle_started();
         }
         exec.attach(None);
     }
 
-    /// Takes input, or returns the reason why not. An empty queue takes a message of any size.
+    /// Passes input to the exec. The error is the reason why the input is refused. If no input
+    /// waits, a message of any size is accepted.
     pub(super) fn push_stdin(&mut self, exec: &mut ServedExec, data: &[u8]) -> Result<(), String> {
         if exec.is_stdin_over() {
             return Err(STDIN_CLOSED.to_owned());
@@ -145,7 +149,7 @@ impl V1Adapter {
     }
 }
 
-/// The message of a piece of output, which counts as acknowledged.
+/// Acknowledges a piece of output and returns its message.
 fn take(exec: &mut ServedExec, piece: OutputPiece) -> ServerMessage {
     let offset = piece.place.map_or(0, |place| place.offset);
     let mut taken = [0; 2];
@@ -154,7 +158,8 @@ fn take(exec: &mut ServedExec, piece: OutputPiece) -> ServerMessage {
     ServerMessage::output(piece.stream, piece.data)
 }
 
-/// An error status and its reason. Under v2 the status carries the reason as well.
+/// Returns an error status and the message with its reason. Under v2, the status contains the
+/// reason, too.
 pub(crate) fn refusal(version: Version, status: Status, reason: String) -> [ServerMessage; 2] {
     let status = match version {
         Version::V1 => ServerMessage::status(status),

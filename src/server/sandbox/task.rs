@@ -1,7 +1,7 @@
-//! One sandbox, in a task of its own, which owns its state.
+//! [`Sandbox`]: the task of one sandbox, which owns its state.
 //!
-//! The task never waits for a client. Commands come through a bounded channel, and answers go to
-//! the [`Link`] of the attached client.
+//! The task never waits for a client. It receives commands from a bounded channel, and pushes
+//! answers to the [`Link`] of the attached client.
 
 use std::{sync::Arc, time::Duration};
 
@@ -22,10 +22,10 @@ use crate::{
     },
 };
 
-/// Close code of the sessions of a server that stops (RFC 6455, 7.4.1: going away).
+/// The close code for clients when the server shuts down (RFC 6455, 7.4.1: going away).
 const CLOSE_GOING_AWAY: u16 = 1001;
 
-/// After a checkpoint for a handoff has failed, how long requests for the sandbox are ignored.
+/// How long to ignore handoff requests after the checkpoint for a handoff has failed.
 const KEEP_AFTER_FAILURE: Duration = Duration::from_secs(5);
 
 /// The task of a sandbox.
@@ -37,13 +37,13 @@ pub(crate) struct Sandbox {
     pub(super) options: Arc<Options>,
     pub(super) backend: Arc<dyn BackendSandbox>,
     pub(super) store: Arc<Store>,
-    /// The lock, of a sandbox that may be handed over.
+    /// The lock. `None` if handoff is not enabled for the sandbox.
     pub(super) lease: Option<Lease>,
     pub(super) commands: mpsc::Receiver<Command>,
-    /// Dropped when the sandbox ends: clients no longer find it then.
+    /// The entry in the registry, by which clients find the sandbox. Dropped when the sandbox ends.
     pub(super) registration: Option<Registration>,
     pub(super) state: State,
-    /// Dropped last: the server waits for it when it stops.
+    /// Dropped last. When the server shuts down, it waits until all of these senders are dropped.
     pub(super) _alive: mpsc::Sender<()>,
 }
 
@@ -53,14 +53,14 @@ pub(super) enum End {
     Killed,
     Checkpointed,
     HandedOver,
-    /// Another server may have it.
+    /// The server lost the lock, so another server may have taken the sandbox.
     Lost,
     Idle,
     ServerStops,
 }
 
 impl Sandbox {
-    /// Tells the client that created the sandbox its id and token.
+    /// Sends the id and the token to the client that created the sandbox.
     pub(super) fn greet(&self, token: SandboxToken) {
         if let Some(link) = &self.state.link {
             link.push(ServerMessage::identity(self.id.clone(), token));
@@ -68,23 +68,24 @@ impl Sandbox {
         self.status(Status::SandboxRunning);
     }
 
-    /// Lives until the sandbox is deleted.
+    /// Runs the sandbox until it is deleted.
     pub(super) async fn run(mut self) {
         loop {
             let end = self.live().await;
             match self.prepare(end).await {
                 Ok(()) => return self.end(end).await,
                 Err(why) => {
-                    tracing::warn!(sandbox = %self.id, why = %Escaped(&why), "not checkpointed");
+                    tracing::warn!(sandbox = %self.id, why = %Escaped(&why), "the sandbox could not be checkpointed");
                     match end {
                         End::Checkpointed => self.checkpoint_failed(&why),
                         End::HandedOver => {
                             self.checkpoint_failed(&why);
-                            // The server that waits tries again, or gives up.
+                            // The other server asks again later, until its timeout.
                             self.state.keep_until = Some(Instant::now() + KEEP_AFTER_FAILURE);
                         }
                         End::ServerStops => return self.end(end).await,
-                        // It is not deleted with what should have been kept; next time, then.
+                        // If an idle sandbox can't be checkpointed, it isn't deleted. The next idle
+                        // timeout tries again.
                         End::Idle | End::Killed | End::Lost => {}
                     }
                     self.state.idle_since = Instant::now();
@@ -93,7 +94,8 @@ impl Sandbox {
         }
     }
 
-    /// Stores what is to be kept. The error is the reason why the sandbox cannot end yet.
+    /// Stores the sandbox if this end requires it. The error is the reason why it could not be
+    /// stored.
     async fn prepare(&mut self, end: End) -> Result<(), String> {
         let auto = self.config.enable_idle_timeout_auto_checkpoint;
         match end {
@@ -117,7 +119,7 @@ impl Sandbox {
             }
             let state = &mut self.state;
             let idle_at = state.idle_since + self.idle_timeout;
-            // While output may still come, it is not idle.
+            // A sandbox is not idle while output of an exec may still arrive.
             let idle_at = state.execs.reads_until().unwrap_or(idle_at).max(idle_at);
             let link = state.link.clone();
             let snapshot = state.snapshot.as_mut();
@@ -138,7 +140,7 @@ impl Sandbox {
         }
     }
 
-    /// Does what was asked; says so when the sandbox ends by it.
+    /// Executes a command. Returns how the sandbox ends, if the command ends it.
     fn obey(&mut self, command: Command) -> Option<End> {
         match command {
             Command::Stop => Some(End::ServerStops),
@@ -169,7 +171,7 @@ impl Sandbox {
                 request,
                 obeyed,
             } => {
-                // Only the attached client is heard.
+                // Ignore messages of clients that are no longer attached.
                 let is_attached = |attached: &Arc<Link>| Arc::ptr_eq(attached, &link);
                 if !self.state.link.as_ref().is_some_and(is_attached) {
                     return None;
@@ -185,13 +187,14 @@ impl Sandbox {
         }
     }
 
-    /// The link is lost or closing: what was not sent on it waits for the next.
+    /// Detaches the client, whose link is lost or closing. Unsent output and ends of execs wait for
+    /// the next link.
     fn detach(&mut self) {
         if let Some(link) = self.state.link.take() {
             link.forget_execs();
         }
         self.state.execs.detach();
-        // Time to come back.
+        // Give the client the whole idle timeout to reconnect.
         self.state.idle_since = Instant::now();
         tracing::debug!(sandbox = %self.id, "detached");
     }
@@ -199,13 +202,14 @@ impl Sandbox {
     /// Deletes the sandbox.
     async fn end(mut self, mut end: End) {
         if end == End::Killed && self.is_lost().await {
-            // Another server has it: it is not this one's to kill.
+            // Another server has taken the sandbox, so this server must not kill it.
             end = End::Lost;
         }
         if end == End::Lost {
             let id = &self.id;
-            let why =
-                format!("This server has lost the lock of sandbox {id}: another one may have it.");
+            let why = format!(
+                "This server has lost the lock of sandbox {id}: another server may have taken the sandbox."
+            );
             self.refuse(Status::SandboxLockRenewalError, why);
             self.lease = None;
         }
@@ -215,14 +219,16 @@ impl Sandbox {
             && !auto
             && let Some(stamp) = self.state.restored_from.take()
         {
-            // It must not come back in an older state.
+            // Remove the checkpoint that the sandbox was restored from. Otherwise an attach would
+            // restore this old state.
             let fence = self.fence();
             let removed = self.store.remove_old_checkpoint(&self.id, stamp, fence);
             forgotten = removed.await;
         }
         if end == End::Killed {
             self.status(Status::SandboxKilling);
-            // It must not come back, and from now on no client finds it.
+            // Remove the checkpoint, because a killed sandbox must not be restored. Then make sure
+            // that no client finds the sandbox.
             forgotten = self.store.remove_checkpoint(&self.id).await;
             self.registration = None;
             self.commands.close();
@@ -237,7 +243,8 @@ impl Sandbox {
             forgotten.map_err(|error| format!("its checkpoint could not be removed: {error}")),
         );
         self.release().await;
-        // Clients that tried to attach meanwhile look again: it may be restored.
+        // Clients that tried to attach in the meantime now try again, because the sandbox may have
+        // a checkpoint.
         self.registration = None;
         self.commands.close();
         match &deleted {
@@ -272,7 +279,8 @@ impl Sandbox {
             }
             End::ServerStops => link.close(CLOSE_GOING_AWAY),
             End::Lost => link.close(CLOSE_ERROR),
-            // As recorded: the socket stays open and silent.
+            // As in the recordings: after an idle timeout, the socket stays open, but no message
+            // follows.
             End::Idle => {}
         }
     }
@@ -289,7 +297,7 @@ impl Sandbox {
         }
     }
 
-    /// An error that ends the session, not the sandbox.
+    /// Reports an error and ends the session. The sandbox lives on.
     pub(super) fn fail(&mut self, status: Status, reason: String) {
         self.refuse(status, reason);
         if let Some(link) = self.state.link.clone() {

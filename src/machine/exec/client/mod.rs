@@ -1,4 +1,5 @@
-//! [`Process`]: one exec at the client, with its end, its stdin and the callers that wait.
+//! [`Process`]: one exec at the client: its output, its stdin, its end, and the callers that wait
+//! for them.
 //!
 //! | file | |
 //! | --- | --- |
@@ -52,8 +53,8 @@ pub struct Process {
     kills: Kills,
 
     stdin: SendStreams<1>,
-    /// The number of bytes of stdin that an earlier client sent, after which those of this client
-    /// begin (v2). Set by the first announcement of the exec.
+    /// The number of bytes of stdin that earlier clients sent (v2). The stdin of this client begins
+    /// at this offset. Set by the first announcement of the exec.
     stdin_base: Option<u64>,
     stdin_requests: StdinRequests,
 
@@ -62,9 +63,10 @@ pub struct Process {
     /// Why the output ends. Set by the server's report of the end, cleared when all output has
     /// arrived.
     finish: Option<Finish>,
-    /// Whether the owner was told that the output ended.
+    /// Whether [`ProcessAction::OutputEnded`] was returned.
     output_ended: bool,
-    /// Whether the owner was told that nothing more will be reported.
+    /// Whether [`ProcessAction::Settled`] was returned, after which the machine reports nothing
+    /// more.
     settled: bool,
 
     actions: VecDeque<ProcessAction>,
@@ -151,8 +153,8 @@ impl Process {
     /// Whether a caller waits for a message that may queue behind the output. `by_sandbox`: whether
     /// a caller waits for such a message about the sandbox.
     ///
-    /// Under v2, only a [`wait`](Self::wait) can wait behind output. A kill can't, because the
-    /// server keeps reading the output of a process that it kills.
+    /// Under v2, unread output can delay only a [`wait`](Self::wait). It can't delay a kill,
+    /// because the server keeps reading the output of a process that it kills.
     pub fn is_awaited(&self, by_sandbox: bool) -> bool {
         let behind = by_sandbox || self.kills.wanted;
         !self.waits.is_empty() || behind && self.wire.has_status_behind_output()
@@ -166,8 +168,8 @@ impl Process {
         }
     }
 
-    /// Cancels a request whose caller stopped waiting. It is not answered. A write that waits for
-    /// room is not sent. A kill stays requested.
+    /// Cancels a request whose caller stopped waiting. The request gets no answer. A write that
+    /// waits for room is not sent. A kill stays requested.
     pub fn cancel(&mut self, request: RequestId) {
         self.waits.retain(|&wait| wait != request);
         self.kills.waiting.retain(|&(kill, _)| kill != request);
@@ -175,7 +177,7 @@ impl Process {
     }
 
     /// Handles a piece of output, with its offset under v2. Returns the number of bytes that are
-    /// missing before it, and the part that is new. The caller must call
+    /// missing before the piece, and the part of the piece that is new. The caller must call
     /// [`handle_output_kept`](Self::handle_output_kept) when readers can read that part.
     pub fn handle_output(
         &mut self,
@@ -200,7 +202,8 @@ impl Process {
         (gap, self.wire.filter_output(stream, data))
     }
 
-    /// Readers can read the output that has arrived.
+    /// Must be called when readers can read the output that has arrived. Acknowledges output, and
+    /// ends the output if all of it has arrived.
     pub fn handle_output_kept(&mut self) {
         if self.output.is_complete()
             && let Some(finish) = self.finish.take()
@@ -210,13 +213,15 @@ impl Process {
         self.send_ack();
     }
 
-    /// Returns the bytes of stdout that were held back. Called when the output has ended, so that
-    /// they can't be a trailer.
+    /// Returns the bytes of stdout that were held back because a trailer of
+    /// [wrapped](crate::machine::wrap) code could begin with them. Call this when the output has
+    /// ended: then the bytes are output.
     pub fn take_held_output(&mut self) -> Bytes {
         self.wire.take_held_output()
     }
 
-    /// The consumer took the output up to these offsets.
+    /// Records that the consumer took the output up to these offsets, and acknowledges it if that
+    /// is due.
     pub fn handle_taken(&mut self, taken: [u64; 2]) {
         self.output.take(taken);
         self.send_ack();
@@ -233,8 +238,8 @@ impl Process {
                 self.output.resume();
                 self.output.limit_window(window.unwrap_or(u64::MAX));
                 let base = *self.stdin_base.get_or_insert_with(|| {
-                    // Reserve the window for all of it: the server reports later how much the
-                    // process has taken.
+                    // The process may not have taken any of the earlier stdin, so all of it uses
+                    // the window. The server reports later how much the process has taken.
                     self.stdin.reserve(stdin);
                     stdin
                 });
@@ -254,7 +259,7 @@ impl Process {
             }
             ProcessFact::Ended { end, lengths, cut } => self.handle_ended(end, lengths, cut),
             ProcessFact::SandboxEnded(end) => self.handle_sandbox_ended(end),
-            // The other facts don't concern a process that has ended.
+            // Once the process has ended, ignore the facts below.
             _ if self.end.is_some() => {}
             ProcessFact::StdinWritten(number) => self.handle_stdin_written(number),
             ProcessFact::StdinTaken(offset) => {
@@ -287,7 +292,7 @@ impl Process {
         }
     }
 
-    /// The server accepts messages about the exec, and has received stdin up to this offset.
+    /// The server now accepts messages about the exec. It has received stdin up to this offset.
     fn handle_link_ready(&mut self, stdin: u64) {
         self.link_up = true;
         self.stdin.resume(0, stdin);
@@ -307,14 +312,15 @@ impl Process {
     }
 
     /// The process and its output ended. Follows or replaces
-    /// [`handle_exited`](Self::handle_exited), and is repeated on a new link. The server may have
-    /// dropped the output in between.
+    /// [`handle_exited`](Self::handle_exited). The server repeats this report on a new link. It may
+    /// have dropped unacknowledged output before the repetition.
     fn handle_ended(&mut self, end: ProcessEnd, lengths: Option<[u64; 2]>, cut: bool) {
-        // A server that doesn't know the exec sends this without an announcement.
+        // A server that doesn't know the exec reports this end without announcing the exec first.
         self.link_up = true;
         let kill_answer = match &end {
-            // The server did not confirm that the process is gone. If the sandbox is deleted, it
-            // will be.
+            // The server did not confirm that the process is gone. If the server deleted the
+            // sandbox, the process ended with it: waiting kills fail, because they were not
+            // confirmed, and later kills succeed.
             ProcessEnd::SandboxLost { end } => {
                 let unconfirmed = Err(self.kill_unconfirmed(end.clone()));
                 match end {
@@ -379,21 +385,21 @@ impl Process {
             .push_back(ProcessAction::Settle(request, answer));
     }
 
-    /// Ends the process and its output. Nothing more will be reported.
+    /// Ends the process and its output. The machine reports nothing more after this.
     fn finish_all(&mut self, end: ProcessEnd, finish: Finish, kill_answer: Answer) {
         self.finish_process(end, kill_answer);
         self.end_output(finish);
         self.settle_all();
     }
 
-    /// Ends the process. Later kills have no effect.
+    /// Ends the process. Waiting and later kills get `kill_answer`.
     fn finish_process(&mut self, end: ProcessEnd, kill_answer: Answer) {
         self.set_end(end);
         self.answer_kills(kill_answer);
         self.settle_waits();
     }
 
-    /// Sets how the process ended. Only the first call counts.
+    /// Sets how the process ended, and reports it. Only the first call has an effect.
     fn set_end(&mut self, end: ProcessEnd) {
         if self.end.is_none() {
             let stdin_unsent = usize::try_from(self.stdin.kept()).unwrap_or(usize::MAX);
@@ -403,7 +409,7 @@ impl Process {
         }
     }
 
-    /// Answers the callers that wait for the end of the process or for stdin.
+    /// Answers the callers that wait for the end of the process. Waiting requests about stdin fail.
     fn settle_waits(&mut self) {
         for request in std::mem::take(&mut self.waits) {
             self.wait(request);

@@ -1,14 +1,15 @@
 //! [`NamespaceBackend`]: runs code in Linux namespaces, with the tools of util-linux.
 //!
 //! Each sandbox has its own user, mount, PID, IPC and UTS namespaces, and its own network namespace
-//! unless it may use the machine's network. If the server runs as root, each sandbox also has its
-//! own user. The directory of a sandbox holds:
+//! unless it may use the machine's network. If the server runs as root, the code of each sandbox
+//! also runs under its own user ID of the machine. The directory of a sandbox holds:
 //!
 //! | directory | path in the sandbox |
 //! | --- | --- |
 //! | `root` | `/` |
 //! | `home`, `tmp` | `/home/sandbox`, `/tmp` |
 //! | `code` | `/run/code`, read-only |
+//! | `etc` | `passwd`, `group`, `hosts` and `resolv.conf` in `/etc`, read-only |
 
 use std::{
     io,
@@ -61,9 +62,10 @@ const CODE: &str = "code";
 /// The user ID of code in the sandbox. The user namespace maps no other user.
 const USER_INSIDE: u32 = 0;
 
-/// Runs its arguments as a child process, and ends with the same exit code or signal. The waiting
-/// process is outside of the sandbox's PID namespace. It closes the pipes. Otherwise the server
-/// would not notice when the child closes them, which is the problem with `nsenter`'s own fork.
+/// A Perl script that runs its arguments as a child process, and ends with the same exit code or
+/// signal. The script itself stays outside of the sandbox's PID namespace. It closes stdin, stdout
+/// and stderr, so that the server notices when the child closes them. `nsenter` could fork by
+/// itself, but would keep them open.
 const WAIT: &str = r#"
 my $child = fork;
 defined $child or die "cannot start a process: $!\n";
@@ -75,9 +77,10 @@ if ($signal) { kill $signal, $$; sleep }
 exit $code;
 "#;
 
-/// Runs the program in its second argument with the variables in the file that the first argument
-/// names. On a command line, every user of the machine could read the variables. This runs after
-/// privileges were dropped, because programs with privileges must not get the variables.
+/// A Perl script that runs the program in its second argument. It reads environment variables for
+/// the program from the file that the first argument names: on a command line, every user of the
+/// machine could read them. The script runs after the privileges were dropped, because programs
+/// with privileges must not get the variables.
 const WITH_ENVIRONMENT: &str = r#"
 my $file = shift;
 open my $pairs, '<', $file or die "$file: $!\n";
@@ -87,11 +90,11 @@ close $pairs;
 exec { $ARGV[0] } @ARGV or die "$ARGV[0]: $!\n";
 "#;
 
-/// Time limit for the check whether a directory exists.
+/// How long the check whether a directory exists may take.
 const LOOKED_WITHIN: Duration = Duration::from_secs(5);
 
-/// The first user ID of sandboxes, and how many IDs there are. No user or service of a usual
-/// machine has an ID in this range.
+/// The first user ID of sandboxes, and the number of these IDs. Machines usually have no user or
+/// service with an ID in this range.
 const FIRST_USER: u32 = 0x6000_0000;
 const USERS: u32 = 0x1000_0000;
 
@@ -108,12 +111,14 @@ struct Shared {
     /// Limits how many sandboxes create their namespaces concurrently. If all did so at once, none
     /// would be ready in time.
     turns: Semaphore,
-    /// The number of the next sandbox's user. `None` if this process is not root.
+    /// The number from which the user ID of the next sandbox is computed. `None` if this process is
+    /// not root.
     next_user: Option<AtomicU32>,
 }
 
 impl NamespaceBackend {
-    /// Starts the backend, and checks that a sandbox works. The error says why it does not.
+    /// Starts the backend, and checks that it can run a sandbox. The error is the reason why it
+    /// can't.
     pub(crate) async fn start(
         options: NamespaceOptions,
         context: Arc<ServerContext>,
@@ -199,7 +204,7 @@ impl NamespaceBackend {
     }
 }
 
-/// Creates the directory of a sandbox, and its trees, which belong to `user`.
+/// Creates the directory of a sandbox, and in it the trees, which belong to `user`.
 fn prepare(directory: &Path, user: Option<u32>) -> io::Result<()> {
     let make = |path: &Path, mode| {
         make_directory(path, mode)?;
@@ -216,8 +221,8 @@ fn prepare(directory: &Path, user: Option<u32>) -> io::Result<()> {
     make(&directory.join(TEMPORARY), 0o700)
 }
 
-/// Creates what only the server writes to: the directory for code and the `/etc` files of the
-/// sandbox. Runs after the trees are filled.
+/// Creates the directories that only the server writes to: `code` and `etc`. Call this after the
+/// trees were filled from an archive.
 fn prepare_trusted(directory: &Path, network: bool) -> io::Result<()> {
     let code = directory.join(CODE);
     make_directory(&code, 0o711)?;
@@ -246,12 +251,14 @@ impl Backend for NamespaceBackend {
 struct NamespaceSandbox {
     launcher: Launcher,
     directory: PathBuf,
-    /// The user that code runs as. `None` if this process is not root.
+    /// The user ID under which code runs. `None` if this process is not root: then code runs under
+    /// the user ID of this process.
     user: Option<u32>,
     shared: Arc<Shared>,
     /// Set once [`prepare_trusted`] has run, before the first exec.
     trusted: OnceCell<()>,
-    /// The first process. Started before the first exec.
+    /// The first process of the sandbox. Started by the first [`enter`](Self::enter), ended by
+    /// [`freeze`](BackendSandbox::freeze).
     init: Mutex<Option<Init>>,
 }
 
@@ -326,8 +333,8 @@ impl BackendSandbox for NamespaceSandbox {
 }
 
 impl NamespaceSandbox {
-    /// A command that runs a program in the sandbox, without privileges and within the limits. The
-    /// caller adds the program and its arguments.
+    /// Returns a command that runs a program in the sandbox, without privileges and within the
+    /// limits. The caller adds the program and its arguments.
     ///
     /// `environment` is the path, in the sandbox, of a file with additional environment variables.
     /// Keep the returned namespaces until the command has ended.
@@ -440,7 +447,8 @@ impl NamespaceSandbox {
     }
 }
 
-/// An argument of `prlimit`, which can't raise the hard limit that the process starts with.
+/// Returns an argument of `prlimit`. It sets the limit to `wanted`, or to the hard limit of this
+/// process if that is lower, because `prlimit` can't raise a hard limit.
 fn limit(name: &str, resource: Resource, wanted: u64) -> String {
     let most = spawn::hard_limit(resource).map_or(wanted, |hard| wanted.min(hard));
     format!("--{name}={most}")
