@@ -1,16 +1,17 @@
-//! A local server that speaks the protocol and runs real code, for newcomers, tests and benchmarks.
+//! A local sandbox server that runs real code, for first steps, tests and benchmarks.
 //!
-//! [`LocalServer`] is a complete server. [`SandboxService`] is a set of routes to mount into an
-//! actix-web application. Unix only. The server does not need the feature `client`.
+//! [`LocalServer`] is a complete server. [`SandboxService`] is a set of routes that an actix-web
+//! application can mount. Unix only. The server does not need the feature `client`.
 //!
 //! # Backends
 //!
-//! [`Backend`] selects what runs the code:
+//! [`Backend`] selects how the server runs code:
 //!
 //! - `host`, the default, gives each sandbox its own directory and cleans up after it, but confines
 //!   nothing. Code runs as the user of the server and can do whatever that user can.
 //! - `namespace` confines code with Linux namespaces. Linux only.
-//! - `gvisor` confines code with a gVisor kernel for each sandbox. Its checkpoints hold memory.
+//! - `gvisor` confines code with a gVisor kernel for each sandbox. Its checkpoints include memory.
+//!   Linux only.
 //!
 //! On every backend the server checks [who may call](#who-may-call) before code runs.
 //!
@@ -79,8 +80,8 @@
 //! - Later releases (tested: 20240729) kill processes that an exec started when a checkpoint is
 //!   restored.
 //!
-//! The threat model, `docs/threats.md` in the repository, says who is trusted with what, and what
-//! is not defended.
+//! The threat model, `docs/threats.md` in the repository, lists who is trusted with what, and which
+//! attacks the server doesn't defend against.
 //!
 //! # What code starts with
 //!
@@ -227,7 +228,7 @@
 //!   checkpoint replaces it. It is removed when the sandbox is killed, or deleted for being idle.
 //! - A damaged checkpoint can't be restored. The server keeps it for inspection.
 //!
-//! # Inside
+//! # How the server works
 //!
 //! ```text
 //!  socket ── Session (actor: writes) ◄── Link (queue) ◄── Sandbox (task) ◄── Execution (task) ── process
@@ -235,8 +236,8 @@
 //!                                                            └── kill, stdin ─────┘
 //! ```
 //!
-//! All sandboxes run on one dedicated thread, sessions on the workers of the HTTP server. A sandbox
-//! never blocks: neither on a client nor on a process that doesn't read.
+//! All sandboxes run on one dedicated thread. Sessions run on the workers of the HTTP server. A
+//! sandbox never waits for a client or for a process that doesn't read.
 
 mod backend;
 mod blocking;

@@ -281,7 +281,7 @@ impl Drop for Ticket {
     }
 }
 
-/// What a request knows of the connection that it came on.
+/// The connection of a request, for its handlers.
 pub(crate) struct ConnectionInfo {
     /// The address that the server listens on.
     pub(super) bound: SocketAddr,
