@@ -257,7 +257,8 @@ setters! {
     /// is idle for this long. Default: 5 min.
     default_idle_timeout(timeout: Duration): options.default_idle_timeout = timeout;
 
-    /// The maximum idle timeout. If a client requests a longer one, this one applies. Default: 24 h.
+    /// The maximum idle timeout. If a client requests a longer one, this one applies. Default:
+    /// 24 h.
     max_idle_timeout(timeout: Duration): options.max_idle_timeout = timeout;
 
     /// The maximum run time of an exec. After that, the server kills the exec and reports the

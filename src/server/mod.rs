@@ -56,7 +56,7 @@
 //! - **The disk.** Sandboxes have no quota. While the disk is full, running processes keep running,
 //!   but execs, snapshots and checkpoints that need space fail with that reason and leave no
 //!   partial files. Killing the sandbox that filled the disk frees the space. Put
-//!   [`ServerBuilder::directory`] on a disk of its own.
+//!   [`ServerBuilder::directory`] on a separate disk.
 //! - **The processor.** Code can use all of it.
 //! - **The memory of a whole sandbox.** `namespace` and `gvisor` limit the memory of each process,
 //!   not of the sandbox. With `namespace` the limit covers what a process allocates, but **not
@@ -173,8 +173,8 @@
 //!   one message. Under v1, bytes that are not UTF-8 arrive as U+FFFD; [v2](crate::protocol_v2)
 //!   carries every byte.
 //! - An exec is done when its main process has exited and no process holds its output open. If a
-//!   background process still holds it, the server stops reading after a grace period: 30 s under
-//!   v1; under v2, 2 s or what the client asks for. The grace period is never longer than
+//!   background process still holds it open, the server stops reading after a grace period. It is
+//!   30 s under v1, and 2 s or the time that the client requests under v2, but never longer than
 //!   [`ServerBuilder::max_run_time`]. Under v2 the client learns that output was cut off.
 //!   Background processes keep running, and the server drops their later output. It keeps the last
 //!   32 such pipes of a sandbox open. A process that writes to an older one gets SIGPIPE or EPIPE,
@@ -199,7 +199,7 @@
 //!
 //! - Both kinds hold the files in `HOME` and `TMPDIR`; with `host`, they hold no other files.
 //!   Symbolic links, permissions, timestamps and holes are preserved. Set-user-id, set-group-id and
-//!   sticky bits are not. Each hard link becomes a file of its own. Sockets, pipes and devices are
+//!   sticky bits are not. Each hard link becomes a separate file. Sockets, pipes and devices are
 //!   skipped.
 //! - If the server may not read a file (mode 000, unless the server runs as root), the whole
 //!   archive fails with the name of that file.

@@ -9,8 +9,8 @@ impl Sandbox {
     pub(super) fn answer(&mut self, request: ClientMessage<'static>) -> Option<End> {
         match request {
             ClientMessage::Exec(exec) => self.exec(exec.language, exec.code),
-            // As in the recordings: the server treats an unknown request as an exec request without
-            // a language.
+            // As in the recordings of the cloud-run-sandbox server: an unknown request is handled
+            // like an exec request without a language.
             ClientMessage::Unknown => self.exec(None, None),
             ClientMessage::Stdin { data } => self.stdin(data),
             ClientMessage::KillProcess => self.kill_process(),

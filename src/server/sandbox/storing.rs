@@ -120,8 +120,8 @@ impl Sandbox {
         saved.map_err(|error| reason(&error))
     }
 
-    /// Prepares the sandbox for a handoff, as in the recordings: kills the execs and writes a
-    /// checkpoint.
+    /// Prepares the sandbox for a handoff: kills the execs and writes a checkpoint. The statuses
+    /// are those in the recordings of the cloud-run-sandbox server.
     pub(super) async fn hand_over(&mut self) -> Result<(), String> {
         self.status(Status::SandboxLockReleaseRequested);
         self.status(Status::SandboxCheckpointing);

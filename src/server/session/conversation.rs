@@ -170,8 +170,8 @@ impl Conversation {
         let request = match ClientMessage::parse_as(&frame, link.version) {
             Ok(message) => message,
             Err(_quotes_the_frame) => {
-                // As in the recordings: the server closes the socket without a close frame, and the
-                // sandbox keeps running.
+                // As in the recordings of the cloud-run-sandbox server: the socket is closed
+                // without a close frame, and the sandbox keeps running.
                 tracing::info!("a malformed frame; the session is dropped");
                 link.die();
                 return false;
