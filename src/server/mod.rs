@@ -221,19 +221,20 @@
 //!   and output that v2 clients have not acknowledged. With `gvisor` it includes background
 //!   processes, which resume after a restore by the same release of `runsc`. The other backends
 //!   store **no memory**, so a checkpoint kills background processes.
-//! - Archives are written atomically: until a new one is complete, the old one stays. If a
-//!   checkpoint fails, the sandbox keeps its files and lives on. An automatic checkpoint of an idle
+//! - Archives are written atomically: the old archive stays until the new one is complete. If a
+//!   checkpoint fails, the sandbox keeps running with its files. An automatic checkpoint of an idle
 //!   sandbox is retried after the next idle timeout.
-//! - A restore keeps the checkpoint, so that a crash loses only what happened since. The next
-//!   checkpoint replaces it. It is removed when the sandbox is killed, or deleted for being idle.
+//! - A restore keeps the checkpoint, so that a crash loses only what happened after the checkpoint.
+//!   The next checkpoint replaces it. The server removes the checkpoint when the sandbox is killed,
+//!   or when it is deleted because it was idle.
 //! - A damaged checkpoint can't be restored. The server keeps it for inspection.
 //!
 //! # How the server works
 //!
 //! ```text
-//!  socket ── Session (actor: writes) ◄── Link (queue) ◄── Sandbox (task) ◄── Execution (task) ── process
-//!     └───── Conversation (task: reads) ── commands ───────► │                    ▲
-//!                                                            └── kill, stdin ─────┘
+//!  socket ─ Session (actor: writes) ◄─ Link (queue) ◄─ Sandbox (task) ◄─ Execution (task) ─ process
+//!    └──── Conversation (task: reads) ── commands ──────► │                  ▲
+//!                                                         └── kill, stdin ───┘
 //! ```
 //!
 //! All sandboxes run on one dedicated thread. Sessions run on the workers of the HTTP server. A

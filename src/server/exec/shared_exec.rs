@@ -39,7 +39,7 @@ const STALLED_AFTER: Duration = Duration::from_secs(1);
 /// How the main process of an exec ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Ending {
-    /// By itself.
+    /// It exited by itself.
     Exited(Exit),
     /// A client or the server killed it, or killed the processes that held its output open. The
     /// error is the reason why the kill failed.

@@ -44,7 +44,7 @@ use crate::{
     },
 };
 
-/// How many bytes of output may wait for the client. When they are reached, the code pauses.
+/// How many bytes of output may wait for the client. At this limit, the code pauses.
 const WINDOW: u64 = 128 * 1024;
 
 /// Why the code was killed.
@@ -135,7 +135,7 @@ fn run_once(
     let run_time = manager.options.max_run_time;
     let adapter = V1Adapter::new(Version::V1, run_time, 0);
     let exec = SharedExec::new(ServedExec::unnamed(WINDOW), Some(adapter));
-    // The client can't send stdin, so it ends at once.
+    // The client can't send stdin, so stdin ends at once.
     exec.change(|exec| exec.handle_stdin(0, b"", true));
     let waker = Arc::<AtomicWaker>::default();
     exec.set_writer(waker.clone());

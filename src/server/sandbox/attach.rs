@@ -48,7 +48,8 @@ impl Manager {
     ///
     /// # Cancel safety
     ///
-    /// The future may be dropped. A sandbox that it was restoring waits for the next client.
+    /// The future may be dropped. A restore then continues in another task, and the sandbox waits
+    /// for the next client.
     pub(crate) async fn attach(
         self: &Arc<Self>,
         id: &str,

@@ -42,7 +42,7 @@ fn now() -> SystemTime {
 pub(crate) struct Leases {
     locks: Arc<Locks>,
     held: Mutex<HashMap<SandboxId, Held>>,
-    /// Wakes `keep` when the first lock is acquired.
+    /// Wakes `keep`, which sleeps while this server holds no lock.
     work: Notify,
 }
 

@@ -82,8 +82,7 @@ impl Sandbox {
         move || fence.map_or(Ok(()), |fence| fence())
     }
 
-    /// Whether another server has, or may have, taken the sandbox. Also true if the store can't be
-    /// read.
+    /// Whether another server may have taken the sandbox. Also true if the store can't be read.
     pub(super) async fn is_lost(&self) -> bool {
         self.lease.is_some() && blocking(self.fence()).await.is_err()
     }
@@ -92,7 +91,8 @@ impl Sandbox {
     /// sandbox continues, but may have lost its background processes.
     pub(super) async fn store(&mut self) -> Result<(), String> {
         if let Some(snapshot) = &mut self.state.snapshot {
-            // Stop the snapshot: it would compete with the checkpoint for the same files.
+            // Stop the snapshot, so that the checkpoint doesn't wait for it. Both would read the
+            // same files.
             snapshot.stop.stop();
             let result = snapshot.done().await;
             self.on_snapshot(result);

@@ -297,7 +297,7 @@ impl Sandbox {
         }
     }
 
-    /// Reports an error and ends the session. The sandbox lives on.
+    /// Reports an error and ends the session. The sandbox keeps running.
     pub(super) fn fail(&mut self, status: Status, reason: String) {
         self.refuse(status, reason);
         if let Some(link) = self.state.link.clone() {

@@ -91,8 +91,8 @@ impl Sandbox {
                 if let Some(control) = &entry.control {
                     control.kill();
                 }
-                // The link needs the exec to answer the kill, even if the client has not sent
-                // `reconnect`.
+                // Add the exec to the link, so that the kill is answered even if the client has not
+                // sent `reconnect`.
                 link.add(&entry.exec);
             }
             _ => self.status(Status::ExecutionForceKilled),

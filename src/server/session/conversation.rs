@@ -1,8 +1,8 @@
 //! [`Conversation`]: reads the messages of one client and passes them to its sandbox. [`open`]
 //! starts one.
 //!
-//! It runs in its own task. The actor [`Session`] writes. The task of the sandbox handles timeouts,
-//! so a slow client can't delay them.
+//! It runs in its own task. The actor [`Session`] writes. The task of the sandbox handles
+//! everything that a slow client must not delay.
 
 use std::{sync::Arc, time::Duration};
 
