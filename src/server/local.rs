@@ -1,4 +1,4 @@
-//! [`LocalServer`]: a complete server on its own threads. The caller needs no async runtime.
+//! [`LocalServer`]: a complete server on its own threads. Callers can use any executor.
 
 use std::{
     fmt, io,
@@ -119,8 +119,10 @@ impl LocalServer {
         self.address
     }
 
-    /// Returns the backend that runs the code: `host`, `namespace` or `gvisor`. If no backend was
-    /// configured, this is the one that the server selected.
+    /// Returns the backend that runs the code: `host`, `namespace` or `gvisor`. With
+    /// [`Backend::Auto`](crate::server::Backend::Auto) or
+    /// [`Backend::Confined`](crate::server::Backend::Confined), this is the one that the server
+    /// selected.
     pub fn backend(&self) -> &'static str {
         self.service.backend()
     }
@@ -141,7 +143,7 @@ impl LocalServer {
 }
 
 impl ServerBuilder {
-    /// Starts a server with its own listener and threads. Works on any async executor.
+    /// Starts a server with its own listener and threads. The future works on any executor.
     ///
     /// # Errors
     ///

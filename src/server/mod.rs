@@ -226,15 +226,15 @@
 //!   sandbox is retried after the next idle timeout.
 //! - A restore keeps the checkpoint, so that a crash loses only what happened after the checkpoint.
 //!   The next checkpoint replaces it. The server removes the checkpoint when the sandbox is killed,
-//!   or when it is deleted because it was idle.
+//!   or deleted after its idle timeout.
 //! - A damaged checkpoint can't be restored. The server keeps it for inspection.
 //!
 //! # How the server works
 //!
 //! ```text
-//!  socket ─ Session (actor: writes) ◄─ Link (queue) ◄─ Sandbox (task) ◄─ Execution (task) ─ process
-//!    └──── Conversation (task: reads) ── commands ──────► │                  ▲
-//!                                                         └── kill, stdin ───┘
+//! socket ─ Session (actor: writes) ◄─ Link (queue) ◄─ Sandbox (task) ◄─ Execution (task) ─ process
+//!   └──── Conversation (task: reads) ── commands ──────► │                  ▲
+//!                                                        └── kill, stdin ───┘
 //! ```
 //!
 //! All sandboxes run on one dedicated thread. Sessions run on the workers of the HTTP server. A

@@ -117,8 +117,10 @@ impl SandboxService {
         resolved.await.map_err(|_| ServerError::Died)?
     }
 
-    /// Returns the backend that runs the code: `host`, `namespace` or `gvisor`. If no backend was
-    /// configured, this is the one that the server selected.
+    /// Returns the backend that runs the code: `host`, `namespace` or `gvisor`. With
+    /// [`Backend::Auto`](crate::server::Backend::Auto) or
+    /// [`Backend::Confined`](crate::server::Backend::Confined), this is the one that the server
+    /// selected.
     pub fn backend(&self) -> &'static str {
         self.engine.manager.backend.name()
     }
