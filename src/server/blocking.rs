@@ -1,10 +1,10 @@
-//! [`blocking`]: file operations off the threads that must not wait.
+//! [`blocking`]: runs file operations on the threads for blocking work.
 
 use std::io;
 
 use tokio::task::spawn_blocking;
 
-/// Does what blocks on a thread for that.
+/// Runs blocking work on a thread of the runtime's blocking pool.
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {

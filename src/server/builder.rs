@@ -117,16 +117,15 @@ setters! {
     /// The secret, which is the first path segment of the server's URL: 22 to 128 letters, digits,
     /// `-` and `_`. A request without it is answered 404. Default: 128 random bits, new at each
     /// start. With a [`state_directory`](Self::state_directory) or [`state_url`](Self::state_url),
-    /// the default is a secret that is stored there and shared by every server that uses that
-    /// state.
+    /// the default is a secret that is stored there and shared by all servers that use this state.
     ///
     /// Has no effect on [`service`](Self::service).
     secret(secret: impl Into<String>): secret = SecretSource::Given(SecretString::from(secret.into()));
 
-    /// A file with the [`secret`](Self::secret), so that the URL stays the same when the server
-    /// starts again. A missing file is created, for its owner alone. Starting fails if the file
-    /// belongs to another user, if others may open or replace it, or if it is a link. Has no effect
-    /// on [`service`](Self::service).
+    /// A file with the [`secret`](Self::secret), so that the URL stays the same after a restart of
+    /// the server. If the file is missing, the server creates it with mode 0600. The server doesn't
+    /// start if the file belongs to another user, if other users may open or replace it, or if it
+    /// is a symbolic link. Has no effect on [`service`](Self::service).
     secret_file(file: impl Into<PathBuf>): secret = SecretSource::File(file.into());
 
     /// The backend that runs the code. Default: the one that the environment variable
@@ -135,8 +134,8 @@ setters! {
     backend(backend: Backend): options.backend = Some(backend);
 
     /// The directory that holds the sandboxes. The server creates it if it is missing. It creates
-    /// one subdirectory for itself and removes that when it stops. Default: the directory for
-    /// temporary files.
+    /// one subdirectory for itself, and removes this subdirectory when it stops. Default: the
+    /// directory for temporary files.
     ///
     /// The directory and each of its parents must belong to the user of the server or to root.
     /// Other users must not be able to write to them, unless they are sticky, like `/tmp`.
@@ -209,16 +208,16 @@ setters! {
     /// Default: 1,000,000.
     max_archive_files(files: u64): options.archives.files = files;
 
-    /// Longest time that storing or restoring a sandbox may take. The time that it waits for other
-    /// snapshots, checkpoints and restores counts; with more than 64 of them at once it waits for
-    /// one to end. An operation that reaches the limit ends, and the client is told. Default: 5
-    /// min.
+    /// How long a snapshot, a checkpoint or a restore may take. This includes the time that it
+    /// waits for others: at most 64 of these operations take turns, and further ones wait until one
+    /// of the 64 ends. An operation that reaches the limit fails, and the client receives an error.
+    /// Default: 5 min.
     store_timeout(timeout: Duration): options.store_timeout = timeout;
 
-    /// The lease on a sandbox that may be handed over. The server renews it while it runs. If the
-    /// server dies, another server on the same state may take the sandbox once the lease has
-    /// expired. The clocks of the servers must differ by much less than the lease. At least 100 ms.
-    /// Default: 10 s.
+    /// The duration of the lease on a sandbox that may be handed over. The server renews the lease
+    /// while it runs. If the server dies, another server with the same state can take the sandbox
+    /// after the lease has expired. The clocks of the servers must differ by much less than the
+    /// lease. At least 100 ms. Default: 10 s.
     handoff_lease(lease: Duration): options.handoff_lease = lease.max(Duration::from_millis(100));
 
     /// How long to wait for another server to release a sandbox that a client attaches to. Should
@@ -232,8 +231,8 @@ setters! {
     /// The maximum number of concurrent connections of authenticated clients. A request on one more
     /// connection is answered 503. Default: 50,000. The server uses at most three eighths of its
     /// limit on open files (`ulimit -n`) for these connections, and reserves half of it for the
-    /// sandboxes. Connections that have not yet sent the secret have a limit of their own; the
-    /// oldest are closed when there are too many. Has no effect on [`service`](Self::service).
+    /// sandboxes. Connections that have not yet sent the secret have a separate limit. Above it,
+    /// the server closes the oldest of them. Has no effect on [`service`](Self::service).
     max_connections(connections: usize): max_connections = connections.max(1);
 
     /// The maximum number of sandboxes. The server refuses to create more, with a reason. Default:
@@ -250,24 +249,24 @@ setters! {
     /// sandbox. Default: 30 s.
     request_timeout(timeout: Duration): options.request_timeout = timeout;
 
-    /// The maximum size of a message from a client, in bytes. The server doesn't read a frame that
-    /// announces more; it closes the session with code 1009. Default: 16 MiB.
+    /// The maximum size of a message from a client, in bytes. If a frame declares more, the server
+    /// doesn't read it and closes the session with code 1009. Default: 16 MiB.
     max_message_size(bytes: usize): options.max_message_bytes = bytes.max(1);
 
-    /// The idle timeout of sandboxes whose client requests none. An idle sandbox is deleted after
-    /// it. Default: 5 min.
+    /// The idle timeout of sandboxes whose client requests none. The server deletes a sandbox that
+    /// is idle for this long. Default: 5 min.
     default_idle_timeout(timeout: Duration): options.default_idle_timeout = timeout;
 
-    /// The maximum idle timeout. A longer one that a client requests is reduced to it. Default: 24
-    /// h.
+    /// The maximum idle timeout. If a client requests a longer one, this one applies. Default:
+    /// 24 h.
     max_idle_timeout(timeout: Duration): options.max_idle_timeout = timeout;
 
-    /// The maximum run time of an exec. After that the server kills it and tells the client.
-    /// Default: 1 h.
+    /// The maximum run time of an exec. After that, the server kills the exec and reports the
+    /// reason to the client. Default: 1 h.
     max_run_time(limit: Duration): options.max_run_time = limit;
 
-    /// The maximum number of named execs that run at once in one sandbox. The one exec of a v1
-    /// client doesn't count. Default: 64.
+    /// The maximum number of named execs (v2) that run at once in one sandbox. The v1 exec of the
+    /// sandbox doesn't count. Default: 64.
     max_execs(limit: usize): options.max_execs = limit;
 
     /// The newest protocol version that the server speaks. Client and server negotiate the version
@@ -275,22 +274,25 @@ setters! {
     max_protocol_version(version: Version): options.max_protocol = version;
 
     /// The buffer for output that the client has not taken yet, in bytes. Under v1 there is one
-    /// buffer for each sandbox. Under v2 there is one for each exec, and the client may ask for a
+    /// buffer for each sandbox. Under v2 there is one for each exec, and the client may request a
     /// smaller one. While the buffer is full, the server doesn't read the pipes of the process, so
     /// the process blocks when it writes. Default: 1 MiB.
     output_buffer(bytes: usize): options.output_buffer_bytes = bytes.max(1);
 
-    /// The buffer for input that a process has not read yet, in bytes. The server refuses more, and
-    /// tells the client. Default: 16 MiB.
+    /// Under v1, the buffer for stdin that a process has not read yet, in bytes. The server refuses
+    /// stdin that doesn't fit, with a reason. An empty buffer accepts one message of any size. Has
+    /// no effect under v2, where the limit is a window of 256 KiB for each exec. Default: 16 MiB.
     stdin_buffer(bytes: usize): options.stdin_buffer_bytes = bytes.max(1);
 
 }
 
 impl ServerBuilder {
-    /// The access token, which every request must carry as `Authorization: Bearer …`. A request
-    /// with no token or a wrong one is answered 401. Clients send the token with
-    /// [`bearer_token_source`](crate::SandboxBuilder::bearer_token_source). It travels in clear
-    /// text: put a TLS proxy in front of an address that other machines can reach. Default: none.
+    /// The access token, which every request except the health checks must carry as
+    /// `Authorization: Bearer …`. A request with no token or a wrong one is answered 401. Clients
+    /// send the token with
+    /// [`bearer_token_source`](crate::SandboxBuilder::bearer_token_source). The token travels in
+    /// clear text: put a TLS proxy in front of an address that other machines can reach. Default:
+    /// none.
     pub fn access_token(mut self, token: impl Into<String>) -> Self {
         let token = SecretString::from(token.into());
         self.options.access_token = Some(AccessToken(token));
@@ -299,15 +301,15 @@ impl ServerBuilder {
 
     /// Starts the server without a [`secret`](Self::secret). Without an
     /// [`access_token`](Self::access_token), **every user of this machine, and every other caller
-    /// that reaches the address, can run code here**; the server logs a warning at start. Has no
-    /// effect on [`service`](Self::service).
+    /// that reaches the address, can run code here**. In this case, the server logs a warning when
+    /// it starts. Has no effect on [`service`](Self::service).
     pub fn no_secret(mut self) -> Self {
         self.secret = SecretSource::Disabled;
         self
     }
 
     /// Allows requests from web pages of this origin, for example `https://example.org`. May be
-    /// called more than once. Default: none; every request with an `Origin` header is refused.
+    /// called more than once. Default: none, so every request with an `Origin` header is refused.
     pub fn allowed_origin(mut self, origin: impl Into<String>) -> Self {
         self.options.allowed_origins.push(origin.into());
         self

@@ -4,7 +4,7 @@ use std::{path::PathBuf, str::FromStr};
 
 use super::{error::ServerError, setters::setters};
 
-/// What runs the code of sandboxes.
+/// The backend, which runs the code of sandboxes.
 ///
 /// ```
 /// use actix_sandbox::server::{Backend, NamespaceOptions};
@@ -21,27 +21,28 @@ pub enum Backend {
     /// which confines nothing.
     Auto,
     /// For untrusted code: `gvisor` if it works on this machine, else `namespace`. If neither
-    /// works, the server doesn't start, and the error says what each of them lacks.
+    /// works, the server doesn't start, and the error gives the reason for each.
     Confined,
-    /// The interpreters of this machine, as the user of the server. **It confines nothing.** Any
-    /// Unix.
+    /// Runs the interpreters of this machine as the user of the server. **It confines nothing.**
+    /// Works on any Unix.
     #[default]
     Host,
-    /// Linux namespaces. Each sandbox has its own processes, files and network. It can read
-    /// programs and libraries of this machine, and can write to none of its files. Code runs
-    /// without privileges and within limits. Needs no root, but the tools of util-linux, and a
-    /// kernel that lets users create user namespaces.
+    /// Confines code with Linux namespaces. Each sandbox has its own processes, files and network.
+    /// It can read the programs and libraries of this machine, and can write to none of the
+    /// machine's files. Code runs without privileges and within limits. Requires the tools of
+    /// util-linux and a kernel that lets users create user namespaces. Doesn't require root.
     ///
     /// Sandboxes share the kernel of this machine: a vulnerability in it lets code escape.
     Namespace(NamespaceOptions),
-    /// gVisor. Each sandbox has its own kernel, a program called `runsc`, which serves the system
-    /// calls of the code. A checkpoint holds the memory of background processes. Linux, as root,
-    /// with [`runsc`](https://gvisor.dev) (Debian's package `runsc`) and perl.
+    /// Confines code with gVisor. Each sandbox has its own kernel, the program `runsc`, which
+    /// handles the system calls of the code. A checkpoint includes the memory of background
+    /// processes. Requires Linux, root, [`runsc`](https://gvisor.dev) (Debian's package `runsc`)
+    /// and perl.
     Gvisor(GvisorOptions),
 }
 
 impl Backend {
-    /// Whether its options can be used.
+    /// Checks the options of the backend.
     pub(super) fn check(&self) -> Result<(), ServerError> {
         match self {
             Self::Auto | Self::Confined | Self::Host => Ok(()),
@@ -54,7 +55,7 @@ impl Backend {
 impl FromStr for Backend {
     type Err = String;
 
-    /// `auto`, `confined`, `host`, `namespace` or `gvisor`, with its default options.
+    /// Parses `auto`, `confined`, `host`, `namespace` or `gvisor`. The backend has default options.
     fn from_str(name: &str) -> Result<Self, String> {
         match name {
             "auto" => Ok(Self::Auto),
@@ -69,7 +70,7 @@ impl FromStr for Backend {
     }
 }
 
-/// What the sandboxes of a confining backend may see and use.
+/// What sandboxes may read and use on a backend that confines them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Confines {
     pub(super) readable: Vec<PathBuf>,
@@ -97,7 +98,7 @@ impl Default for Confines {
 }
 
 impl Confines {
-    /// Whether programs can start within these limits.
+    /// Fails if a limit is so small that programs couldn't start.
     pub(super) fn check(&self) -> Result<(), ServerError> {
         let limits = [
             ("memory", self.memory_bytes, 32 << 20, " bytes"),
@@ -120,14 +121,14 @@ impl Confines {
     }
 }
 
-/// The methods of options that set their `confines`.
+/// Declares the setters of [`Confines`] on an options type.
 macro_rules! confining {
     ($options:ident) => {
         setters! {
             $options
 
-            /// The maximum size of a process's own memory that it may write to, in bytes. In
-            /// gVisor: that it may map. Default: 2 GiB; at least 32 MiB.
+            /// The maximum memory of a process, in bytes. In a namespace, only private writable
+            /// memory counts. In gVisor, all mapped memory counts. Default: 2 GiB; at least 32 MiB.
             memory(bytes: u64): confines.memory_bytes = bytes;
 
             /// The maximum number of processes and threads in a sandbox. In a namespace, if the
@@ -143,8 +144,8 @@ macro_rules! confining {
             open_files(files: u64): confines.open_files = files;
 
             /// Whether sandboxes share the network of this machine, including its loopback
-            /// interface and, in a namespace, its abstract Unix sockets. Default: they have no
-            /// network.
+            /// interface and, in a namespace, its abstract Unix sockets. Default: `false`, so
+            /// sandboxes have no network.
             network(network: bool): confines.network = network;
         }
 
@@ -153,13 +154,13 @@ macro_rules! confining {
             /// mounted below it. The path must be absolute, and not in `/tmp`, `/home/sandbox`,
             /// `/run`, `/proc`, `/dev` or `/sys`. Sandboxes can always read `/usr`, `/bin`,
             /// `/sbin`, `/lib`, `/lib32`, `/lib64`, `/libx32`, `/etc` and `/opt`, if the machine
-            /// has them. They see no other file of the machine, and can write to none of them.
+            /// has them. They see no other files of the machine, and can write to none of these.
             ///
             /// Code can read the files that every user may read. If the server doesn't run as root,
-            /// code can also read the files that the user of the server may read. The server's own
-            /// directories for sandboxes and state are empty inside. Those of other servers are
-            /// not: keep them outside of readable directories. A mount that the user of the sandbox
-            /// can't reach is not shown.
+            /// code can also read the files that the user of the server may read. Code sees the
+            /// server's own directories for sandboxes and state as empty. Keep the directories of
+            /// other servers outside of readable directories, because code can see into those. Code
+            /// doesn't see a mount that the user of the sandbox can't reach.
             ///
             /// **In a namespace, code can connect to a Unix socket below a readable directory**, if
             /// the permissions of the socket allow it. By default there is none, because sockets

@@ -1,4 +1,4 @@
-//! [`ServerError`]: why a server did not start. Uses nothing of the crate.
+//! [`ServerError`]: why a server did not start. Imports nothing of this crate.
 
 use std::{fmt, io, path::PathBuf};
 
@@ -6,19 +6,19 @@ use std::{fmt, io, path::PathBuf};
 #[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum ServerError {
-    /// The address could not be listened on.
+    /// The server could not listen on the address.
     #[error(
         "cannot listen on {address}: choose another address, or port 0 for a free one \
          (`LocalServer::builder().address(\"127.0.0.1:0\")`): {source}"
     )]
     Bind {
-        /// The address that was asked for.
+        /// The configured address.
         address: String,
-        /// What the system said.
+        /// The error of the operating system.
         #[source]
         source: io::Error,
     },
-    /// The directory for the sandboxes could not be made.
+    /// The directory for the sandboxes could not be created or used.
     #[error(
         "cannot use {} for the sandboxes (`.directory(…)`, `--directory`): {source}",
         path.display()
@@ -26,7 +26,7 @@ pub enum ServerError {
     Directory {
         /// The directory.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the operating system.
         #[source]
         source: io::Error,
     },
@@ -38,75 +38,75 @@ pub enum ServerError {
     StateDirectory {
         /// The directory.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the operating system.
         #[source]
         source: io::Error,
     },
-    /// The place for snapshots and checkpoints that a URL names could not be used.
+    /// The storage for snapshots and checkpoints that a URL names could not be used.
     #[error("cannot use {url} for snapshots and checkpoints (`.state_url(…)`): {source}")]
     StateUrl {
-        /// The URL, without what may be a secret.
+        /// The URL, without the parts that may contain a secret.
         url: String,
-        /// What is in the way.
+        /// The reason.
         #[source]
         source: io::Error,
     },
     /// The secret of the server could not be used.
     #[error("cannot use the secret of the server ({place}): {source}")]
     Secret {
-        /// Where it comes from.
+        /// Where the secret comes from.
         place: String,
-        /// What is wrong with it.
+        /// The reason.
         #[source]
         source: io::Error,
     },
-    /// The helper process that cleans up after a crash of this one could not be started.
+    /// The watchdog process, which cleans up after a crash of the server, could not be started.
     #[error(
         "cannot start `sh`, which the server needs to clean up after a crash: is it on the PATH? {source}"
     )]
     Watchdog {
-        /// What the system said.
+        /// The error of the operating system.
         #[source]
         source: io::Error,
     },
-    /// A variable of the environment names no backend.
+    /// The value of an environment variable doesn't name a backend.
     #[error("the variable {variable} cannot be used: {reason}")]
     UnknownBackend {
-        /// Its name.
+        /// The name of the variable.
         variable: &'static str,
-        /// What it holds, and what was expected.
+        /// The value, and the values that are allowed.
         reason: String,
     },
-    /// [`Backend::Confined`](super::Backend::Confined) was chosen, and no backend that confines
-    /// works here.
+    /// [`Backend::Confined`](super::Backend::Confined) was selected, but no backend that confines
+    /// code works on this machine.
     #[error("no backend that confines code works here: {reason}")]
     NotConfined {
-        /// What each of them lacks.
+        /// The reason for each of these backends.
         reason: String,
     },
-    /// The backend that was chosen does not work here.
+    /// The selected backend does not work on this machine.
     #[error(
         "the backend `{backend}` does not work here: {reason}; choose another (`.backend(Backend::Host)` runs code as this user, \
          `Backend::Auto` takes the best that works)"
     )]
     Backend {
-        /// Its name.
+        /// The name of the backend.
         backend: &'static str,
-        /// What is in the way.
+        /// The reason.
         reason: String,
     },
-    /// A limit of the sandboxes is so small that no program could start in them.
+    /// A limit for the sandboxes is so small that no program could start.
     #[error(
         "the option `{option}` is {given}{unit}, which is too little: at least {least} are needed"
     )]
     Limit {
-        /// The method that sets it.
+        /// The method that sets the limit.
         option: &'static str,
-        /// What it was set to.
+        /// The configured value.
         given: u64,
-        /// The least that can be used.
+        /// The smallest allowed value.
         least: u64,
-        /// What is counted, after a space; empty where the option says it.
+        /// The unit, with a space before it. Empty if the name of the option gives the unit.
         unit: &'static str,
     },
     /// A thread or its runtime could not be started.
@@ -114,7 +114,7 @@ pub enum ServerError {
         "cannot start the threads of the server: the system may be out of threads or files: {source}"
     )]
     Runtime {
-        /// What the system said.
+        /// The error of the operating system.
         #[source]
         source: io::Error,
     },
@@ -124,7 +124,7 @@ pub enum ServerError {
 }
 
 impl fmt::Debug for ServerError {
-    /// The text: it is what a `main` that returns the error prints.
+    /// Formats the error like `Display`, because a `main` that returns it prints its `Debug` form.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }

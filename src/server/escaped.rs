@@ -1,9 +1,10 @@
-//! [`Escaped`]: text of a peer, as it may stand in a log.
+//! [`Escaped`]: escapes text of a peer for the log.
 
 use std::fmt::{self, Write};
 
-/// Shows a text on one line: control characters, line separators and characters that change the
-/// direction of text are escaped. Text of a client, of code or of a file is logged through this.
+/// Displays text on one line. Escapes control characters, line separators and characters that
+/// change the direction of text. The server logs all text that comes from a client, from code or
+/// from a file through this.
 pub(super) struct Escaped<T>(pub(super) T);
 
 impl<T: fmt::Display> fmt::Display for Escaped<T> {
@@ -18,7 +19,7 @@ impl Write for Escaping<'_, '_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         for character in text.chars() {
             match character {
-                // `escape_debug` would escape quotation marks as well.
+                // `escape_debug` would escape quotation marks, too.
                 '"' | '\'' => self.0.write_char(character)?,
                 _ => write!(self.0, "{}", character.escape_debug())?,
             }

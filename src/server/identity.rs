@@ -1,11 +1,11 @@
-//! The id and the token of a sandbox. Of the token, the server keeps only its hash: [`TokenHash`].
+//! The id and the token of a sandbox. The server keeps only the hash of the token: [`TokenHash`].
 
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 use crate::protocol::{SandboxId, SandboxToken};
 
-/// The SHA-256 of a token. A token is 192 random bits, so it needs no salt.
+/// The SHA-256 of a token. A token has 192 random bits, so the hash needs no salt.
 #[derive(Clone)]
 pub(crate) struct TokenHash([u8; 32]);
 
@@ -14,17 +14,17 @@ impl TokenHash {
         Self(Sha256::digest(token.expose_secret()).into())
     }
 
-    /// Whether this is the token; takes the same time whatever it is.
+    /// Whether this is the hash of the token. Compares in constant time.
     pub(crate) fn matches(&self, token: &SandboxToken) -> bool {
         self.0.ct_eq(&Self::of(token).0).into()
     }
 
-    /// As hexadecimal digits.
+    /// Returns the hash as hexadecimal digits.
     pub(crate) fn to_hex(&self) -> String {
         self.0.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
-    /// From hexadecimal digits; `None` for what is not 32 bytes of them.
+    /// Parses hexadecimal digits. Returns `None` unless the text is 32 bytes in hexadecimal.
     pub(crate) fn from_hex(text: &str) -> Option<Self> {
         let digits = text.as_bytes();
         if digits.len() != 64 {
@@ -39,7 +39,7 @@ impl TokenHash {
     }
 }
 
-/// A new id, and a token of 192 random bits.
+/// Generates an id, and a token of 192 random bits.
 pub(crate) fn new_identity() -> Result<(SandboxId, SandboxToken), getrandom::Error> {
     Ok((
         SandboxId::new(format!("sandbox-{}", random_hex::<8>()?)),
@@ -47,17 +47,18 @@ pub(crate) fn new_identity() -> Result<(SandboxId, SandboxToken), getrandom::Err
     ))
 }
 
-/// Random bytes, as hexadecimal digits.
+/// Generates random bytes, as hexadecimal digits.
 pub(crate) fn random_hex<const BYTES: usize>() -> Result<String, getrandom::Error> {
     let mut bytes = [0; BYTES];
     getrandom::fill(&mut bytes)?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// Longest sandbox id that is looked up, in bytes.
+/// Maximum length of a sandbox id, in bytes.
 const MAX_ID_BYTES: usize = 128;
 
-/// Whether an id could be one of ours. What could not is never looked for anywhere.
+/// Whether a server could have created this id. The server looks up no other id, so an id can't be
+/// a path.
 pub(crate) fn is_well_formed(id: &str) -> bool {
     !id.is_empty()
         && id.len() <= MAX_ID_BYTES

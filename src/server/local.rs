@@ -1,4 +1,4 @@
-//! [`LocalServer`]: a complete server on threads of its own. It needs no runtime of the caller.
+//! [`LocalServer`]: a complete server on its own threads. Callers can use any executor.
 
 use std::{
     fmt, io,
@@ -22,24 +22,25 @@ use super::{
     thread::ServerThread,
 };
 
-/// Longest time that a drop waits for the listener to end.
+/// How long dropping the server waits for the listener to end.
 const DROP_WITHIN: Duration = Duration::from_secs(5);
 
-/// A server on this machine that really runs code.
+/// A sandbox server on this machine, which runs code in local processes.
 ///
-/// It listens on the loopback interface at a free port unless told otherwise. Its
-/// [`url`](Self::url) holds a secret: [without it](crate::server#who-may-call) no other user of the
-/// machine can use the server. Code runs as the user of this process and is not confined: start it
-/// for code that you trust.
+/// By default, it listens on the loopback interface at a free port. Its [`url`](Self::url) contains
+/// a secret: [without it](crate::server#who-may-call), no other user of the machine can use the
+/// server. By default, code runs as the user of this process and is not confined, so run only code
+/// that you trust, or select a [backend](ServerBuilder::backend) that confines code.
 ///
-/// The server ends with [`stop`](Self::stop) or when it is dropped: every sandbox is deleted, with
-/// its processes and files. That also holds when this process dies by a signal: a small watchdog
-/// process cleans up then. Where that was killed as well, the next server in the same
-/// [directory](ServerBuilder::directory) does. What is in a [state
-/// directory](ServerBuilder::state_directory) stays.
+/// The server ends when [`stop`](Self::stop) is called or when it is dropped. It then deletes every
+/// sandbox, with its processes and files. If a signal kills this process, a small watchdog process
+/// cleans up. If the watchdog was killed, too, the next server in the same
+/// [directory](ServerBuilder::directory) cleans up. The contents of a [state
+/// directory](ServerBuilder::state_directory) remain.
 ///
-/// Beside the endpoints of the protocol it answers `GET /healthz`, always, and `GET /readyz`: 200,
-/// or 503 while it is stopping or has as many sandboxes as it may have. Neither needs the secret.
+/// For health checks, the server answers `GET /healthz` with 200. It answers `GET /readyz` with
+/// 200, or with 503 while it is stopping or has reached its limit of sandboxes. Health checks need
+/// no secret.
 ///
 /// ```
 /// use actix_sandbox::server::LocalServer;
@@ -54,7 +55,7 @@ const DROP_WITHIN: Duration = Duration::from_secs(5);
 #[must_use = "the server ends when this is dropped"]
 pub struct LocalServer {
     address: SocketAddr,
-    /// It holds the secret: never log it.
+    /// Contains the secret, so it must not be logged.
     url: String,
     service: SandboxService,
     listening: Listening,
@@ -63,7 +64,7 @@ pub struct LocalServer {
 }
 
 impl fmt::Debug for LocalServer {
-    /// Shows no secret.
+    /// Doesn't show the secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LocalServer")
             .field("address", &self.address)
@@ -71,12 +72,12 @@ impl fmt::Debug for LocalServer {
     }
 }
 
-/// The listener. It ends when this is dropped, also if the caller gave up waiting for the server.
+/// Stops the listener when dropped, also if the caller drops the future of `start`.
 struct Listening(ServerHandle);
 
 impl Listening {
     fn stop(&self) {
-        // The command is on its way at once; the future is only the confirmation.
+        // `stop` sends the command at once. The future only waits for the confirmation.
         drop(self.0.stop(false));
     }
 }
@@ -88,7 +89,7 @@ impl Drop for Listening {
 }
 
 impl LocalServer {
-    /// Starts a server with every option at its default.
+    /// Starts a server with default options.
     ///
     /// # Errors
     ///
@@ -98,39 +99,43 @@ impl LocalServer {
         Self::builder().start().await
     }
 
-    /// Options, all at their defaults.
+    /// Creates a builder with default options.
     pub fn builder() -> ServerBuilder {
         ServerBuilder::default()
     }
 
-    /// The base URL for clients, for example `http://127.0.0.1:34567/0c5f…`. Its path is the
-    /// server's [secret](crate::server#who-may-call): show it only to callers that may run code.
+    /// Returns the base URL for clients, for example `http://127.0.0.1:34567/0c5f…`. Its path is
+    /// the server's [secret](crate::server#who-may-call): show it only to callers that may run
+    /// code.
     ///
-    /// When listening on all interfaces it names the loopback address.
+    /// If the server listens on all interfaces, the URL contains the loopback address.
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// The address listened on, with the port that was found.
+    /// Returns the address that the server listens on. If port 0 was configured, this contains the
+    /// port that was selected.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// What runs the code: `host`, `namespace` or `gvisor`. Of interest where the server was to
-    /// choose.
+    /// Returns the backend that runs the code: `host`, `namespace` or `gvisor`. With
+    /// [`Backend::Auto`](crate::server::Backend::Auto) or
+    /// [`Backend::Confined`](crate::server::Backend::Confined), this is the one that the server
+    /// selected.
     pub fn backend(&self) -> &'static str {
         self.service.backend()
     }
 
-    /// How many sandboxes there are, those being created or deleted included.
+    /// Returns the number of sandboxes, including those being created or deleted.
     pub fn sandbox_count(&self) -> usize {
         self.service.sandbox_count()
     }
 
-    /// Stops the server. When this returns, within some ten seconds, nothing listens any more,
-    /// every process of every sandbox is dead, and their files are removed.
+    /// Stops the server. Resolves when it no longer listens, all processes of the sandboxes are
+    /// killed and their files are removed, after at most about ten seconds.
     pub async fn stop(self) {
-        // First the sandboxes, while their clients can still be told.
+        // Stop the sandboxes first, while the server can still report their end to clients.
         self.service.stop().await;
         self.listening.stop();
         self.thread.ended().await;
@@ -138,7 +143,7 @@ impl LocalServer {
 }
 
 impl ServerBuilder {
-    /// Starts a server with its own listener and threads. Works on any executor, and without one.
+    /// Starts a server with its own listener and threads. The future works on any executor.
     ///
     /// # Errors
     ///
@@ -150,7 +155,7 @@ impl ServerBuilder {
         if secret.is_none() && self.options.access_token.is_none() {
             tracing::warn!(
                 address = self.address,
-                "neither a secret nor an access token: every user of this machine, and all that reaches the address, can \
+                "neither a secret nor an access token: every user of this machine, and every caller that reaches the address, can \
                  run code here"
             );
         }
@@ -190,7 +195,7 @@ impl Drop for LocalServer {
     }
 }
 
-/// The life of the listener's thread.
+/// Runs the thread of the listener until the listener is stopped.
 fn serve(
     builder: ServerBuilder,
     service: SandboxService,
@@ -209,7 +214,7 @@ fn serve(
                 listener::serve(listeners, builder.workers, &connections, &service, secret)?;
             Ok((bound, server))
         });
-        // The threads of the server have their own.
+        // The threads of the listener hold their own clones.
         drop(service);
         let (bound, server) = match server {
             Ok(server) => server,
@@ -217,7 +222,7 @@ fn serve(
                 return drop(ready.send(Err(ServerError::Bind { address, source })));
             }
         };
-        // If the caller doesn't wait any more, this stops the listener at once.
+        // If the caller no longer waits, this drops `Listening`, which stops the listener.
         drop(ready.send(Ok((bound, Listening(server.handle())))));
         if let Err(error) = server.await {
             tracing::error!(%error, "the listener failed");
@@ -225,9 +230,9 @@ fn serve(
     });
 }
 
-/// Files that this process may have open at once.
+/// Returns how many files this process may have open.
 fn open_files() -> usize {
-    // The soft limit; 1024 is what most systems start with.
+    // The soft limit. 1,024 is the default of most systems.
     let (soft, _) = getrlimit(Resource::RLIMIT_NOFILE).unwrap_or((1_024, 1_024));
     usize::try_from(soft).unwrap_or(usize::MAX)
 }

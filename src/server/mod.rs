@@ -1,16 +1,17 @@
-//! A local server that speaks the protocol and runs real code, for newcomers, tests and benchmarks.
+//! A local sandbox server that runs real code, for first steps, tests and benchmarks.
 //!
-//! [`LocalServer`] is a complete server. [`SandboxService`] is a set of routes to mount into an
-//! actix-web application. Unix only. The server does not need the feature `client`.
+//! [`LocalServer`] is a complete server. [`SandboxService`] is a set of routes that an actix-web
+//! application can mount. Unix only. The server does not need the feature `client`.
 //!
 //! # Backends
 //!
-//! [`Backend`] selects what runs the code:
+//! [`Backend`] selects how the server runs code:
 //!
 //! - `host`, the default, gives each sandbox its own directory and cleans up after it, but confines
 //!   nothing. Code runs as the user of the server and can do whatever that user can.
 //! - `namespace` confines code with Linux namespaces. Linux only.
-//! - `gvisor` confines code with a gVisor kernel for each sandbox. Its checkpoints hold memory.
+//! - `gvisor` confines code with a gVisor kernel for each sandbox. Its checkpoints include memory.
+//!   Linux only.
 //!
 //! On every backend the server checks [who may call](#who-may-call) before code runs.
 //!
@@ -55,7 +56,7 @@
 //! - **The disk.** Sandboxes have no quota. While the disk is full, running processes keep running,
 //!   but execs, snapshots and checkpoints that need space fail with that reason and leave no
 //!   partial files. Killing the sandbox that filled the disk frees the space. Put
-//!   [`ServerBuilder::directory`] on a disk of its own.
+//!   [`ServerBuilder::directory`] on a separate disk.
 //! - **The processor.** Code can use all of it.
 //! - **The memory of a whole sandbox.** `namespace` and `gvisor` limit the memory of each process,
 //!   not of the sandbox. With `namespace` the limit covers what a process allocates, but **not
@@ -79,8 +80,8 @@
 //! - Later releases (tested: 20240729) kill processes that an exec started when a checkpoint is
 //!   restored.
 //!
-//! The threat model, `docs/threats.md` in the repository, says who is trusted with what, and what
-//! is not defended.
+//! The threat model, `docs/threats.md` in the repository, lists who is trusted with what, and which
+//! attacks the server doesn't defend against.
 //!
 //! # What code starts with
 //!
@@ -172,8 +173,8 @@
 //!   one message. Under v1, bytes that are not UTF-8 arrive as U+FFFD; [v2](crate::protocol_v2)
 //!   carries every byte.
 //! - An exec is done when its main process has exited and no process holds its output open. If a
-//!   background process still holds it, the server stops reading after a grace period: 30 s under
-//!   v1; under v2, 2 s or what the client asks for. The grace period is never longer than
+//!   background process still holds it open, the server stops reading after a grace period. It is
+//!   30 s under v1, and 2 s or the time that the client requests under v2, but never longer than
 //!   [`ServerBuilder::max_run_time`]. Under v2 the client learns that output was cut off.
 //!   Background processes keep running, and the server drops their later output. It keeps the last
 //!   32 such pipes of a sandbox open. A process that writes to an older one gets SIGPIPE or EPIPE,
@@ -198,7 +199,7 @@
 //!
 //! - Both kinds hold the files in `HOME` and `TMPDIR`; with `host`, they hold no other files.
 //!   Symbolic links, permissions, timestamps and holes are preserved. Set-user-id, set-group-id and
-//!   sticky bits are not. Each hard link becomes a file of its own. Sockets, pipes and devices are
+//!   sticky bits are not. Each hard link becomes a separate file. Sockets, pipes and devices are
 //!   skipped.
 //! - If the server may not read a file (mode 000, unless the server runs as root), the whole
 //!   archive fails with the name of that file.
@@ -220,23 +221,24 @@
 //!   and output that v2 clients have not acknowledged. With `gvisor` it includes background
 //!   processes, which resume after a restore by the same release of `runsc`. The other backends
 //!   store **no memory**, so a checkpoint kills background processes.
-//! - Archives are written atomically: until a new one is complete, the old one stays. If a
-//!   checkpoint fails, the sandbox keeps its files and lives on. An automatic checkpoint of an idle
+//! - Archives are written atomically: the old archive stays until the new one is complete. If a
+//!   checkpoint fails, the sandbox keeps running with its files. An automatic checkpoint of an idle
 //!   sandbox is retried after the next idle timeout.
-//! - A restore keeps the checkpoint, so that a crash loses only what happened since. The next
-//!   checkpoint replaces it. It is removed when the sandbox is killed, or deleted for being idle.
+//! - A restore keeps the checkpoint, so that a crash loses only what happened after the checkpoint.
+//!   The next checkpoint replaces it. The server removes the checkpoint when the sandbox is killed,
+//!   or deleted after its idle timeout.
 //! - A damaged checkpoint can't be restored. The server keeps it for inspection.
 //!
-//! # Inside
+//! # How the server works
 //!
 //! ```text
-//!  socket ── Session (actor: writes) ◄── Link (queue) ◄── Sandbox (task) ◄── Execution (task) ── process
-//!     └───── Conversation (task: reads) ── commands ───────► │                    ▲
-//!                                                            └── kill, stdin ─────┘
+//! socket ─ Session (actor: writes) ◄─ Link (queue) ◄─ Sandbox (task) ◄─ Execution (task) ─ process
+//!   └──── Conversation (task: reads) ── commands ──────► │                  ▲
+//!                                                        └── kill, stdin ───┘
 //! ```
 //!
-//! All sandboxes run on one dedicated thread, sessions on the workers of the HTTP server. A sandbox
-//! never blocks: neither on a client nor on a process that doesn't read.
+//! All sandboxes run on one dedicated thread. Sessions run on the workers of the HTTP server. A
+//! sandbox never waits for a client or for a process that doesn't read.
 
 mod backend;
 mod blocking;

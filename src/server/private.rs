@@ -1,14 +1,14 @@
 //! Directories and files that no other user can read, write or replace.
 //!
-//! The rules for the path of a directory are those of OpenSSH's `StrictModes`: it, and each
-//! directory above it, belongs to this user or to root, and no other user may write to it.
+//! The rules for the path of a directory are those of OpenSSH's `StrictModes`: the directory and
+//! each of its parents belong to this user or to root, and no other user may write to them.
 //!
-//! Two kinds of directories above it may be writable by others:
+//! Two kinds of parents may be writable by others:
 //!
-//! - A sticky directory such as `/tmp`. Others cannot replace there what belongs to this user.
-//! - On Linux, one that only the private group of this user may write to. Systems with a group for
-//!   each user set the umask 002, so that most directories of a user are such. Debian's OpenSSH has
-//!   the same rule.
+//! - A sticky directory such as `/tmp`, because others can't replace this user's files in it.
+//! - On Linux, a directory that only the private group of this user may write to. Systems with a
+//!   group for each user set the umask 002, so most directories of a user have this mode. Debian's
+//!   OpenSSH has the same rule.
 
 use std::{
     fs::{self, DirBuilder, File, Permissions},
@@ -26,7 +26,7 @@ use tempfile::NamedTempFile;
 /// Permission bits that let users other than the owner write.
 const WRITABLE_BY_OTHERS: u32 = 0o022;
 
-/// The one of them for the group.
+/// The permission bit that lets the group write.
 const WRITABLE_BY_GROUP: u32 = 0o020;
 
 const STICKY: u32 = 0o1000;
@@ -35,7 +35,7 @@ const STICKY: u32 = 0o1000;
 /// missing. An existing directory keeps its mode, so other users may be able to read it. Returns
 /// the path without links.
 pub(super) fn own(path: &Path) -> io::Result<PathBuf> {
-    // Without a slash at the end, which would follow a link.
+    // Remove a slash at the end, which would make the check follow a symbolic link.
     let path: PathBuf = path.components().collect();
     match fs::symlink_metadata(&path) {
         Ok(meta) if meta.is_symlink() => {
@@ -71,7 +71,7 @@ pub(super) fn check_place(file: &Path) -> io::Result<()> {
     directory.ancestors().try_for_each(check_above)
 }
 
-/// The directory that a file is in.
+/// Returns the directory that contains a file.
 pub(super) fn directory_of(file: &Path) -> &Path {
     match file.parent() {
         Some(directory) if !directory.as_os_str().is_empty() => directory,
@@ -145,7 +145,7 @@ fn create_all(path: &Path, mode: u32) -> io::Result<()> {
         create_all(parent, mode)?;
     }
     match create_with(path, mode) {
-        // Another server has created it meanwhile. The caller checks the result.
+        // Another server has created it in the meantime. The caller checks the directory.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         created => created,
     }
@@ -204,7 +204,8 @@ fn check_above(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether a group is the private group of this user. Root has none: its group often has members.
+/// Whether a group is the private group of this user. Always false for root, whose group often has
+/// other members.
 fn is_group_private(group: u32) -> bool {
     let me = geteuid();
     let (Ok(Some(user)), Ok(Some(group))) =
@@ -219,8 +220,8 @@ fn is_group_private(group: u32) -> bool {
             .is_ok_and(|passwd| is_primary_of_one(&passwd, &user.name, group.gid.as_raw()))
 }
 
-/// Whether a group is called like the user and lists no other member. A primary group that many
-/// users share, such as `users`, may list none.
+/// Whether a group has the name of the user and lists no other member. The name is checked because
+/// a primary group that many users share, such as `users`, may list no members.
 fn has_one_member(user: &str, group: &str, members: &[String]) -> bool {
     group == user && members.iter().all(|member| member == user)
 }
@@ -234,8 +235,8 @@ fn is_primary_of_one(passwd: &str, user: &str, group: u32) -> bool {
     })
 }
 
-/// Whether an access control list may let other users in. The permission bits of the group are then
-/// the mask of the list.
+/// Whether an access control list may give access to other users. If there is a list, the
+/// permission bits of the group are its mask.
 #[cfg(target_os = "linux")]
 fn has_acl(path: &Path) -> bool {
     use rustix::{fs::lgetxattr_query, io::Errno};
@@ -244,7 +245,7 @@ fn has_acl(path: &Path) -> bool {
     !matches!(list, Err(Errno::NODATA | Errno::OPNOTSUPP))
 }
 
-/// Not known here.
+/// Access control lists are not checked on this system, so there may be one.
 #[cfg(not(target_os = "linux"))]
 fn has_acl(_: &Path) -> bool {
     true

@@ -1,4 +1,4 @@
-//! [`setters`]: the methods of a builder that set one option each.
+//! [`setters`]: declares the methods of a builder that set one option each.
 
 /// Each line declares a method: its name, its argument, the field and the new value of the field.
 macro_rules! setters {

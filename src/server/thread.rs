@@ -1,4 +1,4 @@
-//! [`ServerThread`]: a thread of the server, and how to wait for its end.
+//! [`ServerThread`]: a thread of the server whose end can be awaited.
 
 use std::{
     sync::{Mutex, PoisonError, mpsc},
@@ -10,10 +10,10 @@ use tokio::sync::watch;
 
 use super::error::ServerError;
 
-/// A thread that was told to end by other means than this.
+/// A running thread. It can be waited for, but not stopped, through this handle.
 pub(crate) struct ServerThread {
     ended: watch::Receiver<bool>,
-    /// The same, for a caller that can't await.
+    /// Signals the end of the thread to callers that block instead of awaiting.
     is_done: Mutex<mpsc::Receiver<()>>,
 }
 
@@ -44,10 +44,10 @@ impl ServerThread {
         let _ = self.ended.clone().wait_for(|&ended| ended).await;
     }
 
-    /// Blocks until the thread has ended, at most for this long.
+    /// Blocks until the thread has ended, for at most `within`.
     pub(crate) fn wait(&self, within: Duration) {
         let is_done = self.is_done.lock().unwrap_or_else(PoisonError::into_inner);
-        // An error also means that the thread has ended: then the other end is gone.
+        // If the sender was dropped, the thread has ended, too.
         let _ = is_done.recv_timeout(within);
     }
 }

@@ -1,5 +1,6 @@
-//! The crate's player plays recordings of a real server to the client over real sockets. The client
-//! sends what the recorded client sent, and ends in the state that the recording implies.
+//! The crate's player plays the recordings of the cloud-run-sandbox server to the client over real
+//! sockets. The client sends what the recorded client sent, and ends in the state that the
+//! recording implies.
 
 use std::{future::Future, time::Duration};
 
@@ -183,7 +184,7 @@ async fn create_errors() {
         ] {
             let error = create.await.expect_err("refused");
             assert_eq!(error.kind(), ErrorKind::InvalidOption);
-            // The text is the recorded server's.
+            // The text is from the recording of the cloud-run-sandbox server.
             assert!(
                 error
                     .to_string()
@@ -288,7 +289,8 @@ async fn kill_process_when_idle() {
     .await;
 }
 
-/// The recorded server lost the output of two execs. The client reports what it received.
+/// In this recording, the cloud-run-sandbox server lost the output of two execs. The client reports
+/// what it received.
 #[actix::test]
 async fn large_and_unicode_output() {
     replay("large_and_unicode_output", &[], async |url| {

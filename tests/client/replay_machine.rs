@@ -1,4 +1,5 @@
-//! Replays the recordings of deployed servers into the client's machines, in virtual time.
+//! Replays the recordings of the cloud-run-sandbox server into the client's machines, in virtual
+//! time.
 //!
 //! The machines receive the server's messages from the recording. Where the recorded client sent a
 //! message, the test issues the matching command, and the machines must send the same message. The

@@ -1,4 +1,5 @@
-//! The server sends the same messages as the recorded deployed servers, in the same order.
+//! The local server sends the same messages, in the same order, as in the recordings of the
+//! cloud-run-sandbox server.
 
 use std::time::Duration;
 
@@ -140,7 +141,7 @@ async fn attach_errors_are_as_recorded() {
             "close 4000"
         ]
     );
-    // The server knows that the old socket is dead, so it lets the client in.
+    // The server has detected that the old socket is closed, so the client can attach.
     let mut attached = Client::attach(&server, &identity).await;
     assert_eq!(attached.bash("echo attached").await, "attached\n");
     attached.kill_sandbox().await;

@@ -1,5 +1,6 @@
-//! Sends the client's side of each recording of a deployed server to the local server. It must
-//! answer like the deployed server, in the same order, except for the listed differences.
+//! Replays the client's side of the recordings of the cloud-run-sandbox server to the local server.
+//! The local server must send the recorded answers in the same order, except for the listed
+//! differences.
 
 use std::collections::HashMap;
 
@@ -10,8 +11,8 @@ use crate::support::{
 use actix_sandbox::server::LocalServer;
 use serde_json::Value;
 
-/// Lines that the local server sends instead of recorded ones. One recording has its own test,
-/// because most of it differs: `output_that_the_recorded_server_lost`.
+/// A difference: lines that the local server sends instead of recorded lines. One recording has
+/// its own test, because most of it differs: `output_that_the_recorded_server_lost`.
 struct Difference {
     recording: &'static str,
     conn: &'static str,
@@ -98,7 +99,7 @@ fn said(event: &Event) -> Option<String> {
 /// Joins the pieces of a stream up to the next status.
 fn add(lines: &mut Vec<String>, line: String) {
     if let Some((stream @ ("stdout" | "stderr"), data)) = line.split_once(": ") {
-        // The other stream may have come between: the two have no order.
+        // Output of the other stream may come in between: the two streams have no common order.
         let mut streams = lines.iter_mut().rev().take_while(|line| is_stream(line));
         if let Some(before) = streams.find(|it| it.starts_with(&format!("{stream}: "))) {
             return before.push_str(data);
@@ -174,7 +175,7 @@ impl Replay {
     }
 }
 
-/// Whether a stream has said a beginning of what is due.
+/// Whether a line is output of a stream, and the beginning of a line that is due.
 fn is_part(heard: &String, due: &[String]) -> bool {
     is_stream(heard) && !due.contains(heard) && due.iter().any(|due| due.starts_with(heard))
 }
@@ -337,8 +338,8 @@ async fn replay(name: &str) -> Vec<(String, String)> {
     replay.heard
 }
 
-/// Attaches a client as soon as the server notices that the previous one is gone. Puts the first
-/// line back, so that the caller receives it.
+/// Attaches a client as soon as the server has detected that the previous one disconnected. Puts
+/// the first line back, so that the caller receives it.
 async fn attached(server: &LocalServer, path: &str) -> Client {
     loop {
         let mut client = Client::connect(server, path).await;
@@ -369,8 +370,8 @@ async fn the_local_server_says_what_the_recorded_one_said() {
     }
 }
 
-/// The recorded server lost output that is not valid UTF-8. The local server sends replacement
-/// characters instead.
+/// In this recording, the cloud-run-sandbox server lost output that is not valid UTF-8. The local
+/// server sends replacement characters instead.
 #[tokio::test]
 async fn output_that_the_recorded_server_lost() {
     let name = "large_and_unicode_output";

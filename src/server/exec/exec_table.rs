@@ -1,5 +1,7 @@
-//! [`ExecTable`]: the execs of a sandbox. A named exec (v2) is kept until its client has
-//! acknowledged its end, the exec without a name (v1) until the next one.
+//! [`ExecTable`]: the execs of a sandbox.
+//!
+//! The output and the end of a named exec (v2) are kept until the client has acknowledged the end.
+//! The v1 exec is kept until the next one starts.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -17,23 +19,23 @@ use crate::{
     protocol::ExecId,
 };
 
-/// Execs that are remembered after their end.
+/// Maximum number of named execs in the table. Above it, ended execs are removed, the oldest first.
 const REMEMBERED: usize = 1_024;
 
-/// Execs that ended and were not acknowledged, whose output is kept.
+/// How many ended execs keep output that the client hasn't acknowledged. Older ones abandon it.
 const KEPT: usize = 64;
 
-/// News of execs on their way to the sandbox.
+/// Capacity of the channel that carries the events of execs to the sandbox.
 const EVENTS_IN_FLIGHT: usize = 16;
 
 pub(crate) struct Entry {
     pub(crate) exec: Arc<SharedExec>,
-    /// Until its output has ended.
+    /// `None` once the output of the exec has ended.
     pub(crate) control: Option<Control>,
 }
 
 impl Entry {
-    /// Ends output that goes on after the main process, whether other processes hold it or not.
+    /// If the main process has exited, ends the output soon, even if other processes hold it open.
     fn end_output(&self) {
         if let Some(control) = self.control.as_ref().filter(|it| !it.is_alive()) {
             self.exec.will_die(None);
@@ -44,11 +46,12 @@ impl Entry {
 
 /// The execs of a sandbox.
 pub(crate) struct ExecTable {
-    /// The exec without a name.
+    /// The last v1 exec.
     pub(crate) v1: Option<Entry>,
     /// The named execs.
     pub(crate) entries: HashMap<ExecId, Entry>,
-    /// Those that are over in the order in which they ended, with those that run anywhere between.
+    /// The ids of the named execs. Ended execs are in the order of their ends. Running execs can be
+    /// anywhere between them.
     order: VecDeque<ExecId>,
     events: mpsc::Receiver<ExecEvent>,
     pub(crate) sender: mpsc::Sender<ExecEvent>,
@@ -66,7 +69,7 @@ impl ExecTable {
         }
     }
 
-    /// The execs of a checkpoint.
+    /// Creates the table of a restored sandbox from the execs of its checkpoint.
     pub(crate) fn restored(stored: Vec<StoredExec>) -> Self {
         let mut execs = Self::new();
         for stored in stored {
@@ -77,8 +80,8 @@ impl ExecTable {
         execs
     }
 
-    /// What a checkpoint holds of them: those that are over and not acknowledged, the latest first
-    /// to be kept.
+    /// Returns the ended execs that the client hasn't acknowledged, for a checkpoint. They are in
+    /// the order of their ends.
     pub(crate) fn stored(&self) -> Vec<StoredExec> {
         let entries = self.order.iter().filter_map(|id| self.entries.get(id));
         let unsettled = entries.filter(|entry| !entry.exec.look(|exec| exec.is_settled()));
@@ -91,10 +94,10 @@ impl ExecTable {
         self.entries.insert(id, entry);
     }
 
-    /// An exec has ended, as the last until now.
+    /// Records that an exec has ended. It becomes the latest in the order of ends.
     pub(crate) fn ended(&mut self, id: Option<&ExecId>) {
         let Some(id) = id else {
-            // The next one may run already.
+            // The next v1 exec may already be running, so check that this one has ended.
             if let Some(v1) = &mut self.v1
                 && v1.exec.look(|exec| exec.is_done())
             {
@@ -118,20 +121,20 @@ impl ExecTable {
         self.v1.iter().chain(self.entries.values())
     }
 
-    /// Whether a process of an exec runs.
+    /// Whether the main process of any exec is running.
     pub(crate) fn is_alive(&self) -> bool {
         let mut controls = self.all().filter_map(|it| it.control.as_ref());
         controls.any(Control::is_alive)
     }
 
-    /// How many named execs run.
+    /// Returns the number of named execs whose main process is running.
     pub(crate) fn count_alive(&self) -> usize {
         let controls = self.entries.values().filter_map(|it| it.control.as_ref());
         controls.filter(|control| control.is_alive()).count()
     }
 
-    /// Bounds how many execs whose main process has ended have output that goes on. The first to
-    /// end anyway end now.
+    /// Limits how many execs have exited but still have open output. Ends the output of the execs
+    /// above the limit, starting with the earliest deadline.
     pub(crate) fn limit_exited(&self, most: usize) {
         let exited = self.entries.values().filter_map(|entry| {
             let until = entry.control.as_ref()?.reads_until()?;
@@ -143,28 +146,28 @@ impl ExecTable {
         exited.iter().take(over).for_each(|(_, it)| it.end_output());
     }
 
-    /// Until when output is read, of execs whose main process has exited.
+    /// Returns the latest deadline of the execs that have exited but still have open output.
     pub(crate) fn reads_until(&self) -> Option<Instant> {
         let controls = self.all().filter_map(|it| it.control.as_ref());
         controls.filter_map(Control::reads_until).max()
     }
 
-    /// What became of one.
+    /// Waits for the next event of an exec.
     pub(crate) async fn event(&mut self) -> ExecEvent {
         match self.events.recv().await {
             Some(event) => event,
-            // It cannot be: a sender is here.
+            // Unreachable: the table holds a sender, so the channel stays open.
             None => std::future::pending().await,
         }
     }
 
-    /// The link is lost.
+    /// Detaches all execs from the client, because its link is lost.
     pub(crate) fn detach(&self) {
         self.all().for_each(|entry| entry.exec.detach());
     }
 
-    /// Kills all execs, because the sandbox ends. Resolves when their ends are known. An exec that
-    /// exited by itself keeps that end.
+    /// Kills all execs, because the sandbox ends. Resolves when all have ended. An exec that exits
+    /// by itself before the kill keeps its own end.
     pub(crate) async fn end(&mut self, why: &str) {
         for entry in self.all() {
             if let Some(control) = entry.control.as_ref().filter(|it| it.is_alive()) {
@@ -175,8 +178,8 @@ impl ExecTable {
         self.told().await;
     }
 
-    /// Resolves when all execs have ended. None of them may run. Output that other processes hold
-    /// open ends soon.
+    /// Waits until all execs have ended. The caller makes sure that no main process is running or
+    /// that all are being killed. Output that other processes hold open ends soon.
     pub(crate) async fn told(&mut self) {
         self.all().for_each(Entry::end_output);
         let running = |(id, entry): (&ExecId, &Entry)| entry.control.is_some().then(|| id.clone());
@@ -195,7 +198,7 @@ impl ExecTable {
                 tokio::select! {
                     () = control.ended() => self.ended(id.as_ref()),
                     event = self.events.recv() => match event {
-                        // It never ran: the id is free.
+                        // The code never ran, so the client may use the id again.
                         Some((Some(id), Became::NotStarted(_))) => self.remove(&id),
                         Some((_, Became::Exited)) | None => {}
                         Some((id, _)) => self.ended(id.as_ref()),
@@ -205,7 +208,7 @@ impl ExecTable {
         }
     }
 
-    /// Forgets what there is too much of.
+    /// Applies the limits [`KEPT`] and [`REMEMBERED`].
     pub(crate) fn tidy(&mut self) {
         let ended = |entry: &Entry| entry.control.is_none();
         let mut kept = 0;

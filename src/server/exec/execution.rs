@@ -1,5 +1,5 @@
-//! One exec, in a task of its own: starts the code, moves its input and output, and ends it when
-//! it is told to.
+//! The task of one exec: starts the code, moves its input and output, and kills it at its time
+//! limit or on request.
 
 use std::{sync::Arc, time::Duration};
 
@@ -25,28 +25,29 @@ use crate::{
     },
 };
 
-/// An end whose output is complete within this time is told together with it.
+/// If the output ends this soon after the main process, the exit and the end of the output are
+/// reported together.
 const JOIN_ENDS_WITHIN: Duration = Duration::from_millis(5);
 
-/// How long output is read after its end when nothing of the exec is left, or its sandbox is stored
-/// or goes.
+/// How long output is read after the exec was killed, or after [`Control::end_output`].
 const SHORT_GRACE: Duration = Duration::from_millis(250);
 
-/// How long the output of an exec of v1 is read after the exit of its main process, while other
+/// How long the output of a v1 exec is read after its main process has exited, while other
 /// processes hold it open.
 const V1_GRACE: Duration = Duration::from_secs(30);
 
-/// How long an exec may take.
+/// The time limits of an exec.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
-    /// Until its main process ends; then it is killed.
+    /// How long the main process may run. After that, the exec is killed.
     pub(crate) run_time: Duration,
-    /// From the end of its main process to that of its output, while other processes hold it.
+    /// How long output is read after the main process has exited, while other processes hold it
+    /// open.
     pub(crate) output_grace: Duration,
 }
 
 impl Limits {
-    /// The limits of an exec without a name (v1).
+    /// Returns the limits of a v1 exec.
     pub(crate) fn v1(run_time: Duration) -> Self {
         Self {
             run_time,
@@ -55,7 +56,7 @@ impl Limits {
     }
 }
 
-/// The sandbox's handle of an exec. When it is dropped the exec is killed.
+/// The sandbox's handle of an exec. Dropping it kills the exec.
 pub(crate) struct Control {
     kill: watch::Sender<bool>,
     deadline: Arc<Deadline>,
@@ -101,24 +102,24 @@ impl Control {
         self.kill.send_replace(true);
     }
 
-    /// Whether a process of the exec is running in the foreground.
+    /// Whether the main process of the exec is starting or running.
     pub(crate) fn is_alive(&self) -> bool {
-        // If the task panicked, dropping the process killed it.
+        // If the task panicked, the process was dropped, which killed it.
         self.reads_until().is_none() && !self.task.is_finished()
     }
 
-    /// Until when its output is read, once its main process has ended.
+    /// Returns until when the output is read. `None` while the main process is running.
     pub(crate) fn reads_until(&self) -> Option<Instant> {
         self.deadline.at()
     }
 
-    /// Its main process has ended: its output ends soon, too, whether other processes hold it or
-    /// not.
+    /// Ends the output within [`SHORT_GRACE`], even if other processes hold it open. To be called
+    /// after the main process has exited.
     pub(crate) fn end_output(&self) {
         self.deadline.set(SHORT_GRACE);
     }
 
-    /// Resolves at the end of the task.
+    /// Resolves when the task has ended.
     pub(crate) async fn ended(&mut self) {
         if !self.task.is_finished() {
             let _ = (&mut self.task).await;
@@ -128,11 +129,11 @@ impl Control {
 
 struct Run {
     killed: watch::Receiver<bool>,
-    /// Until when output is read, once the main process has ended.
+    /// Until when output is read. Set when the main process has ended.
     deadline: Arc<Deadline>,
     limits: Limits,
     outlet: Outlet,
-    /// For pipes that other processes of the sandbox still hold at its end.
+    /// Takes the pipes that other processes still hold open when the exec ends.
     drains: Drains,
 }
 
@@ -168,7 +169,7 @@ impl Run {
             let mut cut = false;
             for pump in pumps {
                 if let Ok(Some(pipe)) = pump.await {
-                    // The processes that write to it live on.
+                    // Other processes still write to the pipe, and must not block.
                     self.drains.add(pipe);
                     cut = true;
                 }
@@ -195,7 +196,8 @@ impl Run {
         self.outlet.ended(ending, cut).await;
     }
 
-    /// Feeds the main process until it ends, or ends it and its children when it is told to.
+    /// Feeds stdin to the main process until it exits. Kills the process and its children at the
+    /// time limit or on request.
     async fn main(&mut self, stdin: Input, process: &mut dyn Process) -> Ending {
         let is_late = tokio::select! {
             biased;
@@ -216,7 +218,7 @@ impl Run {
     }
 }
 
-/// Resolves when a kill was asked for, or when the handle of the exec was dropped.
+/// Resolves when a kill is requested or the [`Control`] is dropped.
 async fn asked(killed: &mut watch::Receiver<bool>) {
     let _ = killed.wait_for(|&killed| killed).await;
 }

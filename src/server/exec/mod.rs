@@ -1,4 +1,4 @@
-//! One exec: its task, its output and its input.
+//! One exec: its task, its output and its input; and the table of the execs of a sandbox.
 
 pub(crate) mod exec_table;
 pub(crate) mod execution;

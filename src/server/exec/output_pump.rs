@@ -1,4 +1,5 @@
-//! Reads the output of a process from a pipe: at once, joined if writes are close together.
+//! Reads the output of a process from a pipe without delay. Writes that follow each other closely
+//! become one message.
 
 use std::{
     collections::VecDeque,
@@ -17,23 +18,23 @@ use tokio::{
 use super::shared_exec::{Keeper, MAX_PIECE_BYTES, MAX_PIPE_BYTES};
 use crate::server::backend::api::Pipe;
 
-/// Most pipes that [`Drains`] of one sandbox keep open.
+/// Maximum number of pipes that the [`Drains`] of one sandbox keep open.
 const MAX_DRAINS: usize = 32;
 
-/// Pieces that are written closer together than this leave as one message.
+/// Pieces that are written within this time of each other are joined into one message.
 const JOIN_WITHIN: Duration = Duration::from_millis(1);
 
-/// Longest time that a piece waits for more to join it.
+/// How long a piece waits at most for more pieces to join it.
 const JOIN_AT_MOST: Duration = Duration::from_millis(10);
 
-/// How long the beginning of a code point waits for the rest of it.
+/// How long an incomplete UTF-8 code point waits for the rest of it.
 const HOLD_BACK: Duration = Duration::from_millis(250);
 
-/// Reads `pipe` to its end and gives the output to `keeper`.
+/// Reads `pipe` to its end and passes the output to `keeper`.
 ///
-/// The deadline is set when the main process is gone. It limits how long other processes may hold
-/// the pipe open. The bytes that are in the pipe at the deadline are still read. Returns the pipe
-/// if other processes hold it.
+/// The deadline is set when the main process has ended. It limits how long other processes may
+/// hold the pipe open. The bytes that are in the pipe at the deadline are still read. Returns the
+/// pipe if other processes still hold it open.
 pub(super) async fn pump(
     mut pipe: Pipe,
     deadline: Arc<Deadline>,
@@ -43,7 +44,8 @@ pub(super) async fn pump(
     let mut changes = deadline.0.subscribe();
     let (mut open, mut read_late) = (true, 0);
 
-    // Another process may fill the pipe faster than it is read.
+    // Another process may fill the pipe as fast as it is read. So after the deadline, read at most
+    // as much as a pipe can hold.
     while open && read_late < MAX_PIPE_BYTES {
         let read = tokio::select! {
             biased;
@@ -66,8 +68,8 @@ pub(super) async fn pump(
         let is_kept = keeper.take(&buffer).await;
         deadline.resume();
         if !is_kept {
-            // Without a deadline the process lives. The closed pipe tells it that its output is
-            // dropped.
+            // Without a deadline, the main process is still running. Close the pipe, so that its
+            // writes fail instead of being dropped silently.
             open &= deadline.at().is_some();
             break;
         }
@@ -76,37 +78,38 @@ pub(super) async fn pump(
     open.then_some(pipe)
 }
 
-/// Until when the output of an exec is read, once its main process has ended. The clock stands
-/// still while one of the streams has no room.
+/// Until when the output of an exec is read after its main process has ended. While a stream waits
+/// for room in the window, the deadline is suspended.
 pub(crate) struct Deadline(watch::Sender<Clock>);
 
 #[derive(Clone, Copy, Default)]
 struct Clock {
     at: Option<Instant>,
-    /// Streams without room, and since when there is one.
+    /// The number of streams that wait for room, and since when there is at least one.
     full: usize,
     full_since: Option<Instant>,
 }
 
-/// The clock stands still for a client that doesn't read for this long. A client that reads, but
-/// slower than a child writes without end, must not delay the end of the exec.
+/// A wait for room moves the deadline only if it is at least this long, because then the client
+/// isn't reading. Shorter waits don't count: a child that writes without end, to a client that
+/// reads more slowly, must not delay the end of the exec.
 const STANDS_STILL: Duration = Duration::from_millis(100);
 
-/// For a grace that no clock can count.
+/// Used instead of a grace that would overflow [`Instant`].
 const LONGEST_GRACE: Duration = Duration::from_secs(24 * 60 * 60);
 
 impl Deadline {
-    /// None yet.
+    /// Creates a deadline that is not set.
     pub(crate) fn new() -> Arc<Self> {
         Arc::new(Self(watch::Sender::default()))
     }
 
-    /// When it is, as far as that is known.
+    /// Returns the deadline, if it is set. Suspensions may still move it.
     pub(crate) fn at(&self) -> Option<Instant> {
         self.0.borrow().at
     }
 
-    /// Sets it to so long from now, or leaves an earlier one.
+    /// Sets the deadline to `grace` from now, unless it is already earlier.
     pub(crate) fn set(&self, grace: Duration) {
         let now = Instant::now();
         let at = now.checked_add(grace).unwrap_or(now + LONGEST_GRACE);
@@ -137,7 +140,8 @@ impl Deadline {
         });
     }
 
-    /// Resolves when it is over. To be asked anew when it has changed.
+    /// Resolves at the deadline, but not while it is suspended. After a change of the deadline,
+    /// call this again.
     async fn over(&self) {
         if let Some(at) = self.at() {
             sleep_until(at).await;
@@ -149,7 +153,7 @@ impl Deadline {
     }
 }
 
-/// Reads what comes shortly after the first bytes; false at the end of the pipe.
+/// Reads bytes that follow shortly after the first ones. Returns false at the end of the pipe.
 async fn join_more(pipe: &mut Pipe, buffer: &mut BytesMut) -> bool {
     let last = Instant::now() + JOIN_AT_MOST;
     while buffer.len() < MAX_PIECE_BYTES && Instant::now() < last {
@@ -162,20 +166,20 @@ async fn join_more(pipe: &mut Pipe, buffer: &mut BytesMut) -> bool {
     true
 }
 
-/// Reads some bytes; false at the end of the pipe. A pipe that fails is at its end.
+/// Reads some bytes. Returns false at the end of the pipe or on an error.
 async fn read_more(pipe: &mut Pipe, buffer: &mut BytesMut) -> bool {
     let room = MAX_PIECE_BYTES.saturating_sub(buffer.len());
     matches!(pipe.read_buf(&mut buffer.limit(room)).await, Ok(read) if read > 0)
 }
 
-/// Reads the pipes of execs that ended while processes in the background still hold them, so that
-/// those processes are not stopped by a full pipe. Each takes a file descriptor of the server.
+/// Reads the pipes of ended execs that background processes still hold open. Otherwise these
+/// processes would block on a full pipe. Each pipe takes a file descriptor of the server.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Drains(Arc<Mutex<VecDeque<AbortHandle>>>);
 
 impl Drains {
-    /// Reads a pipe to its end and drops what it carries. Closes the oldest pipe if there are more
-    /// than [`MAX_DRAINS`]: a process that writes to that one later gets SIGPIPE or EPIPE.
+    /// Reads a pipe to its end and drops the bytes. Closes the oldest pipe if there are more than
+    /// [`MAX_DRAINS`]. A process that later writes to a closed pipe gets SIGPIPE or EPIPE.
     pub(crate) fn add(&self, mut pipe: Pipe) {
         let drain = tokio::spawn(async move {
             let _ = tokio::io::copy(&mut pipe, &mut tokio::io::sink()).await;
@@ -210,14 +214,14 @@ mod tests {
         protocol::{ServerMessage, StdStream, Version},
     };
 
-    /// The client of an exec of v1.
+    /// The client of a v1 exec.
     struct Client {
         exec: Arc<SharedExec>,
         waker: Arc<AtomicWaker>,
     }
 
     impl Client {
-        /// The next piece of output, or `None` at the end.
+        /// Returns the next piece of output, or `None` at the end.
         async fn recv(&mut self) -> Option<String> {
             poll_fn(|cx| {
                 self.waker.register(cx.waker());
@@ -260,7 +264,7 @@ mod tests {
         let pump = pump(Box::new(reader), deadline.clone(), keeper);
         let pump = tokio::spawn(async move {
             let pipe = pump.await;
-            // The end of the exec.
+            // Dropping the outlet ends the exec.
             drop(outlet);
             pipe
         });
@@ -276,7 +280,7 @@ mod tests {
             drains.add(Box::new(reader));
             writers.push_back(writer);
         }
-        // More than the pipe holds: this ends only if it is read.
+        // This is more than the pipe holds, so the write completes only if the pipe is read.
         for writer in &mut writers {
             writer.write_all(b"read to the end").await.unwrap();
         }

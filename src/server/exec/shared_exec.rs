@@ -1,8 +1,8 @@
-//! [`SharedExec`]: an exec, shared by its process, its sandbox and its client.
+//! [`SharedExec`]: the state of an exec, shared by its task, its sandbox and the client's session.
 //!
-//! The pipes of the process push output into the state machine, and the writer of the client's
-//! session polls it. Only the pipes wait for a client: for room in the window. The exec without a
-//! name (v1) has a [`V1Adapter`] as well.
+//! The tasks that read the pipes push output into the state machine, and the writer of the session
+//! polls it. Only the readers of the pipes wait for the client: for room in the window. A v1 exec
+//! also has a [`V1Adapter`].
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -27,49 +27,51 @@ use crate::{
 /// Maximum size of a piece of output in one message, in bytes.
 pub(super) const MAX_PIECE_BYTES: usize = 64 * 1024;
 
-/// The most that a pipe can hold, in bytes (`/proc/sys/fs/pipe-max-size`).
+/// Maximum capacity of a pipe, in bytes (`/proc/sys/fs/pipe-max-size`).
 pub(super) const MAX_PIPE_BYTES: usize = 1024 * 1024;
 
-/// Unread input of v1 above which the session reads slower, in bytes.
+/// How many bytes of v1 stdin may wait for the process before the session pauses reading.
 const SLOW_DOWN_AT: u64 = 1024 * 1024;
 
-/// A process that has taken no input for this long counts as not reading.
+/// A process that takes no stdin for this long counts as not reading.
 const STALLED_AFTER: Duration = Duration::from_secs(1);
 
 /// How the main process of an exec ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Ending {
-    /// By itself.
+    /// It exited by itself.
     Exited(Exit),
-    /// A client or the server killed it, or the processes that held its output. An error is the
-    /// reason why that failed.
+    /// A client or the server killed it, or killed the processes that held its output open. The
+    /// error is the reason why the kill failed.
     Killed(Result<Exit, String>),
     /// It reached its time limit.
     TimedOut(Exit),
 }
 
-/// An exec.
+/// The shared state of an exec.
 pub(crate) struct SharedExec {
     state: Mutex<State>,
-    /// There is room for output, or the process has taken input.
+    /// Notified when there may be room for output, or the process has taken stdin.
     room: Notify,
-    /// There is input, or no more input comes.
+    /// Notified when there may be stdin for the process, or stdin has ended.
     input: Notify,
 }
 
 struct State {
     exec: ServedExec,
-    /// Of the exec without a name.
+    /// Only for a v1 exec.
     v1: Option<V1Adapter>,
-    /// The task that writes to the client.
+    /// Wakes the task that writes to the client.
     writer: Option<Arc<AtomicWaker>>,
-    /// Why the exec ends with its sandbox.
+    /// The reason, if the exec ends because its sandbox ends.
     lost: Option<String>,
-    /// The main process has exited: the output in its pipes is kept, whatever the window.
+    /// The main process has exited, so the output in its pipes is kept even past the window.
     exited: bool,
-    /// As `exited`, and further output is dropped.
+    /// The exec is about to be killed. Output is kept past the window, but dropped above
+    /// [`MAX_AFTER_EXIT`].
     dying: bool,
-    /// How much input the process had received when a session last waited for it in vain.
+    /// How many bytes of stdin the process had taken when a session last gave up waiting for it to
+    /// take more.
     stalled: Option<u64>,
 }
 
@@ -90,12 +92,12 @@ impl SharedExec {
         })
     }
 
-    /// Reads the state, or makes a change that no task waits for.
+    /// Reads the state, or makes a change that needs to wake no task.
     pub(crate) fn look<T>(&self, look: impl FnOnce(&mut ServedExec) -> T) -> T {
         look(&mut self.lock().exec)
     }
 
-    /// Changes the state, and wakes the tasks that wait for that.
+    /// Changes the state, and wakes the tasks that may wait for the change.
     pub(crate) fn change<T>(&self, change: impl FnOnce(&mut ServedExec) -> T) -> T {
         self.change_state(|state| change(&mut state.exec))
     }
@@ -113,12 +115,12 @@ impl SharedExec {
         changed
     }
 
-    /// From now on, the task of this waker sends the messages of the exec.
+    /// Sets the waker of the task that sends the messages of the exec from now on.
     pub(crate) fn set_writer(&self, writer: Arc<AtomicWaker>) {
         self.lock().writer = Some(writer);
     }
 
-    /// The exec is about to be killed. With a reason: because its sandbox ends.
+    /// Prepares for a kill of the exec. `lost` is the reason if the sandbox ends.
     pub(crate) fn will_die(&self, lost: Option<String>) {
         let mut state = self.lock();
         state.dying = true;
@@ -129,7 +131,7 @@ impl SharedExec {
         self.room.notify_waiters();
     }
 
-    /// The next message to the client.
+    /// Returns the next message to the client.
     pub(crate) fn poll_message(&self) -> Option<ServerMessage> {
         let mut state = self.lock();
         let State { exec, v1, .. } = &mut *state;
@@ -138,7 +140,7 @@ impl SharedExec {
             Some(v1) => {
                 let message = v1.poll_message(exec);
                 drop(state);
-                // Output that was taken makes room.
+                // The adapter acknowledges output when it is taken, which makes room.
                 self.room.notify_waiters();
                 message
             }
@@ -149,7 +151,7 @@ impl SharedExec {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// It ends without an exit of its main process.
+    /// Ends the exec as lost, without an exit of its main process.
     pub(super) fn lose(&self, why: String) {
         self.change(|exec| {
             exec.handle_exited(ExecEnd::lost(), Some(why));
@@ -157,7 +159,7 @@ impl SharedExec {
         });
     }
 
-    /// Its main process ended.
+    /// Handles the end of the main process.
     pub(super) fn handle_exited(&self, ending: Ending) {
         self.change_state(|state| {
             let (reason, exit) = match ending {
@@ -173,7 +175,7 @@ impl SharedExec {
                     (EndReason::Killed, Exit::default())
                 }
             };
-            // An exec that exited by itself in the last moment is not lost.
+            // If the exec exited by itself just before the sandbox ended, it is not lost.
             let lost = state.lost.take().filter(|_| reason != EndReason::Exited);
             let end = ExecEnd {
                 reason: lost.as_ref().map_or(reason, |_| EndReason::SandboxLost),
@@ -187,14 +189,14 @@ impl SharedExec {
     }
 }
 
-/// The exec without a name.
+/// Methods for v1 execs.
 impl SharedExec {
-    /// Whether its client must wait for its end before it may start another.
+    /// Whether the client must wait for the end of this exec before it may start another one.
     pub(crate) fn is_in_progress(&self) -> bool {
         self.look(|exec| !exec.is_done() || exec.is_attached() && !exec.is_settled())
     }
 
-    /// A client takes over the exec, on a link of this version.
+    /// Attaches a client that sent `reconnect`. `version` is that of its link.
     pub(crate) fn reconnect(&self, version: Version) {
         self.change_state(|State { exec, v1, .. }| {
             if let Some(v1) = v1 {
@@ -203,7 +205,7 @@ impl SharedExec {
         });
     }
 
-    /// The link is lost.
+    /// Detaches the client, because its link is lost or its sandbox ends.
     pub(crate) fn detach(&self) {
         let mut state = self.lock();
         state.exec.detach();
@@ -212,7 +214,7 @@ impl SharedExec {
         }
     }
 
-    /// A client asks for a kill. Returns whether the answer comes with the end.
+    /// Records a kill request. Returns true if the exec answers it when it ends.
     pub(crate) fn expect_kill(&self) -> bool {
         let State { exec, v1, .. } = &mut *self.lock();
         match v1 {
@@ -224,7 +226,7 @@ impl SharedExec {
         }
     }
 
-    /// Takes input, or returns the reason why not. Never waits.
+    /// Queues stdin for the process. The error is the reason why it is refused. Never waits.
     pub(crate) fn push_stdin(&self, data: &str) -> Result<(), String> {
         self.change_state(|State { exec, v1, .. }| match v1 {
             Some(v1) => v1.push_stdin(exec, data.as_bytes()),
@@ -232,8 +234,8 @@ impl SharedExec {
         })
     }
 
-    /// Waits while much input waits and the process reads. Returns at once if the process doesn't
-    /// read, so that it delays no kill.
+    /// Waits while much stdin is queued and the process is reading. If the process doesn't read,
+    /// returns after [`STALLED_AFTER`], and at once in later calls, so that a kill isn't delayed.
     pub(crate) async fn make_way(&self) {
         let mut last = None;
         let mut until = Instant::now();
@@ -262,18 +264,18 @@ impl SharedExec {
     }
 }
 
-/// An event of an exec, for its sandbox. The exec of v1 has no id.
+/// An event of an exec, for its sandbox. A v1 exec has no id.
 pub(crate) type ExecEvent = (Option<ExecId>, Became);
 
-/// What became of an exec.
+/// A change in the life of an exec.
 pub(crate) enum Became {
     NotStarted(String),
-    /// The main process exited, and the output has not ended.
+    /// The main process exited. The output has not ended yet.
     Exited,
     Ended,
 }
 
-/// The exec as its task sees it.
+/// What the task of an exec uses to report output and events.
 pub(crate) struct Outlet {
     pub(crate) id: Option<ExecId>,
     pub(crate) exec: Arc<SharedExec>,
@@ -281,7 +283,7 @@ pub(crate) struct Outlet {
 }
 
 impl Drop for Outlet {
-    /// The task of the exec is over. If it did not report an end, it panicked.
+    /// The task of the exec has ended. If it has not reported an end, it panicked.
     fn drop(&mut self) {
         if self.exec.look(|exec| !exec.is_done()) {
             self.exec.lose("The server lost the execution.".to_owned());
@@ -290,25 +292,26 @@ impl Drop for Outlet {
 }
 
 impl Outlet {
-    /// The code could not be started.
+    /// Reports that the code could not be started.
     pub(crate) async fn not_started(&self, reason: String) {
         match self.id {
             Some(_) => self.exec.change(ServedExec::handle_not_started),
-            // Its client waits for an end.
+            // The client of a v1 exec waits for an end.
             None => self.exec.lose(reason.clone()),
         }
         self.send(Became::NotStarted(reason)).await;
     }
 
-    /// The main process exited, and the output has not ended.
+    /// Reports that the main process exited before its output ended.
     pub(super) async fn exited(&self, ending: Ending) {
         self.exec.handle_exited(ending);
         self.send(Became::Exited).await;
     }
 
-    /// The output ended, after the main process.
+    /// Reports that both the main process and the output have ended. `cut` is whether other
+    /// processes still held the output open.
     pub(super) async fn ended(&self, ending: Ending, cut: bool) {
-        // Known already if the output went on. A kill after that may have failed.
+        // If `exited` was called before, this has an effect only if a later kill has failed.
         self.exec.handle_exited(ending);
         self.exec.change(|exec| exec.handle_done(cut));
         self.send(Became::Ended).await;
@@ -318,7 +321,8 @@ impl Outlet {
         let _ = self.events.send((self.id.clone(), became)).await;
     }
 
-    /// Moves input to the pipe of the process, until no more comes. May be dropped.
+    /// Writes stdin to the pipe of the process until stdin ends. The future may be dropped when the
+    /// process has ended.
     pub(super) async fn feed(&self, mut pipe: Input) {
         loop {
             let poll = |exec: &mut ServedExec| (exec.poll_stdin(), exec.is_stdin_over());
@@ -342,13 +346,14 @@ impl Outlet {
         }
     }
 
-    /// The main process is gone: the output in its pipes is kept, even if there is no room for it.
+    /// Keeps the output that is still in the pipes even if the window has no room for it, because
+    /// the main process has ended.
     pub(super) fn keep_rest(&self) {
         self.exec.lock().exited = true;
         self.exec.room.notify_waiters();
     }
 
-    /// Where the output of a stream goes.
+    /// Returns the [`Keeper`] of a stream.
     pub(super) fn keeper(&self, stream: StdStream) -> Keeper {
         Keeper {
             exec: self.exec.clone(),
@@ -358,21 +363,21 @@ impl Outlet {
     }
 }
 
-/// Maximum size of the output of a stream that is kept past the window after the exit: what its
-/// pipe can hold, and what was read from it before. Each stream has its own limit, so a flooded one
-/// takes nothing from the other.
+/// Maximum number of bytes of a stream that are kept past the window after the exit: the capacity
+/// of its pipe, and the pieces that were already read from it. Each stream has its own limit, so
+/// one stream can't use up the room of the other.
 const MAX_AFTER_EXIT: usize = MAX_PIPE_BYTES + 2 * MAX_PIECE_BYTES;
 
-/// Keeps the output of one stream.
+/// Adds the output of one stream to the exec.
 pub(super) struct Keeper {
     exec: Arc<SharedExec>,
     stream: StdStream,
-    /// Bytes that were kept past the window.
+    /// How many bytes were kept past the window.
     after_exit: usize,
 }
 
 impl Keeper {
-    /// Keeps a piece as soon as there is room for it. Returns false if it was dropped.
+    /// Adds a piece as soon as there is room for it. Returns false if the piece was dropped.
     pub(super) async fn take(&mut self, bytes: &[u8]) -> bool {
         loop {
             let mut room = std::pin::pin!(self.exec.room.notified());
@@ -398,13 +403,14 @@ impl Keeper {
         true
     }
 
-    /// Whether the beginning of a code point is to be sent after a pause. Under v1 it can't be.
+    /// Whether an incomplete code point is held back and must be sent after a pause. Always false
+    /// under v1, whose messages carry only whole code points.
     pub(super) fn holds_back(&self) -> bool {
         let state = self.exec.lock();
         state.v1.is_none() && state.exec.holds_back(self.stream)
     }
 
-    /// The process printed nothing for a while.
+    /// Sends the incomplete code point, because the process has printed nothing for a while.
     pub(super) fn handle_silence(&self) {
         self.exec.change(|exec| exec.handle_silence(self.stream));
     }
@@ -453,7 +459,7 @@ mod tests {
         let started = Instant::now();
         for _ in 0..8 {
             exec.push_stdin(&chunk).unwrap();
-            // Output is no progress of the input.
+            // Output doesn't count as reading stdin.
             exec.change(|exec| exec.handle_output(StdStream::Stdout, b"x"));
             exec.make_way().await;
         }

@@ -1,6 +1,9 @@
-//! Who may call the endpoints: no web page of another origin, no web page that had its own name
-//! resolved to this machine, and with an access token only callers that send it. The secret of a
-//! [`LocalServer`](crate::server::LocalServer) comes before all of these: see `listener`.
+//! Who may call the endpoints.
+//!
+//! Requests from web pages are refused, by their `Origin`, or by their `Host` if a page has its own
+//! name resolved to this machine (DNS rebinding). If the server has an access token, callers must
+//! send it. The secret of a [`LocalServer`](crate::server::LocalServer) is checked before all of
+//! these, in `listener`.
 
 use std::net::IpAddr;
 
@@ -17,8 +20,8 @@ use percent_encoding::percent_decode_str;
 use super::{connections::ConnectionInfo, secret::AccessToken};
 use crate::server::sandbox::manager::Manager;
 
-/// Checks whether the caller may call. Fails with the response that says why not. Admits the
-/// connection of a caller that may.
+/// Checks whether the caller may use the endpoints, and then admits its connection. The error is
+/// the response with the reason.
 pub(super) fn check_caller(manager: &Manager, request: &HttpRequest) -> Result<(), Error> {
     let options = &manager.options;
     let headers = request.headers();
@@ -38,7 +41,7 @@ pub(super) fn check_caller(manager: &Manager, request: &HttpRequest) -> Result<(
             ));
         }
     }
-    // A user's own application has no such data.
+    // A `SandboxService` that is mounted into an application has no `ConnectionInfo`.
     let connection = request.conn_data::<ConnectionInfo>();
     let bound = match connection {
         Some(connection) => connection.bound.ip(),
@@ -60,10 +63,10 @@ pub(super) fn check_caller(manager: &Manager, request: &HttpRequest) -> Result<(
         check_token(token, headers.get(header::AUTHORIZATION))?;
     }
     if connection.is_some_and(|it| !it.connections.admit(it.id)) {
-        tracing::warn!("refused: as many connections as there may be");
+        tracing::warn!("refused: the limit on connections is reached");
         return Err(refused(
             StatusCode::SERVICE_UNAVAILABLE,
-            "This server has as many connections as it may have: close one, or raise its limit on open files \
+            "This server has reached its limit on connections: close one, or raise its limit on open files \
              (`ulimit -n`) or on connections (`max_connections`).",
         ));
     }
@@ -93,8 +96,9 @@ fn check_token(token: &AccessToken, sent: Option<&HeaderValue>) -> Result<(), Er
     }
 }
 
-/// Whether a `Host` header names this server. Names other than `localhost` must be in the list: a
-/// web page can have its own name resolved to any address, but it cannot take over an address.
+/// Whether a `Host` header names this server. Names other than `localhost` must be in the list,
+/// because a web page can have its own name resolved to any address. It can't do that with an IP
+/// address.
 fn is_own_host(host: &str, bound: IpAddr, allowed: &[String]) -> bool {
     let name = without_port(host);
     if name.eq_ignore_ascii_case("localhost")
@@ -121,7 +125,7 @@ fn without_port(host: &str) -> &str {
     }
 }
 
-/// The value of a key in a query string. A repeated key counts once, the first.
+/// Returns the decoded value of a key in a query string. If the key is repeated, the first counts.
 pub(super) fn query_value(query: &str, key: &str) -> Option<String> {
     query.split('&').find_map(|pair| {
         let (name, value) = pair.split_once('=')?;
@@ -133,7 +137,7 @@ pub(super) fn decode(text: &str) -> String {
     percent_decode_str(text).decode_utf8_lossy().into_owned()
 }
 
-/// A response that says why a request was refused, as an error.
+/// Returns an error with the response that refuses a request and gives the reason.
 pub(super) fn refused(status: StatusCode, reason: impl Into<String>) -> Error {
     let mut response = HttpResponse::build(status);
     if status == StatusCode::UNAUTHORIZED {

@@ -1,16 +1,16 @@
-//! [`ClientAddress`]: by what the sandboxes of one client are counted.
+//! [`ClientAddress`]: identifies a client, to limit the number of its sandboxes.
 
 use std::net::{IpAddr, Ipv6Addr};
 
 use actix_web::HttpRequest;
 
-/// The address of a client. Of an IPv6 address its first 64 bits count, since one client usually
-/// has all the others.
+/// The address of a client. Of an IPv6 address, only the first 64 bits count, because one client
+/// usually has a whole /64 network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct ClientAddress(IpAddr);
 
 impl ClientAddress {
-    /// The address of a caller.
+    /// Returns the address of the peer that sent a request.
     pub(crate) fn of(request: &HttpRequest) -> Option<Self> {
         Some(request.peer_addr()?.ip().into())
     }

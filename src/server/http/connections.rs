@@ -128,7 +128,7 @@ impl<T: Clone> Ledger<T> {
     }
 
     /// Queues an evicted connection again, because it has a request to read. Returns the connection
-    /// to evict in its place, if any. Fails if it was rescued before and must close.
+    /// to evict instead, if any. Fails if the connection was rescued before and must close.
     fn rescue(&mut self, id: Id) -> Result<Option<T>, Gone> {
         let (standing, connection) = self.entries.get(&id).ok_or(Gone)?;
         if *standing != Standing::Evicted {
@@ -281,7 +281,7 @@ impl Drop for Ticket {
     }
 }
 
-/// What a request knows of the connection that it came on.
+/// The connection of a request, for its handlers.
 pub(crate) struct ConnectionInfo {
     /// The address that the server listens on.
     pub(super) bound: SocketAddr,
@@ -336,7 +336,7 @@ mod tests {
         assert_eq!(ledger.enter("f").1, Some("b"));
         assert!(ledger.admit(ids[1].0));
         assert_eq!(ledger.enter("g").1, Some("d"));
-        // The one that left makes room.
+        // The connection that left makes room.
         ledger.leave(ids[3].0);
         assert_eq!(ledger.enter("h").1, None);
     }
@@ -351,7 +351,7 @@ mod tests {
         assert_eq!(ledger.enter("later").1, None);
         assert_eq!(ledger.enter("last").1, Some("late"));
         ledger.leave(ids[0]);
-        // Evicted, but its request was in time.
+        // The connection is evicted, but its request arrived before it closed.
         assert!(ledger.admit(late));
         ledger.leave(late);
         assert!(!ledger.admit(late), "it is gone");

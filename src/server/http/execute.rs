@@ -1,9 +1,9 @@
-//! `POST /execute`: runs code once in a fresh sandbox, and deletes the sandbox. The body of the
-//! response is the output, sent as it is written.
+//! `POST /execute`: runs code once in a new sandbox, and deletes the sandbox. The body of the
+//! response streams the output.
 //!
-//! The server notices that a client is gone when it writes output to it, because a client may close
-//! one direction of the connection and still read. Code that prints nothing runs until its time
-//! limit.
+//! The server detects a disconnected client only when it writes output, because a client may close
+//! its sending side and still read. If the client of code that prints nothing disconnects, the code
+//! runs until it exits or reaches its time limit.
 
 use std::{future::poll_fn, io, sync::Arc, task::Poll};
 
@@ -44,13 +44,13 @@ use crate::{
     },
 };
 
-/// Output that the client has not taken, in bytes, above which the code is stopped.
+/// How many bytes of output may wait for the client. At this limit, the code pauses.
 const WINDOW: u64 = 128 * 1024;
 
-/// Why code was killed.
+/// Why the code was killed.
 const TOO_LONG: &str = "it ran longer than this server allows";
 
-/// The endpoint.
+/// Handles a request.
 pub(super) async fn execute(
     manager: web::Data<Manager>,
     request: HttpRequest,
@@ -88,7 +88,8 @@ pub(super) async fn execute(
                 Ok(None) => None,
                 Ok(Some(piece)) => Some((Ok(piece), Some(output))),
                 Err(why) => {
-                    // At an error actix drops what it has not written yet: a turn for it to write.
+                    // On an error, actix drops the output that it has not written yet. Yield first,
+                    // so that it can write.
                     tokio::task::yield_now().await;
                     Some((Err(io::Error::other(why)), None))
                 }
@@ -96,7 +97,7 @@ pub(super) async fn execute(
         })))
 }
 
-/// The whole body, if it is text and not larger than a message may be.
+/// Reads the code from the body. Fails if the body is empty, larger than `most` bytes or not UTF-8.
 async fn code(mut body: Payload, most: usize) -> actix_web::Result<String> {
     let mut code = Vec::new();
     while let Some(chunk) = body.next().await {
@@ -118,8 +119,8 @@ async fn code(mut body: Payload, most: usize) -> actix_web::Result<String> {
         .map_err(|_| refused(StatusCode::BAD_REQUEST, "The code is not UTF-8 text."))
 }
 
-/// Starts code in a fresh sandbox. If the output is dropped, the code is killed. The sandbox is
-/// deleted in any case.
+/// Starts code in a new sandbox. Dropping the [`Output`] kills the code. The sandbox is always
+/// deleted.
 fn run_once(
     manager: Arc<Manager>,
     job: Job,
@@ -134,7 +135,7 @@ fn run_once(
     let run_time = manager.options.max_run_time;
     let adapter = V1Adapter::new(Version::V1, run_time, 0);
     let exec = SharedExec::new(ServedExec::unnamed(WINDOW), Some(adapter));
-    // No client can write to it: the code reads the end of its input at once.
+    // The client can't send stdin, so stdin ends at once.
     exec.change(|exec| exec.handle_stdin(0, b"", true));
     let waker = Arc::<AtomicWaker>::default();
     exec.set_writer(waker.clone());
@@ -147,11 +148,11 @@ fn run_once(
     let outlet = Outlet {
         id: None,
         exec: exec.clone(),
-        // The output has the end as well.
+        // No task reads the events, because `Output` also gets the end.
         events: mpsc::channel(1).0,
     };
     manager.clone().runtime.spawn(async move {
-        // All of it: the place is taken until the sandbox is deleted.
+        // Move the whole reservation here. It holds the place until the sandbox is deleted.
         let mut place = place;
         let backend: Arc<dyn BackendSandbox> = match manager.backend.create(&id).await {
             Ok(backend) => backend.into(),
@@ -177,11 +178,11 @@ fn run_once(
     Ok(output)
 }
 
-/// The output of code.
+/// The output of the code.
 struct Output {
     exec: Arc<SharedExec>,
     waker: Arc<AtomicWaker>,
-    /// Dropped with the output.
+    /// Dropping this tells the task to kill the code.
     _taken: oneshot::Sender<()>,
 }
 
@@ -205,8 +206,8 @@ impl Output {
         }
     }
 
-    /// The next piece. `None` once the code has exited by itself. An error is the reason of another
-    /// end: a response that just ended would look complete.
+    /// Returns the next piece of output, or `None` after the code has exited by itself. Any other
+    /// end is an error, which aborts the response. Otherwise the response would look complete.
     async fn next(&mut self) -> Result<Option<Bytes>, &'static str> {
         loop {
             match self.message().await {

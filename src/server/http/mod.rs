@@ -1,4 +1,5 @@
-//! The endpoints over HTTP: who may call them, which connections are kept, the service to mount.
+//! The HTTP endpoints: who may call them, which connections the server keeps, and the service that
+//! an application can mount.
 
 pub(crate) mod access;
 pub(crate) mod client_address;

@@ -1,4 +1,4 @@
-//! The endpoints.
+//! The routes of the endpoints.
 
 use std::sync::Arc;
 
@@ -23,8 +23,8 @@ use crate::{
     },
 };
 
-/// Adds the health checks, which every caller may use. Other methods find nothing there, as
-/// everywhere without the secret.
+/// Adds the health checks. They need neither the secret nor an access token. Methods other than GET
+/// get 404, like all requests without the secret.
 pub(crate) fn add_health(config: &mut ServiceConfig, manager: Arc<Manager>) {
     let data = Data::from(manager);
     config
@@ -56,7 +56,7 @@ async fn readyz(manager: Data<Manager>) -> HttpResponse {
 
 /// Adds the endpoints to an application.
 pub(crate) fn add(config: &mut ServiceConfig, manager: Arc<Manager>) {
-    // The data is with each resource, so that it cannot clash with the application's own.
+    // Each resource has its own data, so that it can't conflict with data of the application.
     let data = Data::from(manager);
     let mut add = |path: &[&str], route: Route| {
         let resource = web::resource(path.to_vec());

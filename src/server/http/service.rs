@@ -1,4 +1,4 @@
-//! [`SandboxService`]: the sandboxes and the thread they live on, without a listener.
+//! [`SandboxService`]: the local server without a listener.
 
 use std::{sync::Arc, time::Duration};
 
@@ -24,26 +24,26 @@ use crate::server::{
     thread::ServerThread,
 };
 
-/// Longest time that a drop waits for the sandboxes to be deleted.
+/// How long dropping the service waits for the sandboxes to be deleted.
 const DROP_WITHIN: Duration = Duration::from_secs(15);
 
-/// Sandboxes to be mounted into an actix-web application.
+/// The local server as a service that an actix-web application can mount.
 ///
-/// The sandboxes live on a thread of their own, so they outlive the workers of the application.
-/// They are deleted by [`stop`](Self::stop), or when the last clone of the service is dropped; the
+/// The sandboxes run on a separate thread, so they outlive the workers of the application. They are
+/// deleted by [`stop`](Self::stop), or when the last clone of the service is dropped. The
 /// application holds clones as long as it runs.
 ///
-/// The application decides who may call: the service has neither the
-/// [secret](crate::server#who-may-call) nor the limits on connections of a
-/// [`LocalServer`](crate::LocalServer). Unless there is an [access
-/// token](ServerBuilder::access_token), put it behind the application's own authentication, or
-/// below a secret path:
+/// The application must restrict who may call the endpoints. The service has neither the
+/// [secret](crate::server#who-may-call) nor the connection limits of a
+/// [`LocalServer`](crate::LocalServer). Unless you set an [access
+/// token](ServerBuilder::access_token), protect the endpoints with the application's own
+/// authentication, or mount them below a secret path:
 ///
 /// ```
 /// # use actix_sandbox::server::SandboxService;
 /// # use actix_web::{App, guard, web};
 /// # fn mount(service: SandboxService, secret: String) {
-/// // `secret` is at least 128 random bits. The guard compares all of it, whatever the router does.
+/// // `secret` has at least 128 random bits. The guard compares the whole path segment.
 /// let opens = guard::fn_guard(move |request| {
 ///     let path = request.head().uri.path();
 ///     let segment = path.split('/').nth(1).unwrap_or_default();
@@ -86,15 +86,15 @@ impl std::fmt::Debug for SandboxService {
 }
 
 impl SandboxService {
-    /// Options, all at their defaults; [`ServerBuilder::service`] starts it.
+    /// Creates a builder with default options. [`ServerBuilder::service`] starts the service.
     pub fn builder() -> ServerBuilder {
         ServerBuilder::default()
     }
 
-    /// What [`App::configure`](actix_web::App::configure) takes: adds `/create`, `/attach/…`,
-    /// `/execute`, `/status` and `/`.
+    /// Returns a function for [`App::configure`](actix_web::App::configure). It adds the endpoints
+    /// `/create`, `/attach/…`, `/execute`, `/status` and `/`.
     pub fn configure(&self) -> impl FnOnce(&mut ServiceConfig) + use<> {
-        // The application keeps the sandboxes alive.
+        // The application holds the engine, which keeps the sandboxes running.
         let engine = self.engine.clone();
         move |config| {
             routes::add(config, engine.manager.clone());
@@ -102,13 +102,14 @@ impl SandboxService {
         }
     }
 
-    /// Adds `/healthz` and `/readyz`.
+    /// Returns a function for `App::configure` that adds `/healthz` and `/readyz`.
     pub(crate) fn configure_health(&self) -> impl FnOnce(&mut ServiceConfig) + use<> {
         let manager = self.engine.manager.clone();
         move |config| routes::add_health(config, manager)
     }
 
-    /// The secret of a server whose state this is.
+    /// Resolves the secret of a server. A generated secret is shared through the state of this
+    /// service, if it has one that lasts.
     pub(crate) async fn secret(&self, source: SecretSource) -> Result<Option<Secret>, ServerError> {
         let store = self.engine.manager.store.clone();
         let resolve = move || source.resolve(store.is_lasting().then(|| store.storage()));
@@ -116,32 +117,34 @@ impl SandboxService {
         resolved.await.map_err(|_| ServerError::Died)?
     }
 
-    /// The backend that runs the code: `host`, `namespace` or `gvisor`. It tells which one the
-    /// server chose, if it was to choose.
+    /// Returns the backend that runs the code: `host`, `namespace` or `gvisor`. With
+    /// [`Backend::Auto`](crate::server::Backend::Auto) or
+    /// [`Backend::Confined`](crate::server::Backend::Confined), this is the one that the server
+    /// selected.
     pub fn backend(&self) -> &'static str {
         self.engine.manager.backend.name()
     }
 
-    /// How many sandboxes there are, those being created or deleted included.
+    /// Returns the number of sandboxes, including those being created or deleted.
     pub fn sandbox_count(&self) -> usize {
         self.engine.manager.registry.count()
     }
 
-    /// Deletes all sandboxes: their processes are dead and their files removed when this returns,
-    /// within some ten seconds. New sandboxes are refused from now on.
+    /// Refuses new sandboxes and deletes all existing ones. Resolves when their processes are
+    /// killed and their files are removed, after at most about ten seconds.
     pub async fn stop(&self) {
         self.engine.stop.send_replace(true);
         self.engine.thread.ended().await;
     }
 
-    /// [`stop`](Self::stop) for a place that cannot wait for a future; bounded in time.
+    /// Like [`stop`](Self::stop), but blocks, for at most [`DROP_WITHIN`].
     pub(crate) fn stop_blocking(&self) {
         self.engine.stop_blocking();
     }
 }
 
 impl ServerBuilder {
-    /// Starts the server without a listener, to mount into an actix-web application.
+    /// Starts the server without a listener. Mount the service into an actix-web application.
     ///
     /// # Errors
     ///
@@ -164,7 +167,7 @@ impl ServerBuilder {
     }
 }
 
-/// The thread of the sandboxes, seen from outside.
+/// Owns the thread of the sandboxes. Dropping it stops the thread.
 struct Engine {
     manager: Arc<Manager>,
     stop: watch::Sender<bool>,
@@ -184,7 +187,7 @@ impl Drop for Engine {
     }
 }
 
-/// The life of the thread.
+/// Runs the thread of the sandboxes until it is stopped.
 fn live(
     options: Options,
     ready: oneshot::Sender<Result<Arc<Manager>, ServerError>>,
@@ -206,7 +209,7 @@ fn live(
                 let registry = Arc::downgrade(&manager.registry);
                 tokio::spawn(manager.leases.clone().keep(registry));
                 if ready.send(Ok(manager.clone())).is_ok() {
-                    // An error means that the last handle is gone.
+                    // Stop on an error, too: it means that the engine was dropped.
                     let _ = stopping.wait_for(|&stop| stop).await;
                 }
                 manager.stop().await;
@@ -214,11 +217,12 @@ fn live(
             Err(error) => drop(ready.send(Err(error))),
         }
     });
-    // A blocking task that hangs must not hold this thread.
+    // A blocking task that hangs must not keep this thread from ending.
     runtime.shutdown_timeout(Duration::from_secs(1));
 }
 
-/// Makes the directory of the server and opens everything else. Removes the directory on failure.
+/// Creates the directory of the server, opens the store and starts the backend. Removes the
+/// directory on failure.
 async fn prepare(options: Options) -> Result<Manager, ServerError> {
     // If the process was started with SIGCHLD ignored, the kernel would reap its children, and
     // their exit statuses would be lost. A handler prevents that. It stays for the life of the

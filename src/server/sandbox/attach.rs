@@ -1,5 +1,5 @@
-//! How the manager answers an attach: it lets the client in, and restores the sandbox first if it
-//! doesn't live here.
+//! How the manager answers an attach. If the sandbox isn't running on this server, the manager
+//! restores it first.
 
 use std::{io, sync::Arc};
 
@@ -25,7 +25,7 @@ use crate::{
     },
 };
 
-/// Why a client is not let in: the status, its reason and the close code.
+/// Why an attach is refused: the status, its reason and the close code.
 struct Refusal(Status, Option<String>, u16);
 
 const NOT_FOUND: Refusal = Refusal(Status::SandboxNotFound, None, CLOSE_REFUSED);
@@ -43,8 +43,13 @@ fn wrong_token(id: &SandboxId) -> Refusal {
 }
 
 impl Manager {
-    /// Answers an attach: lets the client in, or refuses it with a reason and closes the link. The
-    /// future may be dropped. A restored sandbox then waits for the next client.
+    /// Attaches a client to a sandbox. If the attach is refused, sends the reason to the client,
+    /// closes the link and returns `None`.
+    ///
+    /// # Cancel safety
+    ///
+    /// The future may be dropped. A restore then continues in another task, and the sandbox waits
+    /// for the next client.
     pub(crate) async fn attach(
         self: &Arc<Self>,
         id: &str,
@@ -95,14 +100,16 @@ impl Manager {
             match (sent, answered.await) {
                 (Ok(()), Ok(true)) => return Ok(handle),
                 (Ok(()), Ok(false)) => return Err(IN_USE),
-                // It ended meanwhile: it may have been checkpointed.
+                // The sandbox has ended in the meantime. It may have been checkpointed, so try to
+                // restore it.
                 _ => {}
             }
         }
     }
 
-    /// Restores a sandbox that was checkpointed, or that another server hands over. No client is
-    /// attached to it yet. `None` if another client restores it at the same time.
+    /// Restores a sandbox from its checkpoint, after a handoff if another server has it. No client
+    /// is attached to the restored sandbox yet. Returns `None` if another client restores it at the
+    /// same time.
     async fn restore(
         self: &Arc<Self>,
         id: &SandboxId,
@@ -122,7 +129,7 @@ impl Manager {
                 Err(error) => return Err(failed(&reason(&error))),
             },
         };
-        // Before another server is asked to hand it over.
+        // Check the token before this server asks another one for a handoff.
         if !hash.matches(token) {
             return Err(wrong_token(id));
         }
@@ -147,7 +154,8 @@ impl Manager {
         if self.registry.find(id).is_some() {
             return Ok(None);
         }
-        // A task of its own: if this client leaves, the sandbox waits for the next one.
+        // A separate task finishes the restore even if this client disconnects. The sandbox then
+        // waits for the next client.
         let (manager, link, its_id) = (self.clone(), link.clone(), id.clone());
         let restoring = self.runtime.spawn(async move {
             let revived = manager.revive(&its_id, hash, lease.is_some(), link.client);
@@ -171,14 +179,14 @@ impl Manager {
         });
         match restoring.await {
             Ok(Ok(handle)) => Ok(Some(handle)),
-            // Another client was faster.
+            // Another client has restored the sandbox first.
             Ok(Err(_)) if self.registry.find(id).is_some() => Ok(None),
             Ok(Err(why)) => Err(failed(&why)),
             Err(_panicked) => Err(failed("the server lost it.")),
         }
     }
 
-    /// Makes a sandbox of a checkpoint, or returns the reason why not.
+    /// Creates a sandbox from its checkpoint. The error is the reason for the client.
     async fn revive(
         self: &Arc<Self>,
         id: &SandboxId,
@@ -186,13 +194,14 @@ impl Manager {
         has_lock: bool,
         client: Option<ClientAddress>,
     ) -> Result<(SandboxHandle, Sandbox), String> {
-        // Before it is read: a checkpoint that replaces it meanwhile has another stamp.
+        // Read the stamp before the checkpoint. If another checkpoint replaces it in between, the
+        // stamps differ.
         let stamp = self.store.stamp(id).await;
-        // Another server may have written it since it was looked at.
+        // Read the checkpoint again: another server may have written it since `restore` read it.
         let config = match self.store.checkpoint(id).await {
             Ok(record) => record.config,
             Err(error) if error.kind() == io::ErrorKind::NotFound && has_lock => {
-                return Err("the server that had it is gone and has left no checkpoint.".to_owned());
+                return Err("the server that had it has stopped and left no checkpoint.".to_owned());
             }
             Err(error) => return Err(reason(&error)),
         };

@@ -1,4 +1,4 @@
-//! What a sandbox does with named execs (protocol v2).
+//! How a sandbox answers requests about named execs (protocol v2).
 
 use std::{sync::Arc, time::Duration};
 
@@ -23,12 +23,12 @@ use crate::{
     },
 };
 
-/// Why nothing can be said of an exec.
+/// The reason for the client if the sandbox has no exec of this id.
 const UNKNOWN: &str =
     "The sandbox knows no such execution: it ended with the sandbox, or long ago.";
 
 impl Sandbox {
-    /// Does what the client asked of a named exec.
+    /// Answers a request about a named exec.
     pub(super) fn answer_named(&mut self, id: ExecId, request: NamedMessage<'_>) {
         let Some(link) = self.state.link.clone() else {
             return;
@@ -38,7 +38,7 @@ impl Sandbox {
         };
         let exec = &entry.exec;
         match request {
-            // It is not run twice.
+            // The client repeats the request on a new link. The code must not run twice.
             NamedMessage::Exec(..) | NamedMessage::Malformed(_) => {
                 exec.change(|exec| exec.attach(None));
             }
@@ -63,7 +63,7 @@ impl Sandbox {
         link.add(exec);
     }
 
-    /// Answers a request that needs no exec.
+    /// Answers a request whose exec the table doesn't contain, or a request that is malformed.
     fn answer_unknown(&mut self, link: &Arc<Link>, id: ExecId, request: NamedMessage<'_>) {
         match request {
             NamedMessage::Exec(..) if !id.is_valid() => {
@@ -97,12 +97,12 @@ impl Sandbox {
             }
             NamedMessage::Ack { .. } => {}
             NamedMessage::Unknown => {
-                tracing::debug!(sandbox = %self.id, exec = %Escaped(&id), "a message about an exec is not known");
+                tracing::debug!(sandbox = %self.id, exec = %Escaped(&id), "ignored an unknown request about an exec");
             }
         }
     }
 
-    /// The job that was asked for, or why there is none.
+    /// Returns the job that the client requests, or the status and the reason of the refusal.
     fn job(&self, exec: ExecRequest<'_>, options: &ExecOptions) -> Result<Job, (Status, String)> {
         let name = exec.language.as_deref().unwrap_or("None");
         let language = Language::from_name(name).ok_or_else(|| {
@@ -110,13 +110,13 @@ impl Sandbox {
             (status, Language::unsupported(name))
         })?;
         let Some(code) = exec.code else {
-            let why = "'code' is missing, or is no text.".to_owned();
+            let why = "'code' is missing or not text.".to_owned();
             return Err((Status::ExecutionError, why));
         };
         let most = self.options.max_execs;
         if self.state.execs.count_alive() >= most {
             let why = format!(
-                "The sandbox has its limit of {most} executions at once: kill one, or wait for one to end."
+                "The sandbox has reached its limit of {most} concurrent executions: kill one, or wait for one to end."
             );
             return Err((Status::ExecutionError, why));
         }
@@ -171,15 +171,15 @@ impl Sandbox {
         link.push_all([refusal, ServerMessage::error(why)]);
     }
 
-    /// Something became of an exec.
+    /// Handles an event of an exec.
     pub(super) fn on_event(&mut self, (id, became): ExecEvent) {
         self.state.idle_since = Instant::now();
-        // The exec of v1 has no id.
+        // A v1 exec has no id.
         let shown = id.as_ref().map_or("", ExecId::as_str);
         let execs = &mut self.state.execs;
         match (became, id.clone()) {
             (Became::Exited, _) => {
-                tracing::debug!(sandbox = %self.id, exec = %Escaped(shown), "exec exited, its output goes on");
+                tracing::debug!(sandbox = %self.id, exec = %Escaped(shown), "exec exited, its output continues");
                 execs.limit_exited(self.options.max_execs);
             }
             (Became::Ended, _) => {
@@ -191,7 +191,7 @@ impl Sandbox {
                 match id {
                     None => execs.ended(None),
                     Some(id) => {
-                        // It never ran: the id is free.
+                        // The code never ran, so the client may use the id again.
                         execs.remove(&id);
                         if let Some(link) = self.state.link.clone() {
                             self.refuse_named(&link, id, Status::ExecutionError, why);

@@ -12,7 +12,7 @@ use crate::{
     },
 };
 
-/// The way to a sandbox.
+/// A handle for sending commands to a sandbox. Holding one doesn't keep the sandbox alive.
 #[derive(Clone)]
 pub(crate) struct SandboxHandle {
     pub(crate) commands: mpsc::Sender<Command>,
@@ -22,9 +22,10 @@ pub(crate) struct SandboxHandle {
 }
 
 impl SandboxHandle {
-    /// Passes a message of a client on, and waits until the sandbox has taken it. So the socket of
-    /// a client that sends faster is read slower, and one message waits instead of a queue. Does
-    /// nothing if the sandbox is gone.
+    /// Sends a client's message to the sandbox, and waits until the sandbox has handled it. After
+    /// v1 stdin, also waits while the process has much unread input. So a client that sends too
+    /// fast is read slower, and at most one of its messages waits. Does nothing if the sandbox has
+    /// ended.
     pub(crate) async fn say(&self, link: &Arc<Link>, request: ClientMessage<'static>) {
         let link = link.clone();
         let (obeyed, is_obeyed) = oneshot::channel();
@@ -41,27 +42,27 @@ impl SandboxHandle {
     }
 }
 
-/// Commands on their way to a sandbox.
+/// Capacity of the channel that carries commands to a sandbox.
 pub(crate) const COMMANDS_IN_FLIGHT: usize = 16;
 
-/// What a sandbox is told.
+/// A command for a sandbox.
 pub(crate) enum Command {
-    /// A client wants to attach. The answer is false if another client is attached.
+    /// Attach a client. The answer is false if another client is attached.
     Attach {
         link: Arc<Link>,
         answer: oneshot::Sender<bool>,
     },
-    /// A message of a client. The sandbox drops `obeyed` when it has taken it. It sends the exec
-    /// that got input, so that the session waits for room.
+    /// Handle a client's message, then drop `obeyed`. If the message was stdin for the v1 exec,
+    /// send that exec through `obeyed`: the session then waits for the process to read.
     Say {
         link: Arc<Link>,
         request: ClientMessage<'static>,
         obeyed: oneshot::Sender<Arc<SharedExec>>,
     },
-    /// Another server waits for the sandbox.
+    /// Another server waits for the lock of the sandbox.
     HandOver,
-    /// Another server may have taken the sandbox.
+    /// This server has lost the lock, so another server may have taken the sandbox.
     LockLost,
-    /// The server stops.
+    /// This server is shutting down.
     Stop,
 }

@@ -1,5 +1,7 @@
-//! Handoff of sandboxes between servers that share their state: [`Leases`] keeps the locks of the
-//! sandboxes that live here, tells a sandbox that another server waits for it, and waits itself.
+//! Handoff of sandboxes between servers that share a store.
+//!
+//! [`Leases`] renews the locks of this server's sandboxes. It tells a sandbox when another server
+//! waits for its lock, and waits for locks that other servers hold.
 
 use std::{
     collections::HashMap,
@@ -25,22 +27,22 @@ use crate::{
     },
 };
 
-/// Locks that are renewed at the same time; each takes a thread.
+/// How many locks are renewed at the same time. Each renewal occupies a thread.
 const RENEWED_AT_ONCE: usize = 8;
 
-/// A lock is renewed this many times within its lease.
+/// How many times a lock is renewed within the duration of its lease.
 const RENEWALS: u32 = 3;
 
-/// The time as other machines know it.
+/// The wall clock, because the timestamps in a lock are compared with those of other machines.
 fn now() -> SystemTime {
     SystemTime::now()
 }
 
-/// The locks of the sandboxes that live here.
+/// The locks that this server holds.
 pub(crate) struct Leases {
     locks: Arc<Locks>,
     held: Mutex<HashMap<SandboxId, Held>>,
-    /// There is something to keep.
+    /// Wakes `keep`, which sleeps while this server holds no lock.
     work: Notify,
 }
 
@@ -51,8 +53,8 @@ struct Held {
     renewed: Instant,
 }
 
-/// The lock of a sandbox that lives here; kept until it is given up or dropped. Dropped, it is not
-/// renewed any more.
+/// The lock of one of this server's sandboxes. [`Leases::keep`] renews it until it is released or
+/// dropped.
 pub(crate) struct Lease {
     leases: Arc<Leases>,
     held: Held,
@@ -65,8 +67,8 @@ impl Drop for Lease {
 }
 
 impl Lease {
-    /// What to ask before the state of the sandbox is written: an error when another server has it.
-    /// Blocking.
+    /// Returns a check to call right before a write of the sandbox's state. The check fails if
+    /// another server has taken the lock. It blocks.
     pub(crate) fn fence(&self) -> impl Fn() -> io::Result<()> + Send + Sync + use<> {
         let (locks, lock) = (self.leases.locks.clone(), self.held.lock.clone());
         move || match locks.is_mine(&lock)? {
@@ -75,10 +77,11 @@ impl Lease {
         }
     }
 
-    /// Gives the lock up for others to take; or with the sandbox, for good.
+    /// Releases the lock, so that another server can take it. If `for_good`, removes the lock,
+    /// because the sandbox doesn't exist any more.
     pub(crate) async fn release(self, for_good: bool) -> io::Result<()> {
         let (locks, held) = (self.leases.locks.clone(), self.held.clone());
-        // First, or it might be renewed meanwhile.
+        // Drop the lease first. Otherwise `keep` could renew the lock after its release.
         drop(self);
         blocking(move || match for_good {
             true => locks.remove(&held.lock),
@@ -101,7 +104,7 @@ impl Leases {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Asks the storage, off this thread.
+    /// Accesses the store on another thread.
     async fn ask<T: Send + 'static>(
         &self,
         ask: impl FnOnce(&Locks) -> io::Result<T> + Send + 'static,
@@ -110,7 +113,7 @@ impl Leases {
         blocking(move || ask(&locks)).await
     }
 
-    /// What another server that has the sandbox knows of its token. `None`: none has it.
+    /// Returns the hash of the sandbox's token if another server has the sandbox.
     pub(crate) async fn held_elsewhere(&self, id: &SandboxId) -> io::Result<Option<TokenHash>> {
         if self.held().contains_key(id) {
             return Ok(None);
@@ -119,7 +122,7 @@ impl Leases {
         self.ask(move |locks| locks.held_with(&id, now())).await
     }
 
-    /// Takes the lock of a sandbox, if it is free.
+    /// Acquires the lock of a sandbox if it is free.
     pub(crate) async fn try_acquire(
         self: &Arc<Self>,
         id: &SandboxId,
@@ -141,9 +144,12 @@ impl Leases {
         Ok(Some(Lease { leases, held }))
     }
 
-    /// Takes the lock of a sandbox as soon as its owner gives it up, or its time is over. `None`
-    /// when that is not within `patience`, or when `enough` says that there is no need any more.
-    /// Dropped, it waits no longer.
+    /// Acquires the lock of a sandbox as soon as its owner releases it or its lease expires.
+    /// Returns `None` if that takes longer than `patience`, or as soon as `enough` returns true.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future ends the wait.
     pub(crate) async fn acquire(
         self: &Arc<Self>,
         id: &SandboxId,
@@ -176,8 +182,8 @@ impl Leases {
         }
     }
 
-    /// Renews the leases that this server holds, and tells sandboxes that another server waits for
-    /// them or that their lease is lost. Ends when the registry is dropped.
+    /// Renews the locks that this server holds. Tells a sandbox when another server waits for its
+    /// lock, and when its lock is lost. Ends when the registry is dropped.
     pub(crate) async fn keep(self: Arc<Self>, registry: Weak<Registry>) {
         loop {
             if self.held().is_empty() {
@@ -202,13 +208,13 @@ impl Leases {
                 Ok(ids) => {
                     for id in ids {
                         if self.held().contains_key(&id) {
-                            // If it does not hear that now, it will hear it the next time.
+                            // If the channel of the sandbox is full, the next round tries again.
                             tell(&registry, &id, Command::HandOver);
                         }
                     }
                 }
                 Err(error) => {
-                    tracing::warn!(error = %Escaped(error), "the servers that wait for locks could not be read");
+                    tracing::warn!(error = %Escaped(error), "could not read which locks other servers wait for");
                 }
             }
         }
@@ -223,23 +229,24 @@ impl Leases {
                     kept.renewed = Instant::now();
                 }
             }
-            // Others take it for free from now on.
+            // Another server has taken the lock.
             Ok(false) => tell(registry, id, Command::LockLost),
             Err(error) if held.renewed.elapsed() >= self.locks.lease() => {
                 tracing::warn!(sandbox = %id, error = %Escaped(error), "a lock could not be renewed in time");
                 tell(registry, id, Command::LockLost);
             }
             Err(error) => {
-                tracing::info!(sandbox = %id, error = %Escaped(error), "a lock is not renewed yet");
+                tracing::info!(sandbox = %id, error = %Escaped(error), "a lock is not renewed yet, trying again");
             }
         }
     }
 }
 
-/// Renews a lock; false when another server has taken it.
+/// Renews a lock. Returns false if another server has taken it.
 fn renew(locks: &Locks, held: &Held) -> io::Result<bool> {
     let renewed = locks.renew(&held.lock, &held.token, now());
-    // A full disk is no loss: only another server that takes the lock is.
+    // A write that fails, for example because the disk is full, doesn't lose the lock. Only another
+    // server that takes the lock does.
     renewed.or_else(|error| match locks.is_mine(&held.lock) {
         Ok(true) => {
             tracing::warn!(sandbox = %held.lock.id, error = %Escaped(error), "a lock is not renewed");

@@ -1,4 +1,5 @@
-//! [`Manager`]: which sandboxes there are, who may have one, who may attach. Knows no HTTP.
+//! [`Manager`]: creates sandboxes, attaches clients to them and shuts them down. Independent of
+//! HTTP.
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -26,7 +27,7 @@ use crate::{
     },
 };
 
-/// Longest time that the deletion of all sandboxes may take when the server stops.
+/// How long the shutdown of the server waits for the deletion of all sandboxes.
 const STOP_WITHIN: Duration = Duration::from_secs(10);
 
 /// All sandboxes of a server.
@@ -35,13 +36,15 @@ pub(crate) struct Manager {
     pub(crate) backend: Arc<dyn Backend>,
     pub(crate) store: Arc<Store>,
     pub(crate) leases: Arc<Leases>,
-    /// Sandboxes live here, not on the threads that serve connections.
+    /// The runtime for the tasks of the sandboxes. The threads that serve connections don't run
+    /// them.
     pub(crate) runtime: Handle,
     pub(crate) registry: Arc<Registry>,
 }
 
 impl Manager {
-    /// Answers a configuration: makes the sandbox, or says why not and closes the link.
+    /// Creates the sandbox that the configuration in `frame` describes. If it is refused, tells the
+    /// client the reason, closes the link and returns `None`.
     pub(crate) fn create(
         self: &Arc<Self>,
         frame: &[u8],
@@ -60,7 +63,8 @@ impl Manager {
         admitted.map_err(refuse).ok()
     }
 
-    /// Makes the sandbox, or gives the reason why not.
+    /// Reserves a place for the sandbox and starts a task that creates and runs it. The error is
+    /// the reason for the client.
     fn admit(
         self: &Arc<Self>,
         config: SandboxConfig,
@@ -71,7 +75,7 @@ impl Manager {
         let snapshot = config.filesystem_snapshot_name.as_deref();
         let snapshot = snapshot.map(SnapshotName::new).transpose()?;
         let (id, token) = new_identity().map_err(|error| {
-            format!("Failed to create the sandbox: no random numbers to be had ({error}).")
+            format!("Failed to create the sandbox: no random numbers available ({error}).")
         })?;
         let place = self
             .registry
@@ -95,7 +99,8 @@ impl Manager {
         Ok(handle)
     }
 
-    /// Makes a sandbox in its place, attached to the link, or returns the reason why not.
+    /// Creates a sandbox in its reserved place and attaches the link. The error is the reason for
+    /// the client.
     async fn make(
         &self,
         place: Reservation,
@@ -123,11 +128,11 @@ impl Manager {
         }
     }
 
-    /// Takes the lock of a new sandbox.
+    /// Acquires the lock of a new sandbox.
     async fn claim(&self, id: &SandboxId, token: &TokenHash, link: &Link) -> Result<Lease, String> {
         link.push(ServerMessage::status(Status::SandboxLockAcquiring));
         let failed =
-            |why: &str| format!("Failed to create the sandbox: its lock is not to be had: {why}");
+            |why: &str| format!("Failed to create the sandbox: could not acquire its lock: {why}");
         match self.leases.try_acquire(id, token).await {
             Ok(Some(lease)) => {
                 link.push(ServerMessage::status(Status::SandboxLockAcquired));
@@ -138,7 +143,8 @@ impl Manager {
         }
     }
 
-    /// A sandbox of the backend, filled from a snapshot if there is one; or the reason why not.
+    /// Creates a sandbox in the backend, and loads the snapshot into it if the client named one.
+    /// The error is the reason for the client.
     async fn fill(
         &self,
         id: &SandboxId,
@@ -162,7 +168,7 @@ impl Manager {
         Ok(backend.into())
     }
 
-    /// A sandbox in the place that is reserved for it.
+    /// Builds the [`Sandbox`] for a reserved place.
     pub(crate) fn settle(
         &self,
         place: Reservation,
@@ -194,9 +200,10 @@ impl Manager {
         }
     }
 
-    /// The idle timeout of a sandbox: what its client asks for, within the limit of the server.
+    /// Returns the idle timeout of a sandbox: the value that its client requests, at most the limit
+    /// of the server.
     pub(crate) fn idle_timeout(&self, config: &SandboxConfig) -> Result<Duration, String> {
-        // Some 136 years, which every clock can still add.
+        // About 136 years. Adding this to an `Instant` doesn't overflow.
         const MOST: u64 = u32::MAX as u64;
         let limit = self.options.max_idle_timeout.min(Duration::from_secs(MOST));
         let Some(seconds) = config.idle_timeout else {
@@ -213,12 +220,13 @@ impl Manager {
         Ok(Duration::from_secs(seconds).min(limit))
     }
 
-    /// Deletes all sandboxes and ends the backend; bounded in time.
+    /// Deletes all sandboxes and shuts the backend down. Waits for the deletion for at most
+    /// [`STOP_WITHIN`].
     pub(crate) async fn stop(&self) {
         if timeout(STOP_WITHIN, self.registry.close()).await.is_err() {
             tracing::warn!("not every sandbox was deleted within {STOP_WITHIN:?}");
         }
-        // Whatever is still being stored would miss the files that go now.
+        // Stop the store operations that still run, because the backend removes their files next.
         self.store.close();
         self.backend.shutdown().await;
     }
@@ -229,9 +237,9 @@ fn refuse_creation(link: &Link, reason: String) {
     link.close(CLOSE_ERROR);
 }
 
-/// Removes what was made of a sandbox that is not to be.
+/// Removes the backend's part of a sandbox whose creation failed.
 pub(crate) async fn clean_up(backend: &dyn BackendSandbox) {
     if let Err(why) = backend.delete().await {
-        tracing::warn!(why = %Escaped(why), "what was made of a sandbox could not be removed");
+        tracing::warn!(why = %Escaped(why), "could not clean up after a sandbox that was not created");
     }
 }

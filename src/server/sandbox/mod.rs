@@ -1,4 +1,4 @@
-//! One sandbox, in a task of its own, and the registry of all of them.
+//! The task of each sandbox, and the registry of all sandboxes.
 
 pub(crate) mod attach;
 pub(crate) mod execs;

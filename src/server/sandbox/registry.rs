@@ -1,4 +1,4 @@
-//! [`Registry`]: which sandboxes there are, and who may have one more.
+//! [`Registry`]: the sandboxes of a server, and the limits on their number.
 
 use std::{
     collections::HashMap,
@@ -22,13 +22,13 @@ pub(crate) struct Registry {
 
 struct Entries {
     sandboxes: HashMap<SandboxId, SandboxHandle>,
-    /// One clone is with every sandbox; `None` once the server stops.
+    /// Each sandbox holds a clone. `None` when the server is shutting down.
     alive: Option<mpsc::Sender<()>>,
-    /// Ends when the last clone is dropped.
+    /// Closes when the last sender is dropped, so when all sandboxes have ended.
     all_ended: Option<mpsc::Receiver<()>>,
 }
 
-/// The place of a sandbox in the registry, which is free again when this is dropped.
+/// The entry of a sandbox in the registry. Dropping it removes the entry.
 pub(crate) struct Registration {
     registry: Arc<Registry>,
     pub(super) id: SandboxId,
@@ -40,12 +40,12 @@ impl Drop for Registration {
     }
 }
 
-/// A place in the registry for a sandbox that is being made.
+/// A place in the registry for a sandbox that is being created.
 pub(crate) struct Reservation {
     pub(crate) handle: SandboxHandle,
     pub(crate) commands: mpsc::Receiver<Command>,
     pub(super) registration: Registration,
-    /// Tells the registry, once it is dropped, that the sandbox has ended.
+    /// Dropped when the sandbox has ended. The shutdown of the server waits for that.
     pub(super) alive: mpsc::Sender<()>,
 }
 
@@ -66,22 +66,22 @@ impl Registry {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether no more sandboxes are made.
+    /// Whether the server is shutting down and refuses new sandboxes.
     pub(crate) fn is_closed(&self) -> bool {
         self.lock().alive.is_none()
     }
 
-    /// How many sandboxes there are, those being created or deleted included.
+    /// Returns the number of sandboxes, including those being created or deleted.
     pub(crate) fn count(&self) -> usize {
         self.lock().sandboxes.len()
     }
 
-    /// The sandbox of this id, if it lives here.
+    /// Returns the sandbox of this id, if this server runs it.
     pub(crate) fn find(&self, id: &SandboxId) -> Option<SandboxHandle> {
         self.lock().sandboxes.get(id).cloned()
     }
 
-    /// Takes a place in the registry, or gives the reason why there is none.
+    /// Reserves a place in the registry. The error is the reason for the client.
     pub(crate) fn reserve(
         self: &Arc<Self>,
         id: &SandboxId,
@@ -101,11 +101,11 @@ impl Registry {
         let limit = self.options.max_sandboxes;
         if entries.sandboxes.len() >= limit {
             return Err(format!(
-                "This server has its limit of {limit} sandboxes: kill one, or wait for one to be deleted."
+                "This server has reached its limit of {limit} sandboxes: kill one, or wait for one to be deleted."
             ));
         }
         if entries.sandboxes.contains_key(id) {
-            return Err("It is here already.".to_owned());
+            return Err("The sandbox is already running on this server.".to_owned());
         }
         let all = entries.sandboxes.values();
         if let Some(limit) = self.options.max_sandboxes_per_client
@@ -113,7 +113,7 @@ impl Registry {
             && all.filter(|it| it.client == client).count() >= limit
         {
             return Err(format!(
-                "The clients of this address have their limit of {limit} sandboxes: kill one, or wait for one to be deleted."
+                "The clients at this address have reached their limit of {limit} sandboxes: kill one, or wait for one to be deleted."
             ));
         }
         entries.sandboxes.insert(id.clone(), handle.clone());
@@ -129,7 +129,7 @@ impl Registry {
         })
     }
 
-    /// Refuses further sandboxes, tells all to stop and waits until they have ended.
+    /// Refuses new sandboxes, stops all sandboxes and waits until they have ended.
     pub(super) async fn close(&self) {
         let (handles, all_ended) = {
             let mut entries = self.lock();

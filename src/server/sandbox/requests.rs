@@ -1,14 +1,16 @@
-//! How a sandbox answers the requests of its client, in the words of the recordings.
+//! How a sandbox answers the requests of its client. The texts are those of the recordings of the
+//! cloud-run-sandbox server.
 
 use super::task::{End, Sandbox};
 use crate::protocol::{ClientMessage, Status};
 
 impl Sandbox {
-    /// Does what was asked; says so when the sandbox ends by it.
+    /// Answers a request. Returns how the sandbox ends, if the request ends it.
     pub(super) fn answer(&mut self, request: ClientMessage<'static>) -> Option<End> {
         match request {
             ClientMessage::Exec(exec) => self.exec(exec.language, exec.code),
-            // As recorded: what is nothing else is an exec without a language.
+            // As in the recordings of the cloud-run-sandbox server: an unknown request is handled
+            // like an exec request without a language.
             ClientMessage::Unknown => self.exec(None, None),
             ClientMessage::Stdin { data } => self.stdin(data),
             ClientMessage::KillProcess => self.kill_process(),
@@ -21,7 +23,7 @@ impl Sandbox {
         None
     }
 
-    /// Whether the sandbox may be checkpointed now; says so when it is to end by that.
+    /// Answers a checkpoint request. Returns `End::Checkpointed` unless it refuses the request.
     fn checkpoint(&mut self) -> Option<End> {
         self.status(Status::SandboxCheckpointing);
         let execs = &self.state.execs;

@@ -1,4 +1,4 @@
-//! [`State`]: what changes in the life of a sandbox.
+//! [`State`]: the mutable state of a sandbox.
 
 use std::sync::Arc;
 
@@ -14,25 +14,25 @@ use crate::{
     },
 };
 
-/// What changes in the life of a sandbox.
+/// The mutable state of a sandbox.
 pub(crate) struct State {
     pub(super) link: Option<Arc<Link>>,
     pub(super) execs: ExecTable,
-    /// Output of execs that ended, which processes in the background still hold.
+    /// Reads the output pipes of ended execs that background processes still hold open.
     pub(super) drains: Drains,
-    /// A filesystem snapshot that is being taken.
+    /// The filesystem snapshot that is in progress.
     pub(super) snapshot: Option<Snapshot>,
-    /// The checkpoint that it was restored from.
+    /// The checkpoint that the sandbox was restored from.
     pub(super) restored_from: Option<Stamp>,
     pub(super) idle_since: Instant,
-    /// Code ran when that was last looked at.
+    /// Whether an exec was running in the previous iteration of the task's loop.
     pub(super) was_busy: bool,
-    /// Until then it is not handed over.
+    /// Until when the sandbox ignores requests for a handoff.
     pub(super) keep_until: Option<Instant>,
 }
 
 impl State {
-    /// The state of a sandbox that was just made for the client at the other end of `link`.
+    /// The state of a new sandbox, with the link of the client that created it.
     pub(crate) fn attached(link: Arc<Link>) -> Self {
         Self::new(Some(link), ExecTable::new(), None)
     }
@@ -57,8 +57,8 @@ impl State {
 }
 
 impl Drop for State {
-    /// A sandbox that ends normally has taken its link out before. So this is a panic, or the end
-    /// of the runtime: the client is told, so that it doesn't wait forever.
+    /// A sandbox that ends normally has already taken its link. If the link is still here, the task
+    /// panicked or its runtime stopped. Reports an error to the client, which would wait forever.
     fn drop(&mut self) {
         if let Some(link) = self.link.take() {
             link.refuse(
@@ -70,7 +70,7 @@ impl Drop for State {
     }
 }
 
-/// A snapshot that is being taken. Dropped, it is given up.
+/// A snapshot in progress. Dropping it stops the snapshot.
 pub(super) struct Snapshot {
     pub(super) asked_by: Arc<Link>,
     pub(super) task: JoinHandle<Result<(), String>>,
@@ -80,11 +80,11 @@ pub(super) struct Snapshot {
 impl Snapshot {
     /// Waits for the result.
     pub(super) async fn done(&mut self) -> Result<(), String> {
-        let lost = |_panic| Err("The server lost it.".to_owned());
+        let lost = |_panic| Err("The snapshot task failed.".to_owned());
         (&mut self.task).await.unwrap_or_else(lost)
     }
 
-    /// Gives it up, and waits until nothing of it is left.
+    /// Stops the snapshot, and waits until its task has ended.
     pub(super) async fn abandon(mut self) {
         self.stop.stop();
         let _ = self.done().await;

@@ -1,4 +1,4 @@
-//! How a sandbox is stored: filesystem snapshots while it runs, and the checkpoint that ends it.
+//! How a sandbox is stored: filesystem snapshots while it runs, and checkpoints, which end it.
 
 use std::{io, sync::Arc};
 
@@ -20,7 +20,7 @@ use crate::{
 };
 
 impl Sandbox {
-    /// Begins a filesystem snapshot. The sandbox goes on meanwhile.
+    /// Begins a filesystem snapshot in another task. The sandbox keeps running.
     pub(super) fn snapshot(&mut self, name: Option<&str>) {
         self.status(Status::FilesystemSnapshotCreating);
         let name = match name {
@@ -49,7 +49,8 @@ impl Sandbox {
         });
     }
 
-    /// A snapshot is done: tells the client that asked for it, if it is still attached.
+    /// Handles the end of a snapshot: reports the result to the client that requested it, if that
+    /// client is still attached.
     pub(super) fn on_snapshot(&mut self, result: Result<(), String>) {
         let Some(snapshot) = self.state.snapshot.take() else {
             return;
@@ -74,30 +75,32 @@ impl Sandbox {
         );
     }
 
-    /// What to ask before a checkpoint of the sandbox is touched: an error when another server has
-    /// it.
+    /// Returns a check to call right before a checkpoint of the sandbox is written or removed. The
+    /// check fails if another server has taken the sandbox.
     pub(super) fn fence(&self) -> impl FnOnce() -> io::Result<()> + Send + use<> {
         let fence = self.lease.as_ref().map(Lease::fence);
         move || fence.map_or(Ok(()), |fence| fence())
     }
 
-    /// Whether another server has taken the sandbox, or that cannot be found out.
+    /// Whether another server may have taken the sandbox. Also true if the store can't be read.
     pub(super) async fn is_lost(&self) -> bool {
         self.lease.is_some() && blocking(self.fence()).await.is_err()
     }
 
-    /// Stores the sandbox, so that it may end. The error is the reason for the client; then the
-    /// sandbox is as it was, but for its background processes.
+    /// Writes a checkpoint of the sandbox. On an error, which is the reason for the client, the
+    /// sandbox continues, but may have lost its background processes.
     pub(super) async fn store(&mut self) -> Result<(), String> {
         if let Some(snapshot) = &mut self.state.snapshot {
-            // Both would be of the same files, and the sandbox waits for this one.
+            // Stop the snapshot, so that the checkpoint doesn't wait for it. Both would read the
+            // same files.
             snapshot.stop.stop();
             let result = snapshot.done().await;
             self.on_snapshot(result);
         }
-        // Before what holds their output is ended, so that output that ends with it is told as cut.
+        // End the execs before the background processes that hold their output. So the execs report
+        // that their output was cut.
         self.state.execs.told().await;
-        // What goes on in the background would change the files while they are stored.
+        // Background processes would change the files while they are stored.
         self.backend.freeze().await?;
         let record = Record {
             token: self.token.clone(),
@@ -117,7 +120,8 @@ impl Sandbox {
         saved.map_err(|error| reason(&error))
     }
 
-    /// Prepares the sandbox for another server, as recorded: kills what runs and stores the rest.
+    /// Prepares the sandbox for a handoff: kills the execs and writes a checkpoint. The statuses
+    /// are those in the recordings of the cloud-run-sandbox server.
     pub(super) async fn hand_over(&mut self) -> Result<(), String> {
         self.status(Status::SandboxLockReleaseRequested);
         self.status(Status::SandboxCheckpointing);
@@ -136,11 +140,11 @@ impl Sandbox {
         let Some(lease) = self.lease.take() else {
             return;
         };
-        // Without a checkpoint it never comes back, on any server.
+        // Without a checkpoint, no server can restore the sandbox.
         let for_good = !self.store.has_checkpoint(&self.id).await;
         self.status(Status::SandboxLockReleasing);
         if let Err(error) = lease.release(for_good).await {
-            // Its time will be over soon.
+            // The lease expires soon, because it is no longer renewed.
             tracing::warn!(sandbox = %self.id, error = %Escaped(error), "a lock could not be released");
         }
         self.status(Status::SandboxLockReleased);

@@ -279,8 +279,8 @@ impl Sandbox {
             }
             End::ServerStops => link.close(CLOSE_GOING_AWAY),
             End::Lost => link.close(CLOSE_ERROR),
-            // As in the recordings: after an idle timeout, the socket stays open, but no message
-            // follows.
+            // As in the recordings of the cloud-run-sandbox server: after an idle timeout, the
+            // socket stays open, but no message follows.
             End::Idle => {}
         }
     }
@@ -297,7 +297,7 @@ impl Sandbox {
         }
     }
 
-    /// Reports an error and ends the session. The sandbox lives on.
+    /// Reports an error and ends the session. The sandbox keeps running.
     pub(super) fn fail(&mut self, status: Status, reason: String) {
         self.refuse(status, reason);
         if let Some(link) = self.state.link.clone() {

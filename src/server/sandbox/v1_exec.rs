@@ -1,4 +1,5 @@
-//! What a sandbox does with the exec without a name (protocol v1), in the words of the recordings.
+//! How a sandbox answers requests about its v1 exec, which has no id. The texts are those of the
+//! recordings of the cloud-run-sandbox server.
 
 use std::borrow::Cow;
 
@@ -28,7 +29,7 @@ impl Sandbox {
                 let reason = "An execution is already in progress.".to_owned();
                 return self.refuse(Status::ExecutionError, reason);
             }
-            // No client has taken over the rest of its output.
+            // No client has reconnected to the last exec, so drop the rest of its output.
             last.exec
                 .look(|exec| exec.abandon("Another execution was started."));
         }
@@ -90,7 +91,8 @@ impl Sandbox {
                 if let Some(control) = &entry.control {
                     control.kill();
                 }
-                // Answered even if the client has not sent `reconnect`.
+                // Add the exec to the link, so that the kill is answered even if the client has not
+                // sent `reconnect`.
                 link.add(&entry.exec);
             }
             _ => self.status(Status::ExecutionForceKilled),
@@ -114,8 +116,8 @@ impl Sandbox {
         }
     }
 
-    /// The client is told nothing more of the exec, which is about to be killed with the sandbox.
-    /// Returns whether the exec runs.
+    /// Detaches the client from the v1 exec, because the exec is about to be killed with the
+    /// sandbox. Returns whether the exec is running.
     pub(super) fn abandon_exec(&self) -> bool {
         let v1 = self.state.execs.v1.as_ref();
         let running = v1.filter(|entry| entry.exec.look(|exec| !exec.is_done()));
@@ -123,8 +125,8 @@ impl Sandbox {
     }
 }
 
-/// Refuses an exec. The Python client takes a `DONE` that comes a moment after a refusal for the
-/// end of its next exec, so all messages go together.
+/// Refuses an exec. If `DONE` arrived after a delay, the Python client would take it for the end of
+/// its next exec. So all messages are sent together.
 fn refuse(link: &Link, status: Status, reason: String) {
     let done = ServerMessage::status(Status::ExecutionDone);
     link.push_all(

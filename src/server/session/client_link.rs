@@ -1,8 +1,8 @@
-//! [`Link`]: connects one sandbox with the session of its client.
+//! [`Link`]: the queue between a sandbox and the session of its client.
 //!
-//! The sandbox pushes answers, and the writer of the session pops them. It also polls the execs, so
-//! that their messages stay with them until the socket takes them. The sandbox never waits for the
-//! writer.
+//! The sandbox pushes answers, and the writer of the session pops them. The writer polls the execs
+//! for their messages, so these stay with the execs until the socket takes them. The sandbox never
+//! waits for the writer.
 
 use std::{
     collections::VecDeque,
@@ -22,43 +22,44 @@ use crate::{
     },
 };
 
-/// Answers that may wait for a client that does not read; then it is cut off.
+/// Maximum number of answers that wait for a client. A client that leaves more unread is
+/// disconnected.
 const MAX_WAITING_ANSWERS: usize = 1_024;
 
-/// What the writer of a session is to put on the wire.
+/// A frame for the writer of a session to send.
 #[derive(Debug)]
 pub(crate) enum Outgoing {
     Text(String),
     Pong(Bytes),
-    /// A close frame, with its code; without one to echo an empty close frame.
+    /// A close frame and its code. `None` echoes an empty close frame.
     Close(Option<u16>),
 }
 
 #[derive(Default)]
 struct State {
-    /// Answers to this client. They are useless once its link is lost.
+    /// Answers to this client. They are dropped with the link.
     queue: VecDeque<ServerMessage>,
-    /// The execs that send here, in the order of their turns.
+    /// The execs that send on this link. The first has the next turn.
     execs: VecDeque<Arc<SharedExec>>,
-    /// The latest ping. The protocol permits to answer that one alone.
+    /// The payload of the latest ping. RFC 6455 permits answering only the latest.
     pong: Option<Bytes>,
     /// The code of the close frame to send after everything else.
     close: Option<u16>,
-    /// What to close with after the client closed.
+    /// The code of the close frame that answers the client's close frame.
     farewell: Option<Option<u16>>,
-    /// The close frame was popped.
+    /// Whether the writer has popped the close frame.
     closed: bool,
-    /// Nothing comes from the client any more, and nothing goes to it but a farewell.
+    /// Whether the link has ended. Only `farewell` may still be sent.
     dead: bool,
 }
 
 impl State {
-    /// Whether nothing more is taken.
+    /// Whether new messages are dropped.
     fn is_ending(&self) -> bool {
         self.dead || self.closed || self.close.is_some()
     }
 
-    /// The next message of an exec, each in its turn.
+    /// Returns the next message of an exec. The execs take turns.
     fn poll_exec(&mut self) -> Option<ServerMessage> {
         for _ in 0..self.execs.len() {
             let exec = self.execs.pop_front()?;
@@ -75,21 +76,21 @@ impl State {
     }
 }
 
-/// The queue to one client.
+/// The queue of messages to one client.
 #[derive(Default)]
 pub(crate) struct Link {
     /// The version that the client speaks.
     pub(crate) version: Version,
-    /// The address of the client, as far as it is known.
+    /// The address of the client, if known.
     pub(crate) client: Option<ClientAddress>,
     state: Mutex<State>,
-    /// The task that takes what is queued.
+    /// Wakes the task that pops messages.
     writer: Arc<AtomicWaker>,
     ended: Notify,
 }
 
 impl Link {
-    /// A link to a client, which speaks this version of the protocol.
+    /// Creates a link to a client that speaks this version of the protocol.
     pub(crate) fn new(version: Version, client: Option<ClientAddress>) -> Self {
         Self {
             version,
@@ -134,8 +135,8 @@ impl Link {
         self.push_all(refusal(self.version, status, reason));
     }
 
-    /// From now on, this exec sends its messages here. The link forgets an exec that is settled and
-    /// has no message.
+    /// Adds an exec, which sends its messages on this link from now on. The link removes the exec
+    /// when it is settled and has no more messages.
     pub(crate) fn add(&self, exec: &Arc<SharedExec>) {
         exec.set_writer(self.writer.clone());
         self.change(|state| {
@@ -145,12 +146,13 @@ impl Link {
         });
     }
 
-    /// Sends no more messages of execs: another link may.
+    /// Removes all execs, so that another link can send their messages.
     pub(crate) fn forget_execs(&self) {
         self.lock().execs.clear();
     }
 
-    /// Closes the link after everything that is queued. Messages that are pushed later are dropped.
+    /// Closes the link after all queued messages are sent. Messages that are pushed later are
+    /// dropped.
     pub(crate) fn close(&self, code: u16) {
         self.change(|state| {
             if !state.is_ending() {
@@ -169,7 +171,7 @@ impl Link {
         self.ended.notify_waiters();
     }
 
-    /// Ends the link because the client closed it; the close frame is answered.
+    /// Ends the link because the client sent a close frame, and queues the answer to it.
     pub(crate) fn closed_by_client(&self, code: Option<u16>) {
         let mut state = self.lock();
         if !state.closed {
@@ -179,7 +181,7 @@ impl Link {
         self.die();
     }
 
-    /// Answers a ping.
+    /// Queues the answer to a ping.
     pub(crate) fn pong(&self, payload: Bytes) {
         self.change(|state| state.pong = Some(payload));
     }
@@ -189,12 +191,12 @@ impl Link {
         self.lock().dead
     }
 
-    /// Whether the link is dead or a close frame is on its way.
+    /// Whether the link is dead, or its close frame is queued or sent.
     pub(crate) fn is_ending(&self) -> bool {
         self.lock().is_ending()
     }
 
-    /// Resolves when the link is dead or a close frame is on its way.
+    /// Resolves when the link is dead, or its close frame is queued or sent.
     pub(crate) async fn ends(&self) {
         loop {
             let mut ended = std::pin::pin!(self.ended.notified());
@@ -206,9 +208,10 @@ impl Link {
         }
     }
 
-    /// The next thing to write; `None` when the session is over.
+    /// Returns the next frame to write. `None` when the session has ended.
     pub(crate) fn poll_pop(&self, cx: &Context<'_>) -> Poll<Option<Outgoing>> {
-        // The waker is only left where there is nothing: a writer that rests must not be woken.
+        // Register the waker only if nothing is queued. A writer that pauses to yield must not be
+        // woken by new messages.
         match self.pop() {
             Poll::Pending => {
                 self.writer.register(cx.waker());
@@ -243,7 +246,7 @@ impl Link {
     }
 }
 
-/// The link. It is dead as soon as its reader or its writer has stopped.
+/// Ends the link when it is dropped. The reader and the writer of a session each hold one.
 pub(super) struct Guard(pub(super) Arc<Link>);
 
 impl Drop for Guard {

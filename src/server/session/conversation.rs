@@ -1,7 +1,8 @@
-//! [`Conversation`]: reads what one client says, and hands it to its sandbox. [`open`] begins one.
+//! [`Conversation`]: reads the messages of one client and passes them to its sandbox. [`open`]
+//! starts one.
 //!
-//! Reading is a task of its own beside the [`Session`], which writes. Everything that must happen
-//! in time is with the sandbox.
+//! It runs in its own task. The actor [`Session`] writes. The task of the sandbox handles
+//! everything that a slow client must not delay.
 
 use std::{sync::Arc, time::Duration};
 
@@ -29,14 +30,14 @@ use crate::{
     },
 };
 
-/// Time that a client has to answer a close frame.
+/// How long the server waits for the client's answer to a close frame.
 const CLOSE_WITHIN: Duration = Duration::from_secs(5);
 
 /// How a session begins.
 pub(crate) enum Opening {
-    /// With a configuration.
+    /// The client sends a configuration, and the server creates a sandbox.
     Create,
-    /// With the sandbox of this id.
+    /// The client attaches to the sandbox of this id.
     Attach { id: String, token: SandboxToken },
 }
 
@@ -56,7 +57,7 @@ pub(crate) fn open(
     let link = Arc::new(Link::new(version, ClientAddress::of(request)));
     let incoming = Incoming::new(payload, manager.options.max_message_bytes);
     let session = Session { link: link.clone() };
-    // The payload is read by the conversation; the actor gets none.
+    // The conversation reads the payload. The actor gets an empty stream.
     let body = ws::WebsocketContext::with_codec(session, stream::pending(), Codec::new());
     let conversation = Conversation {
         manager,
@@ -67,7 +68,7 @@ pub(crate) fn open(
     Ok(response.streaming(body))
 }
 
-/// The newest version that both sides speak.
+/// Returns the newest protocol version that both sides support.
 fn version(manager: &Manager, request: &HttpRequest) -> Version {
     let offers = request.headers().get_all(SEC_WEBSOCKET_PROTOCOL);
     let is_offered = offers
@@ -80,7 +81,7 @@ fn version(manager: &Manager, request: &HttpRequest) -> Version {
     }
 }
 
-/// The reading half.
+/// The reading half of a session.
 struct Conversation {
     manager: Arc<Manager>,
     incoming: Incoming,
@@ -106,8 +107,8 @@ impl Conversation {
             Opening::Attach { id, token } => {
                 let manager = self.manager.clone();
                 let mut attach = std::pin::pin!(manager.attach(&id, &token, &link));
-                // A restore takes its time. Meanwhile pings are answered, and a client that goes is
-                // noticed; one that speaks before it is let in is heard after that.
+                // A restore can take long. Meanwhile, answer pings and detect a lost connection. A
+                // message that arrives before the attach is complete waits.
                 loop {
                     tokio::select! {
                         biased;
@@ -132,12 +133,13 @@ impl Conversation {
             }
         }
         if !link.is_dead() {
-            // A close frame is on its way: wait for the answer, so that it is not lost by a reset.
+            // The close frame is queued or sent. Wait for the client's answer: closing the socket
+            // at once could reset the connection, and the client would lose the close frame.
             let _ = timeout(CLOSE_WITHIN, self.incoming.drain()).await;
         }
     }
 
-    /// The next text message; `None` when the session is over.
+    /// Reads the next text message. Returns `None` when the session has ended.
     async fn next(&mut self) -> Option<Bytes> {
         let link = &self.link.0;
         loop {
@@ -162,19 +164,20 @@ impl Conversation {
         }
     }
 
-    /// Gives a message to the sandbox; false for one that ends the session.
+    /// Passes a message to the sandbox. Returns false if the session ends.
     async fn hand_on(&self, frame: Bytes, sandbox: &SandboxHandle) -> bool {
         let link = &self.link.0;
         let request = match ClientMessage::parse_as(&frame, link.version) {
             Ok(message) => message,
             Err(_quotes_the_frame) => {
-                // As recorded: the socket is dropped without a close frame, the sandbox lives on.
+                // As in the recordings of the cloud-run-sandbox server: the socket is closed
+                // without a close frame, and the sandbox keeps running.
                 tracing::info!("a malformed frame; the session is dropped");
                 link.die();
                 return false;
             }
         };
-        // A session that waits must not keep a large frame.
+        // `say` may wait. Free the frame first, because it may be large.
         drop(frame);
         sandbox.say(link, request).await;
         !link.is_ending()

@@ -1,7 +1,7 @@
-//! [`Incoming`]: whole messages from the bytes of an upgraded request.
+//! [`Incoming`]: reads messages from the payload of an upgraded request.
 //!
-//! The *declared* length of each frame is looked at before the frame is buffered; fragments are put
-//! together under the same limit.
+//! It checks the *declared* length of a frame before it buffers the frame. The same limit applies
+//! to a message of several fragments.
 
 use actix_codec::Decoder;
 use actix_http::ws::{Codec, Frame, Item, ProtocolError};
@@ -14,7 +14,7 @@ use crate::protocol::{Fragment, FrameGuard, Reassembly, ReassemblyError, names::
 /// Close code for a peer that breaks the framing (RFC 6455, 7.4.1).
 const CLOSE_PROTOCOL: u16 = 1002;
 
-/// What came from the client.
+/// What the client sent, or how reading ended.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Event {
     /// A text message.
@@ -22,7 +22,7 @@ pub(crate) enum Event {
     Ping(Bytes),
     /// The close frame, with its code.
     Close(Option<u16>),
-    /// The session must end, for this reason. With a code: with a close frame.
+    /// The session must end, for this reason. With a code, the server sends a close frame.
     Refused(String, Option<u16>),
     /// The connection is lost.
     Lost,
@@ -35,9 +35,9 @@ pub(crate) struct Incoming {
     codec: Codec,
     guard: FrameGuard,
     reassembly: Reassembly,
-    /// A frame in the buffer announces more than the limit.
+    /// Whether a frame in the buffer declares a length over the limit.
     over: bool,
-    /// Nothing more can be read as frames.
+    /// Whether the rest of the payload can't be parsed as frames.
     unreadable: bool,
 }
 
@@ -55,13 +55,18 @@ impl Incoming {
         }
     }
 
-    /// The next event. The future may be dropped; nothing is lost by that.
+    /// Reads the next event.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, no data is lost.
     pub(crate) async fn next(&mut self) -> Event {
         loop {
             match self.codec.decode(&mut self.buffer) {
                 Ok(Some(frame)) => {
                     if self.buffer.is_empty() {
-                        // The rest of it is in one piece with the frame, and would be kept as long.
+                        // The empty buffer shares an allocation with the frame. Release it, so that
+                        // the memory is freed with the frame.
                         self.buffer = BytesMut::new();
                     }
                     if let Some(event) = self.accept(frame) {
@@ -76,7 +81,7 @@ impl Incoming {
             }
             match self.payload.next().await {
                 Some(Ok(chunk)) => {
-                    // Frames before the one that is too large are still taken.
+                    // The frames before the one that is too large are still handled.
                     self.over = self.guard.feed(&chunk).is_err();
                     self.buffer.extend_from_slice(&chunk);
                 }
@@ -85,7 +90,7 @@ impl Incoming {
         }
     }
 
-    /// Reads and drops what comes until the client closes or is lost.
+    /// Reads and drops the payload until the client closes or the connection is lost.
     pub(crate) async fn drain(&mut self) {
         while !self.unreadable {
             if let Event::Close(_) | Event::Lost = self.next().await {

@@ -1,4 +1,4 @@
-//! One WebSocket: what is read from it, and the queue of what is written to it.
+//! One WebSocket: its reader, its writer, and the queue of messages to the client.
 
 pub(crate) mod client_link;
 pub(crate) mod conversation;

@@ -1,7 +1,8 @@
-//! [`Session`]: writes what the [`Link`] holds to the client.
+//! [`Session`]: writes the messages of the [`Link`] to the client.
 //!
-//! An actor of actix-web-actors, fed by the link one message at a time, because its own queue has
-//! no bound. An actor whose peer does not read is not polled at all, so it does nothing else.
+//! It is an actor of actix-web-actors. It takes one message at a time from the link, because the
+//! queue of its context has no limit. actix-web-actors doesn't poll an actor whose peer stopped
+//! reading, so this actor does nothing else.
 
 use std::{
     pin::Pin,
@@ -11,14 +12,14 @@ use std::{
 
 use actix::{Actor, ActorContext, AsyncContext, StreamHandler};
 use actix_http::ws::{CloseCode, CloseReason, Message, ProtocolError};
-// Its successor, actix-ws, has no actors.
+// The newer crate actix-ws doesn't use actors.
 use actix_web_actors::ws;
 use futures::Stream;
 
 use super::client_link::{Guard, Link, Outgoing};
 use crate::yield_now::Yield;
 
-/// The writing half.
+/// The writing half of a session.
 pub(super) struct Session {
     pub(super) link: Arc<Link>,
 }
@@ -49,24 +50,25 @@ impl StreamHandler<Outgoing> for Session {
     }
 
     fn finished(&mut self, ctx: &mut Self::Context) {
-        // Without a close frame before it this drops the socket, which is meant.
+        // If no close frame was sent before, this closes the socket without one, as intended.
         ctx.stop();
     }
 }
 
 impl StreamHandler<Result<Message, ProtocolError>> for Session {
     fn handle(&mut self, _: Result<Message, ProtocolError>, _: &mut Self::Context) {
-        // Nothing comes this way: the conversation reads.
+        // Never called: the conversation reads the payload.
     }
 }
 
-/// Output that is written before the thread looks at its other sockets, in bytes.
+/// How many bytes are written before the task yields to the other sockets of the thread.
 const YIELD_AFTER: usize = 256 * 1024;
 
-/// What the link holds, one message for each time the connection can take more.
+/// A stream of the link's messages. It returns one each time the connection can take more.
 ///
-/// A client that reads as fast as its process prints keeps this ready all the time, so it takes a
-/// [`Yield`] now and then: or else a kill would wait for seconds to be read.
+/// If a client reads as fast as its process prints, this stream is always ready. So it uses
+/// [`Yield`] after every [`YIELD_AFTER`] bytes. Otherwise a kill could wait for seconds before the
+/// server reads it.
 struct Outbound {
     link: Guard,
     paused: bool,
@@ -79,7 +81,7 @@ impl Stream for Outbound {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Outgoing>> {
         if std::mem::take(&mut self.paused) {
-            // The connection asks again if it has room for more.
+            // Return to the connection, which polls again if it has room for more.
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }

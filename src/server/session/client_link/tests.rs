@@ -1,4 +1,4 @@
-//! What a link sends, and in which order.
+//! Tests of which messages a link sends, and in which order.
 
 use std::{task::Waker, time::Duration};
 
