@@ -1,4 +1,4 @@
-//! The recordings of a real server in `tests/transcripts/`. Each line is one event.
+//! The recordings of the cloud-run-sandbox server in `tests/transcripts/`. Each line is one event.
 
 use actix_sandbox::test_util::Recording;
 pub(crate) use actix_sandbox::test_util::{Event, Line};
