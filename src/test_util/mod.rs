@@ -7,8 +7,8 @@
 //! | [`Player`] | a server that replays a recording to your program, and reports where the program deviates |
 //! | [`Proxy`], [`Plan`] | a TCP proxy in front of a server that cuts, resets, stalls, splits and refuses connections |
 //!
-//! Players and proxies listen on `127.0.0.1` at a free port. They need a tokio runtime, such as that of
-//! actix. Nothing here panics; failures are errors.
+//! Players and proxies listen on `127.0.0.1` at a free port. They need a tokio runtime, such as
+//! that of actix. Nothing here panics; failures are errors.
 //!
 //! ```
 //! # #[actix::main]

@@ -16,7 +16,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 /// One or more sessions, in the order in which their messages passed.
 ///
-/// Written by [`record_to`](crate::SandboxBuilder::record_to), or by hand. Each line is a JSON object:
+/// Written by [`record_to`](crate::SandboxBuilder::record_to), or by hand. Each line is a JSON
+/// object:
 ///
 /// | `dir` | other keys | |
 /// | --- | --- | --- |
@@ -63,7 +64,8 @@ pub enum Event {
         /// The subprotocol that the server selected.
         protocol: Option<String>,
     },
-    /// The upgrade was refused with this HTTP status. `None`: the connection ended without a response.
+    /// The upgrade was refused with this HTTP status. `None`: the connection ended without a
+    /// response.
     Refused(Option<u16>),
     /// The client sent this text.
     Send(String),
@@ -112,13 +114,14 @@ impl Recording {
         }
     }
 
-    /// Waits until [`record_to`](crate::SandboxBuilder::record_to) has completed a file, then reads it. The
-    /// file is complete when all handles of the sandbox are dropped and its actors have stopped.
+    /// Waits until [`record_to`](crate::SandboxBuilder::record_to) has completed a file, then reads
+    /// it. The file is complete when all handles of the sandbox are dropped and its actors have
+    /// stopped.
     ///
     /// # Errors
     ///
-    /// Fails like [`load`](Self::load), if the file isn't complete within the given time, or if the recorder
-    /// had to stop early; the error contains its reason.
+    /// Fails like [`load`](Self::load), and if the file isn't complete within the given time. Also
+    /// fails if the recorder had to stop early; the error contains the reason.
     pub async fn load_complete(
         path: impl Into<PathBuf>,
         within: Duration,
@@ -242,7 +245,8 @@ impl Recording {
         Ok(())
     }
 
-    /// The name of the recording: the path of its file, or the name passed to [`parse`](Self::parse).
+    /// The name of the recording: the path of its file, or the name passed to
+    /// [`parse`](Self::parse).
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -270,8 +274,8 @@ impl Recording {
         self.lines.retain(keep);
     }
 
-    /// Whether the recorder wrote the recording to its end. `false` for recordings that are written by hand
-    /// without an `end` line.
+    /// Whether the recorder wrote the recording to its end. `false` for recordings that are written
+    /// by hand without an `end` line.
     pub fn is_complete(&self) -> bool {
         self.end == Some(None)
     }

@@ -1,5 +1,5 @@
-//! Checks that the tests exist that the documents name: ARCHITECTURE.md for each invariant,
-//! docs/threats.md for each defence, docs/parity.md for each row.
+//! Checks that the documents name only tests that exist: ARCHITECTURE.md for each invariant,
+//! docs/threats.md for each defence, docs/parity.md for each row. `imports` checks the layers.
 
 #![allow(
     clippy::expect_used,
@@ -13,7 +13,7 @@ use std::{fs, path::Path};
 
 use syn::{Attribute, Item};
 
-/// The tests of this crate by their full paths: `server::store::name` is the test `name` in
+/// The full paths of all tests in this crate. `server::store::name` is the test `name` in
 /// `tests/server/store.rs`.
 struct Tests(Vec<String>);
 
@@ -26,7 +26,7 @@ impl Tests {
         tests
     }
 
-    /// Whether a document may name a test so: by its full path or by the end of it.
+    /// Whether a test has this path, or a path that ends with these segments.
     fn contains(&self, name: &str) -> bool {
         let end = format!("::{name}");
         self.0.iter().any(|test| test.ends_with(&end))
@@ -61,7 +61,7 @@ impl Tests {
                     let items = inner.content.as_ref().map_or(&[][..], |(_, items)| items);
                     self.add_items(items, &format!("{module}::{}", inner.ident));
                 }
-                // Tests with random input are in `proptest!`.
+                // `syn` doesn't parse the tests inside `proptest!`.
                 Item::Macro(it) if it.mac.path.is_ident("proptest") => {
                     let text = it.mac.tokens.to_string();
                     let names = text.split("fn ").skip(1);
@@ -74,7 +74,7 @@ impl Tests {
     }
 }
 
-/// Whether one of the attributes is `test`, of any crate.
+/// Whether an attribute is `test` of any crate, for example `tokio::test`.
 fn is_test(attributes: &[Attribute]) -> bool {
     attributes.iter().any(|it| {
         let last = it.path().segments.last();
@@ -82,7 +82,7 @@ fn is_test(attributes: &[Attribute]) -> bool {
     })
 }
 
-/// The names of tests in the tables of a document: each path in backticks.
+/// The names of tests in the tables of a document: paths in backticks that contain an underscore.
 fn named_tests(text: &str) -> Vec<&str> {
     text.lines()
         .filter(|line| line.starts_with("| "))
@@ -123,7 +123,7 @@ fn every_test_that_the_documents_name_exists() {
     }
 }
 
-/// Each row must name an existing test as `file::test`.
+/// Each row must name at least one existing test in its last cell.
 #[test]
 fn every_row_of_the_parity_tables_has_a_test() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));

@@ -1,6 +1,6 @@
-//! The client against peers that run no code: scripted servers that misbehave, and recordings of
-//! the cloud-run-sandbox server. Each failure is one error that gives the cause. The client never
-//! panics, never hangs and never allocates without bound.
+//! Tests of the client against peers that run no code: scripted servers that misbehave, and
+//! recordings of the cloud-run-sandbox server. Each failure is one error that gives the cause. The
+//! client never panics, never hangs and never allocates without bound.
 
 #![allow(
     clippy::unwrap_used,

@@ -1,5 +1,5 @@
-//! The command `actix-sandbox`, run as a process: its arguments, its output, its signals and the files
-//! that it leaves. `program` in `tests/support` starts it.
+//! Tests of the command `actix-sandbox`, run as a process: its arguments, its output, how it
+//! handles signals, and the files that it leaves. `program` in `tests/support` starts the process.
 #![cfg(unix)]
 #![allow(
     clippy::unwrap_used,

@@ -1,5 +1,6 @@
-//! The boundaries of each backend. A test belongs here if it selects the backends itself: each test runs
-//! on all that work on this machine. `CI_BACKENDS=1` makes the tests fail if one of them does not work.
+//! Tests of what each backend must stop. A test belongs here if it selects the backends itself.
+//! Each test runs on every backend that works on this machine. With `CI_BACKENDS=1`, the tests fail
+//! if a backend doesn't work.
 #![cfg(target_os = "linux")]
 #![allow(
     clippy::unwrap_used,

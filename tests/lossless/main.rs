@@ -1,6 +1,6 @@
-//! Protocol v2 end to end: every byte arrives exactly once, and every process ends with its status.
-//! The client talks to the local server over real sockets, some of them through a proxy that breaks
-//! links.
+//! Tests of protocol v2 end to end: every byte arrives exactly once, and every process ends with
+//! its status. The client talks to the local server over real sockets, in some tests through a
+//! proxy that breaks links.
 #![cfg(unix)]
 #![allow(
     clippy::unwrap_used,
@@ -26,7 +26,7 @@ use std::time::Duration;
 use actix_sandbox::{OutputStream, ReconnectPolicy};
 use futures::StreamExt;
 
-/// A policy that reconnects almost at once, and for a long time.
+/// A policy that redials every few milliseconds, and gives up only after a long time.
 fn eager() -> ReconnectPolicy {
     ReconnectPolicy {
         initial: Duration::from_millis(2),

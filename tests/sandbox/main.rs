@@ -1,5 +1,6 @@
-//! The client of this crate on the local server, with real bash and python. A test belongs here if it
-//! is about what a user of the crate sees. Tests of v2 on broken links are in `tests/lossless`.
+//! Tests of the client and the local server together, with real bash and Python. A test belongs
+//! here if it checks what a user of the crate sees. Tests of v2 on broken links are in
+//! `tests/lossless`.
 #![cfg(unix)]
 #![allow(
     clippy::unwrap_used,

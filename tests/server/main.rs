@@ -1,5 +1,5 @@
-//! The local server, driven by a raw WebSocket client that sends and checks single messages. A test
-//! belongs here if it is about the wire, the HTTP requests or the directories of the server.
+//! Tests of the local server with a raw WebSocket client that sends and checks single messages. A
+//! test belongs here if it checks the wire, HTTP requests or the directories of the server.
 #![cfg(unix)]
 #![allow(
     clippy::unwrap_used,

@@ -1,27 +1,29 @@
-//! The archives of the store: directory trees as a tar archive, compressed by LZ4. Blocking.
-//! [`Packer`] writes one, [`unpack`] reads one.
+//! The layout and the limits of the store's archives: tar archives of directory trees, compressed
+//! with LZ4. `pack` writes an archive and `unpack` reads one. Both block.
 //!
 //! Neither the trees nor the archives are trusted:
 //!
-//! - Links are stored, never followed. Pipes are never opened. Files may grow and shrink while they
-//!   are stored.
+//! - Symbolic links are stored, never followed. Pipes are never opened. Files may grow and shrink
+//!   while they are stored.
 //! - An archive may hold only the [`Trees`] of its backend. Nothing is unpacked outside of them,
 //!   whatever the archive contains.
-//! - [`Bounds`] limit the size of archives when they are packed and unpacked. Memory is limited
+//! - [`Bounds`] limit the size of archives, both for packing and for unpacking. Memory is limited
 //!   too.
 //!
-//! What is kept:
+//! An archive does not keep everything:
 //!
 //! - Kept: directories, files, symbolic links, permissions except set-user-id, set-group-id and
-//!   sticky bits, timestamps to the nanosecond, and holes. Each hard link becomes a file of its
-//!   own.
+//!   sticky bits, modification times to the nanosecond, and holes. Each hard link becomes a
+//!   separate file.
 //! - Skipped: sockets, pipes and devices.
-//! - If a file or directory can't be read, the whole operation fails with its name.
+//! - If a file or directory can't be read, the whole operation fails. The error contains the name.
 
 use std::{io, path::PathBuf};
 
-/// The trees that archives hold: `HOME`, and the directory for temporary files.
+/// The tree with the home directory of the sandbox.
 pub(crate) const HOME: &str = "home";
+
+/// The tree with the temporary files of the sandbox.
 pub(crate) const TEMPORARY: &str = "tmp";
 
 /// The tree with all other files in `/`, for backends in which a sandbox has its own root.
@@ -33,22 +35,23 @@ pub(crate) const MEMORY: &str = "memory";
 /// Name of the record of a checkpoint, the first entry of its archive.
 pub(super) const RECORD: &str = "record.json";
 
-/// Name of the second entry, with the execs that were not acknowledged. Older archives lack it.
+/// Name of the second entry of a checkpoint, which holds the ended execs that were not
+/// acknowledged. Older checkpoints lack it.
 pub(super) const EXECS: &str = "execs.json";
 
-/// The PAX key of the time of an entry, in seconds with a fraction (POSIX.1-2017, pax).
+/// The PAX key of an entry's modification time, in seconds with a fraction (POSIX.1-2017, pax).
 pub(super) const MTIME: &str = "mtime";
 
 /// Largest record, in bytes.
 pub(super) const MAX_RECORD_BYTES: u64 = 64 * 1024;
 
-/// Most bytes of the stored execs.
+/// Largest list of stored execs, in bytes.
 pub(super) const MAX_EXECS_BYTES: u64 = 256 * 1024 * 1024;
 
 /// The directories of a sandbox that its archives hold.
 #[derive(Clone, Debug)]
 pub(crate) struct Trees {
-    /// The directory of the sandbox, which holds them.
+    /// The directory of the sandbox. Each tree is directly below it.
     pub(crate) directory: PathBuf,
     pub(crate) trees: Vec<Tree>,
 }
@@ -57,9 +60,9 @@ pub(crate) struct Trees {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Tree {
     pub(crate) name: &'static str,
-    /// The user who owns what is unpacked; `None`: the user of this process.
+    /// User ID and group ID of everything that is unpacked. `None`: those of the server.
     pub(crate) owner: Option<u32>,
-    /// Whether it holds files only: neither directories nor links.
+    /// Whether the tree may contain only files: neither directories nor links.
     pub(crate) files_only: bool,
 }
 
@@ -84,8 +87,8 @@ pub(crate) struct Bounds {
 }
 
 impl Bounds {
-    /// Maximum bytes of the compressed archive. LZ4 adds a few bytes to each
-    /// block that it can't compress.
+    /// Maximum bytes of the compressed archive. LZ4 adds a few bytes to each block that it can't
+    /// compress.
     #[cfg(feature = "object-store")]
     pub(crate) fn compressed_bytes(&self) -> u64 {
         self.bytes
@@ -95,14 +98,14 @@ impl Bounds {
 
     pub(crate) fn too_many_bytes(&self) -> io::Error {
         too_large(format!(
-            "it holds more than {} bytes, this server's limit for an archive (`max_archive_size`)",
+            "the archive exceeds this server's limit of {} bytes (`max_archive_size`)",
             self.bytes
         ))
     }
 
     pub(super) fn too_many_files(&self) -> io::Error {
         too_large(format!(
-            "it holds more than {} files, this server's limit for an archive (`max_archive_files`)",
+            "the archive exceeds this server's limit of {} files (`max_archive_files`)",
             self.files
         ))
     }

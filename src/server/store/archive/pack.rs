@@ -25,16 +25,17 @@ use crate::server::{
     store::{tree, turns::Turn},
 };
 
-/// Maximum number of data segments in a file that is stored with its holes. A file with more is
-/// stored without holes, because the reader keeps the list of segments in memory.
+/// Maximum number of pieces between the holes of a file. The reader keeps the list of pieces in
+/// memory, so a file with more pieces is stored without holes.
 pub(super) const MAX_PIECES: usize = 65_536;
 
-/// Compresses the data and limits its size before compression. Pauses and stops with the operation.
+/// Compresses data, and limits its size before compression. Each write calls [`Turn::check`], so it
+/// pauses and stops with the operation.
 struct Bounded {
     encoder: FrameEncoder<BufWriter<fs::File>>,
     bounds: Bounds,
     written: u64,
-    /// Whether a write has failed. The encoder must not be used any more: it panics.
+    /// Whether a write has failed. A later use of the encoder would panic.
     has_failed: bool,
     turn: Turn,
 }
@@ -45,7 +46,7 @@ impl Write for Bounded {
         if self.written + data.len() as u64 > self.bounds.bytes {
             return Err(self.bounds.too_many_bytes());
         }
-        // `tar` writes once more when a builder is dropped.
+        // `Builder` writes the end of the archive when it is dropped, even after an error.
         if self.has_failed {
             return Err(io::Error::other("an earlier write has failed"));
         }
@@ -60,7 +61,8 @@ impl Write for Bounded {
     }
 }
 
-/// Writes an archive. If it is dropped before [`finish`](Self::finish), the file is removed.
+/// Writes an archive to a temporary file. Dropping the packer before [`finish`](Self::finish)
+/// removes the file.
 pub(crate) struct Packer {
     builder: Builder<Bounded>,
     unfinished: TempPath,
@@ -124,7 +126,7 @@ impl Packer {
     pub(super) fn add_tree(&mut self, name: &str, tree: &Path) -> io::Result<()> {
         // The parents of the next entry, each with its remaining names.
         let mut levels = Vec::new();
-        // How many names are left in all of them.
+        // The number of remaining names at all levels.
         let mut pending = 0;
         let top = self.add_named(Path::new(name), tree, pending)?;
         pending += top.len() as u64;
@@ -147,9 +149,11 @@ impl Packer {
         Ok(())
     }
 
-    /// The same as [`add`](Self::add), with the name in the error. Leaves out an entry that is gone:
-    /// the code of the sandbox has removed it meanwhile, or put something else in its place. An error
-    /// in the middle of an entry fails the archive, as a part of an entry would shift all later ones.
+    /// Like [`add`](Self::add), but an error contains the name of the entry.
+    ///
+    /// Skips an entry that code in the sandbox has just removed or replaced. Once a part of an
+    /// entry is written, every error fails the archive: an incomplete entry would shift all later
+    /// entries.
     fn add_named(&mut self, stored: &Path, path: &Path, pending: u64) -> io::Result<Vec<OsString>> {
         let written = self.builder.get_ref().written;
         match self.add(stored, path, pending) {
@@ -164,9 +168,11 @@ impl Packer {
         }
     }
 
-    /// Adds one file, link or directory. Returns the names in the directory. `pending`: how many
-    /// names the caller still has to add. The names in memory, those included, stay within the limit
-    /// of files.
+    /// Adds one file, link or directory. Returns the names in a directory, and no names for a file
+    /// or a link.
+    ///
+    /// `pending` is the number of names that the caller holds in memory and has not added yet.
+    /// These names and the names in the directory count towards the limit of files.
     pub(super) fn add(
         &mut self,
         stored: &Path,
@@ -205,10 +211,7 @@ impl Packer {
                     || kind.is_block_device()
                     || kind.is_char_device()
             );
-            tracing::debug!(
-                ?kind,
-                "not archived: neither a file, a directory nor a link"
-            );
+            tracing::debug!(?kind, "skipped a file of a kind that archives don't store");
         }
         Ok(names)
     }
@@ -260,7 +263,7 @@ impl Packer {
         self.builder.append_pax_extensions(time)
     }
 
-    /// Completes the archive.
+    /// Completes the archive and syncs it to the disk.
     pub(crate) fn finish(self) -> io::Result<Packed> {
         let packed = self.builder.into_inner()?.encoder.finish()?;
         let written = packed.into_inner().map_err(|error| error.into_error())?;
@@ -282,16 +285,16 @@ pub(crate) struct Packed {
 }
 
 impl Packed {
-    /// Moves the archive to its final place and replaces an older one. Fails if `fence` fails,
-    /// which is called just before.
+    /// Moves the archive to its final place, and replaces an older archive there. Calls `fence`
+    /// just before, and fails if `fence` fails.
     pub(crate) fn put(
         self,
         place: &Path,
         fence: impl FnOnce() -> io::Result<()>,
     ) -> io::Result<()> {
         fence()?;
-        // A delete of the sandbox stops this operation before it removes files. Without this check,
-        // the archive could lack files that the server removed and the sandbox did not.
+        // Before the server deletes a sandbox and its files, it stops this operation. Without this
+        // check, an archive that lacks the deleted files could replace an older, complete archive.
         self.turn.check()?;
         self.file.persist(place).map_err(|error| error.error)?;
         // The new name is durable only once its directory is synced.
@@ -307,7 +310,7 @@ impl Packed {
         fs::File::open(&self.file)
     }
 
-    /// The turn of the operation that stores it.
+    /// The turn of the operation that stores the archive.
     #[cfg(feature = "object-store")]
     pub(crate) fn turn(&self) -> &Turn {
         &self.turn
@@ -321,7 +324,7 @@ pub(super) fn is_replaced(error: &io::Error) -> bool {
     matches!(error.kind(), NotFound | NotADirectory | InvalidInput)
 }
 
-/// A new file that only its owner may read, locked for as long as it is written.
+/// Creates a temporary file that only its owner may read. The file is locked until it is closed.
 fn begin(directory: &Path, prefix: &str) -> io::Result<(fs::File, TempPath)> {
     loop {
         let (file, unfinished) = private::unfinished(directory, prefix)?.into_parts();
@@ -334,12 +337,13 @@ fn begin(directory: &Path, prefix: &str) -> io::Result<(fs::File, TempPath)> {
     }
 }
 
-/// Removes an unfinished file if its writer is gone, which releases the lock. Returns whether the
-/// file was removed, or `None` if the storage has no locks.
+/// Removes an unfinished file if its writer no longer runs: then the file is not locked. Returns
+/// whether the file was removed, or `None` if the file can't be opened or the storage has no locks.
 pub(crate) fn remove_if_left_behind(unfinished: &Path) -> Option<bool> {
     let file = fs::File::open(unfinished).ok()?;
     match file.try_lock() {
-        // Remove the file while it is locked here, so that no other server can start to use it.
+        // The lock is held during the removal. So a writer that has just created the file waits for
+        // the lock, finds the file removed, and creates another one.
         Ok(()) => Some(fs::remove_file(unfinished).is_ok()),
         Err(fs::TryLockError::WouldBlock) => Some(false),
         Err(fs::TryLockError::Error(_)) => None,

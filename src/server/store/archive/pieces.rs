@@ -1,9 +1,9 @@
 //! Files with holes: [`describe`] writes the list of pieces between the holes, [`Pieces`] reads the
 //! pieces.
 //!
-//! The code of a sandbox may change a file while it is stored. So the list is read from the file
-//! once, and [`Pieces`] gives exactly the announced number of bytes. With fewer, the reader of the
-//! archive would take the content of a later file for headers.
+//! Code in the sandbox may change a file while it is stored. So the list is read from the file only
+//! once, and [`Pieces`] returns exactly the number of bytes that the header announces. With another
+//! number, the reader of the archive would parse the content of files as headers.
 
 use std::{
     fs,
@@ -14,8 +14,8 @@ use std::{
 
 use tar::{EntryType, GnuExtSparseHeader, GnuSparseHeader, Header};
 
-/// Turns a header into the header of a file with holes. Returns the extended headers that follow it.
-/// The format is "Old GNU Format" in the manual of GNU tar.
+/// Turns a header into the header of a file with holes. Returns the extended headers that follow
+/// it. The manual of GNU tar describes the format as "Old GNU Format".
 pub(super) fn describe(
     header: &mut Header,
     pieces: &[Range<u64>],
@@ -27,7 +27,7 @@ pub(super) fn describe(
         .as_gnu_mut()
         .ok_or_else(|| io::Error::other("a file with holes needs a GNU header"))?;
     gnu.set_real_size(size);
-    // An empty piece at the end of the file stands for a hole there.
+    // An empty piece marks the end of the file, so that the file can end with a hole.
     let pieces: Vec<_> = pieces.iter().cloned().chain(Some(size..size)).collect();
     let (first, more) = pieces.split_at(pieces.len().min(gnu.sparse.len()));
     write_pieces(&mut gnu.sparse, first);
@@ -53,10 +53,10 @@ fn write_pieces(to: &mut [GnuSparseHeader], pieces: &[Range<u64>]) {
     }
 }
 
-/// Reads pieces of a file, one after another. Gives zeros for what the file no longer has.
+/// Reads the pieces of a file in order. If the file has shrunk, returns zeros for the lost bytes.
 pub(super) struct Pieces<'a> {
     file: &'a fs::File,
-    /// What is left, the next piece last.
+    /// The remaining pieces, in reverse order.
     left: Vec<Range<u64>>,
 }
 
@@ -96,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_that_shrank_gives_the_announced_bytes() {
+    fn a_file_that_shrank_is_padded_with_zeros() {
         let file = tempfile::tempfile().unwrap();
         file.write_all_at(&[b'x'; 20_000], 0).unwrap();
         let mut reader = Pieces::new(&file, vec![0..4_096, 8_192..12_288, 16_384..20_000]);

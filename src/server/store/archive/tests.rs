@@ -1,4 +1,4 @@
-//! Archives of directories: what is stored comes back, and what is hostile in a tree or an archive leads nowhere.
+//! Packing and unpacking directory trees, also with hostile trees and archives.
 
 use std::{
     ffi::OsStr,
@@ -29,7 +29,7 @@ const BOUNDS: Bounds = Bounds {
     files: 10_000,
 };
 
-/// A directory for archives, and the archive in it.
+/// A temporary directory, and the path of an archive in it.
 fn place() -> (tempfile::TempDir, PathBuf) {
     let directory = tempfile::tempdir().unwrap();
     let place = directory.path().join("a.tar.lz4");
@@ -81,7 +81,7 @@ fn set_mode(path: &Path, mode: u32) {
 }
 
 #[test]
-fn files_directories_links_and_permissions_come_back() {
+fn files_directories_links_and_permissions_are_restored() {
     let tree = tempfile::tempdir().unwrap();
     let at = |name: &str| tree.path().join(name);
     fs::create_dir_all(at("a/b")).unwrap();
@@ -122,7 +122,7 @@ fn files_directories_links_and_permissions_come_back() {
     set_mode(&tree.path().join("a/b"), 0o700);
 }
 
-/// A gigabyte of nothing costs neither time nor space.
+/// The holes of a file of 1 GiB take space neither in the archive nor on the disk.
 #[test]
 fn holes_are_kept() {
     let tree = tempfile::tempdir().unwrap();
@@ -166,7 +166,7 @@ fn pipes_and_sockets_are_skipped_without_blocking() {
 }
 
 #[test]
-fn files_that_change_meanwhile_leave_a_whole_archive() {
+fn files_that_change_while_packed_leave_a_valid_archive() {
     let tree = tempfile::tempdir().unwrap();
     for name in ["grows", "shrinks", "stays"] {
         fs::write(tree.path().join(name), vec![b'x'; 100_000]).unwrap();
@@ -199,9 +199,10 @@ fn files_that_change_meanwhile_leave_a_whole_archive() {
     });
 }
 
-/// Code shortens the file while it is read, and hides that: it restores the size and the time.
+/// Code truncates the file while the packer reads it, then restores its size and modification time
+/// to hide the change.
 #[test]
-fn a_file_with_holes_that_shrinks_meanwhile_shifts_nothing() {
+fn a_shrinking_file_with_holes_leaves_later_entries_intact() {
     use std::os::unix::fs::FileExt;
 
     const PIECES: u64 = 4_000;
@@ -250,7 +251,7 @@ fn a_file_with_holes_that_shrinks_meanwhile_shifts_nothing() {
 
 type Archive = Builder<FrameEncoder<fs::File>>;
 
-/// An archive made by hand.
+/// Writes an archive of any entries, also of entries that [`Packer`] never writes.
 fn by_hand(archive: &Path, add: impl FnOnce(&mut Archive)) {
     let file = fs::File::create(archive).unwrap();
     let mut builder = Builder::new(codec::encoder(file));
@@ -269,7 +270,8 @@ fn header(name: &[u8], kind: EntryType, mode: u32, target: &str) -> Header {
     header
 }
 
-/// Entries by name, kind and target; and what the error says of the last one.
+/// Each attempt has the entries of an archive (name, kind, target of a link), and a part of the
+/// expected error.
 #[test]
 fn a_hostile_archive_is_refused_with_the_name_of_the_entry() {
     use EntryType::{Block, Char, Directory, Fifo, Link, Regular, Symlink};
@@ -280,13 +282,13 @@ fn a_hostile_archive_is_refused_with_the_name_of_the_entry() {
     let attempts: [(Entries<'_>, &str); 26] = [
         (
             &[("bundle", Directory, "")],
-            "home, memory and nothing else",
+            "may contain only home, memory",
         ),
-        (&[("bundle/config.json", Regular, "")], "and nothing else"),
-        (&[home, ("source/run.pl", Regular, "")], "and nothing else"),
-        (&[home, ("code/main-1.sh", Regular, "")], "and nothing else"),
-        (&[home, ("exit", Symlink, "/etc")], "and nothing else"),
-        (&[home, ("record.json", Regular, "")], "and nothing else"),
+        (&[("bundle/config.json", Regular, "")], "may contain only"),
+        (&[home, ("source/run.pl", Regular, "")], "may contain only"),
+        (&[home, ("code/main-1.sh", Regular, "")], "may contain only"),
+        (&[home, ("exit", Symlink, "/etc")], "may contain only"),
+        (&[home, ("record.json", Regular, "")], "may contain only"),
         (&[("root", Directory, "")], "root file system"),
         (&[("home", Symlink, "../open")], "expected a directory"),
         (&[("home", Regular, "")], "expected a directory"),
@@ -316,11 +318,17 @@ fn a_hostile_archive_is_refused_with_the_name_of_the_entry() {
             "after its directory",
         ),
         (&[("home/a", Regular, "")], "after its directory"),
-        (&[("../escaped", Regular, "")], "leads out"),
-        (&[home, ("home/../../escaped", Directory, "")], "leads out"),
-        (&[home, ("/escaped-absolutely", Regular, "")], "leads out"),
-        (&[home, ("./home/a", Regular, "")], "leads out"),
-        (&[home, ("home/a/", Regular, "")], "name of a directory"),
+        (&[("../escaped", Regular, "")], "must be relative"),
+        (
+            &[home, ("home/../../escaped", Directory, "")],
+            "must be relative",
+        ),
+        (
+            &[home, ("/escaped-absolutely", Regular, "")],
+            "must be relative",
+        ),
+        (&[home, ("./home/a", Regular, "")], "must be relative"),
+        (&[home, ("home/a/", Regular, "")], "end with a slash"),
         (
             &[home, ("home/name", Link, "/etc/passwd")],
             "Link is not allowed",
@@ -367,9 +375,9 @@ fn a_hostile_archive_is_refused_with_the_name_of_the_entry() {
     }
 }
 
-/// The directory of a sandbox holds what the server has made before.
+/// Before unpacking, the directory of the sandbox already contains a link with the tree's name.
 #[test]
-fn a_tree_that_is_a_link_already_is_not_followed() {
+fn a_link_in_place_of_a_tree_is_not_followed() {
     let tree = tempfile::tempdir().unwrap();
     fs::write(tree.path().join("file"), "text").unwrap();
     let (_directory, archive) = place();
@@ -380,7 +388,7 @@ fn a_tree_that_is_a_link_already_is_not_followed() {
     assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 0);
 }
 
-/// 256 MiB of zeros in 1 MiB.
+/// An archive of less than 2 MiB contains 256 MiB of zeros.
 #[test]
 fn an_archive_that_unpacks_to_more_than_the_limit_is_refused() {
     let (_directory, archive) = place();
@@ -411,9 +419,9 @@ fn an_archive_that_unpacks_to_more_than_the_limit_is_refused() {
 }
 
 #[test]
-fn what_is_packed_within_the_limits_is_unpacked_within_them() {
+fn packing_and_unpacking_have_the_same_limits() {
     let tree = tempfile::tempdir().unwrap();
-    // Whole seconds take no header of their own.
+    // A time in whole seconds needs no PAX header.
     let touch = |path: &Path| {
         let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1);
         fs::File::open(path).unwrap().set_modified(time).unwrap();
@@ -425,7 +433,7 @@ fn what_is_packed_within_the_limits_is_unpacked_within_them() {
     }
     touch(tree.path());
     let (_directory, archive) = place();
-    // The directory, and 20 files of two blocks each; two blocks at the end.
+    // One block of 512 bytes for the directory, two for each of the 20 files, two at the end.
     let exactly = Bounds {
         bytes: 512 + 20 * 1024 + 1024,
         files: 21,
@@ -455,16 +463,18 @@ fn what_is_packed_within_the_limits_is_unpacked_within_them() {
     }
 }
 
-/// Sockets are left out. Before that, their names are in memory: those of all directories above.
+/// The archive skips sockets, but the packer holds their names in memory until it reaches them. At
+/// the deepest directory, it holds the names of all parents.
 #[test]
-fn names_that_wait_in_directories_above_count_as_files() {
+fn pending_names_in_parent_directories_count_as_files() {
     let tree = tempfile::tempdir().unwrap();
     let mut directory = tree.path().to_owned();
     for _ in 0..4 {
         for name in ["a", "b", "c", "d"] {
             std::os::unix::net::UnixListener::bind(directory.join(name)).unwrap();
         }
-        // The directory that is listed first, so that the sockets wait.
+        // Find a name that the file system lists first. So the packer enters this directory while
+        // the names of the sockets are pending.
         let next = (0..).map(|number| directory.join(format!("{number}")));
         let first = next.into_iter().find(|next| {
             fs::create_dir(next).unwrap();
@@ -479,15 +489,16 @@ fn names_that_wait_in_directories_above_count_as_files() {
     }
     let (_directory, archive) = place();
     let within = |files| pack_within(Bounds { files, ..BOUNDS }, tree.path(), &archive);
-    // The five directories, and four times four sockets.
+    // 5 directories and 16 sockets.
     within(21).unwrap();
     let error = within(20).unwrap_err().to_string();
     assert!(error.contains("`max_archive_files`"), "{error}");
 }
 
-/// What is read into memory before an entry begins: its names, its extensions, its list of holes.
+/// Before an entry, the reader loads its headers into memory: long names, PAX extensions, the list
+/// of holes.
 #[test]
-fn headers_without_end_are_refused_before_they_are_in_memory() {
+fn endless_headers_are_refused_before_they_fill_memory() {
     use EntryType::{GNULongLink, GNULongName, XHeader};
 
     for kind in [GNULongName, GNULongLink, XHeader] {
@@ -554,7 +565,7 @@ fn a_file_with_very_many_holes_is_stored_without_them() {
 }
 
 #[test]
-fn the_times_of_directories_come_back() {
+fn modification_times_are_restored() {
     let tree = tempfile::tempdir().unwrap();
     let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
     fs::create_dir_all(tree.path().join("a/b")).unwrap();
@@ -572,7 +583,7 @@ fn the_times_of_directories_come_back() {
     }
 }
 
-/// Its code puts a link in the place of a directory that was just listed.
+/// Code replaces a directory with a link after the packer has listed the directory.
 #[test]
 fn a_replaced_directory_does_not_leak_outside_files() {
     let outside = tempfile::tempdir().unwrap();
@@ -595,9 +606,9 @@ fn a_replaced_directory_does_not_leak_outside_files() {
 }
 
 #[test]
-fn a_damaged_archive_is_noticed_wherever_the_damage_is() {
+fn damage_anywhere_in_an_archive_is_detected() {
     let tree = tempfile::tempdir().unwrap();
-    // Hardly compressible, so that each byte matters.
+    // Data that hardly compresses, so that each byte of the archive matters.
     let noise: Vec<u8> = (0..20_000_u64)
         .map(|i| (i.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as u8)
         .collect();
@@ -644,7 +655,8 @@ fn an_unfinished_archive_leaves_the_old_one_in_place() {
     assert_eq!(fs::read_to_string(file).unwrap(), "old");
 }
 
-/// When a sandbox is deleted while it is stored, files that are gone are no reason to store it without.
+/// Deleting a sandbox stops a snapshot of it. An archive that lacks the deleted files must not
+/// replace the old archive.
 #[test]
 fn an_archive_stopped_before_its_rename_replaces_nothing() {
     let tree = tempfile::tempdir().unwrap();
@@ -669,7 +681,7 @@ fn an_archive_stopped_before_its_rename_replaces_nothing() {
 }
 
 #[test]
-fn names_and_links_that_are_not_text_come_back_byte_for_byte() {
+fn names_and_links_that_are_not_utf8_are_kept_exactly() {
     let tree = tempfile::tempdir().unwrap();
     let long = [b"\xff\xfe".as_slice(), &[0xe9; 150]].concat();
     let (name, long) = (OsStr::from_bytes(b"na\xffme"), OsStr::from_bytes(&long));
@@ -687,16 +699,16 @@ fn names_and_links_that_are_not_text_come_back_byte_for_byte() {
 }
 
 #[test]
-fn a_tree_that_is_not_there_is_an_empty_archive() {
+fn a_missing_tree_gives_an_empty_archive() {
     let (directory, archive) = place();
     pack(&directory.path().join("missing"), &archive).unwrap();
     let unpacked = unpack(&archive).unwrap();
     assert_eq!(fs::read_dir(unpacked.path()).unwrap().count(), 0);
 }
 
-/// The name of the file is in the error, and only the superuser is let through.
+/// The error contains the name of the file. Root can read every file, so packing succeeds as root.
 #[test]
-fn what_cannot_be_read_is_named() {
+fn an_unreadable_file_is_named_in_the_error() {
     let tree = tempfile::tempdir().unwrap();
     fs::create_dir(tree.path().join("d")).unwrap();
     fs::write(tree.path().join("d/locked"), "x").unwrap();

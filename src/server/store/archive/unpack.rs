@@ -1,9 +1,10 @@
-//! [`unpack`]: reads an archive that may have been made by an attacker.
+//! [`unpack`]: reads an archive that an attacker may have made.
 //!
 //! The entries of an archive are in depth-first order: a directory comes before its entries, and
-//! they come before its siblings. The reader refuses any other order. So it has created the parents
-//! of every entry itself, and none of them is a link. And it only has to remember the parents of
-//! the current entry.
+//! they come before its siblings. The reader refuses any other order, for two reasons:
+//!
+//! - The reader has created all parents of an entry as directories, so no parent is a link.
+//! - The reader has to remember only the parents of the current entry.
 
 use std::{
     cell::Cell,
@@ -31,7 +32,7 @@ use crate::{
 };
 
 /// Maximum bytes of the headers of one entry: its name, the target of a link, the list of holes.
-/// They are read into memory.
+/// The reader keeps them in memory.
 const MAX_HEADER_BYTES: u64 = 2 * 1024 * 1024;
 
 /// Permission bits that are not restored: set-user-id, set-group-id, sticky.
@@ -71,7 +72,8 @@ impl Budget {
     }
 }
 
-/// A reader with a budget. Pauses and stops with the operation.
+/// A reader with a budget. Each read calls [`Turn::check`], so it pauses and stops with the
+/// operation.
 struct Metered<'a, R> {
     inner: R,
     budget: &'a Budget,
@@ -84,6 +86,7 @@ impl<R: Read> Read for Metered<'_, R> {
         let left = self.budget.left.get().min(self.budget.now.get());
         let length = usize::try_from(left).map_or(to.len(), |left| left.min(to.len()));
         if length == 0 && !to.is_empty() {
+            // The archive may end exactly at the limit.
             return match self.inner.read(&mut [0])? {
                 0 => Ok(0),
                 _ => Err(self.budget.exceeded()),
@@ -91,7 +94,7 @@ impl<R: Read> Read for Metered<'_, R> {
         }
         let length = self.inner.read(&mut to[..length])?;
         self.budget.spend(length);
-        // The storage may have hung meanwhile.
+        // Storage that hangs can delay the read until the operation is stopped.
         self.turn.check()?;
         Ok(length)
     }
@@ -113,9 +116,10 @@ fn archive<'a, R: Read>(
     Ok(archive)
 }
 
-/// Reads the record of an archive.
+/// Reads the record of a checkpoint from its archive.
 pub(crate) fn read_record(from: impl Read, turn: &Turn) -> io::Result<Vec<u8>> {
-    let no_record = || damaged("it does not begin with a record".to_owned());
+    let no_record =
+        || damaged("the archive of a checkpoint must begin with `record.json`".to_owned());
     let budget = Budget::new(Bounds {
         bytes: MAX_HEADER_BYTES + MAX_RECORD_BYTES,
         files: 0,
@@ -130,7 +134,8 @@ pub(crate) fn read_record(from: impl Read, turn: &Turn) -> io::Result<Vec<u8>> {
     Ok(record)
 }
 
-/// Reads the execs of an archive. `None` if an older version of this crate wrote the archive.
+/// Reads the stored execs of a checkpoint from its archive. `None` if an older version of this
+/// crate wrote the archive.
 pub(crate) fn read_execs(from: impl Read, turn: &Turn) -> io::Result<Option<Vec<u8>>> {
     let budget = Budget::new(Bounds {
         bytes: 2 * MAX_HEADER_BYTES + MAX_RECORD_BYTES + MAX_EXECS_BYTES,
@@ -150,8 +155,9 @@ pub(crate) fn read_execs(from: impl Read, turn: &Turn) -> io::Result<Option<Vec<
     Ok(None)
 }
 
-/// Unpacks everything but the head into these trees. No code may have run in the sandbox yet. After
-/// an error, some entries may be on the disk.
+/// Unpacks everything but the head into these trees. The caller must not have run code in the
+/// sandbox yet, because code could replace directories with links. After an error, entries that
+/// were already unpacked stay on the disk.
 pub(crate) fn unpack(
     from: impl Read,
     trees: &Trees,
@@ -195,26 +201,26 @@ pub(crate) fn unpack(
         .transpose()?
         .is_some()
     {}
-    // Read to the end, where the decoder checks the checksum.
+    // The decoder verifies the checksum at the end of the archive.
     budget.now.set(u64::MAX);
     io::copy(&mut archive.into_inner(), &mut io::sink()).map(drop)
 }
 
 struct Unpacking<'a> {
     trees: &'a Trees,
-    /// The trees whose top directory was read.
+    /// Names of the trees whose top directory has been unpacked.
     seen: HashSet<&'static str>,
     /// The parents of the next entry, from the top of its tree down.
     open: Vec<Directory>,
 }
 
-/// A directory that may still get more entries.
+/// A directory that may get more entries.
 struct Directory {
-    /// Its name in the archive.
+    /// Path in the archive.
     name: PathBuf,
     path: PathBuf,
-    /// The mode to set once all entries are unpacked. Until then the server must be able to write
-    /// to the directory.
+    /// The mode to set after all entries of the directory are unpacked. Until then the server must
+    /// be able to write to the directory.
     mode: u32,
     modified: Option<SystemTime>,
 }
@@ -254,7 +260,7 @@ impl Unpacking<'_> {
         }
         if holds_data && entry.path_bytes().ends_with(b"/") {
             return Err(damaged(
-                "a file has the name of a directory (a trailing slash)".to_owned(),
+                "the name of a file must not end with a slash".to_owned(),
             ));
         }
         let parent = name.parent().unwrap_or(Path::new(""));
@@ -263,7 +269,7 @@ impl Unpacking<'_> {
         }
         if !is_top && self.open.is_empty() {
             return Err(damaged(
-                "the entry does not come after its directory".to_owned(),
+                "the entry must come after its directory".to_owned(),
             ));
         }
         let path = self.trees.directory.join(&name);
@@ -271,7 +277,7 @@ impl Unpacking<'_> {
         if is_top {
             self.begin(tree.name, &path)?;
         } else if fs::symlink_metadata(&path).is_ok() {
-            return Err(damaged("the archive holds this entry twice".to_owned()));
+            return Err(damaged("the archive contains this entry twice".to_owned()));
         } else if kind == EntryType::Directory {
             private::create(&path)?;
         } else if let (Unpacked::File(file), Some(modified)) = (entry.unpack(&path)?, modified) {
@@ -291,7 +297,8 @@ impl Unpacking<'_> {
         }
     }
 
-    /// Finds the tree with this name. The error says why the backend has none.
+    /// Returns the tree with this name. If the backend has no such tree, the error names the
+    /// backends that have it, or the trees that this backend has.
     fn tree(&self, name: &OsStr) -> io::Result<Tree> {
         let found = self.trees.trees.iter().find(|tree| tree.name == name);
         found.copied().ok_or_else(|| {
@@ -304,17 +311,17 @@ impl Unpacking<'_> {
                      backend `gvisor` can restore"
                     .to_owned(),
                 _ => format!(
-                    "an archive for this backend may hold {} and nothing else",
+                    "an archive for this backend may contain only {}",
                     names.join(", ")
                 ),
             })
         })
     }
 
-    /// Creates the directory of a tree, unless the backend has created it.
+    /// Creates the top directory of a tree, unless the backend has already created it.
     fn begin(&mut self, tree: &'static str, path: &Path) -> io::Result<()> {
         if !self.seen.insert(tree) {
-            return Err(damaged("the archive holds this entry twice".to_owned()));
+            return Err(damaged("the archive contains this entry twice".to_owned()));
         }
         match fs::symlink_metadata(path) {
             Ok(meta) if meta.is_dir() => Ok(()),
@@ -323,14 +330,16 @@ impl Unpacking<'_> {
     }
 }
 
-/// The name of an entry, as a path below the directory of the sandbox.
+/// The name of an entry, as a path relative to the directory of the sandbox.
 fn name(entry: &Entry<'_, impl Read>) -> io::Result<PathBuf> {
     let name = entry.path()?;
     let mut parts = name.components();
     match parts.all(|part| matches!(part, Component::Normal(_))) && !name.as_os_str().is_empty() {
-        // Removes a trailing slash.
+        // Collecting the components removes a trailing slash.
         true => Ok(name.components().collect()),
-        false => Err(damaged("it leads out of the sandbox".to_owned())),
+        false => Err(damaged(
+            "its path must be relative, without `.` and `..`".to_owned(),
+        )),
     }
 }
 
@@ -348,7 +357,7 @@ fn modified(entry: &mut Entry<'_, impl Read>) -> io::Result<Option<SystemTime>> 
     Ok(since_epoch.and_then(|time| SystemTime::UNIX_EPOCH.checked_add(time)))
 }
 
-/// Seconds with a fraction of at most nine digits.
+/// Parses seconds with a fraction of at most nine digits.
 fn parse_time(text: &str) -> Option<Duration> {
     let (seconds, fraction) = text.split_once('.').unwrap_or((text, ""));
     let is_fraction = fraction.len() <= 9 && fraction.bytes().all(|byte| byte.is_ascii_digit());
@@ -356,8 +365,8 @@ fn parse_time(text: &str) -> Option<Duration> {
     Some(Duration::new(seconds.parse().ok()?, nanoseconds))
 }
 
-/// The root cause of an error. The errors of `tar` itself show paths of this machine, but not the
-/// cause.
+/// The root cause of an error. The messages of `tar` contain paths of the server's machine, but not
+/// the cause.
 fn cause(error: &io::Error) -> String {
     let mut cause = error.to_string();
     let mut source = error.source();
