@@ -10,13 +10,13 @@
 //! - [`Bounds`] limit the size of archives, both for packing and for unpacking. Memory is limited
 //!   too.
 //!
-//! An archive does not keep everything:
+//! The contents of an archive:
 //!
 //! - Kept: directories, files, symbolic links, permissions except set-user-id, set-group-id and
 //!   sticky bits, modification times to the nanosecond, and holes. Each hard link becomes a
 //!   separate file.
 //! - Skipped: sockets, pipes and devices.
-//! - If a file or directory can't be read, the whole operation fails. The error contains the name.
+//! - If a file or directory can't be read, the whole operation fails with its name in the error.
 
 use std::{io, path::PathBuf};
 

@@ -337,8 +337,8 @@ fn begin(directory: &Path, prefix: &str) -> io::Result<(fs::File, TempPath)> {
     }
 }
 
-/// Removes an unfinished file if its writer no longer runs: then the file is not locked. Returns
-/// whether the file was removed, or `None` if the file can't be opened or the storage has no locks.
+/// Removes an unfinished file unless its writer still holds the lock. Returns whether the file was
+/// removed, or `None` if the file can't be opened or the storage has no locks.
 pub(crate) fn remove_if_left_behind(unfinished: &Path) -> Option<bool> {
     let file = fs::File::open(unfinished).ok()?;
     match file.try_lock() {

@@ -3,7 +3,8 @@
 //! The entries of an archive are in depth-first order: a directory comes before its entries, and
 //! they come before its siblings. The reader refuses any other order, for two reasons:
 //!
-//! - The reader has created all parents of an entry as directories, so no parent is a link.
+//! - All parents of an entry are directories that the reader has created or checked, so no parent
+//!   is a link.
 //! - The reader has to remember only the parents of the current entry.
 
 use std::{
@@ -201,7 +202,7 @@ pub(crate) fn unpack(
         .transpose()?
         .is_some()
     {}
-    // The decoder verifies the checksum at the end of the archive.
+    // Read the rest of the archive: the decoder verifies the checksum at its end.
     budget.now.set(u64::MAX);
     io::copy(&mut archive.into_inner(), &mut io::sink()).map(drop)
 }
