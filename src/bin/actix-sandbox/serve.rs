@@ -5,6 +5,7 @@ use std::{
     io::{ErrorKind, Write},
     net::ToSocketAddrs,
     path::PathBuf,
+    pin::pin,
     process::ExitCode,
     time::Duration,
 };
@@ -316,8 +317,11 @@ impl Serve {
             signals.forget();
             signals.next().await;
         };
+        // Pinned outside of `select!`, which drops its futures before it runs a handler. So the
+        // server still exists when `end_at_once` runs.
+        let mut stopped = pin!(tokio::time::timeout(grace, server.stop()));
         tokio::select! {
-            stopped = tokio::time::timeout(grace, server.stop()) => match stopped {
+            stopped = &mut stopped => match stopped {
                 Ok(()) => Ok(ExitCode::SUCCESS),
                 Err(_) => end_at_once(&format!(
                     "the shutdown took longer than {grace:?} (`--grace`)"
@@ -426,8 +430,7 @@ impl Serve {
     }
 }
 
-/// Exits without dropping the server, because the drop would block. The watchdog cleans up the
-/// rest.
+/// Exits at once, without dropping the server. The watchdog cleans up the rest.
 fn end_at_once(reason: &str) -> ! {
     shared::say(reason);
     std::process::exit(1)
