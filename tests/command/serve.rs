@@ -15,12 +15,12 @@ mod secret;
 #[cfg(target_os = "linux")]
 mod starvation;
 
-use std::{fs, path::Path, time::Duration};
+use std::{ffi::OsStr, fs, os::unix::ffi::OsStrExt, path::Path, time::Duration};
 
 use crate::support::{
     SuspendedWatchdog,
     backend::start_if_possible,
-    program::{Program, refused},
+    program::{Program, refused, refused_with},
     within,
 };
 use actix_sandbox::{
@@ -280,6 +280,41 @@ fn wrong_arguments_are_named_with_what_was_expected() {
                 "{arguments:?} names a method: {said}"
             );
         }
+    }
+}
+
+#[test]
+fn wrong_log_levels_are_named_with_what_was_expected() {
+    for (value, reason) in [
+        (&b"actix_sandbox=loud"[..], "`actix_sandbox=loud`: "),
+        (b"debgu", "`debgu` is not a level"),
+        (b"actix_sandbox=debug, inof", "`inof` is not a level"),
+        (b"actix_sandbox = debug", "`actix_sandbox = debug`: "),
+        (b"debug\xff", "not valid UTF-8"),
+    ] {
+        let value = OsStr::from_bytes(value);
+        let (status, said) = refused_with("RUST_LOG", value);
+        assert_eq!(status.code(), Some(1), "{value:?}: {said}");
+        for word in ["RUST_LOG", reason, "expected for example `debug`"] {
+            assert!(said.contains(word), "{value:?} does not say {word}: {said}");
+        }
+    }
+}
+
+#[actix::test]
+async fn log_levels_apply_with_spaces_and_empty_parts() {
+    for (value, logs_info, logs_debug) in [
+        ("", true, false),
+        (" , ", true, false),
+        ("info,", true, false),
+        ("debug,", true, true),
+        (",actix_sandbox=debug, off", true, true),
+        ("WARN", false, false),
+    ] {
+        let program = Program::start_with(&[], &[("RUST_LOG", value)]);
+        let log = program.log_at_the_end().await;
+        assert_eq!(log.contains(" INFO "), logs_info, "{value}: {log}");
+        assert_eq!(log.contains("DEBUG "), logs_debug, "{value}: {log}");
     }
 }
 
