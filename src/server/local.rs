@@ -134,6 +134,9 @@ impl LocalServer {
 
     /// Stops the server. Resolves when it no longer listens, all processes of the sandboxes are
     /// killed and their files are removed, after at most about ten seconds.
+    ///
+    /// If the future is dropped earlier, for example by a timeout, the drop doesn't block. The
+    /// server keeps stopping in the background.
     pub async fn stop(self) {
         // Stop the sandboxes first, while the server can still report their end to clients.
         self.service.stop().await;
@@ -188,10 +191,12 @@ impl ServerBuilder {
 
 impl Drop for LocalServer {
     fn drop(&mut self) {
-        // Returns at once after `stop`.
-        self.service.stop_blocking();
-        self.listening.stop();
-        self.thread.wait(DROP_WITHIN);
+        // After `stop`, this doesn't block, even if the future of `stop` was dropped. The listener
+        // then stops when `listening` is dropped.
+        if self.service.stop_blocking() {
+            self.listening.stop();
+            self.thread.wait(DROP_WITHIN);
+        }
     }
 }
 

@@ -15,11 +15,12 @@ mod secret;
 #[cfg(target_os = "linux")]
 mod starvation;
 
-use std::{fs, path::Path};
+use std::{ffi::OsStr, fs, os::unix::ffi::OsStrExt, path::Path, time::Duration};
 
 use crate::support::{
+    SuspendedWatchdog,
     backend::start_if_possible,
-    program::{Program, refused},
+    program::{Program, refused, refused_with},
     within,
 };
 use actix_sandbox::{
@@ -97,38 +98,43 @@ async fn two_signals_at_once_still_shut_down_gracefully() {
     assert_eq!(fs::read_dir(&directory).unwrap().count(), 0);
 }
 
-/// The test suspends the watchdog, so that the server can't finish its shutdown.
+/// Longer than a busy machine takes to end a process, and shorter than the 15 s that dropping a
+/// server can take.
+#[cfg(target_os = "linux")]
+const AT_ONCE: Duration = Duration::from_secs(8);
+
 #[cfg(target_os = "linux")]
 #[actix::test]
 async fn a_later_second_signal_ends_the_server_at_once() {
     let mut program = Program::start(&[]);
-    let directory = program.directory.path().to_owned();
-    let watchdog = crate::support::processes_with("actix-sandbox-watchdog");
-    let is_its = |it: &&String| it.contains(directory.to_str().unwrap());
-    let (watchdog, _) = watchdog
-        .iter()
-        .find(is_its)
-        .unwrap()
-        .split_once(':')
-        .unwrap();
-    let tell = |signal: &str| {
-        let mut kill = std::process::Command::new("kill");
-        assert!(
-            kill.args(["-s", signal, watchdog])
-                .status()
-                .unwrap()
-                .success()
-        );
+    let watchdog = SuspendedWatchdog::of(program.directory.path());
+    program.signal("TERM");
+    // The server takes signals within 2 s for one.
+    let ended = async {
+        while !program.is_over() {
+            program.signal("TERM");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     };
-    tell("STOP");
-    while !program.is_over() {
-        program.signal("TERM");
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-    }
-    tell("CONT");
+    let ended = tokio::time::timeout(Duration::from_secs(2) + AT_ONCE, ended).await;
+    assert!(ended.is_ok(), "it still runs");
+    drop(watchdog);
     let (status, said) = program.end().await;
     assert_eq!(status.code(), Some(1), "{said}");
     assert!(said.contains("ended at once by a second signal"), "{said}");
+}
+
+#[cfg(target_os = "linux")]
+#[actix::test]
+async fn the_end_of_the_grace_ends_the_server_at_once() {
+    let mut program = Program::start(&["--grace", "1s"]);
+    let watchdog = SuspendedWatchdog::of(program.directory.path());
+    program.signal("TERM");
+    let ended = tokio::time::timeout(Duration::from_secs(1) + AT_ONCE, program.end()).await;
+    drop(watchdog);
+    let (status, said) = ended.expect("it still runs");
+    assert_eq!(status.code(), Some(1), "{said}");
+    assert!(said.contains("took longer than 1s"), "{said}");
 }
 
 #[cfg(target_os = "linux")]
@@ -274,6 +280,41 @@ fn wrong_arguments_are_named_with_what_was_expected() {
                 "{arguments:?} names a method: {said}"
             );
         }
+    }
+}
+
+#[test]
+fn wrong_log_levels_are_named_with_what_was_expected() {
+    for (value, reason) in [
+        (&b"actix_sandbox=loud"[..], "`actix_sandbox=loud`: "),
+        (b"debgu", "`debgu` is not a level"),
+        (b"actix_sandbox=debug, inof", "`inof` is not a level"),
+        (b"actix_sandbox = debug", "`actix_sandbox = debug`: "),
+        (b"debug\xff", "not valid UTF-8"),
+    ] {
+        let value = OsStr::from_bytes(value);
+        let (status, said) = refused_with("RUST_LOG", value);
+        assert_eq!(status.code(), Some(1), "{value:?}: {said}");
+        for word in ["RUST_LOG", reason, "expected for example `debug`"] {
+            assert!(said.contains(word), "{value:?} does not say {word}: {said}");
+        }
+    }
+}
+
+#[actix::test]
+async fn log_levels_apply_with_spaces_and_empty_parts() {
+    for (value, logs_info, logs_debug) in [
+        ("", true, false),
+        (" , ", true, false),
+        ("info,", true, false),
+        ("debug,", true, true),
+        (",actix_sandbox=debug, off", true, true),
+        ("WARN", false, false),
+    ] {
+        let program = Program::start_with(&[], &[("RUST_LOG", value)]);
+        let log = program.log_at_the_end().await;
+        assert_eq!(log.contains(" INFO "), logs_info, "{value}: {log}");
+        assert_eq!(log.contains("DEBUG "), logs_debug, "{value}: {log}");
     }
 }
 

@@ -312,6 +312,7 @@ os.execv(sys.argv[1], sys.argv[1:])";
 fn a_server_without_a_keyring_refuses_to_start() {
     if !geteuid().is_root() {
         println!("not tried: only root may become a user whose keys are used up");
+        assert!(std::env::var_os("CI_BACKENDS").is_none());
         return;
     }
     let directory = tempfile::tempdir().unwrap();

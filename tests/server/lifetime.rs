@@ -4,11 +4,11 @@ use std::{
     io::{BufRead, BufReader},
     os::unix::process::CommandExt,
     process::{Child, Command, Stdio},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use crate::support::{
-    backend,
+    SuspendedWatchdog, backend,
     raw_client::{
         Client, Identity, PATIENCE, assert_empty, entries, eventually, get, parts, processes_of,
         processes_with,
@@ -74,6 +74,24 @@ async fn a_dropped_server_leaves_neither_process_nor_directory() {
     drop(server);
     assert_eq!(processes_of(&identity), [0_u32; 0]);
     assert_empty(directory.path());
+}
+
+/// A suspended watchdog keeps the shutdown from finishing. Dropping a server can take 15 s.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn dropping_the_future_of_stop_does_not_block() {
+    let directory = tempfile::tempdir().unwrap();
+    let builder = LocalServer::builder().directory(directory.path());
+    let server = builder.start().await.unwrap();
+    let watchdog = SuspendedWatchdog::of(directory.path());
+    let started = Instant::now();
+    let stopped = tokio::time::timeout(Duration::from_millis(100), server.stop()).await;
+    let took = started.elapsed();
+    assert!(stopped.is_err());
+    assert!(took < Duration::from_secs(8), "{took:?}");
+    drop(watchdog);
+    let is_removed = || entries(directory.path()).is_empty();
+    eventually("the server stops in the background", is_removed).await;
 }
 
 #[tokio::test]

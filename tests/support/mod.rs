@@ -165,3 +165,34 @@ pub(crate) fn processes_with(text: &str) -> Vec<String> {
         })
         .collect()
 }
+
+/// A suspended watchdog of a server. The server can't finish its shutdown until this is dropped.
+#[cfg(target_os = "linux")]
+pub(crate) struct SuspendedWatchdog(String);
+
+#[cfg(target_os = "linux")]
+impl SuspendedWatchdog {
+    /// Suspends the watchdog of the server that has this directory.
+    pub(crate) fn of(directory: &std::path::Path) -> Self {
+        let watchdogs = processes_with("actix-sandbox-watchdog");
+        let directory = directory.to_str().unwrap();
+        let watchdog = watchdogs.iter().find(|it| it.contains(directory)).unwrap();
+        let (pid, _) = watchdog.split_once(':').unwrap();
+        let suspended = Self(pid.to_owned());
+        assert!(suspended.signal("STOP"));
+        suspended
+    }
+
+    fn signal(&self, signal: &str) -> bool {
+        let mut kill = std::process::Command::new("kill");
+        let sent = kill.args(["-s", signal, &self.0]).status();
+        sent.is_ok_and(|status| status.success())
+    }
+}
+
+#[cfg(target_os = "linux")]
+impl Drop for SuspendedWatchdog {
+    fn drop(&mut self) {
+        self.signal("CONT");
+    }
+}

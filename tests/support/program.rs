@@ -1,6 +1,7 @@
 //! [`Program`]: a running `actix-sandbox serve`.
 
 use std::{
+    ffi::OsStr,
     io::{BufRead, BufReader, Read},
     process::{Child, Command, ExitStatus, Stdio},
 };
@@ -304,6 +305,13 @@ impl Drop for Program {
 /// Runs it with arguments that it must refuse. Returns its exit status and its stderr.
 pub(crate) fn refused(arguments: &[&str]) -> (ExitStatus, String) {
     refused_by(command(arguments), arguments)
+}
+
+/// Like [`refused`], with this environment variable.
+pub(crate) fn refused_with(name: &str, value: &OsStr) -> (ExitStatus, String) {
+    let mut command = command(&[]);
+    command.env(name, value);
+    refused_by(command, &[])
 }
 
 /// Like [`refused`], as another user.

@@ -5,6 +5,8 @@ mod bench;
 #[cfg(target_os = "linux")]
 mod init;
 #[cfg(unix)]
+mod logging;
+#[cfg(unix)]
 mod serve;
 #[cfg(unix)]
 mod shared;

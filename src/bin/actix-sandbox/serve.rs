@@ -5,21 +5,21 @@ use std::{
     io::{ErrorKind, Write},
     net::ToSocketAddrs,
     path::PathBuf,
+    pin::pin,
     process::ExitCode,
     time::Duration,
 };
 
 use actix_sandbox::server::{Backend, LocalServer, ServerBuilder};
 use bytesize::ByteSize;
-use clap::{Args, ValueEnum};
-use tracing_subscriber::{
-    filter::{LevelFilter, Targets},
-    prelude::*,
-};
+use clap::Args;
 
-use crate::shared::{
-    self, SAME_WITHIN, Signals, TOKEN, backend, duration, not_started, positive, positive_u64,
-    size, workers,
+use crate::{
+    logging::{self, LogFormat},
+    shared::{
+        self, SAME_WITHIN, Signals, TOKEN, backend, duration, not_started, positive, positive_u64,
+        size, workers,
+    },
 };
 
 /// Headings of `--help`.
@@ -150,7 +150,8 @@ pub(crate) struct Serve {
     #[arg(long, help_heading = CALLERS, value_name = "NAME")]
     allowed_host: Vec<String>,
 
-    /// Format of the log, which goes to stderr. RUST_LOG sets its level.
+    /// Format of the log, which goes to stderr. RUST_LOG sets its levels, for example `debug` or
+    /// `actix_sandbox=debug,info`.
     #[arg(long, value_enum, default_value = "text")]
     log_format: LogFormat,
 
@@ -266,15 +267,9 @@ impl Confines {
     }
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-enum LogFormat {
-    Text,
-    Json,
-}
-
 impl Serve {
     pub(crate) fn run(self) -> Result<ExitCode, String> {
-        self.log();
+        logging::init(self.log_format)?;
         let token = shared::token(self.token_file.as_deref())?;
         self.check_address(token.is_some())?;
         shared::raise_open_files();
@@ -316,32 +311,17 @@ impl Serve {
             signals.forget();
             signals.next().await;
         };
+        // Pinned outside of `select!`, which drops its futures before it runs a handler. So the
+        // server still exists when `end_at_once` runs.
+        let mut stopped = pin!(tokio::time::timeout(grace, server.stop()));
         tokio::select! {
-            stopped = tokio::time::timeout(grace, server.stop()) => match stopped {
+            stopped = &mut stopped => match stopped {
                 Ok(()) => Ok(ExitCode::SUCCESS),
                 Err(_) => end_at_once(&format!(
                     "the shutdown took longer than {grace:?} (`--grace`)"
                 )),
             },
             () = impatient => end_at_once("ended at once by a second signal"),
-        }
-    }
-
-    fn log(&self) {
-        let asked = std::env::var("RUST_LOG").unwrap_or_default();
-        let asked = Some(asked).filter(|it| !it.is_empty());
-        let filter = asked.and_then(|it| it.parse().ok()).unwrap_or_else(|| {
-            let default = Targets::new().with_default(LevelFilter::INFO);
-            default.with_target("actix_server", LevelFilter::WARN)
-        });
-        let log = tracing_subscriber::fmt()
-            .with_max_level(LevelFilter::TRACE)
-            // Otherwise the logger panics if stderr is a closed pipe.
-            .log_internal_errors(false)
-            .with_writer(std::io::stderr);
-        match self.log_format {
-            LogFormat::Text => log.with_ansi(false).finish().with(filter).init(),
-            LogFormat::Json => log.json().finish().with(filter).init(),
         }
     }
 
@@ -426,8 +406,7 @@ impl Serve {
     }
 }
 
-/// Exits without dropping the server, because the drop would block. The watchdog cleans up the
-/// rest.
+/// Exits at once, without dropping the server. The watchdog cleans up the rest.
 fn end_at_once(reason: &str) -> ! {
     shared::say(reason);
     std::process::exit(1)

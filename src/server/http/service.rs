@@ -132,14 +132,17 @@ impl SandboxService {
 
     /// Refuses new sandboxes and deletes all existing ones. Resolves when their processes are
     /// killed and their files are removed, after at most about ten seconds.
+    ///
+    /// If the future is dropped earlier, the service keeps stopping in the background.
     pub async fn stop(&self) {
-        self.engine.stop.send_replace(true);
+        self.engine.request_stop();
         self.engine.thread.ended().await;
     }
 
-    /// Like [`stop`](Self::stop), but blocks, for at most [`DROP_WITHIN`].
-    pub(crate) fn stop_blocking(&self) {
-        self.engine.stop_blocking();
+    /// Like [`stop`](Self::stop), but blocks, for at most [`DROP_WITHIN`]. Returns `false` at once
+    /// if the service was already told to stop.
+    pub(crate) fn stop_blocking(&self) -> bool {
+        self.engine.stop_blocking()
     }
 }
 
@@ -175,9 +178,19 @@ struct Engine {
 }
 
 impl Engine {
-    fn stop_blocking(&self) {
-        self.stop.send_replace(true);
-        self.thread.wait(DROP_WITHIN);
+    /// Tells the thread to stop. Returns whether this is the first request.
+    fn request_stop(&self) -> bool {
+        !self.stop.send_replace(true)
+    }
+
+    /// Doesn't block if the thread was already told to stop. A caller that dropped the future of
+    /// [`SandboxService::stop`] has stopped waiting, and may run on an executor.
+    fn stop_blocking(&self) -> bool {
+        let is_first = self.request_stop();
+        if is_first {
+            self.thread.wait(DROP_WITHIN);
+        }
+        is_first
     }
 }
 

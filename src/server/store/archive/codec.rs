@@ -1,7 +1,9 @@
 //! The compression of an archive: one frame of LZ4, whose checksum covers the content.
 //!
 //! [`FrameDecoder`] takes an input that is cut between two blocks for a whole one, and ignores data
-//! after the frame. [`Decoder`] refuses both.
+//! after the frame. [`Decoder`] refuses both. It still accepts a frame that ends with an empty block
+//! instead of an end mark and a checksum. [`encoder`] writes no empty block, so a cut archive never
+//! ends with one: only a crafted archive does.
 
 use std::io::{self, BufReader, Read, Write};
 
@@ -33,7 +35,8 @@ impl<R: Read> Decoder<R> {
         }
     }
 
-    /// Fails unless the frame has ended, and the archive with it.
+    /// Called when the decoder reports the end of the frame. Fails if it met the end of the input
+    /// before, or if data follows.
     fn complete(&mut self) -> io::Result<()> {
         let source = self.frame.get_mut();
         if source.has_ended {
@@ -64,7 +67,8 @@ impl<R: Read> Read for Decoder<R> {
     }
 }
 
-/// The compressed bytes. To decompress a whole frame takes no read that meets their end.
+/// The compressed bytes. Decompressing a whole frame never reads past its last byte, so a read that
+/// meets the end of the input means that the frame is cut.
 struct Source<R> {
     inner: BufReader<R>,
     /// Whether a read has met the end.
