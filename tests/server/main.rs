@@ -23,4 +23,5 @@ mod processes;
 mod reconnect;
 mod replay;
 mod store;
+mod unread_output;
 mod v2;

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use crate::support::raw_client::{Client, eventually, processes_of};
+use crate::support::{
+    backend,
+    raw_client::{Client, eventually, processes_of},
+};
 use actix_sandbox::server::LocalServer;
 
 #[tokio::test]
@@ -154,6 +157,29 @@ async fn a_kill_by_a_client_that_did_not_take_over_is_confirmed() {
         client.until("SANDBOX_EXECUTION_DONE").await,
         ["SANDBOX_EXECUTION_RUNNING", "SANDBOX_EXECUTION_DONE"]
     );
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_refused_request_keeps_the_output_for_reconnect() {
+    let server = backend::with_visible_processes().start().await.unwrap();
+    let (mut client, identity) = Client::create(&server).await;
+    client.exec("bash", "read line; echo kept").await;
+    assert_eq!(client.line().await, "SANDBOX_EXECUTION_RUNNING");
+    drop(client);
+    let mut feeder = Client::attach(&server, &identity).await;
+    feeder.feed().await;
+    eventually("it has printed", || processes_of(&identity).is_empty()).await;
+    // The answer shows that the exec has ended.
+    feeder.action("kill_process").await;
+    assert_eq!(feeder.line().await, "SANDBOX_EXECUTION_FORCE_KILLED");
+    drop(feeder);
+    let mut client = Client::attach(&server, &identity).await;
+    client.action("nope").await;
+    client.until("SANDBOX_EXECUTION_DONE").await;
+    client.action("reconnect").await;
+    let lines = client.until("SANDBOX_EXECUTION_DONE").await;
+    assert_eq!(lines[1..], ["stdout: kept\n", "SANDBOX_EXECUTION_DONE"]);
     server.stop().await;
 }
 

@@ -193,7 +193,22 @@ impl SharedExec {
 impl SharedExec {
     /// Whether the client must wait for the end of this exec before it may start another one.
     pub(crate) fn is_in_progress(&self) -> bool {
-        self.look(|exec| !exec.is_done() || exec.is_attached() && !exec.is_settled())
+        let State { exec, v1, .. } = &*self.lock();
+        let is_heard = exec.is_settled() && !v1.as_ref().is_some_and(V1Adapter::has_last_words);
+        !exec.is_done() || exec.is_attached() && !is_heard
+    }
+
+    /// Whether the messages about the end are sent in part.
+    pub(crate) fn has_last_words(&self) -> bool {
+        let v1 = &self.lock().v1;
+        v1.as_ref().is_some_and(V1Adapter::has_last_words)
+    }
+
+    /// Sends the client the output, but not the end, because the sandbox reports its own end.
+    pub(crate) fn silence_end(&self) {
+        if let Some(v1) = &mut self.lock().v1 {
+            v1.silent = true;
+        }
     }
 
     /// Attaches a client that sent `reconnect`. `version` is that of its link.
@@ -205,7 +220,7 @@ impl SharedExec {
         });
     }
 
-    /// Detaches the client, because its link is lost or its sandbox ends.
+    /// Detaches the client, because its link is lost.
     pub(crate) fn detach(&self) {
         let mut state = self.lock();
         state.exec.detach();
@@ -219,7 +234,7 @@ impl SharedExec {
         let State { exec, v1, .. } = &mut *self.lock();
         match v1 {
             Some(v1) if !exec.is_done() => {
-                v1.kills += 1;
+                v1.kills = (v1.kills + 1).min(V1Adapter::MAX_KILLS);
                 true
             }
             _ => false,
@@ -287,6 +302,8 @@ impl Drop for Outlet {
     fn drop(&mut self) {
         if self.exec.look(|exec| !exec.is_done()) {
             self.exec.lose("The server lost the execution.".to_owned());
+            // If the channel is full, its events wake the sandbox.
+            let _ = self.events.try_send((self.id.clone(), Became::Ended));
         }
     }
 }
@@ -468,5 +485,18 @@ mod tests {
         let says = "has not read the 4194304 bytes before it, and at most 4194304 may wait";
         assert!(refused.contains(says), "{refused}");
         exec.make_way().await;
+    }
+
+    #[tokio::test]
+    async fn a_lost_exec_tells_its_sandbox() {
+        let (sender, mut events) = mpsc::channel(1);
+        let (exec, outlet) = exec(1_024);
+        drop(Outlet {
+            events: sender,
+            id: None,
+            exec: outlet.exec.clone(),
+        });
+        assert!(exec.look(|exec| exec.is_done()));
+        assert!(matches!(events.recv().await, Some((None, Became::Ended))));
     }
 }

@@ -28,6 +28,8 @@ pub(crate) struct V1Adapter {
     pub(super) kills: usize,
     /// Why a kill failed, if one did. Then all kills get this answer.
     pub(super) kill_failed: Option<String>,
+    /// Whether the client is not told how the exec ends. Cleared by `reconnect`.
+    pub(super) silent: bool,
     /// Answers to kills and messages about the end that are still to be sent, in order.
     last_words: VecDeque<ServerMessage>,
     /// Whether the reason of the end was sent. Later links get only `DONE`.
@@ -35,6 +37,9 @@ pub(crate) struct V1Adapter {
 }
 
 impl V1Adapter {
+    /// The maximum number of kills that wait for an answer. The others get none.
+    pub(super) const MAX_KILLS: usize = 64;
+
     /// Creates the adapter of an exec. `version` is that of the link to its client.
     pub(crate) fn new(version: Version, run_time: Duration, stdin_limit: usize) -> Self {
         Self {
@@ -43,6 +48,7 @@ impl V1Adapter {
             stdin_limit: stdin_limit as u64,
             kills: 0,
             kill_failed: None,
+            silent: false,
             last_words: VecDeque::new(),
             explained: false,
         }
@@ -78,7 +84,16 @@ impl V1Adapter {
         }
     }
 
+    /// Whether the messages about the end are sent in part.
+    pub(super) fn has_last_words(&self) -> bool {
+        !self.last_words.is_empty()
+    }
+
     fn end(&mut self, end: Option<&ExecEnd>, message: Option<String>) {
+        if self.silent {
+            self.kills = 0;
+            return;
+        }
         let words = &mut self.last_words;
         let reason = end.map(|end| end.reason);
         match std::mem::replace(&mut self.explained, true) {
@@ -121,6 +136,7 @@ impl V1Adapter {
     /// Attaches the client of a new link, which sent `reconnect`.
     pub(super) fn attach(&mut self, exec: &mut ServedExec, version: Version) {
         self.version = version;
+        self.silent = false;
         self.explained &= self.last_words.is_empty();
         self.last_words.clear();
         if exec.is_done() {

@@ -28,7 +28,7 @@ impl Sandbox {
         self.status(Status::SandboxCheckpointing);
         let execs = &self.state.execs;
         let v1 = execs.v1.as_ref();
-        if execs.is_alive() || v1.is_some_and(|it| it.exec.look(|exec| !exec.is_done())) {
+        if execs.is_alive() || v1.is_some_and(|it| it.exec.is_in_progress()) {
             self.refuse(
                 Status::ExecutionInProgressError,
                 "Cannot checkpoint while an execution is in progress.".to_owned(),

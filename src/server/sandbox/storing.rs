@@ -123,9 +123,9 @@ impl Sandbox {
     /// Prepares the sandbox for a handoff: kills the execs and writes a checkpoint. The statuses
     /// are those in the recordings of the cloud-run-sandbox server.
     pub(super) async fn hand_over(&mut self) -> Result<(), String> {
+        let ran = self.abandon_exec();
         self.status(Status::SandboxLockReleaseRequested);
         self.status(Status::SandboxCheckpointing);
-        let ran = self.abandon_exec();
         let why = "The sandbox was handed over to another server.";
         self.state.execs.end(why).await;
         if ran {

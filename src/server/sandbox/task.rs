@@ -205,6 +205,7 @@ impl Sandbox {
             // Another server has taken the sandbox, so this server must not kill it.
             end = End::Lost;
         }
+        self.abandon_exec();
         if end == End::Lost {
             let id = &self.id;
             let why = format!(
@@ -234,7 +235,6 @@ impl Sandbox {
             self.commands.close();
         }
         self.status(Status::SandboxDeleting);
-        self.abandon_exec();
         self.state.execs.end("The sandbox was deleted.").await;
         if let Some(snapshot) = self.state.snapshot.take() {
             snapshot.abandon().await;

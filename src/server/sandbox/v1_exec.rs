@@ -11,7 +11,7 @@ use crate::{
         backend::job::{Job, Language},
         exec::{
             exec_table::Entry,
-            execution::{Control, Limits},
+            execution::Limits,
             shared_exec::SharedExec,
             v1_adapter::{V1Adapter, refusal},
         },
@@ -24,14 +24,10 @@ impl Sandbox {
         let Some(link) = self.state.link.clone() else {
             return;
         };
-        if let Some(last) = &self.state.execs.v1 {
-            if last.exec.is_in_progress() {
-                let reason = "An execution is already in progress.".to_owned();
-                return self.refuse(Status::ExecutionError, reason);
-            }
-            // No client has reconnected to the last exec, so drop the rest of its output.
-            last.exec
-                .look(|exec| exec.abandon("Another execution was started."));
+        let last = self.state.execs.v1.as_ref();
+        if last.is_some_and(|last| last.exec.is_in_progress()) {
+            let reason = "An execution is already in progress.".to_owned();
+            return self.refuse(Status::ExecutionError, reason);
         }
         let name = language.as_deref().unwrap_or("None");
         let Some(language) = Language::from_name(name) else {
@@ -45,6 +41,11 @@ impl Sandbox {
             );
             return refuse(&link, Status::ExecutionError, reason);
         };
+        if let Some(last) = last {
+            // No client has reconnected to the last exec, so drop the rest of its output.
+            last.exec
+                .look(|exec| exec.abandon("Another execution was started."));
+        }
 
         let options = &self.options;
         let run_time = options.max_run_time;
@@ -71,8 +72,8 @@ impl Sandbox {
                 "Invalid stdin message format. 'data' field is required.".to_owned(),
             );
         };
-        let is_alive = |entry: &&Entry| entry.control.as_ref().is_some_and(Control::is_alive);
-        match self.state.execs.v1.as_ref().filter(is_alive) {
+        let is_in_progress = |entry: &&Entry| entry.exec.is_in_progress();
+        match self.state.execs.v1.as_ref().filter(is_in_progress) {
             Some(entry) => {
                 if let Err(refused) = entry.exec.push_stdin(&data) {
                     self.refuse(Status::StdinError, refused);
@@ -116,12 +117,20 @@ impl Sandbox {
         }
     }
 
-    /// Detaches the client from the v1 exec, because the exec is about to be killed with the
-    /// sandbox. Returns whether the exec is running.
+    /// Prepares for the kill of the v1 exec with the sandbox. Its client gets the output before the
+    /// statuses of the sandbox, but no end. Returns whether the exec is running.
     pub(super) fn abandon_exec(&self) -> bool {
-        let v1 = self.state.execs.v1.as_ref();
-        let running = v1.filter(|entry| entry.exec.look(|exec| !exec.is_done()));
-        running.inspect(|entry| entry.exec.detach()).is_some()
+        let Some(entry) = &self.state.execs.v1 else {
+            return false;
+        };
+        let is_running = entry.exec.look(|exec| !exec.is_done());
+        if is_running {
+            entry.exec.silence_end();
+        }
+        if let Some(link) = &self.state.link {
+            link.finish(&entry.exec);
+        }
+        is_running
     }
 }
 

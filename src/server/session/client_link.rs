@@ -41,6 +41,8 @@ struct State {
     queue: VecDeque<ServerMessage>,
     /// The execs that send on this link. The first has the next turn.
     execs: VecDeque<Arc<SharedExec>>,
+    /// A v1 exec whose remaining messages come before the queue.
+    first: Option<Arc<SharedExec>>,
     /// The payload of the latest ping. RFC 6455 permits answering only the latest.
     pong: Option<Bytes>,
     /// The code of the close frame to send after everything else.
@@ -59,11 +61,27 @@ impl State {
         self.dead || self.closed || self.close.is_some()
     }
 
+    /// Returns the next message.
+    fn poll_message(&mut self) -> Option<ServerMessage> {
+        if let Some(exec) = &self.first {
+            let message = exec.poll_message();
+            if message.is_some() || exec.look(|exec| exec.is_attached() && !exec.is_settled()) {
+                return message;
+            }
+            self.first = None;
+        }
+        self.queue.pop_front().or_else(|| self.poll_exec())
+    }
+
     /// Returns the next message of an exec. The execs take turns.
     fn poll_exec(&mut self) -> Option<ServerMessage> {
         for _ in 0..self.execs.len() {
             let exec = self.execs.pop_front()?;
             let message = exec.poll_message();
+            if exec.has_last_words() {
+                // For example, a reason must directly follow its status.
+                self.first = Some(exec.clone());
+            }
             // A settled exec has sent its last message.
             if message.is_some() || !exec.look(|exec| exec.is_settled()) {
                 self.execs.push_back(exec);
@@ -146,9 +164,18 @@ impl Link {
         });
     }
 
+    /// Sends the messages of a v1 exec that is about to end before all answers.
+    pub(crate) fn finish(&self, exec: &Arc<SharedExec>) {
+        self.change(|state| state.first = Some(exec.clone()));
+    }
+
     /// Removes all execs, so that another link can send their messages.
     pub(crate) fn forget_execs(&self) {
-        self.lock().execs.clear();
+        let mut state = self.lock();
+        state.execs.clear();
+        state.first = None;
+        drop(state);
+        self.writer.wake();
     }
 
     /// Closes the link after all queued messages are sent. Messages that are pushed later are
@@ -232,9 +259,11 @@ impl Link {
         if let Some(payload) = state.pong.take() {
             return Poll::Ready(Some(Outgoing::Pong(payload)));
         }
-        let message = state.queue.pop_front().or_else(|| state.poll_exec());
-        if let Some(message) = message {
+        if let Some(message) = state.poll_message() {
             return Poll::Ready(Some(Outgoing::Text(message.encode())));
+        }
+        if state.first.is_some() {
+            return Poll::Pending;
         }
         match state.close.take() {
             None => Poll::Pending,

@@ -5,7 +5,7 @@ use std::{task::Waker, time::Duration};
 use super::*;
 use crate::{
     machine::ServedExec,
-    protocol::{ExecEnd, Status, StdStream},
+    protocol::{EndReason, ExecEnd, Status, StdStream},
     server::exec::v1_adapter::V1Adapter,
 };
 
@@ -167,4 +167,74 @@ fn a_client_that_reads_no_answers_is_cut_off() {
         link.push(ServerMessage::status(Status::ExecutionForceKilled));
     }
     assert!(link.is_dead());
+}
+
+fn end(exec: &SharedExec, reason: EndReason) {
+    exec.change(|exec| {
+        let end = ExecEnd {
+            reason,
+            ..ExecEnd::lost()
+        };
+        exec.handle_exited(end, Some("why".to_owned()));
+        exec.handle_done(false);
+    });
+}
+
+#[test]
+fn no_answer_splits_the_messages_about_an_end() {
+    let link = Link::default();
+    let exec = v1_exec(&link);
+    end(&exec, EndReason::TimedOut);
+    assert_eq!(pop(&link).as_deref(), Some(RUNNING));
+    for part in ["EXECUTION_ERROR", "ran longer", "FORCE_KILLED"] {
+        let text = pop(&link).unwrap();
+        assert!(text.contains(part), "{text}");
+        assert!(exec.is_in_progress(), "the client has not heard of the end");
+        link.refuse(Status::ExecutionError, "refused".to_owned());
+    }
+    assert!(pop(&link).is_some_and(|text| text.contains("EXECUTION_DONE")));
+    assert!(!exec.is_in_progress());
+    let refused: Vec<_> = std::iter::from_fn(|| pop(&link)).collect();
+    assert_eq!(refused.len(), 6, "{refused:?}");
+}
+
+#[test]
+fn answers_wait_for_an_exec_that_is_finished() {
+    let link = Link::default();
+    let exec = v1_exec(&link);
+    print(&exec, StdStream::Stdout, "before");
+    exec.silence_end();
+    link.finish(&exec);
+    link.push(ServerMessage::status(Status::SandboxDeleting));
+    link.close(1000);
+    assert_eq!(pop(&link).as_deref(), Some(RUNNING));
+    assert!(pop(&link).is_some_and(|text| text.contains("before")));
+    assert_eq!(pop(&link), None, "the exec may still print");
+    print(&exec, StdStream::Stdout, "after");
+    end(&exec, EndReason::SandboxLost);
+    assert!(pop(&link).is_some_and(|text| text.contains("after")));
+    assert!(pop(&link).is_some_and(|text| text.contains("SANDBOX_DELETING")));
+    assert_eq!(pop(&link).as_deref(), Some("Close(Some(1000))"));
+}
+
+#[test]
+fn a_detached_exec_delays_no_answers() {
+    let link = Link::default();
+    let exec = v1_exec(&link);
+    exec.detach();
+    link.finish(&exec);
+    link.push(ServerMessage::status(Status::SandboxDeleting));
+    assert!(pop(&link).is_some_and(|text| text.contains("SANDBOX_DELETING")));
+}
+
+#[test]
+fn the_answers_to_many_kills_are_bounded() {
+    let link = Link::default();
+    let exec = v1_exec(&link);
+    for _ in 0..1_000 {
+        assert!(exec.expect_kill());
+    }
+    end(&exec, EndReason::Killed);
+    let texts: Vec<_> = std::iter::from_fn(|| pop(&link)).collect();
+    assert_eq!(texts.len(), 66, "RUNNING, the answers and DONE");
 }
