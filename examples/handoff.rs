@@ -18,14 +18,16 @@ async fn main() -> ExitCode {
 }
 
 async fn run() -> Result<(), Box<dyn Error>> {
-    // Two servers that share a state directory.
+    // Without URLs, two servers that share a state directory.
     let state = tempfile::tempdir()?;
     let (mut urls, mut servers) = (Vec::new(), Vec::new());
     for variable in ["SANDBOX_URL", "OTHER_SANDBOX_URL"] {
-        if let Ok(url) = env::var(variable) {
-            urls.push(url);
-            continue;
-        }
+        urls.extend(env::var(variable));
+    }
+    if urls.len() == 1 {
+        return Err("set both SANDBOX_URL and OTHER_SANDBOX_URL, or neither".into());
+    }
+    while urls.len() < 2 {
         let server = LocalServer::builder().state_directory(state.path());
         let server = server.start().await?;
         urls.push(server.url().to_owned());

@@ -87,6 +87,7 @@ impl OutputView<'_> {
     }
 
     /// The piece without the view.
+    #[cfg(any(test, feature = "test-util", feature = "unstable-internals"))]
     pub fn into_piece(self, frame: &Bytes) -> OutputPiece {
         let place = self.place.map(|(exec, offset)| OutputPlace {
             exec: ExecId::new(exec),
