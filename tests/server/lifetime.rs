@@ -4,7 +4,7 @@ use std::{
     io::{BufRead, BufReader},
     os::unix::process::CommandExt,
     process::{Child, Command, Stdio},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use crate::support::{
@@ -84,7 +84,7 @@ async fn dropping_the_future_of_stop_does_not_block() {
     let builder = LocalServer::builder().directory(directory.path());
     let server = builder.start().await.unwrap();
     let watchdog = SuspendedWatchdog::of(directory.path());
-    let started = Instant::now();
+    let started = tokio::time::Instant::now();
     let stopped = tokio::time::timeout(Duration::from_millis(100), server.stop()).await;
     let took = started.elapsed();
     assert!(stopped.is_err());
