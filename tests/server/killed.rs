@@ -252,7 +252,10 @@ async fn a_killed_owner_without_a_checkpoint_leaves_nothing() {
             "SANDBOX_RESTORE_ERROR"
         ]
     );
-    assert!(end[3].contains("has left no checkpoint"), "{lines:?}");
+    assert!(
+        end[3].contains("has stopped and left no checkpoint"),
+        "{lines:?}"
+    );
 }
 
 /// The lease of an owner expires while the owner is suspended. The owner must notice that before it
