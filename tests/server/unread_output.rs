@@ -1,5 +1,5 @@
-//! A client that has not read the output of its exec yet. Its next requests lose none of the output,
-//! and their answers don't come before the end of the exec.
+//! A client that has not read the output of its exec yet. Its next requests lose none of the
+//! output, and the sandbox ends only after it.
 
 use std::path::Path;
 
@@ -19,21 +19,21 @@ async fn with_room(state: &Path) -> LocalServer {
     builder.state_directory(state).start().await.unwrap()
 }
 
-/// Starts an exec that prints [`UNREAD`] bytes and then runs `after`. Waits until this is the only
-/// process, or until none is left if it is empty.
+/// Starts an exec that prints [`UNREAD`] bytes and then runs `after`. Waits until that runs, or
+/// until no process is left if it is empty.
 async fn unread(client: &mut Client, identity: &Identity, after: &str) {
     let print = format!("head -c {UNREAD} /dev/zero | tr '\\0' x");
     client.exec("bash", &format!("{print}; {after}")).await;
     assert_eq!(client.line().await, "SANDBOX_EXECUTION_RUNNING");
     let name = after.split(' ').nth(1).unwrap_or_default();
     let is_printed = || {
-        let names = processes_of(identity).into_iter().map(|pid| {
+        let mut names = processes_of(identity).into_iter().map(|pid| {
             let comm = std::fs::read_to_string(format!("/proc/{pid}/comm"));
             comm.unwrap_or_default()
         });
         match name {
             "" => names.count() == 0,
-            name => names.map(|it| it.trim() == name).eq([true]),
+            name => names.any(|it| it.trim() == name),
         }
     };
     eventually("all is printed", is_printed).await;
