@@ -145,10 +145,10 @@ impl<'a> Cursor<'a> {
     }
 
     fn digits(&mut self) -> Option<u64> {
-        let text = self.0.as_bytes();
+        let text = self.0;
         let mut number = 0;
         let mut digits = 0;
-        while let Some(digit @ b'0'..=b'9') = text.get(digits) {
+        while let Some(digit @ b'0'..=b'9') = text.as_bytes().get(digits) {
             digits += 1;
             if digits > 19 {
                 return None;
@@ -156,10 +156,10 @@ impl<'a> Cursor<'a> {
             // 19 digits always fit.
             number = number * 10 + u64::from(digit - b'0');
         }
-        if digits == 0 || (digits > 1 && text[0] == b'0') {
+        if digits == 0 || (digits > 1 && text.starts_with('0')) {
             return None;
         }
-        self.0 = &self.0[digits..];
+        self.0 = text.get(digits..)?;
         Some(number)
     }
 }

@@ -157,7 +157,8 @@ impl V1Adapter {
         let limit = self.stdin_limit;
         if waiting > 0 && waiting.saturating_add(data.len() as u64) > limit {
             return Err(format!(
-                "The input was not accepted: the process has not read the {waiting} bytes before it, and at most {limit} may wait."
+                "The input was not accepted: the process has not read the {waiting} bytes \
+                 before it, and at most {limit} may wait."
             ));
         }
         exec.handle_stdin(received, data, false);

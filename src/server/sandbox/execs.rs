@@ -97,7 +97,11 @@ impl Sandbox {
             }
             NamedMessage::Ack { .. } => {}
             NamedMessage::Unknown => {
-                tracing::debug!(sandbox = %self.id, exec = %Escaped(&id), "ignored an unknown request about an exec");
+                tracing::debug!(
+                    sandbox = %self.id,
+                    exec = %Escaped(&id),
+                    "ignored an unknown request about an exec"
+                );
             }
         }
     }
@@ -116,7 +120,8 @@ impl Sandbox {
         let most = self.options.max_execs;
         if self.state.execs.count_alive() >= most {
             let why = format!(
-                "The sandbox has reached its limit of {most} concurrent executions: kill one, or wait for one to end."
+                "The sandbox has reached its limit of {most} concurrent executions: \
+                 kill one, or wait for one to end."
             );
             return Err((Status::ExecutionError, why));
         }
@@ -179,7 +184,11 @@ impl Sandbox {
         let execs = &mut self.state.execs;
         match (became, id.clone()) {
             (Became::Exited, _) => {
-                tracing::debug!(sandbox = %self.id, exec = %Escaped(shown), "exec exited, its output continues");
+                tracing::debug!(
+                    sandbox = %self.id,
+                    exec = %Escaped(shown),
+                    "exec exited, its output continues"
+                );
                 execs.limit_exited(self.options.max_execs);
             }
             (Became::Ended, _) => {
@@ -187,7 +196,12 @@ impl Sandbox {
                 execs.ended(id.as_ref());
             }
             (Became::NotStarted(why), id) => {
-                tracing::warn!(sandbox = %self.id, exec = %Escaped(shown), reason = %Escaped(&why), "an exec did not start");
+                tracing::warn!(
+                    sandbox = %self.id,
+                    exec = %Escaped(shown),
+                    reason = %Escaped(&why),
+                    "an exec did not start"
+                );
                 match id {
                     None => execs.ended(None),
                     Some(id) => {

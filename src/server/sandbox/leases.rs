@@ -214,7 +214,10 @@ impl Leases {
                     }
                 }
                 Err(error) => {
-                    tracing::warn!(error = %Escaped(error), "could not read which locks other servers wait for");
+                    tracing::warn!(
+                        error = %Escaped(error),
+                        "could not read which locks other servers wait for"
+                    );
                 }
             }
         }
@@ -236,7 +239,11 @@ impl Leases {
                 tell(registry, id, Command::LockLost);
             }
             Err(error) => {
-                tracing::info!(sandbox = %id, error = %Escaped(error), "a lock is not renewed yet, trying again");
+                tracing::info!(
+                    sandbox = %id,
+                    error = %Escaped(error),
+                    "a lock is not renewed yet, trying again"
+                );
             }
         }
     }

@@ -101,7 +101,8 @@ impl Registry {
         let limit = self.options.max_sandboxes;
         if entries.sandboxes.len() >= limit {
             return Err(format!(
-                "This server has reached its limit of {limit} sandboxes: kill one, or wait for one to be deleted."
+                "This server has reached its limit of {limit} sandboxes: kill one, or wait for one \
+                 to be deleted."
             ));
         }
         if entries.sandboxes.contains_key(id) {
@@ -113,7 +114,8 @@ impl Registry {
             && all.filter(|it| it.client == client).count() >= limit
         {
             return Err(format!(
-                "The clients at this address have reached their limit of {limit} sandboxes: kill one, or wait for one to be deleted."
+                "The clients at this address have reached their limit of {limit} sandboxes: kill one, \
+                 or wait for one to be deleted."
             ));
         }
         entries.sandboxes.insert(id.clone(), handle.clone());

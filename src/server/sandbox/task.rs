@@ -75,7 +75,11 @@ impl Sandbox {
             match self.prepare(end).await {
                 Ok(()) => return self.end(end).await,
                 Err(why) => {
-                    tracing::warn!(sandbox = %self.id, why = %Escaped(&why), "the sandbox could not be checkpointed");
+                    tracing::warn!(
+                        sandbox = %self.id,
+                        why = %Escaped(&why),
+                        "the sandbox could not be checkpointed"
+                    );
                     match end {
                         End::Checkpointed => self.checkpoint_failed(&why),
                         End::HandedOver => {
