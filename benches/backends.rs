@@ -1,6 +1,9 @@
 //! The latency of each operation of a sandbox, on each backend that works on this machine: create,
 //! exec, snapshot, create from a snapshot, checkpoint, restore, kill. Prints medians of 50.
 //!
+//! Also prints the floors of the same run (starting bash directly, and in bubblewrap), the rate of
+//! 256 MiB of output, and the memory of an idle sandbox.
+//!
 //! The checkpointed sandbox has a background process. `gvisor` stores and restores its memory; the
 //! other backends end it.
 //!
@@ -15,6 +18,8 @@
 
 use std::time::{Duration, Instant};
 
+use futures::StreamExt;
+
 use actix_sandbox::{
     Language, LocalServer, Sandbox,
     server::{Backend, GvisorOptions, NamespaceOptions},
@@ -22,9 +27,16 @@ use actix_sandbox::{
 
 const TIMES: usize = 50;
 
+/// The output whose rate is measured, in MiB.
+const OUTPUT_MIB: u32 = 256;
+
 struct Medians {
     backend: &'static str,
     phases: [Duration; PHASES.len()],
+    /// MiB of output in a second.
+    output: f64,
+    /// The memory of the processes of an idle sandbox: proportional set size in KiB.
+    idle: Option<u64>,
 }
 
 const PHASES: [&str; 7] = [
@@ -37,8 +49,12 @@ const PHASES: [&str; 7] = [
     "kill",
 ];
 
-#[actix::main]
-async fn main() {
+fn main() {
+    actix_sandbox::server::agent();
+    actix::System::new().block_on(run());
+}
+
+async fn run() {
     // cargo passes `--bench` to measure. `cargo test --benches` only checks that this runs.
     let times = match std::env::args().any(|arg| arg == "--bench") {
         true => TIMES,
@@ -65,6 +81,84 @@ async fn main() {
         }
         println!();
     }
+    print!("| {OUTPUT_MIB} MiB of output |");
+    all.iter()
+        .for_each(|it| print!(" {:.0} MiB/s |", it.output));
+    print!("\n| memory of an idle sandbox (PSS) |");
+    for it in &all {
+        match it.idle {
+            Some(kib) => print!(" {:.1} MiB |", kib as f64 / 1_024.0),
+            None => print!(" none |"),
+        }
+    }
+    println!();
+    print_floors(times);
+}
+
+/// Prints how long the programs take that a backend can't do without.
+fn print_floors(times: usize) {
+    let bash = ["bash", "-c", "true"];
+    let namespaces = [
+        "--unshare-all",
+        "--as-pid-1",
+        "--ro-bind",
+        "/",
+        "/",
+        "--proc",
+        "/proc",
+    ];
+    let bwrap: Vec<_> = ["bwrap"]
+        .into_iter()
+        .chain(namespaces)
+        .chain(bash)
+        .collect();
+    println!("\n| floor, median of {times} | |\n| --- | --- |");
+    for (name, command) in [("bash", &bash[..]), ("bubblewrap and bash", &bwrap)] {
+        let run = || {
+            std::process::Command::new(command[0])
+                .args(&command[1..])
+                .output()
+        };
+        let mut durations = Vec::new();
+        for _ in 0..times {
+            let begun = Instant::now();
+            match run() {
+                Ok(output) if output.status.success() => durations.push(begun.elapsed()),
+                _ => {
+                    println!("| {name} | does not work on this machine |");
+                    break;
+                }
+            }
+        }
+        durations.sort_unstable();
+        if durations.len() == times {
+            let median = durations[times / 2].as_secs_f64() * 1_000.0;
+            println!("| {name} | {median:.1} ms |");
+        }
+    }
+}
+
+/// The proportional set size, in KiB, of the descendants of this process. `None` if there are none.
+fn descendants_kib() -> Option<u64> {
+    let stat = |pid: &str, file: &str| std::fs::read_to_string(format!("/proc/{pid}/{file}")).ok();
+    let parent = |pid: &str| {
+        let stat = stat(pid, "stat")?;
+        let rest = stat.rsplit_once(") ")?.1;
+        rest.split(' ').nth(1).map(str::to_owned)
+    };
+    let me = std::process::id().to_string();
+    let mut total = None;
+    for entry in std::fs::read_dir("/proc").ok()?.flatten() {
+        let pid = entry.file_name().to_string_lossy().into_owned();
+        let parents = std::iter::successors(parent(&pid), |pid| parent(pid));
+        if parents.take(16).any(|it| it == me) {
+            let rollup = stat(&pid, "smaps_rollup").unwrap_or_default();
+            let pss = rollup.lines().find_map(|line| line.strip_prefix("Pss:"));
+            let kib = pss.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
+            *total.get_or_insert(0) += kib.unwrap_or(0);
+        }
+    }
+    total
 }
 
 async fn measure(server: LocalServer, times: usize) -> Medians {
@@ -114,11 +208,32 @@ async fn measure(server: LocalServer, times: usize) -> Medians {
         sandbox.kill().await.unwrap();
         phases[6].push(begun.elapsed());
     }
+    let before = descendants_kib();
+    let sandbox = Sandbox::create(server.url()).await.unwrap();
+    run(&sandbox, "true").await;
+    let idle = descendants_kib()
+        .zip(before)
+        .map(|(after, before)| after.saturating_sub(before));
+    let code = format!("yes | head -c {OUTPUT_MIB}M");
+    let begun = Instant::now();
+    let process = sandbox.exec(Language::Bash, code).await.unwrap();
+    let mut read = 0;
+    while let Some(piece) = process.stdout().next().await {
+        read += piece.unwrap().len();
+    }
+    let output = f64::from(OUTPUT_MIB) / begun.elapsed().as_secs_f64();
+    assert_eq!(read, OUTPUT_MIB as usize * 1_024 * 1_024);
+    sandbox.kill().await.unwrap();
     let backend = server.backend();
     server.stop().await;
     let phases = phases.map(|mut times| {
         times.sort_unstable();
         times[times.len() / 2]
     });
-    Medians { backend, phases }
+    Medians {
+        backend,
+        phases,
+        output,
+        idle,
+    }
 }

@@ -116,6 +116,10 @@ pub mod actor;
 mod client;
 #[cfg(feature = "client")]
 mod error;
+#[cfg(all(unix, feature = "server", not(feature = "unstable-internals")))]
+mod inside;
+#[cfg(all(unix, feature = "server", feature = "unstable-internals"))]
+pub mod inside;
 #[cfg(all(unix, feature = "server"))]
 pub mod server;
 #[cfg(feature = "test-util")]

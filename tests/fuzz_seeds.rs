@@ -35,6 +35,11 @@ fn seeds(target: &str, run: fn(&[u8])) {
 }
 
 #[test]
+fn the_seeds_of_the_agent_find_nothing() {
+    seeds("agent_frames", fuzz::agent_frames);
+}
+
+#[test]
 fn the_seeds_of_the_codec_find_nothing() {
     seeds("codec", fuzz::codec);
 }
@@ -58,6 +63,7 @@ proptest! {
 
     #[test]
     fn random_bytes_find_nothing(bytes in prop::collection::vec(any::<u8>(), 0..2_000)) {
+        fuzz::agent_frames(&bytes);
         fuzz::codec(&bytes);
         fuzz::client_machine(&bytes);
         fuzz::server_machine(&bytes);

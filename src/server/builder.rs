@@ -44,6 +44,7 @@ pub struct ServerBuilder {
 #[derive(Clone, Debug)]
 pub(crate) struct Options {
     pub(super) backend: Option<Backend>,
+    pub(super) agent: Option<PathBuf>,
     pub(super) directory: Option<PathBuf>,
     pub(super) state: Option<Place>,
     pub(super) archives: Bounds,
@@ -75,6 +76,7 @@ impl Default for ServerBuilder {
             secret: SecretSource::default(),
             options: Options {
                 backend: None,
+                agent: None,
                 directory: None,
                 state: None,
                 archives: Bounds {
@@ -132,6 +134,13 @@ setters! {
     /// `ACTIX_SANDBOX_BACKEND` names (`auto`, `confined`, `host`, `namespace` or `gvisor`), or
     /// [`Backend::Host`] if the variable is not set.
     backend(backend: Backend): options.backend = Some(backend);
+
+    /// The program that the backend `namespace` starts as the [agent](super::agent) of each
+    /// sandbox. It must be of the same release of this crate. Default: the one that the environment
+    /// variable `ACTIX_SANDBOX_AGENT` names; else this program, if its `main` calls
+    /// [`agent`](super::agent()); else the command `actix-sandbox` in the directory of this program,
+    /// in its parent, or on the `PATH`.
+    agent(program: impl Into<PathBuf>): options.agent = Some(program.into());
 
     /// The directory that holds the sandboxes. The server creates it if it is missing. It creates
     /// one subdirectory for itself, and removes this subdirectory when it stops. Default: the

@@ -240,6 +240,7 @@
 //! All sandboxes run on one dedicated thread. Sessions run on the workers of the HTTP server. A
 //! sandbox never waits for a client or for a process that doesn't read.
 
+mod agent;
 mod backend;
 mod blocking;
 mod builder;
@@ -257,6 +258,7 @@ mod setters;
 mod store;
 mod thread;
 
+pub use agent::agent;
 pub use builder::ServerBuilder;
 pub use choice::{Backend, GvisorOptions, NamespaceOptions};
 pub use error::ServerError;

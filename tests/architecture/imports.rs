@@ -36,7 +36,8 @@ const LAYERS: [(&str, &[&str]); 9] = [
         &["protocol", "machine", "transport", "error", "actor"],
     ),
     ("test_util", &["protocol", "machine", "transport"]),
-    ("server", &["protocol", "machine", "yield_now"]),
+    ("inside", &["protocol"]),
+    ("server", &["protocol", "machine", "yield_now", "inside"]),
 ];
 
 /// A path as its segments, from the root of the crate.

@@ -390,7 +390,7 @@ fn small_disk(test: &str) -> Option<PathBuf> {
     let disk = tempfile::tempdir().unwrap();
     let output = Command::new("unshare")
         .args(["--mount", "--", "bash", "-c"])
-        .arg("mount -t tmpfs -o size=32m,nr_inodes=2k small \"$0\" && exec 9</ && exec \"$@\"")
+        .arg("mount -t tmpfs -o size=128m,nr_inodes=2k small \"$0\" && exec 9</ && exec \"$@\"")
         .arg(disk.path())
         .args(["python3", "-c", WITH_KEY])
         .arg(std::env::current_exe().unwrap())

@@ -12,6 +12,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod agent;
 mod attacks;
 mod backends;
 mod clean_start;

@@ -292,20 +292,12 @@ async fn nothing_is_left_after(signal: &str) {
     let (mut server, url) = server_process(directory.path(), None);
     let code = serde_json::json!({
         "language": "bash",
-        "code": "sleep 1000 & setsid sleep 1000 & echo marker $ACTIX_SANDBOX_SERVER; wait"
+        "code": "sleep 1000 & setsid sleep 1000 & echo id $ACTIX_SANDBOX_ID; wait"
     });
-    let messages = exec(&url, code, "marker").await;
-    let marker = messages
-        .last()
-        .unwrap()
-        .split_once("marker ")
-        .unwrap()
-        .1
-        .split('\\')
-        .next()
-        .unwrap()
-        .to_owned();
-    let variable = format!("ACTIX_SANDBOX_SERVER={marker}");
+    let messages = exec(&url, code, "id sandbox-").await;
+    let (_, id) = messages.last().unwrap().split_once("id ").unwrap();
+    let id = id.split('\\').next().unwrap();
+    let variable = format!("ACTIX_SANDBOX_ID={id}");
     eventually("all have begun", || processes_with(&variable).len() >= 3).await;
     let watchdogs = || {
         std::fs::read_dir("/proc")
@@ -313,7 +305,8 @@ async fn nothing_is_left_after(signal: &str) {
             .filter_map(|process| std::fs::read(process.ok()?.path().join("cmdline")).ok())
             .filter(|line| {
                 let line = String::from_utf8_lossy(line);
-                line.contains("actix-sandbox-watchdog") && line.contains(&marker)
+                line.contains("actix-sandbox-watchdog")
+                    && line.contains(directory.path().to_str().unwrap())
             })
             .count()
     };

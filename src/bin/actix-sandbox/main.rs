@@ -36,6 +36,7 @@ enum Command {
 
 #[cfg(unix)]
 fn main() -> ExitCode {
+    actix_sandbox::server::agent();
     let Arguments { command } = Arguments::parse();
     let done = match command {
         #[cfg(target_os = "linux")]

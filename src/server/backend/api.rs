@@ -3,16 +3,9 @@
 use std::io;
 
 use futures::future::BoxFuture;
-use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::job::Job;
-use crate::{protocol::SandboxId, server::store::archive::layout::Trees};
-
-/// The server's end of a process's stdout or stderr.
-pub(crate) type Pipe = Box<dyn AsyncRead + Send + Unpin>;
-
-/// The server's end of a process's stdin.
-pub(crate) type Input = Box<dyn AsyncWrite + Send + Unpin>;
+use crate::{inside::process::Started, protocol::SandboxId, server::store::archive::layout::Trees};
 
 /// Creates sandboxes.
 pub(crate) trait Backend: Send + Sync + 'static {
@@ -23,13 +16,6 @@ pub(crate) trait Backend: Send + Sync + 'static {
 
     /// Shuts the backend down. Call it after every sandbox was deleted.
     fn shutdown(&self) -> BoxFuture<'_, ()>;
-}
-
-/// How a main process ended. Both fields are `None` if that is unknown.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Exit {
-    pub(crate) code: Option<i32>,
-    pub(crate) signal: Option<i32>,
 }
 
 /// One sandbox.
@@ -61,22 +47,4 @@ pub(crate) trait BackendSandbox: Send + Sync + 'static {
     /// Ends every process of the sandbox and removes its files. The error is the reason to report
     /// to the client.
     fn delete(&self) -> BoxFuture<'_, Result<(), String>>;
-}
-
-/// Code that was started.
-pub(crate) struct Started {
-    pub(crate) stdin: Input,
-    pub(crate) stdout: Pipe,
-    pub(crate) stderr: Pipe,
-    pub(crate) process: Box<dyn Process>,
-}
-
-/// The processes of one exec.
-pub(crate) trait Process: Send {
-    /// Resolves when the main process has ended. May be called again. Cancel safe.
-    fn wait(&mut self) -> BoxFuture<'_, io::Result<Exit>>;
-
-    /// Ends the main process and all its children. Resolves when none is left. The error is the
-    /// reason to report to the client.
-    fn kill(&mut self) -> BoxFuture<'_, Result<(), String>>;
 }

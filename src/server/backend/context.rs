@@ -19,6 +19,8 @@ pub(crate) struct ServerContext {
     pub(super) root: PathBuf,
     /// The state directory, if the server has one.
     pub(super) state: Option<PathBuf>,
+    /// The program of the agents, if the builder names one.
+    pub(super) agent: Option<PathBuf>,
     /// Marks the processes of this server.
     pub(super) server: String,
     pub(super) watchdog: Watchdog,
@@ -33,6 +35,7 @@ impl ServerContext {
     pub(super) fn start(
         root: Root,
         state: Option<PathBuf>,
+        agent: Option<PathBuf>,
         server: String,
     ) -> io::Result<Arc<Self>> {
         let watchdog = Watchdog::start(SERVER_MARKER, &server, &root.path)?;
@@ -40,6 +43,7 @@ impl ServerContext {
             root: root.path,
             _owner: root.owner,
             state,
+            agent,
             server,
             watchdog,
             sweeper: Sweeper::start(),

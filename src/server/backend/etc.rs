@@ -2,7 +2,6 @@
 //! its user a name and a home, and let host names resolve.
 
 use std::{
-    ffi::OsString,
     fs, io,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
@@ -20,16 +19,6 @@ pub(super) struct EtcFile {
     /// The path in the sandbox. Differs from `/etc/NAME` if that is a symbolic link on this
     /// machine.
     pub(super) inside: PathBuf,
-}
-
-impl EtcFile {
-    /// The argument `NAME=PATH` for the script of the namespace backend.
-    pub(super) fn to_argument(&self) -> OsString {
-        let mut argument = OsString::from(self.name);
-        argument.push("=");
-        argument.push(&self.inside);
-        argument
-    }
 }
 
 /// The files of [`write`] that replace those of the machine in a sandbox that can see the

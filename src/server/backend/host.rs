@@ -15,16 +15,17 @@ use nix::unistd::{User, geteuid};
 use tokio::{process::Command, sync::OnceCell};
 
 use super::{
-    api::{Backend, BackendSandbox, Started},
+    api::{Backend, BackendSandbox},
     code_file::{CodeFile, make_private},
     context::ServerContext,
     job::{Job, Language, check, no_directory},
     launch::Launcher,
     programs::{find, is_script, search_path},
     remove::remove_sandbox,
-    site, spawn,
+    site,
 };
 use crate::{
+    inside::{process::Started, spawn},
     protocol::SandboxId,
     server::{
         blocking::blocking,

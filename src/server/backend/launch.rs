@@ -23,13 +23,16 @@ use tokio::{
 };
 
 use super::{
-    api::{Exit, Process, Started},
     context::ServerContext,
     sweep::{
         EXEC_MARKER, ID_VARIABLE, PidNamespace, SANDBOX_MARKER, SERVER_MARKER, Target, Within,
     },
 };
-use crate::{protocol::SandboxId, server::identity::random_hex};
+use crate::{
+    inside::process::{Exit, Process, Started},
+    protocol::SandboxId,
+    server::identity::random_hex,
+};
 
 /// Number of process groups of a sandbox at which its list drops those without a process.
 const MANY_GROUPS: usize = 256;

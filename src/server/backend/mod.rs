@@ -14,13 +14,10 @@ pub(crate) mod job;
 pub(crate) mod launch;
 #[cfg(target_os = "linux")]
 pub(crate) mod namespace;
-#[cfg(target_os = "linux")]
-pub(crate) mod proc;
 pub(crate) mod programs;
 pub(crate) mod remove;
 pub(crate) mod server_directory;
 pub(crate) mod site;
-pub(crate) mod spawn;
 pub(crate) mod start;
 pub(crate) mod sweep;
 pub(crate) mod watchdog;

@@ -23,7 +23,7 @@ pub(crate) fn search_path() -> OsString {
 }
 
 /// Finds a program on the search path.
-pub(super) fn find(name: &str, path: &OsStr) -> Option<PathBuf> {
+pub(crate) fn find(name: &str, path: &OsStr) -> Option<PathBuf> {
     std::env::split_paths(path)
         .filter(|directory| directory.is_absolute())
         .map(|directory| directory.join(name))

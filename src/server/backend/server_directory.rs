@@ -171,7 +171,7 @@ pub(crate) fn roots(parent: &Path) -> io::Result<Vec<PathBuf>> {
     let me = nix::unistd::geteuid().as_raw();
     let is_own = |path: &Path| {
         let meta = fs::symlink_metadata(path);
-        meta.is_ok_and(|it| it.is_dir() && it.uid() == me && it.mode() & 0o077 == 0)
+        meta.is_ok_and(|it| it.is_dir() && it.uid() == me && it.mode() & 0o066 == 0)
     };
     let mut found = Vec::new();
     for entry in fs::read_dir(parent)? {
@@ -187,7 +187,7 @@ pub(crate) fn roots(parent: &Path) -> io::Result<Vec<PathBuf>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::server::backend::spawn;
+    use crate::inside::spawn;
 
     fn abandoned(parent: &Path) -> io::Result<Vec<Abandoned>> {
         let found = roots(parent)?.into_iter();

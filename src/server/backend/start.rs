@@ -14,11 +14,12 @@ use crate::server::{
 const VARIABLE: &str = "ACTIX_SANDBOX_BACKEND";
 
 /// Starts a backend that keeps its sandboxes in `root`. `state` is the state directory of the
-/// server. Must be called on a tokio runtime.
+/// server, `agent` the program of the agents, if one is chosen. Must be called on a tokio runtime.
 pub(crate) async fn start(
     chosen: Option<&choice::Backend>,
     root: Root,
     state: Option<PathBuf>,
+    agent: Option<PathBuf>,
     server: String,
 ) -> Result<Arc<dyn Backend>, ServerError> {
     let chosen = match chosen {
@@ -26,7 +27,7 @@ pub(crate) async fn start(
         None => named()?,
     };
     chosen.check()?;
-    let context = ServerContext::start(root, state, server)
+    let context = ServerContext::start(root, state, agent, server)
         .map_err(|source| ServerError::Watchdog { source })?;
     context.begin_to_clear_abandoned();
     let begun = begin(&chosen, &context).await;

@@ -18,7 +18,7 @@ use tokio::{
 };
 
 #[cfg(target_os = "linux")]
-use super::proc::{Observed, is_gone_or_foreign, is_in, pids};
+use crate::inside::proc::{Observed, is_gone_or_foreign, is_in, pids};
 
 /// Environment variable that names the server instance.
 pub(super) const SERVER_MARKER: &str = "ACTIX_SANDBOX_SERVER";

@@ -12,7 +12,8 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use super::{programs::search_path, spawn};
+use super::programs::search_path;
+use crate::inside::spawn;
 
 /// `$1` is the environment variable that marks the processes of this server, `$2` its value, and
 /// `$3` the server's directory.

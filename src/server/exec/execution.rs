@@ -14,13 +14,11 @@ use super::{
     shared_exec::{Ending, Outlet},
 };
 use crate::{
+    inside::process::{Exit, Input, Process, Started},
     machine::ServedExec,
     protocol::StdStream,
     server::{
-        backend::{
-            api::{BackendSandbox, Exit, Input, Process, Started},
-            job::Job,
-        },
+        backend::{api::BackendSandbox, job::Job},
         escaped::Escaped,
     },
 };

@@ -16,7 +16,7 @@ use tokio::{
 };
 
 use super::shared_exec::{Keeper, MAX_PIECE_BYTES, MAX_PIPE_BYTES};
-use crate::server::backend::api::Pipe;
+use crate::inside::process::Pipe;
 
 /// Maximum number of pipes that the [`Drains`] of one sandbox keep open.
 const MAX_DRAINS: usize = 32;

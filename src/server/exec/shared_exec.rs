@@ -19,9 +19,9 @@ use tokio::{
 
 use super::v1_adapter::{STDIN_CLOSED, V1Adapter};
 use crate::{
+    inside::process::{Exit, Input},
     machine::ServedExec,
     protocol::{EndReason, ExecEnd, ExecId, ServerMessage, StdStream, Version},
-    server::backend::api::{Exit, Input},
 };
 
 /// Maximum size of a piece of output in one message, in bytes.
@@ -352,7 +352,13 @@ impl Outlet {
                 }
             };
             while !data.is_empty() {
-                match pipe.write(&data).await {
+                let written = match pipe.write(&data).await {
+                    // Waits until the pipe of the process has taken the bytes, if they pass
+                    // through an agent.
+                    Ok(written) => pipe.flush().await.map(|()| written),
+                    Err(error) => Err(error),
+                };
+                match written {
                     Ok(written) if written > 0 => {
                         data.advance(written);
                         self.exec.change(|exec| exec.handle_stdin_taken(written));

@@ -283,7 +283,14 @@ async fn open(options: Options, root: Root, server: String) -> Result<Manager, S
         Place::Directory(path) => Some(path),
         Place::Url(_) => None,
     };
-    let backend = start::start(options.backend.as_ref(), root, state, server).await?;
+    let backend = start::start(
+        options.backend.as_ref(),
+        root,
+        state,
+        options.agent.clone(),
+        server,
+    )
+    .await?;
     let options = Arc::new(options);
     Ok(Manager {
         registry: Arc::new(Registry::new(options.clone())),

@@ -357,6 +357,7 @@ mod tests {
             Some(&crate::server::choice::Backend::Host),
             root,
             None,
+            None,
             "store-test".to_owned(),
         )
         .await

@@ -7,9 +7,9 @@ use futures::future::BoxFuture;
 use tokio::time::timeout;
 
 use super::{container::Container, scripts::KILL};
-use crate::server::backend::{
-    api::{Exit, Process},
-    sweep::EXEC_MARKER,
+use crate::{
+    inside::process::{Exit, Process},
+    server::backend::sweep::EXEC_MARKER,
 };
 
 /// `runsc exec` reports a signal as this number plus the number of the signal, as shells do.

@@ -20,12 +20,9 @@ use tokio::{
 };
 
 use crate::{
+    inside::{proc::pids, spawn},
     protocol::excerpt,
-    server::{
-        backend::{proc::pids, programs::PATH, spawn},
-        blocking::blocking,
-        choice::GvisorOptions,
-    },
+    server::{backend::programs::PATH, blocking::blocking, choice::GvisorOptions},
 };
 
 /// Time limit of one call. The slowest is a checkpoint of much memory to a slow disk.

@@ -29,10 +29,11 @@ use super::{
     scripts::{self, FREEZE, RUN, SOURCE_INSIDE},
 };
 use crate::{
+    inside::process::Started,
     protocol::SandboxId,
     server::{
         backend::{
-            api::{Backend, BackendSandbox, Started},
+            api::{Backend, BackendSandbox},
             code_file::{CodeFile, make_private, write_private},
             confine::{
                 CODE_INSIDE, HOME_INSIDE, hidden, interpreter, make_directory, make_mount_point,

@@ -1,4 +1,4 @@
-//! Runs code in Linux namespaces, with the tools of util-linux.
+//! Runs code in Linux namespaces, which bubblewrap sets up.
 
-pub(crate) mod init_process;
+pub(crate) mod bubblewrap;
 pub(crate) mod sandbox;

@@ -1,8 +1,8 @@
-//! [`NamespaceBackend`]: runs code in Linux namespaces, with the tools of util-linux.
+//! [`NamespaceBackend`]: runs code in Linux namespaces, with bubblewrap and an agent.
 //!
 //! Each sandbox has its own user, mount, PID, IPC and UTS namespaces, and its own network namespace
-//! unless it may use the machine's network. If the server runs as root, the code of each sandbox
-//! also runs under its own user ID of the machine. The directory of a sandbox holds:
+//! unless it may use the machine's network. If the server runs as root, each sandbox also has its
+//! own user ID of the machine. The directory of a sandbox holds:
 //!
 //! | directory | path in the sandbox |
 //! | --- | --- |
@@ -10,46 +10,48 @@
 //! | `home`, `tmp` | `/home/sandbox`, `/tmp` |
 //! | `code` | `/run/code`, read-only |
 //! | `etc` | `passwd`, `group`, `hosts` and `resolv.conf` in `/etc`, read-only |
+//!
+//! The agent starts with the first exec, and ends with the sandbox or before a checkpoint.
 
 use std::{
-    io,
-    os::unix::fs::lchown,
+    fs, io,
+    os::unix::fs::{PermissionsExt, chown, lchown},
     path::{Path, PathBuf},
-    process::Stdio,
     sync::{
         Arc,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicU32, AtomicU64, Ordering},
     },
     thread::available_parallelism,
-    time::Duration,
 };
 
 use futures::future::BoxFuture;
-use rustix::process::Resource;
-use tokio::{
-    process::Command,
-    sync::{Mutex, OnceCell, Semaphore},
-    time::timeout,
-};
+use nix::unistd::geteuid;
+use tokio::sync::{Mutex, OnceCell, Semaphore};
 
-use super::init_process::{Init, Namespaces, Tools};
+use super::bubblewrap::{AgentProcess, CODE, DIRECTORIES, Layout, USER_INSIDE};
 use crate::{
-    protocol::{SandboxId, excerpt},
+    inside::{
+        messages::{Limits, Setup, Start},
+        process::Started,
+        remote::NotStarted,
+    },
+    protocol::SandboxId,
     server::{
+        agent::find_agent,
         backend::{
-            api::{Backend, BackendSandbox, Started},
+            api::{Backend, BackendSandbox},
             code_file::CodeFile,
             confine::{
                 CODE_INSIDE, ENVIRONMENT, HOME_INSIDE, hidden, interpreter, make_directory,
-                write_for,
+                make_mount_point, write_for,
             },
             context::ServerContext,
             etc,
             job::{Job, check, no_directory},
-            launch::Launcher,
             programs::{PATH, find},
             remove::remove_sandbox,
-            site, spawn,
+            site,
+            sweep::ID_VARIABLE,
         },
         blocking::blocking,
         choice::{Confines, NamespaceOptions},
@@ -57,41 +59,9 @@ use crate::{
     },
 };
 
-const CODE: &str = "code";
-
-/// The user ID of code in the sandbox. The user namespace maps no other user.
-const USER_INSIDE: u32 = 0;
-
-/// A Perl script that runs its arguments as a child process, and ends with the same exit code or
-/// signal. The script itself stays outside of the sandbox's PID namespace. It closes stdin, stdout
-/// and stderr, so that the server notices when the child closes them. `nsenter` could fork by
-/// itself, but would keep them open.
-const WAIT: &str = r#"
-my $child = fork;
-defined $child or die "cannot start a process: $!\n";
-unless ($child) { exec { $ARGV[0] } @ARGV or die "$ARGV[0]: $!\n" }
-close STDIN; close STDOUT; close STDERR;
-waitpid $child, 0;
-my ($code, $signal) = ($? >> 8, $? & 127);
-if ($signal) { kill $signal, $$; sleep }
-exit $code;
-"#;
-
-/// A Perl script that runs the program in its second argument. It reads environment variables for
-/// the program from the file that the first argument names: on a command line, every user of the
-/// machine could read them. The script runs after the privileges were dropped, because programs
-/// with privileges must not get the variables.
-const WITH_ENVIRONMENT: &str = r#"
-my $file = shift;
-open my $pairs, '<', $file or die "$file: $!\n";
-local $/;
-for (split /\0/, <$pairs>) { my ($name, $value) = split /=/, $_, 2; $ENV{$name} = $value }
-close $pairs;
-exec { $ARGV[0] } @ARGV or die "$ARGV[0]: $!\n";
-"#;
-
-/// How long the check whether a directory exists may take.
-const LOOKED_WITHIN: Duration = Duration::from_secs(5);
+/// The program that sets up the namespaces, and the package that has it.
+const BUBBLEWRAP: &str = "bwrap";
+const PACKAGE: &str = "bubblewrap";
 
 /// The first user ID of sandboxes, and the number of these IDs. Machines usually have no user or
 /// service with an ID in this range.
@@ -107,7 +77,9 @@ struct Shared {
     context: Arc<ServerContext>,
     confines: Confines,
     hidden: Vec<PathBuf>,
-    tools: Tools,
+    bubblewrap: PathBuf,
+    /// The server's copy of the program of the agent.
+    agent: PathBuf,
     /// Limits how many sandboxes create their namespaces concurrently. If all did so at once, none
     /// would be ready in time.
     turns: Semaphore,
@@ -124,28 +96,22 @@ impl NamespaceBackend {
         context: Arc<ServerContext>,
     ) -> Result<Self, String> {
         let hidden = hidden(&options.confines, &context)?;
-        let tool = |name: &str| {
-            find(name, PATH.as_ref()).ok_or_else(|| {
-                format!(
-                    "`{name}` is not installed, or not on {PATH} \
-                     (the backend needs util-linux and perl)"
-                )
-            })
-        };
-        for name in ["mount", "umount", "pivot_root", "bash"] {
-            tool(name)?;
-        }
-        let tools = Tools {
-            unshare: tool("unshare")?,
-            nsenter: tool("nsenter")?,
-            setpriv: tool("setpriv")?,
-            setsid: tool("setsid")?,
-            prlimit: tool("prlimit")?,
-            env: tool("env")?,
-            perl: tool("perl")?,
-            path: PATH,
-        };
-        let is_root = nix::unistd::geteuid().is_root();
+        let bubblewrap = find(BUBBLEWRAP, PATH.as_ref()).ok_or_else(|| {
+            format!(
+                "`{BUBBLEWRAP}` is not installed, or not on {PATH}; install the package \
+                 `{PACKAGE}` of your distribution"
+            )
+        })?;
+        let program = find_agent(context.agent.as_deref())?;
+        let is_root = geteuid().is_root();
+        let root = context.root.clone();
+        let agent = blocking(move || {
+            if is_root {
+                open_to_sandboxes(&root)?;
+            }
+            copy_agent(&program, &root)
+        });
+        let agent = agent.await.map_err(|error| error.to_string())?;
         let mut random = [0; 4];
         getrandom::fill(&mut random).map_err(|error| error.to_string())?;
         let first = u32::from_le_bytes(random);
@@ -154,7 +120,8 @@ impl NamespaceBackend {
                 context,
                 confines: options.confines,
                 hidden,
-                tools,
+                bubblewrap,
+                agent,
                 turns: Semaphore::new(2 * available_parallelism().map_or(1, usize::from)),
                 next_user: is_root.then(|| AtomicU32::new(first)),
             }),
@@ -163,19 +130,15 @@ impl NamespaceBackend {
         Ok(backend)
     }
 
-    /// Creates a sandbox, checks that it has a root directory, and deletes it.
+    /// Creates a sandbox, starts its agent, and deletes it.
     async fn try_out(&self) -> Result<(), String> {
         let sandbox = self
             .sandbox(&SandboxId::new("sandbox-probe"))
             .await
             .map_err(|error| error.to_string())?;
-        let tried = sandbox.is_there("/").await;
+        let tried = sandbox.agent().await.map(drop);
         let deleted = sandbox.delete().await;
-        match tried {
-            Ok(true) => deleted,
-            Ok(false) => Err("a sandbox has no root directory".to_owned()),
-            Err(reason) => Err(reason),
-        }
+        tried.and(deleted)
     }
 
     async fn sandbox(&self, id: &SandboxId) -> io::Result<NamespaceSandbox> {
@@ -186,12 +149,13 @@ impl NamespaceBackend {
             FIRST_USER + number % USERS
         });
         let sandbox = NamespaceSandbox {
-            launcher: Launcher::new(id.clone(), directory.clone(), context.clone())?,
+            id: id.clone(),
             directory,
             user,
             shared: self.shared.clone(),
             trusted: OnceCell::new(),
-            init: Mutex::new(None),
+            agent: Mutex::new(None),
+            execs: AtomicU64::new(0),
         };
         let directory = sandbox.directory.clone();
         match blocking(move || prepare(&directory, user)).await {
@@ -204,6 +168,35 @@ impl NamespaceBackend {
     }
 }
 
+/// Lets the users of sandboxes pass through the server's directory, to the directory of their own
+/// sandbox. They can't list it. Fails if they can't reach it.
+fn open_to_sandboxes(root: &Path) -> io::Result<()> {
+    const PASS: u32 = 0o001;
+    fs::set_permissions(root, fs::Permissions::from_mode(0o711))?;
+    for directory in root.ancestors() {
+        if fs::metadata(directory)?.permissions().mode() & PASS == 0 {
+            return Err(io::Error::new(
+                io::ErrorKind::PermissionDenied,
+                format!(
+                    "sandboxes run as users of their own, which can't pass through {}; choose \
+                     another directory for the server, or `chmod o+x` this one",
+                    directory.display()
+                ),
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Copies the program of the agent into the server's directory, where sandboxes may execute it but,
+/// if they have a user of their own, not read it.
+fn copy_agent(program: &Path, root: &Path) -> io::Result<PathBuf> {
+    let copy = root.join("agent");
+    fs::copy(program, &copy)?;
+    fs::set_permissions(&copy, fs::Permissions::from_mode(0o711))?;
+    Ok(copy)
+}
+
 /// Creates the directory of a sandbox, and in it the trees, which belong to `user`.
 fn prepare(directory: &Path, user: Option<u32>) -> io::Result<()> {
     let make = |path: &Path, mode| {
@@ -213,9 +206,9 @@ fn prepare(directory: &Path, user: Option<u32>) -> io::Result<()> {
             None => Ok(()),
         }
     };
-    // The user of the sandbox must be able to enter this directory. Other users can't reach it,
-    // because they can't enter its parent.
-    make_directory(directory, 0o711)?;
+    // Only the user of this sandbox may pass.
+    make_directory(directory, 0o710)?;
+    chown(directory, None, user)?;
     make(&directory.join(ROOT), 0o755)?;
     make(&directory.join(HOME), 0o700)?;
     make(&directory.join(TEMPORARY), 0o700)
@@ -249,7 +242,7 @@ impl Backend for NamespaceBackend {
 }
 
 struct NamespaceSandbox {
-    launcher: Launcher,
+    id: SandboxId,
     directory: PathBuf,
     /// The user ID under which code runs. `None` if this process is not root: then code runs under
     /// the user ID of this process.
@@ -257,9 +250,10 @@ struct NamespaceSandbox {
     shared: Arc<Shared>,
     /// Set once [`prepare_trusted`] has run, before the first exec.
     trusted: OnceCell<()>,
-    /// The first process of the sandbox. Started by the first [`enter`](Self::enter), ended by
-    /// [`freeze`](BackendSandbox::freeze).
-    init: Mutex<Option<Init>>,
+    /// Started by the first [`agent`](Self::agent), ended by [`freeze`](BackendSandbox::freeze).
+    agent: Mutex<Option<Arc<AgentProcess>>>,
+    /// The number of execs.
+    execs: AtomicU64,
 }
 
 impl BackendSandbox for NamespaceSandbox {
@@ -267,50 +261,43 @@ impl BackendSandbox for NamespaceSandbox {
         Box::pin(async move {
             check(&job)?;
             let interpreter = interpreter(job.language)?;
-            if let Some(cwd) = &job.cwd
-                && !self.is_there(cwd).await?
-            {
-                return Err(no_directory(cwd));
-            }
-            self.trusted().await?;
-            let number = self.launcher.next();
+            let agent = self.agent().await?;
+            let number = self.execs.fetch_add(1, Ordering::Relaxed) + 1;
             let code = CodeFile::new(&self.directory.join(CODE), job.language, number);
-            let environment = CodeFile(code.0.with_extension("env"));
-            let exec = self.launcher.exec().map_err(|error| error.to_string())?;
-            let marks = self.launcher.marks(&exec);
+            write_for(self.user, &code, &job.code)
+                .await
+                .map_err(|error| format!("Failed to store the code: {error}"))?;
+            let name = code.0.file_name().unwrap_or_default().to_string_lossy();
+            let mut args = vec![format!("{CODE_INSIDE}/{name}")];
+            let cwd = job.cwd.as_deref().unwrap_or_default();
+            let inside = Path::new(HOME_INSIDE).join(cwd);
             let site = format!("{CODE_INSIDE}/{}", site::SITE);
-            for (file, text) in [(&code, &job.code), (&environment, &job.pairs(&site, marks))] {
-                write_for(self.user, file, text)
-                    .await
-                    .map_err(|error| format!("Failed to store the code: {error}"))?;
-            }
-            let inside = |file: &CodeFile| {
-                let name = file.0.file_name().unwrap_or_default().to_string_lossy();
-                format!("{CODE_INSIDE}/{name}")
+            let env = environment(&job, &site, self.id.as_str());
+            args.extend_from_slice(&job.args);
+            let start = Start {
+                exec: 0,
+                program: interpreter.to_string_lossy().into_owned(),
+                args,
+                env,
+                cwd: inside.to_string_lossy().into_owned(),
             };
-            let (mut command, namespaces) = self
-                .enter(job.cwd.as_deref(), Some(&inside(&environment)))
-                .await?;
-            command
-                .arg(&interpreter)
-                .arg(inside(&code))
-                .args(&job.args)
-                .envs(marks);
-            let pid_namespace = namespaces.pid().map_err(|error| error.to_string())?;
-            let needs = (code, environment, namespaces);
-            self.launcher
-                .spawn(command, needs, exec.clone(), Some(pid_namespace), self.user)
-                .map_err(|error| format!("Failed to start {}: {error}", interpreter.display()))
+            let started = agent.remote.start(start, code).await;
+            started.map_err(|failed| match failed {
+                NotStarted::NoDirectory => no_directory(cwd),
+                NotStarted::Failed(reason) => {
+                    format!("Failed to start {}: {reason}", interpreter.display())
+                }
+            })
         })
     }
 
     fn freeze(&self) -> BoxFuture<'_, Result<(), String>> {
         Box::pin(async move {
-            let mut init = self.init.lock().await;
-            if let Some(init) = &mut *init {
-                init.end().await?;
+            let mut agent = self.agent.lock().await;
+            if let Some(agent) = &*agent {
+                agent.end().await?;
             }
-            *init = None;
+            *agent = None;
             Ok(())
         })
     }
@@ -333,125 +320,69 @@ impl BackendSandbox for NamespaceSandbox {
 }
 
 impl NamespaceSandbox {
-    /// Returns a command that runs a program in the sandbox, without privileges and within the
-    /// limits. The caller adds the program and its arguments.
-    ///
-    /// `environment` is the path, in the sandbox, of a file with additional environment variables.
-    /// Keep the returned namespaces until the command has ended.
-    async fn enter(
-        &self,
-        cwd: Option<&str>,
-        environment: Option<&str>,
-    ) -> Result<(Command, Arc<Namespaces>), String> {
-        let mut init = self.init.lock().await;
-        let namespaces = match &*init {
-            Some(alive) if alive.is_alive() => alive.namespaces(),
-            _ => init.insert(self.init().await?).namespaces(),
-        };
-        drop(init);
-        let tools = &self.shared.tools;
-        let confines = &self.shared.confines;
-        let mut command = match self.user {
-            Some(_) => {
-                let mut command = spawn::command(&tools.setpriv);
-                command.args(["--clear-groups", "--"]).arg(&tools.nsenter);
-                command
-            }
-            None => {
-                let mut command = spawn::command(&tools.nsenter);
-                command.arg("--preserve-credentials");
-                command
-            }
-        };
-        command.args(namespaces.enter());
-        command
-            .args(["--no-fork", "--"])
-            .arg(&tools.prlimit)
-            .arg(limit("data", Resource::Data, confines.memory_bytes))
-            .arg(limit("nproc", Resource::Nproc, confines.processes))
-            .arg(limit("fsize", Resource::Fsize, confines.file_bytes))
-            .arg(limit("nofile", Resource::Nofile, confines.open_files))
-            .args(["--core=0", "--"])
-            .arg(&tools.perl)
-            .args(["-e", WAIT, "--"])
-            .arg(&tools.setsid)
-            .arg(&tools.setpriv)
-            .args([
-                "--bounding-set=-all",
-                "--inh-caps=-all",
-                "--no-new-privs",
-                "--",
-            ])
-            .arg(&tools.env)
-            .args(["--chdir", HOME_INSIDE]);
-        if let Some(cwd) = cwd.filter(|cwd| !cwd.is_empty()) {
-            command.arg(&tools.env).args(["--chdir", cwd]);
+    /// The agent, which this starts if it does not run.
+    async fn agent(&self) -> Result<Arc<AgentProcess>, String> {
+        let mut agent = self.agent.lock().await;
+        if let Some(agent) = &*agent {
+            return Ok(agent.clone());
         }
-        if let Some(environment) = environment {
-            command
-                .arg(&tools.perl)
-                .args(["-e", WITH_ENVIRONMENT, "--", environment]);
-        }
-        command.envs(ENVIRONMENT);
-        spawn::deny_keys(&mut command);
-        Ok((command, namespaces))
-    }
-
-    async fn trusted(&self) -> Result<(), String> {
-        let (directory, network) = (self.directory.clone(), self.shared.confines.network);
-        let prepare = || async { blocking(move || prepare_trusted(&directory, network)).await };
-        let made = self.trusted.get_or_try_init(prepare).await;
-        made.copied()
-            .map_err(|error| format!("The directory for the code could not be created: {error}"))
-    }
-
-    async fn init(&self) -> Result<Init, String> {
-        self.trusted().await?;
+        self.prepare_mounts()
+            .await
+            .map_err(|error| format!("The sandbox could not be set up: {error}"))?;
         let turn = self.shared.turns.acquire().await;
         let _turn = turn.map_err(|error| error.to_string())?;
         let confines = &self.shared.confines;
-        Init::start(
-            &self.shared.tools,
-            &self.directory,
-            self.user,
-            confines.network,
-            [&confines.readable, &self.shared.hidden],
-        )
-        .await
+        let layout = Layout {
+            bubblewrap: &self.shared.bubblewrap,
+            agent: &self.shared.agent,
+            directory: &self.directory,
+            user: self.user,
+            network: confines.network,
+            readable: &confines.readable,
+            hidden: &self.shared.hidden,
+        };
+        let setup = Setup {
+            denied_calls: Vec::new(),
+            limits: Limits {
+                data: confines.memory_bytes,
+                processes: confines.processes,
+                file_size: confines.file_bytes,
+                open_files: confines.open_files,
+            },
+        };
+        let started = Arc::new(AgentProcess::start(layout, setup).await?);
+        *agent = Some(started.clone());
+        Ok(started)
     }
 
-    /// Whether this directory exists in the sandbox.
-    async fn is_there(&self, directory: &str) -> Result<bool, String> {
-        let (mut command, _namespaces) = self.enter(None, None).await?;
-        let test = command
-            .args(["test", "-d"])
-            .arg(if directory.is_empty() { "." } else { directory })
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .output();
-        // The time limit is needed because code can stop any process in the sandbox.
-        let status = timeout(LOOKED_WITHIN, test)
-            .await
-            .map_err(|_| format!("`nsenter … test -d` did not end within {LOOKED_WITHIN:?}"))?
-            .map_err(|error| format!("cannot run `nsenter`: {error}"))?;
-        match status.status.code() {
-            Some(0) => Ok(true),
-            Some(1) if status.stderr.is_empty() => Ok(false),
-            _ => Err(format!(
-                "`nsenter … test -d` failed: {}",
-                excerpt(String::from_utf8_lossy(&status.stderr).trim().as_bytes())
-            )),
-        }
+    /// Creates the server's files, once, and the directories at which something is mounted. Code
+    /// may have left anything in the tree, so the latter happens before each start.
+    async fn prepare_mounts(&self) -> io::Result<()> {
+        let (directory, network) = (self.directory.clone(), self.shared.confines.network);
+        let prepare = || async { blocking(move || prepare_trusted(&directory, network)).await };
+        self.trusted.get_or_try_init(prepare).await?;
+        let root = self.directory.join(ROOT);
+        let owner = self.user.unwrap_or_else(|| geteuid().as_raw());
+        let readable = self.shared.confines.readable.clone();
+        blocking(move || {
+            let readable = readable.iter().map(PathBuf::as_path);
+            let readable = readable.filter(|path| path.is_dir());
+            readable
+                .chain(DIRECTORIES.map(Path::new))
+                .try_for_each(|inside| make_mount_point(&root, inside, owner))
+        })
+        .await
     }
 }
 
-/// Returns an argument of `prlimit`. It sets the limit to `wanted`, or to the hard limit of this
-/// process if that is lower, because `prlimit` can't raise a hard limit.
-fn limit(name: &str, resource: Resource, wanted: u64) -> String {
-    let most = spawn::hard_limit(resource).map_or(wanted, |hard| wanted.min(hard));
-    format!("--{name}={most}")
+/// The environment of code. Later variables replace earlier ones.
+fn environment(job: &Job, site: &str, id: &str) -> Vec<(String, String)> {
+    let own = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
+    let defaults = ENVIRONMENT.into_iter().map(own);
+    let variables = job.variables(site).into_iter();
+    let variables = variables.map(|(name, value)| (name.to_owned(), value.into_owned()));
+    let id = std::iter::once(own((ID_VARIABLE, id)));
+    defaults.chain(variables).chain(id).collect()
 }
 
 #[cfg(test)]

@@ -1,26 +1,20 @@
-//! Tests of the first process of a sandbox: its end, its replacement, and mounts of other users.
+//! Tests of the agent of a sandbox: its end, and mounts of other users.
 
 use std::fs;
 
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
+use tokio::io::AsyncReadExt;
 
 use super::*;
-use crate::server::backend::server_directory::Root;
+use crate::server::backend::{job::Language, server_directory::Root};
 
 /// A backend with two sandboxes. `None` if namespaces don't work on this machine.
-async fn sandboxes(folder: &Path) -> Option<(NamespaceBackend, [NamespaceSandbox; 2])> {
-    sandboxes_with(folder, NamespaceOptions::default()).await
-}
-
-async fn sandboxes_with(
+async fn sandboxes(
     folder: &Path,
     options: NamespaceOptions,
 ) -> Option<(NamespaceBackend, [NamespaceSandbox; 2])> {
-    let root = Root::make(folder, "init-test").unwrap();
-    let context = ServerContext::start(root, None, "init-test".to_owned()).unwrap();
+    let root = Root::make(folder, "agent-test").unwrap();
+    // The command is built for integration tests, and for these if they run together.
+    let context = ServerContext::start(root, None, None, "agent-test".to_owned()).unwrap();
     let backend = match NamespaceBackend::start(options, context).await {
         Ok(backend) => backend,
         Err(error) => {
@@ -33,60 +27,43 @@ async fn sandboxes_with(
     Some((backend, [one, two]))
 }
 
-/// A pending start keeps the namespaces of its sandbox open. Otherwise their descriptor numbers
-/// could be reused, even for the namespaces of another sandbox.
-#[tokio::test]
-async fn a_pending_start_ends_with_its_sandbox() {
-    let folder = tempfile::tempdir().unwrap();
-    let Some((backend, [one, two])) = sandboxes(folder.path()).await else {
-        return;
-    };
-    fs::write(two.directory.join(HOME).join("file"), "of the other").unwrap();
-    let (mut command, namespaces) = one.enter(None, None).await.unwrap();
-    let seen = |namespaces: &Namespaces| -> Vec<_> {
-        let paths = namespaces.enter();
-        let link = |it: String| fs::read_link(it.split_once('=').unwrap().1).unwrap();
-        paths.map(link).collect()
-    };
-    let before = seen(&namespaces);
-    one.freeze().await.unwrap();
-    assert_eq!(seen(&namespaces), before);
-    assert_eq!(two.is_there("/").await, Ok(true));
-    let output = command.args(["cat", "file"]).output().await.unwrap();
-    assert_eq!(String::from_utf8_lossy(&output.stdout), "");
-    assert!(!output.status.success());
-    for sandbox in [one, two] {
+async fn end(backend: NamespaceBackend, sandboxes: [NamespaceSandbox; 2]) {
+    for sandbox in sandboxes {
         sandbox.delete().await.unwrap();
     }
     backend.shutdown().await;
 }
 
-/// The parent, `unshare`, is stopped, so it can't report the death.
+/// Runs code, and returns its stdout and stderr.
+async fn run(sandbox: &NamespaceSandbox, code: &str) -> Result<[String; 2], String> {
+    let job = Job::new(Language::Bash, code.to_owned());
+    let mut started = sandbox.start(job).await?;
+    let (mut stdout, mut stderr) = (String::new(), String::new());
+    started.stdout.read_to_string(&mut stdout).await.unwrap();
+    started.stderr.read_to_string(&mut stderr).await.unwrap();
+    Ok([stdout, stderr])
+}
+
 #[tokio::test]
-async fn a_dead_first_process_is_replaced_while_its_parent_lives() {
+async fn a_sandbox_whose_agent_died_says_so_and_others_go_on() {
     let folder = tempfile::tempdir().unwrap();
-    let Some((backend, [one, two])) = sandboxes(folder.path()).await else {
+    let options = NamespaceOptions::default();
+    let Some((backend, [one, two])) = sandboxes(folder.path(), options).await else {
         return;
     };
-    assert_eq!(one.is_there("/").await, Ok(true));
-    {
-        let init = one.init.lock().await;
-        let init = init.as_ref().unwrap();
-        let unshare = Pid::from_raw(init.child.id().unwrap().cast_signed());
-        let said = fs::read_to_string(format!("/proc/{unshare}/task/{unshare}/children")).unwrap();
-        let first = Pid::from_raw(said.trim().parse().unwrap());
-        assert!(init.is_alive());
-        kill(unshare, Signal::SIGSTOP).unwrap();
-        kill(first, Signal::SIGKILL).unwrap();
-        while init.is_alive() {
-            tokio::task::yield_now().await;
-        }
-    }
-    assert_eq!(one.is_there("/").await, Ok(true));
-    for sandbox in [one, two] {
-        sandbox.delete().await.unwrap();
-    }
-    backend.shutdown().await;
+    let job = Job::new(Language::Bash, "echo started; sleep 1000".to_owned());
+    let mut started = one.start(job).await.unwrap();
+    let mut line = [0; 8];
+    started.stdout.read_exact(&mut line).await.unwrap();
+    one.agent().await.unwrap().kill();
+    let error = started.process.wait().await.unwrap_err();
+    assert!(error.to_string().contains("agent"), "{error}");
+    started.process.kill().await.unwrap_err();
+    let error = run(&one, "echo again").await.unwrap_err();
+    assert!(error.contains("agent"), "{error}");
+    assert_eq!(run(&two, "echo two").await.unwrap()[0], "two\n");
+    drop(started);
+    end(backend, [one, two]).await;
 }
 
 /// A file system that is mounted until this is dropped.
@@ -110,8 +87,6 @@ impl Drop for Mounted<'_> {
 
 #[tokio::test]
 async fn private_mounts_of_others_do_not_prevent_a_start() {
-    use std::os::unix::fs::PermissionsExt;
-
     // Not below `/tmp`, because each sandbox has its own `/tmp`.
     let readable = tempfile::tempdir_in("/var/tmp").unwrap();
     fs::set_permissions(readable.path(), fs::Permissions::from_mode(0o755)).unwrap();
@@ -127,19 +102,16 @@ async fn private_mounts_of_others_do_not_prevent_a_start() {
     fs::write(open.join("file"), "seen").unwrap();
     let folder = tempfile::tempdir().unwrap();
     let options = NamespaceOptions::default().readable(readable.path());
-    let Some((backend, [one, two])) = sandboxes_with(folder.path(), options).await else {
+    let Some((backend, sandboxes)) = sandboxes(folder.path(), options).await else {
         panic!("namespaces don't work on this machine, or with these options")
     };
-    assert_eq!(one.is_there(open.to_str().unwrap()).await, Ok(true));
-    assert_eq!(one.is_there(private.to_str().unwrap()).await, Ok(false));
-    let (mut command, _namespaces) = one.enter(None, None).await.unwrap();
-    let code = format!("cat {0}/file; touch {0}/new", open.display());
-    let output = command.args(["bash", "-c", &code]).output().await.unwrap();
-    assert_eq!(String::from_utf8_lossy(&output.stdout), "seen");
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(said.contains("Read-only file system"), "{said}");
-    for sandbox in [one, two] {
-        sandbox.delete().await.unwrap();
-    }
-    backend.shutdown().await;
+    let code = format!(
+        "cat {0}/file; touch {0}/new; test -e {1} || echo ' hidden'",
+        open.display(),
+        private.display()
+    );
+    let [stdout, stderr] = run(&sandboxes[0], &code).await.unwrap();
+    assert_eq!(stdout, "seen hidden\n");
+    assert!(stderr.contains("Read-only file system"), "{stderr}");
+    end(backend, sandboxes).await;
 }

@@ -8,7 +8,7 @@ use std::{
 
 /// Whether the working directory of a process really is `directory`. `/proc` shows only a path,
 /// which may be another directory in the mount namespace of the process.
-pub(super) fn is_in(pid: i32, directory: &Path) -> bool {
+pub(crate) fn is_in(pid: i32, directory: &Path) -> bool {
     let of = |path: &Path| {
         let meta = std::fs::metadata(path).ok()?;
         Some((meta.dev(), meta.ino()))
@@ -22,7 +22,7 @@ pub(super) fn is_in(pid: i32, directory: &Path) -> bool {
     ) || is_same(of(&process.join("cwd")), of(directory))
 }
 
-pub(super) fn pids() -> io::Result<Vec<i32>> {
+pub(crate) fn pids() -> io::Result<Vec<i32>> {
     let mut pids = Vec::new();
     for entry in std::fs::read_dir("/proc")? {
         let name = entry?.file_name();
@@ -32,20 +32,31 @@ pub(super) fn pids() -> io::Result<Vec<i32>> {
 }
 
 /// Whether a read failed because the process has ended or belongs to another user.
-pub(super) fn is_gone_or_foreign(error: &io::Error) -> bool {
+pub(crate) fn is_gone_or_foreign(error: &io::Error) -> bool {
     use io::ErrorKind::{NotFound, PermissionDenied};
 
     matches!(error.kind(), NotFound | PermissionDenied)
         || error.raw_os_error() == Some(nix::errno::Errno::ESRCH as i32)
 }
 
-/// Returns the parent, the process group and whether there is a terminal. `None` if the process is
-/// dead.
-pub(super) fn parse_stat(stat: &[u8]) -> Option<(i32, i32, bool)> {
-    // The program name in parentheses may hold any bytes, including invalid UTF-8.
+/// Returns the parent, also of a dead process that has not been reaped.
+pub(crate) fn parse_parent(stat: &[u8]) -> Option<i32> {
+    let mut fields = fields(stat)?;
+    fields.nth(1)?.parse().ok()
+}
+
+/// The fields after the name of the program. The name is in parentheses and may hold any bytes,
+/// including invalid UTF-8.
+fn fields(stat: &[u8]) -> Option<std::str::SplitAsciiWhitespace<'_>> {
     let end_of_name = stat.iter().rposition(|&byte| byte == b')')?;
     let rest = std::str::from_utf8(&stat[end_of_name + 1..]).ok()?;
-    let mut fields = rest.split_ascii_whitespace();
+    Some(rest.split_ascii_whitespace())
+}
+
+/// Returns the parent, the process group and whether there is a terminal. `None` if the process is
+/// dead.
+pub(crate) fn parse_stat(stat: &[u8]) -> Option<(i32, i32, bool)> {
+    let mut fields = fields(stat)?;
     let state = fields.next()?;
     if state == "Z" || state == "X" {
         return None;
@@ -57,13 +68,13 @@ pub(super) fn parse_stat(stat: &[u8]) -> Option<(i32, i32, bool)> {
 }
 
 /// A process as `/proc` shows it. A zombie has neither environment nor directory.
-pub(super) struct Observed {
-    pub(super) parent: i32,
-    pub(super) group: i32,
-    pub(super) has_terminal: bool,
-    pub(super) shows_nothing: bool,
-    pub(super) environment: Vec<u8>,
-    pub(super) directory: Option<PathBuf>,
+pub(crate) struct Observed {
+    pub(crate) parent: i32,
+    pub(crate) group: i32,
+    pub(crate) has_terminal: bool,
+    pub(crate) shows_nothing: bool,
+    pub(crate) environment: Vec<u8>,
+    pub(crate) directory: Option<PathBuf>,
 }
 
 /// Maximum bytes to read of an environment, because code can make the environment of many processes
@@ -79,7 +90,7 @@ fn read_start(file: &str) -> io::Result<Vec<u8>> {
 
 impl Observed {
     /// Reads a process from `/proc`. `None` if the process is dead.
-    pub(super) fn read(pid: i32, with_directory: bool) -> io::Result<Option<Self>> {
+    pub(crate) fn read(pid: i32, with_directory: bool) -> io::Result<Option<Self>> {
         let stat = std::fs::read(format!("/proc/{pid}/stat"))?;
         let Some((parent, group, has_terminal)) = parse_stat(&stat) else {
             return Ok(None);

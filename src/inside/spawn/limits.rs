@@ -73,12 +73,17 @@ fn limit(soft: Option<u64>, hard: Option<u64>, most: Option<u64>) -> Rlimit {
     }
 }
 
-/// The hard limit of the processes that [`command`](super::command) starts. `None` means no
-/// limit.
-pub(in super::super) fn hard_limit(resource: Resource) -> Option<u64> {
-    let most = getrlimit(resource).maximum;
-    let row = LIMITS.iter().find(|(it, ..)| *it == resource);
-    limit(None, row.and_then(|&(_, _, hard)| hard), most).maximum
+/// Lowers limits further. A limit is never raised.
+pub(super) fn lower(limits: impl IntoIterator<Item = (Resource, u64)>) -> io::Result<()> {
+    for (resource, most) in limits {
+        let current = getrlimit(resource);
+        set_limit(
+            resource,
+            current,
+            limit(Some(most), Some(most), current.maximum),
+        )?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -14,8 +14,6 @@
 )]
 
 #[cfg(target_os = "linux")]
-mod filter;
-#[cfg(target_os = "linux")]
 mod limits;
 
 use std::{
@@ -49,6 +47,52 @@ pub(crate) fn blocking_command(program: impl AsRef<OsStr>) -> Command {
     // SAFETY: `clean` only makes system calls (see the top of this file).
     unsafe { command.pre_exec(clean) };
     command
+}
+
+/// A [`blocking_command`] whose process has a reaper: a parent process that adopts its orphaned
+/// descendants. So every descendant of the reaper belongs to this command, whatever it did with its
+/// session, its process group, its environment and its parents. The PID of the spawned child is
+/// that of the reaper.
+///
+/// The reaper writes two numbers to `status`, each as four bytes in native order: the PID of the
+/// main process, and later the status of its end, as wait(2) returns it. The reaper ends when it
+/// has no descendants left. `limits` apply to the main process and its descendants.
+///
+/// The process that spawns this command must have a single thread: the reaper is a copy of it.
+#[cfg(target_os = "linux")]
+pub(super) fn reaped_command(
+    program: impl AsRef<OsStr>,
+    status: std::os::fd::RawFd,
+    limits: impl IntoIterator<Item = (rustix::process::Resource, u64)> + Clone + Send + Sync + 'static,
+) -> Command {
+    let mut command = Command::new(program);
+    command.env_clear();
+    // SAFETY: `fork_under_reaper` runs in a copy of a process with a single thread. The others only
+    // make system calls.
+    unsafe {
+        command.pre_exec(move || reaper::fork_under_reaper(status));
+        command.pre_exec(clean);
+        command.pre_exec(move || limits::lower(limits.clone()));
+    }
+    command
+}
+
+/// Lets the process of a command run under another user and group, without supplementary groups.
+/// Only root may do this. Everything that `clean` resets is reset with the privileges of root.
+#[cfg(target_os = "linux")]
+pub(crate) fn run_as(command: &mut tokio::process::Command, user: u32) {
+    use rustix::{
+        process::{Gid, Uid},
+        thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid},
+    };
+    let change = move || {
+        let (uid, gid) = (Uid::from_raw(user), Gid::from_raw(user));
+        set_thread_groups(&[])?;
+        set_thread_res_gid(gid, gid, gid)?;
+        Ok(set_thread_res_uid(uid, uid, uid)?)
+    };
+    // SAFETY: it only makes system calls.
+    unsafe { command.pre_exec(change) };
 }
 
 /// Resets inherited state. Runs in the child, after its stdin, stdout and stderr are in place.
@@ -95,10 +139,68 @@ fn reset_signals() {
 }
 
 #[cfg(target_os = "linux")]
-pub(super) use self::{
-    limits::hard_limit,
-    linux::{deny_keys, own_keyring},
-};
+pub(crate) use self::linux::own_keyring;
+
+#[cfg(target_os = "linux")]
+mod reaper {
+    use std::{
+        io,
+        os::fd::{BorrowedFd, RawFd},
+    };
+
+    use nix::{
+        libc,
+        sys::signal::{SigSet, SigmaskHow, sigprocmask},
+    };
+    use rustix::process::{Pid, set_child_subreaper};
+
+    /// Forks: the parent becomes the reaper and never returns, the child returns.
+    pub(super) fn fork_under_reaper(status: RawFd) -> io::Result<()> {
+        // Any PID turns this on.
+        set_child_subreaper(Some(Pid::INIT))?;
+        // Code runs as the same user. Of its signals, only SIGKILL and SIGSTOP reach the reaper. The
+        // child resets its mask.
+        sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None)?;
+        // SAFETY: this process is a copy of one with a single thread.
+        match unsafe { libc::fork() } {
+            -1 => Err(io::Error::last_os_error()),
+            0 => Ok(()),
+            main => reap(main, status),
+        }
+    }
+
+    /// Reaps the main process and its orphaned descendants until none is left.
+    fn reap(main: libc::pid_t, status: RawFd) -> ! {
+        // SAFETY: this process uses no other descriptor from now on. Otherwise it would keep the
+        // pipes of the main process open.
+        unsafe {
+            libc::dup2(status, 0);
+            if libc::syscall(libc::SYS_close_range, 1_usize, u32::MAX as usize, 0_usize) == -1 {
+                (1..1_024).for_each(|descriptor| {
+                    libc::close(descriptor);
+                });
+            }
+        }
+        let report = |number: libc::c_int| {
+            // SAFETY: descriptor 0 is the pipe, which this process never closes.
+            let pipe = unsafe { BorrowedFd::borrow_raw(0) };
+            let _ = rustix::io::write(pipe, &number.to_ne_bytes());
+        };
+        report(main);
+        loop {
+            let mut ended = 0;
+            // SAFETY: `ended` is valid for the call.
+            match unsafe { libc::waitpid(-1, &raw mut ended, 0) } {
+                pid if pid == main => report(ended),
+                -1 if io::Error::last_os_error().raw_os_error() == Some(libc::ECHILD) => {
+                    // SAFETY: it ends this process at once.
+                    unsafe { libc::_exit(0) }
+                }
+                _ => {}
+            }
+        }
+    }
+}
 
 #[cfg(target_os = "linux")]
 mod linux {
@@ -116,11 +218,11 @@ mod linux {
         process::{getpriority_process, setpriority_process, umask},
         thread::{
             CapabilitySet, capabilities, clear_ambient_capability_set, set_capabilities,
-            set_current_timer_slack, set_no_new_privs, set_thread_groups,
+            set_current_timer_slack, set_thread_groups,
         },
     };
 
-    use super::{filter, limits};
+    use super::limits;
 
     /// The kernel's default timer slack, in nanoseconds.
     const TIMER_SLACK: u64 = 50_000;
@@ -282,7 +384,7 @@ mod linux {
     /// share it, and can't reach the keys in the session keyring of the user who started the
     /// server. Processes share one keyring because a user may have only 200 keys by default. The
     /// error says why the user's keys would be exposed.
-    pub(in super::super) fn own_keyring() -> Result<(), String> {
+    pub(crate) fn own_keyring() -> Result<(), String> {
         std::thread_local! {
             static JOINED: Result<(), String> = join_keyring();
         }
@@ -324,40 +426,6 @@ mod linux {
                  {error}"
             ),
         })
-    }
-
-    /// Denies the process and its descendants access to the kernel's keys: `add_key`, `request_key`
-    /// and `keyctl` fail as on a kernel without keys. Otherwise the sandboxes of one user could use
-    /// each other's keys and those of the user.
-    ///
-    /// Also sets `no_new_privs`: exec grants no privileges from then on. Without it, only root may
-    /// install the filter.
-    pub(in super::super) fn deny_keys(command: &mut tokio::process::Command) {
-        // SAFETY: `install_filter` only makes system calls.
-        unsafe { command.pre_exec(install_filter) };
-    }
-
-    fn install_filter() -> io::Result<()> {
-        set_no_new_privs(true)?;
-        let program = libc::sock_fprog {
-            len: filter::NO_KEYS.len() as libc::c_ushort,
-            filter: filter::NO_KEYS.as_ptr().cast_mut(),
-        };
-        let operation = libc::SECCOMP_SET_MODE_FILTER as usize;
-        let install = |flags: usize| {
-            // SAFETY: the kernel reads the program, whose length is correct, and writes nothing.
-            succeeded(unsafe {
-                libc::syscall(libc::SYS_seccomp, operation, flags, &raw const program)
-            })
-        };
-        // Without this flag, older kernels turn on Spectre mitigations that slow the process down.
-        let flags = libc::SECCOMP_FILTER_FLAG_SPEC_ALLOW as usize;
-        match install(flags) {
-            // gVisor and Linux before 4.17 lack the flag. A filter that they refuse is still an
-            // error.
-            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => install(0),
-            installed => installed,
-        }
     }
 }
 
@@ -431,14 +499,5 @@ mod tests {
     fn a_program_that_is_missing_is_an_error() {
         let error = blocking_command("/no/program").spawn().unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::NotFound);
-    }
-
-    #[test]
-    fn hard_limit_matches_a_started_process() {
-        let mut command = blocking_command("/bin/sh");
-        let command = command.args(["-c", "ulimit -Hn"]).stdout(Stdio::piped());
-        let said = command.output().unwrap().stdout;
-        let expected = hard_limit(Resource::Nofile).unwrap().to_string();
-        assert_eq!(String::from_utf8(said).unwrap().trim(), expected);
     }
 }

@@ -1,0 +1,72 @@
+//! [`confine`]: what the agent does to its sandbox and to itself before it starts any program.
+
+use std::{ffi::CStr, fs, io};
+
+use nix::sched::{CloneFlags, unshare};
+use rustix::{
+    mount::{MountFlags, mount},
+    process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit},
+    thread::{CapabilitySet, CapabilitySets, clear_ambient_capability_set, set_capabilities},
+};
+
+use crate::inside::{filter, messages::Setup};
+
+/// The file systems that bubblewrap mounts without a limit on files or terminals. Memory holds
+/// both.
+const MOUNTS: [(&str, &str, &CStr); 2] = [
+    ("tmpfs", "/dev/shm", c"mode=1777,size=64m,nr_inodes=16k"),
+    (
+        "devpts",
+        "/dev/pts",
+        c"newinstance,ptmxmode=0666,mode=0620,max=256",
+    ),
+];
+
+/// Mounts the file systems that only the agent can limit, gives up all privileges and installs the
+/// filter. The error names the step that failed.
+pub(super) fn confine(setup: &Setup) -> Result<(), String> {
+    // Each thread has its own capabilities and its own filter.
+    let threads = fs::read_dir("/proc/self/task").map(Iterator::count);
+    if threads.is_ok_and(|threads| threads != 1) {
+        return Err(
+            "this program has started threads; call `actix_sandbox::server::agent()` first in \
+             `main`"
+                .to_owned(),
+        );
+    }
+    let filter = filter::program(&setup.denied_calls)?;
+    // From here on, code can't attach to this process or to the reapers, which are copies of it.
+    step(
+        "become undumpable",
+        set_dumpable_behavior(DumpableBehavior::NotDumpable),
+    )?;
+    // The user namespace of this process doesn't own its mount namespace, so it needs another.
+    step("create a mount namespace", unshare(CloneFlags::CLONE_NEWNS))?;
+    for (kind, place, options) in MOUNTS {
+        let flags = MountFlags::NOSUID | MountFlags::NOEXEC;
+        let mounted = mount(kind, place, kind, flags, options);
+        step(&format!("mount {place}"), mounted)?;
+    }
+    step("drop capabilities", clear_ambient_capability_set())?;
+    let none = CapabilitySets {
+        effective: CapabilitySet::empty(),
+        permitted: CapabilitySet::empty(),
+        inheritable: CapabilitySet::empty(),
+    };
+    step("drop capabilities", set_capabilities(None, none))?;
+    // Each exec takes four descriptors. The programs get limits of their own.
+    let most = getrlimit(Resource::Nofile).maximum;
+    let limit = Rlimit {
+        current: most,
+        maximum: most,
+    };
+    step(
+        "raise the limit on open files",
+        setrlimit(Resource::Nofile, limit),
+    )?;
+    filter::apply(&filter)
+}
+
+fn step<T>(what: &str, done: Result<T, impl Into<io::Error>>) -> Result<T, String> {
+    done.map_err(|error| format!("cannot {what}: {}", error.into()))
+}

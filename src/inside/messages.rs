@@ -1,0 +1,118 @@
+//! The messages in the control frames between the server and the agent of a sandbox. Pure.
+
+use serde::{Deserialize, Serialize};
+
+/// The number of this protocol. Both ends must have the same.
+pub(crate) const PROTOCOL: u32 = 1;
+
+/// A message of the server.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub(crate) enum Request {
+    /// The first message: how the agent confines itself and every process that it starts.
+    Setup(Setup),
+    /// Starts a program.
+    Start(Start),
+    /// Kills every process of an exec.
+    Kill {
+        /// The number of the exec.
+        exec: u32,
+    },
+    /// The server no longer reads a stream of an exec. The agent closes its pipe.
+    Close {
+        /// The number of the exec.
+        exec: u32,
+        /// Whether it is stderr; else stdout.
+        stderr: bool,
+    },
+}
+
+/// How an agent confines itself and the processes that it starts.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Setup {
+    /// System calls to deny, in addition to those that the agent always denies.
+    pub(crate) denied_calls: Vec<String>,
+    /// The limits of each process.
+    pub(crate) limits: Limits,
+}
+
+/// The resource limits of each process that runs code. See setrlimit(2).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Limits {
+    /// `RLIMIT_DATA`, in bytes.
+    pub(crate) data: u64,
+    /// `RLIMIT_NPROC`.
+    pub(crate) processes: u64,
+    /// `RLIMIT_FSIZE`, in bytes.
+    pub(crate) file_size: u64,
+    /// `RLIMIT_NOFILE`.
+    pub(crate) open_files: u64,
+}
+
+/// A program to start.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Start {
+    /// The number of the exec. The server uses each number once.
+    pub(crate) exec: u32,
+    /// The path of the program.
+    pub(crate) program: String,
+    /// The arguments, without the name of the program.
+    pub(crate) args: Vec<String>,
+    /// The whole environment.
+    pub(crate) env: Vec<(String, String)>,
+    /// The working directory.
+    pub(crate) cwd: String,
+}
+
+/// A message of the agent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub(crate) enum Reply {
+    /// The first message.
+    Hello {
+        /// [`PROTOCOL`] of the agent.
+        protocol: u32,
+    },
+    /// The answer to [`Request::Setup`]: the sandbox is confined.
+    Ready,
+    /// The answer to [`Request::Setup`] or [`Request::Start`] if it failed.
+    Failed {
+        /// The number of the exec; `None` for the setup.
+        exec: Option<u32>,
+        /// What failed.
+        failure: Failure,
+        /// Why it failed.
+        reason: String,
+    },
+    /// The answer to [`Request::Start`].
+    Started {
+        /// The number of the exec.
+        exec: u32,
+    },
+    /// The main process of an exec has ended.
+    Exited {
+        /// The number of the exec.
+        exec: u32,
+        /// The exit code, if it exited.
+        code: Option<i32>,
+        /// The signal, if one ended it.
+        signal: Option<i32>,
+    },
+    /// The answer to [`Request::Kill`]: no process of the exec is left.
+    Killed {
+        /// The number of the exec.
+        exec: u32,
+    },
+}
+
+/// What failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Failure {
+    /// The agent could not confine itself.
+    Setup,
+    /// The working directory of the exec does not exist or is not a directory.
+    Directory,
+    /// The program could not be started.
+    Program,
+}

@@ -1,0 +1,21 @@
+//! What happens inside one sandbox: processes, their streams, their ends.
+//!
+//! On the `host` backend this happens in the process of the server. A confined sandbox has an
+//! [`agent`](crate::server::agent) as its first process. The server's end of the agent is `remote`.
+//! Both ends exchange [`frames`], which carry [`messages`]. No HTTP, no actors.
+
+#[cfg(target_os = "linux")]
+pub(crate) mod agent;
+#[cfg(target_os = "linux")]
+pub(crate) mod filter;
+pub(crate) mod frames;
+pub(crate) mod messages;
+#[cfg(target_os = "linux")]
+pub(crate) mod proc;
+pub(crate) mod process;
+#[cfg(target_os = "linux")]
+pub(crate) mod remote;
+pub(crate) mod spawn;
+
+#[cfg(all(target_os = "linux", feature = "unstable-internals"))]
+pub use remote::check_frames;

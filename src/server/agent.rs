@@ -1,0 +1,104 @@
+//! [`agent`]: runs the agent of a confined sandbox, and how the server finds the program for it.
+
+use std::{
+    env,
+    ffi::OsStr,
+    fs, io,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+use super::backend::programs::{find, search_path};
+
+/// The arguments with which the server starts the agent.
+pub(crate) const ARGUMENTS: [&str; 2] = ["agent", "--for-actix-sandbox"];
+
+/// Environment variable that names the program of the agent if the builder does not.
+const VARIABLE: &str = "ACTIX_SANDBOX_AGENT";
+
+/// The name of this crate's command.
+const COMMAND: &str = "actix-sandbox";
+
+/// Whether `main` of this program calls [`agent`].
+static IS_AGENT: AtomicBool = AtomicBool::new(false);
+
+/// Lets the server use this program as the agent of its sandboxes. Call it first in `main`, before
+/// another thread starts: in the first line under `#[actix::main]`, but before a runtime with
+/// several threads.
+///
+/// The backend `namespace` starts a small program of this crate, the agent, as the first process of
+/// each sandbox. If the server started this program as an agent, the call runs the agent and exits.
+/// Otherwise it returns at once, and a server in this process starts copies of this program as
+/// agents. Without this call, the server needs the command `actix-sandbox`, or
+/// [`ServerBuilder::agent`](super::ServerBuilder::agent).
+///
+/// ```no_run
+/// #[actix::main]
+/// async fn main() {
+///     actix_sandbox::server::agent();
+///     // Start a `LocalServer` here.
+/// }
+/// ```
+pub fn agent() {
+    if env::args_os().skip(1).eq(ARGUMENTS.map(OsStr::new)) {
+        #[cfg(target_os = "linux")]
+        std::process::exit(crate::inside::agent::run());
+        #[cfg(not(target_os = "linux"))]
+        std::process::exit(1);
+    }
+    IS_AGENT.store(true, Ordering::Relaxed);
+}
+
+/// Finds the program of the agent. The error lists the places without one.
+pub(crate) fn find_agent(chosen: Option<&Path>) -> Result<PathBuf, String> {
+    let named = env::var_os(VARIABLE).filter(|path| !path.is_empty());
+    let named = named.map(PathBuf::from);
+    if let Some((what, path)) = chosen
+        .map(|path| ("the option `agent`", path))
+        .or_else(|| named.as_deref().map(|path| (VARIABLE, path)))
+    {
+        return match is_program(path) {
+            Ok(true) => Ok(path.to_owned()),
+            Ok(false) => Err(format!(
+                "{what} is {}, which can't be executed",
+                path.display()
+            )),
+            Err(error) => Err(format!("{what} is {}: {error}", path.display())),
+        };
+    }
+    let mut tried = Vec::new();
+    match env::current_exe() {
+        Ok(program) if IS_AGENT.load(Ordering::Relaxed) => return Ok(program),
+        Ok(program) => {
+            tried.push(format!(
+                "{} (its `main` does not call `actix_sandbox::server::agent()` first)",
+                program.display()
+            ));
+            // A test or an example is in a directory below that of the command.
+            for directory in program.ancestors().skip(1).take(2) {
+                let beside = directory.join(COMMAND);
+                if is_program(&beside).is_ok_and(|is_program| is_program) {
+                    return Ok(beside);
+                }
+                tried.push(beside.display().to_string());
+            }
+        }
+        Err(error) => tried.push(format!("this program ({error})")),
+    }
+    let path = search_path();
+    find(COMMAND, &path).ok_or_else(|| {
+        tried.push(format!("`{COMMAND}` on the PATH ({})", path.display()));
+        format!(
+            "found no program for the agents of sandboxes; tried: {}. Call \
+             `actix_sandbox::server::agent()` first in `main`, install `{COMMAND}`, or name the \
+             program with {VARIABLE}",
+            tried.join(", ")
+        )
+    })
+}
+
+fn is_program(path: &Path) -> io::Result<bool> {
+    let meta = fs::metadata(path)?;
+    Ok(meta.is_file() && meta.permissions().mode() & 0o111 != 0)
+}

@@ -1,0 +1,267 @@
+//! [`AgentProcess`]: the agent of a sandbox, in the namespaces and the file system that bubblewrap
+//! sets up for it.
+
+use std::{
+    ffi::OsString,
+    fs,
+    os::fd::{AsFd, OwnedFd},
+    path::{Path, PathBuf},
+    process::Stdio,
+    sync::Arc,
+    time::Duration,
+};
+
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use tokio::{
+    io::AsyncReadExt,
+    process::{Child, ChildStderr},
+    sync::Mutex,
+    time::timeout,
+};
+
+use crate::{
+    inside::{messages::Setup, remote::Remote, spawn},
+    protocol::excerpt,
+    server::{
+        agent,
+        backend::{
+            confine::{CODE_INSIDE, HOME_INSIDE, TEMPORARY_INSIDE},
+            etc::{self, ETC, EtcFile},
+        },
+        escaped::Escaped,
+        store::archive::layout::{HOME, ROOT, TEMPORARY},
+    },
+};
+
+/// The directory with the code of each exec, in the directory of a sandbox.
+pub(super) const CODE: &str = "code";
+
+/// The path of the agent in the sandbox.
+const AGENT_INSIDE: &str = "/run/agent";
+
+/// The user ID of code in the sandbox. The user namespace maps no other user.
+pub(super) const USER_INSIDE: u32 = 1000;
+
+/// How long the processes of a sandbox may take to end after a kill.
+const GONE_WITHIN: Duration = Duration::from_secs(10);
+
+/// The most bytes of error output to report or to log.
+const MAX_ERRORS_BYTES: u64 = 4_096;
+
+/// The directories of each sandbox at which bubblewrap mounts something, or that programs expect.
+pub(super) const DIRECTORIES: [&str; 7] = [
+    "/proc",
+    "/dev",
+    "/run",
+    "/sys",
+    "/var/tmp",
+    TEMPORARY_INSIDE,
+    HOME_INSIDE,
+];
+
+/// What a sandbox looks like.
+pub(super) struct Layout<'a> {
+    pub(super) bubblewrap: &'a Path,
+    pub(super) agent: &'a Path,
+    /// The directory of the sandbox.
+    pub(super) directory: &'a Path,
+    /// The user that code runs as, if it differs from the user of this process.
+    pub(super) user: Option<u32>,
+    pub(super) network: bool,
+    /// The directories of this machine that the sandbox can read.
+    pub(super) readable: &'a [PathBuf],
+    /// The paths below them that must be empty.
+    pub(super) hidden: &'a [PathBuf],
+}
+
+impl Layout<'_> {
+    /// The arguments of bubblewrap. Later mounts cover earlier ones.
+    ///
+    /// bubblewrap follows links on the paths at which it mounts, so the caller has made these paths
+    /// directories. Code can't run before the last mount.
+    fn arguments(&self) -> Vec<OsString> {
+        let mut arguments = Arguments(Vec::new());
+        let inner = |name: &str| self.directory.join(name);
+        arguments.add(&[
+            "--unshare-user",
+            "--unshare-pid",
+            "--unshare-ipc",
+            "--unshare-uts",
+        ]);
+        arguments.add(&["--unshare-cgroup-try", "--disable-userns", "--as-pid-1"]);
+        if !self.network {
+            arguments.add(&["--unshare-net"]);
+        }
+        let user = USER_INSIDE.to_string();
+        arguments.add(&["--uid", &user, "--gid", &user, "--hostname", "sandbox"]);
+        // The agent mounts file systems that bubblewrap can't limit, and then gives this up.
+        arguments.add(&["--cap-add", "CAP_SYS_ADMIN", "--chdir", "/"]);
+        arguments.bind("--bind", &inner(ROOT), "/".as_ref());
+        for path in self.readable.iter().filter(|path| path.is_dir()) {
+            arguments.bind("--ro-bind", path, path);
+        }
+        for path in self.hidden {
+            arguments.add(&["--perms", "0555", "--size", "4096", "--tmpfs"]);
+            arguments.0.push(path.into());
+            arguments.add(&["--remount-ro"]);
+            arguments.0.push(path.into());
+        }
+        arguments.add(&["--proc", "/proc", "--dev", "/dev"]);
+        // These files list the keys of the whole machine.
+        for keys in ["/proc/keys", "/proc/key-users"] {
+            if Path::new(keys).exists() {
+                arguments.add(&["--ro-bind", "/dev/null", keys]);
+            }
+        }
+        arguments.add(&["--perms", "0755", "--size", "1048576", "--tmpfs", "/run"]);
+        for EtcFile { name, inside } in etc::files(self.readable) {
+            arguments.bind("--ro-bind", &inner(ETC).join(name), &inside);
+        }
+        arguments.bind("--bind", &inner(HOME), HOME_INSIDE.as_ref());
+        arguments.bind("--bind", &inner(TEMPORARY), TEMPORARY_INSIDE.as_ref());
+        arguments.bind("--ro-bind", &inner(CODE), CODE_INSIDE.as_ref());
+        arguments.bind("--ro-bind", self.agent, AGENT_INSIDE.as_ref());
+        // Files in memory would have no limit there.
+        arguments.add(&["--remount-ro", "/run", "--remount-ro", "/dev"]);
+        arguments.add(&["--", AGENT_INSIDE]);
+        arguments.add(&agent::ARGUMENTS);
+        arguments.0
+    }
+}
+
+struct Arguments(Vec<OsString>);
+
+impl Arguments {
+    fn add(&mut self, arguments: &[&str]) {
+        self.0.extend(arguments.iter().map(OsString::from));
+    }
+
+    fn bind(&mut self, how: &str, source: &Path, inside: &Path) {
+        self.0.extend([how.into(), source.into(), inside.into()]);
+    }
+}
+
+/// The agent of a sandbox, which is its first process. Dropping this kills every process of the
+/// sandbox.
+pub(super) struct AgentProcess {
+    pub(super) remote: Remote,
+    /// bubblewrap, which waits for the end of the agent.
+    bubblewrap: Mutex<Child>,
+    /// When it ends, the kernel ends all other processes of the sandbox.
+    first: Arc<OwnedFd>,
+}
+
+impl AgentProcess {
+    /// Starts the agent, and waits until it has confined itself.
+    pub(super) async fn start(layout: Layout<'_>, setup: Setup) -> Result<Self, String> {
+        let mut command = spawn::command(layout.bubblewrap);
+        command
+            .args(layout.arguments())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
+        if let Some(user) = layout.user {
+            spawn::run_as(&mut command, user);
+        }
+        let mut child = command
+            .spawn()
+            .map_err(|error| format!("cannot run {}: {error}", layout.bubblewrap.display()))?;
+        let pipes = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+        let (Some(input), Some(output), Some(errors)) = pipes else {
+            return Err("bubblewrap has no pipes".to_owned());
+        };
+        let remote = match Remote::connect(output, input, setup).await {
+            Ok(remote) => remote,
+            Err(reason) => {
+                let _ = child.start_kill();
+                return Err(with_errors(reason, errors).await);
+            }
+        };
+        let first = first_process(&child)?;
+        let first = Arc::new(first);
+        let (ended, killed) = (remote.ended(), first.clone());
+        tokio::spawn(async move {
+            // If the agent broke the protocol, code may control it.
+            let reason = ended.await;
+            tracing::debug!(reason = %Escaped(reason), "the agent of a sandbox has ended");
+            kill(&*killed);
+        });
+        tokio::spawn(log(errors));
+        Ok(Self {
+            remote,
+            bubblewrap: Mutex::new(child),
+            first,
+        })
+    }
+
+    /// Kills the agent, and with it every process of the sandbox.
+    pub(super) fn kill(&self) {
+        kill(&*self.first);
+    }
+
+    /// Ends every process of the sandbox. Can be retried after an error.
+    pub(super) async fn end(&self) -> Result<(), String> {
+        self.kill();
+        let mut bubblewrap = self.bubblewrap.lock().await;
+        match timeout(GONE_WITHIN, bubblewrap.wait()).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(format!(
+                "the processes of the sandbox could not be ended: {error}"
+            )),
+            Err(_) => Err(format!(
+                "the processes of the sandbox did not end within {GONE_WITHIN:?} of the kill"
+            )),
+        }
+    }
+}
+
+impl Drop for AgentProcess {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// Kills the first process of a sandbox, unless it has ended.
+fn kill(first: impl AsFd) {
+    let _ = pidfd_send_signal(first, Signal::KILL);
+}
+
+/// The agent, which is the only child of bubblewrap. bubblewrap has not been reaped, and reaps its
+/// child only when it ends, so neither PID has been reused.
+fn first_process(bubblewrap: &Child) -> Result<OwnedFd, String> {
+    let opened = || {
+        let parent = bubblewrap.id()?;
+        let children = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children"));
+        let child = children.ok()?.trim().parse().ok()?;
+        pidfd_open(Pid::from_raw(child)?, PidfdFlags::empty()).ok()
+    };
+    opened().ok_or_else(|| "the first process of the sandbox was not found".to_owned())
+}
+
+/// Adds to a reason what bubblewrap or the agent printed.
+async fn with_errors(reason: String, errors: ChildStderr) -> String {
+    let mut said = Vec::new();
+    let read = errors.take(MAX_ERRORS_BYTES);
+    let _ = timeout(GONE_WITHIN, { read }.read_to_end(&mut said)).await;
+    let said = String::from_utf8_lossy(&said);
+    let lines: Vec<_> = said.lines().map(str::trim).collect();
+    match lines.is_empty() {
+        true => reason,
+        false => excerpt(lines.join("; ").as_bytes()),
+    }
+}
+
+/// Logs what the agent prints: a panic. Code can't write there.
+async fn log(mut errors: ChildStderr) {
+    let mut said = Vec::new();
+    let _ = (&mut errors)
+        .take(MAX_ERRORS_BYTES)
+        .read_to_end(&mut said)
+        .await;
+    if !said.is_empty() {
+        let said = String::from_utf8_lossy(&said).into_owned();
+        tracing::warn!(said = %Escaped(said), "the agent of a sandbox printed an error");
+    }
+    let _ = tokio::io::copy(&mut errors, &mut tokio::io::sink()).await;
+}

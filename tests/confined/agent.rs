@@ -1,0 +1,261 @@
+//! Attacks on the agent of a sandbox by its code, which runs as the same user. Only the backend
+//! `namespace` has agents.
+
+use std::time::Duration;
+
+use actix_sandbox::{
+    Language, LocalServer, Output, ProcessEnd, Sandbox,
+    server::{Backend, NamespaceOptions},
+};
+use futures::StreamExt;
+
+use crate::support::{backend::start_if_possible, within};
+
+async fn server() -> Option<LocalServer> {
+    let backend = Backend::Namespace(NamespaceOptions::default());
+    start_if_possible(LocalServer::builder().backend(backend)).await
+}
+
+async fn run(sandbox: &Sandbox, language: Language, code: &str) -> Output {
+    within("the code", sandbox.run(language, code))
+        .await
+        .unwrap()
+}
+
+/// Python that prints a line for each attack on PID 1 that works.
+const ATTACK: &str = "
+import ctypes, os, resource, signal
+libc = ctypes.CDLL(None, use_errno=True)
+for number in range(1, 65):
+    try: os.kill(1, number)
+    except OSError: pass
+for request in (16, 0x4206):
+    if libc.ptrace(request, 1, 0, 0) == 0: print('attached by', request)
+for name in ('mem', 'fd', 'environ', 'exe', 'root', 'maps', 'io', 'auxv', 'fd/0', 'fd/1'):
+    try:
+        path = f'/proc/1/{name}'
+        os.listdir(path) if name in ('fd', 'root') else open(path, 'rb').read(1)
+        print('opened', name)
+    except OSError: pass
+for name in ('mem', 'fd/0', 'fd/1', 'oom_score_adj', 'comm', 'timerslack_ns', 'clear_refs'):
+    try: open(f'/proc/1/{name}', 'wb', 0).write(b'1'); print('wrote', name)
+    except OSError: pass
+for limit in ('NOFILE', 'CPU', 'AS', 'DATA', 'FSIZE', 'NPROC'):
+    try:
+        resource.prlimit(1, getattr(resource, 'RLIMIT_' + limit), (3, 3))
+        print('limited', limit)
+    except OSError: pass
+pidfd = libc.syscall(434, 1, 0)
+if pidfd >= 0 and libc.syscall(438, pidfd, 0, 0) >= 0: print('took a descriptor')
+print('end')
+";
+
+#[actix::test]
+async fn code_cannot_signal_trace_open_or_limit_the_agent() {
+    let Some(server) = server().await else { return };
+    let sandbox = Sandbox::create(server.url()).await.unwrap();
+    let output = run(&sandbox, Language::Python, ATTACK).await;
+    assert_eq!(output.stdout, "end\n", "{}", output.stderr_lossy());
+    let again = run(&sandbox, Language::Bash, "echo still here").await;
+    assert_eq!(again.stdout, "still here\n");
+    server.stop().await;
+}
+
+/// Counts the processes of a sandbox that sleep.
+const SLEEPERS: &str = "grep -l '^Name:.sleep$' /proc/[0-9]*/status 2>/dev/null | wc -l";
+
+/// Code that leaves processes which left their session, environment and parents.
+const LEAVES: &str = "
+(env -i setsid -f sleep 300)
+(env -i setsid bash -c 'sleep 300 & exec -a other sleep 300' < /dev/null > /dev/null 2>&1 &)
+env -i setsid --fork setsid --fork sleep 300
+until [ \"$(grep -l '^Name:.sleep$' /proc/[0-9]*/status 2>/dev/null | wc -l)\" -ge 4 ]; do :; done
+";
+
+/// What code does to its reaper before it is killed.
+const TO_THE_REAPER: [(&str, &str); 4] = [
+    ("nothing", ""),
+    ("kills it", "kill -9 $PPID"),
+    ("stops it", "kill -STOP $PPID"),
+    (
+        "kills all that it can",
+        "kill -9 -1; env -i setsid -f sleep 300",
+    ),
+];
+
+#[actix::test]
+async fn a_kill_leaves_no_descendant_whatever_the_code_did() {
+    let Some(server) = server().await else { return };
+    let sandbox = Sandbox::create(server.url()).await.unwrap();
+    for (name, code) in TO_THE_REAPER {
+        let code = format!("{LEAVES}{code}\necho ready; sleep 300");
+        let process = sandbox.exec(Language::Bash, code).await.unwrap();
+        let ready = within(name, process.stdout().next()).await;
+        assert_eq!(ready.unwrap().unwrap(), "ready\n", "{name}");
+        within(name, process.kill()).await.unwrap();
+        let end = within(name, process.wait()).await.unwrap();
+        assert_eq!(end, ProcessEnd::Killed, "{name}");
+        let left = run(&sandbox, Language::Bash, SLEEPERS).await;
+        assert_eq!(left.stdout, "0\n", "{name}");
+    }
+    server.stop().await;
+}
+
+/// A process whose first thread has ended looks like a zombie.
+#[actix::test]
+async fn a_kill_finds_a_process_whose_first_thread_has_ended() {
+    let Some(server) = server().await else { return };
+    let sandbox = Sandbox::create(server.url()).await.unwrap();
+    let code = "
+import ctypes, os, subprocess, threading, time
+def work():
+    while open('/proc/self/stat').read().rsplit(') ')[-1][0] != 'Z': time.sleep(0.001)
+    print('ready', flush=True)
+    time.sleep(300)
+threading.Thread(target=work).start()
+ctypes.CDLL(None).pthread_exit(0)
+";
+    let process = sandbox.exec(Language::Python, code).await.unwrap();
+    let ready = within("the thread", process.stdout().next()).await;
+    assert_eq!(ready.unwrap().unwrap(), "ready\n");
+    within("the kill", process.kill()).await.unwrap();
+    let left = "grep -l '^Name:.python3' /proc/[0-9]*/status 2>/dev/null | wc -l";
+    let left = run(&sandbox, Language::Bash, left).await;
+    assert_eq!(left.stdout, "0\n");
+    server.stop().await;
+}
+
+/// Without a kill, code that kills its reaper goes on, and its exit code arrives.
+#[actix::test]
+async fn code_that_killed_its_reaper_ends_by_itself() {
+    let Some(server) = server().await else { return };
+    let sandbox = Sandbox::create(server.url()).await.unwrap();
+    let code = "kill -9 -1; sleep 0.1; echo after; exit 7";
+    let output = run(&sandbox, Language::Bash, code).await;
+    assert_eq!(output.stdout, "after\n");
+    assert_eq!(output.end, ProcessEnd::Exited(7));
+    server.stop().await;
+}
+
+/// Each of these exhausts something, and prints how it was stopped.
+const EXHAUST: [(&str, &str, &str); 4] = [
+    (
+        "a million descriptors",
+        "
+import os
+files = []
+try:
+    for _ in range(1_000_000): files.append(os.dup(0))
+except OSError as error: print(error.strerror)",
+        "Too many open files\n",
+    ),
+    (
+        "a million processes",
+        "
+import os, time
+try:
+    for _ in range(1_000_000):
+        if os.fork() == 0: time.sleep(1000)
+except OSError as error: print(error.strerror, flush=True)
+os.killpg(0, 9)",
+        "Resource temporarily unavailable\n",
+    ),
+    (
+        "a million files in memory",
+        "
+try:
+    for number in range(1_000_000): open(f'/dev/shm/{number}', 'x').close()
+except OSError as error: print(error.strerror)",
+        "No space left on device\n",
+    ),
+    (
+        "a million terminals",
+        "
+import os
+pairs = []
+try:
+    for _ in range(1_000_000): pairs.append(os.openpty())
+except OSError as error: print(error.strerror)",
+        "No space left on device\n",
+    ),
+];
+
+#[actix::test]
+async fn what_code_exhausts_stops_neither_the_agent_nor_other_execs() {
+    let Some(server) = server().await else { return };
+    let sandbox = Sandbox::create(server.url()).await.unwrap();
+    for (name, code, stopped) in EXHAUST {
+        let output = run(&sandbox, Language::Python, code).await;
+        assert_eq!(output.stdout, stopped, "{name}: {}", output.stderr_lossy());
+        let again = run(&sandbox, Language::Bash, "echo still here").await;
+        assert_eq!(again.stdout, "still here\n", "{name}");
+    }
+    let read_only = "touch /run/x /dev/x /usr/x /x; ls /run/x /dev/x /usr/x";
+    let output = run(&sandbox, Language::Bash, read_only).await;
+    assert_eq!(output.stdout, "");
+    server.stop().await;
+}
+
+#[actix::test]
+async fn a_full_pipe_of_one_exec_delays_no_other() {
+    let Some(server) = server().await else { return };
+    let sandbox = Sandbox::create(server.url()).await.unwrap();
+    let code = "cat /dev/zero & cat /dev/zero >&2";
+    let unread = sandbox.exec(Language::Bash, code).await.unwrap();
+    let begun = within("its output", unread.stdout().next()).await;
+    assert!(!begun.unwrap().unwrap().is_empty());
+    for _ in 0..20 {
+        let output = run(&sandbox, Language::Bash, "echo other").await;
+        assert_eq!(output.stdout, "other\n");
+    }
+    within("the kill", unread.kill()).await.unwrap();
+    server.stop().await;
+}
+
+/// Code replaces the directories at which the next start mounts something by links to a directory
+/// that the server may write to.
+#[actix::test]
+async fn links_in_the_tree_lead_no_mount_elsewhere() {
+    let Some(server) = server().await else { return };
+    let outside = tempfile::tempdir().unwrap();
+    let builder = Sandbox::create(server.url()).enable_sandbox_checkpoint(true);
+    let sandbox = builder.await.unwrap();
+    let code = format!(
+        "rm -rf /sys /var && ln -s {0} /sys && ln -s {0} /var && echo linked",
+        outside.path().display()
+    );
+    let output = run(&sandbox, Language::Bash, &code).await;
+    assert_eq!(output.stdout, "linked\n", "{}", output.stderr_lossy());
+    let (id, token) = (
+        sandbox.sandbox_id().clone(),
+        sandbox.sandbox_token().clone(),
+    );
+    within("the checkpoint", sandbox.checkpoint())
+        .await
+        .unwrap();
+    let sandbox = Sandbox::attach(server.url(), id, token).await.unwrap();
+    let code = "test -d /var/tmp && test ! -L /sys && echo directories";
+    let output = run(&sandbox, Language::Bash, code).await;
+    assert_eq!(output.stdout, "directories\n");
+    assert_eq!(std::fs::read_dir(outside.path()).unwrap().count(), 0);
+    server.stop().await;
+}
+
+/// Python that tries each system call that the filter blocks.
+const BLOCKED_CALLS: &str = include_str!("blocked_calls.py");
+
+#[actix::test]
+async fn every_blocked_call_is_refused() {
+    let Some(server) = server().await else { return };
+    let sandbox = Sandbox::create(server.url()).await.unwrap();
+    let run = sandbox.command(Language::Python, BLOCKED_CALLS);
+    let run = run.timeout(Duration::from_secs(60)).output();
+    let output = within("the code", run).await.unwrap();
+    let said = output.stdout_lossy();
+    print!("{said}");
+    let refused = |line: &str| line.ends_with(": ENOSYS");
+    let wrong: Vec<_> = said.lines().filter(|line| !refused(line)).collect();
+    assert!(wrong.is_empty(), "{wrong:?} {}", output.stderr_lossy());
+    assert!(said.lines().count() > 60, "{said}");
+    server.stop().await;
+}
