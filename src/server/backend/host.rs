@@ -126,7 +126,7 @@ impl BackendSandbox for HostSandbox {
             let exec = self.launcher.exec().map_err(|error| error.to_string())?;
             command.envs(self.launcher.marks(&exec));
             self.launcher
-                .spawn(command, code, exec.clone(), None, None)
+                .spawn(command, code, exec.clone())
                 .map_err(|error| format!("Failed to start {}: {error}", interpreter.display()))
         })
     }

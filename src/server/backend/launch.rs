@@ -3,7 +3,7 @@
 
 use std::{
     io,
-    os::unix::{fs::fchown, process::ExitStatusExt},
+    os::unix::process::ExitStatusExt,
     path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
@@ -24,9 +24,7 @@ use tokio::{
 
 use super::{
     context::ServerContext,
-    sweep::{
-        EXEC_MARKER, ID_VARIABLE, PidNamespace, SANDBOX_MARKER, SERVER_MARKER, Target, Within,
-    },
+    sweep::{EXEC_MARKER, ID_VARIABLE, SANDBOX_MARKER, SERVER_MARKER, Target},
 };
 use crate::{
     inside::process::{Exit, Process, Started},
@@ -96,20 +94,16 @@ impl Launcher {
 
     /// Starts an exec with marked processes.
     ///
-    /// `needs` is dropped when the exec is dropped. `namespace` is the PID namespace of all
-    /// processes but the first, if no other sandbox shares it. `user` is the user that code runs
-    /// as, if it differs from the user of this process.
+    /// `needs` is dropped when the exec is dropped.
     pub(super) fn spawn(
         &self,
         mut command: Command,
         needs: impl Send + 'static,
         exec: String,
-        namespace: Option<PidNamespace>,
-        user: Option<u32>,
     ) -> io::Result<Started> {
-        let (stdin, input) = pipe_of(user)?;
-        let (output, stdout) = pipe_of(user)?;
-        let (errors, stderr) = pipe_of(user)?;
+        let (stdin, input) = io::pipe()?;
+        let (output, stdout) = io::pipe()?;
+        let (errors, stderr) = io::pipe()?;
         // Do everything that can fail before the process starts: only `MarkedProcess`, which is
         // made afterwards, kills its group.
         let stdin_sender = pipe::Sender::from_owned_fd(input.into())?;
@@ -136,7 +130,6 @@ impl Launcher {
                 child,
                 group: Some(group),
                 exec,
-                namespace,
                 context: self.context.clone(),
                 _needs: Box::new(needs),
             }),
@@ -176,7 +169,6 @@ struct MarkedProcess {
     /// then.
     group: Option<Pid>,
     exec: String,
-    namespace: Option<PidNamespace>,
     context: Arc<ServerContext>,
     _needs: Box<dyn Send>,
 }
@@ -212,13 +204,7 @@ impl Process for MarkedProcess {
             let swept = self
                 .context
                 .sweeper
-                .sweep(Target::Exec {
-                    mark: self.exec.clone(),
-                    within: self.namespace.map(|namespace| Within {
-                        namespace,
-                        leader: self.group.map(Pid::as_raw),
-                    }),
-                })
+                .sweep(Target::Exec(self.exec.clone()))
                 .await;
             if let Some(group) = self.group {
                 // The leader has not been reaped, so its number can't have been reused.
@@ -237,15 +223,4 @@ impl Drop for MarkedProcess {
             let _ = killpg(group, Signal::SIGKILL);
         }
     }
-}
-
-/// Creates a pipe, which belongs to `user` if one is given. Only the owner of a pipe may open it
-/// again, as `/dev/stdout`.
-fn pipe_of(user: Option<u32>) -> io::Result<(io::PipeReader, io::PipeWriter)> {
-    let (reader, writer) = io::pipe()?;
-    // macOS refuses to change the owner of a pipe, even if nothing changes.
-    if user.is_some() {
-        fchown(&reader, user, None)?;
-    }
-    Ok((reader, writer))
 }

@@ -6,11 +6,11 @@
 //! killed there.
 //!
 //! A process that carries the marker of another sandbox is killed with that sandbox, and could keep
-//! the kill from finishing. So markers are random. If a sandbox has a PID namespace, a sweep looks
-//! only at processes in that namespace. The `host` backend has none, and its code can read the
-//! markers of other sandboxes. There, markers only protect against mistakes.
+//! the kill from finishing. So markers are random. On the `host` backend, code can read the markers
+//! of other sandboxes; there, markers only protect against mistakes. The backend `namespace` needs
+//! no sweeps: the agent of a sandbox finds its processes.
 
-use std::{fs::Metadata, os::unix::fs::MetadataExt, path::PathBuf, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
 use tokio::{
     sync::{mpsc, oneshot},
@@ -49,11 +49,7 @@ const MAX_PAUSE: Duration = Duration::from_millis(20);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Target {
     /// The processes of one exec.
-    Exec {
-        mark: String,
-        /// The PID namespace that holds all of them, if there is one.
-        within: Option<Within>,
-    },
+    Exec(String),
     /// The processes of a whole server.
     Server(String),
     /// The processes of one sandbox.
@@ -66,26 +62,6 @@ pub(super) enum Target {
         directory: PathBuf,
         groups: Vec<i32>,
     },
-}
-
-/// The device and inode of a PID namespace. They identify it while a process or an open file holds
-/// it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct PidNamespace(u64, u64);
-
-impl PidNamespace {
-    /// The namespace of this file in `/proc`.
-    pub(super) fn of(file: &Metadata) -> Self {
-        Self(file.dev(), file.ino())
-    }
-}
-
-/// The PID namespace that confines an exec.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Within {
-    pub(super) namespace: PidNamespace,
-    /// The process outside the namespace that started the others. `None` once it has been reaped.
-    pub(super) leader: Option<i32>,
 }
 
 struct Request {
@@ -202,7 +178,7 @@ struct Seen {
 /// Checks every process once and kills those of the targets.
 #[cfg(target_os = "linux")]
 fn pass(targets: &[Target]) -> Seen {
-    use std::collections::{HashMap, HashSet};
+    use std::collections::HashMap;
 
     use nix::{
         sys::signal::{Signal, kill},
@@ -211,30 +187,21 @@ fn pass(targets: &[Target]) -> Seen {
 
     let mut by_marker = HashMap::new();
     let mut by_directory = Vec::new();
-    let mut leaders = HashMap::new();
-    let mut namespaces = HashSet::new();
     for (index, target) in targets.iter().enumerate() {
-        let (marker, value, namespace) = match target {
-            Target::Exec { mark, within } => {
-                let leader = within.as_ref().and_then(|it| it.leader);
-                leaders.extend(leader.map(|leader| (leader, index)));
-                (EXEC_MARKER, mark, within.as_ref().map(|it| it.namespace))
-            }
+        let (marker, value) = match target {
+            Target::Exec(mark) => (EXEC_MARKER, mark),
             Target::Sandbox {
                 name,
                 directory,
                 groups,
             } => {
                 by_directory.push((directory, groups, index));
-                (SANDBOX_MARKER, name, None)
+                (SANDBOX_MARKER, name)
             }
-            Target::Server(server) => (SERVER_MARKER, server, None),
+            Target::Server(server) => (SERVER_MARKER, server),
         };
-        namespaces.insert(namespace);
-        by_marker.insert((marker, value.as_bytes()), (index, namespace));
+        by_marker.insert((marker, value.as_bytes()), index);
     }
-    let is_everywhere_looked = namespaces.contains(&None);
-    let is_own_namespace_asked = namespaces.len() > usize::from(is_everywhere_looked);
 
     let mut uncertain = false;
     let mut processes = HashMap::new();
@@ -243,18 +210,6 @@ fn pass(targets: &[Target]) -> Seen {
         Err(_) => (Vec::new(), true),
     };
     for pid in pids {
-        let leads = leaders.get(&pid).copied();
-        // Check the namespace before reading anything else: another sandbox may have many
-        // processes.
-        let namespace = match is_own_namespace_asked {
-            true => pid_namespace(pid),
-            false => None,
-        };
-        let is_looked_at =
-            is_everywhere_looked || leads.is_some() || namespaces.contains(&namespace);
-        if !is_looked_at {
-            continue;
-        }
         let process = match Observed::read(pid, !by_directory.is_empty()) {
             Ok(Some(process)) => process,
             Ok(None) => continue,
@@ -272,9 +227,6 @@ fn pass(targets: &[Target]) -> Seen {
         let mut own: Vec<usize> = markers
             .iter()
             .filter_map(|marker| by_marker.get(marker).copied())
-            .filter(|(_, within)| within.is_none() || *within == namespace)
-            .map(|(index, _)| index)
-            .chain(leads)
             .collect();
         if let Some(cwd) = &process.directory {
             own.extend(
@@ -348,13 +300,6 @@ fn pass(targets: &[Target]) -> Seen {
         uncertain: false,
         blind: false,
     }
-}
-
-/// The PID namespace of a process. `None` if the process is gone or belongs to another user.
-#[cfg(target_os = "linux")]
-fn pid_namespace(pid: i32) -> Option<PidNamespace> {
-    let file = std::fs::metadata(format!("/proc/{pid}/ns/pid"));
-    file.ok().as_ref().map(PidNamespace::of)
 }
 
 /// The markers of the process, as pairs of variable and value.

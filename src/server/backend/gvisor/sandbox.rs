@@ -262,7 +262,7 @@ impl BackendSandbox for GvisorSandbox {
             let needs = (code, environment, description);
             let started = self
                 .launcher
-                .spawn(command, needs, exec.clone(), None, None)
+                .spawn(command, needs, exec.clone())
                 .map_err(|error| format!("Failed to start {interpreter}: {error}"))?;
             Ok(Started {
                 process: Box::new(GvisorProcess {
