@@ -47,6 +47,8 @@ impl Handler<Grade> for Grader {
 
 #[actix::main]
 async fn main() -> ExitCode {
+    // Sandboxes that are confined run this program as their agent.
+    actix_sandbox::server::agent();
     shared::exit_code(run().await)
 }
 

@@ -23,6 +23,8 @@ print('this goes to stderr', file=sys.stderr)
 
 #[actix::main]
 async fn main() -> ExitCode {
+    // Sandboxes that are confined run this program as their agent.
+    actix_sandbox::server::agent();
     shared::exit_code(run().await)
 }
 

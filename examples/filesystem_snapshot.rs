@@ -16,6 +16,8 @@ use actix_sandbox::{Language, Sandbox};
 
 #[actix::main]
 async fn main() -> ExitCode {
+    // Sandboxes that are confined run this program as their agent.
+    actix_sandbox::server::agent();
     shared::exit_code(run().await)
 }
 

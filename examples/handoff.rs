@@ -14,6 +14,8 @@ use actix_sandbox::{Language, LocalServer, Sandbox};
 
 #[actix::main]
 async fn main() -> ExitCode {
+    // Sandboxes that are confined run this program as their agent.
+    actix_sandbox::server::agent();
     shared::exit_code(run().await)
 }
 

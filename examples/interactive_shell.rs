@@ -24,6 +24,8 @@ const INTERRUPT: &str = "kill -INT -- -$(cat .shell)";
 
 #[actix::main]
 async fn main() -> ExitCode {
+    // Sandboxes that are confined run this program as their agent.
+    actix_sandbox::server::agent();
     shared::exit_code(run().await)
 }
 

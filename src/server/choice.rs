@@ -46,7 +46,7 @@ impl Backend {
     pub(super) fn check(&self) -> Result<(), ServerError> {
         match self {
             Self::Auto | Self::Confined | Self::Host => Ok(()),
-            Self::Namespace(NamespaceOptions { confines })
+            Self::Namespace(NamespaceOptions { confines, .. })
             | Self::Gvisor(GvisorOptions { confines, .. }) => confines.check(),
         }
     }
@@ -178,9 +178,23 @@ macro_rules! confining {
 #[must_use]
 pub struct NamespaceOptions {
     pub(super) confines: Confines,
+    pub(super) denied_calls: Vec<String>,
 }
 
 confining!(NamespaceOptions);
+
+impl NamespaceOptions {
+    /// Denies code another system call, by its name, such as `ptrace`. Code always runs under a
+    /// seccomp filter that allows what Docker allows by default. A denied call fails with `ENOSYS`,
+    /// as on a kernel without it.
+    ///
+    /// The server doesn't start if the name is unknown. It doesn't check whether programs can work
+    /// without the call.
+    pub fn deny_syscall(mut self, name: impl Into<String>) -> Self {
+        self.denied_calls.push(name.into());
+        self
+    }
+}
 
 /// Options of [`Backend::Gvisor`].
 #[derive(Clone, Debug, PartialEq, Eq)]

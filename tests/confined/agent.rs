@@ -1,7 +1,7 @@
 //! Attacks on the agent of a sandbox by its code, which runs as the same user. Only the backend
 //! `namespace` has agents.
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use actix_sandbox::{
     Language, LocalServer, Output, ProcessEnd, Sandbox,
@@ -9,7 +9,9 @@ use actix_sandbox::{
 };
 use futures::StreamExt;
 
-use crate::support::{backend::start_if_possible, within};
+use crate::support::{
+    backend::start_if_possible, program::Program, raw_client::eventually, within,
+};
 
 async fn server() -> Option<LocalServer> {
     let backend = Backend::Namespace(NamespaceOptions::default());
@@ -258,4 +260,113 @@ async fn every_blocked_call_is_refused() {
     assert!(wrong.is_empty(), "{wrong:?} {}", output.stderr_lossy());
     assert!(said.lines().count() > 60, "{said}");
     server.stop().await;
+}
+
+#[actix::test]
+async fn an_option_denies_further_calls_and_names_unknown_ones() {
+    let start = |name| {
+        let options = NamespaceOptions::default().deny_syscall(name);
+        let builder = LocalServer::builder().backend(Backend::Namespace(options));
+        builder.start()
+    };
+    if server().await.is_none() {
+        return;
+    }
+    let server = start("getcwd").await.unwrap();
+    let sandbox = Sandbox::create(server.url()).await.unwrap();
+    let code = "import os\ntry: os.getcwd()\nexcept OSError as error: print(error.strerror)";
+    let output = run(&sandbox, Language::Python, code).await;
+    assert_eq!(output.stdout, "Function not implemented\n");
+    server.stop().await;
+    let error = start("no_call").await.unwrap_err().to_string();
+    assert!(error.contains("`no_call` is not a system call"), "{error}");
+}
+
+/// The processes that run in a sandbox below this directory, or name it on their command line.
+fn processes_of(directory: &Path) -> Vec<String> {
+    let place = directory.to_str().unwrap();
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc").unwrap() {
+        let process = entry.unwrap().path();
+        let read = |file| {
+            let text = std::fs::read(process.join(file)).unwrap_or_default();
+            String::from_utf8_lossy(&text).replace('\0', " ")
+        };
+        let line = read("cmdline");
+        if line.contains(place) || read("mountinfo").contains(place) {
+            found.push(format!("{}: {line}", process.display()));
+        }
+    }
+    found
+}
+
+/// Requests that keep a server at work until it is killed.
+fn keep_at_work(url: &str) -> tokio::task::JoinHandle<()> {
+    let url = url.to_owned();
+    actix::spawn(async move {
+        loop {
+            let Ok(sandbox) = Sandbox::create(&url).await else {
+                return;
+            };
+            let background = "setsid sleep 1000 > /dev/null 2>&1 & echo started";
+            let _ = sandbox.run(Language::Bash, background).await;
+            let Ok(process) = sandbox.exec(Language::Bash, "sleep 1000").await else {
+                return;
+            };
+            let _ = process.kill().await;
+            if sandbox.kill().await.is_err() {
+                return;
+            }
+        }
+    })
+}
+
+/// Kills a server after each of these times, while it creates sandboxes, starts code, kills it and
+/// deletes sandboxes in turn. A turn takes about 20 ms, so the kills hit every phase.
+const KILLED_AFTER: std::ops::Range<u64> = 0..24;
+
+async fn kill_in_each_phase(also_the_watchdog: bool) {
+    if server().await.is_none() {
+        return;
+    }
+    let program = Program::start(&["--backend", "namespace"]);
+    let sandbox = Sandbox::create(&program.url).await.unwrap();
+    run(&sandbox, Language::Bash, "true").await;
+    let running = processes_of(program.directory.path()).join("\n");
+    assert!(
+        running.contains("bwrap") && running.contains("/run/agent"),
+        "{running}"
+    );
+    for millis in KILLED_AFTER {
+        let program = Program::start(&["--backend", "namespace"]);
+        let work = [keep_at_work(&program.url), keep_at_work(&program.url)];
+        tokio::time::sleep(Duration::from_millis(millis)).await;
+        let directory = match also_the_watchdog {
+            true => program.killed_with_its_watchdog(),
+            false => program.killed(),
+        };
+        let path = directory.path();
+        eventually("no process or mount is left", || {
+            processes_of(path).is_empty()
+        })
+        .await;
+        if also_the_watchdog {
+            // The next server removes the directory.
+            let _next = Program::start_in(directory, &["--backend", "namespace"]);
+        } else {
+            let is_empty = || std::fs::read_dir(path).unwrap().next().is_none();
+            eventually("no directory is left", is_empty).await;
+        }
+        work.iter().for_each(tokio::task::JoinHandle::abort);
+    }
+}
+
+#[actix::test]
+async fn a_killed_server_leaves_nothing_in_any_phase() {
+    kill_in_each_phase(false).await;
+}
+
+#[actix::test]
+async fn a_server_killed_with_its_watchdog_leaves_no_process_in_any_phase() {
+    kill_in_each_phase(true).await;
 }

@@ -31,6 +31,7 @@ use tokio::sync::{Mutex, OnceCell, Semaphore};
 use super::bubblewrap::{AgentProcess, CODE, DIRECTORIES, Layout, USER_INSIDE};
 use crate::{
     inside::{
+        filter,
         messages::{Limits, Setup, Start},
         process::Started,
         remote::NotStarted,
@@ -76,6 +77,7 @@ pub(crate) struct NamespaceBackend {
 struct Shared {
     context: Arc<ServerContext>,
     confines: Confines,
+    denied_calls: Vec<String>,
     hidden: Vec<PathBuf>,
     bubblewrap: PathBuf,
     /// The server's copy of the program of the agent.
@@ -95,6 +97,8 @@ impl NamespaceBackend {
         options: NamespaceOptions,
         context: Arc<ServerContext>,
     ) -> Result<Self, String> {
+        // Names an unknown system call before anything starts.
+        filter::program(&options.denied_calls)?;
         let hidden = hidden(&options.confines, &context)?;
         let bubblewrap = find(BUBBLEWRAP, PATH.as_ref()).ok_or_else(|| {
             format!(
@@ -119,6 +123,7 @@ impl NamespaceBackend {
             shared: Arc::new(Shared {
                 context,
                 confines: options.confines,
+                denied_calls: options.denied_calls,
                 hidden,
                 bubblewrap,
                 agent,
@@ -342,7 +347,7 @@ impl NamespaceSandbox {
             hidden: &self.shared.hidden,
         };
         let setup = Setup {
-            denied_calls: Vec::new(),
+            denied_calls: self.shared.denied_calls.clone(),
             limits: Limits {
                 data: confines.memory_bytes,
                 processes: confines.processes,
