@@ -63,6 +63,22 @@ async fn code_cannot_signal_trace_open_or_limit_the_agent() {
     server.stop().await;
 }
 
+/// The agent and its reapers are hidden from code, but each process shows what it inherited.
+#[actix::test]
+async fn code_has_no_privilege_and_a_filter() {
+    let Some(server) = server().await else { return };
+    let sandbox = Sandbox::create(server.url()).await.unwrap();
+    let code = "grep -hE '^(Cap|NoNewPrivs|Seccomp:)' /proc/self/status | sort -u; id -u";
+    let output = run(&sandbox, Language::Bash, code).await;
+    let sets = ["CapAmb", "CapBnd", "CapEff", "CapInh", "CapPrm"];
+    let mut expected = sets
+        .map(|set| format!("{set}:\t0000000000000000\n"))
+        .concat();
+    expected += "NoNewPrivs:\t1\nSeccomp:\t2\n1000\n";
+    assert_eq!(output.stdout, expected);
+    server.stop().await;
+}
+
 /// Counts the processes of a sandbox that sleep.
 const SLEEPERS: &str = "grep -l '^Name:.sleep$' /proc/[0-9]*/status 2>/dev/null | wc -l";
 

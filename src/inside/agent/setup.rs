@@ -6,7 +6,10 @@ use nix::sched::{CloneFlags, unshare};
 use rustix::{
     mount::{MountFlags, mount},
     process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit},
-    thread::{CapabilitySet, CapabilitySets, clear_ambient_capability_set, set_capabilities},
+    thread::{
+        CapabilitySet, CapabilitySets, clear_ambient_capability_set,
+        remove_capability_from_bounding_set, set_capabilities,
+    },
 };
 
 use crate::inside::{filter, messages::Setup};
@@ -46,6 +49,10 @@ pub(super) fn confine(setup: &Setup) -> Result<(), String> {
         let flags = MountFlags::NOSUID | MountFlags::NOEXEC;
         let mounted = mount(kind, place, kind, flags, options);
         step(&format!("mount {place}"), mounted)?;
+    }
+    for capability in [CapabilitySet::SYS_ADMIN, CapabilitySet::SETPCAP] {
+        let removed = remove_capability_from_bounding_set(capability);
+        step("drop capabilities", removed)?;
     }
     step("drop capabilities", clear_ambient_capability_set())?;
     let none = CapabilitySets {

@@ -94,8 +94,9 @@ impl Layout<'_> {
         }
         let user = USER_INSIDE.to_string();
         arguments.add(&["--uid", &user, "--gid", &user, "--hostname", "sandbox"]);
-        // The agent mounts file systems that bubblewrap can't limit, and then gives this up.
-        arguments.add(&["--cap-add", "CAP_SYS_ADMIN", "--chdir", "/"]);
+        // The agent mounts file systems that bubblewrap can't limit, and then gives these up.
+        arguments.add(&["--cap-add", "CAP_SYS_ADMIN", "--cap-add", "CAP_SETPCAP"]);
+        arguments.add(&["--chdir", "/"]);
         arguments.bind("--bind", &inner(ROOT), "/".as_ref());
         for path in self.readable.iter().filter(|path| path.is_dir()) {
             arguments.bind("--ro-bind", path, path);
