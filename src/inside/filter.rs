@@ -19,6 +19,8 @@ pub(crate) type Program = machine::Program;
 /// - `prlimit64` can't set the limits of another process. A process names itself as 0. The kernel
 ///   lets a process change the limits of every process of its user, so code could otherwise change
 ///   the limits of the agent.
+/// - The calls that set a priority, a scheduling policy or an affinity can't name the agent, nor all
+///   processes of the user.
 /// - A call through another system call interface of the machine kills the process. On x86_64, this
 ///   means that 32-bit programs can't run. The x32 calls fail like blocked calls.
 ///
@@ -142,6 +144,9 @@ mod machine {
     /// paste. They have the same numbers on all supported architectures.
     const TERMINAL_INPUT: [u64; 2] = [0x5412, 0x541c];
 
+    /// The PID of the agent. Its processes would inherit its priority, policy and affinity.
+    const AGENT: u64 = 1;
+
     /// The number of a system call, if this architecture has it.
     pub(super) fn number(name: &str) -> Option<i64> {
         // The crate has its own name for this call on aarch64.
@@ -186,6 +191,14 @@ mod machine {
             "clone" => {
                 let mask = NEW_NAMESPACES as u64;
                 Ok(vec![rule([int(0, MaskedEq(mask), 0)])?])
+            }
+            // The first argument is the scope: a process, a process group or a user.
+            "ioprio_set" | "setpriority" => {
+                let user = if name == "setpriority" { 2 } else { 3 };
+                Ok(vec![rule([int(0, Ne, user), int(1, Ne, AGENT)])?])
+            }
+            "sched_setaffinity" | "sched_setattr" | "sched_setparam" | "sched_setscheduler" => {
+                Ok(vec![rule([int(0, Ne, AGENT)])?])
             }
             "ioctl" => Ok(vec![rule(
                 TERMINAL_INPUT.map(|request| int(1, Ne, request)),
@@ -360,6 +373,35 @@ mod tests {
             }
         }
         assert!(checked > 50, "{checked}");
+    }
+
+    #[test]
+    fn the_scheduling_of_the_agent_cannot_be_changed() {
+        for call in [
+            "sched_setaffinity",
+            "sched_setattr",
+            "sched_setparam",
+            "sched_setscheduler",
+        ] {
+            assert!(allows(call, &[0]) && allows(call, &[7]), "{call}");
+            assert!(
+                !allows(call, &[1]) && !allows(call, &[1 << 32 | 1]),
+                "{call}"
+            );
+        }
+        for (call, process, user) in [("setpriority", 0, 2), ("ioprio_set", 1, 3)] {
+            for scope in [process, process + 1] {
+                assert!(
+                    allows(call, &[scope, 0, 1]) && allows(call, &[scope, 7, 1]),
+                    "{call}"
+                );
+                assert!(!allows(call, &[scope, 1, 1]), "{call}");
+            }
+            assert!(
+                !allows(call, &[user, 0, 1]) && !allows(call, &[user, 1000, 1]),
+                "{call}"
+            );
+        }
     }
 
     #[test]

@@ -49,6 +49,20 @@ pub(crate) struct Limits {
     pub(crate) open_files: u64,
 }
 
+impl Limits {
+    /// The limits as setrlimit(2) takes them.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn of_processes(self) -> [(rustix::process::Resource, u64); 4] {
+        use rustix::process::Resource;
+        [
+            (Resource::Data, self.data),
+            (Resource::Nproc, self.processes),
+            (Resource::Fsize, self.file_size),
+            (Resource::Nofile, self.open_files),
+        ]
+    }
+}
+
 /// A program to start.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Start {

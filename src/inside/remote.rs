@@ -17,14 +17,15 @@ use bytes::{Buf, Bytes, BytesMut};
 use futures::future::BoxFuture;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
-    sync::{Notify, oneshot, watch},
+    sync::{Notify, Semaphore, oneshot, watch},
     task::AbortHandle,
     time::timeout,
 };
 
 use super::{
     frames::{
-        Decoder, Frame, MAX_REPLY_BYTES, Stream, WINDOW, put_control, put_credit, put_data, put_end,
+        Decoder, Frame, MAX_REPLY_BYTES, MAX_REQUEST_BYTES, Stream, WINDOW, put_control,
+        put_credit, put_data, put_end,
     },
     messages::{Failure, PROTOCOL, Reply, Request, Setup, Start},
     process::{Exit, Process, Started},
@@ -37,8 +38,11 @@ const STARTED_WITHIN: Duration = Duration::from_secs(30);
 /// How long the agent may take to kill an exec.
 const KILLED_WITHIN: Duration = Duration::from_secs(10);
 
+/// The most starts that wait for an answer at once. Others wait for their turn.
+const MAX_STARTS: usize = 4;
+
 /// The most bytes to hold for an agent that doesn't read.
-const MAX_OUTGOING_BYTES: usize = 64 << 20;
+const MAX_OUTGOING_BYTES: usize = (MAX_STARTS + 1) * MAX_REQUEST_BYTES;
 
 /// The bytes to read at once.
 const READ_BYTES: usize = 256 * 1024;
@@ -101,12 +105,18 @@ impl Remote {
 
     /// Starts a program. This chooses the number of the exec. `needs` is dropped with the process.
     ///
-    /// Cancel safe: kills the program if it was started.
+    /// If the agent ends before it answers, the program may have run. Then this returns handles that
+    /// report the loss. Cancel safe: kills the program if it was started.
     pub(crate) async fn start(
         &self,
         mut start: Start,
         needs: impl Send + 'static,
     ) -> Result<Started, NotStarted> {
+        let _turn = self.shared.starts.acquire().await;
+        if self.shared.ended.borrow().is_some() {
+            let why = self.shared.why();
+            return Err(NotStarted::Failed(format!("the sandbox is lost: {why}")));
+        }
         let (sender, started) = oneshot::channel();
         let (exit, exited) = watch::channel(None);
         let exec = {
@@ -123,6 +133,13 @@ impl Remote {
             exec,
             shared: self.shared.clone(),
         });
+        let output = |stream| {
+            Box::new(RemoteOutput {
+                handle: handle.clone(),
+                stream,
+            })
+        };
+        let (stdout, stderr) = (output(Stream::Stdout), output(Stream::Stderr));
         let mut process = RemoteProcess {
             handle: handle.clone(),
             exited,
@@ -135,25 +152,17 @@ impl Remote {
                 process.forget();
                 return Err(failed);
             }
-            Ok(Err(_)) => return Err(NotStarted::Failed(self.shared.why())),
-            Err(_) => {
-                return Err(NotStarted::Failed(format!(
-                    "The sandbox did not start the code within {STARTED_WITHIN:?}."
-                )));
-            }
+            Ok(Err(_)) => {}
+            Err(_) => self.shared.end(format!(
+                "the agent of the sandbox did not start the code within {STARTED_WITHIN:?}"
+            )),
         }
-        let output = |stream| {
-            Box::new(RemoteOutput {
-                handle: handle.clone(),
-                stream,
-            })
-        };
         Ok(Started {
             stdin: Box::new(RemoteInput {
                 handle: handle.clone(),
             }),
-            stdout: output(Stream::Stdout),
-            stderr: output(Stream::Stderr),
+            stdout,
+            stderr,
             process: Box::new(process),
         })
     }
@@ -161,6 +170,8 @@ impl Remote {
 
 struct Shared {
     state: Mutex<State>,
+    /// Limits the pending starts, whose requests may be large.
+    starts: Semaphore,
     /// Notified when there is something to write.
     has_outgoing: Notify,
     /// Why the agent can't be used any more.
@@ -201,6 +212,8 @@ struct InputState {
 
 struct OutputState {
     is_open: bool,
+    /// Whether the agent ended before the stream.
+    is_cut: bool,
     /// Bytes that have not been read. They are copied here, because a piece of a received buffer
     /// would keep all of it.
     queue: BytesMut,
@@ -215,6 +228,7 @@ impl OutputState {
     fn new() -> Self {
         Self {
             is_open: true,
+            is_cut: false,
             queue: BytesMut::new(),
             credit: WINDOW,
             taken: 0,
@@ -257,6 +271,7 @@ impl ExecState {
         self.stdin.is_open = false;
         wake(&mut self.stdin.waker);
         for output in [&mut self.stdout, &mut self.stderr] {
+            output.is_cut |= output.is_open;
             output.is_open = false;
             wake(&mut output.waker);
         }
@@ -281,6 +296,7 @@ impl Shared {
                 execs: HashMap::new(),
                 outgoing: BytesMut::new(),
             }),
+            starts: Semaphore::new(MAX_STARTS),
             has_outgoing: Notify::new(),
             ended: watch::Sender::new(None),
         }
@@ -490,8 +506,13 @@ impl State {
             }
             Reply::Killed { exec } => {
                 if let Some(exec) = self.exec(exec)? {
-                    let killed = exec.killed.take().ok_or("it killed an exec unasked")?;
-                    let _ = killed.send(());
+                    if exec.exit.is_some() && exec.started.is_none() {
+                        return Err("it killed an exec that has not ended".to_owned());
+                    }
+                    // The answer to an earlier kill of the same exec, if there is none.
+                    if let Some(killed) = exec.killed.take() {
+                        let _ = killed.send(());
+                    }
                 }
             }
             Reply::Hello { .. } | Reply::Ready | Reply::Failed { exec: None, .. } => {
@@ -584,9 +605,13 @@ impl Process for RemoteProcess {
             match timeout(KILLED_WITHIN, killed).await {
                 Ok(Ok(())) => Ok(()),
                 Ok(Err(_)) => Err(self.handle.shared.why()),
-                Err(_) => Err(format!(
-                    "the processes did not end within {KILLED_WITHIN:?} of the kill"
-                )),
+                Err(_) => {
+                    let reason =
+                        format!("the processes did not end within {KILLED_WITHIN:?} of the kill");
+                    // Code may hinder the agent. The end of the sandbox ends the processes.
+                    self.handle.shared.end(reason.clone());
+                    Err(reason)
+                }
             }
         })
     }
@@ -697,6 +722,9 @@ impl AsyncRead for RemoteOutput {
                 output.waker = Some(cx.waker().clone());
                 return Poll::Pending;
             }
+            if output.queue.is_empty() && output.is_cut {
+                return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+            }
             let read = output.queue.len().min(buffer.remaining());
             buffer.put_slice(&output.queue[..read]);
             output.queue.advance(read);
@@ -706,12 +734,12 @@ impl AsyncRead for RemoteOutput {
                 output.credit += std::mem::take(&mut output.taken);
                 has_granted = true;
             }
-            Poll::Ready(())
+            Poll::Ready(Ok(()))
         });
         if has_granted {
             self.handle.shared.has_outgoing.notify_one();
         }
-        read.unwrap_or(Poll::Ready(())).map(Ok)
+        read.unwrap_or(Poll::Ready(Ok(())))
     }
 }
 
@@ -795,7 +823,7 @@ mod tests {
 
         /// Waits for a request of the server.
         async fn request(&mut self) -> Request {
-            let mut decoder = Decoder::new(super::super::frames::MAX_REQUEST_BYTES);
+            let mut decoder = Decoder::new(MAX_REQUEST_BYTES);
             loop {
                 if let Some(Frame::Control(message)) = decoder.next_frame().unwrap() {
                     return serde_json::from_slice(&message).unwrap();
@@ -896,7 +924,10 @@ mod tests {
             ),
             ("it greeted twice", reply(Reply::Ready)),
             ("started an exec twice", reply(Reply::Started { exec: 0 })),
-            ("killed an exec unasked", reply(Reply::Killed { exec: 0 })),
+            (
+                "an exec that has not ended",
+                reply(Reply::Killed { exec: 0 }),
+            ),
             (
                 "an exec ended twice",
                 Box::new(move |buffer| {
@@ -932,7 +963,8 @@ mod tests {
             }
             exec.process.kill().await.unwrap_err();
             let mut rest = Vec::new();
-            exec.stdout.read_to_end(&mut rest).await.unwrap();
+            let cut = exec.stdout.read_to_end(&mut rest).await;
+            assert_eq!(cut.is_err(), reason != "output after the end", "{reason}");
             let error = exec.stdin.write_all(b"x").await.unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
         }
@@ -947,7 +979,8 @@ mod tests {
         let ended = remote.ended().await;
         assert!(ended.contains("has ended"), "{ended}");
         let mut read = Vec::new();
-        exec.stdout.read_to_end(&mut read).await.unwrap();
+        let error = exec.stdout.read_to_end(&mut read).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionAborted);
         assert_eq!(read.len(), 1_000);
     }
 

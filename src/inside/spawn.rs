@@ -18,7 +18,7 @@ mod limits;
 
 use std::{
     ffi::OsStr,
-    io,
+    fs, io,
     os::unix::process::CommandExt,
     process::{Command, Stdio},
 };
@@ -49,31 +49,69 @@ pub(crate) fn blocking_command(program: impl AsRef<OsStr>) -> Command {
     command
 }
 
-/// A [`blocking_command`] whose process has a reaper: a parent process that adopts its orphaned
-/// descendants. So every descendant of the reaper belongs to this command, whatever it did with its
-/// session, its process group, its environment and its parents. The PID of the spawned child is
-/// that of the reaper.
+/// Forks this process, which must have a single thread. In the child, calls `main`, which keeps only
+/// the descriptors in `keep`, and never returns. Returns the PID of the child.
 ///
-/// The reaper writes two numbers to `status`, each as four bytes in native order: the PID of the
-/// main process, and later the status of its end, as wait(2) returns it. The reaper ends when it
-/// has no descendants left. `limits` apply to the main process and its descendants.
-///
-/// The process that spawns this command must have a single thread: the reaper is a copy of it.
+/// Unlike the processes of [`command`], the child does not execute another program. So this returns
+/// at once, even if a process of the same user stops the child.
 #[cfg(target_os = "linux")]
-pub(super) fn reaped_command(
+pub(super) fn fork(
+    keep: &[std::os::fd::RawFd],
+    main: impl FnOnce(),
+) -> io::Result<nix::unistd::Pid> {
+    // SAFETY: this process has a single thread, so the child may do everything that it may.
+    match unsafe { nix::unistd::fork() }? {
+        nix::unistd::ForkResult::Parent { child } => Ok(child),
+        nix::unistd::ForkResult::Child => {
+            if close_all_except(keep).is_ok() {
+                // A panic must not return to the code of the parent.
+                let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(main));
+            }
+            // SAFETY: it ends this process at once, without the exit handlers of its parent.
+            unsafe { libc::_exit(0) }
+        }
+    }
+}
+
+/// Closes all descriptors except those in `keep`. Those of stdin, stdout and stderr become
+/// `/dev/null`.
+#[cfg(target_os = "linux")]
+fn close_all_except(keep: &[std::os::fd::RawFd]) -> io::Result<()> {
+    let null = fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/null")?;
+    rustix::stdio::dup2_stdin(&null)?;
+    rustix::stdio::dup2_stdout(&null)?;
+    rustix::stdio::dup2_stderr(&null)?;
+    drop(null);
+    let mut keep: Vec<_> = keep.iter().map(|fd| fd.cast_unsigned()).collect();
+    keep.sort_unstable();
+    let mut first = 3;
+    for kept in keep.into_iter().chain([u32::MAX]) {
+        if kept > first {
+            // SAFETY: the arguments are numbers. No object of this process uses these descriptors
+            // from now on.
+            let (first, last) = (first as usize, (kept - 1) as usize);
+            let closed = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0_usize) };
+            if closed == -1 {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        first = kept.saturating_add(1);
+    }
+    Ok(())
+}
+
+/// Like [`blocking_command`], with lower limits.
+#[cfg(target_os = "linux")]
+pub(super) fn limited_command(
     program: impl AsRef<OsStr>,
-    status: std::os::fd::RawFd,
     limits: impl IntoIterator<Item = (rustix::process::Resource, u64)> + Clone + Send + Sync + 'static,
 ) -> Command {
-    let mut command = Command::new(program);
-    command.env_clear();
-    // SAFETY: `fork_under_reaper` runs in a copy of a process with a single thread. The others only
-    // make system calls.
-    unsafe {
-        command.pre_exec(move || reaper::fork_under_reaper(status));
-        command.pre_exec(clean);
-        command.pre_exec(move || limits::lower(limits.clone()));
-    }
+    let mut command = blocking_command(program);
+    // SAFETY: it only makes system calls: the clone is a copy of an array.
+    unsafe { command.pre_exec(move || limits::lower(limits.clone())) };
     command
 }
 
@@ -140,67 +178,6 @@ fn reset_signals() {
 
 #[cfg(target_os = "linux")]
 pub(crate) use self::linux::own_keyring;
-
-#[cfg(target_os = "linux")]
-mod reaper {
-    use std::{
-        io,
-        os::fd::{BorrowedFd, RawFd},
-    };
-
-    use nix::{
-        libc,
-        sys::signal::{SigSet, SigmaskHow, sigprocmask},
-    };
-    use rustix::process::{Pid, set_child_subreaper};
-
-    /// Forks: the parent becomes the reaper and never returns, the child returns.
-    pub(super) fn fork_under_reaper(status: RawFd) -> io::Result<()> {
-        // Any PID turns this on.
-        set_child_subreaper(Some(Pid::INIT))?;
-        // Code runs as the same user. Of its signals, only SIGKILL and SIGSTOP reach the reaper. The
-        // child resets its mask.
-        sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None)?;
-        // SAFETY: this process is a copy of one with a single thread.
-        match unsafe { libc::fork() } {
-            -1 => Err(io::Error::last_os_error()),
-            0 => Ok(()),
-            main => reap(main, status),
-        }
-    }
-
-    /// Reaps the main process and its orphaned descendants until none is left.
-    fn reap(main: libc::pid_t, status: RawFd) -> ! {
-        // SAFETY: this process uses no other descriptor from now on. Otherwise it would keep the
-        // pipes of the main process open.
-        unsafe {
-            libc::dup2(status, 0);
-            if libc::syscall(libc::SYS_close_range, 1_usize, u32::MAX as usize, 0_usize) == -1 {
-                (1..1_024).for_each(|descriptor| {
-                    libc::close(descriptor);
-                });
-            }
-        }
-        let report = |number: libc::c_int| {
-            // SAFETY: descriptor 0 is the pipe, which this process never closes.
-            let pipe = unsafe { BorrowedFd::borrow_raw(0) };
-            let _ = rustix::io::write(pipe, &number.to_ne_bytes());
-        };
-        report(main);
-        loop {
-            let mut ended = 0;
-            // SAFETY: `ended` is valid for the call.
-            match unsafe { libc::waitpid(-1, &raw mut ended, 0) } {
-                pid if pid == main => report(ended),
-                -1 if io::Error::last_os_error().raw_os_error() == Some(libc::ECHILD) => {
-                    // SAFETY: it ends this process at once.
-                    unsafe { libc::_exit(0) }
-                }
-                _ => {}
-            }
-        }
-    }
-}
 
 #[cfg(target_os = "linux")]
 mod linux {
@@ -485,7 +462,7 @@ mod tests {
             maximum: hard,
         };
         rustix::process::setrlimit(Resource::Nofile, more).unwrap();
-        let open = || std::fs::File::open("/dev/null");
+        let open = || fs::File::open("/dev/null");
         // More than the soft limit of the new process.
         let files: Result<Vec<_>, _> = (0..1_100).map(|_| open()).collect();
         if files.is_err() {

@@ -69,15 +69,16 @@ pub(crate) fn find_agent(chosen: Option<&Path>) -> Result<PathBuf, String> {
     }
     let mut tried = Vec::new();
     match env::current_exe() {
-        Ok(program) if IS_AGENT.load(Ordering::Relaxed) => return Ok(program),
+        // The link also leads to this program after a new build has replaced its file.
+        Ok(_) if IS_AGENT.load(Ordering::Relaxed) && cfg!(target_os = "linux") => {
+            return Ok(PathBuf::from("/proc/self/exe"));
+        }
         Ok(program) => {
             tried.push(format!(
                 "{} (its `main` does not call `actix_sandbox::server::agent()` first)",
                 program.display()
             ));
-            // A test or an example is in a directory below that of the command.
-            for directory in program.ancestors().skip(1).take(2) {
-                let beside = directory.join(COMMAND);
+            for beside in beside(&program) {
                 if is_program(&beside).is_ok_and(|is_program| is_program) {
                     return Ok(beside);
                 }
@@ -98,7 +99,43 @@ pub(crate) fn find_agent(chosen: Option<&Path>) -> Result<PathBuf, String> {
     })
 }
 
+/// The paths of the command in the directory of this program and, for a test or an example, in the
+/// directory above, where cargo puts the command.
+fn beside(program: &Path) -> Vec<PathBuf> {
+    let directory = program.parent();
+    let is_below = |it: &&Path| it.ends_with("deps") || it.ends_with("examples");
+    let above = directory.filter(is_below).and_then(Path::parent);
+    let directories = directory.into_iter().chain(above);
+    directories.map(|it| it.join(COMMAND)).collect()
+}
+
 fn is_program(path: &Path) -> io::Result<bool> {
     let meta = fs::metadata(path)?;
     Ok(meta.is_file() && meta.permissions().mode() & 0o111 != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_is_found_beside_a_program_and_above_a_test() {
+        let paths = |program: &str| beside(Path::new(program));
+        assert_eq!(paths("/a/b/program"), [Path::new("/a/b/actix-sandbox")]);
+        for test in ["/a/target/deps/test", "/a/target/examples/basic"] {
+            let above = Path::new("/a/target/actix-sandbox");
+            assert_eq!(paths(test).last().unwrap(), above);
+        }
+    }
+
+    #[test]
+    fn a_chosen_program_that_cannot_be_executed_is_named() {
+        let error = find_agent(Some(Path::new("/no/program"))).unwrap_err();
+        assert!(
+            error.contains("the option `agent` is /no/program: "),
+            "{error}"
+        );
+        let error = find_agent(Some(Path::new("/etc/passwd"))).unwrap_err();
+        assert!(error.contains("can't be executed"), "{error}");
+    }
 }

@@ -91,15 +91,7 @@ until [ \"$(grep -l '^Name:.sleep$' /proc/[0-9]*/status 2>/dev/null | wc -l)\" -
 ";
 
 /// What code does to its reaper before it is killed.
-const TO_THE_REAPER: [(&str, &str); 4] = [
-    ("nothing", ""),
-    ("kills it", "kill -9 $PPID"),
-    ("stops it", "kill -STOP $PPID"),
-    (
-        "kills all that it can",
-        "kill -9 -1; env -i setsid -f sleep 300",
-    ),
-];
+const TO_THE_REAPER: [(&str, &str); 2] = [("nothing", ""), ("stops it", "kill -STOP $PPID")];
 
 #[actix::test]
 async fn a_kill_leaves_no_descendant_whatever_the_code_did() {
@@ -143,15 +135,80 @@ ctypes.CDLL(None).pthread_exit(0)
     server.stop().await;
 }
 
-/// Without a kill, code that kills its reaper goes on, and its exit code arrives.
+/// Otherwise the processes of several execs could not be told apart.
 #[actix::test]
-async fn code_that_killed_its_reaper_ends_by_itself() {
+async fn code_that_kills_its_reaper_is_killed() {
     let Some(server) = server().await else { return };
     let sandbox = Sandbox::create(server.url()).await.unwrap();
-    let code = "kill -9 -1; sleep 0.1; echo after; exit 7";
-    let output = run(&sandbox, Language::Bash, code).await;
-    assert_eq!(output.stdout, "after\n");
-    assert_eq!(output.end, ProcessEnd::Exited(7));
+    for code in [
+        "kill -9 $PPID; sleep 300",
+        "kill -9 -1; env -i setsid -f sleep 300; sleep 300",
+    ] {
+        let output = run(&sandbox, Language::Bash, &format!("{LEAVES}{code}")).await;
+        assert_eq!(output.end, ProcessEnd::Signaled(9), "{code}");
+        let left = run(&sandbox, Language::Bash, SLEEPERS).await;
+        assert_eq!(left.stdout, "0\n", "{code}");
+    }
+    server.stop().await;
+}
+
+/// Stops or kills every new process of the sandbox for two seconds, also those that start an exec.
+const HUNT: &str = "
+import os, sys, time
+number = int(sys.argv[1])
+print('hunting', flush=True)
+until = time.monotonic() + 2
+while time.monotonic() < until:
+    newest = int(open('/proc/loadavg').read().split()[-1])
+    for pid in range(newest - 2, newest + 8):
+        if pid not in (1, os.getpid(), os.getppid()):
+            try: os.kill(pid, number)
+            except OSError: pass
+";
+
+/// An exec of a sandbox in which another one hunts ends somehow, and the agent goes on.
+#[actix::test]
+async fn code_that_stops_or_kills_starting_execs_stops_no_agent() {
+    let Some(server) = server().await else { return };
+    for signal in ["19", "9"] {
+        let sandbox = Sandbox::create(server.url()).await.unwrap();
+        let hunter = sandbox.command(Language::Python, HUNT).args([signal]);
+        let hunter = hunter.spawn().await.unwrap();
+        within("the hunter", hunter.stdout().next())
+            .await
+            .unwrap()
+            .unwrap();
+        let mut ends = Vec::new();
+        for _ in 0..30 {
+            let Ok(process) = sandbox.exec(Language::Bash, "echo hello").await else {
+                ends.push("not started".to_owned());
+                continue;
+            };
+            let end = tokio::time::timeout(Duration::from_millis(100), process.wait()).await;
+            if end.is_err() {
+                within("the kill", process.kill()).await.unwrap();
+            }
+            let end = within("the end", process.wait()).await.unwrap();
+            ends.push(format!("{end:?}"));
+        }
+        println!("signal {signal}: {ends:?}");
+        within("the hunter's end", hunter.wait()).await.unwrap();
+        let after = run(&sandbox, Language::Bash, "echo still here").await;
+        assert_eq!(after.stdout, "still here\n", "signal {signal}");
+        within("the kill of the sandbox", sandbox.kill())
+            .await
+            .unwrap();
+    }
+    server.stop().await;
+}
+
+/// The numbers of real-time signals are not those of `Signal` of libraries.
+#[actix::test]
+async fn a_real_time_signal_is_reported() {
+    let Some(server) = server().await else { return };
+    let sandbox = Sandbox::create(server.url()).await.unwrap();
+    let output = run(&sandbox, Language::Bash, "kill -34 $$").await;
+    assert_eq!(output.end, ProcessEnd::Signaled(34));
     server.stop().await;
 }
 

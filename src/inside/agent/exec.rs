@@ -1,50 +1,49 @@
 //! [`Exec`]: a program that the agent started, with its streams.
 
 use std::{
-    fs,
-    io::{self, PipeReader, PipeWriter, Read},
+    io::{self, PipeReader, PipeWriter},
     os::{
-        fd::{AsFd, AsRawFd, BorrowedFd},
+        fd::{AsFd, BorrowedFd},
         unix::process::ExitStatusExt,
     },
     process::ExitStatus,
 };
 
 use bytes::{Buf, BytesMut};
-use nix::{
-    sys::wait::{WaitPidFlag, WaitStatus, waitpid},
-    unistd::Pid,
-};
-use rustix::{event::PollFlags, io::Errno, process::Resource};
+use nix::unistd::Pid;
+use rustix::{event::PollFlags, io::Errno};
 
-use super::put_reply;
+use super::{
+    failed, put_reply,
+    reaper::{self, Report, Stdio},
+};
 use crate::inside::{
     frames::{MAX_DATA_BYTES, Stream, WINDOW, put_credit, put_data, put_end},
     messages::{Failure, Limits, Reply, Start},
-    spawn,
 };
 
 /// What `poll` reports about an exec.
 #[derive(Clone, Copy)]
 pub(super) enum Source {
-    /// The status of the main process.
-    Status,
+    /// A report of the reaper.
+    Reports,
     Stdin,
     Stdout,
     Stderr,
 }
 
 pub(super) struct Exec {
+    number: u32,
     /// The parent of the main process. `None` once it has ended.
     reaper: Option<Pid>,
-    main: Pid,
-    /// The pipe on which the reaper reports the end of the main process. `None` once it has ended.
-    status: Option<PipeReader>,
-    /// Whether the end of the main process was reported to the server.
-    has_exited: bool,
-    /// Whether code killed the reaper. The agent is the parent of the main process then.
+    /// The reports of the reaper. `None` once it can send no more.
+    reports: Option<PipeReader>,
+    /// What was told to the server.
+    told: Told,
+    /// Whether code killed the reaper. Then all processes of the exec are killed.
     has_lost_reaper: bool,
-    is_being_killed: bool,
+    /// Whether the server asked for a kill and waits for its end.
+    is_kill_asked: bool,
     stdin: Option<PipeWriter>,
     /// Bytes for stdin that the pipe has not accepted.
     input: BytesMut,
@@ -52,6 +51,15 @@ pub(super) struct Exec {
     is_last_input: bool,
     stdout: Output,
     stderr: Output,
+}
+
+/// What the server knows of the main process.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Told {
+    Nothing,
+    Started,
+    /// The main process has ended, or was not started.
+    End,
 }
 
 /// The agent's end of stdout or stderr.
@@ -63,52 +71,35 @@ struct Output {
 }
 
 impl Exec {
-    /// Starts a program.
-    pub(super) fn start(start: &Start, limits: Limits) -> Result<Self, (Failure, String)> {
-        let is_directory = fs::metadata(&start.cwd).is_ok_and(|meta| meta.is_dir());
-        if !is_directory {
-            return Err((Failure::Directory, start.cwd.clone()));
+    /// Begins to start a program. Whether it was started is told to the server later.
+    pub(super) fn start(start: &Start, limits: Limits) -> io::Result<Self> {
+        let (reports, reported) = io::pipe()?;
+        let (stdin, input) = io::pipe()?;
+        let (stdout, to_stdout) = io::pipe()?;
+        let (stderr, to_stderr) = io::pipe()?;
+        rustix::io::ioctl_fionbio(&input, true)?;
+        for pipe in [&reports, &stdout, &stderr] {
+            rustix::io::ioctl_fionbio(pipe, true)?;
         }
-        let spawned = || -> io::Result<Self> {
-            let (status, reported) = io::pipe()?;
-            let (stdin, input) = io::pipe()?;
-            let (stdout, to_stdout) = io::pipe()?;
-            let (stderr, to_stderr) = io::pipe()?;
-            rustix::io::ioctl_fionbio(&input, true)?;
-            rustix::io::ioctl_fionbio(&stdout, true)?;
-            rustix::io::ioctl_fionbio(&stderr, true)?;
-            let limits = [
-                (Resource::Data, limits.data),
-                (Resource::Nproc, limits.processes),
-                (Resource::Fsize, limits.file_size),
-                (Resource::Nofile, limits.open_files),
-            ];
-            let reaper = spawn::reaped_command(&start.program, reported.as_raw_fd(), limits)
-                .args(&start.args)
-                .envs(start.env.iter().map(|(name, value)| (name, value)))
-                .current_dir(&start.cwd)
-                .stdin(stdin)
-                .stdout(to_stdout)
-                .stderr(to_stderr)
-                .spawn()?;
-            drop(reported);
-            let mut main = [0; 4];
-            (&status).read_exact(&mut main)?;
-            Ok(Self {
-                reaper: Some(Pid::from_raw(reaper.id().cast_signed())),
-                main: Pid::from_raw(i32::from_ne_bytes(main)),
-                status: Some(status),
-                has_exited: false,
-                has_lost_reaper: false,
-                is_being_killed: false,
-                stdin: Some(input),
-                input: BytesMut::new(),
-                is_last_input: false,
-                stdout: Output::new(stdout),
-                stderr: Output::new(stderr),
-            })
+        let stdio = Stdio {
+            stdin,
+            stdout: to_stdout,
+            stderr: to_stderr,
         };
-        spawned().map_err(|error| (Failure::Program, error.to_string()))
+        let reaper = reaper::start(start, limits, stdio, reported)?;
+        Ok(Self {
+            number: start.exec,
+            reaper: Some(reaper),
+            reports: Some(reports),
+            told: Told::Nothing,
+            has_lost_reaper: false,
+            is_kill_asked: false,
+            stdin: Some(input),
+            input: BytesMut::new(),
+            is_last_input: false,
+            stdout: Output::new(stdout),
+            stderr: Output::new(stderr),
+        })
     }
 
     /// The process whose descendants are the processes of this exec.
@@ -116,15 +107,17 @@ impl Exec {
         self.reaper
     }
 
-    /// The main process, if it is a child of the agent. Otherwise its PID may have been reused.
-    pub(super) fn orphan(&self) -> Option<Pid> {
-        (self.has_lost_reaper && !self.has_exited).then_some(self.main)
-    }
-
+    /// Whether the processes of this exec are to be killed.
     pub(super) fn is_being_killed(&self) -> bool {
-        self.is_being_killed
+        self.is_kill_asked || self.has_lost_reaper
     }
 
+    /// Whether its main process was not started yet.
+    pub(super) fn is_starting(&self) -> bool {
+        self.told == Told::Nothing
+    }
+
+    /// Whether processes of this exec may have no reaper.
     pub(super) fn has_lost_reaper(&self) -> bool {
         self.has_lost_reaper
     }
@@ -132,14 +125,15 @@ impl Exec {
     /// Whether nothing can happen to this exec any more.
     pub(super) fn is_over(&self) -> bool {
         self.reaper.is_none()
-            && self.has_exited
-            && !self.is_being_killed
+            && self.told == Told::End
+            && !self.is_being_killed()
             && self.stdout.pipe.is_none()
             && self.stderr.pipe.is_none()
     }
 
-    pub(super) fn kill(&mut self) {
-        self.is_being_killed = true;
+    /// Handles the server's request to kill this exec.
+    pub(super) fn handle_kill(&mut self) {
+        self.is_kill_asked = true;
     }
 
     /// Closes a stream that the server no longer reads.
@@ -165,49 +159,38 @@ impl Exec {
         }
     }
 
-    /// Notes that the reaper has ended by itself: it has no descendants left.
-    pub(super) fn handle_reaper_ended(&mut self) {
+    /// Notes the end of the reaper, and whether it was killed. Otherwise it has no descendants left.
+    pub(super) fn handle_reaper_ended(&mut self, was_killed: bool, outgoing: &mut BytesMut) {
         self.reaper = None;
+        // Its last reports.
+        while self.read_report(outgoing) {}
+        self.reports = None;
+        self.has_lost_reaper = was_killed || self.told != Told::End;
     }
 
-    /// Notes that code killed the reaper. If the main process lives, it is now a child of the
-    /// agent.
-    pub(super) fn handle_reaper_killed(&mut self, exec: u32, outgoing: &mut BytesMut) {
-        self.reaper = None;
-        self.has_lost_reaper = true;
-        self.read_status(exec, outgoing);
-        self.status = None;
-        match waitpid(self.main, Some(WaitPidFlag::WNOHANG)) {
-            Ok(WaitStatus::StillAlive) => {}
-            Ok(status) => self.handle_main_ended(exec, status, outgoing),
-            // The reaper took the status, but could not report it.
-            Err(_) => self.handle_exit(exec, None, None, outgoing),
+    /// Tells the server what is certain if this exec has no process left. `has_strays` says whether
+    /// processes may be left that have lost their reaper.
+    pub(super) fn handle_pass(&mut self, has_strays: bool, outgoing: &mut BytesMut) {
+        if self.reaper.is_some() || (self.has_lost_reaper && has_strays) {
+            return;
         }
-    }
-
-    /// Notes the end of the main process, which had lost its reaper.
-    pub(super) fn handle_main_ended(
-        &mut self,
-        exec: u32,
-        status: WaitStatus,
-        outgoing: &mut BytesMut,
-    ) {
-        match status {
-            WaitStatus::Exited(_, code) => self.handle_exit(exec, Some(code), None, outgoing),
-            WaitStatus::Signaled(_, signal, _) => {
-                self.handle_exit(exec, None, Some(signal as i32), outgoing);
+        self.has_lost_reaper = false;
+        match self.told {
+            Told::Nothing => {
+                let reason = "a process of the sandbox killed it at its start";
+                put_reply(
+                    outgoing,
+                    &failed(Some(self.number), Failure::Program, reason),
+                );
             }
-            _ => {}
+            // Killed together with its reaper, or after it.
+            Told::Started => self.tell_exit(ExitStatus::from_raw(9), outgoing),
+            Told::End => {}
         }
-    }
-
-    /// Whether the kill of this exec is complete. `has_strays` tells whether processes without a
-    /// reaper may be left. Returns true once.
-    pub(super) fn has_been_killed(&mut self, has_strays: bool) -> bool {
-        let is_gone = self.reaper.is_none() && !(self.has_lost_reaper && has_strays);
-        let is_killed = self.is_being_killed && self.has_exited && is_gone;
-        self.is_being_killed &= !is_killed;
-        is_killed
+        self.told = Told::End;
+        if std::mem::take(&mut self.is_kill_asked) {
+            put_reply(outgoing, &Reply::Killed { exec: self.number });
+        }
     }
 
     /// Passes each source that is to be polled to `add`. Outputs are polled only if there is room
@@ -217,8 +200,8 @@ impl Exec {
         has_room: bool,
         mut add: impl FnMut(Source, BorrowedFd<'a>, PollFlags),
     ) {
-        if let Some(status) = &self.status {
-            add(Source::Status, status.as_fd(), PollFlags::IN);
+        if let Some(reports) = &self.reports {
+            add(Source::Reports, reports.as_fd(), PollFlags::IN);
         }
         if let Some(stdin) = &self.stdin {
             let flags = match self.input.is_empty() {
@@ -244,62 +227,76 @@ impl Exec {
     /// Handles a source that is ready, and appends the frames for the server.
     pub(super) fn handle_ready(
         &mut self,
-        exec: u32,
         source: Source,
         scratch: &mut [u8],
         outgoing: &mut BytesMut,
     ) {
+        let exec = self.number;
         match source {
-            Source::Status => self.read_status(exec, outgoing),
-            Source::Stdin => self.write_input(exec, outgoing),
+            Source::Reports => {
+                self.read_report(outgoing);
+            }
+            Source::Stdin => self.write_input(outgoing),
             Source::Stdout => self.stdout.read(exec, Stream::Stdout, scratch, outgoing),
             Source::Stderr => self.stderr.read(exec, Stream::Stderr, scratch, outgoing),
         }
     }
 
-    /// Reads the end of the main process.
-    fn read_status(&mut self, exec: u32, outgoing: &mut BytesMut) {
-        let mut status = [0; 4];
-        let Some(pipe) = &self.status else { return };
-        match rustix::io::read(pipe, &mut status) {
-            Ok(4) => {
-                let status = ExitStatus::from_raw(i32::from_ne_bytes(status));
-                self.status = None;
-                self.handle_exit(exec, status.code(), status.signal(), outgoing);
+    /// Reads a report of the reaper and tells the server. Returns false if there is none.
+    fn read_report(&mut self, outgoing: &mut BytesMut) -> bool {
+        let mut report = [0; Report::BYTES];
+        let Some(pipe) = &self.reports else {
+            return false;
+        };
+        match rustix::io::read(pipe, &mut report) {
+            Ok(Report::BYTES) => {}
+            Err(Errno::INTR | Errno::AGAIN) => return false,
+            // The reaper has ended. `handle_reaper_ended` handles that.
+            Ok(_) | Err(_) => {
+                self.reports = None;
+                return false;
             }
-            Err(Errno::INTR | Errno::AGAIN) => {}
-            // The reaper was killed before that.
-            Ok(_) | Err(_) => self.status = None,
         }
+        match Report::from_bytes(report) {
+            Report::Started => {
+                self.told = Told::Started;
+                put_reply(outgoing, &Reply::Started { exec: self.number });
+            }
+            Report::NotStarted(failure, error) => {
+                self.told = Told::End;
+                let reason = io::Error::from_raw_os_error(error).to_string();
+                put_reply(outgoing, &failed(Some(self.number), failure, &reason));
+            }
+            Report::Ended(status) => self.tell_exit(ExitStatus::from_raw(status), outgoing),
+        }
+        true
     }
 
-    /// Reports the end of the main process, unless it was reported.
-    fn handle_exit(
-        &mut self,
-        exec: u32,
-        code: Option<i32>,
-        signal: Option<i32>,
-        outgoing: &mut BytesMut,
-    ) {
-        if !std::mem::replace(&mut self.has_exited, true) {
-            put_reply(outgoing, &Reply::Exited { exec, code, signal });
-        }
+    /// Tells the server the end of the main process.
+    fn tell_exit(&mut self, status: ExitStatus, outgoing: &mut BytesMut) {
+        self.told = Told::End;
+        let reply = Reply::Exited {
+            exec: self.number,
+            code: status.code(),
+            signal: status.signal(),
+        };
+        put_reply(outgoing, &reply);
     }
 
     /// Writes to stdin what the pipe accepts.
-    fn write_input(&mut self, exec: u32, outgoing: &mut BytesMut) {
+    fn write_input(&mut self, outgoing: &mut BytesMut) {
         let Some(stdin) = &self.stdin else { return };
         if self.input.is_empty() {
-            return self.refuse_input(exec, outgoing);
+            return self.refuse_input(outgoing);
         }
         match rustix::io::write(stdin, &self.input) {
             Ok(written) => {
                 self.input.advance(written);
-                put_credit(outgoing, exec, Stream::Stdin, written as u32);
+                put_credit(outgoing, self.number, Stream::Stdin, written as u32);
                 self.end_input();
             }
             Err(Errno::INTR | Errno::AGAIN) => {}
-            Err(_) => self.refuse_input(exec, outgoing),
+            Err(_) => self.refuse_input(outgoing),
         }
     }
 
@@ -311,10 +308,10 @@ impl Exec {
     }
 
     /// Closes stdin, which no process can read any more, and tells the server.
-    fn refuse_input(&mut self, exec: u32, outgoing: &mut BytesMut) {
+    fn refuse_input(&mut self, outgoing: &mut BytesMut) {
         self.stdin = None;
         self.input.clear();
-        put_end(outgoing, exec, Stream::Stdin);
+        put_end(outgoing, self.number, Stream::Stdin);
     }
 
     fn output(&mut self, stream: Stream) -> Option<&mut Output> {

@@ -13,23 +13,32 @@
 
 mod exec;
 mod processes;
+mod reaper;
 mod setup;
 
-use std::{collections::BTreeMap, os::fd::BorrowedFd, time::Duration};
+use std::{
+    collections::BTreeMap,
+    os::fd::{BorrowedFd, OwnedFd},
+    time::Duration,
+};
 
 use bytes::{Buf, Bytes, BytesMut};
 use nix::{
     sys::{
         signal::{SigSet, Signal, kill},
         signalfd::{SfdFlags, SignalFd},
-        wait::{WaitPidFlag, WaitStatus, waitpid},
     },
     unistd::Pid,
 };
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
+    process::{WaitOptions, wait},
     stdio::{stdin, stdout},
+    time::{
+        Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create,
+        timerfd_settime,
+    },
 };
 
 use self::{exec::Exec, processes::Processes};
@@ -48,6 +57,9 @@ const READ_BYTES: usize = 64 * 1024;
 /// The pause between two passes over the processes during a kill.
 const PAUSE: Duration = Duration::from_millis(1);
 const MAX_PAUSE: Duration = Duration::from_millis(20);
+
+/// When to look at the processes of an exec that has not started. It takes a millisecond.
+const STARTS_WITHIN: Duration = Duration::from_millis(200);
 
 /// The passes that must find no process that lost its reaper.
 const PASSES: u32 = 2;
@@ -69,6 +81,7 @@ enum Source {
     Input,
     Output,
     Children,
+    NextPass,
     Exec(u32, exec::Source),
 }
 
@@ -80,8 +93,11 @@ struct Agent {
     children: SignalFd,
     limits: Limits,
     execs: BTreeMap<u32, Exec>,
-    /// The pause until the next pass of a kill. `None` if nothing is being killed.
-    pause: Option<Duration>,
+    /// Expires when the processes are to be looked at again, because some are being killed.
+    next_pass: Timer,
+    /// Whether `next_pass` will expire.
+    is_sweeping: bool,
+    pause: Duration,
     /// How many passes in a row of the current kills found no process without a reaper.
     passes_without_strays: u32,
     /// Holds bytes between two pipes.
@@ -99,13 +115,16 @@ impl Agent {
                 SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
             })
             .map_err(|error| format!("cannot wait for children: {error}"))?;
+        let next_pass = Timer::new().map_err(|error| format!("cannot create a timer: {error}"))?;
         let mut agent = Self {
             input: Decoder::new(MAX_REQUEST_BYTES),
             outgoing: BytesMut::new(),
             children,
             limits: Limits::default(),
             execs: BTreeMap::new(),
-            pause: None,
+            next_pass,
+            is_sweeping: false,
+            pause: PAUSE,
             passes_without_strays: 0,
             scratch: vec![0; READ_BYTES.max(MAX_DATA_BYTES)],
         };
@@ -156,11 +175,9 @@ impl Agent {
                     }
                     Source::Output => self.write_output()?,
                     Source::Children => self.reap(),
+                    Source::NextPass => self.sweep(),
                     Source::Exec(number, source) => self.handle_exec(number, source),
                 }
-            }
-            if self.pause.is_some() {
-                self.sweep();
             }
             self.execs.retain(|_, exec| !exec.is_over());
         }
@@ -168,11 +185,12 @@ impl Agent {
 
     /// Waits until something is ready.
     fn wait(&self) -> Result<Vec<Source>, String> {
-        let mut sources = vec![Source::Input, Source::Children];
+        let mut sources = vec![Source::Input, Source::Children, Source::NextPass];
         let (input, output) = (stdin(), stdout());
         let mut polled = vec![
             PollFd::new(&input, PollFlags::IN),
             PollFd::new(&self.children, PollFlags::IN),
+            PollFd::new(&self.next_pass.0, PollFlags::IN),
         ];
         if !self.outgoing.is_empty() {
             sources.push(Source::Output);
@@ -185,11 +203,7 @@ impl Agent {
                 polled.push(PollFd::from_borrowed_fd(fd, flags));
             });
         }
-        let pause = self.pause.map(|pause| Timespec {
-            tv_sec: 0,
-            tv_nsec: pause.subsec_nanos().into(),
-        });
-        match poll(&mut polled, pause.as_ref()) {
+        match poll(&mut polled, None) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(error) => return Err(format!("cannot wait: {error}")),
         }
@@ -243,17 +257,19 @@ impl Agent {
                 Request::Start(start) => match Exec::start(&start, self.limits) {
                     Ok(exec) => {
                         self.execs.insert(start.exec, exec);
-                        self.reply(&Reply::Started { exec: start.exec });
+                        if !self.is_sweeping {
+                            self.schedule_pass(STARTS_WITHIN);
+                        }
                     }
-                    Err((failure, reason)) => {
-                        self.reply(&failed(Some(start.exec), failure, &reason));
+                    Err(error) => {
+                        let reason = error.to_string();
+                        self.reply(&failed(Some(start.exec), Failure::Program, &reason));
                     }
                 },
                 Request::Kill { exec } => match self.execs.get_mut(&exec) {
                     Some(it) => {
-                        it.kill();
-                        self.pause = Some(PAUSE);
-                        self.passes_without_strays = 0;
+                        it.handle_kill();
+                        self.begin_sweep();
                     }
                     None => self.reply(&Reply::Killed { exec }),
                 },
@@ -294,40 +310,48 @@ impl Agent {
 
     fn handle_exec(&mut self, number: u32, source: exec::Source) {
         if let Some(exec) = self.execs.get_mut(&number) {
-            exec.handle_ready(number, source, &mut self.scratch, &mut self.outgoing);
+            exec.handle_ready(source, &mut self.scratch, &mut self.outgoing);
         }
     }
 
-    /// Takes the statuses of all children that have ended: reapers, and processes that lost theirs.
+    /// Takes the statuses of all children that have ended or stopped: reapers, and processes that
+    /// lost theirs.
     fn reap(&mut self) {
-        while let Ok(Some(_)) = self.children.read_signal() {}
-        let flags = WaitPidFlag::WNOHANG | WaitPidFlag::WUNTRACED;
+        let _ = self.children.read_signal();
         loop {
-            let status = match waitpid(None, Some(flags)) {
-                Ok(WaitStatus::StillAlive) => break,
-                Ok(status) => status,
-                Err(nix::errno::Errno::EINTR) => continue,
-                Err(_) => break,
+            let (pid, status) = match wait(WaitOptions::NOHANG | WaitOptions::UNTRACED) {
+                Ok(Some((pid, status))) => (Pid::from_raw(pid.as_raw_nonzero().get()), status),
+                Err(Errno::INTR) => continue,
+                Ok(None) | Err(_) => break,
             };
-            let Some(pid) = status.pid() else { continue };
-            let mut execs = self.execs.iter_mut();
-            let Some((&number, exec)) =
-                execs.find(|(_, exec)| [exec.reaper(), exec.orphan()].contains(&Some(pid)))
-            else {
+            let mut execs = self.execs.values_mut();
+            let Some(exec) = execs.find(|exec| exec.reaper() == Some(pid)) else {
                 continue;
             };
-            match status {
+            if status.stopped() {
                 // Code stopped the reaper.
-                WaitStatus::Stopped(..) if exec.reaper() == Some(pid) => {
-                    let _ = kill(pid, Signal::SIGCONT);
-                }
-                WaitStatus::Exited(..) if exec.reaper() == Some(pid) => exec.handle_reaper_ended(),
-                WaitStatus::Signaled(..) if exec.reaper() == Some(pid) => {
-                    exec.handle_reaper_killed(number, &mut self.outgoing);
-                }
-                status => exec.handle_main_ended(number, status, &mut self.outgoing),
+                let _ = kill(pid, Signal::SIGCONT);
+                continue;
+            }
+            exec.handle_reaper_ended(!status.exited(), &mut self.outgoing);
+            if exec.has_lost_reaper() {
+                self.begin_sweep();
+            } else if exec.is_being_killed() {
+                exec.handle_pass(false, &mut self.outgoing);
             }
         }
+    }
+
+    /// Lets passes over the processes begin, or begin anew.
+    fn begin_sweep(&mut self) {
+        self.passes_without_strays = 0;
+        self.pause = PAUSE;
+        self.schedule_pass(self.pause);
+    }
+
+    fn schedule_pass(&mut self, after: Duration) {
+        self.is_sweeping = true;
+        self.next_pass.start(after);
     }
 
     /// Makes one pass over all processes, and kills those of the execs that are to be killed.
@@ -337,26 +361,30 @@ impl Agent {
     /// which has no others than reapers. All of these are killed. A pass can miss one that forks and
     /// ends at the right moment, so two passes must find none.
     fn sweep(&mut self) {
-        self.pause = self.pause.map(|pause| MAX_PAUSE.min(2 * pause));
+        self.next_pass.take();
+        self.is_sweeping = false;
+        let is_killed = |exec: &&Exec| exec.is_being_killed();
+        if self.execs.values().any(Exec::is_being_killed) {
+            self.pause = MAX_PAUSE.min(2 * self.pause);
+            self.schedule_pass(self.pause);
+        } else if self.execs.values().any(Exec::is_starting) {
+            self.schedule_pass(STARTS_WITHIN);
+        } else {
+            return;
+        }
         let Ok(processes) = Processes::read() else {
             // For example, this process has no descriptor left. Try again.
             return;
         };
-        let is_killed = |exec: &&Exec| exec.is_being_killed();
         let mut doomed = Vec::new();
-        if self
-            .execs
-            .values()
-            .filter(is_killed)
-            .any(Exec::has_lost_reaper)
-        {
+        if self.execs.values().any(Exec::has_lost_reaper) {
             let reapers: Vec<Pid> = self.execs.values().filter_map(Exec::reaper).collect();
             doomed = processes.with_descendants(processes.children_of_this(&reapers));
+            self.passes_without_strays = match doomed.is_empty() {
+                true => self.passes_without_strays + 1,
+                false => 0,
+            };
         }
-        self.passes_without_strays = match doomed.is_empty() {
-            true => self.passes_without_strays + 1,
-            false => 0,
-        };
         for reaper in self
             .execs
             .values()
@@ -368,16 +396,48 @@ impl Agent {
             // Code may have stopped it.
             let _ = kill(reaper, Signal::SIGCONT);
         }
+        // Code may have stopped a process between its fork and its exec.
+        let starting = self.execs.values().filter(|exec| exec.is_starting());
+        let starting = starting.filter_map(Exec::reaper).collect();
+        for pid in processes.with_descendants(starting) {
+            let _ = kill(pid, Signal::SIGCONT);
+        }
         processes::kill_all(&doomed);
         let has_strays = self.passes_without_strays < PASSES;
-        for (&exec, it) in &mut self.execs {
-            if it.has_been_killed(has_strays) {
-                put_reply(&mut self.outgoing, &Reply::Killed { exec });
-            }
+        for exec in self
+            .execs
+            .values_mut()
+            .filter(|exec| exec.is_being_killed())
+        {
+            exec.handle_pass(has_strays, &mut self.outgoing);
         }
-        if !self.execs.values().any(Exec::is_being_killed) {
-            self.pause = None;
-        }
+    }
+}
+
+/// A timer that `poll` can wait for.
+struct Timer(OwnedFd);
+
+impl Timer {
+    fn new() -> Result<Self, Errno> {
+        let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
+        timerfd_create(TimerfdClockId::Monotonic, flags).map(Self)
+    }
+
+    /// Lets the timer expire once, after this time.
+    fn start(&self, after: Duration) {
+        let once = Itimerspec {
+            it_interval: Timespec::default(),
+            it_value: Timespec {
+                tv_sec: 0,
+                tv_nsec: after.subsec_nanos().into(),
+            },
+        };
+        let _ = timerfd_settime(&self.0, TimerfdTimerFlags::empty(), &once);
+    }
+
+    /// Makes the timer unready after it has expired.
+    fn take(&self) {
+        let _ = rustix::io::read(&self.0, &mut [0; 8]);
     }
 }
 

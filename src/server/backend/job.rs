@@ -118,6 +118,15 @@ pub(super) fn check(job: &Job) -> Result<(), String> {
             excerpt(name.as_bytes())
         ));
     }
+    if job
+        .cwd
+        .as_ref()
+        .is_some_and(|cwd| cwd.len() > MAX_CWD_BYTES)
+    {
+        return Err(format!(
+            "The path of the working directory is longer than {MAX_CWD_BYTES} bytes."
+        ));
+    }
     let values = job.env.iter().map(|(_, value)| value).chain(&job.args);
     if values.chain(&job.cwd).any(|text| text.contains('\0')) {
         return Err(
@@ -127,6 +136,9 @@ pub(super) fn check(job: &Job) -> Result<(), String> {
     }
     check_size(job)
 }
+
+/// Maximum bytes of a path (`PATH_MAX`).
+const MAX_CWD_BYTES: usize = 4_096;
 
 /// Maximum bytes of one argument, or of one environment variable with its name (`MAX_ARG_STRLEN` in
 /// execve(2)).

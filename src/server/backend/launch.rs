@@ -176,7 +176,13 @@ struct MarkedProcess {
 impl Process for MarkedProcess {
     fn wait(&mut self) -> BoxFuture<'_, io::Result<Exit>> {
         Box::pin(async move {
-            let status = self.child.wait().await?;
+            let status = match self.child.wait().await {
+                // The program that embeds the server has taken the status.
+                Err(error) if error.raw_os_error() == Some(Errno::ECHILD as i32) => {
+                    return Ok(Exit::default());
+                }
+                status => status?,
+            };
             if let Some(group) = self.group.take() {
                 self.context
                     .watchdog

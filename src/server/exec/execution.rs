@@ -200,7 +200,10 @@ impl Run {
         let is_late = tokio::select! {
             biased;
             () = asked(&mut self.killed) => false,
-            exit = wait(process) => return Ending::Exited(exit),
+            exit = process.wait() => return match exit {
+                Ok(exit) => Ending::Exited(exit),
+                Err(error) => Ending::Lost(error.to_string()),
+            },
             () = sleep(self.limits.run_time) => true,
             () = async {
                 self.outlet.feed(stdin).await;
@@ -209,9 +212,9 @@ impl Run {
         };
         self.outlet.exec.will_die(None);
         let killed = kill(process).await;
-        match is_late {
-            true => Ending::TimedOut(killed.unwrap_or_default()),
-            false => Ending::Killed(killed),
+        match killed {
+            Ok(exit) if is_late => Ending::TimedOut(exit),
+            killed => Ending::Killed(killed),
         }
     }
 }

@@ -3,6 +3,7 @@
 
 use std::{
     collections::VecDeque,
+    io,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -34,7 +35,7 @@ const HOLD_BACK: Duration = Duration::from_millis(250);
 ///
 /// The deadline is set when the main process has ended. It limits how long other processes may
 /// hold the pipe open. The bytes that are in the pipe at the deadline are still read. Returns the
-/// pipe if other processes still hold it open.
+/// pipe if its output was cut off: other processes still hold it open, or the sandbox was lost.
 pub(super) async fn pump(
     mut pipe: Pipe,
     deadline: Arc<Deadline>,
@@ -49,7 +50,11 @@ pub(super) async fn pump(
     while open && read_late < MAX_PIPE_BYTES {
         let read = tokio::select! {
             biased;
-            read = read_more(&mut pipe, &mut buffer) => read,
+            read = read_more(&mut pipe, &mut buffer) => match read {
+                Ok(read) => read,
+                // The sandbox was lost, and with it the rest of the output.
+                Err(_) => break,
+            },
             Ok(()) = changes.changed() => continue,
             () = deadline.over() => break,
             () = sleep(HOLD_BACK), if keeper.holds_back() => {
@@ -158,18 +163,19 @@ async fn join_more(pipe: &mut Pipe, buffer: &mut BytesMut) -> bool {
     let last = Instant::now() + JOIN_AT_MOST;
     while buffer.len() < MAX_PIECE_BYTES && Instant::now() < last {
         match timeout(JOIN_WITHIN, read_more(pipe, buffer)).await {
-            Ok(true) => {}
-            Ok(false) => return false,
-            Err(_elapsed) => break,
+            Ok(Ok(true)) => {}
+            Ok(Ok(false)) => return false,
+            // The next read fails again.
+            Ok(Err(_)) | Err(_) => break,
         }
     }
     true
 }
 
-/// Reads some bytes. Returns false at the end of the pipe or on an error.
-async fn read_more(pipe: &mut Pipe, buffer: &mut BytesMut) -> bool {
+/// Reads some bytes. Returns false at the end of the pipe.
+async fn read_more(pipe: &mut Pipe, buffer: &mut BytesMut) -> io::Result<bool> {
     let room = MAX_PIECE_BYTES.saturating_sub(buffer.len());
-    matches!(pipe.read_buf(&mut buffer.limit(room)).await, Ok(read) if read > 0)
+    Ok(pipe.read_buf(&mut buffer.limit(room)).await? > 0)
 }
 
 /// Reads the pipes of ended execs that background processes still hold open. Otherwise these
@@ -289,7 +295,7 @@ mod tests {
         writer.write_all(b"read").await.unwrap();
         let mut oldest = writers.pop_front().unwrap();
         let refused = oldest.write_all(b"read to the end").await.unwrap_err();
-        assert_eq!(refused.kind(), std::io::ErrorKind::BrokenPipe);
+        assert_eq!(refused.kind(), io::ErrorKind::BrokenPipe);
         for writer in &mut writers {
             writer.write_all(b"read to the end").await.unwrap();
         }

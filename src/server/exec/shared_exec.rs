@@ -36,6 +36,9 @@ const SLOW_DOWN_AT: u64 = 1024 * 1024;
 /// A process that takes no stdin for this long counts as not reading.
 const STALLED_AFTER: Duration = Duration::from_secs(1);
 
+/// The most bytes of stdin to write before the process has taken them.
+const MAX_STDIN_BYTES: usize = 64 * 1024;
+
 /// How the main process of an exec ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Ending {
@@ -46,6 +49,8 @@ pub(crate) enum Ending {
     Killed(Result<Exit, String>),
     /// It reached its time limit.
     TimedOut(Exit),
+    /// The sandbox was lost, for this reason. Whether it ended is unknown.
+    Lost(String),
 }
 
 /// The shared state of an exec.
@@ -163,6 +168,10 @@ impl SharedExec {
     pub(super) fn handle_exited(&self, ending: Ending) {
         self.change_state(|state| {
             let (reason, exit) = match ending {
+                Ending::Lost(why) => {
+                    state.exec.handle_exited(ExecEnd::lost(), Some(why));
+                    return;
+                }
                 Ending::Exited(exit) => (EndReason::Exited, exit),
                 Ending::TimedOut(exit) => (EndReason::TimedOut, exit),
                 Ending::Killed(Ok(exit)) => (EndReason::Killed, exit),
@@ -352,7 +361,8 @@ impl Outlet {
                 }
             };
             while !data.is_empty() {
-                let written = match pipe.write(&data).await {
+                let piece = &data[..data.len().min(MAX_STDIN_BYTES)];
+                let written = match pipe.write(piece).await {
                     // Waits until the pipe of the process has taken the bytes, if they pass
                     // through an agent.
                     Ok(written) => pipe.flush().await.map(|()| written),

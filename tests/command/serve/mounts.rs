@@ -75,7 +75,7 @@ fn confined_says_what_each_backend_lacks() {
         return;
     }
     let script = "mount --bind /dev/null $(command -v runsc || echo /bin/false) \
-        && mount --bind /dev/null $(command -v unshare) && exec \"$@\"";
+        && mount --bind /dev/null $(command -v bwrap) && exec \"$@\"";
     let output = std::process::Command::new("unshare")
         .args(["--mount", "--", "bash", "-c", script, "bash"])
         .arg(env!("CARGO_BIN_EXE_actix-sandbox"))

@@ -175,6 +175,10 @@ impl AgentProcess {
         let remote = match Remote::connect(output, input, setup).await {
             Ok(remote) => remote,
             Err(reason) => {
+                // Another program than an agent may ignore the end of its input.
+                if let Ok(first) = first_process(&child) {
+                    kill(first);
+                }
                 let _ = child.start_kill();
                 return Err(with_errors(reason, errors).await);
             }
@@ -249,7 +253,7 @@ async fn with_errors(reason: String, errors: ChildStderr) -> String {
     let lines: Vec<_> = said.lines().map(str::trim).collect();
     match lines.is_empty() {
         true => reason,
-        false => excerpt(lines.join("; ").as_bytes()),
+        false => format!("{reason}: {}", excerpt(lines.join("; ").as_bytes())),
     }
 }
 

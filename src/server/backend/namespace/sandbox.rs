@@ -47,7 +47,7 @@ use crate::{
                 make_mount_point, write_for,
             },
             context::ServerContext,
-            etc,
+            etc::{self, ETC},
             job::{Job, check, no_directory},
             programs::{PATH, find},
             remove::remove_sandbox,
@@ -197,9 +197,19 @@ fn open_to_sandboxes(root: &Path) -> io::Result<()> {
 /// if they have a user of their own, not read it.
 fn copy_agent(program: &Path, root: &Path) -> io::Result<PathBuf> {
     let copy = root.join("agent");
-    fs::copy(program, &copy)?;
-    fs::set_permissions(&copy, fs::Permissions::from_mode(0o711))?;
-    Ok(copy)
+    let copied = fs::copy(program, &copy)
+        .and_then(|_| fs::set_permissions(&copy, fs::Permissions::from_mode(0o711)));
+    match copied {
+        Ok(()) => Ok(copy),
+        Err(error) => Err(io::Error::new(
+            error.kind(),
+            format!(
+                "the program of the agent, {}, could not be copied to {}: {error}",
+                program.display(),
+                copy.display()
+            ),
+        )),
+    }
 }
 
 /// Creates the directory of a sandbox, and in it the trees, which belong to `user`.
@@ -223,6 +233,13 @@ fn prepare(directory: &Path, user: Option<u32>) -> io::Result<()> {
 /// trees were filled from an archive.
 fn prepare_trusted(directory: &Path, network: bool) -> io::Result<()> {
     let code = directory.join(CODE);
+    // An earlier try may have failed halfway, for example because the disk was full.
+    for own in [&code, &directory.join(ETC)] {
+        match fs::remove_dir_all(own) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
     make_directory(&code, 0o711)?;
     site::write(&code)?;
     etc::write(directory, USER_INSIDE, network)
