@@ -1,15 +1,15 @@
-//! [`run`]: the agent, the first process of a confined sandbox. It starts programs and moves their
-//! streams.
+//! [`run`]: the agent, the first process of a `namespace` sandbox. It starts programs and moves
+//! their streams.
 //!
 //! The agent has one thread and no runtime. It waits in `poll` for the server, for its children and
 //! for their pipes. It reads the output of a process only while that stream has credit, so it holds
 //! a bounded amount of memory, and a process whose output isn't read pauses. When its input ends,
 //! the server is gone: the agent exits, and the kernel kills every other process of the sandbox.
 //!
-//! Code runs as the same user as the agent, and is hostile. As the first process of a PID namespace
-//! without handlers, the agent ignores all signals of code, SIGKILL included. It is not dumpable,
-//! so code can't attach to it or open its files in `/proc`. The [filter](super::filter) keeps code
-//! from changing its limits.
+//! Code runs as the same user as the agent, and is hostile. The agent is the first process of a PID
+//! namespace: the kernel discards the signals of code that such a process has no handler for,
+//! SIGKILL included. The agent is not dumpable, so code can't attach to it or open its files in
+//! `/proc`. The [filter](super::filter) keeps code from changing its limits.
 
 mod exec;
 mod processes;
@@ -332,10 +332,11 @@ impl Agent {
 
     /// Makes one pass over all processes, and kills those of the execs that are to be killed.
     ///
-    /// A reaper ends by itself when it has no descendants left, so its end is the proof that an exec
-    /// is gone. If code killed the reaper, the processes of the exec are children of this process,
-    /// which has no others than reapers. All of these are killed. A pass can miss one that forks and
-    /// ends at the right moment, so two passes must find none.
+    /// A reaper ends by itself when it has no descendants left, so its end proves that no process of
+    /// the exec is left. If code killed the reaper, the processes of the exec became children of this
+    /// process. All other children of this process are reapers. So this kills every child that is
+    /// not a reaper, and its descendants. A pass can miss a process that forks and ends at the right
+    /// moment, so two passes must find none.
     fn sweep(&mut self) {
         self.pause = self.pause.map(|pause| MAX_PAUSE.min(2 * pause));
         let Ok(processes) = Processes::read() else {

@@ -1,7 +1,7 @@
 //! [`Sweeper`]: finds the processes that left their process group, and kills them.
 //!
-//! On Linux, every process that a backend starts carries markers in its environment, and its
-//! children inherit them. One pass over `/proc` serves all pending requests, so 500 concurrent
+//! On Linux, every process that the backends `host` and `gvisor` start carries markers in its
+//! environment, and its children inherit them. One pass over `/proc` serves all pending requests, so 500 concurrent
 //! kills cost little more than one. Other systems have no `/proc`, and only the process group is
 //! killed there.
 //!
