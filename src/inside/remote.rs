@@ -1,8 +1,8 @@
 //! [`Remote`]: the server's end of an agent.
 //!
-//! One task reads the frames of the agent and stores them for the handles of the execs. Another task
-//! writes. The frames are hostile input: a frame that breaks the protocol ends the sandbox with a
-//! reason. Credits limit how many bytes each end holds.
+//! One task reads the frames of the agent and stores them for the handles of the execs. Another
+//! task writes. The frames are hostile input: a frame that breaks the protocol ends the sandbox
+//! with a reason. Credits limit how many bytes each end holds.
 
 use std::{
     collections::HashMap,

@@ -24,8 +24,8 @@ const COMMAND: &str = "actix-sandbox";
 static IS_AGENT: AtomicBool = AtomicBool::new(false);
 
 /// Lets the server use this program as the agent of its sandboxes. Call it first in `main`, before
-/// another thread starts. `#[actix::main]` starts no thread, so the call can be the first line below
-/// it. `#[tokio::main]` starts threads, so the call must come before the runtime.
+/// another thread starts. `#[actix::main]` starts no thread, so the call can be the first line
+/// below it. `#[tokio::main]` starts threads, so the call must come before the runtime.
 ///
 /// The backend `namespace` starts an agent as the first process of each sandbox. The agent starts
 /// the code, moves its input and output, and kills it. If the server started this program as an

@@ -194,8 +194,8 @@ confining!(NamespaceOptions);
 
 impl NamespaceOptions {
     /// Denies code another system call, by its name, such as `ptrace`. Code always runs under a
-    /// seccomp filter, which allows what Docker allows to a container without capabilities. A denied
-    /// call fails with `ENOSYS`, as on a kernel without it.
+    /// seccomp filter, which allows what Docker allows to a container without capabilities. A
+    /// denied call fails with `ENOSYS`, as on a kernel without it.
     ///
     /// The server doesn't start if the name is unknown. It doesn't check whether programs can work
     /// without the call.

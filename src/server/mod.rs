@@ -127,11 +127,11 @@
 //!   and `ACTIX_SANDBOX_ID`, the id of the sandbox. `PATH` is the server's own on `host`, and fixed
 //!   on the other backends.
 //! - With `host` and `gvisor`, the server finds the processes of a sandbox by three more variables,
-//!   `ACTIX_SANDBOX_SERVER`, `ACTIX_SANDBOX_NAME` and `ACTIX_SANDBOX_EXEC`. Their values are random,
-//!   so code can't guess those of another sandbox. With `host`, code can read the values of other
-//!   sandboxes from `/proc`. A process that sets them for itself is killed together with the other
-//!   sandbox. With `namespace`, code has none of these variables: the agent finds the processes of
-//!   an exec by their parents.
+//!   `ACTIX_SANDBOX_SERVER`, `ACTIX_SANDBOX_NAME` and `ACTIX_SANDBOX_EXEC`. Their values are
+//!   random, so code can't guess those of another sandbox. With `host`, code can read the values of
+//!   other sandboxes from `/proc`. A process that sets them for itself is killed together with the
+//!   other sandbox. With `namespace`, code has none of these variables: the agent finds the
+//!   processes of an exec by their parents.
 //!
 //! # Who may call
 //!
@@ -184,9 +184,9 @@
 //! - Each sandbox has its own directory. The working directory is `HOME`. Files and background
 //!   processes live as long as the sandbox.
 //! - With `namespace`, the first process of a sandbox is its agent. It starts with the first exec.
-//!   If it ends, or breaks the protocol between agent and server, every process of the sandbox ends.
-//!   Calls that wait and later execs fail with that reason. If the server is killed, its agents end,
-//!   and with them every process of its sandboxes.
+//!   If it ends, or breaks the protocol between agent and server, every process of the sandbox
+//!   ends. Calls that wait and later execs fail with that reason. If the server is killed, its
+//!   agents end, and with them every process of its sandboxes.
 //! - A kill of an exec is confirmed when none of its processes is left. With `namespace`, these are
 //!   all processes that descend from its main process, even if they left its session, cleared their
 //!   environment and lost their parents. With `host`, a process that did all three survives until

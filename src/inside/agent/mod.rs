@@ -332,11 +332,11 @@ impl Agent {
 
     /// Makes one pass over all processes, and kills those of the execs that are to be killed.
     ///
-    /// A reaper ends by itself when it has no descendants left, so its end proves that no process of
-    /// the exec is left. If code killed the reaper, the processes of the exec became children of this
-    /// process. All other children of this process are reapers. So this kills every child that is
-    /// not a reaper, and its descendants. A pass can miss a process that forks and ends at the right
-    /// moment, so two passes must find none.
+    /// A reaper ends by itself when it has no descendants left, so its end proves that no process
+    /// of the exec is left. If code killed the reaper, the processes of the exec became children of
+    /// this process. All other children of this process are reapers. So this kills every child that
+    /// is not a reaper, and its descendants. A pass can miss a process that forks and ends at the
+    /// right moment, so two passes must find none.
     fn sweep(&mut self) {
         self.pause = self.pause.map(|pause| MAX_PAUSE.min(2 * pause));
         let Ok(processes) = Processes::read() else {

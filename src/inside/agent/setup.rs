@@ -14,8 +14,8 @@ use rustix::{
 
 use crate::inside::{filter, messages::Setup};
 
-/// The file systems that bubblewrap mounts without a limit on files or terminals. Memory holds
-/// both.
+/// The file systems that bubblewrap would mount without a limit on the number of files or of
+/// terminals, which take memory of the kernel.
 const MOUNTS: [(&str, &str, &CStr); 2] = [
     ("tmpfs", "/dev/shm", c"mode=1777,size=64m,nr_inodes=16k"),
     (
