@@ -82,7 +82,7 @@ struct Agent {
     execs: BTreeMap<u32, Exec>,
     /// The pause until the next pass of a kill. `None` if nothing is being killed.
     pause: Option<Duration>,
-    /// How many passes in a row of the current kills found no process without a reaper.
+    /// How many consecutive passes of the current kills found no process without a reaper.
     passes_without_strays: u32,
     /// Holds bytes between two pipes.
     scratch: Vec<u8>,
@@ -298,7 +298,8 @@ impl Agent {
         }
     }
 
-    /// Takes the statuses of all children that have ended: reapers, and processes that lost theirs.
+    /// Takes the statuses of all children that have ended: reapers, and processes whose reaper was
+    /// killed.
     fn reap(&mut self) {
         while let Ok(Some(_)) = self.children.read_signal() {}
         let flags = WaitPidFlag::WNOHANG | WaitPidFlag::WUNTRACED;

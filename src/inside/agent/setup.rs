@@ -43,7 +43,8 @@ pub(super) fn confine(setup: &Setup) -> Result<(), String> {
         "become undumpable",
         set_dumpable_behavior(DumpableBehavior::NotDumpable),
     )?;
-    // The user namespace of this process doesn't own its mount namespace, so it needs another.
+    // The user namespace of this process doesn't own its mount namespace, so this process can mount
+    // only in a new one.
     step("create a mount namespace", unshare(CloneFlags::CLONE_NEWNS))?;
     for (kind, place, options) in MOUNTS {
         let flags = MountFlags::NOSUID | MountFlags::NOEXEC;
