@@ -36,9 +36,9 @@ pub enum Backend {
     /// for the agents of sandboxes (see [`agent`](super::agent())). Doesn't require root.
     ///
     /// If the server runs as root, each sandbox has its own user of this machine. These users must
-    /// be able to pass through every directory above
-    /// [`ServerBuilder::directory`](super::ServerBuilder::directory). Otherwise the server doesn't
-    /// start, and the error names the directory.
+    /// be able to pass through [`ServerBuilder::directory`](super::ServerBuilder::directory) and
+    /// every directory above it. Otherwise the server doesn't start, and the error names the
+    /// directory.
     ///
     /// Sandboxes share the kernel of this machine: a vulnerability in it lets code escape.
     Namespace(NamespaceOptions),
