@@ -16,7 +16,7 @@ use actix_sandbox::{Language, Sandbox};
 
 #[actix::main]
 async fn main() -> ExitCode {
-    // Sandboxes that are confined run this program as their agent.
+    // The backend `namespace` starts this program again, as the agent of each sandbox.
     actix_sandbox::server::agent();
     shared::exit_code(run().await)
 }

@@ -6,7 +6,8 @@
 //! [`LocalServer`] of this crate, which runs bash and Python on this machine.
 //!
 //! **By default the [`LocalServer`] confines nothing**: code runs as your user. For untrusted code,
-//! use `LocalServer::builder().backend(Backend::Confined)`.
+//! use `LocalServer::builder().backend(Backend::Confined)`, and call `server::agent()` first in
+//! `main`.
 //!
 //! This program needs the feature `server`:
 //!

@@ -1,9 +1,10 @@
 //! [`program`]: the seccomp filter of a sandbox in namespaces, which limits the system calls of all
-//! code in it. No IO, but for [`apply`].
+//! code in it. No IO, except in [`apply`].
 //!
-//! The filter allows the system calls that Docker allows to a container without capabilities, and
-//! fewer where [`program`] says so. Its purpose is to keep code away from parts of the kernel that
-//! ordinary programs don't use: those parts have had many of the kernel's vulnerabilities.
+//! The filter allows the system calls that Docker allows to a container without capabilities, with
+//! the differences that [`program`] lists. Its purpose is to keep code away from parts of the
+//! kernel that ordinary programs don't use: those parts have had many of the kernel's
+//! vulnerabilities.
 
 /// A compiled filter, for [`apply`].
 pub(crate) type Program = machine::Program;
@@ -31,7 +32,7 @@ pub(crate) type Program = machine::Program;
 /// `EPERM`, and makes an exception for `clone3`. `ENOSYS` is what libraries and runtimes expect of
 /// a call that may be missing: they fall back to an older call. For example, glibc falls back from
 /// `clone3` to `clone`, whose flags the filter can read, and libuv from io_uring to epoll. They
-/// take `EPERM` as the answer, and fail.
+/// don't fall back after `EPERM`, and fail.
 ///
 /// Fails if a name in `denied` is not a system call, or if this machine has an architecture that
 /// the filter doesn't support. It doesn't check whether programs can work without the denied calls.

@@ -22,7 +22,7 @@ pub(crate) enum Request {
     Close {
         /// The number of the exec.
         exec: u32,
-        /// Whether it is stderr; else stdout.
+        /// Whether the stream is stderr. Otherwise it is stdout.
         stderr: bool,
     },
 }

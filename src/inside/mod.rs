@@ -1,8 +1,9 @@
 //! What happens inside one sandbox: processes, their streams, their ends.
 //!
-//! On the `host` backend this happens in the process of the server. A confined sandbox has an
-//! [`agent`](crate::server::agent) as its first process. The server's end of the agent is `remote`.
-//! Both ends exchange [`frames`], which carry [`messages`]. No HTTP, no actors.
+//! A sandbox of the backend `namespace` has an [`agent`](crate::server::agent()) as its first
+//! process. The server's end of the agent is `remote`. Both ends exchange [`frames`], which carry
+//! [`messages`]. The other backends start processes from the server, with `spawn`. No HTTP, no
+//! actors.
 
 #[cfg(target_os = "linux")]
 pub(crate) mod agent;

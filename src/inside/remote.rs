@@ -1,8 +1,8 @@
 //! [`Remote`]: the server's end of an agent.
 //!
-//! One task reads the frames of the agent and puts them where the handles of the execs find them,
-//! another one writes. What the agent sends is hostile: a frame that breaks the rules ends the
-//! sandbox with a reason. Credits bound what either end holds.
+//! One task reads the frames of the agent and stores them for the handles of the execs. Another
+//! task writes. The frames are hostile input: a frame that breaks the protocol ends the sandbox
+//! with a reason. Credits limit how many bytes each end holds.
 
 use std::{
     collections::HashMap,
@@ -103,7 +103,8 @@ impl Remote {
         }
     }
 
-    /// Starts a program. This chooses the number of the exec. `needs` is dropped with the process.
+    /// Starts a program, and sets the number of the exec in `start`. `needs` is dropped with the
+    /// process.
     ///
     /// If the agent ends before it answers, the program may have run. Then this returns handles that
     /// report the loss. Cancel safe: kills the program if it was started.
@@ -179,7 +180,7 @@ struct Shared {
 }
 
 struct State {
-    /// What the agent has yet to say at the start.
+    /// The start of the connection. `None` once the agent is ready.
     greeting: Option<Greeting>,
     /// The number of the next exec.
     next: u32,
@@ -335,8 +336,8 @@ impl Shared {
         });
     }
 
-    /// Appends frames for the agent. If the agent has ended, they are dropped, and whoever waits
-    /// for an answer has been woken or is woken now.
+    /// Appends frames for the agent. If the agent has ended, this drops them and wakes every call
+    /// that waits for an answer.
     fn put(&self, put: impl FnOnce(&mut BytesMut)) {
         let mut state = self.lock();
         put(&mut state.outgoing);

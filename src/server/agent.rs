@@ -1,4 +1,4 @@
-//! [`agent`]: runs the agent of a confined sandbox, and how the server finds the program for it.
+//! [`agent`]: runs the agent of a `namespace` sandbox, and how the server finds the program for it.
 
 use std::{
     env,
@@ -24,14 +24,17 @@ const COMMAND: &str = "actix-sandbox";
 static IS_AGENT: AtomicBool = AtomicBool::new(false);
 
 /// Lets the server use this program as the agent of its sandboxes. Call it first in `main`, before
-/// another thread starts: in the first line under `#[actix::main]`, but before a runtime with
-/// several threads.
+/// another thread starts. `#[actix::main]` starts no thread, so the call can be the first line
+/// below it. `#[tokio::main]` starts threads, so the call must come before the runtime.
 ///
-/// The backend `namespace` starts a small program of this crate, the agent, as the first process of
-/// each sandbox. If the server started this program as an agent, the call runs the agent and exits.
-/// Otherwise it returns at once, and a server in this process starts copies of this program as
-/// agents. Without this call, the server needs the command `actix-sandbox`, or
-/// [`ServerBuilder::agent`](super::ServerBuilder::agent).
+/// The backend `namespace` starts an agent as the first process of each sandbox. The agent starts
+/// the code, moves its input and output, and kills it. If the server started this program as an
+/// agent, the call runs the agent and exits. Otherwise it returns at once, and a server in this
+/// process starts copies of this program as agents. Without this call, the server needs the command
+/// `actix-sandbox`, or [`ServerBuilder::agent`](super::ServerBuilder::agent).
+///
+/// The agent runs in the sandbox, so it can load only libraries from directories that the sandbox
+/// can read.
 ///
 /// ```no_run
 /// #[actix::main]

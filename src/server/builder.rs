@@ -135,11 +135,11 @@ setters! {
     /// [`Backend::Host`] if the variable is not set.
     backend(backend: Backend): options.backend = Some(backend);
 
-    /// The program that the backend `namespace` starts as the [agent](super::agent) of each
-    /// sandbox. It must be of the same release of this crate. Default: the one that the environment
-    /// variable `ACTIX_SANDBOX_AGENT` names; else this program, if its `main` calls
-    /// [`agent`](super::agent()); else the command `actix-sandbox` in the directory of this program,
-    /// in its parent, or on the `PATH`.
+    /// The program that the backend `namespace` starts as the [agent](super::agent()) of each
+    /// sandbox. It must be of the same release of this crate. Default: the program that the
+    /// environment variable `ACTIX_SANDBOX_AGENT` names. If it is not set: this program, if its
+    /// `main` calls [`agent`](super::agent()); otherwise the command `actix-sandbox` in the
+    /// directory of this program, in the parent of that directory, or on the `PATH`.
     agent(program: impl Into<PathBuf>): options.agent = Some(program.into());
 
     /// The directory that holds the sandboxes. The server creates it if it is missing. It creates
@@ -147,7 +147,9 @@ setters! {
     /// directory for temporary files.
     ///
     /// The directory and each of its parents must belong to the user of the server or to root.
-    /// Other users must not be able to write to them, unless they are sticky, like `/tmp`.
+    /// Other users must not be able to write to them, unless they are sticky, like `/tmp`. If a
+    /// server with the backend `namespace` runs as root, other users must be able to pass through
+    /// them (`chmod o+x`), because its sandboxes run as other users.
     directory(directory: impl Into<PathBuf>): options.directory = Some(directory.into());
 
     /// The directory that holds filesystem snapshots and checkpoints. The server creates it with

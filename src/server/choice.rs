@@ -29,8 +29,16 @@ pub enum Backend {
     Host,
     /// Confines code with Linux namespaces. Each sandbox has its own processes, files and network.
     /// It can read the programs and libraries of this machine, and can write to none of the
-    /// machine's files. Code runs without privileges and within limits. Requires the tools of
-    /// util-linux and a kernel that lets users create user namespaces. Doesn't require root.
+    /// machine's files. Code runs without privileges, within limits and under a seccomp filter.
+    ///
+    /// Requires bubblewrap 0.8 or newer (`bwrap`, the package `bubblewrap`), a kernel that lets
+    /// users create user namespaces, a processor of type x86_64, aarch64 or riscv64, and a program
+    /// for the agents of sandboxes (see [`agent`](super::agent())). Doesn't require root.
+    ///
+    /// If the server runs as root, each sandbox has its own user of this machine. These users must
+    /// be able to pass through [`ServerBuilder::directory`](super::ServerBuilder::directory) and
+    /// every directory above it. Otherwise the server doesn't start, and the error names the
+    /// directory.
     ///
     /// Sandboxes share the kernel of this machine: a vulnerability in it lets code escape.
     Namespace(NamespaceOptions),
@@ -131,9 +139,10 @@ macro_rules! confining {
             /// memory counts. In gVisor, all mapped memory counts. Default: 2 GiB; at least 32 MiB.
             memory(bytes: u64): confines.memory_bytes = bytes;
 
-            /// The maximum number of processes and threads in a sandbox. In a namespace, if the
-            /// server doesn't run as root, the limit on processes of its user also applies.
-            /// Default: 512; at least 8.
+            /// The maximum number of processes and threads in a sandbox. In a namespace, the agent
+            /// and one process for each exec, its reaper, count too. If the server doesn't run as
+            /// root, the limit on processes of its user also applies there. Default: 512; at least
+            /// 8.
             processes(processes: u64): confines.processes = processes;
 
             /// The maximum size of a file, in bytes. Default: 4 GiB; at least 4 KiB.
@@ -185,8 +194,8 @@ confining!(NamespaceOptions);
 
 impl NamespaceOptions {
     /// Denies code another system call, by its name, such as `ptrace`. Code always runs under a
-    /// seccomp filter that allows what Docker allows by default. A denied call fails with `ENOSYS`,
-    /// as on a kernel without it.
+    /// seccomp filter, which allows what Docker allows to a container without capabilities. A
+    /// denied call fails with `ENOSYS`, as on a kernel without it.
     ///
     /// The server doesn't start if the name is unknown. It doesn't check whether programs can work
     /// without the call.

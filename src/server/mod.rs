@@ -9,7 +9,9 @@
 //!
 //! - `host`, the default, gives each sandbox its own directory and cleans up after it, but confines
 //!   nothing. Code runs as the user of the server and can do whatever that user can.
-//! - `namespace` confines code with Linux namespaces. Linux only.
+//! - `namespace` confines code with Linux namespaces, a filter of system calls and limits. Linux
+//!   only. It needs the program bubblewrap. The first process of each sandbox is an agent: call
+//!   [`agent`](agent()) first in `main`, or install the command `actix-sandbox`.
 //! - `gvisor` confines code with a gVisor kernel for each sandbox. Its checkpoints include memory.
 //!   Linux only.
 //!
@@ -72,6 +74,16 @@
 //! each other's archives; `host` can restore neither. Only `gvisor` can restore an archive with
 //! memory.
 //!
+//! Differences with `namespace`:
+//!
+//! - `/run` and `/dev` are read-only, except `/dev/shm`.
+//! - A seccomp filter allows the system calls that Docker allows to a container without
+//!   capabilities, and fewer kinds of sockets. Any other call fails with `ENOSYS`, as on a kernel
+//!   without it. [`NamespaceOptions::deny_syscall`] blocks more calls.
+//! - 32-bit programs don't run: the filter kills a process that makes a 32-bit system call.
+//! - `prlimit` can change only the limits of the process that calls it, and only if that process
+//!   names itself as 0. A call with a process number fails, even with the caller's own.
+//!
 //! Differences with `gvisor`:
 //!
 //! - A write to the stdin that a process has closed is refused only after the process ends.
@@ -80,8 +92,8 @@
 //! - Later releases (tested: 20240729) kill processes that an exec started when a checkpoint is
 //!   restored.
 //!
-//! The threat model, `docs/threats.md` in the repository, lists who is trusted with what, and which
-//! attacks the server doesn't defend against.
+//! The threat model, `docs/threats.md` in the repository, lists who is trusted with what, the
+//! attacks on the agent of a `namespace` sandbox, and what the server doesn't defend against.
 //!
 //! # What code starts with
 //!
@@ -91,6 +103,7 @@
 //!
 //! | | host | namespace | gvisor |
 //! | --- | --- | --- | --- |
+//! | user | the user of the server | 1000 (`sandbox`) inside; on the machine, a separate user for each sandbox if the server is root, else the user of the server | 1879048192 (`sandbox`) |
 //! | file descriptors | 0, 1 and 2, each a pipe | the same | the same |
 //! | signals | every disposition at its default, none blocked | the same | the same |
 //! | terminal | none, in a session of its own | the same | none |
@@ -113,11 +126,12 @@
 //! - The environment holds `PATH`, `LANG`, `HOME`, `USER`, `LOGNAME`, `TMPDIR`, `PYTHONUNBUFFERED`
 //!   and `ACTIX_SANDBOX_ID`, the id of the sandbox. `PATH` is the server's own on `host`, and fixed
 //!   on the other backends.
-//! - The server finds the processes of a sandbox by three more variables, `ACTIX_SANDBOX_SERVER`,
-//!   `ACTIX_SANDBOX_NAME` and `ACTIX_SANDBOX_EXEC`. Their values are random, so code can't guess
-//!   those of another sandbox. With `namespace`, a kill looks only at processes in that sandbox.
-//!   With `host`, code can read the values of other sandboxes from `/proc`. A process that sets
-//!   them for itself is killed together with the other sandbox.
+//! - With `host` and `gvisor`, the server finds the processes of a sandbox by three more variables,
+//!   `ACTIX_SANDBOX_SERVER`, `ACTIX_SANDBOX_NAME` and `ACTIX_SANDBOX_EXEC`. Their values are
+//!   random, so code can't guess those of another sandbox. With `host`, code can read the values of
+//!   other sandboxes from `/proc`. A process that sets them for itself is killed together with the
+//!   other sandbox. With `namespace`, code has none of these variables: the agent finds the
+//!   processes of an exec by their parents.
 //!
 //! # Who may call
 //!
@@ -169,6 +183,14 @@
 //! - Code runs with the `python3` and `bash` of this machine. Each exec has its own process group.
 //! - Each sandbox has its own directory. The working directory is `HOME`. Files and background
 //!   processes live as long as the sandbox.
+//! - With `namespace`, the first process of a sandbox is its agent. It starts with the first exec.
+//!   If it ends, or breaks the protocol between agent and server, every process of the sandbox
+//!   ends. Calls that wait and later execs fail with that reason. If the server is killed, its
+//!   agents end, and with them every process of its sandboxes.
+//! - A kill of an exec is confirmed when none of its processes is left. With `namespace`, these are
+//!   all processes that descend from its main process, even if they left its session, cleared their
+//!   environment and lost their parents. With `host`, a process that did all three survives until
+//!   its sandbox ends.
 //! - The server sends output as it is written, and batches writes within about a millisecond into
 //!   one message. Under v1, bytes that are not UTF-8 arrive as U+FFFD; [v2](crate::protocol_v2)
 //!   carries every byte.

@@ -143,7 +143,7 @@ impl Exec {
         }
     }
 
-    /// Takes bytes for stdin; none mean its end.
+    /// Takes bytes for stdin. No bytes mean the end of stdin.
     pub(super) fn handle_input(&mut self, bytes: &[u8]) {
         self.is_last_input |= bytes.is_empty();
         if self.stdin.is_some() {

@@ -1,15 +1,15 @@
-//! [`run`]: the agent, the first process of a confined sandbox. It starts programs and moves their
-//! streams.
+//! [`run`]: the agent, the first process of a `namespace` sandbox. It starts programs and moves
+//! their streams.
 //!
 //! The agent has one thread and no runtime. It waits in `poll` for the server, for its children and
 //! for their pipes. It reads the output of a process only while that stream has credit, so it holds
 //! a bounded amount of memory, and a process whose output isn't read pauses. When its input ends,
 //! the server is gone: the agent exits, and the kernel kills every other process of the sandbox.
 //!
-//! Code runs as the same user as the agent, and is hostile. As the first process of a PID namespace
-//! without handlers, the agent ignores all signals of code, SIGKILL included. It is not dumpable,
-//! so code can't attach to it or open its files in `/proc`. The [filter](super::filter) keeps code
-//! from changing its limits.
+//! Code runs as the same user as the agent, and is hostile. The agent is the first process of a PID
+//! namespace: the kernel discards the signals of code that such a process has no handler for,
+//! SIGKILL included. The agent is not dumpable, so code can't attach to it or open its files in
+//! `/proc`. The [filter](super::filter) keeps code from changing its limits.
 
 mod exec;
 mod processes;
@@ -98,7 +98,7 @@ struct Agent {
     /// Whether `next_pass` will expire.
     is_sweeping: bool,
     pause: Duration,
-    /// How many passes in a row of the current kills found no process without a reaper.
+    /// How many consecutive passes of the current kills found no process without a reaper.
     passes_without_strays: u32,
     /// Holds bytes between two pipes.
     scratch: Vec<u8>,
@@ -314,8 +314,8 @@ impl Agent {
         }
     }
 
-    /// Takes the statuses of all children that have ended or stopped: reapers, and processes that
-    /// lost theirs.
+    /// Takes the statuses of all children that have ended or stopped: reapers, and processes whose
+    /// reaper was killed.
     fn reap(&mut self) {
         let _ = self.children.read_signal();
         loop {
@@ -356,10 +356,11 @@ impl Agent {
 
     /// Makes one pass over all processes, and kills those of the execs that are to be killed.
     ///
-    /// A reaper ends by itself when it has no descendants left, so its end is the proof that an exec
-    /// is gone. If code killed the reaper, the processes of the exec are children of this process,
-    /// which has no others than reapers. All of these are killed. A pass can miss one that forks and
-    /// ends at the right moment, so two passes must find none.
+    /// A reaper ends by itself when it has no descendants left, so its end proves that no process
+    /// of the exec is left. If code killed the reaper, the processes of the exec became children of
+    /// this process. All other children of this process are reapers. So this kills every child that
+    /// is not a reaper, and its descendants. A pass can miss a process that forks and ends at the
+    /// right moment, so two passes must find none.
     fn sweep(&mut self) {
         self.next_pass.take();
         self.is_sweeping = false;

@@ -14,8 +14,8 @@ use rustix::{
 
 use crate::inside::{filter, messages::Setup};
 
-/// The file systems that bubblewrap mounts without a limit on files or terminals. Memory holds
-/// both.
+/// The file systems that bubblewrap would mount without a limit on the number of files or of
+/// terminals, which take memory of the kernel.
 const MOUNTS: [(&str, &str, &CStr); 2] = [
     ("tmpfs", "/dev/shm", c"mode=1777,size=64m,nr_inodes=16k"),
     (
@@ -43,7 +43,8 @@ pub(super) fn confine(setup: &Setup) -> Result<(), String> {
         "become undumpable",
         set_dumpable_behavior(DumpableBehavior::NotDumpable),
     )?;
-    // The user namespace of this process doesn't own its mount namespace, so it needs another.
+    // The user namespace of this process doesn't own its mount namespace, so this process can mount
+    // only in a new one.
     step("create a mount namespace", unshare(CloneFlags::CLONE_NEWNS))?;
     for (kind, place, options) in MOUNTS {
         let flags = MountFlags::NOSUID | MountFlags::NOEXEC;

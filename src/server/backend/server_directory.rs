@@ -35,7 +35,7 @@ pub(crate) struct Root {
 
 impl Root {
     /// Creates the directory of this server in `parent`. No other user may enter, replace or list
-    /// it.
+    /// it. As root, the backend `namespace` later lets other users pass through it.
     pub(crate) fn make(parent: &Path, server: &str) -> io::Result<Self> {
         // A path without symbolic links, as `/proc` shows it.
         let parent = private::shared(parent)?;

@@ -68,7 +68,7 @@ async fn names_resolve_where_the_resolvers_file_is_a_link() {
     }
 }
 
-/// `/dev/null` is mounted over `runsc` and `unshare`, so neither backend can start.
+/// `/dev/null` is mounted over `runsc` and `bwrap`, so neither backend can start.
 #[test]
 fn confined_says_what_each_backend_lacks() {
     if backends().is_none() {
