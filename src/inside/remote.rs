@@ -99,6 +99,18 @@ impl Remote {
         }
     }
 
+    /// Ends the sandbox with a reason, when the reason comes. Drops the future if the agent ends
+    /// earlier.
+    pub(crate) fn end_when(&self, reason: impl Future<Output = String> + Send + 'static) {
+        let (ended, shared) = (self.ended(), self.shared.clone());
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = ended => {}
+                reason = reason => shared.end(reason),
+            }
+        });
+    }
+
     /// Starts a program. This chooses the number of the exec. `needs` is dropped with the process.
     ///
     /// Cancel safe: kills the program if it was started.

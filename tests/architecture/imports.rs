@@ -21,7 +21,7 @@ use syn::{
 };
 
 /// Each layer with the layers that it may import.
-const LAYERS: [(&str, &[&str]); 9] = [
+const LAYERS: [(&str, &[&str]); 10] = [
     ("protocol", &[]),
     ("machine", &["protocol"]),
     ("yield_now", &[]),

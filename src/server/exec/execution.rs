@@ -200,7 +200,14 @@ impl Run {
         let is_late = tokio::select! {
             biased;
             () = asked(&mut self.killed) => false,
-            exit = wait(process) => return Ending::Exited(exit),
+            exit = process.wait() => return match exit {
+                Ok(exit) => Ending::Exited(exit),
+                Err(error) => {
+                    let error = error.to_string();
+                    tracing::warn!(error = %Escaped(&error), "an exec was lost");
+                    Ending::Lost(error)
+                }
+            },
             () = sleep(self.limits.run_time) => true,
             () = async {
                 self.outlet.feed(stdin).await;

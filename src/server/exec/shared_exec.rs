@@ -46,6 +46,8 @@ pub(crate) enum Ending {
     Killed(Result<Exit, String>),
     /// It reached its time limit.
     TimedOut(Exit),
+    /// It ended with its sandbox, for this reason.
+    Lost(String),
 }
 
 /// The shared state of an exec.
@@ -163,6 +165,10 @@ impl SharedExec {
     pub(super) fn handle_exited(&self, ending: Ending) {
         self.change_state(|state| {
             let (reason, exit) = match ending {
+                Ending::Lost(why) => {
+                    state.lost.get_or_insert(why);
+                    (EndReason::SandboxLost, Exit::default())
+                }
                 Ending::Exited(exit) => (EndReason::Exited, exit),
                 Ending::TimedOut(exit) => (EndReason::TimedOut, exit),
                 Ending::Killed(Ok(exit)) => (EndReason::Killed, exit),
