@@ -246,7 +246,7 @@ impl NamespaceOptions {
         check(&[
             ("disk", self.disk_bytes, 1 << 20, " bytes"),
             ("sandbox_memory", memory, LEAST_MEMORY, " bytes"),
-            ("cpus", cpus, 10, " thousandths"),
+            ("cpus", cpus, 10, " thousandths of a processor"),
         ])
     }
 

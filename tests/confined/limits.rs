@@ -1,4 +1,4 @@
-//! The disk limit of a sandbox, which only the backend `namespace` has.
+//! The limits on a whole sandbox, which only the backend `namespace` has.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use actix_sandbox::{
     server::{Backend, NamespaceOptions},
 };
 
-use crate::support::{backend::start_if_possible, within};
+use crate::support::{backend::start_if_possible, program::Program, within};
 
 const LIMIT: u64 = 64 << 20;
 
@@ -18,7 +18,7 @@ async fn server() -> Option<LocalServer> {
 }
 
 /// Python that fills the disk, each in another way, and then waits for its end.
-const FILLS: [(&str, &str); 4] = [
+const FILLS: [(&str, &str); 3] = [
     (
         "one large file",
         "
@@ -41,15 +41,6 @@ with open('/large', 'wb', 0) as file:
     for _ in range(96): file.write(bytes(1 << 20))
 import os
 os.link('/large', '/other')",
-    ),
-    (
-        "a background process of an exec that has ended",
-        "
-import os
-if os.fork() > 0: os._exit(0)
-os.setsid()
-with open('large', 'wb', 0) as file:
-    for _ in range(96): file.write(bytes(1 << 20))",
     ),
 ];
 
@@ -87,6 +78,14 @@ async fn a_sandbox_that_exceeds_its_disk_limit_ends_with_the_reason() {
     let end = within("the end", process.wait()).await.unwrap();
     assert!(end.to_string().contains("disk limit"), "{end}");
 
+    let sandbox = Sandbox::create(server.url()).await.unwrap();
+    let idle = sandbox.exec(Language::Bash, "sleep 1000").await.unwrap();
+    let code = "(head -c 96M /dev/zero > large; sleep 1000) > /dev/null 2>&1 &";
+    let ended = sandbox.run(Language::Bash, code).await.unwrap();
+    assert_eq!(ended.end, ProcessEnd::Exited(0));
+    let end = within("the idle process", idle.wait()).await.unwrap();
+    assert!(end.to_string().contains("disk limit"), "{end}");
+
     lasting.write_to_stdin("still here\n").await.unwrap();
     let output = lasting.stdout().read_all();
     let output = within("the other sandbox", output).await.unwrap();
@@ -112,4 +111,53 @@ print('still here')";
     let output = within("the code", output).await.unwrap();
     assert_eq!(output.stdout, "still here\n", "{}", output.stderr_lossy());
     server.stop().await;
+}
+
+/// No test runs with a cgroup, so this only checks what happens without one.
+#[actix::test]
+async fn options_that_need_a_cgroup_are_refused_without_one() {
+    let Some(server) = server().await else { return };
+    server.stop().await;
+    let options = NamespaceOptions::default;
+    for (options, option, flag) in [
+        (options().cpus(0.5), "`cpus`", "`--cpus`"),
+        (
+            options().sandbox_memory(1 << 30),
+            "`sandbox_memory`",
+            "`--sandbox-memory`",
+        ),
+    ] {
+        let backend = Backend::Namespace(options);
+        match LocalServer::builder().backend(backend).start().await {
+            Ok(server) => {
+                println!("not tried: this machine has a cgroup");
+                server.stop().await;
+            }
+            Err(error) => {
+                let said = error.to_string();
+                for word in [option, flag, "cgroup", "`Delegate=yes`"] {
+                    assert!(said.contains(word), "{word}: {said}");
+                }
+            }
+        }
+    }
+}
+
+#[actix::test]
+async fn the_limits_that_hold_are_logged_at_the_start() {
+    let Some(server) = server().await else { return };
+    server.stop().await;
+    let arguments = ["--backend", "namespace", "--disk", "1GiB"];
+    let program = Program::start_with(&arguments, &[("RUST_LOG", "info")]);
+    let log = program.log_at_the_end().await;
+    print!("{log}");
+    let lines: Vec<_> = log
+        .lines()
+        .filter(|line| line.contains("1024 MiB"))
+        .collect();
+    assert_eq!(lines.len(), 1, "{log}");
+    assert!(
+        lines[0].contains("INFO") && lines[0].contains("cgroup"),
+        "{log}"
+    );
 }
