@@ -220,8 +220,8 @@ setters! {
     /// that a check takes longer than 50 ms: a check takes at most 5 % of the time. So a sandbox can
     /// exceed the limit for a moment. Files that were deleted but are still open don't count. Code
     /// can hide files from a check if it moves them at the right moment, or, if the server doesn't
-    /// run as root, in directories that it makes unreadable. Put
-    /// [`ServerBuilder::directory`](super::ServerBuilder::directory) on a separate disk.
+    /// run as root, in directories that it makes unreadable. Put the directory of the server on a
+    /// separate disk.
     disk(bytes: u64): disk_bytes = bytes;
 
     /// The maximum memory of all processes of a sandbox together, in bytes, including memory that

@@ -181,17 +181,18 @@ struct Confines {
     open_files: Option<u64>,
 
     /// Maximum space on the disk for the files of one sandbox, at least 1MiB. Each file counts at
-    /// least 4KiB. Checked about every second. Only with --backend namespace [default: 4GiB].
+    /// least 4KiB. Checked about every second. Only with the backend namespace [default: 4GiB].
     #[arg(long, value_name = "SIZE")]
     disk: Option<ByteSize>,
 
     /// Maximum memory of one sandbox, at least 32MiB. Needs a cgroup v2 that is delegated to the
-    /// server. Only with --backend namespace [default: twice --memory, or none without a cgroup].
+    /// server. Only with the backend namespace [default: twice the memory of a process, or none
+    /// without a cgroup].
     #[arg(long, value_name = "SIZE")]
     sandbox_memory: Option<ByteSize>,
 
     /// Maximum processor time of one sandbox, as a number of processors, at least 0.01. Needs a
-    /// cgroup v2 that is delegated to the server. Only with --backend namespace [default: none].
+    /// cgroup v2 that is delegated to the server. Only with the backend namespace [default: none].
     #[arg(long, value_name = "NUMBER")]
     cpus: Option<f64>,
 

@@ -10,7 +10,8 @@
 //! A group that remains after a crash of the server holds no process. systemd removes it with the
 //! service.
 //!
-//! The tests use an ordinary directory in place of a cgroup. No test runs with a real one.
+//! The tests use an ordinary directory in place of a cgroup with controllers: no test applies a
+//! limit. One test moves a process into a real cgroup and removes that, on machines with cgroup v2.
 
 use std::{
     fs::{self, File},
@@ -371,5 +372,36 @@ mod tests {
         group.remove().await;
         assert!(!path.exists());
         Group { path }.remove().await;
+    }
+
+    #[tokio::test]
+    async fn what_is_left_in_a_real_group_is_killed() {
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let mount = mounts.lines().find(|line| line.contains(" - cgroup2 "));
+        let place = mount.and_then(|line| line.split(' ').nth(4));
+        let name = format!("actix-sandbox-test-{}", std::process::id());
+        let path = Path::new(place.unwrap_or("/no/cgroup")).join(name);
+        if let Err(error) = fs::create_dir(&path) {
+            println!("not tried: {error}");
+            return;
+        }
+        let group = Group { path: path.clone() };
+        let mut sleep = crate::inside::spawn::blocking_command("sleep");
+        let mut sleep = sleep.arg("1000").spawn().unwrap();
+        let added = group.add(vec![sleep.id()]).await;
+        let seen = fs::read_to_string(format!("/proc/{}/cgroup", sleep.id())).unwrap();
+        // The group is busy until its process is killed.
+        let can_kill = path.join("cgroup.kill").exists();
+        if !can_kill {
+            sleep.kill().unwrap();
+        }
+        group.remove().await;
+        let is_gone = !path.exists();
+        sleep.kill().unwrap();
+        let status = sleep.wait().unwrap();
+        added.unwrap();
+        assert!(seen.contains("/actix-sandbox-test-"), "{seen}");
+        assert!(is_gone);
+        assert!(!status.success());
     }
 }
