@@ -103,6 +103,18 @@ impl Remote {
         }
     }
 
+    /// Ends the sandbox with a reason, when the reason comes. Drops the future if the agent ends
+    /// earlier.
+    pub(crate) fn end_when(&self, reason: impl Future<Output = String> + Send + 'static) {
+        let (ended, shared) = (self.ended(), self.shared.clone());
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = ended => {}
+                reason = reason => shared.end(reason),
+            }
+        });
+    }
+
     /// Starts a program, and sets the number of the exec in `start`. `needs` is dropped with the
     /// process.
     ///

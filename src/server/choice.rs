@@ -54,8 +54,8 @@ impl Backend {
     pub(super) fn check(&self) -> Result<(), ServerError> {
         match self {
             Self::Auto | Self::Confined | Self::Host => Ok(()),
-            Self::Namespace(NamespaceOptions { confines, .. })
-            | Self::Gvisor(GvisorOptions { confines, .. }) => confines.check(),
+            Self::Namespace(options) => options.check(),
+            Self::Gvisor(options) => options.confines.check(),
         }
     }
 }
@@ -108,24 +108,28 @@ impl Default for Confines {
 impl Confines {
     /// Fails if a limit is so small that programs couldn't start.
     pub(super) fn check(&self) -> Result<(), ServerError> {
-        let limits = [
-            ("memory", self.memory_bytes, 32 << 20, " bytes"),
+        check(&[
+            ("memory", self.memory_bytes, LEAST_MEMORY, " bytes"),
             ("processes", self.processes, 8, ""),
             ("file_size", self.file_bytes, 4 << 10, " bytes"),
             ("open_files", self.open_files, 16, ""),
-        ];
-        match limits
-            .into_iter()
-            .find(|(_, given, least, _)| given < least)
-        {
-            None => Ok(()),
-            Some((option, given, least, unit)) => Err(ServerError::Limit {
-                option,
-                given,
-                least,
-                unit,
-            }),
-        }
+        ])
+    }
+}
+
+/// The least memory in which a program starts.
+const LEAST_MEMORY: u64 = 32 << 20;
+
+/// Fails if a limit, given as option, value, least value and unit, is too small.
+fn check(limits: &[(&'static str, u64, u64, &'static str)]) -> Result<(), ServerError> {
+    match limits.iter().find(|(_, given, least, _)| given < least) {
+        None => Ok(()),
+        Some(&(option, given, least, unit)) => Err(ServerError::Limit {
+            option,
+            given,
+            least,
+            unit,
+        }),
     }
 }
 
@@ -183,14 +187,67 @@ macro_rules! confining {
 }
 
 /// Options of [`Backend::Namespace`].
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+///
+/// The limits on a whole sandbox, [`sandbox_memory`](Self::sandbox_memory) and
+/// [`cpus`](Self::cpus), need a cgroup v2 in which the server may create groups: run the server as
+/// a systemd service with `Delegate=yes` and `DelegateSubgroup=server`. Then a cgroup also limits
+/// the number of processes of each sandbox. Without such a cgroup, only the limits on each process
+/// apply. The server logs at start, at the level `INFO`, which of the two is the case.
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use]
 pub struct NamespaceOptions {
     pub(super) confines: Confines,
+    pub(super) disk_bytes: u64,
+    pub(super) sandbox_memory_bytes: Option<u64>,
+    pub(super) cpu_thousandths: Option<u64>,
     pub(super) denied_calls: Vec<String>,
 }
 
+impl Default for NamespaceOptions {
+    fn default() -> Self {
+        Self {
+            confines: Confines::default(),
+            disk_bytes: 4 << 30,
+            sandbox_memory_bytes: None,
+            cpu_thousandths: None,
+            denied_calls: Vec::new(),
+        }
+    }
+}
+
 confining!(NamespaceOptions);
+
+setters! {
+    NamespaceOptions
+
+    /// The maximum bytes on the disk that the files of a sandbox take. Each file, directory and
+    /// link counts at least 4 KiB, so the limit also bounds their number. Holes in files don't
+    /// count. Default: 4 GiB, which also means a million files; at least 1 MiB.
+    ///
+    /// If a sandbox exceeds the limit, the server kills its processes and runs no more code in it.
+    /// Its files can still be stored in a snapshot.
+    ///
+    /// **The server checks the limit about every second**, and less often if there are so many
+    /// files that a check takes longer than 50 ms: a check takes at most 5 % of the time. So a
+    /// sandbox can exceed the limit for a moment. Files that were deleted but are still open don't
+    /// count. Code can hide files from a check if it moves them at the right moment, or, if the
+    /// server doesn't run as root, in directories that it makes unreadable. Put the directory of
+    /// the server on a separate disk.
+    disk(bytes: u64): disk_bytes = bytes;
+
+    /// The maximum memory of all processes of a sandbox together, in bytes, including memory that
+    /// they share, files in memory, and the kernel's memory for them. If a sandbox exceeds the
+    /// limit, the kernel kills the process with the most memory. Default: twice
+    /// [`memory`](Self::memory), so that one process can reach its own limit beside others, or no
+    /// limit if the server has no cgroup; at least 32 MiB. If this is set, the server fails to
+    /// start without a cgroup.
+    sandbox_memory(bytes: u64): sandbox_memory_bytes = Some(bytes);
+
+    /// How much processor time a sandbox gets, as a number of processors: with 0.5, its processes
+    /// together run for half of the time. Default: no limit; at least 0.01. If this is set, the
+    /// server fails to start without a cgroup.
+    cpus(processors: f64): cpu_thousandths = Some((processors * 1_000.0).round() as u64);
+}
 
 impl NamespaceOptions {
     /// Denies code another system call, by its name, such as `ptrace`. Code always runs under a
@@ -202,6 +259,29 @@ impl NamespaceOptions {
     pub fn deny_syscall(mut self, name: impl Into<String>) -> Self {
         self.denied_calls.push(name.into());
         self
+    }
+
+    fn check(&self) -> Result<(), ServerError> {
+        self.confines.check()?;
+        let memory = self.sandbox_memory_bytes();
+        let cpus = self.cpu_thousandths.unwrap_or(u64::MAX);
+        check(&[
+            ("disk", self.disk_bytes, 1 << 20, " bytes"),
+            ("sandbox_memory", memory, LEAST_MEMORY, " bytes"),
+            ("cpus", cpus, 10, " thousandths of a processor"),
+        ])
+    }
+
+    /// The option that was set and needs a cgroup.
+    #[cfg(target_os = "linux")]
+    pub(super) fn needs_cgroup(&self) -> Option<&'static str> {
+        let memory = self.sandbox_memory_bytes.map(|_| "sandbox_memory");
+        memory.or_else(|| self.cpu_thousandths.map(|_| "cpus"))
+    }
+
+    pub(super) fn sandbox_memory_bytes(&self) -> u64 {
+        let default = self.confines.memory_bytes.saturating_mul(2);
+        self.sandbox_memory_bytes.unwrap_or(default)
     }
 }
 
@@ -269,6 +349,22 @@ mod tests {
                 "{error}"
             );
         }
+        for (too_little, says) in [
+            (options().disk(0), "`disk` is 0 bytes"),
+            (options().sandbox_memory(1), "`sandbox_memory` is 1 bytes"),
+            (options().cpus(0.009), "`cpus` is 9 thousandths"),
+            (options().cpus(-1.0), "`cpus` is 0 thousandths"),
+            (options().cpus(f64::NAN), "`cpus` is 0 thousandths"),
+        ] {
+            let error = Backend::Namespace(too_little).check().expect_err(says);
+            let error = error.to_string();
+            assert!(
+                error.contains(says) && error.contains("at least"),
+                "{error}"
+            );
+        }
+        let least = options().disk(1 << 20).sandbox_memory(32 << 20).cpus(0.01);
+        Backend::Namespace(least).check().expect("enough");
         let least = options().memory(32 << 20).processes(8);
         check(least.file_size(4096).open_files(16)).expect("enough");
         check(options()).expect("the defaults");

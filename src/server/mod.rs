@@ -40,8 +40,8 @@
 //! | a connection to a service of this machine | not stopped | stopped | stopped |
 //! | mounting, also in namespaces of its own | not stopped; not tried | stopped | stopped |
 //! | stall a kill in another sandbox by copying its markers | not stopped; not tried | stopped | stopped |
-//! | fill the disk | not stopped | not stopped | not stopped |
-//! | a million files, or as many as the disk holds | not stopped | not stopped | not stopped |
+//! | fill the disk, in more than ten seconds | not stopped | stopped | not stopped |
+//! | a million files, or as many as the disk holds, in more than ten seconds | not stopped | stopped | not stopped |
 //! | an archive in the state with files that the server trusts | stopped | stopped | stopped |
 //! | an archive that unpacks to more than `max_archive_size` | stopped | stopped | stopped |
 //! | delay other snapshots with four endless ones | stopped | stopped | stopped |
@@ -53,17 +53,20 @@
 //! | another user of this machine: use the server | stopped | stopped | stopped |
 //! | open twice as many idle connections as the server may open files | stopped | stopped | stopped |
 //!
-//! No backend limits these:
+//! No backend limits these, or only in part:
 //!
-//! - **The disk.** Sandboxes have no quota. While the disk is full, running processes keep running,
-//!   but execs, snapshots and checkpoints that need space fail with that reason and leave no
-//!   partial files. Killing the sandbox that filled the disk frees the space. Put
-//!   [`ServerBuilder::directory`] on a separate disk.
-//! - **The processor.** Code can use all of it.
-//! - **The memory of a whole sandbox.** `namespace` and `gvisor` limit the memory of each process,
-//!   not of the sandbox. With `namespace` the limit covers what a process allocates, but **not
-//!   memory that it shares** (`memfd`, shared mappings). Files in memory (`/dev/shm`) are limited
-//!   to 64 MiB, and with `namespace` also to 16,384 files.
+//! - **The disk.** With `namespace`, [`NamespaceOptions::disk`] limits what a sandbox holds, but
+//!   the server checks that only about every second, and code can hide files from the check. The
+//!   other backends have no limit. While the disk is full, running processes keep running, but execs,
+//!   snapshots and checkpoints that need space fail with that reason and leave no partial files.
+//!   Killing the sandbox that filled the disk frees the space. Put [`ServerBuilder::directory`] on
+//!   a separate disk.
+//! - **The processor.** Code can use all of it, unless [`NamespaceOptions::cpus`] is set.
+//! - **The memory of a whole sandbox.** `namespace` limits it if the server has a cgroup, by
+//!   [`NamespaceOptions::sandbox_memory`]. Otherwise, and with `gvisor`, only the memory of each process is
+//!   limited. With `namespace` that limit covers what a process allocates, but **not memory that it
+//!   shares** (`memfd`, shared mappings). Files in memory (`/dev/shm`) are limited to 64 MiB, and
+//!   with `namespace` also to 16,384 files.
 //! - **Kernel vulnerabilities.** `host` and `namespace` share the kernel of this machine, so a
 //!   vulnerability in it lets code escape.
 //!

@@ -218,6 +218,31 @@ fn wrong_arguments_are_named_with_what_was_expected() {
             vec!["`--memory`: 2 bytes is too little; at least 33554432"],
         ),
         (
+            vec!["--backend", "namespace", "--disk", "1KiB"],
+            1,
+            vec!["`--disk`: 1024 bytes is too little; at least 1048576"],
+        ),
+        (
+            vec!["--backend", "namespace", "--sandbox-memory", "1MiB"],
+            1,
+            vec!["`--sandbox-memory`: 1048576 bytes is too little"],
+        ),
+        (
+            vec!["--backend", "namespace", "--cpus", "0.001"],
+            1,
+            vec!["`--cpus`: 1 thousandths of a processor is too little; at least 10"],
+        ),
+        (
+            vec!["--backend", "gvisor", "--disk", "1GiB"],
+            1,
+            vec!["`--disk` needs `--backend namespace`"],
+        ),
+        (
+            vec!["--backend", "host", "--cpus", "1"],
+            1,
+            vec!["`--cpus` needs `--backend namespace`"],
+        ),
+        (
             vec!["--backend", "gvisor", "--processes", "1"],
             1,
             vec!["`--processes`: 1 is too little; at least 8"],
@@ -336,7 +361,15 @@ fn help_groups_the_options_and_shows_the_default_of_each_limit() {
         assert!(option.contains("[default: "), "{option}");
     }
     let confines = group("With --backend namespace or gvisor");
-    for option in ["memory ", "processes ", "file-size ", "open-files "] {
+    for option in [
+        "memory ",
+        "processes ",
+        "file-size ",
+        "open-files ",
+        "disk ",
+        "sandbox-memory ",
+        "cpus ",
+    ] {
         let text = confines.split(" --").find(|text| text.starts_with(option));
         assert!(text.unwrap().contains("[default: "), "{text:?}");
     }

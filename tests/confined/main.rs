@@ -16,3 +16,4 @@ mod agent;
 mod attacks;
 mod backends;
 mod clean_start;
+mod limits;

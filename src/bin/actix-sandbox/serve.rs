@@ -180,6 +180,22 @@ struct Confines {
     #[arg(long, value_name = "NUMBER")]
     open_files: Option<u64>,
 
+    /// Maximum space on the disk for the files of one sandbox, at least 1MiB. Each file counts at
+    /// least 4KiB. Checked about every second. Only with the backend namespace [default: 4GiB].
+    #[arg(long, value_name = "SIZE")]
+    disk: Option<ByteSize>,
+
+    /// Maximum memory of one sandbox, at least 32MiB. Needs a cgroup v2 that is delegated to the
+    /// server. Only with the backend namespace [default: twice the memory of a process, or none
+    /// without a cgroup].
+    #[arg(long, value_name = "SIZE")]
+    sandbox_memory: Option<ByteSize>,
+
+    /// Maximum processor time of one sandbox, as a number of processors, at least 0.01. Needs a
+    /// cgroup v2 that is delegated to the server. Only with the backend namespace [default: none].
+    #[arg(long, value_name = "NUMBER")]
+    cpus: Option<f64>,
+
     /// Lets sandboxes use the network of this machine.
     #[arg(long)]
     network: bool,
@@ -227,6 +243,11 @@ impl Confines {
             ("--runsc", self.runsc.is_some()),
             ("--platform", self.platform.is_some()),
         ];
+        let of_namespace = [
+            ("--disk", self.disk.is_some()),
+            ("--sandbox-memory", self.sandbox_memory.is_some()),
+            ("--cpus", self.cpus.is_some()),
+        ];
         let of_both = [
             ("--memory", self.memory.is_some()),
             ("--processes", self.processes.is_some()),
@@ -240,11 +261,26 @@ impl Confines {
             given.map(|(option, _)| *option)
         };
         match backend {
-            Backend::Namespace(options) => match given(&of_gvisor) {
-                Some(option) => Err(format!("`{option}` needs `--backend gvisor`")),
-                None => Ok(Backend::Namespace(confine!(options))),
-            },
+            Backend::Namespace(options) => {
+                if let Some(option) = given(&of_gvisor) {
+                    return Err(format!("`{option}` needs `--backend gvisor`"));
+                }
+                let mut options = confine!(options);
+                if let Some(size) = self.disk {
+                    options = options.disk(size.as_u64());
+                }
+                if let Some(size) = self.sandbox_memory {
+                    options = options.sandbox_memory(size.as_u64());
+                }
+                if let Some(number) = self.cpus {
+                    options = options.cpus(number);
+                }
+                Ok(Backend::Namespace(options))
+            }
             Backend::Gvisor(options) => {
+                if let Some(option) = given(&of_namespace) {
+                    return Err(format!("`{option}` needs `--backend namespace`"));
+                }
                 let mut options = confine!(options);
                 if let Some(program) = self.runsc {
                     options = options.binary(program);
@@ -254,15 +290,18 @@ impl Confines {
                 }
                 Ok(Backend::Gvisor(options))
             }
-            other => match given(&of_gvisor).or_else(|| given(&of_both)) {
-                Some(option @ ("--runsc" | "--platform")) => {
-                    Err(format!("`{option}` needs `--backend gvisor`"))
-                }
-                Some(option) => Err(format!(
-                    "`{option}` needs `--backend namespace` or `--backend gvisor`"
-                )),
-                None => Ok(other),
-            },
+            other => {
+                let needs = if let Some(option) = given(&of_gvisor) {
+                    format!("`{option}` needs `--backend gvisor`")
+                } else if let Some(option) = given(&of_namespace) {
+                    format!("`{option}` needs `--backend namespace`")
+                } else if let Some(option) = given(&of_both) {
+                    format!("`{option}` needs `--backend namespace` or `--backend gvisor`")
+                } else {
+                    return Ok(other);
+                };
+                Err(needs)
+            }
         }
     }
 }

@@ -202,7 +202,11 @@ impl Run {
             () = asked(&mut self.killed) => false,
             exit = process.wait() => return match exit {
                 Ok(exit) => Ending::Exited(exit),
-                Err(error) => Ending::Lost(error.to_string()),
+                Err(error) => {
+                    let error = error.to_string();
+                    tracing::warn!(error = %Escaped(&error), "an exec was lost");
+                    Ending::Lost(error)
+                }
             },
             () = sleep(self.limits.run_time) => true,
             () = async {

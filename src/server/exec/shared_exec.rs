@@ -169,8 +169,8 @@ impl SharedExec {
         self.change_state(|state| {
             let (reason, exit) = match ending {
                 Ending::Lost(why) => {
-                    state.exec.handle_exited(ExecEnd::lost(), Some(why));
-                    return;
+                    state.lost.get_or_insert(why);
+                    (EndReason::SandboxLost, Exit::default())
                 }
                 Ending::Exited(exit) => (EndReason::Exited, exit),
                 Ending::TimedOut(exit) => (EndReason::TimedOut, exit),

@@ -16,9 +16,11 @@ use tokio::{
     io::AsyncReadExt,
     process::{Child, ChildStderr},
     sync::Mutex,
+    task::JoinHandle,
     time::timeout,
 };
 
+use super::cgroup::Group;
 use crate::{
     inside::{messages::Setup, remote::Remote, spawn},
     protocol::excerpt,
@@ -150,11 +152,41 @@ pub(super) struct AgentProcess {
     bubblewrap: Mutex<Child>,
     /// When it ends, the kernel ends all other processes of the sandbox.
     first: Arc<OwnedFd>,
+    /// Removes the cgroup of the sandbox when the agent has ended.
+    group: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl AgentProcess {
-    /// Starts the agent, and waits until it has confined itself.
-    pub(super) async fn start(layout: Layout<'_>, setup: Setup) -> Result<Self, String> {
+    /// Starts the agent, and waits until it has confined itself. It is in `group`, if there is one,
+    /// before any code runs.
+    pub(super) async fn start(
+        layout: Layout<'_>,
+        setup: Setup,
+        group: Option<Group>,
+    ) -> Result<Self, String> {
+        let started = Self::start_in(&layout, setup, group.as_ref()).await;
+        let Some(group) = group else { return started };
+        match started {
+            Ok(mut started) => {
+                let ended = started.remote.ended();
+                started.group = Mutex::new(Some(tokio::spawn(async move {
+                    ended.await;
+                    group.remove().await;
+                })));
+                Ok(started)
+            }
+            Err(reason) => {
+                group.remove().await;
+                Err(reason)
+            }
+        }
+    }
+
+    async fn start_in(
+        layout: &Layout<'_>,
+        setup: Setup,
+        group: Option<&Group>,
+    ) -> Result<Self, String> {
         let mut command = spawn::command(layout.bubblewrap);
         command
             .args(layout.arguments())
@@ -176,15 +208,19 @@ impl AgentProcess {
             Ok(remote) => remote,
             Err(reason) => {
                 // Another program than an agent may ignore the end of its input.
-                if let Ok(first) = first_process(&child) {
+                if let Ok((_, first)) = processes(&child) {
                     kill(first);
                 }
                 let _ = child.start_kill();
                 return Err(with_errors(reason, errors).await);
             }
         };
-        let first = first_process(&child)?;
+        let (pids, first) = processes(&child)?;
         let first = Arc::new(first);
+        if let Some(group) = group {
+            // If this fails, the drop of `remote` closes the input of the agent, which ends it.
+            group.add(pids).await?;
+        }
         let (ended, killed) = (remote.ended(), first.clone());
         tokio::spawn(async move {
             // If the agent broke the protocol, code may control it.
@@ -197,6 +233,7 @@ impl AgentProcess {
             remote,
             bubblewrap: Mutex::new(child),
             first,
+            group: Mutex::new(None),
         })
     }
 
@@ -210,7 +247,14 @@ impl AgentProcess {
         self.kill();
         let mut bubblewrap = self.bubblewrap.lock().await;
         match timeout(GONE_WITHIN, bubblewrap.wait()).await {
-            Ok(Ok(_)) => Ok(()),
+            Ok(Ok(_)) => {
+                let mut group = self.group.lock().await;
+                if let Some(removed) = &mut *group {
+                    let _ = timeout(GONE_WITHIN, removed).await;
+                    *group = None;
+                }
+                Ok(())
+            }
             Ok(Err(error)) => Err(format!(
                 "the processes of the sandbox could not be ended: {error}"
             )),
@@ -232,14 +276,16 @@ fn kill(first: impl AsFd) {
     let _ = pidfd_send_signal(first, Signal::KILL);
 }
 
-/// The agent, which is the only child of bubblewrap. bubblewrap has not been reaped, and reaps its
-/// child only when it ends, so neither PID has been reused.
-fn first_process(bubblewrap: &Child) -> Result<OwnedFd, String> {
+/// The PIDs of bubblewrap and of the agent, which is its only child, and the agent. bubblewrap has
+/// not been reaped, and reaps its child only when it ends, so neither PID has been reused.
+fn processes(bubblewrap: &Child) -> Result<(Vec<u32>, OwnedFd), String> {
     let opened = || {
         let parent = bubblewrap.id()?;
         let children = fs::read_to_string(format!("/proc/{parent}/task/{parent}/children"));
-        let child = children.ok()?.trim().parse().ok()?;
-        pidfd_open(Pid::from_raw(child)?, PidfdFlags::empty()).ok()
+        let child: u32 = children.ok()?.trim().parse().ok()?;
+        let first = Pid::from_raw(child.cast_signed())?;
+        let first = pidfd_open(first, PidfdFlags::empty()).ok()?;
+        Some((vec![parent, child], first))
     };
     opened().ok_or_else(|| "the first process of the sandbox was not found".to_owned())
 }

@@ -28,7 +28,11 @@ use futures::future::BoxFuture;
 use nix::unistd::geteuid;
 use tokio::sync::{Mutex, OnceCell, Semaphore};
 
-use super::bubblewrap::{AgentProcess, CODE, DIRECTORIES, Layout, USER_INSIDE};
+use super::{
+    bubblewrap::{AgentProcess, CODE, DIRECTORIES, Layout, USER_INSIDE},
+    cgroup::{self, Cgroups},
+    disk,
+};
 use crate::{
     inside::{
         filter,
@@ -78,6 +82,14 @@ struct Shared {
     context: Arc<ServerContext>,
     confines: Confines,
     denied_calls: Vec<String>,
+    /// The most bytes that the trees of a sandbox may hold.
+    disk_bytes: u64,
+    /// Limits how many sandboxes are measured concurrently.
+    measurements: Arc<Semaphore>,
+    /// `None` if no cgroup limits the sandboxes.
+    cgroups: Option<Cgroups>,
+    /// The number of cgroups that were created.
+    groups: AtomicU64,
     hidden: Vec<PathBuf>,
     bubblewrap: PathBuf,
     /// The server's copy of the program of the agent.
@@ -119,19 +131,60 @@ impl NamespaceBackend {
         let mut random = [0; 4];
         getrandom::fill(&mut random).map_err(|error| error.to_string())?;
         let first = u32::from_le_bytes(random);
-        let backend = Self {
+        let processors = available_parallelism().map_or(1, usize::from);
+        let with = |cgroups| Self {
             shared: Arc::new(Shared {
-                context,
-                confines: options.confines,
-                denied_calls: options.denied_calls,
-                hidden,
-                bubblewrap,
-                agent,
-                turns: Semaphore::new(2 * available_parallelism().map_or(1, usize::from)),
+                context: context.clone(),
+                confines: options.confines.clone(),
+                denied_calls: options.denied_calls.clone(),
+                disk_bytes: options.disk_bytes,
+                measurements: Arc::new(Semaphore::new(processors.div_ceil(2))),
+                cgroups,
+                groups: AtomicU64::new(0),
+                hidden: hidden.clone(),
+                bubblewrap: bubblewrap.clone(),
+                agent: agent.clone(),
+                turns: Semaphore::new(2 * processors),
                 next_user: is_root.then(|| AtomicU32::new(first)),
             }),
         };
+        let disk = format!("{} MiB", options.disk_bytes >> 20);
+        let no_cgroup = match find_cgroups(&options).await {
+            Ok(cgroups) => {
+                let place = cgroups.parent.display().to_string();
+                let sandbox = cgroups.describe();
+                let backend = with(Some(cgroups));
+                match backend.try_out().await {
+                    Ok(()) => {
+                        tracing::info!(
+                            disk,
+                            sandbox,
+                            cgroup = place,
+                            "the disk of each sandbox is limited, and a cgroup limits its processes"
+                        );
+                        return Ok(backend);
+                    }
+                    Err(reason) => reason,
+                }
+            }
+            Err(reason) => reason,
+        };
+        if let Some(option) = options.needs_cgroup() {
+            let flag = option.replace('_', "-");
+            return Err(format!(
+                "the option `{option}` (`--{flag}`) needs a cgroup v2 that this server may write \
+                 to: {no_cgroup}; {}, or leave the option out",
+                cgroup::ADVICE
+            ));
+        }
+        let backend = with(None);
         backend.try_out().await?;
+        tracing::info!(
+            disk,
+            no_cgroup,
+            "the disk of each sandbox is limited, and its memory and CPU by the limits of each \
+             process only"
+        );
         Ok(backend)
     }
 
@@ -171,6 +224,17 @@ impl NamespaceBackend {
             }
         }
     }
+}
+
+/// The cgroup for the groups of the sandboxes. The error is the reason why there is none.
+async fn find_cgroups(options: &NamespaceOptions) -> Result<Cgroups, String> {
+    let limits = cgroup::Limits {
+        memory_bytes: options.sandbox_memory_bytes(),
+        processes: options.confines.processes,
+        cpus: options.cpu_thousandths,
+    };
+    let found = blocking(move || Ok(Cgroups::find(limits))).await;
+    found.map_err(|error| error.to_string())?
 }
 
 /// Lets the users of sandboxes pass through the server's directory, to the directory of their own
@@ -372,9 +436,24 @@ impl NamespaceSandbox {
                 open_files: confines.open_files,
             },
         };
-        let started = Arc::new(AgentProcess::start(layout, setup).await?);
+        let group = match &self.shared.cgroups {
+            Some(cgroups) => Some(cgroups.create(&self.group_name()).await?),
+            None => None,
+        };
+        let started = Arc::new(AgentProcess::start(layout, setup, group).await?);
+        let trees = [ROOT, HOME, TEMPORARY].map(|tree| self.directory.join(tree));
+        let (limit, turns) = (self.shared.disk_bytes, self.shared.measurements.clone());
+        let exceeded = disk::watch(trees.to_vec(), limit, turns);
+        started.remote.end_when(exceeded);
         *agent = Some(started.clone());
         Ok(started)
+    }
+
+    /// A new name for the cgroup of this sandbox. The group of an agent that has just ended may
+    /// still exist.
+    fn group_name(&self) -> String {
+        let number = self.shared.groups.fetch_add(1, Ordering::Relaxed);
+        format!("sandbox-{}-{number}", self.shared.context.server)
     }
 
     /// Creates the server's files, once, and the directories at which something is mounted. Code
