@@ -179,11 +179,11 @@ macro_rules! confining {
 
 /// Options of [`Backend::Namespace`].
 ///
-/// The limits on a whole sandbox, [`sandbox_memory`](Self::sandbox_memory) and [`cpus`](Self::cpus),
-/// need a cgroup v2 in which the server may create groups: run the server as a systemd service with
-/// `Delegate=yes` and `DelegateSubgroup=server`. Then a cgroup also limits the number of processes
-/// of each sandbox. Without such a cgroup, only the limits on each process apply. The server logs at
-/// start, at the level `INFO`, which of the two is the case.
+/// The limits on a whole sandbox, [`sandbox_memory`](Self::sandbox_memory) and
+/// [`cpus`](Self::cpus), need a cgroup v2 in which the server may create groups: run the server as
+/// a systemd service with `Delegate=yes` and `DelegateSubgroup=server`. Then a cgroup also limits
+/// the number of processes of each sandbox. Without such a cgroup, only the limits on each process
+/// apply. The server logs at start, at the level `INFO`, which of the two is the case.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use]
 pub struct NamespaceOptions {
@@ -209,27 +209,27 @@ confining!(NamespaceOptions);
 setters! {
     NamespaceOptions
 
-    /// The maximum bytes on the disk that the files of a sandbox take. Each file, directory and link
-    /// counts at least 4 KiB, so the limit also bounds their number. Holes in files don't count.
-    /// Default: 4 GiB, which also means a million files; at least 1 MiB.
+    /// The maximum bytes on the disk that the files of a sandbox take. Each file, directory and
+    /// link counts at least 4 KiB, so the limit also bounds their number. Holes in files don't
+    /// count. Default: 4 GiB, which also means a million files; at least 1 MiB.
     ///
     /// If a sandbox exceeds the limit, the server kills its processes and runs no more code in it.
     /// Its files can still be stored in a snapshot.
     ///
-    /// **The server checks the limit about every second**, and less often if there are so many files
-    /// that a check takes longer than 50 ms: a check takes at most 5 % of the time. So a sandbox can
-    /// exceed the limit for a moment. Files that were deleted but are still open don't count. Code
-    /// can hide files from a check if it moves them at the right moment, or, if the server doesn't
-    /// run as root, in directories that it makes unreadable. Put the directory of the server on a
-    /// separate disk.
+    /// **The server checks the limit about every second**, and less often if there are so many
+    /// files that a check takes longer than 50 ms: a check takes at most 5 % of the time. So a
+    /// sandbox can exceed the limit for a moment. Files that were deleted but are still open don't
+    /// count. Code can hide files from a check if it moves them at the right moment, or, if the
+    /// server doesn't run as root, in directories that it makes unreadable. Put the directory of
+    /// the server on a separate disk.
     disk(bytes: u64): disk_bytes = bytes;
 
     /// The maximum memory of all processes of a sandbox together, in bytes, including memory that
     /// they share, files in memory, and the kernel's memory for them. If a sandbox exceeds the
     /// limit, the kernel kills the process with the most memory. Default: twice
     /// [`memory`](Self::memory), so that one process can reach its own limit beside others, or no
-    /// limit if the server has no cgroup; at least 32 MiB. If this is set, the server fails to start
-    /// without a cgroup.
+    /// limit if the server has no cgroup; at least 32 MiB. If this is set, the server fails to
+    /// start without a cgroup.
     sandbox_memory(bytes: u64): sandbox_memory_bytes = Some(bytes);
 
     /// How much processor time a sandbox gets, as a number of processors: with 0.5, its processes

@@ -515,8 +515,8 @@ async fn flood(server: &LocalServer, attack: &Attack) -> bool {
 }
 
 /// Whether an attack fills the disk. If not, the process must have ended with the reason. Checks
-/// that running code continues, that operations without space fail with the reason, and that killing
-/// the sandbox frees the disk.
+/// that running code continues, that operations without space fail with the reason, and that
+/// killing the sandbox frees the disk.
 async fn fill(server: &LocalServer, disk: &Path, attack: &Attack) -> bool {
     let other = Sandbox::create(server.url()).await.unwrap();
     let lasting = other.exec(Language::Bash, "read line; echo still here, $line");
