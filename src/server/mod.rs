@@ -57,16 +57,16 @@
 //!
 //! - **The disk.** With `namespace`, [`NamespaceOptions::disk`] limits what a sandbox holds, but
 //!   the server checks that only about every second, and code can hide files from the check. The
-//!   other backends have no limit. While the disk is full, running processes keep running, but execs,
-//!   snapshots and checkpoints that need space fail with that reason and leave no partial files.
-//!   Killing the sandbox that filled the disk frees the space. Put [`ServerBuilder::directory`] on
-//!   a separate disk.
+//!   other backends have no limit. While the disk is full, running processes keep running, but
+//!   execs, snapshots and checkpoints that need space fail with that reason and leave no partial
+//!   files. Killing the sandbox that filled the disk frees the space. Put
+//!   [`ServerBuilder::directory`] on a separate disk.
 //! - **The processor.** Code can use all of it, unless [`NamespaceOptions::cpus`] is set.
 //! - **The memory of a whole sandbox.** `namespace` limits it if the server has a cgroup, by
-//!   [`NamespaceOptions::sandbox_memory`]. Otherwise, and with `gvisor`, only the memory of each process is
-//!   limited. With `namespace` that limit covers what a process allocates, but **not memory that it
-//!   shares** (`memfd`, shared mappings). Files in memory (`/dev/shm`) are limited to 64 MiB, and
-//!   with `namespace` also to 16,384 files.
+//!   [`NamespaceOptions::sandbox_memory`]. Otherwise, and with `gvisor`, only the memory of each
+//!   process is limited. With `namespace` that limit covers what a process allocates, but **not
+//!   memory that it shares** (`memfd`, shared mappings). Files in memory (`/dev/shm`) are limited
+//!   to 64 MiB, and with `namespace` also to 16,384 files.
 //! - **Kernel vulnerabilities.** `host` and `namespace` share the kernel of this machine, so a
 //!   vulnerability in it lets code escape.
 //!
