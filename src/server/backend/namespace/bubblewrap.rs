@@ -59,7 +59,7 @@ pub(super) const DIRECTORIES: [&str; 7] = [
     HOME_INSIDE,
 ];
 
-/// What a sandbox looks like.
+/// The programs, paths and options from which bubblewrap sets up a sandbox.
 pub(super) struct Layout<'a> {
     pub(super) bubblewrap: &'a Path,
     pub(super) agent: &'a Path,
@@ -70,15 +70,15 @@ pub(super) struct Layout<'a> {
     pub(super) network: bool,
     /// The directories of this machine that the sandbox can read.
     pub(super) readable: &'a [PathBuf],
-    /// The paths below them that must be empty.
+    /// The paths below `readable` that must look empty in the sandbox.
     pub(super) hidden: &'a [PathBuf],
 }
 
 impl Layout<'_> {
     /// The arguments of bubblewrap. Later mounts cover earlier ones.
     ///
-    /// bubblewrap follows links on the paths at which it mounts, so the caller has made these paths
-    /// directories. Code can't run before the last mount.
+    /// bubblewrap follows symbolic links in the paths at which it mounts. The caller has replaced
+    /// links in these paths by directories, and no code runs before the last mount.
     fn arguments(&self) -> Vec<OsString> {
         let mut arguments = Arguments(Vec::new());
         let inner = |name: &str| self.directory.join(name);
@@ -94,7 +94,8 @@ impl Layout<'_> {
         }
         let user = USER_INSIDE.to_string();
         arguments.add(&["--uid", &user, "--gid", &user, "--hostname", "sandbox"]);
-        // The agent mounts file systems that bubblewrap can't limit, and then gives these up.
+        // The agent needs these capabilities to mount file systems that bubblewrap can't limit and
+        // to empty its bounding set. Then it drops them.
         arguments.add(&["--cap-add", "CAP_SYS_ADMIN", "--cap-add", "CAP_SETPCAP"]);
         arguments.add(&["--chdir", "/"]);
         arguments.bind("--bind", &inner(ROOT), "/".as_ref());
@@ -122,7 +123,7 @@ impl Layout<'_> {
         arguments.bind("--bind", &inner(TEMPORARY), TEMPORARY_INSIDE.as_ref());
         arguments.bind("--ro-bind", &inner(CODE), CODE_INSIDE.as_ref());
         arguments.bind("--ro-bind", self.agent, AGENT_INSIDE.as_ref());
-        // Files in memory would have no limit there.
+        // Otherwise code could use up memory with files there.
         arguments.add(&["--remount-ro", "/run", "--remount-ro", "/dev"]);
         arguments.add(&["--", AGENT_INSIDE]);
         arguments.add(&agent::ARGUMENTS);
@@ -148,7 +149,7 @@ pub(super) struct AgentProcess {
     pub(super) remote: Remote,
     /// bubblewrap, which waits for the end of the agent.
     bubblewrap: Mutex<Child>,
-    /// When it ends, the kernel ends all other processes of the sandbox.
+    /// The agent. When it ends, the kernel kills all other processes of the sandbox.
     first: Arc<OwnedFd>,
 }
 
@@ -175,7 +176,7 @@ impl AgentProcess {
         let remote = match Remote::connect(output, input, setup).await {
             Ok(remote) => remote,
             Err(reason) => {
-                // Another program than an agent may ignore the end of its input.
+                // A program that is not an agent may ignore the end of its input, so kill it.
                 if let Ok(first) = first_process(&child) {
                     kill(first);
                 }
@@ -187,7 +188,7 @@ impl AgentProcess {
         let first = Arc::new(first);
         let (ended, killed) = (remote.ended(), first.clone());
         tokio::spawn(async move {
-            // If the agent broke the protocol, code may control it.
+            // If the agent broke the protocol, code may control it, so kill it.
             let reason = ended.await;
             tracing::debug!(reason = %Escaped(reason), "the agent of a sandbox has ended");
             kill(&*killed);
@@ -232,8 +233,8 @@ fn kill(first: impl AsFd) {
     let _ = pidfd_send_signal(first, Signal::KILL);
 }
 
-/// The agent, which is the only child of bubblewrap. bubblewrap has not been reaped, and reaps its
-/// child only when it ends, so neither PID has been reused.
+/// Opens the agent, which is the only child of bubblewrap. Neither PID has been reused: the server
+/// has not reaped bubblewrap, and bubblewrap reaps the agent only when bubblewrap ends.
 fn first_process(bubblewrap: &Child) -> Result<OwnedFd, String> {
     let opened = || {
         let parent = bubblewrap.id()?;
@@ -257,7 +258,7 @@ async fn with_errors(reason: String, errors: ChildStderr) -> String {
     }
 }
 
-/// Logs what the agent prints: a panic. Code can't write there.
+/// Logs what the agent prints to stderr, such as a panic. Code can't write to this pipe.
 async fn log(mut errors: ChildStderr) {
     let mut said = Vec::new();
     let _ = (&mut errors)

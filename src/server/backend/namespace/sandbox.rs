@@ -97,7 +97,7 @@ impl NamespaceBackend {
         options: NamespaceOptions,
         context: Arc<ServerContext>,
     ) -> Result<Self, String> {
-        // Names an unknown system call before anything starts.
+        // Fails early if the name of a denied system call is unknown.
         filter::program(&options.denied_calls)?;
         let hidden = hidden(&options.confines, &context)?;
         let bubblewrap = find(BUBBLEWRAP, PATH.as_ref()).ok_or_else(|| {
@@ -193,8 +193,8 @@ fn open_to_sandboxes(root: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Copies the program of the agent into the server's directory, where sandboxes may execute it but,
-/// if they have a user of their own, not read it.
+/// Copies the program of the agent into the server's directory. Sandboxes may execute the copy. If
+/// they run as users of their own, they can't read it.
 fn copy_agent(program: &Path, root: &Path) -> io::Result<PathBuf> {
     let copy = root.join("agent");
     let copied = fs::copy(program, &copy)
@@ -342,7 +342,7 @@ impl BackendSandbox for NamespaceSandbox {
 }
 
 impl NamespaceSandbox {
-    /// The agent, which this starts if it does not run.
+    /// Returns the agent, and starts it if it is not running.
     async fn agent(&self) -> Result<Arc<AgentProcess>, String> {
         let mut agent = self.agent.lock().await;
         if let Some(agent) = &*agent {
@@ -377,8 +377,8 @@ impl NamespaceSandbox {
         Ok(started)
     }
 
-    /// Creates the server's files, once, and the directories at which something is mounted. Code
-    /// may have left anything in the tree, so the latter happens before each start.
+    /// Prepares the directory of the sandbox for a start of the agent. Creates the server's files
+    /// once. Creates the mount points each time, because code may have replaced them since.
     async fn prepare_mounts(&self) -> io::Result<()> {
         let (directory, network) = (self.directory.clone(), self.shared.confines.network);
         let prepare = || async { blocking(move || prepare_trusted(&directory, network)).await };
