@@ -1,8 +1,8 @@
 //! The latency of each operation of a sandbox, on each backend that works on this machine: create,
 //! exec, snapshot, create from a snapshot, checkpoint, restore, kill. Prints medians of 50.
 //!
-//! Also prints the floors of the same run (starting bash directly, and in bubblewrap), the rate of
-//! 256 MiB of output, and the memory of an idle sandbox.
+//! Also prints the rate of 256 MiB of output, the memory of an idle sandbox, and the floors: how
+//! long bash takes, started directly and in bubblewrap. A sandbox can't start faster than these.
 //!
 //! The checkpointed sandbox has a background process. `gvisor` stores and restores its memory; the
 //! other backends end it.
@@ -27,13 +27,13 @@ use actix_sandbox::{
 
 const TIMES: usize = 50;
 
-/// The output whose rate is measured, in MiB.
+/// How much output to read to measure its rate, in MiB.
 const OUTPUT_MIB: u32 = 256;
 
 struct Medians {
     backend: &'static str,
     phases: [Duration; PHASES.len()],
-    /// MiB of output in a second.
+    /// The rate of output, in MiB/s.
     output: f64,
     /// The memory of the processes of an idle sandbox: proportional set size in KiB.
     idle: Option<u64>,
@@ -95,7 +95,7 @@ async fn run() {
     print_floors(times);
 }
 
-/// Prints how long the programs take that a backend can't do without.
+/// Prints the floors: how long the programs that a backend needs take on their own.
 fn print_floors(times: usize) {
     let bash = ["bash", "-c", "true"];
     let namespaces = [

@@ -9,7 +9,7 @@
 /// A compiled filter, for [`apply`].
 pub(crate) type Program = machine::Program;
 
-/// Compiles the filter. `denied` has the names of further system calls to block.
+/// Compiles the filter. `denied` holds the names of further system calls to block.
 ///
 /// The filter is Docker's default profile (`seccomp/default.json` in moby/profiles) for containers
 /// without capabilities, with these differences:
@@ -17,11 +17,11 @@ pub(crate) type Program = machine::Program;
 /// - `socket` and `socketpair` only create Unix, IPv4, IPv6 and netlink sockets. Docker allows
 ///   every family but `AF_ALG` and `AF_VSOCK`.
 /// - `ioctl` can't put input into a terminal (`TIOCSTI`, `TIOCLINUX`).
-/// - `prlimit64` can't set the limits of another process. A process names itself as 0. The kernel
-///   lets a process change the limits of every process of its user, so code could otherwise change
-///   the limits of the agent.
-/// - The calls that set a priority, a scheduling policy or an affinity can't name the agent, nor all
-///   processes of the user.
+/// - `prlimit64` can set limits only if its process ID is 0, which means the calling process. It
+///   can read the limits of every process. The kernel lets a process change the limits of every
+///   process of its user, so code could otherwise change the limits of the agent.
+/// - The calls that set a priority, a scheduling policy or an affinity can't name the agent, nor
+///   all processes of the user.
 /// - A call through another system call interface of the machine kills the process. On x86_64, this
 ///   means that 32-bit programs can't run. The x32 calls fail like blocked calls.
 ///
@@ -120,8 +120,8 @@ mod machine {
 
     pub(super) type Program = seccompiler::BpfProgram;
 
-    /// The flags of `clone` that create namespaces. The flag for a time namespace isn't one of
-    /// them: `clone` reads its bit as a part of the exit signal.
+    /// The flags of `clone` that create namespaces. `CLONE_NEWTIME` is missing, because `clone`
+    /// reads that bit as part of the exit signal.
     const NEW_NAMESPACES: i32 = libc::CLONE_NEWNS
         | libc::CLONE_NEWCGROUP
         | libc::CLONE_NEWUTS
@@ -137,15 +137,16 @@ mod machine {
         libc::AF_NETLINK,
     ];
 
-    /// Linux and 32-bit Linux, each with and without the version number 2.6 (`UNAME26`), and the
-    /// value that changes nothing and returns the present personality.
+    /// The allowed arguments of `personality`: Linux and 32-bit Linux, each with and without the
+    /// version number 2.6 (`UNAME26`), and the value that only returns the current personality.
     const PERSONALITIES: [u64; 5] = [0, 0x8, 0x2_0000, 0x2_0008, 0xffff_ffff];
 
     /// The requests of `ioctl` that put input into a terminal: TIOCSTI, and TIOCLINUX, which can
     /// paste. They have the same numbers on all supported architectures.
     const TERMINAL_INPUT: [u64; 2] = [0x5412, 0x541c];
 
-    /// The PID of the agent. Its processes would inherit its priority, policy and affinity.
+    /// The PID of the agent. The processes that it starts inherit its priority, its scheduling
+    /// policy and its affinity.
     const AGENT: u64 = 1;
 
     /// The number of a system call, if this architecture has it.
@@ -185,7 +186,7 @@ mod machine {
     /// The rules for the arguments of a call. The call is allowed if one rule matches. Without a
     /// rule, it is always allowed.
     ///
-    /// A filter can't read memory. So these rules are about numbers only.
+    /// A filter can't read memory, so a rule can't look at what a pointer points to.
     fn conditions(name: &str) -> Result<Vec<SeccompRule>, BackendError> {
         use SeccompCmpOp::{Eq, MaskedEq, Ne};
         match name {
@@ -228,7 +229,7 @@ mod machine {
         SeccompRule::new(conditions.into_iter().collect::<Result<_, _>>()?)
     }
 
-    /// A condition for an argument of which the kernel reads the lower 32 bits.
+    /// A condition on an argument of which the kernel reads only the lower 32 bits.
     fn int(
         argument: u8,
         operator: SeccompCmpOp,
@@ -454,7 +455,7 @@ mod tests {
             let verdict = verdict(&program, name, &[]);
             assert!(matches!(verdict, None | Some(SECCOMP_RET_ALLOW)), "{name}");
         }
-        // On every architecture.
+        // These calls exist on every architecture.
         for name in ["openat", "newfstatat", "mmap", "execve", "clone", "wait4"] {
             assert!(allows(name, &[]), "{name}");
         }
@@ -540,7 +541,7 @@ mod tests {
     #[test]
     fn calls_of_another_interface_are_never_allowed() {
         let program = standard();
-        // i386, arm, riscv32: numbers of such a call mean other calls than here.
+        // i386, arm, riscv32 and an unknown one. A number means another call there than here.
         for architecture in [0x4000_0003, 0x4000_0028, 0x4000_00f3, 0] {
             for number in [0, 1, 3, 63, 64] {
                 let verdict = run(&program, architecture, number, &[]);
@@ -580,7 +581,7 @@ mod tests {
             let error = program(&["ptrace".to_owned(), name.to_owned()]).unwrap_err();
             assert!(error.contains(&format!("`{name}`")), "{error}");
         }
-        // Calls that only some architectures have, calls that are blocked anyway.
+        // Some of these exist only on some architectures. Others are blocked anyway.
         for name in [
             "open",
             "riscv_hwprobe",
@@ -665,7 +666,7 @@ with multiprocessing.get_context('fork').Pool(1) as pool:
             .map(|line| line.strip_suffix(": ENOSYS").expect(line))
             .collect();
         names.sort_unstable();
-        // The kernel exempts `uprobe` from filters. It refuses calls from ordinary code itself.
+        // Filters don't apply to `uprobe`. The kernel itself refuses that call from ordinary code.
         let blocked = BLOCKED.split_ascii_whitespace();
         let blocked: Vec<_> = blocked.filter(|name| *name != "uprobe").collect();
         assert_eq!(names, blocked);

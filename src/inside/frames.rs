@@ -6,9 +6,12 @@
 //! | 1 | the kind: 0 control, 1 data, 2 credit |
 //! | rest | control: a message in JSON; data: exec (4), stream (1), bytes; credit: exec (4), stream (1), bytes granted (4) |
 //!
-//! A data frame without bytes ends its stream. Each stream of an exec has a credit: the number of
-//! bytes that its sender may still send. It starts at [`WINDOW`], and the receiver adds to it as it
-//! passes bytes on. So neither end holds more than [`WINDOW`] bytes of a stream.
+//! A data frame without bytes ends its stream. The agent sends one for stdin when no process can
+//! read stdin any more.
+//!
+//! Each stream of an exec has a credit: the number of bytes that its sender may still send. The
+//! credit starts at [`WINDOW`], and the receiver adds to it as it passes bytes on. So the receiver
+//! never holds more than [`WINDOW`] bytes of a stream.
 //!
 //! The frames of an agent are hostile input. The [`Decoder`] refuses a frame by its declared
 //! length, before it buffers the frame.
@@ -16,7 +19,7 @@
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use serde::Serialize;
 
-/// The bytes of one stream that may be on their way.
+/// The most bytes of one stream that may be in flight: sent, but not yet passed on by the receiver.
 pub(crate) const WINDOW: u32 = 256 * 1024;
 
 /// The most bytes in one data frame.
@@ -125,7 +128,7 @@ impl Decoder {
     ///
     /// # Errors
     ///
-    /// Fails if the bytes are no frame. No later frame can be found then.
+    /// Fails if the bytes are not a frame. The decoder can't be used after an error.
     pub(crate) fn next_frame(&mut self) -> Result<Option<Frame>, FrameError> {
         let Some((length, kind)) = self.header() else {
             return Ok(None);
@@ -183,7 +186,7 @@ impl Decoder {
 ///
 /// # Errors
 ///
-/// Fails if the message is no JSON, or takes 4 GiB or more.
+/// Fails if the message can't be encoded as JSON, or takes 4 GiB or more.
 pub(crate) fn put_control(
     buffer: &mut BytesMut,
     message: &impl Serialize,

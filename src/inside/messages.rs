@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// The number of this protocol. Both ends must have the same.
+/// The version of this protocol. Server and agent must have the same version.
 pub(crate) const PROTOCOL: u32 = 1;
 
 /// A message of the server.

@@ -1,9 +1,8 @@
-//! What happens inside one sandbox: processes, their streams, their ends.
+//! What happens inside one sandbox: processes, their streams and how they end.
 //!
-//! A sandbox of the backend `namespace` has an [`agent`](crate::server::agent()) as its first
-//! process. The server's end of the agent is `remote`. Both ends exchange [`frames`], which carry
-//! [`messages`]. The other backends start processes from the server, with `spawn`. No HTTP, no
-//! actors.
+//! The first process of a `namespace` sandbox is an [`agent`](crate::server::agent()). The server
+//! talks to it through `remote`. Server and agent exchange [`frames`], which carry [`messages`].
+//! The other backends start processes from the server, with `spawn`. No HTTP, no actors.
 
 #[cfg(target_os = "linux")]
 pub(crate) mod agent;

@@ -28,8 +28,8 @@ pub(crate) struct Started {
 
 /// The processes of one exec.
 pub(crate) trait Process: Send {
-    /// Resolves when the main process has ended. May be called again. Cancel safe. The error is the
-    /// reason why the sandbox was lost: whether the process has ended is unknown.
+    /// Resolves when the main process has ended. May be called again. Cancel safe. Fails with the
+    /// reason if the sandbox was lost. It is unknown then whether the process has ended.
     fn wait(&mut self) -> BoxFuture<'_, io::Result<Exit>>;
 
     /// Ends the main process and all its children. Resolves when none is left. The error is the

@@ -1,4 +1,4 @@
-//! [`Remote`]: the server's end of an agent.
+//! [`Remote`]: the server's end of the connection to an agent.
 //!
 //! One task reads the frames of the agent and stores them for the handles of the execs. Another
 //! task writes. The frames are hostile input: a frame that breaks the protocol ends the sandbox
@@ -47,10 +47,10 @@ const MAX_OUTGOING_BYTES: usize = (MAX_STARTS + 1) * MAX_REQUEST_BYTES;
 /// The bytes to read at once.
 const READ_BYTES: usize = 256 * 1024;
 
-/// A stream whose reader has taken this many bytes is granted that many more.
+/// How many bytes the reader of a stream takes before the server grants the agent as many again.
 const GRANT_BYTES: u32 = WINDOW / 4;
 
-/// The server's end of an agent. Dropping it ends the agent's input.
+/// The server's end of the connection to an agent. Dropping it ends the agent's input.
 pub(crate) struct Remote {
     shared: Arc<Shared>,
     tasks: [AbortHandle; 2],
@@ -89,7 +89,9 @@ impl Remote {
         match timeout(READY_WITHIN, is_ready).await {
             Ok(Ok(done)) => done.map(|()| remote),
             Ok(Err(_)) => Err(remote.shared.why()),
-            Err(_) => Err(format!("it was not ready within {READY_WITHIN:?}")),
+            Err(_) => Err(format!(
+                "the agent of the sandbox was not ready within {READY_WITHIN:?}"
+            )),
         }
     }
 
@@ -115,11 +117,11 @@ impl Remote {
         });
     }
 
-    /// Starts a program, and sets the number of the exec in `start`. `needs` is dropped with the
-    /// process.
+    /// Starts a program, and sets the number of the exec in `start`. Keeps `needs` until the
+    /// process is dropped.
     ///
-    /// If the agent ends before it answers, the program may have run. Then this returns handles that
-    /// report the loss. Cancel safe: kills the program if it was started.
+    /// If the agent ends before it answers, it is unknown whether the program ran. Then this
+    /// returns handles that report the loss. Cancel safe: kills the program if it was started.
     pub(crate) async fn start(
         &self,
         mut start: Start,
@@ -192,7 +194,7 @@ struct Shared {
 }
 
 struct State {
-    /// The start of the connection. `None` once the agent is ready.
+    /// The state of the connection until the agent is ready, then `None`.
     greeting: Option<Greeting>,
     /// The number of the next exec.
     next: u32,
@@ -227,12 +229,12 @@ struct OutputState {
     is_open: bool,
     /// Whether the agent ended before the stream.
     is_cut: bool,
-    /// Bytes that have not been read. They are copied here, because a piece of a received buffer
-    /// would keep all of it.
+    /// Bytes that have not been read. They are copied, because a slice of a received buffer would
+    /// keep the whole buffer in memory.
     queue: BytesMut,
     /// How many bytes the agent may still send.
     credit: u32,
-    /// Bytes that were read but not granted again.
+    /// How many bytes were read but not yet granted to the agent again.
     taken: u32,
     waker: Option<Waker>,
 }
@@ -276,7 +278,8 @@ impl ExecState {
         }
     }
 
-    /// Settles everything that waits: the agent has ended. Output that has arrived can be read.
+    /// Settles all pending calls, because the agent has ended. Output that has arrived can still be
+    /// read.
     fn end(&mut self) {
         self.started = None;
         self.exit = None;
@@ -422,7 +425,9 @@ impl State {
         match frame {
             Frame::Control(message) => {
                 let reply = serde_json::from_slice(&message);
-                self.handle_reply(reply.map_err(|error| format!("it sent no reply: {error}"))?)
+                self.handle_reply(
+                    reply.map_err(|error| format!("it sent an invalid reply: {error}"))?,
+                )
             }
             Frame::Data {
                 exec,
@@ -430,7 +435,7 @@ impl State {
                 bytes,
             } => {
                 if !bytes.is_empty() {
-                    return Err("it sent input".to_owned());
+                    return Err("it sent bytes of stdin".to_owned());
                 }
                 if let Some(exec) = self.exec(exec)? {
                     exec.stdin.is_open = false;
@@ -455,12 +460,12 @@ impl State {
                     let credit = exec.stdin.credit.checked_add(bytes);
                     exec.stdin.credit = credit
                         .filter(|&credit| credit <= WINDOW)
-                        .ok_or("it granted more input than it was sent")?;
+                        .ok_or("it granted credit for more input than it was sent")?;
                     wake(&mut exec.stdin.waker);
                 }
                 Ok(())
             }
-            Frame::Credit { .. } => Err("it granted output".to_owned()),
+            Frame::Credit { .. } => Err("it granted credit for output".to_owned()),
         }
     }
 
@@ -488,13 +493,13 @@ impl State {
                     }
                     Ok(())
                 }
-                _ => Err("it sent another message before the greeting".to_owned()),
+                _ => Err("it sent a message that is not part of the greeting".to_owned()),
             };
         }
         match reply {
             Reply::Started { exec } => {
                 if let Some(exec) = self.exec(exec)? {
-                    let started = exec.started.take().ok_or("it started an exec twice")?;
+                    let started = exec.started.take().ok_or("it answered a start twice")?;
                     let _ = started.send(Ok(()));
                 }
             }
@@ -504,7 +509,7 @@ impl State {
                 reason,
             } => {
                 if let Some(exec) = self.exec(exec)? {
-                    let started = exec.started.take().ok_or("it started an exec twice")?;
+                    let started = exec.started.take().ok_or("it answered a start twice")?;
                     let _ = started.send(Err(match failure {
                         Failure::Directory => NotStarted::NoDirectory,
                         Failure::Program | Failure::Setup => NotStarted::Failed(reason),
@@ -520,9 +525,11 @@ impl State {
             Reply::Killed { exec } => {
                 if let Some(exec) = self.exec(exec)? {
                     if exec.exit.is_some() && exec.started.is_none() {
-                        return Err("it killed an exec that has not ended".to_owned());
+                        return Err(
+                            "it confirmed the kill of an exec that has not ended".to_owned()
+                        );
                     }
-                    // The answer to an earlier kill of the same exec, if there is none.
+                    // Without a sender, this answers an earlier kill for which no caller waits.
                     if let Some(killed) = exec.killed.take() {
                         let _ = killed.send(());
                     }
@@ -535,8 +542,8 @@ impl State {
         Ok(())
     }
 
-    /// An exec that has handles. `None` if the server has dropped them. Fails if there was no such
-    /// exec.
+    /// Returns the state of an exec. `None` if the server has dropped all its handles. Fails if the
+    /// server has started no such exec.
     fn exec(&mut self, exec: u32) -> Result<Option<&mut ExecState>, String> {
         if exec >= self.next {
             return Err(format!("there is no exec {exec}"));
@@ -593,7 +600,7 @@ struct RemoteProcess {
 }
 
 impl RemoteProcess {
-    /// Marks the process as ended: it never started.
+    /// Marks a process that never started as ended, so that the drop sends no kill.
     fn forget(&mut self) {
         self.exited = watch::channel(Some(Exit::default())).1;
     }
@@ -771,12 +778,12 @@ impl Drop for RemoteOutput {
     }
 }
 
-/// Feeds bytes to the server's end of an agent, before and after the greeting, and checks its
-/// bounds. For fuzzing.
+/// Feeds bytes to the server as the frames of an agent, before and after the greeting, and checks
+/// how many bytes it holds. For fuzzing.
 ///
 /// # Panics
 ///
-/// Panics if more is held than the credits allow.
+/// Panics if the server holds more bytes than the credits allow.
 #[cfg(feature = "unstable-internals")]
 pub fn check_frames(bytes: &[u8]) {
     check_frames_of(bytes, false);
@@ -914,11 +921,14 @@ mod tests {
                 Box::new(|buffer| buffer.extend_from_slice(&[255; 10])),
             ),
             (
-                "it sent no reply",
+                "it sent an invalid reply",
                 Box::new(|buffer| put_control(buffer, &"text").unwrap()),
             ),
             ("there is no exec 7", Box::new(data(7, Stream::Stdout, 1))),
-            ("it sent input", Box::new(data(0, Stream::Stdin, 1))),
+            (
+                "it sent bytes of stdin",
+                Box::new(data(0, Stream::Stdin, 1)),
+            ),
             (
                 "more output than",
                 Box::new(data(0, Stream::Stdout, WINDOW as usize + 1)),
@@ -928,7 +938,7 @@ mod tests {
                 Box::new(|buffer| put_credit(buffer, 0, Stream::Stdin, 1)),
             ),
             (
-                "it granted output",
+                "it granted credit for output",
                 Box::new(|buffer| put_credit(buffer, 0, Stream::Stderr, 1)),
             ),
             (
@@ -936,7 +946,10 @@ mod tests {
                 reply(Reply::Hello { protocol: PROTOCOL }),
             ),
             ("it greeted twice", reply(Reply::Ready)),
-            ("started an exec twice", reply(Reply::Started { exec: 0 })),
+            (
+                "it answered a start twice",
+                reply(Reply::Started { exec: 0 }),
+            ),
             (
                 "an exec that has not ended",
                 reply(Reply::Killed { exec: 0 }),
@@ -1077,7 +1090,7 @@ mod tests {
         };
         assert_eq!(agent.request().await, close);
         assert!(remote.shared.lock().execs.is_empty());
-        // What the agent still sends about it is ignored.
+        // The server ignores later frames about this exec.
         agent.send(data(0, Stream::Stdout, 10)).await;
         agent.reply(Reply::Killed { exec: 0 }).await;
         started(&remote, &mut agent).await;

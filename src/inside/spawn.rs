@@ -49,17 +49,18 @@ pub(crate) fn blocking_command(program: impl AsRef<OsStr>) -> Command {
     command
 }
 
-/// Forks this process, which must have a single thread. In the child, calls `main`, which keeps only
-/// the descriptors in `keep`, and never returns. Returns the PID of the child.
+/// Forks this process, which must have a single thread, and returns the PID of the child. The child
+/// closes all descriptors except those in `keep`, calls `main` and exits.
 ///
-/// Unlike the processes of [`command`], the child does not execute another program. So this returns
-/// at once, even if a process of the same user stops the child.
+/// The start of a [`command`] blocks until the child has executed the program. A fork doesn't, so
+/// code can't block the caller by stopping the child.
 #[cfg(target_os = "linux")]
 pub(super) fn fork(
     keep: &[std::os::fd::RawFd],
     main: impl FnOnce(),
 ) -> io::Result<nix::unistd::Pid> {
-    // SAFETY: this process has a single thread, so the child may do everything that it may.
+    // SAFETY: this process has a single thread, so the child may call everything, not only
+    // async-signal-safe functions.
     match unsafe { nix::unistd::fork() }? {
         nix::unistd::ForkResult::Parent { child } => Ok(child),
         nix::unistd::ForkResult::Child => {
@@ -73,8 +74,7 @@ pub(super) fn fork(
     }
 }
 
-/// Closes all descriptors except those in `keep`. Those of stdin, stdout and stderr become
-/// `/dev/null`.
+/// Closes all descriptors except those in `keep`. Opens `/dev/null` as stdin, stdout and stderr.
 #[cfg(target_os = "linux")]
 fn close_all_except(keep: &[std::os::fd::RawFd]) -> io::Result<()> {
     let null = fs::OpenOptions::new()
@@ -103,7 +103,7 @@ fn close_all_except(keep: &[std::os::fd::RawFd]) -> io::Result<()> {
     Ok(())
 }
 
-/// Like [`blocking_command`], with lower limits.
+/// Like [`blocking_command`], but lowers the limits of the process to `limits`.
 #[cfg(target_os = "linux")]
 pub(super) fn limited_command(
     program: impl AsRef<OsStr>,
@@ -116,7 +116,7 @@ pub(super) fn limited_command(
 }
 
 /// Lets the process of a command run under another user and group, without supplementary groups.
-/// Only root may do this. Everything that `clean` resets is reset with the privileges of root.
+/// Only root may do this. The process runs `clean` before that, with the privileges of root.
 #[cfg(target_os = "linux")]
 pub(crate) fn run_as(command: &mut tokio::process::Command, user: u32) {
     use rustix::{

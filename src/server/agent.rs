@@ -1,4 +1,5 @@
-//! [`agent`]: runs the agent of a `namespace` sandbox, and how the server finds the program for it.
+//! [`agent`] runs the agent of a `namespace` sandbox. [`find_agent`] finds the program to start as
+//! the agent.
 
 use std::{
     env,
@@ -23,15 +24,17 @@ const COMMAND: &str = "actix-sandbox";
 /// Whether `main` of this program calls [`agent`].
 static IS_AGENT: AtomicBool = AtomicBool::new(false);
 
-/// Lets the server use this program as the agent of its sandboxes. Call it first in `main`, before
-/// another thread starts. `#[actix::main]` starts no thread, so the call can be the first line
-/// below it. `#[tokio::main]` starts threads, so the call must come before the runtime.
+/// Lets a server in this program start the same program as the agent of its sandboxes. Call this
+/// first in `main`, before another thread starts. `#[actix::main]` starts no thread, so the call
+/// can be the first line of that function. `#[tokio::main]` starts threads, so call this before the
+/// runtime starts.
 ///
 /// The backend `namespace` starts an agent as the first process of each sandbox. The agent starts
-/// the code, moves its input and output, and kills it. If the server started this program as an
-/// agent, the call runs the agent and exits. Otherwise it returns at once, and a server in this
-/// process starts copies of this program as agents. Without this call, the server needs the command
-/// `actix-sandbox`, or [`ServerBuilder::agent`](super::ServerBuilder::agent).
+/// the code, moves its input and output, and kills it. In a process that a server started as an
+/// agent, this function runs the agent and then exits the process. In any other process, it returns
+/// at once, and a server in that process uses this program for its agents. Without this call, the
+/// server needs the command `actix-sandbox`, or
+/// [`ServerBuilder::agent`](super::ServerBuilder::agent).
 ///
 /// The agent runs in the sandbox, so it can load only libraries from directories that the sandbox
 /// can read.
@@ -53,7 +56,7 @@ pub fn agent() {
     IS_AGENT.store(true, Ordering::Relaxed);
 }
 
-/// Finds the program of the agent. The error lists the places without one.
+/// Finds the program of the agent. If there is none, the error lists the places that were searched.
 pub(crate) fn find_agent(chosen: Option<&Path>) -> Result<PathBuf, String> {
     let named = env::var_os(VARIABLE).filter(|path| !path.is_empty());
     let named = named.map(PathBuf::from);
@@ -72,7 +75,7 @@ pub(crate) fn find_agent(chosen: Option<&Path>) -> Result<PathBuf, String> {
     }
     let mut tried = Vec::new();
     match env::current_exe() {
-        // The link also leads to this program after a new build has replaced its file.
+        // This link leads to the running program even after a new build has replaced its file.
         Ok(_) if IS_AGENT.load(Ordering::Relaxed) && cfg!(target_os = "linux") => {
             return Ok(PathBuf::from("/proc/self/exe"));
         }

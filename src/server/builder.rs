@@ -139,7 +139,8 @@ setters! {
     /// sandbox. It must be of the same release of this crate. Default: the program that the
     /// environment variable `ACTIX_SANDBOX_AGENT` names. If it is not set: this program, if its
     /// `main` calls [`agent`](super::agent()); otherwise the command `actix-sandbox` in the
-    /// directory of this program, in the parent of that directory, or on the `PATH`.
+    /// directory of this program or on the `PATH`. For tests and examples, which cargo builds in
+    /// `deps` and `examples`, the server also looks in the parent of that directory.
     agent(program: impl Into<PathBuf>): options.agent = Some(program.into());
 
     /// The directory that holds the sandboxes. The server creates it if it is missing. It creates

@@ -143,10 +143,10 @@ macro_rules! confining {
             /// memory counts. In gVisor, all mapped memory counts. Default: 2 GiB; at least 32 MiB.
             memory(bytes: u64): confines.memory_bytes = bytes;
 
-            /// The maximum number of processes and threads in a sandbox. In a namespace, the agent
-            /// and one process for each exec, its reaper, count too. If the server doesn't run as
-            /// root, the limit on processes of its user also applies there. Default: 512; at least
-            /// 8.
+            /// The maximum number of processes and threads in a sandbox. With `namespace`, the
+            /// agent counts too, and so does one supervising process (the reaper) for each exec. If
+            /// the server doesn't run as root, the limit on processes of its user also applies.
+            /// Default: 512; at least 8.
             processes(processes: u64): confines.processes = processes;
 
             /// The maximum size of a file, in bytes. Default: 4 GiB; at least 4 KiB.
@@ -250,9 +250,10 @@ setters! {
 }
 
 impl NamespaceOptions {
-    /// Denies code another system call, by its name, such as `ptrace`. Code always runs under a
-    /// seccomp filter, which allows what Docker allows to a container without capabilities. A
-    /// denied call fails with `ENOSYS`, as on a kernel without it.
+    /// Blocks a further system call. `name` is its name as strace prints it, such as `ptrace`. May
+    /// be called more than once. Code always runs under a seccomp filter that is based on what
+    /// Docker allows to a container without capabilities. A blocked call fails with `ENOSYS`, as on
+    /// a kernel without it.
     ///
     /// The server doesn't start if the name is unknown. It doesn't check whether programs can work
     /// without the call.

@@ -84,8 +84,9 @@
 //!   capabilities, and fewer kinds of sockets. Any other call fails with `ENOSYS`, as on a kernel
 //!   without it. [`NamespaceOptions::deny_syscall`] blocks more calls.
 //! - 32-bit programs don't run: the filter kills a process that makes a 32-bit system call.
-//! - `prlimit` can change only the limits of the process that calls it, and only if that process
-//!   names itself as 0. A call with a process number fails, even with the caller's own.
+//! - `prlimit` can change only the limits of the process that calls it, and only with 0 as the
+//!   process ID. A change with any other process ID fails, even with the caller's own. Reading
+//!   limits is not restricted.
 //!
 //! Differences with `gvisor`:
 //!
@@ -132,9 +133,9 @@
 //! - With `host` and `gvisor`, the server finds the processes of a sandbox by three more variables,
 //!   `ACTIX_SANDBOX_SERVER`, `ACTIX_SANDBOX_NAME` and `ACTIX_SANDBOX_EXEC`. Their values are
 //!   random, so code can't guess those of another sandbox. With `host`, code can read the values of
-//!   other sandboxes from `/proc`. A process that sets them for itself is killed together with the
-//!   other sandbox. With `namespace`, code has none of these variables: the agent finds the
-//!   processes of an exec by their parents.
+//!   other sandboxes from `/proc`. A process that copies these values is killed together with the
+//!   processes of the other sandbox. With `namespace`, code has none of these variables: the agent
+//!   finds the processes of an exec by their parents.
 //!
 //! # Who may call
 //!
@@ -186,14 +187,14 @@
 //! - Code runs with the `python3` and `bash` of this machine. Each exec has its own process group.
 //! - Each sandbox has its own directory. The working directory is `HOME`. Files and background
 //!   processes live as long as the sandbox.
-//! - With `namespace`, the first process of a sandbox is its agent. It starts with the first exec.
-//!   If it ends, or breaks the protocol between agent and server, every process of the sandbox
-//!   ends. Calls that wait and later execs fail with that reason. If the server is killed, its
+//! - With `namespace`, the first process of a sandbox is its agent, which the server starts for the
+//!   first exec. If the agent ends or breaks the protocol with the server, every process of the
+//!   sandbox ends. Pending calls and later execs fail with the reason. If the server is killed, its
 //!   agents end, and with them every process of its sandboxes.
-//! - A kill of an exec is confirmed when none of its processes is left. With `namespace`, these are
-//!   all processes that descend from its main process, even if they left its session, cleared their
-//!   environment and lost their parents. With `host`, a process that did all three survives until
-//!   its sandbox ends.
+//! - The server confirms a kill of an exec when it finds no process of the exec any more. With
+//!   `namespace`, it finds every process that descends from the main process, even if that process
+//!   started its own session, cleared its environment and lost its parent. With `host`, a process
+//!   that did all three survives until its sandbox ends.
 //! - The server sends output as it is written, and batches writes within about a millisecond into
 //!   one message. Under v1, bytes that are not UTF-8 arrive as U+FFFD; [v2](crate::protocol_v2)
 //!   carries every byte.

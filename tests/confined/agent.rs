@@ -63,7 +63,8 @@ async fn code_cannot_signal_trace_open_or_limit_the_agent() {
     server.stop().await;
 }
 
-/// The agent and its reapers are hidden from code, but each process shows what it inherited.
+/// Code can't look at the agent and its reapers. It looks at itself: it inherits their privileges
+/// and their filter.
 #[actix::test]
 async fn code_has_no_privilege_and_a_filter() {
     let Some(server) = server().await else { return };
@@ -82,7 +83,8 @@ async fn code_has_no_privilege_and_a_filter() {
 /// Counts the processes of a sandbox that sleep.
 const SLEEPERS: &str = "grep -l '^Name:.sleep$' /proc/[0-9]*/status 2>/dev/null | wc -l";
 
-/// Code that leaves processes which left their session, environment and parents.
+/// Code that starts four processes which left their session, environment and parents, and waits
+/// until all of them run.
 const LEAVES: &str = "
 (env -i setsid -f sleep 300)
 (env -i setsid bash -c 'sleep 300 & exec -a other sleep 300' < /dev/null > /dev/null 2>&1 &)
@@ -135,7 +137,7 @@ ctypes.CDLL(None).pthread_exit(0)
     server.stop().await;
 }
 
-/// Otherwise the processes of several execs could not be told apart.
+/// The agent can't tell to which exec a process without a reaper belongs, so it kills all of them.
 #[actix::test]
 async fn code_that_kills_its_reaper_is_killed() {
     let Some(server) = server().await else { return };
@@ -166,7 +168,8 @@ while time.monotonic() < until:
             except OSError: pass
 ";
 
-/// An exec of a sandbox in which another one hunts ends somehow, and the agent goes on.
+/// One exec stops or kills the processes of other execs while they start. The other execs may fail,
+/// but each of them ends, and the agent keeps running.
 #[actix::test]
 async fn code_that_stops_or_kills_starting_execs_stops_no_agent() {
     let Some(server) = server().await else { return };
@@ -202,7 +205,7 @@ async fn code_that_stops_or_kills_starting_execs_stops_no_agent() {
     server.stop().await;
 }
 
-/// The numbers of real-time signals are not those of `Signal` of libraries.
+/// The type `Signal` of the crate nix has no real-time signals, so the agent reports raw numbers.
 #[actix::test]
 async fn a_real_time_signal_is_reported() {
     let Some(server) = server().await else { return };
@@ -287,8 +290,8 @@ async fn a_full_pipe_of_one_exec_delays_no_other() {
     server.stop().await;
 }
 
-/// Code replaces the directories at which the next start mounts something by links to a directory
-/// that the server may write to.
+/// Code replaces mount points by links to a directory that the server may write to. The next start
+/// of the agent must not mount anything in that directory.
 #[actix::test]
 async fn links_in_the_tree_lead_no_mount_elsewhere() {
     let Some(server) = server().await else { return };
@@ -355,7 +358,7 @@ async fn an_option_denies_further_calls_and_names_unknown_ones() {
     assert!(error.contains("`no_call` is not a system call"), "{error}");
 }
 
-/// The processes that run in a sandbox below this directory, or name it on their command line.
+/// The processes that have a mount from this directory, or name it on their command line.
 fn processes_of(directory: &Path) -> Vec<String> {
     let place = directory.to_str().unwrap();
     let mut found = Vec::new();
@@ -373,7 +376,7 @@ fn processes_of(directory: &Path) -> Vec<String> {
     found
 }
 
-/// Requests that keep a server at work until it is killed.
+/// Sends requests that keep a server busy until it is killed.
 fn keep_at_work(url: &str) -> tokio::task::JoinHandle<()> {
     let url = url.to_owned();
     actix::spawn(async move {
@@ -394,8 +397,9 @@ fn keep_at_work(url: &str) -> tokio::task::JoinHandle<()> {
     })
 }
 
-/// Kills a server after each of these times, while it creates sandboxes, starts code, kills it and
-/// deletes sandboxes in turn. A turn takes about 20 ms, so the kills hit every phase.
+/// How long a server runs before it is killed, in milliseconds. Meanwhile it creates a sandbox,
+/// starts code, kills the code and deletes the sandbox, in a loop. One round takes about 20 ms, so
+/// the kills hit every phase.
 const KILLED_AFTER: std::ops::Range<u64> = 0..24;
 
 async fn kill_in_each_phase(also_the_watchdog: bool) {

@@ -42,7 +42,7 @@ pub(super) struct Exec {
     told: Told,
     /// Whether code killed the reaper. Then all processes of the exec are killed.
     has_lost_reaper: bool,
-    /// Whether the server asked for a kill and waits for its end.
+    /// Whether the server asked for a kill and waits for the answer.
     is_kill_asked: bool,
     stdin: Option<PipeWriter>,
     /// Bytes for stdin that the pipe has not accepted.
@@ -71,7 +71,7 @@ struct Output {
 }
 
 impl Exec {
-    /// Begins to start a program. Whether it was started is told to the server later.
+    /// Begins to start a program. A later reply tells the server whether it was started.
     pub(super) fn start(start: &Start, limits: Limits) -> io::Result<Self> {
         let (reports, reported) = io::pipe()?;
         let (stdin, input) = io::pipe()?;
@@ -112,7 +112,7 @@ impl Exec {
         self.is_kill_asked || self.has_lost_reaper
     }
 
-    /// Whether its main process was not started yet.
+    /// Whether the main process has not been started yet.
     pub(super) fn is_starting(&self) -> bool {
         self.told == Told::Nothing
     }
@@ -159,17 +159,17 @@ impl Exec {
         }
     }
 
-    /// Notes the end of the reaper, and whether it was killed. Otherwise it has no descendants left.
+    /// Handles the end of the reaper. A reaper that was not killed has no descendants left.
     pub(super) fn handle_reaper_ended(&mut self, was_killed: bool, outgoing: &mut BytesMut) {
         self.reaper = None;
-        // Its last reports.
+        // The reaper may have written reports before it ended.
         while self.read_report(outgoing) {}
         self.reports = None;
         self.has_lost_reaper = was_killed || self.told != Told::End;
     }
 
-    /// Tells the server what is certain if this exec has no process left. `has_strays` says whether
-    /// processes may be left that have lost their reaper.
+    /// If no process of this exec is left, tells the server how it ended, and confirms a kill.
+    /// `has_strays` says whether the sandbox may have processes without a reaper.
     pub(super) fn handle_pass(&mut self, has_strays: bool, outgoing: &mut BytesMut) {
         if self.reaper.is_some() || (self.has_lost_reaper && has_strays) {
             return;
@@ -177,7 +177,7 @@ impl Exec {
         self.has_lost_reaper = false;
         match self.told {
             Told::Nothing => {
-                let reason = "a process of the sandbox killed it at its start";
+                let reason = "another process of the sandbox killed it while it started";
                 put_reply(
                     outgoing,
                     &failed(Some(self.number), Failure::Program, reason),
@@ -193,8 +193,8 @@ impl Exec {
         }
     }
 
-    /// Passes each source that is to be polled to `add`. Outputs are polled only if there is room
-    /// for their bytes.
+    /// Calls `add` with each source to poll. Leaves out an output without credit, and all outputs
+    /// unless `has_room`.
     pub(super) fn sources<'a>(
         &'a self,
         has_room: bool,
@@ -205,7 +205,7 @@ impl Exec {
         }
         if let Some(stdin) = &self.stdin {
             let flags = match self.input.is_empty() {
-                // Reports only that no process can read it any more.
+                // Without flags, `poll` only reports that no process can read stdin any more.
                 true => PollFlags::empty(),
                 false => PollFlags::OUT,
             };

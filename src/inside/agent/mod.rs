@@ -6,10 +6,11 @@
 //! a bounded amount of memory, and a process whose output isn't read pauses. When its input ends,
 //! the server is gone: the agent exits, and the kernel kills every other process of the sandbox.
 //!
-//! Code runs as the same user as the agent, and is hostile. The agent is the first process of a PID
-//! namespace: the kernel discards the signals of code that such a process has no handler for,
-//! SIGKILL included. The agent is not dumpable, so code can't attach to it or open its files in
-//! `/proc`. The [filter](super::filter) keeps code from changing its limits.
+//! Code runs as the same user as the agent, and is hostile. The agent is the first process (PID 1)
+//! of a PID namespace. The kernel discards a signal that code sends to PID 1 if PID 1 has no
+//! handler for it, and also SIGKILL and SIGSTOP. The agent is not dumpable, so code can't attach to
+//! it or open its files in `/proc`. The [filter](super::filter) keeps code from changing the limits
+//! of the agent.
 
 mod exec;
 mod processes;
@@ -54,14 +55,17 @@ const MAX_OUTGOING_BYTES: usize = 256 * 1024;
 /// The most bytes to read at once from the server.
 const READ_BYTES: usize = 64 * 1024;
 
-/// The pause between two passes over the processes during a kill.
+/// The pause before the first pass over the processes during a kill.
 const PAUSE: Duration = Duration::from_millis(1);
+/// The longest pause before a pass. Each pause is twice as long as the one before.
 const MAX_PAUSE: Duration = Duration::from_millis(20);
 
-/// When to look at the processes of an exec that has not started. It takes a millisecond.
+/// The time between passes while an exec is starting. A pass continues its processes, in case code
+/// has stopped one. A start usually takes a millisecond, so most starts need no pass.
 const STARTS_WITHIN: Duration = Duration::from_millis(200);
 
-/// The passes that must find no process that lost its reaper.
+/// How many consecutive passes must find no process without a reaper before the agent reports that
+/// none is left.
 const PASSES: u32 = 2;
 
 /// Runs the agent until its input ends. Returns the exit code of this process.
@@ -93,12 +97,12 @@ struct Agent {
     children: SignalFd,
     limits: Limits,
     execs: BTreeMap<u32, Exec>,
-    /// Expires when the processes are to be looked at again, because some are being killed.
+    /// Expires when the next pass over the processes is due.
     next_pass: Timer,
     /// Whether `next_pass` will expire.
     is_sweeping: bool,
     pause: Duration,
-    /// How many consecutive passes of the current kills found no process without a reaper.
+    /// How many consecutive passes have found no process without a reaper. `begin_sweep` resets it.
     passes_without_strays: u32,
     /// Holds bytes between two pipes.
     scratch: Vec<u8>,
@@ -342,7 +346,7 @@ impl Agent {
         }
     }
 
-    /// Lets passes over the processes begin, or begin anew.
+    /// Starts passes over the processes. If they run already, starts again with the shortest pause.
     fn begin_sweep(&mut self) {
         self.passes_without_strays = 0;
         self.pause = PAUSE;
@@ -354,13 +358,14 @@ impl Agent {
         self.next_pass.start(after);
     }
 
-    /// Makes one pass over all processes, and kills those of the execs that are to be killed.
+    /// Makes one pass over all processes. Kills the processes of the execs that are being killed,
+    /// and continues stopped processes of the execs that are starting.
     ///
     /// A reaper ends by itself when it has no descendants left, so its end proves that no process
-    /// of the exec is left. If code killed the reaper, the processes of the exec became children of
-    /// this process. All other children of this process are reapers. So this kills every child that
-    /// is not a reaper, and its descendants. A pass can miss a process that forks and ends at the
-    /// right moment, so two passes must find none.
+    /// of the exec is left. If code killed the reaper, its orphans became children of the agent.
+    /// All other children of the agent are reapers. So a pass kills every child that is not a
+    /// reaper, and the descendants of that child. A pass can miss a process that forks and ends
+    /// while the pass reads `/proc`, so [`PASSES`] consecutive passes must find none.
     fn sweep(&mut self) {
         self.next_pass.take();
         self.is_sweeping = false;
@@ -374,7 +379,7 @@ impl Agent {
             return;
         }
         let Ok(processes) = Processes::read() else {
-            // For example, this process has no descriptor left. Try again.
+            // For example, this process has no descriptor left. The next pass tries again.
             return;
         };
         let mut doomed = Vec::new();
@@ -394,7 +399,7 @@ impl Agent {
         {
             let own = processes.with_descendants(vec![reaper]);
             doomed.extend(&own[1..]);
-            // Code may have stopped it.
+            // Code may have stopped the reaper.
             let _ = kill(reaper, Signal::SIGCONT);
         }
         // Code may have stopped a process between its fork and its exec.
@@ -443,7 +448,8 @@ impl Timer {
 }
 
 fn parse(message: &Bytes) -> Result<Request, String> {
-    serde_json::from_slice(message).map_err(|error| format!("the server sent no request: {error}"))
+    serde_json::from_slice(message)
+        .map_err(|error| format!("the server sent an invalid request: {error}"))
 }
 
 /// Appends a reply to the frames for the server.

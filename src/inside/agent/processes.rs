@@ -18,7 +18,8 @@ pub(super) struct Processes {
 }
 
 impl Processes {
-    /// Lists the processes. Fails if one of them can't be read.
+    /// Lists the processes, except those that have ended or belong to another user. Fails if any
+    /// other process can't be read.
     pub(super) fn read() -> io::Result<Self> {
         let mut children = HashMap::<_, Vec<_>>::new();
         for pid in pids()? {
@@ -49,7 +50,7 @@ impl Processes {
 
     /// These processes and all their descendants, parents first.
     pub(super) fn with_descendants(&self, mut found: Vec<Pid>) -> Vec<Pid> {
-        // The list is no snapshot, so the parents may form a cycle.
+        // `read` looks at one process after the other, so the parents may form a cycle.
         let mut seen: HashSet<_> = found.iter().copied().collect();
         let mut at = 0;
         while let Some(pid) = found.get(at) {
@@ -70,7 +71,7 @@ fn has_threads(pid: i32) -> bool {
     fs::read_dir(format!("/proc/{pid}/task")).is_ok_and(|threads| threads.count() > 1)
 }
 
-/// Kills processes, listed parents first.
+/// Kills processes. `pids` lists parents before their children.
 pub(super) fn kill_all(pids: &[Pid]) {
     // First stop all of them, so that none can react to the death of another. Then kill children
     // before their parents. Otherwise a process group could become orphaned: the kernel then sends

@@ -1,9 +1,9 @@
 //! The reaper of an exec: a process between the agent and the main process of the exec. It starts
-//! the main process and adopts all orphaned descendants of it. So every descendant of the reaper
-//! belongs to the exec, whatever it did with its session, its process group, its environment and
-//! its parents.
+//! the main process and adopts all orphaned descendants of that process. So every process of the
+//! exec is a descendant of the reaper as long as the reaper runs, even if that process has changed
+//! its session, its process group, its environment and its parent.
 //!
-//! The agent never waits for a reaper: code may stop it. A reaper ends by itself when it has no
+//! Code may stop a reaper, so the agent never blocks on one. A reaper ends by itself when it has no
 //! descendants left.
 
 use std::{
@@ -104,11 +104,11 @@ pub(super) fn start(
 /// Starts the main process. Runs in the reaper.
 fn start_main(start: &Start, limits: Limits, stdio: Stdio) -> Result<u32, (Failure, io::Error)> {
     let program = |error: io::Error| (Failure::Program, error);
-    // Any PID turns this on.
+    // Any PID as the argument turns this on.
     let adopts = set_child_subreaper(Some(rustix::process::Pid::INIT));
     adopts.map_err(|error| program(error.into()))?;
-    // Of the signals of code, only SIGKILL and SIGSTOP reach the reaper. The main process starts
-    // with an empty mask.
+    // The reaper blocks all signals. SIGKILL and SIGSTOP can't be blocked, so code can still send
+    // these two. The main process starts with an empty mask.
     let blocked = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None);
     blocked.map_err(|error| program(error.into()))?;
     std::env::set_current_dir(&start.cwd).map_err(|error| (Failure::Directory, error))?;

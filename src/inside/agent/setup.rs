@@ -14,8 +14,8 @@ use rustix::{
 
 use crate::inside::{filter, messages::Setup};
 
-/// The file systems that bubblewrap would mount without a limit on the number of files or of
-/// terminals, which take memory of the kernel.
+/// The file systems that the agent mounts with limits. bubblewrap can't limit the number of files
+/// or of terminals in them, and each of these takes memory of the kernel.
 const MOUNTS: [(&str, &str, &CStr); 2] = [
     ("tmpfs", "/dev/shm", c"mode=1777,size=64m,nr_inodes=16k"),
     (
@@ -32,15 +32,15 @@ pub(super) fn confine(setup: &Setup) -> Result<(), String> {
     let threads = fs::read_dir("/proc/self/task").map(Iterator::count);
     if threads.is_ok_and(|threads| threads != 1) {
         return Err(
-            "this program has started threads; call `actix_sandbox::server::agent()` first in \
-             `main`"
+            "the program of the agent has started threads; call `actix_sandbox::server::agent()` \
+             first in its `main`"
                 .to_owned(),
         );
     }
     let filter = filter::program(&setup.denied_calls)?;
     // From here on, code can't attach to this process or to the reapers, which are copies of it.
     step(
-        "become undumpable",
+        "make the agent undumpable",
         set_dumpable_behavior(DumpableBehavior::NotDumpable),
     )?;
     // The user namespace of this process doesn't own its mount namespace, so this process can mount
@@ -62,7 +62,7 @@ pub(super) fn confine(setup: &Setup) -> Result<(), String> {
         inheritable: CapabilitySet::empty(),
     };
     step("drop capabilities", set_capabilities(None, none))?;
-    // Each exec takes four descriptors. The programs get limits of their own.
+    // The agent needs four descriptors for each exec. The programs get limits of their own.
     let most = getrlimit(Resource::Nofile).maximum;
     let limit = Rlimit {
         current: most,

@@ -61,7 +61,7 @@ pub(super) const DIRECTORIES: [&str; 7] = [
     HOME_INSIDE,
 ];
 
-/// What a sandbox looks like.
+/// The programs, paths and options from which bubblewrap sets up a sandbox.
 pub(super) struct Layout<'a> {
     pub(super) bubblewrap: &'a Path,
     pub(super) agent: &'a Path,
@@ -72,15 +72,15 @@ pub(super) struct Layout<'a> {
     pub(super) network: bool,
     /// The directories of this machine that the sandbox can read.
     pub(super) readable: &'a [PathBuf],
-    /// The paths below them that must be empty.
+    /// The paths below `readable` that must look empty in the sandbox.
     pub(super) hidden: &'a [PathBuf],
 }
 
 impl Layout<'_> {
     /// The arguments of bubblewrap. Later mounts cover earlier ones.
     ///
-    /// bubblewrap follows links on the paths at which it mounts, so the caller has made these paths
-    /// directories. Code can't run before the last mount.
+    /// bubblewrap follows symbolic links in the paths at which it mounts. The caller has replaced
+    /// links in these paths by directories, and no code runs before the last mount.
     fn arguments(&self) -> Vec<OsString> {
         let mut arguments = Arguments(Vec::new());
         let inner = |name: &str| self.directory.join(name);
@@ -96,7 +96,8 @@ impl Layout<'_> {
         }
         let user = USER_INSIDE.to_string();
         arguments.add(&["--uid", &user, "--gid", &user, "--hostname", "sandbox"]);
-        // The agent mounts file systems that bubblewrap can't limit, and then gives these up.
+        // The agent needs these capabilities to mount file systems that bubblewrap can't limit and
+        // to empty its bounding set. Then it drops them.
         arguments.add(&["--cap-add", "CAP_SYS_ADMIN", "--cap-add", "CAP_SETPCAP"]);
         arguments.add(&["--chdir", "/"]);
         arguments.bind("--bind", &inner(ROOT), "/".as_ref());
@@ -124,7 +125,7 @@ impl Layout<'_> {
         arguments.bind("--bind", &inner(TEMPORARY), TEMPORARY_INSIDE.as_ref());
         arguments.bind("--ro-bind", &inner(CODE), CODE_INSIDE.as_ref());
         arguments.bind("--ro-bind", self.agent, AGENT_INSIDE.as_ref());
-        // Files in memory would have no limit there.
+        // Otherwise code could use up memory with files there.
         arguments.add(&["--remount-ro", "/run", "--remount-ro", "/dev"]);
         arguments.add(&["--", AGENT_INSIDE]);
         arguments.add(&agent::ARGUMENTS);
@@ -150,7 +151,7 @@ pub(super) struct AgentProcess {
     pub(super) remote: Remote,
     /// bubblewrap, which waits for the end of the agent.
     bubblewrap: Mutex<Child>,
-    /// When it ends, the kernel ends all other processes of the sandbox.
+    /// The agent. When it ends, the kernel kills all other processes of the sandbox.
     first: Arc<OwnedFd>,
     /// Removes the cgroup of the sandbox when the agent has ended.
     group: Mutex<Option<JoinHandle<()>>>,
@@ -207,7 +208,7 @@ impl AgentProcess {
         let remote = match Remote::connect(output, input, setup).await {
             Ok(remote) => remote,
             Err(reason) => {
-                // Another program than an agent may ignore the end of its input.
+                // A program that is not an agent may ignore the end of its input, so kill it.
                 if let Ok((_, first)) = processes(&child) {
                     kill(first);
                 }
@@ -223,7 +224,7 @@ impl AgentProcess {
         }
         let (ended, killed) = (remote.ended(), first.clone());
         tokio::spawn(async move {
-            // If the agent broke the protocol, code may control it.
+            // If the agent broke the protocol, code may control it, so kill it.
             let reason = ended.await;
             tracing::debug!(reason = %Escaped(reason), "the agent of a sandbox has ended");
             kill(&*killed);
@@ -303,7 +304,7 @@ async fn with_errors(reason: String, errors: ChildStderr) -> String {
     }
 }
 
-/// Logs what the agent prints: a panic. Code can't write there.
+/// Logs what the agent prints to stderr, such as a panic. Code can't write to this pipe.
 async fn log(mut errors: ChildStderr) {
     let mut said = Vec::new();
     let _ = (&mut errors)

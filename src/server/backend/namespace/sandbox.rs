@@ -109,7 +109,7 @@ impl NamespaceBackend {
         options: NamespaceOptions,
         context: Arc<ServerContext>,
     ) -> Result<Self, String> {
-        // Names an unknown system call before anything starts.
+        // Fails early if the name of a denied system call is unknown.
         filter::program(&options.denied_calls)?;
         let hidden = hidden(&options.confines, &context)?;
         let bubblewrap = find(BUBBLEWRAP, PATH.as_ref()).ok_or_else(|| {
@@ -257,8 +257,8 @@ fn open_to_sandboxes(root: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Copies the program of the agent into the server's directory, where sandboxes may execute it but,
-/// if they have a user of their own, not read it.
+/// Copies the program of the agent into the server's directory. Sandboxes may execute the copy. If
+/// they run as users of their own, they can't read it.
 fn copy_agent(program: &Path, root: &Path) -> io::Result<PathBuf> {
     let copy = root.join("agent");
     let copied = fs::copy(program, &copy)
@@ -406,7 +406,7 @@ impl BackendSandbox for NamespaceSandbox {
 }
 
 impl NamespaceSandbox {
-    /// The agent, which this starts if it does not run.
+    /// Returns the agent, and starts it if it is not running.
     async fn agent(&self) -> Result<Arc<AgentProcess>, String> {
         let mut agent = self.agent.lock().await;
         if let Some(agent) = &*agent {

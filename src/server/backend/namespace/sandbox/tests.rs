@@ -1,4 +1,4 @@
-//! Tests of the agent of a sandbox: its end, and mounts of other users.
+//! Tests of sandboxes whose agent dies, and of readable directories with mounts of other users.
 
 use std::fs;
 
@@ -13,7 +13,8 @@ async fn sandboxes(
     options: NamespaceOptions,
 ) -> Option<(NamespaceBackend, [NamespaceSandbox; 2])> {
     let root = Root::make(folder, "agent-test").unwrap();
-    // The command is built for integration tests, and for these if they run together.
+    // The agent is the command `actix-sandbox`. cargo builds it for integration tests, so it may be
+    // missing if only unit tests run.
     let context = ServerContext::start(root, None, None, "agent-test".to_owned()).unwrap();
     let backend = match NamespaceBackend::start(options, context).await {
         Ok(backend) => backend,
