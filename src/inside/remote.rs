@@ -65,8 +65,8 @@ impl Drop for Remote {
 
 /// Why a program was not started.
 pub(crate) enum NotStarted {
-    /// The working directory does not exist or is not a directory.
-    NoDirectory,
+    /// The working directory can't be entered, for this reason.
+    NoDirectory(String),
     /// Another reason, to report to the client.
     Failed(String),
 }
@@ -511,7 +511,7 @@ impl State {
                 if let Some(exec) = self.exec(exec)? {
                     let started = exec.started.take().ok_or("it answered a start twice")?;
                     let _ = started.send(Err(match failure {
-                        Failure::Directory => NotStarted::NoDirectory,
+                        Failure::Directory => NotStarted::NoDirectory(reason),
                         Failure::Program | Failure::Setup => NotStarted::Failed(reason),
                     }));
                 }

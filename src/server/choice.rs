@@ -255,8 +255,8 @@ impl NamespaceOptions {
     /// Docker allows to a container without capabilities. A blocked call fails with `ENOSYS`, as on
     /// a kernel without it.
     ///
-    /// The server doesn't start if the name is unknown. It doesn't check whether programs can work
-    /// without the call.
+    /// The server doesn't start if the name is unknown. The agent of a sandbox is denied the call,
+    /// too. Neither the server nor the agent checks whether programs can work without it.
     pub fn deny_syscall(mut self, name: impl Into<String>) -> Self {
         self.denied_calls.push(name.into());
         self

@@ -33,7 +33,7 @@ pub(super) fn confine(setup: &Setup) -> Result<(), String> {
     if threads.is_ok_and(|threads| threads != 1) {
         return Err(
             "the program of the agent has started threads; call `actix_sandbox::server::agent()` \
-             first in its `main`"
+             first in its `main`, before a runtime such as that of `#[tokio::main]`"
                 .to_owned(),
         );
     }

@@ -300,6 +300,8 @@ async fn with_errors(reason: String, errors: ChildStderr) -> String {
     let lines: Vec<_> = said.lines().map(str::trim).collect();
     match lines.is_empty() {
         true => reason,
+        // What bubblewrap prints starts with its name. Then there was no agent yet.
+        false if said.starts_with("bwrap:") => excerpt(lines.join("; ").as_bytes()),
         false => format!("{reason}: {}", excerpt(lines.join("; ").as_bytes())),
     }
 }

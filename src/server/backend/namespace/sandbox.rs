@@ -92,7 +92,8 @@ struct Shared {
     groups: AtomicU64,
     hidden: Vec<PathBuf>,
     bubblewrap: PathBuf,
-    /// The server's copy of the program of the agent.
+    /// The program of the agent, and the server's copy of it.
+    program: PathBuf,
     agent: PathBuf,
     /// Limits how many sandboxes create their namespaces concurrently. If all did so at once, none
     /// would be ready in time.
@@ -119,13 +120,15 @@ impl NamespaceBackend {
             )
         })?;
         let program = find_agent(context.agent.as_deref())?;
-        let is_root = geteuid().is_root();
+        let copied = program.clone();
+        let root = context.root.clone();
+        let is_root = geteuid().is_root() && blocking(move || has_users(&root)).await.is_ok();
         let root = context.root.clone();
         let agent = blocking(move || {
             if is_root {
                 open_to_sandboxes(&root)?;
             }
-            copy_agent(&program, &root)
+            copy_agent(&copied, &root)
         });
         let agent = agent.await.map_err(|error| error.to_string())?;
         let mut random = [0; 4];
@@ -143,6 +146,7 @@ impl NamespaceBackend {
                 groups: AtomicU64::new(0),
                 hidden: hidden.clone(),
                 bubblewrap: bubblewrap.clone(),
+                program: program.clone(),
                 agent: agent.clone(),
                 turns: Semaphore::new(2 * processors),
                 next_user: is_root.then(|| AtomicU32::new(first)),
@@ -195,6 +199,14 @@ impl NamespaceBackend {
             .await
             .map_err(|error| error.to_string())?;
         let tried = sandbox.agent().await.map(drop);
+        let program = &self.shared.program;
+        let tried = tried.map_err(|reason| match reason.starts_with(BUBBLEWRAP) {
+            true => reason,
+            false => format!(
+                "{reason} (the program of the agent is {})",
+                program.display()
+            ),
+        });
         let deleted = sandbox.delete().await;
         tried.and(deleted)
     }
@@ -235,6 +247,16 @@ async fn find_cgroups(options: &NamespaceOptions) -> Result<Cgroups, String> {
     };
     let found = blocking(move || Ok(Cgroups::find(limits))).await;
     found.map_err(|error| error.to_string())?
+}
+
+/// Fails if this process can't give files to the users of sandboxes. In a user namespace, such as a
+/// container without root, even root can't do that. Code then runs under the user of this process.
+fn has_users(root: &Path) -> io::Result<()> {
+    let probe = root.join("owned");
+    fs::create_dir(&probe)?;
+    let owned = lchown(&probe, Some(FIRST_USER), Some(FIRST_USER));
+    fs::remove_dir(&probe)?;
+    owned
 }
 
 /// Lets the users of sandboxes pass through the server's directory, to the directory of their own
@@ -369,7 +391,10 @@ impl BackendSandbox for NamespaceSandbox {
             };
             let started = agent.remote.start(start, code).await;
             started.map_err(|failed| match failed {
-                NotStarted::NoDirectory => no_directory(cwd),
+                NotStarted::NoDirectory(reason) => {
+                    let cwd = if cwd.is_empty() { HOME_INSIDE } else { cwd };
+                    no_directory(cwd, &reason)
+                }
                 NotStarted::Failed(reason) => {
                     format!("Failed to start {}: {reason}", interpreter.display())
                 }
