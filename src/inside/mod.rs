@@ -1,7 +1,7 @@
 //! What happens inside one sandbox: processes, their streams and how they end.
 //!
 //! The first process of a `namespace` sandbox is an [`agent`](crate::server::agent()). The server
-//! talks to it through `remote`. Server and agent exchange [`frames`], which carry [`messages`].
+//! talks to it through `remote`. Server and agent exchange `frames`, which carry `messages`.
 //! The other backends start processes from the server, with `spawn`. No HTTP, no actors.
 
 #[cfg(target_os = "linux")]
