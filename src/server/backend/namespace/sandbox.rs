@@ -25,7 +25,7 @@ use std::{
 };
 
 use futures::future::BoxFuture;
-use nix::unistd::geteuid;
+use nix::{errno::Errno, unistd::geteuid};
 use tokio::sync::{Mutex, OnceCell, Semaphore};
 
 use super::{
@@ -122,15 +122,14 @@ impl NamespaceBackend {
         let program = find_agent(context.agent.as_deref())?;
         let copied = program.clone();
         let root = context.root.clone();
-        let is_root = geteuid().is_root() && blocking(move || has_users(&root)).await.is_ok();
-        let root = context.root.clone();
-        let agent = blocking(move || {
-            if is_root {
+        let prepared = blocking(move || {
+            let has_users = geteuid().is_root() && has_users(&root)?;
+            if has_users {
                 open_to_sandboxes(&root)?;
             }
-            copy_agent(&copied, &root)
+            Ok((has_users, copy_agent(&copied, &root)?))
         });
-        let agent = agent.await.map_err(|error| error.to_string())?;
+        let (has_users, agent) = prepared.await.map_err(|error| error.to_string())?;
         let mut random = [0; 4];
         getrandom::fill(&mut random).map_err(|error| error.to_string())?;
         let first = u32::from_le_bytes(random);
@@ -149,7 +148,7 @@ impl NamespaceBackend {
                 program: program.clone(),
                 agent: agent.clone(),
                 turns: Semaphore::new(2 * processors),
-                next_user: is_root.then(|| AtomicU32::new(first)),
+                next_user: has_users.then(|| AtomicU32::new(first)),
             }),
         };
         let disk = format!("{} MiB", options.disk_bytes >> 20);
@@ -249,14 +248,19 @@ async fn find_cgroups(options: &NamespaceOptions) -> Result<Cgroups, String> {
     found.map_err(|error| error.to_string())?
 }
 
-/// Fails if this process can't give files to the users of sandboxes. In a user namespace, such as a
-/// container without root, even root can't do that. Code then runs under the user of this process.
-fn has_users(root: &Path) -> io::Result<()> {
+/// Whether the users of sandboxes exist for this process, which is root. In a user namespace, such as
+/// that of a container without root, they don't. Code then runs under the user of this process,
+/// which is root only in that namespace.
+fn has_users(root: &Path) -> io::Result<bool> {
     let probe = root.join("owned");
     fs::create_dir(&probe)?;
     let owned = lchown(&probe, Some(FIRST_USER), Some(FIRST_USER));
     fs::remove_dir(&probe)?;
-    owned
+    match owned {
+        Ok(()) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(Errno::EINVAL as i32) => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 /// Lets the users of sandboxes pass through the server's directory, to the directory of their own
