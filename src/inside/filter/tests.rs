@@ -366,10 +366,10 @@ thread.start()
 thread.join()
 print(subprocess.run(['echo', 'child'], capture_output=True, text=True).stdout, end='')
 with tempfile.NamedTemporaryFile() as file:
-file.write(b'x')
+    file.write(b'x')
 asyncio.run(asyncio.sleep(0))
 with multiprocessing.get_context('fork').Pool(1) as pool:
-print(pool.apply(len, ('abc',)))
+    print(pool.apply(len, ('abc',)))
 ";
         let python = Command::new("python3").args(["-c", python]).output();
         assert_eq!(stdout(python.unwrap()), "thread\nchild\n3\n");
