@@ -200,6 +200,11 @@ impl Run {
         let is_late = tokio::select! {
             biased;
             () = asked(&mut self.killed) => false,
+            // Before the exit: the process may have exited after it took the last bytes.
+            () = async {
+                self.outlet.feed(stdin).await;
+                std::future::pending().await
+            } => false,
             exit = process.wait() => return match exit {
                 Ok(exit) => Ending::Exited(exit),
                 Err(error) => {
@@ -209,10 +214,6 @@ impl Run {
                 }
             },
             () = sleep(self.limits.run_time) => true,
-            () = async {
-                self.outlet.feed(stdin).await;
-                std::future::pending().await
-            } => false,
         };
         self.outlet.exec.will_die(None);
         let killed = kill(process).await;
