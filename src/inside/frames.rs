@@ -4,7 +4,11 @@
 //! | --- | --- |
 //! | 4 | the number of bytes that follow, little endian |
 //! | 1 | the kind: 0 control, 1 data, 2 credit |
-//! | rest | control: a message in JSON; data: exec (4), stream (1), bytes; credit: exec (4), stream (1), bytes granted (4) |
+//! | rest | depends on the kind |
+//!
+//! - Control: a message in JSON.
+//! - Data: the exec (4 bytes), the stream (1), then the bytes of the stream.
+//! - Credit: the exec (4 bytes), the stream (1), the number of bytes granted (4).
 //!
 //! A data frame without bytes ends its stream. The agent sends one for stdin when no process can
 //! read stdin any more.

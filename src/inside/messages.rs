@@ -127,6 +127,8 @@ pub(crate) enum Failure {
     Setup,
     /// The working directory of the exec does not exist or is not a directory.
     Directory,
+    /// The agent may not enter the working directory of the exec.
+    DirectoryDenied,
     /// The program could not be started.
     Program,
 }

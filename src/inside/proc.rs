@@ -1,9 +1,14 @@
-//! Reads processes from `/proc`. Linux only.
+//! Reads processes from `/proc`, and kills them. Linux only.
 
 use std::{
     io::{self, Read},
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
 };
 
 /// Whether the working directory of a process really is `directory`. `/proc` shows only a path,
@@ -113,6 +118,19 @@ impl Observed {
                 .then(|| std::fs::read_link(format!("/proc/{pid}/cwd")).ok())
                 .flatten(),
         }))
+    }
+}
+
+/// Kills processes. `pids` lists parents before their children.
+pub(crate) fn kill_all(pids: &[Pid]) {
+    // First stop all of them, so that none can react to the death of another. Then kill children
+    // before their parents. Otherwise a process group could become orphaned: the kernel then sends
+    // SIGHUP and SIGCONT to its stopped processes, and a shell among them would continue.
+    for &pid in pids {
+        let _ = kill(pid, Signal::SIGSTOP);
+    }
+    for &pid in pids.iter().rev() {
+        let _ = kill(pid, Signal::SIGKILL);
     }
 }
 

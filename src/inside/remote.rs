@@ -65,8 +65,10 @@ impl Drop for Remote {
 
 /// Why a program was not started.
 pub(crate) enum NotStarted {
-    /// The working directory can't be entered, for this reason.
-    NoDirectory(String),
+    /// The working directory does not exist or is not a directory.
+    NoDirectory,
+    /// The code may not enter its working directory, for this reason.
+    DirectoryDenied(String),
     /// Another reason, to report to the client.
     Failed(String),
 }
@@ -351,6 +353,15 @@ impl Shared {
         });
     }
 
+    /// Wakes the task that writes, if there is something to write.
+    fn notify_writer(&self, state: MutexGuard<'_, State>) {
+        let has_outgoing = !state.outgoing.is_empty();
+        drop(state);
+        if has_outgoing {
+            self.has_outgoing.notify_one();
+        }
+    }
+
     /// Appends frames for the agent. If the agent has ended, this drops them and wakes every call
     /// that waits for an answer.
     fn put(&self, put: impl FnOnce(&mut BytesMut)) {
@@ -411,11 +422,7 @@ fn handle_frames(shared: &Shared, decoder: &mut Decoder) -> Result<(), String> {
     while let Some(frame) = decoder.next_frame().map_err(|error| error.to_string())? {
         state.handle(frame)?;
     }
-    let has_outgoing = !state.outgoing.is_empty();
-    drop(state);
-    if has_outgoing {
-        shared.has_outgoing.notify_one();
-    }
+    shared.notify_writer(state);
     Ok(())
 }
 
@@ -511,7 +518,8 @@ impl State {
                 if let Some(exec) = self.exec(exec)? {
                     let started = exec.started.take().ok_or("it answered a start twice")?;
                     let _ = started.send(Err(match failure {
-                        Failure::Directory => NotStarted::NoDirectory(reason),
+                        Failure::Directory => NotStarted::NoDirectory,
+                        Failure::DirectoryDenied => NotStarted::DirectoryDenied(reason),
                         Failure::Program | Failure::Setup => NotStarted::Failed(reason),
                     }));
                 }
@@ -577,12 +585,15 @@ struct ExecHandle {
 }
 
 impl ExecHandle {
-    /// Calls `change` with the state of this exec.
+    /// Calls `change` with the state of this exec and the frames for the agent.
     fn with<T>(&self, change: impl FnOnce(&mut ExecState, &mut BytesMut) -> T) -> Option<T> {
         let mut state = self.shared.lock();
-        let state = &mut *state;
-        let exec = state.execs.get_mut(&self.exec)?;
-        Some(change(exec, &mut state.outgoing))
+        let State {
+            execs, outgoing, ..
+        } = &mut *state;
+        let changed = change(execs.get_mut(&self.exec)?, outgoing);
+        self.shared.notify_writer(state);
+        Some(changed)
     }
 }
 
@@ -673,13 +684,8 @@ impl AsyncWrite for RemoteInput {
             put_data(outgoing, exec, Stream::Stdin, &bytes[..written]);
             Poll::Ready(Some(written))
         });
-        match ready!(written.unwrap_or(Poll::Ready(None))) {
-            Some(written) => {
-                self.handle.shared.has_outgoing.notify_one();
-                Poll::Ready(Ok(written))
-            }
-            None => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
-        }
+        let written = ready!(written.unwrap_or(Poll::Ready(None)));
+        Poll::Ready(written.ok_or_else(|| io::ErrorKind::BrokenPipe.into()))
     }
 
     /// Waits until the pipe of the process has taken all bytes.
@@ -712,7 +718,6 @@ impl RemoteInput {
                 put_end(outgoing, exec, Stream::Stdin);
             }
         });
-        self.handle.shared.has_outgoing.notify_one();
     }
 }
 
@@ -735,7 +740,6 @@ impl AsyncRead for RemoteOutput {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let (exec, stream) = (self.handle.exec, self.stream);
-        let mut has_granted = false;
         let read = self.handle.with(|state, outgoing| {
             let output = state.output(stream);
             if output.queue.is_empty() && output.is_open {
@@ -752,13 +756,9 @@ impl AsyncRead for RemoteOutput {
             if output.taken >= GRANT_BYTES && output.is_open {
                 put_credit(outgoing, exec, stream, output.taken);
                 output.credit += std::mem::take(&mut output.taken);
-                has_granted = true;
             }
             Poll::Ready(Ok(()))
         });
-        if has_granted {
-            self.handle.shared.has_outgoing.notify_one();
-        }
         read.unwrap_or(Poll::Ready(Ok(())))
     }
 }

@@ -107,11 +107,11 @@ fn close_all_except(keep: &[std::os::fd::RawFd]) -> io::Result<()> {
 #[cfg(target_os = "linux")]
 pub(super) fn limited_command(
     program: impl AsRef<OsStr>,
-    limits: impl IntoIterator<Item = (rustix::process::Resource, u64)> + Clone + Send + Sync + 'static,
+    limits: [(rustix::process::Resource, u64); 4],
 ) -> Command {
     let mut command = blocking_command(program);
-    // SAFETY: it only makes system calls: the clone is a copy of an array.
-    unsafe { command.pre_exec(move || limits::lower(limits.clone())) };
+    // SAFETY: it only makes system calls.
+    unsafe { command.pre_exec(move || limits::lower(limits)) };
     command
 }
 

@@ -4,13 +4,11 @@
 use std::{
     env,
     ffi::OsStr,
-    fs, io,
-    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     sync::atomic::{AtomicBool, Ordering},
 };
 
-use super::backend::programs::{find, search_path};
+use super::backend::programs::{find, is_program, search_path};
 
 /// The arguments with which the server starts the agent.
 pub(crate) const ARGUMENTS: [&str; 2] = ["agent", "--for-actix-sandbox"];
@@ -113,11 +111,6 @@ fn beside(program: &Path) -> Vec<PathBuf> {
     let above = directory.filter(is_below).and_then(Path::parent);
     let directories = directory.into_iter().chain(above);
     directories.map(|it| it.join(COMMAND)).collect()
-}
-
-fn is_program(path: &Path) -> io::Result<bool> {
-    let meta = fs::metadata(path)?;
-    Ok(meta.is_file() && meta.permissions().mode() & 0o111 != 0)
 }
 
 #[cfg(test)]

@@ -8,8 +8,8 @@ use futures::StreamExt;
 use super::support::{backend::LONG_ENOUGH_TO_BEGIN, events, sandbox, within};
 
 const BUDGET: usize = 64 * 1024;
-/// How much a process can print beyond the window: the size of its pipe, the window of its agent and
-/// the server's buffers.
+/// How much a process can print beyond the window: the size of its pipe, the window of its agent
+/// and the server's buffers.
 const ON_THE_WAY: usize = 512 * 1024;
 
 const FOREVER: &str = "import os

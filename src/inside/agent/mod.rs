@@ -46,6 +46,7 @@ use self::{exec::Exec, processes::Processes};
 use super::{
     frames::{Decoder, Frame, MAX_DATA_BYTES, MAX_REQUEST_BYTES, Stream, put_control},
     messages::{Failure, Limits, PROTOCOL, Reply, Request, Setup},
+    proc::kill_all,
 };
 use crate::protocol::excerpt;
 
@@ -398,7 +399,7 @@ impl Agent {
             .filter_map(Exec::reaper)
         {
             let own = processes.with_descendants(vec![reaper]);
-            doomed.extend(&own[1..]);
+            doomed.extend(own.into_iter().skip(1));
             // Code may have stopped the reaper.
             let _ = kill(reaper, Signal::SIGCONT);
         }
@@ -408,7 +409,7 @@ impl Agent {
         for pid in processes.with_descendants(starting) {
             let _ = kill(pid, Signal::SIGCONT);
         }
-        processes::kill_all(&doomed);
+        kill_all(&doomed);
         let has_strays = self.passes_without_strays < PASSES;
         for exec in self
             .execs

@@ -5,10 +5,7 @@ use std::{
     fs, io,
 };
 
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
+use nix::unistd::Pid;
 
 use crate::inside::proc::{is_gone_or_foreign, parse_parent, parse_stat, pids};
 
@@ -69,17 +66,4 @@ impl Processes {
 /// Whether a process has a thread besides its first one.
 fn has_threads(pid: i32) -> bool {
     fs::read_dir(format!("/proc/{pid}/task")).is_ok_and(|threads| threads.count() > 1)
-}
-
-/// Kills processes. `pids` lists parents before their children.
-pub(super) fn kill_all(pids: &[Pid]) {
-    // First stop all of them, so that none can react to the death of another. Then kill children
-    // before their parents. Otherwise a process group could become orphaned: the kernel then sends
-    // SIGHUP and SIGCONT to its stopped processes, and a shell among them would continue.
-    for &pid in pids {
-        let _ = kill(pid, Signal::SIGSTOP);
-    }
-    for &pid in pids.iter().rev() {
-        let _ = kill(pid, Signal::SIGKILL);
-    }
 }

@@ -43,8 +43,9 @@ impl Report {
         let (kind, value) = match self {
             Self::Started => (0, 0),
             Self::NotStarted(Failure::Directory, error) => (1, error),
-            Self::NotStarted(_, error) => (2, error),
-            Self::Ended(status) => (3, status),
+            Self::NotStarted(Failure::DirectoryDenied, error) => (2, error),
+            Self::NotStarted(Failure::Program | Failure::Setup, error) => (3, error),
+            Self::Ended(status) => (4, status),
         };
         (u64::from(value.cast_unsigned()) << 32 | kind).to_ne_bytes()
     }
@@ -55,7 +56,8 @@ impl Report {
         match number & 0xff {
             0 => Self::Started,
             1 => Self::NotStarted(Failure::Directory, value),
-            2 => Self::NotStarted(Failure::Program, value),
+            2 => Self::NotStarted(Failure::DirectoryDenied, value),
+            3 => Self::NotStarted(Failure::Program, value),
             _ => Self::Ended(value),
         }
     }
@@ -111,7 +113,10 @@ fn start_main(start: &Start, limits: Limits, stdio: Stdio) -> Result<u32, (Failu
     // these two. The main process starts with an empty mask.
     let blocked = sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None);
     blocked.map_err(|error| program(error.into()))?;
-    std::env::set_current_dir(&start.cwd).map_err(|error| (Failure::Directory, error))?;
+    std::env::set_current_dir(&start.cwd).map_err(|error| match error.kind() {
+        io::ErrorKind::PermissionDenied => (Failure::DirectoryDenied, error),
+        _ => (Failure::Directory, error),
+    })?;
     let mut command = spawn::limited_command(&start.program, limits.of_processes());
     command
         .args(&start.args)
@@ -148,6 +153,7 @@ mod tests {
         for report in [
             Report::Started,
             Report::NotStarted(Failure::Directory, 2),
+            Report::NotStarted(Failure::DirectoryDenied, 13),
             Report::NotStarted(Failure::Program, 13),
             Report::Ended(0),
             Report::Ended(-1),

@@ -187,7 +187,7 @@ impl HostSandbox {
         let is_there = blocking(move || Ok(fs::metadata(looked_at)?.is_dir())).await;
         match is_there {
             Ok(true) => Ok(directory),
-            _ => Err(no_directory(cwd, "")),
+            _ => Err(no_directory(cwd)),
         }
     }
 

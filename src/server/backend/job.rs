@@ -172,11 +172,10 @@ fn check_size(job: &Job) -> Result<(), String> {
     Ok(())
 }
 
-/// The error for a job whose working directory can't be used. `reason` is the kernel's.
-pub(super) fn no_directory(cwd: &str, reason: &str) -> String {
-    let cwd = excerpt(cwd.as_bytes());
-    match reason.contains("denied") {
-        true => format!("The working directory '{cwd}' can't be entered: {reason}."),
-        false => format!("The working directory '{cwd}' does not exist or is not a directory."),
-    }
+/// The error for a job whose working directory does not exist.
+pub(super) fn no_directory(cwd: &str) -> String {
+    format!(
+        "The working directory '{}' does not exist or is not a directory.",
+        excerpt(cwd.as_bytes())
+    )
 }

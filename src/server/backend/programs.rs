@@ -3,7 +3,7 @@
 use std::{
     ffi::{OsStr, OsString},
     fs,
-    io::Read,
+    io::{self, Read},
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
@@ -27,10 +27,13 @@ pub(crate) fn find(name: &str, path: &OsStr) -> Option<PathBuf> {
     std::env::split_paths(path)
         .filter(|directory| directory.is_absolute())
         .map(|directory| directory.join(name))
-        .find(|file| {
-            fs::metadata(file)
-                .is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
-        })
+        .find(|file| is_program(file).is_ok_and(|is_program| is_program))
+}
+
+/// Whether a file can be executed.
+pub(crate) fn is_program(file: &Path) -> io::Result<bool> {
+    let meta = fs::metadata(file)?;
+    Ok(meta.is_file() && meta.permissions().mode() & 0o111 != 0)
 }
 
 /// Whether a program is a script with an interpreter line (`#!`).

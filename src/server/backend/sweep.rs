@@ -18,7 +18,7 @@ use tokio::{
 };
 
 #[cfg(target_os = "linux")]
-use crate::inside::proc::{Observed, is_gone_or_foreign, is_in, pids};
+use crate::inside::proc::{Observed, is_gone_or_foreign, is_in, kill_all, pids};
 
 /// Environment variable that names the server instance.
 pub(super) const SERVER_MARKER: &str = "ACTIX_SANDBOX_SERVER";
@@ -180,10 +180,7 @@ struct Seen {
 fn pass(targets: &[Target]) -> Seen {
     use std::collections::HashMap;
 
-    use nix::{
-        sys::signal::{Signal, kill},
-        unistd::Pid,
-    };
+    use nix::unistd::Pid;
 
     let mut by_marker = HashMap::new();
     let mut by_directory = Vec::new();
@@ -273,19 +270,13 @@ fn pass(targets: &[Target]) -> Seen {
             found[owner] += 1;
         }
     }
-    // First stop all processes, so that none can react to the death of another. Then kill children
-    // before their parents. Otherwise a process group could become orphaned: the kernel then sends
-    // SIGHUP and SIGCONT to its stopped processes, and a shell among them would continue.
+    // Parents come before their children.
     doomed.sort_by_cached_key(|pid| {
         let parent = |pid: &i32| processes.get(pid).map(|&(parent, ..)| parent);
         let ancestors = std::iter::successors(parent(&pid.as_raw()), parent);
-        std::cmp::Reverse(ancestors.take(processes.len()).count())
+        ancestors.take(processes.len()).count()
     });
-    for signal in [Signal::SIGSTOP, Signal::SIGKILL] {
-        for &pid in &doomed {
-            let _ = kill(pid, signal);
-        }
-    }
+    kill_all(&doomed);
     Seen {
         found,
         uncertain,

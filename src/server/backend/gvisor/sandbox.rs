@@ -403,6 +403,6 @@ async fn working_directory(container: &Container, cwd: &str) -> Result<String, S
     let path = path.to_string_lossy().into_owned();
     match container.program(&["test", "-d", &path]).await? {
         0 => Ok(path),
-        _ => Err(no_directory(cwd, "")),
+        _ => Err(no_directory(cwd)),
     }
 }

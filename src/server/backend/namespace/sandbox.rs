@@ -40,7 +40,7 @@ use crate::{
         process::Started,
         remote::NotStarted,
     },
-    protocol::SandboxId,
+    protocol::{SandboxId, excerpt},
     server::{
         agent::find_agent,
         backend::{
@@ -248,8 +248,8 @@ async fn find_cgroups(options: &NamespaceOptions) -> Result<Cgroups, String> {
     found.map_err(|error| error.to_string())?
 }
 
-/// Whether the users of sandboxes exist for this process, which is root. In a user namespace, such as
-/// that of a container without root, they don't. Code then runs under the user of this process,
+/// Whether the users of sandboxes exist for this process, which is root. In a user namespace, such
+/// as that of a container without root, they don't. Code then runs under the user of this process,
 /// which is root only in that namespace.
 fn has_users(root: &Path) -> io::Result<bool> {
     let probe = root.join("owned");
@@ -381,7 +381,8 @@ impl BackendSandbox for NamespaceSandbox {
                 .map_err(|error| format!("Failed to store the code: {error}"))?;
             let name = code.0.file_name().unwrap_or_default().to_string_lossy();
             let mut args = vec![format!("{CODE_INSIDE}/{name}")];
-            let cwd = job.cwd.as_deref().unwrap_or_default();
+            let cwd = job.cwd.as_deref().filter(|cwd| !cwd.is_empty());
+            let cwd = cwd.unwrap_or(HOME_INSIDE);
             let inside = Path::new(HOME_INSIDE).join(cwd);
             let site = format!("{CODE_INSIDE}/{}", site::SITE);
             let env = environment(&job, &site, self.id.as_str());
@@ -395,9 +396,10 @@ impl BackendSandbox for NamespaceSandbox {
             };
             let started = agent.remote.start(start, code).await;
             started.map_err(|failed| match failed {
-                NotStarted::NoDirectory(reason) => {
-                    let cwd = if cwd.is_empty() { HOME_INSIDE } else { cwd };
-                    no_directory(cwd, &reason)
+                NotStarted::NoDirectory => no_directory(cwd),
+                NotStarted::DirectoryDenied(reason) => {
+                    let cwd = excerpt(cwd.as_bytes());
+                    format!("The working directory '{cwd}' can't be entered: {reason}.")
                 }
                 NotStarted::Failed(reason) => {
                     format!("Failed to start {}: {reason}", interpreter.display())
