@@ -18,6 +18,13 @@ async fn server() -> Option<LocalServer> {
     start_if_possible(LocalServer::builder().backend(backend)).await
 }
 
+/// A server with a sandbox.
+async fn sandbox() -> Option<(LocalServer, Sandbox)> {
+    let server = server().await?;
+    let sandbox = Sandbox::create(server.url()).await.unwrap();
+    Some((server, sandbox))
+}
+
 async fn run(sandbox: &Sandbox, language: Language, code: &str) -> Output {
     within("the code", sandbox.run(language, code))
         .await
@@ -54,8 +61,9 @@ print('end')
 
 #[actix::test]
 async fn code_cannot_signal_trace_open_or_limit_the_agent() {
-    let Some(server) = server().await else { return };
-    let sandbox = Sandbox::create(server.url()).await.unwrap();
+    let Some((server, sandbox)) = sandbox().await else {
+        return;
+    };
     let output = run(&sandbox, Language::Python, ATTACK).await;
     assert_eq!(output.stdout, "end\n", "{}", output.stderr_lossy());
     let again = run(&sandbox, Language::Bash, "echo still here").await;
@@ -67,8 +75,9 @@ async fn code_cannot_signal_trace_open_or_limit_the_agent() {
 /// and their filter.
 #[actix::test]
 async fn code_has_no_privilege_and_a_filter() {
-    let Some(server) = server().await else { return };
-    let sandbox = Sandbox::create(server.url()).await.unwrap();
+    let Some((server, sandbox)) = sandbox().await else {
+        return;
+    };
     let code = "grep -hE '^(Cap|NoNewPrivs|Seccomp:)' /proc/self/status | sort -u; id -u";
     let output = run(&sandbox, Language::Bash, code).await;
     let sets = ["CapAmb", "CapBnd", "CapEff", "CapInh", "CapPrm"];
@@ -97,8 +106,9 @@ const TO_THE_REAPER: [(&str, &str); 2] = [("nothing", ""), ("stops it", "kill -S
 
 #[actix::test]
 async fn a_kill_leaves_no_descendant_whatever_the_code_did() {
-    let Some(server) = server().await else { return };
-    let sandbox = Sandbox::create(server.url()).await.unwrap();
+    let Some((server, sandbox)) = sandbox().await else {
+        return;
+    };
     for (name, code) in TO_THE_REAPER {
         let code = format!("{LEAVES}{code}\necho ready; sleep 300");
         let process = sandbox.exec(Language::Bash, code).await.unwrap();
@@ -116,8 +126,9 @@ async fn a_kill_leaves_no_descendant_whatever_the_code_did() {
 /// A process whose first thread has ended looks like a zombie.
 #[actix::test]
 async fn a_kill_finds_a_process_whose_first_thread_has_ended() {
-    let Some(server) = server().await else { return };
-    let sandbox = Sandbox::create(server.url()).await.unwrap();
+    let Some((server, sandbox)) = sandbox().await else {
+        return;
+    };
     let code = "
 import ctypes, os, subprocess, threading, time
 def work():
@@ -140,8 +151,9 @@ ctypes.CDLL(None).pthread_exit(0)
 /// The agent can't tell to which exec a process without a reaper belongs, so it kills all of them.
 #[actix::test]
 async fn code_that_kills_its_reaper_is_killed() {
-    let Some(server) = server().await else { return };
-    let sandbox = Sandbox::create(server.url()).await.unwrap();
+    let Some((server, sandbox)) = sandbox().await else {
+        return;
+    };
     for code in [
         "kill -9 $PPID; sleep 300",
         "kill -9 -1; env -i setsid -f sleep 300; sleep 300",
@@ -208,8 +220,9 @@ async fn code_that_stops_or_kills_starting_execs_stops_no_agent() {
 /// The type `Signal` of the crate nix has no real-time signals, so the agent reports raw numbers.
 #[actix::test]
 async fn a_real_time_signal_is_reported() {
-    let Some(server) = server().await else { return };
-    let sandbox = Sandbox::create(server.url()).await.unwrap();
+    let Some((server, sandbox)) = sandbox().await else {
+        return;
+    };
     let output = run(&sandbox, Language::Bash, "kill -34 $$").await;
     assert_eq!(output.end, ProcessEnd::Signaled(34));
     server.stop().await;
@@ -260,8 +273,9 @@ except OSError as error: print(error.strerror)",
 
 #[actix::test]
 async fn what_code_exhausts_stops_neither_the_agent_nor_other_execs() {
-    let Some(server) = server().await else { return };
-    let sandbox = Sandbox::create(server.url()).await.unwrap();
+    let Some((server, sandbox)) = sandbox().await else {
+        return;
+    };
     for (name, code, stopped) in EXHAUST {
         let output = run(&sandbox, Language::Python, code).await;
         assert_eq!(output.stdout, stopped, "{name}: {}", output.stderr_lossy());
@@ -276,8 +290,9 @@ async fn what_code_exhausts_stops_neither_the_agent_nor_other_execs() {
 
 #[actix::test]
 async fn a_full_pipe_of_one_exec_delays_no_other() {
-    let Some(server) = server().await else { return };
-    let sandbox = Sandbox::create(server.url()).await.unwrap();
+    let Some((server, sandbox)) = sandbox().await else {
+        return;
+    };
     let code = "cat /dev/zero & cat /dev/zero >&2";
     let unread = sandbox.exec(Language::Bash, code).await.unwrap();
     let begun = within("its output", unread.stdout().next()).await;
@@ -324,8 +339,9 @@ const BLOCKED_CALLS: &str = include_str!("blocked_calls.py");
 
 #[actix::test]
 async fn every_blocked_call_is_refused() {
-    let Some(server) = server().await else { return };
-    let sandbox = Sandbox::create(server.url()).await.unwrap();
+    let Some((server, sandbox)) = sandbox().await else {
+        return;
+    };
     let run = sandbox.command(Language::Python, BLOCKED_CALLS);
     let run = run.timeout(Duration::from_secs(60)).output();
     let output = within("the code", run).await.unwrap();
