@@ -13,7 +13,7 @@ use futures::StreamExt;
 
 #[actix::main]
 async fn main() -> ExitCode {
-    // The backend `namespace` starts this program again, as the agent of each sandbox.
+    // A confining backend starts this program again, as the agent of each sandbox.
     actix_sandbox::server::agent();
     shared::exit_code(run().await)
 }

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 /// The version of this protocol. Server and agent must have the same version.
-pub(crate) const PROTOCOL: u32 = 1;
+pub(crate) const PROTOCOL: u32 = 2;
 
 /// A message of the server.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,21 +25,56 @@ pub(crate) enum Request {
         /// Whether the stream is stderr. Otherwise it is stdout.
         stderr: bool,
     },
+    /// The server is about to store the memory of the sandbox. The agent kills the execs that have
+    /// not ended, drops the output of all others from now on, and sends nothing after its answer.
+    Suspend,
+    /// The first message after the memory was restored. The agent greets again.
+    ///
+    /// This message and [`Reply::Hello`] are the same in every version of the protocol, because the
+    /// agent may come from another release than the server.
+    Resume,
 }
 
 /// How an agent confines itself and the processes that it starts.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Setup {
-    /// System calls to deny, in addition to those that the agent always denies.
-    pub(crate) denied_calls: Vec<String>,
+    /// Where the agent runs.
+    pub(crate) place: Place,
     /// The limits of each process.
     pub(crate) limits: Limits,
+}
+
+/// Where an agent runs. This decides how it confines code and finds the processes of an exec.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Place {
+    /// In namespaces of the machine's kernel, as the same user as code. A filter limits the system
+    /// calls of code, and each exec has a reaper.
+    Namespace {
+        /// System calls to deny, in addition to those that the agent always denies.
+        denied_calls: Vec<String>,
+    },
+    /// In gVisor, as root, with only the privileges that it needs to start and to kill processes of
+    /// this user. A supplementary group marks the processes of each exec, and code can't leave it.
+    Gvisor {
+        /// The user ID and group ID of code.
+        user: u32,
+    },
+}
+
+impl Default for Place {
+    fn default() -> Self {
+        Self::Namespace {
+            denied_calls: Vec::new(),
+        }
+    }
 }
 
 /// The resource limits of each process that runs code. See setrlimit(2).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Limits {
-    /// `RLIMIT_DATA`, in bytes.
+    /// The memory of a process, in bytes. In namespaces, this is `RLIMIT_DATA`. gVisor ignores that
+    /// limit, so the agent measures the memory there.
     pub(crate) data: u64,
     /// `RLIMIT_NPROC`.
     pub(crate) processes: u64,
@@ -76,6 +111,19 @@ pub(crate) struct Start {
     pub(crate) env: Vec<(String, String)>,
     /// The working directory.
     pub(crate) cwd: String,
+    /// A file that the agent copies for the exec.
+    pub(crate) copy: Option<FileCopy>,
+}
+
+/// A file that the agent copies before it starts the program, and removes when the main process has
+/// ended. Memory can't be stored while a process has a removed file of the machine open, but it can
+/// with a removed file of the sandbox.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct FileCopy {
+    /// The path of the file.
+    pub(crate) from: String,
+    /// The path of the copy, which must not exist.
+    pub(crate) to: String,
 }
 
 /// A message of the agent.
@@ -116,6 +164,11 @@ pub(crate) enum Reply {
     Killed {
         /// The number of the exec.
         exec: u32,
+    },
+    /// The answer to [`Request::Suspend`].
+    Suspended {
+        /// Whether the sandbox has processes besides the agent.
+        has_processes: bool,
     },
 }
 

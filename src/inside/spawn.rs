@@ -50,29 +50,35 @@ pub(crate) fn blocking_command(program: impl AsRef<OsStr>) -> Command {
 }
 
 /// Forks this process, which must have a single thread, and returns the PID of the child. The child
-/// closes all descriptors except those in `keep`, calls `main` and exits.
+/// closes all descriptors except those in `keep`, calls `main` with the result, and exits.
 ///
 /// The start of a [`command`] blocks until the child has executed the program. A fork doesn't, so
 /// code can't block the caller by stopping the child.
 #[cfg(target_os = "linux")]
 pub(super) fn fork(
     keep: &[std::os::fd::RawFd],
-    main: impl FnOnce(),
+    main: impl FnOnce(io::Result<()>),
 ) -> io::Result<nix::unistd::Pid> {
     // SAFETY: this process has a single thread, so the child may call everything, not only
     // async-signal-safe functions.
     match unsafe { nix::unistd::fork() }? {
         nix::unistd::ForkResult::Parent { child } => Ok(child),
         nix::unistd::ForkResult::Child => {
-            if close_all_except(keep).is_ok() {
-                // A panic must not return to the code of the parent.
-                let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(main));
+            let closed = close_all_except(keep);
+            let main = std::panic::AssertUnwindSafe(|| main(closed));
+            // A panic must not return to the code of the parent.
+            match std::panic::catch_unwind(main) {
+                // SAFETY: it ends this process at once, without the exit handlers of its parent.
+                Ok(()) => unsafe { libc::_exit(0) },
+                Err(_) => std::process::abort(),
             }
-            // SAFETY: it ends this process at once, without the exit handlers of its parent.
-            unsafe { libc::_exit(0) }
         }
     }
 }
+
+/// A number above every descriptor, and one that gVisor takes as a positive `int`.
+#[cfg(target_os = "linux")]
+const END_OF_DESCRIPTORS: u32 = i32::MAX.cast_unsigned();
 
 /// Closes all descriptors except those in `keep`. Opens `/dev/null` as stdin, stdout and stderr.
 #[cfg(target_os = "linux")]
@@ -88,7 +94,7 @@ fn close_all_except(keep: &[std::os::fd::RawFd]) -> io::Result<()> {
     let mut keep: Vec<_> = keep.iter().map(|fd| fd.cast_unsigned()).collect();
     keep.sort_unstable();
     let mut first = 3;
-    for kept in keep.into_iter().chain([u32::MAX]) {
+    for kept in keep.into_iter().chain([END_OF_DESCRIPTORS]) {
         if kept > first {
             // SAFETY: the arguments are numbers. No object of this process uses these descriptors
             // from now on.
@@ -113,6 +119,14 @@ pub(super) fn limited_command(
     // SAFETY: it only makes system calls.
     unsafe { command.pre_exec(move || limits::lower(limits)) };
     command
+}
+
+/// Limits the size of each file that the process of a command may write. Only lowers the limit.
+#[cfg(target_os = "linux")]
+pub(crate) fn limit_files(command: &mut tokio::process::Command, bytes: u64) {
+    let limit = move || limits::lower([(rustix::process::Resource::Fsize, bytes)]);
+    // SAFETY: it only makes system calls.
+    unsafe { command.pre_exec(limit) };
 }
 
 /// Lets the process of a command run under another user and group, without supplementary groups.
@@ -219,7 +233,7 @@ mod linux {
     /// Sets close-on-exec on every file descriptor above 2. They must stay open until exec, because
     /// std reports a failed exec through one of them.
     fn close_on_exec() -> io::Result<()> {
-        let (first, last) = (3_usize, u32::MAX as usize);
+        let (first, last) = (3_usize, super::END_OF_DESCRIPTORS as usize);
         let flags = libc::CLOSE_RANGE_CLOEXEC as usize;
         // SAFETY: the arguments are numbers. With this flag the call closes nothing.
         match unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) } {

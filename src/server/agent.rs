@@ -1,5 +1,5 @@
-//! [`agent`] runs the agent of a `namespace` sandbox. [`find_agent`] finds the program to start as
-//! the agent.
+//! [`agent`] runs the agent of a confined sandbox. [`find_agent`] finds the program to start as the
+//! agent.
 
 use std::{
     env,
@@ -27,7 +27,7 @@ static IS_AGENT: AtomicBool = AtomicBool::new(false);
 /// can be the first line of that function. `#[tokio::main]` starts threads, so call this before the
 /// runtime starts.
 ///
-/// The backend `namespace` starts an agent as the first process of each sandbox. The agent starts
+/// The backends `namespace` and `gvisor` start an agent as the first process of each sandbox. The agent starts
 /// the code, moves its input and output, and kills it. In a process that a server started as an
 /// agent, this function runs the agent and then exits the process. In any other process, it returns
 /// at once, and a server in that process uses this program for its agents. Without this call, the

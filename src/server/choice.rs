@@ -45,7 +45,7 @@ pub enum Backend {
     /// Confines code with gVisor. Each sandbox has its own kernel, the program `runsc`, which
     /// handles the system calls of the code. A checkpoint includes the memory of background
     /// processes. Requires Linux, root, [`runsc`](https://gvisor.dev) (Debian's package `runsc`)
-    /// and perl.
+    /// and a program for the agents of sandboxes (see [`agent`](super::agent())).
     Gvisor(GvisorOptions),
 }
 
@@ -140,12 +140,15 @@ macro_rules! confining {
             $options
 
             /// The maximum memory of a process, in bytes. In a namespace, only private writable
-            /// memory counts. In gVisor, all mapped memory counts. Default: 2 GiB; at least 32 MiB.
+            /// memory counts, and an allocation beyond the limit fails. In gVisor, a process with
+            /// more memory is killed, within about 50 ms. All processes of a gVisor sandbox
+            /// together get twice as much, rounded up to a whole GiB, and no file can be larger
+            /// than that. Default: 2 GiB; at least 32 MiB.
             memory(bytes: u64): confines.memory_bytes = bytes;
 
-            /// The maximum number of processes and threads in a sandbox. With `namespace`, the
-            /// agent counts too, and so does one supervising process (the reaper) for each exec. If
-            /// the server doesn't run as root, the limit on processes of its user also applies.
+            /// The maximum number of processes and threads in a sandbox. In a namespace, the agent
+            /// counts too, and so does one supervising process (the reaper) for each exec. If the
+            /// server doesn't run as root, the limit on processes of its user also applies there.
             /// Default: 512; at least 8.
             processes(processes: u64): confines.processes = processes;
 

@@ -62,11 +62,11 @@
 //!   files. Killing the sandbox that filled the disk frees the space. Put
 //!   [`ServerBuilder::directory`] on a separate disk.
 //! - **The processor.** Code can use all of it, unless [`NamespaceOptions::cpus`] is set.
-//! - **The memory of a whole sandbox.** `namespace` limits it if the server has a cgroup, by
-//!   [`NamespaceOptions::sandbox_memory`]. Otherwise, and with `gvisor`, only the memory of each
-//!   process is limited. With `namespace` that limit covers what a process allocates, but **not
-//!   memory that it shares** (`memfd`, shared mappings). Files in memory (`/dev/shm`) are limited
-//!   to 64 MiB, and with `namespace` also to 16,384 files.
+//! - **The memory of a whole sandbox.** `gvisor` limits it, by [`GvisorOptions::memory`].
+//!   `namespace` limits it if the server has a cgroup, by [`NamespaceOptions::sandbox_memory`].
+//!   Otherwise, `namespace` limits only the memory that each process allocates, and **not memory
+//!   that processes share** (`memfd`, shared mappings). Files in memory (`/dev/shm`) are limited to
+//!   64 MiB, and with `namespace` also to 16,384 files.
 //! - **Kernel vulnerabilities.** `host` and `namespace` share the kernel of this machine, so a
 //!   vulnerability in it lets code escape.
 //!
@@ -90,14 +90,17 @@
 //!
 //! Differences with `gvisor`:
 //!
-//! - A write to the stdin that a process has closed is refused only after the process ends.
+//! - A process with more memory than [`GvisorOptions::memory`] is killed by SIGKILL. A process that
+//!   needs more memory than the sandbox has left ends with SIGSEGV.
+//! - Every process has a supplementary group, 1073741824 or above, which differs for each exec. The
+//!   agent finds the processes of an exec by this group.
 //! - `runsc` 20221219, the release in Debian 12, fails the system calls that Debian's `ls` and
 //!   `stat` make (`Invalid argument`). Later releases support them.
 //! - Later releases (tested: 20240729) kill processes that an exec started when a checkpoint is
 //!   restored.
 //!
 //! The threat model, `docs/threats.md` in the repository, lists who is trusted with what, the
-//! attacks on the agent of a `namespace` sandbox, and what the server doesn't defend against.
+//! attacks on the agent of a sandbox, and what the server doesn't defend against.
 //!
 //! # What code starts with
 //!
@@ -114,7 +117,7 @@
 //! | keys of the kernel | a session keyring of the server's, empty at first; the user's other keyrings | none: the calls fail | none: the calls fail |
 //! | umask | 022 | the same | the same |
 //! | limits | see below | the same, then those of [`NamespaceOptions`] | those of [`GvisorOptions`] |
-//! | supplementary groups | none if the server is root, else those of its user | the same | none |
+//! | supplementary groups | none if the server is root, else those of its user | the same | one, of the exec |
 //! | ambient and inheritable capabilities | none | none | none |
 //! | scheduling | normal policy, I/O priority and timer slack; niceness and out-of-memory score not below 0 | the same | gVisor's own |
 //! | address randomisation (personality) | on | on | gVisor's own |
@@ -130,12 +133,11 @@
 //! - The environment holds `PATH`, `LANG`, `HOME`, `USER`, `LOGNAME`, `TMPDIR`, `PYTHONUNBUFFERED`
 //!   and `ACTIX_SANDBOX_ID`, the id of the sandbox. `PATH` is the server's own on `host`, and fixed
 //!   on the other backends.
-//! - With `host` and `gvisor`, the server finds the processes of a sandbox by three more variables,
-//!   `ACTIX_SANDBOX_SERVER`, `ACTIX_SANDBOX_NAME` and `ACTIX_SANDBOX_EXEC`. Their values are
-//!   random, so code can't guess those of another sandbox. With `host`, code can read the values of
-//!   other sandboxes from `/proc`. A process that copies these values is killed together with the
-//!   processes of the other sandbox. With `namespace`, code has none of these variables: the agent
-//!   finds the processes of an exec by their parents.
+//! - With `host`, the server finds the processes of a sandbox by three more variables,
+//!   `ACTIX_SANDBOX_SERVER`, `ACTIX_SANDBOX_NAME` and `ACTIX_SANDBOX_EXEC`. Code can read the
+//!   values of other sandboxes from `/proc`. A process that copies these values is killed together
+//!   with the processes of the other sandbox. With the other backends, code has none of these
+//!   variables.
 //!
 //! # Who may call
 //!
@@ -187,14 +189,14 @@
 //! - Code runs with the `python3` and `bash` of this machine. Each exec has its own process group.
 //! - Each sandbox has its own directory. The working directory is `HOME`. Files and background
 //!   processes live as long as the sandbox.
-//! - With `namespace`, the first process of a sandbox is its agent, which the server starts for the
-//!   first exec. If the agent ends or breaks the protocol with the server, every process of the
+//! - With `namespace` and `gvisor`, the first process of a sandbox is its agent, which the server
+//!   starts for the first exec. If the agent ends or breaks the protocol with the server, every process of the
 //!   sandbox ends. Pending calls and later execs fail with the reason. If the server is killed, its
 //!   agents end, and with them every process of its sandboxes.
 //! - The server confirms a kill of an exec when it finds no process of the exec any more. With
-//!   `namespace`, it finds every process that descends from the main process, even if that process
-//!   started its own session, cleared its environment and lost its parent. With `host`, a process
-//!   that did all three survives until its sandbox ends.
+//!   `namespace` and `gvisor`, it finds every process that descends from the main process, even if
+//!   that process started its own session, cleared its environment and lost its parent. With
+//!   `host`, a process that did all three survives until its sandbox ends.
 //! - The server sends output as it is written, and batches writes within about a millisecond into
 //!   one message. Under v1, bytes that are not UTF-8 arrive as U+FFFD; [v2](crate::protocol_v2)
 //!   carries every byte.
@@ -245,8 +247,11 @@
 //!   usual.
 //! - A checkpoint also holds the settings of the sandbox, the SHA-256 of its token, and the ends
 //!   and output that v2 clients have not acknowledged. With `gvisor` it includes background
-//!   processes, which resume after a restore by the same release of `runsc`. The other backends
-//!   store **no memory**, so a checkpoint kills background processes.
+//!   processes, which resume after a restore by the same release of `runsc`. They need the program
+//!   of the agent with which they started, so such a checkpoint contains that program, too: it adds
+//!   some megabytes. A server of another release restores the checkpoint with it, or refuses the
+//!   restore if the two releases can't work together. The other backends store **no memory**, so a
+//!   checkpoint kills background processes.
 //! - Archives are written atomically: the old archive stays until the new one is complete. If a
 //!   checkpoint fails, the sandbox keeps running with its files. An automatic checkpoint of an idle
 //!   sandbox is retried after the next idle timeout.

@@ -16,4 +16,5 @@ mod agent;
 mod attacks;
 mod backends;
 mod clean_start;
+mod gvisor;
 mod limits;

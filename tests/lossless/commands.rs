@@ -93,8 +93,7 @@ async fn stdin_ends_where_the_caller_closes_it() {
 /// Writes fail once the process has closed its stdin, and the process goes on.
 #[actix::test]
 async fn input_that_the_process_closed_is_refused() {
-    // In gVisor, the server learns this only when the process ends.
-    let (_server, sandbox) = super::support::visible_sandbox().await;
+    let (_server, sandbox) = sandbox().await;
     let process = sandbox
         .exec(Language::Bash, "exec <&-; echo closed; sleep 1000")
         .await

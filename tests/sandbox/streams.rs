@@ -168,10 +168,6 @@ async fn a_dropped_stdin_handle_loses_no_accepted_write() {
 
 #[actix::test]
 async fn a_shutdown_reports_input_that_the_process_did_not_read() {
-    // In gVisor, stdin counts as taken when the program that runs beside the code has read it.
-    if crate::support::backend::is("gvisor") {
-        return;
-    }
     let (_server, process, mut stdin) = held_back("true", 1 << 20).await;
     let (shutdown, ()) = within("the end", join(stdin.shutdown(), release(&process))).await;
     let error = shutdown.expect_err("the process read nothing");

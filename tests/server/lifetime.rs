@@ -96,7 +96,7 @@ async fn dropping_the_future_of_stop_does_not_block() {
 
 #[tokio::test]
 async fn a_server_stops_though_its_clients_neither_read_nor_close() {
-    let server = LocalServer::start().await.unwrap();
+    let server = backend::with_visible_processes().start().await.unwrap();
     let (mut deaf, identity) = Client::create(&server).await;
     deaf.exec("bash", "yes").await;
     eventually("it runs", || processes_of(&identity).len() >= 2).await;

@@ -194,7 +194,7 @@ async fn a_sandbox_has_a_place_of_its_own_and_a_clean_environment() {
     assert_eq!(other.bash("find -mindepth 1").await, "");
     let environment = one.bash("env | cut -d= -f1 | sort | tr '\\n' ' '").await;
     // An agent needs no marks to find the processes of a sandbox.
-    let [exec, names] = match backend::is("namespace") {
+    let [exec, names] = match backend::is("namespace") || backend::is("gvisor") {
         true => ["", ""],
         false => [
             "ACTIX_SANDBOX_EXEC ",
@@ -346,7 +346,7 @@ async fn a_client_that_does_not_read_pauses_only_its_process() {
 
 #[tokio::test]
 async fn a_client_that_does_not_read_can_kill_its_sandbox() {
-    let server = LocalServer::start().await.unwrap();
+    let server = backend::with_visible_processes().start().await.unwrap();
     let (mut deaf, identity) = Client::create(&server).await;
     deaf.exec("bash", "yes").await;
     eventually("it runs", || processes_of(&identity).len() >= 2).await;

@@ -53,6 +53,34 @@ archive.close()";
     compress(output, fs::File::create(archive).unwrap());
 }
 
+/// Changes an entry of an archive. `change` is Python that has the other archive as `archive` and
+/// the entry as `entry`.
+pub(crate) fn change(archive: &Path, name: &str, change: &str) {
+    let code = format!(
+        "
+import io, sys, tarfile
+archive = tarfile.open(fileobj=sys.stdout.buffer, mode='w|', format=tarfile.PAX_FORMAT)
+for entry in tarfile.open(sys.argv[1]):
+    if entry.name == sys.argv[2]:
+        entry.size = 10
+        {change}
+    else: archive.addfile(entry, tarfile.open(sys.argv[1]).extractfile(entry.name) if entry.isreg() else None)
+archive.close()"
+    );
+    let plain = tempfile::NamedTempFile::new().unwrap();
+    fs::write(plain.path(), decompress(archive).unwrap()).unwrap();
+    let mut made = Command::new("python3")
+        .args(["-c", &code])
+        .arg(plain.path())
+        .arg(name)
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let file = fs::File::create(archive).unwrap();
+    compress(made.stdout.take().unwrap(), file);
+    assert!(made.wait().unwrap().success());
+}
+
 /// Writes an archive of about 4 MB that unpacks to 1 GiB.
 pub(crate) fn bomb(archive: &Path) {
     written_by(

@@ -1,10 +1,11 @@
 //! [`Exec`]: a program that the agent started, with its streams.
 
 use std::{
-    io::{self, PipeReader, PipeWriter},
+    fs,
+    io::{self, PipeReader, PipeWriter, Write},
     os::{
         fd::{AsFd, BorrowedFd},
-        unix::process::ExitStatusExt,
+        unix::{fs::OpenOptionsExt, process::ExitStatusExt},
     },
     process::ExitStatus,
 };
@@ -14,18 +15,19 @@ use nix::unistd::Pid;
 use rustix::{event::PollFlags, io::Errno};
 
 use super::{
-    failed, put_reply,
-    reaper::{self, Report, Stdio},
+    failed,
+    main_process::{self, Identity, Report, Stdio},
+    put_reply, reaper,
 };
 use crate::inside::{
     frames::{MAX_DATA_BYTES, Stream, WINDOW, put_credit, put_data, put_end},
-    messages::{Failure, Limits, Reply, Start},
+    messages::{Failure, FileCopy, Limits, Reply, Start},
 };
 
 /// What `poll` reports about an exec.
 #[derive(Clone, Copy)]
 pub(super) enum Source {
-    /// A report of the reaper.
+    /// A report about the main process.
     Reports,
     Stdin,
     Stdout,
@@ -34,10 +36,15 @@ pub(super) enum Source {
 
 pub(super) struct Exec {
     number: u32,
-    /// The parent of the main process. `None` once it has ended.
-    reaper: Option<Pid>,
-    /// The reports of the reaper. `None` once it can send no more.
+    /// The child of the agent: the reaper, or the main process if there is no reaper. `None` once
+    /// it has ended.
+    child: Option<Pid>,
+    /// The supplementary group of the processes. `None` if a reaper holds them together.
+    group: Option<u32>,
+    /// The reports about the main process. `None` once there can be no more.
     reports: Option<PipeReader>,
+    /// The copy of a file, which is removed with the exec.
+    copy: Option<CopiedFile>,
     /// What was told to the server.
     told: Told,
     /// Whether code killed the reaper. Then all processes of the exec are killed.
@@ -70,13 +77,46 @@ struct Output {
     credit: u32,
 }
 
+/// A file that was copied for an exec. Dropping this removes it.
+struct CopiedFile(String);
+
+impl Drop for CopiedFile {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+impl CopiedFile {
+    /// Copies a file. Every user can read the copy.
+    fn new(copy: &FileCopy) -> io::Result<Self> {
+        let bytes = fs::read(&copy.from)?;
+        let mut file = fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o644)
+            .open(&copy.to)?;
+        let copied = Self(copy.to.clone());
+        file.write_all(&bytes)?;
+        Ok(copied)
+    }
+}
+
 impl Exec {
-    /// Begins to start a program. A later reply tells the server whether it was started.
-    pub(super) fn start(start: &Start, limits: Limits) -> io::Result<Self> {
+    /// Begins to start a program. A later reply tells the server whether it was started. Without
+    /// an `identity`, the program runs as the user of the agent, with a reaper.
+    pub(super) fn start(
+        start: &Start,
+        limits: Limits,
+        identity: Option<Identity>,
+    ) -> io::Result<Self> {
+        let copy = start.copy.as_ref().map(CopiedFile::new).transpose()?;
         let (reports, reported) = io::pipe()?;
-        let (stdin, input) = io::pipe()?;
-        let (stdout, to_stdout) = io::pipe()?;
-        let (stderr, to_stderr) = io::pipe()?;
+        let pipes = || Ok([io::pipe()?, io::pipe()?, io::pipe()?]);
+        let pipes = match identity {
+            Some(identity) => identity.as_user(pipes),
+            None => pipes(),
+        };
+        let [(stdin, input), (stdout, to_stdout), (stderr, to_stderr)] = pipes?;
         rustix::io::ioctl_fionbio(&input, true)?;
         for pipe in [&reports, &stdout, &stderr] {
             rustix::io::ioctl_fionbio(pipe, true)?;
@@ -86,25 +126,59 @@ impl Exec {
             stdout: to_stdout,
             stderr: to_stderr,
         };
-        let reaper = reaper::start(start, limits, stdio, reported)?;
+        let child = match identity {
+            Some(identity) => main_process::start(start, limits, identity, stdio, reported)?,
+            None => reaper::start(start, limits, stdio, reported)?,
+        };
         Ok(Self {
             number: start.exec,
-            reaper: Some(reaper),
+            child: Some(child),
+            group: identity.map(|identity| identity.group),
             reports: Some(reports),
+            copy,
             told: Told::Nothing,
             has_lost_reaper: false,
             is_kill_asked: false,
             stdin: Some(input),
             input: BytesMut::new(),
             is_last_input: false,
-            stdout: Output::new(stdout),
-            stderr: Output::new(stderr),
+            stdout: Output::new(Some(stdout)),
+            stderr: Output::new(Some(stderr)),
         })
     }
 
-    /// The process whose descendants are the processes of this exec.
-    pub(super) fn reaper(&self) -> Option<Pid> {
-        self.reaper
+    /// An exec that is over, except that processes of its group may be left.
+    pub(super) fn ended(number: u32, group: u32) -> Self {
+        Self {
+            number,
+            child: None,
+            group: Some(group),
+            reports: None,
+            copy: None,
+            told: Told::End,
+            has_lost_reaper: false,
+            is_kill_asked: false,
+            stdin: None,
+            input: BytesMut::new(),
+            is_last_input: false,
+            stdout: Output::new(None),
+            stderr: Output::new(None),
+        }
+    }
+
+    /// The reaper, or the main process of an exec without a reaper.
+    pub(super) fn child(&self) -> Option<Pid> {
+        self.child
+    }
+
+    /// The supplementary group of the processes.
+    pub(super) fn group(&self) -> Option<u32> {
+        self.group
+    }
+
+    /// The ends of stdout and stderr, if they are open.
+    pub(super) fn into_outputs(self) -> impl Iterator<Item = PipeReader> {
+        self.stdout.pipe.into_iter().chain(self.stderr.pipe)
     }
 
     /// Whether the processes of this exec are to be killed.
@@ -124,7 +198,7 @@ impl Exec {
 
     /// Whether nothing can happen to this exec any more.
     pub(super) fn is_over(&self) -> bool {
-        self.reaper.is_none()
+        self.child.is_none()
             && self.told == Told::End
             && !self.is_being_killed()
             && self.stdout.pipe.is_none()
@@ -159,19 +233,29 @@ impl Exec {
         }
     }
 
-    /// Handles the end of the reaper. A reaper that was not killed has no descendants left.
-    pub(super) fn handle_reaper_ended(&mut self, was_killed: bool, outgoing: &mut BytesMut) {
-        self.reaper = None;
-        // The reaper may have written reports before it ended.
+    /// Whether the main process has ended or was not started, and the server knows.
+    pub(super) fn has_ended(&self) -> bool {
+        self.told == Told::End
+    }
+
+    /// Handles the end of the child. A reaper that was not killed has no descendants left.
+    pub(super) fn handle_child_ended(&mut self, status: ExitStatus, outgoing: &mut BytesMut) {
+        self.child = None;
+        // The child may have written reports before it ended.
         while self.read_report(outgoing) {}
         self.reports = None;
-        self.has_lost_reaper = was_killed || self.told != Told::End;
+        if self.group.is_none() {
+            self.has_lost_reaper = status.code().is_none() || self.told != Told::End;
+        } else if self.told == Told::Started {
+            self.tell_exit(status, outgoing);
+        }
     }
 
     /// If no process of this exec is left, tells the server how it ended, and confirms a kill.
-    /// `has_strays` says whether the sandbox may have processes without a reaper.
+    /// `has_strays` says whether there may be processes of this exec besides the child.
     pub(super) fn handle_pass(&mut self, has_strays: bool, outgoing: &mut BytesMut) {
-        if self.reaper.is_some() || (self.has_lost_reaper && has_strays) {
+        let depends_on_strays = self.has_lost_reaper || self.group.is_some();
+        if self.child.is_some() || (depends_on_strays && has_strays) {
             return;
         }
         self.has_lost_reaper = false;
@@ -242,7 +326,7 @@ impl Exec {
         }
     }
 
-    /// Reads a report of the reaper and tells the server. Returns false if there is none.
+    /// Reads a report and tells the server. Returns false if there is none.
     fn read_report(&mut self, outgoing: &mut BytesMut) -> bool {
         let mut report = [0; Report::BYTES];
         let Some(pipe) = &self.reports else {
@@ -251,17 +335,18 @@ impl Exec {
         match rustix::io::read(pipe, &mut report) {
             Ok(Report::BYTES) => {}
             Err(Errno::INTR | Errno::AGAIN) => return false,
-            // The reaper has ended. `handle_reaper_ended` handles that.
+            // A reaper has ended, which `handle_child_ended` handles. A main process without a
+            // reaper has executed its program, or was killed before.
             Ok(_) | Err(_) => {
                 self.reports = None;
+                if self.group.is_some() && self.told == Told::Nothing {
+                    self.tell_start(outgoing);
+                }
                 return false;
             }
         }
         match Report::from_bytes(report) {
-            Report::Started => {
-                self.told = Told::Started;
-                put_reply(outgoing, &Reply::Started { exec: self.number });
-            }
+            Report::Started => self.tell_start(outgoing),
             Report::NotStarted(failure, error) => {
                 self.told = Told::End;
                 let reason = io::Error::from_raw_os_error(error).to_string();
@@ -272,9 +357,16 @@ impl Exec {
         true
     }
 
+    /// Tells the server that the main process was started.
+    fn tell_start(&mut self, outgoing: &mut BytesMut) {
+        self.told = Told::Started;
+        put_reply(outgoing, &Reply::Started { exec: self.number });
+    }
+
     /// Tells the server the end of the main process.
     fn tell_exit(&mut self, status: ExitStatus, outgoing: &mut BytesMut) {
         self.told = Told::End;
+        self.copy = None;
         let reply = Reply::Exited {
             exec: self.number,
             code: status.code(),
@@ -324,9 +416,9 @@ impl Exec {
 }
 
 impl Output {
-    fn new(pipe: PipeReader) -> Self {
+    fn new(pipe: Option<PipeReader>) -> Self {
         Self {
-            pipe: Some(pipe),
+            pipe,
             credit: WINDOW,
         }
     }

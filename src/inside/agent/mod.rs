@@ -1,25 +1,35 @@
-//! [`run`]: the agent, the first process of a `namespace` sandbox. It starts programs and moves
-//! their streams.
+//! [`run`]: the agent, the first process of a confined sandbox. It starts programs and moves their
+//! streams.
 //!
 //! The agent has one thread and no runtime. It waits in `poll` for the server, for its children and
 //! for their pipes. It reads the output of a process only while that stream has credit, so it holds
 //! a bounded amount of memory, and a process whose output isn't read pauses. When its input ends,
 //! the server is gone: the agent exits, and the kernel kills every other process of the sandbox.
 //!
-//! Code runs as the same user as the agent, and is hostile. The agent is the first process (PID 1)
-//! of a PID namespace. The kernel discards a signal that code sends to PID 1 if PID 1 has no
-//! handler for it, and also SIGKILL and SIGSTOP. The agent is not dumpable, so code can't attach to
-//! it or open its files in `/proc`. The [filter](super::filter) keeps code from changing the limits
-//! of the agent.
+//! Code is hostile. In namespaces, code runs as the same user as the agent. The agent is the first
+//! process (PID 1) of a PID namespace. The kernel discards a signal that code sends to PID 1 if PID
+//! 1 has no handler for it, and also SIGKILL and SIGSTOP. The agent is not dumpable, so code can't
+//! attach to it or open its files in `/proc`. The [filter](super::filter) keeps code from changing
+//! the limits of the agent. In gVisor, the agent has a user of its own.
+//!
+//! The memory of a gVisor sandbox can be stored and restored, with the agent in it. The agent then
+//! has a new server at the other ends of its stdin and stdout.
 
 mod exec;
+mod main_process;
+mod memory;
 mod processes;
 mod reaper;
 mod setup;
 
 use std::{
     collections::BTreeMap,
-    os::fd::{BorrowedFd, OwnedFd},
+    io::{self, PipeReader},
+    os::{
+        fd::{BorrowedFd, OwnedFd},
+        unix::process::ExitStatusExt,
+    },
+    process::ExitStatus,
     time::Duration,
 };
 
@@ -42,10 +52,10 @@ use rustix::{
     },
 };
 
-use self::{exec::Exec, processes::Processes};
+use self::{exec::Exec, main_process::Identity, processes::Processes};
 use super::{
     frames::{Decoder, Frame, MAX_DATA_BYTES, MAX_REQUEST_BYTES, Stream, put_control},
-    messages::{Failure, Limits, PROTOCOL, Reply, Request, Setup},
+    messages::{Failure, Limits, PROTOCOL, Place, Reply, Request, Setup, Start},
     proc::kill_all,
 };
 use crate::protocol::excerpt;
@@ -65,9 +75,15 @@ const MAX_PAUSE: Duration = Duration::from_millis(20);
 /// has stopped one. A start usually takes a millisecond, so most starts need no pass.
 const STARTS_WITHIN: Duration = Duration::from_millis(200);
 
-/// How many consecutive passes must find no process without a reaper before the agent reports that
-/// none is left.
+/// When to measure the memory of processes after the start of one, and after a failure to measure.
+const MEASURED_AFTER: Duration = Duration::from_millis(50);
+
+/// How many consecutive passes must find no process without a reaper, or none with the group of an
+/// exec, before the agent reports that none is left.
 const PASSES: u32 = 2;
+
+/// The supplementary group of the first exec. Each exec gets the next one.
+const FIRST_GROUP: u32 = 0x4000_0000;
 
 /// Runs the agent until its input ends. Returns the exit code of this process.
 pub(crate) fn run() -> i32 {
@@ -87,7 +103,20 @@ enum Source {
     Output,
     Children,
     NextPass,
+    NextMeasurement,
     Exec(u32, exec::Source),
+    /// The pipe at this index of `Agent::dropped`.
+    Dropped(usize),
+}
+
+/// Whether the agent serves.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Serving,
+    /// The server asked for a suspension, and processes are being killed.
+    Suspending,
+    /// The agent has answered, and waits for a server.
+    Suspended,
 }
 
 struct Agent {
@@ -97,13 +126,26 @@ struct Agent {
     /// Tells when a child has ended or stopped.
     children: SignalFd,
     limits: Limits,
+    /// In gVisor, the user of code.
+    user: Option<u32>,
+    /// In gVisor, the supplementary group of exec 0 of this server.
+    first_group: u32,
+    /// The number of the next exec, if the server counts on.
+    next: u32,
+    phase: Phase,
+    /// Output of execs of earlier servers. The agent reads and drops it, so that the processes that
+    /// write to it go on.
+    dropped: Vec<PipeReader>,
     execs: BTreeMap<u32, Exec>,
     /// Expires when the next pass over the processes is due.
     next_pass: Timer,
+    /// In gVisor, expires when the memory of the processes is to be measured.
+    next_measurement: Timer,
     /// Whether `next_pass` will expire.
     is_sweeping: bool,
     pause: Duration,
-    /// How many consecutive passes have found no process without a reaper. `begin_sweep` resets it.
+    /// How many consecutive passes have found no process to kill that no reaper holds.
+    /// `begin_sweep` resets it.
     passes_without_strays: u32,
     /// Holds bytes between two pipes.
     scratch: Vec<u8>,
@@ -114,37 +156,58 @@ impl Agent {
     fn start() -> Result<Self, String> {
         let mut signals = SigSet::empty();
         signals.add(Signal::SIGCHLD);
-        let children = signals
+        // Without memory, gVisor sends SIGXFSZ to the first process, which has no handler for it.
+        let mut blocked = signals;
+        blocked.add(Signal::SIGXFSZ);
+        let children = blocked
             .thread_block()
             .and_then(|()| {
                 SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
             })
             .map_err(|error| format!("cannot wait for children: {error}"))?;
-        let next_pass = Timer::new().map_err(|error| format!("cannot create a timer: {error}"))?;
+        let timer = || Timer::new().map_err(|error| format!("cannot create a timer: {error}"));
         let mut agent = Self {
             input: Decoder::new(MAX_REQUEST_BYTES),
             outgoing: BytesMut::new(),
             children,
             limits: Limits::default(),
+            user: None,
+            first_group: FIRST_GROUP,
+            next: 0,
+            phase: Phase::Serving,
+            dropped: Vec::new(),
             execs: BTreeMap::new(),
-            next_pass,
+            next_pass: timer()?,
+            next_measurement: timer()?,
             is_sweeping: false,
             pause: PAUSE,
             passes_without_strays: 0,
             scratch: vec![0; READ_BYTES.max(MAX_DATA_BYTES)],
         };
-        agent.reply(&Reply::Hello { protocol: PROTOCOL });
-        agent.write_all()?;
+        agent.greet()?;
         let setup = agent.read_setup()?;
-        agent.limits = setup.limits;
-        let confined = setup::confine(&setup);
+        let confined = setup::confine(&setup.place);
         agent.reply(&match &confined {
             Ok(()) => Reply::Ready,
             Err(reason) => failed(None, Failure::Setup, reason),
         });
         agent.write_all()?;
         confined?;
+        agent.take_setup(setup);
         Ok(agent)
+    }
+
+    fn greet(&mut self) -> Result<(), String> {
+        self.reply(&Reply::Hello { protocol: PROTOCOL });
+        self.write_all()
+    }
+
+    fn take_setup(&mut self, setup: Setup) {
+        self.limits = setup.limits;
+        self.user = match setup.place {
+            Place::Namespace { .. } => None,
+            Place::Gvisor { user } => Some(user),
+        };
     }
 
     fn read_setup(&mut self) -> Result<Setup, String> {
@@ -181,21 +244,32 @@ impl Agent {
                     Source::Output => self.write_output()?,
                     Source::Children => self.reap(),
                     Source::NextPass => self.sweep(),
+                    Source::NextMeasurement => self.measure(),
                     Source::Exec(number, source) => self.handle_exec(number, source),
+                    Source::Dropped(index) => self.drop_output(index),
                 }
             }
             self.execs.retain(|_, exec| !exec.is_over());
+            if self.phase == Phase::Suspending {
+                self.suspend()?;
+            }
         }
     }
 
     /// Waits until something is ready.
     fn wait(&self) -> Result<Vec<Source>, String> {
-        let mut sources = vec![Source::Input, Source::Children, Source::NextPass];
+        let mut sources = vec![
+            Source::Input,
+            Source::Children,
+            Source::NextPass,
+            Source::NextMeasurement,
+        ];
         let (input, output) = (stdin(), stdout());
         let mut polled = vec![
             PollFd::new(&input, PollFlags::IN),
             PollFd::new(&self.children, PollFlags::IN),
             PollFd::new(&self.next_pass.0, PollFlags::IN),
+            PollFd::new(&self.next_measurement.0, PollFlags::IN),
         ];
         if !self.outgoing.is_empty() {
             sources.push(Source::Output);
@@ -207,6 +281,10 @@ impl Agent {
                 sources.push(Source::Exec(number, source));
                 polled.push(PollFd::from_borrowed_fd(fd, flags));
             });
+        }
+        for (index, pipe) in self.dropped.iter().enumerate().rev() {
+            sources.push(Source::Dropped(index));
+            polled.push(PollFd::new(pipe, PollFlags::IN));
         }
         match poll(&mut polled, None) {
             Ok(_) | Err(Errno::INTR) => {}
@@ -257,37 +335,7 @@ impl Agent {
 
     fn handle_frame(&mut self, frame: Frame) -> Result<(), String> {
         match frame {
-            Frame::Control(message) => match parse(&message)? {
-                Request::Setup(_) => return Err("the server sent a second setup".to_owned()),
-                Request::Start(start) => match Exec::start(&start, self.limits) {
-                    Ok(exec) => {
-                        self.execs.insert(start.exec, exec);
-                        if !self.is_sweeping {
-                            self.schedule_pass(STARTS_WITHIN);
-                        }
-                    }
-                    Err(error) => {
-                        let reason = error.to_string();
-                        self.reply(&failed(Some(start.exec), Failure::Program, &reason));
-                    }
-                },
-                Request::Kill { exec } => match self.execs.get_mut(&exec) {
-                    Some(it) => {
-                        it.handle_kill();
-                        self.begin_sweep();
-                    }
-                    None => self.reply(&Reply::Killed { exec }),
-                },
-                Request::Close { exec, stderr } => {
-                    if let Some(exec) = self.execs.get_mut(&exec) {
-                        exec.close(if stderr {
-                            Stream::Stderr
-                        } else {
-                            Stream::Stdout
-                        });
-                    }
-                }
-            },
+            Frame::Control(message) => self.handle_request(parse(&message)?)?,
             Frame::Data {
                 exec,
                 stream: Stream::Stdin,
@@ -313,14 +361,125 @@ impl Agent {
         Ok(())
     }
 
+    fn handle_request(&mut self, request: Request) -> Result<(), String> {
+        match request {
+            Request::Resume if self.phase == Phase::Suspended => {
+                self.greet()?;
+                let setup = self.read_setup()?;
+                self.take_setup(setup);
+                self.phase = Phase::Serving;
+                self.reply(&Reply::Ready);
+            }
+            _ if self.phase != Phase::Serving => {
+                return Err("the server sent a request after the suspension".to_owned());
+            }
+            Request::Setup(_) | Request::Resume => {
+                return Err("the server sent a second setup".to_owned());
+            }
+            Request::Start(start) => match self.start_exec(&start) {
+                Ok(exec) => {
+                    self.execs.insert(start.exec, exec);
+                    if !self.is_sweeping {
+                        self.schedule_pass(STARTS_WITHIN);
+                    }
+                }
+                Err(error) => {
+                    let reason = error.to_string();
+                    self.reply(&failed(Some(start.exec), Failure::Program, &reason));
+                }
+            },
+            Request::Kill { exec: number } => {
+                // In gVisor, processes of an exec that is over may be left, because no reaper tells.
+                if let Some(group) = self.user.and_then(|_| self.group(number)) {
+                    let ended = || Exec::ended(number, group);
+                    self.execs.entry(number).or_insert_with(ended);
+                }
+                match self.execs.get_mut(&number) {
+                    Some(exec) => {
+                        exec.handle_kill();
+                        self.begin_sweep();
+                    }
+                    None => self.reply(&Reply::Killed { exec: number }),
+                }
+            }
+            Request::Close { exec, stderr } => {
+                if let Some(exec) = self.execs.get_mut(&exec) {
+                    exec.close(if stderr {
+                        Stream::Stderr
+                    } else {
+                        Stream::Stdout
+                    });
+                }
+            }
+            Request::Suspend => {
+                self.phase = Phase::Suspending;
+                let running = self.execs.values_mut().filter(|exec| !exec.has_ended());
+                running.for_each(Exec::handle_kill);
+                self.begin_sweep();
+            }
+        }
+        Ok(())
+    }
+
+    fn start_exec(&mut self, start: &Start) -> io::Result<Exec> {
+        let identity = match self.user {
+            None => None,
+            Some(user) => Some(Identity {
+                user,
+                group: self
+                    .group(start.exec)
+                    .ok_or_else(|| io::Error::other("the sandbox has run too many execs"))?,
+            }),
+        };
+        if identity.is_some() {
+            self.next_measurement.start(MEASURED_AFTER);
+        }
+        self.next = self.next.max(start.exec.saturating_add(1));
+        Exec::start(start, self.limits, identity)
+    }
+
+    /// The supplementary group of an exec in gVisor.
+    fn group(&self, exec: u32) -> Option<u32> {
+        self.first_group.checked_add(exec)
+    }
+
+    /// Answers the server once no process is being killed. Then the memory can be stored.
+    fn suspend(&mut self) -> Result<(), String> {
+        if self.execs.values().any(Exec::is_being_killed) {
+            return Ok(());
+        }
+        let execs = std::mem::take(&mut self.execs).into_values();
+        self.dropped.extend(execs.flat_map(Exec::into_outputs));
+        // The next server counts its execs from 0. The processes of the old ones may go on.
+        self.first_group = self.first_group.saturating_add(self.next);
+        self.next = 0;
+        self.phase = Phase::Suspended;
+        let processes = processes::with_groups();
+        let processes = processes.map_err(|error| format!("cannot list processes: {error}"))?;
+        self.reply(&Reply::Suspended {
+            has_processes: !processes.is_empty(),
+        });
+        Ok(())
+    }
+
+    /// Reads output of an earlier server's exec, and forgets the pipe at its end.
+    fn drop_output(&mut self, index: usize) {
+        match rustix::io::read(&self.dropped[index], &mut self.scratch[..]) {
+            Err(Errno::INTR | Errno::AGAIN) => {}
+            Ok(read) if read > 0 => {}
+            // `wait` lists later pipes first, so the others keep their indices.
+            Ok(_) | Err(_) => drop(self.dropped.remove(index)),
+        }
+    }
+
     fn handle_exec(&mut self, number: u32, source: exec::Source) {
         if let Some(exec) = self.execs.get_mut(&number) {
             exec.handle_ready(source, &mut self.scratch, &mut self.outgoing);
         }
     }
 
-    /// Takes the statuses of all children that have ended or stopped: reapers, and processes whose
-    /// reaper was killed.
+    /// Takes the statuses of all children that have ended or stopped: reapers or main processes,
+    /// and processes whose parent has ended.
     fn reap(&mut self) {
         let _ = self.children.read_signal();
         loop {
@@ -330,18 +489,21 @@ impl Agent {
                 Ok(None) | Err(_) => break,
             };
             let mut execs = self.execs.values_mut();
-            let Some(exec) = execs.find(|exec| exec.reaper() == Some(pid)) else {
+            let Some(exec) = execs.find(|exec| exec.child() == Some(pid)) else {
                 continue;
             };
             if status.stopped() {
-                // Code stopped the reaper.
-                let _ = kill(pid, Signal::SIGCONT);
+                // Code stopped the reaper. A main process may be stopped.
+                if exec.group().is_none() {
+                    let _ = kill(pid, Signal::SIGCONT);
+                }
                 continue;
             }
-            exec.handle_reaper_ended(!status.exited(), &mut self.outgoing);
+            let status = ExitStatus::from_raw(status.as_raw());
+            exec.handle_child_ended(status, &mut self.outgoing);
             if exec.has_lost_reaper() {
                 self.begin_sweep();
-            } else if exec.is_being_killed() {
+            } else if exec.is_being_killed() && exec.group().is_none() {
                 exec.handle_pass(false, &mut self.outgoing);
             }
         }
@@ -362,15 +524,11 @@ impl Agent {
     /// Makes one pass over all processes. Kills the processes of the execs that are being killed,
     /// and continues stopped processes of the execs that are starting.
     ///
-    /// A reaper ends by itself when it has no descendants left, so its end proves that no process
-    /// of the exec is left. If code killed the reaper, its orphans became children of the agent.
-    /// All other children of the agent are reapers. So a pass kills every child that is not a
-    /// reaper, and the descendants of that child. A pass can miss a process that forks and ends
-    /// while the pass reads `/proc`, so [`PASSES`] consecutive passes must find none.
+    /// A pass can miss a process that forks and ends while the pass reads `/proc`, so [`PASSES`]
+    /// consecutive passes must find none.
     fn sweep(&mut self) {
         self.next_pass.take();
         self.is_sweeping = false;
-        let is_killed = |exec: &&Exec| exec.is_being_killed();
         if self.execs.values().any(Exec::is_being_killed) {
             self.pause = MAX_PAUSE.min(2 * self.pause);
             self.schedule_pass(self.pause);
@@ -379,37 +537,14 @@ impl Agent {
         } else {
             return;
         }
-        let Ok(processes) = Processes::read() else {
+        let passed = match self.user {
+            None => self.pass_by_parents(),
+            Some(_) => self.pass_by_groups(),
+        };
+        if passed.is_err() {
             // For example, this process has no descriptor left. The next pass tries again.
             return;
-        };
-        let mut doomed = Vec::new();
-        if self.execs.values().any(Exec::has_lost_reaper) {
-            let reapers: Vec<Pid> = self.execs.values().filter_map(Exec::reaper).collect();
-            doomed = processes.with_descendants(processes.children_of_this(&reapers));
-            self.passes_without_strays = match doomed.is_empty() {
-                true => self.passes_without_strays + 1,
-                false => 0,
-            };
         }
-        for reaper in self
-            .execs
-            .values()
-            .filter(is_killed)
-            .filter_map(Exec::reaper)
-        {
-            let own = processes.with_descendants(vec![reaper]);
-            doomed.extend(own.into_iter().skip(1));
-            // Code may have stopped the reaper.
-            let _ = kill(reaper, Signal::SIGCONT);
-        }
-        // Code may have stopped a process between its fork and its exec.
-        let starting = self.execs.values().filter(|exec| exec.is_starting());
-        let starting = starting.filter_map(Exec::reaper).collect();
-        for pid in processes.with_descendants(starting) {
-            let _ = kill(pid, Signal::SIGCONT);
-        }
-        kill_all(&doomed);
         let has_strays = self.passes_without_strays < PASSES;
         for exec in self
             .execs
@@ -418,6 +553,76 @@ impl Agent {
         {
             exec.handle_pass(has_strays, &mut self.outgoing);
         }
+    }
+
+    /// Kills the processes of the execs that are being killed. Finds them by their parents.
+    ///
+    /// A reaper ends by itself when it has no descendants left, so its end proves that no process
+    /// of the exec is left. If code killed the reaper, its orphans became children of the agent.
+    /// All other children of the agent are reapers. So a pass kills every child that is not a
+    /// reaper, and the descendants of that child.
+    fn pass_by_parents(&mut self) -> io::Result<()> {
+        let is_killed = |exec: &&Exec| exec.is_being_killed();
+        let processes = Processes::read()?;
+        let mut doomed = Vec::new();
+        if self.execs.values().any(Exec::has_lost_reaper) {
+            let reapers: Vec<Pid> = self.execs.values().filter_map(Exec::child).collect();
+            doomed = processes.with_descendants(processes.children_of_this(&reapers));
+            self.count_pass(doomed.is_empty());
+        }
+        for reaper in self
+            .execs
+            .values()
+            .filter(is_killed)
+            .filter_map(Exec::child)
+        {
+            let own = processes.with_descendants(vec![reaper]);
+            doomed.extend(own.into_iter().skip(1));
+            // Code may have stopped the reaper.
+            let _ = kill(reaper, Signal::SIGCONT);
+        }
+        // Code may have stopped a process between its fork and its exec.
+        let starting = self.execs.values().filter(|exec| exec.is_starting());
+        let starting = starting.filter_map(Exec::child).collect();
+        for pid in processes.with_descendants(starting) {
+            let _ = kill(pid, Signal::SIGCONT);
+        }
+        kill_all(&doomed);
+        Ok(())
+    }
+
+    /// Kills the processes of the execs that are being killed. Finds them by their groups.
+    fn pass_by_groups(&mut self) -> io::Result<()> {
+        let killed = self.execs.values().filter(|exec| exec.is_being_killed());
+        let groups: Vec<u32> = killed.filter_map(Exec::group).collect();
+        let mut doomed = processes::with_groups()?;
+        doomed.retain(|(_, of)| of.iter().any(|group| groups.contains(group)));
+        self.count_pass(doomed.is_empty());
+        // Code may have stopped a process between its fork and its exec.
+        let starting = self.execs.values().filter(|exec| exec.is_starting());
+        for child in starting.filter_map(Exec::child) {
+            let _ = kill(child, Signal::SIGCONT);
+        }
+        let doomed: Vec<Pid> = doomed.into_iter().map(|(pid, _)| pid).collect();
+        kill_all(&doomed);
+        Ok(())
+    }
+
+    /// Kills the processes with too much memory.
+    fn measure(&mut self) {
+        self.next_measurement.take();
+        match memory::enforce(self.limits.data) {
+            Ok(Some(next)) => self.next_measurement.start(next),
+            Ok(None) => {}
+            Err(_) => self.next_measurement.start(MEASURED_AFTER),
+        }
+    }
+
+    fn count_pass(&mut self, found_none: bool) {
+        self.passes_without_strays = match found_none {
+            true => self.passes_without_strays + 1,
+            false => 0,
+        };
     }
 }
 
@@ -435,7 +640,7 @@ impl Timer {
         let once = Itimerspec {
             it_interval: Timespec::default(),
             it_value: Timespec {
-                tv_sec: 0,
+                tv_sec: after.as_secs().cast_signed(),
                 tv_nsec: after.subsec_nanos().into(),
             },
         };

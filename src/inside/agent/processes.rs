@@ -63,7 +63,63 @@ impl Processes {
     }
 }
 
+/// The living processes of this sandbox besides this one, with their supplementary groups. Fails if
+/// a process can't be read.
+pub(super) fn with_groups() -> io::Result<Vec<(Pid, Vec<u32>)>> {
+    let mut found = Vec::new();
+    let this = std::process::id().cast_signed();
+    for pid in pids()?.into_iter().filter(|&pid| pid != this) {
+        match fs::read(format!("/proc/{pid}/status")) {
+            Ok(status) => found.extend(groups(&status).map(|groups| (Pid::from_raw(pid), groups))),
+            Err(error) if is_gone_or_foreign(&error) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(found)
+}
+
+/// The supplementary groups in a file `/proc/PID/status`. `None` if the process is dead.
+fn groups(status: &[u8]) -> Option<Vec<u32>> {
+    // Code chooses the name of its program, and gVisor shows it as it is, with line breaks. It
+    // comes first, so the last line with a name is the kernel's.
+    let status = String::from_utf8_lossy(status);
+    let value = |name: &str| {
+        let mut lines = status.lines().rev();
+        lines
+            .find_map(|line| line.strip_prefix(name))
+            .map(str::trim)
+    };
+    let is_dead = value("State:").is_some_and(|state| state.starts_with(['Z', 'X']));
+    // A process whose first thread has ended looks dead, but its other threads run.
+    let has_threads = value("Threads:").is_some_and(|threads| threads != "0" && threads != "1");
+    let groups = value("Groups:").unwrap_or_default();
+    let groups = groups.split_whitespace().filter_map(|it| it.parse().ok());
+    (!is_dead || has_threads).then(|| groups.collect())
+}
+
 /// Whether a process has a thread besides its first one.
 fn has_threads(pid: i32) -> bool {
     fs::read_dir(format!("/proc/{pid}/task")).is_ok_and(|threads| threads.count() > 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_are_read_whatever_the_program_name() {
+        let status = |name: &str, state: &str, threads: &str| {
+            let text = format!(
+                "Name:\t{name}\nState:\t{state}\nThreads:\t{threads}\nGroups:\t 7 1610612737 \n"
+            );
+            groups(text.as_bytes())
+        };
+        let both = Some(vec![7, 1_610_612_737]);
+        assert_eq!(status("Groups: 5", "S (sleeping)", "1"), both);
+        assert_eq!(status("a\nState:\tZ", "S (sleeping)", "1"), both);
+        assert_eq!(status("a\nGroups:\t1", "S (sleeping)", "1"), both);
+        assert_eq!(status("sh", "Z (zombie)", "1"), None);
+        assert_eq!(status("sh", "Z (zombie)", "2"), both);
+        assert_eq!(groups(b"Name:\t\xff\nState:\tR\n"), Some(vec![]));
+    }
 }

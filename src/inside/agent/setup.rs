@@ -12,7 +12,7 @@ use rustix::{
     },
 };
 
-use crate::inside::{filter, messages::Setup};
+use crate::inside::{filter, messages::Place};
 
 /// The file systems that the agent mounts with limits. bubblewrap can't limit the number of files
 /// or of terminals in them, and each of these takes memory of the kernel.
@@ -25,9 +25,9 @@ const MOUNTS: [(&str, &str, &CStr); 2] = [
     ),
 ];
 
-/// Mounts the file systems that only the agent can limit, gives up all privileges and installs the
-/// filter. The error names the step that failed.
-pub(super) fn confine(setup: &Setup) -> Result<(), String> {
+/// Confines this process, and with it every process that it will start. The error names the step
+/// that failed.
+pub(super) fn confine(place: &Place) -> Result<(), String> {
     // Each thread has its own capabilities and its own filter.
     let threads = fs::read_dir("/proc/self/task").map(Iterator::count);
     if threads.is_ok_and(|threads| threads != 1) {
@@ -37,12 +37,32 @@ pub(super) fn confine(setup: &Setup) -> Result<(), String> {
                 .to_owned(),
         );
     }
-    let filter = filter::program(&setup.denied_calls)?;
-    // From here on, code can't attach to this process or to the reapers, which are copies of it.
+    // From here on, code can't attach to this process or to its forks.
     step(
         "make the agent undumpable",
         set_dumpable_behavior(DumpableBehavior::NotDumpable),
     )?;
+    // The agent needs four descriptors for each exec. The programs get limits of their own.
+    let most = getrlimit(Resource::Nofile).maximum;
+    let limit = Rlimit {
+        current: most,
+        maximum: most,
+    };
+    step(
+        "raise the limit on open files",
+        setrlimit(Resource::Nofile, limit),
+    )?;
+    match place {
+        Place::Namespace { denied_calls } => confine_in_namespaces(denied_calls),
+        // gVisor is the boundary. The programs give up the privileges that the agent needs.
+        Place::Gvisor { .. } => Ok(()),
+    }
+}
+
+/// Mounts the file systems that only the agent can limit, gives up all privileges and installs the
+/// filter.
+fn confine_in_namespaces(denied_calls: &[String]) -> Result<(), String> {
+    let filter = filter::program(denied_calls)?;
     // The user namespace of this process doesn't own its mount namespace, so this process can mount
     // only in a new one.
     step("create a mount namespace", unshare(CloneFlags::CLONE_NEWNS))?;
@@ -62,16 +82,6 @@ pub(super) fn confine(setup: &Setup) -> Result<(), String> {
         inheritable: CapabilitySet::empty(),
     };
     step("drop capabilities", set_capabilities(None, none))?;
-    // The agent needs four descriptors for each exec. The programs get limits of their own.
-    let most = getrlimit(Resource::Nofile).maximum;
-    let limit = Rlimit {
-        current: most,
-        maximum: most,
-    };
-    step(
-        "raise the limit on open files",
-        setrlimit(Resource::Nofile, limit),
-    )?;
     filter::apply(&filter)
 }
 

@@ -36,6 +36,8 @@ use super::{
 const READY_WITHIN: Duration = Duration::from_secs(30);
 /// How long the agent may take to start a program.
 const STARTED_WITHIN: Duration = Duration::from_secs(30);
+/// How long the agent may take to kill the execs that have not ended.
+const SUSPENDED_WITHIN: Duration = Duration::from_secs(20);
 
 /// The most starts that wait for an answer at once. Others wait for their turn.
 const MAX_STARTS: usize = 4;
@@ -66,8 +68,29 @@ impl Remote {
         input: impl AsyncWrite + Send + Unpin + 'static,
         setup: Setup,
     ) -> Result<Self, String> {
+        Self::greet(output, input, setup, None).await
+    }
+
+    /// Like [`connect`](Self::connect), for an agent in restored memory.
+    pub(crate) async fn resume(
+        output: impl AsyncRead + Send + Unpin + 'static,
+        input: impl AsyncWrite + Send + Unpin + 'static,
+        setup: Setup,
+    ) -> Result<Self, String> {
+        Self::greet(output, input, setup, Some(Request::Resume)).await
+    }
+
+    async fn greet(
+        output: impl AsyncRead + Send + Unpin + 'static,
+        input: impl AsyncWrite + Send + Unpin + 'static,
+        setup: Setup,
+        first: Option<Request>,
+    ) -> Result<Self, String> {
         let (ready, is_ready) = oneshot::channel();
         let shared = Arc::new(Shared::new(setup, ready));
+        if let Some(first) = first {
+            shared.send(&first);
+        }
         let read = tokio::spawn(read(shared.clone(), output));
         let written = tokio::spawn(write(shared.clone(), input));
         let remote = Self {
@@ -105,6 +128,50 @@ impl Remote {
         });
     }
 
+    /// Prepares the sandbox for the storage of its memory. Kills the execs that have not ended.
+    /// Returns whether processes are left. After that, the agent does nothing until
+    /// [`resume`](Self::resume).
+    pub(crate) async fn suspend(&self) -> Result<bool, String> {
+        let (sender, suspended) = oneshot::channel();
+        {
+            let mut state = self.shared.lock();
+            if self.shared.ended.borrow().is_some() {
+                drop(state);
+                return Err(self.shared.why());
+            }
+            let put = put_control(&mut state.outgoing, &Request::Suspend);
+            put.map_err(|error| error.to_string())?;
+            state.sealed = Some(state.outgoing.len());
+            state.suspended = Some(sender);
+            self.shared.notify_writer(state);
+        }
+        match timeout(SUSPENDED_WITHIN, suspended).await {
+            Ok(Ok(has_processes)) => Ok(has_processes),
+            Ok(Err(_)) => Err(self.shared.why()),
+            Err(_) => Err(format!(
+                "the processes of the sandbox did not end within {SUSPENDED_WITHIN:?}"
+            )),
+        }
+    }
+
+    /// Whether the agent has ended or broken the protocol.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.shared.ended.borrow().is_some()
+    }
+
+    /// Fails if no program can be started.
+    fn check(&self) -> Result<(), NotStarted> {
+        if self.is_lost() {
+            let why = self.shared.why();
+            return Err(NotStarted::Failed(format!("the sandbox is lost: {why}")));
+        }
+        if self.shared.lock().sealed.is_some() {
+            let why = "the sandbox is being checkpointed".to_owned();
+            return Err(NotStarted::Failed(why));
+        }
+        Ok(())
+    }
+
     /// Starts a program, and sets the number of the exec in `start`. Keeps `needs` until the
     /// process is dropped.
     ///
@@ -116,10 +183,7 @@ impl Remote {
         needs: impl Send + 'static,
     ) -> Result<Started, NotStarted> {
         let _turn = self.shared.starts.acquire().await;
-        if self.shared.ended.borrow().is_some() {
-            let why = self.shared.why();
-            return Err(NotStarted::Failed(format!("the sandbox is lost: {why}")));
-        }
+        self.check()?;
         let (sender, started) = oneshot::channel();
         let (exit, exited) = watch::channel(None);
         let exec = {
@@ -192,6 +256,8 @@ impl Shared {
                 next: 0,
                 execs: HashMap::new(),
                 outgoing: BytesMut::new(),
+                sealed: None,
+                suspended: None,
             }),
             starts: Semaphore::new(MAX_STARTS),
             has_outgoing: Notify::new(),
@@ -218,6 +284,7 @@ impl Shared {
         if is_first {
             let mut state = self.lock();
             state.greeting = None;
+            state.suspended = None;
             state.execs.values_mut().for_each(ExecState::end);
             drop(state);
             self.has_outgoing.notify_one();
@@ -233,8 +300,8 @@ impl Shared {
     }
 
     /// Wakes the task that writes, if there is something to write.
-    fn notify_writer(&self, state: MutexGuard<'_, State>) {
-        let has_outgoing = !state.outgoing.is_empty();
+    fn notify_writer(&self, mut state: MutexGuard<'_, State>) {
+        let has_outgoing = state.seal();
         drop(state);
         if has_outgoing {
             self.has_outgoing.notify_one();
@@ -246,6 +313,7 @@ impl Shared {
     fn put(&self, put: impl FnOnce(&mut BytesMut)) {
         let mut state = self.lock();
         put(&mut state.outgoing);
+        state.seal();
         let is_full = state.outgoing.len() > MAX_OUTGOING_BYTES;
         if self.ended.borrow().is_some() {
             state.outgoing.clear();
@@ -264,7 +332,7 @@ async fn write(shared: Arc<Shared>, mut input: impl AsyncWrite + Unpin) {
     let mut ended = shared.ended.subscribe();
     let written = async {
         loop {
-            let mut outgoing = std::mem::take(&mut shared.lock().outgoing);
+            let mut outgoing = shared.lock().take_outgoing();
             if outgoing.is_empty() {
                 shared.has_outgoing.notified().await;
             }

@@ -30,6 +30,11 @@ pub(super) struct State {
     /// The execs that have handles.
     pub(super) execs: HashMap<u32, ExecState>,
     pub(super) outgoing: BytesMut,
+    /// After a request for a suspension: how many bytes of `outgoing` to send. Later frames are
+    /// dropped, because the memory must not hold a part of a frame.
+    pub(super) sealed: Option<usize>,
+    /// Receives whether the suspended sandbox has processes.
+    pub(super) suspended: Option<oneshot::Sender<bool>>,
 }
 
 pub(super) struct Greeting {
@@ -246,11 +251,31 @@ impl State {
                     }
                 }
             }
+            Reply::Suspended { has_processes } => {
+                let suspended = self.suspended.take();
+                let suspended = suspended.ok_or("it was not asked for a suspension")?;
+                let _ = suspended.send(has_processes);
+            }
             Reply::Hello { .. } | Reply::Ready | Reply::Failed { exec: None, .. } => {
                 return Err("it greeted twice".to_owned());
             }
         }
         Ok(())
+    }
+
+    /// Drops the frames that came after a request for a suspension. Returns whether frames are left.
+    pub(super) fn seal(&mut self) -> bool {
+        if let Some(sealed) = self.sealed {
+            self.outgoing.truncate(sealed);
+        }
+        !self.outgoing.is_empty()
+    }
+
+    /// The frames to write now.
+    pub(super) fn take_outgoing(&mut self) -> BytesMut {
+        self.seal();
+        self.sealed = self.sealed.map(|_| 0);
+        std::mem::take(&mut self.outgoing)
     }
 
     /// Returns the state of an exec. `None` if the server has dropped all its handles. Fails if the

@@ -66,6 +66,7 @@ async fn started(remote: &Remote, agent: &mut Forger) -> Started {
         args: Vec::new(),
         env: Vec::new(),
         cwd: String::new(),
+        copy: None,
     };
     let started = async {
         let Request::Start(start) = agent.request().await else {
@@ -87,6 +88,49 @@ async fn an_agent_of_another_version_is_refused() {
     agent.reply(Reply::Hello { protocol: 99 }).await;
     let error = connect.await.err().unwrap();
     assert!(error.contains("version 99"), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restored_agent_is_asked_to_greet() {
+    let (output, reader) = tokio::io::duplex(1 << 20);
+    let (writer, input) = tokio::io::duplex(1 << 20);
+    let resume = tokio::spawn(Remote::resume(reader, writer, Setup::default()));
+    let mut agent = Forger { output, input };
+    assert_eq!(agent.request().await, Request::Resume);
+    agent.reply(Reply::Hello { protocol: 99 }).await;
+    let error = resume.await.unwrap().err().unwrap();
+    assert!(error.contains("version 99"), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_suspended_agent_is_sent_nothing_more() {
+    let (remote, mut agent) = connected().await;
+    let exec = started(&remote, &mut agent).await;
+    let suspended = async {
+        assert_eq!(agent.request().await, Request::Suspend);
+        // The drop would send a kill and two requests to close a stream.
+        drop(exec);
+        let has_processes = true;
+        agent.reply(Reply::Suspended { has_processes }).await;
+    };
+    let (has_processes, ()) = tokio::join!(remote.suspend(), suspended);
+    assert_eq!(has_processes, Ok(true));
+    let start = remote.check().err();
+    assert!(matches!(start, Some(NotStarted::Failed(why)) if why.contains("checkpointed")));
+    drop(remote);
+    let mut rest = Vec::new();
+    agent.input.read_to_end(&mut rest).await.unwrap();
+    assert!(rest.is_empty(), "{rest:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_does_not_suspend_is_given_up() {
+    let (remote, agent) = connected().await;
+    let error = remote.suspend().await.unwrap_err();
+    assert!(error.contains("did not end within"), "{error}");
+    drop(agent);
+    let error = remote.suspend().await.unwrap_err();
+    assert!(error.contains("has ended"), "{error}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -242,6 +286,7 @@ async fn an_agent_that_does_not_read_is_ended() {
         args: Vec::new(),
         env: Vec::new(),
         cwd: String::new(),
+        copy: None,
     });
     for _ in 0..100 {
         remote.shared.send(&kill);

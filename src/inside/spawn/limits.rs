@@ -74,7 +74,7 @@ fn limit(soft: Option<u64>, hard: Option<u64>, most: Option<u64>) -> Rlimit {
 }
 
 /// Lowers limits to the given values. Never raises a limit.
-pub(super) fn lower(limits: [(Resource, u64); 4]) -> io::Result<()> {
+pub(super) fn lower<const N: usize>(limits: [(Resource, u64); N]) -> io::Result<()> {
     for (resource, most) in limits {
         let current = getrlimit(resource);
         set_limit(

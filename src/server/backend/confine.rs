@@ -12,7 +12,10 @@ use super::{
     job::Language,
     programs::{PATH, find, is_script},
 };
-use crate::server::{blocking::blocking, choice::Confines};
+use crate::{
+    inside::messages::Limits,
+    server::{blocking::blocking, choice::Confines},
+};
 
 /// The name of the user that code runs as.
 pub(super) const USER_NAME: &str = "sandbox";
@@ -21,6 +24,9 @@ pub(super) const USER_NAME: &str = "sandbox";
 pub(super) const HOME_INSIDE: &str = "/home/sandbox";
 pub(super) const TEMPORARY_INSIDE: &str = "/tmp";
 pub(super) const CODE_INSIDE: &str = "/run/code";
+
+/// The name of the program of the agents in the directory of the server.
+pub(super) const AGENT: &str = "agent";
 
 /// The default environment of code. A job can add variables and replace these.
 pub(super) const ENVIRONMENT: [(&str, &str); 7] = [
@@ -117,6 +123,41 @@ pub(super) fn make_mount_point(tree: &Path, inside: &Path, owner: u32) -> io::Re
         lchown(&at, Some(owner), Some(owner))?;
     }
     Ok(())
+}
+
+/// Copies the program of the agent into the server's directory, unless it is there. Sandboxes may
+/// execute the copy. If they run as users of their own, they can't read it.
+pub(super) fn copy_agent(program: &Path, root: &Path) -> io::Result<PathBuf> {
+    let copy = root.join(AGENT);
+    if copy.exists() {
+        return Ok(copy);
+    }
+    let copied = fs::copy(program, &copy)
+        .and_then(|_| fs::set_permissions(&copy, fs::Permissions::from_mode(0o711)));
+    match copied {
+        Ok(()) => Ok(copy),
+        Err(error) => {
+            let _ = fs::remove_file(&copy);
+            Err(io::Error::new(
+                error.kind(),
+                format!(
+                    "the program of the agent, {}, could not be copied to {}: {error}",
+                    program.display(),
+                    copy.display()
+                ),
+            ))
+        }
+    }
+}
+
+/// The limits of each process.
+pub(super) fn limits(confines: &Confines) -> Limits {
+    Limits {
+        data: confines.memory_bytes,
+        processes: confines.processes,
+        file_size: confines.file_bytes,
+        open_files: confines.open_files,
+    }
 }
 
 /// Writes a file that only `user` may read. `None` means the user of this process.

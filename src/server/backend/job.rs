@@ -86,27 +86,6 @@ impl Job {
         }
         variables
     }
-
-    /// The contents of the file from which a confined process reads its
-    /// [`variables`](Self::variables).
-    ///
-    /// On a command line, every user of the machine could read the variables. The helpers that
-    /// start the code must not have them in their environment: `PERL5OPT`, for example, would
-    /// change what they do. The marks come last, so that the caller cannot replace them.
-    #[cfg(target_os = "linux")]
-    pub(super) fn pairs<'a>(
-        &'a self,
-        site: &str,
-        marks: impl IntoIterator<Item = (&'a str, &'a str)>,
-    ) -> String {
-        let marks = marks.into_iter().map(|(name, mark)| (name, mark.into()));
-        let variables = self.variables(site).into_iter();
-        let pairs: Vec<_> = variables
-            .chain(marks)
-            .map(|(name, value)| format!("{name}={value}"))
-            .collect();
-        pairs.join("\0")
-    }
 }
 
 /// Fails with the reason if no backend can run this job.

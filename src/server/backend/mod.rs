@@ -1,9 +1,13 @@
 //! The backends, which run the code of sandboxes, and the traits that they implement.
 
+#[cfg(target_os = "linux")]
+pub(crate) mod agent_errors;
 pub(crate) mod api;
 pub(crate) mod code_file;
 #[cfg(target_os = "linux")]
 pub(crate) mod confine;
+#[cfg(target_os = "linux")]
+pub(crate) mod confined_start;
 pub(crate) mod context;
 #[cfg(target_os = "linux")]
 pub(crate) mod etc;

@@ -1,14 +1,14 @@
 //! [`Sweeper`]: finds the processes that left their process group, and kills them.
 //!
-//! On Linux, every process that the backends `host` and `gvisor` start carries markers in its
-//! environment, and its children inherit them. One pass over `/proc` serves all pending requests,
-//! so 500 concurrent kills cost little more than one. Other systems have no `/proc`, and only the
-//! process group is killed there.
+//! On Linux, every process that the backend `host` starts carries markers in its environment, and
+//! its children inherit them. One pass over `/proc` serves all pending requests, so 500 concurrent
+//! kills cost little more than one. Other systems have no `/proc`, and only the process group is
+//! killed there.
 //!
-//! A process that carries the marker of another sandbox is killed with that sandbox, and could keep
-//! the kill from finishing. So markers are random. On the `host` backend, code can read the markers
-//! of other sandboxes; there, markers only protect against mistakes. The backend `namespace` needs
-//! no sweeps: the agent of a sandbox finds its processes.
+//! Code can read the markers of other sandboxes. A process that carries the marker of another
+//! sandbox is killed with that sandbox, and could keep the kill from finishing. So markers only
+//! protect against mistakes. The other backends need no sweeps: the agent of a sandbox finds its
+//! processes.
 
 use std::{path::PathBuf, time::Duration};
 

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use super::scripts::{INIT, SOURCE_INSIDE};
 use crate::server::{
+    agent,
     backend::{
-        confine::{CODE_INSIDE, ENVIRONMENT, HOME_INSIDE, TEMPORARY_INSIDE},
+        confine::{AGENT, CODE_INSIDE, HOME_INSIDE, TEMPORARY_INSIDE},
         etc,
     },
     choice::Confines,
@@ -20,14 +20,13 @@ use crate::server::{
 /// files.
 pub(super) const USER: u32 = 0x7000_0000;
 
-/// Names in the directory of a sandbox.
+/// The directory with the files of the server, in the directory of a sandbox and in the sandbox:
+/// the program of the agent, and the code of each exec.
 pub(super) const SOURCE: &str = "source";
-pub(super) const EXIT: &str = "exit";
-
-pub(super) const EXIT_INSIDE: &str = "/run/exit";
+pub(super) const SOURCE_INSIDE: &str = "/run/source";
 
 /// The mount points of every sandbox. The readable directories come in addition.
-pub(super) const MOUNT_POINTS: [&str; 9] = [
+pub(super) const MOUNT_POINTS: [&str; 8] = [
     "/proc",
     "/dev",
     "/sys",
@@ -35,7 +34,6 @@ pub(super) const MOUNT_POINTS: [&str; 9] = [
     HOME_INSIDE,
     SOURCE_INSIDE,
     CODE_INSIDE,
-    EXIT_INSIDE,
     "/var/tmp",
 ];
 
@@ -49,7 +47,6 @@ pub(super) fn config(directory: &Path, confines: &Confines, hidden: &[PathBuf]) 
         })
     };
     let own = |name: &str, to: &str, access: &str| bind(&directory.join(name), to.as_ref(), access);
-    let user = format!("uid={USER}");
     let mut mounts = vec![
         json!({ "type": "proc", "source": "proc", "destination": "/proc" }),
         json!({ "type": "tmpfs", "source": "tmpfs", "destination": "/dev" }),
@@ -60,7 +57,7 @@ pub(super) fn config(directory: &Path, confines: &Confines, hidden: &[PathBuf]) 
         json!({ "type": "sysfs", "source": "sysfs", "destination": "/sys", "options": ["ro"] }),
         json!({
             "type": "tmpfs", "source": "tmpfs", "destination": CODE_INSIDE,
-            "options": ["nosuid", "nodev", "mode=0755", "size=64m", user],
+            "options": ["nosuid", "nodev", "mode=0755", "size=64m"],
         }),
     ];
     mounts.extend(
@@ -83,17 +80,6 @@ pub(super) fn config(directory: &Path, confines: &Confines, hidden: &[PathBuf]) 
         own(HOME, HOME_INSIDE, "rw"),
         own(TEMPORARY, TEMPORARY_INSIDE, "rw"),
         own(SOURCE, SOURCE_INSIDE, "ro"),
-        own(EXIT, EXIT_INSIDE, "rw"),
-    ]);
-    let limit = |name, most: u64| json!({ "type": name, "soft": most, "hard": most });
-    let mut init = process(&["perl", &INIT.inside()], &[], "/");
-    init["rlimits"] = json!([
-        // gVisor enforces no other limit on memory.
-        limit("RLIMIT_AS", confines.memory_bytes),
-        limit("RLIMIT_NPROC", confines.processes),
-        limit("RLIMIT_FSIZE", confines.file_bytes),
-        limit("RLIMIT_NOFILE", confines.open_files),
-        limit("RLIMIT_CORE", 0),
     ]);
     let mut namespaces = vec!["pid", "ipc", "uts", "mount"];
     if !confines.network {
@@ -102,7 +88,7 @@ pub(super) fn config(directory: &Path, confines: &Confines, hidden: &[PathBuf]) 
     let namespaces: Vec<_> = namespaces.iter().map(|it| json!({ "type": it })).collect();
     json!({
         "ociVersion": "1.0.2",
-        "process": init,
+        "process": first_process(confines),
         "root": { "path": directory.join(ROOT), "readonly": false },
         "hostname": "sandbox",
         "mounts": mounts,
@@ -110,43 +96,27 @@ pub(super) fn config(directory: &Path, confines: &Confines, hidden: &[PathBuf]) 
     })
 }
 
-/// The description of a process without privileges.
-pub(super) fn process(args: &[&str], env: &[(&str, &str)], cwd: &str) -> Value {
-    // If a name occurs twice, the last value counts.
-    let is_replaced = |name: &str| env.iter().any(|(it, _)| *it == name);
-    let mut variables: Vec<(&str, &str)> = ENVIRONMENT
-        .into_iter()
-        .filter(|(name, _)| !is_replaced(name))
-        .collect();
-    for &(name, value) in env {
-        variables.retain(|(it, _)| *it != name);
-        variables.push((name, value));
-    }
-    let variables: Vec<_> = variables
-        .iter()
-        .map(|(name, value)| format!("{name}={value}"))
-        .collect();
+/// The agent. It may start and kill processes of every user, and has no other privileges.
+fn first_process(confines: &Confines) -> Value {
+    let capabilities = ["CAP_KILL", "CAP_SETUID", "CAP_SETGID"];
+    let program = format!("{SOURCE_INSIDE}/{AGENT}");
+    let args: Vec<_> = [&*program].into_iter().chain(agent::ARGUMENTS).collect();
     json!({
         "terminal": false,
-        "user": { "uid": USER, "gid": USER },
+        "user": { "uid": 0, "gid": 0 },
         "args": args,
-        "env": variables,
-        "cwd": cwd,
-        "capabilities": {},
+        "env": [],
+        "cwd": "/",
+        "capabilities": {
+            "bounding": capabilities, "effective": capabilities, "permitted": capabilities,
+        },
         "noNewPrivileges": true,
+        // gVisor lets no process change this limit. It counts processes per user, so the agent can
+        // start a process even if code has reached it. The agent sets the other limits.
+        "rlimits": [{
+            "type": "RLIMIT_NPROC", "soft": confines.processes, "hard": confines.processes,
+        }],
     })
-}
-
-/// The description of a process that may inspect and kill all others, and has no other privileges.
-/// The limit on the number of processes counts per user, so it doesn't apply to this process.
-pub(super) fn overseer(args: &[&str]) -> Value {
-    let mut process = process(args, &[], "/");
-    let capabilities = ["CAP_KILL", "CAP_SYS_PTRACE"];
-    process["user"] = json!({ "uid": 0, "gid": 0 });
-    process["capabilities"] = json!({
-        "bounding": capabilities, "effective": capabilities, "permitted": capabilities,
-    });
-    process
 }
 
 /// The readable directories that exist on this machine.

@@ -1,8 +1,6 @@
-//! Runs code in gVisor, with its program `runsc`.
+//! The backend `gvisor`: each sandbox is a container of gVisor, with an agent as its first process.
 
-pub(crate) mod bundle;
-pub(crate) mod container;
-pub(crate) mod process;
+mod bundle;
+mod container;
 pub(crate) mod runsc;
 pub(crate) mod sandbox;
-pub(crate) mod scripts;

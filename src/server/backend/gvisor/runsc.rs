@@ -32,6 +32,8 @@ const ENDS_WITHIN: Duration = Duration::from_secs(60);
 const GONE_WITHIN: Duration = Duration::from_secs(10);
 const LOOKED_AT_EVERY: Duration = Duration::from_millis(2);
 
+const GIB: u64 = 1 << 30;
+
 /// Maximum bytes to read from the end of the log.
 const MAX_SAID_BYTES: u64 = 4_096;
 
@@ -39,9 +41,10 @@ const MAX_SAID_BYTES: u64 = 4_096;
 pub(super) struct Runsc {
     binary: PathBuf,
     flags: Vec<OsString>,
-    /// The file with the errors of calls. Containers outlive a call, so they must not inherit a
-    /// pipe from which the call's errors could be read.
+    /// The file with the errors of calls. Their stderr belongs to the agent.
     log: PathBuf,
+    /// The most memory of a sandbox, in bytes.
+    memory_bytes: u64,
 }
 
 impl Runsc {
@@ -70,11 +73,22 @@ impl Runsc {
                 .as_ref()
                 .map(|it| format!("--platform={it}").into()),
         );
-        Self { binary, flags, log }
+        // One process can reach the limit beside others.
+        let gibibytes = options.confines.memory_bytes.div_ceil(GIB / 2);
+        Self {
+            binary,
+            flags,
+            log,
+            memory_bytes: gibibytes.saturating_mul(GIB),
+        }
     }
 
-    pub(super) fn binary(&self) -> &Path {
-        &self.binary
+    /// Limits the memory of the container that a command starts.
+    ///
+    /// gVisor keeps the memory of a sandbox in one file, which grows by 1 GiB. If it can't grow,
+    /// the process that needs memory is killed by SIGSEGV.
+    pub(super) fn limit_memory(&self, command: &mut Command) {
+        spawn::limit_files(command, self.memory_bytes);
     }
 
     /// A command that calls a subcommand. The caller adds the arguments.

@@ -1,55 +1,64 @@
 //! [`GvisorBackend`]: runs code in gVisor, with its program `runsc`.
 //!
-//! Each sandbox is a container without privileges, whose processes run on a separate kernel. The
-//! directory of a sandbox holds:
+//! Each sandbox is a container without privileges, whose processes run on a separate kernel. Its
+//! first process is an agent. The directory of a sandbox holds:
 //!
 //! | directory | path in the sandbox |
 //! | --- | --- |
 //! | `root` | `/` |
 //! | `home`, `tmp` | `/home/sandbox`, `/tmp` |
-//! | `source` | `/run/source`, read-only; code is copied from there to `/run/code`, in memory |
-//! | `exit` | `/run/exit`, see `scripts` |
+//! | `source` | `/run/source`, read-only: the program of the agent, and code, which the agent copies to `/run/code`, in memory |
 //! | `bundle`, `memory` | none: the configuration for `runsc`, and a checkpoint of the memory |
+//!
+//! The memory of a sandbox includes the running agent. gVisor can restore it only with the same
+//! program file. So a checkpoint with memory also contains that file, and a server of another
+//! release restores it with the agent of the release that made it.
 
 use std::{
     fs, io,
     os::unix::fs::{PermissionsExt, lchown},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread::available_parallelism,
 };
 
 use futures::future::BoxFuture;
-use tokio::sync::{Mutex, OnceCell};
+use tokio::sync::{Mutex, OnceCell, Semaphore};
 
 use super::{
-    bundle::{self, EXIT, MOUNT_POINTS, SOURCE, USER},
+    bundle::{self, MOUNT_POINTS, SOURCE, SOURCE_INSIDE, USER},
     container::Container,
-    process::GvisorProcess,
     runsc::{self, Runsc},
-    scripts::{self, FREEZE, RUN, SOURCE_INSIDE},
 };
 use crate::{
-    inside::process::Started,
+    inside::{
+        messages::{Place, Setup},
+        process::Started,
+    },
     protocol::SandboxId,
     server::{
+        agent::find_agent,
         backend::{
             api::{Backend, BackendSandbox},
-            code_file::{CodeFile, make_private, write_private},
+            code_file::{make_private, write_private},
             confine::{
-                CODE_INSIDE, HOME_INSIDE, hidden, interpreter, make_directory, make_mount_point,
-                write_for,
+                AGENT, CODE_INSIDE, copy_agent, hidden, limits, make_directory, make_mount_point,
             },
+            confined_start::{self, CodeDirectory},
             context::ServerContext,
             etc,
-            job::{Job, check, no_directory},
-            launch::{Launcher, mark},
-            programs::{PATH, find, search_path},
+            job::Job,
+            programs::{find, search_path},
             remove::{remove_sandbox, remove_tree},
             site,
         },
         blocking::blocking,
         choice::{Confines, GvisorOptions},
         escaped::Escaped,
+        identity::random_hex,
         store::archive::layout::{HOME, MEMORY, ROOT, TEMPORARY, Tree, Trees},
     },
 };
@@ -66,6 +75,11 @@ struct Shared {
     confines: Confines,
     hidden: Vec<PathBuf>,
     runsc: Arc<Runsc>,
+    /// The server's copy of the program of the agent.
+    agent: PathBuf,
+    /// Limits how many containers start concurrently. If all did so at once, none would be ready in
+    /// time.
+    turns: Semaphore,
 }
 
 impl GvisorBackend {
@@ -78,10 +92,12 @@ impl GvisorBackend {
         if !nix::unistd::geteuid().is_root() {
             return Err("`runsc` needs the server to run as root".to_owned());
         }
-        if find("perl", PATH.as_ref()).is_none() {
-            return Err(format!("`perl` is not installed, or not on {PATH}"));
-        }
         let binary = binary(&options.binary)?;
+        let program = find_agent(context.agent.as_deref())?;
+        let root = context.root.clone();
+        let copied = blocking(move || copy_agent(&program, &root)).await;
+        let agent = copied.map_err(|error| error.to_string())?;
+        let processors = available_parallelism().map_or(1, usize::from);
         let records = context.root.join(runsc::RECORDS);
         make_private(&records).map_err(|error| format!("{}: {error}", records.display()))?;
         let backend = Self {
@@ -90,22 +106,21 @@ impl GvisorBackend {
                 runsc: Arc::new(Runsc::new(binary, &options, &records)),
                 confines: options.confines,
                 hidden,
+                agent,
+                turns: Semaphore::new(2 * processors),
             }),
         };
         backend.try_out().await?;
         Ok(backend)
     }
 
-    /// Creates a sandbox, runs `true` in it, and deletes it.
+    /// Creates a sandbox, starts its agent, and deletes it.
     async fn try_out(&self) -> Result<(), String> {
         let sandbox = self
             .sandbox(&SandboxId::new("sandbox-probe"))
             .await
             .map_err(|error| error.to_string())?;
-        let tried = match sandbox.running().await {
-            Ok(container) => container.program(&["true"]).await.map(drop),
-            Err(reason) => Err(reason),
-        };
+        let tried = sandbox.running().await.map(drop);
         let deleted = sandbox.delete().await;
         tried.and(deleted)
     }
@@ -114,11 +129,12 @@ impl GvisorBackend {
         let context = &self.shared.context;
         let directory = context.root.join(id.as_str());
         let sandbox = GvisorSandbox {
-            launcher: Launcher::new(id.clone(), directory.clone(), context.clone())?,
+            id: id.clone(),
             directory,
             shared: self.shared.clone(),
             trusted: OnceCell::new(),
             container: Mutex::new(None),
+            execs: AtomicU64::new(0),
         };
         let directory = sandbox.directory.clone();
         match blocking(move || prepare(&directory)).await {
@@ -157,23 +173,30 @@ fn prepare(directory: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Writes the files for `runsc` and the scripts, beside the trees. Code can't write to them.
-fn write_trusted(directory: &Path, confines: &Confines, hidden: &[PathBuf]) -> io::Result<()> {
-    make_directory(&directory.join(SOURCE), 0o755)?;
-    make_directory(&directory.join(BUNDLE), 0o700)?;
-    make_for_user(&directory.join(EXIT), 0o700)?;
-    etc::write(directory, USER, confines.network)?;
-    site::write(&directory.join(SOURCE))?;
-    for script in scripts::ALL {
-        let file = directory.join(SOURCE).join(script.name);
-        write_private(&file, script.text.as_bytes())?;
-        fs::set_permissions(&file, fs::Permissions::from_mode(0o644))?;
+/// Writes the files of the server, beside the trees. Code can't write to them.
+fn write_trusted(directory: &Path, shared: &Shared) -> io::Result<()> {
+    let (source, bundle) = (directory.join(SOURCE), directory.join(BUNDLE));
+    // An earlier try may have failed halfway, for example because the disk was full.
+    for own in [&source, &bundle, &directory.join(etc::ETC)] {
+        remove_tree(own)?;
     }
-    let config = bundle::config(directory, confines, hidden).to_string();
-    write_private(
-        &directory.join(BUNDLE).join("config.json"),
-        config.as_bytes(),
-    )
+    make_directory(&source, 0o755)?;
+    make_directory(&bundle, 0o700)?;
+    etc::write(directory, USER, shared.confines.network)?;
+    site::write(&source)?;
+    let config = bundle::config(directory, &shared.confines, &shared.hidden).to_string();
+    write_private(&bundle.join("config.json"), config.as_bytes())?;
+    // A checkpoint with memory has brought its own agent. This step is the last, because it can't
+    // be repeated.
+    let agent = source.join(AGENT);
+    let stored = directory.join(MEMORY).join(AGENT);
+    match fs::set_permissions(&stored, fs::Permissions::from_mode(0o711)) {
+        Ok(()) => fs::rename(stored, agent),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            fs::hard_link(&shared.agent, agent)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// Creates the mount points in the root of a sandbox.
@@ -213,66 +236,30 @@ impl Backend for GvisorBackend {
 }
 
 struct GvisorSandbox {
-    launcher: Launcher,
+    id: SandboxId,
     directory: PathBuf,
     shared: Arc<Shared>,
     /// Set once [`write_trusted`] has run, before the first container starts.
     trusted: OnceCell<()>,
-    /// Started for the first exec.
+    /// Started by the first [`running`](Self::running), ended by
+    /// [`freeze`](BackendSandbox::freeze). If the agent has ended, the sandbox is lost.
     container: Mutex<Option<Arc<Container>>>,
+    /// The number of execs.
+    execs: AtomicU64,
 }
 
 impl BackendSandbox for GvisorSandbox {
     fn start(&self, job: Job) -> BoxFuture<'_, Result<Started, String>> {
         Box::pin(async move {
-            check(&job)?;
-            let interpreter = interpreter(job.language)?;
-            let interpreter = interpreter.to_string_lossy();
             let container = self.running().await?;
-            let cwd = match job.cwd.as_deref().filter(|cwd| !cwd.is_empty()) {
-                None => HOME_INSIDE.to_owned(),
-                Some(cwd) => working_directory(&container, cwd).await?,
+            let number = self.execs.fetch_add(1, Ordering::Relaxed) + 1;
+            let directory = CodeDirectory {
+                path: self.directory.join(SOURCE),
+                inside: SOURCE_INSIDE,
+                reader: None,
+                copies: Some(CODE_INSIDE),
             };
-            let number = self.launcher.next();
-            let code = CodeFile::new(&self.directory.join(SOURCE), job.language, number);
-            let environment = CodeFile(code.0.with_extension("env"));
-            let exec = self.launcher.exec().map_err(|error| error.to_string())?;
-            let marks = self.launcher.marks(&exec);
-            let site = format!("{SOURCE_INSIDE}/{}", site::SITE);
-            for (file, text) in [(&code, &job.code), (&environment, &job.pairs(&site, marks))] {
-                write_for(Some(USER), file, text)
-                    .await
-                    .map_err(|error| format!("Failed to store the code: {error}"))?;
-            }
-            let below = |directory: &str, file: &CodeFile| {
-                let name = file.0.file_name().unwrap_or_default().to_string_lossy();
-                format!("{directory}/{name}")
-            };
-            let number = number.to_string();
-            let run = RUN.inside();
-            let source = below(SOURCE_INSIDE, &code);
-            let variables = below(SOURCE_INSIDE, &environment);
-            let inside = below(CODE_INSIDE, &code);
-            let mut args = vec!["perl", &run, &number, &source, &variables, &inside];
-            args.push(&interpreter);
-            args.extend(job.args.iter().map(String::as_str));
-            let (mut command, description) =
-                container.exec(&bundle::process(&args, &marks, &cwd))?;
-            command.envs(marks);
-            let needs = (code, environment, description);
-            let started = self
-                .launcher
-                .spawn(command, needs, exec.clone())
-                .map_err(|error| format!("Failed to start {interpreter}: {error}"))?;
-            Ok(Started {
-                process: Box::new(GvisorProcess {
-                    outer: started.process,
-                    container,
-                    exec,
-                    exit: self.directory.join(EXIT).join(number),
-                }),
-                ..started
-            })
+            confined_start::start(&container.remote, &directory, &self.id, number, job).await
         })
     }
 
@@ -282,12 +269,11 @@ impl BackendSandbox for GvisorSandbox {
             let Some(running) = container.take() else {
                 return Ok(());
             };
-            let stored = match running.script(FREEZE, &[]).await {
-                Ok(3) => running.store(&self.memory()).await,
-                Ok(0) => Ok(()),
-                Ok(_) => Err("its background processes could not be ended".to_owned()),
-                // The container is gone, so there is nothing to store.
-                Err(_) if !running.is_there().await => Ok(()),
+            let stored = match running.remote.suspend().await {
+                Ok(true) => self.store(&running).await,
+                Ok(false) => Ok(()),
+                // The sandbox is lost, so there is nothing to store.
+                Err(_) if running.remote.is_lost() => Ok(()),
                 Err(reason) => Err(reason),
             };
             if stored.is_err() {
@@ -331,7 +317,6 @@ impl BackendSandbox for GvisorSandbox {
             if let Some(container) = self.container.lock().await.take() {
                 container.end().await?;
             }
-            self.launcher.end_processes().await?;
             remove_sandbox(&self.directory).await
         })
     }
@@ -345,9 +330,7 @@ impl GvisorSandbox {
     /// Prepares the start of a container. The trees are filled by now, and may hold any files.
     async fn prepare_container(&self) -> Result<(), String> {
         let (directory, shared) = (self.directory.clone(), self.shared.clone());
-        let write = || async {
-            blocking(move || write_trusted(&directory, &shared.confines, &shared.hidden)).await
-        };
+        let write = || async { blocking(move || write_trusted(&directory, &shared)).await };
         let (root, shared) = (self.directory.join(ROOT), self.shared.clone());
         let prepared = async {
             self.trusted.get_or_try_init(write).await?;
@@ -359,34 +342,51 @@ impl GvisorSandbox {
             .map_err(|error| format!("the directories of the sandbox could not be made: {error}"))
     }
 
+    /// Stores the memory of a suspended container, and the program of its agent.
+    async fn store(&self, container: &Container) -> Result<(), String> {
+        let memory = self.memory();
+        container.store(&memory).await?;
+        let agent = self.directory.join(SOURCE).join(AGENT);
+        blocking(move || fs::hard_link(agent, memory.join(AGENT)))
+            .await
+            .map_err(|error| format!("the program of the agent could not be stored: {error}"))
+    }
+
     /// Removes the stored memory.
     async fn forget(&self) -> io::Result<()> {
         let memory = self.memory();
         blocking(move || remove_tree(&memory)).await
     }
 
-    /// The running container. If there is none, starts one from the stored memory, if any.
+    /// The container. If there is none, starts one, from the stored memory if there is any.
     async fn running(&self) -> Result<Arc<Container>, String> {
         let mut container = self.container.lock().await;
         if let Some(running) = &*container {
-            if !running.is_gone().await {
-                return Ok(running.clone());
-            }
-            running.end().await?;
-            *container = None;
+            return Ok(running.clone());
         }
-        self.prepare_container().await?;
         let memory = self.memory();
         let image = memory.exists().then_some(&*memory);
-        let marked = || Ok((mark()?, self.launcher.exec()?));
-        let (name, exec) = marked().map_err(|error: io::Error| error.to_string())?;
-        let marks = self.launcher.marks(&exec);
+        if image.is_some() && !self.trusted.initialized() && !memory.join(AGENT).exists() {
+            return Err(
+                "the checkpoint has memory, but not the agent that runs in it: an older version of \
+                 this crate made it"
+                    .to_owned(),
+            );
+        }
+        self.prepare_container().await?;
+        let turn = self.shared.turns.acquire().await;
+        let _turn = turn.map_err(|error| error.to_string())?;
+        let setup = Setup {
+            place: Place::Gvisor { user: USER },
+            limits: limits(&self.shared.confines),
+        };
+        let name = random_hex::<16>().map_err(|error| error.to_string())?;
         let started = Container::start(
             self.shared.runsc.clone(),
             name,
             &self.directory.join(BUNDLE),
             image,
-            &marks,
+            setup,
         )
         .await?;
         let started = Arc::new(started);
@@ -394,15 +394,5 @@ impl GvisorSandbox {
         drop(container);
         self.forget().await.map_err(|error| error.to_string())?;
         Ok(started)
-    }
-}
-
-/// The absolute path of a working directory. Fails if the sandbox doesn't have the directory.
-async fn working_directory(container: &Container, cwd: &str) -> Result<String, String> {
-    let path = Path::new(HOME_INSIDE).join(cwd);
-    let path = path.to_string_lossy().into_owned();
-    match container.program(&["test", "-d", &path]).await? {
-        0 => Ok(path),
-        _ => Err(no_directory(cwd)),
     }
 }

@@ -13,7 +13,6 @@ use std::{
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio::{
-    io::AsyncReadExt,
     process::{Child, ChildStderr},
     sync::Mutex,
     task::JoinHandle,
@@ -23,10 +22,10 @@ use tokio::{
 use super::cgroup::Group;
 use crate::{
     inside::{messages::Setup, remote::Remote, spawn},
-    protocol::excerpt,
     server::{
         agent,
         backend::{
+            agent_errors,
             confine::{CODE_INSIDE, HOME_INSIDE, TEMPORARY_INSIDE},
             etc::{self, ETC, EtcFile},
         },
@@ -46,9 +45,6 @@ pub(super) const USER_INSIDE: u32 = 1000;
 
 /// How long the processes of a sandbox may take to end after a kill.
 const GONE_WITHIN: Duration = Duration::from_secs(10);
-
-/// The most bytes of error output to report or to log.
-const MAX_ERRORS_BYTES: u64 = 4_096;
 
 /// The directories of each sandbox at which bubblewrap mounts something, or that programs expect.
 pub(super) const DIRECTORIES: [&str; 7] = [
@@ -229,7 +225,7 @@ impl AgentProcess {
             tracing::debug!(reason = %Escaped(reason), "the agent of a sandbox has ended");
             kill(&*killed);
         });
-        tokio::spawn(log(errors));
+        tokio::spawn(agent_errors::log(errors));
         Ok(Self {
             remote,
             bubblewrap: Mutex::new(child),
@@ -293,29 +289,11 @@ fn processes(bubblewrap: &Child) -> Result<(Vec<u32>, OwnedFd), String> {
 
 /// Adds to a reason what bubblewrap or the agent printed.
 async fn with_errors(reason: String, errors: ChildStderr) -> String {
-    let mut said = Vec::new();
-    let read = errors.take(MAX_ERRORS_BYTES);
-    let _ = timeout(GONE_WITHIN, { read }.read_to_end(&mut said)).await;
-    let said = String::from_utf8_lossy(&said);
-    let lines: Vec<_> = said.lines().map(str::trim).collect();
-    match lines.is_empty() {
+    let said = agent_errors::lines(errors).await;
+    match said.is_empty() {
         true => reason,
         // What bubblewrap prints starts with its name. Then there was no agent yet.
-        false if said.starts_with("bwrap:") => excerpt(lines.join("; ").as_bytes()),
-        false => format!("{reason}: {}", excerpt(lines.join("; ").as_bytes())),
+        false if said.starts_with("bwrap:") => said,
+        false => format!("{reason}: {said}"),
     }
-}
-
-/// Logs what the agent prints to stderr, such as a panic. Code can't write to this pipe.
-async fn log(mut errors: ChildStderr) {
-    let mut said = Vec::new();
-    let _ = (&mut errors)
-        .take(MAX_ERRORS_BYTES)
-        .read_to_end(&mut said)
-        .await;
-    if !said.is_empty() {
-        let said = String::from_utf8_lossy(&said).into_owned();
-        tracing::warn!(said = %Escaped(said), "the agent of a sandbox printed an error");
-    }
-    let _ = tokio::io::copy(&mut errors, &mut tokio::io::sink()).await;
 }

@@ -36,27 +36,22 @@ use super::{
 use crate::{
     inside::{
         filter,
-        messages::{Limits, Setup, Start},
+        messages::{Place, Setup},
         process::Started,
-        remote::NotStarted,
     },
-    protocol::{SandboxId, excerpt},
+    protocol::SandboxId,
     server::{
         agent::find_agent,
         backend::{
             api::{Backend, BackendSandbox},
-            code_file::CodeFile,
-            confine::{
-                CODE_INSIDE, ENVIRONMENT, HOME_INSIDE, hidden, interpreter, make_directory,
-                make_mount_point, write_for,
-            },
+            confine::{CODE_INSIDE, copy_agent, hidden, limits, make_directory, make_mount_point},
+            confined_start::{self, CodeDirectory},
             context::ServerContext,
             etc::{self, ETC},
-            job::{Job, check, no_directory},
+            job::Job,
             programs::{PATH, find},
             remove::remove_sandbox,
             site,
-            sweep::ID_VARIABLE,
         },
         blocking::blocking,
         choice::{Confines, NamespaceOptions},
@@ -283,25 +278,6 @@ fn open_to_sandboxes(root: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Copies the program of the agent into the server's directory. Sandboxes may execute the copy. If
-/// they run as users of their own, they can't read it.
-fn copy_agent(program: &Path, root: &Path) -> io::Result<PathBuf> {
-    let copy = root.join("agent");
-    let copied = fs::copy(program, &copy)
-        .and_then(|_| fs::set_permissions(&copy, fs::Permissions::from_mode(0o711)));
-    match copied {
-        Ok(()) => Ok(copy),
-        Err(error) => Err(io::Error::new(
-            error.kind(),
-            format!(
-                "the program of the agent, {}, could not be copied to {}: {error}",
-                program.display(),
-                copy.display()
-            ),
-        )),
-    }
-}
-
 /// Creates the directory of a sandbox, and in it the trees, which belong to `user`.
 fn prepare(directory: &Path, user: Option<u32>) -> io::Result<()> {
     let make = |path: &Path, mode| {
@@ -371,40 +347,15 @@ struct NamespaceSandbox {
 impl BackendSandbox for NamespaceSandbox {
     fn start(&self, job: Job) -> BoxFuture<'_, Result<Started, String>> {
         Box::pin(async move {
-            check(&job)?;
-            let interpreter = interpreter(job.language)?;
             let agent = self.agent().await?;
             let number = self.execs.fetch_add(1, Ordering::Relaxed) + 1;
-            let code = CodeFile::new(&self.directory.join(CODE), job.language, number);
-            write_for(self.user, &code, &job.code)
-                .await
-                .map_err(|error| format!("Failed to store the code: {error}"))?;
-            let name = code.0.file_name().unwrap_or_default().to_string_lossy();
-            let mut args = vec![format!("{CODE_INSIDE}/{name}")];
-            let cwd = job.cwd.as_deref().filter(|cwd| !cwd.is_empty());
-            let cwd = cwd.unwrap_or(HOME_INSIDE);
-            let inside = Path::new(HOME_INSIDE).join(cwd);
-            let site = format!("{CODE_INSIDE}/{}", site::SITE);
-            let env = environment(&job, &site, self.id.as_str());
-            args.extend_from_slice(&job.args);
-            let start = Start {
-                exec: 0,
-                program: interpreter.to_string_lossy().into_owned(),
-                args,
-                env,
-                cwd: inside.to_string_lossy().into_owned(),
+            let directory = CodeDirectory {
+                path: self.directory.join(CODE),
+                inside: CODE_INSIDE,
+                reader: self.user,
+                copies: None,
             };
-            let started = agent.remote.start(start, code).await;
-            started.map_err(|failed| match failed {
-                NotStarted::NoDirectory => no_directory(cwd),
-                NotStarted::DirectoryDenied(reason) => {
-                    let cwd = excerpt(cwd.as_bytes());
-                    format!("The working directory '{cwd}' can't be entered: {reason}.")
-                }
-                NotStarted::Failed(reason) => {
-                    format!("Failed to start {}: {reason}", interpreter.display())
-                }
-            })
+            confined_start::start(&agent.remote, &directory, &self.id, number, job).await
         })
     }
 
@@ -459,13 +410,10 @@ impl NamespaceSandbox {
             hidden: &self.shared.hidden,
         };
         let setup = Setup {
-            denied_calls: self.shared.denied_calls.clone(),
-            limits: Limits {
-                data: confines.memory_bytes,
-                processes: confines.processes,
-                file_size: confines.file_bytes,
-                open_files: confines.open_files,
+            place: Place::Namespace {
+                denied_calls: self.shared.denied_calls.clone(),
             },
+            limits: limits(confines),
         };
         let group = match &self.shared.cgroups {
             Some(cgroups) => Some(cgroups.create(&self.group_name()).await?),
@@ -505,16 +453,6 @@ impl NamespaceSandbox {
         })
         .await
     }
-}
-
-/// The environment of code. Later variables replace earlier ones.
-fn environment(job: &Job, site: &str, id: &str) -> Vec<(String, String)> {
-    let own = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
-    let defaults = ENVIRONMENT.into_iter().map(own);
-    let variables = job.variables(site).into_iter();
-    let variables = variables.map(|(name, value)| (name.to_owned(), value.into_owned()));
-    let id = std::iter::once(own((ID_VARIABLE, id)));
-    defaults.chain(variables).chain(id).collect()
 }
 
 #[cfg(test)]

@@ -1,0 +1,182 @@
+//! The main process of an exec: what it gets, how it starts, and what is reported about its start.
+
+use std::{
+    io::{self, PipeReader, PipeWriter, Write},
+    os::{
+        fd::{AsRawFd, RawFd},
+        unix::process::CommandExt,
+    },
+    process::Command,
+};
+
+use nix::unistd::Pid;
+use rustix::{
+    process::{Gid, Uid},
+    thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid},
+};
+
+use crate::inside::{
+    messages::{Failure, Limits, Start},
+    spawn,
+};
+
+/// What is reported to the agent about a main process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Report {
+    /// The main process was started.
+    Started,
+    /// The main process could not be started: what failed, and the error number.
+    NotStarted(Failure, i32),
+    /// The main process has ended: its status, as wait(2) returns it.
+    Ended(i32),
+}
+
+impl Report {
+    pub(super) const BYTES: usize = 8;
+
+    fn to_bytes(self) -> [u8; Self::BYTES] {
+        let (kind, value) = match self {
+            Self::Started => (0, 0),
+            Self::NotStarted(Failure::Directory, error) => (1, error),
+            Self::NotStarted(Failure::DirectoryDenied, error) => (2, error),
+            Self::NotStarted(Failure::Program | Failure::Setup, error) => (3, error),
+            Self::Ended(status) => (4, status),
+        };
+        (u64::from(value.cast_unsigned()) << 32 | kind).to_ne_bytes()
+    }
+
+    pub(super) fn from_bytes(bytes: [u8; Self::BYTES]) -> Self {
+        let number = u64::from_ne_bytes(bytes);
+        let value = ((number >> 32) as u32).cast_signed();
+        match number & 0xff {
+            0 => Self::Started,
+            1 => Self::NotStarted(Failure::Directory, value),
+            2 => Self::NotStarted(Failure::DirectoryDenied, value),
+            3 => Self::NotStarted(Failure::Program, value),
+            _ => Self::Ended(value),
+        }
+    }
+
+    pub(super) fn write(self, mut reports: &PipeWriter) {
+        // If the agent has ended, so does this process.
+        let _ = reports.write_all(&self.to_bytes());
+    }
+}
+
+/// What failed at the start of a main process, and why.
+pub(super) struct NotStarted(pub(super) Failure, pub(super) io::Error);
+
+impl NotStarted {
+    pub(super) fn report(&self) -> Report {
+        Report::NotStarted(self.0, self.1.raw_os_error().unwrap_or_default())
+    }
+}
+
+impl<E: Into<io::Error>> From<E> for NotStarted {
+    fn from(error: E) -> Self {
+        Self(Failure::Program, error.into())
+    }
+}
+
+/// The ends of the pipes that the main process gets.
+pub(super) struct Stdio {
+    pub(super) stdin: PipeReader,
+    pub(super) stdout: PipeWriter,
+    pub(super) stderr: PipeWriter,
+}
+
+impl Stdio {
+    pub(super) fn fds(&self) -> [RawFd; 3] {
+        [
+            self.stdin.as_raw_fd(),
+            self.stdout.as_raw_fd(),
+            self.stderr.as_raw_fd(),
+        ]
+    }
+}
+
+/// Enters the working directory. Returns the command of the main process, which holds the pipes.
+pub(super) fn command(start: &Start, limits: Limits, stdio: Stdio) -> Result<Command, NotStarted> {
+    std::env::set_current_dir(&start.cwd).map_err(|error| match error.kind() {
+        io::ErrorKind::PermissionDenied => NotStarted(Failure::DirectoryDenied, error),
+        _ => NotStarted(Failure::Directory, error),
+    })?;
+    let mut command = spawn::limited_command(&start.program, limits.of_processes());
+    command
+        .args(&start.args)
+        .envs(start.env.iter().map(|(name, value)| (name, value)))
+        .current_dir(&start.cwd)
+        .stdin(stdio.stdin)
+        .stdout(stdio.stdout)
+        .stderr(stdio.stderr);
+    Ok(command)
+}
+
+/// The user that a main process runs as in gVisor, and the supplementary group that marks the
+/// processes of its exec.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Identity {
+    pub(super) user: u32,
+    pub(super) group: u32,
+}
+
+impl Identity {
+    /// Calls `create` as the user, who then owns what it creates. Code can open a pipe by its path
+    /// in `/proc` only if its user owns the pipe. Code can't signal this process meanwhile, because
+    /// that depends on its real and saved user IDs.
+    pub(super) fn as_user<T>(self, create: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        set_thread_res_uid(Uid::ROOT, Uid::from_raw(self.user), Uid::ROOT)?;
+        let created = create();
+        set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT)?;
+        created
+    }
+
+    /// Gives up all privileges of this process.
+    fn assume(self) -> rustix::io::Result<()> {
+        let (uid, gid) = (Uid::from_raw(self.user), Gid::from_raw(self.user));
+        set_thread_groups(&[Gid::from_raw(self.group)])?;
+        set_thread_res_gid(gid, gid, gid)?;
+        set_thread_res_uid(uid, uid, uid)
+    }
+}
+
+/// Forks a child that becomes the main process, and returns its PID. If that fails, the child
+/// writes a report. Otherwise `reports` ends without one.
+pub(super) fn start(
+    start: &Start,
+    limits: Limits,
+    identity: Identity,
+    stdio: Stdio,
+    reports: PipeWriter,
+) -> io::Result<Pid> {
+    let [stdin, stdout, stderr] = stdio.fds();
+    let keep = [stdin, stdout, stderr, reports.as_raw_fd()];
+    spawn::fork(&keep, move |closed| {
+        let not_started = closed
+            .and_then(|()| Ok(identity.assume()?))
+            .map_err(NotStarted::from)
+            .and_then(|()| command(start, limits, stdio))
+            .map_or_else(|failed| failed, |mut command| command.exec().into());
+        not_started.report().write(&reports);
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reports_survive_their_encoding() {
+        for report in [
+            Report::Started,
+            Report::NotStarted(Failure::Directory, 2),
+            Report::NotStarted(Failure::DirectoryDenied, 13),
+            Report::NotStarted(Failure::Program, 13),
+            Report::Ended(0),
+            Report::Ended(-1),
+            Report::Ended(0x7f00),
+        ] {
+            assert_eq!(Report::from_bytes(report.to_bytes()), report);
+        }
+    }
+}
