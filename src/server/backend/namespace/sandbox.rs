@@ -17,6 +17,7 @@ use std::{
     fs, io,
     os::unix::fs::{PermissionsExt, chown, lchown},
     path::{Path, PathBuf},
+    process::Stdio,
     sync::{
         Arc,
         atomic::{AtomicU32, AtomicU64, Ordering},
@@ -39,6 +40,7 @@ use crate::{
         messages::{Limits, Setup, Start},
         process::Started,
         remote::NotStarted,
+        spawn,
     },
     protocol::{SandboxId, excerpt},
     server::{
@@ -285,21 +287,32 @@ fn open_to_sandboxes(root: &Path) -> io::Result<()> {
 
 /// Copies the program of the agent into the server's directory. Sandboxes may execute the copy. If
 /// they run as users of their own, they can't read it.
+///
+/// Another process writes the copy. Otherwise a process that this one forks at the same time could
+/// inherit the descriptor, and the kernel executes no file that is open for writing (`ETXTBSY`).
 fn copy_agent(program: &Path, root: &Path) -> io::Result<PathBuf> {
     let copy = root.join("agent");
-    let copied = fs::copy(program, &copy)
-        .and_then(|_| fs::set_permissions(&copy, fs::Permissions::from_mode(0o711)));
-    match copied {
-        Ok(()) => Ok(copy),
-        Err(error) => Err(io::Error::new(
+    let copied = || {
+        let mut cp = spawn::blocking_command(find("cp", PATH.as_ref()).unwrap_or("cp".into()));
+        // Opened here: the path may be `/proc/self/exe`.
+        let cp = cp.stdin(fs::File::open(program)?).stderr(Stdio::piped());
+        let output = cp.arg("/dev/stdin").arg(&copy).output()?;
+        match output.status.success() {
+            true => fs::set_permissions(&copy, fs::Permissions::from_mode(0o711)),
+            false => Err(io::Error::other(excerpt(output.stderr.trim_ascii_end()))),
+        }
+    };
+    copied().map_err(|error| {
+        io::Error::new(
             error.kind(),
             format!(
                 "the program of the agent, {}, could not be copied to {}: {error}",
                 program.display(),
                 copy.display()
             ),
-        )),
-    }
+        )
+    })?;
+    Ok(copy)
 }
 
 /// Creates the directory of a sandbox, and in it the trees, which belong to `user`.
