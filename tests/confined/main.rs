@@ -17,3 +17,4 @@ mod attacks;
 mod backends;
 mod clean_start;
 mod limits;
+mod warm;

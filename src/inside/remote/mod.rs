@@ -93,6 +93,11 @@ impl Remote {
         }
     }
 
+    /// Whether the agent has ended or broken the protocol.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.shared.ended.borrow().is_some()
+    }
+
     /// Ends the sandbox with a reason, when the reason comes. Drops the future if the agent ends
     /// earlier.
     pub(crate) fn end_when(&self, reason: impl Future<Output = String> + Send + 'static) {

@@ -11,7 +11,8 @@
 //! | `code` | `/run/code`, read-only |
 //! | `etc` | `passwd`, `group`, `hosts` and `resolv.conf` in `/etc`, read-only |
 //!
-//! The agent starts with the first exec, and ends with the sandbox or before a checkpoint.
+//! The agent starts with the first exec, or before that if the sandbox is warm. It ends with the
+//! sandbox or before a checkpoint.
 
 use std::{
     fs, io,
@@ -46,7 +47,7 @@ use crate::{
     server::{
         agent::find_agent,
         backend::{
-            api::{Backend, BackendSandbox},
+            api::{Backend, BackendSandbox, WarmSandbox},
             code_file::CodeFile,
             confine::{
                 CODE_INSIDE, ENVIRONMENT, HOME_INSIDE, hidden, interpreter, make_directory,
@@ -196,7 +197,7 @@ impl NamespaceBackend {
     /// Creates a sandbox, starts its agent, and deletes it.
     async fn try_out(&self) -> Result<(), String> {
         let sandbox = self
-            .sandbox(&SandboxId::new("sandbox-probe"))
+            .sandbox("sandbox-probe")
             .await
             .map_err(|error| error.to_string())?;
         let tried = sandbox.agent().await.map(drop);
@@ -212,15 +213,16 @@ impl NamespaceBackend {
         tried.and(deleted)
     }
 
-    async fn sandbox(&self, id: &SandboxId) -> io::Result<NamespaceSandbox> {
+    /// Creates a sandbox in a directory of this name. The name is its id, unless it is warm.
+    async fn sandbox(&self, name: &str) -> io::Result<NamespaceSandbox> {
         let context = &self.shared.context;
-        let directory = context.root.join(id.as_str());
+        let directory = context.root.join(name);
         let user = self.shared.next_user.as_ref().map(|next| {
             let number = next.fetch_add(1, Ordering::Relaxed);
             FIRST_USER + number % USERS
         });
         let sandbox = NamespaceSandbox {
-            id: id.clone(),
+            id: SandboxId::new(name),
             directory,
             user,
             shared: self.shared.clone(),
@@ -356,9 +358,26 @@ impl Backend for NamespaceBackend {
     fn create(&self, id: &SandboxId) -> BoxFuture<'_, io::Result<Box<dyn BackendSandbox>>> {
         let id = id.clone();
         Box::pin(async move {
-            let sandbox = self.sandbox(&id).await?;
+            let sandbox = self.sandbox(id.as_str()).await?;
             Ok(Box::new(sandbox) as Box<dyn BackendSandbox>)
         })
+    }
+
+    fn create_warm(
+        &self,
+        directory: &str,
+    ) -> Option<BoxFuture<'_, Result<Box<dyn WarmSandbox>, String>>> {
+        let directory = directory.to_owned();
+        Some(Box::pin(async move {
+            let sandbox = self.sandbox(&directory).await;
+            let sandbox = sandbox.map_err(|error| error.to_string())?;
+            if let Err(reason) = sandbox.agent().await {
+                // The shutdown of the server removes the files that can't be removed now.
+                let _ = sandbox.delete().await;
+                return Err(reason);
+            }
+            Ok(Box::new(sandbox) as Box<dyn WarmSandbox>)
+        }))
     }
 
     fn shutdown(&self) -> BoxFuture<'_, ()> {
@@ -367,6 +386,7 @@ impl Backend for NamespaceBackend {
 }
 
 struct NamespaceSandbox {
+    /// A warm sandbox gets its id when a create takes it from the pool.
     id: SandboxId,
     directory: PathBuf,
     /// The user ID under which code runs. `None` if this process is not root: then code runs under
@@ -446,6 +466,18 @@ impl BackendSandbox for NamespaceSandbox {
             let removed = remove_sandbox(&self.directory).await;
             frozen.and(removed)
         })
+    }
+}
+
+impl WarmSandbox for NamespaceSandbox {
+    fn is_alive(&mut self) -> bool {
+        let agent = self.agent.get_mut().as_ref();
+        agent.is_some_and(|agent| !agent.has_ended())
+    }
+
+    fn adopt(mut self: Box<Self>, id: &SandboxId) -> Arc<dyn BackendSandbox> {
+        self.id = id.clone();
+        Arc::<Self>::from(self)
     }
 }
 
