@@ -1,6 +1,8 @@
 //! The latency of each operation of a sandbox, on each backend that works on this machine: create,
 //! exec, snapshot, create from a snapshot, checkpoint, restore, kill. Prints medians of 50.
 //!
+//! On a backend with a warm pool, also prints how long a create takes that finds a warm sandbox.
+//!
 //! Also prints the rate of 256 MiB of output, the memory of an idle sandbox, and the floors: how
 //! long bash takes, started directly and in bubblewrap. A sandbox can't start faster than these.
 //!
@@ -27,12 +29,17 @@ use actix_sandbox::{
 
 const TIMES: usize = 50;
 
+/// The number of sandboxes to keep warm.
+const WARM: usize = 4;
+
 /// How much output to read to measure its rate, in MiB.
 const OUTPUT_MIB: u32 = 256;
 
 struct Medians {
     backend: &'static str,
     phases: [Duration; PHASES.len()],
+    /// A create that takes a warm sandbox, and a run of `true`. `None` without a warm pool.
+    warm: Option<Duration>,
     /// The rate of output, in MiB/s.
     output: f64,
     /// The memory of the processes of an idle sandbox: proportional set size in KiB.
@@ -51,10 +58,10 @@ const PHASES: [&str; 7] = [
 
 fn main() {
     actix_sandbox::server::agent();
-    actix::System::new().block_on(run());
+    actix::System::new().block_on(print_all());
 }
 
-async fn run() {
+async fn print_all() {
     // cargo passes `--bench` to measure. `cargo test --benches` only checks that this runs.
     let times = match std::env::args().any(|arg| arg == "--bench") {
         true => TIMES,
@@ -66,8 +73,16 @@ async fn run() {
         Backend::Namespace(NamespaceOptions::default()),
         Backend::Gvisor(GvisorOptions::default()),
     ] {
-        match LocalServer::builder().backend(backend).start().await {
-            Ok(server) => all.push(measure(server, times).await),
+        match LocalServer::builder()
+            .backend(backend.clone())
+            .start()
+            .await
+        {
+            Ok(server) => {
+                let mut medians = measure(server, times).await;
+                medians.warm = measure_warm(backend, times).await;
+                all.push(medians);
+            }
             Err(error) => println!("not measured: {error}"),
         }
     }
@@ -81,6 +96,14 @@ async fn run() {
         }
         println!();
     }
+    print!("| warm: create, and run `true` |");
+    for it in &all {
+        match it.warm {
+            Some(warm) => print!(" {:.1} ms |", warm.as_secs_f64() * 1_000.0),
+            None => print!(" none |"),
+        }
+    }
+    println!();
     print!("| {OUTPUT_MIB} MiB of output |");
     all.iter()
         .for_each(|it| print!(" {:.0} MiB/s |", it.output));
@@ -161,12 +184,42 @@ fn descendants_kib() -> Option<u64> {
     total
 }
 
+async fn run(sandbox: &Sandbox, code: &str) {
+    let output = sandbox.run(Language::Bash, code).await.unwrap();
+    output.error_for_status().unwrap();
+}
+
+/// The median of the time to take a warm sandbox and to run `true` in it. `None` if the backend has
+/// no warm pool.
+async fn measure_warm(backend: Backend, times: usize) -> Option<Duration> {
+    let server = LocalServer::builder().backend(backend).warm(WARM);
+    let server = server.start().await.ok()?;
+    let busy = Sandbox::create(server.url()).await.unwrap();
+    let mut durations = Vec::new();
+    while durations.len() < times {
+        // Each create finds a full pool.
+        while server.warm_count()? < WARM {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        // After that wait the processor is slow at first. The other operations follow each other.
+        run(&busy, "true").await;
+        let begun = Instant::now();
+        let sandbox = Sandbox::create(server.url()).await.unwrap();
+        run(&sandbox, "true").await;
+        durations.push(begun.elapsed());
+        sandbox.kill().await.unwrap();
+    }
+    server.stop().await;
+    Some(median(durations))
+}
+
+fn median(mut durations: Vec<Duration>) -> Duration {
+    durations.sort_unstable();
+    durations[durations.len() / 2]
+}
+
 async fn measure(server: LocalServer, times: usize) -> Medians {
     let mut phases: [Vec<Duration>; PHASES.len()] = Default::default();
-    let run = async |sandbox: &Sandbox, code: &str| {
-        let output = sandbox.run(Language::Bash, code).await.unwrap();
-        output.error_for_status().unwrap();
-    };
     for number in 0..times {
         let begun = Instant::now();
         let sandbox = Sandbox::create(server.url()).await.unwrap();
@@ -226,13 +279,10 @@ async fn measure(server: LocalServer, times: usize) -> Medians {
     sandbox.kill().await.unwrap();
     let backend = server.backend();
     server.stop().await;
-    let phases = phases.map(|mut times| {
-        times.sort_unstable();
-        times[times.len() / 2]
-    });
     Medians {
         backend,
-        phases,
+        phases: phases.map(median),
+        warm: None,
         output,
         idle,
     }
