@@ -1,8 +1,11 @@
 //! The latency of each operation of a sandbox, on each backend that works on this machine: create,
 //! exec, snapshot, create from a snapshot, checkpoint, restore, kill. Prints medians of 50.
 //!
+//! On a backend with a warm pool, also prints how long a create takes that finds a warm sandbox.
+//!
 //! Also prints the rate of 256 MiB of output, the memory of an idle sandbox, and the floors: how
-//! long bash takes, started directly and in bubblewrap. A sandbox can't start faster than these.
+//! long bash takes, started directly, in bubblewrap and in gVisor, and how long `runsc` takes to
+//! start a container.
 //!
 //! The checkpointed sandbox has a background process. `gvisor` stores and restores its memory; the
 //! other backends end it.
@@ -16,9 +19,13 @@
 #![allow(clippy::unwrap_used, reason = "a benchmark fails by panicking")]
 #![allow(clippy::disallowed_methods, reason = "it measures real time")]
 
-use std::time::{Duration, Instant};
+use std::{
+    process::Stdio,
+    time::{Duration, Instant},
+};
 
 use futures::StreamExt;
+use serde_json::json;
 
 use actix_sandbox::{
     Language, LocalServer, Sandbox,
@@ -27,12 +34,17 @@ use actix_sandbox::{
 
 const TIMES: usize = 50;
 
+/// The number of sandboxes to keep warm.
+const WARM: usize = 4;
+
 /// How much output to read to measure its rate, in MiB.
 const OUTPUT_MIB: u32 = 256;
 
 struct Medians {
     backend: &'static str,
     phases: [Duration; PHASES.len()],
+    /// A create that takes a warm sandbox, and a run of `true`. `None` without a warm pool.
+    warm: Option<Duration>,
     /// The rate of output, in MiB/s.
     output: f64,
     /// The memory of the processes of an idle sandbox: proportional set size in KiB.
@@ -51,10 +63,10 @@ const PHASES: [&str; 7] = [
 
 fn main() {
     actix_sandbox::server::agent();
-    actix::System::new().block_on(run());
+    actix::System::new().block_on(print_all());
 }
 
-async fn run() {
+async fn print_all() {
     // cargo passes `--bench` to measure. `cargo test --benches` only checks that this runs.
     let times = match std::env::args().any(|arg| arg == "--bench") {
         true => TIMES,
@@ -66,8 +78,16 @@ async fn run() {
         Backend::Namespace(NamespaceOptions::default()),
         Backend::Gvisor(GvisorOptions::default()),
     ] {
-        match LocalServer::builder().backend(backend).start().await {
-            Ok(server) => all.push(measure(server, times).await),
+        match LocalServer::builder()
+            .backend(backend.clone())
+            .start()
+            .await
+        {
+            Ok(server) => {
+                let mut medians = measure(server, times).await;
+                medians.warm = measure_warm(backend, times).await;
+                all.push(medians);
+            }
             Err(error) => println!("not measured: {error}"),
         }
     }
@@ -81,6 +101,14 @@ async fn run() {
         }
         println!();
     }
+    print!("| warm: create, and run `true` |");
+    for it in &all {
+        match it.warm {
+            Some(warm) => print!(" {:.1} ms |", warm.as_secs_f64() * 1_000.0),
+            None => print!(" none |"),
+        }
+    }
+    println!();
     print!("| {OUTPUT_MIB} MiB of output |");
     all.iter()
         .for_each(|it| print!(" {:.0} MiB/s |", it.output));
@@ -114,28 +142,86 @@ fn print_floors(times: usize) {
         .collect();
     println!("\n| floor, median of {times} | |\n| --- | --- |");
     for (name, command) in [("bash", &bash[..]), ("bubblewrap and bash", &bwrap)] {
-        let run = || {
-            std::process::Command::new(command[0])
-                .args(&command[1..])
-                .output()
-        };
-        let mut durations = Vec::new();
-        for _ in 0..times {
-            let begun = Instant::now();
-            match run() {
-                Ok(output) if output.status.success() => durations.push(begun.elapsed()),
-                _ => {
-                    println!("| {name} | does not work on this machine |");
-                    break;
-                }
-            }
-        }
-        durations.sort_unstable();
-        if durations.len() == times {
-            let median = durations[times / 2].as_secs_f64() * 1_000.0;
+        let measured = (0..times).map(|_| timed(command)).collect();
+        print_floor(name, measured);
+    }
+    let (started, executed) = gvisor_floors(times);
+    print_floor("`runsc create` and `runsc start`", started);
+    print_floor("`runsc exec` of bash", executed);
+}
+
+/// How long a command takes. `None` if it fails.
+fn timed(command: &[&str]) -> Option<Duration> {
+    let begun = Instant::now();
+    let mut run = std::process::Command::new(command[0]);
+    // A container would keep pipes open.
+    run.args(&command[1..])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    run.status()
+        .is_ok_and(|status| status.success())
+        .then(|| begun.elapsed())
+}
+
+fn print_floor(name: &str, measured: Option<Vec<Duration>>) {
+    match measured {
+        Some(durations) => {
+            let median = median(durations).as_secs_f64() * 1_000.0;
             println!("| {name} | {median:.1} ms |");
         }
+        None => println!("| {name} | does not work on this machine |"),
     }
+}
+
+/// The times to create and start a container, and to run bash in it.
+fn gvisor_floors(times: usize) -> (Option<Vec<Duration>>, Option<Vec<Duration>>) {
+    let directory = tempfile::tempdir().unwrap();
+    let place = directory.path().to_str().unwrap();
+    std::fs::create_dir(directory.path().join("root")).unwrap();
+    let mounts = ["/usr", "/bin", "/lib", "/lib64"];
+    let mounts = mounts.iter().filter(|it| std::path::Path::new(it).exists());
+    let mounts = mounts.map(|it| {
+        let source = std::fs::canonicalize(it).unwrap();
+        json!({ "type": "bind", "source": source, "destination": it, "options": ["rbind", "ro"] })
+    });
+    let namespaces = ["pid", "ipc", "uts", "mount", "network"].map(|it| json!({ "type": it }));
+    let config = json!({
+        "ociVersion": "1.0.2",
+        "process": {
+            "terminal": false, "user": { "uid": 0, "gid": 0 }, "cwd": "/",
+            "args": ["/bin/sleep", "1000"], "env": ["PATH=/usr/bin:/bin"],
+        },
+        "root": { "path": directory.path().join("root") },
+        "mounts": mounts.collect::<Vec<_>>(),
+        "linux": { "namespaces": namespaces },
+    });
+    std::fs::write(directory.path().join("config.json"), config.to_string()).unwrap();
+    let records = directory.path().join("records");
+    let flags = [
+        "runsc",
+        "--root",
+        records.to_str().unwrap(),
+        "--ignore-cgroups",
+        "--network=none",
+    ];
+    let runsc = |arguments: &[&str]| timed(&[&flags, arguments].concat());
+    let (mut started, mut executed) = (Vec::new(), Vec::new());
+    for number in 0..times {
+        let name = format!("floor-{number}");
+        let create = runsc(&["create", "--bundle", place, &name]);
+        started.push(
+            create
+                .zip(runsc(&["start", &name]))
+                .map(|(one, two)| one + two),
+        );
+        executed.push(runsc(&["exec", &name, "/bin/bash", "-c", "true"]));
+        runsc(&["delete", "--force", &name]);
+    }
+    (
+        started.into_iter().collect(),
+        executed.into_iter().collect(),
+    )
 }
 
 /// The proportional set size, in KiB, of the descendants of this process. `None` if there are none.
@@ -161,12 +247,42 @@ fn descendants_kib() -> Option<u64> {
     total
 }
 
+async fn run(sandbox: &Sandbox, code: &str) {
+    let output = sandbox.run(Language::Bash, code).await.unwrap();
+    output.error_for_status().unwrap();
+}
+
+/// The median of the time to take a warm sandbox and to run `true` in it. `None` if the backend has
+/// no warm pool.
+async fn measure_warm(backend: Backend, times: usize) -> Option<Duration> {
+    let server = LocalServer::builder().backend(backend).warm(WARM);
+    let server = server.start().await.ok()?;
+    let busy = Sandbox::create(server.url()).await.unwrap();
+    let mut durations = Vec::new();
+    while durations.len() < times {
+        // Each create finds a full pool.
+        while server.warm_count()? < WARM {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        // After that wait the processor is slow at first. The other operations follow each other.
+        run(&busy, "true").await;
+        let begun = Instant::now();
+        let sandbox = Sandbox::create(server.url()).await.unwrap();
+        run(&sandbox, "true").await;
+        durations.push(begun.elapsed());
+        sandbox.kill().await.unwrap();
+    }
+    server.stop().await;
+    Some(median(durations))
+}
+
+fn median(mut durations: Vec<Duration>) -> Duration {
+    durations.sort_unstable();
+    durations[durations.len() / 2]
+}
+
 async fn measure(server: LocalServer, times: usize) -> Medians {
     let mut phases: [Vec<Duration>; PHASES.len()] = Default::default();
-    let run = async |sandbox: &Sandbox, code: &str| {
-        let output = sandbox.run(Language::Bash, code).await.unwrap();
-        output.error_for_status().unwrap();
-    };
     for number in 0..times {
         let begun = Instant::now();
         let sandbox = Sandbox::create(server.url()).await.unwrap();
@@ -226,13 +342,10 @@ async fn measure(server: LocalServer, times: usize) -> Medians {
     sandbox.kill().await.unwrap();
     let backend = server.backend();
     server.stop().await;
-    let phases = phases.map(|mut times| {
-        times.sort_unstable();
-        times[times.len() / 2]
-    });
     Medians {
         backend,
-        phases,
+        phases: phases.map(median),
+        warm: None,
         output,
         idle,
     }

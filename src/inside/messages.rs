@@ -111,19 +111,18 @@ pub(crate) struct Start {
     pub(crate) env: Vec<(String, String)>,
     /// The working directory.
     pub(crate) cwd: String,
-    /// A file that the agent copies for the exec.
-    pub(crate) copy: Option<FileCopy>,
+    /// A file that the agent writes before it starts the program, and removes when the main process
+    /// has ended.
+    pub(crate) file: Option<File>,
 }
 
-/// A file that the agent copies before it starts the program, and removes when the main process has
-/// ended. Memory can't be stored while a process has a removed file of the machine open, but it can
-/// with a removed file of the sandbox.
+/// A file that every user in the sandbox can read.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct FileCopy {
-    /// The path of the file.
-    pub(crate) from: String,
-    /// The path of the copy, which must not exist.
-    pub(crate) to: String,
+pub(crate) struct File {
+    /// The path, which must not exist.
+    pub(crate) path: String,
+    /// The contents.
+    pub(crate) text: String,
 }
 
 /// A message of the agent.

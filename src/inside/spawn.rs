@@ -109,15 +109,26 @@ fn close_all_except(keep: &[std::os::fd::RawFd]) -> io::Result<()> {
     Ok(())
 }
 
-/// Like [`blocking_command`], but lowers the limits of the process to `limits`.
+/// A command of the agent, without environment. Its process starts as clean as that of a
+/// [`command`], and with its limits lowered to `limits`.
+///
+/// The agent itself was started by a [`command`], so this resets only what the agent changes in
+/// itself and in its forks: the signal mask, SIGPIPE, which std ignores, and the session. The limit
+/// on open files, which the agent raises, must be one of `limits`.
 #[cfg(target_os = "linux")]
 pub(super) fn limited_command(
     program: impl AsRef<OsStr>,
     limits: [(rustix::process::Resource, u64); 4],
 ) -> Command {
-    let mut command = blocking_command(program);
+    let mut command = Command::new(program);
+    command.env_clear();
+    let reset = move || {
+        nix::unistd::setsid()?;
+        reset_signals(libc::SIGPIPE..=libc::SIGPIPE);
+        limits::lower(limits)
+    };
     // SAFETY: it only makes system calls.
-    unsafe { command.pre_exec(move || limits::lower(limits)) };
+    unsafe { command.pre_exec(reset) };
     command
 }
 
@@ -151,6 +162,9 @@ pub(crate) fn run_as(command: &mut tokio::process::Command, user: u32) {
 fn clean() -> io::Result<()> {
     // Starts a new session: no terminal, and a process group whose ID is the PID of this process.
     nix::unistd::setsid()?;
+    #[cfg(target_os = "linux")]
+    reset_signals(1..=64);
+    #[cfg(not(target_os = "linux"))]
     reset_signals();
     #[cfg(target_os = "linux")]
     linux::clean()?;
@@ -159,13 +173,15 @@ fn clean() -> io::Result<()> {
     Ok(())
 }
 
+/// Resets the dispositions of these signals, and the signal mask.
 #[cfg(target_os = "linux")]
-fn reset_signals() {
+fn reset_signals(signals: std::ops::RangeInclusive<libc::c_int>) {
     // glibc refuses the two signals that it uses itself, so call the kernel directly. Zeros mean
     // `SIG_DFL`, no flags and an empty mask in the layout of every architecture.
     let zeros = [0_u64; 8];
     let size = 8_usize;
-    for signal in 1..=64_usize {
+    for signal in signals {
+        let signal = signal as usize;
         // SAFETY: the kernel reads one `sigaction`, at most 32 bytes, from `zeros` and writes
         // nothing. It refuses SIGKILL and SIGSTOP, which always have their default disposition.
         unsafe {

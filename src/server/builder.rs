@@ -52,6 +52,7 @@ pub(crate) struct Options {
     pub(super) handoff_lease: Duration,
     pub(super) handoff_timeout: Duration,
     pub(super) max_sandboxes: usize,
+    pub(super) warm: usize,
     pub(super) max_sandboxes_per_client: Option<usize>,
     pub(super) request_timeout: Duration,
     pub(super) max_message_bytes: usize,
@@ -87,6 +88,7 @@ impl Default for ServerBuilder {
                 handoff_lease: Duration::from_secs(10),
                 handoff_timeout: Duration::from_secs(60),
                 max_sandboxes: 1_024,
+                warm: 0,
                 max_sandboxes_per_client: None,
                 request_timeout: Duration::from_secs(30),
                 max_message_bytes: limits::DEFAULT_MAX_MESSAGE_BYTES,
@@ -250,6 +252,25 @@ setters! {
     /// The maximum number of sandboxes. The server refuses to create more, with a reason. Default:
     /// 1,024.
     max_sandboxes(sandboxes: usize): options.max_sandboxes = sandboxes;
+
+    /// The number of sandboxes to keep warm: started, and ready for a client. Default: 0, at most
+    /// 1,000. A create without a snapshot, and `POST /execute`, take a warm sandbox. So a create
+    /// takes about as long as an exec. The server then starts the next one in the background, one
+    /// at a time.
+    ///
+    /// If none is ready, a create starts a new sandbox at once and doesn't wait for the background.
+    /// A create from a snapshot and a restore always start a new one. After the start of the
+    /// server, the pool fills in the background.
+    ///
+    /// Each warm sandbox takes the memory of an idle sandbox (`cargo bench --bench backends` prints
+    /// it), two processes and a few open files. Warm sandboxes don't count as
+    /// [`max_sandboxes`](Self::max_sandboxes). `GET /readyz` and `LocalServer::warm_count` show how
+    /// many are ready.
+    ///
+    /// Needs a [backend](Self::backend) that confines code. With [`Backend::Host`] the server
+    /// doesn't start. If [`Backend::Auto`] selects `host`, the server logs a warning and keeps no
+    /// sandbox warm.
+    warm(sandboxes: usize): options.warm = sandboxes;
 
     /// The maximum number of sandboxes for each client IP address. The server refuses to create
     /// more, with a reason. IPv6 addresses with the same first 64 bits count as one. A sandbox

@@ -109,6 +109,22 @@ pub enum ServerError {
         /// The unit, with a space before it. Empty if the name of the option gives the unit.
         unit: &'static str,
     },
+    /// The [warm pool](super::ServerBuilder::warm) is too large.
+    #[error(
+        "the option `warm` is {given}, which is too much: at most {most} sandboxes are kept warm"
+    )]
+    WarmTooMany {
+        /// The configured value.
+        given: usize,
+        /// The largest allowed value.
+        most: usize,
+    },
+    /// A [warm pool](super::ServerBuilder::warm) was configured, but the backend `host` has none.
+    #[error(
+        "the option `warm` needs a backend that confines code, because `host` starts no process \
+         before the code: choose one (`.backend(Backend::Confined)`), or leave the option out"
+    )]
+    WarmOnHost,
     /// A thread or its runtime could not be started.
     #[error(
         "cannot start the threads of the server: the system may be out of threads or files: {source}"

@@ -39,8 +39,10 @@ const DROP_WITHIN: Duration = Duration::from_secs(5);
 /// directory](ServerBuilder::state_directory) remain.
 ///
 /// For health checks, the server answers `GET /healthz` with 200. It answers `GET /readyz` with
-/// 200, or with 503 while it is stopping or has reached its limit of sandboxes. Health checks need
-/// no secret.
+/// 200, or with 503 while it is stopping or has reached its limit of sandboxes. The body is JSON
+/// with the status, the number of sandboxes and its limit, and, if the server keeps sandboxes
+/// [warm](ServerBuilder::warm), how many are ready and how many creates found one (`hits`) or none
+/// (`misses`). Health checks need no secret.
 ///
 /// ```
 /// use actix_sandbox::server::LocalServer;
@@ -130,6 +132,12 @@ impl LocalServer {
     /// Returns the number of sandboxes, including those being created or deleted.
     pub fn sandbox_count(&self) -> usize {
         self.service.sandbox_count()
+    }
+
+    /// Returns the number of sandboxes that are [warm](ServerBuilder::warm) and ready for a client.
+    /// `None` if the server keeps no sandbox warm.
+    pub fn warm_count(&self) -> Option<usize> {
+        self.service.warm_count()
     }
 
     /// Stops the server. Resolves when it no longer listens, all processes of the sandboxes are

@@ -148,7 +148,8 @@
 //!
 //! - The server answers every request without the secret with 404 and an empty body. Only the
 //!   health checks `GET /healthz` and `GET /readyz` need no secret. `/readyz` reports the number of
-//!   sandboxes and its limit, and nothing else about them.
+//!   sandboxes and its limit, the counts of the [warm pool](ServerBuilder::warm), and nothing else
+//!   about the sandboxes.
 //! - By default the secret is new at each start. [`ServerBuilder::secret_file`] keeps it in a file.
 //!   Servers on one [state directory](ServerBuilder::state_directory) or
 //!   [bucket](ServerBuilder::state_url) share the secret that is stored there, so the path in the
@@ -189,10 +190,11 @@
 //! - Code runs with the `python3` and `bash` of this machine. Each exec has its own process group.
 //! - Each sandbox has its own directory. The working directory is `HOME`. Files and background
 //!   processes live as long as the sandbox.
-//! - With `namespace` and `gvisor`, the first process of a sandbox is its agent, which the server
-//!   starts for the first exec. If the agent ends or breaks the protocol with the server, every process of the
-//!   sandbox ends. Pending calls and later execs fail with the reason. If the server is killed, its
-//!   agents end, and with them every process of its sandboxes.
+//! - With `namespace` and `gvisor`, the first process of a sandbox is its agent. The server starts it
+//!   for the first exec, or before that if the sandbox is [warm](ServerBuilder::warm). If the agent
+//!   ends or breaks the protocol with the server, every process of the sandbox ends. Pending calls
+//!   and later execs fail with the reason. If the server is killed, its agents end, and with them
+//!   every process of its sandboxes.
 //! - The server confirms a kill of an exec when it finds no process of the exec any more. With
 //!   `namespace` and `gvisor`, it finds every process that descends from the main process, even if
 //!   that process started its own session, cleared its environment and lost its parent. With

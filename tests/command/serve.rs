@@ -289,6 +289,17 @@ fn wrong_arguments_are_named_with_what_was_expected() {
             1,
             vec!["`--runsc`", "gvisor"],
         ),
+        (
+            vec!["--warm", "1001"],
+            2,
+            vec!["1001", "--warm", "from 0 to 1000"],
+        ),
+        (vec!["--warm", "some"], 2, vec!["some", "--warm"]),
+        (
+            vec!["--backend", "host", "--warm", "1"],
+            1,
+            vec!["`--warm`", "`--backend confined`"],
+        ),
         (vec!["--fast"], 2, vec!["--fast"]),
     ] {
         let (status, said) = refused(&arguments);
@@ -341,6 +352,26 @@ async fn log_levels_apply_with_spaces_and_empty_parts() {
         assert_eq!(log.contains(" INFO "), logs_info, "{value}: {log}");
         assert_eq!(log.contains("DEBUG "), logs_debug, "{value}: {log}");
     }
+}
+
+/// Neither `gvisor` nor `namespace` works: there is no `runsc` on the `PATH`, and no agent.
+#[actix::test]
+async fn auto_that_falls_back_to_the_host_keeps_nothing_warm() {
+    let path = tempfile::tempdir().unwrap();
+    std::os::unix::fs::symlink("/bin/sh", path.path().join("sh")).unwrap();
+    let variables = [
+        ("PATH", path.path().to_str().unwrap()),
+        ("ACTIX_SANDBOX_AGENT", "/no/such/agent"),
+        ("RUST_LOG", "info"),
+    ];
+    let program = Program::start_with(&["--backend", "auto", "--warm", "2"], &variables);
+    let (status, said) = ask(&program, "GET /readyz").await;
+    assert_eq!(status, "HTTP/1.1 200 OK");
+    assert!(!said.contains("warm"), "{said}");
+    let log = program.log_at_the_end().await;
+    let line = log.lines().find(|line| line.contains("is kept warm"));
+    let line = line.expect(&log);
+    assert!(line.contains("WARN") && line.contains("host"), "{line}");
 }
 
 #[test]

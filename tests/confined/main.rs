@@ -18,3 +18,4 @@ mod backends;
 mod clean_start;
 mod gvisor;
 mod limits;
+mod warm;

@@ -18,7 +18,7 @@ use crate::{
     logging::{self, LogFormat},
     shared::{
         self, SAME_WITHIN, Signals, TOKEN, backend, duration, not_started, positive, positive_u64,
-        size, workers,
+        size, warm, workers,
     },
 };
 
@@ -96,6 +96,12 @@ pub(crate) struct Serve {
     /// Maximum number of sandboxes [default: 1024].
     #[arg(long, help_heading = LIMITS, value_name = "NUMBER", value_parser = positive)]
     max_sandboxes: Option<usize>,
+
+    /// Number of sandboxes to keep started and ready for clients, so that a new sandbox takes about
+    /// as long as an exec. At most 1000. They don't count as sandboxes, but each takes the memory of
+    /// an idle one. Needs a backend that confines code [default: 0].
+    #[arg(long, help_heading = LIMITS, value_name = "NUMBER", value_parser = warm)]
+    warm: Option<usize>,
 
     /// Maximum number of sandboxes for each client IP address. IPv6 addresses with the same first
     /// 64 bits count as one [default: no limit].
@@ -414,6 +420,7 @@ impl Serve {
             handoff_timeout: self.handoff_timeout,
             secret_file: self.secret_file,
             max_sandboxes: self.max_sandboxes,
+            warm: self.warm,
             max_sandboxes_per_client: self.max_sandboxes_per_client,
             request_timeout: self.request_timeout,
             max_connections: self.max_connections,

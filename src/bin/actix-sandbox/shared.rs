@@ -43,6 +43,11 @@ pub(crate) fn workers(text: &str) -> Result<usize, String> {
     within(text, 1..=512)
 }
 
+/// Parses a number of warm sandboxes.
+pub(crate) fn warm(text: &str) -> Result<usize, String> {
+    within(text, 0..=1_000)
+}
+
 fn within<T: FromStr + PartialOrd + Display + Copy>(
     text: &str,
     range: RangeInclusive<T>,
@@ -131,6 +136,9 @@ pub(crate) fn not_started(error: &ServerError) -> String {
             let flag = option.replace('_', "-");
             format!("`--{flag}`: {given}{unit} is too little; at least {least} are needed")
         }
+        ServerError::WarmOnHost => "`--warm` needs a backend that confines code: choose one \
+             (`--backend confined`), or leave out `--warm`"
+            .to_owned(),
         error => error.to_string(),
     }
 }

@@ -21,7 +21,7 @@ use super::{
 };
 use crate::inside::{
     frames::{MAX_DATA_BYTES, Stream, WINDOW, put_credit, put_data, put_end},
-    messages::{Failure, FileCopy, Limits, Reply, Start},
+    messages::{Failure, File, Limits, Reply, Start},
 };
 
 /// What `poll` reports about an exec.
@@ -43,8 +43,8 @@ pub(super) struct Exec {
     group: Option<u32>,
     /// The reports about the main process. `None` once there can be no more.
     reports: Option<PipeReader>,
-    /// The copy of a file, which is removed with the exec.
-    copy: Option<CopiedFile>,
+    /// The file that was written for this exec.
+    file: Option<WrittenFile>,
     /// What was told to the server.
     told: Told,
     /// Whether code killed the reaper. Then all processes of the exec are killed.
@@ -77,27 +77,25 @@ struct Output {
     credit: u32,
 }
 
-/// A file that was copied for an exec. Dropping this removes it.
-struct CopiedFile(String);
+/// A file that was written for an exec. Dropping this removes it.
+struct WrittenFile(String);
 
-impl Drop for CopiedFile {
+impl Drop for WrittenFile {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.0);
     }
 }
 
-impl CopiedFile {
-    /// Copies a file. Every user can read the copy.
-    fn new(copy: &FileCopy) -> io::Result<Self> {
-        let bytes = fs::read(&copy.from)?;
-        let mut file = fs::OpenOptions::new()
+impl WrittenFile {
+    fn new(file: &File) -> io::Result<Self> {
+        let mut opened = fs::OpenOptions::new()
             .write(true)
             .create_new(true)
             .mode(0o644)
-            .open(&copy.to)?;
-        let copied = Self(copy.to.clone());
-        file.write_all(&bytes)?;
-        Ok(copied)
+            .open(&file.path)?;
+        let written = Self(file.path.clone());
+        opened.write_all(file.text.as_bytes())?;
+        Ok(written)
     }
 }
 
@@ -109,7 +107,7 @@ impl Exec {
         limits: Limits,
         identity: Option<Identity>,
     ) -> io::Result<Self> {
-        let copy = start.copy.as_ref().map(CopiedFile::new).transpose()?;
+        let file = start.file.as_ref().map(WrittenFile::new).transpose()?;
         let (reports, reported) = io::pipe()?;
         let pipes = || Ok([io::pipe()?, io::pipe()?, io::pipe()?]);
         let pipes = match identity {
@@ -135,7 +133,7 @@ impl Exec {
             child: Some(child),
             group: identity.map(|identity| identity.group),
             reports: Some(reports),
-            copy,
+            file,
             told: Told::Nothing,
             has_lost_reaper: false,
             is_kill_asked: false,
@@ -154,7 +152,7 @@ impl Exec {
             child: None,
             group: Some(group),
             reports: None,
-            copy: None,
+            file: None,
             told: Told::End,
             has_lost_reaper: false,
             is_kill_asked: false,
@@ -366,7 +364,7 @@ impl Exec {
     /// Tells the server the end of the main process.
     fn tell_exit(&mut self, status: ExitStatus, outgoing: &mut BytesMut) {
         self.told = Told::End;
-        self.copy = None;
+        self.file = None;
         let reply = Reply::Exited {
             exec: self.number,
             code: status.code(),

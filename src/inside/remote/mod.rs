@@ -116,6 +116,11 @@ impl Remote {
         }
     }
 
+    /// Whether the agent has ended or broken the protocol.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.shared.ended.borrow().is_some()
+    }
+
     /// Ends the sandbox with a reason, when the reason comes. Drops the future if the agent ends
     /// earlier.
     pub(crate) fn end_when(&self, reason: impl Future<Output = String> + Send + 'static) {
@@ -200,6 +205,16 @@ impl Remote {
             exec,
             shared: self.shared.clone(),
         });
+        let mut request = BytesMut::new();
+        put_control(&mut request, &Request::Start(start))
+            .map_err(|error| NotStarted::Failed(error.to_string()))?;
+        if request.len() > MAX_REQUEST_BYTES {
+            return Err(NotStarted::Failed(format!(
+                "the code, its arguments and its variables take {} bytes as JSON, and at most \
+                 {MAX_REQUEST_BYTES} are allowed; pass data as input or in a file",
+                request.len()
+            )));
+        }
         let output = |stream| {
             Box::new(RemoteOutput {
                 handle: handle.clone(),
@@ -212,7 +227,7 @@ impl Remote {
             exited,
             _needs: Box::new(needs),
         };
-        self.shared.send(&Request::Start(start));
+        self.shared.put(|outgoing| outgoing.unsplit(request));
         match timeout(STARTED_WITHIN, started).await {
             Ok(Ok(Ok(()))) => {}
             Ok(Ok(Err(failed))) => {

@@ -66,7 +66,7 @@ async fn started(remote: &Remote, agent: &mut Forger) -> Started {
         args: Vec::new(),
         env: Vec::new(),
         cwd: String::new(),
-        copy: None,
+        file: None,
     };
     let started = async {
         let Request::Start(start) = agent.request().await else {
@@ -286,7 +286,7 @@ async fn an_agent_that_does_not_read_is_ended() {
         args: Vec::new(),
         env: Vec::new(),
         cwd: String::new(),
-        copy: None,
+        file: None,
     });
     for _ in 0..100 {
         remote.shared.send(&kill);

@@ -1,6 +1,6 @@
 //! The traits that each backend implements.
 
-use std::io;
+use std::{io, sync::Arc};
 
 use futures::future::BoxFuture;
 
@@ -13,6 +13,19 @@ pub(crate) trait Backend: Send + Sync + 'static {
     fn name(&self) -> &'static str;
 
     fn create(&self, id: &SandboxId) -> BoxFuture<'_, io::Result<Box<dyn BackendSandbox>>>;
+
+    /// Creates a sandbox and starts its first process, before a client asks for the sandbox. The
+    /// sandbox has no id yet, so `directory` names its directory. The error is the reason for the
+    /// log.
+    ///
+    /// `None` if this backend starts no process before the code.
+    fn create_warm(
+        &self,
+        directory: &str,
+    ) -> Option<BoxFuture<'_, Result<Box<dyn WarmSandbox>, String>>> {
+        let _ = directory;
+        None
+    }
 
     /// Shuts the backend down. Call it after every sandbox was deleted.
     fn shutdown(&self) -> BoxFuture<'_, ()>;
@@ -47,4 +60,13 @@ pub(crate) trait BackendSandbox: Send + Sync + 'static {
     /// Ends every process of the sandbox and removes its files. The error is the reason to report
     /// to the client.
     fn delete(&self) -> BoxFuture<'_, Result<(), String>>;
+}
+
+/// A sandbox from [`Backend::create_warm`]: its first process was started, and no code has run.
+pub(crate) trait WarmSandbox: BackendSandbox {
+    /// Whether its first process still runs, so that code can start in the sandbox.
+    fn is_alive(&mut self) -> bool;
+
+    /// Gives the sandbox its id. Code that is started from now on sees this id.
+    fn adopt(self: Box<Self>, id: &SandboxId) -> Arc<dyn BackendSandbox>;
 }

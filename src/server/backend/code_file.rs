@@ -21,11 +21,11 @@ impl Drop for CodeFile {
 
 impl CodeFile {
     /// The path for the code of an exec.
-    pub(super) fn new(directory: &Path, language: Language, number: u64) -> Self {
-        Self(directory.join(match language {
+    pub(super) fn path(directory: &Path, language: Language, number: u64) -> PathBuf {
+        directory.join(match language {
             Language::Python => format!("main-{number}.py"),
             Language::Bash => format!("main-{number}.sh"),
-        }))
+        })
     }
 
     /// Writes the code to the file, which no other user can read. Creates these directories first

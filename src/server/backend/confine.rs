@@ -4,6 +4,7 @@ use std::{
     fs, io,
     os::unix::fs::{PermissionsExt, lchown},
     path::{Path, PathBuf},
+    process::Stdio,
 };
 
 use super::{
@@ -13,7 +14,8 @@ use super::{
     programs::{PATH, find, is_script},
 };
 use crate::{
-    inside::messages::Limits,
+    inside::{messages::Limits, spawn},
+    protocol::excerpt,
     server::{blocking::blocking, choice::Confines},
 };
 
@@ -127,27 +129,36 @@ pub(super) fn make_mount_point(tree: &Path, inside: &Path, owner: u32) -> io::Re
 
 /// Copies the program of the agent into the server's directory, unless it is there. Sandboxes may
 /// execute the copy. If they run as users of their own, they can't read it.
+///
+/// Another process writes the copy. Otherwise a process that this one forks at the same time could
+/// inherit the descriptor, and the kernel executes no file that is open for writing (`ETXTBSY`).
 pub(super) fn copy_agent(program: &Path, root: &Path) -> io::Result<PathBuf> {
     let copy = root.join(AGENT);
     if copy.exists() {
         return Ok(copy);
     }
-    let copied = fs::copy(program, &copy)
-        .and_then(|_| fs::set_permissions(&copy, fs::Permissions::from_mode(0o711)));
-    match copied {
-        Ok(()) => Ok(copy),
-        Err(error) => {
-            let _ = fs::remove_file(&copy);
-            Err(io::Error::new(
-                error.kind(),
-                format!(
-                    "the program of the agent, {}, could not be copied to {}: {error}",
-                    program.display(),
-                    copy.display()
-                ),
-            ))
+    let copied = || {
+        let mut cp = spawn::blocking_command(find("cp", PATH.as_ref()).unwrap_or("cp".into()));
+        // Opened here: the path may be `/proc/self/exe`.
+        let cp = cp.stdin(fs::File::open(program)?).stderr(Stdio::piped());
+        let output = cp.arg("/dev/stdin").arg(&copy).output()?;
+        match output.status.success() {
+            true => fs::set_permissions(&copy, fs::Permissions::from_mode(0o711)),
+            false => Err(io::Error::other(excerpt(output.stderr.trim_ascii_end()))),
         }
-    }
+    };
+    copied().map_err(|error| {
+        let _ = fs::remove_file(&copy);
+        io::Error::new(
+            error.kind(),
+            format!(
+                "the program of the agent, {}, could not be copied to {}: {error}",
+                program.display(),
+                copy.display()
+            ),
+        )
+    })?;
+    Ok(copy)
 }
 
 /// The limits of each process.

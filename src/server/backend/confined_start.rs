@@ -6,29 +6,26 @@ use super::{
     code_file::CodeFile,
     confine::{ENVIRONMENT, HOME_INSIDE, interpreter, write_for},
     job::{Job, check, no_directory},
-    site,
     sweep::ID_VARIABLE,
 };
 use crate::{
     inside::{
-        messages::{FileCopy, Start},
+        messages::{File, Start},
         process::Started,
         remote::{NotStarted, Remote},
     },
     protocol::{SandboxId, excerpt},
 };
 
-/// The directory with the code of each exec of a sandbox.
+/// Where the code of a sandbox is.
 pub(super) struct CodeDirectory {
-    /// Its path on this machine.
-    pub(super) path: PathBuf,
-    /// Its path in the sandbox.
+    /// The directory in the sandbox with the code of each exec.
     pub(super) inside: &'static str,
-    /// The user of this machine who may read the code. `None`: the user of this process.
-    pub(super) reader: Option<u32>,
-    /// The directory in the sandbox to which the agent copies the code. `None`: the code is run
-    /// from `inside`.
-    pub(super) copies: Option<&'static str>,
+    /// The path of that directory on this machine, and the user who may read the code (`None`: the
+    /// user of this process). If this is `None`, the agent writes the code.
+    pub(super) mounted: Option<(PathBuf, Option<u32>)>,
+    /// The directory in the sandbox that [`site`](super::site) writes.
+    pub(super) site: String,
 }
 
 /// Starts code. The error is the reason to report to the client. `number` counts the execs of the
@@ -42,20 +39,29 @@ pub(super) async fn start(
 ) -> Result<Started, String> {
     check(&job)?;
     let interpreter = interpreter(job.language)?;
-    let code = CodeFile::new(&directory.path, job.language, number);
-    write_for(directory.reader, &code, &job.code)
-        .await
-        .map_err(|error| format!("Failed to store the code: {error}"))?;
-    let name = code.0.file_name().unwrap_or_default().to_string_lossy();
-    let file = |directory: &str| format!("{directory}/{name}");
-    let copy = directory.copies.map(|copies| FileCopy {
-        from: file(directory.inside),
-        to: file(copies),
-    });
-    let mut args = vec![file(directory.copies.unwrap_or(directory.inside))];
-    let site = format!("{}/{}", directory.inside, site::SITE);
-    let env = environment(&job, &site, id.as_str());
-    args.extend_from_slice(&job.args);
+    let env = environment(&job, &directory.site, id.as_str());
+    let path = |parent: &Path| CodeFile::path(parent, job.language, number);
+    let inside = path(directory.inside.as_ref())
+        .to_string_lossy()
+        .into_owned();
+    let (file, code) = match &directory.mounted {
+        Some((parent, reader)) => {
+            let file = CodeFile(path(parent));
+            write_for(*reader, &file, &job.code)
+                .await
+                .map_err(|error| format!("Failed to store the code: {error}"))?;
+            (Some(file), None)
+        }
+        None => (
+            None,
+            Some(File {
+                path: inside.clone(),
+                text: job.code,
+            }),
+        ),
+    };
+    let mut args = vec![inside];
+    args.extend(job.args);
     let cwd = job.cwd.as_deref().filter(|cwd| !cwd.is_empty());
     let cwd = cwd.unwrap_or(HOME_INSIDE);
     let start = Start {
@@ -67,9 +73,9 @@ pub(super) async fn start(
             .join(cwd)
             .to_string_lossy()
             .into_owned(),
-        copy,
+        file: code,
     };
-    let started = remote.start(start, code).await;
+    let started = remote.start(start, file).await;
     started.map_err(|failed| match failed {
         NotStarted::NoDirectory => no_directory(cwd),
         NotStarted::DirectoryDenied(reason) => {

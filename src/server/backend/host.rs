@@ -117,7 +117,7 @@ impl BackendSandbox for HostSandbox {
         Box::pin(async move {
             let interpreter = self.interpreter(job.language).await?;
             let number = self.launcher.next();
-            let code = CodeFile::new(&self.code, job.language, number);
+            let code = CodeFile(CodeFile::path(&self.code, job.language, number));
             code.write(&job.code, &[&self.home, &self.temporary, &self.code])
                 .await
                 .map_err(|error| format!("Failed to store the code: {error}"))?;

@@ -24,4 +24,5 @@ pub(crate) mod server_directory;
 pub(crate) mod site;
 pub(crate) mod start;
 pub(crate) mod sweep;
+pub(crate) mod warm;
 pub(crate) mod watchdog;

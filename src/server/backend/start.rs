@@ -2,7 +2,9 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use super::{api::Backend, context::ServerContext, host::HostBackend, server_directory::Root};
+use super::{
+    api::Backend, context::ServerContext, host::HostBackend, server_directory::Root, warm,
+};
 #[cfg(target_os = "linux")]
 use super::{gvisor::sandbox::GvisorBackend, namespace::sandbox::NamespaceBackend};
 use crate::server::{
@@ -14,19 +16,22 @@ use crate::server::{
 const VARIABLE: &str = "ACTIX_SANDBOX_BACKEND";
 
 /// Starts a backend that keeps its sandboxes in `root`. `state` is the state directory of the
-/// server, `agent` the program of the agents, if one is chosen. Must be called on a tokio runtime.
+/// server, `agent` the program of the agents, if one is chosen. `warm` is the size of the warm pool
+/// that the backend must have. Must be called on a tokio runtime.
 pub(crate) async fn start(
     chosen: Option<&choice::Backend>,
     root: Root,
     state: Option<PathBuf>,
     agent: Option<PathBuf>,
     server: String,
+    warm: usize,
 ) -> Result<Arc<dyn Backend>, ServerError> {
     let chosen = match chosen {
         Some(chosen) => chosen.clone(),
         None => named()?,
     };
     chosen.check()?;
+    warm::check(warm, &chosen)?;
     let context = ServerContext::start(root, state, agent, server)
         .map_err(|source| ServerError::Watchdog { source })?;
     context.begin_to_clear_abandoned();

@@ -26,10 +26,7 @@ use crate::{
     machine::ServedExec,
     protocol::{EndReason, ServerMessage, Status, Version},
     server::{
-        backend::{
-            api::BackendSandbox,
-            job::{Job, Language},
-        },
+        backend::job::{Job, Language},
         exec::{
             execution::{Control, Limits},
             output_pump::Drains,
@@ -154,12 +151,9 @@ fn run_once(
     manager.clone().runtime.spawn(async move {
         // Move the whole reservation here. It holds the place until the sandbox is deleted.
         let mut place = place;
-        let backend: Arc<dyn BackendSandbox> = match manager.backend.create(&id).await {
-            Ok(backend) => backend.into(),
-            Err(error) => {
-                let reason = format!("Failed to create the sandbox: {error}");
-                return outlet.not_started(reason).await;
-            }
+        let backend = match manager.create_empty(&id).await {
+            Ok(backend) => backend,
+            Err(reason) => return outlet.not_started(reason).await,
         };
         let limits = Limits::v1(run_time);
         let mut control = Control::start(backend.clone(), job, limits, outlet, Drains::default());

@@ -18,6 +18,7 @@ use crate::{
         names::{KEY_SANDBOX_TOKEN, PATH_ATTACH, PATH_CREATE, PATH_EXECUTE, PATH_STATUS},
     },
     server::{
+        backend::warm::{WarmCounts, WarmPool},
         sandbox::manager::Manager,
         session::conversation::{Opening, open},
     },
@@ -48,9 +49,19 @@ async fn readyz(manager: Data<Manager>) -> HttpResponse {
         () if sandboxes >= most => (HttpResponse::ServiceUnavailable(), "full"),
         () => (HttpResponse::Ok(), "ready"),
     };
+    let warm = manager.warm.as_ref().map(WarmPool::counts);
+    let warm = warm.map_or_else(String::new, |counts| {
+        let WarmCounts {
+            ready,
+            size,
+            hits,
+            misses,
+        } = counts;
+        format!(r#","warm":{{"ready":{ready},"size":{size},"hits":{hits},"misses":{misses}}}"#)
+    });
     json(
         response,
-        format!(r#"{{"status":"{status}","sandboxes":{sandboxes},"max_sandboxes":{most}}}"#),
+        format!(r#"{{"status":"{status}","sandboxes":{sandboxes},"max_sandboxes":{most}{warm}}}"#),
     )
 }
 

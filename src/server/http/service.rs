@@ -14,7 +14,7 @@ use super::{
     secret::{Secret, SecretSource},
 };
 use crate::server::{
-    backend::{server_directory::Root, start},
+    backend::{server_directory::Root, start, warm::WarmPool},
     blocking::blocking,
     builder::{Options, ServerBuilder},
     error::ServerError,
@@ -128,6 +128,13 @@ impl SandboxService {
     /// Returns the number of sandboxes, including those being created or deleted.
     pub fn sandbox_count(&self) -> usize {
         self.engine.manager.registry.count()
+    }
+
+    /// Returns the number of sandboxes that are [warm](ServerBuilder::warm) and ready for a client.
+    /// `None` if the server keeps no sandbox warm.
+    pub fn warm_count(&self) -> Option<usize> {
+        let warm = self.engine.manager.warm.as_ref();
+        warm.map(|pool| pool.counts().ready)
     }
 
     /// Refuses new sandboxes and deletes all existing ones. Resolves when their processes are
@@ -289,13 +296,16 @@ async fn open(options: Options, root: Root, server: String) -> Result<Manager, S
         state,
         options.agent.clone(),
         server,
+        options.warm,
     )
     .await?;
+    let warm = WarmPool::start(backend.clone(), options.warm);
     let options = Arc::new(options);
     Ok(Manager {
         registry: Arc::new(Registry::new(options.clone())),
         options,
         backend,
+        warm,
         store: Arc::new(store),
         leases: Arc::new(Leases::new(locks)),
         runtime: Handle::current(),

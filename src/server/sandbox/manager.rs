@@ -3,6 +3,7 @@
 
 use std::{io, sync::Arc, time::Duration};
 
+use futures::future::join;
 use tokio::{runtime::Handle, time::timeout};
 
 use super::{
@@ -18,7 +19,10 @@ use crate::{
         names::{CLOSE_ERROR, CONFIG_IDLE_TIMEOUT},
     },
     server::{
-        backend::api::{Backend, BackendSandbox},
+        backend::{
+            api::{Backend, BackendSandbox},
+            warm::WarmPool,
+        },
         builder::Options,
         escaped::Escaped,
         identity::{TokenHash, new_identity},
@@ -34,6 +38,8 @@ const STOP_WITHIN: Duration = Duration::from_secs(10);
 pub(crate) struct Manager {
     pub(crate) options: Arc<Options>,
     pub(crate) backend: Arc<dyn Backend>,
+    /// `None` if no sandbox is kept warm.
+    pub(crate) warm: Option<WarmPool>,
     pub(crate) store: Arc<Store>,
     pub(crate) leases: Arc<Leases>,
     /// The runtime for the tasks of the sandboxes. The threads that serve connections don't run
@@ -150,11 +156,11 @@ impl Manager {
         id: &SandboxId,
         snapshot: Option<SnapshotName>,
     ) -> Result<Arc<dyn BackendSandbox>, String> {
-        let backend = self.backend.create(id).await;
-        let backend = backend.map_err(|error| format!("Failed to create the sandbox: {error}"))?;
-        if let Some(name) = &snapshot
-            && let Err(error) = self.store.load_snapshot(name, &*backend).await
-        {
+        let Some(name) = snapshot else {
+            return self.create_empty(id).await;
+        };
+        let backend = self.create_cold(id).await?;
+        if let Err(error) = self.store.load_snapshot(&name, &*backend).await {
             clean_up(&*backend).await;
             let name = name.as_str();
             return Err(match error.kind() {
@@ -165,7 +171,25 @@ impl Manager {
                 }
             });
         }
-        Ok(backend.into())
+        Ok(backend)
+    }
+
+    /// Takes a sandbox from the warm pool, or creates one in the backend. The error is the reason
+    /// for the client.
+    pub(crate) async fn create_empty(
+        &self,
+        id: &SandboxId,
+    ) -> Result<Arc<dyn BackendSandbox>, String> {
+        match self.warm.as_ref().and_then(|pool| pool.take(id)) {
+            Some(warm) => Ok(warm),
+            None => self.create_cold(id).await,
+        }
+    }
+
+    async fn create_cold(&self, id: &SandboxId) -> Result<Arc<dyn BackendSandbox>, String> {
+        let created = self.backend.create(id).await;
+        let created = created.map_err(|error| format!("Failed to create the sandbox: {error}"))?;
+        Ok(created.into())
     }
 
     /// Builds the [`Sandbox`] for a reserved place.
@@ -220,10 +244,16 @@ impl Manager {
         Ok(Duration::from_secs(seconds).min(limit))
     }
 
-    /// Deletes all sandboxes and shuts the backend down. Waits for the deletion for at most
-    /// [`STOP_WITHIN`].
+    /// Deletes all sandboxes, also the warm ones, and shuts the backend down. Waits for the deletion
+    /// for at most [`STOP_WITHIN`].
     pub(crate) async fn stop(&self) {
-        if timeout(STOP_WITHIN, self.registry.close()).await.is_err() {
+        let no_warm_left = async {
+            if let Some(pool) = &self.warm {
+                pool.close().await;
+            }
+        };
+        let none_left = join(self.registry.close(), no_warm_left);
+        if timeout(STOP_WITHIN, none_left).await.is_err() {
             tracing::warn!("not every sandbox was deleted within {STOP_WITHIN:?}");
         }
         // Stop the store operations that still run, because the backend removes their files next.

@@ -359,6 +359,7 @@ mod tests {
             None,
             None,
             "store-test".to_owned(),
+            0,
         )
         .await
         .unwrap();

@@ -7,8 +7,11 @@
 //! | --- | --- |
 //! | `root` | `/` |
 //! | `home`, `tmp` | `/home/sandbox`, `/tmp` |
-//! | `source` | `/run/source`, read-only: the program of the agent, and code, which the agent copies to `/run/code`, in memory |
+//! | `source` | `/run/source`, read-only: the program of the agent, and a module of Python |
 //! | `bundle`, `memory` | none: the configuration for `runsc`, and a checkpoint of the memory |
+//!
+//! The agent writes the code of each exec to `/run/code`, in memory. A checkpoint of memory can't
+//! hold an open file of the machine that was removed, but it can hold one in memory.
 //!
 //! The memory of a sandbox includes the running agent. gVisor can restore it only with the same
 //! program file. So a checkpoint with memory also contains that file, and a server of another
@@ -42,7 +45,7 @@ use crate::{
     server::{
         agent::find_agent,
         backend::{
-            api::{Backend, BackendSandbox},
+            api::{Backend, BackendSandbox, WarmSandbox},
             code_file::{make_private, write_private},
             confine::{
                 AGENT, CODE_INSIDE, copy_agent, hidden, limits, make_directory, make_mount_point,
@@ -117,7 +120,7 @@ impl GvisorBackend {
     /// Creates a sandbox, starts its agent, and deletes it.
     async fn try_out(&self) -> Result<(), String> {
         let sandbox = self
-            .sandbox(&SandboxId::new("sandbox-probe"))
+            .sandbox("sandbox-probe")
             .await
             .map_err(|error| error.to_string())?;
         let tried = sandbox.running().await.map(drop);
@@ -125,11 +128,12 @@ impl GvisorBackend {
         tried.and(deleted)
     }
 
-    async fn sandbox(&self, id: &SandboxId) -> io::Result<GvisorSandbox> {
+    /// Creates a sandbox in a directory of this name. The name is its id, unless it is warm.
+    async fn sandbox(&self, name: &str) -> io::Result<GvisorSandbox> {
         let context = &self.shared.context;
-        let directory = context.root.join(id.as_str());
+        let directory = context.root.join(name);
         let sandbox = GvisorSandbox {
-            id: id.clone(),
+            id: SandboxId::new(name),
             directory,
             shared: self.shared.clone(),
             trusted: OnceCell::new(),
@@ -140,7 +144,10 @@ impl GvisorBackend {
         match blocking(move || prepare(&directory)).await {
             Ok(()) => Ok(sandbox),
             Err(error) => {
-                let _ = remove_sandbox(&sandbox.directory).await;
+                // A directory that was there before belongs to something else.
+                if error.kind() != io::ErrorKind::AlreadyExists {
+                    let _ = remove_sandbox(&sandbox.directory).await;
+                }
                 Err(error)
             }
         }
@@ -219,9 +226,26 @@ impl Backend for GvisorBackend {
     fn create(&self, id: &SandboxId) -> BoxFuture<'_, io::Result<Box<dyn BackendSandbox>>> {
         let id = id.clone();
         Box::pin(async move {
-            let sandbox = self.sandbox(&id).await?;
+            let sandbox = self.sandbox(id.as_str()).await?;
             Ok(Box::new(sandbox) as Box<dyn BackendSandbox>)
         })
+    }
+
+    fn create_warm(
+        &self,
+        directory: &str,
+    ) -> Option<BoxFuture<'_, Result<Box<dyn WarmSandbox>, String>>> {
+        let directory = directory.to_owned();
+        Some(Box::pin(async move {
+            let sandbox = self.sandbox(&directory).await;
+            let sandbox = sandbox.map_err(|error| error.to_string())?;
+            if let Err(reason) = sandbox.running().await {
+                // The shutdown of the server removes the files that can't be removed now.
+                let _ = sandbox.delete().await;
+                return Err(reason);
+            }
+            Ok(Box::new(sandbox) as Box<dyn WarmSandbox>)
+        }))
     }
 
     fn shutdown(&self) -> BoxFuture<'_, ()> {
@@ -236,6 +260,7 @@ impl Backend for GvisorBackend {
 }
 
 struct GvisorSandbox {
+    /// A warm sandbox gets its id when a create takes it from the pool.
     id: SandboxId,
     directory: PathBuf,
     shared: Arc<Shared>,
@@ -254,10 +279,9 @@ impl BackendSandbox for GvisorSandbox {
             let container = self.running().await?;
             let number = self.execs.fetch_add(1, Ordering::Relaxed) + 1;
             let directory = CodeDirectory {
-                path: self.directory.join(SOURCE),
-                inside: SOURCE_INSIDE,
-                reader: None,
-                copies: Some(CODE_INSIDE),
+                inside: CODE_INSIDE,
+                mounted: None,
+                site: format!("{SOURCE_INSIDE}/{}", site::SITE),
             };
             confined_start::start(&container.remote, &directory, &self.id, number, job).await
         })
@@ -319,6 +343,18 @@ impl BackendSandbox for GvisorSandbox {
             }
             remove_sandbox(&self.directory).await
         })
+    }
+}
+
+impl WarmSandbox for GvisorSandbox {
+    fn is_alive(&mut self) -> bool {
+        let container = self.container.get_mut().as_ref();
+        container.is_some_and(|container| !container.remote.is_lost())
+    }
+
+    fn adopt(mut self: Box<Self>, id: &SandboxId) -> Arc<dyn BackendSandbox> {
+        self.id = id.clone();
+        Arc::<Self>::from(self)
     }
 }
 

@@ -11,7 +11,10 @@ use std::{
     time::Duration,
 };
 
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
+};
 use tokio::{
     process::{Child, ChildStderr},
     sync::Mutex,
@@ -232,6 +235,14 @@ impl AgentProcess {
             first,
             group: Mutex::new(None),
         })
+    }
+
+    /// Whether the agent has ended or broken the protocol.
+    pub(super) fn has_ended(&self) -> bool {
+        // The end of the process is visible before the end of its output is read.
+        let mut first = [PollFd::new(&self.first, PollFlags::IN)];
+        let polled = poll(&mut first, Some(&Timespec::default()));
+        self.remote.has_ended() || polled != Ok(0)
     }
 
     /// Kills the agent, and with it every process of the sandbox.

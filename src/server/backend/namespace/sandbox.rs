@@ -11,7 +11,8 @@
 //! | `code` | `/run/code`, read-only |
 //! | `etc` | `passwd`, `group`, `hosts` and `resolv.conf` in `/etc`, read-only |
 //!
-//! The agent starts with the first exec, and ends with the sandbox or before a checkpoint.
+//! The agent starts with the first exec, or before that if the sandbox is warm. It ends with the
+//! sandbox or before a checkpoint.
 
 use std::{
     fs, io,
@@ -43,7 +44,7 @@ use crate::{
     server::{
         agent::find_agent,
         backend::{
-            api::{Backend, BackendSandbox},
+            api::{Backend, BackendSandbox, WarmSandbox},
             confine::{CODE_INSIDE, copy_agent, hidden, limits, make_directory, make_mount_point},
             confined_start::{self, CodeDirectory},
             context::ServerContext,
@@ -189,7 +190,7 @@ impl NamespaceBackend {
     /// Creates a sandbox, starts its agent, and deletes it.
     async fn try_out(&self) -> Result<(), String> {
         let sandbox = self
-            .sandbox(&SandboxId::new("sandbox-probe"))
+            .sandbox("sandbox-probe")
             .await
             .map_err(|error| error.to_string())?;
         let tried = sandbox.agent().await.map(drop);
@@ -205,15 +206,16 @@ impl NamespaceBackend {
         tried.and(deleted)
     }
 
-    async fn sandbox(&self, id: &SandboxId) -> io::Result<NamespaceSandbox> {
+    /// Creates a sandbox in a directory of this name. The name is its id, unless it is warm.
+    async fn sandbox(&self, name: &str) -> io::Result<NamespaceSandbox> {
         let context = &self.shared.context;
-        let directory = context.root.join(id.as_str());
+        let directory = context.root.join(name);
         let user = self.shared.next_user.as_ref().map(|next| {
             let number = next.fetch_add(1, Ordering::Relaxed);
             FIRST_USER + number % USERS
         });
         let sandbox = NamespaceSandbox {
-            id: id.clone(),
+            id: SandboxId::new(name),
             directory,
             user,
             shared: self.shared.clone(),
@@ -225,7 +227,10 @@ impl NamespaceBackend {
         match blocking(move || prepare(&directory, user)).await {
             Ok(()) => Ok(sandbox),
             Err(error) => {
-                let _ = remove_sandbox(&sandbox.directory).await;
+                // A directory that was there before belongs to something else.
+                if error.kind() != io::ErrorKind::AlreadyExists {
+                    let _ = remove_sandbox(&sandbox.directory).await;
+                }
                 Err(error)
             }
         }
@@ -319,9 +324,26 @@ impl Backend for NamespaceBackend {
     fn create(&self, id: &SandboxId) -> BoxFuture<'_, io::Result<Box<dyn BackendSandbox>>> {
         let id = id.clone();
         Box::pin(async move {
-            let sandbox = self.sandbox(&id).await?;
+            let sandbox = self.sandbox(id.as_str()).await?;
             Ok(Box::new(sandbox) as Box<dyn BackendSandbox>)
         })
+    }
+
+    fn create_warm(
+        &self,
+        directory: &str,
+    ) -> Option<BoxFuture<'_, Result<Box<dyn WarmSandbox>, String>>> {
+        let directory = directory.to_owned();
+        Some(Box::pin(async move {
+            let sandbox = self.sandbox(&directory).await;
+            let sandbox = sandbox.map_err(|error| error.to_string())?;
+            if let Err(reason) = sandbox.agent().await {
+                // The shutdown of the server removes the files that can't be removed now.
+                let _ = sandbox.delete().await;
+                return Err(reason);
+            }
+            Ok(Box::new(sandbox) as Box<dyn WarmSandbox>)
+        }))
     }
 
     fn shutdown(&self) -> BoxFuture<'_, ()> {
@@ -330,6 +352,7 @@ impl Backend for NamespaceBackend {
 }
 
 struct NamespaceSandbox {
+    /// A warm sandbox gets its id when a create takes it from the pool.
     id: SandboxId,
     directory: PathBuf,
     /// The user ID under which code runs. `None` if this process is not root: then code runs under
@@ -350,10 +373,9 @@ impl BackendSandbox for NamespaceSandbox {
             let agent = self.agent().await?;
             let number = self.execs.fetch_add(1, Ordering::Relaxed) + 1;
             let directory = CodeDirectory {
-                path: self.directory.join(CODE),
                 inside: CODE_INSIDE,
-                reader: self.user,
-                copies: None,
+                mounted: Some((self.directory.join(CODE), self.user)),
+                site: format!("{CODE_INSIDE}/{}", site::SITE),
             };
             confined_start::start(&agent.remote, &directory, &self.id, number, job).await
         })
@@ -384,6 +406,18 @@ impl BackendSandbox for NamespaceSandbox {
             let removed = remove_sandbox(&self.directory).await;
             frozen.and(removed)
         })
+    }
+}
+
+impl WarmSandbox for NamespaceSandbox {
+    fn is_alive(&mut self) -> bool {
+        let agent = self.agent.get_mut().as_ref();
+        agent.is_some_and(|agent| !agent.has_ended())
+    }
+
+    fn adopt(mut self: Box<Self>, id: &SandboxId) -> Arc<dyn BackendSandbox> {
+        self.id = id.clone();
+        Arc::<Self>::from(self)
     }
 }
 

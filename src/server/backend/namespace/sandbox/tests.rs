@@ -23,8 +23,8 @@ async fn sandboxes(
             return None;
         }
     };
-    let one = backend.sandbox(&SandboxId::new("one")).await.unwrap();
-    let two = backend.sandbox(&SandboxId::new("two")).await.unwrap();
+    let one = backend.sandbox("one").await.unwrap();
+    let two = backend.sandbox("two").await.unwrap();
     Some((backend, [one, two]))
 }
 

@@ -1,0 +1,277 @@
+//! [`WarmPool`]: sandboxes that are started before a client asks for one, so that a create takes
+//! about as long as an exec.
+//!
+//! One task fills the pool. It starts one sandbox at a time until the pool is full, and begins again
+//! soon after a create has taken a sandbox. After a failure it waits before it tries again. A create
+//! never waits for this task: if the pool is empty, the caller starts a sandbox itself.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use futures::future::join_all;
+use tokio::{
+    sync::{Notify, watch},
+    task::JoinHandle,
+    time::{sleep, timeout},
+};
+
+use super::{
+    api::{Backend, BackendSandbox, WarmSandbox},
+    job::{Job, Language},
+};
+use crate::{
+    protocol::SandboxId,
+    server::{choice, error::ServerError, escaped::Escaped},
+};
+
+/// The most sandboxes to keep warm.
+const MAX_SIZE: usize = 1_000;
+
+/// The pause between a create that takes a sandbox from a full pool and the start of the next one.
+/// The client usually runs code at once, and the start would slow that code down.
+const REFILL_AFTER: Duration = Duration::from_millis(100);
+
+/// The pause after the first failure. Each further failure doubles it, up to [`MAX_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+const MAX_PAUSE: Duration = Duration::from_secs(30);
+
+/// Time limit for code that does nothing.
+const REHEARSED_WITHIN: Duration = Duration::from_secs(10);
+
+/// Fails if a pool of this size is too large, or if the chosen backend has no pool.
+pub(crate) fn check(size: usize, chosen: &choice::Backend) -> Result<(), ServerError> {
+    match chosen {
+        _ if size > MAX_SIZE => Err(ServerError::WarmTooMany {
+            given: size,
+            most: MAX_SIZE,
+        }),
+        choice::Backend::Host if size > 0 => Err(ServerError::WarmOnHost),
+        _ => Ok(()),
+    }
+}
+
+/// Started sandboxes that have no id yet.
+pub(crate) struct WarmPool {
+    shared: Arc<Shared>,
+    /// The task that fills the pool.
+    filler: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// The size of the pool, and what creates have found in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct WarmCounts {
+    /// The sandboxes that are ready.
+    pub(crate) ready: usize,
+    pub(crate) size: usize,
+    /// The creates that took a sandbox from the pool.
+    pub(crate) hits: u64,
+    /// The creates that found the pool empty.
+    pub(crate) misses: u64,
+}
+
+impl WarmPool {
+    /// Starts to fill a pool of this size. `None` if the size is 0 or the backend has no warm
+    /// sandboxes. Must be called on a tokio runtime.
+    pub(crate) fn start(backend: Arc<dyn Backend>, size: usize) -> Option<Self> {
+        if size == 0 {
+            return None;
+        }
+        if backend.create_warm("").is_none() {
+            tracing::warn!(
+                backend = backend.name(),
+                "no sandbox is kept warm: this backend starts no process before the code"
+            );
+            return None;
+        }
+        let shared = Arc::new(Shared {
+            backend,
+            size,
+            state: Mutex::default(),
+            has_work: Notify::new(),
+            closing: watch::Sender::new(false),
+        });
+        let filler = tokio::spawn(fill(shared.clone()));
+        Some(Self {
+            shared,
+            filler: Mutex::new(Some(filler)),
+        })
+    }
+
+    /// Takes a sandbox, which gets this id. `None` if none is ready.
+    pub(crate) fn take(&self, id: &SandboxId) -> Option<Arc<dyn BackendSandbox>> {
+        let mut state = self.shared.lock();
+        let mut taken = None;
+        while let Some(mut sandbox) = state.ready.pop_front() {
+            if sandbox.is_alive() {
+                taken = Some(sandbox);
+                break;
+            }
+            state.dead.push(sandbox);
+        }
+        match taken {
+            Some(_) => state.hits += 1,
+            None => state.misses += 1,
+        }
+        drop(state);
+        self.shared.has_work.notify_one();
+        let (is_hit, counts) = (taken.is_some(), self.counts());
+        tracing::debug!(sandbox = %id, is_hit, ?counts, "a create asked the warm pool");
+        taken.map(|sandbox| sandbox.adopt(id))
+    }
+
+    pub(crate) fn counts(&self) -> WarmCounts {
+        let state = self.shared.lock();
+        WarmCounts {
+            ready: state.ready.len(),
+            size: self.shared.size,
+            hits: state.hits,
+            misses: state.misses,
+        }
+    }
+
+    /// Stops filling the pool, and deletes its sandboxes. Waits for a sandbox that is just being
+    /// started. If the future is dropped earlier, the processes of the sandboxes end, but their
+    /// files remain.
+    pub(crate) async fn close(&self) {
+        let sandboxes = self.shared.close();
+        let filler = self.filler.lock();
+        let filler = filler.unwrap_or_else(PoisonError::into_inner).take();
+        let WarmCounts { hits, misses, .. } = self.counts();
+        tracing::info!(hits, misses, "the warm pool is closed");
+        let deleted = join_all(sandboxes.iter().map(|sandbox| delete(&**sandbox)));
+        let filled = async {
+            if let Some(filler) = filler {
+                let _ = filler.await;
+            }
+        };
+        tokio::join!(deleted, filled);
+    }
+}
+
+struct Shared {
+    backend: Arc<dyn Backend>,
+    size: usize,
+    state: Mutex<State>,
+    /// Notified when a sandbox was taken from the pool.
+    has_work: Notify,
+    /// Whether the pool is being closed.
+    closing: watch::Sender<bool>,
+}
+
+#[derive(Default)]
+struct State {
+    ready: VecDeque<Box<dyn WarmSandbox>>,
+    /// Sandboxes whose first process has ended, to be deleted.
+    dead: Vec<Box<dyn WarmSandbox>>,
+    hits: u64,
+    misses: u64,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take_dead(&self) -> Vec<Box<dyn WarmSandbox>> {
+        std::mem::take(&mut self.lock().dead)
+    }
+
+    /// Adds a sandbox. Returns it if the pool is being closed.
+    fn put(&self, sandbox: Box<dyn WarmSandbox>) -> Option<Box<dyn WarmSandbox>> {
+        let mut state = self.lock();
+        if *self.closing.borrow() {
+            return Some(sandbox);
+        }
+        state.ready.push_back(sandbox);
+        None
+    }
+
+    /// Begins to close the pool. Returns its sandboxes.
+    fn close(&self) -> Vec<Box<dyn WarmSandbox>> {
+        let mut state = self.lock();
+        self.closing.send_replace(true);
+        let mut all = std::mem::take(&mut state.dead);
+        all.extend(state.ready.drain(..));
+        all
+    }
+
+    /// Waits until a sandbox must be deleted or started. Returns at once while the pool fills.
+    async fn work(&self) {
+        loop {
+            let is_done = {
+                let state = self.lock();
+                state.dead.is_empty() && state.ready.len() >= self.size
+            };
+            if !is_done {
+                return;
+            }
+            self.has_work.notified().await;
+            sleep(REFILL_AFTER).await;
+        }
+    }
+}
+
+/// Fills the pool until it is closed.
+async fn fill(shared: Arc<Shared>) {
+    let mut closing = shared.closing.subscribe();
+    let mut pause = FIRST_PAUSE;
+    for number in 0_u64.. {
+        tokio::select! {
+            biased;
+            _ = closing.wait_for(|&closing| closing) => return,
+            () = shared.work() => {}
+        }
+        for dead in shared.take_dead() {
+            tracing::warn!("a warm sandbox has ended before a create took it");
+            delete(&*dead).await;
+        }
+        // An id has no `.`, so no other sandbox has a directory of this name.
+        let Some(creating) = shared.backend.create_warm(&format!("warm.{number}")) else {
+            return;
+        };
+        match creating.await {
+            Ok(sandbox) => {
+                rehearse(&*sandbox).await;
+                if let Some(unused) = shared.put(sandbox) {
+                    return delete(&*unused).await;
+                }
+                pause = FIRST_PAUSE;
+            }
+            Err(reason) => {
+                let reason = Escaped(reason);
+                tracing::warn!(%reason, ?pause, "cannot start a warm sandbox; trying again later");
+                tokio::select! {
+                    _ = closing.wait_for(|&closing| closing) => return,
+                    () = sleep(pause) => {}
+                }
+                pause = MAX_PAUSE.min(2 * pause);
+            }
+        }
+    }
+}
+
+/// Runs code that does nothing in each language. The first run in a sandbox takes longer than the
+/// next ones, because it reads the interpreter.
+async fn rehearse(sandbox: &dyn BackendSandbox) {
+    for (language, nothing) in [(Language::Python, "pass"), (Language::Bash, ":")] {
+        let run = async {
+            // A language may not be installed.
+            if let Ok(mut started) = sandbox.start(Job::new(language, nothing.to_owned())).await {
+                let _ = started.process.wait().await;
+            }
+        };
+        let _ = timeout(REHEARSED_WITHIN, run).await;
+    }
+}
+
+async fn delete(sandbox: &dyn BackendSandbox) {
+    if let Err(reason) = sandbox.delete().await {
+        tracing::warn!(reason = %Escaped(reason), "cannot delete a warm sandbox");
+    }
+}
+
+#[cfg(test)]
+mod tests;
