@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{
-    code_file::CodeFile,
+    code_file::{CodeFile, write_private},
     context::ServerContext,
     job::Language,
     programs::{PATH, find, is_script},
@@ -172,15 +172,16 @@ pub(super) fn limits(confines: &Confines) -> Limits {
 }
 
 /// Writes a file that only `user` may read. `None` means the user of this process.
-pub(super) async fn write_for(user: Option<u32>, file: &CodeFile, text: &str) -> io::Result<()> {
-    file.write(text, &[]).await?;
-    match user {
-        Some(user) => {
-            let file = file.0.clone();
-            blocking(move || lchown(file, Some(user), Some(user))).await
+pub(super) async fn write_for(user: Option<u32>, file: &CodeFile, text: String) -> io::Result<()> {
+    let file = file.0.clone();
+    blocking(move || {
+        write_private(&file, text.as_bytes())?;
+        match user {
+            Some(user) => lchown(file, Some(user), Some(user)),
+            None => Ok(()),
         }
-        None => Ok(()),
-    }
+    })
+    .await
 }
 
 /// The path of the interpreter, or the reason why there is none. Ignores scripts of version

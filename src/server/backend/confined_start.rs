@@ -47,7 +47,7 @@ pub(super) async fn start(
     let (file, code) = match &directory.mounted {
         Some((parent, reader)) => {
             let file = CodeFile(path(parent));
-            write_for(*reader, &file, &job.code)
+            write_for(*reader, &file, job.code)
                 .await
                 .map_err(|error| format!("Failed to store the code: {error}"))?;
             (Some(file), None)
