@@ -224,8 +224,9 @@ fn gvisor_floors(times: usize) -> (Option<Vec<Duration>>, Option<Vec<Duration>>)
     )
 }
 
-/// The proportional set size, in KiB, of the descendants of this process. `None` if there are none.
-fn descendants_kib() -> Option<u64> {
+/// The proportional set size, in KiB, of the descendants of this process and of the processes of
+/// gVisor, which are no descendants. `None` if there are none.
+fn sandboxes_kib() -> Option<u64> {
     let stat = |pid: &str, file: &str| std::fs::read_to_string(format!("/proc/{pid}/{file}")).ok();
     let parent = |pid: &str| {
         let stat = stat(pid, "stat")?;
@@ -237,7 +238,8 @@ fn descendants_kib() -> Option<u64> {
     for entry in std::fs::read_dir("/proc").ok()?.flatten() {
         let pid = entry.file_name().to_string_lossy().into_owned();
         let parents = std::iter::successors(parent(&pid), |pid| parent(pid));
-        if parents.take(16).any(|it| it == me) {
+        let is_gvisor = || stat(&pid, "cmdline").is_some_and(|line| line.starts_with("runsc-"));
+        if parents.take(16).any(|it| it == me) || is_gvisor() {
             let rollup = stat(&pid, "smaps_rollup").unwrap_or_default();
             let pss = rollup.lines().find_map(|line| line.strip_prefix("Pss:"));
             let kib = pss.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<u64>().ok());
@@ -324,10 +326,10 @@ async fn measure(server: LocalServer, times: usize) -> Medians {
         sandbox.kill().await.unwrap();
         phases[6].push(begun.elapsed());
     }
-    let before = descendants_kib();
+    let before = sandboxes_kib();
     let sandbox = Sandbox::create(server.url()).await.unwrap();
     run(&sandbox, "true").await;
-    let idle = descendants_kib()
+    let idle = sandboxes_kib()
         .zip(before)
         .map(|(after, before)| after.saturating_sub(before));
     let code = format!("yes | head -c {OUTPUT_MIB}M");

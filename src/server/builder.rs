@@ -262,8 +262,11 @@ setters! {
     /// A create from a snapshot and a restore always start a new one. After the start of the
     /// server, the pool fills in the background.
     ///
+    /// Before a sandbox is ready, the server runs code in it that does nothing, in Python and in
+    /// bash: the first run in a sandbox takes longer than the next ones.
+    ///
     /// Each warm sandbox takes the memory of an idle sandbox (`cargo bench --bench backends` prints
-    /// it), two processes and a few open files. Warm sandboxes don't count as
+    /// it), two or three processes and a few open files. Warm sandboxes don't count as
     /// [`max_sandboxes`](Self::max_sandboxes). `GET /readyz` and `LocalServer::warm_count` show how
     /// many are ready.
     ///

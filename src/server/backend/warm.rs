@@ -103,14 +103,8 @@ impl WarmPool {
     /// Takes a sandbox, which gets this id. `None` if none is ready.
     pub(crate) fn take(&self, id: &SandboxId) -> Option<Arc<dyn BackendSandbox>> {
         let mut state = self.shared.lock();
-        let mut taken = None;
-        while let Some(mut sandbox) = state.ready.pop_front() {
-            if sandbox.is_alive() {
-                taken = Some(sandbox);
-                break;
-            }
-            state.dead.push(sandbox);
-        }
+        state.set_dead_aside();
+        let taken = state.ready.pop_front();
         match taken {
             Some(_) => state.hits += 1,
             None => state.misses += 1,
@@ -123,7 +117,10 @@ impl WarmPool {
     }
 
     pub(crate) fn counts(&self) -> WarmCounts {
-        let state = self.shared.lock();
+        let mut state = self.shared.lock();
+        if state.set_dead_aside() {
+            self.shared.has_work.notify_one();
+        }
         WarmCounts {
             ready: state.ready.len(),
             size: self.shared.size,
@@ -168,6 +165,23 @@ struct State {
     dead: Vec<Box<dyn WarmSandbox>>,
     hits: u64,
     misses: u64,
+}
+
+impl State {
+    /// Moves the sandboxes whose first process has ended from `ready` to `dead`. Returns whether
+    /// there were any.
+    fn set_dead_aside(&mut self) -> bool {
+        let (ready, dead) = std::mem::take(&mut self.ready)
+            .into_iter()
+            .map(|mut sandbox| (sandbox.is_alive(), sandbox))
+            .partition::<Vec<_>, _>(|(is_alive, _)| *is_alive);
+        self.ready
+            .extend(ready.into_iter().map(|(_, sandbox)| sandbox));
+        let found = !dead.is_empty();
+        self.dead
+            .extend(dead.into_iter().map(|(_, sandbox)| sandbox));
+        found
+    }
 }
 
 impl Shared {
