@@ -55,7 +55,7 @@ for name, call in (
 ):
     try: call(); print(name)
     except OSError: pass
-for path in ('/run/source/agent', '/run/source/main-1.py'):
+for path in ('/run/source/agent',):
     try: open(path, 'rb').read(1); print('read', path)
     except OSError: pass
 for path in ('/run/source/x', '/run/code/x', '/usr/x'):

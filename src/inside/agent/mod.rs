@@ -141,6 +141,8 @@ struct Agent {
     next_pass: Timer,
     /// In gVisor, expires when the memory of the processes is to be measured.
     next_measurement: Timer,
+    /// Whether `next_measurement` will expire.
+    is_measuring: bool,
     /// Whether `next_pass` will expire.
     is_sweeping: bool,
     pause: Duration,
@@ -179,6 +181,7 @@ impl Agent {
             execs: BTreeMap::new(),
             next_pass: timer()?,
             next_measurement: timer()?,
+            is_measuring: false,
             is_sweeping: false,
             pause: PAUSE,
             passes_without_strays: 0,
@@ -431,8 +434,8 @@ impl Agent {
                     .ok_or_else(|| io::Error::other("the sandbox has run too many execs"))?,
             }),
         };
-        if identity.is_some() {
-            self.next_measurement.start(MEASURED_AFTER);
+        if identity.is_some() && !self.is_measuring {
+            self.schedule_measurement(MEASURED_AFTER);
         }
         self.next = self.next.max(start.exec.saturating_add(1));
         Exec::start(start, self.limits, identity)
@@ -611,11 +614,17 @@ impl Agent {
     /// Kills the processes with too much memory.
     fn measure(&mut self) {
         self.next_measurement.take();
+        self.is_measuring = false;
         match memory::enforce(self.limits.data) {
-            Ok(Some(next)) => self.next_measurement.start(next),
+            Ok(Some(next)) => self.schedule_measurement(next),
             Ok(None) => {}
-            Err(_) => self.next_measurement.start(MEASURED_AFTER),
+            Err(_) => self.schedule_measurement(MEASURED_AFTER),
         }
+    }
+
+    fn schedule_measurement(&mut self, after: Duration) {
+        self.is_measuring = true;
+        self.next_measurement.start(after);
     }
 
     fn count_pass(&mut self, found_none: bool) {

@@ -159,14 +159,9 @@ impl Remote {
         }
     }
 
-    /// Whether the agent has ended or broken the protocol.
-    pub(crate) fn is_lost(&self) -> bool {
-        self.shared.ended.borrow().is_some()
-    }
-
     /// Fails if no program can be started.
     fn check(&self) -> Result<(), NotStarted> {
-        if self.is_lost() {
+        if self.has_ended() {
             let why = self.shared.why();
             return Err(NotStarted::Failed(format!("the sandbox is lost: {why}")));
         }

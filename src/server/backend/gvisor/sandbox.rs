@@ -297,7 +297,7 @@ impl BackendSandbox for GvisorSandbox {
                 Ok(true) => self.store(&running).await,
                 Ok(false) => Ok(()),
                 // The sandbox is lost, so there is nothing to store.
-                Err(_) if running.remote.is_lost() => Ok(()),
+                Err(_) if running.remote.has_ended() => Ok(()),
                 Err(reason) => Err(reason),
             };
             if stored.is_err() {
@@ -349,7 +349,7 @@ impl BackendSandbox for GvisorSandbox {
 impl WarmSandbox for GvisorSandbox {
     fn is_alive(&mut self) -> bool {
         let container = self.container.get_mut().as_ref();
-        container.is_some_and(|container| !container.remote.is_lost())
+        container.is_some_and(|container| !container.remote.has_ended())
     }
 
     fn adopt(mut self: Box<Self>, id: &SandboxId) -> Arc<dyn BackendSandbox> {
