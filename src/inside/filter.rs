@@ -47,6 +47,12 @@ pub(crate) fn program(denied: &[String]) -> Result<Program, String> {
 
 /// Applies the filter to the calling thread and to all processes that it will start. Also sets
 /// `no_new_privs`, without which the kernel would require `CAP_SYS_ADMIN`.
+/// The filter of code in gVisor. It only keeps a process in the supplementary group of its exec: in
+/// a user namespace of its own, a process would have the privilege to leave the group.
+pub(crate) fn keep_groups() -> Result<Program, String> {
+    machine::compile_keep_groups()
+}
+
 pub(crate) fn apply(program: &Program) -> Result<(), String> {
     machine::apply(program)
 }
@@ -178,6 +184,17 @@ mod machine {
         SeccompFilter::new(rules, blocked, SeccompAction::Allow, ARCH.try_into()?)?.try_into()
     }
 
+    pub(super) fn compile_keep_groups() -> Result<Program, String> {
+        let try_compile = || {
+            let rules = number("setgroups").map(|number| (number, Vec::new()));
+            let refused = SeccompAction::Errno(libc::EPERM as u32);
+            let rules = rules.into_iter().collect();
+            SeccompFilter::new(rules, SeccompAction::Allow, refused, ARCH.try_into()?)?.try_into()
+        };
+        try_compile()
+            .map_err(|error: BackendError| format!("the seccomp filter can't be compiled: {error}"))
+    }
+
     pub(super) fn apply(program: &Program) -> Result<(), String> {
         seccompiler::apply_filter(program)
             .map_err(|error| format!("the kernel refuses the seccomp filter: {error}"))
@@ -258,6 +275,10 @@ mod machine {
         Err(format!(
             "there is no seccomp filter for {ARCH}, only for x86_64, aarch64 and riscv64"
         ))
+    }
+
+    pub(super) fn compile_keep_groups() -> Result<Program, String> {
+        compile(&[])
     }
 
     pub(super) fn apply(program: &Program) -> Result<(), String> {

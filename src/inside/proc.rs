@@ -50,6 +50,12 @@ pub(crate) fn parse_parent(stat: &[u8]) -> Option<i32> {
     fields.nth(1)?.parse().ok()
 }
 
+/// Returns the state of a process: one letter, as in proc_pid_stat(5).
+#[cfg(target_os = "linux")]
+pub(crate) fn parse_state(stat: &[u8]) -> Option<&str> {
+    fields(stat)?.next()
+}
+
 /// The fields after the name of the program. The name is in parentheses and may hold any bytes,
 /// including invalid UTF-8.
 fn fields(stat: &[u8]) -> Option<std::str::SplitAsciiWhitespace<'_>> {

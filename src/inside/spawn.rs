@@ -132,6 +132,12 @@ pub(super) fn limited_command(
     command
 }
 
+/// Sets every limit of this process as for a [`command`].
+#[cfg(target_os = "linux")]
+pub(super) fn reset_limits() -> io::Result<()> {
+    limits::reset()
+}
+
 /// Limits the size of each file that the process of a command may write. Only lowers the limit.
 #[cfg(target_os = "linux")]
 pub(crate) fn limit_files(command: &mut tokio::process::Command, bytes: u64) {

@@ -141,7 +141,7 @@ macro_rules! confining {
 
             /// The maximum memory of a process, in bytes. In a namespace, only private writable
             /// memory counts, and an allocation beyond the limit fails. In gVisor, a process with
-            /// more memory is killed, within about 50 ms. All processes of a gVisor sandbox
+            /// more memory is killed within about a second. All processes of a gVisor sandbox
             /// together get twice as much, rounded up to a whole GiB, and no file can be larger
             /// than that. Default: 2 GiB; at least 32 MiB.
             memory(bytes: u64): confines.memory_bytes = bytes;

@@ -145,6 +145,42 @@ async fn a_kill_leaves_no_descendant_whatever_the_code_did() {
     }
 }
 
+/// Each process forks the next one and ends. A pass over the processes can miss it, more likely if
+/// there are many others.
+const CHAIN: &str = "
+import os, sys
+if len(sys.argv) > 1: os.kill(os.getppid(), 9)
+print('ready', flush=True)
+os.setsid() if os.fork() == 0 else os._exit(0)
+while True:
+    open('beat', 'w').write(str(os.getpid()))
+    if os.fork(): os._exit(0)
+";
+
+#[actix::test]
+async fn a_kill_ends_a_chain_of_processes_that_fork_and_end() {
+    for (server, sandbox) in sandboxes().await {
+        let others = "for i in {1..60}; do sleep 300 & done; echo ready; wait";
+        let others = sandbox.exec(Language::Bash, others).await.unwrap();
+        within("others", others.stdout().next()).await;
+        for kills_reaper in [false, server.backend() == "namespace"] {
+            let command = sandbox.command(Language::Python, CHAIN);
+            let command = command.args(kills_reaper.then_some("kill"));
+            let process = command.spawn().await.unwrap();
+            within("ready", process.stdout().next()).await;
+            let _ = within("the kill", process.kill()).await;
+            within("the end", process.wait()).await.unwrap();
+            let code = "a=$(cat beat); sleep 0.5; [ \"$a\" = \"$(cat beat)\" ] && echo ended";
+            let output = run(&sandbox, Language::Bash, code).await;
+            assert_eq!(output.stdout, "ended\n", "{}", server.backend());
+        }
+        within("the kill of the others", others.kill())
+            .await
+            .unwrap();
+        server.stop().await;
+    }
+}
+
 /// A process whose first thread has ended looks like a zombie.
 #[actix::test]
 async fn a_kill_finds_a_process_whose_first_thread_has_ended() {

@@ -55,6 +55,12 @@ for name, call in (
 ):
     try: call(); print(name)
     except OSError: pass
+if os.fork() == 0:
+    # In a user namespace of its own, a process has every privilege.
+    libc.unshare(0x10000000)
+    if libc.setgroups(0, None) == 0: print('left its group in a namespace', flush=True)
+    os._exit(0)
+os.wait()
 for path in ('/run/source/agent',):
     try: open(path, 'rb').read(1); print('read', path)
     except OSError: pass

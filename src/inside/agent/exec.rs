@@ -21,7 +21,7 @@ use super::{
 };
 use crate::inside::{
     frames::{MAX_DATA_BYTES, Stream, WINDOW, put_credit, put_data, put_end},
-    messages::{Failure, File, Limits, Reply, Start},
+    messages::{File, Limits, Reply, Start},
 };
 
 /// What `poll` reports about an exec.
@@ -105,7 +105,7 @@ impl Exec {
     pub(super) fn start(
         start: &Start,
         limits: Limits,
-        identity: Option<Identity>,
+        identity: Option<Identity<'_>>,
     ) -> io::Result<Self> {
         let file = start.file.as_ref().map(WrittenFile::new).transpose()?;
         let (reports, reported) = io::pipe()?;
@@ -258,12 +258,10 @@ impl Exec {
         }
         self.has_lost_reaper = false;
         match self.told {
+            // Killed while it started. Its code may have run.
             Told::Nothing => {
-                let reason = "another process of the sandbox killed it while it started";
-                put_reply(
-                    outgoing,
-                    &failed(Some(self.number), Failure::Program, reason),
-                );
+                self.tell_start(outgoing);
+                self.tell_exit(ExitStatus::from_raw(9), outgoing);
             }
             // Killed together with its reaper, or after it.
             Told::Started => self.tell_exit(ExitStatus::from_raw(9), outgoing),

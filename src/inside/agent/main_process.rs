@@ -11,11 +11,13 @@ use std::{
 
 use nix::unistd::Pid;
 use rustix::{
+    io::Errno,
     process::{Gid, Uid},
     thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid},
 };
 
 use crate::inside::{
+    filter,
     messages::{Failure, Limits, Start},
     spawn,
 };
@@ -114,13 +116,15 @@ pub(super) fn command(start: &Start, limits: Limits, stdio: Stdio) -> Result<Com
 
 /// The user that a main process runs as in gVisor, and the supplementary group that marks the
 /// processes of its exec.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Identity {
+#[derive(Clone, Copy)]
+pub(super) struct Identity<'a> {
     pub(super) user: u32,
     pub(super) group: u32,
+    /// Keeps code in the group.
+    pub(super) filter: &'a filter::Program,
 }
 
-impl Identity {
+impl Identity<'_> {
     /// Calls `create` as the user, who then owns what it creates. Code can open a pipe by its path
     /// in `/proc` only if its user owns the pipe. Code can't signal this process meanwhile, because
     /// that depends on its real and saved user IDs.
@@ -132,11 +136,12 @@ impl Identity {
     }
 
     /// Gives up all privileges of this process.
-    fn assume(self) -> rustix::io::Result<()> {
+    fn assume(self) -> io::Result<()> {
         let (uid, gid) = (Uid::from_raw(self.user), Gid::from_raw(self.user));
         set_thread_groups(&[Gid::from_raw(self.group)])?;
         set_thread_res_gid(gid, gid, gid)?;
-        set_thread_res_uid(uid, uid, uid)
+        set_thread_res_uid(uid, uid, uid)?;
+        filter::apply(self.filter).map_err(|_| Errno::PERM.into())
     }
 }
 
@@ -145,7 +150,7 @@ impl Identity {
 pub(super) fn start(
     start: &Start,
     limits: Limits,
-    identity: Identity,
+    identity: Identity<'_>,
     stdio: Stdio,
     reports: PipeWriter,
 ) -> io::Result<Pid> {
@@ -153,7 +158,7 @@ pub(super) fn start(
     let keep = [stdin, stdout, stderr, reports.as_raw_fd()];
     spawn::fork(&keep, move |closed| {
         let not_started = closed
-            .and_then(|()| Ok(identity.assume()?))
+            .and_then(|()| identity.assume())
             .map_err(NotStarted::from)
             .and_then(|()| command(start, limits, stdio))
             .map_or_else(|failed| failed, |mut command| command.exec().into());

@@ -52,8 +52,13 @@ use rustix::{
     },
 };
 
-use self::{exec::Exec, main_process::Identity, processes::Processes};
+use self::{
+    exec::Exec,
+    main_process::Identity,
+    processes::{Pass, Processes},
+};
 use super::{
+    filter,
     frames::{Decoder, Frame, MAX_DATA_BYTES, MAX_REQUEST_BYTES, Stream, put_control},
     messages::{Failure, Limits, PROTOCOL, Place, Reply, Request, Setup, Start},
     proc::kill_all,
@@ -81,6 +86,9 @@ const MEASURED_AFTER: Duration = Duration::from_millis(50);
 /// How many consecutive passes must find no process without a reaper, or none with the group of an
 /// exec, before the agent reports that none is left.
 const PASSES: u32 = 2;
+
+/// How many passes to make before the processes are stopped during each further pass.
+const MOVING_PASSES: u32 = 16;
 
 /// The supplementary group of the first exec. Each exec gets the next one.
 const FIRST_GROUP: u32 = 0x4000_0000;
@@ -126,8 +134,8 @@ struct Agent {
     /// Tells when a child has ended or stopped.
     children: SignalFd,
     limits: Limits,
-    /// In gVisor, the user of code.
-    user: Option<u32>,
+    /// In gVisor, the user of code and the filter that keeps code in its groups.
+    user: Option<(u32, filter::Program)>,
     /// In gVisor, the supplementary group of exec 0 of this server.
     first_group: u32,
     /// The number of the next exec, if the server counts on.
@@ -149,6 +157,8 @@ struct Agent {
     /// How many consecutive passes have found no process to kill that no reaper holds.
     /// `begin_sweep` resets it.
     passes_without_strays: u32,
+    /// How many passes were made since `begin_sweep`.
+    passes: u32,
     /// Holds bytes between two pipes.
     scratch: Vec<u8>,
 }
@@ -185,6 +195,7 @@ impl Agent {
             is_sweeping: false,
             pause: PAUSE,
             passes_without_strays: 0,
+            passes: 0,
             scratch: vec![0; READ_BYTES.max(MAX_DATA_BYTES)],
         };
         agent.greet()?;
@@ -196,7 +207,7 @@ impl Agent {
         });
         agent.write_all()?;
         confined?;
-        agent.take_setup(setup);
+        agent.take_setup(setup)?;
         Ok(agent)
     }
 
@@ -205,12 +216,13 @@ impl Agent {
         self.write_all()
     }
 
-    fn take_setup(&mut self, setup: Setup) {
+    fn take_setup(&mut self, setup: Setup) -> Result<(), String> {
         self.limits = setup.limits;
         self.user = match setup.place {
             Place::Namespace { .. } => None,
-            Place::Gvisor { user } => Some(user),
+            Place::Gvisor { user } => Some((user, filter::keep_groups()?)),
         };
+        Ok(())
     }
 
     fn read_setup(&mut self) -> Result<Setup, String> {
@@ -369,7 +381,7 @@ impl Agent {
             Request::Resume if self.phase == Phase::Suspended => {
                 self.greet()?;
                 let setup = self.read_setup()?;
-                self.take_setup(setup);
+                self.take_setup(setup)?;
                 self.phase = Phase::Serving;
                 self.reply(&Reply::Ready);
             }
@@ -393,7 +405,7 @@ impl Agent {
             },
             Request::Kill { exec: number } => {
                 // In gVisor, processes of an exec that is over may be left, because no reaper tells.
-                if let Some(group) = self.user.and_then(|_| self.group(number)) {
+                if let Some(group) = self.user.as_ref().and_then(|_| self.group(number)) {
                     let ended = || Exec::ended(number, group);
                     self.execs.entry(number).or_insert_with(ended);
                 }
@@ -425,20 +437,22 @@ impl Agent {
     }
 
     fn start_exec(&mut self, start: &Start) -> io::Result<Exec> {
-        let identity = match self.user {
+        let identity = match &self.user {
             None => None,
-            Some(user) => Some(Identity {
-                user,
+            Some((user, filter)) => Some(Identity {
+                user: *user,
+                filter,
                 group: self
                     .group(start.exec)
                     .ok_or_else(|| io::Error::other("the sandbox has run too many execs"))?,
             }),
         };
-        if identity.is_some() && !self.is_measuring {
+        let exec = Exec::start(start, self.limits, identity)?;
+        self.next = self.next.max(start.exec.saturating_add(1));
+        if self.user.is_some() && !self.is_measuring {
             self.schedule_measurement(MEASURED_AFTER);
         }
-        self.next = self.next.max(start.exec.saturating_add(1));
-        Exec::start(start, self.limits, identity)
+        Ok(exec)
     }
 
     /// The supplementary group of an exec in gVisor.
@@ -460,7 +474,7 @@ impl Agent {
         let processes = processes::with_groups();
         let processes = processes.map_err(|error| format!("cannot list processes: {error}"))?;
         self.reply(&Reply::Suspended {
-            has_processes: !processes.is_empty(),
+            has_processes: !processes.found.is_empty(),
         });
         Ok(())
     }
@@ -515,6 +529,7 @@ impl Agent {
     /// Starts passes over the processes. If they run already, starts again with the shortest pause.
     fn begin_sweep(&mut self) {
         self.passes_without_strays = 0;
+        self.passes = 0;
         self.pause = PAUSE;
         self.schedule_pass(self.pause);
     }
@@ -527,8 +542,9 @@ impl Agent {
     /// Makes one pass over all processes. Kills the processes of the execs that are being killed,
     /// and continues stopped processes of the execs that are starting.
     ///
-    /// A pass can miss a process that forks and ends while the pass reads `/proc`, so [`PASSES`]
-    /// consecutive passes must find none.
+    /// [`PASSES`] consecutive passes must find no process. A pass can miss one if processes keep
+    /// forking and ending meanwhile. Then it doesn't count, and after [`MOVING_PASSES`] passes all
+    /// processes of the sandbox are stopped during each further pass.
     fn sweep(&mut self) {
         self.next_pass.take();
         self.is_sweeping = false;
@@ -540,12 +556,9 @@ impl Agent {
         } else {
             return;
         }
-        let passed = match self.user {
-            None => self.pass_by_parents(),
-            Some(_) => self.pass_by_groups(),
-        };
-        if passed.is_err() {
-            // For example, this process has no descriptor left. The next pass tries again.
+        // A failure means, for example, that this process has no descriptor left. The next pass tries
+        // again.
+        if self.pass().is_err() {
             return;
         }
         let has_strays = self.passes_without_strays < PASSES;
@@ -558,6 +571,23 @@ impl Agent {
         }
     }
 
+    fn pass(&mut self) -> io::Result<()> {
+        self.passes = self.passes.saturating_add(1);
+        let is_killing = self.execs.values().any(Exec::is_being_killed);
+        let stopped = match is_killing && self.passes > MOVING_PASSES {
+            true => Some(processes::stop_all()?),
+            false => None,
+        };
+        let passed = match &self.user {
+            None => self.pass_by_parents(),
+            Some(_) => self.pass_by_groups(),
+        };
+        if let Some(stopped) = stopped {
+            stopped.go_on();
+        }
+        passed
+    }
+
     /// Kills the processes of the execs that are being killed. Finds them by their parents.
     ///
     /// A reaper ends by itself when it has no descendants left, so its end proves that no process
@@ -566,12 +596,15 @@ impl Agent {
     /// reaper, and the descendants of that child.
     fn pass_by_parents(&mut self) -> io::Result<()> {
         let is_killed = |exec: &&Exec| exec.is_being_killed();
-        let processes = Processes::read()?;
+        let Pass {
+            found: processes,
+            is_exact,
+        } = Processes::read()?;
         let mut doomed = Vec::new();
         if self.execs.values().any(Exec::has_lost_reaper) {
             let reapers: Vec<Pid> = self.execs.values().filter_map(Exec::child).collect();
             doomed = processes.with_descendants(processes.children_of_this(&reapers));
-            self.count_pass(doomed.is_empty());
+            self.count_pass(doomed.is_empty(), is_exact);
         }
         for reaper in self
             .execs
@@ -598,9 +631,12 @@ impl Agent {
     fn pass_by_groups(&mut self) -> io::Result<()> {
         let killed = self.execs.values().filter(|exec| exec.is_being_killed());
         let groups: Vec<u32> = killed.filter_map(Exec::group).collect();
-        let mut doomed = processes::with_groups()?;
+        let Pass {
+            found: mut doomed,
+            is_exact,
+        } = processes::with_groups()?;
         doomed.retain(|(_, of)| of.iter().any(|group| groups.contains(group)));
-        self.count_pass(doomed.is_empty());
+        self.count_pass(doomed.is_empty(), is_exact);
         // Code may have stopped a process between its fork and its exec.
         let starting = self.execs.values().filter(|exec| exec.is_starting());
         for child in starting.filter_map(Exec::child) {
@@ -627,11 +663,15 @@ impl Agent {
         self.next_measurement.start(after);
     }
 
-    fn count_pass(&mut self, found_none: bool) {
-        self.passes_without_strays = match found_none {
+    fn count_pass(&mut self, found_none: bool, is_exact: bool) {
+        self.passes_without_strays = match found_none && is_exact {
             true => self.passes_without_strays + 1,
             false => 0,
         };
+        if !found_none {
+            // Others may be forked soon.
+            self.pause = PAUSE;
+        }
     }
 }
 

@@ -5,9 +5,48 @@ use std::{
     fs, io,
 };
 
-use nix::unistd::Pid;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use rustix::event::{Timespec, poll};
 
-use crate::inside::proc::{is_gone_or_foreign, parse_parent, parse_stat, pids};
+use crate::inside::proc::{is_gone_or_foreign, parse_parent, parse_stat, parse_state, pids};
+
+/// How often a pass lists the processes at most.
+const LISTINGS: usize = 8;
+
+/// What one pass over the processes has found.
+pub(super) struct Pass<T> {
+    pub(super) found: T,
+    /// Whether no process was missed. A process that ended before it was read may have left a
+    /// child that was not listed.
+    pub(super) is_exact: bool,
+}
+
+/// Reads every process, and lists them again until a listing has no unknown process.
+fn read_all(mut read: impl FnMut(i32) -> io::Result<()>) -> io::Result<Pass<()>> {
+    let mut seen = HashSet::new();
+    let mut pass = Pass {
+        found: (),
+        is_exact: true,
+    };
+    for _ in 0..LISTINGS {
+        let unknown: Vec<_> = pids()?.into_iter().filter(|&it| seen.insert(it)).collect();
+        if unknown.is_empty() {
+            return Ok(pass);
+        }
+        for pid in unknown {
+            match read(pid) {
+                Ok(()) => {}
+                Err(error) if is_gone_or_foreign(&error) => pass.is_exact = false,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    pass.is_exact = false;
+    Ok(pass)
+}
 
 /// The living processes by parent.
 pub(super) struct Processes {
@@ -17,22 +56,19 @@ pub(super) struct Processes {
 impl Processes {
     /// Lists the processes, except those that have ended or belong to another user. Fails if any
     /// other process can't be read.
-    pub(super) fn read() -> io::Result<Self> {
+    pub(super) fn read() -> io::Result<Pass<Self>> {
         let mut children = HashMap::<_, Vec<_>>::new();
-        for pid in pids()? {
-            match fs::read(format!("/proc/{pid}/stat")) {
-                Ok(stat) => {
-                    // A process whose first thread has ended looks dead, but its other threads run.
-                    let is_alive = || parse_stat(&stat).is_some() || has_threads(pid);
-                    if let Some(parent) = parse_parent(&stat).filter(|_| is_alive()) {
-                        children.entry(parent).or_default().push(pid);
-                    }
-                }
-                Err(error) if is_gone_or_foreign(&error) => {}
-                Err(error) => return Err(error),
+        let Pass { is_exact, .. } = read_all(|pid| {
+            let stat = fs::read(format!("/proc/{pid}/stat"))?;
+            // A process whose first thread has ended looks dead, but its other threads run.
+            let is_alive = || parse_stat(&stat).is_some() || has_threads(pid);
+            if let Some(parent) = parse_parent(&stat).filter(|_| is_alive()) {
+                children.entry(parent).or_default().push(pid);
             }
-        }
-        Ok(Self { children })
+            Ok(())
+        })?;
+        let found = Self { children };
+        Ok(Pass { found, is_exact })
     }
 
     /// The children of this process, except these.
@@ -63,19 +99,82 @@ impl Processes {
     }
 }
 
-/// The living processes of this sandbox besides this one, with their supplementary groups. Fails if
-/// a process can't be read.
-pub(super) fn with_groups() -> io::Result<Vec<(Pid, Vec<u32>)>> {
+/// A process and its supplementary groups.
+pub(super) type WithGroups = (Pid, Vec<u32>);
+
+/// The living processes of this sandbox besides this one. Fails if a process can't be read.
+pub(super) fn with_groups() -> io::Result<Pass<Vec<WithGroups>>> {
     let mut found = Vec::new();
     let this = std::process::id().cast_signed();
-    for pid in pids()?.into_iter().filter(|&pid| pid != this) {
-        match fs::read(format!("/proc/{pid}/status")) {
-            Ok(status) => found.extend(groups(&status).map(|groups| (Pid::from_raw(pid), groups))),
-            Err(error) if is_gone_or_foreign(&error) => {}
-            Err(error) => return Err(error),
+    let Pass { is_exact, .. } = read_all(|pid| {
+        if pid != this {
+            let status = fs::read(format!("/proc/{pid}/status"))?;
+            found.extend(groups(&status).map(|groups| (Pid::from_raw(pid), groups)));
+        }
+        Ok(())
+    })?;
+    Ok(Pass { found, is_exact })
+}
+
+/// The processes that [`stop_all`] has stopped.
+pub(super) struct Stopped(Vec<i32>);
+
+impl Stopped {
+    pub(super) fn go_on(self) {
+        for pid in self.0 {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGCONT);
         }
     }
-    Ok(found)
+}
+
+/// Stops every process besides this one, so that none can end or fork during a pass.
+pub(super) fn stop_all() -> io::Result<Stopped> {
+    const TRIES: usize = 100;
+    let pause = Timespec {
+        tv_sec: 0,
+        tv_nsec: 1_000_000,
+    };
+    // Processes that were stopped before must stay stopped.
+    let before: HashSet<i32> = States::read()?.found.stopped.into_iter().collect();
+    let mut stopped = Vec::new();
+    for _ in 0..TRIES {
+        let _ = kill(Pid::from_raw(-1), Signal::SIGSTOP);
+        let states = States::read()?;
+        let are_all_stopped = states.is_exact && states.found.running.is_empty();
+        stopped = states.found.stopped;
+        if are_all_stopped {
+            break;
+        }
+        stopped.extend(states.found.running);
+        let _ = poll(&mut [], Some(&pause));
+    }
+    stopped.retain(|pid| !before.contains(pid));
+    Ok(Stopped(stopped))
+}
+
+/// The living processes besides this one.
+#[derive(Default)]
+struct States {
+    running: Vec<i32>,
+    stopped: Vec<i32>,
+}
+
+impl States {
+    fn read() -> io::Result<Pass<Self>> {
+        let mut found = Self::default();
+        let this = std::process::id().cast_signed();
+        let Pass { is_exact, .. } = read_all(|pid| {
+            let stat = fs::read(format!("/proc/{pid}/stat"))?;
+            match parse_state(&stat) {
+                _ if pid == this => {}
+                Some("T" | "t") => found.stopped.push(pid),
+                Some("Z" | "X") if !has_threads(pid) => {}
+                _ => found.running.push(pid),
+            }
+            Ok(())
+        })?;
+        Ok(Pass { found, is_exact })
+    }
 }
 
 /// The supplementary groups in a file `/proc/PID/status`. `None` if the process is dead.

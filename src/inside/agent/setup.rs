@@ -12,7 +12,7 @@ use rustix::{
     },
 };
 
-use crate::inside::{filter, messages::Place};
+use crate::inside::{filter, messages::Place, spawn};
 
 /// The file systems that the agent mounts with limits. bubblewrap can't limit the number of files
 /// or of terminals in them, and each of these takes memory of the kernel.
@@ -42,6 +42,10 @@ pub(super) fn confine(place: &Place) -> Result<(), String> {
         "make the agent undumpable",
         set_dumpable_behavior(DumpableBehavior::NotDumpable),
     )?;
+    if let Place::Gvisor { .. } = place {
+        // `runsc` sets some limits of its own.
+        step("reset the limits", spawn::reset_limits())?;
+    }
     // The agent needs four descriptors for each exec. The programs get limits of their own.
     let most = getrlimit(Resource::Nofile).maximum;
     let limit = Rlimit {

@@ -190,8 +190,8 @@ impl State {
                 Reply::Hello { protocol } => {
                     if protocol != PROTOCOL {
                         return Err(format!(
-                            "it speaks version {protocol}, and this server speaks version \
-                             {PROTOCOL}; use the agent of the same release"
+                            "it is of another release: it speaks version {protocol} of the protocol \
+                             with the server, and this server speaks version {PROTOCOL}"
                         ));
                     }
                     let setup = greeting.setup.take().ok_or("it greeted twice")?;

@@ -247,8 +247,11 @@ async fn fill(shared: Arc<Shared>) {
             return;
         };
         match creating.await {
+            Ok(sandbox) if !rehearse(&*sandbox).await => {
+                tracing::warn!("a warm sandbox did not run code in time");
+                delete(&*sandbox).await;
+            }
             Ok(sandbox) => {
-                rehearse(&*sandbox).await;
                 if let Some(unused) = shared.put(sandbox) {
                     return delete(&*unused).await;
                 }
@@ -269,7 +272,9 @@ async fn fill(shared: Arc<Shared>) {
 
 /// Runs code that does nothing in each language. The first run in a sandbox takes longer than the
 /// next ones, because it reads the interpreter.
-async fn rehearse(sandbox: &dyn BackendSandbox) {
+///
+/// Returns whether the sandbox ran it in time.
+async fn rehearse(sandbox: &dyn BackendSandbox) -> bool {
     for (language, nothing) in [(Language::Python, "pass"), (Language::Bash, ":")] {
         let run = async {
             // A language may not be installed.
@@ -277,8 +282,11 @@ async fn rehearse(sandbox: &dyn BackendSandbox) {
                 let _ = started.process.wait().await;
             }
         };
-        let _ = timeout(REHEARSED_WITHIN, run).await;
+        if timeout(REHEARSED_WITHIN, run).await.is_err() {
+            return false;
+        }
     }
+    true
 }
 
 async fn delete(sandbox: &dyn BackendSandbox) {

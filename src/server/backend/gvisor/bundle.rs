@@ -57,7 +57,7 @@ pub(super) fn config(directory: &Path, confines: &Confines, hidden: &[PathBuf]) 
         json!({ "type": "sysfs", "source": "sysfs", "destination": "/sys", "options": ["ro"] }),
         json!({
             "type": "tmpfs", "source": "tmpfs", "destination": CODE_INSIDE,
-            "options": ["nosuid", "nodev", "mode=0755", "size=64m"],
+            "options": ["nosuid", "nodev", "mode=0755", "size=1g"],
         }),
     ];
     mounts.extend(

@@ -290,14 +290,20 @@ impl BackendSandbox for GvisorSandbox {
     fn freeze(&self) -> BoxFuture<'_, Result<(), String>> {
         Box::pin(async move {
             let mut container = self.container.lock().await;
+            let Some(running) = container.as_ref() else {
+                return Ok(());
+            };
+            let suspended = running.remote.suspend().await;
+            if running.remote.has_ended() {
+                // The processes are lost, so a checkpoint would not be what it says.
+                return Err(suspended.err().unwrap_or_default());
+            }
             let Some(running) = container.take() else {
                 return Ok(());
             };
-            let stored = match running.remote.suspend().await {
+            let stored = match suspended {
                 Ok(true) => self.store(&running).await,
                 Ok(false) => Ok(()),
-                // The sandbox is lost, so there is nothing to store.
-                Err(_) if running.remote.has_ended() => Ok(()),
                 Err(reason) => Err(reason),
             };
             if stored.is_err() {
@@ -338,10 +344,12 @@ impl BackendSandbox for GvisorSandbox {
 
     fn delete(&self) -> BoxFuture<'_, Result<(), String>> {
         Box::pin(async move {
-            if let Some(container) = self.container.lock().await.take() {
-                container.end().await?;
-            }
-            remove_sandbox(&self.directory).await
+            let ended = match self.container.lock().await.take() {
+                Some(container) => container.end().await,
+                None => Ok(()),
+            };
+            let removed = remove_sandbox(&self.directory).await;
+            ended.and(removed)
         })
     }
 }
@@ -380,6 +388,8 @@ impl GvisorSandbox {
 
     /// Stores the memory of a suspended container, and the program of its agent.
     async fn store(&self, container: &Container) -> Result<(), String> {
+        // A restore may have failed to remove it.
+        self.forget().await.map_err(|error| error.to_string())?;
         let memory = self.memory();
         container.store(&memory).await?;
         let agent = self.directory.join(SOURCE).join(AGENT);
@@ -427,7 +437,6 @@ impl GvisorSandbox {
         .await?;
         let started = Arc::new(started);
         *container = Some(started.clone());
-        drop(container);
         self.forget().await.map_err(|error| error.to_string())?;
         Ok(started)
     }
