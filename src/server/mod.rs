@@ -92,6 +92,9 @@
 //!
 //! - A process with more memory than [`GvisorOptions::memory`] is killed by SIGKILL. A process that
 //!   needs more memory than the sandbox has left ends with SIGSEGV.
+//! - After a program in a terminal has ended, a read of the other side of the terminal blocks
+//!   (`runsc` 20221219). So `pty.spawn` of Python doesn't return. `pty.openpty` works.
+//! - Programs don't see the limit on memory. Start Java with `-Xmx`.
 //! - Every process has a supplementary group, 1073741824 or above, which differs for each exec. The
 //!   agent finds the processes of an exec by this group.
 //! - `runsc` 20221219, the release in Debian 12, fails the system calls that Debian's `ls` and

@@ -83,6 +83,10 @@ impl Runsc {
         }
     }
 
+    pub(super) fn binary(&self) -> &Path {
+        &self.binary
+    }
+
     /// Limits the memory of the container that a command starts.
     ///
     /// gVisor keeps the memory of a sandbox in one file, which grows by 1 GiB. If it can't grow,

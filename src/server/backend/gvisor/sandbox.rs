@@ -78,7 +78,8 @@ struct Shared {
     confines: Confines,
     hidden: Vec<PathBuf>,
     runsc: Arc<Runsc>,
-    /// The server's copy of the program of the agent.
+    /// The program of the agent, and the server's copy of it.
+    program: PathBuf,
     agent: PathBuf,
     /// Limits how many containers start concurrently. If all did so at once, none would be ready in
     /// time.
@@ -97,8 +98,8 @@ impl GvisorBackend {
         }
         let binary = binary(&options.binary)?;
         let program = find_agent(context.agent.as_deref())?;
-        let root = context.root.clone();
-        let copied = blocking(move || copy_agent(&program, &root)).await;
+        let (source, root) = (program.clone(), context.root.clone());
+        let copied = blocking(move || copy_agent(&source, &root)).await;
         let agent = copied.map_err(|error| error.to_string())?;
         let processors = available_parallelism().map_or(1, usize::from);
         let records = context.root.join(runsc::RECORDS);
@@ -109,6 +110,7 @@ impl GvisorBackend {
                 runsc: Arc::new(Runsc::new(binary, &options, &records)),
                 confines: options.confines,
                 hidden,
+                program,
                 agent,
                 turns: Semaphore::new(2 * processors),
             }),
@@ -124,6 +126,15 @@ impl GvisorBackend {
             .await
             .map_err(|error| error.to_string())?;
         let tried = sandbox.running().await.map(drop);
+        let (runsc, program) = (self.shared.runsc.binary(), &self.shared.program);
+        let tried = tried.map_err(|reason| match reason.contains("agent") {
+            true => format!(
+                "{reason} (`runsc` is {}, and the program of the agent is {})",
+                runsc.display(),
+                program.display()
+            ),
+            false => reason,
+        });
         let deleted = sandbox.delete().await;
         tried.and(deleted)
     }
