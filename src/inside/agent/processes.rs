@@ -63,8 +63,8 @@ impl Processes {
     }
 }
 
-/// The living processes of this sandbox besides this one, with their supplementary groups. Fails if
-/// a process can't be read.
+/// Lists the living processes of this sandbox except this one, with their supplementary groups.
+/// Fails if a process can't be read.
 pub(super) fn with_groups() -> io::Result<Vec<(Pid, Vec<u32>)>> {
     let mut found = Vec::new();
     let this = std::process::id().cast_signed();
@@ -80,8 +80,8 @@ pub(super) fn with_groups() -> io::Result<Vec<(Pid, Vec<u32>)>> {
 
 /// The supplementary groups in a file `/proc/PID/status`. `None` if the process is dead.
 fn groups(status: &[u8]) -> Option<Vec<u32>> {
-    // Code chooses the name of its program, and gVisor shows it as it is, with line breaks. It
-    // comes first, so the last line with a name is the kernel's.
+    // Code chooses the value of the first line, `Name`. gVisor doesn't escape line breaks in it, so
+    // code can forge lines. The real lines follow, so search from the end.
     let status = String::from_utf8_lossy(status);
     let value = |name: &str| {
         let mut lines = status.lines().rev();
