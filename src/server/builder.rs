@@ -267,8 +267,8 @@ setters! {
     ///
     /// Each warm sandbox takes the memory of an idle sandbox (`cargo bench --bench backends` prints
     /// it), two or three processes and a few open files. Warm sandboxes don't count toward
-    /// [`max_sandboxes`](Self::max_sandboxes). `GET /readyz` and
-    /// [`LocalServer::warm_count`](super::LocalServer::warm_count) show how many are ready.
+    /// [`max_sandboxes`](Self::max_sandboxes). `GET /readyz` and `LocalServer::warm_count` show how
+    /// many are ready.
     ///
     /// Needs a [backend](Self::backend) that confines code. With [`Backend::Host`] the server
     /// doesn't start. If [`Backend::Auto`] selects `host`, the server logs a warning and keeps no
