@@ -272,7 +272,7 @@ fn wrong_sizes_and_the_host_are_refused() {
             &namespace,
             "`warm` is 1001, which is too large: the maximum is 1000",
         ),
-        (1_001, &choice::Backend::Host, "at most 1000"),
+        (1_001, &choice::Backend::Host, "the maximum is 1000"),
         (1, &choice::Backend::Host, "`.backend(Backend::Confined)`"),
     ] {
         let error = check(size, backend).unwrap_err().to_string();
