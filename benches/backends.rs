@@ -1,11 +1,12 @@
 //! The latency of each operation of a sandbox, on each backend that works on this machine: create,
 //! exec, snapshot, create from a snapshot, checkpoint, restore, kill. Prints medians of 50.
 //!
-//! On a backend with a warm pool, also prints how long a create takes that finds a warm sandbox.
+//! On a backend with a warm pool, also prints how long it takes to create a sandbox from the pool
+//! and to run `true` in it.
 //!
 //! Also prints the rate of 256 MiB of output, the memory of an idle sandbox, and the floors: how
-//! long bash takes, started directly, in bubblewrap and in gVisor, and how long `runsc` takes to
-//! start a container.
+//! long bash takes directly, in bubblewrap and by `runsc exec`, and how long `runsc` takes to start
+//! a container.
 //!
 //! The checkpointed sandbox has a background process. `gvisor` stores and restores its memory; the
 //! other backends end it.
@@ -154,7 +155,7 @@ fn print_floors(times: usize) {
 fn timed(command: &[&str]) -> Option<Duration> {
     let begun = Instant::now();
     let mut run = std::process::Command::new(command[0]);
-    // A container would keep pipes open.
+    // No pipes: a container that keeps running would hold them open.
     run.args(&command[1..])
         .stdin(Stdio::null())
         .stdout(Stdio::null())
@@ -224,8 +225,8 @@ fn gvisor_floors(times: usize) -> (Option<Vec<Duration>>, Option<Vec<Duration>>)
     )
 }
 
-/// The proportional set size, in KiB, of the descendants of this process and of the processes of
-/// gVisor, which are no descendants. `None` if there are none.
+/// The proportional set size, in KiB, of the descendants of this process and of all processes of
+/// gVisor on this machine, which are not descendants. `None` if there are none.
 fn sandboxes_kib() -> Option<u64> {
     let stat = |pid: &str, file: &str| std::fs::read_to_string(format!("/proc/{pid}/{file}")).ok();
     let parent = |pid: &str| {
@@ -266,7 +267,8 @@ async fn measure_warm(backend: Backend, times: usize) -> Option<Duration> {
         while server.warm_count()? < WARM {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        // After that wait the processor is slow at first. The other operations follow each other.
+        // After an idle wait, the processor is slow at first. The other benchmarks have no such
+        // wait, so keep the processor busy before the measurement.
         run(&busy, "true").await;
         let begun = Instant::now();
         let sandbox = Sandbox::create(server.url()).await.unwrap();

@@ -14,7 +14,7 @@ use actix_sandbox::{Language, LocalServer, Sandbox};
 
 #[actix::main]
 async fn main() -> ExitCode {
-    // A confining backend starts this program again, as the agent of each sandbox.
+    // `namespace` and `gvisor` start this program again, as the agent of each sandbox.
     actix_sandbox::server::agent();
     shared::exit_code(run().await)
 }

@@ -32,8 +32,8 @@ pub(crate) const MAX_DATA_BYTES: usize = 64 * 1024;
 /// The most bytes in one message of an agent.
 pub(crate) const MAX_REPLY_BYTES: usize = 16 * 1024;
 
-/// The most bytes in one message of the server, which may hold code. JSON takes up to six bytes for
-/// one byte of a program's arguments, which the kernel limits to 2 MiB.
+/// The most bytes in one message of the server. It may hold code, by default up to 16 MiB, and the
+/// arguments of a program, which the kernel limits to 2 MiB. JSON can take six bytes for one.
 pub(crate) const MAX_REQUEST_BYTES: usize = 32 * 1024 * 1024;
 
 const CONTROL: u8 = 0;

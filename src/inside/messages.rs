@@ -25,10 +25,12 @@ pub(crate) enum Request {
         /// Whether the stream is stderr. Otherwise it is stdout.
         stderr: bool,
     },
-    /// The server is about to store the memory of the sandbox. The agent kills the execs that have
-    /// not ended, drops the output of all others from now on, and sends nothing after its answer.
+    /// Asks the agent to prepare for a checkpoint of memory. The agent kills the execs that have
+    /// not ended, answers with [`Reply::Suspended`], and sends nothing more. From then on it drops
+    /// the output of background processes.
     Suspend,
-    /// The first message after the memory was restored. The agent greets again.
+    /// The first message of a server that has restored the memory. The agent sends [`Reply::Hello`]
+    /// again, and the server a setup.
     ///
     /// This message and [`Reply::Hello`] are the same in every version of the protocol, because the
     /// agent may come from another release than the server.
@@ -38,13 +40,12 @@ pub(crate) enum Request {
 /// How an agent confines itself and the processes that it starts.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Setup {
-    /// Where the agent runs.
     pub(crate) place: Place,
     /// The limits of each process.
     pub(crate) limits: Limits,
 }
 
-/// Where an agent runs. This decides how it confines code and finds the processes of an exec.
+/// Where an agent runs. It decides how the agent confines code and finds the processes of an exec.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Place {
@@ -73,8 +74,8 @@ impl Default for Place {
 /// The resource limits of each process that runs code. See setrlimit(2).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Limits {
-    /// The memory of a process, in bytes. In namespaces, this is `RLIMIT_DATA`. gVisor ignores that
-    /// limit, so the agent measures the memory there.
+    /// The memory of a process, in bytes. The agent sets it as `RLIMIT_DATA`. gVisor applies that
+    /// limit only to the heap that brk(2) allocates, so there the agent also measures the memory.
     pub(crate) data: u64,
     /// `RLIMIT_NPROC`.
     pub(crate) processes: u64,
@@ -116,12 +117,11 @@ pub(crate) struct Start {
     pub(crate) file: Option<File>,
 }
 
-/// A file that every user in the sandbox can read.
+/// A file for the agent to write. Every user in the sandbox can read it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct File {
     /// The path, which must not exist.
     pub(crate) path: String,
-    /// The contents.
     pub(crate) text: String,
 }
 

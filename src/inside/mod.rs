@@ -1,8 +1,9 @@
 //! What happens inside one sandbox: processes, their streams and how they end.
 //!
-//! The first process of a `namespace` sandbox is an [`agent`](crate::server::agent()). The server
-//! talks to it through `remote`. Server and agent exchange `frames`, which carry `messages`.
-//! The other backends start processes from the server, with `spawn`. No HTTP, no actors.
+//! The first process of a `namespace` or `gvisor` sandbox is an [`agent`](crate::server::agent()).
+//! The server talks to it through `remote`. Server and agent exchange `frames`, which carry
+//! `messages`. The backend `host` starts processes from the server, with `spawn`. No HTTP, no
+//! actors.
 
 #[cfg(target_os = "linux")]
 pub(crate) mod agent;

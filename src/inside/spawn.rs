@@ -50,7 +50,8 @@ pub(crate) fn blocking_command(program: impl AsRef<OsStr>) -> Command {
 }
 
 /// Forks this process, which must have a single thread, and returns the PID of the child. The child
-/// closes all descriptors except those in `keep`, calls `main` with the result, and exits.
+/// closes all descriptors except those in `keep`, calls `main` and exits. The argument of `main` is
+/// the error if a descriptor could not be closed.
 ///
 /// The start of a [`command`] blocks until the child has executed the program. A fork doesn't, so
 /// code can't block the caller by stopping the child.
@@ -76,7 +77,7 @@ pub(super) fn fork(
     }
 }
 
-/// A number above every descriptor, and one that gVisor takes as a positive `int`.
+/// Greater than every descriptor. gVisor reads it as an `int`, so it must not be negative there.
 #[cfg(target_os = "linux")]
 const END_OF_DESCRIPTORS: u32 = i32::MAX.cast_unsigned();
 
@@ -109,12 +110,13 @@ fn close_all_except(keep: &[std::os::fd::RawFd]) -> io::Result<()> {
     Ok(())
 }
 
-/// A command of the agent, without environment. Its process starts as clean as that of a
-/// [`command`], and with its limits lowered to `limits`.
+/// A command for the agent, without an environment. Its process starts as clean as the process of a
+/// [`command`], with limits lowered to `limits`.
 ///
-/// The agent itself was started by a [`command`], so this resets only what the agent changes in
-/// itself and in its forks: the signal mask, SIGPIPE, which std ignores, and the session. The limit
-/// on open files, which the agent raises, must be one of `limits`.
+/// The agent itself starts clean: bubblewrap inherits the state of a [`command`], and gVisor starts
+/// a new kernel. So this resets only what the agent and its forks change: the signal mask, the
+/// session, and SIGPIPE, which std ignores. `limits` must include the number of open files, because
+/// the agent raises that limit.
 #[cfg(target_os = "linux")]
 pub(super) fn limited_command(
     program: impl AsRef<OsStr>,

@@ -27,12 +27,12 @@ static IS_AGENT: AtomicBool = AtomicBool::new(false);
 /// can be the first line of that function. `#[tokio::main]` starts threads, so call this before the
 /// runtime starts.
 ///
-/// The backends `namespace` and `gvisor` start an agent as the first process of each sandbox. The agent starts
-/// the code, moves its input and output, and kills it. In a process that a server started as an
-/// agent, this function runs the agent and then exits the process. In any other process, it returns
-/// at once, and a server in that process uses this program for its agents. Without this call, the
-/// server needs the command `actix-sandbox`, or
-/// [`ServerBuilder::agent`](super::ServerBuilder::agent).
+/// The backends `namespace` and `gvisor` start an agent as the first process of each sandbox. The
+/// agent starts the code, moves its input and output, and kills it. In a process that a server
+/// started as an agent, this function runs the agent and then exits the process. In any other
+/// process, it returns at once, and a server in that process uses this program for its agents.
+/// Without this call, the server needs the command `actix-sandbox`, the variable
+/// `ACTIX_SANDBOX_AGENT`, or [`ServerBuilder::agent`](super::ServerBuilder::agent).
 ///
 /// The agent runs in the sandbox, so it can load only libraries from directories that the sandbox
 /// can read.

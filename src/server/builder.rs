@@ -137,8 +137,8 @@ setters! {
     /// [`Backend::Host`] if the variable is not set.
     backend(backend: Backend): options.backend = Some(backend);
 
-    /// The program that the backend `namespace` starts as the [agent](super::agent()) of each
-    /// sandbox. It must be of the same release of this crate. Default: the program that the
+    /// The program that the backends `namespace` and `gvisor` start as the [agent](super::agent())
+    /// of each sandbox. It must be of the same release of this crate. Default: the program that the
     /// environment variable `ACTIX_SANDBOX_AGENT` names. If it is not set: this program, if its
     /// `main` calls [`agent`](super::agent()); otherwise the command `actix-sandbox` in the
     /// directory of this program or on the `PATH`. For tests and examples, which cargo builds in
@@ -253,20 +253,20 @@ setters! {
     /// 1,024.
     max_sandboxes(sandboxes: usize): options.max_sandboxes = sandboxes;
 
-    /// The number of sandboxes to keep warm: started, and ready for a client. Default: 0, at most
-    /// 1,000. A create without a snapshot, and `POST /execute`, take a warm sandbox. So a create
-    /// takes about as long as an exec. The server then starts the next one in the background, one
-    /// at a time.
+    /// The number of sandboxes to keep warm: started, and ready for a client. Default: 0; at most
+    /// 1,000. A create without a snapshot takes a warm sandbox, and so does `POST /execute`. Such a
+    /// create is about as fast as an exec. The server then starts the next warm sandbox in the
+    /// background, one at a time.
     ///
-    /// If none is ready, a create starts a new sandbox at once and doesn't wait for the background.
-    /// A create from a snapshot and a restore always start a new one. After the start of the
-    /// server, the pool fills in the background.
+    /// If no warm sandbox is ready, a create starts a new sandbox at once and doesn't wait for the
+    /// pool. A create from a snapshot and a restore always start a new sandbox. After the server
+    /// starts, the pool fills in the background.
     ///
-    /// Before a sandbox is ready, the server runs code in it that does nothing, in Python and in
-    /// bash: the first run in a sandbox takes longer than the next ones.
+    /// Before a warm sandbox is ready, the server runs Python and bash in it once, with code that
+    /// does nothing, because the first run in a sandbox is slower than later ones.
     ///
     /// Each warm sandbox takes the memory of an idle sandbox (`cargo bench --bench backends` prints
-    /// it), two or three processes and a few open files. Warm sandboxes don't count as
+    /// it), two or three processes and a few open files. Warm sandboxes don't count toward
     /// [`max_sandboxes`](Self::max_sandboxes). `GET /readyz` and `LocalServer::warm_count` show how
     /// many are ready.
     ///
@@ -287,6 +287,9 @@ setters! {
 
     /// The maximum size of a message from a client, in bytes. If a frame declares more, the server
     /// doesn't read it and closes the session with code 1009. Default: 16 MiB.
+    ///
+    /// With the backend `gvisor`, the code of an exec with its arguments and its variables can take
+    /// at most 32 MiB when encoded as JSON.
     max_message_size(bytes: usize): options.max_message_bytes = bytes.max(1);
 
     /// The idle timeout of sandboxes whose client requests none. The server deletes a sandbox that

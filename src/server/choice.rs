@@ -44,8 +44,9 @@ pub enum Backend {
     Namespace(NamespaceOptions),
     /// Confines code with gVisor. Each sandbox has its own kernel, the program `runsc`, which
     /// handles the system calls of the code. A checkpoint includes the memory of background
-    /// processes. Requires Linux, root, [`runsc`](https://gvisor.dev) (Debian's package `runsc`)
-    /// and a program for the agents of sandboxes (see [`agent`](super::agent())).
+    /// processes, and the agent with its program. Requires Linux, root,
+    /// [`runsc`](https://gvisor.dev) (Debian's package `runsc`) and a program for the agents of
+    /// sandboxes (see [`agent`](super::agent())).
     Gvisor(GvisorOptions),
 }
 
@@ -139,20 +140,26 @@ macro_rules! confining {
         setters! {
             $options
 
-            /// The maximum memory of a process, in bytes. In a namespace, only private writable
-            /// memory counts, and an allocation beyond the limit fails. In gVisor, a process with
-            /// more memory is killed within about a second. All processes of a gVisor sandbox
-            /// together get twice as much, rounded up to a whole GiB, and no file can be larger
-            /// than that. Default: 2 GiB; at least 32 MiB.
+            /// The maximum memory of a process, in bytes. Default: 2 GiB; at least 32 MiB.
+            ///
+            /// In a namespace, only private writable memory counts, and an allocation beyond the
+            /// limit fails. In gVisor, resident memory counts. A process that exceeds the limit is
+            /// killed by SIGKILL within about a second. A `brk` beyond the limit fails.
+            ///
+            /// In gVisor, this option also limits the memory of the whole sandbox, including files
+            /// in memory: to twice the value, rounded up to a whole GiB. No file can be larger than
+            /// that. If the sandbox has no memory left, the process that needs more ends with
+            /// SIGSEGV. If that process is the agent, the sandbox ends.
             memory(bytes: u64): confines.memory_bytes = bytes;
 
             /// The maximum number of processes and threads in a sandbox. In a namespace, the agent
-            /// counts too, and so does one supervising process (the reaper) for each exec. If the
-            /// server doesn't run as root, the limit on processes of its user also applies there.
-            /// Default: 512; at least 8.
+            /// also counts, and so does one supervising process (the reaper) for each exec. If the
+            /// server doesn't run as root, the limit on processes of its user applies, too. In
+            /// gVisor, only the processes of code count. Default: 512; at least 8.
             processes(processes: u64): confines.processes = processes;
 
-            /// The maximum size of a file, in bytes. Default: 4 GiB; at least 4 KiB.
+            /// The maximum size of a file, in bytes. In gVisor, [`memory`](Self::memory) also
+            /// limits it. Default: 4 GiB; at least 4 KiB.
             file_size(bytes: u64): confines.file_bytes = bytes;
 
             /// The maximum number of files that a process may have open. Default: 1,024; at least

@@ -109,10 +109,8 @@ pub enum ServerError {
         /// The unit, with a space before it. Empty if the name of the option gives the unit.
         unit: &'static str,
     },
-    /// The [warm pool](super::ServerBuilder::warm) is too large.
-    #[error(
-        "the option `warm` is {given}, which is too much: at most {most} sandboxes are kept warm"
-    )]
+    /// [`ServerBuilder::warm`](super::ServerBuilder::warm) is greater than the maximum.
+    #[error("the option `warm` is {given}, which is too large: the maximum is {most}")]
     WarmTooMany {
         /// The configured value.
         given: usize,
@@ -121,8 +119,8 @@ pub enum ServerError {
     },
     /// A [warm pool](super::ServerBuilder::warm) was configured, but the backend `host` has none.
     #[error(
-        "the option `warm` needs a backend that confines code, because `host` starts no process \
-         before the code: choose one (`.backend(Backend::Confined)`), or leave the option out"
+        "the option `warm` needs a backend that confines code, but the backend is `host`: choose \
+         `.backend(Backend::Confined)`, or leave out `.warm(…)`"
     )]
     WarmOnHost,
     /// A thread or its runtime could not be started.

@@ -40,9 +40,9 @@ const DROP_WITHIN: Duration = Duration::from_secs(5);
 ///
 /// For health checks, the server answers `GET /healthz` with 200. It answers `GET /readyz` with
 /// 200, or with 503 while it is stopping or has reached its limit of sandboxes. The body is JSON
-/// with the status, the number of sandboxes and its limit, and, if the server keeps sandboxes
-/// [warm](ServerBuilder::warm), how many are ready and how many creates found one (`hits`) or none
-/// (`misses`). Health checks need no secret.
+/// with the status, the number of sandboxes and the maximum number. If the server has a [warm
+/// pool](ServerBuilder::warm), the body also has its `size`, how many sandboxes are `ready`, and
+/// how many creates found one (`hits`) or none (`misses`). Health checks need no secret.
 ///
 /// ```
 /// use actix_sandbox::server::LocalServer;
@@ -135,7 +135,7 @@ impl LocalServer {
     }
 
     /// Returns the number of sandboxes that are [warm](ServerBuilder::warm) and ready for a client.
-    /// `None` if the server keeps no sandbox warm.
+    /// `None` if the server has no warm pool.
     pub fn warm_count(&self) -> Option<usize> {
         self.service.warm_count()
     }

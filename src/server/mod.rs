@@ -10,10 +10,12 @@
 //! - `host`, the default, gives each sandbox its own directory and cleans up after it, but confines
 //!   nothing. Code runs as the user of the server and can do whatever that user can.
 //! - `namespace` confines code with Linux namespaces, a filter of system calls and limits. Linux
-//!   only. It needs the program bubblewrap. The first process of each sandbox is an agent: call
-//!   [`agent`](agent()) first in `main`, or install the command `actix-sandbox`.
+//!   only. It needs the program bubblewrap.
 //! - `gvisor` confines code with a gVisor kernel for each sandbox. Its checkpoints include memory.
-//!   Linux only.
+//!   Linux only. It needs root and the program `runsc`.
+//!
+//! With `namespace` and `gvisor`, the first process of each sandbox is an agent: call
+//! [`agent`](agent()) first in `main`, or install the command `actix-sandbox`.
 //!
 //! On every backend the server checks [who may call](#who-may-call) before code runs.
 //!
@@ -62,8 +64,8 @@
 //!   files. Killing the sandbox that filled the disk frees the space. Put
 //!   [`ServerBuilder::directory`] on a separate disk.
 //! - **The processor.** Code can use all of it, unless [`NamespaceOptions::cpus`] is set.
-//! - **The memory of a whole sandbox.** `gvisor` limits it, by [`GvisorOptions::memory`].
-//!   `namespace` limits it if the server has a cgroup, by [`NamespaceOptions::sandbox_memory`].
+//! - **The memory of a whole sandbox.** `gvisor` limits it to twice [`GvisorOptions::memory`].
+//!   `namespace` limits it to [`NamespaceOptions::sandbox_memory`] if the server has a cgroup.
 //!   Otherwise, `namespace` limits only the memory that each process allocates, and **not memory
 //!   that processes share** (`memfd`, shared mappings). Files in memory (`/dev/shm`) are limited to
 //!   64 MiB, and with `namespace` also to 16,384 files.
@@ -90,17 +92,16 @@
 //!
 //! Differences with `gvisor`:
 //!
-//! - A process with more memory than [`GvisorOptions::memory`] is killed by SIGKILL. A process that
-//!   needs more memory than the sandbox has left ends with SIGSEGV.
+//! - A process that uses more memory than [`GvisorOptions::memory`] is killed by SIGKILL. If the
+//!   sandbox has no memory left, the process that needs more ends with SIGSEGV. If that process is
+//!   the agent, the sandbox ends.
+//! - Programs don't see the limit on memory. Start Java with `-Xmx`.
 //! - After a program in a terminal has ended, a read of the other side of the terminal blocks
 //!   (`runsc` 20221219). So `pty.spawn` of Python doesn't return. `pty.openpty` works.
-//! - Programs don't see the limit on memory. Start Java with `-Xmx`.
-//! - Every process has a supplementary group, 1073741824 or above, which differs for each exec. The
-//!   agent finds the processes of an exec by this group.
+//! - The processes of an exec have a supplementary group, whose ID is 1073741824 or greater. Each
+//!   exec has a different one. The agent finds the processes of an exec by this group.
 //! - `runsc` 20221219, the release in Debian 12, fails the system calls that Debian's `ls` and
 //!   `stat` make (`Invalid argument`). Later releases support them.
-//! - Later releases (tested: 20240729) kill processes that an exec started when a checkpoint is
-//!   restored.
 //!
 //! The threat model, `docs/threats.md` in the repository, lists who is trusted with what, the
 //! attacks on the agent of a sandbox, and what the server doesn't defend against.
@@ -116,11 +117,11 @@
 //! | user | the user of the server | 1000 (`sandbox`) inside; on the machine, a separate user for each sandbox if the server is root, else the user of the server | 1879048192 (`sandbox`) |
 //! | file descriptors | 0, 1 and 2, each a pipe | the same | the same |
 //! | signals | every disposition at its default, none blocked | the same | the same |
-//! | terminal | none, in a session of its own | the same | none |
+//! | terminal | none, in a session of its own | the same | the same |
 //! | keys of the kernel | a session keyring of the server's, empty at first; the user's other keyrings | none: the calls fail | none: the calls fail |
 //! | umask | 022 | the same | the same |
 //! | limits | see below | the same, then those of [`NamespaceOptions`] | those of [`GvisorOptions`] |
-//! | supplementary groups | none if the server is root, else those of its user | the same | one, of the exec |
+//! | supplementary groups | none if the server is root, else those of its user | the same | one, which marks the exec |
 //! | ambient and inheritable capabilities | none | none | none |
 //! | scheduling | normal policy, I/O priority and timer slack; niceness and out-of-memory score not below 0 | the same | gVisor's own |
 //! | address randomisation (personality) | on | on | gVisor's own |
@@ -150,9 +151,9 @@
 //! the URL and need no other option.
 //!
 //! - The server answers every request without the secret with 404 and an empty body. Only the
-//!   health checks `GET /healthz` and `GET /readyz` need no secret. `/readyz` reports the number of
-//!   sandboxes and its limit, the counts of the [warm pool](ServerBuilder::warm), and nothing else
-//!   about the sandboxes.
+//!   health checks `GET /healthz` and `GET /readyz` need no secret. About the sandboxes, `/readyz`
+//!   reports only their number, the maximum number, and the counts of the [warm
+//!   pool](ServerBuilder::warm).
 //! - By default the secret is new at each start. [`ServerBuilder::secret_file`] keeps it in a file.
 //!   Servers on one [state directory](ServerBuilder::state_directory) or
 //!   [bucket](ServerBuilder::state_url) share the secret that is stored there, so the path in the
@@ -193,11 +194,11 @@
 //! - Code runs with the `python3` and `bash` of this machine. Each exec has its own process group.
 //! - Each sandbox has its own directory. The working directory is `HOME`. Files and background
 //!   processes live as long as the sandbox.
-//! - With `namespace` and `gvisor`, the first process of a sandbox is its agent. The server starts it
-//!   for the first exec, or before that if the sandbox is [warm](ServerBuilder::warm). If the agent
-//!   ends or breaks the protocol with the server, every process of the sandbox ends. Pending calls
-//!   and later execs fail with the reason. If the server is killed, its agents end, and with them
-//!   every process of its sandboxes.
+//! - With `namespace` and `gvisor`, the first process of a sandbox is its agent. The server starts
+//!   the agent for the first exec, or earlier if the sandbox is [warm](ServerBuilder::warm). If the
+//!   agent ends or breaks the protocol with the server, every process of the sandbox ends. Pending
+//!   calls and later execs fail with the reason. If the server is killed, its agents end, and with
+//!   them every process of its sandboxes.
 //! - The server confirms a kill of an exec when it finds no process of the exec any more. With
 //!   `namespace` and `gvisor`, it finds every process that descends from the main process, even if
 //!   that process started its own session, cleared its environment and lost its parent. With
@@ -248,15 +249,15 @@
 //! - The server does not trust an archive. It unpacks only the directories of the sandbox, and
 //!   refuses an archive with any other entry. But an archive defines what a restored sandbox
 //!   contains: a party that can write to the storage controls the files in restored sandboxes and,
-//!   with `gvisor`, the memory of their processes. gVisor's kernel reads that memory, confined as
-//!   usual.
+//!   with `gvisor`, the memory of their processes and the program of their agent. gVisor confines
+//!   both as usual.
 //! - A checkpoint also holds the settings of the sandbox, the SHA-256 of its token, and the ends
-//!   and output that v2 clients have not acknowledged. With `gvisor` it includes background
-//!   processes, which resume after a restore by the same release of `runsc`. They need the program
-//!   of the agent with which they started, so such a checkpoint contains that program, too: it adds
-//!   some megabytes. A server of another release restores the checkpoint with it, or refuses the
-//!   restore if the two releases can't work together. The other backends store **no memory**, so a
-//!   checkpoint kills background processes.
+//!   and output that v2 clients have not acknowledged. With `gvisor`, it includes background
+//!   processes, which resume after a restore. The restore needs the same release of `runsc`. The
+//!   memory also holds the agent, so the checkpoint contains the agent's program, which takes some
+//!   megabytes. A server of another release of this crate restores the checkpoint with that agent.
+//!   It refuses the restore if it can't talk to that agent. The other backends store **no memory**,
+//!   so a checkpoint kills background processes.
 //! - Archives are written atomically: the old archive stays until the new one is complete. If a
 //!   checkpoint fails, the sandbox keeps running with its files. An automatic checkpoint of an idle
 //!   sandbox is retried after the next idle timeout.

@@ -369,7 +369,7 @@ async fn auto_that_falls_back_to_the_host_keeps_nothing_warm() {
     assert_eq!(status, "HTTP/1.1 200 OK");
     assert!(!said.contains("warm"), "{said}");
     let log = program.log_at_the_end().await;
-    let line = log.lines().find(|line| line.contains("is kept warm"));
+    let line = log.lines().find(|line| line.contains("has no warm pool"));
     let line = line.expect(&log);
     assert!(line.contains("WARN") && line.contains("host"), "{line}");
 }

@@ -1,5 +1,5 @@
-//! Attacks on the agent of a sandbox by its code. With `namespace`, code runs as the same user as
-//! the agent.
+//! Attacks on the agent of a sandbox by code in that sandbox. With `namespace`, both run as the
+//! same user.
 
 use std::{path::Path, time::Duration};
 
@@ -328,7 +328,7 @@ except OSError as error: print(error.strerror)",
     ),
 ];
 
-/// The ends of the names of attacks on the memory of the machine's kernel.
+/// The attacks in [`EXHAUST`] on the memory of the machine's kernel, by the end of their names.
 const IN_THE_KERNEL: [&str; 2] = ["files in memory", "terminals"];
 
 #[actix::test]
@@ -336,7 +336,8 @@ async fn what_code_exhausts_stops_neither_the_agent_nor_other_execs() {
     for (server, sandbox) in sandboxes().await {
         for (name, code, stopped) in EXHAUST {
             if server.backend() == "gvisor" && IN_THE_KERNEL.iter().any(|end| name.ends_with(end)) {
-                // Its memory is that of the sandbox.
+                // Files and terminals take memory of gVisor's kernel, which the sandbox's limit
+                // counts.
                 continue;
             }
             let output = run(&sandbox, Language::Python, code).await;
@@ -479,12 +480,12 @@ fn keep_at_work(url: &str) -> tokio::task::JoinHandle<()> {
     })
 }
 
-/// After how many twenty-fourths of a round a server is killed. In a round, it creates a sandbox,
-/// starts code, kills the code and deletes the sandbox. So the kills hit every phase.
+/// The points in a round at which a server is killed, in 24ths of the round. In a round, the server
+/// creates a sandbox, starts code, kills the code and deletes the sandbox. So the kills hit every
+/// phase.
 const KILLED_AFTER: std::ops::Range<u32> = 0..24;
 
-/// The backends, how long a round takes about, and what the command lines of the processes of a
-/// sandbox contain.
+/// For each backend: about how long a round takes, and words on the command lines of a sandbox.
 const ROUNDS: [(&str, Duration, [&str; 2]); 2] = [
     (
         "namespace",

@@ -9,7 +9,7 @@ use actix_sandbox::{
     server::{Backend, GvisorOptions, NamespaceOptions, ServerBuilder},
 };
 
-/// A server on each confining backend that works on this machine.
+/// A server on each confined backend that works on this machine.
 async fn each(with: impl Fn(ServerBuilder) -> ServerBuilder) -> Vec<LocalServer> {
     let namespace = NamespaceOptions::default();
     let gvisor = GvisorOptions::default();

@@ -1,5 +1,5 @@
-//! Tests of sandboxes in gVisor: attacks on the agent, which has a user of its own there, and
-//! checkpoints of memory, which contain the agent.
+//! Tests of sandboxes in gVisor: attacks on the agent, which runs as root there, and checkpoints of
+//! memory, which contain the agent.
 
 use std::{fs, io::Write, os::unix::fs::PermissionsExt, path::Path, time::Duration};
 
@@ -26,8 +26,8 @@ async fn run(sandbox: &Sandbox, language: Language, code: &str) -> Output {
         .unwrap()
 }
 
-/// Python that prints a line for each attack on PID 1 that works. gVisor shows the environment of
-/// the agent, to which it adds only a home directory.
+/// Python that prints a line for each attack on PID 1 that works. Code can read the environment of
+/// the agent, so it must hold nothing but the `HOME` that gVisor adds.
 const ATTACK: &str = "
 import ctypes, os, resource
 libc = ctypes.CDLL(None, use_errno=True)
@@ -87,7 +87,7 @@ async fn code_has_no_power_over_the_agent() {
     server.stop().await;
 }
 
-/// gVisor shows the name of a program in a file of lines, and doesn't escape line breaks.
+/// `/proc/PID/status` shows the name of a program, and gVisor doesn't escape line breaks in it.
 #[actix::test]
 async fn a_kill_finds_a_process_whose_name_forges_its_state() {
     let Some(server) = server(|it| it).await else {
@@ -118,7 +118,7 @@ time.sleep(300)"
     server.stop().await;
 }
 
-/// Processes of gVisor whose command line contains this word.
+/// The processes of this machine whose command line contains this word.
 fn processes_with(word: &str) -> Vec<i32> {
     let entries = fs::read_dir("/proc").unwrap();
     let pids = entries.filter_map(|it| it.unwrap().file_name().to_str()?.parse().ok());
@@ -304,7 +304,7 @@ async fn a_background_process_goes_on_after_each_of_three_restores() {
     for _ in 0..3 {
         sandbox = restore_on(&server, sandbox).await.unwrap();
         goes_on_counting(&sandbox).await;
-        // The numbers of new execs start again. A kill must only kill the new exec.
+        // The new server numbers its execs from 0 again. A kill must end only the new exec.
         let process = sandbox.exec(Language::Bash, "sleep 1000").await.unwrap();
         within("the kill", process.kill()).await.unwrap();
         goes_on_counting(&sandbox).await;
@@ -343,7 +343,7 @@ async fn a_checkpoint_is_restored_by_a_server_with_another_agent() {
     }
 }
 
-/// The storage is not trusted. Someone replaces or removes the agent in a checkpoint.
+/// The server doesn't trust the storage. Here, the agent in a checkpoint is replaced or removed.
 #[actix::test]
 async fn a_checkpoint_with_a_wrong_agent_is_refused_with_a_reason() {
     let place = tempfile::tempdir().unwrap();
@@ -353,7 +353,7 @@ async fn a_checkpoint_with_a_wrong_agent_is_refused_with_a_reason() {
     };
     for (change, says) in [
         ("archive.addfile(entry, io.BytesIO(b'#!/bin/sh\\n'))", ""),
-        ("pass", "not the agent that runs in it"),
+        ("pass", "lacks the program of its agent"),
     ] {
         let sandbox = counting(&server).await;
         let (id, token) = (

@@ -92,7 +92,7 @@ async fn ask(address: &str, request: &str, body: &str) -> String {
     answer
 }
 
-/// The numbers of creates that found a warm sandbox and that found none.
+/// How many creates found a warm sandbox, and how many found none.
 async fn hits_and_misses(server: &LocalServer) -> [Value; 2] {
     let warm = counts_at(&server.address().to_string()).await;
     ["hits", "misses"].map(|key| warm[key].clone())
@@ -105,8 +105,8 @@ async fn bash(sandbox: &Sandbox, code: &str) -> String {
     output.stdout_lossy().into_owned()
 }
 
-/// The directories of the warm sandboxes, also of those that a create has taken, of the servers in
-/// a directory.
+/// The directories of all sandboxes that were started warm, by the servers that use `directory`.
+/// Includes sandboxes that a create has taken.
 fn warm_directories(directory: &Path) -> BTreeSet<PathBuf> {
     let server = entries(directory).into_iter();
     let sandboxes = server.flat_map(|server| entries(&server));
@@ -133,7 +133,7 @@ fn processes_of(directory: &Path) -> Vec<i32> {
         .collect()
 }
 
-/// Whether a process has ended. Its parent may not have waited for it yet.
+/// Whether a process has ended. It may still be a zombie.
 fn has_ended(pid: i32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"));
     let state = stat
@@ -177,9 +177,10 @@ async fn a_create_takes_a_warm_sandbox_and_the_pool_refills() {
     }
 }
 
-/// The directories of the next warm sandboxes exist, so the pool stays empty.
+/// The test creates the directories of the next warm sandboxes, so their starts fail and the pool
+/// stays empty.
 #[actix::test]
-async fn an_empty_pool_is_a_miss_and_a_new_sandbox_works() {
+async fn a_create_that_finds_an_empty_pool_starts_a_new_sandbox() {
     for backend in BACKENDS {
         let directory = tempfile::tempdir().unwrap();
         let builder = builder(backend, 1).directory(directory.path());
@@ -283,14 +284,14 @@ async fn a_warm_sandbox_whose_first_process_died_is_replaced() {
             let processes = processes_of(dead);
             assert!(!processes.is_empty());
             for &pid in &processes {
-                // It may have ended with another one.
+                // It may have ended already, together with a process before it.
                 let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
             }
             let have_ended = || processes.iter().all(|&pid| has_ended(pid));
             eventually("they have ended", have_ended).await;
         }
         eventually("the dead sandboxes are deleted", || {
-            // The server looks at the pool.
+            // This makes the server check which warm sandboxes have ended.
             server.warm_count();
             started.iter().all(|dead| !dead.exists())
         })
@@ -352,8 +353,8 @@ async fn a_killed_server_leaves_no_warm_sandbox() {
     }
 }
 
-/// How long a server runs before it is killed, in milliseconds. A sandbox starts in about 10 ms, so
-/// the kills hit every phase of its start.
+/// How long a server runs before it is killed, in milliseconds. In namespaces, a sandbox starts in
+/// about 10 ms, so the kills hit every phase of its start. In gVisor, they hit only the first.
 const KILLED_AFTER: std::ops::Range<u64> = 0..12;
 
 #[actix::test]

@@ -193,7 +193,7 @@ async fn a_sandbox_has_a_place_of_its_own_and_a_clean_environment() {
     assert_eq!(one.bash("find -mindepth 1").await, "./mine\n");
     assert_eq!(other.bash("find -mindepth 1").await, "");
     let environment = one.bash("env | cut -d= -f1 | sort | tr '\\n' ' '").await;
-    // An agent needs no marks to find the processes of a sandbox.
+    // An agent needs no markers to find the processes of its sandbox.
     let [exec, names] = match backend::is("namespace") || backend::is("gvisor") {
         true => ["", ""],
         false => [

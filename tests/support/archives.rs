@@ -53,8 +53,8 @@ archive.close()";
     compress(output, fs::File::create(archive).unwrap());
 }
 
-/// Changes an entry of an archive. `change` is Python that has the other archive as `archive` and
-/// the entry as `entry`.
+/// Changes one entry of an archive. `change` is Python code that runs instead of the copy of the
+/// entry. Its variables are `entry`, the header with the size 10, and `archive`, the new archive.
 pub(crate) fn change(archive: &Path, name: &str, change: &str) {
     let code = format!(
         "

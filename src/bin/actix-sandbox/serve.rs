@@ -97,9 +97,9 @@ pub(crate) struct Serve {
     #[arg(long, help_heading = LIMITS, value_name = "NUMBER", value_parser = positive)]
     max_sandboxes: Option<usize>,
 
-    /// Number of sandboxes to keep started and ready for clients, so that a new sandbox takes about
-    /// as long as an exec. At most 1000. They don't count as sandboxes, but each takes the memory of
-    /// an idle one. Needs a backend that confines code [default: 0].
+    /// Number of sandboxes to keep started and ready for clients, at most 1000. A create that gets
+    /// one of them is about as fast as an exec. They don't count toward --max-sandboxes, but each
+    /// takes as much memory as an idle sandbox. Needs a backend that confines code [default: 0].
     #[arg(long, help_heading = LIMITS, value_name = "NUMBER", value_parser = warm)]
     warm: Option<usize>,
 
@@ -170,7 +170,8 @@ pub(crate) struct Serve {
 #[derive(Args)]
 #[command(next_help_heading = "With --backend namespace or gvisor")]
 struct Confines {
-    /// Maximum memory of each process, at least 32MiB [default: 2GiB].
+    /// Maximum memory of each process, at least 32MiB. With the backend gvisor, a sandbox gets
+    /// twice as much, rounded up to a whole GiB [default: 2GiB].
     #[arg(long, value_name = "SIZE")]
     memory: Option<ByteSize>,
 

@@ -136,8 +136,8 @@ pub(crate) fn not_started(error: &ServerError) -> String {
             let flag = option.replace('_', "-");
             format!("`--{flag}`: {given}{unit} is too little; at least {least} are needed")
         }
-        ServerError::WarmOnHost => "`--warm` needs a backend that confines code: choose one \
-             (`--backend confined`), or leave out `--warm`"
+        ServerError::WarmOnHost => "`--warm` needs a backend that confines code, and `host` \
+             doesn't: choose one (`--backend confined`), or leave out `--warm`"
             .to_owned(),
         error => error.to_string(),
     }

@@ -27,7 +27,6 @@ use crate::inside::{
 /// What `poll` reports about an exec.
 #[derive(Clone, Copy)]
 pub(super) enum Source {
-    /// A report about the main process.
     Reports,
     Stdin,
     Stdout,
@@ -41,9 +40,9 @@ pub(super) struct Exec {
     child: Option<Pid>,
     /// The supplementary group of the processes. `None` if a reaper holds them together.
     group: Option<u32>,
-    /// The reports about the main process. `None` once there can be no more.
+    /// Carries reports about the main process. `None` after the last report.
     reports: Option<PipeReader>,
-    /// The file that was written for this exec.
+    /// The file with the code, if the agent wrote it. Removed when the main process has ended.
     file: Option<WrittenFile>,
     /// What was told to the server.
     told: Told,
@@ -100,8 +99,8 @@ impl WrittenFile {
 }
 
 impl Exec {
-    /// Begins to start a program. A later reply tells the server whether it was started. Without
-    /// an `identity`, the program runs as the user of the agent, with a reaper.
+    /// Begins to start a program. A later reply tells the server whether the program started.
+    /// Without an `identity`, the program runs as the user of the agent, with a reaper.
     pub(super) fn start(
         start: &Start,
         limits: Limits,
@@ -145,7 +144,7 @@ impl Exec {
         })
     }
 
-    /// An exec that is over, except that processes of its group may be left.
+    /// An exec whose main process has ended. Processes of its group may be left.
     pub(super) fn ended(number: u32, group: u32) -> Self {
         Self {
             number,
@@ -169,7 +168,6 @@ impl Exec {
         self.child
     }
 
-    /// The supplementary group of the processes.
     pub(super) fn group(&self) -> Option<u32> {
         self.group
     }
@@ -250,7 +248,7 @@ impl Exec {
     }
 
     /// If no process of this exec is left, tells the server how it ended, and confirms a kill.
-    /// `has_strays` says whether there may be processes of this exec besides the child.
+    /// `has_strays` is whether processes of this exec, other than the child, may be left.
     pub(super) fn handle_pass(&mut self, has_strays: bool, outgoing: &mut BytesMut) {
         let depends_on_strays = self.has_lost_reaper || self.group.is_some();
         if self.child.is_some() || (depends_on_strays && has_strays) {
@@ -322,7 +320,7 @@ impl Exec {
         }
     }
 
-    /// Reads a report and tells the server. Returns false if there is none.
+    /// Reads one report and passes it to the server. Returns whether there was one.
     fn read_report(&mut self, outgoing: &mut BytesMut) -> bool {
         let mut report = [0; Report::BYTES];
         let Some(pipe) = &self.reports else {
@@ -331,8 +329,8 @@ impl Exec {
         match rustix::io::read(pipe, &mut report) {
             Ok(Report::BYTES) => {}
             Err(Errno::INTR | Errno::AGAIN) => return false,
-            // A reaper has ended, which `handle_child_ended` handles. A main process without a
-            // reaper has executed its program, or was killed before.
+            // The pipe has ended. If there is a reaper, it has ended: see `handle_child_ended`. If
+            // there is none, the main process has executed its program, or was killed before that.
             Ok(_) | Err(_) => {
                 self.reports = None;
                 if self.group.is_some() && self.told == Told::Nothing {
@@ -353,7 +351,6 @@ impl Exec {
         true
     }
 
-    /// Tells the server that the main process was started.
     fn tell_start(&mut self, outgoing: &mut BytesMut) {
         self.told = Told::Started;
         put_reply(outgoing, &Reply::Started { exec: self.number });

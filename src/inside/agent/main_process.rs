@@ -1,4 +1,4 @@
-//! The main process of an exec: what it gets, how it starts, and what is reported about its start.
+//! The main process of an exec: its pipes, its user, its start, and reports about it.
 
 use std::{
     io::{self, PipeReader, PipeWriter, Write},
@@ -25,7 +25,6 @@ use crate::inside::{
 /// What is reported to the agent about a main process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Report {
-    /// The main process was started.
     Started,
     /// The main process could not be started: what failed, and the error number.
     NotStarted(Failure, i32),
@@ -60,7 +59,7 @@ impl Report {
     }
 
     pub(super) fn write(self, mut reports: &PipeWriter) {
-        // If the agent has ended, so does this process.
+        // This fails only if the agent has ended. Then the kernel also ends this process.
         let _ = reports.write_all(&self.to_bytes());
     }
 }
@@ -80,7 +79,7 @@ impl<E: Into<io::Error>> From<E> for NotStarted {
     }
 }
 
-/// The ends of the pipes that the main process gets.
+/// The main process's ends of its pipes.
 pub(super) struct Stdio {
     pub(super) stdin: PipeReader,
     pub(super) stdout: PipeWriter,
@@ -125,9 +124,9 @@ pub(super) struct Identity<'a> {
 }
 
 impl Identity<'_> {
-    /// Calls `create` as the user, who then owns what it creates. Code can open a pipe by its path
-    /// in `/proc` only if its user owns the pipe. Code can't signal this process meanwhile, because
-    /// that depends on its real and saved user IDs.
+    /// Calls `create` with the user ID of code, so that code owns what `create` makes. Code can
+    /// open a pipe by a path such as `/dev/stdout` only if it owns the pipe. Meanwhile, code can't
+    /// signal this process: the real and saved user IDs decide that, and they stay 0.
     pub(super) fn as_user<T>(self, create: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
         set_thread_res_uid(Uid::ROOT, Uid::from_raw(self.user), Uid::ROOT)?;
         let created = create();
@@ -135,7 +134,8 @@ impl Identity<'_> {
         created
     }
 
-    /// Gives up all privileges of this process.
+    /// Makes this process run as the user, with only the supplementary group. It loses all
+    /// privileges.
     fn assume(self) -> io::Result<()> {
         let (uid, gid) = (Uid::from_raw(self.user), Gid::from_raw(self.user));
         set_thread_groups(&[Gid::from_raw(self.group)])?;
@@ -145,8 +145,8 @@ impl Identity<'_> {
     }
 }
 
-/// Forks a child that becomes the main process, and returns its PID. If that fails, the child
-/// writes a report. Otherwise `reports` ends without one.
+/// Forks a child and returns its PID. The child executes the program. If it can't, it writes a
+/// report to `reports`. Otherwise, `reports` ends without a report.
 pub(super) fn start(
     start: &Start,
     limits: Limits,

@@ -1,9 +1,9 @@
 //! The limit on the memory of each process in gVisor.
 //!
-//! gVisor limits only the address space of a process, and Java and WebAssembly reserve far more
-//! than they use. So the agent measures the processes and kills those that exceed the limit. The
-//! server limits the memory of the whole sandbox, which bounds what a process can take between two
-//! measurements.
+//! gVisor can limit the address space and the heap of a process, but not the memory that the
+//! process uses. Java and WebAssembly reserve far more address space than they use. So the agent
+//! measures the processes and kills those that exceed the limit. A process can exceed it between
+//! two measurements. The server's limit on the memory of the whole sandbox bounds by how much.
 
 use std::{fs, io, time::Duration};
 
@@ -14,7 +14,7 @@ use nix::{
 
 use crate::inside::proc::{is_gone_or_foreign, pids};
 
-/// More bytes than all processes of a sandbox together can allocate in a second.
+/// The assumed maximum of bytes that all processes of a sandbox together allocate in a second.
 const BYTES_PER_SECOND: u64 = 2 << 30;
 
 /// The shortest and the longest time between two measurements.
@@ -40,13 +40,13 @@ pub(super) fn enforce(limit: u64) -> io::Result<Option<Duration>> {
     Ok(largest.map(|largest| next_after(limit.saturating_sub(largest))))
 }
 
-/// When a process that may take `room` more bytes can exceed its limit at the earliest.
+/// The time until a process with `room` bytes left can exceed its limit, within the bounds above.
 fn next_after(room: u64) -> Duration {
     let millis = room.saturating_mul(1_000) / BYTES_PER_SECOND;
     Duration::from_millis(millis).clamp(SHORTEST, LONGEST)
 }
 
-/// The memory of a process that is not swapped out, from its file `statm`.
+/// The resident memory of a process, in bytes, from its file `statm`.
 fn resident_bytes(statm: &str) -> u64 {
     let pages = statm.split_whitespace().nth(1);
     let pages: u64 = pages.and_then(|pages| pages.parse().ok()).unwrap_or(0);

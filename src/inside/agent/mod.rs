@@ -6,14 +6,15 @@
 //! a bounded amount of memory, and a process whose output isn't read pauses. When its input ends,
 //! the server is gone: the agent exits, and the kernel kills every other process of the sandbox.
 //!
-//! Code is hostile. In namespaces, code runs as the same user as the agent. The agent is the first
-//! process (PID 1) of a PID namespace. The kernel discards a signal that code sends to PID 1 if PID
-//! 1 has no handler for it, and also SIGKILL and SIGSTOP. The agent is not dumpable, so code can't
-//! attach to it or open its files in `/proc`. The [filter](super::filter) keeps code from changing
-//! the limits of the agent. In gVisor, the agent has a user of its own.
+//! Code is hostile. In gVisor, the agent runs as root, and code as another user. In namespaces,
+//! code runs as the same user as the agent. The rest of this paragraph is about namespaces. The
+//! agent is the first process (PID 1) of a PID namespace. The kernel discards a signal that code
+//! sends to PID 1 if PID 1 has no handler for it, and also SIGKILL and SIGSTOP. The agent is not
+//! dumpable, so code can't attach to it or open its files in `/proc`. The [filter](super::filter)
+//! keeps code from changing the limits of the agent.
 //!
-//! The memory of a gVisor sandbox can be stored and restored, with the agent in it. The agent then
-//! has a new server at the other ends of its stdin and stdout.
+//! gVisor can store and restore the memory of a sandbox, and with it the agent. After a restore,
+//! another server is at the other ends of the agent's stdin and stdout.
 
 mod exec;
 mod main_process;
@@ -80,11 +81,11 @@ const MAX_PAUSE: Duration = Duration::from_millis(20);
 /// has stopped one. A start usually takes a millisecond, so most starts need no pass.
 const STARTS_WITHIN: Duration = Duration::from_millis(200);
 
-/// When to measure the memory of processes after the start of one, and after a failure to measure.
+/// How long after the start of an exec, or after a failed measurement, to measure memory.
 const MEASURED_AFTER: Duration = Duration::from_millis(50);
 
-/// How many consecutive passes must find no process without a reaper, or none with the group of an
-/// exec, before the agent reports that none is left.
+/// How many consecutive passes must find no process to kill before the agent reports that none is
+/// left. In namespaces, this applies only to processes without a reaper.
 const PASSES: u32 = 2;
 
 /// How many passes to make before the processes are stopped during each further pass.
@@ -117,13 +118,13 @@ enum Source {
     Dropped(usize),
 }
 
-/// Whether the agent serves.
+/// What the agent does with requests.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Serving,
     /// The server asked for a suspension, and processes are being killed.
     Suspending,
-    /// The agent has answered, and waits for a server.
+    /// The agent has confirmed the suspension, and waits for [`Request::Resume`].
     Suspended,
 }
 
@@ -134,11 +135,11 @@ struct Agent {
     /// Tells when a child has ended or stopped.
     children: SignalFd,
     limits: Limits,
-    /// In gVisor, the user of code and the filter that keeps code in its groups.
+    /// In gVisor, the user ID that code runs as, and the filter that keeps code in its groups.
     user: Option<(u32, filter::Program)>,
-    /// In gVisor, the supplementary group of exec 0 of this server.
+    /// In gVisor, the supplementary group of the exec that the current server numbers 0.
     first_group: u32,
-    /// The number of the next exec, if the server counts on.
+    /// The current server has used only exec numbers below this.
     next: u32,
     phase: Phase,
     /// Output of execs of earlier servers. The agent reads and drops it, so that the processes that
@@ -147,15 +148,15 @@ struct Agent {
     execs: BTreeMap<u32, Exec>,
     /// Expires when the next pass over the processes is due.
     next_pass: Timer,
-    /// In gVisor, expires when the memory of the processes is to be measured.
+    /// In gVisor, expires when the next measurement of memory is due.
     next_measurement: Timer,
     /// Whether `next_measurement` will expire.
     is_measuring: bool,
     /// Whether `next_pass` will expire.
     is_sweeping: bool,
     pause: Duration,
-    /// How many consecutive passes have found no process to kill that no reaper holds.
-    /// `begin_sweep` resets it.
+    /// How many consecutive passes have found no stray process: see [`PASSES`]. `begin_sweep`
+    /// resets it.
     passes_without_strays: u32,
     /// How many passes were made since `begin_sweep`.
     passes: u32,
@@ -168,7 +169,8 @@ impl Agent {
     fn start() -> Result<Self, String> {
         let mut signals = SigSet::empty();
         signals.add(Signal::SIGCHLD);
-        // Without memory, gVisor sends SIGXFSZ to the first process, which has no handler for it.
+        // If the sandbox has no memory left, gVisor sends SIGXFSZ to its first process, the agent.
+        // The signal would end it, so block it.
         let mut blocked = signals;
         blocked.add(Signal::SIGXFSZ);
         let children = blocked
@@ -386,10 +388,14 @@ impl Agent {
                 self.reply(&Reply::Ready);
             }
             _ if self.phase != Phase::Serving => {
-                return Err("the server sent a request after the suspension".to_owned());
+                return Err(
+                    "the server sent a request other than `Resume` to a suspended agent".to_owned(),
+                );
             }
             Request::Setup(_) | Request::Resume => {
-                return Err("the server sent a second setup".to_owned());
+                return Err(
+                    "the server sent a second setup, or a resume without a suspension".to_owned(),
+                );
             }
             Request::Start(start) => match self.start_exec(&start) {
                 Ok(exec) => {
@@ -404,7 +410,8 @@ impl Agent {
                 }
             },
             Request::Kill { exec: number } => {
-                // In gVisor, processes of an exec that is over may be left, because no reaper tells.
+                // In gVisor, background processes can outlive their exec, because there is no
+                // reaper that would keep it alive.
                 if let Some(group) = self.user.as_ref().and_then(|_| self.group(number)) {
                     let ended = || Exec::ended(number, group);
                     self.execs.entry(number).or_insert_with(ended);
@@ -444,7 +451,7 @@ impl Agent {
                 filter,
                 group: self
                     .group(start.exec)
-                    .ok_or_else(|| io::Error::other("the sandbox has run too many execs"))?,
+                    .ok_or_else(|| io::Error::other("no supplementary group is left"))?,
             }),
         };
         let exec = Exec::start(start, self.limits, identity)?;
@@ -460,14 +467,16 @@ impl Agent {
         self.first_group.checked_add(exec)
     }
 
-    /// Answers the server once no process is being killed. Then the memory can be stored.
+    /// Confirms the suspension, or does nothing while processes are being killed. After the
+    /// confirmation, the server can store the memory.
     fn suspend(&mut self) -> Result<(), String> {
         if self.execs.values().any(Exec::is_being_killed) {
             return Ok(());
         }
         let execs = std::mem::take(&mut self.execs).into_values();
         self.dropped.extend(execs.flat_map(Exec::into_outputs));
-        // The next server counts its execs from 0. The processes of the old ones may go on.
+        // The next server numbers its execs from 0 again. Processes of the old execs may still run,
+        // so the new execs need other groups.
         self.first_group = self.first_group.saturating_add(self.next);
         self.next = 0;
         self.phase = Phase::Suspended;
@@ -479,7 +488,7 @@ impl Agent {
         Ok(())
     }
 
-    /// Reads output of an earlier server's exec, and forgets the pipe at its end.
+    /// Reads and drops output of an earlier server's exec. Closes the pipe when the output ends.
     fn drop_output(&mut self, index: usize) {
         match rustix::io::read(&self.dropped[index], &mut self.scratch[..]) {
             Err(Errno::INTR | Errno::AGAIN) => {}
@@ -510,7 +519,7 @@ impl Agent {
                 continue;
             };
             if status.stopped() {
-                // Code stopped the reaper. A main process may be stopped.
+                // Continue a reaper that code has stopped. Code may stop its own main process.
                 if exec.group().is_none() {
                     let _ = kill(pid, Signal::SIGCONT);
                 }
@@ -556,8 +565,8 @@ impl Agent {
         } else {
             return;
         }
-        // A failure means, for example, that this process has no descriptor left. The next pass tries
-        // again.
+        // A failure means, for example, that this process has no descriptor left. The next pass
+        // tries again.
         if self.pass().is_err() {
             return;
         }
@@ -647,7 +656,7 @@ impl Agent {
         Ok(())
     }
 
-    /// Kills the processes with too much memory.
+    /// Kills the processes that exceed the limit, and sets the timer for the next measurement.
     fn measure(&mut self) {
         self.next_measurement.take();
         self.is_measuring = false;

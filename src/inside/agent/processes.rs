@@ -102,7 +102,7 @@ impl Processes {
 /// A process and its supplementary groups.
 pub(super) type WithGroups = (Pid, Vec<u32>);
 
-/// The living processes of this sandbox besides this one. Fails if a process can't be read.
+/// Lists the living processes of this sandbox except this one. Fails if a process can't be read.
 pub(super) fn with_groups() -> io::Result<Pass<Vec<WithGroups>>> {
     let mut found = Vec::new();
     let this = std::process::id().cast_signed();
@@ -179,8 +179,8 @@ impl States {
 
 /// The supplementary groups in a file `/proc/PID/status`. `None` if the process is dead.
 fn groups(status: &[u8]) -> Option<Vec<u32>> {
-    // Code chooses the name of its program, and gVisor shows it as it is, with line breaks. It
-    // comes first, so the last line with a name is the kernel's.
+    // Code chooses the value of the first line, `Name`. gVisor doesn't escape line breaks in it, so
+    // code can forge lines. The real lines follow, so search from the end.
     let status = String::from_utf8_lossy(status);
     let value = |name: &str| {
         let mut lines = status.lines().rev();

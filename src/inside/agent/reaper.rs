@@ -4,7 +4,7 @@
 //! its session, its process group, its environment and its parent.
 //!
 //! Code may stop a reaper, so the agent never blocks on one. A reaper ends by itself when it has no
-//! descendants left. gVisor has no such adoption, so an exec has no reaper there.
+//! descendants left. gVisor has no child subreapers, so there an exec has no reaper.
 
 use std::{
     io::{self, PipeWriter},

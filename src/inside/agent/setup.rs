@@ -25,8 +25,8 @@ const MOUNTS: [(&str, &str, &CStr); 2] = [
     ),
 ];
 
-/// Confines this process, and with it every process that it will start. The error names the step
-/// that failed.
+/// Confines this process and, in namespaces, every process that it will start. The error names the
+/// step that failed.
 pub(super) fn confine(place: &Place) -> Result<(), String> {
     // Each thread has its own capabilities and its own filter.
     let threads = fs::read_dir("/proc/self/task").map(Iterator::count);
@@ -58,7 +58,7 @@ pub(super) fn confine(place: &Place) -> Result<(), String> {
     )?;
     match place {
         Place::Namespace { denied_calls } => confine_in_namespaces(denied_calls),
-        // gVisor is the boundary. The programs give up the privileges that the agent needs.
+        // gVisor confines the sandbox. Each program gives up the agent's privileges before it runs.
         Place::Gvisor { .. } => Ok(()),
     }
 }

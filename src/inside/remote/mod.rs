@@ -36,7 +36,7 @@ use super::{
 const READY_WITHIN: Duration = Duration::from_secs(30);
 /// How long the agent may take to start a program.
 const STARTED_WITHIN: Duration = Duration::from_secs(30);
-/// How long the agent may take to kill the execs that have not ended.
+/// How long the agent may take to suspend itself, which includes the kill of running execs.
 const SUSPENDED_WITHIN: Duration = Duration::from_secs(20);
 
 /// The most starts that wait for an answer at once. Others wait for their turn.
@@ -71,7 +71,8 @@ impl Remote {
         Self::greet(output, input, setup, None).await
     }
 
-    /// Like [`connect`](Self::connect), for an agent in restored memory.
+    /// Connects to an agent that gVisor has restored with its memory. See
+    /// [`connect`](Self::connect).
     pub(crate) async fn resume(
         output: impl AsyncRead + Send + Unpin + 'static,
         input: impl AsyncWrite + Send + Unpin + 'static,
@@ -133,9 +134,9 @@ impl Remote {
         });
     }
 
-    /// Prepares the sandbox for the storage of its memory. Kills the execs that have not ended.
-    /// Returns whether processes are left. After that, the agent does nothing until
-    /// [`resume`](Self::resume).
+    /// Suspends the agent, so that the memory of the sandbox can be stored. Kills the execs that
+    /// have not ended. Returns whether the sandbox has processes besides the agent. From then on,
+    /// the agent serves only a [`resume`](Self::resume).
     pub(crate) async fn suspend(&self) -> Result<bool, String> {
         let (sender, suspended) = oneshot::channel();
         {
@@ -205,8 +206,9 @@ impl Remote {
             .map_err(|error| NotStarted::Failed(error.to_string()))?;
         if request.len() > MAX_REQUEST_BYTES {
             return Err(NotStarted::Failed(format!(
-                "the code, its arguments and its variables take {} bytes as JSON, and at most \
-                 {MAX_REQUEST_BYTES} are allowed; pass data as input or in a file",
+                "the code with its arguments and environment variables takes {} bytes \
+                 as JSON; the maximum is {MAX_REQUEST_BYTES}; pass large data through \
+                 stdin or a file",
                 request.len()
             )));
         }

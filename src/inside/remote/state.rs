@@ -30,8 +30,8 @@ pub(super) struct State {
     /// The execs that have handles.
     pub(super) execs: HashMap<u32, ExecState>,
     pub(super) outgoing: BytesMut,
-    /// After a request for a suspension: how many bytes of `outgoing` to send. Later frames are
-    /// dropped, because the memory must not hold a part of a frame.
+    /// Set by a request to suspend: how many bytes of `outgoing` may still be sent. Later frames
+    /// are dropped, because a checkpoint must not contain a part of a frame.
     pub(super) sealed: Option<usize>,
     /// Receives whether the suspended sandbox has processes.
     pub(super) suspended: Option<oneshot::Sender<bool>>,
@@ -253,7 +253,8 @@ impl State {
             }
             Reply::Suspended { has_processes } => {
                 let suspended = self.suspended.take();
-                let suspended = suspended.ok_or("it was not asked for a suspension")?;
+                let suspended =
+                    suspended.ok_or("it answered a suspension that the server didn't request")?;
                 let _ = suspended.send(has_processes);
             }
             Reply::Hello { .. } | Reply::Ready | Reply::Failed { exec: None, .. } => {
@@ -263,7 +264,7 @@ impl State {
         Ok(())
     }
 
-    /// Drops the frames that came after a request for a suspension. Returns whether frames are left.
+    /// Drops the frames after a request to suspend. Returns whether frames are left to send.
     pub(super) fn seal(&mut self) -> bool {
         if let Some(sealed) = self.sealed {
             self.outgoing.truncate(sealed);

@@ -15,7 +15,7 @@ const MAX_BYTES: u64 = 4_096;
 /// How long to wait for the end of stderr.
 const ENDS_WITHIN: Duration = Duration::from_secs(10);
 
-/// The lines of stderr, joined, up to its end.
+/// Reads stderr to its end, at most [`MAX_BYTES`], and joins the lines with semicolons.
 pub(super) async fn lines(errors: impl AsyncRead + Unpin) -> String {
     let mut said = Vec::new();
     let read = errors.take(MAX_BYTES);
@@ -31,7 +31,7 @@ pub(super) async fn log(mut errors: impl AsyncRead + Unpin) {
     let _ = (&mut errors).take(MAX_BYTES).read_to_end(&mut said).await;
     if !said.is_empty() {
         let said = String::from_utf8_lossy(&said).into_owned();
-        tracing::warn!(said = %Escaped(said), "the agent of a sandbox printed an error");
+        tracing::warn!(said = %Escaped(said), "the agent of a sandbox printed to stderr");
     }
     let _ = tokio::io::copy(&mut errors, &mut tokio::io::sink()).await;
 }

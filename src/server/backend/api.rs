@@ -14,11 +14,10 @@ pub(crate) trait Backend: Send + Sync + 'static {
 
     fn create(&self, id: &SandboxId) -> BoxFuture<'_, io::Result<Box<dyn BackendSandbox>>>;
 
-    /// Creates a sandbox and starts its first process, before a client asks for the sandbox. The
-    /// sandbox has no id yet, so `directory` names its directory. The error is the reason for the
-    /// log.
+    /// Creates a sandbox and starts its agent, before a client asks for a sandbox. The sandbox has
+    /// no id yet, so `directory` is the name of its directory. The error is the reason for the log.
     ///
-    /// `None` if this backend starts no process before the code.
+    /// Returns `None` if this backend has no agents.
     fn create_warm(
         &self,
         directory: &str,
@@ -62,9 +61,9 @@ pub(crate) trait BackendSandbox: Send + Sync + 'static {
     fn delete(&self) -> BoxFuture<'_, Result<(), String>>;
 }
 
-/// A sandbox from [`Backend::create_warm`]: its first process was started, and no code has run.
+/// A sandbox from [`Backend::create_warm`]: its agent was started, and no code of a client has run.
 pub(crate) trait WarmSandbox: BackendSandbox {
-    /// Whether its first process still runs, so that code can start in the sandbox.
+    /// Whether its agent still runs, so that code can start in the sandbox.
     fn is_alive(&mut self) -> bool;
 
     /// Gives the sandbox its id. Code that is started from now on sees this id.

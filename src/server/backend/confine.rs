@@ -1,4 +1,5 @@
-//! What the confining backends share: which files a sandbox sees, and at which paths.
+//! What `namespace` and `gvisor` share: the files that a sandbox sees and their paths, the limits,
+//! and the server's copy of the agent.
 
 use std::{
     fs, io,
@@ -27,7 +28,7 @@ pub(super) const HOME_INSIDE: &str = "/home/sandbox";
 pub(super) const TEMPORARY_INSIDE: &str = "/tmp";
 pub(super) const CODE_INSIDE: &str = "/run/code";
 
-/// The name of the program of the agents in the directory of the server.
+/// The file name of the server's copy of the agent.
 pub(super) const AGENT: &str = "agent";
 
 /// The default environment of code. A job can add variables and replace these.
@@ -127,8 +128,8 @@ pub(super) fn make_mount_point(tree: &Path, inside: &Path, owner: u32) -> io::Re
     Ok(())
 }
 
-/// Copies the program of the agent into the server's directory, unless it is there. Sandboxes may
-/// execute the copy. If they run as users of their own, they can't read it.
+/// Copies the program of the agent into the server's directory, unless the copy exists. Every
+/// sandbox can execute the copy. Only root or the user of the server can read it.
 ///
 /// Another process writes the copy. Otherwise a process that this one forks at the same time could
 /// inherit the descriptor, and the kernel executes no file that is open for writing (`ETXTBSY`).
@@ -139,7 +140,7 @@ pub(super) fn copy_agent(program: &Path, root: &Path) -> io::Result<PathBuf> {
     }
     let copied = || {
         let mut cp = spawn::blocking_command(find("cp", PATH.as_ref()).unwrap_or("cp".into()));
-        // Opened here: the path may be `/proc/self/exe`.
+        // Open the program here: the path may be `/proc/self/exe`, which in `cp` is `cp` itself.
         let cp = cp.stdin(fs::File::open(program)?).stderr(Stdio::piped());
         let output = cp.arg("/dev/stdin").arg(&copy).output()?;
         match output.status.success() {

@@ -17,14 +17,15 @@ use crate::{
     protocol::{SandboxId, excerpt},
 };
 
-/// Where the code of a sandbox is.
+/// The places in which a sandbox finds its code.
 pub(super) struct CodeDirectory {
     /// The directory in the sandbox with the code of each exec.
     pub(super) inside: &'static str,
-    /// The path of that directory on this machine, and the user who may read the code (`None`: the
-    /// user of this process). If this is `None`, the agent writes the code.
+    /// The path of that directory on this machine, and the user who may read the code. If there is
+    /// no such user, the user of this process reads it. `None` if the directory is not on this
+    /// machine: then the agent writes the code.
     pub(super) mounted: Option<(PathBuf, Option<u32>)>,
-    /// The directory in the sandbox that [`site`](super::site) writes.
+    /// The path in the sandbox of the directory with `sitecustomize.py`: see [`site`](super::site).
     pub(super) site: String,
 }
 

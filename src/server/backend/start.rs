@@ -16,8 +16,8 @@ use crate::server::{
 const VARIABLE: &str = "ACTIX_SANDBOX_BACKEND";
 
 /// Starts a backend that keeps its sandboxes in `root`. `state` is the state directory of the
-/// server, `agent` the program of the agents, if one is chosen. `warm` is the size of the warm pool
-/// that the backend must have. Must be called on a tokio runtime.
+/// server. `agent` is the program of the agents, if the user chose one. `warm` is the size of the
+/// warm pool; fails if it is not 0 and the user chose `host`. Must be called on a tokio runtime.
 pub(crate) async fn start(
     chosen: Option<&choice::Backend>,
     root: Root,
@@ -84,7 +84,7 @@ async fn begin(
     }
 }
 
-/// The best confining backend that works here. The error says why each of them does not.
+/// The best confined backend that works here. The error says why each of them does not.
 async fn confined(context: &Arc<ServerContext>) -> Result<Arc<dyn Backend>, String> {
     let no_gvisor = match gvisor(&GvisorOptions::default(), context).await {
         Ok(backend) => {

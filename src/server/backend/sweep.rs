@@ -5,10 +5,9 @@
 //! kills cost little more than one. Other systems have no `/proc`, and only the process group is
 //! killed there.
 //!
-//! Code can read the markers of other sandboxes. A process that carries the marker of another
-//! sandbox is killed with that sandbox, and could keep the kill from finishing. So markers only
-//! protect against mistakes. The other backends need no sweeps: the agent of a sandbox finds its
-//! processes.
+//! Code can read the markers of other sandboxes. A process that copies one is killed with that
+//! sandbox, and can keep the kill from finishing. So markers protect only against mistakes. The
+//! other backends need no sweeps: the agent of a sandbox finds the processes of the sandbox.
 
 use std::{path::PathBuf, time::Duration};
 

@@ -1,9 +1,9 @@
 //! [`WarmPool`]: sandboxes that are started before a client asks for one, so that a create takes
 //! about as long as an exec.
 //!
-//! One task fills the pool. It starts one sandbox at a time until the pool is full, and begins again
-//! soon after a create has taken a sandbox. After a failure it waits before it tries again. A create
-//! never waits for this task: if the pool is empty, the caller starts a sandbox itself.
+//! One task fills the pool. It starts one sandbox at a time until the pool is full, and continues
+//! when a create has taken one. After a failure, it waits before it tries again. A create never
+//! waits for this task: if the pool is empty, the caller starts a sandbox itself.
 
 use std::{
     collections::VecDeque,
@@ -30,15 +30,15 @@ use crate::{
 /// The most sandboxes to keep warm.
 const MAX_SIZE: usize = 1_000;
 
-/// The pause between a create that takes a sandbox from a full pool and the start of the next one.
-/// The client usually runs code at once, and the start would slow that code down.
+/// How long to wait before a full pool from which a sandbox was taken is filled again. The client
+/// usually runs code at once, and the start of a sandbox would slow that code down.
 const REFILL_AFTER: Duration = Duration::from_millis(100);
 
 /// The pause after the first failure. Each further failure doubles it, up to [`MAX_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const MAX_PAUSE: Duration = Duration::from_secs(30);
 
-/// Time limit for code that does nothing.
+/// Time limit of each run in [`rehearse`].
 const REHEARSED_WITHIN: Duration = Duration::from_secs(10);
 
 /// Fails if a pool of this size is too large, or if the chosen backend has no pool.
@@ -60,7 +60,7 @@ pub(crate) struct WarmPool {
     filler: Mutex<Option<JoinHandle<()>>>,
 }
 
-/// The size of the pool, and what creates have found in it.
+/// The counts of a pool, as `/readyz` shows them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct WarmCounts {
     /// The sandboxes that are ready.
@@ -82,7 +82,7 @@ impl WarmPool {
         if backend.create_warm("").is_none() {
             tracing::warn!(
                 backend = backend.name(),
-                "no sandbox is kept warm: this backend starts no process before the code"
+                "the option `warm` has no effect: this backend has no warm pool"
             );
             return None;
         }
@@ -112,10 +112,12 @@ impl WarmPool {
         drop(state);
         self.shared.has_work.notify_one();
         let (is_hit, counts) = (taken.is_some(), self.counts());
-        tracing::debug!(sandbox = %id, is_hit, ?counts, "a create asked the warm pool");
+        tracing::debug!(sandbox = %id, is_hit, ?counts, "looked for a warm sandbox");
         taken.map(|sandbox| sandbox.adopt(id))
     }
 
+    /// Returns the counts. Also finds the sandboxes whose agent has ended, so that they are
+    /// replaced.
     pub(crate) fn counts(&self) -> WarmCounts {
         let mut state = self.shared.lock();
         if state.set_dead_aside() {
@@ -129,15 +131,15 @@ impl WarmPool {
         }
     }
 
-    /// Stops filling the pool, and deletes its sandboxes. Waits for a sandbox that is just being
-    /// started. If the future is dropped earlier, the processes of the sandboxes end, but their
-    /// files remain.
+    /// Stops filling the pool, and deletes its sandboxes. If a sandbox is being started, waits for
+    /// it and deletes it, too. If the future is dropped before that, the processes of the sandboxes
+    /// end, but their files remain.
     pub(crate) async fn close(&self) {
         let sandboxes = self.shared.close();
         let filler = self.filler.lock();
         let filler = filler.unwrap_or_else(PoisonError::into_inner).take();
         let WarmCounts { hits, misses, .. } = self.counts();
-        tracing::info!(hits, misses, "the warm pool is closed");
+        tracing::info!(hits, misses, "closing the warm pool");
         let deleted = join_all(sandboxes.iter().map(|sandbox| delete(&**sandbox)));
         let filled = async {
             if let Some(filler) = filler {
@@ -152,7 +154,7 @@ struct Shared {
     backend: Arc<dyn Backend>,
     size: usize,
     state: Mutex<State>,
-    /// Notified when a sandbox was taken from the pool.
+    /// Notified when the pool may have to be filled, or dead sandboxes deleted.
     has_work: Notify,
     /// Whether the pool is being closed.
     closing: watch::Sender<bool>,
@@ -161,15 +163,15 @@ struct Shared {
 #[derive(Default)]
 struct State {
     ready: VecDeque<Box<dyn WarmSandbox>>,
-    /// Sandboxes whose first process has ended, to be deleted.
+    /// Sandboxes whose agent has ended, to be deleted.
     dead: Vec<Box<dyn WarmSandbox>>,
     hits: u64,
     misses: u64,
 }
 
 impl State {
-    /// Moves the sandboxes whose first process has ended from `ready` to `dead`. Returns whether
-    /// there were any.
+    /// Moves the sandboxes whose agent has ended from `ready` to `dead`. Returns whether it moved
+    /// any.
     fn set_dead_aside(&mut self) -> bool {
         let (ready, dead) = std::mem::take(&mut self.ready)
             .into_iter()
@@ -212,7 +214,7 @@ impl Shared {
         all
     }
 
-    /// Waits until a sandbox must be deleted or started. Returns at once while the pool fills.
+    /// Waits until a sandbox must be deleted or started. Returns at once if the pool is not full.
     async fn work(&self) {
         loop {
             let is_done = {
@@ -239,7 +241,7 @@ async fn fill(shared: Arc<Shared>) {
             () = shared.work() => {}
         }
         for dead in shared.take_dead() {
-            tracing::warn!("a warm sandbox has ended before a create took it");
+            tracing::warn!("a warm sandbox ended before a client used it");
             delete(&*dead).await;
         }
         // An id has no `.`, so no other sandbox has a directory of this name.
@@ -270,8 +272,8 @@ async fn fill(shared: Arc<Shared>) {
     }
 }
 
-/// Runs code that does nothing in each language. The first run in a sandbox takes longer than the
-/// next ones, because it reads the interpreter.
+/// Runs code that does nothing, once in each language. The first run in a sandbox takes longer than
+/// later ones, because it loads the interpreter.
 ///
 /// Returns whether the sandbox ran it in time.
 async fn rehearse(sandbox: &dyn BackendSandbox) -> bool {

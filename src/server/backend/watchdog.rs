@@ -2,8 +2,8 @@
 //!
 //! The watchdog reads a pipe from the server. The line `quit` ends it. If the pipe closes without
 //! that line, the server is gone (SIGKILL, a crash, Ctrl-C). Then the watchdog kills the remaining
-//! processes and removes the server's directory. The processes of `namespace` sandboxes end without
-//! it: their agents see the end of their input. The watchdog has its own session, so that Ctrl-C at
+//! processes and removes the server's directory. The processes of confined sandboxes end without
+//! it: each agent sees the end of its input. The watchdog has its own session, so that Ctrl-C at
 //! the terminal does not reach it.
 
 use std::{

@@ -130,8 +130,8 @@ impl SandboxService {
         self.engine.manager.registry.count()
     }
 
-    /// Returns the number of sandboxes that are [warm](ServerBuilder::warm) and ready for a client.
-    /// `None` if the server keeps no sandbox warm.
+    /// Returns the number of [warm](ServerBuilder::warm) sandboxes that are ready for a client.
+    /// `None` if the server has no warm pool.
     pub fn warm_count(&self) -> Option<usize> {
         let warm = self.engine.manager.warm.as_ref();
         warm.map(|pool| pool.counts().ready)

@@ -38,7 +38,7 @@ const STOP_WITHIN: Duration = Duration::from_secs(10);
 pub(crate) struct Manager {
     pub(crate) options: Arc<Options>,
     pub(crate) backend: Arc<dyn Backend>,
-    /// `None` if no sandbox is kept warm.
+    /// `None` if the server has no warm pool.
     pub(crate) warm: Option<WarmPool>,
     pub(crate) store: Arc<Store>,
     pub(crate) leases: Arc<Leases>,
@@ -244,8 +244,8 @@ impl Manager {
         Ok(Duration::from_secs(seconds).min(limit))
     }
 
-    /// Deletes all sandboxes, also the warm ones, and shuts the backend down. Waits for the deletion
-    /// for at most [`STOP_WITHIN`].
+    /// Deletes all sandboxes, including the warm ones, and shuts the backend down. Waits at most
+    /// [`STOP_WITHIN`] for the deletion.
     pub(crate) async fn stop(&self) {
         let no_warm_left = async {
             if let Some(pool) = &self.warm {

@@ -1,4 +1,4 @@
-//! The descriptions of containers and processes for `runsc`, in the format of the [OCI runtime
+//! The configuration of a container for `runsc`, in the format of the [OCI runtime
 //! specification](https://github.com/opencontainers/runtime-spec/blob/v1.0.2/config.md).
 
 use std::path::{Path, PathBuf};
@@ -20,8 +20,9 @@ use crate::server::{
 /// files.
 pub(super) const USER: u32 = 0x7000_0000;
 
-/// The directory with the files of the server, in the directory of a sandbox and in the sandbox:
-/// the program of the agent, and the code of each exec.
+/// The name of the directory with the server's files in the directory of a sandbox, and its path in
+/// the sandbox. It holds the program of the agent and a Python module. The code of an exec is in
+/// [`CODE_INSIDE`].
 pub(super) const SOURCE: &str = "source";
 pub(super) const SOURCE_INSIDE: &str = "/run/source";
 
@@ -96,7 +97,8 @@ pub(super) fn config(directory: &Path, confines: &Confines, hidden: &[PathBuf]) 
     })
 }
 
-/// The agent. It may start and kill processes of every user, and has no other privileges.
+/// The agent. It has three capabilities: to signal every process, and to change its user and
+/// groups.
 fn first_process(confines: &Confines) -> Value {
     let capabilities = ["CAP_KILL", "CAP_SETUID", "CAP_SETGID"];
     let program = format!("{SOURCE_INSIDE}/{AGENT}");
@@ -111,8 +113,9 @@ fn first_process(confines: &Confines) -> Value {
             "bounding": capabilities, "effective": capabilities, "permitted": capabilities,
         },
         "noNewPrivileges": true,
-        // gVisor lets no process change this limit. It counts processes per user, so the agent can
-        // start a process even if code has reached it. The agent sets the other limits.
+        // No process in gVisor can change this limit, so set it here. It applies to each user, so
+        // the agent, as root, can start a process even if code has reached the limit. The agent
+        // sets the other limits.
         "rlimits": [{
             "type": "RLIMIT_NPROC", "soft": confines.processes, "hard": confines.processes,
         }],

@@ -84,7 +84,7 @@ impl Container {
         command.arg(name).stdin(stdin).stdout(stdout).stderr(stderr);
         runsc.limit_memory(&mut command);
         let called = runsc.call(&mut command).await;
-        // Closes this process's copies of the ends that the agent has.
+        // Close the server's copies of the agent's ends of the pipes.
         drop(command);
         called?;
         let connected = match image {
@@ -107,8 +107,8 @@ impl Container {
         }
     }
 
-    /// Stores the memory and the processes in this directory, and ends the processes. The agent
-    /// must be suspended.
+    /// Stores the memory of all processes in the directory `image`, and ends them. The agent must
+    /// be suspended.
     pub(super) async fn store(&self, image: &Path) -> Result<(), String> {
         fs::create_dir_all(image).map_err(|error| error.to_string())?;
         let mut command = self.runsc.command("checkpoint");

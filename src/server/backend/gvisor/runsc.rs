@@ -41,7 +41,7 @@ const MAX_SAID_BYTES: u64 = 4_096;
 pub(super) struct Runsc {
     binary: PathBuf,
     flags: Vec<OsString>,
-    /// The file with the errors of calls. Their stderr belongs to the agent.
+    /// The file to which `runsc` logs its errors. It can't use stderr, which belongs to the agent.
     log: PathBuf,
     /// The most memory of a sandbox, in bytes.
     memory_bytes: u64,
@@ -73,7 +73,7 @@ impl Runsc {
                 .as_ref()
                 .map(|it| format!("--platform={it}").into()),
         );
-        // One process can reach the limit beside others.
+        // At least twice the limit of a process, so one process can reach its limit beside others.
         let gibibytes = options.confines.memory_bytes.div_ceil(GIB / 2);
         Self {
             binary,
@@ -89,8 +89,9 @@ impl Runsc {
 
     /// Limits the memory of the container that a command starts.
     ///
-    /// gVisor keeps the memory of a sandbox in one file, which grows by 1 GiB. If it can't grow,
-    /// the process that needs memory is killed by SIGSEGV.
+    /// gVisor keeps the memory of a sandbox in one file, which grows in steps of 1 GiB. If the file
+    /// can't grow, the process that needs memory is killed by SIGSEGV. The limit applies to every
+    /// file that the sandbox writes.
     pub(super) fn limit_memory(&self, command: &mut Command) {
         spawn::limit_files(command, self.memory_bytes);
     }

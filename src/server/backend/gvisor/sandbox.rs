@@ -1,21 +1,23 @@
 //! [`GvisorBackend`]: runs code in gVisor, with its program `runsc`.
 //!
-//! Each sandbox is a container without privileges, whose processes run on a separate kernel. Its
-//! first process is an agent. The directory of a sandbox holds:
+//! Each sandbox is a container, whose processes run on a separate kernel. Its first process is an
+//! agent, which has three capabilities. Code has none. The directory of a sandbox holds:
 //!
 //! | directory | path in the sandbox |
 //! | --- | --- |
 //! | `root` | `/` |
 //! | `home`, `tmp` | `/home/sandbox`, `/tmp` |
-//! | `source` | `/run/source`, read-only: the program of the agent, and a module of Python |
+//! | `source` | `/run/source`, read-only: the program of the agent, and a Python module |
+//! | `etc` | `passwd`, `group`, `hosts` and `resolv.conf` in `/etc`, read-only |
 //! | `bundle`, `memory` | none: the configuration for `runsc`, and a checkpoint of the memory |
 //!
-//! The agent writes the code of each exec to `/run/code`, in memory. A checkpoint of memory can't
-//! hold an open file of the machine that was removed, but it can hold one in memory.
+//! The agent writes the code of each exec to a file in `/run/code`, a file system in memory. A
+//! process may keep that file open after it was removed. gVisor can't store such a file in a
+//! checkpoint if it is on the machine's disk.
 //!
-//! The memory of a sandbox includes the running agent. gVisor can restore it only with the same
-//! program file. So a checkpoint with memory also contains that file, and a server of another
-//! release restores it with the agent of the release that made it.
+//! The memory of a sandbox includes that of the agent, which gVisor can restore only with the same
+//! program file. So a checkpoint with memory also contains that file. A server of another release
+//! restores the checkpoint with the agent that was running in it.
 
 use std::{
     fs, io,
@@ -81,8 +83,8 @@ struct Shared {
     /// The program of the agent, and the server's copy of it.
     program: PathBuf,
     agent: PathBuf,
-    /// Limits how many containers start concurrently. If all did so at once, none would be ready in
-    /// time.
+    /// Limits how many containers start concurrently. If all started at once, none would be ready
+    /// in time.
     turns: Semaphore,
 }
 
@@ -155,7 +157,7 @@ impl GvisorBackend {
         match blocking(move || prepare(&directory)).await {
             Ok(()) => Ok(sandbox),
             Err(error) => {
-                // A directory that was there before belongs to something else.
+                // Don't remove a directory that already existed.
                 if error.kind() != io::ErrorKind::AlreadyExists {
                     let _ = remove_sandbox(&sandbox.directory).await;
                 }
@@ -204,8 +206,8 @@ fn write_trusted(directory: &Path, shared: &Shared) -> io::Result<()> {
     site::write(&source)?;
     let config = bundle::config(directory, &shared.confines, &shared.hidden).to_string();
     write_private(&bundle.join("config.json"), config.as_bytes())?;
-    // A checkpoint with memory has brought its own agent. This step is the last, because it can't
-    // be repeated.
+    // A checkpoint with memory contains its own agent. This is the last step, because a rename
+    // can't be repeated.
     let agent = source.join(AGENT);
     let stored = directory.join(MEMORY).join(AGENT);
     match fs::set_permissions(&stored, fs::Permissions::from_mode(0o711)) {
@@ -251,7 +253,7 @@ impl Backend for GvisorBackend {
             let sandbox = self.sandbox(&directory).await;
             let sandbox = sandbox.map_err(|error| error.to_string())?;
             if let Err(reason) = sandbox.running().await {
-                // The shutdown of the server removes the files that can't be removed now.
+                // If this leaves files, the shutdown of the server removes them.
                 let _ = sandbox.delete().await;
                 return Err(reason);
             }
@@ -415,7 +417,7 @@ impl GvisorSandbox {
         blocking(move || remove_tree(&memory)).await
     }
 
-    /// The container. If there is none, starts one, from the stored memory if there is any.
+    /// Returns the container. Starts it first if it is not running, from the stored memory if any.
     async fn running(&self) -> Result<Arc<Container>, String> {
         let mut container = self.container.lock().await;
         if let Some(running) = &*container {
@@ -425,8 +427,8 @@ impl GvisorSandbox {
         let image = memory.exists().then_some(&*memory);
         if image.is_some() && !self.trusted.initialized() && !memory.join(AGENT).exists() {
             return Err(
-                "the checkpoint has memory, but not the agent that runs in it: an older version of \
-                 this crate made it"
+                "the checkpoint has memory, but lacks the program of its agent: it \
+                 was changed, or an older release made it"
                     .to_owned(),
             );
         }

@@ -239,7 +239,8 @@ impl AgentProcess {
 
     /// Whether the agent has ended or broken the protocol.
     pub(super) fn has_ended(&self) -> bool {
-        // The end of the process is visible before the end of its output is read.
+        // Also look at the process itself: it may have ended although `remote` has not read the end
+        // of its output yet.
         let mut first = [PollFd::new(&self.first, PollFlags::IN)];
         let polled = poll(&mut first, Some(&Timespec::default()));
         self.remote.has_ended() || polled != Ok(0)

@@ -11,7 +11,7 @@
 //! | `code` | `/run/code`, read-only |
 //! | `etc` | `passwd`, `group`, `hosts` and `resolv.conf` in `/etc`, read-only |
 //!
-//! The agent starts with the first exec, or before that if the sandbox is warm. It ends with the
+//! The agent starts with the first exec, or earlier if the sandbox is warm. It ends with the
 //! sandbox or before a checkpoint.
 
 use std::{
@@ -227,7 +227,7 @@ impl NamespaceBackend {
         match blocking(move || prepare(&directory, user)).await {
             Ok(()) => Ok(sandbox),
             Err(error) => {
-                // A directory that was there before belongs to something else.
+                // Don't remove a directory that already existed.
                 if error.kind() != io::ErrorKind::AlreadyExists {
                     let _ = remove_sandbox(&sandbox.directory).await;
                 }
@@ -338,7 +338,7 @@ impl Backend for NamespaceBackend {
             let sandbox = self.sandbox(&directory).await;
             let sandbox = sandbox.map_err(|error| error.to_string())?;
             if let Err(reason) = sandbox.agent().await {
-                // The shutdown of the server removes the files that can't be removed now.
+                // If this leaves files, the shutdown of the server removes them.
                 let _ = sandbox.delete().await;
                 return Err(reason);
             }

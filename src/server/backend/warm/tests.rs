@@ -27,13 +27,13 @@ struct Log {
     /// When each start began.
     begun: Vec<Instant>,
     deleted: Vec<String>,
-    /// The directories of the sandboxes whose first process has ended.
+    /// The directories of the sandboxes whose agent has ended.
     dead: Vec<String>,
     /// The directories of the sandboxes that got an id, with the id.
     adopted: Vec<(String, String)>,
 }
 
-/// Changes whenever the log does.
+/// A backend that records in a log what the pool does. The channel reports each change.
 #[derive(Clone)]
 struct Fake(watch::Sender<Log>);
 
@@ -167,14 +167,15 @@ async fn a_sandbox_gets_its_id_and_the_next_one_is_started() {
     let adopted = [("warm.0", "one"), ("warm.1", "two"), ("warm.2", "three")];
     let adopted = adopted.map(|(name, id)| (name.to_owned(), id.to_owned()));
     assert_eq!(fake.0.borrow().adopted, adopted);
-    // Each create has a pause for its first exec, and the first two starts have none.
+    // The pool waits after each create, so that the first exec is not slowed down. It doesn't wait
+    // before the first two starts, which fill it.
     assert!(begun.elapsed() >= 3 * REFILL_AFTER);
     let starts = fake.0.borrow().begun.clone();
     assert_eq!((starts.len(), starts[0]), (5, starts[1]));
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_empty_pool_is_a_miss_and_no_wait() {
+async fn a_create_that_finds_an_empty_pool_does_not_wait() {
     let fake = Fake::new([Works, Hangs]);
     let pool = fake.full_pool(1).await;
     assert!(pool.take(&SandboxId::new("one")).is_some());
@@ -269,9 +270,9 @@ fn wrong_sizes_and_the_host_are_refused() {
         (
             1_001,
             &namespace,
-            "`warm` is 1001, which is too much: at most 1000",
+            "`warm` is 1001, which is too large: the maximum is 1000",
         ),
-        (1_001, &choice::Backend::Host, "at most 1000"),
+        (1_001, &choice::Backend::Host, "the maximum is 1000"),
         (1, &choice::Backend::Host, "`.backend(Backend::Confined)`"),
     ] {
         let error = check(size, backend).unwrap_err().to_string();
