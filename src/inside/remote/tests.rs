@@ -288,7 +288,7 @@ async fn an_agent_that_does_not_read_is_ended() {
         cwd: String::new(),
         file: None,
     });
-    for _ in 0..100 {
+    for _ in 0..=MAX_OUTGOING_BYTES >> 20 {
         remote.shared.send(&kill);
     }
     let ended = remote.ended().await;
