@@ -385,6 +385,7 @@ impl Agent {
                 let setup = self.read_setup()?;
                 self.take_setup(setup)?;
                 self.phase = Phase::Serving;
+                self.schedule_measurement(MEASURED_AFTER);
                 self.reply(&Reply::Ready);
             }
             _ if self.phase != Phase::Serving => {
@@ -480,6 +481,11 @@ impl Agent {
         self.first_group = self.first_group.saturating_add(self.next);
         self.next = 0;
         self.phase = Phase::Suspended;
+        // Timers would expire in the restored memory, before a server is there.
+        self.next_pass.start(Duration::ZERO);
+        self.next_measurement.start(Duration::ZERO);
+        self.is_sweeping = false;
+        self.is_measuring = false;
         let processes = processes::with_groups();
         let processes = processes.map_err(|error| format!("cannot list processes: {error}"))?;
         self.reply(&Reply::Suspended {
@@ -693,7 +699,7 @@ impl Timer {
         timerfd_create(TimerfdClockId::Monotonic, flags).map(Self)
     }
 
-    /// Lets the timer expire once, after this time.
+    /// Lets the timer expire once, after this time. Zero stops it.
     fn start(&self, after: Duration) {
         let once = Itimerspec {
             it_interval: Timespec::default(),

@@ -3,7 +3,10 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use tokio::net::unix::pipe;
@@ -22,6 +25,8 @@ pub(super) struct Container {
     /// it.
     name: String,
     bundle: PathBuf,
+    /// Whether the memory is being stored, after which the processes end.
+    is_storing: Arc<AtomicBool>,
 }
 
 impl Container {
@@ -35,6 +40,8 @@ impl Container {
     ) -> Result<Self, String> {
         match Self::connect(&runsc, &name, bundle, image, setup).await {
             Ok(remote) => {
+                let is_storing = Arc::new(AtomicBool::new(false));
+                let ends_by_itself = is_storing.clone();
                 let (ended, runsc) = (remote.ended(), runsc.clone());
                 let (container, of) = (name.clone(), bundle.to_owned());
                 let ended_runsc = runsc.clone();
@@ -42,13 +49,17 @@ impl Container {
                     // If the agent broke the protocol, code may control it, so kill it.
                     let reason = ended.await;
                     tracing::debug!(reason = %Escaped(reason), "the agent of a sandbox has ended");
-                    let _ = ended_runsc.end(&container, &of).await;
+                    // `runsc checkpoint` ends the agent and then answers, unless it is killed.
+                    if !ends_by_itself.load(Ordering::Relaxed) {
+                        let _ = ended_runsc.end(&container, &of).await;
+                    }
                 });
                 Ok(Self {
                     remote,
                     runsc,
                     name,
                     bundle: bundle.to_owned(),
+                    is_storing,
                 })
             }
             Err(reason) => {
@@ -111,6 +122,7 @@ impl Container {
     /// be suspended.
     pub(super) async fn store(&self, image: &Path) -> Result<(), String> {
         fs::create_dir_all(image).map_err(|error| error.to_string())?;
+        self.is_storing.store(true, Ordering::Relaxed);
         let mut command = self.runsc.command("checkpoint");
         self.runsc
             .call(command.arg("--image-path").arg(image).arg(&self.name))
