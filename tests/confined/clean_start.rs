@@ -10,7 +10,7 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use crate::support::{patient, within};
+use crate::support::{patient, program::copy_program, within};
 use actix_sandbox::{Language, Sandbox};
 use futures::StreamExt;
 use nix::{
@@ -322,7 +322,7 @@ fn a_server_without_a_keyring_refuses_to_start() {
     fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o1777)).unwrap();
     // Other users may not be able to read the build directory.
     let program = directory.path().join("program");
-    fs::copy(PROGRAM, &program).unwrap();
+    copy_program(&program);
     let mut child = Command::new("/usr/bin/python3")
         .args(["-c", EXHAUST])
         .arg(program)

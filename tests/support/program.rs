@@ -267,6 +267,15 @@ impl Program {
     }
 }
 
+/// Copies the program. Another process writes the copy: a process that another test forks at the
+/// same time could inherit a descriptor of this one, and the kernel executes no file that is open
+/// for writing.
+#[cfg(target_os = "linux")]
+pub(crate) fn copy_program(to: &Path) {
+    let copied = Command::new("cp").arg(PROGRAM).arg(to).status().unwrap();
+    assert!(copied.success());
+}
+
 /// The numeric ids of a user of the machine and its group.
 #[cfg(target_os = "linux")]
 pub(crate) struct User {
@@ -279,7 +288,7 @@ impl User {
     /// A command that runs a copy of the program: the user may not have access to the original.
     fn command(&self, directory: &Path) -> Command {
         let copy = directory.join("program");
-        std::fs::copy(PROGRAM, &copy).unwrap();
+        copy_program(&copy);
         let mut command = Command::new("setpriv");
         command
             .args(["--reuid", &self.uid.to_string()])
