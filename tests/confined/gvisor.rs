@@ -104,7 +104,7 @@ async fn a_kill_finds_a_process_whose_name_forges_its_state() {
             "import ctypes, os, time
 ctypes.CDLL(None).prctl(15, b'{name}', 0, 0, 0)
 if os.fork() == 0: os.setsid()
-print('ready', flush=True)
+else: os.write(1, b'ready\\n')
 time.sleep(300)"
         );
         let process = sandbox.exec(Language::Python, code).await.unwrap();
