@@ -128,28 +128,23 @@ impl Exec {
             None => reaper::start(start, limits, stdio, reported)?,
         };
         Ok(Self {
-            number: start.exec,
             child: Some(child),
-            group: identity.map(|identity| identity.group),
             reports: Some(reports),
             file,
             told: Told::Nothing,
-            has_lost_reaper: false,
-            is_kill_asked: false,
             stdin: Some(input),
-            input: BytesMut::new(),
-            is_last_input: false,
             stdout: Output::new(Some(stdout)),
             stderr: Output::new(Some(stderr)),
+            ..Self::ended(start.exec, identity.map(|identity| identity.group))
         })
     }
 
     /// An exec whose main process has ended. Processes of its group may be left.
-    pub(super) fn ended(number: u32, group: u32) -> Self {
+    pub(super) fn ended(number: u32, group: Option<u32>) -> Self {
         Self {
             number,
             child: None,
-            group: Some(group),
+            group,
             reports: None,
             file: None,
             told: Told::End,

@@ -87,11 +87,13 @@ pub(super) struct Stdio {
 }
 
 impl Stdio {
-    pub(super) fn fds(&self) -> [RawFd; 3] {
+    /// The descriptors that a forked child keeps: these and the pipe for reports.
+    pub(super) fn fds_with(&self, reports: &PipeWriter) -> [RawFd; 4] {
         [
             self.stdin.as_raw_fd(),
             self.stdout.as_raw_fd(),
             self.stderr.as_raw_fd(),
+            reports.as_raw_fd(),
         ]
     }
 }
@@ -154,9 +156,7 @@ pub(super) fn start(
     stdio: Stdio,
     reports: PipeWriter,
 ) -> io::Result<Pid> {
-    let [stdin, stdout, stderr] = stdio.fds();
-    let keep = [stdin, stdout, stderr, reports.as_raw_fd()];
-    spawn::fork(&keep, move |closed| {
+    spawn::fork(&stdio.fds_with(&reports), move |closed| {
         let not_started = closed
             .and_then(|()| identity.assume())
             .map_err(NotStarted::from)

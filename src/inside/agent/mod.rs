@@ -22,14 +22,13 @@ mod memory;
 mod processes;
 mod reaper;
 mod setup;
+mod sweep;
+mod timer;
 
 use std::{
     collections::BTreeMap,
     io::{self, PipeReader},
-    os::{
-        fd::{BorrowedFd, OwnedFd},
-        unix::process::ExitStatusExt,
-    },
+    os::{fd::BorrowedFd, unix::process::ExitStatusExt},
     process::ExitStatus,
     time::Duration,
 };
@@ -43,26 +42,17 @@ use nix::{
     unistd::Pid,
 };
 use rustix::{
-    event::{PollFd, PollFlags, Timespec, poll},
+    event::{PollFd, PollFlags, poll},
     io::Errno,
     process::{WaitOptions, wait},
     stdio::{stdin, stdout},
-    time::{
-        Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create,
-        timerfd_settime,
-    },
 };
 
-use self::{
-    exec::Exec,
-    main_process::Identity,
-    processes::{Pass, Processes},
-};
+use self::{exec::Exec, main_process::Identity, sweep::Sweep, timer::Timer};
 use super::{
     filter,
     frames::{Decoder, Frame, MAX_DATA_BYTES, MAX_REQUEST_BYTES, Stream, put_control},
     messages::{Failure, Limits, PROTOCOL, Place, Reply, Request, Setup, Start},
-    proc::kill_all,
 };
 use crate::protocol::excerpt;
 
@@ -72,24 +62,8 @@ const MAX_OUTGOING_BYTES: usize = 256 * 1024;
 /// The most bytes to read at once from the server.
 const READ_BYTES: usize = 64 * 1024;
 
-/// The pause before the first pass over the processes during a kill.
-const PAUSE: Duration = Duration::from_millis(1);
-/// The longest pause before a pass. Each pause is twice as long as the one before.
-const MAX_PAUSE: Duration = Duration::from_millis(20);
-
-/// The time between passes while an exec is starting. A pass continues its processes, in case code
-/// has stopped one. A start usually takes a millisecond, so most starts need no pass.
-const STARTS_WITHIN: Duration = Duration::from_millis(200);
-
 /// How long after the start of an exec, or after a failed measurement, to measure memory.
 const MEASURED_AFTER: Duration = Duration::from_millis(50);
-
-/// How many consecutive passes must find no process to kill before the agent reports that none is
-/// left. In namespaces, this applies only to processes without a reaper.
-const PASSES: u32 = 2;
-
-/// How many passes to make before the processes are stopped during each further pass.
-const MOVING_PASSES: u32 = 16;
 
 /// The supplementary group of the first exec. Each exec gets the next one.
 const FIRST_GROUP: u32 = 0x4000_0000;
@@ -150,16 +124,7 @@ struct Agent {
     next_pass: Timer,
     /// In gVisor, expires when the next measurement of memory is due.
     next_measurement: Timer,
-    /// Whether `next_measurement` will expire.
-    is_measuring: bool,
-    /// Whether `next_pass` will expire.
-    is_sweeping: bool,
-    pause: Duration,
-    /// How many consecutive passes have found no stray process: see [`PASSES`]. `begin_sweep`
-    /// resets it.
-    passes_without_strays: u32,
-    /// How many passes were made since `begin_sweep`.
-    passes: u32,
+    sweep: Sweep,
     /// Holds bytes between two pipes.
     scratch: Vec<u8>,
 }
@@ -193,23 +158,18 @@ impl Agent {
             execs: BTreeMap::new(),
             next_pass: timer()?,
             next_measurement: timer()?,
-            is_measuring: false,
-            is_sweeping: false,
-            pause: PAUSE,
-            passes_without_strays: 0,
-            passes: 0,
+            sweep: Sweep::default(),
             scratch: vec![0; READ_BYTES.max(MAX_DATA_BYTES)],
         };
         agent.greet()?;
         let setup = agent.read_setup()?;
-        let confined = setup::confine(&setup.place);
+        let confined = setup::confine(&setup.place).and_then(|()| agent.take_setup(setup));
         agent.reply(&match &confined {
             Ok(()) => Reply::Ready,
             Err(reason) => failed(None, Failure::Setup, reason),
         });
         agent.write_all()?;
         confined?;
-        agent.take_setup(setup)?;
         Ok(agent)
     }
 
@@ -285,8 +245,8 @@ impl Agent {
         let mut polled = vec![
             PollFd::new(&input, PollFlags::IN),
             PollFd::new(&self.children, PollFlags::IN),
-            PollFd::new(&self.next_pass.0, PollFlags::IN),
-            PollFd::new(&self.next_measurement.0, PollFlags::IN),
+            PollFd::new(&self.next_pass, PollFlags::IN),
+            PollFd::new(&self.next_measurement, PollFlags::IN),
         ];
         if !self.outgoing.is_empty() {
             sources.push(Source::Output);
@@ -385,7 +345,7 @@ impl Agent {
                 let setup = self.read_setup()?;
                 self.take_setup(setup)?;
                 self.phase = Phase::Serving;
-                self.schedule_measurement(MEASURED_AFTER);
+                self.next_measurement.start(MEASURED_AFTER);
                 self.reply(&Reply::Ready);
             }
             _ if self.phase != Phase::Serving => {
@@ -401,9 +361,7 @@ impl Agent {
             Request::Start(start) => match self.start_exec(&start) {
                 Ok(exec) => {
                     self.execs.insert(start.exec, exec);
-                    if !self.is_sweeping {
-                        self.schedule_pass(STARTS_WITHIN);
-                    }
+                    self.watch_start();
                 }
                 Err(error) => {
                     let reason = error.to_string();
@@ -414,7 +372,7 @@ impl Agent {
                 // In gVisor, background processes can outlive their exec, because there is no
                 // reaper that would keep it alive.
                 if let Some(group) = self.user.as_ref().and_then(|_| self.group(number)) {
-                    let ended = || Exec::ended(number, group);
+                    let ended = || Exec::ended(number, Some(group));
                     self.execs.entry(number).or_insert_with(ended);
                 }
                 match self.execs.get_mut(&number) {
@@ -457,8 +415,8 @@ impl Agent {
         };
         let exec = Exec::start(start, self.limits, identity)?;
         self.next = self.next.max(start.exec.saturating_add(1));
-        if self.user.is_some() && !self.is_measuring {
-            self.schedule_measurement(MEASURED_AFTER);
+        if self.user.is_some() {
+            self.next_measurement.start_if_idle(MEASURED_AFTER);
         }
         Ok(exec)
     }
@@ -482,10 +440,8 @@ impl Agent {
         self.next = 0;
         self.phase = Phase::Suspended;
         // Timers would expire in the restored memory, before a server is there.
-        self.next_pass.start(Duration::ZERO);
-        self.next_measurement.start(Duration::ZERO);
-        self.is_sweeping = false;
-        self.is_measuring = false;
+        self.next_pass.stop();
+        self.next_measurement.stop();
         let processes = processes::with_groups();
         let processes = processes.map_err(|error| format!("cannot list processes: {error}"))?;
         self.reply(&Reply::Suspended {
@@ -496,11 +452,24 @@ impl Agent {
 
     /// Reads and drops output of an earlier server's exec. Closes the pipe when the output ends.
     fn drop_output(&mut self, index: usize) {
-        match rustix::io::read(&self.dropped[index], &mut self.scratch[..]) {
+        let Some(pipe) = self.dropped.get(index) else {
+            return;
+        };
+        match rustix::io::read(pipe, &mut self.scratch[..]) {
             Err(Errno::INTR | Errno::AGAIN) => {}
             Ok(read) if read > 0 => {}
             // `wait` lists later pipes first, so the others keep their indices.
             Ok(_) | Err(_) => drop(self.dropped.remove(index)),
+        }
+    }
+
+    /// Kills the processes that exceed the limit, and sets the timer for the next measurement.
+    fn measure(&mut self) {
+        self.next_measurement.take();
+        match memory::enforce(self.limits.data) {
+            Ok(Some(next)) => self.next_measurement.start(next),
+            Ok(None) => {}
+            Err(_) => self.next_measurement.start(MEASURED_AFTER),
         }
     }
 
@@ -539,181 +508,6 @@ impl Agent {
                 exec.handle_pass(false, &mut self.outgoing);
             }
         }
-    }
-
-    /// Starts passes over the processes. If they run already, starts again with the shortest pause.
-    fn begin_sweep(&mut self) {
-        self.passes_without_strays = 0;
-        self.passes = 0;
-        self.pause = PAUSE;
-        self.schedule_pass(self.pause);
-    }
-
-    fn schedule_pass(&mut self, after: Duration) {
-        self.is_sweeping = true;
-        self.next_pass.start(after);
-    }
-
-    /// Makes one pass over all processes. Kills the processes of the execs that are being killed,
-    /// and continues stopped processes of the execs that are starting.
-    ///
-    /// [`PASSES`] consecutive passes must find no process. A pass can miss one if processes keep
-    /// forking and ending meanwhile. Then it doesn't count, and after [`MOVING_PASSES`] passes all
-    /// processes of the sandbox are stopped during each further pass.
-    fn sweep(&mut self) {
-        self.next_pass.take();
-        self.is_sweeping = false;
-        if self.execs.values().any(Exec::is_being_killed) {
-            self.pause = MAX_PAUSE.min(2 * self.pause);
-            self.schedule_pass(self.pause);
-        } else if self.execs.values().any(Exec::is_starting) {
-            self.schedule_pass(STARTS_WITHIN);
-        } else {
-            return;
-        }
-        // A failure means, for example, that this process has no descriptor left. The next pass
-        // tries again.
-        if self.pass().is_err() {
-            return;
-        }
-        let has_strays = self.passes_without_strays < PASSES;
-        for exec in self
-            .execs
-            .values_mut()
-            .filter(|exec| exec.is_being_killed())
-        {
-            exec.handle_pass(has_strays, &mut self.outgoing);
-        }
-    }
-
-    fn pass(&mut self) -> io::Result<()> {
-        self.passes = self.passes.saturating_add(1);
-        let is_killing = self.execs.values().any(Exec::is_being_killed);
-        let stopped = match is_killing && self.passes > MOVING_PASSES {
-            true => Some(processes::stop_all()?),
-            false => None,
-        };
-        let passed = match &self.user {
-            None => self.pass_by_parents(),
-            Some(_) => self.pass_by_groups(),
-        };
-        if let Some(stopped) = stopped {
-            stopped.go_on();
-        }
-        passed
-    }
-
-    /// Kills the processes of the execs that are being killed. Finds them by their parents.
-    ///
-    /// A reaper ends by itself when it has no descendants left, so its end proves that no process
-    /// of the exec is left. If code killed the reaper, its orphans became children of the agent.
-    /// All other children of the agent are reapers. So a pass kills every child that is not a
-    /// reaper, and the descendants of that child.
-    fn pass_by_parents(&mut self) -> io::Result<()> {
-        let is_killed = |exec: &&Exec| exec.is_being_killed();
-        let Pass {
-            found: processes,
-            is_exact,
-        } = Processes::read()?;
-        let mut doomed = Vec::new();
-        if self.execs.values().any(Exec::has_lost_reaper) {
-            let reapers: Vec<Pid> = self.execs.values().filter_map(Exec::child).collect();
-            doomed = processes.with_descendants(processes.children_of_this(&reapers));
-            self.count_pass(doomed.is_empty(), is_exact);
-        }
-        for reaper in self
-            .execs
-            .values()
-            .filter(is_killed)
-            .filter_map(Exec::child)
-        {
-            let own = processes.with_descendants(vec![reaper]);
-            doomed.extend(own.into_iter().skip(1));
-            // Code may have stopped the reaper.
-            let _ = kill(reaper, Signal::SIGCONT);
-        }
-        // Code may have stopped a process between its fork and its exec.
-        let starting = self.execs.values().filter(|exec| exec.is_starting());
-        let starting = starting.filter_map(Exec::child).collect();
-        for pid in processes.with_descendants(starting) {
-            let _ = kill(pid, Signal::SIGCONT);
-        }
-        kill_all(&doomed);
-        Ok(())
-    }
-
-    /// Kills the processes of the execs that are being killed. Finds them by their groups.
-    fn pass_by_groups(&mut self) -> io::Result<()> {
-        let killed = self.execs.values().filter(|exec| exec.is_being_killed());
-        let groups: Vec<u32> = killed.filter_map(Exec::group).collect();
-        let Pass {
-            found: mut doomed,
-            is_exact,
-        } = processes::with_groups()?;
-        doomed.retain(|(_, of)| of.iter().any(|group| groups.contains(group)));
-        self.count_pass(doomed.is_empty(), is_exact);
-        // Code may have stopped a process between its fork and its exec.
-        let starting = self.execs.values().filter(|exec| exec.is_starting());
-        for child in starting.filter_map(Exec::child) {
-            let _ = kill(child, Signal::SIGCONT);
-        }
-        let doomed: Vec<Pid> = doomed.into_iter().map(|(pid, _)| pid).collect();
-        kill_all(&doomed);
-        Ok(())
-    }
-
-    /// Kills the processes that exceed the limit, and sets the timer for the next measurement.
-    fn measure(&mut self) {
-        self.next_measurement.take();
-        self.is_measuring = false;
-        match memory::enforce(self.limits.data) {
-            Ok(Some(next)) => self.schedule_measurement(next),
-            Ok(None) => {}
-            Err(_) => self.schedule_measurement(MEASURED_AFTER),
-        }
-    }
-
-    fn schedule_measurement(&mut self, after: Duration) {
-        self.is_measuring = true;
-        self.next_measurement.start(after);
-    }
-
-    fn count_pass(&mut self, found_none: bool, is_exact: bool) {
-        self.passes_without_strays = match found_none && is_exact {
-            true => self.passes_without_strays + 1,
-            false => 0,
-        };
-        if !found_none {
-            // Others may be forked soon.
-            self.pause = PAUSE;
-        }
-    }
-}
-
-/// A timer that `poll` can wait for.
-struct Timer(OwnedFd);
-
-impl Timer {
-    fn new() -> Result<Self, Errno> {
-        let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
-        timerfd_create(TimerfdClockId::Monotonic, flags).map(Self)
-    }
-
-    /// Lets the timer expire once, after this time. Zero stops it.
-    fn start(&self, after: Duration) {
-        let once = Itimerspec {
-            it_interval: Timespec::default(),
-            it_value: Timespec {
-                tv_sec: after.as_secs().cast_signed(),
-                tv_nsec: after.subsec_nanos().into(),
-            },
-        };
-        let _ = timerfd_settime(&self.0, TimerfdTimerFlags::empty(), &once);
-    }
-
-    /// Makes the timer unready after it has expired.
-    fn take(&self) {
-        let _ = rustix::io::read(&self.0, &mut [0; 8]);
     }
 }
 

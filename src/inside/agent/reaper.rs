@@ -6,10 +6,7 @@
 //! Code may stop a reaper, so the agent never blocks on one. A reaper ends by itself when it has no
 //! descendants left. gVisor has no child subreapers, so there an exec has no reaper.
 
-use std::{
-    io::{self, PipeWriter},
-    os::fd::AsRawFd,
-};
+use std::io::{self, PipeWriter};
 
 use nix::{
     sys::signal::{SigSet, SigmaskHow, sigprocmask},
@@ -34,9 +31,7 @@ pub(super) fn start(
     stdio: Stdio,
     reports: PipeWriter,
 ) -> io::Result<Pid> {
-    let [stdin, stdout, stderr] = stdio.fds();
-    let keep = [stdin, stdout, stderr, reports.as_raw_fd()];
-    spawn::fork(&keep, move |closed| {
+    spawn::fork(&stdio.fds_with(&reports), move |closed| {
         let started = closed.map_err(NotStarted::from);
         match started.and_then(|()| start_main(start, limits, stdio)) {
             Ok(main) => {
