@@ -14,14 +14,14 @@ pub(crate) trait Backend: Send + Sync + 'static {
 
     fn create(&self, id: &SandboxId) -> BoxFuture<'_, io::Result<Box<dyn BackendSandbox>>>;
 
-    /// Creates a sandbox and starts its agent, before a client asks for a sandbox. The sandbox has
-    /// no id yet, so `directory` is the name of its directory. The error is the reason for the log.
+    /// Creates a sandbox before a client asks for one. The sandbox has no id yet, so `directory` is
+    /// the name of its directory.
     ///
     /// Returns `None` if this backend has no agents.
     fn create_warm(
         &self,
         directory: &str,
-    ) -> Option<BoxFuture<'_, Result<Box<dyn WarmSandbox>, String>>> {
+    ) -> Option<BoxFuture<'_, io::Result<Box<dyn WarmSandbox>>>> {
         let _ = directory;
         None
     }
@@ -61,9 +61,12 @@ pub(crate) trait BackendSandbox: Send + Sync + 'static {
     fn delete(&self) -> BoxFuture<'_, Result<(), String>>;
 }
 
-/// A sandbox from [`Backend::create_warm`]: its agent was started, and no code of a client has run.
+/// A sandbox from [`Backend::create_warm`]: no code of a client has run in it.
 pub(crate) trait WarmSandbox: BackendSandbox {
-    /// Whether its agent still runs, so that code can start in the sandbox.
+    /// Starts the agent. The error is the reason for the log.
+    fn start_agent(&self) -> BoxFuture<'_, Result<(), String>>;
+
+    /// Whether its agent runs, so that code can start in the sandbox.
     fn is_alive(&mut self) -> bool;
 
     /// Gives the sandbox its id. Code that is started from now on sees this id.

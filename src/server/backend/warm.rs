@@ -7,11 +7,12 @@
 
 use std::{
     collections::VecDeque,
+    io,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use futures::future::join_all;
+use futures::future::{BoxFuture, join_all};
 use tokio::{
     sync::{Notify, watch},
     task::JoinHandle,
@@ -173,16 +174,14 @@ impl State {
     /// Moves the sandboxes whose agent has ended from `ready` to `dead`. Returns whether it moved
     /// any.
     fn set_dead_aside(&mut self) -> bool {
-        let (ready, dead) = std::mem::take(&mut self.ready)
-            .into_iter()
-            .map(|mut sandbox| (sandbox.is_alive(), sandbox))
-            .partition::<Vec<_>, _>(|(is_alive, _)| *is_alive);
-        self.ready
-            .extend(ready.into_iter().map(|(_, sandbox)| sandbox));
-        let found = !dead.is_empty();
-        self.dead
-            .extend(dead.into_iter().map(|(_, sandbox)| sandbox));
-        found
+        let dead_before = self.dead.len();
+        for mut sandbox in std::mem::take(&mut self.ready) {
+            match sandbox.is_alive() {
+                true => self.ready.push_back(sandbox),
+                false => self.dead.push(sandbox),
+            }
+        }
+        self.dead.len() > dead_before
     }
 }
 
@@ -248,11 +247,7 @@ async fn fill(shared: Arc<Shared>) {
         let Some(creating) = shared.backend.create_warm(&format!("warm.{number}")) else {
             return;
         };
-        match creating.await {
-            Ok(sandbox) if !rehearse(&*sandbox).await => {
-                tracing::warn!("a warm sandbox did not run code in time");
-                delete(&*sandbox).await;
-            }
+        match start(creating).await {
             Ok(sandbox) => {
                 if let Some(unused) = shared.put(sandbox) {
                     return delete(&*unused).await;
@@ -272,11 +267,28 @@ async fn fill(shared: Arc<Shared>) {
     }
 }
 
+/// Starts the agent of a new sandbox, and runs code in it. Deletes the sandbox if that fails.
+async fn start(
+    creating: BoxFuture<'_, io::Result<Box<dyn WarmSandbox>>>,
+) -> Result<Box<dyn WarmSandbox>, String> {
+    let sandbox = creating.await.map_err(|error| error.to_string())?;
+    let started = async {
+        sandbox.start_agent().await?;
+        rehearse(&*sandbox).await
+    };
+    match started.await {
+        Ok(()) => Ok(sandbox),
+        Err(reason) => {
+            // If this leaves files, the shutdown of the server removes them.
+            delete(&*sandbox).await;
+            Err(reason)
+        }
+    }
+}
+
 /// Runs code that does nothing, once in each language. The first run in a sandbox takes longer than
 /// later ones, because it loads the interpreter.
-///
-/// Returns whether the sandbox ran it in time.
-async fn rehearse(sandbox: &dyn BackendSandbox) -> bool {
+async fn rehearse(sandbox: &dyn BackendSandbox) -> Result<(), String> {
     for (language, nothing) in [(Language::Python, "pass"), (Language::Bash, ":")] {
         let run = async {
             // A language may not be installed.
@@ -284,11 +296,10 @@ async fn rehearse(sandbox: &dyn BackendSandbox) -> bool {
                 let _ = started.process.wait().await;
             }
         };
-        if timeout(REHEARSED_WITHIN, run).await.is_err() {
-            return false;
-        }
+        let run = timeout(REHEARSED_WITHIN, run).await;
+        run.map_err(|_| format!("it did not run code within {REHEARSED_WITHIN:?}"))?;
     }
-    true
+    Ok(())
 }
 
 async fn delete(sandbox: &dyn BackendSandbox) {

@@ -38,35 +38,31 @@ impl Container {
         image: Option<&Path>,
         setup: Setup,
     ) -> Result<Self, String> {
-        match Self::connect(&runsc, &name, bundle, image, setup).await {
-            Ok(remote) => {
-                let is_storing = Arc::new(AtomicBool::new(false));
-                let ends_by_itself = is_storing.clone();
-                let (ended, runsc) = (remote.ended(), runsc.clone());
-                let (container, of) = (name.clone(), bundle.to_owned());
-                let ended_runsc = runsc.clone();
-                tokio::spawn(async move {
-                    // If the agent broke the protocol, code may control it, so kill it.
-                    let reason = ended.await;
-                    tracing::debug!(reason = %Escaped(reason), "the agent of a sandbox has ended");
-                    // `runsc checkpoint` ends the agent and then answers, unless it is killed.
-                    if !ends_by_itself.load(Ordering::Relaxed) {
-                        let _ = ended_runsc.end(&container, &of).await;
-                    }
-                });
-                Ok(Self {
-                    remote,
-                    runsc,
-                    name,
-                    bundle: bundle.to_owned(),
-                    is_storing,
-                })
+        let remote = Self::connect(&runsc, &name, bundle, image, setup).await?;
+        let container = Self {
+            remote,
+            runsc,
+            name,
+            bundle: bundle.to_owned(),
+            is_storing: Arc::default(),
+        };
+        container.end_with_agent();
+        Ok(container)
+    }
+
+    /// Ends the container in the background when its agent has ended.
+    fn end_with_agent(&self) {
+        let (ended, is_storing) = (self.remote.ended(), self.is_storing.clone());
+        let (runsc, name, bundle) = (self.runsc.clone(), self.name.clone(), self.bundle.clone());
+        tokio::spawn(async move {
+            // If the agent broke the protocol, code may control it, so kill it.
+            let reason = ended.await;
+            tracing::debug!(reason = %Escaped(reason), "the agent of a sandbox has ended");
+            // `runsc checkpoint` ends the agent and then answers, unless it is killed.
+            if !is_storing.load(Ordering::Relaxed) {
+                let _ = runsc.end(&name, &bundle).await;
             }
-            Err(reason) => {
-                let _ = runsc.end(&name, bundle).await;
-                Err(reason)
-            }
-        }
+        });
     }
 
     async fn connect(
@@ -97,7 +93,10 @@ impl Container {
         let called = runsc.call(&mut command).await;
         // Close the server's copies of the agent's ends of the pipes.
         drop(command);
-        called?;
+        if let Err(reason) = called {
+            let _ = runsc.end(name, bundle).await;
+            return Err(reason);
+        }
         let connected = match image {
             Some(_) => Remote::resume(output, input, setup).await,
             None => Remote::connect(output, input, setup).await,

@@ -247,16 +247,10 @@ impl Backend for GvisorBackend {
     fn create_warm(
         &self,
         directory: &str,
-    ) -> Option<BoxFuture<'_, Result<Box<dyn WarmSandbox>, String>>> {
+    ) -> Option<BoxFuture<'_, io::Result<Box<dyn WarmSandbox>>>> {
         let directory = directory.to_owned();
         Some(Box::pin(async move {
-            let sandbox = self.sandbox(&directory).await;
-            let sandbox = sandbox.map_err(|error| error.to_string())?;
-            if let Err(reason) = sandbox.running().await {
-                // If this leaves files, the shutdown of the server removes them.
-                let _ = sandbox.delete().await;
-                return Err(reason);
-            }
+            let sandbox = self.sandbox(&directory).await?;
             Ok(Box::new(sandbox) as Box<dyn WarmSandbox>)
         }))
     }
@@ -303,7 +297,7 @@ impl BackendSandbox for GvisorSandbox {
     fn freeze(&self) -> BoxFuture<'_, Result<(), String>> {
         Box::pin(async move {
             let mut container = self.container.lock().await;
-            let Some(running) = container.as_ref() else {
+            let Some(running) = container.clone() else {
                 return Ok(());
             };
             let suspended = running.remote.suspend().await;
@@ -311,9 +305,7 @@ impl BackendSandbox for GvisorSandbox {
                 // The processes are lost, so a checkpoint would not be what it says.
                 return Err(suspended.err().unwrap_or_default());
             }
-            let Some(running) = container.take() else {
-                return Ok(());
-            };
+            *container = None;
             let stored = match suspended {
                 Ok(true) => self.store(&running).await,
                 Ok(false) => Ok(()),
@@ -368,6 +360,10 @@ impl BackendSandbox for GvisorSandbox {
 }
 
 impl WarmSandbox for GvisorSandbox {
+    fn start_agent(&self) -> BoxFuture<'_, Result<(), String>> {
+        Box::pin(async { self.running().await.map(drop) })
+    }
+
     fn is_alive(&mut self) -> bool {
         let container = self.container.get_mut().as_ref();
         container.is_some_and(|container| !container.remote.has_ended())

@@ -332,16 +332,10 @@ impl Backend for NamespaceBackend {
     fn create_warm(
         &self,
         directory: &str,
-    ) -> Option<BoxFuture<'_, Result<Box<dyn WarmSandbox>, String>>> {
+    ) -> Option<BoxFuture<'_, io::Result<Box<dyn WarmSandbox>>>> {
         let directory = directory.to_owned();
         Some(Box::pin(async move {
-            let sandbox = self.sandbox(&directory).await;
-            let sandbox = sandbox.map_err(|error| error.to_string())?;
-            if let Err(reason) = sandbox.agent().await {
-                // If this leaves files, the shutdown of the server removes them.
-                let _ = sandbox.delete().await;
-                return Err(reason);
-            }
+            let sandbox = self.sandbox(&directory).await?;
             Ok(Box::new(sandbox) as Box<dyn WarmSandbox>)
         }))
     }
@@ -410,6 +404,10 @@ impl BackendSandbox for NamespaceSandbox {
 }
 
 impl WarmSandbox for NamespaceSandbox {
+    fn start_agent(&self) -> BoxFuture<'_, Result<(), String>> {
+        Box::pin(async { self.agent().await.map(drop) })
+    }
+
     fn is_alive(&mut self) -> bool {
         let agent = self.agent.get_mut().as_ref();
         agent.is_some_and(|agent| !agent.has_ended())

@@ -86,7 +86,7 @@ impl Backend for Fake {
     fn create_warm(
         &self,
         directory: &str,
-    ) -> Option<BoxFuture<'_, Result<Box<dyn WarmSandbox>, String>>> {
+    ) -> Option<BoxFuture<'_, io::Result<Box<dyn WarmSandbox>>>> {
         let directory = directory.to_owned();
         Some(Box::pin(async move {
             let next = self.change(|log| {
@@ -98,7 +98,7 @@ impl Backend for Fake {
                     let fake = self.clone();
                     Ok(Box::new(FakeSandbox { directory, fake }) as Box<dyn WarmSandbox>)
                 }
-                Fails => Err("no space\nleft".to_owned()),
+                Fails => Err(io::Error::other("no space\nleft")),
                 Hangs => pending().await,
             }
         }))
@@ -138,6 +138,10 @@ impl BackendSandbox for FakeSandbox {
 }
 
 impl WarmSandbox for FakeSandbox {
+    fn start_agent(&self) -> BoxFuture<'_, Result<(), String>> {
+        Box::pin(async { Ok(()) })
+    }
+
     fn is_alive(&mut self) -> bool {
         !self.fake.0.borrow().dead.contains(&self.directory)
     }
