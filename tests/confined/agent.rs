@@ -1,7 +1,7 @@
 //! Attacks on the agent of a sandbox by code in that sandbox. With `namespace`, both run as the
 //! same user.
 
-use std::{path::Path, time::Duration};
+use std::time::Duration;
 
 use actix_sandbox::{
     Language, LocalServer, Output, ProcessEnd, Sandbox,
@@ -9,6 +9,7 @@ use actix_sandbox::{
 };
 use futures::StreamExt;
 
+use crate::processes::processes_of;
 use crate::support::{
     backend::start_if_possible, program::Program, raw_client::eventually, within,
 };
@@ -48,7 +49,7 @@ async fn sandboxes() -> Vec<(LocalServer, Sandbox)> {
     sandboxes
 }
 
-async fn run(sandbox: &Sandbox, language: Language, code: &str) -> Output {
+pub(crate) async fn run(sandbox: &Sandbox, language: Language, code: &str) -> Output {
     within("the code", sandbox.run(language, code))
         .await
         .unwrap()
@@ -441,24 +442,6 @@ async fn an_option_denies_further_calls_and_names_unknown_ones() {
     assert!(error.contains("`no_call` is not a system call"), "{error}");
 }
 
-/// The processes that have a mount from this directory, or name it on their command line.
-fn processes_of(directory: &Path) -> Vec<String> {
-    let place = directory.to_str().unwrap();
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir("/proc").unwrap() {
-        let process = entry.unwrap().path();
-        let read = |file| {
-            let text = std::fs::read(process.join(file)).unwrap_or_default();
-            String::from_utf8_lossy(&text).replace('\0', " ")
-        };
-        let line = read("cmdline");
-        if line.contains(place) || read("mountinfo").contains(place) {
-            found.push(format!("{}: {line}", process.display()));
-        }
-    }
-    found
-}
-
 /// Sends requests that keep a server busy until it is killed.
 fn keep_at_work(url: &str) -> tokio::task::JoinHandle<()> {
     let url = url.to_owned();
@@ -509,7 +492,9 @@ async fn kill_in_each_phase(also_the_watchdog: bool) {
         let program = Program::start(&arguments);
         let sandbox = Sandbox::create(&program.url).await.unwrap();
         run(&sandbox, Language::Bash, "true").await;
-        let running = processes_of(program.directory.path()).join("\n");
+        let running = processes_of(&program.directory).into_values();
+        let running: Vec<_> = running.collect();
+        let running = running.join("\n");
         assert!(shows.iter().all(|it| running.contains(it)), "{running}");
         for part in KILLED_AFTER {
             let program = Program::start(&arguments);

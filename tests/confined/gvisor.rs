@@ -4,12 +4,16 @@
 use std::{fs, io::Write, os::unix::fs::PermissionsExt, path::Path, time::Duration};
 
 use actix_sandbox::{
-    Language, LocalServer, Output, ProcessEnd, Sandbox,
+    Language, LocalServer, ProcessEnd, Sandbox,
     server::{Backend, GvisorOptions, ServerBuilder},
 };
 use futures::{StreamExt, future::join_all};
 
-use crate::support::{archives, backend::start_if_possible, raw_client::eventually, within};
+use crate::{
+    agent::run,
+    processes::processes_of,
+    support::{archives, backend::start_if_possible, raw_client::eventually, within},
+};
 
 /// The program of the agents.
 const AGENT: &str = env!("CARGO_BIN_EXE_actix-sandbox");
@@ -18,12 +22,6 @@ const AGENT: &str = env!("CARGO_BIN_EXE_actix-sandbox");
 async fn server(with: impl FnOnce(ServerBuilder) -> ServerBuilder) -> Option<LocalServer> {
     let backend = Backend::Gvisor(GvisorOptions::default());
     start_if_possible(with(LocalServer::builder().backend(backend))).await
-}
-
-async fn run(sandbox: &Sandbox, language: Language, code: &str) -> Output {
-    within("the code", sandbox.run(language, code))
-        .await
-        .unwrap()
 }
 
 /// Python that prints a line for each attack on PID 1 that works. Code can read the environment of
@@ -118,17 +116,6 @@ time.sleep(300)"
     server.stop().await;
 }
 
-/// The processes of this machine whose command line contains this word.
-fn processes_with(word: &str) -> Vec<i32> {
-    let entries = fs::read_dir("/proc").unwrap();
-    let pids = entries.filter_map(|it| it.unwrap().file_name().to_str()?.parse().ok());
-    let has_word = |pid: &i32| {
-        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        String::from_utf8_lossy(&line).contains(word)
-    };
-    pids.filter(has_word).collect()
-}
-
 #[actix::test]
 async fn a_sandbox_whose_kernel_died_says_so_and_others_go_on() {
     let place = tempfile::tempdir().unwrap();
@@ -146,9 +133,9 @@ async fn a_sandbox_whose_kernel_died_says_so_and_others_go_on() {
     let begun = within("the output", waits.stdout().next()).await;
     assert_eq!(begun.unwrap().unwrap(), "begun\n");
     let bundle = format!("{}/bundle", lost.sandbox_id());
-    let kernel = processes_with(&bundle);
+    let kernel = processes_of(&bundle);
     assert!(!kernel.is_empty());
-    for pid in kernel {
+    for pid in kernel.into_keys() {
         let pid = nix::unistd::Pid::from_raw(pid);
         let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL);
     }
@@ -386,8 +373,8 @@ async fn a_stopped_server_leaves_no_process_of_gvisor() {
     let sandbox = Sandbox::create(server.url()).await.unwrap();
     run(&sandbox, Language::Bash, "sleep 1000 &").await;
     let word = place.path().to_str().unwrap();
-    assert!(!processes_with(word).is_empty());
+    assert!(!processes_of(word).is_empty());
     server.stop().await;
-    eventually("no process is left", || processes_with(word).is_empty()).await;
+    eventually("no process is left", || processes_of(word).is_empty()).await;
     assert_eq!(fs::read_dir(place.path()).unwrap().count(), 0);
 }

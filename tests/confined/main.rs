@@ -18,4 +18,5 @@ mod backends;
 mod clean_start;
 mod gvisor;
 mod limits;
+mod processes;
 mod warm;

@@ -1,7 +1,7 @@
 //! The warm pool, on each backend that has one.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -17,6 +17,7 @@ use nix::{
 };
 use serde_json::{Value, json};
 
+use crate::processes::processes_of;
 use crate::support::{
     backend::start_if_possible,
     patient,
@@ -114,22 +115,6 @@ fn warm_directories(directory: &Path) -> BTreeSet<PathBuf> {
     sandboxes
         .filter(is_warm)
         .filter(|path| path.is_dir())
-        .collect()
-}
-
-/// The processes that have a mount from a directory, or name it on their command line.
-fn processes_of(directory: &Path) -> Vec<i32> {
-    let place = directory.to_str().unwrap();
-    let names_place = |pid: &i32| {
-        ["cmdline", "mountinfo"].into_iter().any(|file| {
-            let text = std::fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
-            String::from_utf8_lossy(&text).contains(place)
-        })
-    };
-    let processes = entries(Path::new("/proc")).into_iter();
-    processes
-        .filter_map(|path| path.file_name()?.to_str()?.parse().ok())
-        .filter(names_place)
         .collect()
 }
 
@@ -283,11 +268,11 @@ async fn a_warm_sandbox_whose_first_process_died_is_replaced() {
         for dead in &started {
             let processes = processes_of(dead);
             assert!(!processes.is_empty());
-            for &pid in &processes {
+            for &pid in processes.keys() {
                 // It may have ended already, together with a process before it.
                 let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
             }
-            let have_ended = || processes.iter().all(|&pid| has_ended(pid));
+            let have_ended = || processes.keys().all(|&pid| has_ended(pid));
             eventually("they have ended", have_ended).await;
         }
         eventually("the dead sandboxes are deleted", || {
@@ -318,7 +303,7 @@ async fn a_stopped_server_leaves_no_warm_sandbox() {
             }
             let stopped = tokio::time::timeout(PATIENCE, server.stop()).await;
             stopped.expect("an end");
-            assert_eq!(processes_of(directory.path()), [0; 0]);
+            assert_eq!(processes_of(directory.path()), BTreeMap::new());
             assert_empty(directory.path());
         }
     }

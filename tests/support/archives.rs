@@ -69,10 +69,14 @@ archive.close()"
     );
     let plain = tempfile::NamedTempFile::new().unwrap();
     fs::write(plain.path(), decompress(archive).unwrap()).unwrap();
-    let mut made = Command::new("python3")
-        .args(["-c", &code])
-        .arg(plain.path())
-        .arg(name)
+    let mut python = Command::new("python3");
+    python.args(["-c", &code]).arg(plain.path()).arg(name);
+    compress_output(python, archive);
+}
+
+/// Writes the output of a command to an archive.
+fn compress_output(mut command: Command, archive: &Path) {
+    let mut made = command
         .stdout(std::process::Stdio::piped())
         .spawn()
         .unwrap();
@@ -107,14 +111,9 @@ for _ in range(1 << 10): write(b'a' * (1 << 20))",
 /// Writes an archive from the tar stream that this Python code prints with `write`.
 fn written_by(archive: &Path, code: &str) {
     let code = format!("import sys, tarfile; write = sys.stdout.buffer.write\n{code}");
-    let mut made = Command::new("python3")
-        .args(["-c", &code])
-        .stdout(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
-    let file = fs::File::create(archive).unwrap();
-    compress(made.stdout.take().unwrap(), file);
-    assert!(made.wait().unwrap().success());
+    let mut python = Command::new("python3");
+    python.args(["-c", &code]);
+    compress_output(python, archive);
 }
 
 /// An OCI bundle with a `prestart` hook, which `runsc` runs as a program on the host: it creates
