@@ -2,11 +2,12 @@
 //! exec, snapshot, create from a snapshot, checkpoint, restore, kill. Prints medians of 50.
 //!
 //! On a backend with a warm pool, also prints how long it takes to create a sandbox from the pool
-//! and to run `true` in it.
+//! and to run `true` in it. The samples alternate with runs of `true` in a sandbox that is in use,
+//! and the last row has the median of their ratios.
 //!
 //! Also prints the rate of 256 MiB of output, the memory of an idle sandbox, and the floors: how
 //! long bash takes directly, in bubblewrap and by `runsc exec`, and how long `runsc` takes to start
-//! a container.
+//! a container. The samples of the floors alternate with those of their backend.
 //!
 //! The checkpointed sandbox has a background process. `gvisor` stores and restores its memory; the
 //! other backends end it.
@@ -44,12 +45,30 @@ const OUTPUT_MIB: u32 = 256;
 struct Medians {
     backend: &'static str,
     phases: [Duration; PHASES.len()],
-    /// A create that takes a warm sandbox, and a run of `true`. `None` without a warm pool.
-    warm: Option<Duration>,
+    /// `None` without a warm pool.
+    warm: Option<Warm>,
     /// The rate of output, in MiB/s.
     output: f64,
     /// The memory of the processes of an idle sandbox: proportional set size in KiB.
     idle: Option<u64>,
+    floors: Vec<Floor>,
+}
+
+/// How long a program takes that a backend can't be faster than.
+struct Floor {
+    name: &'static str,
+    /// The phase that it bounds, as an index of [`PHASES`].
+    phase: usize,
+    /// `None` if the program does not work on this machine.
+    durations: Option<Vec<Duration>>,
+}
+
+/// Medians of a backend with a warm pool.
+struct Warm {
+    /// A create that takes a warm sandbox, and a run of `true`.
+    create_and_run: Duration,
+    /// [`Self::create_and_run`], divided by a run of `true` in a sandbox that is in use.
+    ratio: f64,
 }
 
 const PHASES: [&str; 7] = [
@@ -61,6 +80,10 @@ const PHASES: [&str; 7] = [
     "restore it, and run `true`",
     "kill",
 ];
+
+/// The phases that have floors, as indices of [`PHASES`].
+const CREATE: usize = 0;
+const RUN: usize = 1;
 
 fn main() {
     actix_sandbox::server::agent();
@@ -85,7 +108,7 @@ async fn print_all() {
             .await
         {
             Ok(server) => {
-                let mut medians = measure(server, times).await;
+                let mut medians = measure(server, &backend, times).await;
                 medians.warm = measure_warm(backend, times).await;
                 all.push(medians);
             }
@@ -104,8 +127,15 @@ async fn print_all() {
     }
     print!("| warm: create, and run `true` |");
     for it in &all {
-        match it.warm {
-            Some(warm) => print!(" {:.1} ms |", warm.as_secs_f64() * 1_000.0),
+        match &it.warm {
+            Some(warm) => print!(" {:.1} ms |", warm.create_and_run.as_secs_f64() * 1_000.0),
+            None => print!(" none |"),
+        }
+    }
+    print!("\n| the same, divided by `true` in a sandbox that is in use |");
+    for it in &all {
+        match &it.warm {
+            Some(warm) => print!(" {:.2} |", warm.ratio),
             None => print!(" none |"),
         }
     }
@@ -120,35 +150,88 @@ async fn print_all() {
             None => print!(" none |"),
         }
     }
-    println!();
-    print_floors(times);
+    println!("\n\n| floor, median of {times} | | a backend, divided by it |\n| --- | --- | --- |");
+    for it in all {
+        it.floors.into_iter().for_each(|floor| {
+            let (phase, time) = (PHASES[floor.phase], it.phases[floor.phase]);
+            print!("| {} |", floor.name);
+            match floor.durations.map(median) {
+                Some(floor) => println!(
+                    " {:.1} ms | {}, {phase}: {:.2} |",
+                    floor.as_secs_f64() * 1_000.0,
+                    it.backend,
+                    time.div_duration_f64(floor)
+                ),
+                None => println!(" does not work on this machine | |"),
+            }
+        });
+    }
 }
 
-/// Prints the floors: how long the programs that a backend needs take on their own.
-fn print_floors(times: usize) {
-    let bash = ["bash", "-c", "true"];
-    let namespaces = [
-        "--unshare-all",
-        "--as-pid-1",
-        "--ro-bind",
-        "/",
-        "/",
-        "--proc",
-        "/proc",
-    ];
-    let bwrap: Vec<_> = ["bwrap"]
-        .into_iter()
-        .chain(namespaces)
-        .chain(bash)
-        .collect();
-    println!("\n| floor, median of {times} | |\n| --- | --- |");
-    for (name, command) in [("bash", &bash[..]), ("bubblewrap and bash", &bwrap)] {
-        let measured = (0..times).map(|_| timed(command)).collect();
-        print_floor(name, measured);
+impl Floor {
+    fn new(name: &'static str, phase: usize) -> Self {
+        Self {
+            name,
+            phase,
+            durations: Some(Vec::new()),
+        }
     }
-    let (started, executed) = gvisor_floors(times);
-    print_floor("`runsc create` and `runsc start`", started);
-    print_floor("`runsc exec` of bash", executed);
+
+    fn push(&mut self, sample: Option<Duration>) {
+        self.durations = self.durations.take().zip(sample).map(|(mut all, sample)| {
+            all.push(sample);
+            all
+        });
+    }
+}
+
+/// Measures the floors of a backend.
+enum Programs {
+    Host,
+    Namespace,
+    Gvisor(Container),
+}
+
+impl Programs {
+    fn of(backend: &Backend) -> (Self, Vec<Floor>) {
+        match backend {
+            Backend::Namespace(_) => (
+                Self::Namespace,
+                vec![Floor::new("bubblewrap and bash", CREATE)],
+            ),
+            Backend::Gvisor(_) => (
+                Self::Gvisor(Container::new()),
+                vec![
+                    Floor::new("`runsc create` and `runsc start`", CREATE),
+                    Floor::new("`runsc exec` of bash", RUN),
+                ],
+            ),
+            _ => (Self::Host, vec![Floor::new("bash", RUN)]),
+        }
+    }
+
+    /// Adds a sample to each floor.
+    fn sample(&mut self, floors: &mut [Floor]) {
+        let bash = ["bash", "-c", "true"];
+        let samples = match self {
+            Self::Host => vec![timed(&bash)],
+            Self::Namespace => {
+                let bwrap = [
+                    "bwrap",
+                    "--unshare-all",
+                    "--as-pid-1",
+                    "--ro-bind",
+                    "/",
+                    "/",
+                ];
+                vec![timed(&[&bwrap[..], &["--proc", "/proc"], &bash].concat())]
+            }
+            Self::Gvisor(container) => Vec::from(container.timed()),
+        };
+        for (floor, sample) in floors.iter_mut().zip(samples) {
+            floor.push(sample);
+        }
+    }
 }
 
 /// How long a command takes. `None` if it fails.
@@ -165,64 +248,66 @@ fn timed(command: &[&str]) -> Option<Duration> {
         .then(|| begun.elapsed())
 }
 
-fn print_floor(name: &str, measured: Option<Vec<Duration>>) {
-    match measured {
-        Some(durations) => {
-            let median = median(durations).as_secs_f64() * 1_000.0;
-            println!("| {name} | {median:.1} ms |");
-        }
-        None => println!("| {name} | does not work on this machine |"),
-    }
+/// A container of gVisor that this benchmark starts without a server.
+struct Container {
+    directory: tempfile::TempDir,
+    started: usize,
 }
 
-/// The times to create and start a container, and to run bash in it.
-fn gvisor_floors(times: usize) -> (Option<Vec<Duration>>, Option<Vec<Duration>>) {
-    let directory = tempfile::tempdir().unwrap();
-    let place = directory.path().to_str().unwrap();
-    std::fs::create_dir(directory.path().join("root")).unwrap();
-    let mounts = ["/usr", "/bin", "/lib", "/lib64"];
-    let mounts = mounts.iter().filter(|it| std::path::Path::new(it).exists());
-    let mounts = mounts.map(|it| {
-        let source = std::fs::canonicalize(it).unwrap();
-        json!({ "type": "bind", "source": source, "destination": it, "options": ["rbind", "ro"] })
-    });
-    let namespaces = ["pid", "ipc", "uts", "mount", "network"].map(|it| json!({ "type": it }));
-    let config = json!({
-        "ociVersion": "1.0.2",
-        "process": {
-            "terminal": false, "user": { "uid": 0, "gid": 0 }, "cwd": "/",
-            "args": ["/bin/sleep", "1000"], "env": ["PATH=/usr/bin:/bin"],
-        },
-        "root": { "path": directory.path().join("root") },
-        "mounts": mounts.collect::<Vec<_>>(),
-        "linux": { "namespaces": namespaces },
-    });
-    std::fs::write(directory.path().join("config.json"), config.to_string()).unwrap();
-    let records = directory.path().join("records");
-    let flags = [
-        "runsc",
-        "--root",
-        records.to_str().unwrap(),
-        "--ignore-cgroups",
-        "--network=none",
-    ];
-    let runsc = |arguments: &[&str]| timed(&[&flags, arguments].concat());
-    let (mut started, mut executed) = (Vec::new(), Vec::new());
-    for number in 0..times {
-        let name = format!("floor-{number}");
-        let create = runsc(&["create", "--bundle", place, &name]);
-        started.push(
-            create
-                .zip(runsc(&["start", &name]))
-                .map(|(one, two)| one + two),
-        );
-        executed.push(runsc(&["exec", &name, "/bin/bash", "-c", "true"]));
-        runsc(&["delete", "--force", &name]);
+impl Container {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::create_dir(directory.path().join("root")).unwrap();
+        let mounts = ["/usr", "/bin", "/lib", "/lib64"];
+        let mounts = mounts.iter().filter(|it| std::path::Path::new(it).exists());
+        let mounts = mounts.map(|it| {
+            let source = std::fs::canonicalize(it).unwrap();
+            json!({
+                "type": "bind", "source": source, "destination": it, "options": ["rbind", "ro"],
+            })
+        });
+        let namespaces = ["pid", "ipc", "uts", "mount", "network"].map(|it| json!({ "type": it }));
+        let config = json!({
+            "ociVersion": "1.0.2",
+            "process": {
+                "terminal": false, "user": { "uid": 0, "gid": 0 }, "cwd": "/",
+                "args": ["/bin/sleep", "1000"], "env": ["PATH=/usr/bin:/bin"],
+            },
+            "root": { "path": directory.path().join("root") },
+            "mounts": mounts.collect::<Vec<_>>(),
+            "linux": { "namespaces": namespaces },
+        });
+        std::fs::write(directory.path().join("config.json"), config.to_string()).unwrap();
+        Self {
+            directory,
+            started: 0,
+        }
     }
-    (
-        started.into_iter().collect(),
-        executed.into_iter().collect(),
-    )
+
+    /// The times to create and start a container, and to run bash in it.
+    fn timed(&mut self) -> [Option<Duration>; 2] {
+        let place = self.directory.path().to_str().unwrap();
+        let records = format!("{place}/records");
+        let flags = [
+            "runsc",
+            "--root",
+            &records,
+            "--ignore-cgroups",
+            "--network=none",
+        ];
+        let runsc = |arguments: &[&str]| timed(&[&flags, arguments].concat());
+        let name = format!("floor-{}", self.started);
+        self.started += 1;
+        let create = runsc(&["create", "--bundle", place, &name]);
+        let start = runsc(&["start", &name]);
+        let executed = runsc(&["exec", &name, "/bin/bash", "-c", "true"]);
+        // `runsc delete` takes more than a second, and after an idle wait the processor is slow.
+        runsc(&["kill", &name, "KILL"]);
+        [
+            create.zip(start).map(|(create, start)| create + start),
+            executed,
+        ]
+    }
 }
 
 /// The proportional set size, in KiB, of the descendants of this process and of all processes of
@@ -255,13 +340,12 @@ async fn run(sandbox: &Sandbox, code: &str) {
     output.error_for_status().unwrap();
 }
 
-/// The median of the time to take a warm sandbox and to run `true` in it. `None` if the backend has
-/// no warm pool.
-async fn measure_warm(backend: Backend, times: usize) -> Option<Duration> {
+/// Measures creates that take a warm sandbox. `None` if the backend has no warm pool.
+async fn measure_warm(backend: Backend, times: usize) -> Option<Warm> {
     let server = LocalServer::builder().backend(backend).warm(WARM);
     let server = server.start().await.ok()?;
     let busy = Sandbox::create(server.url()).await.unwrap();
-    let mut durations = Vec::new();
+    let (mut durations, mut ratios) = (Vec::new(), Vec::new());
     while durations.len() < times {
         // Each create finds a full pool.
         while server.warm_count()? < WARM {
@@ -271,13 +355,22 @@ async fn measure_warm(backend: Backend, times: usize) -> Option<Duration> {
         // wait, so keep the processor busy before the measurement.
         run(&busy, "true").await;
         let begun = Instant::now();
+        run(&busy, "true").await;
+        let only_run = begun.elapsed();
+        let begun = Instant::now();
         let sandbox = Sandbox::create(server.url()).await.unwrap();
         run(&sandbox, "true").await;
-        durations.push(begun.elapsed());
+        let create_and_run = begun.elapsed();
+        durations.push(create_and_run);
+        ratios.push(create_and_run.div_duration_f64(only_run));
         sandbox.kill().await.unwrap();
     }
     server.stop().await;
-    Some(median(durations))
+    ratios.sort_unstable_by(f64::total_cmp);
+    Some(Warm {
+        create_and_run: median(durations),
+        ratio: ratios[ratios.len() / 2],
+    })
 }
 
 fn median(mut durations: Vec<Duration>) -> Duration {
@@ -285,7 +378,15 @@ fn median(mut durations: Vec<Duration>) -> Duration {
     durations[durations.len() / 2]
 }
 
-async fn measure(server: LocalServer, times: usize) -> Medians {
+async fn measure(server: LocalServer, backend: &Backend, times: usize) -> Medians {
+    let (mut programs, mut floors) = Programs::of(backend);
+    let before = sandboxes_kib();
+    let sandbox = Sandbox::create(server.url()).await.unwrap();
+    run(&sandbox, "true").await;
+    let idle = sandboxes_kib()
+        .zip(before)
+        .map(|(after, before)| after.saturating_sub(before));
+    sandbox.kill().await.unwrap();
     let mut phases: [Vec<Duration>; PHASES.len()] = Default::default();
     for number in 0..times {
         let begun = Instant::now();
@@ -327,13 +428,9 @@ async fn measure(server: LocalServer, times: usize) -> Medians {
         let begun = Instant::now();
         sandbox.kill().await.unwrap();
         phases[6].push(begun.elapsed());
+        programs.sample(&mut floors);
     }
-    let before = sandboxes_kib();
     let sandbox = Sandbox::create(server.url()).await.unwrap();
-    run(&sandbox, "true").await;
-    let idle = sandboxes_kib()
-        .zip(before)
-        .map(|(after, before)| after.saturating_sub(before));
     let code = format!("yes | head -c {OUTPUT_MIB}M");
     let begun = Instant::now();
     let process = sandbox.exec(Language::Bash, code).await.unwrap();
@@ -352,5 +449,6 @@ async fn measure(server: LocalServer, times: usize) -> Medians {
         warm: None,
         output,
         idle,
+        floors,
     }
 }

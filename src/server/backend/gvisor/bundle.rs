@@ -7,10 +7,7 @@ use serde_json::{Value, json};
 
 use crate::server::{
     agent,
-    backend::{
-        confine::{AGENT, CODE_INSIDE, HOME_INSIDE, TEMPORARY_INSIDE},
-        etc,
-    },
+    backend::confine::{AGENT, CODE_INSIDE, HOME_INSIDE, TEMPORARY_INSIDE},
     choice::Confines,
     store::archive::layout::{HOME, ROOT, TEMPORARY},
 };
@@ -38,9 +35,15 @@ pub(super) const MOUNT_POINTS: [&str; 8] = [
     "/var/tmp",
 ];
 
-/// The configuration of the container for the sandbox in `directory`. An empty file system is
-/// mounted over each path in `hidden`.
-pub(super) fn config(directory: &Path, confines: &Confines, hidden: &[PathBuf]) -> Value {
+/// The configuration of the container for the sandbox in `directory`. `etc` is mounted instead of
+/// the machine's `/etc`, if that is readable. An empty file system is mounted over each path in
+/// `hidden`.
+pub(super) fn config(
+    directory: &Path,
+    confines: &Confines,
+    etc: &Path,
+    hidden: &[PathBuf],
+) -> Value {
     let bind = |from: &Path, to: &Path, access: &str| {
         json!({
             "type": "bind", "source": from, "destination": to,
@@ -61,15 +64,11 @@ pub(super) fn config(directory: &Path, confines: &Confines, hidden: &[PathBuf]) 
             "options": ["nosuid", "nodev", "mode=0755", "size=1g"],
         }),
     ];
-    mounts.extend(
-        readable(confines).filter_map(|path| Some(bind(&path.canonicalize().ok()?, path, "ro"))),
-    );
-    mounts.extend(etc::files(&confines.readable).iter().map(|file| {
-        bind(
-            &directory.join(etc::ETC).join(file.name),
-            &file.inside,
-            "ro",
-        )
+    mounts.extend(readable(confines).filter_map(|path| {
+        Some(match path == Path::new("/etc") {
+            true => bind(etc, path, "ro"),
+            false => bind(&path.canonicalize().ok()?, path, "ro"),
+        })
     }));
     mounts.extend(hidden.iter().map(|path| {
         json!({

@@ -8,7 +8,6 @@
 //! | `root` | `/` |
 //! | `home`, `tmp` | `/home/sandbox`, `/tmp` |
 //! | `source` | `/run/source`, read-only: the program of the agent, and a Python module |
-//! | `etc` | `passwd`, `group`, `hosts` and `resolv.conf` in `/etc`, read-only |
 //! | `bundle`, `memory` | none: the configuration for `runsc`, and a checkpoint of the memory |
 //!
 //! The agent writes the code of each exec to a file in `/run/code`, a file system in memory. A
@@ -83,6 +82,8 @@ struct Shared {
     /// The program of the agent, and the server's copy of it.
     program: PathBuf,
     agent: PathBuf,
+    /// What sandboxes see as `/etc`, if that is readable.
+    etc: PathBuf,
     /// Limits how many containers start concurrently. If all started at once, none would be ready
     /// in time.
     turns: Semaphore,
@@ -103,6 +104,9 @@ impl GvisorBackend {
         let (source, root) = (program.clone(), context.root.clone());
         let copied = blocking(move || copy_agent(&source, &root)).await;
         let agent = copied.map_err(|error| error.to_string())?;
+        let (root, network) = (context.root.clone(), options.confines.network);
+        let etc = blocking(move || etc::copy(&root, USER, network)).await;
+        let etc = etc.map_err(|error| format!("cannot copy /etc: {error}"))?;
         let processors = available_parallelism().map_or(1, usize::from);
         let records = context.root.join(runsc::RECORDS);
         make_private(&records).map_err(|error| format!("{}: {error}", records.display()))?;
@@ -114,6 +118,7 @@ impl GvisorBackend {
                 hidden,
                 program,
                 agent,
+                etc,
                 turns: Semaphore::new(2 * processors),
             }),
         };
@@ -197,14 +202,14 @@ fn prepare(directory: &Path) -> io::Result<()> {
 fn write_trusted(directory: &Path, shared: &Shared) -> io::Result<()> {
     let (source, bundle) = (directory.join(SOURCE), directory.join(BUNDLE));
     // An earlier try may have failed halfway, for example because the disk was full.
-    for own in [&source, &bundle, &directory.join(etc::ETC)] {
+    for own in [&source, &bundle] {
         remove_tree(own)?;
     }
     make_directory(&source, 0o755)?;
     make_directory(&bundle, 0o700)?;
-    etc::write(directory, USER, shared.confines.network)?;
     site::write(&source)?;
-    let config = bundle::config(directory, &shared.confines, &shared.hidden).to_string();
+    let config = bundle::config(directory, &shared.confines, &shared.etc, &shared.hidden);
+    let config = config.to_string();
     write_private(&bundle.join("config.json"), config.as_bytes())?;
     // A checkpoint with memory contains its own agent. This is the last step, because a rename
     // can't be repeated.
