@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::server::{
     agent,
@@ -88,12 +88,31 @@ pub(super) fn config(
     let namespaces: Vec<_> = namespaces.iter().map(|it| json!({ "type": it })).collect();
     json!({
         "ociVersion": "1.0.2",
+        "annotations": cached(&mounts),
         "process": first_process(confines),
         "root": { "path": directory.join(ROOT), "readonly": false },
         "hostname": "sandbox",
         "mounts": mounts,
         "linux": { "namespaces": namespaces },
     })
+}
+
+/// Lets gVisor cache the directories of the mounts that are read-only, which makes an exec about 15%
+/// faster. By default, it asks the machine at each lookup whether a file has changed. See "mount
+/// hints" in gVisor's `runsc/boot/vfs.go`.
+fn cached(mounts: &[Value]) -> Map<String, Value> {
+    let read_only = mounts
+        .iter()
+        .filter(|mount| mount["type"] == "bind" && mount["options"][1] == "ro");
+    let hints = read_only.enumerate().flat_map(|(number, mount)| {
+        let hint = |key, value| (format!("dev.gvisor.spec.mount.m{number}.{key}"), value);
+        [
+            hint("source", mount["source"].clone()),
+            hint("type", json!("bind")),
+            hint("share", json!("container")),
+        ]
+    });
+    hints.collect()
 }
 
 /// The agent. It has three capabilities: to signal every process, and to change its user and
