@@ -7,6 +7,8 @@
 
 #[cfg(target_os = "linux")]
 pub(crate) mod agent;
+#[allow(dead_code, reason = "the next commits call it")]
+pub(crate) mod builtin;
 #[cfg(target_os = "linux")]
 pub(crate) mod filter;
 pub(crate) mod frames;

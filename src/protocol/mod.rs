@@ -28,6 +28,7 @@
     allow(dead_code, unused_imports, reason = "only the other side uses it")
 )]
 
+mod builtin;
 mod client_message;
 mod config;
 mod data;
@@ -45,6 +46,10 @@ mod status;
 mod utf8;
 mod version;
 
+pub use builtin::{
+    Builtin, BuiltinError, BuiltinErrorKind, FileEntry, FileEvent, FileKind, FileMetadata,
+    FilePath, MAX_RESULT_BYTES, Transferred, WriteMode,
+};
 pub use client_message::{ClientMessage, ExecOptions, ExecRequest, NamedMessage};
 pub use config::{ConfigError, SandboxConfig};
 pub use excerpt::excerpt;

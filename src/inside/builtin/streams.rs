@@ -1,0 +1,177 @@
+//! [`Streams`]: the input and output of a builtin, and the signal to stop.
+
+use std::{
+    io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+};
+
+use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    unistd::{read, write},
+};
+
+/// The streams of a builtin. Every wait ends when the builtin is stopped.
+pub(crate) struct Streams {
+    stdin: OwnedFd,
+    stdout: OwnedFd,
+    /// A pipe. The builtin is stopped when its other end is closed.
+    stop: OwnedFd,
+}
+
+impl Streams {
+    /// `stdin` and `stdout` must be in non-blocking mode.
+    pub(crate) fn new(stdin: OwnedFd, stdout: OwnedFd, stop: OwnedFd) -> Self {
+        Self {
+            stdin,
+            stdout,
+            stop,
+        }
+    }
+
+    /// Whether the builtin was stopped.
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.wait(None, PollTimeout::ZERO).is_err()
+    }
+
+    /// Fails if the builtin was stopped.
+    pub(crate) fn check(&self) -> io::Result<()> {
+        match self.is_stopped() {
+            true => Err(stopped()),
+            false => Ok(()),
+        }
+    }
+
+    /// Waits until a descriptor is readable, or until stdin has data or has ended. Returns whether
+    /// each of them is ready.
+    pub(crate) fn wait_for(&self, other: BorrowedFd<'_>) -> io::Result<(bool, bool)> {
+        let mut polled = [
+            PollFd::new(self.stop.as_fd(), PollFlags::empty()),
+            PollFd::new(other, PollFlags::POLLIN),
+            PollFd::new(self.stdin.as_fd(), PollFlags::POLLIN),
+        ];
+        wait(&mut polled, PollTimeout::NONE)?;
+        let [_, other, stdin] = polled.map(|it| it.revents().is_some_and(|it| !it.is_empty()));
+        Ok((other, stdin))
+    }
+
+    /// Waits for one of the streams.
+    fn wait(&self, fd: Option<(BorrowedFd<'_>, PollFlags)>, limit: PollTimeout) -> io::Result<()> {
+        let stop = PollFd::new(self.stop.as_fd(), PollFlags::empty());
+        match fd {
+            Some((fd, flags)) => wait(&mut [stop, PollFd::new(fd, flags)], limit),
+            None => wait(&mut [stop], limit),
+        }
+    }
+}
+
+/// Fails if the first descriptor, the signal to stop, is ready.
+fn wait(polled: &mut [PollFd<'_>], limit: PollTimeout) -> io::Result<()> {
+    loop {
+        match poll(polled, limit) {
+            Ok(_) => break,
+            Err(Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let is_stopped = polled.first().and_then(PollFd::revents);
+    match is_stopped.is_some_and(|events| !events.is_empty()) {
+        true => Err(stopped()),
+        false => Ok(()),
+    }
+}
+
+fn stopped() -> io::Error {
+    io::Error::other("the operation was stopped")
+}
+
+impl io::Read for Streams {
+    /// Reads stdin.
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            self.wait(
+                Some((self.stdin.as_fd(), PollFlags::POLLIN)),
+                PollTimeout::NONE,
+            )?;
+            match read(&self.stdin, buffer) {
+                Err(Errno::EINTR | Errno::EAGAIN) => {}
+                result => return Ok(result?),
+            }
+        }
+    }
+}
+
+impl io::Write for Streams {
+    /// Writes to stdout.
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        loop {
+            self.wait(
+                Some((self.stdout.as_fd(), PollFlags::POLLOUT)),
+                PollTimeout::NONE,
+            )?;
+            match write(&self.stdout, bytes) {
+                Err(Errno::EINTR | Errno::EAGAIN) => {}
+                result => return Ok(result?),
+            }
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{Read, Write},
+        thread,
+    };
+
+    use super::*;
+
+    fn streams() -> (Streams, io::PipeWriter, io::PipeReader, io::PipeWriter) {
+        let (stdin, input) = io::pipe().unwrap();
+        let (output, stdout) = io::pipe().unwrap();
+        let (stop, stopper) = io::pipe().unwrap();
+        let streams = Streams::new(stdin.into(), stdout.into(), stop.into());
+        (streams, input, output, stopper)
+    }
+
+    #[test]
+    fn a_stop_ends_a_wait_for_input() {
+        let (mut streams, _input, _output, stopper) = streams();
+        let reading = thread::spawn(move || streams.read(&mut [0; 10]));
+        drop(stopper);
+        assert!(reading.join().unwrap().is_err());
+    }
+
+    #[test]
+    fn a_stop_ends_a_write_to_a_full_pipe() {
+        let (mut streams, _input, _output, stopper) = streams();
+        nix::fcntl::fcntl(
+            &streams.stdout,
+            nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK),
+        )
+        .unwrap();
+        let writing = thread::spawn(move || streams.write_all(&[0; 1 << 21]));
+        drop(stopper);
+        assert!(writing.join().unwrap().is_err());
+    }
+
+    #[test]
+    fn streams_move_bytes_until_they_end() {
+        let (mut streams, mut input, mut output, _stopper) = streams();
+        input.write_all(b"in").unwrap();
+        drop(input);
+        let mut read = String::new();
+        streams.read_to_string(&mut read).unwrap();
+        assert_eq!(read, "in");
+        streams.write_all(b"out").unwrap();
+        assert!(!streams.is_stopped());
+        drop(streams);
+        let mut written = String::new();
+        output.read_to_string(&mut written).unwrap();
+        assert_eq!(written, "out");
+    }
+}

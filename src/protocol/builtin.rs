@@ -1,0 +1,546 @@
+//! [`Builtin`]: a program of the server that works on the files of a sandbox (v2).
+
+use std::path::Path;
+
+use base64::{Engine, prelude::BASE64_STANDARD};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+
+/// The most bytes of the result of a builtin, as JSON.
+pub const MAX_RESULT_BYTES: usize = 64 * 1024;
+
+/// A program of the server. An exec runs it instead of code.
+///
+/// It ends with a result or a [`BuiltinError`], and without an exit code.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Builtin {
+    /// Writes the bytes of a file to stdout. Result: [`Transferred`].
+    Read {
+        /// The file.
+        path: FilePath,
+        /// How many bytes to skip.
+        #[serde(default, skip_serializing_if = "is_zero")]
+        offset: u64,
+        /// The most bytes to read. Default: up to the end of the file.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        length: Option<u64>,
+    },
+    /// Writes stdin to a file. Result: [`Transferred`].
+    Write {
+        /// The file. Missing parent directories are created.
+        path: FilePath,
+        /// What happens to the earlier content of the file.
+        #[serde(default)]
+        mode: WriteMode,
+        /// The permission bits of the file. Default: those that the file had, or 0644 for a new
+        /// file.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        permissions: Option<u32>,
+    },
+    /// Writes the entries of a directory to stdout: one [`FileEntry`] in JSON on each line. Result:
+    /// an empty object.
+    List {
+        /// The directory.
+        path: FilePath,
+        /// How many levels of directories to list. 1 lists only the directory itself.
+        #[serde(default = "one")]
+        depth: u32,
+        /// Lists only the entries whose name matches. `*` stands for any characters, `?` for one
+        /// character.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pattern: Option<String>,
+    },
+    /// Describes a file. Result: [`FileMetadata`].
+    Metadata {
+        /// The file.
+        path: FilePath,
+        /// Whether to describe the target of a symbolic link instead of the link.
+        #[serde(default, skip_serializing_if = "is_false")]
+        follow: bool,
+    },
+    /// Creates a directory and its missing parents. Succeeds if it exists. Result: an empty object.
+    CreateDir {
+        /// The directory.
+        path: FilePath,
+    },
+    /// Removes a file, a link or an empty directory. Result: an empty object.
+    Remove {
+        /// The file or directory.
+        path: FilePath,
+        /// Whether to remove a directory with everything in it.
+        #[serde(default, skip_serializing_if = "is_false")]
+        recursive: bool,
+    },
+    /// Renames a file or directory. Replaces a file at the new path. Result: an empty object.
+    Rename {
+        /// The old path.
+        path: FilePath,
+        /// The new path.
+        to: FilePath,
+    },
+    /// Copies a file with its permissions. The new file appears as a whole, as with
+    /// [`Write`](Self::Write). Result: [`Transferred`].
+    Copy {
+        /// The file.
+        path: FilePath,
+        /// The path of the copy.
+        to: FilePath,
+    },
+    /// Sets the permission bits of a file. Result: an empty object.
+    SetPermissions {
+        /// The file.
+        path: FilePath,
+        /// The permission bits, at most 0o7777.
+        permissions: u32,
+    },
+    /// Creates a link. Fails if `path` exists. Result: an empty object.
+    Link {
+        /// The path of the link.
+        path: FilePath,
+        /// What the link points to. The target of a symbolic link need not exist.
+        target: FilePath,
+        /// Whether the link is symbolic. Otherwise it is a hard link.
+        symbolic: bool,
+    },
+    /// Writes the changes below a path to stdout: one [`FileEvent`] in JSON on each line. The first
+    /// line is the event `ready`. Runs until stdin ends. Result: an empty object.
+    Watch {
+        /// The file or directory.
+        path: FilePath,
+        /// Whether to watch the directories below it, too.
+        #[serde(default, skip_serializing_if = "is_false")]
+        recursive: bool,
+    },
+    /// Writes a tar archive of a file or directory to stdout. Result: [`Transferred`].
+    Pack {
+        /// The file or directory. The names in the archive are relative to it; a file has its own
+        /// name.
+        path: FilePath,
+    },
+    /// Unpacks a tar archive from stdin into a directory. Result: [`Transferred`].
+    Unpack {
+        /// The directory, which is created if it does not exist.
+        path: FilePath,
+    },
+}
+
+impl Builtin {
+    /// The name of the operation on the wire.
+    pub fn op(&self) -> &'static str {
+        match self {
+            Self::Read { .. } => "read",
+            Self::Write { .. } => "write",
+            Self::List { .. } => "list",
+            Self::Metadata { .. } => "metadata",
+            Self::CreateDir { .. } => "create_dir",
+            Self::Remove { .. } => "remove",
+            Self::Rename { .. } => "rename",
+            Self::Copy { .. } => "copy",
+            Self::SetPermissions { .. } => "set_permissions",
+            Self::Link { .. } => "link",
+            Self::Watch { .. } => "watch",
+            Self::Pack { .. } => "pack",
+            Self::Unpack { .. } => "unpack",
+        }
+    }
+
+    /// The first path that the operation names.
+    pub fn path(&self) -> &FilePath {
+        match self {
+            Self::Read { path, .. }
+            | Self::Write { path, .. }
+            | Self::List { path, .. }
+            | Self::Metadata { path, .. }
+            | Self::CreateDir { path }
+            | Self::Remove { path, .. }
+            | Self::Rename { path, .. }
+            | Self::Copy { path, .. }
+            | Self::SetPermissions { path, .. }
+            | Self::Link { path, .. }
+            | Self::Watch { path, .. }
+            | Self::Pack { path }
+            | Self::Unpack { path } => path,
+        }
+    }
+}
+
+/// What [`Builtin::Write`] does with the earlier content of a file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum WriteMode {
+    /// Replaces the file when all input has arrived. Until then the file stays unchanged.
+    #[default]
+    Replace,
+    /// Like `Replace`, but fails if the file exists.
+    Create,
+    /// Writes to the end of the file, as the input arrives.
+    Append,
+    /// Writes to the file from this offset on, as the input arrives. Keeps all other bytes.
+    At(u64),
+}
+
+/// A path or a file name in a sandbox. A relative path starts at the default directory of the
+/// sandbox. The bytes need not be UTF-8.
+///
+/// On the wire, UTF-8 is text and any other path is `{"b64":"…"}` (RFC 4648, section 4).
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct FilePath(Vec<u8>);
+
+impl FilePath {
+    /// A path of these bytes.
+    pub fn from_bytes(bytes: impl Into<Vec<u8>>) -> Self {
+        Self(bytes.into())
+    }
+
+    /// The bytes of the path.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// The path as text. Bytes that are not UTF-8 are replaced.
+    pub fn to_string_lossy(&self) -> std::borrow::Cow<'_, str> {
+        String::from_utf8_lossy(&self.0)
+    }
+
+    /// The path on this machine.
+    #[cfg(unix)]
+    pub fn as_path(&self) -> &Path {
+        use std::os::unix::ffi::OsStrExt;
+        Path::new(std::ffi::OsStr::from_bytes(&self.0))
+    }
+}
+
+impl From<&str> for FilePath {
+    fn from(path: &str) -> Self {
+        Self(path.as_bytes().to_vec())
+    }
+}
+
+impl From<String> for FilePath {
+    fn from(path: String) -> Self {
+        Self(path.into_bytes())
+    }
+}
+
+impl From<&String> for FilePath {
+    fn from(path: &String) -> Self {
+        path.as_str().into()
+    }
+}
+
+impl From<&FilePath> for FilePath {
+    fn from(path: &FilePath) -> Self {
+        path.clone()
+    }
+}
+
+impl From<&Path> for FilePath {
+    /// The bytes of the path on Unix. On other systems, the path with `/` as the separator.
+    fn from(path: &Path) -> Self {
+        #[cfg(unix)]
+        {
+            use std::os::unix::ffi::OsStrExt;
+            Self(path.as_os_str().as_bytes().to_vec())
+        }
+        #[cfg(not(unix))]
+        {
+            path.to_string_lossy().replace('\\', "/").into()
+        }
+    }
+}
+
+impl From<std::path::PathBuf> for FilePath {
+    fn from(path: std::path::PathBuf) -> Self {
+        path.as_path().into()
+    }
+}
+
+impl std::fmt::Display for FilePath {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.to_string_lossy())
+    }
+}
+
+impl std::fmt::Debug for FilePath {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?}", self.to_string_lossy())
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum PathOnWire {
+    Text(String),
+    Other { b64: String },
+}
+
+impl Serialize for FilePath {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        match std::str::from_utf8(&self.0) {
+            Ok(text) => to.serialize_str(text),
+            Err(_) => PathOnWire::Other {
+                b64: BASE64_STANDARD.encode(&self.0),
+            }
+            .serialize(to),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for FilePath {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        match PathOnWire::deserialize(from)? {
+            PathOnWire::Text(text) => Ok(text.into()),
+            PathOnWire::Other { b64 } => {
+                let bytes = BASE64_STANDARD.decode(b64).map_err(D::Error::custom)?;
+                Ok(Self(bytes))
+            }
+        }
+    }
+}
+
+/// The result of a builtin that moves bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Transferred {
+    /// How many bytes of files were read or written.
+    pub bytes: u64,
+    /// How many files, directories and links were packed or unpacked. 1 for a single file.
+    #[serde(default)]
+    pub entries: u64,
+}
+
+impl Transferred {
+    /// A result of this many bytes and entries.
+    pub fn new(bytes: u64, entries: u64) -> Self {
+        Self { bytes, entries }
+    }
+}
+
+/// The kind of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum FileKind {
+    /// A regular file.
+    File,
+    /// A directory.
+    Directory,
+    /// A symbolic link.
+    Symlink,
+    /// A pipe, a socket or a device, or a kind that this version doesn't know.
+    #[serde(other)]
+    Other,
+}
+
+/// The properties of a file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct FileMetadata {
+    /// The kind of the file.
+    pub kind: FileKind,
+    /// The size in bytes.
+    pub size: u64,
+    /// The permission bits, at most 0o7777.
+    pub permissions: u32,
+    /// The time of the last modification, in nanoseconds since 1970-01-01 UTC. Negative before.
+    pub modified_ns: i64,
+    /// The target, if this is a symbolic link.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<FilePath>,
+}
+
+impl FileMetadata {
+    /// Properties without a link target.
+    pub fn new(kind: FileKind, size: u64, permissions: u32, modified_ns: i64) -> Self {
+        Self {
+            kind,
+            size,
+            permissions,
+            modified_ns,
+            target: None,
+        }
+    }
+}
+
+/// An entry of a directory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct FileEntry {
+    /// The path, relative to the listed directory.
+    pub path: FilePath,
+    /// The properties. Those of the link itself if the entry is a symbolic link.
+    #[serde(flatten)]
+    pub metadata: FileMetadata,
+}
+
+impl FileEntry {
+    /// An entry.
+    pub fn new(path: FilePath, metadata: FileMetadata) -> Self {
+        Self { path, metadata }
+    }
+}
+
+/// A change that [`Builtin::Watch`] reports. All paths are relative to the watched path; the
+/// watched path itself is empty.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum FileEvent {
+    /// Changes from now on are reported.
+    Ready,
+    /// A file or directory was created, or moved here from elsewhere.
+    Created {
+        /// The file or directory.
+        path: FilePath,
+    },
+    /// The content or the permissions of a file changed.
+    Modified {
+        /// The file.
+        path: FilePath,
+    },
+    /// A file or directory was removed, or moved elsewhere.
+    Removed {
+        /// The file or directory.
+        path: FilePath,
+    },
+    /// A file or directory was renamed.
+    Renamed {
+        /// The old path.
+        path: FilePath,
+        /// The new path.
+        to: FilePath,
+    },
+    /// Changes were lost, because they came faster than they were read. List the directory to find
+    /// them.
+    Overflow,
+}
+
+/// Why a builtin failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+#[non_exhaustive]
+pub struct BuiltinError {
+    /// What kind of failure it is.
+    pub kind: BuiltinErrorKind,
+    /// The path that the failure is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<FilePath>,
+    /// What failed and why, with the path.
+    pub message: String,
+}
+
+impl BuiltinError {
+    /// A failure about a path.
+    pub fn new(kind: BuiltinErrorKind, path: FilePath, message: impl Into<String>) -> Self {
+        Self {
+            kind,
+            path: Some(path),
+            message: message.into(),
+        }
+    }
+
+    /// A failure that is about no path.
+    pub fn other(message: impl Into<String>) -> Self {
+        Self {
+            kind: BuiltinErrorKind::Other,
+            path: None,
+            message: message.into(),
+        }
+    }
+}
+
+/// The kind of a [`BuiltinError`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum BuiltinErrorKind {
+    /// The file, or a directory on its path, does not exist.
+    NotFound,
+    /// The user that code runs as may not do this.
+    PermissionDenied,
+    /// A part of the path is not a directory.
+    NotADirectory,
+    /// The path is a directory, where a file is needed.
+    IsADirectory,
+    /// The file exists already.
+    AlreadyExists,
+    /// The directory is not empty.
+    NotEmpty,
+    /// The disk is full, or a limit on disk space is reached.
+    NoSpace,
+    /// The file would exceed the largest size that is allowed.
+    TooLarge,
+    /// The path is a pipe, a socket or a device. Only files, directories and links can be used.
+    NotAFile,
+    /// The path or another value is not valid: for example, a name is too long.
+    InvalidInput,
+    /// The server can't do this.
+    Unsupported,
+    /// Another failure, or a kind that this version doesn't know.
+    #[serde(other)]
+    Other,
+}
+
+fn one() -> u32 {
+    1
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+fn is_false(flag: &bool) -> bool {
+    !flag
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_survive_the_wire() {
+        for bytes in [&b"a/b"[..], b"", b"\xff\xfe", "ü".as_bytes()] {
+            let path = FilePath::from_bytes(bytes);
+            let json = serde_json::to_string(&path).unwrap();
+            assert_eq!(
+                serde_json::from_str::<FilePath>(&json).unwrap(),
+                path,
+                "{json}"
+            );
+        }
+        let json = serde_json::to_string(&FilePath::from_bytes(*b"\xff")).unwrap();
+        assert_eq!(json, r#"{"b64":"/w=="}"#);
+    }
+
+    #[test]
+    fn builtins_have_their_form_on_the_wire() {
+        let read = Builtin::Read {
+            path: "in.csv".into(),
+            offset: 0,
+            length: None,
+        };
+        let json = serde_json::to_string(&read).unwrap();
+        assert_eq!(json, r#"{"op":"read","path":"in.csv"}"#);
+        assert_eq!(serde_json::from_str::<Builtin>(&json).unwrap(), read);
+        let write = r#"{"op":"write","path":"a","mode":{"at":5},"permissions":420}"#;
+        let Builtin::Write {
+            mode, permissions, ..
+        } = serde_json::from_str(write).unwrap()
+        else {
+            panic!()
+        };
+        assert_eq!((mode, permissions), (WriteMode::At(5), Some(0o644)));
+    }
+
+    #[test]
+    fn unknown_kinds_are_other() {
+        let error = r#"{"kind":"on_fire","message":"m"}"#;
+        let error: BuiltinError = serde_json::from_str(error).unwrap();
+        assert_eq!(error.kind, BuiltinErrorKind::Other);
+        let file = r#"{"path":"a","kind":"door","size":1,"permissions":420,"modified_ns":-1}"#;
+        let entry: FileEntry = serde_json::from_str(file).unwrap();
+        assert_eq!(entry.metadata.kind, FileKind::Other);
+    }
+}
