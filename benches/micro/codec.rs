@@ -9,7 +9,7 @@ use std::{hint::black_box, time::Duration};
 
 use actix_sandbox::protocol::{
     ClientMessage, EndReason, ExecEnd, ExecId, ExecOptions, ExecRequest, ExecUpdate, NamedMessage,
-    OutputPlace, SandboxId, SandboxToken, ServerMessage, Status, StdStream, Version,
+    OutputPlace, Program, SandboxId, SandboxToken, ServerMessage, Status, StdStream, Version,
 };
 use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
@@ -48,6 +48,7 @@ fn server_messages() -> Vec<(&'static str, Version, ServerMessage)> {
         signal: None,
         lengths: Some([123, 45]),
         output_cut: false,
+        outcome: None,
     };
     let taken = ServerMessage::StdinAck {
         exec: exec(),
@@ -134,11 +135,14 @@ fn client_messages() -> Vec<(&'static str, ClientMessage<'static>)> {
         ("reconnect", ClientMessage::Reconnect),
         (
             "named_exec",
-            named(NamedMessage::Exec(request(), ExecOptions::default())),
+            named(NamedMessage::Exec(
+                Program::Code(request()),
+                ExecOptions::default(),
+            )),
         ),
         (
             "named_exec_with_options",
-            named(NamedMessage::Exec(request(), options)),
+            named(NamedMessage::Exec(Program::Code(request()), options)),
         ),
         ("named_stdin", named(stdin)),
         ("named_ack", named(acknowledgement)),

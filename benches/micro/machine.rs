@@ -85,12 +85,8 @@ impl World {
             window: Some(WINDOW),
             ..ExecOptions::default()
         };
-        let run = NewExec {
-            language: "bash",
-            code: "true",
-            options,
-            ..NewExec::default()
-        };
+        let mut run = NewExec::code("bash", "true");
+        run.options = options;
         let begun = self.sandbox.exec(request, run, self.now);
         let (id, mut process) = begun.expect("an exec");
         let exec = process.place().map(|(exec, _)| exec.clone());

@@ -261,12 +261,8 @@ impl World {
             ..ExecOptions::default()
         };
         let request = self.request();
-        let run = NewExec {
-            language: "bash",
-            code: "true",
-            options,
-            ..NewExec::default()
-        };
+        let mut run = NewExec::code("bash", "true");
+        run.options = options;
         let Some((process, mut machine)) = self.sandbox.exec(request, run, self.now) else {
             return;
         };

@@ -1,6 +1,8 @@
 //! The codec never panics, and parses what it encodes to the same message.
 
-use actix_sandbox::protocol::{ClientMessage, ExecRequest, NamedMessage, ServerMessage, Version};
+use actix_sandbox::protocol::{
+    ClientMessage, ExecRequest, NamedMessage, Program, ServerMessage, Version,
+};
 use bytes::Bytes;
 
 /// Parses a frame as the client and the server do, under each protocol version.
@@ -53,7 +55,11 @@ fn from_client(data: &[u8], version: Version) {
         ) => return,
         // The code was not text, so it is not encoded again.
         ClientMessage::Exec(request) if nothing(request) => return,
-        ClientMessage::Named(_, NamedMessage::Exec(request, _)) if nothing(request) => return,
+        ClientMessage::Named(_, NamedMessage::Exec(Program::Code(request), _))
+            if nothing(request) =>
+        {
+            return;
+        }
         _ => {}
     }
     let text = message.encode();

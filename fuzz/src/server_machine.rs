@@ -258,6 +258,7 @@ fn end(reason: EndReason) -> ExecEnd {
         signal: None,
         lengths: None,
         output_cut: false,
+        outcome: None,
     }
 }
 

@@ -58,7 +58,7 @@ mod subscribers;
 mod tests;
 
 pub use crate::machine::Stdin;
-pub use crate::protocol::{ExecId, ExecOptions};
+pub use crate::protocol::{Builtin, ExecId, ExecOptions};
 pub use language::Language;
 pub use output::{MergedOutput, OutputStream, ProcessOutput};
 pub use process::ProcessActor;
@@ -72,7 +72,7 @@ pub use reply::Deferred;
 use requests::Background;
 pub use sandbox::SandboxActor;
 pub use sandbox_messages::{
-    AttachProcess, Checkpoint, Exec, GetState, GetVersion, KillSandbox, Open, Opened,
+    AttachProcess, Checkpoint, Exec, ExecProgram, GetState, GetVersion, KillSandbox, Open, Opened,
     SnapshotFilesystem, StartedProcess, Subscribe,
 };
 pub(crate) use sandbox_messages::{Start, StartKey};

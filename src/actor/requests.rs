@@ -101,8 +101,7 @@ impl SandboxActor {
         let mut options = exec.options;
         options.window = Some(policy.window());
         let exec = NewExec {
-            language: exec.language.as_str(),
-            code: &exec.code,
+            program: exec.program.borrow(),
             options,
             stdin: exec.stdin,
             wrapper: nonce,

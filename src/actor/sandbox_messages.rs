@@ -1,6 +1,9 @@
 //! The messages to a [`SandboxActor`](super::SandboxActor), with their answers.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::{
+    borrow::Cow,
+    sync::atomic::{AtomicU64, Ordering},
+};
 
 use actix::{Addr, Message, Recipient};
 
@@ -8,7 +11,7 @@ use super::{Language, ProcessActor, ProcessOutput, ProcessPlace, StateReader};
 use crate::{
     Error, SandboxEvent,
     machine::{OutputPolicy, ProcessId, SandboxState, Stdin},
-    protocol::{ExecOptions, SandboxId, SandboxToken, Version},
+    protocol::{Builtin, ExecOptions, ExecRequest, Program, SandboxId, SandboxToken, Version},
 };
 
 /// Asks a [`SandboxActor`](super::SandboxActor) to answer when the sandbox runs.
@@ -28,18 +31,61 @@ pub struct Opened {
     pub(crate) state: StateReader,
 }
 
-/// Tells a [`SandboxActor`](super::SandboxActor) to run code. Answered when the server reports that
-/// the code runs.
+/// What an [`Exec`] runs.
+#[derive(Clone)]
+#[non_exhaustive]
+pub enum ExecProgram {
+    /// Code.
+    Code {
+        /// The language. The server decides which it supports.
+        language: Language,
+        /// The code.
+        code: String,
+    },
+    /// A program of the sandbox and its arguments, without a shell. The first is its path, or its
+    /// name in `PATH`. Needs protocol v2.
+    Argv(Vec<String>),
+    /// An operation on the files of the sandbox. Needs protocol v2.
+    Builtin(Builtin),
+}
+
+impl ExecProgram {
+    pub(super) fn borrow(&self) -> Program<'_> {
+        match self {
+            Self::Code { language, code } => {
+                Program::Code(ExecRequest::new(language.as_str(), code.as_str()))
+            }
+            Self::Argv(argv) => Program::Argv(argv.into()),
+            Self::Builtin(builtin) => Program::Builtin(Cow::Borrowed(builtin)),
+        }
+    }
+}
+
+impl std::fmt::Debug for ExecProgram {
+    /// Doesn't show the code and the arguments, because they may contain secrets.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Code { language, code } => f
+                .debug_struct("Code")
+                .field("language", language)
+                .field("code_bytes", &code.len())
+                .finish(),
+            Self::Argv(argv) => f.debug_tuple("Argv").field(&argv.first()).finish(),
+            Self::Builtin(builtin) => f.debug_tuple("Builtin").field(builtin).finish(),
+        }
+    }
+}
+
+/// Tells a [`SandboxActor`](super::SandboxActor) to run a program. Answered when the server reports
+/// that the program runs.
 ///
 /// If the caller stops waiting before the answer, the process is killed.
 #[derive(Clone, Message)]
 #[rtype(result = "Result<StartedProcess, Error>")]
 #[non_exhaustive]
 pub struct Exec {
-    /// The language. The server decides which it supports.
-    pub language: Language,
-    /// The code.
-    pub code: String,
+    /// The program.
+    pub program: ExecProgram,
     /// Arguments, environment, working directory and time limit. Protocol v1 supports none of them
     /// without a wrapper. `window` is ignored: the actor derives it from the output policy.
     pub options: ExecOptions,
@@ -55,12 +101,27 @@ pub struct Exec {
 }
 
 impl Exec {
-    /// Creates a request without options: stdin stays open, and the output policy is that of the
-    /// sandbox.
+    /// Creates a request to run code, without options: stdin stays open, and the output policy is
+    /// that of the sandbox.
     pub fn new(language: impl Into<Language>, code: impl Into<String>) -> Self {
-        Self {
+        Self::of(ExecProgram::Code {
             language: language.into(),
             code: code.into(),
+        })
+    }
+
+    /// Creates a request to run a builtin, whose input and output are bytes. Its end is
+    /// [`ProcessEnd::Completed`](crate::ProcessEnd::Completed).
+    pub fn builtin(builtin: Builtin) -> Self {
+        let mut exec = Self::of(ExecProgram::Builtin(builtin));
+        exec.options.binary = true;
+        exec
+    }
+
+    /// Creates a request to run a program, without options.
+    pub fn of(program: ExecProgram) -> Self {
+        Self {
+            program,
             options: ExecOptions::default(),
             stdin: Stdin::Open,
             output: None,
@@ -71,11 +132,9 @@ impl Exec {
 }
 
 impl std::fmt::Debug for Exec {
-    /// Doesn't show the code, because it may contain secrets.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Exec")
-            .field("language", &self.language)
-            .field("code_bytes", &self.code.len())
+            .field("program", &self.program)
             .field("options", &self.options)
             .field("stdin", &self.stdin)
             .field("output", &self.output)

@@ -130,7 +130,7 @@ impl ErrorKind {
             Failure::ProcessRunning { .. } => Self::ProcessRunning,
             Failure::ProcessEnded { .. } | Failure::OutputHeld { .. } => Self::ProcessEnded,
             Failure::StdinClosed { .. } => Self::StdinClosed,
-            Failure::Unsupported { .. } => Self::Unsupported,
+            Failure::Unsupported { .. } | Failure::NotOffered { .. } => Self::Unsupported,
             Failure::NotEnabled { .. } => Self::NotEnabled,
             Failure::Refused { status, .. } => match status {
                 Status::ExecutionUnsupportedLanguageError => Self::UnsupportedLanguage,

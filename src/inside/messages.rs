@@ -2,8 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::protocol::Builtin;
+
 /// The version of this protocol. Server and agent must have the same version.
-pub(crate) const PROTOCOL: u32 = 2;
+pub(crate) const PROTOCOL: u32 = 3;
 
 /// A message of the server.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -104,10 +106,7 @@ impl Limits {
 pub(crate) struct Start {
     /// The number of the exec. The server uses each number once.
     pub(crate) exec: u32,
-    /// The path of the program.
-    pub(crate) program: String,
-    /// The arguments, without the name of the program.
-    pub(crate) args: Vec<String>,
+    pub(crate) program: Program,
     /// The whole environment.
     pub(crate) env: Vec<(String, String)>,
     /// The working directory.
@@ -115,6 +114,21 @@ pub(crate) struct Start {
     /// A file that the agent writes before it starts the program, and removes when the main process
     /// has ended.
     pub(crate) file: Option<File>,
+}
+
+/// What to start.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Program {
+    File {
+        /// The path of the program, or its name in `PATH`.
+        path: String,
+        /// The arguments, without the name of the program.
+        args: Vec<String>,
+    },
+    /// An operation of the agent itself. Relative paths start at the working directory. The outcome
+    /// is written to stderr.
+    Builtin(Builtin),
 }
 
 /// A file for the agent to write. Every user in the sandbox can read it.

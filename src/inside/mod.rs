@@ -7,11 +7,11 @@
 
 #[cfg(target_os = "linux")]
 pub(crate) mod agent;
-#[allow(dead_code, reason = "the next commits call it")]
 pub(crate) mod builtin;
 #[cfg(target_os = "linux")]
 pub(crate) mod filter;
 pub(crate) mod frames;
+pub(crate) mod here;
 pub(crate) mod messages;
 #[cfg(target_os = "linux")]
 pub(crate) mod proc;

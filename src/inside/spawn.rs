@@ -140,6 +140,12 @@ pub(super) fn reset_limits() -> io::Result<()> {
     limits::reset()
 }
 
+/// Lowers limits of this process.
+#[cfg(target_os = "linux")]
+pub(super) fn lower_limits(limits: [(rustix::process::Resource, u64); 4]) -> io::Result<()> {
+    limits::lower(limits)
+}
+
 /// Limits the size of each file that the process of a command may write. Only lowers the limit.
 #[cfg(target_os = "linux")]
 pub(crate) fn limit_files(command: &mut tokio::process::Command, bytes: u64) {

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::LinkError;
-use crate::protocol::Status;
+use crate::protocol::{BuiltinError, Status};
 
 /// The state of a sandbox.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -198,6 +198,8 @@ pub enum ProcessEnd {
     /// A signal with this number ended the process. Under protocol v1, only reported with
     /// `Command::wrap_for_v1`.
     Signaled(i32),
+    /// A builtin ended: its result, a JSON object, or the reason why it failed. It has no exit code.
+    Completed(Result<String, Box<BuiltinError>>),
     /// A client or the server killed the process, or the process was killed with its sandbox.
     Killed,
     /// The process exceeded its time limit, and the server killed it. Never reported under protocol
@@ -219,9 +221,10 @@ impl ProcessEnd {
         !matches!(self, Self::SandboxLost { .. })
     }
 
-    /// Whether the process exited with code 0. `false` for [`Unknown`](Self::Unknown).
+    /// Whether the process exited with code 0, or the builtin succeeded. `false` for
+    /// [`Unknown`](Self::Unknown).
     pub fn success(&self) -> bool {
-        matches!(self, Self::Exited(0))
+        matches!(self, Self::Exited(0) | Self::Completed(Ok(_)))
     }
 
     /// The exit code. `None` if the process did not exit by itself, or if the server did not report
@@ -249,6 +252,8 @@ impl fmt::Display for ProcessEnd {
         match self {
             Self::Exited(code) => write!(f, "exited with code {code}"),
             Self::Signaled(signal) => write!(f, "ended by signal {signal}"),
+            Self::Completed(Ok(_)) => f.write_str("completed"),
+            Self::Completed(Err(error)) => write!(f, "failed: {error}"),
             Self::Killed => f.write_str("killed"),
             Self::TimedOut => f.write_str("timed out"),
             Self::SandboxLost { end } => write!(f, "sandbox lost: {end}"),

@@ -50,6 +50,15 @@ pub enum Failure {
         /// The feature that v1 lacks.
         feature: &'static str,
     },
+    /// The server speaks protocol v2, but does not offer a feature that the request needs. Nothing
+    /// was sent.
+    #[error("cannot {what}: the server does not offer the feature `{feature}`; use a newer server")]
+    NotOffered {
+        /// The request.
+        what: &'static str,
+        /// The name of the feature on the wire.
+        feature: &'static str,
+    },
     /// The sandbox was created without the option that the request needs. Nothing was sent.
     #[error(
         "cannot {what}: the sandbox was created without `.checkpoint(true)` (`{option}`); turn that on \
@@ -144,6 +153,10 @@ pub enum Failure {
 }
 
 impl Failure {
+    pub(super) fn not_offered(what: &'static str, feature: &'static str) -> Self {
+        Self::NotOffered { what, feature }
+    }
+
     pub(super) fn refused(what: &'static str, status: Status, reason: Option<String>) -> Self {
         Self::Refused {
             what,
@@ -178,6 +191,7 @@ impl Failure {
             | Self::ProcessRunning { .. }
             | Self::ProcessEnded { .. }
             | Self::Unsupported { .. }
+            | Self::NotOffered { .. }
             | Self::NotEnabled { .. }
             | Self::StdinClosed { .. }
             | Self::AlreadyUnderWay { .. }

@@ -50,7 +50,7 @@ pub use builtin::{
     Builtin, BuiltinError, BuiltinErrorKind, FileEntry, FileEvent, FileKind, FileMetadata,
     FilePath, MAX_RESULT_BYTES, Transferred, WriteMode,
 };
-pub use client_message::{ClientMessage, ExecOptions, ExecRequest, NamedMessage};
+pub use client_message::{ClientMessage, ExecOptions, ExecRequest, NamedMessage, Program};
 pub use config::{ConfigError, SandboxConfig};
 pub use excerpt::excerpt;
 pub use frame::{FrameGuard, FrameHeader, FrameTooLarge};
@@ -59,8 +59,8 @@ pub use json::ParseError;
 pub use pairing::Pairing;
 pub use reassembly::{Fragment, Reassembly, ReassemblyError};
 pub use server_message::{
-    EndReason, ExecEnd, ExecUpdate, Identity, OutputPiece, OutputPlace, OutputView, Received,
-    ServerMessage, StatusUpdate,
+    EndReason, ExecEnd, ExecUpdate, Identity, Outcome, OutputPiece, OutputPlace, OutputView,
+    Received, ServerMessage, StatusUpdate,
 };
 pub(crate) use status::Severity;
 pub use status::Status;

@@ -25,6 +25,15 @@ pub const CONFIG_IDLE_TIMEOUT: &str = "idle_timeout";
 /// The WebSocket subprotocol of v2.
 pub const SUBPROTOCOL_V2: &str = "sandbox.v2";
 
+/// The feature: execs with an argument vector instead of code (v2).
+pub const FEATURE_ARGV: &str = "argv";
+/// The feature: execs with a builtin instead of code (v2).
+pub const FEATURE_BUILTINS: &str = "builtins";
+/// The feature: input and output in binary frames (v2).
+pub const FEATURE_BINARY: &str = "binary";
+/// The features that a server of this version lists in `SANDBOX_RUNNING`.
+pub const FEATURES: [&str; 3] = [FEATURE_ARGV, FEATURE_BUILTINS, FEATURE_BINARY];
+
 /// Path of the endpoint that creates a sandbox.
 pub const PATH_CREATE: &str = "/create";
 /// Path of the endpoint that attaches to a sandbox; the id follows after a slash.

@@ -78,6 +78,7 @@ mod tests {
         ServerMessage::Status(StatusUpdate {
             status,
             message: reason.map(str::to_owned),
+            features: None,
             exec: None,
         })
     }
@@ -126,6 +127,7 @@ mod tests {
         let update = ServerMessage::Status(StatusUpdate {
             status: Status::SandboxError,
             message: Some("why".into()),
+            features: None,
             exec: None,
         });
         let (facts, _) = facts([

@@ -1,5 +1,7 @@
 //! Freezes the wire: every message with its JSON. Entries may be added, but none may change.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 
 use super::*;
@@ -23,11 +25,26 @@ fn messages_of_a_server_are_frozen() {
         lengths: Some([3, 4]),
         output_cut: true,
         reason: EndReason::Exited,
+        outcome: None,
     };
     let of_exec = |end, message| ServerMessage::exec_status(Status::ExecutionDone, end, message);
     let with_reason = |reason| {
         let end = Some(ExecEnd {
             reason,
+            ..ExecEnd::lost()
+        });
+        of_exec(
+            ExecUpdate {
+                end,
+                ..ExecUpdate::new(exec())
+            },
+            None,
+        )
+    };
+    let of_builtin = |outcome| {
+        let end = Some(ExecEnd {
+            reason: EndReason::Exited,
+            outcome: Some(Box::new(outcome)),
             ..ExecEnd::lost()
         });
         of_exec(
@@ -54,6 +71,22 @@ fn messages_of_a_server_are_frozen() {
         (
             of_exec(update(Some(end)), Some("why".into())),
             r#"{"event":"status_update","status":"SANDBOX_EXECUTION_DONE","message":"why","exec":"e","stdin":1,"window":2,"exit_code":-1,"signal":9,"stdout":3,"stderr":4,"output_cut":true,"reason":"exited"}"#,
+        ),
+        (
+            of_builtin(Outcome::Result(r#"{"bytes":5}"#.into())),
+            r#"{"event":"status_update","status":"SANDBOX_EXECUTION_DONE","exec":"e","reason":"exited","result":{"bytes":5}}"#,
+        ),
+        (
+            of_builtin(Outcome::Error(BuiltinError::new(
+                BuiltinErrorKind::NotFound,
+                "a".into(),
+                "why",
+            ))),
+            r#"{"event":"status_update","status":"SANDBOX_EXECUTION_DONE","exec":"e","reason":"exited","error":{"kind":"not_found","path":"a","message":"why"}}"#,
+        ),
+        (
+            ServerMessage::running(),
+            r#"{"event":"status_update","status":"SANDBOX_RUNNING","features":["argv","builtins","binary"]}"#,
         ),
         (
             with_reason(EndReason::Killed),
@@ -112,6 +145,7 @@ fn messages_of_a_client_are_frozen() {
         timeout_ms: Some(1),
         output_grace_ms: Some(2),
         window: Some(3),
+        binary: true,
         input_ends: false,
     };
     let stdin = |data: &'static [u8], eof| {
@@ -148,14 +182,34 @@ fn messages_of_a_client_are_frozen() {
         (ClientMessage::Reconnect, r#"{"action":"reconnect"}"#),
         (
             named(NamedMessage::Exec(
-                ExecRequest::new("bash", "ls"),
+                Program::Argv(Cow::Owned(vec!["ls".into(), "-l".into()])),
+                ExecOptions::default(),
+            )),
+            r#"{"argv":["ls","-l"],"exec":"e"}"#,
+        ),
+        (
+            named(NamedMessage::Exec(
+                Program::Builtin(Cow::Owned(Builtin::Remove {
+                    path: "a".into(),
+                    recursive: true,
+                })),
+                ExecOptions::default(),
+            )),
+            r#"{"builtin":{"op":"remove","path":"a","recursive":true},"exec":"e"}"#,
+        ),
+        (
+            named(NamedMessage::Exec(
+                Program::Code(ExecRequest::new("bash", "ls")),
                 ExecOptions::default(),
             )),
             r#"{"language":"bash","code":"ls","exec":"e"}"#,
         ),
         (
-            named(NamedMessage::Exec(ExecRequest::new("bash", "ls"), options)),
-            r#"{"language":"bash","code":"ls","exec":"e","args":["a"],"env":{"K":"V"},"cwd":"src","timeout_ms":1,"output_grace_ms":2,"window":3}"#,
+            named(NamedMessage::Exec(
+                Program::Code(ExecRequest::new("bash", "ls")),
+                options,
+            )),
+            r#"{"language":"bash","code":"ls","exec":"e","args":["a"],"env":{"K":"V"},"cwd":"src","timeout_ms":1,"output_grace_ms":2,"window":3,"binary":true}"#,
         ),
         (
             stdin(b"text", false),

@@ -110,11 +110,7 @@ impl Client {
                 let plain = language.is_some() && code.is_some() && process.is_none();
                 let language = language.unwrap_or_default();
                 let code = code.unwrap_or_default();
-                let run = NewExec {
-                    language: &language,
-                    code: &code,
-                    ..NewExec::default()
-                };
+                let run = NewExec::code(&language, &code);
                 if let Some((process, machine)) = self.sandbox.exec(request, run, self.now) {
                     self.processes.insert(process, machine);
                 }

@@ -15,13 +15,13 @@ use nix::unistd::Pid;
 use rustix::{event::PollFlags, io::Errno};
 
 use super::{
-    failed,
+    builtin, failed,
     main_process::{self, Identity, Report, Stdio},
     put_reply, reaper,
 };
 use crate::inside::{
     frames::{MAX_DATA_BYTES, Stream, WINDOW, put_credit, put_data, put_end},
-    messages::{File, Limits, Reply, Start},
+    messages::{File, Limits, Program, Reply, Start},
 };
 
 /// What `poll` reports about an exec.
@@ -44,6 +44,8 @@ pub(super) struct Exec {
     reports: Option<PipeReader>,
     /// The file with the code, if the agent wrote it. Removed when the main process has ended.
     file: Option<WrittenFile>,
+    /// Stops a builtin when it is closed. `None` if the exec is no builtin, or is being killed.
+    stop: Option<PipeWriter>,
     /// What was told to the server.
     told: Told,
     /// Whether code killed the reaper. Then all processes of the exec are killed.
@@ -123,14 +125,26 @@ impl Exec {
             stdout: to_stdout,
             stderr: to_stderr,
         };
-        let child = match identity {
-            Some(identity) => main_process::start(start, limits, identity, stdio, reported)?,
-            None => reaper::start(start, limits, stdio, reported)?,
+        let mut stop = None;
+        let child = match (&start.program, identity) {
+            (Program::File { path, args }, Some(identity)) => {
+                main_process::start(start, (path, args), limits, identity, stdio, reported)?
+            }
+            (Program::File { path, args }, None) => {
+                reaper::start(start, (path, args), limits, stdio, reported)?
+            }
+            (Program::Builtin(builtin), identity) => {
+                let (stopped, stopper) = io::pipe()?;
+                stop = Some(stopper);
+                let home = &start.cwd;
+                builtin::start(builtin, home, limits, identity, stdio, stopped, reported)?
+            }
         };
         Ok(Self {
             child: Some(child),
             reports: Some(reports),
             file,
+            stop,
             told: Told::Nothing,
             stdin: Some(input),
             stdout: Output::new(Some(stdout)),
@@ -147,6 +161,7 @@ impl Exec {
             group,
             reports: None,
             file: None,
+            stop: None,
             told: Told::End,
             has_lost_reaper: false,
             is_kill_asked: false,
@@ -199,6 +214,8 @@ impl Exec {
     /// Handles the server's request to kill this exec.
     pub(super) fn handle_kill(&mut self) {
         self.is_kill_asked = true;
+        // The builtin must see this before the end of its input.
+        self.stop = None;
     }
 
     /// Closes a stream that the server no longer reads.

@@ -99,14 +99,19 @@ impl Stdio {
 }
 
 /// Enters the working directory. Returns the command of the main process, which holds the pipes.
-pub(super) fn command(start: &Start, limits: Limits, stdio: Stdio) -> Result<Command, NotStarted> {
+pub(super) fn command(
+    start: &Start,
+    (path, args): (&str, &[String]),
+    limits: Limits,
+    stdio: Stdio,
+) -> Result<Command, NotStarted> {
     std::env::set_current_dir(&start.cwd).map_err(|error| match error.kind() {
         io::ErrorKind::PermissionDenied => NotStarted(Failure::DirectoryDenied, error),
         _ => NotStarted(Failure::Directory, error),
     })?;
-    let mut command = spawn::limited_command(&start.program, limits.of_processes());
+    let mut command = spawn::limited_command(path, limits.of_processes());
     command
-        .args(&start.args)
+        .args(args)
         .envs(start.env.iter().map(|(name, value)| (name, value)))
         .current_dir(&start.cwd)
         .stdin(stdio.stdin)
@@ -139,8 +144,18 @@ impl Identity<'_> {
     /// Makes this process run as the user, with only the supplementary group. It loses all
     /// privileges.
     fn assume(self) -> io::Result<()> {
+        self.assume_with(&[Gid::from_raw(self.group)])
+    }
+
+    /// [`assume`](Self::assume) without the supplementary group, so that a kill of the exec doesn't
+    /// find this process.
+    pub(super) fn assume_without_group(self) -> io::Result<()> {
+        self.assume_with(&[])
+    }
+
+    fn assume_with(self, groups: &[Gid]) -> io::Result<()> {
         let (uid, gid) = (Uid::from_raw(self.user), Gid::from_raw(self.user));
-        set_thread_groups(&[Gid::from_raw(self.group)])?;
+        set_thread_groups(groups)?;
         set_thread_res_gid(gid, gid, gid)?;
         set_thread_res_uid(uid, uid, uid)?;
         filter::apply(self.filter).map_err(|_| Errno::PERM.into())
@@ -151,6 +166,7 @@ impl Identity<'_> {
 /// report to `reports`. Otherwise, `reports` ends without a report.
 pub(super) fn start(
     start: &Start,
+    program: (&str, &[String]),
     limits: Limits,
     identity: Identity<'_>,
     stdio: Stdio,
@@ -160,7 +176,7 @@ pub(super) fn start(
         let not_started = closed
             .and_then(|()| identity.assume())
             .map_err(NotStarted::from)
-            .and_then(|()| command(start, limits, stdio))
+            .and_then(|()| command(start, program, limits, stdio))
             .map_or_else(|failed| failed, |mut command| command.exec().into());
         not_started.report().write(&reports);
     })

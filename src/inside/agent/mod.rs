@@ -16,6 +16,7 @@
 //! gVisor can store and restore the memory of a sandbox, and with it the agent. After a restore,
 //! another server is at the other ends of the agent's stdin and stdout.
 
+mod builtin;
 mod exec;
 mod main_process;
 mod memory;

@@ -27,13 +27,14 @@ use crate::inside::{
 /// reaper.
 pub(super) fn start(
     start: &Start,
+    program: (&str, &[String]),
     limits: Limits,
     stdio: Stdio,
     reports: PipeWriter,
 ) -> io::Result<Pid> {
     spawn::fork(&stdio.fds_with(&reports), move |closed| {
         let started = closed.map_err(NotStarted::from);
-        match started.and_then(|()| start_main(start, limits, stdio)) {
+        match started.and_then(|()| start_main(start, program, limits, stdio)) {
             Ok(main) => {
                 Report::Started.write(&reports);
                 reap(main, &reports);
@@ -44,13 +45,18 @@ pub(super) fn start(
 }
 
 /// Starts the main process. Runs in the reaper.
-fn start_main(start: &Start, limits: Limits, stdio: Stdio) -> Result<u32, NotStarted> {
+fn start_main(
+    start: &Start,
+    program: (&str, &[String]),
+    limits: Limits,
+    stdio: Stdio,
+) -> Result<u32, NotStarted> {
     // Any PID as the argument turns this on.
     set_child_subreaper(Some(rustix::process::Pid::INIT))?;
     // The reaper blocks all signals. SIGKILL and SIGSTOP can't be blocked, so code can still send
     // these two. The main process starts with an empty mask.
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None)?;
-    let mut command = main_process::command(start, limits, stdio)?;
+    let mut command = main_process::command(start, program, limits, stdio)?;
     Ok(command.spawn()?.id())
     // The drop of `command` closes this process's ends of the pipes.
 }

@@ -7,7 +7,7 @@ use tokio::io::DuplexStream;
 use super::*;
 use crate::inside::{
     frames::{Frame, WINDOW, put_credit, put_data, put_end},
-    messages::{PROTOCOL, Reply},
+    messages::{PROTOCOL, Program, Reply},
 };
 
 /// An agent that sends what a test wants.
@@ -62,8 +62,10 @@ async fn connected() -> (Remote, Forger) {
 async fn started(remote: &Remote, agent: &mut Forger) -> Started {
     let start = Start {
         exec: 0,
-        program: "program".to_owned(),
-        args: Vec::new(),
+        program: Program::File {
+            path: "program".to_owned(),
+            args: Vec::new(),
+        },
         env: Vec::new(),
         cwd: String::new(),
         file: None,
@@ -282,8 +284,10 @@ async fn an_agent_that_does_not_read_is_ended() {
     let exec = started(&remote, &mut agent).await;
     let kill = Request::Start(Start {
         exec: 1,
-        program: "x".repeat(1 << 20),
-        args: Vec::new(),
+        program: Program::File {
+            path: "x".repeat(1 << 20),
+            args: Vec::new(),
+        },
         env: Vec::new(),
         cwd: String::new(),
         file: None,

@@ -17,7 +17,7 @@ use crate::{
         SandboxEnd, SandboxEvent, SandboxState,
     },
     protocol::{
-        ClientMessage, EndReason, ExecEnd, ExecId, ExecRequest, ExecUpdate, NamedMessage, Status,
+        ClientMessage, EndReason, ExecEnd, ExecId, ExecUpdate, NamedMessage, Outcome, Status,
         Version, limits::DEFAULT_WINDOW,
     },
 };
@@ -32,6 +32,7 @@ const UNKNOWN_END: ExecEnd = ExecEnd {
     signal: None,
     lengths: None,
     output_cut: false,
+    outcome: None,
 };
 
 /// The execs about which the server may still report something. An exec is added by a start or an
@@ -55,6 +56,8 @@ struct Start {
     caller: Option<Pending>,
     /// The frame of the request.
     text: String,
+    /// A feature that the request needs. If a later server lacks it, the request isn't repeated.
+    needs: Option<&'static str>,
     /// The number of links on which the request was sent.
     sent: u32,
 }
@@ -136,13 +139,14 @@ impl Sandbox {
         let window = exec.options.window.unwrap_or(DEFAULT_WINDOW);
         let machine = Process::named(self.config.process, id.clone(), window);
         let mut machine = Box::new(machine);
+        let needs = exec.missing_feature(&[]);
+        machine.set_binary(exec.options.binary);
         match exec.stdin {
             Stdin::Open => {}
             Stdin::Null => machine.give_input(&[]),
             Stdin::Bytes(input) => machine.give_input(&input),
         }
-        let run = ExecRequest::new(exec.language, exec.code);
-        let message = NamedMessage::Exec(run, exec.options);
+        let message = NamedMessage::Exec(exec.program, exec.options);
         let text = ClientMessage::Named(id.clone(), message).encode();
         let sent = self.life.state == SandboxState::Running;
         if sent {
@@ -151,6 +155,7 @@ impl Sandbox {
         let start = Start {
             caller: Some(Pending::new(request, now, self.config.timeouts.exec)),
             text,
+            needs,
             sent: sent.into(),
         };
         self.execs.insert(process, id, Some(start));
@@ -201,6 +206,7 @@ impl Sandbox {
                 ProcessFact::Announced {
                     stdin: update.stdin.unwrap_or(0),
                     window: update.window,
+                    stdin_window: update.stdin_window,
                 }
             }
             Status::ExecutionExited => {
@@ -235,6 +241,12 @@ impl Sandbox {
 
     fn process_end(&self, end: ExecEnd, reason: Option<String>) -> ProcessEnd {
         match (end.reason, end.exit_code, end.signal) {
+            (EndReason::Exited, None, None) if let Some(outcome) = end.outcome => {
+                ProcessEnd::Completed(match *outcome {
+                    Outcome::Result(result) => Ok(result),
+                    Outcome::Error(error) => Err(Box::new(error)),
+                })
+            }
             (EndReason::Killed, ..) => ProcessEnd::Killed,
             (EndReason::TimedOut, ..) => ProcessEnd::TimedOut,
             // The kill of the sandbox killed it.
@@ -309,6 +321,14 @@ impl Sandbox {
                 attempts: 0,
             };
             return self.drop_execs(&end, Failure::link_lost);
+        }
+        let is_offered = |feature: &str| self.life.features.iter().any(|it| it == feature);
+        let refused = self.execs.starts().filter_map(|(process, start)| {
+            let feature = start.needs.filter(|feature| !is_offered(feature))?;
+            Some((process, feature))
+        });
+        for (process, feature) in refused.collect::<Vec<_>>() {
+            self.drop_start(process, Failure::not_offered(RUN_CODE, feature));
         }
         for (&process, exec) in &mut self.execs.by_process {
             if let Some(start) = &mut exec.start

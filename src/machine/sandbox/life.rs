@@ -24,6 +24,8 @@ pub(super) struct Life {
     pub(super) link: Option<Epoch>,
     /// The version of the link or, while there is none, of the last link.
     pub(super) version: Version,
+    /// The features of the server that last reported `SANDBOX_RUNNING` (v2).
+    pub(super) features: Vec<String>,
     /// Callers that wait for the sandbox to run. Cleared when the sandbox runs or ends.
     opens: Vec<RequestId>,
     /// When `SANDBOX_RUNNING` is due. Set when a link opens. Cleared when the status arrives or the
@@ -46,6 +48,7 @@ impl Life {
             identity,
             link: None,
             version: Version::V1,
+            features: Vec::new(),
             opens: Vec::new(),
             ready_due: None,
             deleting: false,
@@ -217,7 +220,8 @@ impl Sandbox {
         }
     }
 
-    pub(super) fn handle_running(&mut self, now: Instant) {
+    /// Handles `SANDBOX_RUNNING`, with the features of the server.
+    pub(super) fn handle_running(&mut self, features: Vec<String>, now: Instant) {
         if self.life.identity.is_none() {
             return self.violation("SANDBOX_RUNNING before the sandbox's id".to_owned());
         }
@@ -226,6 +230,7 @@ impl Sandbox {
             SandboxState::Reconnecting => true,
             _ => return self.handle_nothing_to_resume(),
         };
+        self.life.features = features;
         self.life.ready_due = None;
         self.set_state(SandboxState::Running);
         self.confirm_link();

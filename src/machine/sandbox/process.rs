@@ -6,8 +6,11 @@ use bytes::Bytes;
 
 use super::Sandbox;
 use crate::{
-    machine::{Nonce, Process, ProcessId, RequestId, SandboxState},
-    protocol::{ExecOptions, Version},
+    machine::{Failure, Nonce, Process, ProcessId, RequestId, SandboxState},
+    protocol::{
+        ExecOptions, ExecRequest, Program, Version,
+        names::{FEATURE_ARGV, FEATURE_BINARY, FEATURE_BUILTINS},
+    },
 };
 
 /// A request to run code, in errors.
@@ -17,13 +20,11 @@ pub(super) const START: &str = "the start of the process";
 /// A request whose answer was lost, in errors.
 pub(super) const CONFIRM_START: &str = "confirm the start of the process";
 
-/// Code to run.
-#[derive(Clone, Debug, Default)]
+/// A program to run.
+#[derive(Clone, Debug)]
 pub struct NewExec<'a> {
-    /// The language. The server decides which languages it supports.
-    pub language: &'a str,
-    /// The code.
-    pub code: &'a str,
+    /// The program. Protocol v1 supports only code.
+    pub program: Program<'a>,
     /// Arguments, environment, working directory, timeout and window. Protocol v1 supports none of
     /// them.
     pub options: ExecOptions,
@@ -32,6 +33,39 @@ pub struct NewExec<'a> {
     /// If set, code for a v1 server is [wrapped](crate::machine::wrap), so that its output reports
     /// how it ended.
     pub wrapper: Option<Nonce>,
+}
+
+impl<'a> NewExec<'a> {
+    /// Code without options, whose stdin stays open.
+    pub fn code(language: &'a str, code: &'a str) -> Self {
+        Self::new(Program::Code(ExecRequest::new(language, code)))
+    }
+
+    /// A program without options, whose stdin stays open.
+    pub fn new(program: Program<'a>) -> Self {
+        Self {
+            program,
+            options: ExecOptions::default(),
+            stdin: Stdin::Open,
+            wrapper: None,
+        }
+    }
+
+    /// Returns a feature that the program needs and the server doesn't have, if there is one.
+    pub(super) fn missing_feature(&self, offered: &[String]) -> Option<&'static str> {
+        let needed = [
+            (matches!(self.program, Program::Argv(_)), FEATURE_ARGV),
+            (
+                matches!(self.program, Program::Builtin(_)),
+                FEATURE_BUILTINS,
+            ),
+            (self.options.binary, FEATURE_BINARY),
+        ];
+        let mut missing = needed
+            .into_iter()
+            .filter(|(is_needed, name)| *is_needed && !offered.iter().any(|it| it == name));
+        missing.next().map(|(_, name)| name)
+    }
 }
 
 /// The input of an exec.
@@ -71,6 +105,11 @@ impl Sandbox {
         now: Instant,
     ) -> Option<(ProcessId, Box<Process>)> {
         if self.runs_v2() {
+            if let Some(feature) = exec.missing_feature(&self.life.features) {
+                let failure = Failure::not_offered(RUN_CODE, feature);
+                self.actions.settle(request, Err(failure));
+                return None;
+            }
             return Some(self.start_exec(request, exec, now));
         }
         match self.exec_v1(request, exec, now) {

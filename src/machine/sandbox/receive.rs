@@ -131,7 +131,9 @@ impl Sandbox {
             return self.handle_exec_status(status, reason, exec.map(ExecId::as_str));
         }
         match status {
-            Status::SandboxRunning => self.handle_running(now),
+            Status::SandboxRunning => {
+                self.handle_running(update.features.unwrap_or_default(), now);
+            }
             Status::SandboxInUse if self.life.state == SandboxState::Reconnecting => {
                 self.actions.refuse_link(self.life.link, LinkError::InUse)
             }

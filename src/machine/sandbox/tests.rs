@@ -50,11 +50,7 @@ pub(super) fn lost(cause: LinkError) -> LinkFact {
 }
 
 pub(super) fn run_true() -> NewExec<'static> {
-    NewExec {
-        language: "bash",
-        code: "true",
-        ..NewExec::default()
-    }
+    NewExec::code("bash", "true")
 }
 
 pub(super) struct Fixture {

@@ -175,6 +175,11 @@ impl<const N: usize> SendStreams<N> {
         });
     }
 
+    /// Sets how many bytes the peer accepts past the last acknowledgement.
+    pub(crate) fn set_window(&mut self, window: u64) {
+        self.window = window;
+    }
+
     /// Sets how many bytes of the window an earlier sender uses.
     pub(crate) fn reserve(&mut self, bytes: u64) {
         self.reserved = bytes;

@@ -108,15 +108,11 @@ impl Client {
         self.requests += 1;
         let request = RequestId(self.requests);
         let code = script.to_string();
-        let run = NewExec {
-            language: "model",
-            code: &code,
-            options: options.clone(),
-            stdin: input
-                .clone()
-                .map_or(Stdin::Open, |it| Stdin::Bytes(it.into())),
-            wrapper: None,
-        };
+        let mut run = NewExec::code("model", &code);
+        run.options = options.clone();
+        run.stdin = input
+            .clone()
+            .map_or(Stdin::Open, |it| Stdin::Bytes(it.into()));
         let (process, machine) = self.sandbox.exec(request, run, now)?;
         let (id, _) = machine.place().expect("an id");
         let id = id.clone();

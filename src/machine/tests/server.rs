@@ -8,7 +8,7 @@ use super::program::{Do, Exit, OUTPUT_PIPE, Program};
 use crate::{
     machine::ServedExec,
     protocol::{
-        ClientMessage, EndReason, ExecEnd, ExecId, ExecOptions, ExecUpdate, NamedMessage,
+        self, ClientMessage, EndReason, ExecEnd, ExecId, ExecOptions, ExecUpdate, NamedMessage,
         ServerMessage, Status, StdStream, Version,
         limits::{DEFAULT_WINDOW, MIN_WINDOW},
     },
@@ -124,7 +124,7 @@ impl Server {
         };
         match (message, self.execs.get_mut(&id)) {
             (NamedMessage::Exec(..), Some(served)) => served.exec.attach(None),
-            (NamedMessage::Exec(request, options), None) => {
+            (NamedMessage::Exec(protocol::Program::Code(request), options), None) => {
                 let script: usize = request.code.expect("code").parse().expect("a number");
                 self.start(id, script, &options, now);
             }
@@ -345,6 +345,7 @@ impl Served {
             signal,
             lengths: None,
             output_cut: false,
+            outcome: None,
         };
         self.exec.handle_exited(end, None);
     }

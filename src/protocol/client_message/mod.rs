@@ -5,7 +5,7 @@ mod read;
 
 use std::borrow::Cow;
 
-use super::{ExecId, data::print_piece, json::Object};
+use super::{Builtin, ExecId, data::print_piece, json::Object};
 
 pub use options::ExecOptions;
 
@@ -52,12 +52,34 @@ pub struct ExecRequest<'a> {
     pub code: Option<Cow<'a, str>>,
 }
 
+/// The program of a named exec (v2).
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Program<'a> {
+    /// Code in a language.
+    Code(ExecRequest<'a>),
+    /// A program of the sandbox, and its arguments. The first is its path, or its name in `PATH`.
+    Argv(Cow<'a, [String]>),
+    /// A program of the server.
+    Builtin(Cow<'a, Builtin>),
+}
+
+impl Program<'_> {
+    fn print(&self) -> Object {
+        match self {
+            Self::Code(request) => request.print(),
+            Self::Argv(argv) => Object::with_capacity(256).value("argv", argv),
+            Self::Builtin(builtin) => Object::with_capacity(256).value("builtin", builtin),
+        }
+    }
+}
+
 /// A client's message about a named exec (v2).
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum NamedMessage<'a> {
-    /// Run code under this id, once.
-    Exec(ExecRequest<'a>, ExecOptions),
+    /// Run a program under this id, once.
+    Exec(Program<'a>, ExecOptions),
     /// An exec request whose options can't be read, with the reason.
     Malformed(String),
     /// Input that can't be read, with the reason.
@@ -152,7 +174,7 @@ impl NamedMessage<'_> {
     fn encode(&self, exec: &ExecId) -> String {
         let exec = exec.as_str();
         match self {
-            Self::Exec(request, options) => options.print(request.print().text("exec", exec)).end(),
+            Self::Exec(program, options) => options.print(program.print().text("exec", exec)).end(),
             Self::Stdin { offset, data, eof } => {
                 print_piece("stdin", Some((exec, *offset)), data, *eof)
             }

@@ -22,6 +22,9 @@ pub struct ExecOptions {
     pub output_grace_ms: Option<u64>,
     /// The number of bytes of output that may be unacknowledged.
     pub window: Option<u64>,
+    /// Whether input and output are bytes rather than text. Then they travel in binary frames, and
+    /// the server neither joins pieces of output nor holds back incomplete code points.
+    pub binary: bool,
     /// Whether the client will close stdin, which v1 can't express. Not part of the message: v2
     /// sends `eof` with the input.
     pub input_ends: bool,
@@ -43,6 +46,7 @@ impl fmt::Debug for ExecOptions {
             .field("timeout_ms", &self.timeout_ms)
             .field("output_grace_ms", &self.output_grace_ms)
             .field("window", &self.window)
+            .field("binary", &self.binary)
             .field("input_ends", &self.input_ends)
             .finish()
     }
@@ -63,6 +67,7 @@ impl ExecOptions {
             .optional("timeout_ms", self.timeout_ms)
             .optional("output_grace_ms", self.output_grace_ms)
             .optional("window", self.window)
+            .optional("binary", self.binary.then_some(true))
     }
 }
 

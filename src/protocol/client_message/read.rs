@@ -9,12 +9,15 @@ use serde::{
 
 use super::{
     super::{
-        ExecId, ParseError, Version,
+        Builtin, ExecId, ParseError, Version,
         data::read_data,
         json::{Raw, not_json, parse_object},
     },
-    ClientMessage, ExecOptions, ExecRequest, NamedMessage,
+    ClientMessage, ExecOptions, ExecRequest, NamedMessage, Program,
 };
+
+/// The most bytes of a builtin as JSON: two paths of 4 KiB, each byte of which may take 6.
+const MAX_BUILTIN_BYTES: usize = 64 * 1024;
 
 /// Every key that a message of a client can have.
 #[derive(Deserialize)]
@@ -39,6 +42,9 @@ struct Keys<'a> {
     timeout_ms: Option<Raw<'a>>,
     output_grace_ms: Option<Raw<'a>>,
     window: Option<Raw<'a>>,
+    argv: Option<Raw<'a>>,
+    builtin: Option<Raw<'a>>,
+    binary: Option<Raw<'a>>,
 }
 
 impl ClientMessage<'static> {
@@ -116,10 +122,12 @@ impl Keys<'_> {
             },
             (_, Some("kill_process")) => NamedMessage::Kill,
             (_, Some("reconnect")) => NamedMessage::Reconnect { offsets: offsets() },
-            _ if self.is_exec() => match self.options() {
-                Ok(options) => NamedMessage::Exec(self.request(), options),
-                Err(why) => NamedMessage::Malformed(why),
-            },
+            _ if self.is_exec() || self.argv.is_some() || self.builtin.is_some() => {
+                match self.program().and_then(|it| Ok((it, self.options()?))) {
+                    Ok((program, options)) => NamedMessage::Exec(program, options),
+                    Err(why) => NamedMessage::Malformed(why),
+                }
+            }
             _ => NamedMessage::Unknown,
         }
     }
@@ -140,6 +148,33 @@ impl Keys<'_> {
         }
     }
 
+    /// Reads the program of an exec request. Fails with the reason why it can't be read.
+    fn program(&self) -> Result<Program<'static>, String> {
+        match (self.is_exec(), self.argv, self.builtin) {
+            (true, None, None) => Ok(Program::Code(self.request())),
+            (false, Some(argv), None) => {
+                let argv = texts("argv", argv)?;
+                match argv.is_empty() {
+                    true => Err("'argv' must name a program.".to_owned()),
+                    false => Ok(Program::Argv(argv.into())),
+                }
+            }
+            (false, None, Some(builtin)) => {
+                // The reader of a builtin allocates memory for unknown values, too.
+                if builtin.json().len() > MAX_BUILTIN_BYTES {
+                    return Err(format!(
+                        "'builtin' is longer than {MAX_BUILTIN_BYTES} bytes."
+                    ));
+                }
+                match serde_json::from_str::<Builtin>(builtin.json()) {
+                    Ok(builtin) => Ok(Program::Builtin(Cow::Owned(builtin))),
+                    Err(error) => Err(format!("'builtin' can't be read: {error}.")),
+                }
+            }
+            _ => Err("Give either 'language' and 'code', or 'argv', or 'builtin'.".to_owned()),
+        }
+    }
+
     /// Reads the options of an exec request. Fails with the reason why they can't be read.
     fn options(&self) -> Result<ExecOptions, String> {
         let number = |key, value: Option<Raw<'_>>| {
@@ -148,12 +183,7 @@ impl Keys<'_> {
         };
         let args = match self.args {
             None => Vec::new(),
-            Some(args) => {
-                // Counts the elements without allocating memory for them.
-                let count = args.read::<Vec<IgnoredAny>>().map_or(0, |args| args.len());
-                check_count(count)?;
-                args.read().ok_or_else(|| wrong("args", "a list of text"))?
-            }
+            Some(args) => texts("args", args)?,
         };
         let env = match self.env {
             None => Vec::new(),
@@ -174,6 +204,7 @@ impl Keys<'_> {
             timeout_ms: number("timeout_ms", self.timeout_ms)?,
             output_grace_ms: number("output_grace_ms", self.output_grace_ms)?,
             window: number("window", self.window)?,
+            binary: self.binary.and_then(Raw::flag).unwrap_or(false),
             input_ends: false,
         })
     }
@@ -182,6 +213,14 @@ impl Keys<'_> {
 /// Text that outlives its frame.
 fn text(raw: Raw<'_>) -> Option<Cow<'static, str>> {
     Some(Cow::Owned(raw.text()?.into_owned()))
+}
+
+/// Reads a list of text.
+fn texts(key: &str, list: Raw<'_>) -> Result<Vec<String>, String> {
+    // Counts the elements without allocating memory for them.
+    let count = list.read::<Vec<IgnoredAny>>().map_or(0, |list| list.len());
+    check_count(count)?;
+    list.read().ok_or_else(|| wrong(key, "a list of text"))
 }
 
 fn check_count(count: usize) -> Result<(), String> {

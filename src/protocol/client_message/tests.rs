@@ -44,8 +44,8 @@ fn encoded_messages_about_an_exec_parse_back_in_v2() {
         eof,
     };
     for message in [
-        NamedMessage::Exec(ExecRequest::new("bash", "cat"), options),
-        NamedMessage::Exec(ExecRequest::new("bash", "cat"), ExecOptions::default()),
+        NamedMessage::Exec(Program::Code(ExecRequest::new("bash", "cat")), options),
+        NamedMessage::Exec(Program::Code(ExecRequest::new("bash", "cat")), ExecOptions::default()),
         stdin(b"text", false),
         stdin(b"\xff\0", true),
         stdin(b"", true),
@@ -102,6 +102,46 @@ fn options_that_cannot_be_read_are_refused_with_the_reason() {
             panic!("{options}: {parsed:?}")
         };
         assert!(why.contains(part), "{options}: {why}");
+    }
+}
+
+#[test]
+fn programs_that_cannot_be_read_are_refused_with_the_reason() {
+    let long = "x".repeat(70_000);
+    for (program, part) in [
+        (r#""argv":[]"#.to_owned(), "'argv' must name a program"),
+        (r#""argv":["a",1]"#.to_owned(), "'argv' must be a list"),
+        (
+            r#""argv":["a"],"language":"bash","code":"""#.to_owned(),
+            "Give either",
+        ),
+        (
+            r#""builtin":{"op":"explode","path":"a"}"#.to_owned(),
+            "unknown variant `explode`",
+        ),
+        (
+            r#""builtin":{"op":"read"}"#.to_owned(),
+            "missing field `path`",
+        ),
+        (
+            r#""builtin":{"op":"read","path":"a","path":"b"}"#.to_owned(),
+            "duplicate field",
+        ),
+        (
+            r#""builtin":{"op":"read","path":{"b64":"*"}}"#.to_owned(),
+            "'builtin' can't be read",
+        ),
+        (
+            format!(r#""builtin":{{"op":"read","path":"{long}"}}"#),
+            "longer than 65536 bytes",
+        ),
+    ] {
+        let text = format!(r#"{{"exec":"e",{program}}}"#);
+        let parsed = ClientMessage::parse_as(text.as_bytes(), Version::V2);
+        let Ok(ClientMessage::Named(_, NamedMessage::Malformed(why))) = parsed else {
+            panic!("{program}: {parsed:?}")
+        };
+        assert!(why.contains(part), "{program}: {why}");
     }
 }
 

@@ -2,7 +2,7 @@
 
 use serde::{Serialize, Serializer};
 
-use super::super::ExecId;
+use super::super::{BuiltinError, ExecId};
 
 /// The part of a status that concerns a named exec (v2).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -16,6 +16,10 @@ pub struct ExecUpdate<Id = ExecId> {
     /// server sends.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub window: Option<u64>,
+    /// With `SANDBOX_EXECUTION_RUNNING`: how many bytes of input the client may send past the last
+    /// acknowledgement. Older servers leave it out: 256 KiB.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stdin_window: Option<u64>,
     /// With `SANDBOX_EXECUTION_EXITED` and `SANDBOX_EXECUTION_DONE`: how the exec ended.
     #[serde(flatten)]
     pub end: Option<ExecEnd>,
@@ -28,6 +32,7 @@ impl<Id> ExecUpdate<Id> {
             exec,
             stdin: None,
             window: None,
+            stdin_window: None,
             end: None,
         }
     }
@@ -38,13 +43,14 @@ impl<Id> ExecUpdate<Id> {
             exec: exec(&self.exec),
             stdin: self.stdin,
             window: self.window,
-            end: self.end,
+            stdin_window: self.stdin_window,
+            end: self.end.clone(),
         }
     }
 }
 
 /// How a named exec ended (v2).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ExecEnd {
     /// The exit code of the main process.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -60,6 +66,35 @@ pub struct ExecEnd {
     pub output_cut: bool,
     /// Why it ended.
     pub reason: EndReason,
+    /// The outcome of a builtin.
+    #[serde(flatten)]
+    pub outcome: Option<Box<Outcome>>,
+}
+
+/// The outcome of a builtin.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The result, a JSON object of at most [`MAX_RESULT_BYTES`](super::super::MAX_RESULT_BYTES).
+    Result(String),
+    /// Why it failed.
+    Error(BuiltinError),
+}
+
+impl Serialize for Outcome {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Printed<'a> {
+            #[serde(skip_serializing_if = "Option::is_none")]
+            result: Option<serde_json::Value>,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            error: Option<&'a BuiltinError>,
+        }
+        let (result, error) = match self {
+            Self::Result(json) => (serde_json::from_str(json).ok(), None),
+            Self::Error(error) => (None, Some(error)),
+        };
+        Printed { result, error }.serialize(to)
+    }
 }
 
 impl ExecEnd {
@@ -71,6 +106,7 @@ impl ExecEnd {
             lengths: None,
             output_cut: false,
             reason: EndReason::SandboxLost,
+            outcome: None,
         }
     }
 }

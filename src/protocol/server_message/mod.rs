@@ -9,9 +9,12 @@ mod read;
 use bytes::Bytes;
 use serde::{Serialize, Serializer};
 
-use super::{ExecId, ParseError, SandboxId, SandboxToken, Status, StdStream, Version, json::print};
+use super::{
+    ExecId, ParseError, SandboxId, SandboxToken, Status, StdStream, Version, json::print,
+    names::FEATURES,
+};
 
-pub use exec::{EndReason, ExecEnd, ExecUpdate};
+pub use exec::{EndReason, ExecEnd, ExecUpdate, Outcome};
 pub use output::{OutputPiece, OutputPlace, OutputView, Received};
 
 /// A message from the server to the client.
@@ -46,6 +49,10 @@ pub struct StatusUpdate {
     /// The reason. A v1 server sends it in a separate message instead.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
+    /// With `SANDBOX_RUNNING`: what the server supports beyond the first release of v2. See
+    /// [`FEATURES`](super::names::FEATURES).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub features: Option<Vec<String>>,
     /// The exec that the status is about, and its state (v2).
     #[serde(flatten)]
     pub exec: Option<Box<ExecUpdate>>,
@@ -168,7 +175,18 @@ impl ServerMessage {
         Self::Status(StatusUpdate {
             status,
             message,
+            features: None,
             exec,
+        })
+    }
+
+    /// `SANDBOX_RUNNING` of this server on a v2 link.
+    pub fn running() -> Self {
+        Self::Status(StatusUpdate {
+            status: Status::SandboxRunning,
+            message: None,
+            features: Some(FEATURES.map(str::to_owned).to_vec()),
+            exec: None,
         })
     }
 

@@ -7,14 +7,18 @@ use serde::Deserialize;
 
 use super::{
     super::{
-        ExecId, ParseError, SandboxId, SandboxToken, Status, StdStream, Version,
+        BuiltinError, ExecId, MAX_RESULT_BYTES, ParseError, SandboxId, SandboxToken, Status,
+        StdStream, Version,
         data::{into_bytes, read_data},
         excerpt,
         json::{Raw, parse_object},
     },
-    EndReason, ErrorMessage, ExecEnd, ExecUpdate, Identity, OutputPiece, OutputPlace,
+    EndReason, ErrorMessage, ExecEnd, ExecUpdate, Identity, Outcome, OutputPiece, OutputPlace,
     ServerMessage, StatusUpdate, UnknownMessage,
 };
+
+/// The most bytes of the list of features. A longer list counts as absent.
+const MAX_FEATURES_BYTES: usize = 4_096;
 
 /// Every key that a message of a server can have.
 #[derive(Deserialize)]
@@ -37,6 +41,10 @@ struct Keys<'a> {
     stderr: Option<Raw<'a>>,
     output_cut: Option<Raw<'a>>,
     reason: Option<Raw<'a>>,
+    stdin_window: Option<Raw<'a>>,
+    result: Option<Raw<'a>>,
+    error: Option<Raw<'a>>,
+    features: Option<Raw<'a>>,
 }
 
 /// Reads a message of a server.
@@ -90,6 +98,7 @@ pub(super) fn message(frame: &Bytes, version: Version) -> Result<ServerMessage, 
             Some(status) => Ok(ServerMessage::Status(StatusUpdate {
                 status: Status::from_wire(&status),
                 message: keys.message.and_then(Raw::text).map(Cow::into_owned),
+                features: keys.features(version),
                 exec: exec.map(|exec| Box::new(keys.exec_update(exec))),
             })),
             None => Err(missing("status_update", "status", "text")),
@@ -116,6 +125,30 @@ pub(super) fn message(frame: &Bytes, version: Version) -> Result<ServerMessage, 
 }
 
 impl Keys<'_> {
+    /// The outcome of a builtin. A result that is too long, or an error that can't be read, is an
+    /// error.
+    fn outcome(&self) -> Option<Outcome> {
+        let is_short = |raw: Raw<'_>| raw.json().len() <= MAX_RESULT_BYTES;
+        let unreadable = || BuiltinError::other("the server's report of the outcome can't be read");
+        match (self.result, self.error) {
+            (Some(result), None) if is_short(result) && result.json().starts_with('{') => {
+                Some(Outcome::Result(result.json().to_owned()))
+            }
+            (None, Some(error)) if is_short(error) => {
+                let error = serde_json::from_str(error.json());
+                Some(Outcome::Error(error.unwrap_or_else(|_| unreadable())))
+            }
+            (None, None) => None,
+            _ => Some(Outcome::Error(unreadable())),
+        }
+    }
+
+    fn features(&self, version: Version) -> Option<Vec<String>> {
+        let features = self.features.filter(|_| version == Version::V2)?;
+        let is_short = features.json().len() <= MAX_FEATURES_BYTES;
+        is_short.then(|| features.read())?
+    }
+
     fn exec_update(&self, exec: ExecId) -> ExecUpdate {
         let reason = self.reason.and_then(Raw::text);
         let stdout = self.stdout.and_then(Raw::number);
@@ -126,13 +159,16 @@ impl Keys<'_> {
             lengths: stdout.zip(stderr).map(Into::into),
             output_cut: self.output_cut.and_then(Raw::flag).unwrap_or(false),
             reason: EndReason::from_wire(reason.as_deref().unwrap_or_default()),
+            outcome: self.outcome().map(Box::new),
         };
         // An end without a reason is an end, too.
-        let ended = (end.exit_code, end.signal, end.lengths) != (None, None, None);
+        let ended =
+            (end.exit_code, end.signal, end.lengths) != (None, None, None) || end.outcome.is_some();
         ExecUpdate {
             exec,
             stdin: self.stdin.and_then(Raw::number),
             window: self.window.and_then(Raw::number),
+            stdin_window: self.stdin_window.and_then(Raw::number),
             end: (reason.is_some() || ended).then_some(end),
         }
     }

@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use super::{
     code_file::CodeFile,
     confine::{ENVIRONMENT, HOME_INSIDE, interpreter, write_for},
-    job::{Job, check, no_directory},
+    job::{Job, Program, check, no_directory},
     sweep::ID_VARIABLE,
 };
 use crate::{
     inside::{
-        messages::{File, Start},
+        messages::{self, File, Start},
         process::Started,
         remote::{NotStarted, Remote},
     },
@@ -39,36 +39,47 @@ pub(super) async fn start(
     job: Job,
 ) -> Result<Started, String> {
     check(&job)?;
-    let interpreter = interpreter(job.language)?;
     let env = environment(&job, &directory.site, id.as_str());
-    let path = |parent: &Path| CodeFile::path(parent, job.language, number);
-    let inside = path(directory.inside.as_ref())
-        .to_string_lossy()
-        .into_owned();
-    let (file, code) = match &directory.mounted {
-        Some((parent, reader)) => {
-            let file = CodeFile(path(parent));
-            write_for(*reader, &file, job.code)
-                .await
-                .map_err(|error| format!("Failed to store the code: {error}"))?;
-            (Some(file), None)
+    let (mut file, mut code) = (None, None);
+    let program = match job.program {
+        Program::Code {
+            language,
+            code: text,
+            args,
+        } => {
+            let interpreter = interpreter(language)?.to_string_lossy().into_owned();
+            let path = |parent: &Path| CodeFile::path(parent, language, number);
+            let inside = path(directory.inside.as_ref());
+            let inside = inside.to_string_lossy().into_owned();
+            match &directory.mounted {
+                Some((parent, reader)) => {
+                    let written = file.insert(CodeFile(path(parent)));
+                    write_for(*reader, written, text)
+                        .await
+                        .map_err(|error| format!("Failed to store the code: {error}"))?;
+                }
+                None => {
+                    let path = inside.clone();
+                    code = Some(File { path, text });
+                }
+            }
+            messages::Program::File {
+                path: interpreter,
+                args: [inside].into_iter().chain(args).collect(),
+            }
         }
-        None => (
-            None,
-            Some(File {
-                path: inside.clone(),
-                text: job.code,
-            }),
-        ),
+        Program::File { path, args } => messages::Program::File { path, args },
+        Program::Builtin(builtin) => messages::Program::Builtin(builtin),
     };
-    let mut args = vec![inside];
-    args.extend(job.args);
+    let name = match &program {
+        messages::Program::File { path, .. } => excerpt(path.as_bytes()),
+        messages::Program::Builtin(builtin) => builtin.op().to_owned(),
+    };
     let cwd = job.cwd.as_deref().filter(|cwd| !cwd.is_empty());
     let cwd = cwd.unwrap_or(HOME_INSIDE);
     let start = Start {
         exec: 0,
-        program: interpreter.to_string_lossy().into_owned(),
-        args,
+        program,
         env,
         cwd: Path::new(HOME_INSIDE)
             .join(cwd)
@@ -84,7 +95,7 @@ pub(super) async fn start(
             format!("The working directory '{cwd}' can't be entered: {reason}.")
         }
         NotStarted::Failed(reason) => {
-            format!("Failed to start {}: {reason}", interpreter.display())
+            format!("Failed to start {name}: {reason}")
         }
     })
 }

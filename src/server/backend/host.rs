@@ -18,15 +18,15 @@ use super::{
     api::{Backend, BackendSandbox},
     code_file::{CodeFile, make_private},
     context::ServerContext,
-    job::{Job, Language, check, no_directory},
+    job::{Job, Language, Program, check, no_directory},
     launch::Launcher,
     programs::{find, is_script, search_path},
     remove::remove_sandbox,
     site,
 };
 use crate::{
-    inside::{process::Started, spawn},
-    protocol::SandboxId,
+    inside::{here, process::Started, spawn},
+    protocol::{SandboxId, excerpt},
     server::{
         blocking::blocking,
         store::archive::layout::{HOME, TEMPORARY, Tree, Trees},
@@ -115,19 +115,46 @@ struct HostSandbox {
 impl BackendSandbox for HostSandbox {
     fn start(&self, job: Job) -> BoxFuture<'_, Result<Started, String>> {
         Box::pin(async move {
-            let interpreter = self.interpreter(job.language).await?;
-            let number = self.launcher.next();
-            let code = CodeFile(CodeFile::path(&self.code, job.language, number));
-            code.write(&job.code, &[&self.home, &self.temporary, &self.code])
-                .await
-                .map_err(|error| format!("Failed to store the code: {error}"))?;
+            check(&job)?;
+            let mut written = None;
+            let mut command = match &job.program {
+                Program::Code {
+                    language,
+                    code,
+                    args,
+                } => {
+                    let interpreter = self.interpreter(*language).await?;
+                    let number = self.launcher.next();
+                    let file = CodeFile(CodeFile::path(&self.code, *language, number));
+                    let file = written.insert(file);
+                    file.write(code, &[&self.home, &self.temporary, &self.code])
+                        .await
+                        .map_err(|error| format!("Failed to store the code: {error}"))?;
+                    let mut command = spawn::command(interpreter);
+                    command.arg(&file.0).args(args);
+                    command
+                }
+                Program::File { path, args } => {
+                    self.make_directories().await?;
+                    let mut command = spawn::command(path);
+                    command.args(args);
+                    command
+                }
+                Program::Builtin(builtin) => {
+                    self.make_directories().await?;
+                    return here::start(builtin.clone(), self.home.clone())
+                        .map_err(|error| format!("Failed to start {}: {error}", builtin.op()));
+                }
+            };
             let cwd = self.working_directory(job.cwd.as_deref()).await?;
-            let mut command = self.command(&interpreter, &code, &job, &cwd)?;
+            self.set_environment(&mut command, &job, &cwd);
             let exec = self.launcher.exec().map_err(|error| error.to_string())?;
             command.envs(self.launcher.marks(&exec));
+            let program = command.as_std().get_program().to_string_lossy();
+            let program = excerpt(program.as_bytes());
             self.launcher
-                .spawn(command, code, exec.clone())
-                .map_err(|error| format!("Failed to start {}: {error}", interpreter.display()))
+                .spawn(command, written, exec.clone())
+                .map_err(|error| format!("Failed to start {program}: {error}"))
         })
     }
 
@@ -177,6 +204,14 @@ impl HostSandbox {
         Ok(python.clone())
     }
 
+    /// Creates the directories of the sandbox that are missing, because code may have removed them.
+    async fn make_directories(&self) -> Result<(), String> {
+        let directories = [&self.home, &self.temporary].map(PathBuf::clone);
+        blocking(move || directories.iter().try_for_each(|it| make_private(it)))
+            .await
+            .map_err(|error| format!("Failed to create the directories of the sandbox: {error}"))
+    }
+
     /// The working directory of the code, or the reason why it can't be used.
     async fn working_directory(&self, cwd: Option<&str>) -> Result<PathBuf, String> {
         let Some(cwd) = cwd else {
@@ -191,19 +226,9 @@ impl HostSandbox {
         }
     }
 
-    /// The command that runs a job, or the reason why the job can't be run.
-    fn command(
-        &self,
-        interpreter: &Path,
-        code: &CodeFile,
-        job: &Job,
-        cwd: &Path,
-    ) -> Result<Command, String> {
-        check(job)?;
-        let mut command = spawn::command(interpreter);
+    /// Sets the environment and the working directory of a job.
+    fn set_environment(&self, command: &mut Command, job: &Job, cwd: &Path) {
         command
-            .arg(&code.0)
-            .args(&job.args)
             .env("PATH", &self.shared.path)
             .env("LANG", "C.UTF-8")
             .env("HOME", &self.home)
@@ -221,7 +246,6 @@ impl HostSandbox {
                     .map(|(name, value)| (name, &**value)),
             )
             .current_dir(cwd);
-        Ok(command)
     }
 }
 

@@ -1,8 +1,8 @@
-//! [`Job`]: code to run, with its language, arguments, environment and working directory.
+//! [`Job`]: a program to run, with its environment and working directory.
 
 use std::borrow::Cow;
 
-use crate::protocol::excerpt;
+use crate::protocol::{Builtin, excerpt};
 
 /// A language that a backend runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,25 +44,66 @@ impl Language {
     }
 }
 
-/// Code to run, with its language, arguments, environment and working directory.
+/// A program to run, with its environment and working directory.
 #[derive(Debug)]
 pub(crate) struct Job {
-    pub(crate) language: Language,
-    pub(crate) code: String,
-    pub(crate) args: Vec<String>,
+    pub(crate) program: Program,
     /// Variables to add to the default environment.
     pub(crate) env: Vec<(String, String)>,
     /// The working directory, relative to the default one.
     pub(crate) cwd: Option<String>,
 }
 
+/// What a job runs.
+#[derive(Debug)]
+pub(crate) enum Program {
+    Code {
+        language: Language,
+        code: String,
+        args: Vec<String>,
+    },
+    /// A program of the sandbox, by its path or by its name in `PATH`, and its arguments.
+    File { path: String, args: Vec<String> },
+    /// An operation on the files of the sandbox.
+    Builtin(Builtin),
+}
+
+impl Program {
+    /// The arguments.
+    fn args(&self) -> &[String] {
+        match self {
+            Self::Code { args, .. } | Self::File { args, .. } => args,
+            Self::Builtin(_) => &[],
+        }
+    }
+
+    /// A name for the log. It holds nothing that the client chose.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Code { language, .. } => language.program(),
+            Self::File { .. } => "file",
+            Self::Builtin(builtin) => builtin.op(),
+        }
+    }
+
+    fn language(&self) -> Option<Language> {
+        match self {
+            Self::Code { language, .. } => Some(*language),
+            Self::File { .. } | Self::Builtin(_) => None,
+        }
+    }
+}
+
 impl Job {
     /// Code without arguments, in the default environment and working directory.
     pub(crate) fn new(language: Language, code: String) -> Self {
-        Self {
+        let program = Program::Code {
             language,
             code,
             args: Vec::new(),
+        };
+        Self {
+            program,
             env: Vec::new(),
             cwd: None,
         }
@@ -78,7 +119,7 @@ impl Job {
             .iter()
             .map(|(name, value)| (name.as_str(), Cow::from(value)))
             .collect();
-        if self.language == Language::Python {
+        if self.program.language() == Some(Language::Python) {
             match variables.iter_mut().rfind(|(name, _)| *name == SEARCHED) {
                 Some((_, value)) if !value.is_empty() => *value = format!("{site}:{value}").into(),
                 _ => variables.push((SEARCHED, site.to_owned().into())),
@@ -106,7 +147,8 @@ pub(super) fn check(job: &Job) -> Result<(), String> {
             "The path of the working directory is longer than {MAX_CWD_BYTES} bytes."
         ));
     }
-    let values = job.env.iter().map(|(_, value)| value).chain(&job.args);
+    let values = job.env.iter().map(|(_, value)| value);
+    let values = values.chain(job.program.args());
     if values.chain(&job.cwd).any(|text| text.contains('\0')) {
         return Err(
             "An argument, an environment variable or the working directory contains a NUL byte."
@@ -134,7 +176,8 @@ fn check_size(job: &Job) -> Result<(), String> {
         .env
         .iter()
         .map(|(name, value)| name.len() + 1 + value.len());
-    let words: Vec<usize> = job.args.iter().map(String::len).chain(variables).collect();
+    let args = job.program.args().iter().map(String::len);
+    let words: Vec<usize> = args.chain(variables).collect();
     let largest = words.iter().copied().max().unwrap_or(0);
     let total: usize = words
         .iter()

@@ -11,7 +11,7 @@ use std::{
 use tokio::{sync::mpsc, time::Instant};
 
 use super::{
-    execution::Control,
+    execution::{Control, Kind},
     shared_exec::{Became, ExecEvent, SharedExec},
 };
 use crate::{
@@ -25,6 +25,10 @@ const REMEMBERED: usize = 1_024;
 /// How many ended execs keep output that the client hasn't acknowledged. Older ones abandon it.
 const KEPT: usize = 64;
 
+/// Maximum number of builtins whose outcome the client has not acknowledged. Their output and
+/// outcome are never abandoned.
+const MAX_BUILTINS: usize = 1_024;
+
 /// Capacity of the channel that carries the events of execs to the sandbox.
 const EVENTS_IN_FLIGHT: usize = 16;
 
@@ -32,9 +36,15 @@ pub(crate) struct Entry {
     pub(crate) exec: Arc<SharedExec>,
     /// `None` once the output of the exec has ended.
     pub(crate) control: Option<Control>,
+    pub(crate) is_builtin: bool,
 }
 
 impl Entry {
+    /// Whether this is a builtin whose outcome the client has not acknowledged.
+    fn is_unsettled_builtin(&self) -> bool {
+        self.is_builtin && !self.exec.look(|exec| exec.is_settled())
+    }
+
     /// If the main process has exited, ends the output soon, even if other processes hold it open.
     fn end_output(&self) {
         if let Some(control) = self.control.as_ref().filter(|it| !it.is_alive()) {
@@ -74,8 +84,14 @@ impl ExecTable {
         let mut execs = Self::new();
         for stored in stored {
             let id = stored.exec.clone();
+            let is_builtin = stored.end.outcome.is_some();
             let (exec, control) = (SharedExec::new(ServedExec::restored(stored), None), None);
-            execs.insert(id, Entry { exec, control });
+            let entry = Entry {
+                exec,
+                control,
+                is_builtin,
+            };
+            execs.insert(id, entry);
         }
         execs
     }
@@ -121,16 +137,37 @@ impl ExecTable {
         self.v1.iter().chain(self.entries.values())
     }
 
-    /// Whether the main process of any exec is running.
+    /// Whether the main process of any exec is running, or a builtin other than a watch.
     pub(crate) fn is_alive(&self) -> bool {
         let mut controls = self.all().filter_map(|it| it.control.as_ref());
-        controls.any(Control::is_alive)
+        controls.any(|control| control.kind != Kind::Watch && control.is_alive())
     }
 
-    /// Returns the number of named execs whose main process is running.
+    /// Returns the number of named execs whose main process is running. Builtins don't count.
     pub(crate) fn count_alive(&self) -> usize {
         let controls = self.entries.values().filter_map(|it| it.control.as_ref());
-        controls.filter(|control| control.is_alive()).count()
+        let programs = controls.filter(|control| control.kind == Kind::Program);
+        programs.filter(|control| control.is_alive()).count()
+    }
+
+    /// Whether there are so many unacknowledged builtins that no more may start.
+    pub(crate) fn has_many_builtins(&self) -> bool {
+        let entries = self.entries.values();
+        let unsettled = entries.filter(|entry| entry.is_unsettled_builtin());
+        self.entries.len() >= MAX_BUILTINS && unsettled.count() >= MAX_BUILTINS
+    }
+
+    /// Ends the watches, because the sandbox is about to be stored.
+    pub(crate) fn end_watches(&self, why: &str) {
+        for entry in self.all() {
+            if let Some(control) = &entry.control
+                && control.kind == Kind::Watch
+                && control.is_alive()
+            {
+                entry.exec.will_die(Some(why.to_owned()));
+                control.kill();
+            }
+        }
     }
 
     /// Limits how many execs have exited but still have open output. Ends the output of the execs
@@ -216,6 +253,9 @@ impl ExecTable {
             let Some(entry) = self.entries.get(id).filter(|entry| ended(entry)) else {
                 continue;
             };
+            if entry.is_builtin {
+                continue;
+            }
             kept += usize::from(entry.exec.look(|exec| !exec.is_settled()));
             if kept > KEPT {
                 let why = "Its output is gone: too many executions ended after it and were not acknowledged.";
@@ -225,7 +265,7 @@ impl ExecTable {
         while self.order.len() > REMEMBERED {
             let oldest = self.order.iter().find(|id| {
                 let entry = self.entries.get(*id);
-                entry.is_none_or(ended)
+                entry.is_none_or(|entry| ended(entry) && !entry.is_unsettled_builtin())
             });
             let Some(oldest) = oldest.cloned() else {
                 return;

@@ -10,15 +10,19 @@ use tokio::{
 };
 
 use super::{
+    builtin::{self, Turns},
     output_pump::{Deadline, Drains, pump},
     shared_exec::{Ending, Outlet},
 };
 use crate::{
     inside::process::{Exit, Input, Process, Started},
     machine::ServedExec,
-    protocol::StdStream,
+    protocol::{Builtin, StdStream},
     server::{
-        backend::{api::BackendSandbox, job::Job},
+        backend::{
+            api::BackendSandbox,
+            job::{Job, Program},
+        },
         escaped::Escaped,
     },
 };
@@ -54,8 +58,21 @@ impl Limits {
     }
 }
 
+/// What an exec runs, and how it counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// A program. It counts toward the limit on execs.
+    Program,
+    /// A builtin. It has limits of its own.
+    Builtin,
+    /// A builtin that runs until the client ends it. It neither keeps the sandbox from being idle
+    /// nor prevents a checkpoint.
+    Watch,
+}
+
 /// The sandbox's handle of an exec. Dropping it kills the exec.
 pub(crate) struct Control {
+    pub(super) kind: Kind,
     kill: watch::Sender<bool>,
     deadline: Arc<Deadline>,
     task: JoinHandle<()>,
@@ -69,9 +86,27 @@ impl Control {
         limits: Limits,
         outlet: Outlet,
         drains: Drains,
+        turns: &Turns,
     ) -> Self {
         let deadline = Deadline::new();
         let (kill, killed) = watch::channel(false);
+        if let Program::Builtin(builtin) = &job.program {
+            let kind = match builtin {
+                Builtin::Watch { .. } => Kind::Watch,
+                _ => Kind::Builtin,
+            };
+            let turn = turns.of(builtin);
+            let ended = deadline.clone();
+            let task = tokio::spawn(async move {
+                builtin::run(&*sandbox, job, turn, killed, &ended, outlet).await;
+            });
+            return Self {
+                kind,
+                kill,
+                deadline,
+                task,
+            };
+        }
         let run = Run {
             killed,
             deadline: deadline.clone(),
@@ -89,6 +124,7 @@ impl Control {
             }
         });
         Self {
+            kind: Kind::Program,
             kill,
             deadline,
             task,
@@ -196,13 +232,14 @@ impl Run {
 
     /// Feeds stdin to the main process until it exits. Kills the process and its children at the
     /// time limit or on request.
-    async fn main(&mut self, stdin: Input, process: &mut dyn Process) -> Ending {
+    async fn main(&mut self, mut stdin: Input, process: &mut dyn Process) -> Ending {
         let is_late = tokio::select! {
             biased;
             () = asked(&mut self.killed) => false,
             // Before the exit: the process may have exited after it took the last bytes.
             () = async {
-                self.outlet.feed(stdin).await;
+                self.outlet.feed(&mut stdin).await;
+                drop(stdin);
                 std::future::pending().await
             } => false,
             exit = process.wait() => return match exit {
@@ -225,7 +262,7 @@ impl Run {
 }
 
 /// Resolves when a kill is requested or the [`Control`] is dropped.
-async fn asked(killed: &mut watch::Receiver<bool>) {
+pub(super) async fn asked(killed: &mut watch::Receiver<bool>) {
     let _ = killed.wait_for(|&killed| killed).await;
 }
 
@@ -236,7 +273,7 @@ async fn wait(process: &mut dyn Process) -> Exit {
     })
 }
 
-async fn kill(process: &mut dyn Process) -> Result<Exit, String> {
+pub(super) async fn kill(process: &mut dyn Process) -> Result<Exit, String> {
     if let Err(reason) = process.kill().await {
         tracing::warn!(reason = %Escaped(&reason), "an exec could not be killed");
         return Err(reason);

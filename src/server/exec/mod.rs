@@ -1,5 +1,6 @@
 //! One exec: its task, its output and its input; and the table of the execs of a sandbox.
 
+pub(crate) mod builtin;
 pub(crate) mod exec_table;
 pub(crate) mod execution;
 pub(crate) mod output_pump;

@@ -21,7 +21,7 @@ use super::v1_adapter::{STDIN_CLOSED, V1Adapter};
 use crate::{
     inside::process::{Exit, Input},
     machine::ServedExec,
-    protocol::{EndReason, ExecEnd, ExecId, ServerMessage, StdStream, Version},
+    protocol::{EndReason, ExecEnd, ExecId, Outcome, ServerMessage, StdStream, Version},
 };
 
 /// Maximum size of a piece of output in one message, in bytes.
@@ -49,6 +49,8 @@ pub(crate) enum Ending {
     Killed(Result<Exit, String>),
     /// It reached its time limit.
     TimedOut(Exit),
+    /// A builtin ended with this outcome.
+    Completed(Outcome),
     /// The sandbox was lost, for this reason. Whether it ended is unknown.
     Lost(String),
 }
@@ -167,7 +169,12 @@ impl SharedExec {
     /// Handles the end of the main process.
     pub(super) fn handle_exited(&self, ending: Ending) {
         self.change_state(|state| {
+            let mut outcome = None;
             let (reason, exit) = match ending {
+                Ending::Completed(completed) => {
+                    outcome = Some(Box::new(completed));
+                    (EndReason::Exited, Exit::default())
+                }
                 Ending::Lost(why) => {
                     state.lost.get_or_insert(why);
                     (EndReason::SandboxLost, Exit::default())
@@ -192,6 +199,7 @@ impl SharedExec {
                 signal: exit.signal,
                 lengths: None,
                 output_cut: false,
+                outcome,
             };
             state.exec.handle_exited(end, lost);
         });
@@ -347,9 +355,9 @@ impl Outlet {
         let _ = self.events.send((self.id.clone(), became)).await;
     }
 
-    /// Writes stdin to the pipe of the process until stdin ends. The future may be dropped when the
-    /// process has ended.
-    pub(super) async fn feed(&self, mut pipe: Input) {
+    /// Writes stdin to the pipe of the process until stdin ends. Then the caller must close the
+    /// pipe. The future may be dropped when the process has ended.
+    pub(super) async fn feed(&self, pipe: &mut Input) {
         loop {
             let poll = |exec: &mut ServedExec| (exec.poll_stdin(), exec.is_stdin_over());
             let mut data = match self.exec.look(poll) {
@@ -470,7 +478,10 @@ mod tests {
     async fn input_arrives_in_order() {
         let (exec, outlet) = exec(1 << 20);
         let (writer, mut reader) = tokio::io::duplex(16);
-        let feeding = tokio::spawn(async move { outlet.feed(Box::new(writer)).await });
+        let feeding = tokio::spawn(async move {
+            let mut pipe: Input = Box::new(writer);
+            outlet.feed(&mut pipe).await;
+        });
         let mut sent = String::new();
         for i in 0..100 {
             sent += &format!("line {i}\n");

@@ -28,6 +28,7 @@ use crate::{
     server::{
         backend::job::{Job, Language},
         exec::{
+            builtin::Turns,
             execution::{Control, Limits},
             output_pump::Drains,
             shared_exec::{Outlet, SharedExec},
@@ -156,7 +157,8 @@ fn run_once(
             Err(reason) => return outlet.not_started(reason).await,
         };
         let limits = Limits::v1(run_time);
-        let mut control = Control::start(backend.clone(), job, limits, outlet, Drains::default());
+        let (drains, turns) = (Drains::default(), Turns::default());
+        let mut control = Control::start(backend.clone(), job, limits, outlet, drains, &turns);
         let stopped =
             async { while !matches!(place.commands.recv().await, Some(Command::Stop) | None) {} };
         tokio::select! {

@@ -8,11 +8,12 @@ use super::task::Sandbox;
 use crate::{
     machine::ServedExec,
     protocol::{
-        ExecEnd, ExecId, ExecOptions, ExecRequest, ExecUpdate, NamedMessage, ServerMessage, Status,
+        self, ExecEnd, ExecId, ExecOptions, ExecRequest, ExecUpdate, NamedMessage, ServerMessage,
+        Status,
         limits::{DEFAULT_OUTPUT_GRACE, DEFAULT_WINDOW, MIN_WINDOW},
     },
     server::{
-        backend::job::{Job, Language},
+        backend::job::{Job, Language, Program},
         escaped::Escaped,
         exec::{
             exec_table::Entry,
@@ -107,15 +108,33 @@ impl Sandbox {
     }
 
     /// Returns the job that the client requests, or the status and the reason of the refusal.
-    fn job(&self, exec: ExecRequest<'_>, options: &ExecOptions) -> Result<Job, (Status, String)> {
-        let name = exec.language.as_deref().unwrap_or("None");
-        let language = Language::from_name(name).ok_or_else(|| {
-            let status = Status::ExecutionUnsupportedLanguageError;
-            (status, Language::unsupported(name))
-        })?;
-        let Some(code) = exec.code else {
-            let why = "'code' is missing or not text.".to_owned();
-            return Err((Status::ExecutionError, why));
+    fn job(
+        &self,
+        program: protocol::Program<'_>,
+        options: &ExecOptions,
+    ) -> Result<Job, (Status, String)> {
+        let program = match program {
+            protocol::Program::Code(exec) => code(exec, options)?,
+            protocol::Program::Argv(argv) => {
+                let mut argv = argv.into_owned().into_iter();
+                let path = argv.next().unwrap_or_default();
+                Program::File {
+                    path,
+                    args: argv.collect(),
+                }
+            }
+            protocol::Program::Builtin(builtin) => {
+                if self.state.execs.has_many_builtins() {
+                    let why = "The sandbox has too many operations whose outcome the client has \
+                               not acknowledged.";
+                    return Err((Status::ExecutionError, why.to_owned()));
+                }
+                return Ok(Job {
+                    program: Program::Builtin(builtin.into_owned()),
+                    env: Vec::new(),
+                    cwd: None,
+                });
+            }
         };
         let most = self.options.max_execs;
         if self.state.execs.count_alive() >= most {
@@ -126,9 +145,7 @@ impl Sandbox {
             return Err((Status::ExecutionError, why));
         }
         Ok(Job {
-            language,
-            code: code.into_owned(),
-            args: options.args.clone(),
+            program,
             env: options.env.clone(),
             cwd: options.cwd.clone(),
         })
@@ -145,9 +162,14 @@ impl Sandbox {
             run_time: asked(options.timeout_ms).map_or(most, |asked| most.min(asked)),
             output_grace: most.min(output_grace),
         };
-        let exec = SharedExec::new(ServedExec::new(id.clone(), window), None);
+        let served = match options.binary {
+            true => ServedExec::binary(id.clone(), window),
+            false => ServedExec::new(id.clone(), window),
+        };
+        let exec = SharedExec::new(served, None);
         link.add(&exec);
-        tracing::debug!(sandbox = %self.id, exec = %Escaped(&id), language = ?job.language, "exec");
+        let program = job.program.name();
+        tracing::debug!(sandbox = %self.id, exec = %Escaped(&id), program, "exec");
         let entry = self.start(Some(id.clone()), exec, job, limits);
         self.state.execs.insert(id, entry);
     }
@@ -165,9 +187,15 @@ impl Sandbox {
             exec: exec.clone(),
             events: self.state.execs.sender.clone(),
         };
+        let is_builtin = matches!(job.program, Program::Builtin(_));
         let (backend, drains) = (self.backend.clone(), self.state.drains.clone());
-        let control = Some(Control::start(backend, job, limits, outlet, drains));
-        Entry { exec, control }
+        let turns = &self.state.turns;
+        let control = Some(Control::start(backend, job, limits, outlet, drains, turns));
+        Entry {
+            exec,
+            control,
+            is_builtin,
+        }
     }
 
     fn refuse_named(&self, link: &Link, id: ExecId, status: Status, why: String) {
@@ -216,4 +244,22 @@ impl Sandbox {
         }
         self.state.execs.tidy();
     }
+}
+
+/// Returns the code of a request, or the status and the reason of the refusal.
+fn code(exec: ExecRequest<'_>, options: &ExecOptions) -> Result<Program, (Status, String)> {
+    let name = exec.language.as_deref().unwrap_or("None");
+    let language = Language::from_name(name).ok_or_else(|| {
+        let status = Status::ExecutionUnsupportedLanguageError;
+        (status, Language::unsupported(name))
+    })?;
+    let Some(code) = exec.code else {
+        let why = "'code' is missing or not text.".to_owned();
+        return Err((Status::ExecutionError, why));
+    };
+    Ok(Program::Code {
+        language,
+        code: code.into_owned(),
+        args: options.args.clone(),
+    })
 }

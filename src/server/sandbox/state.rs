@@ -8,7 +8,7 @@ use crate::{
     machine::StoredExec,
     protocol::{Status, names::CLOSE_ERROR},
     server::{
-        exec::{exec_table::ExecTable, output_pump::Drains},
+        exec::{builtin::Turns, exec_table::ExecTable, output_pump::Drains},
         session::client_link::Link,
         store::{storage::Stamp, turns::Stop},
     },
@@ -20,6 +20,8 @@ pub(crate) struct State {
     pub(super) execs: ExecTable,
     /// Reads the output pipes of ended execs that background processes still hold open.
     pub(super) drains: Drains,
+    /// Limits how many builtins run concurrently.
+    pub(super) turns: Turns,
     /// The filesystem snapshot that is in progress.
     pub(super) snapshot: Option<Snapshot>,
     /// The checkpoint that the sandbox was restored from.
@@ -47,6 +49,7 @@ impl State {
             link,
             execs,
             drains: Drains::default(),
+            turns: Turns::default(),
             snapshot: None,
             restored_from,
             idle_since: Instant::now(),

@@ -97,6 +97,9 @@ impl Sandbox {
             let result = snapshot.done().await;
             self.on_snapshot(result);
         }
+        self.state
+            .execs
+            .end_watches("The sandbox was checkpointed.");
         // End the execs before the background processes that hold their output. So the execs report
         // that their output was cut.
         self.state.execs.told().await;

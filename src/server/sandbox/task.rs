@@ -13,7 +13,7 @@ use tokio::{
 use super::{handle::Command, leases::Lease, registry::Registration, state::State};
 use crate::{
     protocol::{
-        ClientMessage, SandboxConfig, SandboxId, SandboxToken, ServerMessage, Status,
+        ClientMessage, SandboxConfig, SandboxId, SandboxToken, ServerMessage, Status, Version,
         names::{CLOSE_ERROR, CLOSE_NORMAL},
     },
     server::{
@@ -65,7 +65,7 @@ impl Sandbox {
         if let Some(link) = &self.state.link {
             link.push(ServerMessage::identity(self.id.clone(), token));
         }
-        self.status(Status::SandboxRunning);
+        self.running();
     }
 
     /// Runs the sandbox until it is deleted.
@@ -165,7 +165,7 @@ impl Sandbox {
                 }
                 self.state.link = Some(link);
                 self.state.idle_since = Instant::now();
-                self.status(Status::SandboxRunning);
+                self.running();
                 tracing::debug!(sandbox = %self.id, "attached");
                 let _ = answer.send(true);
                 None
@@ -292,6 +292,14 @@ impl Sandbox {
     pub(super) fn status(&self, status: Status) {
         if let Some(link) = &self.state.link {
             link.push(ServerMessage::status(status));
+        }
+    }
+
+    /// Reports to the client that the sandbox runs, and under v2 what the server supports.
+    pub(super) fn running(&self) {
+        match &self.state.link {
+            Some(link) if link.version == Version::V2 => link.push(ServerMessage::running()),
+            _ => self.status(Status::SandboxRunning),
         }
     }
 

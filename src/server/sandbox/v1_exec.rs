@@ -109,7 +109,7 @@ impl Sandbox {
                 entry.exec.reconnect(link.version);
                 link.add(&entry.exec);
             }
-            None if link.version == Version::V2 => self.status(Status::SandboxRunning),
+            None if link.version == Version::V2 => self.running(),
             None => {
                 let reason = "There is no execution to reconnect to.".to_owned();
                 self.fail(Status::SandboxError, reason);

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     machine::StoredExec,
-    protocol::{EndReason, ExecEnd, ExecId, StdStream},
+    protocol::{BuiltinError, EndReason, ExecEnd, ExecId, Outcome, StdStream},
 };
 
 /// The JSON form of a [`StoredExec`]. A later version may add keys.
@@ -25,6 +25,12 @@ struct Written {
     output_cut: bool,
     message: Option<String>,
     output: Vec<Piece>,
+    /// The result of a builtin, a JSON object.
+    #[serde(default)]
+    result: Option<String>,
+    /// Why a builtin failed.
+    #[serde(default)]
+    error: Option<BuiltinError>,
 }
 
 /// Bytes of a stream from `offset` on, in base64.
@@ -45,6 +51,14 @@ pub(super) fn write(execs: &[StoredExec]) -> io::Result<Vec<u8>> {
         lengths: stored.end.lengths,
         output_cut: stored.end.output_cut,
         message: stored.message.clone(),
+        result: match stored.end.outcome.as_deref() {
+            Some(Outcome::Result(result)) => Some(result.clone()),
+            _ => None,
+        },
+        error: match stored.end.outcome.as_deref() {
+            Some(Outcome::Error(error)) => Some(error.clone()),
+            _ => None,
+        },
         output: stored
             .output
             .iter()
@@ -79,6 +93,11 @@ pub(super) fn read(text: &[u8]) -> io::Result<Vec<StoredExec>> {
                 signal: written.signal,
                 lengths: written.lengths,
                 output_cut: written.output_cut,
+                outcome: match (written.result, written.error) {
+                    (_, Some(error)) => Some(Box::new(Outcome::Error(error))),
+                    (Some(result), None) => Some(Box::new(Outcome::Result(result))),
+                    (None, None) => None,
+                },
             },
             message: written.message,
             output: output.collect::<io::Result<_>>()?,
@@ -106,6 +125,7 @@ mod tests {
             signal: Some(9),
             lengths: Some([3, u64::MAX]),
             output_cut: false,
+            outcome: None,
         };
         let exited = ExecEnd {
             reason: EndReason::Exited,
@@ -113,6 +133,7 @@ mod tests {
             signal: None,
             lengths: None,
             output_cut: true,
+            outcome: None,
         };
         let every: Vec<u8> = (0..=255).collect();
         let execs = [

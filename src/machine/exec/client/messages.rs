@@ -48,6 +48,8 @@ pub enum ProcessFact {
         stdin: u64,
         /// The number of bytes of output that the server sends past the last acknowledgement.
         window: Option<u64>,
+        /// The number of bytes of stdin that the client may send past the last acknowledgement.
+        stdin_window: Option<u64>,
     },
     /// The process has taken its stdin up to this offset (v2).
     StdinTaken(u64),

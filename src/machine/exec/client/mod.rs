@@ -31,7 +31,7 @@ use crate::{
     },
     protocol::{
         ExecId, NamedMessage, StdStream,
-        limits::{MIN_WINDOW, STDIN_WINDOW},
+        limits::{MIN_WINDOW, OLD_STDIN_WINDOW},
     },
 };
 
@@ -43,6 +43,8 @@ pub struct Process {
     config: ProcessConfig,
     /// The parts that depend on the version of the protocol.
     wire: Wire,
+    /// Whether stdin travels in binary frames (v2).
+    binary: bool,
     /// Whether the server accepts messages about the exec. Cleared when the link is lost.
     link_up: bool,
 
@@ -97,12 +99,13 @@ impl Process {
     fn with(config: ProcessConfig, wire: Wire, window: u64, received: [u64; 2]) -> Self {
         Self {
             config,
+            binary: false,
             link_up: false,
             end: None,
             waits: Vec::new(),
             kills: Kills::default(),
             stdin: SendStreams::new(match wire.acks_stdin() {
-                true => STDIN_WINDOW,
+                true => OLD_STDIN_WINDOW,
                 false => u64::MAX,
             }),
             stdin_base: None,
@@ -114,6 +117,12 @@ impl Process {
             actions: VecDeque::new(),
             wire,
         }
+    }
+
+    /// Sets whether stdin travels in binary frames (v2). See
+    /// [`ExecOptions::binary`](crate::protocol::ExecOptions::binary).
+    pub fn set_binary(&mut self, binary: bool) {
+        self.binary = binary;
     }
 
     /// The id of a named exec, and the offsets up to which its consumer has taken the output (v2).
@@ -234,7 +243,13 @@ impl Process {
         }
         match fact {
             ProcessFact::LinkUp => self.handle_link_up(),
-            ProcessFact::Announced { stdin, window } => {
+            ProcessFact::Announced {
+                stdin,
+                window,
+                stdin_window,
+            } => {
+                self.stdin
+                    .set_window(stdin_window.unwrap_or(OLD_STDIN_WINDOW));
                 self.output.resume();
                 self.output.limit_window(window.unwrap_or(u64::MAX));
                 let base = *self.stdin_base.get_or_insert_with(|| {

@@ -41,6 +41,8 @@ struct Told {
 pub struct ServedExec {
     exec: ExecId,
     output: SendStreams<2>,
+    /// Whether output is bytes rather than text, so that no incomplete code point is held back.
+    binary: bool,
     /// For each stream, an incomplete code point at its end. Cleared when the rest arrives, or when
     /// nothing arrives for a while.
     partial: [Vec<u8>; 2],
@@ -87,6 +89,7 @@ impl ServedExec {
         Self {
             exec,
             output: SendStreams::new(window),
+            binary: false,
             partial: Default::default(),
             gone: [false; 2],
             stdin: RecvStreams::new(STDIN_WINDOW, [0]),
@@ -110,6 +113,14 @@ impl ServedExec {
         Self {
             stdin: RecvStreams::new(u64::MAX, [0]),
             ..Self::new(ExecId::from(""), window)
+        }
+    }
+
+    /// An exec whose input and output are bytes rather than text.
+    pub fn binary(exec: ExecId, window: u64) -> Self {
+        Self {
+            binary: true,
+            ..Self::new(exec, window)
         }
     }
 
@@ -164,6 +175,9 @@ impl ServedExec {
     pub fn handle_output(&mut self, stream: StdStream, bytes: &[u8]) {
         if bytes.is_empty() || self.done {
             return;
+        }
+        if self.binary {
+            return self.output.push(stream as usize, BytesMut::from(bytes));
         }
         let partial = &mut self.partial[stream as usize];
         let mut data = BytesMut::with_capacity(partial.len() + bytes.len());
@@ -396,6 +410,7 @@ impl ServedExec {
             let update = ExecUpdate {
                 stdin: Some(stdin),
                 window: Some(self.window()),
+                stdin_window: Some(STDIN_WINDOW),
                 ..ExecUpdate::new(self.exec.clone())
             };
             let running = Status::ExecutionRunning;

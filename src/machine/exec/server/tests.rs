@@ -19,6 +19,7 @@ fn exited() -> ExecEnd {
         signal: None,
         lengths: None,
         output_cut: false,
+        outcome: None,
     }
 }
 

@@ -81,6 +81,7 @@ pub fn wrap(
         timeout_ms,
         output_grace_ms,
         input_ends,
+        binary: _,
         window: _,
     } = options;
     let wrapper = match language {

@@ -29,7 +29,7 @@ use crate::{
     machine::{
         Failure, Process, ProcessId, RequestId, SandboxEnd, SandboxEvent, SandboxState, wrap,
     },
-    protocol::{ClientMessage, ExecOptions, Pairing, StdStream},
+    protocol::{ClientMessage, ExecOptions, ExecRequest, Pairing, Program, StdStream},
 };
 
 /// The maximum number of kills whose answers are tracked.
@@ -167,6 +167,7 @@ fn unsupported(options: &ExecOptions) -> Option<&'static str> {
         timeout_ms,
         output_grace_ms,
         input_ends,
+        binary,
         // Only v2 has windows.
         window: _,
     } = options;
@@ -177,6 +178,7 @@ fn unsupported(options: &ExecOptions) -> Option<&'static str> {
         (timeout_ms.is_some(), "timeout of a process"),
         (output_grace_ms.is_some(), "output grace of a process"),
         (*input_ends, "end of input"),
+        (*binary, "binary frames"),
     ];
     let mut features = features.into_iter();
     features.find_map(|(used, feature)| used.then_some(feature))
@@ -199,12 +201,25 @@ impl Sandbox {
             self.require_running(what)?;
         }
         let NewExec {
-            language,
-            code,
+            program,
             mut options,
             stdin,
             wrapper,
         } = exec;
+        let (language, code) = match &program {
+            Program::Code(ExecRequest {
+                language: Some(language),
+                code: Some(code),
+            }) => (&**language, &**code),
+            Program::Builtin(_) => {
+                let feature = "operations on files";
+                return Err(Failure::Unsupported { what, feature });
+            }
+            _ => {
+                let feature = "programs without code";
+                return Err(Failure::Unsupported { what, feature });
+            }
+        };
         options.input_ends = matches!(stdin, Stdin::Bytes(_));
         let wrapped = match (&wrapper, unsupported(&options)) {
             (Some(nonce), _) => wrap(language, code, &options, nonce).map(Some),

@@ -134,12 +134,14 @@ fn encoded_messages_about_an_exec_parse_back_in_v2() {
         exec: "7f3a-1".into(),
         stdin: None,
         window: None,
+        stdin_window: None,
         end: Some(ExecEnd {
             reason,
             exit_code,
             signal,
             lengths,
             output_cut: false,
+            outcome: None,
         }),
     };
     let cut = |mut update: ExecUpdate| {
@@ -158,6 +160,7 @@ fn encoded_messages_about_an_exec_parse_back_in_v2() {
                 exec: "7f3a-1".into(),
                 stdin: Some(0),
                 window: Some(1),
+                stdin_window: Some(2),
                 end: None,
             },
             None,

@@ -50,7 +50,11 @@ impl Exec {
 
     fn announced(&mut self, stdin: u64) -> Vec<String> {
         let window = Some(WINDOW);
-        self.fact(ProcessFact::Announced { stdin, window })
+        self.fact(ProcessFact::Announced {
+            stdin,
+            window,
+            stdin_window: None,
+        })
     }
 
     fn ended(&mut self, end: ProcessEnd, lengths: Option<[u64; 2]>) -> Vec<String> {
@@ -238,6 +242,7 @@ fn huge_offsets_do_not_panic_or_pass_the_window() {
     exec.fact(ProcessFact::Announced {
         stdin: u64::MAX,
         window,
+        stdin_window: None,
     });
     assert_eq!(exec.process.window(), Some(WINDOW), "as was asked for");
     exec.ended(ProcessEnd::Exited(0), Some([u64::MAX, u64::MAX]));
@@ -298,7 +303,11 @@ fn output_past_the_window_is_dropped_and_the_exec_ends() {
 fn a_smaller_window_of_the_server_is_respected() {
     let mut exec = Exec::new(Process::named(ProcessConfig::default(), "e".into(), 8192));
     let window = Some(2048);
-    exec.fact(ProcessFact::Announced { stdin: 0, window });
+    exec.fact(ProcessFact::Announced {
+        stdin: 0,
+        window,
+        stdin_window: None,
+    });
     exec.output(OUT, 0, 2048);
     assert_eq!(
         exec.taken([511, 0]),

@@ -12,7 +12,11 @@ fn a_kill_after_the_exit_is_for_what_holds_the_output() {
     assert_eq!(exec.kill(2), NOTHING, "one is on its way");
     assert_eq!(exec.relink(), ["reconnect [0, 0]"]);
     let window = Some(WINDOW);
-    let said = exec.fact(ProcessFact::Announced { stdin: 0, window });
+    let said = exec.fact(ProcessFact::Announced {
+        stdin: 0,
+        window,
+        stdin_window: None,
+    });
     assert_eq!(said, ["kill"], "the first may be lost with its link");
     assert_eq!(exec.fact(ProcessFact::ForceKilled), ["1 done", "2 done"]);
     exec.ended(ProcessEnd::Exited(0), Some([0, 0]));

@@ -60,7 +60,7 @@ fn stdin_is_sent_within_its_window_and_cut_at_code_points() {
         };
         assert_eq!(length % 4, u64::from(sent == 0), "whole code points");
         sent += length;
-        assert!(sent - taken <= STDIN_WINDOW);
+        assert!(sent - taken <= OLD_STDIN_WINDOW);
         said = exec.written();
     }
     assert_eq!(sent, data.len() as u64);
@@ -134,16 +134,16 @@ fn output_that_another_client_acknowledged_is_a_gap() {
 fn stdin_of_an_earlier_client_fills_the_window() {
     let mut exec = Exec::adopted([0, 0]);
     exec.fact(ProcessFact::LinkUp);
-    assert_eq!(exec.announced(STDIN_WINDOW - 3), NOTHING);
-    let base = STDIN_WINDOW - 3;
+    assert_eq!(exec.announced(OLD_STDIN_WINDOW - 3), NOTHING);
+    let base = OLD_STDIN_WINDOW - 3;
     let said = exec.write(1, b"abcdefgh");
     assert_eq!(said, ["1 done", &format!("stdin@{base} abc")]);
     assert_eq!(exec.written(), NOTHING, "the process has taken nothing yet");
     let said = exec.fact(ProcessFact::StdinTaken(4));
-    assert_eq!(said, [format!("stdin@{STDIN_WINDOW} defg")]);
+    assert_eq!(said, [format!("stdin@{OLD_STDIN_WINDOW} defg")]);
     exec.written();
     let said = exec.fact(ProcessFact::StdinTaken(base + 3));
-    assert_eq!(said, [format!("stdin@{} h", STDIN_WINDOW + 4)]);
+    assert_eq!(said, [format!("stdin@{} h", OLD_STDIN_WINDOW + 4)]);
     assert_eq!(exec.flush(2), NOTHING);
     assert_eq!(exec.fact(ProcessFact::StdinTaken(base + 8)), ["2 done"]);
 }

@@ -1,0 +1,60 @@
+//! Runs a builtin in a process of its own: a fork of the agent that executes no other program.
+//!
+//! A kill doesn't signal this process, but closes a pipe that it watches. So it can remove an
+//! unfinished file before it ends.
+
+use std::{
+    io::{self, PipeReader, PipeWriter},
+    os::fd::AsRawFd,
+    path::Path,
+};
+
+use nix::unistd::Pid;
+
+use super::main_process::{Identity, NotStarted, Report, Stdio};
+use crate::{
+    inside::{
+        builtin::{Streams, serve},
+        messages::Limits,
+        spawn,
+    },
+    protocol::Builtin,
+};
+
+/// The permission bits that new files don't get.
+const UMASK: u32 = 0o022;
+
+/// Forks a child that runs a builtin, and returns its PID. It ends soon after the other end of
+/// `stop` is closed.
+pub(super) fn start(
+    builtin: &Builtin,
+    home: &str,
+    limits: Limits,
+    identity: Option<Identity<'_>>,
+    stdio: Stdio,
+    stop: PipeReader,
+    reports: PipeWriter,
+) -> io::Result<Pid> {
+    let mut keep = stdio.fds_with(&reports).to_vec();
+    keep.push(stop.as_raw_fd());
+    spawn::fork(&keep, move |closed| {
+        if let Err(error) = closed.and_then(|()| prepare(limits, identity, &stdio)) {
+            return NotStarted::from(error).report().write(&reports);
+        }
+        Report::Started.write(&reports);
+        let mut streams = Streams::new(stdio.stdin.into(), stdio.stdout.into(), stop.into());
+        // The server notices that no outcome was written.
+        let _ = serve(builtin, Path::new(home), &mut streams, &stdio.stderr);
+        Report::Ended(0).write(&reports);
+    })
+}
+
+/// Gives this process the user and the limits of code.
+fn prepare(limits: Limits, identity: Option<Identity<'_>>, stdio: &Stdio) -> io::Result<()> {
+    rustix::io::ioctl_fionbio(&stdio.stdin, true)?;
+    rustix::io::ioctl_fionbio(&stdio.stdout, true)?;
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(UMASK));
+    // Without the signal, a write beyond the limit fails with an error.
+    spawn::lower_limits(limits.of_processes())?;
+    identity.map_or(Ok(()), Identity::assume_without_group)
+}

@@ -1,0 +1,81 @@
+//! [`start`]: runs a builtin in a thread of this process, for sandboxes without an agent.
+
+use std::{
+    io::{self, PipeReader, PipeWriter},
+    os::fd::{AsFd, OwnedFd},
+    path::PathBuf,
+    thread,
+};
+
+use futures::future::BoxFuture;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use tokio::{net::unix::pipe, sync::watch};
+
+use super::{
+    builtin::{Streams, serve},
+    process::{Exit, Process, Started},
+};
+use crate::protocol::Builtin;
+
+/// Starts a builtin. Relative paths start at `home`. Dropping the process stops the builtin.
+pub(crate) fn start(builtin: Builtin, home: PathBuf) -> io::Result<Started> {
+    let (stdin, input) = io::pipe()?;
+    let (output, stdout) = io::pipe()?;
+    let (errors, stderr) = io::pipe()?;
+    let (stopped, stopper) = io::pipe()?;
+    let input = pipe::Sender::from_owned_fd(input.into())?;
+    let output = pipe::Receiver::from_owned_fd(output.into())?;
+    let errors = pipe::Receiver::from_owned_fd(errors.into())?;
+    let mut streams = streams(stdin, stdout, stopped)?;
+    let (ended, exited) = watch::channel(false);
+    thread::Builder::new()
+        .name(format!("builtin {}", builtin.op()))
+        .spawn(move || {
+            // The server notices that no outcome was written.
+            let _ = serve(&builtin, &home, &mut streams, &stderr);
+            drop((streams, stderr));
+            ended.send_replace(true);
+        })?;
+    Ok(Started {
+        stdin: Box::new(input),
+        stdout: Box::new(output),
+        stderr: Box::new(errors),
+        process: Box::new(Thread {
+            stop: Some(stopper),
+            exited,
+        }),
+    })
+}
+
+fn streams(stdin: PipeReader, stdout: PipeWriter, stop: PipeReader) -> io::Result<Streams> {
+    let (stdin, stdout) = (OwnedFd::from(stdin), OwnedFd::from(stdout));
+    for end in [&stdin, &stdout] {
+        fcntl(end.as_fd(), FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+    }
+    Ok(Streams::new(stdin, stdout, stop.into()))
+}
+
+/// A builtin that runs in a thread.
+struct Thread {
+    /// Stops the builtin when it is dropped.
+    stop: Option<PipeWriter>,
+    exited: watch::Receiver<bool>,
+}
+
+impl Process for Thread {
+    fn wait(&mut self) -> BoxFuture<'_, io::Result<Exit>> {
+        Box::pin(async {
+            // If the thread has panicked, it has ended, too.
+            let _ = self.exited.wait_for(|&ended| ended).await;
+            Ok(Exit::default())
+        })
+    }
+
+    fn kill(&mut self) -> BoxFuture<'_, Result<(), String>> {
+        self.stop = None;
+        Box::pin(async {
+            let _ = self.exited.wait_for(|&ended| ended).await;
+            Ok(())
+        })
+    }
+}
