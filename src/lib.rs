@@ -152,14 +152,19 @@ pub use actor::{Language, MergedOutput, OutputStream};
 pub(crate) use actor::{ProcessActor, ProcessOutput, SandboxActor};
 #[cfg(feature = "client")]
 pub use client::{
-    Command, EventStream, ExistingSandbox, LineStream, NewSandbox, OpenMode, Output, Process,
-    ProcessRef, ProcessStdin, Runtime, Sandbox, SandboxBuilder, TextStream,
+    Command, EventStream, ExistingSandbox, FileEntries, FileEvents, FileReader, FileWriter, Files,
+    LineStream, NewSandbox, OpenMode, Output, Process, ProcessRef, ProcessStdin, Runtime, Sandbox,
+    SandboxBuilder, TextStream,
 };
 #[cfg(feature = "client")]
 pub use error::{Error, ErrorKind};
 pub use machine::{
     Effect, LinkError, OutputPolicy, Overflow, ProcessEnd, ProcessId, ReconnectPolicy, SandboxEnd,
     SandboxEvent, SandboxState, UpgradeRefusal,
+};
+pub use protocol::{
+    BuiltinError, BuiltinErrorKind, FileEntry, FileEvent, FileKind, FileMetadata, FilePath,
+    Transferred, WriteMode,
 };
 pub use protocol::{SandboxId, SandboxToken, Status, StdStream, Version as ProtocolVersion};
 #[cfg(all(unix, feature = "server"))]

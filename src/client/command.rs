@@ -8,7 +8,7 @@ use futures::future::try_join3;
 use super::{Output, Process, Sandbox, streams::READ_LIMIT};
 use crate::{
     Error, Language, OutputPolicy, ProcessEnd,
-    actor::{Exec, Start, StartKey, Stdin},
+    actor::{Exec, ExecProgram, Start, StartKey, Stdin},
 };
 
 /// Code to run in a sandbox: its arguments, environment, working directory, input and time limit.
@@ -63,9 +63,13 @@ pub struct Command {
 
 impl Command {
     pub(super) fn new(sandbox: Sandbox, language: Language, code: String) -> Self {
+        Self::of(sandbox, Exec::new(language, code))
+    }
+
+    pub(super) fn of(sandbox: Sandbox, exec: Exec) -> Self {
         Self {
             sandbox,
-            exec: Exec::new(language, code),
+            exec,
             kill_on_drop: false,
             limit: READ_LIMIT,
         }
@@ -73,15 +77,17 @@ impl Command {
 
     /// Adds an argument: `$1`, `$2`, … in bash, `sys.argv[1:]` in Python. Default: none.
     pub fn arg(mut self, arg: impl Into<String>) -> Self {
-        self.exec.options.args.push(arg.into());
+        let args = match &mut self.exec.program {
+            ExecProgram::Argv(argv) => argv,
+            _ => &mut self.exec.options.args,
+        };
+        args.push(arg.into());
         self
     }
 
     /// Adds several arguments, in order.
-    pub fn args<A: Into<String>>(mut self, args: impl IntoIterator<Item = A>) -> Self {
-        let args = args.into_iter().map(Into::into);
-        self.exec.options.args.extend(args);
-        self
+    pub fn args<A: Into<String>>(self, args: impl IntoIterator<Item = A>) -> Self {
+        args.into_iter().fold(self, Self::arg)
     }
 
     /// Sets an environment variable, in addition to those of the sandbox. A later value for the

@@ -111,6 +111,17 @@ impl ProcessStdin {
         self.poll_pending(cx)
     }
 
+    /// Closes stdin. Doesn't wait until the process has taken what was written.
+    pub(super) fn poll_close(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.closed {
+            true => Poll::Ready(Ok(())),
+            false => self.poll_step(cx, Step::Close),
+        }
+    }
+
     fn poll_step(&mut self, cx: &mut Context<'_>, step: Step) -> Poll<io::Result<()>> {
         if !matches!(&self.pending, Some((pending, _)) if *pending == step) {
             ready!(self.poll_written(cx))?;
@@ -172,9 +183,7 @@ impl AsyncWrite for ProcessStdin {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if !self.closed {
-            ready!(self.poll_step(cx, Step::Close))?;
-        }
+        ready!(self.as_mut().poll_close(cx))?;
         self.poll_step(cx, Step::Flush)
     }
 }

@@ -4,7 +4,7 @@ use std::{fmt, io};
 
 use crate::{
     machine::{Failure, LinkError, SandboxEnd},
-    protocol::Status,
+    protocol::{BuiltinErrorKind, Status},
 };
 
 /// The category of an [`Error`](super::Error), to match on.
@@ -75,6 +75,9 @@ pub enum ErrorKind {
     OutputOverflow,
     /// The output exceeded the size limit of the call that collected it.
     OutputTooLarge,
+    /// An operation on files failed in the sandbox.
+    /// [`Error::builtin`](crate::Error::builtin) returns the path.
+    Builtin(BuiltinErrorKind),
     /// An actor of the sandbox is gone, because it panicked or its System was stopped.
     ActorGone,
     /// The operating system could not start a thread for the actors, or provided no random bytes.
@@ -115,6 +118,7 @@ impl fmt::Display for ErrorKind {
             Self::OutputLost => "output lost",
             Self::OutputOverflow => "output budget exceeded",
             Self::OutputTooLarge => "output too large",
+            Self::Builtin(kind) => kind.as_str(),
             Self::ActorGone => "actor gone",
             Self::Runtime => "no runtime",
         })
@@ -187,6 +191,7 @@ impl ErrorKind {
             Self::Timeout => io::ErrorKind::TimedOut,
             Self::Protocol => io::ErrorKind::InvalidData,
             Self::Unsupported | Self::UnsupportedLanguage => io::ErrorKind::Unsupported,
+            Self::Builtin(kind) => kind.to_io(),
             Self::OutputOverflow => io::ErrorKind::QuotaExceeded,
             Self::OutputTooLarge => io::ErrorKind::FileTooLarge,
             _ => io::ErrorKind::Other,

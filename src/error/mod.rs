@@ -15,7 +15,7 @@ use actix::MailboxError;
 pub use self::kind::ErrorKind;
 use crate::{
     machine::{Effect, Failure, LinkError, ProcessEnd, SandboxEnd, SandboxState},
-    protocol::{ConfigError, StdStream},
+    protocol::{BuiltinError, ConfigError, StdStream},
     transport::UrlError,
 };
 
@@ -47,6 +47,7 @@ enum Repr {
         end: ProcessEnd,
         stderr: String,
     },
+    Builtin(BuiltinError),
 }
 
 /// An error of the client. Cheap to clone.
@@ -85,6 +86,7 @@ impl Error {
             Repr::ActorGone { .. } => ErrorKind::ActorGone,
             Repr::Runtime(_) => ErrorKind::Runtime,
             Repr::ProcessFailed { .. } => ErrorKind::ProcessFailed,
+            Repr::Builtin(error) => ErrorKind::Builtin(error.kind),
         }
     }
 
@@ -99,7 +101,8 @@ impl Error {
             | Repr::OutputOverflow { .. }
             | Repr::OutputTooLarge { .. }
             | Repr::ProcessFailed { .. } => Effect::Applied,
-            Repr::SandboxLost(_) | Repr::ActorGone { .. } => Effect::Unknown,
+            // A part of the operation may have taken effect.
+            Repr::SandboxLost(_) | Repr::ActorGone { .. } | Repr::Builtin(_) => Effect::Unknown,
         }
     }
 
@@ -159,6 +162,15 @@ impl Error {
     pub fn lost_bytes(&self) -> Option<u64> {
         match &*self.0 {
             Repr::OutputLost { bytes, .. } => Some(*bytes),
+            _ => None,
+        }
+    }
+
+    /// Why an operation on files failed in the sandbox. `None` unless the kind is
+    /// [`ErrorKind::Builtin`].
+    pub fn builtin(&self) -> Option<&BuiltinError> {
+        match &*self.0 {
+            Repr::Builtin(error) => Some(error),
             _ => None,
         }
     }
@@ -245,12 +257,19 @@ impl std::error::Error for Error {
         match &*self.0 {
             Repr::Url(error) => Some(error),
             Repr::Config(error) => Some(error),
+            Repr::Builtin(error) => Some(error),
             Repr::Failure(failure) => match self.link_error() {
                 Some(cause) => Some(cause),
                 None => Some(failure),
             },
             _ => self.link_error().map(|cause| cause as _),
         }
+    }
+}
+
+impl From<BuiltinError> for Error {
+    fn from(error: BuiltinError) -> Self {
+        Self::new(Repr::Builtin(error))
     }
 }
 

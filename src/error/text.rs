@@ -15,6 +15,7 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &*self.0 {
             Repr::Url(error) => error.fmt(f),
+            Repr::Builtin(error) => error.fmt(f),
             Repr::Option { option, problem } => write!(f, "the option `{option}` {problem}"),
             Repr::Config(error) => {
                 write!(

@@ -1,6 +1,6 @@
 //! [`Builtin`]: a program of the server that works on the files of a sandbox (v2).
 
-use std::path::Path;
+use std::{io, path::Path};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
@@ -481,6 +481,43 @@ pub enum BuiltinErrorKind {
     /// Another failure, or a kind that this version doesn't know.
     #[serde(other)]
     Other,
+}
+
+impl BuiltinErrorKind {
+    /// A short name, for tables and counters.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::NotFound => "file not found",
+            Self::PermissionDenied => "file permission denied",
+            Self::NotADirectory => "not a directory",
+            Self::IsADirectory => "is a directory",
+            Self::AlreadyExists => "file exists",
+            Self::NotEmpty => "directory not empty",
+            Self::NoSpace => "no space",
+            Self::TooLarge => "file too large",
+            Self::NotAFile => "not a file",
+            Self::InvalidInput => "invalid path or value",
+            Self::Unsupported => "operation not supported",
+            Self::Other => "operation failed",
+        }
+    }
+
+    /// The nearest [`io::ErrorKind`].
+    pub fn to_io(self) -> io::ErrorKind {
+        match self {
+            Self::NotFound => io::ErrorKind::NotFound,
+            Self::PermissionDenied => io::ErrorKind::PermissionDenied,
+            Self::NotADirectory => io::ErrorKind::NotADirectory,
+            Self::IsADirectory => io::ErrorKind::IsADirectory,
+            Self::AlreadyExists => io::ErrorKind::AlreadyExists,
+            Self::NotEmpty => io::ErrorKind::DirectoryNotEmpty,
+            Self::NoSpace => io::ErrorKind::StorageFull,
+            Self::TooLarge => io::ErrorKind::FileTooLarge,
+            Self::NotAFile | Self::InvalidInput => io::ErrorKind::InvalidInput,
+            Self::Unsupported => io::ErrorKind::Unsupported,
+            Self::Other => io::ErrorKind::Other,
+        }
+    }
 }
 
 fn one() -> u32 {

@@ -1,0 +1,430 @@
+//! [`Files`]: the files of a sandbox.
+//!
+//! Each operation is an exec with a builtin program, so it survives a lost connection without loss
+//! and without repetition.
+
+mod entries;
+mod reader;
+mod watch;
+mod writer;
+
+use bytes::Bytes;
+use serde::de::DeserializeOwned;
+
+pub use self::{entries::FileEntries, reader::FileReader, watch::FileEvents, writer::FileWriter};
+use super::{Command, Process, Sandbox, streams::READ_LIMIT};
+use crate::{
+    Error, ProcessEnd,
+    actor::{Exec, ExecProgram},
+    machine::{Failure, OutputPolicy, Stdin},
+    protocol::{
+        Builtin, BuiltinError, BuiltinErrorKind, FileEntry, FileMetadata, FilePath, Transferred,
+        WriteMode,
+    },
+};
+
+/// The files of a sandbox. [`Sandbox::files`] returns this handle.
+///
+/// A relative path starts at the home directory of the sandbox. Operations have the rights of the
+/// code in the sandbox: they can read and write what code can.
+///
+/// Every operation happens once, even if the connection is lost in between and the client
+/// [reconnects](crate::SandboxBuilder::reconnect). At most 16 operations that move content, and 16
+/// others, run concurrently in a sandbox; more wait for their turn.
+///
+/// # Errors
+///
+/// If the operation fails in the sandbox, the kind is
+/// [`ErrorKind::Builtin`](crate::ErrorKind::Builtin), the message names the path, and
+/// [`Error::builtin`] returns the details. The sandbox lives on. The other kinds are those of
+/// [`Sandbox::exec`]. [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported): the server speaks
+/// protocol v1 or is too old; nothing was sent.
+///
+/// # Cancel safety
+///
+/// Dropping the future of an operation stops it. A [`write`](Self::write) or [`copy`](Self::copy)
+/// that is stopped has either replaced the file or changed nothing.
+///
+/// ```
+/// # #[cfg(all(unix, feature = "server"))]
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # futures::executor::block_on(async {
+/// # let server = actix_sandbox::LocalServer::start().await?;
+/// # let sandbox = actix_sandbox::Sandbox::create(server.url()).await?;
+/// let files = sandbox.files();
+/// files.write("data/in.csv", "1\n2\n").await?;
+/// assert_eq!(files.read_to_string("data/in.csv").await?, "1\n2\n");
+/// assert!(files.exists("data").await?);
+/// # sandbox.kill().await?;
+/// # Ok(())
+/// # })
+/// # }
+/// # #[cfg(not(all(unix, feature = "server")))]
+/// # fn main() {}
+/// ```
+#[derive(Clone, Debug)]
+pub struct Files {
+    sandbox: Sandbox,
+}
+
+impl Sandbox {
+    /// The files of the sandbox. Needs protocol v2.
+    pub fn files(&self) -> Files {
+        Files {
+            sandbox: self.clone(),
+        }
+    }
+
+    /// Returns a [`Command`] that runs a program of the sandbox without a shell. The program is a
+    /// path, or a name that is looked up in `PATH`. Needs protocol v2.
+    ///
+    /// ```
+    /// # #[cfg(all(unix, feature = "server"))]
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # futures::executor::block_on(async {
+    /// # let server = actix_sandbox::LocalServer::start().await?;
+    /// # let sandbox = actix_sandbox::Sandbox::create(server.url()).await?;
+    /// let output = sandbox.program("printf").args(["%s\n", "$HOME stays"]).output().await?;
+    /// assert_eq!(output.stdout, "$HOME stays\n");
+    /// # sandbox.kill().await?;
+    /// # Ok(())
+    /// # })
+    /// # }
+    /// # #[cfg(not(all(unix, feature = "server")))]
+    /// # fn main() {}
+    /// ```
+    pub fn program(&self, program: impl Into<String>) -> Command {
+        let argv = ExecProgram::Argv(vec![program.into()]);
+        Command::of(self.clone(), Exec::of(argv))
+    }
+}
+
+impl Files {
+    /// Reads a file of at most 64 MiB.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::OutputTooLarge`](crate::ErrorKind::OutputTooLarge) if the file is larger: use
+    /// [`open`](Self::open).
+    pub async fn read(&self, path: impl Into<FilePath>) -> Result<Bytes, Error> {
+        self.read_range(path, 0, None).await
+    }
+
+    /// Reads `length` bytes of a file from `offset` on, or up to its end if it is shorter or
+    /// `length` is `None`. At most 64 MiB.
+    pub async fn read_range(
+        &self,
+        path: impl Into<FilePath>,
+        offset: u64,
+        length: Option<u64>,
+    ) -> Result<Bytes, Error> {
+        let path = path.into();
+        let read = Builtin::Read {
+            path,
+            offset,
+            length,
+        };
+        let process = self.start(read, Stdin::Null).await?;
+        let content = process.stdout().read_to_limit(READ_LIMIT).await?;
+        outcome::<Transferred>(&process).await?;
+        Ok(content)
+    }
+
+    /// Reads a file of at most 64 MiB, which must be UTF-8.
+    ///
+    /// # Errors
+    ///
+    /// A [`BuiltinErrorKind::InvalidInput`] if the content is not UTF-8.
+    pub async fn read_to_string(&self, path: impl Into<FilePath>) -> Result<String, Error> {
+        let path = path.into();
+        let content = self.read(path.clone()).await?;
+        String::from_utf8(content.into()).map_err(|error| {
+            let at = error.utf8_error().valid_up_to();
+            let message = format!("cannot read '{path}' as text: byte {at} is not UTF-8");
+            BuiltinError::new(BuiltinErrorKind::InvalidInput, path, message).into()
+        })
+    }
+
+    /// Opens a file for reading.
+    pub async fn open(&self, path: impl Into<FilePath>) -> Result<FileReader, Error> {
+        self.open_range(path, 0, None).await
+    }
+
+    /// Opens a part of a file for reading: `length` bytes from `offset` on. `None`: up to the end.
+    ///
+    /// That the file can't be opened is reported by the first read.
+    pub async fn open_range(
+        &self,
+        path: impl Into<FilePath>,
+        offset: u64,
+        length: Option<u64>,
+    ) -> Result<FileReader, Error> {
+        let path = path.into();
+        let read = Builtin::Read {
+            path,
+            offset,
+            length,
+        };
+        let process = self.start(read, Stdin::Null).await?;
+        Ok(FileReader::new(process))
+    }
+
+    /// Writes a file. It appears as a whole: until all content has arrived, readers see the earlier
+    /// file. Missing parent directories are created. A new file gets the permissions 0644; a file
+    /// that is replaced keeps its permissions.
+    pub async fn write(
+        &self,
+        path: impl Into<FilePath>,
+        content: impl Into<Bytes>,
+    ) -> Result<(), Error> {
+        let write = write(path.into(), WriteMode::Replace);
+        self.put(write, content.into()).await
+    }
+
+    /// Like [`write`](Self::write), but fails with [`BuiltinErrorKind::AlreadyExists`] if the file
+    /// exists.
+    pub async fn write_new(
+        &self,
+        path: impl Into<FilePath>,
+        content: impl Into<Bytes>,
+    ) -> Result<(), Error> {
+        let write = write(path.into(), WriteMode::Create);
+        self.put(write, content.into()).await
+    }
+
+    /// Writes to the end of a file, which is created if it is missing.
+    ///
+    /// The content is written as it arrives. If the call fails, a part of it may have been written;
+    /// the error says how much.
+    pub async fn append(
+        &self,
+        path: impl Into<FilePath>,
+        content: impl Into<Bytes>,
+    ) -> Result<(), Error> {
+        let write = write(path.into(), WriteMode::Append);
+        self.put(write, content.into()).await
+    }
+
+    /// Writes to a file from `offset` on, and keeps all other bytes. See [`append`](Self::append).
+    pub async fn write_at(
+        &self,
+        path: impl Into<FilePath>,
+        offset: u64,
+        content: impl Into<Bytes>,
+    ) -> Result<(), Error> {
+        let write = write(path.into(), WriteMode::At(offset));
+        self.put(write, content.into()).await
+    }
+
+    /// Opens a file for writing. It appears as a whole when the writer is
+    /// [shut down](tokio::io::AsyncWriteExt::shutdown), as with [`write`](Self::write). Dropping
+    /// the writer before that leaves the earlier file.
+    pub async fn create(&self, path: impl Into<FilePath>) -> Result<FileWriter, Error> {
+        self.writer(path, WriteMode::Replace).await
+    }
+
+    /// Opens a file for writing in another mode than [`create`](Self::create) does.
+    pub async fn writer(
+        &self,
+        path: impl Into<FilePath>,
+        mode: WriteMode,
+    ) -> Result<FileWriter, Error> {
+        let process = self.start(write(path.into(), mode), Stdin::Open).await?;
+        Ok(FileWriter::new(process))
+    }
+
+    /// Lists the entries of a directory, sorted by name.
+    pub async fn list(&self, path: impl Into<FilePath>) -> Result<Vec<FileEntry>, Error> {
+        self.entries(path, 1, None).await?.collect_all().await
+    }
+
+    /// Lists the entries of a directory as a stream. `depth` is how many levels of directories to
+    /// list; 1 lists the directory itself. If there is a `pattern`, lists only the entries whose
+    /// name matches: `*` stands for any characters, `?` for one.
+    pub async fn entries(
+        &self,
+        path: impl Into<FilePath>,
+        depth: u32,
+        pattern: Option<&str>,
+    ) -> Result<FileEntries, Error> {
+        let list = Builtin::List {
+            path: path.into(),
+            depth,
+            pattern: pattern.map(str::to_owned),
+        };
+        let process = self.start(list, Stdin::Null).await?;
+        Ok(FileEntries::new(process))
+    }
+
+    /// Describes a file. If it is a symbolic link, describes the target.
+    pub async fn metadata(&self, path: impl Into<FilePath>) -> Result<FileMetadata, Error> {
+        let path = path.into();
+        self.perform(Builtin::Metadata { path, follow: true }).await
+    }
+
+    /// Describes a file, without following a symbolic link.
+    pub async fn symlink_metadata(&self, path: impl Into<FilePath>) -> Result<FileMetadata, Error> {
+        let path = path.into();
+        let follow = false;
+        self.perform(Builtin::Metadata { path, follow }).await
+    }
+
+    /// Whether a file exists. `false` for a symbolic link whose target doesn't exist.
+    pub async fn exists(&self, path: impl Into<FilePath>) -> Result<bool, Error> {
+        match self.metadata(path).await {
+            Ok(_) => Ok(true),
+            Err(error) => match error.builtin().map(|error| error.kind) {
+                Some(BuiltinErrorKind::NotFound | BuiltinErrorKind::NotADirectory) => Ok(false),
+                _ => Err(error),
+            },
+        }
+    }
+
+    /// Creates a directory and its missing parents. Succeeds if it exists.
+    pub async fn create_dir(&self, path: impl Into<FilePath>) -> Result<(), Error> {
+        self.apply(Builtin::CreateDir { path: path.into() }).await
+    }
+
+    /// Removes a file, a link or an empty directory.
+    pub async fn remove(&self, path: impl Into<FilePath>) -> Result<(), Error> {
+        let path = path.into();
+        let recursive = false;
+        self.apply(Builtin::Remove { path, recursive }).await
+    }
+
+    /// Removes a directory with everything in it, or a file. Doesn't follow links.
+    pub async fn remove_all(&self, path: impl Into<FilePath>) -> Result<(), Error> {
+        let path = path.into();
+        let recursive = true;
+        self.apply(Builtin::Remove { path, recursive }).await
+    }
+
+    /// Renames a file or directory. Replaces a file at the new path.
+    pub async fn rename(
+        &self,
+        path: impl Into<FilePath>,
+        to: impl Into<FilePath>,
+    ) -> Result<(), Error> {
+        let (path, to) = (path.into(), to.into());
+        self.apply(Builtin::Rename { path, to }).await
+    }
+
+    /// Copies a file with its permissions. Returns its size in bytes.
+    pub async fn copy(
+        &self,
+        path: impl Into<FilePath>,
+        to: impl Into<FilePath>,
+    ) -> Result<u64, Error> {
+        let (path, to) = (path.into(), to.into());
+        let copied: Transferred = self.perform(Builtin::Copy { path, to }).await?;
+        Ok(copied.bytes)
+    }
+
+    /// Sets the permission bits of a file, at most 0o7777. Follows symbolic links.
+    pub async fn set_permissions(
+        &self,
+        path: impl Into<FilePath>,
+        permissions: u32,
+    ) -> Result<(), Error> {
+        let path = path.into();
+        self.apply(Builtin::SetPermissions { path, permissions })
+            .await
+    }
+
+    /// Creates a symbolic link at `path` that points to `target`, which need not exist.
+    pub async fn symlink(
+        &self,
+        target: impl Into<FilePath>,
+        path: impl Into<FilePath>,
+    ) -> Result<(), Error> {
+        self.link(path.into(), target.into(), true).await
+    }
+
+    /// Creates a hard link at `path` to the file `target`.
+    pub async fn hard_link(
+        &self,
+        target: impl Into<FilePath>,
+        path: impl Into<FilePath>,
+    ) -> Result<(), Error> {
+        self.link(path.into(), target.into(), false).await
+    }
+
+    /// Watches a file, or a directory with its entries. Resolves when changes are reported from
+    /// now on. With `recursive`, also watches all directories below it.
+    pub async fn watch(
+        &self,
+        path: impl Into<FilePath>,
+        recursive: bool,
+    ) -> Result<FileEvents, Error> {
+        let path = path.into();
+        let process = self
+            .start(Builtin::Watch { path, recursive }, Stdin::Open)
+            .await?;
+        FileEvents::ready(process).await
+    }
+
+    async fn link(&self, path: FilePath, target: FilePath, symbolic: bool) -> Result<(), Error> {
+        self.apply(Builtin::Link {
+            path,
+            target,
+            symbolic,
+        })
+        .await
+    }
+
+    async fn put(&self, write: Builtin, content: Bytes) -> Result<(), Error> {
+        let process = self.start(write, Stdin::Bytes(content)).await?;
+        outcome::<Transferred>(&process).await.map(drop)
+    }
+
+    async fn apply(&self, builtin: Builtin) -> Result<(), Error> {
+        self.perform::<serde::de::IgnoredAny>(builtin)
+            .await
+            .map(drop)
+    }
+
+    /// Runs an operation that has neither input nor output.
+    async fn perform<T: DeserializeOwned>(&self, builtin: Builtin) -> Result<T, Error> {
+        let process = self.start(builtin, Stdin::Null).await?;
+        outcome(&process).await
+    }
+
+    /// Starts an operation. Dropping the process stops it.
+    async fn start(&self, builtin: Builtin, stdin: Stdin) -> Result<Process, Error> {
+        let mut exec = Exec::builtin(builtin);
+        exec.stdin = stdin;
+        // No content may be dropped, whatever the policy of the sandbox.
+        exec.output = Some(OutputPolicy::default());
+        let command = Command::of(self.sandbox.clone(), exec);
+        command.kill_on_drop(true).spawn().await
+    }
+}
+
+fn write(path: FilePath, mode: WriteMode) -> Builtin {
+    Builtin::Write {
+        path,
+        mode,
+        permissions: None,
+    }
+}
+
+/// Waits for the result of an operation.
+async fn outcome<T: DeserializeOwned>(process: &Process) -> Result<T, Error> {
+    result(process.wait().await?)
+}
+
+/// Returns the result of an operation that has ended.
+fn result<T: DeserializeOwned>(end: ProcessEnd) -> Result<T, Error> {
+    match end {
+        ProcessEnd::Completed(Ok(result)) => serde_json::from_str(&result).map_err(|error| {
+            let message = format!("the server's result can't be read: {error}");
+            BuiltinError::other(message).into()
+        }),
+        ProcessEnd::Completed(Err(error)) => Err((*error).into()),
+        ProcessEnd::SandboxLost { end } => Err(Error::sandbox_lost(end)),
+        _ => {
+            let what = "complete the operation";
+            Err(Failure::ProcessEnded { what }.into())
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! [`FileEvents`]: changes of files as a stream.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use futures::{Stream, StreamExt};
+
+use super::{entries::JsonLines, outcome};
+use crate::{
+    Error, Process,
+    protocol::{BuiltinError, FileEvent},
+};
+
+/// Changes of files. [`Files::watch`](super::Files::watch) returns this stream.
+///
+/// Each change is reported once and in order, also across reconnects. If changes come faster than
+/// they are read, some are lost, and [`FileEvent::Overflow`] reports that at their place. The
+/// stream ends when the watched file or directory is removed. If the watch fails, the last item is
+/// the error: for example, a checkpoint ends it.
+///
+/// Dropping the stream ends the watch. A watch neither keeps the sandbox from becoming idle nor
+/// prevents a checkpoint.
+#[derive(Debug)]
+#[must_use = "streams do nothing unless they are polled"]
+pub struct FileEvents(JsonLines<FileEvent>);
+
+impl FileEvents {
+    /// Waits until the watch reports changes.
+    pub(super) async fn ready(process: Process) -> Result<Self, Error> {
+        let mut events = JsonLines::new(process.clone());
+        match events.next().await {
+            Some(Ok(FileEvent::Ready)) => Ok(Self(events)),
+            Some(Err(error)) => Err(error),
+            Some(Ok(_)) => {
+                Err(BuiltinError::other("the server reported a change too early").into())
+            }
+            None => {
+                outcome::<serde::de::IgnoredAny>(&process).await?;
+                Err(BuiltinError::other("the watch ended before it was ready").into())
+            }
+        }
+    }
+}
+
+impl Stream for FileEvents {
+    type Item = Result<FileEvent, Error>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.0.poll_next_unpin(cx)
+    }
+}

@@ -1,0 +1,93 @@
+//! [`FileWriter`]: a file as tokio's [`AsyncWrite`].
+
+use std::{
+    fmt, io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use futures::future::BoxFuture;
+use tokio::io::AsyncWrite;
+
+use super::outcome;
+use crate::{Error, Process, ProcessStdin, protocol::Transferred};
+
+/// A file that is written in a sandbox. [`Files::create`](super::Files::create) returns it.
+///
+/// [`shutdown`](tokio::io::AsyncWriteExt::shutdown) completes the file and reports whether that
+/// succeeded. Dropping the writer before that stops the operation: a file that would be replaced
+/// stays unchanged.
+pub struct FileWriter {
+    process: Process,
+    content: ProcessStdin,
+    /// Waits for the outcome. Set by a shutdown, and when the operation takes no more content.
+    ending: Option<BoxFuture<'static, Result<Transferred, Error>>>,
+    ended: Option<Result<Transferred, Error>>,
+}
+
+impl FileWriter {
+    pub(super) fn new(process: Process) -> Self {
+        Self {
+            content: process.stdin(),
+            process,
+            ending: None,
+            ended: None,
+        }
+    }
+
+    /// Waits for the outcome.
+    fn poll_ended(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        loop {
+            match (&self.ended, &mut self.ending) {
+                (Some(ended), _) => return Poll::Ready(ended.clone().map(drop)),
+                (None, Some(ending)) => self.ended = Some(ready!(ending.as_mut().poll(cx))),
+                (None, None) => {
+                    let process = self.process.clone();
+                    self.ending = Some(Box::pin(async move { outcome(&process).await }));
+                }
+            }
+        }
+    }
+
+    /// Replaces an error of stdin by the reason why the operation has failed.
+    fn poll_reason(&mut self, cx: &mut Context<'_>, error: io::Error) -> Poll<io::Error> {
+        let reason = ready!(self.poll_ended(cx)).err();
+        Poll::Ready(reason.map_or(error, io::Error::from))
+    }
+}
+
+impl AsyncWrite for FileWriter {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match ready!(Pin::new(&mut self.content).poll_write(cx, bytes)) {
+            Ok(written) => Poll::Ready(Ok(written)),
+            Err(error) => Poll::Ready(Err(ready!(self.poll_reason(cx, error)))),
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match ready!(Pin::new(&mut self.content).poll_flush(cx)) {
+            Ok(()) => Poll::Ready(Ok(())),
+            Err(error) => Poll::Ready(Err(ready!(self.poll_reason(cx, error)))),
+        }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.ending.is_none() {
+            // If this fails, the outcome says why.
+            let _ = ready!(Pin::new(&mut self.content).poll_close(cx));
+        }
+        Poll::Ready(Ok(ready!(self.poll_ended(cx))?))
+    }
+}
+
+impl fmt::Debug for FileWriter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FileWriter")
+            .field("process", &self.process)
+            .finish_non_exhaustive()
+    }
+}
