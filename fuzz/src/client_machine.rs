@@ -417,7 +417,8 @@ impl World {
                     check_sent(&text, Version::V2);
                 }
             }
-            ProcessAction::SendStdin { number, text } => {
+            ProcessAction::SendStdin { number, frame } => {
+                let text = frame.into_text();
                 if can_send {
                     check_sent(&text, self.sandbox.version());
                     exec.in_flight = Some(number);

@@ -26,7 +26,7 @@ use crate::{
         Connection, ConnectionAction, ConnectionState, Epoch, LinkCommand, LinkError, LinkFact,
         Mode,
     },
-    protocol::{SandboxId, SandboxToken},
+    protocol::{Encoded, SandboxId, SandboxToken},
     transport::{
         Cookies, Credit, DialConfig, Dialled, Link, LinkConfig, LinkEvent, RecordedDial, Recorder,
         Target, dial,
@@ -37,8 +37,8 @@ use crate::{
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(super) enum ConnectionCommand {
-    /// Send a text frame on the current link. With a tag, [`ConnectionReport::Written`] follows.
-    Send { text: String, tag: Option<u64> },
+    /// Send a frame on the current link. With a tag, [`ConnectionReport::Written`] follows.
+    Send { frame: Encoded, tag: Option<u64> },
     /// From now on, dial this sandbox.
     Resume(SandboxId, SandboxToken),
     /// A command for its machine.
@@ -53,7 +53,7 @@ pub(super) enum ConnectionCommand {
 pub(super) enum ConnectionReport {
     /// A fact from its machine.
     Link(LinkFact),
-    /// Text frames, in order. Dropping the credit lets the link read the next batch.
+    /// Frames, in order. Dropping the credit lets the link read the next batch.
     Frames {
         epoch: Epoch,
         frames: Vec<Bytes>,
@@ -304,9 +304,9 @@ impl Handler<ConnectionCommand> for ConnectionActor {
 
     fn handle(&mut self, command: ConnectionCommand, ctx: &mut Context<Self>) {
         match command {
-            ConnectionCommand::Send { text, tag } => {
+            ConnectionCommand::Send { frame, tag } => {
                 if let Some(link) = &mut self.link {
-                    link.send(text, tag);
+                    link.send(frame, tag);
                 }
             }
             ConnectionCommand::Resume(id, token) => self.target = Target::Attach(id, token),

@@ -26,6 +26,7 @@ use crate::{
         Epoch, LinkFact, OutputPolicy, ProcessAction, ProcessFact, ProcessId, RequestId, Sandbox,
         SandboxAction, SandboxConfig, SandboxState,
     },
+    protocol::Encoded,
     transport::Credit,
 };
 
@@ -179,8 +180,9 @@ impl SandboxActor {
         }
     }
 
-    fn send(&self, text: String, tag: Option<u64>) {
-        self.command(ConnectionCommand::Send { text, tag });
+    fn send(&self, frame: impl Into<Encoded>, tag: Option<u64>) {
+        let frame = frame.into();
+        self.command(ConnectionCommand::Send { frame, tag });
     }
 
     fn frames(&mut self, epoch: Epoch, frames: &[Bytes], credit: Credit, now: Instant) {
@@ -219,11 +221,11 @@ impl SandboxActor {
                     self.send(text, None);
                 }
             }
-            ProcessAction::SendStdin { number, text } => {
+            ProcessAction::SendStdin { number, frame } => {
                 if self.machine.can_send(process) {
                     self.next_tag += 1;
                     self.stdin.push_back((self.next_tag, process, number));
-                    self.send(text, Some(self.next_tag));
+                    self.send(frame, Some(self.next_tag));
                 }
             }
             ProcessAction::Ended { end, stdin_unsent } => {

@@ -28,6 +28,7 @@
     allow(dead_code, unused_imports, reason = "only the other side uses it")
 )]
 
+mod binary;
 mod builtin;
 mod client_message;
 mod config;
@@ -46,6 +47,7 @@ mod status;
 mod utf8;
 mod version;
 
+pub use binary::{Encoded, Piece};
 pub use builtin::{
     Builtin, BuiltinError, BuiltinErrorKind, FileEntry, FileEvent, FileKind, FileMetadata,
     FilePath, MAX_RESULT_BYTES, Transferred, WriteMode,

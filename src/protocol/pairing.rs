@@ -43,6 +43,7 @@ impl Pairing {
             ServerMessage::Identity(_) => [self.flush(), Some(message)],
             // None of these answers a request: a held status keeps waiting.
             ServerMessage::Output(_)
+            | ServerMessage::BinaryOutput(_)
             | ServerMessage::StdinAck { .. }
             | ServerMessage::Unknown(_) => [Some(message), None],
         }

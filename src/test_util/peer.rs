@@ -13,7 +13,7 @@ use futures::{Sink, SinkExt, Stream};
 use serde_json::Value;
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 
-use crate::protocol::{Fragment, Reassembly, limits::DEFAULT_MAX_MESSAGE_BYTES};
+use crate::protocol::{Encoded, Fragment, Reassembly, limits::DEFAULT_MAX_MESSAGE_BYTES};
 
 /// How far a connection has been replayed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,7 +86,10 @@ impl Peer {
                     break;
                 }
                 Frame::Pong(_) => continue,
-                Frame::Binary(data) => return Poll::Ready(Heard::Text(lossy(&data))),
+                // A recording has the text message that means the same.
+                Frame::Binary(data) => {
+                    return Poll::Ready(Heard::Text(Encoded::Binary(data).into_text()));
+                }
                 Frame::Continuation(Item::FirstText(data) | Item::FirstBinary(data)) => {
                     Fragment::First(data)
                 }

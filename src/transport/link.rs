@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     machine::{Keepalive, KeepaliveAction, KeepaliveConfig, LinkError},
-    protocol::{Fragment, Reassembly, excerpt},
+    protocol::{Encoded, Fragment, Piece, Reassembly, excerpt},
     yield_now::Yield,
 };
 
@@ -47,7 +47,7 @@ pub(crate) struct LinkConfig {
 /// An event of a link.
 #[derive(Debug)]
 pub(crate) enum LinkEvent {
-    /// Text messages, in order. Dropping the credit lets the link read another batch.
+    /// Messages, in order. Dropping the credit lets the link read another batch.
     Frames(Vec<Bytes>, Credit),
     /// The socket has accepted the messages with these tags and all earlier ones.
     Written(Vec<u64>),
@@ -126,9 +126,9 @@ impl Link {
         self.recorded = recorded;
     }
 
-    /// Queues a text message. With a tag, [`LinkEvent::Written`] reports when the socket has
-    /// accepted it.
-    pub(crate) fn send(&mut self, text: String, tag: Option<u64>) {
+    /// Queues a message. With a tag, [`LinkEvent::Written`] reports when the socket has accepted
+    /// it.
+    pub(crate) fn send(&mut self, frame: Encoded, tag: Option<u64>) {
         if self.closing {
             return;
         }
@@ -138,7 +138,11 @@ impl Link {
             });
             return;
         }
-        self.outgoing.push_back((Message::Text(text.into()), tag));
+        let message = match frame {
+            Encoded::Text(text) => Message::Text(text.into()),
+            Encoded::Binary(bytes) => Message::Binary(bytes),
+        };
+        self.outgoing.push_back((message, tag));
     }
 
     /// Starts the close handshake. Sends all queued messages first.
@@ -215,8 +219,12 @@ impl Link {
                     None => break,
                 },
             };
-            if let (Some(recorded), Message::Text(text)) = (&self.recorded, &message.0) {
-                recorded.sent(text);
+            match (&self.recorded, &message.0) {
+                (Some(recorded), Message::Text(text)) => recorded.sent(text),
+                (Some(recorded), Message::Binary(bytes)) => {
+                    recorded.sent(&Encoded::Binary(bytes.clone()).into_text());
+                }
+                _ => {}
             }
             self.socket.send(message.0)?;
             self.unflushed.extend(message.1);
@@ -312,7 +320,7 @@ impl Link {
             Frame::Continuation(item) => {
                 let fragment = match item {
                     Item::FirstText(data) => Fragment::First(data),
-                    Item::FirstBinary(data) => return Err(protocol(binary(&data))),
+                    Item::FirstBinary(data) => Fragment::First(data),
                     Item::Continue(data) => Fragment::Middle(data),
                     Item::Last(data) => Fragment::Last(data),
                 };
@@ -324,6 +332,8 @@ impl Link {
                     self.take(text);
                 }
             }
+            // Under v1, the machine refuses the frame.
+            Frame::Binary(data) if Piece::read(&data).is_some() => self.take(data),
             Frame::Binary(data) => return Err(protocol(binary(&data))),
             Frame::Ping(payload) => {
                 self.pong = Some(payload);
@@ -354,14 +364,16 @@ impl Link {
         Ok(())
     }
 
-    fn take(&mut self, text: Bytes) {
+    fn take(&mut self, frame: Bytes) {
         // Without a credit, the link is closing. Drop the message, because no consumer reads it.
         if self.credit.is_some() {
-            if let Some(recorded) = &self.recorded {
-                recorded.received(&text);
+            match (&self.recorded, Piece::read(&frame)) {
+                (Some(recorded), Some(piece)) => recorded.received(piece.to_text().as_bytes()),
+                (Some(recorded), None) => recorded.received(&frame),
+                (None, _) => {}
             }
-            self.batch_bytes += text.len();
-            self.batch.push(text);
+            self.batch_bytes += frame.len();
+            self.batch.push(frame);
         }
     }
 
@@ -400,7 +412,7 @@ impl Link {
 
 fn binary(data: &[u8]) -> String {
     format!(
-        "unexpected binary frame (the protocol uses text frames only): {}",
+        "a binary frame that is no piece of a stream: {}",
         excerpt(data)
     )
 }
@@ -490,7 +502,7 @@ mod tests {
     async fn a_peers_last_message_is_read_after_a_failed_write() {
         let mut cx = Context::from_waker(Waker::noop());
         let mut link = link(HalfDead(b"\x81\x02hi\x88\x05\x0f\xa0why"));
-        link.send("too late".to_owned(), None);
+        link.send("too late".to_owned().into(), None);
         let Poll::Ready(LinkEvent::Frames(frames, _)) = link.poll(&mut cx) else {
             panic!("the frame is lost")
         };

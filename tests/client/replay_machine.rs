@@ -183,7 +183,8 @@ impl Client {
             match action {
                 ProcessAction::Settle(request, answer) => self.answer(request, answer.map(drop)),
                 ProcessAction::SendKill => self.sandbox.kill_process(id),
-                ProcessAction::SendStdin { number, text } => {
+                ProcessAction::SendStdin { number, frame } => {
+                    let text = frame.into_text();
                     assert!(self.sandbox.can_send(id));
                     self.sent.push(serde_json::from_str(&text).expect("JSON"));
                     let machine = self.processes.get_mut(&id).expect("a process");

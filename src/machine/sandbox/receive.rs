@@ -94,7 +94,9 @@ impl Sandbox {
             return;
         }
         match message {
-            ServerMessage::Output(piece) => self.handle_output(piece),
+            ServerMessage::Output(piece) | ServerMessage::BinaryOutput(piece) => {
+                self.handle_output(piece);
+            }
             ServerMessage::Status(update) => self.handle_status(update, now),
             ServerMessage::Identity(identity) => self.handle_identity(identity),
             ServerMessage::Error(error) => {

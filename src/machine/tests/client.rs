@@ -285,7 +285,8 @@ impl Client {
                 self.settle(request, Answer::Process(answer));
             }
             ProcessAction::Send(text) if can_send => self.out.push_back(Out::Send(text)),
-            ProcessAction::SendStdin { number, text } if can_send => {
+            ProcessAction::SendStdin { number, frame } if can_send => {
+                let text = frame.into_text();
                 self.out.push_back(Out::Send(text));
                 let written = ProcessFact::StdinWritten(number);
                 let due = time + self.delay;

@@ -9,7 +9,7 @@ use serde::{
 
 use super::{
     super::{
-        Builtin, ExecId, ParseError, Version,
+        Builtin, ExecId, ParseError, Piece, Version,
         data::read_data,
         json::{Raw, not_json, parse_object},
     },
@@ -65,6 +65,21 @@ impl ClientMessage<'static> {
     ///
     /// As [`parse`](Self::parse).
     pub fn parse_as(frame: &[u8], version: Version) -> Result<Self, ParseError> {
+        if version == Version::V2
+            && let Some(piece) = Piece::read(frame)
+        {
+            let input = NamedMessage::Stdin {
+                offset: piece.offset,
+                data: Cow::Owned(piece.data.to_vec()),
+                eof: piece.eof,
+            };
+            // Only a server sends output.
+            let message = match piece.stream {
+                None => input,
+                Some(_) => NamedMessage::Unknown,
+            };
+            return Ok(Self::Named(ExecId::new(piece.exec), message));
+        }
         let keys: Keys<'_> = parse_object(frame)?;
         if version == Version::V2
             && let Some(exec) = keys.exec

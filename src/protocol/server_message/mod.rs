@@ -6,12 +6,14 @@ mod fast;
 mod output;
 mod read;
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use serde::{Serialize, Serializer};
 
 use super::{
-    ExecId, ParseError, SandboxId, SandboxToken, Status, StdStream, Version, json::print,
-    names::FEATURES,
+    Encoded, ExecId, ParseError, Piece, SandboxId, SandboxToken, Status, StdStream, Version,
+    json::print, names::FEATURES,
 };
 
 pub use exec::{EndReason, ExecEnd, ExecUpdate, Outcome};
@@ -27,6 +29,8 @@ pub enum ServerMessage {
     Identity(Identity),
     /// A piece of output.
     Output(OutputPiece),
+    /// A piece of output to send in a binary frame (v2). A received one is [`Self::Output`].
+    BinaryOutput(OutputPiece),
     /// The reason of the error status before it.
     Error(ErrorMessage),
     /// The process has taken input (v2).
@@ -114,11 +118,19 @@ impl ServerMessage {
         }
     }
 
-    /// Reads a frame with output in the usual form. Returns `None` for every other frame, which
+    /// Reads a frame with output in the usual form, or a binary frame. Returns `None` for every other frame, which
     /// [`read`](Self::read) reads. A separate function, because the larger result of `read` would be
     /// moved several times for each piece.
     pub fn read_output(frame: &Bytes, version: Version) -> Option<OutputView<'_>> {
-        fast::output(frame, version)
+        let piece = Piece::read(frame).filter(|_| version == Version::V2);
+        match piece {
+            Some(piece) => Some(OutputView {
+                stream: piece.stream?,
+                place: Some((piece.exec, piece.offset)),
+                data: Cow::Borrowed(piece.data),
+            }),
+            None => fast::output(frame, version),
+        }
     }
 
     /// Reads a text frame like [`parse_as`](Self::parse_as), if [`read_output`](Self::read_output)
@@ -146,13 +158,32 @@ impl ServerMessage {
         match self {
             Self::Status(update) => print(update),
             Self::Identity(identity) => print(identity),
-            Self::Output(piece) => piece.encode(),
+            Self::Output(piece) | Self::BinaryOutput(piece) => piece.encode(),
             Self::Error(error) => print(error),
             Self::StdinAck { exec, offset } => print(&StdinAck {
                 exec,
                 offset: *offset,
             }),
             Self::Unknown(unknown) => print(unknown),
+        }
+    }
+
+    /// The message as the payload of a frame.
+    pub fn to_frame(&self) -> Encoded {
+        match self {
+            Self::BinaryOutput(OutputPiece {
+                stream,
+                data,
+                place: Some(place),
+            }) => Piece {
+                stream: Some(*stream),
+                exec: place.exec.as_str(),
+                offset: place.offset,
+                data,
+                eof: false,
+            }
+            .encode(),
+            _ => Encoded::Text(self.encode()),
         }
     }
 

@@ -15,7 +15,7 @@ use futures::task::AtomicWaker;
 use tokio::sync::Notify;
 
 use crate::{
-    protocol::{ServerMessage, Status, Version},
+    protocol::{Encoded, ServerMessage, Status, Version},
     server::{
         exec::{shared_exec::SharedExec, v1_adapter::refusal},
         http::client_address::ClientAddress,
@@ -29,7 +29,7 @@ const MAX_WAITING_ANSWERS: usize = 1_024;
 /// A frame for the writer of a session to send.
 #[derive(Debug)]
 pub(crate) enum Outgoing {
-    Text(String),
+    Message(Encoded),
     Pong(Bytes),
     /// A close frame and its code. `None` echoes an empty close frame.
     Close(Option<u16>),
@@ -260,7 +260,7 @@ impl Link {
             return Poll::Ready(Some(Outgoing::Pong(payload)));
         }
         if let Some(message) = state.poll_message() {
-            return Poll::Ready(Some(Outgoing::Text(message.encode())));
+            return Poll::Ready(Some(Outgoing::Message(message.to_frame())));
         }
         if state.first.is_some() {
             return Poll::Pending;

@@ -139,7 +139,7 @@ impl Conversation {
         }
     }
 
-    /// Reads the next text message. Returns `None` when the session has ended.
+    /// Reads the next message. Returns `None` when the session has ended.
     async fn next(&mut self) -> Option<Bytes> {
         let link = &self.link.0;
         loop {
@@ -149,7 +149,7 @@ impl Conversation {
                 event = self.incoming.next() => event,
             };
             match event {
-                Event::Text(frame) => return Some(frame),
+                Event::Message(frame) => return Some(frame),
                 Event::Ping(payload) => link.pong(payload),
                 Event::Close(code) => link.closed_by_client(code),
                 Event::Refused(why, code) => {

@@ -9,7 +9,9 @@ use actix_web::web;
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt;
 
-use crate::protocol::{Fragment, FrameGuard, Reassembly, ReassemblyError, names::CLOSE_TOO_BIG};
+use crate::protocol::{
+    Fragment, FrameGuard, Piece, Reassembly, ReassemblyError, names::CLOSE_TOO_BIG,
+};
 
 /// Close code for a peer that breaks the framing (RFC 6455, 7.4.1).
 const CLOSE_PROTOCOL: u16 = 1002;
@@ -17,8 +19,8 @@ const CLOSE_PROTOCOL: u16 = 1002;
 /// What the client sent, or how reading ended.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Event {
-    /// A text message.
-    Text(Bytes),
+    /// A text message, or a piece of stdin in a binary message.
+    Message(Bytes),
     Ping(Bytes),
     /// The close frame, with its code.
     Close(Option<u16>),
@@ -112,10 +114,14 @@ impl Incoming {
 
     fn accept(&mut self, frame: Frame) -> Option<Event> {
         let fragment = match frame {
-            Frame::Text(text) => return Some(Event::Text(text)),
-            // The protocol has no binary messages.
+            Frame::Text(text) => return Some(Event::Message(text)),
+            // Under v1, the parser refuses it.
+            Frame::Binary(data) if Piece::read(&data).is_some() => {
+                return Some(Event::Message(data));
+            }
             Frame::Binary(_) | Frame::Continuation(Item::FirstBinary(_)) => {
-                return Some(Event::Refused("a binary message".to_owned(), None));
+                let why = "a binary message that is no piece of stdin";
+                return Some(Event::Refused(why.to_owned(), None));
             }
             Frame::Ping(payload) => return Some(Event::Ping(payload)),
             Frame::Pong(_) => return None,
@@ -128,7 +134,7 @@ impl Incoming {
         };
         match self.reassembly.push(fragment) {
             Ok(None) => None,
-            Ok(Some(message)) => Some(Event::Text(message)),
+            Ok(Some(message)) => Some(Event::Message(message)),
             Err(ReassemblyError::TooLarge { .. }) => Some(self.too_large()),
             Err(error @ ReassemblyError::OutOfOrder) => {
                 Some(self.give_up(error.to_string(), CLOSE_PROTOCOL))

@@ -17,7 +17,7 @@ use actix_web_actors::ws;
 use futures::Stream;
 
 use super::client_link::{Guard, Link, Outgoing};
-use crate::yield_now::Yield;
+use crate::{protocol::Encoded, yield_now::Yield};
 
 /// The writing half of a session.
 pub(super) struct Session {
@@ -40,7 +40,8 @@ impl Actor for Session {
 impl StreamHandler<Outgoing> for Session {
     fn handle(&mut self, outgoing: Outgoing, ctx: &mut Self::Context) {
         match outgoing {
-            Outgoing::Text(text) => ctx.text(text),
+            Outgoing::Message(Encoded::Text(text)) => ctx.text(text),
+            Outgoing::Message(Encoded::Binary(bytes)) => ctx.binary(bytes),
             Outgoing::Pong(payload) => ctx.pong(&payload),
             Outgoing::Close(code) => ctx.close(code.map(|code| CloseReason {
                 code: CloseCode::from(code),
@@ -97,8 +98,8 @@ impl Stream for Outbound {
         match &next {
             Poll::Ready(Some(outgoing)) => {
                 self.paused = true;
-                if let Outgoing::Text(text) = outgoing {
-                    self.since_yield += text.len();
+                if let Outgoing::Message(message) = outgoing {
+                    self.since_yield += message.len();
                 }
             }
             Poll::Ready(None) => {}

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::machine::{Failure, Finish, ProcessEnd, RequestId, SandboxEnd};
+use crate::protocol::Encoded;
 
 /// The options of a [`Process`](super::Process).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,7 +94,7 @@ pub enum ProcessAction {
         /// The number of the message.
         number: u64,
         /// The frame.
-        text: String,
+        frame: Encoded,
     },
     /// Send a message about a named exec (v2). If it is lost with its link, the machine makes up
     /// for that on the next link.

@@ -145,7 +145,7 @@ impl Process {
             let offset = self.stdin_base.unwrap_or(0).saturating_add(piece.offset);
             self.actions.push_back(ProcessAction::SendStdin {
                 number: requests.message,
-                text: self.wire.stdin(offset, piece.data, piece.eof),
+                frame: self.wire.stdin(offset, piece.data, piece.eof, self.binary),
             });
         }
     }

@@ -76,7 +76,7 @@ fn ended(end: ProcessEnd) -> ProcessAction {
 fn stdin(number: u64, data: &str) -> ProcessAction {
     ProcessAction::SendStdin {
         number,
-        text: ClientMessage::stdin(data).encode(),
+        frame: ClientMessage::stdin(data).encode().into(),
     }
 }
 
@@ -324,7 +324,8 @@ fn large_stdin_is_cut_between_code_points() {
     let data = "é".repeat(MAX_PIECE);
     let mut actions = process.write(1, &data);
     let (mut joined, mut number) = (String::new(), 0);
-    while let Some(ProcessAction::SendStdin { text, .. }) = actions.pop() {
+    while let Some(ProcessAction::SendStdin { frame, .. }) = actions.pop() {
+        let text = frame.into_text();
         let Ok(ClientMessage::Stdin { data: Some(piece) }) =
             ClientMessage::parse_as(text.as_bytes(), crate::protocol::Version::V1)
         else {

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::ProcessAction;
 use crate::{
     machine::{Finish, ProcessEnd, SandboxEnd, exec::v1::UnnamedExec},
-    protocol::{ClientMessage, ExecId, NamedMessage, StdStream},
+    protocol::{ClientMessage, Encoded, ExecId, NamedMessage, Piece, StdStream},
 };
 
 /// The version of the protocol under which an exec was started. It never changes.
@@ -50,13 +50,23 @@ impl Wire {
     }
 
     /// Encodes a message with stdin.
-    pub(super) fn stdin(&self, offset: u64, data: &[u8], eof: bool) -> String {
+    pub(super) fn stdin(&self, offset: u64, data: &[u8], eof: bool, binary: bool) -> Encoded {
+        if binary && let Some(exec) = self.exec() {
+            let piece = Piece {
+                stream: None,
+                exec: exec.as_str(),
+                offset,
+                data,
+                eof,
+            };
+            return piece.encode();
+        }
         let named = self.encode(NamedMessage::Stdin {
             offset,
             data: data.into(),
             eof,
         });
-        named.unwrap_or_else(|| UnnamedExec::stdin(data))
+        named.unwrap_or_else(|| UnnamedExec::stdin(data)).into()
     }
 
     /// Whether the server acknowledges stdin. If not, bytes count as taken when the link has

@@ -461,8 +461,15 @@ impl ServedExec {
     }
 
     fn output_at(&self, stream: usize, offset: u64, data: Bytes) -> ServerMessage {
-        let exec = self.exec.clone();
-        ServerMessage::output_at(STREAMS[stream], data, OutputPlace { exec, offset })
+        let place = OutputPlace {
+            exec: self.exec.clone(),
+            offset,
+        };
+        let output = ServerMessage::output_at(STREAMS[stream], data, place);
+        match (self.binary, output) {
+            (true, ServerMessage::Output(piece)) => ServerMessage::BinaryOutput(piece),
+            (_, output) => output,
+        }
     }
 
     fn poll_end(&mut self) -> Option<ServerMessage> {

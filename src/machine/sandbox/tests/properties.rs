@@ -494,7 +494,8 @@ impl World {
         match action {
             ProcessAction::Settle(request, answer) => self.settled(request, answer.is_ok()),
             ProcessAction::SendKill => self.sandbox.kill_process(process),
-            ProcessAction::SendStdin { number, text } => {
+            ProcessAction::SendStdin { number, frame } => {
+                let text = frame.into_text();
                 let Ok(ClientMessage::Stdin { data: Some(data) }) =
                     ClientMessage::parse_as(text.as_bytes(), Version::V1)
                 else {

@@ -10,7 +10,7 @@ const VERSIONS: [Version; 2] = [Version::V1, Version::V2];
 
 /// Reads a frame by the fast path only.
 fn read(frame: &Bytes, version: Version) -> Option<ServerMessage> {
-    let output = ServerMessage::read_output(frame, version);
+    let output = fast::output(frame, version);
     let output = output.map(|output| ServerMessage::Output(output.into_piece(frame)));
     output.or_else(|| fast::read(frame, version).map(Received::into_message))
 }

@@ -11,7 +11,7 @@ use crate::{
 
 fn pop(link: &Link) -> Option<String> {
     match link.poll_pop(&Context::from_waker(Waker::noop())) {
-        Poll::Ready(Some(Outgoing::Text(text))) => Some(text),
+        Poll::Ready(Some(Outgoing::Message(message))) => Some(message.into_text()),
         Poll::Ready(Some(other)) => Some(format!("{other:?}")),
         Poll::Ready(None) => Some("end".to_owned()),
         Poll::Pending => None,

@@ -124,7 +124,8 @@ impl Exec {
                     let kind = kind.split(' ').next().unwrap().to_owned();
                     format!("{} failed: {kind} {:?}", request.0, failure.effect())
                 }
-                ProcessAction::SendStdin { number, text } => {
+                ProcessAction::SendStdin { number, frame } => {
+                    let text = frame.into_text();
                     self.number = number;
                     words(&text)
                 }
