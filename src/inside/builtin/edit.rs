@@ -87,3 +87,6 @@ fn about_both(
     let message = format!("cannot {what} '{path}' to '{to}': {}", reason(error));
     BuiltinError::new(kind(error), about.clone(), message)
 }
+
+#[cfg(test)]
+mod tests;

@@ -256,3 +256,6 @@ fn after_character(name: &[u8]) -> &[u8] {
     };
     name.get(length..).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests;

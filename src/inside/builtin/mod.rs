@@ -13,6 +13,8 @@ mod place;
 mod read;
 mod remove;
 mod streams;
+#[cfg(target_os = "linux")]
+mod watch;
 mod write;
 
 use std::{io, path::Path};
@@ -63,6 +65,11 @@ pub(crate) fn run(
             target,
             symbolic,
         } => to_json(edit::link(home, path, target, *symbolic)?),
+        #[cfg(target_os = "linux")]
+        Builtin::Watch { path, recursive } => {
+            to_json(watch::watch(home, path, *recursive, streams)?)
+        }
+        #[cfg(not(target_os = "linux"))]
         Builtin::Watch { .. } => return Err(unsupported(builtin)),
         Builtin::Pack { .. } | Builtin::Unpack { .. } => return Err(unsupported(builtin)),
     };

@@ -220,3 +220,6 @@ fn failed_below(
     let what = subject.what;
     Subject { what, path: &path }.fail(error)
 }
+
+#[cfg(test)]
+mod tests;
