@@ -2,18 +2,31 @@
 //!
 //! It runs where code runs and as the user of code, so it can do no more than code can: in a
 //! confined sandbox in a process of the exec, on the backend `host` in a thread of the server. It
-//! blocks, and uses no runtime. Code may change files and links at the same time.
+//! blocks, uses no runtime and changes no state of its process. Code may change files and links at
+//! the same time.
 
+mod edit;
+mod list;
+mod metadata;
+mod new_file;
+mod place;
+mod read;
+mod remove;
 mod streams;
+#[cfg(target_os = "linux")]
+mod watch;
+mod write;
 
 use std::{
     io::{self, Write},
-    path::{Path, PathBuf},
+    path::Path,
 };
 
+use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use self::place::Subject;
 pub(crate) use self::streams::Streams;
 use crate::protocol::{
     Builtin, BuiltinError, BuiltinErrorKind, FilePath, MAX_RESULT_BYTES, excerpt,
@@ -55,23 +68,76 @@ pub(crate) fn serve(
 ///
 /// If the builtin is stopped before it has taken effect, it removes what it has written and fails.
 fn run(builtin: &Builtin, home: &Path, streams: &mut Streams) -> Result<Value, BuiltinError> {
-    let _ = (home, streams);
-    Err(BuiltinError::new(
+    let result = match builtin {
+        Builtin::Read {
+            path,
+            offset,
+            length,
+        } => to_json(read::read(home, path, *offset, *length, streams)?),
+        Builtin::Write {
+            path,
+            mode,
+            permissions,
+        } => to_json(write::write(home, path, *mode, *permissions, streams)?),
+        Builtin::Copy { path, to } => to_json(write::copy(home, path, to, streams)?),
+        Builtin::List {
+            path,
+            depth,
+            pattern,
+        } => to_json(list::list(home, path, *depth, pattern.as_deref(), streams)?),
+        Builtin::Metadata { path, follow } => to_json(metadata::metadata(home, path, *follow)?),
+        Builtin::CreateDir { path } => to_json(edit::create_dir(home, path)?),
+        Builtin::Remove { path, recursive } => {
+            to_json(remove::remove(home, path, *recursive, streams)?)
+        }
+        Builtin::Rename { path, to } => to_json(edit::rename(home, path, to)?),
+        Builtin::SetPermissions { path, permissions } => {
+            to_json(edit::set_permissions(home, path, *permissions)?)
+        }
+        Builtin::Link {
+            path,
+            target,
+            symbolic,
+        } => to_json(edit::link(home, path, target, *symbolic)?),
+        #[cfg(target_os = "linux")]
+        Builtin::Watch { path, recursive } => {
+            to_json(watch::watch(home, path, *recursive, streams)?)
+        }
+        #[cfg(not(target_os = "linux"))]
+        Builtin::Watch { .. } => return Err(unsupported(builtin)),
+        Builtin::Pack { .. } | Builtin::Unpack { .. } => return Err(unsupported(builtin)),
+    };
+    result.map_err(|error| BuiltinError::other(format!("cannot encode the result: {error}")))
+}
+
+/// The result of a builtin without a value: an empty object.
+#[derive(Serialize)]
+struct Done {}
+
+fn to_json(result: impl Serialize) -> serde_json::Result<Value> {
+    serde_json::to_value(result)
+}
+
+fn unsupported(builtin: &Builtin) -> BuiltinError {
+    BuiltinError::new(
         BuiltinErrorKind::Unsupported,
         builtin.path().clone(),
         format!("the server does not support `{}`", builtin.op()),
-    ))
-}
-
-/// The path on this machine.
-pub(super) fn place(home: &Path, path: &FilePath) -> PathBuf {
-    home.join(path.as_path())
+    )
 }
 
 /// The failure of an operation on a path. `what` is the operation, for example `read`.
 pub(super) fn failure(what: &str, path: &FilePath, error: &io::Error) -> BuiltinError {
+    BuiltinError::new(
+        kind(error),
+        path.clone(),
+        format!("cannot {what} '{path}': {}", reason(error)),
+    )
+}
+
+fn kind(error: &io::Error) -> BuiltinErrorKind {
     use std::io::ErrorKind as Io;
-    let kind = match error.kind() {
+    match error.kind() {
         Io::NotFound => BuiltinErrorKind::NotFound,
         Io::PermissionDenied | Io::ReadOnlyFilesystem => BuiltinErrorKind::PermissionDenied,
         Io::NotADirectory => BuiltinErrorKind::NotADirectory,
@@ -81,11 +147,19 @@ pub(super) fn failure(what: &str, path: &FilePath, error: &io::Error) -> Builtin
         Io::StorageFull | Io::QuotaExceeded => BuiltinErrorKind::NoSpace,
         Io::FileTooLarge => BuiltinErrorKind::TooLarge,
         Io::InvalidInput | Io::InvalidFilename => BuiltinErrorKind::InvalidInput,
+        // `open` fails with ENXIO for a socket, and for a pipe without a reader.
+        _ if error.raw_os_error() == Some(Errno::ENXIO as i32) => BuiltinErrorKind::NotAFile,
         _ => BuiltinErrorKind::Other,
-    };
-    BuiltinError::new(
-        kind,
-        path.clone(),
-        format!("cannot {what} '{path}': {error}"),
-    )
+    }
 }
+
+/// The text of an error, without its number.
+fn reason(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(number) => Errno::from_raw(number).desc().to_owned(),
+        None => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod testing;

@@ -42,15 +42,19 @@ impl Streams {
         }
     }
 
-    /// Waits until a descriptor is readable, or until stdin has data or has ended. Returns whether
-    /// each of them is ready.
-    pub(crate) fn wait_for(&self, other: BorrowedFd<'_>) -> io::Result<(bool, bool)> {
+    /// Waits until a descriptor is readable, or until stdin has data or has ended, or until the
+    /// limit. Returns whether each of them is ready.
+    pub(crate) fn wait_for(
+        &self,
+        other: BorrowedFd<'_>,
+        limit: PollTimeout,
+    ) -> io::Result<(bool, bool)> {
         let mut polled = [
             PollFd::new(self.stop.as_fd(), PollFlags::empty()),
             PollFd::new(other, PollFlags::POLLIN),
             PollFd::new(self.stdin.as_fd(), PollFlags::POLLIN),
         ];
-        wait(&mut polled, PollTimeout::NONE)?;
+        wait(&mut polled, limit)?;
         let [_, other, stdin] = polled.map(|it| it.revents().is_some_and(|it| !it.is_empty()));
         Ok((other, stdin))
     }

@@ -1,0 +1,103 @@
+//! What the tests of the builtins share: a home directory, and streams whose other ends are here.
+
+use std::{
+    fs,
+    io::{self, PipeReader, PipeWriter, Read, Write},
+    os::fd::{AsFd, OwnedFd},
+    path::PathBuf,
+    thread,
+};
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use serde_json::Value;
+
+use super::{Streams, run};
+use crate::protocol::{Builtin, BuiltinError};
+
+/// A home directory, which is removed with this.
+pub(super) struct Home(pub(super) tempfile::TempDir);
+
+impl Home {
+    pub(super) fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    pub(super) fn path(&self, path: &str) -> PathBuf {
+        self.0.path().join(path)
+    }
+
+    pub(super) fn put(&self, path: &str, content: impl AsRef<[u8]>) {
+        fs::write(self.path(path), content).unwrap();
+    }
+
+    pub(super) fn get(&self, path: &str) -> Vec<u8> {
+        fs::read(self.path(path)).unwrap()
+    }
+
+    /// The sorted names in a directory.
+    pub(super) fn names(&self, path: &str) -> Vec<String> {
+        let entries = fs::read_dir(self.path(path)).unwrap();
+        let mut names: Vec<_> = entries
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+
+    /// Runs a builtin with this input. Returns its result and its output.
+    pub(super) fn run(
+        &self,
+        builtin: &Builtin,
+        input: &[u8],
+    ) -> (Result<Value, BuiltinError>, Vec<u8>) {
+        let (mut streams, mut ends) = ends();
+        let mut stdin = ends.stdin.take().unwrap();
+        thread::scope(|scope| {
+            let reading = scope.spawn(move || {
+                let mut output = Vec::new();
+                ends.stdout.read_to_end(&mut output).unwrap();
+                output
+            });
+            scope.spawn(move || {
+                // A builtin that fails doesn't read its input.
+                let _ = stdin.write_all(input);
+            });
+            let result = run(builtin, self.0.path(), &mut streams);
+            drop(streams);
+            (result, reading.join().unwrap())
+        })
+    }
+
+    /// Runs a builtin of a JSON form without input. Returns its result.
+    pub(super) fn call(&self, builtin: &Value) -> Result<Value, BuiltinError> {
+        self.run(&parse(builtin), b"").0
+    }
+}
+
+pub(super) fn parse(builtin: &Value) -> Builtin {
+    serde_json::from_value(builtin.clone()).unwrap()
+}
+
+/// The other ends of [`Streams`]. The builtin is stopped when `stopper` is dropped.
+pub(super) struct Ends {
+    pub(super) stdin: Option<PipeWriter>,
+    pub(super) stdout: PipeReader,
+    pub(super) stopper: Option<PipeWriter>,
+}
+
+pub(super) fn ends() -> (Streams, Ends) {
+    let (stdin, input) = io::pipe().unwrap();
+    let (output, stdout) = io::pipe().unwrap();
+    let (stop, stopper) = io::pipe().unwrap();
+    let (stdin, stdout) = (OwnedFd::from(stdin), OwnedFd::from(stdout));
+    for fd in [stdin.as_fd(), stdout.as_fd()] {
+        fcntl(fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
+    }
+    let streams = Streams::new(stdin, stdout, stop.into());
+    let ends = Ends {
+        stdin: Some(input),
+        stdout: output,
+        stopper: Some(stopper),
+    };
+    (streams, ends)
+}

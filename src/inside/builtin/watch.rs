@@ -1,0 +1,435 @@
+//! [`watch`]: writes the changes below a path to stdout.
+
+mod moves;
+
+use std::{
+    collections::{HashMap, HashSet},
+    io::{self, Read, Write},
+    os::{fd::AsFd, unix::ffi::OsStrExt},
+    path::{Path, PathBuf},
+};
+
+use nix::{
+    dir::{Dir, Type},
+    errno::Errno,
+    poll::PollTimeout,
+    sys::{
+        inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent, WatchDescriptor},
+        stat::{Mode, stat},
+    },
+};
+
+use self::moves::{Move, Moves};
+use super::{
+    Done, Streams, Subject,
+    list::{is_no_directory, is_real},
+    place::READ_DIRECTORY,
+};
+use crate::protocol::{BuiltinError, FileEvent, FilePath};
+
+/// The most directories that are watched. The kernel has a limit, too.
+const MAX_WATCHES: usize = 65_536;
+/// The most names in new directories that are remembered.
+const MAX_SEEN: usize = 65_536;
+/// The output is written in pieces of this size.
+const PIECE: usize = 64 * 1024;
+/// How often the queue is read before the watch looks at stdin again.
+const READS: usize = 1024;
+
+const CHANGES: AddWatchFlags = AddWatchFlags::IN_CREATE
+    .union(AddWatchFlags::IN_MODIFY)
+    .union(AddWatchFlags::IN_ATTRIB)
+    .union(AddWatchFlags::IN_DELETE)
+    .union(AddWatchFlags::IN_MOVE)
+    .union(AddWatchFlags::IN_DELETE_SELF)
+    .union(AddWatchFlags::IN_MOVE_SELF);
+
+/// Writes changes until stdin ends or the path itself is removed or moved. An empty path stands for
+/// the home.
+///
+/// A recursive watch has a watch of the kernel for each directory. When a directory appears, its
+/// entries are reported as created, once each, whether they were there before the kernel watched
+/// it or came later. What the user may not read is not watched. If the kernel has lost events or
+/// has no watch left, an overflow is reported.
+pub(super) fn watch(
+    home: &Path,
+    path: &FilePath,
+    is_recursive: bool,
+    streams: &mut Streams,
+) -> Result<Done, BuiltinError> {
+    let subject = Subject::or_home("watch", path)?;
+    let mut watcher = Watcher {
+        root: subject.on_machine(home),
+        is_recursive,
+        queue: queue().map_err(|error| subject.fail(error))?,
+        root_watch: None,
+        watches: HashMap::new(),
+        seen: HashSet::new(),
+        moves: Moves::default(),
+        output: Vec::new(),
+        is_lossy: false,
+        has_ended: false,
+        streams,
+    };
+    watcher.start().map_err(|error| match error {
+        Errno::ENOSPC => subject.fail(io::Error::other(
+            "the limit on watches is reached; end another watch",
+        )),
+        error => subject.fail(error),
+    })?;
+    watcher.run().map_err(|error| subject.fail(error))?;
+    Ok(Done {})
+}
+
+fn queue() -> nix::Result<Inotify> {
+    Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)
+}
+
+struct Watcher<'a> {
+    root: PathBuf,
+    is_recursive: bool,
+    queue: Inotify,
+    root_watch: Option<WatchDescriptor>,
+    /// The paths of the watched directories. All paths are relative to the root.
+    watches: HashMap<WatchDescriptor, Vec<u8>>,
+    /// Entries of new directories that were reported as created. The queue may have their creation,
+    /// too.
+    seen: HashSet<Vec<u8>>,
+    moves: Moves,
+    /// Lines that are not written yet.
+    output: Vec<u8>,
+    /// Whether the last line is an overflow.
+    is_lossy: bool,
+    has_ended: bool,
+    streams: &'a mut Streams,
+}
+
+impl Watcher<'_> {
+    /// Watches the root.
+    fn start(&mut self) -> nix::Result<()> {
+        let root = self.queue.add_watch(&self.root, CHANGES)?;
+        self.root_watch = Some(root);
+        self.watches.insert(root, Vec::new());
+        Ok(())
+    }
+
+    fn run(&mut self) -> io::Result<()> {
+        // The event is written when all directories are watched. Until then, only an overflow
+        // follows it.
+        self.report(&FileEvent::Ready)?;
+        self.add_entries(Vec::new(), false)?;
+        self.write()?;
+        while !self.has_ended {
+            let limit = match self.moves.is_empty() {
+                true => PollTimeout::NONE,
+                false => moves::WAIT.into(),
+            };
+            let (has_changes, has_input) = self.streams.wait_for(self.queue.as_fd(), limit)?;
+            if has_changes {
+                self.read_queue()?;
+            } else if !has_input {
+                self.settle_moves(None)?;
+            }
+            if has_input && self.streams.read(&mut [0; 4096])? == 0 {
+                self.read_queue()?;
+                self.settle_moves(None)?;
+                self.has_ended = true;
+            }
+            self.write()?;
+        }
+        Ok(())
+    }
+
+    fn read_queue(&mut self) -> io::Result<()> {
+        for _ in 0..READS {
+            match self.queue.read_events() {
+                Ok(events) => {
+                    for event in events {
+                        if event.mask.contains(AddWatchFlags::IN_Q_OVERFLOW) {
+                            // The other events are those of the old queue.
+                            self.restart()?;
+                            break;
+                        }
+                        self.handle(event)?;
+                        if self.has_ended {
+                            return Ok(());
+                        }
+                    }
+                }
+                Err(Errno::EAGAIN) => {
+                    // Creations from now on are of new entries.
+                    self.seen.clear();
+                    return Ok(());
+                }
+                Err(Errno::EINTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Starts again with a new queue after events were lost.
+    fn restart(&mut self) -> io::Result<()> {
+        self.queue = queue()?;
+        self.watches.clear();
+        self.seen.clear();
+        self.moves = Moves::default();
+        match self.start() {
+            Err(Errno::ENOENT | Errno::ENOTDIR) => return self.end(),
+            result => result?,
+        }
+        self.add_entries(Vec::new(), false)?;
+        self.report(&FileEvent::Overflow)
+    }
+
+    fn handle(&mut self, event: InotifyEvent) -> io::Result<()> {
+        let Some(name) = &event.name else {
+            return self.handle_self(&event);
+        };
+        let Some(directory) = self.watches.get(&event.wd) else {
+            return Ok(());
+        };
+        let path = join(directory, name.as_bytes());
+        let has = |flags| event.mask.intersects(flags);
+        let is_directory = has(AddWatchFlags::IN_ISDIR);
+        if has(AddWatchFlags::IN_MOVED_TO)
+            && let Some(old) = self.moves.take(event.cookie)
+        {
+            return self.renamed(old, path);
+        }
+        self.settle_moves(Some(&path))?;
+        if has(AddWatchFlags::IN_CREATE) && self.seen.remove(&path) {
+            return Ok(());
+        }
+        if has(AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO) {
+            self.report(&FileEvent::Created {
+                path: FilePath::from_bytes(path.as_slice()),
+            })?;
+            if is_directory && self.is_recursive {
+                self.add_directory(path, true)?;
+            }
+            return Ok(());
+        }
+        if has(AddWatchFlags::IN_MOVED_FROM) {
+            self.settle_moves(None)?;
+            self.seen.remove(&path);
+            self.moves.hold(Move {
+                cookie: event.cookie,
+                path,
+                is_directory,
+            });
+            return Ok(());
+        }
+        let path_of_event = FilePath::from_bytes(path.as_slice());
+        if has(AddWatchFlags::IN_DELETE) {
+            self.seen.remove(&path);
+            self.report(&FileEvent::Removed {
+                path: path_of_event,
+            })
+        } else {
+            self.report(&FileEvent::Modified {
+                path: path_of_event,
+            })
+        }
+    }
+
+    /// Handles an event of a watched file or directory itself. The directory that contains it has
+    /// an event of its own, unless it is the root.
+    fn handle_self(&mut self, event: &InotifyEvent) -> io::Result<()> {
+        let has = |flags| event.mask.intersects(flags);
+        let gone = AddWatchFlags::IN_DELETE_SELF
+            | AddWatchFlags::IN_MOVE_SELF
+            | AddWatchFlags::IN_UNMOUNT
+            | AddWatchFlags::IN_IGNORED;
+        if self.root_watch == Some(event.wd) {
+            // A file that another process has open is deleted when that process closes it.
+            let is_gone = has(gone) || stat(&self.root).is_err();
+            return match is_gone {
+                true => self.end(),
+                false => self.report(&FileEvent::Modified {
+                    path: FilePath::default(),
+                }),
+            };
+        }
+        if has(AddWatchFlags::IN_IGNORED) {
+            self.watches.remove(&event.wd);
+        }
+        Ok(())
+    }
+
+    /// Ends the watch, because the root was removed or moved.
+    fn end(&mut self) -> io::Result<()> {
+        self.settle_moves(None)?;
+        self.has_ended = true;
+        self.report(&FileEvent::Removed {
+            path: FilePath::default(),
+        })
+    }
+
+    fn renamed(&mut self, old: Move, to: Vec<u8>) -> io::Result<()> {
+        self.report(&FileEvent::Renamed {
+            path: FilePath::from_bytes(old.path.as_slice()),
+            to: FilePath::from_bytes(to.as_slice()),
+        })?;
+        if old.is_directory && self.is_recursive {
+            for path in self.watches.values_mut() {
+                if let Some(below) = below(path, &old.path) {
+                    *path = [&to, below].concat();
+                }
+            }
+            self.add_directory(to, true)?;
+        }
+        Ok(())
+    }
+
+    /// Reports that the file of a pending move was removed, because its other half has not come.
+    /// With `path`, only if the event for `path` depends on it or enough events have passed.
+    fn settle_moves(&mut self, path: Option<&[u8]>) -> io::Result<()> {
+        let Some(old) = self.moves.expire(path) else {
+            return Ok(());
+        };
+        if old.is_directory {
+            let queue = &self.queue;
+            self.watches.retain(|watch, path| {
+                let is_inside = below(path, &old.path).is_some();
+                if is_inside {
+                    // Fails if the directory was deleted meanwhile.
+                    let _ = queue.rm_watch(*watch);
+                }
+                !is_inside
+            });
+        }
+        self.report(&FileEvent::Removed {
+            path: FilePath::from_bytes(old.path),
+        })
+    }
+
+    /// Watches a directory below the root. If it was not watched at this path, watches the
+    /// directories in it, too, and reports its entries as created if `is_new`.
+    fn add_directory(&mut self, path: Vec<u8>, is_new: bool) -> io::Result<()> {
+        if self.add_watch(&path)? {
+            self.add_entries(path, is_new)?;
+        }
+        Ok(())
+    }
+
+    /// Watches the directories in a directory that is watched.
+    fn add_entries(&mut self, path: Vec<u8>, is_new: bool) -> io::Result<()> {
+        if !self.is_recursive {
+            return Ok(());
+        }
+        let mut directories = vec![path];
+        while let Some(directory) = directories.pop() {
+            self.streams.check()?;
+            for (name, kind) in self.entries(&directory)? {
+                let path = join(&directory, &name);
+                if is_new && self.seen.len() < MAX_SEEN {
+                    self.report(&FileEvent::Created {
+                        path: FilePath::from_bytes(path.as_slice()),
+                    })?;
+                    self.seen.insert(path.clone());
+                } else if is_new {
+                    self.report(&FileEvent::Overflow)?;
+                }
+                let is_directory = match kind {
+                    Some(kind) => kind == Type::Directory,
+                    // The watch fails if it is not a directory.
+                    None => true,
+                };
+                if is_directory && self.add_watch(&path)? {
+                    directories.push(path);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The entries of a directory. It has none if code has removed or replaced it.
+    fn entries(&self, directory: &[u8]) -> io::Result<Vec<(Vec<u8>, Option<Type>)>> {
+        let mut flags = READ_DIRECTORY;
+        if directory.is_empty() {
+            flags.remove(nix::fcntl::OFlag::O_NOFOLLOW);
+        }
+        let path = self.on_machine(directory);
+        let mut directory = match Dir::open(&path, flags, Mode::empty()) {
+            Err(error) if is_no_directory(error) || error == Errno::EACCES => return Ok(vec![]),
+            result => result?,
+        };
+        let mut entries = Vec::new();
+        for entry in directory.iter() {
+            let entry = entry?;
+            if is_real(entry.file_name()) {
+                let name = entry.file_name().to_bytes().to_owned();
+                entries.push((name, entry.file_type()));
+            }
+        }
+        Ok(entries)
+    }
+
+    /// Watches a directory below the root. Returns whether it was not watched at this path.
+    fn add_watch(&mut self, path: &[u8]) -> io::Result<bool> {
+        if self.watches.len() >= MAX_WATCHES {
+            self.report(&FileEvent::Overflow)?;
+            return Ok(false);
+        }
+        let flags = CHANGES | AddWatchFlags::IN_ONLYDIR | AddWatchFlags::IN_DONT_FOLLOW;
+        let directory = self.on_machine(path);
+        match self.queue.add_watch(&directory, flags) {
+            Ok(watch) if Some(watch) == self.root_watch => Ok(false),
+            Ok(watch) => {
+                let earlier = self.watches.insert(watch, path.to_owned());
+                Ok(earlier.as_deref() != Some(path))
+            }
+            Err(error) if is_no_directory(error) || error == Errno::EACCES => Ok(false),
+            Err(Errno::ENOSPC | Errno::ENOMEM | Errno::ENAMETOOLONG) => {
+                self.report(&FileEvent::Overflow)?;
+                Ok(false)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn on_machine(&self, path: &[u8]) -> PathBuf {
+        match path.is_empty() {
+            true => self.root.clone(),
+            false => self.root.join(std::ffi::OsStr::from_bytes(path)),
+        }
+    }
+
+    /// Adds a line to the output. Doesn't repeat an overflow.
+    fn report(&mut self, event: &FileEvent) -> io::Result<()> {
+        let is_lossy = *event == FileEvent::Overflow;
+        if is_lossy && self.is_lossy {
+            return Ok(());
+        }
+        self.is_lossy = is_lossy;
+        serde_json::to_writer(&mut self.output, event)?;
+        self.output.push(b'\n');
+        match self.output.len() >= PIECE {
+            true => self.write(),
+            false => Ok(()),
+        }
+    }
+
+    fn write(&mut self) -> io::Result<()> {
+        self.streams.write_all(&self.output)?;
+        self.output.clear();
+        Ok(())
+    }
+}
+
+fn join(directory: &[u8], name: &[u8]) -> Vec<u8> {
+    match directory.is_empty() {
+        true => name.to_owned(),
+        false => [directory, b"/", name].concat(),
+    }
+}
+
+/// The part of a path below a directory, or nothing for the directory itself.
+fn below<'a>(path: &'a [u8], directory: &[u8]) -> Option<&'a [u8]> {
+    let rest = path.strip_prefix(directory)?;
+    (rest.is_empty() || rest.starts_with(b"/")).then_some(rest)
+}
+
+#[cfg(test)]
+mod tests;
