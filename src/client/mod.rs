@@ -7,6 +7,8 @@ mod sandbox;
 mod builder;
 mod command;
 mod events;
+#[allow(dead_code, reason = "`Files` uses it")]
+mod ignore;
 mod output;
 mod process;
 mod process_ref;

@@ -4,6 +4,7 @@
 //! confined sandbox in a process of the exec, on the backend `host` in a thread of the server. It
 //! blocks, and uses no runtime. Code may change files and links at the same time.
 
+mod archive;
 mod streams;
 
 use std::{
@@ -24,12 +25,15 @@ pub(crate) fn run(
     home: &Path,
     streams: &mut Streams,
 ) -> Result<Value, BuiltinError> {
-    let _ = (home, streams);
-    Err(BuiltinError::new(
-        BuiltinErrorKind::Unsupported,
-        builtin.path().clone(),
-        format!("the server does not support `{}`", builtin.op()),
-    ))
+    match builtin {
+        Builtin::Pack { path } => archive::pack(home, path, streams),
+        Builtin::Unpack { path } => archive::unpack(home, path, streams),
+        _ => Err(BuiltinError::new(
+            BuiltinErrorKind::Unsupported,
+            builtin.path().clone(),
+            format!("the server does not support `{}`", builtin.op()),
+        )),
+    }
 }
 
 /// The path on this machine.
