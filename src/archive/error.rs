@@ -54,6 +54,11 @@ impl ArchiveError {
         }
     }
 
+    /// The stream of the archive failed.
+    pub(crate) fn stream(operation: &'static str, source: io::Error) -> Self {
+        Self::new(operation, ArchiveErrorKind::Stream, None, source)
+    }
+
     pub(crate) fn kind(&self) -> ArchiveErrorKind {
         self.kind
     }

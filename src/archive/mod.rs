@@ -28,7 +28,7 @@
 //! parents.
 
 pub(crate) mod entries;
-mod error;
+pub(crate) mod error;
 pub(crate) mod pack;
 pub(crate) mod reading;
 pub(crate) mod sparse;
@@ -37,13 +37,14 @@ pub(crate) mod walk;
 #[cfg(any(windows, test))]
 mod windows;
 
-#[cfg(all(test, unix))]
+#[cfg(test)]
+#[cfg(unix)]
 mod tests;
 
 use std::path::PathBuf;
 
 pub(crate) use self::{
-    error::{ArchiveError, ArchiveErrorKind, cause},
+    error::{ArchiveError, ArchiveErrorKind},
     pack::pack,
     unpack::{Limits, unpack},
 };

@@ -63,7 +63,7 @@ pub(crate) fn pack(
         // Dropping the builder would write the end of the archive.
         sink.is_closed = true;
         match sink.has_failed {
-            true => ArchiveError::new("pack", ArchiveErrorKind::Stream, None, error),
+            true => ArchiveError::stream("pack", error),
             false => ArchiveError::new("pack", ArchiveErrorKind::File, Some(&path), error),
         }
     })

@@ -3,7 +3,6 @@
 
 use std::{
     cell::Cell,
-    fs,
     io::{self, Read},
     path::{Component, Path, PathBuf},
     time::SystemTime,
@@ -115,7 +114,7 @@ pub(super) fn set_mode(path: &Path, mode: u32) -> io::Result<()> {
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt;
-        fs::set_permissions(path, fs::Permissions::from_mode(mode))
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))
     }
     #[cfg(not(unix))]
     {

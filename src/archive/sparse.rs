@@ -174,7 +174,8 @@ fn read_at(file: &fs::File, to: &mut [u8], offset: u64) -> io::Result<usize> {
     return std::os::windows::fs::FileExt::seek_read(file, to, offset);
 }
 
-#[cfg(all(test, unix, feature = "server"))]
+#[cfg(test)]
+#[cfg(all(unix, feature = "server"))]
 mod tests {
     use std::os::unix::fs::FileExt;
 

@@ -319,13 +319,13 @@ fn make_room(path: &Path, kind: EntryType) -> io::Result<bool> {
 
 /// Creates a directory that only this user may use. It gets its final permissions when it is full.
 fn create_directory(path: &Path) -> io::Result<()> {
-    let mut builder = fs::DirBuilder::new();
     #[cfg(unix)]
     {
         use std::os::unix::fs::DirBuilderExt;
-        builder.mode(0o700);
+        fs::DirBuilder::new().mode(0o700).create(path)
     }
-    builder.create(path)
+    #[cfg(not(unix))]
+    fs::create_dir(path)
 }
 
 fn create_link(target: &Path, path: &Path) -> io::Result<()> {

@@ -15,6 +15,8 @@ mod process_ref;
 mod runtime;
 mod stdin;
 mod streams;
+#[allow(dead_code, reason = "`Files` uses it")]
+mod transfer;
 
 use actix::{Actor, Addr, Context, Handler, Message};
 

@@ -17,7 +17,8 @@ use super::{
 };
 use crate::{
     archive::{
-        cause, entries,
+        entries,
+        error::cause,
         reading::{self, Budget, Directory, MAX_HEADER_BYTES, Metered, Parents, damaged},
     },
     protocol::excerpt,
