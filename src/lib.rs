@@ -113,6 +113,12 @@
 
 #[cfg(feature = "client")]
 pub mod actor;
+#[cfg(any(feature = "client", all(unix, feature = "server")))]
+#[cfg_attr(
+    not(all(unix, feature = "server")),
+    allow(dead_code, reason = "the client's `Files` uses it")
+)]
+mod archive;
 #[cfg(feature = "client")]
 mod client;
 #[cfg(feature = "client")]

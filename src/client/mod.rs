@@ -8,12 +8,16 @@ mod builder;
 mod command;
 mod events;
 mod files;
+#[allow(dead_code, reason = "`Files` uses it")]
+mod ignore;
 mod output;
 mod process;
 mod process_ref;
 mod runtime;
 mod stdin;
 mod streams;
+#[allow(dead_code, reason = "`Files` uses it")]
+mod transfer;
 
 use actix::{Actor, Addr, Context, Handler, Message};
 

@@ -21,8 +21,9 @@ use syn::{
 };
 
 /// Each layer with the layers that it may import.
-const LAYERS: [(&str, &[&str]); 10] = [
+const LAYERS: [(&str, &[&str]); 11] = [
     ("protocol", &[]),
+    ("archive", &["protocol"]),
     ("machine", &["protocol"]),
     ("yield_now", &[]),
     ("transport", &["protocol", "machine", "yield_now"]),
@@ -33,11 +34,21 @@ const LAYERS: [(&str, &[&str]); 10] = [
     ),
     (
         "client",
-        &["protocol", "machine", "transport", "error", "actor"],
+        &[
+            "protocol",
+            "archive",
+            "machine",
+            "transport",
+            "error",
+            "actor",
+        ],
     ),
     ("test_util", &["protocol", "machine", "transport"]),
-    ("inside", &["protocol"]),
-    ("server", &["protocol", "machine", "yield_now", "inside"]),
+    ("inside", &["protocol", "archive"]),
+    (
+        "server",
+        &["protocol", "archive", "machine", "yield_now", "inside"],
+    ),
 ];
 
 /// A path as its segments, from the root of the crate.

@@ -5,6 +5,7 @@
 //! blocks, uses no runtime and changes no state of its process. Code may change files and links at
 //! the same time.
 
+mod archive;
 mod edit;
 mod list;
 mod metadata;
@@ -105,7 +106,8 @@ fn run(builtin: &Builtin, home: &Path, streams: &mut Streams) -> Result<Value, B
         }
         #[cfg(not(target_os = "linux"))]
         Builtin::Watch { .. } => return Err(unsupported(builtin)),
-        Builtin::Pack { .. } | Builtin::Unpack { .. } => return Err(unsupported(builtin)),
+        Builtin::Pack { path } => return archive::pack(home, path, streams),
+        Builtin::Unpack { path } => return archive::unpack(home, path, streams),
     };
     result.map_err(|error| BuiltinError::other(format!("cannot encode the result: {error}")))
 }

@@ -3,12 +3,8 @@
 use std::{
     ffi::OsString,
     fs, io,
-    ops::Range,
     path::{Path, PathBuf},
 };
-
-/// Size of a block of a tar archive, in bytes.
-const TAR_BLOCK: u64 = 512;
 
 /// Opens a file or directory for reading.
 ///
@@ -30,15 +26,7 @@ pub(super) fn open(path: &Path) -> io::Result<fs::File> {
 }
 
 #[cfg(not(target_os = "linux"))]
-pub(super) fn open(path: &Path) -> io::Result<fs::File> {
-    use std::os::unix::fs::OpenOptionsExt;
-
-    let no_trap = nix::libc::O_NOFOLLOW | nix::libc::O_NONBLOCK;
-    fs::OpenOptions::new()
-        .read(true)
-        .custom_flags(no_trap)
-        .open(path)
-}
+pub(super) use crate::archive::pack::open;
 
 /// The metadata and the target of a symbolic link. Like [`open`], fails if a parent in the path is
 /// a symbolic link.
@@ -86,32 +74,4 @@ pub(super) fn names(
         path
     };
     Ok(fs::read_dir(place)?.map(|entry| Ok(entry?.file_name())))
-}
-
-/// The pieces of data between the holes of a file of this size, in order. `None` if there are more
-/// than `most`, if the file system doesn't report holes, or if a tar archive can't hold the pieces.
-pub(super) fn pieces(file: &fs::File, size: u64, most: usize) -> Option<Vec<Range<u64>>> {
-    use rustix::{
-        fs::{SeekFrom, seek},
-        io::Errno,
-    };
-
-    let (mut pieces, mut at) = (Vec::new(), 0);
-    while at < size {
-        let data = match seek(file, SeekFrom::Data(at)) {
-            Ok(data) if data < size => data,
-            // There is no data after `at`.
-            Ok(_) | Err(Errno::NXIO) => break,
-            Err(_) => return None,
-        };
-        let hole = seek(file, SeekFrom::Hole(data)).ok()?.min(size);
-        // Each piece but the last fills whole blocks of the archive.
-        let is_whole = hole == size || hole.saturating_sub(data).is_multiple_of(TAR_BLOCK);
-        if pieces.len() == most || hole <= data || !is_whole {
-            return None;
-        }
-        pieces.push(data..hole);
-        at = hole;
-    }
-    Some(pieces)
 }

@@ -39,9 +39,6 @@ pub(super) const RECORD: &str = "record.json";
 /// acknowledged. Older checkpoints lack it.
 pub(super) const EXECS: &str = "execs.json";
 
-/// The PAX key of an entry's modification time, in seconds with a fraction (POSIX.1-2017, pax).
-pub(super) const MTIME: &str = "mtime";
-
 /// Largest record, in bytes.
 pub(super) const MAX_RECORD_BYTES: u64 = 64 * 1024;
 

@@ -3,7 +3,6 @@
 mod codec;
 pub(crate) mod layout;
 pub(crate) mod pack;
-pub(crate) mod pieces;
 pub(crate) mod unpack;
 
 #[cfg(test)]

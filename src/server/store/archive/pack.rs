@@ -4,30 +4,26 @@
 use std::{
     ffi::OsString,
     fs,
-    io::{self, BufWriter, Read, Write},
+    io::{self, BufWriter, Write},
     os::unix::fs::{FileTypeExt, MetadataExt},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use lz4_flex::frame::FrameEncoder;
-use tar::{Builder, EntryType, Header};
+use tar::{Builder, Header};
 use tempfile::TempPath;
 
 use super::{
     codec,
-    layout::{
-        Bounds, EXECS, Head, MAX_EXECS_BYTES, MAX_RECORD_BYTES, MTIME, RECORD, Trees, too_large,
+    layout::{Bounds, EXECS, Head, MAX_EXECS_BYTES, MAX_RECORD_BYTES, RECORD, Trees, too_large},
+};
+use crate::{
+    archive::{entries, sparse::Shrunk, walk::Walk},
+    server::{
+        private,
+        store::{tree, turns::Turn},
     },
-    pieces::{self, Pieces},
 };
-use crate::server::{
-    private,
-    store::{tree, turns::Turn},
-};
-
-/// Maximum number of pieces between the holes of a file. The reader keeps the list of pieces in
-/// memory, so a file with more pieces is stored without holes.
-pub(super) const MAX_PIECES: usize = 65_536;
 
 /// Compresses data, and limits its size before compression. Each write calls [`Turn::check`], so it
 /// pauses and stops with the operation.
@@ -124,27 +120,14 @@ impl Packer {
     /// Adds a directory tree under this name, in depth-first order: each directory comes before its
     /// entries, and they come before its siblings.
     pub(super) fn add_tree(&mut self, name: &str, tree: &Path) -> io::Result<()> {
-        // The parents of the next entry, each with its remaining names.
-        let mut levels = Vec::new();
-        // The number of remaining names at all levels.
-        let mut pending = 0;
-        let top = self.add_named(Path::new(name), tree, pending)?;
-        pending += top.len() as u64;
-        levels.push((Path::new("").to_owned(), top.into_iter()));
-        while let Some((below, names)) = levels.last_mut() {
+        let mut walk = Walk::default();
+        let top = self.add_named(Path::new(name), tree, 0)?;
+        walk.enter(PathBuf::new(), top);
+        while let Some(below) = walk.next() {
             self.turn.check()?;
-            let Some(next) = names.next() else {
-                levels.pop();
-                continue;
-            };
-            pending -= 1;
-            let below = below.join(next);
             let (stored, path) = (Path::new(name).join(&below), tree.join(&below));
-            let names = self.add_named(&stored, &path, pending)?;
-            if !names.is_empty() {
-                pending += names.len() as u64;
-                levels.push((below, names.into_iter()));
-            }
+            let names = self.add_named(&stored, &path, walk.pending())?;
+            walk.enter(below, names);
         }
         Ok(())
     }
@@ -184,9 +167,8 @@ impl Packer {
         let kind = meta.file_type();
         if kind.is_symlink() {
             let (meta, target) = tree::read_link(path)?;
-            let mut header = header_of(&meta, EntryType::Symlink);
             self.count()?;
-            self.builder.append_link(&mut header, stored, target)?;
+            entries::append_link(&mut self.builder, stored, &meta, &target)?;
         } else if kind.is_dir() {
             let directory = tree::open(path)?;
             let meta = directory.metadata()?;
@@ -199,9 +181,7 @@ impl Packer {
                 }
                 names.push(name?);
             }
-            let mut header = header_of(&meta, EntryType::Directory);
-            self.append_time(&meta)?;
-            self.builder.append_data(&mut header, stored, io::empty())?;
+            entries::append_directory(&mut self.builder, stored, &meta)?;
         } else if kind.is_file() {
             self.add_file(stored, path)?;
         } else {
@@ -231,36 +211,7 @@ impl Packer {
             return Ok(());
         }
         self.count()?;
-        self.append_time(&meta)?;
-        let mut header = header_of(&meta, EntryType::Regular);
-        let whole = 0..meta.size();
-        let has_holes = meta.blocks().saturating_mul(512) < meta.size();
-        let pieces = match has_holes {
-            true => tree::pieces(&file, meta.size(), MAX_PIECES),
-            false => None,
-        };
-        let pieces = pieces.unwrap_or_else(|| Vec::from_iter(Some(whole.clone())));
-        let list = match pieces.as_slice() == std::slice::from_ref(&whole) {
-            true => {
-                header.set_size(meta.size());
-                Vec::new()
-            }
-            false => pieces::describe(&mut header, &pieces, meta.size())?,
-        };
-        let data = list.as_slice().chain(Pieces::new(&file, pieces));
-        self.builder.append_data(&mut header, stored, data)
-    }
-
-    /// Adds the exact time of the next entry. A tar header holds only whole seconds, but `make`
-    /// compares fractions.
-    fn append_time(&mut self, meta: &fs::Metadata) -> io::Result<()> {
-        let (seconds, nanoseconds) = (meta.mtime(), meta.mtime_nsec());
-        if seconds < 0 || nanoseconds == 0 {
-            return Ok(());
-        }
-        let time = format!("{seconds}.{nanoseconds:09}");
-        let time = [(MTIME, time.as_bytes())];
-        self.builder.append_pax_extensions(time)
+        entries::append_file(&mut self.builder, stored, &file, &meta, Shrunk::Pad)
     }
 
     /// Completes the archive and syncs it to the disk.
@@ -348,12 +299,4 @@ pub(crate) fn remove_if_left_behind(unfinished: &Path) -> Option<bool> {
         Err(fs::TryLockError::WouldBlock) => Some(false),
         Err(fs::TryLockError::Error(_)) => None,
     }
-}
-
-fn header_of(meta: &fs::Metadata, kind: EntryType) -> Header {
-    let mut header = Header::new_gnu();
-    header.set_metadata(meta);
-    header.set_entry_type(kind);
-    header.set_size(0);
-    header
 }

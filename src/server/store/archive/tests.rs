@@ -19,10 +19,13 @@ use tar::{Builder, EntryType, Header};
 use super::{
     codec::{self, Decoder},
     layout::*,
-    pack::{MAX_PIECES, Packer, is_replaced},
+    pack::{Packer, is_replaced},
     unpack::{self, read_record},
 };
-use crate::server::store::turns::{Stop, Turn};
+use crate::{
+    archive::sparse::MAX_PIECES,
+    server::store::turns::{Stop, Turn},
+};
 
 const BOUNDS: Bounds = Bounds {
     bytes: 4 << 30,

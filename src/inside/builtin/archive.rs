@@ -1,0 +1,272 @@
+//! [`Builtin::Pack`](crate::protocol::Builtin::Pack) and
+//! [`Builtin::Unpack`](crate::protocol::Builtin::Unpack): tar archives of directories.
+
+use std::path::Path;
+
+use serde::Serialize;
+use serde_json::Value;
+
+use super::{Streams, failure, place::Subject};
+use crate::{
+    archive::{self, ArchiveError, ArchiveErrorKind, Limits, Summary},
+    protocol::{BuiltinError, BuiltinErrorKind, FilePath, MAX_RESULT_BYTES, Transferred},
+};
+
+/// Writes an archive of a file or directory to stdout.
+pub(super) fn pack(
+    home: &Path,
+    path: &FilePath,
+    streams: &mut Streams,
+) -> Result<Value, BuiltinError> {
+    let source = Subject::or_home("pack", path)?.on_machine(home);
+    let packed = archive::pack(&source, &|_, _| false, streams, &mut |_| {});
+    packed
+        .map_err(|error| failed(path, &error))
+        .and_then(|summary| result(path, summary))
+}
+
+/// Unpacks an archive from stdin into a directory.
+///
+/// There are no limits: code could write the same files, and the disk of the sandbox has a limit.
+pub(super) fn unpack(
+    home: &Path,
+    path: &FilePath,
+    streams: &mut Streams,
+) -> Result<Value, BuiltinError> {
+    let destination = Subject::or_home("unpack into", path)?.on_machine(home);
+    let unpacked = archive::unpack(&destination, streams, &Limits::NONE, &mut |_| {});
+    unpacked
+        .map_err(|error| failed(path, &error))
+        .and_then(|summary| result(path, summary))
+}
+
+/// The result for the client.
+#[derive(Serialize)]
+struct Outcome {
+    #[serde(flatten)]
+    transferred: Transferred,
+    /// As many skipped files as fit into the result.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    skipped: Vec<SkippedFile>,
+    /// The number of all skipped files.
+    #[serde(skip_serializing_if = "is_zero")]
+    skipped_count: u64,
+}
+
+#[derive(Serialize)]
+struct SkippedFile {
+    path: FilePath,
+    reason: String,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
+}
+
+fn result(path: &FilePath, summary: Summary) -> Result<Value, BuiltinError> {
+    let mut outcome = Outcome {
+        transferred: Transferred::new(summary.bytes, summary.entries),
+        skipped: Vec::new(),
+        skipped_count: summary.skipped_count,
+    };
+    let other = |error| {
+        failure(
+            "describe the result of",
+            path,
+            &std::io::Error::other(error),
+        )
+    };
+    // The rest of the result takes less than this.
+    let mut left = MAX_RESULT_BYTES - 1024;
+    for skipped in summary.skipped {
+        let skipped = SkippedFile {
+            path: skipped.path.into(),
+            reason: skipped.reason,
+        };
+        let bytes = serde_json::to_vec(&skipped).map_err(other)?.len() + 1;
+        if bytes > left {
+            break;
+        }
+        left -= bytes;
+        outcome.skipped.push(skipped);
+    }
+    serde_json::to_value(outcome).map_err(other)
+}
+
+fn failed(path: &FilePath, error: &ArchiveError) -> BuiltinError {
+    let below = match error.path() {
+        // A path in the archive is relative to the path of the operation.
+        Some(below) if below.is_relative() => path.as_path().join(below).into(),
+        _ => path.clone(),
+    };
+    match error.kind() {
+        ArchiveErrorKind::File => failure(error.operation(), &below, error.io()),
+        kind => BuiltinError::new(
+            match kind {
+                ArchiveErrorKind::Stream | ArchiveErrorKind::File => BuiltinErrorKind::Other,
+                ArchiveErrorKind::InvalidArchive | ArchiveErrorKind::Truncated => {
+                    BuiltinErrorKind::InvalidInput
+                }
+            },
+            below,
+            error.to_string(),
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        fs,
+        io::{self, Read, Write},
+        path::PathBuf,
+        thread,
+    };
+
+    use serde_json::json;
+    use tempfile::tempdir;
+
+    use super::*;
+    use crate::{archive::Skipped, inside::builtin::run, protocol::Builtin};
+
+    /// Runs a builtin with this input. Returns its result and its output.
+    fn run_with(
+        builtin: &Builtin,
+        home: &Path,
+        input: &[u8],
+    ) -> (Result<Value, BuiltinError>, Vec<u8>) {
+        let (stdin, mut to_stdin) = io::pipe().unwrap();
+        let (mut from_stdout, stdout) = io::pipe().unwrap();
+        let (stop, _stopper) = io::pipe().unwrap();
+        let mut streams = Streams::new(stdin.into(), stdout.into(), stop.into());
+        thread::scope(|scope| {
+            let output = scope.spawn(move || {
+                let mut output = Vec::new();
+                from_stdout.read_to_end(&mut output).unwrap();
+                output
+            });
+            scope.spawn(move || to_stdin.write_all(input));
+            let result = run(builtin, home, &mut streams);
+            drop(streams);
+            (result, output.join().unwrap())
+        })
+    }
+
+    fn pack(path: &str) -> Builtin {
+        Builtin::Pack { path: path.into() }
+    }
+
+    fn unpack(path: &str) -> Builtin {
+        Builtin::Unpack { path: path.into() }
+    }
+
+    #[test]
+    fn a_directory_moves_through_the_streams() {
+        let home = tempdir().unwrap();
+        fs::create_dir_all(home.path().join("from/d")).unwrap();
+        fs::write(home.path().join("from/d/file"), vec![7; 500_000]).unwrap();
+        let (packed, archive) = run_with(&pack("from"), home.path(), b"");
+        let expected = json!({"bytes": 500_000, "entries": 2});
+        assert_eq!(packed, Ok(expected.clone()));
+        let (unpacked, output) = run_with(&unpack("new/to"), home.path(), &archive);
+        assert_eq!((unpacked, output), (Ok(expected), Vec::new()));
+        let file = fs::read(home.path().join("new/to/d/file")).unwrap();
+        assert!(file == vec![7; 500_000]);
+    }
+
+    #[test]
+    fn skipped_files_are_in_the_result() {
+        let home = tempdir().unwrap();
+        let _socket = std::os::unix::net::UnixListener::bind(home.path().join("socket")).unwrap();
+        let (packed, _) = run_with(&pack("."), home.path(), b"");
+        let skipped = json!([{"path": "socket", "reason": "it is a pipe, a socket or a device"}]);
+        let expected = json!({"bytes": 0, "entries": 0, "skipped": skipped, "skipped_count": 1});
+        assert_eq!(packed, Ok(expected));
+    }
+
+    #[test]
+    fn a_result_with_many_skipped_files_stays_below_its_limit() {
+        let skipped = |number: usize| Skipped {
+            path: PathBuf::from("\n".repeat(number)),
+            reason: "reason".to_owned(),
+        };
+        let summary = Summary {
+            skipped: (0..1_000).map(skipped).collect(),
+            skipped_count: u64::MAX,
+            ..Summary::default()
+        };
+        let value = result(&".".into(), summary).unwrap();
+        let bytes = value.to_string().len();
+        assert!(
+            (MAX_RESULT_BYTES / 2..MAX_RESULT_BYTES).contains(&bytes),
+            "{bytes}"
+        );
+    }
+
+    #[test]
+    fn failures_have_a_kind_and_a_path() {
+        let home = tempdir().unwrap();
+        fs::create_dir_all(home.path().join("from")).unwrap();
+        fs::write(home.path().join("from/name"), "text").unwrap();
+        let archive = run_with(&pack("from"), home.path(), b"").1;
+        fs::create_dir_all(home.path().join("to/name")).unwrap();
+        fs::write(home.path().join("file"), "").unwrap();
+        let cases: [(Builtin, &[u8], BuiltinErrorKind, &str); 5] = [
+            (pack("missing"), b"", BuiltinErrorKind::NotFound, "missing"),
+            (
+                unpack("to"),
+                &archive,
+                BuiltinErrorKind::IsADirectory,
+                "to/name",
+            ),
+            (
+                unpack("file/x"),
+                &archive,
+                BuiltinErrorKind::NotADirectory,
+                "file/x",
+            ),
+            (
+                unpack("new"),
+                &archive[..700],
+                BuiltinErrorKind::InvalidInput,
+                "new",
+            ),
+            (
+                unpack("new"),
+                &[b'x'; 2_000],
+                BuiltinErrorKind::InvalidInput,
+                "new",
+            ),
+        ];
+        for (builtin, input, kind, path) in cases {
+            let error = run_with(&builtin, home.path(), input).0.unwrap_err();
+            assert_eq!(
+                (error.kind, error.path),
+                (kind, Some(path.into())),
+                "{}",
+                error.message
+            );
+        }
+    }
+
+    #[test]
+    fn a_stop_ends_unpacking_and_leaves_no_partial_file() {
+        let home = tempdir().unwrap();
+        fs::create_dir(home.path().join("from")).unwrap();
+        fs::write(home.path().join("from/file"), vec![7; 30_000]).unwrap();
+        let archive = run_with(&pack("from"), home.path(), b"").1;
+        let (stdin, mut to_stdin) = io::pipe().unwrap();
+        let (stop, stopper) = io::pipe().unwrap();
+        let stdout = io::pipe().unwrap().1;
+        let mut streams = Streams::new(stdin.into(), stdout.into(), stop.into());
+        to_stdin.write_all(&archive[..20_000]).unwrap();
+        let stopped = thread::scope(|scope| {
+            let running = scope.spawn(|| run(&unpack("to"), home.path(), &mut streams));
+            drop(stopper);
+            running.join().unwrap()
+        });
+        let error = stopped.unwrap_err();
+        assert!(error.message.contains("stopped"), "{}", error.message);
+        assert!(!home.path().join("to/file").exists());
+    }
+}
