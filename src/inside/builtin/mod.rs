@@ -120,6 +120,7 @@ fn to_json(result: impl Serialize) -> serde_json::Result<Value> {
     serde_json::to_value(result)
 }
 
+#[cfg(not(target_os = "linux"))]
 fn unsupported(builtin: &Builtin) -> BuiltinError {
     BuiltinError::new(
         BuiltinErrorKind::Unsupported,
