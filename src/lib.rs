@@ -116,7 +116,7 @@ pub mod actor;
 #[cfg(any(feature = "client", all(unix, feature = "server")))]
 #[cfg_attr(
     not(all(unix, feature = "server")),
-    allow(dead_code, reason = "the client's `Files` uses it")
+    allow(dead_code, reason = "the client uses all of it")
 )]
 mod archive;
 #[cfg(feature = "client")]
@@ -158,9 +158,10 @@ pub use actor::{Language, MergedOutput, OutputStream};
 pub(crate) use actor::{ProcessActor, ProcessOutput, SandboxActor};
 #[cfg(feature = "client")]
 pub use client::{
-    Command, EventStream, ExistingSandbox, FileEntries, FileEvents, FileReader, FileWriter, Files,
-    LineStream, NewSandbox, OpenMode, Output, Process, ProcessRef, ProcessStdin, Runtime, Sandbox,
-    SandboxBuilder, TextStream,
+    Command, Download, EventStream, ExistingSandbox, FileEntries, FileEvents, FileReader,
+    FileWriter, Files, LineStream, NewSandbox, OpenMode, Output, Process, ProcessRef, ProcessStdin,
+    Runtime, Sandbox, SandboxBuilder, SkippedFile, TextStream, TransferProgress, TransferSummary,
+    Upload,
 };
 #[cfg(feature = "client")]
 pub use error::{Error, ErrorKind};

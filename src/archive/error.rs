@@ -54,6 +54,11 @@ impl ArchiveError {
         }
     }
 
+    /// The source or destination can't be used.
+    pub(crate) fn file(operation: &'static str, path: &Path, source: io::Error) -> Self {
+        Self::new(operation, ArchiveErrorKind::File, Some(path), source)
+    }
+
     /// The stream of the archive failed.
     pub(crate) fn stream(operation: &'static str, source: io::Error) -> Self {
         Self::new(operation, ArchiveErrorKind::Stream, None, source)

@@ -46,7 +46,7 @@ use std::path::PathBuf;
 pub(crate) use self::{
     error::{ArchiveError, ArchiveErrorKind},
     pack::pack,
-    unpack::{Limits, unpack},
+    unpack::{Limits, unpack, unpack_file},
 };
 
 /// The most skipped files that a summary names.

@@ -3,6 +3,7 @@
 use std::{
     cell::Cell,
     fs,
+    hash::{BuildHasher, Hasher, RandomState},
     io::{self, Read},
     path::{Path, PathBuf},
 };
@@ -50,12 +51,65 @@ pub(crate) fn unpack(
     limits: &Limits,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Summary, ArchiveError> {
+    unpack_as(destination, None, input, limits, progress)
+}
+
+/// Unpacks an archive of one file to a path. The file appears as a whole, and replaces a file or
+/// link there. Creates missing parent directories. Blocks. Fails like [`unpack`].
+pub(crate) fn unpack_file(
+    path: &Path,
+    input: &mut dyn Read,
+    limits: &Limits,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Summary, ArchiveError> {
+    let fail = |error| ArchiveError::new("unpack", ArchiveErrorKind::File, Some(path), error);
+    let no_name = || {
+        io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "the path has no name of a file",
+        )
+    };
+    path.file_name().ok_or_else(no_name).map_err(fail)?;
+    let directory = path.parent().unwrap_or(Path::new(""));
+    let directory = match directory.as_os_str().is_empty() {
+        true => Path::new("."),
+        false => directory,
+    };
+    // The name is random, so that code in a sandbox can't prepare a file at this path.
+    let random = RandomState::new().build_hasher().finish();
+    let unfinished = PathBuf::from(format!(".actix-sandbox-{random:016x}"));
+    let place = directory.join(&unfinished);
+    let unpacked = unpack_as(directory, Some(&unfinished), input, limits, progress);
+    let unpacked = unpacked.and_then(|summary| {
+        let missing = || damaged("it holds no file");
+        let is_there = fs::symlink_metadata(&place).is_ok_and(|meta| meta.is_file());
+        let renamed = match is_there {
+            true => fs::rename(&place, path),
+            false => Err(missing()),
+        };
+        renamed.map(|()| summary).map_err(fail)
+    });
+    if unpacked.is_err() {
+        let _ = fs::remove_file(&place);
+    }
+    unpacked
+}
+
+/// Unpacks an archive. With `only`, it must hold one file, which gets this name.
+fn unpack_as(
+    destination: &Path,
+    only: Option<&Path>,
+    input: &mut dyn Read,
+    limits: &Limits,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Summary, ArchiveError> {
     fs::create_dir_all(destination).map_err(|error| {
         ArchiveError::new("unpack", ArchiveErrorKind::File, Some(destination), error)
     })?;
     let watch = Watch::default();
     let mut unpacking = Unpacking {
         destination,
+        only,
         limits,
         watch: &watch,
         parents: Parents::default(),
@@ -142,6 +196,7 @@ impl From<io::Error> for Failure {
 
 struct Unpacking<'a> {
     destination: &'a Path,
+    only: Option<&'a Path>,
     limits: &'a Limits,
     watch: &'a Watch,
     parents: Parents,
@@ -193,7 +248,13 @@ impl Unpacking<'_> {
         if path.as_os_str().is_empty() && kind == EntryType::Directory {
             return Ok(());
         }
-        let name = reading::name(path)?;
+        let name = match self.only {
+            None => reading::name(path)?,
+            Some(_) if kind.is_dir() || kind.is_symlink() || self.summary.entries > 0 => {
+                return Err(damaged("it holds something else than one file"));
+            }
+            Some(only) => only.to_owned(),
+        };
         self.parents.descend(&name)?;
         let path = self.destination.join(&name);
         let modified = entries::modified(entry)?;

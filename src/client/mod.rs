@@ -8,7 +8,6 @@ mod builder;
 mod command;
 mod events;
 mod files;
-#[allow(dead_code, reason = "`Files` uses it")]
 mod ignore;
 mod output;
 mod process;
@@ -16,7 +15,6 @@ mod process_ref;
 mod runtime;
 mod stdin;
 mod streams;
-#[allow(dead_code, reason = "`Files` uses it")]
 mod transfer;
 
 use actix::{Actor, Addr, Context, Handler, Message};
@@ -24,7 +22,10 @@ use actix::{Actor, Addr, Context, Handler, Message};
 pub use builder::{ExistingSandbox, NewSandbox, OpenMode, SandboxBuilder};
 pub use command::Command;
 pub use events::EventStream;
-pub use files::{FileEntries, FileEvents, FileReader, FileWriter, Files};
+pub use files::{
+    Download, FileEntries, FileEvents, FileReader, FileWriter, Files, SkippedFile,
+    TransferProgress, TransferSummary, Upload,
+};
 pub use output::Output;
 pub use process::Process;
 pub use process_ref::ProcessRef;

@@ -116,13 +116,19 @@ pub(super) struct UnpackSink {
 }
 
 impl UnpackSink {
-    /// Starts a thread that unpacks into `destination`. The thread calls `progress`. Fails if the
+    /// Starts a thread that unpacks into the directory `destination`, or one file to that path. The
+    /// thread calls `progress`. Fails if the
     /// thread can't be started.
     pub(super) fn new(
         destination: PathBuf,
+        is_file: bool,
         limits: Limits,
         mut progress: impl FnMut(Progress) + Send + 'static,
     ) -> io::Result<Self> {
+        let unpack = match is_file {
+            true => archive::unpack_file,
+            false => archive::unpack,
+        };
         let (sender, pieces) = mpsc::channel(MAX_PIECES - 1);
         let (end, unpacked) = oneshot::channel();
         start("actix-sandbox-unpack", move || {
@@ -131,7 +137,7 @@ impl UnpackSink {
                 piece: Bytes::new(),
                 has_ended: false,
             };
-            let unpacked = archive::unpack(&destination, &mut input, &limits, &mut progress);
+            let unpacked = unpack(&destination, &mut input, &limits, &mut progress);
             // The caller may be gone.
             let _ = end.send(unpacked);
         })?;
@@ -188,6 +194,25 @@ impl Read for Input {
     }
 }
 
+/// Whether a path of this machine is something else than a directory. Follows links.
+pub(super) async fn is_file(path: PathBuf) -> Result<bool, ArchiveError> {
+    let (sender, answer) = oneshot::channel();
+    let looked_at = path.clone();
+    let look = move || {
+        // The caller may be gone.
+        let _ = sender.send(std::fs::metadata(looked_at));
+    };
+    let look = start("actix-sandbox-look", look);
+    let meta = match look {
+        Ok(()) => answer.await.unwrap_or_else(|_| Err(thread_ended())),
+        Err(error) => Err(error),
+    };
+    match meta {
+        Ok(meta) => Ok(!meta.is_dir()),
+        Err(error) => Err(ArchiveError::file("pack", &path, error)),
+    }
+}
+
 fn start(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
     let thread = thread::Builder::new().name(name.to_owned());
     thread.spawn(work).map(drop)
@@ -216,7 +241,7 @@ mod tests {
     }
 
     fn unpack(destination: &Path) -> UnpackSink {
-        UnpackSink::new(destination.to_owned(), Limits::NONE, |_| {}).unwrap()
+        UnpackSink::new(destination.to_owned(), false, Limits::NONE, |_| {}).unwrap()
     }
 
     #[test]
@@ -262,7 +287,7 @@ mod tests {
         let (alive, ended) = sync_channel::<()>(1);
         let progress = move |_| drop(alive.clone());
         let path = destination.path().to_owned();
-        let mut sink = UnpackSink::new(path, Limits::NONE, progress).unwrap();
+        let mut sink = UnpackSink::new(path, false, Limits::NONE, progress).unwrap();
         let mut stream = pack(source.path());
         block_on(async {
             for _ in 0..3 {

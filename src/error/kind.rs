@@ -78,6 +78,9 @@ pub enum ErrorKind {
     /// An operation on files failed in the sandbox.
     /// [`Error::builtin`](crate::Error::builtin) returns the path.
     Builtin(BuiltinErrorKind),
+    /// A file of this machine could not be read or written during a transfer, or the archive from
+    /// the sandbox was refused.
+    LocalFile,
     /// An actor of the sandbox is gone, because it panicked or its System was stopped.
     ActorGone,
     /// The operating system could not start a thread for the actors, or provided no random bytes.
@@ -119,6 +122,7 @@ impl fmt::Display for ErrorKind {
             Self::OutputOverflow => "output budget exceeded",
             Self::OutputTooLarge => "output too large",
             Self::Builtin(kind) => kind.as_str(),
+            Self::LocalFile => "local file",
             Self::ActorGone => "actor gone",
             Self::Runtime => "no runtime",
         })

@@ -14,6 +14,7 @@ use actix::MailboxError;
 
 pub use self::kind::ErrorKind;
 use crate::{
+    archive::ArchiveError,
     machine::{Effect, Failure, LinkError, ProcessEnd, SandboxEnd, SandboxState},
     protocol::{BuiltinError, ConfigError, StdStream},
     transport::UrlError,
@@ -48,6 +49,7 @@ enum Repr {
         stderr: String,
     },
     Builtin(BuiltinError),
+    LocalFile(Arc<ArchiveError>),
 }
 
 /// An error of the client. Cheap to clone.
@@ -87,6 +89,7 @@ impl Error {
             Repr::Runtime(_) => ErrorKind::Runtime,
             Repr::ProcessFailed { .. } => ErrorKind::ProcessFailed,
             Repr::Builtin(error) => ErrorKind::Builtin(error.kind),
+            Repr::LocalFile(_) => ErrorKind::LocalFile,
         }
     }
 
@@ -102,7 +105,10 @@ impl Error {
             | Repr::OutputTooLarge { .. }
             | Repr::ProcessFailed { .. } => Effect::Applied,
             // A part of the operation may have taken effect.
-            Repr::SandboxLost(_) | Repr::ActorGone { .. } | Repr::Builtin(_) => Effect::Unknown,
+            Repr::SandboxLost(_)
+            | Repr::ActorGone { .. }
+            | Repr::Builtin(_)
+            | Repr::LocalFile(_) => Effect::Unknown,
         }
     }
 
@@ -258,6 +264,7 @@ impl std::error::Error for Error {
             Repr::Url(error) => Some(error),
             Repr::Config(error) => Some(error),
             Repr::Builtin(error) => Some(error),
+            Repr::LocalFile(error) => Some(error),
             Repr::Failure(failure) => match self.link_error() {
                 Some(cause) => Some(cause),
                 None => Some(failure),
@@ -270,6 +277,12 @@ impl std::error::Error for Error {
 impl From<BuiltinError> for Error {
     fn from(error: BuiltinError) -> Self {
         Self::new(Repr::Builtin(error))
+    }
+}
+
+impl From<ArchiveError> for Error {
+    fn from(error: ArchiveError) -> Self {
+        Self::new(Repr::LocalFile(Arc::new(error)))
     }
 }
 

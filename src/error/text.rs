@@ -16,6 +16,7 @@ impl fmt::Display for Error {
         match &*self.0 {
             Repr::Url(error) => error.fmt(f),
             Repr::Builtin(error) => error.fmt(f),
+            Repr::LocalFile(error) => error.fmt(f),
             Repr::Option { option, problem } => write!(f, "the option `{option}` {problem}"),
             Repr::Config(error) => {
                 write!(

@@ -118,10 +118,14 @@ pub enum Builtin {
         /// name.
         path: FilePath,
     },
-    /// Unpacks a tar archive from stdin into a directory. Result: [`Transferred`].
+    /// Unpacks a tar archive from stdin. Result: [`Transferred`].
     Unpack {
-        /// The directory, which is created if it does not exist.
+        /// The directory to unpack into, which is created if it does not exist.
         path: FilePath,
+        /// Whether the archive holds one file, which becomes `path` as a whole. Missing parent
+        /// directories are created.
+        #[serde(default, skip_serializing_if = "is_false")]
+        file: bool,
     },
 }
 
@@ -160,7 +164,7 @@ impl Builtin {
             | Self::Link { path, .. }
             | Self::Watch { path, .. }
             | Self::Pack { path }
-            | Self::Unpack { path } => path,
+            | Self::Unpack { path, .. } => path,
         }
     }
 }

@@ -5,13 +5,20 @@
 
 mod entries;
 mod reader;
+mod transfers;
 mod watch;
 mod writer;
 
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 
-pub use self::{entries::FileEntries, reader::FileReader, watch::FileEvents, writer::FileWriter};
+pub use self::{
+    entries::FileEntries,
+    reader::FileReader,
+    transfers::{Download, SkippedFile, TransferProgress, TransferSummary, Upload},
+    watch::FileEvents,
+    writer::FileWriter,
+};
 use super::{Command, Process, Sandbox, streams::READ_LIMIT};
 use crate::{
     Error, ProcessEnd,

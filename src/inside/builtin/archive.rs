@@ -25,16 +25,21 @@ pub(super) fn pack(
         .and_then(|summary| result(path, summary))
 }
 
-/// Unpacks an archive from stdin into a directory.
+/// Unpacks an archive from stdin into a directory, or, with `file`, one file to a path.
 ///
 /// There are no limits: code could write the same files, and the disk of the sandbox has a limit.
 pub(super) fn unpack(
     home: &Path,
     path: &FilePath,
+    file: bool,
     streams: &mut Streams,
 ) -> Result<Value, BuiltinError> {
     let destination = Subject::or_home("unpack into", path)?.on_machine(home);
-    let unpacked = archive::unpack(&destination, streams, &Limits::NONE, &mut |_| {});
+    let unpack = match file {
+        true => archive::unpack_file,
+        false => archive::unpack,
+    };
+    let unpacked = unpack(&destination, streams, &Limits::NONE, &mut |_| {});
     unpacked
         .map_err(|error| failed(path, &error))
         .and_then(|summary| result(path, summary))
@@ -157,7 +162,10 @@ mod tests {
     }
 
     fn unpack(path: &str) -> Builtin {
-        Builtin::Unpack { path: path.into() }
+        Builtin::Unpack {
+            path: path.into(),
+            file: false,
+        }
     }
 
     #[test]

@@ -107,7 +107,7 @@ fn run(builtin: &Builtin, home: &Path, streams: &mut Streams) -> Result<Value, B
         #[cfg(not(target_os = "linux"))]
         Builtin::Watch { .. } => return Err(unsupported(builtin)),
         Builtin::Pack { path } => return archive::pack(home, path, streams),
-        Builtin::Unpack { path } => return archive::unpack(home, path, streams),
+        Builtin::Unpack { path, file } => return archive::unpack(home, path, *file, streams),
     };
     result.map_err(|error| BuiltinError::other(format!("cannot encode the result: {error}")))
 }
