@@ -44,13 +44,13 @@ const CHANGES: AddWatchFlags = AddWatchFlags::IN_CREATE
     .union(AddWatchFlags::IN_DELETE_SELF)
     .union(AddWatchFlags::IN_MOVE_SELF);
 
-/// Writes changes until stdin ends or the path itself is removed or moved. An empty path stands for
-/// the home.
+/// Writes changes until stdin ends, or until the path itself is removed, moved or replaced, which
+/// is reported as its removal. An empty path stands for the home.
 ///
 /// A recursive watch has a watch of the kernel for each directory. When a directory appears, its
 /// entries are reported as created, once each, whether they were there before the kernel watched
-/// it or came later. What the user may not read is not watched. If the kernel has lost events or
-/// has no watch left, an overflow is reported.
+/// it or came later. A directory that the user may not read is not watched. If the kernel has lost
+/// events or has no watch left, an overflow is reported.
 pub(super) fn watch(
     home: &Path,
     path: &FilePath,
@@ -220,17 +220,15 @@ impl Watcher<'_> {
             });
             return Ok(());
         }
-        let path_of_event = FilePath::from_bytes(path.as_slice());
-        if has(AddWatchFlags::IN_DELETE) {
+        let is_removed = has(AddWatchFlags::IN_DELETE);
+        if is_removed {
             self.seen.remove(&path);
-            self.report(&FileEvent::Removed {
-                path: path_of_event,
-            })
-        } else {
-            self.report(&FileEvent::Modified {
-                path: path_of_event,
-            })
         }
+        let path = FilePath::from_bytes(path);
+        self.report(&match is_removed {
+            true => FileEvent::Removed { path },
+            false => FileEvent::Modified { path },
+        })
     }
 
     /// Handles an event of a watched file or directory itself. The directory that contains it has
@@ -331,11 +329,8 @@ impl Watcher<'_> {
                 } else if is_new {
                     self.report(&FileEvent::Overflow)?;
                 }
-                let is_directory = match kind {
-                    Some(kind) => kind == Type::Directory,
-                    // The watch fails if it is not a directory.
-                    None => true,
-                };
+                // Of an unknown kind, only a directory can be watched.
+                let is_directory = kind.is_none_or(|kind| kind == Type::Directory);
                 if is_directory && self.add_watch(&path)? {
                     directories.push(path);
                 }
