@@ -15,7 +15,7 @@ use nix::{
     sys::stat::{Mode, fstatat},
 };
 
-use super::{Done, Streams, Subject, metadata::describe, place::READ_DIRECTORY};
+use super::{Done, Streams, Subject, metadata::describe, place::open_directory};
 use crate::protocol::{
     BuiltinError, BuiltinErrorKind, FileEntry, FileKind, FileMetadata, FilePath,
 };
@@ -45,7 +45,7 @@ pub(super) fn list(
         return Err(subject.refuse(BuiltinErrorKind::InvalidInput, reason));
     }
     let fail = |error: io::Error| subject.fail(error);
-    let flags = READ_DIRECTORY.difference(OFlag::O_NOFOLLOW);
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     let top = Dir::open(&subject.on_machine(home), flags, Mode::empty())
         .map_err(|error| subject.fail(error))?;
     let top = Level::read(top, 0, streams).map_err(fail)?;
@@ -151,7 +151,7 @@ impl Lister<'_> {
             return Ok(());
         };
         let name = entry.name.as_c_str();
-        match Dir::openat(&level.directory, name, READ_DIRECTORY, Mode::empty()) {
+        match open_directory(&level.directory, name) {
             Ok(directory) => {
                 self.path.push(b'/');
                 let level = Level::read(directory, self.path.len(), self.streams)?;
@@ -195,7 +195,11 @@ pub(super) fn is_real(name: &CStr) -> bool {
 
 /// Whether opening an entry failed because code has replaced or removed the directory.
 pub(super) fn is_no_directory(error: Errno) -> bool {
-    matches!(error, Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP)
+    // ENXIO is the error for a socket.
+    matches!(
+        error,
+        Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP | Errno::ENXIO
+    )
 }
 
 /// Describes an entry, or the link itself.

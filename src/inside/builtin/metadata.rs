@@ -33,7 +33,10 @@ pub(super) fn metadata(
 }
 
 /// The properties, without the target of a link.
-#[allow(clippy::useless_conversion, reason = "macOS has modes of 16 bits")]
+#[allow(
+    clippy::useless_conversion,
+    reason = "other machines have other widths"
+)]
 pub(super) fn describe(stat: &FileStat) -> FileMetadata {
     let kind = match () {
         () if is_kind(stat, SFlag::S_IFREG) => FileKind::File,
@@ -43,7 +46,7 @@ pub(super) fn describe(stat: &FileStat) -> FileMetadata {
     };
     let size = u64::try_from(stat.st_size).unwrap_or_default();
     let permissions = u32::from(stat.st_mode) & 0o7777;
-    let modified = stat.st_mtime.saturating_mul(1_000_000_000);
-    let modified = modified.saturating_add(stat.st_mtime_nsec);
+    let modified = i64::from(stat.st_mtime).saturating_mul(1_000_000_000);
+    let modified = modified.saturating_add(i64::from(stat.st_mtime_nsec));
     FileMetadata::new(kind, size, permissions, modified)
 }

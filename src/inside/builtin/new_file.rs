@@ -100,7 +100,9 @@ fn link(place: &Place, temporary: &OsString) -> io::Result<()> {
     let (directory, from) = (&place.directory, temporary.as_os_str());
     let flags = nix::fcntl::AtFlags::empty();
     nix::unistd::linkat(directory, from, directory, place.name.as_os_str(), flags)?;
-    Ok(unlinkat(directory, from, UnlinkatFlags::NoRemoveDir)?)
+    // The file is at its place, so a failure here is no failure of the operation.
+    let _ = unlinkat(directory, from, UnlinkatFlags::NoRemoveDir);
+    Ok(())
 }
 
 /// A hidden name that code can't predict.

@@ -12,9 +12,11 @@ use std::{
 };
 
 use nix::{
+    NixPath,
+    dir::Dir,
     errno::Errno,
     fcntl::{AT_FDCWD, AtFlags, OFlag, openat, readlinkat},
-    sys::stat::{FileStat, Mode, SFlag, fstatat},
+    sys::stat::{FileStat, Mode, SFlag, fstat, fstatat},
 };
 
 use super::failure;
@@ -33,12 +35,6 @@ const SEARCH: OFlag = OFlag::O_PATH
 #[cfg(not(target_os = "linux"))]
 const SEARCH: OFlag = OFlag::O_RDONLY
     .union(OFlag::O_DIRECTORY)
-    .union(OFlag::O_CLOEXEC);
-
-/// How to open a directory to read its entries. Follows no link.
-pub(super) const READ_DIRECTORY: OFlag = OFlag::O_RDONLY
-    .union(OFlag::O_DIRECTORY)
-    .union(OFlag::O_NOFOLLOW)
     .union(OFlag::O_CLOEXEC);
 
 /// An operation and its path, which is valid. Makes errors that name both.
@@ -150,6 +146,24 @@ impl Place {
             Err(Errno::ENOENT) => Ok(None),
             result => result.map(Some),
         }
+    }
+}
+
+/// Opens a directory to read its entries. Follows no link, and doesn't block.
+///
+/// Without `O_DIRECTORY`: if that is set, some versions of gVisor follow a link despite
+/// `O_NOFOLLOW`.
+pub(super) fn open_directory<P: ?Sized + NixPath>(parent: impl AsFd, name: &P) -> nix::Result<Dir> {
+    let flags = OFlag::O_RDONLY
+        | OFlag::O_NOFOLLOW
+        | OFlag::O_NONBLOCK
+        | OFlag::O_NOCTTY
+        | OFlag::O_CLOEXEC;
+    let directory = openat(parent, name, flags, Mode::empty())?;
+    // `Dir` doesn't close the descriptor of another file.
+    match is_kind(&fstat(&directory)?, SFlag::S_IFDIR) {
+        true => Dir::from_fd(directory),
+        false => Err(Errno::ENOTDIR),
     }
 }
 

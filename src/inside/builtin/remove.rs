@@ -10,7 +10,7 @@ use nix::{
     dir::{Dir, Type},
     errno::Errno,
     fcntl::{AtFlags, renameat},
-    sys::stat::{Mode, SFlag, fstatat, stat},
+    sys::stat::{SFlag, fstatat, stat},
     unistd::{UnlinkatFlags, unlinkat},
 };
 
@@ -18,7 +18,7 @@ use super::{
     Done, Streams, Subject,
     list::{is_no_directory, is_real},
     new_file::random_name,
-    place::{Place, READ_DIRECTORY, is_kind},
+    place::{Place, is_kind, open_directory},
 };
 use crate::protocol::{BuiltinError, BuiltinErrorKind, FilePath};
 
@@ -89,13 +89,8 @@ fn remove_tree(
     place: Place,
     streams: &Streams,
 ) -> Result<Done, BuiltinError> {
-    let top = Dir::openat(
-        &place.directory,
-        place.name.as_os_str(),
-        READ_DIRECTORY,
-        Mode::empty(),
-    )
-    .map_err(|error| subject.fail(error))?;
+    let top = open_directory(&place.directory, place.name.as_os_str())
+        .map_err(|error| subject.fail(error))?;
     let mut levels = vec![Level::new(top, place.name.clone())];
     while let Some(level) = levels.last_mut() {
         if level.batch.is_empty() {
@@ -184,7 +179,7 @@ fn remove_entry(levels: &mut Vec<Level>, name: &OsString, kind: Option<Type>) ->
         let moved = renameat(directory, name, &top.directory, new_name.as_os_str());
         return ignore_missing(moved);
     }
-    match Dir::openat(directory, name, READ_DIRECTORY, Mode::empty()) {
+    match open_directory(directory, name) {
         Ok(entry) => levels.push(Level::new(entry, name.to_owned())),
         // Code has replaced the directory.
         Err(error) if is_no_directory(error) => unlink()?,

@@ -1,5 +1,6 @@
 //! [`watch`]: writes the changes below a path to stdout.
 
+mod directories;
 mod moves;
 
 use std::{
@@ -10,27 +11,18 @@ use std::{
 };
 
 use nix::{
-    dir::{Dir, Type},
     errno::Errno,
     poll::PollTimeout,
     sys::{
         inotify::{AddWatchFlags, InitFlags, Inotify, InotifyEvent, WatchDescriptor},
-        stat::{Mode, stat},
+        stat::stat,
     },
 };
 
 use self::moves::{Move, Moves};
-use super::{
-    Done, Streams, Subject,
-    list::{is_no_directory, is_real},
-    place::READ_DIRECTORY,
-};
+use super::{Done, Streams, Subject};
 use crate::protocol::{BuiltinError, FileEvent, FilePath};
 
-/// The most directories that are watched. The kernel has a limit, too.
-const MAX_WATCHES: usize = 65_536;
-/// The most names in new directories that are remembered.
-const MAX_SEEN: usize = 65_536;
 /// The output is written in pieces of this size.
 const PIECE: usize = 64 * 1024;
 /// How often the queue is read before the watch looks at stdin again.
@@ -44,13 +36,13 @@ const CHANGES: AddWatchFlags = AddWatchFlags::IN_CREATE
     .union(AddWatchFlags::IN_DELETE_SELF)
     .union(AddWatchFlags::IN_MOVE_SELF);
 
-/// Writes changes until stdin ends or the path itself is removed or moved. An empty path stands for
-/// the home.
+/// Writes changes until stdin ends, or until the path itself is removed, moved or replaced, which
+/// is reported as its removal. An empty path stands for the home.
 ///
 /// A recursive watch has a watch of the kernel for each directory. When a directory appears, its
 /// entries are reported as created, once each, whether they were there before the kernel watched
-/// it or came later. What the user may not read is not watched. If the kernel has lost events or
-/// has no watch left, an overflow is reported.
+/// it or came later. A directory that the user may not read is not watched. If the kernel has lost
+/// events or has no watch left, an overflow is reported.
 pub(super) fn watch(
     home: &Path,
     path: &FilePath,
@@ -220,17 +212,15 @@ impl Watcher<'_> {
             });
             return Ok(());
         }
-        let path_of_event = FilePath::from_bytes(path.as_slice());
-        if has(AddWatchFlags::IN_DELETE) {
+        let is_removed = has(AddWatchFlags::IN_DELETE);
+        if is_removed {
             self.seen.remove(&path);
-            self.report(&FileEvent::Removed {
-                path: path_of_event,
-            })
-        } else {
-            self.report(&FileEvent::Modified {
-                path: path_of_event,
-            })
         }
+        let path = FilePath::from_bytes(path);
+        self.report(&match is_removed {
+            true => FileEvent::Removed { path },
+            false => FileEvent::Modified { path },
+        })
     }
 
     /// Handles an event of a watched file or directory itself. The directory that contains it has
@@ -302,98 +292,6 @@ impl Watcher<'_> {
         self.report(&FileEvent::Removed {
             path: FilePath::from_bytes(old.path),
         })
-    }
-
-    /// Watches a directory below the root. If it was not watched at this path, watches the
-    /// directories in it, too, and reports its entries as created if `is_new`.
-    fn add_directory(&mut self, path: Vec<u8>, is_new: bool) -> io::Result<()> {
-        if self.add_watch(&path)? {
-            self.add_entries(path, is_new)?;
-        }
-        Ok(())
-    }
-
-    /// Watches the directories in a directory that is watched.
-    fn add_entries(&mut self, path: Vec<u8>, is_new: bool) -> io::Result<()> {
-        if !self.is_recursive {
-            return Ok(());
-        }
-        let mut directories = vec![path];
-        while let Some(directory) = directories.pop() {
-            self.streams.check()?;
-            for (name, kind) in self.entries(&directory)? {
-                let path = join(&directory, &name);
-                if is_new && self.seen.len() < MAX_SEEN {
-                    self.report(&FileEvent::Created {
-                        path: FilePath::from_bytes(path.as_slice()),
-                    })?;
-                    self.seen.insert(path.clone());
-                } else if is_new {
-                    self.report(&FileEvent::Overflow)?;
-                }
-                let is_directory = match kind {
-                    Some(kind) => kind == Type::Directory,
-                    // The watch fails if it is not a directory.
-                    None => true,
-                };
-                if is_directory && self.add_watch(&path)? {
-                    directories.push(path);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// The entries of a directory. It has none if code has removed or replaced it.
-    fn entries(&self, directory: &[u8]) -> io::Result<Vec<(Vec<u8>, Option<Type>)>> {
-        let mut flags = READ_DIRECTORY;
-        if directory.is_empty() {
-            flags.remove(nix::fcntl::OFlag::O_NOFOLLOW);
-        }
-        let path = self.on_machine(directory);
-        let mut directory = match Dir::open(&path, flags, Mode::empty()) {
-            Err(error) if is_no_directory(error) || error == Errno::EACCES => return Ok(vec![]),
-            result => result?,
-        };
-        let mut entries = Vec::new();
-        for entry in directory.iter() {
-            let entry = entry?;
-            if is_real(entry.file_name()) {
-                let name = entry.file_name().to_bytes().to_owned();
-                entries.push((name, entry.file_type()));
-            }
-        }
-        Ok(entries)
-    }
-
-    /// Watches a directory below the root. Returns whether it was not watched at this path.
-    fn add_watch(&mut self, path: &[u8]) -> io::Result<bool> {
-        if self.watches.len() >= MAX_WATCHES {
-            self.report(&FileEvent::Overflow)?;
-            return Ok(false);
-        }
-        let flags = CHANGES | AddWatchFlags::IN_ONLYDIR | AddWatchFlags::IN_DONT_FOLLOW;
-        let directory = self.on_machine(path);
-        match self.queue.add_watch(&directory, flags) {
-            Ok(watch) if Some(watch) == self.root_watch => Ok(false),
-            Ok(watch) => {
-                let earlier = self.watches.insert(watch, path.to_owned());
-                Ok(earlier.as_deref() != Some(path))
-            }
-            Err(error) if is_no_directory(error) || error == Errno::EACCES => Ok(false),
-            Err(Errno::ENOSPC | Errno::ENOMEM | Errno::ENAMETOOLONG) => {
-                self.report(&FileEvent::Overflow)?;
-                Ok(false)
-            }
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    fn on_machine(&self, path: &[u8]) -> PathBuf {
-        match path.is_empty() {
-            true => self.root.clone(),
-            false => self.root.join(std::ffi::OsStr::from_bytes(path)),
-        }
     }
 
     /// Adds a line to the output. Doesn't repeat an overflow.

@@ -78,7 +78,11 @@ fn links_are_created_and_described() {
     let home = Home::new();
     fs::create_dir(home.path("d")).unwrap();
     home.put("a", "123");
-    let link = |path, target, symbolic| json!({"op": "link", "path": path, "target": target, "symbolic": symbolic});
+    let link = |path, target, symbolic| {
+        let mut builtin = json!({"op": "link", "path": path, "target": target});
+        builtin["symbolic"] = json!(symbolic);
+        builtin
+    };
     home.call(&link("d/soft", "../a", true)).unwrap();
     home.call(&link("d/hard", "a", false)).unwrap();
     home.call(&link("dangling", "nowhere", true)).unwrap();

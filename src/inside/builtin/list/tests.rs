@@ -183,3 +183,41 @@ fn a_directory_swapped_for_a_link_is_not_followed() {
         is_done.store(true, Ordering::Relaxed);
     });
 }
+
+#[cfg(target_os = "linux")]
+#[test]
+fn unreadable_directories_are_listed_and_not_entered() {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::super::testing::call_as_user;
+
+    let home = Home::new();
+    fs::create_dir_all(home.path("d/e")).unwrap();
+    home.put("z", "");
+    fs::set_permissions(home.path("d"), fs::Permissions::from_mode(0o700)).unwrap();
+    fs::set_permissions(home.path("z"), fs::Permissions::from_mode(0o600)).unwrap();
+    let list = |path| json!({"op": "list", "path": path, "depth": 3});
+    let Some((result, output)) = call_as_user(&home, &list("")) else {
+        eprintln!("skipped: needs root");
+        return;
+    };
+    assert_eq!(result.unwrap(), json!({}));
+    let lines = String::from_utf8(output).unwrap();
+    assert_eq!(lines.lines().count(), 2, "{lines}");
+    for builtin in [
+        list("d"),
+        json!({"op": "read", "path": "z"}),
+        json!({"op": "write", "path": "new"}),
+        json!({"op": "write", "path": "z", "mode": "append"}),
+        json!({"op": "write", "path": "d/new"}),
+        json!({"op": "remove", "path": "d", "recursive": true}),
+        json!({"op": "watch", "path": "d"}),
+        json!({"op": "create_dir", "path": "new"}),
+    ] {
+        let (result, _) = call_as_user(&home, &builtin).unwrap();
+        let kind = result.map_err(|error| error.kind);
+        assert_eq!(kind, Err(BuiltinErrorKind::PermissionDenied), "{builtin}");
+    }
+    assert_eq!(home.names(""), ["d", "z"]);
+    assert_eq!(home.names("d"), ["e"]);
+}

@@ -5,7 +5,11 @@ use std::{
     thread,
 };
 
-use nix::{fcntl::OFlag, sys::stat::mkdirat, unistd::mkfifo};
+use nix::{
+    fcntl::OFlag,
+    sys::stat::{Mode, mkdirat},
+    unistd::mkfifo,
+};
 use serde_json::{Value, json};
 
 use super::{
