@@ -617,6 +617,43 @@ fn damage_neither_panics_nor_leads_outside() {
     assert_eq!(outside_of(top.path()), before);
 }
 
+/// The names of Windows, on every system.
+#[test]
+fn names_that_a_system_lacks_are_skipped_and_reported() {
+    use EntryType::{Directory, Regular, Symlink};
+
+    let destination = tempdir().unwrap();
+    let archive = by_hand(&[
+        ("a:b/", Directory, ""),
+        ("a:b/file", Regular, "x"),
+        ("a:b/d", Directory, ""),
+        ("a:b/d/nul", Regular, "x"),
+        ("a:bc", Regular, "x"),
+        ("d", Directory, ""),
+        ("d/link", Symlink, "/etc"),
+        ("d/kept", Regular, "x"),
+    ]);
+    let input = &mut &*archive;
+    let problem = windows::problem;
+    let unpacked = unpack::unpack_on(
+        problem,
+        destination.path(),
+        input,
+        &Limits::NONE,
+        &mut |_| {},
+    );
+    let summary = unpacked.unwrap();
+    let skipped: Vec<_> = summary
+        .skipped
+        .iter()
+        .map(|it| it.path.to_str().unwrap())
+        .collect();
+    assert_eq!(skipped, ["a:b/", "a:bc", "d/link"]);
+    let names: Vec<_> = facts(destination.path()).into_keys().collect();
+    assert_eq!(names, [Path::new("d"), Path::new("d/kept")]);
+    assert_eq!(summary.entries, 2);
+}
+
 #[test]
 fn a_summary_names_a_limited_number_of_skipped_files() {
     let mut summary = Summary::default();

@@ -50,11 +50,26 @@ pub(crate) fn unpack(
     limits: &Limits,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Summary, ArchiveError> {
+    unpack_on(problem, destination, input, limits, progress)
+}
+
+/// Tells why a system can't represent a name, or the target of a link. `None` if it can.
+type Problem = fn(name: &[u8], target: Option<&[u8]>) -> Option<&'static str>;
+
+/// Like [`unpack`], but skips the names of another system, too.
+pub(super) fn unpack_on(
+    problem: Problem,
+    destination: &Path,
+    input: &mut dyn Read,
+    limits: &Limits,
+    progress: &mut dyn FnMut(Progress),
+) -> Result<Summary, ArchiveError> {
     fs::create_dir_all(destination).map_err(|error| {
         ArchiveError::new("unpack", ArchiveErrorKind::File, Some(destination), error)
     })?;
     let watch = Watch::default();
     let mut unpacking = Unpacking {
+        problem,
         destination,
         limits,
         watch: &watch,
@@ -90,7 +105,12 @@ struct Source<'a> {
 
 impl Read for Source<'_> {
     fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
-        let read = self.input.read(to);
+        let read = loop {
+            match self.input.read(to) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                read => break read,
+            }
+        };
         match &read {
             Ok(0) if to.is_empty() => {}
             Ok(0) => self.watch.has_ended.set(true),
@@ -98,7 +118,6 @@ impl Read for Source<'_> {
                 .watch
                 .bytes
                 .set(self.watch.bytes.get() + *length as u64),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(_) => self.watch.has_failed.set(true),
         }
         (self.progress)(Progress {
@@ -141,6 +160,7 @@ impl From<io::Error> for Failure {
 }
 
 struct Unpacking<'a> {
+    problem: Problem,
     destination: &'a Path,
     limits: &'a Limits,
     watch: &'a Watch,
@@ -220,11 +240,7 @@ impl Unpacking<'_> {
                     self.summary.skip(name, reason);
                     return Ok(());
                 }
-                if let Some(modified) = modified {
-                    // Some file systems have no times of links.
-                    let time = modified.into();
-                    let _ = filetime::set_symlink_file_times(&path, time, time);
-                }
+                reading::set_link_time(&path, modified);
             }
             _ => {
                 let size = entry.size();
@@ -239,7 +255,7 @@ impl Unpacking<'_> {
                         return Err(error);
                     }
                 }
-                self.summary.bytes += size;
+                self.summary.bytes = self.summary.bytes.saturating_add(size);
             }
         }
         self.summary.entries += 1;
@@ -256,7 +272,7 @@ impl Unpacking<'_> {
             self.skipped_directory = None;
         }
         let target = entry.link_name_bytes();
-        let Some(reason) = problem(&name, target.as_deref()) else {
+        let Some(reason) = (self.problem)(&name, target.as_deref()) else {
             return false;
         };
         self.summary.skip(lossy(&name), reason);
@@ -269,22 +285,13 @@ impl Unpacking<'_> {
     }
 }
 
-/// Why this system can't represent a name or the target of a link.
-fn problem(name: &[u8], target: Option<&[u8]>) -> Option<&'static str> {
-    #[cfg(windows)]
-    {
-        let is_absolute = target.is_some_and(|target| target.starts_with(b"/"));
-        if is_absolute {
-            return Some("the link has an absolute target, which has no meaning on Windows");
-        }
-        super::windows::problem(name).or_else(|| target.and_then(super::windows::problem))
-    }
-    #[cfg(not(windows))]
-    {
-        let _ = target;
-        let is_text = std::str::from_utf8(name).is_ok();
-        (cfg!(target_os = "macos") && !is_text).then_some("macOS has no names that are not UTF-8")
-    }
+#[cfg(windows)]
+use super::windows::problem;
+
+#[cfg(not(windows))]
+fn problem(name: &[u8], _: Option<&[u8]>) -> Option<&'static str> {
+    let is_text = std::str::from_utf8(name).is_ok();
+    (cfg!(target_os = "macos") && !is_text).then_some("macOS has no names that are not UTF-8")
 }
 
 /// Removes a file or link in the place of an entry. Returns whether a directory exists there.
