@@ -179,7 +179,7 @@ impl Packing<'_> {
 
     fn count(&mut self, bytes: u64) {
         self.summary.entries += 1;
-        self.summary.bytes += bytes;
+        self.summary.bytes = self.summary.bytes.saturating_add(bytes);
         self.builder.get_mut().done.entries += 1;
     }
 }

@@ -123,6 +123,14 @@ pub(super) fn set_mode(path: &Path, mode: u32) -> io::Result<()> {
     }
 }
 
+/// Sets the time of a symbolic link, as far as the file system has times of links.
+pub(crate) fn set_link_time(path: &Path, modified: Option<SystemTime>) {
+    if let Some(modified) = modified {
+        let time = modified.into();
+        let _ = filetime::set_symlink_file_times(path, time, time);
+    }
+}
+
 /// The parents of the next entry, from the top down.
 #[derive(Default)]
 pub(crate) struct Parents(Vec<Directory>);

@@ -617,6 +617,44 @@ fn damage_neither_panics_nor_leads_outside() {
     assert_eq!(outside_of(top.path()), before);
 }
 
+/// The names of Windows, on every system.
+#[test]
+fn names_that_a_system_lacks_are_skipped_and_reported() {
+    use EntryType::{Directory, Regular, Symlink};
+
+    let destination = tempdir().unwrap();
+    let archive = by_hand(&[
+        ("a:b/", Directory, ""),
+        ("a:b/file", Regular, "x"),
+        ("a:b/d", Directory, ""),
+        ("a:b/d/nul", Regular, "x"),
+        ("a:bc", Regular, "x"),
+        ("d", Directory, ""),
+        ("d/link", Symlink, "/etc"),
+        ("d/kept", Regular, "x"),
+    ]);
+    let input = &mut &*archive;
+    let problem = windows::problem;
+    let unpacked = unpack::unpack_on(
+        problem,
+        destination.path(),
+        None,
+        input,
+        &Limits::NONE,
+        &mut |_| {},
+    );
+    let summary = unpacked.unwrap();
+    let skipped: Vec<_> = summary
+        .skipped
+        .iter()
+        .map(|it| it.path.to_str().unwrap())
+        .collect();
+    assert_eq!(skipped, ["a:b/", "a:bc", "d/link"]);
+    let names: Vec<_> = facts(destination.path()).into_keys().collect();
+    assert_eq!(names, [Path::new("d"), Path::new("d/kept")]);
+    assert_eq!(summary.entries, 2);
+}
+
 #[test]
 fn a_summary_names_a_limited_number_of_skipped_files() {
     let mut summary = Summary::default();
@@ -641,4 +679,37 @@ fn files_get_their_old_times_to_the_nanosecond() {
         let meta = fs::metadata(destination.path().join("f")).unwrap();
         assert_eq!(meta.modified().unwrap(), time);
     }
+}
+
+#[test]
+fn one_file_becomes_the_file_at_a_path() {
+    let (source, destination) = (tempdir().unwrap(), tempdir().unwrap());
+    fs::write(source.path().join("one"), "new").unwrap();
+    fs::set_permissions(source.path().join("one"), fs::Permissions::from_mode(0o640)).unwrap();
+    let archive = |path: &Path| {
+        let mut archive = Vec::new();
+        super::pack(path, &|_, _| false, &mut archive, &mut |_| {}).unwrap();
+        archive
+    };
+    let unpack = |archive: &[u8], path: &Path| {
+        super::unpack_file(path, &mut &*archive, &Limits::NONE, &mut |_| {})
+    };
+    let path = destination.path().join("a/two");
+    let whole = archive(&source.path().join("one"));
+    unpack(&whole, &path).unwrap();
+    assert_eq!(fs::read(&path).unwrap(), b"new");
+    let mode = fs::metadata(&path).unwrap().permissions().mode();
+    assert_eq!(mode & 0o7777, 0o640);
+
+    // Nothing else replaces the file, and no unfinished file is left.
+    fs::write(source.path().join("two"), "2").unwrap();
+    for refused in [
+        archive(source.path()),
+        whole[..600].to_vec(),
+        vec![0; 1_024],
+    ] {
+        unpack(&refused, &path).unwrap_err();
+    }
+    assert_eq!(fs::read(&path).unwrap(), b"new");
+    assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
 }

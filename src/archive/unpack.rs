@@ -51,7 +51,7 @@ pub(crate) fn unpack(
     limits: &Limits,
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Summary, ArchiveError> {
-    unpack_as(destination, None, input, limits, progress)
+    unpack_on(problem, destination, None, input, limits, progress)
 }
 
 /// Unpacks an archive of one file to a path. The file appears as a whole, and replaces a file or
@@ -79,7 +79,14 @@ pub(crate) fn unpack_file(
     let random = RandomState::new().build_hasher().finish();
     let unfinished = PathBuf::from(format!(".actix-sandbox-{random:016x}"));
     let place = directory.join(&unfinished);
-    let unpacked = unpack_as(directory, Some(&unfinished), input, limits, progress);
+    let unpacked = unpack_on(
+        problem,
+        directory,
+        Some(&unfinished),
+        input,
+        limits,
+        progress,
+    );
     let unpacked = unpacked.and_then(|summary| {
         let missing = || damaged("it holds no file");
         let is_there = fs::symlink_metadata(&place).is_ok_and(|meta| meta.is_file());
@@ -95,8 +102,13 @@ pub(crate) fn unpack_file(
     unpacked
 }
 
-/// Unpacks an archive. With `only`, it must hold one file, which gets this name.
-fn unpack_as(
+/// Tells why a system can't represent a name, or the target of a link. `None` if it can.
+type Problem = fn(name: &[u8], target: Option<&[u8]>) -> Option<&'static str>;
+
+/// Unpacks an archive, and skips what has a problem. With `only`, the archive must hold one file,
+/// which gets this name.
+pub(super) fn unpack_on(
+    problem: Problem,
     destination: &Path,
     only: Option<&Path>,
     input: &mut dyn Read,
@@ -108,6 +120,7 @@ fn unpack_as(
     })?;
     let watch = Watch::default();
     let mut unpacking = Unpacking {
+        problem,
         destination,
         only,
         limits,
@@ -144,7 +157,12 @@ struct Source<'a> {
 
 impl Read for Source<'_> {
     fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
-        let read = self.input.read(to);
+        let read = loop {
+            match self.input.read(to) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                read => break read,
+            }
+        };
         match &read {
             Ok(0) if to.is_empty() => {}
             Ok(0) => self.watch.has_ended.set(true),
@@ -152,7 +170,6 @@ impl Read for Source<'_> {
                 .watch
                 .bytes
                 .set(self.watch.bytes.get() + *length as u64),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(_) => self.watch.has_failed.set(true),
         }
         (self.progress)(Progress {
@@ -195,6 +212,7 @@ impl From<io::Error> for Failure {
 }
 
 struct Unpacking<'a> {
+    problem: Problem,
     destination: &'a Path,
     only: Option<&'a Path>,
     limits: &'a Limits,
@@ -281,11 +299,7 @@ impl Unpacking<'_> {
                     self.summary.skip(name, reason);
                     return Ok(());
                 }
-                if let Some(modified) = modified {
-                    // Some file systems have no times of links.
-                    let time = modified.into();
-                    let _ = filetime::set_symlink_file_times(&path, time, time);
-                }
+                reading::set_link_time(&path, modified);
             }
             _ => {
                 let size = entry.size();
@@ -300,7 +314,7 @@ impl Unpacking<'_> {
                         return Err(error);
                     }
                 }
-                self.summary.bytes += size;
+                self.summary.bytes = self.summary.bytes.saturating_add(size);
             }
         }
         self.summary.entries += 1;
@@ -317,7 +331,7 @@ impl Unpacking<'_> {
             self.skipped_directory = None;
         }
         let target = entry.link_name_bytes();
-        let Some(reason) = problem(&name, target.as_deref()) else {
+        let Some(reason) = (self.problem)(&name, target.as_deref()) else {
             return false;
         };
         self.summary.skip(lossy(&name), reason);
@@ -330,22 +344,13 @@ impl Unpacking<'_> {
     }
 }
 
-/// Why this system can't represent a name or the target of a link.
-fn problem(name: &[u8], target: Option<&[u8]>) -> Option<&'static str> {
-    #[cfg(windows)]
-    {
-        let is_absolute = target.is_some_and(|target| target.starts_with(b"/"));
-        if is_absolute {
-            return Some("the link has an absolute target, which has no meaning on Windows");
-        }
-        super::windows::problem(name).or_else(|| target.and_then(super::windows::problem))
-    }
-    #[cfg(not(windows))]
-    {
-        let _ = target;
-        let is_text = std::str::from_utf8(name).is_ok();
-        (cfg!(target_os = "macos") && !is_text).then_some("macOS has no names that are not UTF-8")
-    }
+#[cfg(windows)]
+use super::windows::problem;
+
+#[cfg(not(windows))]
+fn problem(name: &[u8], _: Option<&[u8]>) -> Option<&'static str> {
+    let is_text = std::str::from_utf8(name).is_ok();
+    (cfg!(target_os = "macos") && !is_text).then_some("macOS has no names that are not UTF-8")
 }
 
 /// Removes a file or link in the place of an entry. Returns whether a directory exists there.

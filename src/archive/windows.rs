@@ -1,8 +1,16 @@
 //! Which names Windows can't represent.
 
-/// Why Windows can't represent a name of an entry, or a relative target of a link. `None` if it
-/// can.
-pub(super) fn problem(path: &[u8]) -> Option<&'static str> {
+/// Why Windows can't represent the name of an entry, or the target of a link. `None` if it can.
+pub(super) fn problem(name: &[u8], target: Option<&[u8]>) -> Option<&'static str> {
+    match target {
+        Some(target) if target.starts_with(b"/") => {
+            Some("the link has an absolute target, which has no meaning on Windows")
+        }
+        _ => problem_of(name).or_else(|| target.and_then(problem_of)),
+    }
+}
+
+fn problem_of(path: &[u8]) -> Option<&'static str> {
     let Ok(path) = std::str::from_utf8(path) else {
         return Some("Windows has no names that are not UTF-8");
     };
@@ -57,13 +65,17 @@ mod tests {
             "nul .txt",
         ];
         for name in wrong {
-            assert!(problem(name.as_bytes()).is_some(), "{name}");
+            assert!(problem(name.as_bytes(), None).is_some(), "{name}");
         }
-        assert!(problem(b"\xff").is_some());
+        assert!(problem(b"\xff", None).is_some());
+        for target in ["/etc", "//host/share", "a:b", "..\\x"] {
+            assert!(problem(b"a", Some(target.as_bytes())).is_some(), "{target}");
+        }
+        assert_eq!(problem(b"a", Some(b"../b")), None);
         for name in [
             "a", "./a", "../a", "d/.a", "com", "com10", "console", "ü", "nula",
         ] {
-            assert_eq!(problem(name.as_bytes()), None, "{name}");
+            assert_eq!(problem(name.as_bytes(), None), None, "{name}");
         }
     }
 }

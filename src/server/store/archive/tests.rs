@@ -577,11 +577,13 @@ fn modification_times_are_restored() {
         let file = fs::File::open(tree.path().join(name)).unwrap();
         file.set_modified(time).unwrap();
     }
+    symlink("a", tree.path().join("link")).unwrap();
+    filetime::set_symlink_file_times(tree.path().join("link"), time.into(), time.into()).unwrap();
     let (_directory, archive) = place();
     pack(tree.path(), &archive).unwrap();
     let unpacked = unpack(&archive).unwrap();
-    for name in ["a/b/file", "a/b", "a"] {
-        let found = fs::metadata(unpacked.path().join("home").join(name)).unwrap();
+    for name in ["a/b/file", "a/b", "a", "link"] {
+        let found = fs::symlink_metadata(unpacked.path().join("home").join(name)).unwrap();
         assert_eq!(found.modified().unwrap(), time, "{name}");
     }
 }

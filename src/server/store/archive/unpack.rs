@@ -167,8 +167,11 @@ impl Unpacking<'_> {
             return Err(damaged("the archive contains this entry twice"));
         } else if kind == EntryType::Directory {
             private::create(&path)?;
-        } else if let (Unpacked::File(file), Some(modified)) = (entry.unpack(&path)?, modified) {
-            file.set_modified(modified)?;
+        } else {
+            match (entry.unpack(&path)?, modified) {
+                (Unpacked::File(file), Some(modified)) => file.set_modified(modified)?,
+                _ => reading::set_link_time(&path, modified.filter(|_| kind.is_symlink())),
+            }
         }
         if kind == EntryType::Directory {
             self.parents.enter(Directory {
