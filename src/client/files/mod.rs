@@ -36,7 +36,7 @@ use crate::{
 /// code in the sandbox: they can read and write what code can.
 ///
 /// Every operation happens once, even if the connection is lost in between and the client
-/// [reconnects](crate::SandboxBuilder::reconnect). At most 16 operations that move content, and 16
+/// [reconnects](crate::SandboxBuilder::auto_reconnect). At most 16 operations that move content, and 16
 /// others, run concurrently in a sandbox; more wait for their turn.
 ///
 /// # Errors
