@@ -21,9 +21,9 @@ const BUFFER_BYTES: usize = 64 * 1024;
 /// file has its own name. `source` may be a symbolic link to either. Links in the directory are
 /// stored, not followed.
 ///
-/// Leaves out what `excludes` returns `true` for, and everything below such a directory. It gets the
-/// path in the archive, and whether the path is a directory. Skips and reports sockets, pipes,
-/// devices, and files that are removed meanwhile.
+/// `excludes` gets each path in the archive, and whether it is a directory. If it returns `true`,
+/// the archive lacks the path and everything below it. Sockets, pipes, devices, and files that are
+/// removed meanwhile are skipped and reported.
 ///
 /// # Errors
 ///

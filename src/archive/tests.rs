@@ -237,9 +237,12 @@ fn a_file_that_shrinks_while_it_is_packed_is_an_error() {
 #[test]
 fn missing_and_unreadable_sources_are_named() {
     let source = tempdir().unwrap();
-    let error = pack_all(&source.path().join("missing")).unwrap_err();
+    let (missing, mut archive) = (source.path().join("missing"), Vec::new());
+    let error = pack(&missing, &|_, _| false, &mut archive, &mut |_| {}).unwrap_err();
     assert_eq!(error.io().kind(), io::ErrorKind::NotFound);
     assert!(error.to_string().contains("missing"), "{error}");
+    let error = unpack_all(&archive, source.path()).unwrap_err();
+    assert_eq!(error.kind(), ArchiveErrorKind::Truncated, "{error}");
     fs::write(source.path().join("locked"), "").unwrap();
     set_mode(&source.path().join("locked"), 0);
     match pack_all(source.path()) {
