@@ -23,7 +23,7 @@ pub struct ExecOptions {
     /// The number of bytes of output that may be unacknowledged.
     pub window: Option<u64>,
     /// Whether input and output are bytes rather than text. Then they travel in binary frames, and
-    /// the server neither joins pieces of output nor holds back incomplete code points.
+    /// the server doesn't hold back incomplete code points.
     pub binary: bool,
     /// Whether the client will close stdin, which v1 can't express. Not part of the message: v2
     /// sends `eof` with the input.
