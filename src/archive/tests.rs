@@ -691,12 +691,11 @@ fn one_file_becomes_the_file_at_a_path() {
     fs::set_permissions(source.path().join("one"), fs::Permissions::from_mode(0o640)).unwrap();
     let archive = |path: &Path| {
         let mut archive = Vec::new();
-        super::pack(path, &|_, _| false, &mut archive, &mut |_| {}).unwrap();
+        pack(path, &|_, _| false, &mut archive, &mut |_| {}).unwrap();
         archive
     };
-    let unpack = |archive: &[u8], path: &Path| {
-        super::unpack_file(path, &mut &*archive, &Limits::NONE, &mut |_| {})
-    };
+    let unpack =
+        |archive: &[u8], path: &Path| unpack_file(path, &mut &*archive, &Limits::NONE, &mut |_| {});
     let path = destination.path().join("a/two");
     let whole = archive(&source.path().join("one"));
     unpack(&whole, &path).unwrap();

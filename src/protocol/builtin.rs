@@ -419,6 +419,9 @@ pub enum FileEvent {
     /// Changes were lost, because they came faster than they were read. List the directory to find
     /// them.
     Overflow,
+    /// A change of a kind that this version doesn't know.
+    #[serde(other)]
+    Other,
 }
 
 /// Why a builtin failed.
@@ -580,6 +583,9 @@ mod tests {
         let error = r#"{"kind":"on_fire","message":"m"}"#;
         let error: BuiltinError = serde_json::from_str(error).unwrap();
         assert_eq!(error.kind, BuiltinErrorKind::Other);
+        let event = r#"{"event":"painted","path":"a"}"#;
+        let event: FileEvent = serde_json::from_str(event).unwrap();
+        assert_eq!(event, FileEvent::Other);
         let file = r#"{"path":"a","kind":"door","size":1,"permissions":420,"modified_ns":-1}"#;
         let entry: FileEntry = serde_json::from_str(file).unwrap();
         assert_eq!(entry.metadata.kind, FileKind::Other);

@@ -27,7 +27,7 @@ const LAYERS: [(&str, &[&str]); 11] = [
     ("machine", &["protocol"]),
     ("yield_now", &[]),
     ("transport", &["protocol", "machine", "yield_now"]),
-    ("error", &["protocol", "machine", "transport"]),
+    ("error", &["protocol", "machine", "archive", "transport"]),
     (
         "actor",
         &["protocol", "machine", "transport", "error", "yield_now"],

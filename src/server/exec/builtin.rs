@@ -8,7 +8,7 @@ use tokio::{
 };
 
 use super::{
-    execution::{asked, kill},
+    ending::{asked, kill},
     output_pump::{Deadline, pump},
     shared_exec::{Ending, Outlet},
 };

@@ -262,7 +262,10 @@ impl ExecTable {
                 entry.exec.change(|exec| exec.abandon(why));
             }
         }
-        while self.order.len() > REMEMBERED {
+        // Unacknowledged builtins don't use up the places of other execs.
+        let builtins = self.entries.values().filter(|it| it.is_unsettled_builtin());
+        let most = REMEMBERED + builtins.count();
+        while self.order.len() > most {
             let oldest = self.order.iter().find(|id| {
                 let entry = self.entries.get(*id);
                 entry.is_none_or(|entry| ended(entry) && !entry.is_unsettled_builtin())

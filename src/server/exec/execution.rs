@@ -11,11 +11,12 @@ use tokio::{
 
 use super::{
     builtin::{self, Turns},
+    ending::{asked, kill},
     output_pump::{Deadline, Drains, pump},
     shared_exec::{Ending, Outlet},
 };
 use crate::{
-    inside::process::{Exit, Input, Process, Started},
+    inside::process::{Input, Process, Started},
     machine::ServedExec,
     protocol::{Builtin, StdStream},
     server::{
@@ -259,24 +260,4 @@ impl Run {
             killed => Ending::Killed(killed),
         }
     }
-}
-
-/// Resolves when a kill is requested or the [`Control`] is dropped.
-pub(super) async fn asked(killed: &mut watch::Receiver<bool>) {
-    let _ = killed.wait_for(|&killed| killed).await;
-}
-
-async fn wait(process: &mut dyn Process) -> Exit {
-    process.wait().await.unwrap_or_else(|error| {
-        tracing::warn!(error = %Escaped(error), "a process could not be waited for");
-        Exit::default()
-    })
-}
-
-pub(super) async fn kill(process: &mut dyn Process) -> Result<Exit, String> {
-    if let Err(reason) = process.kill().await {
-        tracing::warn!(reason = %Escaped(&reason), "an exec could not be killed");
-        return Err(reason);
-    }
-    Ok(wait(process).await)
 }

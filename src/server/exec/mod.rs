@@ -1,6 +1,7 @@
 //! One exec: its task, its output and its input; and the table of the execs of a sandbox.
 
 pub(crate) mod builtin;
+mod ending;
 pub(crate) mod exec_table;
 pub(crate) mod execution;
 pub(crate) mod output_pump;
