@@ -77,6 +77,40 @@ async fn is_back(events: &mut tokio::sync::mpsc::Receiver<SandboxEvent>) {
     while within("the link is back", events.recv()).await.unwrap() != SandboxEvent::Reconnected {}
 }
 
+/// A session with operations on files, whose bytes travel in binary frames, and a cut between them.
+async fn with_files(builder: SandboxBuilder, proxy: Option<Proxy>) -> Result<Vec<String>, Error> {
+    let sandbox = builder.await?;
+    let mut events = events(&sandbox).await;
+    let files = sandbox.files();
+    let content: Vec<u8> = (0..=255).cycle().take(5_000).collect();
+    files.write("a/bytes", content.clone()).await?;
+    if let Some(proxy) = &proxy {
+        proxy.cut();
+    }
+    is_back(&mut events).await;
+    let mut told = vec![(files.read("a/bytes").await? == content).to_string()];
+    for entry in files.list("a").await? {
+        told.push(format!("{} {}", entry.path, entry.metadata.size));
+    }
+    told.push(files.read("missing").await.unwrap_err().to_string());
+    let output = sandbox.program("echo").arg("argv").output().await?;
+    told.push(output.stdout_lossy().into_owned());
+    sandbox.kill().await?;
+    Ok(told)
+}
+
+#[actix::test]
+async fn operations_on_files_are_recorded_and_played() {
+    let (first, second, recording) = twice(ProtocolVersion::V2, with_files).await;
+    assert_eq!(first, second);
+    assert_eq!(first[..2], ["true", "bytes 5000"]);
+    let text = format!("{recording:?}");
+    assert!(
+        text.contains("data_b64"),
+        "binary frames are recorded as text"
+    );
+}
+
 /// A session with stdin, a cut while a process runs, a kill, and another process.
 async fn eventful(builder: SandboxBuilder, proxy: Option<Proxy>) -> Result<Vec<String>, Error> {
     let sandbox = builder.await?;
