@@ -10,4 +10,6 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod by_message;
+mod messages;
 mod operations;
