@@ -10,6 +10,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod bad_input;
 mod by_message;
 mod messages;
 mod operations;
