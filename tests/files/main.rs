@@ -12,5 +12,6 @@ mod support;
 
 mod bad_input;
 mod by_message;
+mod interrupted;
 mod messages;
 mod operations;
