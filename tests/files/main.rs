@@ -13,5 +13,6 @@ mod support;
 mod bad_input;
 mod by_message;
 mod interrupted;
+mod many;
 mod messages;
 mod operations;
