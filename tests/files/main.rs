@@ -16,3 +16,4 @@ mod interrupted;
 mod many;
 mod messages;
 mod operations;
+mod watching;
