@@ -1,16 +1,14 @@
 //! Writes that are interrupted by the client, by the link, by the end of the agent or of the
 //! server: the file is the old one or the new one.
 
-use std::{
-    path::Path,
-    time::{Duration, Instant},
-};
+use std::{path::Path, time::Duration};
 
 use actix_sandbox::{
     FilePath, Language, LocalServer, Process, ProcessEnd, ReconnectPolicy, Sandbox, WriteMode,
     actor::{Exec, Kill, Stdin, Wait},
     server::Backend,
 };
+use tokio::time::Instant;
 
 use super::by_message::{assert_goes_on, write};
 use crate::support::{
