@@ -12,6 +12,7 @@ mod support;
 
 mod bad_input;
 mod by_message;
+mod full_disk;
 mod hostile;
 mod interrupted;
 mod many;
