@@ -13,7 +13,7 @@ use super::by_message::assert_goes_on;
 use crate::support::{backend::is, patient, within};
 
 /// How long code attacks, in seconds.
-const SECONDS: &str = "4";
+const SECONDS: &str = "3";
 
 /// Swaps a directory for links to a directory outside, at two levels.
 const SWAP: &str = "

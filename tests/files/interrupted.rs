@@ -224,11 +224,12 @@ async fn writes_through_cut_links_are_applied_as_a_whole() {
 
 #[actix::test]
 async fn appends_through_a_hundred_cuts_are_applied_once_each() {
-    let cuts = match is("gvisor") {
-        true => 50,
-        false => 100,
+    let seeds: &[u64] = match is("gvisor") {
+        true => &[4],
+        false => &[4, 5],
     };
-    for seed in [4, 5] {
+    let cuts = 100;
+    for &seed in seeds {
         let (_server, proxy, sandbox) = behind_cuts(seed, cuts, 9_000).await;
         let files = sandbox.files();
         let mut chance = Chance::new(seed);
