@@ -79,6 +79,11 @@ pub struct Piece<'a> {
 }
 
 impl<'a> Piece<'a> {
+    /// Whether the first fragment of a binary frame may begin a piece.
+    pub fn begins(fragment: &[u8]) -> bool {
+        fragment.first().is_none_or(|kind| *kind <= STDERR)
+    }
+
     /// Reads the payload of a binary frame. `None` if it doesn't have the layout.
     pub fn read(frame: &'a [u8]) -> Option<Self> {
         let (&[kind, flags, length], rest) = frame.split_first_chunk()?;

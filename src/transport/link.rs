@@ -320,7 +320,8 @@ impl Link {
             Frame::Continuation(item) => {
                 let fragment = match item {
                     Item::FirstText(data) => Fragment::First(data),
-                    Item::FirstBinary(data) => Fragment::First(data),
+                    Item::FirstBinary(data) if Piece::begins(&data) => Fragment::First(data),
+                    Item::FirstBinary(data) => return Err(protocol(binary(&data))),
                     Item::Continue(data) => Fragment::Middle(data),
                     Item::Last(data) => Fragment::Last(data),
                 };

@@ -10,5 +10,13 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod bad_input;
+mod by_message;
+mod full_disk;
+mod hostile;
+mod interrupted;
+mod many;
+mod messages;
 mod operations;
 mod transfers;
+mod watching;

@@ -69,7 +69,10 @@ pub(super) fn link(
     }
     let file = target_subject.on_machine(home);
     linkat(AT_FDCWD, &file, AT_FDCWD, &place, AtFlags::empty()).map_err(|error| {
-        let is_about_target = file.symlink_metadata().is_err();
+        // A directory can have no hard link.
+        let is_about_target = file
+            .symlink_metadata()
+            .map_or(true, |target| target.is_dir());
         about_both("link", path, target, is_about_target, &error.into())
     })?;
     Ok(Done {})

@@ -18,6 +18,9 @@ use nix::{
 
 use super::{Streams, place::Place};
 
+/// The most bytes of a path, with the zero byte at its end.
+const MAX_PATH: usize = nix::libc::PATH_MAX as usize;
+
 /// A temporary file beside the place of the new file. It is removed unless it is committed.
 pub(super) struct NewFile {
     place: Place,
@@ -120,6 +123,10 @@ pub(super) struct NewDirectories(Vec<PathBuf>);
 impl NewDirectories {
     /// Creates a directory and its missing parents. Succeeds if it exists.
     pub(super) fn create(path: &Path) -> io::Result<Self> {
+        // Otherwise, thousands of directories would be created and removed before the failure.
+        if path.as_os_str().len() >= MAX_PATH {
+            return Err(Errno::ENAMETOOLONG.into());
+        }
         let mut created = Self::default();
         let mut missing = Vec::new();
         for directory in path.ancestors() {

@@ -81,6 +81,8 @@ pub(super) fn each_chunk(
     buffer: &mut [u8],
     mut take: impl FnMut(u64, &[u8]) -> io::Result<()>,
 ) -> io::Result<u64> {
+    // The system refuses to read beyond the largest offset. No file has bytes there.
+    let limit = limit.min(i64::MAX.unsigned_abs().saturating_sub(offset));
     let mut done = 0;
     while done < limit {
         let wanted = usize::try_from(limit - done).unwrap_or(usize::MAX);

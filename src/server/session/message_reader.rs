@@ -119,6 +119,9 @@ impl Incoming {
             Frame::Binary(data) if Piece::read(&data).is_some() => {
                 return Some(Event::Message(data));
             }
+            Frame::Continuation(Item::FirstBinary(data)) if Piece::begins(&data) => {
+                Fragment::First(data)
+            }
             Frame::Binary(_) | Frame::Continuation(Item::FirstBinary(_)) => {
                 let why = "a binary message that is no piece of stdin";
                 return Some(Event::Refused(why.to_owned(), None));
