@@ -54,8 +54,8 @@ pub(crate) fn unpack(
     unpack_on(problem, destination, None, input, limits, progress)
 }
 
-/// Unpacks an archive of one file to a path. The file appears as a whole, and replaces a file or
-/// link there. Creates missing parent directories. Blocks. Fails like [`unpack`].
+/// Unpacks an archive of one file to a path. Atomically replaces a file or link there. Creates
+/// missing parent directories. Blocks. Fails like [`unpack`].
 pub(crate) fn unpack_file(
     path: &Path,
     input: &mut dyn Read,

@@ -484,8 +484,8 @@ pub enum BuiltinErrorKind {
     NotEmpty,
     /// The disk is full, or a limit on disk space is reached.
     NoSpace,
-    /// The file would exceed the maximum size, or its size is unknown and its content exceeds
-    /// 16 MiB. Read such a file with a `length`.
+    /// The file would exceed the maximum size, or it reports the size 0 and has more than 16 MiB of
+    /// content. Read such a file with a `length`.
     TooLarge,
     /// The path is a pipe, a socket or a device.
     NotAFile,

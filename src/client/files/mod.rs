@@ -1,7 +1,7 @@
 //! [`Files`]: the files of a sandbox.
 //!
-//! Each operation is an exec whose program is a [`Builtin`]. So an operation takes effect exactly
-//! once, even if the connection is lost meanwhile.
+//! Each operation is an exec whose program is a [`Builtin`]. So it happens exactly once, even if
+//! the connection is lost while it runs.
 
 mod entries;
 mod reader;

@@ -140,7 +140,7 @@ impl Files {
     ///
     /// **The sandbox is not trusted.** Whatever it sends, a download of a directory writes nothing
     /// outside `local` and follows no link in it, and a download of a file writes no other file.
-    /// Downloaded links may point anywhere: don't use them with programs that follow links.
+    /// A downloaded link may point anywhere: a program that later follows it can leave `local`.
     ///
     /// # Errors
     ///

@@ -94,7 +94,7 @@ fn changes_are_reported_in_order() {
 }
 
 #[test]
-fn moves_into_and_out_of_the_watch_create_and_remove() {
+fn moves_into_and_out_of_a_watch_are_reported() {
     let (home, elsewhere) = (Home::new(), Home::new());
     fs::create_dir_all(home.path("d/e")).unwrap();
     let mut watching = Watching::recursive(&home);
