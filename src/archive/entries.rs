@@ -34,8 +34,8 @@ pub(crate) fn append_link<W: Write>(
     to.append_link(&mut header, stored, target)
 }
 
-/// Appends an open file. The archive keeps the holes of the file, and holds as many bytes as
-/// `meta` says.
+/// Appends an open file. Preserves the holes of the file. The size of the entry is that of `meta`,
+/// even if the file grows meanwhile.
 pub(crate) fn append_file<W: Write>(
     to: &mut Builder<W>,
     stored: &Path,
@@ -56,8 +56,8 @@ pub(crate) fn append_file<W: Write>(
     to.append_data(&mut header, stored, data)
 }
 
-/// Appends the exact time of an entry, and returns the header to append next. A tar header holds
-/// only whole seconds since 1970, but `make` compares fractions.
+/// Appends the exact time of an entry, and returns the header to append next. A tar header stores
+/// only whole seconds since 1970, but `make` compares fractions of seconds.
 fn begin<W: Write>(
     to: &mut Builder<W>,
     meta: &fs::Metadata,
@@ -93,7 +93,7 @@ pub(crate) fn modified(entry: &mut Entry<'_, impl Read>) -> io::Result<Option<Sy
     Ok(exact.or_else(whole))
 }
 
-/// `None` if the header can hold the time.
+/// `None` if the header can represent the time.
 fn format_time(time: SystemTime) -> Option<String> {
     let (sign, distance) = match time.duration_since(SystemTime::UNIX_EPOCH) {
         Ok(after) if after.subsec_nanos() == 0 => return None,

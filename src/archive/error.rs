@@ -23,10 +23,10 @@ pub(crate) struct ArchiveError {
 /// The kind of an [`ArchiveError`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ArchiveErrorKind {
-    /// The file system refused an operation, or a limit was exceeded. The kind of the source tells
-    /// which.
+    /// The file system refused an operation, or a limit was exceeded. The kind of the source error
+    /// says which.
     File,
-    /// The archive is not valid, or contains something that is refused.
+    /// The archive is not valid, or contains an entry that is not allowed.
     InvalidArchive,
     /// The archive ended too early.
     Truncated,
@@ -54,12 +54,12 @@ impl ArchiveError {
         }
     }
 
-    /// The source or destination can't be used.
+    /// Creates an error about the source or destination.
     pub(crate) fn file(operation: &'static str, path: &Path, source: io::Error) -> Self {
         Self::new(operation, ArchiveErrorKind::File, Some(path), source)
     }
 
-    /// The stream of the archive failed.
+    /// Creates an error about the stream of the archive.
     pub(crate) fn stream(operation: &'static str, source: io::Error) -> Self {
         Self::new(operation, ArchiveErrorKind::Stream, None, source)
     }
@@ -73,12 +73,12 @@ impl ArchiveError {
         self.path.as_deref()
     }
 
-    /// What failed: `pack` or `unpack`.
+    /// The operation that failed: `pack` or `unpack`.
     pub(crate) fn operation(&self) -> &'static str {
         self.operation
     }
 
-    /// The error below.
+    /// The source error.
     pub(crate) fn io(&self) -> &io::Error {
         &self.source
     }
@@ -91,8 +91,8 @@ impl ArchiveError {
     }
 }
 
-/// The root cause of an error. The messages of `tar` contain paths of this machine, but not the
-/// cause.
+/// The root cause of an error. The top-level messages of `tar` contain paths of this machine, and
+/// lack the cause.
 pub(crate) fn cause(error: &io::Error) -> String {
     let mut cause = error.to_string();
     let mut source = error.source();

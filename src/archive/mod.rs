@@ -1,31 +1,35 @@
 //! Tar archives of directory trees: [`pack`] writes one and [`unpack`] reads one. Both block.
 //!
-//! The client and the program in the sandbox use them to move files. The store of the server shares
-//! the parts that read and write single entries, and adds its own layout, limits and compression.
+//! The client and the builtins in the sandbox use them to move files. The store of the server
+//! shares the parts that read and write single entries, and adds its own layout, limits and
+//! compression.
 //!
-//! **An archive is hostile input.** Nothing is written outside of the destination, whatever the
+//! **An archive is hostile input.** Nothing is written outside the destination, whatever the
 //! archive contains. Entries are in depth-first order: a directory comes before its entries, and
-//! they come before its siblings. The reader refuses any other order. So each parent of an entry is
-//! a directory that the reader has created or checked, never a link, and the reader remembers only
-//! the parents of the current entry.
+//! its entries come before its siblings. The reader refuses any other order. So each parent of an
+//! entry is a directory that the reader has created or checked, never a link, and the reader
+//! remembers only the parents of the current entry.
 //!
-//! The reader checks a path and then creates the entry, in two steps. On the client, no hostile
-//! process works in the destination. In a sandbox, code may replace a directory with a link between
-//! the two steps. But the reader runs there as the user of code, and can do no more than code can.
+//! The reader checks a path and then creates the entry, in two steps. The client assumes that no
+//! hostile process changes the destination. In a sandbox, code may replace a directory with a link
+//! between the two steps. But there, the reader runs as the user of code, and can do no more than
+//! code can.
 //!
 //! The contents of an archive:
 //!
-//! - Kept: directories, files, symbolic links, permissions except set-user-id, set-group-id and
-//!   sticky bits, modification times to the nanosecond, and holes. Each hard link becomes a
-//!   separate file. Names and targets of links need not be UTF-8.
-//! - Skipped and reported in [`Summary::skipped`]: sockets, pipes and devices, and names and links
-//!   that the system of the destination can't represent.
+//! - Preserved: directories, files, symbolic links, permissions (except the set-user-id,
+//!   set-group-id and sticky bits), modification times to the nanosecond, and holes. Each hard link
+//!   becomes a separate file. Names and targets of links need not be UTF-8.
+//! - Skipped and reported in [`Summary::skipped`]: sockets, pipes and devices, files that are
+//!   removed meanwhile, and names and links that the destination's operating system can't
+//!   represent.
 //! - Refused: everything else, for example a file that can't be read, or an archive with a hard
 //!   link.
 //!
-//! While a file is written, its permissions are the default ones of the process. Memory: buffers of
-//! 64 KiB, the headers of one entry (2 MiB at most), and the names in the current directory and its
-//! parents.
+//! While a file is being written, it has the default permissions of the process.
+//!
+//! Memory: buffers of 64 KiB, the headers of one entry (at most 2 MiB), and for packing, the names
+//! in the current directory and its parents.
 
 pub(crate) mod entries;
 pub(crate) mod error;
@@ -49,15 +53,15 @@ pub(crate) use self::{
     unpack::{Limits, unpack, unpack_file},
 };
 
-/// The most skipped files that a summary names.
+/// Maximum number of skipped files that a summary lists.
 const MAX_SKIPPED: usize = 1_000;
 
-/// How far an operation has come.
+/// The progress of an operation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Progress {
-    /// The bytes of the archive that were written or read so far.
+    /// The number of bytes of the archive that were written or read so far.
     pub(crate) bytes: u64,
-    /// The files, directories and links that were begun so far.
+    /// The number of files, directories and links that the operation has started with.
     pub(crate) entries: u64,
 }
 
@@ -68,13 +72,14 @@ pub(crate) struct Summary {
     pub(crate) bytes: u64,
     /// The number of files, directories and links, without the skipped ones.
     pub(crate) entries: u64,
-    /// The skipped files, at most 1,000. Files below a skipped directory are not listed.
+    /// The skipped files, at most 1,000. Entries of a skipped directory are not listed.
     pub(crate) skipped: Vec<Skipped>,
-    /// The number of skipped files, including those that are not listed.
+    /// The number of skipped files, including those beyond 1,000. A skipped directory counts once,
+    /// whatever it contains.
     pub(crate) skipped_count: u64,
 }
 
-/// A file, directory or link that the archive or the destination lacks.
+/// A file, directory or link that was not packed or not unpacked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Skipped {
     /// The path in the archive.

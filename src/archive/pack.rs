@@ -18,16 +18,16 @@ const BUFFER_BYTES: usize = 64 * 1024;
 /// Writes an archive of a directory or a file to `out`. Blocks.
 ///
 /// The names in the archive are relative to the directory; the directory itself is not an entry. A
-/// file has its own name. `source` may be a symbolic link to either. Links in the directory are
-/// stored, not followed.
+/// file is stored under its own name. `source` may be a symbolic link to either. Links in the
+/// directory are stored, not followed.
 ///
 /// `excludes` gets each path in the archive, and whether it is a directory. If it returns `true`,
-/// the archive lacks the path and everything below it. Sockets, pipes, devices, and files that are
+/// the path and everything below it are left out. Sockets, pipes, devices, and files that are
 /// removed meanwhile are skipped and reported.
 ///
 /// # Errors
 ///
-/// Fails if `out` fails, if a file can't be read or an archive can't hold it, or if a file becomes
+/// Fails if `out` fails, if a file can't be read or stored in an archive, or if a file becomes
 /// shorter while it is read. Then `out` has received an incomplete archive, which
 /// [`unpack`](super::unpack()) refuses.
 pub(crate) fn pack(
@@ -69,7 +69,7 @@ pub(crate) fn pack(
     })
 }
 
-/// The output, with a count of its bytes.
+/// The output. Counts its bytes.
 struct Sink<'a> {
     out: BufWriter<&'a mut dyn Write>,
     progress: &'a mut dyn FnMut(Progress),
@@ -106,7 +106,7 @@ struct Packing<'a> {
 }
 
 impl Packing<'_> {
-    /// The error has the path in the archive.
+    /// An error comes with its path in the archive, or with `source`.
     fn add_all(&mut self) -> Result<(), (PathBuf, io::Error)> {
         let top = |error| (self.source.to_owned(), error);
         let meta = fs::metadata(self.source).map_err(top)?;
@@ -114,7 +114,8 @@ impl Packing<'_> {
             if !meta.is_file() {
                 return Err(top(io::Error::new(io::ErrorKind::InvalidInput, special())));
             }
-            let no_name = || io::Error::new(io::ErrorKind::InvalidInput, "the path has no name");
+            let no_name =
+                || io::Error::new(io::ErrorKind::InvalidInput, "the path has no file name");
             let name = Path::new(self.source.file_name().ok_or_else(no_name).map_err(top)?);
             let path = self.source.canonicalize().map_err(top)?;
             return self.add_file(name, &path).map_err(top);
@@ -126,7 +127,7 @@ impl Packing<'_> {
             let written = self.builder.get_ref().done.bytes;
             match self.add(&name) {
                 Ok(names) => walk.enter(name, names),
-                // Once a part of an entry is written, every error is final.
+                // The file was removed. If a part of its entry is already written, packing fails.
                 Err(error)
                     if error.kind() == io::ErrorKind::NotFound
                         && self.builder.get_ref().done.bytes == written =>
@@ -140,8 +141,8 @@ impl Packing<'_> {
         Ok(())
     }
 
-    /// Adds a file, link or directory. Returns the names in a directory, and no names for a file or
-    /// a link.
+    /// Adds a file, link or directory. Returns the names in a directory; for a file or link,
+    /// returns no names.
     fn add(&mut self, name: &Path) -> io::Result<Vec<OsString>> {
         let path = self.source.join(name);
         let meta = fs::symlink_metadata(&path)?;

@@ -21,7 +21,7 @@ const MASKED: u32 = 0o7000;
 pub(crate) struct Budget {
     /// Bytes left in the whole archive.
     left: Cell<u64>,
-    /// Bytes left in the current part, for example the headers of an entry.
+    /// Bytes left in the current part of the archive, for example in the headers of an entry.
     now: Cell<u64>,
     /// The text of the error when no bytes are left in the whole archive.
     too_many: String,
@@ -80,7 +80,7 @@ impl<R: Read> Read for Metered<'_, R> {
     }
 }
 
-/// Opens an archive. Entries keep their permissions, and replace no files.
+/// Opens an archive. Unpacking an entry sets its permissions, and fails if the file exists.
 pub(crate) fn open<R: Read>(inner: R, budget: &Budget) -> Archive<Metered<'_, R>> {
     let mut archive = Archive::new(Metered { inner, budget });
     archive.set_preserve_permissions(true);
@@ -123,7 +123,7 @@ pub(super) fn set_mode(path: &Path, mode: u32) -> io::Result<()> {
     }
 }
 
-/// Sets the time of a symbolic link, as far as the file system has times of links.
+/// Sets the time of a symbolic link, if the file system supports it.
 pub(crate) fn set_link_time(path: &Path, modified: Option<SystemTime>) {
     if let Some(modified) = modified {
         let time = modified.into();

@@ -22,8 +22,9 @@ pub(crate) const MAX_PIECES: usize = 65_536;
 #[cfg(unix)]
 const TAR_BLOCK: u64 = 512;
 
-/// The pieces of data between the holes of a file, in order. One piece for the whole file if the
-/// file has no holes, if the file system doesn't report them, or if an archive can't hold them.
+/// The pieces of data between the holes of a file, in order. Returns one piece for the whole file
+/// if the file has no holes, if the file system doesn't report them, or if an archive can't
+/// represent them.
 pub(super) fn pieces(file: &fs::File, meta: &fs::Metadata) -> Vec<Range<u64>> {
     #[cfg(unix)]
     {
@@ -109,13 +110,13 @@ fn write_pieces(to: &mut [GnuSparseHeader], pieces: &[Range<u64>]) {
     }
 }
 
-/// What happens when a file becomes shorter while it is packed.
+/// What to do if a file becomes shorter while it is packed.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Shrunk {
-    /// Zeros replace the lost bytes.
+    /// Replace the missing bytes with zeros.
     #[cfg(all(unix, feature = "server"))]
     Pad,
-    /// Packing fails.
+    /// Fail.
     Fail,
 }
 

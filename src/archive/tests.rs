@@ -255,7 +255,7 @@ fn missing_and_unreadable_sources_are_named() {
 }
 
 #[test]
-fn a_stream_that_fails_is_told_from_a_file_that_fails() {
+fn a_stream_that_fails_is_reported_as_a_stream_error() {
     struct Fails;
     impl Write for Fails {
         fn write(&mut self, _: &[u8]) -> io::Result<usize> {

@@ -26,7 +26,7 @@ pub(crate) struct Limits {
 }
 
 impl Limits {
-    /// No limits, for an archive that can do no harm beyond that of its sender.
+    /// No limits, for use where the sender of the archive could write the same files itself.
     pub(crate) const NONE: Self = Self {
         bytes: u64::MAX,
         entries: u64::MAX,
@@ -54,8 +54,8 @@ pub(crate) fn unpack(
     unpack_on(problem, destination, None, input, limits, progress)
 }
 
-/// Unpacks an archive of one file to a path. The file appears as a whole, and replaces a file or
-/// link there. Creates missing parent directories. Blocks. Fails like [`unpack`].
+/// Unpacks an archive of one file to a path. Atomically replaces a file or link there. Creates
+/// missing parent directories. Blocks. Fails like [`unpack`].
 pub(crate) fn unpack_file(
     path: &Path,
     input: &mut dyn Read,
@@ -63,12 +63,7 @@ pub(crate) fn unpack_file(
     progress: &mut dyn FnMut(Progress),
 ) -> Result<Summary, ArchiveError> {
     let fail = |error| ArchiveError::new("unpack", ArchiveErrorKind::File, Some(path), error);
-    let no_name = || {
-        io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "the path has no name of a file",
-        )
-    };
+    let no_name = || io::Error::new(io::ErrorKind::InvalidInput, "the path has no file name");
     path.file_name().ok_or_else(no_name).map_err(fail)?;
     let directory = path.parent().unwrap_or(Path::new(""));
     let directory = match directory.as_os_str().is_empty() {
@@ -88,7 +83,7 @@ pub(crate) fn unpack_file(
         progress,
     );
     let unpacked = unpacked.and_then(|summary| {
-        let missing = || damaged("it holds no file");
+        let missing = || damaged("it contains no file");
         let is_there = fs::symlink_metadata(&place).is_ok_and(|meta| meta.is_file());
         let renamed = match is_there {
             true => fs::rename(&place, path),
@@ -102,11 +97,12 @@ pub(crate) fn unpack_file(
     unpacked
 }
 
-/// Tells why a system can't represent a name, or the target of a link. `None` if it can.
+/// Returns the reason why an operating system can't represent a name or the target of a link, or
+/// `None` if it can.
 type Problem = fn(name: &[u8], target: Option<&[u8]>) -> Option<&'static str>;
 
-/// Unpacks an archive, and skips what has a problem. With `only`, the archive must hold one file,
-/// which gets this name.
+/// Unpacks an archive. Skips entries for which `problem` returns a reason. With `only`, the archive
+/// must contain exactly one file, which gets this name.
 pub(super) fn unpack_on(
     problem: Problem,
     destination: &Path,
@@ -195,7 +191,7 @@ impl Failure {
                 let error = io::Error::new(io::ErrorKind::UnexpectedEof, what);
                 return ArchiveError::new("unpack", ArchiveErrorKind::Truncated, None, error);
             }
-            // `tar` reports what is not valid as the kind `Other`. The file system never does.
+            // `tar` reports an invalid archive with the kind `Other`. The file system never does.
             io::ErrorKind::InvalidData | io::ErrorKind::Other => {
                 (ArchiveErrorKind::InvalidArchive, self.path)
             }
@@ -218,7 +214,7 @@ struct Unpacking<'a> {
     limits: &'a Limits,
     watch: &'a Watch,
     parents: Parents,
-    /// The start of the names in a directory that was skipped.
+    /// The prefix of the names in a directory that was skipped.
     skipped_directory: Option<Vec<u8>>,
     summary: Summary,
 }
@@ -269,7 +265,7 @@ impl Unpacking<'_> {
         let name = match self.only {
             None => reading::name(path)?,
             Some(_) if kind.is_dir() || kind.is_symlink() || self.summary.entries > 0 => {
-                return Err(damaged("it holds something else than one file"));
+                return Err(damaged("it must contain exactly one file and nothing else"));
             }
             Some(only) => only.to_owned(),
         };
@@ -309,7 +305,8 @@ impl Unpacking<'_> {
                     }
                     Ok(_) => return Err(damaged("it is not a file")),
                     Err(error) => {
-                        // The file is incomplete. It can't be read as a whole one by mistake.
+                        // Remove the incomplete file, so that nothing mistakes it for a complete
+                        // one.
                         let _ = fs::remove_file(&path);
                         return Err(error);
                     }
@@ -350,7 +347,7 @@ use super::windows::problem;
 #[cfg(not(windows))]
 fn problem(name: &[u8], _: Option<&[u8]>) -> Option<&'static str> {
     let is_text = std::str::from_utf8(name).is_ok();
-    (cfg!(target_os = "macos") && !is_text).then_some("macOS has no names that are not UTF-8")
+    (cfg!(target_os = "macos") && !is_text).then_some("macOS allows only names in UTF-8")
 }
 
 /// Removes a file or link in the place of an entry. Returns whether a directory exists there.
@@ -383,7 +380,8 @@ fn make_room(path: &Path, kind: EntryType) -> io::Result<bool> {
     Ok(true)
 }
 
-/// Creates a directory that only this user may use. It gets its final permissions when it is full.
+/// Creates a directory that only this user may use. It gets its final permissions after its entries
+/// have been unpacked.
 fn create_directory(path: &Path) -> io::Result<()> {
     #[cfg(unix)]
     {
@@ -403,7 +401,7 @@ fn create_link(target: &Path, path: &Path) -> io::Result<()> {
     #[cfg(windows)]
     {
         use std::os::windows::fs::{symlink_dir, symlink_file};
-        // The target is relative, so this reads no other machine.
+        // The target is relative, so it can't lead to a network share.
         let is_directory = path.parent().is_some_and(|it| it.join(target).is_dir());
         match is_directory {
             true => symlink_dir(target, path),
@@ -414,7 +412,7 @@ fn create_link(target: &Path, path: &Path) -> io::Result<()> {
 
 /// Checks that two empty blocks end the archive, and that only zeros follow.
 fn check_end(rest: &mut impl Read) -> io::Result<()> {
-    // `tar` has read the first block, or has met the end of the input.
+    // `tar` has read the first block, or has reached the end of the input.
     let mut block = [0; 512];
     rest.read_exact(&mut block)?;
     let mut buffer = vec![0; 64 * 1024];

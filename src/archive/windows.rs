@@ -1,4 +1,4 @@
-//! Which names Windows can't represent.
+//! Names and targets of links that Windows can't represent.
 
 /// Why Windows can't represent the name of an entry, or the target of a link. `None` if it can.
 pub(super) fn problem(name: &[u8], target: Option<&[u8]>) -> Option<&'static str> {
@@ -12,7 +12,7 @@ pub(super) fn problem(name: &[u8], target: Option<&[u8]>) -> Option<&'static str
 
 fn problem_of(path: &[u8]) -> Option<&'static str> {
     let Ok(path) = std::str::from_utf8(path) else {
-        return Some("Windows has no names that are not UTF-8");
+        return Some("Windows allows only names that are Unicode text");
     };
     let is_special = |letter| letter < ' ' || r#"<>:"|?*\"#.contains(letter);
     if path.contains(is_special) {
@@ -24,7 +24,7 @@ fn problem_of(path: &[u8]) -> Option<&'static str> {
     }
     let mut parts = path.split('/');
     match parts.any(is_device) {
-        true => Some("the name is that of a device of Windows"),
+        true => Some("Windows reserves the name for a device"),
         false => None,
     }
 }

@@ -108,8 +108,8 @@ impl Command {
             .fold(self, |command, (name, value)| command.env(name, value))
     }
 
-    /// The working directory, which must exist. A relative path starts at the sandbox's default
-    /// directory. Default: the sandbox's default directory.
+    /// The working directory, which must exist. A relative path starts at the home directory of the
+    /// sandbox. Default: the home directory of the sandbox.
     #[doc(alias = "current_dir")]
     pub fn cwd(mut self, directory: impl Into<String>) -> Self {
         self.exec.options.cwd = Some(directory.into());

@@ -4,10 +4,10 @@ use std::{fmt, path::Path};
 
 /// Rules in the syntax of `.gitignore`. The last rule that matches a path wins.
 ///
-/// A directory that is left out takes everything in it along, so no later rule can include a file
-/// in it. Supported: comments, `!`, `/` at the start, within and at the end, `*`, `?`, `**`, sets
-/// such as `[a-z]` and `[!0]`, and `\` before a special character. Names that are not UTF-8 are
-/// matched, too. Not supported: named classes such as `[[:alpha:]]`.
+/// If a directory is left out, everything in it is left out: no later rule can include a file in
+/// it. Supported: comments, `!`, `/` at the start, in the middle and at the end, `*`, `?`, `**`,
+/// sets such as `[a-z]` and `[!0]`, and `\` before a special character. The rules also match names
+/// that are not UTF-8. Not supported: named classes such as `[[:alpha:]]`.
 #[derive(Clone, Default)]
 pub(crate) struct IgnoreRules(Vec<Rule>);
 
@@ -28,7 +28,8 @@ impl IgnoreRules {
         Self(rules.collect())
     }
 
-    /// Whether a path relative to the top of the tree is left out. Its parents are not.
+    /// Whether to leave out a path, which is relative to the top of the tree. The caller asks only
+    /// about paths whose parents are not left out.
     pub(crate) fn excludes(&self, path: &Path, is_directory: bool) -> bool {
         if self.0.is_empty() {
             return false;
@@ -64,12 +65,13 @@ impl Rule {
         if line.is_empty() {
             return None;
         }
-        // A pattern with a slash is relative to the top. Another one matches at every level.
+        // A pattern with a slash is relative to the top. A pattern without one matches at every
+        // level.
         let mut pattern = String::new();
         if !line.contains('/') {
             pattern.push_str("**/");
         }
-        // The library knows two more special characters, which git does not: braces.
+        // To the library, braces are special too. To git, they aren't.
         let mut is_escaped = false;
         for letter in line.strip_prefix('/').unwrap_or(line).chars() {
             if matches!(letter, '{' | '}' | '!') && !is_escaped && !pattern.ends_with('[') {
@@ -152,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hostile_pattern_takes_no_exponential_time() {
+    fn a_hostile_pattern_does_not_take_exponential_time() {
         let rules = IgnoreRules::new(["*a".repeat(40) + "b", "**/a/".repeat(20) + "b"]);
         assert!(!rules.excludes(Path::new(&"a".repeat(200)), false));
         assert!(!rules.excludes(Path::new(&"a/".repeat(100)), false));

@@ -111,7 +111,7 @@ impl ProcessStdin {
         self.poll_pending(cx)
     }
 
-    /// Closes stdin. Doesn't wait until the process has taken what was written.
+    /// Closes stdin. Doesn't wait until the process has read the written bytes.
     pub(super) fn poll_close(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,

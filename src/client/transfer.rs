@@ -1,8 +1,8 @@
 //! [`PackStream`] and [`UnpackSink`]: archives of local directories as asynchronous streams.
 //!
-//! The code that reads and writes files blocks, so it runs on a thread of its own for each
-//! transfer. It needs no runtime. At most [`MAX_PIECES`] pieces of [`PIECE_BYTES`] are between the
-//! thread and the caller. The thread ends when the caller drops its side.
+//! Reading and writing files blocks, so each transfer has a thread of its own. It needs no runtime.
+//! At most [`MAX_PIECES`] pieces of [`PIECE_BYTES`] are queued between the thread and the caller.
+//! The thread ends when the caller drops the stream or the sink.
 
 use std::{
     io::{self, Read, Write},
@@ -47,13 +47,13 @@ impl PackStream {
         ignore: IgnoreRules,
         mut progress: impl FnMut(Progress) + Send + 'static,
     ) -> io::Result<Self> {
-        // The sender has room for one more piece.
+        // Each sender adds room for one more piece.
         let (sender, pieces) = mpsc::channel(MAX_PIECES - 1);
         start("actix-sandbox-pack", move || {
             let mut out = Pieces(sender);
             let excludes = |path: &Path, is_directory| ignore.excludes(path, is_directory);
             let packed = archive::pack(&source, &excludes, &mut out, &mut progress);
-            // The caller may be gone.
+            // Fails if the caller has dropped the stream.
             let _ = block_on(out.0.send(Packed::End(packed)));
         })?;
         Ok(Self {
@@ -116,9 +116,8 @@ pub(super) struct UnpackSink {
 }
 
 impl UnpackSink {
-    /// Starts a thread that unpacks into the directory `destination`, or one file to that path. The
-    /// thread calls `progress`. Fails if the
-    /// thread can't be started.
+    /// Starts a thread that unpacks into the directory `destination`, or with `is_file`, one file
+    /// to that path. The thread calls `progress`. Fails if the thread can't be started.
     pub(super) fn new(
         destination: PathBuf,
         is_file: bool,
@@ -138,7 +137,7 @@ impl UnpackSink {
                 has_ended: false,
             };
             let unpacked = unpack(&destination, &mut input, &limits, &mut progress);
-            // The caller may be gone.
+            // Fails if the caller has dropped the sink.
             let _ = end.send(unpacked);
         })?;
         Ok(Self {
@@ -152,7 +151,7 @@ impl UnpackSink {
         while !piece.is_empty() {
             let next = piece.split_to(piece.len().min(PIECE_BYTES));
             if self.pieces.send(Some(next)).await.is_err() {
-                // An archive that the thread has unpacked has no more pieces.
+                // The thread has ended. If it succeeded, the archive has no more pieces.
                 return self.end().await.map(drop);
             }
         }
@@ -161,7 +160,7 @@ impl UnpackSink {
 
     /// Ends the archive, and waits until all files are written.
     pub(super) async fn finish(mut self) -> Result<Summary, ArchiveError> {
-        // Fails if the thread has ended. Then its result tells why.
+        // Fails if the thread has ended. Its result contains the reason.
         let _ = self.pieces.send(None).await;
         self.end().await
     }
@@ -194,12 +193,12 @@ impl Read for Input {
     }
 }
 
-/// Whether a path of this machine is something else than a directory. Follows links.
+/// Whether a path of this machine is anything other than a directory. Follows links.
 pub(super) async fn is_file(path: PathBuf) -> Result<bool, ArchiveError> {
     let (sender, answer) = oneshot::channel();
     let looked_at = path.clone();
     let look = move || {
-        // The caller may be gone.
+        // Fails if the caller has dropped the future.
         let _ = sender.send(std::fs::metadata(looked_at));
     };
     let look = start("actix-sandbox-look", look);
@@ -223,7 +222,7 @@ fn cancelled() -> io::Error {
 }
 
 fn thread_ended() -> io::Error {
-    io::Error::other("its thread ended too early")
+    io::Error::other("its thread ended unexpectedly")
 }
 
 #[cfg(test)]
@@ -308,7 +307,7 @@ mod tests {
         let watch = move |it: Progress| progress.send(it.bytes).unwrap();
         let rules = IgnoreRules::default();
         let mut stream = PackStream::new(source.path().to_owned(), rules, watch).unwrap();
-        // The pieces in the channel, those of the buffer and the current write.
+        // The pieces in the channel, in the buffer and in the current write.
         let most = (MAX_PIECES + 3) * PIECE_BYTES;
         let first = block_on(stream.try_next()).unwrap().unwrap();
         let mut taken = first.len();

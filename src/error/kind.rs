@@ -76,7 +76,7 @@ pub enum ErrorKind {
     /// The output exceeded the size limit of the call that collected it.
     OutputTooLarge,
     /// An operation on files failed in the sandbox.
-    /// [`Error::builtin`](crate::Error::builtin) returns the path.
+    /// [`Error::builtin`](crate::Error::builtin) returns the details.
     Builtin(BuiltinErrorKind),
     /// A file of this machine could not be read or written during a transfer, or the archive from
     /// the sandbox was refused.

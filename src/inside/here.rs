@@ -31,7 +31,7 @@ pub(crate) fn start(builtin: Builtin, home: PathBuf) -> io::Result<Started> {
     thread::Builder::new()
         .name(format!("builtin {}", builtin.op()))
         .spawn(move || {
-            // The server notices that no outcome was written.
+            // If this fails, the server notices that there is no outcome.
             let _ = serve(&builtin, &home, &mut streams, &stderr);
             drop((streams, stderr));
             ended.send_replace(true);

@@ -126,8 +126,8 @@ pub(crate) enum Program {
         /// The arguments, without the name of the program.
         args: Vec<String>,
     },
-    /// An operation of the agent itself. Relative paths start at the working directory. The outcome
-    /// is written to stderr.
+    /// An operation on files, which a fork of the agent runs. Relative paths start at the working
+    /// directory. The outcome is written to stderr.
     Builtin(Builtin),
 }
 

@@ -198,7 +198,7 @@ pub enum ProcessEnd {
     /// A signal with this number ended the process. Under protocol v1, only reported with
     /// `Command::wrap_for_v1`.
     Signaled(i32),
-    /// A builtin ended: its result, a JSON object, or the reason why it failed. It has no exit code.
+    /// A builtin ended, with its result (a JSON object) or its error. There is no exit code.
     Completed(Result<String, Box<BuiltinError>>),
     /// A client or the server killed the process, or the process was killed with its sandbox.
     Killed,

@@ -50,8 +50,8 @@ pub enum Failure {
         /// The feature that v1 lacks.
         feature: &'static str,
     },
-    /// The server speaks protocol v2, but does not offer a feature that the request needs. Nothing
-    /// was sent.
+    /// The server speaks protocol v2, but doesn't support a feature that the request needs. The
+    /// client has sent nothing.
     #[error("cannot {what}: the server does not offer the feature `{feature}`; use a newer server")]
     NotOffered {
         /// The request.

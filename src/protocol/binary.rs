@@ -4,13 +4,13 @@
 //! | --- | --- |
 //! | 1 | the stream: 0 stdin, 1 stdout, 2 stderr |
 //! | 1 | flags: 1 if the stream ends after these bytes |
-//! | 1 | the number of bytes of the exec's id |
-//! | | the id |
+//! | 1 | the length of the exec's id in bytes |
+//! | that length | the id, in UTF-8 |
 //! | 8 | the offset, big endian |
 //! | rest | the bytes of the stream |
 //!
-//! Such a frame means the same as the message `stdin`, `stdout` or `stderr` in a text frame. No text
-//! frame begins like a binary one, because JSON begins with other bytes.
+//! Such a frame means the same as the message `stdin`, `stdout` or `stderr` in a text frame. The
+//! first byte tells the two apart: JSON never begins with 0, 1 or 2.
 
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -22,12 +22,12 @@ const STDERR: u8 = 2;
 
 const EOF: u8 = 1;
 
-/// A message as the payload of a frame.
+/// The payload of a frame that carries a message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Encoded {
-    /// Of a text frame.
+    /// The payload of a text frame.
     Text(String),
-    /// Of a binary frame.
+    /// The payload of a binary frame.
     Binary(Bytes),
 }
 
@@ -40,7 +40,7 @@ impl Encoded {
         }
     }
 
-    /// Whether there are no bytes.
+    /// Whether the payload is empty.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -68,7 +68,7 @@ impl From<String> for Encoded {
 pub struct Piece<'a> {
     /// The stream. `None` stands for stdin.
     pub stream: Option<StdStream>,
-    /// The exec.
+    /// The id of the exec.
     pub exec: &'a str,
     /// The number of bytes of the stream before these.
     pub offset: u64,
@@ -104,7 +104,8 @@ impl<'a> Piece<'a> {
         })
     }
 
-    /// The payload of a binary frame. The text message, if the id is too long for one.
+    /// Encodes the piece as a binary frame, or as the text message if the id is longer than 255
+    /// bytes.
     pub fn encode(&self) -> Encoded {
         let Ok(length) = u8::try_from(self.exec.len()) else {
             return Encoded::Text(self.to_text());

@@ -1,16 +1,18 @@
-//! [`Builtin`]: a program of the server that works on the files of a sandbox (v2).
+//! [`Builtin`]: an operation on the files of a sandbox, which an exec runs instead of code (v2).
 
 use std::{io, path::Path};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
-/// The most bytes of the result of a builtin, as JSON.
+/// Maximum length of the result of a builtin as JSON, in bytes: 64 KiB.
 pub const MAX_RESULT_BYTES: usize = 64 * 1024;
 
-/// A program of the server. An exec runs it instead of code.
+/// An operation on the files of a sandbox. The server provides it as a program, which an exec runs
+/// instead of code.
 ///
-/// It ends with a result or a [`BuiltinError`], and without an exit code.
+/// Instead of an exit code, the exec ends with a result, which is a JSON object, or with a
+/// [`BuiltinError`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "snake_case")]
 #[non_exhaustive]
@@ -19,10 +21,10 @@ pub enum Builtin {
     Read {
         /// The file.
         path: FilePath,
-        /// How many bytes to skip.
+        /// How many bytes of the file to skip. Default: 0.
         #[serde(default, skip_serializing_if = "is_zero")]
         offset: u64,
-        /// The most bytes to read. Default: up to the end of the file.
+        /// Maximum number of bytes to read. Default: up to the end of the file.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         length: Option<u64>,
     },
@@ -30,24 +32,23 @@ pub enum Builtin {
     Write {
         /// The file. Missing parent directories are created.
         path: FilePath,
-        /// What happens to the earlier content of the file.
+        /// What happens to the old content of the file.
         #[serde(default)]
         mode: WriteMode,
-        /// The permission bits of the file. Default: those that the file had, or 0644 for a new
-        /// file.
+        /// The permission bits of the file. Default: those of the old file, or 0644 for a new file.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         permissions: Option<u32>,
     },
-    /// Writes the entries of a directory to stdout: one [`FileEntry`] in JSON on each line. Result:
+    /// Writes the entries of a directory to stdout: one [`FileEntry`] as JSON on each line. Result:
     /// an empty object.
     List {
         /// The directory.
         path: FilePath,
-        /// How many levels of directories to list. 1 lists only the directory itself.
+        /// The number of levels to list. 1 lists only the direct entries of the directory.
         #[serde(default = "one")]
         depth: u32,
-        /// Lists only the entries whose name matches. `*` stands for any characters, `?` for one
-        /// character.
+        /// Lists only the entries whose name matches. `*` matches any number of characters, `?`
+        /// exactly one. Default: every name.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pattern: Option<String>,
     },
@@ -59,7 +60,8 @@ pub enum Builtin {
         #[serde(default, skip_serializing_if = "is_false")]
         follow: bool,
     },
-    /// Creates a directory and its missing parents. Succeeds if it exists. Result: an empty object.
+    /// Creates a directory and its missing parents. Succeeds if the directory already exists.
+    /// Result: an empty object.
     CreateDir {
         /// The directory.
         path: FilePath,
@@ -79,7 +81,7 @@ pub enum Builtin {
         /// The new path.
         to: FilePath,
     },
-    /// Copies a file with its permissions. The new file appears as a whole, as with
+    /// Copies a regular file with its permissions. Replaces a file at the new path atomically, like
     /// [`Write`](Self::Write). Result: [`Transferred`].
     Copy {
         /// The file.
@@ -98,32 +100,34 @@ pub enum Builtin {
     Link {
         /// The path of the link.
         path: FilePath,
-        /// What the link points to. The target of a symbolic link need not exist.
+        /// The path that the link points to. The target of a symbolic link need not exist.
         target: FilePath,
         /// Whether the link is symbolic. Otherwise it is a hard link.
         symbolic: bool,
     },
-    /// Writes the changes below a path to stdout: one [`FileEvent`] in JSON on each line. The first
-    /// line is the event `ready`. Runs until stdin ends. Result: an empty object.
+    /// Writes the changes at and below a path to stdout: one [`FileEvent`] as JSON on each line.
+    /// The first line is [`Ready`](FileEvent::Ready). Runs until stdin ends, or until the path is
+    /// removed or moved. Result: an empty object.
     Watch {
         /// The file or directory.
         path: FilePath,
-        /// Whether to watch the directories below it, too.
+        /// Whether to watch all directories below it, too.
         #[serde(default, skip_serializing_if = "is_false")]
         recursive: bool,
     },
     /// Writes a tar archive of a file or directory to stdout. Result: [`Transferred`].
     Pack {
-        /// The file or directory. The names in the archive are relative to it; a file has its own
-        /// name.
+        /// The file or directory. The names in the archive are relative to the directory. A file is
+        /// stored under its own name.
         path: FilePath,
     },
     /// Unpacks a tar archive from stdin. Result: [`Transferred`].
     Unpack {
-        /// The directory to unpack into, which is created if it does not exist.
+        /// The directory to unpack into, which is created if it does not exist. With `file`, the
+        /// path of the file.
         path: FilePath,
-        /// Whether the archive holds one file, which becomes `path` as a whole. Missing parent
-        /// directories are created.
+        /// Whether the archive contains exactly one file, which replaces the file at `path`
+        /// atomically. Missing parent directories are created.
         #[serde(default, skip_serializing_if = "is_false")]
         file: bool,
     },
@@ -149,7 +153,7 @@ impl Builtin {
         }
     }
 
-    /// The first path that the operation names.
+    /// The path of the operation. For an operation on two paths, the one named `path`.
     pub fn path(&self) -> &FilePath {
         match self {
             Self::Read { path, .. }
@@ -169,31 +173,32 @@ impl Builtin {
     }
 }
 
-/// What [`Builtin::Write`] does with the earlier content of a file.
+/// What [`Builtin::Write`] does with the old content of a file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum WriteMode {
-    /// Replaces the file when all input has arrived. Until then the file stays unchanged.
+    /// Replaces the file atomically when all input has arrived. Until then, it stays unchanged.
     #[default]
     Replace,
-    /// Like `Replace`, but fails if the file exists.
+    /// Like `Replace`, but fails if anything exists at the path.
     Create,
-    /// Writes to the end of the file, as the input arrives.
+    /// Appends to the file as the input arrives. Creates the file if it doesn't exist.
     Append,
-    /// Writes to the file from this offset on, as the input arrives. Keeps all other bytes.
+    /// Overwrites the file as the input arrives, starting at this offset. Keeps all other bytes.
+    /// Creates the file if it doesn't exist.
     At(u64),
 }
 
-/// A path or a file name in a sandbox. A relative path starts at the default directory of the
-/// sandbox. The bytes need not be UTF-8.
+/// A path or a file name in a sandbox. A relative path starts at the home directory of the sandbox.
+/// The bytes need not be UTF-8.
 ///
-/// On the wire, UTF-8 is text and any other path is `{"b64":"…"}` (RFC 4648, section 4).
+/// On the wire, a path is text if it is UTF-8, and otherwise `{"b64":"…"}` (RFC 4648, section 4).
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct FilePath(Vec<u8>);
 
 impl FilePath {
-    /// A path of these bytes.
+    /// Creates a path from its bytes.
     pub fn from_bytes(bytes: impl Into<Vec<u8>>) -> Self {
         Self(bytes.into())
     }
@@ -203,12 +208,12 @@ impl FilePath {
         &self.0
     }
 
-    /// The path as text. Bytes that are not UTF-8 are replaced.
+    /// The path as text. U+FFFD replaces bytes that are not UTF-8.
     pub fn to_string_lossy(&self) -> std::borrow::Cow<'_, str> {
         String::from_utf8_lossy(&self.0)
     }
 
-    /// The path on this machine.
+    /// The same bytes as a path of this machine. Only on Unix.
     #[cfg(unix)]
     pub fn as_path(&self) -> &Path {
         use std::os::unix::ffi::OsStrExt;
@@ -241,7 +246,7 @@ impl From<&FilePath> for FilePath {
 }
 
 impl From<&Path> for FilePath {
-    /// The bytes of the path on Unix. On other systems, the path with `/` as the separator.
+    /// On Unix, keeps the bytes of the path. On other systems, replaces `\` with `/`.
     fn from(path: &Path) -> Self {
         #[cfg(unix)]
         {
@@ -310,13 +315,14 @@ impl<'de> Deserialize<'de> for FilePath {
 pub struct Transferred {
     /// How many bytes of files were read or written.
     pub bytes: u64,
-    /// How many files, directories and links were packed or unpacked. 1 for a single file.
+    /// How many files, directories and links were packed or unpacked. 1 for an operation on one
+    /// file.
     #[serde(default)]
     pub entries: u64,
 }
 
 impl Transferred {
-    /// A result of this many bytes and entries.
+    /// Creates a result with these numbers.
     pub fn new(bytes: u64, entries: u64) -> Self {
         Self { bytes, entries }
     }
@@ -356,7 +362,7 @@ pub struct FileMetadata {
 }
 
 impl FileMetadata {
-    /// Properties without a link target.
+    /// Creates metadata without a link target.
     pub fn new(kind: FileKind, size: u64, permissions: u32, modified_ns: i64) -> Self {
         Self {
             kind,
@@ -374,34 +380,35 @@ impl FileMetadata {
 pub struct FileEntry {
     /// The path, relative to the listed directory.
     pub path: FilePath,
-    /// The properties. Those of the link itself if the entry is a symbolic link.
+    /// The properties of the entry. If it is a symbolic link, those of the link itself.
     #[serde(flatten)]
     pub metadata: FileMetadata,
 }
 
 impl FileEntry {
-    /// An entry.
+    /// Creates an entry.
     pub fn new(path: FilePath, metadata: FileMetadata) -> Self {
         Self { path, metadata }
     }
 }
 
-/// A change that [`Builtin::Watch`] reports. All paths are relative to the watched path; the
-/// watched path itself is empty.
+/// A change that [`Builtin::Watch`] reports. All paths are relative to the watched path. An empty
+/// path stands for the watched path itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum FileEvent {
-    /// Changes from now on are reported.
+    /// The watch is ready: it reports every later change. `Files::watch` waits for this event, so
+    /// its stream doesn't contain it.
     Ready,
     /// A file or directory was created, or moved here from elsewhere.
     Created {
         /// The file or directory.
         path: FilePath,
     },
-    /// The content or the permissions of a file changed.
+    /// The content or an attribute of a file or directory changed, for example its permissions.
     Modified {
-        /// The file.
+        /// The file or directory.
         path: FilePath,
     },
     /// A file or directory was removed, or moved elsewhere.
@@ -416,30 +423,30 @@ pub enum FileEvent {
         /// The new path.
         to: FilePath,
     },
-    /// Changes were lost, because they came faster than they were read. List the directory to find
-    /// them.
+    /// Changes were lost: they came faster than they were read, or there are too many directories
+    /// to watch. List the directory to find the changes.
     Overflow,
     /// A change of a kind that this version doesn't know.
     #[serde(other)]
     Other,
 }
 
-/// Why a builtin failed.
+/// The error of a builtin that failed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{message}")]
 #[non_exhaustive]
 pub struct BuiltinError {
-    /// What kind of failure it is.
+    /// The kind of the failure.
     pub kind: BuiltinErrorKind,
-    /// The path that the failure is about.
+    /// The path that caused the failure. `None` if no path did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<FilePath>,
-    /// What failed and why, with the path.
+    /// What failed and why. Contains the path.
     pub message: String,
 }
 
 impl BuiltinError {
-    /// A failure about a path.
+    /// Creates the error of an operation on a path.
     pub fn new(kind: BuiltinErrorKind, path: FilePath, message: impl Into<String>) -> Self {
         Self {
             kind,
@@ -448,7 +455,7 @@ impl BuiltinError {
         }
     }
 
-    /// A failure that is about no path.
+    /// Creates an error without a path, of the kind [`Other`](BuiltinErrorKind::Other).
     pub fn other(message: impl Into<String>) -> Self {
         Self {
             kind: BuiltinErrorKind::Other,
@@ -465,23 +472,24 @@ impl BuiltinError {
 pub enum BuiltinErrorKind {
     /// The file, or a directory on its path, does not exist.
     NotFound,
-    /// The user that code runs as may not do this.
+    /// The user that code runs as lacks the permission, or the file system is read-only.
     PermissionDenied,
     /// A part of the path is not a directory.
     NotADirectory,
-    /// The path is a directory, where a file is needed.
+    /// The path is a directory, but the operation needs a file.
     IsADirectory,
-    /// The file exists already.
+    /// The file already exists.
     AlreadyExists,
     /// The directory is not empty.
     NotEmpty,
     /// The disk is full, or a limit on disk space is reached.
     NoSpace,
-    /// The file would exceed the largest size that is allowed.
+    /// The file would exceed the maximum size, or it reports the size 0 and has more than 16 MiB of
+    /// content. Read such a file with a `length`.
     TooLarge,
-    /// The path is a pipe, a socket or a device. Only files, directories and links can be used.
+    /// The path is a pipe, a socket or a device.
     NotAFile,
-    /// The path or another value is not valid: for example, a name is too long.
+    /// The path, another value or the archive is not valid. For example, a name is too long.
     InvalidInput,
     /// The server can't do this.
     Unsupported,
@@ -559,7 +567,7 @@ mod tests {
     }
 
     #[test]
-    fn builtins_have_their_form_on_the_wire() {
+    fn builtins_keep_their_form_on_the_wire() {
         let read = Builtin::Read {
             path: "in.csv".into(),
             offset: 0,

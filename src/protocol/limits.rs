@@ -11,11 +11,11 @@ pub const DEFAULT_CLIENT_IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Idle timeout that a server applies if the configuration contains none: 300 s.
 pub const DEFAULT_SERVER_IDLE_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// How many bytes of input a client may send past the last acknowledgement, on this server (v2):
+/// How many bytes of input this server lets a client send past the last acknowledgement (v2):
 /// 1 MiB.
 pub const STDIN_WINDOW: u64 = 1024 * 1024;
 
-/// The same on a server that does not say it (v2): 256 KiB.
+/// The same limit for a server that doesn't announce one (v2): 256 KiB.
 pub const OLD_STDIN_WINDOW: u64 = 256 * 1024;
 
 /// Default window of an exec: how many bytes of output may be unacknowledged (v2): 1 MiB.

@@ -413,7 +413,7 @@ impl Link {
 
 fn binary(data: &[u8]) -> String {
     format!(
-        "a binary frame that is no piece of a stream: {}",
+        "a binary frame that is not a piece of a stream: {}",
         excerpt(data)
     )
 }

@@ -1,4 +1,4 @@
-//! Each operation, by the handle [`Files`](actix_sandbox::Files).
+//! Each operation, through the handle [`Files`](actix_sandbox::Files).
 
 use actix_sandbox::{
     BuiltinErrorKind, ErrorKind, FileEvent, FileKind, FilePath, Language, WriteMode,
@@ -30,7 +30,7 @@ async fn files_are_written_and_read() {
     let kind = ErrorKind::Builtin(BuiltinErrorKind::AlreadyExists);
     assert_eq!(error.kind(), kind, "{error}");
 
-    // Code sees the same files, and the other way round.
+    // Code sees the files that the client wrote, and the other way round.
     let output = sandbox.run(Language::Bash, "cat text; echo code > own");
     assert_eq!(output.await.unwrap().stdout, "é\nTWO\n");
     assert_eq!(files.read_to_string("own").await.unwrap(), "code\n");

@@ -32,7 +32,8 @@ const FILES: u64 = 10_000;
 const CUTS: usize = 200;
 const MIB: usize = 1 << 20;
 
-/// Creates a tree of empty, small and large files, with odd names, permissions and times, and links.
+/// Creates a tree of links and of empty, small and large files, with unusual names, permissions and
+/// times.
 fn fill(root: &Path, files: u64) {
     let mut chance = Chance::new(21);
     for directory in 0..20 {
@@ -130,7 +131,8 @@ fn eager() -> ReconnectPolicy {
     }
 }
 
-/// Checks the memory of this process, client and server, now and then.
+/// Samples the memory of this process, which is that of client and server, at each MiB of a
+/// transfer.
 fn memory_check() -> (
     Arc<AtomicU64>,
     impl FnMut(actix_sandbox::TransferProgress) + Send,
@@ -264,7 +266,7 @@ async fn rules_leave_files_out_and_skipped_files_are_reported() {
 }
 
 #[actix::test]
-async fn failed_transfers_tell_the_side_and_the_path() {
+async fn a_failed_transfer_names_the_side_and_the_path() {
     let (_server, sandbox) = sandbox().await;
     let files = sandbox.files();
     let local = tempdir().unwrap();

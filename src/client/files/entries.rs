@@ -18,7 +18,7 @@ use crate::{
 
 /// The entries of a directory. [`Files::entries`](super::Files::entries) returns this stream.
 ///
-/// If the listing fails, the last item is the error.
+/// If the operation fails, the last item is the error.
 #[derive(Debug)]
 #[must_use = "streams do nothing unless they are polled"]
 pub struct FileEntries(JsonLines<FileEntry>);
@@ -41,8 +41,8 @@ impl Stream for FileEntries {
     }
 }
 
-/// The output of an operation: one value in JSON on each line. If the operation fails, the last
-/// item is the error.
+/// The output of an operation: one JSON value on each line. If the operation fails, the last item
+/// is the error.
 #[derive(Debug)]
 pub(super) struct JsonLines<T> {
     process: Process,
@@ -80,7 +80,7 @@ impl<T: DeserializeOwned> Stream for JsonLines<T> {
                 return Poll::Ready(Some(value));
             }
             Some(Err(error)) => Some(Err(error)),
-            // The end of the output comes after the end of the operation.
+            // The stream ends only after the operation has ended.
             None => match self.process.try_wait() {
                 Ok(Some(end)) => result::<IgnoredAny>(end).err().map(Err),
                 Ok(None) => None,

@@ -1,7 +1,7 @@
 //! [`Files`]: the files of a sandbox.
 //!
-//! Each operation is an exec with a builtin program, so it survives a lost connection without loss
-//! and without repetition.
+//! Each operation is an exec whose program is a [`Builtin`]. So it happens exactly once, even if
+//! the connection is lost while it runs.
 
 mod entries;
 mod reader;
@@ -32,25 +32,28 @@ use crate::{
 
 /// The files of a sandbox. [`Sandbox::files`] returns this handle.
 ///
-/// A relative path starts at the home directory of the sandbox. Operations have the rights of the
-/// code in the sandbox: they can read and write what code can.
+/// A relative path starts at the home directory of the sandbox. Operations run with the permissions
+/// of the code in the sandbox: they can read and write only what code can.
 ///
-/// Every operation happens once, even if the connection is lost in between and the client
-/// [reconnects](crate::SandboxBuilder::auto_reconnect). At most 16 operations that move content, and 16
-/// others, run concurrently in a sandbox; more wait for their turn.
+/// Every operation happens exactly once, even if the connection is lost in between and the client
+/// [reconnects](crate::SandboxBuilder::auto_reconnect). The local server runs at most 16 transfers
+/// of content, 64 watches and 16 other operations of a sandbox concurrently. Further operations
+/// wait for their turn.
 ///
 /// # Errors
 ///
 /// If the operation fails in the sandbox, the kind is
 /// [`ErrorKind::Builtin`](crate::ErrorKind::Builtin), the message names the path, and
-/// [`Error::builtin`] returns the details. The sandbox lives on. The other kinds are those of
-/// [`Sandbox::exec`]. [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported): the server speaks
-/// protocol v1 or is too old; nothing was sent.
+/// [`Error::builtin`] returns the details. The sandbox keeps running. The kind is
+/// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) if the server speaks protocol v1 or is
+/// too old; in that case, the client has sent nothing. All other kinds are those of
+/// [`Sandbox::exec`].
 ///
 /// # Cancel safety
 ///
-/// Dropping the future of an operation stops it. A [`write`](Self::write) or [`copy`](Self::copy)
-/// that is stopped has either replaced the file or changed nothing.
+/// Dropping the future of an operation stops the operation in the background. A
+/// [`write`](Self::write) or [`copy`](Self::copy) that is stopped has either replaced the whole
+/// file or changed nothing.
 ///
 /// ```
 /// # #[cfg(all(unix, feature = "server"))]
@@ -75,7 +78,7 @@ pub struct Files {
 }
 
 impl Sandbox {
-    /// The files of the sandbox. Needs protocol v2.
+    /// Returns a handle to the files of the sandbox. Its operations need protocol v2.
     pub fn files(&self) -> Files {
         Files {
             sandbox: self.clone(),
@@ -117,8 +120,8 @@ impl Files {
         self.read_range(path, 0, None).await
     }
 
-    /// Reads `length` bytes of a file from `offset` on, or up to its end if it is shorter or
-    /// `length` is `None`. At most 64 MiB.
+    /// Reads at most `length` bytes of a file, starting at `offset`. `None` reads up to the end of
+    /// the file. Fails like [`read`](Self::read) if the range has more than 64 MiB.
     pub async fn read_range(
         &self,
         path: impl Into<FilePath>,
@@ -141,7 +144,8 @@ impl Files {
     ///
     /// # Errors
     ///
-    /// A [`BuiltinErrorKind::InvalidInput`] if the content is not UTF-8.
+    /// Those of [`read`](Self::read), and [`BuiltinErrorKind::InvalidInput`] if the content is not
+    /// UTF-8.
     pub async fn read_to_string(&self, path: impl Into<FilePath>) -> Result<String, Error> {
         let path = path.into();
         let content = self.read(path.clone()).await?;
@@ -152,14 +156,13 @@ impl Files {
         })
     }
 
-    /// Opens a file for reading.
+    /// Opens a file for reading. If the file can't be opened, the first read fails.
     pub async fn open(&self, path: impl Into<FilePath>) -> Result<FileReader, Error> {
         self.open_range(path, 0, None).await
     }
 
-    /// Opens a part of a file for reading: `length` bytes from `offset` on. `None`: up to the end.
-    ///
-    /// That the file can't be opened is reported by the first read.
+    /// Opens a part of a file for reading: at most `length` bytes, starting at `offset`. `None`
+    /// reads up to the end of the file. If the file can't be opened, the first read fails.
     pub async fn open_range(
         &self,
         path: impl Into<FilePath>,
@@ -176,9 +179,9 @@ impl Files {
         Ok(FileReader::new(process))
     }
 
-    /// Writes a file. It appears as a whole: until all content has arrived, readers see the earlier
-    /// file. Missing parent directories are created. A new file gets the permissions 0644; a file
-    /// that is replaced keeps its permissions.
+    /// Writes a file atomically: until all content has arrived, readers see the old file. Creates
+    /// missing parent directories. A new file gets the permissions 0644. A file that is replaced
+    /// keeps its permissions.
     pub async fn write(
         &self,
         path: impl Into<FilePath>,
@@ -199,10 +202,11 @@ impl Files {
         self.put(write, content.into()).await
     }
 
-    /// Writes to the end of a file, which is created if it is missing.
+    /// Appends to a file. Creates the file if it doesn't exist.
     ///
-    /// The content is written as it arrives. If the call fails, a part of it may have been written;
-    /// the error says how much.
+    /// The content is written as it arrives, so the call is not atomic. If it fails, a part of the
+    /// content may have been written. If the operation failed in the sandbox, the message says how
+    /// many bytes were written.
     pub async fn append(
         &self,
         path: impl Into<FilePath>,
@@ -212,7 +216,8 @@ impl Files {
         self.put(write, content.into()).await
     }
 
-    /// Writes to a file from `offset` on, and keeps all other bytes. See [`append`](Self::append).
+    /// Overwrites a file, starting at `offset`, and keeps all other bytes. Like
+    /// [`append`](Self::append), creates the file if it doesn't exist, and is not atomic.
     pub async fn write_at(
         &self,
         path: impl Into<FilePath>,
@@ -223,14 +228,15 @@ impl Files {
         self.put(write, content.into()).await
     }
 
-    /// Opens a file for writing. It appears as a whole when the writer is
-    /// [shut down](tokio::io::AsyncWriteExt::shutdown), as with [`write`](Self::write). Dropping
-    /// the writer before that leaves the earlier file.
+    /// Opens a file for writing. [Shutting down](tokio::io::AsyncWriteExt::shutdown) the writer
+    /// replaces the file atomically, like [`write`](Self::write). If the writer is dropped before
+    /// that, the old file stays.
     pub async fn create(&self, path: impl Into<FilePath>) -> Result<FileWriter, Error> {
         self.writer(path, WriteMode::Replace).await
     }
 
-    /// Opens a file for writing in another mode than [`create`](Self::create) does.
+    /// Opens a file for writing in the given mode. [`create`](Self::create) uses
+    /// [`WriteMode::Replace`].
     pub async fn writer(
         &self,
         path: impl Into<FilePath>,
@@ -245,9 +251,9 @@ impl Files {
         self.entries(path, 1, None).await?.collect_all().await
     }
 
-    /// Lists the entries of a directory as a stream. `depth` is how many levels of directories to
-    /// list; 1 lists the directory itself. If there is a `pattern`, lists only the entries whose
-    /// name matches: `*` stands for any characters, `?` for one.
+    /// Lists the entries of a directory as a stream. `depth` is the number of levels to list: 1
+    /// lists only the direct entries of the directory. With a `pattern`, lists only the entries
+    /// whose name matches it: `*` matches any number of characters, `?` exactly one.
     pub async fn entries(
         &self,
         path: impl Into<FilePath>,
@@ -263,20 +269,21 @@ impl Files {
         Ok(FileEntries::new(process))
     }
 
-    /// Describes a file. If it is a symbolic link, describes the target.
+    /// Returns the metadata of a file or directory. Follows symbolic links.
     pub async fn metadata(&self, path: impl Into<FilePath>) -> Result<FileMetadata, Error> {
         let path = path.into();
         self.perform(Builtin::Metadata { path, follow: true }).await
     }
 
-    /// Describes a file, without following a symbolic link.
+    /// Returns the metadata of a file or directory. If the path is a symbolic link, describes the
+    /// link itself.
     pub async fn symlink_metadata(&self, path: impl Into<FilePath>) -> Result<FileMetadata, Error> {
         let path = path.into();
         let follow = false;
         self.perform(Builtin::Metadata { path, follow }).await
     }
 
-    /// Whether a file exists. `false` for a symbolic link whose target doesn't exist.
+    /// Whether a file or directory exists. `false` for a symbolic link whose target doesn't exist.
     pub async fn exists(&self, path: impl Into<FilePath>) -> Result<bool, Error> {
         match self.metadata(path).await {
             Ok(_) => Ok(true),
@@ -287,7 +294,7 @@ impl Files {
         }
     }
 
-    /// Creates a directory and its missing parents. Succeeds if it exists.
+    /// Creates a directory and its missing parents. Succeeds if the directory already exists.
     pub async fn create_dir(&self, path: impl Into<FilePath>) -> Result<(), Error> {
         self.apply(Builtin::CreateDir { path: path.into() }).await
     }
@@ -316,7 +323,8 @@ impl Files {
         self.apply(Builtin::Rename { path, to }).await
     }
 
-    /// Copies a file with its permissions. Returns its size in bytes.
+    /// Copies a regular file with its permissions, atomically like [`write`](Self::write). Returns
+    /// the number of bytes copied.
     pub async fn copy(
         &self,
         path: impl Into<FilePath>,
@@ -356,8 +364,8 @@ impl Files {
         self.link(path.into(), target.into(), false).await
     }
 
-    /// Watches a file, or a directory with its entries. Resolves when changes are reported from
-    /// now on. With `recursive`, also watches all directories below it.
+    /// Watches a file, or a directory with its direct entries. With `recursive`, also watches all
+    /// directories below. Resolves when the watch is ready: it reports every later change.
     pub async fn watch(
         &self,
         path: impl Into<FilePath>,

@@ -11,10 +11,10 @@ use tokio::io::{AsyncRead, ReadBuf};
 use super::result;
 use crate::{OutputStream, Process, protocol::Transferred};
 
-/// A file that is read from a sandbox. [`Files::open`](super::Files::open) returns it.
+/// Reads a file of a sandbox. [`Files::open`](super::Files::open) returns this reader.
 ///
-/// The end of the content is reported only if all of it has arrived. Otherwise the last read fails.
-/// Dropping the reader stops the transfer.
+/// The reader reports the end of the file only after all content has arrived. If the operation
+/// fails, the last read returns the error. Dropping the reader stops the operation.
 pub struct FileReader {
     process: Process,
     content: OutputStream,
@@ -38,7 +38,7 @@ impl AsyncRead for FileReader {
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.content).poll_read(cx, buffer))?;
         if buffer.filled().len() == before && buffer.remaining() > 0 {
-            // The end of the output comes after the end of the operation.
+            // The stream ends only after the operation has ended.
             if let Some(end) = self.process.try_wait()? {
                 result::<Transferred>(end)?;
             }

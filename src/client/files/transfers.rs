@@ -29,14 +29,15 @@ const MAX_ENTRIES: u64 = 1_000_000;
 
 type OnProgress = Box<dyn FnMut(TransferProgress) + Send>;
 
-/// How far a transfer has come.
+/// The progress of a transfer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TransferProgress {
-    /// The bytes of the archive that were read from or written to this machine so far. The archive
-    /// is a little larger than its files.
+    /// The number of bytes of the tar archive that this machine has packed or unpacked so far. The
+    /// archive contains a header for each file, and no holes. So its size differs from that of the
+    /// files.
     pub bytes: u64,
-    /// The files, directories and links that were begun so far.
+    /// The number of files, directories and links that this machine has started to transfer.
     pub entries: u64,
 }
 
@@ -44,14 +45,17 @@ pub struct TransferProgress {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TransferSummary {
-    /// The sum of the sizes of the files, in bytes.
+    /// The sum of the sizes of the files in bytes, including their holes.
     pub bytes: u64,
     /// The number of files, directories and links.
     pub entries: u64,
-    /// What was not transferred, because it is a pipe, a socket or a device, or because the system
-    /// of the destination can't represent its name: at most about 1,000 of each side.
+    /// The files that were not transferred: pipes, sockets and devices, files that were removed
+    /// during the transfer, and names and links that the destination's operating system can't
+    /// represent. The list is limited to about 1,000 files that the client skipped and 64 KiB of
+    /// descriptions from the sandbox.
     pub skipped: Vec<SkippedFile>,
-    /// The number of all skipped files, including those that are not listed.
+    /// The number of skipped files, including those that `skipped` doesn't list. A skipped
+    /// directory counts once, whatever it contains.
     pub skipped_count: u64,
 }
 
@@ -61,7 +65,7 @@ pub struct TransferSummary {
 pub struct SkippedFile {
     /// The path, relative to the directory that was transferred.
     pub path: FilePath,
-    /// Why it was skipped.
+    /// Why the file was skipped.
     pub reason: String,
 }
 
@@ -74,7 +78,7 @@ impl From<Skipped> for SkippedFile {
     }
 }
 
-/// The result of the side in the sandbox.
+/// The result of the operation in the sandbox.
 #[derive(Deserialize)]
 struct Remote {
     #[serde(flatten)]
@@ -86,7 +90,7 @@ struct Remote {
 }
 
 impl TransferSummary {
-    /// `entries` and `bytes` are those of the side that has written.
+    /// `bytes` and `entries` are those of the side that unpacked the archive.
     fn new(bytes: u64, entries: u64, local: Summary, remote: Remote) -> Self {
         let local_skipped = local.skipped.into_iter().map(SkippedFile::from);
         Self {
@@ -99,19 +103,21 @@ impl TransferSummary {
 }
 
 impl Files {
-    /// Uploads a file or directory of this machine. Await the builder to run the transfer.
+    /// Uploads a file or directory from this machine. Await the builder to run the transfer.
     ///
     /// A directory is merged into the directory at `remote`, which is created if it doesn't exist:
-    /// files that exist are replaced, and other files stay. A file becomes the file at `remote`,
-    /// as a whole. Permissions (without set-user-id, set-group-id and sticky bits), modification
-    /// times, symbolic links and holes are kept; each hard link becomes a file of its own. Links
+    /// uploaded files replace existing files of the same name, and all other files stay. A single
+    /// file replaces the file at `remote` atomically. Missing parent directories are created.
+    ///
+    /// The upload preserves permissions (except the set-user-id, set-group-id and sticky bits),
+    /// modification times, symbolic links and holes. Each hard link becomes a separate file. Links
     /// in the directory are not followed.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::LocalFile`](crate::ErrorKind::LocalFile) if a file of this machine can't be
-    /// read, or changes its size meanwhile. Otherwise those of [`Files`]. The files that were
-    /// uploaded before the error stay.
+    /// read, or becomes shorter while it is read. All other errors are those of [`Files`]. The
+    /// files that were uploaded before the error stay.
     ///
     /// # Cancel safety
     ///
@@ -126,20 +132,22 @@ impl Files {
         }
     }
 
-    /// Downloads a file or directory of the sandbox. Await the builder to run the transfer.
+    /// Downloads a file or directory from the sandbox. Await the builder to run the transfer.
     ///
     /// A directory is merged into the directory at `local`, as with [`upload`](Self::upload). A
-    /// file becomes the file at `local`, as a whole.
+    /// single file replaces the file at `local` atomically, by way of a hidden temporary file
+    /// beside it. Missing parent directories are created.
     ///
-    /// **The sandbox is not trusted.** Whatever it sends, nothing is written outside of `local`,
-    /// and no link in `local` is followed. The links that were downloaded may point anywhere:
-    /// don't follow them with programs that trust the files.
+    /// **The sandbox is not trusted.** Whatever it sends, a download of a directory writes nothing
+    /// outside `local` and follows no link in it, and a download of a file writes no other file.
+    /// A downloaded link may point anywhere: a program that later follows it can leave `local`.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::LocalFile`](crate::ErrorKind::LocalFile) if a file of this machine can't be
-    /// written, or if the archive of the sandbox is not valid or exceeds a limit. Otherwise those
-    /// of [`Files`]. The files that were downloaded before the error stay, each as a whole.
+    /// written, or if the archive from the sandbox is not valid or exceeds a limit. All other
+    /// errors are those of [`Files`]. The files that were downloaded before the error stay; each of
+    /// them is complete.
     ///
     /// # Cancel safety
     ///
@@ -169,8 +177,8 @@ pub struct Upload {
 }
 
 impl Upload {
-    /// Leaves out the files that match rules in the syntax of `.gitignore`, one on each line. The
-    /// last rule that matches a path wins. Default: none.
+    /// Leaves out the files that match these rules. Each item is one rule in the syntax of
+    /// `.gitignore`. The last rule that matches a path wins. Default: no rules.
     ///
     /// ```no_run
     /// # async fn upload(files: actix_sandbox::Files) -> Result<(), actix_sandbox::Error> {
@@ -183,8 +191,8 @@ impl Upload {
         self
     }
 
-    /// Calls this function as the transfer goes on, on the thread that reads the files. Keep it
-    /// short. Default: none.
+    /// Calls this function repeatedly during the transfer, on the thread that reads the files. A
+    /// slow function slows the transfer. Default: no function.
     pub fn progress(mut self, call: impl FnMut(TransferProgress) + Send + 'static) -> Self {
         self.on_progress = Box::new(call);
         self
@@ -201,7 +209,7 @@ impl Upload {
             .map_err(|error| ArchiveError::stream("pack", error))?;
         while let Some(piece) = archive.try_next().await? {
             if process.write_to_stdin(piece).await.is_err() {
-                // The outcome says why.
+                // The outcome contains the reason.
                 break;
             }
         }
@@ -224,21 +232,21 @@ pub struct Download {
 }
 
 impl Download {
-    /// The most bytes of the archive, which is a little larger than its files, and of each file
-    /// with its holes. Default: 8 GiB.
+    /// Limits the size of the archive, and the size of each file including its holes, in bytes. The
+    /// archive contains the files without their holes, and a header for each. Default: 8 GiB.
     pub fn max_bytes(mut self, bytes: u64) -> Self {
         self.limits.bytes = bytes;
         self
     }
 
-    /// The most files, directories and links. Default: 1,000,000.
+    /// Limits the number of files, directories and links. Default: 1,000,000.
     pub fn max_entries(mut self, entries: u64) -> Self {
         self.limits.entries = entries;
         self
     }
 
-    /// Calls this function as the transfer goes on, on the thread that writes the files. Keep it
-    /// short. Default: none.
+    /// Calls this function repeatedly during the transfer, on the thread that writes the files. A
+    /// slow function slows the transfer. Default: no function.
     pub fn progress(mut self, call: impl FnMut(TransferProgress) + Send + 'static) -> Self {
         self.on_progress = Box::new(call);
         self
@@ -256,7 +264,7 @@ impl Download {
         while let Some(piece) = archive.next().await {
             sink.write(piece?).await?;
         }
-        // If the sandbox has failed, the archive is incomplete. Then its reason comes first.
+        // If packing failed in the sandbox, report its reason rather than an incomplete archive.
         let remote: Remote = outcome(&process).await?;
         let local = sink.finish().await?;
         let (bytes, entries) = (local.bytes, local.entries);

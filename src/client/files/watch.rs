@@ -15,10 +15,11 @@ use crate::{
 
 /// Changes of files. [`Files::watch`](super::Files::watch) returns this stream.
 ///
-/// Each change is reported once and in order, also across reconnects. If changes come faster than
-/// they are read, some are lost, and [`FileEvent::Overflow`] reports that at their place. The
-/// stream ends when the watched file or directory is removed. If the watch fails, the last item is
-/// the error: for example, a checkpoint ends it.
+/// Each change is reported once and in order, even across reconnects. If changes come faster than
+/// the stream is read, some are lost, and [`FileEvent::Overflow`] takes their place. The stream
+/// ends when the watched file or directory is removed or moved; the last event is then
+/// [`FileEvent::Removed`] with an empty path. If the watch fails, the last item is the error. A
+/// checkpoint of the sandbox ends the watch with an error.
 ///
 /// Dropping the stream ends the watch. A watch neither keeps the sandbox from becoming idle nor
 /// prevents a checkpoint.
@@ -27,14 +28,15 @@ use crate::{
 pub struct FileEvents(JsonLines<FileEvent>);
 
 impl FileEvents {
-    /// Waits until the watch reports changes.
+    /// Waits until the watch is ready.
     pub(super) async fn ready(process: Process) -> Result<Self, Error> {
         let mut events = JsonLines::new(process.clone());
         match events.next().await {
             Some(Ok(FileEvent::Ready)) => Ok(Self(events)),
             Some(Err(error)) => Err(error),
             Some(Ok(_)) => {
-                Err(BuiltinError::other("the server reported a change too early").into())
+                let message = "the server reported a change before the watch was ready";
+                Err(BuiltinError::other(message).into())
             }
             None => {
                 outcome::<serde::de::IgnoredAny>(&process).await?;

@@ -12,15 +12,17 @@ use tokio::io::AsyncWrite;
 use super::outcome;
 use crate::{Error, Process, ProcessStdin, protocol::Transferred};
 
-/// A file that is written in a sandbox. [`Files::create`](super::Files::create) returns it.
+/// Writes a file of a sandbox. [`Files::create`](super::Files::create) and
+/// [`Files::writer`](super::Files::writer) return this writer.
 ///
 /// [`shutdown`](tokio::io::AsyncWriteExt::shutdown) completes the file and reports whether that
-/// succeeded. Dropping the writer before that stops the operation: a file that would be replaced
-/// stays unchanged.
+/// succeeded. Dropping the writer before that stops the operation. Then a file that would have been
+/// replaced stays unchanged. With [`Append`](crate::WriteMode::Append) and
+/// [`At`](crate::WriteMode::At), the part that was written stays.
 pub struct FileWriter {
     process: Process,
     content: ProcessStdin,
-    /// Waits for the outcome. Set by a shutdown, and when the operation takes no more content.
+    /// Waits for the outcome. Set by a shutdown, and when the operation accepts no more content.
     ending: Option<BoxFuture<'static, Result<Transferred, Error>>>,
     ended: Option<Result<Transferred, Error>>,
 }
@@ -49,7 +51,7 @@ impl FileWriter {
         }
     }
 
-    /// Replaces an error of stdin by the reason why the operation has failed.
+    /// Replaces an error of stdin with the reason why the operation failed.
     fn poll_reason(&mut self, cx: &mut Context<'_>, error: io::Error) -> Poll<io::Error> {
         let reason = ready!(self.poll_ended(cx)).err();
         Poll::Ready(reason.map_or(error, io::Error::from))

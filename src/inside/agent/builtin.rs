@@ -1,7 +1,7 @@
 //! Runs a builtin in a process of its own: a fork of the agent that executes no other program.
 //!
-//! A kill doesn't signal this process, but closes a pipe that it watches. So it can remove an
-//! unfinished file before it ends.
+//! A kill doesn't send this process a signal, but closes a pipe that the process watches. So the
+//! process can remove an unfinished file before it ends.
 
 use std::{
     io::{self, PipeReader, PipeWriter},
@@ -21,11 +21,11 @@ use crate::{
     protocol::Builtin,
 };
 
-/// The permission bits that new files don't get.
+/// The umask of builtins.
 const UMASK: u32 = 0o022;
 
-/// Forks a child that runs a builtin, and returns its PID. It ends soon after the other end of
-/// `stop` is closed.
+/// Forks a child that runs a builtin, and returns its PID. The child ends soon after the other end
+/// of `stop` is closed.
 pub(super) fn start(
     builtin: &Builtin,
     home: &str,
@@ -43,7 +43,7 @@ pub(super) fn start(
         }
         Report::Started.write(&reports);
         let mut streams = Streams::new(stdio.stdin.into(), stdio.stdout.into(), stop.into());
-        // The server notices that no outcome was written.
+        // If this fails, the server notices that there is no outcome.
         let _ = serve(builtin, Path::new(home), &mut streams, &stdio.stderr);
         Report::Ended(0).write(&reports);
     })
@@ -54,7 +54,7 @@ fn prepare(limits: Limits, identity: Option<Identity<'_>>, stdio: &Stdio) -> io:
     rustix::io::ioctl_fionbio(&stdio.stdin, true)?;
     rustix::io::ioctl_fionbio(&stdio.stdout, true)?;
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(UMASK));
-    // Without the signal, a write beyond the limit fails with an error.
+    // The agent blocks SIGXFSZ, so a write beyond the limit on file sizes fails with an error.
     spawn::lower_limits(limits.of_processes())?;
     identity.map_or(Ok(()), Identity::assume_without_group)
 }

@@ -44,7 +44,7 @@ pub(super) struct Exec {
     reports: Option<PipeReader>,
     /// The file with the code, if the agent wrote it. Removed when the main process has ended.
     file: Option<WrittenFile>,
-    /// Stops a builtin when it is closed. `None` if the exec is no builtin, or is being killed.
+    /// Closing this stops the builtin. `None` if the exec isn't a builtin, or is being killed.
     stop: Option<PipeWriter>,
     /// What was told to the server.
     told: Told,
@@ -214,7 +214,7 @@ impl Exec {
     /// Handles the server's request to kill this exec.
     pub(super) fn handle_kill(&mut self) {
         self.is_kill_asked = true;
-        // The builtin must see this before the end of its input.
+        // The builtin must see the kill before the end of its input, which would commit a write.
         self.stop = None;
     }
 

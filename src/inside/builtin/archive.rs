@@ -25,9 +25,9 @@ pub(super) fn pack(
         .and_then(|summary| result(path, summary))
 }
 
-/// Unpacks an archive from stdin into a directory, or, with `file`, one file to a path.
+/// Unpacks an archive from stdin into a directory, or with `file`, one file to a path.
 ///
-/// There are no limits: code could write the same files, and the disk of the sandbox has a limit.
+/// Has no limits of its own: code could write the same files.
 pub(super) fn unpack(
     home: &Path,
     path: &FilePath,
@@ -50,7 +50,7 @@ pub(super) fn unpack(
 struct Outcome {
     #[serde(flatten)]
     transferred: Transferred,
-    /// As many skipped files as fit into the result.
+    /// The first skipped files, as many as fit into the result.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     skipped: Vec<SkippedFile>,
     /// The number of all skipped files.

@@ -15,8 +15,8 @@ use nix::{
 use super::{Done, Subject, kind, new_file::NewDirectories, reason};
 use crate::protocol::{BuiltinError, FilePath};
 
-/// Creates a directory and its missing parents. Succeeds if it exists. If it fails, it removes the
-/// parents that it has created.
+/// Creates a directory and its missing parents. Succeeds if the directory already exists. On
+/// failure, removes the parents that it has created.
 pub(super) fn create_dir(home: &Path, path: &FilePath) -> Result<Done, BuiltinError> {
     let subject = Subject::new("create the directory", path)?;
     NewDirectories::create(&subject.on_machine(home))
@@ -78,7 +78,7 @@ pub(super) fn link(
     Ok(Done {})
 }
 
-/// The failure of an operation on two paths.
+/// The error of an operation on two paths.
 fn about_both(
     what: &str,
     path: &FilePath,

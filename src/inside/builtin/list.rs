@@ -30,8 +30,8 @@ const PIECE: usize = 64 * 1024;
 /// Sorts the entries of each directory by name, and lists a directory before its entries.
 ///
 /// Follows a link only if it is the listed path itself. Lists a directory that the user may not
-/// read, but not its entries. An empty path stands for the home. Fails if the entries of more than
-/// 128 levels are requested and exist.
+/// read, but not its entries. An empty path stands for the home. Fails if it would have to list
+/// more than 128 levels.
 pub(super) fn list(
     home: &Path,
     path: &FilePath,
@@ -100,7 +100,7 @@ struct Level {
 
 struct Entry {
     name: CString,
-    /// Not all file systems tell it.
+    /// `None` if the file system doesn't report it.
     kind: Option<Type>,
 }
 
@@ -217,9 +217,9 @@ fn describe_in(directory: &Dir, name: &CStr) -> io::Result<FileMetadata> {
     Ok(metadata)
 }
 
-/// Whether a name matches a pattern. `*` stands for any characters, `?` for one.
+/// Whether a name matches a pattern. `*` matches any number of characters, `?` exactly one.
 fn matches(mut pattern: &[u8], mut name: &[u8]) -> bool {
-    // Where to go on if the part after the last `*` doesn't match.
+    // Where to continue if the part after the last `*` doesn't match.
     let mut retry: Option<(&[u8], &[u8])> = None;
     loop {
         match (pattern, name) {
@@ -252,7 +252,7 @@ fn matches(mut pattern: &[u8], mut name: &[u8]) -> bool {
     }
 }
 
-/// A name without its first character. In a name that is not UTF-8, a byte can be a character.
+/// A name without its first character. A byte that isn't part of valid UTF-8 counts as a character.
 fn after_character(name: &[u8]) -> &[u8] {
     let length = match name.utf8_chunks().next() {
         Some(chunk) => chunk.valid().chars().next().map_or(1, char::len_utf8),

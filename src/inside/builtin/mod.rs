@@ -1,9 +1,9 @@
 //! [`run`]: works on the files of a sandbox for a builtin exec.
 //!
-//! It runs where code runs and as the user of code, so it can do no more than code can: in a
-//! confined sandbox in a process of the exec, on the backend `host` in a thread of the server. It
-//! blocks, uses no runtime and changes no state of its process. Code may change files and links at
-//! the same time.
+//! A builtin can do no more than code can. In a confined sandbox, it runs in a process of its own
+//! there, as the user of code. On the backend `host`, it runs in a thread of the server. It blocks,
+//! uses no runtime and changes no state of its process. Code may change files and links while a
+//! builtin runs.
 
 mod archive;
 mod edit;
@@ -33,7 +33,7 @@ use crate::protocol::{
     Builtin, BuiltinError, BuiltinErrorKind, FilePath, MAX_RESULT_BYTES, excerpt,
 };
 
-/// How a builtin ended. It is written to stderr as JSON.
+/// The outcome of a builtin, which it writes to stderr as JSON.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Report {
@@ -41,7 +41,7 @@ pub(crate) enum Report {
     Error(BuiltinError),
 }
 
-/// The most bytes of a [`Report`] as JSON.
+/// Maximum length of a [`Report`] as JSON, in bytes.
 pub(crate) const MAX_REPORT_BYTES: usize = MAX_RESULT_BYTES + 1_024;
 
 /// Runs a builtin, and writes its [`Report`] to `stderr`.
@@ -59,7 +59,7 @@ pub(crate) fn serve(
     if json.len() > MAX_REPORT_BYTES {
         let path = excerpt(builtin.path().as_bytes());
         let (op, bytes) = (builtin.op(), json.len());
-        let message = format!("the outcome of `{op}` of '{path}' takes {bytes} bytes, too many");
+        let message = format!("the outcome of `{op}` for '{path}' is too long: {bytes} bytes");
         json = serde_json::to_vec(&Report::Error(BuiltinError::other(message)))?;
     }
     stderr.write_all(&json)
@@ -67,7 +67,8 @@ pub(crate) fn serve(
 
 /// Runs a builtin. Relative paths start at `home`. Returns the result for the client.
 ///
-/// If the builtin is stopped before it has taken effect, it removes what it has written and fails.
+/// A builtin that is stopped fails. If it was about to replace a file, it removes its temporary
+/// file and leaves the old one.
 fn run(builtin: &Builtin, home: &Path, streams: &mut Streams) -> Result<Value, BuiltinError> {
     let result = match builtin {
         Builtin::Read {
@@ -129,7 +130,7 @@ fn unsupported(builtin: &Builtin) -> BuiltinError {
     )
 }
 
-/// The failure of an operation on a path. `what` is the operation, for example `read`.
+/// The error of an operation on a path. `what` is the operation, for example `read`.
 pub(super) fn failure(what: &str, path: &FilePath, error: &io::Error) -> BuiltinError {
     BuiltinError::new(
         kind(error),

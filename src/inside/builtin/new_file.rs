@@ -1,5 +1,5 @@
-//! [`NewFile`]: a file that appears at its place as a whole. [`NewDirectories`]: directories that
-//! are removed again if the operation fails.
+//! [`NewFile`]: writes a file atomically, by way of a temporary file. [`NewDirectories`]:
+//! directories that are removed again if the operation fails.
 
 use std::{
     ffi::OsString,
@@ -30,7 +30,7 @@ pub(super) struct NewFile {
 }
 
 impl NewFile {
-    /// Without `permissions`, the file gets 0644, limited by the umask.
+    /// Without `permissions`, the file gets 0644 minus the umask.
     pub(super) fn create(place: Place, permissions: Option<u32>) -> io::Result<Self> {
         // Other users may not read the file before it has its permissions.
         let mode = match permissions {
@@ -49,8 +49,8 @@ impl NewFile {
         })
     }
 
-    /// Renames the file to its place. With `is_exclusive`, fails if a file exists there. Fails
-    /// without an effect if the operation was stopped.
+    /// Renames the file to its place. With `is_exclusive`, fails if a file exists there. If the
+    /// operation was stopped, fails without renaming.
     pub(super) fn commit(mut self, is_exclusive: bool, streams: &Streams) -> io::Result<()> {
         if let Some(permissions) = self.permissions {
             let permissions = Permissions::from_mode(permissions);
@@ -73,7 +73,7 @@ impl NewFile {
 impl Drop for NewFile {
     fn drop(&mut self) {
         if !self.temporary.is_empty() {
-            // The error that the caller reports is the earlier one.
+            // Ignore an error: the caller reports the one that came before.
             let name = self.temporary.as_os_str();
             let _ = unlinkat(&self.place.directory, name, UnlinkatFlags::NoRemoveDir);
         }
@@ -98,12 +98,12 @@ fn rename_exclusive(place: &Place, temporary: &OsString) -> io::Result<()> {
     link(place, temporary)
 }
 
-/// Renames by a second name, because a link never replaces a file.
+/// Renames by creating a hard link and removing the old name: a hard link never replaces a file.
 fn link(place: &Place, temporary: &OsString) -> io::Result<()> {
     let (directory, from) = (&place.directory, temporary.as_os_str());
     let flags = nix::fcntl::AtFlags::empty();
     nix::unistd::linkat(directory, from, directory, place.name.as_os_str(), flags)?;
-    // The file is at its place, so a failure here is no failure of the operation.
+    // The file is at its place, so the operation has succeeded even if this fails.
     let _ = unlinkat(directory, from, UnlinkatFlags::NoRemoveDir);
     Ok(())
 }

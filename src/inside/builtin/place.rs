@@ -1,5 +1,5 @@
-//! Paths: [`Subject`] checks them and names them in errors, [`Place`] is the directory and the name
-//! that a path stands for.
+//! Paths: [`Subject`] checks a path and names it in errors. [`Place`] is the open parent directory
+//! of a path, and the name in it.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -24,7 +24,7 @@ use crate::protocol::{BuiltinError, BuiltinErrorKind, FilePath};
 
 /// The longest name of a file, in bytes.
 const MAX_NAME: usize = 255;
-/// As many links as Linux follows.
+/// Maximum number of links to follow, the same as in Linux.
 const MAX_LINKS: u32 = 40;
 
 /// How to open a directory to use the files in it.
@@ -37,7 +37,7 @@ const SEARCH: OFlag = OFlag::O_RDONLY
     .union(OFlag::O_DIRECTORY)
     .union(OFlag::O_CLOEXEC);
 
-/// An operation and its path, which is valid. Makes errors that name both.
+/// An operation and its path, which has been checked. Creates errors that name both.
 #[derive(Clone, Copy)]
 pub(super) struct Subject<'a> {
     pub(super) what: &'static str,
@@ -45,7 +45,7 @@ pub(super) struct Subject<'a> {
 }
 
 impl<'a> Subject<'a> {
-    /// Fails if no file can have the path.
+    /// Fails if the path is empty, contains a zero byte or contains a name that is too long.
     pub(super) fn new(what: &'static str, path: &'a FilePath) -> Result<Self, BuiltinError> {
         let subject = Self { what, path };
         let bytes = path.as_bytes();
@@ -78,36 +78,36 @@ impl<'a> Subject<'a> {
         home.join(self.path.as_path())
     }
 
-    /// The operation failed.
+    /// Creates the error of an operation that failed.
     pub(super) fn fail(self, error: impl Into<io::Error>) -> BuiltinError {
         failure(self.what, self.path, &error.into())
     }
 
-    /// The operation is refused.
+    /// Creates the error of an operation that is refused.
     pub(super) fn refuse(self, kind: BuiltinErrorKind, reason: &str) -> BuiltinError {
         let message = format!("cannot {} '{}': {reason}", self.what, self.path);
         BuiltinError::new(kind, self.path.clone(), message)
     }
 
-    /// The path is a pipe, a socket or a device.
+    /// Creates the error for a path that is a pipe, a socket or a device.
     pub(super) fn not_a_file(self) -> BuiltinError {
         let reason = "it is a pipe, a socket or a device, not a regular file";
         self.refuse(BuiltinErrorKind::NotAFile, reason)
     }
 
-    /// Fails if the permission bits have a bit that no file has.
+    /// Fails if `permissions` contains other bits than those of 0o7777.
     pub(super) fn check_permissions(self, permissions: u32) -> Result<(), BuiltinError> {
         match permissions > 0o7777 {
             true => Err(self.refuse(
                 BuiltinErrorKind::InvalidInput,
-                "the permissions are greater than 0o7777",
+                "the permissions are greater than 0o7777; use only permission bits",
             )),
             false => Ok(()),
         }
     }
 }
 
-/// A name in an open directory. It stays the same place if the directory is renamed.
+/// A name in an open directory. It refers to the same place even if the directory is renamed.
 pub(super) struct Place {
     pub(super) directory: OwnedFd,
     pub(super) name: OsString,

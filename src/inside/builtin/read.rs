@@ -15,14 +15,14 @@ use nix::{
 use super::{Streams, Subject};
 use crate::protocol::{BuiltinError, BuiltinErrorKind, FilePath, Transferred};
 
-/// The bytes that are moved at once.
+/// How many bytes are moved at once.
 pub(super) const CHUNK: usize = 64 * 1024;
 
-/// The most bytes of a file that doesn't tell its size, as in `/proc`.
+/// Maximum bytes to read from a file that reports the size 0 but has content, as in `/proc`.
 pub(super) const MAX_UNSIZED: u64 = 16 * 1024 * 1024;
 
-/// Without a `length`, reads as many bytes as the file has when it is opened, so the operation ends
-/// even if code writes to the file all the time. A file that shrinks is read up to its new end.
+/// Without a `length`, reads up to the size that the file had when it was opened, so the operation
+/// ends even if code keeps writing to the file. A file that shrinks is read up to its new end.
 pub(super) fn read(
     home: &Path,
     path: &FilePath,
@@ -72,8 +72,8 @@ pub(super) fn check_regular(subject: Subject<'_>, metadata: &Metadata) -> Result
     }
 }
 
-/// Passes up to `limit` bytes of a file to `take`, with the offset of each chunk. Returns their
-/// number.
+/// Passes up to `limit` bytes of a file to `take`, with the offset of each chunk. Returns the
+/// number of bytes.
 pub(super) fn each_chunk(
     file: &File,
     offset: u64,
@@ -100,7 +100,7 @@ pub(super) fn each_chunk(
     Ok(done)
 }
 
-/// Fails if an unsized file has more bytes than the most that are moved.
+/// Fails if a file that reports the size 0 has content at `at`, the offset where reading stopped.
 pub(super) fn refuse_more(subject: Subject<'_>, file: &File, at: u64) -> Result<(), BuiltinError> {
     match file
         .read_at(&mut [0], at)
@@ -109,7 +109,7 @@ pub(super) fn refuse_more(subject: Subject<'_>, file: &File, at: u64) -> Result<
         0 => Ok(()),
         _ => Err(subject.refuse(
             BuiltinErrorKind::TooLarge,
-            "the file does not tell its size and has more than 16 MiB; read it with a length",
+            "the file does not report its size and has more than 16 MiB; read it with a length",
         )),
     }
 }

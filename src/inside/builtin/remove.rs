@@ -22,13 +22,13 @@ use super::{
 };
 use crate::protocol::{BuiltinError, BuiltinErrorKind, FilePath};
 
-/// The most directories that are open at once.
+/// Maximum number of directories that are open at once.
 const MAX_LEVELS: usize = 128;
 /// How many names of a directory are held in memory.
 const BATCH: usize = 1024;
 
 /// Removes a file, a link or an empty directory, or with `recursive` a directory with everything in
-/// it. Never follows a link. If it is stopped, what is left stays.
+/// it. Never follows a link. If the operation is stopped, the entries that it has not removed stay.
 pub(super) fn remove(
     home: &Path,
     path: &FilePath,
@@ -76,14 +76,15 @@ fn without_slashes(path: &Path) -> &Path {
 struct Level {
     directory: Dir,
     name: OsString,
-    /// The next entries to remove, with their kind if the file system tells it.
+    /// The next entries to remove, with their kind if the file system reports it.
     batch: Vec<(CString, Option<Type>)>,
 }
 
 /// Removes a directory with its entries.
 ///
-/// At most `MAX_LEVELS` directories are open at once. A directory below them is first moved to the
-/// top of the tree. So neither the descriptors nor the stack limit the depth of the tree.
+/// At most `MAX_LEVELS` directories are open at once. A directory below that depth is moved to the
+/// top of the tree first. So the depth of the tree is limited neither by descriptors nor by the
+/// stack.
 fn remove_tree(
     subject: Subject<'_>,
     place: Place,
@@ -183,7 +184,7 @@ fn remove_entry(levels: &mut Vec<Level>, name: &OsString, kind: Option<Type>) ->
         Ok(entry) => levels.push(Level::new(entry, name.to_owned())),
         // Code has replaced the directory.
         Err(error) if is_no_directory(error) => unlink()?,
-        // A directory that the user may not read can be empty.
+        // The user may not read the directory, but can remove it if it is empty.
         Err(Errno::EACCES) => {
             let removed = unlinkat(directory, name, UnlinkatFlags::RemoveDir);
             ignore_missing(removed).map_err(|_| Errno::EACCES)?;
@@ -193,7 +194,7 @@ fn remove_entry(levels: &mut Vec<Level>, name: &OsString, kind: Option<Type>) ->
     Ok(())
 }
 
-/// Code may remove entries at the same time.
+/// Ignores that an entry is missing: code may remove entries at the same time.
 fn ignore_missing(result: nix::Result<()>) -> nix::Result<()> {
     match result {
         Err(Errno::ENOENT) => Ok(()),
@@ -201,7 +202,7 @@ fn ignore_missing(result: nix::Result<()>) -> nix::Result<()> {
     }
 }
 
-/// A failure that names the entry below the path of the operation.
+/// An error that names the entry below the path of the operation.
 fn failed_below(
     subject: Subject<'_>,
     levels: &[Level],

@@ -42,8 +42,8 @@ impl Streams {
         }
     }
 
-    /// Waits until a descriptor is readable, or until stdin has data or has ended, or until the
-    /// limit. Returns whether each of them is ready.
+    /// Waits until `other` is readable, until stdin has data or has ended, or until the timeout
+    /// `limit`. Returns whether `other` and stdin are ready.
     pub(crate) fn wait_for(
         &self,
         other: BorrowedFd<'_>,
@@ -59,7 +59,7 @@ impl Streams {
         Ok((other, stdin))
     }
 
-    /// Waits for one of the streams.
+    /// Waits until `fd` is ready, or until `limit`. Fails if the builtin is stopped.
     fn wait(&self, fd: Option<(BorrowedFd<'_>, PollFlags)>, limit: PollTimeout) -> io::Result<()> {
         let stop = PollFd::new(self.stop.as_fd(), PollFlags::empty());
         match fd {

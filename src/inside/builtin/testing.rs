@@ -1,4 +1,4 @@
-//! What the tests of the builtins share: a home directory, and streams whose other ends are here.
+//! Helpers for the tests of the builtins: a home directory, and streams with their other ends.
 
 use std::{
     fs,
@@ -14,7 +14,7 @@ use serde_json::Value;
 use super::{Streams, run};
 use crate::protocol::{Builtin, BuiltinError};
 
-/// A home directory, which is removed with this.
+/// A home directory, which is removed when this is dropped.
 pub(super) struct Home(pub(super) tempfile::TempDir);
 
 impl Home {
@@ -68,7 +68,7 @@ impl Home {
         })
     }
 
-    /// Runs a builtin of a JSON form without input. Returns its result.
+    /// Runs a builtin, given as JSON, without input. Returns its result.
     pub(super) fn call(&self, builtin: &Value) -> Result<Value, BuiltinError> {
         self.run(&parse(builtin), b"").0
     }
@@ -86,7 +86,7 @@ pub(super) fn call_as_user(
     let user = rustix::process::Uid::from_raw(65_534);
     thread::scope(|scope| {
         let calling = scope.spawn(|| {
-            // It changes only this thread.
+            // This changes only the user of this thread.
             rustix::thread::set_thread_res_uid(user, user, user).ok()?;
             Some(home.run(&parse(builtin), b""))
         });

@@ -25,7 +25,7 @@ use crate::protocol::{BuiltinError, FileEvent, FilePath};
 
 /// The output is written in pieces of this size.
 const PIECE: usize = 64 * 1024;
-/// How often the queue is read before the watch looks at stdin again.
+/// How many times to read the queue before looking at stdin again.
 const READS: usize = 1024;
 
 const CHANGES: AddWatchFlags = AddWatchFlags::IN_CREATE
@@ -39,10 +39,10 @@ const CHANGES: AddWatchFlags = AddWatchFlags::IN_CREATE
 /// Writes changes until stdin ends, or until the path itself is removed, moved or replaced, which
 /// is reported as its removal. An empty path stands for the home.
 ///
-/// A recursive watch has a watch of the kernel for each directory. When a directory appears, its
-/// entries are reported as created, once each, whether they were there before the kernel watched
-/// it or came later. A directory that the user may not read is not watched. If the kernel has lost
-/// events or has no watch left, an overflow is reported.
+/// A recursive watch has an inotify watch for each directory. When a directory appears, each of its
+/// entries is reported as created once, whether the entry came before or after the inotify watch. A
+/// directory that the user may not read is not watched. If the kernel has lost events, or the limit
+/// on watches is reached, an overflow is reported.
 pub(super) fn watch(
     home: &Path,
     path: &FilePath,
@@ -84,8 +84,8 @@ struct Watcher<'a> {
     root_watch: Option<WatchDescriptor>,
     /// The paths of the watched directories. All paths are relative to the root.
     watches: HashMap<WatchDescriptor, Vec<u8>>,
-    /// Entries of new directories that were reported as created. The queue may have their creation,
-    /// too.
+    /// Entries of new directories that were already reported as created. The queue may contain
+    /// their creation a second time.
     seen: HashSet<Vec<u8>>,
     moves: Moves,
     /// Lines that are not written yet.
@@ -106,8 +106,8 @@ impl Watcher<'_> {
     }
 
     fn run(&mut self) -> io::Result<()> {
-        // The event is written when all directories are watched. Until then, only an overflow
-        // follows it.
+        // This stays in the buffer until all directories are watched. Only an overflow can follow
+        // it before that.
         self.report(&FileEvent::Ready)?;
         self.add_entries(Vec::new(), false)?;
         self.write()?;
@@ -138,7 +138,7 @@ impl Watcher<'_> {
                 Ok(events) => {
                     for event in events {
                         if event.mask.contains(AddWatchFlags::IN_Q_OVERFLOW) {
-                            // The other events are those of the old queue.
+                            // The remaining events are from the old queue.
                             self.restart()?;
                             break;
                         }
@@ -149,7 +149,7 @@ impl Watcher<'_> {
                     }
                 }
                 Err(Errno::EAGAIN) => {
-                    // Creations from now on are of new entries.
+                    // The queue is empty, so later creations are those of other entries.
                     self.seen.clear();
                     return Ok(());
                 }
@@ -232,7 +232,7 @@ impl Watcher<'_> {
             | AddWatchFlags::IN_UNMOUNT
             | AddWatchFlags::IN_IGNORED;
         if self.root_watch == Some(event.wd) {
-            // A file that another process has open is deleted when that process closes it.
+            // While a process has the removed file open, the kernel doesn't report its deletion.
             let is_gone = has(gone) || stat(&self.root).is_err();
             return match is_gone {
                 true => self.end(),
@@ -272,8 +272,9 @@ impl Watcher<'_> {
         Ok(())
     }
 
-    /// Reports that the file of a pending move was removed, because its other half has not come.
-    /// With `path`, only if the event for `path` depends on it or enough events have passed.
+    /// Reports the file of a pending move as removed, because the second half of the move has not
+    /// come. With `path`, does so only if the order of the move and of the event at `path` matters,
+    /// or if the second half is overdue.
     fn settle_moves(&mut self, path: Option<&[u8]>) -> io::Result<()> {
         let Some(old) = self.moves.expire(path) else {
             return Ok(());

@@ -1,4 +1,4 @@
-//! [`write()`] and [`copy`]: put bytes into a file.
+//! [`write()`] and [`copy`]: write the content of a file.
 
 use std::{
     fs::{File, Permissions},
@@ -95,7 +95,7 @@ fn create_parents(path: &Path) -> io::Result<NewDirectories> {
     })
 }
 
-/// Writes stdin to a new file, which then replaces the earlier one.
+/// Writes stdin to a new file, which then replaces the old one.
 fn write_new(
     subject: Subject<'_>,
     path: &Path,
@@ -143,8 +143,7 @@ fn prepare(
     NewFile::create(place, permissions.or(earlier_permissions)).map_err(|error| subject.fail(error))
 }
 
-/// Writes stdin to the end of a file, or from an offset on. The error tells how many bytes were
-/// written.
+/// Appends stdin to a file, or writes it at an offset. An error says how many bytes were written.
 fn write_in_place(
     subject: Subject<'_>,
     path: &Path,
@@ -212,7 +211,7 @@ fn each_input(
     }
 }
 
-/// Copies up to `size` bytes and keeps holes. Returns the size of the copy.
+/// Copies up to `size` bytes and preserves holes. Returns the size of the copy.
 fn copy_data(from: &File, size: u64, to: &File, streams: &Streams) -> io::Result<u64> {
     let mut at = 0;
     while let Some(data) = next_data(from, at, size)? {
@@ -253,7 +252,7 @@ fn next_data(file: &File, at: u64, end: u64) -> io::Result<Option<std::ops::Rang
     let start = match seek(at, Whence::SeekData) {
         Ok(start) if start < end => start,
         Ok(_) | Err(Errno::ENXIO) => return Ok(None),
-        // The file system does not know holes.
+        // The file system doesn't report holes.
         Err(Errno::EINVAL | Errno::EOPNOTSUPP) => return Ok(Some(at..end)),
         Err(error) => return Err(error.into()),
     };

@@ -60,7 +60,7 @@ pub enum Program<'a> {
     Code(ExecRequest<'a>),
     /// A program of the sandbox, and its arguments. The first is its path, or its name in `PATH`.
     Argv(Cow<'a, [String]>),
-    /// A program of the server.
+    /// An operation on the files of the sandbox.
     Builtin(Cow<'a, Builtin>),
 }
 

@@ -13,7 +13,7 @@ pub struct ExecOptions {
     pub args: Vec<String>,
     /// Variables that are added to the environment.
     pub env: Vec<(String, String)>,
-    /// The working directory. A relative path starts at the default directory.
+    /// The working directory. A relative path starts at the home directory of the sandbox.
     pub cwd: Option<String>,
     /// The time limit in milliseconds, after which the server kills the exec.
     pub timeout_ms: Option<u64>,

@@ -16,7 +16,8 @@ use super::{
     ClientMessage, ExecOptions, ExecRequest, NamedMessage, Program,
 };
 
-/// The most bytes of a builtin as JSON: two paths of 4 KiB, each byte of which may take 6.
+/// Maximum length of a builtin as JSON, in bytes. Enough for two paths of 4 KiB, because JSON takes
+/// at most 6 bytes for each byte of a path.
 const MAX_BUILTIN_BYTES: usize = 64 * 1024;
 
 /// Every key that a message of a client can have.

@@ -17,7 +17,7 @@ pub struct ExecUpdate<Id = ExecId> {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub window: Option<u64>,
     /// With `SANDBOX_EXECUTION_RUNNING`: how many bytes of input the client may send past the last
-    /// acknowledgement. Older servers leave it out: 256 KiB.
+    /// acknowledgement. Older servers omit it: then the limit is 256 KiB.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stdin_window: Option<u64>,
     /// With `SANDBOX_EXECUTION_EXITED` and `SANDBOX_EXECUTION_DONE`: how the exec ended.
@@ -76,7 +76,7 @@ pub struct ExecEnd {
 pub enum Outcome {
     /// The result, a JSON object of at most [`MAX_RESULT_BYTES`](super::super::MAX_RESULT_BYTES).
     Result(String),
-    /// Why it failed.
+    /// Why the builtin failed.
     Error(BuiltinError),
 }
 

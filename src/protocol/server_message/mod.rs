@@ -29,7 +29,7 @@ pub enum ServerMessage {
     Identity(Identity),
     /// A piece of output.
     Output(OutputPiece),
-    /// A piece of output to send in a binary frame (v2). A received one is [`Self::Output`].
+    /// A piece of output to send in a binary frame (v2). A received piece is [`Self::Output`].
     BinaryOutput(OutputPiece),
     /// The reason of the error status before it.
     Error(ErrorMessage),
@@ -118,9 +118,9 @@ impl ServerMessage {
         }
     }
 
-    /// Reads a frame with output in the usual form, or a binary frame. Returns `None` for every other frame, which
-    /// [`read`](Self::read) reads. A separate function, because the larger result of `read` would be
-    /// moved several times for each piece.
+    /// Reads a frame with output in the usual form, or a binary frame. Returns `None` for every
+    /// other frame, which [`read`](Self::read) reads. A separate function, because the larger
+    /// result of `read` would be moved several times for each piece.
     pub fn read_output(frame: &Bytes, version: Version) -> Option<OutputView<'_>> {
         let piece = Piece::read(frame).filter(|_| version == Version::V2);
         match piece {

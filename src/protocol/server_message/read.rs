@@ -17,7 +17,7 @@ use super::{
     ServerMessage, StatusUpdate, UnknownMessage,
 };
 
-/// The most bytes of the list of features. A longer list counts as absent.
+/// Maximum length of the list of features, in bytes. A longer list counts as absent.
 const MAX_FEATURES_BYTES: usize = 4_096;
 
 /// Every key that a message of a server can have.
@@ -125,8 +125,8 @@ pub(super) fn message(frame: &Bytes, version: Version) -> Result<ServerMessage, 
 }
 
 impl Keys<'_> {
-    /// The outcome of a builtin. A result that is too long, or an error that can't be read, is an
-    /// error.
+    /// Reads the outcome of a builtin. If the outcome is too long or can't be read, returns an
+    /// error of the kind `other` as the outcome.
     fn outcome(&self) -> Option<Outcome> {
         let is_short = |raw: Raw<'_>| raw.json().len() <= MAX_RESULT_BYTES;
         let unreadable = || BuiltinError::other("the server's report of the outcome can't be read");

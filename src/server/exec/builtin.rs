@@ -1,4 +1,4 @@
-//! [`run`]: the task of a builtin exec. [`Turns`] limits how many run concurrently.
+//! [`run`]: the task of a builtin exec. [`Turns`] limits how many builtins run concurrently.
 
 use std::{io, sync::Arc};
 
@@ -29,7 +29,8 @@ const QUICK: usize = 16;
 /// How many watches run concurrently in a sandbox.
 const WATCHES: usize = 64;
 
-/// The turns of the builtins of one sandbox. A builtin beyond a limit waits.
+/// Limits how many builtins of one sandbox run concurrently. A builtin over a limit waits for its
+/// turn.
 pub(crate) struct Turns {
     transfers: Arc<Semaphore>,
     quick: Arc<Semaphore>,
@@ -66,8 +67,8 @@ impl Turns {
     }
 }
 
-/// Runs a builtin when its turn has come. Reports every failure as the outcome. Sets the deadline
-/// when the builtin has ended.
+/// Waits for the turn of a builtin and runs it. Reports every failure as the outcome. Sets
+/// `deadline` when the builtin has ended.
 pub(super) async fn run(
     sandbox: &dyn BackendSandbox,
     job: Job,
@@ -76,7 +77,7 @@ pub(super) async fn run(
     deadline: &Arc<Deadline>,
     outlet: Outlet,
 ) {
-    // The client must not take a wait for the turn for a lost request.
+    // Answer now, so that a builtin that waits for its turn doesn't look like a lost request.
     outlet.exec.change(ServedExec::handle_started);
     let turn = tokio::select! {
         biased;
@@ -115,7 +116,7 @@ async fn perform(
     let outcome = tokio::select! {
         biased;
         () = asked(killed) => None,
-        // Before the report: it may be ready after the last bytes were taken.
+        // Polled before the report, so that stdin that the builtin has taken is acknowledged first.
         () = async {
             if let Some(pipe) = &mut stdin {
                 outlet.feed(pipe).await;
@@ -139,7 +140,7 @@ async fn perform(
             outlet.exec.will_die(None);
             match kill(&mut *process).await {
                 Err(reason) => Ending::Killed(Err(reason)),
-                // It may have taken effect before it saw the kill.
+                // The builtin may have taken effect before it noticed the kill.
                 Ok(exit) => match report.await {
                     Ok(outcome @ Outcome::Result(_)) => Ending::Completed(outcome),
                     _ => Ending::Killed(Ok(exit)),
@@ -154,7 +155,7 @@ async fn perform(
     ending
 }
 
-/// Reads the report of a builtin, which ends its stderr.
+/// Reads the report of a builtin, which is all that its stderr contains.
 async fn read_report(stderr: Pipe) -> io::Result<Outcome> {
     let mut json = Vec::new();
     let most = MAX_REPORT_BYTES as u64 + 1;

@@ -150,7 +150,7 @@ impl ExecTable {
         programs.filter(|control| control.is_alive()).count()
     }
 
-    /// Whether there are so many unacknowledged builtins that no more may start.
+    /// Whether the limit on unacknowledged builtins is reached, so that no more may start.
     pub(crate) fn has_many_builtins(&self) -> bool {
         let entries = self.entries.values();
         let unsettled = entries.filter(|entry| entry.is_unsettled_builtin());
@@ -262,7 +262,7 @@ impl ExecTable {
                 entry.exec.change(|exec| exec.abandon(why));
             }
         }
-        // Unacknowledged builtins don't use up the places of other execs.
+        // Unacknowledged builtins don't count toward the limit on remembered execs.
         let builtins = self.entries.values().filter(|it| it.is_unsettled_builtin());
         let most = REMEMBERED + builtins.count();
         while self.order.len() > most {

@@ -355,8 +355,8 @@ impl Outlet {
         let _ = self.events.send((self.id.clone(), became)).await;
     }
 
-    /// Writes stdin to the pipe of the process until stdin ends. Then the caller must close the
-    /// pipe. The future may be dropped when the process has ended.
+    /// Writes stdin to the pipe of the process. Returns when stdin ends; the caller must then close
+    /// the pipe. The caller may drop the future when the process has ended.
     pub(super) async fn feed(&self, pipe: &mut Input) {
         loop {
             let poll = |exec: &mut ServedExec| (exec.poll_stdin(), exec.is_stdin_over());

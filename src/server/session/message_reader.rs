@@ -123,7 +123,7 @@ impl Incoming {
                 Fragment::First(data)
             }
             Frame::Binary(_) | Frame::Continuation(Item::FirstBinary(_)) => {
-                let why = "a binary message that is no piece of stdin";
+                let why = "a binary message that is not a piece of stdin";
                 return Some(Event::Refused(why.to_owned(), None));
             }
             Frame::Ping(payload) => return Some(Event::Ping(payload)),

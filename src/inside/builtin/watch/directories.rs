@@ -18,14 +18,14 @@ use super::{
 };
 use crate::protocol::{FileEvent, FilePath};
 
-/// The most directories that are watched. The kernel has a limit, too.
+/// Maximum number of directories to watch. The kernel has a limit as well.
 const MAX_WATCHES: usize = 65_536;
-/// The most names in new directories that are remembered.
+/// Maximum number of names in new directories to remember.
 const MAX_SEEN: usize = 65_536;
 
 impl Watcher<'_> {
-    /// Watches a directory below the root. If it was not watched at this path, watches the
-    /// directories in it, too, and reports its entries as created if `is_new`.
+    /// Watches a directory below the root. If it was not yet watched at this path, also watches the
+    /// directories in it, and reports its entries as created if `is_new`.
     pub(super) fn add_directory(&mut self, path: Vec<u8>, is_new: bool) -> io::Result<()> {
         if self.add_watch(&path)? {
             self.add_entries(path, is_new)?;
@@ -51,7 +51,7 @@ impl Watcher<'_> {
                 } else if is_new {
                     self.report(&FileEvent::Overflow)?;
                 }
-                // Of an unknown kind, only a directory can be watched.
+                // If the kind is unknown, `add_watch` succeeds only for a directory.
                 let is_directory = kind.is_none_or(|kind| kind == Type::Directory);
                 if is_directory && self.add_watch(&path)? {
                     directories.push(path);
@@ -61,7 +61,7 @@ impl Watcher<'_> {
         Ok(())
     }
 
-    /// The entries of a directory. It has none if code has removed or replaced it.
+    /// The entries of a directory. Empty if code has removed or replaced the directory.
     fn entries(&self, directory: &[u8]) -> io::Result<Vec<(Vec<u8>, Option<Type>)>> {
         let path = self.on_machine(directory);
         let opened = match directory.is_empty() {
@@ -87,7 +87,7 @@ impl Watcher<'_> {
         Ok(entries)
     }
 
-    /// Watches a directory below the root. Returns whether it was not watched at this path.
+    /// Watches a directory below the root. Returns `true` if it was not yet watched at this path.
     fn add_watch(&mut self, path: &[u8]) -> io::Result<bool> {
         if self.watches.len() >= MAX_WATCHES {
             self.report(&FileEvent::Overflow)?;

@@ -20,7 +20,7 @@ pub(super) struct Move {
 #[derive(Default)]
 pub(super) struct Moves {
     pending: Option<Move>,
-    /// How many events came after it.
+    /// How many events came after the pending move.
     events: u32,
 }
 
@@ -34,13 +34,13 @@ impl Moves {
         self.events = 0;
     }
 
-    /// The pending move, if it has this cookie.
+    /// Takes the pending move if it has this cookie.
     pub(super) fn take(&mut self, cookie: u32) -> Option<Move> {
         self.pending.take_if(|first| first.cookie == cookie)
     }
 
-    /// The pending move, if its second half is not expected any more. For an event at `path`, that
-    /// is if the order of both matters or enough events have come.
+    /// Takes the pending move if its second half is no longer expected. With `path`, does so only
+    /// if the order of the move and of an event at `path` matters, or if too many events have come.
     pub(super) fn expire(&mut self, path: Option<&[u8]>) -> Option<Move> {
         self.events += 1;
         let is_late = self.events > EVENTS;

@@ -94,12 +94,12 @@ fn changes_are_reported_in_order() {
 }
 
 #[test]
-fn moves_across_the_border_are_creations_and_removals() {
+fn moves_into_and_out_of_a_watch_are_reported() {
     let (home, elsewhere) = (Home::new(), Home::new());
     fs::create_dir_all(home.path("d/e")).unwrap();
     let mut watching = Watching::recursive(&home);
     fs::rename(home.path("d"), elsewhere.path("d")).unwrap();
-    // No other event follows, so this comes from the limit on the wait.
+    // No other event follows, so this comes when the wait for the second half times out.
     assert_eq!(watching.next(), Some(removed("d")));
     elsewhere.put("d/e/silent", "");
     fs::rename(elsewhere.path("d"), home.path("f")).unwrap();

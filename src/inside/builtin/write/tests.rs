@@ -212,7 +212,7 @@ fn writes_refuse_bad_paths_before_they_read() {
             (name.as_str(), BuiltinErrorKind::InvalidInput),
         ] {
             let builtin = parse(&json!({"op": "write", "path": path, "mode": mode}));
-            // The input does not end, so a write that read it would not return.
+            // The input never ends, so a write that reads it would not return.
             let (mut streams, _ends) = ends();
             let failed = run(&builtin, home.0.path(), &mut streams).unwrap_err();
             assert_eq!(failed.kind, kind, "{failed}");

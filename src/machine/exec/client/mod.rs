@@ -119,7 +119,7 @@ impl Process {
         }
     }
 
-    /// Sets whether stdin travels in binary frames (v2). See
+    /// Sets whether the client sends stdin in binary frames (v2). See
     /// [`ExecOptions::binary`](crate::protocol::ExecOptions::binary).
     pub fn set_binary(&mut self, binary: bool) {
         self.binary = binary;

@@ -216,7 +216,7 @@ impl Sandbox {
                 return Err(Failure::Unsupported { what, feature });
             }
             _ => {
-                let feature = "programs without code";
+                let feature = "argument vectors";
                 return Err(Failure::Unsupported { what, feature });
             }
         };
