@@ -334,7 +334,9 @@ impl Link {
                 }
             }
             // Under v1, the machine refuses the frame.
-            Frame::Binary(data) if Piece::read(&data).is_some() => self.take(data),
+            Frame::Binary(data) if Piece::read(&data).is_some_and(|it| it.stream.is_some()) => {
+                self.take(data);
+            }
             Frame::Binary(data) => return Err(protocol(binary(&data))),
             Frame::Ping(payload) => {
                 self.pong = Some(payload);

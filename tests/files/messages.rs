@@ -181,7 +181,10 @@ async fn messages_pack_and_unpack_a_directory() {
     };
     let (result, archive) = perform(&sandbox, pack, b"").await.unwrap();
     assert_eq!(moved(&result).bytes, 7, "{result}");
-    let unpack = Builtin::Unpack { path: "to".into() };
+    let unpack = Builtin::Unpack {
+        path: "to".into(),
+        file: false,
+    };
     let (result, output) = perform(&sandbox, unpack, &archive).await.unwrap();
     assert_eq!(moved(&result).bytes, 7, "{result}");
     assert!(output.is_empty());
