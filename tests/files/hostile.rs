@@ -145,8 +145,10 @@ async fn start(sandbox: &Sandbox, code: &str, canary: &Path) -> Process {
         .args(targets.iter().copied());
     let attack = attack.timeout(Duration::from_secs(60)).spawn();
     let attack = within("the attack", attack).await.unwrap();
-    let ready = within("its start", attack.stdout().next()).await.unwrap();
-    assert_eq!(ready.unwrap(), "ready\n");
+    // The line may come in pieces.
+    let mut lines = attack.stdout().lines();
+    let ready = within("its start", lines.next()).await.unwrap();
+    assert_eq!(ready.unwrap(), "ready");
     attack
 }
 
