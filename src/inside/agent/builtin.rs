@@ -1,7 +1,8 @@
 //! Runs a builtin in a process of its own: a fork of the agent that executes no other program.
 //!
-//! A kill doesn't signal this process, but closes a pipe that it watches. So it can remove an
-//! unfinished file before it ends.
+//! A kill doesn't signal this process at first, but closes a pipe that it watches. So it can remove
+//! an unfinished file before it ends. If it doesn't end in time, it gets SIGKILL, because code runs as
+//! the same user and may stop it.
 
 use std::{
     io::{self, PipeReader, PipeWriter},
