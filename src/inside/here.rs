@@ -5,17 +5,21 @@ use std::{
     os::fd::{AsFd, OwnedFd},
     path::PathBuf,
     thread,
+    time::Duration,
 };
 
 use futures::future::BoxFuture;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use tokio::{net::unix::pipe, sync::watch};
+use tokio::{net::unix::pipe, sync::watch, time::timeout};
 
 use super::{
     builtin::{Streams, serve},
     process::{Exit, Process, Started},
 };
 use crate::protocol::Builtin;
+
+/// How long a builtin may take to stop. A file system that doesn't answer can hold its thread.
+const STOPPED_WITHIN: Duration = Duration::from_secs(10);
 
 /// Starts a builtin. Relative paths start at `home`. Dropping the process stops the builtin.
 pub(crate) fn start(builtin: Builtin, home: PathBuf) -> io::Result<Started> {
@@ -74,8 +78,10 @@ impl Process for Thread {
     fn kill(&mut self) -> BoxFuture<'_, Result<(), String>> {
         self.stop = None;
         Box::pin(async {
-            let _ = self.exited.wait_for(|&ended| ended).await;
-            Ok(())
+            let ended = timeout(STOPPED_WITHIN, self.exited.wait_for(|&ended| ended)).await;
+            ended.map(drop).map_err(|_| {
+                format!("the operation did not stop within {STOPPED_WITHIN:?} of the kill")
+            })
         })
     }
 }

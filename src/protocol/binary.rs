@@ -106,7 +106,7 @@ impl<'a> Piece<'a> {
 
     /// Encodes the piece as a binary frame, or as the text message if the id is longer than 255
     /// bytes.
-    pub fn encode(&self) -> Encoded {
+    pub fn encode(self) -> Encoded {
         let Ok(length) = u8::try_from(self.exec.len()) else {
             return Encoded::Text(self.to_text());
         };
@@ -125,7 +125,7 @@ impl<'a> Piece<'a> {
     }
 
     /// The text message that means the same.
-    pub fn to_text(&self) -> String {
+    pub fn to_text(self) -> String {
         let event = self.stream.map_or("stdin", StdStream::as_str);
         print_piece(event, Some((self.exec, self.offset)), self.data, self.eof)
     }

@@ -8,6 +8,7 @@ use actix_sandbox::{
     server::{Backend, GvisorOptions, NamespaceOptions},
 };
 use futures::StreamExt;
+use tokio::io::AsyncWriteExt;
 
 use crate::processes::processes_of;
 use crate::support::{
@@ -272,6 +273,22 @@ async fn code_that_stops_or_kills_starting_execs_stops_no_agent() {
                 .await
                 .unwrap();
         }
+        server.stop().await;
+    }
+}
+
+/// Code runs as the same user as the process of a builtin, so it can stop that process.
+#[actix::test]
+async fn a_builtin_that_code_has_stopped_goes_on() {
+    for (server, sandbox) in sandboxes().await {
+        let mut writer = sandbox.files().create("file").await.unwrap();
+        let hunter = sandbox.command(Language::Python, HUNT).args(["19"]);
+        let hunted = within("the hunter", hunter.output()).await.unwrap();
+        assert!(hunted.end.success(), "{hunted:?}");
+        writer.write_all(b"written").await.unwrap();
+        within("the write", writer.shutdown()).await.unwrap();
+        let content = within("the read", sandbox.files().read("file"));
+        assert_eq!(content.await.unwrap(), "written");
         server.stop().await;
     }
 }

@@ -224,3 +224,27 @@ async fn a_sandbox_without_a_client_is_deleted_when_it_is_idle() {
     assert_eq!(late.line().await, "SANDBOX_NOT_FOUND");
     server.stop().await;
 }
+
+/// A builtin has no time limit, so one that waits for a lost client must not keep the sandbox.
+#[tokio::test]
+async fn a_builtin_without_a_client_keeps_no_sandbox() {
+    let directory = tempfile::tempdir().unwrap();
+    let server = LocalServer::builder()
+        .directory(directory.path())
+        .start()
+        .await
+        .unwrap();
+    let config = serde_json::json!({"idle_timeout": 5});
+    let (mut client, identity) = Client::create_v2_with(&server, config).await;
+    let write = serde_json::json!({"op": "write", "path": "file", "mode": "replace"});
+    client
+        .send(serde_json::json!({"exec": "write", "builtin": write}))
+        .await;
+    assert_eq!(client.json().await["status"], "SANDBOX_EXECUTION_RUNNING");
+    let root = crate::support::raw_client::entries(directory.path()).remove(0);
+    let its_own = root.join(&identity.id);
+    assert!(its_own.exists());
+    drop(client);
+    eventually("its directory is gone", || !its_own.exists()).await;
+    server.stop().await;
+}

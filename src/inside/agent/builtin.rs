@@ -1,7 +1,8 @@
 //! Runs a builtin in a process of its own: a fork of the agent that executes no other program.
 //!
-//! A kill doesn't send this process a signal, but closes a pipe that the process watches. So the
-//! process can remove an unfinished file before it ends.
+//! A kill doesn't send this process a signal at first, but closes a pipe that the process watches.
+//! So the process can remove an unfinished file before it ends. If it doesn't end in time, it gets
+//! SIGKILL: code runs as the same user and may have stopped it.
 
 use std::{
     io::{self, PipeReader, PipeWriter},

@@ -8,10 +8,14 @@ use std::{
         unix::{fs::OpenOptionsExt, process::ExitStatusExt},
     },
     process::ExitStatus,
+    time::{Duration, Instant},
 };
 
 use bytes::{Buf, BytesMut};
-use nix::unistd::Pid;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use rustix::{event::PollFlags, io::Errno};
 
 use super::{
@@ -23,6 +27,9 @@ use crate::inside::{
     frames::{MAX_DATA_BYTES, Stream, WINDOW, put_credit, put_data, put_end},
     messages::{File, Limits, Program, Reply, Start},
 };
+
+/// How long a builtin may take to stop. After that, its process is killed. The server waits longer.
+const STOPS_WITHIN: Duration = Duration::from_secs(5);
 
 /// What `poll` reports about an exec.
 #[derive(Clone, Copy)]
@@ -46,6 +53,8 @@ pub(super) struct Exec {
     file: Option<WrittenFile>,
     /// Closing this stops the builtin. `None` if the exec isn't a builtin, or is being killed.
     stop: Option<PipeWriter>,
+    /// When the process of a builtin that is being killed gets SIGKILL.
+    stops_by: Option<Instant>,
     /// What was told to the server.
     told: Told,
     /// Whether code killed the reaper. Then all processes of the exec are killed.
@@ -162,6 +171,7 @@ impl Exec {
             reports: None,
             file: None,
             stop: None,
+            stops_by: None,
             told: Told::End,
             has_lost_reaper: false,
             is_kill_asked: false,
@@ -215,7 +225,26 @@ impl Exec {
     pub(super) fn handle_kill(&mut self) {
         self.is_kill_asked = true;
         // The builtin must see the kill before the end of its input, which would commit a write.
-        self.stop = None;
+        if self.stop.take().is_some() {
+            self.stops_by = Some(Instant::now() + STOPS_WITHIN);
+        }
+    }
+
+    /// Whether this is a builtin.
+    pub(super) fn is_builtin(&self) -> bool {
+        self.stop.is_some() || self.stops_by.is_some()
+    }
+
+    /// Makes a builtin that is being killed go on to its end, in case code has stopped it. If it
+    /// takes too long, this kills it.
+    pub(super) fn hurry_builtin(&self) {
+        if let (Some(child), Some(by)) = (self.child, self.stops_by) {
+            let signal = match Instant::now() < by {
+                true => Signal::SIGCONT,
+                false => Signal::SIGKILL,
+            };
+            let _ = kill(child, signal);
+        }
     }
 
     /// Closes a stream that the server no longer reads.

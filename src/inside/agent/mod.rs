@@ -495,8 +495,9 @@ impl Agent {
                 continue;
             };
             if status.stopped() {
-                // Continue a reaper that code has stopped. Code may stop its own main process.
-                if exec.group().is_none() {
+                // Continue a reaper or a builtin that code has stopped. Code may stop its own main
+                // process.
+                if exec.group().is_none() || exec.is_builtin() {
                     let _ = kill(pid, Signal::SIGCONT);
                 }
                 continue;

@@ -78,6 +78,7 @@ impl Agent {
         } else {
             return;
         }
+        self.execs.values().for_each(Exec::hurry_builtin);
         // A failure means, for example, that this process has no descriptor left. The next pass
         // tries again.
         if self.pass().is_err() {

@@ -1,6 +1,6 @@
 //! [`run`]: the task of a builtin exec. [`Turns`] limits how many builtins run concurrently.
 
-use std::{io, sync::Arc};
+use std::{io, sync::Arc, time::Duration};
 
 use tokio::{
     io::AsyncReadExt,
@@ -9,13 +9,14 @@ use tokio::{
 
 use super::{
     ending::{asked, kill},
+    execution::SHORT_GRACE,
     output_pump::{Deadline, pump},
     shared_exec::{Ending, Outlet},
 };
 use crate::{
     inside::{
         builtin::{MAX_REPORT_BYTES, Report},
-        process::{Pipe, Started},
+        process::{Pipe, Process, Started},
     },
     machine::ServedExec,
     protocol::{Builtin, BuiltinError, Outcome, StdStream},
@@ -91,7 +92,7 @@ pub(super) async fn run(
             Err(reason) => Ending::Completed(Outcome::Error(BuiltinError::other(reason))),
         },
     };
-    deadline.set(std::time::Duration::ZERO);
+    deadline.set(Duration::ZERO);
     outlet.ended(ending, false).await;
 }
 
@@ -106,12 +107,14 @@ async fn perform(
         stdin,
         stdout,
         stderr,
-        mut process,
+        process,
     } = started;
     let keeper = outlet.keeper(StdStream::Stdout);
-    let output = tokio::spawn(pump(stdout, deadline.clone(), keeper));
+    let mut output = tokio::spawn(pump(stdout, deadline.clone(), keeper));
     // The end of stdin commits a write, so stdin must stay open until a kill is confirmed.
     let mut stdin = Some(stdin);
+    // If this task is dropped, the process is dropped before its stdin. That stops the builtin.
+    let mut process = process;
     let mut report = std::pin::pin!(read_report(stderr));
     let outcome = tokio::select! {
         biased;
@@ -126,33 +129,74 @@ async fn perform(
         } => None,
         outcome = &mut report => Some(outcome),
     };
-    let ending = match outcome {
+    let mut ending = match outcome {
         Some(Ok(outcome)) => Ending::Completed(outcome),
-        Some(Err(reason)) => match process.wait().await {
-            // The sandbox was lost.
-            Err(error) => Ending::Lost(error.to_string()),
-            Ok(_) => {
-                let reason = format!("the operation ended without an outcome: {reason}");
-                Ending::Completed(Outcome::Error(BuiltinError::other(reason)))
+        Some(Err(reason)) => tokio::select! {
+            biased;
+            exit = process.wait() => match exit {
+                // The sandbox was lost.
+                Err(error) => Ending::Lost(error.to_string()),
+                Ok(_) => {
+                    let reason = format!("the operation ended without an outcome: {reason}");
+                    Ending::Completed(Outcome::Error(BuiltinError::other(reason)))
+                }
+            },
+            () = asked(killed) => {
+                stop(&mut *process, std::future::ready(Err(reason)), outlet).await
             }
         },
-        None => {
-            outlet.exec.will_die(None);
-            match kill(&mut *process).await {
-                Err(reason) => Ending::Killed(Err(reason)),
-                // The builtin may have taken effect before it noticed the kill.
-                Ok(exit) => match report.await {
-                    Ok(outcome @ Outcome::Result(_)) => Ending::Completed(outcome),
-                    _ => Ending::Killed(Ok(exit)),
-                },
-            }
-        }
+        None => stop(&mut *process, report, outlet).await,
     };
     drop(stdin);
     outlet.exec.change(ServedExec::handle_stdin_closed);
     outlet.keep_rest();
-    let _ = output.await;
+    if let Ending::Killed(Err(_)) = ending {
+        // The builtin may still hold its output open.
+        deadline.set(Duration::ZERO);
+    }
+    let output = tokio::select! {
+        biased;
+        output = &mut output => output,
+        () = asked(killed) => {
+            outlet.exec.will_die(None);
+            deadline.set(SHORT_GRACE);
+            output.await
+        }
+    };
+    if !matches!(output, Ok(None)) && matches!(ending, Ending::Completed(Outcome::Result(_))) {
+        ending = Ending::Lost("The end of the output was lost.".to_owned());
+    }
     ending
+}
+
+/// Kills a builtin. The report may say that the builtin took effect before it noticed the
+/// kill.
+async fn stop(
+    process: &mut dyn Process,
+    report: impl Future<Output = io::Result<Outcome>>,
+    outlet: &Outlet,
+) -> Ending {
+    outlet.exec.will_die(None);
+    let mut report = std::pin::pin!(report);
+    let mut killed = std::pin::pin!(kill(process));
+    // The builtin can't end while it waits for room to report.
+    let (killed, reported) = tokio::select! {
+        biased;
+        reported = &mut report => (killed.await, Some(reported)),
+        killed = &mut killed => (killed, None),
+    };
+    let exit = match killed {
+        Ok(exit) => exit,
+        Err(reason) => return Ending::Killed(Err(reason)),
+    };
+    let reported = match reported {
+        Some(reported) => reported,
+        None => report.await,
+    };
+    match reported {
+        Ok(outcome @ Outcome::Result(_)) => Ending::Completed(outcome),
+        _ => Ending::Killed(Ok(exit)),
+    }
 }
 
 /// Reads the report of a builtin, which is all that its stderr contains.
@@ -164,4 +208,123 @@ async fn read_report(stderr: Pipe) -> io::Result<Outcome> {
         Report::Result(result) => Outcome::Result(result.to_string()),
         Report::Error(error) => Outcome::Error(error),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        pin::Pin,
+        task::{Context, Poll},
+    };
+
+    use futures::future::BoxFuture;
+    use tokio::{
+        io::{AsyncRead, AsyncWriteExt, ReadBuf, duplex, empty, sink},
+        sync::{mpsc, oneshot},
+        time::timeout,
+    };
+
+    use super::*;
+    use crate::{
+        inside::process::{Exit, Process},
+        server::exec::shared_exec::SharedExec,
+    };
+
+    const RESULT: &str = r#"{"result":{}}"#;
+
+    /// A process that ends when `ended` is sent.
+    struct Fake(Option<oneshot::Receiver<()>>);
+
+    impl Process for Fake {
+        fn wait(&mut self) -> BoxFuture<'_, io::Result<Exit>> {
+            Box::pin(std::future::pending())
+        }
+
+        fn kill(&mut self) -> BoxFuture<'_, Result<(), String>> {
+            Box::pin(async {
+                if let Some(ended) = self.0.take() {
+                    let _ = ended.await;
+                }
+                // The wait after a kill must return.
+                Err("killed".to_owned())
+            })
+        }
+    }
+
+    struct Broken;
+
+    impl AsyncRead for Broken {
+        fn poll_read(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            _: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()))
+        }
+    }
+
+    fn started(stdout: Pipe, stderr: Pipe, process: Fake) -> Started {
+        Started {
+            stdin: Box::new(sink()),
+            stdout,
+            stderr,
+            process: Box::new(process),
+        }
+    }
+
+    /// How a builtin ends. `is_killed` is whether the kill comes before the first event. Another
+    /// kill comes when the builtin waits.
+    async fn ending(started: Started, is_killed: bool) -> Ending {
+        let exec = SharedExec::new(ServedExec::new("e".into(), 1_024), None);
+        let outlet = Outlet {
+            id: Some("e".into()),
+            exec,
+            events: mpsc::channel(1).0,
+        };
+        let (kill, mut killed) = watch::channel(is_killed);
+        let deadline = Deadline::new();
+        let performed = perform(started, &mut killed, &deadline, &outlet);
+        let (ending, _) = tokio::join!(timeout(Duration::from_secs(10), performed), async {
+            kill.send_replace(true)
+        });
+        ending.expect("the builtin did not end")
+    }
+
+    #[tokio::test]
+    async fn a_kill_while_a_builtin_writes_its_report_ends_it() {
+        let (stderr, mut report) = duplex(4);
+        let (end, ended) = oneshot::channel();
+        tokio::spawn(async move {
+            report.write_all(RESULT.as_bytes()).await.unwrap();
+            drop(report);
+            end.send(())
+        });
+        let process = Fake(Some(ended));
+        let started = started(Box::new(empty()), Box::new(stderr), process);
+        let ending = ending(started, true).await;
+        assert!(matches!(ending, Ending::Killed(Err(_))));
+    }
+
+    #[tokio::test]
+    async fn a_builtin_whose_output_was_lost_has_no_success() {
+        let stdout = Box::new(Broken);
+        let started = started(stdout, Box::new(RESULT.as_bytes()), Fake(None));
+        assert!(matches!(ending(started, false).await, Ending::Lost(_)));
+    }
+
+    #[tokio::test]
+    async fn a_kill_ends_a_builtin_whose_output_stays_open() {
+        let (stdout, _open) = duplex(4);
+        let started = started(Box::new(stdout), Box::new(RESULT.as_bytes()), Fake(None));
+        assert!(matches!(ending(started, false).await, Ending::Lost(_)));
+    }
+
+    #[tokio::test]
+    async fn a_kill_ends_a_builtin_that_neither_reports_nor_exits() {
+        let started = started(Box::new(empty()), Box::new(empty()), Fake(None));
+        assert!(matches!(
+            ending(started, false).await,
+            Ending::Killed(Err(_))
+        ));
+    }
 }

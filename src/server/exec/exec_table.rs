@@ -143,6 +143,20 @@ impl ExecTable {
         controls.any(|control| control.kind != Kind::Watch && control.is_alive())
     }
 
+    /// Whether an exec keeps the sandbox from idling. Without a client, a builtin doesn't: it has no
+    /// time limit, and may wait for the client.
+    pub(crate) fn is_busy(&self, has_client: bool) -> bool {
+        let mut controls = self.all().filter_map(|it| it.control.as_ref());
+        controls.any(|control| {
+            let counts = match control.kind {
+                Kind::Program => true,
+                Kind::Builtin => has_client,
+                Kind::Watch => false,
+            };
+            counts && control.is_alive()
+        })
+    }
+
     /// Returns the number of named execs whose main process is running. Builtins don't count.
     pub(crate) fn count_alive(&self) -> usize {
         let controls = self.entries.values().filter_map(|it| it.control.as_ref());
@@ -157,11 +171,11 @@ impl ExecTable {
         self.entries.len() >= MAX_BUILTINS && unsettled.count() >= MAX_BUILTINS
     }
 
-    /// Ends the watches, because the sandbox is about to be stored.
-    pub(crate) fn end_watches(&self, why: &str) {
+    /// Ends the builtins that are left, because the sandbox is about to be stored.
+    pub(crate) fn end_builtins(&self, why: &str) {
         for entry in self.all() {
             if let Some(control) = &entry.control
-                && control.kind == Kind::Watch
+                && control.kind != Kind::Program
                 && control.is_alive()
             {
                 entry.exec.will_die(Some(why.to_owned()));

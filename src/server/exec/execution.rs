@@ -33,7 +33,7 @@ use crate::{
 const JOIN_ENDS_WITHIN: Duration = Duration::from_millis(5);
 
 /// How long output is read after the exec was killed, or after [`Control::end_output`].
-const SHORT_GRACE: Duration = Duration::from_millis(250);
+pub(super) const SHORT_GRACE: Duration = Duration::from_millis(250);
 
 /// How long the output of a v1 exec is read after its main process has exited, while other
 /// processes hold it open.
@@ -64,7 +64,8 @@ impl Limits {
 pub(crate) enum Kind {
     /// A program. It counts toward the limit on execs.
     Program,
-    /// A builtin. It has limits of its own.
+    /// A builtin. It has limits of its own, and keeps the sandbox from being idle only while a
+    /// client is attached.
     Builtin,
     /// A builtin that runs until the client ends it. It neither keeps the sandbox from being idle
     /// nor prevents a checkpoint.

@@ -117,7 +117,7 @@ impl Sandbox {
 
     async fn live(&mut self) -> End {
         loop {
-            let is_busy = self.state.execs.is_alive();
+            let is_busy = self.state.execs.is_busy(self.state.link.is_some());
             if std::mem::replace(&mut self.state.was_busy, is_busy) && !is_busy {
                 self.state.idle_since = Instant::now();
             }
