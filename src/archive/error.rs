@@ -55,6 +55,7 @@ impl ArchiveError {
     }
 
     /// Creates an error about the source or destination.
+    #[cfg(feature = "client")]
     pub(crate) fn file(operation: &'static str, path: &Path, source: io::Error) -> Self {
         Self::new(operation, ArchiveErrorKind::File, Some(path), source)
     }

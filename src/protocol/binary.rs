@@ -33,16 +33,11 @@ pub enum Encoded {
 
 impl Encoded {
     /// The length in bytes.
-    pub fn len(&self) -> usize {
+    pub fn bytes(&self) -> usize {
         match self {
             Self::Text(text) => text.len(),
             Self::Binary(bytes) => bytes.len(),
         }
-    }
-
-    /// Whether the payload is empty.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 
     /// The message as text. A binary frame becomes the text message that means the same.

@@ -62,7 +62,7 @@ fn fill(root: &Path, files: u64) {
             _ if number % 1_000 == 1 => 2_000_000,
             _ => chance.below(2_000),
         };
-        let content: Vec<u8> = (0..size).map(|at| (at * (number + 1) >> 3) as u8).collect();
+        let content: Vec<u8> = (0..size).map(|at| ((at * (number + 1)) >> 3) as u8).collect();
         fs::write(&path, content).unwrap();
         if number == 11 {
             // A hole of 8 MiB.

@@ -8,7 +8,7 @@ use std::{
         unix::{fs::OpenOptionsExt, process::ExitStatusExt},
     },
     process::ExitStatus,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use bytes::{Buf, BytesMut};
@@ -21,7 +21,7 @@ use rustix::{event::PollFlags, io::Errno};
 use super::{
     builtin, failed,
     main_process::{self, Identity, Report, Stdio},
-    put_reply, reaper,
+    put_reply, reaper, timer,
 };
 use crate::inside::{
     frames::{MAX_DATA_BYTES, Stream, WINDOW, put_credit, put_data, put_end},
@@ -53,8 +53,8 @@ pub(super) struct Exec {
     file: Option<WrittenFile>,
     /// Closing this stops the builtin. `None` if the exec isn't a builtin, or is being killed.
     stop: Option<PipeWriter>,
-    /// When the process of a builtin that is being killed gets SIGKILL.
-    stops_by: Option<Instant>,
+    /// When the process of a builtin that is being killed gets SIGKILL: see [`timer::now`].
+    stops_by: Option<Duration>,
     /// What was told to the server.
     told: Told,
     /// Whether code killed the reaper. Then all processes of the exec are killed.
@@ -226,7 +226,7 @@ impl Exec {
         self.is_kill_asked = true;
         // The builtin must see the kill before the end of its input, which would commit a write.
         if self.stop.take().is_some() {
-            self.stops_by = Some(Instant::now() + STOPS_WITHIN);
+            self.stops_by = Some(timer::now() + STOPS_WITHIN);
         }
     }
 
@@ -239,7 +239,7 @@ impl Exec {
     /// takes too long, this kills it.
     pub(super) fn hurry_builtin(&self) {
         if let (Some(child), Some(by)) = (self.child, self.stops_by) {
-            let signal = match Instant::now() < by {
+            let signal = match timer::now() < by {
                 true => Signal::SIGCONT,
                 false => Signal::SIGKILL,
             };

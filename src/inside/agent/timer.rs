@@ -8,10 +8,15 @@ use std::{
 use rustix::{
     io::Errno,
     time::{
-        Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
-        timerfd_settime,
+        ClockId, Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec,
+        clock_gettime, timerfd_create, timerfd_settime,
     },
 };
+
+/// The time since an arbitrary moment, in whole seconds.
+pub(super) fn now() -> Duration {
+    Duration::from_secs(clock_gettime(ClockId::Monotonic).tv_sec.unsigned_abs())
+}
 
 pub(super) struct Timer {
     fd: OwnedFd,

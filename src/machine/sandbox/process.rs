@@ -8,7 +8,7 @@ use super::Sandbox;
 use crate::{
     machine::{Failure, Nonce, Process, ProcessId, RequestId, SandboxState},
     protocol::{
-        ExecOptions, ExecRequest, Program, Version,
+        ExecOptions, Program, Version,
         names::{FEATURE_ARGV, FEATURE_BINARY, FEATURE_BUILTINS},
     },
 };
@@ -37,11 +37,15 @@ pub struct NewExec<'a> {
 
 impl<'a> NewExec<'a> {
     /// Code without options, whose stdin stays open.
+    #[cfg(any(test, feature = "unstable-internals"))]
     pub fn code(language: &'a str, code: &'a str) -> Self {
-        Self::new(Program::Code(ExecRequest::new(language, code)))
+        Self::new(Program::Code(crate::protocol::ExecRequest::new(
+            language, code,
+        )))
     }
 
     /// A program without options, whose stdin stays open.
+    #[cfg(any(test, feature = "unstable-internals"))]
     pub fn new(program: Program<'a>) -> Self {
         Self {
             program,

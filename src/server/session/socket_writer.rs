@@ -99,7 +99,7 @@ impl Stream for Outbound {
             Poll::Ready(Some(outgoing)) => {
                 self.paused = true;
                 if let Outgoing::Message(message) = outgoing {
-                    self.since_yield += message.len();
+                    self.since_yield += message.bytes();
                 }
             }
             Poll::Ready(None) => {}
