@@ -53,6 +53,10 @@ pub(crate) use self::{
     unpack::{Limits, unpack, unpack_file},
 };
 
+/// How the name of a file begins that becomes another file when it is complete. 16 random
+/// hexadecimal digits follow.
+pub(crate) const UNFINISHED: &str = ".actix-sandbox-";
+
 /// Maximum number of skipped files that a summary lists.
 const MAX_SKIPPED: usize = 1_000;
 

@@ -11,7 +11,7 @@ use std::{
 use tar::{Entry, EntryType, Unpacked};
 
 use super::{
-    ArchiveError, ArchiveErrorKind, Progress, Summary, entries,
+    ArchiveError, ArchiveErrorKind, Progress, Summary, UNFINISHED, entries,
     reading::{self, Budget, Directory, MAX_HEADER_BYTES, Parents, damaged},
 };
 
@@ -65,6 +65,12 @@ pub(crate) fn unpack_file(
     let fail = |error| ArchiveError::new("unpack", ArchiveErrorKind::File, Some(path), error);
     let no_name = || io::Error::new(io::ErrorKind::InvalidInput, "the path has no file name");
     path.file_name().ok_or_else(no_name).map_err(fail)?;
+    // A device or a pipe at the path may be important to this machine.
+    let replaced = fs::symlink_metadata(path);
+    if replaced.is_ok_and(|meta| !meta.is_file() && !meta.is_symlink()) {
+        let what = "it exists and is not a file. Remove it or choose another path";
+        return Err(fail(io::Error::new(io::ErrorKind::InvalidInput, what)));
+    }
     let directory = path.parent().unwrap_or(Path::new(""));
     let directory = match directory.as_os_str().is_empty() {
         true => Path::new("."),
@@ -72,7 +78,7 @@ pub(crate) fn unpack_file(
     };
     // The name is random, so that code in a sandbox can't prepare a file at this path.
     let random = RandomState::new().build_hasher().finish();
-    let unfinished = PathBuf::from(format!(".actix-sandbox-{random:016x}"));
+    let unfinished = PathBuf::from(format!("{UNFINISHED}{random:016x}"));
     let place = directory.join(&unfinished);
     let unpacked = unpack_on(
         problem,

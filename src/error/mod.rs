@@ -8,7 +8,11 @@ mod kind;
 mod tests;
 mod text;
 
-use std::{io, sync::Arc};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use actix::MailboxError;
 
@@ -49,7 +53,13 @@ enum Repr {
         stderr: String,
     },
     Builtin(BuiltinError),
-    LocalFile(Arc<ArchiveError>),
+    LocalFile {
+        /// What failed: `upload` or `download to`.
+        what: &'static str,
+        /// The directory or file of this machine.
+        directory: PathBuf,
+        error: Arc<ArchiveError>,
+    },
 }
 
 /// An error of the client. Cheap to clone.
@@ -89,7 +99,7 @@ impl Error {
             Repr::Runtime(_) => ErrorKind::Runtime,
             Repr::ProcessFailed { .. } => ErrorKind::ProcessFailed,
             Repr::Builtin(error) => ErrorKind::Builtin(error.kind),
-            Repr::LocalFile(_) => ErrorKind::LocalFile,
+            Repr::LocalFile { .. } => ErrorKind::LocalFile,
         }
     }
 
@@ -108,7 +118,7 @@ impl Error {
             Repr::SandboxLost(_)
             | Repr::ActorGone { .. }
             | Repr::Builtin(_)
-            | Repr::LocalFile(_) => Effect::Unknown,
+            | Repr::LocalFile { .. } => Effect::Unknown,
         }
     }
 
@@ -209,6 +219,15 @@ impl Error {
         })
     }
 
+    /// A transfer failed on this machine. `what` is `upload` or `download to`.
+    pub(crate) fn local_file(what: &'static str, directory: &Path, error: ArchiveError) -> Self {
+        Self::new(Repr::LocalFile {
+            what,
+            directory: directory.to_owned(),
+            error: Arc::new(error),
+        })
+    }
+
     pub(crate) fn output_lost(stream: StdStream, bytes: u64) -> Self {
         Self::new(Repr::OutputLost { stream, bytes })
     }
@@ -264,7 +283,7 @@ impl std::error::Error for Error {
             Repr::Url(error) => Some(error),
             Repr::Config(error) => Some(error),
             Repr::Builtin(error) => Some(error),
-            Repr::LocalFile(error) => Some(error),
+            Repr::LocalFile { error, .. } => Some(error),
             Repr::Failure(failure) => match self.link_error() {
                 Some(cause) => Some(cause),
                 None => Some(failure),
@@ -277,12 +296,6 @@ impl std::error::Error for Error {
 impl From<BuiltinError> for Error {
     fn from(error: BuiltinError) -> Self {
         Self::new(Repr::Builtin(error))
-    }
-}
-
-impl From<ArchiveError> for Error {
-    fn from(error: ArchiveError) -> Self {
-        Self::new(Repr::LocalFile(Arc::new(error)))
     }
 }
 
@@ -307,7 +320,11 @@ impl From<MailboxError> for Error {
 
 impl From<Error> for io::Error {
     fn from(error: Error) -> Self {
-        Self::new(error.kind().to_io(), error)
+        let kind = match &*error.0 {
+            Repr::LocalFile { error, .. } => error.io().kind(),
+            _ => error.kind().to_io(),
+        };
+        Self::new(kind, error)
     }
 }
 

@@ -1,6 +1,6 @@
 //! The text of an [`Error`]: what failed, why, and what to do.
 
-use std::fmt;
+use std::{fmt, io};
 
 use super::{Error, Repr};
 use crate::machine::{LinkError, ProcessEnd};
@@ -16,7 +16,21 @@ impl fmt::Display for Error {
         match &*self.0 {
             Repr::Url(error) => error.fmt(f),
             Repr::Builtin(error) => error.fmt(f),
-            Repr::LocalFile(error) => error.fmt(f),
+            Repr::LocalFile {
+                what,
+                directory,
+                error,
+            } => {
+                let path = error.path().map(|path| directory.join(path));
+                let path = path.as_deref().unwrap_or(directory);
+                write!(f, "cannot {what} '{}': {}", path.display(), error.io())?;
+                match error.io().kind() {
+                    io::ErrorKind::FileTooLarge => {
+                        f.write_str("; raise it by `.max_bytes(…)` or `.max_entries(…)`")
+                    }
+                    _ => Ok(()),
+                }
+            }
             Repr::Option { option, problem } => write!(f, "the option `{option}` {problem}"),
             Repr::Config(error) => {
                 write!(
@@ -54,7 +68,7 @@ impl fmt::Display for Error {
             ),
             Repr::SandboxLost(end) => write!(
                 f,
-                "the output may be incomplete, because the sandbox is over: {end}"
+                "the result may be incomplete, because the sandbox is over: {end}"
             ),
             Repr::ActorGone { what } => {
                 write!(

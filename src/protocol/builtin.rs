@@ -1,6 +1,10 @@
 //! [`Builtin`]: an operation on the files of a sandbox, which an exec runs instead of code (v2).
 
-use std::{io, path::Path};
+use std::{
+    io,
+    path::Path,
+    time::{Duration, SystemTime},
+};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
@@ -260,6 +264,24 @@ impl From<&Path> for FilePath {
     }
 }
 
+impl From<&std::path::PathBuf> for FilePath {
+    fn from(path: &std::path::PathBuf) -> Self {
+        path.as_path().into()
+    }
+}
+
+impl PartialEq<str> for FilePath {
+    fn eq(&self, path: &str) -> bool {
+        self.0 == path.as_bytes()
+    }
+}
+
+impl PartialEq<&str> for FilePath {
+    fn eq(&self, path: &&str) -> bool {
+        self == *path
+    }
+}
+
 impl From<std::path::PathBuf> for FilePath {
     fn from(path: std::path::PathBuf) -> Self {
         path.as_path().into()
@@ -362,6 +384,30 @@ pub struct FileMetadata {
 }
 
 impl FileMetadata {
+    /// Whether this is a regular file.
+    pub fn is_file(&self) -> bool {
+        self.kind == FileKind::File
+    }
+
+    /// Whether this is a directory.
+    pub fn is_dir(&self) -> bool {
+        self.kind == FileKind::Directory
+    }
+
+    /// Whether this is a symbolic link.
+    pub fn is_symlink(&self) -> bool {
+        self.kind == FileKind::Symlink
+    }
+
+    /// The time of the last modification.
+    pub fn modified(&self) -> SystemTime {
+        let distance = Duration::from_nanos(self.modified_ns.unsigned_abs());
+        match self.modified_ns >= 0 {
+            true => SystemTime::UNIX_EPOCH + distance,
+            false => SystemTime::UNIX_EPOCH - distance,
+        }
+    }
+
     /// Creates metadata without a link target.
     pub fn new(kind: FileKind, size: u64, permissions: u32, modified_ns: i64) -> Self {
         Self {

@@ -287,8 +287,9 @@ async fn a_builtin_that_code_has_stopped_goes_on() {
         assert!(hunted.end.success(), "{hunted:?}");
         writer.write_all(b"written").await.unwrap();
         within("the write", writer.shutdown()).await.unwrap();
-        let content = within("the read", sandbox.files().read("file"));
-        assert_eq!(content.await.unwrap(), "written");
+        let files = sandbox.files();
+        let content = within("the read", files.read("file")).await.unwrap();
+        assert_eq!(content, "written");
         server.stop().await;
     }
 }

@@ -25,7 +25,9 @@ async fn five_hundred_small_reads_at_once_succeed() {
 async fn temporaries(sandbox: &Sandbox) -> usize {
     let names = sandbox.files().list("").await.unwrap();
     let names = names.iter().map(|entry| entry.path.to_string());
-    names.filter(|name| name.ends_with(".tmp")).count()
+    names
+        .filter(|name| name.starts_with(".actix-sandbox-"))
+        .count()
 }
 
 async fn wait_for_temporaries(sandbox: &Sandbox, number: usize) {

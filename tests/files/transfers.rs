@@ -17,9 +17,10 @@ use std::{
 };
 
 use actix_sandbox::{
-    BuiltinErrorKind, ErrorKind, FilePath, Language, LocalServer, ReconnectPolicy,
+    BuiltinErrorKind, ErrorKind, FilePath, Language, LocalServer, ReconnectPolicy, WriteMode,
 };
 use tempfile::tempdir;
+use tokio::io::AsyncWriteExt;
 
 use super::support::{
     LONG, patient,
@@ -62,7 +63,9 @@ fn fill(root: &Path, files: u64) {
             _ if number % 1_000 == 1 => 2_000_000,
             _ => chance.below(2_000),
         };
-        let content: Vec<u8> = (0..size).map(|at| ((at * (number + 1)) >> 3) as u8).collect();
+        let content: Vec<u8> = (0..size)
+            .map(|at| ((at * (number + 1)) >> 3) as u8)
+            .collect();
         fs::write(&path, content).unwrap();
         if number == 11 {
             // A hole of 8 MiB.
@@ -345,4 +348,52 @@ async fn a_hostile_sandbox_writes_nothing_outside_of_the_destination() {
     assert_eq!(fs::read(outside.join("canary")).unwrap(), b"untouched");
     assert_eq!(fs::read_dir(&outside).unwrap().count(), 1);
     assert_eq!(fs::read(inside.join("d/canary")).unwrap(), b"evil\n");
+}
+
+#[actix::test]
+async fn a_panic_of_the_progress_function_fails_the_transfer() {
+    let (_server, sandbox) = sandbox().await;
+    let files = sandbox.files();
+    let local = tempdir().unwrap();
+    fs::write(local.path().join("one"), "1").unwrap();
+    let upload = files
+        .upload(local.path(), "to")
+        .progress(|_| panic!("of the test"));
+    let error = within("the upload", upload).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::LocalFile, "{error}");
+    files.write("one", "1").await.unwrap();
+    let download = files.download("one", local.path().join("two"));
+    let download = download.progress(|_| panic!("of the test"));
+    let error = within("the download", download).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::LocalFile, "{error}");
+    assert_eq!(fs::read_dir(local.path()).unwrap().count(), 1);
+}
+
+#[actix::test]
+async fn a_download_does_not_replace_a_pipe() {
+    let (_server, sandbox) = sandbox().await;
+    let files = sandbox.files();
+    let local = tempdir().unwrap();
+    let pipe = local.path().join("pipe");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+    assert!(made.unwrap().success());
+    files.write("one", "1").await.unwrap();
+    let error = files.download("one", &pipe).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::LocalFile, "{error}");
+    assert!(error.to_string().contains("is not a file"), "{error}");
+    assert!(!fs::symlink_metadata(&pipe).unwrap().is_file());
+}
+
+#[actix::test]
+async fn a_transfer_in_a_killed_sandbox_tells_that_it_was_killed() {
+    let (_server, sandbox) = sandbox().await;
+    let files = sandbox.files();
+    let mut writer = files.writer("text", WriteMode::Append).await.unwrap();
+    writer.write_all(b"line\n").await.unwrap();
+    writer.flush().await.unwrap();
+    sandbox.kill().await.unwrap();
+    let error = within("the end", writer.shutdown()).await.unwrap_err();
+    let error = error.downcast::<actix_sandbox::Error>().unwrap();
+    assert_eq!(error.kind(), ErrorKind::SandboxEnded, "{error}");
+    assert_eq!(error.effect(), actix_sandbox::Effect::Unknown);
 }

@@ -21,7 +21,7 @@ pub use self::{
 };
 use super::{Command, Process, Sandbox, streams::READ_LIMIT};
 use crate::{
-    Error, ProcessEnd,
+    Error, ErrorKind, ProcessEnd, SandboxEnd,
     actor::{Exec, ExecProgram},
     machine::{Failure, OutputPolicy, Stdin},
     protocol::{
@@ -130,12 +130,22 @@ impl Files {
     ) -> Result<Bytes, Error> {
         let path = path.into();
         let read = Builtin::Read {
-            path,
+            path: path.clone(),
             offset,
             length,
         };
         let process = self.start(read, Stdin::Null).await?;
-        let content = process.stdout().read_to_limit(READ_LIMIT).await?;
+        let content = process.stdout().read_to_limit(READ_LIMIT).await;
+        let content = content.map_err(|error| match error.kind() {
+            ErrorKind::OutputTooLarge => {
+                let message = format!(
+                    "cannot read '{path}': it is larger than 64 MiB; read it with `files.open`, or \
+                     a part of it with `files.read_range`"
+                );
+                BuiltinError::new(BuiltinErrorKind::TooLarge, path, message).into()
+            }
+            _ => error,
+        })?;
         outcome::<Transferred>(&process).await?;
         Ok(content)
     }
@@ -157,6 +167,9 @@ impl Files {
     }
 
     /// Opens a file for reading. If the file can't be opened, the first read fails.
+    ///
+    /// While the reader exists, it takes one of the 16 places of transfers. A transfer beyond them waits,
+    /// so read or write without long pauses.
     pub async fn open(&self, path: impl Into<FilePath>) -> Result<FileReader, Error> {
         self.open_range(path, 0, None).await
     }
@@ -231,6 +244,9 @@ impl Files {
     /// Opens a file for writing. [Shutting down](tokio::io::AsyncWriteExt::shutdown) the writer
     /// replaces the file atomically, like [`write`](Self::write). If the writer is dropped before
     /// that, the old file stays.
+    ///
+    /// While the writer exists, it takes one of the 16 places of transfers. A transfer beyond them waits,
+    /// so read or write without long pauses.
     pub async fn create(&self, path: impl Into<FilePath>) -> Result<FileWriter, Error> {
         self.writer(path, WriteMode::Replace).await
     }
@@ -437,6 +453,8 @@ fn result<T: DeserializeOwned>(end: ProcessEnd) -> Result<T, Error> {
         }),
         ProcessEnd::Completed(Err(error)) => Err((*error).into()),
         ProcessEnd::SandboxLost { end } => Err(Error::sandbox_lost(end)),
+        // The caller still waits, so the sandbox was killed.
+        ProcessEnd::Killed => Err(Error::sandbox_lost(SandboxEnd::Killed)),
         _ => {
             let what = "complete the operation";
             Err(Failure::ProcessEnded { what }.into())

@@ -199,15 +199,16 @@ impl Upload {
     }
 
     async fn run(self) -> Result<TransferSummary, Error> {
-        let file = is_file(self.local.clone()).await?;
+        let failed = |error| Error::local_file("upload", &self.local, error);
+        let file = is_file(self.local.clone()).await.map_err(failed)?;
         let unpack = Builtin::Unpack {
             path: self.remote,
             file,
         };
         let process = self.files.start(unpack, Stdin::Open).await?;
-        let mut archive = PackStream::new(self.local, self.ignore, call(self.on_progress))
-            .map_err(|error| ArchiveError::stream("pack", error))?;
-        while let Some(piece) = archive.try_next().await? {
+        let mut archive = PackStream::new(self.local.clone(), self.ignore, call(self.on_progress))
+            .map_err(|error| failed(ArchiveError::stream("pack", error)))?;
+        while let Some(piece) = archive.try_next().await.map_err(failed)? {
             if process.write_to_stdin(piece).await.is_err() {
                 // The outcome contains the reason.
                 break;
@@ -253,31 +254,39 @@ impl Download {
     }
 
     async fn run(self) -> Result<TransferSummary, Error> {
+        let failed = |error| Error::local_file("download to", &self.local, error);
         let remote = self.files.metadata(&self.remote).await?;
         let is_file = remote.kind == FileKind::File;
         let pack = Builtin::Pack { path: self.remote };
         let process = self.files.start(pack, Stdin::Null).await?;
         let on_progress = call(self.on_progress);
-        let mut sink = UnpackSink::new(self.local, is_file, self.limits, on_progress)
-            .map_err(|error| ArchiveError::stream("unpack", error))?;
+        let mut sink = UnpackSink::new(self.local.clone(), is_file, self.limits, on_progress)
+            .map_err(|error| failed(ArchiveError::stream("unpack", error)))?;
         let mut archive = process.stdout();
         while let Some(piece) = archive.next().await {
-            sink.write(piece?).await?;
+            sink.write(piece?).await.map_err(failed)?;
         }
         // If packing failed in the sandbox, report its reason rather than an incomplete archive.
         let remote: Remote = outcome(&process).await?;
-        let local = sink.finish().await?;
+        let local = sink.finish().await.map_err(failed)?;
         let (bytes, entries) = (local.bytes, local.entries);
         Ok(TransferSummary::new(bytes, entries, local, remote))
     }
 }
 
+/// Passes the progress on. After a panic of the function, it isn't called again: while the panic
+/// unwinds, the end of the archive is written.
 fn call(mut on_progress: OnProgress) -> impl FnMut(Progress) + Send + 'static {
+    let mut is_usable = true;
     move |progress| {
+        if !std::mem::replace(&mut is_usable, false) {
+            return;
+        }
         on_progress(TransferProgress {
             bytes: progress.bytes,
             entries: progress.entries,
         });
+        is_usable = true;
     }
 }
 

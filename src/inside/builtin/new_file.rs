@@ -17,6 +17,7 @@ use nix::{
 };
 
 use super::{Streams, place::Place};
+use crate::archive::UNFINISHED;
 
 /// The most bytes of a path, with the zero byte at its end.
 const MAX_PATH: usize = nix::libc::PATH_MAX as usize;
@@ -112,7 +113,7 @@ fn link(place: &Place, temporary: &OsString) -> io::Result<()> {
 pub(super) fn random_name() -> io::Result<OsString> {
     let mut random = [0; 8];
     getrandom::fill(&mut random).map_err(io::Error::other)?;
-    Ok(format!(".{:016x}.tmp", u64::from_ne_bytes(random)).into())
+    Ok(format!("{UNFINISHED}{:016x}", u64::from_ne_bytes(random)).into())
 }
 
 /// Directories that an operation created. They are removed, if they are empty, unless `keep` is

@@ -21,7 +21,10 @@ use nix::{
 
 use self::moves::{Move, Moves};
 use super::{Done, Streams, Subject};
-use crate::protocol::{BuiltinError, FileEvent, FilePath};
+use crate::{
+    archive::UNFINISHED,
+    protocol::{BuiltinError, FileEvent, FilePath},
+};
 
 /// The output is written in pieces of this size.
 const PIECE: usize = 64 * 1024;
@@ -297,6 +300,9 @@ impl Watcher<'_> {
 
     /// Adds a line to the output. Doesn't repeat an overflow.
     fn report(&mut self, event: &FileEvent) -> io::Result<()> {
+        let Some(event) = &without_unfinished(event) else {
+            return Ok(());
+        };
         let is_lossy = *event == FileEvent::Overflow;
         if is_lossy && self.is_lossy {
             return Ok(());
@@ -314,6 +320,29 @@ impl Watcher<'_> {
         self.streams.write_all(&self.output)?;
         self.output.clear();
         Ok(())
+    }
+}
+
+/// The event as the client sees it. An unfinished file of a builtin does not exist for the client:
+/// its rename creates the file.
+fn without_unfinished(event: &FileEvent) -> Option<FileEvent> {
+    let is_unfinished = |path: &FilePath| {
+        let name = path.as_bytes().rsplit(|byte| *byte == b'/').next();
+        let random = name.and_then(|name| name.strip_prefix(UNFINISHED.as_bytes()));
+        random.is_some_and(|it| it.len() == 16 && it.iter().all(u8::is_ascii_hexdigit))
+    };
+    match event {
+        FileEvent::Created { path }
+        | FileEvent::Modified { path }
+        | FileEvent::Removed { path }
+            if is_unfinished(path) =>
+        {
+            None
+        }
+        FileEvent::Renamed { path, to } if is_unfinished(path) => {
+            Some(FileEvent::Created { path: to.clone() })
+        }
+        event => Some(event.clone()),
     }
 }
 
