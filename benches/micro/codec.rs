@@ -32,6 +32,7 @@ fn output_at(data: impl Into<Bytes>) -> ServerMessage {
 
 fn server_messages() -> Vec<(&'static str, Version, ServerMessage)> {
     let update = |end| ExecUpdate {
+        stdin_window: None,
         exec: exec(),
         stdin: None,
         window: None,
@@ -102,6 +103,7 @@ fn server_messages() -> Vec<(&'static str, Version, ServerMessage)> {
 fn client_messages() -> Vec<(&'static str, ClientMessage<'static>)> {
     let named = |message| ClientMessage::Named(exec(), message);
     let options = ExecOptions {
+        binary: false,
         args: vec!["--fast".to_owned(), "file.txt".to_owned()],
         env: vec![("KEY".to_owned(), "value".to_owned())],
         cwd: Some("src".to_owned()),

@@ -4,7 +4,7 @@
 use std::{path::Path, time::Duration};
 
 use actix_sandbox::{
-    FilePath, Language, LocalServer, Process, ProcessEnd, ReconnectPolicy, Sandbox, WriteMode,
+    Language, LocalServer, Process, ProcessEnd, ReconnectPolicy, Sandbox, WriteMode,
     actor::{Exec, Kill, Stdin, Wait},
     server::Backend,
 };
@@ -76,7 +76,7 @@ async fn settled(sandbox: &Sandbox) -> u8 {
     within("no temporary file", async {
         loop {
             let names = files.list("").await.unwrap();
-            if names.iter().all(|name| name.path == FilePath::from("file")) {
+            if names.iter().all(|name| name.path == "file") {
                 return;
             }
         }

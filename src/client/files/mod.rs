@@ -168,8 +168,8 @@ impl Files {
 
     /// Opens a file for reading. If the file can't be opened, the first read fails.
     ///
-    /// While the reader exists, it takes one of the 16 places of transfers. A transfer beyond them waits,
-    /// so read or write without long pauses.
+    /// While the reader exists, it takes one of the 16 places of transfers. Transfers beyond them
+    /// wait, so don't keep many of them open.
     pub async fn open(&self, path: impl Into<FilePath>) -> Result<FileReader, Error> {
         self.open_range(path, 0, None).await
     }
@@ -245,8 +245,8 @@ impl Files {
     /// replaces the file atomically, like [`write`](Self::write). If the writer is dropped before
     /// that, the old file stays.
     ///
-    /// While the writer exists, it takes one of the 16 places of transfers. A transfer beyond them waits,
-    /// so read or write without long pauses.
+    /// While the writer exists, it takes one of the 16 places of transfers. Transfers beyond them
+    /// wait, so don't keep many of them open.
     pub async fn create(&self, path: impl Into<FilePath>) -> Result<FileWriter, Error> {
         self.writer(path, WriteMode::Replace).await
     }

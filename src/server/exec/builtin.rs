@@ -8,8 +8,7 @@ use tokio::{
 };
 
 use super::{
-    ending::{asked, kill},
-    execution::SHORT_GRACE,
+    ending::{SHORT_GRACE, asked, kill},
     output_pump::{Deadline, pump},
     shared_exec::{Ending, Outlet},
 };

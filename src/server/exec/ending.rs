@@ -1,11 +1,16 @@
 //! How a task waits for a request to kill its exec, and kills it.
 
+use std::time::Duration;
+
 use tokio::sync::watch;
 
 use crate::{
     inside::process::{Exit, Process},
     server::escaped::Escaped,
 };
+
+/// How long output is read after the exec was killed, or after the output was ended early.
+pub(super) const SHORT_GRACE: Duration = Duration::from_millis(250);
 
 /// Resolves when a kill is requested or the handle of the exec is dropped.
 pub(super) async fn asked(killed: &mut watch::Receiver<bool>) {

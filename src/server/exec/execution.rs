@@ -11,7 +11,7 @@ use tokio::{
 
 use super::{
     builtin::{self, Turns},
-    ending::{asked, kill},
+    ending::{SHORT_GRACE, asked, kill},
     output_pump::{Deadline, Drains, pump},
     shared_exec::{Ending, Outlet},
 };
@@ -31,9 +31,6 @@ use crate::{
 /// If the output ends this soon after the main process, the exit and the end of the output are
 /// reported together.
 const JOIN_ENDS_WITHIN: Duration = Duration::from_millis(5);
-
-/// How long output is read after the exec was killed, or after [`Control::end_output`].
-pub(super) const SHORT_GRACE: Duration = Duration::from_millis(250);
 
 /// How long the output of a v1 exec is read after its main process has exited, while other
 /// processes hold it open.
