@@ -170,8 +170,8 @@ pub use machine::{
     SandboxEvent, SandboxState, UpgradeRefusal,
 };
 pub use protocol::{
-    BuiltinError, BuiltinErrorKind, FileEntry, FileEvent, FileKind, FileMetadata, FilePath,
-    Transferred, WriteMode,
+    Builtin, BuiltinError, BuiltinErrorKind, FileEntry, FileEvent, FileKind, FileMetadata,
+    FilePath, Transferred, WriteMode,
 };
 pub use protocol::{SandboxId, SandboxToken, Status, StdStream, Version as ProtocolVersion};
 #[cfg(all(unix, feature = "server"))]
