@@ -10,7 +10,7 @@ use actix_sandbox::{
 use futures::{FutureExt, StreamExt, future::BoxFuture};
 
 use super::by_message::assert_goes_on;
-use crate::support::{backend::is, patient, within};
+use crate::support::{self, backend::is, patient, within};
 
 /// How long code attacks, in seconds.
 const SECONDS: &str = "3";
@@ -255,4 +255,33 @@ async fn code_that_kills_operations_or_forges_their_pipes_harms_only_its_sandbox
         let other = patient(server.url()).await.unwrap();
         assert_goes_on(&other).await;
     }
+}
+
+#[actix::test]
+async fn operations_reach_neither_processes_nor_secrets_through_proc() {
+    let (_server, sandbox) = support::sandbox().await;
+    let files = sandbox.files();
+    let link = "ln -s /proc/self/mem mem; ln -s /proc/self/environ environ";
+    sandbox.run(Language::Bash, link).await.unwrap();
+    for path in ["/proc/self/mem", "mem"] {
+        for offset in [0, 0x1000, 0x5555_5555_0000] {
+            let error = files.write_at(path, offset, "x").await.unwrap_err();
+            assert!(matches!(error.kind(), ErrorKind::Builtin(_)), "{error}");
+        }
+        let error = files.append(path, "x").await.unwrap_err();
+        assert!(matches!(error.kind(), ErrorKind::Builtin(_)), "{error}");
+        files.write(path, "x").await.unwrap_err();
+    }
+    if is("namespace") || is("gvisor") {
+        // Descriptors of the operation itself, and the program of the agent.
+        for path in ["/proc/self/fd/0", "/proc/self/fd/1", "/proc/self/exe"] {
+            files.write(path, "x").await.unwrap_err();
+        }
+        // The server's environment holds PATH, and may hold secrets.
+        let environ = files.read("environ").await.unwrap_or_default();
+        let environ = String::from_utf8_lossy(&environ);
+        assert!(!environ.contains("PATH="), "{environ:?}");
+    }
+    let output = sandbox.run(Language::Bash, "echo goes on").await.unwrap();
+    assert_eq!(output.stdout, "goes on\n");
 }

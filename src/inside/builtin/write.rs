@@ -143,6 +143,23 @@ fn prepare(
     NewFile::create(place, permissions.or(earlier_permissions)).map_err(|error| subject.fail(error))
 }
 
+/// Fails if the file is the kernel's view of a process or of the system. For example,
+/// `/proc/self/mem` is the memory of this process.
+#[cfg(target_os = "linux")]
+fn check_writable(subject: Subject<'_>, file: &File) -> Result<(), BuiltinError> {
+    use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
+    let of = fstatfs(file).map_err(|error| subject.fail(error))?;
+    match of.filesystem_type() {
+        PROC_SUPER_MAGIC => Err(subject.not_a_file()),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn check_writable(_: Subject<'_>, _: &File) -> Result<(), BuiltinError> {
+    Ok(())
+}
+
 /// Appends stdin to a file, or writes it at an offset. An error says how many bytes were written.
 fn write_in_place(
     subject: Subject<'_>,
@@ -158,6 +175,7 @@ fn write_in_place(
     let file = open_in_place(path, offset.is_none()).map_err(|error| subject.fail(error))?;
     let metadata = file.metadata().map_err(|error| subject.fail(error))?;
     check_regular(subject, &metadata)?;
+    check_writable(subject, &file)?;
     if let Some(permissions) = permissions {
         file.set_permissions(Permissions::from_mode(permissions))
             .map_err(|error| subject.fail(error))?;
