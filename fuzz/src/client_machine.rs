@@ -428,6 +428,7 @@ impl World {
                 assert!(!std::mem::replace(&mut exec.ended, true), "ended twice");
                 self.sandbox.process_ended(process);
             }
+            ProcessAction::StreamEnded(stream) => exec.buffer.end_stream(stream),
             ProcessAction::OutputEnded(finish) => {
                 assert!(
                     !std::mem::replace(&mut exec.finished, true),

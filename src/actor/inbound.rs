@@ -209,6 +209,7 @@ mod tests {
                 stream: *stream,
                 place: offset.map(|offset| ("exec", offset)),
                 data: frame[..].into(),
+                eof: false,
             };
             batch.push_view(view, frame);
         }
@@ -268,6 +269,7 @@ mod tests {
             stream: StdStream::Stdout,
             place: None,
             data: data.into(),
+            eof: false,
         };
         for (piece, frame) in [(1_024, 1_024), (SMALL - 1, SMALL), (SMALL, 5 * SMALL)] {
             let frame = Bytes::from_static("x".repeat(frame).leak().as_bytes());
@@ -293,6 +295,7 @@ mod tests {
                 stream: [StdStream::Stdout, StdStream::Stderr][number % 2],
                 place: None,
                 data: (&frame[..]).into(),
+                eof: false,
             };
             batch.push_view(view, &frame);
         }

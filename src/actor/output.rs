@@ -178,6 +178,16 @@ impl OutputWriter {
         lock(&self.0).end = Some(end);
     }
 
+    /// Ends one stream, of which everything has arrived.
+    pub(crate) fn end_stream(&self, stream: StdStream) {
+        let mut shared = lock(&self.0);
+        shared.buffer.end_stream(stream);
+        let mut wakers = [Vec::new(), Vec::new()];
+        wakers[stream as usize] = std::mem::take(&mut shared.wakers[stream as usize]);
+        drop(shared);
+        wake(wakers);
+    }
+
     pub(crate) fn finish(&self, finish: Finish) {
         let mut shared = lock(&self.0);
         shared.buffer.finish(finish);

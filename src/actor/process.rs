@@ -193,6 +193,7 @@ impl ProcessActor {
                         (Some(Waiter::End(_)), Ok(ProcessReply::Done)) | (None, _) => {}
                     }
                 }
+                ProcessAction::StreamEnded(stream) => self.output.end_stream(stream),
                 ProcessAction::OutputEnded(finish) => {
                     let held = self.machine.take_held_output();
                     if !held.is_empty() {

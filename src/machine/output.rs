@@ -140,6 +140,8 @@ pub struct OutputBuffer<P> {
     paused_since: Option<Instant>,
     /// Whether the maximum pause is over. Then all output may be dropped until the next read.
     stalled: bool,
+    /// For each stream, whether it has ended before the other one.
+    ended: [bool; 2],
     finish: Option<Finish>,
 }
 
@@ -163,6 +165,7 @@ impl<P> OutputBuffer<P> {
             handed_on: false,
             paused_since: None,
             stalled: false,
+            ended: [false; 2],
             finish: None,
         }
     }
@@ -302,6 +305,16 @@ impl<P> OutputBuffer<P> {
         self.resume();
     }
 
+    /// Ends one stream. Its buffered output stays readable.
+    pub fn end_stream(&mut self, stream: StdStream) {
+        self.ended[stream as usize] = true;
+    }
+
+    /// Whether a stream has ended and all of it was read.
+    pub fn is_at_end(&self, stream: StdStream) -> bool {
+        self.ended[stream as usize] && self.streams[stream as usize].kept == 0
+    }
+
     /// Counts a new reader of a stream.
     pub fn add_reader(&mut self, stream: StdStream) {
         self.streams[stream as usize].readers += 1;
@@ -327,7 +340,8 @@ impl<P> OutputBuffer<P> {
         if let Some(Piece::Data(data)) = &piece {
             self.forget(stream, data.len());
         }
-        self.streams[stream as usize].starved = piece.is_none() && self.finish.is_none();
+        let may_continue = self.finish.is_none() && !self.ended[stream as usize];
+        self.streams[stream as usize].starved = piece.is_none() && may_continue;
         if piece.is_some() {
             self.stalled = false;
             self.paused_since = self.paused_since.map(|_| now);

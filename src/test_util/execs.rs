@@ -218,6 +218,7 @@ impl Execs {
                 stream,
                 data,
                 place: Some(place),
+                eof,
             })) => {
                 // A client acknowledges after a fourth of the window at the latest.
                 let most = output.window.map_or(usize::MAX, |window| {
@@ -225,7 +226,7 @@ impl Execs {
                 });
                 let mut parts = Vec::new();
                 let (mut offset, mut rest) = (place.offset, data);
-                while !rest.is_empty() {
+                while !rest.is_empty() || eof && parts.is_empty() {
                     let cut = match rest.len() <= most {
                         true => rest.len(),
                         false => utf8_boundary(&rest[..most]).max(1),
@@ -239,6 +240,7 @@ impl Execs {
                             exec: real.as_str().into(),
                             offset,
                         }),
+                        eof: eof && rest.is_empty(),
                     };
                     let part = Part {
                         exec: exec.clone(),

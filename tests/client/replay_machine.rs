@@ -194,7 +194,9 @@ impl Client {
                     assert_eq!(self.ends.insert(id, end), None, "{id} ended twice");
                     self.sandbox.process_ended(id);
                 }
-                ProcessAction::OutputEnded(_) | ProcessAction::Settled => {
+                ProcessAction::StreamEnded(_)
+                | ProcessAction::OutputEnded(_)
+                | ProcessAction::Settled => {
                     assert!(self.ends.contains_key(&id), "{id} settled before its end");
                 }
                 ProcessAction::Send(text) => panic!("v1 has no {text}"),

@@ -1,15 +1,15 @@
 //! Each operation, by messages to the actors.
 
 use actix_sandbox::{
-    BuiltinErrorKind, FileEvent, FileKind, FileMetadata, FilePath, ProcessEnd, Transferred,
-    WriteMode,
-    actor::{Builtin, CloseStdin, Exec, Kill, Wait, WriteStdin},
+    BuiltinErrorKind, FileEvent, FileKind, FileMetadata, FilePath, LocalServer, ProcessEnd,
+    Transferred, WriteMode,
+    actor::{Builtin, CloseStdin, Exec, ExecProgram, Kill, Wait, WriteStdin},
 };
 use futures::StreamExt;
 use serde_json::{Value, json};
 
 use super::by_message::{assert_goes_on, end, link, list, perform, read, remove, write};
-use crate::support::{sandbox, within};
+use crate::support::{patient, proxy::Proxy, sandbox, within};
 
 fn moved(result: &Value) -> Transferred {
     serde_json::from_value(result.clone()).unwrap()
@@ -208,4 +208,27 @@ async fn a_message_kills_an_operation() {
     let (ended, output) = end(&sandbox, list("", 1), b"").await;
     assert!(ended.success() && output.is_empty(), "{ended}");
     assert_goes_on(&sandbox).await;
+}
+
+#[actix::test]
+async fn a_stream_of_a_binary_exec_can_end_before_the_exec() {
+    let server = LocalServer::start().await.unwrap();
+    let proxy = Proxy::plain(&server).await;
+    let sandbox = patient(&proxy.url()).auto_reconnect(true).await.unwrap();
+    let code = "echo out; exec >&-; read -r line; echo \"$line\" >&2; exit 3";
+    let argv = ["bash", "-c", code].map(str::to_owned).to_vec();
+    let mut exec = Exec::of(ExecProgram::Argv(argv));
+    exec.options.binary = true;
+    let started = sandbox.addr().send(exec).await.unwrap().unwrap();
+    let stdout = within("stdout", started.output.stdout().read_all()).await;
+    assert_eq!(stdout.unwrap(), "out\n");
+    // The process still waits for its input.
+    assert_eq!(started.output.process_end(), None);
+    proxy.cut();
+    let line = WriteStdin("more\n".into());
+    started.actor.send(line).await.unwrap().unwrap();
+    let stderr = within("stderr", started.output.stderr().read_all()).await;
+    assert_eq!(stderr.unwrap(), "more\n");
+    let end = within("the end", started.actor.send(Wait)).await.unwrap();
+    assert_eq!(end.unwrap(), ProcessEnd::Exited(3));
 }

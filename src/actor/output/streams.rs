@@ -77,6 +77,11 @@ impl Reader {
             drop(replaced);
             return Poll::Ready(Some(Ok(read)));
         }
+        let mut streams = self.streams.iter();
+        if streams.all(|&stream| shared.buffer.is_at_end(stream)) {
+            self.done = true;
+            return Poll::Ready(None);
+        }
         if let Some(finish) = shared.buffer.finished() {
             self.done = true;
             let error = match finish {

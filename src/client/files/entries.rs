@@ -10,7 +10,7 @@ use std::{
 use futures::{Stream, StreamExt, TryStreamExt};
 use serde::de::{DeserializeOwned, IgnoredAny};
 
-use super::result;
+use super::{Ending, result};
 use crate::{
     Error, LineStream, Process,
     protocol::{BuiltinError, FileEntry, excerpt},
@@ -47,6 +47,7 @@ impl Stream for FileEntries {
 pub(super) struct JsonLines<T> {
     process: Process,
     lines: LineStream,
+    ending: Ending,
     has_ended: bool,
     value: PhantomData<fn() -> T>,
 }
@@ -56,6 +57,7 @@ impl<T> JsonLines<T> {
         Self {
             lines: process.stdout().lines(),
             process,
+            ending: Ending::default(),
             has_ended: false,
             value: PhantomData,
         }
@@ -80,12 +82,14 @@ impl<T: DeserializeOwned> Stream for JsonLines<T> {
                 return Poll::Ready(Some(value));
             }
             Some(Err(error)) => Some(Err(error)),
-            // The stream ends only after the operation has ended.
-            None => match self.process.try_wait() {
-                Ok(Some(end)) => result::<IgnoredAny>(end).err().map(Err),
-                Ok(None) => None,
-                Err(error) => Some(Err(error)),
-            },
+            // The operation may have failed after the last line.
+            None => {
+                let Self {
+                    process, ending, ..
+                } = &mut *self;
+                let end = ready!(ending.poll(process, cx));
+                end.and_then(result::<IgnoredAny>).err().map(Err)
+            }
         };
         self.has_ended = true;
         Poll::Ready(item)

@@ -9,7 +9,10 @@ mod transfers;
 mod watch;
 mod writer;
 
+use std::task::{Context, Poll, ready};
+
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use serde::de::DeserializeOwned;
 
 pub use self::{
@@ -428,6 +431,28 @@ impl Files {
         exec.output = Some(OutputPolicy::default());
         let command = Command::of(self.sandbox.clone(), exec);
         command.kill_on_drop(true).spawn().await
+    }
+}
+
+/// Waits for the end of an operation in a `poll` function.
+#[derive(Default)]
+struct Ending(Option<BoxFuture<'static, Result<ProcessEnd, Error>>>);
+
+impl Ending {
+    fn poll(&mut self, process: &Process, cx: &mut Context<'_>) -> Poll<Result<ProcessEnd, Error>> {
+        let waiting = self.0.get_or_insert_with(|| {
+            let process = process.clone();
+            Box::pin(async move { process.wait().await })
+        });
+        let end = ready!(waiting.as_mut().poll(cx));
+        self.0 = None;
+        Poll::Ready(end)
+    }
+}
+
+impl std::fmt::Debug for Ending {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Ending").field(&self.0.is_some()).finish()
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
 
 use tokio::io::{AsyncRead, ReadBuf};
 
-use super::result;
+use super::{Ending, result};
 use crate::{OutputStream, Process, protocol::Transferred};
 
 /// Reads a file of a sandbox. [`Files::open`](super::Files::open) returns this reader.
@@ -18,6 +18,7 @@ use crate::{OutputStream, Process, protocol::Transferred};
 pub struct FileReader {
     process: Process,
     content: OutputStream,
+    ending: Ending,
 }
 
 impl FileReader {
@@ -25,6 +26,7 @@ impl FileReader {
         Self {
             content: process.stdout(),
             process,
+            ending: Ending::default(),
         }
     }
 }
@@ -38,10 +40,11 @@ impl AsyncRead for FileReader {
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.content).poll_read(cx, buffer))?;
         if buffer.filled().len() == before && buffer.remaining() > 0 {
-            // The stream ends only after the operation has ended.
-            if let Some(end) = self.process.try_wait()? {
-                result::<Transferred>(end)?;
-            }
+            // The operation may have failed after the last bytes.
+            let Self {
+                process, ending, ..
+            } = &mut *self;
+            result::<Transferred>(ready!(ending.poll(process, cx))?)?;
         }
         Poll::Ready(Ok(()))
     }

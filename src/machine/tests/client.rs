@@ -300,6 +300,7 @@ impl Client {
                 assert_eq!(earlier, None, "{:?} ended twice", exec.id);
                 self.sandbox.process_ended(process);
             }
+            ProcessAction::StreamEnded(_) => {}
             ProcessAction::OutputEnded(finish) => self.exec_mut(process).finish(finish),
             ProcessAction::Settled => {
                 let exec = self.exec_mut(process);

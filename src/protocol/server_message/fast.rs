@@ -50,6 +50,7 @@ pub(super) fn output(frame: &[u8], version: Version) -> Option<OutputView<'_>> {
         stream,
         place,
         data,
+        eof: false,
     };
     (cursor.0 == "}").then_some(output)
 }

@@ -128,6 +128,7 @@ impl ServerMessage {
                 stream: piece.stream?,
                 place: Some((piece.exec, piece.offset)),
                 data: Cow::Borrowed(piece.data),
+                eof: piece.eof,
             }),
             None => fast::output(frame, version),
         }
@@ -175,12 +176,13 @@ impl ServerMessage {
                 stream,
                 data,
                 place: Some(place),
+                eof,
             }) => Piece {
                 stream: Some(*stream),
                 exec: place.exec.as_str(),
                 offset: place.offset,
                 data,
-                eof: false,
+                eof: *eof,
             }
             .encode(),
             _ => Encoded::Text(self.encode()),
@@ -235,6 +237,7 @@ impl ServerMessage {
             stream,
             data: data.into(),
             place: None,
+            eof: false,
         })
     }
 
@@ -244,6 +247,7 @@ impl ServerMessage {
             stream,
             data: data.into(),
             place: Some(place),
+            eof: false,
         })
     }
 

@@ -18,6 +18,8 @@ pub struct OutputPiece {
     pub data: Bytes,
     /// The exec and the offset (v2).
     pub place: Option<OutputPlace>,
+    /// Whether the stream ends after these bytes (v2).
+    pub eof: bool,
 }
 
 /// The place of a piece of output (v2).
@@ -35,7 +37,7 @@ impl OutputPiece {
         match &self.place {
             Some(place) => {
                 let place = Some((place.exec.as_str(), place.offset));
-                print_piece(event, place, &self.data, false)
+                print_piece(event, place, &self.data, self.eof)
             }
             None => {
                 let text = String::from_utf8_lossy(&self.data);
@@ -75,6 +77,8 @@ pub struct OutputView<'a> {
     pub place: Option<(&'a str, u64)>,
     /// The bytes, borrowed if they had no escapes.
     pub data: Cow<'a, [u8]>,
+    /// Whether the stream ends after these bytes (v2).
+    pub eof: bool,
 }
 
 impl OutputView<'_> {
@@ -96,6 +100,7 @@ impl OutputView<'_> {
         OutputPiece {
             stream: self.stream,
             place,
+            eof: self.eof,
             data: self.into_data(frame),
         }
     }

@@ -45,6 +45,7 @@ struct Keys<'a> {
     result: Option<Raw<'a>>,
     error: Option<Raw<'a>>,
     features: Option<Raw<'a>>,
+    eof: Option<Raw<'a>>,
 }
 
 /// Reads a message of a server.
@@ -87,6 +88,7 @@ pub(super) fn message(frame: &Bytes, version: Version) -> Result<ServerMessage, 
         Ok(ServerMessage::Output(OutputPiece {
             stream,
             data,
+            eof: place.is_some() && keys.eof.and_then(Raw::flag).unwrap_or(false),
             place,
         }))
     };

@@ -43,7 +43,7 @@ pub(super) async fn pump(
 ) -> Option<Pipe> {
     let mut buffer = BytesMut::with_capacity(MAX_PIECE_BYTES);
     let mut changes = deadline.0.subscribe();
-    let (mut open, mut read_late) = (true, 0);
+    let (mut open, mut has_ended, mut read_late) = (true, false, 0);
 
     // Another process may fill the pipe as fast as it is read. So after the deadline, read at most
     // as much as a pipe can hold.
@@ -63,6 +63,7 @@ pub(super) async fn pump(
             }
         };
         open = read && join_more(&mut pipe, &mut buffer).await;
+        has_ended = !open;
         if deadline.at().is_some_and(|at| Instant::now() >= at) {
             read_late += buffer.len();
         }
@@ -76,9 +77,13 @@ pub(super) async fn pump(
             // Without a deadline, the main process is still running. Close the pipe, so that its
             // writes fail instead of being dropped silently.
             open &= deadline.at().is_some();
+            has_ended = false;
             break;
         }
         buffer.clear();
+    }
+    if has_ended {
+        keeper.handle_ended();
     }
     open.then_some(pipe)
 }

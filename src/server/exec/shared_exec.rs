@@ -444,6 +444,12 @@ impl Keeper {
         true
     }
 
+    /// The stream has ended, and all of it was taken.
+    pub(super) fn handle_ended(&self) {
+        self.exec
+            .change(|exec| exec.handle_output_ended(self.stream));
+    }
+
     /// Whether an incomplete code point is held back and must be sent after a pause. Always false
     /// under v1, whose messages carry only whole code points.
     pub(super) fn holds_back(&self) -> bool {

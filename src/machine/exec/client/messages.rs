@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::machine::{Failure, Finish, ProcessEnd, RequestId, SandboxEnd};
-use crate::protocol::Encoded;
+use crate::protocol::{Encoded, StdStream};
 
 /// The options of a [`Process`](super::Process).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +56,8 @@ pub enum ProcessFact {
     StdinTaken(u64),
     /// The process has closed its stdin (v2).
     StdinClosed,
+    /// A stream of the output ends at this offset, before the process and its other stream (v2).
+    StreamEnded(StdStream, u64),
     /// The main process ended (v2). Output may follow.
     Exited(ProcessEnd),
     /// The process and its output ended (v2).
@@ -106,6 +108,8 @@ pub enum ProcessAction {
         /// The number of bytes of stdin that were accepted but not taken by the server.
         stdin_unsent: usize,
     },
+    /// A stream of the output ended, and all of it has arrived. The other stream may continue.
+    StreamEnded(StdStream),
     /// The output ended, except for [the part that was held
     /// back](super::Process::take_held_output).
     OutputEnded(Finish),

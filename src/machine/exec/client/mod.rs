@@ -274,6 +274,12 @@ impl Process {
             }
             ProcessFact::Ended { end, lengths, cut } => self.handle_ended(end, lengths, cut),
             ProcessFact::SandboxEnded(end) => self.handle_sandbox_ended(end),
+            ProcessFact::StreamEnded(stream, at) => {
+                // Otherwise bytes before the end are missing. The next link repeats them.
+                if self.output.received()[stream as usize] == at {
+                    self.actions.push_back(ProcessAction::StreamEnded(stream));
+                }
+            }
             // Once the process has ended, ignore the facts below.
             _ if self.end.is_some() => {}
             ProcessFact::StdinWritten(number) => self.handle_stdin_written(number),

@@ -18,8 +18,8 @@ use bytes::{Bytes, BytesMut};
 use crate::{
     machine::stream::{RecvStreams, SendStreams},
     protocol::{
-        EndReason, ExecEnd, ExecId, ExecUpdate, OutputPlace, ServerMessage, Status, StdStream,
-        limits::STDIN_WINDOW, utf8_boundary,
+        EndReason, ExecEnd, ExecId, ExecUpdate, OutputPiece, OutputPlace, ServerMessage, Status,
+        StdStream, limits::STDIN_WINDOW, utf8_boundary,
     },
 };
 
@@ -185,6 +185,14 @@ impl ServedExec {
         data.extend_from_slice(bytes);
         *partial = data.split_off(utf8_boundary(&data)).to_vec();
         self.output.push(stream as usize, data);
+    }
+
+    /// A stream of the process ended, before the exec is done. Only a binary exec tells the client at
+    /// once: without a mark of its end, a stream ends with the exec.
+    pub fn handle_output_ended(&mut self, stream: StdStream) {
+        if self.binary && !self.done {
+            self.output.finish(stream as usize);
+        }
     }
 
     /// Whether an incomplete code point is held back until the rest of it arrives, or until
@@ -450,24 +458,26 @@ impl ServedExec {
         let stream = self.gone.iter().position(|&gone| gone)?;
         self.gone[stream] = false;
         let offset = self.output.sent()[stream];
-        Some(self.output_at(stream, offset, Bytes::new()))
+        Some(self.output_at(stream, offset, Bytes::new(), false))
     }
 
     fn poll_output(&mut self) -> Option<ServerMessage> {
         let piece = self.output.poll()?;
-        let (stream, offset) = (piece.stream, piece.offset);
+        let (stream, offset, eof) = (piece.stream, piece.offset, piece.eof);
         let data = Bytes::copy_from_slice(piece.data);
-        Some(self.output_at(stream, offset, data))
+        Some(self.output_at(stream, offset, data, eof))
     }
 
-    fn output_at(&self, stream: usize, offset: u64, data: Bytes) -> ServerMessage {
+    fn output_at(&self, stream: usize, offset: u64, data: Bytes, eof: bool) -> ServerMessage {
         let place = OutputPlace {
             exec: self.exec.clone(),
             offset,
         };
         let output = ServerMessage::output_at(STREAMS[stream], data, place);
         match (self.binary, output) {
-            (true, ServerMessage::Output(piece)) => ServerMessage::BinaryOutput(piece),
+            (true, ServerMessage::Output(piece)) => {
+                ServerMessage::BinaryOutput(OutputPiece { eof, ..piece })
+            }
             (_, output) => output,
         }
     }

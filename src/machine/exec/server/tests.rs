@@ -477,3 +477,25 @@ fn answers_to_kills_wait_in_a_bounded_queue() {
     assert!(exec.statuses.len() <= ServedExec::MAX_STATUSES + 2);
     assert!(said(&mut exec).iter().any(|it| it.contains("STDIN_ERROR")));
 }
+
+#[test]
+fn a_stream_of_a_binary_exec_ends_on_every_link() {
+    let eofs = |exec: &mut ServedExec| {
+        let messages = std::iter::from_fn(|| exec.poll_message());
+        let pieces = messages.filter_map(|message| match message {
+            ServerMessage::BinaryOutput(piece) => Some((piece.data, piece.eof)),
+            _ => None,
+        });
+        pieces.collect::<Vec<_>>()
+    };
+    let mut exec = ServedExec::binary("e".into(), 1_024);
+    exec.handle_started();
+    exec.handle_output(OUT, b"a");
+    assert_eq!(eofs(&mut exec), [("a".into(), false)]);
+    exec.handle_output_ended(OUT);
+    assert_eq!(eofs(&mut exec), [("".into(), true)]);
+    assert_eq!(eofs(&mut exec), []);
+    exec.detach();
+    exec.attach(Some([0, 0]));
+    assert_eq!(eofs(&mut exec), [("a".into(), true)]);
+}

@@ -514,7 +514,9 @@ impl World {
                 assert_eq!(watched.ended, 1, "{process} ended twice");
                 self.sandbox.process_ended(process);
             }
-            ProcessAction::OutputEnded(_) | ProcessAction::Settled => {
+            ProcessAction::StreamEnded(_)
+            | ProcessAction::OutputEnded(_)
+            | ProcessAction::Settled => {
                 assert_eq!(watched.ended, 1, "{process} settled before its end");
             }
             ProcessAction::Send(text) => panic!("v1 has no {text}"),

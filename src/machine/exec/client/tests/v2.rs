@@ -133,6 +133,7 @@ impl Exec {
                 ProcessAction::Ended { end, stdin_unsent } => {
                     format!("ended {end:?}, {stdin_unsent} unsent")
                 }
+                ProcessAction::StreamEnded(stream) => format!("{stream} ended"),
                 ProcessAction::OutputEnded(Finish::Complete) => "output ended".to_owned(),
                 ProcessAction::OutputEnded(Finish::Cut) => "output cut".to_owned(),
                 ProcessAction::OutputEnded(_) => "output lost".to_owned(),
