@@ -162,6 +162,13 @@ impl InboundBatch {
         self.events.push(ProcessEvent::Fact(fact));
     }
 
+    /// Adds the end of a stream, if there is one.
+    pub(super) fn push_end(&mut self, end: Option<(StdStream, u64)>) {
+        if let Some((stream, at)) = end {
+            self.push_fact(ProcessFact::StreamEnded(stream, at));
+        }
+    }
+
     fn close_output(&mut self) {
         self.close();
         if !self.chunks.is_empty() {

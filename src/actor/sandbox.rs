@@ -131,11 +131,9 @@ impl SandboxActor {
             match action {
                 SandboxAction::Output(process, piece) => {
                     self.processes.turn_to(process, batch);
-                    let end = piece.place.as_ref().filter(|_| piece.eof);
-                    let end = end.map(|it| it.offset.saturating_add(piece.data.len() as u64));
-                    let end = end.map(|at| ProcessFact::StreamEnded(piece.stream, at));
+                    let end = piece.end();
                     batch.push_piece(piece);
-                    end.into_iter().for_each(|end| batch.push_fact(end));
+                    batch.push_end(end);
                 }
                 SandboxAction::Tell(process, fact) => {
                     self.processes.turn_to(process, batch);
@@ -196,11 +194,9 @@ impl SandboxActor {
             if let Some((process, output)) = self.machine.handle_frame_or_output(epoch, frame, now)
             {
                 self.processes.turn_to(process, &mut batch);
-                let end = output.place.filter(|_| output.eof);
-                let end = end.map(|(_, it)| it.saturating_add(output.data.len() as u64));
-                let end = end.map(|at| ProcessFact::StreamEnded(output.stream, at));
+                let end = output.end();
                 batch.push_view(output, frame);
-                end.into_iter().for_each(|end| batch.push_fact(end));
+                batch.push_end(end);
             } else {
                 self.run_actions_into(&mut batch);
             }

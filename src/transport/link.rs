@@ -370,10 +370,11 @@ impl Link {
     fn take(&mut self, frame: Bytes) {
         // Without a credit, the link is closing. Drop the message, because no consumer reads it.
         if self.credit.is_some() {
-            match (&self.recorded, Piece::read(&frame)) {
-                (Some(recorded), Some(piece)) => recorded.received(piece.to_text().as_bytes()),
-                (Some(recorded), None) => recorded.received(&frame),
-                (None, _) => {}
+            if let Some(recorded) = &self.recorded {
+                match Piece::read(&frame) {
+                    Some(piece) => recorded.received(piece.to_text().as_bytes()),
+                    None => recorded.received(&frame),
+                }
             }
             self.batch_bytes += frame.len();
             self.batch.push(frame);

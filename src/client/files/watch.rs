@@ -7,7 +7,7 @@ use std::{
 
 use futures::{Stream, StreamExt};
 
-use super::{entries::JsonLines, outcome};
+use super::entries::JsonLines;
 use crate::{
     Error, Process,
     protocol::{BuiltinError, FileEvent},
@@ -34,7 +34,7 @@ pub struct FileEvents(JsonLines<FileEvent>);
 impl FileEvents {
     /// Waits until the watch is ready.
     pub(super) async fn ready(process: Process) -> Result<Self, Error> {
-        let mut events = JsonLines::new(process.clone());
+        let mut events = JsonLines::new(process);
         match events.next().await {
             Some(Ok(FileEvent::Ready)) => Ok(Self(events)),
             Some(Err(error)) => Err(error),
@@ -42,10 +42,7 @@ impl FileEvents {
                 let message = "the server reported a change before the watch was ready";
                 Err(BuiltinError::other(message).into())
             }
-            None => {
-                outcome::<serde::de::IgnoredAny>(&process).await?;
-                Err(BuiltinError::other("the watch ended before it was ready").into())
-            }
+            None => Err(BuiltinError::other("the watch ended before it was ready").into()),
         }
     }
 }

@@ -6,10 +6,9 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use futures::future::BoxFuture;
 use tokio::io::AsyncWrite;
 
-use super::outcome;
+use super::{Ending, result};
 use crate::{Error, Process, ProcessStdin, protocol::Transferred};
 
 /// Writes a file of a sandbox. [`Files::create`](super::Files::create) and
@@ -22,9 +21,9 @@ use crate::{Error, Process, ProcessStdin, protocol::Transferred};
 pub struct FileWriter {
     process: Process,
     content: ProcessStdin,
-    /// Waits for the outcome. Set by a shutdown, and when the operation accepts no more content.
-    ending: Option<BoxFuture<'static, Result<Transferred, Error>>>,
-    ended: Option<Result<Transferred, Error>>,
+    ending: Ending,
+    /// Whether to close stdin no more: it is closed, or the operation accepts no more content.
+    is_ending: bool,
 }
 
 impl FileWriter {
@@ -32,23 +31,16 @@ impl FileWriter {
         Self {
             content: process.stdin(),
             process,
-            ending: None,
-            ended: None,
+            ending: Ending::default(),
+            is_ending: false,
         }
     }
 
     /// Waits for the outcome.
     fn poll_ended(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        loop {
-            match (&self.ended, &mut self.ending) {
-                (Some(ended), _) => return Poll::Ready(ended.clone().map(drop)),
-                (None, Some(ending)) => self.ended = Some(ready!(ending.as_mut().poll(cx))),
-                (None, None) => {
-                    let process = self.process.clone();
-                    self.ending = Some(Box::pin(async move { outcome(&process).await }));
-                }
-            }
-        }
+        self.is_ending = true;
+        let end = ready!(self.ending.poll(&self.process, cx));
+        Poll::Ready(end.and_then(result::<Transferred>).map(drop))
     }
 
     /// Replaces an error of stdin with the reason why the operation failed.
@@ -78,7 +70,7 @@ impl AsyncWrite for FileWriter {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.ending.is_none() {
+        if !self.is_ending {
             // If this fails, the outcome says why.
             let _ = ready!(Pin::new(&mut self.content).poll_close(cx));
         }

@@ -32,6 +32,12 @@ pub struct OutputPlace {
 }
 
 impl OutputPiece {
+    /// The stream and the offset of its end, if it ends after this piece (v2).
+    pub fn end(&self) -> Option<(StdStream, u64)> {
+        let offset = self.place.as_ref().map(|place| place.offset);
+        end(self.stream, offset?, &self.data, self.eof)
+    }
+
     pub(super) fn encode(&self) -> String {
         let event = self.stream.as_str();
         match &self.place {
@@ -82,6 +88,12 @@ pub struct OutputView<'a> {
 }
 
 impl OutputView<'_> {
+    /// The stream and the offset of its end, if it ends after this piece (v2).
+    pub fn end(&self) -> Option<(StdStream, u64)> {
+        let (_, offset) = self.place?;
+        end(self.stream, offset, &self.data, self.eof)
+    }
+
     /// The bytes without the view: a slice of the frame that they were read from, or their own.
     pub fn into_data(self, frame: &Bytes) -> Bytes {
         match self.data {
@@ -104,4 +116,8 @@ impl OutputView<'_> {
             data: self.into_data(frame),
         }
     }
+}
+
+fn end(stream: StdStream, offset: u64, data: &[u8], eof: bool) -> Option<(StdStream, u64)> {
+    eof.then(|| (stream, offset.saturating_add(data.len() as u64)))
 }

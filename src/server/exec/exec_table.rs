@@ -139,8 +139,7 @@ impl ExecTable {
 
     /// Whether the main process of any exec is running, or a builtin other than a watch.
     pub(crate) fn is_alive(&self) -> bool {
-        let mut controls = self.all().filter_map(|it| it.control.as_ref());
-        controls.any(|control| control.kind != Kind::Watch && control.is_alive())
+        self.is_busy(true)
     }
 
     /// Whether an exec keeps the sandbox from idling. Without a client, a builtin doesn't: it has no
@@ -277,6 +276,9 @@ impl ExecTable {
             }
         }
         // Unacknowledged builtins don't count toward the limit on remembered execs.
+        if self.order.len() <= REMEMBERED {
+            return;
+        }
         let builtins = self.entries.values().filter(|it| it.is_unsettled_builtin());
         let most = REMEMBERED + builtins.count();
         while self.order.len() > most {

@@ -89,41 +89,36 @@ impl Control {
     ) -> Self {
         let deadline = Deadline::new();
         let (kill, killed) = watch::channel(false);
-        if let Program::Builtin(builtin) = &job.program {
-            let kind = match builtin {
-                Builtin::Watch { .. } => Kind::Watch,
-                _ => Kind::Builtin,
-            };
-            let turn = turns.of(builtin);
-            let ended = deadline.clone();
-            let task = tokio::spawn(async move {
-                builtin::run(&*sandbox, job, turn, killed, &ended, outlet).await;
-            });
-            return Self {
-                kind,
-                kill,
-                deadline,
-                task,
-            };
-        }
-        let run = Run {
-            killed,
-            deadline: deadline.clone(),
-            limits,
-            outlet,
-            drains,
+        let kind = match &job.program {
+            Program::Builtin(Builtin::Watch { .. }) => Kind::Watch,
+            Program::Builtin(_) => Kind::Builtin,
+            Program::Code { .. } | Program::File { .. } => Kind::Program,
         };
-        let task = tokio::spawn(async move {
-            match sandbox.start(job).await {
-                Ok(started) => run.run(started).await,
-                Err(reason) => {
-                    run.deadline.set(Duration::ZERO);
-                    run.outlet.not_started(reason).await;
+        let task = if let Program::Builtin(builtin) = &job.program {
+            let (turn, ended) = (turns.of(builtin), deadline.clone());
+            tokio::spawn(async move {
+                builtin::run(&*sandbox, job, turn, killed, &ended, outlet).await;
+            })
+        } else {
+            let run = Run {
+                killed,
+                deadline: deadline.clone(),
+                limits,
+                outlet,
+                drains,
+            };
+            tokio::spawn(async move {
+                match sandbox.start(job).await {
+                    Ok(started) => run.run(started).await,
+                    Err(reason) => {
+                        run.deadline.set(Duration::ZERO);
+                        run.outlet.not_started(reason).await;
+                    }
                 }
-            }
-        });
+            })
+        };
         Self {
-            kind: Kind::Program,
+            kind,
             kill,
             deadline,
             task,
