@@ -45,7 +45,7 @@ mod windows;
 #[cfg(unix)]
 mod tests;
 
-use std::path::PathBuf;
+use std::{ffi::OsString, io, path::PathBuf};
 
 pub(crate) use self::{
     error::{ArchiveError, ArchiveErrorKind},
@@ -56,6 +56,14 @@ pub(crate) use self::{
 /// How the name of a file begins that becomes another file when it is complete. 16 random
 /// hexadecimal digits follow.
 pub(crate) const UNFINISHED: &str = ".actix-sandbox-";
+
+/// The name of an unfinished file: hidden, and random, so that code in a sandbox can't prepare a
+/// file of this name.
+pub(crate) fn unfinished_name() -> io::Result<OsString> {
+    let mut random = [0; 8];
+    getrandom::fill(&mut random).map_err(io::Error::other)?;
+    Ok(format!("{UNFINISHED}{:016x}", u64::from_ne_bytes(random)).into())
+}
 
 /// Maximum number of skipped files that a summary lists.
 const MAX_SKIPPED: usize = 1_000;

@@ -42,33 +42,42 @@ pub(super) fn pieces(file: &fs::File, meta: &fs::Metadata) -> Vec<Range<u64>> {
 
 #[cfg(unix)]
 fn between_holes(file: &fs::File, size: u64) -> Option<Vec<Range<u64>>> {
+    let (mut pieces, mut at) = (Vec::new(), 0);
+    while let Some(data) = next_data(file, at, size).ok()? {
+        // Each piece but the last fills whole blocks of the archive.
+        let is_whole = data.end == size || (data.end - data.start).is_multiple_of(TAR_BLOCK);
+        if pieces.len() == MAX_PIECES || data.is_empty() || !is_whole {
+            return None;
+        }
+        at = data.end;
+        pieces.push(data);
+    }
+    Some(pieces)
+}
+
+/// The first part of a file from `at` to `end` that is not a hole. Fails if the file system doesn't
+/// report holes.
+#[cfg(unix)]
+pub(crate) fn next_data(file: &fs::File, at: u64, end: u64) -> nix::Result<Option<Range<u64>>> {
     use nix::{
         errno::Errno,
         unistd::{Whence, lseek},
     };
 
-    let seek = |at: u64, whence| {
-        let at = i64::try_from(at).map_err(|_| Errno::EOVERFLOW)?;
-        lseek(file, at, whence).map(|at| u64::try_from(at).unwrap_or(0))
-    };
-    let (mut pieces, mut at) = (Vec::new(), 0);
-    while at < size {
-        let data = match seek(at, Whence::SeekData) {
-            Ok(data) if data < size => data,
-            // There is no data after `at`.
-            Ok(_) | Err(Errno::ENXIO) => break,
-            Err(_) => return None,
-        };
-        let hole = seek(data, Whence::SeekHole).ok()?.min(size);
-        // Each piece but the last fills whole blocks of the archive.
-        let is_whole = hole == size || hole.saturating_sub(data).is_multiple_of(TAR_BLOCK);
-        if pieces.len() == MAX_PIECES || hole <= data || !is_whole {
-            return None;
-        }
-        pieces.push(data..hole);
-        at = hole;
+    if at >= end {
+        return Ok(None);
     }
-    Some(pieces)
+    let seek = |offset: u64, whence| {
+        let offset = offset.try_into().map_err(|_| Errno::EOVERFLOW)?;
+        lseek(file, offset, whence).map(|found| u64::try_from(found).unwrap_or_default())
+    };
+    let start = match seek(at, Whence::SeekData) {
+        Ok(start) if start < end => start,
+        Ok(_) | Err(Errno::ENXIO) => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let hole = seek(start, Whence::SeekHole)?;
+    Ok(Some(start..hole.clamp(start, end)))
 }
 
 /// Turns a header into the header of a file with holes. Returns the extended headers that follow

@@ -3,7 +3,6 @@
 use std::{
     cell::Cell,
     fs,
-    hash::{BuildHasher, Hasher, RandomState},
     io::{self, Read},
     path::{Path, PathBuf},
 };
@@ -11,8 +10,9 @@ use std::{
 use tar::{Entry, EntryType, Unpacked};
 
 use super::{
-    ArchiveError, ArchiveErrorKind, Progress, Summary, UNFINISHED, entries,
+    ArchiveError, ArchiveErrorKind, Progress, Summary, entries,
     reading::{self, Budget, Directory, MAX_HEADER_BYTES, Parents, damaged},
+    unfinished_name,
 };
 
 /// Limits of one archive.
@@ -76,9 +76,7 @@ pub(crate) fn unpack_file(
         true => Path::new("."),
         false => directory,
     };
-    // The name is random, so that code in a sandbox can't prepare a file at this path.
-    let random = RandomState::new().build_hasher().finish();
-    let unfinished = PathBuf::from(format!("{UNFINISHED}{random:016x}"));
+    let unfinished = PathBuf::from(unfinished_name().map_err(fail)?);
     let place = directory.join(&unfinished);
     let unpacked = unpack_on(
         problem,

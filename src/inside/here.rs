@@ -1,15 +1,13 @@
 //! [`start`]: runs a builtin in a thread of this process, for sandboxes without an agent.
 
 use std::{
-    io::{self, PipeReader, PipeWriter},
-    os::fd::{AsFd, OwnedFd},
+    io::{self, PipeWriter},
     path::PathBuf,
     thread,
     time::Duration,
 };
 
 use futures::future::BoxFuture;
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use tokio::{net::unix::pipe, sync::watch, time::timeout};
 
 use super::{
@@ -30,7 +28,7 @@ pub(crate) fn start(builtin: Builtin, home: PathBuf) -> io::Result<Started> {
     let input = pipe::Sender::from_owned_fd(input.into())?;
     let output = pipe::Receiver::from_owned_fd(output.into())?;
     let errors = pipe::Receiver::from_owned_fd(errors.into())?;
-    let mut streams = streams(stdin, stdout, stopped)?;
+    let mut streams = Streams::new(stdin.into(), stdout.into(), stopped.into())?;
     let (ended, exited) = watch::channel(false);
     thread::Builder::new()
         .name(format!("builtin {}", builtin.op()))
@@ -49,14 +47,6 @@ pub(crate) fn start(builtin: Builtin, home: PathBuf) -> io::Result<Started> {
             exited,
         }),
     })
-}
-
-fn streams(stdin: PipeReader, stdout: PipeWriter, stop: PipeReader) -> io::Result<Streams> {
-    let (stdin, stdout) = (OwnedFd::from(stdin), OwnedFd::from(stdout));
-    for end in [&stdin, &stdout] {
-        fcntl(end.as_fd(), FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-    }
-    Ok(Streams::new(stdin, stdout, stop.into()))
 }
 
 /// A builtin that runs in a thread.

@@ -39,11 +39,14 @@ pub(super) fn start(
     let mut keep = stdio.fds_with(&reports).to_vec();
     keep.push(stop.as_raw_fd());
     spawn::fork(&keep, move |closed| {
-        if let Err(error) = closed.and_then(|()| prepare(limits, identity, &stdio)) {
-            return NotStarted::from(error).report().write(&reports);
-        }
+        let streams = closed
+            .and_then(|()| Streams::new(stdio.stdin.into(), stdio.stdout.into(), stop.into()))
+            .and_then(|streams| prepare(limits, identity).map(|()| streams));
+        let mut streams = match streams {
+            Ok(streams) => streams,
+            Err(error) => return NotStarted::from(error).report().write(&reports),
+        };
         Report::Started.write(&reports);
-        let mut streams = Streams::new(stdio.stdin.into(), stdio.stdout.into(), stop.into());
         // If this fails, the server notices that there is no outcome.
         let _ = serve(builtin, Path::new(home), &mut streams, &stdio.stderr);
         Report::Ended(0).write(&reports);
@@ -51,9 +54,7 @@ pub(super) fn start(
 }
 
 /// Gives this process the user and the limits of code.
-fn prepare(limits: Limits, identity: Option<Identity<'_>>, stdio: &Stdio) -> io::Result<()> {
-    rustix::io::ioctl_fionbio(&stdio.stdin, true)?;
-    rustix::io::ioctl_fionbio(&stdio.stdout, true)?;
+fn prepare(limits: Limits, identity: Option<Identity<'_>>) -> io::Result<()> {
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(UMASK));
     // The agent blocks SIGXFSZ, so a write beyond the limit on file sizes fails with an error.
     spawn::lower_limits(limits.of_processes())?;

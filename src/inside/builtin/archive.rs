@@ -121,41 +121,18 @@ fn failed(path: &FilePath, error: &ArchiveError) -> BuiltinError {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        fs,
-        io::{self, Read, Write},
-        path::PathBuf,
-        thread,
-    };
+    use std::{fs, io::Write, path::PathBuf, thread};
 
     use serde_json::json;
-    use tempfile::tempdir;
 
-    use super::*;
-    use crate::{archive::Skipped, inside::builtin::run, protocol::Builtin};
-
-    /// Runs a builtin with this input. Returns its result and its output.
-    fn run_with(
-        builtin: &Builtin,
-        home: &Path,
-        input: &[u8],
-    ) -> (Result<Value, BuiltinError>, Vec<u8>) {
-        let (stdin, mut to_stdin) = io::pipe().unwrap();
-        let (mut from_stdout, stdout) = io::pipe().unwrap();
-        let (stop, _stopper) = io::pipe().unwrap();
-        let mut streams = Streams::new(stdin.into(), stdout.into(), stop.into());
-        thread::scope(|scope| {
-            let output = scope.spawn(move || {
-                let mut output = Vec::new();
-                from_stdout.read_to_end(&mut output).unwrap();
-                output
-            });
-            scope.spawn(move || to_stdin.write_all(input));
-            let result = run(builtin, home, &mut streams);
-            drop(streams);
-            (result, output.join().unwrap())
-        })
-    }
+    use super::{
+        super::{
+            run,
+            testing::{Home, ends},
+        },
+        *,
+    };
+    use crate::{archive::Skipped, protocol::Builtin};
 
     fn pack(path: &str) -> Builtin {
         Builtin::Pack { path: path.into() }
@@ -170,23 +147,23 @@ mod tests {
 
     #[test]
     fn a_directory_moves_through_the_streams() {
-        let home = tempdir().unwrap();
-        fs::create_dir_all(home.path().join("from/d")).unwrap();
-        fs::write(home.path().join("from/d/file"), vec![7; 500_000]).unwrap();
-        let (packed, archive) = run_with(&pack("from"), home.path(), b"");
+        let home = Home::new();
+        fs::create_dir_all(home.path("from/d")).unwrap();
+        fs::write(home.path("from/d/file"), vec![7; 500_000]).unwrap();
+        let (packed, archive) = home.run(&pack("from"), b"");
         let expected = json!({"bytes": 500_000, "entries": 2});
         assert_eq!(packed, Ok(expected.clone()));
-        let (unpacked, output) = run_with(&unpack("new/to"), home.path(), &archive);
+        let (unpacked, output) = home.run(&unpack("new/to"), &archive);
         assert_eq!((unpacked, output), (Ok(expected), Vec::new()));
-        let file = fs::read(home.path().join("new/to/d/file")).unwrap();
+        let file = fs::read(home.path("new/to/d/file")).unwrap();
         assert!(file == vec![7; 500_000]);
     }
 
     #[test]
     fn skipped_files_are_in_the_result() {
-        let home = tempdir().unwrap();
-        let _socket = std::os::unix::net::UnixListener::bind(home.path().join("socket")).unwrap();
-        let (packed, _) = run_with(&pack("."), home.path(), b"");
+        let home = Home::new();
+        let _socket = std::os::unix::net::UnixListener::bind(home.path("socket")).unwrap();
+        let (packed, _) = home.run(&pack("."), b"");
         let skipped = json!([{"path": "socket", "reason": "it is a pipe, a socket or a device"}]);
         let expected = json!({"bytes": 0, "entries": 0, "skipped": skipped, "skipped_count": 1});
         assert_eq!(packed, Ok(expected));
@@ -213,12 +190,12 @@ mod tests {
 
     #[test]
     fn failures_have_a_kind_and_a_path() {
-        let home = tempdir().unwrap();
-        fs::create_dir_all(home.path().join("from")).unwrap();
-        fs::write(home.path().join("from/name"), "text").unwrap();
-        let archive = run_with(&pack("from"), home.path(), b"").1;
-        fs::create_dir_all(home.path().join("to/name")).unwrap();
-        fs::write(home.path().join("file"), "").unwrap();
+        let home = Home::new();
+        fs::create_dir_all(home.path("from")).unwrap();
+        fs::write(home.path("from/name"), "text").unwrap();
+        let archive = home.run(&pack("from"), b"").1;
+        fs::create_dir_all(home.path("to/name")).unwrap();
+        fs::write(home.path("file"), "").unwrap();
         let cases: [(Builtin, &[u8], BuiltinErrorKind, &str); 5] = [
             (pack("missing"), b"", BuiltinErrorKind::NotFound, "missing"),
             (
@@ -247,7 +224,7 @@ mod tests {
             ),
         ];
         for (builtin, input, kind, path) in cases {
-            let error = run_with(&builtin, home.path(), input).0.unwrap_err();
+            let error = home.run(&builtin, input).0.unwrap_err();
             assert_eq!(
                 (error.kind, error.path),
                 (kind, Some(path.into())),
@@ -259,22 +236,20 @@ mod tests {
 
     #[test]
     fn a_stop_ends_unpacking_and_leaves_no_partial_file() {
-        let home = tempdir().unwrap();
-        fs::create_dir(home.path().join("from")).unwrap();
-        fs::write(home.path().join("from/file"), vec![7; 30_000]).unwrap();
-        let archive = run_with(&pack("from"), home.path(), b"").1;
-        let (stdin, mut to_stdin) = io::pipe().unwrap();
-        let (stop, stopper) = io::pipe().unwrap();
-        let stdout = io::pipe().unwrap().1;
-        let mut streams = Streams::new(stdin.into(), stdout.into(), stop.into());
-        to_stdin.write_all(&archive[..20_000]).unwrap();
+        let home = Home::new();
+        fs::create_dir(home.path("from")).unwrap();
+        fs::write(home.path("from/file"), vec![7; 30_000]).unwrap();
+        let archive = home.run(&pack("from"), b"").1;
+        let (mut streams, mut ends) = ends();
+        let stdin = ends.stdin.as_mut().unwrap();
+        stdin.write_all(&archive[..20_000]).unwrap();
         let stopped = thread::scope(|scope| {
-            let running = scope.spawn(|| run(&unpack("to"), home.path(), &mut streams));
-            drop(stopper);
+            let running = scope.spawn(|| run(&unpack("to"), home.0.path(), &mut streams));
+            ends.stopper.take();
             running.join().unwrap()
         });
         let error = stopped.unwrap_err();
         assert!(error.message.contains("stopped"), "{}", error.message);
-        assert!(!home.path().join("to/file").exists());
+        assert!(!home.path("to/file").exists());
     }
 }

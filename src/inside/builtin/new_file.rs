@@ -17,7 +17,7 @@ use nix::{
 };
 
 use super::{Streams, place::Place};
-use crate::archive::UNFINISHED;
+use crate::archive::unfinished_name;
 
 /// The most bytes of a path, with the zero byte at its end.
 const MAX_PATH: usize = nix::libc::PATH_MAX as usize;
@@ -38,7 +38,7 @@ impl NewFile {
             Some(_) => Mode::from_bits_truncate(0o600),
             None => Mode::from_bits_truncate(0o644),
         };
-        let temporary = random_name()?;
+        let temporary = unfinished_name()?;
         let flags =
             OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let file = openat(&place.directory, temporary.as_os_str(), flags, mode)?.into();
@@ -107,13 +107,6 @@ fn link(place: &Place, temporary: &OsString) -> io::Result<()> {
     // The file is at its place, so the operation has succeeded even if this fails.
     let _ = unlinkat(directory, from, UnlinkatFlags::NoRemoveDir);
     Ok(())
-}
-
-/// A hidden name that code can't predict.
-pub(super) fn random_name() -> io::Result<OsString> {
-    let mut random = [0; 8];
-    getrandom::fill(&mut random).map_err(io::Error::other)?;
-    Ok(format!("{UNFINISHED}{:016x}", u64::from_ne_bytes(random)).into())
 }
 
 /// Directories that an operation created. They are removed, if they are empty, unless `keep` is

@@ -17,10 +17,12 @@ use nix::{
 use super::{
     Done, Streams, Subject,
     list::{is_no_directory, is_real},
-    new_file::random_name,
     place::{Place, is_kind, open_directory},
 };
-use crate::protocol::{BuiltinError, BuiltinErrorKind, FilePath};
+use crate::{
+    archive::unfinished_name,
+    protocol::{BuiltinError, BuiltinErrorKind, FilePath},
+};
 
 /// Maximum number of directories that are open at once.
 const MAX_LEVELS: usize = 128;
@@ -176,7 +178,7 @@ fn remove_entry(levels: &mut Vec<Level>, name: &OsString, kind: Option<Type>) ->
         return unlink();
     }
     if levels.len() == MAX_LEVELS {
-        let new_name = random_name().map_err(|_| Errno::EIO)?;
+        let new_name = unfinished_name().map_err(|_| Errno::EIO)?;
         let moved = renameat(directory, name, &top.directory, new_name.as_os_str());
         return ignore_missing(moved);
     }

@@ -7,6 +7,7 @@ use std::{
 
 use nix::{
     errno::Errno,
+    fcntl::{FcntlArg, OFlag, fcntl},
     poll::{PollFd, PollFlags, PollTimeout, poll},
     unistd::{read, write},
 };
@@ -20,13 +21,16 @@ pub(crate) struct Streams {
 }
 
 impl Streams {
-    /// `stdin` and `stdout` must be in non-blocking mode.
-    pub(crate) fn new(stdin: OwnedFd, stdout: OwnedFd, stop: OwnedFd) -> Self {
-        Self {
+    /// Sets `stdin` and `stdout` to non-blocking mode.
+    pub(crate) fn new(stdin: OwnedFd, stdout: OwnedFd, stop: OwnedFd) -> io::Result<Self> {
+        for end in [&stdin, &stdout] {
+            fcntl(end, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+        }
+        Ok(Self {
             stdin,
             stdout,
             stop,
-        }
+        })
     }
 
     /// Whether the builtin was stopped.
@@ -132,42 +136,28 @@ mod tests {
         thread,
     };
 
-    use super::*;
-
-    fn streams() -> (Streams, io::PipeWriter, io::PipeReader, io::PipeWriter) {
-        let (stdin, input) = io::pipe().unwrap();
-        let (output, stdout) = io::pipe().unwrap();
-        let (stop, stopper) = io::pipe().unwrap();
-        let streams = Streams::new(stdin.into(), stdout.into(), stop.into());
-        (streams, input, output, stopper)
-    }
+    use super::super::testing::ends;
 
     #[test]
     fn a_stop_ends_a_wait_for_input() {
-        let (mut streams, _input, _output, stopper) = streams();
+        let (mut streams, mut ends) = ends();
         let reading = thread::spawn(move || streams.read(&mut [0; 10]));
-        drop(stopper);
+        ends.stopper.take();
         assert!(reading.join().unwrap().is_err());
     }
 
     #[test]
     fn a_stop_ends_a_write_to_a_full_pipe() {
-        let (mut streams, _input, _output, stopper) = streams();
-        nix::fcntl::fcntl(
-            &streams.stdout,
-            nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK),
-        )
-        .unwrap();
+        let (mut streams, mut ends) = ends();
         let writing = thread::spawn(move || streams.write_all(&[0; 1 << 21]));
-        drop(stopper);
+        ends.stopper.take();
         assert!(writing.join().unwrap().is_err());
     }
 
     #[test]
     fn streams_move_bytes_until_they_end() {
-        let (mut streams, mut input, mut output, _stopper) = streams();
-        input.write_all(b"in").unwrap();
-        drop(input);
+        let (mut streams, mut ends) = ends();
+        ends.stdin.take().unwrap().write_all(b"in").unwrap();
         let mut read = String::new();
         streams.read_to_string(&mut read).unwrap();
         assert_eq!(read, "in");
@@ -175,7 +165,7 @@ mod tests {
         assert!(!streams.is_stopped());
         drop(streams);
         let mut written = String::new();
-        output.read_to_string(&mut written).unwrap();
+        ends.stdout.read_to_string(&mut written).unwrap();
         assert_eq!(written, "out");
     }
 }

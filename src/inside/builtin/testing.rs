@@ -3,12 +3,10 @@
 use std::{
     fs,
     io::{self, PipeReader, PipeWriter, Read, Write},
-    os::fd::{AsFd, OwnedFd},
     path::PathBuf,
     thread,
 };
 
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use serde_json::Value;
 
 use super::{Streams, run};
@@ -109,11 +107,7 @@ pub(super) fn ends() -> (Streams, Ends) {
     let (stdin, input) = io::pipe().unwrap();
     let (output, stdout) = io::pipe().unwrap();
     let (stop, stopper) = io::pipe().unwrap();
-    let (stdin, stdout) = (OwnedFd::from(stdin), OwnedFd::from(stdout));
-    for fd in [stdin.as_fd(), stdout.as_fd()] {
-        fcntl(fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
-    }
-    let streams = Streams::new(stdin, stdout, stop.into());
+    let streams = Streams::new(stdin.into(), stdout.into(), stop.into()).unwrap();
     let ends = Ends {
         stdin: Some(input),
         stdout: output,

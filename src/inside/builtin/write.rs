@@ -11,7 +11,6 @@ use nix::{
     errno::Errno,
     fcntl::{OFlag, open},
     sys::stat::{Mode, SFlag},
-    unistd::{Whence, lseek},
 };
 
 use super::{
@@ -21,7 +20,10 @@ use super::{
     read::{CHUNK, MAX_UNSIZED, check_regular, each_chunk, open_file, refuse_more},
     reason,
 };
-use crate::protocol::{BuiltinError, BuiltinErrorKind, FilePath, Transferred, WriteMode};
+use crate::{
+    archive::sparse,
+    protocol::{BuiltinError, BuiltinErrorKind, FilePath, Transferred, WriteMode},
+};
 
 /// Writes stdin to a file.
 ///
@@ -258,24 +260,13 @@ fn copy_range(
     })
 }
 
-/// The first part of a file from `at` to `end` that is not a hole.
+/// Like [`sparse::next_data`]. Everything up to `end` is data if the file system doesn't report holes, or if
+/// the file has become shorter.
 fn next_data(file: &File, at: u64, end: u64) -> io::Result<Option<std::ops::Range<u64>>> {
-    if at >= end {
-        return Ok(None);
+    match sparse::next_data(file, at, end) {
+        Err(Errno::EINVAL | Errno::EOPNOTSUPP | Errno::ENXIO) => Ok(Some(at..end)),
+        found => Ok(found?),
     }
-    let seek = |offset: u64, whence| {
-        let offset = offset.try_into().map_err(|_| Errno::EOVERFLOW)?;
-        lseek(file, offset, whence).map(|found| u64::try_from(found).unwrap_or_default())
-    };
-    let start = match seek(at, Whence::SeekData) {
-        Ok(start) if start < end => start,
-        Ok(_) | Err(Errno::ENXIO) => return Ok(None),
-        // The file system doesn't report holes.
-        Err(Errno::EINVAL | Errno::EOPNOTSUPP) => return Ok(Some(at..end)),
-        Err(error) => return Err(error.into()),
-    };
-    let hole = seek(start, Whence::SeekHole).unwrap_or(end);
-    Ok(Some(start..hole.clamp(start, end)))
 }
 
 #[cfg(test)]
