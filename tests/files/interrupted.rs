@@ -4,7 +4,7 @@
 use std::{path::Path, time::Duration};
 
 use actix_sandbox::{
-    Language, LocalServer, Process, ProcessEnd, ReconnectPolicy, Sandbox, WriteMode,
+    Language, LocalServer, Process, ProcessEnd, Sandbox, WriteMode,
     actor::{Exec, Kill, Stdin, Wait},
     server::Backend,
 };
@@ -12,9 +12,8 @@ use tokio::time::Instant;
 
 use super::by_message::{assert_goes_on, write};
 use crate::support::{
-    LONG,
     backend::is,
-    patient,
+    eager, patient,
     proxy::{Chance, Plan, Proxy},
     sandbox,
     server_process::{self, ServerProcess},
@@ -187,15 +186,9 @@ async fn behind_cuts(seed: u64, cuts: usize, most: u64) -> (LocalServer, Proxy, 
         }
     };
     let proxy = Proxy::start_unrecorded(&server, planner).await;
-    let policy = ReconnectPolicy {
-        initial: Duration::from_millis(2),
-        max: Duration::from_millis(50),
-        max_elapsed: Some(LONG),
-        ..ReconnectPolicy::default()
-    };
     let sandbox = patient(&proxy.url())
         .enable_auto_reconnect(true)
-        .reconnect_policy(policy)
+        .reconnect_policy(eager())
         .await
         .unwrap();
     (server, proxy, sandbox)

@@ -16,14 +16,12 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use actix_sandbox::{
-    BuiltinErrorKind, ErrorKind, FilePath, Language, LocalServer, ReconnectPolicy, WriteMode,
-};
+use actix_sandbox::{BuiltinErrorKind, ErrorKind, FilePath, Language, LocalServer, WriteMode};
 use tempfile::tempdir;
 use tokio::io::AsyncWriteExt;
 
 use super::support::{
-    LONG, patient,
+    eager, patient,
     proxy::{Chance, Plan, Proxy},
     resident_memory, sandbox, within,
 };
@@ -122,16 +120,6 @@ fn assert_equal(one: &Path, other: &Path) {
         assert!(copy.as_ref() == Some(&file), "{name:?} differs");
     }
     assert!(other.is_empty(), "{:?}", other.keys());
-}
-
-/// A policy that redials at once, as often as needed.
-fn eager() -> ReconnectPolicy {
-    ReconnectPolicy {
-        initial: Duration::from_millis(1),
-        max: Duration::from_millis(10),
-        max_elapsed: Some(LONG),
-        ..ReconnectPolicy::default()
-    }
 }
 
 /// Samples the memory of this process, which is that of client and server, at each MiB of a

@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use actix_sandbox::{
-    ErrorKind, FileEvent, FileEvents, Language, LocalServer, ProcessEnd, ReconnectPolicy,
+    ErrorKind, FileEvent, FileEvents, Language, LocalServer, ProcessEnd,
     actor::{Builtin, Exec, Wait},
 };
 use futures::StreamExt;
 
 use super::by_message::python;
 use crate::support::{
-    LONG, patient,
+    eager, patient,
     proxy::{Chance, Plan, Proxy},
     within,
 };
@@ -59,15 +59,9 @@ async fn a_watch_through_fifty_cuts_reports_each_file_once_and_in_order() {
         }
     };
     let proxy = Proxy::start_unrecorded(&server, planner).await;
-    let policy = ReconnectPolicy {
-        initial: Duration::from_millis(2),
-        max: Duration::from_millis(50),
-        max_elapsed: Some(LONG),
-        ..ReconnectPolicy::default()
-    };
     let sandbox = patient(&proxy.url())
         .enable_auto_reconnect(true)
-        .reconnect_policy(policy)
+        .reconnect_policy(eager())
         .await
         .unwrap();
     let files = sandbox.files();

@@ -69,7 +69,7 @@ async fn random_bytes_survive_broken_links_unchanged() {
     .await;
     let sandbox = Sandbox::create(proxy.url())
         .enable_auto_reconnect(true)
-        .reconnect_policy(super::eager())
+        .reconnect_policy(super::support::eager())
         .await
         .expect("a sandbox");
     // A pseudo-random sequence that both sides know.

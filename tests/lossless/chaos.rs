@@ -16,9 +16,9 @@ use futures::{
 };
 
 use super::{
-    eager, random, read,
-    support::LONG,
+    random, read,
     support::proxy::{Chance, Plan, Proxy},
+    support::{LONG, eager},
 };
 
 /// The number of runs with one process and with eight, and how many run concurrently. The confined

@@ -178,7 +178,7 @@ async fn code_larger_than_a_message_fails_alone() {
     let server = LocalServer::start().await.expect("a server");
     let sandbox = Sandbox::create(server.url())
         .enable_auto_reconnect(true)
-        .reconnect_policy(super::eager())
+        .reconnect_policy(super::support::eager())
         .await
         .expect("a sandbox");
     let other = sandbox.exec(Language::Bash, "read x; echo $x").await;

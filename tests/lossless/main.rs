@@ -21,20 +21,8 @@ mod moves;
 mod references;
 mod versions;
 
-use std::time::Duration;
-
-use actix_sandbox::{OutputStream, ReconnectPolicy};
+use actix_sandbox::OutputStream;
 use futures::StreamExt;
-
-/// A policy that redials every few milliseconds, and gives up only after a long time.
-fn eager() -> ReconnectPolicy {
-    ReconnectPolicy {
-        initial: Duration::from_millis(2),
-        max: Duration::from_millis(50),
-        max_elapsed: Some(support::LONG),
-        ..ReconnectPolicy::default()
-    }
-}
 
 /// Reads a stream to its end.
 async fn read(mut stream: OutputStream) -> Result<Vec<u8>, actix_sandbox::Error> {

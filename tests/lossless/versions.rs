@@ -8,9 +8,9 @@ use actix_sandbox::{
 use tokio::sync::mpsc;
 
 use super::{
-    eager, read,
+    read,
     support::proxy::Proxy,
-    support::{events, within},
+    support::{eager, events, within},
 };
 
 async fn server(state: &Path, address: &str, version: ProtocolVersion) -> LocalServer {

@@ -9,10 +9,10 @@
 use std::time::Duration;
 
 use crate::support::{
-    backend,
+    backend, eager,
     proxy::{Chance, Plan, Proxy, all_over},
 };
-use actix_sandbox::{Language, LocalServer, ProcessEnd, ProtocolVersion, ReconnectPolicy, Sandbox};
+use actix_sandbox::{Language, LocalServer, ProcessEnd, ProtocolVersion, Sandbox};
 use futures::{StreamExt, stream};
 
 /// The number of runs, and how many run concurrently. There are fewer in gVisor, where each sandbox
@@ -96,12 +96,7 @@ async fn run(server: &LocalServer, seed: u64) -> Result<Seen, String> {
     let sandbox = Sandbox::create(proxy.url())
         .max_protocol_version(ProtocolVersion::V1)
         .enable_auto_reconnect(true)
-        .reconnect_policy(ReconnectPolicy {
-            initial: Duration::from_millis(2),
-            max: Duration::from_millis(50),
-            max_elapsed: Some(LONG),
-            ..ReconnectPolicy::default()
-        })
+        .reconnect_policy(eager())
         .await
         .map_err(|error| format!("create: {error}"))?;
     // Most scripts print at once, so that a cut finds output in flight. Every fourth one pauses, so

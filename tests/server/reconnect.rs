@@ -1,10 +1,10 @@
 //! A link is lost, the sandbox stays alive, and another link takes over its exec.
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use crate::support::{
     backend,
-    raw_client::{Client, eventually, processes_of},
+    raw_client::{Client, Identity, entries, eventually, processes_of},
 };
 use actix_sandbox::server::LocalServer;
 
@@ -199,6 +199,15 @@ async fn a_request_sent_just_before_a_cut_is_served() {
     server.stop().await;
 }
 
+/// Drops the client of a sandbox, and waits until the server has deleted the sandbox.
+async fn leave_until_deleted(directory: &Path, client: Client, identity: &Identity) {
+    let root = entries(directory).remove(0);
+    let its_own = root.join(&identity.id);
+    assert!(its_own.exists());
+    drop(client);
+    eventually("its directory is gone", || !its_own.exists()).await;
+}
+
 #[tokio::test]
 async fn a_sandbox_without_a_client_is_deleted_when_it_is_idle() {
     let directory = tempfile::tempdir().unwrap();
@@ -213,11 +222,7 @@ async fn a_sandbox_without_a_client_is_deleted_when_it_is_idle() {
         .exec("bash", "sleep 1000 > /dev/null 2>&1 & echo")
         .await;
     assert_eq!(client.line().await, "SANDBOX_EXECUTION_RUNNING");
-    let root = crate::support::raw_client::entries(directory.path()).remove(0);
-    let its_own = root.join(&identity.id);
-    assert!(its_own.exists());
-    drop(client);
-    eventually("its directory is gone", || !its_own.exists()).await;
+    leave_until_deleted(directory.path(), client, &identity).await;
     assert_eq!(processes_of(&identity), [0_u32; 0]);
     let mut late = Client::connect(&server, &identity.attach_path()).await;
     assert_eq!(late.line().await, "SANDBOX_RESTORING");
@@ -241,10 +246,6 @@ async fn a_builtin_without_a_client_keeps_no_sandbox() {
         .send(serde_json::json!({"exec": "write", "builtin": write}))
         .await;
     assert_eq!(client.json().await["status"], "SANDBOX_EXECUTION_RUNNING");
-    let root = crate::support::raw_client::entries(directory.path()).remove(0);
-    let its_own = root.join(&identity.id);
-    assert!(its_own.exists());
-    drop(client);
-    eventually("its directory is gone", || !its_own.exists()).await;
+    leave_until_deleted(directory.path(), client, &identity).await;
     server.stop().await;
 }

@@ -27,7 +27,9 @@ pub(crate) mod server_process;
 use std::{future::IntoFuture, time::Duration};
 
 use actix::prelude::*;
-use actix_sandbox::{LocalServer, ProtocolVersion, Sandbox, SandboxBuilder, SandboxEvent};
+use actix_sandbox::{
+    LocalServer, ProtocolVersion, ReconnectPolicy, Sandbox, SandboxBuilder, SandboxEvent,
+};
 use tokio::sync::mpsc;
 
 /// Far longer than any step takes. A test that waits longer fails instead of hanging.
@@ -50,6 +52,16 @@ pub(crate) fn patient(url: &str) -> SandboxBuilder {
         .exec_timeout(LONG)
         .kill_timeout(LONG)
         .store_timeout(LONG)
+}
+
+/// A policy that redials every few milliseconds, and gives up only after a long time.
+pub(crate) fn eager() -> ReconnectPolicy {
+    ReconnectPolicy {
+        initial: Duration::from_millis(2),
+        max: Duration::from_millis(50),
+        max_elapsed: Some(LONG),
+        ..ReconnectPolicy::default()
+    }
 }
 
 /// Starts a local server and creates a sandbox on it.
