@@ -160,8 +160,7 @@ pub(crate) use actor::{ProcessActor, ProcessOutput, SandboxActor};
 pub use client::{
     Command, Download, EventStream, ExistingSandbox, FileEntries, FileEvents, FileReader,
     FileWriter, Files, LineStream, NewSandbox, OpenMode, Output, Process, ProcessRef, ProcessStdin,
-    Runtime, Sandbox, SandboxBuilder, SkippedFile, TextStream, TransferProgress, TransferSummary,
-    Upload,
+    Runtime, Sandbox, SandboxBuilder, TextStream, TransferProgress, TransferSummary, Upload,
 };
 #[cfg(feature = "client")]
 pub use error::{Error, ErrorKind};
@@ -171,7 +170,7 @@ pub use machine::{
 };
 pub use protocol::{
     Builtin, BuiltinError, BuiltinErrorKind, FileEntry, FileEvent, FileKind, FileMetadata,
-    FilePath, Transferred, WriteMode,
+    FilePath, SkippedFile, Transferred, WriteMode,
 };
 pub use protocol::{SandboxId, SandboxToken, Status, StdStream, Version as ProtocolVersion};
 #[cfg(all(unix, feature = "server"))]

@@ -45,7 +45,9 @@ mod windows;
 #[cfg(unix)]
 mod tests;
 
-use std::{ffi::OsString, io, path::PathBuf};
+use std::{ffi::OsString, io};
+
+use crate::protocol::{FilePath, SkippedFile};
 
 pub(crate) use self::{
     error::{ArchiveError, ArchiveErrorKind},
@@ -84,29 +86,19 @@ pub(crate) struct Summary {
     pub(crate) bytes: u64,
     /// The number of files, directories and links, without the skipped ones.
     pub(crate) entries: u64,
-    /// The skipped files, at most 1,000. Entries of a skipped directory are not listed.
-    pub(crate) skipped: Vec<Skipped>,
+    /// The skipped files, at most 1,000, by their paths in the archive. Entries of a skipped
+    /// directory are not listed.
+    pub(crate) skipped: Vec<SkippedFile>,
     /// The number of skipped files, including those beyond 1,000. A skipped directory counts once,
     /// whatever it contains.
     pub(crate) skipped_count: u64,
 }
 
-/// A file, directory or link that was not packed or not unpacked.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Skipped {
-    /// The path in the archive.
-    pub(crate) path: PathBuf,
-    pub(crate) reason: String,
-}
-
 impl Summary {
-    fn skip(&mut self, path: impl Into<PathBuf>, reason: impl Into<String>) {
+    fn skip(&mut self, path: impl Into<FilePath>, reason: impl Into<String>) {
         self.skipped_count += 1;
         if self.skipped.len() < MAX_SKIPPED {
-            self.skipped.push(Skipped {
-                path: path.into(),
-                reason: reason.into(),
-            });
+            self.skipped.push(SkippedFile::new(path, reason));
         }
     }
 }

@@ -23,8 +23,8 @@ pub use builder::{ExistingSandbox, NewSandbox, OpenMode, SandboxBuilder};
 pub use command::Command;
 pub use events::EventStream;
 pub use files::{
-    Download, FileEntries, FileEvents, FileReader, FileWriter, Files, SkippedFile,
-    TransferProgress, TransferSummary, Upload,
+    Download, FileEntries, FileEvents, FileReader, FileWriter, Files, TransferProgress,
+    TransferSummary, Upload,
 };
 pub use output::Output;
 pub use process::Process;

@@ -34,6 +34,7 @@ mod client_message;
 mod config;
 mod data;
 mod excerpt;
+mod file_path;
 mod frame;
 mod ids;
 mod json;
@@ -49,12 +50,13 @@ mod version;
 
 pub use binary::{Encoded, Piece};
 pub use builtin::{
-    Builtin, BuiltinError, BuiltinErrorKind, FileEntry, FileEvent, FileKind, FileMetadata,
-    FilePath, MAX_RESULT_BYTES, Transferred, WriteMode,
+    ArchiveResult, Builtin, BuiltinError, BuiltinErrorKind, FileEntry, FileEvent, FileKind,
+    FileMetadata, MAX_RESULT_BYTES, SkippedFile, Transferred, WriteMode,
 };
 pub use client_message::{ClientMessage, ExecOptions, ExecRequest, NamedMessage, Program};
 pub use config::{ConfigError, SandboxConfig};
 pub use excerpt::excerpt;
+pub use file_path::FilePath;
 pub use frame::{FrameGuard, FrameHeader, FrameTooLarge};
 pub use ids::{ExecId, SandboxId, SandboxToken};
 pub use json::ParseError;

@@ -18,7 +18,7 @@ use serde::de::DeserializeOwned;
 pub use self::{
     entries::FileEntries,
     reader::FileReader,
-    transfers::{Download, SkippedFile, TransferProgress, TransferSummary, Upload},
+    transfers::{Download, TransferProgress, TransferSummary, Upload},
     watch::FileEvents,
     writer::FileWriter,
 };

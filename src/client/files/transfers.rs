@@ -8,18 +8,17 @@ use std::{
 };
 
 use futures::{StreamExt, TryStreamExt};
-use serde::Deserialize;
 
 use super::{Files, outcome};
 use crate::{
     Error,
-    archive::{ArchiveError, Limits, Progress, Skipped, Summary},
+    archive::{ArchiveError, Limits, Progress, Summary},
     client::{
         ignore::IgnoreRules,
         transfer::{PackStream, UnpackSink, is_file},
     },
     machine::Stdin,
-    protocol::{Builtin, FileKind, FilePath, Transferred},
+    protocol::{ArchiveResult, Builtin, FileKind, FilePath, SkippedFile, Transferred},
 };
 
 /// The default limit on the bytes of a download: 8 GiB.
@@ -59,44 +58,13 @@ pub struct TransferSummary {
     pub skipped_count: u64,
 }
 
-/// A file that was not transferred.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[non_exhaustive]
-pub struct SkippedFile {
-    /// The path, relative to the directory that was transferred.
-    pub path: FilePath,
-    /// Why the file was skipped.
-    pub reason: String,
-}
-
-impl From<Skipped> for SkippedFile {
-    fn from(skipped: Skipped) -> Self {
-        Self {
-            path: skipped.path.into(),
-            reason: skipped.reason,
-        }
-    }
-}
-
-/// The result of the operation in the sandbox.
-#[derive(Deserialize)]
-struct Remote {
-    #[serde(flatten)]
-    transferred: Transferred,
-    #[serde(default)]
-    skipped: Vec<SkippedFile>,
-    #[serde(default)]
-    skipped_count: u64,
-}
-
 impl TransferSummary {
     /// `bytes` and `entries` are those of the side that unpacked the archive.
-    fn new(bytes: u64, entries: u64, local: Summary, remote: Remote) -> Self {
-        let local_skipped = local.skipped.into_iter().map(SkippedFile::from);
+    fn new(bytes: u64, entries: u64, local: Summary, remote: ArchiveResult) -> Self {
         Self {
             bytes,
             entries,
-            skipped: local_skipped.chain(remote.skipped).collect(),
+            skipped: [local.skipped, remote.skipped].concat(),
             skipped_count: local.skipped_count + remote.skipped_count,
         }
     }
@@ -215,7 +183,7 @@ impl Upload {
             }
         }
         let _ = process.close_stdin().await;
-        let remote: Remote = outcome(&process).await?;
+        let remote: ArchiveResult = outcome(&process).await?;
         let Transferred { bytes, entries, .. } = remote.transferred;
         let local = archive.summary().unwrap_or_default();
         Ok(TransferSummary::new(bytes, entries, local, remote))
@@ -267,7 +235,7 @@ impl Download {
             sink.write(piece?).await.map_err(failed)?;
         }
         // If packing failed in the sandbox, report its reason rather than an incomplete archive.
-        let remote: Remote = outcome(&process).await?;
+        let remote: ArchiveResult = outcome(&process).await?;
         let local = sink.finish().await.map_err(failed)?;
         let (bytes, entries) = (local.bytes, local.entries);
         Ok(TransferSummary::new(bytes, entries, local, remote))

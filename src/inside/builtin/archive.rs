@@ -3,13 +3,14 @@
 
 use std::path::Path;
 
-use serde::Serialize;
 use serde_json::Value;
 
 use super::{Streams, failure, place::Subject};
 use crate::{
     archive::{self, ArchiveError, ArchiveErrorKind, Limits, Summary},
-    protocol::{BuiltinError, BuiltinErrorKind, FilePath, MAX_RESULT_BYTES, Transferred},
+    protocol::{
+        ArchiveResult, BuiltinError, BuiltinErrorKind, FilePath, MAX_RESULT_BYTES, Transferred,
+    },
 };
 
 /// Writes an archive of a file or directory to stdout.
@@ -45,31 +46,8 @@ pub(super) fn unpack(
         .and_then(|summary| result(path, summary))
 }
 
-/// The result for the client.
-#[derive(Serialize)]
-struct Outcome {
-    #[serde(flatten)]
-    transferred: Transferred,
-    /// The first skipped files, as many as fit into the result.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    skipped: Vec<SkippedFile>,
-    /// The number of all skipped files.
-    #[serde(skip_serializing_if = "is_zero")]
-    skipped_count: u64,
-}
-
-#[derive(Serialize)]
-struct SkippedFile {
-    path: FilePath,
-    reason: String,
-}
-
-fn is_zero(number: &u64) -> bool {
-    *number == 0
-}
-
 fn result(path: &FilePath, summary: Summary) -> Result<Value, BuiltinError> {
-    let mut outcome = Outcome {
+    let mut outcome = ArchiveResult {
         transferred: Transferred::new(summary.bytes, summary.entries),
         skipped: Vec::new(),
         skipped_count: summary.skipped_count,
@@ -84,10 +62,6 @@ fn result(path: &FilePath, summary: Summary) -> Result<Value, BuiltinError> {
     // The rest of the result takes less than this.
     let mut left = MAX_RESULT_BYTES - 1024;
     for skipped in summary.skipped {
-        let skipped = SkippedFile {
-            path: skipped.path.into(),
-            reason: skipped.reason,
-        };
         let bytes = serde_json::to_vec(&skipped).map_err(other)?.len() + 1;
         if bytes > left {
             break;
@@ -121,7 +95,7 @@ fn failed(path: &FilePath, error: &ArchiveError) -> BuiltinError {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, io::Write, path::PathBuf, thread};
+    use std::{fs, io::Write, thread};
 
     use serde_json::json;
 
@@ -132,7 +106,7 @@ mod tests {
         },
         *,
     };
-    use crate::{archive::Skipped, protocol::Builtin};
+    use crate::protocol::{Builtin, SkippedFile};
 
     fn pack(path: &str) -> Builtin {
         Builtin::Pack { path: path.into() }
@@ -171,10 +145,7 @@ mod tests {
 
     #[test]
     fn a_result_with_many_skipped_files_stays_below_its_limit() {
-        let skipped = |number: usize| Skipped {
-            path: PathBuf::from("\n".repeat(number)),
-            reason: "reason".to_owned(),
-        };
+        let skipped = |number: usize| SkippedFile::new("\n".repeat(number), "reason");
         let summary = Summary {
             skipped: (0..1_000).map(skipped).collect(),
             skipped_count: u64::MAX,

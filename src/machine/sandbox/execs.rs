@@ -56,8 +56,8 @@ struct Start {
     caller: Option<Pending>,
     /// The frame of the request.
     text: String,
-    /// A feature that the request needs. If a later server lacks it, the request isn't repeated.
-    needs: Option<&'static str>,
+    /// The features that the request needs. If a later server lacks one, the request isn't repeated.
+    needs: Vec<&'static str>,
     /// The number of links on which the request was sent.
     sent: u32,
 }
@@ -139,7 +139,7 @@ impl Sandbox {
         let window = exec.options.window.unwrap_or(DEFAULT_WINDOW);
         let machine = Process::named(self.config.process, id.clone(), window);
         let mut machine = Box::new(machine);
-        let needs = exec.missing_feature(&[]);
+        let needs = exec.needed_features();
         machine.set_binary(exec.options.binary);
         match exec.stdin {
             Stdin::Open => {}
@@ -322,9 +322,8 @@ impl Sandbox {
             };
             return self.drop_execs(&end, Failure::link_lost);
         }
-        let is_offered = |feature: &str| self.life.features.iter().any(|it| it == feature);
         let refused = self.execs.starts().filter_map(|(process, start)| {
-            let feature = start.needs.filter(|feature| !is_offered(feature))?;
+            let feature = self.life.missing_feature(&start.needs)?;
             Some((process, feature))
         });
         for (process, feature) in refused.collect::<Vec<_>>() {

@@ -38,6 +38,12 @@ pub(super) struct Life {
 }
 
 impl Life {
+    /// The first of these features that the server doesn't have.
+    pub(super) fn missing_feature(&self, needed: &[&'static str]) -> Option<&'static str> {
+        let is_offered = |name: &str| self.features.iter().any(|it| it == name);
+        needed.iter().copied().find(|name| !is_offered(name))
+    }
+
     pub(super) fn new(mode: &Mode) -> Self {
         let (state, identity) = match mode {
             Mode::Create(_) => (SandboxState::Creating, None),

@@ -55,9 +55,9 @@ impl<'a> NewExec<'a> {
         }
     }
 
-    /// Returns a feature that the program needs and the server doesn't have, if there is one.
-    pub(super) fn missing_feature(&self, offered: &[String]) -> Option<&'static str> {
-        let needed = [
+    /// The features of the server that the program needs.
+    pub(super) fn needed_features(&self) -> Vec<&'static str> {
+        let features = [
             (matches!(self.program, Program::Argv(_)), FEATURE_ARGV),
             (
                 matches!(self.program, Program::Builtin(_)),
@@ -65,10 +65,8 @@ impl<'a> NewExec<'a> {
             ),
             (self.options.binary, FEATURE_BINARY),
         ];
-        let mut missing = needed
-            .into_iter()
-            .filter(|(is_needed, name)| *is_needed && !offered.iter().any(|it| it == name));
-        missing.next().map(|(_, name)| name)
+        let needed = features.into_iter().filter(|(is_needed, _)| *is_needed);
+        needed.map(|(_, name)| name).collect()
     }
 }
 
@@ -109,7 +107,7 @@ impl Sandbox {
         now: Instant,
     ) -> Option<(ProcessId, Box<Process>)> {
         if self.runs_v2() {
-            if let Some(feature) = exec.missing_feature(&self.life.features) {
+            if let Some(feature) = self.life.missing_feature(&exec.needed_features()) {
                 let failure = Failure::not_offered(RUN_CODE, feature);
                 self.actions.settle(request, Err(failure));
                 return None;

@@ -1,3 +1,5 @@
+//! Tests of creating directories, renaming, setting permissions and linking.
+
 use std::os::unix::fs::MetadataExt;
 
 use serde_json::json;

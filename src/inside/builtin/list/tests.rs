@@ -1,3 +1,5 @@
+//! Tests of listing directories.
+
 use std::{
     fs,
     os::unix::{ffi::OsStrExt, fs::symlink},

@@ -1,3 +1,5 @@
+//! Tests of removing files and directories.
+
 use std::{
     fs,
     os::unix::fs::symlink,

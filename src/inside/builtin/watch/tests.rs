@@ -1,3 +1,5 @@
+//! Tests of watching files.
+
 use std::{
     collections::HashMap,
     fs,

@@ -1,3 +1,5 @@
+//! Tests of writing and copying files.
+
 use std::{
     fs,
     os::unix::fs::{MetadataExt, symlink},
