@@ -8,6 +8,7 @@
     reason = "any instant will do as the origin of virtual time"
 )]
 
+mod features;
 mod kill;
 mod life;
 mod properties;
@@ -191,8 +192,11 @@ impl Fixture {
 
     /// Opens the next link.
     pub(super) fn link(&mut self) {
+        self.link_as(Version::V1);
+    }
+    pub(super) fn link_as(&mut self, version: Version) {
         self.epoch += 1;
-        let opened = LinkFact::Opened(Epoch(self.epoch), Version::V1);
+        let opened = LinkFact::Opened(Epoch(self.epoch), version);
         self.sandbox.handle_link(opened, self.now);
         self.collect();
     }
