@@ -20,9 +20,8 @@ use std::{
     },
 };
 
-use actix_sandbox::TransferProgress;
 use sha2::{Digest, Sha256};
-use support::{resident_memory, sandbox, within};
+use support::{memory_sampler, resident_memory, sandbox, within};
 
 const MIB: u64 = 1 << 20;
 const SIZE: u64 = 1 << 30;
@@ -49,17 +48,6 @@ fn hash(path: &Path) -> Vec<u8> {
     }
 }
 
-/// Samples the memory of this process at each MiB of a transfer.
-fn sampler(most: &Arc<AtomicU64>) -> impl FnMut(TransferProgress) + Send + use<> {
-    let (most, mut next) = (most.clone(), 0);
-    move |progress| {
-        if progress.bytes >= next {
-            next = progress.bytes + MIB;
-            most.fetch_max(resident_memory() as u64, Ordering::Relaxed);
-        }
-    }
-}
-
 #[actix::test]
 async fn a_large_file_moves_both_ways_in_little_memory() {
     let (_server, sandbox) = sandbox().await;
@@ -70,9 +58,11 @@ async fn a_large_file_moves_both_ways_in_little_memory() {
     files.write("warm", vec![0; 100_000]).await.unwrap();
     let before = resident_memory() as u64;
     let most = Arc::new(AtomicU64::new(0));
-    let upload = files.upload(&one, "large").progress(sampler(&most));
+    let upload = files.upload(&one, "large").progress(memory_sampler(&most));
     within("the upload", upload).await.unwrap();
-    let download = files.download("large", &two).progress(sampler(&most));
+    let download = files
+        .download("large", &two)
+        .progress(memory_sampler(&most));
     within("the download", download).await.unwrap();
     let grown = most.load(Ordering::Relaxed).saturating_sub(before);
     println!("memory grew by {:.1} MiB", grown as f64 / MIB as f64);

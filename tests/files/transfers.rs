@@ -21,7 +21,7 @@ use tempfile::tempdir;
 use tokio::io::AsyncWriteExt;
 
 use super::support::{
-    eager, patient,
+    eager, memory_sampler, patient,
     proxy::{Chance, Plan, Proxy},
     resident_memory, sandbox, within,
 };
@@ -29,7 +29,6 @@ use super::support::{
 const FILES: u64 = 10_000;
 /// How many links of each transfer are cut.
 const CUTS: usize = 200;
-const MIB: usize = 1 << 20;
 
 /// Creates a tree of links and of empty, small and large files, with unusual names, permissions and
 /// times.
@@ -122,23 +121,6 @@ fn assert_equal(one: &Path, other: &Path) {
     assert!(other.is_empty(), "{:?}", other.keys());
 }
 
-/// Samples the memory of this process, which is that of client and server, at each MiB of a
-/// transfer.
-fn memory_check() -> (
-    Arc<AtomicU64>,
-    impl FnMut(actix_sandbox::TransferProgress) + Send,
-) {
-    let most = Arc::new(AtomicU64::new(0));
-    let (seen, mut next) = (most.clone(), 0);
-    let check = move |progress: actix_sandbox::TransferProgress| {
-        if progress.bytes >= next {
-            next = progress.bytes + MIB as u64;
-            seen.fetch_max(resident_memory() as u64, Ordering::Relaxed);
-        }
-    };
-    (most, check)
-}
-
 #[actix::test]
 async fn ten_thousand_files_move_both_ways_through_cuts() {
     let server = LocalServer::start().await.unwrap();
@@ -169,7 +151,8 @@ async fn ten_thousand_files_move_both_ways_through_cuts() {
             })
             .collect();
         proxy.cut();
-        let (most, check) = memory_check();
+        let most = Arc::new(AtomicU64::new(0));
+        let check = memory_sampler(&most);
         let moved = match is_upload {
             true => {
                 let upload = files.upload(source.path(), "tree").progress(check);

@@ -24,11 +24,19 @@ pub(crate) mod recording;
 pub(crate) mod scripted;
 pub(crate) mod server_process;
 
-use std::{future::IntoFuture, time::Duration};
+use std::{
+    future::IntoFuture,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use actix::prelude::*;
 use actix_sandbox::{
     LocalServer, ProtocolVersion, ReconnectPolicy, Sandbox, SandboxBuilder, SandboxEvent,
+    TransferProgress,
 };
 use tokio::sync::mpsc;
 
@@ -159,6 +167,21 @@ pub(crate) fn resident_memory() -> usize {
         .and_then(|pages| pages.parse().ok())
         .expect("statm");
     pages * 4096
+}
+
+/// Samples the memory of this process, which is that of client and server, at each MiB of a
+/// transfer. Keeps the largest sample.
+#[cfg(target_os = "linux")]
+pub(crate) fn memory_sampler(
+    largest: &Arc<AtomicU64>,
+) -> impl FnMut(TransferProgress) + Send + use<> {
+    let (largest, mut next) = (largest.clone(), 0);
+    move |progress| {
+        if progress.bytes >= next {
+            next = progress.bytes + (1 << 20);
+            largest.fetch_max(resident_memory() as u64, Ordering::Relaxed);
+        }
+    }
 }
 
 /// The processes whose command line contains this text, each as `PID: COMMAND LINE`.
