@@ -21,6 +21,7 @@ use rustix::{event::PollFlags, io::Errno};
 use super::{
     builtin, failed,
     main_process::{self, Identity, Report, Stdio},
+    processes::continue_if_stopped,
     put_reply, reaper, timer,
 };
 use crate::inside::{
@@ -30,6 +31,10 @@ use crate::inside::{
 
 /// How long a builtin may take to stop. After that, its process is killed. The server waits longer.
 const STOPS_WITHIN: Duration = Duration::from_secs(5);
+
+/// How many passes look for a reported stop. It may end by itself, and gVisor reports it early: see
+/// [`continue_if_stopped`].
+const LOOKS_FOR_STOP: u8 = 250;
 
 /// What `poll` reports about an exec.
 #[derive(Clone, Copy)]
@@ -55,6 +60,8 @@ pub(super) struct Exec {
     stop: Option<PipeWriter>,
     /// When the process of a builtin that is being killed gets SIGKILL: see [`timer::now`].
     stops_by: Option<Duration>,
+    /// How many more passes look whether the child, which was reported as stopped, is stopped.
+    looks_for_stop: u8,
     /// What was told to the server.
     told: Told,
     /// Whether code killed the reaper. Then all processes of the exec are killed.
@@ -172,6 +179,7 @@ impl Exec {
             file: None,
             stop: None,
             stops_by: None,
+            looks_for_stop: 0,
             told: Told::End,
             has_lost_reaper: false,
             is_kill_asked: false,
@@ -235,15 +243,31 @@ impl Exec {
         self.stop.is_some() || self.stops_by.is_some()
     }
 
-    /// Makes a builtin that is being killed go on to its end, in case code has stopped it. If it
-    /// takes too long, this kills it.
-    pub(super) fn hurry_builtin(&self) {
-        if let (Some(child), Some(by)) = (self.child, self.stops_by) {
-            let signal = match timer::now() < by {
-                true => Signal::SIGCONT,
-                false => Signal::SIGKILL,
-            };
-            let _ = kill(child, signal);
+    /// Notes that the child has stopped. Passes must continue it if it is a reaper or a builtin,
+    /// because only code stops those. Code may stop its own main process.
+    pub(super) fn handle_child_stopped(&mut self) {
+        if self.group.is_none() || self.is_builtin() {
+            self.looks_for_stop = LOOKS_FOR_STOP;
+        }
+    }
+
+    /// Whether passes must continue the child.
+    pub(super) fn has_stopped(&self) -> bool {
+        self.looks_for_stop > 0
+    }
+
+    /// Continues a child that code has stopped. Kills a builtin that has not ended in time after a
+    /// kill.
+    pub(super) fn hurry_child(&mut self) {
+        let Some(child) = self.child else {
+            self.looks_for_stop = 0;
+            return;
+        };
+        self.looks_for_stop = self.looks_for_stop.saturating_sub(1);
+        if self.stops_by.is_some_and(|by| timer::now() >= by) {
+            let _ = kill(child, Signal::SIGKILL);
+        } else if continue_if_stopped(child) {
+            self.looks_for_stop = 0;
         }
     }
 

@@ -37,7 +37,7 @@ use std::{
 use bytes::{Buf, Bytes, BytesMut};
 use nix::{
     sys::{
-        signal::{SigSet, Signal, kill},
+        signal::{SigSet, Signal},
         signalfd::{SfdFlags, SignalFd},
     },
     unistd::Pid,
@@ -495,11 +495,8 @@ impl Agent {
                 continue;
             };
             if status.stopped() {
-                // Continue a reaper or a builtin that code has stopped. Code may stop its own main
-                // process.
-                if exec.group().is_none() || exec.is_builtin() {
-                    let _ = kill(pid, Signal::SIGCONT);
-                }
+                exec.handle_child_stopped();
+                self.watch_stop();
                 continue;
             }
             let status = ExitStatus::from_raw(status.as_raw());

@@ -152,6 +152,19 @@ pub(super) fn stop_all() -> io::Result<Stopped> {
     Ok(Stopped(stopped))
 }
 
+/// Continues a process if it is stopped. Returns whether it was.
+///
+/// In gVisor, `wait` can report a stop before it takes effect. A SIGCONT between the two is lost, and
+/// no later SIGCONT ends that stop. `/proc` shows the stop once it has taken effect.
+pub(super) fn continue_if_stopped(pid: Pid) -> bool {
+    let stat = fs::read(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let is_stopped = parse_state(&stat) == Some("T");
+    if is_stopped {
+        let _ = kill(pid, Signal::SIGCONT);
+    }
+    is_stopped
+}
+
 /// The living processes besides this one.
 #[derive(Default)]
 struct States {

@@ -1,17 +1,15 @@
 //! Passes over the processes of the sandbox: they kill those of the execs that are being killed, and
-//! continue those of the execs that are starting.
+//! continue those of the execs that are starting. They continue reapers and builtins that code has
+//! stopped.
 
 use std::{io, time::Duration};
 
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
+use nix::unistd::Pid;
 
 use super::{
     Agent,
     exec::Exec,
-    processes::{self, Pass, Processes},
+    processes::{self, Pass, Processes, continue_if_stopped},
 };
 use crate::inside::proc::kill_all;
 
@@ -62,6 +60,13 @@ impl Agent {
         self.next_pass.start_if_idle(STARTS_WITHIN);
     }
 
+    /// Makes sure that a pass comes soon for a child that has stopped.
+    pub(super) fn watch_stop(&mut self) {
+        if self.execs.values().any(Exec::has_stopped) {
+            self.next_pass.start_if_idle(PAUSE);
+        }
+    }
+
     /// Makes one pass over all processes. Kills the processes of the execs that are being killed,
     /// and continues stopped processes of the execs that are starting.
     ///
@@ -70,15 +75,20 @@ impl Agent {
     /// processes of the sandbox are stopped during each further pass.
     pub(super) fn sweep(&mut self) {
         self.next_pass.take();
-        if self.execs.values().any(Exec::is_being_killed) {
+        self.execs.values_mut().for_each(Exec::hurry_child);
+        let is_killing = self.execs.values().any(Exec::is_being_killed);
+        let is_starting = self.execs.values().any(Exec::is_starting);
+        if is_killing {
             self.sweep.pause = MAX_PAUSE.min(2 * self.sweep.pause);
             self.next_pass.start(self.sweep.pause);
-        } else if self.execs.values().any(Exec::is_starting) {
+        } else if self.execs.values().any(Exec::has_stopped) {
+            self.next_pass.start(MAX_PAUSE);
+        } else if is_starting {
             self.next_pass.start(STARTS_WITHIN);
-        } else {
+        }
+        if !is_killing && !is_starting {
             return;
         }
-        self.execs.values().for_each(Exec::hurry_builtin);
         // A failure means, for example, that this process has no descriptor left. The next pass
         // tries again.
         if self.pass().is_err() {
@@ -138,13 +148,13 @@ impl Agent {
             let own = processes.with_descendants(vec![reaper]);
             doomed.extend(own.into_iter().skip(1));
             // Code may have stopped the reaper.
-            let _ = kill(reaper, Signal::SIGCONT);
+            continue_if_stopped(reaper);
         }
         // Code may have stopped a process between its fork and its exec.
         let starting = self.execs.values().filter(|exec| exec.is_starting());
         let starting = starting.filter_map(Exec::child).collect();
         for pid in processes.with_descendants(starting) {
-            let _ = kill(pid, Signal::SIGCONT);
+            continue_if_stopped(pid);
         }
         kill_all(&doomed);
         Ok(())
@@ -163,7 +173,7 @@ impl Agent {
         // Code may have stopped a process between its fork and its exec.
         let starting = self.execs.values().filter(|exec| exec.is_starting());
         for child in starting.filter_map(Exec::child) {
-            let _ = kill(child, Signal::SIGCONT);
+            continue_if_stopped(child);
         }
         let doomed: Vec<Pid> = doomed.into_iter().map(|(pid, _)| pid).collect();
         kill_all(&doomed);
