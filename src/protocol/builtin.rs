@@ -158,9 +158,10 @@ impl Builtin {
         }
     }
 
-    /// The path of the operation. For an operation on two paths, the one named `path`.
-    pub fn path(&self) -> &FilePath {
-        match self {
+    /// The path of the operation, if it has one. For an operation on two paths, the one named
+    /// `path`.
+    pub fn path(&self) -> Option<&FilePath> {
+        Some(match self {
             Self::Read { path, .. }
             | Self::Write { path, .. }
             | Self::List { path, .. }
@@ -174,7 +175,7 @@ impl Builtin {
             | Self::Watch { path, .. }
             | Self::Pack { path }
             | Self::Unpack { path, .. } => path,
-        }
+        })
     }
 }
 

@@ -57,9 +57,12 @@ pub(crate) fn serve(
     };
     let mut json = serde_json::to_vec(&report)?;
     if json.len() > MAX_REPORT_BYTES {
-        let path = excerpt(builtin.path().as_bytes());
+        let path = builtin.path().map(|path| excerpt(path.as_bytes()));
+        let path = path
+            .map(|path| format!(" for '{path}'"))
+            .unwrap_or_default();
         let (op, bytes) = (builtin.op(), json.len());
-        let message = format!("the outcome of `{op}` for '{path}' is too long: {bytes} bytes");
+        let message = format!("the outcome of `{op}`{path} is too long: {bytes} bytes");
         json = serde_json::to_vec(&Report::Error(BuiltinError::other(message)))?;
     }
     stderr.write_all(&json)
@@ -123,11 +126,11 @@ fn to_json(result: impl Serialize) -> serde_json::Result<Value> {
 
 #[cfg(not(target_os = "linux"))]
 fn unsupported(builtin: &Builtin) -> BuiltinError {
-    BuiltinError::new(
-        BuiltinErrorKind::Unsupported,
-        builtin.path().clone(),
-        format!("the server does not support `{}`", builtin.op()),
-    )
+    BuiltinError {
+        kind: BuiltinErrorKind::Unsupported,
+        path: builtin.path().cloned(),
+        message: format!("the server does not support `{}`", builtin.op()),
+    }
 }
 
 /// The error of an operation on a path. `what` is the operation, for example `read`.
