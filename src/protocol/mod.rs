@@ -44,7 +44,9 @@ mod pairing;
 mod plain;
 mod reassembly;
 mod server_message;
+mod signal;
 mod status;
+mod terminal;
 mod utf8;
 mod version;
 
@@ -66,8 +68,10 @@ pub use server_message::{
     EndReason, ExecEnd, ExecUpdate, Identity, Outcome, OutputPiece, OutputPlace, OutputView,
     Received, ServerMessage, StatusUpdate,
 };
+pub use signal::Signal;
 pub(crate) use status::Severity;
 pub use status::Status;
+pub use terminal::TerminalSize;
 pub use utf8::{Utf8Decoder, utf8_boundary};
 pub use version::Version;
 

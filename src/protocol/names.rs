@@ -31,8 +31,18 @@ pub const FEATURE_ARGV: &str = "argv";
 pub const FEATURE_BUILTINS: &str = "builtins";
 /// The feature: input and output in binary frames (v2).
 pub const FEATURE_BINARY: &str = "binary";
+/// The feature: signals for processes (v2).
+pub const FEATURE_SIGNALS: &str = "signals";
+/// The feature: execs with a terminal (v2).
+pub const FEATURE_TERMINALS: &str = "terminals";
 /// The features that a server of this version lists in `SANDBOX_RUNNING`.
-pub const FEATURES: [&str; 3] = [FEATURE_ARGV, FEATURE_BUILTINS, FEATURE_BINARY];
+pub const FEATURES: [&str; 5] = [
+    FEATURE_ARGV,
+    FEATURE_BUILTINS,
+    FEATURE_BINARY,
+    FEATURE_SIGNALS,
+    FEATURE_TERMINALS,
+];
 
 /// Path of the endpoint that creates a sandbox.
 pub const PATH_CREATE: &str = "/create";
