@@ -10,5 +10,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod cuts;
 mod operations;
+mod screens;
 mod signals;
