@@ -79,13 +79,23 @@ async fn a_program_has_arguments_an_environment_and_a_directory() {
     assert_eq!(shown, "os.terminal_size(columns=33, lines=7) True\r\n");
 }
 
+/// Prints the size of the terminal whenever it changes.
+const SIZES: &str = "
+import os, signal
+def tell(*_):
+    size = os.get_terminal_size()
+    os.write(1, b'%d %d\\n' % (size.lines, size.columns))
+signal.signal(signal.SIGWINCH, tell)
+os.write(1, b'ready\\n')
+while True: signal.pause()
+";
+
 #[actix::test]
 async fn a_resize_changes_the_size_and_tells_the_program() {
     let (_server, sandbox) = sandbox().await;
-    let code = "trap 'stty size' WINCH; echo ready; while true; do read -t 0.1 -n 1; done";
     let mut terminal = sandbox
         .terminal()
-        .code(Language::Bash, code)
+        .code(Language::Python, SIZES)
         .open()
         .await
         .unwrap();
