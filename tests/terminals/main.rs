@@ -11,6 +11,7 @@
 mod support;
 
 mod cuts;
+mod messages;
 mod operations;
 mod screens;
 mod signals;

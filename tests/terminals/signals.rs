@@ -2,7 +2,6 @@
 
 use actix_sandbox::{
     BuiltinErrorKind, Error, ErrorKind, Language, ProcessEnd, ProtocolVersion, Signal,
-    actor::{Builtin, Exec, Wait},
 };
 use futures::StreamExt;
 
@@ -68,61 +67,6 @@ async fn only_a_signal_for_the_group_reaches_the_children() {
     both.sort();
     assert_eq!(both, ["child", "shell"]);
     within("the kill", process.kill()).await.unwrap();
-}
-
-#[actix::test]
-async fn messages_send_signals() {
-    let (_server, sandbox) = sandbox().await;
-    let program = Exec::new(Language::Bash, "sleep 1000");
-    let started = sandbox.addr().send(program).await.unwrap().unwrap();
-    let signal = async |exec, signal| {
-        let builtin = Builtin::Signal {
-            exec,
-            signal,
-            group: true,
-        };
-        let started = sandbox.addr().send(Exec::builtin(builtin)).await;
-        let end = started.unwrap().unwrap().actor.send(Wait).await;
-        match within("the end", async { end.unwrap().unwrap() }).await {
-            ProcessEnd::Completed(outcome) => outcome.map_err(|error| *error),
-            end => panic!("{end:?}"),
-        }
-    };
-    let exec = started.exec.unwrap();
-    // Signals that do not exist.
-    for number in [0, -1, 65, 99] {
-        let error = signal(exec.clone(), number).await.unwrap_err();
-        assert_eq!(error.kind, BuiltinErrorKind::InvalidInput, "{error}");
-        assert!(error.message.contains(&number.to_string()), "{error}");
-    }
-    let error = signal("no-such-exec".into(), 15).await.unwrap_err();
-    assert_eq!(error.kind, BuiltinErrorKind::NotFound, "{error}");
-    assert_eq!(signal(exec, 15).await.unwrap(), "{}");
-    let end = within("the end", started.actor.send(Wait)).await;
-    assert_eq!(end.unwrap().unwrap(), ProcessEnd::Signaled(15));
-}
-
-#[actix::test]
-async fn an_operation_of_the_server_takes_no_signal() {
-    let (_server, sandbox) = sandbox().await;
-    let write = Builtin::Write {
-        path: "file".into(),
-        mode: Default::default(),
-        permissions: None,
-    };
-    let write = sandbox.addr().send(Exec::builtin(write)).await;
-    let exec = write.unwrap().unwrap().exec.unwrap();
-    let builtin = Builtin::Signal {
-        exec,
-        signal: 9,
-        group: false,
-    };
-    let started = sandbox.addr().send(Exec::builtin(builtin)).await;
-    let end = started.unwrap().unwrap().actor.send(Wait).await;
-    let ProcessEnd::Completed(Err(error)) = end.unwrap().unwrap() else {
-        panic!("the signal was sent");
-    };
-    assert_eq!(error.kind, BuiltinErrorKind::InvalidInput, "{error}");
 }
 
 #[actix::test]
