@@ -9,7 +9,10 @@
 
 mod imports;
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use syn::{Attribute, Item};
 
@@ -19,7 +22,7 @@ struct Tests(Vec<String>);
 
 impl Tests {
     fn all() -> Self {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let root = root();
         let mut tests = Self(Vec::new());
         tests.add_directory(&root.join("src"), "");
         tests.add_directory(&root.join("tests"), "");
@@ -98,7 +101,7 @@ fn named_tests(text: &str) -> Vec<&str> {
 
 #[test]
 fn every_test_that_the_documents_name_exists() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = root();
     let tests = Tests::all();
     let read = |file: &str| fs::read_to_string(root.join(file)).expect(file);
 
@@ -126,7 +129,7 @@ fn every_test_that_the_documents_name_exists() {
 /// Each row must name at least one existing test in its last cell.
 #[test]
 fn every_row_of_the_parity_tables_has_a_test() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = root();
     let text = fs::read_to_string(root.join("docs/parity.md")).expect("docs/parity.md");
     let tests = Tests::all();
     let mut rows = 0;
@@ -147,4 +150,57 @@ fn every_row_of_the_parity_tables_has_a_test() {
         }
     }
     assert!(rows > 40, "only {rows} rows were found");
+}
+
+/// A file that no `mod` item declares is not compiled, and its tests never run.
+#[test]
+fn every_file_belongs_to_a_module() {
+    let root = root();
+    let mut lost = Vec::new();
+    for directory in ["src", "tests"] {
+        add_undeclared(&root.join(directory), &mut lost);
+    }
+    assert!(lost.is_empty(), "no module declares {lost:?}");
+}
+
+/// Adds the files and folders in this directory, and below it, that the module of the directory
+/// doesn't declare.
+fn add_undeclared(directory: &Path, lost: &mut Vec<PathBuf>) {
+    let mut modules = ["mod.rs", "lib.rs", "main.rs"]
+        .map(|name| directory.join(name))
+        .to_vec();
+    modules.push(directory.with_extension("rs"));
+    let module: String = modules.iter().flat_map(fs::read_to_string).collect();
+    for entry in fs::read_dir(directory).expect("a directory") {
+        let path = entry.expect("an entry").path();
+        let is_source = path.extension().is_some_and(|extension| extension == "rs");
+        if path.is_dir() {
+            add_undeclared(&path, lost);
+        } else if !is_source {
+            continue;
+        }
+        let name = path.file_stem().and_then(|stem| stem.to_str());
+        let name = name.expect("a name in UTF-8");
+        // Each file and folder of `tests` itself is a crate, and `bin` holds programs.
+        let is_root = ["mod", "lib", "main", "bin"].contains(&name)
+            || directory.ends_with("tests") && directory.parent() == Some(root())
+            || directory.ends_with("bin");
+        let is_declared = [";", " {"].map(|end| module.contains(&format!("mod {name}{end}")));
+        let has_sources = !path.is_dir() || holds_sources(&path);
+        if !is_root && has_sources && !is_declared.contains(&true) {
+            lost.push(path);
+        }
+    }
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn holds_sources(directory: &Path) -> bool {
+    let mut entries = fs::read_dir(directory).expect("a directory");
+    entries.any(|entry| {
+        let path = entry.expect("an entry").path();
+        path.is_dir() || path.extension().is_some_and(|extension| extension == "rs")
+    })
 }

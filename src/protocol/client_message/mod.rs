@@ -203,3 +203,6 @@ impl NamedMessage<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

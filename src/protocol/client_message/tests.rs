@@ -1,7 +1,7 @@
 //! Parsing and printing of a client's messages.
 
 use super::{
-    super::{ParseError, Version},
+    super::{ParseError, TerminalSize, Version},
     *,
 };
 
@@ -37,6 +37,8 @@ fn encoded_messages_about_an_exec_parse_back_in_v2() {
         output_grace_ms: Some(0),
         window: Some(1),
         input_ends: false,
+        binary: true,
+        terminal: TerminalSize::new(100, 30),
     };
     let stdin = |data: &'static [u8], eof| NamedMessage::Stdin {
         offset: 7,
@@ -45,7 +47,10 @@ fn encoded_messages_about_an_exec_parse_back_in_v2() {
     };
     for message in [
         NamedMessage::Exec(Program::Code(ExecRequest::new("bash", "cat")), options),
-        NamedMessage::Exec(Program::Code(ExecRequest::new("bash", "cat")), ExecOptions::default()),
+        NamedMessage::Exec(
+            Program::Code(ExecRequest::new("bash", "cat")),
+            ExecOptions::default(),
+        ),
         stdin(b"text", false),
         stdin(b"\xff\0", true),
         stdin(b"", true),
