@@ -5,6 +5,7 @@
 mod sandbox;
 
 mod builder;
+mod builtin;
 mod command;
 mod events;
 mod files;

@@ -75,7 +75,7 @@ pub enum ErrorKind {
     OutputOverflow,
     /// The output exceeded the size limit of the call that collected it.
     OutputTooLarge,
-    /// An operation on files failed in the sandbox.
+    /// An operation on files or ports failed in the sandbox, or its values are invalid.
     /// [`Error::builtin`](crate::Error::builtin) returns the details.
     Builtin(BuiltinErrorKind),
     /// A file of this machine could not be read or written during a transfer, or the archive from

@@ -182,7 +182,7 @@ impl Error {
         }
     }
 
-    /// Why an operation on files failed in the sandbox. `None` unless the kind is
+    /// Why an operation on files or ports failed in the sandbox. `None` unless the kind is
     /// [`ErrorKind::Builtin`].
     pub fn builtin(&self) -> Option<&BuiltinError> {
         match &*self.0 {

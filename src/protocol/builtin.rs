@@ -1,4 +1,5 @@
-//! [`Builtin`]: an operation on the files of a sandbox, which an exec runs instead of code (v2).
+//! [`Builtin`]: an operation on the files and ports of a sandbox, which an exec runs instead of code
+//! (v2).
 
 use std::{
     io,
@@ -7,13 +8,16 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::FilePath;
+use super::{
+    FilePath,
+    names::{FEATURE_BUILTINS, FEATURE_PORTS},
+};
 
 /// Maximum length of the result of a builtin as JSON, in bytes: 64 KiB.
 pub const MAX_RESULT_BYTES: usize = 64 * 1024;
 
-/// An operation on the files of a sandbox. The server provides it as a program, which an exec runs
-/// instead of code.
+/// An operation on the files or ports of a sandbox. The server provides it as a program, which an
+/// exec runs instead of code.
 ///
 /// Instead of an exit code, the exec ends with a result, which is a JSON object, or with a
 /// [`BuiltinError`].
@@ -136,6 +140,24 @@ pub enum Builtin {
         #[serde(default, skip_serializing_if = "is_false")]
         file: bool,
     },
+    /// Connects to a TCP port of the sandbox: to `127.0.0.1`, or to `::1` if that is refused. Stdin
+    /// and stdout are the two directions of the connection. The first line of stdout is
+    /// [`Connected`](super::ConnectEvent::Connected). The end of stdin ends the direction to the
+    /// program that listens. Stdout ends when that program ends the other direction. Result: an
+    /// empty object, when both directions have ended.
+    Connect {
+        /// The port.
+        port: u16,
+    },
+    /// Writes the TCP ports on which programs listen to stdout: one
+    /// [`ListeningPort`](super::ListeningPort) as JSON on each line. Result: an empty object.
+    Ports,
+    /// Waits until a program listens on a TCP port that [`Connect`](Self::Connect) can connect to.
+    /// Result: an empty object.
+    WaitForPort {
+        /// The port.
+        port: u16,
+    },
 }
 
 impl Builtin {
@@ -155,6 +177,17 @@ impl Builtin {
             Self::Watch { .. } => "watch",
             Self::Pack { .. } => "pack",
             Self::Unpack { .. } => "unpack",
+            Self::Connect { .. } => "connect",
+            Self::Ports => "ports",
+            Self::WaitForPort { .. } => "wait_for_port",
+        }
+    }
+
+    /// The feature of the server that the operation needs.
+    pub fn feature(&self) -> &'static str {
+        match self {
+            Self::Connect { .. } | Self::Ports | Self::WaitForPort { .. } => FEATURE_PORTS,
+            _ => FEATURE_BUILTINS,
         }
     }
 
@@ -175,6 +208,7 @@ impl Builtin {
             | Self::Watch { path, .. }
             | Self::Pack { path }
             | Self::Unpack { path, .. } => path,
+            Self::Connect { .. } | Self::Ports | Self::WaitForPort { .. } => return None,
         })
     }
 }
@@ -436,6 +470,11 @@ pub enum BuiltinErrorKind {
     NotAFile,
     /// The path, another value or the archive is not valid. For example, a name is too long.
     InvalidInput,
+    /// No program listens on the port.
+    ConnectionRefused,
+    /// The program that listens on the port ended the connection without reading everything, or
+    /// aborted it.
+    ConnectionReset,
     /// The server can't do this.
     Unsupported,
     /// Another failure, or a kind that this version doesn't know.
@@ -457,6 +496,8 @@ impl BuiltinErrorKind {
             Self::TooLarge => "file too large",
             Self::NotAFile => "not a file",
             Self::InvalidInput => "invalid path or value",
+            Self::ConnectionRefused => "connection refused",
+            Self::ConnectionReset => "connection reset",
             Self::Unsupported => "operation not supported",
             Self::Other => "operation failed",
         }
@@ -474,6 +515,8 @@ impl BuiltinErrorKind {
             Self::NoSpace => io::ErrorKind::StorageFull,
             Self::TooLarge => io::ErrorKind::FileTooLarge,
             Self::NotAFile | Self::InvalidInput => io::ErrorKind::InvalidInput,
+            Self::ConnectionRefused => io::ErrorKind::ConnectionRefused,
+            Self::ConnectionReset => io::ErrorKind::ConnectionReset,
             Self::Unsupported => io::ErrorKind::Unsupported,
             Self::Other => io::ErrorKind::Other,
         }
@@ -514,6 +557,13 @@ mod tests {
             panic!()
         };
         assert_eq!((mode, permissions), (WriteMode::At(5), Some(0o644)));
+        let ports = serde_json::to_string(&Builtin::Ports).unwrap();
+        assert_eq!(ports, r#"{"op":"ports"}"#);
+        let ports = r#"{"op":"ports","new":1}"#;
+        let ports: Builtin = serde_json::from_str(ports).unwrap();
+        assert_eq!(ports, Builtin::Ports);
+        let large = r#"{"op":"connect","port":70000}"#;
+        assert!(serde_json::from_str::<Builtin>(large).is_err());
     }
 
     #[test]

@@ -42,6 +42,7 @@ pub mod limits;
 pub mod names;
 mod pairing;
 mod plain;
+mod port;
 mod reassembly;
 mod server_message;
 mod status;
@@ -61,6 +62,7 @@ pub use frame::{FrameGuard, FrameHeader, FrameTooLarge};
 pub use ids::{ExecId, SandboxId, SandboxToken};
 pub use json::ParseError;
 pub use pairing::Pairing;
+pub use port::{ConnectEvent, ListeningPort, invalid_port};
 pub use reassembly::{Fragment, Reassembly, ReassemblyError};
 pub use server_message::{
     EndReason, ExecEnd, ExecUpdate, Identity, Outcome, OutputPiece, OutputPlace, OutputView,

@@ -31,8 +31,15 @@ pub const FEATURE_ARGV: &str = "argv";
 pub const FEATURE_BUILTINS: &str = "builtins";
 /// The feature: input and output in binary frames (v2).
 pub const FEATURE_BINARY: &str = "binary";
+/// The feature: the builtins `connect`, `ports` and `wait_for_port` (v2).
+pub const FEATURE_PORTS: &str = "ports";
 /// The features that a server of this version lists in `SANDBOX_RUNNING`.
-pub const FEATURES: [&str; 3] = [FEATURE_ARGV, FEATURE_BUILTINS, FEATURE_BINARY];
+pub const FEATURES: [&str; 4] = [
+    FEATURE_ARGV,
+    FEATURE_BUILTINS,
+    FEATURE_BINARY,
+    FEATURE_PORTS,
+];
 
 /// Path of the endpoint that creates a sandbox.
 pub const PATH_CREATE: &str = "/create";

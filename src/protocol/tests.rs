@@ -86,7 +86,7 @@ fn messages_of_a_server_are_frozen() {
         ),
         (
             ServerMessage::running(),
-            r#"{"event":"status_update","status":"SANDBOX_RUNNING","features":["argv","builtins","binary"]}"#,
+            r#"{"event":"status_update","status":"SANDBOX_RUNNING","features":["argv","builtins","binary","ports"]}"#,
         ),
         (
             with_reason(EndReason::Killed),

@@ -9,10 +9,7 @@ mod transfers;
 mod watch;
 mod writer;
 
-use std::task::{Context, Poll, ready};
-
 use bytes::Bytes;
-use futures::future::BoxFuture;
 use serde::de::DeserializeOwned;
 
 pub use self::{
@@ -22,11 +19,15 @@ pub use self::{
     watch::FileEvents,
     writer::FileWriter,
 };
-use super::{Command, Process, Sandbox, streams::READ_LIMIT};
+use super::{
+    Command, Process, Sandbox,
+    builtin::{outcome, start},
+    streams::READ_LIMIT,
+};
 use crate::{
-    Error, ErrorKind, ProcessEnd, SandboxEnd,
+    Error, ErrorKind,
     actor::{Exec, ExecProgram},
-    machine::{Failure, OutputPolicy, Stdin},
+    machine::Stdin,
     protocol::{
         Builtin, BuiltinError, BuiltinErrorKind, FileEntry, FileMetadata, FilePath, Transferred,
         WriteMode,
@@ -423,36 +424,8 @@ impl Files {
         outcome(&process).await
     }
 
-    /// Starts an operation. Dropping the process stops it.
     async fn start(&self, builtin: Builtin, stdin: Stdin) -> Result<Process, Error> {
-        let mut exec = Exec::builtin(builtin);
-        exec.stdin = stdin;
-        // No content may be dropped, whatever the policy of the sandbox.
-        exec.output = Some(OutputPolicy::default());
-        let command = Command::of(self.sandbox.clone(), exec);
-        command.kill_on_drop(true).spawn().await
-    }
-}
-
-/// Waits for the end of an operation in a `poll` function.
-#[derive(Default)]
-struct Ending(Option<BoxFuture<'static, Result<ProcessEnd, Error>>>);
-
-impl Ending {
-    fn poll(&mut self, process: &Process, cx: &mut Context<'_>) -> Poll<Result<ProcessEnd, Error>> {
-        let waiting = self.0.get_or_insert_with(|| {
-            let process = process.clone();
-            Box::pin(async move { process.wait().await })
-        });
-        let end = ready!(waiting.as_mut().poll(cx));
-        self.0 = None;
-        Poll::Ready(end)
-    }
-}
-
-impl std::fmt::Debug for Ending {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Ending").field(&self.0.is_some()).finish()
+        start(&self.sandbox, builtin, stdin).await
     }
 }
 
@@ -461,28 +434,5 @@ fn write(path: FilePath, mode: WriteMode) -> Builtin {
         path,
         mode,
         permissions: None,
-    }
-}
-
-/// Waits for the result of an operation.
-async fn outcome<T: DeserializeOwned>(process: &Process) -> Result<T, Error> {
-    result(process.wait().await?)
-}
-
-/// Returns the result of an operation that has ended.
-fn result<T: DeserializeOwned>(end: ProcessEnd) -> Result<T, Error> {
-    match end {
-        ProcessEnd::Completed(Ok(result)) => serde_json::from_str(&result).map_err(|error| {
-            let message = format!("the server's result can't be read: {error}");
-            BuiltinError::other(message).into()
-        }),
-        ProcessEnd::Completed(Err(error)) => Err((*error).into()),
-        ProcessEnd::SandboxLost { end } => Err(Error::sandbox_lost(end)),
-        // The caller still waits, so the sandbox was killed.
-        ProcessEnd::Killed => Err(Error::sandbox_lost(SandboxEnd::Killed)),
-        _ => {
-            let what = "complete the operation";
-            Err(Failure::ProcessEnded { what }.into())
-        }
     }
 }

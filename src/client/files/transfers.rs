@@ -9,11 +9,12 @@ use std::{
 
 use futures::{StreamExt, TryStreamExt};
 
-use super::{Files, outcome};
+use super::Files;
 use crate::{
     Error,
     archive::{ArchiveError, Limits, Progress, Summary},
     client::{
+        builtin::outcome,
         ignore::IgnoreRules,
         transfer::{PackStream, UnpackSink, is_file},
     },

@@ -7,9 +7,9 @@ use std::{
 
 use futures::{Stream, StreamExt};
 
-use super::entries::JsonLines;
 use crate::{
     Error, Process,
+    client::builtin::JsonLines,
     protocol::{BuiltinError, FileEvent},
 };
 

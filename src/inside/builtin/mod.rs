@@ -1,4 +1,4 @@
-//! [`run`]: works on the files of a sandbox for a builtin exec.
+//! [`run`]: works on the files and ports of a sandbox for a builtin exec.
 //!
 //! A builtin can do no more than code can. In a confined sandbox, it runs in a process of its own
 //! there, as the user of code. On the backend `host`, it runs in a thread of the server. It blocks,
@@ -6,12 +6,16 @@
 //! builtin runs.
 
 mod archive;
+mod connect;
 mod edit;
 mod list;
 mod metadata;
 mod new_file;
 mod place;
+#[cfg(target_os = "linux")]
+mod ports;
 mod read;
+mod relay;
 mod remove;
 mod streams;
 #[cfg(target_os = "linux")]
@@ -45,6 +49,10 @@ pub(crate) enum Report {
 pub(crate) const MAX_REPORT_BYTES: usize = MAX_RESULT_BYTES + 1_024;
 
 /// Runs a builtin, and writes its [`Report`] to `stderr`.
+///
+/// The end of the output of a connection means that the program in the sandbox has ended that
+/// direction. So when a connection fails, the output stays open until the server has read the
+/// report, and has closed stdin in answer.
 pub(crate) fn serve(
     builtin: &Builtin,
     home: &Path,
@@ -65,7 +73,12 @@ pub(crate) fn serve(
         let message = format!("the outcome of `{op}`{path} is too long: {bytes} bytes");
         json = serde_json::to_vec(&Report::Error(BuiltinError::other(message)))?;
     }
-    stderr.write_all(&json)
+    stderr.write_all(&json)?;
+    drop(stderr);
+    match (builtin, report) {
+        (Builtin::Connect { .. }, Report::Error(_)) => streams.drain(),
+        _ => Ok(()),
+    }
 }
 
 /// Runs a builtin. Relative paths start at `home`. Returns the result for the client.
@@ -112,6 +125,13 @@ fn run(builtin: &Builtin, home: &Path, streams: &mut Streams) -> Result<Value, B
         Builtin::Watch { .. } => return Err(unsupported(builtin)),
         Builtin::Pack { path } => return archive::pack(home, path, streams),
         Builtin::Unpack { path, file } => return archive::unpack(home, path, *file, streams),
+        Builtin::Connect { port } => to_json(connect::connect(*port, streams)?),
+        #[cfg(target_os = "linux")]
+        Builtin::Ports => to_json(ports::ports(streams)?),
+        #[cfg(target_os = "linux")]
+        Builtin::WaitForPort { port } => to_json(ports::wait_for_port(*port, streams)?),
+        #[cfg(not(target_os = "linux"))]
+        Builtin::Ports | Builtin::WaitForPort { .. } => return Err(unsupported(builtin)),
     };
     result.map_err(|error| BuiltinError::other(format!("cannot encode the result: {error}")))
 }

@@ -66,7 +66,13 @@ impl<'a> NewExec<'a> {
             (self.options.binary, FEATURE_BINARY),
         ];
         let needed = features.into_iter().filter(|(is_needed, _)| *is_needed);
-        needed.map(|(_, name)| name).collect()
+        let mut needed: Vec<_> = needed.map(|(_, name)| name).collect();
+        if let Program::Builtin(builtin) = &self.program
+            && !needed.contains(&builtin.feature())
+        {
+            needed.push(builtin.feature());
+        }
+        needed
     }
 }
 

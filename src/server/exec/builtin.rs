@@ -26,8 +26,10 @@ use crate::{
 const TRANSFERS: usize = 16;
 /// How many other builtins run concurrently in a sandbox.
 const QUICK: usize = 16;
-/// How many watches run concurrently in a sandbox.
+/// How many watches, and waits for a port, run concurrently in a sandbox.
 const WATCHES: usize = 64;
+/// How many connections to ports are open concurrently in a sandbox.
+const CONNECTIONS: usize = 256;
 
 /// Limits how many builtins of one sandbox run concurrently. A builtin over a limit waits for its
 /// turn.
@@ -35,6 +37,7 @@ pub(crate) struct Turns {
     transfers: Arc<Semaphore>,
     quick: Arc<Semaphore>,
     watches: Arc<Semaphore>,
+    connections: Arc<Semaphore>,
 }
 
 impl Default for Turns {
@@ -44,6 +47,7 @@ impl Default for Turns {
             transfers: turns(TRANSFERS),
             quick: turns(QUICK),
             watches: turns(WATCHES),
+            connections: turns(CONNECTIONS),
         }
     }
 }
@@ -60,7 +64,8 @@ impl Turns {
             | Builtin::Copy { .. }
             | Builtin::Pack { .. }
             | Builtin::Unpack { .. } => &self.transfers,
-            Builtin::Watch { .. } => &self.watches,
+            Builtin::Watch { .. } | Builtin::WaitForPort { .. } => &self.watches,
+            Builtin::Connect { .. } => &self.connections,
             _ => &self.quick,
         };
         turns.clone().acquire_owned()
@@ -146,6 +151,8 @@ async fn perform(
         },
         None => stop(&mut *process, report, outlet).await,
     };
+    outlet.exec.will_end();
+    // A connection that failed ends its output after this.
     drop(stdin);
     outlet.exec.change(ServedExec::handle_stdin_closed);
     outlet.keep_rest();

@@ -64,9 +64,10 @@ pub(crate) enum Kind {
     /// A builtin. It has limits of its own, and keeps the sandbox from being idle only while a
     /// client is attached.
     Builtin,
-    /// A builtin that runs until the client ends it. It neither keeps the sandbox from being idle
-    /// nor prevents a checkpoint.
-    Watch,
+    /// A builtin that runs until the client or an event in the sandbox ends it: a watch, a
+    /// connection to a port, or a wait for a port. It neither keeps the sandbox from being idle nor
+    /// prevents a checkpoint.
+    Passive,
 }
 
 /// The sandbox's handle of an exec. Dropping it kills the exec.
@@ -90,7 +91,9 @@ impl Control {
         let deadline = Deadline::new();
         let (kill, killed) = watch::channel(false);
         let kind = match &job.program {
-            Program::Builtin(Builtin::Watch { .. }) => Kind::Watch,
+            Program::Builtin(
+                Builtin::Watch { .. } | Builtin::Connect { .. } | Builtin::WaitForPort { .. },
+            ) => Kind::Passive,
             Program::Builtin(_) => Kind::Builtin,
             Program::Code { .. } | Program::File { .. } => Kind::Program,
         };
