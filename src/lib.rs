@@ -159,8 +159,9 @@ pub(crate) use actor::{ProcessActor, ProcessOutput, SandboxActor};
 #[cfg(feature = "client")]
 pub use client::{
     Command, Download, EventStream, ExistingSandbox, FileEntries, FileEvents, FileReader,
-    FileWriter, Files, LineStream, NewSandbox, OpenMode, Output, Process, ProcessRef, ProcessStdin,
-    Runtime, Sandbox, SandboxBuilder, TextStream, TransferProgress, TransferSummary, Upload,
+    FileWriter, Files, LineStream, NewSandbox, OpenMode, Output, PortForward, PortStream, Process,
+    ProcessRef, ProcessStdin, Runtime, Sandbox, SandboxBuilder, TextStream, TransferProgress,
+    TransferSummary, Upload, WaitForPort,
 };
 #[cfg(feature = "client")]
 pub use error::{Error, ErrorKind};
@@ -169,8 +170,8 @@ pub use machine::{
     SandboxEvent, SandboxState, UpgradeRefusal,
 };
 pub use protocol::{
-    Builtin, BuiltinError, BuiltinErrorKind, FileEntry, FileEvent, FileKind, FileMetadata,
-    FilePath, SkippedFile, Transferred, WriteMode,
+    Builtin, BuiltinError, BuiltinErrorKind, ConnectEvent, FileEntry, FileEvent, FileKind,
+    FileMetadata, FilePath, ListeningPort, SkippedFile, Transferred, WriteMode,
 };
 pub use protocol::{SandboxId, SandboxToken, Status, StdStream, Version as ProtocolVersion};
 #[cfg(all(unix, feature = "server"))]

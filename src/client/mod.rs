@@ -11,6 +11,7 @@ mod events;
 mod files;
 mod ignore;
 mod output;
+mod ports;
 mod process;
 mod process_ref;
 mod runtime;
@@ -28,6 +29,7 @@ pub use files::{
     TransferSummary, Upload,
 };
 pub use output::Output;
+pub use ports::{PortForward, PortStream, WaitForPort};
 pub use process::Process;
 pub use process_ref::ProcessRef;
 pub use runtime::Runtime;

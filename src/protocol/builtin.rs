@@ -157,6 +157,9 @@ pub enum Builtin {
     WaitForPort {
         /// The port.
         port: u16,
+        /// How long to wait, in milliseconds. Default: no limit.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        timeout_ms: Option<u64>,
     },
 }
 
@@ -475,6 +478,8 @@ pub enum BuiltinErrorKind {
     /// The program that listens on the port ended the connection without reading everything, or
     /// aborted it.
     ConnectionReset,
+    /// The time limit of the operation is over.
+    TimedOut,
     /// The server can't do this.
     Unsupported,
     /// Another failure, or a kind that this version doesn't know.
@@ -498,6 +503,7 @@ impl BuiltinErrorKind {
             Self::InvalidInput => "invalid path or value",
             Self::ConnectionRefused => "connection refused",
             Self::ConnectionReset => "connection reset",
+            Self::TimedOut => "operation timed out",
             Self::Unsupported => "operation not supported",
             Self::Other => "operation failed",
         }
@@ -517,6 +523,7 @@ impl BuiltinErrorKind {
             Self::NotAFile | Self::InvalidInput => io::ErrorKind::InvalidInput,
             Self::ConnectionRefused => io::ErrorKind::ConnectionRefused,
             Self::ConnectionReset => io::ErrorKind::ConnectionReset,
+            Self::TimedOut => io::ErrorKind::TimedOut,
             Self::Unsupported => io::ErrorKind::Unsupported,
             Self::Other => io::ErrorKind::Other,
         }

@@ -4,10 +4,11 @@ use std::{
     io::{self, Write},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream},
     os::fd::AsFd,
+    time::Duration,
 };
 
 use nix::{errno::Errno, poll::PollFlags};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use super::{Done, Streams, reason, relay::relay};
 use crate::protocol::{BuiltinError, BuiltinErrorKind, ConnectEvent, invalid_port};
@@ -19,7 +20,12 @@ pub(super) fn connect(port: u16, streams: &mut Streams) -> Result<Done, BuiltinE
     }
     let socket = dial(port, streams).map_err(|error| not_connected(port, &error))?;
     announce(streams).map_err(|error| lost(port, &error))?;
-    relay(&socket, streams).map_err(|error| lost(port, &error))?;
+    relay(&socket, streams).map_err(|error| {
+        // A connection that doesn't end regularly is reset. Otherwise the program would take what
+        // it has received for everything. If this fails, the connection is already gone.
+        let _ = SockRef::from(&socket).set_linger(Some(Duration::ZERO));
+        lost(port, &error)
+    })?;
     Ok(Done {})
 }
 

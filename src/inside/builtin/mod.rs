@@ -129,7 +129,9 @@ fn run(builtin: &Builtin, home: &Path, streams: &mut Streams) -> Result<Value, B
         #[cfg(target_os = "linux")]
         Builtin::Ports => to_json(ports::ports(streams)?),
         #[cfg(target_os = "linux")]
-        Builtin::WaitForPort { port } => to_json(ports::wait_for_port(*port, streams)?),
+        Builtin::WaitForPort { port, timeout_ms } => {
+            to_json(ports::wait_for_port(*port, *timeout_ms, streams)?)
+        }
         #[cfg(not(target_os = "linux"))]
         Builtin::Ports | Builtin::WaitForPort { .. } => return Err(unsupported(builtin)),
     };

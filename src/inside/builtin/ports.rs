@@ -5,13 +5,11 @@ use std::{
     fs::File,
     io::{self, BufRead, BufReader, Write},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use nix::poll::PollTimeout;
-
 use super::{Done, Streams, reason};
-use crate::protocol::{BuiltinError, ListeningPort, invalid_port};
+use crate::protocol::{BuiltinError, BuiltinErrorKind, ListeningPort, invalid_port};
 
 /// The sockets of the network of this process, and with it of the sandbox.
 const TABLES: [&str; 2] = ["/proc/self/net/tcp", "/proc/self/net/tcp6"];
@@ -39,25 +37,51 @@ pub(super) fn ports(streams: &mut Streams) -> Result<Done, BuiltinError> {
     Ok(Done {})
 }
 
-/// Waits until a program listens on the port. Opens no connection, which the program could notice.
-pub(super) fn wait_for_port(port: u16, streams: &mut Streams) -> Result<Done, BuiltinError> {
+/// Waits until a program listens on the port, at most for the timeout. Opens no connection, which
+/// the program could notice.
+pub(super) fn wait_for_port(
+    port: u16,
+    timeout_ms: Option<u64>,
+    streams: &mut Streams,
+) -> Result<Done, BuiltinError> {
     let what = "wait for";
     if port == 0 {
         return Err(invalid_port(what, &port));
     }
-    let wait = || -> io::Result<()> {
-        let mut pause = FIRST_PAUSE;
-        loop {
-            let ports = listening()?;
-            if ports.iter().any(|it| it.port == port && it.is_reachable()) {
-                return Ok(());
-            }
-            streams.pause(PollTimeout::try_from(pause).unwrap_or(PollTimeout::ZERO))?;
-            pause = (pause * 2).min(LONGEST_PAUSE);
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a builtin blocks and uses no runtime"
+    )]
+    let started = Instant::now();
+    let timeout = timeout_ms.map(Duration::from_millis);
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let failed = |error| failed(&format!("{what} port {port}"), &error);
+        let ports = listening().map_err(failed)?;
+        if ports.iter().any(|it| it.port == port && it.is_reachable()) {
+            return Ok(Done {});
         }
-    };
-    wait().map_err(|error| failed(&format!("{what} port {port}"), &error))?;
-    Ok(Done {})
+        let left = timeout.map(|timeout| timeout.saturating_sub(started.elapsed()));
+        if left == Some(Duration::ZERO) {
+            return Err(timed_out(port, timeout.unwrap_or_default()));
+        }
+        let next = left.map_or(pause, |left| left.min(pause));
+        // Rounded up, so that the last pause doesn't become many short ones.
+        let millis = u16::try_from(next.as_micros().div_ceil(1000)).unwrap_or(u16::MAX);
+        streams.pause(millis.into()).map_err(failed)?;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+fn timed_out(port: u16, timeout: Duration) -> BuiltinError {
+    BuiltinError {
+        kind: BuiltinErrorKind::TimedOut,
+        path: None,
+        message: format!(
+            "nothing listened on port {port} in the sandbox within {timeout:?}; look at the output \
+             of the program that should listen, or wait longer"
+        ),
+    }
 }
 
 fn failed(what: &str, error: &io::Error) -> BuiltinError {

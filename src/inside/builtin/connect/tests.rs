@@ -136,12 +136,13 @@ fn a_reset_is_an_error_and_follows_the_bytes_before_it() {
 }
 
 #[test]
-fn a_stop_ends_an_idle_connection() {
+fn a_stop_resets_an_idle_connection() {
     let (listener, port) = listen("127.0.0.1:0");
     let (mut ends, running) = start(port);
     let (mut peer, _) = listener.accept().unwrap();
     read_connected(&mut ends);
     ends.stopper.take();
     assert!(running.join().unwrap().is_err());
-    assert_eq!(peer.read(&mut [0; 1]).unwrap(), 0);
+    let reset = peer.read(&mut [0; 1]).unwrap_err();
+    assert_eq!(reset.kind(), io::ErrorKind::ConnectionReset);
 }

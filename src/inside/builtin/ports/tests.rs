@@ -11,7 +11,6 @@ use super::{
     },
     *,
 };
-use crate::protocol::BuiltinErrorKind;
 
 #[test]
 fn lines_of_the_tables_are_parsed() {
@@ -80,6 +79,17 @@ fn a_stop_ends_a_wait_for_a_port() {
     let waiting = thread::spawn(move || run(&wait, home.0.path(), &mut streams));
     ends.stopper.take();
     assert!(waiting.join().unwrap().is_err());
+}
+
+#[test]
+fn a_wait_for_a_port_ends_at_its_timeout() {
+    let listener = TcpListener::bind("127.0.0.2:0").unwrap();
+    // `connect` can't reach this address.
+    let port = listener.local_addr().unwrap().port();
+    let error = Home::new().call(&json!({"op": "wait_for_port", "port": port, "timeout_ms": 20}));
+    let error = error.unwrap_err();
+    assert_eq!(error.kind, BuiltinErrorKind::TimedOut, "{error}");
+    assert!(error.message.contains("within 20ms"), "{error}");
 }
 
 #[test]

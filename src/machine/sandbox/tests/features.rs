@@ -62,7 +62,10 @@ fn an_operation_on_ports_needs_a_feature_of_its_own() {
     for builtin in [
         Builtin::Connect { port: 80 },
         Builtin::Ports,
-        Builtin::WaitForPort { port: 80 },
+        Builtin::WaitForPort {
+            port: 80,
+            timeout_ms: None,
+        },
     ] {
         let exec = NewExec::new(Program::Builtin(Cow::Owned(builtin)));
         let request = fixture.ask(|sandbox, request| {
