@@ -2,7 +2,7 @@
 
 use actix_sandbox::{
     BuiltinErrorKind::{self, ConnectionRefused, InvalidInput},
-    Error, ErrorKind, Language, ProcessEnd, Sandbox,
+    Effect, Error, ErrorKind, Language, ProcessEnd, ProtocolVersion, Sandbox,
     actor::Builtin,
 };
 
@@ -10,11 +10,15 @@ use super::{
     messages::{end, start},
     program::Program,
 };
-use crate::support::{sandbox, within};
+use crate::support::{sandbox, sandbox_of, within};
 
 async fn assert_goes_on(sandbox: &Sandbox) {
     let output = within("`true`", sandbox.run(Language::Bash, "true")).await;
-    assert_eq!(output.unwrap().end, ProcessEnd::Exited(0));
+    let end = output.unwrap().end;
+    assert!(
+        matches!(end, ProcessEnd::Exited(0) | ProcessEnd::Unknown),
+        "{end}"
+    );
 }
 
 fn assert_kind<T: std::fmt::Debug>(result: Result<T, Error>, kind: BuiltinErrorKind, text: &str) {
@@ -77,6 +81,22 @@ async fn operations_in_a_sandbox_that_is_over_fail() {
     for error in errors {
         assert_eq!(error.kind(), ErrorKind::WrongState, "{error}");
     }
+}
+
+#[actix::test]
+async fn a_server_without_the_feature_is_sent_nothing() {
+    let (_server, sandbox) = sandbox_of(ProtocolVersion::V1).await;
+    let errors = [
+        sandbox.connect(80).await.unwrap_err(),
+        sandbox.ports().await.unwrap_err(),
+        sandbox.wait_for_port(80).await.unwrap_err(),
+        sandbox.forward("127.0.0.1:0", 80).await.unwrap_err(),
+    ];
+    for error in errors {
+        assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+        assert_eq!(error.effect(), Effect::NotApplied, "{error}");
+    }
+    assert_goes_on(&sandbox).await;
 }
 
 #[actix::test]

@@ -2,10 +2,11 @@
 
 use std::io::ErrorKind;
 
+use futures::future::{Either, select, try_join_all};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy, sink, split};
 
 use super::program::{ECHO, Program};
-use crate::support::{sandbox, within};
+use crate::support::{allow_open_files, sandbox, within};
 
 #[actix::test]
 async fn a_connection_moves_bytes_in_both_directions() {
@@ -92,6 +93,31 @@ print('received', received, flush=True)";
     stream.write_all(&[1; 300_000]).await.unwrap();
     stream.shutdown().await.unwrap();
     assert_eq!(program.line().await, "received 300000");
+}
+
+#[actix::test]
+async fn connections_beyond_the_limit_wait_for_their_turn() {
+    const TURNS: usize = 256;
+    allow_open_files(8_192);
+    let (_server, sandbox) = sandbox().await;
+    let code = "
+peers = []
+while True: peers.append(listener.accept()[0])";
+    let program = Program::listening(&sandbox, code).await;
+    let connect = |_| within("connect", sandbox.connect(program.port));
+    let mut streams = try_join_all((0..TURNS).map(connect)).await.unwrap();
+    let mut waiting = std::pin::pin!(connect(0));
+    // Other operations don't wait.
+    for _ in 0..10 {
+        let files = sandbox.files();
+        let other = within("a list", files.list(""));
+        match select(&mut waiting, std::pin::pin!(other)).await {
+            Either::Left(_) => panic!("more than {TURNS} connections are open"),
+            Either::Right((listed, _)) => drop(listed.unwrap()),
+        }
+    }
+    streams.pop();
+    waiting.await.unwrap();
 }
 
 #[actix::test]

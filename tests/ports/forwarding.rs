@@ -12,7 +12,7 @@ use tokio::{
 use tokio_tungstenite::tungstenite::Message;
 
 use super::program::{ECHO, HTTP, Program};
-use crate::support::{allow_open_files, backend::is, patient, sandbox, within};
+use crate::support::{LONG, allow_open_files, patient, sandbox, within};
 
 async fn http_server(sandbox: &Sandbox) -> Program {
     let process = sandbox.exec(actix_sandbox::Language::Python, HTTP);
@@ -82,10 +82,7 @@ fn hex(hash: &[u8]) -> String {
 #[actix::test]
 async fn a_hundred_connections_at_once_move_every_byte() {
     allow_open_files(8_192);
-    let bytes = match is("gvisor") {
-        true => 1 << 20,
-        false => 10 << 20,
-    };
+    let bytes = 10 << 20;
     let (_server, sandbox) = sandbox().await;
     let server = http_server(&sandbox).await;
     let forward = forward(&sandbox, server.port).await;
@@ -93,10 +90,9 @@ async fn a_hundred_connections_at_once_move_every_byte() {
     let address = forward.local_addr();
     let downloads = join_all((0..90).map(|seed| download(address, bytes, seed)));
     let uploads = join_all((1..=10).map(|seed| upload(address, bytes, seed)));
-    within("the connections", async {
-        futures::join!(downloads, uploads)
-    })
-    .await;
+    // In gVisor on a busy machine, this takes minutes.
+    let moved = async { futures::join!(downloads, uploads) };
+    tokio::time::timeout(5 * LONG, moved).await.unwrap();
     let mib = (100 * bytes) >> 20;
     println!("{mib} MiB in {:?}", started.elapsed());
 }

@@ -32,8 +32,8 @@ impl Sandbox {
     /// Connects to a TCP port of the sandbox: to `127.0.0.1`, or to `::1` if that is refused. The
     /// port is inside the sandbox, so this works without a network. Needs protocol v2.
     ///
-    /// On the backend `host`, and on `namespace` with the machine's network, sandboxes have no
-    /// network of their own: there, the port is one of the server's machine.
+    /// A sandbox on the backend `host`, or with a network, has no ports of its own: there, it is a
+    /// port of the server's machine.
     ///
     /// The local server opens at most 256 connections of a sandbox at a time. Further ones wait.
     ///
@@ -90,8 +90,7 @@ impl Sandbox {
     ///
     /// A port occurs once for each address that a program listens on.
     /// [`ListeningPort::is_reachable`] tells whether [`connect`](Self::connect) can reach it. On the
-    /// backend `host`, and on `namespace` with the machine's network, these are the ports of the
-    /// server's machine.
+    /// backend `host`, and in a sandbox with a network, these are the ports of the server's machine.
     ///
     /// # Errors
     ///
