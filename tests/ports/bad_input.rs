@@ -2,15 +2,16 @@
 
 use actix_sandbox::{
     BuiltinErrorKind::{self, ConnectionRefused, InvalidInput},
-    Effect, Error, ErrorKind, Language, ProcessEnd, ProtocolVersion, Sandbox,
+    Effect, Error, ErrorKind, Language, LocalServer, ProcessEnd, ProtocolVersion, Sandbox,
     actor::Builtin,
 };
+use serde_json::{Value, json};
 
 use super::{
     messages::{end, start},
     program::Program,
 };
-use crate::support::{sandbox, sandbox_of, within};
+use crate::support::{raw_client::Client, sandbox, sandbox_of, within};
 
 async fn assert_goes_on(sandbox: &Sandbox) {
     let output = within("`true`", sandbox.run(Language::Bash, "true")).await;
@@ -51,6 +52,33 @@ async fn numbers_that_are_no_port_are_refused() {
         assert_eq!(error.kind, InvalidInput, "{error}");
     }
     assert_goes_on(&sandbox).await;
+}
+
+#[actix::test]
+async fn requests_with_a_number_that_fits_no_port_are_refused() {
+    let server = LocalServer::start().await.unwrap();
+    let (mut client, _) = Client::create_v2(&server).await;
+    for (op, port) in [
+        ("connect", json!(70_000)),
+        ("connect", json!(-1)),
+        ("connect", json!("80")),
+        ("connect", Value::Null),
+        ("wait_for_port", json!(70_000)),
+    ] {
+        let builtin = json!({"op": op, "port": port});
+        client
+            .send(json!({"builtin": builtin, "exec": "a", "binary": true}))
+            .await;
+        let refused = client.json().await;
+        assert_eq!(refused["status"], "SANDBOX_EXECUTION_ERROR", "{refused}");
+        let error = client.json().await;
+        assert_eq!(error["message"], refused["message"], "{error}");
+    }
+    client
+        .send(json!({"builtin": {"op": "ports"}, "exec": "a"}))
+        .await;
+    let running = client.json().await;
+    assert_eq!(running["status"], "SANDBOX_EXECUTION_RUNNING", "{running}");
 }
 
 #[actix::test]

@@ -1,6 +1,6 @@
 //! Forwarded ports.
 
-use std::{io::ErrorKind, net::SocketAddr, time::Instant};
+use std::{io::ErrorKind, net::SocketAddr};
 
 use actix_sandbox::{LocalServer, PortForward, Sandbox};
 use futures::{SinkExt, StreamExt, future::join_all};
@@ -8,6 +8,7 @@ use sha2::{Digest, Sha256};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
+    time::Instant,
 };
 use tokio_tungstenite::tungstenite::Message;
 

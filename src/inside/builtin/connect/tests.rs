@@ -128,7 +128,7 @@ fn a_reset_is_an_error_and_follows_the_bytes_before_it() {
     ends.stdout.read_exact(&mut part).unwrap();
     assert_eq!(&part, b"part");
     // With this option, the drop resets the connection.
-    let linger = socket2::SockRef::from(&peer).set_linger(Some(std::time::Duration::ZERO));
+    let linger = SockRef::from(&peer).set_linger(Some(Duration::ZERO));
     linger.unwrap();
     drop(peer);
     let error = running.join().unwrap().unwrap_err();
