@@ -5,18 +5,21 @@
 mod sandbox;
 
 mod builder;
-mod builtin;
 mod command;
 mod events;
 mod files;
 mod ignore;
+mod json_lines;
+mod operation;
 mod output;
 mod ports;
 mod process;
 mod process_ref;
 mod runtime;
+mod signal;
 mod stdin;
 mod streams;
+mod terminal;
 mod transfer;
 
 use actix::{Actor, Addr, Context, Handler, Message};
@@ -36,6 +39,7 @@ pub use runtime::Runtime;
 pub use sandbox::Sandbox;
 pub use stdin::ProcessStdin;
 pub use streams::{LineStream, TextStream};
+pub use terminal::{Terminal, TerminalBuilder};
 
 /// Sends a message and waits for the answer. `what` names the request in an error.
 async fn ask<A, M>(

@@ -77,6 +77,13 @@ pub(super) fn fork(
     }
 }
 
+/// Sends a signal to a process, or with a negative `target` to the process group `-target`. Takes
+/// every signal, while the type `Signal` of the crate nix lacks the real-time signals.
+pub(crate) fn send_signal(target: i32, signal: i32) -> Result<(), nix::errno::Errno> {
+    // SAFETY: the arguments are numbers.
+    nix::errno::Errno::result(unsafe { libc::kill(target, signal) }).map(drop)
+}
+
 /// Greater than every descriptor. gVisor reads it as an `int`, so it must not be negative there.
 #[cfg(target_os = "linux")]
 const END_OF_DESCRIPTORS: u32 = i32::MAX.cast_unsigned();
@@ -110,6 +117,19 @@ fn close_all_except(keep: &[std::os::fd::RawFd]) -> io::Result<()> {
     Ok(())
 }
 
+/// What a new process leads.
+#[cfg(target_os = "linux")]
+#[derive(Clone, Copy)]
+pub(super) enum Leads {
+    /// A new session without a terminal.
+    Session,
+    /// A new session, whose terminal is the stdin of the process. So Ctrl-C and job control work.
+    SessionWithTerminal,
+    /// A new process group, in the foreground of the terminal at its stdin. Its parent leads the
+    /// session, and must block SIGTTOU.
+    Foreground,
+}
+
 /// A command for the agent, without an environment. Its process starts as clean as the process of a
 /// [`command`], with limits lowered to `limits`.
 ///
@@ -121,17 +141,37 @@ fn close_all_except(keep: &[std::os::fd::RawFd]) -> io::Result<()> {
 pub(super) fn limited_command(
     program: impl AsRef<OsStr>,
     limits: [(rustix::process::Resource, u64); 4],
+    leads: Leads,
 ) -> Command {
     let mut command = Command::new(program);
     command.env_clear();
     let reset = move || {
-        nix::unistd::setsid()?;
+        match leads {
+            Leads::Session => drop(nix::unistd::setsid()?),
+            Leads::SessionWithTerminal => {
+                nix::unistd::setsid()?;
+                rustix::process::ioctl_tiocsctty(rustix::stdio::stdin())?;
+            }
+            Leads::Foreground => {
+                let this = rustix::process::getpid();
+                rustix::process::setpgid(None, None)?;
+                rustix::termios::tcsetpgrp(rustix::stdio::stdin(), this)?;
+            }
+        }
         reset_signals(libc::SIGPIPE..=libc::SIGPIPE);
         limits::lower(limits)
     };
     // SAFETY: it only makes system calls.
     unsafe { command.pre_exec(reset) };
     command
+}
+
+/// Makes the terminal at the stdin of the process of a [`command`] its controlling terminal, so that
+/// Ctrl-C and job control work.
+pub(crate) fn control_terminal(command: &mut Command) {
+    let control = || Ok(rustix::process::ioctl_tiocsctty(rustix::stdio::stdin())?);
+    // SAFETY: it only makes system calls.
+    unsafe { command.pre_exec(control) };
 }
 
 /// Sets every limit of this process as for a [`command`].

@@ -1,5 +1,4 @@
-//! [`Builtin`]: an operation on the files and ports of a sandbox, which an exec runs instead of code
-//! (v2).
+//! [`Builtin`]: an operation that the server provides, which an exec runs instead of code (v2).
 
 use std::{
     io,
@@ -9,15 +8,15 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    FilePath,
-    names::{FEATURE_BUILTINS, FEATURE_PORTS},
+    ExecId, FilePath, TerminalSize,
+    names::{FEATURE_BUILTINS, FEATURE_PORTS, FEATURE_SIGNALS, FEATURE_TERMINALS},
 };
 
 /// Maximum length of the result of a builtin as JSON, in bytes: 64 KiB.
 pub const MAX_RESULT_BYTES: usize = 64 * 1024;
 
-/// An operation on the files or ports of a sandbox. The server provides it as a program, which an
-/// exec runs instead of code.
+/// An operation on a sandbox. The server provides it as a program, which an exec runs instead of
+/// code.
 ///
 /// Instead of an exit code, the exec ends with a result, which is a JSON object, or with a
 /// [`BuiltinError`].
@@ -140,6 +139,24 @@ pub enum Builtin {
         #[serde(default, skip_serializing_if = "is_false")]
         file: bool,
     },
+    /// Sends a signal to the main process of another exec. Result: an empty object.
+    Signal {
+        /// The id of the exec. It must run a program, not a builtin.
+        exec: ExecId,
+        /// The number of the signal on Linux, from 1 to 64.
+        signal: i32,
+        /// Whether to send the signal to the process group of the main process. The group contains
+        /// its children, unless they have changed their group.
+        #[serde(default, skip_serializing_if = "is_false")]
+        group: bool,
+    },
+    /// Changes the size of the terminal of another exec. Result: an empty object.
+    Resize {
+        /// The id of the exec, which must have a terminal.
+        exec: ExecId,
+        /// The new size.
+        size: TerminalSize,
+    },
     /// Connects to a TCP port of the sandbox: to `127.0.0.1`, or to `::1` if that is refused. Stdin
     /// and stdout are the two directions of the connection. The first line of stdout is
     /// [`Connected`](super::ConnectEvent::Connected). The end of stdin ends the direction to the
@@ -180,15 +197,19 @@ impl Builtin {
             Self::Watch { .. } => "watch",
             Self::Pack { .. } => "pack",
             Self::Unpack { .. } => "unpack",
+            Self::Signal { .. } => "signal",
+            Self::Resize { .. } => "resize",
             Self::Connect { .. } => "connect",
             Self::Ports => "ports",
             Self::WaitForPort { .. } => "wait_for_port",
         }
     }
 
-    /// The feature of the server that the operation needs.
-    pub fn feature(&self) -> &'static str {
+    /// The feature that a server lists if it provides this operation.
+    pub(crate) fn feature(&self) -> &'static str {
         match self {
+            Self::Signal { .. } => FEATURE_SIGNALS,
+            Self::Resize { .. } => FEATURE_TERMINALS,
             Self::Connect { .. } | Self::Ports | Self::WaitForPort { .. } => FEATURE_PORTS,
             _ => FEATURE_BUILTINS,
         }
@@ -211,7 +232,11 @@ impl Builtin {
             | Self::Watch { path, .. }
             | Self::Pack { path }
             | Self::Unpack { path, .. } => path,
-            Self::Connect { .. } | Self::Ports | Self::WaitForPort { .. } => return None,
+            Self::Signal { .. }
+            | Self::Resize { .. }
+            | Self::Connect { .. }
+            | Self::Ports
+            | Self::WaitForPort { .. } => return None,
         })
     }
 }

@@ -4,6 +4,7 @@
 use std::{borrow::Borrow, fmt, sync::Arc};
 
 use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
 use subtle::ConstantTimeEq;
 
 /// The id that a server gave to a sandbox, for example `sandbox-9182`.
@@ -29,7 +30,8 @@ impl<T: Into<String>> From<T> for SandboxId {
 }
 
 /// The id that a client gave to an exec (protocol v2). Unique in the sandbox.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize)]
+#[serde(from = "String")]
 pub struct ExecId(Arc<str>);
 
 impl ExecId {

@@ -45,7 +45,9 @@ mod plain;
 mod port;
 mod reassembly;
 mod server_message;
+mod signal;
 mod status;
+mod terminal;
 mod utf8;
 mod version;
 
@@ -68,8 +70,10 @@ pub use server_message::{
     EndReason, ExecEnd, ExecUpdate, Identity, Outcome, OutputPiece, OutputPlace, OutputView,
     Received, ServerMessage, StatusUpdate,
 };
+pub use signal::Signal;
 pub(crate) use status::Severity;
 pub use status::Status;
+pub use terminal::TerminalSize;
 pub use utf8::{Utf8Decoder, utf8_boundary};
 pub use version::Version;
 

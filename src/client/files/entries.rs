@@ -7,7 +7,7 @@ use std::{
 
 use futures::{Stream, StreamExt, TryStreamExt};
 
-use crate::{Error, Process, client::builtin::JsonLines, protocol::FileEntry};
+use crate::{Error, Process, client::json_lines::JsonLines, protocol::FileEntry};
 
 /// The entries of a directory. [`Files::entries`](super::Files::entries) returns this stream.
 ///

@@ -10,7 +10,6 @@ mod watch;
 mod writer;
 
 use bytes::Bytes;
-use serde::de::DeserializeOwned;
 
 pub use self::{
     entries::FileEntries,
@@ -19,11 +18,7 @@ pub use self::{
     watch::FileEvents,
     writer::FileWriter,
 };
-use super::{
-    Command, Process, Sandbox,
-    builtin::{outcome, start},
-    streams::READ_LIMIT,
-};
+use super::{Command, Sandbox, operation::outcome, streams::READ_LIMIT};
 use crate::{
     Error, ErrorKind,
     actor::{Exec, ExecProgram},
@@ -138,7 +133,7 @@ impl Files {
             offset,
             length,
         };
-        let process = self.start(read, Stdin::Null).await?;
+        let process = self.sandbox.start(read, Stdin::Null).await?;
         let content = process.stdout().read_to_limit(READ_LIMIT).await;
         let content = content.map_err(|error| match error.kind() {
             ErrorKind::OutputTooLarge => {
@@ -192,7 +187,7 @@ impl Files {
             offset,
             length,
         };
-        let process = self.start(read, Stdin::Null).await?;
+        let process = self.sandbox.start(read, Stdin::Null).await?;
         Ok(FileReader::new(process))
     }
 
@@ -262,7 +257,10 @@ impl Files {
         path: impl Into<FilePath>,
         mode: WriteMode,
     ) -> Result<FileWriter, Error> {
-        let process = self.start(write(path.into(), mode), Stdin::Open).await?;
+        let process = self
+            .sandbox
+            .start(write(path.into(), mode), Stdin::Open)
+            .await?;
         Ok(FileWriter::new(process))
     }
 
@@ -285,14 +283,16 @@ impl Files {
             depth,
             pattern: pattern.map(str::to_owned),
         };
-        let process = self.start(list, Stdin::Null).await?;
+        let process = self.sandbox.start(list, Stdin::Null).await?;
         Ok(FileEntries::new(process))
     }
 
     /// Returns the metadata of a file or directory. Follows symbolic links.
     pub async fn metadata(&self, path: impl Into<FilePath>) -> Result<FileMetadata, Error> {
         let path = path.into();
-        self.perform(Builtin::Metadata { path, follow: true }).await
+        self.sandbox
+            .perform(Builtin::Metadata { path, follow: true })
+            .await
     }
 
     /// Returns the metadata of a file or directory. If the path is a symbolic link, describes the
@@ -300,7 +300,9 @@ impl Files {
     pub async fn symlink_metadata(&self, path: impl Into<FilePath>) -> Result<FileMetadata, Error> {
         let path = path.into();
         let follow = false;
-        self.perform(Builtin::Metadata { path, follow }).await
+        self.sandbox
+            .perform(Builtin::Metadata { path, follow })
+            .await
     }
 
     /// Whether a file or directory exists. `false` for a symbolic link whose target doesn't exist.
@@ -316,21 +318,27 @@ impl Files {
 
     /// Creates a directory and its missing parents. Succeeds if the directory already exists.
     pub async fn create_dir(&self, path: impl Into<FilePath>) -> Result<(), Error> {
-        self.apply(Builtin::CreateDir { path: path.into() }).await
+        self.sandbox
+            .apply(Builtin::CreateDir { path: path.into() })
+            .await
     }
 
     /// Removes a file, a link or an empty directory.
     pub async fn remove(&self, path: impl Into<FilePath>) -> Result<(), Error> {
         let path = path.into();
         let recursive = false;
-        self.apply(Builtin::Remove { path, recursive }).await
+        self.sandbox
+            .apply(Builtin::Remove { path, recursive })
+            .await
     }
 
     /// Removes a directory with everything in it, or a file. Doesn't follow links.
     pub async fn remove_all(&self, path: impl Into<FilePath>) -> Result<(), Error> {
         let path = path.into();
         let recursive = true;
-        self.apply(Builtin::Remove { path, recursive }).await
+        self.sandbox
+            .apply(Builtin::Remove { path, recursive })
+            .await
     }
 
     /// Renames a file or directory. Replaces a file at the new path.
@@ -340,7 +348,7 @@ impl Files {
         to: impl Into<FilePath>,
     ) -> Result<(), Error> {
         let (path, to) = (path.into(), to.into());
-        self.apply(Builtin::Rename { path, to }).await
+        self.sandbox.apply(Builtin::Rename { path, to }).await
     }
 
     /// Copies a regular file with its permissions, atomically like [`write`](Self::write). Returns
@@ -351,7 +359,7 @@ impl Files {
         to: impl Into<FilePath>,
     ) -> Result<u64, Error> {
         let (path, to) = (path.into(), to.into());
-        let copied: Transferred = self.perform(Builtin::Copy { path, to }).await?;
+        let copied: Transferred = self.sandbox.perform(Builtin::Copy { path, to }).await?;
         Ok(copied.bytes)
     }
 
@@ -362,7 +370,8 @@ impl Files {
         permissions: u32,
     ) -> Result<(), Error> {
         let path = path.into();
-        self.apply(Builtin::SetPermissions { path, permissions })
+        self.sandbox
+            .apply(Builtin::SetPermissions { path, permissions })
             .await
     }
 
@@ -393,39 +402,25 @@ impl Files {
     ) -> Result<FileEvents, Error> {
         let path = path.into();
         let process = self
+            .sandbox
             .start(Builtin::Watch { path, recursive }, Stdin::Open)
             .await?;
         FileEvents::ready(process).await
     }
 
     async fn link(&self, path: FilePath, target: FilePath, symbolic: bool) -> Result<(), Error> {
-        self.apply(Builtin::Link {
-            path,
-            target,
-            symbolic,
-        })
-        .await
+        self.sandbox
+            .apply(Builtin::Link {
+                path,
+                target,
+                symbolic,
+            })
+            .await
     }
 
     async fn put(&self, write: Builtin, content: Bytes) -> Result<(), Error> {
-        let process = self.start(write, Stdin::Bytes(content)).await?;
+        let process = self.sandbox.start(write, Stdin::Bytes(content)).await?;
         outcome::<Transferred>(&process).await.map(drop)
-    }
-
-    async fn apply(&self, builtin: Builtin) -> Result<(), Error> {
-        self.perform::<serde::de::IgnoredAny>(builtin)
-            .await
-            .map(drop)
-    }
-
-    /// Runs an operation that has neither input nor output.
-    async fn perform<T: DeserializeOwned>(&self, builtin: Builtin) -> Result<T, Error> {
-        let process = self.start(builtin, Stdin::Null).await?;
-        outcome(&process).await
-    }
-
-    async fn start(&self, builtin: Builtin, stdin: Stdin) -> Result<Process, Error> {
-        start(&self.sandbox, builtin, stdin).await
     }
 }
 

@@ -10,7 +10,7 @@ use tokio::io::{AsyncRead, ReadBuf};
 
 use crate::{
     OutputStream, Process,
-    client::builtin::{Ending, result},
+    client::operation::{Ending, result},
     protocol::Transferred,
 };
 

@@ -9,7 +9,7 @@ use futures::{Stream, StreamExt};
 
 use crate::{
     Error, Process,
-    client::builtin::JsonLines,
+    client::json_lines::JsonLines,
     protocol::{BuiltinError, FileEvent},
 };
 

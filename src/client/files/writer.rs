@@ -10,7 +10,7 @@ use tokio::io::AsyncWrite;
 
 use crate::{
     Error, Process, ProcessStdin,
-    client::builtin::{Ending, result},
+    client::operation::{Ending, result},
     protocol::Transferred,
 };
 

@@ -15,13 +15,9 @@ use std::{
 };
 
 use futures::TryStreamExt;
-use serde::de::IgnoredAny;
 
 pub use self::{forward::PortForward, stream::PortStream};
-use super::{
-    Sandbox,
-    builtin::{JsonLines, outcome, start},
-};
+use super::{Sandbox, json_lines::JsonLines};
 use crate::{
     Error,
     machine::Stdin,
@@ -81,7 +77,7 @@ impl Sandbox {
     pub async fn connect(&self, port: impl TryInto<u16> + Display) -> Result<PortStream, Error> {
         let port = valid("connect to", port)?;
         let connect = Builtin::Connect { port };
-        let process = start(self, connect, Stdin::Open).await?;
+        let process = self.start(connect, Stdin::Open).await?;
         PortStream::connected(process).await
     }
 
@@ -96,7 +92,7 @@ impl Sandbox {
     ///
     /// Those of [`connect`](Self::connect), except for the errors about the port.
     pub async fn ports(&self) -> Result<Vec<ListeningPort>, Error> {
-        let process = start(self, Builtin::Ports, Stdin::Null).await?;
+        let process = self.start(Builtin::Ports, Stdin::Null).await?;
         JsonLines::<ListeningPort>::new(process).try_collect().await
     }
 
@@ -158,8 +154,7 @@ impl WaitForPort {
             port: self.port?,
             timeout_ms: self.timeout.map(millis),
         };
-        let process = start(&self.sandbox, wait, Stdin::Null).await?;
-        outcome::<IgnoredAny>(&process).await.map(drop)
+        self.sandbox.apply(wait).await
     }
 }
 

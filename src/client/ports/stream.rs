@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::{
     Error, OutputStream, Process, ProcessStdin,
-    client::builtin::{Ending, outcome, result},
+    client::operation::{Ending, outcome, result},
     protocol::{BuiltinError, ConnectEvent, excerpt},
 };
 

@@ -19,14 +19,22 @@ use nix::{
 use rustix::{event::PollFlags, io::Errno};
 
 use super::{
-    builtin, failed,
-    main_process::{self, Identity, Report, Stdio},
+    builtin,
+    ends::Ends,
+    failed,
+    keeper::{self, Keeper, find_signal},
+    main_process::{self, Identity, Report},
     processes::continue_if_stopped,
     put_reply, reaper, timer,
 };
-use crate::inside::{
-    frames::{MAX_DATA_BYTES, Stream, WINDOW, put_credit, put_data, put_end},
-    messages::{File, Limits, Program, Reply, Start},
+use crate::{
+    inside::{
+        frames::{MAX_DATA_BYTES, Stream, WINDOW, put_credit, put_data, put_end},
+        messages::{File, Limits, Program, Reply, Start},
+        spawn,
+        terminal::Terminal,
+    },
+    protocol::TerminalSize,
 };
 
 /// How long a builtin may take to stop. After that, its process is killed. The server waits longer.
@@ -50,6 +58,9 @@ pub(super) struct Exec {
     /// The child of the agent: the reaper, or the main process if there is no reaper. `None` once
     /// it has ended.
     child: Option<Pid>,
+    /// The main process. `None` before the agent knows that it was started, and once the agent knows
+    /// that it has ended.
+    main: Option<Pid>,
     /// The supplementary group of the processes. `None` if a reaper holds them together.
     group: Option<u32>,
     /// Carries reports about the main process. `None` after the last report.
@@ -75,6 +86,9 @@ pub(super) struct Exec {
     is_last_input: bool,
     stdout: Output,
     stderr: Output,
+    terminal: Option<Terminal>,
+    /// Sends signals to the foreground of the terminal, in gVisor.
+    keeper: Option<Keeper>,
 }
 
 /// What the server knows of the main process.
@@ -92,6 +106,8 @@ struct Output {
     pipe: Option<PipeReader>,
     /// How many bytes the server accepts.
     credit: u32,
+    /// Whether the output ends with the last byte that can be read now.
+    drains: bool,
 }
 
 /// A file that was written for an exec. Dropping this removes it.
@@ -126,23 +142,23 @@ impl Exec {
     ) -> io::Result<Self> {
         let file = start.file.as_ref().map(WrittenFile::new).transpose()?;
         let (reports, reported) = io::pipe()?;
-        let pipes = || Ok([io::pipe()?, io::pipe()?, io::pipe()?]);
-        let pipes = match identity {
-            Some(identity) => identity.as_user(pipes),
-            None => pipes(),
-        };
-        let [(stdin, input), (stdout, to_stdout), (stderr, to_stderr)] = pipes?;
-        rustix::io::ioctl_fionbio(&input, true)?;
-        for pipe in [&reports, &stdout, &stderr] {
-            rustix::io::ioctl_fionbio(pipe, true)?;
-        }
-        let stdio = Stdio {
+        rustix::io::ioctl_fionbio(&reports, true)?;
+        let Ends {
+            stdio,
             stdin,
-            stdout: to_stdout,
-            stderr: to_stderr,
-        };
-        let mut stop = None;
+            stdout,
+            stderr,
+            terminal,
+        } = Ends::new(start.terminal, identity)?;
+        let (mut stop, mut keeper) = (None, None);
         let child = match (&start.program, identity) {
+            (Program::File { path, args }, Some(identity)) if terminal.is_some() => {
+                let program = (path.as_str(), args.as_slice());
+                let (child, started) =
+                    keeper::start(start, program, limits, identity, stdio, reported)?;
+                keeper = Some(started);
+                child
+            }
             (Program::File { path, args }, Some(identity)) => {
                 main_process::start(start, (path, args), limits, identity, stdio, reported)?
             }
@@ -162,9 +178,11 @@ impl Exec {
             file,
             stop,
             told: Told::Nothing,
-            stdin: Some(input),
+            stdin: Some(stdin),
             stdout: Output::new(Some(stdout)),
-            stderr: Output::new(Some(stderr)),
+            stderr: Output::new(stderr),
+            terminal,
+            keeper,
             ..Self::ended(start.exec, identity.map(|identity| identity.group))
         })
     }
@@ -174,6 +192,7 @@ impl Exec {
         Self {
             number,
             child: None,
+            main: None,
             group,
             reports: None,
             file: None,
@@ -188,6 +207,8 @@ impl Exec {
             is_last_input: false,
             stdout: Output::new(None),
             stderr: Output::new(None),
+            terminal: None,
+            keeper: None,
         }
     }
 
@@ -238,15 +259,35 @@ impl Exec {
         }
     }
 
+    /// Sends a signal to the main process, or to its process group.
+    pub(super) fn signal(&self, signal: i32, group: bool) -> nix::Result<()> {
+        // If a reaper has just reaped the main process, no process has its PID: the kernel gives
+        // other PIDs first. In any case, the signal stays in the sandbox.
+        let main = self.main.ok_or(nix::errno::Errno::ESRCH)?.as_raw();
+        spawn::send_signal(if group { -main } else { main }, signal)
+    }
+
+    /// Changes the size of the terminal.
+    pub(super) fn resize(&self, size: TerminalSize) -> nix::Result<()> {
+        let terminal = self.terminal.as_ref().ok_or(nix::errno::Errno::ENOTTY)?;
+        // The terminal outlives the main process.
+        self.main.ok_or(nix::errno::Errno::ESRCH)?;
+        terminal.resize(size)?;
+        if let Some(keeper) = &self.keeper {
+            keeper.signal(Signal::SIGWINCH, 0);
+        }
+        Ok(())
+    }
+
     /// Whether this is a builtin.
     pub(super) fn is_builtin(&self) -> bool {
         self.stop.is_some() || self.stops_by.is_some()
     }
 
-    /// Notes that the child has stopped. Passes must continue it if it is a reaper or a builtin,
-    /// because only code stops those. Code may stop its own main process.
+    /// Notes that the child has stopped. Passes must continue it if it is a reaper, a keeper or
+    /// a builtin, because only code stops those. Code may stop its own main process.
     pub(super) fn handle_child_stopped(&mut self) {
-        if self.group.is_none() || self.is_builtin() {
+        if self.group.is_none() || self.is_builtin() || self.keeper.is_some() {
             self.looks_for_stop = LOOKS_FOR_STOP;
         }
     }
@@ -299,13 +340,14 @@ impl Exec {
         self.told == Told::End
     }
 
-    /// Handles the end of the child. A reaper that was not killed has no descendants left.
+    /// Handles the end of the child. A reaper that was not killed has no descendants left. A keeper
+    /// that was not killed has reported the end of the main process.
     pub(super) fn handle_child_ended(&mut self, status: ExitStatus, outgoing: &mut BytesMut) {
         self.child = None;
         // The child may have written reports before it ended.
         while self.read_report(outgoing) {}
         self.reports = None;
-        if self.group.is_none() {
+        if self.group.is_none() || self.keeper.is_some() {
             self.has_lost_reaper = status.code().is_none() || self.told != Told::End;
         } else if self.told == Told::Started {
             self.tell_exit(status, outgoing);
@@ -362,7 +404,12 @@ impl Exec {
                 && output.credit > 0
                 && has_room
             {
-                add(source, pipe.as_fd(), PollFlags::IN);
+                let flags = match output.drains {
+                    // A terminal takes input at any time, so this is ready at once.
+                    true => PollFlags::IN | PollFlags::OUT,
+                    false => PollFlags::IN,
+                };
+                add(source, pipe.as_fd(), flags);
             }
         }
     }
@@ -399,13 +446,17 @@ impl Exec {
             Ok(_) | Err(_) => {
                 self.reports = None;
                 if self.group.is_some() && self.told == Told::Nothing {
+                    self.main = self.child;
                     self.tell_start(outgoing);
                 }
                 return false;
             }
         }
         match Report::from_bytes(report) {
-            Report::Started => self.tell_start(outgoing),
+            Report::Started(pid) => {
+                self.main = Some(Pid::from_raw(pid));
+                self.tell_start(outgoing);
+            }
             Report::NotStarted(failure, error) => {
                 self.told = Told::End;
                 let reason = io::Error::from_raw_os_error(error).to_string();
@@ -424,6 +475,9 @@ impl Exec {
     /// Tells the server the end of the main process.
     fn tell_exit(&mut self, status: ExitStatus, outgoing: &mut BytesMut) {
         self.told = Told::End;
+        self.main = None;
+        // Linux ends a terminal with the process that leads its session; gVisor doesn't.
+        self.stdout.drains = self.keeper.is_some();
         self.file = None;
         let reply = Reply::Exited {
             exec: self.number,
@@ -439,15 +493,28 @@ impl Exec {
         if self.input.is_empty() {
             return self.refuse_input(outgoing);
         }
-        match rustix::io::write(stdin, &self.input) {
-            Ok(written) => {
-                self.input.advance(written);
-                put_credit(outgoing, self.number, Stream::Stdin, written as u32);
-                self.end_input();
+        // The part of the input that does not make the terminal send a signal.
+        let mut plain = self.input.len();
+        if let (Some(keeper), Some(terminal)) = (&self.keeper, &self.terminal)
+            && let Some((at, signal)) = find_signal(terminal, &self.input)
+        {
+            if at == 0 {
+                keeper.signal(signal, self.input[0]);
+                return self.input_taken(1, outgoing);
             }
+            plain = at;
+        }
+        match rustix::io::write(stdin, &self.input[..plain]) {
+            Ok(written) => self.input_taken(written, outgoing),
             Err(Errno::INTR | Errno::AGAIN) => {}
             Err(_) => self.refuse_input(outgoing),
         }
+    }
+
+    fn input_taken(&mut self, bytes: usize, outgoing: &mut BytesMut) {
+        self.input.advance(bytes);
+        put_credit(outgoing, self.number, Stream::Stdin, bytes as u32);
+        self.end_input();
     }
 
     /// Closes stdin after its last byte.
@@ -478,6 +545,7 @@ impl Output {
         Self {
             pipe,
             credit: WINDOW,
+            drains: false,
         }
     }
 
@@ -490,7 +558,8 @@ impl Output {
                 self.credit -= read as u32;
                 put_data(outgoing, exec, stream, &scratch[..read]);
             }
-            Err(Errno::INTR | Errno::AGAIN) => {}
+            Err(Errno::AGAIN) if !self.drains => {}
+            Err(Errno::INTR) => {}
             Ok(_) | Err(_) => {
                 self.pipe = None;
                 put_end(outgoing, exec, stream);

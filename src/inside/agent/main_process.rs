@@ -19,13 +19,14 @@ use rustix::{
 use crate::inside::{
     filter,
     messages::{Failure, Limits, Start},
-    spawn,
+    spawn::{self, Leads},
 };
 
 /// What is reported to the agent about a main process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Report {
-    Started,
+    /// The main process was started: its PID.
+    Started(i32),
     /// The main process could not be started: what failed, and the error number.
     NotStarted(Failure, i32),
     /// The main process has ended: its status, as wait(2) returns it.
@@ -37,7 +38,7 @@ impl Report {
 
     fn to_bytes(self) -> [u8; Self::BYTES] {
         let (kind, value) = match self {
-            Self::Started => (0, 0),
+            Self::Started(pid) => (0, pid),
             Self::NotStarted(Failure::Directory, error) => (1, error),
             Self::NotStarted(Failure::DirectoryDenied, error) => (2, error),
             Self::NotStarted(Failure::Program | Failure::Setup, error) => (3, error),
@@ -50,7 +51,7 @@ impl Report {
         let number = u64::from_ne_bytes(bytes);
         let value = ((number >> 32) as u32).cast_signed();
         match number & 0xff {
-            0 => Self::Started,
+            0 => Self::Started(value),
             1 => Self::NotStarted(Failure::Directory, value),
             2 => Self::NotStarted(Failure::DirectoryDenied, value),
             3 => Self::NotStarted(Failure::Program, value),
@@ -104,12 +105,13 @@ pub(super) fn command(
     (path, args): (&str, &[String]),
     limits: Limits,
     stdio: Stdio,
+    leads: Leads,
 ) -> Result<Command, NotStarted> {
     std::env::set_current_dir(&start.cwd).map_err(|error| match error.kind() {
         io::ErrorKind::PermissionDenied => NotStarted(Failure::DirectoryDenied, error),
         _ => NotStarted(Failure::Directory, error),
     })?;
-    let mut command = spawn::limited_command(path, limits.of_processes());
+    let mut command = spawn::limited_command(path, limits.of_processes(), leads);
     command
         .args(args)
         .envs(start.env.iter().map(|(name, value)| (name, value)))
@@ -143,7 +145,7 @@ impl Identity<'_> {
 
     /// Makes this process run as the user, with only the supplementary group. It loses all
     /// privileges.
-    fn assume(self) -> io::Result<()> {
+    pub(super) fn assume(self) -> io::Result<()> {
         self.assume_with(&[Gid::from_raw(self.group)])
     }
 
@@ -176,7 +178,7 @@ pub(super) fn start(
         let not_started = closed
             .and_then(|()| identity.assume())
             .map_err(NotStarted::from)
-            .and_then(|()| command(start, program, limits, stdio))
+            .and_then(|()| command(start, program, limits, stdio, Leads::Session))
             .map_or_else(|failed| failed, |mut command| command.exec().into());
         not_started.report().write(&reports);
     })
@@ -189,7 +191,7 @@ mod tests {
     #[test]
     fn reports_survive_their_encoding() {
         for report in [
-            Report::Started,
+            Report::Started(7),
             Report::NotStarted(Failure::Directory, 2),
             Report::NotStarted(Failure::DirectoryDenied, 13),
             Report::NotStarted(Failure::Program, 13),
