@@ -160,8 +160,8 @@ pub(crate) use actor::{ProcessActor, ProcessOutput, SandboxActor};
 pub use client::{
     Command, Download, EventStream, ExistingSandbox, FileEntries, FileEvents, FileReader,
     FileWriter, Files, LineStream, NewSandbox, OpenMode, Output, PortForward, PortStream, Process,
-    ProcessRef, ProcessStdin, Runtime, Sandbox, SandboxBuilder, Terminal, TerminalBuilder,
-    TextStream, TransferProgress, TransferSummary, Upload, WaitForPort,
+    ProcessRef, ProcessStdin, RunningProcess, Runtime, Sandbox, SandboxBuilder, Terminal,
+    TerminalBuilder, TextStream, TransferProgress, TransferSummary, Upload, WaitForPort,
 };
 #[cfg(feature = "client")]
 pub use error::{Error, ErrorKind};
@@ -171,8 +171,8 @@ pub use machine::{
 };
 pub use protocol::{
     Builtin, BuiltinError, BuiltinErrorKind, ConnectEvent, FileEntry, FileEvent, FileKind,
-    FileMetadata, FilePath, ListeningPort, Signal, SkippedFile, TerminalSize, Transferred,
-    WriteMode,
+    FileMetadata, FilePath, ListeningPort, Metrics, MetricsLimits, ProcessUsage, Signal,
+    SkippedFile, TerminalSize, Transferred, WriteMode,
 };
 pub use protocol::{SandboxId, SandboxToken, Status, StdStream, Version as ProtocolVersion};
 #[cfg(all(unix, feature = "server"))]

@@ -10,6 +10,7 @@ mod events;
 mod files;
 mod ignore;
 mod json_lines;
+mod metrics;
 mod operation;
 mod output;
 mod ports;
@@ -31,6 +32,7 @@ pub use files::{
     Download, FileEntries, FileEvents, FileReader, FileWriter, Files, TransferProgress,
     TransferSummary, Upload,
 };
+pub use metrics::RunningProcess;
 pub use output::Output;
 pub use ports::{PortForward, PortStream, WaitForPort};
 pub use process::Process;

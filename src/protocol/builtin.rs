@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     ExecId, FilePath, TerminalSize,
-    names::{FEATURE_BUILTINS, FEATURE_PORTS, FEATURE_SIGNALS, FEATURE_TERMINALS},
+    names::{FEATURE_BUILTINS, FEATURE_METRICS, FEATURE_PORTS, FEATURE_SIGNALS, FEATURE_TERMINALS},
 };
 
 /// Maximum length of the result of a builtin as JSON, in bytes: 64 KiB.
@@ -178,6 +178,10 @@ pub enum Builtin {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         timeout_ms: Option<u64>,
     },
+    /// Measures the sandbox. Result: [`Metrics`](super::Metrics).
+    Metrics,
+    /// Lists the named execs whose main process runs. Result: `RunningExecs` in `protocol`.
+    Processes,
 }
 
 impl Builtin {
@@ -202,6 +206,8 @@ impl Builtin {
             Self::Connect { .. } => "connect",
             Self::Ports => "ports",
             Self::WaitForPort { .. } => "wait_for_port",
+            Self::Metrics => "metrics",
+            Self::Processes => "processes",
         }
     }
 
@@ -211,6 +217,7 @@ impl Builtin {
             Self::Signal { .. } => FEATURE_SIGNALS,
             Self::Resize { .. } => FEATURE_TERMINALS,
             Self::Connect { .. } | Self::Ports | Self::WaitForPort { .. } => FEATURE_PORTS,
+            Self::Metrics | Self::Processes => FEATURE_METRICS,
             _ => FEATURE_BUILTINS,
         }
     }
@@ -236,7 +243,9 @@ impl Builtin {
             | Self::Resize { .. }
             | Self::Connect { .. }
             | Self::Ports
-            | Self::WaitForPort { .. } => return None,
+            | Self::WaitForPort { .. }
+            | Self::Metrics
+            | Self::Processes => return None,
         })
     }
 }

@@ -33,6 +33,10 @@ use serde_json::Value;
 
 use self::place::Subject;
 pub(crate) use self::streams::Streams;
+#[cfg(target_os = "linux")]
+use super::{proc::pids, usage::usage};
+#[cfg(target_os = "linux")]
+use crate::protocol::ProcessUsage;
 use crate::protocol::{
     Builtin, BuiltinError, BuiltinErrorKind, FilePath, MAX_RESULT_BYTES, excerpt,
 };
@@ -124,7 +128,13 @@ fn run(builtin: &Builtin, home: &Path, streams: &mut Streams) -> Result<Value, B
         #[cfg(not(target_os = "linux"))]
         Builtin::Watch { .. } => return Err(unsupported(builtin)),
         // The server performs these itself.
-        Builtin::Signal { .. } | Builtin::Resize { .. } => return Err(unsupported(builtin)),
+        #[cfg(target_os = "linux")]
+        Builtin::Metrics => to_json(metrics()?),
+        #[cfg(not(target_os = "linux"))]
+        Builtin::Metrics => return Err(unsupported(builtin)),
+        Builtin::Signal { .. } | Builtin::Resize { .. } | Builtin::Processes => {
+            return Err(unsupported(builtin));
+        }
         Builtin::Pack { path } => return archive::pack(home, path, streams),
         Builtin::Unpack { path, file } => return archive::unpack(home, path, *file, streams),
         Builtin::Connect { port } => to_json(connect::connect(*port, streams)?),
@@ -138,6 +148,17 @@ fn run(builtin: &Builtin, home: &Path, streams: &mut Streams) -> Result<Value, B
         Builtin::Ports | Builtin::WaitForPort { .. } => return Err(unsupported(builtin)),
     };
     result.map_err(|error| BuiltinError::other(format!("cannot encode the result: {error}")))
+}
+
+/// Measures all processes that this one sees, except itself. In a confined sandbox, these are its
+/// processes.
+#[cfg(target_os = "linux")]
+fn metrics() -> Result<ProcessUsage, BuiltinError> {
+    let me = std::process::id().cast_signed();
+    let measured = pids().and_then(|pids| usage(pids.into_iter().filter(|pid| *pid != me)));
+    measured.map_err(|error| {
+        BuiltinError::other(format!("cannot measure the sandbox: {}", reason(&error)))
+    })
 }
 
 /// The result of a builtin without a value: an empty object.

@@ -19,7 +19,10 @@ use crate::{
     },
     machine::ServedExec,
     protocol::{Builtin, BuiltinError, Outcome, StdStream},
-    server::backend::{api::BackendSandbox, job::Job},
+    server::backend::{
+        api::BackendSandbox,
+        job::{Job, Program},
+    },
 };
 
 /// How many builtins that move the content of files run concurrently in a sandbox.
@@ -54,7 +57,7 @@ impl Default for Turns {
 
 impl Turns {
     /// Waits for the turn of a builtin.
-    pub(super) fn of(
+    pub(crate) fn of(
         &self,
         builtin: &Builtin,
     ) -> impl Future<Output = Result<OwnedSemaphorePermit, AcquireError>> + Send + use<> {
@@ -98,6 +101,31 @@ pub(super) async fn run(
     };
     deadline.set(Duration::ZERO);
     outlet.ended(ending, false).await;
+}
+
+/// Runs a builtin that has neither input nor output, for an operation of the server. Returns its
+/// result as JSON. Dropping the future stops the builtin.
+pub(crate) async fn ask(
+    sandbox: &dyn BackendSandbox,
+    builtin: Builtin,
+) -> Result<String, BuiltinError> {
+    let job = Job {
+        program: Program::Builtin(builtin),
+        env: Vec::new(),
+        cwd: None,
+        terminal: None,
+    };
+    let started = sandbox.start(job).await.map_err(BuiltinError::other)?;
+    // The builtin stops when the process is dropped.
+    let (_process, _stdin, _stdout) = (started.process, started.stdin, started.stdout);
+    match read_report(started.stderr).await {
+        Ok(Outcome::Result(result)) => Ok(result),
+        Ok(Outcome::Error(error)) => Err(error),
+        Err(reason) => {
+            let reason = format!("the operation ended without an outcome: {reason}");
+            Err(BuiltinError::other(reason))
+        }
+    }
 }
 
 /// Moves the streams of a builtin until it has ended.
