@@ -46,6 +46,7 @@
 //! | [`Sandbox`], [`SandboxBuilder`] | create or attach, run code, store, kill |
 //! | [`Command`], [`Output`] | code with arguments, environment, directory, input and timeout |
 //! | [`Process`], [`OutputStream`], [`MergedOutput`], [`ProcessStdin`] | one process: its streams, stdin and exit status |
+//! | [`PortStream`], [`PortForward`] | connections to ports of a sandbox |
 //! | [`OutputPolicy`] | backpressure: what happens to output that isn't read |
 //! | [`ReconnectPolicy`], [`SandboxEvent`], [`EventStream`] | when the client redials a lost connection; the events of a sandbox |
 //! | [`ProcessRef`] | a reference with which another program resumes a process where this program stopped reading |

@@ -1,5 +1,5 @@
-//! Tests of the metrics of a sandbox and of the list of its processes, end to end, on the backend that
-//! `ACTIX_SANDBOX_BACKEND` names.
+//! Tests of the metrics of a sandbox and of the list of its processes, end to end, on the backend
+//! that `ACTIX_SANDBOX_BACKEND` names.
 #![cfg(target_os = "linux")]
 #![allow(
     clippy::unwrap_used,

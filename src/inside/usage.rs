@@ -37,8 +37,8 @@ pub(crate) fn usage(pids: impl IntoIterator<Item = i32>) -> io::Result<ProcessUs
     Ok(usage)
 }
 
-/// The largest resident memory that a process has had, in bytes. `None` if the kernel doesn't report
-/// it. 0 if the process has ended.
+/// The largest resident memory that a process has had, in bytes. `None` if the kernel doesn't
+/// report it. 0 if the process has ended.
 fn peak_of(pid: i32) -> Option<u64> {
     let Ok(status) = fs::read(format!("/proc/{pid}/status")) else {
         return Some(0);

@@ -25,8 +25,8 @@ async fn forward(sandbox: &Sandbox, port: u16) -> PortForward {
     forward.unwrap()
 }
 
-/// Sends an HTTP request and reads the answer. Returns its head, the number of bytes of its body, and
-/// their hash.
+/// Sends an HTTP request and reads the answer. Returns its head, the number of bytes of its body,
+/// and their hash.
 async fn http(address: SocketAddr, request: &[u8]) -> (String, usize, String) {
     let mut socket = TcpStream::connect(address).await.unwrap();
     socket.write_all(request).await.unwrap();

@@ -17,8 +17,8 @@ use crate::support::{
 
 const CUTS: usize = 20;
 
-/// Sends bytes to an echo through a broken link and compares what comes back, until the link was cut
-/// often enough.
+/// Sends bytes to an echo through a broken link and compares what comes back, until the link was
+/// cut often enough.
 async fn echo_through_cuts(proxy: &Proxy, stream: impl AsyncStream) {
     let (mut output, mut input) = split(stream);
     let byte = |at: u64| (at.wrapping_mul(2_654_435_761) >> 11) as u8;

@@ -44,8 +44,8 @@ pub struct PortForward {
 
 impl Sandbox {
     /// Listens on a local address. Each connection that it accepts leads to the TCP port of the
-    /// sandbox, as with [`connect`](Self::connect). Port 0 in the address selects a free port, which
-    /// [`PortForward::local_addr`] returns. Needs protocol v2.
+    /// sandbox, as with [`connect`](Self::connect). Port 0 in the address selects a free port,
+    /// which [`PortForward::local_addr`] returns. Needs protocol v2.
     ///
     /// The connections run on the thread of the sandbox's actor, so no tokio runtime is needed. At
     /// most 256 are open at a time, and further ones wait. If nothing listens on the port in the

@@ -1,8 +1,8 @@
 //! Ports of a sandbox: [`Sandbox::connect`], [`Sandbox::forward`], [`Sandbox::ports`] and
 //! [`Sandbox::wait_for_port`].
 //!
-//! Each connection is an exec whose program is a [`Builtin`]. So no byte is lost, even if the link to
-//! the server is lost while the connection is open.
+//! Each connection is an exec whose program is a [`Builtin`]. So no byte is lost, even if the link
+//! to the server is lost while the connection is open.
 
 mod forward;
 mod stream;
@@ -31,7 +31,9 @@ impl Sandbox {
     /// A sandbox on the backend `host`, or with a network, has no ports of its own: there, it is a
     /// port of the server's machine.
     ///
-    /// The local server opens at most 256 connections of a sandbox at a time. Further ones wait.
+    /// The local server opens at most 256 connections of a sandbox at a time. Further ones wait. On
+    /// the backends `namespace` and `gvisor`, each open connection takes one of the processes that
+    /// the sandbox may have.
     ///
     /// ```
     /// # #[cfg(all(unix, feature = "server"))]
@@ -85,8 +87,9 @@ impl Sandbox {
     /// v2, and a server on Linux.
     ///
     /// A port occurs once for each address that a program listens on.
-    /// [`ListeningPort::is_reachable`] tells whether [`connect`](Self::connect) can reach it. On the
-    /// backend `host`, and in a sandbox with a network, these are the ports of the server's machine.
+    /// [`ListeningPort::is_reachable`] tells whether [`connect`](Self::connect) can reach it. On
+    /// the backend `host`, and in a sandbox with a network, these are the ports of the server's
+    /// machine.
     ///
     /// # Errors
     ///

@@ -24,9 +24,8 @@ const MAX_LINE: usize = 1024;
 /// it.
 ///
 /// It needs no tokio runtime. Every byte arrives once and in order, even if the connection to the
-/// server is lost in between and the client
-/// [reconnects](crate::SandboxBuilder::auto_reconnect). If the connection doesn't end regularly, the
-/// last read returns an error.
+/// server is lost in between and the client [reconnects](crate::SandboxBuilder::auto_reconnect). If
+/// the connection doesn't end regularly, the last read returns an error.
 ///
 /// - A write waits until the bytes are accepted into the
 ///   [budget](crate::SandboxBuilder::stdin_budget) for input. So a program that doesn't read blocks
@@ -38,8 +37,8 @@ const MAX_LINE: usize = 1024;
 ///   both directions have not ended, the program gets a reset. So shut the stream down, and read it
 ///   to its end, before you drop it.
 ///
-/// A connection neither keeps the sandbox from becoming idle nor prevents a checkpoint. A checkpoint
-/// ends it with an error. It counts as a handle of the sandbox.
+/// A connection neither keeps the sandbox from becoming idle nor prevents a checkpoint. A
+/// checkpoint ends it with an error. The stream counts as a handle of the sandbox.
 ///
 /// # Errors
 ///
@@ -118,8 +117,8 @@ impl AsyncRead for PortStream {
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.output).poll_read(cx, buffer))?;
         let is_end = buffer.filled().len() == before && buffer.remaining() > 0;
-        // While the operation runs, the program has ended this direction. A failed operation ends it
-        // only after the client knows of the failure.
+        // While the operation runs, the program has ended this direction. A failed operation ends
+        // it only after the client knows of the failure.
         if is_end && let Some(end) = self.process.try_wait()? {
             result::<IgnoredAny>(end)?;
         }

@@ -88,7 +88,8 @@ impl Program {
         }
     }
 
-    /// A name for the client: the interpreter, or the path or name of the program without arguments.
+    /// A name for the client: the interpreter, or the path or name of the program without
+    /// arguments.
     pub(crate) fn label(&self) -> String {
         match self {
             Self::File { path, .. } => excerpt(path.as_bytes()),
