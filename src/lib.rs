@@ -46,6 +46,7 @@
 //! | [`Sandbox`], [`SandboxBuilder`] | create or attach, run code, store, kill |
 //! | [`Command`], [`Output`] | code with arguments, environment, directory, input and timeout |
 //! | [`Process`], [`OutputStream`], [`MergedOutput`], [`ProcessStdin`] | one process: its streams, stdin and exit status |
+//! | [`PortStream`], [`PortForward`] | connections to ports of a sandbox |
 //! | [`OutputPolicy`] | backpressure: what happens to output that isn't read |
 //! | [`ReconnectPolicy`], [`SandboxEvent`], [`EventStream`] | when the client redials a lost connection; the events of a sandbox |
 //! | [`ProcessRef`] | a reference with which another program resumes a process where this program stopped reading |
@@ -159,9 +160,9 @@ pub(crate) use actor::{ProcessActor, ProcessOutput, SandboxActor};
 #[cfg(feature = "client")]
 pub use client::{
     Command, Download, EventStream, ExistingSandbox, FileEntries, FileEvents, FileReader,
-    FileWriter, Files, LineStream, NewSandbox, OpenMode, Output, Process, ProcessRef, ProcessStdin,
-    Runtime, Sandbox, SandboxBuilder, Terminal, TerminalBuilder, TextStream, TransferProgress,
-    TransferSummary, Upload,
+    FileWriter, Files, LineStream, NewSandbox, OpenMode, Output, PortForward, PortStream, Process,
+    ProcessRef, ProcessStdin, RunningProcess, Runtime, Sandbox, SandboxBuilder, Terminal,
+    TerminalBuilder, TextStream, TransferProgress, TransferSummary, Upload, WaitForPort,
 };
 #[cfg(feature = "client")]
 pub use error::{Error, ErrorKind};
@@ -170,8 +171,9 @@ pub use machine::{
     SandboxEvent, SandboxState, UpgradeRefusal,
 };
 pub use protocol::{
-    Builtin, BuiltinError, BuiltinErrorKind, FileEntry, FileEvent, FileKind, FileMetadata,
-    FilePath, Signal, SkippedFile, TerminalSize, Transferred, WriteMode,
+    Builtin, BuiltinError, BuiltinErrorKind, ConnectEvent, FileEntry, FileEvent, FileKind,
+    FileMetadata, FilePath, ListeningPort, Metrics, MetricsLimits, ProcessUsage, Signal,
+    SkippedFile, TerminalSize, Transferred, WriteMode,
 };
 pub use protocol::{SandboxId, SandboxToken, Status, StdStream, Version as ProtocolVersion};
 #[cfg(all(unix, feature = "server"))]

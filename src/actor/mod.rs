@@ -101,6 +101,14 @@ pub(crate) fn subscribe_stream(
     events
 }
 
+/// Runs a task on the thread of a sandbox's actor. If the actor is gone, drops the task.
+pub(crate) fn run_beside(
+    task: futures::future::BoxFuture<'static, ()>,
+    sandbox: &actix::Addr<SandboxActor>,
+) {
+    sandbox.do_send(Background::Run(task));
+}
+
 /// Kills a sandbox without a handle, at once or as soon as it is created.
 pub(crate) fn abandon_in_background(sandbox: &actix::Addr<SandboxActor>) {
     sandbox.do_send(Background::Abandon);

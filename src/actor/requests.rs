@@ -1,6 +1,7 @@
 //! The requests of callers to a [`SandboxActor`], and their answers.
 
 use actix::{AsyncContext, Context, Handler, Message, MessageResult};
+use futures::future::BoxFuture;
 
 use super::{
     AttachProcess, Checkpoint, Exec, GetState, GetVersion, KillSandbox, Open, Opened, ProcessPlace,
@@ -175,6 +176,8 @@ pub(super) enum Background {
     KillProcess(ProcessId),
     /// Kill the sandbox: no caller has a handle to it.
     Abandon,
+    /// Run a task of a handle on this thread.
+    Run(BoxFuture<'static, ()>),
 }
 
 impl Handler<Background> for SandboxActor {
@@ -194,6 +197,10 @@ impl Handler<Background> for SandboxActor {
             }
             Background::KillProcess(process) => self.kill_in_background(process, ctx),
             Background::Abandon => self.machine.abandon(now()),
+            Background::Run(task) => {
+                actix_rt::spawn(task);
+                return;
+            }
         }
         self.run_actions(ctx);
     }

@@ -9,8 +9,11 @@ mod command;
 mod events;
 mod files;
 mod ignore;
+mod json_lines;
+mod metrics;
 mod operation;
 mod output;
+mod ports;
 mod process;
 mod process_ref;
 mod runtime;
@@ -29,7 +32,9 @@ pub use files::{
     Download, FileEntries, FileEvents, FileReader, FileWriter, Files, TransferProgress,
     TransferSummary, Upload,
 };
+pub use metrics::RunningProcess;
 pub use output::Output;
+pub use ports::{PortForward, PortStream, WaitForPort};
 pub use process::Process;
 pub use process_ref::ProcessRef;
 pub use runtime::Runtime;

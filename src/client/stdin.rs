@@ -104,7 +104,7 @@ impl ProcessStdin {
 
     /// Waits for the answer to the pending write. Abandons a pending flush, because its caller
     /// stopped polling it.
-    fn poll_written(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+    pub(super) fn poll_written(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         if let Some((Step::Flush, _)) = self.pending {
             self.pending = None;
         }

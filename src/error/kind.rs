@@ -75,12 +75,14 @@ pub enum ErrorKind {
     OutputOverflow,
     /// The output exceeded the size limit of the call that collected it.
     OutputTooLarge,
-    /// An operation on files failed in the sandbox.
+    /// An operation on files or ports failed in the sandbox, or its values are invalid.
     /// [`Error::builtin`](crate::Error::builtin) returns the details.
     Builtin(BuiltinErrorKind),
     /// A file of this machine could not be read or written during a transfer, or the archive from
     /// the sandbox was refused.
     LocalFile,
+    /// This machine can't listen on the local address of a forwarded port. Nothing was sent.
+    LocalAddress,
     /// An actor of the sandbox is gone, because it panicked or its System was stopped.
     ActorGone,
     /// The operating system could not start a thread for the actors, or provided no random bytes.
@@ -123,6 +125,7 @@ impl fmt::Display for ErrorKind {
             Self::OutputTooLarge => "output too large",
             Self::Builtin(kind) => kind.as_str(),
             Self::LocalFile => "local file",
+            Self::LocalAddress => "local address",
             Self::ActorGone => "actor gone",
             Self::Runtime => "no runtime",
         })

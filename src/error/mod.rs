@@ -60,6 +60,7 @@ enum Repr {
         directory: PathBuf,
         error: Arc<ArchiveError>,
     },
+    LocalAddress(Arc<io::Error>),
 }
 
 /// An error of the client. Cheap to clone.
@@ -100,15 +101,18 @@ impl Error {
             Repr::ProcessFailed { .. } => ErrorKind::ProcessFailed,
             Repr::Builtin(error) => ErrorKind::Builtin(error.kind),
             Repr::LocalFile { .. } => ErrorKind::LocalFile,
+            Repr::LocalAddress(_) => ErrorKind::LocalAddress,
         }
     }
 
     /// Whether the request took effect on the server, as far as the client knows.
     pub fn effect(&self) -> Effect {
         match &*self.0 {
-            Repr::Url(_) | Repr::Option { .. } | Repr::Config(_) | Repr::Runtime(_) => {
-                Effect::NotApplied
-            }
+            Repr::Url(_)
+            | Repr::Option { .. }
+            | Repr::Config(_)
+            | Repr::Runtime(_)
+            | Repr::LocalAddress(_) => Effect::NotApplied,
             Repr::Failure(failure) => failure.effect(),
             Repr::OutputLost { .. }
             | Repr::OutputOverflow { .. }
@@ -182,7 +186,7 @@ impl Error {
         }
     }
 
-    /// Why an operation on files failed in the sandbox. `None` unless the kind is
+    /// Why an operation on files or ports failed in the sandbox. `None` unless the kind is
     /// [`ErrorKind::Builtin`].
     pub fn builtin(&self) -> Option<&BuiltinError> {
         match &*self.0 {
@@ -226,6 +230,11 @@ impl Error {
             directory: directory.to_owned(),
             error: Arc::new(error),
         })
+    }
+
+    /// A listener could not be started on a local address.
+    pub(crate) fn local_address(error: io::Error) -> Self {
+        Self::new(Repr::LocalAddress(Arc::new(error)))
     }
 
     pub(crate) fn output_lost(stream: StdStream, bytes: u64) -> Self {
@@ -284,6 +293,7 @@ impl std::error::Error for Error {
             Repr::Config(error) => Some(error),
             Repr::Builtin(error) => Some(error),
             Repr::LocalFile { error, .. } => Some(error),
+            Repr::LocalAddress(error) => Some(error.as_ref()),
             Repr::Failure(failure) => match self.link_error() {
                 Some(cause) => Some(cause),
                 None => Some(failure),
@@ -322,6 +332,7 @@ impl From<Error> for io::Error {
     fn from(error: Error) -> Self {
         let kind = match &*error.0 {
             Repr::LocalFile { error, .. } => error.io().kind(),
+            Repr::LocalAddress(error) => error.kind(),
             _ => error.kind().to_io(),
         };
         Self::new(kind, error)

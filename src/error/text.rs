@@ -31,6 +31,7 @@ impl fmt::Display for Error {
                     _ => Ok(()),
                 }
             }
+            Repr::LocalAddress(error) => write!(f, "cannot listen on the local address: {error}"),
             Repr::Option { option, problem } => write!(f, "the option `{option}` {problem}"),
             Repr::Config(error) => {
                 write!(

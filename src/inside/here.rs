@@ -34,8 +34,8 @@ pub(crate) fn start(builtin: Builtin, home: PathBuf) -> io::Result<Started> {
         .name(format!("builtin {}", builtin.op()))
         .spawn(move || {
             // If this fails, the server notices that there is no outcome.
-            let _ = serve(&builtin, &home, &mut streams, &stderr);
-            drop((streams, stderr));
+            let _ = serve(&builtin, &home, &mut streams, stderr);
+            drop(streams);
             ended.send_replace(true);
         })?;
     Ok(Started {

@@ -20,6 +20,8 @@ pub(crate) mod process;
 pub(crate) mod remote;
 pub(crate) mod spawn;
 pub(crate) mod terminal;
+#[cfg(target_os = "linux")]
+pub(crate) mod usage;
 
 #[cfg(all(target_os = "linux", feature = "unstable-internals"))]
 pub use remote::check_frames;

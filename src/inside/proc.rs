@@ -64,6 +64,33 @@ fn fields(stat: &[u8]) -> Option<std::str::SplitAsciiWhitespace<'_>> {
     Some(rest.split_ascii_whitespace())
 }
 
+/// What a process has used.
+pub(crate) struct Used {
+    /// The CPU time of the process, and of the children that it has waited for, in clock ticks.
+    pub(crate) ticks: u64,
+    /// The resident memory, in pages.
+    pub(crate) pages: u64,
+    /// Whether the process has ended and its parent has not waited for it.
+    pub(crate) is_dead: bool,
+}
+
+/// Returns what a process has used.
+#[cfg(target_os = "linux")]
+pub(crate) fn parse_usage(stat: &[u8]) -> Option<Used> {
+    let fields: Vec<&str> = fields(stat)?.take(22).collect();
+    let number = |at: usize| fields.get(at)?.parse::<i64>().ok();
+    let mut ticks = 0_u64;
+    // The fields `utime`, `stime`, `cutime` and `cstime` of proc_pid_stat(5).
+    for at in 11..15 {
+        ticks = ticks.saturating_add(u64::try_from(number(at)?).unwrap_or(0));
+    }
+    Some(Used {
+        ticks,
+        pages: u64::try_from(number(21)?).unwrap_or(0),
+        is_dead: matches!(*fields.first()?, "Z" | "X"),
+    })
+}
+
 /// Returns the parent, the process group and whether there is a terminal. `None` if the process is
 /// dead.
 pub(crate) fn parse_stat(stat: &[u8]) -> Option<(i32, i32, bool)> {

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     ExecId, FilePath, TerminalSize,
-    names::{FEATURE_BUILTINS, FEATURE_SIGNALS, FEATURE_TERMINALS},
+    names::{FEATURE_BUILTINS, FEATURE_METRICS, FEATURE_PORTS, FEATURE_SIGNALS, FEATURE_TERMINALS},
 };
 
 /// Maximum length of the result of a builtin as JSON, in bytes: 64 KiB.
@@ -157,6 +157,31 @@ pub enum Builtin {
         /// The new size.
         size: TerminalSize,
     },
+    /// Connects to a TCP port of the sandbox: to `127.0.0.1`, or to `::1` if that is refused. Stdin
+    /// and stdout are the two directions of the connection. The first line of stdout is
+    /// [`Connected`](super::ConnectEvent::Connected). The end of stdin ends the direction to the
+    /// program that listens. Stdout ends when that program ends the other direction. Result: an
+    /// empty object, when both directions have ended.
+    Connect {
+        /// The port.
+        port: u16,
+    },
+    /// Writes the TCP ports on which programs listen to stdout: one
+    /// [`ListeningPort`](super::ListeningPort) as JSON on each line. Result: an empty object.
+    Ports,
+    /// Waits until a program listens on a TCP port that [`Connect`](Self::Connect) can connect to.
+    /// Result: an empty object.
+    WaitForPort {
+        /// The port.
+        port: u16,
+        /// How long to wait, in milliseconds. Default: no limit.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        timeout_ms: Option<u64>,
+    },
+    /// Measures the sandbox. Result: [`Metrics`](super::Metrics).
+    Metrics,
+    /// Lists the named execs whose main process runs. Result: `RunningExecs` in `protocol`.
+    Processes,
 }
 
 impl Builtin {
@@ -178,6 +203,11 @@ impl Builtin {
             Self::Unpack { .. } => "unpack",
             Self::Signal { .. } => "signal",
             Self::Resize { .. } => "resize",
+            Self::Connect { .. } => "connect",
+            Self::Ports => "ports",
+            Self::WaitForPort { .. } => "wait_for_port",
+            Self::Metrics => "metrics",
+            Self::Processes => "processes",
         }
     }
 
@@ -186,6 +216,8 @@ impl Builtin {
         match self {
             Self::Signal { .. } => FEATURE_SIGNALS,
             Self::Resize { .. } => FEATURE_TERMINALS,
+            Self::Connect { .. } | Self::Ports | Self::WaitForPort { .. } => FEATURE_PORTS,
+            Self::Metrics | Self::Processes => FEATURE_METRICS,
             _ => FEATURE_BUILTINS,
         }
     }
@@ -207,7 +239,13 @@ impl Builtin {
             | Self::Watch { path, .. }
             | Self::Pack { path }
             | Self::Unpack { path, .. } => path,
-            Self::Signal { .. } | Self::Resize { .. } => return None,
+            Self::Signal { .. }
+            | Self::Resize { .. }
+            | Self::Connect { .. }
+            | Self::Ports
+            | Self::WaitForPort { .. }
+            | Self::Metrics
+            | Self::Processes => return None,
         })
     }
 }
@@ -469,6 +507,13 @@ pub enum BuiltinErrorKind {
     NotAFile,
     /// The path, another value or the archive is not valid. For example, a name is too long.
     InvalidInput,
+    /// No program listens on the port.
+    ConnectionRefused,
+    /// The program that listens on the port ended the connection without reading everything, or
+    /// aborted it.
+    ConnectionReset,
+    /// The time limit of the operation is over.
+    TimedOut,
     /// The server can't do this.
     Unsupported,
     /// Another failure, or a kind that this version doesn't know.
@@ -490,6 +535,9 @@ impl BuiltinErrorKind {
             Self::TooLarge => "file too large",
             Self::NotAFile => "not a file",
             Self::InvalidInput => "invalid path or value",
+            Self::ConnectionRefused => "connection refused",
+            Self::ConnectionReset => "connection reset",
+            Self::TimedOut => "operation timed out",
             Self::Unsupported => "operation not supported",
             Self::Other => "operation failed",
         }
@@ -507,6 +555,9 @@ impl BuiltinErrorKind {
             Self::NoSpace => io::ErrorKind::StorageFull,
             Self::TooLarge => io::ErrorKind::FileTooLarge,
             Self::NotAFile | Self::InvalidInput => io::ErrorKind::InvalidInput,
+            Self::ConnectionRefused => io::ErrorKind::ConnectionRefused,
+            Self::ConnectionReset => io::ErrorKind::ConnectionReset,
+            Self::TimedOut => io::ErrorKind::TimedOut,
             Self::Unsupported => io::ErrorKind::Unsupported,
             Self::Other => io::ErrorKind::Other,
         }
@@ -547,6 +598,13 @@ mod tests {
             panic!()
         };
         assert_eq!((mode, permissions), (WriteMode::At(5), Some(0o644)));
+        let ports = serde_json::to_string(&Builtin::Ports).unwrap();
+        assert_eq!(ports, r#"{"op":"ports"}"#);
+        let ports = r#"{"op":"ports","new":1}"#;
+        let ports: Builtin = serde_json::from_str(ports).unwrap();
+        assert_eq!(ports, Builtin::Ports);
+        let large = r#"{"op":"connect","port":70000}"#;
+        assert!(serde_json::from_str::<Builtin>(large).is_err());
     }
 
     #[test]

@@ -39,9 +39,11 @@ mod frame;
 mod ids;
 mod json;
 pub mod limits;
+mod metrics;
 pub mod names;
 mod pairing;
 mod plain;
+mod port;
 mod reassembly;
 mod server_message;
 mod signal;
@@ -62,7 +64,9 @@ pub use file_path::FilePath;
 pub use frame::{FrameGuard, FrameHeader, FrameTooLarge};
 pub use ids::{ExecId, SandboxId, SandboxToken};
 pub use json::ParseError;
+pub use metrics::{Metrics, MetricsLimits, ProcessUsage, RunningExec, RunningExecs};
 pub use pairing::Pairing;
+pub use port::{ConnectEvent, ListeningPort, invalid_port};
 pub use reassembly::{Fragment, Reassembly, ReassemblyError};
 pub use server_message::{
     EndReason, ExecEnd, ExecUpdate, Identity, Outcome, OutputPiece, OutputPlace, OutputView,

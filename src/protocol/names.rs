@@ -35,13 +35,19 @@ pub const FEATURE_BINARY: &str = "binary";
 pub const FEATURE_SIGNALS: &str = "signals";
 /// The feature: execs with a terminal (v2).
 pub const FEATURE_TERMINALS: &str = "terminals";
+/// The feature: the builtins `connect`, `ports` and `wait_for_port` (v2).
+pub const FEATURE_PORTS: &str = "ports";
+/// The feature: the builtins `metrics` and `processes` (v2).
+pub const FEATURE_METRICS: &str = "metrics";
 /// The features that a server of this version lists in `SANDBOX_RUNNING`.
-pub const FEATURES: [&str; 5] = [
+pub const FEATURES: [&str; 7] = [
     FEATURE_ARGV,
     FEATURE_BUILTINS,
     FEATURE_BINARY,
     FEATURE_SIGNALS,
     FEATURE_TERMINALS,
+    FEATURE_PORTS,
+    FEATURE_METRICS,
 ];
 
 /// Path of the endpoint that creates a sandbox.

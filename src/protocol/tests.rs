@@ -86,7 +86,7 @@ fn messages_of_a_server_are_frozen() {
         ),
         (
             ServerMessage::running(),
-            r#"{"event":"status_update","status":"SANDBOX_RUNNING","features":["argv","builtins","binary","signals","terminals"]}"#,
+            r#"{"event":"status_update","status":"SANDBOX_RUNNING","features":["argv","builtins","binary","signals","terminals","ports","metrics"]}"#,
         ),
         (
             with_reason(EndReason::Killed),

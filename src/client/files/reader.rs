@@ -8,8 +8,11 @@ use std::{
 
 use tokio::io::{AsyncRead, ReadBuf};
 
-use crate::client::operation::{Ending, result};
-use crate::{OutputStream, Process, protocol::Transferred};
+use crate::{
+    OutputStream, Process,
+    client::operation::{Ending, result},
+    protocol::Transferred,
+};
 
 /// Reads a file of a sandbox. [`Files::open`](super::Files::open) returns this reader.
 ///

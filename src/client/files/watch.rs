@@ -7,9 +7,9 @@ use std::{
 
 use futures::{Stream, StreamExt};
 
-use super::entries::JsonLines;
 use crate::{
     Error, Process,
+    client::json_lines::JsonLines,
     protocol::{BuiltinError, FileEvent},
 };
 

@@ -8,8 +8,11 @@ use std::{
 
 use tokio::io::AsyncWrite;
 
-use crate::client::operation::{Ending, result};
-use crate::{Error, Process, ProcessStdin, protocol::Transferred};
+use crate::{
+    Error, Process, ProcessStdin,
+    client::operation::{Ending, result},
+    protocol::Transferred,
+};
 
 /// Writes a file of a sandbox. [`Files::create`](super::Files::create) and
 /// [`Files::writer`](super::Files::writer) return this writer.

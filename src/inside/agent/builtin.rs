@@ -48,7 +48,7 @@ pub(super) fn start(
         };
         Report::Started(std::process::id().cast_signed()).write(&reports);
         // If this fails, the server notices that there is no outcome.
-        let _ = serve(builtin, Path::new(home), &mut streams, &stdio.stderr);
+        let _ = serve(builtin, Path::new(home), &mut streams, stdio.stderr);
         Report::Ended(0).write(&reports);
     })
 }

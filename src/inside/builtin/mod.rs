@@ -1,4 +1,4 @@
-//! [`run`]: works on the files of a sandbox for a builtin exec.
+//! [`run`]: works on the files and ports of a sandbox for a builtin exec.
 //!
 //! A builtin can do no more than code can. In a confined sandbox, it runs in a process of its own
 //! there, as the user of code. On the backend `host`, it runs in a thread of the server. It blocks,
@@ -6,12 +6,16 @@
 //! builtin runs.
 
 mod archive;
+mod connect;
 mod edit;
 mod list;
 mod metadata;
 mod new_file;
 mod place;
+#[cfg(target_os = "linux")]
+mod ports;
 mod read;
+mod relay;
 mod remove;
 mod streams;
 #[cfg(target_os = "linux")]
@@ -29,6 +33,10 @@ use serde_json::Value;
 
 use self::place::Subject;
 pub(crate) use self::streams::Streams;
+#[cfg(target_os = "linux")]
+use super::{proc::pids, usage::usage};
+#[cfg(target_os = "linux")]
+use crate::protocol::ProcessUsage;
 use crate::protocol::{
     Builtin, BuiltinError, BuiltinErrorKind, FilePath, MAX_RESULT_BYTES, excerpt,
 };
@@ -45,6 +53,10 @@ pub(crate) enum Report {
 pub(crate) const MAX_REPORT_BYTES: usize = MAX_RESULT_BYTES + 1_024;
 
 /// Runs a builtin, and writes its [`Report`] to `stderr`.
+///
+/// The end of the output of a connection means that the program in the sandbox has ended that
+/// direction. So when a connection fails, the output stays open until the server has read the
+/// report, and has closed stdin in answer.
 pub(crate) fn serve(
     builtin: &Builtin,
     home: &Path,
@@ -65,7 +77,12 @@ pub(crate) fn serve(
         let message = format!("the outcome of `{op}`{path} is too long: {bytes} bytes");
         json = serde_json::to_vec(&Report::Error(BuiltinError::other(message)))?;
     }
-    stderr.write_all(&json)
+    stderr.write_all(&json)?;
+    drop(stderr);
+    match (builtin, report) {
+        (Builtin::Connect { .. }, Report::Error(_)) => streams.drain(),
+        _ => Ok(()),
+    }
 }
 
 /// Runs a builtin. Relative paths start at `home`. Returns the result for the client.
@@ -111,11 +128,37 @@ fn run(builtin: &Builtin, home: &Path, streams: &mut Streams) -> Result<Value, B
         #[cfg(not(target_os = "linux"))]
         Builtin::Watch { .. } => return Err(unsupported(builtin)),
         // The server performs these itself.
-        Builtin::Signal { .. } | Builtin::Resize { .. } => return Err(unsupported(builtin)),
+        #[cfg(target_os = "linux")]
+        Builtin::Metrics => to_json(metrics()?),
+        #[cfg(not(target_os = "linux"))]
+        Builtin::Metrics => return Err(unsupported(builtin)),
+        Builtin::Signal { .. } | Builtin::Resize { .. } | Builtin::Processes => {
+            return Err(unsupported(builtin));
+        }
         Builtin::Pack { path } => return archive::pack(home, path, streams),
         Builtin::Unpack { path, file } => return archive::unpack(home, path, *file, streams),
+        Builtin::Connect { port } => to_json(connect::connect(*port, streams)?),
+        #[cfg(target_os = "linux")]
+        Builtin::Ports => to_json(ports::ports(streams)?),
+        #[cfg(target_os = "linux")]
+        Builtin::WaitForPort { port, timeout_ms } => {
+            to_json(ports::wait_for_port(*port, *timeout_ms, streams)?)
+        }
+        #[cfg(not(target_os = "linux"))]
+        Builtin::Ports | Builtin::WaitForPort { .. } => return Err(unsupported(builtin)),
     };
     result.map_err(|error| BuiltinError::other(format!("cannot encode the result: {error}")))
+}
+
+/// Measures all processes that this one sees, except itself. In a confined sandbox, these are its
+/// processes.
+#[cfg(target_os = "linux")]
+fn metrics() -> Result<ProcessUsage, BuiltinError> {
+    let me = std::process::id().cast_signed();
+    let measured = pids().and_then(|pids| usage(pids.into_iter().filter(|pid| *pid != me)));
+    measured.map_err(|error| {
+        BuiltinError::other(format!("cannot measure the sandbox: {}", reason(&error)))
+    })
 }
 
 /// The result of a builtin without a value: an empty object.

@@ -15,7 +15,8 @@ use nix::{
 /// The streams of a builtin. Every wait ends when the builtin is stopped.
 pub(crate) struct Streams {
     stdin: OwnedFd,
-    stdout: OwnedFd,
+    /// `None` after [`close_stdout`](Streams::close_stdout).
+    stdout: Option<OwnedFd>,
     /// A pipe. The builtin is stopped when its other end is closed.
     stop: OwnedFd,
 }
@@ -28,7 +29,7 @@ impl Streams {
         }
         Ok(Self {
             stdin,
-            stdout,
+            stdout: Some(stdout),
             stop,
         })
     }
@@ -61,6 +62,62 @@ impl Streams {
         wait(&mut polled, limit)?;
         let [_, other, stdin] = polled.map(|it| it.revents().is_some_and(|it| !it.is_empty()));
         Ok((other, stdin))
+    }
+
+    /// Waits until `other` is ready for these events, or until any of the given streams is ready:
+    /// stdin for a read, stdout for a write. Returns which of them are ready: `other`, stdin,
+    /// stdout.
+    pub(crate) fn wait_for_any(
+        &self,
+        other: Option<(BorrowedFd<'_>, PollFlags)>,
+        stdin: bool,
+        stdout: bool,
+    ) -> io::Result<[bool; 3]> {
+        let stop = (self.stop.as_fd(), PollFlags::empty());
+        let stdin = stdin.then(|| (self.stdin.as_fd(), PollFlags::POLLIN));
+        let stdout = self.stdout.as_ref().filter(|_| stdout);
+        let stdout = stdout.map(|it| (it.as_fd(), PollFlags::POLLOUT));
+        let wanted = [other, stdin, stdout];
+        // The signal to stop takes the place of what isn't waited for.
+        let [other, stdin, stdout] = wanted.map(|it| {
+            let (fd, events) = it.unwrap_or(stop);
+            PollFd::new(fd, events)
+        });
+        let mut polled = [PollFd::new(stop.0, stop.1), other, stdin, stdout];
+        wait(&mut polled, PollTimeout::NONE)?;
+        let [_, other, stdin, stdout] =
+            polled.map(|it| it.revents().is_some_and(|it| !it.is_empty()));
+        Ok([other, stdin, stdout])
+    }
+
+    /// Waits until `limit`. Fails if the builtin is stopped.
+    pub(crate) fn pause(&self, limit: PollTimeout) -> io::Result<()> {
+        self.wait(None, limit)
+    }
+
+    /// Reads stdin without waiting. Fails with [`io::ErrorKind::WouldBlock`] if there is nothing to
+    /// read.
+    pub(crate) fn read_now(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        Ok(read(&self.stdin, buffer)?)
+    }
+
+    /// Writes to stdout without waiting. Fails with [`io::ErrorKind::WouldBlock`] if there is no
+    /// room.
+    pub(crate) fn write_now(&self, bytes: &[u8]) -> io::Result<usize> {
+        match &self.stdout {
+            Some(stdout) => Ok(write(stdout, bytes)?),
+            None => Err(io::ErrorKind::BrokenPipe.into()),
+        }
+    }
+
+    /// Ends the output before the builtin ends.
+    pub(crate) fn close_stdout(&mut self) {
+        self.stdout = None;
+    }
+
+    /// Waits for the end of stdin, and drops what it contains.
+    pub(crate) fn drain(&mut self) -> io::Result<()> {
+        io::copy(self, &mut io::sink()).map(drop)
     }
 
     /// Waits until `fd` is ready, or until `limit`. Fails if the builtin is stopped.
@@ -112,12 +169,15 @@ impl io::Read for Streams {
 impl io::Write for Streams {
     /// Writes to stdout.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let Some(stdout) = &self.stdout else {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        };
         loop {
             self.wait(
-                Some((self.stdout.as_fd(), PollFlags::POLLOUT)),
+                Some((stdout.as_fd(), PollFlags::POLLOUT)),
                 PollTimeout::NONE,
             )?;
-            match write(&self.stdout, bytes) {
+            match write(stdout, bytes) {
                 Err(Errno::EINTR | Errno::EAGAIN) => {}
                 result => return Ok(result?),
             }

@@ -5,7 +5,11 @@ use std::{io, sync::Arc};
 use futures::future::BoxFuture;
 
 use super::job::Job;
-use crate::{inside::process::Started, protocol::SandboxId, server::store::archive::layout::Trees};
+use crate::{
+    inside::process::Started,
+    protocol::{MetricsLimits, ProcessUsage, SandboxId},
+    server::store::archive::layout::Trees,
+};
 
 /// Creates sandboxes.
 pub(crate) trait Backend: Send + Sync + 'static {
@@ -45,6 +49,17 @@ pub(crate) trait BackendSandbox: Send + Sync + 'static {
     /// failed. The error is the reason for the log.
     fn thaw(&self) -> BoxFuture<'_, Result<(), String>> {
         Box::pin(async { Ok(()) })
+    }
+
+    /// Measures the processes of the sandbox from outside. `None`: the builtin `metrics` measures
+    /// them inside the sandbox. The error is the reason to report to the client.
+    fn usage(&self) -> Option<BoxFuture<'static, Result<ProcessUsage, String>>> {
+        None
+    }
+
+    /// The limits of the sandbox.
+    fn limits(&self) -> MetricsLimits {
+        MetricsLimits::default()
     }
 
     /// The directories that archives of this sandbox hold. The server trusts no file in them.

@@ -16,9 +16,18 @@ use super::{
 };
 use crate::{
     inside::{messages::Limits, spawn},
-    protocol::excerpt,
+    protocol::{MetricsLimits, excerpt},
     server::{blocking::blocking, choice::Confines},
 };
+
+/// The limits of a sandbox, without those of the backend.
+pub(super) fn metrics_limits(confines: &Confines) -> MetricsLimits {
+    MetricsLimits {
+        process_memory_bytes: Some(confines.memory_bytes),
+        processes: Some(confines.processes),
+        ..MetricsLimits::default()
+    }
+}
 
 /// The name of the user that code runs as.
 pub(super) const USER_NAME: &str = "sandbox";

@@ -14,6 +14,8 @@ use futures::future::BoxFuture;
 use nix::unistd::{User, geteuid};
 use tokio::{process::Command, sync::OnceCell};
 
+#[cfg(target_os = "linux")]
+use super::sweep::members;
 use super::{
     api::{Backend, BackendSandbox},
     code_file::{CodeFile, make_private},
@@ -24,6 +26,8 @@ use super::{
     remove::remove_sandbox,
     site,
 };
+#[cfg(target_os = "linux")]
+use crate::{inside::usage::usage, protocol::ProcessUsage};
 use crate::{
     inside::{here, process::Started, spawn},
     protocol::{SandboxId, excerpt},
@@ -160,6 +164,16 @@ impl BackendSandbox for HostSandbox {
 
     fn freeze(&self) -> BoxFuture<'_, Result<(), String>> {
         Box::pin(self.launcher.end_processes())
+    }
+
+    #[cfg(target_os = "linux")]
+    fn usage(&self) -> Option<BoxFuture<'static, Result<ProcessUsage, String>>> {
+        let target = self.launcher.target();
+        Some(Box::pin(async move {
+            blocking(move || usage(members(target)))
+                .await
+                .map_err(|error| error.to_string())
+        }))
     }
 
     fn trees(&self) -> Trees {

@@ -93,6 +93,15 @@ impl Program {
         }
     }
 
+    /// A name for the client: the interpreter, or the path or name of the program without
+    /// arguments.
+    pub(crate) fn label(&self) -> String {
+        match self {
+            Self::File { path, .. } => excerpt(path.as_bytes()),
+            _ => self.name().to_owned(),
+        }
+    }
+
     fn language(&self) -> Option<Language> {
         match self {
             Self::Code { language, .. } => Some(*language),

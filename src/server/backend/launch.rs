@@ -149,11 +149,7 @@ impl Launcher {
         if self.execs.load(Ordering::Relaxed) == 0 {
             return Ok(());
         }
-        let groups = self
-            .groups
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
+        let groups = self.groups();
         if !cfg!(target_os = "linux") {
             // The number of a process group that ended may have been reused. This risk is taken
             // only where there is no `/proc` to check.
@@ -161,12 +157,21 @@ impl Launcher {
                 let _ = killpg(group, Signal::SIGKILL);
             }
         }
-        let sandbox = Target::Sandbox {
+        self.context.sweeper.sweep(self.target()).await
+    }
+
+    fn groups(&self) -> Vec<Pid> {
+        let groups = self.groups.lock();
+        groups.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The processes of the sandbox, for a [`sweep`](super::sweep).
+    pub(super) fn target(&self) -> Target {
+        Target::Sandbox {
             name: self.name.clone(),
             directory: self.root.clone(),
-            groups: groups.into_iter().map(Pid::as_raw).collect(),
-        };
-        self.context.sweeper.sweep(sandbox).await
+            groups: self.groups().into_iter().map(Pid::as_raw).collect(),
+        }
     }
 }
 

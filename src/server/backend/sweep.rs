@@ -169,14 +169,32 @@ struct Seen {
     found: Vec<usize>,
     /// A process showed no environment.
     uncertain: bool,
+    /// The processes of all targets. Parents come before their children.
+    #[cfg(target_os = "linux")]
+    processes: Vec<nix::unistd::Pid>,
     /// Some processes could not be read, for example because this process has no file descriptors
     /// left. So targets that were not found may still have processes.
     blind: bool,
 }
 
+/// The processes of a target. May miss a process that starts or ends meanwhile.
+#[cfg(target_os = "linux")]
+pub(super) fn members(target: Target) -> Vec<i32> {
+    let seen = look(&[target]);
+    seen.processes.into_iter().map(|pid| pid.as_raw()).collect()
+}
+
 /// Checks every process once and kills those of the targets.
 #[cfg(target_os = "linux")]
 fn pass(targets: &[Target]) -> Seen {
+    let seen = look(targets);
+    kill_all(&seen.processes);
+    seen
+}
+
+/// Checks every process once.
+#[cfg(target_os = "linux")]
+fn look(targets: &[Target]) -> Seen {
     use std::collections::HashMap;
 
     use nix::unistd::Pid;
@@ -242,7 +260,7 @@ fn pass(targets: &[Target]) -> Seen {
     }
 
     let mut found = vec![0; targets.len()];
-    let mut doomed = Vec::new();
+    let mut owned = Vec::new();
     let me = std::process::id().cast_signed();
     for &pid in processes.keys() {
         // A process without a marker belongs to the same targets as its parent.
@@ -264,21 +282,21 @@ fn pass(targets: &[Target]) -> Seen {
         if owners.is_empty() || pid == me {
             continue;
         }
-        doomed.push(Pid::from_raw(pid));
+        owned.push(Pid::from_raw(pid));
         for &owner in owners {
             found[owner] += 1;
         }
     }
     // Parents come before their children.
-    doomed.sort_by_cached_key(|pid| {
+    owned.sort_by_cached_key(|pid| {
         let parent = |pid: &i32| processes.get(pid).map(|&(parent, ..)| parent);
         let ancestors = std::iter::successors(parent(&pid.as_raw()), parent);
         ancestors.take(processes.len()).count()
     });
-    kill_all(&doomed);
     Seen {
         found,
         uncertain,
+        processes: owned,
         blind,
     }
 }

@@ -19,15 +19,20 @@ use crate::{
     },
     machine::ServedExec,
     protocol::{Builtin, BuiltinError, Outcome, StdStream},
-    server::backend::{api::BackendSandbox, job::Job},
+    server::backend::{
+        api::BackendSandbox,
+        job::{Job, Program},
+    },
 };
 
 /// How many builtins that move the content of files run concurrently in a sandbox.
 const TRANSFERS: usize = 16;
 /// How many other builtins run concurrently in a sandbox.
 const QUICK: usize = 16;
-/// How many watches run concurrently in a sandbox.
+/// How many watches, and waits for a port, run concurrently in a sandbox.
 const WATCHES: usize = 64;
+/// How many connections to ports are open concurrently in a sandbox.
+const CONNECTIONS: usize = 256;
 
 /// Limits how many builtins of one sandbox run concurrently. A builtin over a limit waits for its
 /// turn.
@@ -35,6 +40,7 @@ pub(crate) struct Turns {
     transfers: Arc<Semaphore>,
     quick: Arc<Semaphore>,
     watches: Arc<Semaphore>,
+    connections: Arc<Semaphore>,
 }
 
 impl Default for Turns {
@@ -44,13 +50,14 @@ impl Default for Turns {
             transfers: turns(TRANSFERS),
             quick: turns(QUICK),
             watches: turns(WATCHES),
+            connections: turns(CONNECTIONS),
         }
     }
 }
 
 impl Turns {
     /// Waits for the turn of a builtin.
-    pub(super) fn of(
+    pub(crate) fn of(
         &self,
         builtin: &Builtin,
     ) -> impl Future<Output = Result<OwnedSemaphorePermit, AcquireError>> + Send + use<> {
@@ -60,7 +67,8 @@ impl Turns {
             | Builtin::Copy { .. }
             | Builtin::Pack { .. }
             | Builtin::Unpack { .. } => &self.transfers,
-            Builtin::Watch { .. } => &self.watches,
+            Builtin::Watch { .. } | Builtin::WaitForPort { .. } => &self.watches,
+            Builtin::Connect { .. } => &self.connections,
             _ => &self.quick,
         };
         turns.clone().acquire_owned()
@@ -93,6 +101,31 @@ pub(super) async fn run(
     };
     deadline.set(Duration::ZERO);
     outlet.ended(ending, false).await;
+}
+
+/// Runs a builtin that has neither input nor output, for an operation of the server. Returns its
+/// result as JSON. Dropping the future stops the builtin.
+pub(crate) async fn ask(
+    sandbox: &dyn BackendSandbox,
+    builtin: Builtin,
+) -> Result<String, BuiltinError> {
+    let job = Job {
+        program: Program::Builtin(builtin),
+        env: Vec::new(),
+        cwd: None,
+        terminal: None,
+    };
+    let started = sandbox.start(job).await.map_err(BuiltinError::other)?;
+    // The builtin stops when the process is dropped.
+    let (_process, _stdin, _stdout) = (started.process, started.stdin, started.stdout);
+    match read_report(started.stderr).await {
+        Ok(Outcome::Result(result)) => Ok(result),
+        Ok(Outcome::Error(error)) => Err(error),
+        Err(reason) => {
+            let reason = format!("the operation ended without an outcome: {reason}");
+            Err(BuiltinError::other(reason))
+        }
+    }
 }
 
 /// Moves the streams of a builtin until it has ended.
@@ -146,6 +179,8 @@ async fn perform(
         },
         None => stop(&mut *process, report, outlet).await,
     };
+    outlet.exec.will_end();
+    // A connection that failed ends its output after this.
     drop(stdin);
     outlet.exec.change(ServedExec::handle_stdin_closed);
     outlet.keep_rest();

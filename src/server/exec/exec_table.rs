@@ -137,7 +137,7 @@ impl ExecTable {
         self.v1.iter().chain(self.entries.values())
     }
 
-    /// Whether the main process of any exec is running, or a builtin other than a watch.
+    /// Whether the main process of any exec is running, or a builtin that isn't passive.
     pub(crate) fn is_alive(&self) -> bool {
         self.is_busy(true)
     }
@@ -150,7 +150,7 @@ impl ExecTable {
             let counts = match control.kind {
                 Kind::Program => true,
                 Kind::Builtin => has_client,
-                Kind::Watch => false,
+                Kind::Passive => false,
             };
             counts && control.is_alive()
         })

@@ -69,14 +69,19 @@ pub(crate) enum Kind {
     /// A builtin. It has limits of its own, and keeps the sandbox from being idle only while a
     /// client is attached.
     Builtin,
-    /// A builtin that runs until the client ends it. It neither keeps the sandbox from being idle
-    /// nor prevents a checkpoint.
-    Watch,
+    /// A builtin that runs until the client or an event in the sandbox ends it: a watch, a
+    /// connection to a port, or a wait for a port. It neither keeps the sandbox from being idle nor
+    /// prevents a checkpoint.
+    Passive,
 }
 
 /// The sandbox's handle of an exec. Dropping it kills the exec.
 pub(crate) struct Control {
     pub(super) kind: Kind,
+    /// The interpreter of the code, or the path or the name of the program. The operation, if this
+    /// is a builtin.
+    pub(crate) program: String,
+    pub(crate) started: Instant,
     kill: watch::Sender<bool>,
     deadline: Arc<Deadline>,
     /// `None` for a builtin.
@@ -97,10 +102,13 @@ impl Control {
         let deadline = Deadline::new();
         let (kill, killed) = watch::channel(false);
         let kind = match &job.program {
-            Program::Builtin(Builtin::Watch { .. }) => Kind::Watch,
+            Program::Builtin(
+                Builtin::Watch { .. } | Builtin::Connect { .. } | Builtin::WaitForPort { .. },
+            ) => Kind::Passive,
             Program::Builtin(_) => Kind::Builtin,
             Program::Code { .. } | Program::File { .. } => Kind::Program,
         };
+        let program = job.program.label();
         let mut steering = None;
         let task = if let Program::Builtin(builtin) = &job.program {
             let (turn, ended) = (turns.of(builtin), deadline.clone());
@@ -129,6 +137,8 @@ impl Control {
         };
         Self {
             kind,
+            program,
+            started: Instant::now(),
             kill,
             deadline,
             steering,
@@ -137,7 +147,7 @@ impl Control {
     }
 
     /// Performs a builtin that needs no process in the sandbox.
-    pub(crate) fn perform(operation: Operation, outlet: Outlet) -> Self {
+    pub(crate) fn perform(op: &str, operation: Operation, outlet: Outlet) -> Self {
         let deadline = Deadline::new();
         let (kill, mut killed) = watch::channel(false);
         let ended = deadline.clone();
@@ -156,11 +166,18 @@ impl Control {
         });
         Self {
             kind: Kind::Builtin,
+            program: op.to_owned(),
+            started: Instant::now(),
             kill,
             deadline,
             steering: None,
             task,
         }
+    }
+
+    /// Whether this exec runs a program, not a builtin, whose main process is running.
+    pub(crate) fn runs_program(&self) -> bool {
+        self.kind == Kind::Program && self.is_alive()
     }
 
     /// Acts on the main process. `None` if there is none.

@@ -77,6 +77,9 @@ struct State {
     /// The exec is about to be killed. Output is kept past the window, but dropped above
     /// [`MAX_AFTER_EXIT`].
     dying: bool,
+    /// The end of the exec follows, and with it the ends of its streams. So the end of a stream
+    /// alone is reported no more: it would look as if the program had ended the stream.
+    ending: bool,
     /// How many bytes of stdin the process had taken when a session last gave up waiting for it to
     /// take more.
     stalled: Option<u64>,
@@ -92,6 +95,7 @@ impl SharedExec {
                 lost: None,
                 exited: false,
                 dying: false,
+                ending: false,
                 stalled: None,
             }),
             room: Notify::new(),
@@ -131,11 +135,17 @@ impl SharedExec {
     pub(crate) fn will_die(&self, lost: Option<String>) {
         let mut state = self.lock();
         state.dying = true;
+        state.ending = true;
         if state.lost.is_none() {
             state.lost = lost;
         }
         drop(state);
         self.room.notify_waiters();
+    }
+
+    /// Prepares for the end of a builtin, which has reported its outcome.
+    pub(super) fn will_end(&self) {
+        self.lock().ending = true;
     }
 
     /// Returns the next message to the client.
@@ -446,8 +456,11 @@ impl Keeper {
 
     /// The stream has ended, and all of it was taken.
     pub(super) fn handle_ended(&self) {
-        self.exec
-            .change(|exec| exec.handle_output_ended(self.stream));
+        self.exec.change_state(|state| {
+            if !state.ending {
+                state.exec.handle_output_ended(self.stream);
+            }
+        });
     }
 
     /// Whether an incomplete code point is held back and must be sent after a pause. Always false

@@ -201,7 +201,7 @@ impl Sandbox {
         if let Some(operation) = operation {
             return Entry {
                 exec,
-                control: Some(Control::perform(operation, outlet)),
+                control: Some(Control::perform(job.program.name(), operation, outlet)),
                 is_builtin: true,
             };
         }

@@ -5,6 +5,7 @@ pub(crate) mod execs;
 pub(crate) mod handle;
 pub(crate) mod leases;
 pub(crate) mod manager;
+mod measuring;
 pub(crate) mod operations;
 pub(crate) mod registry;
 pub(crate) mod requests;

@@ -25,6 +25,8 @@ impl Sandbox {
                 group,
             } => Some(self.signal(exec, *signal, *group)),
             Builtin::Resize { exec, size } => Some(self.resize(exec, *size)),
+            Builtin::Metrics => Some(self.metrics()),
+            Builtin::Processes => Some(self.processes()),
             _ => None,
         }
     }

@@ -26,6 +26,8 @@ pub(crate) struct State {
     pub(super) snapshot: Option<Snapshot>,
     /// The checkpoint that the sandbox was restored from.
     pub(super) restored_from: Option<Stamp>,
+    /// When the sandbox was created or restored on this server.
+    pub(super) started: Instant,
     pub(super) idle_since: Instant,
     /// Whether an exec was running in the previous iteration of the task's loop.
     pub(super) was_busy: bool,
@@ -52,6 +54,7 @@ impl State {
             turns: Turns::default(),
             snapshot: None,
             restored_from,
+            started: Instant::now(),
             idle_since: Instant::now(),
             was_busy: false,
             keep_until: None,

@@ -156,6 +156,11 @@ impl ServedExec {
         self.output.window()
     }
 
+    /// The offsets in stdout and stderr that the client has acknowledged.
+    pub fn acked(&self) -> [u64; 2] {
+        self.output.acked()
+    }
+
     /// The number of bytes that may be read from the process now.
     ///
     /// An incomplete code point doesn't use room: it is not sent, so the client could not make room

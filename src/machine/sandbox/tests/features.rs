@@ -84,6 +84,26 @@ fn terminals_and_signals_need_a_server_that_has_them() {
 }
 
 #[test]
+fn an_operation_on_ports_needs_a_feature_of_its_own() {
+    let mut fixture = running_with(r#"["argv","builtins","binary"]"#);
+    let now = fixture.now;
+    for builtin in [
+        Builtin::Connect { port: 80 },
+        Builtin::Ports,
+        Builtin::WaitForPort {
+            port: 80,
+            timeout_ms: None,
+        },
+    ] {
+        let exec = NewExec::new(Program::Builtin(Cow::Owned(builtin)));
+        let request = fixture.ask(|sandbox, request| {
+            sandbox.exec(request, exec, now);
+        });
+        assert_not_offered(&mut fixture, request, "ports");
+    }
+}
+
+#[test]
 fn a_request_is_repeated_only_to_a_server_with_all_of_its_features() {
     let all = r#"["binary","builtins","new"]"#;
     for (features, missing) in [

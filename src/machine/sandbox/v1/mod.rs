@@ -214,7 +214,7 @@ impl Sandbox {
                 code: Some(code),
             }) => (&**language, &**code),
             Program::Builtin(_) => {
-                let feature = "operations on files";
+                let feature = "operations on files and ports";
                 return Err(Failure::Unsupported { what, feature });
             }
             _ => {

@@ -48,6 +48,11 @@ pub(super) struct Runsc {
 }
 
 impl Runsc {
+    /// The most memory that a whole sandbox may use.
+    pub(super) fn memory_bytes(&self) -> u64 {
+        self.memory_bytes
+    }
+
     /// `directory` holds the records of the containers of this server.
     pub(super) fn new(binary: PathBuf, options: &GvisorOptions, directory: &Path) -> Self {
         let log = directory.join("log");

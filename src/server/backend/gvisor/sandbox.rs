@@ -42,7 +42,7 @@ use crate::{
         messages::{Place, Setup},
         process::Started,
     },
-    protocol::SandboxId,
+    protocol::{MetricsLimits, SandboxId},
     server::{
         agent::find_agent,
         backend::{
@@ -50,6 +50,7 @@ use crate::{
             code_file::{make_private, write_private},
             confine::{
                 AGENT, CODE_INSIDE, copy_agent, hidden, limits, make_directory, make_mount_point,
+                metrics_limits,
             },
             confined_start::{self, CodeDirectory},
             context::ServerContext,
@@ -331,6 +332,13 @@ impl BackendSandbox for GvisorSandbox {
                 false => Ok(()),
             }
         })
+    }
+
+    fn limits(&self) -> MetricsLimits {
+        MetricsLimits {
+            memory_bytes: Some(self.shared.runsc.memory_bytes()),
+            ..metrics_limits(&self.shared.confines)
+        }
     }
 
     fn trees(&self) -> Trees {

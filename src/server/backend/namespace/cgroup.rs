@@ -57,7 +57,7 @@ pub(super) struct Limits {
 #[derive(Debug)]
 pub(super) struct Cgroups {
     pub(super) parent: PathBuf,
-    limits: Limits,
+    pub(super) limits: Limits,
 }
 
 impl Cgroups {

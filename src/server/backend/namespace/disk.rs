@@ -91,7 +91,7 @@ fn reason(limit: u64) -> String {
 /// The bytes that directory trees take on the disk: the blocks of each file and directory, and at
 /// least [`FILE_BYTES`] for each name. A file with several names counts once. Stops when the result
 /// exceeds `limit`.
-fn measure(trees: &[PathBuf], limit: u64) -> io::Result<u64> {
+pub(crate) fn measure(trees: &[PathBuf], limit: u64) -> io::Result<u64> {
     let mut walk = Walk {
         bytes: 0,
         limit,

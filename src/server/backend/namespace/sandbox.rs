@@ -40,12 +40,15 @@ use crate::{
         messages::{Place, Setup},
         process::Started,
     },
-    protocol::SandboxId,
+    protocol::{MetricsLimits, SandboxId},
     server::{
         agent::find_agent,
         backend::{
             api::{Backend, BackendSandbox, WarmSandbox},
-            confine::{CODE_INSIDE, copy_agent, hidden, limits, make_directory, make_mount_point},
+            confine::{
+                CODE_INSIDE, copy_agent, hidden, limits, make_directory, make_mount_point,
+                metrics_limits,
+            },
             confined_start::{self, CodeDirectory},
             context::ServerContext,
             etc::{self, ETC},
@@ -384,6 +387,15 @@ impl BackendSandbox for NamespaceSandbox {
             *agent = None;
             Ok(())
         })
+    }
+
+    fn limits(&self) -> MetricsLimits {
+        let shared = &self.shared;
+        MetricsLimits {
+            memory_bytes: shared.cgroups.as_ref().map(|it| it.limits.memory_bytes),
+            disk_bytes: Some(shared.disk_bytes),
+            ..metrics_limits(&shared.confines)
+        }
     }
 
     fn trees(&self) -> Trees {

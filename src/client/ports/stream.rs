@@ -1,0 +1,162 @@
+//! [`PortStream`]: a connection to a port of a sandbox as tokio's [`AsyncRead`] and [`AsyncWrite`].
+
+use std::{
+    fmt, io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::{Buf, Bytes, BytesMut};
+use futures::StreamExt;
+use serde::de::IgnoredAny;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::{
+    Error, OutputStream, Process, ProcessStdin,
+    client::operation::{Ending, outcome, result},
+    protocol::{BuiltinError, ConnectEvent, excerpt},
+};
+
+/// The first line of the output is shorter than this.
+const MAX_LINE: usize = 1024;
+
+/// A TCP connection to a port of a sandbox. [`Sandbox::connect`](crate::Sandbox::connect) returns
+/// it.
+///
+/// It needs no tokio runtime. Every byte arrives once and in order, even if the connection to the
+/// server is lost in between and the client [reconnects](crate::SandboxBuilder::auto_reconnect). If
+/// the connection doesn't end regularly, the last read returns an error.
+///
+/// - A write waits until the bytes are accepted into the
+///   [budget](crate::SandboxBuilder::stdin_budget) for input. So a program that doesn't read blocks
+///   its writer.
+/// - A flush waits for the same, not for the program.
+/// - A shutdown ends the direction to the program, which then reads the end of its input. The other
+///   direction stays open until the program ends it.
+/// - **Dropping** the stream ends the connection at once, and may drop bytes that were written. If
+///   both directions have not ended, the program gets a reset. So shut the stream down, and read it
+///   to its end, before you drop it.
+///
+/// A connection neither keeps the sandbox from becoming idle nor prevents a checkpoint. A
+/// checkpoint ends it with an error. The stream counts as a handle of the sandbox.
+///
+/// # Errors
+///
+/// [`io::Error::downcast`] recovers the [`Error`] of this crate. The kind of the [`io::Error`] is
+/// `ConnectionReset` if the program reset the connection, or if the sandbox has ended.
+///
+/// # Cancel safety
+///
+/// A read that is dropped loses no bytes. A write that never returned `Ready` sent nothing.
+pub struct PortStream {
+    process: Process,
+    output: OutputStream,
+    /// The bytes of the connection that arrived with the first line.
+    rest: Bytes,
+    input: ProcessStdin,
+    /// Why a write failed.
+    ending: Ending,
+}
+
+impl PortStream {
+    /// Waits until the connection is open.
+    pub(super) async fn connected(process: Process) -> Result<Self, Error> {
+        let mut output = process.stdout();
+        let mut line = BytesMut::new();
+        let end = loop {
+            if let Some(end) = line.iter().position(|&byte| byte == b'\n') {
+                break end;
+            }
+            match output.next().await {
+                Some(piece) if line.len() < MAX_LINE => line.extend_from_slice(&piece?),
+                Some(_) => return Err(unexpected(&line)),
+                None => {
+                    outcome::<IgnoredAny>(&process).await?;
+                    return Err(unexpected(&line));
+                }
+            }
+        };
+        let rest = line.split_off(end + 1).freeze();
+        match serde_json::from_slice(&line) {
+            Ok(ConnectEvent::Connected) => Ok(Self {
+                input: process.stdin(),
+                output,
+                rest,
+                ending: Ending::default(),
+                process,
+            }),
+            _ => Err(unexpected(&line)),
+        }
+    }
+
+    /// Replaces an error of a write with the reason why the connection failed.
+    fn poll_reason(&mut self, cx: &mut Context<'_>, error: io::Error) -> Poll<io::Error> {
+        let end = ready!(self.ending.poll(&self.process, cx));
+        let reason = end.and_then(result::<IgnoredAny>).err();
+        Poll::Ready(reason.map_or(error, io::Error::from))
+    }
+}
+
+fn unexpected(line: &[u8]) -> Error {
+    let line = excerpt(line.trim_ascii_end());
+    let message = format!("the server did not report that the connection is open, but: '{line}'");
+    BuiltinError::other(message).into()
+}
+
+impl AsyncRead for PortStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.rest.has_remaining() {
+            let bytes = self.rest.len().min(buffer.remaining());
+            buffer.put_slice(&self.rest.split_to(bytes));
+            return Poll::Ready(Ok(()));
+        }
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.output).poll_read(cx, buffer))?;
+        let is_end = buffer.filled().len() == before && buffer.remaining() > 0;
+        // While the operation runs, the program has ended this direction. A failed operation ends
+        // it only after the client knows of the failure.
+        if is_end && let Some(end) = self.process.try_wait()? {
+            result::<IgnoredAny>(end)?;
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for PortStream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match ready!(Pin::new(&mut self.input).poll_write(cx, bytes)) {
+            Ok(written) => Poll::Ready(Ok(written)),
+            Err(error) => Poll::Ready(Err(ready!(self.poll_reason(cx, error)))),
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match ready!(self.input.poll_written(cx)) {
+            Ok(()) => Poll::Ready(Ok(())),
+            Err(error) => Poll::Ready(Err(ready!(self.poll_reason(cx, error.into())))),
+        }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match ready!(Pin::new(&mut self.input).poll_close(cx)) {
+            Ok(()) => Poll::Ready(Ok(())),
+            Err(error) => Poll::Ready(Err(ready!(self.poll_reason(cx, error)))),
+        }
+    }
+}
+
+impl fmt::Debug for PortStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PortStream")
+            .field("process", &self.process)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,135 @@
+//! The operations that measure a sandbox: `metrics` and `processes`.
+
+use tokio::time::Instant;
+
+use super::task::Sandbox;
+use crate::{
+    protocol::{
+        Builtin, BuiltinError, MAX_RESULT_BYTES, Metrics, ProcessUsage, RunningExec, RunningExecs,
+    },
+    server::exec::{builtin::ask, execution::Operation},
+};
+
+impl Sandbox {
+    /// Measures the processes and the files of the sandbox, when there is a turn.
+    pub(super) fn metrics(&self) -> Operation {
+        let backend = self.backend.clone();
+        let started = self.state.started;
+        let turn = self.state.turns.of(&Builtin::Metrics);
+        Box::pin(async move {
+            let _turn = turn.await;
+            let usage = match backend.usage() {
+                Some(usage) => usage.await.map_err(|reason| failed(&reason))?,
+                None => {
+                    let usage = ask(&*backend, Builtin::Metrics).await?;
+                    serde_json::from_str::<ProcessUsage>(&usage).map_err(|error| failed(&error))?
+                }
+            };
+            let trees = backend.trees();
+            let trees = trees.trees.iter().map(|it| trees.directory.join(it.name));
+            let uptime = started.elapsed().as_millis();
+            let metrics = Metrics {
+                usage,
+                disk_bytes: disk_bytes(trees.collect()).await?,
+                uptime_ms: u64::try_from(uptime).unwrap_or(u64::MAX),
+                limits: backend.limits(),
+            };
+            serde_json::to_string(&metrics).map_err(|error| failed(&error))
+        })
+    }
+
+    /// Lists the named execs that run a program.
+    pub(super) fn processes(&self) -> Operation {
+        let now = Instant::now();
+        let mut execs = Vec::new();
+        for (id, entry) in &self.state.execs.entries {
+            let Some(control) = entry.control.as_ref().filter(|it| it.runs_program()) else {
+                continue;
+            };
+            let (window, [stdout, stderr]) = entry.exec.look(|it| (it.window(), it.acked()));
+            let running = now.saturating_duration_since(control.started).as_millis();
+            execs.push(RunningExec {
+                exec: id.clone(),
+                program: control.program.clone(),
+                running_ms: u64::try_from(running).unwrap_or(u64::MAX),
+                stdout,
+                stderr,
+                window,
+            });
+        }
+        execs.sort_by_key(|exec| std::cmp::Reverse(exec.running_ms));
+        Box::pin(std::future::ready(listed(execs)))
+    }
+}
+
+/// The list as JSON, with as many execs as fit into a result.
+fn listed(execs: Vec<RunningExec>) -> Result<String, BuiltinError> {
+    let mut list = RunningExecs { execs, omitted: 0 };
+    loop {
+        let json = serde_json::to_string(&list).map_err(|error| failed(&error))?;
+        if json.len() <= MAX_RESULT_BYTES || list.execs.is_empty() {
+            return Ok(json);
+        }
+        let kept = list.execs.len() / 2;
+        list.omitted += (list.execs.len() - kept) as u64;
+        list.execs.truncate(kept);
+    }
+}
+
+/// The bytes that the files of a sandbox take on the disk.
+#[cfg(target_os = "linux")]
+async fn disk_bytes(trees: Vec<std::path::PathBuf>) -> Result<u64, BuiltinError> {
+    use crate::server::{backend::namespace::disk::measure, blocking::blocking};
+
+    let measured = blocking(move || {
+        let mut bytes = 0_u64;
+        for tree in trees {
+            match measure(&[tree], u64::MAX) {
+                Ok(tree) => bytes = bytes.saturating_add(tree),
+                // The sandbox has no such tree yet.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(bytes)
+    });
+    measured.await.map_err(|error| failed(&error))
+}
+
+#[cfg(not(target_os = "linux"))]
+async fn disk_bytes(_: Vec<std::path::PathBuf>) -> Result<u64, BuiltinError> {
+    Err(failed(&"the server does not run on Linux"))
+}
+
+fn failed(reason: &impl std::fmt::Display) -> BuiltinError {
+    BuiltinError::other(format!("cannot measure the sandbox: {reason}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_that_is_too_long_tells_how_many_are_missing() {
+        let exec = |number: u32| RunningExec {
+            exec: format!("{number:0128}").into(),
+            program: "x".repeat(200),
+            running_ms: 1,
+            stdout: 0,
+            stderr: 0,
+            window: 1,
+        };
+        let json = listed((0..500).map(exec).collect()).unwrap();
+        assert!(json.len() <= MAX_RESULT_BYTES);
+        let list: RunningExecs = serde_json::from_str(&json).unwrap();
+        assert_eq!(list.execs.len() as u64 + list.omitted, 500);
+        assert!(
+            list.omitted > 0 && list.execs.len() > 100,
+            "{}",
+            list.omitted
+        );
+        let json = listed(vec![exec(1)]).unwrap();
+        let list: RunningExecs = serde_json::from_str(&json).unwrap();
+        assert_eq!(list.omitted, 0);
+    }
+}

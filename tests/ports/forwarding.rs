@@ -1,0 +1,221 @@
+//! Forwarded ports.
+
+use std::{io::ErrorKind, net::SocketAddr};
+
+use actix_sandbox::{LocalServer, PortForward, Sandbox};
+use futures::{SinkExt, StreamExt, future::join_all};
+use sha2::{Digest, Sha256};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::Instant,
+};
+use tokio_tungstenite::tungstenite::Message;
+
+use super::program::{ECHO, HTTP, Program};
+use crate::support::{LONG, allow_open_files, patient, sandbox, within};
+
+async fn http_server(sandbox: &Sandbox) -> Program {
+    let process = sandbox.exec(actix_sandbox::Language::Python, HTTP);
+    Program::of(within("the server", process).await.unwrap()).await
+}
+
+async fn forward(sandbox: &Sandbox, port: u16) -> PortForward {
+    let forward = within("the listener", sandbox.forward("127.0.0.1:0", port)).await;
+    forward.unwrap()
+}
+
+/// Sends an HTTP request and reads the answer. Returns its head, the number of bytes of its body,
+/// and their hash.
+async fn http(address: SocketAddr, request: &[u8]) -> (String, usize, String) {
+    let mut socket = TcpStream::connect(address).await.unwrap();
+    socket.write_all(request).await.unwrap();
+    let (mut head, mut buffer) = (Vec::new(), vec![0; 64 * 1024]);
+    let (mut hash, mut bytes) = (Sha256::new(), 0);
+    loop {
+        let read = socket.read(&mut buffer).await.unwrap();
+        if read == 0 {
+            break;
+        }
+        let mut body = &buffer[..read];
+        if !head.ends_with(b"\r\n\r\n") {
+            let taken = body.iter().take_while(|&&byte| {
+                let is_head = !head.ends_with(b"\r\n\r\n");
+                head.extend(is_head.then_some(byte));
+                is_head
+            });
+            body = &body[taken.count()..];
+        }
+        hash.update(body);
+        bytes += body.len();
+    }
+    (
+        String::from_utf8(head).unwrap(),
+        bytes,
+        hex(&hash.finalize()),
+    )
+}
+
+/// Downloads random bytes and compares their hash.
+async fn download(address: SocketAddr, bytes: usize, seed: usize) {
+    let request = format!("GET /bytes/{bytes}/{seed} HTTP/1.0\r\n\r\n");
+    let (head, received, hash) = http(address, request.as_bytes()).await;
+    assert_eq!(received, bytes, "{head}");
+    assert!(head.contains(&format!("sha256: {hash}\r\n")), "{head}");
+}
+
+/// Uploads bytes and compares their hash.
+async fn upload(address: SocketAddr, bytes: usize, seed: usize) {
+    let body: Vec<u8> = (0..bytes).map(|it| (it * seed / 7) as u8).collect();
+    let head = format!("POST / HTTP/1.0\r\ncontent-length: {bytes}\r\n\r\n");
+    let request = [head.as_bytes(), &body].concat();
+    let mut socket = TcpStream::connect(address).await.unwrap();
+    socket.write_all(&request).await.unwrap();
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.ends_with(&hex(&Sha256::digest(&body))), "{answer}");
+}
+
+fn hex(hash: &[u8]) -> String {
+    hash.iter().map(|it| format!("{it:02x}")).collect()
+}
+
+#[actix::test]
+async fn a_hundred_connections_at_once_move_every_byte() {
+    allow_open_files(8_192);
+    let bytes = 10 << 20;
+    let (_server, sandbox) = sandbox().await;
+    let server = http_server(&sandbox).await;
+    let forward = forward(&sandbox, server.port).await;
+    let started = Instant::now();
+    let address = forward.local_addr();
+    let downloads = join_all((0..90).map(|seed| download(address, bytes, seed)));
+    let uploads = join_all((1..=10).map(|seed| upload(address, bytes, seed)));
+    // In gVisor on a busy machine, this takes minutes.
+    let moved = async { futures::join!(downloads, uploads) };
+    tokio::time::timeout(5 * LONG, moved).await.unwrap();
+    let mib = (100 * bytes) >> 20;
+    println!("{mib} MiB in {:?}", started.elapsed());
+}
+
+#[actix::test]
+async fn a_connection_that_is_not_read_holds_back_no_other() {
+    let (_server, sandbox) = sandbox().await;
+    let server = http_server(&sandbox).await;
+    let forward = forward(&sandbox, server.port).await;
+    let address = forward.local_addr();
+    let mut slow = Vec::new();
+    for seed in 0..5 {
+        let mut socket = TcpStream::connect(address).await.unwrap();
+        let request = format!("GET /bytes/{}/{seed} HTTP/1.0\r\n\r\n", 32 << 20);
+        socket.write_all(request.as_bytes()).await.unwrap();
+        socket.read_u8().await.unwrap();
+        slow.push(socket);
+    }
+    within("a fast download", download(address, 5 << 20, 7)).await;
+    within("a fast upload", upload(address, 5 << 20, 7)).await;
+    for mut socket in slow {
+        let mut rest = Vec::new();
+        within("a slow download", socket.read_to_end(&mut rest))
+            .await
+            .unwrap();
+        assert!(rest.len() > 32 << 20);
+    }
+}
+
+#[actix::test]
+async fn a_websocket_works_through_a_forwarded_port() {
+    let (_server, sandbox) = sandbox().await;
+    let server = http_server(&sandbox).await;
+    let forward = forward(&sandbox, server.port).await;
+    let url = format!("ws://{}/echo", forward.local_addr());
+    let connected = within("the handshake", tokio_tungstenite::connect_async(url)).await;
+    let (mut socket, _) = connected.unwrap();
+    let large = Message::binary((0..=255).cycle().take(300_000).collect::<Vec<u8>>());
+    for message in [Message::text("hello"), Message::text("é"), large] {
+        socket.send(message.clone()).await.unwrap();
+        let answer = within("the answer", socket.next()).await.unwrap();
+        assert!(answer.unwrap() == message);
+    }
+    socket.close(None).await.unwrap();
+    while let Some(answer) = within("the end", socket.next()).await {
+        assert!(answer.unwrap().is_close());
+    }
+}
+
+#[actix::test]
+async fn a_connection_to_a_port_without_a_listener_is_reset() {
+    let (_server, sandbox) = sandbox().await;
+    let code = "input(); listener.listen(); listener.accept()[0].sendall(b'here')";
+    let program = Program::bound(&sandbox, code).await;
+    let forward = forward(&sandbox, program.port).await;
+    let mut refused = TcpStream::connect(forward.local_addr()).await.unwrap();
+    let error = within("the reset", refused.read_u8()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}");
+    // The listener goes on, and reaches the program when it listens.
+    program.tell("listen").await;
+    sandbox.wait_for_port(program.port).await.unwrap();
+    let mut socket = TcpStream::connect(forward.local_addr()).await.unwrap();
+    let mut answer = String::new();
+    within("the answer", socket.read_to_string(&mut answer))
+        .await
+        .unwrap();
+    assert_eq!(answer, "here");
+}
+
+/// Waits until a local address accepts no more connections.
+async fn closed(address: SocketAddr) {
+    within("the end of the listener", async {
+        while TcpStream::connect(address).await.is_ok() {}
+    })
+    .await;
+}
+
+#[actix::test]
+async fn a_dropped_forward_closes_its_listener_and_connections() {
+    let (_server, sandbox) = sandbox().await;
+    let echo = Program::listening(&sandbox, ECHO).await;
+    let forward = forward(&sandbox, echo.port).await;
+    let address = forward.local_addr();
+    let mut socket = TcpStream::connect(address).await.unwrap();
+    socket.write_all(b"a").await.unwrap();
+    within("the echo", socket.read_u8()).await.unwrap();
+    drop(forward);
+    let mut rest = Vec::new();
+    let _ = within("the end", socket.read_to_end(&mut rest)).await;
+    assert!(rest.is_empty());
+    closed(address).await;
+}
+
+#[actix::test]
+async fn a_forward_ends_with_its_sandbox() {
+    let (_server, sandbox) = sandbox().await;
+    let echo = Program::listening(&sandbox, ECHO).await;
+    let forward = forward(&sandbox, echo.port).await;
+    within("the kill", sandbox.kill()).await.unwrap();
+    closed(forward.local_addr()).await;
+}
+
+/// Without an actix System and a tokio runtime.
+#[test]
+fn a_plain_thread_forwards_a_port() {
+    use std::io::{Read, Write};
+
+    futures::executor::block_on(async {
+        let server = LocalServer::start().await.unwrap();
+        let sandbox = patient(server.url()).await.unwrap();
+        let process = sandbox.exec(actix_sandbox::Language::Python, HTTP).await;
+        let mut lines = process.unwrap().stdout().lines();
+        let port: u16 = lines.next().await.unwrap().unwrap().parse().unwrap();
+        sandbox.wait_for_port(port).await.unwrap();
+        let forward = sandbox.forward("localhost:0", port).await.unwrap();
+        let mut socket = std::net::TcpStream::connect(forward.local_addr()).unwrap();
+        socket
+            .write_all(b"GET /bytes/3/1 HTTP/1.0\r\n\r\n")
+            .unwrap();
+        let mut answer = Vec::new();
+        socket.read_to_end(&mut answer).unwrap();
+        assert!(answer.starts_with(b"HTTP/1.1 200 OK\r\n"));
+        sandbox.kill().await.unwrap();
+    });
+}
