@@ -159,8 +159,9 @@ pub(crate) use actor::{ProcessActor, ProcessOutput, SandboxActor};
 #[cfg(feature = "client")]
 pub use client::{
     Command, Download, EventStream, ExistingSandbox, FileEntries, FileEvents, FileReader,
-    FileWriter, Files, LineStream, NewSandbox, OpenMode, Output, Process, ProcessRef, ProcessStdin,
-    Runtime, Sandbox, SandboxBuilder, TextStream, TransferProgress, TransferSummary, Upload,
+    FileWriter, Files, LineStream, ListSandboxes, NewSandbox, OpenMode, Output, Process,
+    ProcessRef, ProcessStdin, Runtime, Sandbox, SandboxBuilder, TextStream, TransferProgress,
+    TransferSummary, Upload,
 };
 #[cfg(feature = "client")]
 pub use error::{Error, ErrorKind};
@@ -172,7 +173,10 @@ pub use protocol::{
     Builtin, BuiltinError, BuiltinErrorKind, FileEntry, FileEvent, FileKind, FileMetadata,
     FilePath, SkippedFile, Transferred, WriteMode,
 };
-pub use protocol::{SandboxId, SandboxToken, Status, StdStream, Version as ProtocolVersion};
+pub use protocol::{
+    ListedState, SandboxId, SandboxInfo, SandboxToken, Status, StdStream,
+    Version as ProtocolVersion,
+};
 #[cfg(all(unix, feature = "server"))]
 #[doc(inline)]
 pub use server::LocalServer;

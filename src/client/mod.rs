@@ -9,6 +9,7 @@ mod command;
 mod events;
 mod files;
 mod ignore;
+mod list;
 mod output;
 mod process;
 mod process_ref;
@@ -26,6 +27,7 @@ pub use files::{
     Download, FileEntries, FileEvents, FileReader, FileWriter, Files, TransferProgress,
     TransferSummary, Upload,
 };
+pub use list::ListSandboxes;
 pub use output::Output;
 pub use process::Process;
 pub use process_ref::ProcessRef;

@@ -38,7 +38,9 @@ mod file_path;
 mod frame;
 mod ids;
 mod json;
+pub mod labels;
 pub mod limits;
+pub mod listing;
 pub mod names;
 mod pairing;
 mod plain;
@@ -46,6 +48,7 @@ mod reassembly;
 mod server_message;
 mod status;
 mod utf8;
+pub mod variables;
 mod version;
 
 pub use binary::{Encoded, Piece};
@@ -54,12 +57,13 @@ pub use builtin::{
     FileMetadata, MAX_RESULT_BYTES, SkippedFile, Transferred, WriteMode,
 };
 pub use client_message::{ClientMessage, ExecOptions, ExecRequest, NamedMessage, Program};
-pub use config::{ConfigError, SandboxConfig};
+pub use config::{ConfigError, MAX_SECONDS, SandboxConfig};
 pub use excerpt::excerpt;
 pub use file_path::FilePath;
 pub use frame::{FrameGuard, FrameHeader, FrameTooLarge};
 pub use ids::{ExecId, SandboxId, SandboxToken};
 pub use json::ParseError;
+pub use listing::{ListedState, SandboxInfo};
 pub use pairing::Pairing;
 pub use reassembly::{Fragment, Reassembly, ReassemblyError};
 pub use server_message::{
@@ -69,6 +73,7 @@ pub use server_message::{
 pub(crate) use status::Severity;
 pub use status::Status;
 pub use utf8::{Utf8Decoder, utf8_boundary};
+pub use variables::Variables;
 pub use version::Version;
 
 /// One of the two output streams of a process.

@@ -8,7 +8,10 @@ use crate::{
         Epoch, Failure, LinkCommand, LinkError, LinkFact, RequestId, SandboxEnd, SandboxEvent,
         SandboxState, later,
     },
-    protocol::{ClientMessage, Identity, Pairing, SandboxId, SandboxToken, Version, excerpt},
+    protocol::{
+        ClientMessage, Identity, Pairing, SandboxId, SandboxToken, Version, excerpt,
+        names::FEATURE_LIFETIME,
+    },
 };
 
 /// How long to wait for `KILLED` or `CHECKPOINTED` after the `DELETED` that is part of a kill or a
@@ -26,6 +29,9 @@ pub(super) struct Life {
     pub(super) version: Version,
     /// The features of the server that last reported `SANDBOX_RUNNING` (v2).
     pub(super) features: Vec<String>,
+    /// The option of the new sandbox that the server doesn't support. The sandbox is then being
+    /// killed. Never cleared.
+    unsupported: Option<&'static str>,
     /// Callers that wait for the sandbox to run. Cleared when the sandbox runs or ends.
     opens: Vec<RequestId>,
     /// When `SANDBOX_RUNNING` is due. Set when a link opens. Cleared when the status arrives or the
@@ -33,6 +39,8 @@ pub(super) struct Life {
     ready_due: Option<Instant>,
     /// Whether the server has begun to delete the sandbox. Never cleared.
     pub(super) deleting: bool,
+    /// Whether the server has reported that the lifetime of the sandbox has ended. Never cleared.
+    outlived: bool,
     /// When the status after `DELETED` is due. Set by a `DELETED` during a kill or a checkpoint.
     deleted_due: Option<Instant>,
 }
@@ -55,9 +63,11 @@ impl Life {
             link: None,
             version: Version::V1,
             features: Vec::new(),
+            unsupported: None,
             opens: Vec::new(),
             ready_due: None,
             deleting: false,
+            outlived: false,
             deleted_due: None,
         }
     }
@@ -89,6 +99,9 @@ impl Sandbox {
     pub fn open(&mut self, request: RequestId) {
         let result = match &self.life.state {
             SandboxState::Creating | SandboxState::Attaching => {
+                return self.life.opens.push(request);
+            }
+            SandboxState::Killing if self.life.unsupported.is_some() => {
                 return self.life.opens.push(request);
             }
             SandboxState::Ended(end) => Err(Failure::NotOpened { end: end.clone() }),
@@ -154,9 +167,32 @@ impl Sandbox {
         if let (SandboxState::Creating, Mode::Create(configuration)) =
             (&self.life.state, &self.config.mode)
         {
+            if version == Version::V1
+                && let Some(option) = configuration.needs_lifetime()
+            {
+                // A v1 server ignores options that it doesn't know, so don't create the sandbox.
+                return self.finish(SandboxEnd::Unsupported { option, gone: true });
+            }
             let configuration = configuration.encode();
             self.actions.push(SandboxAction::Send(configuration));
         }
+    }
+
+    /// Kills the new sandbox if the server has ignored one of its options. Returns whether it did.
+    fn refuse_ignored_options(&mut self, now: Instant) -> bool {
+        let (SandboxState::Creating, Mode::Create(configuration)) =
+            (&self.life.state, &self.config.mode)
+        else {
+            return false;
+        };
+        let missing = self.life.missing_feature(&[FEATURE_LIFETIME]);
+        let option = configuration.needs_lifetime().filter(|_| missing.is_some());
+        self.life.unsupported = option;
+        if option.is_some() {
+            self.kill.abandoned = true;
+            self.kill_abandoned(now);
+        }
+        option.is_some()
     }
 
     fn handle_outage(&mut self, cause: &LinkError, attempt: u32, now: Instant) {
@@ -238,6 +274,9 @@ impl Sandbox {
         };
         self.life.features = features;
         self.life.ready_due = None;
+        if self.refuse_ignored_options(now) {
+            return;
+        }
         self.set_state(SandboxState::Running);
         self.confirm_link();
         for request in std::mem::take(&mut self.life.opens) {
@@ -253,10 +292,18 @@ impl Sandbox {
         self.run_queued();
     }
 
+    /// Handles the end of the sandbox's lifetime. If the sandbox still ran, `DELETED` follows.
+    pub(super) fn handle_lifetime_ended(&mut self) {
+        self.life.outlived = true;
+        if !self.runs() {
+            self.finish(SandboxEnd::LifetimeEnded);
+        }
+    }
+
     pub(super) fn handle_deleted(&mut self, now: Instant) {
         match self.life.state {
             // This status is part of a kill or a checkpoint. `KILLED` or `CHECKPOINTED` follows.
-            SandboxState::Killing | SandboxState::Checkpointing => {
+            SandboxState::Killing | SandboxState::Checkpointing if !self.life.outlived => {
                 self.life.deleted_due.get_or_insert(now + AFTER_DELETED);
                 self.actions.link(LinkCommand::DisableReconnect);
             }
@@ -353,6 +400,7 @@ impl Sandbox {
     /// checkpointed the idle sandbox first.
     pub(super) fn deleted(&self) -> SandboxEnd {
         match &self.config.mode {
+            _ if self.life.outlived => SandboxEnd::LifetimeEnded,
             Mode::Create(it) if !it.enable_idle_timeout_auto_checkpoint => SandboxEnd::Deleted,
             _ => SandboxEnd::MaybeCheckpointed,
         }
@@ -372,6 +420,13 @@ impl Sandbox {
         if self.life.is_over() {
             return;
         }
+        let end = match self.life.unsupported {
+            Some(option) => SandboxEnd::Unsupported {
+                option,
+                gone: !end.may_live(),
+            },
+            None => end,
+        };
         self.life.ready_due = None;
         self.life.deleted_due = None;
         self.actions.link(LinkCommand::DisableReconnect);

@@ -1,21 +1,26 @@
 //! [`Manager`]: creates sandboxes, attaches clients to them and shuts them down. Independent of
 //! HTTP.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    io,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use futures::future::join;
 use tokio::{runtime::Handle, time::timeout};
 
 use super::{
+    entry::{Entry, now},
     handle::SandboxHandle,
     leases::{Lease, Leases},
     registry::{Registry, Reservation},
     state::State,
-    task::Sandbox,
+    task::{Sandbox, Settings},
 };
 use crate::{
     protocol::{
-        ConfigError, SandboxConfig, SandboxId, ServerMessage, Status,
+        ConfigError, MAX_SECONDS, SandboxConfig, SandboxId, ServerMessage, Status,
         names::{CLOSE_ERROR, CONFIG_IDLE_TIMEOUT},
     },
     server::{
@@ -77,20 +82,23 @@ impl Manager {
         link: &Arc<Link>,
     ) -> Result<SandboxHandle, String> {
         config.check().map_err(|error| error.to_string())?;
-        let idle_timeout = self.idle_timeout(&config)?;
-        let snapshot = config.filesystem_snapshot_name.as_deref();
+        let created = now();
+        let lifetime = config.max_lifetime.map(Duration::from_secs);
+        let settings = self.settings(config, created, lifetime.map(|it| created + it))?;
+        let snapshot = settings.config.filesystem_snapshot_name.as_deref();
         let snapshot = snapshot.map(SnapshotName::new).transpose()?;
         let (id, token) = new_identity().map_err(|error| {
             format!("Failed to create the sandbox: no random numbers available ({error}).")
         })?;
+        let entry = Some(settings.entry.clone());
         let place = self
             .registry
-            .reserve(&id, TokenHash::of(&token), link.client)?;
+            .reserve(&id, TokenHash::of(&token), link.client, entry)?;
         let handle = place.handle.clone();
 
         let (manager, link) = (self.clone(), link.clone());
         self.runtime.spawn(async move {
-            let made = manager.make(place, config, idle_timeout, snapshot, &link);
+            let made = manager.make(place, settings, snapshot, &link);
             match made.await {
                 Ok(sandbox) => {
                     sandbox.greet(token);
@@ -110,20 +118,19 @@ impl Manager {
     async fn make(
         &self,
         place: Reservation,
-        config: SandboxConfig,
-        idle_timeout: Duration,
+        settings: Settings,
         snapshot: Option<SnapshotName>,
         link: &Arc<Link>,
     ) -> Result<Sandbox, String> {
         let id = place.registration.id.clone();
-        let lease = match config.enable_sandbox_handoff {
+        let lease = match settings.config.enable_sandbox_handoff {
             true => Some(self.claim(&id, &place.handle.token, link).await?),
             false => None,
         };
         match self.fill(&id, snapshot).await {
             Ok(backend) => {
                 let state = State::attached(link.clone());
-                Ok(self.settle(place, config, idle_timeout, backend, lease, state))
+                Ok(self.settle(place, settings, backend, lease, state))
             }
             Err(reason) => {
                 if let Some(lease) = lease {
@@ -196,8 +203,7 @@ impl Manager {
     pub(crate) fn settle(
         &self,
         place: Reservation,
-        config: SandboxConfig,
-        idle_timeout: Duration,
+        settings: Settings,
         backend: Arc<dyn BackendSandbox>,
         lease: Option<Lease>,
         state: State,
@@ -211,8 +217,7 @@ impl Manager {
         Sandbox {
             id: registration.id.clone(),
             token: handle.token,
-            config,
-            idle_timeout,
+            settings,
             options: self.options.clone(),
             backend,
             store: self.store.clone(),
@@ -224,16 +229,29 @@ impl Manager {
         }
     }
 
+    /// Returns the settings of a sandbox. The error is the reason for the client.
+    pub(crate) fn settings(
+        &self,
+        config: SandboxConfig,
+        created: SystemTime,
+        ends_at: Option<SystemTime>,
+    ) -> Result<Settings, String> {
+        Ok(Settings {
+            idle_timeout: self.idle_timeout(&config)?,
+            entry: Arc::new(Entry::new(config.labels.clone(), created, ends_at)),
+            config,
+        })
+    }
+
     /// Returns the idle timeout of a sandbox: the value that its client requests, at most the limit
     /// of the server.
-    pub(crate) fn idle_timeout(&self, config: &SandboxConfig) -> Result<Duration, String> {
-        // About 136 years. Adding this to an `Instant` doesn't overflow.
-        const MOST: u64 = u32::MAX as u64;
-        let limit = self.options.max_idle_timeout.min(Duration::from_secs(MOST));
+    fn idle_timeout(&self, config: &SandboxConfig) -> Result<Duration, String> {
+        let longest = Duration::from_secs(MAX_SECONDS);
+        let limit = self.options.max_idle_timeout.min(longest);
         let Some(seconds) = config.idle_timeout else {
             return Ok(self.options.default_idle_timeout.min(limit));
         };
-        if seconds > MOST {
+        if seconds > MAX_SECONDS {
             return Err(ConfigError::WrongValue {
                 key: CONFIG_IDLE_TIMEOUT,
                 expected: "at most 4294967295 seconds",

@@ -1,6 +1,7 @@
 //! The task of each sandbox, and the registry of all sandboxes.
 
 pub(crate) mod attach;
+pub(crate) mod entry;
 pub(crate) mod execs;
 pub(crate) mod handle;
 pub(crate) mod leases;
