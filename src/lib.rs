@@ -160,8 +160,8 @@ pub(crate) use actor::{ProcessActor, ProcessOutput, SandboxActor};
 pub use client::{
     Command, Download, EventStream, ExistingSandbox, FileEntries, FileEvents, FileReader,
     FileWriter, Files, LineStream, ListSandboxes, NewSandbox, OpenMode, Output, Process,
-    ProcessRef, ProcessStdin, Runtime, Sandbox, SandboxBuilder, TextStream, TransferProgress,
-    TransferSummary, Upload,
+    ProcessRef, ProcessStdin, Runtime, Sandbox, SandboxBuilder, Terminal, TerminalBuilder,
+    TextStream, TransferProgress, TransferSummary, Upload,
 };
 #[cfg(feature = "client")]
 pub use error::{Error, ErrorKind};
@@ -171,7 +171,7 @@ pub use machine::{
 };
 pub use protocol::{
     Builtin, BuiltinError, BuiltinErrorKind, FileEntry, FileEvent, FileKind, FileMetadata,
-    FilePath, SkippedFile, Transferred, WriteMode,
+    FilePath, Signal, SkippedFile, TerminalSize, Transferred, WriteMode,
 };
 pub use protocol::{
     ListedState, SandboxId, SandboxInfo, SandboxToken, Status, StdStream,

@@ -110,6 +110,7 @@ fn client_messages() -> Vec<(&'static str, ClientMessage<'static>)> {
         timeout_ms: Some(5_000),
         output_grace_ms: None,
         window: Some(4_194_308),
+        terminal: None,
         input_ends: false,
     };
     let request = || ExecRequest::new("python", "print(input())");

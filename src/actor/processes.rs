@@ -15,6 +15,7 @@ use super::{
 use crate::{
     Error,
     machine::{LinkError, OutputPolicy, Process, ProcessFact, ProcessId, SandboxEnd},
+    protocol::ExecId,
     transport::Credit,
 };
 
@@ -27,6 +28,8 @@ pub(super) struct Processes {
 }
 
 struct ProcessLink {
+    /// The id of the exec (v2).
+    exec: Option<ExecId>,
     actor: Addr<ProcessActor>,
     /// The actor itself, until its first message.
     unstarted: Option<Unstarted>,
@@ -63,6 +66,7 @@ impl Processes {
         policy: OutputPolicy,
         sandbox: Rc<dyn Owner<ProcessReport>>,
     ) {
+        let exec = machine.place().map(|(exec, _)| exec.clone());
         let (actor, unstarted, output) = ProcessActor::create(NewProcess {
             process,
             machine,
@@ -71,6 +75,7 @@ impl Processes {
             sandbox_awaited: self.awaited,
         });
         let link = ProcessLink {
+            exec,
             actor,
             unstarted: Some(unstarted),
             output: Some(output),
@@ -91,6 +96,7 @@ impl Processes {
             link.start = start;
             Some(StartedProcess {
                 process,
+                exec: link.exec.clone(),
                 actor: link.actor.clone(),
                 output: link.output.take()?,
             })

@@ -11,7 +11,9 @@ use super::{Language, ProcessActor, ProcessOutput, ProcessPlace, StateReader};
 use crate::{
     Error, SandboxEvent,
     machine::{OutputPolicy, ProcessId, SandboxState, Stdin},
-    protocol::{Builtin, ExecOptions, ExecRequest, Program, SandboxId, SandboxToken, Version},
+    protocol::{
+        Builtin, ExecId, ExecOptions, ExecRequest, Program, SandboxId, SandboxToken, Version,
+    },
 };
 
 /// Asks a [`SandboxActor`](super::SandboxActor) to answer when the sandbox runs.
@@ -167,6 +169,9 @@ impl StartKey {
 pub struct StartedProcess {
     /// The number of the process in its sandbox.
     pub process: ProcessId,
+    /// The id of the exec in its sandbox, by which builtins such as
+    /// [`Builtin::Signal`](crate::Builtin::Signal) name it. `None` under protocol v1.
+    pub exec: Option<ExecId>,
     /// The actor of the process.
     pub actor: Addr<ProcessActor>,
     /// The output of the process.

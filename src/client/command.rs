@@ -9,6 +9,7 @@ use super::{Output, Process, Sandbox, streams::READ_LIMIT};
 use crate::{
     Error, Language, OutputPolicy, ProcessEnd,
     actor::{Exec, ExecProgram, Start, StartKey, Stdin},
+    protocol::TerminalSize,
 };
 
 /// Code to run in a sandbox: its arguments, environment, working directory, input and time limit.
@@ -285,6 +286,14 @@ impl Command {
         let process = command.spawn().await?;
         process.discard_output();
         process.wait().await
+    }
+
+    pub(super) fn set_program(&mut self, program: ExecProgram) {
+        self.exec.program = program;
+    }
+
+    pub(super) fn set_terminal(&mut self, size: TerminalSize) {
+        self.exec.options.terminal = Some(size);
     }
 
     fn without_input(mut self) -> Self {

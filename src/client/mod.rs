@@ -10,12 +10,15 @@ mod events;
 mod files;
 mod ignore;
 mod list;
+mod operation;
 mod output;
 mod process;
 mod process_ref;
 mod runtime;
+mod signal;
 mod stdin;
 mod streams;
+mod terminal;
 mod transfer;
 
 use actix::{Actor, Addr, Context, Handler, Message};
@@ -35,6 +38,7 @@ pub use runtime::Runtime;
 pub use sandbox::Sandbox;
 pub use stdin::ProcessStdin;
 pub use streams::{LineStream, TextStream};
+pub use terminal::{Terminal, TerminalBuilder};
 
 /// Sends a message and waits for the answer. `what` names the request in an error.
 async fn ask<A, M>(

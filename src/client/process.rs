@@ -9,6 +9,8 @@ use super::{Sandbox, ask};
 use crate::{
     Error, MergedOutput, OutputStream, ProcessActor, ProcessEnd, ProcessId, ProcessOutput,
     actor::{CloseStdin, FlushStdin, Kill, StartedProcess, Wait, WriteStdin},
+    machine::Failure,
+    protocol::ExecId,
 };
 
 /// A process in a sandbox.
@@ -59,6 +61,8 @@ struct Inner {
     /// Keeps the sandbox's connection open.
     sandbox: Sandbox,
     process: ProcessId,
+    /// The id of the exec (v2).
+    exec: Option<ExecId>,
     actor: Addr<ProcessActor>,
     output: ProcessOutput,
     kill_on_drop: bool,
@@ -68,12 +72,14 @@ impl Process {
     pub(super) fn new(sandbox: Sandbox, started: StartedProcess, kill_on_drop: bool) -> Self {
         let StartedProcess {
             process,
+            exec,
             actor,
             output,
         } = started;
         Self(Arc::new(Inner {
             sandbox,
             process,
+            exec,
             actor,
             output,
             kill_on_drop,
@@ -250,6 +256,13 @@ impl Process {
     ///   process held it open. The background process may still run.
     pub async fn kill(&self) -> Result<(), Error> {
         ask(&self.0.actor, Kill, "kill the process").await?
+    }
+
+    /// The id of the exec, for a request about it. `what` is the request.
+    pub(super) fn exec_id(&self, what: &'static str) -> Result<ExecId, Error> {
+        let feature = "named processes";
+        let exec = self.0.exec.clone();
+        exec.ok_or_else(|| Failure::Unsupported { what, feature }.into())
     }
 
     /// The sandbox that the process runs in.

@@ -2,10 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::protocol::Builtin;
+use crate::protocol::{Builtin, TerminalSize};
 
 /// The version of this protocol. Server and agent must have the same version.
-pub(crate) const PROTOCOL: u32 = 3;
+pub(crate) const PROTOCOL: u32 = 4;
 
 /// A message of the server.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,6 +19,21 @@ pub(crate) enum Request {
     Kill {
         /// The number of the exec.
         exec: u32,
+    },
+    /// Sends a signal to the main process of an exec.
+    Signal {
+        /// The number of the exec.
+        exec: u32,
+        /// The number of the signal.
+        signal: i32,
+        /// Whether to send it to the process group of the main process.
+        group: bool,
+    },
+    /// Changes the size of the terminal of an exec.
+    Resize {
+        /// The number of the exec.
+        exec: u32,
+        size: TerminalSize,
     },
     /// The server no longer reads a stream of an exec. The agent closes its pipe.
     Close {
@@ -111,6 +126,8 @@ pub(crate) struct Start {
     pub(crate) env: Vec<(String, String)>,
     /// The working directory.
     pub(crate) cwd: String,
+    /// The size of the terminal to run the program in. `None`: it runs without a terminal.
+    pub(crate) terminal: Option<TerminalSize>,
     /// A file that the agent writes before it starts the program, and removes when the main process
     /// has ended.
     pub(crate) file: Option<File>,
@@ -177,6 +194,13 @@ pub(crate) enum Reply {
     Killed {
         /// The number of the exec.
         exec: u32,
+    },
+    /// The answer to [`Request::Signal`] and [`Request::Resize`].
+    Steered {
+        /// The number of the exec.
+        exec: u32,
+        /// The error number, if the request failed.
+        error: Option<i32>,
     },
     /// The answer to [`Request::Suspend`].
     Suspended {

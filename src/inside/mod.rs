@@ -19,6 +19,7 @@ pub(crate) mod process;
 #[cfg(target_os = "linux")]
 pub(crate) mod remote;
 pub(crate) mod spawn;
+pub(crate) mod terminal;
 
 #[cfg(all(target_os = "linux", feature = "unstable-internals"))]
 pub use remote::check_frames;

@@ -3,7 +3,10 @@
 use std::io;
 
 use futures::future::BoxFuture;
+use nix::errno::Errno;
 use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::protocol::TerminalSize;
 
 /// The server's end of a process's stdout or stderr.
 pub(crate) type Pipe = Box<dyn AsyncRead + Send + Unpin>;
@@ -35,4 +38,17 @@ pub(crate) trait Process: Send {
     /// Ends the main process and all its children. Resolves when none is left. The error is the
     /// reason to report to the client.
     fn kill(&mut self) -> BoxFuture<'_, Result<(), String>>;
+
+    /// Sends a signal to the main process, or to its process group. Fails with ESRCH if the main
+    /// process has ended. Cancel safe: the signal may be sent all the same.
+    fn signal(&mut self, signal: i32, group: bool) -> BoxFuture<'_, io::Result<()>> {
+        let _ = (signal, group);
+        Box::pin(async { Err(io::ErrorKind::Unsupported.into()) })
+    }
+
+    /// Changes the size of the terminal. Fails with ENOTTY if there is none.
+    fn resize(&mut self, size: TerminalSize) -> BoxFuture<'_, io::Result<()>> {
+        let _ = size;
+        Box::pin(async { Err(Errno::ENOTTY.into()) })
+    }
 }

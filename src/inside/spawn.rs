@@ -77,6 +77,13 @@ pub(super) fn fork(
     }
 }
 
+/// Sends a signal to a process, or with a negative `target` to the process group `-target`. Takes
+/// every signal, while the type `Signal` of the crate nix lacks the real-time signals.
+pub(crate) fn send_signal(target: i32, signal: i32) -> Result<(), nix::errno::Errno> {
+    // SAFETY: the arguments are numbers.
+    nix::errno::Errno::result(unsafe { libc::kill(target, signal) }).map(drop)
+}
+
 /// Greater than every descriptor. gVisor reads it as an `int`, so it must not be negative there.
 #[cfg(target_os = "linux")]
 const END_OF_DESCRIPTORS: u32 = i32::MAX.cast_unsigned();
@@ -132,6 +139,15 @@ pub(super) fn limited_command(
     // SAFETY: it only makes system calls.
     unsafe { command.pre_exec(reset) };
     command
+}
+
+/// Makes the terminal at the stdin of the new process its controlling terminal, so that Ctrl-C and
+/// job control work. The process must be the leader of a new session, as that of a [`command`] or
+/// a [`limited_command`] is.
+pub(crate) fn control_terminal(command: &mut Command) {
+    let control = || Ok(rustix::process::ioctl_tiocsctty(rustix::stdio::stdin())?);
+    // SAFETY: it only makes system calls.
+    unsafe { command.pre_exec(control) };
 }
 
 /// Sets every limit of this process as for a [`command`].

@@ -1,4 +1,4 @@
-//! [`Builtin`]: an operation on the files of a sandbox, which an exec runs instead of code (v2).
+//! [`Builtin`]: an operation that the server provides, which an exec runs instead of code (v2).
 
 use std::{
     io,
@@ -7,13 +7,16 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::FilePath;
+use super::{
+    ExecId, FilePath, TerminalSize,
+    names::{FEATURE_BUILTINS, FEATURE_SIGNALS, FEATURE_TERMINALS},
+};
 
 /// Maximum length of the result of a builtin as JSON, in bytes: 64 KiB.
 pub const MAX_RESULT_BYTES: usize = 64 * 1024;
 
-/// An operation on the files of a sandbox. The server provides it as a program, which an exec runs
-/// instead of code.
+/// An operation on a sandbox. The server provides it as a program, which an exec runs instead of
+/// code.
 ///
 /// Instead of an exit code, the exec ends with a result, which is a JSON object, or with a
 /// [`BuiltinError`].
@@ -136,6 +139,24 @@ pub enum Builtin {
         #[serde(default, skip_serializing_if = "is_false")]
         file: bool,
     },
+    /// Sends a signal to the main process of another exec. Result: an empty object.
+    Signal {
+        /// The id of the exec. It must run a program, not a builtin.
+        exec: ExecId,
+        /// The number of the signal on Linux, from 1 to 64.
+        signal: i32,
+        /// Whether to send the signal to the process group of the main process. The group contains
+        /// its children, unless they have changed their group.
+        #[serde(default, skip_serializing_if = "is_false")]
+        group: bool,
+    },
+    /// Changes the size of the terminal of another exec. Result: an empty object.
+    Resize {
+        /// The id of the exec, which must have a terminal.
+        exec: ExecId,
+        /// The new size.
+        size: TerminalSize,
+    },
 }
 
 impl Builtin {
@@ -155,6 +176,17 @@ impl Builtin {
             Self::Watch { .. } => "watch",
             Self::Pack { .. } => "pack",
             Self::Unpack { .. } => "unpack",
+            Self::Signal { .. } => "signal",
+            Self::Resize { .. } => "resize",
+        }
+    }
+
+    /// The feature that a server lists if it provides this operation.
+    pub(crate) fn feature(&self) -> &'static str {
+        match self {
+            Self::Signal { .. } => FEATURE_SIGNALS,
+            Self::Resize { .. } => FEATURE_TERMINALS,
+            _ => FEATURE_BUILTINS,
         }
     }
 
@@ -175,6 +207,7 @@ impl Builtin {
             | Self::Watch { path, .. }
             | Self::Pack { path }
             | Self::Unpack { path, .. } => path,
+            Self::Signal { .. } | Self::Resize { .. } => return None,
         })
     }
 }

@@ -31,7 +31,8 @@ impl<T: Into<String>> From<T> for SandboxId {
 }
 
 /// The id that a client gave to an exec (protocol v2). Unique in the sandbox.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize)]
+#[serde(from = "String")]
 pub struct ExecId(Arc<str>);
 
 impl ExecId {

@@ -46,7 +46,9 @@ mod pairing;
 mod plain;
 mod reassembly;
 mod server_message;
+mod signal;
 mod status;
+mod terminal;
 mod utf8;
 pub mod variables;
 mod version;
@@ -70,8 +72,10 @@ pub use server_message::{
     EndReason, ExecEnd, ExecUpdate, Identity, Outcome, OutputPiece, OutputPlace, OutputView,
     Received, ServerMessage, StatusUpdate,
 };
+pub use signal::Signal;
 pub(crate) use status::Severity;
 pub use status::Status;
+pub use terminal::TerminalSize;
 pub use utf8::{Utf8Decoder, utf8_boundary};
 pub use variables::Variables;
 pub use version::Version;

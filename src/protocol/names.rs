@@ -31,13 +31,19 @@ pub const FEATURE_ARGV: &str = "argv";
 pub const FEATURE_BUILTINS: &str = "builtins";
 /// The feature: input and output in binary frames (v2).
 pub const FEATURE_BINARY: &str = "binary";
+/// The feature: signals for processes (v2).
+pub const FEATURE_SIGNALS: &str = "signals";
+/// The feature: execs with a terminal (v2).
+pub const FEATURE_TERMINALS: &str = "terminals";
 /// The feature: labels, variables and a maximum lifetime of a sandbox (v2).
 pub const FEATURE_LIFETIME: &str = "lifetime";
 /// The features that a server of this version lists in `SANDBOX_RUNNING`.
-pub const FEATURES: [&str; 4] = [
+pub const FEATURES: [&str; 6] = [
     FEATURE_ARGV,
     FEATURE_BUILTINS,
     FEATURE_BINARY,
+    FEATURE_SIGNALS,
+    FEATURE_TERMINALS,
     FEATURE_LIFETIME,
 ];
 

@@ -86,7 +86,7 @@ fn messages_of_a_server_are_frozen() {
         ),
         (
             ServerMessage::running(),
-            r#"{"event":"status_update","status":"SANDBOX_RUNNING","features":["argv","builtins","binary"]}"#,
+            r#"{"event":"status_update","status":"SANDBOX_RUNNING","features":["argv","builtins","binary","signals","terminals"]}"#,
         ),
         (
             with_reason(EndReason::Killed),
@@ -146,6 +146,7 @@ fn messages_of_a_client_are_frozen() {
         output_grace_ms: Some(2),
         window: Some(3),
         binary: true,
+        terminal: TerminalSize::new(80, 24),
         input_ends: false,
     };
     let stdin = |data: &'static [u8], eof| {
@@ -199,6 +200,17 @@ fn messages_of_a_client_are_frozen() {
         ),
         (
             named(NamedMessage::Exec(
+                Program::Builtin(Cow::Owned(Builtin::Signal {
+                    exec: "f".into(),
+                    signal: 15,
+                    group: true,
+                })),
+                ExecOptions::default(),
+            )),
+            r#"{"builtin":{"op":"signal","exec":"f","signal":15,"group":true},"exec":"e"}"#,
+        ),
+        (
+            named(NamedMessage::Exec(
                 Program::Code(ExecRequest::new("bash", "ls")),
                 ExecOptions::default(),
             )),
@@ -209,7 +221,7 @@ fn messages_of_a_client_are_frozen() {
                 Program::Code(ExecRequest::new("bash", "ls")),
                 options,
             )),
-            r#"{"language":"bash","code":"ls","exec":"e","args":["a"],"env":{"K":"V"},"cwd":"src","timeout_ms":1,"output_grace_ms":2,"window":3,"binary":true}"#,
+            r#"{"language":"bash","code":"ls","exec":"e","args":["a"],"env":{"K":"V"},"cwd":"src","timeout_ms":1,"output_grace_ms":2,"window":3,"binary":true,"terminal":{"columns":80,"rows":24}}"#,
         ),
         (
             stdin(b"text", false),

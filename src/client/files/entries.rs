@@ -10,7 +10,7 @@ use std::{
 use futures::{Stream, StreamExt, TryStreamExt};
 use serde::de::{DeserializeOwned, IgnoredAny};
 
-use super::{Ending, result};
+use crate::client::operation::{Ending, result};
 use crate::{
     Error, LineStream, Process,
     protocol::{BuiltinError, FileEntry, excerpt},

@@ -9,11 +9,7 @@ mod transfers;
 mod watch;
 mod writer;
 
-use std::task::{Context, Poll, ready};
-
 use bytes::Bytes;
-use futures::future::BoxFuture;
-use serde::de::DeserializeOwned;
 
 pub use self::{
     entries::FileEntries,
@@ -22,11 +18,11 @@ pub use self::{
     watch::FileEvents,
     writer::FileWriter,
 };
-use super::{Command, Process, Sandbox, streams::READ_LIMIT};
+use super::{Command, Sandbox, operation::outcome, streams::READ_LIMIT};
 use crate::{
-    Error, ErrorKind, ProcessEnd, SandboxEnd,
+    Error, ErrorKind,
     actor::{Exec, ExecProgram},
-    machine::{Failure, OutputPolicy, Stdin},
+    machine::Stdin,
     protocol::{
         Builtin, BuiltinError, BuiltinErrorKind, FileEntry, FileMetadata, FilePath, Transferred,
         WriteMode,
@@ -137,7 +133,7 @@ impl Files {
             offset,
             length,
         };
-        let process = self.start(read, Stdin::Null).await?;
+        let process = self.sandbox.start(read, Stdin::Null).await?;
         let content = process.stdout().read_to_limit(READ_LIMIT).await;
         let content = content.map_err(|error| match error.kind() {
             ErrorKind::OutputTooLarge => {
@@ -191,7 +187,7 @@ impl Files {
             offset,
             length,
         };
-        let process = self.start(read, Stdin::Null).await?;
+        let process = self.sandbox.start(read, Stdin::Null).await?;
         Ok(FileReader::new(process))
     }
 
@@ -261,7 +257,10 @@ impl Files {
         path: impl Into<FilePath>,
         mode: WriteMode,
     ) -> Result<FileWriter, Error> {
-        let process = self.start(write(path.into(), mode), Stdin::Open).await?;
+        let process = self
+            .sandbox
+            .start(write(path.into(), mode), Stdin::Open)
+            .await?;
         Ok(FileWriter::new(process))
     }
 
@@ -284,14 +283,16 @@ impl Files {
             depth,
             pattern: pattern.map(str::to_owned),
         };
-        let process = self.start(list, Stdin::Null).await?;
+        let process = self.sandbox.start(list, Stdin::Null).await?;
         Ok(FileEntries::new(process))
     }
 
     /// Returns the metadata of a file or directory. Follows symbolic links.
     pub async fn metadata(&self, path: impl Into<FilePath>) -> Result<FileMetadata, Error> {
         let path = path.into();
-        self.perform(Builtin::Metadata { path, follow: true }).await
+        self.sandbox
+            .perform(Builtin::Metadata { path, follow: true })
+            .await
     }
 
     /// Returns the metadata of a file or directory. If the path is a symbolic link, describes the
@@ -299,7 +300,9 @@ impl Files {
     pub async fn symlink_metadata(&self, path: impl Into<FilePath>) -> Result<FileMetadata, Error> {
         let path = path.into();
         let follow = false;
-        self.perform(Builtin::Metadata { path, follow }).await
+        self.sandbox
+            .perform(Builtin::Metadata { path, follow })
+            .await
     }
 
     /// Whether a file or directory exists. `false` for a symbolic link whose target doesn't exist.
@@ -315,21 +318,27 @@ impl Files {
 
     /// Creates a directory and its missing parents. Succeeds if the directory already exists.
     pub async fn create_dir(&self, path: impl Into<FilePath>) -> Result<(), Error> {
-        self.apply(Builtin::CreateDir { path: path.into() }).await
+        self.sandbox
+            .apply(Builtin::CreateDir { path: path.into() })
+            .await
     }
 
     /// Removes a file, a link or an empty directory.
     pub async fn remove(&self, path: impl Into<FilePath>) -> Result<(), Error> {
         let path = path.into();
         let recursive = false;
-        self.apply(Builtin::Remove { path, recursive }).await
+        self.sandbox
+            .apply(Builtin::Remove { path, recursive })
+            .await
     }
 
     /// Removes a directory with everything in it, or a file. Doesn't follow links.
     pub async fn remove_all(&self, path: impl Into<FilePath>) -> Result<(), Error> {
         let path = path.into();
         let recursive = true;
-        self.apply(Builtin::Remove { path, recursive }).await
+        self.sandbox
+            .apply(Builtin::Remove { path, recursive })
+            .await
     }
 
     /// Renames a file or directory. Replaces a file at the new path.
@@ -339,7 +348,7 @@ impl Files {
         to: impl Into<FilePath>,
     ) -> Result<(), Error> {
         let (path, to) = (path.into(), to.into());
-        self.apply(Builtin::Rename { path, to }).await
+        self.sandbox.apply(Builtin::Rename { path, to }).await
     }
 
     /// Copies a regular file with its permissions, atomically like [`write`](Self::write). Returns
@@ -350,7 +359,7 @@ impl Files {
         to: impl Into<FilePath>,
     ) -> Result<u64, Error> {
         let (path, to) = (path.into(), to.into());
-        let copied: Transferred = self.perform(Builtin::Copy { path, to }).await?;
+        let copied: Transferred = self.sandbox.perform(Builtin::Copy { path, to }).await?;
         Ok(copied.bytes)
     }
 
@@ -361,7 +370,8 @@ impl Files {
         permissions: u32,
     ) -> Result<(), Error> {
         let path = path.into();
-        self.apply(Builtin::SetPermissions { path, permissions })
+        self.sandbox
+            .apply(Builtin::SetPermissions { path, permissions })
             .await
     }
 
@@ -392,67 +402,25 @@ impl Files {
     ) -> Result<FileEvents, Error> {
         let path = path.into();
         let process = self
+            .sandbox
             .start(Builtin::Watch { path, recursive }, Stdin::Open)
             .await?;
         FileEvents::ready(process).await
     }
 
     async fn link(&self, path: FilePath, target: FilePath, symbolic: bool) -> Result<(), Error> {
-        self.apply(Builtin::Link {
-            path,
-            target,
-            symbolic,
-        })
-        .await
+        self.sandbox
+            .apply(Builtin::Link {
+                path,
+                target,
+                symbolic,
+            })
+            .await
     }
 
     async fn put(&self, write: Builtin, content: Bytes) -> Result<(), Error> {
-        let process = self.start(write, Stdin::Bytes(content)).await?;
+        let process = self.sandbox.start(write, Stdin::Bytes(content)).await?;
         outcome::<Transferred>(&process).await.map(drop)
-    }
-
-    async fn apply(&self, builtin: Builtin) -> Result<(), Error> {
-        self.perform::<serde::de::IgnoredAny>(builtin)
-            .await
-            .map(drop)
-    }
-
-    /// Runs an operation that has neither input nor output.
-    async fn perform<T: DeserializeOwned>(&self, builtin: Builtin) -> Result<T, Error> {
-        let process = self.start(builtin, Stdin::Null).await?;
-        outcome(&process).await
-    }
-
-    /// Starts an operation. Dropping the process stops it.
-    async fn start(&self, builtin: Builtin, stdin: Stdin) -> Result<Process, Error> {
-        let mut exec = Exec::builtin(builtin);
-        exec.stdin = stdin;
-        // No content may be dropped, whatever the policy of the sandbox.
-        exec.output = Some(OutputPolicy::default());
-        let command = Command::of(self.sandbox.clone(), exec);
-        command.kill_on_drop(true).spawn().await
-    }
-}
-
-/// Waits for the end of an operation in a `poll` function.
-#[derive(Default)]
-struct Ending(Option<BoxFuture<'static, Result<ProcessEnd, Error>>>);
-
-impl Ending {
-    fn poll(&mut self, process: &Process, cx: &mut Context<'_>) -> Poll<Result<ProcessEnd, Error>> {
-        let waiting = self.0.get_or_insert_with(|| {
-            let process = process.clone();
-            Box::pin(async move { process.wait().await })
-        });
-        let end = ready!(waiting.as_mut().poll(cx));
-        self.0 = None;
-        Poll::Ready(end)
-    }
-}
-
-impl std::fmt::Debug for Ending {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Ending").field(&self.0.is_some()).finish()
     }
 }
 
@@ -461,28 +429,5 @@ fn write(path: FilePath, mode: WriteMode) -> Builtin {
         path,
         mode,
         permissions: None,
-    }
-}
-
-/// Waits for the result of an operation.
-async fn outcome<T: DeserializeOwned>(process: &Process) -> Result<T, Error> {
-    result(process.wait().await?)
-}
-
-/// Returns the result of an operation that has ended.
-fn result<T: DeserializeOwned>(end: ProcessEnd) -> Result<T, Error> {
-    match end {
-        ProcessEnd::Completed(Ok(result)) => serde_json::from_str(&result).map_err(|error| {
-            let message = format!("the server's result can't be read: {error}");
-            BuiltinError::other(message).into()
-        }),
-        ProcessEnd::Completed(Err(error)) => Err((*error).into()),
-        ProcessEnd::SandboxLost { end } => Err(Error::sandbox_lost(end)),
-        // The caller still waits, so the sandbox was killed.
-        ProcessEnd::Killed => Err(Error::sandbox_lost(SandboxEnd::Killed)),
-        _ => {
-            let what = "complete the operation";
-            Err(Failure::ProcessEnded { what }.into())
-        }
     }
 }

@@ -8,7 +8,7 @@ use std::{
 
 use tokio::io::{AsyncRead, ReadBuf};
 
-use super::{Ending, result};
+use crate::client::operation::{Ending, result};
 use crate::{OutputStream, Process, protocol::Transferred};
 
 /// Reads a file of a sandbox. [`Files::open`](super::Files::open) returns this reader.

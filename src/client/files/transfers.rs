@@ -9,12 +9,13 @@ use std::{
 
 use futures::{StreamExt, TryStreamExt};
 
-use super::{Files, outcome};
+use super::Files;
 use crate::{
     Error,
     archive::{ArchiveError, Limits, Progress, Summary},
     client::{
         ignore::IgnoreRules,
+        operation::outcome,
         transfer::{PackStream, UnpackSink, is_file},
     },
     machine::Stdin,
@@ -173,7 +174,7 @@ impl Upload {
             path: self.remote,
             file,
         };
-        let process = self.files.start(unpack, Stdin::Open).await?;
+        let process = self.files.sandbox.start(unpack, Stdin::Open).await?;
         let mut archive = PackStream::new(self.local.clone(), self.ignore, call(self.on_progress))
             .map_err(|error| failed(ArchiveError::stream("pack", error)))?;
         while let Some(piece) = archive.try_next().await.map_err(failed)? {
@@ -226,7 +227,7 @@ impl Download {
         let remote = self.files.metadata(&self.remote).await?;
         let is_file = remote.kind == FileKind::File;
         let pack = Builtin::Pack { path: self.remote };
-        let process = self.files.start(pack, Stdin::Null).await?;
+        let process = self.files.sandbox.start(pack, Stdin::Null).await?;
         let on_progress = call(self.on_progress);
         let mut sink = UnpackSink::new(self.local.clone(), is_file, self.limits, on_progress)
             .map_err(|error| failed(ArchiveError::stream("unpack", error)))?;

@@ -8,7 +8,7 @@ use std::{
 
 use tokio::io::AsyncWrite;
 
-use super::{Ending, result};
+use crate::client::operation::{Ending, result};
 use crate::{Error, Process, ProcessStdin, protocol::Transferred};
 
 /// Writes a file of a sandbox. [`Files::create`](super::Files::create) and

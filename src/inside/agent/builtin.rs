@@ -46,7 +46,7 @@ pub(super) fn start(
             Ok(streams) => streams,
             Err(error) => return NotStarted::from(error).report().write(&reports),
         };
-        Report::Started.write(&reports);
+        Report::Started(std::process::id().cast_signed()).write(&reports);
         // If this fails, the server notices that there is no outcome.
         let _ = serve(builtin, Path::new(home), &mut streams, &stdio.stderr);
         Report::Ended(0).write(&reports);

@@ -19,14 +19,21 @@ use nix::{
 use rustix::{event::PollFlags, io::Errno};
 
 use super::{
-    builtin, failed,
-    main_process::{self, Identity, Report, Stdio},
+    builtin,
+    ends::Ends,
+    failed,
+    main_process::{self, Identity, Report},
     processes::continue_if_stopped,
     put_reply, reaper, timer,
 };
-use crate::inside::{
-    frames::{MAX_DATA_BYTES, Stream, WINDOW, put_credit, put_data, put_end},
-    messages::{File, Limits, Program, Reply, Start},
+use crate::{
+    inside::{
+        frames::{MAX_DATA_BYTES, Stream, WINDOW, put_credit, put_data, put_end},
+        messages::{File, Limits, Program, Reply, Start},
+        spawn,
+        terminal::Terminal,
+    },
+    protocol::TerminalSize,
 };
 
 /// How long a builtin may take to stop. After that, its process is killed. The server waits longer.
@@ -50,6 +57,9 @@ pub(super) struct Exec {
     /// The child of the agent: the reaper, or the main process if there is no reaper. `None` once
     /// it has ended.
     child: Option<Pid>,
+    /// The main process. `None` before the agent knows that it was started, and once the agent knows
+    /// that it has ended.
+    main: Option<Pid>,
     /// The supplementary group of the processes. `None` if a reaper holds them together.
     group: Option<u32>,
     /// Carries reports about the main process. `None` after the last report.
@@ -75,6 +85,7 @@ pub(super) struct Exec {
     is_last_input: bool,
     stdout: Output,
     stderr: Output,
+    terminal: Option<Terminal>,
 }
 
 /// What the server knows of the main process.
@@ -126,21 +137,14 @@ impl Exec {
     ) -> io::Result<Self> {
         let file = start.file.as_ref().map(WrittenFile::new).transpose()?;
         let (reports, reported) = io::pipe()?;
-        let pipes = || Ok([io::pipe()?, io::pipe()?, io::pipe()?]);
-        let pipes = match identity {
-            Some(identity) => identity.as_user(pipes),
-            None => pipes(),
-        };
-        let [(stdin, input), (stdout, to_stdout), (stderr, to_stderr)] = pipes?;
-        rustix::io::ioctl_fionbio(&input, true)?;
-        for pipe in [&reports, &stdout, &stderr] {
-            rustix::io::ioctl_fionbio(pipe, true)?;
-        }
-        let stdio = Stdio {
+        rustix::io::ioctl_fionbio(&reports, true)?;
+        let Ends {
+            stdio,
             stdin,
-            stdout: to_stdout,
-            stderr: to_stderr,
-        };
+            stdout,
+            stderr,
+            terminal,
+        } = Ends::new(start.terminal, identity)?;
         let mut stop = None;
         let child = match (&start.program, identity) {
             (Program::File { path, args }, Some(identity)) => {
@@ -162,9 +166,10 @@ impl Exec {
             file,
             stop,
             told: Told::Nothing,
-            stdin: Some(input),
+            stdin: Some(stdin),
             stdout: Output::new(Some(stdout)),
-            stderr: Output::new(Some(stderr)),
+            stderr: Output::new(stderr),
+            terminal,
             ..Self::ended(start.exec, identity.map(|identity| identity.group))
         })
     }
@@ -174,6 +179,7 @@ impl Exec {
         Self {
             number,
             child: None,
+            main: None,
             group,
             reports: None,
             file: None,
@@ -188,6 +194,7 @@ impl Exec {
             is_last_input: false,
             stdout: Output::new(None),
             stderr: Output::new(None),
+            terminal: None,
         }
     }
 
@@ -235,6 +242,22 @@ impl Exec {
         // The builtin must see the kill before the end of its input, which would commit a write.
         if self.stop.take().is_some() {
             self.stops_by = Some(timer::now() + STOPS_WITHIN);
+        }
+    }
+
+    /// Sends a signal to the main process, or to its process group.
+    pub(super) fn signal(&self, signal: i32, group: bool) -> nix::Result<()> {
+        // If a reaper has just reaped the main process, no process has its PID: the kernel gives
+        // other PIDs first. In any case, the signal stays in the sandbox.
+        let main = self.main.ok_or(nix::errno::Errno::ESRCH)?.as_raw();
+        spawn::send_signal(if group { -main } else { main }, signal)
+    }
+
+    /// Changes the size of the terminal.
+    pub(super) fn resize(&self, size: TerminalSize) -> nix::Result<()> {
+        match &self.terminal {
+            Some(terminal) => terminal.resize(size),
+            None => Err(nix::errno::Errno::ENOTTY),
         }
     }
 
@@ -399,13 +422,17 @@ impl Exec {
             Ok(_) | Err(_) => {
                 self.reports = None;
                 if self.group.is_some() && self.told == Told::Nothing {
+                    self.main = self.child;
                     self.tell_start(outgoing);
                 }
                 return false;
             }
         }
         match Report::from_bytes(report) {
-            Report::Started => self.tell_start(outgoing),
+            Report::Started(pid) => {
+                self.main = Some(Pid::from_raw(pid));
+                self.tell_start(outgoing);
+            }
             Report::NotStarted(failure, error) => {
                 self.told = Told::End;
                 let reason = io::Error::from_raw_os_error(error).to_string();
@@ -424,6 +451,7 @@ impl Exec {
     /// Tells the server the end of the main process.
     fn tell_exit(&mut self, status: ExitStatus, outgoing: &mut BytesMut) {
         self.told = Told::End;
+        self.main = None;
         self.file = None;
         let reply = Reply::Exited {
             exec: self.number,

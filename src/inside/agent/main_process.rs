@@ -25,7 +25,8 @@ use crate::inside::{
 /// What is reported to the agent about a main process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Report {
-    Started,
+    /// The main process was started: its PID.
+    Started(i32),
     /// The main process could not be started: what failed, and the error number.
     NotStarted(Failure, i32),
     /// The main process has ended: its status, as wait(2) returns it.
@@ -37,7 +38,7 @@ impl Report {
 
     fn to_bytes(self) -> [u8; Self::BYTES] {
         let (kind, value) = match self {
-            Self::Started => (0, 0),
+            Self::Started(pid) => (0, pid),
             Self::NotStarted(Failure::Directory, error) => (1, error),
             Self::NotStarted(Failure::DirectoryDenied, error) => (2, error),
             Self::NotStarted(Failure::Program | Failure::Setup, error) => (3, error),
@@ -50,7 +51,7 @@ impl Report {
         let number = u64::from_ne_bytes(bytes);
         let value = ((number >> 32) as u32).cast_signed();
         match number & 0xff {
-            0 => Self::Started,
+            0 => Self::Started(value),
             1 => Self::NotStarted(Failure::Directory, value),
             2 => Self::NotStarted(Failure::DirectoryDenied, value),
             3 => Self::NotStarted(Failure::Program, value),
@@ -117,6 +118,9 @@ pub(super) fn command(
         .stdin(stdio.stdin)
         .stdout(stdio.stdout)
         .stderr(stdio.stderr);
+    if start.terminal.is_some() {
+        spawn::control_terminal(&mut command);
+    }
     Ok(command)
 }
 
@@ -189,7 +193,7 @@ mod tests {
     #[test]
     fn reports_survive_their_encoding() {
         for report in [
-            Report::Started,
+            Report::Started(7),
             Report::NotStarted(Failure::Directory, 2),
             Report::NotStarted(Failure::DirectoryDenied, 13),
             Report::NotStarted(Failure::Program, 13),

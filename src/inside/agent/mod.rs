@@ -17,6 +17,7 @@
 //! another server is at the other ends of the agent's stdin and stdout.
 
 mod builtin;
+mod ends;
 mod exec;
 mod main_process;
 mod memory;
@@ -384,6 +385,12 @@ impl Agent {
                     None => self.reply(&Reply::Killed { exec: number }),
                 }
             }
+            Request::Signal {
+                exec,
+                signal,
+                group,
+            } => self.steer(exec, |exec| exec.signal(signal, group)),
+            Request::Resize { exec, size } => self.steer(exec, |exec| exec.resize(size)),
             Request::Close { exec, stderr } => {
                 if let Some(exec) = self.execs.get_mut(&exec) {
                     exec.close(if stderr {
@@ -401,6 +408,16 @@ impl Agent {
             }
         }
         Ok(())
+    }
+
+    /// Acts on the main process of an exec, and answers.
+    fn steer(&mut self, exec: u32, act: impl FnOnce(&Exec) -> nix::Result<()>) {
+        let acted = self
+            .execs
+            .get(&exec)
+            .map_or(Err(nix::errno::Errno::ESRCH), act);
+        let error = acted.err().map(|error| error as i32);
+        self.reply(&Reply::Steered { exec, error });
     }
 
     fn start_exec(&mut self, start: &Start) -> io::Result<Exec> {

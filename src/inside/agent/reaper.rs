@@ -36,7 +36,7 @@ pub(super) fn start(
         let started = closed.map_err(NotStarted::from);
         match started.and_then(|()| start_main(start, program, limits, stdio)) {
             Ok(main) => {
-                Report::Started.write(&reports);
+                Report::Started(main.cast_signed()).write(&reports);
                 reap(main, &reports);
             }
             Err(failed) => failed.report().write(&reports),

@@ -110,6 +110,8 @@ fn run(builtin: &Builtin, home: &Path, streams: &mut Streams) -> Result<Value, B
         }
         #[cfg(not(target_os = "linux"))]
         Builtin::Watch { .. } => return Err(unsupported(builtin)),
+        // The server performs these itself.
+        Builtin::Signal { .. } | Builtin::Resize { .. } => return Err(unsupported(builtin)),
         Builtin::Pack { path } => return archive::pack(home, path, streams),
         Builtin::Unpack { path, file } => return archive::unpack(home, path, *file, streams),
     };
@@ -124,7 +126,6 @@ fn to_json(result: impl Serialize) -> serde_json::Result<Value> {
     serde_json::to_value(result)
 }
 
-#[cfg(not(target_os = "linux"))]
 fn unsupported(builtin: &Builtin) -> BuiltinError {
     BuiltinError {
         kind: BuiltinErrorKind::Unsupported,

@@ -20,14 +20,19 @@ use super::{
     Shared,
     state::{ExecState, State},
 };
-use crate::inside::{
-    frames::{Stream, WINDOW, put_credit, put_data, put_end},
-    messages::Request,
-    process::{Exit, Process},
+use crate::{
+    inside::{
+        frames::{Stream, WINDOW, put_credit, put_data, put_end},
+        messages::Request,
+        process::{Exit, Process},
+    },
+    protocol::TerminalSize,
 };
 
 /// How long the agent may take to kill an exec.
 const KILLED_WITHIN: Duration = Duration::from_secs(10);
+/// How long the agent may take to send a signal or to resize a terminal.
+const STEERED_WITHIN: Duration = Duration::from_secs(10);
 
 /// How many bytes the reader of a stream takes before the server grants the agent as many again.
 const GRANT_BYTES: u32 = WINDOW / 4;
@@ -69,6 +74,24 @@ impl RemoteProcess {
     pub(super) fn forget(&mut self) {
         self.exited = watch::channel(Some(Exit::default())).1;
     }
+
+    /// Asks the agent for a signal or a resize.
+    async fn steer(&mut self, request: Request) -> io::Result<()> {
+        let (sender, steered) = oneshot::channel();
+        self.handle.with(|exec, _| exec.steered = Some(sender));
+        self.handle.shared.send(&request);
+        match timeout(STEERED_WITHIN, steered).await {
+            Ok(Ok(None)) => Ok(()),
+            Ok(Ok(Some(number))) => Err(io::Error::from_raw_os_error(number)),
+            Ok(Err(_)) => Err(io::Error::other(self.handle.shared.why())),
+            Err(_) => {
+                let reason = format!("the agent did not answer within {STEERED_WITHIN:?}");
+                // A late answer would be taken for that to the next request.
+                self.handle.shared.end(reason.clone());
+                Err(io::Error::other(reason))
+            }
+        }
+    }
 }
 
 impl Process for RemoteProcess {
@@ -99,6 +122,20 @@ impl Process for RemoteProcess {
                 }
             }
         })
+    }
+
+    fn signal(&mut self, signal: i32, group: bool) -> BoxFuture<'_, io::Result<()>> {
+        let exec = self.handle.exec;
+        Box::pin(self.steer(Request::Signal {
+            exec,
+            signal,
+            group,
+        }))
+    }
+
+    fn resize(&mut self, size: TerminalSize) -> BoxFuture<'_, io::Result<()>> {
+        let exec = self.handle.exec;
+        Box::pin(self.steer(Request::Resize { exec, size }))
     }
 }
 

@@ -47,6 +47,8 @@ pub(super) struct ExecState {
     pub(super) started: Option<oneshot::Sender<Result<(), NotStarted>>>,
     pub(super) exit: Option<watch::Sender<Option<Exit>>>,
     pub(super) killed: Option<oneshot::Sender<()>>,
+    /// Receives the answer to a signal or a resize: the error number if it failed.
+    pub(super) steered: Option<oneshot::Sender<Option<i32>>>,
     pub(super) stdin: InputState,
     pub(super) stdout: OutputState,
     pub(super) stderr: OutputState,
@@ -95,6 +97,7 @@ impl ExecState {
             started: Some(started),
             exit: Some(exit),
             killed: None,
+            steered: None,
             stdin: InputState {
                 is_open: true,
                 credit: WINDOW,
@@ -118,6 +121,7 @@ impl ExecState {
         self.started = None;
         self.exit = None;
         self.killed = None;
+        self.steered = None;
         self.stdin.is_open = false;
         wake(&mut self.stdin.waker);
         for output in [&mut self.stdout, &mut self.stderr] {
@@ -248,6 +252,14 @@ impl State {
                     // Without a sender, this answers an earlier kill for which no caller waits.
                     if let Some(killed) = exec.killed.take() {
                         let _ = killed.send(());
+                    }
+                }
+            }
+            Reply::Steered { exec, error } => {
+                if let Some(exec) = self.exec(exec)? {
+                    // The caller may have stopped waiting.
+                    if let Some(steered) = exec.steered.take() {
+                        let _ = steered.send(error);
                     }
                 }
             }

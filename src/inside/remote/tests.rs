@@ -68,6 +68,7 @@ async fn started(remote: &Remote, agent: &mut Forger) -> Started {
         },
         env: Vec::new(),
         cwd: String::new(),
+        terminal: None,
         file: None,
     };
     let started = async {
@@ -290,6 +291,7 @@ async fn an_agent_that_does_not_read_is_ended() {
         },
         env: Vec::new(),
         cwd: String::new(),
+        terminal: None,
         file: None,
     });
     for _ in 0..=MAX_OUTGOING_BYTES >> 20 {

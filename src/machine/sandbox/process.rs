@@ -9,7 +9,7 @@ use crate::{
     machine::{Failure, Nonce, Process, ProcessId, RequestId, SandboxState},
     protocol::{
         ExecOptions, Program, Version,
-        names::{FEATURE_ARGV, FEATURE_BINARY, FEATURE_BUILTINS},
+        names::{FEATURE_ARGV, FEATURE_BINARY, FEATURE_TERMINALS},
     },
 };
 
@@ -59,14 +59,18 @@ impl<'a> NewExec<'a> {
     pub(super) fn needed_features(&self) -> Vec<&'static str> {
         let features = [
             (matches!(self.program, Program::Argv(_)), FEATURE_ARGV),
-            (
-                matches!(self.program, Program::Builtin(_)),
-                FEATURE_BUILTINS,
-            ),
             (self.options.binary, FEATURE_BINARY),
+            (self.options.terminal.is_some(), FEATURE_TERMINALS),
         ];
+        let builtin = match &self.program {
+            Program::Builtin(builtin) => Some(builtin.feature()),
+            _ => None,
+        };
         let needed = features.into_iter().filter(|(is_needed, _)| *is_needed);
-        needed.map(|(_, name)| name).collect()
+        builtin
+            .into_iter()
+            .chain(needed.map(|(_, name)| name))
+            .collect()
     }
 }
 

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Serialize, Serializer};
 
-use super::super::json::Object;
+use super::super::{TerminalSize, json::Object};
 
 /// The options of a named exec (v2).
 #[derive(Clone, Default, PartialEq, Eq)]
@@ -25,6 +25,8 @@ pub struct ExecOptions {
     /// Whether input and output are bytes rather than text. Then they travel in binary frames, and
     /// the server doesn't hold back incomplete code points.
     pub binary: bool,
+    /// The size of the terminal that the program runs in. `None`: it runs without a terminal.
+    pub terminal: Option<TerminalSize>,
     /// Whether the client will close stdin, which v1 can't express. Not part of the message: v2
     /// sends `eof` with the input.
     pub input_ends: bool,
@@ -47,6 +49,7 @@ impl fmt::Debug for ExecOptions {
             .field("output_grace_ms", &self.output_grace_ms)
             .field("window", &self.window)
             .field("binary", &self.binary)
+            .field("terminal", &self.terminal)
             .field("input_ends", &self.input_ends)
             .finish()
     }
@@ -68,6 +71,7 @@ impl ExecOptions {
             .optional("output_grace_ms", self.output_grace_ms)
             .optional("window", self.window)
             .optional("binary", self.binary.then_some(true))
+            .optional("terminal", self.terminal)
     }
 }
 

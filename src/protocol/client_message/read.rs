@@ -9,7 +9,7 @@ use serde::{
 
 use super::{
     super::{
-        Builtin, ExecId, ParseError, Piece, Version,
+        Builtin, ExecId, ParseError, Piece, TerminalSize, Version,
         data::read_data,
         json::{Raw, not_json, parse_object},
     },
@@ -46,6 +46,7 @@ struct Keys<'a> {
     argv: Option<Raw<'a>>,
     builtin: Option<Raw<'a>>,
     binary: Option<Raw<'a>>,
+    terminal: Option<Raw<'a>>,
 }
 
 impl ClientMessage<'static> {
@@ -221,6 +222,7 @@ impl Keys<'_> {
             output_grace_ms: number("output_grace_ms", self.output_grace_ms)?,
             window: number("window", self.window)?,
             binary: self.binary.and_then(Raw::flag).unwrap_or(false),
+            terminal: self.terminal.map(terminal_size).transpose()?,
             input_ends: false,
         })
     }
@@ -237,6 +239,17 @@ fn texts(key: &str, list: Raw<'_>) -> Result<Vec<String>, String> {
     let count = list.read::<Vec<IgnoredAny>>().map_or(0, |list| list.len());
     check_count(count)?;
     list.read().ok_or_else(|| wrong(key, "a list of text"))
+}
+
+fn terminal_size(value: Raw<'_>) -> Result<TerminalSize, String> {
+    let size = value.read::<TerminalSize>().filter(|size| size.is_valid());
+    size.ok_or_else(|| {
+        let most = TerminalSize::MAX;
+        wrong(
+            "terminal",
+            &format!("an object with 'columns' and 'rows', each from 1 to {most}"),
+        )
+    })
 }
 
 fn check_count(count: usize) -> Result<(), String> {

@@ -85,6 +85,7 @@ pub(super) async fn start(
             .join(cwd)
             .to_string_lossy()
             .into_owned(),
+        terminal: job.terminal,
         file: code,
     };
     let started = remote.start(start, file).await;

@@ -153,7 +153,7 @@ impl BackendSandbox for HostSandbox {
             let program = command.as_std().get_program().to_string_lossy();
             let program = excerpt(program.as_bytes());
             self.launcher
-                .spawn(command, written, exec.clone())
+                .spawn(command, job.terminal, written, exec.clone())
                 .map_err(|error| format!("Failed to start {program}: {error}"))
         })
     }

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use crate::protocol::{Builtin, excerpt};
+use crate::protocol::{Builtin, TerminalSize, excerpt};
 
 /// A language that a backend runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +52,8 @@ pub(crate) struct Job {
     pub(crate) env: Vec<(String, String)>,
     /// The working directory, relative to the default one.
     pub(crate) cwd: Option<String>,
+    /// The size of the terminal to run the program in. `None`: it runs without a terminal.
+    pub(crate) terminal: Option<TerminalSize>,
 }
 
 /// What a job runs.
@@ -106,6 +108,7 @@ impl Job {
             program,
             env: Vec::new(),
             cwd: None,
+            terminal: None,
         }
     }
 

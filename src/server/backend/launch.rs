@@ -2,13 +2,16 @@
 //! environment by which the [`Sweeper`] finds them.
 
 use std::{
+    future::ready,
     io,
     os::unix::process::ExitStatusExt,
     path::PathBuf,
+    pin::Pin,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    task::{Context, Poll, ready},
 };
 
 use futures::future::BoxFuture;
@@ -18,6 +21,7 @@ use nix::{
     unistd::Pid,
 };
 use tokio::{
+    io::{AsyncRead, ReadBuf},
     net::unix::pipe,
     process::{Child, Command},
 };
@@ -27,8 +31,12 @@ use super::{
     sweep::{EXEC_MARKER, ID_VARIABLE, SANDBOX_MARKER, SERVER_MARKER, Target},
 };
 use crate::{
-    inside::process::{Exit, Process, Started},
-    protocol::SandboxId,
+    inside::{
+        process::{Exit, Input, Pipe, Process, Started},
+        spawn,
+        terminal::Terminal,
+    },
+    protocol::{SandboxId, TerminalSize},
     server::identity::random_hex,
 };
 
@@ -98,18 +106,17 @@ impl Launcher {
     pub(super) fn spawn(
         &self,
         mut command: Command,
+        terminal: Option<TerminalSize>,
         needs: impl Send + 'static,
         exec: String,
     ) -> io::Result<Started> {
-        let (stdin, input) = io::pipe()?;
-        let (output, stdout) = io::pipe()?;
-        let (errors, stderr) = io::pipe()?;
         // Do everything that can fail before the process starts: only `MarkedProcess`, which is
         // made afterwards, kills its group.
-        let stdin_sender = pipe::Sender::from_owned_fd(input.into())?;
-        let stdout_receiver = pipe::Receiver::from_owned_fd(output.into())?;
-        let stderr_receiver = pipe::Receiver::from_owned_fd(errors.into())?;
-        let child = command.stdin(stdin).stdout(stdout).stderr(stderr).spawn()?;
+        let ends = match terminal {
+            None => Ends::pipes(&mut command)?,
+            Some(size) => Ends::terminal(&mut command, size)?,
+        };
+        let child = command.spawn()?;
         // Closes the process's ends of the pipes in the server.
         drop(command);
         let ended = || io::Error::other("the process ended before the watchdog knew of it");
@@ -123,11 +130,12 @@ impl Launcher {
         groups.push(group);
         drop(groups);
         Ok(Started {
-            stdin: Box::new(stdin_sender),
-            stdout: Box::new(stdout_receiver),
-            stderr: Box::new(stderr_receiver),
+            stdin: ends.stdin,
+            stdout: ends.stdout,
+            stderr: ends.stderr,
             process: Box::new(MarkedProcess {
                 child,
+                terminal: ends.terminal,
                 group: Some(group),
                 exec,
                 context: self.context.clone(),
@@ -162,9 +170,69 @@ impl Launcher {
     }
 }
 
+/// The server's ends of the streams of a process.
+struct Ends {
+    stdin: Input,
+    stdout: Pipe,
+    stderr: Pipe,
+    terminal: Option<Terminal>,
+}
+
+impl Ends {
+    /// Gives the process three pipes.
+    fn pipes(command: &mut Command) -> io::Result<Self> {
+        let (stdin, input) = io::pipe()?;
+        let (output, stdout) = io::pipe()?;
+        let (errors, stderr) = io::pipe()?;
+        command.stdin(stdin).stdout(stdout).stderr(stderr);
+        Ok(Self {
+            stdin: Box::new(pipe::Sender::from_owned_fd(input.into())?),
+            stdout: Box::new(pipe::Receiver::from_owned_fd(output.into())?),
+            stderr: Box::new(pipe::Receiver::from_owned_fd(errors.into())?),
+            terminal: None,
+        })
+    }
+
+    /// Gives the process a terminal.
+    fn terminal(command: &mut Command, size: TerminalSize) -> io::Result<Self> {
+        let (terminal, inside) = Terminal::open(size)?;
+        command
+            .stdin(inside.try_clone()?)
+            .stdout(inside.try_clone()?)
+            .stderr(inside);
+        spawn::control_terminal(command.as_std_mut());
+        let (input, output) = (terminal.duplicate()?, terminal.duplicate()?);
+        Ok(Self {
+            stdin: Box::new(pipe::Sender::from_owned_fd_unchecked(input)?),
+            stdout: Box::new(TerminalOutput(pipe::Receiver::from_owned_fd_unchecked(
+                output,
+            )?)),
+            stderr: Box::new(tokio::io::empty()),
+            terminal: Some(terminal),
+        })
+    }
+}
+
+/// The output of a terminal. It ends when no process has the terminal open any more.
+struct TerminalOutput(pipe::Receiver);
+
+impl AsyncRead for TerminalOutput {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match ready!(Pin::new(&mut self.0).poll_read(cx, buffer)) {
+            Err(error) if error.raw_os_error() == Some(Errno::EIO as i32) => Poll::Ready(Ok(())),
+            read => Poll::Ready(read),
+        }
+    }
+}
+
 /// The processes of one exec. Also holds the resources that they need.
 struct MarkedProcess {
     child: Child,
+    terminal: Option<Terminal>,
     /// The process group. `None` once its leader has been reaped, because its number may be reused
     /// then.
     group: Option<Pid>,
@@ -220,6 +288,24 @@ impl Process for MarkedProcess {
             let waited = self.wait().await;
             waited.map(drop).map_err(|error| error.to_string())
         })
+    }
+
+    fn signal(&mut self, signal: i32, group: bool) -> BoxFuture<'_, io::Result<()>> {
+        // The leader of the group is the main process. Until it is reaped, its number is not
+        // reused.
+        let sent = match self.group.map(Pid::as_raw) {
+            None => Err(Errno::ESRCH),
+            Some(main) => spawn::send_signal(if group { -main } else { main }, signal),
+        };
+        Box::pin(ready(sent.map_err(io::Error::from)))
+    }
+
+    fn resize(&mut self, size: TerminalSize) -> BoxFuture<'_, io::Result<()>> {
+        let resized = match &self.terminal {
+            None => Err(Errno::ENOTTY),
+            Some(terminal) => terminal.resize(size),
+        };
+        Box::pin(ready(resized.map_err(io::Error::from)))
     }
 }
 

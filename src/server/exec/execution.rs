@@ -3,6 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use futures::future::BoxFuture;
 use tokio::{
     sync::watch,
     task::JoinHandle,
@@ -14,11 +15,12 @@ use super::{
     ending::{SHORT_GRACE, asked, kill},
     output_pump::{Deadline, Drains, pump},
     shared_exec::{Ending, Outlet},
+    steering::{Steered, Steering, perform},
 };
 use crate::{
-    inside::process::{Input, Process, Started},
+    inside::process::{Exit, Input, Process, Started},
     machine::ServedExec,
-    protocol::{Builtin, StdStream},
+    protocol::{Builtin, BuiltinError, Outcome, StdStream},
     server::{
         backend::{
             api::BackendSandbox,
@@ -27,6 +29,9 @@ use crate::{
         escaped::Escaped,
     },
 };
+
+/// The work of a builtin that needs no process in the sandbox. Its value is the result as JSON.
+pub(crate) type Operation = BoxFuture<'static, Result<String, BuiltinError>>;
 
 /// If the output ends this soon after the main process, the exit and the end of the output are
 /// reported together.
@@ -74,6 +79,8 @@ pub(crate) struct Control {
     pub(super) kind: Kind,
     kill: watch::Sender<bool>,
     deadline: Arc<Deadline>,
+    /// `None` for a builtin.
+    steering: Option<Steering>,
     task: JoinHandle<()>,
 }
 
@@ -94,12 +101,15 @@ impl Control {
             Program::Builtin(_) => Kind::Builtin,
             Program::Code { .. } | Program::File { .. } => Kind::Program,
         };
+        let mut steering = None;
         let task = if let Program::Builtin(builtin) = &job.program {
             let (turn, ended) = (turns.of(builtin), deadline.clone());
             tokio::spawn(async move {
                 builtin::run(&*sandbox, job, turn, killed, &ended, outlet).await;
             })
         } else {
+            let (sender, steered) = Steering::new();
+            steering = Some(sender);
             let run = Run {
                 killed,
                 deadline: deadline.clone(),
@@ -109,7 +119,7 @@ impl Control {
             };
             tokio::spawn(async move {
                 match sandbox.start(job).await {
-                    Ok(started) => run.run(started).await,
+                    Ok(started) => run.run(started, steered).await,
                     Err(reason) => {
                         run.deadline.set(Duration::ZERO);
                         run.outlet.not_started(reason).await;
@@ -121,8 +131,41 @@ impl Control {
             kind,
             kill,
             deadline,
+            steering,
             task,
         }
+    }
+
+    /// Performs a builtin that needs no process in the sandbox.
+    pub(crate) fn perform(operation: Operation, outlet: Outlet) -> Self {
+        let deadline = Deadline::new();
+        let (kill, mut killed) = watch::channel(false);
+        let ended = deadline.clone();
+        let task = tokio::spawn(async move {
+            outlet.exec.change(ServedExec::handle_started);
+            let ending = tokio::select! {
+                biased;
+                () = asked(&mut killed) => Ending::Killed(Ok(Exit::default())),
+                outcome = operation => Ending::Completed(match outcome {
+                    Ok(result) => Outcome::Result(result),
+                    Err(error) => Outcome::Error(error),
+                }),
+            };
+            ended.set(Duration::ZERO);
+            outlet.ended(ending, false).await;
+        });
+        Self {
+            kind: Kind::Builtin,
+            kill,
+            deadline,
+            steering: None,
+            task,
+        }
+    }
+
+    /// Acts on the main process. `None` if there is none.
+    pub(crate) fn steering(&self) -> Option<&Steering> {
+        self.steering.as_ref()
     }
 
     /// Kills all processes of the exec.
@@ -166,7 +209,7 @@ struct Run {
 }
 
 impl Run {
-    async fn run(mut self, started: Started) {
+    async fn run(mut self, started: Started, steered: Steered) {
         let Started {
             stdin,
             stdout,
@@ -183,7 +226,7 @@ impl Run {
             pump(stdout, StdStream::Stdout),
             pump(stderr, StdStream::Stderr),
         ];
-        let mut ending = self.main(stdin, &mut *process).await;
+        let mut ending = self.main(stdin, steered, &mut *process).await;
         let by_itself = matches!(ending, Ending::Exited(_));
         let grace = match by_itself {
             true => self.limits.output_grace,
@@ -226,25 +269,35 @@ impl Run {
 
     /// Feeds stdin to the main process until it exits. Kills the process and its children at the
     /// time limit or on request.
-    async fn main(&mut self, mut stdin: Input, process: &mut dyn Process) -> Ending {
-        let is_late = tokio::select! {
-            biased;
-            () = asked(&mut self.killed) => false,
-            // Before the exit: the process may have exited after it took the last bytes.
-            () = async {
-                self.outlet.feed(&mut stdin).await;
-                drop(stdin);
-                std::future::pending().await
-            } => false,
-            exit = process.wait() => return match exit {
-                Ok(exit) => Ending::Exited(exit),
-                Err(error) => {
-                    let error = error.to_string();
-                    tracing::warn!(error = %Escaped(&error), "an exec was lost");
-                    Ending::Lost(error)
-                }
-            },
-            () = sleep(self.limits.run_time) => true,
+    async fn main(
+        &mut self,
+        mut stdin: Input,
+        mut steered: Steered,
+        process: &mut dyn Process,
+    ) -> Ending {
+        let mut late = std::pin::pin!(sleep(self.limits.run_time));
+        let mut fed = std::pin::pin!(async {
+            self.outlet.feed(&mut stdin).await;
+            drop(stdin);
+            std::future::pending::<()>().await
+        });
+        let is_late = loop {
+            tokio::select! {
+                biased;
+                () = asked(&mut self.killed) => break false,
+                // Before the exit: the process may have exited after it took the last bytes.
+                () = &mut fed => {}
+                exit = process.wait() => return match exit {
+                    Ok(exit) => Ending::Exited(exit),
+                    Err(error) => {
+                        let error = error.to_string();
+                        tracing::warn!(error = %Escaped(&error), "an exec was lost");
+                        Ending::Lost(error)
+                    }
+                },
+                request = steered.next() => perform(request, process).await,
+                () = &mut late => break true,
+            }
         };
         self.outlet.exec.will_die(None);
         let killed = kill(process).await;

@@ -6,4 +6,5 @@ pub(crate) mod exec_table;
 pub(crate) mod execution;
 pub(crate) mod output_pump;
 pub(crate) mod shared_exec;
+pub(crate) mod steering;
 pub(crate) mod v1_adapter;

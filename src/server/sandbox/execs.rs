@@ -133,6 +133,7 @@ impl Sandbox {
                     program: Program::Builtin(builtin.into_owned()),
                     env: Vec::new(),
                     cwd: None,
+                    terminal: None,
                 });
             }
         };
@@ -148,6 +149,7 @@ impl Sandbox {
             program,
             env: self.environment(&options.env),
             cwd: options.cwd.clone(),
+            terminal: options.terminal,
         })
     }
 
@@ -165,8 +167,13 @@ impl Sandbox {
         let most = self.options.max_run_time;
         let asked = |millis: Option<u64>| millis.map(Duration::from_millis);
         let output_grace = asked(options.output_grace_ms).unwrap_or(DEFAULT_OUTPUT_GRACE);
+        // A user may leave a terminal idle, so only the limit of the client applies to it.
+        let run_time = match job.terminal {
+            None => most,
+            Some(_) => Duration::MAX,
+        };
         let limits = Limits {
-            run_time: asked(options.timeout_ms).map_or(most, |asked| most.min(asked)),
+            run_time: asked(options.timeout_ms).map_or(run_time, |asked| run_time.min(asked)),
             output_grace: most.min(output_grace),
         };
         let served = match options.binary {
@@ -194,6 +201,17 @@ impl Sandbox {
             exec: exec.clone(),
             events: self.state.execs.sender.clone(),
         };
+        let operation = match &job.program {
+            Program::Builtin(builtin) => self.operation(builtin),
+            _ => None,
+        };
+        if let Some(operation) = operation {
+            return Entry {
+                exec,
+                control: Some(Control::perform(operation, outlet)),
+                is_builtin: true,
+            };
+        }
         let is_builtin = matches!(job.program, Program::Builtin(_));
         let (backend, drains) = (self.backend.clone(), self.state.drains.clone());
         let turns = &self.state.turns;

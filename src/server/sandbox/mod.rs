@@ -6,6 +6,7 @@ pub(crate) mod execs;
 pub(crate) mod handle;
 pub(crate) mod leases;
 pub(crate) mod manager;
+pub(crate) mod operations;
 pub(crate) mod registry;
 pub(crate) mod requests;
 pub(crate) mod state;

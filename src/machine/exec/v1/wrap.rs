@@ -81,6 +81,7 @@ pub fn wrap(
         timeout_ms,
         output_grace_ms,
         input_ends,
+        terminal,
         binary: _,
         window: _,
     } = options;
@@ -95,6 +96,7 @@ pub fn wrap(
         (timeout_ms.is_some(), "timeout of a process"),
         (output_grace_ms.is_some(), "output grace of a process"),
         (*input_ends, "end of input"),
+        (terminal.is_some(), "terminals"),
         (
             values.chain(cwd).any(|text| text.contains('\0')),
             "NUL byte in arguments, environment variables or the working directory",

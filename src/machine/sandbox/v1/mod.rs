@@ -168,6 +168,7 @@ fn unsupported(options: &ExecOptions) -> Option<&'static str> {
         output_grace_ms,
         input_ends,
         binary,
+        terminal,
         // Only v2 has windows.
         window: _,
     } = options;
@@ -178,6 +179,7 @@ fn unsupported(options: &ExecOptions) -> Option<&'static str> {
         (timeout_ms.is_some(), "timeout of a process"),
         (output_grace_ms.is_some(), "output grace of a process"),
         (*input_ends, "end of input"),
+        (terminal.is_some(), "terminals"),
         (*binary, "binary frames"),
     ];
     let mut features = features.into_iter();

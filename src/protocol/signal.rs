@@ -1,0 +1,77 @@
+//! [`Signal`]: a signal for a process.
+
+use std::fmt;
+
+/// A signal for a process in a sandbox, by its number on Linux.
+///
+/// ```
+/// use actix_sandbox::Signal;
+///
+/// assert_eq!(Signal::INT.number(), 2);
+/// assert_eq!(Signal::INT.to_string(), "SIGINT");
+/// assert_eq!(Signal::from_number(34).unwrap().to_string(), "signal 34");
+/// assert_eq!(Signal::from_number(0), None);
+/// assert_eq!(Signal::from_number(99), None);
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Signal(i32);
+
+/// Defines the signals that have a constant, and their names.
+macro_rules! signals {
+    ($($name:ident $number:literal $doc:literal)*) => {
+        impl Signal {
+            $(
+                #[doc = $doc]
+                pub const $name: Self = Self($number);
+            )*
+
+            fn name(self) -> Option<&'static str> {
+                match self.0 {
+                    $($number => Some(concat!("SIG", stringify!($name))),)*
+                    _ => None,
+                }
+            }
+        }
+    };
+}
+
+signals! {
+    HUP 1 "The terminal is gone; many servers read their configuration again."
+    INT 2 "Interrupt, as Ctrl-C in a terminal."
+    QUIT 3 "Quit with a core dump, as Ctrl-\\ in a terminal."
+    KILL 9 "End at once. A process can't catch it. A kill of the exec also ends the children."
+    USR1 10 "The program decides what it means."
+    USR2 12 "The program decides what it means."
+    TERM 15 "Please end."
+    CONT 18 "Continue after a stop."
+    STOP 19 "Stop. A process can't catch it."
+    TSTP 20 "Stop, as Ctrl-Z in a terminal."
+    WINCH 28 "The size of the terminal has changed."
+}
+
+impl Signal {
+    /// The greatest number of a signal.
+    pub const MAX: i32 = 64;
+
+    /// Returns `None` if the number is not from 1 to [`MAX`](Self::MAX).
+    pub const fn from_number(number: i32) -> Option<Self> {
+        match number {
+            1..=Self::MAX => Some(Self(number)),
+            _ => None,
+        }
+    }
+
+    /// The number on Linux, from 1 to [`MAX`](Self::MAX).
+    pub const fn number(self) -> i32 {
+        self.0
+    }
+}
+
+impl fmt::Display for Signal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.name() {
+            Some(name) => f.write_str(name),
+            None => write!(f, "signal {}", self.0),
+        }
+    }
+}
