@@ -9,6 +9,7 @@ mod command;
 mod events;
 mod files;
 mod ignore;
+mod lifetime;
 mod list;
 mod operation;
 mod output;

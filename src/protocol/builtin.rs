@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     ExecId, FilePath, TerminalSize,
-    names::{FEATURE_BUILTINS, FEATURE_SIGNALS, FEATURE_TERMINALS},
+    names::{FEATURE_BUILTINS, FEATURE_LIFETIME, FEATURE_SIGNALS, FEATURE_TERMINALS},
 };
 
 /// Maximum length of the result of a builtin as JSON, in bytes: 64 KiB.
@@ -157,6 +157,17 @@ pub enum Builtin {
         /// The new size.
         size: TerminalSize,
     },
+    /// Changes the idle timeout of the sandbox. Result: an empty object.
+    SetIdleTimeout {
+        /// The new timeout in seconds, at least 1.
+        seconds: u64,
+    },
+    /// Moves the end of the sandbox's lifetime. Fails if the sandbox has no maximum lifetime.
+    /// Result: [`Extended`].
+    Extend {
+        /// How many seconds later the sandbox ends, at least 1.
+        seconds: u64,
+    },
 }
 
 impl Builtin {
@@ -178,6 +189,8 @@ impl Builtin {
             Self::Unpack { .. } => "unpack",
             Self::Signal { .. } => "signal",
             Self::Resize { .. } => "resize",
+            Self::SetIdleTimeout { .. } => "set_idle_timeout",
+            Self::Extend { .. } => "extend",
         }
     }
 
@@ -186,6 +199,7 @@ impl Builtin {
         match self {
             Self::Signal { .. } => FEATURE_SIGNALS,
             Self::Resize { .. } => FEATURE_TERMINALS,
+            Self::SetIdleTimeout { .. } | Self::Extend { .. } => FEATURE_LIFETIME,
             _ => FEATURE_BUILTINS,
         }
     }
@@ -207,7 +221,10 @@ impl Builtin {
             | Self::Watch { path, .. }
             | Self::Pack { path }
             | Self::Unpack { path, .. } => path,
-            Self::Signal { .. } | Self::Resize { .. } => return None,
+            Self::Signal { .. }
+            | Self::Resize { .. }
+            | Self::SetIdleTimeout { .. }
+            | Self::Extend { .. } => return None,
         })
     }
 }
@@ -246,6 +263,13 @@ impl Transferred {
     pub fn new(bytes: u64, entries: u64) -> Self {
         Self { bytes, entries }
     }
+}
+
+/// The result of [`Builtin::Extend`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Extended {
+    /// The new end of the lifetime, in milliseconds since 1970-01-01 UTC.
+    pub ends_at_ms: u64,
 }
 
 /// The result of [`Builtin::Pack`] and [`Builtin::Unpack`].

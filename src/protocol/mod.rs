@@ -55,8 +55,8 @@ mod version;
 
 pub use binary::{Encoded, Piece};
 pub use builtin::{
-    ArchiveResult, Builtin, BuiltinError, BuiltinErrorKind, FileEntry, FileEvent, FileKind,
-    FileMetadata, MAX_RESULT_BYTES, SkippedFile, Transferred, WriteMode,
+    ArchiveResult, Builtin, BuiltinError, BuiltinErrorKind, Extended, FileEntry, FileEvent,
+    FileKind, FileMetadata, MAX_RESULT_BYTES, SkippedFile, Transferred, WriteMode,
 };
 pub use client_message::{ClientMessage, ExecOptions, ExecRequest, NamedMessage, Program};
 pub use config::{ConfigError, MAX_SECONDS, SandboxConfig};

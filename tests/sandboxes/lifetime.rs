@@ -3,16 +3,18 @@
 use std::time::{Duration, SystemTime};
 
 use actix_sandbox::{
-    Effect, ErrorKind, Language, LocalServer, ProcessEnd, Sandbox, SandboxEnd, SandboxEvent,
-    SandboxState,
+    Builtin, BuiltinErrorKind, Effect, ErrorKind, Language, LocalServer, ProcessEnd,
+    ProtocolVersion, Sandbox, SandboxEnd, SandboxEvent, SandboxState,
+    actor::{Exec, Wait},
 };
+use futures::StreamExt;
 use serde_json::json;
 
 use crate::support::{
     eager, events, patient,
-    proxy::Proxy,
+    proxy::{Plan, Proxy},
     raw_client::{Client, eventually},
-    within,
+    sandbox, within,
 };
 
 /// Long enough to create a sandbox on a busy machine.
@@ -21,7 +23,6 @@ const LIFETIME: Duration = Duration::from_secs(5);
 async fn end_of(sandbox: &Sandbox) -> SandboxEnd {
     let mut events = sandbox.events();
     loop {
-        use futures::StreamExt;
         match within("an event", events.next()).await.expect("the end") {
             SandboxEvent::Ended(end) => return end,
             _ => {}
@@ -237,5 +238,173 @@ async fn a_sandbox_that_is_idle_before_its_end_is_deleted_as_usual() {
     let create = create.max_lifetime(Duration::from_secs(3_600));
     let sandbox = within("create", create).await.unwrap();
     assert_eq!(end_of(&sandbox).await, SandboxEnd::Deleted);
+    within("stop", server.stop()).await;
+}
+
+#[actix::test]
+async fn an_extended_sandbox_lives_longer() {
+    let server = LocalServer::start().await.unwrap();
+    let create = patient(server.url())
+        .max_lifetime(LIFETIME)
+        .checkpoint(true);
+    let sandbox = within("create", create).await.unwrap();
+    let ends_at = async || {
+        let listed = within("a list", Sandbox::list(server.url())).await;
+        listed.unwrap()[0].ends_at().unwrap()
+    };
+    let first = ends_at().await;
+    let extended = within("extend", sandbox.extend(LIFETIME)).await.unwrap();
+    assert_eq!(extended, first + LIFETIME);
+    assert_eq!(ends_at().await, extended);
+
+    // By message, and twice at once.
+    let extend = || {
+        sandbox
+            .addr()
+            .send(Exec::builtin(Builtin::Extend { seconds: 1 }))
+    };
+    for started in [extend().await, extend().await] {
+        let process = started.unwrap().unwrap();
+        let end = within("extend", process.actor.send(Wait)).await;
+        let end = end.unwrap().unwrap();
+        assert!(end.success(), "{end}");
+    }
+    let second = Duration::from_secs(1);
+    assert_eq!(ends_at().await, extended + 2 * second);
+
+    eventually("its first end is past", || SystemTime::now() > first).await;
+    let output = within("run", sandbox.run(Language::Bash, "echo alive")).await;
+    assert_eq!(output.unwrap().stdout, "alive\n");
+    // A checkpoint keeps the new end.
+    within("checkpoint", sandbox.checkpoint()).await.unwrap();
+    let (id, token) = (
+        sandbox.sandbox_id().clone(),
+        sandbox.sandbox_token().clone(),
+    );
+    let attach = Sandbox::attach(server.url(), id, token);
+    let restored = within("attach", attach).await.unwrap();
+    assert_eq!(ends_at().await, extended + 2 * second);
+    assert_eq!(end_of(&restored).await, SandboxEnd::LifetimeEnded);
+    assert!(SystemTime::now() >= extended + 2 * second, "it ended early");
+    within("stop", server.stop()).await;
+}
+
+/// The links break while the requests are answered. Each request moves the end once.
+#[actix::test]
+async fn lost_links_extend_a_lifetime_exactly_once() {
+    let server = LocalServer::start().await.unwrap();
+    // The first connection is whole, so that the sandbox is created. The others end after a few
+    // bytes of the server.
+    let plan = |connection: usize| match connection {
+        0 => Plan::default(),
+        number => Plan::default().cut_down(300 + 40 * (number as u64 % 20)),
+    };
+    let proxy = Proxy::start(&server, plan).await;
+    let create = patient(&proxy.url()).max_lifetime(Duration::from_secs(3_600));
+    let create = create.auto_reconnect(true).reconnect_policy(eager());
+    let sandbox = within("create", create).await.unwrap();
+    let listed = within("a list", Sandbox::list(server.url())).await.unwrap();
+    let before = listed[0].ends_at().unwrap();
+    let mut last = before;
+    for number in 1..=20 {
+        proxy.cut();
+        let ends_at = within("extend", sandbox.extend(Duration::from_secs(7))).await;
+        last = ends_at.unwrap();
+        assert_eq!(last, before + number * Duration::from_secs(7));
+    }
+    let listed = within("a list", Sandbox::list(server.url())).await.unwrap();
+    assert_eq!(listed[0].ends_at(), Some(last));
+    assert!(proxy.accepted() > 20, "{}", proxy.accepted());
+    within("stop", server.stop()).await;
+}
+
+#[actix::test]
+async fn the_idle_timeout_can_be_changed() {
+    let server = LocalServer::start().await.unwrap();
+    let create = patient(server.url()).idle_timeout(Duration::from_secs(3_600));
+    let sandbox = within("create", create.checkpoint(true)).await.unwrap();
+    let second = Duration::from_secs(1);
+    let longer = sandbox.set_idle_timeout(1_000 * second);
+    within("a longer timeout", longer).await.unwrap();
+    // A checkpoint keeps the changed timeout.
+    within("checkpoint", sandbox.checkpoint()).await.unwrap();
+    let (id, token) = (
+        sandbox.sandbox_id().clone(),
+        sandbox.sandbox_token().clone(),
+    );
+    let attach = Sandbox::attach(server.url(), id, token);
+    let restored = within("attach", attach).await.unwrap();
+    let output = within("run", restored.run(Language::Bash, "echo ok")).await;
+    assert_eq!(output.unwrap().stdout, "ok\n");
+    within("a shorter timeout", restored.set_idle_timeout(second))
+        .await
+        .unwrap();
+    assert_eq!(end_of(&restored).await, SandboxEnd::MaybeCheckpointed);
+    eventually("it is deleted", || server.sandbox_count() == 0).await;
+    within("stop", server.stop()).await;
+}
+
+#[actix::test]
+async fn bad_changes_are_refused_and_the_sandbox_goes_on() {
+    let (server, sandbox) = sandbox().await;
+    let second = Duration::from_secs(1);
+    for duration in [Duration::ZERO, Duration::from_millis(1_500), Duration::MAX] {
+        for error in [
+            within("extend", sandbox.extend(duration))
+                .await
+                .unwrap_err(),
+            within("idle", sandbox.set_idle_timeout(duration))
+                .await
+                .unwrap_err(),
+        ] {
+            assert_eq!(error.kind(), ErrorKind::InvalidOption, "{error}");
+        }
+    }
+    let error = within("extend", sandbox.extend(second)).await.unwrap_err();
+    let invalid = ErrorKind::Builtin(BuiltinErrorKind::InvalidInput);
+    assert_eq!(error.kind(), invalid, "{error}");
+    assert!(error.to_string().contains("no maximum lifetime"), "{error}");
+    let aeons = Duration::from_secs(1 << 33);
+    let error = within("idle", sandbox.set_idle_timeout(aeons))
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), invalid, "{error}");
+    let create = patient(server.url()).max_lifetime(Duration::from_secs(60));
+    let limited = within("create", create).await.unwrap();
+    for seconds in [u64::from(u32::MAX), u64::MAX] {
+        let duration = Duration::from_secs(seconds);
+        let error = within("extend", limited.extend(duration))
+            .await
+            .unwrap_err();
+        assert_eq!(error.kind(), invalid, "{error}");
+    }
+    // The client refuses zero itself, so ask the server by message.
+    for builtin in [
+        Builtin::Extend { seconds: 0 },
+        Builtin::SetIdleTimeout { seconds: 0 },
+    ] {
+        let started = limited.addr().send(Exec::builtin(builtin)).await;
+        let process = started.unwrap().unwrap();
+        let end = within("an end", process.actor.send(Wait)).await.unwrap();
+        let end = end.unwrap();
+        assert!(matches!(end, ProcessEnd::Completed(Err(_))), "{end}");
+    }
+    for sandbox in [sandbox, limited] {
+        let output = within("run", sandbox.run(Language::Bash, "echo ok")).await;
+        assert_eq!(output.unwrap().stdout, "ok\n");
+    }
+    within("stop", server.stop()).await;
+
+    let server = LocalServer::builder().max_protocol_version(ProtocolVersion::V1);
+    let server = server.start().await.unwrap();
+    let sandbox = within("create", patient(server.url())).await.unwrap();
+    for error in [
+        within("extend", sandbox.extend(second)).await.unwrap_err(),
+        within("idle", sandbox.set_idle_timeout(second))
+            .await
+            .unwrap_err(),
+    ] {
+        assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+    }
     within("stop", server.stop()).await;
 }

@@ -8,6 +8,7 @@ mod settings;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
+pub(super) use self::settings::seconds;
 use super::Runtime;
 use crate::{
     machine::{KeepaliveConfig, OutputPolicy, ProcessConfig, ReconnectPolicy, Timeouts},

@@ -111,7 +111,10 @@ fn run(builtin: &Builtin, home: &Path, streams: &mut Streams) -> Result<Value, B
         #[cfg(not(target_os = "linux"))]
         Builtin::Watch { .. } => return Err(unsupported(builtin)),
         // The server performs these itself.
-        Builtin::Signal { .. } | Builtin::Resize { .. } => return Err(unsupported(builtin)),
+        Builtin::Signal { .. }
+        | Builtin::Resize { .. }
+        | Builtin::SetIdleTimeout { .. }
+        | Builtin::Extend { .. } => return Err(unsupported(builtin)),
         Builtin::Pack { path } => return archive::pack(home, path, streams),
         Builtin::Unpack { path, file } => return archive::unpack(home, path, *file, streams),
     };

@@ -10,6 +10,7 @@ use super::{
     handle::{Command, SandboxHandle},
     leases::Lease,
     manager::{Manager, clean_up},
+    settings::Settings,
     state::State,
     task::Sandbox,
 };
@@ -260,7 +261,8 @@ impl Manager {
             self.registry.remember_outlived(id, &token);
             return Err(NotRestored::Outlived);
         }
-        let settings = self.settings(record.config, record.created, record.ends_at)?;
+        let (created, ends_at) = (record.created, record.ends_at);
+        let settings = Settings::new(record.config, created, ends_at, &self.options)?;
         let entry = Some(settings.entry.clone());
         let place = self.registry.reserve(id, token, client, entry)?;
         let handle = place.handle.clone();

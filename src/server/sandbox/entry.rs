@@ -6,7 +6,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use crate::protocol::{ListedState, SandboxId, SandboxInfo, listing::to_millis};
+use crate::protocol::{ListedState, MAX_SECONDS, SandboxId, SandboxInfo, listing::to_millis};
 
 /// The wall clock. The end of a sandbox is a time of day, because the sandbox may be checkpointed
 /// and restored on another machine.
@@ -52,6 +52,21 @@ impl Entry {
     /// The end of the lifetime. `None` if the sandbox has no maximum lifetime.
     pub(crate) fn ends_at(&self) -> Option<SystemTime> {
         self.lock().ends_at
+    }
+
+    /// Moves the end of the lifetime. The error is the reason for the client.
+    pub(super) fn extend(&self, by: Duration) -> Result<SystemTime, String> {
+        let mut changing = self.lock();
+        let Some(ends_at) = changing.ends_at else {
+            return Err("the sandbox has no maximum lifetime that could be extended".to_owned());
+        };
+        let latest = now() + Duration::from_secs(MAX_SECONDS);
+        let extended = ends_at.checked_add(by).filter(|end| *end <= latest);
+        let extended = extended.ok_or_else(|| {
+            format!("the sandbox would end in more than {MAX_SECONDS} seconds from now")
+        })?;
+        changing.ends_at = Some(extended);
+        Ok(extended)
     }
 
     /// How long the sandbox may still live. `None` if it has no maximum lifetime.

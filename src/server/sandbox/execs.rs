@@ -190,7 +190,7 @@ impl Sandbox {
 
     /// Starts the task of an exec.
     pub(super) fn start(
-        &self,
+        &mut self,
         id: Option<ExecId>,
         exec: Arc<SharedExec>,
         job: Job,

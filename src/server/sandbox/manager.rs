@@ -1,28 +1,22 @@
 //! [`Manager`]: creates sandboxes, attaches clients to them and shuts them down. Independent of
 //! HTTP.
 
-use std::{
-    io,
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{io, sync::Arc, time::Duration};
 
 use futures::future::join;
 use tokio::{runtime::Handle, time::timeout};
 
 use super::{
-    entry::{Entry, now},
+    entry::now,
     handle::SandboxHandle,
     leases::{Lease, Leases},
     registry::{Registry, Reservation},
+    settings::Settings,
     state::State,
-    task::{Sandbox, Settings},
+    task::Sandbox,
 };
 use crate::{
-    protocol::{
-        ConfigError, MAX_SECONDS, SandboxConfig, SandboxId, ServerMessage, Status,
-        names::{CLOSE_ERROR, CONFIG_IDLE_TIMEOUT},
-    },
+    protocol::{ConfigError, SandboxConfig, SandboxId, ServerMessage, Status, names::CLOSE_ERROR},
     server::{
         backend::{
             api::{Backend, BackendSandbox},
@@ -84,7 +78,8 @@ impl Manager {
         config.check().map_err(|error| error.to_string())?;
         let created = now();
         let lifetime = config.max_lifetime.map(Duration::from_secs);
-        let settings = self.settings(config, created, lifetime.map(|it| created + it))?;
+        let ends_at = lifetime.map(|it| created + it);
+        let settings = Settings::new(config, created, ends_at, &self.options)?;
         let snapshot = settings.config.filesystem_snapshot_name.as_deref();
         let snapshot = snapshot.map(SnapshotName::new).transpose()?;
         let (id, token) = new_identity().map_err(|error| {
@@ -227,39 +222,6 @@ impl Manager {
             state,
             _alive: alive,
         }
-    }
-
-    /// Returns the settings of a sandbox. The error is the reason for the client.
-    pub(crate) fn settings(
-        &self,
-        config: SandboxConfig,
-        created: SystemTime,
-        ends_at: Option<SystemTime>,
-    ) -> Result<Settings, String> {
-        Ok(Settings {
-            idle_timeout: self.idle_timeout(&config)?,
-            entry: Arc::new(Entry::new(config.labels.clone(), created, ends_at)),
-            config,
-        })
-    }
-
-    /// Returns the idle timeout of a sandbox: the value that its client requests, at most the limit
-    /// of the server.
-    fn idle_timeout(&self, config: &SandboxConfig) -> Result<Duration, String> {
-        let longest = Duration::from_secs(MAX_SECONDS);
-        let limit = self.options.max_idle_timeout.min(longest);
-        let Some(seconds) = config.idle_timeout else {
-            return Ok(self.options.default_idle_timeout.min(limit));
-        };
-        if seconds > MAX_SECONDS {
-            return Err(ConfigError::WrongValue {
-                key: CONFIG_IDLE_TIMEOUT,
-                expected: "at most 4294967295 seconds",
-                found: seconds.to_string(),
-            }
-            .to_string());
-        }
-        Ok(Duration::from_secs(seconds).min(limit))
     }
 
     /// Deletes all sandboxes, including the warm ones, and shuts the backend down. Waits at most

@@ -9,6 +9,7 @@ pub(crate) mod manager;
 pub(crate) mod operations;
 pub(crate) mod registry;
 pub(crate) mod requests;
+pub(crate) mod settings;
 pub(crate) mod state;
 pub(crate) mod storing;
 pub(crate) mod task;

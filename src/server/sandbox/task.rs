@@ -10,11 +10,12 @@ use tokio::{
     time::{Instant, sleep, sleep_until},
 };
 
-use super::{entry::Entry, handle::Command, leases::Lease, registry::Registration, state::State};
+use super::{
+    handle::Command, leases::Lease, registry::Registration, settings::Settings, state::State,
+};
 use crate::{
     protocol::{
-        ClientMessage, ListedState, SandboxConfig, SandboxId, SandboxToken, ServerMessage, Status,
-        Version,
+        ClientMessage, ListedState, SandboxId, SandboxToken, ServerMessage, Status, Version,
         names::{CLOSE_ERROR, CLOSE_NORMAL},
     },
     server::{
@@ -45,14 +46,6 @@ pub(crate) struct Sandbox {
     pub(super) state: State,
     /// Dropped last. When the server shuts down, it waits until all of these senders are dropped.
     pub(super) _alive: mpsc::Sender<()>,
-}
-
-/// What the client chose for its sandbox.
-pub(crate) struct Settings {
-    pub(super) config: SandboxConfig,
-    pub(super) idle_timeout: Duration,
-    /// The sandbox in the list, with the end of its lifetime.
-    pub(crate) entry: Arc<Entry>,
 }
 
 /// Why a sandbox ends.
