@@ -2,6 +2,7 @@
 
 use std::{
     fmt, io,
+    pin::pin,
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -11,6 +12,7 @@ use std::{
 };
 
 use actix::{Actor, Addr, Arbiter, ArbiterHandle, Context, System};
+use futures::future::select;
 use tokio::sync::oneshot;
 
 use crate::{Error, SandboxActor, actor::Settings};
@@ -178,9 +180,14 @@ where
     arbiter.spawn_fn(move || {
         actix::spawn(async move {
             let _seat = seat;
-            tokio::select! {
-                result = task() => drop(sender.send(result)),
-                () = sender.closed() => {}
+            let stopped = async {
+                sender.closed().await;
+                None
+            };
+            let result = async { Some(task().await) };
+            let first = select(pin!(result), pin!(stopped)).await.factor_first().0;
+            if let Some(result) = first {
+                drop(sender.send(result));
             }
         });
     });

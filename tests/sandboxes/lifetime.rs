@@ -23,9 +23,9 @@ const LIFETIME: Duration = Duration::from_secs(5);
 async fn end_of(sandbox: &Sandbox) -> SandboxEnd {
     let mut events = sandbox.events();
     loop {
-        match within("an event", events.next()).await.expect("the end") {
-            SandboxEvent::Ended(end) => return end,
-            _ => {}
+        let event = within("an event", events.next()).await;
+        if let SandboxEvent::Ended(end) = event.expect("the end") {
+            return end;
         }
     }
 }
@@ -108,9 +108,9 @@ async fn a_client_that_was_disconnected_at_the_end_is_told_why() {
     eventually("it ends", || server.sandbox_count() == 0).await;
     proxy.accept().await;
     let end = loop {
-        match within("an event", events.recv()).await.expect("the end") {
-            SandboxEvent::Ended(end) => break end,
-            _ => {}
+        let event = within("an event", events.recv()).await;
+        if let SandboxEvent::Ended(end) = event.expect("the end") {
+            break end;
         }
     };
     assert_eq!(end, SandboxEnd::LifetimeEnded);
