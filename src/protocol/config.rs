@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    ParseError, Variables,
+    ParseError, SandboxLimits, Variables,
     client_message::Env,
     excerpt,
     json::{Raw, parse_object, print},
-    labels, variables,
+    labels, sandbox_limits, variables,
 };
 
 /// The options of a new sandbox. The message omits options that have their default value.
@@ -43,6 +43,9 @@ pub struct SandboxConfig {
     /// limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_lifetime: Option<u64>,
+    /// Limits below those of the server (v2).
+    #[serde(skip_serializing_if = "SandboxLimits::is_empty")]
+    pub limits: SandboxLimits,
 }
 
 /// Why a configuration is invalid.
@@ -98,6 +101,7 @@ impl SandboxConfig {
             labels: Option<Raw<'a>>,
             env: Option<Raw<'a>>,
             max_lifetime: Option<Raw<'a>>,
+            limits: Option<Raw<'a>>,
         }
         let keys: Keys<'_> = parse_object(frame)?;
         let seconds = |value: Raw<'_>| value.number().filter(|&seconds: &u64| seconds > 0);
@@ -128,6 +132,7 @@ impl SandboxConfig {
             labels: texts("labels", keys.labels)?.into_iter().collect(),
             env: Variables::new(texts("env", keys.env)?),
             max_lifetime: seconds("max_lifetime", keys.max_lifetime)?,
+            limits: limits(keys.limits)?,
         })
     }
 
@@ -138,6 +143,7 @@ impl SandboxConfig {
             (!self.labels.is_empty(), "label"),
             (!self.env.is_empty(), "env"),
             (self.max_lifetime.is_some(), "max_lifetime"),
+            (!self.limits.is_empty(), "limits"),
         ];
         let mut needed = needed.into_iter();
         needed.find_map(|(is_set, option)| is_set.then_some(option))
@@ -159,6 +165,7 @@ impl SandboxConfig {
         }
         labels::check(&self.labels).map_err(not_allowed("labels"))?;
         variables::check(&self.env).map_err(not_allowed("env"))?;
+        sandbox_limits::check(&self.limits).map_err(not_allowed("limits"))?;
         if self.max_lifetime.is_some_and(|it| it > MAX_SECONDS) {
             let problem = format!("is longer than {MAX_SECONDS} seconds");
             return Err(not_allowed("max_lifetime")(problem));
@@ -182,6 +189,16 @@ fn texts(key: &'static str, value: Option<Raw<'_>>) -> Result<Vec<(String, Strin
         Some(Some(Env(texts))) => Ok(texts),
         Some(None) => Err(not_allowed(key)("must be an object of text".to_owned())),
     }
+}
+
+/// Reads limits. A limit that this version doesn't know is an error, because it would not apply.
+fn limits(value: Option<Raw<'_>>) -> Result<SandboxLimits, ConfigError> {
+    let expected = "an object with the numbers `memory`, `processes` and `disk`";
+    let read = |value: Raw<'_>| {
+        let limits = value.read().filter(|_| value.json().starts_with('{'));
+        limits.ok_or_else(|| wrong("limits", expected, value))
+    };
+    value.map_or(Ok(SandboxLimits::default()), read)
 }
 
 fn not_allowed(key: &'static str) -> impl Fn(String) -> ConfigError {
@@ -210,6 +227,10 @@ mod tests {
             labels: [("team".into(), "a=\"b\"".into())].into(),
             env: Variables::new([("KEY".into(), "a secret".into())]),
             max_lifetime: Some(3_600),
+            limits: SandboxLimits {
+                processes: Some(8),
+                ..SandboxLimits::default()
+            },
             ..SandboxConfig::default()
         };
         assert_eq!(config.check(), Ok(()));
@@ -248,6 +269,9 @@ mod tests {
                 r#"{"max_lifetime":0}"#,
                 "'max_lifetime' must be a whole number",
             ),
+            (r#"{"limits":{"memory":-1}}"#, "'limits' must be an object"),
+            (r#"{"limits":{"cpus":1}}"#, "got {\"cpus\":1}"),
+            (r#"{"limits":[1,2,3]}"#, "got [1,2,3]"),
             ("[]", "not a JSON object"),
             ("nonsense", "not JSON"),
         ] {
@@ -302,6 +326,16 @@ mod tests {
             (env("A\0", "v".into()), "which contains '=' or a zero byte"),
             (env("A", "v\0".into()), "a value with a zero byte"),
             (env("K", "v".repeat(variables::MAX_BYTES)), "at most 65536"),
+            (
+                SandboxConfig {
+                    limits: SandboxLimits {
+                        disk: Some(0),
+                        ..SandboxLimits::default()
+                    },
+                    ..SandboxConfig::default()
+                },
+                "'limits' contains 0 for `disk`",
+            ),
             (lifetime(MAX_SECONDS + 1), "'max_lifetime' is longer than"),
         ] {
             let error = config.check().unwrap_err().to_string();

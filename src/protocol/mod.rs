@@ -45,6 +45,7 @@ pub mod names;
 mod pairing;
 mod plain;
 mod reassembly;
+mod sandbox_limits;
 mod server_message;
 mod signal;
 mod status;
@@ -68,6 +69,7 @@ pub use json::ParseError;
 pub use listing::{ListedState, SandboxInfo};
 pub use pairing::Pairing;
 pub use reassembly::{Fragment, Reassembly, ReassemblyError};
+pub use sandbox_limits::SandboxLimits;
 pub use server_message::{
     EndReason, ExecEnd, ExecUpdate, Identity, Outcome, OutputPiece, OutputPlace, OutputView,
     Received, ServerMessage, StatusUpdate,

@@ -35,7 +35,7 @@ pub const FEATURE_BINARY: &str = "binary";
 pub const FEATURE_SIGNALS: &str = "signals";
 /// The feature: execs with a terminal (v2).
 pub const FEATURE_TERMINALS: &str = "terminals";
-/// The feature: labels, variables and a maximum lifetime of a sandbox (v2).
+/// The feature: labels, variables, limits and a maximum lifetime of a sandbox (v2).
 pub const FEATURE_LIFETIME: &str = "lifetime";
 /// The features that a server of this version lists in `SANDBOX_RUNNING`.
 pub const FEATURES: [&str; 6] = [

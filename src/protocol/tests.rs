@@ -279,8 +279,13 @@ fn the_configuration_is_frozen() {
         labels: [("k".into(), "v".into())].into(),
         env: Variables::new([("K".into(), "V".into())]),
         max_lifetime: Some(3_600),
+        limits: SandboxLimits {
+            memory: Some(1),
+            processes: Some(2),
+            disk: Some(3),
+        },
     };
-    let json = r#"{"idle_timeout":60,"enable_checkpoint":true,"enable_idle_timeout_auto_checkpoint":true,"enable_sandbox_handoff":true,"filesystem_snapshot_name":"n","labels":{"k":"v"},"env":{"K":"V"},"max_lifetime":3600}"#;
+    let json = r#"{"idle_timeout":60,"enable_checkpoint":true,"enable_idle_timeout_auto_checkpoint":true,"enable_sandbox_handoff":true,"filesystem_snapshot_name":"n","labels":{"k":"v"},"env":{"K":"V"},"max_lifetime":3600,"limits":{"memory":1,"processes":2,"disk":3}}"#;
     assert_eq!(config.encode(), json);
     assert_eq!(SandboxConfig::parse(json.as_bytes()), Ok(config));
 }

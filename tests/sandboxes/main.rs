@@ -12,5 +12,6 @@
 mod support;
 
 mod lifetime;
+mod limits;
 mod list;
 mod options;

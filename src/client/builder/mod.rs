@@ -204,6 +204,30 @@ impl SandboxBuilder<NewSandbox> {
         self
     }
 
+    /// Lowers the limit on the memory of each process of the sandbox, in bytes, at least 32 MiB. The
+    /// server refuses a limit above its own, and any limit if its backend has none, as `host`. The
+    /// error then has the kind [`CreationFailed`](crate::ErrorKind::CreationFailed). Default: the
+    /// limit of the server.
+    pub fn memory_limit(mut self, bytes: u64) -> Self {
+        self.sandbox.configuration.limits.memory = Some(bytes);
+        self
+    }
+
+    /// Lowers the limit on the number of processes and threads of the sandbox, at least 8.
+    /// Otherwise like [`memory_limit`](Self::memory_limit).
+    pub fn process_limit(mut self, processes: u64) -> Self {
+        self.sandbox.configuration.limits.processes = Some(processes);
+        self
+    }
+
+    /// Lowers the limit on the bytes that the files of the sandbox take on the disk, at least 1 MiB.
+    /// Only the backend `namespace` has this limit, so servers with another backend refuse it.
+    /// Otherwise like [`memory_limit`](Self::memory_limit).
+    pub fn disk_limit(mut self, bytes: u64) -> Self {
+        self.sandbox.configuration.limits.disk = Some(bytes);
+        self
+    }
+
     /// The maximum lifetime: this long after the creation, the server ends the sandbox, even if a
     /// process runs. The client then gets
     /// [`SandboxEnd::LifetimeEnded`](crate::SandboxEnd::LifetimeEnded). The time in which the

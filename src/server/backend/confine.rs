@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     inside::{messages::Limits, spawn},
-    protocol::excerpt,
+    protocol::{SandboxLimits, excerpt},
     server::{blocking::blocking, choice::Confines},
 };
 
@@ -162,11 +162,11 @@ pub(super) fn copy_agent(program: &Path, root: &Path) -> io::Result<PathBuf> {
     Ok(copy)
 }
 
-/// The limits of each process.
-pub(super) fn limits(confines: &Confines) -> Limits {
+/// The limits of each process of a sandbox with these limits.
+pub(super) fn limits(confines: &Confines, sandbox: &SandboxLimits) -> Limits {
     Limits {
-        data: confines.memory_bytes,
-        processes: confines.processes,
+        data: sandbox.memory.unwrap_or(confines.memory_bytes),
+        processes: sandbox.processes.unwrap_or(confines.processes),
         file_size: confines.file_bytes,
         open_files: confines.open_files,
     }

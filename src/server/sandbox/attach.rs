@@ -9,6 +9,7 @@ use super::{
     entry::now,
     handle::{Command, SandboxHandle},
     leases::Lease,
+    limits,
     manager::{Manager, clean_up},
     settings::Settings,
     state::State,
@@ -261,6 +262,11 @@ impl Manager {
             self.registry.remember_outlived(id, &token);
             return Err(NotRestored::Outlived);
         }
+        let limits = limits::restored(
+            record.config.limits,
+            self.backend.limits(),
+            self.backend.name(),
+        )?;
         let (created, ends_at) = (record.created, record.ends_at);
         let settings = Settings::new(record.config, created, ends_at, &self.options)?;
         let entry = Some(settings.entry.clone());
@@ -268,7 +274,7 @@ impl Manager {
         let handle = place.handle.clone();
         let backend = self
             .backend
-            .create(id)
+            .create(id, limits)
             .await
             .map_err(|error| reason(&error))?;
         match self.store.load_checkpoint(id, &*backend).await {

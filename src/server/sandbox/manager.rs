@@ -10,13 +10,17 @@ use super::{
     entry::now,
     handle::SandboxHandle,
     leases::{Lease, Leases},
+    limits,
     registry::{Registry, Reservation},
     settings::Settings,
     state::State,
     task::Sandbox,
 };
 use crate::{
-    protocol::{ConfigError, SandboxConfig, SandboxId, ServerMessage, Status, names::CLOSE_ERROR},
+    protocol::{
+        ConfigError, SandboxConfig, SandboxId, SandboxLimits, ServerMessage, Status,
+        names::CLOSE_ERROR,
+    },
     server::{
         backend::{
             api::{Backend, BackendSandbox},
@@ -76,6 +80,7 @@ impl Manager {
         link: &Arc<Link>,
     ) -> Result<SandboxHandle, String> {
         config.check().map_err(|error| error.to_string())?;
+        limits::check(config.limits, self.backend.limits(), self.backend.name())?;
         let created = now();
         let lifetime = config.max_lifetime.map(Duration::from_secs);
         let ends_at = lifetime.map(|it| created + it);
@@ -122,7 +127,7 @@ impl Manager {
             true => Some(self.claim(&id, &place.handle.token, link).await?),
             false => None,
         };
-        match self.fill(&id, snapshot).await {
+        match self.fill(&id, settings.config.limits, snapshot).await {
             Ok(backend) => {
                 let state = State::attached(link.clone());
                 Ok(self.settle(place, settings, backend, lease, state))
@@ -156,12 +161,17 @@ impl Manager {
     async fn fill(
         &self,
         id: &SandboxId,
+        limits: SandboxLimits,
         snapshot: Option<SnapshotName>,
     ) -> Result<Arc<dyn BackendSandbox>, String> {
         let Some(name) = snapshot else {
-            return self.create_empty(id).await;
+            // A warm sandbox has the limits of the server.
+            return match limits.is_empty() {
+                true => self.create_empty(id).await,
+                false => self.create_cold(id, limits).await,
+            };
         };
-        let backend = self.create_cold(id).await?;
+        let backend = self.create_cold(id, limits).await?;
         if let Err(error) = self.store.load_snapshot(&name, &*backend).await {
             clean_up(&*backend).await;
             let name = name.as_str();
@@ -184,12 +194,16 @@ impl Manager {
     ) -> Result<Arc<dyn BackendSandbox>, String> {
         match self.warm.as_ref().and_then(|pool| pool.take(id)) {
             Some(warm) => Ok(warm),
-            None => self.create_cold(id).await,
+            None => self.create_cold(id, SandboxLimits::default()).await,
         }
     }
 
-    async fn create_cold(&self, id: &SandboxId) -> Result<Arc<dyn BackendSandbox>, String> {
-        let created = self.backend.create(id).await;
+    async fn create_cold(
+        &self,
+        id: &SandboxId,
+        limits: SandboxLimits,
+    ) -> Result<Arc<dyn BackendSandbox>, String> {
+        let created = self.backend.create(id, limits).await;
         let created = created.map_err(|error| format!("Failed to create the sandbox: {error}"))?;
         Ok(created.into())
     }

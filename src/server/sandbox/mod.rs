@@ -5,6 +5,7 @@ pub(crate) mod entry;
 pub(crate) mod execs;
 pub(crate) mod handle;
 pub(crate) mod leases;
+pub(crate) mod limits;
 pub(crate) mod manager;
 pub(crate) mod operations;
 pub(crate) mod registry;

@@ -293,7 +293,7 @@ mod tests {
     use super::*;
     use crate::server::store::directory::Directory;
     use crate::{
-        protocol::{SandboxConfig, listing::from_millis},
+        protocol::{SandboxConfig, SandboxLimits, listing::from_millis},
         server::identity::TokenHash,
     };
 
@@ -372,7 +372,8 @@ mod tests {
         )
         .await
         .unwrap();
-        let sandbox = backend.create(&SandboxId::new("sandbox-1")).await.unwrap();
+        let (id, limits) = (SandboxId::new("sandbox-1"), SandboxLimits::default());
+        let sandbox = backend.create(&id, limits).await.unwrap();
         let state = directory.path().join("state");
         let storage = Directory::open(&state).unwrap();
         let bounds = Bounds {

@@ -42,7 +42,7 @@ use crate::{
         messages::{Place, Setup},
         process::Started,
     },
-    protocol::SandboxId,
+    protocol::{SandboxId, SandboxLimits},
     server::{
         agent::find_agent,
         backend::{
@@ -87,6 +87,17 @@ struct Shared {
     /// Limits how many containers start concurrently. If all started at once, none would be ready
     /// in time.
     turns: Semaphore,
+}
+
+impl Shared {
+    /// The limits of each sandbox.
+    fn limits(&self) -> SandboxLimits {
+        SandboxLimits {
+            memory: Some(self.confines.memory_bytes),
+            processes: Some(self.confines.processes),
+            disk: None,
+        }
+    }
 }
 
 impl GvisorBackend {
@@ -153,6 +164,7 @@ impl GvisorBackend {
         let sandbox = GvisorSandbox {
             id: SandboxId::new(name),
             directory,
+            limits: self.shared.limits(),
             shared: self.shared.clone(),
             trusted: OnceCell::new(),
             container: Mutex::new(None),
@@ -199,7 +211,7 @@ fn prepare(directory: &Path) -> io::Result<()> {
 }
 
 /// Writes the files of the server, beside the trees. Code can't write to them.
-fn write_trusted(directory: &Path, shared: &Shared) -> io::Result<()> {
+fn write_trusted(directory: &Path, shared: &Shared, limits: &SandboxLimits) -> io::Result<()> {
     let (source, bundle) = (directory.join(SOURCE), directory.join(BUNDLE));
     // An earlier try may have failed halfway, for example because the disk was full.
     for own in [&source, &bundle] {
@@ -208,7 +220,9 @@ fn write_trusted(directory: &Path, shared: &Shared) -> io::Result<()> {
     make_directory(&source, 0o755)?;
     make_directory(&bundle, 0o700)?;
     site::write(&source)?;
-    let config = bundle::config(directory, &shared.confines, &shared.etc, &shared.hidden);
+    let mut confines = shared.confines.clone();
+    confines.processes = limits.processes.unwrap_or(confines.processes);
+    let config = bundle::config(directory, &confines, &shared.etc, &shared.hidden);
     let config = config.to_string();
     write_private(&bundle.join("config.json"), config.as_bytes())?;
     // A checkpoint with memory contains its own agent. This is the last step, because a rename
@@ -241,10 +255,19 @@ impl Backend for GvisorBackend {
         "gvisor"
     }
 
-    fn create(&self, id: &SandboxId) -> BoxFuture<'_, io::Result<Box<dyn BackendSandbox>>> {
+    fn limits(&self) -> SandboxLimits {
+        self.shared.limits()
+    }
+
+    fn create(
+        &self,
+        id: &SandboxId,
+        limits: SandboxLimits,
+    ) -> BoxFuture<'_, io::Result<Box<dyn BackendSandbox>>> {
         let id = id.clone();
         Box::pin(async move {
-            let sandbox = self.sandbox(id.as_str()).await?;
+            let mut sandbox = self.sandbox(id.as_str()).await?;
+            sandbox.limits = self.limits().lowered(limits);
             Ok(Box::new(sandbox) as Box<dyn BackendSandbox>)
         })
     }
@@ -275,6 +298,7 @@ struct GvisorSandbox {
     /// A warm sandbox gets its id when a create takes it from the pool.
     id: SandboxId,
     directory: PathBuf,
+    limits: SandboxLimits,
     shared: Arc<Shared>,
     /// Set once [`write_trusted`] has run, before the first container starts.
     trusted: OnceCell<()>,
@@ -388,7 +412,9 @@ impl GvisorSandbox {
     /// Prepares the start of a container. The trees are filled by now, and may hold any files.
     async fn prepare_container(&self) -> Result<(), String> {
         let (directory, shared) = (self.directory.clone(), self.shared.clone());
-        let write = || async { blocking(move || write_trusted(&directory, &shared)).await };
+        let limits = self.limits;
+        let write =
+            || async { blocking(move || write_trusted(&directory, &shared, &limits)).await };
         let (root, shared) = (self.directory.join(ROOT), self.shared.clone());
         let prepared = async {
             self.trusted.get_or_try_init(write).await?;
@@ -438,7 +464,7 @@ impl GvisorSandbox {
         let _turn = turn.map_err(|error| error.to_string())?;
         let setup = Setup {
             place: Place::Gvisor { user: USER },
-            limits: limits(&self.shared.confines),
+            limits: limits(&self.shared.confines, &self.limits),
         };
         let name = random_hex::<16>().map_err(|error| error.to_string())?;
         let started = Container::start(
