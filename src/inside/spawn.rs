@@ -117,6 +117,19 @@ fn close_all_except(keep: &[std::os::fd::RawFd]) -> io::Result<()> {
     Ok(())
 }
 
+/// What a new process leads.
+#[cfg(target_os = "linux")]
+#[derive(Clone, Copy)]
+pub(super) enum Leads {
+    /// A new session without a terminal.
+    Session,
+    /// A new session, whose terminal is the stdin of the process. So Ctrl-C and job control work.
+    SessionWithTerminal,
+    /// A new process group, in the foreground of the terminal at its stdin. Its parent leads the
+    /// session, and must block SIGTTOU.
+    Foreground,
+}
+
 /// A command for the agent, without an environment. Its process starts as clean as the process of a
 /// [`command`], with limits lowered to `limits`.
 ///
@@ -128,11 +141,23 @@ fn close_all_except(keep: &[std::os::fd::RawFd]) -> io::Result<()> {
 pub(super) fn limited_command(
     program: impl AsRef<OsStr>,
     limits: [(rustix::process::Resource, u64); 4],
+    leads: Leads,
 ) -> Command {
     let mut command = Command::new(program);
     command.env_clear();
     let reset = move || {
-        nix::unistd::setsid()?;
+        match leads {
+            Leads::Session => drop(nix::unistd::setsid()?),
+            Leads::SessionWithTerminal => {
+                nix::unistd::setsid()?;
+                rustix::process::ioctl_tiocsctty(rustix::stdio::stdin())?;
+            }
+            Leads::Foreground => {
+                let this = rustix::process::getpid();
+                rustix::process::setpgid(None, None)?;
+                rustix::termios::tcsetpgrp(rustix::stdio::stdin(), this)?;
+            }
+        }
         reset_signals(libc::SIGPIPE..=libc::SIGPIPE);
         limits::lower(limits)
     };
@@ -141,9 +166,8 @@ pub(super) fn limited_command(
     command
 }
 
-/// Makes the terminal at the stdin of the new process its controlling terminal, so that Ctrl-C and
-/// job control work. The process must be the leader of a new session, as that of a [`command`] or
-/// a [`limited_command`] is.
+/// Makes the terminal at the stdin of the process of a [`command`] its controlling terminal, so that
+/// Ctrl-C and job control work.
 pub(crate) fn control_terminal(command: &mut Command) {
     let control = || Ok(rustix::process::ioctl_tiocsctty(rustix::stdio::stdin())?);
     // SAFETY: it only makes system calls.

@@ -4,7 +4,7 @@ use std::{
     ffi::OsStr,
     fs, io,
     os::{
-        fd::OwnedFd,
+        fd::{AsFd, BorrowedFd, OwnedFd},
         unix::{ffi::OsStrExt, fs::OpenOptionsExt},
     },
 };
@@ -21,6 +21,12 @@ use crate::protocol::TerminalSize;
 ///
 /// When no process has the other end open any more, reads fail with EIO.
 pub(crate) struct Terminal(OwnedFd);
+
+impl AsFd for Terminal {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
 
 impl Terminal {
     /// Opens a pseudoterminal. Also returns the end for the processes.

@@ -22,6 +22,7 @@ use super::{
     builtin,
     ends::Ends,
     failed,
+    keeper::{self, Keeper, find_signal},
     main_process::{self, Identity, Report},
     processes::continue_if_stopped,
     put_reply, reaper, timer,
@@ -86,6 +87,8 @@ pub(super) struct Exec {
     stdout: Output,
     stderr: Output,
     terminal: Option<Terminal>,
+    /// Sends signals to the foreground of the terminal, in gVisor.
+    keeper: Option<Keeper>,
 }
 
 /// What the server knows of the main process.
@@ -103,6 +106,8 @@ struct Output {
     pipe: Option<PipeReader>,
     /// How many bytes the server accepts.
     credit: u32,
+    /// Whether the output ends with the last byte that can be read now.
+    drains: bool,
 }
 
 /// A file that was written for an exec. Dropping this removes it.
@@ -145,8 +150,15 @@ impl Exec {
             stderr,
             terminal,
         } = Ends::new(start.terminal, identity)?;
-        let mut stop = None;
+        let (mut stop, mut keeper) = (None, None);
         let child = match (&start.program, identity) {
+            (Program::File { path, args }, Some(identity)) if terminal.is_some() => {
+                let program = (path.as_str(), args.as_slice());
+                let (child, started) =
+                    keeper::start(start, program, limits, identity, stdio, reported)?;
+                keeper = Some(started);
+                child
+            }
             (Program::File { path, args }, Some(identity)) => {
                 main_process::start(start, (path, args), limits, identity, stdio, reported)?
             }
@@ -170,6 +182,7 @@ impl Exec {
             stdout: Output::new(Some(stdout)),
             stderr: Output::new(stderr),
             terminal,
+            keeper,
             ..Self::ended(start.exec, identity.map(|identity| identity.group))
         })
     }
@@ -195,6 +208,7 @@ impl Exec {
             stdout: Output::new(None),
             stderr: Output::new(None),
             terminal: None,
+            keeper: None,
         }
     }
 
@@ -255,10 +269,14 @@ impl Exec {
 
     /// Changes the size of the terminal.
     pub(super) fn resize(&self, size: TerminalSize) -> nix::Result<()> {
-        match &self.terminal {
-            Some(terminal) => terminal.resize(size),
-            None => Err(nix::errno::Errno::ENOTTY),
+        let terminal = self.terminal.as_ref().ok_or(nix::errno::Errno::ENOTTY)?;
+        // The terminal outlives the main process.
+        self.main.ok_or(nix::errno::Errno::ESRCH)?;
+        terminal.resize(size)?;
+        if let Some(keeper) = &self.keeper {
+            keeper.signal(Signal::SIGWINCH, 0);
         }
+        Ok(())
     }
 
     /// Whether this is a builtin.
@@ -266,10 +284,10 @@ impl Exec {
         self.stop.is_some() || self.stops_by.is_some()
     }
 
-    /// Notes that the child has stopped. Passes must continue it if it is a reaper or a builtin,
-    /// because only code stops those. Code may stop its own main process.
+    /// Notes that the child has stopped. Passes must continue it if it is a reaper, a keeper or
+    /// a builtin, because only code stops those. Code may stop its own main process.
     pub(super) fn handle_child_stopped(&mut self) {
-        if self.group.is_none() || self.is_builtin() {
+        if self.group.is_none() || self.is_builtin() || self.keeper.is_some() {
             self.looks_for_stop = LOOKS_FOR_STOP;
         }
     }
@@ -322,13 +340,14 @@ impl Exec {
         self.told == Told::End
     }
 
-    /// Handles the end of the child. A reaper that was not killed has no descendants left.
+    /// Handles the end of the child. A reaper that was not killed has no descendants left. A keeper
+    /// that was not killed has reported the end of the main process.
     pub(super) fn handle_child_ended(&mut self, status: ExitStatus, outgoing: &mut BytesMut) {
         self.child = None;
         // The child may have written reports before it ended.
         while self.read_report(outgoing) {}
         self.reports = None;
-        if self.group.is_none() {
+        if self.group.is_none() || self.keeper.is_some() {
             self.has_lost_reaper = status.code().is_none() || self.told != Told::End;
         } else if self.told == Told::Started {
             self.tell_exit(status, outgoing);
@@ -385,7 +404,12 @@ impl Exec {
                 && output.credit > 0
                 && has_room
             {
-                add(source, pipe.as_fd(), PollFlags::IN);
+                let flags = match output.drains {
+                    // A terminal takes input at any time, so this is ready at once.
+                    true => PollFlags::IN | PollFlags::OUT,
+                    false => PollFlags::IN,
+                };
+                add(source, pipe.as_fd(), flags);
             }
         }
     }
@@ -452,6 +476,8 @@ impl Exec {
     fn tell_exit(&mut self, status: ExitStatus, outgoing: &mut BytesMut) {
         self.told = Told::End;
         self.main = None;
+        // Linux ends a terminal with the process that leads its session; gVisor doesn't.
+        self.stdout.drains = self.keeper.is_some();
         self.file = None;
         let reply = Reply::Exited {
             exec: self.number,
@@ -467,15 +493,28 @@ impl Exec {
         if self.input.is_empty() {
             return self.refuse_input(outgoing);
         }
-        match rustix::io::write(stdin, &self.input) {
-            Ok(written) => {
-                self.input.advance(written);
-                put_credit(outgoing, self.number, Stream::Stdin, written as u32);
-                self.end_input();
+        // The part of the input that does not make the terminal send a signal.
+        let mut plain = self.input.len();
+        if let (Some(keeper), Some(terminal)) = (&self.keeper, &self.terminal)
+            && let Some((at, signal)) = find_signal(terminal, &self.input)
+        {
+            if at == 0 {
+                keeper.signal(signal, self.input[0]);
+                return self.input_taken(1, outgoing);
             }
+            plain = at;
+        }
+        match rustix::io::write(stdin, &self.input[..plain]) {
+            Ok(written) => self.input_taken(written, outgoing),
             Err(Errno::INTR | Errno::AGAIN) => {}
             Err(_) => self.refuse_input(outgoing),
         }
+    }
+
+    fn input_taken(&mut self, bytes: usize, outgoing: &mut BytesMut) {
+        self.input.advance(bytes);
+        put_credit(outgoing, self.number, Stream::Stdin, bytes as u32);
+        self.end_input();
     }
 
     /// Closes stdin after its last byte.
@@ -506,6 +545,7 @@ impl Output {
         Self {
             pipe,
             credit: WINDOW,
+            drains: false,
         }
     }
 
@@ -518,7 +558,8 @@ impl Output {
                 self.credit -= read as u32;
                 put_data(outgoing, exec, stream, &scratch[..read]);
             }
-            Err(Errno::INTR | Errno::AGAIN) => {}
+            Err(Errno::AGAIN) if !self.drains => {}
+            Err(Errno::INTR) => {}
             Ok(_) | Err(_) => {
                 self.pipe = None;
                 put_end(outgoing, exec, stream);

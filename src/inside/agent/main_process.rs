@@ -19,7 +19,7 @@ use rustix::{
 use crate::inside::{
     filter,
     messages::{Failure, Limits, Start},
-    spawn,
+    spawn::{self, Leads},
 };
 
 /// What is reported to the agent about a main process.
@@ -105,12 +105,13 @@ pub(super) fn command(
     (path, args): (&str, &[String]),
     limits: Limits,
     stdio: Stdio,
+    leads: Leads,
 ) -> Result<Command, NotStarted> {
     std::env::set_current_dir(&start.cwd).map_err(|error| match error.kind() {
         io::ErrorKind::PermissionDenied => NotStarted(Failure::DirectoryDenied, error),
         _ => NotStarted(Failure::Directory, error),
     })?;
-    let mut command = spawn::limited_command(path, limits.of_processes());
+    let mut command = spawn::limited_command(path, limits.of_processes(), leads);
     command
         .args(args)
         .envs(start.env.iter().map(|(name, value)| (name, value)))
@@ -118,9 +119,6 @@ pub(super) fn command(
         .stdin(stdio.stdin)
         .stdout(stdio.stdout)
         .stderr(stdio.stderr);
-    if start.terminal.is_some() {
-        spawn::control_terminal(&mut command);
-    }
     Ok(command)
 }
 
@@ -147,7 +145,7 @@ impl Identity<'_> {
 
     /// Makes this process run as the user, with only the supplementary group. It loses all
     /// privileges.
-    fn assume(self) -> io::Result<()> {
+    pub(super) fn assume(self) -> io::Result<()> {
         self.assume_with(&[Gid::from_raw(self.group)])
     }
 
@@ -180,7 +178,7 @@ pub(super) fn start(
         let not_started = closed
             .and_then(|()| identity.assume())
             .map_err(NotStarted::from)
-            .and_then(|()| command(start, program, limits, stdio))
+            .and_then(|()| command(start, program, limits, stdio, Leads::Session))
             .map_or_else(|failed| failed, |mut command| command.exec().into());
         not_started.report().write(&reports);
     })

@@ -19,6 +19,7 @@
 mod builtin;
 mod ends;
 mod exec;
+mod keeper;
 mod main_process;
 mod memory;
 mod processes;

@@ -20,7 +20,7 @@ use rustix::{
 use super::main_process::{self, NotStarted, Report, Stdio};
 use crate::inside::{
     messages::{Limits, Start},
-    spawn,
+    spawn::{self, Leads},
 };
 
 /// Starts a reaper, which starts the program and reports to `reports`. Returns the PID of the
@@ -51,12 +51,16 @@ fn start_main(
     limits: Limits,
     stdio: Stdio,
 ) -> Result<u32, NotStarted> {
+    let leads = match start.terminal {
+        None => Leads::Session,
+        Some(_) => Leads::SessionWithTerminal,
+    };
     // Any PID as the argument turns this on.
     set_child_subreaper(Some(rustix::process::Pid::INIT))?;
     // The reaper blocks all signals. SIGKILL and SIGSTOP can't be blocked, so code can still send
     // these two. The main process starts with an empty mask.
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None)?;
-    let mut command = main_process::command(start, program, limits, stdio)?;
+    let mut command = main_process::command(start, program, limits, stdio, leads)?;
     Ok(command.spawn()?.id())
     // The drop of `command` closes this process's ends of the pipes.
 }

@@ -1,0 +1,156 @@
+//! The keeper of a terminal in gVisor: a process between the agent and the main process. It leads
+//! the session of the terminal and does what Linux does and gVisor does not: it sends signals to
+//! the processes in the foreground.
+//!
+//! In gVisor, a terminal doesn't turn Ctrl-C, Ctrl-\ and Ctrl-Z into signals, a new size causes no
+//! SIGWINCH, and only a process of the session can find out which processes are in the foreground.
+//! So the agent passes the signals for them to the keeper: see [`Keeper`]. The keeper runs as the
+//! user of code. Code can stop or kill it, which only harms the terminal.
+
+use std::{
+    io::{self, PipeReader, PipeWriter, Read, Write},
+    os::fd::{AsFd, AsRawFd},
+};
+
+use nix::{
+    sys::{
+        signal::{SigSet, SigmaskHow, Signal, sigprocmask},
+        signalfd::{SfdFlags, SignalFd},
+    },
+    unistd::{Pid, setsid},
+};
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    io::Errno,
+    process::{WaitOptions, ioctl_tiocsctty, waitpid},
+    stdio::{stdin, stdout},
+    termios::{LocalModes, SpecialCodeIndex, Termios, tcgetattr, tcgetpgrp},
+};
+
+use super::main_process::{self, Identity, NotStarted, Report, Stdio};
+use crate::inside::{
+    messages::{Limits, Start},
+    spawn::{self, Leads},
+    terminal::Terminal,
+};
+
+/// The agent's end of the pipe to a keeper.
+pub(super) struct Keeper(PipeWriter);
+
+impl Keeper {
+    /// Sends a signal to the processes in the foreground. `typed` is the control character that the
+    /// user typed; 0 if there is none.
+    pub(super) fn signal(&self, signal: Signal, typed: u8) {
+        // This fails only if the keeper has ended, or has been stopped for long.
+        let _ = (&self.0).write(&[signal as u8, typed]);
+    }
+}
+
+/// Finds the first byte of input for which the terminal sends a signal.
+pub(super) fn find_signal(terminal: &Terminal, input: &[u8]) -> Option<(usize, Signal)> {
+    let termios = tcgetattr(terminal).ok()?;
+    if !termios.local_modes.contains(LocalModes::ISIG) {
+        return None;
+    }
+    let signals = [
+        (SpecialCodeIndex::VINTR, Signal::SIGINT),
+        (SpecialCodeIndex::VQUIT, Signal::SIGQUIT),
+        (SpecialCodeIndex::VSUSP, Signal::SIGTSTP),
+    ];
+    input.iter().enumerate().find_map(|(at, &byte)| {
+        let is_typed = |code| byte != 0 && termios.special_codes[code] == byte;
+        let signal = signals.into_iter().find(|(code, _)| is_typed(*code));
+        signal.map(|(_, signal)| (at, signal))
+    })
+}
+
+/// Forks a keeper, which starts the program and reports to `reports`. Returns the PID of the
+/// keeper, and the pipe to it.
+pub(super) fn start(
+    start: &Start,
+    program: (&str, &[String]),
+    limits: Limits,
+    identity: Identity<'_>,
+    stdio: Stdio,
+    reports: PipeWriter,
+) -> io::Result<(Pid, Keeper)> {
+    let (commands, keeper) = io::pipe()?;
+    rustix::io::ioctl_fionbio(&keeper, true)?;
+    let mut keep = stdio.fds_with(&reports).to_vec();
+    keep.push(commands.as_raw_fd());
+    let pid = spawn::fork(&keep, move |closed| {
+        let started = closed
+            .and_then(|()| identity.assume())
+            .map_err(NotStarted::from)
+            .and_then(|()| start_main(start, program, limits, stdio));
+        match started {
+            Ok((main, children)) => {
+                Report::Started(main.as_raw()).write(&reports);
+                serve(main, &children, commands, &reports);
+            }
+            Err(failed) => failed.report().write(&reports),
+        }
+    })?;
+    Ok((pid, Keeper(keeper)))
+}
+
+/// Takes the terminal and starts the main process in its foreground. Runs in the keeper, as all of
+/// the below.
+fn start_main(
+    start: &Start,
+    program: (&str, &[String]),
+    limits: Limits,
+    stdio: Stdio,
+) -> Result<(Pid, SignalFd), NotStarted> {
+    setsid().map_err(io::Error::from)?;
+    rustix::stdio::dup2_stdin(&stdio.stdin)?;
+    rustix::stdio::dup2_stdout(&stdio.stdout)?;
+    ioctl_tiocsctty(stdin())?;
+    // The keeper must not get the signals of the terminal, which are for the foreground.
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::all()), None).map_err(io::Error::from)?;
+    let mut children = SigSet::empty();
+    children.add(Signal::SIGCHLD);
+    let children = SignalFd::with_flags(&children, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC);
+    let children = children.map_err(io::Error::from)?;
+    let mut command = main_process::command(start, program, limits, stdio, Leads::Foreground)?;
+    let main = command.spawn()?.id().cast_signed();
+    Ok((Pid::from_raw(main), children))
+}
+
+/// Passes signals to the foreground until the main process has ended.
+fn serve(main: Pid, children: &SignalFd, mut commands: PipeReader, reports: &PipeWriter) {
+    loop {
+        let mut ready = [
+            PollFd::new(children, PollFlags::IN),
+            PollFd::new(&commands, PollFlags::IN),
+        ];
+        let _ = poll(&mut ready, None);
+        let has_command = !ready[1].revents().is_empty();
+        let _ = children.read_signal();
+        let pid = rustix::process::Pid::from_raw(main.as_raw());
+        match waitpid(pid, WaitOptions::NOHANG) {
+            Ok(None) | Err(Errno::INTR) => {}
+            Ok(Some((_, status))) => return Report::Ended(status.as_raw()).write(reports),
+            Err(_) => return,
+        }
+        if has_command {
+            let mut command = [0; 2];
+            // The pipe ends with the agent, and with it the sandbox.
+            if commands.read_exact(&mut command).is_err() {
+                return;
+            }
+            signal(command);
+        }
+    }
+}
+
+/// Sends a signal to the foreground. Shows the control character as the terminal would.
+fn signal([signal, typed]: [u8; 2]) {
+    let echoes = |termios: Termios| termios.local_modes.contains(LocalModes::ECHO);
+    if typed != 0 && tcgetattr(stdin()).is_ok_and(echoes) {
+        let _ = rustix::io::write(stdout(), &[b'^', typed ^ 0x40]);
+    }
+    if let Ok(foreground) = tcgetpgrp(stdin().as_fd()) {
+        let _ = spawn::send_signal(-foreground.as_raw_nonzero().get(), signal.into());
+    }
+}
