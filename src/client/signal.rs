@@ -41,7 +41,7 @@ impl Process {
     ///   server, not a process.
     /// - [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported): the server speaks protocol v1,
     ///   or is too old for signals. The client has sent nothing.
-    /// - The errors of [`Sandbox::exec`].
+    /// - The errors of [`Sandbox::exec`](crate::Sandbox::exec).
     pub async fn signal(&self, signal: Signal) -> Result<(), Error> {
         self.send_signal(signal, false).await
     }

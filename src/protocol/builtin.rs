@@ -163,7 +163,7 @@ pub enum Builtin {
         seconds: u64,
     },
     /// Moves the end of the sandbox's lifetime. Fails if the sandbox has no maximum lifetime.
-    /// Result: [`Extended`].
+    /// Result: an object with `ends_at_ms`, the new end in milliseconds since 1970-01-01 UTC.
     Extend {
         /// How many seconds later the sandbox ends, at least 1.
         seconds: u64,
