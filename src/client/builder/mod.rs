@@ -204,10 +204,12 @@ impl SandboxBuilder<NewSandbox> {
         self
     }
 
-    /// Lowers the limit on the memory of each process of the sandbox, in bytes, at least 32 MiB. The
-    /// server refuses a limit above its own, and any limit if its backend has none, as `host`. The
-    /// error then has the kind [`CreationFailed`](crate::ErrorKind::CreationFailed). Default: the
-    /// limit of the server.
+    /// Lowers the limit on the memory of each process of the sandbox, in bytes, at least 32 MiB.
+    /// Default: the limit of the server.
+    ///
+    /// The server refuses a limit above its own, and any limit if its backend has none, as `host`.
+    /// Creating the sandbox then fails with
+    /// [`ErrorKind::CreationFailed`](crate::ErrorKind::CreationFailed).
     pub fn memory_limit(mut self, bytes: u64) -> Self {
         self.sandbox.configuration.limits.memory = Some(bytes);
         self
@@ -220,9 +222,9 @@ impl SandboxBuilder<NewSandbox> {
         self
     }
 
-    /// Lowers the limit on the bytes that the files of the sandbox take on the disk, at least 1 MiB.
-    /// Only the backend `namespace` has this limit, so servers with another backend refuse it.
-    /// Otherwise like [`memory_limit`](Self::memory_limit).
+    /// Lowers the limit on the bytes that the files of the sandbox take on the disk, at least
+    /// 1 MiB. Only the backend `namespace` has this limit, so servers with another backend refuse
+    /// it. Otherwise like [`memory_limit`](Self::memory_limit).
     pub fn disk_limit(mut self, bytes: u64) -> Self {
         self.sandbox.configuration.limits.disk = Some(bytes);
         self

@@ -2,16 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Mode, Sandbox, SandboxAction, SandboxReply, is_due};
+use super::{Mode, Sandbox, SandboxAction, SandboxReply, is_due, unsupported::unsupported_before};
 use crate::{
     machine::{
         Epoch, Failure, LinkCommand, LinkError, LinkFact, RequestId, SandboxEnd, SandboxEvent,
         SandboxState, later,
     },
-    protocol::{
-        ClientMessage, Identity, Pairing, SandboxId, SandboxToken, Version, excerpt,
-        names::FEATURE_LIFETIME,
-    },
+    protocol::{ClientMessage, Identity, Pairing, SandboxId, SandboxToken, Version, excerpt},
 };
 
 /// How long to wait for `KILLED` or `CHECKPOINTED` after the `DELETED` that is part of a kill or a
@@ -31,7 +28,7 @@ pub(super) struct Life {
     pub(super) features: Vec<String>,
     /// The option of the new sandbox that the server doesn't support. The sandbox is then being
     /// killed. Never cleared.
-    unsupported: Option<&'static str>,
+    pub(super) unsupported: Option<&'static str>,
     /// Callers that wait for the sandbox to run. Cleared when the sandbox runs or ends.
     opens: Vec<RequestId>,
     /// When `SANDBOX_RUNNING` is due. Set when a link opens. Cleared when the status arrives or the
@@ -167,32 +164,12 @@ impl Sandbox {
         if let (SandboxState::Creating, Mode::Create(configuration)) =
             (&self.life.state, &self.config.mode)
         {
-            if version == Version::V1
-                && let Some(option) = configuration.needs_lifetime()
-            {
-                // A v1 server ignores options that it doesn't know, so don't create the sandbox.
+            if let Some(option) = unsupported_before(configuration, version) {
                 return self.finish(SandboxEnd::Unsupported { option, gone: true });
             }
             let configuration = configuration.encode();
             self.actions.push(SandboxAction::Send(configuration));
         }
-    }
-
-    /// Kills the new sandbox if the server has ignored one of its options. Returns whether it did.
-    fn refuse_ignored_options(&mut self, now: Instant) -> bool {
-        let (SandboxState::Creating, Mode::Create(configuration)) =
-            (&self.life.state, &self.config.mode)
-        else {
-            return false;
-        };
-        let missing = self.life.missing_feature(&[FEATURE_LIFETIME]);
-        let option = configuration.needs_lifetime().filter(|_| missing.is_some());
-        self.life.unsupported = option;
-        if option.is_some() {
-            self.kill.abandoned = true;
-            self.kill_abandoned(now);
-        }
-        option.is_some()
     }
 
     fn handle_outage(&mut self, cause: &LinkError, attempt: u32, now: Instant) {
@@ -420,13 +397,7 @@ impl Sandbox {
         if self.life.is_over() {
             return;
         }
-        let end = match self.life.unsupported {
-            Some(option) => SandboxEnd::Unsupported {
-                option,
-                gone: !end.may_live(),
-            },
-            None => end,
-        };
+        let end = self.end_of_unsupported(end);
         self.life.ready_due = None;
         self.life.deleted_due = None;
         self.actions.link(LinkCommand::DisableReconnect);

@@ -187,12 +187,9 @@ impl Manager {
         }
         // A separate task finishes the restore even if this client disconnects. The sandbox then
         // waits for the next client.
-        let (manager, its_id) = (self.clone(), id.clone());
-        let link = link.clone();
-        let restoring = self.runtime.spawn({
-            let link = link.clone();
-            async move {
-            let revived = manager.revive(&its_id, hash, lease.as_ref(), link.client);
+        let (manager, to, its_id) = (self.clone(), link.clone(), id.clone());
+        let restoring = self.runtime.spawn(async move {
+            let revived = manager.revive(&its_id, hash, lease.as_ref(), to.client);
             match revived.await {
                 Ok((handle, mut sandbox)) => {
                     tracing::info!(sandbox = %its_id, "restored");
@@ -202,29 +199,23 @@ impl Manager {
                 }
                 Err(why) => {
                     let is_over = matches!(why, NotRestored::Outlived);
-                    match &why {
-                        NotRestored::Outlived => {
-                            tracing::info!(sandbox = %its_id, "not restored: its lifetime has ended");
-                        }
-                        NotRestored::Failed(why) => {
-                            tracing::warn!(sandbox = %its_id, why = %Escaped(why), "not restored");
-                        }
+                    if let NotRestored::Failed(why) = &why {
+                        tracing::warn!(sandbox = %its_id, why = %Escaped(why), "not restored");
                     }
                     if let Some(lease) = lease {
-                        link.push(ServerMessage::status(Status::SandboxLockReleasing));
+                        to.push(ServerMessage::status(Status::SandboxLockReleasing));
                         let _ = lease.release(is_over).await;
-                        link.push(ServerMessage::status(Status::SandboxLockReleased));
+                        to.push(ServerMessage::status(Status::SandboxLockReleased));
                     }
                     Err(why)
                 }
-            }
             }
         });
         match restoring.await {
             Ok(Ok(handle)) => Ok(Some(handle)),
             // Another client has restored the sandbox first.
             Ok(Err(_)) if self.registry.find(id).is_some() => Ok(None),
-            Ok(Err(NotRestored::Outlived)) => Err(outlived(&link)),
+            Ok(Err(NotRestored::Outlived)) => Err(outlived(link)),
             Ok(Err(NotRestored::Failed(why))) => Err(failed(&why)),
             Err(_panicked) => Err(failed("the server lost it.")),
         }
@@ -259,6 +250,7 @@ impl Manager {
             if let Err(error) = removed {
                 tracing::warn!(sandbox = %id, error = %Escaped(error), "a checkpoint could not be removed");
             }
+            tracing::info!(sandbox = %id, "not restored: its lifetime has ended");
             self.registry.remember_outlived(id, &token);
             return Err(NotRestored::Outlived);
         }
