@@ -75,15 +75,26 @@ impl End {
 impl Sandbox {
     /// Sends the id and the token to the client that created the sandbox.
     pub(super) fn greet(&self, token: SandboxToken) {
+        // Before the client learns that the sandbox runs.
+        self.list_as_running();
         if let Some(link) = &self.state.link {
             link.push(ServerMessage::identity(self.id.clone(), token));
         }
         self.running();
     }
 
+    /// Shows in the list whether a client is attached.
+    fn list_as_running(&self) {
+        self.settings.entry.set_state(match self.state.link {
+            Some(_) => ListedState::Attached,
+            None => ListedState::Detached,
+        });
+    }
+
     /// Runs the sandbox until it is deleted.
     pub(super) async fn run(mut self) {
         loop {
+            self.list_as_running();
             let end = self.live().await;
             self.settings.entry.set_state(ListedState::Ending);
             match self.prepare(end).await {
@@ -135,10 +146,6 @@ impl Sandbox {
             if std::mem::replace(&mut self.state.was_busy, is_busy) && !is_busy {
                 self.state.idle_since = Instant::now();
             }
-            self.settings.entry.set_state(match self.state.link {
-                Some(_) => ListedState::Attached,
-                None => ListedState::Detached,
-            });
             let remaining = self.settings.entry.remaining();
             let state = &mut self.state;
             let idle_at = state.idle_since + self.settings.idle_timeout;
@@ -186,6 +193,7 @@ impl Sandbox {
                 }
                 self.state.link = Some(link);
                 self.state.idle_since = Instant::now();
+                self.list_as_running();
                 self.running();
                 tracing::debug!(sandbox = %self.id, "attached");
                 let _ = answer.send(true);
@@ -219,6 +227,7 @@ impl Sandbox {
             link.forget_execs();
         }
         self.state.execs.detach();
+        self.list_as_running();
         // Give the client the whole idle timeout to reconnect.
         self.state.idle_since = Instant::now();
         tracing::debug!(sandbox = %self.id, "detached");
