@@ -8,7 +8,7 @@ use actix_sandbox::{
     server::{Backend, GvisorOptions, NamespaceOptions},
 };
 use futures::StreamExt;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::processes::processes_of;
 use crate::support::{
@@ -273,6 +273,26 @@ async fn code_that_stops_or_kills_starting_execs_stops_no_agent() {
                 .await
                 .unwrap();
         }
+        server.stop().await;
+    }
+}
+
+/// In a terminal, the parent of the main process is the reaper of the exec or the keeper of the
+/// terminal.
+#[actix::test]
+async fn code_that_kills_the_parent_of_its_terminal_is_killed() {
+    for (server, sandbox) in sandboxes().await {
+        let code = "(sleep 86403 &); kill -STOP $PPID; kill -KILL $PPID; exec sleep 86403";
+        let terminal = sandbox.terminal().program("bash").args(["-c", code]);
+        let mut terminal = terminal.open().await.unwrap();
+        let end = within("the end", terminal.wait()).await.unwrap();
+        assert_eq!(end, ProcessEnd::Signaled(9));
+        let mut screen = Vec::new();
+        let rest = terminal.read_to_end(&mut screen);
+        within("the end of the screen", rest).await.unwrap();
+        let gone = "while pgrep -f '^sleep 86403'; do sleep 0.05; done";
+        let output = run(&sandbox, Language::Bash, gone).await;
+        assert!(output.end.success(), "{output:?}");
         server.stop().await;
     }
 }

@@ -10,5 +10,8 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod cuts;
+mod messages;
 mod operations;
+mod screens;
 mod signals;

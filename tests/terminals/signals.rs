@@ -2,7 +2,6 @@
 
 use actix_sandbox::{
     BuiltinErrorKind, Error, ErrorKind, Language, ProcessEnd, ProtocolVersion, Signal,
-    actor::{Builtin, Exec, Wait},
 };
 use futures::StreamExt;
 
@@ -45,85 +44,29 @@ async fn each_signal_reaches_the_main_process_once() {
     assert!(error.to_string().contains("it has ended"), "{error}");
 }
 
-#[actix::test]
-async fn a_signal_for_the_group_reaches_the_children() {
-    let (_server, sandbox) = sandbox().await;
-    // The shell ignores the signal, and reports how its child ended.
-    let code =
-        "trap : USR1; (trap - USR1; echo ready; exec sleep 1000) & wait $!; wait $!; echo $?";
-    for (is_group, printed) in [(true, "138"), (false, "137")] {
-        let process = sandbox.exec(Language::Bash, code).await.unwrap();
-        let mut lines = process.stdout().lines();
-        assert_eq!(lines.next().await.unwrap().unwrap(), "ready");
-        match is_group {
-            true => process.signal_group(Signal::USR1).await.unwrap(),
-            false => {
-                // Only the shell gets it, so the child must be ended in another way.
-                process.signal(Signal::USR1).await.unwrap();
-                let kill = "pkill -KILL -x sleep";
-                let killed = sandbox.run(Language::Bash, kill).await.unwrap();
-                assert!(killed.end.success(), "{killed:?}");
-            }
-        }
-        let line = within("the end of the child", lines.next()).await;
-        assert_eq!(line.unwrap().unwrap(), printed);
-        assert!(process.wait().await.unwrap().success());
-    }
-}
+/// A shell and its child print each signal that they get.
+const FAMILY: &str = "
+(trap 'echo child' USR1; echo ready; while true; do sleep 0.01; done) &
+trap 'echo shell' USR1
+while true; do wait; done
+";
 
 #[actix::test]
-async fn messages_send_signals() {
+async fn only_a_signal_for_the_group_reaches_the_children() {
     let (_server, sandbox) = sandbox().await;
-    let program = Exec::new(Language::Bash, "sleep 1000");
-    let started = sandbox.addr().send(program).await.unwrap().unwrap();
-    let signal = async |exec, signal| {
-        let builtin = Builtin::Signal {
-            exec,
-            signal,
-            group: true,
-        };
-        let started = sandbox.addr().send(Exec::builtin(builtin)).await;
-        let end = started.unwrap().unwrap().actor.send(Wait).await;
-        match within("the end", async { end.unwrap().unwrap() }).await {
-            ProcessEnd::Completed(outcome) => outcome.map_err(|error| *error),
-            end => panic!("{end:?}"),
-        }
-    };
-    let exec = started.exec.unwrap();
-    // Signals that do not exist.
-    for number in [0, -1, 65, 99] {
-        let error = signal(exec.clone(), number).await.unwrap_err();
-        assert_eq!(error.kind, BuiltinErrorKind::InvalidInput, "{error}");
-        assert!(error.message.contains(&number.to_string()), "{error}");
+    let process = sandbox.exec(Language::Bash, FAMILY).await.unwrap();
+    let mut lines = process.stdout().lines();
+    let mut next = async || within("a line", lines.next()).await.unwrap().unwrap();
+    assert_eq!(next().await, "ready");
+    for _ in 0..5 {
+        process.signal(Signal::USR1).await.unwrap();
+        assert_eq!(next().await, "shell");
     }
-    let error = signal("no-such-exec".into(), 15).await.unwrap_err();
-    assert_eq!(error.kind, BuiltinErrorKind::NotFound, "{error}");
-    assert_eq!(signal(exec, 15).await.unwrap(), "{}");
-    let end = within("the end", started.actor.send(Wait)).await;
-    assert_eq!(end.unwrap().unwrap(), ProcessEnd::Signaled(15));
-}
-
-#[actix::test]
-async fn an_operation_of_the_server_takes_no_signal() {
-    let (_server, sandbox) = sandbox().await;
-    let write = Builtin::Write {
-        path: "file".into(),
-        mode: Default::default(),
-        permissions: None,
-    };
-    let write = sandbox.addr().send(Exec::builtin(write)).await;
-    let exec = write.unwrap().unwrap().exec.unwrap();
-    let builtin = Builtin::Signal {
-        exec,
-        signal: 9,
-        group: false,
-    };
-    let started = sandbox.addr().send(Exec::builtin(builtin)).await;
-    let end = started.unwrap().unwrap().actor.send(Wait).await;
-    let ProcessEnd::Completed(Err(error)) = end.unwrap().unwrap() else {
-        panic!("the signal was sent");
-    };
-    assert_eq!(error.kind, BuiltinErrorKind::InvalidInput, "{error}");
+    process.signal_group(Signal::USR1).await.unwrap();
+    let mut both = [next().await, next().await];
+    both.sort();
+    assert_eq!(both, ["child", "shell"]);
+    within("the kill", process.kill()).await.unwrap();
 }
 
 #[actix::test]

@@ -90,6 +90,22 @@ fn options_that_cannot_be_read_are_refused_with_the_reason() {
             r#""window":1.5"#.to_owned(),
             "'window' must be a whole number",
         ),
+        (
+            r#""terminal":{"columns":0,"rows":0}"#.to_owned(),
+            "'terminal' must be an object with 'columns' and 'rows', each from 1 to 4096",
+        ),
+        (
+            r#""terminal":{"columns":10000,"rows":10000}"#.to_owned(),
+            "each from 1 to 4096",
+        ),
+        (
+            r#""terminal":{"columns":80}"#.to_owned(),
+            "'terminal' must be an object",
+        ),
+        (
+            r#""terminal":true"#.to_owned(),
+            "'terminal' must be an object",
+        ),
         (format!(r#""args":[{many}]"#), "more than 1000 arguments"),
         (
             format!(r#""env":{{{variables}}}"#),

@@ -11,7 +11,7 @@ use std::{
 use super::{
     code_file::{CodeFile, write_private},
     context::ServerContext,
-    job::Language,
+    job::{Language, UNBUFFERED},
     programs::{PATH, find, is_script},
 };
 use crate::{
@@ -39,7 +39,7 @@ pub(super) const ENVIRONMENT: [(&str, &str); 7] = [
     ("LOGNAME", USER_NAME),
     ("HOME", HOME_INSIDE),
     ("TMPDIR", TEMPORARY_INSIDE),
-    ("PYTHONUNBUFFERED", "1"),
+    (UNBUFFERED, "1"),
 ];
 
 /// The directories of which each sandbox has its own.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::{
     code_file::CodeFile,
     confine::{ENVIRONMENT, HOME_INSIDE, interpreter, write_for},
-    job::{Job, Program, check, no_directory},
+    job::{Job, Program, UNBUFFERED, check, no_directory},
     sweep::ID_VARIABLE,
 };
 use crate::{
@@ -104,7 +104,9 @@ pub(super) async fn start(
 /// The environment of code. Later variables replace earlier ones.
 fn environment(job: &Job, site: &str, id: &str) -> Vec<(String, String)> {
     let own = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
-    let defaults = ENVIRONMENT.into_iter().map(own);
+    let defaults = ENVIRONMENT.into_iter();
+    let defaults = defaults.filter(|(name, _)| *name != UNBUFFERED || job.terminal.is_none());
+    let defaults = defaults.map(own);
     let variables = job.variables(site).into_iter();
     let variables = variables.map(|(name, value)| (name.to_owned(), value.into_owned()));
     let id = std::iter::once(own((ID_VARIABLE, id)));

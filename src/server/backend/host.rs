@@ -18,7 +18,7 @@ use super::{
     api::{Backend, BackendSandbox},
     code_file::{CodeFile, make_private},
     context::ServerContext,
-    job::{Job, Language, Program, check, no_directory},
+    job::{Job, Language, Program, UNBUFFERED, check, no_directory},
     launch::Launcher,
     programs::{find, is_script, search_path},
     remove::remove_sandbox,
@@ -238,7 +238,7 @@ impl HostSandbox {
             .env("LANG", "C.UTF-8")
             .env("HOME", &self.home)
             .env("TMPDIR", &self.temporary)
-            .env("PYTHONUNBUFFERED", "1")
+            .envs(job.terminal.is_none().then_some((UNBUFFERED, "1")))
             .envs(
                 self.shared
                     .user

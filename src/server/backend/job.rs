@@ -44,6 +44,11 @@ impl Language {
     }
 }
 
+/// The variable that makes Python write its output at once. A terminal needs none: there, Python
+/// writes whole lines. Without buffers, Python sometimes writes 0 bytes, and such a write to a
+/// terminal never returns in gVisor.
+pub(super) const UNBUFFERED: &str = "PYTHONUNBUFFERED";
+
 /// A program to run, with its environment and working directory.
 #[derive(Debug)]
 pub(crate) struct Job {

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use super::*;
-use crate::protocol::{Builtin, Program};
+use crate::protocol::{Builtin, Program, TerminalSize};
 
 /// A sandbox that runs on a v2 server with these features.
 fn running_with(features: &str) -> Fixture {
@@ -51,6 +51,34 @@ fn a_request_needs_all_of_its_features() {
     ] {
         let mut fixture = running_with(features);
         let request = start(&mut fixture);
+        assert_not_offered(&mut fixture, request, missing);
+    }
+}
+
+#[test]
+fn terminals_and_signals_need_a_server_that_has_them() {
+    let mut terminal = NewExec::new(Program::Argv(Cow::Owned(vec!["sh".into()])));
+    terminal.options.terminal = Some(TerminalSize::default());
+    let builtin = |builtin| NewExec::new(Program::Builtin(Cow::Owned(builtin)));
+    let signal = builtin(Builtin::Signal {
+        exec: "e".into(),
+        signal: 15,
+        group: false,
+    });
+    let resize = builtin(Builtin::Resize {
+        exec: "e".into(),
+        size: TerminalSize::default(),
+    });
+    for (exec, missing) in [
+        (terminal, "terminals"),
+        (signal, "signals"),
+        (resize, "terminals"),
+    ] {
+        let mut fixture = running_with(r#"["argv","builtins","binary"]"#);
+        let now = fixture.now;
+        let request = fixture.ask(|sandbox, request| {
+            sandbox.exec(request, exec, now);
+        });
         assert_not_offered(&mut fixture, request, missing);
     }
 }
