@@ -160,9 +160,10 @@ pub(crate) use actor::{ProcessActor, ProcessOutput, SandboxActor};
 #[cfg(feature = "client")]
 pub use client::{
     Command, Download, EventStream, ExistingSandbox, FileEntries, FileEvents, FileReader,
-    FileWriter, Files, LineStream, NewSandbox, OpenMode, Output, PortForward, PortStream, Process,
-    ProcessRef, ProcessStdin, RunningProcess, Runtime, Sandbox, SandboxBuilder, Terminal,
-    TerminalBuilder, TextStream, TransferProgress, TransferSummary, Upload, WaitForPort,
+    FileWriter, Files, LineStream, ListSandboxes, NewSandbox, OpenMode, Output, PortForward,
+    PortStream, Process, ProcessRef, ProcessStdin, RunningProcess, Runtime, Sandbox,
+    SandboxBuilder, Terminal, TerminalBuilder, TextStream, TransferProgress, TransferSummary,
+    Upload, WaitForPort,
 };
 #[cfg(feature = "client")]
 pub use error::{Error, ErrorKind};
@@ -175,7 +176,10 @@ pub use protocol::{
     FileMetadata, FilePath, ListeningPort, Metrics, MetricsLimits, ProcessUsage, Signal,
     SkippedFile, TerminalSize, Transferred, WriteMode,
 };
-pub use protocol::{SandboxId, SandboxToken, Status, StdStream, Version as ProtocolVersion};
+pub use protocol::{
+    ListedState, SandboxId, SandboxInfo, SandboxToken, Status, StdStream,
+    Version as ProtocolVersion,
+};
 #[cfg(all(unix, feature = "server"))]
 #[doc(inline)]
 pub use server::LocalServer;

@@ -35,6 +35,7 @@ const BEARER: &str = "bearer-8c1e7f00d5";
 const HEADER: &str = "header-3a9b66cafe";
 const OUTPUT: &str = "output-77ad01beef";
 const INPUT: &str = "input-90ce44dead";
+const VARIABLE: &str = "variable-51d2aafeed";
 
 /// A line for each event and span, with all their fields.
 static LOG: Mutex<Vec<String>> = Mutex::new(Vec::new());
@@ -127,6 +128,7 @@ async fn session(debug: bool) -> Vec<String> {
         .debug_label("my-label")
         .bearer_token_source(|| async { Ok(BearerToken::new(BEARER)) })
         .header("X-Api-Key", HEADER)
+        .env("KEY", VARIABLE)
         .enable_auto_reconnect(true)
         .reconnect_policy(ReconnectPolicy {
             initial: Duration::from_millis(2),
@@ -160,6 +162,15 @@ async fn session(debug: bool) -> Vec<String> {
     let error = attach(nowhere, &token).await.expect_err("refused");
     assert_eq!(error.kind(), ErrorKind::Connect);
 
+    // Requests without a WebSocket, and a refused option.
+    let list = |url: &str| Sandbox::list(url).header("X-Api-Key", HEADER);
+    let list = |url| list(url).bearer_token_source(|| async { Ok(BearerToken::new(BEARER)) });
+    let listed = list(server.url()).await.expect("listed");
+    assert_eq!(listed[0].id, id);
+    list(&format!("{}-wrong", server.url())).await.unwrap_err();
+    let create = Sandbox::create(server.url()).env("A=B", VARIABLE);
+    create.enable_debug(debug).await.expect_err("refused");
+
     // The path of a URL is the server's secret.
     let (_, secret) = server.url().rsplit_once('/').expect("a secret");
     let secret = secret.to_owned();
@@ -183,6 +194,7 @@ async fn session(debug: bool) -> Vec<String> {
         HEADER.to_owned(),
         OUTPUT.to_owned(),
         INPUT.to_owned(),
+        VARIABLE.to_owned(),
     ]
 }
 

@@ -13,13 +13,13 @@ mod support;
 use std::time::Duration;
 
 use actix_sandbox::{
-    Effect, ErrorKind, Language, Metrics, Process, ProcessEnd, ProcessRef, ProtocolVersion,
-    Sandbox,
+    Effect, ErrorKind, Language, LocalServer, Metrics, Process, ProcessEnd, ProcessRef,
+    ProtocolVersion, Sandbox,
     actor::{Builtin, Exec, Wait},
 };
 use futures::StreamExt;
 use serde_json::Value;
-use support::{backend::is, sandbox, sandbox_of, within};
+use support::{backend::is, patient, sandbox, sandbox_of, within};
 
 const MIB: u64 = 1 << 20;
 
@@ -90,6 +90,25 @@ async fn metrics_name_the_limits_of_the_backend() {
     assert_eq!(limits.disk_bytes.is_some(), is("namespace"));
     if is("gvisor") {
         assert_eq!(limits.memory_bytes, Some(4 << 30));
+    }
+}
+
+#[actix::test]
+async fn metrics_name_the_limits_that_the_client_set() {
+    let server = LocalServer::start().await.unwrap();
+    if !is("namespace") && !is("gvisor") {
+        // The backend `host` limits nothing.
+        return;
+    }
+    let sandbox = patient(server.url())
+        .memory_limit(600 << 20)
+        .process_limit(70);
+    let sandbox = sandbox.await.unwrap();
+    let limits = measure(&sandbox).await.limits;
+    assert_eq!(limits.process_memory_bytes, Some(600 << 20));
+    assert_eq!(limits.processes, Some(70));
+    if is("gvisor") {
+        assert_eq!(limits.memory_bytes, Some(2 << 30));
     }
 }
 

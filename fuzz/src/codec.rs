@@ -1,7 +1,7 @@
 //! The codec never panics, and parses what it encodes to the same message.
 
 use actix_sandbox::protocol::{
-    ClientMessage, ExecRequest, NamedMessage, Program, ServerMessage, Version,
+    ClientMessage, ExecRequest, NamedMessage, Program, SandboxConfig, ServerMessage, Version,
 };
 use bytes::Bytes;
 
@@ -11,6 +11,16 @@ pub fn codec(data: &[u8]) {
         from_server(data, version);
         from_client(data, version);
     }
+    configuration(data);
+}
+
+fn configuration(data: &[u8]) {
+    let Ok(config) = SandboxConfig::parse(data) else {
+        return;
+    };
+    let _ = (config.check(), config.needs_lifetime());
+    let text = config.encode();
+    assert_eq!(SandboxConfig::parse(text.as_bytes()), Ok(config));
 }
 
 fn from_server(data: &[u8], version: Version) {

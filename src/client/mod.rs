@@ -10,6 +10,8 @@ mod events;
 mod files;
 mod ignore;
 mod json_lines;
+mod lifetime;
+mod list;
 mod metrics;
 mod operation;
 mod output;
@@ -32,6 +34,7 @@ pub use files::{
     Download, FileEntries, FileEvents, FileReader, FileWriter, Files, TransferProgress,
     TransferSummary, Upload,
 };
+pub use list::ListSandboxes;
 pub use metrics::RunningProcess;
 pub use output::Output;
 pub use ports::{PortForward, PortStream, WaitForPort};

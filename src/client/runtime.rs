@@ -2,6 +2,7 @@
 
 use std::{
     fmt, io,
+    pin::pin,
     sync::{
         Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -11,6 +12,8 @@ use std::{
 };
 
 use actix::{Actor, Addr, Arbiter, ArbiterHandle, Context, System};
+use futures::future::select;
+use tokio::sync::oneshot;
 
 use crate::{Error, SandboxActor, actor::Settings};
 
@@ -153,20 +156,54 @@ pub(crate) fn start(
     mut settings: Settings,
     runtime: Option<&Runtime>,
 ) -> Result<Addr<SandboxActor>, Error> {
+    let (arbiter, seat) = arbiter(runtime)?;
+    if let Some(seat) = seat {
+        settings.kept = Some(Arc::new(seat));
+    }
+    // The actor is created in the thread that runs it, because a link is not `Send`.
+    let start = move |_: &mut Context<SandboxActor>| SandboxActor::new(settings);
+    Ok(SandboxActor::start_in_arbiter(&arbiter, start))
+}
+
+/// Runs a task that is not `Send` where [`start`] would start an actor. Dropping the future stops
+/// the task.
+pub(crate) async fn run<F, T>(
+    runtime: Option<&Runtime>,
+    task: impl FnOnce() -> F + Send + 'static,
+) -> Result<T, Error>
+where
+    F: Future<Output = T> + 'static,
+    T: Send + 'static,
+{
+    let (arbiter, seat) = arbiter(runtime)?;
+    let (mut sender, receiver) = oneshot::channel();
+    arbiter.spawn_fn(move || {
+        actix::spawn(async move {
+            let _seat = seat;
+            let stopped = async {
+                sender.closed().await;
+                None
+            };
+            let result = async { Some(task().await) };
+            let first = select(pin!(result), pin!(stopped)).await.factor_first().0;
+            if let Some(result) = first {
+                drop(sender.send(result));
+            }
+        });
+    });
+    let stopped = |_| Error::runtime("its System was stopped");
+    receiver.await.map_err(stopped)
+}
+
+/// The arbiter of the given runtime, otherwise of the current System, otherwise of the runtime of
+/// the whole program. The place on the arbiter is free when the seat is dropped.
+fn arbiter(runtime: Option<&Runtime>) -> Result<(ArbiterHandle, Option<Seat>), Error> {
     let runtime = match runtime {
         Some(runtime) => runtime.clone(),
-        None if System::is_registered() => return Ok(start_on(&Arbiter::current(), settings)),
+        None if System::is_registered() => return Ok((Arbiter::current(), None)),
         None => Runtime::shared()?,
     };
     let seat = runtime.seat();
     let arbiter = runtime.0.arbiters[seat.index].0.clone();
-    settings.kept = Some(Arc::new(seat));
-    Ok(start_on(&arbiter, settings))
-}
-
-fn start_on(arbiter: &ArbiterHandle, settings: Settings) -> Addr<SandboxActor> {
-    // The actor is created in the thread that runs it, because a link is not `Send`.
-    SandboxActor::start_in_arbiter(arbiter, move |_: &mut Context<SandboxActor>| {
-        SandboxActor::new(settings)
-    })
+    Ok((arbiter, Some(seat)))
 }

@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc};
 
 use actix::{Addr, Recipient};
 
-use super::{EventStream, ExistingSandbox, NewSandbox, SandboxBuilder, ask};
+use super::{EventStream, ExistingSandbox, ListSandboxes, NewSandbox, SandboxBuilder, ask};
 use crate::{
     Error, SandboxActor, SandboxEvent, SandboxId, SandboxState, SandboxToken,
     actor::{self, Checkpoint, KillSandbox, Opened, SnapshotFilesystem, Subscribe},
@@ -126,6 +126,46 @@ impl Sandbox {
         token: impl Into<SandboxToken>,
     ) -> SandboxBuilder<ExistingSandbox> {
         SandboxBuilder::attach(url.as_ref().to_owned(), id.into(), token.into())
+    }
+
+    /// Lists the sandboxes that the server at this URL runs. Await the result to get them.
+    ///
+    /// The caller needs what it needs to create a sandbox: the secret in the URL of a
+    /// [`LocalServer`](crate::LocalServer), or an access token. The list is no way into a sandbox:
+    /// to attach to one, a client also needs its token, which isn't listed. Checkpointed sandboxes
+    /// are not listed.
+    ///
+    /// ```
+    /// # #[cfg(all(unix, feature = "server"))]
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # futures::executor::block_on(async {
+    /// use actix_sandbox::{LocalServer, Sandbox};
+    ///
+    /// # let server = LocalServer::start().await?;
+    /// for info in Sandbox::list(server.url()).label("team", "search").await? {
+    ///     println!("{} was created at {:?}", info.id, info.created());
+    /// }
+    /// # Ok(())
+    /// # })
+    /// # }
+    /// # #[cfg(not(all(unix, feature = "server")))]
+    /// # fn main() {}
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Fails if:
+    ///
+    /// - the URL or an option is invalid; then nothing was dialled;
+    /// - the server can't be reached, or doesn't answer within
+    ///   [`timeout`](ListSandboxes::timeout);
+    /// - the server refuses the request with an HTTP status
+    ///   ([`ErrorKind::UpgradeRefused`](crate::ErrorKind::UpgradeRefused)), which
+    ///   [`Error::http_status`] returns: 404 if the secret in the URL is wrong or the server can't
+    ///   list, 401 if the access token is wrong, 403 if the server has neither;
+    /// - the server's answer is not a list of sandboxes.
+    pub fn list(url: impl AsRef<str>) -> ListSandboxes {
+        ListSandboxes::new(url.as_ref().to_owned())
     }
 
     pub(super) fn new(addr: Addr<SandboxActor>, opened: Opened, kill_on_drop: bool) -> Self {

@@ -23,7 +23,7 @@ pub enum ErrorKind {
     Tls,
     /// The token source returned no bearer token. Nothing was dialled.
     NoToken,
-    /// The server answered the WebSocket upgrade with an HTTP status other than 101.
+    /// The server refused the WebSocket upgrade, or the request for a list, with an HTTP status.
     UpgradeRefused,
     /// The peer is not a WebSocket server.
     NotWebSocket,
@@ -50,7 +50,7 @@ pub enum ErrorKind {
     ProcessEnded,
     /// The process, or this client, has closed its stdin.
     StdinClosed,
-    /// The server speaks protocol v1, which can't express the request.
+    /// The server doesn't support what the request needs. For example, it speaks protocol v1.
     Unsupported,
     /// The sandbox was created without the option that the request needs. Nothing was sent.
     NotEnabled,
@@ -165,21 +165,27 @@ impl ErrorKind {
                 Status::SandboxRestoreError => Self::RestoreFailed,
                 _ => Self::SandboxEnded,
             },
-            SandboxEnd::LinkLost { cause, .. } => match cause {
-                LinkError::Resolve { .. } => Self::Resolve,
-                LinkError::Connect { .. } => Self::Connect,
-                LinkError::Tls { .. } | LinkError::TlsUnavailable { .. } => Self::Tls,
-                LinkError::NoToken { .. } => Self::NoToken,
-                LinkError::UpgradeRefused(_) => Self::UpgradeRefused,
-                LinkError::NotWebSocket { .. } => Self::NotWebSocket,
-                LinkError::ConnectTimeout { .. } => Self::Timeout,
-                LinkError::Protocol { .. } => Self::Protocol,
-                LinkError::InUse => Self::InUse,
-                LinkError::ActorGone => Self::ActorGone,
-                _ => Self::LinkLost,
-            },
+            SandboxEnd::Unsupported { .. } => Self::Unsupported,
+            SandboxEnd::LinkLost { cause, .. } => Self::of_link_error(cause),
             SandboxEnd::NotReady { .. } => Self::Timeout,
             _ => Self::SandboxEnded,
+        }
+    }
+
+    /// The kind for a link that failed.
+    pub(super) fn of_link_error(cause: &LinkError) -> Self {
+        match cause {
+            LinkError::Resolve { .. } => Self::Resolve,
+            LinkError::Connect { .. } => Self::Connect,
+            LinkError::Tls { .. } | LinkError::TlsUnavailable { .. } => Self::Tls,
+            LinkError::NoToken { .. } => Self::NoToken,
+            LinkError::UpgradeRefused(_) => Self::UpgradeRefused,
+            LinkError::NotWebSocket { .. } => Self::NotWebSocket,
+            LinkError::ConnectTimeout { .. } => Self::Timeout,
+            LinkError::Protocol { .. } => Self::Protocol,
+            LinkError::InUse => Self::InUse,
+            LinkError::ActorGone => Self::ActorGone,
+            _ => Self::LinkLost,
         }
     }
 

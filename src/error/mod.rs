@@ -33,6 +33,8 @@ enum Repr {
     },
     Config(ConfigError),
     Failure(Failure),
+    /// The sandboxes of a server could not be listed.
+    NotListed(LinkError),
     OutputLost {
         stream: StdStream,
         bytes: u64,
@@ -92,6 +94,7 @@ impl Error {
             Repr::Url(_) => ErrorKind::InvalidUrl,
             Repr::Option { .. } | Repr::Config(_) => ErrorKind::InvalidOption,
             Repr::Failure(failure) => ErrorKind::of_failure(failure),
+            Repr::NotListed(cause) => ErrorKind::of_link_error(cause),
             Repr::OutputLost { .. } => ErrorKind::OutputLost,
             Repr::OutputOverflow { .. } => ErrorKind::OutputOverflow,
             Repr::OutputTooLarge { .. } => ErrorKind::OutputTooLarge,
@@ -108,11 +111,13 @@ impl Error {
     /// Whether the request took effect on the server, as far as the client knows.
     pub fn effect(&self) -> Effect {
         match &*self.0 {
+            // A list has no effect.
             Repr::Url(_)
             | Repr::Option { .. }
             | Repr::Config(_)
             | Repr::Runtime(_)
-            | Repr::LocalAddress(_) => Effect::NotApplied,
+            | Repr::LocalAddress(_)
+            | Repr::NotListed(_) => Effect::NotApplied,
             Repr::Failure(failure) => failure.effect(),
             Repr::OutputLost { .. }
             | Repr::OutputOverflow { .. }
@@ -169,8 +174,8 @@ impl Error {
         }
     }
 
-    /// The HTTP status with which the server refused the WebSocket upgrade. `None` for every other
-    /// error.
+    /// The HTTP status with which the server refused the WebSocket upgrade, or the request for a
+    /// list. `None` for every other error.
     pub fn http_status(&self) -> Option<u16> {
         match self.link_error()? {
             LinkError::UpgradeRefused(refusal) => Some(refusal.status),
@@ -206,6 +211,9 @@ impl Error {
     }
 
     fn link_error(&self) -> Option<&LinkError> {
+        if let Repr::NotListed(cause) = &*self.0 {
+            return Some(cause);
+        }
         match self.end()? {
             SandboxEnd::LinkLost { cause, .. } => Some(cause),
             _ => None,
@@ -235,6 +243,10 @@ impl Error {
     /// A listener could not be started on a local address.
     pub(crate) fn local_address(error: io::Error) -> Self {
         Self::new(Repr::LocalAddress(Arc::new(error)))
+    }
+
+    pub(crate) fn not_listed(cause: LinkError) -> Self {
+        Self::new(Repr::NotListed(cause))
     }
 
     pub(crate) fn output_lost(stream: StdStream, bytes: u64) -> Self {
@@ -317,7 +329,14 @@ impl From<UrlError> for Error {
 
 impl From<ConfigError> for Error {
     fn from(error: ConfigError) -> Self {
-        Self::new(Repr::Config(error))
+        match error {
+            ConfigError::NotAllowed { key, problem } => {
+                // The builder sets one label at a time.
+                let option = if key == "labels" { "label" } else { key };
+                Self::option(option, problem)
+            }
+            error => Self::new(Repr::Config(error)),
+        }
     }
 }
 

@@ -49,6 +49,10 @@ impl fmt::Display for Error {
                     _ => Ok(()),
                 }
             }
+            Repr::NotListed(cause) => {
+                f.write_str("cannot list the sandboxes: ")?;
+                not_listed(cause, f)
+            }
             Repr::OutputLost { stream, bytes } => write!(
                 f,
                 "{bytes} bytes of {stream} were dropped here, because they were not read in time; \
@@ -93,6 +97,35 @@ impl fmt::Display for Error {
                 }
             }
         }
+    }
+}
+
+/// Why a list failed. The texts of some causes are about a WebSocket, which a list doesn't use.
+fn not_listed(cause: &LinkError, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    match cause {
+        LinkError::UpgradeRefused(refusal) => {
+            let (address, status) = (&refusal.address, refusal.status);
+            write!(f, "{address} refused the request with HTTP status {status}")?;
+            if let Some(reason) = &refusal.reason {
+                write!(f, ": {reason}")?;
+            }
+            match status {
+                404 => f.write_str(
+                    "; use the URL of the server with its secret path, and a server that can list \
+                     sandboxes",
+                ),
+                _ if refusal.needs_credentials() => f.write_str(AUTHENTICATE),
+                _ => Ok(()),
+            }
+        }
+        LinkError::NotWebSocket { address, detail } => write!(
+            f,
+            "{address} is not an HTTP server: {detail}; is the port right?"
+        ),
+        LinkError::ConnectTimeout { address, after } => {
+            write!(f, "no complete answer from {address} within {after:?}")
+        }
+        cause => fmt::Display::fmt(cause, f),
     }
 }
 

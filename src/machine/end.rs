@@ -51,6 +51,17 @@ pub enum SandboxEnd {
     HandedOff,
     /// The server deleted the sandbox, usually because it was idle for too long.
     Deleted,
+    /// The sandbox reached the end of its lifetime, and the server deleted it:
+    /// `SandboxBuilder::max_lifetime`.
+    LifetimeEnded,
+    /// The server doesn't support an option of the new sandbox, so the client didn't keep it.
+    Unsupported {
+        /// The name of the option.
+        option: &'static str,
+        /// Whether the sandbox is gone: the client never asked for it, or the server confirmed that
+        /// it killed it. If not, the sandbox may live until its idle timeout.
+        gone: bool,
+    },
     /// Like [`Deleted`](Self::Deleted), but the server may have checkpointed the sandbox first: it
     /// was created with `checkpoint_when_idle`, or this client attached to it and doesn't know its
     /// options. Attach to it to find out.
@@ -116,7 +127,8 @@ impl SandboxEnd {
     /// did not report that it is gone. In that case, a kill is not confirmed.
     pub(super) fn may_live(&self) -> bool {
         match self {
-            Self::Killed | Self::Checkpointed | Self::Deleted => false,
+            Self::Killed | Self::Checkpointed | Self::Deleted | Self::LifetimeEnded => false,
+            Self::Unsupported { gone, .. } => !gone,
             // With these two statuses, the server creates no sandbox or deletes it. Every other
             // fatal status only ends the session. `SANDBOX_NOT_FOUND` may hold for one instance of
             // the service only.
@@ -149,6 +161,23 @@ impl fmt::Display for SandboxEnd {
             Self::Deleted => f.write_str(
                 "the server deleted it (it was idle for too long, or the server was stopped)",
             ),
+            Self::LifetimeEnded => f.write_str(
+                "it reached the end of its lifetime (`max_lifetime`), and the server deleted it",
+            ),
+            Self::Unsupported { option, gone } => {
+                write!(
+                    f,
+                    "the server does not support the option `{option}`: leave it out, or use a \
+                     server of this crate that does"
+                )?;
+                match gone {
+                    true => Ok(()),
+                    false => f.write_str(
+                        "; the kill of the new sandbox was not confirmed, so it may live until its \
+                         idle timeout",
+                    ),
+                }
+            }
             Self::MaybeCheckpointed => f.write_str(
                 "the server deleted it (it was idle for too long, or the server was stopped); if it \
                  was created with `enable_idle_timeout_auto_checkpoint`, attach to it to restore it",

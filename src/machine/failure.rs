@@ -182,7 +182,10 @@ impl Failure {
     pub fn effect(&self) -> Effect {
         match self {
             Self::NotOpened {
-                end: SandboxEnd::Failed { .. },
+                end:
+                    SandboxEnd::Failed { .. }
+                    | SandboxEnd::LifetimeEnded
+                    | SandboxEnd::Unsupported { gone: true, .. },
             } => Effect::NotApplied,
             Self::NotOpened {
                 end: SandboxEnd::LinkLost { cause, .. },

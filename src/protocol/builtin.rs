@@ -9,7 +9,10 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     ExecId, FilePath, TerminalSize,
-    names::{FEATURE_BUILTINS, FEATURE_METRICS, FEATURE_PORTS, FEATURE_SIGNALS, FEATURE_TERMINALS},
+    names::{
+        FEATURE_BUILTINS, FEATURE_LIFETIME, FEATURE_METRICS, FEATURE_PORTS, FEATURE_SIGNALS,
+        FEATURE_TERMINALS,
+    },
 };
 
 /// Maximum length of the result of a builtin as JSON, in bytes: 64 KiB.
@@ -182,6 +185,17 @@ pub enum Builtin {
     Metrics,
     /// Lists the named execs whose main process runs. Result: `RunningExecs` in `protocol`.
     Processes,
+    /// Changes the idle timeout of the sandbox. Result: an empty object.
+    SetIdleTimeout {
+        /// The new timeout in seconds, at least 1.
+        seconds: u64,
+    },
+    /// Moves the end of the sandbox's lifetime. Fails if the sandbox has no maximum lifetime.
+    /// Result: an object with `ends_at_ms`, the new end in milliseconds since 1970-01-01 UTC.
+    Extend {
+        /// How many seconds later the sandbox ends, at least 1.
+        seconds: u64,
+    },
 }
 
 impl Builtin {
@@ -208,6 +222,8 @@ impl Builtin {
             Self::WaitForPort { .. } => "wait_for_port",
             Self::Metrics => "metrics",
             Self::Processes => "processes",
+            Self::SetIdleTimeout { .. } => "set_idle_timeout",
+            Self::Extend { .. } => "extend",
         }
     }
 
@@ -218,6 +234,7 @@ impl Builtin {
             Self::Resize { .. } => FEATURE_TERMINALS,
             Self::Connect { .. } | Self::Ports | Self::WaitForPort { .. } => FEATURE_PORTS,
             Self::Metrics | Self::Processes => FEATURE_METRICS,
+            Self::SetIdleTimeout { .. } | Self::Extend { .. } => FEATURE_LIFETIME,
             _ => FEATURE_BUILTINS,
         }
     }
@@ -245,7 +262,9 @@ impl Builtin {
             | Self::Ports
             | Self::WaitForPort { .. }
             | Self::Metrics
-            | Self::Processes => return None,
+            | Self::Processes
+            | Self::SetIdleTimeout { .. }
+            | Self::Extend { .. } => return None,
         })
     }
 }
@@ -284,6 +303,13 @@ impl Transferred {
     pub fn new(bytes: u64, entries: u64) -> Self {
         Self { bytes, entries }
     }
+}
+
+/// The result of [`Builtin::Extend`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Extended {
+    /// The new end of the lifetime, in milliseconds since 1970-01-01 UTC.
+    pub ends_at_ms: u64,
 }
 
 /// The result of [`Builtin::Pack`] and [`Builtin::Unpack`].

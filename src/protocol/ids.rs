@@ -8,7 +8,8 @@ use serde::Deserialize;
 use subtle::ConstantTimeEq;
 
 /// The id that a server gave to a sandbox, for example `sandbox-9182`.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize)]
+#[serde(transparent)]
 pub struct SandboxId(Box<str>);
 
 impl SandboxId {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::ExecId;
+use super::{ExecId, SandboxLimits};
 
 /// What a sandbox uses. The result of [`Builtin::Metrics`](super::Builtin::Metrics).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,6 +68,17 @@ pub struct MetricsLimits {
     /// The size of the files together, in bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub disk_bytes: Option<u64>,
+}
+
+impl From<SandboxLimits> for MetricsLimits {
+    fn from(limits: SandboxLimits) -> Self {
+        Self {
+            process_memory_bytes: limits.memory,
+            memory_bytes: None,
+            processes: limits.processes,
+            disk_bytes: limits.disk,
+        }
+    }
 }
 
 /// The named execs that run a program. The result of

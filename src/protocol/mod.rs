@@ -38,36 +38,42 @@ mod file_path;
 mod frame;
 mod ids;
 mod json;
+pub mod labels;
 pub mod limits;
+pub mod listing;
 mod metrics;
 pub mod names;
 mod pairing;
 mod plain;
 mod port;
 mod reassembly;
+mod sandbox_limits;
 mod server_message;
 mod signal;
 mod status;
 mod terminal;
 mod utf8;
+pub mod variables;
 mod version;
 
 pub use binary::{Encoded, Piece};
 pub use builtin::{
-    ArchiveResult, Builtin, BuiltinError, BuiltinErrorKind, FileEntry, FileEvent, FileKind,
-    FileMetadata, MAX_RESULT_BYTES, SkippedFile, Transferred, WriteMode,
+    ArchiveResult, Builtin, BuiltinError, BuiltinErrorKind, Extended, FileEntry, FileEvent,
+    FileKind, FileMetadata, MAX_RESULT_BYTES, SkippedFile, Transferred, WriteMode,
 };
 pub use client_message::{ClientMessage, ExecOptions, ExecRequest, NamedMessage, Program};
-pub use config::{ConfigError, SandboxConfig};
+pub use config::{ConfigError, MAX_SECONDS, SandboxConfig};
 pub use excerpt::excerpt;
 pub use file_path::FilePath;
 pub use frame::{FrameGuard, FrameHeader, FrameTooLarge};
 pub use ids::{ExecId, SandboxId, SandboxToken};
 pub use json::ParseError;
+pub use listing::{ListedState, SandboxInfo};
 pub use metrics::{Metrics, MetricsLimits, ProcessUsage, RunningExec, RunningExecs};
 pub use pairing::Pairing;
 pub use port::{ConnectEvent, ListeningPort, invalid_port};
 pub use reassembly::{Fragment, Reassembly, ReassemblyError};
+pub use sandbox_limits::SandboxLimits;
 pub use server_message::{
     EndReason, ExecEnd, ExecUpdate, Identity, Outcome, OutputPiece, OutputPlace, OutputView,
     Received, ServerMessage, StatusUpdate,
@@ -77,6 +83,7 @@ pub(crate) use status::Severity;
 pub use status::Status;
 pub use terminal::TerminalSize;
 pub use utf8::{Utf8Decoder, utf8_boundary};
+pub use variables::Variables;
 pub use version::Version;
 
 /// One of the two output streams of a process.

@@ -39,8 +39,10 @@ pub const FEATURE_TERMINALS: &str = "terminals";
 pub const FEATURE_PORTS: &str = "ports";
 /// The feature: the builtins `metrics` and `processes` (v2).
 pub const FEATURE_METRICS: &str = "metrics";
+/// The feature: labels, variables, limits and a maximum lifetime of a sandbox (v2).
+pub const FEATURE_LIFETIME: &str = "lifetime";
 /// The features that a server of this version lists in `SANDBOX_RUNNING`.
-pub const FEATURES: [&str; 7] = [
+pub const FEATURES: [&str; 8] = [
     FEATURE_ARGV,
     FEATURE_BUILTINS,
     FEATURE_BINARY,
@@ -48,12 +50,15 @@ pub const FEATURES: [&str; 7] = [
     FEATURE_TERMINALS,
     FEATURE_PORTS,
     FEATURE_METRICS,
+    FEATURE_LIFETIME,
 ];
 
 /// Path of the endpoint that creates a sandbox.
 pub const PATH_CREATE: &str = "/create";
 /// Path of the endpoint that attaches to a sandbox; the id follows after a slash.
 pub const PATH_ATTACH: &str = "/attach";
+/// Path of the endpoint that lists the sandboxes of a server.
+pub const PATH_SANDBOXES: &str = "/sandboxes";
 /// Path of the endpoint for health checks.
 pub const PATH_STATUS: &str = "/status";
 /// Path of the endpoint that runs code once, in a new sandbox.
@@ -109,6 +114,7 @@ macro_rules! status_table {
             SandboxLockRenewalError = "SANDBOX_LOCK_RENEWAL_ERROR", Fatal, "The instance lost its lock and deletes the sandbox.";
             SandboxError = "SANDBOX_ERROR", Fatal, "Another error that ends the session.";
             ExecutionExited = "SANDBOX_EXECUTION_EXITED", Progress, "The main process of a named exec ended; its output may continue (v2).";
+            SandboxLifetimeEnded = "SANDBOX_LIFETIME_ENDED", End, "The sandbox reached the end of its maximum lifetime. If it still runs, its deletion follows (v2).";
         }
     };
 }

@@ -86,7 +86,7 @@ fn messages_of_a_server_are_frozen() {
         ),
         (
             ServerMessage::running(),
-            r#"{"event":"status_update","status":"SANDBOX_RUNNING","features":["argv","builtins","binary","signals","terminals","ports","metrics"]}"#,
+            r#"{"event":"status_update","status":"SANDBOX_RUNNING","features":["argv","builtins","binary","signals","terminals","ports","metrics","lifetime"]}"#,
         ),
         (
             with_reason(EndReason::Killed),
@@ -211,6 +211,20 @@ fn messages_of_a_client_are_frozen() {
         ),
         (
             named(NamedMessage::Exec(
+                Program::Builtin(Cow::Owned(Builtin::SetIdleTimeout { seconds: 60 })),
+                ExecOptions::default(),
+            )),
+            r#"{"builtin":{"op":"set_idle_timeout","seconds":60},"exec":"e"}"#,
+        ),
+        (
+            named(NamedMessage::Exec(
+                Program::Builtin(Cow::Owned(Builtin::Extend { seconds: 60 })),
+                ExecOptions::default(),
+            )),
+            r#"{"builtin":{"op":"extend","seconds":60},"exec":"e"}"#,
+        ),
+        (
+            named(NamedMessage::Exec(
                 Program::Code(ExecRequest::new("bash", "ls")),
                 ExecOptions::default(),
             )),
@@ -262,8 +276,16 @@ fn the_configuration_is_frozen() {
         enable_idle_timeout_auto_checkpoint: true,
         enable_sandbox_handoff: true,
         filesystem_snapshot_name: Some("n".into()),
+        labels: [("k".into(), "v".into())].into(),
+        env: Variables::new([("K".into(), "V".into())]),
+        max_lifetime: Some(3_600),
+        limits: SandboxLimits {
+            memory: Some(1),
+            processes: Some(2),
+            disk: Some(3),
+        },
     };
-    let json = r#"{"idle_timeout":60,"enable_checkpoint":true,"enable_idle_timeout_auto_checkpoint":true,"enable_sandbox_handoff":true,"filesystem_snapshot_name":"n"}"#;
+    let json = r#"{"idle_timeout":60,"enable_checkpoint":true,"enable_idle_timeout_auto_checkpoint":true,"enable_sandbox_handoff":true,"filesystem_snapshot_name":"n","labels":{"k":"v"},"env":{"K":"V"},"max_lifetime":3600,"limits":{"memory":1,"processes":2,"disk":3}}"#;
     assert_eq!(config.encode(), json);
     assert_eq!(SandboxConfig::parse(json.as_bytes()), Ok(config));
 }

@@ -111,7 +111,7 @@ impl Confines {
     pub(super) fn check(&self) -> Result<(), ServerError> {
         check(&[
             ("memory", self.memory_bytes, LEAST_MEMORY, " bytes"),
-            ("processes", self.processes, 8, ""),
+            ("processes", self.processes, LEAST_PROCESSES, ""),
             ("file_size", self.file_bytes, 4 << 10, " bytes"),
             ("open_files", self.open_files, 16, ""),
         ])
@@ -119,7 +119,13 @@ impl Confines {
 }
 
 /// The least memory in which a program starts.
-const LEAST_MEMORY: u64 = 32 << 20;
+pub(super) const LEAST_MEMORY: u64 = 32 << 20;
+
+/// The least number of processes.
+pub(super) const LEAST_PROCESSES: u64 = 8;
+
+/// The least disk, in bytes.
+pub(super) const LEAST_DISK: u64 = 1 << 20;
 
 /// Fails if a limit, given as option, value, least value and unit, is too small.
 fn check(limits: &[(&'static str, u64, u64, &'static str)]) -> Result<(), ServerError> {
@@ -277,7 +283,7 @@ impl NamespaceOptions {
         let memory = self.sandbox_memory_bytes();
         let cpus = self.cpu_thousandths.unwrap_or(u64::MAX);
         check(&[
-            ("disk", self.disk_bytes, 1 << 20, " bytes"),
+            ("disk", self.disk_bytes, LEAST_DISK, " bytes"),
             ("sandbox_memory", memory, LEAST_MEMORY, " bytes"),
             ("cpus", cpus, 10, " thousandths of a processor"),
         ])

@@ -161,6 +161,8 @@
 //! - [`ServerBuilder::no_secret`] opens the server to every caller that reaches its address.
 //! - The secret is not a sandbox token. The secret lets a caller create sandboxes; each sandbox
 //!   also has its own token.
+//! - [`Sandbox::list`](crate::Sandbox::list) shows the ids, labels and times of all sandboxes to
+//!   every caller with the secret or the access token. A server with neither refuses the list.
 //! - Treat the URL like a password. The server and this crate's client never log the path of a URL.
 //!   Don't pass the URL as a program argument: every user of the machine can see it.
 //! - The server speaks plain HTTP, so the secret and the [access

@@ -123,7 +123,7 @@ pub(crate) async fn dial(
     }
 }
 
-fn client(config: &DialConfig) -> Result<Client, LinkError> {
+pub(super) fn client(config: &DialConfig) -> Result<Client, LinkError> {
     if !config.endpoint.is_tls() {
         return Ok(client_on(TunedConnector::new(), config));
     }
@@ -139,7 +139,7 @@ fn client(config: &DialConfig) -> Result<Client, LinkError> {
 }
 
 /// Returns the value of a header, and the credentials after a scheme such as `Bearer`.
-fn secrets_of(value: &HeaderValue) -> impl Iterator<Item = SandboxToken> {
+pub(super) fn secrets_of(value: &HeaderValue) -> impl Iterator<Item = SandboxToken> {
     let value = value.to_str().unwrap_or_default();
     let credentials = value.split_once(' ').map(|(_scheme, rest)| rest.trim());
     let secrets = [Some(value), credentials].into_iter().flatten();
@@ -173,32 +173,39 @@ where
 }
 
 fn classify(error: WsClientError, address: &str, connect_timeout: Duration) -> LinkError {
-    let address = address.to_owned();
-    let not_websocket = |address, detail: &dyn std::fmt::Display| LinkError::NotWebSocket {
-        address,
-        detail: detail.to_string(),
-    };
     match error {
-        WsClientError::SendRequest(SendRequestError::Custom(error, _)) => {
-            match error.downcast::<UpgradeRefusal>() {
-                Ok(refusal) => LinkError::UpgradeRefused(refusal),
-                Err(error) => not_websocket(address, &error),
-            }
+        WsClientError::SendRequest(error) => classify_request(error, address, connect_timeout),
+        error => not_websocket(address, &error),
+    }
+}
+
+/// Classifies the failure of a request.
+pub(super) fn classify_request(
+    error: SendRequestError,
+    address: &str,
+    connect_timeout: Duration,
+) -> LinkError {
+    match error {
+        SendRequestError::Custom(error, _) => match error.downcast::<UpgradeRefusal>() {
+            Ok(refusal) => LinkError::UpgradeRefused(refusal),
+            Err(error) => not_websocket(address, &error),
+        },
+        SendRequestError::Connect(error) => connect_error(error, address.to_owned()),
+        SendRequestError::Send(error) | SendRequestError::Response(ParseError::Io(error)) => {
+            broken(&error, address.to_owned())
         }
-        WsClientError::SendRequest(SendRequestError::Connect(error)) => {
-            connect_error(error, address)
-        }
-        WsClientError::SendRequest(
-            SendRequestError::Send(error) | SendRequestError::Response(ParseError::Io(error)),
-        ) => broken(&error, address),
-        WsClientError::SendRequest(SendRequestError::Response(error)) => {
-            not_websocket(address, &error)
-        }
-        WsClientError::SendRequest(SendRequestError::Timeout) => LinkError::ConnectTimeout {
-            address,
+        SendRequestError::Timeout => LinkError::ConnectTimeout {
+            address: address.to_owned(),
             after: connect_timeout,
         },
         error => not_websocket(address, &error),
+    }
+}
+
+fn not_websocket(address: &str, detail: &dyn std::fmt::Display) -> LinkError {
+    LinkError::NotWebSocket {
+        address: address.to_owned(),
+        detail: detail.to_string(),
     }
 }
 

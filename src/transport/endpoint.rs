@@ -14,7 +14,7 @@ use crate::protocol::{
 const SCHEME: &str = "ws://";
 
 /// All characters except the unreserved ones of RFC 3986.
-pub(super) const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
+pub(crate) const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'.')
     .remove(b'_')
@@ -174,7 +174,13 @@ impl Endpoint {
     /// Returns the URL of a target, in the form that awc needs. It contains the token: never log
     /// it.
     pub(crate) fn url(&self, target: &Target) -> String {
-        self.base.clone() + &target.path()
+        self.url_of(&target.path())
+    }
+
+    /// Returns the URL of a path below the service's base path, in the form that awc needs: never
+    /// log it.
+    pub(super) fn url_of(&self, path: &str) -> String {
+        self.base.clone() + path
     }
 
     /// Returns the service's base path, which may be a secret, and each segment of it. Each is

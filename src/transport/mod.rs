@@ -10,6 +10,7 @@ mod cookies;
 mod credit;
 mod dial;
 mod endpoint;
+mod fetch;
 #[cfg(feature = "google-auth")]
 mod google;
 mod link;
@@ -23,7 +24,8 @@ mod token;
 pub(crate) use cookies::Cookies;
 pub(crate) use credit::Credit;
 pub(crate) use dial::{DialConfig, Dialled, dial};
-pub(crate) use endpoint::{Endpoint, Target, UrlError};
+pub(crate) use endpoint::{ESCAPED, Endpoint, Target, UrlError};
+pub(crate) use fetch::fetch;
 #[cfg(feature = "google-auth")]
 pub(crate) use google::GoogleTokens;
 pub(crate) use link::{Link, LinkConfig, LinkEvent};

@@ -29,7 +29,7 @@ use url::Url;
 use crate::{machine::UpgradeRefusal, protocol::excerpt};
 
 /// Maximum bytes to read of a body, which has the reason at its start.
-const MAX_BODY: usize = 4 * 1024;
+pub(super) const MAX_BODY: usize = 4 * 1024;
 
 /// How long to wait for the body after the head has arrived.
 const MAX_BODY_TIMEOUT: Duration = Duration::from_secs(1);
@@ -94,7 +94,8 @@ where
                     // Use the part of the body that arrived in time.
                     let read = timeout(left.min(MAX_BODY_TIMEOUT), read).await;
                     let whole = read.unwrap_or(false);
-                    let refusal = refusal(address, &head, &body, whole, SystemTime::now());
+                    let (status, headers) = (head.status, head.headers());
+                    let refusal = of_response(address, status, headers, &body, whole);
                     let refusal = Box::new(refusal);
                     Err(SendRequestError::Custom(refusal, Box::new("upgrade")))
                 }
@@ -104,21 +105,21 @@ where
     }
 }
 
-/// `whole` says whether `body` is complete.
-fn refusal(
+/// Describes a response. `whole` says whether `body` is complete.
+pub(super) fn of_response(
     address: String,
-    head: &ResponseHead,
+    status: StatusCode,
+    headers: &HeaderMap,
     body: &[u8],
     whole: bool,
-    now: SystemTime,
 ) -> UpgradeRefusal {
     UpgradeRefusal {
         address,
-        status: head.status.as_u16(),
-        reason: reason(head.status, body, whole),
-        location: text(head.headers(), LOCATION).map(without_secrets),
-        retry_after: text(head.headers(), RETRY_AFTER)
-            .and_then(|value| parse_retry_after(value, now)),
+        status: status.as_u16(),
+        reason: reason(status, body, whole),
+        location: text(headers, LOCATION).map(without_secrets),
+        retry_after: text(headers, RETRY_AFTER)
+            .and_then(|value| parse_retry_after(value, SystemTime::now())),
     }
 }
 

@@ -59,6 +59,7 @@ async fn requests_without_the_secret_all_get_the_same_empty_404() {
             "/",
             "/create",
             "/status",
+            "/sandboxes",
             "/execute?language=bash",
             "/attach/a",
             "/attach/a?sandbox_token=b",

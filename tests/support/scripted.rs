@@ -105,6 +105,12 @@ impl Scripted {
         Peer::upgrade(self.tcp().await).await
     }
 
+    /// Accepts the next WebSocket, and selects protocol v2.
+    pub(crate) async fn peer_v2(&self) -> Peer {
+        let v2 = ("sec-websocket-protocol", "sandbox.v2");
+        Peer::upgrade_adding(self.tcp().await, &[v2]).await
+    }
+
     /// Accepts the next WebSocket, and reports a running sandbox.
     pub(crate) async fn running(&self) -> Peer {
         let mut peer = self.peer().await;
@@ -118,6 +124,13 @@ impl Scripted {
         read_head(&mut stream).await;
         stream.write_all(answer).await.expect("an answer taken");
         stream
+    }
+
+    /// Like [`answer`](Self::answer), but the client may stop reading before the end.
+    pub(crate) async fn try_answer(&self, answer: &[u8]) {
+        let mut stream = self.tcp().await;
+        read_head(&mut stream).await;
+        let _ = stream.write_all(answer).await;
     }
 
     /// Asserts that the client hasn't dialled: the first connection in the queue is the test's own.
@@ -186,16 +199,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Peer<S> {
     }
 
     /// Like [`upgrade`](Self::upgrade), with `Set-Cookie` headers in the answer.
+    pub(crate) async fn upgrade_with(stream: S, cookies: &[&str]) -> Self {
+        let cookies: Vec<_> = cookies.iter().map(|it| ("set-cookie", *it)).collect();
+        Self::upgrade_adding(stream, &cookies).await
+    }
+
+    /// Like [`upgrade`](Self::upgrade), with these headers in the answer.
     #[expect(
         clippy::result_large_err,
         reason = "the shape of tungstenite's callback"
     )]
-    pub(crate) async fn upgrade_with(stream: S, cookies: &[&str]) -> Self {
+    async fn upgrade_adding(stream: S, added: &[(&'static str, &str)]) -> Self {
         let (mut path, mut headers) = (String::new(), Vec::new());
         let note = |request: &Request, mut response: Response| {
-            for cookie in cookies {
-                let cookie = cookie.parse().expect("a header value");
-                response.headers_mut().append("set-cookie", cookie);
+            for (name, value) in added {
+                let value = value.parse().expect("a header value");
+                response.headers_mut().append(*name, value);
             }
             path = request.uri().to_string();
             for (name, value) in request.headers() {

@@ -8,6 +8,7 @@ mod settings;
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
+pub(super) use self::settings::seconds;
 use super::Runtime;
 use crate::{
     machine::{KeepaliveConfig, OutputPolicy, ProcessConfig, ReconnectPolicy, Timeouts},
@@ -52,7 +53,7 @@ pub struct SandboxBuilder<S = NewSandbox> {
     output: OutputPolicy,
     max_protocol: Version,
     record_to: Option<PathBuf>,
-    runtime: Option<Runtime>,
+    pub(super) runtime: Option<Runtime>,
     kill_on_drop: bool,
 }
 
@@ -60,6 +61,7 @@ pub struct SandboxBuilder<S = NewSandbox> {
 #[derive(Clone, Debug)]
 pub struct NewSandbox {
     idle_timeout: Duration,
+    max_lifetime: Option<Duration>,
     configuration: Configuration,
 }
 
@@ -93,6 +95,7 @@ impl SandboxBuilder<NewSandbox> {
     pub(super) fn create(url: String) -> Self {
         let sandbox = NewSandbox {
             idle_timeout: DEFAULT_CLIENT_IDLE_TIMEOUT,
+            max_lifetime: None,
             configuration: Configuration::default(),
         };
         Self::new(url, sandbox)
@@ -135,6 +138,117 @@ impl SandboxBuilder<NewSandbox> {
     #[doc(alias = "filesystem_snapshot_name")]
     pub fn snapshot(mut self, name: impl Into<String>) -> Self {
         self.sandbox.configuration.filesystem_snapshot_name = Some(name.into());
+        self
+    }
+}
+
+/// Options that need a server of this crate with protocol v2. Opening a sandbox with one of them
+/// fails with [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) if the server doesn't
+/// support it, and leaves no sandbox behind.
+impl SandboxBuilder<NewSandbox> {
+    /// Gives the sandbox a label, by which [`Sandbox::list`](crate::Sandbox::list) finds it. A
+    /// label replaces an earlier one with the same key. The label stays with the sandbox over
+    /// checkpoints.
+    ///
+    /// At most 64 labels. A key has 1 to 63 bytes, and contains neither `=` nor control characters.
+    /// A value has at most 255 bytes. Labels are not secret: every caller that may list sandboxes
+    /// sees them.
+    ///
+    /// ```
+    /// # #[cfg(all(unix, feature = "server"))]
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # futures::executor::block_on(async {
+    /// use actix_sandbox::{LocalServer, Sandbox};
+    ///
+    /// # let server = LocalServer::start().await?;
+    /// let sandbox = Sandbox::create(server.url()).label("job", "17").await?;
+    /// let listed = Sandbox::list(server.url()).label("job", "17").await?;
+    /// assert_eq!(listed[0].id, *sandbox.sandbox_id());
+    /// # Ok(())
+    /// # })
+    /// # }
+    /// # #[cfg(not(all(unix, feature = "server")))]
+    /// # fn main() {}
+    /// ```
+    pub fn label(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        let labels = &mut self.sandbox.configuration.labels;
+        labels.insert(key.into(), value.into());
+        self
+    }
+
+    /// Sets an environment variable for every process of the sandbox. A variable of a
+    /// [`Command`](crate::Command::env) with the same name replaces it.
+    ///
+    /// At most 1,000 variables, whose names and values have at most 64 KiB together. The values are
+    /// never logged and never listed. A checkpoint contains them, like the files of the sandbox.
+    ///
+    /// ```
+    /// # #[cfg(all(unix, feature = "server"))]
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # futures::executor::block_on(async {
+    /// use actix_sandbox::{Language, LocalServer, Sandbox};
+    ///
+    /// # let server = LocalServer::start().await?;
+    /// let sandbox = Sandbox::create(server.url()).env("API_KEY", "k-17").await?;
+    /// let output = sandbox.run(Language::Bash, "echo $API_KEY").await?;
+    /// assert_eq!(output.stdout, "k-17\n");
+    /// # Ok(())
+    /// # })
+    /// # }
+    /// # #[cfg(not(all(unix, feature = "server")))]
+    /// # fn main() {}
+    /// ```
+    pub fn env(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        let env = &mut self.sandbox.configuration.env;
+        env.set(name.into(), value.into());
+        self
+    }
+
+    /// Lowers the limit on the memory of each process of the sandbox, in bytes, at least 32 MiB.
+    /// Default: the limit of the server.
+    ///
+    /// The server refuses a limit above its own, and any limit if its backend has none, as `host`.
+    /// Creating the sandbox then fails with
+    /// [`ErrorKind::CreationFailed`](crate::ErrorKind::CreationFailed).
+    pub fn memory_limit(mut self, bytes: u64) -> Self {
+        self.sandbox.configuration.limits.memory = Some(bytes);
+        self
+    }
+
+    /// Lowers the limit on the number of processes and threads of the sandbox, at least 8.
+    /// Otherwise like [`memory_limit`](Self::memory_limit).
+    pub fn process_limit(mut self, processes: u64) -> Self {
+        self.sandbox.configuration.limits.processes = Some(processes);
+        self
+    }
+
+    /// Lowers the limit on the bytes that the files of the sandbox take on the disk, at least
+    /// 1 MiB. Only the backend `namespace` has this limit, so servers with another backend refuse
+    /// it. Otherwise like [`memory_limit`](Self::memory_limit).
+    pub fn disk_limit(mut self, bytes: u64) -> Self {
+        self.sandbox.configuration.limits.disk = Some(bytes);
+        self
+    }
+
+    /// The maximum lifetime: this long after the creation, the server ends the sandbox, even if a
+    /// process runs. The client then gets
+    /// [`SandboxEnd::LifetimeEnded`](crate::SandboxEnd::LifetimeEnded). The time in which the
+    /// sandbox is checkpointed counts. Must be whole seconds, at least 1 s. Default: none.
+    ///
+    /// ```no_run
+    /// # async fn create() -> Result<(), actix_sandbox::Error> {
+    /// use std::time::Duration;
+    ///
+    /// use actix_sandbox::Sandbox;
+    ///
+    /// let sandbox = Sandbox::create("https://sandbox.example")
+    ///     .max_lifetime(Duration::from_secs(3600))
+    ///     .await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn max_lifetime(mut self, lifetime: Duration) -> Self {
+        self.sandbox.max_lifetime = Some(lifetime);
         self
     }
 }

@@ -166,10 +166,10 @@ impl<S> SandboxBuilder<S> {
     /// of JSON. `test_util::Player` can replay the file. Each sandbox needs its own file. Default:
     /// no recording.
     ///
-    /// **The file contains code, input and output.** It contains no headers, cookies or bearer
-    /// tokens. The sandbox's token is replaced by `recorded-token`, even where the server echoes
-    /// it. The file is created before anything is dialled, and replaces an existing file. On Unix,
-    /// its mode is 0600. If it can't be created, opening the sandbox fails with
+    /// **The file contains code, variables, input and output.** It contains no headers, cookies or
+    /// bearer tokens. The sandbox's token is replaced by `recorded-token`, even where the server
+    /// echoes it. The file is created before anything is dialled, and replaces an existing file. On
+    /// Unix, its mode is 0600. If it can't be created, opening the sandbox fails with
     /// [`ErrorKind::InvalidOption`](crate::ErrorKind::InvalidOption).
     ///
     /// A dedicated thread writes the file. If the session produces data faster than the disk takes

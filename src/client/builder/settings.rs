@@ -42,7 +42,7 @@ impl<S: OpenMode> SandboxBuilder<S> {
         Ok(SandboxActor::new(self.settings()?))
     }
 
-    pub(super) fn settings(self) -> Result<Settings, Error> {
+    pub(in crate::client) fn settings(self) -> Result<Settings, Error> {
         let endpoint = Endpoint::parse(&self.url)?;
         let tokens = self.token_source(&endpoint)?;
         let mode = self.sandbox.mode()?;
@@ -174,19 +174,24 @@ impl sealed::OpenMode for NewSandbox {
     const KILL_UNCLAIMED: bool = true;
 
     fn mode(self) -> Result<Mode, Error> {
-        self.configuration.check()?;
-        if self.idle_timeout.subsec_nanos() != 0 || self.idle_timeout.is_zero() {
-            let problem = format!(
-                "is {:?}; the service takes whole seconds, at least 1 s",
-                self.idle_timeout
-            );
-            return Err(Error::option("idle_timeout", problem));
-        }
-        Ok(Mode::Create(Configuration {
-            idle_timeout: Some(self.idle_timeout.as_secs()),
+        let max_lifetime = self.max_lifetime.map(|it| seconds("max_lifetime", it));
+        let configuration = Configuration {
+            idle_timeout: Some(seconds("idle_timeout", self.idle_timeout)?),
+            max_lifetime: max_lifetime.transpose()?,
             ..self.configuration
-        }))
+        };
+        configuration.check()?;
+        Ok(Mode::Create(configuration))
     }
+}
+
+/// The whole seconds of an option. Fails for a fraction of a second, and for zero.
+pub(in crate::client) fn seconds(option: &'static str, time: Duration) -> Result<u64, Error> {
+    if time.subsec_nanos() != 0 || time.is_zero() {
+        let problem = format!("is {time:?}; the service takes whole seconds, at least 1 s");
+        return Err(Error::option(option, problem));
+    }
+    Ok(time.as_secs())
 }
 
 impl sealed::OpenMode for ExistingSandbox {

@@ -132,9 +132,11 @@ fn run(builtin: &Builtin, home: &Path, streams: &mut Streams) -> Result<Value, B
         Builtin::Metrics => to_json(metrics()?),
         #[cfg(not(target_os = "linux"))]
         Builtin::Metrics => return Err(unsupported(builtin)),
-        Builtin::Signal { .. } | Builtin::Resize { .. } | Builtin::Processes => {
-            return Err(unsupported(builtin));
-        }
+        Builtin::Signal { .. }
+        | Builtin::Resize { .. }
+        | Builtin::Processes
+        | Builtin::SetIdleTimeout { .. }
+        | Builtin::Extend { .. } => return Err(unsupported(builtin)),
         Builtin::Pack { path } => return archive::pack(home, path, streams),
         Builtin::Unpack { path, file } => return archive::unpack(home, path, *file, streams),
         Builtin::Connect { port } => to_json(connect::connect(*port, streams)?),

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Mode, Sandbox, SandboxAction, SandboxReply, is_due};
+use super::{Mode, Sandbox, SandboxAction, SandboxReply, is_due, unsupported::unsupported_before};
 use crate::{
     machine::{
         Epoch, Failure, LinkCommand, LinkError, LinkFact, RequestId, SandboxEnd, SandboxEvent,
@@ -26,6 +26,9 @@ pub(super) struct Life {
     pub(super) version: Version,
     /// The features of the server that last reported `SANDBOX_RUNNING` (v2).
     pub(super) features: Vec<String>,
+    /// The option of the new sandbox that the server doesn't support. The sandbox is then being
+    /// killed. Never cleared.
+    pub(super) unsupported: Option<&'static str>,
     /// Callers that wait for the sandbox to run. Cleared when the sandbox runs or ends.
     opens: Vec<RequestId>,
     /// When `SANDBOX_RUNNING` is due. Set when a link opens. Cleared when the status arrives or the
@@ -33,6 +36,8 @@ pub(super) struct Life {
     ready_due: Option<Instant>,
     /// Whether the server has begun to delete the sandbox. Never cleared.
     pub(super) deleting: bool,
+    /// Whether the server has reported that the lifetime of the sandbox has ended. Never cleared.
+    outlived: bool,
     /// When the status after `DELETED` is due. Set by a `DELETED` during a kill or a checkpoint.
     deleted_due: Option<Instant>,
 }
@@ -55,9 +60,11 @@ impl Life {
             link: None,
             version: Version::V1,
             features: Vec::new(),
+            unsupported: None,
             opens: Vec::new(),
             ready_due: None,
             deleting: false,
+            outlived: false,
             deleted_due: None,
         }
     }
@@ -89,6 +96,9 @@ impl Sandbox {
     pub fn open(&mut self, request: RequestId) {
         let result = match &self.life.state {
             SandboxState::Creating | SandboxState::Attaching => {
+                return self.life.opens.push(request);
+            }
+            SandboxState::Killing if self.life.unsupported.is_some() => {
                 return self.life.opens.push(request);
             }
             SandboxState::Ended(end) => Err(Failure::NotOpened { end: end.clone() }),
@@ -154,6 +164,9 @@ impl Sandbox {
         if let (SandboxState::Creating, Mode::Create(configuration)) =
             (&self.life.state, &self.config.mode)
         {
+            if let Some(option) = unsupported_before(configuration, version) {
+                return self.finish(SandboxEnd::Unsupported { option, gone: true });
+            }
             let configuration = configuration.encode();
             self.actions.push(SandboxAction::Send(configuration));
         }
@@ -238,6 +251,9 @@ impl Sandbox {
         };
         self.life.features = features;
         self.life.ready_due = None;
+        if self.refuse_ignored_options(now) {
+            return;
+        }
         self.set_state(SandboxState::Running);
         self.confirm_link();
         for request in std::mem::take(&mut self.life.opens) {
@@ -253,10 +269,18 @@ impl Sandbox {
         self.run_queued();
     }
 
+    /// Handles the end of the sandbox's lifetime. If the sandbox still ran, `DELETED` follows.
+    pub(super) fn handle_lifetime_ended(&mut self) {
+        self.life.outlived = true;
+        if !self.runs() {
+            self.finish(SandboxEnd::LifetimeEnded);
+        }
+    }
+
     pub(super) fn handle_deleted(&mut self, now: Instant) {
         match self.life.state {
             // This status is part of a kill or a checkpoint. `KILLED` or `CHECKPOINTED` follows.
-            SandboxState::Killing | SandboxState::Checkpointing => {
+            SandboxState::Killing | SandboxState::Checkpointing if !self.life.outlived => {
                 self.life.deleted_due.get_or_insert(now + AFTER_DELETED);
                 self.actions.link(LinkCommand::DisableReconnect);
             }
@@ -353,6 +377,7 @@ impl Sandbox {
     /// checkpointed the idle sandbox first.
     pub(super) fn deleted(&self) -> SandboxEnd {
         match &self.config.mode {
+            _ if self.life.outlived => SandboxEnd::LifetimeEnded,
             Mode::Create(it) if !it.enable_idle_timeout_auto_checkpoint => SandboxEnd::Deleted,
             _ => SandboxEnd::MaybeCheckpointed,
         }
@@ -372,6 +397,7 @@ impl Sandbox {
         if self.life.is_over() {
             return;
         }
+        let end = self.end_of_unsupported(end);
         self.life.ready_due = None;
         self.life.deleted_due = None;
         self.actions.link(LinkCommand::DisableReconnect);

@@ -7,6 +7,7 @@
 //! | `kill.rs` | kill of the sandbox |
 //! | `store.rs` | snapshot, checkpoint, handoff |
 //! | `process.rs` | commands about a process, for both versions of the protocol |
+//! | `unsupported.rs` | options of a new sandbox that the server doesn't support |
 //! | `execs.rs` | the execs of protocol v2 |
 //! | `v1/` | what protocol v1 lacks: exec ids, parallel execs, an answer for each request |
 //! | `receive.rs` | passes each message of the server to its concern |
@@ -19,6 +20,7 @@ mod receive;
 mod store;
 #[cfg(test)]
 mod tests;
+mod unsupported;
 mod v1;
 
 use std::{

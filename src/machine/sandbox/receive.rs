@@ -141,6 +141,7 @@ impl Sandbox {
             }
             Status::SandboxDeleting => self.life.deleting = true,
             Status::SandboxDeleted => self.handle_deleted(now),
+            Status::SandboxLifetimeEnded => self.handle_lifetime_ended(),
 
             Status::SandboxKilling => self.leave_running(SandboxState::Killing),
             Status::SandboxKilled => self.finish(SandboxEnd::Killed),

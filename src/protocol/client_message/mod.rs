@@ -8,6 +8,7 @@ use std::borrow::Cow;
 use super::{Builtin, ExecId, data::print_piece, json::Object};
 
 pub use options::ExecOptions;
+pub(super) use read::Env;
 
 /// A message from the client to the server.
 ///

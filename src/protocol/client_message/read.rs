@@ -268,7 +268,7 @@ fn wrong(key: &str, expected: &str) -> String {
 }
 
 /// The environment, in order. If it exceeds the limit, holds one variable more than the limit.
-struct Env(Vec<(String, String)>);
+pub(in crate::protocol) struct Env(pub(in crate::protocol) Vec<(String, String)>);
 
 impl<'de> Deserialize<'de> for Env {
     fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {

@@ -7,7 +7,7 @@ use futures::future::BoxFuture;
 use super::job::Job;
 use crate::{
     inside::process::Started,
-    protocol::{MetricsLimits, ProcessUsage, SandboxId},
+    protocol::{MetricsLimits, ProcessUsage, SandboxId, SandboxLimits},
     server::store::archive::layout::Trees,
 };
 
@@ -16,7 +16,18 @@ pub(crate) trait Backend: Send + Sync + 'static {
     /// The name by which users choose this backend.
     fn name(&self) -> &'static str;
 
-    fn create(&self, id: &SandboxId) -> BoxFuture<'_, io::Result<Box<dyn BackendSandbox>>>;
+    /// The limits of each sandbox, which a client may lower for its own. A limit that this backend
+    /// can't apply is `None`.
+    fn limits(&self) -> SandboxLimits {
+        SandboxLimits::default()
+    }
+
+    /// Creates a sandbox. `limits` are at most those of the backend.
+    fn create(
+        &self,
+        id: &SandboxId,
+        limits: SandboxLimits,
+    ) -> BoxFuture<'_, io::Result<Box<dyn BackendSandbox>>>;
 
     /// Creates a sandbox before a client asks for one. The sandbox has no id yet, so `directory` is
     /// the name of its directory.

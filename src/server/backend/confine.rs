@@ -16,18 +16,9 @@ use super::{
 };
 use crate::{
     inside::{messages::Limits, spawn},
-    protocol::{MetricsLimits, excerpt},
+    protocol::{SandboxLimits, excerpt},
     server::{blocking::blocking, choice::Confines},
 };
-
-/// The limits of a sandbox, without those of the backend.
-pub(super) fn metrics_limits(confines: &Confines) -> MetricsLimits {
-    MetricsLimits {
-        process_memory_bytes: Some(confines.memory_bytes),
-        processes: Some(confines.processes),
-        ..MetricsLimits::default()
-    }
-}
 
 /// The name of the user that code runs as.
 pub(super) const USER_NAME: &str = "sandbox";
@@ -171,11 +162,11 @@ pub(super) fn copy_agent(program: &Path, root: &Path) -> io::Result<PathBuf> {
     Ok(copy)
 }
 
-/// The limits of each process.
-pub(super) fn limits(confines: &Confines) -> Limits {
+/// The limits of each process of a sandbox with these limits.
+pub(super) fn limits(confines: &Confines, sandbox: &SandboxLimits) -> Limits {
     Limits {
-        data: confines.memory_bytes,
-        processes: confines.processes,
+        data: sandbox.memory.unwrap_or(confines.memory_bytes),
+        processes: sandbox.processes.unwrap_or(confines.processes),
         file_size: confines.file_bytes,
         open_files: confines.open_files,
     }

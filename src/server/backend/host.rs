@@ -30,7 +30,7 @@ use super::{
 use crate::{inside::usage::usage, protocol::ProcessUsage};
 use crate::{
     inside::{here, process::Started, spawn},
-    protocol::{SandboxId, excerpt},
+    protocol::{SandboxId, SandboxLimits, excerpt},
     server::{
         blocking::blocking,
         store::archive::layout::{HOME, TEMPORARY, Tree, Trees},
@@ -80,7 +80,12 @@ impl Backend for HostBackend {
         "host"
     }
 
-    fn create(&self, id: &SandboxId) -> BoxFuture<'_, io::Result<Box<dyn BackendSandbox>>> {
+    /// This backend applies no limits.
+    fn create(
+        &self,
+        id: &SandboxId,
+        _: SandboxLimits,
+    ) -> BoxFuture<'_, io::Result<Box<dyn BackendSandbox>>> {
         let id = id.clone();
         Box::pin(async move {
             let context = &self.shared.context;

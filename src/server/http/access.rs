@@ -127,10 +127,15 @@ fn without_port(host: &str) -> &str {
 
 /// Returns the decoded value of a key in a query string. If the key is repeated, the first counts.
 pub(super) fn query_value(query: &str, key: &str) -> Option<String> {
-    query.split('&').find_map(|pair| {
-        let (name, value) = pair.split_once('=')?;
-        (name == key).then(|| decode(value))
-    })
+    query_values(query, key).next()
+}
+
+/// Returns the decoded values of a key in a query string, in order.
+pub(super) fn query_values(query: &str, key: &str) -> impl Iterator<Item = String> {
+    let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+    pairs
+        .filter(move |(name, _)| *name == key)
+        .map(|(_, value)| decode(value))
 }
 
 pub(super) fn decode(text: &str) -> String {

@@ -128,7 +128,7 @@ fn run_once(
     let (id, token) = new_identity().map_err(|error| unavailable(error.to_string()))?;
     let place = manager
         .registry
-        .reserve(&id, TokenHash::of(&token), client)
+        .reserve(&id, TokenHash::of(&token), client, None)
         .map_err(unavailable)?;
     let run_time = manager.options.max_run_time;
     let adapter = V1Adapter::new(Version::V1, run_time, 0);

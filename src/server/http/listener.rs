@@ -30,6 +30,7 @@ use tokio::{
 
 use super::{
     connections::{ConnectionInfo, Connections, Ticket},
+    list::Secrecy,
     secret::Secret,
     service::SandboxService,
 };
@@ -123,13 +124,13 @@ fn app(
         .configure(service.configure_health())
         .default_service(web::to(nothing));
     let app = match secret {
-        None => app.configure(service.configure()),
+        None => app.configure(service.configure_for(Secrecy::Unknown)),
         Some(secret) => {
             let opens = guard::fn_guard(move |it| secret.opens(it.head().uri.path()));
             let scope = web::scope("/{secret}").guard(opens);
             // Clients append their paths to the URL, for health checks as well.
             let scope = scope.configure(service.configure_health());
-            app.service(scope.configure(service.configure()))
+            app.service(scope.configure(service.configure_for(Secrecy::Secret)))
         }
     };
     app.into_factory()

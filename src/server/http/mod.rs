@@ -5,6 +5,7 @@ pub(crate) mod access;
 pub(crate) mod client_address;
 pub(crate) mod connections;
 pub(crate) mod execute;
+pub(crate) mod list;
 pub(crate) mod listener;
 pub(crate) mod routes;
 pub(crate) mod secret;

@@ -11,11 +11,14 @@ use actix_web::{
 use super::{
     access::{check_caller, decode, query_value, refused},
     execute::execute,
+    list::{Secrecy, list},
 };
 use crate::{
     protocol::{
         SandboxToken,
-        names::{KEY_SANDBOX_TOKEN, PATH_ATTACH, PATH_CREATE, PATH_EXECUTE, PATH_STATUS},
+        names::{
+            KEY_SANDBOX_TOKEN, PATH_ATTACH, PATH_CREATE, PATH_EXECUTE, PATH_SANDBOXES, PATH_STATUS,
+        },
     },
     server::{
         backend::warm::{WarmCounts, WarmPool},
@@ -66,7 +69,7 @@ async fn readyz(manager: Data<Manager>) -> HttpResponse {
 }
 
 /// Adds the endpoints to an application.
-pub(crate) fn add(config: &mut ServiceConfig, manager: Arc<Manager>) {
+pub(crate) fn add(config: &mut ServiceConfig, manager: Arc<Manager>, secrecy: Secrecy) {
     // Each resource has its own data, so that it can't conflict with data of the application.
     let data = Data::from(manager);
     let mut add = |path: &[&str], route: Route| {
@@ -79,6 +82,10 @@ pub(crate) fn add(config: &mut ServiceConfig, manager: Arc<Manager>) {
         web::get().to(attach),
     );
     add(&[PATH_STATUS], web::get().to(status));
+    let list = move |manager: Data<Manager>, request: HttpRequest| async move {
+        list(&manager, &request, secrecy)
+    };
+    add(&[PATH_SANDBOXES], web::get().to(list));
     add(&[PATH_EXECUTE], web::post().to(execute));
     add(&["", "/"], web::get().to(root));
 }

@@ -10,6 +10,7 @@ use tokio::{
 };
 
 use super::{
+    list::Secrecy,
     routes,
     secret::{Secret, SecretSource},
 };
@@ -92,12 +93,24 @@ impl SandboxService {
     }
 
     /// Returns a function for [`App::configure`](actix_web::App::configure). It adds the endpoints
-    /// `/create`, `/attach/…`, `/execute`, `/status` and `/`.
+    /// `/create`, `/attach/…`, `/execute`, `/sandboxes`, `/status` and `/`.
+    ///
+    /// `/sandboxes` lists the sandboxes only if the service has an [access
+    /// token](ServerBuilder::access_token), because the service can't know how the application
+    /// restricts its callers.
     pub fn configure(&self) -> impl FnOnce(&mut ServiceConfig) + use<> {
+        self.configure_for(Secrecy::Unknown)
+    }
+
+    /// Like [`configure`](Self::configure), for a listener that may have checked the secret.
+    pub(crate) fn configure_for(
+        &self,
+        secrecy: Secrecy,
+    ) -> impl FnOnce(&mut ServiceConfig) + use<> {
         // The application holds the engine, which keeps the sandboxes running.
         let engine = self.engine.clone();
         move |config| {
-            routes::add(config, engine.manager.clone());
+            routes::add(config, engine.manager.clone(), secrecy);
             config.app_data(engine);
         }
     }

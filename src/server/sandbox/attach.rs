@@ -6,14 +6,18 @@ use std::{io, sync::Arc};
 use tokio::sync::oneshot;
 
 use super::{
+    entry::now,
     handle::{Command, SandboxHandle},
+    leases::Lease,
+    limits,
     manager::{Manager, clean_up},
+    settings::Settings,
     state::State,
     task::Sandbox,
 };
 use crate::{
     protocol::{
-        SandboxId, SandboxToken, ServerMessage, Status,
+        SandboxId, SandboxToken, ServerMessage, Status, Version,
         names::{CLOSE_ERROR, CLOSE_REFUSED},
     },
     server::{
@@ -31,6 +35,28 @@ struct Refusal(Status, Option<String>, u16);
 const NOT_FOUND: Refusal = Refusal(Status::SandboxNotFound, None, CLOSE_REFUSED);
 
 const IN_USE: Refusal = Refusal(Status::SandboxInUse, None, CLOSE_REFUSED);
+
+/// The refusal of a sandbox whose lifetime has ended. Protocol v1 has no status for it.
+fn outlived(link: &Link) -> Refusal {
+    match link.version {
+        Version::V1 => NOT_FOUND,
+        Version::V2 => Refusal(Status::SandboxLifetimeEnded, None, CLOSE_REFUSED),
+    }
+}
+
+/// Why a sandbox is not restored.
+enum NotRestored {
+    /// Its lifetime has ended.
+    Outlived,
+    /// The reason for the client.
+    Failed(String),
+}
+
+impl From<String> for NotRestored {
+    fn from(why: String) -> Self {
+        Self::Failed(why)
+    }
+}
 
 fn wrong_token(id: &SandboxId) -> Refusal {
     tracing::info!(sandbox = %id, "attach refused: wrong token");
@@ -125,7 +151,12 @@ impl Manager {
             Some(hash) => (hash, true),
             None => match self.store.checkpoint(id).await {
                 Ok(record) => (record.token, record.config.enable_sandbox_handoff),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(NOT_FOUND),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    return Err(match self.registry.has_outlived(id, token) {
+                        true => outlived(link),
+                        false => NOT_FOUND,
+                    });
+                }
                 Err(error) => return Err(failed(&reason(&error))),
             },
         };
@@ -156,9 +187,9 @@ impl Manager {
         }
         // A separate task finishes the restore even if this client disconnects. The sandbox then
         // waits for the next client.
-        let (manager, link, its_id) = (self.clone(), link.clone(), id.clone());
+        let (manager, to, its_id) = (self.clone(), link.clone(), id.clone());
         let restoring = self.runtime.spawn(async move {
-            let revived = manager.revive(&its_id, hash, lease.is_some(), link.client);
+            let revived = manager.revive(&its_id, hash, lease.as_ref(), to.client);
             match revived.await {
                 Ok((handle, mut sandbox)) => {
                     tracing::info!(sandbox = %its_id, "restored");
@@ -167,11 +198,14 @@ impl Manager {
                     Ok(handle)
                 }
                 Err(why) => {
-                    tracing::warn!(sandbox = %its_id, why = %Escaped(&why), "not restored");
+                    let is_over = matches!(why, NotRestored::Outlived);
+                    if let NotRestored::Failed(why) = &why {
+                        tracing::warn!(sandbox = %its_id, why = %Escaped(why), "not restored");
+                    }
                     if let Some(lease) = lease {
-                        link.push(ServerMessage::status(Status::SandboxLockReleasing));
-                        let _ = lease.release(false).await;
-                        link.push(ServerMessage::status(Status::SandboxLockReleased));
+                        to.push(ServerMessage::status(Status::SandboxLockReleasing));
+                        let _ = lease.release(is_over).await;
+                        to.push(ServerMessage::status(Status::SandboxLockReleased));
                     }
                     Err(why)
                 }
@@ -181,49 +215,70 @@ impl Manager {
             Ok(Ok(handle)) => Ok(Some(handle)),
             // Another client has restored the sandbox first.
             Ok(Err(_)) if self.registry.find(id).is_some() => Ok(None),
-            Ok(Err(why)) => Err(failed(&why)),
+            Ok(Err(NotRestored::Outlived)) => Err(outlived(link)),
+            Ok(Err(NotRestored::Failed(why))) => Err(failed(&why)),
             Err(_panicked) => Err(failed("the server lost it.")),
         }
     }
 
-    /// Creates a sandbox from its checkpoint. The error is the reason for the client.
+    /// Creates a sandbox from its checkpoint. If its lifetime has ended, removes the checkpoint
+    /// instead.
     async fn revive(
         self: &Arc<Self>,
         id: &SandboxId,
         token: TokenHash,
-        has_lock: bool,
+        lease: Option<&Lease>,
         client: Option<ClientAddress>,
-    ) -> Result<(SandboxHandle, Sandbox), String> {
+    ) -> Result<(SandboxHandle, Sandbox), NotRestored> {
         // Read the stamp before the checkpoint. If another checkpoint replaces it in between, the
         // stamps differ.
         let stamp = self.store.stamp(id).await;
         // Read the checkpoint again: another server may have written it since `restore` read it.
-        let config = match self.store.checkpoint(id).await {
-            Ok(record) => record.config,
-            Err(error) if error.kind() == io::ErrorKind::NotFound && has_lock => {
-                return Err("the server that had it has stopped and left no checkpoint.".to_owned());
+        let record = match self.store.checkpoint(id).await {
+            Ok(record) => record,
+            Err(error) if error.kind() == io::ErrorKind::NotFound && lease.is_some() => {
+                let why = "the server that had it has stopped and left no checkpoint.";
+                return Err(why.to_owned().into());
             }
-            Err(error) => return Err(reason(&error)),
+            Err(error) => return Err(reason(&error).into()),
         };
         let stamp = stamp.map_err(|error| reason(&error))?;
-        let idle_timeout = self.idle_timeout(&config)?;
-        let place = self.registry.reserve(id, token, client)?;
+        if record.ends_at.is_some_and(|ends_at| ends_at <= now()) {
+            let fence = lease.map(Lease::fence);
+            let fence = move || fence.map_or(Ok(()), |fence| fence());
+            let removed = self.store.remove_old_checkpoint(id, stamp, fence).await;
+            if let Err(error) = removed {
+                tracing::warn!(sandbox = %id, error = %Escaped(error), "a checkpoint could not be removed");
+            }
+            tracing::info!(sandbox = %id, "not restored: its lifetime has ended");
+            self.registry.remember_outlived(id, &token);
+            return Err(NotRestored::Outlived);
+        }
+        let limits = limits::restored(
+            record.config.limits,
+            self.backend.limits(),
+            self.backend.name(),
+        )?;
+        let (created, ends_at) = (record.created, record.ends_at);
+        let settings = Settings::new(record.config, created, ends_at, &self.options)?;
+        let entry = Some(settings.entry.clone());
+        let place = self.registry.reserve(id, token, client, entry)?;
         let handle = place.handle.clone();
         let backend = self
             .backend
-            .create(id)
+            .create(id, limits)
             .await
             .map_err(|error| reason(&error))?;
         match self.store.load_checkpoint(id, &*backend).await {
             Ok(execs) => {
                 let state = State::restored(stamp, execs);
                 let backend = backend.into();
-                let sandbox = self.settle(place, config, idle_timeout, backend, None, state);
+                let sandbox = self.settle(place, settings, backend, None, state);
                 Ok((handle, sandbox))
             }
             Err(error) => {
                 clean_up(&*backend).await;
-                Err(reason(&error))
+                Err(reason(&error).into())
             }
         }
     }

@@ -147,10 +147,17 @@ impl Sandbox {
         }
         Ok(Job {
             program,
-            env: options.env.clone(),
+            env: self.environment(&options.env),
             cwd: options.cwd.clone(),
             terminal: options.terminal,
         })
+    }
+
+    /// The variables of the sandbox, then those of an exec, which replace them.
+    pub(super) fn environment(&self, exec: &[(String, String)]) -> Vec<(String, String)> {
+        let sandbox = self.settings.config.env.iter();
+        let sandbox = sandbox.map(|(name, value)| (name.clone(), value.clone()));
+        sandbox.chain(exec.iter().cloned()).collect()
     }
 
     fn start_named(&mut self, link: &Arc<Link>, id: ExecId, job: Job, options: &ExecOptions) {
@@ -183,7 +190,7 @@ impl Sandbox {
 
     /// Starts the task of an exec.
     pub(super) fn start(
-        &self,
+        &mut self,
         id: Option<ExecId>,
         exec: Arc<SharedExec>,
         job: Job,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
 
+use super::entry::Entry;
 use crate::{
     protocol::ClientMessage,
     server::{
@@ -19,6 +20,8 @@ pub(crate) struct SandboxHandle {
     pub(crate) token: TokenHash,
     /// The address of the client that created or restored the sandbox.
     pub(super) client: Option<ClientAddress>,
+    /// The sandbox in the list. `None` if it runs the code of a single request.
+    pub(super) entry: Option<Arc<Entry>>,
 }
 
 impl SandboxHandle {

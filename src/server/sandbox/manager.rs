@@ -7,16 +7,19 @@ use futures::future::join;
 use tokio::{runtime::Handle, time::timeout};
 
 use super::{
+    entry::now,
     handle::SandboxHandle,
     leases::{Lease, Leases},
+    limits,
     registry::{Registry, Reservation},
+    settings::Settings,
     state::State,
     task::Sandbox,
 };
 use crate::{
     protocol::{
-        ConfigError, SandboxConfig, SandboxId, ServerMessage, Status,
-        names::{CLOSE_ERROR, CONFIG_IDLE_TIMEOUT},
+        ConfigError, SandboxConfig, SandboxId, SandboxLimits, ServerMessage, Status,
+        names::CLOSE_ERROR,
     },
     server::{
         backend::{
@@ -77,20 +80,25 @@ impl Manager {
         link: &Arc<Link>,
     ) -> Result<SandboxHandle, String> {
         config.check().map_err(|error| error.to_string())?;
-        let idle_timeout = self.idle_timeout(&config)?;
-        let snapshot = config.filesystem_snapshot_name.as_deref();
+        limits::check(config.limits, self.backend.limits(), self.backend.name())?;
+        let created = now();
+        let lifetime = config.max_lifetime.map(Duration::from_secs);
+        let ends_at = lifetime.map(|it| created + it);
+        let settings = Settings::new(config, created, ends_at, &self.options)?;
+        let snapshot = settings.config.filesystem_snapshot_name.as_deref();
         let snapshot = snapshot.map(SnapshotName::new).transpose()?;
         let (id, token) = new_identity().map_err(|error| {
             format!("Failed to create the sandbox: no random numbers available ({error}).")
         })?;
+        let entry = Some(settings.entry.clone());
         let place = self
             .registry
-            .reserve(&id, TokenHash::of(&token), link.client)?;
+            .reserve(&id, TokenHash::of(&token), link.client, entry)?;
         let handle = place.handle.clone();
 
         let (manager, link) = (self.clone(), link.clone());
         self.runtime.spawn(async move {
-            let made = manager.make(place, config, idle_timeout, snapshot, &link);
+            let made = manager.make(place, settings, snapshot, &link);
             match made.await {
                 Ok(sandbox) => {
                     sandbox.greet(token);
@@ -110,20 +118,19 @@ impl Manager {
     async fn make(
         &self,
         place: Reservation,
-        config: SandboxConfig,
-        idle_timeout: Duration,
+        settings: Settings,
         snapshot: Option<SnapshotName>,
         link: &Arc<Link>,
     ) -> Result<Sandbox, String> {
         let id = place.registration.id.clone();
-        let lease = match config.enable_sandbox_handoff {
+        let lease = match settings.config.enable_sandbox_handoff {
             true => Some(self.claim(&id, &place.handle.token, link).await?),
             false => None,
         };
-        match self.fill(&id, snapshot).await {
+        match self.fill(&id, settings.config.limits, snapshot).await {
             Ok(backend) => {
                 let state = State::attached(link.clone());
-                Ok(self.settle(place, config, idle_timeout, backend, lease, state))
+                Ok(self.settle(place, settings, backend, lease, state))
             }
             Err(reason) => {
                 if let Some(lease) = lease {
@@ -154,12 +161,17 @@ impl Manager {
     async fn fill(
         &self,
         id: &SandboxId,
+        limits: SandboxLimits,
         snapshot: Option<SnapshotName>,
     ) -> Result<Arc<dyn BackendSandbox>, String> {
         let Some(name) = snapshot else {
-            return self.create_empty(id).await;
+            // A warm sandbox has the limits of the server.
+            return match limits.is_empty() {
+                true => self.create_empty(id).await,
+                false => self.create_cold(id, limits).await,
+            };
         };
-        let backend = self.create_cold(id).await?;
+        let backend = self.create_cold(id, limits).await?;
         if let Err(error) = self.store.load_snapshot(&name, &*backend).await {
             clean_up(&*backend).await;
             let name = name.as_str();
@@ -182,12 +194,16 @@ impl Manager {
     ) -> Result<Arc<dyn BackendSandbox>, String> {
         match self.warm.as_ref().and_then(|pool| pool.take(id)) {
             Some(warm) => Ok(warm),
-            None => self.create_cold(id).await,
+            None => self.create_cold(id, SandboxLimits::default()).await,
         }
     }
 
-    async fn create_cold(&self, id: &SandboxId) -> Result<Arc<dyn BackendSandbox>, String> {
-        let created = self.backend.create(id).await;
+    async fn create_cold(
+        &self,
+        id: &SandboxId,
+        limits: SandboxLimits,
+    ) -> Result<Arc<dyn BackendSandbox>, String> {
+        let created = self.backend.create(id, limits).await;
         let created = created.map_err(|error| format!("Failed to create the sandbox: {error}"))?;
         Ok(created.into())
     }
@@ -196,8 +212,7 @@ impl Manager {
     pub(crate) fn settle(
         &self,
         place: Reservation,
-        config: SandboxConfig,
-        idle_timeout: Duration,
+        settings: Settings,
         backend: Arc<dyn BackendSandbox>,
         lease: Option<Lease>,
         state: State,
@@ -211,8 +226,7 @@ impl Manager {
         Sandbox {
             id: registration.id.clone(),
             token: handle.token,
-            config,
-            idle_timeout,
+            settings,
             options: self.options.clone(),
             backend,
             store: self.store.clone(),
@@ -222,26 +236,6 @@ impl Manager {
             state,
             _alive: alive,
         }
-    }
-
-    /// Returns the idle timeout of a sandbox: the value that its client requests, at most the limit
-    /// of the server.
-    pub(crate) fn idle_timeout(&self, config: &SandboxConfig) -> Result<Duration, String> {
-        // About 136 years. Adding this to an `Instant` doesn't overflow.
-        const MOST: u64 = u32::MAX as u64;
-        let limit = self.options.max_idle_timeout.min(Duration::from_secs(MOST));
-        let Some(seconds) = config.idle_timeout else {
-            return Ok(self.options.default_idle_timeout.min(limit));
-        };
-        if seconds > MOST {
-            return Err(ConfigError::WrongValue {
-                key: CONFIG_IDLE_TIMEOUT,
-                expected: "at most 4294967295 seconds",
-                found: seconds.to_string(),
-            }
-            .to_string());
-        }
-        Ok(Duration::from_secs(seconds).min(limit))
     }
 
     /// Deletes all sandboxes, including the warm ones, and shuts the backend down. Waits at most

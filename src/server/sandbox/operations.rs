@@ -17,7 +17,7 @@ const DONE: &str = "{}";
 impl Sandbox {
     /// Returns the work of a builtin that the server performs. `None`: the builtin runs inside the
     /// sandbox.
-    pub(super) fn operation(&self, builtin: &Builtin) -> Option<Operation> {
+    pub(super) fn operation(&mut self, builtin: &Builtin) -> Option<Operation> {
         match builtin {
             Builtin::Signal {
                 exec,
@@ -27,6 +27,10 @@ impl Sandbox {
             Builtin::Resize { exec, size } => Some(self.resize(exec, *size)),
             Builtin::Metrics => Some(self.metrics()),
             Builtin::Processes => Some(self.processes()),
+            Builtin::SetIdleTimeout { seconds } => Some(answer(
+                self.settings.set_idle_timeout(*seconds, &self.options),
+            )),
+            Builtin::Extend { seconds } => Some(answer(self.settings.extend(*seconds))),
             _ => None,
         }
     }
@@ -89,6 +93,14 @@ impl Sandbox {
             done.map(|()| DONE.to_owned())
                 .map_err(|error| failure(&what, &error))
         })
+    }
+}
+
+/// The operation of a request that is already carried out. The error is the reason for the client.
+fn answer(done: Result<String, String>) -> Operation {
+    match done {
+        Ok(result) => Box::pin(std::future::ready(Ok(result))),
+        Err(why) => fail(BuiltinErrorKind::InvalidInput, why),
     }
 }
 

@@ -1,18 +1,28 @@
 //! [`Registry`]: the sandboxes of a server, and the limits on their number.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use futures::future::join_all;
 use tokio::sync::mpsc;
 
-use super::handle::{COMMANDS_IN_FLIGHT, Command, SandboxHandle};
+use super::{
+    entry::Entry,
+    handle::{COMMANDS_IN_FLIGHT, Command, SandboxHandle},
+};
 use crate::{
-    protocol::SandboxId,
+    protocol::{
+        SandboxId, SandboxToken,
+        listing::{PAGE_BYTES, SandboxPage},
+    },
     server::{builder::Options, http::client_address::ClientAddress, identity::TokenHash},
 };
+
+/// How many sandboxes the registry remembers after the end of their lifetime, so that it can tell
+/// clients that were disconnected.
+const REMEMBERED: usize = 1_024;
 
 /// The sandboxes of a server, by id.
 pub(crate) struct Registry {
@@ -22,6 +32,8 @@ pub(crate) struct Registry {
 
 struct Entries {
     sandboxes: HashMap<SandboxId, SandboxHandle>,
+    /// The last sandboxes whose lifetime has ended.
+    outlived: VecDeque<(SandboxId, TokenHash)>,
     /// Each sandbox holds a clone. `None` when the server is shutting down.
     alive: Option<mpsc::Sender<()>>,
     /// Closes when the last sender is dropped, so when all sandboxes have ended.
@@ -32,6 +44,13 @@ struct Entries {
 pub(crate) struct Registration {
     registry: Arc<Registry>,
     pub(super) id: SandboxId,
+}
+
+impl Registration {
+    /// Remembers that the lifetime of the sandbox has ended. `token` is the hash of its token.
+    pub(super) fn remember_outlived(&self, token: &TokenHash) {
+        self.registry.remember_outlived(&self.id, token);
+    }
 }
 
 impl Drop for Registration {
@@ -56,6 +75,7 @@ impl Registry {
             options,
             entries: Mutex::new(Entries {
                 sandboxes: HashMap::new(),
+                outlived: VecDeque::new(),
                 alive: Some(alive),
                 all_ended: Some(all_ended),
             }),
@@ -81,18 +101,73 @@ impl Registry {
         self.lock().sandboxes.get(id).cloned()
     }
 
-    /// Reserves a place in the registry. The error is the reason for the client.
+    /// Returns a page of the list: the sandboxes with all of these labels, in the order of their
+    /// ids, at most `most` of them.
+    pub(crate) fn list(
+        &self,
+        labels: &[(String, String)],
+        after: &str,
+        most: usize,
+    ) -> SandboxPage {
+        let mut matching: Vec<(SandboxId, Arc<Entry>)> = {
+            let entries = self.lock();
+            let all = entries.sandboxes.iter();
+            let all = all.filter(|(id, _)| id.as_str() > after);
+            let all = all.filter_map(|(id, handle)| Some((id, handle.entry.as_ref()?)));
+            all.filter(|(_, entry)| entry.has(labels))
+                .map(|(id, entry)| (id.clone(), entry.clone()))
+                .collect()
+        };
+        matching.sort_unstable_by(|(id, _), (other, _)| id.cmp(other));
+        let mut page = SandboxPage::default();
+        let mut bytes = 0;
+        for (id, entry) in matching {
+            if page.sandboxes.len() == most || bytes >= PAGE_BYTES {
+                page.next = page
+                    .sandboxes
+                    .last()
+                    .map(|last| last.id.as_str().to_owned());
+                break;
+            }
+            let info = entry.describe(&id);
+            bytes += serde_json::to_vec(&info).map_or(0, |json| json.len());
+            page.sandboxes.push(info);
+        }
+        page
+    }
+
+    /// Remembers that the lifetime of a sandbox has ended.
+    pub(super) fn remember_outlived(&self, id: &SandboxId, token: &TokenHash) {
+        let outlived = &mut self.lock().outlived;
+        if outlived.len() == REMEMBERED {
+            outlived.pop_front();
+        }
+        outlived.push_back((id.clone(), token.clone()));
+    }
+
+    /// Whether the lifetime of this sandbox has ended, as far as the registry remembers. Only a
+    /// client that has the token may know.
+    pub(super) fn has_outlived(&self, id: &SandboxId, token: &SandboxToken) -> bool {
+        let entries = self.lock();
+        let mut outlived = entries.outlived.iter();
+        outlived.any(|(ended, hash)| ended == id && hash.matches(token))
+    }
+
+    /// Reserves a place in the registry. `entry` is the sandbox in the list. The error is the
+    /// reason for the client.
     pub(crate) fn reserve(
         self: &Arc<Self>,
         id: &SandboxId,
         token: TokenHash,
         client: Option<ClientAddress>,
+        entry: Option<Arc<Entry>>,
     ) -> Result<Reservation, String> {
         let (commands, receiver) = mpsc::channel(COMMANDS_IN_FLIGHT);
         let handle = SandboxHandle {
             commands,
             token,
             client,
+            entry,
         };
         let mut entries = self.lock();
         let Some(alive) = entries.alive.clone() else {

@@ -35,7 +35,7 @@ impl Sandbox {
             );
             return None;
         }
-        if !self.config.enable_checkpoint {
+        if !self.settings.config.enable_checkpoint {
             let id = &self.id;
             self.checkpoint_failed(&format!(
                 "Sandbox {id} is not configured for checkpointing."

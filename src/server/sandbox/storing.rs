@@ -107,7 +107,9 @@ impl Sandbox {
         self.backend.freeze().await?;
         let record = Record {
             token: self.token.clone(),
-            config: self.config.clone(),
+            config: self.settings.config.clone(),
+            created: self.settings.entry.created,
+            ends_at: self.settings.entry.ends_at(),
         };
         let execs = self.state.execs.stored();
         let fence = self.fence();

@@ -7,13 +7,15 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::{
     sync::mpsc,
-    time::{Instant, sleep_until},
+    time::{Instant, sleep, sleep_until},
 };
 
-use super::{handle::Command, leases::Lease, registry::Registration, state::State};
+use super::{
+    handle::Command, leases::Lease, registry::Registration, settings::Settings, state::State,
+};
 use crate::{
     protocol::{
-        ClientMessage, SandboxConfig, SandboxId, SandboxToken, ServerMessage, Status, Version,
+        ClientMessage, ListedState, SandboxId, SandboxToken, ServerMessage, Status, Version,
         names::{CLOSE_ERROR, CLOSE_NORMAL},
     },
     server::{
@@ -32,8 +34,7 @@ const KEEP_AFTER_FAILURE: Duration = Duration::from_secs(5);
 pub(crate) struct Sandbox {
     pub(super) id: SandboxId,
     pub(super) token: TokenHash,
-    pub(super) config: SandboxConfig,
-    pub(super) idle_timeout: Duration,
+    pub(super) settings: Settings,
     pub(super) options: Arc<Options>,
     pub(super) backend: Arc<dyn BackendSandbox>,
     pub(super) store: Arc<Store>,
@@ -56,22 +57,46 @@ pub(super) enum End {
     /// The server lost the lock, so another server may have taken the sandbox.
     Lost,
     Idle,
+    /// The lifetime of the sandbox has ended.
+    Outlived,
     ServerStops,
+}
+
+impl End {
+    /// The reason that clients get for the end of an exec.
+    fn reason_for_execs(self) -> &'static str {
+        match self {
+            Self::Outlived => "The sandbox reached the end of its lifetime.",
+            _ => "The sandbox was deleted.",
+        }
+    }
 }
 
 impl Sandbox {
     /// Sends the id and the token to the client that created the sandbox.
     pub(super) fn greet(&self, token: SandboxToken) {
+        // Before the client learns that the sandbox runs.
+        self.list_as_running();
         if let Some(link) = &self.state.link {
             link.push(ServerMessage::identity(self.id.clone(), token));
         }
         self.running();
     }
 
+    /// Shows in the list whether a client is attached.
+    fn list_as_running(&self) {
+        self.settings.entry.set_state(match self.state.link {
+            Some(_) => ListedState::Attached,
+            None => ListedState::Detached,
+        });
+    }
+
     /// Runs the sandbox until it is deleted.
     pub(super) async fn run(mut self) {
         loop {
+            self.list_as_running();
             let end = self.live().await;
+            self.settings.entry.set_state(ListedState::Ending);
             match self.prepare(end).await {
                 Ok(()) => return self.end(end).await,
                 Err(why) => {
@@ -90,7 +115,7 @@ impl Sandbox {
                         End::ServerStops => return self.end(end).await,
                         // If an idle sandbox can't be checkpointed, it isn't deleted. The next idle
                         // timeout tries again.
-                        End::Idle | End::Killed | End::Lost => {}
+                        End::Idle | End::Killed | End::Lost | End::Outlived => {}
                     }
                     self.state.idle_since = Instant::now();
                 }
@@ -101,7 +126,7 @@ impl Sandbox {
     /// Stores the sandbox if this end requires it. The error is the reason why it could not be
     /// stored.
     async fn prepare(&mut self, end: End) -> Result<(), String> {
-        let auto = self.config.enable_idle_timeout_auto_checkpoint;
+        let auto = self.settings.config.enable_idle_timeout_auto_checkpoint;
         match end {
             End::Checkpointed => self.store().await,
             End::HandedOver => self.hand_over().await,
@@ -111,7 +136,7 @@ impl Sandbox {
                 self.state.execs.end("The server was stopped.").await;
                 self.store().await
             }
-            End::Idle | End::ServerStops | End::Killed | End::Lost => Ok(()),
+            End::Idle | End::ServerStops | End::Killed | End::Lost | End::Outlived => Ok(()),
         }
     }
 
@@ -121,8 +146,9 @@ impl Sandbox {
             if std::mem::replace(&mut self.state.was_busy, is_busy) && !is_busy {
                 self.state.idle_since = Instant::now();
             }
+            let remaining = self.settings.entry.remaining();
             let state = &mut self.state;
-            let idle_at = state.idle_since + self.idle_timeout;
+            let idle_at = state.idle_since + self.settings.idle_timeout;
             // A sandbox is not idle while output of an exec may still arrive.
             let idle_at = state.execs.reads_until().unwrap_or(idle_at).max(idle_at);
             let link = state.link.clone();
@@ -130,6 +156,8 @@ impl Sandbox {
             let is_idle = !is_busy && snapshot.is_none();
             tokio::select! {
                 biased;
+                // First, because a client may always have a command.
+                () = or_pending(remaining.map(sleep)) => return End::Outlived,
                 command = self.commands.recv() => match command {
                     Some(command) => if let Some(end) = self.obey(command) {
                         return end;
@@ -165,6 +193,7 @@ impl Sandbox {
                 }
                 self.state.link = Some(link);
                 self.state.idle_since = Instant::now();
+                self.list_as_running();
                 self.running();
                 tracing::debug!(sandbox = %self.id, "attached");
                 let _ = answer.send(true);
@@ -198,6 +227,7 @@ impl Sandbox {
             link.forget_execs();
         }
         self.state.execs.detach();
+        self.list_as_running();
         // Give the client the whole idle timeout to reconnect.
         self.state.idle_since = Instant::now();
         tracing::debug!(sandbox = %self.id, "detached");
@@ -205,8 +235,9 @@ impl Sandbox {
 
     /// Deletes the sandbox.
     async fn end(mut self, mut end: End) {
-        if end == End::Killed && self.is_lost().await {
-            // Another server has taken the sandbox, so this server must not kill it.
+        let is_final = matches!(end, End::Killed | End::Outlived);
+        if is_final && self.is_lost().await {
+            // Another server has taken the sandbox, so this server must not delete it.
             end = End::Lost;
         }
         self.abandon_exec();
@@ -219,7 +250,7 @@ impl Sandbox {
             self.lease = None;
         }
         let mut forgotten = Ok(());
-        let auto = self.config.enable_idle_timeout_auto_checkpoint;
+        let auto = self.settings.config.enable_idle_timeout_auto_checkpoint;
         if end == End::Idle
             && !auto
             && let Some(stamp) = self.state.restored_from.take()
@@ -230,16 +261,25 @@ impl Sandbox {
             let removed = self.store.remove_old_checkpoint(&self.id, stamp, fence);
             forgotten = removed.await;
         }
-        if end == End::Killed {
-            self.status(Status::SandboxKilling);
-            // Remove the checkpoint, because a killed sandbox must not be restored. Then make sure
-            // that no client finds the sandbox.
+        match (end, &self.state.link) {
+            (End::Killed, _) => self.status(Status::SandboxKilling),
+            (End::Outlived, Some(link)) if link.version == Version::V2 => {
+                self.status(Status::SandboxLifetimeEnded);
+            }
+            _ => {}
+        }
+        if matches!(end, End::Killed | End::Outlived) {
+            // Remove the checkpoint, because the sandbox must not be restored. Then make sure that
+            // no client finds the sandbox.
             forgotten = self.store.remove_checkpoint(&self.id).await;
+            if let (End::Outlived, Some(registration)) = (end, &self.registration) {
+                registration.remember_outlived(&self.token);
+            }
             self.registration = None;
             self.commands.close();
         }
         self.status(Status::SandboxDeleting);
-        self.state.execs.end("The sandbox was deleted.").await;
+        self.state.execs.end(end.reason_for_execs()).await;
         if let Some(snapshot) = self.state.snapshot.take() {
             snapshot.abandon().await;
         }
@@ -264,7 +304,7 @@ impl Sandbox {
             let status = match end {
                 End::Killed => Status::SandboxKillError,
                 End::Checkpointed | End::HandedOver => Status::SandboxCheckpointError,
-                End::Idle | End::ServerStops | End::Lost => Status::SandboxError,
+                End::Idle | End::ServerStops | End::Lost | End::Outlived => Status::SandboxError,
             };
             let id = &self.id;
             link.refuse(status, format!("Failed to delete sandbox {id}: {why}."));
@@ -281,6 +321,7 @@ impl Sandbox {
                 status(Status::SandboxCheckpointed);
                 link.close(CLOSE_NORMAL);
             }
+            End::Outlived => link.close(CLOSE_NORMAL),
             End::ServerStops => link.close(CLOSE_GOING_AWAY),
             End::Lost => link.close(CLOSE_ERROR),
             // As in the recordings of the cloud-run-sandbox server: after an idle timeout, the

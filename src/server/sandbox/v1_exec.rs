@@ -59,7 +59,8 @@ impl Sandbox {
             )),
         );
         link.add(&exec);
-        let job = Job::new(language, code.into_owned());
+        let mut job = Job::new(language, code.into_owned());
+        job.env = self.environment(&[]);
         tracing::debug!(sandbox = %self.id, ?language, "exec");
         let entry = self.start(None, exec, job, Limits::v1(run_time));
         self.state.execs.v1 = Some(entry);

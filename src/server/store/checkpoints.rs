@@ -292,7 +292,10 @@ pub(crate) fn reason(error: &io::Error) -> String {
 mod tests {
     use super::*;
     use crate::server::store::directory::Directory;
-    use crate::{protocol::SandboxConfig, server::identity::TokenHash};
+    use crate::{
+        protocol::{SandboxConfig, SandboxLimits, listing::from_millis},
+        server::identity::TokenHash,
+    };
 
     #[test]
     fn snapshot_names_that_could_be_paths_are_refused() {
@@ -330,11 +333,17 @@ mod tests {
                 enable_checkpoint: true,
                 ..SandboxConfig::default()
             },
+            created: from_millis(1_000),
+            ends_at: Some(from_millis(2_000)),
         };
         let text = record.write(&id).unwrap();
         assert!(!String::from_utf8_lossy(&text).contains("secret-of-it"));
         let read = Record::read(&text, &id).unwrap();
         assert_eq!(read.config, record.config);
+        assert_eq!(
+            (read.created, read.ends_at),
+            (record.created, record.ends_at)
+        );
         assert!(read.token.matches(&token));
         for (text, id) in [
             (text.as_slice(), "sandbox-2"),
@@ -363,7 +372,8 @@ mod tests {
         )
         .await
         .unwrap();
-        let sandbox = backend.create(&SandboxId::new("sandbox-1")).await.unwrap();
+        let (id, limits) = (SandboxId::new("sandbox-1"), SandboxLimits::default());
+        let sandbox = backend.create(&id, limits).await.unwrap();
         let state = directory.path().join("state");
         let storage = Directory::open(&state).unwrap();
         let bounds = Bounds {

@@ -1,11 +1,14 @@
 //! [`Record`]: the settings of a sandbox, which its checkpoint stores beside the files.
 
-use std::io;
+use std::{io, time::SystemTime};
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    protocol::{SandboxConfig, SandboxId},
+    protocol::{
+        SandboxConfig, SandboxId,
+        listing::{from_millis, to_millis},
+    },
     server::identity::TokenHash,
 };
 
@@ -14,6 +17,10 @@ use crate::{
 pub(crate) struct Record {
     pub(crate) token: TokenHash,
     pub(crate) config: SandboxConfig,
+    /// When the sandbox was created.
+    pub(crate) created: SystemTime,
+    /// The end of its lifetime, if it has one.
+    pub(crate) ends_at: Option<SystemTime>,
 }
 
 /// The JSON form of a [`Record`]. A later version may add keys.
@@ -23,6 +30,10 @@ struct Written {
     sandbox_id: String,
     token_sha256: String,
     config: serde_json::Value,
+    #[serde(default)]
+    created_ms: u64,
+    #[serde(default)]
+    ends_at_ms: Option<u64>,
 }
 
 const VERSION: u32 = 1;
@@ -34,6 +45,8 @@ impl Record {
             sandbox_id: id.as_str().to_owned(),
             token_sha256: self.token.to_hex(),
             config: serde_json::from_str(&self.config.encode())?,
+            created_ms: to_millis(self.created),
+            ends_at_ms: self.ends_at.map(to_millis),
         })?)
     }
 
@@ -50,6 +63,11 @@ impl Record {
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
         let token = TokenHash::from_hex(&written.token_sha256)
             .ok_or_else(|| damaged("its record has no valid token hash"))?;
-        Ok(Self { token, config })
+        Ok(Self {
+            token,
+            config,
+            created: from_millis(written.created_ms),
+            ends_at: written.ends_at_ms.map(from_millis),
+        })
     }
 }

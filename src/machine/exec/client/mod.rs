@@ -345,7 +345,7 @@ impl Process {
             ProcessEnd::SandboxLost { end } => {
                 let unconfirmed = Err(self.kill_unconfirmed(end.clone()));
                 match end {
-                    SandboxEnd::Deleted => {
+                    SandboxEnd::Deleted | SandboxEnd::LifetimeEnded => {
                         self.settle_kills(&unconfirmed);
                         Ok(ProcessReply::Done)
                     }
@@ -369,7 +369,9 @@ impl Process {
     fn handle_sandbox_ended(&mut self, end: SandboxEnd) {
         let kill_answer = match &end {
             // The sandbox is gone, and every process with it.
-            SandboxEnd::Killed | SandboxEnd::Deleted => Ok(ProcessReply::Done),
+            SandboxEnd::Killed | SandboxEnd::Deleted | SandboxEnd::LifetimeEnded => {
+                Ok(ProcessReply::Done)
+            }
             end => Err(self.kill_unconfirmed(end.clone())),
         };
         let finish = self.wire.finish(end.clone());

@@ -124,3 +124,74 @@ fn a_request_is_repeated_only_to_a_server_with_all_of_its_features() {
         }
     }
 }
+
+/// A sandbox that is being created with a label, over a link of this version.
+fn labelled(version: Version) -> (Fixture, RequestId) {
+    let mut fixture = Fixture::new(Mode::Create(Configuration {
+        labels: [("k".to_owned(), "v".to_owned())].into(),
+        ..Configuration::default()
+    }));
+    let open = fixture.ask(Sandbox::open);
+    fixture.link_as(version);
+    (fixture, open)
+}
+
+fn unsupported(gone: bool) -> SandboxEnd {
+    let option = "label";
+    SandboxEnd::Unsupported { option, gone }
+}
+
+#[test]
+fn options_of_v2_are_not_sent_to_a_v1_server() {
+    let (mut fixture, open) = labelled(Version::V1);
+    let end = unsupported(true);
+    assert_eq!(fixture.failure(open), Failure::NotOpened { end });
+    assert_eq!(fixture.sent(), [""; 0]);
+    assert_over(&mut fixture, "v1");
+}
+
+#[test]
+fn options_of_v2_need_their_feature() {
+    let (mut fixture, open) = labelled(Version::V2);
+    assert_eq!(fixture.sent(), [r#"{"labels":{"k":"v"}}"#]);
+    fixture.frame(IDENTITY);
+    say_running(&mut fixture, r#"["lifetime"]"#);
+    assert_eq!(fixture.answer(open), Some(Ok(SandboxReply::Ready)));
+    assert_eq!(fixture.state(), SandboxState::Running);
+    assert_eq!(fixture.sent(), [""; 0]);
+}
+
+/// The sandbox is killed. The caller learns whether the server confirmed that.
+#[test]
+fn a_sandbox_whose_options_were_ignored_is_killed() {
+    type Ending = fn(&mut Fixture);
+    let endings: [(Ending, bool); 5] = [
+        (|it| it.say("SANDBOX_KILLED"), true),
+        (Fixture::lose, false),
+        (Fixture::cut, false),
+        (|it| it.say_because("SANDBOX_KILL_ERROR", "no"), false),
+        (|it| it.pass(Duration::from_secs(3_600)), false),
+    ];
+    for (ends, gone) in endings {
+        let (mut fixture, open) = labelled(Version::V2);
+        fixture.forget();
+        fixture.frame(IDENTITY);
+        say_running(&mut fixture, "[]");
+        assert_eq!(fixture.sent(), [KILL_SANDBOX]);
+        assert_eq!(fixture.answer(open), None);
+        // A caller that asks now waits, too.
+        let late = fixture.ask(Sandbox::open);
+        fixture.call(Sandbox::detach);
+        assert_eq!(fixture.answer(late), None);
+        ends(&mut fixture);
+        if !gone && fixture.answer(open).is_none() {
+            // The link is not dialled again.
+            fixture.lose();
+        }
+        for open in [open, late] {
+            let end = unsupported(gone);
+            assert_eq!(fixture.failure(open), Failure::NotOpened { end });
+        }
+        assert_over(&mut fixture, "ignored");
+    }
+}

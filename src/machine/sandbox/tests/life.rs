@@ -460,3 +460,32 @@ fn deleted_never_ends_as_checkpointed_after_a_failed_kill() {
     fixture.pass(Duration::from_secs(10));
     assert_eq!(fixture.end(), Some(SandboxEnd::Deleted));
 }
+
+/// A server reports the end of the lifetime before it deletes a running sandbox, and instead of a
+/// sandbox that is over.
+#[test]
+fn the_end_of_the_lifetime_is_reported_in_every_state() {
+    for (state, mut fixture) in every_state() {
+        let kill = (state == SandboxState::Killing).then(|| fixture.kill());
+        fixture.say("SANDBOX_LIFETIME_ENDED");
+        match state {
+            SandboxState::Running | SandboxState::Checkpointing | SandboxState::Killing => {
+                assert_eq!(fixture.end(), None, "{state}");
+                fixture.say("SANDBOX_DELETING");
+                fixture.say("SANDBOX_DELETED");
+            }
+            _ => {}
+        }
+        assert_eq!(fixture.end(), Some(SandboxEnd::LifetimeEnded), "{state}");
+        if let Some(kill) = kill {
+            assert_eq!(fixture.answer(kill), Some(Ok(SandboxReply::Done)));
+        }
+        let late = fixture.kill();
+        assert_eq!(
+            fixture.answer(late),
+            Some(Ok(SandboxReply::Done)),
+            "{state}"
+        );
+        assert_over(&mut fixture, "over");
+    }
+}

@@ -89,7 +89,7 @@ impl Container {
             command.arg("--image-path").arg(image);
         }
         command.arg(name).stdin(stdin).stdout(stdout).stderr(stderr);
-        runsc.limit_memory(&mut command);
+        runsc.limit_memory(&mut command, setup.limits.data);
         let called = runsc.call(&mut command).await;
         // Close the server's copies of the agent's ends of the pipes.
         drop(command);

@@ -37,22 +37,21 @@ const GIB: u64 = 1 << 30;
 /// Maximum bytes to read from the end of the log.
 const MAX_SAID_BYTES: u64 = 4_096;
 
+/// The most memory of a sandbox, in bytes. `process_bytes` is the limit of a process.
+pub(super) fn sandbox_memory(process_bytes: u64) -> u64 {
+    // At least twice the limit of a process, so one process can reach its limit beside others.
+    process_bytes.div_ceil(GIB / 2).saturating_mul(GIB)
+}
+
 /// The program, with the flags of every call.
 pub(super) struct Runsc {
     binary: PathBuf,
     flags: Vec<OsString>,
     /// The file to which `runsc` logs its errors. It can't use stderr, which belongs to the agent.
     log: PathBuf,
-    /// The most memory of a sandbox, in bytes.
-    memory_bytes: u64,
 }
 
 impl Runsc {
-    /// The most memory that a whole sandbox may use.
-    pub(super) fn memory_bytes(&self) -> u64 {
-        self.memory_bytes
-    }
-
     /// `directory` holds the records of the containers of this server.
     pub(super) fn new(binary: PathBuf, options: &GvisorOptions, directory: &Path) -> Self {
         let log = directory.join("log");
@@ -78,27 +77,21 @@ impl Runsc {
                 .as_ref()
                 .map(|it| format!("--platform={it}").into()),
         );
-        // At least twice the limit of a process, so one process can reach its limit beside others.
-        let gibibytes = options.confines.memory_bytes.div_ceil(GIB / 2);
-        Self {
-            binary,
-            flags,
-            log,
-            memory_bytes: gibibytes.saturating_mul(GIB),
-        }
+        Self { binary, flags, log }
     }
 
     pub(super) fn binary(&self) -> &Path {
         &self.binary
     }
 
-    /// Limits the memory of the container that a command starts.
+    /// Limits the memory of the container that a command starts. `process_bytes` is the limit of a
+    /// process.
     ///
     /// gVisor keeps the memory of a sandbox in one file, which grows in steps of 1 GiB. If the file
     /// can't grow, the process that needs memory is killed by SIGSEGV. The limit applies to every
     /// file that the sandbox writes.
-    pub(super) fn limit_memory(&self, command: &mut Command) {
-        spawn::limit_files(command, self.memory_bytes);
+    pub(super) fn limit_memory(&self, command: &mut Command, process_bytes: u64) {
+        spawn::limit_files(command, sandbox_memory(process_bytes));
     }
 
     /// A command that calls a subcommand. The caller adds the arguments.

@@ -35,14 +35,14 @@ use tokio::sync::{Mutex, OnceCell, Semaphore};
 use super::{
     bundle::{self, MOUNT_POINTS, SOURCE, SOURCE_INSIDE, USER},
     container::Container,
-    runsc::{self, Runsc},
+    runsc::{self, Runsc, sandbox_memory},
 };
 use crate::{
     inside::{
         messages::{Place, Setup},
         process::Started,
     },
-    protocol::{MetricsLimits, SandboxId},
+    protocol::{MetricsLimits, SandboxId, SandboxLimits},
     server::{
         agent::find_agent,
         backend::{
@@ -50,7 +50,6 @@ use crate::{
             code_file::{make_private, write_private},
             confine::{
                 AGENT, CODE_INSIDE, copy_agent, hidden, limits, make_directory, make_mount_point,
-                metrics_limits,
             },
             confined_start::{self, CodeDirectory},
             context::ServerContext,
@@ -88,6 +87,17 @@ struct Shared {
     /// Limits how many containers start concurrently. If all started at once, none would be ready
     /// in time.
     turns: Semaphore,
+}
+
+impl Shared {
+    /// The limits of each sandbox.
+    fn limits(&self) -> SandboxLimits {
+        SandboxLimits {
+            memory: Some(self.confines.memory_bytes),
+            processes: Some(self.confines.processes),
+            disk: None,
+        }
+    }
 }
 
 impl GvisorBackend {
@@ -154,6 +164,7 @@ impl GvisorBackend {
         let sandbox = GvisorSandbox {
             id: SandboxId::new(name),
             directory,
+            limits: self.shared.limits(),
             shared: self.shared.clone(),
             trusted: OnceCell::new(),
             container: Mutex::new(None),
@@ -200,7 +211,7 @@ fn prepare(directory: &Path) -> io::Result<()> {
 }
 
 /// Writes the files of the server, beside the trees. Code can't write to them.
-fn write_trusted(directory: &Path, shared: &Shared) -> io::Result<()> {
+fn write_trusted(directory: &Path, shared: &Shared, limits: &SandboxLimits) -> io::Result<()> {
     let (source, bundle) = (directory.join(SOURCE), directory.join(BUNDLE));
     // An earlier try may have failed halfway, for example because the disk was full.
     for own in [&source, &bundle] {
@@ -209,7 +220,9 @@ fn write_trusted(directory: &Path, shared: &Shared) -> io::Result<()> {
     make_directory(&source, 0o755)?;
     make_directory(&bundle, 0o700)?;
     site::write(&source)?;
-    let config = bundle::config(directory, &shared.confines, &shared.etc, &shared.hidden);
+    let mut confines = shared.confines.clone();
+    confines.processes = limits.processes.unwrap_or(confines.processes);
+    let config = bundle::config(directory, &confines, &shared.etc, &shared.hidden);
     let config = config.to_string();
     write_private(&bundle.join("config.json"), config.as_bytes())?;
     // A checkpoint with memory contains its own agent. This is the last step, because a rename
@@ -242,10 +255,19 @@ impl Backend for GvisorBackend {
         "gvisor"
     }
 
-    fn create(&self, id: &SandboxId) -> BoxFuture<'_, io::Result<Box<dyn BackendSandbox>>> {
+    fn limits(&self) -> SandboxLimits {
+        self.shared.limits()
+    }
+
+    fn create(
+        &self,
+        id: &SandboxId,
+        limits: SandboxLimits,
+    ) -> BoxFuture<'_, io::Result<Box<dyn BackendSandbox>>> {
         let id = id.clone();
         Box::pin(async move {
-            let sandbox = self.sandbox(id.as_str()).await?;
+            let mut sandbox = self.sandbox(id.as_str()).await?;
+            sandbox.limits = self.limits().lowered(limits);
             Ok(Box::new(sandbox) as Box<dyn BackendSandbox>)
         })
     }
@@ -276,6 +298,7 @@ struct GvisorSandbox {
     /// A warm sandbox gets its id when a create takes it from the pool.
     id: SandboxId,
     directory: PathBuf,
+    limits: SandboxLimits,
     shared: Arc<Shared>,
     /// Set once [`write_trusted`] has run, before the first container starts.
     trusted: OnceCell<()>,
@@ -336,8 +359,8 @@ impl BackendSandbox for GvisorSandbox {
 
     fn limits(&self) -> MetricsLimits {
         MetricsLimits {
-            memory_bytes: Some(self.shared.runsc.memory_bytes()),
-            ..metrics_limits(&self.shared.confines)
+            memory_bytes: self.limits.memory.map(sandbox_memory),
+            ..self.limits.into()
         }
     }
 
@@ -396,7 +419,9 @@ impl GvisorSandbox {
     /// Prepares the start of a container. The trees are filled by now, and may hold any files.
     async fn prepare_container(&self) -> Result<(), String> {
         let (directory, shared) = (self.directory.clone(), self.shared.clone());
-        let write = || async { blocking(move || write_trusted(&directory, &shared)).await };
+        let limits = self.limits;
+        let write =
+            || async { blocking(move || write_trusted(&directory, &shared, &limits)).await };
         let (root, shared) = (self.directory.join(ROOT), self.shared.clone());
         let prepared = async {
             self.trusted.get_or_try_init(write).await?;
@@ -446,7 +471,7 @@ impl GvisorSandbox {
         let _turn = turn.map_err(|error| error.to_string())?;
         let setup = Setup {
             place: Place::Gvisor { user: USER },
-            limits: limits(&self.shared.confines),
+            limits: limits(&self.shared.confines, &self.limits),
         };
         let name = random_hex::<16>().map_err(|error| error.to_string())?;
         let started = Container::start(

@@ -22,7 +22,10 @@ use std::{
 
 use tokio::time::sleep;
 
-use crate::server::{blocking::blocking, escaped::Escaped};
+use crate::{
+    protocol::SandboxLimits,
+    server::{blocking::blocking, escaped::Escaped},
+};
 
 const CONTROLLERS: [&str; 3] = ["memory", "cpu", "pids"];
 
@@ -53,6 +56,19 @@ pub(super) struct Limits {
     pub(super) cpus: Option<u64>,
 }
 
+impl Limits {
+    /// These limits, or those of a sandbox if they are lower. As for the server's own limits, the
+    /// memory of a sandbox is twice that of a process.
+    pub(super) fn lowered(self, sandbox: &SandboxLimits) -> Self {
+        let memory = sandbox.memory.map_or(u64::MAX, |it| it.saturating_mul(2));
+        Self {
+            memory_bytes: self.memory_bytes.min(memory),
+            processes: self.processes.min(sandbox.processes.unwrap_or(u64::MAX)),
+            cpus: self.cpus,
+        }
+    }
+}
+
 /// A cgroup in which this process may create groups for sandboxes.
 #[derive(Debug)]
 pub(super) struct Cgroups {
@@ -81,9 +97,14 @@ impl Cgroups {
     }
 
     /// Creates the group of a sandbox. `name` must differ from that of every other group.
-    pub(super) async fn create(&self, name: &str) -> Result<Group, String> {
+    /// Limits that are lower than those of the server apply as well.
+    pub(super) async fn create(
+        &self,
+        name: &str,
+        sandbox: &SandboxLimits,
+    ) -> Result<Group, String> {
         let path = self.parent.join(name);
-        let (made, limits) = (path.clone(), self.limits);
+        let (made, limits) = (path.clone(), self.limits.lowered(sandbox));
         let created = blocking(move || {
             fs::create_dir(&made)?;
             limit(&made, limits).inspect_err(|_| drop(fs::remove_dir(&made)))
@@ -340,6 +361,14 @@ mod tests {
             fs::write(group.join(file), "").unwrap();
         }
         limit(group, LIMITS).unwrap();
+        let sandbox = SandboxLimits {
+            memory: Some(32 << 20),
+            processes: Some(8),
+            disk: None,
+        };
+        let lower = LIMITS.lowered(&sandbox);
+        assert_eq!((lower.memory_bytes, lower.processes), (64 << 20, 8));
+        assert_eq!(lower.lowered(&SandboxLimits::default()), lower);
         let files = ["memory.max", "pids.max", "cpu.max"].map(|file| read(group, file));
         assert_eq!(files, ["1073741824", "66", "150000 100000"]);
         fs::write(group.join("memory.swap.max"), "max").unwrap();
@@ -355,7 +384,10 @@ mod tests {
             limits: LIMITS,
         };
         // An ordinary directory doesn't have the files of a cgroup.
-        let error = cgroups.create("sandbox").await.unwrap_err();
+        let error = cgroups
+            .create("sandbox", &SandboxLimits::default())
+            .await
+            .unwrap_err();
         assert!(error.contains("cannot create a cgroup"), "{error}");
         let path = parent.path().join("sandbox");
         assert!(!path.exists());

@@ -40,15 +40,12 @@ use crate::{
         messages::{Place, Setup},
         process::Started,
     },
-    protocol::{MetricsLimits, SandboxId},
+    protocol::{MetricsLimits, SandboxId, SandboxLimits},
     server::{
         agent::find_agent,
         backend::{
             api::{Backend, BackendSandbox, WarmSandbox},
-            confine::{
-                CODE_INSIDE, copy_agent, hidden, limits, make_directory, make_mount_point,
-                metrics_limits,
-            },
+            confine::{CODE_INSIDE, copy_agent, hidden, limits, make_directory, make_mount_point},
             confined_start::{self, CodeDirectory},
             context::ServerContext,
             etc::{self, ETC},
@@ -100,6 +97,17 @@ struct Shared {
     /// The number from which the user ID of the next sandbox is computed. `None` if this process is
     /// not root.
     next_user: Option<AtomicU32>,
+}
+
+impl Shared {
+    /// The limits of each sandbox.
+    fn limits(&self) -> SandboxLimits {
+        SandboxLimits {
+            memory: Some(self.confines.memory_bytes),
+            processes: Some(self.confines.processes),
+            disk: Some(self.disk_bytes),
+        }
+    }
 }
 
 impl NamespaceBackend {
@@ -220,6 +228,7 @@ impl NamespaceBackend {
         let sandbox = NamespaceSandbox {
             id: SandboxId::new(name),
             directory,
+            limits: self.shared.limits(),
             user,
             shared: self.shared.clone(),
             trusted: OnceCell::new(),
@@ -324,10 +333,19 @@ impl Backend for NamespaceBackend {
         "namespace"
     }
 
-    fn create(&self, id: &SandboxId) -> BoxFuture<'_, io::Result<Box<dyn BackendSandbox>>> {
+    fn limits(&self) -> SandboxLimits {
+        self.shared.limits()
+    }
+
+    fn create(
+        &self,
+        id: &SandboxId,
+        limits: SandboxLimits,
+    ) -> BoxFuture<'_, io::Result<Box<dyn BackendSandbox>>> {
         let id = id.clone();
         Box::pin(async move {
-            let sandbox = self.sandbox(id.as_str()).await?;
+            let mut sandbox = self.sandbox(id.as_str()).await?;
+            sandbox.limits = self.limits().lowered(limits);
             Ok(Box::new(sandbox) as Box<dyn BackendSandbox>)
         })
     }
@@ -352,6 +370,7 @@ struct NamespaceSandbox {
     /// A warm sandbox gets its id when a create takes it from the pool.
     id: SandboxId,
     directory: PathBuf,
+    limits: SandboxLimits,
     /// The user ID under which code runs. `None` if this process is not root: then code runs under
     /// the user ID of this process.
     user: Option<u32>,
@@ -390,11 +409,10 @@ impl BackendSandbox for NamespaceSandbox {
     }
 
     fn limits(&self) -> MetricsLimits {
-        let shared = &self.shared;
+        let cgroups = self.shared.cgroups.as_ref();
         MetricsLimits {
-            memory_bytes: shared.cgroups.as_ref().map(|it| it.limits.memory_bytes),
-            disk_bytes: Some(shared.disk_bytes),
-            ..metrics_limits(&shared.confines)
+            memory_bytes: cgroups.map(|it| it.limits.lowered(&self.limits).memory_bytes),
+            ..self.limits.into()
         }
     }
 
@@ -457,15 +475,16 @@ impl NamespaceSandbox {
             place: Place::Namespace {
                 denied_calls: self.shared.denied_calls.clone(),
             },
-            limits: limits(confines),
+            limits: limits(confines, &self.limits),
         };
         let group = match &self.shared.cgroups {
-            Some(cgroups) => Some(cgroups.create(&self.group_name()).await?),
+            Some(cgroups) => Some(cgroups.create(&self.group_name(), &self.limits).await?),
             None => None,
         };
         let started = Arc::new(AgentProcess::start(layout, setup, group).await?);
         let trees = [ROOT, HOME, TEMPORARY].map(|tree| self.directory.join(tree));
-        let (limit, turns) = (self.shared.disk_bytes, self.shared.measurements.clone());
+        let limit = self.limits.disk.unwrap_or(self.shared.disk_bytes);
+        let turns = self.shared.measurements.clone();
         let exceeded = disk::watch(trees.to_vec(), limit, turns);
         started.remote.end_when(exceeded);
         *agent = Some(started.clone());

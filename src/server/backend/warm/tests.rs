@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use super::*;
 use crate::{
     inside::process::Started,
+    protocol::SandboxLimits,
     server::{backend::job::Job, choice::NamespaceOptions, store::archive::layout::Trees},
 };
 
@@ -79,7 +80,11 @@ impl Backend for Fake {
         "fake"
     }
 
-    fn create(&self, _: &SandboxId) -> BoxFuture<'_, io::Result<Box<dyn BackendSandbox>>> {
+    fn create(
+        &self,
+        _: &SandboxId,
+        _: SandboxLimits,
+    ) -> BoxFuture<'_, io::Result<Box<dyn BackendSandbox>>> {
         Box::pin(async { Err(io::ErrorKind::Unsupported.into()) })
     }
 
