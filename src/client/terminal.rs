@@ -181,7 +181,7 @@ impl Sandbox {
 /// **Dropping** the terminal kills the program, unless
 /// [`kill_on_drop`](TerminalBuilder::kill_on_drop) is `false` or another handle of its
 /// [`process`](Self::process) is left. A terminal keeps the sandbox from becoming idle as long as its
-/// program runs.
+/// program runs and a client is attached.
 ///
 /// Use `tokio::io::split` to read and write at the same time.
 ///

@@ -264,6 +264,17 @@ async fn code_that_stops_or_kills_starting_execs_stops_no_agent() {
                 }
                 let end = within("the end", process.wait()).await.unwrap();
                 ends.push(format!("{end:?}"));
+                let terminal = sandbox.terminal().program("echo").arg("hello");
+                let Ok(terminal) = terminal.open().await else {
+                    ends.push("no terminal".to_owned());
+                    continue;
+                };
+                let end = tokio::time::timeout(Duration::from_millis(100), terminal.wait()).await;
+                if end.is_err() {
+                    within("the kill", terminal.kill()).await.unwrap();
+                }
+                let end = within("the end", terminal.wait()).await.unwrap();
+                ends.push(format!("{end:?}"));
             }
             println!("signal {signal}: {ends:?}");
             within("the hunter's end", hunter.wait()).await.unwrap();

@@ -36,6 +36,8 @@ async fn messages_open_a_terminal_and_resize_it() {
     let mut terminal = Exec::of(ExecProgram::Argv(vec!["bash".into()]));
     terminal.options.binary = true;
     terminal.options.terminal = TerminalSize::new(90, 20);
+    // If the end had to wait for this, the test would take too long.
+    terminal.options.output_grace_ms = Some(3_600_000);
     terminal.options.env = vec![("TERM".into(), "dumb".into())];
     let terminal = start(&sandbox, terminal).await;
     let exec = terminal.exec.clone().unwrap();
@@ -61,6 +63,10 @@ async fn messages_open_a_terminal_and_resize_it() {
     assert_eq!(perform(&sandbox, resize.clone()).await.unwrap(), "{}");
     write("stty size; exit 4\n").await;
     show("10 70\r\n").await;
+    while let Some(piece) = within("the end of the screen", screen.next()).await {
+        piece.unwrap();
+    }
+    assert!(!screen.is_cut());
     let end = within("the end", terminal.actor.send(Wait)).await;
     assert_eq!(end.unwrap().unwrap(), ProcessEnd::Exited(4));
     let error = perform(&sandbox, resize).await.unwrap_err();

@@ -232,3 +232,76 @@ async fn the_end_of_the_program_ends_the_screen() {
     assert_eq!(read_rest(&mut terminal).await, "");
     assert_eq!(terminal.wait().await.unwrap(), ProcessEnd::Signaled(9));
 }
+
+#[actix::test]
+async fn a_terminal_that_all_processes_close_can_be_opened_again() {
+    let (_server, sandbox) = sandbox().await;
+    let code = "
+tty=$(tty)
+exec </dev/null >/dev/null 2>&1
+echo \"the name:\" >$tty
+read name <$tty
+exec >$tty
+echo \"hello, $name\"
+";
+    let terminal = sandbox.terminal().code(Language::Bash, code);
+    let mut terminal = terminal.open().await.unwrap();
+    read_until(&mut terminal, "the name:").await;
+    terminal.write_all(b"world\n").await.unwrap();
+    read_until(&mut terminal, "hello, world").await;
+    let end = within("the end", terminal.wait()).await.unwrap();
+    assert_eq!(end, ProcessEnd::Exited(0));
+}
+
+/// Prints each line that it reads.
+const LINES: &str = "
+import os, signal
+signal.signal(signal.SIGINT, lambda *_: None)
+os.write(1, b'ready\\n')
+while True: os.write(1, b'read %s' % os.read(0, 100))
+";
+
+#[actix::test]
+async fn ctrl_c_discards_what_was_typed_before_it() {
+    if backend::is("gvisor") {
+        // Debian's runsc can't discard input.
+        return;
+    }
+    let (_server, sandbox) = sandbox().await;
+    let terminal = sandbox.terminal().code(Language::Python, LINES);
+    let mut terminal = terminal.open().await.unwrap();
+    read_until(&mut terminal, "ready").await;
+    for number in 0..20 {
+        let keys = format!("cancelled\x03line {number}\n");
+        terminal.write_all(keys.as_bytes()).await.unwrap();
+        read_until(&mut terminal, &format!("read line {number}\r\n")).await;
+    }
+}
+
+#[actix::test]
+async fn a_terminal_without_a_client_does_not_keep_the_sandbox_from_becoming_idle() {
+    let server = LocalServer::start().await.unwrap();
+    let sandbox = patient(server.url()).idle_timeout(Duration::from_secs(1));
+    let sandbox = sandbox.await.unwrap();
+    let terminal = sandbox.terminal().program("cat").kill_on_drop(false);
+    let mut terminal = terminal.open().await.unwrap();
+    // With a client, the sandbox outlives its idle timeout.
+    let longer = sandbox.run(Language::Bash, "sleep 2; echo $(< /proc/loadavg)");
+    within("a longer time", longer).await.unwrap();
+    terminal.write_all(b"still here\n").await.unwrap();
+    read_until(&mut terminal, "still here").await;
+    let (id, token) = (
+        sandbox.sandbox_id().clone(),
+        sandbox.sandbox_token().clone(),
+    );
+    drop((terminal, sandbox));
+    // The list shows when the server has deleted the sandbox, without attaching to it.
+    let gone = async {
+        while !Sandbox::list(server.url()).await.unwrap().is_empty() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    within("the end of the sandbox", gone).await;
+    let error = Sandbox::attach(server.url(), id, token).await.unwrap_err();
+    assert!(error.to_string().contains("SANDBOX_NOT_FOUND"), "{error}");
+}

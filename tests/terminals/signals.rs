@@ -70,6 +70,31 @@ async fn only_a_signal_for_the_group_reaches_the_children() {
 }
 
 #[actix::test]
+async fn a_stopped_process_stays_stopped_while_others_start_and_end() {
+    let (_server, sandbox) = sandbox().await;
+    let code = "echo $$; exec sleep 1000";
+    let stopped = sandbox.exec(Language::Bash, code).await.unwrap();
+    let pid = stopped.stdout().lines().next().await.unwrap().unwrap();
+    stopped.signal(Signal::STOP).await.unwrap();
+    let state = format!("cut -d ' ' -f 3 /proc/{pid}/stat");
+    let state = async || {
+        let output = sandbox.run(Language::Bash, &*state).await.unwrap();
+        output.stdout_lossy().trim().to_owned()
+    };
+    let has = async |expected: &str| {
+        while state().await != expected {}
+    };
+    within("the stop", has("T")).await;
+    for _ in 0..5 {
+        let other = sandbox.exec(Language::Bash, "sleep 1000").await.unwrap();
+        within("the kill", other.kill()).await.unwrap();
+        assert_eq!(state().await, "T");
+    }
+    stopped.signal(Signal::CONT).await.unwrap();
+    within("the continuation", has("S")).await;
+}
+
+#[actix::test]
 async fn v1_has_neither_signals_nor_terminals() {
     let (_server, sandbox) = sandbox_of(ProtocolVersion::V1).await;
     let process = sandbox.exec(Language::Bash, "sleep 1000").await.unwrap();

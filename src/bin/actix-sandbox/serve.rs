@@ -121,7 +121,7 @@ pub(crate) struct Serve {
     #[arg(long, help_heading = LIMITS, value_name = "NUMBER", value_parser = positive)]
     max_execs: Option<usize>,
 
-    /// Maximum run time of an exec [default: 1h].
+    /// Maximum run time of an exec without a terminal [default: 1h].
     #[arg(long, help_heading = LIMITS, value_name = "TIME", value_parser = duration)]
     max_run_time: Option<Duration>,
 

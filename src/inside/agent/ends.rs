@@ -18,6 +18,8 @@ pub(super) struct Ends {
     /// `None` for a terminal: there, stderr is part of stdout.
     pub(super) stderr: Option<PipeReader>,
     pub(super) terminal: Option<Terminal>,
+    /// Another descriptor for the main process's end of the terminal.
+    pub(super) inside: Option<OwnedFd>,
 }
 
 impl Ends {
@@ -52,6 +54,7 @@ impl Ends {
             stdout,
             stderr: Some(stderr),
             terminal: None,
+            inside: None,
         })
     }
 
@@ -66,12 +69,13 @@ impl Ends {
             stdio: Stdio {
                 stdin: copy(&inside)?.into(),
                 stdout: copy(&inside)?.into(),
-                stderr: inside.into(),
+                stderr: copy(&inside)?.into(),
             },
             stdin: terminal.duplicate()?.into(),
             stdout: terminal.duplicate()?.into(),
             stderr: None,
             terminal: Some(terminal),
+            inside: Some(inside),
         })
     }
 }

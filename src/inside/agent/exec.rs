@@ -4,7 +4,7 @@ use std::{
     fs,
     io::{self, PipeReader, PipeWriter, Write},
     os::{
-        fd::{AsFd, BorrowedFd},
+        fd::{AsFd, BorrowedFd, OwnedFd},
         unix::{fs::OpenOptionsExt, process::ExitStatusExt},
     },
     process::ExitStatus,
@@ -87,8 +87,14 @@ pub(super) struct Exec {
     stdout: Output,
     stderr: Output,
     terminal: Option<Terminal>,
+    /// The end of the terminal for the processes, until the main process has ended. The terminal
+    /// would end if all processes closed it for a moment.
+    inside: Option<OwnedFd>,
     /// Sends signals to the foreground of the terminal, in gVisor.
     keeper: Option<Keeper>,
+    /// Whether the keeper is sending a signal that was typed. Later input waits, because the signal
+    /// discards earlier input.
+    is_signaling: bool,
 }
 
 /// What the server knows of the main process.
@@ -149,6 +155,7 @@ impl Exec {
             stdout,
             stderr,
             terminal,
+            inside,
         } = Ends::new(start.terminal, identity)?;
         let (mut stop, mut keeper) = (None, None);
         let child = match (&start.program, identity) {
@@ -182,6 +189,7 @@ impl Exec {
             stdout: Output::new(Some(stdout)),
             stderr: Output::new(stderr),
             terminal,
+            inside,
             keeper,
             ..Self::ended(start.exec, identity.map(|identity| identity.group))
         })
@@ -208,7 +216,9 @@ impl Exec {
             stdout: Output::new(None),
             stderr: Output::new(None),
             terminal: None,
+            inside: None,
             keeper: None,
+            is_signaling: false,
         }
     }
 
@@ -269,9 +279,8 @@ impl Exec {
 
     /// Changes the size of the terminal.
     pub(super) fn resize(&self, size: TerminalSize) -> nix::Result<()> {
-        let terminal = self.terminal.as_ref().ok_or(nix::errno::Errno::ENOTTY)?;
-        // The terminal outlives the main process.
         self.main.ok_or(nix::errno::Errno::ESRCH)?;
+        let terminal = self.terminal.as_ref().ok_or(nix::errno::Errno::ENOTTY)?;
         terminal.resize(size)?;
         if let Some(keeper) = &self.keeper {
             keeper.signal(Signal::SIGWINCH, 0);
@@ -297,17 +306,18 @@ impl Exec {
         self.looks_for_stop > 0
     }
 
-    /// Continues a child that code has stopped. Kills a builtin that has not ended in time after a
-    /// kill.
+    /// Continues a child that was reported as stopped, or a builtin that is being killed. Kills a
+    /// builtin that has not ended in time after a kill.
     pub(super) fn hurry_child(&mut self) {
         let Some(child) = self.child else {
             self.looks_for_stop = 0;
             return;
         };
+        let was_stopped = self.has_stopped();
         self.looks_for_stop = self.looks_for_stop.saturating_sub(1);
         if self.stops_by.is_some_and(|by| timer::now() >= by) {
             let _ = kill(child, Signal::SIGKILL);
-        } else if continue_if_stopped(child) {
+        } else if (was_stopped || self.stops_by.is_some()) && continue_if_stopped(child) {
             self.looks_for_stop = 0;
         }
     }
@@ -389,7 +399,7 @@ impl Exec {
             add(Source::Reports, reports.as_fd(), PollFlags::IN);
         }
         if let Some(stdin) = &self.stdin {
-            let flags = match self.input.is_empty() {
+            let flags = match self.input.is_empty() || self.is_signaling {
                 // Without flags, `poll` only reports that no process can read stdin any more.
                 true => PollFlags::empty(),
                 false => PollFlags::OUT,
@@ -453,10 +463,13 @@ impl Exec {
             }
         }
         match Report::from_bytes(report) {
-            Report::Started(pid) => {
+            Report::Started(pid) if self.told == Told::Nothing && pid > 1 => {
                 self.main = Some(Pid::from_raw(pid));
                 self.tell_start(outgoing);
             }
+            // Only a forged report can say so.
+            Report::Started(_) => {}
+            Report::Signaled => self.is_signaling = false,
             Report::NotStarted(failure, error) => {
                 self.told = Told::End;
                 let reason = io::Error::from_raw_os_error(error).to_string();
@@ -476,8 +489,10 @@ impl Exec {
     fn tell_exit(&mut self, status: ExitStatus, outgoing: &mut BytesMut) {
         self.told = Told::End;
         self.main = None;
-        // Linux ends a terminal with the process that leads its session; gVisor doesn't.
+        // In gVisor, a terminal never ends by itself.
         self.stdout.drains = self.keeper.is_some();
+        self.terminal = None;
+        self.inside = None;
         self.file = None;
         let reply = Reply::Exited {
             exec: self.number,
@@ -499,7 +514,7 @@ impl Exec {
             && let Some((at, signal)) = find_signal(terminal, &self.input)
         {
             if at == 0 {
-                keeper.signal(signal, self.input[0]);
+                self.is_signaling = keeper.signal(signal, self.input[0]);
                 return self.input_taken(1, outgoing);
             }
             plain = at;

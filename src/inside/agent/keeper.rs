@@ -5,11 +5,11 @@
 //! In gVisor, a terminal doesn't turn Ctrl-C, Ctrl-\ and Ctrl-Z into signals, a new size causes no
 //! SIGWINCH, and only a process of the session can find out which processes are in the foreground.
 //! So the agent passes the signals for them to the keeper: see [`Keeper`]. The keeper runs as the
-//! user of code. Code can stop or kill it, which only harms the terminal.
+//! user of code. If code kills it, the agent kills the exec.
 
 use std::{
     io::{self, PipeReader, PipeWriter, Read, Write},
-    os::fd::{AsFd, AsRawFd},
+    os::fd::AsRawFd,
 };
 
 use nix::{
@@ -20,11 +20,11 @@ use nix::{
     unistd::{Pid, setsid},
 };
 use rustix::{
-    event::{PollFd, PollFlags, poll},
+    event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
     process::{WaitOptions, ioctl_tiocsctty, waitpid},
     stdio::{stdin, stdout},
-    termios::{LocalModes, SpecialCodeIndex, Termios, tcgetattr, tcgetpgrp},
+    termios::{LocalModes, QueueSelector, SpecialCodeIndex, tcflush, tcgetattr, tcgetpgrp},
 };
 
 use super::main_process::{self, Identity, NotStarted, Report, Stdio};
@@ -34,15 +34,21 @@ use crate::inside::{
     terminal::Terminal,
 };
 
+/// Makes `poll` return at once.
+const NOW: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 0,
+};
+
 /// The agent's end of the pipe to a keeper.
 pub(super) struct Keeper(PipeWriter);
 
 impl Keeper {
     /// Sends a signal to the processes in the foreground. `typed` is the control character that the
-    /// user typed; 0 if there is none.
-    pub(super) fn signal(&self, signal: Signal, typed: u8) {
-        // This fails only if the keeper has ended, or has been stopped for long.
-        let _ = (&self.0).write(&[signal as u8, typed]);
+    /// user typed; 0 if there is none. Returns false if the keeper has ended, or has been stopped
+    /// for long. Otherwise it reports that it has sent a typed signal.
+    pub(super) fn signal(&self, signal: Signal, typed: u8) -> bool {
+        (&self.0).write(&[signal as u8, typed]).is_ok()
     }
 }
 
@@ -140,17 +146,28 @@ fn serve(main: Pid, children: &SignalFd, mut commands: PipeReader, reports: &Pip
                 return;
             }
             signal(command);
+            if command[1] != 0 {
+                Report::Signaled.write(reports);
+            }
         }
     }
 }
 
-/// Sends a signal to the foreground. Shows the control character as the terminal would.
+/// Sends a signal to the foreground. Before that, discards the input that was not read, and after
+/// that, shows the control character, as the terminal would.
 fn signal([signal, typed]: [u8; 2]) {
-    let echoes = |termios: Termios| termios.local_modes.contains(LocalModes::ECHO);
-    if typed != 0 && tcgetattr(stdin()).is_ok_and(echoes) {
-        let _ = rustix::io::write(stdout(), &[b'^', typed ^ 0x40]);
+    let modes = tcgetattr(stdin()).map(|termios| termios.local_modes);
+    let modes = modes.unwrap_or(LocalModes::NOFLSH);
+    if typed != 0 && !modes.contains(LocalModes::NOFLSH) {
+        let _ = tcflush(stdin(), QueueSelector::IFlush);
     }
-    if let Ok(foreground) = tcgetpgrp(stdin().as_fd()) {
+    if let Ok(foreground) = tcgetpgrp(stdin()) {
         let _ = spawn::send_signal(-foreground.as_raw_nonzero().get(), signal.into());
+    }
+    // The terminal may be full.
+    let out = stdout();
+    let mut has_room = [PollFd::new(&out, PollFlags::OUT)];
+    if typed != 0 && modes.contains(LocalModes::ECHO) && poll(&mut has_room, Some(&NOW)) == Ok(1) {
+        let _ = rustix::io::write(out, &[b'^', typed ^ 0x40]);
     }
 }

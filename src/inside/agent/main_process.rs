@@ -31,6 +31,8 @@ pub(super) enum Report {
     NotStarted(Failure, i32),
     /// The main process has ended: its status, as wait(2) returns it.
     Ended(i32),
+    /// A keeper has sent a signal that was typed.
+    Signaled,
 }
 
 impl Report {
@@ -43,6 +45,7 @@ impl Report {
             Self::NotStarted(Failure::DirectoryDenied, error) => (2, error),
             Self::NotStarted(Failure::Program | Failure::Setup, error) => (3, error),
             Self::Ended(status) => (4, status),
+            Self::Signaled => (5, 0),
         };
         (u64::from(value.cast_unsigned()) << 32 | kind).to_ne_bytes()
     }
@@ -55,6 +58,7 @@ impl Report {
             1 => Self::NotStarted(Failure::Directory, value),
             2 => Self::NotStarted(Failure::DirectoryDenied, value),
             3 => Self::NotStarted(Failure::Program, value),
+            5 => Self::Signaled,
             _ => Self::Ended(value),
         }
     }
@@ -198,6 +202,7 @@ mod tests {
             Report::Ended(0),
             Report::Ended(-1),
             Report::Ended(0x7f00),
+            Report::Signaled,
         ] {
             assert_eq!(Report::from_bytes(report.to_bytes()), report);
         }

@@ -168,13 +168,19 @@ impl Agent {
             found: mut doomed,
             is_exact,
         } = processes::with_groups()?;
+        // Code may have stopped a process between its fork and its exec: the child of the agent,
+        // or the child of a keeper.
+        let starting = self.execs.values().filter(|exec| exec.is_starting());
+        let (children, starting): (Vec<_>, Vec<_>) =
+            starting.map(|exec| (exec.child(), exec.group())).unzip();
+        let is_starting = |of: &[u32]| starting.iter().flatten().any(|group| of.contains(group));
+        let started = doomed.iter().filter(|(_, of)| is_starting(of));
+        let started = started.map(|&(pid, _)| pid);
+        for pid in children.into_iter().flatten().chain(started) {
+            continue_if_stopped(pid);
+        }
         doomed.retain(|(_, of)| of.iter().any(|group| groups.contains(group)));
         self.count_pass(doomed.is_empty(), is_exact);
-        // Code may have stopped a process between its fork and its exec.
-        let starting = self.execs.values().filter(|exec| exec.is_starting());
-        for child in starting.filter_map(Exec::child) {
-            continue_if_stopped(child);
-        }
         let doomed: Vec<Pid> = doomed.into_iter().map(|(pid, _)| pid).collect();
         kill_all(&doomed);
         Ok(())

@@ -193,7 +193,10 @@ impl Remote {
             state.next = exec.checked_add(1).ok_or_else(|| {
                 NotStarted::Failed("The sandbox has run too many execs.".to_owned())
             })?;
-            state.execs.insert(exec, ExecState::new(sender, exit));
+            let mut new = ExecState::new(sender, exit);
+            // A terminal has no stderr.
+            new.stderr.is_open = start.terminal.is_none();
+            state.execs.insert(exec, new);
             exec
         };
         start.exec = exec;

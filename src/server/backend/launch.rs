@@ -4,7 +4,7 @@
 use std::{
     future::ready,
     io,
-    os::unix::process::ExitStatusExt,
+    os::{fd::OwnedFd, unix::process::ExitStatusExt},
     path::PathBuf,
     pin::Pin,
     sync::{
@@ -180,7 +180,7 @@ struct Ends {
     stdin: Input,
     stdout: Pipe,
     stderr: Pipe,
-    terminal: Option<Terminal>,
+    terminal: Option<OpenTerminal>,
 }
 
 impl Ends {
@@ -204,7 +204,7 @@ impl Ends {
         command
             .stdin(inside.try_clone()?)
             .stdout(inside.try_clone()?)
-            .stderr(inside);
+            .stderr(inside.try_clone()?);
         spawn::control_terminal(command.as_std_mut());
         let (input, output) = (terminal.duplicate()?, terminal.duplicate()?);
         Ok(Self {
@@ -213,9 +213,19 @@ impl Ends {
                 output,
             )?)),
             stderr: Box::new(tokio::io::empty()),
-            terminal: Some(terminal),
+            terminal: Some(OpenTerminal {
+                terminal,
+                _inside: inside,
+            }),
         })
     }
+}
+
+/// The terminal of a main process that runs.
+struct OpenTerminal {
+    terminal: Terminal,
+    /// The end for the processes. The terminal would end if all of them closed it for a moment.
+    _inside: OwnedFd,
 }
 
 /// The output of a terminal. It ends when no process has the terminal open any more.
@@ -237,7 +247,8 @@ impl AsyncRead for TerminalOutput {
 /// The processes of one exec. Also holds the resources that they need.
 struct MarkedProcess {
     child: Child,
-    terminal: Option<Terminal>,
+    /// `None` once the main process has ended, or if there is no terminal.
+    terminal: Option<OpenTerminal>,
     /// The process group. `None` once its leader has been reaped, because its number may be reused
     /// then.
     group: Option<Pid>,
@@ -256,6 +267,7 @@ impl Process for MarkedProcess {
                 }
                 status => status?,
             };
+            self.terminal = None;
             if let Some(group) = self.group.take() {
                 self.context
                     .watchdog
@@ -307,8 +319,9 @@ impl Process for MarkedProcess {
 
     fn resize(&mut self, size: TerminalSize) -> BoxFuture<'_, io::Result<()>> {
         let resized = match &self.terminal {
+            None if self.group.is_none() => Err(Errno::ESRCH),
             None => Err(Errno::ENOTTY),
-            Some(terminal) => terminal.resize(size),
+            Some(open) => open.terminal.resize(size),
         };
         Box::pin(ready(resized.map_err(io::Error::from)))
     }

@@ -142,14 +142,14 @@ impl ExecTable {
         self.is_busy(true)
     }
 
-    /// Whether an exec keeps the sandbox from idling. Without a client, a builtin doesn't: it has no
-    /// time limit, and may wait for the client.
+    /// Whether an exec keeps the sandbox from idling. Without a client, a builtin or a terminal
+    /// doesn't: it has no time limit, and may wait for the client.
     pub(crate) fn is_busy(&self, has_client: bool) -> bool {
         let mut controls = self.all().filter_map(|it| it.control.as_ref());
         controls.any(|control| {
             let counts = match control.kind {
                 Kind::Program => true,
-                Kind::Builtin => has_client,
+                Kind::Terminal | Kind::Builtin => has_client,
                 Kind::Passive => false,
             };
             counts && control.is_alive()
@@ -159,8 +159,7 @@ impl ExecTable {
     /// Returns the number of named execs whose main process is running. Builtins don't count.
     pub(crate) fn count_alive(&self) -> usize {
         let controls = self.entries.values().filter_map(|it| it.control.as_ref());
-        let programs = controls.filter(|control| control.kind == Kind::Program);
-        programs.filter(|control| control.is_alive()).count()
+        controls.filter(|control| control.runs_program()).count()
     }
 
     /// Whether the limit on unacknowledged builtins is reached, so that no more may start.
@@ -170,8 +169,8 @@ impl ExecTable {
         self.entries.len() >= MAX_BUILTINS && unsettled.count() >= MAX_BUILTINS
     }
 
-    /// Ends the builtins that are left, because the sandbox is about to be stored.
-    pub(crate) fn end_builtins(&self, why: &str) {
+    /// Ends the builtins and terminals that are left, because the sandbox is about to be stored.
+    pub(crate) fn end_interactive(&self, why: &str) {
         for entry in self.all() {
             if let Some(control) = &entry.control
                 && control.kind != Kind::Program

@@ -66,6 +66,9 @@ impl Limits {
 pub(crate) enum Kind {
     /// A program. It counts toward the limit on execs.
     Program,
+    /// A program in a terminal. It counts toward the limit on execs, but has no time limit. So it
+    /// keeps the sandbox from being idle only while a client is attached.
+    Terminal,
     /// A builtin. It has limits of its own, and keeps the sandbox from being idle only while a
     /// client is attached.
     Builtin,
@@ -106,6 +109,7 @@ impl Control {
                 Builtin::Watch { .. } | Builtin::Connect { .. } | Builtin::WaitForPort { .. },
             ) => Kind::Passive,
             Program::Builtin(_) => Kind::Builtin,
+            _ if job.terminal.is_some() => Kind::Terminal,
             Program::Code { .. } | Program::File { .. } => Kind::Program,
         };
         let program = job.program.label();
@@ -177,7 +181,7 @@ impl Control {
 
     /// Whether this exec runs a program, not a builtin, whose main process is running.
     pub(crate) fn runs_program(&self) -> bool {
-        self.kind == Kind::Program && self.is_alive()
+        matches!(self.kind, Kind::Program | Kind::Terminal) && self.is_alive()
     }
 
     /// Acts on the main process. `None` if there is none.
@@ -312,7 +316,11 @@ impl Run {
                         Ending::Lost(error)
                     }
                 },
-                request = steered.next() => perform(request, process).await,
+                request = steered.next() => tokio::select! {
+                    biased;
+                    () = asked(&mut self.killed) => break false,
+                    () = perform(request, process) => {}
+                },
                 () = &mut late => break true,
             }
         };

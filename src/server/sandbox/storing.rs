@@ -99,7 +99,7 @@ impl Sandbox {
         }
         self.state
             .execs
-            .end_builtins("The sandbox was checkpointed.");
+            .end_interactive("The sandbox was checkpointed.");
         // End the execs before the background processes that hold their output. So the execs report
         // that their output was cut.
         self.state.execs.told().await;
