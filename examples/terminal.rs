@@ -47,15 +47,15 @@ async fn run() -> Result<(), Box<dyn Error>> {
     let mut resized = signal(SignalKind::window_change())?;
     let mut typed = typed_bytes();
     let (mut screen, mut keyboard) = tokio::io::split(terminal);
-    // Separate futures: output appears while the program doesn't read, and the reverse.
+    // Separate futures, so that a program that doesn't read its input can't block its output.
     let keys = async {
         while let Some(bytes) = typed.recv().await {
             if keyboard.write_all(&bytes).await.is_err() {
-                // The program has ended. So does the screen.
+                // The program has ended, so the output ends, too.
                 break;
             }
         }
-        // The input has ended. Ctrl-D ends a shell.
+        // The input has ended. Ctrl-D ends a shell. Another program may run on.
         let _ = keyboard.write_all(&[4]).await;
         std::future::pending::<()>().await
     };
@@ -89,8 +89,8 @@ async fn run() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Returns what is typed, as it is typed. A thread reads it. The program doesn't wait for the thread
-/// when it ends.
+/// Returns the bytes from stdin as they arrive. A thread reads them. This example exits without
+/// waiting for the thread.
 fn typed_bytes() -> mpsc::Receiver<Vec<u8>> {
     let (sender, typed) = mpsc::channel(16);
     std::thread::spawn(move || {
@@ -110,7 +110,8 @@ fn size() -> Option<(u16, u16)> {
     Some((size.ws_col, size.ws_row))
 }
 
-/// Passes each key on without echo, until it is dropped. The other terminal does the rest.
+/// Puts the local terminal into raw mode until it is dropped, so that the terminal in the sandbox
+/// handles echo and control characters.
 struct RawMode(Termios);
 
 impl RawMode {

@@ -35,12 +35,10 @@ impl Process {
     ///
     /// # Errors
     ///
-    /// - [`ErrorKind::Builtin`](crate::ErrorKind::Builtin) with the kind
-    ///   [`NotFound`](crate::BuiltinErrorKind::NotFound): the main process has ended. With
-    ///   [`InvalidInput`](crate::BuiltinErrorKind::InvalidInput): this is an operation of the
-    ///   server, not a process.
-    /// - [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported): the server speaks protocol v1,
-    ///   or is too old for signals. The client has sent nothing.
+    /// - [`ErrorKind::Builtin`](crate::ErrorKind::Builtin), kind
+    ///   [`NotFound`](crate::BuiltinErrorKind::NotFound): the main process has ended.
+    /// - [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported): the server speaks protocol v1
+    ///   or doesn't support signals. Nothing was sent.
     /// - The errors of [`Sandbox::exec`](crate::Sandbox::exec).
     pub async fn signal(&self, signal: Signal) -> Result<(), Error> {
         self.send_signal(signal, false).await

@@ -78,7 +78,9 @@ impl TerminalBuilder {
         self
     }
 
-    /// Adds an argument of the program or the code.
+    /// Adds an argument of the program or the code: see [`Command::arg`]. Call
+    /// [`program`](Self::program) first, because it removes earlier arguments. Without it, the
+    /// argument is passed to `bash -l`.
     pub fn arg(self, arg: impl Into<String>) -> Self {
         self.change(|command| command.arg(arg))
     }
@@ -99,8 +101,9 @@ impl TerminalBuilder {
         self.change(|command| command.cwd(directory))
     }
 
-    /// The time limit of the program. Default: none. The server's limit on the run time of
-    /// processes doesn't apply to terminals.
+    /// The time limit of the program, rounded down to whole milliseconds. When it elapses, the
+    /// server kills the program, which ends as [`ProcessEnd::TimedOut`]. Default: none. The
+    /// server's own limit on the run time of processes doesn't apply to terminals.
     pub fn timeout(self, timeout: Duration) -> Self {
         self.change(|command| command.timeout(timeout))
     }
@@ -110,7 +113,7 @@ impl TerminalBuilder {
         self.change(|command| command.kill_on_drop(kill))
     }
 
-    /// Starts the program. Resolves when it runs.
+    /// Starts the program. Resolves when it is running.
     ///
     /// # Cancel safety
     ///
@@ -119,8 +122,8 @@ impl TerminalBuilder {
     /// # Errors
     ///
     /// - [`ErrorKind::InvalidOption`](crate::ErrorKind::InvalidOption): the size is out of range.
-    /// - [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported): the server speaks protocol v1,
-    ///   or is too old for terminals. The client has sent nothing.
+    /// - [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported): the server speaks protocol v1
+    ///   or doesn't support terminals. Nothing was sent.
     /// - The other errors of [`Command::spawn`].
     pub async fn open(self) -> Result<Terminal, Error> {
         let (columns, rows) = self.size;
@@ -166,22 +169,24 @@ impl Sandbox {
 
 /// A terminal in a sandbox. [`TerminalBuilder::open`] returns it.
 ///
-/// Reads return what the program shows, with its control sequences. Writes are keystrokes: Ctrl-C is
-/// the byte 3, Ctrl-D is 4, Enter is 13 (carriage return). Every byte arrives exactly once and in
-/// order in both directions, even if the connection is lost in between and the client
+/// Reads return what the program shows, with its control sequences. Writes are keystrokes: Ctrl-C
+/// is the byte 3, Ctrl-D is 4, Enter is 13 (carriage return). Every byte arrives exactly once and
+/// in order in both directions, even if the connection is lost in between and the client
 /// [reconnects](crate::SandboxBuilder::auto_reconnect).
 ///
-/// A read returns the end when the program has ended, and no other process has the terminal open or
-/// the [grace period](Command::output_grace) is over. If the terminal isn't read, the program pauses
-/// when its output fills the [budget](OutputPolicy).
+/// After the program has exited, reads return the rest of the output, then 0 bytes. The output ends
+/// when no process has the terminal open any more, or when the
+/// [grace period](Command::output_grace) is over. If the terminal isn't read, the program pauses as
+/// soon as its output fills the [budget](OutputPolicy).
 ///
 /// A terminal has no end of input. A [`shutdown`](tokio::io::AsyncWriteExt::shutdown) only ends the
 /// writes of this client, and the program doesn't notice it. Write the byte 4 (Ctrl-D) instead.
 ///
-/// **Dropping** the terminal kills the program, unless
+/// **Dropping** a terminal that [`TerminalBuilder::open`] returned kills the program, unless
 /// [`kill_on_drop`](TerminalBuilder::kill_on_drop) is `false` or another handle of its
-/// [`process`](Self::process) is left. A terminal keeps the sandbox from becoming idle as long as its
-/// program runs and a client is attached.
+/// [`process`](Self::process) is left. A process to which this program has attached keeps running.
+///
+/// A terminal keeps the sandbox from becoming idle while its program runs and a client is attached.
 ///
 /// Use `tokio::io::split` to read and write at the same time.
 ///
@@ -196,7 +201,8 @@ pub struct Terminal {
 
 impl Terminal {
     /// Reads and writes the terminal of a process, for example of one to which this program has
-    /// [attached](Sandbox::attach_process).
+    /// [attached](Sandbox::attach_process). If the process has no terminal, this reads its stdout
+    /// and writes its stdin, and [`resize`](Self::resize) fails.
     pub fn new(process: Process) -> Self {
         Self {
             input: process.stdin(),
@@ -239,18 +245,19 @@ impl Terminal {
 }
 
 impl Process {
-    /// Changes the size of the terminal that the process runs in. Resolves when the terminal has the
-    /// new size; its foreground processes then get SIGWINCH. Needs protocol v2.
+    /// Changes the size of the terminal of the process. Resolves when the terminal has the new
+    /// size. The foreground processes then get SIGWINCH. Needs protocol v2.
     ///
     /// # Errors
     ///
     /// - [`ErrorKind::InvalidOption`](crate::ErrorKind::InvalidOption): a side is not from 1 to
     ///   [`TerminalSize::MAX`].
-    /// - [`ErrorKind::Builtin`](crate::ErrorKind::Builtin) with the kind
-    ///   [`NotFound`](crate::BuiltinErrorKind::NotFound): the main process has ended. With
+    /// - [`ErrorKind::Builtin`](crate::ErrorKind::Builtin), kind
+    ///   [`NotFound`](crate::BuiltinErrorKind::NotFound): the main process has ended.
+    /// - [`ErrorKind::Builtin`](crate::ErrorKind::Builtin), kind
     ///   [`InvalidInput`](crate::BuiltinErrorKind::InvalidInput): the process has no terminal.
-    /// - [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported): the server speaks protocol v1,
-    ///   or is too old for terminals. The client has sent nothing.
+    /// - [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported): the server speaks protocol v1
+    ///   or doesn't support terminals. Nothing was sent.
     /// - The errors of [`Sandbox::exec`].
     pub async fn resize(&self, columns: u16, rows: u16) -> Result<(), Error> {
         let size = checked_size(columns, rows)?;

@@ -36,13 +36,13 @@ macro_rules! signals {
 }
 
 signals! {
-    HUP 1 "The terminal is gone; many servers read their configuration again."
+    HUP 1 "The terminal was closed. Many daemons reload their configuration."
     INT 2 "Interrupt, as Ctrl-C in a terminal."
     QUIT 3 "Quit with a core dump, as Ctrl-\\ in a terminal."
-    KILL 9 "End at once. A process can't catch it. A kill of the exec also ends the children."
+    KILL 9 "Ends the process at once and can't be caught. A kill also ends its children."
     USR1 10 "The program decides what it means."
     USR2 12 "The program decides what it means."
-    TERM 15 "Please end."
+    TERM 15 "Requests termination."
     CONT 18 "Continue after a stop."
     STOP 19 "Stop. A process can't catch it."
     TSTP 20 "Stop, as Ctrl-Z in a terminal."

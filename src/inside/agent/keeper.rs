@@ -1,6 +1,6 @@
 //! The keeper of a terminal in gVisor: a process between the agent and the main process. It leads
-//! the session of the terminal and does what Linux does and gVisor does not: it sends signals to
-//! the processes in the foreground.
+//! the session of the terminal, and sends the signals that the terminals of gVisor, unlike those of
+//! Linux, don't send.
 //!
 //! In gVisor, a terminal doesn't turn Ctrl-C, Ctrl-\ and Ctrl-Z into signals, a new size causes no
 //! SIGWINCH, and only a process of the session can find out which processes are in the foreground.
@@ -45,8 +45,9 @@ pub(super) struct Keeper(PipeWriter);
 
 impl Keeper {
     /// Sends a signal to the processes in the foreground. `typed` is the control character that the
-    /// user typed; 0 if there is none. Returns false if the keeper has ended, or has been stopped
-    /// for long. Otherwise it reports that it has sent a typed signal.
+    /// user typed, or 0. Returns whether the keeper accepted the request. It doesn't if it has
+    /// ended, or has been stopped until its pipe was full. After a typed signal, the keeper writes
+    /// [`Report::Signaled`].
     pub(super) fn signal(&self, signal: Signal, typed: u8) -> bool {
         (&self.0).write(&[signal as u8, typed]).is_ok()
     }
@@ -100,8 +101,8 @@ pub(super) fn start(
     Ok((pid, Keeper(keeper)))
 }
 
-/// Takes the terminal and starts the main process in its foreground. Runs in the keeper, as all of
-/// the below.
+/// Takes the terminal and starts the main process in its foreground. Runs in the keeper, like the
+/// functions below.
 fn start_main(
     start: &Start,
     program: (&str, &[String]),
@@ -141,7 +142,7 @@ fn serve(main: Pid, children: &SignalFd, mut commands: PipeReader, reports: &Pip
         }
         if has_command {
             let mut command = [0; 2];
-            // The pipe ends with the agent, and with it the sandbox.
+            // The pipe closes when the agent ends, and the sandbox ends with the agent.
             if commands.read_exact(&mut command).is_err() {
                 return;
             }
@@ -153,8 +154,8 @@ fn serve(main: Pid, children: &SignalFd, mut commands: PipeReader, reports: &Pip
     }
 }
 
-/// Sends a signal to the foreground. Before that, discards the input that was not read, and after
-/// that, shows the control character, as the terminal would.
+/// Sends a signal to the foreground. If the signal was typed, first discards unread input (where
+/// the kernel can do that), and afterwards echoes the control character, like a terminal of Linux.
 fn signal([signal, typed]: [u8; 2]) {
     let modes = tcgetattr(stdin()).map(|termios| termios.local_modes);
     let modes = modes.unwrap_or(LocalModes::NOFLSH);

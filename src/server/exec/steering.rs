@@ -7,7 +7,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::{inside::process::Process, protocol::TerminalSize};
 
-/// How many actions wait for the task of an exec. Further callers wait.
+/// Capacity of the queue of actions. When it is full, callers wait.
 const WAITING: usize = 4;
 
 /// What to do with the main process of an exec.

@@ -11,7 +11,7 @@ use crate::{
     server::exec::{execution::Operation, steering::Action},
 };
 
-/// The result of an operation without a value.
+/// The JSON result of an operation that returns no value.
 const DONE: &str = "{}";
 
 impl Sandbox {
@@ -75,13 +75,13 @@ impl Sandbox {
         let Some(entry) = self.state.execs.entries.get(exec) else {
             return fail(
                 BuiltinErrorKind::NotFound,
-                format!("{what}: the sandbox knows no such process"),
+                format!("{what}: the sandbox has no process with this id"),
             );
         };
         if entry.is_builtin {
             return fail(
                 BuiltinErrorKind::InvalidInput,
-                format!("{what}: it is an operation of the server, not a process; kill it instead"),
+                format!("{what}: it runs a builtin, not a program; kill it instead"),
             );
         }
         let steering = entry.control.as_ref().and_then(|it| it.steering());
