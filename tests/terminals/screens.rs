@@ -53,7 +53,7 @@ impl Tmux {
     fn run(&self, arguments: &[&str]) -> String {
         let mut command = Command::new("tmux");
         let output = command
-            .args(["-L", &self.socket])
+            .args(["-u", "-L", &self.socket])
             .args(arguments)
             .output()
             .unwrap();
