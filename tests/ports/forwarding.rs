@@ -12,7 +12,7 @@ use tokio::{
 };
 use tokio_tungstenite::tungstenite::Message;
 
-use super::program::{ECHO, HTTP, Program};
+use super::program::{ECHO, ENDS_FIRST, HTTP, Program, upload_after_the_end};
 use crate::support::{LONG, allow_open_files, patient, sandbox, within};
 
 async fn http_server(sandbox: &Sandbox) -> Program {
@@ -96,6 +96,17 @@ async fn a_hundred_connections_at_once_move_every_byte() {
     tokio::time::timeout(5 * LONG, moved).await.unwrap();
     let mib = (100 * bytes) >> 20;
     println!("{mib} MiB in {:?}", started.elapsed());
+}
+
+#[actix::test]
+async fn a_program_that_ends_its_direction_first_reads_the_whole_upload() {
+    let (_server, sandbox) = sandbox().await;
+    let mut program = Program::listening(&sandbox, ENDS_FIRST).await;
+    let forward = forward(&sandbox, program.port).await;
+    let mut socket = TcpStream::connect(forward.local_addr()).await.unwrap();
+    upload_after_the_end(&mut socket).await;
+    drop(socket);
+    assert_eq!(program.line().await, "received 16777216");
 }
 
 #[actix::test]

@@ -147,6 +147,8 @@ async fn relay(mut local: TcpStream, sandbox: Sandbox, port: u16) {
         local.set_nodelay(true)?;
         let mut remote = sandbox.connect(port).await?;
         copy_bidirectional(&mut local, &mut remote).await?;
+        // The program may not have received everything yet.
+        remote.closed().await?;
         io::Result::Ok(())
     };
     if let Err(error) = relayed.await {
