@@ -182,28 +182,53 @@ async fn closed(address: SocketAddr) {
     .await;
 }
 
+/// Sends without an end and without a length.
+const ENDLESS: &str = "
+import threading
+def serve(peer):
+    try:
+        while True: peer.sendall(bytes(65536))
+    except OSError: pass
+while True: threading.Thread(target=serve, args=[listener.accept()[0]]).start()";
+
+/// Opens a download through the forward and reads its first byte.
+async fn endless_download(forward: &PortForward) -> TcpStream {
+    let mut socket = TcpStream::connect(forward.local_addr()).await.unwrap();
+    within("the first byte", socket.read_u8()).await.unwrap();
+    socket
+}
+
+async fn assert_reset(mut socket: TcpStream) {
+    let read = within("the end", socket.read_to_end(&mut Vec::new())).await;
+    let error = read.expect_err("a part of the download looks complete");
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}");
+}
+
 #[actix::test]
-async fn a_dropped_forward_closes_its_listener_and_connections() {
+async fn a_dropped_forward_closes_its_listener_and_resets_connections() {
     let (_server, sandbox) = sandbox().await;
-    let echo = Program::listening(&sandbox, ECHO).await;
-    let forward = forward(&sandbox, echo.port).await;
+    let program = Program::listening(&sandbox, ENDLESS).await;
+    let forward = forward(&sandbox, program.port).await;
+    let socket = endless_download(&forward).await;
     let address = forward.local_addr();
-    let mut socket = TcpStream::connect(address).await.unwrap();
-    socket.write_all(b"a").await.unwrap();
-    within("the echo", socket.read_u8()).await.unwrap();
     drop(forward);
-    let mut rest = Vec::new();
-    let _ = within("the end", socket.read_to_end(&mut rest)).await;
-    assert!(rest.is_empty());
+    assert_reset(socket).await;
     closed(address).await;
 }
 
 #[actix::test]
-async fn a_forward_ends_with_its_sandbox() {
+async fn a_forward_ends_with_its_sandbox_and_resets_connections() {
     let (_server, sandbox) = sandbox().await;
-    let echo = Program::listening(&sandbox, ECHO).await;
-    let forward = forward(&sandbox, echo.port).await;
+    let program = Program::listening(&sandbox, ENDLESS).await;
+    let forward = forward(&sandbox, program.port).await;
+    let mut sockets = Vec::new();
+    for _ in 0..5 {
+        sockets.push(endless_download(&forward).await);
+    }
     within("the kill", sandbox.kill()).await.unwrap();
+    for socket in sockets {
+        assert_reset(socket).await;
+    }
     closed(forward.local_addr()).await;
 }
 

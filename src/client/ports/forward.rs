@@ -33,8 +33,9 @@ const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 /// A local listener whose connections lead to a port of a sandbox.
 /// [`Sandbox::forward`](crate::Sandbox::forward) returns it.
 ///
-/// Dropping it closes the listener and its connections. When the sandbox ends, or its connection to
-/// the server is lost for good, the listener closes, too. It counts as a handle of the sandbox.
+/// Dropping it closes the listener and resets its connections. The same happens when the sandbox
+/// ends, or when its connection to the server is lost for good. It counts as a handle of the
+/// sandbox.
 #[derive(Debug)]
 #[must_use = "dropping it closes the listener"]
 pub struct PortForward {
@@ -142,18 +143,21 @@ async fn serve(listener: StdListener, sandbox: Sandbox, events: EventStream, por
 }
 
 /// Moves bytes between a local connection and the port until both directions have ended.
+///
+/// Resets the local connection unless both ended regularly, even if this future is dropped.
+/// Otherwise a part of an answer could look complete.
 async fn relay(mut local: TcpStream, sandbox: Sandbox, port: u16) {
     let relayed = async {
+        // With this option, dropping the connection resets it.
+        SockRef::from(&local).set_linger(Some(Duration::ZERO))?;
         local.set_nodelay(true)?;
         let mut remote = sandbox.connect(port).await?;
         copy_bidirectional(&mut local, &mut remote).await?;
         // The program may not have received everything yet.
         remote.closed().await?;
-        io::Result::Ok(())
+        SockRef::from(&local).set_linger(None)
     };
     if let Err(error) = relayed.await {
         tracing::debug!(port, %error, "a forwarded connection failed");
-        // With this option, dropping the connection resets it. Otherwise it would look complete.
-        let _ = SockRef::from(&local).set_linger(Some(Duration::ZERO));
     }
 }
