@@ -76,6 +76,24 @@ peer.sendall(b'received %d' % received)";
 }
 
 #[actix::test]
+async fn a_write_after_a_shutdown_fails_while_the_program_runs() {
+    let (_server, sandbox) = sandbox().await;
+    let code = "peer = listener.accept()[0]; input(); peer.sendall(b'all')";
+    let program = Program::listening(&sandbox, code).await;
+    let mut stream = sandbox.connect(program.port).await.unwrap();
+    stream.shutdown().await.unwrap();
+    let error = within("the error", stream.write_all(b"more")).await;
+    assert_eq!(error.unwrap_err().kind(), ErrorKind::BrokenPipe);
+    within("a flush", stream.flush()).await.unwrap();
+    program.tell("answer").await;
+    let mut all = String::new();
+    within("the answer", stream.read_to_string(&mut all))
+        .await
+        .unwrap();
+    assert_eq!(all, "all");
+}
+
+#[actix::test]
 async fn a_program_that_ends_its_direction_first_reads_the_rest() {
     let (_server, sandbox) = sandbox().await;
     let code = "

@@ -162,6 +162,8 @@ impl AsyncWrite for PortStream {
     ) -> Poll<io::Result<usize>> {
         match ready!(Pin::new(&mut self.input).poll_write(cx, bytes)) {
             Ok(written) => Poll::Ready(Ok(written)),
+            // The caller has shut this direction down.
+            Err(error) if self.input.is_closed() => Poll::Ready(Err(error)),
             Err(error) => Poll::Ready(Err(ready!(self.poll_reason(cx, error)))),
         }
     }
