@@ -110,6 +110,35 @@ async fn a_program_that_ends_its_direction_first_reads_the_whole_upload() {
 }
 
 #[actix::test]
+async fn an_answer_to_a_request_that_was_not_read_arrives() {
+    // Fits into the buffers of the sockets, which are lost at a reset.
+    const ANSWER: usize = 30_000;
+    let (_server, sandbox) = sandbox().await;
+    let code = "
+while True:
+    peer = listener.accept()[0]
+    peer.recv(1)
+    peer.sendall(b'a' * 30_000)
+    peer.close()";
+    let program = Program::listening(&sandbox, code).await;
+    let forward = forward(&sandbox, program.port).await;
+    for _ in 0..20 {
+        let socket = TcpStream::connect(forward.local_addr()).await.unwrap();
+        let (mut output, mut input) = socket.into_split();
+        // Ends when the connection is reset.
+        let upload = async {
+            let piece = vec![1; 100_000];
+            while input.write_all(&piece).await.is_ok() {}
+        };
+        let mut answer = Vec::new();
+        let both = async { futures::join!(output.read_to_end(&mut answer), upload) };
+        let error = within("the answer", both).await.0.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}");
+        assert_eq!(answer.len(), ANSWER);
+    }
+}
+
+#[actix::test]
 async fn a_connection_that_is_not_read_holds_back_no_other() {
     let (_server, sandbox) = sandbox().await;
     let server = http_server(&sandbox).await;

@@ -13,18 +13,22 @@ use futures::{
 };
 use socket2::SockRef;
 use tokio::{
-    io::copy_bidirectional,
+    io::{AsyncReadExt, AsyncWriteExt, copy, split},
     net::{TcpListener, TcpStream},
     task::JoinSet,
     time::sleep,
+    try_join,
 };
 
-use super::valid;
+use super::{PortStream, valid};
 use crate::{Error, EventStream, Sandbox, actor::run_beside};
 
 /// How many connections of a listener are open at a time. Further ones wait in the queue of the
 /// operating system. The local server opens as many connections of a sandbox.
 const MAX_CONNECTIONS: usize = 256;
+
+/// How many bytes to read at a time from a local connection.
+const BUFFER: usize = 64 * 1024;
 
 /// How long to wait after a connection could not be accepted, for example because this process has
 /// too many open files.
@@ -152,7 +156,7 @@ async fn relay(mut local: TcpStream, sandbox: Sandbox, port: u16) {
         SockRef::from(&local).set_linger(Some(Duration::ZERO))?;
         local.set_nodelay(true)?;
         let mut remote = sandbox.connect(port).await?;
-        copy_bidirectional(&mut local, &mut remote).await?;
+        exchange(&mut local, &mut remote).await?;
         // The program may not have received everything yet.
         remote.closed().await?;
         SockRef::from(&local).set_linger(None)
@@ -160,4 +164,32 @@ async fn relay(mut local: TcpStream, sandbox: Sandbox, port: u16) {
     if let Err(error) = relayed.await {
         tracing::debug!(port, %error, "a forwarded connection failed");
     }
+}
+
+/// Moves bytes until both directions have ended.
+///
+/// If the program takes no more bytes, what it has sent is moved before this fails. For example, an
+/// HTTP server may refuse a request before it has read all of it.
+async fn exchange(local: &mut TcpStream, remote: &mut PortStream) -> io::Result<()> {
+    let (mut from_local, mut to_local) = local.split();
+    let (mut from_remote, mut to_remote) = split(remote);
+    let upload = async {
+        let mut buffer = vec![0; BUFFER];
+        loop {
+            let bytes = from_local.read(&mut buffer).await?;
+            let taken = match buffer.get(..bytes) {
+                None | Some([]) => return Ok(to_remote.shutdown().await),
+                Some(read) => to_remote.write_all(read).await,
+            };
+            if taken.is_err() {
+                return Ok(taken);
+            }
+        }
+    };
+    let download = async {
+        copy(&mut from_remote, &mut to_local).await?;
+        to_local.shutdown().await
+    };
+    let (taken, ()) = try_join!(upload, download)?;
+    taken
 }
