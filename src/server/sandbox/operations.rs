@@ -78,7 +78,7 @@ impl Sandbox {
                 format!("{what}: the sandbox knows no such process"),
             );
         };
-        if entry.is_builtin {
+        if entry.is_builtin() {
             return fail(
                 BuiltinErrorKind::InvalidInput,
                 format!("{what}: it is an operation of the server, not a process; kill it instead"),
