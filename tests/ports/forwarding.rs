@@ -12,7 +12,7 @@ use tokio::{
 };
 use tokio_tungstenite::tungstenite::Message;
 
-use super::program::{ECHO, ENDS_FIRST, HTTP, Program, upload_after_the_end};
+use super::program::{ENDS_FIRST, HTTP, Program, upload_after_the_end};
 use crate::support::{LONG, allow_open_files, patient, sandbox, within};
 
 async fn http_server(sandbox: &Sandbox) -> Program {
@@ -273,7 +273,7 @@ fn a_plain_thread_forwards_a_port() {
         let mut lines = process.unwrap().stdout().lines();
         let port: u16 = lines.next().await.unwrap().unwrap().parse().unwrap();
         sandbox.wait_for_port(port).await.unwrap();
-        let forward = sandbox.forward("localhost:0", port).await.unwrap();
+        let forward = sandbox.forward("127.0.0.1:0", port).await.unwrap();
         let mut socket = std::net::TcpStream::connect(forward.local_addr()).unwrap();
         socket
             .write_all(b"GET /bytes/3/1 HTTP/1.0\r\n\r\n")

@@ -3,7 +3,7 @@
 use std::{
     fmt::Display,
     io,
-    net::{SocketAddr, TcpListener as StdListener, ToSocketAddrs},
+    net::{SocketAddr, TcpListener as StdListener},
     time::Duration,
 };
 
@@ -21,11 +21,11 @@ use tokio::{
 };
 
 use super::{PortStream, valid};
-use crate::{Error, EventStream, Sandbox, actor::run_beside};
+use crate::{Error, EventStream, Sandbox, actor::run_beside, protocol::excerpt};
 
 /// How many connections of a listener are open at a time. Further ones wait in the queue of the
-/// operating system. The local server opens as many connections of a sandbox.
-const MAX_CONNECTIONS: usize = 256;
+/// operating system. The local server opens four times as many connections of a sandbox.
+const MAX_CONNECTIONS: usize = 64;
 
 /// How many bytes to read at a time from a local connection.
 const BUFFER: usize = 64 * 1024;
@@ -50,10 +50,11 @@ pub struct PortForward {
 impl Sandbox {
     /// Listens on a local address. Each connection that it accepts leads to the TCP port of the
     /// sandbox, as with [`connect`](Self::connect). Port 0 in the address selects a free port,
-    /// which [`PortForward::local_addr`] returns. Needs protocol v2.
+    /// which [`PortForward::local_addr`] returns. The address is a [`SocketAddr`], or text such as
+    /// `"127.0.0.1:0"` or `"[::1]:8000"`. It can't contain a host name. Needs protocol v2.
     ///
     /// The connections run on the thread of the sandbox's actor, so no tokio runtime is needed. At
-    /// most 256 are open at a time, and further ones wait. If nothing listens on the port in the
+    /// most 64 are open at a time, and further ones wait. If nothing listens on the port in the
     /// sandbox, or if the connection is reset there, the local connection is reset. The reason is
     /// logged at the level `debug`.
     ///
@@ -71,7 +72,7 @@ impl Sandbox {
     /// # Errors
     ///
     /// - [`ErrorKind::LocalAddress`](crate::ErrorKind::LocalAddress): this machine can't listen on
-    ///   the local address.
+    ///   the local address, or it is not an IP address with a port.
     /// - [`BuiltinErrorKind::InvalidInput`](crate::BuiltinErrorKind::InvalidInput): the port of the
     ///   sandbox is not a number from 1 to 65535.
     /// - [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported): the server speaks protocol v1,
@@ -81,12 +82,12 @@ impl Sandbox {
     /// It is no error if nothing listens in the sandbox yet.
     pub async fn forward(
         &self,
-        local: impl ToSocketAddrs,
+        local: impl Display,
         port: impl TryInto<u16> + Display,
     ) -> Result<PortForward, Error> {
         let port = valid("forward to", port)?;
         let listen = || {
-            let listener = StdListener::bind(local)?;
+            let listener = StdListener::bind(parse(&local.to_string())?)?;
             listener.set_nonblocking(true)?;
             Ok((listener.local_addr()?, listener))
         };
@@ -113,6 +114,16 @@ impl Drop for PortForward {
     fn drop(&mut self) {
         self.task.abort();
     }
+}
+
+/// Doesn't look up host names, because that blocks.
+fn parse(local: &str) -> io::Result<SocketAddr> {
+    local.parse().map_err(|_| {
+        let local = excerpt(local.as_bytes());
+        let message =
+            format!("'{local}' is not an IP address with a port, for example '127.0.0.1:0'");
+        io::Error::new(io::ErrorKind::InvalidInput, message)
+    })
 }
 
 /// Accepts connections until the sandbox ends.
