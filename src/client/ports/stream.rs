@@ -39,8 +39,9 @@ const MAX_LINE: usize = 1024;
 ///   the stream earlier ends the connection at once: the program gets a reset, and bytes that were
 ///   written may be lost.
 ///
-/// A connection neither keeps the sandbox from becoming idle nor prevents a checkpoint. A
-/// checkpoint ends it with an error. The stream counts as a handle of the sandbox.
+/// An open connection neither keeps the sandbox from becoming idle nor prevents a checkpoint. Bytes
+/// that are sent or received restart the idle timeout. A checkpoint ends the connection with an
+/// error. The stream counts as a handle of the sandbox.
 ///
 /// # Errors
 ///
