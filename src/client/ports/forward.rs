@@ -9,7 +9,7 @@ use std::{
 
 use futures::{
     FutureExt, StreamExt,
-    future::{AbortHandle, Either, abortable, select},
+    future::{AbortHandle, Either, abortable, select, try_join},
 };
 use socket2::SockRef;
 use tokio::{
@@ -17,7 +17,6 @@ use tokio::{
     net::{TcpListener, TcpStream},
     task::JoinSet,
     time::sleep,
-    try_join,
 };
 
 use super::{PortStream, valid};
@@ -201,6 +200,6 @@ async fn exchange(local: &mut TcpStream, remote: &mut PortStream) -> io::Result<
         copy(&mut from_remote, &mut to_local).await?;
         to_local.shutdown().await
     };
-    let (taken, ()) = try_join!(upload, download)?;
+    let (taken, ()) = try_join(upload, download).await?;
     taken
 }
