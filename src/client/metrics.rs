@@ -14,7 +14,8 @@ impl Sandbox {
     /// protocol v2, and a server on Linux.
     ///
     /// On the backends `namespace` and `gvisor`, this starts a process in the sandbox for a moment.
-    /// The server walks over all files of the sandbox, so ask rarely if there are very many.
+    /// The server walks over all files of the sandbox, so ask rarely if there are very many. The
+    /// local server fails above 1,000,000 files.
     ///
     /// ```
     /// # #[cfg(all(target_os = "linux", feature = "server"))]

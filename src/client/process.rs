@@ -1,6 +1,12 @@
 //! [`Process`]: the handle of one exec.
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use actix::Addr;
 use bytes::Bytes;
@@ -65,7 +71,7 @@ struct Inner {
     exec: Option<ExecId>,
     actor: Addr<ProcessActor>,
     output: ProcessOutput,
-    kill_on_drop: bool,
+    kill_on_drop: AtomicBool,
 }
 
 impl Process {
@@ -82,8 +88,13 @@ impl Process {
             exec,
             actor,
             output,
-            kill_on_drop,
+            kill_on_drop: AtomicBool::new(kill_on_drop),
         }))
+    }
+
+    /// Dropping the last handle doesn't kill the process any more.
+    pub(super) fn leave_on_drop(&self) {
+        self.0.kill_on_drop.store(false, Ordering::Relaxed);
     }
 
     /// The number of the process. The client counts the processes of a sandbox from 1.
@@ -278,7 +289,7 @@ impl Process {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        if self.kill_on_drop {
+        if *self.kill_on_drop.get_mut() {
             crate::actor::kill_in_background(self.process, self.sandbox.addr());
         }
     }

@@ -65,7 +65,6 @@ pub struct ProcessStdin {
     pending: Option<(Step, Request)>,
     /// The first bytes of an incomplete code point (v1).
     tail: BytesMut,
-    /// Whether a shutdown has closed stdin.
     closed: bool,
 }
 
@@ -109,6 +108,11 @@ impl ProcessStdin {
             self.pending = None;
         }
         self.poll_pending(cx)
+    }
+
+    /// Whether a shutdown has closed stdin.
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed
     }
 
     /// Closes stdin. Doesn't wait until the process has read the written bytes.

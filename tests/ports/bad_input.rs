@@ -136,3 +136,14 @@ async fn a_local_address_that_is_in_use_is_refused() {
     assert_eq!(error.kind(), ErrorKind::LocalAddress, "{error}");
     assert!(error.to_string().contains("in use"), "{error}");
 }
+
+#[actix::test]
+async fn a_local_address_with_a_host_name_is_refused() {
+    let (_server, sandbox) = sandbox().await;
+    for local in ["localhost:0", "127.0.0.1", ""] {
+        let error = sandbox.forward(local, 80).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::LocalAddress, "{error}");
+        let text = format!("'{local}' is not an IP address with a port");
+        assert!(error.to_string().contains(&text), "{error}");
+    }
+}

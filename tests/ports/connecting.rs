@@ -2,10 +2,11 @@
 
 use std::io::ErrorKind;
 
+use actix_sandbox::BuiltinErrorKind;
 use futures::future::{Either, select, try_join_all};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy, sink, split};
 
-use super::program::{ECHO, Program};
+use super::program::{ECHO, ENDS_FIRST, Program, upload_after_the_end};
 use crate::support::{allow_open_files, sandbox, within};
 
 #[actix::test]
@@ -75,6 +76,24 @@ peer.sendall(b'received %d' % received)";
 }
 
 #[actix::test]
+async fn a_write_after_a_shutdown_fails_while_the_program_runs() {
+    let (_server, sandbox) = sandbox().await;
+    let code = "peer = listener.accept()[0]; input(); peer.sendall(b'all')";
+    let program = Program::listening(&sandbox, code).await;
+    let mut stream = sandbox.connect(program.port).await.unwrap();
+    stream.shutdown().await.unwrap();
+    let error = within("the error", stream.write_all(b"more")).await;
+    assert_eq!(error.unwrap_err().kind(), ErrorKind::BrokenPipe);
+    within("a flush", stream.flush()).await.unwrap();
+    program.tell("answer").await;
+    let mut all = String::new();
+    within("the answer", stream.read_to_string(&mut all))
+        .await
+        .unwrap();
+    assert_eq!(all, "all");
+}
+
+#[actix::test]
 async fn a_program_that_ends_its_direction_first_reads_the_rest() {
     let (_server, sandbox) = sandbox().await;
     let code = "
@@ -93,6 +112,51 @@ print('received', received, flush=True)";
     stream.write_all(&[1; 300_000]).await.unwrap();
     stream.shutdown().await.unwrap();
     assert_eq!(program.line().await, "received 300000");
+}
+
+#[actix::test]
+async fn a_stream_that_ended_may_be_dropped_before_the_program_reads() {
+    let (_server, sandbox) = sandbox().await;
+    let mut program = Program::listening(&sandbox, ENDS_FIRST).await;
+    let mut stream = sandbox.connect(program.port).await.unwrap();
+    upload_after_the_end(&mut stream).await;
+    drop(stream);
+    assert_eq!(program.line().await, "received 16777216");
+}
+
+#[actix::test]
+async fn a_closed_stream_has_delivered_everything() {
+    let (_server, sandbox) = sandbox().await;
+    let mut program = Program::listening(&sandbox, ENDS_FIRST).await;
+    let mut stream = sandbox.connect(program.port).await.unwrap();
+    upload_after_the_end(&mut stream).await;
+    within("the end", stream.closed()).await.unwrap();
+    assert_eq!(program.line().await, "received 16777216");
+}
+
+#[actix::test]
+async fn a_reset_after_the_end_of_the_answer_is_an_error_of_closed() {
+    let (_server, sandbox) = sandbox().await;
+    let code = "
+peer = listener.accept()[0]
+peer.sendall(b'all')
+peer.shutdown(socket.SHUT_WR)
+peer.recv(1)
+peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
+peer.close()
+print('reset', flush=True)";
+    let mut program = Program::listening(&sandbox, code).await;
+    let mut stream = sandbox.connect(program.port).await.unwrap();
+    let mut all = String::new();
+    within("the end", stream.read_to_string(&mut all))
+        .await
+        .unwrap();
+    stream.write_all(&[1; 100]).await.unwrap();
+    assert_eq!(program.line().await, "reset");
+    stream.shutdown().await.unwrap();
+    let error = within("the reset", stream.closed()).await.unwrap_err();
+    let kind = BuiltinErrorKind::ConnectionReset;
+    assert_eq!(error.builtin().unwrap().kind, kind, "{error}");
 }
 
 #[actix::test]

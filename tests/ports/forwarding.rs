@@ -12,7 +12,7 @@ use tokio::{
 };
 use tokio_tungstenite::tungstenite::Message;
 
-use super::program::{ECHO, HTTP, Program};
+use super::program::{ENDS_FIRST, HTTP, Program, upload_after_the_end};
 use crate::support::{LONG, allow_open_files, patient, sandbox, within};
 
 async fn http_server(sandbox: &Sandbox) -> Program {
@@ -99,6 +99,46 @@ async fn a_hundred_connections_at_once_move_every_byte() {
 }
 
 #[actix::test]
+async fn a_program_that_ends_its_direction_first_reads_the_whole_upload() {
+    let (_server, sandbox) = sandbox().await;
+    let mut program = Program::listening(&sandbox, ENDS_FIRST).await;
+    let forward = forward(&sandbox, program.port).await;
+    let mut socket = TcpStream::connect(forward.local_addr()).await.unwrap();
+    upload_after_the_end(&mut socket).await;
+    drop(socket);
+    assert_eq!(program.line().await, "received 16777216");
+}
+
+#[actix::test]
+async fn an_answer_to_a_request_that_was_not_read_arrives() {
+    // Fits into the buffers of the sockets, which are lost at a reset.
+    const ANSWER: usize = 30_000;
+    let (_server, sandbox) = sandbox().await;
+    let code = "
+while True:
+    peer = listener.accept()[0]
+    peer.recv(1)
+    peer.sendall(b'a' * 30_000)
+    peer.close()";
+    let program = Program::listening(&sandbox, code).await;
+    let forward = forward(&sandbox, program.port).await;
+    for _ in 0..20 {
+        let socket = TcpStream::connect(forward.local_addr()).await.unwrap();
+        let (mut output, mut input) = socket.into_split();
+        // Ends when the connection is reset.
+        let upload = async {
+            let piece = vec![1; 100_000];
+            while input.write_all(&piece).await.is_ok() {}
+        };
+        let mut answer = Vec::new();
+        let both = async { futures::join!(output.read_to_end(&mut answer), upload) };
+        let error = within("the answer", both).await.0.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}");
+        assert_eq!(answer.len(), ANSWER);
+    }
+}
+
+#[actix::test]
 async fn a_connection_that_is_not_read_holds_back_no_other() {
     let (_server, sandbox) = sandbox().await;
     let server = http_server(&sandbox).await;
@@ -171,28 +211,53 @@ async fn closed(address: SocketAddr) {
     .await;
 }
 
+/// Sends without an end and without a length.
+const ENDLESS: &str = "
+import threading
+def serve(peer):
+    try:
+        while True: peer.sendall(bytes(65536))
+    except OSError: pass
+while True: threading.Thread(target=serve, args=[listener.accept()[0]]).start()";
+
+/// Opens a download through the forward and reads its first byte.
+async fn endless_download(forward: &PortForward) -> TcpStream {
+    let mut socket = TcpStream::connect(forward.local_addr()).await.unwrap();
+    within("the first byte", socket.read_u8()).await.unwrap();
+    socket
+}
+
+async fn assert_reset(mut socket: TcpStream) {
+    let read = within("the end", socket.read_to_end(&mut Vec::new())).await;
+    let error = read.expect_err("a part of the download looks complete");
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}");
+}
+
 #[actix::test]
-async fn a_dropped_forward_closes_its_listener_and_connections() {
+async fn a_dropped_forward_closes_its_listener_and_resets_connections() {
     let (_server, sandbox) = sandbox().await;
-    let echo = Program::listening(&sandbox, ECHO).await;
-    let forward = forward(&sandbox, echo.port).await;
+    let program = Program::listening(&sandbox, ENDLESS).await;
+    let forward = forward(&sandbox, program.port).await;
+    let socket = endless_download(&forward).await;
     let address = forward.local_addr();
-    let mut socket = TcpStream::connect(address).await.unwrap();
-    socket.write_all(b"a").await.unwrap();
-    within("the echo", socket.read_u8()).await.unwrap();
     drop(forward);
-    let mut rest = Vec::new();
-    let _ = within("the end", socket.read_to_end(&mut rest)).await;
-    assert!(rest.is_empty());
+    assert_reset(socket).await;
     closed(address).await;
 }
 
 #[actix::test]
-async fn a_forward_ends_with_its_sandbox() {
+async fn a_forward_ends_with_its_sandbox_and_resets_connections() {
     let (_server, sandbox) = sandbox().await;
-    let echo = Program::listening(&sandbox, ECHO).await;
-    let forward = forward(&sandbox, echo.port).await;
+    let program = Program::listening(&sandbox, ENDLESS).await;
+    let forward = forward(&sandbox, program.port).await;
+    let mut sockets = Vec::new();
+    for _ in 0..5 {
+        sockets.push(endless_download(&forward).await);
+    }
     within("the kill", sandbox.kill()).await.unwrap();
+    for socket in sockets {
+        assert_reset(socket).await;
+    }
     closed(forward.local_addr()).await;
 }
 
@@ -208,7 +273,7 @@ fn a_plain_thread_forwards_a_port() {
         let mut lines = process.unwrap().stdout().lines();
         let port: u16 = lines.next().await.unwrap().unwrap().parse().unwrap();
         sandbox.wait_for_port(port).await.unwrap();
-        let forward = sandbox.forward("localhost:0", port).await.unwrap();
+        let forward = sandbox.forward("127.0.0.1:0", port).await.unwrap();
         let mut socket = std::net::TcpStream::connect(forward.local_addr()).unwrap();
         socket
             .write_all(b"GET /bytes/3/1 HTTP/1.0\r\n\r\n")

@@ -2,6 +2,7 @@
 
 use actix_sandbox::{Language, LineStream, Process, Sandbox};
 use futures::StreamExt;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use crate::support::within;
 
@@ -12,6 +13,32 @@ def serve(peer):
     while data := peer.recv(65536): peer.sendall(data)
     peer.close()
 while True: threading.Thread(target=serve, args=[listener.accept()[0]]).start()";
+
+/// Answers, ends its direction, and then reads slowly what the client sends.
+pub(crate) const ENDS_FIRST: &str = "
+import time
+peer, received = listener.accept()[0], 0
+peer.sendall(b'all')
+peer.shutdown(socket.SHUT_WR)
+while data := peer.recv(65536):
+    received += len(data)
+    time.sleep(0.005)
+print('received', received, flush=True)";
+
+/// Reads the answer of [`ENDS_FIRST`] to its end. Then sends 16 MiB, which is more than any
+/// buffer holds, and ends that direction.
+pub(crate) async fn upload_after_the_end(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) {
+    let mut all = String::new();
+    within("the end", stream.read_to_string(&mut all))
+        .await
+        .unwrap();
+    assert_eq!(all, "all");
+    let upload = async {
+        stream.write_all(&vec![1; 16 << 20]).await.unwrap();
+        stream.shutdown().await.unwrap();
+    };
+    within("the upload", upload).await;
+}
 
 /// Serves HTTP with bodies of any size, and WebSockets.
 pub(crate) const HTTP: &str = include_str!("http_server.py");

@@ -33,7 +33,8 @@ impl Sandbox {
     ///
     /// The local server opens at most 256 connections of a sandbox at a time. Further ones wait. On
     /// the backends `namespace` and `gvisor`, each open connection takes one of the processes that
-    /// the sandbox may have.
+    /// the sandbox may have. On `host`, it takes a thread and about 9 file descriptors of the
+    /// server's process.
     ///
     /// ```
     /// # #[cfg(all(unix, feature = "server"))]
@@ -67,6 +68,8 @@ impl Sandbox {
     ///
     /// - [`BuiltinErrorKind::ConnectionRefused`](crate::BuiltinErrorKind::ConnectionRefused):
     ///   nothing listens on the port.
+    /// - [`BuiltinErrorKind::TimedOut`](crate::BuiltinErrorKind::TimedOut): too many connections
+    ///   wait for the program, which accepted none for 10 seconds.
     /// - [`BuiltinErrorKind::InvalidInput`](crate::BuiltinErrorKind::InvalidInput): the port is not
     ///   a number from 1 to 65535. Nothing was sent.
     /// - [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported): the server speaks protocol v1,

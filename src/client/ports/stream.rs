@@ -33,12 +33,15 @@ const MAX_LINE: usize = 1024;
 /// - A flush waits for the same, not for the program.
 /// - A shutdown ends the direction to the program, which then reads the end of its input. The other
 ///   direction stays open until the program ends it.
-/// - **Dropping** the stream ends the connection at once, and may drop bytes that were written. If
-///   both directions have not ended, the program gets a reset. So shut the stream down, and read it
-///   to its end, before you drop it.
+/// - **Dropping** the stream is safe after a shutdown and a read that returned the end. Then the
+///   program still receives every byte that was written, as long as a handle of the sandbox is
+///   left. To wait for that, and to learn of a late reset, await [`closed`](Self::closed). Dropping
+///   the stream earlier ends the connection at once: the program gets a reset, and bytes that were
+///   written may be lost.
 ///
-/// A connection neither keeps the sandbox from becoming idle nor prevents a checkpoint. A
-/// checkpoint ends it with an error. The stream counts as a handle of the sandbox.
+/// An open connection neither keeps the sandbox from becoming idle nor prevents a checkpoint. Bytes
+/// that are sent or received restart the idle timeout. A checkpoint ends the connection with an
+/// error. The stream counts as a handle of the sandbox.
 ///
 /// # Errors
 ///
@@ -53,6 +56,8 @@ pub struct PortStream {
     output: OutputStream,
     /// The bytes of the connection that arrived with the first line.
     rest: Bytes,
+    /// Whether a read has returned the end.
+    is_read: bool,
     input: ProcessStdin,
     /// Why a write failed.
     ending: Ending,
@@ -82,11 +87,32 @@ impl PortStream {
                 input: process.stdin(),
                 output,
                 rest,
+                is_read: false,
                 ending: Ending::default(),
                 process,
             }),
             _ => Err(unexpected(&line)),
         }
+    }
+
+    /// Waits until both directions have ended and the kernel of the sandbox has every byte that was
+    /// written.
+    ///
+    /// Call it after a shutdown and a read that returned the end. Before that, it waits for the
+    /// program, and after 10 seconds without a read it may drop bytes that were not read. The
+    /// program may read its last bytes later.
+    ///
+    /// # Errors
+    ///
+    /// - [`BuiltinErrorKind::ConnectionReset`](crate::BuiltinErrorKind::ConnectionReset): the
+    ///   program closed the connection before it had read everything.
+    /// - [`ErrorKind::SandboxEnded`](crate::ErrorKind::SandboxEnded): the sandbox has ended.
+    ///
+    /// # Cancel safety
+    ///
+    /// Cancel safe: a later call returns the same result.
+    pub async fn closed(&mut self) -> Result<(), Error> {
+        outcome::<IgnoredAny>(&self.process).await.map(drop)
     }
 
     /// Replaces an error of a write with the reason why the connection failed.
@@ -119,8 +145,11 @@ impl AsyncRead for PortStream {
         let is_end = buffer.filled().len() == before && buffer.remaining() > 0;
         // While the operation runs, the program has ended this direction. A failed operation ends
         // it only after the client knows of the failure.
-        if is_end && let Some(end) = self.process.try_wait()? {
-            result::<IgnoredAny>(end)?;
+        if is_end {
+            if let Some(end) = self.process.try_wait()? {
+                result::<IgnoredAny>(end)?;
+            }
+            self.is_read = true;
         }
         Poll::Ready(Ok(()))
     }
@@ -134,6 +163,8 @@ impl AsyncWrite for PortStream {
     ) -> Poll<io::Result<usize>> {
         match ready!(Pin::new(&mut self.input).poll_write(cx, bytes)) {
             Ok(written) => Poll::Ready(Ok(written)),
+            // The caller has shut this direction down.
+            Err(error) if self.input.is_closed() => Poll::Ready(Err(error)),
             Err(error) => Poll::Ready(Err(ready!(self.poll_reason(cx, error)))),
         }
     }
@@ -149,6 +180,15 @@ impl AsyncWrite for PortStream {
         match ready!(Pin::new(&mut self.input).poll_close(cx)) {
             Ok(()) => Poll::Ready(Ok(())),
             Err(error) => Poll::Ready(Err(ready!(self.poll_reason(cx, error)))),
+        }
+    }
+}
+
+impl Drop for PortStream {
+    fn drop(&mut self) {
+        // The last bytes may still be on their way to the program.
+        if self.is_read && self.input.is_closed() {
+            self.process.leave_on_drop();
         }
     }
 }

@@ -7,11 +7,15 @@ use std::{
     time::Duration,
 };
 
-use nix::{errno::Errno, poll::PollFlags};
+use nix::{errno::Errno, poll::PollTimeout};
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use super::{Done, Streams, reason, relay::relay};
 use crate::protocol::{BuiltinError, BuiltinErrorKind, ConnectEvent, invalid_port};
+
+/// How long to wait for a connection, in milliseconds. The kernel accepts a connection at once,
+/// unless too many wait for the program.
+const DIAL_LIMIT_MS: u16 = 10_000;
 
 /// Connects to the port and moves bytes in both directions until both have ended.
 pub(super) fn connect(port: u16, streams: &mut Streams) -> Result<Done, BuiltinError> {
@@ -31,7 +35,10 @@ pub(super) fn connect(port: u16, streams: &mut Streams) -> Result<Done, BuiltinE
 
 /// Connects to the port on `127.0.0.1`. If that is refused, connects to it on `::1`.
 fn dial(port: u16, streams: &Streams) -> io::Result<TcpStream> {
-    let dial = |address: IpAddr| dial_address(SocketAddr::new(address, port), streams);
+    let dial = |address: IpAddr| {
+        let address = SocketAddr::new(address, port);
+        dial_address(address, DIAL_LIMIT_MS.into(), streams)
+    };
     match dial(Ipv4Addr::LOCALHOST.into()) {
         Err(refused) if refused.kind() == io::ErrorKind::ConnectionRefused => {
             // This fails for another reason if the sandbox has no IPv6.
@@ -44,15 +51,20 @@ fn dial(port: u16, streams: &Streams) -> io::Result<TcpStream> {
     }
 }
 
-fn dial_address(address: SocketAddr, streams: &Streams) -> io::Result<TcpStream> {
+fn dial_address(
+    address: SocketAddr,
+    limit: PollTimeout,
+    streams: &Streams,
+) -> io::Result<TcpStream> {
     let domain = Domain::for_address(address);
     let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
     socket.set_nonblocking(true)?;
     match socket.connect(&address.into()) {
         Ok(()) => {}
         Err(error) if error.raw_os_error() == Some(Errno::EINPROGRESS as i32) => {
-            let connected = Some((socket.as_fd(), PollFlags::POLLOUT));
-            streams.wait_for_any(connected, false, false)?;
+            if !streams.wait_to_write(socket.as_fd(), limit)? {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
             if let Some(error) = socket.take_error()? {
                 return Err(error);
             }
@@ -77,18 +89,32 @@ fn announce(streams: &mut Streams) -> io::Result<()> {
 }
 
 fn not_connected(port: u16, error: &io::Error) -> BuiltinError {
-    if error.kind() == io::ErrorKind::ConnectionRefused {
-        return BuiltinError {
-            kind: BuiltinErrorKind::ConnectionRefused,
-            path: None,
-            message: format!(
-                "cannot connect to port {port}: nothing listens on it in the sandbox; start the \
-                 program that listens, and wait for the port with `wait_for_port`"
+    let (kind, reason) = match error.kind() {
+        io::ErrorKind::ConnectionRefused => (
+            BuiltinErrorKind::ConnectionRefused,
+            "nothing listens on it in the sandbox; start the program that listens, and wait for \
+             the port with `wait_for_port`"
+                .to_owned(),
+        ),
+        io::ErrorKind::ConnectionReset => (
+            BuiltinErrorKind::ConnectionReset,
+            "the program in the sandbox reset the connection".to_owned(),
+        ),
+        io::ErrorKind::TimedOut => (
+            BuiltinErrorKind::TimedOut,
+            format!(
+                "the connection was not accepted within {} seconds; the program in the sandbox \
+                 has too many connections that wait for it",
+                DIAL_LIMIT_MS / 1_000
             ),
-        };
+        ),
+        _ => (BuiltinErrorKind::Other, reason(error)),
+    };
+    BuiltinError {
+        kind,
+        path: None,
+        message: format!("cannot connect to port {port}: {reason}"),
     }
-    let reason = reason(error);
-    BuiltinError::other(format!("cannot connect to port {port}: {reason}"))
 }
 
 /// The error of a connection that was open.

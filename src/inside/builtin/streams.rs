@@ -90,6 +90,17 @@ impl Streams {
         Ok([other, stdin, stdout])
     }
 
+    /// Waits until `fd` takes bytes, or until the timeout `limit`. Returns whether it takes bytes.
+    pub(crate) fn wait_to_write(&self, fd: BorrowedFd<'_>, limit: PollTimeout) -> io::Result<bool> {
+        let mut polled = [
+            PollFd::new(self.stop.as_fd(), PollFlags::empty()),
+            PollFd::new(fd, PollFlags::POLLOUT),
+        ];
+        wait(&mut polled, limit)?;
+        let [_, fd] = polled.map(|it| it.revents().is_some_and(|it| !it.is_empty()));
+        Ok(fd)
+    }
+
     /// Waits until `limit`. Fails if the builtin is stopped.
     pub(crate) fn pause(&self, limit: PollTimeout) -> io::Result<()> {
         self.wait(None, limit)

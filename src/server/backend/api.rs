@@ -3,6 +3,7 @@
 use std::{io, sync::Arc};
 
 use futures::future::BoxFuture;
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::job::Job;
 use crate::{
@@ -63,8 +64,12 @@ pub(crate) trait BackendSandbox: Send + Sync + 'static {
     }
 
     /// Measures the processes of the sandbox from outside. `None`: the builtin `metrics` measures
-    /// them inside the sandbox. The error is the reason to report to the client.
-    fn usage(&self) -> Option<BoxFuture<'static, Result<ProcessUsage, String>>> {
+    /// them inside the sandbox. Keeps `turn` until the measurement ends, even if the future is
+    /// dropped. The error is the reason to report to the client.
+    fn usage(
+        &self,
+        _turn: Arc<OwnedSemaphorePermit>,
+    ) -> Option<BoxFuture<'static, Result<ProcessUsage, String>>> {
         None
     }
 

@@ -12,7 +12,10 @@ use std::{
 
 use futures::future::BoxFuture;
 use nix::unistd::{User, geteuid};
-use tokio::{process::Command, sync::OnceCell};
+use tokio::{
+    process::Command,
+    sync::{OnceCell, OwnedSemaphorePermit},
+};
 
 #[cfg(target_os = "linux")]
 use super::sweep::members;
@@ -172,12 +175,17 @@ impl BackendSandbox for HostSandbox {
     }
 
     #[cfg(target_os = "linux")]
-    fn usage(&self) -> Option<BoxFuture<'static, Result<ProcessUsage, String>>> {
+    fn usage(
+        &self,
+        turn: Arc<OwnedSemaphorePermit>,
+    ) -> Option<BoxFuture<'static, Result<ProcessUsage, String>>> {
         let target = self.launcher.target();
+        let measured = blocking(move || {
+            let _turn = turn;
+            usage(members(target)?)
+        });
         Some(Box::pin(async move {
-            blocking(move || usage(members(target)))
-                .await
-                .map_err(|error| error.to_string())
+            measured.await.map_err(|error| error.to_string())
         }))
     }
 

@@ -44,6 +44,9 @@ const CLEAN_PASSES_IF_UNCERTAIN: u32 = 5;
 const PAUSE: Duration = Duration::from_millis(1);
 const MAX_PAUSE: Duration = Duration::from_millis(20);
 
+/// The reason if some processes can't be read.
+const CANNOT_LIST: &str = "cannot list the processes of this machine";
+
 /// The processes to kill.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Target {
@@ -142,7 +145,7 @@ async fn run(mut receiver: mpsc::Receiver<Request>) {
                 let _ = request.done.send(Ok(()));
             } else if (left > 0 || seen.blind) && request.since.elapsed() > GIVE_UP_AFTER {
                 let reason = if seen.blind {
-                    "cannot list the processes of this machine".to_owned()
+                    CANNOT_LIST.to_owned()
                 } else {
                     format!("{left} processes could not be killed")
                 };
@@ -177,11 +180,15 @@ struct Seen {
     blind: bool,
 }
 
-/// The processes of a target. May miss a process that starts or ends meanwhile.
+/// The processes of a target. May miss a process that starts or ends meanwhile. Fails if some
+/// processes could not be read, because they may belong to the target.
 #[cfg(target_os = "linux")]
-pub(super) fn members(target: Target) -> Vec<i32> {
+pub(super) fn members(target: Target) -> std::io::Result<Vec<i32>> {
     let seen = look(&[target]);
-    seen.processes.into_iter().map(|pid| pid.as_raw()).collect()
+    if seen.blind {
+        return Err(std::io::Error::other(CANNOT_LIST));
+    }
+    Ok(seen.processes.into_iter().map(|pid| pid.as_raw()).collect())
 }
 
 /// Checks every process once and kills those of the targets.

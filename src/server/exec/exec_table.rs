@@ -26,7 +26,8 @@ const REMEMBERED: usize = 1_024;
 const KEPT: usize = 64;
 
 /// Maximum number of builtins whose outcome the client has not acknowledged. Their output and
-/// outcome are never abandoned.
+/// outcome are never abandoned. Passive builtins count apart, with the same maximum, so that idle
+/// connections don't hold back other operations.
 const MAX_BUILTINS: usize = 1_024;
 
 /// Capacity of the channel that carries the events of execs to the sandbox.
@@ -36,13 +37,17 @@ pub(crate) struct Entry {
     pub(crate) exec: Arc<SharedExec>,
     /// `None` once the output of the exec has ended.
     pub(crate) control: Option<Control>,
-    pub(crate) is_builtin: bool,
+    pub(crate) kind: Kind,
 }
 
 impl Entry {
+    pub(crate) fn is_builtin(&self) -> bool {
+        matches!(self.kind, Kind::Builtin | Kind::Passive)
+    }
+
     /// Whether this is a builtin whose outcome the client has not acknowledged.
     fn is_unsettled_builtin(&self) -> bool {
-        self.is_builtin && !self.exec.look(|exec| exec.is_settled())
+        self.is_builtin() && !self.exec.look(|exec| exec.is_settled())
     }
 
     /// If the main process has exited, ends the output soon, even if other processes hold it open.
@@ -84,12 +89,15 @@ impl ExecTable {
         let mut execs = Self::new();
         for stored in stored {
             let id = stored.exec.clone();
-            let is_builtin = stored.end.outcome.is_some();
+            let kind = match stored.end.outcome {
+                Some(_) => Kind::Builtin,
+                None => Kind::Program,
+            };
             let (exec, control) = (SharedExec::new(ServedExec::restored(stored), None), None);
             let entry = Entry {
                 exec,
                 control,
-                is_builtin,
+                kind,
             };
             execs.insert(id, entry);
         }
@@ -162,9 +170,10 @@ impl ExecTable {
         controls.filter(|control| control.runs_program()).count()
     }
 
-    /// Whether the limit on unacknowledged builtins is reached, so that no more may start.
-    pub(crate) fn has_many_builtins(&self) -> bool {
-        let entries = self.entries.values();
+    /// Whether the limit on unacknowledged builtins of this kind is reached, so that no more may
+    /// start.
+    pub(crate) fn has_many_builtins(&self, kind: Kind) -> bool {
+        let entries = self.entries.values().filter(|entry| entry.kind == kind);
         let unsettled = entries.filter(|entry| entry.is_unsettled_builtin());
         self.entries.len() >= MAX_BUILTINS && unsettled.count() >= MAX_BUILTINS
     }
@@ -265,7 +274,7 @@ impl ExecTable {
             let Some(entry) = self.entries.get(id).filter(|entry| ended(entry)) else {
                 continue;
             };
-            if entry.is_builtin {
+            if entry.is_builtin() {
                 continue;
             }
             kept += usize::from(entry.exec.look(|exec| !exec.is_settled()));
@@ -290,5 +299,27 @@ impl ExecTable {
             };
             self.remove(&oldest);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passive_builtins_hold_back_no_other_builtin() {
+        let mut execs = ExecTable::new();
+        for number in 0..MAX_BUILTINS {
+            assert!(!execs.has_many_builtins(Kind::Passive));
+            let id = ExecId::from(format!("e{number}"));
+            let entry = Entry {
+                exec: SharedExec::new(ServedExec::new(id.clone(), 1_024), None),
+                control: None,
+                kind: Kind::Passive,
+            };
+            execs.insert(id, entry);
+        }
+        assert!(execs.has_many_builtins(Kind::Passive));
+        assert!(!execs.has_many_builtins(Kind::Builtin));
     }
 }

@@ -78,9 +78,20 @@ pub(crate) enum Kind {
     Passive,
 }
 
+impl Kind {
+    pub(crate) fn of(builtin: &Builtin) -> Self {
+        match builtin {
+            Builtin::Watch { .. } | Builtin::Connect { .. } | Builtin::WaitForPort { .. } => {
+                Self::Passive
+            }
+            _ => Self::Builtin,
+        }
+    }
+}
+
 /// The sandbox's handle of an exec. Dropping it kills the exec.
 pub(crate) struct Control {
-    pub(super) kind: Kind,
+    pub(crate) kind: Kind,
     /// The interpreter of the code, or the path or the name of the program. The operation, if this
     /// is a builtin.
     pub(crate) program: String,
@@ -105,10 +116,7 @@ impl Control {
         let deadline = Deadline::new();
         let (kill, killed) = watch::channel(false);
         let kind = match &job.program {
-            Program::Builtin(
-                Builtin::Watch { .. } | Builtin::Connect { .. } | Builtin::WaitForPort { .. },
-            ) => Kind::Passive,
-            Program::Builtin(_) => Kind::Builtin,
+            Program::Builtin(builtin) => Kind::of(builtin),
             _ if job.terminal.is_some() => Kind::Terminal,
             Program::Code { .. } | Program::File { .. } => Kind::Program,
         };

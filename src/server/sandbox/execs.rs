@@ -17,7 +17,7 @@ use crate::{
         escaped::Escaped,
         exec::{
             exec_table::Entry,
-            execution::{Control, Limits},
+            execution::{Control, Kind, Limits},
             shared_exec::{Became, ExecEvent, Outlet, SharedExec},
         },
         session::client_link::Link,
@@ -124,10 +124,17 @@ impl Sandbox {
                 }
             }
             protocol::Program::Builtin(builtin) => {
-                if self.state.execs.has_many_builtins() {
-                    let why = "The sandbox has too many operations whose outcome the client has \
-                               not acknowledged.";
-                    return Err((Status::ExecutionError, why.to_owned()));
+                let kind = Kind::of(&builtin);
+                if self.state.execs.has_many_builtins(kind) {
+                    let what = match kind {
+                        Kind::Passive => "connections, watches and waits for ports",
+                        _ => "operations",
+                    };
+                    let why = format!(
+                        "The sandbox has too many {what} whose outcome the client has not \
+                         acknowledged."
+                    );
+                    return Err((Status::ExecutionError, why));
                 }
                 return Ok(Job {
                     program: Program::Builtin(builtin.into_owned()),
@@ -209,17 +216,16 @@ impl Sandbox {
             return Entry {
                 exec,
                 control: Some(Control::perform(job.program.name(), operation, outlet)),
-                is_builtin: true,
+                kind: Kind::Builtin,
             };
         }
-        let is_builtin = matches!(job.program, Program::Builtin(_));
         let (backend, drains) = (self.backend.clone(), self.state.drains.clone());
         let turns = &self.state.turns;
-        let control = Some(Control::start(backend, job, limits, outlet, drains, turns));
+        let control = Control::start(backend, job, limits, outlet, drains, turns);
         Entry {
             exec,
-            control,
-            is_builtin,
+            kind: control.kind,
+            control: Some(control),
         }
     }
 
@@ -231,10 +237,13 @@ impl Sandbox {
 
     /// Handles an event of an exec.
     pub(super) fn on_event(&mut self, (id, became): ExecEvent) {
-        self.state.idle_since = Instant::now();
+        let execs = &mut self.state.execs;
+        let entry = id.as_ref().and_then(|id| execs.entries.get(id));
+        if entry.is_none_or(|entry| entry.kind != Kind::Passive) {
+            self.state.idle_since = Instant::now();
+        }
         // A v1 exec has no id.
         let shown = id.as_ref().map_or("", ExecId::as_str);
-        let execs = &mut self.state.execs;
         match (became, id.clone()) {
             (Became::Exited, _) => {
                 tracing::debug!(

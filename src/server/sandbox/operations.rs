@@ -78,7 +78,7 @@ impl Sandbox {
                 format!("{what}: the sandbox has no process with this id"),
             );
         };
-        if entry.is_builtin {
+        if entry.is_builtin() {
             return fail(
                 BuiltinErrorKind::InvalidInput,
                 format!("{what}: it runs a builtin, not a program; kill it instead"),

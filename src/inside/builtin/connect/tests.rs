@@ -146,3 +146,31 @@ fn a_stop_resets_an_idle_connection() {
     let reset = peer.read(&mut [0; 1]).unwrap_err();
     assert_eq!(reset.kind(), io::ErrorKind::ConnectionReset);
 }
+
+#[test]
+fn a_connection_that_is_not_accepted_times_out() {
+    let (streams, _ends) = ends();
+    let listener = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).unwrap();
+    let any: SocketAddr = (Ipv4Addr::LOCALHOST, 0).into();
+    listener.bind(&any.into()).unwrap();
+    listener.listen(0).unwrap();
+    let address = listener.local_addr().unwrap().as_socket().unwrap();
+    // These fill the queue of the listener.
+    let mut waiting = Vec::new();
+    let error = loop {
+        match dial_address(address, PollTimeout::from(200_u16), &streams) {
+            Ok(socket) => waiting.push(socket),
+            Err(error) => break error,
+        }
+        assert!(waiting.len() < 100, "the queue has no end");
+    };
+    let error = not_connected(address.port(), &error);
+    assert_eq!(error.kind, BuiltinErrorKind::TimedOut, "{error}");
+    assert!(error.message.contains("within 10 seconds"), "{error}");
+}
+
+#[test]
+fn a_reset_while_the_connection_opens_is_reported_as_a_reset() {
+    let error = not_connected(80, &io::ErrorKind::ConnectionReset.into());
+    assert_eq!(error.kind, BuiltinErrorKind::ConnectionReset, "{error}");
+}

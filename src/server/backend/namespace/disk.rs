@@ -91,10 +91,20 @@ fn reason(limit: u64) -> String {
 /// The bytes that directory trees take on the disk: the blocks of each file and directory, and at
 /// least [`FILE_BYTES`] for each name. A file with several names counts once. Stops when the result
 /// exceeds `limit`.
-pub(crate) fn measure(trees: &[PathBuf], limit: u64) -> io::Result<u64> {
+fn measure(trees: &[PathBuf], limit: u64) -> io::Result<u64> {
+    measure_checked(trees, limit, &mut || Ok(()))
+}
+
+/// Like [`measure`]. Calls `check` for each name, and stops if it fails.
+pub(crate) fn measure_checked(
+    trees: &[PathBuf],
+    limit: u64,
+    check: &mut dyn FnMut() -> io::Result<()>,
+) -> io::Result<u64> {
     let mut walk = Walk {
         bytes: 0,
         limit,
+        check,
         buffer: [MaybeUninit::uninit(); NAMES_BYTES],
     };
     for tree in trees {
@@ -103,9 +113,10 @@ pub(crate) fn measure(trees: &[PathBuf], limit: u64) -> io::Result<u64> {
     Ok(walk.bytes)
 }
 
-struct Walk {
+struct Walk<'a> {
     bytes: u64,
     limit: u64,
+    check: &'a mut dyn FnMut() -> io::Result<()>,
     buffer: [MaybeUninit<u8>; NAMES_BYTES],
 }
 
@@ -190,7 +201,7 @@ impl Level {
     }
 }
 
-impl Walk {
+impl Walk<'_> {
     fn add_tree(&mut self, top: Level) -> io::Result<()> {
         let device = top.device;
         let mut levels = vec![top];
@@ -214,6 +225,7 @@ impl Walk {
             if [c".", c".."].contains(&&*name) {
                 continue;
             }
+            (self.check)()?;
             let Some(stat) = stat(directory, &name)? else {
                 continue;
             };
