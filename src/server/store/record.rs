@@ -59,8 +59,9 @@ impl Record {
         if written.sandbox_id != id.as_str() {
             return Err(damaged("it belongs to another sandbox"));
         }
-        let config = SandboxConfig::parse(written.config.to_string().as_bytes())
-            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+        let config = SandboxConfig::parse(written.config.to_string().as_bytes());
+        let config = config.and_then(|config| config.check().map(|()| config));
+        let config = config.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
         let token = TokenHash::from_hex(&written.token_sha256)
             .ok_or_else(|| damaged("its record has no valid token hash"))?;
         Ok(Self {
