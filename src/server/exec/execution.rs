@@ -159,11 +159,13 @@ impl Control {
             outlet.exec.change(ServedExec::handle_started);
             let ending = tokio::select! {
                 biased;
-                () = asked(&mut killed) => Ending::Killed(Ok(Exit::default())),
+                // First, because an operation that is carried out must not be reported as killed:
+                // the client could repeat it.
                 outcome = operation => Ending::Completed(match outcome {
                     Ok(result) => Outcome::Result(result),
                     Err(error) => Outcome::Error(error),
                 }),
+                () = asked(&mut killed) => Ending::Killed(Ok(Exit::default())),
             };
             ended.set(Duration::ZERO);
             outlet.ended(ending, false).await;
