@@ -355,6 +355,32 @@ mod tests {
         }
     }
 
+    /// An older server can't keep the options, so it must not restore the sandbox.
+    #[test]
+    fn only_a_record_with_options_has_a_new_version() {
+        let id = SandboxId::new("sandbox-1");
+        let mut record = Record {
+            token: TokenHash::of(&crate::protocol::SandboxToken::new("secret")),
+            config: SandboxConfig::default(),
+            created: from_millis(1_000),
+            ends_at: None,
+        };
+        let version = |record: &Record| {
+            let mut text = record.write(&id).unwrap();
+            Record::read(&text, &id).unwrap();
+            let mut written: serde_json::Value = serde_json::from_slice(&text).unwrap();
+            let version = written["version"].take();
+            written["version"] = 3.into();
+            text = serde_json::to_vec(&written).unwrap();
+            let error = Record::read(&text, &id).err().unwrap();
+            assert!(error.to_string().contains("another version"), "{error}");
+            version
+        };
+        assert_eq!(version(&record), 1);
+        record.config.labels.insert("k".into(), "v".into());
+        assert_eq!(version(&record), 2);
+    }
+
     /// Another program may have written the checkpoint.
     #[test]
     fn a_record_with_options_that_no_client_may_set_is_refused() {

@@ -23,7 +23,7 @@ pub(crate) struct Record {
     pub(crate) ends_at: Option<SystemTime>,
 }
 
-/// The JSON form of a [`Record`]. A later version may add keys.
+/// The JSON form of a [`Record`].
 #[derive(Serialize, Deserialize)]
 struct Written {
     version: u32,
@@ -36,12 +36,21 @@ struct Written {
     ends_at_ms: Option<u64>,
 }
 
-const VERSION: u32 = 1;
+/// The version of a record without the options that [`SandboxConfig::needs_lifetime`] names.
+const PLAIN: u32 = 1;
+
+/// The version of a record with one of these options. Servers that know only version 1 refuse such a
+/// record. Otherwise they would restore the sandbox without its variables, its limits and its end.
+const WITH_OPTIONS: u32 = 2;
 
 impl Record {
     pub(super) fn write(&self, id: &SandboxId) -> io::Result<Vec<u8>> {
+        let version = match self.config.needs_lifetime() {
+            None => PLAIN,
+            Some(_) => WITH_OPTIONS,
+        };
         Ok(serde_json::to_vec(&Written {
-            version: VERSION,
+            version,
             sandbox_id: id.as_str().to_owned(),
             token_sha256: self.token.to_hex(),
             config: serde_json::from_str(&self.config.encode())?,
@@ -53,7 +62,7 @@ impl Record {
     pub(super) fn read(text: &[u8], id: &SandboxId) -> io::Result<Self> {
         let damaged = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what);
         let written: Written = serde_json::from_slice(text)?;
-        if written.version != VERSION {
+        if ![PLAIN, WITH_OPTIONS].contains(&written.version) {
             return Err(damaged("its record has another version"));
         }
         if written.sandbox_id != id.as_str() {
