@@ -59,7 +59,7 @@ async fn labels_and_variables_survive_a_checkpoint() {
 /// In the JSON of a checkpoint, a control character takes six bytes.
 #[actix::test]
 async fn the_largest_variables_and_labels_survive_a_checkpoint() {
-    const ESCAPED: &str = "\u{1}";
+    const ESCAPED: &str = "\u{1f}";
     let server = LocalServer::start().await.unwrap();
     let mut create = patient(server.url()).checkpoint(true);
     for number in 0..64 {
