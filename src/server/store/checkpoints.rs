@@ -355,6 +355,23 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_record_without_a_time_of_creation_gets_one() {
+        let id = SandboxId::new("sandbox-1");
+        let record = Record {
+            token: TokenHash::of(&crate::protocol::SandboxToken::new("secret")),
+            config: SandboxConfig::default(),
+            created: from_millis(1_000),
+            ends_at: None,
+        };
+        let mut written: serde_json::Value =
+            serde_json::from_slice(&record.write(&id).unwrap()).unwrap();
+        written.as_object_mut().unwrap().remove("created_ms");
+        let before = std::time::SystemTime::now();
+        let text = serde_json::to_vec(&written).unwrap();
+        assert!(Record::read(&text, &id).unwrap().created >= before);
+    }
+
     /// An older server can't keep the options, so it must not restore the sandbox.
     #[test]
     fn only_a_record_with_options_has_a_new_version() {
@@ -400,7 +417,11 @@ mod tests {
         for (key, value, part) in [
             ("env", serde_json::json!({"A=B": "secret"}), "contains '='"),
             ("env", serde_json::json!({"A": "secret\0"}), "a zero byte"),
-            ("labels", serde_json::json!({"a\n": ""}), "control character"),
+            (
+                "labels",
+                serde_json::json!({"a\n": ""}),
+                "control character",
+            ),
             ("limits", serde_json::json!({"processes": 0}), "contains 0"),
             ("max_lifetime", (1_u64 << 32).into(), "is longer"),
         ] {

@@ -17,7 +17,8 @@ use crate::{
 pub(crate) struct Record {
     pub(crate) token: TokenHash,
     pub(crate) config: SandboxConfig,
-    /// When the sandbox was created.
+    /// When the sandbox was created. If an older checkpoint doesn't say it, when the checkpoint was
+    /// read.
     pub(crate) created: SystemTime,
     /// The end of its lifetime, if it has one.
     pub(crate) ends_at: Option<SystemTime>,
@@ -30,8 +31,9 @@ struct Written {
     sandbox_id: String,
     token_sha256: String,
     config: serde_json::Value,
+    /// Older checkpoints lack it.
     #[serde(default)]
-    created_ms: u64,
+    created_ms: Option<u64>,
     #[serde(default)]
     ends_at_ms: Option<u64>,
 }
@@ -54,7 +56,7 @@ impl Record {
             sandbox_id: id.as_str().to_owned(),
             token_sha256: self.token.to_hex(),
             config: serde_json::from_str(&self.config.encode())?,
-            created_ms: to_millis(self.created),
+            created_ms: Some(to_millis(self.created)),
             ends_at_ms: self.ends_at.map(to_millis),
         })?)
     }
@@ -76,7 +78,7 @@ impl Record {
         Ok(Self {
             token,
             config,
-            created: from_millis(written.created_ms),
+            created: written.created_ms.map_or_else(SystemTime::now, from_millis),
             ends_at: written.ends_at_ms.map(from_millis),
         })
     }
