@@ -67,12 +67,6 @@ pub(super) enum End {
 }
 
 impl End {
-    /// Whether the sandbox may have been stored for itself, which takes a while. After a handoff,
-    /// the other server looks at the end of the lifetime.
-    fn may_be_late(self) -> bool {
-        matches!(self, Self::Checkpointed | Self::Idle | Self::ServerStops)
-    }
-
     /// The reason that clients get for the end of an exec.
     fn reason_for_execs(self) -> &'static str {
         match self {
@@ -108,11 +102,13 @@ impl Sandbox {
             let end = self.live().await;
             self.settings.entry.set_state(ListedState::Ending);
             match self.prepare(end).await {
-                // The sandbox may have reached the end of its lifetime while it was stored.
-                Ok(()) if end.may_be_late() && self.settings.entry.is_over() => {
-                    return self.end(End::Outlived).await;
+                Ok(()) => {
+                    // The lifetime may have ended while the sandbox was stored. After a handoff,
+                    // the other server checks that.
+                    let stays = matches!(end, End::Checkpointed | End::Idle | End::ServerStops);
+                    let is_over = stays && self.settings.entry.is_over();
+                    return self.end(if is_over { End::Outlived } else { end }).await;
                 }
-                Ok(()) => return self.end(end).await,
                 Err(why) => {
                     tracing::warn!(
                         sandbox = %self.id,
@@ -334,17 +330,17 @@ impl Sandbox {
 
     /// Removes the checkpoint of a sandbox that must not be restored.
     async fn forget(&mut self, end: End) -> io::Result<()> {
-        let auto = self.settings.config.enable_idle_timeout_auto_checkpoint;
         match end {
-            End::Idle if !auto => {
+            End::Idle if !self.settings.config.enable_idle_timeout_auto_checkpoint => {
                 // Remove the checkpoint that the sandbox was restored from. Otherwise an attach
                 // would restore this old state.
                 let Some(stamp) = self.state.restored_from.take() else {
                     return Ok(());
                 };
                 let fence = self.fence();
-                let removed = self.store.remove_old_checkpoint(&self.id, stamp, fence);
-                removed.await
+                self.store
+                    .remove_old_checkpoint(&self.id, stamp, fence)
+                    .await
             }
             // The checkpoint may belong to another server, which has taken the sandbox.
             End::Killed | End::Outlived if self.is_lost().await => {

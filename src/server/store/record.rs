@@ -41,8 +41,8 @@ struct Written {
 /// The version of a record without the options that [`SandboxConfig::needs_lifetime`] names.
 const PLAIN: u32 = 1;
 
-/// The version of a record with one of these options. Servers that know only version 1 refuse such a
-/// record. Otherwise they would restore the sandbox without its variables, its limits and its end.
+/// The version of a record with one of these options. Servers that know only version 1 refuse such
+/// a record. Otherwise they would restore the sandbox without its variables, its limits and its end.
 const WITH_OPTIONS: u32 = 2;
 
 impl Record {
