@@ -289,40 +289,6 @@ async fn an_extended_sandbox_lives_longer() {
     within("stop", server.stop()).await;
 }
 
-/// Each kill arrives right after its request. A request that the server carries out is reported as
-/// such, so a client that repeats killed requests moves the end only once.
-#[actix::test]
-async fn a_kill_does_not_hide_that_the_lifetime_was_extended() {
-    const REQUESTS: u32 = 100;
-    let server = LocalServer::start().await.unwrap();
-    let config = json!({"idle_timeout": 60, "max_lifetime": 3_600});
-    let (mut client, _) = Client::create_v2_with(&server, config).await;
-    let listed = within("a list", Sandbox::list(server.url())).await.unwrap();
-    let before = listed[0].ends_at().unwrap();
-    for number in 0..REQUESTS {
-        let id = format!("extend-{number}");
-        let extend = json!({"exec": id, "builtin": {"op": "extend", "seconds": 1}});
-        client.send(extend).await;
-        client
-            .send(json!({"action": "kill_process", "exec": id}))
-            .await;
-    }
-    let mut done = 0;
-    while done < REQUESTS {
-        let message = client.json().await;
-        if message["status"] == "SANDBOX_EXECUTION_DONE" {
-            done += 1;
-            assert_eq!(message["reason"], "exited", "{message}");
-            assert!(message["result"]["ends_at_ms"].is_u64(), "{message}");
-        }
-        assert!(!message.is_null(), "the session ended");
-    }
-    let listed = within("a list", Sandbox::list(server.url())).await.unwrap();
-    let after = listed[0].ends_at().unwrap();
-    assert_eq!(after, before + Duration::from_secs(REQUESTS.into()));
-    within("stop", server.stop()).await;
-}
-
 /// The links break while the requests are answered. Each request moves the end once.
 #[actix::test]
 async fn lost_links_extend_a_lifetime_exactly_once() {

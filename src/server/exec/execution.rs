@@ -334,3 +334,48 @@ impl Run {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::{
+        protocol::{EndReason, ExecId},
+        server::exec::shared_exec::SharedExec,
+    };
+
+    /// The end of an operation that is killed before its task runs for the first time.
+    async fn killed_at_once(operation: Operation, lost: Option<&str>) -> (EndReason, bool) {
+        let exec = SharedExec::new(ServedExec::new(ExecId::from("a"), 1_024), None);
+        let (events, _events) = mpsc::channel(1);
+        let outlet = Outlet {
+            id: Some(ExecId::from("a")),
+            exec: exec.clone(),
+            events,
+        };
+        let mut control = Control::perform("extend", operation, outlet);
+        exec.will_die(lost.map(str::to_owned));
+        control.kill();
+        control.ended().await;
+        exec.look(|exec| {
+            let end = exec.end().expect("the end");
+            (end.reason, end.outcome.is_some())
+        })
+    }
+
+    #[tokio::test]
+    async fn a_kill_does_not_hide_what_was_carried_out() {
+        for lost in [None, Some("the sandbox ends")] {
+            let done: Operation = Box::pin(std::future::ready(Ok("{}".to_owned())));
+            let end = killed_at_once(done, lost).await;
+            assert_eq!(end, (EndReason::Exited, true));
+            let pending: Operation = Box::pin(std::future::pending());
+            let reason = match lost {
+                None => EndReason::Killed,
+                Some(_) => EndReason::SandboxLost,
+            };
+            assert_eq!(killed_at_once(pending, lost).await, (reason, false));
+        }
+    }
+}
