@@ -50,6 +50,9 @@ impl Sandbox {
     /// Returns the new end. The end moves exactly once, even if the connection is lost in between.
     /// Needs protocol v2.
     ///
+    /// A checkpoint keeps the new end. If the server crashes and the sandbox is restored from an
+    /// earlier checkpoint, the end in that checkpoint counts.
+    ///
     /// ```
     /// # #[cfg(all(unix, feature = "server"))]
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {

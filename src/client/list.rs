@@ -8,13 +8,15 @@ use std::{
 };
 
 use percent_encoding::utf8_percent_encode;
+use tokio::time::timeout;
 
 use super::{NewSandbox, Runtime, SandboxBuilder, runtime};
 use crate::{
     Error, SandboxInfo,
     machine::LinkError,
     protocol::{
-        labels::{MAX_LABELS, check_label},
+        excerpt,
+        labels::{self, MAX_LABELS, check_label},
         listing::{PAGE_BYTES, SandboxPage},
         names::PATH_SANDBOXES,
     },
@@ -27,6 +29,12 @@ const MAX_PAGE_BYTES: usize = 2 * PAGE_BYTES;
 
 /// Maximum number of sandboxes that a server may list.
 const MAX_SANDBOXES: usize = 100_000;
+
+/// Maximum size of the whole list in memory, in bytes.
+const MAX_BYTES: usize = 64 * 1024 * 1024;
+
+/// The whole list may take this many times as long as a page.
+const TIMES_AS_LONG: u32 = 10;
 
 /// Lists the sandboxes of a server. Await it to get them, in the order of their ids.
 ///
@@ -90,7 +98,7 @@ impl ListSandboxes {
     }
 
     /// How long to wait for each page of up to 1,000 sandboxes, from the DNS lookup to the end of
-    /// the answer. Default: 10 s.
+    /// the answer. The whole list may take ten times as long. Default: 10 s.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
@@ -128,13 +136,38 @@ impl ListSandboxes {
 }
 
 async fn all_pages(dial: DialConfig, query: String) -> Result<Vec<SandboxInfo>, LinkError> {
+    let within = dial.connect_timeout.saturating_mul(TIMES_AS_LONG);
+    let all = timeout(within, pages(&dial, query)).await;
+    all.unwrap_or_else(|_elapsed| {
+        Err(LinkError::ConnectTimeout {
+            address: dial.endpoint.authority().to_owned(),
+            after: within,
+        })
+    })
+}
+
+async fn pages(dial: &DialConfig, query: String) -> Result<Vec<SandboxInfo>, LinkError> {
     let violation = |detail: String| LinkError::Protocol { detail };
     let mut all = Vec::new();
+    let mut bytes = 0;
     let mut after = String::new();
     loop {
         let path = format!("{PATH_SANDBOXES}?after={}{query}", escape(&after));
-        let page: SandboxPage = fetch(&dial, &path, MAX_PAGE_BYTES).await?;
+        let page: SandboxPage = fetch(dial, &path, MAX_PAGE_BYTES).await?;
         let has_sandboxes = !page.sandboxes.is_empty();
+        for sandbox in &page.sandboxes {
+            labels::check(&sandbox.labels).map_err(|problem| {
+                let id = excerpt(sandbox.id.as_str().as_bytes());
+                violation(format!(
+                    "in its list, the set of labels of '{id}' {problem}"
+                ))
+            })?;
+            bytes += size(sandbox);
+        }
+        if bytes > MAX_BYTES {
+            let problem = format!("it lists more than {MAX_BYTES} bytes");
+            return Err(violation(problem));
+        }
         all.extend(page.sandboxes);
         if all.len() > MAX_SANDBOXES {
             let problem = format!("it lists more than {MAX_SANDBOXES} sandboxes");
@@ -147,6 +180,13 @@ async fn all_pages(dial: DialConfig, query: String) -> Result<Vec<SandboxInfo>, 
             Some(_) => return Err(violation("the pages of its list repeat".to_owned())),
         }
     }
+}
+
+/// About how much memory a sandbox of the list takes, in bytes.
+fn size(sandbox: &SandboxInfo) -> usize {
+    let labels = sandbox.labels.iter();
+    let labels = labels.map(|(key, value)| 2 * size_of::<String>() + key.len() + value.len());
+    size_of::<SandboxInfo>() + sandbox.id.as_str().len() + labels.sum::<usize>()
 }
 
 fn escape(text: &str) -> String {

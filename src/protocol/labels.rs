@@ -13,7 +13,7 @@ pub const MAX_KEY_BYTES: usize = 63;
 pub const MAX_VALUE_BYTES: usize = 255;
 
 /// Checks labels. The error says what is wrong with them, after the name of the option.
-pub(super) fn check(labels: &BTreeMap<String, String>) -> Result<(), String> {
+pub fn check(labels: &BTreeMap<String, String>) -> Result<(), String> {
     if labels.len() > MAX_LABELS {
         let count = labels.len();
         return Err(format!(

@@ -172,6 +172,10 @@ setters! {
     ///
     /// A checkpoint holds files and settings, and **memory only with the backend `gvisor`**: see
     /// [what is stored](crate::server#what-is-stored).
+    ///
+    /// Servers that share a state directory need backends with the same limits: a server can't
+    /// restore a sandbox with a limit that its backend can't apply, and applies its own limits if
+    /// they are lower.
     state_directory(directory: impl Into<PathBuf>): options.state = Some(Place::Directory(directory.into()));
 
     /// The URL of the place that holds filesystem snapshots and checkpoints. It replaces the

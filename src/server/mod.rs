@@ -265,7 +265,8 @@
 //!   sandbox is retried after the next idle timeout.
 //! - A restore keeps the checkpoint, so that a crash loses only what happened after the checkpoint.
 //!   The next checkpoint replaces it. The server removes the checkpoint when the sandbox is killed,
-//!   or deleted after its idle timeout.
+//!   or deleted after its idle timeout, or when its lifetime ends while it runs. If the lifetime
+//!   ends while the sandbox doesn't run, the next attach removes the checkpoint.
 //! - A damaged checkpoint can't be restored. The server keeps it for inspection.
 //!
 //! # How the server works

@@ -19,7 +19,7 @@ use super::{
     refusal::{self, MAX_BODY},
     token::authorization,
 };
-use crate::machine::LinkError;
+use crate::{machine::LinkError, protocol::excerpt};
 
 /// Gets a JSON value of at most `most` bytes from a path below the URL of the service. The connect
 /// timeout covers the whole request. Every error is one of the connection or of the server.
@@ -82,8 +82,11 @@ where
     }
     let violation = |detail: String| LinkError::Protocol { detail };
     match body(&mut response, most).await {
-        (body, true) => serde_json::from_slice(&body)
-            .map_err(|error| violation(format!("its answer is not as expected: {error}"))),
+        (body, true) => serde_json::from_slice(&body).map_err(|error| {
+            // The error may quote a long text of the answer.
+            let error = excerpt(error.to_string().as_bytes());
+            violation(format!("its answer is not as expected: {error}"))
+        }),
         (body, false) if body.len() >= most => {
             Err(violation(format!("its answer is larger than {most} bytes")))
         }

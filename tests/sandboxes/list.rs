@@ -8,7 +8,7 @@ use actix_sandbox::{
 };
 use actix_web::{App, HttpServer};
 use futures::{StreamExt, stream};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::support::{
     allow_open_files, backend, patient, raw_client::get, scripted::Scripted, within,
@@ -239,6 +239,13 @@ async fn an_answer_that_is_not_a_list_is_an_error() {
     };
     let [good, again, backwards] = [page("null"), page(r#""b""#), page(r#""a""#)];
     let huge = format!("[{}]", " ".repeat(3 << 20));
+    let long = format!(r#"{{"sandboxes":"{}"}}"#, "x".repeat(1 << 20));
+    let labelled = |labels: Value| {
+        let sandbox = json!({"id": "b", "state": "new", "created_ms": 1, "labels": labels});
+        json!({ "sandboxes": [sandbox] }).to_string()
+    };
+    let many: Value = (0..65).map(|it| (it.to_string(), json!(""))).collect();
+    let [many, control] = [labelled(many), labelled(json!({"a\n": ""}))];
     for (pages, kind) in [
         (vec![good.as_str()], None),
         (vec![again.as_str(), good.as_str()], None),
@@ -261,6 +268,9 @@ async fn an_answer_that_is_not_a_list_is_an_error() {
             Some(ErrorKind::Protocol),
         ),
         (vec![huge.as_str()], Some(ErrorKind::Protocol)),
+        (vec![long.as_str()], Some(ErrorKind::Protocol)),
+        (vec![many.as_str()], Some(ErrorKind::Protocol)),
+        (vec![control.as_str()], Some(ErrorKind::Protocol)),
     ] {
         let server = Scripted::bind().await;
         let list = within("a list", Sandbox::list(server.url()));
@@ -274,7 +284,10 @@ async fn an_answer_that_is_not_a_list_is_an_error() {
         let (listed, ()) = futures::join!(list, script);
         match (listed, kind) {
             (Ok(listed), None) => assert_eq!(listed[0].state, ListedState::Other),
-            (Err(error), Some(kind)) => assert_eq!(error.kind(), kind, "{error}"),
+            (Err(error), Some(kind)) => {
+                assert_eq!(error.kind(), kind, "{error}");
+                assert!(error.to_string().len() < 1_000, "{error}");
+            }
             (listed, kind) => panic!("{listed:?}, not {kind:?}"),
         }
     }
@@ -287,6 +300,36 @@ async fn an_answer_that_is_not_a_list_is_an_error() {
     let list = Sandbox::list(silent.url()).timeout(Duration::from_millis(100));
     let error = within("a list", list).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
+}
+
+/// Each page is valid and leads to another one.
+#[actix::test]
+async fn a_list_that_never_ends_is_limited_in_time_and_memory() {
+    for (id, timeout, kind) in [
+        ("x".to_owned(), 50, ErrorKind::Timeout),
+        ("x".repeat(2_000_000), 60_000, ErrorKind::Protocol),
+    ] {
+        let server = Scripted::bind().await;
+        let list = Sandbox::list(server.url()).timeout(Duration::from_millis(timeout));
+        let script = async {
+            for number in 0.. {
+                let page = json!({
+                    "sandboxes": [{"id": id, "state": "attached", "created_ms": 1}],
+                    "next": format!("{number:09}"),
+                });
+                let (page, length) = (page.to_string(), page.to_string().len());
+                let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n{page}");
+                server.try_answer(answer.as_bytes()).await;
+            }
+        };
+        tokio::select! {
+            listed = within("a list", list) => {
+                let error = listed.unwrap_err();
+                assert_eq!(error.kind(), kind, "{error}");
+            }
+            () = script => panic!("the client asks for every page"),
+        }
+    }
 }
 
 #[test]

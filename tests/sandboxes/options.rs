@@ -56,6 +56,34 @@ async fn labels_and_variables_survive_a_checkpoint() {
     within("stop", server.stop()).await;
 }
 
+/// In the JSON of a checkpoint, a control character takes six bytes.
+#[actix::test]
+async fn the_largest_variables_and_labels_survive_a_checkpoint() {
+    const ESCAPED: &str = "\u{1f}";
+    let server = LocalServer::start().await.unwrap();
+    let mut create = patient(server.url()).checkpoint(true);
+    for number in 0..64 {
+        let key = format!("{}{number:02}", "\"".repeat(61));
+        create = create.label(key, ESCAPED.repeat(255));
+    }
+    let half = (1 << 15) - 1;
+    for name in ["A", "B"] {
+        create = create.env(name, ESCAPED.repeat(half));
+    }
+    let first = within("create", create).await.unwrap();
+    within("checkpoint", first.checkpoint()).await.unwrap();
+    let (id, token) = (first.sandbox_id().clone(), first.sandbox_token().clone());
+    let attach = Sandbox::attach(server.url(), id.clone(), token);
+    let second = within("attach", attach).await.unwrap();
+    let lengths = text(&second, "echo ${#A} ${#B}").await;
+    assert_eq!(lengths, format!("{half} {half}"));
+    let listed = Sandbox::list(server.url()).await.unwrap();
+    assert_eq!((&listed[0].id, listed[0].labels.len()), (&id, 64));
+    let values = || listed[0].labels.values();
+    assert!(values().all(|it| *it == ESCAPED.repeat(255)));
+    within("stop", server.stop()).await;
+}
+
 async fn refused(builder: SandboxBuilder) -> Error {
     let error = within("the refusal", builder).await.expect_err("refused");
     assert_eq!(error.effect(), Effect::NotApplied, "{error}");

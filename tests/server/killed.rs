@@ -256,6 +256,10 @@ async fn a_killed_owner_without_a_checkpoint_leaves_nothing() {
         end[3].contains("has stopped and left no checkpoint"),
         "{lines:?}"
     );
+    // The lock is gone, too.
+    let locks = entries(&state.path().join("locks"));
+    let of_it = |path: &std::path::PathBuf| path.display().to_string().contains(&identity.id);
+    assert!(!locks.iter().any(of_it), "{locks:?}");
 }
 
 /// The lease of an owner expires while the owner is suspended. The owner must notice that before it

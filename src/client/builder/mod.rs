@@ -235,6 +235,9 @@ impl SandboxBuilder<NewSandbox> {
     /// [`SandboxEnd::LifetimeEnded`](crate::SandboxEnd::LifetimeEnded). The time in which the
     /// sandbox is checkpointed counts. Must be whole seconds, at least 1 s. Default: none.
     ///
+    /// The server removes the checkpoint of a sandbox whose lifetime ends while it doesn't run only
+    /// at the next attach. To delete the files earlier, kill the sandbox.
+    ///
     /// ```no_run
     /// # async fn create() -> Result<(), actix_sandbox::Error> {
     /// use std::time::Duration;

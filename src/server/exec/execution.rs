@@ -167,11 +167,13 @@ impl Control {
             outlet.exec.change(ServedExec::handle_started);
             let ending = tokio::select! {
                 biased;
-                () = asked(&mut killed) => Ending::Killed(Ok(Exit::default())),
+                // First, because an operation that is carried out must not be reported as killed:
+                // the client could repeat it.
                 outcome = operation => Ending::Completed(match outcome {
                     Ok(result) => Outcome::Result(result),
                     Err(error) => Outcome::Error(error),
                 }),
+                () = asked(&mut killed) => Ending::Killed(Ok(Exit::default())),
             };
             ended.set(Duration::ZERO);
             outlet.ended(ending, false).await;
@@ -337,6 +339,51 @@ impl Run {
         match killed {
             Ok(exit) if is_late => Ending::TimedOut(exit),
             killed => Ending::Killed(killed),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::{
+        protocol::{EndReason, ExecId},
+        server::exec::shared_exec::SharedExec,
+    };
+
+    /// The end of an operation that is killed before its task runs for the first time.
+    async fn killed_at_once(operation: Operation, lost: Option<&str>) -> (EndReason, bool) {
+        let exec = SharedExec::new(ServedExec::new(ExecId::from("a"), 1_024), None);
+        let (events, _events) = mpsc::channel(1);
+        let outlet = Outlet {
+            id: Some(ExecId::from("a")),
+            exec: exec.clone(),
+            events,
+        };
+        let mut control = Control::perform("extend", operation, outlet);
+        exec.will_die(lost.map(str::to_owned));
+        control.kill();
+        control.ended().await;
+        exec.look(|exec| {
+            let end = exec.end().expect("the end");
+            (end.reason, end.outcome.is_some())
+        })
+    }
+
+    #[tokio::test]
+    async fn a_kill_does_not_hide_what_was_carried_out() {
+        for lost in [None, Some("the sandbox ends")] {
+            let done: Operation = Box::pin(std::future::ready(Ok("{}".to_owned())));
+            let end = killed_at_once(done, lost).await;
+            assert_eq!(end, (EndReason::Exited, true));
+            let pending: Operation = Box::pin(std::future::pending());
+            let reason = match lost {
+                None => EndReason::Killed,
+                Some(_) => EndReason::SandboxLost,
+            };
+            assert_eq!(killed_at_once(pending, lost).await, (reason, false));
         }
     }
 }

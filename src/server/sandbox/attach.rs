@@ -48,6 +48,8 @@ fn outlived(link: &Link) -> Refusal {
 enum NotRestored {
     /// Its lifetime has ended.
     Outlived,
+    /// It has no checkpoint, so no server can restore it. The reason for the client.
+    Gone(&'static str),
     /// The reason for the client.
     Failed(String),
 }
@@ -198,8 +200,13 @@ impl Manager {
                     Ok(handle)
                 }
                 Err(why) => {
-                    let is_over = matches!(why, NotRestored::Outlived);
-                    if let NotRestored::Failed(why) = &why {
+                    let is_over = matches!(why, NotRestored::Outlived | NotRestored::Gone(_));
+                    let reason = match &why {
+                        NotRestored::Outlived => None,
+                        NotRestored::Gone(why) => Some(*why),
+                        NotRestored::Failed(why) => Some(why.as_str()),
+                    };
+                    if let Some(why) = reason {
                         tracing::warn!(sandbox = %its_id, why = %Escaped(why), "not restored");
                     }
                     if let Some(lease) = lease {
@@ -216,6 +223,7 @@ impl Manager {
             // Another client has restored the sandbox first.
             Ok(Err(_)) if self.registry.find(id).is_some() => Ok(None),
             Ok(Err(NotRestored::Outlived)) => Err(outlived(link)),
+            Ok(Err(NotRestored::Gone(why))) => Err(failed(why)),
             Ok(Err(NotRestored::Failed(why))) => Err(failed(&why)),
             Err(_panicked) => Err(failed("the server lost it.")),
         }
@@ -237,8 +245,10 @@ impl Manager {
         let record = match self.store.checkpoint(id).await {
             Ok(record) => record,
             Err(error) if error.kind() == io::ErrorKind::NotFound && lease.is_some() => {
-                let why = "the server that had it has stopped and left no checkpoint.";
-                return Err(why.to_owned().into());
+                return Err(NotRestored::Gone(
+                    "the server that had it has stopped and left no checkpoint, or its lifetime \
+                     has ended.",
+                ));
             }
             Err(error) => return Err(reason(&error).into()),
         };

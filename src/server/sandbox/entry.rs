@@ -75,6 +75,11 @@ impl Entry {
         Some(ends_at.duration_since(now()).unwrap_or_default())
     }
 
+    /// Whether the lifetime has ended.
+    pub(super) fn is_over(&self) -> bool {
+        self.remaining().is_some_and(|it| it.is_zero())
+    }
+
     /// Whether the sandbox has all of these labels.
     pub(super) fn has(&self, labels: &[(String, String)]) -> bool {
         let mut labels = labels.iter();

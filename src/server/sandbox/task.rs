@@ -3,7 +3,7 @@
 //! The task never waits for a client. It receives commands from a bounded channel, and pushes
 //! answers to the [`Link`] of the attached client.
 
-use std::{sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use tokio::{
     sync::mpsc,
@@ -29,6 +29,10 @@ const CLOSE_GOING_AWAY: u16 = 1001;
 
 /// How long to ignore handoff requests after the checkpoint for a handoff has failed.
 const KEEP_AFTER_FAILURE: Duration = Duration::from_secs(5);
+
+/// How often to compare the end of a sandbox with the wall clock, which may be set meanwhile, and
+/// runs on while the machine is suspended.
+const LOOK_AT_CLOCK: Duration = Duration::from_secs(60);
 
 /// The task of a sandbox.
 pub(crate) struct Sandbox {
@@ -98,7 +102,13 @@ impl Sandbox {
             let end = self.live().await;
             self.settings.entry.set_state(ListedState::Ending);
             match self.prepare(end).await {
-                Ok(()) => return self.end(end).await,
+                Ok(()) => {
+                    // The lifetime may have ended while the sandbox was stored. After a handoff,
+                    // the other server checks that.
+                    let stays = matches!(end, End::Checkpointed | End::Idle | End::ServerStops);
+                    let is_over = stays && self.settings.entry.is_over();
+                    return self.end(if is_over { End::Outlived } else { end }).await;
+                }
                 Err(why) => {
                     tracing::warn!(
                         sandbox = %self.id,
@@ -146,7 +156,11 @@ impl Sandbox {
             if std::mem::replace(&mut self.state.was_busy, is_busy) && !is_busy {
                 self.state.idle_since = Instant::now();
             }
+            if self.settings.entry.is_over() {
+                return End::Outlived;
+            }
             let remaining = self.settings.entry.remaining();
+            let look = remaining.map(|it| sleep(it.min(LOOK_AT_CLOCK)));
             let state = &mut self.state;
             let idle_at = state.idle_since + self.settings.idle_timeout;
             // A sandbox is not idle while output of an exec may still arrive.
@@ -157,7 +171,7 @@ impl Sandbox {
             tokio::select! {
                 biased;
                 // First, because a client may always have a command.
-                () = or_pending(remaining.map(sleep)) => return End::Outlived,
+                () = or_pending(look) => {}
                 command = self.commands.recv() => match command {
                     Some(command) => if let Some(end) = self.obey(command) {
                         return end;
@@ -233,57 +247,41 @@ impl Sandbox {
         tracing::debug!(sandbox = %self.id, "detached");
     }
 
-    /// Deletes the sandbox.
+    /// Deletes the sandbox. Stops the code before it changes the storage, which may take long to
+    /// answer.
     async fn end(mut self, mut end: End) {
-        let is_final = matches!(end, End::Killed | End::Outlived);
-        if is_final && self.is_lost().await {
+        if end == End::Killed && self.is_lost().await {
             // Another server has taken the sandbox, so this server must not delete it.
             end = End::Lost;
         }
         self.abandon_exec();
-        if end == End::Lost {
-            let id = &self.id;
-            let why = format!(
-                "This server has lost the lock of sandbox {id}: another server may have taken the sandbox."
-            );
-            self.refuse(Status::SandboxLockRenewalError, why);
-            self.lease = None;
-        }
-        let mut forgotten = Ok(());
-        let auto = self.settings.config.enable_idle_timeout_auto_checkpoint;
-        if end == End::Idle
-            && !auto
-            && let Some(stamp) = self.state.restored_from.take()
-        {
-            // Remove the checkpoint that the sandbox was restored from. Otherwise an attach would
-            // restore this old state.
-            let fence = self.fence();
-            let removed = self.store.remove_old_checkpoint(&self.id, stamp, fence);
-            forgotten = removed.await;
-        }
         match (end, &self.state.link) {
+            (End::Lost, _) => {
+                let id = &self.id;
+                let why = format!(
+                    "This server has lost the lock of sandbox {id}: another server may have taken the sandbox."
+                );
+                self.refuse(Status::SandboxLockRenewalError, why);
+                self.lease = None;
+            }
             (End::Killed, _) => self.status(Status::SandboxKilling),
             (End::Outlived, Some(link)) if link.version == Version::V2 => {
                 self.status(Status::SandboxLifetimeEnded);
             }
             _ => {}
         }
-        if matches!(end, End::Killed | End::Outlived) {
-            // Remove the checkpoint, because the sandbox must not be restored. Then make sure that
-            // no client finds the sandbox.
-            forgotten = self.store.remove_checkpoint(&self.id).await;
-            if let (End::Outlived, Some(registration)) = (end, &self.registration) {
-                registration.remember_outlived(&self.token);
-            }
-            self.registration = None;
-            self.commands.close();
-        }
         self.status(Status::SandboxDeleting);
         self.state.execs.end(end.reason_for_execs()).await;
-        if let Some(snapshot) = self.state.snapshot.take() {
+        let snapshot = self.state.snapshot.take();
+        if let Some(snapshot) = &snapshot {
+            snapshot.stop.stop();
+        }
+        let deleted = self.backend.delete().await;
+        if let Some(snapshot) = snapshot {
             snapshot.abandon().await;
         }
-        let deleted = self.backend.delete().await.and(
+        let forgotten = self.forget(end).await;
+        let deleted = deleted.and(
             forgotten.map_err(|error| format!("its checkpoint could not be removed: {error}")),
         );
         self.release().await;
@@ -327,6 +325,39 @@ impl Sandbox {
             // As in the recordings of the cloud-run-sandbox server: after an idle timeout, the
             // socket stays open, but no message follows.
             End::Idle => {}
+        }
+    }
+
+    /// Removes the checkpoint of a sandbox that must not be restored.
+    async fn forget(&mut self, end: End) -> io::Result<()> {
+        match end {
+            End::Idle if !self.settings.config.enable_idle_timeout_auto_checkpoint => {
+                // Remove the checkpoint that the sandbox was restored from. Otherwise an attach
+                // would restore this old state.
+                let Some(stamp) = self.state.restored_from.take() else {
+                    return Ok(());
+                };
+                let fence = self.fence();
+                self.store
+                    .remove_old_checkpoint(&self.id, stamp, fence)
+                    .await
+            }
+            // The checkpoint may belong to another server, which has taken the sandbox.
+            End::Killed | End::Outlived if self.is_lost().await => {
+                self.lease = None;
+                match end {
+                    End::Killed => Err(io::Error::other("another server may have taken it")),
+                    _ => Ok(()),
+                }
+            }
+            End::Killed | End::Outlived => {
+                let removed = self.store.remove_checkpoint(&self.id).await;
+                if let (End::Outlived, Some(registration)) = (end, &self.registration) {
+                    registration.remember_outlived(&self.token);
+                }
+                removed
+            }
+            _ => Ok(()),
         }
     }
 

@@ -355,6 +355,86 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_record_without_a_time_of_creation_gets_one() {
+        let id = SandboxId::new("sandbox-1");
+        let record = Record {
+            token: TokenHash::of(&crate::protocol::SandboxToken::new("secret")),
+            config: SandboxConfig::default(),
+            created: from_millis(1_000),
+            ends_at: None,
+        };
+        let mut written: serde_json::Value =
+            serde_json::from_slice(&record.write(&id).unwrap()).unwrap();
+        written.as_object_mut().unwrap().remove("created_ms");
+        let before = std::time::SystemTime::now();
+        let text = serde_json::to_vec(&written).unwrap();
+        assert!(Record::read(&text, &id).unwrap().created >= before);
+    }
+
+    /// An older server can't keep the options, so it must not restore the sandbox.
+    #[test]
+    fn only_a_record_with_options_has_a_new_version() {
+        let id = SandboxId::new("sandbox-1");
+        let mut record = Record {
+            token: TokenHash::of(&crate::protocol::SandboxToken::new("secret")),
+            config: SandboxConfig::default(),
+            created: from_millis(1_000),
+            ends_at: None,
+        };
+        let version = |record: &Record| {
+            let mut text = record.write(&id).unwrap();
+            Record::read(&text, &id).unwrap();
+            let mut written: serde_json::Value = serde_json::from_slice(&text).unwrap();
+            let version = written["version"].take();
+            written["version"] = 3.into();
+            text = serde_json::to_vec(&written).unwrap();
+            let error = Record::read(&text, &id).err().unwrap();
+            assert!(error.to_string().contains("another version"), "{error}");
+            version
+        };
+        assert_eq!(version(&record), 1);
+        record.config.labels.insert("k".into(), "v".into());
+        assert_eq!(version(&record), 2);
+    }
+
+    /// Another program may have written the checkpoint.
+    #[test]
+    fn a_record_with_options_that_no_client_may_set_is_refused() {
+        let id = SandboxId::new("sandbox-1");
+        let config = SandboxConfig {
+            enable_checkpoint: true,
+            ..SandboxConfig::default()
+        };
+        let record = Record {
+            token: TokenHash::of(&crate::protocol::SandboxToken::new("secret")),
+            config,
+            created: from_millis(1_000),
+            ends_at: None,
+        };
+        let mut written: serde_json::Value =
+            serde_json::from_slice(&record.write(&id).unwrap()).unwrap();
+        for (key, value, part) in [
+            ("env", serde_json::json!({"A=B": "secret"}), "contains '='"),
+            ("env", serde_json::json!({"A": "secret\0"}), "a zero byte"),
+            (
+                "labels",
+                serde_json::json!({"a\n": ""}),
+                "control character",
+            ),
+            ("limits", serde_json::json!({"processes": 0}), "contains 0"),
+            ("max_lifetime", (1_u64 << 32).into(), "is longer"),
+        ] {
+            let good = written["config"].clone();
+            written["config"][key] = value;
+            let text = serde_json::to_vec(&written).unwrap();
+            let error = Record::read(&text, &id).err().unwrap().to_string();
+            assert!(error.contains(part) && !error.contains("secret"), "{error}");
+            written["config"] = good;
+        }
+        Record::read(&serde_json::to_vec(&written).unwrap(), &id).unwrap();
+    }
+
     /// Neither a deleted sandbox nor an attach waits for the archives of other sandboxes.
     #[tokio::test]
     async fn a_closed_store_and_a_stopped_operation_store_nothing() {

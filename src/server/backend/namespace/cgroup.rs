@@ -56,30 +56,20 @@ pub(super) struct Limits {
     pub(super) cpus: Option<u64>,
 }
 
-impl Limits {
-    /// These limits, or those of a sandbox if they are lower. As for the server's own limits, the
-    /// memory of a sandbox is twice that of a process.
-    pub(super) fn lowered(self, sandbox: &SandboxLimits) -> Self {
-        let memory = sandbox.memory.map_or(u64::MAX, |it| it.saturating_mul(2));
-        Self {
-            memory_bytes: self.memory_bytes.min(memory),
-            processes: self.processes.min(sandbox.processes.unwrap_or(u64::MAX)),
-            cpus: self.cpus,
-        }
-    }
-}
-
 /// A cgroup in which this process may create groups for sandboxes.
 #[derive(Debug)]
 pub(super) struct Cgroups {
     pub(super) parent: PathBuf,
-    pub(super) limits: Limits,
+    /// The limits of a sandbox whose client has lowered none.
+    limits: Limits,
+    /// The maximum memory of a process, unless the client has lowered it.
+    process_memory_bytes: u64,
 }
 
 impl Cgroups {
     /// Finds the cgroup above this process and enables the controllers in it. The error is the
     /// reason why there is none to use. Blocks.
-    pub(super) fn find(limits: Limits) -> Result<Self, String> {
+    pub(super) fn find(limits: Limits, process_memory_bytes: u64) -> Result<Self, String> {
         let read = |file: &str| {
             let text = fs::read_to_string(file);
             text.map_err(|error| format!("cannot read {file}: {error}"))
@@ -93,18 +83,36 @@ impl Cgroups {
             ));
         }
         enable(&parent)?;
-        Ok(Self { parent, limits })
+        Ok(Self {
+            parent,
+            limits,
+            process_memory_bytes,
+        })
     }
 
-    /// Creates the group of a sandbox. `name` must differ from that of every other group.
-    /// Limits that are lower than those of the server apply as well.
+    /// The limits of the group of a sandbox. `sandbox` are the limits that apply to it: those of
+    /// the server, or lower ones. If the client has lowered the memory of a process, the memory of
+    /// the sandbox is at most twice that.
+    pub(super) fn limits_of(&self, sandbox: &SandboxLimits) -> Limits {
+        let own = self.limits;
+        let lowered = sandbox.memory.filter(|it| *it < self.process_memory_bytes);
+        let memory = lowered.map_or(u64::MAX, |it| it.saturating_mul(2));
+        Limits {
+            memory_bytes: own.memory_bytes.min(memory),
+            processes: own.processes.min(sandbox.processes.unwrap_or(u64::MAX)),
+            cpus: own.cpus,
+        }
+    }
+
+    /// Creates the group of a sandbox with its limits. `name` must differ from that of every other
+    /// group.
     pub(super) async fn create(
         &self,
         name: &str,
         sandbox: &SandboxLimits,
     ) -> Result<Group, String> {
         let path = self.parent.join(name);
-        let (made, limits) = (path.clone(), self.limits.lowered(sandbox));
+        let (made, limits) = (path.clone(), self.limits_of(sandbox));
         let created = blocking(move || {
             fs::create_dir(&made)?;
             limit(&made, limits).inspect_err(|_| drop(fs::remove_dir(&made)))
@@ -361,19 +369,35 @@ mod tests {
             fs::write(group.join(file), "").unwrap();
         }
         limit(group, LIMITS).unwrap();
-        let sandbox = SandboxLimits {
-            memory: Some(32 << 20),
-            processes: Some(8),
-            disk: None,
-        };
-        let lower = LIMITS.lowered(&sandbox);
-        assert_eq!((lower.memory_bytes, lower.processes), (64 << 20, 8));
-        assert_eq!(lower.lowered(&SandboxLimits::default()), lower);
         let files = ["memory.max", "pids.max", "cpu.max"].map(|file| read(group, file));
         assert_eq!(files, ["1073741824", "66", "150000 100000"]);
         fs::write(group.join("memory.swap.max"), "max").unwrap();
         limit(group, LIMITS).unwrap();
         assert!(read(group, "memory.swap.max").starts_with('0'));
+    }
+
+    #[test]
+    fn only_a_client_lowers_the_limits_of_the_server() {
+        let cgroups = |process_memory_bytes| Cgroups {
+            parent: PathBuf::new(),
+            limits: LIMITS,
+            process_memory_bytes,
+        };
+        let limits = |memory, processes| SandboxLimits {
+            memory: Some(memory),
+            processes: Some(processes),
+            disk: None,
+        };
+        // The server's own limits: a sandbox may have more than twice the memory of a process.
+        let large = cgroups(256 << 20);
+        assert_eq!(large.limits_of(&limits(256 << 20, 64)), LIMITS);
+        assert_eq!(large.limits_of(&SandboxLimits::default()), LIMITS);
+        let lower = large.limits_of(&limits(32 << 20, 8));
+        assert_eq!((lower.memory_bytes, lower.processes), (64 << 20, 8));
+        // Twice the memory of a process may still be more than the memory of a sandbox.
+        let small = cgroups(2 << 30);
+        let lower = small.limits_of(&limits(1 << 30, 64));
+        assert_eq!(lower, LIMITS);
     }
 
     #[tokio::test]
@@ -382,6 +406,7 @@ mod tests {
         let cgroups = Cgroups {
             parent: parent.path().to_owned(),
             limits: LIMITS,
+            process_memory_bytes: 512 << 20,
         };
         // An ordinary directory doesn't have the files of a cgroup.
         let error = cgroups

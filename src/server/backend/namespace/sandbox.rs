@@ -256,7 +256,8 @@ async fn find_cgroups(options: &NamespaceOptions) -> Result<Cgroups, String> {
         processes: options.confines.processes,
         cpus: options.cpu_thousandths,
     };
-    let found = blocking(move || Ok(Cgroups::find(limits))).await;
+    let process_memory = options.confines.memory_bytes;
+    let found = blocking(move || Ok(Cgroups::find(limits, process_memory))).await;
     found.map_err(|error| error.to_string())?
 }
 
@@ -411,7 +412,7 @@ impl BackendSandbox for NamespaceSandbox {
     fn limits(&self) -> MetricsLimits {
         let cgroups = self.shared.cgroups.as_ref();
         MetricsLimits {
-            memory_bytes: cgroups.map(|it| it.limits.lowered(&self.limits).memory_bytes),
+            memory_bytes: cgroups.map(|it| it.limits_of(&self.limits).memory_bytes),
             ..self.limits.into()
         }
     }

@@ -39,8 +39,9 @@ pub(super) const RECORD: &str = "record.json";
 /// acknowledged. Older checkpoints lack it.
 pub(super) const EXECS: &str = "execs.json";
 
-/// Largest record, in bytes.
-pub(super) const MAX_RECORD_BYTES: u64 = 64 * 1024;
+/// Largest record, in bytes. The largest variables and labels need about 500 KiB, because JSON
+/// writes a control character as 6 bytes.
+pub(super) const MAX_RECORD_BYTES: u64 = 1024 * 1024;
 
 /// Largest list of stored execs, in bytes.
 pub(super) const MAX_EXECS_BYTES: u64 = 256 * 1024 * 1024;
