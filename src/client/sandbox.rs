@@ -131,9 +131,9 @@ impl Sandbox {
     /// Lists the sandboxes that the server at this URL runs. Await the result to get them.
     ///
     /// The caller needs what it needs to create a sandbox: the secret in the URL of a
-    /// [`LocalServer`](crate::LocalServer), or an access token. The list is no way into a sandbox:
-    /// to attach to one, a client also needs its token, which isn't listed. Checkpointed sandboxes
-    /// are not listed.
+    /// [`LocalServer`](crate::LocalServer), or an access token. The list doesn't give access to a
+    /// sandbox: to attach to one, a client also needs its token, which isn't listed. Checkpointed
+    /// sandboxes are not listed.
     ///
     /// ```
     /// # #[cfg(all(unix, feature = "server"))]

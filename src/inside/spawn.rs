@@ -166,8 +166,8 @@ pub(super) fn limited_command(
     command
 }
 
-/// Makes the terminal at the stdin of the process of a [`command`] its controlling terminal, so that
-/// Ctrl-C and job control work.
+/// Makes the terminal at the stdin of the process of a [`command`] its controlling terminal, so
+/// that Ctrl-C and job control work.
 pub(crate) fn control_terminal(command: &mut Command) {
     let control = || Ok(rustix::process::ioctl_tiocsctty(rustix::stdio::stdin())?);
     // SAFETY: it only makes system calls.

@@ -125,8 +125,8 @@ pub enum Builtin {
         #[serde(default, skip_serializing_if = "is_false")]
         recursive: bool,
     },
-    /// Writes a tar archive of a file or directory to stdout. Result: [`Transferred`], with the files
-    /// that were skipped.
+    /// Writes a tar archive of a file or directory to stdout. Result: [`Transferred`], with the
+    /// files that were skipped.
     Pack {
         /// The file or directory. The names in the archive are relative to the directory. A file is
         /// stored under its own name.
@@ -538,7 +538,7 @@ pub enum BuiltinErrorKind {
     /// The program that listens on the port ended the connection without reading everything, or
     /// aborted it.
     ConnectionReset,
-    /// The time limit of the operation is over.
+    /// The time limit of the operation has elapsed.
     TimedOut,
     /// The server can't do this.
     Unsupported,

@@ -42,13 +42,17 @@ pub struct ProcessUsage {
     /// ended, if a process that still runs has waited for them. On the backend `host`, the server
     /// waits for the main process of an exec, so the CPU time of ended execs is missing there.
     pub cpu_ms: u64,
-    /// The resident memory of all processes. Memory that several processes share counts for each.
+    /// The resident memory of all processes, in bytes. Memory that several processes share counts
+    /// for each.
     pub memory_bytes: u64,
-    /// The sum of the largest resident memory of each process that still runs, which is an upper
-    /// estimate of the peak. `None` if the kernel doesn't report it (gVisor).
+    /// The sum of the peak resident memory of each process that still runs, in bytes. The sandbox
+    /// may have used less, because the peaks need not coincide, or more, because ended processes
+    /// are missing. `None` if the kernel doesn't report it (gVisor).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub peak_memory_bytes: Option<u64>,
-    /// The number of processes that run, including those of the server in the sandbox.
+    /// The number of operating-system processes, including background processes and those of the
+    /// server in the sandbox. Not comparable with the limit on processes, which also counts
+    /// threads.
     pub processes: u64,
 }
 
@@ -62,7 +66,7 @@ pub struct MetricsLimits {
     /// The memory of the whole sandbox, in bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_bytes: Option<u64>,
-    /// The number of processes.
+    /// The number of processes and threads.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub processes: Option<u64>,
     /// The size of the files together, in bytes.
@@ -85,7 +89,7 @@ impl From<SandboxLimits> for MetricsLimits {
 /// [`Builtin::Processes`](super::Builtin::Processes).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunningExecs {
-    /// The execs, as many as fit into the result. The oldest come first.
+    /// The oldest execs, the oldest first. `omitted` counts the others.
     pub execs: Vec<RunningExec>,
     /// The number of further execs.
     #[serde(default)]
@@ -101,9 +105,9 @@ pub struct RunningExec {
     pub program: String,
     /// For how many milliseconds it has been running.
     pub running_ms: u64,
-    /// The offsets in stdout and stderr that were acknowledged.
+    /// The acknowledged offset in stdout, in bytes.
     pub stdout: u64,
-    /// See `stdout`.
+    /// The acknowledged offset in stderr, in bytes.
     pub stderr: u64,
     /// The window that the server uses.
     pub window: u64,

@@ -18,7 +18,7 @@ pub struct ListeningPort {
 }
 
 impl ListeningPort {
-    /// Creates a port.
+    /// Describes a port on which a program listens.
     pub fn new(address: IpAddr, port: u16) -> Self {
         Self { port, address }
     }
@@ -47,7 +47,7 @@ pub enum ConnectEvent {
     Other,
 }
 
-/// The error of an operation on a port that doesn't exist. `what` is the operation, for example
+/// The error for a port number that is not from 1 to 65535. `what` is the operation, for example
 /// `connect to`.
 pub fn invalid_port(what: &str, port: &impl std::fmt::Display) -> BuiltinError {
     BuiltinError {

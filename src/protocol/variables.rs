@@ -49,9 +49,7 @@ impl fmt::Debug for Variables {
 pub(super) fn check(variables: &Variables) -> Result<(), String> {
     let (count, most) = (variables.0.len(), ExecOptions::MAX_VALUES);
     if count > most {
-        return Err(format!(
-            "contains {count} variables or more; at most {most} are allowed"
-        ));
+        return Err(format!("contains more than {most} variables, the maximum"));
     }
     for (name, value) in variables.iter() {
         if name.is_empty() {

@@ -305,8 +305,8 @@ setters! {
     max_idle_timeout(timeout: Duration): options.max_idle_timeout = timeout;
 
     /// The maximum run time of an exec. After that, the server kills the exec and reports the
-    /// reason to the client. Doesn't apply to terminals, which a user may leave idle: while no client
-    /// is attached, a terminal doesn't keep the sandbox from becoming idle. Default: 1 h.
+    /// reason to the client. Doesn't apply to terminals, which a user may leave idle: while no
+    /// client is attached, a terminal doesn't keep the sandbox from becoming idle. Default: 1 h.
     max_run_time(limit: Duration): options.max_run_time = limit;
 
     /// The maximum number of named execs (v2) that run at once in one sandbox. The v1 exec of the

@@ -34,8 +34,8 @@ pub(super) const MAX_BODY: usize = 4 * 1024;
 /// How long to wait for the body after the head has arrived.
 const MAX_BODY_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Turns every response except `101 Switching Protocols` into an [`UpgradeRefusal`], and applies the
-/// connect timeout.
+/// Turns every response except `101 Switching Protocols` into an [`UpgradeRefusal`], and applies
+/// the connect timeout.
 pub(super) struct Refusals {
     /// Host and port, for the error.
     pub(super) address: String,

@@ -142,13 +142,13 @@ impl SandboxBuilder<NewSandbox> {
     }
 }
 
-/// Options that need a server of this crate with protocol v2. Opening a sandbox with one of them
-/// fails with [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) if the server doesn't
-/// support it, and leaves no sandbox behind.
+/// Options that need a server of this crate with protocol v2. If the server doesn't support one of
+/// them, opening the sandbox fails with [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported),
+/// and the client kills the new sandbox. If the server doesn't confirm the kill, the error says so,
+/// and the sandbox may live until its idle timeout.
 impl SandboxBuilder<NewSandbox> {
     /// Gives the sandbox a label, by which [`Sandbox::list`](crate::Sandbox::list) finds it. A
-    /// label replaces an earlier one with the same key. The label stays with the sandbox over
-    /// checkpoints.
+    /// label replaces an earlier one with the same key. A checkpoint keeps the labels.
     ///
     /// At most 64 labels. A key has 1 to 63 bytes, and contains neither `=` nor control characters.
     /// A value has at most 255 bytes. Labels are not secret: every caller that may list sandboxes
@@ -205,26 +205,29 @@ impl SandboxBuilder<NewSandbox> {
     }
 
     /// Lowers the limit on the memory of each process of the sandbox, in bytes, at least 32 MiB.
-    /// Default: the limit of the server.
+    /// With `namespace`, an allocation beyond the limit fails. With `gvisor`, the process is
+    /// killed. Default: the limit of the server.
     ///
-    /// The server refuses a limit above its own, and any limit if its backend has none, as `host`.
-    /// Creating the sandbox then fails with
+    /// The server refuses a limit above its own, and every limit if its backend can't limit memory
+    /// (such as `host`). Creating the sandbox then fails with
     /// [`ErrorKind::CreationFailed`](crate::ErrorKind::CreationFailed).
     pub fn memory_limit(mut self, bytes: u64) -> Self {
         self.sandbox.configuration.limits.memory = Some(bytes);
         self
     }
 
-    /// Lowers the limit on the number of processes and threads of the sandbox, at least 8.
+    /// Lowers the limit on the number of processes and threads of the sandbox, at least 8. Beyond
+    /// the limit, starting a process or a thread fails.
     /// Otherwise like [`memory_limit`](Self::memory_limit).
     pub fn process_limit(mut self, processes: u64) -> Self {
         self.sandbox.configuration.limits.processes = Some(processes);
         self
     }
 
-    /// Lowers the limit on the bytes that the files of the sandbox take on the disk, at least
-    /// 1 MiB. Only the backend `namespace` has this limit, so servers with another backend refuse
-    /// it. Otherwise like [`memory_limit`](Self::memory_limit).
+    /// Lowers the limit on the bytes that the files of the sandbox take on the disk, at least 1
+    /// MiB. If the files exceed the limit, the server kills all processes and runs no more code in
+    /// the sandbox. Only the backend `namespace` has this limit, so servers with another backend
+    /// refuse it. Otherwise like [`memory_limit`](Self::memory_limit).
     pub fn disk_limit(mut self, bytes: u64) -> Self {
         self.sandbox.configuration.limits.disk = Some(bytes);
         self

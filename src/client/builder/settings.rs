@@ -188,7 +188,7 @@ impl sealed::OpenMode for NewSandbox {
 /// The whole seconds of an option. Fails for a fraction of a second, and for zero.
 pub(in crate::client) fn seconds(option: &'static str, time: Duration) -> Result<u64, Error> {
     if time.subsec_nanos() != 0 || time.is_zero() {
-        let problem = format!("is {time:?}; the service takes whole seconds, at least 1 s");
+        let problem = format!("is {time:?}; it must be a whole number of seconds, at least 1 s");
         return Err(Error::option(option, problem));
     }
     Ok(time.as_secs())

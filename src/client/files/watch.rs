@@ -21,9 +21,9 @@ use crate::{
 /// [`FileEvent::Removed`] with an empty path. If the watch fails, the last item is the error. A
 /// checkpoint of the sandbox ends the watch with an error.
 ///
-/// A file that [`write`](super::Files::write), [`copy`](super::Files::copy) or an upload replaces is
-/// reported as [`FileEvent::Created`] when it is complete. The watch hides the unfinished file, whose
-/// name is `.actix-sandbox-` and 16 hexadecimal digits.
+/// A file that [`write`](super::Files::write), [`copy`](super::Files::copy) or an upload replaces
+/// is reported as [`FileEvent::Created`] when it is complete. The watch hides the unfinished file,
+/// whose name is `.actix-sandbox-` and 16 hexadecimal digits.
 ///
 /// Dropping the stream ends the watch. A watch neither keeps the sandbox from becoming idle nor
 /// prevents a checkpoint.

@@ -158,7 +158,7 @@ async fn serve(listener: StdListener, sandbox: Sandbox, events: EventStream, por
 
 /// Moves bytes between a local connection and the port until both directions have ended.
 ///
-/// Resets the local connection unless both ended regularly, even if this future is dropped.
+/// Resets the local connection unless both directions have ended, even if this future is dropped.
 /// Otherwise a part of an answer could look complete.
 async fn relay(mut local: TcpStream, sandbox: Sandbox, port: u16) {
     let relayed = async {

@@ -25,12 +25,14 @@ const MAX_LINE: usize = 1024;
 ///
 /// It needs no tokio runtime. Every byte arrives once and in order, even if the connection to the
 /// server is lost in between and the client [reconnects](crate::SandboxBuilder::auto_reconnect). If
-/// the connection doesn't end regularly, the last read returns an error.
+/// the connection is reset or lost, the last read returns an error, so a truncated stream never
+/// looks complete.
 ///
 /// - A write waits until the bytes are accepted into the
 ///   [budget](crate::SandboxBuilder::stdin_budget) for input. So a program that doesn't read blocks
 ///   its writer.
-/// - A flush waits for the same, not for the program.
+/// - A flush waits until the budget has accepted all written bytes. The program may not have read
+///   them.
 /// - A shutdown ends the direction to the program, which then reads the end of its input. The other
 ///   direction stays open until the program ends it.
 /// - **Dropping** the stream is safe after a shutdown and a read that returned the end. Then the
@@ -125,7 +127,8 @@ impl PortStream {
 
 fn unexpected(line: &[u8]) -> Error {
     let line = excerpt(line.trim_ascii_end());
-    let message = format!("the server did not report that the connection is open, but: '{line}'");
+    let message =
+        format!("the server sent '{line}' instead of the report that the connection is open");
     BuiltinError::other(message).into()
 }
 

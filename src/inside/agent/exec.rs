@@ -58,8 +58,8 @@ pub(super) struct Exec {
     /// The child of the agent: the reaper, or the main process if there is no reaper. `None` once
     /// it has ended.
     child: Option<Pid>,
-    /// The main process. `None` before the agent knows that it was started, and once the agent knows
-    /// that it has ended.
+    /// The main process. `None` before the agent knows that it was started, and once the agent
+    /// knows that it has ended.
     main: Option<Pid>,
     /// The supplementary group of the processes. `None` if a reaper holds them together.
     group: Option<u32>,

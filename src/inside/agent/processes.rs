@@ -154,8 +154,8 @@ pub(super) fn stop_all() -> io::Result<Stopped> {
 
 /// Continues a process if it is stopped. Returns whether it was.
 ///
-/// In gVisor, `wait` can report a stop before it takes effect. A SIGCONT between the two is lost, and
-/// no later SIGCONT ends that stop. `/proc` shows the stop once it has taken effect.
+/// In gVisor, `wait` can report a stop before it takes effect. A SIGCONT between the two is lost,
+/// and no later SIGCONT ends that stop. `/proc` shows the stop once it has taken effect.
 pub(super) fn continue_if_stopped(pid: Pid) -> bool {
     let stat = fs::read(format!("/proc/{pid}/stat")).unwrap_or_default();
     let is_stopped = parse_state(&stat) == Some("T");

@@ -1,6 +1,6 @@
-//! Passes over the processes of the sandbox: they kill those of the execs that are being killed, and
-//! continue those of the execs that are starting. They continue reapers and builtins that code has
-//! stopped.
+//! Passes over the processes of the sandbox: they kill those of the execs that are being killed,
+//! and continue those of the execs that are starting. They continue reapers and builtins that code
+//! has stopped.
 
 use std::{io, time::Duration};
 

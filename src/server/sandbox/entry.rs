@@ -8,8 +8,8 @@ use std::{
 
 use crate::protocol::{ListedState, MAX_SECONDS, SandboxId, SandboxInfo, listing::to_millis};
 
-/// The wall clock. The end of a sandbox is a time of day, because the sandbox may be checkpointed
-/// and restored on another machine.
+/// The wall clock. The end of a sandbox is a wall-clock time, because the sandbox may be
+/// checkpointed and restored on another machine.
 pub(crate) fn now() -> SystemTime {
     SystemTime::now()
 }
@@ -63,7 +63,7 @@ impl Entry {
         let latest = now() + Duration::from_secs(MAX_SECONDS);
         let extended = ends_at.checked_add(by).filter(|end| *end <= latest);
         let extended = extended.ok_or_else(|| {
-            format!("the sandbox would end in more than {MAX_SECONDS} seconds from now")
+            format!("the sandbox would live for more than {MAX_SECONDS} seconds from now; extend it by less")
         })?;
         changing.ends_at = Some(extended);
         Ok(extended)

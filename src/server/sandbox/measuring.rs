@@ -64,7 +64,7 @@ impl Sandbox {
     }
 }
 
-/// The list as JSON, with as many execs as fit into a result.
+/// The list as JSON. Halves the list until it fits into a result; the oldest execs stay.
 fn listed(execs: Vec<RunningExec>) -> Result<String, BuiltinError> {
     let mut list = RunningExecs { execs, omitted: 0 };
     loop {

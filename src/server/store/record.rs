@@ -42,7 +42,8 @@ struct Written {
 const PLAIN: u32 = 1;
 
 /// The version of a record with one of these options. Servers that know only version 1 refuse such
-/// a record. Otherwise they would restore the sandbox without its variables, its limits and its end.
+/// a record. Otherwise they would restore the sandbox without its variables, its limits and its
+/// end.
 const WITH_OPTIONS: u32 = 2;
 
 impl Record {

@@ -192,8 +192,8 @@ impl ServedExec {
         self.output.push(stream as usize, data);
     }
 
-    /// A stream of the process ended, before the exec is done. Only a binary exec tells the client at
-    /// once: without a mark of its end, a stream ends with the exec.
+    /// A stream of the process ended, before the exec is done. Only a binary exec tells the client
+    /// at once: without a mark of its end, a stream ends with the exec.
     pub fn handle_output_ended(&mut self, stream: StdStream) {
         if self.binary && !self.done {
             self.output.finish(stream as usize);
