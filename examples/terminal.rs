@@ -16,12 +16,12 @@ use std::{
     process::ExitCode,
 };
 
-use actix_sandbox::Sandbox;
+use actix_sandbox::{ProcessEnd, Sandbox, Terminal};
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, stdout},
     signal::unix::{SignalKind, signal},
-    sync::mpsc,
+    sync::{Notify, mpsc},
 };
 
 #[actix::main]
@@ -40,13 +40,23 @@ async fn run() -> Result<(), Box<dyn Error>> {
     if let Some(program) = words.next() {
         builder = builder.program(program).args(words);
     }
-    let terminal = builder.open().await?;
+    let ended = match builder.open().await {
+        Ok(terminal) => connect(terminal).await,
+        Err(error) => Err(error.into()),
+    };
+    sandbox.kill().await?;
+    ended
+}
+
+/// Connects the terminal that this program runs in with one in the sandbox, until its program ends.
+async fn connect(terminal: Terminal) -> Result<(), Box<dyn Error>> {
     let process = terminal.process().clone();
 
-    let _raw = RawMode::enter();
+    let raw = RawMode::enter();
     let mut resized = signal(SignalKind::window_change())?;
     let mut typed = typed_bytes();
     let (mut screen, mut keyboard) = tokio::io::split(terminal);
+    let has_shown = Notify::new();
     // Separate futures, so that a program that doesn't read its input can't block its output.
     let keys = async {
         while let Some(bytes) = typed.recv().await {
@@ -55,8 +65,11 @@ async fn run() -> Result<(), Box<dyn Error>> {
                 break;
             }
         }
-        // The input has ended. Ctrl-D ends a shell. Another program may run on.
-        let _ = keyboard.write_all(&[4]).await;
+        // The input has ended. Ctrl-D ends a shell. A program that starts may drop keys, so press
+        // it again when the program has shown something.
+        while keyboard.write_all(&[4]).await.is_ok() {
+            has_shown.notified().await;
+        }
         std::future::pending::<()>().await
     };
     let sizes = async {
@@ -76,6 +89,7 @@ async fn run() -> Result<(), Box<dyn Error>> {
                     let mut out = stdout();
                     out.write_all(&buffer[..read]).await?;
                     out.flush().await?;
+                    has_shown.notify_one();
                 }
             }
         }
@@ -85,8 +99,11 @@ async fn run() -> Result<(), Box<dyn Error>> {
         () = keys => {}
         () = sizes => {}
     }
-    sandbox.kill().await?;
-    Ok(())
+    drop(raw);
+    match process.wait().await? {
+        ProcessEnd::Exited(0) => Ok(()),
+        end => Err(format!("the program in the sandbox: {end}").into()),
+    }
 }
 
 /// Returns the bytes from stdin as they arrive. A thread reads them. This example exits without

@@ -90,8 +90,8 @@ impl TerminalBuilder {
         self.change(|command| command.args(args))
     }
 
-    /// Sets an environment variable, in addition to those of the sandbox. Default: `TERM` is
-    /// `xterm-256color`.
+    /// Sets an environment variable, in addition to those of the sandbox. A login shell may replace
+    /// it: many set `PATH` as `/etc/profile` says. Default: `TERM` is `xterm-256color`.
     pub fn env(self, name: impl Into<String>, value: impl Into<String>) -> Self {
         self.change(|command| command.env(name, value))
     }
@@ -180,7 +180,8 @@ impl Sandbox {
 /// soon as its output fills the [budget](OutputPolicy).
 ///
 /// A terminal has no end of input. A [`shutdown`](tokio::io::AsyncWriteExt::shutdown) only ends the
-/// writes of this client, and the program doesn't notice it. Write the byte 4 (Ctrl-D) instead.
+/// writes of this client, and the program doesn't notice it. Write the byte 4 (Ctrl-D) instead. A
+/// program that starts, or that sets up its terminal, may drop keys that were typed before.
 ///
 /// **Dropping** a terminal that [`TerminalBuilder::open`] returned kills the program, unless
 /// [`kill_on_drop`](TerminalBuilder::kill_on_drop) is `false` or another handle of its

@@ -130,11 +130,11 @@ async fn bad_options_are_refused_by_name_before_dialling() {
         ),
         (
             create().idle_timeout(second / 2),
-            &["`idle_timeout`", "500ms", "whole seconds"],
+            &["`idle_timeout`", "500ms", "whole number of seconds"],
         ),
         (
             create().idle_timeout(second * 3 / 2),
-            &["`idle_timeout`", "1.5s", "whole seconds"],
+            &["`idle_timeout`", "1.5s", "whole number of seconds"],
         ),
         (
             create().connect_timeout(zero),

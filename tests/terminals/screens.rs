@@ -32,7 +32,7 @@ impl Tmux {
         let tmux = Self { socket };
         // The window stays after the program, so that a failure shows its last screen.
         let command = format!(
-            "{} {arguments}; echo; echo left with $?; sleep 1000",
+            "{} {arguments}; code=$?; echo; echo left with $code; sleep 1000",
             example.display()
         );
         let new = [
@@ -143,7 +143,7 @@ async fn the_repl_of_python_runs_in_a_terminal() {
     })
     .await;
     tmux.press(&["exit(5)", "Enter"]);
-    tmux.wait_for_line("left with 0").await;
+    tmux.wait_for_line("left with 1").await;
 }
 
 #[actix::test]
@@ -200,10 +200,15 @@ async fn keys_stop_and_end_what_runs_in_the_foreground() {
     tmux.wait_for("the job", |screen| screen.contains("Running"))
         .await;
     tmux.press(&["fg", "Enter"]);
+    // A signal key discards the keys that were not read.
+    tmux.wait_for("the job in the foreground", |screen| {
+        screen.trim_end().ends_with("\nsleep 1001")
+    })
+    .await;
     tmux.press_until(&["C-\\"], "the end of the job", |screen| {
         screen.contains("Quit")
     })
     .await;
-    tmux.press(&["C-d"]);
+    tmux.press(&["exit 0", "Enter"]);
     tmux.wait_for_line("left with 0").await;
 }

@@ -218,7 +218,10 @@ impl Sandbox {
                 return Err(Failure::Unsupported { what, feature });
             }
             _ => {
-                let feature = "argument vectors";
+                let feature = match options.terminal {
+                    Some(_) => "terminals",
+                    None => "argument vectors",
+                };
                 return Err(Failure::Unsupported { what, feature });
             }
         };
