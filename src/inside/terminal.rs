@@ -19,39 +19,51 @@ use crate::protocol::TerminalSize;
 
 /// The server's end of a pseudoterminal (its master). Reads and writes don't block.
 ///
-/// When no process has the other end open any more, reads fail with EIO.
-pub(crate) struct Terminal(OwnedFd);
+/// When this is dropped, duplicates of its descriptor stay open. Their reads fail with EIO when no
+/// process has the other end open any more.
+pub(crate) struct Terminal {
+    fd: OwnedFd,
+    /// The end for the processes. The terminal would end if all processes closed it for a moment.
+    inside: OwnedFd,
+}
 
 impl AsFd for Terminal {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+        self.fd.as_fd()
     }
 }
 
 impl Terminal {
-    /// Opens a pseudoterminal. Also returns the end for the processes.
-    pub(crate) fn open(size: TerminalSize) -> io::Result<(Self, OwnedFd)> {
+    /// Opens a pseudoterminal.
+    pub(crate) fn open(size: TerminalSize) -> io::Result<Self> {
         #[cfg(target_os = "linux")]
         let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
         #[cfg(not(target_os = "linux"))]
         let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY;
-        let terminal = Self(openpt(flags)?);
-        grantpt(&terminal.0)?;
-        unlockpt(&terminal.0)?;
-        let path = ptsname(&terminal.0, Vec::new())?;
+        let fd = openpt(flags)?;
+        grantpt(&fd)?;
+        unlockpt(&fd)?;
+        let path = ptsname(&fd, Vec::new())?;
         let inside = fs::OpenOptions::new()
             .read(true)
             .write(true)
             .custom_flags(libc::O_NOCTTY)
             .open(OsStr::from_bytes(path.as_bytes()))?;
+        let inside = inside.into();
+        let terminal = Self { fd, inside };
         terminal.resize(size)?;
-        rustix::io::ioctl_fionbio(&terminal.0, true)?;
-        Ok((terminal, inside.into()))
+        rustix::io::ioctl_fionbio(&terminal.fd, true)?;
+        Ok(terminal)
     }
 
     /// Another descriptor for this end.
     pub(crate) fn duplicate(&self) -> io::Result<OwnedFd> {
-        self.0.try_clone()
+        self.fd.try_clone()
+    }
+
+    /// A descriptor for the end for the processes.
+    pub(crate) fn inside(&self) -> io::Result<OwnedFd> {
+        self.inside.try_clone()
     }
 
     /// Changes the size. The kernel tells the processes in the foreground with SIGWINCH.
@@ -62,6 +74,6 @@ impl Terminal {
             ws_xpixel: 0,
             ws_ypixel: 0,
         };
-        tcsetwinsize(&self.0, size).map_err(|error| Errno::from_raw(error.raw_os_error()))
+        tcsetwinsize(&self.fd, size).map_err(|error| Errno::from_raw(error.raw_os_error()))
     }
 }

@@ -1,9 +1,6 @@
 //! [`Ends`]: both ends of the streams between the agent and the main process of an exec.
 
-use std::{
-    io::{self, PipeReader, PipeWriter},
-    os::fd::OwnedFd,
-};
+use std::io::{self, PipeReader, PipeWriter};
 
 use super::main_process::{Identity, Stdio};
 use crate::{inside::terminal::Terminal, protocol::TerminalSize};
@@ -18,8 +15,6 @@ pub(super) struct Ends {
     /// `None` for a terminal: there, stderr is part of stdout.
     pub(super) stderr: Option<PipeReader>,
     pub(super) terminal: Option<Terminal>,
-    /// Another descriptor for the main process's end of the terminal.
-    pub(super) inside: Option<OwnedFd>,
 }
 
 impl Ends {
@@ -35,11 +30,8 @@ impl Ends {
 
     fn pipes(identity: Option<Identity<'_>>) -> io::Result<Self> {
         let pipes = || Ok([io::pipe()?, io::pipe()?, io::pipe()?]);
-        let pipes = match identity {
-            Some(identity) => identity.as_user(pipes),
-            None => pipes(),
-        };
-        let [(stdin, input), (stdout, to_stdout), (stderr, to_stderr)] = pipes?;
+        let [(stdin, input), (stdout, to_stdout), (stderr, to_stderr)] =
+            create_for(identity, pipes)?;
         rustix::io::ioctl_fionbio(&input, true)?;
         for pipe in [&stdout, &stderr] {
             rustix::io::ioctl_fionbio(pipe, true)?;
@@ -54,28 +46,32 @@ impl Ends {
             stdout,
             stderr: Some(stderr),
             terminal: None,
-            inside: None,
         })
     }
 
     fn terminal(size: TerminalSize, identity: Option<Identity<'_>>) -> io::Result<Self> {
-        let open = || Terminal::open(size);
-        let (terminal, inside) = match identity {
-            Some(identity) => identity.as_user(open),
-            None => open(),
-        }?;
-        let copy = |end: &OwnedFd| end.try_clone();
+        let terminal = create_for(identity, || Terminal::open(size))?;
         Ok(Self {
             stdio: Stdio {
-                stdin: copy(&inside)?.into(),
-                stdout: copy(&inside)?.into(),
-                stderr: copy(&inside)?.into(),
+                stdin: terminal.inside()?.into(),
+                stdout: terminal.inside()?.into(),
+                stderr: terminal.inside()?.into(),
             },
             stdin: terminal.duplicate()?.into(),
             stdout: terminal.duplicate()?.into(),
             stderr: None,
             terminal: Some(terminal),
-            inside: Some(inside),
         })
+    }
+}
+
+/// Calls `create` as the user of code, if the agent is another user.
+fn create_for<T>(
+    identity: Option<Identity<'_>>,
+    create: impl FnOnce() -> io::Result<T>,
+) -> io::Result<T> {
+    match identity {
+        Some(identity) => identity.as_user(create),
+        None => create(),
     }
 }

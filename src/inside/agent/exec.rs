@@ -4,7 +4,7 @@ use std::{
     fs,
     io::{self, PipeReader, PipeWriter, Write},
     os::{
-        fd::{AsFd, BorrowedFd, OwnedFd},
+        fd::{AsFd, BorrowedFd},
         unix::{fs::OpenOptionsExt, process::ExitStatusExt},
     },
     process::ExitStatus,
@@ -86,10 +86,8 @@ pub(super) struct Exec {
     is_last_input: bool,
     stdout: Output,
     stderr: Output,
+    /// `None` without a terminal, and once the main process has ended.
     terminal: Option<Terminal>,
-    /// The end of the terminal for the processes, until the main process has ended. The terminal
-    /// would end if all processes closed it for a moment.
-    inside: Option<OwnedFd>,
     /// Sends signals to the foreground of the terminal, in gVisor.
     keeper: Option<Keeper>,
     /// Whether the keeper is sending a signal that was typed. Later input waits, because the signal
@@ -155,7 +153,6 @@ impl Exec {
             stdout,
             stderr,
             terminal,
-            inside,
         } = Ends::new(start.terminal, identity)?;
         let (mut stop, mut keeper) = (None, None);
         let child = match (&start.program, identity) {
@@ -189,7 +186,6 @@ impl Exec {
             stdout: Output::new(Some(stdout)),
             stderr: Output::new(stderr),
             terminal,
-            inside,
             keeper,
             ..Self::ended(start.exec, identity.map(|identity| identity.group))
         })
@@ -216,7 +212,6 @@ impl Exec {
             stdout: Output::new(None),
             stderr: Output::new(None),
             terminal: None,
-            inside: None,
             keeper: None,
             is_signaling: false,
         }
@@ -492,7 +487,6 @@ impl Exec {
         // In gVisor, a terminal never ends by itself.
         self.stdout.drains = self.keeper.is_some();
         self.terminal = None;
-        self.inside = None;
         self.file = None;
         let reply = Reply::Exited {
             exec: self.number,

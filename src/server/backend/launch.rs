@@ -4,7 +4,7 @@
 use std::{
     future::ready,
     io,
-    os::{fd::OwnedFd, unix::process::ExitStatusExt},
+    os::unix::process::ExitStatusExt,
     path::PathBuf,
     pin::Pin,
     sync::{
@@ -180,7 +180,7 @@ struct Ends {
     stdin: Input,
     stdout: Pipe,
     stderr: Pipe,
-    terminal: Option<OpenTerminal>,
+    terminal: Option<Terminal>,
 }
 
 impl Ends {
@@ -200,11 +200,11 @@ impl Ends {
 
     /// Gives the process a terminal.
     fn terminal(command: &mut Command, size: TerminalSize) -> io::Result<Self> {
-        let (terminal, inside) = Terminal::open(size)?;
+        let terminal = Terminal::open(size)?;
         command
-            .stdin(inside.try_clone()?)
-            .stdout(inside.try_clone()?)
-            .stderr(inside.try_clone()?);
+            .stdin(terminal.inside()?)
+            .stdout(terminal.inside()?)
+            .stderr(terminal.inside()?);
         spawn::control_terminal(command.as_std_mut());
         let (input, output) = (terminal.duplicate()?, terminal.duplicate()?);
         Ok(Self {
@@ -213,19 +213,9 @@ impl Ends {
                 output,
             )?)),
             stderr: Box::new(tokio::io::empty()),
-            terminal: Some(OpenTerminal {
-                terminal,
-                _inside: inside,
-            }),
+            terminal: Some(terminal),
         })
     }
-}
-
-/// The terminal of a main process that runs.
-struct OpenTerminal {
-    terminal: Terminal,
-    /// The end for the processes. The terminal would end if all of them closed it for a moment.
-    _inside: OwnedFd,
 }
 
 /// The output of a terminal. It ends when no process has the terminal open any more.
@@ -248,7 +238,7 @@ impl AsyncRead for TerminalOutput {
 struct MarkedProcess {
     child: Child,
     /// `None` once the main process has ended, or if there is no terminal.
-    terminal: Option<OpenTerminal>,
+    terminal: Option<Terminal>,
     /// The process group. `None` once its leader has been reaped, because its number may be reused
     /// then.
     group: Option<Pid>,
@@ -321,7 +311,7 @@ impl Process for MarkedProcess {
         let resized = match &self.terminal {
             None if self.group.is_none() => Err(Errno::ESRCH),
             None => Err(Errno::ENOTTY),
-            Some(open) => open.terminal.resize(size),
+            Some(terminal) => terminal.resize(size),
         };
         Box::pin(ready(resized.map_err(io::Error::from)))
     }
