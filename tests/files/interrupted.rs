@@ -13,9 +13,9 @@ use tokio::time::Instant;
 use super::by_message::{assert_goes_on, write};
 use crate::support::{
     backend::is,
-    eager, patient,
+    patient,
     proxy::{Chance, Plan, Proxy},
-    sandbox,
+    sandbox, sandbox_behind,
     server_process::{self, ServerProcess},
     within,
 };
@@ -185,12 +185,7 @@ async fn behind_cuts(seed: u64, cuts: usize, most: u64) -> (LocalServer, Proxy, 
             _ => plan,
         }
     };
-    let proxy = Proxy::start_unrecorded(&server, planner).await;
-    let sandbox = patient(&proxy.url())
-        .enable_auto_reconnect(true)
-        .reconnect_policy(eager())
-        .await
-        .unwrap();
+    let (proxy, sandbox) = sandbox_behind(&server, planner).await;
     (server, proxy, sandbox)
 }
 

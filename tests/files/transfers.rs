@@ -21,9 +21,9 @@ use tempfile::tempdir;
 use tokio::io::AsyncWriteExt;
 
 use super::support::{
-    eager, memory_sampler, patient,
-    proxy::{Chance, Plan, Proxy},
-    resident_memory, sandbox, within,
+    memory_sampler,
+    proxy::{Chance, Plan},
+    resident_memory, sandbox, sandbox_behind, within,
 };
 
 const FILES: u64 = 10_000;
@@ -130,12 +130,7 @@ async fn ten_thousand_files_move_both_ways_through_cuts() {
     let plans = Arc::new(Mutex::new(Vec::new()));
     let planned = plans.clone();
     let plan = move |_| planned.lock().unwrap().pop().unwrap_or_default();
-    let proxy = Proxy::start_unrecorded(&server, plan).await;
-    let sandbox = patient(&proxy.url())
-        .auto_reconnect(true)
-        .reconnect_policy(eager())
-        .await
-        .unwrap();
+    let (proxy, sandbox) = sandbox_behind(&server, plan).await;
     let files = sandbox.files();
     let baseline = resident_memory() as u64;
     let mut chance = Chance::new(1);

@@ -10,9 +10,9 @@ use futures::StreamExt;
 
 use super::by_message::python;
 use crate::support::{
-    eager, patient,
-    proxy::{Chance, Plan, Proxy},
-    within,
+    patient,
+    proxy::{Chance, Plan},
+    sandbox_behind, within,
 };
 
 const FILES: u32 = 10_000;
@@ -58,12 +58,7 @@ async fn a_watch_through_fifty_cuts_reports_each_file_once_and_in_order() {
             _ => Plan::default(),
         }
     };
-    let proxy = Proxy::start_unrecorded(&server, planner).await;
-    let sandbox = patient(&proxy.url())
-        .enable_auto_reconnect(true)
-        .reconnect_policy(eager())
-        .await
-        .unwrap();
+    let (proxy, sandbox) = sandbox_behind(&server, planner).await;
     let files = sandbox.files();
     files.create_dir("w").await.unwrap();
     let events = within("the watch", files.watch("w", true)).await.unwrap();

@@ -10,9 +10,9 @@ use tokio::{
 
 use super::program::{ECHO, Program};
 use crate::support::{
-    eager, patient,
+    patient,
     proxy::{Chance, Plan, Proxy},
-    within,
+    sandbox_behind, within,
 };
 
 const CUTS: usize = 20;
@@ -69,12 +69,7 @@ async fn behind_cuts(seed: u64) -> (LocalServer, Proxy, Sandbox) {
             _ => Plan::default(),
         }
     };
-    let proxy = Proxy::start_unrecorded(&server, planner).await;
-    let sandbox = patient(&proxy.url())
-        .enable_auto_reconnect(true)
-        .reconnect_policy(eager())
-        .await
-        .unwrap();
+    let (proxy, sandbox) = sandbox_behind(&server, planner).await;
     (server, proxy, sandbox)
 }
 

@@ -72,6 +72,21 @@ pub(crate) fn eager() -> ReconnectPolicy {
     }
 }
 
+/// Creates a sandbox through a proxy with these plans: see [`Proxy::start`](proxy::Proxy::start). The
+/// client redials at once when a link is lost.
+pub(crate) async fn sandbox_behind(
+    server: &LocalServer,
+    planner: impl Fn(usize) -> proxy::Plan + Send + Sync + 'static,
+) -> (proxy::Proxy, Sandbox) {
+    let proxy = proxy::Proxy::start_unrecorded(server, planner).await;
+    let sandbox = patient(&proxy.url())
+        .auto_reconnect(true)
+        .reconnect_policy(eager())
+        .await
+        .expect("a sandbox");
+    (proxy, sandbox)
+}
+
 /// Starts a local server and creates a sandbox on it.
 pub(crate) async fn sandbox() -> (LocalServer, Sandbox) {
     let server = LocalServer::start().await.expect("a local server");

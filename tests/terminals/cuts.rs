@@ -4,9 +4,9 @@ use actix_sandbox::{LocalServer, Sandbox, Terminal};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::support::{
-    eager, patient,
-    proxy::{Chance, Plan, Proxy},
-    within,
+    patient,
+    proxy::{Chance, Plan},
+    sandbox_behind, within,
 };
 
 const CUTS: usize = 20;
@@ -66,12 +66,7 @@ async fn twenty_cuts_change_no_byte_of_the_screen() {
             _ => Plan::default(),
         }
     };
-    let proxy = Proxy::start_unrecorded(&server, planner).await;
-    let sandbox = patient(&proxy.url())
-        .enable_auto_reconnect(true)
-        .reconnect_policy(eager())
-        .await
-        .unwrap();
+    let (proxy, sandbox) = sandbox_behind(&server, planner).await;
     let shown = screen(&sandbox).await;
     assert!(proxy.accepted() > CUTS, "{} links", proxy.accepted());
     assert!(
