@@ -1,10 +1,5 @@
 //! [`Builtin`]: an operation that the server provides, which an exec runs instead of code (v2).
 
-use std::{
-    io,
-    time::{Duration, SystemTime},
-};
-
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -22,12 +17,12 @@ pub const MAX_RESULT_BYTES: usize = 64 * 1024;
 /// code.
 ///
 /// Instead of an exit code, the exec ends with a result, which is a JSON object, or with a
-/// [`BuiltinError`].
+/// [`BuiltinError`](super::BuiltinError).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "op", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Builtin {
-    /// Writes the bytes of a file to stdout. Result: [`Transferred`].
+    /// Writes the bytes of a file to stdout. Result: [`Transferred`](super::Transferred).
     Read {
         /// The file.
         path: FilePath,
@@ -38,7 +33,7 @@ pub enum Builtin {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         length: Option<u64>,
     },
-    /// Writes stdin to a file. Result: [`Transferred`].
+    /// Writes stdin to a file. Result: [`Transferred`](super::Transferred).
     Write {
         /// The file. Missing parent directories are created.
         path: FilePath,
@@ -49,8 +44,8 @@ pub enum Builtin {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         permissions: Option<u32>,
     },
-    /// Writes the entries of a directory to stdout: one [`FileEntry`] as JSON on each line. Result:
-    /// an empty object.
+    /// Writes the entries of a directory to stdout: one [`FileEntry`](super::FileEntry) as JSON on
+    /// each line. Result: an empty object.
     List {
         /// The directory.
         path: FilePath,
@@ -62,7 +57,7 @@ pub enum Builtin {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         pattern: Option<String>,
     },
-    /// Describes a file. Result: [`FileMetadata`].
+    /// Describes a file. Result: [`FileMetadata`](super::FileMetadata).
     Metadata {
         /// The file.
         path: FilePath,
@@ -92,7 +87,7 @@ pub enum Builtin {
         to: FilePath,
     },
     /// Copies a regular file with its permissions. Replaces a file at the new path atomically, like
-    /// [`Write`](Self::Write). Result: [`Transferred`].
+    /// [`Write`](Self::Write). Result: [`Transferred`](super::Transferred).
     Copy {
         /// The file.
         path: FilePath,
@@ -115,9 +110,9 @@ pub enum Builtin {
         /// Whether the link is symbolic. Otherwise it is a hard link.
         symbolic: bool,
     },
-    /// Writes the changes at and below a path to stdout: one [`FileEvent`] as JSON on each line.
-    /// The first line is [`Ready`](FileEvent::Ready). Runs until stdin ends, or until the path is
-    /// removed or moved. Result: an empty object.
+    /// Writes the changes at and below a path to stdout: one [`FileEvent`](super::FileEvent) as
+    /// JSON on each line. The first line is [`Ready`](super::FileEvent::Ready). Runs until stdin
+    /// ends, or until the path is removed or moved. Result: an empty object.
     Watch {
         /// The file or directory.
         path: FilePath,
@@ -125,14 +120,15 @@ pub enum Builtin {
         #[serde(default, skip_serializing_if = "is_false")]
         recursive: bool,
     },
-    /// Writes a tar archive of a file or directory to stdout. Result: [`Transferred`], with the
-    /// files that were skipped.
+    /// Writes a tar archive of a file or directory to stdout. Result:
+    /// [`Transferred`](super::Transferred), with the files that were skipped.
     Pack {
         /// The file or directory. The names in the archive are relative to the directory. A file is
         /// stored under its own name.
         path: FilePath,
     },
-    /// Unpacks a tar archive from stdin. Result: [`Transferred`], with the files that were skipped.
+    /// Unpacks a tar archive from stdin. Result: [`Transferred`](super::Transferred), with the
+    /// files that were skipped.
     Unpack {
         /// The directory to unpack into, which is created if it does not exist. With `file`, the
         /// path of the file.
@@ -286,308 +282,11 @@ pub enum WriteMode {
     At(u64),
 }
 
-/// The result of a builtin that moves bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[non_exhaustive]
-pub struct Transferred {
-    /// How many bytes of files were read or written.
-    pub bytes: u64,
-    /// How many files, directories and links were packed or unpacked. 1 for an operation on one
-    /// file.
-    #[serde(default)]
-    pub entries: u64,
-}
-
-impl Transferred {
-    /// Creates a result with these numbers.
-    pub fn new(bytes: u64, entries: u64) -> Self {
-        Self { bytes, entries }
-    }
-}
-
 /// The result of [`Builtin::Extend`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Extended {
     /// The new end of the lifetime, in milliseconds since 1970-01-01 UTC.
     pub ends_at_ms: u64,
-}
-
-/// The result of [`Builtin::Pack`] and [`Builtin::Unpack`].
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ArchiveResult {
-    /// The bytes of the files, and how many files, directories and links were packed or unpacked.
-    #[serde(flatten)]
-    pub transferred: Transferred,
-    /// The first skipped files, as many as fit into the result.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub skipped: Vec<SkippedFile>,
-    /// The number of all skipped files.
-    #[serde(default, skip_serializing_if = "is_zero")]
-    pub skipped_count: u64,
-}
-
-/// A file that was not transferred.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[non_exhaustive]
-pub struct SkippedFile {
-    /// The path, relative to the directory that was transferred.
-    pub path: FilePath,
-    /// Why the file was skipped.
-    pub reason: String,
-}
-
-impl SkippedFile {
-    /// Creates the report of a file that was not transferred.
-    pub fn new(path: impl Into<FilePath>, reason: impl Into<String>) -> Self {
-        Self {
-            path: path.into(),
-            reason: reason.into(),
-        }
-    }
-}
-
-/// The kind of a file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum FileKind {
-    /// A regular file.
-    File,
-    /// A directory.
-    Directory,
-    /// A symbolic link.
-    Symlink,
-    /// A pipe, a socket or a device, or a kind that this version doesn't know.
-    #[serde(other)]
-    Other,
-}
-
-/// The properties of a file.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[non_exhaustive]
-pub struct FileMetadata {
-    /// The kind of the file.
-    pub kind: FileKind,
-    /// The size in bytes.
-    pub size: u64,
-    /// The permission bits, at most 0o7777.
-    pub permissions: u32,
-    /// The time of the last modification, in nanoseconds since 1970-01-01 UTC. Negative before.
-    pub modified_ns: i64,
-    /// The target, if this is a symbolic link.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub target: Option<FilePath>,
-}
-
-impl FileMetadata {
-    /// Whether this is a regular file.
-    pub fn is_file(&self) -> bool {
-        self.kind == FileKind::File
-    }
-
-    /// Whether this is a directory.
-    pub fn is_dir(&self) -> bool {
-        self.kind == FileKind::Directory
-    }
-
-    /// Whether this is a symbolic link.
-    pub fn is_symlink(&self) -> bool {
-        self.kind == FileKind::Symlink
-    }
-
-    /// The time of the last modification.
-    pub fn modified(&self) -> SystemTime {
-        let distance = Duration::from_nanos(self.modified_ns.unsigned_abs());
-        match self.modified_ns >= 0 {
-            true => SystemTime::UNIX_EPOCH + distance,
-            false => SystemTime::UNIX_EPOCH - distance,
-        }
-    }
-
-    /// Creates metadata without a link target.
-    pub fn new(kind: FileKind, size: u64, permissions: u32, modified_ns: i64) -> Self {
-        Self {
-            kind,
-            size,
-            permissions,
-            modified_ns,
-            target: None,
-        }
-    }
-}
-
-/// An entry of a directory.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[non_exhaustive]
-pub struct FileEntry {
-    /// The path, relative to the listed directory.
-    pub path: FilePath,
-    /// The properties of the entry. If it is a symbolic link, those of the link itself.
-    #[serde(flatten)]
-    pub metadata: FileMetadata,
-}
-
-impl FileEntry {
-    /// Creates an entry.
-    pub fn new(path: FilePath, metadata: FileMetadata) -> Self {
-        Self { path, metadata }
-    }
-}
-
-/// A change that [`Builtin::Watch`] reports. All paths are relative to the watched path. An empty
-/// path stands for the watched path itself.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "event", rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum FileEvent {
-    /// The watch is ready: it reports every later change. `Files::watch` waits for this event, so
-    /// its stream doesn't contain it.
-    Ready,
-    /// A file or directory was created, or moved here from elsewhere.
-    Created {
-        /// The file or directory.
-        path: FilePath,
-    },
-    /// The content or an attribute of a file or directory changed, for example its permissions.
-    Modified {
-        /// The file or directory.
-        path: FilePath,
-    },
-    /// A file or directory was removed, or moved elsewhere.
-    Removed {
-        /// The file or directory.
-        path: FilePath,
-    },
-    /// A file or directory was renamed.
-    Renamed {
-        /// The old path.
-        path: FilePath,
-        /// The new path.
-        to: FilePath,
-    },
-    /// Changes were lost: they came faster than they were read, or there are too many directories
-    /// to watch. List the directory to find the changes.
-    Overflow,
-    /// A change of a kind that this version doesn't know.
-    #[serde(other)]
-    Other,
-}
-
-/// The error of a builtin that failed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
-#[error("{message}")]
-#[non_exhaustive]
-pub struct BuiltinError {
-    /// The kind of the failure.
-    pub kind: BuiltinErrorKind,
-    /// The path that caused the failure. `None` if no path did.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub path: Option<FilePath>,
-    /// What failed and why. Contains the path.
-    pub message: String,
-}
-
-impl BuiltinError {
-    /// Creates the error of an operation on a path.
-    pub fn new(kind: BuiltinErrorKind, path: FilePath, message: impl Into<String>) -> Self {
-        Self {
-            kind,
-            path: Some(path),
-            message: message.into(),
-        }
-    }
-
-    /// Creates an error without a path, of the kind [`Other`](BuiltinErrorKind::Other).
-    pub fn other(message: impl Into<String>) -> Self {
-        Self {
-            kind: BuiltinErrorKind::Other,
-            path: None,
-            message: message.into(),
-        }
-    }
-}
-
-/// The kind of a [`BuiltinError`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum BuiltinErrorKind {
-    /// The file, or a directory on its path, does not exist.
-    NotFound,
-    /// The user that code runs as lacks the permission, or the file system is read-only.
-    PermissionDenied,
-    /// A part of the path is not a directory.
-    NotADirectory,
-    /// The path is a directory, but the operation needs a file.
-    IsADirectory,
-    /// The file already exists.
-    AlreadyExists,
-    /// The directory is not empty.
-    NotEmpty,
-    /// The disk is full, or a limit on disk space is reached.
-    NoSpace,
-    /// The file would exceed the maximum size, or it reports the size 0 and has more than 16 MiB of
-    /// content. Read such a file with a `length`.
-    TooLarge,
-    /// The path is a pipe, a socket or a device.
-    NotAFile,
-    /// The path, another value or the archive is not valid. For example, a name is too long.
-    InvalidInput,
-    /// No program listens on the port.
-    ConnectionRefused,
-    /// The program that listens on the port ended the connection without reading everything, or
-    /// aborted it.
-    ConnectionReset,
-    /// The time limit of the operation has elapsed.
-    TimedOut,
-    /// The server can't do this.
-    Unsupported,
-    /// Another failure, or a kind that this version doesn't know.
-    #[serde(other)]
-    Other,
-}
-
-impl BuiltinErrorKind {
-    /// A short name, for tables and counters.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::NotFound => "file not found",
-            Self::PermissionDenied => "file permission denied",
-            Self::NotADirectory => "not a directory",
-            Self::IsADirectory => "is a directory",
-            Self::AlreadyExists => "file exists",
-            Self::NotEmpty => "directory not empty",
-            Self::NoSpace => "no space",
-            Self::TooLarge => "file too large",
-            Self::NotAFile => "not a file",
-            Self::InvalidInput => "invalid path or value",
-            Self::ConnectionRefused => "connection refused",
-            Self::ConnectionReset => "connection reset",
-            Self::TimedOut => "operation timed out",
-            Self::Unsupported => "operation not supported",
-            Self::Other => "operation failed",
-        }
-    }
-
-    /// The nearest [`io::ErrorKind`].
-    pub fn to_io(self) -> io::ErrorKind {
-        match self {
-            Self::NotFound => io::ErrorKind::NotFound,
-            Self::PermissionDenied => io::ErrorKind::PermissionDenied,
-            Self::NotADirectory => io::ErrorKind::NotADirectory,
-            Self::IsADirectory => io::ErrorKind::IsADirectory,
-            Self::AlreadyExists => io::ErrorKind::AlreadyExists,
-            Self::NotEmpty => io::ErrorKind::DirectoryNotEmpty,
-            Self::NoSpace => io::ErrorKind::StorageFull,
-            Self::TooLarge => io::ErrorKind::FileTooLarge,
-            Self::NotAFile | Self::InvalidInput => io::ErrorKind::InvalidInput,
-            Self::ConnectionRefused => io::ErrorKind::ConnectionRefused,
-            Self::ConnectionReset => io::ErrorKind::ConnectionReset,
-            Self::TimedOut => io::ErrorKind::TimedOut,
-            Self::Unsupported => io::ErrorKind::Unsupported,
-            Self::Other => io::ErrorKind::Other,
-        }
-    }
 }
 
 fn one() -> u32 {
@@ -605,6 +304,7 @@ fn is_false(flag: &bool) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::{BuiltinError, BuiltinErrorKind, FileEntry, FileEvent, FileKind};
 
     #[test]
     fn builtins_keep_their_form_on_the_wire() {

@@ -30,11 +30,13 @@
 
 mod binary;
 mod builtin;
+mod builtin_error;
 mod client_message;
 mod config;
 mod data;
 mod excerpt;
 mod file_path;
+mod file_result;
 mod frame;
 mod ids;
 mod json;
@@ -57,14 +59,15 @@ pub mod variables;
 mod version;
 
 pub use binary::{Encoded, Piece};
-pub use builtin::{
-    ArchiveResult, Builtin, BuiltinError, BuiltinErrorKind, Extended, FileEntry, FileEvent,
-    FileKind, FileMetadata, MAX_RESULT_BYTES, SkippedFile, Transferred, WriteMode,
-};
+pub use builtin::{Builtin, Extended, MAX_RESULT_BYTES, WriteMode};
+pub use builtin_error::{BuiltinError, BuiltinErrorKind};
 pub use client_message::{ClientMessage, ExecOptions, ExecRequest, NamedMessage, Program};
 pub use config::{ConfigError, MAX_SECONDS, SandboxConfig};
 pub use excerpt::excerpt;
 pub use file_path::FilePath;
+pub use file_result::{
+    ArchiveResult, FileEntry, FileEvent, FileKind, FileMetadata, SkippedFile, Transferred,
+};
 pub use frame::{FrameGuard, FrameHeader, FrameTooLarge};
 pub use ids::{ExecId, SandboxId, SandboxToken};
 pub use json::ParseError;
