@@ -113,11 +113,15 @@ impl Program {
 impl Job {
     /// Code without arguments, in the default environment and working directory.
     pub(crate) fn new(language: Language, code: String) -> Self {
-        let program = Program::Code {
+        Self::of(Program::Code {
             language,
             code,
             args: Vec::new(),
-        };
+        })
+    }
+
+    /// A program in the default environment and working directory, without a terminal.
+    pub(crate) fn of(program: Program) -> Self {
         Self {
             program,
             env: Vec::new(),

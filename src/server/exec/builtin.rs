@@ -109,22 +109,14 @@ pub(crate) async fn ask(
     sandbox: &dyn BackendSandbox,
     builtin: Builtin,
 ) -> Result<String, BuiltinError> {
-    let job = Job {
-        program: Program::Builtin(builtin),
-        env: Vec::new(),
-        cwd: None,
-        terminal: None,
-    };
+    let job = Job::of(Program::Builtin(builtin));
     let started = sandbox.start(job).await.map_err(BuiltinError::other)?;
     // The builtin stops when the process is dropped.
     let (_process, _stdin, _stdout) = (started.process, started.stdin, started.stdout);
     match read_report(started.stderr).await {
         Ok(Outcome::Result(result)) => Ok(result),
         Ok(Outcome::Error(error)) => Err(error),
-        Err(reason) => {
-            let reason = format!("the operation ended without an outcome: {reason}");
-            Err(BuiltinError::other(reason))
-        }
+        Err(reason) => Err(no_outcome(&reason)),
     }
 }
 
@@ -168,10 +160,7 @@ async fn perform(
             exit = process.wait() => match exit {
                 // The sandbox was lost.
                 Err(error) => Ending::Lost(error.to_string()),
-                Ok(_) => {
-                    let reason = format!("the operation ended without an outcome: {reason}");
-                    Ending::Completed(Outcome::Error(BuiltinError::other(reason)))
-                }
+                Ok(_) => Ending::Completed(Outcome::Error(no_outcome(&reason))),
             },
             () = asked(killed) => {
                 stop(&mut *process, std::future::ready(Err(reason)), outlet).await
@@ -231,6 +220,11 @@ async fn stop(
         Ok(outcome @ Outcome::Result(_)) => Ending::Completed(outcome),
         _ => Ending::Killed(Ok(exit)),
     }
+}
+
+/// The error of a builtin that has ended without a report.
+fn no_outcome(reason: &io::Error) -> BuiltinError {
+    BuiltinError::other(format!("the operation ended without an outcome: {reason}"))
 }
 
 /// Reads the report of a builtin, which is all that its stderr contains.

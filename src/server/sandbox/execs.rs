@@ -136,12 +136,7 @@ impl Sandbox {
                     );
                     return Err((Status::ExecutionError, why));
                 }
-                return Ok(Job {
-                    program: Program::Builtin(builtin.into_owned()),
-                    env: Vec::new(),
-                    cwd: None,
-                    terminal: None,
-                });
+                return Ok(Job::of(Program::Builtin(builtin.into_owned())));
             }
         };
         let most = self.options.max_execs;

@@ -82,8 +82,8 @@ pub(super) async fn watch(trees: Vec<PathBuf>, limit: u64, turns: Arc<Semaphore>
 fn reason(limit: u64) -> String {
     format!(
         "the sandbox holds more than its disk limit of {} MiB (set by the server's option `disk` \
-         or by its client), so its processes were killed; its files can still be stored in a snapshot; kill it to free the \
-         disk, and write less in the next sandbox",
+         or by its client), so its processes were killed; its files can still be stored in a \
+         snapshot; kill it to free the disk, and write less in the next sandbox",
         limit >> 20
     )
 }
