@@ -126,11 +126,12 @@ impl Scripted {
         stream
     }
 
-    /// Like [`answer`](Self::answer), but the client may stop reading before the end.
+    /// Like [`answer`](Self::answer), but the client may give up at any time.
     pub(crate) async fn try_answer(&self, answer: &[u8]) {
         let mut stream = self.tcp().await;
-        read_head(&mut stream).await;
-        let _ = stream.write_all(answer).await;
+        if try_read_head(&mut stream).await.is_ok() {
+            let _ = stream.write_all(answer).await;
+        }
     }
 
     /// Asserts that the client hasn't dialled: the first connection in the queue is the test's own.
@@ -149,14 +150,17 @@ impl Scripted {
 
 /// Reads an HTTP request up to its empty line.
 pub(crate) async fn read_head(stream: &mut TcpStream) -> String {
+    let head = try_read_head(stream).await.expect("a whole request");
+    String::from_utf8(head).expect("a request in ASCII")
+}
+
+/// Like [`read_head`]. Fails if the connection ends before.
+async fn try_read_head(stream: &mut TcpStream) -> std::io::Result<Vec<u8>> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
-        let byte = within("a request", stream.read_u8())
-            .await
-            .expect("a whole request");
-        head.push(byte);
+        head.push(within("a request", stream.read_u8()).await?);
     }
-    String::from_utf8(head).expect("a request in ASCII")
+    Ok(head)
 }
 
 /// Reads until the connection ends, and returns the number of bytes read.
