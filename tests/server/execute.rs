@@ -87,7 +87,7 @@ sys.stdout.write(repr(sys.stdin.read()) + '\n')";
     let left: Vec<_> = entries(&root)
         .into_iter()
         .filter(|path| {
-            !["agent", "state", "runsc", "owner", "site"]
+            !["agent", "etc", "state", "runsc", "owner", "site"]
                 .iter()
                 .any(|own| path.ends_with(own))
         })
