@@ -104,6 +104,31 @@ async fn a_handoff_first_delivers_the_output() {
     }
 }
 
+/// The time limit for the answer to the close frame must not count while the client reads.
+#[tokio::test]
+async fn a_slow_client_gets_all_output_before_the_close() {
+    let state = tempfile::tempdir().unwrap();
+    let server = with_room(state.path()).await;
+    let (mut client, identity) = Client::create(&server).await;
+    unread(&mut client, &identity, "exec sleep 1000").await;
+    client.action("kill_sandbox").await;
+    let (mut read, mut next_pause) = (0, UNREAD / 8);
+    loop {
+        let line = client.line().await;
+        match line.strip_prefix("stdout: ") {
+            Some(data) => read += data.len(),
+            None if line == "close 1000" => break,
+            None => assert!(line.starts_with("SANDBOX_"), "{line} after {read} bytes"),
+        }
+        if read >= next_pause {
+            // The input of this test is a slow client: it takes 8 s in all.
+            next_pause += UNREAD / 8;
+            tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+        }
+    }
+    assert_eq!(read, UNREAD);
+}
+
 #[tokio::test]
 async fn a_kill_of_a_sandbox_first_delivers_the_output() {
     let state = tempfile::tempdir().unwrap();

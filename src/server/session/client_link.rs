@@ -51,6 +51,8 @@ struct State {
     farewell: Option<Option<u16>>,
     /// Whether the writer has popped the close frame.
     closed: bool,
+    /// The number of messages that the writer has popped.
+    popped: u64,
     /// Whether the link has ended. Only `farewell` may still be sent.
     dead: bool,
 }
@@ -235,6 +237,11 @@ impl Link {
         }
     }
 
+    /// The number of messages that the socket has accepted, at most one more.
+    pub(crate) fn popped(&self) -> u64 {
+        self.lock().popped
+    }
+
     /// Returns the next frame to write. `None` when the session has ended.
     pub(crate) fn poll_pop(&self, cx: &Context<'_>) -> Poll<Option<Outgoing>> {
         // Register the waker only if nothing is queued. A writer that pauses to yield must not be
@@ -260,6 +267,7 @@ impl Link {
             return Poll::Ready(Some(Outgoing::Pong(payload)));
         }
         if let Some(message) = state.poll_message() {
+            state.popped += 1;
             return Poll::Ready(Some(Outgoing::Message(message.to_frame())));
         }
         if state.first.is_some() {

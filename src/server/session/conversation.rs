@@ -30,7 +30,8 @@ use crate::{
     },
 };
 
-/// How long the server waits for the client's answer to a close frame.
+/// How long the server waits for the client's answer to a close frame, and for the client to read
+/// any of the messages before it.
 const CLOSE_WITHIN: Duration = Duration::from_secs(5);
 
 /// How a session begins.
@@ -134,8 +135,15 @@ impl Conversation {
         }
         if !link.is_dead() {
             // The close frame is queued or sent. Wait for the client's answer: closing the socket
-            // at once could reset the connection, and the client would lose the close frame.
-            let _ = timeout(CLOSE_WITHIN, self.incoming.drain()).await;
+            // at once could reset the connection, and the client would lose what it has not read.
+            let mut answer = std::pin::pin!(self.incoming.drain());
+            let mut popped = None;
+            while popped != Some(link.popped()) {
+                popped = Some(link.popped());
+                if timeout(CLOSE_WITHIN, &mut answer).await.is_ok() {
+                    break;
+                }
+            }
         }
     }
 
