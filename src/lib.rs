@@ -128,6 +128,8 @@ mod error;
 mod inside;
 #[cfg(all(unix, feature = "server", feature = "unstable-internals"))]
 pub mod inside;
+#[cfg(feature = "client")]
+mod lift;
 #[cfg(all(unix, feature = "server"))]
 pub mod server;
 #[cfg(feature = "test-util")]

@@ -136,7 +136,7 @@ async fn a_listed_process_can_be_attached_to() {
     drop((python, sleep, sandbox));
     let other = within("the attach", async {
         loop {
-            let attach = Sandbox::attach(server.url(), id.clone(), token.clone());
+            let attach = support::attach(server.url(), &id, &token);
             match attach.await {
                 Err(error) if error.is_retryable() => {}
                 attached => return attached.unwrap(),

@@ -57,7 +57,7 @@ async fn full(process: &Process, version: ProtocolVersion) {
     let most = match version {
         ProtocolVersion::V1 => BUDGET,
         // Up to 3 bytes may stay free: the server doesn't split a code point.
-        ProtocolVersion::V2 => WINDOW - 3,
+        ProtocolVersion::V2 | ProtocolVersion::Lifted => WINDOW - 3,
     };
     within("a full buffer", async {
         while process.buffered_output() < most {
@@ -134,7 +134,7 @@ async fn stays_within_its_budget(version: ProtocolVersion) {
         within("the end", process.wait()).await.expect("ended"),
         match version {
             ProtocolVersion::V1 => ProcessEnd::Unknown,
-            ProtocolVersion::V2 => ProcessEnd::Exited(0),
+            ProtocolVersion::V2 | ProtocolVersion::Lifted => ProcessEnd::Exited(0),
         }
     );
     check("awaited");

@@ -8,7 +8,7 @@ use std::{
     any::Any,
     sync::Arc,
     task::{Context as TaskContext, Poll},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use actix::{Actor, ActorContext, AsyncContext, Context, Handler, Message};
@@ -22,11 +22,12 @@ use super::{
     owner::Owner,
 };
 use crate::{
+    lift::{Tunnel, TunnelAction, TunnelConfig},
     machine::{
         Connection, ConnectionAction, ConnectionState, Epoch, LinkCommand, LinkError, LinkFact,
         Mode,
     },
-    protocol::{Encoded, SandboxId, SandboxToken},
+    protocol::{Encoded, SandboxId, SandboxToken, Version},
     transport::{
         Cookies, Credit, DialConfig, Dialled, Link, LinkConfig, LinkEvent, RecordedDial, Recorder,
         Target, dial,
@@ -53,11 +54,13 @@ pub(super) enum ConnectionCommand {
 pub(super) enum ConnectionReport {
     /// A fact from its machine.
     Link(LinkFact),
+    /// The service can't be lifted, for this reason.
+    NotLifted(String),
     /// Frames, in order. Dropping the credit lets the link read the next batch.
     Frames {
         epoch: Epoch,
         frames: Vec<Bytes>,
-        credit: Credit,
+        credit: Option<Credit>,
     },
     /// The link has written the frames with these tags.
     Written(Vec<u64>),
@@ -76,6 +79,11 @@ pub(super) struct ConnectionActor {
     target: Target,
     cookies: Cookies,
     link: Option<Link>,
+    /// Turns the link into one of v2, if the service is lifted.
+    tunnel: Option<Tunnel>,
+    /// The name of the links of the tunnels. `None` if v1 services aren't lifted.
+    lift: Option<String>,
+    idle_timeout: Option<Duration>,
     /// The dial in progress. It is polled together with the link, so that a new link is read in the
     /// turn in which it opens.
     dialling: Option<(Epoch, Dialling)>,
@@ -98,6 +106,10 @@ impl ConnectionActor {
         owner: Box<dyn Owner<ConnectionReport>>,
         span: Span,
     ) -> Self {
+        let idle_timeout = match &settings.mode {
+            Mode::Create(options) => options.idle_timeout.map(Duration::from_secs),
+            Mode::Attach(..) => None,
+        };
         Self {
             machine: Connection::new(settings.connection),
             link_config: LinkConfig {
@@ -111,6 +123,9 @@ impl ConnectionActor {
             },
             cookies: Cookies::default(),
             link: None,
+            tunnel: None,
+            lift: settings.lift,
+            idle_timeout,
             dialling: None,
             recorder: settings.recorder,
             recorded: None,
@@ -153,7 +168,7 @@ impl ConnectionActor {
                 delay,
                 cause,
             } => {
-                self.link = None;
+                self.clear_link();
                 debug_in!(self.span, attempt, ?delay, %cause, "link lost, reconnecting");
             }
             LinkFact::Lost { cause, attempts } => {
@@ -168,14 +183,19 @@ impl ConnectionActor {
         self.report(ConnectionReport::Link(fact));
     }
 
-    fn finish(&mut self, ctx: &mut Context<Self>) {
+    fn clear_link(&mut self) {
         self.link = None;
+        self.tunnel = None;
+    }
+
+    fn finish(&mut self, ctx: &mut Context<Self>) {
+        self.clear_link();
         self.finished = true;
         ctx.stop();
     }
 
     fn dial(&mut self, epoch: Epoch) {
-        self.link = None;
+        self.clear_link();
         debug_in!(self.span, epoch = epoch.0, "dialling");
         let dialling = dial(
             self.dial_config.clone(),
@@ -200,7 +220,12 @@ impl ConnectionActor {
                     let mut link = Link::new(socket, self.link_config);
                     link.record(recorded.map(|dial| dial.opened(version)));
                     self.link = Some(link);
+                    self.tunnel = self.new_tunnel(epoch, version);
                 }
+                let version = match &self.tunnel {
+                    Some(_) => Version::Lifted,
+                    None => version,
+                };
                 self.machine.handle_opened(epoch, version);
             }
             Err(cause) => {
@@ -212,9 +237,55 @@ impl ConnectionActor {
         }
     }
 
+    fn new_tunnel(&self, epoch: Epoch, version: Version) -> Option<Tunnel> {
+        let name = self.lift.as_ref().filter(|_| version == Version::V1)?;
+        let config = TunnelConfig {
+            link: format!("{name}x{}", epoch.0),
+            idle_timeout: self.idle_timeout,
+            is_new: matches!(self.target, Target::Create),
+        };
+        Some(Tunnel::new(config, now()))
+    }
+
+    /// Performs the actions of the tunnel. The credit belongs to the frames that it has just read.
+    fn run_tunnel(&mut self, credit: Option<Credit>) {
+        let Some(tunnel) = &mut self.tunnel else {
+            return;
+        };
+        let epoch = self.machine.epoch();
+        let mut frames = Vec::new();
+        let mut failed = None;
+        while let Some(action) = tunnel.poll_action() {
+            match action {
+                TunnelAction::Send(frame, tag) => {
+                    if let Some(link) = &mut self.link {
+                        link.send(frame, tag);
+                    }
+                }
+                TunnelAction::Deliver(frame) => frames.push(frame),
+                TunnelAction::Fail(reason) => failed = Some(reason),
+                TunnelAction::Lose(cause) => {
+                    if let Some(link) = &mut self.link {
+                        link.abort(cause);
+                    }
+                }
+            }
+        }
+        if !frames.is_empty() {
+            self.report(ConnectionReport::Frames {
+                epoch,
+                frames,
+                credit,
+            });
+        }
+        if let Some(reason) = failed {
+            self.report(ConnectionReport::NotLifted(reason));
+        }
+    }
+
     fn drop_link(&mut self, epoch: Epoch) {
         if epoch == self.machine.epoch() {
-            self.link = None;
+            self.clear_link();
             self.dialling = None;
             self.recorded = None;
         }
@@ -247,11 +318,16 @@ impl Driven for ConnectionActor {
     const HAS_IO: bool = true;
 
     fn poll_timeout(&self) -> Option<Instant> {
-        self.machine.poll_timeout()
+        let tunnel = self.tunnel.as_ref().and_then(Tunnel::poll_timeout);
+        self.machine.poll_timeout().into_iter().chain(tunnel).min()
     }
 
     fn handle_timeout(&mut self, now: Instant, ctx: &mut Context<Self>) {
         self.machine.handle_timeout(now);
+        if let Some(tunnel) = &mut self.tunnel {
+            tunnel.handle_timeout(now);
+            self.run_tunnel(None);
+        }
         self.run_actions(ctx);
     }
 
@@ -279,18 +355,24 @@ impl Driven for ConnectionActor {
             };
             let epoch = self.machine.epoch();
             match event {
-                LinkEvent::Frames(frames, credit) => {
-                    self.report(ConnectionReport::Frames {
+                LinkEvent::Frames(frames, credit) => match &mut self.tunnel {
+                    Some(tunnel) => {
+                        for frame in &frames {
+                            tunnel.handle_frame(frame, now());
+                        }
+                        self.run_tunnel(Some(credit));
+                    }
+                    None => self.report(ConnectionReport::Frames {
                         epoch,
                         frames,
-                        credit,
-                    });
-                }
+                        credit: Some(credit),
+                    }),
+                },
                 LinkEvent::Written(tags) => self.report(ConnectionReport::Written(tags)),
                 LinkEvent::Lost(cause) => {
                     let secrets = self.dial_config.secrets(&self.target);
                     let cause = secrets.iter().fold(cause, LinkError::redact);
-                    self.link = None;
+                    self.clear_link();
                     self.drained = Some((epoch, cause));
                     self.report(ConnectionReport::Drained(epoch));
                 }
@@ -305,7 +387,10 @@ impl Handler<ConnectionCommand> for ConnectionActor {
     fn handle(&mut self, command: ConnectionCommand, ctx: &mut Context<Self>) {
         match command {
             ConnectionCommand::Send { frame, tag } => {
-                if let Some(link) = &mut self.link {
+                if let Some(tunnel) = &mut self.tunnel {
+                    tunnel.handle_request(frame, tag, now());
+                    self.run_tunnel(None);
+                } else if let Some(link) = &mut self.link {
                     link.send(frame, tag);
                 }
             }

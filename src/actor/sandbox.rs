@@ -187,7 +187,7 @@ impl SandboxActor {
         self.command(ConnectionCommand::Send { frame, tag });
     }
 
-    fn frames(&mut self, epoch: Epoch, frames: &[Bytes], credit: Credit, now: Instant) {
+    fn frames(&mut self, epoch: Epoch, frames: &[Bytes], credit: Option<Credit>, now: Instant) {
         let mut batch = InboundBatch::of(frames.iter().map(Bytes::len).sum());
         for frame in frames {
             batch.advance(frame.len());
@@ -201,7 +201,7 @@ impl SandboxActor {
                 self.run_actions_into(&mut batch);
             }
         }
-        self.processes.deliver(&mut batch, Some(credit));
+        self.processes.deliver(&mut batch, credit);
     }
 
     /// The link has written the messages with these tags. The last tag is the highest.
@@ -309,6 +309,7 @@ impl Handler<ConnectionReport> for SandboxActor {
                 frames,
                 credit,
             } => self.frames(epoch, &frames, credit, now),
+            ConnectionReport::NotLifted(reason) => self.machine.handle_not_lifted(reason),
             ConnectionReport::Written(tags) => self.written(&tags),
             ConnectionReport::Drained(epoch) => self.command(ConnectionCommand::Heard(epoch)),
         }

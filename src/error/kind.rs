@@ -165,7 +165,7 @@ impl ErrorKind {
                 Status::SandboxRestoreError => Self::RestoreFailed,
                 _ => Self::SandboxEnded,
             },
-            SandboxEnd::Unsupported { .. } => Self::Unsupported,
+            SandboxEnd::Unsupported { .. } | SandboxEnd::NotLifted { .. } => Self::Unsupported,
             SandboxEnd::LinkLost { cause, .. } => Self::of_link_error(cause),
             SandboxEnd::NotReady { .. } => Self::Timeout,
             _ => Self::SandboxEnded,

@@ -3,7 +3,7 @@
 use std::{fmt, io};
 
 use super::{Error, Repr};
-use crate::machine::{LinkError, ProcessEnd};
+use crate::machine::{LinkError, ProcessEnd, SandboxEnd};
 
 /// What to do if the service refuses the upgrade with 401 or 403 and gives no reason.
 const AUTHENTICATE: &str = "; the service may need authentication: turn on \
@@ -71,6 +71,9 @@ impl fmt::Display for Error {
                 "the output is larger than the limit of {limit} bytes; read it as a stream, or \
                  raise the limit"
             ),
+            Repr::SandboxLost(end @ SandboxEnd::ProcessLost { .. }) => {
+                write!(f, "the result may be incomplete: {end}")
+            }
             Repr::SandboxLost(end) => write!(
                 f,
                 "the result may be incomplete, because the sandbox is over: {end}"

@@ -86,6 +86,12 @@ pub enum SandboxEnd {
         /// The status that the client expected, and the timeout.
         waited: String,
     },
+    /// The service speaks only v1, and the program of [the lift](crate::SandboxBuilder::lift) could
+    /// not be started in the sandbox.
+    NotLifted {
+        /// Why.
+        reason: String,
+    },
     /// The sandbox still exists, but the server doesn't have the process any more, for example
     /// because the sandbox moved to another server. Only in [`ProcessEnd::SandboxLost`].
     ProcessLost {
@@ -140,6 +146,7 @@ impl SandboxEnd {
             | Self::MaybeCheckpointed
             | Self::LinkLost { .. }
             | Self::NotReady { .. }
+            | Self::NotLifted { .. }
             | Self::ProcessLost { .. }
             | Self::Closed => true,
         }
@@ -203,6 +210,7 @@ impl fmt::Display for SandboxEnd {
                 )
             }
             Self::NotReady { waited } => write!(f, "the sandbox did not get ready: {waited}"),
+            Self::NotLifted { reason } => write!(f, "{reason}"),
             Self::ProcessLost { reason } => {
                 f.write_str("the server no longer has the process")?;
                 match reason {

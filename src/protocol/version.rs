@@ -12,9 +12,17 @@ pub enum Version {
     /// Adds exactly-once output and stdin, idempotent execs, exit statuses and concurrent
     /// processes.
     V2,
+    /// The messages of v2 about execs, carried by a program that the client runs in the sandbox of
+    /// a v1 service. See [`SandboxBuilder::lift`](crate::SandboxBuilder::lift).
+    Lifted,
 }
 
 impl Version {
+    /// Whether execs have the messages of v2.
+    pub(crate) fn is_v2(self) -> bool {
+        self != Self::V1
+    }
+
     /// Returns the version that the `Sec-WebSocket-Protocol` header of an upgrade response selects.
     /// v1 if there is no header, or if it names another subprotocol.
     pub(crate) fn selected(header: Option<&str>) -> Self {
@@ -30,6 +38,7 @@ impl std::fmt::Display for Version {
         f.write_str(match self {
             Self::V1 => "v1",
             Self::V2 => "v2",
+            Self::Lifted => "v2, lifted",
         })
     }
 }

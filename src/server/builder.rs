@@ -315,7 +315,7 @@ setters! {
 
     /// The newest protocol version that the server speaks. Client and server negotiate the version
     /// for each connection. Default: v2.
-    max_protocol_version(version: Version): options.max_protocol = version;
+    max_protocol_version(version: Version): options.max_protocol = version.min(Version::V2);
 
     /// The buffer for output that the client has not taken yet, in bytes. Under v1 there is one
     /// buffer for each sandbox. Under v2 there is one for each exec, and the client may request a

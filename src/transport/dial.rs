@@ -97,7 +97,7 @@ pub(crate) async fn dial(
         request = request.header(COOKIE, cookie);
     }
 
-    if config.max_protocol == Version::V2 {
+    if config.max_protocol.is_v2() {
         request = request.protocols([SUBPROTOCOL_V2]);
     }
 

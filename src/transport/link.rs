@@ -145,6 +145,11 @@ impl Link {
         self.outgoing.push_back((message, tag));
     }
 
+    /// Makes the link fail with this error, after the frames that it has read.
+    pub(crate) fn abort(&mut self, cause: LinkError) {
+        self.lost.get_or_insert(cause);
+    }
+
     /// Starts the close handshake. Sends all queued messages first.
     pub(crate) fn close(&mut self) {
         if !self.closing {

@@ -21,16 +21,24 @@ use syn::{
 };
 
 /// Each layer with the layers that it may import.
-const LAYERS: [(&str, &[&str]); 11] = [
+const LAYERS: [(&str, &[&str]); 12] = [
     ("protocol", &[]),
     ("archive", &["protocol"]),
     ("machine", &["protocol"]),
+    ("lift", &["protocol", "machine"]),
     ("yield_now", &[]),
     ("transport", &["protocol", "machine", "yield_now"]),
     ("error", &["protocol", "machine", "archive", "transport"]),
     (
         "actor",
-        &["protocol", "machine", "transport", "error", "yield_now"],
+        &[
+            "protocol",
+            "machine",
+            "lift",
+            "transport",
+            "error",
+            "yield_now",
+        ],
     ),
     (
         "client",

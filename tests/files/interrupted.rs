@@ -17,7 +17,7 @@ use crate::support::{
     proxy::{Chance, Plan, Proxy},
     sandbox, sandbox_behind,
     server_process::{self, ServerProcess},
-    within,
+    until_it_runs, within,
 };
 
 const SIZE: usize = 300_000;
@@ -173,12 +173,13 @@ async fn behind_cuts(seed: u64, cuts: usize, most: u64) -> (LocalServer, Proxy, 
             return Plan::default();
         }
         let mut chance = Chance::new(seed * 10_000 + number as u64);
-        // The client doesn't retry a lost create, so the first link lasts until the sandbox runs.
-        let least = if number == 0 { 2_000 } else { 1 };
-        let at = least + chance.below(most);
+        let [least_up, least_down] = match number {
+            0 => until_it_runs(),
+            _ => [1; 2],
+        };
         let plan = match chance.below(3) {
-            0 => Plan::default().cut_down(at.min(least + 3_000)),
-            _ => Plan::default().cut_up(at),
+            0 => Plan::default().cut_down(least_down + chance.below(most.min(3_000))),
+            _ => Plan::default().cut_up(least_up + chance.below(most)),
         };
         match chance.below(2) {
             0 => plan.reset(),

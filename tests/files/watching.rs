@@ -10,9 +10,9 @@ use futures::StreamExt;
 
 use super::by_message::python;
 use crate::support::{
-    patient,
+    self, patient,
     proxy::{Chance, Plan},
-    sandbox_behind, within,
+    sandbox_behind, until_it_runs, within,
 };
 
 const FILES: u32 = 10_000;
@@ -52,8 +52,7 @@ async fn a_watch_through_fifty_cuts_reports_each_file_once_and_in_order() {
     let planner = |number| {
         let mut chance = Chance::new(80_000 + number as u64);
         match number {
-            // The client doesn't retry a lost create.
-            0 => Plan::default().cut_down(10_000),
+            0 => Plan::default().cut_down(until_it_runs()[1] + 9_000),
             1..CUTS => Plan::default().cut_down(600 + chance.below(6_000)),
             _ => Plan::default(),
         }
@@ -99,7 +98,7 @@ async fn a_watch_ends_at_a_checkpoint_and_does_not_refuse_it() {
     assert!(within("the end", events.next()).await.is_none());
 
     let (id, token) = (sandbox.sandbox_id(), sandbox.sandbox_token());
-    let attach = actix_sandbox::Sandbox::attach(server.url(), id.clone(), token.clone());
+    let attach = support::attach(server.url(), id, token);
     let restored = within("the attach", attach).await.unwrap();
     let mut events = within("a new watch", restored.files().watch("w", false))
         .await

@@ -6,7 +6,7 @@ use futures::future::try_join;
 use super::{
     random, read,
     support::proxy::{Plan, Proxy},
-    support::{sandbox, within},
+    support::{self, sandbox, within},
 };
 
 const ECHO: &str = "import sys
@@ -67,9 +67,9 @@ async fn random_bytes_survive_broken_links_unchanged() {
         ..Plan::default()
     })
     .await;
-    let sandbox = Sandbox::create(proxy.url())
+    let sandbox = support::create(&proxy.url())
         .enable_auto_reconnect(true)
-        .reconnect_policy(super::support::eager())
+        .reconnect_policy(support::eager())
         .await
         .expect("a sandbox");
     // A pseudo-random sequence that both sides know.

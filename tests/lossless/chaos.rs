@@ -18,7 +18,7 @@ use futures::{
 use super::{
     random, read,
     support::proxy::{Chance, Plan, Proxy},
-    support::{LONG, eager},
+    support::{self, LONG, eager},
 };
 
 /// The number of runs with one process and with eight, and how many run concurrently. The confined
@@ -30,8 +30,9 @@ struct Amount {
 }
 
 fn amount() -> Amount {
-    let is = super::support::backend::is;
+    let is = support::backend::is;
     let (runs, of_eight, at_once) = match (is("namespace"), is("gvisor")) {
+        _ if support::is_lifted() => (300, 24, 4),
         (true, _) => (100, 6, 2),
         (_, true) => (24, 2, 2),
         _ => (1_000, 125, 8),
@@ -118,14 +119,16 @@ fn plans(chance: &mut Chance) -> Vec<Plan> {
             piece: (chance.below(4) == 0).then(|| 1 + chance.below(700) as usize),
             ..Plan::default()
         };
-        // The client doesn't retry a lost create, so the first link lasts until the sandbox runs.
-        let least = if number == 0 { 900 } else { 1 };
+        let [least_up, least_down] = match number {
+            0 => support::until_it_runs(),
+            _ => [1; 2],
+        };
         match chance.below(8) {
-            0..2 => plan.cut_up = Some(least + chance.below(40_000)),
+            0..2 => plan.cut_up = Some(least_up + chance.below(40_000)),
             // During a reconnect or an exec.
-            2 => plan.cut_down = Some(least + chance.below(600)),
-            3 => plan.cut_up = Some(least + chance.below(900)),
-            _ => plan.cut_down = Some(least + chance.below(40_000)),
+            2 => plan.cut_down = Some(least_down + chance.below(600)),
+            3 => plan.cut_up = Some(least_up + chance.below(900)),
+            _ => plan.cut_down = Some(least_down + chance.below(40_000)),
         }
         plans.push(plan);
     }
@@ -141,7 +144,7 @@ async fn run(server: &LocalServer, seed: u64, processes: usize) -> Result<Seen, 
     .await;
     // Windows from the smallest to one that never fills.
     let budget = [1_024, 5_000, 64 << 10, 4 << 20][chance.below(4) as usize];
-    let sandbox = Sandbox::create(proxy.url())
+    let sandbox = support::create(&proxy.url())
         .enable_debug(true)
         .debug_label(format!("seed {seed}"))
         .enable_auto_reconnect(true)
@@ -191,7 +194,7 @@ async fn end(server: &LocalServer, sandbox: Sandbox) -> Result<(), String> {
     );
     drop(sandbox);
     loop {
-        let attach = Sandbox::attach(server.url(), id.clone(), token.clone()).await;
+        let attach = support::attach(server.url(), &id, &token).await;
         match attach.map_err(|error| (error.kind(), error)) {
             Ok(sandbox) => {
                 let killed = sandbox.kill().await;

@@ -1,11 +1,9 @@
 //! [`Command`](actix_sandbox::Command): arguments, environment, directory, stdin, concurrency.
 
-use actix_sandbox::{
-    Effect, ErrorKind, Language, LocalServer, ProcessEnd, ProtocolVersion, Sandbox,
-};
+use actix_sandbox::{Effect, ErrorKind, Language, LocalServer, ProcessEnd, ProtocolVersion};
 use futures::future::try_join_all;
 
-use super::support::{sandbox, sandbox_of, within};
+use super::support::{self, sandbox, sandbox_of, within};
 
 #[actix::test]
 async fn arguments_environment_and_directory_reach_the_code() {
@@ -145,7 +143,7 @@ async fn features_that_v1_lacks_are_refused_by_name() {
         (command().arg("x"), "arguments"),
         (command().env("A", "x"), "environment variables"),
         (command().cwd("."), "working directory"),
-        (command().timeout(super::support::LONG), "timeout"),
+        (command().timeout(support::LONG), "timeout"),
         (command().stdin("x"), "end of input"),
     ] {
         let error = command.output().await.expect_err("refused");
@@ -176,9 +174,9 @@ async fn features_that_v1_lacks_are_refused_by_name() {
 #[actix::test]
 async fn code_larger_than_a_message_fails_alone() {
     let server = LocalServer::start().await.expect("a server");
-    let sandbox = Sandbox::create(server.url())
+    let sandbox = support::create(server.url())
         .enable_auto_reconnect(true)
-        .reconnect_policy(super::support::eager())
+        .reconnect_policy(support::eager())
         .await
         .expect("a sandbox");
     let other = sandbox.exec(Language::Bash, "read x; echo $x").await;

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use actix_sandbox::{ErrorKind, Language, LocalServer, ProcessEnd, Sandbox, SandboxEnd};
+use actix_sandbox::{ErrorKind, Language, LocalServer, ProcessEnd, SandboxEnd};
 use futures::StreamExt;
 
-use super::support::{backend::LONG_ENOUGH_TO_BEGIN, sandbox, within};
+use super::support::{self, backend::LONG_ENOUGH_TO_BEGIN, sandbox, within};
 
 #[actix::test]
 async fn every_end_is_told_by_its_cause() {
@@ -41,7 +41,7 @@ async fn every_end_is_told_by_its_cause() {
 #[actix::test]
 async fn a_server_that_stops_says_that_the_sandbox_is_lost() {
     let server = LocalServer::start().await.expect("a server");
-    let sandbox = Sandbox::create(server.url()).await.expect("a sandbox");
+    let sandbox = support::create(server.url()).await.expect("a sandbox");
     let process = sandbox
         .exec(Language::Bash, "echo begun; sleep 1000")
         .await

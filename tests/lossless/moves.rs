@@ -8,7 +8,10 @@ use actix_sandbox::{
 };
 use futures::StreamExt;
 
-use super::{random, read, support::within};
+use super::{
+    random, read,
+    support::{self, within},
+};
 
 async fn server(state: &Path) -> LocalServer {
     let server = LocalServer::builder().state_directory(state).start();
@@ -17,7 +20,7 @@ async fn server(state: &Path) -> LocalServer {
 
 /// Creates a sandbox with the file `data`.
 async fn create(server: &LocalServer, data: &[u8]) -> Sandbox {
-    let sandbox = Sandbox::create(server.url())
+    let sandbox = support::create(server.url())
         .enable_sandbox_checkpoint(true)
         .enable_sandbox_handoff(true)
         .await
@@ -33,7 +36,7 @@ async fn create(server: &LocalServer, data: &[u8]) -> Sandbox {
 
 async fn attach(server: &LocalServer, old: &Sandbox) -> Sandbox {
     let (id, token) = (old.sandbox_id().clone(), old.sandbox_token().clone());
-    let attach = Sandbox::attach(server.url(), id, token);
+    let attach = support::attach(server.url(), &id, &token);
     within("the attach", attach).await.expect("attached")
 }
 

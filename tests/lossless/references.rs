@@ -9,7 +9,7 @@ use tokio::io::AsyncReadExt;
 
 use super::{
     read,
-    support::{patient, sandbox, within},
+    support::{self, patient, sandbox, within},
 };
 
 async fn attach(server: &LocalServer, old: Sandbox) -> Sandbox {
@@ -17,7 +17,7 @@ async fn attach(server: &LocalServer, old: Sandbox) -> Sandbox {
     drop(old);
     within("the attach", async {
         loop {
-            match Sandbox::attach(server.url(), id.clone(), token.clone()).await {
+            match support::attach(server.url(), &id, &token).await {
                 Err(error) if error.kind() == ErrorKind::InUse => tokio::task::yield_now().await,
                 attached => break attached.expect("attached"),
             }
@@ -166,7 +166,7 @@ async fn a_reference_that_cannot_be_resumed_gives_the_reason() {
     let twice = sandbox.attach_process(&reference).await;
     assert_eq!(twice.expect_err("twice").kind(), ErrorKind::WrongState);
 
-    let other = Sandbox::create(server.url()).await.expect("another");
+    let other = support::create(server.url()).await.expect("another");
     let error = other
         .attach_process(&reference)
         .await

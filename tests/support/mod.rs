@@ -35,8 +35,8 @@ use std::{
 
 use actix::prelude::*;
 use actix_sandbox::{
-    LocalServer, ProtocolVersion, ReconnectPolicy, Sandbox, SandboxBuilder, SandboxEvent,
-    TransferProgress,
+    ExistingSandbox, LocalServer, ProtocolVersion, ReconnectPolicy, Sandbox, SandboxBuilder,
+    SandboxEvent, SandboxId, SandboxToken, TransferProgress,
 };
 use tokio::sync::mpsc;
 
@@ -51,15 +51,53 @@ pub(crate) async fn within<T>(what: &str, future: impl IntoFuture<Output = T>) -
     }
 }
 
+/// Whether the tests lift their sandboxes: `LIFT=1` makes the same tests use v1 and the lift instead
+/// of v2.
+pub(crate) fn is_lifted() -> bool {
+    std::env::var_os("LIFT").is_some()
+}
+
+/// A builder of a new sandbox. With `LIFT=1`, the sandbox is lifted.
+pub(crate) fn create(url: &str) -> SandboxBuilder {
+    match is_lifted() {
+        true => lifted(url),
+        false => Sandbox::create(url),
+    }
+}
+
+/// A builder that attaches to a sandbox of [`create`].
+pub(crate) fn attach(
+    url: &str,
+    id: &SandboxId,
+    token: &SandboxToken,
+) -> SandboxBuilder<ExistingSandbox> {
+    let builder = Sandbox::attach(url, id.clone(), token.clone());
+    match is_lifted() {
+        true => builder.max_protocol_version(ProtocolVersion::V1).lift(true),
+        false => builder,
+    }
+}
+
 /// A builder whose timeouts are as long as those of the tests, so that a busy machine fails no
-/// test.
+/// test. With `LIFT=1`, the sandbox is lifted.
 pub(crate) fn patient(url: &str) -> SandboxBuilder {
-    Sandbox::create(url)
+    with_patience(create(url))
+}
+
+fn with_patience(builder: SandboxBuilder) -> SandboxBuilder {
+    builder
         .connect_timeout(LONG)
         .create_timeout(LONG)
         .exec_timeout(LONG)
         .kill_timeout(LONG)
         .store_timeout(LONG)
+}
+
+/// A builder that lifts its sandbox. It doesn't offer v2, so every server speaks v1.
+pub(crate) fn lifted(url: &str) -> SandboxBuilder {
+    Sandbox::create(url)
+        .max_protocol_version(ProtocolVersion::V1)
+        .lift(true)
 }
 
 /// A policy that redials every few milliseconds, and gives up only after a long time.
@@ -69,6 +107,16 @@ pub(crate) fn eager() -> ReconnectPolicy {
         max: Duration::from_millis(50),
         max_elapsed: Some(LONG),
         ..ReconnectPolicy::default()
+    }
+}
+
+/// How many bytes the first link of a sandbox carries up and down, at most, until the sandbox runs.
+/// The client doesn't retry a lost create, so tests cut the first link later. The lift sends its
+/// program first.
+pub(crate) fn until_it_runs() -> [u64; 2] {
+    match is_lifted() {
+        true => [500_000, 4_000],
+        false => [900; 2],
     }
 }
 
@@ -108,7 +156,7 @@ pub(crate) const VERSIONS: [ProtocolVersion; 2] = [ProtocolVersion::V1, Protocol
 /// Like [`sandbox`], with a link that speaks this version of the protocol.
 pub(crate) async fn sandbox_of(version: ProtocolVersion) -> (LocalServer, Sandbox) {
     let server = LocalServer::start().await.expect("a local server");
-    let sandbox = patient(server.url())
+    let sandbox = with_patience(Sandbox::create(server.url()))
         .max_protocol_version(version)
         .await
         .expect("a sandbox");

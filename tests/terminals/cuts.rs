@@ -6,7 +6,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use crate::support::{
     patient,
     proxy::{Chance, Plan},
-    sandbox_behind, within,
+    sandbox_behind, until_it_runs, within,
 };
 
 const CUTS: usize = 20;
@@ -60,8 +60,7 @@ async fn twenty_cuts_change_no_byte_of_the_screen() {
     let planner = |number| {
         let mut chance = Chance::new(2_200 + number as u64);
         match number {
-            // The client doesn't retry a lost create.
-            0 => Plan::default().cut_down(4_000),
+            0 => Plan::default().cut_down(until_it_runs()[1] + 3_000),
             1..CUTS => Plan::default().cut_down(700 + chance.below(2_500)),
             _ => Plan::default(),
         }

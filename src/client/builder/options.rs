@@ -139,6 +139,45 @@ impl<S> SandboxBuilder<S> {
         self
     }
 
+    /// Whether to lift services that speak only v1: the client runs a Python program in the sandbox,
+    /// which provides what v2 adds to execs. So concurrent processes, exit codes, exactly-once
+    /// output and input, files, terminals, signals, ports and metrics work on an unmodified
+    /// service. Has no effect on services that speak v2. Default: no.
+    ///
+    /// The sandbox needs Python 3.8 or newer. Opening it fails with
+    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) if the program can't be started;
+    /// the error says why. [`Sandbox::protocol_version`](crate::Sandbox::protocol_version) then
+    /// returns [`Version::Lifted`].
+    ///
+    /// - Code in the sandbox runs as the same user as the program. So it can kill the program, which
+    ///   ends all execs as [`SandboxLost`](crate::ProcessEnd::SandboxLost), and it can forge the
+    ///   output and the ends of the execs of its own sandbox. It can't affect other sandboxes or the
+    ///   client.
+    /// - For the service, the program is the one exec of the sandbox. It exits after the sandbox's
+    ///   idle timeout without execs and messages (60 s after an attach), and before a checkpoint.
+    ///   The next exec starts it again. A limit of the service on the run time of an exec applies to
+    ///   the program.
+    /// - A checkpoint fails while execs run. Ends and output that were not read before it are lost,
+    ///   and reported as lost.
+    /// - Options that only the service could apply stay unsupported: labels, variables, limits and
+    ///   the lifetime of the sandbox.
+    ///
+    /// ```no_run
+    /// # async fn lift() -> Result<(), actix_sandbox::Error> {
+    /// use actix_sandbox::{Language, Sandbox};
+    ///
+    /// let sandbox = Sandbox::create("https://sandbox.example").lift(true).await?;
+    /// let output = sandbox.run(Language::Bash, "exit 3").await?;
+    /// assert_eq!(output.end.code(), Some(3));
+    /// sandbox.files().write("in.csv", "a,b\n").await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn lift(mut self, lift: bool) -> Self {
+        self.lift = lift;
+        self
+    }
+
     /// The maximum size of a message from the server, in bytes, at least 1,024. If a message
     /// declares a greater length, the client ends the session before it allocates memory for the
     /// message. Default: 16 MiB.

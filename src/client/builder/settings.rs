@@ -118,6 +118,10 @@ impl<S: OpenMode> SandboxBuilder<S> {
                 // Any number that differs between sandboxes.
                 seed: random()? as u64,
             },
+            lift: match self.lift {
+                true => Some(format!("{:032x}", random()?)),
+                false => None,
+            },
             keepalive: self.keepalive,
             timeouts: self.timeouts,
             process: self.process,

@@ -18,7 +18,7 @@ use crate::{
     },
     protocol::{
         ClientMessage, EndReason, ExecEnd, ExecId, ExecUpdate, NamedMessage, Outcome, Status,
-        Version, limits::DEFAULT_WINDOW,
+        limits::DEFAULT_WINDOW,
     },
 };
 
@@ -171,7 +171,7 @@ impl Sandbox {
         received: [u64; 2],
     ) -> Result<(ProcessId, Box<Process>), Failure> {
         let what = "attach to the process";
-        if self.version() != Version::V2 {
+        if !self.version().is_v2() {
             let feature = "named processes";
             return Err(Failure::Unsupported { what, feature });
         }
@@ -312,7 +312,7 @@ impl Sandbox {
 
     /// The sandbox runs on a new link.
     pub(super) fn resume_execs(&mut self) {
-        if self.version() == Version::V1 {
+        if !self.version().is_v2() {
             let detail = "since the reconnect, the server speaks protocol v1, \
                           which cannot resume a process of v2"
                 .to_owned();

@@ -300,14 +300,26 @@ impl Sandbox {
         }
     }
 
+    /// The service can't be lifted.
+    pub fn handle_not_lifted(&mut self, reason: String) {
+        let reason = self.life.redact(reason);
+        self.kill_unopened();
+        self.finish(SandboxEnd::NotLifted { reason });
+    }
+
+    /// Kills a new sandbox to which no caller gets a handle.
+    fn kill_unopened(&mut self) {
+        let is_new = self.life.state == SandboxState::Creating;
+        if is_new && self.life.identity.is_some() {
+            self.actions.send(&ClientMessage::KillSandbox);
+        }
+    }
+
     fn handle_not_ready(&mut self) {
         let after = self.config.timeouts.ready;
         match self.life.state {
             SandboxState::Creating | SandboxState::Attaching => {
-                if matches!(self.config.mode, Mode::Create(_)) && self.life.identity.is_some() {
-                    // Kill the sandbox, because no caller gets a handle to it.
-                    self.actions.send(&ClientMessage::KillSandbox);
-                }
+                self.kill_unopened();
                 let waited = format!("no SANDBOX_RUNNING within {after:?} of the connection");
                 self.finish(SandboxEnd::NotReady { waited });
             }

@@ -8,7 +8,7 @@ use super::Sandbox;
 use crate::{
     machine::{Failure, Nonce, Process, ProcessId, RequestId, SandboxState},
     protocol::{
-        ExecOptions, Program, Version,
+        ExecOptions, Program,
         names::{FEATURE_ARGV, FEATURE_BINARY, FEATURE_TERMINALS},
     },
 };
@@ -131,7 +131,7 @@ impl Sandbox {
     pub(super) fn runs_v2(&self) -> bool {
         let state = &self.life.state;
         matches!(state, SandboxState::Running | SandboxState::Reconnecting)
-            && self.version() == Version::V2
+            && self.version().is_v2()
     }
 
     pub(super) fn next_process(&mut self) -> ProcessId {

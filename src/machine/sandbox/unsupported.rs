@@ -16,7 +16,7 @@ pub(super) fn unsupported_before(
     version: Version,
 ) -> Option<&'static str> {
     let needed = configuration.needs_lifetime();
-    needed.filter(|_| version == Version::V1)
+    needed.filter(|_| version != Version::V2)
 }
 
 impl Sandbox {

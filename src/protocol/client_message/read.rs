@@ -67,7 +67,7 @@ impl ClientMessage<'static> {
     ///
     /// As [`parse`](Self::parse).
     pub fn parse_as(frame: &[u8], version: Version) -> Result<Self, ParseError> {
-        if version == Version::V2
+        if version.is_v2()
             && let Some(piece) = Piece::read(frame)
         {
             let input = NamedMessage::Stdin {
@@ -83,7 +83,7 @@ impl ClientMessage<'static> {
             return Ok(Self::Named(ExecId::new(piece.exec), message));
         }
         let keys: Keys<'_> = parse_object(frame)?;
-        if version == Version::V2
+        if version.is_v2()
             && let Some(exec) = keys.exec
         {
             match exec.text() {

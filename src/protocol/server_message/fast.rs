@@ -33,7 +33,7 @@ pub(super) fn output(frame: &[u8], version: Version) -> Option<OutputView<'_>> {
     };
     let mut cursor = Cursor(std::str::from_utf8(frame).ok()?.get(STDOUT.len()..)?);
     let mut place = None;
-    if version == Version::V2 && cursor.literal(r#""exec":""#).is_some() {
+    if version.is_v2() && cursor.literal(r#""exec":""#).is_some() {
         let exec = cursor.plain()?;
         place = Some((exec, cursor.number(r#","offset":"#)?));
         cursor.literal(",")?;
@@ -60,7 +60,7 @@ pub(super) fn read(frame: &[u8], version: Version) -> Option<Received<'_>> {
     let mut cursor = Cursor(std::str::from_utf8(frame).ok()?);
     let received = if cursor.literal(STATUS).is_some() {
         status(&mut cursor, version)?
-    } else if version == Version::V2 && cursor.literal(STDIN_ACK).is_some() {
+    } else if version.is_v2() && cursor.literal(STDIN_ACK).is_some() {
         let exec = ExecId::new(cursor.plain()?);
         let offset = cursor.number(r#","offset":"#)?;
         Received::Message(ServerMessage::StdinAck { exec, offset })
@@ -72,7 +72,7 @@ pub(super) fn read(frame: &[u8], version: Version) -> Option<Received<'_>> {
 
 fn status<'a>(cursor: &mut Cursor<'a>, version: Version) -> Option<Received<'a>> {
     let status = Status::from_wire(cursor.plain()?);
-    if version == Version::V2 && cursor.literal(r#","exec":""#).is_some() {
+    if version.is_v2() && cursor.literal(r#","exec":""#).is_some() {
         let mut update = ExecUpdate::new(cursor.plain()?);
         update.stdin = cursor.number(r#","stdin":"#);
         update.window = cursor.number(r#","window":"#);

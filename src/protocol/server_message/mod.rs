@@ -122,7 +122,7 @@ impl ServerMessage {
     /// other frame, which [`read`](Self::read) reads. A separate function, because the larger
     /// result of `read` would be moved several times for each piece.
     pub fn read_output(frame: &Bytes, version: Version) -> Option<OutputView<'_>> {
-        let piece = Piece::read(frame).filter(|_| version == Version::V2);
+        let piece = Piece::read(frame).filter(|_| version.is_v2());
         match piece {
             Some(piece) => Some(OutputView {
                 stream: piece.stream?,

@@ -52,8 +52,8 @@ struct Keys<'a> {
 pub(super) fn message(frame: &Bytes, version: Version) -> Result<ServerMessage, ParseError> {
     let keys: Keys<'_> = parse_object(frame)?;
     let exec = match version {
-        Version::V2 => keys.exec.and_then(Raw::text).map(ExecId::new),
         Version::V1 => None,
+        Version::V2 | Version::Lifted => keys.exec.and_then(Raw::text).map(ExecId::new),
     };
     let event = keys.event.and_then(Raw::text);
     let missing = |event, key, expected| ParseError::MissingValue {
@@ -146,7 +146,7 @@ impl Keys<'_> {
     }
 
     fn features(&self, version: Version) -> Option<Vec<String>> {
-        let features = self.features.filter(|_| version == Version::V2)?;
+        let features = self.features.filter(|_| version.is_v2())?;
         let is_short = features.json().len() <= MAX_FEATURES_BYTES;
         is_short.then(|| features.read())?
     }

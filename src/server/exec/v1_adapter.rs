@@ -178,9 +178,9 @@ fn take(exec: &mut ServedExec, piece: OutputPiece) -> ServerMessage {
 /// Returns an error status and the message with its reason. Under v2, the status contains the
 /// reason, too.
 pub(crate) fn refusal(version: Version, status: Status, reason: String) -> [ServerMessage; 2] {
-    let status = match version {
-        Version::V1 => ServerMessage::status(status),
-        Version::V2 => ServerMessage::status_because(status, reason.clone()),
+    let status = match version.is_v2() {
+        false => ServerMessage::status(status),
+        true => ServerMessage::status_because(status, reason.clone()),
     };
     [status, ServerMessage::error(reason)]
 }

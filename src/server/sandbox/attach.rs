@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     protocol::{
-        SandboxId, SandboxToken, ServerMessage, Status, Version,
+        SandboxId, SandboxToken, ServerMessage, Status,
         names::{CLOSE_ERROR, CLOSE_REFUSED},
     },
     server::{
@@ -38,9 +38,9 @@ const IN_USE: Refusal = Refusal(Status::SandboxInUse, None, CLOSE_REFUSED);
 
 /// The refusal of a sandbox whose lifetime has ended. Protocol v1 has no status for it.
 fn outlived(link: &Link) -> Refusal {
-    match link.version {
-        Version::V1 => NOT_FOUND,
-        Version::V2 => Refusal(Status::SandboxLifetimeEnded, None, CLOSE_REFUSED),
+    match link.version.is_v2() {
+        false => NOT_FOUND,
+        true => Refusal(Status::SandboxLifetimeEnded, None, CLOSE_REFUSED),
     }
 }
 

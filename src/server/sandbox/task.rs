@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     protocol::{
-        ClientMessage, ListedState, SandboxId, SandboxToken, ServerMessage, Status, Version,
+        ClientMessage, ListedState, SandboxId, SandboxToken, ServerMessage, Status,
         names::{CLOSE_ERROR, CLOSE_NORMAL},
     },
     server::{
@@ -265,7 +265,7 @@ impl Sandbox {
                 self.lease = None;
             }
             (End::Killed, _) => self.status(Status::SandboxKilling),
-            (End::Outlived, Some(link)) if link.version == Version::V2 => {
+            (End::Outlived, Some(link)) if link.version.is_v2() => {
                 self.status(Status::SandboxLifetimeEnded);
             }
             _ => {}
@@ -370,7 +370,7 @@ impl Sandbox {
     /// Reports to the client that the sandbox runs, and under v2 what the server supports.
     pub(super) fn running(&self) {
         match &self.state.link {
-            Some(link) if link.version == Version::V2 => link.push(ServerMessage::running()),
+            Some(link) if link.version.is_v2() => link.push(ServerMessage::running()),
             _ => self.status(Status::SandboxRunning),
         }
     }

@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use super::task::Sandbox;
 use crate::{
     machine::ServedExec,
-    protocol::{ServerMessage, Status, Version, limits::MIN_WINDOW},
+    protocol::{ServerMessage, Status, limits::MIN_WINDOW},
     server::{
         backend::job::{Job, Language},
         exec::{
@@ -110,7 +110,7 @@ impl Sandbox {
                 entry.exec.reconnect(link.version);
                 link.add(&entry.exec);
             }
-            None if link.version == Version::V2 => self.running(),
+            None if link.version.is_v2() => self.running(),
             None => {
                 let reason = "There is no execution to reconnect to.".to_owned();
                 self.fail(Status::SandboxError, reason);

@@ -50,9 +50,9 @@ pub(crate) fn open(
     payload: web::Payload,
 ) -> actix_web::Result<HttpResponse> {
     let version = version(&manager, request);
-    let spoken: &[&str] = match version {
-        Version::V1 => &[],
-        Version::V2 => &[SUBPROTOCOL_V2],
+    let spoken: &[&str] = match version.is_v2() {
+        false => &[],
+        true => &[SUBPROTOCOL_V2],
     };
     let mut response = ws::handshake_with_protocols(request, spoken)?;
     let link = Arc::new(Link::new(version, ClientAddress::of(request)));

@@ -1,0 +1,240 @@
+"""`Process`: the program of an exec that runs code or a program of the sandbox.
+
+`Processes` starts them from checked requests, and notices their ends.
+"""
+
+import errno
+import os
+import resource
+import signal
+import sys
+
+from .codefiles import CodeFiles
+from .marks import Mark
+from .programs import Exit, Program, StartError
+from .spawn import Command, spawn
+from .stdio import Pipes, Terminal
+from .sweep import Sweep
+
+UNBUFFERED = b"PYTHONUNBUFFERED"
+"""Makes Python write its output at once. Not set in a terminal, where Python writes whole lines:
+without buffers it sometimes writes no bytes, and in gVisor such a write never returns."""
+
+SEARCHED = b"PYTHONPATH"
+
+
+class Processes:
+    """The processes of all execs."""
+
+    def __init__(self, loop):
+        self.home = default_directory()
+        self._code = CodeFiles(self.home)
+        self._running = {}
+        self._open_files = raise_open_files()
+        self._watch_signals(loop)
+
+    def program(self, request):
+        """The program of a request. Raises `StartError`."""
+        mark = Mark()
+        cwd = self.home if request.cwd is None else os.path.join(self.home, request.cwd)
+        code = None
+        env = self._environment(request, mark)
+        if request.argv is not None:
+            argv = request.argv
+        else:
+            code = self._write_code(request)
+            interpreter = python() if request.language == "python" else b"bash"
+            argv = [interpreter, code] + request.args
+            if request.language == "python":
+                rest = env.get(SEARCHED)
+                site = self._code.site()
+                env[SEARCHED] = site + b":" + rest if rest else site
+        # The variables of the client concern code, not the search for its interpreter.
+        path = (os.environb if code else env).get(b"PATH")
+        command = Command(argv, env, path, cwd, mark, request.terminal is not None)
+        return Process(self, command, code, request.terminal)
+
+    def start(self, process, command, descriptors):
+        """Starts the process of a program. Returns its id."""
+        limits = [(resource.RLIMIT_NOFILE, self._open_files)]
+        pid = spawn(command, *descriptors, limits)
+        command.mark.check(pid)
+        self._running[pid] = process
+        return pid
+
+    def reap(self):
+        """Collects the main processes that have ended."""
+        for pid, process in list(self._running.items()):
+            ended, status = os.waitpid(pid, os.WNOHANG)
+            if ended:
+                del self._running[pid]
+                process.handle_exit(status)
+
+    def forget(self, code):
+        """A program has ended: its code is no longer needed."""
+        if code is not None:
+            self._code.remove(code)
+
+    def close(self):
+        self._code.close()
+
+    def _watch_signals(self, loop):
+        """Reaps when a child has ended. Python writes each signal to a pipe, as far as there is a
+        handler for it."""
+        signals, written = os.pipe()
+        os.set_blocking(signals, False)
+        os.set_blocking(written, False)
+        signal.signal(signal.SIGCHLD, lambda number, frame: None)
+        signal.set_wakeup_fd(written, warn_on_full_buffer=False)
+
+        def handle_signals():
+            os.read(signals, 4096)
+            self.reap()
+
+        loop.on_readable(signals, handle_signals)
+
+    def _write_code(self, request):
+        try:
+            return self._code.write(request.language, request.code)
+        except OSError as error:
+            raise StartError("cannot write the code to a file: %s" % error.strerror) from None
+
+    def _environment(self, request, mark):
+        env = dict(os.environb)
+        if request.terminal is None:
+            env.setdefault(UNBUFFERED, b"1")
+        else:
+            env.pop(UNBUFFERED, None)
+        env.update(request.env)
+        name, value = mark.variable()
+        env[name] = value
+        return env
+
+
+class Process(Program):
+    """A process with pipes or a terminal, and its descendants."""
+
+    def __init__(self, processes, command, code, terminal_size):
+        self.pid = None
+        """The main process. `None` before its start, and after it was reaped: then its number may
+        be used again."""
+        self._processes = processes
+        self._command = command
+        self._code = code
+        self._terminal_size = terminal_size
+        self._session = None
+        self._streams = None
+        self._loop = None
+        self._on_exit = None
+
+    @property
+    def stdin(self):
+        return self._streams.stdin
+
+    @property
+    def stdout(self):
+        return self._streams.stdout
+
+    @property
+    def stderr(self):
+        return self._streams.stderr
+
+    def start(self, loop, on_started, on_exit):
+        self._loop = loop
+        self._on_exit = on_exit
+        try:
+            self._streams = self._open_streams()
+            self.pid = self._processes.start(self, self._command, self._streams.inside)
+        except StartError:
+            self._processes.forget(self._code)
+            if self._streams is not None:
+                self._streams.close()
+            raise
+        self._session = self.pid
+        self._streams.handle_start()
+        on_started()
+
+    def _open_streams(self):
+        try:
+            if self._terminal_size is None:
+                return Pipes()
+            return Terminal(self._terminal_size)
+        except OSError as error:
+            message = "cannot open the streams of the process: %s"
+            raise StartError(message % error.strerror) from None
+
+    def close_stdin(self):
+        self._streams.close_stdin()
+
+    def kill(self, on_killed):
+        if self.pid is not None:
+            # The group can't start more processes from now on.
+            send_group(self.pid, signal.SIGSTOP)
+
+        def swept(failure):
+            self._processes.reap()
+            on_killed(failure)
+
+        Sweep(self._loop, self._command.mark, self._session, swept)
+
+    def handle_exit(self, status):
+        """The main process was reaped."""
+        self.pid = None
+        self._streams.handle_exit()
+        self._processes.forget(self._code)
+        if os.WIFSIGNALED(status):
+            self._on_exit(Exit(signal=os.WTERMSIG(status)))
+        else:
+            self._on_exit(Exit(exit_code=os.WEXITSTATUS(status)))
+
+    # What builtins do to the main process. `ProcessLookupError` if it has ended.
+
+    def signal(self, number, to_group):
+        if self.pid is None:
+            raise ProcessLookupError(errno.ESRCH, "")
+        if to_group:
+            os.killpg(self.pid, number)
+        else:
+            os.kill(self.pid, number)
+
+    def resize(self, size):
+        if self.pid is None:
+            raise ProcessLookupError(errno.ESRCH, "")
+        self._streams.resize(size)
+
+
+def python():
+    """The interpreter that runs this program, with the same version and packages."""
+    return os.fsencode(sys.executable or "python3")
+
+
+def default_directory():
+    """The home directory of the sandbox: HOME if that is a directory. Otherwise the directory in
+    which the service started this program."""
+    home = os.environb.get(b"HOME")
+    if home and os.path.isdir(home):
+        return os.path.abspath(home)
+    return os.getcwdb()
+
+
+def raise_open_files():
+    """Raises the limit on open files of this program, which needs several for each exec. Returns
+    the limit for code, which is the one before."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    soft, hard = before
+    wanted = 4096 if hard == resource.RLIM_INFINITY else min(4096, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        except (OSError, ValueError):
+            # The lower limit has to do.
+            pass
+    return before
+
+
+def send_group(group, number):
+    try:
+        os.killpg(group, number)
+    except OSError:
+        pass
+

@@ -1,0 +1,91 @@
+"""The streams between this program and a process: `Pipes`, or a `Terminal`.
+
+Both have `inside`, the descriptors for the stdin, stdout and stderr of the process, and `stdin`,
+`stdout` and `stderr`, the other ends. The reader of the output closes `stdout` and `stderr`.
+"""
+
+import errno
+import fcntl
+import os
+import struct
+import termios
+
+
+class Pipes:
+    """A pipe for each stream."""
+
+    def __init__(self):
+        self._opened = []
+        try:
+            for _ in range(3):
+                self._opened += os.pipe()
+        except OSError:
+            self.close()
+            raise
+        child_in, self.stdin, self.stdout, child_out, self.stderr, child_err = self._opened
+        self.inside = (child_in, child_out, child_err)
+        for fd in (self.stdin, self.stdout, self.stderr):
+            os.set_blocking(fd, False)
+
+    def handle_start(self):
+        """The process has its ends. While another one is open, a pipe doesn't end."""
+        close_all(self.inside)
+
+    def handle_exit(self):
+        """The main process has ended."""
+
+    def close(self):
+        """Closes everything, because the process could not start."""
+        close_all(self._opened)
+
+    def close_stdin(self):
+        if self.stdin is not None:
+            os.close(self.stdin)
+            self.stdin = None
+
+    def resize(self, size):
+        raise OSError(errno.ENOTTY, "")
+
+
+class Terminal:
+    """A new terminal for all streams. Its output is on stdout."""
+
+    stderr = None
+
+    def __init__(self, size):
+        self.stdout, inside = os.openpty()
+        self.inside = (inside, inside, inside)
+        self.stdin = None
+        try:
+            self.stdin = os.dup(self.stdout)
+            self.resize(size)
+        except OSError:
+            self.close()
+            raise
+        os.set_blocking(self.stdout, False)
+
+    def handle_start(self):
+        """`inside` stays open until the main process has ended. The terminal would end if all
+        processes closed it for a moment."""
+
+    def handle_exit(self):
+        close_all([self.inside[0], self.stdin])
+        self.stdin = None
+
+    def close(self):
+        close_all([self.inside[0], self.stdin, self.stdout])
+
+    def close_stdin(self):
+        """The input of a terminal has no end."""
+
+    def resize(self, size):
+        """Sets the size: columns and rows. The processes in the foreground get SIGWINCH."""
+        columns, rows = size
+        packed = struct.pack("HHHH", rows, columns, 0, 0)
+        fcntl.ioctl(self.inside[0], termios.TIOCSWINSZ, packed)
+
+
+def close_all(descriptors):
+    for descriptor in descriptors:
+        if descriptor is not None:
+            os.close(descriptor)

@@ -1,0 +1,147 @@
+"""`Sweep`: kills all processes of an exec, also those that have left its session.
+
+A pass looks at every process in `/proc` and kills those that belong to the exec: they carry its
+mark, or are in its session, or descend from such a process. Passes follow each other until two in a
+row find none. This is best effort: root can remove the mark, and where a limit can't be the mark
+(see `marks`), a process that clears its environment, starts a session and loses its parent is not
+found.
+"""
+
+import os
+import signal
+import time
+
+from .marks import limit_of, mark_of
+
+GIVE_UP_AFTER = 10.0
+"""How many seconds a sweep tries."""
+
+CLEAN_PASSES = 2
+"""How many passes in a row must find nothing."""
+
+CLEAN_PASSES_BY_ENVIRONMENT = 5
+"""The same if only the environment is a mark: a process has none for a moment while it executes a
+program."""
+
+ROUNDS = 8
+"""How often to look for processes that were started meanwhile."""
+
+FIRST_PAUSE = 0.001
+LONGEST_PAUSE = 0.02
+
+CANNOT_KILL = "Some processes did not end after SIGKILL."
+
+
+class Sweep:
+    """Kills the processes of one exec, in the loop. Calls `on_swept(None)`, or with a reason."""
+
+    def __init__(self, loop, mark, session, on_swept):
+        self._loop = loop
+        self._mark = mark
+        self._session = session
+        self._on_swept = on_swept
+        self._clean = 0
+        self._pause = FIRST_PAUSE
+        self._give_up_at = time.monotonic() + GIVE_UP_AFTER
+        self._pass()
+
+    def _pass(self):
+        found = find(self._mark.value, self._session)
+        kill_all(found)
+        self._clean = 0 if found else self._clean + 1
+        needed = CLEAN_PASSES if self._mark.is_limit else CLEAN_PASSES_BY_ENVIRONMENT
+        if self._clean >= needed:
+            self._on_swept(None)
+        elif time.monotonic() >= self._give_up_at:
+            self._on_swept(CANNOT_KILL)
+        else:
+            self._loop.call_later(self._pause, self._pass)
+            self._pause = min(self._pause * 2, LONGEST_PAUSE)
+
+
+def kill_all(pids):
+    """Kills processes that were stopped. `pids` lists parents before their children."""
+    # Children first: the kernel continues stopped processes whose group is orphaned.
+    for pid in reversed(pids):
+        send(pid, signal.SIGKILL)
+
+
+def send(pid, number):
+    try:
+        os.kill(pid, number)
+    except OSError:
+        # It has ended, or belongs to another user.
+        pass
+
+
+def find(wanted, session):
+    """Finds the living processes with this mark, in this session, or below such a process. Stops
+    them, so that none can react to the death of another. Returns their ids, parents before their
+    children."""
+    stop_by_limit(wanted)
+    found = set()
+    children = {}
+    for pid in pids():
+        stat = read_stat(pid)
+        if stat is None:
+            continue
+        parent, own_session = stat
+        children.setdefault(parent, []).append(pid)
+        mark = mark_of(pid)
+        # The number of a session can be that of an older one. A mark is never used again.
+        if mark == wanted or mark is None and own_session == session:
+            send(pid, signal.SIGSTOP)
+            found.add(pid)
+    ordered = with_descendants(found, children)
+    for pid in ordered:
+        send(pid, signal.SIGSTOP)
+    return ordered
+
+
+def stop_by_limit(wanted):
+    """Stops the processes whose mark is a limit, which is faster to read than everything else. A
+    process that starts the next one and ends, again and again, is stopped only if it is seen in the
+    short time that it lives."""
+    known = set()
+    for _ in range(ROUNDS):
+        new = [pid for pid in pids() if pid not in known]
+        if not new:
+            break
+        known.update(new)
+        for pid in new:
+            if limit_of(pid) == wanted:
+                send(pid, signal.SIGSTOP)
+
+
+def with_descendants(found, children):
+    """`found` and everything below, parents first."""
+    below = {child for pid in found for child in children.get(pid, ())}
+    ordered = [pid for pid in found if pid not in below]
+    seen = set(ordered)
+    for pid in ordered:
+        for child in children.get(pid, ()):
+            if child not in seen:
+                seen.add(child)
+                ordered.append(child)
+    return ordered
+
+
+def pids():
+    """All processes but this one, the newest first as long as their numbers grow."""
+    own = os.getpid()
+    numbers = (int(name) for name in os.listdir("/proc") if name.isdigit())
+    return sorted((pid for pid in numbers if pid != own), reverse=True)
+
+
+def read_stat(pid):
+    """The parent and the session of a process. `None` if it has ended."""
+    try:
+        with open("/proc/%d/stat" % pid, "rb", buffering=0) as file:
+            stat = file.read(4096)
+    except OSError:
+        return None
+    # The name of the program is in parentheses, and may contain any bytes.
+    fields = stat.rpartition(b")")[2].split()
+    if len(fields) < 4 or fields[0] in (b"Z", b"X"):
+        return None
+    return int(fields[1]), int(fields[3])

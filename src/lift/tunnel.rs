@@ -1,0 +1,717 @@
+//! [`Tunnel`]: carries a v2 link through the one exec of a v1 link.
+
+use std::{
+    collections::{BTreeSet, VecDeque},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use serde::Deserialize;
+use serde_json::json;
+
+use super::{
+    incoming::{Gap, Incoming},
+    outgoing::{Ask, Line, Outgoing},
+    program::{LANGUAGE, LOADER, VERSION, sources},
+};
+use crate::{
+    machine::LinkError,
+    protocol::{
+        ClientMessage, Encoded, ExecEnd, ExecId, ExecUpdate, NamedMessage, OutputPiece, Piece,
+        ServerMessage, Status, StatusUpdate, StdStream, Version, excerpt,
+    },
+};
+
+/// How long the program may take to start and to answer the greeting.
+const START_TIMEOUT: Duration = Duration::from_secs(30);
+/// After this time without a line, the tunnel pings the program, if an exec is open.
+const PING_AFTER: Duration = Duration::from_secs(10);
+/// After this time without a line, the program counts as hanging, and the tunnel kills it.
+const DEAD_AFTER: Duration = Duration::from_secs(40);
+/// How long the service may take to kill the program.
+const KILL_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often the tunnel starts the program because the exec in its place has just ended.
+const MAX_STARTS: u32 = 3;
+/// The number of bytes of other output that are kept to explain why the program ended.
+const TAIL_BYTES: usize = 400;
+/// Maximum number of lines that wait for room in the window, as for the messages of a link.
+const MAX_LINES: usize = 16_384;
+/// How the reason of a lost exec begins.
+const STOPPED: &str = "the program of the lift has ended";
+
+/// Options of a tunnel.
+#[derive(Clone, Debug)]
+pub(crate) struct TunnelConfig {
+    /// The name of the link, which no other link of the sandbox has. Every line of the program
+    /// begins with it, so code in the sandbox must not be able to guess it.
+    pub(crate) link: String,
+    /// The idle timeout of the sandbox. `None` if this client attached, and doesn't know it.
+    pub(crate) idle_timeout: Option<Duration>,
+    /// Whether the sandbox is created on this link, so that no exec can be running in it.
+    pub(crate) is_new: bool,
+}
+
+/// An action for the owner of a [`Tunnel`] to perform.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum TunnelAction {
+    /// Send a frame on the v1 link, and report this tag when it is written.
+    Send(Encoded, Option<u64>),
+    /// Pass a frame of v2 to the sandbox.
+    Deliver(Bytes),
+    /// The service can't be lifted, for this reason.
+    Fail(String),
+    /// The lines are damaged: drop the link and dial again.
+    Lose(LinkError),
+}
+
+/// What the tunnel is doing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Phase {
+    /// The sandbox doesn't run on this link yet.
+    Waiting,
+    /// The start of the program was requested.
+    Starting {
+        due: Instant,
+        /// Why the service refused the start. Then the tunnel has asked for the running exec, which
+        /// may be the program.
+        refused: Option<String>,
+    },
+    /// The greeting was sent.
+    Greeting {
+        due: Instant,
+        /// Whether the exec ran before this link.
+        found: bool,
+    },
+    /// The program answers.
+    Up,
+    /// The program was asked to end, so that the sandbox can be checkpointed.
+    Stopping,
+    /// The program doesn't answer, and the service was asked to kill it.
+    Killing { due: Instant },
+    /// The program doesn't run. The next request starts it.
+    Down,
+}
+
+/// Carries a v2 link through the one exec of a v1 link.
+#[derive(Debug)]
+pub(crate) struct Tunnel {
+    config: TunnelConfig,
+    phase: Phase,
+    /// Whether `SANDBOX_RUNNING` is held back until the program answers.
+    holds_running: bool,
+    /// Whether no exec can be running in the sandbox.
+    is_free: bool,
+    starts: u32,
+    /// The number of greetings on this link.
+    greetings: u32,
+    incoming: Incoming,
+    outgoing: Outgoing,
+    /// The execs that the program knows, as far as this client needs them.
+    execs: BTreeSet<ExecId>,
+    /// Whether a checkpoint waits until the program can be asked to end.
+    wants_checkpoint: bool,
+    /// What the program had read when it ended in good order.
+    farewell: Option<u64>,
+    /// The end of other output, which may say why the program did not start.
+    tail: Vec<u8>,
+    /// The error status of the v1 exec whose reason comes next.
+    awaits_reason: Option<Status>,
+    /// When the last line arrived, or when one was first due.
+    heard: Instant,
+    pinged: bool,
+    actions: VecDeque<TunnelAction>,
+}
+
+/// A line of the program about itself.
+#[derive(Debug, Deserialize)]
+struct Note {
+    lift: String,
+    version: Option<u64>,
+    features: Option<Vec<String>>,
+    bytes: Option<u64>,
+    execs: Option<u64>,
+    reason: Option<String>,
+}
+
+impl Tunnel {
+    pub(crate) fn new(config: TunnelConfig, now: Instant) -> Self {
+        Self {
+            phase: Phase::Waiting,
+            holds_running: false,
+            is_free: config.is_new,
+            starts: 0,
+            greetings: 0,
+            incoming: Incoming::new(&config.link),
+            outgoing: Outgoing::default(),
+            execs: BTreeSet::new(),
+            wants_checkpoint: false,
+            farewell: None,
+            tail: Vec::new(),
+            awaits_reason: None,
+            heard: now,
+            pinged: false,
+            actions: VecDeque::new(),
+            config,
+        }
+    }
+
+    /// The next action to perform.
+    pub(crate) fn poll_action(&mut self) -> Option<TunnelAction> {
+        self.actions.pop_front()
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) is due.
+    pub(crate) fn poll_timeout(&self) -> Option<Instant> {
+        match self.phase {
+            Phase::Starting { due, .. } | Phase::Greeting { due, .. } | Phase::Killing { due } => {
+                Some(due)
+            }
+            Phase::Up if self.execs.is_empty() => None,
+            Phase::Up | Phase::Stopping => Some(match self.pinged {
+                true => self.heard + DEAD_AFTER,
+                false => self.heard + PING_AFTER,
+            }),
+            Phase::Waiting | Phase::Down => None,
+        }
+    }
+
+    /// Handles the passage of time.
+    pub(crate) fn handle_timeout(&mut self, now: Instant) {
+        if self.poll_timeout().is_none_or(|due| due > now) {
+            return;
+        }
+        match &self.phase {
+            Phase::Starting { .. } | Phase::Greeting { found: false, .. } => {
+                let reason = format!("it did not answer within {START_TIMEOUT:?}");
+                self.start_failed(&reason);
+            }
+            Phase::Greeting { found: true, .. } => {
+                let reason = format!(
+                    "the sandbox runs an exec that is not this program, or the program did not \
+                     answer within {START_TIMEOUT:?}"
+                );
+                self.start_failed(&reason);
+            }
+            Phase::Up | Phase::Stopping if !self.pinged => {
+                self.pinged = true;
+                self.send_note(r#"{"lift":"ping"}"#.to_owned());
+            }
+            Phase::Up | Phase::Stopping => {
+                self.phase = Phase::Killing {
+                    due: now + KILL_TIMEOUT,
+                };
+                self.send_v1(&ClientMessage::KillProcess);
+            }
+            Phase::Killing { .. } => self.program_ended(now),
+            Phase::Waiting | Phase::Down => {}
+        }
+    }
+
+    // Messages of the client.
+
+    /// Handles a frame of the client. Its tag is reported when the frame is written.
+    pub(crate) fn handle_request(&mut self, frame: Encoded, tag: Option<u64>, now: Instant) {
+        let message = match &frame {
+            Encoded::Text(text) => ClientMessage::parse_as(text.as_bytes(), Version::V2),
+            Encoded::Binary(bytes) => ClientMessage::parse_as(bytes, Version::V2),
+        };
+        match message {
+            Ok(ClientMessage::Named(exec, message)) => {
+                let ask = self.note_request(&exec, &message, now);
+                drop(message);
+                let line = Line::new(exec, ask, frame.into_text(), tag);
+                self.push_line(line, now);
+            }
+            Ok(ClientMessage::Checkpoint) => self.handle_checkpoint(now),
+            // The exec of v1 is the tunnel's.
+            Ok(ClientMessage::Reconnect) => {}
+            _ => self.actions.push_back(TunnelAction::Send(frame, tag)),
+        }
+    }
+
+    /// Notes which execs the client needs.
+    fn note_request(&mut self, exec: &ExecId, message: &NamedMessage<'_>, now: Instant) -> Ask {
+        match message {
+            NamedMessage::Exec(..) | NamedMessage::Reconnect { .. } => {
+                if self.execs.is_empty() {
+                    self.hear(now);
+                }
+                self.execs.insert(exec.clone());
+                match message {
+                    NamedMessage::Exec(..) => Ask::Exec,
+                    _ => Ask::Reconnect,
+                }
+            }
+            NamedMessage::Ack { done: true, .. } => {
+                self.execs.remove(exec);
+                Ask::Other
+            }
+            NamedMessage::Kill => Ask::Kill,
+            _ => Ask::Other,
+        }
+    }
+
+    fn push_line(&mut self, line: Line, now: Instant) {
+        let starts = matches!(line.ask, Ask::Exec | Ask::Reconnect);
+        if self.phase == Phase::Down && !starts {
+            return self.answer_without_program(line);
+        }
+        self.outgoing.push(line);
+        if self.outgoing.len() > MAX_LINES {
+            self.lose(format!(
+                "the sandbox stopped reading; {MAX_LINES} messages wait"
+            ));
+        }
+        match self.phase {
+            Phase::Down => {
+                self.starts = 0;
+                self.start(now);
+            }
+            Phase::Up | Phase::Stopping => self.flush(),
+            _ => {}
+        }
+    }
+
+    /// Answers a message about an exec that ended with its program.
+    fn answer_without_program(&mut self, line: Line) {
+        if let (Ask::Kill, Some(exec)) = (line.ask, line.exec) {
+            let killed = Status::ExecutionForceKilled;
+            self.deliver(&ServerMessage::exec_status(
+                killed,
+                ExecUpdate::new(exec),
+                None,
+            ));
+        }
+    }
+
+    fn handle_checkpoint(&mut self, now: Instant) {
+        match self.phase {
+            Phase::Up => {
+                self.phase = Phase::Stopping;
+                self.hear(now);
+                self.send_note(r#"{"lift":"stop"}"#.to_owned());
+            }
+            Phase::Down | Phase::Waiting => self.send_v1(&ClientMessage::Checkpoint),
+            _ => self.wants_checkpoint = true,
+        }
+    }
+
+    // Messages of the service.
+
+    /// Handles a frame of the v1 link.
+    pub(crate) fn handle_frame(&mut self, frame: &Bytes, now: Instant) {
+        if let Some(output) = ServerMessage::read_output(frame, Version::V1) {
+            return self.handle_output(output.stream, &output.data, now);
+        }
+        match ServerMessage::read(frame, Version::V1).map(|it| it.into_message()) {
+            Ok(ServerMessage::Output(piece)) => self.handle_output(piece.stream, &piece.data, now),
+            Ok(ServerMessage::Status(update)) => self.handle_status(update, frame, now),
+            Ok(ServerMessage::Error(error)) if self.awaits_reason.is_some() => {
+                if let Some(status) = self.awaits_reason.take() {
+                    self.handle_refusal(&status, &error.message);
+                }
+            }
+            _ => self.pass(frame),
+        }
+    }
+
+    /// Passes a frame of the service on.
+    fn pass(&mut self, frame: &Bytes) {
+        self.actions.push_back(TunnelAction::Deliver(frame.clone()));
+    }
+
+    fn handle_status(&mut self, update: StatusUpdate, frame: &Bytes, now: Instant) {
+        match update.status {
+            Status::SandboxRunning if self.phase == Phase::Waiting => {
+                self.holds_running = true;
+                self.start(now);
+            }
+            Status::ExecutionRunning => self.handle_started(now),
+            Status::ExecutionDone => self.handle_ended(now),
+            Status::ExecutionForceKilled => {}
+            Status::ExecutionError
+            | Status::ExecutionUnsupportedLanguageError
+            | Status::ExecutionForceKillError
+            | Status::StdinError => match update.message {
+                Some(reason) => self.handle_refusal(&update.status, &reason),
+                None => self.awaits_reason = Some(update.status),
+            },
+            Status::SandboxError if let Phase::Starting { refused, .. } = &self.phase => {
+                // The service has no exec to resume, so the first refusal says why.
+                match refused.clone() {
+                    Some(reason) => self.start_failed(&reason),
+                    None => self.pass(frame),
+                }
+            }
+            _ => self.pass(frame),
+        }
+    }
+
+    fn handle_output(&mut self, stream: StdStream, data: &[u8], now: Instant) {
+        if stream == StdStream::Stderr || matches!(self.phase, Phase::Waiting | Phase::Down) {
+            return self.keep_tail(data);
+        }
+        if matches!(self.phase, Phase::Greeting { .. } | Phase::Starting { .. }) {
+            self.keep_tail(data);
+        }
+        self.incoming.push(data);
+        while let Some(line) = self.incoming.next_line() {
+            match line {
+                Ok(json) => self.handle_line(&json, now),
+                Err(Gap(detail)) => self.lose(detail),
+            }
+        }
+    }
+
+    fn keep_tail(&mut self, data: &[u8]) {
+        let from = data.len().saturating_sub(TAIL_BYTES);
+        self.tail.extend_from_slice(&data[from..]);
+        let excess = self.tail.len().saturating_sub(TAIL_BYTES);
+        self.tail.drain(..excess);
+    }
+
+    // The start of the program.
+
+    fn start(&mut self, now: Instant) {
+        self.starts += 1;
+        self.tail.clear();
+        self.phase = Phase::Starting {
+            due: now + START_TIMEOUT,
+            refused: None,
+        };
+        self.send_v1(&ClientMessage::exec(LANGUAGE, LOADER));
+    }
+
+    /// The service refused the exec, its input or its kill.
+    fn handle_refusal(&mut self, status: &Status, reason: &str) {
+        let Phase::Starting { refused, .. } = &mut self.phase else {
+            return;
+        };
+        match status {
+            Status::ExecutionError if !self.is_free && refused.is_none() => {
+                // The program may be running already.
+                *refused = Some(reason.to_owned());
+                self.send_v1(&ClientMessage::Reconnect);
+            }
+            Status::ExecutionError | Status::ExecutionUnsupportedLanguageError => {
+                let reason = reason.to_owned();
+                self.start_failed(&reason);
+            }
+            _ => {}
+        }
+    }
+
+    /// The v1 exec runs.
+    fn handle_started(&mut self, now: Instant) {
+        let Phase::Starting { due, refused } = &self.phase else {
+            return;
+        };
+        let (due, found) = (*due, refused.is_some());
+        self.is_free = false;
+        self.phase = Phase::Greeting { due, found };
+        let link = match self.greetings {
+            0 => self.config.link.clone(),
+            more => format!("{}x{more}", self.config.link),
+        };
+        self.greetings += 1;
+        self.farewell = None;
+        self.incoming = Incoming::new(&link);
+        let before = match found {
+            // The last line of the earlier link may be incomplete.
+            true => "\n",
+            false => sources(),
+        };
+        self.send_v1(&ClientMessage::stdin(before));
+        let mut hello = json!({ "lift": "hello", "link": link });
+        if let Some(timeout) = self.config.idle_timeout {
+            let millis = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+            hello["idle_timeout_ms"] = millis.into();
+        }
+        self.outgoing.push_front(Line::note(hello.to_string()));
+        // The window holds the first line. The others wait for the answer.
+        self.flush_first();
+        self.hear(now);
+    }
+
+    fn handle_ended(&mut self, now: Instant) {
+        match &self.phase {
+            Phase::Starting { refused: None, .. } | Phase::Waiting | Phase::Down => {}
+            Phase::Starting {
+                refused: Some(reason),
+                ..
+            } if self.starts >= MAX_STARTS => {
+                let reason = reason.clone();
+                self.start_failed(&reason);
+            }
+            // The exec that the service refused to replace has just ended.
+            Phase::Starting { .. } | Phase::Greeting { found: true, .. }
+                if self.starts < MAX_STARTS =>
+            {
+                self.is_free = true;
+                self.outgoing.restart(None);
+                self.start(now);
+            }
+            Phase::Starting { .. } | Phase::Greeting { .. } => {
+                self.is_free = true;
+                let said = excerpt(self.tail.trim_ascii());
+                let reason = match said.is_empty() {
+                    true => "it ended at once".to_owned(),
+                    false => format!("it ended at once: {said}"),
+                };
+                self.start_failed(&reason);
+            }
+            Phase::Up | Phase::Stopping | Phase::Killing { .. } => {
+                self.is_free = true;
+                self.program_ended(now);
+            }
+        }
+    }
+
+    /// The program can't be started.
+    fn start_failed(&mut self, reason: &str) {
+        self.phase = Phase::Down;
+        let reason = format!("cannot start the program of the lift in the sandbox: {reason}");
+        if std::mem::take(&mut self.holds_running) {
+            return self.actions.push_back(TunnelAction::Fail(reason));
+        }
+        for line in self.outgoing.restart(None) {
+            self.answer_without_program(line);
+        }
+        for line in self.outgoing.drain() {
+            let Some(exec) = line.exec.clone() else {
+                continue;
+            };
+            match line.ask {
+                Ask::Exec => {
+                    self.execs.remove(&exec);
+                    let refused = Status::ExecutionError;
+                    self.deliver(&ServerMessage::exec_status(
+                        refused,
+                        ExecUpdate::new(exec),
+                        Some(reason.clone()),
+                    ));
+                }
+                Ask::Reconnect => self.lose_exec(exec, &reason),
+                Ask::Kill | Ask::Other => self.answer_without_program(line),
+            }
+        }
+        self.leave();
+    }
+
+    // The program runs.
+
+    fn handle_line(&mut self, json: &Bytes, now: Instant) {
+        self.hear(now);
+        if json.starts_with(br#"{"lift":"#) {
+            return match serde_json::from_slice(json) {
+                Ok(note) => self.handle_note(note, now),
+                Err(error) => self.lose(format!("a line that can't be read: {error}")),
+            };
+        }
+        if !matches!(self.phase, Phase::Up | Phase::Stopping) {
+            return;
+        }
+        if let Some(output) = ServerMessage::read_output(json, Version::V2)
+            && let Some(place) = output.place
+        {
+            return self.deliver_output(output.stream, place, &output.data, output.eof);
+        }
+        // Only messages about execs: the state of the sandbox is the service's to tell.
+        match ServerMessage::read(json, Version::V2).map(|it| it.into_message()) {
+            Ok(ServerMessage::Output(OutputPiece {
+                stream,
+                data,
+                place: Some(place),
+                eof,
+            })) => self.deliver_output(stream, (place.exec.as_str(), place.offset), &data, eof),
+            Ok(ServerMessage::StdinAck { .. }) => self.pass(json),
+            Ok(ServerMessage::Status(StatusUpdate {
+                status,
+                exec: Some(exec),
+                ..
+            })) => {
+                let errors = [
+                    Status::ExecutionError,
+                    Status::ExecutionUnsupportedLanguageError,
+                ];
+                if errors.contains(&status) {
+                    self.execs.remove(&exec.exec);
+                }
+                self.pass(json);
+            }
+            _ => self.lose(format!("a line that is no message: {}", excerpt(json))),
+        }
+    }
+
+    fn deliver_output(
+        &mut self,
+        stream: StdStream,
+        (exec, offset): (&str, u64),
+        data: &[u8],
+        eof: bool,
+    ) {
+        let piece = Piece {
+            stream: Some(stream),
+            exec,
+            offset,
+            data,
+            eof,
+        };
+        let frame = match piece.encode() {
+            Encoded::Text(text) => text.into(),
+            Encoded::Binary(bytes) => bytes,
+        };
+        self.actions.push_back(TunnelAction::Deliver(frame));
+    }
+
+    fn handle_note(&mut self, note: Note, now: Instant) {
+        match note.lift.as_str() {
+            "hello" => self.handle_hello(note, now),
+            "taken" => {
+                self.outgoing.handle_taken(note.bytes.unwrap_or(0));
+                self.flush();
+            }
+            "bye" => self.farewell = Some(note.bytes.unwrap_or(0)),
+            "busy" if self.phase == Phase::Stopping => {
+                self.phase = Phase::Up;
+                self.wants_checkpoint = false;
+                let execs = note.execs.unwrap_or(1);
+                let reason = format!("Cannot checkpoint while {execs} execs of the lift run.");
+                self.deliver(&ServerMessage::status_because(
+                    Status::ExecutionInProgressError,
+                    reason,
+                ));
+            }
+            "broken" => {
+                let reason = note.reason.unwrap_or_default();
+                let reason = excerpt(reason.as_bytes());
+                self.lose(format!("the program can't read a line: {reason}"));
+            }
+            _ => {}
+        }
+    }
+
+    fn handle_hello(&mut self, note: Note, now: Instant) {
+        if !matches!(self.phase, Phase::Greeting { .. }) {
+            return;
+        }
+        if note.version != Some(VERSION) {
+            let version = note.version.unwrap_or(0);
+            let reason = format!(
+                "another client started it in version {version}, and this client speaks version \
+                 {VERSION}; it ends when the sandbox is idle"
+            );
+            return self.start_failed(&reason);
+        }
+        self.phase = Phase::Up;
+        self.starts = 0;
+        self.tail.clear();
+        if std::mem::take(&mut self.holds_running) {
+            self.deliver(&ServerMessage::Status(StatusUpdate {
+                status: Status::SandboxRunning,
+                message: None,
+                features: note.features,
+                exec: None,
+            }));
+        }
+        self.flush();
+        if std::mem::take(&mut self.wants_checkpoint) {
+            self.handle_checkpoint(now);
+        }
+    }
+
+    /// The program ended, so its execs are lost. Requests that it has not read start it again.
+    fn program_ended(&mut self, now: Instant) {
+        let reason = match (&self.phase, self.tail.trim_ascii()) {
+            (Phase::Killing { .. }, _) => {
+                format!("{STOPPED}: it did not answer for {DEAD_AFTER:?}, so it was killed")
+            }
+            (Phase::Stopping, _) => format!("{STOPPED}, because the sandbox was checkpointed"),
+            (_, []) => format!("{STOPPED}: it was killed, or the sandbox was idle"),
+            (_, said) => format!("{STOPPED}: {}", excerpt(said)),
+        };
+        let is_stopping = self.phase == Phase::Stopping;
+        self.phase = Phase::Down;
+        let farewell = self.farewell.take();
+        let dropped = self.outgoing.restart(farewell);
+        let begins = self.outgoing.begins();
+        let execs = std::mem::replace(&mut self.execs, begins.clone());
+        for exec in execs.into_iter().filter(|exec| !begins.contains(exec)) {
+            self.lose_exec(exec, &reason);
+        }
+        for line in dropped {
+            self.answer_without_program(line);
+        }
+        self.wants_checkpoint |= is_stopping;
+        self.leave();
+        if !begins.is_empty() {
+            self.starts = 0;
+            self.start(now);
+        }
+    }
+
+    /// The program doesn't run: sends the checkpoint that waits for that.
+    fn leave(&mut self) {
+        if std::mem::take(&mut self.wants_checkpoint) {
+            self.send_v1(&ClientMessage::Checkpoint);
+        }
+    }
+
+    fn lose_exec(&mut self, exec: ExecId, reason: &str) {
+        self.execs.remove(&exec);
+        let update = ExecUpdate {
+            end: Some(ExecEnd::lost()),
+            ..ExecUpdate::new(exec)
+        };
+        self.deliver(&ServerMessage::exec_status(
+            Status::ExecutionDone,
+            update,
+            Some(reason.to_owned()),
+        ));
+    }
+
+    // Helpers.
+
+    fn hear(&mut self, now: Instant) {
+        self.heard = now;
+        self.pinged = false;
+    }
+
+    fn lose(&mut self, detail: String) {
+        let detail = format!("the lines of the lift are damaged: {detail}");
+        self.actions
+            .push_back(TunnelAction::Lose(LinkError::Dropped { detail }));
+    }
+
+    fn deliver(&mut self, message: &ServerMessage) {
+        let frame = message.encode().into();
+        self.actions.push_back(TunnelAction::Deliver(frame));
+    }
+
+    fn send_v1(&mut self, message: &ClientMessage<'_>) {
+        let frame = message.encode().into();
+        self.actions.push_back(TunnelAction::Send(frame, None));
+    }
+
+    fn send_note(&mut self, json: String) {
+        self.outgoing.push(Line::note(json));
+        self.flush();
+    }
+
+    fn flush_first(&mut self) {
+        if let Some((piece, tag)) = self.outgoing.next_piece() {
+            let frame = ClientMessage::stdin(piece).encode().into();
+            self.actions.push_back(TunnelAction::Send(frame, tag));
+        }
+    }
+
+    fn flush(&mut self) {
+        while let Some((piece, tag)) = self.outgoing.next_piece() {
+            let frame = ClientMessage::stdin(piece).encode().into();
+            self.actions.push_back(TunnelAction::Send(frame, tag));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
