@@ -34,10 +34,9 @@ async fn run() -> Result<(), Box<dyn Error>> {
     writeln!(stdout(), "protocol: {}", sandbox.protocol_version())?;
 
     sandbox.files().write("in.csv", "a,b\n1,2\n").await?;
-    let server = sandbox.command(
-        Language::Python,
-        "import http.server as it; it.test(port=8000)",
-    );
+    let server = sandbox
+        .program("python3")
+        .args(["-m", "http.server", "8000"]);
     let server = server.spawn().await?;
     sandbox.wait_for_port(8000).await?;
 
