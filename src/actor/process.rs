@@ -23,7 +23,6 @@ use crate::{
         Failure, OutputPolicy, Process, ProcessAction, ProcessEnd, ProcessId, ProcessReply,
         RequestId,
     },
-    protocol::StdStream,
     yield_now::Yield,
 };
 
@@ -194,16 +193,7 @@ impl ProcessActor {
                     }
                 }
                 ProcessAction::StreamEnded(stream) => self.output.end_stream(stream),
-                ProcessAction::OutputEnded(finish) => {
-                    let held = self.machine.take_held_output();
-                    if !held.is_empty() {
-                        // The process has ended, so the result doesn't matter: there is nothing
-                        // left to kill.
-                        let held = (0, StdStream::Stdout, held);
-                        self.output.write(std::iter::once(held));
-                    }
-                    self.output.finish(finish);
-                }
+                ProcessAction::OutputEnded(finish) => self.output.finish(finish),
                 action => {
                     match &action {
                         ProcessAction::Ended { end, .. } => self.output.set_end(end.clone()),

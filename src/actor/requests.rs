@@ -8,16 +8,13 @@ use super::{
     SandboxActor, SnapshotFilesystem, Start, StartKey, StartedProcess, Subscribe,
     driver::now,
     process::KillInBackground,
-    random::random_bits,
     reply::{Deferred, Undelivered, deferred},
     sandbox::Waiter,
     subscribers::Sink,
 };
 use crate::{
     Error, SandboxEvent,
-    machine::{
-        NewExec, Nonce, Overflow, ProcessId, RequestId, Sandbox, SandboxReply, SandboxState,
-    },
+    machine::{NewExec, Overflow, ProcessId, RequestId, Sandbox, SandboxReply, SandboxState},
 };
 
 impl SandboxActor {
@@ -89,11 +86,6 @@ impl SandboxActor {
     }
 
     fn exec(&mut self, exec: Exec, waiter: Waiter, ctx: &mut Context<Self>) {
-        let nonce = exec.wrap_for_v1.then(random_bits).transpose();
-        let nonce = match nonce.map_err(|error| Error::random(&error)) {
-            Ok(bits) => bits.map(Nonce::new),
-            Err(error) => return self.answer(waiter, Err(error)),
-        };
         let request = self.request(waiter);
         let mut policy = exec.output.unwrap_or(self.output);
         if exec.discards_output {
@@ -105,7 +97,6 @@ impl SandboxActor {
             program: exec.program.borrow(),
             options,
             stdin: exec.stdin,
-            wrapper: nonce,
         };
         if let Some(process) = self.machine.exec(request, exec, now()) {
             let sandbox = self.address(ctx);

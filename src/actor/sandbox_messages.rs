@@ -88,16 +88,13 @@ impl std::fmt::Debug for ExecProgram {
 pub struct Exec {
     /// The program.
     pub program: ExecProgram,
-    /// Arguments, environment, working directory and time limit. Protocol v1 supports none of them
-    /// without a wrapper. `window` is ignored: the actor derives it from the output policy.
+    /// Arguments, environment, working directory and time limit. Protocol v1 supports none of
+    /// them. `window` is ignored: the actor derives it from the output policy.
     pub options: ExecOptions,
     /// The input.
     pub stdin: Stdin,
     /// How much unread output to buffer. `None`: the policy of the sandbox.
     pub output: Option<OutputPolicy>,
-    /// Whether to wrap the code on a server that speaks protocol v1: see
-    /// [`Command::wrap_for_v1`](crate::Command::wrap_for_v1).
-    pub wrap_for_v1: bool,
     /// Whether the caller reads no output.
     pub(crate) discards_output: bool,
 }
@@ -127,7 +124,6 @@ impl Exec {
             options: ExecOptions::default(),
             stdin: Stdin::Open,
             output: None,
-            wrap_for_v1: false,
             discards_output: false,
         }
     }
@@ -140,7 +136,6 @@ impl std::fmt::Debug for Exec {
             .field("options", &self.options)
             .field("stdin", &self.stdin)
             .field("output", &self.output)
-            .field("wrap_for_v1", &self.wrap_for_v1)
             .finish_non_exhaustive()
     }
 }

@@ -21,9 +21,8 @@ use crate::{
 ///
 /// Arguments, environment, working directory, time limit, output grace and [`stdin`](Self::stdin)
 /// need protocol v2. On a v1 server, a command with one of these options fails with
-/// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported), and no code runs.
-/// [`wrap_for_v1`](Self::wrap_for_v1) adds arguments, environment and working directory on v1
-/// servers, but not the other three options.
+/// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported), and no code runs. On a service that
+/// speaks only v1, use `SandboxBuilder::lift`.
 ///
 /// ```
 /// # #[cfg(all(unix, feature = "server"))]
@@ -163,32 +162,6 @@ impl Command {
     /// stream has more, `output` kills the process and fails. Default: 64 MiB.
     pub fn output_limit(mut self, bytes: usize) -> Self {
         self.limit = bytes;
-        self
-    }
-
-    /// Whether to wrap the code on a server that speaks protocol v1, so that arguments,
-    /// environment, working directory and exit status work there, too. Has no effect under v2,
-    /// which supports all four. Default: no.
-    ///
-    /// The client sends a wrapper program instead of the code. The wrapper runs the code in a child
-    /// `bash` or `python`. Then it writes the exit status and a random number to stdout, as a line
-    /// that the client removes from the output. Consequences:
-    ///
-    /// - The process ends as [`Exited`](ProcessEnd::Exited) or [`Signaled`](ProcessEnd::Signaled).
-    ///   If the line doesn't arrive, the process ends as [`Unknown`](ProcessEnd::Unknown). Possible
-    ///   reasons: the connection was lost, the code killed the wrapper, or the server stopped
-    ///   reading stdout (some servers stop at bytes that are not UTF-8).
-    /// - If the working directory doesn't exist or the arguments are too long, the process ends as
-    ///   `Exited(125)`, with the reason in stderr.
-    /// - [`timeout`](Self::timeout), [`output_grace`](Self::output_grace), [`stdin`](Self::stdin)
-    ///   and other languages stay unsupported.
-    /// - The code runs in a child process. Python's `__file__` and bash's `$0` name the wrapper,
-    ///   and Python tracebacks show no source lines.
-    /// - For bash, the wrapper needs `env` to set variables and `python3` to distinguish signals
-    ///   from exit codes. Without `python3`, signal 9 is reported as `Exited(137)`.
-    /// - **The exit status is not trustworthy**: code that reads the wrapper can forge it.
-    pub fn wrap_for_v1(mut self, wrap: bool) -> Self {
-        self.exec.wrap_for_v1 = wrap;
         self
     }
 

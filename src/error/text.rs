@@ -89,8 +89,8 @@ impl fmt::Display for Error {
             Repr::ProcessFailed { end, stderr } => {
                 match end {
                     ProcessEnd::Unknown => f.write_str(
-                        "the server did not report whether the process succeeded; under protocol v1, \
-                         use `.wrap_for_v1(true)`",
+                        "the server did not report whether the process succeeded; on a service that \
+                         speaks only protocol v1, use `.lift(true)`",
                     )?,
                     end => write!(f, "the process did not succeed: {end}")?,
                 }

@@ -229,11 +229,9 @@ impl fmt::Display for SandboxEnd {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ProcessEnd {
-    /// The process exited with this code. Under protocol v1, only reported with
-    /// `Command::wrap_for_v1`.
+    /// The process exited with this code. Never reported under protocol v1.
     Exited(i32),
-    /// A signal with this number ended the process. Under protocol v1, only reported with
-    /// `Command::wrap_for_v1`.
+    /// A signal with this number ended the process. Never reported under protocol v1.
     Signaled(i32),
     /// A builtin ended, with its result (a JSON object) or its error. There is no exit code.
     Completed(Result<String, Box<BuiltinError>>),
@@ -248,7 +246,8 @@ pub enum ProcessEnd {
         end: SandboxEnd,
     },
     /// The process ended, but the server did not report how. Under protocol v1, every process ends
-    /// like this, unless it was killed or `Command::wrap_for_v1` is set.
+    /// like this, unless it was killed. On a service that speaks only v1, use
+    /// `SandboxBuilder::lift`.
     Unknown,
 }
 

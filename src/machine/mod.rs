@@ -11,7 +11,6 @@
 //! | [`Process`] | one exec at the client: its end, its stdin and the callers that wait |
 //! | [`OutputBuffer`] | the unread output of one exec, within a budget |
 //! | [`ServedExec`] | one named exec at the server (v2): its unacknowledged output, its stdin and its end |
-//! | `exec::v1::TrailerFilter` | the report of how wrapped code ended (v1), removed from its output |
 //! | [`Backoff`], [`Keepalive`] | when to dial again, and when to treat a link as dead |
 
 #![cfg_attr(
@@ -44,8 +43,7 @@ pub use connection::{
 pub use end::{ProcessEnd, SandboxEnd, SandboxState};
 pub use event::SandboxEvent;
 pub use exec::{
-    Nonce, Process, ProcessAction, ProcessConfig, ProcessFact, ProcessReply, ServedExec,
-    StoredExec, wrap,
+    Process, ProcessAction, ProcessConfig, ProcessFact, ProcessReply, ServedExec, StoredExec,
 };
 pub use failure::{Effect, Failure};
 pub use keepalive::{Keepalive, KeepaliveAction, KeepaliveConfig};

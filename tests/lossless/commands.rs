@@ -167,6 +167,9 @@ async fn features_that_v1_lacks_are_refused_by_name() {
     process.kill().await.expect("killed");
     let left = sandbox.run(Language::Bash, "ls").await.expect("ran");
     assert_eq!(left.stdout, "");
+    sandbox.kill().await.expect("killed");
+    let error = command().arg("x").output().await.expect_err("over");
+    assert_eq!(error.kind(), ErrorKind::WrongState);
 }
 
 /// Only the exec whose request is too large fails. The client doesn't resend it on each new link,

@@ -8,7 +8,7 @@ use actix_sandbox::{
 use futures::{StreamExt, future::join_all};
 
 /// The end of a process that returned 0. v1 doesn't report exit codes.
-fn exited(version: ProtocolVersion) -> ProcessEnd {
+pub(crate) fn exited(version: ProtocolVersion) -> ProcessEnd {
     match version {
         ProtocolVersion::V1 => ProcessEnd::Unknown,
         _ => ProcessEnd::Exited(0),

@@ -25,4 +25,3 @@ mod reconnect;
 mod record_and_play;
 mod stores;
 mod streams;
-mod wrapper;

@@ -76,7 +76,7 @@ subprocess.run([sys.executable, 'tools/tool.py'])";
 }
 
 #[actix::test]
-async fn wrapped_python_imports_from_its_working_directory() {
+async fn under_v1_python_imports_from_its_working_directory() {
     let server = LocalServer::builder()
         .max_protocol_version(ProtocolVersion::V1)
         .start()
@@ -89,9 +89,7 @@ async fn wrapped_python_imports_from_its_working_directory() {
     )
     .await;
     made.unwrap();
-    let command = sandbox
-        .command(Language::Python, "import helper; print(helper.X)")
-        .wrap_for_v1(true);
+    let command = sandbox.command(Language::Python, "import helper; print(helper.X)");
     let output = within("the code", command.output()).await.unwrap();
     assert_eq!(
         (&*output.stdout_lossy(), &*output.stderr_lossy()),

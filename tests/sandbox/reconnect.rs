@@ -3,11 +3,14 @@
 
 use std::{future::IntoFuture, time::Duration};
 
-use crate::support::{
-    events,
-    proxy::{Plan, Proxy},
-    scripted::{Heard, Peer, Scripted},
-    within,
+use crate::{
+    exec::exited,
+    support::{
+        VERSIONS, events,
+        proxy::{Plan, Proxy},
+        scripted::{Heard, Peer, Scripted},
+        within,
+    },
 };
 use actix_sandbox::{
     ErrorKind, Language, LinkError, LocalServer, Process, ProcessEnd, ProtocolVersion,
@@ -93,7 +96,14 @@ async fn a_sandbox_that_runs_nothing_comes_back() {
 /// order after it.
 #[actix::test]
 async fn streams_stdin_and_wait_go_on_over_an_outage() {
-    let (_server, mut proxy, sandbox) = behind_a_proxy().await;
+    for version in VERSIONS {
+        streams_stdin_and_wait_go_on(version).await;
+    }
+}
+
+async fn streams_stdin_and_wait_go_on(version: ProtocolVersion) {
+    let server = LocalServer::builder().max_protocol_version(version).start();
+    let (_server, mut proxy, sandbox) = proxied(server.await.unwrap()).await;
     let mut events = events(&sandbox).await;
     let code = "echo ready; while read line; do echo \"got $line\"; [ $line = end ] && break; done";
     let process = bash(&sandbox, code).await;
@@ -121,17 +131,21 @@ async fn streams_stdin_and_wait_go_on_over_an_outage() {
     }
     process.write_to_stdin("end\n").await.expect("written");
     assert_eq!(next().await, "got end");
-    assert_eq!(
-        within("the end", wait).await.unwrap(),
-        ProcessEnd::Exited(0)
-    );
+    assert_eq!(within("the end", wait).await.unwrap(), exited(version));
 }
 
 /// The process ends while no client is connected.
 #[actix::test]
 async fn an_end_during_an_outage_is_delivered_after_its_output() {
+    for version in VERSIONS {
+        an_end_during_an_outage_is_delivered(version).await;
+    }
+}
+
+async fn an_end_during_an_outage_is_delivered(version: ProtocolVersion) {
     // The host backend lets the script wait for a file of the test.
-    let server = LocalServer::builder().backend(Backend::Host).start();
+    let server = LocalServer::builder().backend(Backend::Host);
+    let server = server.max_protocol_version(version).start();
     let (server, mut proxy, sandbox) = proxied(server.await.unwrap()).await;
     let mut events = events(&sandbox).await;
     let trigger = tempfile::tempdir().unwrap();
@@ -158,7 +172,7 @@ async fn an_end_during_an_outage_is_delivered_after_its_output() {
     within("the script's end", ended).await;
     proxy.accept().await;
     let end = within("the end", process.wait()).await;
-    assert_eq!(end.unwrap(), ProcessEnd::Exited(0));
+    assert_eq!(end.unwrap(), exited(version));
     let rest = within("the rest", stdout.read_all()).await.expect("whole");
     let expected: String = (1..=1000).map(|i| format!("{i}\n")).collect();
     assert_eq!(rest, expected);

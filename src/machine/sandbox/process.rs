@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::Sandbox;
 use crate::{
-    machine::{Failure, Nonce, Process, ProcessId, RequestId, SandboxState},
+    machine::{Failure, Process, ProcessId, RequestId, SandboxState},
     protocol::{
         ExecOptions, Program,
         names::{FEATURE_ARGV, FEATURE_BINARY, FEATURE_TERMINALS},
@@ -30,9 +30,6 @@ pub struct NewExec<'a> {
     pub options: ExecOptions,
     /// The input.
     pub stdin: Stdin,
-    /// If set, code for a v1 server is [wrapped](crate::machine::wrap), so that its output reports
-    /// how it ended.
-    pub wrapper: Option<Nonce>,
 }
 
 impl<'a> NewExec<'a> {
@@ -51,7 +48,6 @@ impl<'a> NewExec<'a> {
             program,
             options: ExecOptions::default(),
             stdin: Stdin::Open,
-            wrapper: None,
         }
     }
 

@@ -40,8 +40,7 @@ pub enum ProcessFact {
     ForceKilled,
     /// The server could not kill the process.
     KillRefused(Failure),
-    /// The process ended (v1). The server doesn't report how it ended; wrapped code does so in its
-    /// output.
+    /// The process ended (v1). The server doesn't report how it ended.
     Done,
     /// The server announced the process on this link (v2).
     Announced {
@@ -110,8 +109,7 @@ pub enum ProcessAction {
     },
     /// A stream of the output ended, and all of it has arrived. The other stream may continue.
     StreamEnded(StdStream),
-    /// The output ended, except for [the part that was held
-    /// back](super::Process::take_held_output).
+    /// The output ended.
     OutputEnded(Finish),
     /// No further action follows, except answers to later requests.
     Settled,

@@ -23,7 +23,6 @@ use std::{collections::VecDeque, time::Instant};
 use bytes::{Buf, Bytes};
 
 use self::{kill::Kills, stdin::StdinRequests, wire::Wire};
-use super::v1::{Nonce, UnnamedExec};
 use crate::{
     machine::{
         Failure, Finish, ProcessEnd, RequestId, SandboxEnd,
@@ -77,12 +76,7 @@ pub struct Process {
 impl Process {
     /// Creates a process that is being started (v1).
     pub fn new(config: ProcessConfig) -> Self {
-        Self::with(config, Wire::V1(UnnamedExec::default()), 0, [0, 0])
-    }
-
-    /// Creates a process that is being started with [wrapped](crate::machine::wrap) code (v1).
-    pub fn wrapped(config: ProcessConfig, nonce: &Nonce) -> Self {
-        Self::with(config, Wire::V1(UnnamedExec::wrapped(nonce)), 0, [0, 0])
+        Self::with(config, Wire::V1 { kill_due: None }, 0, [0, 0])
     }
 
     /// Creates a named exec that is being started (v2).
@@ -204,11 +198,11 @@ impl Process {
                 data.advance(known);
                 gap = missing;
             }
-            (None, Wire::V1(_)) => {}
+            (None, Wire::V1 { .. }) => {}
             // Drop output without an offset: the window could not bound it.
             (None, Wire::V2(_)) => return (0, Bytes::new()),
         }
-        (gap, self.wire.filter_output(stream, data))
+        (gap, data)
     }
 
     /// Must be called when readers can read the output that has arrived. Acknowledges output, and
@@ -220,13 +214,6 @@ impl Process {
             self.end_output(finish);
         }
         self.send_ack();
-    }
-
-    /// Returns the bytes of stdout that were held back because a trailer of
-    /// [wrapped](crate::machine::wrap) code could begin with them. Call this when the output has
-    /// ended: then the bytes are output.
-    pub fn take_held_output(&mut self) -> Bytes {
-        self.wire.take_held_output()
     }
 
     /// Records that the consumer took the output up to these offsets, and acknowledges it if that
@@ -293,7 +280,7 @@ impl Process {
             ProcessFact::Done => {
                 let end = match self.kills.wanted {
                     true => ProcessEnd::Killed,
-                    false => self.wire.end(),
+                    false => ProcessEnd::Unknown,
                 };
                 self.finish_all(end, Finish::Complete, Ok(ProcessReply::Done));
             }

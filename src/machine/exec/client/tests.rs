@@ -49,11 +49,6 @@ impl Fixture {
         }
         actions
     }
-    fn output(&mut self, stream: StdStream, data: Bytes) -> Bytes {
-        let (gap, data) = self.process.handle_output(stream, None, data);
-        assert_eq!(gap, 0);
-        data
-    }
     fn write(&mut self, request: u64, data: &str) -> Vec<ProcessAction> {
         self.process
             .write_stdin(RequestId(request), data.to_owned());
@@ -420,50 +415,4 @@ fn endless_timeouts_do_not_panic() {
     process.write_stdin(RequestId(2), "x");
     process.handle_timeout(now + Duration::from_secs(1_000_000));
     assert_eq!(process.end, None);
-}
-
-fn wrapped() -> (Fixture, Bytes) {
-    let nonce = Nonce::new(7);
-    let mut fixture = Fixture {
-        process: Process::wrapped(ProcessConfig::default(), &nonce),
-        now: Instant::now(),
-    };
-    fixture.fact(ProcessFact::LinkUp);
-    let trailer = format!("\u{1e}actix-sandbox {nonce} signal 9\u{1e}");
-    (fixture, trailer.into())
-}
-
-/// Also across a reconnect: v1 sends the bytes that it has not sent.
-#[test]
-fn wrapped_code_ends_as_its_trailer_says() {
-    let (mut fixture, trailer) = wrapped();
-    assert_eq!(fixture.output(StdStream::Stdout, trailer.slice(..9)), "");
-    let out = fixture.output(StdStream::Stderr, trailer.clone());
-    assert_eq!(out, trailer, "in stderr it is output");
-    fixture.fact(ProcessFact::LinkDown);
-    fixture.fact(ProcessFact::LinkUp);
-    assert_eq!(fixture.output(StdStream::Stdout, trailer.slice(9..)), "");
-    let actions = fixture.fact(ProcessFact::Done);
-    assert_eq!(actions, [ended(ProcessEnd::Signaled(9))]);
-    assert_eq!(fixture.process.take_held_output(), "");
-}
-
-#[test]
-fn wrapped_code_with_half_a_trailer_ends_unknown() {
-    let (mut fixture, trailer) = wrapped();
-    let cut = trailer.slice(..trailer.len() - 1);
-    assert_eq!(fixture.output(StdStream::Stdout, cut.clone()), "");
-    let actions = fixture.fact(ProcessFact::Done);
-    assert_eq!(actions, [ended(ProcessEnd::Unknown)]);
-    assert_eq!(fixture.process.take_held_output(), cut);
-}
-
-#[test]
-fn a_kill_of_wrapped_code_stays_a_kill() {
-    let (mut fixture, trailer) = wrapped();
-    fixture.process.kill(Some(RequestId(1)), fixture.now);
-    fixture.output(StdStream::Stdout, trailer);
-    assert_eq!(fixture.actions(), [ProcessAction::SendKill]);
-    let actions = fixture.fact(ProcessFact::Done);
-    assert_eq!(actions, [ended(ProcessEnd::Killed), done(1)]);
 }

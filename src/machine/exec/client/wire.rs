@@ -2,19 +2,21 @@
 
 use std::time::Instant;
 
-use bytes::Bytes;
-
 use super::ProcessAction;
 use crate::{
-    machine::{Finish, ProcessEnd, SandboxEnd, exec::v1::UnnamedExec},
-    protocol::{ClientMessage, Encoded, ExecId, NamedMessage, Piece, StdStream},
+    machine::{Finish, SandboxEnd},
+    protocol::{ClientMessage, Encoded, ExecId, NamedMessage, Piece},
 };
 
 /// The version of the protocol under which an exec was started. It never changes.
 #[derive(Debug)]
 pub(super) enum Wire {
     /// Without an id, offsets and acknowledgements.
-    V1(UnnamedExec),
+    V1 {
+        /// When the process counts as killed even if no `DONE` arrives. Set by the first
+        /// `FORCE_KILLED`.
+        kill_due: Option<Instant>,
+    },
     /// With an id, and offsets in each stream.
     V2(ExecId),
 }
@@ -23,7 +25,7 @@ impl Wire {
     /// The id, if the exec has one.
     pub(super) fn exec(&self) -> Option<&ExecId> {
         match self {
-            Self::V1(_) => None,
+            Self::V1 { .. } => None,
             Self::V2(exec) => Some(exec),
         }
     }
@@ -44,8 +46,11 @@ impl Wire {
     /// missing.
     pub(super) fn unsupported_stdin(&self, data: &[u8], eof: bool) -> Option<&'static str> {
         match self {
-            Self::V1(_) => UnnamedExec::unsupported_stdin(data, eof),
-            Self::V2(_) => None,
+            Self::V1 { .. } if eof => Some("the end of input"),
+            Self::V1 { .. } if std::str::from_utf8(data).is_err() => {
+                Some("input that is not UTF-8")
+            }
+            _ => None,
         }
     }
 
@@ -66,7 +71,9 @@ impl Wire {
             data: data.into(),
             eof,
         });
-        named.unwrap_or_else(|| UnnamedExec::stdin(data)).into()
+        // Under v1, only UTF-8 was accepted, and no code point was split.
+        let unnamed = || ClientMessage::stdin(String::from_utf8_lossy(data)).encode();
+        named.unwrap_or_else(unnamed).into()
     }
 
     /// Whether the server acknowledges stdin. If not, bytes count as taken when the link has
@@ -77,46 +84,22 @@ impl Wire {
 
     /// Whether statuses queue behind output on the wire, so that unread output delays them.
     pub(super) fn has_status_behind_output(&self) -> bool {
-        matches!(self, Self::V1(_))
-    }
-
-    /// Returns the part of a piece of output that readers may read now.
-    pub(super) fn filter_output(&mut self, stream: StdStream, data: Bytes) -> Bytes {
-        match self {
-            Self::V1(unnamed) => unnamed.filter_output(stream, data),
-            Self::V2(_) => data,
-        }
-    }
-
-    /// Returns the output that the filter held back.
-    pub(super) fn take_held_output(&mut self) -> Bytes {
-        match self {
-            Self::V1(unnamed) => unnamed.take_held_output(),
-            Self::V2(_) => Bytes::new(),
-        }
+        matches!(self, Self::V1 { .. })
     }
 
     /// The server killed the process, whose end follows. Under v1, the process counts as ended at
     /// `due`, even without a `DONE`.
     pub(super) fn handle_force_killed(&mut self, due: Instant) {
-        if let Self::V1(unnamed) = self {
-            unnamed.handle_force_killed(due);
+        if let Self::V1 { kill_due } = self {
+            kill_due.get_or_insert(due);
         }
     }
 
     /// When a killed process counts as ended without a report of the server (v1).
     pub(super) fn kill_due(&self) -> Option<Instant> {
         match self {
-            Self::V1(unnamed) => unnamed.kill_due(),
+            Self::V1 { kill_due } => *kill_due,
             Self::V2(_) => None,
-        }
-    }
-
-    /// How the process ended, if the server only reported that it ended.
-    pub(super) fn end(&self) -> ProcessEnd {
-        match self {
-            Self::V1(unnamed) => unnamed.end(),
-            Self::V2(_) => ProcessEnd::Unknown,
         }
     }
 
@@ -124,7 +107,7 @@ impl Wire {
     pub(super) fn finish(&self, end: SandboxEnd) -> Finish {
         match (self, end) {
             // A v1 server sends the output from before the kill, without its length.
-            (Self::V1(_), SandboxEnd::Killed) => Finish::Complete,
+            (Self::V1 { .. }, SandboxEnd::Killed) => Finish::Complete,
             (_, end) => Finish::SandboxLost(end),
         }
     }

@@ -26,9 +26,7 @@ use super::{
     process::{NewExec, RUN_CODE, Stdin},
 };
 use crate::{
-    machine::{
-        Failure, Process, ProcessId, RequestId, SandboxEnd, SandboxEvent, SandboxState, wrap,
-    },
+    machine::{Failure, Process, ProcessId, RequestId, SandboxEnd, SandboxEvent, SandboxState},
     protocol::{ClientMessage, ExecOptions, ExecRequest, Pairing, Program, StdStream},
 };
 
@@ -206,7 +204,6 @@ impl Sandbox {
             program,
             mut options,
             stdin,
-            wrapper,
         } = exec;
         let (language, code) = match &program {
             Program::Code(ExecRequest {
@@ -226,25 +223,17 @@ impl Sandbox {
             }
         };
         options.input_ends = matches!(stdin, Stdin::Bytes(_));
-        let wrapped = match (&wrapper, unsupported(&options)) {
-            (Some(nonce), _) => wrap(language, code, &options, nonce).map(Some),
-            (None, Some(feature)) => Err(feature),
-            (None, None) => Ok(None),
-        };
-        let wrapped = wrapped.map_err(|feature| Failure::Unsupported { what, feature })?;
+        if let Some(feature) = unsupported(&options) {
+            return Err(Failure::Unsupported { what, feature });
+        }
         let is_free = self.v1.exec.is_none() || self.v1.is_dying();
         if self.v1.queued.is_some() || !is_free {
             return Err(Failure::ProcessRunning { what });
         }
         let process = self.next_process();
-        let config = self.config.process;
-        let machine = match &wrapper {
-            Some(nonce) => Process::wrapped(config, nonce),
-            None => Process::new(config),
-        };
-        let machine = Box::new(machine);
+        let machine = Box::new(Process::new(self.config.process));
         let phase = Phase::Starting(Pending::new(request, now, self.config.timeouts.exec));
-        let text = ClientMessage::exec(language, wrapped.as_deref().unwrap_or(code)).encode();
+        let text = ClientMessage::exec(language, code).encode();
         self.v1.queued = Some((Exec { process, phase }, text));
         self.run_queued();
         Ok((process, machine))
