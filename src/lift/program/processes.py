@@ -179,6 +179,10 @@ class Process(Program):
 
     def handle_exit(self, status):
         """The main process was reaped."""
+        # Called for another exec, perhaps, which an error here must not end.
+        self._loop.guard(self._handle_exit)(status)
+
+    def _handle_exit(self, status):
         self.pid = None
         self._streams.handle_exit()
         self._processes.forget(self._code)

@@ -131,7 +131,8 @@ class TableTest(unittest.TestCase):
         finally:
             table_module.MAX_KEPT = limit
         lost = self.reconnect("e4")
-        self.assertEqual((lost["status"], lost["reason"]), ("SANDBOX_EXECUTION_DONE", "sandbox_lost"))
+        self.assertEqual(lost["status"], "SANDBOX_EXECUTION_DONE")
+        self.assertEqual(lost["reason"], "sandbox_lost")
         self.assertIn("output is gone", lost["message"])
         self.assertNotIn("stdout", lost)
         self.assertEqual(self.reconnect("e5")["reason"], "exited")
@@ -200,7 +201,8 @@ class TableTest(unittest.TestCase):
         program = self.processes.programs["a"]
         self.end("a")
         lost = self.link.last("a")
-        self.assertEqual((lost["status"], lost["reason"]), ("SANDBOX_EXECUTION_DONE", "sandbox_lost"))
+        self.assertEqual(lost["status"], "SANDBOX_EXECUTION_DONE")
+        self.assertEqual(lost["reason"], "sandbox_lost")
         self.assertIn("a bug", lost["message"])
         self.assertTrue(program.killed)
         self.end("fine")

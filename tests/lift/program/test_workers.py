@@ -1,4 +1,4 @@
-"""Builtins without an exec: the input and output of a thread, turns, and threads that don't stop."""
+"""Builtins without an exec: input and output of a thread, turns, and threads that don't stop."""
 
 import os
 import threading
