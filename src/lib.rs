@@ -73,7 +73,8 @@
 //! exactly-once output and stdin across reconnects, idempotent execs, exit statuses, and concurrent
 //! processes. The client offers v2 at each dial and falls back to v1. [`Sandbox::protocol_version`]
 //! returns the version in use. A request that v1 can't express fails with
-//! [`ErrorKind::Unsupported`].
+//! [`ErrorKind::Unsupported`]. With [`SandboxBuilder::lift`], a program in the sandbox of a v1
+//! service provides what v2 adds to execs.
 //!
 //! # Dropping and cancellation
 //!

@@ -22,7 +22,7 @@ use crate::{
 /// Arguments, environment, working directory, time limit, output grace and [`stdin`](Self::stdin)
 /// need protocol v2. On a v1 server, a command with one of these options fails with
 /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported), and no code runs. On a service that
-/// speaks only v1, use `SandboxBuilder::lift`.
+/// speaks only v1, use [`SandboxBuilder::lift`](crate::SandboxBuilder::lift).
 ///
 /// ```
 /// # #[cfg(all(unix, feature = "server"))]

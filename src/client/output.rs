@@ -10,7 +10,8 @@ use crate::{Error, ProcessEnd};
 ///
 /// Under protocol v1, [`end`](Self::end) doesn't tell whether the code succeeded: every script ends
 /// as [`ProcessEnd::Unknown`]. If you need the exit code on a service that speaks only v1, use
-/// `SandboxBuilder::lift`, or let the code print it, for example with `…; echo "exit $?"`.
+/// [`SandboxBuilder::lift`](crate::SandboxBuilder::lift), or let the code print it, for example
+/// with `…; echo "exit $?"`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Output {
@@ -66,7 +67,7 @@ impl Output {
     /// [`ErrorKind::ProcessFailed`](crate::ErrorKind::ProcessFailed). The text says how the process
     /// ended and contains the end of its stderr, at most 2,000 bytes. [`ProcessEnd::Unknown`] is
     /// such an error, too. Under protocol v1, every process ends like that: on a service that
-    /// speaks only v1, use `SandboxBuilder::lift`.
+    /// speaks only v1, use [`SandboxBuilder::lift`](crate::SandboxBuilder::lift).
     pub fn error_for_status(self) -> Result<Self, Error> {
         match self.success() {
             true => Ok(self),

@@ -247,7 +247,7 @@ pub enum ProcessEnd {
     },
     /// The process ended, but the server did not report how. Under protocol v1, every process ends
     /// like this, unless it was killed. On a service that speaks only v1, use
-    /// `SandboxBuilder::lift`.
+    /// [`SandboxBuilder::lift`](crate::SandboxBuilder::lift).
     Unknown,
 }
 
