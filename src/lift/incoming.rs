@@ -15,6 +15,8 @@ pub(super) struct Incoming {
     next: u64,
     /// The beginning of a line whose end hasn't arrived.
     partial: BytesMut,
+    /// How much of it was searched for the end of the line.
+    searched: usize,
 }
 
 /// Lines are missing, or aren't the program's.
@@ -28,6 +30,7 @@ impl Incoming {
             prefix: format!("{link} "),
             next: 0,
             partial: BytesMut::new(),
+            searched: 0,
         }
     }
 
@@ -39,13 +42,17 @@ impl Incoming {
     /// The JSON of the next line.
     pub(super) fn next_line(&mut self) -> Option<Result<Bytes, Gap>> {
         loop {
-            let Some(end) = memchr(b'\n', &self.partial) else {
+            let end = memchr(b'\n', &self.partial[self.searched..]);
+            let Some(end) = end.map(|at| at + self.searched) else {
+                self.searched = self.partial.len();
                 if self.partial.len() <= MAX_LINE_BYTES {
                     return None;
                 }
                 self.partial.clear();
+                self.searched = 0;
                 return Some(Err(Gap(format!("a line of over {MAX_LINE_BYTES} bytes"))));
             };
+            self.searched = 0;
             let line = self.partial.split_to(end + 1).freeze();
             if let Some(found) = self.read(&line.slice(..end)) {
                 return Some(found);

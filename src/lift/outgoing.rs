@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, VecDeque};
 use crate::protocol::{ExecId, utf8_boundary};
 
 /// How many bytes may be on their way to the program. A v1 service buffers them without a limit.
-const WINDOW_BYTES: u64 = 256 * 1024;
+const WINDOW_BYTES: u64 = 1024 * 1024;
 /// The largest piece of a line in one message. v1 treats stdin as a stream, so a line may take
 /// several messages.
 const MAX_PIECE_BYTES: usize = 32 * 1024;
@@ -123,6 +123,15 @@ impl Outgoing {
         }
     }
 
+    /// Drops the requests for these execs that wait.
+    pub(super) fn forget(&mut self, execs: &BTreeSet<ExecId>) {
+        let is_kept = |line: &Line| {
+            line.ask != Ask::Exec || line.exec.as_ref().is_none_or(|it| !execs.contains(it))
+        };
+        self.waiting.retain(is_kept);
+        self.in_flight.retain(|(line, _)| is_kept(line));
+    }
+
     /// Begins with line 0 again: a new program reads from here. With `taken`, the old program ended
     /// in good order after this many bytes, so the lines after them are sent again. Returns the
     /// lines that no new program needs, because they are about execs of the old one.
@@ -186,7 +195,7 @@ mod tests {
     fn lines_are_numbered_and_cut_at_code_points_within_the_window() {
         let mut outgoing = Outgoing::default();
         outgoing.push(Line::note("{}".to_owned()));
-        outgoing.push(line("a", Ask::Exec, &"é".repeat(200_000)));
+        outgoing.push(line("a", Ask::Exec, &"é".repeat(800_000)));
         let sent = pieces(&mut outgoing);
         assert_eq!(sent[0], ("0 {}\n".to_owned(), None));
         let bytes: usize = sent.iter().map(|(piece, _)| piece.len()).sum();
@@ -203,7 +212,7 @@ mod tests {
             .chain(rest)
             .map(|(piece, _)| piece)
             .collect();
-        assert_eq!(text, format!("0 {{}}\n1 {}\n", "é".repeat(200_000)));
+        assert_eq!(text, format!("0 {{}}\n1 {}\n", "é".repeat(800_000)));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! [`Tunnel`]: carries a v2 link through the one exec of a v1 link.
 
 use std::{
-    collections::{BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     time::{Duration, Instant},
 };
 
@@ -24,10 +24,12 @@ use crate::{
 
 /// How long the program may take to start and to answer the greeting.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
-/// After this time without a line, the tunnel pings the program, if an exec is open.
-const PING_AFTER: Duration = Duration::from_secs(10);
-/// After this time without a line, the program counts as hanging, and the tunnel kills it.
-const DEAD_AFTER: Duration = Duration::from_secs(40);
+/// How often the tunnel pings the program while an exec is open. The program takes a client that
+/// sends nothing for 30 s for gone.
+const PING_EVERY: Duration = Duration::from_secs(10);
+/// How long the program may take to answer a ping, at least. After that, it counts as hanging, and
+/// the tunnel kills it.
+const MIN_PATIENCE: Duration = Duration::from_secs(30);
 /// How long the service may take to kill the program.
 const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often the tunnel starts the program because the exec in its place has just ended.
@@ -36,6 +38,10 @@ const MAX_STARTS: u32 = 3;
 const TAIL_BYTES: usize = 400;
 /// Maximum number of lines that wait for room in the window, as for the messages of a link.
 const MAX_LINES: usize = 16_384;
+/// The longest message, in bytes, with the number of its line. The program has the same limit.
+const MAX_MESSAGE_BYTES: usize = 16 * 1024 * 1024 - 32;
+/// How v1 services answer stdin that arrives after the end of the exec.
+const NO_PROCESS: &str = "No process is running";
 /// How the reason of a lost exec begins.
 const STOPPED: &str = "the program of the lift has ended";
 
@@ -49,6 +55,19 @@ pub(crate) struct TunnelConfig {
     pub(crate) idle_timeout: Option<Duration>,
     /// Whether the sandbox is created on this link, so that no exec can be running in it.
     pub(crate) is_new: bool,
+    /// After how long without a message the link itself counts as lost. The program is given more
+    /// time.
+    pub(crate) link_silence: Duration,
+    /// What the earlier links asked.
+    pub(crate) asked: Asked,
+}
+
+/// What the links of a sandbox have asked of one program, and the program may have run. If another
+/// program runs, none of it may be asked again.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Asked {
+    program: Option<String>,
+    execs: BTreeSet<ExecId>,
 }
 
 /// An action for the owner of a [`Tunnel`] to perform.
@@ -75,12 +94,14 @@ enum Phase {
         /// Why the service refused the start. Then the tunnel has asked for the running exec, which
         /// may be the program.
         refused: Option<String>,
+        /// Whether the exec in the way has ended since.
+        ended: bool,
     },
     /// The greeting was sent.
     Greeting {
         due: Instant,
-        /// Whether the exec ran before this link.
-        found: bool,
+        /// Why the service refused to start the program, if the exec ran before this link.
+        found: Option<String>,
     },
     /// The program answers.
     Up,
@@ -106,8 +127,13 @@ pub(crate) struct Tunnel {
     greetings: u32,
     incoming: Incoming,
     outgoing: Outgoing,
-    /// The execs that the program knows, as far as this client needs them.
-    execs: BTreeSet<ExecId>,
+    /// The execs that the program knows, as far as this client needs them, and whether the program
+    /// has answered.
+    execs: BTreeMap<ExecId, bool>,
+    /// What the earlier links have asked of the program that runs.
+    earlier: Asked,
+    /// What was asked of a program that has ended, and may have run.
+    gone: BTreeSet<ExecId>,
     /// Whether a checkpoint waits until the program can be asked to end.
     wants_checkpoint: bool,
     /// What the program had read when it ended in good order.
@@ -116,9 +142,10 @@ pub(crate) struct Tunnel {
     tail: Vec<u8>,
     /// The error status of the v1 exec whose reason comes next.
     awaits_reason: Option<Status>,
-    /// When the last line arrived, or when one was first due.
-    heard: Instant,
-    pinged: bool,
+    /// When the program was last pinged, or an exec was first open.
+    asked: Instant,
+    /// When the unanswered ping was sent.
+    pinged: Option<Instant>,
     actions: VecDeque<TunnelAction>,
 }
 
@@ -127,6 +154,8 @@ pub(crate) struct Tunnel {
 struct Note {
     lift: String,
     version: Option<u64>,
+    /// A random name of the program.
+    program: Option<String>,
     features: Option<Vec<String>>,
     bytes: Option<u64>,
     execs: Option<u64>,
@@ -143,13 +172,15 @@ impl Tunnel {
             greetings: 0,
             incoming: Incoming::new(&config.link),
             outgoing: Outgoing::default(),
-            execs: BTreeSet::new(),
+            execs: BTreeMap::new(),
+            earlier: config.asked.clone(),
+            gone: BTreeSet::new(),
             wants_checkpoint: false,
             farewell: None,
             tail: Vec::new(),
             awaits_reason: None,
-            heard: now,
-            pinged: false,
+            asked: now,
+            pinged: None,
             actions: VecDeque::new(),
             config,
         }
@@ -168,11 +199,25 @@ impl Tunnel {
             }
             Phase::Up if self.execs.is_empty() => None,
             Phase::Up | Phase::Stopping => Some(match self.pinged {
-                true => self.heard + DEAD_AFTER,
-                false => self.heard + PING_AFTER,
+                Some(pinged) => pinged + self.patience(),
+                None => self.asked + PING_EVERY,
             }),
             Phase::Waiting | Phase::Down => None,
         }
+    }
+
+    /// How long the program may take to answer a ping. If the link is broken, it is lost first.
+    fn patience(&self) -> Duration {
+        MIN_PATIENCE.max(self.config.link_silence + Duration::from_secs(10))
+    }
+
+    /// What this link and the earlier ones have asked, for the next link.
+    pub(crate) fn into_asked(self) -> Asked {
+        let unsent = self.outgoing.begins();
+        let sent = self.execs.into_keys().filter(|exec| !unsent.contains(exec));
+        let mut asked = self.earlier;
+        asked.execs.extend(sent);
+        asked
     }
 
     /// Handles the passage of time.
@@ -181,22 +226,29 @@ impl Tunnel {
             return;
         }
         match &self.phase {
-            Phase::Starting { .. } | Phase::Greeting { found: false, .. } => {
+            Phase::Starting { .. } | Phase::Greeting { found: None, .. } => {
+                // It may still start.
+                self.is_free = false;
                 let reason = format!("it did not answer within {START_TIMEOUT:?}");
                 self.start_failed(&reason);
             }
-            Phase::Greeting { found: true, .. } => {
+            Phase::Greeting {
+                found: Some(refused),
+                ..
+            } => {
                 let reason = format!(
-                    "the sandbox runs an exec that is not this program, or the program did not \
-                     answer within {START_TIMEOUT:?}"
+                    "the service refused it ({refused}), and what the sandbox runs did not answer \
+                     within {START_TIMEOUT:?}: it is another exec, or the program hangs"
                 );
                 self.start_failed(&reason);
             }
-            Phase::Up | Phase::Stopping if !self.pinged => {
-                self.pinged = true;
+            Phase::Up | Phase::Stopping if self.pinged.is_none() => {
+                self.pinged = Some(now);
+                self.asked = now;
                 self.send_note(r#"{"lift":"ping"}"#.to_owned());
             }
             Phase::Up | Phase::Stopping => {
+                self.wants_checkpoint |= self.phase == Phase::Stopping;
                 self.phase = Phase::Killing {
                     due: now + KILL_TIMEOUT,
                 };
@@ -219,8 +271,16 @@ impl Tunnel {
             Ok(ClientMessage::Named(exec, message)) => {
                 let ask = self.note_request(&exec, &message, now);
                 drop(message);
-                let line = Line::new(exec, ask, frame.into_text(), tag);
-                self.push_line(line, now);
+                let text = frame.into_text();
+                if ask == Ask::Exec && self.gone.contains(&exec) {
+                    let reason = format!("{STOPPED} since it was first asked to run this");
+                    self.lose_exec(exec, &reason);
+                } else if ask == Ask::Exec && text.len() > MAX_MESSAGE_BYTES {
+                    let reason = format!("the lift takes no message of {} bytes", text.len());
+                    self.refuse_exec(exec, &reason);
+                } else {
+                    self.push_line(Line::new(exec, ask, text, tag), now);
+                }
             }
             Ok(ClientMessage::Checkpoint) => self.handle_checkpoint(now),
             // The exec of v1 is the tunnel's.
@@ -232,18 +292,22 @@ impl Tunnel {
     /// Notes which execs the client needs.
     fn note_request(&mut self, exec: &ExecId, message: &NamedMessage<'_>, now: Instant) -> Ask {
         match message {
-            NamedMessage::Exec(..) | NamedMessage::Reconnect { .. } => {
+            // The program tells what is wrong with a malformed request.
+            NamedMessage::Exec(..)
+            | NamedMessage::Malformed(_)
+            | NamedMessage::Reconnect { .. } => {
                 if self.execs.is_empty() {
-                    self.hear(now);
+                    self.asked = now;
                 }
-                self.execs.insert(exec.clone());
+                self.execs.entry(exec.clone()).or_insert(false);
                 match message {
-                    NamedMessage::Exec(..) => Ask::Exec,
-                    _ => Ask::Reconnect,
+                    NamedMessage::Reconnect { .. } => Ask::Reconnect,
+                    _ => Ask::Exec,
                 }
             }
             NamedMessage::Ack { done: true, .. } => {
                 self.execs.remove(exec);
+                self.earlier.execs.remove(exec);
                 Ask::Other
             }
             NamedMessage::Kill => Ask::Kill,
@@ -288,7 +352,7 @@ impl Tunnel {
         match self.phase {
             Phase::Up => {
                 self.phase = Phase::Stopping;
-                self.hear(now);
+                self.asked = now;
                 self.send_note(r#"{"lift":"stop"}"#.to_owned());
             }
             Phase::Down | Phase::Waiting => self.send_v1(&ClientMessage::Checkpoint),
@@ -321,6 +385,10 @@ impl Tunnel {
     }
 
     fn handle_status(&mut self, update: StatusUpdate, frame: &Bytes, now: Instant) {
+        if let Some(status) = self.awaits_reason.take() {
+            // Its reason never came.
+            self.handle_refusal(&status, &status.to_string());
+        }
         match update.status {
             Status::SandboxRunning if self.phase == Phase::Waiting => {
                 self.holds_running = true;
@@ -336,11 +404,12 @@ impl Tunnel {
                 Some(reason) => self.handle_refusal(&update.status, &reason),
                 None => self.awaits_reason = Some(update.status),
             },
-            Status::SandboxError if let Phase::Starting { refused, .. } = &self.phase => {
-                // The service has no exec to resume, so the first refusal says why.
-                match refused.clone() {
-                    Some(reason) => self.start_failed(&reason),
-                    None => self.pass(frame),
+            Status::SandboxError if let Phase::Starting { refused, ended, .. } = &self.phase => {
+                match (refused.clone(), ended) {
+                    (Some(_), true) => self.start_again(now),
+                    // The service has no exec to resume, so the first refusal says why.
+                    (Some(reason), false) => self.start_failed(&reason),
+                    (None, _) => self.pass(frame),
                 }
             }
             _ => self.pass(frame),
@@ -348,10 +417,14 @@ impl Tunnel {
     }
 
     fn handle_output(&mut self, stream: StdStream, data: &[u8], now: Instant) {
-        if stream == StdStream::Stderr || matches!(self.phase, Phase::Waiting | Phase::Down) {
+        let is_silent = matches!(
+            self.phase,
+            Phase::Waiting | Phase::Down | Phase::Starting { .. }
+        );
+        if stream == StdStream::Stderr || is_silent {
             return self.keep_tail(data);
         }
-        if matches!(self.phase, Phase::Greeting { .. } | Phase::Starting { .. }) {
+        if matches!(self.phase, Phase::Greeting { .. }) {
             self.keep_tail(data);
         }
         self.incoming.push(data);
@@ -378,14 +451,27 @@ impl Tunnel {
         self.phase = Phase::Starting {
             due: now + START_TIMEOUT,
             refused: None,
+            ended: false,
         };
         self.send_v1(&ClientMessage::exec(LANGUAGE, LOADER));
     }
 
+    /// The exec that the service refused to replace has ended.
+    fn start_again(&mut self, now: Instant) {
+        self.is_free = true;
+        self.outgoing.restart(None);
+        self.start(now);
+    }
+
     /// The service refused the exec, its input or its kill.
     fn handle_refusal(&mut self, status: &Status, reason: &str) {
-        let Phase::Starting { refused, .. } = &mut self.phase else {
+        if reason.contains(NO_PROCESS) {
+            // This answers input for a program that had just ended.
             return;
+        }
+        let Phase::Starting { refused, .. } = &mut self.phase else {
+            // Why the service is about to end the program, for example.
+            return self.keep_tail(reason.as_bytes());
         };
         match status {
             Status::ExecutionError if !self.is_free && refused.is_none() => {
@@ -403,12 +489,20 @@ impl Tunnel {
 
     /// The v1 exec runs.
     fn handle_started(&mut self, now: Instant) {
-        let Phase::Starting { due, refused } = &self.phase else {
+        let Phase::Starting {
+            due,
+            refused,
+            ended,
+        } = &self.phase
+        else {
             return;
         };
-        let (due, found) = (*due, refused.is_some());
+        if *ended {
+            // The answer to `reconnect`.
+            return self.start_again(now);
+        }
+        let (due, found) = (*due, refused.clone());
         self.is_free = false;
-        self.phase = Phase::Greeting { due, found };
         let link = match self.greetings {
             0 => self.config.link.clone(),
             more => format!("{}x{more}", self.config.link),
@@ -416,11 +510,12 @@ impl Tunnel {
         self.greetings += 1;
         self.farewell = None;
         self.incoming = Incoming::new(&link);
-        let before = match found {
+        let before = match &found {
             // The last line of the earlier link may be incomplete.
-            true => "\n",
-            false => sources(),
+            Some(_) => "\n",
+            None => sources(),
         };
+        self.phase = Phase::Greeting { due, found };
         self.send_v1(&ClientMessage::stdin(before));
         let mut hello = json!({ "lift": "hello", "link": link });
         if let Some(timeout) = self.config.idle_timeout {
@@ -430,11 +525,10 @@ impl Tunnel {
         self.outgoing.push_front(Line::note(hello.to_string()));
         // The window holds the first line. The others wait for the answer.
         self.flush_first();
-        self.hear(now);
     }
 
     fn handle_ended(&mut self, now: Instant) {
-        match &self.phase {
+        match &mut self.phase {
             Phase::Starting { refused: None, .. } | Phase::Waiting | Phase::Down => {}
             Phase::Starting {
                 refused: Some(reason),
@@ -443,15 +537,12 @@ impl Tunnel {
                 let reason = reason.clone();
                 self.start_failed(&reason);
             }
-            // The exec that the service refused to replace has just ended.
-            Phase::Starting { .. } | Phase::Greeting { found: true, .. }
-                if self.starts < MAX_STARTS =>
-            {
-                self.is_free = true;
-                self.outgoing.restart(None);
-                self.start(now);
+            // The answer to `reconnect` must not be taken for that to the next start.
+            Phase::Starting { ended, .. } => *ended = true,
+            Phase::Greeting { found: Some(_), .. } if self.starts < MAX_STARTS => {
+                self.start_again(now);
             }
-            Phase::Starting { .. } | Phase::Greeting { .. } => {
+            Phase::Greeting { .. } => {
                 self.is_free = true;
                 let said = excerpt(self.tail.trim_ascii());
                 let reason = match said.is_empty() {
@@ -482,15 +573,8 @@ impl Tunnel {
                 continue;
             };
             match line.ask {
-                Ask::Exec => {
-                    self.execs.remove(&exec);
-                    let refused = Status::ExecutionError;
-                    self.deliver(&ServerMessage::exec_status(
-                        refused,
-                        ExecUpdate::new(exec),
-                        Some(reason.clone()),
-                    ));
-                }
+                Ask::Exec if self.earlier.execs.contains(&exec) => self.lose_exec(exec, &reason),
+                Ask::Exec => self.refuse_exec(exec, &reason),
                 Ask::Reconnect => self.lose_exec(exec, &reason),
                 Ask::Kill | Ask::Other => self.answer_without_program(line),
             }
@@ -501,7 +585,7 @@ impl Tunnel {
     // The program runs.
 
     fn handle_line(&mut self, json: &Bytes, now: Instant) {
-        self.hear(now);
+        self.hear();
         if json.starts_with(br#"{"lift":"#) {
             return match serde_json::from_slice(json) {
                 Ok(note) => self.handle_note(note, now),
@@ -530,16 +614,40 @@ impl Tunnel {
                 exec: Some(exec),
                 ..
             })) => {
-                let errors = [
-                    Status::ExecutionError,
-                    Status::ExecutionUnsupportedLanguageError,
-                ];
-                if errors.contains(&status) {
-                    self.execs.remove(&exec.exec);
+                if self.note_status(&status, &exec.exec) {
+                    self.pass(json);
                 }
-                self.pass(json);
             }
             _ => self.lose(format!("a line that is no message: {}", excerpt(json))),
+        }
+    }
+
+    /// Notes what a status says about an exec. Returns whether to pass it on: the program has no
+    /// word on the state of the sandbox.
+    fn note_status(&mut self, status: &Status, exec: &ExecId) -> bool {
+        match status {
+            Status::ExecutionRunning | Status::ExecutionExited | Status::ExecutionDone => {
+                if let Some(answered) = self.execs.get_mut(exec) {
+                    *answered = true;
+                }
+                true
+            }
+            Status::ExecutionError | Status::ExecutionUnsupportedLanguageError => {
+                // A running exec can't be refused any more.
+                let is_refused = self.execs.get(exec) == Some(&false);
+                if is_refused {
+                    self.execs.remove(exec);
+                    self.earlier.execs.remove(exec);
+                }
+                is_refused
+            }
+            Status::ExecutionForceKilled | Status::ExecutionForceKillError | Status::StdinError => {
+                true
+            }
+            _ => {
+                self.lose(format!("the program reports {status}"));
+                false
+            }
         }
     }
 
@@ -569,7 +677,9 @@ impl Tunnel {
             "hello" => self.handle_hello(note, now),
             "taken" => {
                 self.outgoing.handle_taken(note.bytes.unwrap_or(0));
-                self.flush();
+                if matches!(self.phase, Phase::Up | Phase::Stopping) {
+                    self.flush();
+                }
             }
             "bye" => self.farewell = Some(note.bytes.unwrap_or(0)),
             "busy" if self.phase == Phase::Stopping => {
@@ -603,7 +713,12 @@ impl Tunnel {
             );
             return self.start_failed(&reason);
         }
+        if note.program.is_none() || note.program != self.earlier.program {
+            self.gone.append(&mut self.earlier.execs);
+            self.earlier.program = note.program;
+        }
         self.phase = Phase::Up;
+        self.asked = now;
         self.starts = 0;
         self.tail.clear();
         if std::mem::take(&mut self.holds_running) {
@@ -624,7 +739,8 @@ impl Tunnel {
     fn program_ended(&mut self, now: Instant) {
         let reason = match (&self.phase, self.tail.trim_ascii()) {
             (Phase::Killing { .. }, _) => {
-                format!("{STOPPED}: it did not answer for {DEAD_AFTER:?}, so it was killed")
+                let patience = self.patience();
+                format!("{STOPPED}: it did not answer for {patience:?}, so it was killed")
             }
             (Phase::Stopping, _) => format!("{STOPPED}, because the sandbox was checkpointed"),
             (_, []) => format!("{STOPPED}: it was killed, or the sandbox was idle"),
@@ -633,16 +749,24 @@ impl Tunnel {
         let is_stopping = self.phase == Phase::Stopping;
         self.phase = Phase::Down;
         let farewell = self.farewell.take();
+        self.gone.append(&mut self.earlier.execs);
+        self.outgoing.forget(&self.gone);
         let dropped = self.outgoing.restart(farewell);
         let begins = self.outgoing.begins();
-        let execs = std::mem::replace(&mut self.execs, begins.clone());
-        for exec in execs.into_iter().filter(|exec| !begins.contains(exec)) {
-            self.lose_exec(exec, &reason);
+        for exec in std::mem::take(&mut self.execs).into_keys() {
+            match begins.contains(&exec) {
+                true => _ = self.execs.insert(exec, false),
+                false => self.lose_exec(exec, &reason),
+            }
         }
         for line in dropped {
             self.answer_without_program(line);
         }
         self.wants_checkpoint |= is_stopping;
+        if self.wants_checkpoint && !begins.is_empty() {
+            // An exec would be refused during the checkpoint, or would prevent it.
+            return self.start_failed("the sandbox is being checkpointed");
+        }
         self.leave();
         if !begins.is_empty() {
             self.starts = 0;
@@ -657,8 +781,18 @@ impl Tunnel {
         }
     }
 
+    fn refuse_exec(&mut self, exec: ExecId, reason: &str) {
+        self.execs.remove(&exec);
+        self.deliver(&ServerMessage::exec_status(
+            Status::ExecutionError,
+            ExecUpdate::new(exec),
+            Some(reason.to_owned()),
+        ));
+    }
+
     fn lose_exec(&mut self, exec: ExecId, reason: &str) {
         self.execs.remove(&exec);
+        self.gone.remove(&exec);
         let update = ExecUpdate {
             end: Some(ExecEnd::lost()),
             ..ExecUpdate::new(exec)
@@ -672,9 +806,8 @@ impl Tunnel {
 
     // Helpers.
 
-    fn hear(&mut self, now: Instant) {
-        self.heard = now;
-        self.pinged = false;
+    fn hear(&mut self) {
+        self.pinged = None;
     }
 
     fn lose(&mut self, detail: String) {
@@ -706,6 +839,10 @@ impl Tunnel {
     }
 
     fn flush(&mut self) {
+        if self.farewell.is_some() {
+            // The program reads nothing more. The lines wait for the next one.
+            return;
+        }
         while let Some((piece, tag)) = self.outgoing.next_piece() {
             let frame = ClientMessage::stdin(piece).encode().into();
             self.actions.push_back(TunnelAction::Send(frame, tag));

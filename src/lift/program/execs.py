@@ -119,7 +119,7 @@ class Exec:
         self._write_input()
 
     def _handle_timeout(self):
-        if self.end is None:
+        if self.end is None and self._killing is None:
             self._kill("timed_out")
 
     def _handle_exit(self, exit):

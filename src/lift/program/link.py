@@ -95,7 +95,8 @@ class Link:
         else:
             self._on_written = on_written
             self._loop.call_later(LEAVE_SECONDS, on_written)
-            self.send({"lift": "bye", "bytes": self._taken})
+            # Only lines that were handled count.
+            self.send({"lift": "bye", "bytes": self._taken - self._reader.unread})
 
     def _end(self):
         """The client is gone."""
@@ -110,6 +111,9 @@ class Link:
         self._taken += len(data)
         for line in self._reader.lines(data):
             self._handle_line(line)
+            if self._ended:
+                # The rest waits for the next program.
+                return
         self._report_taken()
 
     def _handle_line(self, line):

@@ -9,6 +9,7 @@ import sys
 
 PACKAGE = "program"
 NEEDED = (3, 8)
+SOURCES_MS = 60 * 1000
 
 
 class Sources(object):
@@ -46,8 +47,15 @@ class Sources(object):
 
 def read_line(os):
     """Reads the first line of stdin. Returns it, and the bytes that were read behind it."""
+    import select
+
     parts = []
+    poll = select.poll()
+    poll.register(0, select.POLLIN)
     while True:
+        # A client that is gone must not keep the sandbox from becoming idle.
+        if not poll.poll(SOURCES_MS):
+            fail("the sources of the program did not arrive")
         data = os.read(0, 1 << 16)
         if not data:
             fail("stdin ended before the sources of the program")

@@ -3,6 +3,7 @@
 Ends with status 0 if the client stops it, is idle for too long, or closes stdin.
 """
 
+import binascii
 import os
 import signal
 import sys
@@ -33,6 +34,8 @@ class Main:
     """The receiver of the link. Puts the parts together."""
 
     def __init__(self):
+        self.name = binascii.hexlify(os.urandom(8)).decode()
+        """The client asks nothing twice of programs with different names."""
         self.loop = Loop()
         self.link = Link(self.loop, 0, 1, self)
         self.processes = Processes(self.loop)
@@ -57,6 +60,7 @@ class Main:
         self.table.detach()
         python = "%d.%d.%d" % sys.version_info[:3]
         hello = {"lift": "hello", "version": VERSION, "features": FEATURES, "python": python}
+        hello["program"] = self.name
         self.link.send(hello)
 
     def handle_message(self, message):

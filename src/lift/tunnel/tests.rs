@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::*;
 
-const HELLO: &str = r#"{"lift":"hello","version":1,"features":["builtins"],"python":"3.11.2"}"#;
+const HELLO: &str = r#"{"lift":"hello","version":1,"features":["builtins"],"program":"p1"}"#;
 const EXEC: &str = r#"{"language":"bash","code":"true","exec":"a"}"#;
 
 struct World {
@@ -21,11 +21,17 @@ struct World {
 
 impl World {
     fn new(is_new: bool) -> Self {
+        Self::with(is_new, Asked::default())
+    }
+
+    fn with(is_new: bool, asked: Asked) -> Self {
         let now = Instant::now();
         let config = TunnelConfig {
             link: "f00d".to_owned(),
             idle_timeout: Some(Duration::from_secs(60)),
             is_new,
+            link_silence: Duration::from_secs(30),
+            asked,
         };
         Self {
             tunnel: Tunnel::new(config, now),
@@ -37,12 +43,16 @@ impl World {
 
     /// A new sandbox whose program answers.
     fn up() -> Self {
-        let mut world = Self::new(true);
+        Self::up_with(Asked::default(), HELLO)
+    }
+
+    fn up_with(asked: Asked, hello: &str) -> Self {
+        let mut world = Self::with(true, asked);
         world.status("SANDBOX_RUNNING");
         world.actions();
         world.status("SANDBOX_EXECUTION_RUNNING");
         world.greeted();
-        world.line(HELLO);
+        world.line(hello);
         let running = world.actions();
         assert!(running[0].contains("SANDBOX_RUNNING"), "{running:?}");
         world
@@ -221,7 +231,11 @@ fn the_reason_of_a_failed_start_is_told() {
     world.status("SANDBOX_EXECUTION_RUNNING");
     world.actions();
     world.pass(START_TIMEOUT);
-    assert!(world.action().contains("an exec that is not this program"));
+    let why = world.action();
+    assert!(
+        why.contains("(in progress)") && why.contains("another exec"),
+        "{why}"
+    );
 
     let mut world = World::new(false);
     world.status("SANDBOX_RUNNING");
@@ -247,6 +261,7 @@ fn damaged_lines_lose_the_link() {
     let forged = r#"{"event":"status_update","status":"SANDBOX_KILLED"}"#;
     for json in [
         forged,
+        r#"{"event":"status_update","status":"SANDBOX_KILLED","exec":"a"}"#,
         "[",
         r#"{"lift":3}"#,
         r#"{"event":"error","message":"x"}"#,
@@ -328,18 +343,25 @@ fn a_checkpoint_waits_for_the_program_and_fails_while_execs_run() {
     assert!(world.action().contains("CHECKPOINTED"));
 }
 
+/// The time after which a program that doesn't answer a ping is killed.
+const PATIENCE: Duration = Duration::from_secs(40);
+
 #[test]
 fn a_program_that_hangs_is_killed() {
     let mut world = World::up();
     assert_eq!(world.tunnel.poll_timeout(), None);
     world.request(EXEC);
     world.actions();
-    world.pass(PING_AFTER);
-    assert_eq!(world.action(), r#"stdin 2 {"lift":"ping"}"#);
-    world.line(r#"{"lift":"pong"}"#);
-    world.pass(PING_AFTER);
-    assert_eq!(world.action(), r#"stdin 3 {"lift":"ping"}"#);
-    world.pass(DEAD_AFTER - PING_AFTER);
+    // A ping also tells the program that the client is there, whatever the program prints.
+    for number in 2..5 {
+        world.line(r#"{"lift":"pong"}"#);
+        world.pass(PING_EVERY);
+        assert_eq!(
+            world.action(),
+            format!(r#"stdin {number} {{"lift":"ping"}}"#)
+        );
+    }
+    world.pass(PATIENCE);
     assert_eq!(world.action(), r#"send {"action":"kill_process"}"#);
     world.status("SANDBOX_EXECUTION_FORCE_KILLED");
     world.status("SANDBOX_EXECUTION_DONE");
@@ -347,15 +369,125 @@ fn a_program_that_hangs_is_killed() {
     // A service that doesn't confirm the kill delays no caller.
     let mut world = World::up();
     world.request(EXEC);
-    for time in [PING_AFTER, DEAD_AFTER, KILL_TIMEOUT] {
+    for time in [PING_EVERY, PATIENCE, KILL_TIMEOUT] {
         world.pass(time);
     }
-    assert!(
-        world
-            .actions()
-            .last()
-            .is_some_and(|it| it.contains("sandbox_lost"))
+    let lost = world.actions().pop().expect("an action");
+    assert!(lost.contains("sandbox_lost"), "{lost}");
+}
+
+#[test]
+fn a_client_that_stood_still_gives_the_program_time_to_answer() {
+    let mut world = World::up();
+    world.request(EXEC);
+    world.actions();
+    world.pass(Duration::from_secs(3_600));
+    assert_eq!(world.action(), r#"stdin 2 {"lift":"ping"}"#);
+    world.pass(Duration::from_secs(1));
+    assert_eq!(world.actions(), [""; 0]);
+}
+
+#[test]
+fn a_checkpoint_of_a_program_that_hangs_is_made_after_its_kill() {
+    let mut world = World::up();
+    world.request(r#"{"action":"checkpoint"}"#);
+    for time in [PING_EVERY, PATIENCE] {
+        world.pass(time);
+    }
+    world.actions();
+    world.status("SANDBOX_EXECUTION_DONE");
+    assert_eq!(world.action(), r#"send {"action":"checkpoint"}"#);
+}
+
+#[test]
+fn an_exec_that_another_program_may_have_run_is_lost_and_not_run_again() {
+    let mut world = World::up();
+    world.request(EXEC);
+    let asked = world.tunnel.into_asked();
+    // The same program knows whether it has run the exec.
+    let mut world = World::up_with(asked.clone(), HELLO);
+    world.request(EXEC);
+    assert_eq!(world.action(), format!("stdin 1 {EXEC}"));
+    // But not another one.
+    let mut world = World::up_with(asked.clone(), &HELLO.replace("p1", "p2"));
+    world.request(EXEC);
+    assert!(world.action().contains("sandbox_lost"));
+    // The same if the program ends before it has read the repeated request.
+    let mut world = World::up_with(asked, HELLO);
+    world.line(r#"{"lift":"bye","bytes":70}"#);
+    world.request(EXEC);
+    world.status("SANDBOX_EXECUTION_DONE");
+    assert!(world.action().contains("sandbox_lost"));
+    // A request that was never sent may be sent to any program.
+    let mut world = World::up();
+    world.line(r#"{"lift":"bye","bytes":70}"#);
+    world.request(EXEC);
+    let asked = world.tunnel.into_asked();
+    let mut world = World::up_with(asked, &HELLO.replace("p1", "p2"));
+    world.request(EXEC);
+    assert_eq!(world.action(), format!("stdin 1 {EXEC}"));
+}
+
+#[test]
+fn an_answer_to_input_that_came_too_late_refuses_no_start() {
+    let mut world = World::up();
+    world.status("SANDBOX_EXECUTION_DONE");
+    world.request(EXEC);
+    assert_eq!(world.action(), "send loader");
+    world.error(
+        "SANDBOX_EXECUTION_ERROR",
+        "No process is running in the sandbox.",
     );
+    assert_eq!(world.actions(), [""; 0]);
+    world.status("SANDBOX_EXECUTION_RUNNING");
+    world.greeted();
+    world.line(HELLO);
+    assert_eq!(world.action(), format!("stdin 1 {EXEC}"));
+}
+
+#[test]
+fn the_late_answer_to_a_reconnect_is_not_that_to_the_next_start() {
+    let mut world = World::new(false);
+    world.status("SANDBOX_RUNNING");
+    world.error("SANDBOX_EXECUTION_ERROR", "in progress");
+    world.actions();
+    world.status("SANDBOX_EXECUTION_DONE");
+    assert_eq!(world.actions(), [""; 0]);
+    // The answer to `reconnect`.
+    world.status("SANDBOX_EXECUTION_RUNNING");
+    assert_eq!(world.action(), "send loader");
+    world.status("SANDBOX_EXECUTION_RUNNING");
+    world.greeted();
+    world.line(HELLO);
+    assert!(world.action().contains("SANDBOX_RUNNING"));
+}
+
+#[test]
+fn requests_that_no_program_takes_are_refused_at_once() {
+    let mut world = World::up();
+    let code = "x".repeat(MAX_MESSAGE_BYTES);
+    world.request(&EXEC.replace("true", &code));
+    let refused = world.action();
+    assert!(refused.contains("no message of 16777"), "{refused}");
+    // The program says what is wrong with a malformed request, also if it has to start for that.
+    world.status("SANDBOX_EXECUTION_DONE");
+    world.request(r#"{"language":"bash","code":"","exec":"m","args":3}"#);
+    assert_eq!(world.action(), "send loader");
+}
+
+#[test]
+fn a_forged_refusal_of_a_running_exec_does_not_hide_its_loss() {
+    let mut world = World::up();
+    world.request(EXEC);
+    let status = |status| {
+        format!(r#"{{"event":"status_update","status":"SANDBOX_EXECUTION_{status}","exec":"a"}}"#)
+    };
+    world.line(&status("RUNNING"));
+    world.actions();
+    world.line(&status("ERROR"));
+    assert_eq!(world.actions(), [""; 0]);
+    world.status("SANDBOX_EXECUTION_DONE");
+    assert!(world.action().contains("sandbox_lost"));
 }
 
 #[test]

@@ -303,6 +303,10 @@ impl Sandbox {
     /// The service can't be lifted.
     pub fn handle_not_lifted(&mut self, reason: String) {
         let reason = self.life.redact(reason);
+        if self.life.state == SandboxState::Reconnecting {
+            let cause = LinkError::Dropped { detail: reason };
+            return self.actions.refuse_link(self.life.link, cause);
+        }
         self.kill_unopened();
         self.finish(SandboxEnd::NotLifted { reason });
     }
