@@ -1,5 +1,6 @@
-//! What the lift costs: the same operations over v1 without it, over v1 with it, and over v2, on the
-//! local server. Prints medians of 50 times and of 5 rates; the samples of the three alternate.
+//! What the lift costs: the same operations over v1 without it, over v1 with it, and over v2, on
+//! the local server. Prints the median of 50 durations, or of 5 rates. The samples of the three
+//! columns alternate.
 //!
 //! ```text
 //! cargo bench --bench lift
@@ -32,7 +33,7 @@ fn main() {
     actix::System::new().block_on(print_all());
 }
 
-/// Opens a sandbox as the column says.
+/// A builder for the protocol of a column.
 fn builder(column: usize, url: &str) -> SandboxBuilder {
     let versions = [
         ProtocolVersion::V1,

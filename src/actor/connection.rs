@@ -22,7 +22,7 @@ use super::{
     owner::Owner,
 };
 use crate::{
-    lift::{Asked, Tunnel, TunnelAction, TunnelConfig},
+    lift::{RequestedExecs, Tunnel, TunnelAction, TunnelConfig},
     machine::{
         Connection, ConnectionAction, ConnectionState, Epoch, LinkCommand, LinkError, LinkFact,
         Mode,
@@ -83,8 +83,8 @@ pub(super) struct ConnectionActor {
     tunnel: Option<Tunnel>,
     /// The name of the links of the tunnels. `None` if v1 services aren't lifted.
     lift: Option<String>,
-    /// What the tunnels of earlier links have asked.
-    asked: Asked,
+    /// What the tunnels of earlier links have requested.
+    requested: RequestedExecs,
     idle_timeout: Option<Duration>,
     /// The dial in progress. It is polled together with the link, so that a new link is read in the
     /// turn in which it opens.
@@ -127,7 +127,7 @@ impl ConnectionActor {
             link: None,
             tunnel: None,
             lift: settings.lift,
-            asked: Asked::default(),
+            requested: RequestedExecs::default(),
             idle_timeout,
             dialling: None,
             recorder: settings.recorder,
@@ -189,7 +189,7 @@ impl ConnectionActor {
     fn clear_link(&mut self) {
         self.link = None;
         if let Some(tunnel) = self.tunnel.take() {
-            self.asked = tunnel.into_asked();
+            self.requested = tunnel.into_requested();
         }
     }
 
@@ -249,7 +249,7 @@ impl ConnectionActor {
             idle_timeout: self.idle_timeout,
             is_new: matches!(self.target, Target::Create),
             link_silence: self.link_config.keepalive.interval + self.link_config.keepalive.timeout,
-            asked: self.asked.clone(),
+            requested: self.requested.clone(),
         };
         Some(Tunnel::new(config, now()))
     }

@@ -15,7 +15,7 @@ pub(crate) struct Settings {
     pub(crate) mode: Mode,
     pub(crate) dial: DialConfig,
     pub(crate) connection: ConnectionConfig,
-    /// The name of the links to the program of the lift. `None` if v1 services aren't lifted.
+    /// The name of the links to the lift's program. `None` if v1 services aren't lifted.
     pub(crate) lift: Option<String>,
     pub(crate) keepalive: KeepaliveConfig,
     pub(crate) timeouts: Timeouts,

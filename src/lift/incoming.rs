@@ -5,7 +5,7 @@ use bytes::{Bytes, BytesMut};
 /// The longest line, in bytes. The program sends at most 48 KiB of output in a line.
 const MAX_LINE_BYTES: usize = 1024 * 1024;
 
-/// Joins the pieces of the program's stdout to lines. Ignores the lines of earlier links and what
+/// Joins the pieces of the program's stdout into lines. Ignores the lines of earlier links and what
 /// other programs wrote in between.
 #[derive(Debug)]
 pub(super) struct Incoming {
@@ -15,13 +15,13 @@ pub(super) struct Incoming {
     next: u64,
     /// The beginning of a line whose end hasn't arrived.
     partial: BytesMut,
-    /// How much of it was searched for the end of the line.
+    /// How many bytes of `partial` were searched for the end of the line.
     searched: usize,
 }
 
-/// Lines are missing, or aren't the program's.
+/// A line is missing, too long or not valid.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Gap(pub(super) String);
+pub(super) struct BadLine(pub(super) String);
 
 impl Incoming {
     /// Begins a new link: expects its line 0.
@@ -40,7 +40,7 @@ impl Incoming {
     }
 
     /// The JSON of the next line.
-    pub(super) fn next_line(&mut self) -> Option<Result<Bytes, Gap>> {
+    pub(super) fn next_line(&mut self) -> Option<Result<Bytes, BadLine>> {
         loop {
             let end = memchr(b'\n', &self.partial[self.searched..]);
             let Some(end) = end.map(|at| at + self.searched) else {
@@ -50,7 +50,9 @@ impl Incoming {
                 }
                 self.partial.clear();
                 self.searched = 0;
-                return Some(Err(Gap(format!("a line of over {MAX_LINE_BYTES} bytes"))));
+                return Some(Err(BadLine(format!(
+                    "a line is longer than {MAX_LINE_BYTES} bytes"
+                ))));
             };
             self.searched = 0;
             let line = self.partial.split_to(end + 1).freeze();
@@ -61,7 +63,7 @@ impl Incoming {
     }
 
     /// Reads a line. `None` if it isn't one of this link.
-    fn read(&mut self, line: &Bytes) -> Option<Result<Bytes, Gap>> {
+    fn read(&mut self, line: &Bytes) -> Option<Result<Bytes, BadLine>> {
         let prefix = self.prefix.as_bytes();
         let at = line.windows(prefix.len()).position(|it| it == prefix)?;
         let rest = line.slice(at + prefix.len()..);
@@ -73,7 +75,9 @@ impl Incoming {
                 self.next += 1;
                 Ok(rest.slice(space + 1..))
             }
-            Ok(number) => Err(Gap(format!("line {number} where line {expected} was due"))),
+            Ok(number) => Err(BadLine(format!(
+                "got line {number}, expected line {expected}"
+            ))),
             Err(_) => return None,
         })
     }
@@ -98,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_are_joined_from_pieces_and_strangers_are_ignored() {
+    fn pieces_are_joined_and_foreign_lines_are_ignored() {
         let mut incoming = Incoming::new("f00d");
         assert_eq!(lines(&mut incoming, "left\nold 7 {}\nf00"), []);
         assert_eq!(lines(&mut incoming, "d 0 {}"), []);
@@ -111,10 +115,10 @@ mod tests {
     #[test]
     fn a_missing_line_and_an_endless_line_are_gaps() {
         let mut incoming = Incoming::new("f00d");
-        let gap = "line 1 where line 0 was due".to_owned();
+        let gap = "got line 1, expected line 0".to_owned();
         assert_eq!(lines(&mut incoming, "f00d 1 {}\n"), [Err(gap)]);
         let endless = "x".repeat(MAX_LINE_BYTES + 1);
-        let gap = "a line of over 1048576 bytes".to_owned();
+        let gap = "a line is longer than 1048576 bytes".to_owned();
         assert_eq!(lines(&mut incoming, &endless), [Err(gap)]);
         assert!(incoming.partial.is_empty());
     }

@@ -20,4 +20,4 @@ mod outgoing;
 mod program;
 mod tunnel;
 
-pub(crate) use tunnel::{Asked, Tunnel, TunnelAction, TunnelConfig};
+pub(crate) use tunnel::{RequestedExecs, Tunnel, TunnelAction, TunnelConfig};

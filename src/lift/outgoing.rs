@@ -10,9 +10,9 @@ const WINDOW_BYTES: u64 = 1024 * 1024;
 /// several messages.
 const MAX_PIECE_BYTES: usize = 32 * 1024;
 
-/// What a line asks of the program.
+/// What a line requests from the program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Ask {
+pub(super) enum Request {
     /// Run an exec.
     Exec,
     /// Resume an exec.
@@ -28,18 +28,18 @@ pub(super) enum Ask {
 pub(super) struct Line {
     /// The exec that the line is about. `None` for lines of the tunnel itself.
     pub(super) exec: Option<ExecId>,
-    pub(super) ask: Ask,
+    pub(super) request: Request,
     json: String,
     /// Reported when the last byte was written.
     tag: Option<u64>,
 }
 
 impl Line {
-    pub(super) fn new(exec: ExecId, ask: Ask, json: String, tag: Option<u64>) -> Self {
+    pub(super) fn new(exec: ExecId, request: Request, json: String, tag: Option<u64>) -> Self {
         let exec = Some(exec);
         Self {
             exec,
-            ask,
+            request,
             json,
             tag,
         }
@@ -49,7 +49,7 @@ impl Line {
     pub(super) fn note(json: String) -> Self {
         Self {
             exec: None,
-            ask: Ask::Other,
+            request: Request::Other,
             json,
             tag: None,
         }
@@ -123,17 +123,17 @@ impl Outgoing {
         }
     }
 
-    /// Drops the requests for these execs that wait.
-    pub(super) fn forget(&mut self, execs: &BTreeSet<ExecId>) {
+    /// Drops the requests to start these execs, waiting or in flight.
+    pub(super) fn abandon(&mut self, execs: &BTreeSet<ExecId>) {
         let is_kept = |line: &Line| {
-            line.ask != Ask::Exec || line.exec.as_ref().is_none_or(|it| !execs.contains(it))
+            line.request != Request::Exec || line.exec.as_ref().is_none_or(|it| !execs.contains(it))
         };
         self.waiting.retain(is_kept);
         self.in_flight.retain(|(line, _)| is_kept(line));
     }
 
-    /// Begins with line 0 again: a new program reads from here. With `taken`, the old program ended
-    /// in good order after this many bytes, so the lines after them are sent again. Returns the
+    /// Begins with line 0 again: a new program reads from here. With `taken`, the old
+    /// program had read this many bytes when it shut down gracefully, so later lines are sent again. Returns the
     /// lines that no new program needs, because they are about execs of the old one.
     pub(super) fn restart(&mut self, taken: Option<u64>) -> Vec<Line> {
         let unread = match taken {
@@ -150,7 +150,7 @@ impl Outgoing {
         let mut kept = VecDeque::new();
         for line in lines {
             let Some(exec) = &line.exec else { continue };
-            if matches!(line.ask, Ask::Exec | Ask::Reconnect) {
+            if matches!(line.request, Request::Exec | Request::Reconnect) {
                 begun.insert(exec.clone());
             }
             match begun.contains(exec) {
@@ -173,7 +173,7 @@ impl Outgoing {
 
     /// The execs that the waiting lines start or resume.
     pub(super) fn begins(&self) -> BTreeSet<ExecId> {
-        let begins = |line: &&Line| matches!(line.ask, Ask::Exec | Ask::Reconnect);
+        let begins = |line: &&Line| matches!(line.request, Request::Exec | Request::Reconnect);
         let begins = self.waiting.iter().filter(begins);
         begins.filter_map(|line| line.exec.clone()).collect()
     }
@@ -183,8 +183,8 @@ impl Outgoing {
 mod tests {
     use super::*;
 
-    fn line(exec: &str, ask: Ask, json: &str) -> Line {
-        Line::new(ExecId::new(exec), ask, json.to_owned(), Some(7))
+    fn line(exec: &str, request: Request, json: &str) -> Line {
+        Line::new(ExecId::new(exec), request, json.to_owned(), Some(7))
     }
 
     fn pieces(outgoing: &mut Outgoing) -> Vec<(String, Option<u64>)> {
@@ -195,7 +195,7 @@ mod tests {
     fn lines_are_numbered_and_cut_at_code_points_within_the_window() {
         let mut outgoing = Outgoing::default();
         outgoing.push(Line::note("{}".to_owned()));
-        outgoing.push(line("a", Ask::Exec, &"é".repeat(800_000)));
+        outgoing.push(line("a", Request::Exec, &"é".repeat(800_000)));
         let sent = pieces(&mut outgoing);
         assert_eq!(sent[0], ("0 {}\n".to_owned(), None));
         let bytes: usize = sent.iter().map(|(piece, _)| piece.len()).sum();
@@ -216,18 +216,18 @@ mod tests {
     }
 
     #[test]
-    fn unread_lines_are_sent_again_but_not_about_execs_that_are_gone() {
+    fn unread_lines_are_sent_again_except_those_of_old_execs() {
         let mut outgoing = Outgoing::default();
-        outgoing.push(line("old", Ask::Exec, "old"));
+        outgoing.push(line("old", Request::Exec, "old"));
         let taken = pieces(&mut outgoing)[0].0.len() as u64;
-        outgoing.push(line("old", Ask::Other, "ack"));
-        outgoing.push(line("new", Ask::Exec, "new"));
+        outgoing.push(line("old", Request::Other, "ack"));
+        outgoing.push(line("new", Request::Exec, "new"));
         pieces(&mut outgoing);
-        outgoing.push(line("new", Ask::Other, "input"));
-        outgoing.push(line("old", Ask::Kill, "kill"));
+        outgoing.push(line("new", Request::Other, "input"));
+        outgoing.push(line("old", Request::Kill, "kill"));
         let dropped = outgoing.restart(Some(taken));
-        let asks: Vec<_> = dropped.iter().map(|line| line.ask).collect();
-        assert_eq!(asks, [Ask::Other, Ask::Kill]);
+        let requests: Vec<_> = dropped.iter().map(|line| line.request).collect();
+        assert_eq!(requests, [Request::Other, Request::Kill]);
         let sent: Vec<_> = pieces(&mut outgoing).into_iter().map(|it| it.0).collect();
         assert_eq!(sent, ["0 new\n", "1 input\n"]);
     }
@@ -235,9 +235,9 @@ mod tests {
     #[test]
     fn only_unsent_lines_survive_a_program_that_was_killed() {
         let mut outgoing = Outgoing::default();
-        outgoing.push(line("sent", Ask::Exec, "sent"));
+        outgoing.push(line("sent", Request::Exec, "sent"));
         pieces(&mut outgoing);
-        outgoing.push(line("unsent", Ask::Exec, "unsent"));
+        outgoing.push(line("unsent", Request::Exec, "unsent"));
         outgoing.restart(None);
         assert_eq!(outgoing.begins(), BTreeSet::from([ExecId::new("unsent")]));
     }

@@ -10,8 +10,8 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::{
-    incoming::{Gap, Incoming},
-    outgoing::{Ask, Line, Outgoing},
+    incoming::{BadLine, Incoming},
+    outgoing::{Line, Outgoing, Request},
     program::{LANGUAGE, LOADER, VERSION, sources},
 };
 use crate::{
@@ -24,26 +24,28 @@ use crate::{
 
 /// How long the program may take to start and to answer the greeting.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
-/// How often the tunnel pings the program while an exec is open. The program takes a client that
-/// sends nothing for 30 s for gone.
+/// How often the tunnel pings the program while an exec is open. The program considers a client gone
+/// that sends nothing for 30 s.
 const PING_EVERY: Duration = Duration::from_secs(10);
-/// How long the program may take to answer a ping, at least. After that, it counts as hanging, and
-/// the tunnel kills it.
+/// The minimum time that the program gets to answer a ping. After that, it counts as hanging, and the
+/// tunnel kills it.
 const MIN_PATIENCE: Duration = Duration::from_secs(30);
 /// How long the service may take to kill the program.
 const KILL_TIMEOUT: Duration = Duration::from_secs(10);
-/// How often the tunnel starts the program because the exec in its place has just ended.
+/// Maximum number of starts in a row, if the exec that blocked the start keeps ending before it can be
+/// resumed.
 const MAX_STARTS: u32 = 3;
 /// The number of bytes of other output that are kept to explain why the program ended.
 const TAIL_BYTES: usize = 400;
 /// Maximum number of lines that wait for room in the window, as for the messages of a link.
 const MAX_LINES: usize = 16_384;
-/// The longest message, in bytes, with the number of its line. The program has the same limit.
+/// The longest message, in bytes. The program limits a line to 16 MiB; 32 bytes are reserved for the
+/// number.
 const MAX_MESSAGE_BYTES: usize = 16 * 1024 * 1024 - 32;
 /// How v1 services answer stdin that arrives after the end of the exec.
 const NO_PROCESS: &str = "No process is running";
 /// How the reason of a lost exec begins.
-const STOPPED: &str = "the program of the lift has ended";
+const ENDED: &str = "the lift's program has ended";
 
 /// Options of a tunnel.
 #[derive(Clone, Debug)]
@@ -58,14 +60,14 @@ pub(crate) struct TunnelConfig {
     /// After how long without a message the link itself counts as lost. The program is given more
     /// time.
     pub(crate) link_silence: Duration,
-    /// What the earlier links asked.
-    pub(crate) asked: Asked,
+    /// What earlier links requested.
+    pub(crate) requested: RequestedExecs,
 }
 
-/// What the links of a sandbox have asked of one program, and the program may have run. If another
-/// program runs, none of it may be asked again.
+/// The execs that earlier links requested from one program, which may have run them. If a different
+/// program answers now, the tunnel reports them as lost instead of requesting them again.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Asked {
+pub(crate) struct RequestedExecs {
     program: Option<String>,
     execs: BTreeSet<ExecId>,
 }
@@ -91,8 +93,8 @@ enum Phase {
     /// The start of the program was requested.
     Starting {
         due: Instant,
-        /// Why the service refused the start. Then the tunnel has asked for the running exec, which
-        /// may be the program.
+        /// Why the service refused the start. If set, the tunnel has asked to resume the running
+        /// exec, which may be the program.
         refused: Option<String>,
         /// Whether the exec in the way has ended since.
         ended: bool,
@@ -100,13 +102,13 @@ enum Phase {
     /// The greeting was sent.
     Greeting {
         due: Instant,
-        /// Why the service refused to start the program, if the exec ran before this link.
-        found: Option<String>,
+        /// If the exec ran before this link: why the service refused to start the program.
+        refused: Option<String>,
     },
     /// The program answers.
     Up,
     /// The program was asked to end, so that the sandbox can be checkpointed.
-    Stopping,
+    Leaving,
     /// The program doesn't answer, and the service was asked to kill it.
     Killing { due: Instant },
     /// The program doesn't run. The next request starts it.
@@ -127,25 +129,24 @@ pub(crate) struct Tunnel {
     greetings: u32,
     incoming: Incoming,
     outgoing: Outgoing,
-    /// The execs that the program knows, as far as this client needs them, and whether the program
-    /// has answered.
+    /// This client's open execs. The value: whether the program has answered the request.
     execs: BTreeMap<ExecId, bool>,
-    /// What the earlier links have asked of the program that runs.
-    earlier: Asked,
-    /// What was asked of a program that has ended, and may have run.
+    /// The execs that earlier links requested from the running program.
+    earlier: RequestedExecs,
+    /// Execs that were requested from a program that has ended, and that it may have run.
     gone: BTreeSet<ExecId>,
-    /// Whether a checkpoint waits until the program can be asked to end.
+    /// Whether a checkpoint waits for the program to exit.
     wants_checkpoint: bool,
-    /// What the program had read when it ended in good order.
+    /// How many bytes the program had read when it shut down gracefully.
     farewell: Option<u64>,
     /// The end of other output, which may say why the program did not start.
     tail: Vec<u8>,
-    /// The error status of the v1 exec whose reason comes next.
+    /// An error status whose reason follows in the next message.
     awaits_reason: Option<Status>,
-    /// When the program was last pinged, or an exec was first open.
-    asked: Instant,
+    /// When the last ping was sent, or the first exec was opened.
+    pinged_at: Instant,
     /// When the unanswered ping was sent.
-    pinged: Option<Instant>,
+    unanswered: Option<Instant>,
     actions: VecDeque<TunnelAction>,
 }
 
@@ -173,14 +174,14 @@ impl Tunnel {
             incoming: Incoming::new(&config.link),
             outgoing: Outgoing::default(),
             execs: BTreeMap::new(),
-            earlier: config.asked.clone(),
+            earlier: config.requested.clone(),
             gone: BTreeSet::new(),
             wants_checkpoint: false,
             farewell: None,
             tail: Vec::new(),
             awaits_reason: None,
-            asked: now,
-            pinged: None,
+            pinged_at: now,
+            unanswered: None,
             actions: VecDeque::new(),
             config,
         }
@@ -198,26 +199,27 @@ impl Tunnel {
                 Some(due)
             }
             Phase::Up if self.execs.is_empty() => None,
-            Phase::Up | Phase::Stopping => Some(match self.pinged {
+            Phase::Up | Phase::Leaving => Some(match self.unanswered {
                 Some(pinged) => pinged + self.patience(),
-                None => self.asked + PING_EVERY,
+                None => self.pinged_at + PING_EVERY,
             }),
             Phase::Waiting | Phase::Down => None,
         }
     }
 
-    /// How long the program may take to answer a ping. If the link is broken, it is lost first.
+    /// How long the program may take to answer a ping. Longer than the link's own timeout, so that a
+    /// broken link is detected first.
     fn patience(&self) -> Duration {
         MIN_PATIENCE.max(self.config.link_silence + Duration::from_secs(10))
     }
 
-    /// What this link and the earlier ones have asked, for the next link.
-    pub(crate) fn into_asked(self) -> Asked {
+    /// What this link and the earlier ones have requested, for the next link.
+    pub(crate) fn into_requested(self) -> RequestedExecs {
         let unsent = self.outgoing.begins();
         let sent = self.execs.into_keys().filter(|exec| !unsent.contains(exec));
-        let mut asked = self.earlier;
-        asked.execs.extend(sent);
-        asked
+        let mut requested = self.earlier;
+        requested.execs.extend(sent);
+        requested
     }
 
     /// Handles the passage of time.
@@ -226,29 +228,30 @@ impl Tunnel {
             return;
         }
         match &self.phase {
-            Phase::Starting { .. } | Phase::Greeting { found: None, .. } => {
+            Phase::Starting { .. } | Phase::Greeting { refused: None, .. } => {
                 // It may still start.
                 self.is_free = false;
                 let reason = format!("it did not answer within {START_TIMEOUT:?}");
                 self.start_failed(&reason);
             }
             Phase::Greeting {
-                found: Some(refused),
+                refused: Some(refused),
                 ..
             } => {
                 let reason = format!(
-                    "the service refused it ({refused}), and what the sandbox runs did not answer \
-                     within {START_TIMEOUT:?}: it is another exec, or the program hangs"
+                    "the service refused to start it ({refused}), and the exec that is already running \
+                     did not answer within {START_TIMEOUT:?}; if a client without the lift started \
+                     that exec, wait until it ends, or kill it"
                 );
                 self.start_failed(&reason);
             }
-            Phase::Up | Phase::Stopping if self.pinged.is_none() => {
-                self.pinged = Some(now);
-                self.asked = now;
+            Phase::Up | Phase::Leaving if self.unanswered.is_none() => {
+                self.unanswered = Some(now);
+                self.pinged_at = now;
                 self.send_note(r#"{"lift":"ping"}"#.to_owned());
             }
-            Phase::Up | Phase::Stopping => {
-                self.wants_checkpoint |= self.phase == Phase::Stopping;
+            Phase::Up | Phase::Leaving => {
+                self.wants_checkpoint |= self.phase == Phase::Leaving;
                 self.phase = Phase::Killing {
                     due: now + KILL_TIMEOUT,
                 };
@@ -269,54 +272,60 @@ impl Tunnel {
         };
         match message {
             Ok(ClientMessage::Named(exec, message)) => {
-                let ask = self.note_request(&exec, &message, now);
+                let request = self.note_request(&exec, &message, now);
                 drop(message);
                 let text = frame.into_text();
-                if ask == Ask::Exec && self.gone.contains(&exec) {
-                    let reason = format!("{STOPPED} since it was first asked to run this");
+                if request == Request::Exec && self.gone.contains(&exec) {
+                    let reason = format!(
+                        "{ENDED} since it was first asked to run this, so it is unknown whether it did"
+                    );
                     self.lose_exec(exec, &reason);
-                } else if ask == Ask::Exec && text.len() > MAX_MESSAGE_BYTES {
-                    let reason = format!("the lift takes no message of {} bytes", text.len());
+                } else if request == Request::Exec && text.len() > MAX_MESSAGE_BYTES {
+                    let reason = format!(
+                        "the request has {} bytes, and the lift accepts at most {MAX_MESSAGE_BYTES}; pass \
+                         large data through stdin or files",
+                        text.len()
+                    );
                     self.refuse_exec(exec, &reason);
                 } else {
-                    self.push_line(Line::new(exec, ask, text, tag), now);
+                    self.push_line(Line::new(exec, request, text, tag), now);
                 }
             }
             Ok(ClientMessage::Checkpoint) => self.handle_checkpoint(now),
-            // The exec of v1 is the tunnel's.
+            // The tunnel itself resumes the v1 exec.
             Ok(ClientMessage::Reconnect) => {}
             _ => self.actions.push_back(TunnelAction::Send(frame, tag)),
         }
     }
 
     /// Notes which execs the client needs.
-    fn note_request(&mut self, exec: &ExecId, message: &NamedMessage<'_>, now: Instant) -> Ask {
+    fn note_request(&mut self, exec: &ExecId, message: &NamedMessage<'_>, now: Instant) -> Request {
         match message {
             // The program tells what is wrong with a malformed request.
             NamedMessage::Exec(..)
             | NamedMessage::Malformed(_)
             | NamedMessage::Reconnect { .. } => {
                 if self.execs.is_empty() {
-                    self.asked = now;
+                    self.pinged_at = now;
                 }
                 self.execs.entry(exec.clone()).or_insert(false);
                 match message {
-                    NamedMessage::Reconnect { .. } => Ask::Reconnect,
-                    _ => Ask::Exec,
+                    NamedMessage::Reconnect { .. } => Request::Reconnect,
+                    _ => Request::Exec,
                 }
             }
             NamedMessage::Ack { done: true, .. } => {
                 self.execs.remove(exec);
                 self.earlier.execs.remove(exec);
-                Ask::Other
+                Request::Other
             }
-            NamedMessage::Kill => Ask::Kill,
-            _ => Ask::Other,
+            NamedMessage::Kill => Request::Kill,
+            _ => Request::Other,
         }
     }
 
     fn push_line(&mut self, line: Line, now: Instant) {
-        let starts = matches!(line.ask, Ask::Exec | Ask::Reconnect);
+        let starts = matches!(line.request, Request::Exec | Request::Reconnect);
         if self.phase == Phase::Down && !starts {
             return self.answer_without_program(line);
         }
@@ -331,14 +340,14 @@ impl Tunnel {
                 self.starts = 0;
                 self.start(now);
             }
-            Phase::Up | Phase::Stopping => self.flush(),
+            Phase::Up | Phase::Leaving => self.flush(),
             _ => {}
         }
     }
 
     /// Answers a message about an exec that ended with its program.
     fn answer_without_program(&mut self, line: Line) {
-        if let (Ask::Kill, Some(exec)) = (line.ask, line.exec) {
+        if let (Request::Kill, Some(exec)) = (line.request, line.exec) {
             let killed = Status::ExecutionForceKilled;
             self.deliver(&ServerMessage::exec_status(
                 killed,
@@ -351,8 +360,8 @@ impl Tunnel {
     fn handle_checkpoint(&mut self, now: Instant) {
         match self.phase {
             Phase::Up => {
-                self.phase = Phase::Stopping;
-                self.asked = now;
+                self.phase = Phase::Leaving;
+                self.pinged_at = now;
                 self.send_note(r#"{"lift":"stop"}"#.to_owned());
             }
             Phase::Down | Phase::Waiting => self.send_v1(&ClientMessage::Checkpoint),
@@ -431,7 +440,7 @@ impl Tunnel {
         while let Some(line) = self.incoming.next_line() {
             match line {
                 Ok(json) => self.handle_line(&json, now),
-                Err(Gap(detail)) => self.lose(detail),
+                Err(BadLine(detail)) => self.lose(detail),
             }
         }
     }
@@ -470,7 +479,7 @@ impl Tunnel {
             return;
         }
         let Phase::Starting { refused, .. } = &mut self.phase else {
-            // Why the service is about to end the program, for example.
+            // Keep the reason: it may explain why the service ends the program.
             return self.keep_tail(reason.as_bytes());
         };
         match status {
@@ -501,7 +510,7 @@ impl Tunnel {
             // The answer to `reconnect`.
             return self.start_again(now);
         }
-        let (due, found) = (*due, refused.clone());
+        let (due, refused) = (*due, refused.clone());
         self.is_free = false;
         let link = match self.greetings {
             0 => self.config.link.clone(),
@@ -510,12 +519,12 @@ impl Tunnel {
         self.greetings += 1;
         self.farewell = None;
         self.incoming = Incoming::new(&link);
-        let before = match &found {
+        let before = match &refused {
             // The last line of the earlier link may be incomplete.
             Some(_) => "\n",
             None => sources(),
         };
-        self.phase = Phase::Greeting { due, found };
+        self.phase = Phase::Greeting { due, refused };
         self.send_v1(&ClientMessage::stdin(before));
         let mut hello = json!({ "lift": "hello", "link": link });
         if let Some(timeout) = self.config.idle_timeout {
@@ -537,21 +546,24 @@ impl Tunnel {
                 let reason = reason.clone();
                 self.start_failed(&reason);
             }
-            // The answer to `reconnect` must not be taken for that to the next start.
+            // Wait for the answer to `reconnect`, so that it isn't mistaken for the answer to the next
+            // start.
             Phase::Starting { ended, .. } => *ended = true,
-            Phase::Greeting { found: Some(_), .. } if self.starts < MAX_STARTS => {
+            Phase::Greeting {
+                refused: Some(_), ..
+            } if self.starts < MAX_STARTS => {
                 self.start_again(now);
             }
             Phase::Greeting { .. } => {
                 self.is_free = true;
                 let said = excerpt(self.tail.trim_ascii());
                 let reason = match said.is_empty() {
-                    true => "it ended at once".to_owned(),
-                    false => format!("it ended at once: {said}"),
+                    true => "it exited immediately".to_owned(),
+                    false => format!("it exited immediately: {said}"),
                 };
                 self.start_failed(&reason);
             }
-            Phase::Up | Phase::Stopping | Phase::Killing { .. } => {
+            Phase::Up | Phase::Leaving | Phase::Killing { .. } => {
                 self.is_free = true;
                 self.program_ended(now);
             }
@@ -561,7 +573,7 @@ impl Tunnel {
     /// The program can't be started.
     fn start_failed(&mut self, reason: &str) {
         self.phase = Phase::Down;
-        let reason = format!("cannot start the program of the lift in the sandbox: {reason}");
+        let reason = format!("the lift cannot start its program in the sandbox: {reason}");
         if std::mem::take(&mut self.holds_running) {
             return self.actions.push_back(TunnelAction::Fail(reason));
         }
@@ -572,14 +584,16 @@ impl Tunnel {
             let Some(exec) = line.exec.clone() else {
                 continue;
             };
-            match line.ask {
-                Ask::Exec if self.earlier.execs.contains(&exec) => self.lose_exec(exec, &reason),
-                Ask::Exec => self.refuse_exec(exec, &reason),
-                Ask::Reconnect => self.lose_exec(exec, &reason),
-                Ask::Kill | Ask::Other => self.answer_without_program(line),
+            match line.request {
+                Request::Exec if self.earlier.execs.contains(&exec) => {
+                    self.lose_exec(exec, &reason)
+                }
+                Request::Exec => self.refuse_exec(exec, &reason),
+                Request::Reconnect => self.lose_exec(exec, &reason),
+                Request::Kill | Request::Other => self.answer_without_program(line),
             }
         }
-        self.leave();
+        self.send_waiting_checkpoint();
     }
 
     // The program runs.
@@ -589,10 +603,10 @@ impl Tunnel {
         if json.starts_with(br#"{"lift":"#) {
             return match serde_json::from_slice(json) {
                 Ok(note) => self.handle_note(note, now),
-                Err(error) => self.lose(format!("a line that can't be read: {error}")),
+                Err(error) => self.lose(format!("a line is not valid JSON: {error}")),
             };
         }
-        if !matches!(self.phase, Phase::Up | Phase::Stopping) {
+        if !matches!(self.phase, Phase::Up | Phase::Leaving) {
             return;
         }
         if let Some(output) = ServerMessage::read_output(json, Version::V2)
@@ -600,7 +614,7 @@ impl Tunnel {
         {
             return self.deliver_output(output.stream, place, &output.data, output.eof);
         }
-        // Only messages about execs: the state of the sandbox is the service's to tell.
+        // Accepts only messages about execs. Only the service may report the state of the sandbox.
         match ServerMessage::read(json, Version::V2).map(|it| it.into_message()) {
             Ok(ServerMessage::Output(OutputPiece {
                 stream,
@@ -618,12 +632,12 @@ impl Tunnel {
                     self.pass(json);
                 }
             }
-            _ => self.lose(format!("a line that is no message: {}", excerpt(json))),
+            _ => self.lose(format!("a line is not a valid message: {}", excerpt(json))),
         }
     }
 
-    /// Notes what a status says about an exec. Returns whether to pass it on: the program has no
-    /// word on the state of the sandbox.
+    /// Notes what a status says about an exec. Returns whether to pass it on: statuses about the
+    /// sandbox are not accepted from the program.
     fn note_status(&mut self, status: &Status, exec: &ExecId) -> bool {
         match status {
             Status::ExecutionRunning | Status::ExecutionExited | Status::ExecutionDone => {
@@ -645,7 +659,9 @@ impl Tunnel {
                 true
             }
             _ => {
-                self.lose(format!("the program reports {status}"));
+                self.lose(format!(
+                    "the program reported {status}, which only the service may report"
+                ));
                 false
             }
         }
@@ -677,16 +693,19 @@ impl Tunnel {
             "hello" => self.handle_hello(note, now),
             "taken" => {
                 self.outgoing.handle_taken(note.bytes.unwrap_or(0));
-                if matches!(self.phase, Phase::Up | Phase::Stopping) {
+                if matches!(self.phase, Phase::Up | Phase::Leaving) {
                     self.flush();
                 }
             }
             "bye" => self.farewell = Some(note.bytes.unwrap_or(0)),
-            "busy" if self.phase == Phase::Stopping => {
+            "busy" if self.phase == Phase::Leaving => {
                 self.phase = Phase::Up;
                 self.wants_checkpoint = false;
                 let execs = note.execs.unwrap_or(1);
-                let reason = format!("Cannot checkpoint while {execs} execs of the lift run.");
+                let reason = format!(
+                    "Cannot checkpoint while executions are in progress ({execs}): wait for them, or kill \
+                     them."
+                );
                 self.deliver(&ServerMessage::status_because(
                     Status::ExecutionInProgressError,
                     reason,
@@ -695,7 +714,7 @@ impl Tunnel {
             "broken" => {
                 let reason = note.reason.unwrap_or_default();
                 let reason = excerpt(reason.as_bytes());
-                self.lose(format!("the program can't read a line: {reason}"));
+                self.lose(format!("the program rejected a line: {reason}"));
             }
             _ => {}
         }
@@ -708,8 +727,9 @@ impl Tunnel {
         if note.version != Some(VERSION) {
             let version = note.version.unwrap_or(0);
             let reason = format!(
-                "another client started it in version {version}, and this client speaks version \
-                 {VERSION}; it ends when the sandbox is idle"
+                "another client started version {version} of it, and this client needs version \
+                 {VERSION}; use the same release of this crate, or try again when the sandbox has \
+                 been idle for its idle timeout"
             );
             return self.start_failed(&reason);
         }
@@ -718,7 +738,7 @@ impl Tunnel {
             self.earlier.program = note.program;
         }
         self.phase = Phase::Up;
-        self.asked = now;
+        self.pinged_at = now;
         self.starts = 0;
         self.tail.clear();
         if std::mem::take(&mut self.holds_running) {
@@ -740,17 +760,17 @@ impl Tunnel {
         let reason = match (&self.phase, self.tail.trim_ascii()) {
             (Phase::Killing { .. }, _) => {
                 let patience = self.patience();
-                format!("{STOPPED}: it did not answer for {patience:?}, so it was killed")
+                format!("{ENDED}: it did not answer for {patience:?}, so it was killed")
             }
-            (Phase::Stopping, _) => format!("{STOPPED}, because the sandbox was checkpointed"),
-            (_, []) => format!("{STOPPED}: it was killed, or the sandbox was idle"),
-            (_, said) => format!("{STOPPED}: {}", excerpt(said)),
+            (Phase::Leaving, _) => format!("{ENDED}, because the sandbox was checkpointed"),
+            (_, []) => format!("{ENDED}: it was killed, or the sandbox was idle"),
+            (_, said) => format!("{ENDED}: {}", excerpt(said)),
         };
-        let is_stopping = self.phase == Phase::Stopping;
+        let is_stopping = self.phase == Phase::Leaving;
         self.phase = Phase::Down;
         let farewell = self.farewell.take();
         self.gone.append(&mut self.earlier.execs);
-        self.outgoing.forget(&self.gone);
+        self.outgoing.abandon(&self.gone);
         let dropped = self.outgoing.restart(farewell);
         let begins = self.outgoing.begins();
         for exec in std::mem::take(&mut self.execs).into_keys() {
@@ -767,15 +787,15 @@ impl Tunnel {
             // An exec would be refused during the checkpoint, or would prevent it.
             return self.start_failed("the sandbox is being checkpointed");
         }
-        self.leave();
+        self.send_waiting_checkpoint();
         if !begins.is_empty() {
             self.starts = 0;
             self.start(now);
         }
     }
 
-    /// The program doesn't run: sends the checkpoint that waits for that.
-    fn leave(&mut self) {
+    /// Sends the checkpoint that waited for the program to exit.
+    fn send_waiting_checkpoint(&mut self) {
         if std::mem::take(&mut self.wants_checkpoint) {
             self.send_v1(&ClientMessage::Checkpoint);
         }
@@ -807,11 +827,11 @@ impl Tunnel {
     // Helpers.
 
     fn hear(&mut self) {
-        self.pinged = None;
+        self.unanswered = None;
     }
 
     fn lose(&mut self, detail: String) {
-        let detail = format!("the lines of the lift are damaged: {detail}");
+        let detail = format!("the connection to the lift's program failed: {detail}");
         self.actions
             .push_back(TunnelAction::Lose(LinkError::Dropped { detail }));
     }

@@ -87,15 +87,17 @@ pub enum SandboxEnd {
         waited: String,
     },
     /// The service speaks only v1, and the program of [the lift](crate::SandboxBuilder::lift) could
-    /// not be started in the sandbox.
+    /// not be started in the sandbox. The client kills a new sandbox, and leaves an existing one as
+    /// it is.
     NotLifted {
-        /// Why.
+        /// The reason of the service or of the program.
         reason: String,
     },
-    /// The sandbox still exists, but the server doesn't have the process any more, for example
-    /// because the sandbox moved to another server. Only in [`ProcessEnd::SandboxLost`].
+    /// The sandbox still exists, but the process doesn't, or can't be reached: for example, the
+    /// sandbox moved to another server, or the lift's program ended. Only in
+    /// [`ProcessEnd::SandboxLost`].
     ProcessLost {
-        /// The server's own reason.
+        /// The reason of the server or of the lift's program.
         reason: Option<String>,
     },
     /// The client closed the connection, usually because every handle was dropped. The sandbox may
@@ -212,7 +214,7 @@ impl fmt::Display for SandboxEnd {
             Self::NotReady { waited } => write!(f, "the sandbox did not get ready: {waited}"),
             Self::NotLifted { reason } => write!(f, "{reason}"),
             Self::ProcessLost { reason } => {
-                f.write_str("the server no longer has the process")?;
+                f.write_str("the process is no longer reachable")?;
                 match reason {
                     Some(reason) => write!(f, ": {reason}"),
                     None => Ok(()),

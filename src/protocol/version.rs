@@ -12,8 +12,10 @@ pub enum Version {
     /// Adds exactly-once output and stdin, idempotent execs, exit statuses and concurrent
     /// processes.
     V2,
-    /// The messages of v2 about execs, carried by a program that the client runs in the sandbox of
-    /// a v1 service. See [`SandboxBuilder::lift`](crate::SandboxBuilder::lift).
+    /// v1, lifted: the connection speaks v1, and a program that the client runs in the sandbox
+    /// provides what v2 adds. The client reports this version if
+    /// [`SandboxBuilder::lift`](crate::SandboxBuilder::lift) is on and the server selects v1. In
+    /// `max_protocol_version`, it means v2.
     Lifted,
 }
 
@@ -38,7 +40,7 @@ impl std::fmt::Display for Version {
         f.write_str(match self {
             Self::V1 => "v1",
             Self::V2 => "v2",
-            Self::Lifted => "v2, lifted",
+            Self::Lifted => "v1, lifted",
         })
     }
 }

@@ -53,7 +53,7 @@ async fn a_stopped_program_is_killed_and_settles_every_call() {
 }
 
 #[actix::test]
-async fn what_code_writes_to_the_output_of_the_program_is_ignored() {
+async fn forged_lines_without_the_link_name_are_ignored() {
     let (server, sandbox) = sandbox().await;
     let other = lifted(server.url()).await.expect("another");
     let code = r#"
@@ -69,24 +69,24 @@ async fn what_code_writes_to_the_output_of_the_program_is_ignored() {
     others_go_on(&server, &other).await;
 }
 
-/// A line without an end can't be told from a damaged one. So the client gives up the link, within
-/// its limits.
+/// An endless line looks like a damaged one. So the client drops the link when the line exceeds the
+/// limit.
 #[actix::test]
-async fn a_flood_of_output_without_a_line_ends_only_the_link() {
+async fn a_flood_without_a_newline_ends_only_the_link() {
     let (server, sandbox) = sandbox().await;
     let other = lifted(server.url()).await.expect("another");
     let code = "head -c 3000000 /dev/zero | tr '\\0' x > /proc/$PPID/fd/1";
     let output = within("the end", sandbox.run(Language::Bash, code)).await;
     let error = output.expect_err("an error").to_string();
     assert!(
-        error.contains("the lines of the lift are damaged"),
+        error.contains("the connection to the lift's program failed"),
         "{error}"
     );
     others_go_on(&server, &other).await;
 }
 
 #[actix::test]
-async fn replaced_files_do_not_reach_the_program() {
+async fn modules_in_the_working_directory_are_not_imported() {
     let (server, sandbox) = sandbox().await;
     let other = lifted(server.url()).await.expect("another");
     let modules = [

@@ -1,4 +1,4 @@
-//! When the program of the lift starts, ends and starts again, and what its execs see of that.
+//! When the lift's program starts, ends and starts again, and what its execs see of that.
 
 use actix_sandbox::{
     ErrorKind, Language, LocalServer, ProcessEnd, ProtocolVersion, Sandbox, SandboxEnd,
@@ -90,13 +90,13 @@ async fn a_program_that_ended_starts_again_for_the_next_exec() {
         panic!("{end:?}")
     };
     let text = end.to_string();
-    assert!(text.contains("the program of the lift has ended"), "{text}");
+    assert!(text.contains("the lift's program has ended"), "{text}");
     let second = within("the next", sandbox.run(Language::Bash, "echo $PPID")).await;
     assert_ne!(program(second.expect("ran")), first);
 }
 
 #[actix::test]
-async fn a_checkpoint_needs_the_end_of_all_execs_and_a_restored_sandbox_is_lifted() {
+async fn a_checkpoint_fails_while_execs_run_and_a_restore_lifts_again() {
     let state = tempfile::tempdir().unwrap();
     let server = LocalServer::builder().state_directory(state.path()).start();
     let server = server.await.expect("a server");
@@ -106,7 +106,10 @@ async fn a_checkpoint_needs_the_end_of_all_execs_and_a_restored_sandbox_is_lifte
     let process = process.await.expect("started");
     let refused = within("the checkpoint", sandbox.checkpoint()).await;
     let text = refused.expect_err("an error").to_string();
-    assert!(text.contains("while 1 execs of the lift run"), "{text}");
+    assert!(
+        text.contains("while executions are in progress (1)"),
+        "{text}"
+    );
     process.kill().await.expect("killed");
     let reference = process.to_ref().await.expect("a reference");
     drop(process);
@@ -117,7 +120,7 @@ async fn a_checkpoint_needs_the_end_of_all_execs_and_a_restored_sandbox_is_lifte
     let restored = attach(&server, sandbox.sandbox_id(), sandbox.sandbox_token()).await;
     let file = restored.files().read_to_string("file").await;
     assert_eq!(file.expect("the file"), "kept\n");
-    // What the program knew of the exec ended with the program.
+    // The new program doesn't know the exec.
     let process = restored.attach_process(&reference).await.expect("attached");
     let end = within("the end", process.wait()).await.expect("an end");
     assert!(matches!(end, ProcessEnd::SandboxLost { .. }), "{end:?}");

@@ -18,7 +18,7 @@ async fn a_service_of_v1_gets_exit_codes_and_concurrent_processes() {
     let sandbox = within("the create", sandbox).await.expect("a sandbox");
     let version = sandbox.protocol_version();
     assert_eq!(version, ProtocolVersion::Lifted);
-    assert_eq!(version.to_string(), "v2, lifted");
+    assert_eq!(version.to_string(), "v1, lifted");
 
     let first = sandbox.exec(Language::Python, "print(input()); exit(3)");
     let first = first.await.expect("started");

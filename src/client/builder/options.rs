@@ -140,27 +140,29 @@ impl<S> SandboxBuilder<S> {
     }
 
     /// Whether to lift services that speak only v1: the client runs a Python program in the sandbox,
-    /// which provides what v2 adds to execs. So concurrent processes, exit codes, exactly-once
-    /// output and input, files, terminals, signals, ports and metrics work on an unmodified
-    /// service. Has no effect on services that speak v2. Default: no.
+    /// which provides exit codes, concurrent processes, exactly-once output and input, files,
+    /// terminals, signals, ports and metrics. The service needs no change. Has no effect on services
+    /// that speak v2. Default: no.
     ///
     /// The sandbox needs Python 3.8 or newer. Opening it fails with
     /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported) if the program can't be started;
-    /// the error says why. [`Sandbox::protocol_version`](crate::Sandbox::protocol_version) then
-    /// returns [`Version::Lifted`].
+    /// the error says why. On success,
+    /// [`Sandbox::protocol_version`](crate::Sandbox::protocol_version) returns
+    /// [`ProtocolVersion::Lifted`](Version::Lifted).
     ///
     /// - Code in the sandbox runs as the same user as the program. So it can kill the program, which
     ///   ends all execs as [`SandboxLost`](crate::ProcessEnd::SandboxLost), and it can forge the
     ///   output and the ends of the execs of its own sandbox. It can't affect other sandboxes or the
     ///   client.
-    /// - For the service, the program is the one exec of the sandbox. It exits after the sandbox's
-    ///   idle timeout without execs and messages (60 s after an attach), and before a checkpoint.
-    ///   The next exec starts it again. A limit of the service on the run time of an exec applies to
-    ///   the program.
-    /// - A checkpoint fails while execs run. Ends and output that were not read before it are lost,
-    ///   and reported as lost.
-    /// - Options that only the service could apply stay unsupported: labels, variables, limits and
-    ///   the lifetime of the sandbox.
+    /// - For the service, the program is the one exec of the sandbox. The program exits when the
+    ///   sandbox has had no running execs and no messages for the idle timeout (60 s if a client that
+    ///   attached has started the program), and before a checkpoint. The next exec starts it again. A
+    ///   limit of the service on the run time of an exec applies to the program.
+    /// - A checkpoint fails while processes run. Exit statuses and output that the client has not
+    ///   received before the checkpoint are lost: those processes end as
+    ///   [`SandboxLost`](crate::ProcessEnd::SandboxLost).
+    /// - Options that only the service could apply stay unsupported: labels, environment variables,
+    ///   limits and the lifetime of the whole sandbox.
     ///
     /// ```no_run
     /// # async fn lift() -> Result<(), actix_sandbox::Error> {

@@ -43,7 +43,7 @@ class InvalidArchive(Exception):
 
 
 def padding(size):
-    """Returns how many zeros follow so many bytes of data, to fill a block."""
+    """Returns how many zeros follow this many bytes of data, to fill a block."""
     return -size % BLOCK
 
 

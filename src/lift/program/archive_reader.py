@@ -145,7 +145,7 @@ class ArchiveReader:
         return self._take(size)
 
     def _take(self, size):
-        """Returns exactly so many bytes."""
+        """Returns exactly this many bytes."""
         end = self._at + size
         if end <= len(self._buffer):
             taken = self._buffer[self._at : end]

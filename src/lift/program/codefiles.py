@@ -20,7 +20,7 @@ class CodeFiles:
 
     def __init__(self, home):
         temporary = os.environb.get(b"TMPDIR") or b"/tmp"
-        # Without a directory for temporary files, the default directory has to do.
+        # If there is no directory for temporary files, use the default directory.
         self._parents = [temporary, b"/tmp", home]
         self._directory = None
         self._count = 0

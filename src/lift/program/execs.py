@@ -18,7 +18,7 @@ STDIN_WINDOW = 1024 * 1024
 MAX_WRITE = 64 * 1024
 
 MAX_ANSWERS = 64
-"""The most queued answers to kills. One answer may stand for several kills."""
+"""Maximum number of queued answers to kills. One answer may stand for several kills."""
 
 NAMES = ("stdout", "stderr")
 
@@ -75,10 +75,10 @@ class Exec:
         self.is_done = False
         """Whether the output has ended, too."""
         self.is_settled = False
-        """Whether clients need only the id and the end of this exec any more."""
+        """Whether clients now need only the id and the end of this exec."""
         self._table = table
         self._loop = GuardedLoop(table.loop, self.fail)
-        # Only these: the code may be large, and the exec is remembered for long.
+        # Only these: the code may be large, and the exec is remembered for a long time.
         self._timeout_ms = request.timeout_ms
         self._output_grace = request.output_grace
         self._attached = True
@@ -166,7 +166,7 @@ class Exec:
     def _kill(self, reason):
         self._killing = reason
         if self.is_builtin:
-            # Its thread may wait for the window.
+            # Its thread may be blocked because the window is full.
             self.output.read_beyond_window()
         self.program.kill(self._loop.guard(self._handle_killed))
 
@@ -373,7 +373,8 @@ class Exec:
         """Ends this exec after an internal error, so that the others go on."""
         if self.is_done:
             return
-        message = "An internal error lost the exec: %s: %s" % (type(error).__name__, error)
+        why = "%s: %s" % (type(error).__name__, error)
+        message = "The exec was lost because of an internal error: " + why
         self.end = End("sandbox_lost", message=message)
         self.is_done = True
         self._killing = None
@@ -382,7 +383,7 @@ class Exec:
             try:
                 clean_up()
             except Exception:
-                # What failed once may fail again. The end counts.
+                # Ignore it: reporting the end matters more.
                 pass
         self.program = None
         self._answer_kills()

@@ -13,17 +13,18 @@ import os
 from .requests import object_from
 
 MAX_LINE = 16 * 1024 * 1024
-"""The most bytes in a line of the client, with its sequence number: code may be that long."""
+"""Maximum number of bytes in a line of the client, with its sequence number: code may be that
+long."""
 
 TAKEN_STEP = 64 * 1024
-"""After how many bytes of the client's lines it is told that they were taken."""
+"""How many bytes to read between two `taken` messages."""
 
 FULL = 256 * 1024
-"""How many bytes of lines may be queued before no more messages about execs are."""
+"""With this many bytes queued, execs add no more messages."""
 
 OVERFULL = 1024 * 1024
-"""How many may be queued before no more lines of the client are read. Only answers that belong to
-no exec get past `FULL`."""
+"""With this many bytes queued, the program stops reading from the client. Beyond `FULL`, only
+answers that don't come from an exec are queued."""
 
 LEAVE_SECONDS = 5
 """How long the last line waits for a service that doesn't read."""
@@ -87,7 +88,8 @@ class Link:
             self._end()
 
     def leave(self, on_written):
-        """Reads nothing more, and tells the client what was read. Then calls `on_written`."""
+        """Reads nothing more, and tells the client how many bytes were handled. Then calls
+        `on_written`."""
         self._ended = True
         self._set_reading(False)
         if self._expected is None:
@@ -112,7 +114,7 @@ class Link:
         for line in self._reader.lines(data):
             self._handle_line(line)
             if self._ended:
-                # The rest waits for the next program.
+                # The client sends the rest to the next program.
                 return
         self._report_taken()
 
@@ -133,7 +135,7 @@ class Link:
         elif self._expected is None:
             return
         elif number != self._expected:
-            raise BadLine("line %d came instead of line %d" % (number, self._expected))
+            raise BadLine("got line %d, expected line %d" % (number, self._expected))
         else:
             self._expected += 1
             self._receiver.handle_message(message)
@@ -142,11 +144,11 @@ class Link:
         """A new link begins."""
         name = message.get("link")
         if not isinstance(name, str) or not name.isascii() or not name.isalnum():
-            raise BadLine("the name of the link is not letters and digits")
+            raise BadLine("the name of the link may contain only letters and digits")
         self._name = name.encode()
         self._expected = 1
         self._number = 0
-        # The hello itself counts, and what was read behind it.
+        # The hello itself counts, and what was read after it.
         self._taken = len(line) + 1 + self._reader.unread
         self._taken_told = 0
         # The client waits for none of these lines any more. The first may be written in part.
@@ -194,7 +196,7 @@ class Link:
         self._queued += len(data)
 
     def _pump_soon(self):
-        # While stdout takes nothing more, its writability pumps.
+        # If stdout is full, the loop calls `_pump` again when it becomes writable.
         if not self._pumping:
             self._pumping = True
             self._loop.call_soon(self._pump)
@@ -262,7 +264,7 @@ class LineReader:
 
     def __init__(self, most):
         self.unread = 0
-        """How many bytes behind the current line were read."""
+        """How many bytes after the current line were read."""
         self._most = most
         self._parts = []
         self._size = 0

@@ -8,9 +8,9 @@ import stat
 from . import paths
 from .places import GONE, Directories, read_names
 
-# The most levels of directories that `list` lists.
+# Maximum number of levels of directories that `list` lists.
 MAX_LEVELS = 128
-# The most bytes of a pattern. A name has at most 255 bytes.
+# Maximum number of bytes in a pattern. A name has at most 255 bytes.
 MAX_PATTERN = 1024
 # The output is written in pieces of this size.
 PIECE = 64 * 1024
@@ -19,7 +19,8 @@ _to_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 def list_directory(request, io):
-    """Writes the entries of a directory to stdout, sorted by name. A directory comes first.
+    """Writes the entries of a directory to stdout, sorted by name. A directory comes before its
+    entries.
 
     Follows a link only if it is the listed path itself.
     """

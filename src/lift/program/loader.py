@@ -1,8 +1,8 @@
 """The code of the v1 exec: reads the sources of the program from stdin and runs it.
 
 The first line of stdin is a JSON object with the sources of all modules by their names. What
-follows belongs to the program. This file must be valid in every version of Python, because it tells
-a version that is too old. After that check, stdout carries only the lines of the program.
+follows belongs to the program. This file must be valid in every version of Python, because it has
+to report a Python that is too old. After that check, stdout carries only the lines of the program.
 """
 
 import sys
@@ -46,7 +46,7 @@ class Sources(object):
 
 
 def read_line(os):
-    """Reads the first line of stdin. Returns it, and the bytes that were read behind it."""
+    """Reads the first line of stdin. Returns it, and the bytes that were read after it."""
     import select
 
     parts = []
@@ -82,7 +82,7 @@ def load(line):
 
 
 def fail(reason):
-    sys.stdout.write("lift: %s\n" % reason)
+    sys.stdout.write("%s\n" % reason)
     sys.stdout.flush()
     sys.exit(1)
 
@@ -90,7 +90,7 @@ def fail(reason):
 def start():
     if sys.version_info < NEEDED:
         this = "%d.%d.%d" % tuple(sys.version_info[:3])
-        fail("Python %d.%d or newer is needed, this is %s" % (NEEDED + (this,)))
+        fail("Python %d.%d or newer is required; the sandbox has Python %s" % (NEEDED + (this,)))
     import os
 
     forget_directories(os)

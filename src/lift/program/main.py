@@ -1,6 +1,7 @@
 """`run`: the program. Serves v2's messages about execs over lines on stdin and stdout.
 
-Ends with status 0 if the client stops it, is idle for too long, or closes stdin.
+Exits with status 0 when the client asks it to, when the sandbox has been idle for too long, or when
+stdin ends.
 """
 
 import binascii
@@ -23,8 +24,8 @@ DEFAULT_IDLE_TIMEOUT_MS = 60 * 1000
 MAX_IDLE_TIMEOUT_MS = 24 * 60 * 60 * 1000
 
 ATTACHED_SECONDS = 30
-"""A client whose last line is older counts as gone. While an exec is open, a client pings after
-10 s without a line of the program."""
+"""A client that has sent nothing for this long counts as gone. While an exec is open, the client
+pings every 10 s."""
 
 KILL_SECONDS = 5
 """How long execs may take to end when the program is about to end."""
@@ -35,7 +36,8 @@ class Main:
 
     def __init__(self):
         self.name = binascii.hexlify(os.urandom(8)).decode()
-        """The client asks nothing twice of programs with different names."""
+        """Random. From a new name, the client sees that this is another program, and doesn't repeat
+        requests that the old one may have run."""
         self.loop = Loop()
         self.link = Link(self.loop, 0, 1, self)
         self.processes = Processes(self.loop)
@@ -76,8 +78,8 @@ class Main:
             self.table.handle(message)
 
     def handle_end(self):
-        """The client has closed stdin, or reads stdout no more. Kills all execs, and ends when
-        they have ended."""
+        """The client has closed stdin, or no longer reads stdout. Kills all execs, and ends
+        when they have ended."""
         self._ending = True
         self.table.kill_all()
         self.loop.call_later(KILL_SECONDS, self.loop.stop)
@@ -118,7 +120,7 @@ class Main:
 
 def run(received):
     """Runs the program, and ends the process. `received` are the bytes that were read from stdin
-    behind the sources."""
+    after the sources."""
     reset_signals()
     reset_descriptors()
     status = 1

@@ -12,9 +12,9 @@ import time
 
 from .builtins import BuiltinError
 
-# The most names of files that are counted. Bounds the time of a walk.
+# Maximum number of file names that are counted. Bounds the time of a walk.
 MAX_NAMES = 1000000
-# The least that a name of a file counts, in bytes.
+# Minimum size counted for a file name, in bytes.
 NAME_BYTES = 4096
 # How many names to count before looking whether the client killed the operation.
 NAMES_PER_CHECK = 256
@@ -149,7 +149,7 @@ def milliseconds(ticks):
 
 def peak_bytes(pid):
     """The largest resident memory that a process has had. None if the kernel doesn't report it, as
-    gVisor. 0 if the process has ended."""
+    in gVisor. 0 if the process has ended."""
     status = read_process_file(pid, "status")
     if not status:
         return 0

@@ -9,7 +9,7 @@ import stat
 
 # How the name of an unfinished file begins. 16 random hexadecimal digits follow.
 UNFINISHED = b".actix-sandbox-"
-# The most bytes of a path, with the zero byte at its end.
+# Maximum number of bytes in a path, with the zero byte at its end.
 MAX_PATH = 4096
 # Only the user may read a file before it has its permissions.
 PRIVATE = 0o600

@@ -1,4 +1,4 @@
-"""`Output`: reads the output of a program within the window, and decides when it has ended.
+"""`Output`: reads the output of a program within the window, and decides when the output has ended.
 
 After the exit of the program, other processes may hold the output open. It is then read until they
 close it, or until the grace period is over.
@@ -20,8 +20,8 @@ SHORT_GRACE = 0.25
 """The grace period after a kill, in seconds."""
 
 SHORT_PAUSE = 0.1
-"""A full window stops the grace period only if it lasts this long. Otherwise a process that writes
-without end, to a client that reads slowly, would delay the end of the exec."""
+"""A full window extends the grace period only if it stays full for this long. Otherwise a process
+that writes without end, to a client that reads slowly, would delay the end of the exec."""
 
 HOLD_BACK = 0.25
 """How long an incomplete code point waits for the rest of it, in seconds."""
@@ -142,7 +142,7 @@ class Output:
         self._set_grace_timer()
 
     def close(self):
-        """Stops reading. The output doesn't end by this."""
+        """Stops reading. Doesn't call `ended`."""
         self._has_ended = True
         self._cancel_timers()
         for stream in range(len(self._fds)):
@@ -319,8 +319,8 @@ class Drains:
     don't block on a full pipe."""
 
     MOST = 32
-    """The most descriptors to keep. The oldest is closed for a further one: a process that writes
-    to it later gets SIGPIPE or EPIPE."""
+    """Maximum number of descriptors to keep. The oldest is closed for a further one: a process that
+    writes to it later gets SIGPIPE or EPIPE."""
 
     PAUSE = 0.01
     """Seconds between two reads, so that a process that writes without end takes little time."""

@@ -12,7 +12,7 @@ import stat
 MAX_LINKS = 40
 # How to open a directory to use the files in it.
 SEARCH = os.O_PATH | os.O_DIRECTORY
-# Why a directory can't be opened that another process has removed or replaced. ENXIO is the error
+# The errors of opening a directory that another process has removed or replaced. ENXIO is the error
 # for a socket.
 GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO)
 # How many of its directories `Directories` keeps open.

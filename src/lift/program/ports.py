@@ -24,7 +24,7 @@ LONGEST_PAUSE = 0.1
 
 LOCAL_4 = bytes([127, 0, 0, 1])
 LOCAL_6 = bytes(15) + b"\1"
-# How an IPv6 address begins that stands for an IPv4 address.
+# The prefix of an IPv4-mapped IPv6 address.
 MAPPED = bytes(10) + b"\xff\xff"
 
 
@@ -40,7 +40,7 @@ def ports(request, io):
 
 def wait_for_port(request, io):
     """Waits until a program listens on the port, at most for the timeout. Opens no connection,
-    which the program could notice."""
+    because the program could notice it."""
     port, timeout_ms = request["port"], request.get("timeout_ms")
     if port == 0:
         raise invalid_port("wait for", port)

@@ -49,7 +49,7 @@ class Processes:
                 rest = env.get(SEARCHED)
                 site = self._code.site()
                 env[SEARCHED] = site + b":" + rest if rest else site
-        # The variables of the client concern code, not the search for its interpreter.
+        # The client's PATH applies to the code, not to the search for the interpreter.
         path = (os.environb if code else env).get(b"PATH")
         command = Command(argv, env, path, cwd, mark, request.terminal is not None)
         return Process(self, command, code, request.terminal)
@@ -79,8 +79,8 @@ class Processes:
         self._code.close()
 
     def _watch_signals(self, loop):
-        """Reaps when a child has ended. Python writes each signal to a pipe, as far as there is a
-        handler for it."""
+        """Reaps when a child has ended. Python writes each signal to a pipe, if it has a
+        handler."""
         signals, written = os.pipe()
         os.set_blocking(signals, False)
         os.set_blocking(written, False)
@@ -179,7 +179,7 @@ class Process(Program):
 
     def handle_exit(self, status):
         """The main process was reaped."""
-        # Called for another exec, perhaps, which an error here must not end.
+        # Another exec may be calling, and an error here must not end it.
         self._loop.guard(self._handle_exit)(status)
 
     def _handle_exit(self, status):
@@ -231,7 +231,7 @@ def raise_open_files():
         try:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
         except (OSError, ValueError):
-            # The lower limit has to do.
+            # Continue with the lower limit.
             pass
     return before
 

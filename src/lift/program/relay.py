@@ -12,8 +12,8 @@ class Relay:
 
     The end of the direction from the client ends the direction to the peer, and the other way
     round. Neither direction waits for the other. The client gets `greeting` first. Calls
-    `ended(error)` once; `error` is None if both directions ended regularly. The caller then closes
-    the relay.
+    `ended(error)` once; `error` is None if both directions ended without an error. The caller then
+    closes the relay.
     """
 
     def __init__(self, loop, peer, client, greeting, ended):
@@ -29,8 +29,8 @@ class Relay:
         self._wait()
 
     def close(self):
-        """Closes both sockets. Resets a connection that doesn't end regularly: otherwise the peer
-        would take what it has received for everything."""
+        """Closes both sockets. Resets the connection unless both directions have ended without an
+        error: otherwise the peer would mistake what it has received for the complete data."""
         for each in (self._peer, self._client):
             self._loop.on_readable(each.fileno(), None)
             self._loop.on_writable(each.fileno(), None)

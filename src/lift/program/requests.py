@@ -34,7 +34,7 @@ LANGUAGES = {
 """The languages by their names and aliases."""
 
 PASSIVE = ("watch", "connect", "wait_for_port")
-"""The builtins that may run without end, and keep nothing from ending."""
+"""The builtins that may run forever, and don't keep the sandbox from becoming idle."""
 
 
 class BadRequest(Exception):

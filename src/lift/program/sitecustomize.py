@@ -2,7 +2,8 @@
 
 Not a part of the program: `codefiles` writes it beside the code, in a directory that comes first in
 PYTHONPATH, so that Python imports it when it starts. It then resets PYTHONPATH to the value that
-the client gave, for programs that the code starts. Code sees no trace of it.
+the client gave, for programs that the code starts. Code doesn't see it in
+PYTHONPATH or `sys.path`.
 """
 
 

@@ -1,9 +1,10 @@
 """`spawn`: starts a process from a clean state.
 
-The program forks by itself. `subprocess` would take longer to load than all the rest of this, and
-can't set limits or a terminal without `preexec_fn`, which is the same as a fork. Other threads may
-hold locks at the fork, and nobody releases them in the child. So the child only makes system calls
-through `os`, `signal`, `resource` and `fcntl`, which take no lock of Python, and imports nothing.
+The program calls `fork` itself, without `subprocess`, which would take longer to load than the rest
+of the program, and can't set limits or a terminal without `preexec_fn`, which is the same as a
+fork. Other threads may hold locks at the fork, and no thread releases them in the child. So the
+child only makes system calls through `os`, `signal`, `resource` and `fcntl`, which take no lock of
+Python, and imports nothing.
 """
 
 import errno
@@ -69,7 +70,7 @@ def spawn(command, stdin, stdout, stderr, limits):
     if pid == 0:
         become(command, (stdin, stdout, stderr), limits, failures)
     os.close(failures)
-    # The exec closes the other end, so this ends when the program runs.
+    # `execve` closes the other end, so this ends when the program runs.
     answer = os.read(report, 64)
     os.close(report)
     if answer:
@@ -106,7 +107,7 @@ def become(command, descriptors, limits, failures):
 
 def prepare(command, descriptors, limits):
     os.setsid()
-    # All other descriptors are closed by the exec.
+    # `execve` closes all other descriptors.
     for number, descriptor in enumerate(descriptors):
         os.dup2(descriptor, number)
     if command.has_terminal:
@@ -138,5 +139,5 @@ def run(path, command):
     except OSError as error:
         if error.errno != errno.ENOEXEC:
             raise
-    # A script without an interpreter.
+    # A script without a `#!` line.
     os.execve(SHELL, [SHELL, path] + command.argv[1:], command.env)

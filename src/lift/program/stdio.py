@@ -28,7 +28,8 @@ class Pipes:
             os.set_blocking(fd, False)
 
     def handle_start(self):
-        """The process has its ends. While another one is open, a pipe doesn't end."""
+        """The process has inherited its ends. Closes this program's copies, so that a pipe ends
+        when the process closes it."""
         close_all(self.inside)
 
     def handle_exit(self):

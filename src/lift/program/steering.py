@@ -1,6 +1,6 @@
 """The builtins that act on other execs: `signal`, `resize` and `processes`.
 
-The loop performs them at once, in no thread: they change what only the loop may.
+The loop performs them at once, not in a thread: only the loop may change execs.
 """
 
 import errno

@@ -6,7 +6,7 @@ Both count bytes by offsets, so that a stream survives a lost link. Neither does
 import collections
 
 MAX_PIECE = 48 * 1024
-"""The most bytes in one message. In base64, this needs no padding."""
+"""Maximum number of bytes in one message. In base64, this needs no padding."""
 
 SMALL = 4096
 """Chunks up to this size are joined, because each one takes memory of its own."""

@@ -24,7 +24,7 @@ CLEAN_PASSES_BY_ENVIRONMENT = 5
 program."""
 
 ROUNDS = 8
-"""How often to look for processes that were started meanwhile."""
+"""How many times to look for processes that were started meanwhile."""
 
 FIRST_PAUSE = 0.001
 LONGEST_PAUSE = 0.02
@@ -88,7 +88,7 @@ def find(wanted, session):
         parent, own_session = stat
         children.setdefault(parent, []).append(pid)
         mark = mark_of(pid)
-        # The number of a session can be that of an older one. A mark is never used again.
+        # Session ids are reused. Marks are not.
         if mark == wanted or mark is None and own_session == session:
             send(pid, signal.SIGSTOP)
             found.add(pid)

@@ -9,24 +9,21 @@ from .programs import StartError
 from .requests import BadRequest, Repeating, Request, is_integer, is_text
 
 MAX_RUNNING = 64
-"""The most execs whose main process runs. Builtins have limits of their own."""
+"""Maximum number of execs whose main process runs. Builtins have limits of their own."""
 
 MAX_BUILTINS = 1024
-"""The most builtins of each kind whose end the client has not acknowledged."""
+"""Maximum number of builtins of each kind whose end the client has not acknowledged."""
 
 REMEMBERED = 1024
 """How many ended execs are remembered: their ids, their ends, and what is kept of their output."""
 
 MAX_KEPT = 32 * 1024 * 1024
-"""The most bytes of output of ended execs to keep, builtins excepted. Beyond it, the output of the
-oldest is dropped."""
+"""Maximum number of bytes of output of ended execs to keep, builtins excepted. Beyond it, the
+output of the oldest is dropped."""
 
 UNKNOWN = "The sandbox knows no such execution: it ended with the sandbox, or long ago."
 
-DROPPED = (
-    "Its output is gone: the output of later executions, which was not acknowledged either, took "
-    "its place."
-)
+DROPPED = "Its output is gone: too much output of later executions was not acknowledged."
 
 
 class Table:

@@ -91,7 +91,7 @@ def _unpack_file(subject, io):
 
 
 def _check_replaced(subject, name, directory):
-    """Raises an error if something else than a file or a link is at the path."""
+    """Raises an error if something other than a file or a link is at the path."""
     try:
         mode = os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode
     except FileNotFoundError:

@@ -8,7 +8,7 @@ from . import paths, reading
 from .new_file import NewFile, new_parents, write_all
 from .places import Place
 
-# What a file system answers that doesn't report holes. ENXIO is the answer if the file has become
+# The errors of a file system that doesn't report holes. ENXIO is the error if the file has become
 # shorter.
 NO_HOLES = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENXIO)
 

@@ -21,17 +21,17 @@ struct World {
 
 impl World {
     fn new(is_new: bool) -> Self {
-        Self::with(is_new, Asked::default())
+        Self::with(is_new, RequestedExecs::default())
     }
 
-    fn with(is_new: bool, asked: Asked) -> Self {
+    fn with(is_new: bool, asked: RequestedExecs) -> Self {
         let now = Instant::now();
         let config = TunnelConfig {
             link: "f00d".to_owned(),
             idle_timeout: Some(Duration::from_secs(60)),
             is_new,
             link_silence: Duration::from_secs(30),
-            asked,
+            requested: asked,
         };
         Self {
             tunnel: Tunnel::new(config, now),
@@ -43,10 +43,10 @@ impl World {
 
     /// A new sandbox whose program answers.
     fn up() -> Self {
-        Self::up_with(Asked::default(), HELLO)
+        Self::up_with(RequestedExecs::default(), HELLO)
     }
 
-    fn up_with(asked: Asked, hello: &str) -> Self {
+    fn up_with(asked: RequestedExecs, hello: &str) -> Self {
         let mut world = Self::with(true, asked);
         world.status("SANDBOX_RUNNING");
         world.actions();
@@ -193,7 +193,7 @@ fn another_client_finds_the_program() {
 }
 
 #[test]
-fn an_exec_that_ends_meanwhile_is_replaced() {
+fn the_program_starts_when_the_exec_in_its_way_ends() {
     let mut world = World::new(false);
     world.status("SANDBOX_RUNNING");
     world.error("SANDBOX_EXECUTION_ERROR", "in progress");
@@ -210,7 +210,7 @@ fn an_exec_that_ends_meanwhile_is_replaced() {
 }
 
 #[test]
-fn the_reason_of_a_failed_start_is_told() {
+fn a_failed_start_reports_its_reason() {
     let mut world = World::new(true);
     world.status("SANDBOX_RUNNING");
     world.actions();
@@ -221,9 +221,9 @@ fn the_reason_of_a_failed_start_is_told() {
     world.status("SANDBOX_RUNNING");
     world.status("SANDBOX_EXECUTION_RUNNING");
     world.actions();
-    world.output("lift: Python 3.8 or newer is needed, this is 3.6.9\n");
+    world.output("Python 3.8 or newer is required; the sandbox has Python 3.6.9\n");
     world.status("SANDBOX_EXECUTION_DONE");
-    assert!(world.action().ends_with("this is 3.6.9"));
+    assert!(world.action().ends_with("has Python 3.6.9"));
 
     let mut world = World::new(false);
     world.status("SANDBOX_RUNNING");
@@ -233,7 +233,7 @@ fn the_reason_of_a_failed_start_is_told() {
     world.pass(START_TIMEOUT);
     let why = world.action();
     assert!(
-        why.contains("(in progress)") && why.contains("another exec"),
+        why.contains("(in progress)") && why.contains("a client without the lift"),
         "{why}"
     );
 
@@ -249,7 +249,7 @@ fn the_reason_of_a_failed_start_is_told() {
     world.status("SANDBOX_EXECUTION_RUNNING");
     world.greeted();
     world.line(r#"{"lift":"hello","version":2}"#);
-    assert!(world.action().contains("in version 2"));
+    assert!(world.action().contains("started version 2 of it"));
 }
 
 #[test]
@@ -257,14 +257,19 @@ fn damaged_lines_lose_the_link() {
     let mut world = World::up();
     world.number = 5;
     world.line("{}");
-    assert!(world.action().contains("line 5 where line 1 was due"));
-    let forged = r#"{"event":"status_update","status":"SANDBOX_KILLED"}"#;
+    assert!(world.action().contains("got line 5, expected line 1"));
+    for json in ["[", r#"{"lift":3}"#, r#"{"event":"error","message":"x"}"#] {
+        let mut world = World::up();
+        world.line(json);
+        assert!(world.action().starts_with("lose "), "{json}");
+    }
+}
+
+#[test]
+fn a_forged_sandbox_status_loses_the_link() {
     for json in [
-        forged,
+        r#"{"event":"status_update","status":"SANDBOX_KILLED"}"#,
         r#"{"event":"status_update","status":"SANDBOX_KILLED","exec":"a"}"#,
-        "[",
-        r#"{"lift":3}"#,
-        r#"{"event":"error","message":"x"}"#,
     ] {
         let mut world = World::up();
         world.line(json);
@@ -273,7 +278,7 @@ fn damaged_lines_lose_the_link() {
 }
 
 #[test]
-fn a_killed_program_loses_its_execs_and_the_next_exec_starts_another() {
+fn a_killed_program_loses_its_execs_and_starts_again() {
     let mut world = World::up();
     world.request(EXEC);
     world.actions();
@@ -332,7 +337,7 @@ fn a_checkpoint_waits_for_the_program_and_fails_while_execs_run() {
     assert_eq!(world.action(), r#"stdin 1 {"lift":"stop"}"#);
     world.line(r#"{"lift":"busy","execs":2}"#);
     let refused = world.action();
-    assert!(refused.contains("EXECUTION_IN_PROGRESS_ERROR") && refused.contains("2 execs"));
+    assert!(refused.contains("EXECUTION_IN_PROGRESS_ERROR") && refused.contains("(2)"));
 
     world.request(r#"{"action":"checkpoint"}"#);
     world.actions();
@@ -377,7 +382,7 @@ fn a_program_that_hangs_is_killed() {
 }
 
 #[test]
-fn a_client_that_stood_still_gives_the_program_time_to_answer() {
+fn a_suspended_client_still_waits_for_the_pong() {
     let mut world = World::up();
     world.request(EXEC);
     world.actions();
@@ -400,10 +405,10 @@ fn a_checkpoint_of_a_program_that_hangs_is_made_after_its_kill() {
 }
 
 #[test]
-fn an_exec_that_another_program_may_have_run_is_lost_and_not_run_again() {
+fn an_exec_that_an_old_program_may_have_run_is_lost() {
     let mut world = World::up();
     world.request(EXEC);
-    let asked = world.tunnel.into_asked();
+    let asked = world.tunnel.into_requested();
     // The same program knows whether it has run the exec.
     let mut world = World::up_with(asked.clone(), HELLO);
     world.request(EXEC);
@@ -422,14 +427,14 @@ fn an_exec_that_another_program_may_have_run_is_lost_and_not_run_again() {
     let mut world = World::up();
     world.line(r#"{"lift":"bye","bytes":70}"#);
     world.request(EXEC);
-    let asked = world.tunnel.into_asked();
+    let asked = world.tunnel.into_requested();
     let mut world = World::up_with(asked, &HELLO.replace("p1", "p2"));
     world.request(EXEC);
     assert_eq!(world.action(), format!("stdin 1 {EXEC}"));
 }
 
 #[test]
-fn an_answer_to_input_that_came_too_late_refuses_no_start() {
+fn a_late_refusal_of_input_does_not_fail_the_next_start() {
     let mut world = World::up();
     world.status("SANDBOX_EXECUTION_DONE");
     world.request(EXEC);
@@ -446,7 +451,7 @@ fn an_answer_to_input_that_came_too_late_refuses_no_start() {
 }
 
 #[test]
-fn the_late_answer_to_a_reconnect_is_not_that_to_the_next_start() {
+fn a_late_answer_to_reconnect_does_not_count_as_a_start() {
     let mut world = World::new(false);
     world.status("SANDBOX_RUNNING");
     world.error("SANDBOX_EXECUTION_ERROR", "in progress");
@@ -463,13 +468,18 @@ fn the_late_answer_to_a_reconnect_is_not_that_to_the_next_start() {
 }
 
 #[test]
-fn requests_that_no_program_takes_are_refused_at_once() {
+fn an_oversized_request_is_refused_at_once() {
     let mut world = World::up();
     let code = "x".repeat(MAX_MESSAGE_BYTES);
     world.request(&EXEC.replace("true", &code));
     let refused = world.action();
-    assert!(refused.contains("no message of 16777"), "{refused}");
-    // The program says what is wrong with a malformed request, also if it has to start for that.
+    assert!(refused.contains("accepts at most 16777"), "{refused}");
+}
+
+#[test]
+fn a_malformed_request_is_answered_by_the_program() {
+    let mut world = World::up();
+    // The program starts if it has to, and says what is wrong.
     world.status("SANDBOX_EXECUTION_DONE");
     world.request(r#"{"language":"bash","code":"","exec":"m","args":3}"#);
     assert_eq!(world.action(), "send loader");
@@ -491,7 +501,7 @@ fn a_forged_refusal_of_a_running_exec_does_not_hide_its_loss() {
 }
 
 #[test]
-fn other_output_of_the_sandbox_changes_nothing_and_takes_no_memory() {
+fn foreign_output_is_ignored_and_takes_no_memory() {
     let mut world = World::up();
     for _ in 0..1_000 {
         let noise = "x\n".repeat(5_000);

@@ -32,14 +32,15 @@ class LoaderTest(unittest.TestCase):
         command = [sys.executable, "-c", old]
         done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
         this = "%d.%d.%d" % sys.version_info[:3]
-        expected = "lift: Python 9.7 or newer is needed, this is %s\n" % this
+        expected = "Python 9.7 or newer is required; the sandbox has Python %s\n" % this
         self.assertEqual((done.returncode, done.stdout.decode()), (1, expected))
 
     def test_the_loader_is_valid_in_old_versions_of_python(self):
         for python in old_pythons():
             status, output = self.run_loader(python, b"")
             self.assertEqual(status, 1)
-            self.assertRegex(output, rb"^lift: Python 3\.8 or newer is needed, this is [0-9.]+\n$")
+            expected = rb"^Python 3\.8 or newer is required; the sandbox has Python [0-9.]+\n$"
+            self.assertRegex(output, expected)
 
     def test_sources_that_can_not_be_read_are_an_error(self):
         for data, message in ((b"", b"stdin ended"), (b"{\n", b"not JSON")):
