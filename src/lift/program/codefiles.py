@@ -84,8 +84,13 @@ def write_private(path, content):
     """Writes a new file that only this user can read."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
     descriptor = os.open(path, flags, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+    except OSError:
+        # A part of the file would be taken for all of it.
+        os.unlink(path)
+        raise
 
 
 def remove_directory(path):

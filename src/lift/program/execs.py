@@ -386,7 +386,7 @@ class Exec:
                 # Ignore it: reporting the end matters more.
                 pass
         self.program = None
-        self._answer_kills()
+        self._fail_kills(message)
         self._table.handle_exit(self)
         self._table.handle_done(self)
         self._changed()

@@ -54,6 +54,7 @@ class Main:
         self.loop.run()
 
     def handle_hello(self, message):
+        self._heard_at = time.monotonic()
         self._note_activity()
         idle_ms = message.get("idle_timeout_ms")
         if is_integer(idle_ms) and idle_ms > 0:

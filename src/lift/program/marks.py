@@ -18,6 +18,10 @@ BASE = 1 << 62
 """The values of marks begin here, in bytes. The bits below are random, so that another program of
 this kind on the machine has other marks."""
 
+INHERITED = resource.getrlimit(LIMIT)[1]
+"""The limit of this program. In an exec of another program of this kind, it is the mark of that
+exec, and all execs of this program carry it."""
+
 MAX_ENVIRONMENT = 64 * 1024
 
 
@@ -49,7 +53,7 @@ class Mark:
 def mark_of(pid):
     """The value of the mark of a process, or `None`."""
     limit = limit_of(pid)
-    return limit if limit >= BASE else mark_in_environment(pid)
+    return limit if limit >= BASE and limit != INHERITED else mark_in_environment(pid)
 
 
 def limit_of(pid):

@@ -8,7 +8,6 @@ program and its descendants count, and background processes whose parents have e
 import errno
 import os
 import resource
-import time
 
 from .builtins import BuiltinError
 
@@ -31,8 +30,6 @@ CHANGED = (
 
 # The number of the initial PID namespace, a constant of Linux.
 INITIAL_PID_NAMESPACE = "pid:[4026531836]"
-
-STARTED = time.monotonic()
 
 
 def metrics(request, io):
@@ -163,11 +160,10 @@ def peak_bytes(pid):
 def uptime_ms(stats, is_confined):
     """For how long the sandbox has run: since its process 1 started. On a machine, or if there is
     no process 1, for how long this program has run."""
-    if is_confined and 1 in stats:
-        with open("/proc/uptime") as file:
-            up_ms = int(float(file.read().split()[0]) * 1000)
-        return max(up_ms - milliseconds(stats[1].start_ticks), 0)
-    return int((time.monotonic() - STARTED) * 1000)
+    first = stats[1 if is_confined and 1 in stats else os.getpid()]
+    with open("/proc/uptime") as file:
+        up_ms = int(float(file.read().split()[0]) * 1000)
+    return max(up_ms - milliseconds(first.start_ticks), 0)
 
 
 def limits():

@@ -43,6 +43,7 @@ class Output:
         self._changed = changed
         self._ended = ended
         self._fds = [None, None]
+        self._next = 0
         self._partial = [b"", b""]
         self._hold_timer = None
         self._reading = False
@@ -98,9 +99,11 @@ class Output:
     def next_piece(self):
         """Returns the next piece to send: stream, offset, bytes, end. `None` if there is none."""
         room = self.window - self.streams[0].unacked - self.streams[1].unacked
-        for number, stream in enumerate(self.streams):
-            piece = stream.next_piece(max(room, 0), not self.is_binary)
+        for number in (self._next, 1 - self._next):
+            piece = self.streams[number].next_piece(max(room, 0), not self.is_binary)
             if piece is not None:
+                # In turn, so that a flood on one stream doesn't hold back the other.
+                self._next = 1 - number
                 return (number,) + piece
         return None
 

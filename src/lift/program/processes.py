@@ -14,7 +14,7 @@ from .marks import Mark
 from .programs import Exit, Program, StartError
 from .spawn import Command, spawn
 from .stdio import Pipes, Terminal
-from .sweep import Sweep
+from .sweep import Sweep, Sweeps
 
 UNBUFFERED = b"PYTHONUNBUFFERED"
 """Makes Python write its output at once. Not set in a terminal, where Python writes whole lines:
@@ -30,6 +30,7 @@ class Processes:
         self.home = default_directory()
         self._code = CodeFiles(self.home)
         self._running = {}
+        self.sweeps = Sweeps(loop)
         self._open_files = raise_open_files()
         self._watch_signals(loop)
 
@@ -64,10 +65,16 @@ class Processes:
 
     def reap(self):
         """Collects the main processes that have ended."""
-        for pid, process in list(self._running.items()):
-            ended, status = os.waitpid(pid, os.WNOHANG)
-            if ended:
-                del self._running[pid]
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            # As the first process of a PID namespace, this program gets all orphans.
+            process = self._running.pop(pid, None)
+            if process is not None:
                 process.handle_exit(status)
 
     def forget(self, code):
@@ -76,6 +83,9 @@ class Processes:
             self._code.remove(code)
 
     def close(self):
+        """The program ends. No main process survives it."""
+        for pid in self._running:
+            send_group(pid, signal.SIGKILL)
         self._code.close()
 
     def _watch_signals(self, loop):
@@ -172,10 +182,13 @@ class Process(Program):
             send_group(self.pid, signal.SIGSTOP)
 
         def swept(failure):
+            if failure is not None and self.pid is not None:
+                send_group(self.pid, signal.SIGKILL)
             self._processes.reap()
             on_killed(failure)
 
-        Sweep(self._loop, self._command.mark, self._session, swept)
+        swept = self._loop.guard(swept)
+        self._processes.sweeps.add(Sweep(self._command.mark, self._session, swept))
 
     def handle_exit(self, status):
         """The main process was reaped."""
@@ -184,6 +197,9 @@ class Process(Program):
 
     def _handle_exit(self, status):
         self.pid = None
+        if self._streams.stdin is not None:
+            # A terminal closes it.
+            self._loop.on_writable(self._streams.stdin, None)
         self._streams.handle_exit()
         self._processes.forget(self._code)
         if os.WIFSIGNALED(status):

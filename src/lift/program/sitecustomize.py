@@ -27,12 +27,14 @@ def _correct_path():
         import sitecustomize  # noqa: F401
     except ImportError:
         pass
-    sys.modules.setdefault("sitecustomize", this)
-    try:
-        sys.path.insert(place, os.getcwd())
-    except OSError:
-        # The working directory was removed.
-        pass
+    finally:
+        # Also if the other module fails.
+        sys.modules.setdefault("sitecustomize", this)
+        try:
+            sys.path.insert(place, os.getcwd())
+        except OSError:
+            # The working directory was removed.
+            pass
 
 
 if __name__ == "sitecustomize":

@@ -82,7 +82,7 @@ def spawn(command, stdin, stdout, stderr, limits):
 def failure(step, number, command):
     """The error of a step. In the terms of the client, which knows the program and its `cwd`."""
     subject = command.cwd if step == CHANGE_DIRECTORY else command.argv[0]
-    shown = subject.decode("utf-8", "replace")
+    shown = subject[:1000].decode("utf-8", "replace")
     return StartError("%s '%s': %s" % (WHAT[step], shown, os.strerror(number)))
 
 

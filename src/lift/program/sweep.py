@@ -7,6 +7,7 @@ row find none. This is best effort: root can remove the mark, and where a limit 
 found.
 """
 
+import itertools
 import os
 import signal
 import time
@@ -33,29 +34,63 @@ CANNOT_KILL = "Some processes did not end after SIGKILL."
 
 
 class Sweep:
-    """Kills the processes of one exec, in the loop. Calls `on_swept(None)`, or with a reason."""
+    """One exec whose processes are to be killed. `on_swept(None)` is called at the end, or with a
+    reason."""
 
-    def __init__(self, loop, mark, session, on_swept):
+    def __init__(self, mark, session, on_swept):
+        self.mark = mark
+        self.session = session
+        self.on_swept = on_swept
+        self.clean = 0
+        self.give_up_at = time.monotonic() + GIVE_UP_AFTER
+
+    def note(self, found):
+        """A pass has found these processes. Returns whether the sweep is over."""
+        self.clean = 0 if found else self.clean + 1
+        needed = CLEAN_PASSES if self.mark.is_limit else CLEAN_PASSES_BY_ENVIRONMENT
+        if self.clean >= needed:
+            self.on_swept(None)
+        elif found and time.monotonic() >= self.give_up_at:
+            self.on_swept(CANNOT_KILL)
+        else:
+            return False
+        return True
+
+
+class Sweeps:
+    """All sweeps that are under way, in the loop. They share each look at all processes."""
+
+    def __init__(self, loop):
         self._loop = loop
-        self._mark = mark
-        self._session = session
-        self._on_swept = on_swept
-        self._clean = 0
+        self._active = []
+        self._timer = None
         self._pause = FIRST_PAUSE
-        self._give_up_at = time.monotonic() + GIVE_UP_AFTER
-        self._pass()
+
+    def add(self, sweep):
+        self._active.append(sweep)
+        self._pause = FIRST_PAUSE
+        if self._timer is not None:
+            self._timer.cancel()
+        # Later in this round of the loop, so that kills that arrive together share a pass.
+        self._timer = self._loop.call_later(0, self._pass)
 
     def _pass(self):
-        found = find(self._mark.value, self._session)
-        kill_all(found)
-        self._clean = 0 if found else self._clean + 1
-        needed = CLEAN_PASSES if self._mark.is_limit else CLEAN_PASSES_BY_ENVIRONMENT
-        if self._clean >= needed:
-            self._on_swept(None)
-        elif time.monotonic() >= self._give_up_at:
-            self._on_swept(CANNOT_KILL)
-        else:
-            self._loop.call_later(self._pause, self._pass)
+        self._timer = None
+        try:
+            found = find({it.mark.value: it.session for it in self._active})
+        except OSError as error:
+            active, self._active = self._active, []
+            for it in active:
+                it.on_swept("The processes can't be listed: %s." % error.strerror)
+            return
+        for pids in found.values():
+            kill_all(pids)
+        active, self._active = self._active, []
+        for it in active:
+            if not it.note(found[it.mark.value]):
+                self._active.append(it)
+        if self._active and self._timer is None:
+            self._timer = self._loop.call_later(self._pause, self._pass)
             self._pause = min(self._pause * 2, LONGEST_PAUSE)
 
 
@@ -74,12 +109,13 @@ def send(pid, number):
         pass
 
 
-def find(wanted, session):
-    """Finds the living processes with this mark, in this session, or below such a process. Stops
-    them, so that none can react to the death of another. Returns their ids, parents before their
-    children."""
+def find(wanted):
+    """Finds the living processes of execs. `wanted` has the session of each by its mark. They carry
+    the mark, are in the session, or are below such a process. Stops them, so that none can react to
+    the death of another. Returns lists of their ids by the marks, parents before their children."""
     stop_by_limit(wanted)
-    found = set()
+    by_session = {session: mark for mark, session in wanted.items()}
+    found = {mark: set() for mark in wanted}
     children = {}
     for pid in pids():
         stat = read_stat(pid)
@@ -89,11 +125,12 @@ def find(wanted, session):
         children.setdefault(parent, []).append(pid)
         mark = mark_of(pid)
         # Session ids are reused. Marks are not.
-        if mark == wanted or mark is None and own_session == session:
+        mark = by_session.get(own_session) if mark is None else mark
+        if mark in found:
             send(pid, signal.SIGSTOP)
-            found.add(pid)
-    ordered = with_descendants(found, children)
-    for pid in ordered:
+            found[mark].add(pid)
+    ordered = {mark: with_descendants(pids, children) for mark, pids in found.items()}
+    for pid in itertools.chain.from_iterable(ordered.values()):
         send(pid, signal.SIGSTOP)
     return ordered
 
@@ -109,7 +146,7 @@ def stop_by_limit(wanted):
             break
         known.update(new)
         for pid in new:
-            if limit_of(pid) == wanted:
+            if limit_of(pid) in wanted:
                 send(pid, signal.SIGSTOP)
 
 
@@ -142,6 +179,7 @@ def read_stat(pid):
         return None
     # The name of the program is in parentheses, and may contain any bytes.
     fields = stat.rpartition(b")")[2].split()
-    if len(fields) < 4 or fields[0] in (b"Z", b"X"):
+    # If only the main thread has ended, the process looks like a zombie, but has other threads.
+    if len(fields) < 18 or fields[0] == b"X" or fields[0] == b"Z" and int(fields[17]) < 2:
         return None
     return int(fields[1]), int(fields[3])

@@ -59,9 +59,11 @@ class Table:
 
     def is_busy(self, is_attached):
         """Whether an exec keeps the sandbox from being idle. Watches, connections and waits for a
-        port never do, and terminals only while a client is attached."""
+        port never do; terminals and other builtins only while a client is attached."""
         return any(
-            not it.is_done and it.kind != "passive" and (is_attached or not it.is_terminal)
+            not it.is_done
+            and it.kind != "passive"
+            and (is_attached or not (it.is_terminal or it.is_builtin))
             for it in self._execs.values()
         )
 
@@ -73,7 +75,10 @@ class Table:
         """Kills all execs that are not done."""
         for it in list(self._execs.values()):
             if not it.is_done:
-                it.handle_kill()
+                try:
+                    it.handle_kill()
+                except Exception as error:
+                    it.fail(error)
 
     # The messages of the client.
 
@@ -196,8 +201,9 @@ class Table:
         self._running.pop(it.id, None)
         if not it.is_done:
             self._exited[it.id] = it
-        if len(self._exited) > MAX_RUNNING:
-            next(iter(self._exited.values())).output.end_soon()
+        excess = len(self._exited) - MAX_RUNNING
+        for oldest in list(self._exited.values())[: max(excess, 0)]:
+            oldest.output.end_soon()
 
     def handle_done(self, it):
         """The output of an exec has ended."""

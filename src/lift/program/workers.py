@@ -1,6 +1,7 @@
 """How a builtin runs: `Builtin` waits for its turn, `Operation` works in a thread of its own."""
 
 import collections
+import json
 import os
 import threading
 
@@ -9,6 +10,8 @@ from .programs import Exit, Program, StartError
 
 GIVE_UP_AFTER = 10
 """How many seconds a kill waits for the thread of an operation."""
+
+MAX_OUTCOME_BYTES = 64 * 1024
 
 DOES_NOT_STOP = "The operation did not stop after the kill."
 
@@ -19,6 +22,7 @@ class Turns:
     def __init__(self, most):
         self._free = most
         self._waiting = collections.deque()
+        self._giving = False
 
     def take(self, begin):
         """Calls `begin()`, at once or when there is a turn."""
@@ -37,10 +41,15 @@ class Turns:
 
     def give_back(self):
         """A builtin has ended. The next one begins."""
-        if self._waiting:
+        self._free += 1
+        if self._giving:
+            # It ended at once. The loop below goes on.
+            return
+        self._giving = True
+        while self._free > 0 and self._waiting:
+            self._free -= 1
             self._waiting.popleft()()
-        else:
-            self._free += 1
+        self._giving = False
 
 
 class Builtin(Program):
@@ -133,6 +142,8 @@ class Operation(Program):
 
     def close_stdin(self):
         if self.stdin is not None:
+            # The exec may wait until it can write more.
+            self._loop.on_writable(self.stdin, None)
             os.close(self.stdin)
             self.stdin = None
 
@@ -151,7 +162,7 @@ class Operation(Program):
 
     def _work(self, inner_in, inner_out):
         """Performs the operation, in the thread."""
-        outcome = outcome_of(self._perform, self._request, self._io)
+        outcome = limited(outcome_of(self._perform, self._request, self._io))
         # The output ends before the exec learns of the exit.
         os.close(inner_out)
         os.close(inner_in)
@@ -181,6 +192,18 @@ def outcome_of(perform, request, io):
         return failure(error.kind, error.message)
     except Exception as error:
         return failure("other", "internal error: %s: %s" % (type(error).__name__, error))
+
+
+def limited(outcome):
+    """The outcome in a form that is short enough for the client."""
+    if outcome is None or len(json.dumps(outcome)) <= MAX_OUTCOME_BYTES:
+        return outcome
+    if "result" in outcome:
+        return failure("other", "the result is too long")
+    # The path is that of the request.
+    error = outcome["error"]
+    message = error["message"]
+    return failure(error["kind"], message[:1000] + "…" + message[-1000:])
 
 
 def failure(kind, message, path=None):
