@@ -17,14 +17,16 @@ macro_rules! files {
     };
 }
 
-const FILES: [(&str, &str); 39] = files![
+const FILES: [(&str, &str); 41] = files![
     "archive",
     "archive_reader",
     "builtins",
     "codefiles",
     "connection",
+    "ends",
     "execs",
     "files",
+    "foreground",
     "inotify",
     "link",
     "listing",

@@ -32,6 +32,8 @@ const PING_EVERY: Duration = Duration::from_secs(10);
 const MIN_PATIENCE: Duration = Duration::from_secs(30);
 /// How long the service may take to kill the program.
 const KILL_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the program may take to end before the service is asked to kill the sandbox all the same.
+const QUIT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Maximum number of starts in a row, if the exec that blocked the start keeps ending before it can be
 /// resumed.
 const MAX_STARTS: u32 = 3;
@@ -111,6 +113,8 @@ enum Phase {
     Leaving,
     /// The program doesn't answer, and the service was asked to kill it.
     Killing { due: Instant },
+    /// The program was asked to end, because the sandbox is to be killed.
+    Quitting { due: Instant },
     /// The program doesn't run. The next request starts it.
     Down,
 }
@@ -137,6 +141,8 @@ pub(crate) struct Tunnel {
     gone: BTreeSet<ExecId>,
     /// Whether a checkpoint waits for the program to exit.
     wants_checkpoint: bool,
+    /// The kill of the sandbox, if it waits for the program to exit.
+    kill: Option<(Encoded, Option<u64>)>,
     /// How many bytes the program had read when it shut down gracefully.
     farewell: Option<u64>,
     /// The end of other output, which may say why the program did not start.
@@ -177,6 +183,7 @@ impl Tunnel {
             earlier: config.requested.clone(),
             gone: BTreeSet::new(),
             wants_checkpoint: false,
+            kill: None,
             farewell: None,
             tail: Vec::new(),
             awaits_reason: None,
@@ -195,9 +202,10 @@ impl Tunnel {
     /// When [`handle_timeout`](Self::handle_timeout) is due.
     pub(crate) fn poll_timeout(&self) -> Option<Instant> {
         match self.phase {
-            Phase::Starting { due, .. } | Phase::Greeting { due, .. } | Phase::Killing { due } => {
-                Some(due)
-            }
+            Phase::Starting { due, .. }
+            | Phase::Greeting { due, .. }
+            | Phase::Killing { due }
+            | Phase::Quitting { due } => Some(due),
             Phase::Up if self.execs.is_empty() => None,
             Phase::Up | Phase::Leaving => Some(match self.unanswered {
                 Some(pinged) => pinged + self.patience(),
@@ -258,6 +266,7 @@ impl Tunnel {
                 self.send_v1(&ClientMessage::KillProcess);
             }
             Phase::Killing { .. } => self.program_ended(now),
+            Phase::Quitting { .. } => self.send_kill(),
             Phase::Waiting | Phase::Down => {}
         }
     }
@@ -294,6 +303,7 @@ impl Tunnel {
             Ok(ClientMessage::Checkpoint) => self.handle_checkpoint(now),
             // The tunnel itself resumes the v1 exec.
             Ok(ClientMessage::Reconnect) => {}
+            Ok(ClientMessage::KillSandbox) => self.handle_kill_sandbox(frame, tag, now),
             _ => self.actions.push_back(TunnelAction::Send(frame, tag)),
         }
     }
@@ -369,6 +379,31 @@ impl Tunnel {
         }
     }
 
+    /// The reference service can end only the first exec of a sandbox. When it kills the sandbox, it
+    /// waits for a later one. So the program ends first.
+    fn handle_kill_sandbox(&mut self, frame: Encoded, tag: Option<u64>, now: Instant) {
+        self.kill = Some((frame, tag));
+        match self.phase {
+            Phase::Up | Phase::Leaving => {
+                self.send_note(r#"{"lift":"quit"}"#.to_owned());
+                self.phase = Phase::Quitting {
+                    due: now + QUIT_TIMEOUT,
+                };
+            }
+            Phase::Quitting { .. } => {}
+            _ => self.send_kill(),
+        }
+    }
+
+    fn send_kill(&mut self) {
+        if self.phase != Phase::Waiting {
+            self.phase = Phase::Down;
+        }
+        if let Some((frame, tag)) = self.kill.take() {
+            self.actions.push_back(TunnelAction::Send(frame, tag));
+        }
+    }
+
     // Messages of the service.
 
     /// Handles a frame of the v1 link.
@@ -413,6 +448,18 @@ impl Tunnel {
                 Some(reason) => self.handle_refusal(&update.status, &reason),
                 None => self.awaits_reason = Some(update.status),
             },
+            // The service could not write to the stdin of the program, which has ended: `DONE`
+            // follows. After other errors of this kind, the service closes the link.
+            Status::SandboxError
+                if !matches!(
+                    self.phase,
+                    Phase::Waiting | Phase::Down | Phase::Starting { .. }
+                ) =>
+            {
+                if update.message.is_none() {
+                    self.awaits_reason = Some(update.status);
+                }
+            }
             Status::SandboxError if let Phase::Starting { refused, ended, .. } = &self.phase => {
                 match (refused.clone(), ended) {
                     (Some(_), true) => self.start_again(now),
@@ -474,7 +521,7 @@ impl Tunnel {
 
     /// The service refused the exec, its input or its kill.
     fn handle_refusal(&mut self, status: &Status, reason: &str) {
-        if reason.contains(NO_PROCESS) {
+        if reason.contains(NO_PROCESS) || *status == Status::SandboxError {
             // This answers input for a program that had just ended.
             return;
         }
@@ -563,7 +610,7 @@ impl Tunnel {
                 };
                 self.start_failed(&reason);
             }
-            Phase::Up | Phase::Leaving | Phase::Killing { .. } => {
+            Phase::Up | Phase::Leaving | Phase::Killing { .. } | Phase::Quitting { .. } => {
                 self.is_free = true;
                 self.program_ended(now);
             }
@@ -606,7 +653,7 @@ impl Tunnel {
                 Err(error) => self.lose(format!("a line is not valid JSON: {error}")),
             };
         }
-        if !matches!(self.phase, Phase::Up | Phase::Leaving) {
+        if !self.is_up() {
             return;
         }
         if let Some(output) = ServerMessage::read_output(json, Version::V2)
@@ -693,7 +740,7 @@ impl Tunnel {
             "hello" => self.handle_hello(note, now),
             "taken" => {
                 self.outgoing.handle_taken(note.bytes.unwrap_or(0));
-                if matches!(self.phase, Phase::Up | Phase::Leaving) {
+                if self.is_up() {
                     self.flush();
                 }
             }
@@ -782,6 +829,10 @@ impl Tunnel {
         for line in dropped {
             self.answer_without_program(line);
         }
+        if self.kill.is_some() {
+            self.outgoing.drain();
+            return self.send_kill();
+        }
         self.wants_checkpoint |= is_stopping;
         if self.wants_checkpoint && !begins.is_empty() {
             // An exec would be refused during the checkpoint, or would prevent it.
@@ -825,6 +876,14 @@ impl Tunnel {
     }
 
     // Helpers.
+
+    /// Whether the program answers messages about execs.
+    fn is_up(&self) -> bool {
+        matches!(
+            self.phase,
+            Phase::Up | Phase::Leaving | Phase::Quitting { .. }
+        )
+    }
 
     fn hear(&mut self) {
         self.unanswered = None;

@@ -7,6 +7,7 @@ is decided in `send_next`, which the link calls when it has room.
 import os
 import time
 
+from .ends import End
 from .loop import GuardedLoop
 from .output import SHORT_GRACE, Output
 from .programs import Exit
@@ -23,30 +24,6 @@ MAX_ANSWERS = 64
 NAMES = ("stdout", "stderr")
 
 STDIN_CLOSED = "The process has closed its standard input, or has ended."
-
-
-class End:
-    """How the main process of an exec ended."""
-
-    def __init__(self, reason, exit=None, message=None):
-        self.reason = reason
-        self.exit = exit or Exit()
-        self.message = message
-        self.lengths = None
-        self.output_cut = False
-
-    def keys(self):
-        """The keys of `EXITED` and `DONE` that describe this end."""
-        keys = {"reason": self.reason}
-        if self.exit.exit_code is not None:
-            keys["exit_code"] = self.exit.exit_code
-        if self.exit.signal is not None:
-            keys["signal"] = self.exit.signal
-        if self.exit.outcome is not None:
-            keys.update(self.exit.outcome)
-        if self.message is not None:
-            keys["message"] = self.message
-        return keys
 
 
 class Told:
@@ -89,6 +66,8 @@ class Exec:
         self._held_exit = None
         self._stdin_refused = False
         self._stdin_closed = False
+        # Later input waits while a typed signal is sent.
+        self._is_signaling = False
         self._input = RecvStream(STDIN_WINDOW)
         self._timeout = None
         self.output = Output(
@@ -215,13 +194,20 @@ class Exec:
 
     def _write_input(self):
         """Writes as much input as the program takes now."""
-        if self._stdin_closed or self.program.stdin is None:
+        if self._stdin_closed or self._is_signaling or self.program.stdin is None:
             return
         fd = self.program.stdin
         try:
             while self._input.first():
-                taken = os.write(fd, memoryview(self._input.first())[:MAX_WRITE])
-                self._input.take(taken)
+                data = memoryview(self._input.first())[:MAX_WRITE]
+                plain, signal = self.program.plain(data)
+                if plain == 0:
+                    self._loop.on_writable(fd, None)
+                    self._is_signaling = True
+                    self.program.send_typed(signal, data[0], self._handle_signaled)
+                    self._input.take(1)
+                    return self._changed()
+                self._input.take(os.write(fd, data[:plain]))
         except BlockingIOError:
             self._loop.on_writable(fd, self._write_input)
         except OSError:
@@ -231,6 +217,12 @@ class Exec:
             if self._input.ended:
                 self.program.close_stdin()
         self._changed()
+
+    def _handle_signaled(self):
+        """The signal of a control character was sent."""
+        self._is_signaling = False
+        if self.program is not None:
+            self._write_input()
 
     def _close_input(self):
         """The program takes no more input."""

@@ -75,12 +75,14 @@ class Main:
         self._note_activity()
         if kind == "stop":
             self._stop()
+        elif kind == "quit":
+            self.handle_end()
         elif kind is None:
             self.table.handle(message)
 
     def handle_end(self):
-        """The client has closed stdin, or no longer reads stdout. Kills all execs, and ends
-        when they have ended."""
+        """The client is about to kill the sandbox, has closed stdin, or no longer reads stdout.
+        Kills all execs, and ends when they have ended."""
         self._ending = True
         self.table.kill_all()
         self.loop.call_later(KILL_SECONDS, self.loop.stop)

@@ -154,6 +154,8 @@ class Process(Program):
         self._on_exit = on_exit
         try:
             self._streams = self._open_streams()
+            if self._streams.foreground is not None:
+                self._command.helper = self._streams.foreground.inside
             self.pid = self._processes.start(self, self._command, self._streams.inside)
         except StartError:
             self._processes.forget(self._code)
@@ -175,6 +177,23 @@ class Process(Program):
 
     def close_stdin(self):
         self._streams.close_stdin()
+
+    def plain(self, data):
+        return self._streams.plain(data)
+
+    def send_typed(self, number, typed, on_sent):
+        """Sends the signal of a control character that was typed. Then calls back."""
+        foreground = self._streams.foreground
+
+        def check():
+            if foreground.is_sent():
+                self._loop.on_readable(foreground.fileno(), None)
+                on_sent()
+
+        if foreground.send(number, typed):
+            self._loop.on_readable(foreground.fileno(), check)
+        else:
+            self._loop.call_soon(on_sent)
 
     def kill(self, on_killed):
         if self.pid is not None:
@@ -200,6 +219,8 @@ class Process(Program):
         if self._streams.stdin is not None:
             # A terminal closes it.
             self._loop.on_writable(self._streams.stdin, None)
+        if self._streams.foreground is not None:
+            self._loop.on_readable(self._streams.foreground.fileno(), None)
         self._streams.handle_exit()
         self._processes.forget(self._code)
         if os.WIFSIGNALED(status):

@@ -48,6 +48,11 @@ class Program:
         """
         raise NotImplementedError
 
+    def plain(self, data):
+        """How many bytes of input to write at once, and the signal that the byte after them
+        sends: see `send_typed`."""
+        return len(data), None
+
     def close_stdin(self):
         """The input has ended: all of it was written to `stdin`, or no more can be written."""
 

@@ -14,6 +14,7 @@ import resource
 import signal
 import termios
 
+from .foreground import leave_helper
 from .programs import StartError
 
 # The steps of the child that can fail.
@@ -41,6 +42,8 @@ class Command:
         """A `marks.Mark`."""
         self.has_terminal = has_terminal
         """Whether stdin is a terminal, which becomes the controlling terminal."""
+        self.helper = None
+        """The descriptor of a helper to leave in the session: see `foreground`."""
         self.candidates = candidates(argv[0], path or os.fsencode(os.defpath))
 
 
@@ -117,6 +120,8 @@ def prepare(command, descriptors, limits):
     for limit, values in limits:
         resource.setrlimit(limit, values)
     command.mark.apply()
+    if command.helper is not None:
+        leave_helper(command.helper)
 
 
 def execute(command):

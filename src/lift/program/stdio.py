@@ -7,12 +7,17 @@ Both have `inside`, the descriptors for the stdin, stdout and stderr of the proc
 import errno
 import fcntl
 import os
+import signal
 import struct
 import termios
+
+from .foreground import Foreground, find_signal, is_needed
 
 
 class Pipes:
     """A pipe for each stream."""
+
+    foreground = None
 
     def __init__(self):
         self._opened = []
@@ -47,6 +52,10 @@ class Pipes:
     def resize(self, size):
         raise OSError(errno.ENOTTY, "")
 
+    def plain(self, data):
+        """How many bytes to write at once, and the signal that the byte after them sends."""
+        return len(data), None
+
 
 class Terminal:
     """A new terminal for all streams. Its output is on stdout."""
@@ -57,8 +66,11 @@ class Terminal:
         self.stdout, inside = os.openpty()
         self.inside = (inside, inside, inside)
         self.stdin = None
+        self.foreground = None
         try:
             self.stdin = os.dup(self.stdout)
+            if is_needed(self.stdout):
+                self.foreground = Foreground()
             self.resize(size)
         except OSError:
             self.close()
@@ -68,13 +80,19 @@ class Terminal:
     def handle_start(self):
         """`inside` stays open until the main process has ended. The terminal would end if all
         processes closed it for a moment."""
+        if self.foreground is not None:
+            self.foreground.handle_start()
 
     def handle_exit(self):
         close_all([self.inside[0], self.stdin])
         self.stdin = None
+        if self.foreground is not None:
+            self.foreground.close()
 
     def close(self):
         close_all([self.inside[0], self.stdin, self.stdout])
+        if self.foreground is not None:
+            self.foreground.close()
 
     def close_stdin(self):
         """The input of a terminal has no end."""
@@ -84,6 +102,14 @@ class Terminal:
         columns, rows = size
         packed = struct.pack("HHHH", rows, columns, 0, 0)
         fcntl.ioctl(self.inside[0], termios.TIOCSWINSZ, packed)
+        if self.foreground is not None:
+            self.foreground.send(signal.SIGWINCH)
+
+    def plain(self, data):
+        """How many bytes to write at once, and the signal that the byte after them sends."""
+        if self.foreground is None:
+            return len(data), None
+        return find_signal(self.stdin, data)
 
 
 def close_all(descriptors):

@@ -348,6 +348,37 @@ fn a_checkpoint_waits_for_the_program_and_fails_while_execs_run() {
     assert!(world.action().contains("CHECKPOINTED"));
 }
 
+#[test]
+fn the_program_ends_before_its_sandbox_is_killed() {
+    let kill = r#"{"action":"kill_sandbox"}"#;
+    let mut world = World::up();
+    world.request(kill);
+    assert_eq!(world.action(), r#"stdin 1 {"lift":"quit"}"#);
+    world.status("SANDBOX_EXECUTION_DONE");
+    assert_eq!(world.action(), format!("send {kill}"));
+    // A program that doesn't end delays the kill only shortly.
+    let mut world = World::up();
+    world.request(kill);
+    world.actions();
+    world.pass(QUIT_TIMEOUT);
+    assert_eq!(world.action(), format!("send {kill}"));
+    // Without a program, nothing delays it.
+    let mut world = World::new(true);
+    world.request(kill);
+    assert_eq!(world.action(), format!("send {kill}"));
+}
+
+#[test]
+fn input_that_the_service_cannot_write_ends_no_session() {
+    let mut world = World::up();
+    world.request(EXEC);
+    world.actions();
+    world.error("SANDBOX_ERROR", "Cannot write to closing transport");
+    assert_eq!(world.actions(), [""; 0]);
+    world.status("SANDBOX_EXECUTION_DONE");
+    assert!(world.action().contains("sandbox_lost"));
+}
+
 /// The time after which a program that doesn't answer a ping is killed.
 const PATIENCE: Duration = Duration::from_secs(40);
 
