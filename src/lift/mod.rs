@@ -2,8 +2,8 @@
 //!
 //! A v1 service runs one exec at a time. The client starts one exec there: a Python program
 //! (`program/`) that reads v2's messages about execs from its stdin, one on each line, and writes
-//! the answers to its stdout. [`Tunnel`] carries these lines through the messages of the v1 exec, so
-//! that the layers above see a v2 link.
+//! the answers to its stdout. [`Tunnel`] carries these lines through the messages of the v1 exec,
+//! so that the layers above see a v2 link.
 //!
 //! | file | |
 //! | --- | --- |

@@ -133,8 +133,9 @@ impl Outgoing {
     }
 
     /// Begins with line 0 again: a new program reads from here. With `taken`, the old
-    /// program had read this many bytes when it shut down gracefully, so later lines are sent again. Returns the
-    /// lines that no new program needs, because they are about execs of the old one.
+    /// program had read this many bytes when it shut down gracefully, so later lines are sent
+    /// again. Returns the lines that no new program needs, because they are about execs of the old
+    /// one.
     pub(super) fn restart(&mut self, taken: Option<u64>) -> Vec<Line> {
         let unread = match taken {
             None => VecDeque::new(),

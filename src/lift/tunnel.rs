@@ -24,25 +24,26 @@ use crate::{
 
 /// How long the program may take to start and to answer the greeting.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
-/// How often the tunnel pings the program while an exec is open. The program considers a client gone
-/// that sends nothing for 30 s.
+/// How often the tunnel pings the program while an exec is open. The program considers a client
+/// gone that sends nothing for 30 s.
 const PING_EVERY: Duration = Duration::from_secs(10);
-/// The minimum time that the program gets to answer a ping. After that, it counts as hanging, and the
-/// tunnel kills it.
+/// The minimum time that the program gets to answer a ping. After that, it counts as hanging, and
+/// the tunnel kills it.
 const MIN_PATIENCE: Duration = Duration::from_secs(30);
 /// How long the service may take to kill the program.
 const KILL_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long the program may take to end before the service is asked to kill the sandbox all the same.
+/// How long the program may take to end before the service is asked to kill the sandbox all the
+/// same.
 const QUIT_TIMEOUT: Duration = Duration::from_secs(3);
-/// Maximum number of starts in a row, if the exec that blocked the start keeps ending before it can be
-/// resumed.
+/// Maximum number of starts in a row, if the exec that blocked the start keeps ending before it can
+/// be resumed.
 const MAX_STARTS: u32 = 3;
 /// The number of bytes of other output that are kept to explain why the program ended.
 const TAIL_BYTES: usize = 400;
 /// Maximum number of lines that wait for room in the window, as for the messages of a link.
 const MAX_LINES: usize = 16_384;
-/// The longest message, in bytes. The program limits a line to 16 MiB; 32 bytes are reserved for the
-/// number.
+/// The longest message, in bytes. The program limits a line to 16 MiB; 32 bytes are reserved for
+/// the number.
 const MAX_MESSAGE_BYTES: usize = 16 * 1024 * 1024 - 32;
 /// How v1 services answer stdin that arrives after the end of the exec.
 const NO_PROCESS: &str = "No process is running";
@@ -215,8 +216,8 @@ impl Tunnel {
         }
     }
 
-    /// How long the program may take to answer a ping. Longer than the link's own timeout, so that a
-    /// broken link is detected first.
+    /// How long the program may take to answer a ping. Longer than the link's own timeout, so that
+    /// a broken link is detected first.
     fn patience(&self) -> Duration {
         MIN_PATIENCE.max(self.config.link_silence + Duration::from_secs(10))
     }
@@ -247,7 +248,8 @@ impl Tunnel {
                 ..
             } => {
                 let reason = format!(
-                    "the service refused to start it ({refused}), and the exec that is already running \
+                    "the service refused to start it ({refused}), and the exec that is already \
+                     running \
                      did not answer within {START_TIMEOUT:?}; if a client without the lift started \
                      that exec, wait until it ends, or kill it"
                 );
@@ -282,16 +284,19 @@ impl Tunnel {
         match message {
             Ok(ClientMessage::Named(exec, message)) => {
                 let request = self.note_request(&exec, &message, now);
+                let base64 = in_base64(&exec, &message, &frame);
                 drop(message);
-                let text = frame.into_text();
+                let text = base64.unwrap_or_else(|| frame.into_text());
                 if request == Request::Exec && self.gone.contains(&exec) {
                     let reason = format!(
-                        "{ENDED} since it was first asked to run this, so it is unknown whether it did"
+                        "{ENDED} since it was first asked to run this, so it is unknown whether \
+                         it did"
                     );
                     self.lose_exec(exec, &reason);
                 } else if request == Request::Exec && text.len() > MAX_MESSAGE_BYTES {
                     let reason = format!(
-                        "the request has {} bytes, and the lift accepts at most {MAX_MESSAGE_BYTES}; pass \
+                        "the request has {} bytes, and the lift accepts at most \
+                         {MAX_MESSAGE_BYTES}; pass \
                          large data through stdin or files",
                         text.len()
                     );
@@ -379,8 +384,8 @@ impl Tunnel {
         }
     }
 
-    /// The reference service can end only the first exec of a sandbox. When it kills the sandbox, it
-    /// waits for a later one. So the program ends first.
+    /// The reference service can end only the first exec of a sandbox. When it kills the sandbox,
+    /// it waits for a later one. So the program ends first.
     fn handle_kill_sandbox(&mut self, frame: Encoded, tag: Option<u64>, now: Instant) {
         self.kill = Some((frame, tag));
         match self.phase {
@@ -593,8 +598,8 @@ impl Tunnel {
                 let reason = reason.clone();
                 self.start_failed(&reason);
             }
-            // Wait for the answer to `reconnect`, so that it isn't mistaken for the answer to the next
-            // start.
+            // Wait for the answer to `reconnect`, so that it isn't mistaken for the answer to the
+            // next start.
             Phase::Starting { ended, .. } => *ended = true,
             Phase::Greeting {
                 refused: Some(_), ..
@@ -750,7 +755,8 @@ impl Tunnel {
                 self.wants_checkpoint = false;
                 let execs = note.execs.unwrap_or(1);
                 let reason = format!(
-                    "Cannot checkpoint while executions are in progress ({execs}): wait for them, or kill \
+                    "Cannot checkpoint while executions are in progress ({execs}): wait for \
+                     them, or kill \
                      them."
                 );
                 self.deliver(&ServerMessage::status_because(
@@ -927,6 +933,26 @@ impl Tunnel {
             self.actions.push_back(TunnelAction::Send(frame, tag));
         }
     }
+}
+
+/// Input as base64, if that is shorter. In v1's message, each escape of the line is escaped once
+/// more.
+fn in_base64(exec: &ExecId, message: &NamedMessage<'_>, frame: &Encoded) -> Option<String> {
+    let NamedMessage::Stdin { offset, data, eof } = message else {
+        return None;
+    };
+    let escapes = data.iter().filter(|byte| byte.is_ascii_control()).count();
+    if matches!(frame, Encoded::Text(_)) && escapes <= data.len() / 8 {
+        return None;
+    }
+    let piece = Piece {
+        stream: None,
+        exec: exec.as_str(),
+        offset: *offset,
+        data,
+        eof: *eof,
+    };
+    Some(piece.to_base64_text())
 }
 
 #[cfg(test)]

@@ -43,7 +43,9 @@ pub enum Failure {
         what: &'static str,
     },
     /// The server speaks protocol v1, which can't express the request.
-    #[error("cannot {what}: the server speaks protocol v1, which has no {feature}")]
+    #[error(
+        "cannot {what}: the server speaks protocol v1, which has no {feature}; see `SandboxBuilder::lift`"
+    )]
     Unsupported {
         /// The request.
         what: &'static str,

@@ -14,7 +14,10 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::{StdStream, data::print_piece};
+use super::{
+    StdStream,
+    data::{print_base64_piece, print_piece},
+};
 
 const STDIN: u8 = 0;
 const STDOUT: u8 = 1;
@@ -121,8 +124,18 @@ impl<'a> Piece<'a> {
 
     /// The text message that means the same.
     pub fn to_text(self) -> String {
-        let event = self.stream.map_or("stdin", StdStream::as_str);
-        print_piece(event, Some((self.exec, self.offset)), self.data, self.eof)
+        let place = Some((self.exec, self.offset));
+        print_piece(self.event(), place, self.data, self.eof)
+    }
+
+    /// Like [`to_text`](Self::to_text), with the bytes as base64 in any case.
+    pub(crate) fn to_base64_text(self) -> String {
+        let place = Some((self.exec, self.offset));
+        print_base64_piece(self.event(), place, self.data, self.eof)
+    }
+
+    fn event(&self) -> &'static str {
+        self.stream.map_or("stdin", StdStream::as_str)
     }
 }
 

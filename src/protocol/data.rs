@@ -38,14 +38,30 @@ pub(super) fn print_piece(
     data: &[u8],
     eof: bool,
 ) -> String {
-    let room = data.len() + data.len() / 16 + 128;
-    let mut json = Object::with_capacity(room).plain("event", event);
-    if let Some((exec, offset)) = place {
-        json = json.text("exec", exec).value("offset", offset);
-    }
-    json = match std::str::from_utf8(data) {
-        Ok(text) => json.text("data", text),
-        Err(_) => json.plain("data_b64", &BASE64_STANDARD.encode(data)),
+    let Ok(text) = std::str::from_utf8(data) else {
+        return print_base64_piece(event, place, data, eof);
     };
+    let room = data.len() + data.len() / 16 + 128;
+    let json = begin(event, place, room).text("data", text);
     json.optional("eof", eof.then_some(true)).end()
+}
+
+/// Like [`print_piece`], as base64 in any case.
+pub(super) fn print_base64_piece(
+    event: &str,
+    place: Option<(&str, u64)>,
+    data: &[u8],
+    eof: bool,
+) -> String {
+    let json = begin(event, place, data.len() / 3 * 4 + 128);
+    let json = json.plain("data_b64", &BASE64_STANDARD.encode(data));
+    json.optional("eof", eof.then_some(true)).end()
+}
+
+fn begin(event: &str, place: Option<(&str, u64)>, room: usize) -> Object {
+    let json = Object::with_capacity(room).plain("event", event);
+    match place {
+        Some((exec, offset)) => json.text("exec", exec).value("offset", offset),
+        None => json,
+    }
 }

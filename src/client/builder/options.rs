@@ -161,6 +161,7 @@ impl<S> SandboxBuilder<S> {
     /// - A checkpoint fails while processes run. Exit statuses and output that the client has not
     ///   received before the checkpoint are lost: those processes end as
     ///   [`SandboxLost`](crate::ProcessEnd::SandboxLost).
+    /// - At most 64 processes run at once. Code may have up to 16 MiB.
     /// - Options that only the service could apply stay unsupported: labels, environment variables,
     ///   limits and the lifetime of the whole sandbox.
     ///

@@ -349,6 +349,30 @@ fn a_checkpoint_waits_for_the_program_and_fails_while_execs_run() {
 }
 
 #[test]
+fn input_travels_in_the_shorter_form() {
+    let mut world = World::up();
+    let input = |data: &str| {
+        let data = Value::from(data);
+        format!(r#"{{"event":"stdin","exec":"a","offset":0,"data":{data}}}"#)
+    };
+    world.request(&input("a line of text\n"));
+    assert!(world.action().contains(r#""data":"a line of text\n""#));
+    world.request(&input("\0\0\0"));
+    assert!(world.action().contains(r#""data_b64":"AAAA""#));
+    let piece = Piece {
+        stream: None,
+        exec: "a",
+        offset: 0,
+        data: b"\0\0\0",
+        eof: true,
+    };
+    let now = world.now;
+    world.tunnel.handle_request(piece.encode(), None, now);
+    let sent = world.action();
+    assert!(sent.contains(r#""data_b64":"AAAA","eof":true"#), "{sent}");
+}
+
+#[test]
 fn the_program_ends_before_its_sandbox_is_killed() {
     let kill = r#"{"action":"kill_sandbox"}"#;
     let mut world = World::up();
