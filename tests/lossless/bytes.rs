@@ -96,3 +96,42 @@ for i in range(100):
     assert!(proxy.accepted() > 3, "{} dials", proxy.accepted());
     sandbox.kill().await.expect("killed");
 }
+
+#[actix::test]
+async fn random_input_survives_broken_links_unchanged() {
+    let server = LocalServer::start().await.expect("a server");
+    let proxy = Proxy::start_unrecorded(&server, |number| Plan {
+        cut_up: Some((5 + 10 * number as u64) << 20),
+        ..Plan::default()
+    })
+    .await;
+    let sandbox = support::create(&proxy.url())
+        .enable_auto_reconnect(true)
+        .reconnect_policy(support::eager())
+        .await
+        .expect("a sandbox");
+    let block = random(2, 1 << 20);
+    let stored = sandbox
+        .command(Language::Bash, "cat > block")
+        .stdin(block.clone())
+        .run_to_end();
+    within("the block", stored).await.expect("stored");
+    let code = "import sys
+block = open('block', 'rb').read()
+same = sum(sys.stdin.buffer.read(1 << 20) == bytes([i]) + block[1:] for i in range(100))
+print(same, len(sys.stdin.buffer.read()))";
+    let process = sandbox.exec(Language::Python, code).await.expect("started");
+    let write = async {
+        for number in 0..100 {
+            let mut piece = block.clone();
+            piece[0] = number;
+            process.write_to_stdin(piece).await.expect("written");
+        }
+        process.close_stdin().await.expect("closed");
+    };
+    within("the input", write).await;
+    let output = within("the output", read(process.stdout())).await;
+    assert_eq!(output.expect("whole"), b"100 0\n");
+    assert!(proxy.accepted() > 3, "{} dials", proxy.accepted());
+    sandbox.kill().await.expect("killed");
+}
