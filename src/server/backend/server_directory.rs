@@ -194,6 +194,13 @@ mod tests {
         Ok(found.filter_map(Abandoned::find).collect())
     }
 
+    /// The abandoned directories, of which there is at least one. A process that another test is
+    /// starting holds the locks of this process, too, until it executes a program.
+    fn abandoned_once_unlocked(parent: &Path) -> Vec<Abandoned> {
+        let mut tries = (0..100_000).map(|_| abandoned(parent).unwrap());
+        tries.find(|found| !found.is_empty()).unwrap()
+    }
+
     const NAME: &str = "0123456789abcdef0123456789abcdef";
 
     #[test]
@@ -205,9 +212,7 @@ mod tests {
         fs::create_dir(parent.path().join("other")).unwrap();
         assert_eq!(abandoned(parent.path()).unwrap().len(), 0);
         drop(root.owner);
-        // A process that another test is starting holds the lock, too, until it executes a program.
-        let mut tries = (0..100_000).map(|_| abandoned(parent.path()).unwrap());
-        let found = tries.find(|found| !found.is_empty()).unwrap();
+        let found = abandoned_once_unlocked(parent.path());
         assert_eq!(found.len(), 1);
         assert_eq!((&found[0].path, &*found[0].server), (&root.path, NAME));
         // The first server has locked it, so a second one doesn't remove it.
@@ -233,12 +238,12 @@ mod tests {
             println!("not tried: this user may not mount anything");
             return;
         }
-        let mut found = abandoned(parent.path()).unwrap();
+        let mut found = abandoned_once_unlocked(parent.path());
         let first = found.remove(0).remove();
         assert!(mount("umount", &[]));
         first.unwrap_err();
         assert!(root.path.join(OWNER).exists());
-        let found = abandoned(parent.path()).unwrap();
+        let found = abandoned_once_unlocked(parent.path());
         found[0].remove().unwrap();
         assert!(!root.path.exists());
     }
@@ -246,9 +251,11 @@ mod tests {
     /// Whether the directory of a dead server is abandoned if its file has these contents.
     fn is_left_behind(owner: &str) -> bool {
         let parent = tempfile::tempdir().unwrap();
-        let root = Root::make(parent.path(), NAME).unwrap();
-        drop(root.owner);
-        fs::write(root.path.join(OWNER), owner).unwrap();
+        // Not by `Root::make`: a process that another test is starting would hold its lock, too.
+        let root = parent.path().join(format!("{PREFIX}dead"));
+        fs::create_dir(&root).unwrap();
+        fs::set_permissions(&root, fs::Permissions::from_mode(0o700)).unwrap();
+        fs::write(root.join(OWNER), owner).unwrap();
         !abandoned(parent.path()).unwrap().is_empty()
     }
 
@@ -283,6 +290,6 @@ mod tests {
         assert_eq!(abandoned(parent.path()).unwrap().len(), 0);
         fs::remove_file(&owner).unwrap();
         fs::rename(&elsewhere, &owner).unwrap();
-        assert_eq!(abandoned(parent.path()).unwrap().len(), 1);
+        assert_eq!(abandoned_once_unlocked(parent.path()).len(), 1);
     }
 }
