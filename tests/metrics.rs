@@ -19,7 +19,7 @@ use actix_sandbox::{
 };
 use futures::StreamExt;
 use serde_json::Value;
-use support::{backend::is, patient, sandbox, sandbox_of, within};
+use support::{attach_when_free, backend::is, patient, sandbox, sandbox_of, within};
 
 const MIB: u64 = 1 << 20;
 
@@ -134,16 +134,7 @@ async fn a_listed_process_can_be_attached_to() {
         sandbox.sandbox_token().clone(),
     );
     drop((python, sleep, sandbox));
-    let other = within("the attach", async {
-        loop {
-            let attach = support::attach(server.url(), &id, &token);
-            match attach.await {
-                Err(error) if error.is_retryable() => {}
-                attached => return attached.unwrap(),
-            }
-        }
-    })
-    .await;
+    let other = attach_when_free(support::attach(server.url(), &id, &token)).await;
     let listed = within("the list", other.processes()).await.unwrap();
     let reference: &ProcessRef = &listed[0].process;
     let process = other.attach_process(reference).await.unwrap();

@@ -85,6 +85,7 @@ pub(super) struct ConnectionActor {
     lift: Option<String>,
     /// What the tunnels of earlier links have requested.
     requested: RequestedExecs,
+    /// The idle timeout of the sandbox, if this client created it.
     idle_timeout: Option<Duration>,
     /// The dial in progress. It is polled together with the link, so that a new link is read in the
     /// turn in which it opens.
@@ -242,16 +243,19 @@ impl ConnectionActor {
         }
     }
 
-    fn new_tunnel(&self, epoch: Epoch, version: Version) -> Option<Tunnel> {
+    fn new_tunnel(&mut self, epoch: Epoch, version: Version) -> Option<Tunnel> {
         let name = self.lift.as_ref().filter(|_| version == Version::V1)?;
         let config = TunnelConfig {
             link: format!("{name}x{}", epoch.0),
             idle_timeout: self.idle_timeout,
             is_new: matches!(self.target, Target::Create),
             link_silence: self.link_config.keepalive.interval + self.link_config.keepalive.timeout,
-            requested: self.requested.clone(),
         };
-        Some(Tunnel::new(config, now()))
+        Some(Tunnel::new(
+            config,
+            std::mem::take(&mut self.requested),
+            now(),
+        ))
     }
 
     /// Performs the actions of the tunnel. The credit belongs to the frames that it has just read.

@@ -7,7 +7,7 @@
 //!
 //! | file | |
 //! | --- | --- |
-//! | `tunnel.rs` | the state machine of one link: start, greeting, messages, end of the program |
+//! | `tunnel.rs`, `tunnel/` | the state machine of one link |
 //! | `outgoing.rs` | the lines to the program: numbers, flow control |
 //! | `incoming.rs` | the lines from the program: splitting, numbers |
 //! | `program.rs` | the sources of the program |

@@ -53,6 +53,10 @@ pub const FEATURES: [&str; 8] = [
     FEATURE_LIFETIME,
 ];
 
+/// Deployed servers answer stdin that arrives after the end of a process with `EXECUTION_ERROR` and
+/// this reason. A client must not take it for the answer to the next exec.
+pub const NO_PROCESS: &str = "No process is running";
+
 /// Path of the endpoint that creates a sandbox.
 pub const PATH_CREATE: &str = "/create";
 /// Path of the endpoint that attaches to a sandbox; the id follows after a slash.

@@ -147,7 +147,6 @@ fn messages_of_a_client_are_frozen() {
         window: Some(3),
         binary: true,
         terminal: TerminalSize::new(80, 24),
-        input_ends: false,
     };
     let stdin = |data: &'static [u8], eof| {
         named(NamedMessage::Stdin {

@@ -1,11 +1,11 @@
 //! When the lift's program starts, ends and starts again, and what its execs see of that.
 
 use actix_sandbox::{
-    ErrorKind, Language, LocalServer, ProcessEnd, ProtocolVersion, Sandbox, SandboxEnd,
-    SandboxEvent, SandboxId, SandboxState, SandboxToken,
+    Language, LocalServer, ProcessEnd, Sandbox, SandboxEnd, SandboxEvent, SandboxId, SandboxState,
+    SandboxToken,
 };
 
-use super::support::{LONG, events, lifted, patient, within};
+use super::support::{LONG, attach_when_free, events, lift, lifted, within};
 
 async fn server() -> LocalServer {
     LocalServer::start().await.expect("a server")
@@ -13,19 +13,8 @@ async fn server() -> LocalServer {
 
 /// Attaches with the lift.
 async fn attach(server: &LocalServer, id: &SandboxId, token: &SandboxToken) -> Sandbox {
-    within("the attach", async {
-        loop {
-            let attach = Sandbox::attach(server.url(), id.clone(), token.clone())
-                .max_protocol_version(ProtocolVersion::V1)
-                .create_timeout(LONG)
-                .lift(true);
-            match attach.await {
-                Err(error) if error.kind() == ErrorKind::InUse => tokio::task::yield_now().await,
-                attached => break attached.expect("attached"),
-            }
-        }
-    })
-    .await
+    let attach = lift(Sandbox::attach(server.url(), id.clone(), token.clone()));
+    attach_when_free(attach.create_timeout(LONG)).await
 }
 
 /// Drops the handle, and attaches with the lift.
@@ -59,10 +48,7 @@ async fn another_client_finds_the_program_and_its_processes() {
 #[actix::test]
 async fn an_idle_program_ends_so_that_the_service_can_end_the_sandbox() {
     let server = server().await;
-    let sandbox = patient(server.url())
-        .max_protocol_version(ProtocolVersion::V1)
-        .lift(true)
-        .idle_timeout(std::time::Duration::from_secs(1));
+    let sandbox = lifted(server.url()).idle_timeout(std::time::Duration::from_secs(1));
     let sandbox = sandbox.await.expect("a sandbox");
     let mut events = events(&sandbox).await;
     let end = within("the end", async {

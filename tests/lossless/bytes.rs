@@ -57,28 +57,30 @@ async fn a_code_point_cut_at_every_position_comes_through_unchanged() {
     assert_eq!(output.expect("whole"), text.as_bytes());
 }
 
-#[actix::test]
-async fn random_bytes_survive_broken_links_unchanged() {
-    const BYTES: usize = 100 << 20;
-    let server = LocalServer::start().await.expect("a server");
-    let proxy = Proxy::start_unrecorded(&server, |number| Plan {
-        // Each link carries more bytes than the one before, so that the process can finish.
-        cut_down: Some((5 + 10 * number as u64) << 20),
-        ..Plan::default()
-    })
-    .await;
-    let sandbox = support::create(&proxy.url())
-        .enable_auto_reconnect(true)
-        .reconnect_policy(support::eager())
-        .await
-        .expect("a sandbox");
-    // A pseudo-random sequence that both sides know.
+/// A sandbox behind a proxy that cuts its links, and the block of pseudo-random bytes in its file
+/// `block`. A plan gets the number of bytes after which to cut. Each link carries more than the one
+/// before, so that the process can finish.
+async fn sandbox_with_block(
+    server: &LocalServer,
+    plan: fn(u64) -> Plan,
+) -> (Proxy, Sandbox, Vec<u8>) {
+    let planner = move |number| plan((5 + 10 * number as u64) << 20);
+    let (proxy, sandbox) = support::sandbox_behind(server, planner).await;
     let block = random(1, 1 << 20);
     let stored = sandbox
         .command(Language::Bash, "cat > block")
         .stdin(block.clone())
         .run_to_end();
     within("the block", stored).await.expect("stored");
+    (proxy, sandbox, block)
+}
+
+#[actix::test]
+async fn random_bytes_survive_broken_links_unchanged() {
+    const BYTES: usize = 100 << 20;
+    let server = LocalServer::start().await.expect("a server");
+    let plan = |at| Plan::default().cut_down(at);
+    let (proxy, sandbox, block) = sandbox_with_block(&server, plan).await;
     let code = "import sys
 block = open('block', 'rb').read()
 for i in range(100):
@@ -100,22 +102,8 @@ for i in range(100):
 #[actix::test]
 async fn random_input_survives_broken_links_unchanged() {
     let server = LocalServer::start().await.expect("a server");
-    let proxy = Proxy::start_unrecorded(&server, |number| Plan {
-        cut_up: Some((5 + 10 * number as u64) << 20),
-        ..Plan::default()
-    })
-    .await;
-    let sandbox = support::create(&proxy.url())
-        .enable_auto_reconnect(true)
-        .reconnect_policy(support::eager())
-        .await
-        .expect("a sandbox");
-    let block = random(2, 1 << 20);
-    let stored = sandbox
-        .command(Language::Bash, "cat > block")
-        .stdin(block.clone())
-        .run_to_end();
-    within("the block", stored).await.expect("stored");
+    let plan = |at| Plan::default().cut_up(at);
+    let (proxy, sandbox, block) = sandbox_with_block(&server, plan).await;
     let code = "import sys
 block = open('block', 'rb').read()
 same = sum(sys.stdin.buffer.read(1 << 20) == bytes([i]) + block[1:] for i in range(100))

@@ -9,21 +9,13 @@ use tokio::io::AsyncReadExt;
 
 use super::{
     read,
-    support::{self, patient, sandbox, within},
+    support::{self, attach_when_free, patient, sandbox, within},
 };
 
 async fn attach(server: &LocalServer, old: Sandbox) -> Sandbox {
     let (id, token) = (old.sandbox_id().clone(), old.sandbox_token().clone());
     drop(old);
-    within("the attach", async {
-        loop {
-            match support::attach(server.url(), &id, &token).await {
-                Err(error) if error.kind() == ErrorKind::InUse => tokio::task::yield_now().await,
-                attached => break attached.expect("attached"),
-            }
-        }
-    })
-    .await
+    attach_when_free(support::attach(server.url(), &id, &token)).await
 }
 
 #[actix::test]

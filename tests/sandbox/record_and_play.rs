@@ -4,7 +4,7 @@
 use std::{future::Future, os::unix::fs::PermissionsExt, path::Path, time::Duration};
 
 use crate::support::{
-    LONG, events,
+    LONG, attach_when_free, events,
     proxy::Proxy,
     recording,
     scripted::{self, ID, Scripted, TOKEN},
@@ -244,13 +244,7 @@ async fn an_attach_is_played_to_any_token() {
     );
     drop(sandbox);
     let program = async |builder: SandboxBuilder<actix_sandbox::ExistingSandbox>| {
-        let sandbox = loop {
-            // Retry until the server notices that the first client is gone.
-            match builder.clone().await {
-                Err(error) if error.kind() == ErrorKind::InUse => tokio::task::yield_now().await,
-                opened => break opened.unwrap(),
-            }
-        };
+        let sandbox = attach_when_free(builder).await;
         let output = sandbox.run(Language::Bash, "echo attached").await.unwrap();
         sandbox.kill().await.unwrap();
         output.stdout

@@ -1,7 +1,7 @@
 //! Snapshots and checkpoints: the client against the local server. docs/parity.md names many of
 //! these tests.
 
-use crate::support::{LONG, events, within};
+use crate::support::{LONG, attach_when_free, events, within};
 use actix_sandbox::{
     Effect, Error, ErrorKind, Language, LocalServer, Sandbox, SandboxBuilder, SandboxEnd,
     SandboxEvent, SandboxState,
@@ -119,16 +119,8 @@ async fn a_fatal_checkpoint_error_closes_the_sandbox_for_its_client() {
         created.sandbox_token().clone(),
     );
     drop(created);
-    let attached = async {
-        loop {
-            match Sandbox::attach(server.url(), id.clone(), token.clone()).await {
-                // The server has not noticed yet that the first client is gone.
-                Err(error) if error.kind() == ErrorKind::InUse => tokio::task::yield_now().await,
-                attached => break attached.expect("attached"),
-            }
-        }
-    };
-    let sandbox = within("the attach", attached).await;
+    let attach = Sandbox::attach(server.url(), id, token);
+    let sandbox = attach_when_free(attach.clone()).await;
     let error = sandbox.checkpoint().await.expect_err("not configured");
     assert_eq!(error.effect(), Effect::Unknown);
     assert!(!error.is_safe_to_retry() && !error.is_retryable());
@@ -150,15 +142,7 @@ async fn a_fatal_checkpoint_error_closes_the_sandbox_for_its_client() {
     assert_eq!(error.effect(), Effect::Unknown);
     assert!(error.to_string().contains("attach to it"), "{error}");
     drop(sandbox);
-    let again = async {
-        loop {
-            match Sandbox::attach(server.url(), id.clone(), token.clone()).await {
-                Err(error) if error.kind() == ErrorKind::InUse => tokio::task::yield_now().await,
-                attached => break attached.expect("attached"),
-            }
-        }
-    };
-    let again = within("the second attach", again).await;
+    let again = attach_when_free(attach).await;
     again.kill().await.expect("killed");
 }
 

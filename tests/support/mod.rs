@@ -35,8 +35,8 @@ use std::{
 
 use actix::prelude::*;
 use actix_sandbox::{
-    ExistingSandbox, LocalServer, ProtocolVersion, ReconnectPolicy, Sandbox, SandboxBuilder,
-    SandboxEvent, SandboxId, SandboxToken, TransferProgress,
+    ErrorKind, ExistingSandbox, LocalServer, ProtocolVersion, ReconnectPolicy, Sandbox,
+    SandboxBuilder, SandboxEvent, SandboxId, SandboxToken, TransferProgress,
 };
 use tokio::sync::mpsc;
 
@@ -59,9 +59,13 @@ pub(crate) fn is_lifted() -> bool {
 
 /// A builder of a new sandbox. With `LIFT=1`, the sandbox is lifted.
 pub(crate) fn create(url: &str) -> SandboxBuilder {
+    lift_if_asked(Sandbox::create(url))
+}
+
+fn lift_if_asked<S>(builder: SandboxBuilder<S>) -> SandboxBuilder<S> {
     match is_lifted() {
-        true => lifted(url),
-        false => Sandbox::create(url),
+        true => lift(builder),
+        false => builder,
     }
 }
 
@@ -71,11 +75,20 @@ pub(crate) fn attach(
     id: &SandboxId,
     token: &SandboxToken,
 ) -> SandboxBuilder<ExistingSandbox> {
-    let builder = Sandbox::attach(url, id.clone(), token.clone());
-    match is_lifted() {
-        true => builder.max_protocol_version(ProtocolVersion::V1).lift(true),
-        false => builder,
-    }
+    lift_if_asked(Sandbox::attach(url, id.clone(), token.clone()))
+}
+
+/// Attaches as soon as the server has noticed that the previous client is gone.
+pub(crate) async fn attach_when_free(builder: SandboxBuilder<ExistingSandbox>) -> Sandbox {
+    within("the attach", async {
+        loop {
+            match builder.clone().await {
+                Err(error) if error.kind() == ErrorKind::InUse => tokio::task::yield_now().await,
+                attached => break attached.expect("attached"),
+            }
+        }
+    })
+    .await
 }
 
 /// A builder whose timeouts are as long as those of the tests, so that a busy machine fails no
@@ -93,11 +106,14 @@ fn with_patience(builder: SandboxBuilder) -> SandboxBuilder {
         .store_timeout(LONG)
 }
 
-/// A builder that lifts its sandbox. It doesn't offer v2, so every server speaks v1.
+/// Lifts the sandbox of a builder. The client doesn't offer v2, so every server speaks v1.
+pub(crate) fn lift<S>(builder: SandboxBuilder<S>) -> SandboxBuilder<S> {
+    builder.max_protocol_version(ProtocolVersion::V1).lift(true)
+}
+
+/// A builder of a new sandbox that is lifted.
 pub(crate) fn lifted(url: &str) -> SandboxBuilder {
-    Sandbox::create(url)
-        .max_protocol_version(ProtocolVersion::V1)
-        .lift(true)
+    lift(Sandbox::create(url))
 }
 
 /// A policy that redials every few milliseconds, and gives up only after a long time.

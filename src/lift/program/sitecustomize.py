@@ -1,9 +1,9 @@
 """Lets code in Python import modules from its working directory, as with `python3 -c`.
 
-Not a part of the program: `codefiles` writes it beside the code, in a directory that comes first in
-PYTHONPATH, so that Python imports it when it starts. It then resets PYTHONPATH to the value that
-the client gave, for programs that the code starts. Code doesn't see it in
-PYTHONPATH or `sys.path`.
+Not a part of the program: the lift's program and the local server write it to a directory that
+comes first in the PYTHONPATH of code, so that Python imports it when it starts. It then resets
+PYTHONPATH to the value that the client gave, for programs that the code starts. Code doesn't see
+the directory in PYTHONPATH or `sys.path`.
 """
 
 

@@ -7,6 +7,7 @@
 use serde_json::Value;
 
 use super::*;
+use crate::{lift::program::LOADER, protocol::Piece};
 
 const HELLO: &str = r#"{"lift":"hello","version":1,"features":["builtins"],"program":"p1"}"#;
 const EXEC: &str = r#"{"language":"bash","code":"true","exec":"a"}"#;
@@ -24,17 +25,16 @@ impl World {
         Self::with(is_new, RequestedExecs::default())
     }
 
-    fn with(is_new: bool, asked: RequestedExecs) -> Self {
+    fn with(is_new: bool, earlier: RequestedExecs) -> Self {
         let now = Instant::now();
         let config = TunnelConfig {
             link: "f00d".to_owned(),
             idle_timeout: Some(Duration::from_secs(60)),
             is_new,
             link_silence: Duration::from_secs(30),
-            requested: asked,
         };
         Self {
-            tunnel: Tunnel::new(config, now),
+            tunnel: Tunnel::new(config, earlier, now),
             now,
             link: String::new(),
             number: 0,

@@ -27,9 +27,6 @@ pub struct ExecOptions {
     pub binary: bool,
     /// The size of the terminal that the program runs in. `None`: it runs without a terminal.
     pub terminal: Option<TerminalSize>,
-    /// Whether the client will close stdin, which v1 can't express. Not part of the message: v2
-    /// sends `eof` with the input.
-    pub input_ends: bool,
 }
 
 impl fmt::Debug for ExecOptions {
@@ -50,7 +47,6 @@ impl fmt::Debug for ExecOptions {
             .field("window", &self.window)
             .field("binary", &self.binary)
             .field("terminal", &self.terminal)
-            .field("input_ends", &self.input_ends)
             .finish()
     }
 }

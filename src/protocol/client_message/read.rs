@@ -223,7 +223,6 @@ impl Keys<'_> {
             window: number("window", self.window)?,
             binary: self.binary.and_then(Raw::flag).unwrap_or(false),
             terminal: self.terminal.map(terminal_size).transpose()?,
-            input_ends: false,
         })
     }
 }

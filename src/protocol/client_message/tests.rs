@@ -36,7 +36,6 @@ fn encoded_messages_about_an_exec_parse_back_in_v2() {
         timeout_ms: Some(5_000),
         output_grace_ms: Some(0),
         window: Some(1),
-        input_ends: false,
         binary: true,
         terminal: TerminalSize::new(100, 30),
     };

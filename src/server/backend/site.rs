@@ -9,7 +9,7 @@ use std::{
 /// The name of the directory.
 pub(super) const SITE: &str = "site";
 
-const SITECUSTOMIZE: &str = include_str!("site/sitecustomize.py");
+const SITECUSTOMIZE: &str = include_str!("../../lift/program/sitecustomize.py");
 
 /// Creates the directory in `directory`, readable by every user. Returns its path.
 pub(super) fn write(directory: &Path) -> io::Result<PathBuf> {

@@ -233,13 +233,18 @@ class UnpackFileTest(FileCase):
         self.assertEqual(self.home.names("a"), ["link", "three", "two"])
         self.assertFalse(os.path.islink(self.home.at("a/link")))
 
-    def test_the_old_file_stays_until_the_end_of_the_archive(self):
+    def start_replacing(self):
+        """Starts to replace a file with one of an archive whose input hasn't ended."""
         self.home.put("file", b"old")
         archive = hand_made.archive((b"f", FILE, b"new"))
         io = FakeIO(self.home.path, archive, is_open=True)
         running = self.start(io, "unpack", path="file", file=True)
         while len(self.home.names()) < 2:
             pass
+        return io, running
+
+    def test_the_old_file_stays_until_the_end_of_the_archive(self):
+        io, running = self.start_replacing()
         self.assertEqual(self.home.get("file"), b"old")
         io.end_input()
         running.result()
@@ -265,12 +270,7 @@ class UnpackFileTest(FileCase):
         self.assertEqual((self.home.names(), self.home.get("file")), (["file"], b"old"))
 
     def test_a_cancellation_keeps_the_old_file(self):
-        self.home.put("file", b"old")
-        archive = hand_made.archive((b"f", FILE, b"new"))
-        io = FakeIO(self.home.path, archive, is_open=True)
-        running = self.start(io, "unpack", path="file", file=True)
-        while len(self.home.names()) < 2:
-            pass
+        io, running = self.start_replacing()
         io.cancel()
         with self.assertRaises(Cancelled):
             running.result()

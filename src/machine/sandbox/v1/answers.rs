@@ -12,17 +12,13 @@ use crate::{
             process::{CONFIRM_START, RUN_CODE, START},
         },
     },
-    protocol::{ClientMessage, Status},
+    protocol::{ClientMessage, Status, names::NO_PROCESS},
 };
 
 /// How long to wait for the `DONE` of a process after `FORCE_KILLED`. No `DONE` arrives if no
 /// process ran, or if the server keeps it for a `reconnect`, which must not be sent if no process
 /// ran.
 const DONE_GRACE: Duration = Duration::from_millis(500);
-
-/// Deployed servers answer stdin that arrives after the end of a process with `EXECUTION_ERROR` and
-/// this reason. The client must not take it for the answer to the next exec.
-const NO_PROCESS: &str = "No process is running";
 
 impl Sandbox {
     pub(in crate::machine::sandbox) fn handle_v1_status(

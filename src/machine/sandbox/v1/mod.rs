@@ -157,14 +157,13 @@ impl V1 {
 }
 
 /// Returns an option that v1 doesn't support, if one is set.
-fn unsupported(options: &ExecOptions) -> Option<&'static str> {
+fn unsupported(options: &ExecOptions, stdin: &Stdin) -> Option<&'static str> {
     let ExecOptions {
         args,
         env,
         cwd,
         timeout_ms,
         output_grace_ms,
-        input_ends,
         binary,
         terminal,
         // Only v2 has windows.
@@ -176,7 +175,7 @@ fn unsupported(options: &ExecOptions) -> Option<&'static str> {
         (cwd.is_some(), "working directory"),
         (timeout_ms.is_some(), "timeout of a process"),
         (output_grace_ms.is_some(), "output grace of a process"),
-        (*input_ends, "end of input"),
+        (matches!(stdin, Stdin::Bytes(_)), "end of input"),
         (terminal.is_some(), "terminals"),
         (*binary, "binary frames"),
     ];
@@ -202,7 +201,7 @@ impl Sandbox {
         }
         let NewExec {
             program,
-            mut options,
+            options,
             stdin,
         } = exec;
         let (language, code) = match &program {
@@ -222,8 +221,7 @@ impl Sandbox {
                 return Err(Failure::Unsupported { what, feature });
             }
         };
-        options.input_ends = matches!(stdin, Stdin::Bytes(_));
-        if let Some(feature) = unsupported(&options) {
+        if let Some(feature) = unsupported(&options, &stdin) {
             return Err(Failure::Unsupported { what, feature });
         }
         let is_free = self.v1.exec.is_none() || self.v1.is_dying();
