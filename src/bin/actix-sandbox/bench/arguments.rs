@@ -10,7 +10,10 @@ use super::{
     plan::{Plan, Target},
     session,
 };
-use crate::shared::{self, backend};
+use crate::{
+    service,
+    shared::{self, backend},
+};
 
 #[derive(Args)]
 pub(crate) struct Bench {
@@ -132,7 +135,7 @@ impl Bench {
             None => None,
         };
         if let Some(url) = &self.url {
-            session::check(url, token.as_ref()).map_err(|error| shared::failed(&error))?;
+            session::check(url, token.as_ref()).map_err(|error| service::failed(&error))?;
         }
         let plan = Plan {
             target: match self.url {

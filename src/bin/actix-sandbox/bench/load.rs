@@ -18,7 +18,10 @@ use super::{
     schedule::Schedule,
     session::{self, Common, Fatal, Reconnects, Session, Shared},
 };
-use crate::shared::{self, SAME_WITHIN, Signals};
+use crate::{
+    shared,
+    signals::{SAME_WITHIN, Signals},
+};
 
 /// Why a run ended.
 pub(super) enum Stopped {
@@ -104,7 +107,7 @@ impl Load<'_> {
             }
             tokio::select! {
                 biased;
-                () = signals.next() => self.interrupt(),
+                _ = signals.next() => self.interrupt(),
                 Some(done) = self.running.join_next() => match done {
                     Ok(session) => self.take(session),
                     Err(error) => self.stop(Stopped::ServerLost(format!("a task of the benchmark failed: {error}"))),

@@ -19,7 +19,7 @@ use tokio::{
 };
 
 use super::{plan::Plan, schedule::Arrival};
-use crate::shared;
+use crate::service;
 
 /// A step of a sandbox whose latency is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -305,7 +305,7 @@ impl Failure {
         Self {
             phase,
             kind: error.kind().to_string(),
-            text: shared::failed(error),
+            text: service::failed(error),
             is_fatal,
         }
     }
