@@ -1,14 +1,15 @@
 //! Runs a process in a sandbox with the standard streams of this command.
 
-use actix_sandbox::{Process, ProcessEnd, Signal as SandboxSignal};
-use futures::FutureExt;
-use nix::sys::signal::Signal;
 use std::{pin::pin, process::ExitCode};
+
+use actix_sandbox::{ErrorKind, Process, ProcessEnd, Signal as SandboxSignal};
+use futures::{FutureExt, StreamExt, stream::FuturesUnordered};
+use nix::sys::signal::Signal;
 use tokio::time::Instant;
 
 use crate::{
     failure::{COMMAND_FAILED, Failure, TIMED_OUT},
-    input, output,
+    input, notices, output,
     shared::say,
     signals::{SAME_WITHIN, Signals, ended_by},
 };
@@ -21,53 +22,61 @@ pub(crate) async fn run_to_the_end(
 ) -> Result<ExitCode, Failure> {
     let ended = run(process, signals).await;
     if ended.is_err() {
-        // If this fails, the reason for it is the same, or the process has ended.
-        let _ = process.kill().await;
+        kill(process, signals).await;
     }
     ended.map(|end| status(&end))
+}
+
+/// Kills a process before the command fails for another reason.
+pub(crate) async fn kill(process: &Process, signals: &mut Signals) {
+    match signals.clean_up(process.kill()).await {
+        Some(Ok(())) => {}
+        Some(Err(error)) if error.kind() == ErrorKind::ProcessEnded => {}
+        Some(Err(error)) => say(format_args!("the process may still run: {error}")),
+        None => say("the process may still run, because the service did not confirm the kill"),
+    }
 }
 
 /// Connects the standard streams to a process until it ends. SIGINT goes to the process group of
 /// the process. A SIGINT that comes more than two seconds after the first, and other signals, end
 /// the command.
 pub(crate) async fn run(process: &Process, signals: &mut Signals) -> Result<ProcessEnd, Failure> {
-    let outputs = output::copy_outputs(process.stdout(), process.stderr());
-    let mut outputs = pin!(outputs);
+    let ended = async {
+        output::copy_outputs(process.stdout(), process.stderr()).await?;
+        Ok(process.wait().await?)
+    };
+    let mut ended = pin!(ended);
     let mut input = pin!(input::copy_to(process).fuse());
-    let mut interrupted = None;
+    let mut notices = pin!(notices::report(process.sandbox(), "").fuse());
+    // A signal waits for a lost connection, so it must not hold up what follows.
+    let mut interrupts = FuturesUnordered::new();
+    let mut first = None;
     loop {
         tokio::select! {
-            copied = &mut outputs => {
-                copied?;
-                break;
-            }
+            ended = &mut ended => return ended,
             () = &mut input => {}
+            () = &mut notices => {}
+            Some(sent) = interrupts.next() => sent?,
             signal = signals.next() => {
-                if signal != Signal::SIGINT {
+                let first = *first.get_or_insert_with(Instant::now);
+                if signal != Signal::SIGINT || first.elapsed() > SAME_WITHIN {
                     return Err(ended_by(signal));
                 }
-                let first = *interrupted.get_or_insert_with(Instant::now);
-                if first.elapsed() > SAME_WITHIN {
-                    return Err(ended_by(signal));
-                }
-                interrupt(process).await?;
+                interrupts.push(interrupt(process));
             }
         }
     }
-    signals.or(async { Ok(process.wait().await?) }).await
 }
 
 /// Sends SIGINT to the process group. Under protocol v1, which has no signals, kills the process.
 async fn interrupt(process: &Process) -> Result<(), Failure> {
-    use actix_sandbox::ErrorKind::{ProcessEnded, Unsupported};
-    let sent = process.signal_group(SandboxSignal::INT).await;
-    match sent.map_err(|error| (error.kind(), error)) {
-        Ok(()) | Err((ProcessEnded, _)) => Ok(()),
-        Err((Unsupported, _)) => match process.kill().await {
-            Err(error) if error.kind() != ProcessEnded => Err(error.into()),
-            _ => Ok(()),
-        },
-        Err((_, error)) => Err(error.into()),
+    let mut sent = process.signal_group(SandboxSignal::INT).await;
+    if matches!(&sent, Err(error) if error.kind() == ErrorKind::Unsupported) {
+        sent = process.kill().await;
+    }
+    match sent {
+        Err(error) if error.kind() != ErrorKind::ProcessEnded => Err(error.into()),
+        _ => Ok(()),
     }
 }
 

@@ -35,6 +35,8 @@ mod list;
 #[cfg(unix)]
 mod logging;
 #[cfg(unix)]
+mod notices;
+#[cfg(unix)]
 mod output;
 #[cfg(unix)]
 mod process;
@@ -76,7 +78,7 @@ by --url, by the variable SANDBOX_URL or by the configuration file \
 /// Runs untrusted code in sandboxes.
 #[cfg(unix)]
 #[derive(Parser)]
-#[command(name = "actix-sandbox", version, long_about = ABOUT)]
+#[command(name = "actix-sandbox", version, long_about = ABOUT, max_term_width = 100)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,

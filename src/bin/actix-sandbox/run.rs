@@ -101,8 +101,8 @@ impl Run {
             .in_session(code, arguments, &session, &mut signals)
             .await;
         match self.keep {
-            true => session.keep(done).await,
-            false => session.end_after(done).await,
+            true => session.keep(done, &mut signals).await,
+            false => session.end_after(done, &mut signals).await,
         }
     }
 
@@ -114,9 +114,14 @@ impl Run {
         signals: &mut Signals,
     ) -> Result<ExitCode, Failure> {
         let process = signals.or(self.spawn(code, arguments, session)).await?;
-        let status = attached::run_to_the_end(&process, signals).await?;
+        let ended = attached::run(&process, signals).await;
+        if ended.is_err() && self.keep {
+            // The sandbox lives on, but its code must not.
+            attached::kill(&process, signals).await;
+        }
+        let end = ended?;
         signals.or(self.download(session)).await?;
-        Ok(status)
+        Ok(attached::status(&end))
     }
 
     /// The code and its arguments.

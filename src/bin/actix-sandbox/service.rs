@@ -1,10 +1,11 @@
 //! The service that a command uses: its URL and credentials, from the flags, the environment or the
 //! configuration file.
 
-use std::{error::Error as _, path::PathBuf};
+use std::{error::Error as _, path::PathBuf, time::Duration};
 
 use actix_sandbox::{
-    BearerToken, Error, LinkError, ListSandboxes, Sandbox, SandboxBuilder, TokenError, TokenSource,
+    BearerToken, Error, LinkError, ListSandboxes, ReconnectPolicy, Sandbox, SandboxBuilder,
+    TokenError, TokenSource,
 };
 use clap::Args;
 use serde::{Deserialize, Serialize};
@@ -12,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     config::Config,
     failure::Failure,
-    shared::{self, TOKEN},
+    shared::{self, TOKEN, duration},
 };
 
 /// The environment variable with the URL of the service.
@@ -21,28 +22,34 @@ pub(crate) const URL: &str = "SANDBOX_URL";
 /// A command that starts a server for the commands that need one.
 const SERVE: &str = "actix-sandbox serve --backend confined";
 
+/// The heading of these arguments in `--help`.
+const HEADING: &str = "Service";
+
 #[derive(Args, Clone)]
-#[command(next_help_heading = "Service")]
 pub(crate) struct ServiceArguments {
     /// URL of the service: https://…, http://…, wss://… or ws://…. If its path is a secret, set the
     /// variable SANDBOX_URL instead, because every user of this machine can read arguments
     /// [default: the variable SANDBOX_URL, then `url` in the configuration file].
-    #[arg(long, value_name = "URL")]
+    #[arg(long, value_name = "URL", help_heading = HEADING)]
     url: Option<String>,
 
     /// File with the access token, which is sent as `Authorization: Bearer …` [default: the token
     /// in the variable ACTIX_SANDBOX_TOKEN].
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help_heading = HEADING)]
     token_file: Option<PathBuf>,
 
     /// Uses the features of protocol v2 on a service that speaks only v1. Needs Python 3.8 or newer
     /// in the sandbox.
-    #[arg(long)]
+    #[arg(long, help_heading = HEADING)]
     lift: bool,
+
+    /// How long to try to reconnect after the connection is lost [default: 5m].
+    #[arg(long, value_name = "TIME", value_parser = duration, help_heading = HEADING)]
+    reconnect_timeout: Option<Duration>,
 
     /// Sends a Google ID token with every request, as Cloud Run requires.
     #[cfg(feature = "google-auth")]
-    #[arg(long)]
+    #[arg(long, help_heading = HEADING)]
     google_auth: bool,
 }
 
@@ -58,6 +65,8 @@ pub(crate) struct Service {
     pub(crate) lift: bool,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) google_auth: bool,
+    #[serde(skip)]
+    reconnect_timeout: Option<Duration>,
 }
 
 impl ServiceArguments {
@@ -70,12 +79,7 @@ impl ServiceArguments {
             Err(error) => return Err(format!("the variable {URL} cannot be used: {error}").into()),
         };
         let service = match self.url.clone().or(variable) {
-            Some(url) => Some(Service {
-                url,
-                token_file: None,
-                lift: false,
-                google_auth: false,
-            }),
+            Some(url) => Some(Service::new(url)),
             None => Config::read()?.service,
         };
         let service = service.map(|service| self.adjust(service)).transpose()?;
@@ -106,6 +110,7 @@ impl ServiceArguments {
             service.token_file = Some(path);
         }
         service.lift |= self.lift;
+        service.reconnect_timeout = self.reconnect_timeout;
         #[cfg(feature = "google-auth")]
         {
             service.google_auth |= self.google_auth;
@@ -115,13 +120,14 @@ impl ServiceArguments {
 }
 
 impl Service {
-    /// A local server of this process.
-    pub(crate) fn local(url: &str) -> Self {
+    /// A service without credentials.
+    pub(crate) fn new(url: impl Into<String>) -> Self {
         Self {
-            url: url.to_owned(),
+            url: url.into(),
             token_file: None,
             lift: false,
             google_auth: false,
+            reconnect_timeout: None,
         }
     }
 
@@ -136,6 +142,12 @@ impl Service {
         builder: SandboxBuilder<S>,
     ) -> Result<SandboxBuilder<S>, Failure> {
         let mut builder = builder.auto_reconnect(true).lift(self.lift).debug(true);
+        if self.reconnect_timeout.is_some() {
+            builder = builder.reconnect_policy(ReconnectPolicy {
+                max_elapsed: self.reconnect_timeout,
+                ..ReconnectPolicy::default()
+            });
+        }
         match (self.google_auth, self.token()?) {
             (true, _) => builder = google(builder)?,
             (false, Some(token)) => builder = builder.bearer_token_source(source(token)),
@@ -197,6 +209,22 @@ pub(crate) fn shown(url: &str) -> String {
     }
 }
 
+/// What the texts of the library say, and what the user of this command can do instead.
+const FLAGS: [(&str, &str); 6] = [
+    ("see `SandboxBuilder::lift`", "`--lift` adds it"),
+    ("`.lift(true)`", "`--lift`"),
+    (
+        "`.checkpoint(true)` (`enable_sandbox_checkpoint`)",
+        "`--checkpoint`",
+    ),
+    (
+        "`.checkpoint(true)` (the same as `.enable_sandbox_checkpoint(true)`)",
+        "`--checkpoint`",
+    ),
+    ("`.max_bytes(…)` or `.max_entries(…)`", "`--max-size`"),
+    ("`.google_auth(true)`", "`--google-auth`"),
+];
+
 /// Describes why a client call failed, with the flags to change. The library names its methods
 /// instead.
 pub(crate) fn failed(error: &Error) -> String {
@@ -206,6 +234,10 @@ pub(crate) fn failed(error: &Error) -> String {
             "cannot open the sandbox: {refusal}; the service may require a token: pass it in a file \
              (`--token-file`) or in the variable {TOKEN}"
         ),
-        _ => error.to_string(),
+        _ => FLAGS
+            .iter()
+            .fold(error.to_string(), |text, (method, flag)| {
+                text.replace(method, flag)
+            }),
     }
 }

@@ -1,10 +1,10 @@
 //! [`Session`]: a sandbox that a command creates, on a service or on a local server that ends with
 //! the command.
 
-use std::{pin::pin, time::Duration};
+use std::{fmt::Display, pin::pin, time::Duration};
 
 use actix_sandbox::{
-    LocalServer, NewSandbox, Sandbox, SandboxBuilder, SandboxId,
+    ErrorKind, LocalServer, NewSandbox, Sandbox, SandboxBuilder, SandboxId,
     server::{Backend, ServerError},
 };
 use clap::Args;
@@ -89,7 +89,7 @@ impl Session {
             None => {
                 let started = start(arguments.backend.clone(), arguments.network)?;
                 let server = signals.or(async { Ok(started.await?) }).await?;
-                (Service::local(server.url()), Some(server))
+                (Service::new(server.url()), Some(server))
             }
         };
         let mut builder = service.configure(Sandbox::create(&service.url))?;
@@ -125,47 +125,65 @@ impl Session {
     }
 
     /// Keeps the sandbox after the work in it.
-    pub(crate) async fn keep<T>(self, done: Result<T, Failure>) -> Result<T, Failure> {
+    pub(crate) async fn keep<T>(
+        self,
+        done: Result<T, Failure>,
+        signals: &mut Signals,
+    ) -> Result<T, Failure> {
         if !self.is_recorded {
             say("the sandbox is not kept, because it is not recorded");
-            return self.end_after(done).await;
+            return self.end_after(done, signals).await;
         }
         say(format_args!("kept {}", self.sandbox.sandbox_id()));
         done
     }
 
-    /// Kills the sandbox and stops the local server.
-    pub(crate) async fn end(self) -> Result<(), Failure> {
-        if let Some(server) = self.server {
-            drop(self.sandbox);
-            server.stop().await;
-            return Ok(());
-        }
-        let id = self.sandbox.sandbox_id();
-        self.sandbox.kill().await.map_err(|error| {
-            format!(
-                "the sandbox {id} may still run: {error}; `actix-sandbox kill {id}` tries again"
-            )
-        })?;
-        if self.is_recorded {
-            forget(id, &self.service).await?;
-        }
-        Ok(())
-    }
-
     /// Ends the session after the work in it. An error of the work comes first.
-    pub(crate) async fn end_after<T>(self, done: Result<T, Failure>) -> Result<T, Failure> {
-        let ended = self.end().await;
+    pub(crate) async fn end_after<T>(
+        self,
+        done: Result<T, Failure>,
+        signals: &mut Signals,
+    ) -> Result<T, Failure> {
+        let id = self.sandbox.sandbox_id().clone();
+        let is_local = self.server.is_some();
+        let ended = match signals.clean_up(self.end()).await {
+            Some(ended) => ended,
+            // The watchdog of the server cleans up.
+            None if is_local => Ok(()),
+            None => Err(may_still_run(&id, &"the service did not confirm the kill")),
+        };
         match (done, ended) {
-            (Ok(done), Ok(())) => Ok(done),
+            (done, Ok(())) => done,
             (Ok(_), Err(failure)) => Err(failure),
-            (Err(failure), Ok(())) => Err(failure),
             (Err(failure), Err(other)) => {
                 other.report();
                 Err(failure)
             }
         }
     }
+
+    /// Kills the sandbox and stops the local server.
+    async fn end(self) -> Result<(), Failure> {
+        if let Some(server) = self.server {
+            drop(self.sandbox);
+            server.stop().await;
+            return Ok(());
+        }
+        let id = self.sandbox.sandbox_id();
+        match self.sandbox.kill().await {
+            Ok(()) => {}
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(may_still_run(id, &error)),
+        }
+        if self.is_recorded {
+            forget(id, &self.service).await?;
+        }
+        Ok(())
+    }
+}
+
+fn may_still_run(id: &SandboxId, reason: &dyn Display) -> Failure {
+    format!("{id} may still run: {reason}; `actix-sandbox kill {id}` tries again").into()
 }
 
 /// Starts a local server.

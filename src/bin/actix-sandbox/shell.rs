@@ -64,8 +64,8 @@ impl Shell {
         let session = Session::create(&self.session, snapshot, &mut signals).await?;
         let done = self.open(&session.sandbox, &mut signals).await;
         match self.keep {
-            true => session.keep(done).await,
-            false => session.end_after(done).await,
+            true => session.keep(done, &mut signals).await,
+            false => session.end_after(done, &mut signals).await,
         }
     }
 
@@ -75,9 +75,9 @@ impl Shell {
         let terminal = signals.or(opened).await?;
         let process = terminal.process().clone();
         let connected = terminal::connect(terminal, signals).await;
-        if connected.is_err() {
-            // If the sandbox lives on, its program must not.
-            let _ = process.kill().await;
+        if connected.is_err() && (self.id.is_some() || self.keep) {
+            // The sandbox lives on, but its program must not.
+            attached::kill(&process, signals).await;
         }
         Ok(attached::status(&connected?))
     }

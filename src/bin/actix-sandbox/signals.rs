@@ -10,13 +10,19 @@ use std::{
 
 use futures::FutureExt;
 use nix::sys::signal::Signal;
-use tokio::signal::unix::{self, SignalKind};
+use tokio::{
+    signal::unix::{self, SignalKind},
+    time::{sleep, timeout},
+};
 
 use crate::failure::Failure;
 
 /// A second signal within this time after the first is ignored: `timeout` and cargo send two at
 /// once.
 pub(crate) const SAME_WITHIN: Duration = Duration::from_secs(2);
+
+/// How long a command may take to clean up.
+const CLEAN_UP_WITHIN: Duration = Duration::from_secs(15);
 
 /// SIGINT, SIGTERM and SIGHUP. Those that were ignored when the command started stay ignored, as
 /// `nohup` and shells without job control want it.
@@ -50,6 +56,20 @@ impl Signals {
     /// Discards the signals that have already arrived.
     pub(crate) fn forget(&mut self) {
         while self.next().now_or_never().is_some() {}
+    }
+
+    /// Runs `work`, at most as long as [`CLEAN_UP_WITHIN`], and until a signal arrives after
+    /// [`SAME_WITHIN`]. Returns `None` if `work` was not done.
+    pub(crate) async fn clean_up<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
+        let impatient = async {
+            sleep(SAME_WITHIN).await;
+            self.forget();
+            self.next().await;
+        };
+        tokio::select! {
+            done = timeout(CLEAN_UP_WITHIN, work) => done.ok(),
+            () = impatient => None,
+        }
     }
 
     /// Runs `work` until a signal arrives, and then drops it.

@@ -12,7 +12,7 @@ use tokio::{
 
 use crate::{
     failure::Failure,
-    input, output,
+    input, notices, output,
     shared::say,
     signals::{Signals, ended_by},
 };
@@ -63,20 +63,22 @@ pub(crate) async fn connect(
     };
     // Separate futures, so that a program that doesn't read its input can't block its output.
     let (mut keys, mut sizes) = (pin!(keys.fuse()), pin!(sizes.fuse()));
-    let mut shown = pin!(output::copy_to_stdout(screen));
+    let line_end = if raw.is_some() { "\r" } else { "" };
+    let mut notices = pin!(notices::report(process.sandbox(), line_end).fuse());
+    let ended = async {
+        output::copy_to_stdout(screen).await?;
+        Ok(process.wait().await?)
+    };
+    let mut ended = pin!(ended);
     loop {
         tokio::select! {
-            shown = &mut shown => {
-                shown?;
-                break;
-            }
+            ended = &mut ended => return ended,
             () = &mut keys => {}
             () = &mut sizes => {}
+            () = &mut notices => {}
             signal = signals.next() => return Err(ended_by(signal)),
         }
     }
-    drop(raw);
-    signals.or(async { Ok(process.wait().await?) }).await
 }
 
 /// Puts the local terminal into raw mode until it is dropped.
