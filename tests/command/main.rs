@@ -12,4 +12,8 @@
 mod support;
 
 mod bench;
+mod run;
+mod sandboxes;
 mod serve;
+mod service;
+mod shell;

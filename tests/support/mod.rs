@@ -25,6 +25,7 @@ pub(crate) mod raw_client;
 pub(crate) mod recording;
 pub(crate) mod scripted;
 pub(crate) mod server_process;
+pub(crate) mod tmux;
 
 use std::{
     future::IntoFuture,

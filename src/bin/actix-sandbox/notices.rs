@@ -5,18 +5,25 @@ use futures::StreamExt;
 
 use crate::shared::say;
 
-/// Reports until the sandbox is over. `line_end` comes before each line feed: a carriage return for
-/// a terminal in raw mode.
+/// Reports until the sandbox is over. Stays silent if the first attempt to reconnect succeeds, so
+/// that short interruptions don't disturb a screen. `line_end` comes before each line feed: a
+/// carriage return for a terminal in raw mode.
 pub(crate) async fn report(sandbox: &Sandbox, line_end: &str) {
     let mut events = sandbox.events();
+    let mut is_reported = false;
     while let Some(event) = events.next().await {
         match event {
             SandboxEvent::Reconnecting {
-                attempt: 1, cause, ..
-            } => say(format_args!(
-                "connection lost: {cause}; reconnecting{line_end}"
-            )),
-            SandboxEvent::Reconnected => say(format_args!("connection restored{line_end}")),
+                attempt: 2, cause, ..
+            } => {
+                say(format_args!(
+                    "connection lost: {cause}; reconnecting{line_end}"
+                ));
+                is_reported = true;
+            }
+            SandboxEvent::Reconnected if std::mem::take(&mut is_reported) => {
+                say(format_args!("connection restored{line_end}"));
+            }
             _ => {}
         }
     }
