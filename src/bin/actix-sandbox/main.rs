@@ -2,6 +2,8 @@
 
 #[cfg(unix)]
 mod bench;
+#[cfg(unix)]
+mod doctor;
 #[cfg(target_os = "linux")]
 mod init;
 #[cfg(unix)]
@@ -16,7 +18,7 @@ use std::process::ExitCode;
 #[cfg(unix)]
 use clap::{Parser, Subcommand};
 
-/// Runs sandboxes for untrusted code: a local server and a benchmark.
+/// Runs sandboxes for untrusted code: a local server, a benchmark and a check of the machine.
 #[cfg(unix)]
 #[derive(Parser)]
 #[command(name = "actix-sandbox", version)]
@@ -32,6 +34,8 @@ enum Command {
     Serve(Box<serve::Serve>),
     /// Benchmarks a service or a local server: runs many sandboxes at once and measures each step.
     Bench(Box<bench::Bench>),
+    // Its help is at the type.
+    Doctor(doctor::Doctor),
 }
 
 #[cfg(unix)]
@@ -43,6 +47,7 @@ fn main() -> ExitCode {
         Command::Serve(_) if init::is_init() => init::run(),
         Command::Serve(serve) => serve.run(),
         Command::Bench(bench) => bench.run(),
+        Command::Doctor(doctor) => doctor.run(),
     };
     match done {
         Ok(code) => code,

@@ -1,4 +1,4 @@
-//! Code that `serve` and `bench` share: argument parsers, error texts that name flags, and signals.
+//! Code that the subcommands share: argument parsers, error texts that name flags, and signals.
 
 use std::{
     error::Error as _, fmt::Display, io::Write, ops::RangeInclusive, os::unix::fs::MetadataExt,
@@ -153,6 +153,15 @@ pub(crate) fn failed(error: &Error) -> String {
              (`--token-file`) or in the variable {TOKEN}"
         ),
         _ => error.to_string(),
+    }
+}
+
+/// Returns the URL without its path, which may be a secret.
+pub(crate) fn shown_url(url: &str) -> String {
+    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
+    match rest.split_once('/') {
+        Some((authority, path)) if !path.is_empty() => format!("{scheme}://{authority}/…"),
+        _ => url.to_owned(),
     }
 }
 

@@ -59,7 +59,7 @@ async fn bench(plan: Plan, outputs: Outputs) -> Result<ExitCode, String> {
     };
     let name = match &server {
         Some(server) => format!("a local server (backend {})", server.backend()),
-        None => shown(&url),
+        None => shared::shown_url(&url),
     };
     let bar = progress(&plan, outputs.quiet);
     bar.set_message(name.clone());
@@ -74,15 +74,6 @@ async fn bench(plan: Plan, outputs: Outputs) -> Result<ExitCode, String> {
         &measured,
         &stopped,
     )
-}
-
-/// Returns the URL without its path, which may be a secret.
-fn shown(url: &str) -> String {
-    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
-    match rest.split_once('/') {
-        Some((authority, path)) if !path.is_empty() => format!("{scheme}://{authority}/…"),
-        _ => url.to_owned(),
-    }
 }
 
 /// Writes the results, including those of a run that ended early, and returns the exit status.
