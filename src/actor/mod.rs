@@ -72,8 +72,8 @@ pub use reply::Deferred;
 use requests::Background;
 pub use sandbox::SandboxActor;
 pub use sandbox_messages::{
-    AttachProcess, Checkpoint, Exec, ExecProgram, GetState, GetVersion, KillSandbox, Open, Opened,
-    SnapshotFilesystem, StartedProcess, Subscribe,
+    AttachProcess, Checkpoint, Exec, ExecProgram, GetFeatures, GetState, GetVersion, KillSandbox,
+    Open, Opened, SnapshotFilesystem, StartedProcess, Subscribe,
 };
 pub(crate) use sandbox_messages::{Start, StartKey};
 pub(crate) use settings::Settings;

@@ -4,8 +4,8 @@ use actix::{AsyncContext, Context, Handler, Message, MessageResult};
 use futures::future::BoxFuture;
 
 use super::{
-    AttachProcess, Checkpoint, Exec, GetState, GetVersion, KillSandbox, Open, Opened, ProcessPlace,
-    SandboxActor, SnapshotFilesystem, Start, StartKey, StartedProcess, Subscribe,
+    AttachProcess, Checkpoint, Exec, GetFeatures, GetState, GetVersion, KillSandbox, Open, Opened,
+    ProcessPlace, SandboxActor, SnapshotFilesystem, Start, StartKey, StartedProcess, Subscribe,
     driver::now,
     process::KillInBackground,
     reply::{Deferred, Undelivered, deferred},
@@ -236,6 +236,14 @@ impl Handler<GetVersion> for SandboxActor {
 
     fn handle(&mut self, _: GetVersion, _: &mut Context<Self>) -> Self::Result {
         MessageResult(self.machine.version())
+    }
+}
+
+impl Handler<GetFeatures> for SandboxActor {
+    type Result = MessageResult<GetFeatures>;
+
+    fn handle(&mut self, _: GetFeatures, _: &mut Context<Self>) -> Self::Result {
+        MessageResult(self.machine.features().to_vec())
     }
 }
 

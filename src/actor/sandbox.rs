@@ -35,7 +35,7 @@ use crate::{
 /// Answers [`Open`](super::Open), [`Exec`](super::Exec), [`KillSandbox`](super::KillSandbox),
 /// [`SnapshotFilesystem`](super::SnapshotFilesystem), [`Checkpoint`](super::Checkpoint),
 /// [`AttachProcess`](super::AttachProcess), [`GetState`](super::GetState),
-/// [`GetVersion`](super::GetVersion) and [`Subscribe`](super::Subscribe).
+/// [`GetVersion`](super::GetVersion), [`GetFeatures`](super::GetFeatures) and [`Subscribe`](super::Subscribe).
 ///
 /// [`SandboxBuilder::into_actor`](crate::SandboxBuilder::into_actor) returns it. It dials as soon
 /// as it is started, and lives as long as an address of it exists. When the last address is

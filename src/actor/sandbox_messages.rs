@@ -205,6 +205,12 @@ pub struct GetState;
 #[rtype(result = "Version")]
 pub struct GetVersion;
 
+/// Asks a [`SandboxActor`](super::SandboxActor) for the features that the server lists. See
+/// [`Sandbox::features`](crate::Sandbox::features).
+#[derive(Clone, Copy, Debug, Message)]
+#[rtype(result = "Vec<String>")]
+pub struct GetFeatures;
+
 /// Tells a [`SandboxActor`](super::SandboxActor) to send every [`SandboxEvent`] from now on to this
 /// recipient.
 ///

@@ -7,7 +7,7 @@ use actix::{Addr, Recipient};
 use super::{EventStream, ExistingSandbox, ListSandboxes, NewSandbox, SandboxBuilder, ask};
 use crate::{
     Error, SandboxActor, SandboxEvent, SandboxId, SandboxState, SandboxToken,
-    actor::{self, Checkpoint, KillSandbox, Opened, SnapshotFilesystem, Subscribe},
+    actor::{self, Checkpoint, GetFeatures, KillSandbox, Opened, SnapshotFilesystem, Subscribe},
     protocol::Version,
 };
 
@@ -262,6 +262,20 @@ impl Sandbox {
     /// The protocol version of the current connection or, while there is none, of the last one.
     pub fn protocol_version(&self) -> Version {
         self.0.opened.state.version()
+    }
+
+    /// The features that the server lists, such as `terminals` or `ports`: see
+    /// [v2](crate::protocol_v2). Empty if the connection speaks v1, which has no features. With
+    /// [`lift`](SandboxBuilder::lift), these are the features of the lift.
+    ///
+    /// The client checks the features itself: a request that needs a missing one fails with
+    /// [`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported), and nothing is sent.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::ActorGone`](crate::ErrorKind::ActorGone): the sandbox's actor is gone.
+    pub async fn features(&self) -> Result<Vec<String>, Error> {
+        ask(self.addr(), GetFeatures, "get the features of the server").await
     }
 
     /// Returns a stream of all events from now on. It buffers at most 256 unread events and doesn't

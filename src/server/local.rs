@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 
 use super::{
     builder::ServerBuilder,
+    confinement::Confinement,
     error::ServerError,
     http::{
         connections::{Connections, Limits},
@@ -60,6 +61,7 @@ pub struct LocalServer {
     /// Contains the secret, so it must not be logged.
     url: String,
     service: SandboxService,
+    max_connections: usize,
     listening: Listening,
     /// Runs the listener and its workers.
     thread: ServerThread,
@@ -129,6 +131,18 @@ impl LocalServer {
         self.service.backend()
     }
 
+    /// Returns what the backend enforces on each sandbox: limits, user and network.
+    pub fn confinement(&self) -> Confinement {
+        self.service.confinement()
+    }
+
+    /// Returns how many connections of authenticated clients the server accepts at once: the option
+    /// [`max_connections`](ServerBuilder::max_connections), or less if the limit on open files of
+    /// this process is too low.
+    pub fn max_connections(&self) -> usize {
+        self.max_connections
+    }
+
     /// Returns the number of sandboxes, including those being created or deleted.
     pub fn sandbox_count(&self) -> usize {
         self.service.sandbox_count()
@@ -178,7 +192,11 @@ impl ServerBuilder {
         let thread = ServerThread::start("actix-sandbox-http", move || {
             serve(self, mounted, secret, ready);
         })?;
-        let (address, listening) = is_ready.await.map_err(|_| ServerError::Died)??;
+        let Bound {
+            address,
+            max_connections,
+            listening,
+        } = is_ready.await.map_err(|_| ServerError::Died)??;
         tracing::info!(%address, "listening");
         let mut reachable = address;
         if address.ip().is_unspecified() {
@@ -191,6 +209,7 @@ impl ServerBuilder {
             address,
             url: format!("http://{reachable}{}", path.unwrap_or_default()),
             service,
+            max_connections,
             listening,
             thread,
         })
@@ -208,12 +227,20 @@ impl Drop for LocalServer {
     }
 }
 
+/// A listener that accepts connections.
+struct Bound {
+    address: SocketAddr,
+    /// Maximum number of connections of authenticated clients.
+    max_connections: usize,
+    listening: Listening,
+}
+
 /// Runs the thread of the listener until the listener is stopped.
 fn serve(
     builder: ServerBuilder,
     service: SandboxService,
     secret: Option<Secret>,
-    ready: oneshot::Sender<Result<(SocketAddr, Listening), ServerError>>,
+    ready: oneshot::Sender<Result<Bound, ServerError>>,
 ) {
     actix_web::rt::System::new().block_on(async move {
         let address = builder.address.clone();
@@ -225,18 +252,22 @@ fn serve(
             let connections = Connections::new(limits);
             let server =
                 listener::serve(listeners, builder.workers, &connections, &service, secret)?;
-            Ok((bound, server))
+            Ok((bound, limits.admitted, server))
         });
         // The threads of the listener hold their own clones.
         drop(service);
-        let (bound, server) = match server {
+        let (address, max_connections, server) = match server {
             Ok(server) => server,
             Err(source) => {
                 return drop(ready.send(Err(ServerError::Bind { address, source })));
             }
         };
         // If the caller no longer waits, this drops `Listening`, which stops the listener.
-        drop(ready.send(Ok((bound, Listening(server.handle())))));
+        drop(ready.send(Ok(Bound {
+            address,
+            max_connections,
+            listening: Listening(server.handle()),
+        })));
         if let Err(error) = server.await {
             tracing::error!(%error, "the listener failed");
         }

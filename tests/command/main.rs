@@ -12,6 +12,7 @@
 mod support;
 
 mod bench;
+mod doctor;
 mod run;
 mod sandboxes;
 mod serve;

@@ -15,6 +15,8 @@ mod config;
 #[cfg(unix)]
 mod create;
 #[cfg(unix)]
+mod doctor;
+#[cfg(unix)]
 mod exec;
 #[cfg(unix)]
 mod failure;
@@ -111,6 +113,8 @@ enum Command {
     Serve(Box<serve::Serve>),
     /// Benchmarks a service or a local server: runs many sandboxes at once and measures each step.
     Bench(Box<bench::Bench>),
+    // Its help is at the type.
+    Doctor(doctor::Doctor),
     /// Prints the completions for a shell.
     Completions(completions::Completions),
     /// Writes the man pages to a directory.
@@ -136,6 +140,7 @@ fn main() -> ExitCode {
         Command::Serve(_) if init::is_init() => init::run().map_err(Into::into),
         Command::Serve(serve) => serve.run(),
         Command::Bench(bench) => bench.run().map_err(Into::into),
+        Command::Doctor(doctor) => doctor.run(),
         Command::Completions(completions) => completions.run(Arguments::command()),
         Command::Man(man) => man.run(Arguments::command()),
     };

@@ -169,6 +169,11 @@ impl Service {
         Ok(list)
     }
 
+    /// Whether requests carry an access token.
+    pub(crate) fn has_token(&self) -> bool {
+        self.token().is_ok_and(|token| token.is_some())
+    }
+
     fn token(&self) -> Result<Option<BearerToken>, Failure> {
         if self.google_auth {
             return Ok(None);

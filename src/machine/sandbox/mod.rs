@@ -164,6 +164,11 @@ impl Sandbox {
         self.life.version
     }
 
+    /// The features of the server that last reported `SANDBOX_RUNNING` (v2).
+    pub fn features(&self) -> &[String] {
+        &self.life.features
+    }
+
     /// Whether a request waits for a status, which may queue behind unread output.
     pub fn is_awaited(&self) -> bool {
         self.kill.is_awaited() || self.store.is_awaited()

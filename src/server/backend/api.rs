@@ -9,7 +9,7 @@ use super::job::Job;
 use crate::{
     inside::process::Started,
     protocol::{MetricsLimits, ProcessUsage, SandboxId, SandboxLimits},
-    server::store::archive::layout::Trees,
+    server::{confinement::Confinement, store::archive::layout::Trees},
 };
 
 /// Creates sandboxes.
@@ -21,6 +21,11 @@ pub(crate) trait Backend: Send + Sync + 'static {
     /// can't apply is `None`.
     fn limits(&self) -> SandboxLimits {
         SandboxLimits::default()
+    }
+
+    /// What this backend enforces on each sandbox.
+    fn confinement(&self) -> Confinement {
+        Confinement::none()
     }
 
     /// Creates a sandbox. `limits` are at most those of the backend.

@@ -6,7 +6,10 @@ use super::{
     api::Backend, context::ServerContext, host::HostBackend, server_directory::Root, warm,
 };
 #[cfg(target_os = "linux")]
-use super::{gvisor::sandbox::GvisorBackend, namespace::sandbox::NamespaceBackend};
+use super::{
+    gvisor::sandbox::{GvisorBackend, runsc},
+    namespace::sandbox::{NamespaceBackend, bubblewrap},
+};
 use crate::server::{
     choice::{self, GvisorOptions, NamespaceOptions},
     error::ServerError,
@@ -40,6 +43,22 @@ pub(crate) async fn start(
         context.clear().await;
     }
     begun
+}
+
+impl choice::Backend {
+    /// The path of the program that this backend runs sandboxes with: `bwrap` for
+    /// [`Namespace`](Self::Namespace), `runsc` for [`Gvisor`](Self::Gvisor). `None` if the program
+    /// was not found, and for the other backends. Looks for the program at each call, in the same
+    /// way as a server that starts.
+    pub fn program(&self) -> Option<PathBuf> {
+        match self {
+            #[cfg(target_os = "linux")]
+            Self::Namespace(_) => bubblewrap(),
+            #[cfg(target_os = "linux")]
+            Self::Gvisor(options) => runsc(&options.binary),
+            _ => None,
+        }
+    }
 }
 
 /// The backend that the environment names.

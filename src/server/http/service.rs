@@ -18,6 +18,7 @@ use crate::server::{
     backend::{server_directory::Root, start, warm::WarmPool},
     blocking::blocking,
     builder::{Options, ServerBuilder},
+    confinement::Confinement,
     error::ServerError,
     identity::random_hex,
     sandbox::{leases::Leases, manager::Manager, registry::Registry},
@@ -136,6 +137,11 @@ impl SandboxService {
     /// selected.
     pub fn backend(&self) -> &'static str {
         self.engine.manager.backend.name()
+    }
+
+    /// Returns what the backend enforces on each sandbox.
+    pub fn confinement(&self) -> Confinement {
+        self.engine.manager.backend.confinement()
     }
 
     /// Returns the number of sandboxes, including those being created or deleted.

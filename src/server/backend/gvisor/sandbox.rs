@@ -61,6 +61,7 @@ use crate::{
         },
         blocking::blocking,
         choice::{Confines, GvisorOptions},
+        confinement::{CodeUser, Confinement, SystemCalls},
         escaped::Escaped,
         identity::random_hex,
         store::archive::layout::{HOME, MEMORY, ROOT, TEMPORARY, Tree, Trees},
@@ -110,7 +111,13 @@ impl GvisorBackend {
         if !nix::unistd::geteuid().is_root() {
             return Err("`runsc` needs the server to run as root".to_owned());
         }
-        let binary = binary(&options.binary)?;
+        let binary = runsc(&options.binary).ok_or_else(|| {
+            format!(
+                "the program {} was not found: install gVisor's `runsc` (Debian's package \
+                 `runsc`), or set its path",
+                options.binary.display()
+            )
+        })?;
         let program = find_agent(context.agent.as_deref())?;
         let (source, root) = (program.clone(), context.root.clone());
         let copied = blocking(move || copy_agent(&source, &root)).await;
@@ -184,19 +191,12 @@ impl GvisorBackend {
     }
 }
 
-/// The path of `runsc`.
-fn binary(named: &Path) -> Result<PathBuf, String> {
-    let found = match named.components().count() {
+/// The path of `runsc`, if it is installed. `named` is the option.
+pub(crate) fn runsc(named: &Path) -> Option<PathBuf> {
+    match named.components().count() {
         1 => find(&named.to_string_lossy(), &search_path()),
         _ => named.canonicalize().ok().filter(|file| file.is_file()),
-    };
-    found.ok_or_else(|| {
-        format!(
-            "the program {} was not found: install gVisor's `runsc` (Debian's package `runsc`), or \
-             set its path",
-            named.display()
-        )
-    })
+    }
 }
 
 /// Creates the directory of a sandbox, and its trees.
@@ -257,6 +257,23 @@ impl Backend for GvisorBackend {
 
     fn limits(&self) -> SandboxLimits {
         self.shared.limits()
+    }
+
+    fn confinement(&self) -> Confinement {
+        let confines = &self.shared.confines;
+        let memory = sandbox_memory(confines.memory_bytes);
+        Confinement {
+            memory: Some(confines.memory_bytes),
+            sandbox_memory: Some(memory),
+            processes: Some(confines.processes),
+            // No file can be larger than the memory of the sandbox.
+            file_size: Some(confines.file_bytes.min(memory)),
+            open_files: Some(confines.open_files),
+            network: confines.network,
+            user: CodeUser::Shared,
+            system_calls: SystemCalls::OwnKernel,
+            ..Confinement::none()
+        }
     }
 
     fn create(

@@ -90,6 +90,11 @@ impl Cgroups {
         })
     }
 
+    /// The limits of the group of a sandbox whose client has lowered none.
+    pub(super) fn limits(&self) -> Limits {
+        self.limits
+    }
+
     /// The limits of the group of a sandbox. `sandbox` are the limits that apply to it: those of
     /// the server, or lower ones. If the client has lowered the memory of a process, the memory of
     /// the sandbox is at most twice that.

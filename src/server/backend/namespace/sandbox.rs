@@ -56,6 +56,7 @@ use crate::{
         },
         blocking::blocking,
         choice::{Confines, NamespaceOptions},
+        confinement::{CodeUser, Confinement, SystemCalls},
         store::archive::layout::{HOME, ROOT, TEMPORARY, Tree, Trees},
     },
 };
@@ -82,8 +83,8 @@ struct Shared {
     disk_bytes: u64,
     /// Limits how many sandboxes are measured concurrently.
     measurements: Arc<Semaphore>,
-    /// `None` if no cgroup limits the sandboxes.
-    cgroups: Option<Cgroups>,
+    /// If no cgroup limits the sandboxes, the reason.
+    cgroups: Result<Cgroups, String>,
     /// The number of cgroups that were created.
     groups: AtomicU64,
     hidden: Vec<PathBuf>,
@@ -120,7 +121,7 @@ impl NamespaceBackend {
         // Fails early if the name of a denied system call is unknown.
         filter::program(&options.denied_calls)?;
         let hidden = hidden(&options.confines, &context)?;
-        let bubblewrap = find(BUBBLEWRAP, PATH.as_ref()).ok_or_else(|| {
+        let bubblewrap = bubblewrap().ok_or_else(|| {
             format!(
                 "`{BUBBLEWRAP}` is not installed, or not on {PATH}; install the package \
                  `{PACKAGE}` of your distribution"
@@ -163,7 +164,7 @@ impl NamespaceBackend {
             Ok(cgroups) => {
                 let place = cgroups.parent.display().to_string();
                 let sandbox = cgroups.describe();
-                let backend = with(Some(cgroups));
+                let backend = with(Ok(cgroups));
                 match backend.try_out().await {
                     Ok(()) => {
                         tracing::info!(
@@ -187,7 +188,7 @@ impl NamespaceBackend {
                 cgroup::ADVICE
             ));
         }
-        let backend = with(None);
+        let backend = with(Err(no_cgroup.clone()));
         backend.try_out().await?;
         tracing::info!(
             disk,
@@ -247,6 +248,11 @@ impl NamespaceBackend {
             }
         }
     }
+}
+
+/// The path of bubblewrap, if it is installed.
+pub(crate) fn bubblewrap() -> Option<PathBuf> {
+    find(BUBBLEWRAP, PATH.as_ref())
 }
 
 /// The cgroup for the groups of the sandboxes. The error is the reason why there is none.
@@ -338,6 +344,32 @@ impl Backend for NamespaceBackend {
         self.shared.limits()
     }
 
+    fn confinement(&self) -> Confinement {
+        let Shared {
+            confines, cgroups, ..
+        } = &*self.shared;
+        let group = cgroups.as_ref().ok().map(Cgroups::limits);
+        Confinement {
+            memory: Some(confines.memory_bytes),
+            sandbox_memory: group.map(|it| it.memory_bytes),
+            cpus: group.and_then(|it| it.cpus).map(|it| it as f64 / 1_000.0),
+            processes: Some(confines.processes),
+            disk: Some(self.shared.disk_bytes),
+            file_size: Some(confines.file_bytes),
+            open_files: Some(confines.open_files),
+            network: confines.network,
+            user: match self.shared.next_user {
+                Some(_) => CodeUser::Own,
+                None => CodeUser::Server,
+            },
+            system_calls: SystemCalls::Filtered,
+            no_cgroup: cgroups
+                .as_ref()
+                .err()
+                .map(|reason| format!("{reason}; {}", cgroup::ADVICE)),
+        }
+    }
+
     fn create(
         &self,
         id: &SandboxId,
@@ -410,7 +442,7 @@ impl BackendSandbox for NamespaceSandbox {
     }
 
     fn limits(&self) -> MetricsLimits {
-        let cgroups = self.shared.cgroups.as_ref();
+        let cgroups = self.shared.cgroups.as_ref().ok();
         MetricsLimits {
             memory_bytes: cgroups.map(|it| it.limits_of(&self.limits).memory_bytes),
             ..self.limits.into()
@@ -479,8 +511,8 @@ impl NamespaceSandbox {
             limits: limits(confines, &self.limits),
         };
         let group = match &self.shared.cgroups {
-            Some(cgroups) => Some(cgroups.create(&self.group_name(), &self.limits).await?),
-            None => None,
+            Ok(cgroups) => Some(cgroups.create(&self.group_name(), &self.limits).await?),
+            Err(_) => None,
         };
         let started = Arc::new(AgentProcess::start(layout, setup, group).await?);
         let trees = [ROOT, HOME, TEMPORARY].map(|tree| self.directory.join(tree));
