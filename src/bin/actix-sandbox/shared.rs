@@ -211,9 +211,14 @@ impl Signals {
     }
 
     pub(crate) async fn next(&mut self) {
+        self.next_status().await;
+    }
+
+    /// Waits for a signal. Returns the exit status that shells report for a program that it ended.
+    pub(crate) async fn next_status(&mut self) -> u8 {
         tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => 143,
+            _ = self.interrupt.recv() => 130,
         }
     }
 }

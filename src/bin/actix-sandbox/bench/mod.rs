@@ -1,32 +1,38 @@
 //! `actix-sandbox bench`: runs many sandboxes at once, and measures how long each step takes.
 
 mod arguments;
+mod condition;
+mod heard;
 mod load;
+mod machine;
 mod measure;
 mod outputs;
+mod pace;
 mod page;
 mod plan;
 mod plot;
 mod report;
 mod schedule;
+mod service;
 mod session;
+mod statistics;
+mod text;
+mod timeline;
 
 pub(crate) use arguments::Bench;
 
 use std::{io::IsTerminal, process::ExitCode, time::Duration};
 
-use actix_sandbox::{LocalServer, server::ServerError};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::shared;
+use crate::shared::{self, Signals};
+use condition::Condition;
 use load::Stopped;
 use measure::Measured;
-use outputs::Outputs;
-use plan::{Plan, Target};
+use outputs::{Outputs, PIPE_CLOSED, Printed};
+use plan::Plan;
 use report::Report;
-
-/// The exit status that a shell reports for a program that SIGINT ended.
-const INTERRUPTED: u8 = 130;
+use service::Service;
 
 impl Bench {
     pub(crate) fn run(self) -> Result<ExitCode, String> {
@@ -37,76 +43,44 @@ impl Bench {
 }
 
 async fn bench(plan: Plan, outputs: Outputs) -> Result<ExitCode, String> {
-    let cannot = |error: ServerError| {
-        format!(
-            "cannot start a local server: {}",
-            shared::not_started(&error)
-        )
-    };
-    let (server, url) = match &plan.target {
-        Target::Url(url) => (None, url.clone()),
-        Target::Local(backend) => {
-            let server = LocalServer::builder()
-                .backend(backend.clone())
-                .max_sandboxes(plan.concurrency.saturating_mul(2).max(1_000))
-                .max_connections(plan.concurrency.saturating_mul(2).max(25_000))
-                .start()
-                .await
-                .map_err(cannot)?;
-            let url = server.url().to_owned();
-            (Some(server), url)
+    let mut signals = Signals::new().map_err(|error| format!("cannot handle signals: {error}"))?;
+    let mut service = tokio::select! {
+        service = Service::start(&plan) => service?,
+        status = signals.next_status() => {
+            shared::say("interrupted before the first sandbox; nothing was measured");
+            return Ok(ExitCode::from(status));
         }
     };
-    let name = match &server {
-        Some(server) => format!("a local server (backend {})", server.backend()),
-        None => shown(&url),
-    };
     let bar = progress(&plan, outputs.quiet);
-    bar.set_message(name.clone());
-    let (measured, stopped) = load::run(&plan, &url, &bar).await?;
+    bar.set_message(service.name.clone());
+    let run = load::run(&plan, &service.url, &bar, &mut signals).await;
     bar.finish_and_clear();
-    if let Some(server) = server {
-        server.stop().await;
-    }
-    finish(
-        &Report::new(&plan, name, &measured, &stopped),
-        &outputs,
-        &measured,
-        &stopped,
-    )
-}
-
-/// Returns the URL without its path, which may be a secret.
-fn shown(url: &str) -> String {
-    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
-    match rest.split_once('/') {
-        Some((authority, path)) if !path.is_empty() => format!("{scheme}://{authority}/…"),
-        _ => url.to_owned(),
+    service.stop().await;
+    let (measured, stopped) = run?;
+    let report = Report::new(&plan, &service, &measured, &stopped);
+    match outputs.write(&report, &measured)? {
+        Printed::Done => finish(&plan, &report, &measured, &stopped),
+        Printed::PipeClosed => Ok(ExitCode::from(PIPE_CLOSED)),
     }
 }
 
-/// Writes the results, including those of a run that ended early, and returns the exit status.
+/// Reports how the run ended, and returns the exit status.
 fn finish(
+    plan: &Plan,
     report: &Report,
-    outputs: &Outputs,
     measured: &Measured,
     stopped: &Stopped,
 ) -> Result<ExitCode, String> {
-    outputs.write(report, measured)?;
     let counts = measured.counts();
     match stopped {
         Stopped::Done if counts.completed + counts.failed == 0 => Err(format!(
             "nothing was measured: {}; try a longer --duration, a shorter --warm-up, or a lower --rate",
             report.outcome()
         )),
-        Stopped::Done if measured.failures() == 0 => Ok(ExitCode::SUCCESS),
-        Stopped::Done => Err(format!(
-            "{} steps failed; the errors are listed above",
-            measured.failures()
-        )),
-        Stopped::Interrupted => {
+        Stopped::Done => check(plan, report, measured),
+        Stopped::Interrupted(status) => {
             shared::say("interrupted; the results up to then are listed above");
-            Ok(ExitCode::from(INTERRUPTED))
+            Ok(ExitCode::from(*status))
         }
         Stopped::Unreachable(why) => Err(format!("no sandbox could be created: {why}")),
         Stopped::ServerLost(why) => Err(format!(
@@ -115,12 +89,29 @@ fn finish(
     }
 }
 
+/// Reports the conditions of `--fail-if` that hold, and failures that none of them allows.
+fn check(plan: &Plan, report: &Report, measured: &Measured) -> Result<ExitCode, String> {
+    let mut status = ExitCode::SUCCESS;
+    for verdict in report.fail_if.iter().filter(|it| it.failed) {
+        shared::say(&verdict.text);
+        status = ExitCode::FAILURE;
+    }
+    let are_limited = plan.fail_if.iter().any(Condition::limits_failures);
+    match measured.failures() {
+        failures if failures > 0 && !are_limited => Err(format!(
+            "{failures} steps failed; the errors are listed above"
+        )),
+        _ => Ok(status),
+    }
+}
+
 fn progress(plan: &Plan, quiet: bool) -> ProgressBar {
-    let bar = match (plan.sandboxes, plan.duration) {
+    let pace = &plan.pace;
+    let bar = match (pace.sandboxes, pace.duration) {
         (Some(count), _) => ProgressBar::new(count),
         (None, Some(duration)) => {
             let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-            ProgressBar::new(millis(duration.saturating_add(plan.warm_up)))
+            ProgressBar::new(millis(duration.saturating_add(pace.warm_up)))
         }
         (None, None) => ProgressBar::new_spinner(),
     };
