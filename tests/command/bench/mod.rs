@@ -1,6 +1,7 @@
 //! The command `actix-sandbox bench`.
 
 mod arguments;
+mod compare;
 mod conditions;
 mod ends;
 mod pace;

@@ -3,9 +3,10 @@
 use std::{env, path::PathBuf, time::Duration};
 
 use actix_sandbox::{BearerToken, Language, server::Backend};
-use clap::Args;
+use clap::{Args, Subcommand};
 
 use super::{
+    compare::Compare,
     condition::Condition,
     outputs::{Outputs, Place},
     pace::PaceOptions,
@@ -15,7 +16,23 @@ use super::{
 use crate::shared::{self, backend, duration, warm};
 
 #[derive(Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Bench {
+    #[command(subcommand)]
+    pub(super) command: Option<BenchCommand>,
+
+    #[command(flatten)]
+    pub(super) run: RunOptions,
+}
+
+#[derive(Subcommand)]
+pub(super) enum BenchCommand {
+    /// Compares the results of two runs, which --json wrote.
+    Compare(Compare),
+}
+
+#[derive(Args)]
+pub(super) struct RunOptions {
     /// URL of the service: wss://…, ws://…, https://… or http://…. If the path of the URL is a
     /// secret, set the variable SANDBOX_URL instead, because every user of this machine can read
     /// arguments [default: a local server in this process].
@@ -89,7 +106,7 @@ pub(crate) struct Bench {
 /// The variable with the URL of the service.
 const URL: &str = "SANDBOX_URL";
 
-impl Bench {
+impl RunOptions {
     /// Validates the arguments. Returns the plan and the outputs, or an error before anything runs.
     pub(super) fn plan(self) -> Result<(Plan, Outputs), String> {
         let code = match (self.script, &self.script_file) {

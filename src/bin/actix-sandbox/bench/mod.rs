@@ -1,6 +1,7 @@
 //! `actix-sandbox bench`: runs many sandboxes at once, and measures how long each step takes.
 
 mod arguments;
+mod compare;
 mod condition;
 mod heard;
 mod load;
@@ -26,6 +27,7 @@ use std::{io::IsTerminal, process::ExitCode, time::Duration};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::shared::{self, Signals};
+use arguments::BenchCommand;
 use condition::Condition;
 use load::Stopped;
 use measure::Measured;
@@ -36,7 +38,10 @@ use service::Service;
 
 impl Bench {
     pub(crate) fn run(self) -> Result<ExitCode, String> {
-        let (plan, outputs) = self.plan()?;
+        if let Some(BenchCommand::Compare(compare)) = self.command {
+            return compare.run();
+        }
+        let (plan, outputs) = self.run.plan()?;
         shared::raise_open_files();
         actix::System::new().block_on(bench(plan, outputs))
     }
