@@ -111,24 +111,26 @@ pub(super) fn print(text: &str) -> Result<Printed, String> {
 fn temporary(path: &Path) -> io::Result<NamedTempFile> {
     let directory = path.parent().filter(|it| !it.as_os_str().is_empty());
     let mode = path.metadata().map_or(MODE, |it| it.permissions().mode());
-    tempfile::Builder::new()
+    let file = tempfile::Builder::new()
         .prefix(".actix-sandbox-bench-")
         .permissions(Permissions::from_mode(mode & 0o777))
-        .tempfile_in(directory.unwrap_or(Path::new(".")))
-        .map_err(|error| cause(&error).unwrap_or(error))
-}
-
-/// Returns the error of the system. The error of tempfile also names the temporary file.
-fn cause(error: &io::Error) -> Option<io::Error> {
-    let cause = error.get_ref()?.source()?.downcast_ref::<io::Error>()?;
-    cause.raw_os_error().map(io::Error::from_raw_os_error)
+        .tempfile_in(directory.unwrap_or(Path::new(".")));
+    file.map_err(cause)
 }
 
 fn replace(path: &Path, text: &str) -> io::Result<()> {
     let mut file = temporary(path)?;
-    file.write_all(text.as_bytes())?;
+    file.write_all(text.as_bytes()).map_err(cause)?;
     file.persist(path).map_err(|error| error.error)?;
     Ok(())
+}
+
+/// Returns the error of the system. The error of tempfile also names the temporary file.
+fn cause(error: io::Error) -> io::Error {
+    let source = error.get_ref().and_then(|it| it.source());
+    let source = source.and_then(|it| it.downcast_ref::<io::Error>());
+    let code = source.and_then(io::Error::raw_os_error);
+    code.map_or(error, io::Error::from_raw_os_error)
 }
 
 impl Outputs {

@@ -14,7 +14,7 @@ use super::session::Phase;
 /// readable there.
 const WIDTH: f64 = 400.0;
 const HEIGHT: f64 = 260.0;
-const LEFT: f64 = 46.0;
+const LEFT: f64 = 58.0;
 const RIGHT: f64 = 12.0;
 const TOP: f64 = 12.0;
 const BOTTOM: f64 = 40.0;

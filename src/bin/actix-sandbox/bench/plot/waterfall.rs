@@ -1,6 +1,6 @@
 //! The steps of a sandbox, in sequence.
 
-use super::{RIGHT, Scale, WIDTH, colour, line, svg, text};
+use super::{Scale, WIDTH, colour, line, svg, text};
 use crate::bench::{
     report::Report,
     session::Phase,
@@ -12,6 +12,8 @@ use crate::bench::{
 pub(in crate::bench) fn waterfall(report: &Report) -> String {
     const ROW: f64 = 34.0;
     const NAMES: f64 = 92.0;
+    /// Space for the median behind the longest whisker.
+    const TIMES: f64 = 74.0;
     let find = |phase: Phase| report.phases.iter().find(|it| it.phase == phase);
     let mut rows: Vec<(&PhaseReport, f64)> = Vec::new();
     let mut at = 0.0;
@@ -31,7 +33,7 @@ pub(in crate::bench) fn waterfall(report: &Report) -> String {
     }
     let across = Scale {
         values: (0.0, most),
-        places: (NAMES, WIDTH - RIGHT),
+        places: (NAMES, WIDTH - TIMES),
         is_log: false,
     };
     let mut drawn = String::new();
@@ -51,13 +53,7 @@ pub(in crate::bench) fn waterfall(report: &Report) -> String {
             (p90, middle + 6.0),
             &format!("whisker {class}"),
         );
-        let said = time(phase.p50_ms);
-        // Put the label behind the whisker, before the bar or on the bar, wherever it fits.
-        drawn += &match p90 < WIDTH - 74.0 {
-            true => text(p90 + 6.0, y + 14.0, "start", &said),
-            false if start > NAMES + 74.0 => text(start - 6.0, y + 14.0, "end", &said),
-            false => text(start + 6.0, y + 14.0, "start on", &said),
-        };
+        drawn += &text(p90 + 6.0, y + 14.0, "start", &time(phase.p50_ms));
     }
     svg(
         "The steps of a sandbox, in sequence",
