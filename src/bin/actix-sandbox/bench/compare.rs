@@ -14,8 +14,8 @@ use serde_json::{Map, Value};
 use super::{
     condition::{self, Bound, Figures, Metric},
     outputs::{self, PIPE_CLOSED, Printed},
+    phase::Phase,
     report::{FORMAT, FORMAT_VERSION},
-    session::Phase,
     statistics::{PhaseReport, time},
 };
 use crate::shared;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::{session::Phase, statistics::PhaseReport};
+use super::{phase::Phase, statistics::PhaseReport};
 
 /// A condition under which a run fails.
 #[derive(Clone, Debug, PartialEq)]

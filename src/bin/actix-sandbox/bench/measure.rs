@@ -6,10 +6,7 @@ use std::{collections::BTreeMap, time::Duration};
 use hdrhistogram::Histogram;
 use tokio::time::Instant;
 
-use super::{
-    session::{Phase, Session},
-    timeline::Timeline,
-};
+use super::{phase::Phase, session::Session, timeline::Timeline};
 
 /// The longest time that a histogram distinguishes, in microseconds: one hour.
 const LONGEST: u64 = 3_600_000_000;

@@ -10,6 +10,7 @@ mod measure;
 mod outputs;
 mod pace;
 mod page;
+mod phase;
 mod plan;
 mod plot;
 mod report;

@@ -10,9 +10,9 @@ use super::{
     machine::Machine,
     measure::{Counts, Measured},
     pace::Mode,
+    phase::Phase,
     plan::Plan,
     service::{LocalReport, Service},
-    session::Phase,
     statistics::PhaseReport,
     timeline::{LATENCIES, Latency, Timeline},
 };

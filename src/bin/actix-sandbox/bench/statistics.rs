@@ -3,7 +3,7 @@
 use hdrhistogram::Histogram;
 use serde::{Deserialize, Serialize};
 
-use super::session::Phase;
+use super::phase::Phase;
 
 /// The latency of a step, in milliseconds.
 #[derive(Debug, Deserialize, Serialize)]

@@ -6,9 +6,9 @@ use bytesize::ByteSize;
 
 use super::{
     pace::Mode,
+    phase::Phase,
     report::{Connections, ErrorReport, Report, Sandboxes},
     service::LocalReport,
-    session::Phase,
     statistics::time,
 };
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::session::{Phase, Session};
+use super::{phase::Phase, session::Session};
 
 /// The steps whose latencies are reported for each second.
 pub(super) const LATENCIES: [Phase; 3] = [Phase::Create, Phase::Interactive, Phase::Whole];

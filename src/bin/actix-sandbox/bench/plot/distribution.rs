@@ -7,7 +7,7 @@ use hdrhistogram::Histogram;
 use super::{
     BOTTOM, HEIGHT, LEFT, RIGHT, Scale, TOP, WIDTH, colour, levels, line, short, svg, text,
 };
-use crate::bench::session::Phase;
+use crate::bench::phase::Phase;
 
 /// Number of points of a curve.
 const POINTS: usize = 200;
@@ -33,7 +33,7 @@ pub(in crate::bench) fn distribution<'a>(
     for value in decades(shortest, longest) {
         let x = across.at(value);
         drawn += &line((x, TOP), (x, HEIGHT - BOTTOM), "grid");
-        if x - last > 48.0 && x < WIDTH - 24.0 {
+        if x - last > 56.0 && x < WIDTH - 24.0 {
             drawn += &text(x, HEIGHT - BOTTOM + 17.0, "middle", &short(value / 1000.0));
             last = x;
         }

@@ -8,7 +8,7 @@ pub(super) use distribution::distribution;
 pub(super) use over_time::{latencies, throughput};
 pub(super) use waterfall::waterfall;
 
-use super::session::Phase;
+use super::phase::Phase;
 
 /// Size of a plot in its own units. A plot is about as wide as a phone, so that its text is
 /// readable there.

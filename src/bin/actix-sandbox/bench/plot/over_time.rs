@@ -4,8 +4,8 @@ use std::fmt::Write;
 
 use super::{BOTTOM, HEIGHT, LEFT, RIGHT, Scale, WIDTH, levels, line, short, svg, text};
 use crate::bench::{
+    phase::Phase,
     report::{LatenciesReport, Report},
-    session::Phase,
 };
 
 /// Maximum number of points across a plot. A longer run has several seconds in each.

@@ -2,8 +2,8 @@
 
 use super::{Scale, WIDTH, colour, line, svg, text};
 use crate::bench::{
+    phase::Phase,
     report::Report,
-    session::Phase,
     statistics::{PhaseReport, time},
 };
 
